@@ -1,0 +1,156 @@
+//! A request's head as every policy sees it: one buffer, and ranges into it.
+//!
+//! Both protocols and both roads build this type, and nothing below the door sees any other. It is immutable: what a policy wants
+//! changed on the way to the backend it writes into the exchange's [`HeaderEdits`].
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Version};
+use smallvec::SmallVec;
+
+/// A range of bytes in the head's buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    pub start: u32,
+    pub end: u32,
+}
+
+impl Span {
+    pub fn of(self, buffer: &[u8]) -> &[u8] {
+        buffer.get(self.start as usize..self.end as usize).unwrap_or_default()
+    }
+}
+
+/// One header field as it arrived: the name keeps the client's spelling.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    pub name: Span,
+    pub value: Span,
+}
+
+/// How the request's body is delimited (RFC 9112, section 6; for HTTP/2 the stream's end).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFraming {
+    None,
+    Length(u64),
+    /// Chunked in HTTP/1.1, or an HTTP/2 stream without a Content-Length.
+    Streamed,
+}
+
+#[derive(Debug, Clone)]
+pub struct RequestHead {
+    /// The bytes that the fields' spans point into.
+    pub buffer: Bytes,
+    pub fields: SmallVec<[Field; 16]>,
+    pub method: Method,
+    pub version: Version,
+    /// Canonical (dot segments resolved, unreserved escapes decoded, `%2F` and `%5C` kept), always begins with `/`; or `*` for
+    /// `OPTIONS *`. The same bytes are matched, authorised, cached and forwarded.
+    pub path: String,
+    /// Without the `?`. `None` when the target has no `?`.
+    pub query: Option<Span>,
+    /// Lower case, without port, brackets kept around an IPv6 address. Empty where an HTTP/1.0 client sent none.
+    pub host: String,
+    /// The authority as the client wrote it, port included.
+    pub authority: Span,
+    pub body: BodyFraming,
+    /// `Expect: 100-continue`.
+    pub expects_continue: bool,
+    /// `Connection: upgrade` with an `Upgrade` field, on HTTP/1.1.
+    pub upgrade: bool,
+    /// Whether the client keeps the connection open after this exchange.
+    pub keep_alive: bool,
+}
+
+impl RequestHead {
+    pub fn query(&self) -> Option<&str> {
+        self.query.map(|span| std::str::from_utf8(span.of(&self.buffer)).unwrap_or_default())
+    }
+
+    pub fn authority(&self) -> &[u8] {
+        self.authority.of(&self.buffer)
+    }
+
+    /// The first field of that name, whatever its case. `name` is lower case.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.header_all(name).next()
+    }
+
+    /// The first field of that name, if it is printable ASCII.
+    pub fn header_str(&self, name: &str) -> Option<&str> {
+        self.header(name).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// Every field of that name, in order.
+    pub fn header_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.headers().filter(move |(known, _)| known.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
+
+    /// Every field, in order, names as the client spelled them.
+    pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.iter().map(|field| (field.name.of(&self.buffer), field.value.of(&self.buffer)))
+    }
+
+    /// The value of a query parameter: the first `name=value` pair, undecoded. A name without `=` has an empty value.
+    pub fn query_param(&self, name: &str) -> Option<&str> {
+        self.query_params(name).next()
+    }
+
+    pub fn query_params<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.query().unwrap_or_default().split('&').filter_map(move |pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (key == name).then_some(value)
+        })
+    }
+
+    /// A cookie's value (RFC 6265, section 5.4), undecoded.
+    pub fn cookie<'a>(&'a self, name: &'a str) -> Option<&'a [u8]> {
+        self.header_all("cookie").flat_map(|line| line.split(|&byte| byte == b';')).find_map(|pair| {
+            let pair = pair.trim_ascii();
+            let at = memchr::memchr(b'=', pair)?;
+            (pair.get(..at)? == name.as_bytes()).then(|| pair.get(at + 1..).unwrap_or_default())
+        })
+    }
+
+    /// A head for unit tests and benches: `build("GET", "/a?b=1", &[("host", "x")])`. The path is taken as it stands.
+    pub fn build(method: &str, target: &str, headers: &[(&str, &str)]) -> Self {
+        let mut buffer = Vec::new();
+        let mut put = |text: &[u8]| {
+            let start = buffer.len() as u32;
+            buffer.extend_from_slice(text);
+            Span { start, end: buffer.len() as u32 }
+        };
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        let query = query.map(|query| put(query.as_bytes()));
+        let fields: SmallVec<[Field; 16]> =
+            headers.iter().map(|(name, value)| Field { name: put(name.as_bytes()), value: put(value.as_bytes()) }).collect();
+        let host = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host")).map_or("", |(_, value)| value);
+        let authority = put(host.as_bytes());
+        RequestHead {
+            fields,
+            method: Method::from_bytes(method.as_bytes()).unwrap_or_default(),
+            version: Version::HTTP_11,
+            path: path.to_owned(),
+            query,
+            host: host.split(':').next().unwrap_or_default().to_ascii_lowercase(),
+            authority,
+            body: BodyFraming::None,
+            expects_continue: false,
+            upgrade: false,
+            keep_alive: true,
+            buffer: buffer.into(),
+        }
+    }
+}
+
+/// One change to a set of header fields.
+#[derive(Debug, Clone)]
+pub enum HeaderEdit {
+    /// Replaces every field of that name.
+    Set(HeaderName, HeaderValue),
+    /// Adds one more.
+    Add(HeaderName, HeaderValue),
+    Remove(HeaderName),
+}
+
+/// Changes in the order in which they apply.
+pub type HeaderEdits = SmallVec<[HeaderEdit; 8]>;

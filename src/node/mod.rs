@@ -1,0 +1,3 @@
+//! To come.
+#[derive(Debug, Clone)]
+pub struct Node;

@@ -1,0 +1,3 @@
+//! To come.
+#[derive(Debug, Default)]
+pub struct Consumers;

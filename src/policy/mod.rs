@@ -1,0 +1,164 @@
+//! The gauntlet: what a request must pass before a backend hears of it. One folder per stage; the order of the folders' stages
+//! ([`Stage`]) is the order of execution, and it cannot be configured.
+//!
+//! A policy is one file: its configuration type, its compiled type, its refusals and its tests. It joins only the phases it works
+//! in ([`PlanBuilder`]). Its line in [`registry`] gives the configuration key, the JSON Schema, `portcullis policies` and the
+//! reference page.
+
+pub mod admit;
+pub mod authn;
+pub mod authz;
+pub mod edge;
+pub mod shape;
+pub mod validate;
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+pub use crate::exchange::Stage;
+use crate::exchange::Exchange;
+use crate::head::RequestHead;
+use crate::ledger::Ledger;
+use crate::problem::{Place, Problems};
+use crate::reply::Flow;
+
+/// A policy: how it is configured, compiled and installed.
+pub trait Policy: Sized + Send + Sync + 'static {
+    /// Its key under `policies:`.
+    const NAME: &'static str;
+    const STAGE: Stage;
+    /// One line for `portcullis policies` and the reference.
+    const SUMMARY: &'static str;
+    /// What people write; `deny_unknown_fields`.
+    type Config: DeserializeOwned + JsonSchema + Send + Sync + 'static;
+
+    /// Turns the configuration into what runs. What is wrong goes to `cx.problems`; `None` only if something did.
+    fn compile(config: &Self::Config, cx: &mut Compile<'_>) -> Option<Self>;
+
+    /// Joins the phases in which this policy has work.
+    fn install(self: Arc<Self>, plan: &mut PlanBuilder);
+}
+
+/// What a policy may ask of its surroundings while it is compiled.
+pub struct Compile<'a> {
+    pub problems: &'a mut Problems,
+    /// Where this policy was written.
+    pub place: Place,
+    /// What its state is kept under: `global`, `service:cart`, `route:/cart/*`. A reload that leaves the scope alone leaves its
+    /// state alone.
+    pub scope: &'a str,
+    /// State that outlives generations.
+    pub ledger: &'a Ledger,
+    pub consumers: &'a Arc<crate::policy::authn::Consumers>,
+    /// The folder that relative file names count from: the configuration file's.
+    pub base: &'a std::path::Path,
+}
+
+/// Works on the head alone, without waiting.
+pub trait OnRequest: Send + Sync {
+    fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow;
+}
+
+/// Works on the whole request body, which is read into memory first, up to the bound.
+pub trait OnBody: Send + Sync {
+    /// The most bytes this policy takes; a longer body is refused with 413.
+    fn bound(&self) -> usize;
+    /// Whether this request's body has to be read at all.
+    fn wants(&self, head: &RequestHead) -> bool;
+    fn on_body(&self, head: &RequestHead, body: &[u8], exchange: &mut Exchange) -> Flow;
+}
+
+/// Works on the answer that came from a backend or the cache, by adding to `exchange.to_client`.
+pub trait OnResponse: Send + Sync {
+    fn on_response(&self, status: http::StatusCode, exchange: &mut Exchange);
+}
+
+/// One installed step.
+#[derive(Clone)]
+pub struct Step<T: ?Sized> {
+    pub stage: Stage,
+    pub name: &'static str,
+    pub run: Arc<T>,
+}
+
+/// What a route does with a request, in the order in which it does it. Holds only the work that this route asked for.
+#[derive(Clone, Default)]
+pub struct Plan {
+    /// Stages before the body is looked at: edge and validate.
+    pub early: Vec<Step<dyn OnRequest>>,
+    pub body: Vec<Step<dyn OnBody>>,
+    /// Stages after it: authn, authz, admit, shape.
+    pub late: Vec<Step<dyn OnRequest>>,
+    pub response: Vec<Step<dyn OnResponse>>,
+    /// Every policy's name, in execution order, for `portcullis routes`.
+    pub names: Vec<(Stage, &'static str)>,
+    /// Bounds and knobs that policies set for the road itself.
+    pub knobs: Knobs,
+}
+
+/// What the road, rather than a step, has to obey.
+#[derive(Clone, Default, Debug)]
+pub struct Knobs {
+    /// The longest request body in bytes, whatever its framing. `None`: the server's bound.
+    pub max_body: Option<u64>,
+    pub cache: Option<Arc<crate::cache::CachePolicy>>,
+    /// The request's credentials go to the backend as they came.
+    pub forward_credentials: bool,
+}
+
+/// Collects the steps of one route's plan.
+pub struct PlanBuilder {
+    plan: Plan,
+    stage: Stage,
+    name: &'static str,
+}
+
+impl PlanBuilder {
+    pub fn new() -> Self {
+        PlanBuilder { plan: Plan::default(), stage: Stage::Edge, name: "" }
+    }
+
+    /// Installs a policy under its own stage and name.
+    pub fn add<P: Policy>(&mut self, policy: Arc<P>) {
+        self.stage = P::STAGE;
+        self.name = P::NAME;
+        self.plan.names.push((P::STAGE, P::NAME));
+        policy.install(self);
+    }
+
+    pub fn on_request(&mut self, run: Arc<dyn OnRequest>) {
+        let step = Step { stage: self.stage, name: self.name, run };
+        match self.stage {
+            Stage::Edge | Stage::Validate => self.plan.early.push(step),
+            _ => self.plan.late.push(step),
+        }
+    }
+
+    pub fn on_body(&mut self, run: Arc<dyn OnBody>) {
+        self.plan.body.push(Step { stage: self.stage, name: self.name, run });
+    }
+
+    pub fn on_response(&mut self, run: Arc<dyn OnResponse>) {
+        self.plan.response.push(Step { stage: self.stage, name: self.name, run });
+    }
+
+    pub fn knobs(&mut self) -> &mut Knobs {
+        &mut self.plan.knobs
+    }
+
+    /// Sorts by stage; within a stage, the registry's order stands.
+    pub fn finish(mut self) -> Plan {
+        self.plan.early.sort_by_key(|step| step.stage);
+        self.plan.late.sort_by_key(|step| step.stage);
+        self.plan.names.sort_by_key(|(stage, _)| *stage);
+        self.plan
+    }
+}
+
+impl Default for PlanBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,117 @@
+//! The answers that the gateway makes itself: every refusal and every error, as `application/problem+json` (RFC 9457).
+
+use std::borrow::Cow;
+use std::ops::ControlFlow;
+
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use smallvec::SmallVec;
+
+/// Ok to go on, or the answer that ends the request here. Works with `?`.
+pub type Flow = ControlFlow<Box<Reply>>;
+
+/// An answer of the gateway's own.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: StatusCode,
+    /// Who answered: a policy's name, or `door`, `route`, `upstream`.
+    pub policy: &'static str,
+    /// Why, as a stable word for logs and metrics: `token_expired`, `no_route`. Never anything that the client sent.
+    pub reason: &'static str,
+    /// Why, as a sentence for the client. Holds no secret and nothing of the client's unescaped.
+    pub detail: Cow<'static, str>,
+    /// `WWW-Authenticate`, `Retry-After`, `Allow` and the like.
+    pub headers: SmallVec<[(HeaderName, HeaderValue); 2]>,
+    /// The connection cannot be used again: its framing is in doubt.
+    pub close: bool,
+}
+
+impl Reply {
+    pub fn new(status: StatusCode, policy: &'static str, reason: &'static str, detail: impl Into<Cow<'static, str>>) -> Box<Self> {
+        Box::new(Reply { status, policy, reason, detail: detail.into(), headers: SmallVec::new(), close: false })
+    }
+
+    pub fn header(mut self: Box<Self>, name: HeaderName, value: HeaderValue) -> Box<Self> {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// `Retry-After` in whole seconds, at least 1 (RFC 9110, section 10.2.3).
+    pub fn retry_after(self: Box<Self>, after: std::time::Duration) -> Box<Self> {
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        self.header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+    }
+
+    pub fn closing(mut self: Box<Self>) -> Box<Self> {
+        self.close = true;
+        self
+    }
+
+    /// Ends the request with this answer.
+    pub fn refuse(self: Box<Self>) -> Flow {
+        Flow::Break(self)
+    }
+
+    /// The RFC 9457 body. `type` is left out, which means `about:blank`: the status says what kind of problem it is, `policy` and
+    /// `reason` say which.
+    pub fn body(&self, request_id: &str) -> Vec<u8> {
+        let mut body = Vec::with_capacity(256);
+        body.extend_from_slice(b"{\"title\":");
+        push_json(&mut body, self.status.canonical_reason().unwrap_or("Error"));
+        body.extend_from_slice(b",\"status\":");
+        body.extend_from_slice(itoa::Buffer::new().format(self.status.as_u16()).as_bytes());
+        for (key, value) in
+            [("detail", &*self.detail), ("policy", self.policy), ("reason", self.reason), ("request_id", request_id)]
+        {
+            body.extend_from_slice(b",\"");
+            body.extend_from_slice(key.as_bytes());
+            body.extend_from_slice(b"\":");
+            push_json(&mut body, value);
+        }
+        body.extend_from_slice(b"}\n");
+        body
+    }
+}
+
+/// Appends `text` as a JSON string.
+pub fn push_json(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    for &byte in text.as_bytes() {
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0..=0x1f | 0x7f => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.extend_from_slice(b"\\u00");
+                out.push(HEX[usize::from(byte >> 4)]);
+                out.push(HEX[usize::from(byte & 15)]);
+            }
+            _ => out.push(byte),
+        }
+    }
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_json_whatever_it_says() {
+        let reply = Reply::new(StatusCode::UNAUTHORIZED, "jwt", "token_expired", "said \"no\"\n\u{1}\u{e9}");
+        let body: serde_json::Value = serde_json::from_slice(&reply.body("r-1")).unwrap();
+        assert_eq!(body["detail"], "said \"no\"\n\u{1}\u{e9}");
+        assert_eq!(body["status"], 401);
+        assert_eq!(body["title"], "Unauthorized");
+        assert_eq!(body["request_id"], "r-1");
+    }
+
+    #[test]
+    fn retry_after_rounds_up() {
+        let reply = Reply::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit", "limited", "")
+            .retry_after(std::time::Duration::from_millis(1001));
+        assert_eq!(reply.headers[0].1, "2");
+    }
+}
