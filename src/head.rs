@@ -72,7 +72,7 @@ impl RequestHead {
 
     /// The first field of that name, whatever its case. `name` is lower case.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.header_all(name).next()
+        self.headers().find(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 
     /// The first field of that name, if it is printable ASCII.
@@ -92,14 +92,13 @@ impl RequestHead {
 
     /// The value of a query parameter: the first `name=value` pair, undecoded. A name without `=` has an empty value.
     pub fn query_param(&self, name: &str) -> Option<&str> {
-        self.query_params(name).next()
+        self.query_pairs().find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
-    pub fn query_params<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.query().unwrap_or_default().split('&').filter_map(move |pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (key == name).then_some(value)
-        })
+    /// Every `name=value` pair of the query, undecoded.
+    pub fn query_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self.query().unwrap_or_default().split('&');
+        pairs.filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")))
     }
 
     /// A cookie's value (RFC 6265, section 5.4), undecoded.

@@ -76,7 +76,6 @@ pub trait OnResponse: Send + Sync {
 }
 
 /// One installed step.
-#[derive(Clone)]
 pub struct Step<T: ?Sized> {
     pub stage: Stage,
     pub name: &'static str,
@@ -84,7 +83,7 @@ pub struct Step<T: ?Sized> {
 }
 
 /// What a route does with a request, in the order in which it does it. Holds only the work that this route asked for.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Plan {
     /// Stages before the body is looked at: edge and validate.
     pub early: Vec<Step<dyn OnRequest>>,
