@@ -15,3 +15,5 @@ pub mod route;
 pub mod upgrade;
 pub mod upstream;
 pub mod value;
+pub mod downstream;
+pub mod wire;

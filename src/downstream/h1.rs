@@ -1,0 +1,442 @@
+//! One HTTP/1.x connection from a client: its buffer, its body decoder, its writer.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{Method, StatusCode, Version, header};
+use pingora_core::protocols::Stream;
+use pingora_error::{Error, ErrorType, OrErr, Result};
+use pingora_http::ResponseHeader;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::{BODY_MALFORMED, CLIENT_GONE};
+use crate::head::RequestHead;
+use crate::wire::body::{BodyDecoder, Decoded};
+use crate::wire::encode::{self, AnswerFraming};
+use crate::wire::head::{BadHead, HeadLimits, HeadScan};
+
+/// What is read from the socket at once.
+const READ: usize = 16 * 1024;
+/// Bytes of a next request that are taken in while an answer is under way. Beyond, the socket's own buffers push back.
+const READ_AHEAD: usize = 64 * 1024;
+/// Bodies up to this size are copied behind the head and leave with it in one system call.
+const COALESCE: usize = 16 * 1024;
+
+/// The transport under a connection.
+pub enum Io {
+    Plain(TcpStream),
+    /// After a TLS handshake, or anything else of Pingora's.
+    Boxed(Stream),
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Io::Boxed(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Io::Boxed(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Io::Boxed(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        matches!(self, Io::Plain(_))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(_) => Poll::Ready(Ok(())),
+            Io::Boxed(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Io::Boxed(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// How the wait for a request's head ended.
+pub enum NextHead {
+    Head(Box<RequestHead>),
+    /// The client closed, or nothing came within the keep-alive time: nothing is owed.
+    Closed,
+    Bad(BadHead),
+    /// The head did not come whole within its deadline.
+    TimedOut,
+}
+
+/// A connection, and where it stands in the current exchange.
+pub struct H1 {
+    io: Io,
+    read: BytesMut,
+    write: BytesMut,
+    body: BodyDecoder,
+    framing: AnswerFraming,
+    version: Version,
+    keep_alive: bool,
+    /// The client waits for `100 Continue` before it sends its body.
+    continue_owed: bool,
+    answered: bool,
+    tunnel: bool,
+    eof: bool,
+    failed: bool,
+}
+
+impl H1 {
+    pub fn new(io: Io) -> Self {
+        H1 {
+            io,
+            read: BytesMut::new(),
+            write: BytesMut::new(),
+            body: BodyDecoder::Done,
+            framing: AnswerFraming::None,
+            version: Version::HTTP_11,
+            keep_alive: true,
+            continue_owed: false,
+            answered: false,
+            tunnel: false,
+            eof: false,
+            failed: false,
+        }
+    }
+
+    /// Reads the next request's head. `idle` bounds the wait for its first byte, `deadline` counts from that byte to its last.
+    pub async fn next_head(&mut self, limits: &HeadLimits, idle: std::time::Duration, deadline: std::time::Duration) -> NextHead {
+        self.answered = false;
+        self.framing = AnswerFraming::None;
+        self.keep_alive = true;
+        let mut scan = HeadScan::default();
+        let mut until: Option<Instant> = None;
+        loop {
+            if !self.read.is_empty() {
+                match scan.find(&mut self.read, limits) {
+                    Ok(true) => return self.take_head(limits),
+                    Ok(false) => {}
+                    Err(bad) => return NextHead::Bad(bad),
+                }
+            }
+            if self.read.is_empty() {
+                // An idle connection holds no buffer.
+                self.read = BytesMut::new();
+                match tokio::time::timeout(idle, self.readable()).await {
+                    Ok(Ok(())) => {}
+                    _ => return NextHead::Closed,
+                }
+            }
+            let until = *until.get_or_insert_with(|| Instant::now() + deadline);
+            match tokio::time::timeout_at(until, self.fill()).await {
+                Ok(Ok(0)) | Ok(Err(_)) => return NextHead::Closed,
+                Ok(Ok(_)) => {}
+                Err(_) if self.read.is_empty() => return NextHead::Closed,
+                Err(_) => return NextHead::TimedOut,
+            }
+        }
+    }
+
+    fn take_head(&mut self, limits: &HeadLimits) -> NextHead {
+        match crate::wire::head::take(&mut self.read, limits) {
+            Ok(head) => {
+                self.begin(&head);
+                NextHead::Head(Box::new(head))
+            }
+            Err(bad) => NextHead::Bad(bad),
+        }
+    }
+
+    fn begin(&mut self, head: &RequestHead) {
+        self.body = BodyDecoder::new(head.body);
+        self.version = head.version;
+        self.keep_alive = head.keep_alive;
+        self.continue_owed = head.expects_continue && !self.body.is_done();
+        self.tunnel = false;
+    }
+
+    /// Waits for the first byte without holding a buffer for it, where the transport can.
+    async fn readable(&mut self) -> io::Result<()> {
+        match &self.io {
+            Io::Plain(stream) => stream.readable().await,
+            Io::Boxed(_) => match self.fill().await? {
+                0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    async fn fill(&mut self) -> io::Result<usize> {
+        if self.read.capacity() - self.read.len() < READ / 4 {
+            self.read.reserve(READ);
+        }
+        let count = self.io.read_buf(&mut self.read).await?;
+        self.eof |= count == 0;
+        Ok(count)
+    }
+
+    pub fn body_done(&self) -> bool {
+        !self.tunnel && self.body.is_done()
+    }
+
+    pub fn is_tunnel(&self) -> bool {
+        self.tunnel
+    }
+
+    pub fn keep_alive(&self) -> bool {
+        self.keep_alive
+    }
+
+    /// This exchange is the connection's last.
+    pub fn close_after(&mut self) {
+        self.keep_alive = false;
+    }
+
+    /// The next piece of the request's body. Cancel-safe: what was read stays in the buffer.
+    pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let decoded = self.body.decode(&mut self.read).map_err(|bad| {
+                self.failed = true;
+                Error::explain(BODY_MALFORMED, bad.reason())
+            })?;
+            match decoded {
+                Decoded::Data(data) => return Ok(Some(data)),
+                Decoded::End => return Ok(None),
+                Decoded::NeedMore => {}
+            }
+            if self.eof {
+                return self.end_of_input();
+            }
+            if self.continue_owed && !self.answered {
+                self.continue_owed = false;
+                self.write.extend_from_slice(encode::CONTINUE);
+                self.flush().await?;
+            }
+            if self.fill().await.or_err(CLIENT_GONE, "reading the request's body")? == 0 {
+                return self.end_of_input();
+            }
+        }
+    }
+
+    fn end_of_input(&mut self) -> Result<Option<Bytes>> {
+        if self.body == BodyDecoder::UntilClose {
+            self.body = BodyDecoder::Done;
+            self.tunnel = false;
+            return Ok(None);
+        }
+        self.failed = true;
+        Error::e_explain(CLIENT_GONE, "the request's body ended early")
+    }
+
+    /// Waits until the client goes away. Bytes of a next request are kept.
+    pub async fn gone(&mut self) {
+        loop {
+            if self.eof {
+                return;
+            }
+            if self.read.len() >= READ_AHEAD {
+                // Full: the client is plainly there. Whoever waits here is woken by something else.
+                return std::future::pending().await;
+            }
+            if matches!(self.fill().await, Ok(0) | Err(_)) {
+                self.failed = true;
+                return;
+            }
+        }
+    }
+
+    /// Queues the head of an answer, and sends it if nothing follows that it could leave with.
+    pub async fn write_head(&mut self, answer: &mut ResponseHeader, method: &Method, end: bool) -> Result<()> {
+        let upgraded = answer.status == StatusCode::SWITCHING_PROTOCOLS;
+        if answer.status.is_informational() && !upgraded {
+            return self.write_informational(answer).await;
+        }
+        let framing = encode::framing(answer, method, self.version)
+            .map_err(|_| Error::explain(ErrorType::InvalidHTTPHeader, "the backend's Content-Length is ambiguous"))?;
+        let protocol = upgraded.then(|| answer.headers.get(header::UPGRADE).cloned()).flatten();
+        encode::strip_hop_by_hop(answer);
+        if let Some(protocol) = protocol {
+            answer.insert_header(header::UPGRADE, protocol)?;
+        }
+        match framing {
+            AnswerFraming::UntilClose => self.keep_alive = false,
+            AnswerFraming::Tunnel => {
+                self.tunnel = true;
+                self.keep_alive = false;
+                self.body = BodyDecoder::UntilClose;
+            }
+            _ => {}
+        }
+        if self.continue_owed && !self.body.is_done() {
+            // Whether the client now sends its body or not is its choice (RFC 9110, section 10.1.1): the framing is in doubt.
+            self.keep_alive = false;
+        }
+        if answer.status == StatusCode::NO_CONTENT {
+            answer.remove_header(&header::CONTENT_LENGTH);
+        }
+        self.framing = if end && framing == AnswerFraming::Chunked {
+            // Nothing follows: say so instead of framing an empty body.
+            answer.insert_header(header::CONTENT_LENGTH, 0)?;
+            AnswerFraming::Length(0)
+        } else {
+            framing
+        };
+        encode::head(&mut self.write, answer, self.framing, self.keep_alive, self.version);
+        self.answered = true;
+        if end || upgraded { self.flush().await } else { Ok(()) }
+    }
+
+    async fn write_informational(&mut self, answer: &ResponseHeader) -> Result<()> {
+        if self.version != Version::HTTP_11 || (answer.status == StatusCode::CONTINUE && !self.continue_owed) {
+            return Ok(());
+        }
+        if answer.status == StatusCode::CONTINUE {
+            self.continue_owed = false;
+        }
+        encode::head(&mut self.write, answer, AnswerFraming::None, true, self.version);
+        self.flush().await
+    }
+
+    /// Sends the head alone, if it still waits for a first piece of body that does not come.
+    pub async fn flush(&mut self) -> Result<()> {
+        while self.write.has_remaining() {
+            let count = self.io.write_buf(&mut self.write).await.or_err(CLIENT_GONE, "writing to the client")?;
+            if count == 0 {
+                self.failed = true;
+                return Error::e_explain(CLIENT_GONE, "the client takes no more bytes");
+            }
+        }
+        self.io.flush().await.or_err(CLIENT_GONE, "writing to the client")
+    }
+
+    /// Writes a piece of the answer's body.
+    ///
+    /// # Errors
+    /// The client is gone, or the backend sends more than it announced.
+    pub async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
+        if !data.is_empty() {
+            match &mut self.framing {
+                AnswerFraming::None => {}
+                AnswerFraming::Length(left) => {
+                    let Some(rest) = left.checked_sub(data.len() as u64) else {
+                        self.failed = true;
+                        return Error::e_explain(ErrorType::InvalidHTTPHeader, "the backend's body is longer than its Content-Length");
+                    };
+                    *left = rest;
+                    self.send(&[], data, b"").await?;
+                }
+                AnswerFraming::Chunked => {
+                    let mut size = BytesMut::with_capacity(18);
+                    encode::chunk_head(&mut size, data.len());
+                    self.send(&size, data, b"\r\n").await?;
+                }
+                AnswerFraming::UntilClose | AnswerFraming::Tunnel => self.send(&[], data, b"").await?,
+            }
+        }
+        if end { self.finish().await } else { Ok(()) }
+    }
+
+    /// Small pieces are gathered into one write; large ones go out from where they are.
+    async fn send(&mut self, before: &[u8], data: Bytes, after: &[u8]) -> Result<()> {
+        self.write.extend_from_slice(before);
+        if data.len() <= COALESCE {
+            self.write.extend_from_slice(&data);
+            self.write.extend_from_slice(after);
+            return self.flush().await;
+        }
+        let mut whole = (&mut self.write).chain(data).chain(after);
+        while whole.has_remaining() {
+            let count = self.io.write_buf(&mut whole).await.or_err(CLIENT_GONE, "writing to the client")?;
+            if count == 0 {
+                self.failed = true;
+                return Error::e_explain(CLIENT_GONE, "the client takes no more bytes");
+            }
+        }
+        self.io.flush().await.or_err(CLIENT_GONE, "writing to the client")
+    }
+
+    /// Ends the answer. Harmless if it has ended.
+    ///
+    /// # Errors
+    /// The client is gone, or the backend sent less than it announced.
+    pub async fn finish(&mut self) -> Result<()> {
+        match self.framing {
+            AnswerFraming::Chunked => {
+                self.framing = AnswerFraming::None;
+                self.write.extend_from_slice(&encode::LAST_CHUNK);
+            }
+            AnswerFraming::Length(left) if left > 0 => {
+                self.failed = true;
+                return Error::e_explain(ErrorType::ConnectionClosed, "the backend's body is shorter than its Content-Length");
+            }
+            _ => {}
+        }
+        self.flush().await
+    }
+
+    /// Whether the connection may carry another request, once the rest of this one's body is drained.
+    pub fn reusable(&self) -> bool {
+        let complete = matches!(self.framing, AnswerFraming::None | AnswerFraming::Length(0));
+        self.keep_alive && self.answered && complete && !self.failed && !self.eof && !self.tunnel && self.write.is_empty()
+    }
+
+    /// Reads and drops what is left of a request's body, so that the next request can be found.
+    /// `false`: it is not worth the wait, and the connection has to be closed.
+    pub async fn drain(&mut self, bound: usize, limit: std::time::Duration) -> bool {
+        if self.body.is_done() {
+            return true;
+        }
+        if matches!(self.body, BodyDecoder::Length(left) if left > bound as u64) {
+            return false;
+        }
+        let mut left = bound;
+        let drained = tokio::time::timeout(limit, async {
+            // The answer is out, so nobody waits for `100 Continue` any more.
+            self.continue_owed = false;
+            while let Some(piece) = self.read_body().await? {
+                left = left.checked_sub(piece.len()).ok_or_else(|| Error::new(super::BODY_TOO_LARGE))?;
+            }
+            Result::<()>::Ok(())
+        });
+        matches!(drained.await, Ok(Ok(())))
+    }
+
+    /// Closes so that the client reads the answer before it learns of the end: half-close, then a short wait for its own end. A
+    /// plain close while bytes are unread would send RST, and RST discards what the client has not read yet (RFC 9112, section 9.6).
+    pub async fn close(mut self) {
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), async {
+            if self.io.shutdown().await.is_err() || self.eof {
+                return;
+            }
+            let mut left: usize = 256 * 1024;
+            loop {
+                self.read.clear();
+                match self.fill().await {
+                    Ok(0) | Err(_) => return,
+                    Ok(count) => match left.checked_sub(count) {
+                        Some(rest) => left = rest,
+                        None => return,
+                    },
+                }
+            }
+        })
+        .await;
+    }
+}

@@ -1,0 +1,432 @@
+//! The client's side of an exchange, whatever the protocol: reading the request's body, writing the answer.
+//!
+//! [`Downstream`] is what the door refuses with, what the fast paths answer with, and, as a custom session, what Pingora's proxy
+//! reads from and writes to. So both roads share one reader and one writer, and Pingora never sees a byte of the client's framing.
+
+pub mod h1;
+mod session;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header;
+use parking_lot::Mutex;
+use pingora_core::protocols::http::v2::server::HttpSession as H2Stream;
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
+use crate::reply::Reply;
+use h1::H1;
+
+/// How a body that cannot be read ends a request.
+pub const BODY_TIMEOUT: ErrorType = ErrorType::Custom("BodyTimeout");
+pub const BODY_MALFORMED: ErrorType = ErrorType::Custom("BodyMalformed");
+pub const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
+pub const CLIENT_GONE: ErrorType = ErrorType::Custom("ClientGone");
+
+/// Where the connection under an exchange comes back to once the exchange is over, or broke off before it answered.
+#[derive(Clone, Default)]
+pub struct Hatch(Arc<Mutex<Option<Returned>>>);
+
+/// What came back.
+pub struct Returned {
+    pub wire: Wire,
+    /// An answer was begun. If not, one can still be given.
+    pub answered: bool,
+    /// The exchange ended as it should, and an HTTP/1.1 connection may carry the next one.
+    pub reusable: bool,
+    pub body_sent: u64,
+    pub body_read: u64,
+}
+
+impl Hatch {
+    pub fn take(&self) -> Option<Returned> {
+        self.0.lock().take()
+    }
+}
+
+/// The connection, or stream, under an exchange.
+pub enum Wire {
+    H1(Box<H1>),
+    H2(Box<H2Stream>),
+}
+
+/// One exchange with one client.
+pub struct Downstream {
+    wire: Option<Wire>,
+    hatch: Hatch,
+    /// The request as the backend shall see it.
+    request: Box<RequestHeader>,
+    /// The body, where a policy had it read whole.
+    buffered: Option<Bytes>,
+    retry: Option<RetryBuffer>,
+    response: Option<Box<ResponseHeader>>,
+    max_body: u64,
+    body_read: u64,
+    body_sent: u64,
+    write_timeout: Option<Duration>,
+    read_timeout: Option<Duration>,
+    streams: Arc<std::sync::atomic::AtomicBool>,
+    finished: bool,
+}
+
+/// What was read of a body, kept so that another backend can be tried.
+struct RetryBuffer {
+    bytes: BytesMut,
+    truncated: bool,
+}
+
+const RETRY_BUFFER: usize = 64 * 1024;
+
+impl Downstream {
+    pub fn new(wire: Wire, hatch: Hatch, request: Box<RequestHeader>, max_body: u64) -> Self {
+        Downstream {
+            wire: Some(wire),
+            hatch,
+            request,
+            buffered: None,
+            retry: None,
+            response: None,
+            max_body,
+            body_read: 0,
+            body_sent: 0,
+            write_timeout: None,
+            read_timeout: None,
+            streams: Arc::default(),
+            finished: false,
+        }
+    }
+
+    pub fn timeouts(mut self, read: Duration, write: Duration) -> Self {
+        self.read_timeout = Some(read);
+        self.write_timeout = Some(write);
+        self
+    }
+
+    /// Set once the answer turns out to be an endless one (an upgrade, server-sent events, gRPC): no total deadline applies.
+    pub fn streams(&self) -> Arc<std::sync::atomic::AtomicBool> {
+        self.streams.clone()
+    }
+
+    pub fn request_mut(&mut self) -> &mut RequestHeader {
+        &mut self.request
+    }
+
+    pub fn set_request(&mut self, request: Box<RequestHeader>) {
+        self.request = request;
+    }
+
+    /// Reads the whole body into memory. What is read is replayed to whoever reads the body later.
+    ///
+    /// # Errors
+    /// [`BODY_TOO_LARGE`] beyond `bound`; [`BODY_TIMEOUT`], [`BODY_MALFORMED`] or [`CLIENT_GONE`] if the body does not come whole.
+    pub async fn buffer_body(&mut self, bound: usize) -> Result<Bytes> {
+        let mut whole = BytesMut::new();
+        while let Some(piece) = self.read_body().await? {
+            if whole.len() + piece.len() > bound {
+                return Err(Error::new(BODY_TOO_LARGE));
+            }
+            if whole.is_empty() && self.wire_body_done() {
+                self.buffered = Some(piece.clone());
+                return Ok(piece);
+            }
+            whole.extend_from_slice(&piece);
+        }
+        let whole = whole.freeze();
+        self.buffered = Some(whole.clone());
+        Ok(whole)
+    }
+
+    /// The next piece of the body, or `None` at its end.
+    ///
+    /// # Errors
+    /// As [`Downstream::buffer_body`]. Cancel-safe.
+    pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        let limit = self.read_timeout;
+        let read = async {
+            match &mut self.wire {
+                Some(Wire::H1(wire)) => wire.read_body().await,
+                Some(Wire::H2(stream)) => stream.read_body_bytes().await.map_err(|_| Error::new(CLIENT_GONE)),
+                None => Err(Error::new(CLIENT_GONE)),
+            }
+        };
+        let piece = match limit {
+            Some(limit) if !self.streams.load(std::sync::atomic::Ordering::Relaxed) => {
+                tokio::time::timeout(limit, read).await.map_err(|_| Error::new(BODY_TIMEOUT))??
+            }
+            _ => read.await?,
+        };
+        if let Some(piece) = &piece {
+            self.body_read += piece.len() as u64;
+            if self.body_read > self.max_body && !self.is_tunnel() {
+                return Err(Error::new(BODY_TOO_LARGE));
+            }
+            if let Some(retry) = &mut self.retry {
+                retry.truncated |= retry.bytes.len() + piece.len() > RETRY_BUFFER;
+                if !retry.truncated {
+                    retry.bytes.extend_from_slice(piece);
+                }
+            }
+        }
+        Ok(piece)
+    }
+
+    fn is_tunnel(&self) -> bool {
+        matches!(&self.wire, Some(Wire::H1(wire)) if wire.is_tunnel())
+    }
+
+    fn wire_body_done(&self) -> bool {
+        match &self.wire {
+            Some(Wire::H1(wire)) => wire.body_done(),
+            Some(Wire::H2(stream)) => stream.is_body_done(),
+            None => true,
+        }
+    }
+
+    /// Writes an answer of the gateway's own: a refusal or an error. `edits` are the fields that every answer carries.
+    ///
+    /// # Errors
+    /// Only if the client cannot be written to.
+    pub async fn reply(&mut self, reply: &Reply, edits: &HeaderEdits, request_id: &str) -> Result<()> {
+        if let (true, Some(Wire::H1(wire))) = (reply.close, &mut self.wire) {
+            wire.close_after();
+        }
+        let body = Bytes::from(reply.body(request_id));
+        let mut answer = ResponseHeader::build(reply.status, Some(8))?;
+        answer.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
+        answer.insert_header(header::CONTENT_LENGTH, body.len())?;
+        answer.insert_header(header::CACHE_CONTROL, "no-store")?;
+        for (name, value) in &reply.headers {
+            answer.append_header(name.clone(), value.clone())?;
+        }
+        apply_to_response(&mut answer, edits);
+        let bodiless = self.request.method == http::Method::HEAD;
+        self.write_head(Box::new(answer), bodiless).await?;
+        if !bodiless {
+            self.write_body(body, true).await?;
+        }
+        self.finish().await
+    }
+
+    async fn write_head(&mut self, mut answer: Box<ResponseHeader>, end: bool) -> Result<()> {
+        let limit = self.write_timeout;
+        let is_final = !answer.status.is_informational() || answer.status == http::StatusCode::SWITCHING_PROTOCOLS;
+        if is_final && self.response.is_some() {
+            return Ok(());
+        }
+        if is_endless(&answer) {
+            self.streams.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+        match &mut self.wire {
+            Some(Wire::H1(wire)) => within(limit, wire.write_head(&mut answer, &self.request.method, end)).await?,
+            Some(Wire::H2(stream)) => {
+                if !is_final {
+                    // 1xx beside 100 would reach clients that many of them cannot take; Pingora drops them as well.
+                    return Ok(());
+                }
+                crate::wire::encode::strip_hop_by_hop(&mut answer);
+                if !answer.headers.contains_key(header::DATE) {
+                    let date = crate::wire::encode::date();
+                    answer.insert_header(header::DATE, date.as_bytes())?;
+                }
+                stream.write_response_header(answer.clone(), end)?;
+            }
+            None => return Err(Error::new(CLIENT_GONE)),
+        }
+        if is_final {
+            self.response = Some(answer);
+        }
+        Ok(())
+    }
+
+    async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
+        self.body_sent += data.len() as u64;
+        let limit = self.write_timeout;
+        match &mut self.wire {
+            Some(Wire::H1(wire)) => within(limit, wire.write_body(data, end)).await,
+            Some(Wire::H2(stream)) => {
+                if data.is_empty() && !end {
+                    return Ok(());
+                }
+                within(limit, stream.write_body(data, end)).await
+            }
+            None => Err(Error::new(CLIENT_GONE)),
+        }
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        let limit = self.write_timeout;
+        match &mut self.wire {
+            Some(Wire::H1(wire)) => within(limit, wire.finish()).await?,
+            Some(Wire::H2(stream)) => stream.finish()?,
+            None => return Err(Error::new(CLIENT_GONE)),
+        }
+        self.finished = true;
+        Ok(())
+    }
+
+    /// Whether the client connection can carry another exchange after this one.
+    fn reusable(&self) -> bool {
+        self.finished && matches!(&self.wire, Some(Wire::H1(wire)) if wire.reusable())
+    }
+}
+
+impl Drop for Downstream {
+    fn drop(&mut self) {
+        let returned = Returned {
+            answered: self.response.is_some(),
+            reusable: self.reusable(),
+            body_sent: self.body_sent,
+            body_read: self.body_read,
+            wire: match self.wire.take() {
+                Some(wire) => wire,
+                None => return,
+            },
+        };
+        *self.hatch.0.lock() = Some(returned);
+    }
+}
+
+async fn within<T>(limit: Option<Duration>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Error::new(ErrorType::WriteTimedout))),
+        None => work.await,
+    }
+}
+
+/// Upgrades, server-sent events and gRPC streams end when their parties say so.
+fn is_endless(answer: &ResponseHeader) -> bool {
+    if answer.status == http::StatusCode::SWITCHING_PROTOCOLS {
+        return true;
+    }
+    let kind = answer.headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes()).unwrap_or_default();
+    kind.starts_with(b"text/event-stream") || kind.starts_with(b"application/grpc")
+}
+
+/// Applies changes to an answer, in their order.
+pub fn apply_to_response(answer: &mut ResponseHeader, edits: &HeaderEdits) {
+    for edit in edits {
+        // Names and values were checked when they were made, so only an absurd number of fields could fail here; the answer then
+        // goes out without that one.
+        let _ = match edit {
+            HeaderEdit::Set(name, value) => answer.insert_header(name.clone(), value.clone()),
+            HeaderEdit::Add(name, value) => answer.append_header(name.clone(), value.clone()).map(drop),
+            HeaderEdit::Remove(name) => {
+                answer.remove_header(name);
+                Ok(())
+            }
+        };
+    }
+}
+
+/// The request as the backend shall see it: the client's fields without what belongs to the connection, then the edits.
+///
+/// # Errors
+/// Fields that `http` does not take, which the head reader has refused already.
+pub fn upstream_request(
+    head: &RequestHead,
+    target: Option<&str>,
+    host: Option<&str>,
+    edits: &HeaderEdits,
+) -> Result<Box<RequestHeader>> {
+    let query = head.query();
+    let built;
+    let target = match (target, query) {
+        (Some(target), _) => target,
+        (None, None) => head.path.as_str(),
+        (None, Some(query)) => {
+            built = format!("{}?{query}", head.path);
+            &built
+        }
+    };
+    let mut request = Box::new(RequestHeader::build(head.method.clone(), target.as_bytes(), Some(head.fields.len() + 8))?);
+    request.set_version(head.version);
+    let named = nominated(head);
+    for field in &head.fields {
+        let name = field.name.of(&head.buffer);
+        if passes(name, &named) {
+            let name = String::from_utf8_lossy(name).into_owned();
+            let value = pingora_http::header_value_from_raw(head.buffer.slice(field.value.start as usize..field.value.end as usize));
+            request.append_header(name, value)?;
+        }
+    }
+    let authority = host.map(str::as_bytes).unwrap_or_else(|| head.authority());
+    request.insert_header(header::HOST, pingora_http::header_value_from_slice(authority))?;
+    if head.upgrade {
+        if let Some(protocol) = head.header("upgrade") {
+            request.insert_header(header::CONNECTION, "Upgrade")?;
+            request.insert_header(header::UPGRADE, pingora_http::header_value_from_slice(protocol))?;
+        }
+    }
+    // gRPC servers insist on it (and HTTP/1.1 backends never see it, for it only comes from HTTP/2 clients).
+    if head.header("te").is_some_and(|te| te.eq_ignore_ascii_case(b"trailers")) && head.version == http::Version::HTTP_2 {
+        request.insert_header(header::TE, "trailers")?;
+    }
+    for edit in edits {
+        match edit {
+            HeaderEdit::Set(name, value) => request.insert_header(name.clone(), value.clone())?,
+            HeaderEdit::Add(name, value) => request.append_header(name.clone(), value.clone()).map(drop)?,
+            HeaderEdit::Remove(name) => {
+                request.remove_header(name);
+            }
+        }
+    }
+    Ok(request)
+}
+
+/// The names that the client's `Connection` fields nominate as belonging to the connection.
+fn nominated(head: &RequestHead) -> Vec<&[u8]> {
+    if head.version == http::Version::HTTP_2 {
+        return Vec::new();
+    }
+    let tokens = head.header_all("connection").flat_map(|value| value.split(|&byte| byte == b','));
+    tokens.map(<[u8]>::trim_ascii).filter(|token| !token.is_empty()).collect()
+}
+
+/// Whether a field of the client's goes to the backend.
+///
+/// Names with an underscore do not: CGI-like backends fold `X_Auth_Subject` and `X-Auth-Subject` into one variable, so a client
+/// could forge what only the gateway may say.
+fn passes(name: &[u8], nominated: &[&[u8]]) -> bool {
+    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+    let hop = crate::wire::encode::HOP_BY_HOP.iter().any(|known| is(known));
+    let ours = is("host") || is("expect") || is("http2-settings") || is("proxy-authorization");
+    let chunked = is("transfer-encoding");
+    !hop && !ours && !chunked && !name.contains(&b'_') && !nominated.iter().any(|token| name.eq_ignore_ascii_case(token) && !is("content-length"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backend_sees_no_hop_by_hop_field() {
+        let head = RequestHead::build(
+            "GET",
+            "/a?b",
+            &[
+                ("Host", "h"),
+                ("Connection", "close, X-Secret"),
+                ("X-Secret", "1"),
+                ("Keep-Alive", "1"),
+                ("X_Auth_Subject", "root"),
+                ("Accept", "*/*"),
+                ("TE", "trailers"),
+            ],
+        );
+        let request = upstream_request(&head, None, None, &HeaderEdits::new()).unwrap();
+        let mut names: Vec<_> = request.headers.keys().map(|name| name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["accept", "host"]);
+        assert_eq!(request.raw_path(), b"/a?b");
+    }
+
+    #[test]
+    fn a_client_cannot_take_the_length_away() {
+        let head = RequestHead::build("POST", "/", &[("Host", "h"), ("Connection", "content-length"), ("Content-Length", "3")]);
+        let request = upstream_request(&head, None, None, &HeaderEdits::new()).unwrap();
+        assert_eq!(request.headers["content-length"], "3");
+    }
+}

@@ -1,0 +1,245 @@
+//! [`Downstream`] as a custom session of Pingora's, for the proxy road.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use pingora_core::protocols::Digest;
+use pingora_core::protocols::http::HttpTask;
+use pingora_core::protocols::http::custom::CustomMessageWrite;
+use pingora_core::protocols::http::custom::server::Session;
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_error::{Error, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::{CLIENT_GONE, Downstream, RetryBuffer, Wire};
+
+type MessageReader = Box<dyn futures_core::Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
+
+#[async_trait]
+impl Session for Downstream {
+    fn req_header(&self) -> &RequestHeader {
+        &self.request
+    }
+
+    fn req_header_mut(&mut self) -> &mut RequestHeader {
+        &mut self.request
+    }
+
+    async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
+        if self.buffered.is_some() {
+            return Ok(None);
+        }
+        self.read_body().await
+    }
+
+    async fn drain_request_body(&mut self) -> Result<()> {
+        while self.read_body().await?.is_some() {}
+        Ok(())
+    }
+
+    async fn write_response_header(&mut self, resp: Box<ResponseHeader>, end: bool) -> Result<()> {
+        self.write_head(resp, end).await
+    }
+
+    async fn write_response_header_ref(&mut self, resp: &ResponseHeader, end: bool) -> Result<()> {
+        self.write_head(Box::new(resp.clone()), end).await
+    }
+
+    async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
+        Downstream::write_body(self, data, end).await
+    }
+
+    async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
+        match &mut self.wire {
+            Some(Wire::H2(stream)) => stream.write_trailers(trailers),
+            // HTTP/1.1 clients rarely ask for trailers, and the gateway does not announce any.
+            _ => Ok(()),
+        }
+    }
+
+    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        let mut end = false;
+        for task in tasks {
+            end = self.write_task(task).await? || end;
+        }
+        if end {
+            Downstream::finish(self).await?;
+        } else if let Some(Wire::H1(wire)) = &mut self.wire {
+            super::within(self.write_timeout, wire.flush()).await?;
+        }
+        Ok(end)
+    }
+
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) {
+        self.read_timeout = timeout;
+    }
+
+    fn get_read_timeout(&self) -> Option<Duration> {
+        self.read_timeout
+    }
+
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) {
+        self.write_timeout = timeout;
+    }
+
+    fn get_write_timeout(&self) -> Option<Duration> {
+        self.write_timeout
+    }
+
+    fn set_total_drain_timeout(&mut self, _timeout: Option<Duration>) {}
+
+    fn get_total_drain_timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    fn request_summary(&self) -> String {
+        // Without the query, which can carry credentials.
+        let path = self.request.uri.path();
+        format!("{} {}", self.request.method, path.get(..path.len().min(256)).unwrap_or_default())
+    }
+
+    fn response_written(&self) -> Option<&ResponseHeader> {
+        self.response.as_deref()
+    }
+
+    async fn shutdown(&mut self, _code: u32, _ctx: &str) {
+        match &mut self.wire {
+            Some(Wire::H1(wire)) => wire.close_after(),
+            Some(Wire::H2(stream)) => stream.shutdown(),
+            None => {}
+        }
+    }
+
+    fn is_body_done(&mut self) -> bool {
+        self.buffered.is_some() || self.wire_body_done()
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        Downstream::finish(self).await
+    }
+
+    fn is_body_empty(&mut self) -> bool {
+        match (&self.buffered, &self.wire) {
+            (Some(body), _) => body.is_empty(),
+            (None, Some(Wire::H1(wire))) => self.body_read == 0 && wire.body_done(),
+            (None, Some(Wire::H2(stream))) => stream.is_body_empty(),
+            (None, None) => true,
+        }
+    }
+
+    async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        if !no_body_expected && !self.is_body_done() {
+            return self.read_body().await;
+        }
+        match &mut self.wire {
+            Some(Wire::H1(wire)) => {
+                wire.gone().await;
+                Err(Error::new(CLIENT_GONE))
+            }
+            Some(Wire::H2(stream)) => {
+                let _ = stream.idle().await;
+                Err(Error::new(CLIENT_GONE))
+            }
+            None => Err(Error::new(CLIENT_GONE)),
+        }
+    }
+
+    fn body_bytes_sent(&self) -> usize {
+        self.body_sent as usize
+    }
+
+    fn body_bytes_read(&self) -> usize {
+        self.body_read as usize
+    }
+
+    fn digest(&self) -> Option<&Digest> {
+        None
+    }
+
+    fn digest_mut(&mut self) -> Option<&mut Digest> {
+        None
+    }
+
+    fn client_addr(&self) -> Option<&SocketAddr> {
+        None
+    }
+
+    fn server_addr(&self) -> Option<&SocketAddr> {
+        None
+    }
+
+    fn pseudo_raw_h1_request_header(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn enable_retry_buffering(&mut self) {
+        if self.buffered.is_none() && self.retry.is_none() {
+            self.retry = Some(RetryBuffer { bytes: BytesMut::new(), truncated: false });
+        }
+    }
+
+    fn retry_buffer_truncated(&self) -> bool {
+        self.buffered.is_none() && self.retry.as_ref().is_some_and(|retry| retry.truncated)
+    }
+
+    fn get_retry_buffer(&self) -> Option<Bytes> {
+        if let Some(body) = &self.buffered {
+            return (!body.is_empty()).then(|| body.clone());
+        }
+        let retry = self.retry.as_ref()?;
+        (!retry.truncated && !retry.bytes.is_empty()).then(|| retry.bytes.clone().freeze())
+    }
+
+    async fn finish_custom(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_reader(&mut self) -> Option<MessageReader> {
+        None
+    }
+
+    fn restore_custom_message_reader(&mut self, _reader: MessageReader) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
+        None
+    }
+
+    fn restore_custom_message_writer(&mut self, _writer: Box<dyn CustomMessageWrite>) -> Result<()> {
+        Ok(())
+    }
+
+    fn is_upgrade_req(&self) -> bool {
+        self.request.version == http::Version::HTTP_11 && self.request.headers.contains_key(http::header::UPGRADE)
+    }
+
+    fn was_upgraded(&self) -> bool {
+        self.response.as_ref().is_some_and(|answer| answer.status == http::StatusCode::SWITCHING_PROTOCOLS)
+    }
+}
+
+impl Downstream {
+    async fn write_task(&mut self, task: HttpTask) -> Result<bool> {
+        match task {
+            HttpTask::Header(answer, end) => {
+                self.write_head(answer, end).await?;
+                Ok(end)
+            }
+            HttpTask::Body(data, end) | HttpTask::UpgradedBody(data, end) => {
+                if let Some(data) = data {
+                    self.write_body(data, false).await?;
+                }
+                Ok(end)
+            }
+            HttpTask::Trailer(Some(trailers)) => {
+                self.write_trailers(*trailers).await?;
+                Ok(true)
+            }
+            HttpTask::Trailer(None) | HttpTask::Done => Ok(true),
+            HttpTask::Failed(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The writing of HTTP/1.1 answers.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{Method, StatusCode, Version, header};
+use pingora_http::ResponseHeader;
+
+/// How an answer's body is delimited towards the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerFraming {
+    /// No body, whatever the fields say (HEAD, 204, 304, 1xx).
+    None,
+    /// Bytes still to be written.
+    Length(u64),
+    Chunked,
+    /// The end of the connection ends the body: all that HTTP/1.0 knows for unknown lengths.
+    UntilClose,
+    /// An upgraded connection.
+    Tunnel,
+}
+
+/// Fields that belong to one connection and never pass a gateway (RFC 9110, section 7.6.1).
+pub const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// An answer that cannot be passed on: its own framing is in doubt.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadFraming;
+
+/// Decides how the body is delimited from what the backend's answer said, before its fields are stripped.
+///
+/// # Errors
+/// Several or malformed Content-Length fields.
+pub fn framing(answer: &ResponseHeader, method: &Method, version: Version) -> Result<AnswerFraming, BadFraming> {
+    let status = answer.status;
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(AnswerFraming::Tunnel);
+    }
+    let length = content_length(answer)?;
+    let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+    if *method == Method::HEAD || bodiless {
+        return Ok(AnswerFraming::None);
+    }
+    Ok(match length {
+        Some(length) => AnswerFraming::Length(length),
+        None if version == Version::HTTP_11 => AnswerFraming::Chunked,
+        None => AnswerFraming::UntilClose,
+    })
+}
+
+fn content_length(answer: &ResponseHeader) -> Result<Option<u64>, BadFraming> {
+    let mut fields = answer.headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(field) = fields.next() else { return Ok(None) };
+    let text = field.to_str().map_err(|_| BadFraming)?;
+    if fields.next().is_some() || text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(BadFraming);
+    }
+    text.parse().map(Some).map_err(|_| BadFraming)
+}
+
+/// Removes what must not pass from one connection to the other: the fields above, and those that `Connection` names.
+pub fn strip_hop_by_hop(answer: &mut ResponseHeader) {
+    if answer.headers.contains_key(header::CONNECTION) {
+        let named: Vec<header::HeaderName> = answer
+            .headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+            .filter_map(|token| header::HeaderName::from_bytes(token.trim_ascii()).ok())
+            .filter(|name| !matches!(*name, header::CONTENT_LENGTH | header::SET_COOKIE | header::CACHE_CONTROL))
+            .collect();
+        for name in named {
+            answer.remove_header(&name);
+        }
+    }
+    for name in HOP_BY_HOP {
+        if answer.headers.contains_key(name) {
+            answer.remove_header(name);
+        }
+    }
+}
+
+/// Appends the head of an answer whose hop-by-hop fields are already gone.
+pub fn head(out: &mut BytesMut, answer: &ResponseHeader, framing: AnswerFraming, keep_alive: bool, version: Version) {
+    out.reserve(256);
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(answer.status.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(answer.get_reason_phrase().unwrap_or_default().as_bytes());
+    out.put_slice(b"\r\n");
+    answer.header_to_h1_wire(out);
+    if !answer.status.is_informational() {
+        if !answer.headers.contains_key(header::DATE) {
+            out.put_slice(b"Date: ");
+            out.put_slice(crate::wire::encode::date().as_bytes());
+            out.put_slice(b"\r\n");
+        }
+        if framing == AnswerFraming::Chunked {
+            out.put_slice(b"Transfer-Encoding: chunked\r\n");
+        }
+        if !keep_alive {
+            out.put_slice(b"Connection: close\r\n");
+        } else if version == Version::HTTP_10 {
+            out.put_slice(b"Connection: keep-alive\r\n");
+        }
+    } else if framing == AnswerFraming::Tunnel {
+        out.put_slice(b"Connection: Upgrade\r\n");
+    }
+    out.put_slice(b"\r\n");
+}
+
+/// Now, as an IMF-fixdate (RFC 9110, section 5.6.7). Formatted once a second per thread.
+pub fn date() -> DateText {
+    use std::cell::Cell;
+    use std::time::{SystemTime, UNIX_EPOCH};
+    thread_local! {
+        static LAST: Cell<(u64, DateText)> = const { Cell::new((0, DateText([b' '; 29]))) };
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    LAST.with(|last| {
+        let (second, text) = last.get();
+        if second == now {
+            return text;
+        }
+        let text = DateText::new(now);
+        last.set((now, text));
+        text
+    })
+}
+
+#[derive(Clone, Copy)]
+pub struct DateText([u8; 29]);
+
+impl DateText {
+    fn new(seconds: u64) -> Self {
+        let stamp = jiff::Timestamp::from_second(i64::try_from(seconds).unwrap_or_default()).unwrap_or_default();
+        let text = stamp.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        let mut bytes = [b' '; 29];
+        for (to, from) in bytes.iter_mut().zip(text.bytes()) {
+            *to = from;
+        }
+        DateText(bytes)
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Appends one chunk. Empty data would end the body, and is left out.
+pub fn chunk_head(out: &mut BytesMut, length: usize) {
+    use std::io::Write;
+    let mut text = [0u8; 18];
+    let mut rest = &mut text[..];
+    // 16 digits and CR LF always fit.
+    let _ = write!(rest, "{length:x}\r\n");
+    let unused = rest.len();
+    out.put_slice(text.get(..18 - unused).unwrap_or_default());
+}
+
+pub const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, fields: &[(&'static str, &'static str)]) -> ResponseHeader {
+        let mut answer = ResponseHeader::build(status, None).unwrap();
+        for (name, value) in fields {
+            answer.append_header(*name, *value).unwrap();
+        }
+        answer
+    }
+
+    #[test]
+    fn frames_by_status_method_and_version() {
+        let plain = answer(200, &[]);
+        let sized = answer(200, &[("content-length", "5")]);
+        assert_eq!(framing(&plain, &Method::GET, Version::HTTP_11), Ok(AnswerFraming::Chunked));
+        assert_eq!(framing(&plain, &Method::GET, Version::HTTP_10), Ok(AnswerFraming::UntilClose));
+        assert_eq!(framing(&sized, &Method::GET, Version::HTTP_10), Ok(AnswerFraming::Length(5)));
+        assert_eq!(framing(&sized, &Method::HEAD, Version::HTTP_11), Ok(AnswerFraming::None));
+        assert_eq!(framing(&answer(204, &[]), &Method::GET, Version::HTTP_11), Ok(AnswerFraming::None));
+        let twice = answer(200, &[("content-length", "5"), ("content-length", "6")]);
+        assert_eq!(framing(&twice, &Method::GET, Version::HTTP_11), Err(BadFraming));
+        assert_eq!(framing(&answer(200, &[("content-length", "-5")]), &Method::GET, Version::HTTP_11), Err(BadFraming));
+    }
+
+    #[test]
+    fn strips_what_belongs_to_the_other_connection() {
+        let mut from = answer(200, &[("connection", "x-private, close"), ("x-private", "1"), ("keep-alive", "5"), ("x", "y")]);
+        strip_hop_by_hop(&mut from);
+        let names: Vec<_> = from.headers.keys().map(|name| name.as_str()).collect();
+        assert_eq!(names, ["x"]);
+    }
+
+    #[test]
+    fn dates_are_fixed_length() {
+        assert_eq!(DateText::new(784_111_777).as_bytes(), b"Sun, 06 Nov 1994 08:49:37 GMT");
+    }
+
+    #[test]
+    fn chunk_heads() {
+        let mut out = BytesMut::new();
+        chunk_head(&mut out, 0x1f40);
+        assert_eq!(&out[..], b"1f40\r\n");
+    }
+}

@@ -1,0 +1,559 @@
+//! The strict reader of HTTP/1.1 request heads (RFC 9112), and the checks on a head that HTTP/2 shares (RFC 9113, section 8).
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{Method, StatusCode, Version};
+use smallvec::SmallVec;
+
+use crate::head::{BodyFraming, Field, RequestHead, Span};
+use crate::path;
+use crate::reply::Reply;
+
+/// Bounds of a request head.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadLimits {
+    /// The whole head in bytes, 431 beyond.
+    pub head: usize,
+    /// Header fields, 431 beyond. At most [`MAX_FIELDS`].
+    pub fields: usize,
+    /// The request target in bytes, 414 beyond.
+    pub target: usize,
+}
+
+impl Default for HeadLimits {
+    fn default() -> Self {
+        HeadLimits { head: 32 * 1024, fields: 100, target: 8 * 1024 }
+    }
+}
+
+/// The most header fields that any configuration can allow.
+pub const MAX_FIELDS: usize = 256;
+
+/// Why a head was refused. Every one of them closes an HTTP/1.1 connection: where the next request begins is in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadHead {
+    pub status: StatusCode,
+    pub reason: &'static str,
+    pub detail: &'static str,
+}
+
+impl BadHead {
+    const fn new(status: StatusCode, reason: &'static str, detail: &'static str) -> Self {
+        BadHead { status, reason, detail }
+    }
+
+    pub fn reply(self) -> Box<Reply> {
+        Reply::new(self.status, "door", self.reason, self.detail).closing()
+    }
+}
+
+const fn bad(reason: &'static str, detail: &'static str) -> BadHead {
+    BadHead::new(StatusCode::BAD_REQUEST, reason, detail)
+}
+
+pub const TARGET_TOO_LONG: BadHead =
+    BadHead::new(StatusCode::URI_TOO_LONG, "uri_too_long", "The request target is longer than this gateway accepts.");
+pub const HEAD_TOO_LARGE: BadHead = BadHead::new(
+    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "head_too_large",
+    "The request head is larger than this gateway accepts.",
+);
+const TOO_MANY_FIELDS: BadHead = BadHead::new(
+    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "too_many_headers",
+    "The request has more header fields than this gateway accepts.",
+);
+const BARE_LF: BadHead = bad("bare_line_feed", "Lines end with CR LF.");
+const MALFORMED_LINE: BadHead = bad("malformed_request_line", "The request line is malformed.");
+const MALFORMED_FIELD: BadHead = bad("malformed_header", "A header field is malformed.");
+const BAD_VERSION: BadHead = BadHead::new(
+    StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+    "http_version",
+    "This connection speaks HTTP/1.1, HTTP/1.0, or HTTP/2 where it was negotiated.",
+);
+const TE_AND_LENGTH: BadHead = bad("ambiguous_framing", "Content-Length and Transfer-Encoding exclude each other.");
+const BAD_TE: BadHead = bad("transfer_encoding", "The only transfer coding understood is a single `chunked`, on HTTP/1.1.");
+const BAD_LENGTH: BadHead = bad("content_length", "Content-Length is one field with one decimal number.");
+const BAD_HOST: BadHead = bad("host", "A request names one valid host.");
+const BAD_TARGET: BadHead = bad("request_target", "The request target is not a valid one for this method.");
+const NO_CONNECT: BadHead =
+    BadHead::new(StatusCode::METHOD_NOT_ALLOWED, "connect", "This gateway is no forward proxy: CONNECT is not allowed.");
+const BAD_EXPECT: BadHead =
+    BadHead::new(StatusCode::EXPECTATION_FAILED, "expectation", "The only expectation understood is 100-continue.");
+const CONNECTION_FIELD: BadHead = bad("connection_header", "HTTP/2 has no connection-specific header fields.");
+
+/// Looks for the end of a head in what has arrived so far, so that the grammar runs once and not at every packet.
+#[derive(Debug, Default)]
+pub struct HeadScan {
+    scanned: usize,
+}
+
+impl HeadScan {
+    /// Whether `buffer` holds a whole head. `Err` as soon as it cannot become an acceptable one.
+    pub fn find(&mut self, buffer: &mut BytesMut, limits: &HeadLimits) -> Result<bool, BadHead> {
+        if self.scanned == 0 {
+            // Empty lines before a request line are ignored (RFC 9112, section 2.2), two at most: an endless run of them would
+            // keep a connection open without ever being a request.
+            for _ in 0..2 {
+                if buffer.starts_with(b"\r\n") {
+                    buffer.advance(2);
+                }
+            }
+        }
+        let from = self.scanned.saturating_sub(3);
+        let fresh = buffer.get(from..).unwrap_or_default();
+        // A blank line is LF CR LF; LF LF ends a head too, so that the grammar can refuse it.
+        let found = memchr::memchr_iter(b'\n', fresh).any(|at| {
+            let rest = fresh.get(at + 1..).unwrap_or_default();
+            rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
+        });
+        self.scanned = buffer.len();
+        if found {
+            self.scanned = 0;
+            return Ok(true);
+        }
+        // The method, the spaces and the version take less than 64 bytes beside the target.
+        let line = limits.target.saturating_add(64);
+        if buffer.len() > line && memchr::memchr(b'\n', buffer.get(..line).unwrap_or_default()).is_none() {
+            return Err(TARGET_TOO_LONG);
+        }
+        if buffer.len() > limits.head { Err(HEAD_TOO_LARGE) } else { Ok(false) }
+    }
+}
+
+/// Takes one head off the front of `buffer`, which [`HeadScan::find`] has found to hold a whole one.
+///
+/// # Errors
+/// Whatever is not one well-formed request. `buffer` is then in no defined state, and the connection has to be closed.
+pub fn take(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<RequestHead, BadHead> {
+    let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    let slots = slots.get_mut(..limits.fields.min(MAX_FIELDS)).unwrap_or_default();
+    let length = match httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, buffer, slots) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Err(MALFORMED_LINE),
+        Err(error) => return Err(grammar(error)),
+    };
+    if length > limits.head {
+        return Err(HEAD_TOO_LARGE);
+    }
+    let bytes = buffer.get(..length).unwrap_or_default();
+    // httparse takes a bare LF for a line's end; whoever is behind us may not.
+    if memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes.get(at - 1) != Some(&b'\r')) {
+        return Err(BARE_LF);
+    }
+    let method = method(request.method.unwrap_or_default())?;
+    let version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    let base = bytes.as_ptr() as usize;
+    let span = |part: &[u8]| {
+        let start = (part.as_ptr() as usize).wrapping_sub(base) as u32;
+        Span { start, end: start.wrapping_add(part.len() as u32) }
+    };
+    let fields: SmallVec<[Field; 16]> = request
+        .headers
+        .iter()
+        .map(|field| Field { name: span(field.name.as_bytes()), value: span(field.value.trim_ascii()) })
+        .collect();
+    let target = span(request.path.unwrap_or_default().as_bytes());
+    let bytes = buffer.split_to(length).freeze();
+    assemble_h1(bytes, fields, method, version, target, limits)
+}
+
+fn grammar(error: httparse::Error) -> BadHead {
+    match error {
+        httparse::Error::TooManyHeaders => TOO_MANY_FIELDS,
+        httparse::Error::Version => BAD_VERSION,
+        httparse::Error::HeaderName | httparse::Error::HeaderValue => MALFORMED_FIELD,
+        _ => MALFORMED_LINE,
+    }
+}
+
+fn method(name: &str) -> Result<Method, BadHead> {
+    if name.len() > 32 {
+        return Err(MALFORMED_LINE);
+    }
+    match Method::from_bytes(name.as_bytes()) {
+        Ok(Method::CONNECT) => Err(NO_CONNECT),
+        Ok(method) => Ok(method),
+        Err(_) => Err(MALFORMED_LINE),
+    }
+}
+
+fn assemble_h1(
+    buffer: Bytes,
+    fields: SmallVec<[Field; 16]>,
+    method: Method,
+    version: Version,
+    target: Span,
+    limits: &HeadLimits,
+) -> Result<RequestHead, BadHead> {
+    let raw = target.of(&buffer);
+    if raw.len() > limits.target {
+        return Err(TARGET_TOO_LONG);
+    }
+    let parts = split_target(raw, target.start, &method)?;
+    let mut head = RequestHead {
+        path: parts.path,
+        query: parts.query,
+        fields,
+        method,
+        version,
+        host: String::new(),
+        authority: parts.authority.unwrap_or_default(),
+        body: BodyFraming::None,
+        expects_continue: false,
+        upgrade: false,
+        keep_alive: version == Version::HTTP_11,
+        buffer,
+    };
+    read_fields(&mut head, parts.authority.is_some())?;
+    Ok(head)
+}
+
+struct Target {
+    path: String,
+    query: Option<Span>,
+    authority: Option<Span>,
+}
+
+/// Origin-form, absolute-form, or `*` (RFC 9112, section 3.2). `offset` is where the target stands in the head.
+fn split_target(raw: &[u8], offset: u32, method: &Method) -> Result<Target, BadHead> {
+    if raw == b"*" {
+        return match *method {
+            Method::OPTIONS => Ok(Target { path: "*".to_owned(), query: None, authority: None }),
+            _ => Err(BAD_TARGET),
+        };
+    }
+    let mut start = 0;
+    let mut authority = None;
+    if raw.first() != Some(&b'/') {
+        let scheme = [&b"http://"[..], b"https://"]
+            .into_iter()
+            .find(|scheme| raw.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme)))
+            .ok_or(BAD_TARGET)?;
+        let rest = raw.get(scheme.len()..).unwrap_or_default();
+        let length = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+        start = scheme.len() + length;
+        authority = Some(Span { start: offset + scheme.len() as u32, end: offset + start as u32 });
+    }
+    let rest = raw.get(start..).unwrap_or_default();
+    let question = memchr::memchr(b'?', rest);
+    let path = rest.get(..question.unwrap_or(rest.len())).unwrap_or_default();
+    let query = question.map(|at| Span { start: offset + (start + at + 1) as u32, end: offset + raw.len() as u32 });
+    if let Some(at) = question {
+        path::check_query(rest.get(at + 1..).unwrap_or_default()).map_err(bad_path)?;
+    }
+    let path = if path.is_empty() { "/".to_owned() } else { path::normalise(path).map_err(bad_path)?.into_owned() };
+    Ok(Target { path, query, authority })
+}
+
+fn bad_path(problem: path::PathProblem) -> BadHead {
+    bad(problem.reason(), problem.detail())
+}
+
+/// What the fields say about the host, the framing and the connection.
+fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), BadHead> {
+    let mut host: Option<Span> = None;
+    let mut length: Option<u64> = None;
+    let mut chunked = false;
+    let mut upgrade = false;
+    let mut connection_upgrade = false;
+    let mut close = false;
+    let mut stay = false;
+    for field in &head.fields {
+        let name = field.name.of(&head.buffer);
+        let value = field.value.of(&head.buffer);
+        // Names are compared only among those of the same length: most fields cost one comparison of lengths.
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") && host.replace(field.value).is_some() => return Err(BAD_HOST),
+            6 if name.eq_ignore_ascii_case(b"expect") => {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(BAD_EXPECT);
+                }
+                head.expects_continue = head.version == Version::HTTP_11;
+            }
+            7 if name.eq_ignore_ascii_case(b"upgrade") => upgrade = true,
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                for token in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                    close |= token.eq_ignore_ascii_case(b"close");
+                    stay |= token.eq_ignore_ascii_case(b"keep-alive");
+                    connection_upgrade |= token.eq_ignore_ascii_case(b"upgrade");
+                }
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                if length.replace(decimal(value).ok_or(BAD_LENGTH)?).is_some() {
+                    return Err(BAD_LENGTH);
+                }
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if chunked || head.version != Version::HTTP_11 || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(BAD_TE);
+                }
+                chunked = true;
+            }
+            _ => {}
+        }
+    }
+    head.body = match (chunked, length) {
+        (true, Some(_)) => return Err(TE_AND_LENGTH),
+        (true, None) => BodyFraming::Streamed,
+        (false, None | Some(0)) => BodyFraming::None,
+        (false, Some(length)) => BodyFraming::Length(length),
+    };
+    head.upgrade = upgrade && connection_upgrade && head.version == Version::HTTP_11 && head.body == BodyFraming::None;
+    head.keep_alive = !close && (head.keep_alive || stay);
+    let named = match (host, authority_in_target) {
+        // An absolute-form target wins over Host (RFC 9112, section 3.2.2); one that disagrees with it is an attack or a fault.
+        (Some(host), true) if !same_authority(host.of(&head.buffer), head.authority()) => return Err(BAD_HOST),
+        (Some(_), true) => head.authority,
+        (Some(host), false) => host,
+        // HTTP/1.1 requires Host, even beside an absolute-form target; HTTP/1.0 does not know it.
+        (None, _) if head.version == Version::HTTP_11 => return Err(BAD_HOST),
+        (None, _) => head.authority,
+    };
+    head.authority = named;
+    let optional = head.version == Version::HTTP_10 && named == Span::default();
+    head.host = if optional { String::new() } else { host_of(named.of(&head.buffer)).ok_or(BAD_HOST)? };
+    Ok(())
+}
+
+fn same_authority(one: &[u8], other: &[u8]) -> bool {
+    one.eq_ignore_ascii_case(other)
+}
+
+/// A decimal number without sign, space or list, as RFC 9110, section 8.6 wants it.
+fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || text.len() > 19 || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// The host of an authority, in lower case and without port; `None` if it is none (userinfo, bad port, bad bytes, too long).
+pub fn host_of(authority: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(authority).ok()?;
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let end = rest.find(']')?;
+            rest.get(..end)?.parse::<std::net::Ipv6Addr>().ok()?;
+            let after = rest.get(end + 1..)?;
+            (text.get(..end + 2)?, if after.is_empty() { None } else { Some(after.strip_prefix(':')?) })
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let port_is_good = port.is_none_or(|port| port.len() <= 5 && port.parse::<u16>().is_ok_and(|_| !port.starts_with('+')));
+    let name_is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let good = host.starts_with('[') || (!host.is_empty() && host.len() <= 253 && host.bytes().all(name_is_good));
+    if !good || !port_is_good {
+        return None;
+    }
+    // A trailing dot names the same host (RFC 3986, section 3.2.2).
+    let host = host.strip_suffix('.').unwrap_or(host);
+    (!host.is_empty()).then(|| host.to_ascii_lowercase())
+}
+
+/// Builds the head of an HTTP/2 request from its pseudo-header fields and fields, under the same rules.
+///
+/// # Errors
+/// Whatever HTTP/1.1 would be refused for, and connection-specific fields (RFC 9113, section 8.2.2).
+pub fn from_h2(parts: &pingora_core::protocols::http::v2::server::HttpSession, limits: &HeadLimits) -> Result<RequestHead, BadHead> {
+    let request = parts.req_header();
+    let method = method(request.method.as_str())?;
+    let mut text = BytesMut::with_capacity(512);
+    let mut put = |part: &[u8]| {
+        let start = text.len() as u32;
+        text.extend_from_slice(part);
+        Span { start, end: text.len() as u32 }
+    };
+    let raw = request.raw_path();
+    let pseudo = request.uri.authority().map(|authority| put(authority.as_str().as_bytes()));
+    let target = match raw.first() {
+        Some(b'/' | b'*') => put(raw),
+        _ => put(request.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes()),
+    };
+    let mut fields: SmallVec<[Field; 16]> = SmallVec::new();
+    let mut cookies: Vec<&[u8]> = Vec::new();
+    for (name, value) in request.headers.iter() {
+        match name.as_str() {
+            "connection" | "proxy-connection" | "keep-alive" | "transfer-encoding" | "upgrade" => return Err(CONNECTION_FIELD),
+            "te" if !value.as_bytes().eq_ignore_ascii_case(b"trailers") => return Err(CONNECTION_FIELD),
+            // HTTP/2 splits cookies for compression; HTTP/1.1 knows one field (RFC 9113, section 8.2.3).
+            "cookie" => cookies.push(value.as_bytes()),
+            name => fields.push(Field { name: put(name.as_bytes()), value: put(value.as_bytes().trim_ascii()) }),
+        }
+    }
+    if !cookies.is_empty() {
+        fields.push(Field { name: put(b"cookie"), value: put(&cookies.join(&b"; "[..])) });
+    }
+    if fields.len() > limits.fields {
+        return Err(TOO_MANY_FIELDS);
+    }
+    if text.len() > limits.head {
+        return Err(HEAD_TOO_LARGE);
+    }
+    if target.end - target.start > limits.target as u32 {
+        return Err(TARGET_TOO_LONG);
+    }
+    let buffer = text.freeze();
+    let parts_of_target = split_target(target.of(&buffer), target.start, &method)?;
+    let mut head = RequestHead {
+        path: parts_of_target.path,
+        query: parts_of_target.query,
+        fields,
+        method,
+        version: Version::HTTP_11,
+        host: String::new(),
+        authority: pseudo.unwrap_or_default(),
+        body: BodyFraming::None,
+        expects_continue: false,
+        upgrade: false,
+        keep_alive: true,
+        buffer,
+    };
+    if pseudo.is_some() && head.header("host").is_none() {
+        let authority = pseudo.unwrap_or_default();
+        head.host = host_of(authority.of(&head.buffer)).ok_or(BAD_HOST)?;
+        // The checks below want the Host that HTTP/1.1 would have carried.
+        head.version = Version::HTTP_10;
+        read_fields(&mut head, true)?;
+    } else {
+        read_fields(&mut head, pseudo.is_some())?;
+    }
+    head.version = Version::HTTP_2;
+    head.keep_alive = true;
+    if head.body == BodyFraming::None && head.header("content-length").is_none() {
+        head.body = BodyFraming::Streamed;
+    }
+    Ok(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<RequestHead, BadHead> {
+        parse_bytes(text.as_bytes())
+    }
+
+    fn parse_bytes(bytes: &[u8]) -> Result<RequestHead, BadHead> {
+        let mut buffer = BytesMut::from(bytes);
+        let limits = HeadLimits::default();
+        assert!(HeadScan::default().find(&mut buffer, &limits)?, "no whole head in {bytes:?}");
+        take(&mut buffer, &limits)
+    }
+
+    fn reason(text: &str) -> &'static str {
+        parse(text).expect_err(text).reason
+    }
+
+    #[test]
+    fn reads_an_ordinary_request() {
+        let head = parse("GET /a/../b?x=1 HTTP/1.1\r\nHost: Example.COM:8080\r\nX-Y:  z \r\n\r\n").unwrap();
+        assert_eq!((head.path.as_str(), head.query(), head.host.as_str()), ("/b", Some("x=1"), "example.com"));
+        assert_eq!(head.header("x-y"), Some(&b"z"[..]));
+        assert_eq!(head.authority(), b"Example.COM:8080");
+        assert!(head.keep_alive);
+        assert_eq!(head.body, BodyFraming::None);
+    }
+
+    #[test]
+    fn refuses_what_two_parsers_could_read_in_two_ways() {
+        let request = |line: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{line}\r\n\r\n");
+        for (line, why) in [
+            ("Content-Length: 1\r\nTransfer-Encoding: chunked", "ambiguous_framing"),
+            ("Content-Length: 1\r\nContent-Length: 1", "content_length"),
+            ("Content-Length: 1, 1", "content_length"),
+            ("Content-Length: +1", "content_length"),
+            ("Content-Length: 0x1", "content_length"),
+            ("Content-Length: ", "content_length"),
+            ("Content-Length: 99999999999999999999", "content_length"),
+            ("Transfer-Encoding: xchunked", "transfer_encoding"),
+            ("Transfer-Encoding: chunked, chunked", "transfer_encoding"),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "transfer_encoding"),
+            ("Transfer-Encoding: identity", "transfer_encoding"),
+            ("Transfer-Encoding: \u{b}chunked", "malformed_header"),
+            ("Transfer-Encoding : chunked", "malformed_header"),
+            ("X: a\r\n folded", "malformed_header"),
+            ("X: a\0b", "malformed_header"),
+            ("X: a\rb", "malformed_header"),
+            ("Host: b", "host"),
+            (": empty", "malformed_header"),
+        ] {
+            assert_eq!(reason(&request(line)), why, "{line:?}");
+        }
+        assert_eq!(reason("GET / HTTP/1.1\nHost: a\n\n"), "bare_line_feed");
+        assert_eq!(reason("GET / HTTP/1.1\r\nHost: a\n\r\n"), "bare_line_feed");
+        assert_eq!(reason("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), "transfer_encoding");
+    }
+
+    #[test]
+    fn holds_host_and_target_together() {
+        assert_eq!(reason("GET / HTTP/1.1\r\n\r\n"), "host");
+        assert_eq!(reason("GET / HTTP/1.1\r\nHost: a b\r\n\r\n"), "host");
+        assert_eq!(reason("GET / HTTP/1.1\r\nHost: u@a\r\n\r\n"), "host");
+        assert_eq!(reason("GET / HTTP/1.1\r\nHost: a:b\r\n\r\n"), "host");
+        assert_eq!(reason("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n"), "host");
+        assert_eq!(reason("GET http://u@a/ HTTP/1.1\r\nHost: u@a\r\n\r\n"), "host");
+        assert_eq!(reason("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n"), "request_target");
+        assert_eq!(reason("GET a HTTP/1.1\r\nHost: a\r\n\r\n"), "request_target");
+        assert_eq!(reason("GET * HTTP/1.1\r\nHost: a\r\n\r\n"), "request_target");
+        assert_eq!(reason("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n"), "connect");
+        let head = parse("GET http://A/x?y HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        assert_eq!((head.path.as_str(), head.query(), head.host.as_str()), ("/x", Some("y"), "a"));
+        let head = parse("GET http://a?y HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        assert_eq!((head.path.as_str(), head.query()), ("/", Some("y")));
+        assert_eq!(parse("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().path, "*");
+        assert_eq!(parse("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n").unwrap().host, "[::1]");
+        assert_eq!(parse("GET / HTTP/1.1\r\nHost: a.\r\n\r\n").unwrap().host, "a");
+        assert!(!parse("GET / HTTP/1.0\r\n\r\n").unwrap().keep_alive);
+    }
+
+    #[test]
+    fn refuses_odd_lines() {
+        assert_eq!(reason("GET  / HTTP/1.1\r\nHost: a\r\n\r\n"), "malformed_request_line");
+        assert_eq!(reason("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"), "http_version");
+        assert_eq!(reason("GET / HTTP/3.0\r\nHost: a\r\n\r\n"), "http_version");
+        assert_eq!(reason("GET /\r\n\r\n"), "malformed_request_line");
+        assert!(parse_bytes(b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn bounds_hold_before_the_head_is_whole() {
+        let limits = HeadLimits { head: 1000, fields: 3, target: 100 };
+        let mut scan = HeadScan::default();
+        assert_eq!(scan.find(&mut BytesMut::from(&[b'a'; 200][..]), &limits), Err(TARGET_TOO_LONG));
+        let long = format!("GET / HTTP/1.1\r\nHost: {}", "a".repeat(1000));
+        assert_eq!(HeadScan::default().find(&mut BytesMut::from(long.as_bytes()), &limits), Err(HEAD_TOO_LARGE));
+        let many = "GET / HTTP/1.1\r\nHost: a\r\nA: 1\r\nB: 2\r\nC: 3\r\n\r\n";
+        assert_eq!(take(&mut BytesMut::from(many), &limits).unwrap_err().reason, "too_many_headers");
+    }
+
+    #[test]
+    fn finds_the_end_however_the_bytes_arrive() {
+        let text = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nNEXT";
+        let mut scan = HeadScan::default();
+        let mut buffer = BytesMut::new();
+        let mut found_at = 0;
+        for (at, byte) in text.iter().enumerate() {
+            buffer.extend_from_slice(&[*byte]);
+            if scan.find(&mut buffer, &HeadLimits::default()).unwrap() {
+                found_at = at;
+                break;
+            }
+        }
+        assert_eq!(found_at, text.len() - 5);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            let mut buffer = BytesMut::from(&bytes[..]);
+            let limits = HeadLimits::default();
+            if let Ok(true) = HeadScan::default().find(&mut buffer, &limits) {
+                let _ = take(&mut buffer, &limits);
+            }
+        }
+    }
+}

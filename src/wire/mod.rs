@@ -1,0 +1,10 @@
+//! HTTP on the wire, as strict as the gateway needs it: heads, body framing, and the writing of answers. No sockets here: bytes in,
+//! values out, so that every rule can be tested with a slice.
+//!
+//! The rules exist to leave no room for request smuggling: a message that two parsers could read in two ways (RFC 9112, section
+//! 11.2) is refused, never repaired.
+
+pub mod body;
+pub mod encode;
+pub mod h2;
+pub mod head;
