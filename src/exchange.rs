@@ -85,6 +85,8 @@ pub struct Exchange {
     pub request_id: Arc<str>,
     /// `00-<trace>-<span>-<flags>` (W3C Trace Context), as it goes to the backend.
     pub traceparent: Arc<str>,
+    /// The route's id, once there is one.
+    pub route: Option<Arc<str>>,
     /// What the route's `{name}` segments matched, undecoded.
     pub params: smallvec::SmallVec<[(Arc<str>, Box<str>); 4]>,
     pub identity: Option<Arc<Identity>>,
@@ -125,6 +127,7 @@ impl Exchange {
             started: Instant::now(),
             request_id,
             traceparent: "".into(),
+            route: None,
             params: Default::default(),
             identity: None,
             to_upstream: HeaderEdits::new(),

@@ -110,6 +110,13 @@ impl RequestHead {
         })
     }
 
+    /// Stands in for a head that could not be read, in its log line.
+    pub fn unreadable() -> Self {
+        let mut head = Self::build("GET", "", &[]);
+        head.keep_alive = false;
+        head
+    }
+
     /// A head for unit tests and benches: `build("GET", "/a?b=1", &[("host", "x")])`. The path is taken as it stands.
     pub fn build(method: &str, target: &str, headers: &[(&str, &str)]) -> Self {
         let mut buffer = Vec::new();

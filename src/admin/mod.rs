@@ -1,1 +1,162 @@
-//! To come.
+//! The operator's API, on a listener of its own: health, metrics, what is configured and what runs, and reload.
+//!
+//! It has no authentication: it listens on loopback unless told otherwise, and refuses what a web page could make an operator's
+//! browser send (an `Origin`, or a `Host` that is a name other than `localhost`: DNS rebinding).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::core::Core;
+use crate::snapshot::Route;
+
+/// What a reload did.
+#[derive(Debug, Clone)]
+pub struct Reloaded {
+    pub generation: u64,
+    /// What the operator should look at.
+    pub warnings: Vec<String>,
+}
+
+/// Every reason why the configuration was refused. The old one goes on serving.
+pub type Refused = Vec<String>;
+
+/// Asks the process to load its configuration again.
+pub type ReloadRequest = oneshot::Sender<Result<Reloaded, Refused>>;
+
+#[derive(Clone)]
+struct Admin {
+    core: Arc<Core>,
+    reload: mpsc::Sender<ReloadRequest>,
+}
+
+/// The API's routes.
+pub fn router(core: Arc<Core>, reload: mpsc::Sender<ReloadRequest>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { Json(json!({ "status": "ok" })) }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/config", get(config))
+        .route("/routes", get(routes))
+        .route("/upstreams", get(upstreams))
+        .route("/reload", post(reload_now))
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such resource", json!({})) })
+        .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED, "wrong method", json!({})) })
+        .layer(from_fn(no_browsers))
+        .with_state(Admin { core, reload })
+}
+
+/// Serves the API until the process ends.
+pub async fn serve(socket: std::net::TcpListener, router: Router) {
+    match tokio::net::TcpListener::from_std(socket) {
+        Ok(socket) => {
+            if let Err(error) = axum::serve(socket, router).await {
+                log::error!("the admin API ended: {error}");
+            }
+        }
+        Err(error) => log::error!("the admin API cannot listen: {error}"),
+    }
+}
+
+fn problem(status: StatusCode, detail: &str, more: Value) -> Response {
+    let mut body = json!({ "title": status.canonical_reason(), "status": status.as_u16(), "detail": detail });
+    if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
+        body.extend(more);
+    }
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+}
+
+async fn no_browsers(request: Request, next: Next) -> Response {
+    if request.headers().contains_key(header::ORIGIN) || !names_an_address(request.headers()) {
+        return problem(StatusCode::FORBIDDEN, "the admin API is not for web pages; call it by its address", json!({}));
+    }
+    next.run(request).await
+}
+
+fn names_an_address(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    host.parse::<SocketAddr>().is_ok() || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() || name == "localhost" || {
+        name.parse::<IpAddr>().is_ok()
+    }
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    let generation = admin.core.snapshot.load().generation;
+    if admin.core.is_draining() {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "draining", json!({ "generation": generation }));
+    }
+    Json(json!({ "status": "ready", "generation": generation })).into_response()
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let snapshot = admin.core.snapshot.load_full();
+    let text = admin.core.metrics.render(&admin.core.gauges(&snapshot));
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+async fn config(State(admin): State<Admin>) -> Response {
+    let snapshot = admin.core.snapshot.load();
+    Json(json!({ "generation": snapshot.generation, "config": snapshot.document })).into_response()
+}
+
+async fn routes(State(admin): State<Admin>) -> Response {
+    let snapshot = admin.core.snapshot.load();
+    let routes: Vec<_> = snapshot.routes.iter().map(|route| describe(route)).collect();
+    Json(json!({ "generation": snapshot.generation, "routes": routes })).into_response()
+}
+
+fn describe(route: &Route) -> Value {
+    json!({
+        "id": &*route.id,
+        "services": route.answer.services().iter().map(|service| service.name()).collect::<Vec<_>>(),
+        "policies": route.plan.names.iter().map(|(stage, name)| json!({ "stage": stage.name(), "policy": name })).collect::<Vec<_>>(),
+    })
+}
+
+async fn upstreams(State(admin): State<Admin>) -> Response {
+    let snapshot = admin.core.snapshot.load();
+    let services: Vec<_> = snapshot.services.values().map(|service| service.view()).collect();
+    Json(json!({ "generation": snapshot.generation, "services": services })).into_response()
+}
+
+async fn reload_now(State(admin): State<Admin>) -> Response {
+    let (answer, wait) = oneshot::channel();
+    if admin.reload.send(answer).await.is_err() {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "the process is ending", json!({}));
+    }
+    match wait.await {
+        Ok(Ok(done)) => Json(json!({ "generation": done.generation, "warnings": done.warnings })).into_response(),
+        Ok(Err(problems)) => problem(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "the configuration was refused; the old one goes on serving",
+            json!({ "problems": problems }),
+        ),
+        Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "the process is ending", json!({})),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_are_hosts() {
+        let with = |host: &str| HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
+        for good in ["127.0.0.1:9901", "127.0.0.1", "[::1]:9901", "[::1]", "localhost:9901", "localhost"] {
+            assert!(names_an_address(&with(good)), "{good}");
+        }
+        for bad in ["evil.example:9901", "evil.example", "127.0.0.1.evil.example"] {
+            assert!(!names_an_address(&with(bad)), "{bad}");
+        }
+        assert!(!names_an_address(&HeaderMap::new()));
+    }
+}

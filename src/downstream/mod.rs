@@ -7,10 +7,11 @@ pub mod h1;
 mod session;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header;
+use http::{Method, header};
 use parking_lot::Mutex;
 use pingora_core::protocols::http::v2::server::HttpSession as H2Stream;
 use pingora_error::{Error, ErrorType, Result};
@@ -57,8 +58,9 @@ pub enum Wire {
 pub struct Downstream {
     wire: Option<Wire>,
     hatch: Hatch,
-    /// The request as the backend shall see it.
-    request: Box<RequestHeader>,
+    method: Method,
+    /// The request as the backend shall see it, once it is on its way there.
+    request: Option<Box<RequestHeader>>,
     /// The body, where a policy had it read whole.
     buffered: Option<Bytes>,
     retry: Option<RetryBuffer>,
@@ -68,8 +70,31 @@ pub struct Downstream {
     body_sent: u64,
     write_timeout: Option<Duration>,
     read_timeout: Option<Duration>,
-    streams: Arc<std::sync::atomic::AtomicBool>,
+    fate: Arc<Fate>,
     finished: bool,
+}
+
+/// How an exchange goes on, known to whoever holds a part of it.
+#[derive(Default)]
+pub struct Fate {
+    endless: AtomicBool,
+    expired: AtomicBool,
+}
+
+impl Fate {
+    /// The answer is an upgrade, server-sent events or gRPC: it ends when its parties say so, and no total deadline applies.
+    pub fn is_endless(&self) -> bool {
+        self.endless.load(Ordering::Relaxed)
+    }
+
+    /// The total deadline has passed.
+    pub fn expire(&self) {
+        self.expired.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_expired(&self) -> bool {
+        self.expired.load(Ordering::Relaxed)
+    }
 }
 
 /// What was read of a body, kept so that another backend can be tried.
@@ -81,20 +106,21 @@ struct RetryBuffer {
 const RETRY_BUFFER: usize = 64 * 1024;
 
 impl Downstream {
-    pub fn new(wire: Wire, hatch: Hatch, request: Box<RequestHeader>, max_body: u64) -> Self {
+    pub fn new(wire: Wire, hatch: Hatch, method: Method) -> Self {
         Downstream {
             wire: Some(wire),
             hatch,
-            request,
+            method,
+            request: None,
             buffered: None,
             retry: None,
             response: None,
-            max_body,
+            max_body: u64::MAX,
             body_read: 0,
             body_sent: 0,
             write_timeout: None,
             read_timeout: None,
-            streams: Arc::default(),
+            fate: Arc::default(),
             finished: false,
         }
     }
@@ -105,17 +131,23 @@ impl Downstream {
         self
     }
 
-    /// Set once the answer turns out to be an endless one (an upgrade, server-sent events, gRPC): no total deadline applies.
-    pub fn streams(&self) -> Arc<std::sync::atomic::AtomicBool> {
-        self.streams.clone()
+    /// What the session, the road and the journey tell each other about how it goes on.
+    pub fn fate(&self) -> Arc<Fate> {
+        self.fate.clone()
     }
 
-    pub fn request_mut(&mut self) -> &mut RequestHeader {
-        &mut self.request
+    pub fn body_read(&self) -> u64 {
+        self.body_read
     }
 
-    pub fn set_request(&mut self, request: Box<RequestHeader>) {
-        self.request = request;
+    pub fn body_sent(&self) -> u64 {
+        self.body_sent
+    }
+
+    /// Sends the request on its way: from here on a road reads and writes this session.
+    pub fn set_request(&mut self, request: Box<RequestHeader>, max_body: u64) {
+        self.request = Some(request);
+        self.max_body = max_body;
     }
 
     /// Reads the whole body into memory. What is read is replayed to whoever reads the body later.
@@ -153,7 +185,7 @@ impl Downstream {
             }
         };
         let piece = match limit {
-            Some(limit) if !self.streams.load(std::sync::atomic::Ordering::Relaxed) => {
+            Some(limit) if !self.fate.is_endless() => {
                 tokio::time::timeout(limit, read).await.map_err(|_| Error::new(BODY_TIMEOUT))??
             }
             _ => read.await?,
@@ -193,19 +225,11 @@ impl Downstream {
         if let (true, Some(Wire::H1(wire))) = (reply.close, &mut self.wire) {
             wire.close_after();
         }
-        let body = Bytes::from(reply.body(request_id));
-        let mut answer = ResponseHeader::build(reply.status, Some(8))?;
-        answer.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
-        answer.insert_header(header::CONTENT_LENGTH, body.len())?;
-        answer.insert_header(header::CACHE_CONTROL, "no-store")?;
-        for (name, value) in &reply.headers {
-            answer.append_header(name.clone(), value.clone())?;
-        }
-        apply_to_response(&mut answer, edits);
-        let bodiless = self.request.method == http::Method::HEAD;
+        let (answer, body) = reply_parts(reply, edits, request_id)?;
+        let bodiless = self.method == Method::HEAD;
         self.write_head(Box::new(answer), bodiless).await?;
         if !bodiless {
-            self.write_body(body, true).await?;
+            self.write_body(Bytes::from(body), true).await?;
         }
         self.finish().await
     }
@@ -217,10 +241,10 @@ impl Downstream {
             return Ok(());
         }
         if is_endless(&answer) {
-            self.streams.store(true, std::sync::atomic::Ordering::Relaxed);
+            self.fate.endless.store(true, Ordering::Relaxed);
         }
         match &mut self.wire {
-            Some(Wire::H1(wire)) => within(limit, wire.write_head(&mut answer, &self.request.method, end)).await?,
+            Some(Wire::H1(wire)) => within(limit, wire.write_head(&mut answer, &self.method, end)).await?,
             Some(Wire::H2(stream)) => {
                 if !is_final {
                     // 1xx beside 100 would reach clients that many of them cannot take; Pingora drops them as well.
@@ -303,6 +327,23 @@ fn is_endless(answer: &ResponseHeader) -> bool {
     }
     let kind = answer.headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes()).unwrap_or_default();
     kind.starts_with(b"text/event-stream") || kind.starts_with(b"application/grpc")
+}
+
+/// An answer of the gateway's own, ready to be written.
+///
+/// # Errors
+/// Never in practice: every name and value was checked when it was made.
+pub fn reply_parts(reply: &Reply, edits: &HeaderEdits, request_id: &str) -> Result<(ResponseHeader, Vec<u8>)> {
+    let body = reply.body(request_id);
+    let mut answer = ResponseHeader::build(reply.status, Some(8))?;
+    answer.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
+    answer.insert_header(header::CONTENT_LENGTH, body.len())?;
+    answer.insert_header(header::CACHE_CONTROL, "no-store")?;
+    for (name, value) in &reply.headers {
+        answer.append_header(name.clone(), value.clone())?;
+    }
+    apply_to_response(&mut answer, edits);
+    Ok((answer, body))
 }
 
 /// Applies changes to an answer, in their order.

@@ -1,5 +1,6 @@
 //! [`Downstream`] as a custom session of Pingora's, for the proxy road.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,16 +16,19 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{CLIENT_GONE, Downstream, RetryBuffer, Wire};
 
+/// Stands in until the request is on its way; no road asks before.
+static NO_REQUEST: LazyLock<RequestHeader> = LazyLock::new(|| http::Request::new(()).into_parts().0.into());
+
 type MessageReader = Box<dyn futures_core::Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
 
 #[async_trait]
 impl Session for Downstream {
     fn req_header(&self) -> &RequestHeader {
-        &self.request
+        self.request.as_deref().unwrap_or(&NO_REQUEST)
     }
 
     fn req_header_mut(&mut self) -> &mut RequestHeader {
-        &mut self.request
+        self.request.get_or_insert_with(|| Box::new(NO_REQUEST.clone()))
     }
 
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
@@ -96,8 +100,9 @@ impl Session for Downstream {
 
     fn request_summary(&self) -> String {
         // Without the query, which can carry credentials.
-        let path = self.request.uri.path();
-        format!("{} {}", self.request.method, path.get(..path.len().min(256)).unwrap_or_default())
+        let request = self.req_header();
+        let path = request.uri.path();
+        format!("{} {}", request.method, path.get(..path.len().min(256)).unwrap_or_default())
     }
 
     fn response_written(&self) -> Option<&ResponseHeader> {
@@ -213,7 +218,8 @@ impl Session for Downstream {
     }
 
     fn is_upgrade_req(&self) -> bool {
-        self.request.version == http::Version::HTTP_11 && self.request.headers.contains_key(http::header::UPGRADE)
+        let request = self.req_header();
+        request.version == http::Version::HTTP_11 && request.headers.contains_key(http::header::UPGRADE)
     }
 
     fn was_upgraded(&self) -> bool {

@@ -1,0 +1,89 @@
+//! The whole file.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::listen::config::ListenerConfig;
+use crate::observe::AccessLogConfig;
+use crate::policy::authn::consumer::ConsumerConfig;
+use crate::route::RouteConfig;
+use crate::upstream::ServiceConfig;
+use crate::value::{Period, Raw, Size, Spanned};
+
+/// A Portcullis configuration file.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Document {
+    /// The addresses to listen on. At least one.
+    pub listeners: Spanned<Vec<Spanned<ListenerConfig>>>,
+    /// The services behind the gateway, by name.
+    #[serde(default)]
+    pub services: BTreeMap<String, Spanned<ServiceConfig>>,
+    /// Who may call, and with which credentials.
+    #[serde(default)]
+    pub consumers: Vec<ConsumerConfig>,
+    /// Policies of every route. A service or a route may replace one whole, or turn it off with `false`.
+    #[serde(default)]
+    pub policies: Option<Raw>,
+    /// Which request goes where.
+    #[serde(default)]
+    pub routes: Vec<Spanned<RouteConfig>>,
+    /// The operator's API. On by default, on 127.0.0.1:9901.
+    #[serde(default)]
+    pub admin: AdminConfig,
+    /// Where each request's log line goes.
+    #[serde(default)]
+    pub access_log: AccessLogConfig,
+    /// The process itself.
+    #[serde(default)]
+    pub server: ServerConfig,
+}
+
+/// The operator's API.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminConfig {
+    /// Where it listens. It has no authentication of its own, so anything but a loopback address is a warning of `check`. Changing it
+    /// takes a restart or an upgrade.
+    pub bind: Spanned<String>,
+    /// `false` turns it off.
+    pub enabled: bool,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        AdminConfig { bind: Spanned::from("127.0.0.1:9901".to_owned()), enabled: true }
+    }
+}
+
+/// The process itself.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Worker threads, each with its own event loop and connection pools. Default: one per core. 1 to 512. Changing it takes an
+    /// upgrade.
+    pub workers: Option<Spanned<u16>>,
+    /// Requests in flight at once, in all; more are answered 503 with `Retry-After`. Default 16384.
+    pub max_in_flight: Spanned<u32>,
+    /// How long requests under way may take to finish when the process stops or hands over. Default 30s, at most 1h.
+    pub grace: Spanned<Period>,
+    /// Memory for cached answers, in all. Default 64MiB. Changing it takes an upgrade.
+    pub cache_memory: Size,
+    /// Where the running process listens for its successor; by default a folder of its own under /run/portcullis or the temporary
+    /// folder.
+    pub upgrade_socket: Option<String>,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        ServerConfig {
+            workers: None,
+            max_in_flight: Spanned::from(16384),
+            grace: Spanned::from(Period(std::time::Duration::from_secs(30))),
+            cache_memory: Size(64 * 1024 * 1024),
+            upgrade_socket: None,
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! One request's way through the gateway, as a sequence of named steps, the same for both protocols and both roads:
+//! begin, route, early gauntlet, body, late gauntlet; then a road takes it to a backend. Whatever happens, its log line is written
+//! and it is counted when the [`Journey`] is dropped, so that no way out can be forgotten.
+
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::{HeaderValue, StatusCode, header};
+
+use crate::core::Core;
+use crate::downstream::{BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, Downstream, Fate};
+use crate::exchange::{Connection, Exchange, Stage, Verdict};
+use crate::head::{BodyFraming, HeaderEdit, RequestHead};
+use crate::listen::config::Listener;
+use crate::listen::forwarded;
+use crate::observe::Record;
+use crate::policy::{OnRequest, Step};
+use crate::reply::{Flow, Reply};
+use crate::route::Found;
+use crate::snapshot::{Route, Snapshot};
+use crate::upstream::{Flight, Service};
+
+/// How it ended, for the log line and the metrics.
+#[derive(Default)]
+pub struct Outcome {
+    pub status: u16,
+    /// Who answered and why, if it was the gateway itself.
+    pub verdict: Option<Verdict>,
+    pub service: Option<Arc<Service>>,
+    pub endpoint: Option<SocketAddr>,
+    pub upstream_started: Option<Instant>,
+    pub upstream: Option<Duration>,
+    pub attempts: u32,
+    pub cache: &'static str,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+/// A request under way, and the one generation that it sees.
+pub struct Journey {
+    pub core: Arc<Core>,
+    pub snapshot: Arc<Snapshot>,
+    pub listener: Arc<Listener>,
+    pub head: Box<RequestHead>,
+    pub route: Option<Arc<Route>>,
+    pub exchange: Exchange,
+    pub outcome: Outcome,
+    /// The answer that a hook of the proxy road decided on, until it is written.
+    pub refusal: Option<Box<Reply>>,
+    /// Endpoints that could not be connected to.
+    pub failed: Vec<SocketAddr>,
+    pub flight: Option<Flight>,
+    pub fate: Option<Arc<Fate>>,
+    wall: SystemTime,
+}
+
+impl Journey {
+    /// The first step: who is asking from where, and under which id.
+    pub fn begin(
+        core: &Arc<Core>,
+        snapshot: Arc<Snapshot>,
+        listener: &Arc<Listener>,
+        connection: &Arc<Connection>,
+        head: Box<RequestHead>,
+    ) -> Box<Self> {
+        let believed = forwarded::Believed::read(&head, connection, &listener.trusted_proxies);
+        let mut exchange = Exchange::new(connection.clone(), believed.request_id.clone());
+        exchange.client = believed.client;
+        exchange.traceparent = believed.traceparent.clone();
+        believed.edits(&head, connection, &mut exchange.to_upstream);
+        if let Ok(id) = HeaderValue::from_str(&believed.request_id) {
+            exchange.to_client.push(HeaderEdit::Set(X_REQUEST_ID, id));
+        }
+        core.metrics.in_flight.inc();
+        Box::new(Journey {
+            core: core.clone(),
+            snapshot,
+            listener: listener.clone(),
+            head,
+            route: None,
+            exchange,
+            outcome: Outcome::default(),
+            refusal: None,
+            failed: Vec::new(),
+            flight: None,
+            fate: None,
+            wall: SystemTime::now(),
+        })
+    }
+
+    /// Chooses the route. 404 without one; 405 where only the method is wrong.
+    pub fn choose_route(&mut self) -> Flow {
+        match self.snapshot.table.find(&self.head, self.exchange.client) {
+            Found::Route { index, params, rest } => {
+                let Some(route) = self.snapshot.routes.get(index as usize).cloned() else { return no_route() };
+                let target = route.rewrite.target(&self.head, &params, rest);
+                self.exchange.params = params.into_iter().map(|(name, value)| (name, value.into())).collect();
+                self.exchange.upstream_target = target;
+                self.exchange.upstream_host = route.rewrite.host(&self.exchange.params);
+                self.exchange.route = Some(route.id.clone());
+                self.route = Some(route);
+                ControlFlow::Continue(())
+            }
+            Found::MethodNotAllowed { allow } => Reply::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "route",
+                "method_not_allowed",
+                "This path does not take this method.",
+            )
+            .header(header::ALLOW, allow)
+            .refuse(),
+            Found::NotFound => no_route(),
+        }
+    }
+
+    /// The stages before the body is looked at.
+    pub fn early(&mut self) -> Flow {
+        let Some(route) = self.route.clone() else { return no_route() };
+        self.check_length(self.max_body())?;
+        self.steps(&route.plan.early)
+    }
+
+    /// The stages after it.
+    pub fn late(&mut self) -> Flow {
+        let Some(route) = self.route.clone() else { return no_route() };
+        self.steps(&route.plan.late)
+    }
+
+    fn steps(&mut self, steps: &[Step<dyn OnRequest>]) -> Flow {
+        let Some(mut stage) = steps.first().map(|step| step.stage) else { return ControlFlow::Continue(()) };
+        let mut since = Instant::now();
+        let mut flow = ControlFlow::Continue(());
+        for step in steps {
+            if step.stage != stage {
+                let now = Instant::now();
+                self.spent(stage, now - since);
+                (stage, since) = (step.stage, now);
+            }
+            flow = step.run.on_request(&self.head, &mut self.exchange);
+            if flow.is_break() {
+                break;
+            }
+        }
+        self.spent(stage, since.elapsed());
+        flow
+    }
+
+    fn spent(&mut self, stage: Stage, time: Duration) {
+        if let Some(slot) = self.exchange.stages.get_mut(stage as usize) {
+            *slot += time;
+        }
+    }
+
+    /// Whether a policy wants this request's body read whole before the late stages run.
+    pub fn wants_body(&self) -> bool {
+        let plan = self.route.as_ref().map(|route| &route.plan);
+        plan.is_some_and(|plan| plan.body.iter().any(|step| step.run.wants(&self.head)))
+    }
+
+    /// Reads the body whole and lets the policies look at it. 413 beyond the smallest bound that asks for it.
+    pub async fn body(&mut self, downstream: &mut Downstream) -> Flow {
+        let Some(route) = self.route.clone() else { return no_route() };
+        let wanting: Vec<_> = route.plan.body.iter().filter(|step| step.run.wants(&self.head)).collect();
+        let bound = wanting.iter().map(|step| step.run.bound()).min().unwrap_or(usize::MAX);
+        self.check_length(bound as u64)?;
+        let since = Instant::now();
+        let body = match downstream.buffer_body(bound).await {
+            Ok(body) => body,
+            Err(error) => return body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
+        };
+        let mut flow = ControlFlow::Continue(());
+        for step in wanting {
+            flow = step.run.on_body(&self.head, &body, &mut self.exchange);
+            if flow.is_break() {
+                break;
+            }
+        }
+        self.spent(Stage::Validate, since.elapsed());
+        flow
+    }
+
+    /// The longest body this request may have.
+    pub fn max_body(&self) -> u64 {
+        let knob = self.route.as_ref().and_then(|route| route.plan.knobs.max_body);
+        knob.unwrap_or(self.listener.max_body)
+    }
+
+    /// A declared length can be refused before a byte of it is read.
+    fn check_length(&self, bound: u64) -> Flow {
+        match self.head.body {
+            BodyFraming::Length(length) if length > bound => too_large().refuse(),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    /// The service that answers this request; for a split, chosen once, so that a retry stays with it.
+    pub fn choose_service(&mut self) -> Option<Arc<Service>> {
+        if let Some(service) = &self.outcome.service {
+            return Some(service.clone());
+        }
+        let route = self.route.as_ref()?;
+        route.answer.choose(&self.head, self.exchange.client, &self.exchange.request_id)
+    }
+
+    /// Notes that an endpoint could not be connected to. Whether another one may be tried.
+    pub fn connect_failed(&mut self) -> bool {
+        if let Some(flight) = self.flight.take() {
+            flight.endpoint().record_failure();
+        }
+        self.failed.extend(self.outcome.endpoint);
+        let tries = self.outcome.service.as_ref().map_or(0, |service| service.retries());
+        self.outcome.attempts <= tries
+    }
+
+    /// The last policies' word on an answer that came from a backend or the cache.
+    pub fn answered(&mut self, status: StatusCode) {
+        self.outcome.status = status.as_u16();
+        if let Some(route) = self.route.clone() {
+            for step in &route.plan.response {
+                step.run.on_response(status, &mut self.exchange);
+            }
+        }
+    }
+
+    /// Notes an answer of the gateway's own.
+    pub fn refused(&mut self, reply: &Reply) {
+        self.outcome.status = reply.status.as_u16();
+        self.outcome.verdict = Some(Verdict { policy: reply.policy, reason: reply.reason });
+    }
+
+    /// The request's total deadline, counted from its head's last byte.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.route.as_ref().and_then(|route| route.timeout).or(self.listener.timeouts.request)
+    }
+}
+
+const X_REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
+
+fn no_route() -> Flow {
+    Reply::new(StatusCode::NOT_FOUND, "route", "no_route", "No route matches this request.").refuse()
+}
+
+pub fn too_large() -> Box<Reply> {
+    Reply::new(StatusCode::PAYLOAD_TOO_LARGE, "bounds", "body_too_large", "The body is larger than this route accepts.")
+}
+
+fn client_gone() -> Flow {
+    Reply::new(CLIENT_CLOSED, "client", "client_closed", "The client closed the connection.").closing().refuse()
+}
+
+/// 499, as NGINX logs a client that went away before it had its answer. It is never sent.
+pub const CLIENT_CLOSED: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => StatusCode::BAD_REQUEST,
+};
+
+/// The answer to a body that did not come as it should have; `None` if nobody is left to be answered.
+pub fn body_refusal(kind: &pingora_error::ErrorType) -> Option<Box<Reply>> {
+    if *kind == BODY_TOO_LARGE {
+        Some(too_large().closing())
+    } else if *kind == BODY_TIMEOUT {
+        let detail = "The request's body did not come in time.";
+        Some(Reply::new(StatusCode::REQUEST_TIMEOUT, "door", "body_timeout", detail).closing())
+    } else if *kind == BODY_MALFORMED {
+        let detail = "The request's body is not framed as HTTP/1.1 says.";
+        Some(Reply::new(StatusCode::BAD_REQUEST, "door", "malformed_body", detail).closing())
+    } else {
+        None
+    }
+}
+
+impl Drop for Journey {
+    fn drop(&mut self) {
+        self.settle();
+        let metrics = &self.core.metrics;
+        metrics.in_flight.dec();
+        let took = self.exchange.started.elapsed();
+        let outcome = &self.outcome;
+        let route = self.route.as_ref().map_or(&metrics.unrouted, |route| &route.metrics);
+        route.observe(&self.head.method, outcome.status, took, outcome.bytes_in, outcome.bytes_out);
+        if let Some(verdict) = outcome.verdict {
+            metrics.refusal(verdict.policy, verdict.reason);
+        }
+        if !outcome.cache.is_empty() {
+            metrics.cache(outcome.cache);
+        }
+        if let (Some(service), Some(time)) = (&outcome.service, outcome.upstream) {
+            metrics.service(service.name()).observe(time, outcome.attempts.saturating_sub(1));
+        }
+        self.core.access_log.write(&self.record(took));
+    }
+}
+
+impl Journey {
+    /// A request that ends without an answer ran out of time, or its client went away.
+    fn settle(&mut self) {
+        if self.outcome.status != 0 {
+            return;
+        }
+        let expired = self.fate.as_ref().is_some_and(|fate| fate.is_expired());
+        let (status, verdict) = match expired {
+            true => (StatusCode::GATEWAY_TIMEOUT, Verdict { policy: "door", reason: "request_timeout" }),
+            false => (CLIENT_CLOSED, Verdict { policy: "client", reason: "client_closed" }),
+        };
+        self.outcome.status = status.as_u16();
+        self.outcome.verdict = Some(verdict);
+    }
+
+    fn record(&self, took: Duration) -> Record<'_> {
+        let (head, exchange, outcome) = (&self.head, &self.exchange, &self.outcome);
+        let identity = exchange.identity.as_deref();
+        Record {
+            time: self.wall,
+            request_id: &exchange.request_id,
+            trace_id: exchange.traceparent.get(3..35).unwrap_or_default(),
+            client: Some(exchange.client),
+            peer: Some(exchange.connection.peer),
+            listener: &exchange.connection.listener,
+            protocol: if head.version == http::Version::HTTP_2 { "h2" } else { "h1" },
+            tls: exchange.connection.tls.as_ref().map_or("", |tls| tls.version),
+            host: head.host.as_bytes(),
+            method: head.method.as_str().as_bytes(),
+            path: head.path.as_bytes(),
+            query: head.query().unwrap_or_default().as_bytes(),
+            route: self.route.as_ref().map_or("", |route| &route.id),
+            service: outcome.service.as_ref().map_or("", |service| service.name()),
+            endpoint: outcome.endpoint,
+            consumer: identity.and_then(|identity| identity.consumer.as_deref()).unwrap_or_default(),
+            subject: identity.map_or("", |identity| &identity.subject),
+            status: outcome.status,
+            answered_by: match outcome.verdict {
+                Some(verdict) => verdict.policy,
+                None if outcome.cache.starts_with("hit") => "cache",
+                None => "upstream",
+            },
+            reason: outcome.verdict.map_or("", |verdict| verdict.reason),
+            bytes_in: outcome.bytes_in,
+            bytes_out: outcome.bytes_out,
+            duration: took,
+            upstream: outcome.upstream,
+            stages: exchange.stages,
+            retries: outcome.attempts.saturating_sub(1),
+            cache: outcome.cache,
+            user_agent: head.header("user-agent").unwrap_or_default(),
+            generation: self.snapshot.generation,
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Every policy there is, in the order of the stages. A policy's line here gives its configuration key, its JSON Schema, its line in
+//! `portcullis policies` and its entry in the reference.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use schemars::{Schema, SchemaGenerator};
+
+use super::{Compile, Plan, PlanBuilder, Policy, Stage};
+use crate::node::{self, Node};
+use crate::problem::{Problem, did_you_mean};
+
+/// A policy that was compiled, whatever its type.
+pub trait Installable: Send + Sync {
+    fn install_into(self: Arc<Self>, plan: &mut PlanBuilder);
+}
+
+impl<P: Policy> Installable for P {
+    fn install_into(self: Arc<Self>, plan: &mut PlanBuilder) {
+        plan.add(self);
+    }
+}
+
+/// A policy's line.
+pub struct Entry {
+    pub name: &'static str,
+    pub stage: Stage,
+    pub summary: &'static str,
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    compile: fn(&Node, &mut Compile<'_>) -> Option<Arc<dyn Installable>>,
+}
+
+const fn entry<P: Policy>() -> Entry {
+    Entry {
+        name: P::NAME,
+        stage: P::STAGE,
+        summary: P::SUMMARY,
+        schema: |generator| generator.subschema_for::<P::Config>(),
+        compile: |node, cx| {
+            let config = node::decode::<P::Config>(node, cx.problems)?;
+            Some(Arc::new(P::compile(&config, cx)?))
+        },
+    }
+}
+
+/// In the order of execution.
+pub static REGISTRY: &[Entry] = &[
+    entry::<super::edge::AddressLimit>(),
+    entry::<super::edge::Bounds>(),
+    entry::<super::validate::Validate>(),
+    entry::<super::authn::Authn>(),
+    entry::<super::authz::Authz>(),
+    entry::<super::admit::RateLimit>(),
+    entry::<super::shape::RequestHeaders>(),
+    entry::<super::shape::ResponseHeaders>(),
+    entry::<crate::cache::CachePolicySource>(),
+];
+
+/// What one `policies:` table says about one policy.
+#[derive(Clone)]
+enum Slot {
+    Off,
+    On(Arc<dyn Installable>),
+}
+
+/// One compiled `policies:` table, or several laid over each other.
+#[derive(Clone, Default)]
+pub struct Table(BTreeMap<usize, Slot>);
+
+impl Table {
+    /// Compiles one table. Every problem in it goes to `cx.problems`.
+    pub fn compile(node: &Node, cx: &mut Compile<'_>) -> Table {
+        let mut table = BTreeMap::new();
+        if node.is_null() {
+            return Table(table);
+        }
+        let Some(entries) = node.entries() else {
+            cx.problems.push(Problem::error(node.place(), "`policies` is a table of policy names"));
+            return Table(table);
+        };
+        for (key, value) in entries {
+            let Some(index) = REGISTRY.iter().position(|entry| entry.name == key.text()) else {
+                let names = || REGISTRY.iter().map(|entry| entry.name);
+                let hint = match did_you_mean(key.text(), names()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("the policies are {}", names().collect::<Vec<_>>().join(", ")),
+                };
+                cx.problems.push(Problem::error(key.place(), format!("unknown policy `{}`", key.text())).hint(hint));
+                continue;
+            };
+            if value.as_bool() == Some(false) {
+                table.insert(index, Slot::Off);
+                continue;
+            }
+            cx.place = key.place();
+            let compile = REGISTRY.get(index).map(|entry| entry.compile);
+            if let Some(policy) = compile.and_then(|compile| compile(value, cx)) {
+                table.insert(index, Slot::On(policy));
+            }
+        }
+        Table(table)
+    }
+
+    /// Lays `over` on top: what it says of a policy replaces, whole, what this table says.
+    pub fn overlaid(&self, over: &Table) -> Table {
+        let mut merged = self.0.clone();
+        merged.extend(over.0.iter().map(|(index, slot)| (*index, slot.clone())));
+        Table(merged)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The plan of a route with this table.
+    pub fn plan(&self) -> Plan {
+        let mut builder = PlanBuilder::new();
+        for slot in self.0.values() {
+            if let Slot::On(policy) = slot {
+                policy.clone().install_into(&mut builder);
+            }
+        }
+        builder.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_registry_is_in_the_order_of_the_stages() {
+        assert!(REGISTRY.is_sorted_by_key(|entry| entry.stage));
+        let mut names: Vec<_> = REGISTRY.iter().map(|entry| entry.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), REGISTRY.len());
+    }
+}

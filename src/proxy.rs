@@ -1,0 +1,224 @@
+//! The proxy road: Pingora's `ProxyHttp`, as a table of contents of what happens to a request after the gauntlet.
+//!
+//! By the time Pingora hears of a request it has been routed, validated, authenticated and admitted ([`crate::journey`]), and
+//! its head is the one that the backend shall see. What is left for the hooks: the cache, the choice of an endpoint, retries, and
+//! the answer's way back.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::StatusCode;
+use pingora_cache::key::HashBinary;
+use pingora_cache::{CacheKey, CacheMeta, RespCacheable};
+use pingora_core::modules::http::HttpModules;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+
+use crate::downstream::{apply_to_response, reply_parts};
+use crate::journey::{CLIENT_CLOSED, Journey, body_refusal};
+use crate::reply::Reply;
+
+/// What a hook remembers. `None` only if Pingora calls a hook for a request that never passed the door, which then fails.
+pub type Ctx = Option<Box<Journey>>;
+
+tokio::task_local! {
+    /// The journey on its way from the door to `new_ctx`, which has no argument to take it from.
+    pub static HANDED_OVER: Cell<Ctx>;
+}
+
+/// The gateway as Pingora sees it.
+pub struct Gateway;
+
+const NO_JOURNEY: ErrorType = ErrorType::Custom("NoJourney");
+
+fn journey(ctx: &mut Ctx) -> Result<&mut Journey> {
+    ctx.as_deref_mut().ok_or_else(|| Error::new(NO_JOURNEY))
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Self::CTX {
+        HANDED_OVER.try_with(Cell::take).unwrap_or_default()
+    }
+
+    /// None of Pingora's own: compression and the like are policies.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    // The cache.
+
+    fn request_cache_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
+        let journey = journey(ctx)?;
+        if let Some(policy) = journey.route.as_ref().and_then(|route| route.plan.knobs.cache.clone()) {
+            let credentials = journey.exchange.identity.is_some();
+            journey.core.cache.enable(session, &journey.head, policy, credentials);
+        }
+        Ok(())
+    }
+
+    fn cache_key_callback(&self, _session: &Session, ctx: &mut Self::CTX) -> Result<CacheKey> {
+        let journey = journey(ctx)?;
+        let Some(route) = &journey.route else { return Err(Error::new(NO_JOURNEY)) };
+        let Some(policy) = &route.plan.knobs.cache else { return Err(Error::new(NO_JOURNEY)) };
+        Ok(crate::cache::key(&journey.head, &route.id, policy))
+    }
+
+    fn cache_vary_filter(&self, meta: &CacheMeta, ctx: &mut Self::CTX, _request: &RequestHeader) -> Option<HashBinary> {
+        let journey = ctx.as_deref_mut()?;
+        crate::cache::variance(meta, &journey.head)
+    }
+
+    fn response_cache_filter(&self, _session: &Session, answer: &ResponseHeader, ctx: &mut Self::CTX) -> Result<RespCacheable> {
+        let journey = journey(ctx)?;
+        let policy = journey.route.as_ref().and_then(|route| route.plan.knobs.cache.as_deref());
+        Ok(crate::cache::response_cacheable(policy, answer))
+    }
+
+    // The way to the backend.
+
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
+        let journey = journey(ctx)?;
+        journey.outcome.attempts += 1;
+        let Some(service) = journey.choose_service() else { return Err(Error::new(NO_JOURNEY)) };
+        journey.outcome.service = Some(service.clone());
+        let Some(picked) = service.pick(&journey.failed) else {
+            journey.refusal = Some(
+                Reply::new(StatusCode::SERVICE_UNAVAILABLE, "upstream", "no_healthy_endpoint", "No healthy endpoint can answer.")
+                    .retry_after(service.retry_after()),
+            );
+            return Err(Error::new(ErrorType::HTTPStatus(503)));
+        };
+        journey.outcome.endpoint = Some(picked.addr);
+        journey.outcome.upstream_started = Some(Instant::now());
+        journey.flight = Some(crate::upstream::Flight::begin(picked.endpoint.clone()));
+        Ok(service.peer(&picked, &journey.head))
+    }
+
+    fn fail_to_connect(&self, _session: &mut Session, _peer: &HttpPeer, ctx: &mut Self::CTX, mut error: Box<Error>) -> Box<Error> {
+        if let Some(journey) = ctx.as_deref_mut() {
+            // Nothing of the request has been sent, so another endpoint may have it, whatever the method.
+            error.set_retry(journey.connect_failed());
+        }
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        _ctx: &mut Self::CTX,
+        reused: bool,
+    ) -> Box<Error> {
+        let mut error = error.more_context(format!("peer: {peer}"));
+        // A kept connection that the backend had just closed: try again if asking twice does no harm.
+        let harmless = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
+        error.retry.decide_reuse(reused && harmless && session.response_written().is_none());
+        error
+    }
+
+    async fn upstream_response_filter(&self, _session: &mut Session, answer: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
+        let journey = journey(ctx)?;
+        if !answer.status.is_informational() || answer.status == StatusCode::SWITCHING_PROTOCOLS {
+            journey.outcome.upstream = journey.outcome.upstream_started.map(|started| started.elapsed());
+        }
+        Ok(())
+    }
+
+    // The way back.
+
+    async fn response_filter(&self, session: &mut Session, answer: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
+        let journey = journey(ctx)?;
+        if answer.status.is_informational() && answer.status != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
+        }
+        journey.answered(answer.status);
+        if let Some(policy) = journey.route.as_ref().and_then(|route| route.plan.knobs.cache.clone()) {
+            journey.outcome.cache = journey.core.cache.describe(session, answer, &policy);
+        }
+        apply_to_response(answer, &journey.exchange.to_client);
+        Ok(())
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
+        let nothing = FailToProxy { error_code: 0, can_reuse_downstream: false };
+        let Some(journey) = ctx.as_deref_mut() else { return nothing };
+        let reply = journey.refusal.take().or_else(|| explain(error));
+        let Some(reply) = reply else {
+            journey.outcome.status = CLIENT_CLOSED.as_u16();
+            journey.outcome.verdict = Some(crate::exchange::Verdict { policy: "client", reason: "client_closed" });
+            return nothing;
+        };
+        if session.response_written().is_some() {
+            // Too late for another answer: the client learns of it by the answer's early end.
+            journey.outcome.verdict = Some(crate::exchange::Verdict { policy: reply.policy, reason: "answer_broke_off" });
+            return nothing;
+        }
+        journey.refused(&reply);
+        let bodiless = session.req_header().method == http::Method::HEAD;
+        match send(session, &reply, journey, bodiless).await {
+            Ok(()) => FailToProxy { error_code: reply.status.as_u16(), can_reuse_downstream: !reply.close },
+            Err(_) => nothing,
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Self::CTX) {
+        if let Some(journey) = ctx.as_deref_mut() {
+            journey.outcome.bytes_in = session.as_downstream().body_bytes_read() as u64;
+            journey.outcome.bytes_out = session.as_downstream().body_bytes_sent() as u64;
+        }
+        // The line itself is written when the journey is dropped.
+        drop(ctx.take());
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Self::CTX, error: &Error) -> bool {
+        // The access log says it, with more; a flood of failing requests must not become a flood of diagnostics.
+        log::debug!("{error}");
+        true
+    }
+
+    fn suppress_proxy_warn_log(&self, _session: &Session, _ctx: &Self::CTX, _error: &Error, _at: ProxyWarnLogContext) -> bool {
+        true
+    }
+}
+
+async fn send(session: &mut Session, reply: &Reply, journey: &Journey, bodiless: bool) -> Result<()> {
+    let (answer, body) = reply_parts(reply, &journey.exchange.to_client, &journey.exchange.request_id)?;
+    session.write_response_header(Box::new(answer), bodiless).await?;
+    session.write_response_body(if bodiless { None } else { Some(Bytes::from(body)) }, true).await
+}
+
+/// What the client is told about a failure; `None` if the client itself is the one that went away.
+fn explain(error: &Error) -> Option<Box<Reply>> {
+    use ErrorType::*;
+    if let Some(reply) = body_refusal(&error.etype) {
+        return Some(reply);
+    }
+    if error.etype == crate::downstream::CLIENT_GONE || *error.esource() == ErrorSource::Downstream {
+        return None;
+    }
+    let (status, reason, detail) = match &error.etype {
+        ConnectTimedout => (StatusCode::GATEWAY_TIMEOUT, "connect_timeout", "The backend could not be reached in time."),
+        ReadTimedout | WriteTimedout => (StatusCode::GATEWAY_TIMEOUT, "response_timeout", "The backend did not answer in time."),
+        TLSHandshakeTimedout => (StatusCode::GATEWAY_TIMEOUT, "tls_timeout", "The backend's TLS handshake took too long."),
+        TLSHandshakeFailure | InvalidCert | TLSWantX509Lookup => {
+            (StatusCode::BAD_GATEWAY, "tls_failure", "The backend's TLS handshake failed.")
+        }
+        ConnectRefused | ConnectNoRoute | ConnectError | BindError | SocketError | ConnectProxyFailure => {
+            (StatusCode::BAD_GATEWAY, "connect_failure", "The backend could not be reached.")
+        }
+        InvalidHTTPHeader | H1Error | H2Error | InvalidH2 => {
+            (StatusCode::BAD_GATEWAY, "malformed_answer", "The backend's answer is malformed.")
+        }
+        ConnectionClosed | ReadError | WriteError => {
+            (StatusCode::BAD_GATEWAY, "connection_lost", "The connection to the backend was lost.")
+        }
+        _ => (StatusCode::BAD_GATEWAY, "upstream_error", "The backend could not answer."),
+    };
+    Some(Reply::new(status, "upstream", reason, detail))
+}

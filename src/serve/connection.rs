@@ -1,0 +1,363 @@
+//! One connection from accept to close: PROXY protocol, TLS, the choice of the protocol, and then one request after the other.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::{self as h2, H2Accept, HttpSession as H2Stream};
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::{ALPN, Digest, Stream};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::worker::Worker;
+use crate::core::Phase;
+use crate::downstream::h1::{H1, Io, NextHead};
+use crate::downstream::{Downstream, Fate, Hatch, Returned, Wire, upstream_request};
+use crate::exchange::{Connection, TlsFacts};
+use crate::head::{HeaderEdits, RequestHead};
+use crate::journey::{CLIENT_CLOSED, Journey};
+use crate::listen::config::Listener;
+use crate::listen::proxy_protocol;
+use crate::proxy::HANDED_OVER;
+use crate::reply::{Flow, Reply};
+use crate::wire::head::BadHead;
+
+/// The most of an unread body that is read and dropped to keep a refused request's connection, and for how long.
+const DRAIN: usize = 64 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// How long an idle connection waits for its last request while the process drains.
+pub const LAST_CALL: Duration = Duration::from_secs(5);
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Malformed streams after which an HTTP/2 connection is closed.
+const MALFORMED_STREAMS: usize = 32;
+
+/// Serves one accepted socket until it closes.
+pub async fn serve(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpStream, peer: SocketAddr) {
+    let _ = socket.set_nodelay(true);
+    let metrics = listener.metrics.clone();
+    let permit = match listener.guard.try_enter(Some(peer.ip()).filter(|_| listener.proxy_protocol.is_none()), listener.caps) {
+        Ok(permit) => permit,
+        Err(refused) => return metrics.refused(refused.reason),
+    };
+    let _open = metrics.open();
+    let mut permit = permit;
+    let local = socket.local_addr().unwrap_or(peer);
+    let mut socket = socket;
+    let mut client = peer;
+    if let Some(proxy) = &listener.proxy_protocol {
+        match proxy_protocol::accept(&mut socket, peer, proxy, listener.timeouts.header).await {
+            Ok(told) => client = told.unwrap_or(peer),
+            Err(_) => return metrics.refused("proxy_protocol"),
+        }
+        if let Err(refused) = permit.count_as(client.ip(), listener.caps) {
+            return metrics.refused(refused.reason);
+        }
+    }
+    let about = |tls: Option<TlsFacts>| {
+        Arc::new(Connection { peer, local, client, listener: listener.name.clone(), tls })
+    };
+    match &listener.tls {
+        Some(acceptor) => {
+            let handshake = acceptor.accept(L4Stream::from(socket));
+            let (stream, facts) = match tokio::time::timeout(listener.timeouts.handshake, handshake).await {
+                Ok(Ok(accepted)) => accepted,
+                Ok(Err(_)) => return metrics.handshake_failed("failed"),
+                Err(_) => return metrics.handshake_failed("timeout"),
+            };
+            let is_h2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
+            let connection = about(Some(facts));
+            match is_h2 {
+                true => serve_h2(worker, listener, connection, stream).await,
+                false => serve_h1(worker, listener, connection, H1::new(Io::Boxed(stream))).await,
+            }
+        }
+        None if listener.h2c && speaks_h2(&socket, listener.timeouts.header).await => {
+            serve_h2(worker, listener.clone(), about(None), Box::new(L4Stream::from(socket))).await;
+        }
+        None => serve_h1(worker, listener.clone(), about(None), H1::new(Io::Plain(socket))).await,
+    }
+}
+
+/// Whether the client opens with HTTP/2's preface (RFC 9113, section 3.4). Nothing is consumed.
+async fn speaks_h2(socket: &TcpStream, limit: Duration) -> bool {
+    let look = async {
+        let mut bytes = [0u8; 24];
+        loop {
+            let count = socket.peek(&mut bytes).await.ok()?;
+            let seen = bytes.get(..count)?;
+            if count == 0 || !H2_PREFACE.starts_with(seen) {
+                return None;
+            }
+            if count == H2_PREFACE.len() {
+                return Some(());
+            }
+            // More has to come; peeking again at once would spin.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    matches!(tokio::time::timeout(limit, look).await, Ok(Some(())))
+}
+
+/// HTTP/1.x: one request after the other.
+async fn serve_h1(worker: Arc<Worker>, mut listener: Arc<Listener>, connection: Arc<Connection>, h1: H1) {
+    let mut phase = worker.core.phase.subscribe();
+    let mut h1 = Box::new(h1);
+    loop {
+        let draining = *phase.borrow_and_update() == Phase::Draining;
+        let idle = if draining { LAST_CALL.min(listener.timeouts.keep_alive) } else { listener.timeouts.keep_alive };
+        let next = tokio::select! {
+            biased;
+            next = h1.next_head(&listener.head_limits, idle, listener.timeouts.header) => next,
+            _ = draining_begins(&mut phase), if !draining => continue,
+        };
+        match next {
+            NextHead::Head(head) => {
+                if worker.core.is_draining() {
+                    h1.close_after();
+                }
+                let returned = exchange(&worker, &listener, &connection, head, Wire::H1(h1)).await;
+                h1 = match returned {
+                    Some(Returned { wire: Wire::H1(mut wire), reusable: true, .. }) => {
+                        if !wire.drain(DRAIN, DRAIN_TIME).await {
+                            return wire.close().await;
+                        }
+                        wire
+                    }
+                    Some(Returned { wire: Wire::H1(wire), answered: true, .. }) => return wire.close().await,
+                    _ => return,
+                };
+            }
+            NextHead::Bad(bad) => return refuse_head(&worker, &listener, &connection, bad, h1).await,
+            NextHead::TimedOut => return refuse_head(&worker, &listener, &connection, HEAD_TIMEOUT, h1).await,
+            NextHead::Closed => return,
+        }
+        // A reload that changed this listener's bounds is obeyed from the next request on.
+        if let Some(current) = worker.core.snapshot.load().listener(&listener.bind) {
+            if !Arc::ptr_eq(current, &listener) {
+                listener = current.clone();
+            }
+        }
+    }
+}
+
+async fn draining_begins(phase: &mut watch::Receiver<Phase>) {
+    while *phase.borrow_and_update() != Phase::Draining {
+        if phase.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+const HEAD_TIMEOUT: BadHead = BadHead {
+    status: StatusCode::REQUEST_TIMEOUT,
+    reason: "head_timeout",
+    detail: "The request's head did not come in time.",
+};
+
+/// A head that is no request gets its answer, its log line and its place in the metrics all the same.
+async fn refuse_head(worker: &Arc<Worker>, listener: &Arc<Listener>, connection: &Arc<Connection>, bad: BadHead, h1: Box<H1>) {
+    let head = Box::new(RequestHead::unreadable());
+    let mut journey = Journey::begin(&worker.core, worker.core.snapshot.load_full(), listener, connection, head);
+    let hatch = Hatch::default();
+    let mut down = Downstream::new(Wire::H1(h1), hatch.clone(), http::Method::GET)
+        .timeouts(listener.timeouts.body, listener.timeouts.write);
+    refuse(&mut journey, &mut down, &bad.reply()).await;
+    drop(down);
+    if let Some(Returned { wire: Wire::H1(wire), .. }) = hatch.take() {
+        drop(journey);
+        wire.close().await;
+    }
+}
+
+async fn refuse(journey: &mut Journey, down: &mut Downstream, reply: &Reply) {
+    journey.refused(reply);
+    if reply.status != CLIENT_CLOSED {
+        // A client that does not take its refusal is gone; there is nobody left to tell.
+        let _ = down.reply(reply, &journey.exchange.to_client, &journey.exchange.request_id).await;
+    }
+    journey.outcome.bytes_in = down.body_read();
+    journey.outcome.bytes_out = down.body_sent();
+}
+
+/// HTTP/2: streams at the same time, each one exchange.
+async fn serve_h2(worker: Arc<Worker>, listener: Arc<Listener>, connection: Arc<Connection>, stream: Stream) {
+    let digest = Arc::new(Digest {
+        ssl_digest: stream.get_ssl_digest(),
+        timing_digest: stream.get_timing_digest(),
+        proxy_digest: stream.get_proxy_digest(),
+        socket_digest: stream.get_socket_digest(),
+    });
+    let options = crate::wire::h2::options(listener.head_limits.head);
+    let handshake = h2::handshake(stream, Some(options));
+    let Ok(Ok(mut wire)) = tokio::time::timeout(listener.timeouts.handshake, handshake).await else {
+        return listener.metrics.handshake_failed("h2");
+    };
+    let mut phase = worker.core.phase.subscribe();
+    let mut draining = false;
+    let mut malformed = 0;
+    // Streams hold a clone each: the count says how many are open.
+    let open = Arc::new(());
+    loop {
+        let accept = H2Stream::from_h2_conn(&mut wire, digest.clone());
+        let accepted = tokio::select! {
+            biased;
+            accepted = accept => accepted,
+            _ = draining_begins(&mut phase), if !draining => {
+                draining = true;
+                wire.graceful_shutdown();
+                continue;
+            }
+            _ = tokio::time::sleep(listener.timeouts.keep_alive) => {
+                if Arc::strong_count(&open) == 1 && !draining {
+                    draining = true;
+                    wire.graceful_shutdown();
+                }
+                continue;
+            }
+        };
+        match accepted {
+            Ok(Some(H2Accept::Session(stream))) => {
+                let held = open.clone();
+                let (worker, listener, connection) = (worker.clone(), listener.clone(), connection.clone());
+                tokio::spawn(async move {
+                    serve_stream(&worker, &listener, &connection, stream).await;
+                    drop(held);
+                });
+            }
+            Ok(Some(H2Accept::Rejected)) => {
+                listener.metrics.refused("h2_malformed_stream");
+                malformed += 1;
+                if malformed > MALFORMED_STREAMS {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(_) => return listener.metrics.refused("h2_connection_error"),
+        }
+    }
+}
+
+async fn serve_stream(worker: &Arc<Worker>, listener: &Arc<Listener>, connection: &Arc<Connection>, stream: H2Stream) {
+    match crate::wire::head::from_h2(&stream, &listener.head_limits) {
+        Ok(head) => {
+            exchange(worker, listener, connection, Box::new(head), Wire::H2(Box::new(stream))).await;
+        }
+        Err(bad) => {
+            let mut head = RequestHead::unreadable();
+            head.version = http::Version::HTTP_2;
+            let snapshot = worker.core.snapshot.load_full();
+            let mut journey = Journey::begin(&worker.core, snapshot, listener, connection, Box::new(head));
+            let method = stream.req_header().method.clone();
+            let mut down = Downstream::new(Wire::H2(Box::new(stream)), Hatch::default(), method);
+            refuse(&mut journey, &mut down, &bad.reply()).await;
+        }
+    }
+}
+
+/// One request: the gauntlet, then a road. Gives back the connection, if there still is one.
+async fn exchange(
+    worker: &Arc<Worker>,
+    listener: &Arc<Listener>,
+    connection: &Arc<Connection>,
+    head: Box<RequestHead>,
+    wire: Wire,
+) -> Option<Returned> {
+    let core = &worker.core;
+    let snapshot = core.snapshot.load_full();
+    let most = snapshot.max_in_flight;
+    let hatch = Hatch::default();
+    let mut down = Downstream::new(wire, hatch.clone(), head.method.clone())
+        .timeouts(listener.timeouts.body, listener.timeouts.write);
+    let mut journey = Journey::begin(core, snapshot, listener, connection, head);
+    let Some(_permit) = core.in_flight.try_enter(most) else {
+        let reply = Reply::new(StatusCode::SERVICE_UNAVAILABLE, "door", "overloaded", "The gateway has too many requests in flight.")
+            .retry_after(Duration::from_secs(1));
+        refuse(&mut journey, &mut down, &reply).await;
+        drop(down);
+        return hatch.take();
+    };
+    match gauntlet(&mut journey, &mut down).await {
+        ControlFlow::Break(reply) => refuse(&mut journey, &mut down, &reply).await,
+        ControlFlow::Continue(()) => return by_proxy(worker, listener, journey, down, hatch).await,
+    }
+    drop(down);
+    hatch.take()
+}
+
+async fn gauntlet(journey: &mut Journey, down: &mut Downstream) -> Flow {
+    journey.choose_route()?;
+    journey.early()?;
+    if journey.wants_body() {
+        journey.body(down).await?;
+    }
+    journey.late()
+}
+
+/// The proxy road: hands the exchange to Pingora, under the request's total deadline.
+async fn by_proxy(
+    worker: &Arc<Worker>,
+    listener: &Arc<Listener>,
+    mut journey: Box<Journey>,
+    mut down: Downstream,
+    hatch: Hatch,
+) -> Option<Returned> {
+    let exchange = &journey.exchange;
+    let request = upstream_request(
+        &journey.head,
+        exchange.upstream_target.as_deref(),
+        exchange.upstream_host.as_deref(),
+        &exchange.to_upstream,
+    );
+    let request = match request {
+        Ok(request) => request,
+        Err(_) => {
+            let reply = Reply::new(StatusCode::BAD_REQUEST, "door", "malformed_header", "A header field is malformed.");
+            refuse(&mut journey, &mut down, &reply).await;
+            drop(down);
+            return hatch.take();
+        }
+    };
+    down.set_request(request, journey.max_body());
+    let deadline = journey.deadline();
+    let fate = down.fate();
+    journey.fate = Some(fate.clone());
+    let method = journey.head.method.clone();
+    let request_id = journey.exchange.request_id.clone();
+    let session = ServerSession::new_custom(Box::new(down));
+    let road = HANDED_OVER.scope(Cell::new(Some(journey)), worker.proxy.process_new_http(session, &worker.shutdown));
+    within_deadline(road, deadline, &fate).await;
+    let returned = hatch.take()?;
+    if returned.answered {
+        return Some(returned);
+    }
+    if !fate.is_expired() {
+        // A hook failed before an answer was begun, and the client is gone or cannot be answered.
+        return None;
+    }
+    let reply = Reply::new(StatusCode::GATEWAY_TIMEOUT, "door", "request_timeout", "The request took longer than it may.");
+    let mut down = Downstream::new(returned.wire, hatch.clone(), method).timeouts(listener.timeouts.body, listener.timeouts.write);
+    let _ = down.reply(&reply.closing(), &HeaderEdits::new(), &request_id).await;
+    drop(down);
+    hatch.take()
+}
+
+/// Lets a road run until the request's total deadline. An upgrade or an event stream, once begun, has none.
+async fn within_deadline<T>(road: impl Future<Output = T>, deadline: Option<Duration>, fate: &Fate) {
+    let Some(limit) = deadline else { return drop(road.await) };
+    let mut road = std::pin::pin!(road);
+    if tokio::time::timeout(limit, &mut road).await.is_ok() {
+        return;
+    }
+    if fate.is_endless() {
+        drop(road.await);
+    } else {
+        // Set before the road is dropped, for the journey in it writes its log line then.
+        fate.expire();
+    }
+}

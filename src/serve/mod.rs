@@ -1,0 +1,11 @@
+//! The running process: it puts the parts together, obeys signals, reloads, and hands over to its successor.
+//!
+//! The main thread serves no traffic. It alone publishes generations, so a reload, a second reload and an upgrade never overlap.
+
+mod connection;
+mod process;
+mod signals;
+mod sockets;
+mod worker;
+
+pub use process::{Failure, Options, run};

@@ -1,0 +1,343 @@
+//! A process from start to end.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::signals::{Order, Signals};
+use super::sockets::{Inherited, Sockets};
+use super::worker::{self, Command, Handle};
+use crate::admin::{self, Refused, ReloadRequest, Reloaded};
+use crate::cache::Cache;
+use crate::config::Source;
+use crate::core::{Core, Phase};
+use crate::ledger::Ledger;
+use crate::listen::guard::InFlight;
+use crate::observe::{AccessLog, Metrics};
+use crate::snapshot::{self, Snapshot, Surroundings};
+use crate::successor;
+use crate::upstream::Watchers;
+
+/// How a process is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub config: PathBuf,
+    /// Written once the process serves, removed when it ends.
+    pub pid_file: Option<PathBuf>,
+}
+
+/// Why a process ended, or did not start.
+#[derive(Debug)]
+pub enum Failure {
+    /// The configuration was refused; the report says why.
+    Config(String),
+    Io(String, io::Error),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Config(report) => f.write_str(report),
+            Failure::Io(what, error) => write!(f, "{what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+fn io_failure(what: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
+    let what = what.into();
+    move |error| Failure::Io(what, error)
+}
+
+/// Serves until a signal ends it. `ready` is called once every listener accepts.
+///
+/// # Errors
+/// Whatever keeps the process from starting.
+pub fn run(options: Options, ready: impl FnOnce(&Core)) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io_failure("no event loop"))?;
+    runtime.block_on(async {
+        // Signals first: one that arrives during start-up waits instead of killing.
+        let signals = Signals::new().map_err(io_failure("no signal handlers"))?;
+        let mut process = Process::start(options)?;
+        ready(&process.core);
+        process.serve(signals).await;
+        Ok(())
+    })
+}
+
+struct Process {
+    options: Options,
+    core: Arc<Core>,
+    around: Surroundings,
+    workers: Vec<Handle>,
+    watchers: Watchers,
+    sockets: Sockets,
+    reloads: mpsc::Receiver<ReloadRequest>,
+}
+
+enum End {
+    /// Let the work under way finish.
+    Drain,
+    Now,
+}
+
+impl Process {
+    fn start(options: Options) -> Result<Self, Failure> {
+        let (mut source, document) = Source::read(&options.config);
+        let around = Surroundings { ledger: Arc::new(Ledger::default()), metrics: Arc::new(Metrics::new()) };
+        let snapshot = document.and_then(|document| snapshot::compile(&document, &mut source, &around, 1));
+        let Some(snapshot) = snapshot else { return Err(Failure::Config(source.report(false))) };
+        for line in source.lines() {
+            log::warn!("{line}");
+        }
+        let mut handover = successor::Inheritance::receive().map_err(io_failure("cannot take over from the process before"))?;
+        let mut inherited = Inherited::new(handover.take_sockets());
+        let workers = snapshot.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let access_log = AccessLog::open(&snapshot.access_log, source.base()).map_err(io_failure("cannot open the access log"))?;
+        let admin = snapshot.admin;
+        let binds: Vec<SocketAddr> = snapshot.doors.iter().map(|door| door.bind).collect();
+        let core = Arc::new(Core {
+            cache: Cache::new(snapshot.cache_memory),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            ledger: around.ledger.clone(),
+            metrics: around.metrics.clone(),
+            access_log,
+            in_flight: Arc::new(InFlight::new()),
+            phase: watch::channel(Phase::Running).0,
+        });
+        let mut sockets = Sockets::default();
+        let mut to_listen = Vec::new();
+        for bind in binds {
+            let opened = sockets.open(bind, workers, &mut inherited).map_err(io_failure(format!("cannot listen on {bind}")))?;
+            to_listen.push((bind, opened));
+        }
+        let (reload, reloads) = mpsc::channel(16);
+        if let Some(address) = admin {
+            let socket = sockets.open(address, 1, &mut inherited).map_err(io_failure(format!("cannot listen on {address} (admin)")))?;
+            if let Some(socket) = socket.into_iter().next() {
+                tokio::spawn(admin::serve(socket, admin::router(core.clone(), reload)));
+            }
+        }
+        let handles = (0..workers).map(|number| worker::start(core.clone(), number)).collect::<io::Result<Vec<_>>>();
+        let process = Process {
+            options,
+            watchers: Watchers::new().map_err(io_failure("cannot start the health checks"))?,
+            core,
+            around,
+            workers: handles.map_err(io_failure("cannot start a worker"))?,
+            sockets,
+            reloads,
+        };
+        process.watch_services();
+        for (bind, opened) in to_listen {
+            process.listen(bind, opened);
+        }
+        process.core.metrics.set_generation(1);
+        process.write_pid_file();
+        handover.acknowledge();
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        Ok(process)
+    }
+
+    fn listen(&self, bind: SocketAddr, sockets: Vec<TcpListener>) {
+        for (socket, worker) in sockets.into_iter().zip(self.workers.iter().cycle()) {
+            worker.send(Command::Listen(bind, socket));
+        }
+    }
+
+    fn watch_services(&self) {
+        let snapshot = self.core.snapshot.load();
+        let services: Vec<_> = snapshot.services.values().cloned().collect();
+        self.watchers.sync(&services);
+    }
+
+    async fn serve(&mut self, mut signals: Signals) {
+        let end = loop {
+            tokio::select! {
+                order = signals.next() => match order {
+                    Order::Reload => self.reload_and_say().await,
+                    Order::Upgrade => if self.upgrade().await { break End::Drain },
+                    Order::Stop => break End::Drain,
+                    Order::Abort => break End::Now,
+                },
+                Some(answer) = self.reloads.recv() => {
+                    let outcome = self.reload().await;
+                    // An operator who hung up does not need the answer.
+                    let _ = answer.send(outcome);
+                }
+            }
+        };
+        if matches!(end, End::Drain) {
+            self.drain(&mut signals).await;
+        }
+        self.core.access_log.flush(Duration::from_secs(5));
+    }
+
+    async fn reload_and_say(&mut self) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
+        self.core.access_log.reopen();
+        match self.reload().await {
+            Ok(done) => log::info!("generation {} serves", done.generation),
+            Err(problems) => {
+                for problem in problems {
+                    log::error!("{problem}");
+                }
+                log::error!("the configuration was refused; the old one goes on serving");
+            }
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    /// Loads the configuration again. All of it takes effect, or nothing.
+    async fn reload(&mut self) -> Result<Reloaded, Refused> {
+        let outcome = self.load_and_swap().await;
+        self.core.metrics.reloaded(outcome.is_ok());
+        outcome
+    }
+
+    async fn load_and_swap(&mut self) -> Result<Reloaded, Refused> {
+        let current = self.core.snapshot.load_full();
+        let (path, around, generation) = (self.options.config.clone(), self.around.clone(), current.generation + 1);
+        // Compiling a large file takes a while, and the admin API answers meanwhile.
+        let compiled = tokio::task::spawn_blocking(move || {
+            let (mut source, document) = Source::read(&path);
+            let snapshot = document.and_then(|document| snapshot::compile(&document, &mut source, &around, generation));
+            (source, snapshot)
+        });
+        let (source, snapshot) = compiled.await.map_err(|_| vec!["compiling the configuration failed".to_owned()])?;
+        let lines = source.lines();
+        let Some(snapshot) = snapshot else { return Err(lines) };
+        let mut warnings = lines;
+        warnings.extend(needs_upgrade(&current, &snapshot));
+        let before: BTreeSet<SocketAddr> = current.doors.iter().map(|door| door.bind).collect();
+        let after: BTreeSet<SocketAddr> = snapshot.doors.iter().map(|door| door.bind).collect();
+        let opened = self.open_all(after.difference(&before).copied())?;
+        if let Err(error) = self.core.access_log.configure(&snapshot.access_log, source.base()) {
+            for (bind, _) in &opened {
+                self.sockets.close(bind);
+            }
+            return Err(vec![format!("cannot open the access log: {error}")]);
+        }
+        for bind in before.difference(&after) {
+            self.close(*bind).await;
+        }
+        self.core.snapshot.store(Arc::new(snapshot));
+        for (bind, sockets) in opened {
+            self.listen(bind, sockets);
+        }
+        self.watch_services();
+        self.core.ledger.sweep();
+        self.core.metrics.set_generation(generation);
+        let snapshot = self.core.snapshot.load();
+        self.core.metrics.keep_only(snapshot.routes.iter().map(|route| &*route.id));
+        Ok(Reloaded { generation, warnings })
+    }
+
+    /// Opens every new address, or none of them.
+    fn open_all(&mut self, binds: impl Iterator<Item = SocketAddr>) -> Result<Vec<(SocketAddr, Vec<TcpListener>)>, Refused> {
+        let mut opened = Vec::new();
+        for bind in binds {
+            match self.sockets.open(bind, self.workers.len(), &mut Inherited::default()) {
+                Ok(sockets) => opened.push((bind, sockets)),
+                Err(error) => {
+                    for (bind, _) in &opened {
+                        self.sockets.close(bind);
+                    }
+                    return Err(vec![format!("cannot listen on {bind}: {error}")]);
+                }
+            }
+        }
+        Ok(opened)
+    }
+
+    async fn close(&mut self, bind: SocketAddr) {
+        for worker in &self.workers {
+            let (done, wait) = oneshot::channel();
+            worker.send(Command::Close(bind, done));
+            let _ = wait.await;
+        }
+        self.sockets.close(&bind);
+    }
+
+    /// Starts the binary anew and hands it the sockets. Whether it took over; if not, this process goes on.
+    async fn upgrade(&mut self) -> bool {
+        let snapshot = self.core.snapshot.load_full();
+        let handed = successor::hand_over(&self.sockets.to_hand_over(), snapshot.upgrade_socket.as_deref()).await;
+        match handed {
+            Ok(pid) => {
+                log::info!("process {pid} has taken over");
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::MainPid(pid)]);
+                // The file is the successor's now.
+                self.options.pid_file = None;
+                true
+            }
+            Err(error) => {
+                log::error!("the upgrade failed, and this process goes on serving: {error}");
+                false
+            }
+        }
+    }
+
+    /// Stops accepting and waits until the work under way is done, or the grace period is over, or a second signal comes.
+    async fn drain(&mut self, signals: &mut Signals) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        let grace = self.core.snapshot.load().grace;
+        self.core.phase.send_replace(Phase::Draining);
+        let until = Instant::now() + grace;
+        while Instant::now() < until && !self.workers.iter().all(Handle::is_finished) {
+            tokio::select! {
+                _ = tokio::time::sleep(Duration::from_millis(20)) => {}
+                order = signals.next() => if matches!(order, Order::Abort | Order::Stop) { break },
+            }
+        }
+        let left = self.workers.iter().filter(|worker| !worker.is_finished()).count();
+        if left > 0 {
+            log::warn!("{} requests were still under way when the process ended", self.core.in_flight.requests());
+        }
+    }
+
+    fn write_pid_file(&self) {
+        if let Some(path) = &self.options.pid_file {
+            if let Err(error) = write_whole(path, &format!("{}\n", std::process::id())) {
+                log::error!("cannot write {}: {error}", path.display());
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(path) = &self.options.pid_file {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Writes a small file so that a reader sees the old or the new content, never a part.
+fn write_whole(path: &Path, content: &str) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, content)?;
+    std::fs::rename(&beside, path)
+}
+
+/// What a reload cannot change.
+fn needs_upgrade(current: &Snapshot, next: &Snapshot) -> Vec<String> {
+    let mut told = Vec::new();
+    for (changed, what) in [
+        (current.admin != next.admin, "admin.bind"),
+        (current.workers != next.workers, "server.workers"),
+        (current.cache_memory != next.cache_memory, "server.cache_memory"),
+    ] {
+        if changed {
+            told.push(format!("`{what}` has changed; it takes effect at the next upgrade or restart"));
+        }
+    }
+    told
+}

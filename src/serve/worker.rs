@@ -1,0 +1,165 @@
+//! One worker per core: a thread with an event loop, a proxy and connection pools of its own. Nothing is shared on the hot path but
+//! what [`Core`](crate::core::Core) holds, and connections never move from one worker to another.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use pingora_core::apps::HttpServerApp;
+use pingora_core::server::ShutdownWatch;
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::{HttpProxy, http_proxy};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::connection;
+use crate::core::{Core, Phase};
+use crate::proxy::Gateway;
+
+/// The most attempts that Pingora makes for one request, whatever the service says.
+const MAX_ATTEMPTS: usize = 16;
+/// Idle connections kept to all backends together, per worker. Each service has a bound of its own.
+const POOL: usize = 1024;
+
+pub struct Worker {
+    pub core: Arc<Core>,
+    pub proxy: Arc<HttpProxy<Gateway>>,
+    /// Pingora's own view of a shutdown: never true, for the door itself ends connections.
+    pub shutdown: ShutdownWatch,
+}
+
+/// What the main thread asks of a worker.
+pub enum Command {
+    /// Accept from this socket for the listener bound to this address.
+    Listen(Arc<str>, TcpListener),
+    /// Stop accepting for this address, after what already waits in the socket was accepted.
+    Close(Arc<str>, oneshot::Sender<()>),
+}
+
+/// A running worker, from outside.
+pub struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Handle {
+    pub fn send(&self, command: Command) {
+        // A worker that is gone takes the process with it; nobody waits for an answer then.
+        let _ = self.commands.send(command);
+    }
+
+    /// Waits for the thread, which ends once it drains and its last connection is closed.
+    pub fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(|thread| thread.is_finished())
+    }
+}
+
+/// Starts a worker's thread.
+///
+/// # Errors
+/// No thread or no event loop can be made.
+pub fn start(core: Arc<Core>, number: usize) -> io::Result<Handle> {
+    let (commands, orders) = mpsc::unbounded_channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        runtime.block_on(run(core, orders));
+    })?;
+    Ok(Handle { commands, thread: Some(thread) })
+}
+
+async fn run(core: Arc<Core>, mut orders: mpsc::UnboundedReceiver<Command>) {
+    let (_keep, shutdown) = watch::channel(false);
+    let conf = ServerConf {
+        threads: 1,
+        work_stealing: false,
+        max_retries: MAX_ATTEMPTS,
+        upstream_keepalive_pool_size: POOL,
+        ..ServerConf::default()
+    };
+    let proxy = Arc::new(http_proxy(&Arc::new(conf), Gateway));
+    let mut phase = core.phase.subscribe();
+    let worker = Arc::new(Worker { core, proxy: proxy.clone(), shutdown });
+    // Every connection's task holds a sender: the receiver ends when the last one is gone.
+    let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    let mut loops: HashMap<Arc<str>, Vec<oneshot::Sender<oneshot::Sender<()>>>> = HashMap::new();
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(Command::Listen(bind, socket)) => match tokio::net::TcpListener::from_std(socket) {
+                    Ok(socket) => {
+                        let (stop, stopped) = oneshot::channel();
+                        loops.entry(bind.clone()).or_default().push(stop);
+                        tokio::spawn(accept(worker.clone(), bind, socket, stopped, alive.clone()));
+                    }
+                    Err(error) => log::error!("cannot listen on {bind}: {error}"),
+                },
+                Some(Command::Close(bind, done)) => {
+                    for stop in loops.remove(&bind).unwrap_or_default() {
+                        let (closed, wait) = oneshot::channel();
+                        if stop.send(closed).is_ok() {
+                            let _ = wait.await;
+                        }
+                    }
+                    let _ = done.send(());
+                }
+                None => break,
+            },
+            _ = phase.changed() => if *phase.borrow_and_update() == Phase::Draining { break },
+        }
+    }
+    for stop in loops.into_values().flatten() {
+        let (closed, wait) = oneshot::channel();
+        if stop.send(closed).is_ok() {
+            let _ = wait.await;
+        }
+    }
+    drop(alive);
+    let _ = all_gone.recv().await;
+    proxy.http_cleanup().await;
+}
+
+async fn accept(
+    worker: Arc<Worker>,
+    bind: Arc<str>,
+    socket: tokio::net::TcpListener,
+    mut stop: oneshot::Receiver<oneshot::Sender<()>>,
+    alive: mpsc::Sender<()>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = socket.accept() => accepted,
+            // Only once nothing waits to be accepted: a connection in the queue of a socket that closes is reset.
+            closed = &mut stop => {
+                drop(socket);
+                if let Ok(closed) = closed {
+                    let _ = closed.send(());
+                }
+                return;
+            }
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let Some(listener) = worker.core.snapshot.load().listener(&bind).cloned() else { continue };
+                let (worker, alive) = (worker.clone(), alive.clone());
+                tokio::spawn(async move {
+                    connection::serve(worker, listener, stream, peer).await;
+                    drop(alive);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: accepting again at once would spin.
+                log::warn!("cannot accept on {bind}: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! From the document to a snapshot. Every step reports what is wrong and goes on, so that one run shows everything.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Answer, Door, Route, Snapshot};
+use crate::config::{Document, Source};
+use crate::ledger::Ledger;
+use crate::listen::config::Listener;
+use crate::listen::guard::Guard;
+use crate::node;
+use crate::observe::Metrics;
+use crate::policy::authn::Consumers;
+use crate::policy::registry::Table;
+use crate::policy::{Compile, Plan};
+use crate::problem::{Place, Problem, Problems, did_you_mean};
+use crate::route::rewrite::Rewrite;
+use crate::route::split::Split;
+use crate::route::{Matcher, RouteConfig, RouteTable};
+use crate::upstream::Service;
+use crate::value::Raw;
+
+/// What a generation is compiled into: the things that outlive it.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub ledger: Arc<Ledger>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Surroundings {
+    /// For a check that serves nothing.
+    pub fn detached() -> Self {
+        Surroundings { ledger: Arc::default(), metrics: Arc::new(Metrics::new()) }
+    }
+}
+
+/// Compiles a document. `None` if anything is wrong; `source.problems` then says what, all of it.
+pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, generation: u64) -> Option<Snapshot> {
+    let base = source.base().to_owned();
+    let mut problems = std::mem::take(&mut source.problems);
+    let mut compiler = Compiler::new(document, &base, around, &mut problems);
+    let doors = compiler.doors();
+    compiler.services();
+    let (table, routes) = compiler.routes();
+    let admin = compiler.admin();
+    compiler.bounds();
+    let services = compiler.services;
+    problems.sort();
+    let refused = problems.has_errors();
+    source.problems = problems;
+    if refused {
+        return None;
+    }
+    let server = &document.server;
+    Some(Snapshot {
+        generation,
+        by_bind: doors.iter().enumerate().map(|(index, door)| (door.listener.bind, index)).collect(),
+        doors,
+        table,
+        routes,
+        services,
+        max_in_flight: *server.max_in_flight as usize,
+        grace: server.grace.0,
+        workers: server.workers.as_ref().map(|workers| usize::from(**workers)),
+        cache_memory: usize::try_from(server.cache_memory.0).unwrap_or(usize::MAX),
+        upgrade_socket: server.upgrade_socket.clone(),
+        admin,
+        access_log: document.access_log.clone(),
+        document: source.root.as_deref().map(node::redacted_json).unwrap_or_default(),
+    })
+}
+
+struct Compiler<'a> {
+    document: &'a Document,
+    base: &'a Path,
+    around: &'a Surroundings,
+    problems: &'a mut Problems,
+    consumers: Arc<Consumers>,
+    services: BTreeMap<Arc<str>, Arc<Service>>,
+    global: Table,
+    /// Each service's own policies.
+    service_tables: HashMap<String, Table>,
+    /// Plans of routes without policies of their own, by service: most routes share one.
+    shared_plans: HashMap<String, Arc<Plan>>,
+}
+
+impl<'a> Compiler<'a> {
+    fn new(document: &'a Document, base: &'a Path, around: &'a Surroundings, problems: &'a mut Problems) -> Self {
+        let consumers = Arc::new(Consumers::compile(&document.consumers, problems));
+        let mut compiler = Compiler {
+            document,
+            base,
+            around,
+            problems,
+            consumers,
+            services: BTreeMap::new(),
+            global: Table::default(),
+            service_tables: HashMap::new(),
+            shared_plans: HashMap::new(),
+        };
+        compiler.global = compiler.policies("global", document.policies.as_ref());
+        compiler
+    }
+
+    fn policies(&mut self, scope: &str, raw: Option<&Raw>) -> Table {
+        let Some(Raw(node)) = raw else { return Table::default() };
+        let mut cx = Compile {
+            problems: self.problems,
+            place: node.place(),
+            scope,
+            ledger: &self.around.ledger,
+            consumers: &self.consumers,
+            base: self.base,
+        };
+        Table::compile(node, &mut cx)
+    }
+
+    fn doors(&mut self) -> Vec<Arc<Door>> {
+        let mut doors: Vec<Arc<Door>> = Vec::new();
+        if self.document.listeners.is_empty() {
+            let problem = Problem::error(self.document.listeners.place, "there is no listener");
+            self.problems.push(problem.hint("write `listeners: [ { bind: 0.0.0.0:8080 } ]`"));
+        }
+        for config in self.document.listeners.iter() {
+            let Some(listener) = Listener::compile(config, self.base, self.problems) else { continue };
+            if let Some(twin) = doors.iter().find(|door| door.bind == listener.bind || door.name == listener.name) {
+                let what = if twin.bind == listener.bind { "address" } else { "name" };
+                let message = format!("two listeners have the same {what}, `{}`", listener.name);
+                self.problems.push(Problem::error(config.bind.place, message));
+                continue;
+            }
+            doors.push(self.door(listener));
+        }
+        doors
+    }
+
+    fn door(&self, listener: Listener) -> Arc<Door> {
+        let guard = self.around.ledger.keep(&format!("guard:{}", listener.bind), Guard::new);
+        Arc::new(Door { head_limits: listener.limits.head_limits(), guard, metrics: self.around.metrics.listener(&listener.name), listener })
+    }
+
+    fn services(&mut self) {
+        for (name, config) in &self.document.services {
+            let service = Service::compile(name, config, self.base, self.problems, &self.around.ledger);
+            if let Some(service) = service {
+                self.services.insert(name.as_str().into(), service);
+            }
+            let table = self.policies(&format!("service:{name}"), config.policies.as_ref());
+            self.service_tables.insert(name.clone(), table);
+        }
+    }
+
+    fn routes(&mut self) -> (RouteTable, Vec<Arc<Route>>) {
+        let mut routes = Vec::with_capacity(self.document.routes.len());
+        let mut matchers = Vec::with_capacity(self.document.routes.len());
+        if self.document.routes.is_empty() {
+            self.problems.push(Problem::warning(Place::NOWHERE, "there is no route: every request will be answered 404"));
+        }
+        for config in &self.document.routes {
+            let matcher = Matcher::compile(config, self.problems);
+            let answer = self.answer(config);
+            let (Some(matcher), Some(answer)) = (matcher, answer) else { continue };
+            let id = matcher.id().clone();
+            let rewrite = Rewrite::compile(config, &matcher, self.problems);
+            let plan = self.plan(config, &id, &answer);
+            let (Some(rewrite), Some(plan)) = (rewrite, plan) else { continue };
+            routes.push(Arc::new(Route {
+                metrics: self.around.metrics.route(&id),
+                id,
+                plan,
+                answer,
+                rewrite,
+                timeout: config.timeout.as_ref().map(|timeout| timeout.0),
+                config: RouteConfig { policies: None, ..config.value.clone() },
+            }));
+            matchers.push(matcher);
+        }
+        let table = RouteTable::build(matchers, self.problems);
+        (table, routes)
+    }
+
+    fn answer(&mut self, config: &RouteConfig) -> Option<Answer> {
+        if let Some(split) = &config.split {
+            let mut services = Vec::new();
+            for target in split.targets() {
+                services.push(self.service(&target.service.value, target.service.place, target.port)?);
+            }
+            return Some(Answer::Split(Split::compile(split, self.problems)?, services));
+        }
+        let service = config.service.as_ref()?;
+        self.service(&service.value, service.place, config.port).map(Answer::Service)
+    }
+
+    /// The service of that name, or, with a port, the host of that name.
+    fn service(&mut self, name: &str, place: Place, port: Option<u16>) -> Option<Arc<Service>> {
+        if self.document.services.contains_key(name) {
+            if port.is_some() {
+                let message = format!("`{name}` is defined under `services`, which already says its ports");
+                self.problems.push(Problem::error(place, message).hint("leave `port` out, or name a host that is no service"));
+            }
+            // `None` if it did not compile, which was said where it stands.
+            return self.services.get(name).cloned();
+        }
+        let Some(port) = port else {
+            let problem = Problem::error(place, format!("unknown service `{name}`"));
+            let near = did_you_mean(name, self.document.services.keys().map(String::as_str));
+            self.problems.push(problem.hint(match near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("define it under `services`, or add `port` to use `{name}` as a host name"),
+            }));
+            return None;
+        };
+        let key: Arc<str> = format!("{name}:{port}").into();
+        if let Some(known) = self.services.get(&key) {
+            return Some(known.clone());
+        }
+        let service = Service::implied(name, port, place, self.problems, &self.around.ledger)?;
+        self.services.insert(key, service.clone());
+        Some(service)
+    }
+
+    fn plan(&mut self, config: &RouteConfig, id: &str, answer: &Answer) -> Option<Arc<Plan>> {
+        // A split's services may differ in policies; the first one's count, for the gauntlet runs before the choice.
+        let service = answer.services().first().map_or("", |service| service.name()).to_owned();
+        if config.policies.is_none() {
+            if let Some(plan) = self.shared_plans.get(&service) {
+                return Some(plan.clone());
+            }
+        }
+        let mut table = self.global.clone();
+        if let Some(own) = self.service_tables.get(&service) {
+            table = table.overlaid(own);
+        }
+        if config.policies.is_some() {
+            let own = self.policies(&format!("route:{id}"), config.policies.as_ref());
+            return Some(Arc::new(table.overlaid(&own).plan()));
+        }
+        let plan = Arc::new(table.plan());
+        self.shared_plans.insert(service, plan.clone());
+        Some(plan)
+    }
+
+    fn admin(&mut self) -> Option<SocketAddr> {
+        let admin = &self.document.admin;
+        if !admin.enabled {
+            return None;
+        }
+        match admin.bind.parse::<SocketAddr>() {
+            Ok(address) => {
+                if !address.ip().is_loopback() {
+                    let message = "the admin API has no authentication, and this address is not a loopback one";
+                    self.problems.push(Problem::warning(admin.bind.place, message).hint("bind it to 127.0.0.1 or [::1]"));
+                }
+                Some(address)
+            }
+            Err(_) => {
+                let message = format!("`{}` is no address such as 127.0.0.1:9901", admin.bind.value);
+                self.problems.push(Problem::error(admin.bind.place, message));
+                None
+            }
+        }
+    }
+
+    fn bounds(&mut self) {
+        let server = &self.document.server;
+        let mut within = |place: Place, good: bool, message: &str| {
+            if !good {
+                self.problems.push(Problem::error(place, message));
+            }
+        };
+        if let Some(workers) = &server.workers {
+            within(workers.place, (1..=512).contains(&workers.value), "`workers` is from 1 to 512");
+        }
+        within(server.max_in_flight.place, server.max_in_flight.value > 0, "`max_in_flight` is at least 1");
+        within(server.grace.place, server.grace.0.as_secs() <= 3600, "`grace` is at most 1h");
+    }
+}

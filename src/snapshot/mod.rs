@@ -1,0 +1,99 @@
+//! One generation of the configuration, compiled whole and immutable. A request sees exactly one from its first byte to its log
+//! line.
+
+mod compile;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use compile::{Surroundings, compile};
+
+use crate::head::RequestHead;
+use crate::listen::config::Listener;
+use crate::listen::guard::Guard;
+use crate::observe::{ListenerMetrics, RouteMetrics};
+use crate::policy::Plan;
+use crate::route::rewrite::Rewrite;
+use crate::route::split::Split;
+use crate::route::{RouteConfig, RouteTable};
+use crate::upstream::Service;
+use crate::wire::head::HeadLimits;
+
+/// A listener, and what is kept about it from one generation to the next.
+pub struct Door {
+    pub listener: Listener,
+    pub head_limits: HeadLimits,
+    pub guard: Arc<Guard>,
+    pub metrics: Arc<ListenerMetrics>,
+}
+
+impl std::ops::Deref for Door {
+    type Target = Listener;
+
+    fn deref(&self) -> &Listener {
+        &self.listener
+    }
+}
+
+/// Who answers a route's requests.
+pub enum Answer {
+    Service(Arc<Service>),
+    Split(Split, Vec<Arc<Service>>),
+}
+
+impl Answer {
+    /// The service for this request. A sticky split needs no memory: the same client always hashes to the same place.
+    pub fn choose(&self, head: &RequestHead, client: IpAddr, random: u64) -> Option<Arc<Service>> {
+        match self {
+            Answer::Service(service) => Some(service.clone()),
+            Answer::Split(split, services) => services.get(split.pick(head, client, random)).cloned(),
+        }
+    }
+
+    pub fn services(&self) -> &[Arc<Service>] {
+        match self {
+            Answer::Service(service) => std::slice::from_ref(service),
+            Answer::Split(_, services) => services,
+        }
+    }
+}
+
+/// One route, compiled.
+pub struct Route {
+    pub id: Arc<str>,
+    pub plan: Arc<Plan>,
+    pub answer: Answer,
+    pub rewrite: Rewrite,
+    /// The request's total deadline, where it differs from the listener's.
+    pub timeout: Option<Duration>,
+    pub metrics: Arc<RouteMetrics>,
+    /// How it was written, for `portcullis routes`.
+    pub config: RouteConfig,
+}
+
+pub struct Snapshot {
+    /// Counts from 1; 0 is the empty one before the first.
+    pub generation: u64,
+    pub doors: Vec<Arc<Door>>,
+    by_bind: HashMap<SocketAddr, usize, ahash::RandomState>,
+    pub table: RouteTable,
+    pub routes: Vec<Arc<Route>>,
+    pub services: BTreeMap<Arc<str>, Arc<Service>>,
+    pub max_in_flight: usize,
+    pub grace: Duration,
+    pub workers: Option<usize>,
+    pub cache_memory: usize,
+    pub upgrade_socket: Option<String>,
+    pub admin: Option<SocketAddr>,
+    pub access_log: crate::observe::AccessLogConfig,
+    /// The configuration as it was written, secrets left out.
+    pub document: serde_json::Value,
+}
+
+impl Snapshot {
+    pub fn door(&self, bind: &SocketAddr) -> Option<&Arc<Door>> {
+        self.doors.get(*self.by_bind.get(bind)?)
+    }
+}
