@@ -1,0 +1,49 @@
+//! Compiling a policy from a few lines, for the unit tests of the gate's policies.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::ledger::Ledger;
+use crate::policy::{Compile, Plan, PlanBuilder, Policy};
+use crate::problem::{Place, Problem, Problems};
+
+/// The policy, or what is wrong with it.
+pub fn compile<P: Policy>(config: Value) -> Result<P, Vec<Problem>> {
+    compile_with(&Ledger::default(), "route:/test", config)
+}
+
+pub fn compile_with<P: Policy>(ledger: &Ledger, scope: &str, config: Value) -> Result<P, Vec<Problem>> {
+    let config: P::Config = match serde_json::from_value(config) {
+        Ok(config) => config,
+        Err(error) => return Err(vec![Problem::error(Place::NOWHERE, error.to_string())]),
+    };
+    let mut problems = Problems::default();
+    let consumers = Arc::default();
+    let mut cx =
+        Compile { problems: &mut problems, place: Place::NOWHERE, scope, ledger, consumers: &consumers, base: Path::new(".") };
+    let compiled = P::compile(&config, &mut cx);
+    match compiled {
+        Some(policy) if !problems.has_errors() => Ok(policy),
+        _ => {
+            assert!(problems.has_errors(), "a policy that is refused says why");
+            Err(problems.iter().cloned().collect())
+        }
+    }
+}
+
+/// The first message of what is wrong.
+pub fn complaint<P: Policy>(config: Value) -> String {
+    match compile::<P>(config) {
+        Ok(_) => panic!("compiled"),
+        Err(problems) => problems.first().unwrap().message.clone(),
+    }
+}
+
+/// A plan with this one policy.
+pub fn plan<P: Policy>(policy: P) -> Plan {
+    let mut builder = PlanBuilder::new();
+    builder.add(Arc::new(policy));
+    builder.finish()
+}

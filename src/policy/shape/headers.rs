@@ -1,0 +1,305 @@
+//! `request_headers` and `response_headers`: sets, adds and removes header fields, on the way to the backend and on the answer that came
+//! from a backend or the cache.
+//!
+//! Order: `remove`, then `set`, then `add`. A value that cannot be made (its placeholder stands for nothing, or for bytes that are not
+//! legal in a header) fails closed: an `add` is left out, and a `set` becomes a removal, so that a field which the client sent can never
+//! pass for the one that the gateway would have set.
+//!
+//! Deliberately not here: fields that frame the message or belong to one connection, which are the road's; `Host`, which is
+//! `rewrite_host`'s; the gateway's own refusals.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::{HeaderName, StatusCode};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+use super::template::Template;
+use crate::exchange::Exchange;
+use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
+use crate::policy::{Compile, OnRequest, OnResponse, PlanBuilder, Policy, Stage};
+use crate::problem::{Place, Problem};
+use crate::reply::Flow;
+use crate::value::Spanned;
+
+#[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeadersConfig {
+    /// Fields to set: every field of that name is replaced by one with this value. Values may hold `{request_id}`, `{client_address}`,
+    /// `{consumer}`, `{subject}`, `{param.NAME}` and, for requests, `{host}`; `{{` is a literal brace. A value that cannot be made removes
+    /// the field.
+    pub set: Assignments,
+    /// Fields to add to those that are there. A value that cannot be made is left out.
+    pub add: Assignments,
+    /// Fields to remove, before the others are set and added.
+    pub remove: Vec<Spanned<String>>,
+}
+
+/// Header names and their values, in the order of the file.
+#[derive(Debug, Clone, Default)]
+pub struct Assignments(pub Vec<(String, Spanned<String>)>);
+
+impl<'de> Deserialize<'de> for Assignments {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MapVisitor;
+
+        impl<'de> Visitor<'de> for MapVisitor {
+            type Value = Assignments;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of header names to values")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Assignments, A::Error> {
+                let mut list = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    list.push(entry);
+                }
+                Ok(Assignments(list))
+            }
+        }
+
+        deserializer.deserialize_map(MapVisitor)
+    }
+}
+
+impl JsonSchema for Assignments {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "HeaderAssignments".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        std::collections::BTreeMap::<String, String>::json_schema(generator)
+    }
+}
+
+enum Op {
+    Remove(HeaderName),
+    Set(HeaderName, Template),
+    Add(HeaderName, Template),
+}
+
+struct Ops(Vec<Op>);
+
+impl Ops {
+    fn apply(&self, head: Option<&RequestHead>, exchange: &Exchange, edits: &mut HeaderEdits) {
+        for op in &self.0 {
+            match op {
+                Op::Remove(name) => edits.push(HeaderEdit::Remove(name.clone())),
+                Op::Set(name, template) => edits.push(match template.render(head, exchange) {
+                    Some(value) => HeaderEdit::Set(name.clone(), value),
+                    None => HeaderEdit::Remove(name.clone()),
+                }),
+                Op::Add(name, template) => {
+                    if let Some(value) = template.render(head, exchange) {
+                        edits.push(HeaderEdit::Add(name.clone(), value));
+                    }
+                }
+            }
+        }
+    }
+
+    fn compile(config: &HeadersConfig, request: bool, cx: &mut Compile<'_>) -> Option<Self> {
+        let before = cx.problems.len();
+        let mut ops = Vec::new();
+        for text in &config.remove {
+            ops.extend(name(text, text.place, cx).map(Op::Remove));
+        }
+        let mut set: Vec<HeaderName> = Vec::new();
+        for (text, value) in &config.set.0 {
+            if let (Some(name), Some(template)) = (name(text, value.place, cx), template(value, request, cx)) {
+                if set.contains(&name) {
+                    cx.problems.push(Problem::error(value.place, format!("`{name}` is set twice; case makes no difference")));
+                }
+                set.push(name.clone());
+                ops.push(Op::Set(name, template));
+            }
+        }
+        for (text, value) in &config.add.0 {
+            if let (Some(name), Some(template)) = (name(text, value.place, cx), template(value, request, cx)) {
+                ops.push(Op::Add(name, template));
+            }
+        }
+        (cx.problems.len() == before).then_some(Ops(ops))
+    }
+}
+
+/// RFC 9110, section 7.6.1, and what frames a message or names its target.
+const RESERVED: [&str; 8] =
+    ["connection", "content-length", "transfer-encoding", "host", "te", "trailer", "upgrade", "keep-alive"];
+
+fn name(text: &str, place: Place, cx: &mut Compile<'_>) -> Option<HeaderName> {
+    let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
+        cx.problems.push(Problem::error(place, format!("`{text}` is not a header name")));
+        return None;
+    };
+    if RESERVED.contains(&name.as_str()) || name.as_str().starts_with("proxy-") {
+        let problem =
+            Problem::error(place, format!("`{text}` belongs to the connection or frames the message: it cannot be changed"));
+        let hint = if name == http::header::HOST { "use `rewrite_host`" } else { "leave it out: the gateway takes care of it" };
+        cx.problems.push(problem.hint(hint));
+        return None;
+    }
+    Some(name)
+}
+
+fn template(value: &Spanned<String>, request: bool, cx: &mut Compile<'_>) -> Option<Template> {
+    let template = Template::parse(value).map_err(|error| cx.problems.push(Problem::error(value.place, error))).ok()?;
+    if !request && template.uses_host() {
+        cx.problems.push(Problem::error(value.place, "`{host}` is only known in `request_headers`"));
+        return None;
+    }
+    Some(template)
+}
+
+/// The compiled policy `request_headers`.
+pub struct RequestHeaders(Ops);
+
+impl OnRequest for RequestHeaders {
+    fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow {
+        let mut edits = std::mem::take(&mut exchange.to_upstream);
+        self.0.apply(Some(head), exchange, &mut edits);
+        exchange.to_upstream = edits;
+        Flow::Continue(())
+    }
+}
+
+impl Policy for RequestHeaders {
+    const NAME: &'static str = "request_headers";
+    const STAGE: Stage = Stage::Shape;
+    const SUMMARY: &'static str = "Sets, adds and removes header fields on the way to the backend.";
+    type Config = HeadersConfig;
+
+    fn compile(config: &Self::Config, cx: &mut Compile<'_>) -> Option<Self> {
+        Ops::compile(config, true, cx).map(RequestHeaders)
+    }
+
+    fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
+        plan.on_request(self);
+    }
+}
+
+/// The compiled policy `response_headers`.
+pub struct ResponseHeaders(Ops);
+
+impl OnResponse for ResponseHeaders {
+    fn on_response(&self, _: StatusCode, exchange: &mut Exchange) {
+        let mut edits = std::mem::take(&mut exchange.to_client);
+        self.0.apply(None, exchange, &mut edits);
+        exchange.to_client = edits;
+    }
+}
+
+impl Policy for ResponseHeaders {
+    const NAME: &'static str = "response_headers";
+    const STAGE: Stage = Stage::Shape;
+    const SUMMARY: &'static str = "Sets, adds and removes header fields on the answer.";
+    type Config = HeadersConfig;
+
+    fn compile(config: &Self::Config, cx: &mut Compile<'_>) -> Option<Self> {
+        Ops::compile(config, false, cx).map(ResponseHeaders)
+    }
+
+    fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
+        plan.on_response(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::policy::admit::testing::{compile, complaint, plan};
+
+    fn upstream(config: Value, exchange: &mut Exchange) -> Vec<String> {
+        let plan = plan(compile::<RequestHeaders>(config).unwrap());
+        let head = RequestHead::build("GET", "/", &[("host", "shop.example")]);
+        assert!(plan.late.iter().all(|step| step.run.on_request(&head, exchange).is_continue()));
+        exchange.to_upstream.iter().map(show).collect()
+    }
+
+    fn show(edit: &HeaderEdit) -> String {
+        match edit {
+            HeaderEdit::Remove(name) => format!("-{name}"),
+            HeaderEdit::Set(name, value) => format!("={name}: {}", value.to_str().unwrap()),
+            HeaderEdit::Add(name, value) => format!("+{name}: {}", value.to_str().unwrap()),
+        }
+    }
+
+    #[test]
+    fn removes_then_sets_then_adds_after_what_others_did() {
+        let mut exchange = Exchange::for_tests();
+        exchange.to_upstream.push(HeaderEdit::Remove(http::header::AUTHORIZATION));
+        let config = json!({
+            "add": { "Via": "1.1 edge" },
+            "set": { "X-Request-Id": "{request_id}", "X-Host": "h-{host}", "X-Zone": "eu" },
+            "remove": ["Cookie"],
+        });
+        let edits = upstream(config, &mut exchange);
+        let expected = [
+            "-authorization",
+            "-cookie",
+            "=x-request-id: test-request",
+            "=x-host: h-shop.example",
+            "=x-zone: eu",
+            "+via: 1.1 edge",
+        ];
+        let (mut edits, mut expected) = (edits, expected.map(String::from).to_vec());
+        // The order within `set` is the file's, which this test's reader may not keep.
+        edits[2..5].sort();
+        expected[2..5].sort();
+        assert_eq!(edits, expected);
+    }
+
+    #[test]
+    fn a_client_cannot_pass_for_a_consumer() {
+        let config = json!({ "set": { "X-Consumer": "{consumer}" }, "add": { "X-Subject": "{subject}" } });
+        assert_eq!(upstream(config, &mut Exchange::for_tests()), ["-x-consumer"]);
+    }
+
+    #[test]
+    fn a_parameter_cannot_smuggle_a_line() {
+        let mut exchange = Exchange::for_tests();
+        exchange.params.push(("sku".into(), "1\r\nX-Admin: yes".into()));
+        assert_eq!(upstream(json!({ "set": { "X-Sku": "{param.sku}" } }), &mut exchange), ["-x-sku"]);
+    }
+
+    #[test]
+    fn answers_are_shaped_when_they_come() {
+        let plan = plan(
+            compile::<ResponseHeaders>(json!({ "set": { "X-Served-For": "{client_address}" }, "remove": ["Server"] })).unwrap(),
+        );
+        assert!(plan.early.is_empty() && plan.late.is_empty());
+        let mut exchange = Exchange::for_tests();
+        plan.response[0].run.on_response(StatusCode::OK, &mut exchange);
+        assert_eq!(exchange.to_client.iter().map(show).collect::<Vec<_>>(), ["-server", "=x-served-for: 192.0.2.1"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for reserved in [
+            "Connection",
+            "content-length",
+            "Transfer-Encoding",
+            "HOST",
+            "TE",
+            "Trailer",
+            "Upgrade",
+            "Keep-Alive",
+            "Proxy-Authorization",
+        ] {
+            let [set, add] = ["set", "add"].map(|op| json!({ op: { reserved: "x" } }));
+            for config in [set, add, json!({ "remove": [reserved] })] {
+                assert!(complaint::<RequestHeaders>(config.clone()).contains("cannot be changed"), "{config}");
+                assert!(complaint::<ResponseHeaders>(config).contains("cannot be changed"));
+            }
+        }
+        assert!(complaint::<RequestHeaders>(json!({ "set": { "a b": "x" } })).contains("header name"));
+        assert!(complaint::<RequestHeaders>(json!({ "set": { "a": "x\r\ny" } })).contains("printable"));
+        assert!(complaint::<RequestHeaders>(json!({ "set": { "a": "1", "A": "2" } })).contains("twice"));
+        assert!(complaint::<ResponseHeaders>(json!({ "set": { "a": "{host}" } })).contains("request_headers"));
+        assert!(complaint::<ResponseHeaders>(json!({ "sets": {} })).contains("unknown field"));
+    }
+}

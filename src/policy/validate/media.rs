@@ -1,0 +1,160 @@
+//! Media types (RFC 9110, section 8.3.1), and the patterns that a configuration writes for them.
+
+/// A `Content-Type` that was understood. Type and subtype are compared without regard to case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MediaType<'a> {
+    pub kind: &'a str,
+    pub subtype: &'a str,
+    parameters: &'a str,
+}
+
+impl<'a> MediaType<'a> {
+    /// `None` if this is not a media type.
+    pub fn parse(text: &'a [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?.trim_matches([' ', '\t']);
+        let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
+        let (kind, subtype) = essence.trim_end_matches([' ', '\t']).split_once('/')?;
+        (is_token(kind) && is_token(subtype)).then_some(MediaType { kind, subtype, parameters })
+    }
+
+    /// `application/json`, or any type whose subtype ends in `+json` (RFC 6839, section 3.1).
+    pub fn is_json(&self) -> bool {
+        (self.kind.eq_ignore_ascii_case("application") && self.subtype.eq_ignore_ascii_case("json"))
+            || suffix(self.subtype).is_some_and(|suffix| suffix.eq_ignore_ascii_case("json"))
+    }
+
+    /// Whether there is no `charset`, or one that says UTF-8. Parameters that are not understood count as another charset.
+    pub fn is_utf8(&self) -> bool {
+        let mut rest = self.parameters;
+        while let Some((name, value, after)) = parameter(rest) {
+            if name.eq_ignore_ascii_case("charset")
+                && !(value.eq_ignore_ascii_case("utf-8") || value.eq_ignore_ascii_case("utf8"))
+            {
+                return false;
+            }
+            rest = after;
+        }
+        rest.trim_matches([' ', '\t', ';']).is_empty()
+    }
+}
+
+/// The next `name=value` or `name="value"`, and what follows its semicolon.
+fn parameter(text: &str) -> Option<(&str, &str, &str)> {
+    let (name, rest) = text.trim_start_matches([' ', '\t', ';']).split_once('=')?;
+    if !is_token(name) {
+        return None;
+    }
+    let (value, after) = match rest.strip_prefix('"') {
+        // A quoted pair in a parameter is legal and never seen: it is not understood, hence refused.
+        Some(quoted) => quoted.split_once('"').filter(|(value, _)| !value.contains('\\'))?,
+        None => rest.split_at(rest.find([' ', '\t', ';']).unwrap_or(rest.len())),
+    };
+    let after = after.trim_start_matches([' ', '\t']);
+    (after.is_empty() || after.starts_with(';')).then_some((name, value, after))
+}
+
+fn suffix(subtype: &str) -> Option<&str> {
+    subtype.rsplit_once('+').map(|(_, suffix)| suffix)
+}
+
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+/// What a configuration takes: `application/json`, `application/*`, `*/*+json`, `application/*+json` or `*/*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// `None`: any.
+    kind: Option<String>,
+    subtype: Subtype,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Subtype {
+    Any,
+    Suffix(String),
+    Exact(String),
+}
+
+impl Pattern {
+    /// `None` if this is none of the forms above.
+    pub fn parse(text: &str) -> Option<Self> {
+        let MediaType { kind, subtype, parameters } = MediaType::parse(text.as_bytes())?;
+        let subtype = match subtype.strip_prefix('*') {
+            Some("") => Subtype::Any,
+            Some(rest) => Subtype::Suffix(rest.strip_prefix('+').filter(|suffix| !suffix.is_empty())?.to_owned()),
+            None => Subtype::Exact(subtype.to_owned()),
+        };
+        let kind = (kind != "*").then(|| kind.to_owned());
+        let stray = |text: &str| text.contains('*');
+        let strays =
+            kind.as_deref().is_some_and(stray) || matches!(&subtype, Subtype::Suffix(text) | Subtype::Exact(text) if stray(text));
+        // `*/json` is no media range.
+        let headless = kind.is_none() && matches!(subtype, Subtype::Exact(_));
+        (parameters.is_empty() && !strays && !headless).then_some(Pattern { kind, subtype })
+    }
+
+    pub fn matches(&self, media: &MediaType<'_>) -> bool {
+        self.kind.as_deref().is_none_or(|kind| kind.eq_ignore_ascii_case(media.kind))
+            && match &self.subtype {
+                Subtype::Any => true,
+                Subtype::Suffix(wanted) => suffix(media.subtype).is_some_and(|suffix| suffix.eq_ignore_ascii_case(wanted)),
+                Subtype::Exact(subtype) => subtype.eq_ignore_ascii_case(media.subtype),
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn media(text: &str) -> Option<MediaType<'_>> {
+        MediaType::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn reads_media_types() {
+        assert!(media(" Application/JSON ; charset=utf-8").unwrap().is_json());
+        assert!(media("application/problem+json").unwrap().is_json());
+        assert!(media("model/gltf+JSON").unwrap().is_json());
+        for text in ["application/jsonx", "text/json", "application/json+xml", "application/x-json"] {
+            assert!(!media(text).unwrap().is_json(), "{text}");
+        }
+        for text in ["", "json", "/json", "application/", "application /json", "a/b/c", "a/b, c/d", "\u{e9}/a"] {
+            assert_eq!(media(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_utf8_is_utf8() {
+        for text in
+            ["a/b", "a/b;", "a/b; charset=UTF-8", "a/b;charset=\"utf-8\" ; v=1", "a/b; v=\"a;charset=latin1\"", "a/b;;v=1"]
+        {
+            assert!(media(text).unwrap().is_utf8(), "{text}");
+        }
+        for text in [
+            "a/b; charset=latin1",
+            "a/b; v=1; CHARSET=utf-16",
+            "a/b;charset=utf-8;charset=utf-7",
+            "a/b; charset",
+            "a/b;charset=\"utf-8",
+            "a/b; charset = utf-16",
+        ] {
+            assert!(!media(text).unwrap().is_utf8(), "{text}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_what_they_say() {
+        let matches = |pattern: &str, text: &str| Pattern::parse(pattern).unwrap().matches(&media(text).unwrap());
+        assert!(matches("application/json", "Application/Json;charset=utf-8"));
+        assert!(!matches("application/json", "application/problem+json"));
+        assert!(matches("application/*", "application/xml") && !matches("application/*", "text/xml"));
+        assert!(matches("*/*+json", "a/b+json") && !matches("*/*+json", "application/json"));
+        assert!(matches("application/*+json", "application/b+json") && !matches("application/*+json", "a/b+json"));
+        assert!(matches("*/*", "a/b"));
+        for pattern in ["*", "*/json", "app*/json", "application/*json", "application/*+", "a/b;c=d", "", "a/**", "a/*+*"] {
+            assert_eq!(Pattern::parse(pattern), None, "{pattern}");
+        }
+    }
+}
