@@ -1,1 +1,10 @@
-//! To come.
+//! The door: what happens to a connection before a request of it is looked at.
+
+pub mod cidr;
+pub mod config;
+pub mod forwarded;
+pub mod guard;
+pub mod proxy_protocol;
+pub mod socket;
+pub mod tls;
+pub mod trace;

@@ -1,0 +1,424 @@
+//! What people write under `listeners:`, and what it compiles to.
+//!
+//! That two listeners do not share an address is checked where the whole list is known, not here.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de};
+
+use super::cidr::CidrSet;
+use super::guard::Caps;
+use super::tls::TlsAcceptor;
+use crate::problem::{Place, Problem, Problems};
+use crate::value::{Period, Size, Spanned};
+
+/// One address that the gateway listens on.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerConfig {
+    /// Its name in logs and metrics: 1 to 64 visible ASCII characters. Default: the bind address.
+    #[serde(default)]
+    pub name: Option<Spanned<String>>,
+    /// `0.0.0.0:8080`, `[::]:443`, or `:8080` for every address of this host, IPv4 and IPv6.
+    pub bind: Spanned<String>,
+    /// Serve TLS. Default: plain text.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
+    /// Take HTTP/2 without TLS from clients that begin with its preface, beside HTTP/1.1. Default: false.
+    #[serde(default)]
+    pub h2c: bool,
+    /// Connections begin with a PROXY protocol header (version 1 or 2) that says who the client is. Default: none is read.
+    #[serde(default)]
+    pub proxy_protocol: Option<ProxyProtocolConfig>,
+    /// Addresses and CIDR ranges of HTTP proxies in front whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are believed.
+    /// From anyone else these fields are replaced. Default: nobody.
+    #[serde(default)]
+    pub trusted_proxies: Vec<Spanned<String>>,
+    /// The most connections at once; more are closed as they come. At least 1. Default: 65536.
+    #[serde(default = "default_connections")]
+    pub max_connections: Spanned<u32>,
+    /// The most connections at once from one IPv4 address or one IPv6 /64; more are closed as they come. Trusted proxies are not
+    /// counted by address. At least 1. Default: 1024.
+    #[serde(default = "default_connections_per_address")]
+    pub max_connections_per_address: Spanned<u32>,
+    /// How long clients may take.
+    #[serde(default)]
+    pub timeouts: TimeoutsConfig,
+    /// How much clients may send.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+}
+
+/// TLS on a listener.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// At least one. The client's server name (SNI) chooses by the certificates' DNS names, exact before wildcard; the first serves
+    /// whoever names none or an unknown one.
+    pub certificates: Vec<CertificateConfig>,
+    /// The oldest TLS version that is spoken: "1.2" or "1.3". Default: "1.2".
+    #[serde(default)]
+    pub min_version: TlsVersion,
+    /// Offer HTTP/2 (ALPN `h2`) before HTTP/1.1. Default: true.
+    #[serde(default = "yes")]
+    pub h2: bool,
+}
+
+/// A certificate and its key.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateConfig {
+    /// PEM file: the certificate, then its intermediates. Relative to the configuration file.
+    pub cert: Spanned<PathBuf>,
+    /// PEM file: the private key, not encrypted. Relative to the configuration file.
+    pub key: Spanned<PathBuf>,
+}
+
+/// The PROXY protocol on a listener.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyProtocolConfig {
+    /// Addresses and CIDR ranges that may send the header: the load balancers. At least one.
+    pub trusted: Vec<Spanned<String>>,
+    /// Close connections that come from elsewhere or lack the header. If false they count as direct connections; from elsewhere a
+    /// header is never read. Default: true.
+    #[serde(default = "yes")]
+    pub required: bool,
+}
+
+/// How long clients may take. Each is more than 0 and at most a day.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimeoutsConfig {
+    /// From accepting a connection to the end of the PROXY header and the TLS handshake. Default: 10s.
+    pub handshake: Spanned<Period>,
+    /// From a request's first byte to the end of its head, however slowly the bytes trickle. Default: 10s.
+    pub header: Spanned<Period>,
+    /// Idle time between two requests on a connection. Default: 75s.
+    pub keep_alive: Spanned<Period>,
+    /// The longest silence while a request body is awaited. Default: 60s.
+    pub body: Spanned<Period>,
+    /// The longest time in which a client takes nothing of an answer. Default: 60s.
+    pub write: Spanned<Period>,
+    /// From a request's first byte to its last, body included, on HTTP/1.1. It does not bound the answer, nor upgraded connections
+    /// (WebSocket), nor HTTP/2 streams, whose request side gRPC keeps open by design. Default: 5m.
+    pub request: Spanned<Period>,
+}
+
+/// How much clients may send.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// The whole request head: request line and all fields; beyond it 431. 1KiB to 512KiB. Default: 32KiB.
+    pub head: Spanned<Size>,
+    /// How many header fields; beyond it 431. 1 to 1000. Default: 100.
+    pub headers: Spanned<u32>,
+    /// The request target; beyond it 414. 64 bytes up to `head`. Default: 8KiB.
+    pub uri: Spanned<Size>,
+    /// A request body, whatever its framing; beyond it 413. A route may set less or more. At least 1. Default: 10MiB.
+    pub body: Spanned<Size>,
+}
+
+/// A TLS version that may be the least.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    #[default]
+    V1_2,
+    V1_3,
+}
+
+impl<'de> Deserialize<'de> for TlsVersion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Version;
+        impl de::Visitor<'_> for Version {
+            type Value = TlsVersion;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a TLS version, \"1.2\" or \"1.3\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<TlsVersion, E> {
+                match text {
+                    "1.2" => Ok(TlsVersion::V1_2),
+                    "1.3" => Ok(TlsVersion::V1_3),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            // Without quotes YAML reads a number, and everybody forgets the quotes.
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<TlsVersion, E> {
+                self.visit_str(&number.to_string())
+            }
+        }
+        deserializer.deserialize_any(Version)
+    }
+}
+
+impl JsonSchema for TlsVersion {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "TlsVersion".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "enum": ["1.2", "1.3", 1.2, 1.3] })
+    }
+}
+
+fn unwritten<T>(value: T) -> Spanned<T> {
+    Spanned { value, place: Place::NOWHERE }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_connections() -> Spanned<u32> {
+    unwritten(65_536)
+}
+
+fn default_connections_per_address() -> Spanned<u32> {
+    unwritten(1024)
+}
+
+impl Default for TimeoutsConfig {
+    fn default() -> Self {
+        let seconds = |count| unwritten(Period(Duration::from_secs(count)));
+        TimeoutsConfig {
+            handshake: seconds(10),
+            header: seconds(10),
+            keep_alive: seconds(75),
+            body: seconds(60),
+            write: seconds(60),
+            request: seconds(300),
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        LimitsConfig {
+            head: unwritten(Size(32 << 10)),
+            headers: unwritten(100),
+            uri: unwritten(Size(8 << 10)),
+            body: unwritten(Size(10 << 20)),
+        }
+    }
+}
+
+/// A listener, ready to run. Part of the snapshot, so that a reload changes everything but the address for new connections.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    pub name: Arc<str>,
+    pub bind: SocketAddr,
+    pub tls: Option<Arc<TlsAcceptor>>,
+    pub h2c: bool,
+    pub proxy_protocol: Option<ProxyProtocol>,
+    pub trusted_proxies: CidrSet,
+    pub caps: Caps,
+    pub timeouts: Timeouts,
+    pub limits: Limits,
+}
+
+/// See [`TimeoutsConfig`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    pub handshake: Duration,
+    pub header: Duration,
+    pub keep_alive: Duration,
+    pub body: Duration,
+    pub write: Duration,
+    pub request: Duration,
+}
+
+/// See [`LimitsConfig`]. In bytes, but for `headers`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub head: usize,
+    pub headers: usize,
+    pub uri: usize,
+    pub body: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct ProxyProtocol {
+    pub trusted: CidrSet,
+    pub required: bool,
+}
+
+/// How a connection has to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// With a PROXY header, or it is closed.
+    Header,
+    /// With a PROXY header, or without.
+    MaybeHeader,
+    /// With the client's own bytes; a PROXY header would be somebody's forgery and fails as malformed HTTP or TLS.
+    Plain,
+    /// Not at all: this listener is only for trusted proxies.
+    Refuse,
+}
+
+impl Listener {
+    /// `base` is the folder that relative file names count from. `None` only if a problem was found.
+    pub fn compile(config: &ListenerConfig, base: &Path, problems: &mut Problems) -> Option<Listener> {
+        let bind = bind_address(&config.bind, problems);
+        let name = name(config, problems);
+        let tls = config.tls.as_ref().map(|tls| TlsAcceptor::compile(tls, config.bind.place, base, problems));
+        if config.h2c && config.tls.is_some() {
+            let message = "`h2c` is HTTP/2 without TLS, and this listener has TLS: it has no effect";
+            problems.push(Problem::warning(config.bind.place, message).hint("HTTP/2 over TLS is `tls.h2`"));
+        }
+        let proxy_protocol = config.proxy_protocol.as_ref().map(|written| proxy_protocol(written, config.bind.place, problems));
+        let trusted_proxies = CidrSet::compile(&config.trusted_proxies, problems);
+        warn_of_everyone(&trusted_proxies, &config.trusted_proxies, problems);
+        let caps = caps(config, problems);
+        let timeouts = timeouts(&config.timeouts, problems);
+        let limits = limits(&config.limits, problems);
+        // A listener whose TLS did not compile must never come up as plain text.
+        let tls = match tls {
+            Some(compiled) => Some(Arc::new(compiled?)),
+            None => None,
+        };
+        Some(Listener {
+            name: name?,
+            bind: bind?,
+            tls,
+            h2c: config.h2c && config.tls.is_none(),
+            proxy_protocol,
+            trusted_proxies,
+            caps,
+            timeouts: timeouts?,
+            limits: limits?,
+        })
+    }
+
+    /// How a connection from this address has to begin. `peer` is the other end of the socket.
+    pub fn opening(&self, peer: IpAddr) -> Opening {
+        match &self.proxy_protocol {
+            None => Opening::Plain,
+            Some(proxy) => match (proxy.trusted.contains(peer), proxy.required) {
+                (true, true) => Opening::Header,
+                (true, false) => Opening::MaybeHeader,
+                (false, true) => Opening::Refuse,
+                (false, false) => Opening::Plain,
+            },
+        }
+    }
+
+    /// The address to count a connection under: `None` for a trusted proxy, which carries many clients.
+    pub fn counted_address(&self, address: IpAddr) -> Option<IpAddr> {
+        let proxy = self.trusted_proxies.contains(address)
+            || self.proxy_protocol.as_ref().is_some_and(|proxy| proxy.trusted.contains(address));
+        (!proxy).then_some(address)
+    }
+}
+
+fn bind_address(bind: &Spanned<String>, problems: &mut Problems) -> Option<SocketAddr> {
+    let text = bind.value.trim();
+    let parsed = match text.strip_prefix(':') {
+        Some(port) => port.parse().ok().map(|port: u16| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))),
+        None => text.parse().ok(),
+    };
+    let hint = "write an address and a port: 0.0.0.0:8080, [::]:443, or :8080 for every address of this host";
+    match parsed {
+        None => problems.push(Problem::error(bind.place, format!("`{text}` is no address to listen on")).hint(hint)),
+        Some(address) if address.port() == 0 => {
+            problems.push(Problem::warning(bind.place, "port 0 takes whichever port is free, another one after each start"));
+        }
+        Some(_) => {}
+    }
+    parsed
+}
+
+fn name(config: &ListenerConfig, problems: &mut Problems) -> Option<Arc<str>> {
+    let Some(name) = &config.name else { return Some(config.bind.value.trim().into()) };
+    if (1..=64).contains(&name.value.len()) && name.value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Some(name.value.as_str().into());
+    }
+    let message = "a listener's name is 1 to 64 visible ASCII characters without spaces";
+    problems.push(Problem::error(name.place, message));
+    None
+}
+
+fn proxy_protocol(config: &ProxyProtocolConfig, place: Place, problems: &mut Problems) -> ProxyProtocol {
+    if config.trusted.is_empty() {
+        let message = "`proxy_protocol.trusted` is empty, so nobody may send the header";
+        problems.push(Problem::error(place, message).hint("list the load balancers' addresses"));
+    }
+    let trusted = CidrSet::compile(&config.trusted, problems);
+    warn_of_everyone(&trusted, &config.trusted, problems);
+    ProxyProtocol { trusted, required: config.required }
+}
+
+fn warn_of_everyone(set: &CidrSet, texts: &[Spanned<String>], problems: &mut Problems) {
+    if set.is_everyone() {
+        let place = texts.first().map_or(Place::NOWHERE, |text| text.place);
+        let message = "every address is trusted here, so every client can choose the address it is taken for";
+        problems.push(Problem::warning(place, message));
+    }
+}
+
+fn caps(config: &ListenerConfig, problems: &mut Problems) -> Caps {
+    for (cap, key) in
+        [(&config.max_connections, "max_connections"), (&config.max_connections_per_address, "max_connections_per_address")]
+    {
+        if cap.value == 0 {
+            problems.push(Problem::error(cap.place, format!("`{key}: 0` would let nobody in")).hint("write at least 1"));
+        }
+    }
+    Caps { connections: config.max_connections.value as usize, per_address: config.max_connections_per_address.value as usize }
+}
+
+fn timeouts(config: &TimeoutsConfig, problems: &mut Problems) -> Option<Timeouts> {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let mut checked = |period: &Spanned<Period>, key: &str| {
+        let value = period.value.0;
+        let fine = !value.is_zero() && value <= DAY;
+        if !fine {
+            problems.push(Problem::error(period.place, format!("`timeouts.{key}` must be more than 0 and at most a day")));
+        }
+        fine.then_some(value)
+    };
+    // All of them are looked at before the first `?`, so that every problem is found.
+    let handshake = checked(&config.handshake, "handshake");
+    let header = checked(&config.header, "header");
+    let keep_alive = checked(&config.keep_alive, "keep_alive");
+    let body = checked(&config.body, "body");
+    let write = checked(&config.write, "write");
+    let request = checked(&config.request, "request");
+    Some(Timeouts {
+        handshake: handshake?,
+        header: header?,
+        keep_alive: keep_alive?,
+        body: body?,
+        write: write?,
+        request: request?,
+    })
+}
+
+fn limits(config: &LimitsConfig, problems: &mut Problems) -> Option<Limits> {
+    let mut checked = |value: u64, place: Place, least: u64, most: u64, what: &str| {
+        let fine = (least..=most).contains(&value);
+        if !fine {
+            problems.push(Problem::error(place, format!("`limits.{what}")));
+        }
+        fine.then_some(value)
+    };
+    let head = checked(config.head.value.0, config.head.place, 1 << 10, 512 << 10, "head` must be 1KiB to 512KiB");
+    let headers = checked(config.headers.value.into(), config.headers.place, 1, 1000, "headers` must be 1 to 1000");
+    let longest = config.head.value.0.max(64);
+    // A smaller head alone must not make the unwritten default of `uri` a problem.
+    let uri_size = if config.uri.place.is_known() { config.uri.value.0 } else { config.uri.value.0.min(longest) };
+    let uri = checked(uri_size, config.uri.place, 64, longest, "uri` must be 64 bytes up to `limits.head`");
+    let body = checked(config.body.value.0, config.body.place, 1, u64::MAX, "body` must be at least 1 byte");
+    Some(Limits { head: head? as usize, headers: headers? as usize, uri: uri? as usize, body: body? })
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

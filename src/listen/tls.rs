@@ -1,0 +1,259 @@
+//! TLS for the clients: the handshake, which certificate serves whom, and which protocol is spoken afterwards.
+//!
+//! An acceptor is part of the snapshot: a reload that reads new files serves new connections with them, while connections that
+//! stand keep theirs. Session tickets are sealed with keys that each acceptor makes up for itself, so a reload costs returning
+//! clients one full handshake. Client certificates, OCSP stapling and fetching certificates are not here.
+
+mod certificate;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use pingora_core::protocols::IO;
+use pingora_core::protocols::tls::SslStream;
+use pingora_core::protocols::tls::server::handshake;
+use pingora_core::tls::error::ErrorStack;
+use pingora_core::tls::ssl::{
+    AlpnError, NameType, SslAcceptor, SslAcceptorBuilder, SslContext, SslMethod, SslMode, SslOptions, SslRef, SslVersion,
+    select_next_proto,
+};
+use tokio::time::Instant;
+
+pub use self::certificate::CertificateFacts;
+use self::certificate::Loaded;
+use super::config::{TlsConfig, TlsVersion};
+use crate::exchange::TlsFacts;
+use crate::problem::{Place, Problem, Problems};
+
+/// Forward-secret AEAD suites of TLS 1.2; those of 1.3 are all fine as they come. Finite-field DHE, which Mozilla's intermediate
+/// list still has, is left out: no client of today needs it, and it makes the server work far harder than the client.
+const CIPHERS: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:\
+                       ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
+
+/// What the two sides agreed to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    H1,
+    H2,
+}
+
+/// A finished handshake.
+#[derive(Debug)]
+pub struct Secured<S> {
+    pub stream: SslStream<S>,
+    pub facts: TlsFacts,
+    /// HTTP/1.1 for a client that did not negotiate (RFC 9112; HTTP/2 must be negotiated, RFC 9113, section 3.2).
+    pub protocol: Protocol,
+}
+
+/// Why there was no handshake.
+#[derive(Debug)]
+pub enum HandshakeError {
+    TimedOut,
+    /// In the TLS library's words, which hold nothing of the client's.
+    Failed(Box<pingora_core::Error>),
+}
+
+impl HandshakeError {
+    /// A stable word for logs and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            HandshakeError::TimedOut => "handshake_timeout",
+            HandshakeError::Failed(_) => "handshake_failed",
+        }
+    }
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HandshakeError::TimedOut => f.write_str("the TLS handshake took too long"),
+            HandshakeError::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for HandshakeError {}
+
+/// Takes TLS connections for one listener.
+pub struct TlsAcceptor {
+    acceptor: SslAcceptor,
+    certificates: Vec<CertificateFacts>,
+}
+
+impl fmt::Debug for TlsAcceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsAcceptor").field("certificates", &self.certificates).finish_non_exhaustive()
+    }
+}
+
+impl TlsAcceptor {
+    /// Reads the files. `place` is the listener's, for what has no place of its own; `base` is the folder that relative names count
+    /// from. `None` only if a problem was found.
+    pub fn compile(config: &TlsConfig, place: Place, base: &Path, problems: &mut Problems) -> Option<TlsAcceptor> {
+        if config.certificates.is_empty() {
+            let hint = "write `certificates: [ { cert: edge.pem, key: edge.key } ]`";
+            problems.push(Problem::error(place, "`tls.certificates` is empty").hint(hint));
+            return None;
+        }
+        // Every certificate is looked at, so that every problem is found.
+        let loaded: Vec<_> = config.certificates.iter().map(|written| certificate::load(written, base, problems)).collect();
+        let loaded = loaded.into_iter().collect::<Option<Vec<Loaded>>>()?;
+        warn_of_doubles(config, &loaded, problems);
+        TlsAcceptor::build(config, loaded)
+            .map_err(|error| problems.push(Problem::error(place, format!("TLS cannot be set up: {error}"))))
+            .ok()
+    }
+
+    fn build(config: &TlsConfig, loaded: Vec<Loaded>) -> Result<TlsAcceptor, ErrorStack> {
+        let mut contexts = Vec::with_capacity(loaded.len());
+        for certificate in &loaded {
+            contexts.push(context(config, certificate)?.build().into_context());
+        }
+        let certificates: Vec<CertificateFacts> = loaded.iter().map(|certificate| certificate.facts.clone()).collect();
+        let by_name = ByName::new(&certificates, &contexts);
+        // The first certificate's context again, this time with the one look at the server name that serves all.
+        let first = loaded.first().ok_or_else(ErrorStack::get)?;
+        let mut acceptor = context(config, first)?;
+        acceptor.set_servername_callback(move |ssl: &mut SslRef, _alert: &mut _| {
+            let chosen = ssl.servername(NameType::HOST_NAME).and_then(|name| by_name.find(name)).cloned();
+            if let Some(context) = chosen {
+                // Fails only without memory; the default certificate is then as good an answer as any.
+                let _ = ssl.set_ssl_context(&context);
+            }
+            Ok(())
+        });
+        Ok(TlsAcceptor { acceptor: acceptor.build(), certificates })
+    }
+
+    /// The handshake, done by `deadline`. The stream is anything that Pingora can proxy, and so is what comes back.
+    pub async fn accept<S: IO>(&self, stream: S, deadline: Instant) -> Result<Secured<S>, HandshakeError> {
+        let stream = tokio::time::timeout_at(deadline, handshake(&self.acceptor, stream))
+            .await
+            .map_err(|_| HandshakeError::TimedOut)?
+            .map_err(HandshakeError::Failed)?;
+        let ssl = stream.ssl();
+        let facts = TlsFacts {
+            version: ssl.version_str(),
+            cipher: ssl.current_cipher().map_or("", |cipher| cipher.name()),
+            server_name: ssl.servername(NameType::HOST_NAME).and_then(NameText::new).map(|name| Arc::from(name.as_str())),
+        };
+        let protocol = match ssl.selected_alpn_protocol() {
+            Some(b"h2") => Protocol::H2,
+            _ => Protocol::H1,
+        };
+        Ok(Secured { stream, facts, protocol })
+    }
+
+    /// What is served, in the order of the configuration.
+    pub fn certificates(&self) -> &[CertificateFacts] {
+        &self.certificates
+    }
+}
+
+/// Everything of a context but the choice by server name.
+fn context(config: &TlsConfig, certificate: &Loaded) -> Result<SslAcceptorBuilder, ErrorStack> {
+    let mut context = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls())?;
+    let least = match config.min_version {
+        TlsVersion::V1_2 => SslVersion::TLS1_2,
+        TlsVersion::V1_3 => SslVersion::TLS1_3,
+    };
+    context.set_min_proto_version(Some(least))?;
+    context.set_cipher_list(CIPHERS)?;
+    context.set_options(SslOptions::NO_COMPRESSION | SslOptions::NO_RENEGOTIATION);
+    // An idle connection keeps no record buffers: about 34 KiB less for each.
+    context.set_mode(SslMode::RELEASE_BUFFERS);
+    // One read per record instead of two, its header and its body.
+    context.set_read_ahead(true);
+    // Sessions come back through any of a listener's contexts, and OpenSSL wants a name for whose they are.
+    context.set_session_id_context(b"portcullis")?;
+    let offer: &'static [u8] = if config.h2 { b"\x02h2\x08http/1.1" } else { b"\x08http/1.1" };
+    context.set_alpn_select_callback(move |_, offered| {
+        // No common protocol: `no_application_protocol` (RFC 7301, section 3.2), which also stops cross-protocol attacks.
+        select_next_proto(offer, offered).ok_or(AlpnError::ALERT_FATAL)
+    });
+    context.set_certificate(&certificate.leaf)?;
+    for intermediate in &certificate.intermediates {
+        context.add_extra_chain_cert(intermediate.clone())?;
+    }
+    context.set_private_key(&certificate.key)?;
+    Ok(context)
+}
+
+/// Two certificates for one name: only the first is ever served, which may not be what was meant.
+fn warn_of_doubles(config: &TlsConfig, loaded: &[Loaded], problems: &mut Problems) {
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    for (at, (written, certificate)) in config.certificates.iter().zip(loaded).enumerate() {
+        for name in &certificate.facts.names {
+            if *known.entry(name).or_insert(at) != at {
+                let message = format!("an earlier certificate already serves `{name}`; this one will not");
+                problems.push(Problem::warning(written.cert.place, message));
+                break;
+            }
+        }
+    }
+}
+
+/// Which certificate serves which name.
+struct ByName {
+    exact: HashMap<Box<str>, SslContext>,
+    /// `*.example.com` under `example.com`.
+    wildcard: HashMap<Box<str>, SslContext>,
+}
+
+impl ByName {
+    fn new(certificates: &[CertificateFacts], contexts: &[SslContext]) -> Self {
+        let mut by_name = ByName { exact: HashMap::new(), wildcard: HashMap::new() };
+        for (certificate, context) in certificates.iter().zip(contexts) {
+            for name in &certificate.names {
+                let (map, name) = match name.strip_prefix("*.") {
+                    Some(parent) => (&mut by_name.wildcard, parent),
+                    None => (&mut by_name.exact, &**name),
+                };
+                map.entry(name.into()).or_insert_with(|| context.clone());
+            }
+        }
+        by_name
+    }
+
+    /// A wildcard stands for exactly one label (RFC 9525, section 6.3).
+    fn find(&self, name: &str) -> Option<&SslContext> {
+        let name = NameText::new(name)?;
+        let name = name.as_str();
+        self.exact.get(name).or_else(|| {
+            let (label, parent) = name.split_once('.')?;
+            (!label.is_empty()).then(|| self.wildcard.get(parent))?
+        })
+    }
+}
+
+/// A server name in lower case and without a final dot, on the stack.
+struct NameText {
+    bytes: [u8; 255],
+    length: usize,
+}
+
+impl NameText {
+    /// `None` for what is no host name: it could not be in a certificate, and must not get into logs.
+    fn new(name: &str) -> Option<Self> {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        if name.is_empty() || !name.bytes().all(plain) {
+            return None;
+        }
+        let mut bytes = [0; 255];
+        let target = bytes.get_mut(..name.len())?;
+        target.copy_from_slice(name.as_bytes());
+        target.make_ascii_lowercase();
+        Some(NameText { bytes, length: name.len() })
+    }
+
+    fn as_str(&self) -> &str {
+        self.bytes.get(..self.length).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
