@@ -1,0 +1,191 @@
+//! What makes two requests the same for the cache: the primary key, and the variance that a backend's `Vary` asks for.
+
+use http::header;
+use pingora::http::RequestHeader;
+use pingora_cache::key::HashBinary;
+use pingora_cache::{CacheKey, CacheMeta, VarianceBuilder};
+
+use super::policy::{CachePolicy, QueryKey};
+use super::rules;
+use crate::head::RequestHead;
+
+/// The key of a request on a route. The bytes are those that were matched and that go to the backend.
+///
+/// `secure` is whether the client came over TLS. It is part of the key because a backend that answers plain HTTP with a redirect to
+/// HTTPS would otherwise redirect the HTTPS clients to themselves; the port is, because backends put it into absolute links, and
+/// any client may write any port into `Host`. The method is not: HEAD is answered from what GET stored.
+pub fn key(head: &RequestHead, secure: bool, route_id: &str, policy: &CachePolicy) -> CacheKey {
+    let mut bytes = Framed(Vec::with_capacity(64 + route_id.len() + head.host.len() + head.path.len()));
+    bytes.put(route_id.as_bytes());
+    bytes.flag(secure);
+    bytes.put(head.host.as_bytes());
+    bytes.put(port(head.authority()));
+    bytes.put(head.path.as_bytes());
+    match (policy.query, head.query()) {
+        // `/a` and `/a?` are not the same target.
+        (QueryKey::All, Some(query)) => {
+            bytes.flag(true);
+            bytes.put(query.as_bytes());
+        }
+        _ => bytes.flag(false),
+    }
+    for name in &policy.key_headers {
+        bytes.put(name.as_str().as_bytes());
+        for value in head.header_all(name.as_str()) {
+            bytes.flag(true);
+            bytes.put(value);
+        }
+        bytes.flag(false);
+    }
+    let mut hash: HashBinary = [0; 16];
+    blake3::Hasher::new().update(&bytes.0).finalize_xof().fill(&mut hash);
+    let mut key = CacheKey::new(bytes.0, "");
+    // Storage, lock and predictor all ask for this hash; without the override each of them would compute it again.
+    key.set_primary_bin_override(hash);
+    key
+}
+
+/// The variance of a stored answer for a request: a hash over what the request has in the fields that the answer's `Vary` names.
+/// `None` if the answer does not vary, or only by what is part of the key anyway.
+pub fn vary(policy: &CachePolicy, meta: &CacheMeta, request: &RequestHeader) -> Option<HashBinary> {
+    let mut variance = VarianceBuilder::new();
+    for name in rules::list(&meta.headers().get_all(header::VARY)) {
+        let Ok(name) = header::HeaderName::from_bytes(name) else { continue };
+        if policy.key_headers.contains(&name) {
+            continue;
+        }
+        // An absent field must count too, or a request without it would be given whatever variant was stored first.
+        let mut value = Framed(Vec::new());
+        for line in request.headers.get_all(&name) {
+            value.flag(true);
+            value.put(line.as_bytes());
+        }
+        variance.add_owned_name_value(name.as_str().to_owned(), value.0);
+    }
+    variance.finalize()
+}
+
+/// The digits after the authority's last colon, if they are a port.
+fn port(authority: &[u8]) -> &[u8] {
+    let digits = authority.rsplit(|&byte| byte == b':').next().unwrap_or_default();
+    let is_port = digits.len() < authority.len() && !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    // `[::1]` ends in a bracket and so never gets here as a port.
+    if is_port { digits } else { b"" }
+}
+
+/// Parts with their lengths, so that no two lists of parts have the same bytes.
+struct Framed(Vec<u8>);
+
+impl Framed {
+    fn put(&mut self, part: &[u8]) {
+        self.0.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        self.0.extend_from_slice(part);
+    }
+
+    fn flag(&mut self, flag: bool) {
+        self.0.push(u8::from(flag));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::tests::policy;
+    use pingora_cache::key::CacheHashKey;
+    use std::time::SystemTime;
+
+    fn get(target: &str, headers: &[(&str, &str)]) -> RequestHead {
+        RequestHead::build("GET", target, headers)
+    }
+
+    fn bytes(head: &RequestHead, policy: &CachePolicy) -> Vec<u8> {
+        key(head, false, "r", policy).primary_key().to_vec()
+    }
+
+    #[test]
+    fn the_same_request_has_the_same_key() {
+        let policy = policy();
+        let (a, b) = (get("/a?x=1", &[("Host", "h")]), get("/a?x=1", &[("host", "H"), ("accept", "x")]));
+        assert_eq!(bytes(&a, &policy), bytes(&b, &policy));
+        let head = RequestHead::build("HEAD", "/a?x=1", &[("Host", "h")]);
+        assert_eq!(bytes(&a, &policy), bytes(&head, &policy));
+        assert_eq!(key(&a, false, "r", &policy).primary_bin(), key(&b, false, "r", &policy).primary_bin());
+    }
+
+    #[test]
+    fn whatever_tells_requests_apart_tells_keys_apart() {
+        let mut policy = policy();
+        policy.key_headers = Box::new([header::ACCEPT_LANGUAGE, header::HeaderName::from_static("x-b")]);
+        let heads = [
+            get("/a", &[("host", "h")]),
+            get("/a?", &[("host", "h")]),
+            get("/a?b", &[("host", "h")]),
+            get("/ab", &[("host", "h")]),
+            get("/b", &[("host", "ha")]),
+            get("/a", &[("host", "h:8080")]),
+            get("/a", &[("host", "h:80")]),
+            get("/a", &[("host", "h"), ("accept-language", "")]),
+            get("/a", &[("host", "h"), ("accept-language", "de")]),
+            get("/a", &[("host", "h"), ("accept-language", "d"), ("accept-language", "e")]),
+            get("/a", &[("host", "h"), ("x-b", "de")]),
+            get("/a", &[("host", "[::1]")]),
+            get("/a", &[("host", "[::2]")]),
+        ];
+        let mut heads: Vec<RequestHead> = heads.into();
+        for head in heads.iter_mut().rev().take(2) {
+            head.host = String::from_utf8(head.authority().to_vec()).unwrap();
+        }
+        let mut keys: Vec<_> = heads.iter().map(|head| bytes(head, &policy)).collect();
+        keys.push(key(&heads[0], true, "r", &policy).primary_key().to_vec());
+        keys.push(key(&heads[0], false, "s", &policy).primary_key().to_vec());
+        let count = keys.len();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), count);
+    }
+
+    #[test]
+    fn a_query_can_be_left_out() {
+        let mut policy = policy();
+        policy.query = QueryKey::None;
+        assert_eq!(bytes(&get("/a?x=1", &[]), &policy), bytes(&get("/a?x=2", &[]), &policy));
+    }
+
+    #[test]
+    fn ports() {
+        for (authority, expected) in
+            [("h", ""), ("h:", ""), ("h:80", "80"), ("[::1]", ""), ("[::1]:8080", "8080"), ("", ""), ("h:8o", ""), ("80", "")]
+        {
+            assert_eq!(port(authority.as_bytes()), expected.as_bytes(), "{authority}");
+        }
+    }
+
+    #[test]
+    fn variance_sees_absence_order_and_lines() {
+        let policy = policy();
+        let meta = |vary: &[&str]| {
+            let mut header = pingora::http::ResponseHeader::build(200, None).unwrap();
+            for line in vary {
+                header.append_header("vary", *line).unwrap();
+            }
+            CacheMeta::new(SystemTime::now(), SystemTime::now(), 0, 0, header)
+        };
+        let request = |fields: &[(&'static str, &str)]| {
+            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+            for (name, value) in fields {
+                request.append_header(*name, *value).unwrap();
+            }
+            request
+        };
+        let (bare, de) = (request(&[]), request(&[("accept-language", "de")]));
+        assert_eq!(vary(&policy, &meta(&[]), &de), None);
+        let absent = vary(&policy, &meta(&["Accept-Language"]), &bare);
+        assert!(absent.is_some());
+        assert_ne!(absent, vary(&policy, &meta(&["Accept-Language"]), &de));
+        assert_ne!(absent, vary(&policy, &meta(&["Accept-Language"]), &request(&[("accept-language", "")])));
+        assert_eq!(vary(&policy, &meta(&["a, Accept-Language"]), &de), vary(&policy, &meta(&["ACCEPT-LANGUAGE", "a"]), &de));
+        let mut keyed = policy.clone();
+        keyed.key_headers = Box::new([header::ACCEPT_LANGUAGE]);
+        assert_eq!(vary(&keyed, &meta(&["accept-language"]), &de), None);
+    }
+}

@@ -1,0 +1,373 @@
+//! The memory tier: answers, whole, in one process-wide store that is bounded in bytes.
+//!
+//! - The bound counts everything an entry holds: its key, its header fields, its body and what the tables need for it. Seven eighths
+//!   are for entries, one eighth for bodies that are still arriving; where either is full, an answer goes to its client uncached.
+//!   Not counted: evicted bodies that some slow client is still reading.
+//! - The store is `quick_cache`: sharded, a hit takes a shared lock, and what is asked for once (a crawler's walk) does not push out
+//!   what is asked for often, which it would in an LRU.
+//! - The index key is a 128-bit hash, since that is all that a purge is told. The entry holds the full key as well, and a lookup
+//!   compares it: a collision is a miss, never somebody else's answer.
+//! - A body is copied once, into a buffer of exactly its length. That makes the accounting exact (what an upstream codec hands out may
+//!   be a corner of a large buffer) and a hit a reference count. Metadata is kept parsed: pingora's own form costs a MessagePack, a
+//!   zstd and an HTTP parse per hit.
+//!
+//! Streaming a body to the clients that wait for it is deliberately left out: a tier that does it kills the client's response when
+//! its write fails.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header;
+use pingora_cache::key::CacheHashKey;
+use pingora_cache::storage::{
+    HandleHit, HandleMiss, HitHandler, MissFinishType, MissHandler, PurgeOutcome, PurgeTarget, PurgeType,
+};
+use pingora_cache::trace::SpanHandle;
+use pingora_cache::{CacheEntryKey, CacheKey, CacheMeta, Storage};
+use pingora_core::{Error, ErrorType, Result};
+use quick_cache::sync::{EntryAction, EntryResult};
+use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
+
+use super::entry::{Entry, Index, Meta};
+
+/// Only sizes the tables' memory of what was evicted.
+const TYPICAL_ENTRY: usize = 16 * 1024;
+const SHARD: usize = 16 * 1024 * 1024;
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Index, Arc<Entry>> for ByBytes {
+    fn weight(&self, _: &Index, entry: &Arc<Entry>) -> u64 {
+        entry.weight as u64
+    }
+}
+
+/// Carries evicted entries out of the lock, to be freed there.
+#[derive(Clone)]
+struct Sweep;
+
+impl Lifecycle<Index, Arc<Entry>> for Sweep {
+    type RequestState = Vec<(Index, Arc<Entry>)>;
+
+    fn on_evict(&self, swept: &mut Self::RequestState, index: Index, entry: Arc<Entry>) {
+        swept.push((index, entry));
+    }
+}
+
+type Store = quick_cache::sync::Cache<Index, Arc<Entry>, ByBytes, ahash::RandomState, Sweep>;
+
+/// See the module. Lives as long as the process.
+pub struct MemoryTier {
+    store: Store,
+    /// The most that one entry may weigh.
+    longest: usize,
+    /// Bytes held by bodies that are still arriving, and their bound.
+    filling: AtomicUsize,
+    filling_bound: usize,
+    stored: AtomicU64,
+    evicted: AtomicU64,
+    rejected: AtomicU64,
+}
+
+/// Counted since the process started; `entries` and `bytes` as of now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryStats {
+    pub entries: u64,
+    /// Of entries and of bodies that are still arriving.
+    pub bytes: u64,
+    pub stored: u64,
+    /// Made room for others.
+    pub evicted: u64,
+    /// Arrived, but not stored: too long, cut short, or no room to receive them.
+    pub rejected: u64,
+}
+
+impl MemoryTier {
+    /// A tier of at most `capacity` bytes, leaked: pingora wants storage that outlives every request. Call it once, at boot. A capacity
+    /// of 0 stores nothing.
+    pub fn new(capacity: usize) -> &'static Self {
+        let filling_bound = capacity / 8;
+        let entries_bound = capacity - filling_bound;
+        let shards = (entries_bound / SHARD).clamp(1, 64).next_power_of_two();
+        // A rounded-up share per shard must not add up to more than the whole.
+        let entries_bound = entries_bound / shards * shards;
+        let items = (entries_bound / TYPICAL_ENTRY).max(shards * 64);
+        let options =
+            OptionsBuilder::new().shards(shards).estimated_items_capacity(items).weight_capacity(entries_bound as u64).build();
+        let hasher = ahash::RandomState::new();
+        let store = match options {
+            Ok(options) => Store::with_options(options, ByBytes, hasher, Sweep),
+            Err(_) => Store::with(items, entries_bound as u64, ByBytes, hasher, Sweep),
+        };
+        let longest = usize::try_from(store.shard_capacity()).unwrap_or(usize::MAX) / 4 * 3;
+        Box::leak(Box::new(MemoryTier {
+            store,
+            longest,
+            filling: AtomicUsize::new(0),
+            filling_bound,
+            stored: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
+        }))
+    }
+
+    pub fn stats(&self) -> MemoryStats {
+        MemoryStats {
+            entries: self.store.len() as u64,
+            bytes: self.store.weight() + self.filling.load(Ordering::Relaxed) as u64,
+            stored: self.stored.load(Ordering::Relaxed),
+            evicted: self.evicted.load(Ordering::Relaxed),
+            rejected: self.rejected.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.store.clear();
+    }
+
+    fn find(&self, key: &CacheKey) -> Option<Arc<Entry>> {
+        self.store.get(&Index::of(key)).filter(|entry| entry.is_for(key))
+    }
+
+    /// Room for `bytes` more of arriving bodies.
+    fn reserve(&self, bytes: usize) -> bool {
+        let fits = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= self.filling_bound);
+        self.filling.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    fn put(&self, index: Index, entry: Entry) -> usize {
+        let weight = entry.weight;
+        let mut swept = Vec::new();
+        self.store.insert_with_lifecycle(index, Arc::new(entry), &mut swept);
+        // What the new entry replaced is reported as evicted too.
+        let evicted = swept.iter().filter(|(other, _)| *other != index).count();
+        self.evicted.fetch_add(evicted as u64, Ordering::Relaxed);
+        self.stored.fetch_add(1, Ordering::Relaxed);
+        weight
+    }
+
+    /// Replaces an entry's metadata, but only in the very entry that was looked up: what was purged stays purged, and what was stored
+    /// anew in the meantime keeps its own header fields.
+    fn change(&self, index: Index, change: impl FnOnce(&Entry) -> Option<Entry>) -> bool {
+        let mut grown = None;
+        let found = self.store.entry(&index, Some(std::time::Duration::ZERO), |_, entry| {
+            let Some(fresh) = change(entry) else { return EntryAction::Retain(false) };
+            let (fresh, grows) = (Arc::new(fresh.weighed()), entry.weight);
+            if fresh.weight > grows {
+                grown = Some(fresh.clone());
+            }
+            *entry = fresh;
+            EntryAction::Retain(true)
+        });
+        let done = matches!(found, EntryResult::Retained(true));
+        // Dropped first: a guard for the missing entry would make others wait.
+        drop(found);
+        if let Some(entry) = grown {
+            // In-place growth does not evict; putting the same entry once more does.
+            let mut swept = Vec::new();
+            let _ = self.store.replace_with_lifecycle(index, entry, true, &mut swept);
+            self.evicted.fetch_add(swept.iter().filter(|(other, _)| *other != index).count() as u64, Ordering::Relaxed);
+        }
+        done
+    }
+}
+
+#[async_trait]
+impl Storage for MemoryTier {
+    async fn lookup(&'static self, key: &CacheKey, _: &SpanHandle) -> Result<Option<(CacheMeta, HitHandler)>> {
+        Ok(self.find(key).map(|entry| {
+            let body = entry.body.clone();
+            let hit: HitHandler = Box::new(Hit { unread: Some(body.clone()), body, weight: entry.weight });
+            (entry.meta.to_meta(), hit)
+        }))
+    }
+
+    async fn get_miss_handler(&'static self, key: &CacheKey, meta: &CacheMeta, _: &SpanHandle) -> Result<MissHandler> {
+        let index = Index::of(key);
+        let promised = meta.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let mut fill = Fill {
+            tier: self,
+            meta: Some(Meta::of(meta, index.variance.is_some())),
+            key: key.clone(),
+            index,
+            promised,
+            body: Vec::new(),
+            reserved: 0,
+        };
+        if let Some(length) = promised {
+            fill.make_room(length);
+        }
+        Ok(Box::new(fill))
+    }
+
+    async fn purge(&'static self, target: PurgeTarget<'_>, _: PurgeType, _: &SpanHandle) -> Result<PurgeOutcome> {
+        if matches!(target, PurgeTarget::Exact(CacheEntryKey::Identified { .. })) {
+            return Ok(PurgeOutcome::NotFound); // This tier gives no ids.
+        }
+        let tag = target.key().user_tag();
+        let removed = self.store.remove_if(&Index::of_compact(target.key()), |entry| *entry.user_tag == *tag);
+        Ok(if removed.is_some() { PurgeOutcome::Purged(None) } else { PurgeOutcome::NotFound })
+    }
+
+    async fn expire(&'static self, target: PurgeTarget<'_>, _: &SpanHandle) -> Result<PurgeOutcome> {
+        if matches!(target, PurgeTarget::Exact(CacheEntryKey::Identified { .. })) {
+            return Ok(PurgeOutcome::NotFound);
+        }
+        // An answer is still fresh in the instant at which it expires.
+        let past = SystemTime::now().checked_sub(std::time::Duration::from_secs(1)).unwrap_or(SystemTime::UNIX_EPOCH);
+        let expired = self.change(Index::of_compact(target.key()), |entry| {
+            let mut entry = entry.clone();
+            entry.meta.fresh_until = entry.meta.fresh_until.min(past);
+            Some(entry)
+        });
+        Ok(if expired { PurgeOutcome::Expired } else { PurgeOutcome::NotFound })
+    }
+
+    async fn update_meta(&'static self, key: &CacheKey, meta: &CacheMeta, _: &SpanHandle) -> Result<bool> {
+        let index = Index::of(key);
+        let mut fresh = Meta::of(meta, index.variance.is_some());
+        Ok(self.change(index, |entry| {
+            // A revalidation keeps `created`, so it names the entry that was validated.
+            if !entry.is_for(key) || entry.meta.created != fresh.created {
+                return None;
+            }
+            fresh.set_length(entry.body.len()).ok()?;
+            Some(Entry { meta: fresh, ..entry.clone() })
+        }))
+    }
+
+    fn as_any(&self) -> &(dyn Any + Send + Sync + 'static) {
+        self
+    }
+}
+
+/// A body on its way out of the cache.
+struct Hit {
+    body: Bytes,
+    unread: Option<Bytes>,
+    weight: usize,
+}
+
+#[async_trait]
+impl HandleHit for Hit {
+    async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        Ok(self.unread.take().filter(|body| !body.is_empty()))
+    }
+
+    async fn finish(self: Box<Self>, _: &'static (dyn Storage + Sync), _: &CacheKey, _: &SpanHandle) -> Result<()> {
+        Ok(())
+    }
+
+    fn can_seek(&self) -> bool {
+        true
+    }
+
+    /// `end` is exclusive, and may lie behind the body's end.
+    fn seek(&mut self, start: usize, end: Option<usize>) -> Result<()> {
+        let end = end.unwrap_or(usize::MAX).min(self.body.len());
+        if start >= end {
+            return Error::e_explain(ErrorType::InternalError, "range outside of the stored body");
+        }
+        self.unread = Some(self.body.slice(start..end));
+        Ok(())
+    }
+
+    fn get_eviction_weight(&self) -> usize {
+        self.weight
+    }
+
+    fn as_any(&self) -> &(dyn Any + Send + Sync) {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut (dyn Any + Send + Sync) {
+        self
+    }
+}
+
+/// A body on its way in. Whatever goes wrong with it is the cache's loss alone: no error ever reaches the client's response.
+struct Fill {
+    tier: &'static MemoryTier,
+    /// `None` once it is known that this answer will not be stored.
+    meta: Option<Meta>,
+    key: CacheKey,
+    index: Index,
+    /// `Content-Length`.
+    promised: Option<usize>,
+    body: Vec<u8>,
+    /// Of the tier's bound for arriving bodies; at least the buffer's capacity.
+    reserved: usize,
+}
+
+impl Fill {
+    /// Makes the buffer hold `length` bytes, or gives up.
+    fn make_room(&mut self, length: usize) {
+        if self.meta.is_none() || length <= self.reserved {
+            return;
+        }
+        let longest = self.tier.longest;
+        // Doubling keeps copying linear; a promised length is reserved as it stands.
+        let wanted = if self.promised == Some(length) { length } else { length.max(self.reserved * 2).min(longest) };
+        let more = wanted.saturating_sub(self.reserved);
+        if length > longest || !self.tier.reserve(more) {
+            return self.give_up();
+        }
+        self.reserved += more;
+        if self.body.try_reserve_exact(wanted.saturating_sub(self.body.len())).is_err() {
+            self.give_up();
+        }
+    }
+
+    fn give_up(&mut self) {
+        if self.meta.take().is_some() {
+            self.tier.rejected.fetch_add(1, Ordering::Relaxed);
+        }
+        self.body = Vec::new();
+        self.tier.filling.fetch_sub(std::mem::take(&mut self.reserved), Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl HandleMiss for Fill {
+    async fn write_body(&mut self, data: Bytes, _eof: bool) -> Result<()> {
+        self.make_room(self.body.len().saturating_add(data.len()));
+        if self.meta.is_some() {
+            self.body.extend_from_slice(&data);
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<MissFinishType> {
+        let whole = self.promised.is_none_or(|promised| promised == self.body.len());
+        let Some(mut meta) = self.meta.take_if(|_| whole) else {
+            self.give_up();
+            return Ok(MissFinishType::Created(0));
+        };
+        let body = Bytes::from(std::mem::take(&mut self.body).into_boxed_slice());
+        let entry = meta.set_length(body.len()).map(|()| Entry::new(&self.key, meta, body));
+        match entry {
+            Ok(entry) if entry.weight <= self.tier.longest => Ok(MissFinishType::Created(self.tier.put(self.index, entry))),
+            _ => {
+                self.tier.rejected.fetch_add(1, Ordering::Relaxed);
+                Ok(MissFinishType::Created(0))
+            }
+        }
+    }
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        // Still holding its meta here, it was aborted: the backend broke off, or the client left.
+        self.give_up();
+    }
+}
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod tests;

@@ -1,0 +1,326 @@
+//! The decisions: may this request use the cache, may this answer be stored, and for how long is it fresh (RFC 9111).
+//!
+//! Pure functions over heads, a policy and a clock reading. Where the RFC leaves a choice, the careful one is taken:
+//!
+//! - Requests with credentials never use the cache, although section 3.5 would let a backend allow it.
+//! - `no-cache` and `private` with a list of fields count as without the list (sections 5.2.2.4 and 5.2.2.7 allow it).
+//! - An answer that is stale when it arrives is not stored, not even to be validated later.
+//! - Stale answers are never served; `stale-while-revalidate` and `stale-if-error` are not read.
+//! - `only-if-cached`, `max-stale`, `min-fresh` and a positive `max-age` of a request are advice that is not taken.
+
+use std::time::{Duration, SystemTime};
+
+use http::header::{self, GetAll, HeaderMap, HeaderName, HeaderValue};
+use http::{StatusCode, Version};
+use pingora::http::ResponseHeader;
+
+use super::policy::CachePolicy;
+use crate::head::{BodyFraming, RequestHead};
+
+/// Why a request does not use the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bypass {
+    /// Neither GET nor HEAD.
+    Method,
+    /// It has a body or asks for another protocol, which the key does not know.
+    Content,
+    /// It carries credentials: what it gets may be for one client only.
+    Credentials,
+    /// Its `Cache-Control` or `Pragma` wants an answer from the backend.
+    Asked,
+}
+
+impl Bypass {
+    pub fn reason(self) -> &'static str {
+        match self {
+            Bypass::Method => "method",
+            Bypass::Content => "content",
+            Bypass::Credentials => "credentials",
+            Bypass::Asked => "asked",
+        }
+    }
+}
+
+/// How a request may use the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Look up; on a miss store what the backend answers.
+    Full,
+    /// Look up, but store nothing on a miss: HEAD, whose answer has no body, and ranges, for which fetching the whole might cost far
+    /// more than was asked for. Both then go to the backend as they came.
+    ReadOnly,
+    Bypass(Bypass),
+}
+
+/// May this request use the cache? `has_credentials`: it proved an identity in a way that its `Authorization` and `Cookie` fields
+/// do not show, such as an API key in a header of its own or a client certificate.
+pub fn request(head: &RequestHead, has_credentials: bool) -> Use {
+    let read_only = match head.method.as_str() {
+        "GET" => head.header("range").is_some(),
+        "HEAD" => true,
+        _ => return Use::Bypass(Bypass::Method),
+    };
+    if head.body != BodyFraming::None || head.upgrade {
+        return Use::Bypass(Bypass::Content);
+    }
+    if has_credentials || ["authorization", "cookie", "proxy-authorization"].iter().any(|name| head.header(name).is_some()) {
+        return Use::Bypass(Bypass::Credentials);
+    }
+    if wants_the_backend(head) {
+        return Use::Bypass(Bypass::Asked);
+    }
+    if read_only { Use::ReadOnly } else { Use::Full }
+}
+
+/// RFC 9111, sections 5.2.1.1, 5.2.1.4, 5.2.1.5 and 5.4.
+fn wants_the_backend(head: &RequestHead) -> bool {
+    let mut controlled = false;
+    for line in head.header_all("cache-control") {
+        controlled = true;
+        for (name, argument) in directives(line) {
+            if is(name, "no-cache") || is(name, "no-store") || (is(name, "max-age") && seconds(argument) == Some(0)) {
+                return true;
+            }
+        }
+    }
+    !controlled && head.header_all("pragma").flat_map(directives).any(|(name, _)| is(name, "no-cache"))
+}
+
+/// Why an answer is not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its status is not one the route keeps.
+    Status,
+    /// `Set-Cookie` is for one client.
+    SetCookie,
+    /// `Cache-Control` says `no-store`, `no-cache` or `private`.
+    Forbidden,
+    /// It varies by what no key can hold: `*`, fields that this gateway writes itself, or more fields than anyone needs.
+    Vary,
+    /// `Content-Length` is over the bound.
+    TooLarge,
+    /// Its end is the end of the connection, so a cut one looks whole (RFC 9112, section 8).
+    Unframed,
+    /// Nothing of its lifetime is left.
+    Stale,
+}
+
+impl Refusal {
+    pub fn reason(self) -> &'static str {
+        match self {
+            Refusal::Status => "status",
+            Refusal::SetCookie => "set_cookie",
+            Refusal::Forbidden => "forbidden",
+            Refusal::Vary => "vary",
+            Refusal::TooLarge => "too_large",
+            Refusal::Unframed => "unframed",
+            Refusal::Stale => "stale",
+        }
+    }
+}
+
+/// How long an answer may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// Counted from now; never zero.
+    pub remaining: Duration,
+    /// How old the answer was when it arrived, from its `Age`.
+    pub age: Duration,
+}
+
+/// May this answer to a GET be stored, and how long is it fresh?
+pub fn response(answer: &ResponseHeader, policy: &CachePolicy, now: SystemTime) -> Result<Freshness, Refusal> {
+    let headers = &answer.headers;
+    if !policy.keeps_status(answer.status.as_u16()) {
+        return Err(Refusal::Status);
+    }
+    if headers.contains_key(header::SET_COOKIE) || headers.contains_key("set-cookie2") {
+        return Err(Refusal::SetCookie);
+    }
+    if varies_too_much(headers) {
+        return Err(Refusal::Vary);
+    }
+    match headers.get(header::CONTENT_LENGTH).map(|length| seconds(Some(length.as_bytes()))) {
+        Some(Some(length)) if length > policy.max_body as u64 => return Err(Refusal::TooLarge),
+        // A length that is no number, which the upstream codec lets through only by mistake.
+        Some(None) => return Err(Refusal::Unframed),
+        Some(Some(_)) => {}
+        None if is_unframed(answer) => return Err(Refusal::Unframed),
+        None => {}
+    }
+    freshness(headers, policy.ttl, now)
+}
+
+fn is_unframed(answer: &ResponseHeader) -> bool {
+    answer.version < Version::HTTP_2
+        && answer.status != StatusCode::NO_CONTENT
+        && !answer.headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+/// The gateway writes these fields on the way to the backend, so the client's request does not show what the backend saw.
+const WRITTEN_HERE: [&str; 9] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "x-request-id",
+    "traceparent",
+    "tracestate",
+];
+const MOST_VARY: usize = 16;
+
+fn varies_too_much(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::VARY);
+    let bad =
+        |name: &[u8]| HeaderName::from_bytes(name).is_err() || name == b"*" || WRITTEN_HERE.iter().any(|known| is(name, known));
+    let mut count = 0;
+    list(&lines).any(|name| {
+        count += 1;
+        count > MOST_VARY || bad(name)
+    })
+}
+
+/// RFC 9111, section 4.2: `s-maxage`, else `max-age`, else `Expires`, else the configured ttl, which is the upper bound as well.
+fn freshness(headers: &HeaderMap, ttl: Duration, now: SystemTime) -> Result<Freshness, Refusal> {
+    let (mut shared, mut plain) = (None, None);
+    for (name, argument) in headers.get_all(header::CACHE_CONTROL).iter().flat_map(|line| directives(line.as_bytes())) {
+        if is(name, "no-store") || is(name, "no-cache") || is(name, "private") {
+            return Err(Refusal::Forbidden);
+        }
+        let lifetime = if is(name, "s-maxage") {
+            &mut shared
+        } else if is(name, "max-age") {
+            &mut plain
+        } else {
+            continue;
+        };
+        // Section 4.2.1: of several the shortest, and what is not a number counts as stale.
+        let seconds = seconds(argument).unwrap_or(0);
+        *lifetime = Some(lifetime.map_or(seconds, |known: u64| known.min(seconds)));
+    }
+    let age = age(headers);
+    let lifetime = shared.or(plain).map(Duration::from_secs).or_else(|| expires(headers, now));
+    let remaining = lifetime.unwrap_or(ttl).saturating_sub(age).min(ttl);
+    if remaining.is_zero() { Err(Refusal::Stale) } else { Ok(Freshness { remaining, age }) }
+}
+
+/// The longest lifetime or age that is told apart from "for ever" (RFC 9111, section 1.2.2).
+const LONGEST: u64 = 1 << 31;
+
+fn age(headers: &HeaderMap) -> Duration {
+    let first = headers.get(header::AGE).and_then(|value| list_of(value.as_bytes()).next());
+    Duration::from_secs(first.and_then(|value| seconds(Some(value))).unwrap_or(0))
+}
+
+/// `Expires` minus `Date`. A date that cannot be read, or more than one, means "already expired" (section 5.3).
+fn expires(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let mut lines = headers.get_all(header::EXPIRES).iter();
+    let (first, second) = (lines.next()?, lines.next());
+    let until = date(first).filter(|_| second.is_none());
+    let from = headers.get(header::DATE).and_then(date).unwrap_or(now);
+    Some(until.and_then(|until| until.duration_since(from).ok()).unwrap_or_default())
+}
+
+fn date(value: &HeaderValue) -> Option<SystemTime> {
+    let timestamp = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value.as_bytes()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(timestamp.as_second()).ok()?))
+}
+
+/// Takes out what belongs to one connection and not to the answer (RFC 9111, section 3.1), and the `Age` it arrived with.
+pub fn strip(headers: &mut ResponseHeader) {
+    let named: Vec<HeaderName> = list(&headers.headers.get_all(header::CONNECTION))
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        // A backend cannot have its own framing removed.
+        .filter(|name| ![header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::VARY].contains(name))
+        .collect();
+    for name in &named {
+        headers.remove_header(name);
+    }
+    for name in [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "te",
+        "trailer",
+        "upgrade",
+        "age",
+    ] {
+        headers.remove_header(name);
+    }
+}
+
+/// Every member of a list field, over all its lines.
+pub fn list<'a>(lines: &GetAll<'a, HeaderValue>) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    lines.iter().flat_map(|line| list_of(line.as_bytes()))
+}
+
+fn list_of(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}
+
+fn is(name: &[u8], known: &str) -> bool {
+    name.eq_ignore_ascii_case(known.as_bytes())
+}
+
+/// Delta-seconds, quoted or not, capped at 2^31. `None` if it is not a number.
+fn seconds(argument: Option<&[u8]>) -> Option<u64> {
+    let argument = argument?;
+    let digits = argument.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(argument);
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(digits.iter().fold(0u64, |sum, digit| (sum * 10 + u64::from(digit - b'0')).min(LONGEST)))
+}
+
+/// The directives of one `Cache-Control` line: names, and arguments with their quotes. A comma inside quotes does not separate.
+fn directives(line: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let (member, after) = split_member(rest);
+            rest = after;
+            let member = member.trim_ascii();
+            if member.is_empty() {
+                continue;
+            }
+            return Some(match memchr::memchr(b'=', member).and_then(|at| member.split_at_checked(at)) {
+                Some((name, argument)) => (name.trim_ascii(), Some(argument.get(1..).unwrap_or_default().trim_ascii())),
+                None => (member, None),
+            });
+        }
+        None
+    })
+}
+
+/// Up to the first comma outside quotes, and what follows it. A quote that is never closed takes the rest only if nothing is lost
+/// by it: the line is then split at plain commas, so that no `no-store` can hide behind a stray quote.
+fn split_member(line: &[u8]) -> (&[u8], &[u8]) {
+    let (mut quoted, mut escaped, mut end) = (false, false, None);
+    for (at, &byte) in line.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' if !quoted => {
+                end = Some(at);
+                break;
+            }
+            _ => {}
+        }
+    }
+    if quoted {
+        end = memchr::memchr(b',', line);
+    }
+    match end.and_then(|at| line.split_at_checked(at)) {
+        Some((member, after)) => (member, after.get(1..).unwrap_or_default()),
+        None => (line, b""),
+    }
+}
+
+#[cfg(test)]
+#[path = "rules_tests.rs"]
+mod tests;
