@@ -1,1 +1,24 @@
-//! To come.
+//! Clusters: the services behind the gateway, which of their endpoints answers next, and how to connect to it.
+//!
+//! [`Service::compile`] turns one entry under `services:` into what runs; [`Service::pick`] chooses a healthy endpoint;
+//! [`Service::peer`] says how to reach it. [`Watchers`] keeps health and resolved names fresh on a thread of its own, so that no
+//! event loop ever waits for a resolver or a health check.
+//!
+//! Not in here: connections and their pools (the roads own them), and circuit breaking.
+
+pub mod address;
+pub mod cluster;
+pub mod config;
+pub mod dns;
+pub mod endpoint;
+pub mod health;
+pub mod peer;
+pub mod rota;
+pub mod service;
+mod stripe;
+pub mod watch;
+
+pub use config::{Protocol, ServiceConfig};
+pub use endpoint::{Endpoint, Flight};
+pub use service::{Picked, Service, ServiceView};
+pub use watch::{HealthChange, Watchers};

@@ -1,0 +1,185 @@
+//! What people write as an endpoint's address: `host:port`, where the host is an IP address or a name.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// An endpoint's address as configured.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// An IP address and a port: nothing to resolve.
+    Fixed(SocketAddr),
+    /// A host name (lower case, without the trailing dot of a root-anchored name) and a port.
+    Named(Box<str>, u16),
+}
+
+/// Why an address was refused, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadAddress {
+    pub message: String,
+    pub hint: String,
+}
+
+impl BadAddress {
+    fn new(message: String, hint: impl Into<String>) -> Self {
+        BadAddress { message, hint: hint.into() }
+    }
+}
+
+const SHAPE: &str = "write `host:port`, for example `10.0.0.1:9001`, `[::1]:9001` or `catalog:9001`";
+
+impl Address {
+    /// Reads `host:port`. An IPv6 address stands in brackets; the port is 1 to 65535.
+    pub fn parse(text: &str) -> Result<Self, BadAddress> {
+        if let Some((_, rest)) = text.split_once("://") {
+            let host = rest.split('/').next().unwrap_or(rest);
+            return Err(BadAddress::new(
+                format!("`{text}` is a URL, not an address"),
+                format!("write `{host}`, with its port, and `tls: true` on the service where it speaks TLS"),
+            ));
+        }
+        if let Ok(fixed) = text.parse::<SocketAddr>() {
+            return if fixed.port() == 0 { Err(port_zero(text)) } else { Ok(Address::Fixed(fixed)) };
+        }
+        if text.parse::<IpAddr>().is_ok() {
+            return Err(BadAddress::new(format!("`{text}` has no port"), SHAPE));
+        }
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return Err(BadAddress::new(format!("`{text}` has no port"), SHAPE));
+        };
+        // `u16::from_str` would also take a leading plus sign.
+        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = match port.parse::<u16>() {
+            Ok(0) => return Err(port_zero(text)),
+            Ok(port) if digits => port,
+            _ => {
+                return Err(BadAddress::new(
+                    format!("`{port}` is not a port, in `{text}`"),
+                    "a port is a number from 1 to 65535",
+                ));
+            }
+        };
+        Self::named(host, port)
+    }
+
+    /// A host, IP address or name, with its port given apart.
+    pub fn of_host(host: &str, port: u16) -> Result<Self, BadAddress> {
+        if port == 0 {
+            return Err(port_zero(host));
+        }
+        let bare = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
+        match bare.parse::<IpAddr>() {
+            Ok(ip) => Ok(Address::Fixed(SocketAddr::new(ip, port))),
+            Err(_) => Self::named(host, port),
+        }
+    }
+
+    fn named(host: &str, port: u16) -> Result<Self, BadAddress> {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        check_host_name(host)?;
+        Ok(Address::Named(host.to_ascii_lowercase().into(), port))
+    }
+
+    pub fn port(&self) -> u16 {
+        match self {
+            Address::Fixed(fixed) => fixed.port(),
+            Address::Named(_, port) => *port,
+        }
+    }
+
+    /// The host name, if it is not an IP address.
+    pub fn host_name(&self) -> Option<&str> {
+        match self {
+            Address::Fixed(_) => None,
+            Address::Named(host, _) => Some(host),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Fixed(fixed) => fixed.fmt(f),
+            Address::Named(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+fn port_zero(text: &str) -> BadAddress {
+    BadAddress::new(format!("port 0 cannot be connected to, in `{text}`"), "a port is a number from 1 to 65535")
+}
+
+/// A host name in the resolver's sense: labels of 1 to 63 letters, digits, `-` and `_`, 253 characters in all (RFC 1123, section
+/// 2.1, and the underscore that container networks use).
+fn check_host_name(host: &str) -> Result<(), BadAddress> {
+    let refuse = |why: &str| Err(BadAddress::new(format!("`{host}` is not a host name: {why}"), SHAPE));
+    if host.is_empty() {
+        return refuse("it is empty");
+    }
+    if host.len() > 253 {
+        return refuse("it is longer than 253 characters");
+    }
+    for label in host.split('.') {
+        if label.is_empty() || label.len() > 63 {
+            return refuse("each label between dots has 1 to 63 characters");
+        }
+        if !label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
+            return refuse("only letters, digits, `-`, `_` and dots are allowed");
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return refuse("a label neither starts nor ends with `-`");
+        }
+    }
+    // The system resolver reads `10.1` or `127.1` as old-style IPv4 shorthands, which nobody means.
+    if host.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit())) {
+        return refuse("it looks like an IPv4 address but is none");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_people_write() {
+        for (text, want) in
+            [("10.0.0.1:9001", "10.0.0.1:9001"), ("[::1]:80", "[::1]:80"), ("Catalog_1.svc.:80", "catalog_1.svc:80")]
+        {
+            assert_eq!(Address::parse(text).unwrap().to_string(), want);
+        }
+        assert_eq!(Address::parse("Catalog:80").unwrap().host_name(), Some("catalog"));
+        assert_eq!(Address::of_host("::1", 80).unwrap().to_string(), "[::1]:80");
+        assert_eq!(Address::of_host("[::1]", 80).unwrap().to_string(), "[::1]:80");
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_connected_to() {
+        for text in [
+            "",
+            ":",
+            ":80",
+            "catalog",
+            "catalog:",
+            "catalog:0",
+            "catalog:65536",
+            "catalog:+80",
+            "catalog: 80",
+            "10.0.0.1:0",
+            "10.0.0.1",
+            "::1",
+            "10.0.0.300:80",
+            "127.1:80",
+            "a..b:80",
+            "-a:80",
+            "a b:80",
+            "a/b:80",
+            "user@host:80",
+            "h\u{e9}:80",
+            "http://catalog:80",
+        ] {
+            assert!(Address::parse(text).is_err(), "{text:?}");
+        }
+        assert!(Address::parse(&format!("{}:80", "a".repeat(64))).is_err());
+        assert!(Address::parse("http://catalog:80/x").unwrap_err().hint.contains("`catalog:80`"));
+    }
+}

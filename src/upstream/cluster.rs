@@ -1,0 +1,136 @@
+//! The endpoints of one service in one generation, and the published rota of those that may be asked.
+//!
+//! A cluster is rebuilt with every generation; what it stands on is kept in the ledger and shared with the generations before it:
+//! the [`Endpoint`]s, the resolved [`Name`]s and the [`Board`], through which a change of health or of addresses reaches every
+//! generation that is still in use.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::dns::Name;
+use super::endpoint::Endpoint;
+use super::rota::Rota;
+use super::stripe::Striped;
+use crate::problem::Place;
+
+/// Where a member's addresses come from.
+#[derive(Clone)]
+pub enum Source {
+    Fixed(Arc<Endpoint>),
+    Named(Arc<Name>),
+}
+
+/// One configured endpoint. Every address of a host name gets the full weight.
+#[derive(Clone)]
+pub struct Member {
+    pub source: Source,
+    pub weight: u32,
+    pub place: Place,
+}
+
+/// What the generations of one service share: whose turn it is, and who wants to hear of changes.
+pub struct Board {
+    turns: Striped<AtomicU64>,
+    clusters: Mutex<Vec<Weak<Cluster>>>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        // Each thread starts at another point of the cycle: otherwise all of them would send their first request to the same
+        // endpoint.
+        Board { turns: Striped::new(|stripe| AtomicU64::new(stripe as u64)), clusters: Mutex::default() }
+    }
+}
+
+impl Board {
+    fn ticket(&self) -> u64 {
+        self.turns.mine().map_or(0, |turn| turn.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn join(&self, cluster: &Arc<Cluster>) {
+        let mut clusters = self.clusters.lock();
+        clusters.retain(|known| known.strong_count() > 0);
+        clusters.push(Arc::downgrade(cluster));
+    }
+
+    /// Makes every generation's rota follow a change of health or of addresses.
+    pub fn publish(&self) {
+        // Collected first, because a cluster may be dropped here, and its drop must not find the lock taken.
+        let clusters: Vec<_> = self.clusters.lock().iter().filter_map(Weak::upgrade).collect();
+        clusters.iter().for_each(|cluster| cluster.publish());
+    }
+}
+
+/// The endpoints of one service in one generation.
+pub struct Cluster {
+    members: Vec<Member>,
+    /// Without checks, nothing that earlier checks said counts.
+    checked: bool,
+    board: Arc<Board>,
+    rota: ArcSwap<Rota<Arc<Endpoint>>>,
+    publishing: Mutex<()>,
+}
+
+impl Cluster {
+    pub fn new(members: Vec<Member>, checked: bool, board: Arc<Board>) -> Arc<Self> {
+        let rota = ArcSwap::from_pointee(Rota::new([]));
+        let cluster = Arc::new(Cluster { members, checked, board: board.clone(), rota, publishing: Mutex::new(()) });
+        // First join, then publish: a change in between is published twice rather than not at all.
+        board.join(&cluster);
+        cluster.publish();
+        cluster
+    }
+
+    /// Rebuilds the rota from what is known now.
+    fn publish(&self) {
+        // One at a time, or an older view could overwrite a newer one.
+        let _turn = self.publishing.lock();
+        let well = self.endpoints().into_iter().filter(|(_, endpoint)| !self.checked || endpoint.healthy());
+        self.rota.store(Arc::new(Rota::new(well)));
+    }
+
+    /// The next endpoint whose address is not among `exclude`. See [`super::Service::pick`].
+    pub fn pick(&self, exclude: &[SocketAddr]) -> Option<Arc<Endpoint>> {
+        let rota = self.rota.load();
+        let (seat, endpoint) = rota.at(self.board.ticket())?;
+        if !exclude.contains(&endpoint.address()) {
+            return Some(endpoint.clone());
+        }
+        // Only retries come here. The neighbours are asked, rather than the next tickets, because a light endpoint may be many
+        // tickets away.
+        rota.after(seat).find(|other| !exclude.contains(&other.address())).cloned()
+    }
+
+    /// Every endpoint with its weight, healthy or not.
+    pub fn endpoints(&self) -> Vec<(u32, Arc<Endpoint>)> {
+        let mut endpoints = Vec::with_capacity(self.members.len());
+        for member in &self.members {
+            match &member.source {
+                Source::Fixed(endpoint) => endpoints.push((member.weight, endpoint.clone())),
+                Source::Named(name) => endpoints.extend(name.endpoints().into_iter().map(|endpoint| (member.weight, endpoint))),
+            }
+        }
+        endpoints
+    }
+
+    /// The host names to resolve.
+    pub fn names(&self) -> impl Iterator<Item = (&Arc<Name>, Place)> {
+        self.members.iter().filter_map(|member| match &member.source {
+            Source::Named(name) => Some((name, member.place)),
+            Source::Fixed(_) => None,
+        })
+    }
+
+    /// How many endpoints may be asked now.
+    pub fn available(&self) -> usize {
+        self.rota.load().len()
+    }
+
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+}

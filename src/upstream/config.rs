@@ -1,0 +1,479 @@
+//! What people write under `services: NAME:`. Bounds are checked when a service is compiled, so that every problem is found at
+//! once and at its place.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::problem::{Place, did_you_mean};
+use crate::value::{Period, Raw, Spanned};
+
+/// A service: a group of endpoints that answer the same requests, and how to talk to them.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceConfig {
+    /// Where the service answers: a list of `host:port`, or of `{ address: host:port, weight: 2 }`. A host name is resolved at the
+    /// start and kept fresh; every address it resolves to becomes an endpoint. At least one, at most 10,000.
+    pub endpoints: Spanned<Vec<EndpointConfig>>,
+    /// How requests are spread over the healthy endpoints. Default: `round_robin`, which honours weights.
+    pub balance: Balance,
+    /// Asks every endpoint regularly whether it is well. Without it, every endpoint counts as healthy.
+    pub health_check: Option<Spanned<HealthCheckConfig>>,
+    /// How long the gateway waits for an endpoint.
+    pub timeouts: TimeoutsConfig,
+    /// What is tried again.
+    pub retries: RetriesConfig,
+    /// What the endpoints speak: `http1` (default), `http2` (over TLS, or with prior knowledge over plain TCP) or `grpc`, which is
+    /// the same as `http2`.
+    pub protocol: Protocol,
+    /// TLS to the endpoints: `true`, or `{ verify, ca, server_name }`. Default: plain TCP.
+    pub tls: TlsChoice,
+    /// How many idle connections to this service each core keeps open, 0 to 65536. Default: 128.
+    pub keep_alive: Spanned<u32>,
+    /// What a client is told in `Retry-After` when no endpoint is healthy, `1s` to `1h`. Default: `1s`.
+    pub retry_after: Spanned<Period>,
+    /// How often host names are resolved again, `1s` to `1h`. Default: `10s`.
+    pub dns_refresh: Spanned<Period>,
+    /// Policies for every route that leads to this service. A route may replace each one whole, or turn it off with `false`.
+    pub policies: Option<Raw>,
+}
+
+/// A default: written nowhere.
+fn unwritten<T>(value: T) -> Spanned<T> {
+    Spanned { value, place: Place::NOWHERE }
+}
+
+fn period(millis: u64) -> Spanned<Period> {
+    unwritten(Period(Duration::from_millis(millis)))
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        ServiceConfig {
+            endpoints: unwritten(Vec::new()),
+            balance: Balance::default(),
+            health_check: None,
+            timeouts: TimeoutsConfig::default(),
+            retries: RetriesConfig::default(),
+            protocol: Protocol::default(),
+            tls: TlsChoice::default(),
+            keep_alive: unwritten(128),
+            retry_after: period(1000),
+            dns_refresh: period(10_000),
+            policies: None,
+        }
+    }
+}
+
+/// One endpoint: `host:port`, or with its weight.
+#[derive(Debug, Clone)]
+pub struct EndpointConfig {
+    pub address: Spanned<String>,
+    pub weight: Spanned<u32>,
+}
+
+/// One endpoint, written as a map.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct EndpointMap {
+    /// `host:port`; the host is an IP address (IPv6 in brackets) or a name.
+    address: Spanned<String>,
+    /// How many turns it gets compared with the others, 1 to 1000. Default: 1.
+    #[serde(default = "weight_of_one")]
+    weight: Spanned<u32>,
+}
+
+fn weight_of_one() -> Spanned<u32> {
+    unwritten(1)
+}
+
+enum EndpointShape {
+    Text(String),
+    Map(EndpointMap),
+}
+
+impl<'de> Deserialize<'de> for EndpointConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The place of the whole entry is taken first: a plain string has no inner place to take it from.
+        let Spanned { value, place } = Spanned::<EndpointShape>::deserialize(deserializer)?;
+        Ok(match value {
+            EndpointShape::Text(text) => EndpointConfig { address: Spanned { value: text, place }, weight: weight_of_one() },
+            EndpointShape::Map(map) => EndpointConfig { address: map.address, weight: map.weight },
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for EndpointShape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shape;
+        impl<'de> Visitor<'de> for Shape {
+            type Value = EndpointShape;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`host:port` or `{ address: host:port, weight: 1 }`")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<EndpointShape, E> {
+                Ok(EndpointShape::Text(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<EndpointShape, A::Error> {
+                EndpointMap::deserialize(MapAccessDeserializer::new(map)).map(EndpointShape::Map)
+            }
+        }
+        deserializer.deserialize_any(Shape)
+    }
+}
+
+impl JsonSchema for EndpointConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "Endpoint".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<EndpointMap>();
+        json_schema!({ "anyOf": [{ "type": "string", "description": "`host:port`" }, map] })
+    }
+}
+
+/// How an endpoint is asked whether it is well. Either `path` or `tcp: true`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HealthCheckConfig {
+    /// Healthy means: GET of this path answers with one of `status`.
+    pub path: Option<Spanned<String>>,
+    /// Healthy means: it accepts a connection (and a TLS handshake, where the service speaks TLS).
+    pub tcp: Option<Spanned<bool>>,
+    /// From one check to the next, `100ms` to `1h`, varied by a tenth so that checks do not arrive in step. Default: `5s`.
+    pub interval: Spanned<Period>,
+    /// How long one check may take in all, `10ms` to `1m`. Default: `1s`.
+    pub timeout: Spanned<Period>,
+    /// How many good checks in a row make an unhealthy endpoint healthy, 1 to 100. Default: 2.
+    pub healthy_after: Spanned<u32>,
+    /// How many failed checks in a row make a healthy endpoint unhealthy, 1 to 100. Default: 3.
+    pub unhealthy_after: Spanned<u32>,
+    /// The `Host` that the check sends. Default: the endpoint's address as configured.
+    pub host: Option<Spanned<String>>,
+    /// The statuses that count as well: a list of `200`, `2xx` or `200-399`. Default: `[200-399]`.
+    pub status: Spanned<Vec<StatusRange>>,
+}
+
+impl Default for HealthCheckConfig {
+    fn default() -> Self {
+        HealthCheckConfig {
+            path: None,
+            tcp: None,
+            interval: period(5000),
+            timeout: period(1000),
+            healthy_after: unwritten(2),
+            unhealthy_after: unwritten(3),
+            host: None,
+            status: unwritten(vec![StatusRange { first: 200, last: 399 }]),
+        }
+    }
+}
+
+/// Statuses from `first` to `last`, both included; within 100 to 599.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatusRange {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl StatusRange {
+    pub fn contains(&self, status: u16) -> bool {
+        (self.first..=self.last).contains(&status)
+    }
+
+    /// `200`, `2xx` or `200-399`.
+    fn parse(text: &str) -> Option<Self> {
+        let number = |text: &str| {
+            let text = text.trim();
+            let three_digits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
+            three_digits.then(|| text.parse::<u16>().ok()).flatten()
+        };
+        let (first, last) = if let Some(class) = text.strip_suffix("xx") {
+            let class = class.parse::<u16>().ok().filter(|class| *class < 10)?;
+            (class * 100, class * 100 + 99)
+        } else if let Some((first, last)) = text.split_once('-') {
+            (number(first)?, number(last)?)
+        } else {
+            (number(text)?, number(text)?)
+        };
+        (100 <= first && first <= last && last <= 599).then_some(StatusRange { first, last })
+    }
+}
+
+impl<'de> Deserialize<'de> for StatusRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Status;
+        impl Visitor<'_> for Status {
+            type Value = StatusRange;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a status from 100 to 599, a class such as `2xx`, or a range such as `200-399`")
+            }
+
+            fn visit_u64<E: Error>(self, status: u64) -> Result<StatusRange, E> {
+                self.visit_str(&status.to_string())
+            }
+
+            fn visit_i64<E: Error>(self, status: i64) -> Result<StatusRange, E> {
+                self.visit_str(&status.to_string())
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<StatusRange, E> {
+                StatusRange::parse(text).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_any(Status)
+    }
+}
+
+impl JsonSchema for StatusRange {
+    fn schema_name() -> Cow<'static, str> {
+        "StatusRange".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+            { "type": "integer", "minimum": 100, "maximum": 599 },
+            { "type": "string", "pattern": "^([1-5]xx|[1-5][0-9]{2}(-[1-5][0-9]{2})?)$" },
+        ] })
+    }
+}
+
+/// How long the gateway waits for an endpoint.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimeoutsConfig {
+    /// For a connection, with its TLS handshake, `1ms` to `1m`. Default: `1s`.
+    pub connect: Spanned<Period>,
+    /// For the head of the answer, and then between two reads of its body, `1ms` to `24h`. Default: `30s`.
+    pub response: Spanned<Period>,
+    /// For one write of the request, `1ms` to `24h`. Default: `30s`.
+    pub write: Spanned<Period>,
+    /// How long an unused connection is kept open, `1s` to `1h`. Keep it shorter than the endpoints' own. Default: `60s`.
+    pub idle: Spanned<Period>,
+}
+
+impl Default for TimeoutsConfig {
+    fn default() -> Self {
+        TimeoutsConfig { connect: period(1000), response: period(30_000), write: period(30_000), idle: period(60_000) }
+    }
+}
+
+/// What is tried again.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetriesConfig {
+    /// How many more endpoints are tried when no connection can be made, 0 to 10. Nothing was sent then, so this is safe for every
+    /// method. Default: 1.
+    pub attempts: Spanned<u32>,
+}
+
+impl Default for RetriesConfig {
+    fn default() -> Self {
+        RetriesConfig { attempts: unwritten(1) }
+    }
+}
+
+/// TLS to the endpoints: `true`, `false`, or a map.
+#[derive(Debug, Clone, Default)]
+pub struct TlsChoice(pub Option<Spanned<UpstreamTlsConfig>>);
+
+/// TLS to the endpoints.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpstreamTlsConfig {
+    /// Whether the endpoint's certificate must be valid and made out to its name. Default: true.
+    pub verify: Spanned<bool>,
+    /// A PEM file with the certificate authorities to trust, relative to this file. Default: the system's.
+    pub ca: Option<Spanned<String>>,
+    /// The name to ask for (SNI) and to verify. Default: the endpoint's host name; needed where endpoints are IP addresses.
+    pub server_name: Option<Spanned<String>>,
+}
+
+impl Default for UpstreamTlsConfig {
+    fn default() -> Self {
+        UpstreamTlsConfig { verify: unwritten(true), ca: None, server_name: None }
+    }
+}
+
+struct TlsShape(Option<UpstreamTlsConfig>);
+
+impl<'de> Deserialize<'de> for TlsChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Spanned { value, place } = Spanned::<TlsShape>::deserialize(deserializer)?;
+        Ok(TlsChoice(value.0.map(|value| Spanned { value, place })))
+    }
+}
+
+impl<'de> Deserialize<'de> for TlsShape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shape;
+        impl<'de> Visitor<'de> for Shape {
+            type Value = TlsShape;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`true`, `false` or `{ verify: true, ca: FILE, server_name: NAME }`")
+            }
+
+            fn visit_bool<E: Error>(self, on: bool) -> Result<TlsShape, E> {
+                Ok(TlsShape(on.then(UpstreamTlsConfig::default)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TlsShape, A::Error> {
+                UpstreamTlsConfig::deserialize(MapAccessDeserializer::new(map)).map(|tls| TlsShape(Some(tls)))
+            }
+        }
+        deserializer.deserialize_any(Shape)
+    }
+}
+
+impl JsonSchema for TlsChoice {
+    fn schema_name() -> Cow<'static, str> {
+        "UpstreamTls".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<UpstreamTlsConfig>();
+        json_schema!({ "anyOf": [{ "type": "boolean" }, map] })
+    }
+}
+
+/// An enumeration written as one word. A derive would refuse an unknown word without saying which one was probably meant.
+macro_rules! word {
+    ($type:ident, $what:literal, $($word:literal => $variant:ident),+) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                match &*String::deserialize(deserializer)? {
+                    $($word => Ok($type::$variant),)+
+                    other => Err(D::Error::custom(unknown_word($what, other, &[$($word),+]))),
+                }
+            }
+        }
+
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "enum": [$($word),+] })
+            }
+        }
+    };
+}
+
+fn unknown_word(what: &str, word: &str, known: &[&str]) -> String {
+    match did_you_mean(word, known.iter().copied()) {
+        Some(near) => format!("unknown {what} `{word}`; did you mean `{near}`?"),
+        None => format!("unknown {what} `{word}`; known: {}", known.join(", ")),
+    }
+}
+
+/// How requests are spread over the healthy endpoints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Balance {
+    #[default]
+    RoundRobin,
+}
+
+word!(Balance, "balance", "round_robin" => RoundRobin);
+
+impl Balance {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Balance::RoundRobin => "round_robin",
+        }
+    }
+}
+
+/// What the endpoints speak.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Protocol {
+    #[default]
+    Http1,
+    /// HTTP/2 only (RFC 9113): by ALPN over TLS, with prior knowledge over plain TCP.
+    Http2,
+}
+
+word!(Protocol, "protocol", "http1" => Http1, "http2" => Http2, "grpc" => Http2);
+
+impl Protocol {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Http1 => "http1",
+            Protocol::Http2 => "http2",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(yaml: &str) -> Result<ServiceConfig, String> {
+        serde_yaml::from_str(yaml).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn endpoints_are_strings_or_maps() {
+        let config = read("endpoints: ['a:1', { address: 'b:2', weight: 3 }, { address: 'c:3' }]").unwrap();
+        let seen: Vec<_> = config.endpoints.iter().map(|e| (e.address.value.as_str(), e.weight.value)).collect();
+        assert_eq!(seen, [("a:1", 1), ("b:2", 3), ("c:3", 1)]);
+        for wrong in
+            ["endpoints: [{ weight: 2 }]", "endpoints: [{ adress: 'a:1' }]", "endpoints: [80]", "endpoints: ['a:1', [b]]"]
+        {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn tls_is_a_switch_or_a_map() {
+        let tls = |yaml| read(yaml).map(|config| config.tls.0.map(|tls| tls.value.verify.value));
+        assert_eq!(tls("tls: true"), Ok(Some(true)));
+        assert_eq!(tls("tls: false"), Ok(None));
+        assert_eq!(tls("tls: { verify: false }"), Ok(Some(false)));
+        assert_eq!(tls("tls: {}"), Ok(Some(true)));
+        assert!(tls("tls: { verfy: false }").is_err());
+        assert!(tls("tls: yes please").is_err());
+    }
+
+    #[test]
+    fn unknown_words_are_answered_with_the_nearest() {
+        assert!(read("balance: roundrobin").unwrap_err().contains("did you mean `round_robin`?"));
+        assert!(read("balance: best").unwrap_err().contains("known: round_robin"));
+        assert_eq!(read("protocol: grpc").unwrap().protocol, Protocol::Http2);
+        assert!(read("protocol: http3").is_err());
+    }
+
+    #[test]
+    fn statuses_are_numbers_classes_and_ranges() {
+        for (text, want) in [("204", Some((204, 204))), ("2xx", Some((200, 299))), ("200-399", Some((200, 399)))] {
+            assert_eq!(StatusRange::parse(text).map(|range| (range.first, range.last)), want);
+        }
+        for wrong in ["", "99", "600", "6xx", "0xx", "xx", "399-200", "200-", "-200", "+20", "200-2000", "2x"] {
+            assert_eq!(StatusRange::parse(wrong), None, "{wrong}");
+        }
+        let config = read("health_check: { path: /, status: [200, 3xx] }").unwrap();
+        let statuses = config.health_check.unwrap().value.status.value;
+        assert!(statuses.iter().any(|range| range.contains(302)) && !statuses.iter().any(|range| range.contains(201)));
+    }
+
+    #[test]
+    fn the_schema_describes_every_field() {
+        let schema = serde_json::to_value(schemars::schema_for!(ServiceConfig)).unwrap();
+        for field in
+            ["endpoints", "balance", "health_check", "timeouts", "retries", "protocol", "tls", "keep_alive", "dns_refresh"]
+        {
+            assert!(schema["properties"][field]["description"].is_string(), "{field}: {schema}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! One address behind a service, and what is known about it: its health and what it is doing. Lives in the ledger, so that
+//! reloads do not forget it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use super::stripe::Striped;
+
+/// An endpoint: where requests go.
+pub struct Endpoint {
+    address: SocketAddr,
+    /// `host:port` as configured: the `Host` of health checks, and for people.
+    authority: Box<str>,
+    /// The host as configured, if it is a name: the name TLS asks for and verifies.
+    host: Option<Box<str>>,
+    /// Starts out true: a gateway that has just started sends requests before the first check is in, instead of refusing them all.
+    healthy: AtomicBool,
+    checks: Mutex<Checks>,
+    load: Striped<Load>,
+}
+
+/// What one thread has done with an endpoint.
+struct Load {
+    /// Begun minus ended. May be negative where requests end on another thread; only the sum over the threads means something.
+    in_flight: AtomicI64,
+    requests: AtomicU64,
+    failures: AtomicU64,
+}
+
+#[derive(Default)]
+struct Checks {
+    /// How many checks in a row have contradicted the present state.
+    against: u32,
+    last: Option<CheckView>,
+}
+
+/// How many checks in a row it takes to change an endpoint's health. Both are at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    pub healthy_after: u32,
+    pub unhealthy_after: u32,
+}
+
+/// The last health check, for the admin API.
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckView {
+    pub ok: bool,
+    /// When it ended; written as RFC 3339.
+    #[serde(serialize_with = "as_text")]
+    pub at: Timestamp,
+    pub took_ms: u64,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+fn as_text<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(at)
+}
+
+/// An endpoint, for the admin API.
+#[derive(Clone, Debug, Serialize)]
+pub struct EndpointView {
+    pub address: SocketAddr,
+    /// As configured: differs from `address` where a name was resolved.
+    pub configured: String,
+    pub weight: u32,
+    pub healthy: bool,
+    /// Requests that are being answered now.
+    pub in_flight: u64,
+    /// Requests sent to it since it is known, counting retries.
+    pub requests: u64,
+    /// Those of them that the caller recorded as failed.
+    pub failures: u64,
+    pub last_check: Option<CheckView>,
+}
+
+impl Endpoint {
+    pub fn new(address: SocketAddr, authority: &str, host: Option<&str>) -> Self {
+        Endpoint {
+            address,
+            authority: authority.into(),
+            host: host.map(Into::into),
+            healthy: AtomicBool::new(true),
+            checks: Mutex::default(),
+            load: Striped::new(|_| Load {
+                in_flight: AtomicI64::new(0),
+                requests: AtomicU64::new(0),
+                failures: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `host:port` as configured.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The host as configured, if it is a name.
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
+    }
+
+    pub fn healthy(&self) -> bool {
+        self.healthy.load(Ordering::Acquire)
+    }
+
+    /// Takes in the result of a check, and tells the new health if this check changed it.
+    pub fn observe(&self, result: Result<(), String>, took: Duration, thresholds: Thresholds) -> Option<bool> {
+        let ok = result.is_ok();
+        let mut checks = self.checks.lock();
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        checks.last = Some(CheckView { ok, at: Timestamp::now(), took_ms, error: result.err() });
+        if ok == self.healthy() {
+            checks.against = 0;
+            return None;
+        }
+        checks.against = checks.against.saturating_add(1);
+        let needed = if ok { thresholds.healthy_after } else { thresholds.unhealthy_after };
+        if checks.against < needed {
+            return None;
+        }
+        checks.against = 0;
+        self.healthy.store(ok, Ordering::Release);
+        Some(ok)
+    }
+
+    /// Forgets what checks said: the service is not checked any more.
+    pub fn forget_checks(&self) {
+        *self.checks.lock() = Checks::default();
+        self.healthy.store(true, Ordering::Release);
+    }
+
+    /// Counts a request that begins.
+    fn begin(&self) {
+        if let Some(load) = self.load.mine() {
+            load.in_flight.fetch_add(1, Ordering::Relaxed);
+            load.requests.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn end(&self) {
+        if let Some(load) = self.load.mine() {
+            load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a request that failed: no connection, no answer, or whatever else the caller counts as this endpoint's fault.
+    pub fn record_failure(&self) {
+        if let Some(load) = self.load.mine() {
+            load.failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Requests that are being answered now.
+    pub fn in_flight(&self) -> u64 {
+        let sum: i64 = self.load.iter().map(|load| load.in_flight.load(Ordering::Relaxed)).sum();
+        // Threads are read one after the other: a request that ends meanwhile may be seen ending and not beginning.
+        u64::try_from(sum).unwrap_or(0)
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.load.iter().map(|load| load.requests.load(Ordering::Relaxed)).sum()
+    }
+
+    pub fn failures(&self) -> u64 {
+        self.load.iter().map(|load| load.failures.load(Ordering::Relaxed)).sum()
+    }
+
+    pub fn view(&self, weight: u32) -> EndpointView {
+        EndpointView {
+            address: self.address,
+            configured: self.authority.to_string(),
+            weight,
+            healthy: self.healthy(),
+            in_flight: self.in_flight(),
+            requests: self.requests(),
+            failures: self.failures(),
+            last_check: self.checks.lock().last.clone(),
+        }
+    }
+}
+
+/// A request on its way to an endpoint: counted as in flight until this is dropped.
+pub struct Flight {
+    endpoint: Arc<Endpoint>,
+}
+
+impl Flight {
+    pub fn begin(endpoint: Arc<Endpoint>) -> Self {
+        endpoint.begin();
+        Flight { endpoint }
+    }
+
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.endpoint.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint() -> Arc<Endpoint> {
+        Arc::new(Endpoint::new(([127, 0, 0, 1], 80).into(), "catalog:80", Some("catalog")))
+    }
+
+    fn check(endpoint: &Endpoint, ok: bool) -> Option<bool> {
+        let result = if ok { Ok(()) } else { Err("refused".to_owned()) };
+        endpoint.observe(result, Duration::ZERO, Thresholds { healthy_after: 2, unhealthy_after: 3 })
+    }
+
+    #[test]
+    fn health_changes_only_after_enough_checks_in_a_row() {
+        let endpoint = endpoint();
+        assert_eq!([false, false, true, false, false].map(|ok| check(&endpoint, ok)), [None; 5]);
+        assert!(endpoint.healthy());
+        assert_eq!(check(&endpoint, false), Some(false));
+        assert!(!endpoint.healthy());
+        assert_eq!([true, false, true].map(|ok| check(&endpoint, ok)), [None; 3]);
+        assert_eq!(check(&endpoint, true), Some(true));
+        assert!(endpoint.healthy());
+    }
+
+    #[test]
+    fn forgetting_gives_the_benefit_of_the_doubt() {
+        let endpoint = endpoint();
+        assert_eq!([false; 3].map(|ok| check(&endpoint, ok)), [None, None, Some(false)]);
+        endpoint.forget_checks();
+        assert!(endpoint.healthy());
+        assert!(endpoint.view(1).last_check.is_none());
+    }
+
+    #[test]
+    fn counts_requests_that_end_on_another_thread() {
+        let endpoint = endpoint();
+        let (one, two) = (Flight::begin(endpoint.clone()), Flight::begin(endpoint.clone()));
+        assert_eq!(endpoint.in_flight(), 2);
+        std::thread::spawn(move || drop(one)).join().unwrap();
+        assert_eq!(endpoint.in_flight(), 1);
+        two.endpoint().record_failure();
+        drop(two);
+        let view = serde_json::to_value(endpoint.view(3)).unwrap();
+        assert_eq!((&view["in_flight"], &view["requests"], &view["failures"]), (&0.into(), &2.into(), &1.into()));
+        assert_eq!((&view["configured"], &view["weight"]), (&"catalog:80".into(), &3.into()));
+    }
+}

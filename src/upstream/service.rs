@@ -1,0 +1,339 @@
+//! A service, compiled: its cluster and everything a request needs to know on the way to it.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use pingora_core::upstreams::peer::HttpPeer;
+use serde::Serialize;
+
+use super::address::Address;
+use super::cluster::{Board, Cluster, Member, Source};
+use super::config::{Balance, EndpointConfig, Protocol, ServiceConfig, TimeoutsConfig};
+use super::dns::Name;
+use super::endpoint::{Endpoint, EndpointView, Flight};
+use super::health::Check;
+use super::peer::{PeerTemplate, Timeouts, Tls};
+use crate::ledger::Ledger;
+use crate::problem::{Place, Problem, Problems};
+use crate::reply::Reply;
+use crate::value::{Period, Raw, Spanned};
+
+/// The most endpoints that one service lists.
+const MOST_ENDPOINTS: usize = 10_000;
+const MOST_WEIGHT: u32 = 1000;
+const HOUR: u64 = 3_600_000;
+
+/// A service: what routes lead to.
+pub struct Service {
+    /// As configured.
+    pub name: Box<str>,
+    /// Its identity, for the ledger and the watchers: the name, and for a service without an entry the port, too.
+    pub key: Arc<str>,
+    pub cluster: Arc<Cluster>,
+    pub balance: Balance,
+    pub protocol: Protocol,
+    pub timeouts: Timeouts,
+    /// How many more endpoints are tried when no connection can be made.
+    pub retries: u32,
+    /// How many idle connections each core keeps.
+    pub keep_alive: usize,
+    /// What clients are told while no endpoint is healthy.
+    pub retry_after: Duration,
+    pub dns_refresh: Duration,
+    /// As written, for the compilation of routes.
+    pub policies: Option<Raw>,
+    pub(super) check: Option<Arc<Check>>,
+    peers: PeerTemplate,
+}
+
+/// The endpoint whose turn it is.
+#[derive(Clone)]
+pub struct Picked {
+    pub addr: SocketAddr,
+    pub endpoint: Arc<Endpoint>,
+}
+
+impl Picked {
+    /// Counts a request as in flight until the answer is dropped.
+    pub fn begin(&self) -> Flight {
+        Flight::begin(self.endpoint.clone())
+    }
+}
+
+/// A service, for the admin API.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServiceView {
+    pub name: String,
+    pub balance: &'static str,
+    pub protocol: &'static str,
+    pub tls: bool,
+    /// Whether health checks run.
+    pub checked: bool,
+    /// How many endpoints may be asked now.
+    pub available: usize,
+    pub endpoints: Vec<EndpointView>,
+    /// Host names that have not resolved yet.
+    pub unresolved: Vec<String>,
+}
+
+impl Service {
+    /// The policy name in the answers that the gateway makes in a service's stead.
+    pub const NAME: &'static str = "upstream";
+
+    /// Compiles the entry `name` under `services:`, which was written at `place`. Files are read relative to `base`; host names are
+    /// not resolved here (see [`super::dns::resolve`]). `None` only if there was a problem.
+    pub fn compile(
+        name: &str,
+        place: Place,
+        config: &ServiceConfig,
+        base: &Path,
+        problems: &mut Problems,
+        ledger: &Ledger,
+    ) -> Option<Arc<Self>> {
+        let named = check_name(name, place, problems);
+        let addresses = read_addresses(name, place, config, problems);
+        let service = Self::build(name, name, addresses.as_deref().unwrap_or_default(), config, base, problems, ledger);
+        service.filter(|_| named && addresses.is_some())
+    }
+
+    /// The service that a route means by a host and a port without an entry under `services:`, all defaults.
+    pub fn implied(host: &str, port: u16, place: Place, problems: &mut Problems, ledger: &Ledger) -> Option<Arc<Self>> {
+        let address = match Address::of_host(host, port) {
+            Ok(address) => address,
+            Err(bad) => {
+                problems.push(Problem::error(place, bad.message).hint(bad.hint));
+                return None;
+            }
+        };
+        let key = address.to_string();
+        let listed = [Listed { address, weight: 1, place }];
+        Self::build(host, &key, &listed, &ServiceConfig::default(), Path::new(""), problems, ledger)
+    }
+
+    fn build(
+        name: &str,
+        key: &str,
+        listed: &[Listed],
+        config: &ServiceConfig,
+        base: &Path,
+        problems: &mut Problems,
+        ledger: &Ledger,
+    ) -> Option<Arc<Self>> {
+        let timeouts = compile_timeouts(&config.timeouts, problems);
+        let retries = count_within("attempts", &config.retries.attempts, 0, 10, problems);
+        let keep_alive = count_within("keep_alive", &config.keep_alive, 0, 65_536, problems);
+        let retry_after = period_within("retry_after", &config.retry_after, 1000, HOUR, problems);
+        let dns_refresh = period_within("dns_refresh", &config.dns_refresh, 1000, HOUR, problems);
+        let tls = config.tls.0.as_ref().map(|tls| compile_tls(tls, listed, base, problems));
+        let check = match &config.health_check {
+            Some(check) => {
+                let tls = tls.as_ref().and_then(Option::as_ref);
+                Some(Check::compile(check, config.protocol, tls, problems))
+            }
+            None => None,
+        };
+        // An inner `None` is a problem that has been told.
+        let (tls, check) = (tls.map_or(Some(None), |tls| tls.map(Some))?, check.map_or(Some(None), |check| check.map(Some))?);
+        let timeouts = timeouts?;
+        Some(Arc::new(Service {
+            name: name.into(),
+            key: key.into(),
+            cluster: form_cluster(key, listed, check.is_some(), ledger),
+            balance: config.balance,
+            protocol: config.protocol,
+            timeouts,
+            retries: retries?,
+            keep_alive: keep_alive? as usize,
+            retry_after: retry_after?,
+            dns_refresh: dns_refresh?,
+            policies: config.policies.clone(),
+            check: check.map(Arc::new),
+            peers: PeerTemplate::new(timeouts, config.protocol, tls.as_ref()),
+        }))
+    }
+
+    /// The endpoint whose turn it is, at a cost that does not grow with their number; `None` if no endpoint is healthy, or if
+    /// `exclude` holds all that are: unhealthy endpoints are never asked, not even when there are no others.
+    ///
+    /// Every thread takes turns of its own, so that cores do not contend for one counter. Over any whole cycle of one thread's
+    /// picks (as many as the weights, divided by their common divisor, add up to) the weights are met exactly, as long as health
+    /// and addresses do not change; over all threads, the shares are off by at most the unfinished cycle of each.
+    ///
+    /// `exclude` is for retries: the addresses that were tried in vain.
+    pub fn pick(&self, exclude: &[SocketAddr]) -> Option<Picked> {
+        let endpoint = self.cluster.pick(exclude)?;
+        Some(Picked { addr: endpoint.address(), endpoint })
+    }
+
+    /// How to connect to `picked`. `sni` replaces the name that TLS asks for and verifies.
+    pub fn peer(&self, picked: &Picked, sni: Option<&str>) -> Box<HttpPeer> {
+        Box::new(self.peers.peer(&picked.endpoint, sni))
+    }
+
+    pub fn is_tls(&self) -> bool {
+        self.peers.is_tls()
+    }
+
+    /// The answer while no endpoint is healthy: 503 with `Retry-After`.
+    pub fn unavailable(&self) -> Box<Reply> {
+        let detail = "No endpoint of this service is available.";
+        Reply::new(StatusCode::SERVICE_UNAVAILABLE, Self::NAME, "no_healthy_endpoint", detail).retry_after(self.retry_after)
+    }
+
+    /// Whether there is something to watch: health checks or host names.
+    pub fn is_watched(&self) -> bool {
+        self.check.is_some() || self.cluster.names().next().is_some()
+    }
+
+    pub fn view(&self) -> ServiceView {
+        let endpoints = self.cluster.endpoints();
+        let unresolved = self.cluster.names().filter(|(name, _)| !name.is_resolved());
+        ServiceView {
+            name: self.name.to_string(),
+            balance: self.balance.as_str(),
+            protocol: self.protocol.as_str(),
+            tls: self.is_tls(),
+            checked: self.check.is_some(),
+            available: self.cluster.available(),
+            endpoints: endpoints.into_iter().map(|(weight, endpoint)| endpoint.view(weight)).collect(),
+            unresolved: unresolved.map(|(name, _)| name.host().to_owned()).collect(),
+        }
+    }
+}
+
+/// An endpoint as listed, read.
+struct Listed {
+    address: Address,
+    weight: u32,
+    place: Place,
+}
+
+/// A service's name stands in logs, metrics and ledger keys: 1 to 64 letters, digits, `.`, `_` and `-`.
+pub fn check_name(name: &str, place: Place, problems: &mut Problems) -> bool {
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+    let fine = plain && (1..=64).contains(&name.len());
+    if !fine {
+        let problem = Problem::error(place, format!("`{name}` cannot be a service's name"));
+        problems.push(problem.hint("a name has 1 to 64 letters, digits, `.`, `_` and `-`"));
+    }
+    fine
+}
+
+/// `None` only if there was a problem.
+fn read_addresses(name: &str, place: Place, config: &ServiceConfig, problems: &mut Problems) -> Option<Vec<Listed>> {
+    let place = if config.endpoints.place.is_known() { config.endpoints.place } else { place };
+    if config.endpoints.is_empty() {
+        let problem = Problem::error(place, format!("the service `{name}` has no endpoints"));
+        problems.push(problem.hint("for example `endpoints: [10.0.0.1:9001]`"));
+        return None;
+    }
+    if config.endpoints.len() > MOST_ENDPOINTS {
+        problems.push(Problem::error(place, format!("the service `{name}` lists more than {MOST_ENDPOINTS} endpoints")));
+        return None;
+    }
+    let mut known = HashSet::with_capacity(config.endpoints.len());
+    let mut listed = Vec::with_capacity(config.endpoints.len());
+    for endpoint in config.endpoints.iter() {
+        listed.extend(read_address(endpoint, &mut known, problems));
+    }
+    (listed.len() == config.endpoints.len()).then_some(listed)
+}
+
+fn read_address(config: &EndpointConfig, known: &mut HashSet<Address>, problems: &mut Problems) -> Option<Listed> {
+    let weight = count_within("weight", &config.weight, 1, MOST_WEIGHT, problems);
+    let place = config.address.place;
+    let address = match Address::parse(&config.address) {
+        Ok(address) => address,
+        Err(bad) => {
+            problems.push(Problem::error(place, bad.message).hint(bad.hint));
+            return None;
+        }
+    };
+    if !known.insert(address.clone()) {
+        problems.push(Problem::error(place, format!("`{address}` is listed twice")).hint("give it a `weight` instead"));
+        return None;
+    }
+    Some(Listed { address, weight: weight?, place })
+}
+
+fn compile_timeouts(config: &TimeoutsConfig, problems: &mut Problems) -> Option<Timeouts> {
+    let connect = period_within("connect", &config.connect, 1, 60_000, problems);
+    let response = period_within("response", &config.response, 1, 24 * HOUR, problems);
+    let write = period_within("write", &config.write, 1, 24 * HOUR, problems);
+    let idle = period_within("idle", &config.idle, 1000, HOUR, problems);
+    Some(Timeouts { connect: connect?, response: response?, write: write?, idle: idle? })
+}
+
+/// Pingora verifies nothing where it has no name to verify. That must not happen unasked.
+fn compile_tls(
+    config: &Spanned<super::config::UpstreamTlsConfig>,
+    listed: &[Listed],
+    base: &Path,
+    problems: &mut Problems,
+) -> Option<Tls> {
+    let tls = Tls::compile(config, base, problems)?;
+    let nameless = listed.iter().find(|listed| listed.address.host_name().is_none());
+    match nameless {
+        Some(listed) if tls.verify && tls.server_name.is_none() => {
+            let message = format!("no name to verify the certificate of `{}` against", listed.address);
+            let problem = Problem::error(listed.place, message);
+            problems.push(problem.hint("set `tls.server_name` to the name that the certificate carries"));
+            None
+        }
+        _ => Some(tls),
+    }
+}
+
+fn form_cluster(key: &str, listed: &[Listed], checked: bool, ledger: &Ledger) -> Arc<Cluster> {
+    let members = listed.iter().map(|listed| {
+        let authority = listed.address.to_string();
+        let source = match &listed.address {
+            Address::Fixed(address) => {
+                let key = format!("service:{key}:endpoint:{authority}");
+                Source::Fixed(ledger.keep(&key, || Endpoint::new(*address, &authority, None)))
+            }
+            Address::Named(host, port) => {
+                let key = format!("service:{key}:name:{authority}");
+                Source::Named(ledger.keep(&key, || Name::new(host, *port)))
+            }
+        };
+        Member { source, weight: listed.weight, place: listed.place }
+    });
+    Cluster::new(members.collect(), checked, ledger.keep(&format!("service:{key}:board"), Board::default))
+}
+
+/// A period within bounds, in milliseconds; otherwise a problem.
+pub(super) fn period_within(
+    what: &str,
+    period: &Spanned<Period>,
+    least: u64,
+    most: u64,
+    problems: &mut Problems,
+) -> Option<Duration> {
+    let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
+    let Period(given) = period.value;
+    if (least..=most).contains(&given) {
+        return Some(given);
+    }
+    let message = format!("`{what}` is {given:?}, which is not between {least:?} and {most:?}");
+    problems.push(Problem::error(period.place, message));
+    None
+}
+
+/// A number within bounds; otherwise a problem.
+pub(super) fn count_within(what: &str, count: &Spanned<u32>, least: u32, most: u32, problems: &mut Problems) -> Option<u32> {
+    if (least..=most).contains(&count.value) {
+        return Some(count.value);
+    }
+    let message = format!("`{what}` is {}, which is not between {least} and {most}", count.value);
+    problems.push(Problem::error(count.place, message));
+    None
+}
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

@@ -1,0 +1,195 @@
+use std::collections::HashMap;
+
+use super::*;
+use crate::upstream::dns;
+use crate::upstream::endpoint::Thresholds;
+
+fn compile_with(yaml: &str, ledger: &Ledger) -> (Option<Arc<Service>>, Problems) {
+    let mut problems = Problems::default();
+    let config: ServiceConfig = serde_yaml::from_str(yaml).unwrap();
+    let service = Service::compile("catalog", Place::NOWHERE, &config, Path::new(""), &mut problems, ledger);
+    assert_eq!(service.is_none(), problems.has_errors(), "{yaml}: {problems:?}");
+    (service, problems)
+}
+
+fn service(yaml: &str, ledger: &Ledger) -> Arc<Service> {
+    let (service, problems) = compile_with(yaml, ledger);
+    service.unwrap_or_else(|| panic!("{problems:?}"))
+}
+
+fn counts(service: &Service, picks: usize) -> HashMap<u16, usize> {
+    let mut counts = HashMap::new();
+    for _ in 0..picks {
+        *counts.entry(service.pick(&[]).unwrap().addr.port()).or_default() += 1;
+    }
+    counts
+}
+
+fn set_health(service: &Service, port: u16, healthy: bool) {
+    let once = Thresholds { healthy_after: 1, unhealthy_after: 1 };
+    for (_, endpoint) in service.cluster.endpoints() {
+        if endpoint.address().port() == port {
+            endpoint.observe(healthy.then_some(()).ok_or_else(String::new), Duration::ZERO, once);
+        }
+    }
+    service.cluster.board().publish();
+}
+
+const THREE: &str =
+    "{ endpoints: ['10.0.0.1:1', '10.0.0.1:2', { address: '10.0.0.1:3', weight: 2 }], health_check: { tcp: true } }";
+
+#[test]
+fn weights_are_honoured_and_the_unhealthy_are_left_out() {
+    let service = service(THREE, &Ledger::default());
+    assert_eq!(counts(&service, 400), HashMap::from([(1, 100), (2, 100), (3, 200)]));
+    set_health(&service, 2, false);
+    assert_eq!(counts(&service, 300), HashMap::from([(1, 100), (3, 200)]));
+    set_health(&service, 1, false);
+    set_health(&service, 3, false);
+    assert!(service.pick(&[]).is_none());
+    assert_eq!(service.cluster.available(), 0);
+    set_health(&service, 2, true);
+    assert_eq!(counts(&service, 10), HashMap::from([(2, 10)]));
+}
+
+#[test]
+fn threads_together_keep_to_the_weights() {
+    let service = service(THREE, &Ledger::default());
+    let mut sums: HashMap<u16, usize> = HashMap::new();
+    let parts: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| counts(&service, 401))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for (port, count) in parts.into_iter().flatten() {
+        *sums.entry(port).or_default() += count;
+    }
+    for (port, share) in [(1, 401), (2, 401), (3, 802)] {
+        assert!(sums[&port].abs_diff(share) <= 4, "{sums:?}");
+    }
+}
+
+#[test]
+fn retries_go_elsewhere() {
+    let service = service(THREE, &Ledger::default());
+    let tried: Vec<SocketAddr> = ["10.0.0.1:1", "10.0.0.1:3"].map(|text| text.parse().unwrap()).into();
+    for _ in 0..20 {
+        assert_eq!(service.pick(&tried).unwrap().addr.port(), 2);
+    }
+    let all: Vec<SocketAddr> = service.cluster.endpoints().iter().map(|(_, endpoint)| endpoint.address()).collect();
+    assert!(service.pick(&all).is_none());
+}
+
+#[test]
+fn a_reload_keeps_health_and_reaches_the_generations_still_in_use() {
+    let ledger = Ledger::default();
+    let old = service(THREE, &ledger);
+    set_health(&old, 1, false);
+    let new = service("{ endpoints: ['10.0.0.1:1', '10.0.0.1:4'], health_check: { tcp: true } }", &ledger);
+    assert_eq!(counts(&new, 10), HashMap::from([(4, 10)]));
+    set_health(&new, 1, true);
+    assert_eq!(counts(&new, 10), HashMap::from([(1, 5), (4, 5)]));
+    assert_eq!(counts(&old, 4), HashMap::from([(1, 1), (2, 1), (3, 2)]));
+    drop((old, new));
+    ledger.sweep();
+    assert!(ledger.is_empty());
+}
+
+#[test]
+fn what_checks_said_is_void_once_there_are_none() {
+    let ledger = Ledger::default();
+    let old = service(THREE, &ledger);
+    set_health(&old, 1, false);
+    let new = service("endpoints: ['10.0.0.1:1']", &ledger);
+    assert!(new.pick(&[]).is_some());
+}
+
+#[test]
+fn host_names_become_endpoints_when_they_resolve() {
+    let ledger = Ledger::default();
+    let named = service("endpoints: [{ address: 'localhost:81', weight: 3 }, 'no-such-host.invalid:82']", &ledger);
+    assert!(named.pick(&[]).is_none());
+    assert_eq!(named.view().unresolved.len(), 2);
+    let mut problems = Problems::default();
+    dns::resolve(std::slice::from_ref(&named), Duration::from_secs(3), &mut problems);
+    assert!(!problems.has_errors());
+    let said: Vec<_> = problems.iter().map(|problem| problem.message.clone()).collect();
+    assert_eq!(said, ["the host `no-such-host.invalid` of the service `catalog` does not resolve"]);
+    let picked = named.pick(&[]).unwrap();
+    assert!(picked.addr.ip().is_loopback() && picked.addr.port() == 81);
+    assert_eq!(picked.endpoint.authority(), "localhost:81");
+    // The next generation starts with what is known.
+    assert!(service("endpoints: ['localhost:81']", &ledger).pick(&[]).is_some());
+}
+
+#[test]
+fn an_implied_service_is_told_apart_by_its_port() {
+    let (ledger, mut problems) = (Ledger::default(), Problems::default());
+    let one = Service::implied("127.0.0.1", 9001, Place::NOWHERE, &mut problems, &ledger).unwrap();
+    let two = Service::implied("127.0.0.1", 9002, Place::NOWHERE, &mut problems, &ledger).unwrap();
+    assert_eq!((&*one.name, &*one.key, &*two.key), ("127.0.0.1", "127.0.0.1:9001", "127.0.0.1:9002"));
+    assert_eq!(one.pick(&[]).unwrap().addr.port(), 9001);
+    assert!(Service::implied("not a host", 1, Place::NOWHERE, &mut problems, &ledger).is_none());
+    assert!(Service::implied("host", 0, Place::NOWHERE, &mut problems, &ledger).is_none());
+    assert_eq!(problems.len(), 2);
+}
+
+#[test]
+fn every_problem_is_told_at_once() {
+    let (_, problems) = compile_with(
+        "{ endpoints: ['10.0.0.1', { address: 'a:1', weight: 0 }, 'b:1', 'B:1'], retries: { attempts: 11 }, keep_alive: 99999,
+           retry_after: 10ms, dns_refresh: 2h, timeouts: { connect: 2m, response: 0s, write: 0s, idle: 1ms },
+           health_check: { path: healthz, interval: 99ms, timeout: 2m, healthy_after: 0, unhealthy_after: 101, host: 'a b' } }",
+        &Ledger::default(),
+    );
+    assert_eq!(problems.len(), 17, "{problems:#?}");
+    for wrong in [
+        "{}",
+        "endpoints: []",
+        "{ endpoints: ['a:1'], health_check: {} }",
+        "{ endpoints: ['a:1'], health_check: { path: /, tcp: true } }",
+        "{ endpoints: ['a:1'], health_check: { path: /, status: [] } }",
+        "{ endpoints: ['a:1'], health_check: { path: 'http://a/' } }",
+        "{ endpoints: ['10.0.0.1:1'], tls: true }",
+        "{ endpoints: ['a:1'], tls: { server_name: 10.0.0.1 } }",
+        "{ endpoints: ['a:1'], tls: { ca: /no/such/file } }",
+    ] {
+        assert!(compile_with(wrong, &Ledger::default()).1.has_errors(), "{wrong}");
+    }
+    for right in ["{ endpoints: ['a:1'], tls: true }", "{ endpoints: ['10.0.0.1:1'], tls: { server_name: a } }"] {
+        assert!(compile_with(right, &Ledger::default()).1.is_empty(), "{right}");
+    }
+    let (_, problems) = compile_with("{ endpoints: ['10.0.0.1:1'], tls: { verify: false } }", &Ledger::default());
+    assert!(problems.len() == 1 && !problems.has_errors());
+}
+
+#[test]
+fn names_are_plain() {
+    let mut problems = Problems::default();
+    assert!(check_name("catalog-service_2.eu", Place::NOWHERE, &mut problems));
+    for wrong in ["", "a b", "a:b", "a/b", "\u{e9}", &"a".repeat(65)] {
+        assert!(!check_name(wrong, Place::NOWHERE, &mut problems), "{wrong}");
+    }
+}
+
+#[test]
+fn nobody_home_is_503_with_a_retry_after() {
+    let reply = service("{ endpoints: ['10.0.0.1:1'], retry_after: 7s }", &Ledger::default()).unavailable();
+    assert_eq!((reply.status, reply.headers[0].1.to_str().unwrap()), (StatusCode::SERVICE_UNAVAILABLE, "7"));
+}
+
+#[test]
+fn a_thousand_endpoints_are_picked_from_as_quickly_as_one() {
+    let many: Vec<String> = (1..=1000).map(|port| format!("{{ address: '10.0.0.1:{port}', weight: {port} }}")).collect();
+    let many = service(&format!("endpoints: [{}]", many.join(", ")), &Ledger::default());
+    let one = service("endpoints: ['10.0.0.1:1']", &Ledger::default());
+    let nanos = |service: &Service| {
+        let started = std::time::Instant::now();
+        (0..200_000).for_each(|_| drop(service.pick(&[])));
+        started.elapsed().as_nanos() / 200_000
+    };
+    // The least of several runs, against whatever else the machine does. A cost that grew with the endpoints would be hundreds of
+    // times as high; the allowance is for a build without optimisation.
+    let least = |service: &Service| (0..5).map(|_| nanos(service)).min().unwrap();
+    let (few, lots) = (least(&one), least(&many));
+    assert!(lots < 4 * few + 200, "{few} ns with one, {lots} ns with a thousand");
+}

@@ -1,0 +1,313 @@
+//! The watchers: one background thread that checks health and resolves names, for all services, for as long as they are in the
+//! current generation.
+//!
+//! An endpoint counts as healthy until checks say otherwise. Checks of one service are spread over its interval and drift apart,
+//! so that endpoints are not all asked in the same moment.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use log::{error, info, warn};
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::cluster::Board;
+use super::dns::{Name, Resolved};
+use super::endpoint::Endpoint;
+use super::health::{Check, Prober};
+use super::service::Service;
+
+/// How many checks run at a time: a bound on descriptors, and on the burst when a large configuration is loaded.
+const MOST_CHECKS: usize = 256;
+/// How many names are resolved at a time; each takes a thread of the resolver's.
+const MOST_LOOKUPS: usize = 16;
+/// How soon a name that has never resolved is asked again, unless `dns_refresh` is sooner.
+const UNRESOLVED_REFRESH: Duration = Duration::from_secs(1);
+
+/// An endpoint's health has changed.
+#[derive(Debug, Clone)]
+pub struct HealthChange<'a> {
+    pub service: &'a str,
+    pub address: SocketAddr,
+    pub healthy: bool,
+    /// Why the last check failed.
+    pub reason: Option<&'a str>,
+}
+
+/// Hears of every change of health, on the watchers' thread: it must not block.
+pub type Observer = Box<dyn Fn(&HealthChange<'_>) + Send + Sync>;
+
+/// Runs the health checks and keeps the names fresh. Stops when dropped.
+pub struct Watchers {
+    runtime: Handle,
+    shared: Arc<Shared>,
+    watched: Mutex<HashMap<Arc<str>, Watched>>,
+    /// Dropped with the watchers, which ends the thread.
+    _stop: oneshot::Sender<()>,
+}
+
+struct Watched {
+    /// The present generation's service; its task follows.
+    service: watch::Sender<Arc<Service>>,
+    task: AbortHandle,
+}
+
+struct Shared {
+    prober: Prober,
+    checks: Semaphore,
+    lookups: Semaphore,
+    observer: Observer,
+}
+
+impl Watchers {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If the system gives no thread or no event queue.
+    pub fn new() -> std::io::Result<Self> {
+        Self::observed(Box::new(|_| ()))
+    }
+
+    /// Starts the thread; `observer` hears of every change of health.
+    ///
+    /// # Errors
+    /// If the system gives no thread or no event queue.
+    pub fn observed(observer: Observer) -> std::io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(MOST_LOOKUPS).build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        std::thread::Builder::new().name("watchers".to_owned()).spawn(move || {
+            // An error means that the sender was dropped, which is how it is told to stop.
+            let _ = runtime.block_on(stopped);
+            // Questions to the resolver cannot be interrupted, and must not hold up the end.
+            runtime.shutdown_background();
+        })?;
+        let shared = Shared {
+            prober: Prober::default(),
+            checks: Semaphore::new(MOST_CHECKS),
+            lookups: Semaphore::new(MOST_LOOKUPS),
+            observer,
+        };
+        Ok(Watchers { runtime: handle, shared: Arc::new(shared), watched: Mutex::default(), _stop: stop })
+    }
+
+    /// Watches exactly these services from now on: to be called after every swap of generations, with the services of the new one.
+    /// What is watched already goes on undisturbed.
+    pub fn sync(&self, services: &[Arc<Service>]) {
+        let mut watched = self.watched.lock();
+        let wanted: HashSet<&str> = services.iter().filter(|service| service.is_watched()).map(|service| &*service.key).collect();
+        watched.retain(|key, entry| {
+            let stays = wanted.contains(&**key);
+            if !stays {
+                entry.task.abort();
+            }
+            stays
+        });
+        for service in services {
+            if service.check.is_none() {
+                // Nobody would ever find them healthy again.
+                let endpoints = service.cluster.endpoints();
+                endpoints.iter().filter(|(_, endpoint)| !endpoint.healthy()).for_each(|(_, endpoint)| endpoint.forget_checks());
+            }
+            if !service.is_watched() {
+                continue;
+            }
+            match watched.get(&service.key) {
+                Some(entry) => drop(entry.service.send_replace(service.clone())),
+                None => drop(watched.insert(service.key.clone(), self.start(service.clone()))),
+            }
+        }
+    }
+
+    fn start(&self, service: Arc<Service>) -> Watched {
+        let (sender, receiver) = watch::channel(service);
+        let task = self.runtime.spawn(watch_service(receiver, self.shared.clone()));
+        Watched { service: sender, task: task.abort_handle() }
+    }
+}
+
+/// Looks after one service until it is aborted.
+async fn watch_service(mut updates: watch::Receiver<Arc<Service>>, shared: Arc<Shared>) {
+    let mut checks = Checks::default();
+    let mut due = Instant::now();
+    loop {
+        let service = updates.borrow_and_update().clone();
+        checks.align(&service, &shared);
+        let all = due <= Instant::now();
+        if refresh_names(&service, all, &shared).await {
+            service.cluster.board().publish();
+            checks.align(&service, &shared);
+        }
+        let names = service.cluster.names().next().is_some();
+        if all {
+            due = Instant::now() + next_refresh(&service);
+        }
+        // Held while waiting, it would keep a removed generation's endpoints in the ledger.
+        drop(service);
+        tokio::select! {
+            changed = updates.changed() => if changed.is_err() { return },
+            () = sleep_until(due), if names => (),
+            Some(Err(ended)) = checks.tasks.join_next(), if !checks.tasks.is_empty() => {
+                if ended.is_panic() {
+                    error!("a health check panicked, and is started again");
+                    sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+}
+
+fn next_refresh(service: &Service) -> Duration {
+    let resolved = service.cluster.names().all(|(name, _)| name.is_resolved());
+    let period = if resolved { service.dns_refresh } else { service.dns_refresh.min(UNRESOLVED_REFRESH) };
+    varied(period, 0.9, 1.1)
+}
+
+/// Resolves all names, or only those that were never tried. Tells whether any endpoint came or went.
+async fn refresh_names(service: &Service, all: bool, shared: &Arc<Shared>) -> bool {
+    let mut questions = JoinSet::new();
+    for (name, _) in service.cluster.names().filter(|(name, _)| all || !name.is_tried()) {
+        let (name, shared, service) = (name.clone(), shared.clone(), service.name.clone());
+        questions.spawn(async move { refresh_name(&name, &service, &shared).await });
+    }
+    let mut changed = false;
+    while let Some(answer) = questions.join_next().await {
+        changed |= answer.unwrap_or(false);
+    }
+    changed
+}
+
+async fn refresh_name(name: &Name, service: &str, shared: &Shared) -> bool {
+    let answer = {
+        // The semaphore is never closed.
+        let _permit = shared.lookups.acquire().await;
+        name.lookup().await
+    };
+    let why = answer.as_ref().err().cloned().unwrap_or_default();
+    match name.update(answer) {
+        Resolved::Same => false,
+        Resolved::Changed => {
+            info!("service `{service}`: `{}` stands for {} addresses", name.host(), name.endpoints().len());
+            true
+        }
+        Resolved::Lost => {
+            let left = if name.is_resolved() { "its last addresses stay" } else { "it has no endpoints yet" };
+            warn!("service `{service}`: `{}` does not resolve, {left}: {why}", name.host());
+            false
+        }
+    }
+}
+
+/// The running checks of one service.
+#[derive(Default)]
+struct Checks {
+    check: Option<Arc<Check>>,
+    /// By the endpoint's address in memory: the `Arc` beside it keeps that from being used again.
+    running: HashMap<usize, (Arc<Endpoint>, AbortHandle)>,
+    tasks: JoinSet<()>,
+}
+
+impl Checks {
+    /// Starts the checks that are missing and stops those of endpoints that are gone. If the check itself was changed, all start
+    /// anew.
+    fn align(&mut self, service: &Service, shared: &Arc<Shared>) {
+        while self.tasks.try_join_next().is_some() {}
+        let unchanged = match (&self.check, &service.check) {
+            (Some(old), Some(new)) => old.same_as(new),
+            (old, new) => old.is_none() && new.is_none(),
+        };
+        if !unchanged {
+            self.tasks.abort_all();
+            self.running.clear();
+            self.check = service.check.clone();
+        }
+        let Some(check) = self.check.clone() else { return };
+        let endpoints = service.cluster.endpoints().into_iter();
+        let wanted: HashMap<usize, Arc<Endpoint>> =
+            endpoints.map(|(_, endpoint)| (Arc::as_ptr(&endpoint) as usize, endpoint)).collect();
+        self.running.retain(|id, (_, task)| {
+            // A check ends on its own only by a panic.
+            let stays = wanted.contains_key(id) && !task.is_finished();
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for (id, endpoint) in wanted {
+            if !self.running.contains_key(&id) {
+                let watched = CheckedEndpoint {
+                    service: service.name.clone(),
+                    endpoint: endpoint.clone(),
+                    check: check.clone(),
+                    board: service.cluster.board().clone(),
+                    shared: shared.clone(),
+                };
+                let task = self.tasks.spawn(watched.run());
+                self.running.insert(id, (endpoint, task));
+            }
+        }
+    }
+}
+
+/// What one check task needs.
+struct CheckedEndpoint {
+    service: Box<str>,
+    endpoint: Arc<Endpoint>,
+    check: Arc<Check>,
+    board: Arc<Board>,
+    shared: Arc<Shared>,
+}
+
+impl CheckedEndpoint {
+    /// Checks at once, then at the interval, until aborted.
+    async fn run(self) {
+        self.check_once().await;
+        // A part of the interval only: endpoints that start together are spread over it.
+        sleep(varied(self.check.interval, 0.2, 1.0)).await;
+        loop {
+            self.check_once().await;
+            sleep(varied(self.check.interval, 0.9, 1.1)).await;
+        }
+    }
+
+    async fn check_once(&self) {
+        // The semaphore is never closed.
+        let _permit = self.shared.checks.acquire().await;
+        let started = std::time::Instant::now();
+        let result = self.check.run(&self.shared.prober, &self.endpoint).await;
+        let reason = result.as_ref().err().cloned();
+        if let Some(healthy) = self.endpoint.observe(result, started.elapsed(), self.check.thresholds) {
+            self.board.publish();
+            self.tell(healthy, reason.as_deref());
+        }
+    }
+
+    fn tell(&self, healthy: bool, reason: Option<&str>) {
+        let (service, address) = (&*self.service, self.endpoint.address());
+        if healthy {
+            info!("service `{service}`: the endpoint {address} is healthy again");
+        } else {
+            warn!("service `{service}`: the endpoint {address} is unhealthy: {}", reason.unwrap_or("unknown"));
+        }
+        (self.shared.observer)(&HealthChange { service, address, healthy, reason });
+    }
+}
+
+/// `period` times something random between `least` and `most`.
+fn varied(period: Duration, least: f64, most: f64) -> Duration {
+    static DRAWN: AtomicU64 = AtomicU64::new(0);
+    // Keyed at random for every process, which is all that is needed to keep gateways from asking in step.
+    let drawn = ahash::RandomState::new().hash_one(DRAWN.fetch_add(1, Ordering::Relaxed));
+    let share = (drawn >> 11) as f64 / (1u64 << 53) as f64;
+    period.mul_f64(least + share * (most - least))
+}
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;
