@@ -13,14 +13,15 @@ use crate::core::Core;
 use crate::downstream::{BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, Downstream, Fate};
 use crate::exchange::{Connection, Exchange, Stage, Verdict};
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
-use crate::listen::config::Listener;
-use crate::listen::forwarded;
+use crate::listen::forwarded::{self, Hop};
+use crate::listen::trace::{self, Trace};
 use crate::observe::Record;
+use crate::policy::authn::strip_query_param;
 use crate::policy::{OnRequest, Step};
 use crate::reply::{Flow, Reply};
 use crate::route::Found;
-use crate::snapshot::{Route, Snapshot};
-use crate::upstream::{Flight, Service};
+use crate::snapshot::{Door, Route, Snapshot};
+use crate::upstream::{Flight, Picked, Service};
 
 /// How it ended, for the log line and the metrics.
 #[derive(Default)]
@@ -42,7 +43,7 @@ pub struct Outcome {
 pub struct Journey {
     pub core: Arc<Core>,
     pub snapshot: Arc<Snapshot>,
-    pub listener: Arc<Listener>,
+    pub door: Arc<Door>,
     pub head: Box<RequestHead>,
     pub route: Option<Arc<Route>>,
     pub exchange: Exchange,
@@ -51,8 +52,11 @@ pub struct Journey {
     pub refusal: Option<Box<Reply>>,
     /// Endpoints that could not be connected to.
     pub failed: Vec<SocketAddr>,
+    pub next: Option<Picked>,
     pub flight: Option<Flight>,
     pub fate: Option<Arc<Fate>>,
+    /// What this request may do with the cache, on a route that has one.
+    pub cache_use: Option<crate::cache::Use>,
     wall: SystemTime,
 }
 
@@ -61,31 +65,39 @@ impl Journey {
     pub fn begin(
         core: &Arc<Core>,
         snapshot: Arc<Snapshot>,
-        listener: &Arc<Listener>,
+        door: &Arc<Door>,
         connection: &Arc<Connection>,
         head: Box<RequestHead>,
     ) -> Box<Self> {
-        let believed = forwarded::Believed::read(&head, connection, &listener.trusted_proxies);
-        let mut exchange = Exchange::new(connection.clone(), believed.request_id.clone());
-        exchange.client = believed.client;
-        exchange.traceparent = believed.traceparent.clone();
-        believed.edits(&head, connection, &mut exchange.to_upstream);
-        if let Ok(id) = HeaderValue::from_str(&believed.request_id) {
+        let peer = connection.client.ip();
+        let trusted = door.trusted_proxies.contains(peer);
+        let mut exchange = Exchange::new(connection.clone(), trace::request_id(&head, trusted));
+        exchange.client = forwarded::real_client(peer, &head, &door.trusted_proxies);
+        let scheme = if connection.tls.is_some() { "https" } else { "http" };
+        let hop = Hop { peer, client: exchange.client, local: connection.local, scheme, trusted };
+        forwarded::forward_edits(&head, &hop, &mut exchange.to_upstream);
+        let trace = Trace::of(&head, false);
+        trace.edits(&head, &mut exchange.to_upstream);
+        exchange.traceparent = trace.traceparent;
+        if let Ok(id) = HeaderValue::from_str(&exchange.request_id) {
+            exchange.to_upstream.push(HeaderEdit::Set(X_REQUEST_ID, id.clone()));
             exchange.to_client.push(HeaderEdit::Set(X_REQUEST_ID, id));
         }
         core.metrics.in_flight.inc();
         Box::new(Journey {
             core: core.clone(),
             snapshot,
-            listener: listener.clone(),
+            door: door.clone(),
             head,
             route: None,
             exchange,
             outcome: Outcome::default(),
             refusal: None,
             failed: Vec::new(),
+            next: None,
             flight: None,
             fate: None,
+            cache_use: None,
             wall: SystemTime::now(),
         })
     }
@@ -184,7 +196,7 @@ impl Journey {
     /// The longest body this request may have.
     pub fn max_body(&self) -> u64 {
         let knob = self.route.as_ref().and_then(|route| route.plan.knobs.max_body);
-        knob.unwrap_or(self.listener.max_body)
+        knob.unwrap_or(self.door.limits.body)
     }
 
     /// A declared length can be refused before a byte of it is read.
@@ -193,6 +205,10 @@ impl Journey {
             BodyFraming::Length(length) if length > bound => too_large().refuse(),
             _ => ControlFlow::Continue(()),
         }
+    }
+
+    pub fn cache_policy(&self) -> Option<Arc<crate::cache::CachePolicy>> {
+        self.route.as_ref()?.plan.knobs.cache.clone()
     }
 
     /// The service that answers this request; for a split, chosen once, so that a retry stays with it.
@@ -210,8 +226,32 @@ impl Journey {
             flight.endpoint().record_failure();
         }
         self.failed.extend(self.outcome.endpoint);
-        let tries = self.outcome.service.as_ref().map_or(0, |service| service.retries());
-        self.outcome.attempts <= tries
+        let Some(service) = self.outcome.service.clone() else { return false };
+        if self.outcome.attempts > service.retries {
+            return false;
+        }
+        // Only if there is another one to ask: otherwise the failure itself is the better answer.
+        self.next = service.pick(&self.failed);
+        self.next.is_some()
+    }
+
+    /// The endpoint to ask, `None` if none is healthy.
+    pub fn pick(&mut self, service: &Service) -> Option<Picked> {
+        self.next.take().or_else(|| service.pick(&self.failed))
+    }
+
+    /// The target to ask the backend for: rewritten by the route, and without a credential that came in the query.
+    pub fn upstream_target(&self) -> Option<String> {
+        let rewritten = self.exchange.upstream_target.as_deref();
+        let knobs = self.route.as_ref().map(|route| &route.plan.knobs);
+        let credential = knobs.filter(|knobs| !knobs.forward_credentials).and_then(|knobs| knobs.credential_query.as_deref());
+        let Some(credential) = credential else { return rewritten.map(str::to_owned) };
+        let (path, query) = match rewritten {
+            Some(target) => target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query))),
+            None => (self.head.path.as_str(), self.head.query()),
+        };
+        let query = query.map(|query| strip_query_param(query, credential)).filter(|query| !query.is_empty());
+        Some(query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")))
     }
 
     /// The last policies' word on an answer that came from a backend or the cache.
@@ -232,7 +272,7 @@ impl Journey {
 
     /// The request's total deadline, counted from its head's last byte.
     pub fn deadline(&self) -> Option<Duration> {
-        self.route.as_ref().and_then(|route| route.timeout).or(self.listener.timeouts.request)
+        self.route.as_ref().and_then(|route| route.timeout).or(Some(self.door.timeouts.request))
     }
 }
 
@@ -287,7 +327,7 @@ impl Drop for Journey {
             metrics.cache(outcome.cache);
         }
         if let (Some(service), Some(time)) = (&outcome.service, outcome.upstream) {
-            metrics.service(service.name()).observe(time, outcome.attempts.saturating_sub(1));
+            metrics.service(&service.key).observe(time, outcome.attempts.saturating_sub(1));
         }
         self.core.access_log.write(&self.record(took));
     }
@@ -325,7 +365,7 @@ impl Journey {
             path: head.path.as_bytes(),
             query: head.query().unwrap_or_default().as_bytes(),
             route: self.route.as_ref().map_or("", |route| &route.id),
-            service: outcome.service.as_ref().map_or("", |service| service.name()),
+            service: outcome.service.as_ref().map_or("", |service| &*service.key),
             endpoint: outcome.endpoint,
             consumer: identity.and_then(|identity| identity.consumer.as_deref()).unwrap_or_default(),
             subject: identity.map_or("", |identity| &identity.subject),

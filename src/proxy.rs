@@ -11,13 +11,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::StatusCode;
 use pingora_cache::key::HashBinary;
-use pingora_cache::{CacheKey, CacheMeta, RespCacheable};
+use pingora_cache::storage::HitHandler;
+use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, NoCacheReason, RespCacheable};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
+use crate::cache;
 use crate::downstream::{apply_to_response, reply_parts};
 use crate::journey::{CLIENT_CLOSED, Journey, body_refusal};
 use crate::reply::Reply;
@@ -54,29 +56,47 @@ impl ProxyHttp for Gateway {
 
     fn request_cache_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
         let journey = journey(ctx)?;
-        if let Some(policy) = journey.route.as_ref().and_then(|route| route.plan.knobs.cache.clone()) {
+        if let Some(policy) = journey.cache_policy() {
             let credentials = journey.exchange.identity.is_some();
-            journey.core.cache.enable(session, &journey.head, policy, credentials);
+            journey.cache_use = Some(journey.core.cache.enable(&mut session.cache, &policy, &journey.head, credentials));
         }
         Ok(())
     }
 
     fn cache_key_callback(&self, _session: &Session, ctx: &mut Self::CTX) -> Result<CacheKey> {
         let journey = journey(ctx)?;
-        let Some(route) = &journey.route else { return Err(Error::new(NO_JOURNEY)) };
-        let Some(policy) = &route.plan.knobs.cache else { return Err(Error::new(NO_JOURNEY)) };
-        Ok(crate::cache::key(&journey.head, &route.id, policy))
+        let (Some(route), Some(policy)) = (&journey.route, journey.cache_policy()) else { return Err(Error::new(NO_JOURNEY)) };
+        let secure = journey.exchange.connection.tls.is_some();
+        Ok(cache::key(&journey.head, secure, &route.id, &policy))
     }
 
-    fn cache_vary_filter(&self, meta: &CacheMeta, ctx: &mut Self::CTX, _request: &RequestHeader) -> Option<HashBinary> {
-        let journey = ctx.as_deref_mut()?;
-        crate::cache::variance(meta, &journey.head)
+    async fn cache_hit_filter(
+        &self,
+        _session: &mut Session,
+        _meta: &CacheMeta,
+        _hit: &mut HitHandler,
+        is_fresh: bool,
+        ctx: &mut Self::CTX,
+    ) -> Result<Option<ForcedFreshness>> {
+        Ok(journey(ctx)?.cache_use.and_then(|used| cache::on_hit(used, is_fresh)))
+    }
+
+    fn cache_miss(&self, session: &mut Session, ctx: &mut Self::CTX) {
+        if let Some(used) = ctx.as_deref().and_then(|journey| journey.cache_use) {
+            cache::on_miss(&mut session.cache, used);
+        }
+    }
+
+    fn cache_vary_filter(&self, meta: &CacheMeta, ctx: &mut Self::CTX, request: &RequestHeader) -> Option<HashBinary> {
+        let policy = ctx.as_deref()?.cache_policy()?;
+        cache::vary(&policy, meta, request)
     }
 
     fn response_cache_filter(&self, _session: &Session, answer: &ResponseHeader, ctx: &mut Self::CTX) -> Result<RespCacheable> {
-        let journey = journey(ctx)?;
-        let policy = journey.route.as_ref().and_then(|route| route.plan.knobs.cache.as_deref());
-        Ok(crate::cache::response_cacheable(policy, answer))
+        Ok(match journey(ctx)?.cache_policy() {
+            Some(policy) => cache::store(answer, &policy),
+            None => RespCacheable::Uncacheable(NoCacheReason::Custom("no_policy")),
+        })
     }
 
     // The way to the backend.
@@ -86,17 +106,14 @@ impl ProxyHttp for Gateway {
         journey.outcome.attempts += 1;
         let Some(service) = journey.choose_service() else { return Err(Error::new(NO_JOURNEY)) };
         journey.outcome.service = Some(service.clone());
-        let Some(picked) = service.pick(&journey.failed) else {
-            journey.refusal = Some(
-                Reply::new(StatusCode::SERVICE_UNAVAILABLE, "upstream", "no_healthy_endpoint", "No healthy endpoint can answer.")
-                    .retry_after(service.retry_after()),
-            );
+        let Some(picked) = journey.pick(&service) else {
+            journey.refusal = Some(service.unavailable());
             return Err(Error::new(ErrorType::HTTPStatus(503)));
         };
         journey.outcome.endpoint = Some(picked.addr);
         journey.outcome.upstream_started = Some(Instant::now());
-        journey.flight = Some(crate::upstream::Flight::begin(picked.endpoint.clone()));
-        Ok(service.peer(&picked, &journey.head))
+        journey.flight = Some(picked.begin());
+        Ok(service.peer(&picked, None))
     }
 
     fn fail_to_connect(&self, _session: &mut Session, _peer: &HttpPeer, ctx: &mut Self::CTX, mut error: Box<Error>) -> Box<Error> {
@@ -138,10 +155,13 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         journey.answered(answer.status);
-        if let Some(policy) = journey.route.as_ref().and_then(|route| route.plan.knobs.cache.clone()) {
-            journey.outcome.cache = journey.core.cache.describe(session, answer, &policy);
-        }
         apply_to_response(answer, &journey.exchange.to_client);
+        if let Some(used) = journey.cache_use {
+            let outcome = cache::Outcome::of(&session.cache, used);
+            journey.outcome.cache = outcome.word();
+            journey.core.cache.count(outcome);
+            answer.append_header(cache::CACHE_STATUS, outcome.field())?;
+        }
         Ok(())
     }
 

@@ -117,7 +117,7 @@ async fn routes(State(admin): State<Admin>) -> Response {
 fn describe(route: &Route) -> Value {
     json!({
         "id": &*route.id,
-        "services": route.answer.services().iter().map(|service| service.name()).collect::<Vec<_>>(),
+        "services": route.answer.services().iter().map(|service| &*service.key).collect::<Vec<_>>(),
         "policies": route.plan.names.iter().map(|(stage, name)| json!({ "stage": stage.name(), "policy": name })).collect::<Vec<_>>(),
     })
 }

@@ -104,10 +104,11 @@ pub struct H1 {
 }
 
 impl H1 {
-    pub fn new(io: Io) -> Self {
+    /// `read` are bytes that were read already.
+    pub fn new(io: Io, read: &[u8]) -> Self {
         H1 {
             io,
-            read: BytesMut::new(),
+            read: BytesMut::from(read),
             write: BytesMut::new(),
             body: BodyDecoder::Done,
             framing: AnswerFraming::None,

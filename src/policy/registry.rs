@@ -45,15 +45,15 @@ const fn entry<P: Policy>() -> Entry {
 
 /// In the order of execution.
 pub static REGISTRY: &[Entry] = &[
-    entry::<super::edge::AddressLimit>(),
     entry::<super::edge::Bounds>(),
+    entry::<super::edge::AddressLimit>(),
     entry::<super::validate::Validate>(),
     entry::<super::authn::Authn>(),
     entry::<super::authz::Authz>(),
     entry::<super::admit::RateLimit>(),
     entry::<super::shape::RequestHeaders>(),
     entry::<super::shape::ResponseHeaders>(),
-    entry::<crate::cache::CachePolicySource>(),
+    entry::<crate::cache::CachePolicy>(),
 ];
 
 /// What one `policies:` table says about one policy.

@@ -1,6 +1,7 @@
 //! One connection from accept to close: PROXY protocol, TLS, the choice of the protocol, and then one request after the other.
 
 use std::cell::Cell;
+use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -11,21 +12,26 @@ use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{self as h2, H2Accept, HttpSession as H2Stream};
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use pingora_core::protocols::{ALPN, Digest, Stream};
+use pingora_core::protocols::{Digest, Stream};
+use smallvec::SmallVec;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::worker::Worker;
 use crate::core::Phase;
 use crate::downstream::h1::{H1, Io, NextHead};
 use crate::downstream::{Downstream, Fate, Hatch, Returned, Wire, upstream_request};
-use crate::exchange::{Connection, TlsFacts};
+use crate::exchange::Connection;
 use crate::head::{HeaderEdits, RequestHead};
 use crate::journey::{CLIENT_CLOSED, Journey};
-use crate::listen::config::Listener;
-use crate::listen::proxy_protocol;
+use crate::listen::config::Opening;
+use crate::listen::proxy_protocol::{self, Received};
+use crate::listen::socket::canonical;
+use crate::listen::tls::{Protocol, Secured};
 use crate::proxy::HANDED_OVER;
 use crate::reply::{Flow, Reply};
+use crate::snapshot::Door;
 use crate::wire::head::BadHead;
 
 /// The most of an unread body that is read and dropped to keep a refused request's connection, and for how long.
@@ -38,63 +44,81 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const MALFORMED_STREAMS: usize = 32;
 
 /// Serves one accepted socket until it closes.
-pub async fn serve(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpStream, peer: SocketAddr) {
-    let _ = socket.set_nodelay(true);
-    let metrics = listener.metrics.clone();
-    let permit = match listener.guard.try_enter(Some(peer.ip()).filter(|_| listener.proxy_protocol.is_none()), listener.caps) {
+pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, peer: SocketAddr) {
+    let peer = canonical(peer);
+    let mut permit = match door.guard.try_enter(door.counted_address(peer.ip()), door.caps) {
         Ok(permit) => permit,
-        Err(refused) => return metrics.refused(refused.reason),
+        Err(refused) => return door.metrics.refused(refused.reason),
     };
-    let _open = metrics.open();
-    let mut permit = permit;
-    let local = socket.local_addr().unwrap_or(peer);
-    let mut socket = socket;
-    let mut client = peer;
-    if let Some(proxy) = &listener.proxy_protocol {
-        match proxy_protocol::accept(&mut socket, peer, proxy, listener.timeouts.header).await {
-            Ok(told) => client = told.unwrap_or(peer),
-            Err(_) => return metrics.refused("proxy_protocol"),
-        }
-        if let Err(refused) = permit.count_as(client.ip(), listener.caps) {
-            return metrics.refused(refused.reason);
+    let _open = door.metrics.open();
+    let deadline = Instant::now() + door.timeouts.handshake;
+    let local = socket.local_addr().map_or(door.bind, canonical);
+    let Ok(began) = begin(&door, &mut socket, peer, deadline).await else { return door.metrics.refused("proxy_protocol") };
+    if let Some(address) = door.counted_address(began.client.ip()) {
+        if let Err(refused) = permit.count_as(address, door.caps) {
+            return door.metrics.refused(refused.reason);
         }
     }
-    let about = |tls: Option<TlsFacts>| {
-        Arc::new(Connection { peer, local, client, listener: listener.name.clone(), tls })
+    let about = |tls| Arc::new(Connection { peer, local, client: began.client, listener: door.name.clone(), tls });
+    let Some(acceptor) = &door.tls else {
+        if door.h2c && speaks_h2(&socket, &began.read, door.timeouts.header).await {
+            return serve_h2(worker, &door, about(None), Box::new(rewound(socket, &began.read))).await;
+        }
+        let h1 = H1::new(Io::Plain(socket), &began.read);
+        return serve_h1(worker, door.clone(), about(None), h1).await;
     };
-    match &listener.tls {
-        Some(acceptor) => {
-            let handshake = acceptor.accept(L4Stream::from(socket));
-            let (stream, facts) = match tokio::time::timeout(listener.timeouts.handshake, handshake).await {
-                Ok(Ok(accepted)) => accepted,
-                Ok(Err(_)) => return metrics.handshake_failed("failed"),
-                Err(_) => return metrics.handshake_failed("timeout"),
-            };
-            let is_h2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
-            let connection = about(Some(facts));
-            match is_h2 {
-                true => serve_h2(worker, listener, connection, stream).await,
-                false => serve_h1(worker, listener, connection, H1::new(Io::Boxed(stream))).await,
-            }
+    match acceptor.accept(rewound(socket, &began.read), deadline).await {
+        Ok(Secured { stream, facts, protocol: Protocol::H2 }) => serve_h2(worker, &door, about(Some(facts)), Box::new(stream)).await,
+        Ok(Secured { stream, facts, protocol: Protocol::H1 }) => {
+            let h1 = H1::new(Io::Boxed(Box::new(stream)), &[]);
+            serve_h1(worker, door.clone(), about(Some(facts)), h1).await;
         }
-        None if listener.h2c && speaks_h2(&socket, listener.timeouts.header).await => {
-            serve_h2(worker, listener.clone(), about(None), Box::new(L4Stream::from(socket))).await;
-        }
-        None => serve_h1(worker, listener.clone(), about(None), H1::new(Io::Plain(socket))).await,
+        Err(error) => door.metrics.handshake_failed(error.reason()),
     }
 }
 
-/// Whether the client opens with HTTP/2's preface (RFC 9113, section 3.4). Nothing is consumed.
-async fn speaks_h2(socket: &TcpStream, limit: Duration) -> bool {
+/// How a connection began.
+struct Began {
+    /// The client's address, as the socket or a trusted PROXY header tells it.
+    client: SocketAddr,
+    /// Bytes that were read to see that there is no PROXY header.
+    read: SmallVec<[u8; 12]>,
+}
+
+async fn begin(door: &Door, socket: &mut TcpStream, peer: SocketAddr, deadline: Instant) -> io::Result<Began> {
+    let opening = door.opening(peer.ip());
+    match opening {
+        Opening::Plain => return Ok(Began { client: peer, read: SmallVec::new() }),
+        Opening::Refuse => return Err(io::ErrorKind::PermissionDenied.into()),
+        Opening::Header | Opening::MaybeHeader => {}
+    }
+    match proxy_protocol::read_header(socket, deadline).await? {
+        Received::Header(header) => Ok(Began { client: header.source.map_or(peer, canonical), read: SmallVec::new() }),
+        Received::None { read } if opening == Opening::MaybeHeader => Ok(Began { client: peer, read }),
+        Received::None { .. } => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+fn rewound(socket: TcpStream, read: &[u8]) -> L4Stream {
+    let mut stream = L4Stream::from(socket);
+    if !read.is_empty() {
+        stream.rewind(read);
+    }
+    stream
+}
+
+/// Whether the client opens with HTTP/2's preface (RFC 9113, section 3.4). Nothing is consumed; `read` was before.
+async fn speaks_h2(socket: &TcpStream, read: &[u8], limit: Duration) -> bool {
     let look = async {
         let mut bytes = [0u8; 24];
+        let rest = H2_PREFACE.strip_prefix(read)?;
         loop {
-            let count = socket.peek(&mut bytes).await.ok()?;
+            let count = socket.peek(&mut bytes).await.ok()?.min(rest.len());
             let seen = bytes.get(..count)?;
-            if count == 0 || !H2_PREFACE.starts_with(seen) {
+            if count == 0 || !rest.starts_with(seen) {
                 return None;
             }
-            if count == H2_PREFACE.len() {
+            if count == rest.len() {
                 return Some(());
             }
             // More has to come; peeking again at once would spin.
@@ -105,15 +129,15 @@ async fn speaks_h2(socket: &TcpStream, limit: Duration) -> bool {
 }
 
 /// HTTP/1.x: one request after the other.
-async fn serve_h1(worker: Arc<Worker>, mut listener: Arc<Listener>, connection: Arc<Connection>, h1: H1) {
+async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Connection>, h1: H1) {
     let mut phase = worker.core.phase.subscribe();
     let mut h1 = Box::new(h1);
     loop {
         let draining = *phase.borrow_and_update() == Phase::Draining;
-        let idle = if draining { LAST_CALL.min(listener.timeouts.keep_alive) } else { listener.timeouts.keep_alive };
+        let idle = if draining { LAST_CALL.min(door.timeouts.keep_alive) } else { door.timeouts.keep_alive };
         let next = tokio::select! {
             biased;
-            next = h1.next_head(&listener.head_limits, idle, listener.timeouts.header) => next,
+            next = h1.next_head(&door.head_limits, idle, door.timeouts.header) => next,
             _ = draining_begins(&mut phase), if !draining => continue,
         };
         match next {
@@ -121,7 +145,7 @@ async fn serve_h1(worker: Arc<Worker>, mut listener: Arc<Listener>, connection: 
                 if worker.core.is_draining() {
                     h1.close_after();
                 }
-                let returned = exchange(&worker, &listener, &connection, head, Wire::H1(h1)).await;
+                let returned = exchange(&worker, &door, &connection, head, Wire::H1(h1)).await;
                 h1 = match returned {
                     Some(Returned { wire: Wire::H1(mut wire), reusable: true, .. }) => {
                         if !wire.drain(DRAIN, DRAIN_TIME).await {
@@ -133,14 +157,14 @@ async fn serve_h1(worker: Arc<Worker>, mut listener: Arc<Listener>, connection: 
                     _ => return,
                 };
             }
-            NextHead::Bad(bad) => return refuse_head(&worker, &listener, &connection, bad, h1).await,
-            NextHead::TimedOut => return refuse_head(&worker, &listener, &connection, HEAD_TIMEOUT, h1).await,
+            NextHead::Bad(bad) => return refuse_head(&worker, &door, &connection, bad, h1).await,
+            NextHead::TimedOut => return refuse_head(&worker, &door, &connection, HEAD_TIMEOUT, h1).await,
             NextHead::Closed => return,
         }
         // A reload that changed this listener's bounds is obeyed from the next request on.
-        if let Some(current) = worker.core.snapshot.load().listener(&listener.bind) {
-            if !Arc::ptr_eq(current, &listener) {
-                listener = current.clone();
+        if let Some(current) = worker.core.snapshot.load().door(&door.bind) {
+            if !Arc::ptr_eq(current, &door) {
+                door = current.clone();
             }
         }
     }
@@ -161,12 +185,12 @@ const HEAD_TIMEOUT: BadHead = BadHead {
 };
 
 /// A head that is no request gets its answer, its log line and its place in the metrics all the same.
-async fn refuse_head(worker: &Arc<Worker>, listener: &Arc<Listener>, connection: &Arc<Connection>, bad: BadHead, h1: Box<H1>) {
+async fn refuse_head(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, bad: BadHead, h1: Box<H1>) {
     let head = Box::new(RequestHead::unreadable());
-    let mut journey = Journey::begin(&worker.core, worker.core.snapshot.load_full(), listener, connection, head);
+    let mut journey = Journey::begin(&worker.core, worker.core.snapshot.load_full(), door, connection, head);
     let hatch = Hatch::default();
     let mut down = Downstream::new(Wire::H1(h1), hatch.clone(), http::Method::GET)
-        .timeouts(listener.timeouts.body, listener.timeouts.write);
+        .timeouts(door.timeouts.body, door.timeouts.write);
     refuse(&mut journey, &mut down, &bad.reply()).await;
     drop(down);
     if let Some(Returned { wire: Wire::H1(wire), .. }) = hatch.take() {
@@ -186,17 +210,17 @@ async fn refuse(journey: &mut Journey, down: &mut Downstream, reply: &Reply) {
 }
 
 /// HTTP/2: streams at the same time, each one exchange.
-async fn serve_h2(worker: Arc<Worker>, listener: Arc<Listener>, connection: Arc<Connection>, stream: Stream) {
+async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connection>, stream: Stream) {
     let digest = Arc::new(Digest {
         ssl_digest: stream.get_ssl_digest(),
         timing_digest: stream.get_timing_digest(),
         proxy_digest: stream.get_proxy_digest(),
         socket_digest: stream.get_socket_digest(),
     });
-    let options = crate::wire::h2::options(listener.head_limits.head);
+    let options = crate::wire::h2::options(door.head_limits.head);
     let handshake = h2::handshake(stream, Some(options));
-    let Ok(Ok(mut wire)) = tokio::time::timeout(listener.timeouts.handshake, handshake).await else {
-        return listener.metrics.handshake_failed("h2");
+    let Ok(Ok(mut wire)) = tokio::time::timeout(door.timeouts.handshake, handshake).await else {
+        return door.metrics.handshake_failed("h2");
     };
     let mut phase = worker.core.phase.subscribe();
     let mut draining = false;
@@ -213,7 +237,7 @@ async fn serve_h2(worker: Arc<Worker>, listener: Arc<Listener>, connection: Arc<
                 wire.graceful_shutdown();
                 continue;
             }
-            _ = tokio::time::sleep(listener.timeouts.keep_alive) => {
+            _ = tokio::time::sleep(door.timeouts.keep_alive) => {
                 if Arc::strong_count(&open) == 1 && !draining {
                     draining = true;
                     wire.graceful_shutdown();
@@ -224,35 +248,35 @@ async fn serve_h2(worker: Arc<Worker>, listener: Arc<Listener>, connection: Arc<
         match accepted {
             Ok(Some(H2Accept::Session(stream))) => {
                 let held = open.clone();
-                let (worker, listener, connection) = (worker.clone(), listener.clone(), connection.clone());
+                let (worker, door, connection) = (worker.clone(), door.clone(), connection.clone());
                 tokio::spawn(async move {
-                    serve_stream(&worker, &listener, &connection, stream).await;
+                    serve_stream(&worker, &door, &connection, stream).await;
                     drop(held);
                 });
             }
             Ok(Some(H2Accept::Rejected)) => {
-                listener.metrics.refused("h2_malformed_stream");
+                door.metrics.refused("h2_malformed_stream");
                 malformed += 1;
                 if malformed > MALFORMED_STREAMS {
                     return;
                 }
             }
             Ok(None) => return,
-            Err(_) => return listener.metrics.refused("h2_connection_error"),
+            Err(_) => return door.metrics.refused("h2_connection_error"),
         }
     }
 }
 
-async fn serve_stream(worker: &Arc<Worker>, listener: &Arc<Listener>, connection: &Arc<Connection>, stream: H2Stream) {
-    match crate::wire::head::from_h2(&stream, &listener.head_limits) {
+async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, stream: H2Stream) {
+    match crate::wire::head::from_h2(&stream, &door.head_limits) {
         Ok(head) => {
-            exchange(worker, listener, connection, Box::new(head), Wire::H2(Box::new(stream))).await;
+            exchange(worker, door, connection, Box::new(head), Wire::H2(Box::new(stream))).await;
         }
         Err(bad) => {
             let mut head = RequestHead::unreadable();
             head.version = http::Version::HTTP_2;
             let snapshot = worker.core.snapshot.load_full();
-            let mut journey = Journey::begin(&worker.core, snapshot, listener, connection, Box::new(head));
+            let mut journey = Journey::begin(&worker.core, snapshot, door, connection, Box::new(head));
             let method = stream.req_header().method.clone();
             let mut down = Downstream::new(Wire::H2(Box::new(stream)), Hatch::default(), method);
             refuse(&mut journey, &mut down, &bad.reply()).await;
@@ -263,7 +287,7 @@ async fn serve_stream(worker: &Arc<Worker>, listener: &Arc<Listener>, connection
 /// One request: the gauntlet, then a road. Gives back the connection, if there still is one.
 async fn exchange(
     worker: &Arc<Worker>,
-    listener: &Arc<Listener>,
+    door: &Arc<Door>,
     connection: &Arc<Connection>,
     head: Box<RequestHead>,
     wire: Wire,
@@ -273,8 +297,8 @@ async fn exchange(
     let most = snapshot.max_in_flight;
     let hatch = Hatch::default();
     let mut down = Downstream::new(wire, hatch.clone(), head.method.clone())
-        .timeouts(listener.timeouts.body, listener.timeouts.write);
-    let mut journey = Journey::begin(core, snapshot, listener, connection, head);
+        .timeouts(door.timeouts.body, door.timeouts.write);
+    let mut journey = Journey::begin(core, snapshot, door, connection, head);
     let Some(_permit) = core.in_flight.try_enter(most) else {
         let reply = Reply::new(StatusCode::SERVICE_UNAVAILABLE, "door", "overloaded", "The gateway has too many requests in flight.")
             .retry_after(Duration::from_secs(1));
@@ -284,7 +308,7 @@ async fn exchange(
     };
     match gauntlet(&mut journey, &mut down).await {
         ControlFlow::Break(reply) => refuse(&mut journey, &mut down, &reply).await,
-        ControlFlow::Continue(()) => return by_proxy(worker, listener, journey, down, hatch).await,
+        ControlFlow::Continue(()) => return by_proxy(worker, door, journey, down, hatch).await,
     }
     drop(down);
     hatch.take()
@@ -302,7 +326,7 @@ async fn gauntlet(journey: &mut Journey, down: &mut Downstream) -> Flow {
 /// The proxy road: hands the exchange to Pingora, under the request's total deadline.
 async fn by_proxy(
     worker: &Arc<Worker>,
-    listener: &Arc<Listener>,
+    door: &Arc<Door>,
     mut journey: Box<Journey>,
     mut down: Downstream,
     hatch: Hatch,
@@ -341,7 +365,7 @@ async fn by_proxy(
         return None;
     }
     let reply = Reply::new(StatusCode::GATEWAY_TIMEOUT, "door", "request_timeout", "The request took longer than it may.");
-    let mut down = Downstream::new(returned.wire, hatch.clone(), method).timeouts(listener.timeouts.body, listener.timeouts.write);
+    let mut down = Downstream::new(returned.wire, hatch.clone(), method).timeouts(door.timeouts.body, door.timeouts.write);
     let _ = down.reply(&reply.closing(), &HeaderEdits::new(), &request_id).await;
     drop(down);
     hatch.take()

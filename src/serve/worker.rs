@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -33,9 +33,9 @@ pub struct Worker {
 /// What the main thread asks of a worker.
 pub enum Command {
     /// Accept from this socket for the listener bound to this address.
-    Listen(Arc<str>, TcpListener),
+    Listen(SocketAddr, TcpListener),
     /// Stop accepting for this address, after what already waits in the socket was accepted.
-    Close(Arc<str>, oneshot::Sender<()>),
+    Close(SocketAddr, oneshot::Sender<()>),
 }
 
 /// A running worker, from outside.
@@ -89,14 +89,14 @@ async fn run(core: Arc<Core>, mut orders: mpsc::UnboundedReceiver<Command>) {
     let worker = Arc::new(Worker { core, proxy: proxy.clone(), shutdown });
     // Every connection's task holds a sender: the receiver ends when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
-    let mut loops: HashMap<Arc<str>, Vec<oneshot::Sender<oneshot::Sender<()>>>> = HashMap::new();
+    let mut loops: HashMap<SocketAddr, Vec<oneshot::Sender<oneshot::Sender<()>>>> = HashMap::new();
     loop {
         tokio::select! {
             order = orders.recv() => match order {
                 Some(Command::Listen(bind, socket)) => match tokio::net::TcpListener::from_std(socket) {
                     Ok(socket) => {
                         let (stop, stopped) = oneshot::channel();
-                        loops.entry(bind.clone()).or_default().push(stop);
+                        loops.entry(bind).or_default().push(stop);
                         tokio::spawn(accept(worker.clone(), bind, socket, stopped, alive.clone()));
                     }
                     Err(error) => log::error!("cannot listen on {bind}: {error}"),
@@ -128,7 +128,7 @@ async fn run(core: Arc<Core>, mut orders: mpsc::UnboundedReceiver<Command>) {
 
 async fn accept(
     worker: Arc<Worker>,
-    bind: Arc<str>,
+    bind: SocketAddr,
     socket: tokio::net::TcpListener,
     mut stop: oneshot::Receiver<oneshot::Sender<()>>,
     alive: mpsc::Sender<()>,
@@ -148,10 +148,10 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(listener) = worker.core.snapshot.load().listener(&bind).cloned() else { continue };
+                let Some(door) = worker.core.snapshot.load().door(&bind).cloned() else { continue };
                 let (worker, alive) = (worker.clone(), alive.clone());
                 tokio::spawn(async move {
-                    connection::serve(worker, listener, stream, peer).await;
+                    connection::serve(worker, door, stream, peer).await;
                     drop(alive);
                 });
             }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Answer, Door, Route, Snapshot};
 use crate::config::{Document, Source};
 use crate::ledger::Ledger;
-use crate::listen::config::Listener;
+use crate::listen::config::{Limits, Listener};
 use crate::listen::guard::Guard;
 use crate::node;
 use crate::observe::Metrics;
@@ -21,6 +21,7 @@ use crate::route::split::Split;
 use crate::route::{Matcher, RouteConfig, RouteTable};
 use crate::upstream::Service;
 use crate::value::Raw;
+use crate::wire::head::HeadLimits;
 
 /// What a generation is compiled into: the things that outlive it.
 #[derive(Clone)]
@@ -138,12 +139,12 @@ impl<'a> Compiler<'a> {
 
     fn door(&self, listener: Listener) -> Arc<Door> {
         let guard = self.around.ledger.keep(&format!("guard:{}", listener.bind), Guard::new);
-        Arc::new(Door { head_limits: listener.limits.head_limits(), guard, metrics: self.around.metrics.listener(&listener.name), listener })
+        Arc::new(Door { head_limits: head_limits(&listener.limits), guard, metrics: self.around.metrics.listener(&listener.name), listener })
     }
 
     fn services(&mut self) {
         for (name, config) in &self.document.services {
-            let service = Service::compile(name, config, self.base, self.problems, &self.around.ledger);
+            let service = Service::compile(name, config.place, config, self.base, self.problems, &self.around.ledger);
             if let Some(service) = service {
                 self.services.insert(name.as_str().into(), service);
             }
@@ -223,7 +224,7 @@ impl<'a> Compiler<'a> {
 
     fn plan(&mut self, config: &RouteConfig, id: &str, answer: &Answer) -> Option<Arc<Plan>> {
         // A split's services may differ in policies; the first one's count, for the gauntlet runs before the choice.
-        let service = answer.services().first().map_or("", |service| service.name()).to_owned();
+        let service = answer.services().first().map_or("", |service| &*service.key).to_owned();
         if config.policies.is_none() {
             if let Some(plan) = self.shared_plans.get(&service) {
                 return Some(plan.clone());
@@ -276,4 +277,8 @@ impl<'a> Compiler<'a> {
         within(server.max_in_flight.place, server.max_in_flight.value > 0, "`max_in_flight` is at least 1");
         within(server.grace.place, server.grace.0.as_secs() <= 3600, "`grace` is at most 1h");
     }
+}
+
+fn head_limits(limits: &Limits) -> HeadLimits {
+    HeadLimits { head: limits.head, fields: limits.headers, target: limits.uri }
 }

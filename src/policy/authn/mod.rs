@@ -147,6 +147,7 @@ impl Policy for Authn {
         if self.forward_credentials {
             plan.knobs().forward_credentials = true;
         }
+        plan.knobs().credential_query = self.credential_query.clone();
         plan.on_request(self);
     }
 }
