@@ -3,9 +3,24 @@
 //! [`parse`] reads YAML and the environment, [`decode`] fills `Deserialize` types and collects every problem on the way, and
 //! [`redacted_json`] shows the document without its secrets. What the keys mean is not in here: that is the rooms' business.
 
+mod access;
+mod de;
+mod env;
+mod fault;
+mod find;
+mod parse;
+pub(crate) mod redact;
+mod scalar;
+mod syntax;
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 
+pub use self::de::decode;
+pub use self::parse::parse;
+pub use self::redact::redacted_json;
 use crate::problem::Place;
 
 /// The names by which the types in [`crate::value`] ask the deserializer for more than serde's data model carries.
@@ -60,6 +75,10 @@ pub struct Key {
     pub place: Place,
 }
 
+/// What is said of a secret's literal; its line is not printed, whatever its key.
+pub(crate) const NO_LITERAL: &str = "a secret must not be written in the configuration";
+pub(crate) const INSTEAD_OF_LITERAL: &str = "name an environment variable as \"${NAME}\", or a file as { file: path }";
+
 thread_local! {
     /// The node on its way from the deserializer to `Raw`'s visitor.
     static RAW: RefCell<Option<Arc<Node>>> = const { RefCell::new(None) };
@@ -71,9 +90,4 @@ pub(crate) fn put_raw(node: Arc<Node>) {
 
 pub(crate) fn take_raw() -> Option<Arc<Node>> {
     RAW.with(|slot| slot.take())
-}
-
-/// The document as JSON, without its secrets.
-pub fn redacted_json(_node: &Node) -> serde_json::Value {
-    serde_json::Value::Null
 }
