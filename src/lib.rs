@@ -11,6 +11,7 @@ pub mod path;
 pub mod policy;
 pub mod problem;
 pub mod reply;
+pub mod report;
 pub mod route;
 pub mod upgrade;
 pub mod upstream;

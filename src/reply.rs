@@ -26,7 +26,12 @@ pub struct Reply {
 }
 
 impl Reply {
-    pub fn new(status: StatusCode, policy: &'static str, reason: &'static str, detail: impl Into<Cow<'static, str>>) -> Box<Self> {
+    pub fn new(
+        status: StatusCode,
+        policy: &'static str,
+        reason: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Box<Self> {
         Box::new(Reply { status, policy, reason, detail: detail.into(), headers: SmallVec::new(), close: false })
     }
 

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-pub use crate::exchange::Stage;
 use crate::exchange::Exchange;
+pub use crate::exchange::Stage;
 use crate::head::RequestHead;
 use crate::ledger::Ledger;
 use crate::problem::{Place, Problems};
