@@ -1,1 +1,20 @@
-//! To come.
+//! Watching the gateway: one access log line per request, and the metrics.
+//!
+//! What runs on the request path writes only to memory that its own thread owns ([`shard`]); the log's writer thread and the
+//! scrape collect it from there. Deliberately not here: diagnostics (the `log` crate's macros, wherever something happens), and who
+//! serves `/metrics` (the operator's API).
+
+pub mod access_log;
+pub mod histogram;
+mod json;
+pub mod metrics;
+pub mod record;
+pub mod shard;
+
+mod collect;
+mod words;
+mod writer;
+
+pub use access_log::{AccessLog, AccessLogConfig, Settings, Target};
+pub use metrics::{EndpointMetrics, ListenerMetrics, Metrics, RouteMetrics, ServiceMetrics};
+pub use record::Record;

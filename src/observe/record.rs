@@ -1,0 +1,331 @@
+//! What a request leaves in the access log.
+//!
+//! A record borrows everything, for it is written out on the spot: nothing is allocated, and no reference count that other
+//! cores use as well is touched. Headers and bodies are deliberately not in it, nor is the query unless it was asked for: they
+//! carry credentials.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::json::Object;
+use crate::exchange::Stage;
+
+/// The most bytes of each text that are logged. What is longer is cut, which an ellipsis shows.
+const METHOD: usize = 32;
+const HOST: usize = 256;
+const PATH: usize = 2 * 1024;
+const USER_AGENT: usize = 256;
+/// Identifiers: request and trace ids, names from the configuration, a token's subject.
+const NAME: usize = 256;
+
+/// One request, refused or not. Texts that are empty and options that are `None` are left out of the line.
+#[derive(Debug, Clone)]
+pub struct Record<'a> {
+    /// When the request's first byte arrived.
+    pub time: SystemTime,
+    pub request_id: &'a str,
+    /// The 32 digits of the trace; see [`trace_id`].
+    pub trace_id: &'a str,
+    /// The real client.
+    pub client: Option<IpAddr>,
+    /// The other end of the socket.
+    pub peer: Option<SocketAddr>,
+    pub listener: &'a str,
+    /// `h1` or `h2`.
+    pub protocol: &'static str,
+    /// `TLSv1.3`; empty without TLS.
+    pub tls: &'a str,
+    pub host: &'a [u8],
+    pub method: &'a [u8],
+    pub path: &'a [u8],
+    /// Without the `?`. Logged only if the configuration says so, whatever is given here.
+    pub query: &'a [u8],
+    pub route: &'a str,
+    pub service: &'a str,
+    pub endpoint: Option<SocketAddr>,
+    pub consumer: &'a str,
+    /// A token's `sub`.
+    pub subject: &'a str,
+    /// 0: the client was gone before there was one.
+    pub status: u16,
+    /// `upstream`, `cache`, a policy's name, `door` ...
+    pub answered_by: &'a str,
+    /// Why it was refused, as a stable word.
+    pub reason: &'a str,
+    /// Body bytes from the client.
+    pub bytes_in: u64,
+    /// Body bytes to the client.
+    pub bytes_out: u64,
+    /// From the first byte in to the last byte out.
+    pub duration: Duration,
+    /// From the request's last byte sent to the backend to its answer's head.
+    pub upstream: Option<Duration>,
+    /// Time in each stage, indexed by `Stage as usize`.
+    pub stages: [Duration; 6],
+    /// Attempts beyond the first.
+    pub retries: u32,
+    /// `hit`, `miss`, `stale` ...
+    pub cache: &'a str,
+    pub user_agent: &'a [u8],
+    /// The configuration's generation that served it.
+    pub generation: u64,
+}
+
+impl Default for Record<'_> {
+    fn default() -> Self {
+        Record {
+            time: UNIX_EPOCH,
+            request_id: "",
+            trace_id: "",
+            client: None,
+            peer: None,
+            listener: "",
+            protocol: "",
+            tls: "",
+            host: b"",
+            method: b"",
+            path: b"",
+            query: b"",
+            route: "",
+            service: "",
+            endpoint: None,
+            consumer: "",
+            subject: "",
+            status: 0,
+            answered_by: "",
+            reason: "",
+            bytes_in: 0,
+            bytes_out: 0,
+            duration: Duration::ZERO,
+            upstream: None,
+            stages: [Duration::ZERO; 6],
+            retries: 0,
+            cache: "",
+            user_agent: b"",
+            generation: 0,
+        }
+    }
+}
+
+/// The trace id within a `traceparent` (`00-<trace>-<span>-<flags>`); empty if it is none.
+pub fn trace_id(traceparent: &str) -> &str {
+    traceparent.get(3..35).filter(|_| traceparent.len() >= 55).unwrap_or_default()
+}
+
+impl Record<'_> {
+    /// Appends the line, its newline included: at most 48 KiB where a client aims for it, and commonly 500 bytes.
+    pub(super) fn write(&self, out: &mut Vec<u8>, clock: &mut Clock, query: bool) {
+        let mut line = Object::open(out);
+        line.plain("time", clock.stamp(self.time));
+        line.text("request_id", self.request_id.as_bytes(), NAME);
+        line.text("trace_id", self.trace_id.as_bytes(), NAME);
+        self.write_connection(&mut line);
+        self.write_request(&mut line, query);
+        self.write_answer(&mut line);
+        self.write_times(&mut line);
+        line.text("user_agent", self.user_agent, USER_AGENT);
+        line.number("generation", self.generation);
+        line.close();
+        out.push(b'\n');
+    }
+
+    fn write_connection(&self, line: &mut Object<'_>) {
+        if let Some(client) = self.client {
+            line.plain("client", client);
+        }
+        if let Some(peer) = self.peer {
+            line.plain("peer", peer);
+        }
+        line.text("listener", self.listener.as_bytes(), NAME);
+        line.text("protocol", self.protocol.as_bytes(), NAME);
+        line.text("tls", self.tls.as_bytes(), NAME);
+    }
+
+    fn write_request(&self, line: &mut Object<'_>, query: bool) {
+        line.text("host", self.host, HOST);
+        line.text("method", self.method, METHOD);
+        line.text("path", self.path, PATH);
+        if query {
+            line.text("query", self.query, PATH);
+        }
+        line.text("route", self.route.as_bytes(), NAME);
+        line.text("service", self.service.as_bytes(), NAME);
+        if let Some(endpoint) = self.endpoint {
+            line.plain("endpoint", endpoint);
+        }
+        line.text("consumer", self.consumer.as_bytes(), NAME);
+        line.text("subject", self.subject.as_bytes(), NAME);
+    }
+
+    fn write_answer(&self, line: &mut Object<'_>) {
+        line.number("status", self.status.into());
+        line.text("answered_by", self.answered_by.as_bytes(), NAME);
+        line.text("reason", self.reason.as_bytes(), NAME);
+        line.text("cache", self.cache.as_bytes(), NAME);
+        line.number("bytes_in", self.bytes_in);
+        line.number("bytes_out", self.bytes_out);
+        if self.retries > 0 {
+            line.number("retries", self.retries.into());
+        }
+    }
+
+    fn write_times(&self, line: &mut Object<'_>) {
+        line.number("duration_us", micros(self.duration));
+        if let Some(upstream) = self.upstream {
+            line.number("upstream_us", micros(upstream));
+        }
+        if self.stages.iter().all(|spent| micros(*spent) == 0) {
+            return;
+        }
+        let mut stages = line.object("stages_us");
+        for (stage, spent) in Stage::ALL.iter().zip(self.stages) {
+            if micros(spent) > 0 {
+                stages.number(stage.name(), micros(spent));
+            }
+        }
+        stages.close();
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Writes times in RFC 3339, and remembers how the last second looks.
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    second: u64,
+    /// `2026-11-22T03:12:20`
+    text: String,
+}
+
+impl Clock {
+    /// `2026-11-22T03:12:20.123456Z`. Times before 1970 count as 1970.
+    fn stamp(&mut self, time: SystemTime) -> impl std::fmt::Display {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if self.text.is_empty() || self.second != since.as_secs() {
+            self.second = since.as_secs();
+            let second = i64::try_from(self.second).unwrap_or(i64::MAX);
+            let stamp = jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::MAX);
+            self.text = stamp.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+        }
+        Stamp { second: &self.text, micros: since.subsec_micros() }
+    }
+}
+
+struct Stamp<'a> {
+    second: &'a str,
+    micros: u32,
+}
+
+impl std::fmt::Display for Stamp<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:06}Z", self.second, self.micros)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(record: &Record<'_>, query: bool) -> serde_json::Value {
+        let mut out = Vec::new();
+        record.write(&mut out, &mut Clock::default(), query);
+        assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(out.last(), Some(&b'\n'));
+        serde_json::from_slice(&out).unwrap()
+    }
+
+    #[test]
+    fn a_whole_record() {
+        let record = Record {
+            time: UNIX_EPOCH + Duration::from_micros(1_795_317_140_000_042),
+            request_id: "r-1",
+            trace_id: trace_id("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+            client: Some([203, 0, 113, 9].into()),
+            peer: Some(([192, 0, 2, 1], 4711).into()),
+            protocol: "h2",
+            host: b"shop.example",
+            method: b"GET",
+            path: b"/products/\xff\"",
+            query: b"token=secret",
+            status: 429,
+            answered_by: "rate_limit",
+            reason: "limited",
+            duration: Duration::from_micros(1234),
+            upstream: Some(Duration::from_micros(1000)),
+            stages: [
+                Duration::from_micros(3),
+                Duration::ZERO,
+                Duration::from_nanos(900),
+                Duration::ZERO,
+                Duration::ZERO,
+                Duration::ZERO,
+            ],
+            user_agent: &[b'x'; 300],
+            generation: 7,
+            ..Record::default()
+        };
+        let read = line(&record, false);
+        assert_eq!(read["time"], "2026-11-22T03:12:20.000042Z");
+        assert_eq!(read["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(read["client"], "203.0.113.9");
+        assert_eq!(read["peer"], "192.0.2.1:4711");
+        assert_eq!(read["path"], "/products/\u{fffd}\"");
+        assert_eq!(read["status"], 429);
+        assert_eq!(read["duration_us"], 1234);
+        assert_eq!(read["stages_us"], serde_json::json!({ "edge": 3 }));
+        assert_eq!(read["user_agent"].as_str().unwrap().chars().count(), 257);
+        for absent in ["query", "service", "retries", "cache", "tls", "endpoint"] {
+            assert!(read.get(absent).is_none(), "{absent}");
+        }
+        assert!(!read.to_string().contains("secret"));
+        assert_eq!(line(&record, true)["query"], "token=secret");
+    }
+
+    #[test]
+    fn an_empty_record_is_a_line() {
+        let read = line(&Record::default(), true);
+        assert_eq!(read["time"], "1970-01-01T00:00:00.000000Z");
+        assert_eq!(read["status"], 0);
+    }
+
+    #[test]
+    fn the_longest_line_is_bounded() {
+        let hostile = vec![1u8; 100_000];
+        let name = "\u{1}".repeat(100_000);
+        let record = Record {
+            request_id: &name,
+            trace_id: &name,
+            listener: &name,
+            host: &hostile,
+            method: &hostile,
+            path: &hostile,
+            query: &hostile,
+            subject: &name,
+            user_agent: &hostile,
+            ..Record::default()
+        };
+        let mut out = Vec::new();
+        record.write(&mut out, &mut Clock::default(), true);
+        assert!(out.len() < 48 * 1024, "{}", out.len());
+    }
+
+    #[test]
+    fn the_clock_follows_the_second() {
+        let mut clock = Clock::default();
+        let at = |micros| UNIX_EPOCH + Duration::from_micros(micros);
+        assert_eq!(clock.stamp(at(1_999_999)).to_string(), "1970-01-01T00:00:01.999999Z");
+        assert_eq!(clock.stamp(at(2_000_000)).to_string(), "1970-01-01T00:00:02.000000Z");
+        assert_eq!(clock.stamp(at(1_000_001)).to_string(), "1970-01-01T00:00:01.000001Z");
+        assert_eq!(clock.stamp(UNIX_EPOCH - Duration::from_secs(1)).to_string(), "1970-01-01T00:00:00.000000Z");
+        let _ = clock.stamp(UNIX_EPOCH + Duration::from_secs(u64::MAX >> 2)).to_string();
+    }
+
+    #[test]
+    fn only_a_traceparent_has_a_trace_id() {
+        for text in ["", "00-", "\u{e9}\u{e9}", "00-4bf92f3577b34da6a3ce929d0e0e4736"] {
+            assert_eq!(trace_id(text), "");
+        }
+    }
+}
