@@ -1,8 +1,51 @@
-//! Portcullis.
+//! Portcullis, an API gateway: the single front door for every service behind it.
+//!
+//! # The map, in the order of a request's journey
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`serve`] | the process: workers, accept loops, connections, signals, reload, upgrade |
+//! | [`listen`] | the door's parts: listeners, TLS, PROXY protocol, connection caps, whom to believe |
+//! | [`wire`] | HTTP on the wire: strict heads and bodies in, answers out |
+//! | [`downstream`] | the client's side of an exchange, the same for both protocols and both roads |
+//! | [`journey`] | one request's steps, and the log line it leaves whatever happens |
+//! | [`route`], [`path`] | which route a request takes |
+//! | [`policy`] | the gauntlet: one folder per stage, in the order of execution |
+//! | [`proxy`] | the road through Pingora's `ProxyHttp` |
+//! | [`cache`] | answers that were given before |
+//! | [`upstream`] | services, endpoints, balance, health |
+//! | [`observe`] | access log and metrics |
+//! | [`config`], [`node`], [`value`], [`report`] | what people write, and what they are told about it |
+//! | [`snapshot`], [`ledger`] | one generation of the configuration; the state that outlives it |
+//! | [`admin`] | the operator's API |
+//! | [`upgrade`], [`successor`] | handing the listening sockets to the next process |
+//! | [`demo`] | the product in one command |
+//! | [`cli`] | the commands |
+//!
+//! # What stays true
+//!
+//! - A request sees one generation of the configuration, from its first byte to its log line.
+//! - A configuration takes effect whole or not at all; every problem in it is reported, with its place.
+//! - What is refused never touches a backend, and every refusal says who refused and why (RFC 9457).
+//! - State lives in the [`ledger`], so a reload resets only what it changes.
+//! - Nothing that a client or a backend sends can make the process panic or buffer without bound.
+//!
+//! # Dependencies
+//!
+//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `node`, `value`, `path`) <- rooms (`listen`, `route`, `policy`,
+//! `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `admin` <- `serve` <- `main`. No exceptions.
+//! Only [`proxy`], [`downstream`] and [`cache`] know Pingora's session types.
+
 pub mod admin;
 pub mod cache;
+pub mod cli;
+pub mod config;
+pub mod core;
+pub mod demo;
+pub mod downstream;
 pub mod exchange;
 pub mod head;
+pub mod journey;
 pub mod ledger;
 pub mod listen;
 pub mod node;
@@ -10,11 +53,14 @@ pub mod observe;
 pub mod path;
 pub mod policy;
 pub mod problem;
+pub mod proxy;
 pub mod reply;
 pub mod report;
 pub mod route;
+pub mod serve;
+pub mod snapshot;
+pub mod successor;
 pub mod upgrade;
 pub mod upstream;
 pub mod value;
-pub mod downstream;
 pub mod wire;

@@ -1,0 +1,221 @@
+//! The commands.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::{self, Source};
+use crate::policy::registry::REGISTRY;
+use crate::serve::{self, Options};
+use crate::snapshot::{self, Route, Snapshot, Surroundings};
+use crate::{demo, successor};
+
+/// An API gateway in one binary: the single front door for every service behind it.
+///
+/// Try `portcullis demo` first: it starts sample backends and a gateway in front of them, and prints curl lines to paste.
+/// Then write a file with `listeners` and `routes`, `portcullis check` it, and `portcullis run -c` it.
+#[derive(Parser)]
+#[command(name = "portcullis", version, propagate_version = true, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve a configuration.
+    ///
+    /// Signals: HUP loads the configuration and the certificates again and reopens the access log; QUIT starts the binary anew and
+    /// hands it the listening sockets; TERM finishes what is under way, then ends; INT ends at once.
+    Run {
+        /// The configuration file.
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+        /// Write the process id here once every listener accepts.
+        #[arg(long, value_name = "FILE")]
+        pid_file: Option<PathBuf>,
+    },
+    /// Report everything that is wrong with a configuration, and exit 0 or 1.
+    ///
+    /// Certificates, keys and secrets are read as `run` would read them, so run it with the same user and environment.
+    Check {
+        /// The configuration file.
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Print the routing table, one route a line, with its policies in the order of execution.
+    Routes {
+        /// The configuration file.
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Print every policy there is, in the order of execution.
+    Policies,
+    /// Print the JSON Schema of the configuration file, for an editor's completion.
+    Schema,
+    /// Start sample backends and a gateway in front of them, and print curl lines to try. Nothing else is needed.
+    Demo {
+        /// Paste every curl line, compare each status, and exit 0 or 1.
+        #[arg(long)]
+        verify: bool,
+    },
+    /// Replace a running gateway by a new process of the (new) binary without losing a connection.
+    ///
+    /// Sends QUIT to the process and waits until its successor serves. If the successor does not come up, the old process goes on
+    /// serving, and this command says so and exits 1.
+    Upgrade {
+        /// The file that `run --pid-file` wrote.
+        #[arg(long, value_name = "FILE", conflicts_with = "pid", required_unless_present = "pid")]
+        pid_file: Option<PathBuf>,
+        /// The process id. The successor's is then not known, so the command waits for the old process to end.
+        #[arg(long)]
+        pid: Option<i32>,
+        /// How long to wait for the successor, in seconds.
+        #[arg(long, default_value_t = 90)]
+        timeout: u64,
+    },
+    /// Print a completion script: `portcullis completions bash > /etc/bash_completion.d/portcullis`.
+    Completions {
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    successor::remember_binary();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,pingora=error,pingora_core=error,pingora_proxy=error"))
+        .format_target(false)
+        .init();
+    match Arguments::parse().command {
+        Command::Run { config, pid_file } => run(Options { config, pid_file }),
+        Command::Check { config } => check(&config),
+        Command::Routes { config } => routes(&config),
+        Command::Policies => policies(),
+        Command::Schema => print(&format!("{:#}\n", config::schema::schema())),
+        Command::Demo { verify } => demo::run(verify),
+        Command::Upgrade { pid_file, pid, timeout } => upgrade(pid_file.as_deref(), pid, Duration::from_secs(timeout)),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "portcullis", &mut text);
+            print(&String::from_utf8_lossy(&text))
+        }
+    }
+}
+
+/// Prints to standard output; a reader that stops early (`| head`) is no failure.
+fn print(text: &str) -> ExitCode {
+    let mut out = anstream::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn fail(text: &str) -> ExitCode {
+    // Nothing is left to be done about a standard error that cannot be written to.
+    let _ = writeln!(anstream::stderr().lock(), "{}", text.trim_end());
+    ExitCode::FAILURE
+}
+
+fn run(options: Options) -> ExitCode {
+    match serve::run(options, |core| {
+        for door in &core.snapshot.load().doors {
+            log::info!("listening on {}{}", door.bind, if door.tls.is_some() { " (TLS)" } else { "" });
+        }
+    }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure.to_string()),
+    }
+}
+
+/// Reads and compiles a file as `run` would.
+fn load(path: &Path) -> (Source, Option<Snapshot>) {
+    let (mut source, document) = Source::read(path);
+    let around = Surroundings::detached();
+    let snapshot = document.and_then(|document| snapshot::compile(&document, &mut source, &around, 1));
+    if let Some(snapshot) = &snapshot {
+        let services: Vec<_> = snapshot.services.values().cloned().collect();
+        crate::upstream::dns::resolve(&services, Duration::from_secs(5), &mut source.problems);
+        source.problems.sort();
+    }
+    (source, snapshot)
+}
+
+fn check(path: &Path) -> ExitCode {
+    let (source, snapshot) = load(path);
+    let report = source.report(color());
+    match snapshot {
+        Some(snapshot) => {
+            if !source.problems.is_empty() {
+                let _ = writeln!(anstream::stderr().lock(), "{}", report.trim_end());
+            }
+            print(&format!(
+                "{}: ok ({} listeners, {} services, {} routes)\n",
+                path.display(),
+                snapshot.doors.len(),
+                snapshot.services.len(),
+                snapshot.routes.len()
+            ))
+        }
+        None => fail(&report),
+    }
+}
+
+fn color() -> bool {
+    use std::io::IsTerminal;
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+fn routes(path: &Path) -> ExitCode {
+    let (source, snapshot) = load(path);
+    let Some(snapshot) = snapshot else { return fail(&source.report(color())) };
+    let mut text = String::new();
+    for route in &snapshot.routes {
+        text.push_str(&line(route));
+        text.push('\n');
+    }
+    print(&text)
+}
+
+/// `GET example.com/a/* -> catalog  bounds, authn, rate_limit`
+fn line(route: &Route) -> String {
+    let services: Vec<_> = route.answer.services().iter().map(|service| &*service.key).collect();
+    let policies: Vec<_> = route.plan.names.iter().map(|(_, name)| *name).collect();
+    let policies = if policies.is_empty() { "no policies".to_owned() } else { policies.join(", ") };
+    format!("{}  ->  {}  [{policies}]", route.id, services.join(" | "))
+}
+
+fn policies() -> ExitCode {
+    let mut text = String::new();
+    for entry in REGISTRY {
+        text.push_str(&format!("{:<9} {:<17} {}\n", entry.stage.name(), entry.name, entry.summary));
+    }
+    print(&text)
+}
+
+fn upgrade(pid_file: Option<&Path>, pid: Option<i32>, patience: Duration) -> ExitCode {
+    let read = || pid_file.and_then(|path| std::fs::read_to_string(path).ok()).and_then(|text| text.trim().parse::<i32>().ok());
+    let Some(old) = pid.or_else(read) else { return fail("no running gateway: the pid file cannot be read") };
+    let Some(process) = rustix::process::Pid::from_raw(old) else { return fail("a process id is a positive number") };
+    if let Err(error) = rustix::process::kill_process(process, rustix::process::Signal::QUIT) {
+        return fail(&format!("cannot signal process {old}: {error}"));
+    }
+    let until = Instant::now() + patience;
+    while Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(50));
+        if let Some(new) = read().filter(|new| *new != old) {
+            return print(&format!("process {new} has taken over from {old}\n"));
+        }
+        if rustix::process::test_kill_process(process).is_err() {
+            return match pid_file {
+                Some(_) => fail(&format!("process {old} ended and left no successor")),
+                None => print(&format!("process {old} has ended\n")),
+            };
+        }
+    }
+    fail(&format!("process {old} still serves: its log says why the successor did not come up"))
+}
