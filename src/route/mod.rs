@@ -1,1 +1,36 @@
-//! To come.
+//! Which route answers a request: hosts, paths and predicates, and what the chosen route makes of the target.
+//!
+//! A request finds its route in this order, which no setting changes:
+//!
+//! 1. The host: its exact name, else the longest wildcard, else the routes for any host. Once a host is chosen there is no way back:
+//!    a host's routes say all that it serves.
+//! 2. The path, segment by segment from the left: a static segment before a parameter before a prefix (`/*`).
+//! 3. The number of predicates, more before fewer. A list of methods counts as one.
+//! 4. The order in the file.
+//!
+//! A candidate whose predicates fail gives way to the next one. Where a path matched and nothing but the method failed the answer is
+//! 405, else 404.
+//!
+//! Deliberately not here: regular expressions (their cost is a client's to choose, and they have no order of precedence that anybody
+//! could predict), and whatever happens after the choice: `policies` are kept as they were written, services are looked up by the
+//! snapshot.
+
+mod config;
+mod device;
+mod matcher;
+mod pattern;
+mod predicate;
+mod rewrite;
+mod split;
+mod table;
+#[cfg(test)]
+mod tests;
+mod tie;
+mod trie;
+
+pub use config::{RouteConfig, SplitTarget, Sticky, ValueMatch, VersionMatch};
+pub use device::Device;
+pub use matcher::Matcher;
+pub use rewrite::Rewrite;
+pub use split::Split;
+pub use table::{Found, Params, RouteTable};

@@ -1,0 +1,235 @@
+//! One route's hosts, path and conditions, checked and canonical.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Method};
+
+use super::config::{RouteConfig, ValueMatch};
+use super::pattern::{HostPattern, PathPattern};
+use super::predicate::{Conditions, DeviceSet, MethodSet, Predicate};
+use crate::problem::{Place, Problem, Problems};
+
+const LONGEST_ID: usize = 512;
+
+/// Which requests one route takes.
+#[derive(Debug, Clone)]
+pub struct Matcher {
+    id: Arc<str>,
+    /// Whether somebody chose the id.
+    pub(super) named: bool,
+    pub(super) id_place: Place,
+    pub(super) path_place: Place,
+    /// Sorted, without repetition, not empty.
+    pub(super) hosts: Vec<HostPattern>,
+    pub(super) path: PathPattern,
+    pub(super) conditions: Conditions,
+}
+
+impl Matcher {
+    /// Checks what a route asks of requests. Everything that is wrong goes to `problems`; `None` only if something is.
+    pub fn compile(config: &RouteConfig, problems: &mut Problems) -> Option<Matcher> {
+        let path = PathPattern::parse(&config.path).map_err(|why| {
+            problems.push(Problem::error(config.path.place, format!("`{}` is no path pattern: {why}", config.path.value)));
+        });
+        let hosts = hosts(config, problems);
+        let methods = methods(config, problems);
+        let predicates = predicates(config, problems);
+        let id = config.id.as_ref().map(|id| check_id(id, id.place, problems).map(|()| Arc::<str>::from(&***id)));
+        let (path, hosts, methods, (labels, predicates)) = (path.ok()?, hosts?, methods?, predicates?);
+        let id = match id {
+            Some(id) => id?,
+            None => default_id(methods.as_ref(), &hosts, &path, &labels).into(),
+        };
+        Some(Matcher {
+            id,
+            named: config.id.is_some(),
+            id_place: config.id.as_ref().map_or(config.path.place, |id| id.place),
+            path_place: config.path.place,
+            hosts,
+            path,
+            conditions: Conditions { methods, predicates },
+        })
+    }
+
+    /// The route's id: the one that was written, or its methods, hosts, path and predicates.
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    /// The path as it is matched: `/products/{sku}`. For metrics and traces (`http.route`).
+    pub fn template(&self) -> String {
+        self.path.to_string()
+    }
+}
+
+fn check_id(id: &str, place: Place, problems: &mut Problems) -> Option<()> {
+    let good = (1..=LONGEST_ID).contains(&id.len()) && !id.chars().any(char::is_control);
+    if !good {
+        problems.push(Problem::error(place, format!("an id has 1 to {LONGEST_ID} printable characters")));
+    }
+    good.then_some(())
+}
+
+fn default_id(methods: Option<&MethodSet>, hosts: &[HostPattern], path: &PathPattern, labels: &[String]) -> String {
+    let methods = methods.map(|methods| format!("{} ", methods.id())).unwrap_or_default();
+    let hosts = match hosts {
+        [HostPattern::Any] => String::new(),
+        hosts => hosts.iter().map(HostPattern::to_string).collect::<Vec<_>>().join("|"),
+    };
+    let labels = if labels.is_empty() { String::new() } else { format!(" [{}]", labels.join(", ")) };
+    format!("{methods}{hosts}{path}{labels}")
+}
+
+fn hosts(config: &RouteConfig, problems: &mut Problems) -> Option<Vec<HostPattern>> {
+    let Some(list) = &config.host else { return Some(vec![HostPattern::Any]) };
+    if list.0.is_empty() {
+        let problem = Problem::error(config.path.place, "this route's list of hosts is empty: it would serve nobody");
+        problems.push(problem.hint("leave `host` out to serve any host"));
+        return None;
+    }
+    let mut hosts = Vec::new();
+    for host in &list.0 {
+        match HostPattern::parse(host) {
+            Ok(pattern) => hosts.push(pattern),
+            Err(why) => problems.push(Problem::error(host.place, format!("`{}` is no host: {why}", host.value))),
+        }
+    }
+    let complete = hosts.len() == list.0.len();
+    hosts.sort_unstable();
+    hosts.dedup();
+    complete.then_some(hosts)
+}
+
+fn methods(config: &RouteConfig, problems: &mut Problems) -> Option<Option<MethodSet>> {
+    let Some(list) = &config.methods else { return Some(None) };
+    if list.0.is_empty() {
+        let problem = Problem::error(config.path.place, "this route's list of methods is empty: it would take no request");
+        problems.push(problem.hint("leave `methods` out to take any method"));
+        return None;
+    }
+    let mut set = MethodSet::default();
+    let mut complete = true;
+    for name in &list.0 {
+        match Method::from_bytes(name.as_bytes()) {
+            Ok(method) if !name.bytes().any(|byte| byte.is_ascii_lowercase()) => set.insert(method),
+            _ => {
+                complete = false;
+                let problem = Problem::error(name.place, format!("`{}` is no method", name.value));
+                problems.push(problem.hint(format!("methods are case-sensitive words such as {}", hint_method(name))));
+            }
+        }
+    }
+    complete.then_some(Some(set))
+}
+
+fn hint_method(name: &str) -> String {
+    let upper = name.to_ascii_uppercase();
+    if Method::from_bytes(upper.as_bytes()).is_ok() { upper } else { "GET".to_owned() }
+}
+
+/// The predicates, sorted, and how an id writes each.
+fn predicates(config: &RouteConfig, problems: &mut Problems) -> Option<(Vec<String>, Vec<Predicate>)> {
+    let before = problems.len();
+    let mut list: Vec<(String, Predicate)> = Vec::new();
+    let version = config.version.as_ref().map(|version| {
+        let wanted = ValueMatch::Exact(version.is.clone());
+        (&version.value.header, version.place, wanted)
+    });
+    let headers = config.headers.iter().map(|(name, wanted)| (name, wanted.place, wanted.value.clone()));
+    for (name, place, wanted) in headers.chain(version) {
+        let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
+            problems.push(Problem::error(place, format!("`{name}` is no header name")));
+            continue;
+        };
+        check_value(&wanted, true, place, problems);
+        let predicate = Predicate::Header(header, wanted);
+        list.push((predicate.label(name), predicate));
+    }
+    for (name, wanted) in &config.query {
+        check_value(wanted, false, wanted.place, problems);
+        let predicate = Predicate::Query(name.as_str().into(), wanted.value.clone());
+        list.push((predicate.label(name), predicate));
+    }
+    if let Some(devices) = &config.device {
+        if devices.0.is_empty() {
+            problems.push(Problem::error(config.path.place, "this route's list of devices is empty: it would serve nobody"));
+        }
+        let mut set = DeviceSet::default();
+        devices.0.iter().for_each(|device| set.insert(*device));
+        let predicate = Predicate::Device(set);
+        list.push((predicate.label(""), predicate));
+    }
+    list.sort_by_cached_key(|(_, predicate)| format!("{predicate:?}"));
+    // `version: "2"` beside the same header under `headers` is one condition, said twice.
+    list.dedup_by(|one, other| one.1 == other.1);
+    (problems.len() == before).then(|| list.into_iter().unzip())
+}
+
+/// Refuses a value that no request could have.
+fn check_value(wanted: &ValueMatch, header: bool, place: Place, problems: &mut Problems) {
+    let (ValueMatch::Exact(text) | ValueMatch::Prefix(text)) = wanted else { return };
+    if text.is_empty() && matches!(wanted, ValueMatch::Prefix(_)) {
+        problems.push(Problem::error(place, "an empty prefix is met by every value").hint("{ present: true }"));
+    }
+    let front_is_bad = text.starts_with([' ', '\t']);
+    let end_is_bad = text.ends_with([' ', '\t']) && matches!(wanted, ValueMatch::Exact(_));
+    if header && (HeaderValue::from_str(text).is_err() || front_is_bad || end_is_bad) {
+        problems.push(Problem::error(place, format!("no header field can have the value `{}`", text.escape_debug())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compile(yaml: &str) -> (Option<Matcher>, Problems) {
+        let mut problems = Problems::default();
+        let config = serde_yaml::from_str(yaml).unwrap();
+        (Matcher::compile(&config, &mut problems), problems)
+    }
+
+    #[test]
+    fn ids_say_what_is_matched() {
+        for (yaml, id) in [
+            ("path: /cart/*", "/cart/*"),
+            (
+                "path: /products/{sku}\nhost: Example.com\nmethods: [POST, GET]\nversion: '2'",
+                "GET|POST example.com/products/{sku} [API-Version=2]",
+            ),
+            ("path: /\nhost: [b.example, '*.a.example', b.example]", "b.example|*.a.example/"),
+            (
+                "path: /\nquery: { q: { prefix: x } }\nheaders: { B: { present: false } }\ndevice: [bot, mobile]",
+                "/ [device=mobile|bot, !B, ?q=x*]",
+            ),
+            ("path: /\nversion: '2'\nheaders: { api-version: '2' }", "/ [api-version=2]"),
+            ("path: /%7ea", "/~a"),
+            ("id: mine\npath: /", "mine"),
+        ] {
+            let (matcher, problems) = compile(yaml);
+            assert!(problems.is_empty(), "{yaml}: {problems:?}");
+            assert_eq!(&**matcher.unwrap().id(), id, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn collects_every_problem() {
+        let (matcher, problems) = compile("path: a\nhost: ['a:80', b]\nmethods: [get]\nheaders: { 'a b': x, c: ' x' }\nid: ''");
+        assert!(matcher.is_none());
+        assert_eq!(problems.len(), 6, "{problems:?}");
+    }
+
+    #[test]
+    fn refuses_routes_that_nothing_meets() {
+        for yaml in [
+            "path: /\nhost: []",
+            "path: /\nmethods: []",
+            "path: /\ndevice: []",
+            "path: /\nmethods: ['A B']",
+            "path: /\nquery: { q: { prefix: '' } }",
+            "path: /\nversion: { header: '', is: 1 }",
+        ] {
+            let (matcher, problems) = compile(yaml);
+            assert!(matcher.is_none() && problems.has_errors(), "{yaml}");
+        }
+    }
+}

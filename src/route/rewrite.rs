@@ -1,0 +1,308 @@
+//! The target and the host that the service sees, where they are not the client's.
+//!
+//! What comes out is as canonical as what went in, because it is made of whole segments of a canonical path and of checked text; it
+//! is not normalised again per request. The query is always kept as it is.
+
+use http::uri::Authority;
+
+use super::config::RouteConfig;
+use super::matcher::Matcher;
+use super::pattern::{PathPattern, Segment, static_segment};
+use crate::head::RequestHead;
+use crate::problem::{Problem, Problems};
+use crate::value::Spanned;
+
+/// A compiled `strip_prefix`, `rewrite` or `rewrite_host`.
+#[derive(Debug, Clone)]
+pub struct Rewrite {
+    path: PathRewrite,
+    host: Option<Box<str>>,
+}
+
+#[derive(Debug, Clone)]
+enum PathRewrite {
+    Keep,
+    /// Leaves so many leading segments out.
+    Strip(usize),
+    Template(Box<[Piece]>),
+}
+
+#[derive(Debug, Clone)]
+enum Piece {
+    /// Canonical, slashes included.
+    Text(Box<str>),
+    /// The client's segment at this position: where the parameter stands in the route's path.
+    Param(usize),
+    /// What is left of the client's path after so many segments, with its slash.
+    Rest(usize),
+}
+
+impl Rewrite {
+    /// Checks and compiles a route's rewriting. `None` if it asks for none, or if something is wrong with it, which then is in
+    /// `problems`.
+    pub fn compile(config: &RouteConfig, matcher: &Matcher, problems: &mut Problems) -> Option<Rewrite> {
+        let path = match (&config.strip_prefix, &config.rewrite) {
+            (None, None) => Ok(PathRewrite::Keep),
+            (Some(prefix), None) => located(prefix, "strip_prefix", strip(prefix, &matcher.path)),
+            (None, Some(template)) => located(template, "rewrite", parse(template, &matcher.path)),
+            (Some(prefix), Some(_)) => {
+                let problem = Problem::error(prefix.place, "`strip_prefix` and `rewrite` both say what the service sees");
+                Err(problem.hint("say it with `rewrite` alone"))
+            }
+        };
+        let host = config.rewrite_host.as_ref().map(|host| located(host, "rewrite_host", check_host(host))).transpose();
+        let path = path.map_err(|problem| problems.push(problem));
+        let host = host.map_err(|problem| problems.push(problem));
+        match (path.ok()?, host.ok()?) {
+            (PathRewrite::Keep, None) => None,
+            (path, host) => Some(Rewrite { path, host }),
+        }
+    }
+
+    /// The `Host` that the service sees, if it is not the client's.
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
+    }
+
+    /// The path and query that the service sees, or `None` if they are the client's. The parameters are found again by their
+    /// position in the path: `head` must have been matched to this route.
+    pub fn target(&self, head: &RequestHead) -> Option<String> {
+        let path = &*head.path;
+        let query = head.query();
+        let room = path.len() + query.map_or(0, |query| query.len() + 1);
+        let mut target = String::with_capacity(room + 32);
+        match &self.path {
+            PathRewrite::Keep => return None,
+            PathRewrite::Strip(count) => target.push_str(after_segments(path, *count)),
+            PathRewrite::Template(pieces) => pieces.iter().for_each(|piece| match piece {
+                Piece::Text(text) => target.push_str(text),
+                Piece::Param(at) => target.push_str(segment_at(path, *at)),
+                Piece::Rest(count) => target.push_str(after_segments(path, *count)),
+            }),
+        }
+        if target.is_empty() {
+            target.push('/');
+        }
+        if target == path {
+            return None;
+        }
+        if let Some(query) = query {
+            target.push('?');
+            target.push_str(query);
+        }
+        Some(target)
+    }
+}
+
+fn located<T>(text: &Spanned<String>, key: &str, result: Result<T, String>) -> Result<T, Problem> {
+    result.map_err(|why| Problem::error(text.place, format!("`{}` is no {key}: {why}", text.value)))
+}
+
+/// What follows the first `count` segments: empty, or with its slash.
+fn after_segments(path: &str, count: usize) -> &str {
+    memchr::memchr_iter(b'/', path.as_bytes()).nth(count).and_then(|at| path.get(at..)).unwrap_or_default()
+}
+
+fn segment_at(path: &str, at: usize) -> &str {
+    let rest = after_segments(path, at);
+    rest.split('/').nth(1).unwrap_or_default()
+}
+
+fn strip(prefix: &str, path: &PathPattern) -> Result<PathRewrite, String> {
+    let trimmed = prefix.strip_suffix("/*").or(prefix.strip_suffix('/')).unwrap_or(prefix);
+    if trimmed.is_empty() {
+        return Err("it strips nothing; leave it out".to_owned());
+    }
+    let prefix = PathPattern::parse(trimmed)?;
+    if prefix.prefix || !path.segments.starts_with(&prefix.segments) {
+        return Err(format!("the route's path `{path}` does not begin with these segments"));
+    }
+    Ok(PathRewrite::Strip(prefix.segments.len()))
+}
+
+fn parse(template: &str, path: &PathPattern) -> Result<PathRewrite, String> {
+    let relative = template.strip_prefix('/').ok_or("a path begins with a slash")?;
+    let mut pieces = Vec::new();
+    let mut segments = relative.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        match segment {
+            "*" | "{*}" if !last => return Err("the star stands at the end".to_owned()),
+            "*" | "{*}" if !path.prefix => return Err(format!("the route's path `{path}` has no star to take it from")),
+            // Brings its own slash, or nothing.
+            "*" | "{*}" => pieces.push(Piece::Rest(path.segments.len())),
+            "" if !last => return Err("it holds an empty segment".to_owned()),
+            segment => {
+                pieces.push(Piece::Text("/".into()));
+                push_segment(segment, path, &mut pieces)?;
+            }
+        }
+    }
+    Ok(PathRewrite::Template(join(pieces)))
+}
+
+/// One segment: text, a parameter, or both as in `{sku}.json`.
+fn push_segment(segment: &str, path: &PathPattern, pieces: &mut Vec<Piece>) -> Result<(), String> {
+    let mixed = segment.contains('{');
+    let mut rest = segment;
+    while !rest.is_empty() {
+        let (text, after) = rest.split_once('{').map_or((rest, None), |(text, after)| (text, Some(after)));
+        if text.contains(['}', '*']) {
+            return Err("a parameter is written {name}, and a star stands alone".to_owned());
+        }
+        if !text.is_empty() {
+            pieces.push(Piece::Text(static_text(text, mixed)?));
+        }
+        let Some(after) = after else { break };
+        let (name, after) = after.split_once('}').ok_or("a brace is not closed")?;
+        let is_param = |segment: &Segment| matches!(segment, Segment::Param(known) if **known == *name);
+        let at = path.segments.iter().position(is_param);
+        pieces.push(Piece::Param(at.ok_or_else(|| format!("the route's path `{path}` has no parameter {{{name}}}"))?));
+        rest = after;
+    }
+    Ok(())
+}
+
+fn static_text(text: &str, mixed: bool) -> Result<Box<str>, String> {
+    // Together with what a client sends, dots, escaped slashes and path parameters could become a dot segment again.
+    if mixed && (text.contains(['%', ';']) || text.bytes().all(|byte| byte == b'.')) {
+        return Err("beside a parameter in one segment, text needs more than dots and must not hold % or ;".to_owned());
+    }
+    static_segment(text)
+}
+
+fn join(pieces: Vec<Piece>) -> Box<[Piece]> {
+    let mut joined: Vec<Piece> = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        match (joined.last_mut(), piece) {
+            (Some(Piece::Text(before)), Piece::Text(text)) => *before = format!("{before}{text}").into(),
+            (_, piece) => joined.push(piece),
+        }
+    }
+    joined.into()
+}
+
+fn check_host(host: &str) -> Result<Box<str>, String> {
+    let authority: Authority = host.parse().map_err(|_| "a host name is needed, with or without a port".to_owned())?;
+    if authority.host().is_empty() || host.contains('@') {
+        return Err("a host name is needed, with or without a port".to_owned());
+    }
+    Ok(host.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::path::normalise;
+
+    fn compile(yaml: &str) -> (Option<Rewrite>, Problems) {
+        let mut problems = Problems::default();
+        let config = serde_yaml::from_str(yaml).unwrap();
+        let matcher = Matcher::compile(&config, &mut problems).unwrap();
+        (Rewrite::compile(&config, &matcher, &mut problems), problems)
+    }
+
+    fn target(yaml: &str, target: &str) -> Option<String> {
+        let (rewrite, problems) = compile(yaml);
+        assert!(problems.is_empty(), "{yaml}: {problems:?}");
+        rewrite.unwrap().target(&RequestHead::build("GET", target, &[]))
+    }
+
+    #[test]
+    fn strips_whole_segments() {
+        for (path, prefix, from, to) in [
+            ("/api/*", "/api", "/api/a", "/a"),
+            ("/api/*", "/api/", "/api/a", "/a"),
+            ("/api/*", "/api/*", "/api/a", "/a"),
+            ("/api/*", "/api", "/api", "/"),
+            ("/api/*", "/api", "/api/", "/"),
+            ("/api/*", "/api", "/api/a/?b=c", "/a/?b=c"),
+            ("/api/*", "/api", "/api?b", "/?b"),
+            ("/api/v1/{x}", "/api/v1", "/api/v1/y", "/y"),
+            ("/t/{x}/*", "/t/{x}", "/t/y/z", "/z"),
+            ("/a/b", "/a/b", "/a/b", "/"),
+            ("/a/", "/a", "/a/", "/"),
+        ] {
+            let yaml = format!("path: '{path}'\nstrip_prefix: '{prefix}'");
+            assert_eq!(target(&yaml, from).as_deref(), Some(to), "{path} {prefix} {from}");
+        }
+    }
+
+    #[test]
+    fn fills_templates() {
+        for (path, template, from, to) in [
+            ("/p/{sku}", "/v2/items/{sku}", "/p/7?q=1", Some("/v2/items/7?q=1")),
+            ("/{a}/{b}", "/{b}/{a}/", "/x/y", Some("/y/x/")),
+            ("/p/{sku}", "/i-{sku}.json", "/p/7%2F8", Some("/i-7%2F8.json")),
+            ("/x/*", "/y/*", "/x", Some("/y")),
+            ("/x/*", "/y/*", "/x/", Some("/y/")),
+            ("/x/*", "/y/{*}", "/x/a/b", Some("/y/a/b")),
+            ("/x/*", "/*", "/x", Some("/")),
+            ("/x/*", "/*", "/x/a", Some("/a")),
+            ("/x/*", "/fixed", "/x/a", Some("/fixed")),
+            ("/x/{p}/*", "/{p}{p}/*", "/x/1/2", Some("/11/2")),
+            ("/x", "/", "/x?", Some("/?")),
+            ("/x/*", "/x/*", "/x/a", None),
+            ("/x", "/caf\u{e9}/%7e", "/x", Some("/caf%C3%A9/~")),
+        ] {
+            let yaml = format!("path: '{path}'\nrewrite: '{template}'");
+            assert_eq!(target(&yaml, from).as_deref(), to, "{path} {template} {from}");
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        let (rewrite, _) = compile("path: /\nrewrite_host: 'backend.internal:8080'");
+        let rewrite = rewrite.unwrap();
+        assert_eq!(rewrite.host(), Some("backend.internal:8080"));
+        assert_eq!(rewrite.target(&RequestHead::build("GET", "/", &[])), None);
+        assert!(compile("path: /").0.is_none());
+    }
+
+    #[test]
+    fn refuses_what_cannot_work() {
+        for yaml in [
+            "path: /api/*\nstrip_prefix: /ap",
+            "path: /api/*\nstrip_prefix: /api/v1",
+            "path: /api/*\nstrip_prefix: api",
+            "path: /api/*\nstrip_prefix: /",
+            "path: /{a}/*\nstrip_prefix: /{b}",
+            "path: /api/*\nstrip_prefix: /api\nrewrite: /*",
+            "path: /{a}\nrewrite: /{b}",
+            "path: /{a}\nrewrite: /*",
+            "path: /{a}\nrewrite: /{a",
+            "path: /{a}\nrewrite: /a}",
+            "path: /{a}\nrewrite: /..{a}",
+            "path: /{a}\nrewrite: /{a};x",
+            "path: /a/*\nrewrite: /*/b",
+            "path: /a/*\nrewrite: /b*",
+            "path: /a/*\nrewrite: b",
+            "path: /a/*\nrewrite: //b",
+            "path: /a/*\nrewrite: /b/../c",
+            "path: /a/*\nrewrite: '/b?c=d'",
+            "path: /a\nrewrite_host: 'a b'",
+            "path: /a\nrewrite_host: ''",
+            "path: /a\nrewrite_host: 'u@h'",
+            "path: /a\nrewrite_host: 'http://h'",
+        ] {
+            let (rewrite, problems) = compile(yaml);
+            assert!(rewrite.is_none() && problems.len() == 1, "{yaml} {problems:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn stays_canonical(one in "[a.;%2FfeEcC5]{1,6}", two in "[a.;%2FfeEcC5/]{0,8}") {
+            let raw = format!("/x/{one}/{two}");
+            let Ok(path) = normalise(raw.as_bytes()) else { return Ok(()) };
+            let yaml = "path: '/x/{p}/*'\nrewrite: '/.a{p}{p}..b/{p}.x/*'";
+            let matches = path.starts_with("/x/") && path.len() > 3;
+            if matches && let Some(target) = target(yaml, &path) {
+                let again = normalise(target.as_bytes());
+                prop_assert_eq!(again.as_deref(), Ok(&*target));
+            }
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! All routes of a generation, arranged so that finding one costs the same however many there are.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use http::HeaderValue;
+use smallvec::SmallVec;
+
+use super::matcher::Matcher;
+use super::pattern::{HostPattern, LONGEST_HOST};
+use super::predicate::{Conditions, Facts, MethodSet};
+use super::tie;
+use super::trie::{Captured, Leaf, Trie, TrieBuilder};
+use crate::head::RequestHead;
+use crate::problem::Problems;
+
+/// What the route's `{name}` segments took, undecoded. Borrowed from the table and the head: nothing is counted or copied until
+/// somebody keeps it.
+pub type Params<'a> = SmallVec<[(&'a Arc<str>, &'a str); 4]>;
+
+/// The outcome of a lookup.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found<'a> {
+    Route {
+        /// The number under which the route was given to [`RouteTable::build`].
+        index: u32,
+        params: Params<'a>,
+        /// What a prefix's `*` took, with its leading slash; empty if there was nothing, or the route's path is no prefix.
+        rest: &'a str,
+    },
+    /// Some route matches but for the method. `allow` is the value of the answer's `Allow` (RFC 9110, section 15.5.6).
+    MethodNotAllowed {
+        allow: HeaderValue,
+    },
+    NotFound,
+}
+
+struct Entry {
+    index: u32,
+    conditions: Conditions,
+    params: Box<[Arc<str>]>,
+}
+
+/// One host's routes. Paths without parameter or prefix, the most of them in large configurations, take one hash.
+struct HostRoutes {
+    exact: AHashMap<Box<str>, Leaf>,
+    trie: Trie,
+}
+
+/// Maps a request to a route.
+pub struct RouteTable {
+    entries: Box<[Entry]>,
+    hosts: Box<[HostRoutes]>,
+    exact_hosts: AHashMap<Box<str>, u32>,
+    /// By what follows `*.`.
+    wildcards: AHashMap<Box<str>, u32>,
+    any_host: Option<u32>,
+}
+
+impl RouteTable {
+    /// Arranges `routes`, given in the order of the file with the number that [`Found::Route`] will tell. Reports routes that are
+    /// never reached and ids that are taken (errors), and ties that only the file's order decides (warnings).
+    pub fn build(routes: impl IntoIterator<Item = (usize, Matcher)>, problems: &mut Problems) -> RouteTable {
+        let mut routes: Vec<(usize, Matcher)> = routes.into_iter().collect();
+        tie::check_ids(routes.iter().map(|(_, matcher)| matcher), problems);
+        // A stable sort: among equals the file's order stands. Every list of candidates inherits the order.
+        routes.sort_by_key(|(_, matcher)| std::cmp::Reverse(matcher.conditions.count()));
+
+        let mut by_host: AHashMap<&HostPattern, Draft<'_>> = AHashMap::new();
+        for (at, (_, matcher)) in routes.iter().enumerate() {
+            for host in &matcher.hosts {
+                by_host.entry(host).or_default().insert(matcher, at as u32);
+            }
+        }
+        let mut table = RouteTable {
+            entries: Box::default(),
+            hosts: Box::default(),
+            exact_hosts: AHashMap::new(),
+            wildcards: AHashMap::new(),
+            any_host: None,
+        };
+        let mut hosts = Vec::with_capacity(by_host.len());
+        for (host, draft) in by_host {
+            let at = hosts.len() as u32;
+            match host {
+                HostPattern::Exact(name) => drop(table.exact_hosts.insert(name.clone(), at)),
+                HostPattern::Wildcard(suffix) => drop(table.wildcards.insert(suffix.clone(), at)),
+                HostPattern::Any => table.any_host = Some(at),
+            }
+            hosts.push(draft.finish());
+        }
+        for leaf in hosts.iter().flat_map(HostRoutes::leaves).filter(|leaf| leaf.len() > 1) {
+            let rivals: Vec<&Matcher> = leaf.iter().filter_map(|at| routes.get(*at as usize)).map(|(_, rival)| rival).collect();
+            tie::check(&rivals, problems);
+        }
+        table.hosts = hosts.into();
+        table.entries = routes.into_iter().map(Entry::from).collect();
+        table
+    }
+
+    /// The route that answers this request. Allocates nothing unless a route has more than four parameters or the method is refused.
+    pub fn find<'a>(&'a self, head: &'a RequestHead) -> Found<'a> {
+        let Some(routes) = self.host(&head.host) else { return Found::NotFound };
+        let facts = Facts::new(head);
+        let mut method_failed = false;
+        let mut found = Found::NotFound;
+        // The outcome is written here rather than broken with: it would be copied at every level of the tree.
+        let walked = routes.walk(&head.path, &mut |leaf, captured, rest| {
+            for entry in leaf.iter().filter_map(|at| self.entries.get(*at as usize)) {
+                if !entry.conditions.method_passes(&head.method) {
+                    method_failed = true;
+                } else if entry.conditions.predicates_hold(&facts) {
+                    let params = entry.params.iter().zip(captured.iter().copied()).collect();
+                    found = Found::Route { index: entry.index, params, rest };
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        // Only where nothing was found is it worth asking what a refused method's other predicates said.
+        if walked.is_continue() && method_failed { self.refused_method(routes, &facts) } else { found }
+    }
+
+    fn refused_method<'a>(&'a self, routes: &'a HostRoutes, facts: &Facts<'a>) -> Found<'a> {
+        let mut allowed: Option<MethodSet> = None;
+        let _ = routes.walk(&facts.head.path, &mut |leaf, _, _| {
+            for entry in leaf.iter().filter_map(|at| self.entries.get(*at as usize)) {
+                if let Some(methods) = &entry.conditions.methods
+                    && entry.conditions.predicates_hold(facts)
+                {
+                    allowed.get_or_insert_default().merge(methods);
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        match allowed.map(|methods| HeaderValue::try_from(methods.to_string())) {
+            Some(Ok(allow)) => Found::MethodNotAllowed { allow },
+            _ => Found::NotFound,
+        }
+    }
+
+    /// The routes of the exact host, else of the longest wildcard, else of any host.
+    fn host(&self, host: &str) -> Option<&HostRoutes> {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        // No name is longer, and each of a longer one's dots would cost a hash of all that follows.
+        let named = if host.len() <= LONGEST_HOST { self.named_host(host) } else { None };
+        named.or(self.any_host).and_then(|at| self.hosts.get(at as usize))
+    }
+
+    fn named_host(&self, host: &str) -> Option<u32> {
+        if !self.exact_hosts.is_empty()
+            && let Some(at) = self.exact_hosts.get(host)
+        {
+            return Some(*at);
+        }
+        if self.wildcards.is_empty() {
+            return None;
+        }
+        let suffixes = memchr::memchr_iter(b'.', host.as_bytes()).filter(|dot| *dot > 0).filter_map(|dot| host.get(dot + 1..));
+        suffixes.filter_map(|suffix| self.wildcards.get(suffix)).next().copied()
+    }
+}
+
+impl HostRoutes {
+    fn walk<'a>(
+        &'a self,
+        path: &'a str,
+        visit: &mut impl FnMut(&'a Leaf, &Captured<'a>, &'a str) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        // A path without parameter or prefix is the most specific there is: static at every segment.
+        if !self.exact.is_empty()
+            && let Some(leaf) = self.exact.get(path)
+        {
+            visit(leaf, &Captured::new(), "")?;
+        }
+        self.trie.walk(path, visit)
+    }
+
+    fn leaves(&self) -> impl Iterator<Item = &Leaf> {
+        self.exact.values().chain(self.trie.leaves())
+    }
+}
+
+impl From<(usize, Matcher)> for Entry {
+    fn from((index, matcher): (usize, Matcher)) -> Self {
+        let params = matcher.path.params().cloned().collect();
+        Entry { index: index as u32, conditions: matcher.conditions, params }
+    }
+}
+
+struct Draft<'p> {
+    exact: AHashMap<Box<str>, Leaf>,
+    trie: TrieBuilder<'p>,
+}
+
+impl Default for Draft<'_> {
+    fn default() -> Self {
+        Draft { exact: AHashMap::new(), trie: TrieBuilder::new() }
+    }
+}
+
+impl<'p> Draft<'p> {
+    fn insert(&mut self, matcher: &'p Matcher, candidate: u32) {
+        match matcher.path.exact() {
+            Some(path) => self.exact.entry(path.into()).or_default().push(candidate),
+            None => self.trie.insert(&matcher.path, candidate),
+        }
+    }
+
+    fn finish(self) -> HostRoutes {
+        HostRoutes { exact: self.exact, trie: self.trie.finish() }
+    }
+}
