@@ -137,11 +137,6 @@ fn load(path: &Path) -> (Source, Option<Snapshot>) {
     let (mut source, document) = Source::read(path);
     let around = Surroundings::detached();
     let snapshot = document.and_then(|document| snapshot::compile(&document, &mut source, &around, 1));
-    if let Some(snapshot) = &snapshot {
-        let services: Vec<_> = snapshot.services.values().cloned().collect();
-        crate::upstream::dns::resolve(&services, Duration::from_secs(5), &mut source.problems);
-        source.problems.sort();
-    }
     (source, snapshot)
 }
 

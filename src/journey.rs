@@ -83,7 +83,7 @@ impl Journey {
             exchange.to_upstream.push(HeaderEdit::Set(X_REQUEST_ID, id.clone()));
             exchange.to_client.push(HeaderEdit::Set(X_REQUEST_ID, id));
         }
-        core.metrics.in_flight.inc();
+        core.metrics.request_began();
         Box::new(Journey {
             core: core.clone(),
             snapshot,
@@ -104,13 +104,14 @@ impl Journey {
 
     /// Chooses the route. 404 without one; 405 where only the method is wrong.
     pub fn choose_route(&mut self) -> Flow {
-        match self.snapshot.table.find(&self.head, self.exchange.client) {
-            Found::Route { index, params, rest } => {
+        match self.snapshot.table.find(&self.head) {
+            Found::Route { index, params, .. } => {
                 let Some(route) = self.snapshot.routes.get(index as usize).cloned() else { return no_route() };
-                let target = route.rewrite.target(&self.head, &params, rest);
-                self.exchange.params = params.into_iter().map(|(name, value)| (name, value.into())).collect();
-                self.exchange.upstream_target = target;
-                self.exchange.upstream_host = route.rewrite.host(&self.exchange.params);
+                self.exchange.params = params.into_iter().map(|(name, value)| (name.clone(), value.into())).collect();
+                if let Some(rewrite) = &route.rewrite {
+                    self.exchange.upstream_target = rewrite.target(&self.head);
+                    self.exchange.upstream_host = rewrite.host().map(str::to_owned);
+                }
                 self.exchange.route = Some(route.id.clone());
                 self.route = Some(route);
                 ControlFlow::Continue(())
@@ -217,7 +218,7 @@ impl Journey {
             return Some(service.clone());
         }
         let route = self.route.as_ref()?;
-        route.answer.choose(&self.head, self.exchange.client, &self.exchange.request_id)
+        route.answer.choose(&self.head, self.exchange.client)
     }
 
     /// Notes that an endpoint could not be connected to. Whether another one may be tried.
@@ -315,10 +316,10 @@ impl Drop for Journey {
     fn drop(&mut self) {
         self.settle();
         let metrics = &self.core.metrics;
-        metrics.in_flight.dec();
+        metrics.request_ended();
         let took = self.exchange.started.elapsed();
         let outcome = &self.outcome;
-        let route = self.route.as_ref().map_or(&metrics.unrouted, |route| &route.metrics);
+        let route = self.route.as_ref().map_or(metrics.no_route(), |route| &route.metrics);
         route.observe(&self.head.method, outcome.status, took, outcome.bytes_in, outcome.bytes_out);
         if let Some(verdict) = outcome.verdict {
             metrics.refusal(verdict.policy, verdict.reason);
@@ -326,10 +327,15 @@ impl Drop for Journey {
         if !outcome.cache.is_empty() {
             metrics.cache(outcome.cache);
         }
-        if let (Some(service), Some(time)) = (&outcome.service, outcome.upstream) {
-            metrics.service(&service.key).observe(time, outcome.attempts.saturating_sub(1));
+        if let Some(served) = self.outcome.service.as_ref().and_then(|service| self.snapshot.service_metrics.get(&service.key)) {
+            if let Some(time) = outcome.upstream {
+                served.observe(time);
+            }
+            (1..outcome.attempts).for_each(|_| served.retried());
         }
-        self.core.access_log.write(&self.record(took));
+        if self.core.access_log.is_on() {
+            self.core.access_log.write(&self.record(took));
+        }
     }
 }
 

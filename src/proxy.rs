@@ -23,6 +23,7 @@ use crate::cache;
 use crate::downstream::{apply_to_response, reply_parts};
 use crate::journey::{CLIENT_CLOSED, Journey, body_refusal};
 use crate::reply::Reply;
+use crate::upstream::Protocol;
 
 /// What a hook remembers. `None` only if Pingora calls a hook for a request that never passed the door, which then fails.
 pub type Ctx = Option<Box<Journey>>;
@@ -114,6 +115,15 @@ impl ProxyHttp for Gateway {
         journey.outcome.upstream_started = Some(Instant::now());
         journey.flight = Some(picked.begin());
         Ok(service.peer(&picked, None))
+    }
+
+    async fn upstream_request_filter(&self, _session: &mut Session, request: &mut RequestHeader, ctx: &mut Self::CTX) -> Result<()> {
+        let service = journey(ctx)?.outcome.service.as_ref();
+        if service.is_none_or(|service| service.protocol == Protocol::Http1) {
+            // Only HTTP/2 may carry it without naming it in `Connection`.
+            request.remove_header(&http::header::TE);
+        }
+        Ok(())
     }
 
     fn fail_to_connect(&self, _session: &mut Session, _peer: &HttpPeer, ctx: &mut Self::CTX, mut error: Box<Error>) -> Box<Error> {

@@ -88,10 +88,9 @@ pub fn push_json(out: &mut Vec<u8>, text: &str) {
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
             0..=0x1f | 0x7f => {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
+                let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
                 out.extend_from_slice(b"\\u00");
-                out.push(HEX[usize::from(byte >> 4)]);
-                out.push(HEX[usize::from(byte & 15)]);
+                out.extend([digit(byte >> 4), digit(byte & 15)]);
             }
             _ => out.push(byte),
         }

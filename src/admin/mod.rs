@@ -99,7 +99,17 @@ async fn ready(State(admin): State<Admin>) -> Response {
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     let snapshot = admin.core.snapshot.load_full();
-    let text = admin.core.metrics.render(&admin.core.gauges(&snapshot));
+    let metrics = &admin.core.metrics;
+    // The handles live as long as the scrape: an endpoint that no generation has any more is not reported.
+    let mut held = Vec::new();
+    for service in snapshot.services.values() {
+        for (_, endpoint) in service.cluster.endpoints() {
+            let handle = metrics.endpoint(&service.key, &endpoint.address().to_string());
+            handle.set_healthy(endpoint.healthy());
+            held.push(handle);
+        }
+    }
+    let text = metrics.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 

@@ -54,7 +54,7 @@ pub struct AdminConfig {
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        AdminConfig { bind: Spanned::from("127.0.0.1:9901".to_owned()), enabled: true }
+        AdminConfig { bind: Spanned::nowhere("127.0.0.1:9901".to_owned()), enabled: true }
     }
 }
 
@@ -80,8 +80,8 @@ impl Default for ServerConfig {
     fn default() -> Self {
         ServerConfig {
             workers: None,
-            max_in_flight: Spanned::from(16384),
-            grace: Spanned::from(Period(std::time::Duration::from_secs(30))),
+            max_in_flight: Spanned::nowhere(16384),
+            grace: Spanned::nowhere(Period(std::time::Duration::from_secs(30))),
             cache_memory: Size(64 * 1024 * 1024),
             upgrade_socket: None,
         }

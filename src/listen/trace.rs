@@ -126,7 +126,7 @@ fn only<'a>(head: &'a RequestHead, name: &'a str) -> Option<&'a [u8]> {
 
 /// 64 random bits from a generator of this thread's own, seeded by the system (SplitMix64 over a counter; Steele, Lea and Flood,
 /// "Fast splittable pseudorandom number generators", 2014). No lock and no system call, and not for secrets.
-fn random() -> u64 {
+pub fn random() -> u64 {
     thread_local! {
         static STATE: Cell<(u64, u64)> = Cell::new(seed());
     }

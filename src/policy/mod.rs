@@ -9,6 +9,7 @@ pub mod admit;
 pub mod authn;
 pub mod authz;
 pub mod edge;
+pub mod registry;
 pub mod shape;
 pub mod validate;
 

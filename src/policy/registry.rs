@@ -7,7 +7,7 @@ use std::sync::Arc;
 use schemars::{Schema, SchemaGenerator};
 
 use super::{Compile, Plan, PlanBuilder, Policy, Stage};
-use crate::node::{self, Node};
+use crate::node::{self, Kind, Node};
 use crate::problem::{Problem, did_you_mean};
 
 /// A policy that was compiled, whatever its type.
@@ -45,14 +45,14 @@ const fn entry<P: Policy>() -> Entry {
 
 /// In the order of execution.
 pub static REGISTRY: &[Entry] = &[
-    entry::<super::edge::Bounds>(),
-    entry::<super::edge::AddressLimit>(),
-    entry::<super::validate::Validate>(),
+    entry::<super::edge::size::Bounds>(),
+    entry::<super::edge::address_limit::AddressLimit>(),
+    entry::<super::validate::request::Validate>(),
     entry::<super::authn::Authn>(),
     entry::<super::authz::Authz>(),
-    entry::<super::admit::RateLimit>(),
-    entry::<super::shape::RequestHeaders>(),
-    entry::<super::shape::ResponseHeaders>(),
+    entry::<super::admit::rate_limit::RateLimit>(),
+    entry::<super::shape::headers::RequestHeaders>(),
+    entry::<super::shape::headers::ResponseHeaders>(),
     entry::<crate::cache::CachePolicy>(),
 ];
 
@@ -74,25 +74,25 @@ impl Table {
         if node.is_null() {
             return Table(table);
         }
-        let Some(entries) = node.entries() else {
+        if !matches!(node.kind, Kind::Map(_)) {
             cx.problems.push(Problem::error(node.place(), "`policies` is a table of policy names"));
             return Table(table);
-        };
-        for (key, value) in entries {
-            let Some(index) = REGISTRY.iter().position(|entry| entry.name == key.text()) else {
+        }
+        for (key, value) in node.entries() {
+            let Some(index) = REGISTRY.iter().position(|entry| entry.name == key.text) else {
                 let names = || REGISTRY.iter().map(|entry| entry.name);
-                let hint = match did_you_mean(key.text(), names()) {
+                let hint = match did_you_mean(&key.text, names()) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("the policies are {}", names().collect::<Vec<_>>().join(", ")),
                 };
-                cx.problems.push(Problem::error(key.place(), format!("unknown policy `{}`", key.text())).hint(hint));
+                cx.problems.push(Problem::error(key.place, format!("unknown policy `{}`", key.text)).hint(hint));
                 continue;
             };
-            if value.as_bool() == Some(false) {
+            if value.as_str() == Some("false") {
                 table.insert(index, Slot::Off);
                 continue;
             }
-            cx.place = key.place();
+            cx.place = key.place;
             let compile = REGISTRY.get(index).map(|entry| entry.compile);
             if let Some(policy) = compile.and_then(|compile| compile(value, cx)) {
                 table.insert(index, Slot::On(policy));

@@ -50,7 +50,7 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, 
         Ok(permit) => permit,
         Err(refused) => return door.metrics.refused(refused.reason),
     };
-    let _open = door.metrics.open();
+    let _open = Open::count(&door);
     let deadline = Instant::now() + door.timeouts.handshake;
     let local = socket.local_addr().map_or(door.bind, canonical);
     let Ok(began) = begin(&door, &mut socket, peer, deadline).await else { return door.metrics.refused("proxy_protocol") };
@@ -73,7 +73,28 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, 
             let h1 = H1::new(Io::Boxed(Box::new(stream)), &[]);
             serve_h1(worker, door.clone(), about(Some(facts)), h1).await;
         }
-        Err(error) => door.metrics.handshake_failed(error.reason()),
+        Err(error) => handshake_failed(&worker, &door, error.reason()),
+    }
+}
+
+fn handshake_failed(worker: &Worker, door: &Door, reason: &'static str) {
+    worker.core.metrics.tls_handshake_failed();
+    door.metrics.refused(reason);
+}
+
+/// Counts a connection as open until it is dropped.
+struct Open(Arc<Door>);
+
+impl Open {
+    fn count(door: &Arc<Door>) -> Self {
+        door.metrics.opened();
+        Open(door.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.metrics.closed();
     }
 }
 
@@ -220,7 +241,7 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
     let options = crate::wire::h2::options(door.head_limits.head);
     let handshake = h2::handshake(stream, Some(options));
     let Ok(Ok(mut wire)) = tokio::time::timeout(door.timeouts.handshake, handshake).await else {
-        return door.metrics.handshake_failed("h2");
+        return handshake_failed(&worker, door, "h2_handshake");
     };
     let mut phase = worker.core.phase.subscribe();
     let mut draining = false;
@@ -332,12 +353,9 @@ async fn by_proxy(
     hatch: Hatch,
 ) -> Option<Returned> {
     let exchange = &journey.exchange;
-    let request = upstream_request(
-        &journey.head,
-        exchange.upstream_target.as_deref(),
-        exchange.upstream_host.as_deref(),
-        &exchange.to_upstream,
-    );
+    let target = journey.upstream_target();
+    let request =
+        upstream_request(&journey.head, target.as_deref(), exchange.upstream_host.as_deref(), &exchange.to_upstream);
     let request = match request {
         Ok(request) => request,
         Err(_) => {

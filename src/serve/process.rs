@@ -19,7 +19,7 @@ use crate::config::Source;
 use crate::core::{Core, Phase};
 use crate::ledger::Ledger;
 use crate::listen::guard::InFlight;
-use crate::observe::{AccessLog, Metrics};
+use crate::observe::AccessLog;
 use crate::snapshot::{self, Snapshot, Surroundings};
 use crate::successor;
 use crate::upstream::Watchers;
@@ -65,7 +65,7 @@ pub fn run(options: Options, ready: impl FnOnce(&Core)) -> Result<(), Failure> {
     runtime.block_on(async {
         // Signals first: one that arrives during start-up waits instead of killing.
         let signals = Signals::new().map_err(io_failure("no signal handlers"))?;
-        let mut process = Process::start(options)?;
+        let mut process = Process::start(options).await?;
         ready(&process.core);
         process.serve(signals).await;
         Ok(())
@@ -89,10 +89,9 @@ enum End {
 }
 
 impl Process {
-    fn start(options: Options) -> Result<Self, Failure> {
-        let (mut source, document) = Source::read(&options.config);
-        let around = Surroundings { ledger: Arc::new(Ledger::default()), metrics: Arc::new(Metrics::new()) };
-        let snapshot = document.and_then(|document| snapshot::compile(&document, &mut source, &around, 1));
+    async fn start(options: Options) -> Result<Self, Failure> {
+        let around = Surroundings { ledger: Arc::new(Ledger::default()), metrics: snapshot::metrics() };
+        let (source, snapshot) = load(options.config.clone(), around.clone(), 1).await.map_err(io_failure("cannot compile"))?;
         let Some(snapshot) = snapshot else { return Err(Failure::Config(source.report(false))) };
         for line in source.lines() {
             log::warn!("{line}");
@@ -100,7 +99,9 @@ impl Process {
         let mut handover = successor::Inheritance::receive().map_err(io_failure("cannot take over from the process before"))?;
         let mut inherited = Inherited::new(handover.take_sockets());
         let workers = snapshot.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let access_log = AccessLog::open(&snapshot.access_log, source.base()).map_err(io_failure("cannot open the access log"))?;
+        let access_log = AccessLog::start().map_err(io_failure("cannot start the access log"))?;
+        access_log.apply(&snapshot.access_log).map_err(io_failure("cannot open the access log"))?;
+        around.metrics.watch_access_log(access_log.stats());
         let admin = snapshot.admin;
         let binds: Vec<SocketAddr> = snapshot.doors.iter().map(|door| door.bind).collect();
         let core = Arc::new(Core {
@@ -139,7 +140,7 @@ impl Process {
         for (bind, opened) in to_listen {
             process.listen(bind, opened);
         }
-        process.core.metrics.set_generation(1);
+        process.core.metrics.reload_applied(1);
         process.write_pid_file();
         handover.acknowledge();
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -198,20 +199,18 @@ impl Process {
     /// Loads the configuration again. All of it takes effect, or nothing.
     async fn reload(&mut self) -> Result<Reloaded, Refused> {
         let outcome = self.load_and_swap().await;
-        self.core.metrics.reloaded(outcome.is_ok());
+        match &outcome {
+            Ok(done) => self.core.metrics.reload_applied(done.generation),
+            Err(_) => self.core.metrics.reload_refused(),
+        }
         outcome
     }
 
     async fn load_and_swap(&mut self) -> Result<Reloaded, Refused> {
         let current = self.core.snapshot.load_full();
-        let (path, around, generation) = (self.options.config.clone(), self.around.clone(), current.generation + 1);
-        // Compiling a large file takes a while, and the admin API answers meanwhile.
-        let compiled = tokio::task::spawn_blocking(move || {
-            let (mut source, document) = Source::read(&path);
-            let snapshot = document.and_then(|document| snapshot::compile(&document, &mut source, &around, generation));
-            (source, snapshot)
-        });
-        let (source, snapshot) = compiled.await.map_err(|_| vec!["compiling the configuration failed".to_owned()])?;
+        let generation = current.generation + 1;
+        let loaded = load(self.options.config.clone(), self.around.clone(), generation).await;
+        let (source, snapshot) = loaded.map_err(|error| vec![error.to_string()])?;
         let lines = source.lines();
         let Some(snapshot) = snapshot else { return Err(lines) };
         let mut warnings = lines;
@@ -219,7 +218,7 @@ impl Process {
         let before: BTreeSet<SocketAddr> = current.doors.iter().map(|door| door.bind).collect();
         let after: BTreeSet<SocketAddr> = snapshot.doors.iter().map(|door| door.bind).collect();
         let opened = self.open_all(after.difference(&before).copied())?;
-        if let Err(error) = self.core.access_log.configure(&snapshot.access_log, source.base()) {
+        if let Err(error) = self.core.access_log.apply(&snapshot.access_log) {
             for (bind, _) in &opened {
                 self.sockets.close(bind);
             }
@@ -234,9 +233,7 @@ impl Process {
         }
         self.watch_services();
         self.core.ledger.sweep();
-        self.core.metrics.set_generation(generation);
-        let snapshot = self.core.snapshot.load();
-        self.core.metrics.keep_only(snapshot.routes.iter().map(|route| &*route.id));
+        self.core.metrics.sweep();
         Ok(Reloaded { generation, warnings })
     }
 
@@ -318,6 +315,16 @@ impl Drop for Process {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// Reads and compiles the file on a thread of its own: a large one takes a while, and the admin API answers meanwhile.
+async fn load(path: PathBuf, around: Surroundings, generation: u64) -> io::Result<(Source, Option<Snapshot>)> {
+    let loading = tokio::task::spawn_blocking(move || {
+        let (mut source, document) = Source::read(&path);
+        let snapshot = document.and_then(|document| snapshot::compile(&document, &mut source, &around, generation));
+        (source, snapshot)
+    });
+    loading.await.map_err(io::Error::other)
 }
 
 /// Writes a small file so that a reader sees the old or the new content, never a part.

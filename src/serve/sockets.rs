@@ -50,7 +50,7 @@ impl Sockets {
             socket.set_nonblocking(true)?;
         }
         while sockets.len() < workers {
-            sockets.push(socket::bind(address)?);
+            sockets.push(socket::bind(address).map_err(|error| io::Error::new(error.source.kind(), explain(&error)))?);
         }
         let copies = sockets.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
         self.open.insert(address, sockets);
@@ -65,5 +65,13 @@ impl Sockets {
     pub fn to_hand_over(&self) -> Vec<(String, BorrowedFd<'_>)> {
         let all = self.open.iter().flat_map(|(address, sockets)| sockets.iter().enumerate().map(move |one| (address, one)));
         all.map(|(address, (number, socket))| (format!("{address}#{number}"), socket.as_fd())).collect()
+    }
+}
+
+/// The error with what to do about it; the address is named by whoever reports it.
+fn explain(error: &socket::BindError) -> String {
+    match error.hint() {
+        Some(hint) => format!("{} ({hint})", error.source),
+        None => error.source.to_string(),
     }
 }

@@ -41,7 +41,7 @@ pub enum Command {
 /// A running worker, from outside.
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
 }
 
 impl Handle {
@@ -50,15 +50,9 @@ impl Handle {
         let _ = self.commands.send(command);
     }
 
-    /// Waits for the thread, which ends once it drains and its last connection is closed.
-    pub fn join(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-
+    /// Whether the thread has ended, as it does once the process drains and its last connection is closed.
     pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(|thread| thread.is_finished())
+        self.thread.is_finished()
     }
 }
 
@@ -72,7 +66,7 @@ pub fn start(core: Arc<Core>, number: usize) -> io::Result<Handle> {
     let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         runtime.block_on(run(core, orders));
     })?;
-    Ok(Handle { commands, thread: Some(thread) })
+    Ok(Handle { commands, thread })
 }
 
 async fn run(core: Arc<Core>, mut orders: mpsc::UnboundedReceiver<Command>) {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Answer, Door, Route, Snapshot};
 use crate::config::{Document, Source};
@@ -16,12 +17,13 @@ use crate::policy::authn::Consumers;
 use crate::policy::registry::Table;
 use crate::policy::{Compile, Plan};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
-use crate::route::rewrite::Rewrite;
-use crate::route::split::Split;
-use crate::route::{Matcher, RouteConfig, RouteTable};
-use crate::upstream::Service;
+use crate::route::{Matcher, Rewrite, RouteConfig, RouteTable, Split};
+use crate::upstream::{Service, dns};
 use crate::value::Raw;
 use crate::wire::head::HeadLimits;
+
+/// How long all host names together may take to resolve. The rest is left to the background.
+const RESOLVE: Duration = Duration::from_secs(5);
 
 /// What a generation is compiled into: the things that outlive it.
 #[derive(Clone)]
@@ -33,7 +35,7 @@ pub struct Surroundings {
 impl Surroundings {
     /// For a check that serves nothing.
     pub fn detached() -> Self {
-        Surroundings { ledger: Arc::default(), metrics: Arc::new(Metrics::new()) }
+        Surroundings { ledger: Arc::default(), metrics: metrics() }
     }
 }
 
@@ -47,13 +49,19 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     let (table, routes) = compiler.routes();
     let admin = compiler.admin();
     compiler.bounds();
+    let access_log = document.access_log.compile(&base, compiler.problems);
     let services = compiler.services;
     problems.sort();
     let refused = problems.has_errors();
-    source.problems = problems;
     if refused {
+        source.problems = problems;
         return None;
     }
+    // Now, so that a new service does not answer 503 until the resolver has been asked.
+    let to_resolve: Vec<_> = services.values().cloned().collect();
+    dns::resolve(&to_resolve, RESOLVE, &mut problems);
+    problems.sort();
+    source.problems = problems;
     let server = &document.server;
     Some(Snapshot {
         generation,
@@ -61,14 +69,15 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
         doors,
         table,
         routes,
-        services,
         max_in_flight: *server.max_in_flight as usize,
         grace: server.grace.0,
         workers: server.workers.as_ref().map(|workers| usize::from(**workers)),
         cache_memory: usize::try_from(server.cache_memory.0).unwrap_or(usize::MAX),
         upgrade_socket: server.upgrade_socket.clone(),
         admin,
-        access_log: document.access_log.clone(),
+        access_log,
+        service_metrics: services.keys().map(|key| (key.clone(), around.metrics.service(key))).collect(),
+        services,
         document: source.root.as_deref().map(node::redacted_json).unwrap_or_default(),
     })
 }
@@ -166,7 +175,7 @@ impl<'a> Compiler<'a> {
             let id = matcher.id().clone();
             let rewrite = Rewrite::compile(config, &matcher, self.problems);
             let plan = self.plan(config, &id, &answer);
-            let (Some(rewrite), Some(plan)) = (rewrite, plan) else { continue };
+            let Some(plan) = plan else { continue };
             routes.push(Arc::new(Route {
                 metrics: self.around.metrics.route(&id),
                 id,
@@ -174,21 +183,22 @@ impl<'a> Compiler<'a> {
                 answer,
                 rewrite,
                 timeout: config.timeout.as_ref().map(|timeout| timeout.0),
-                config: RouteConfig { policies: None, ..config.value.clone() },
             }));
-            matchers.push(matcher);
+            matchers.push((routes.len() - 1, matcher));
         }
         let table = RouteTable::build(matchers, self.problems);
         (table, routes)
     }
 
     fn answer(&mut self, config: &RouteConfig) -> Option<Answer> {
-        if let Some(split) = &config.split {
+        // Says it, too, where there is neither a service nor a split, or both.
+        let split = Split::compile(config, self.problems);
+        if let Some(split) = split {
             let mut services = Vec::new();
-            for target in split.targets() {
+            for target in config.split.iter().flat_map(|targets| targets.iter()) {
                 services.push(self.service(&target.service.value, target.service.place, target.port)?);
             }
-            return Some(Answer::Split(Split::compile(split, self.problems)?, services));
+            return Some(Answer::Split(split, services));
         }
         let service = config.service.as_ref()?;
         self.service(&service.value, service.place, config.port).map(Answer::Service)
@@ -281,4 +291,10 @@ impl<'a> Compiler<'a> {
 
 fn head_limits(limits: &Limits) -> HeadLimits {
     HeadLimits { head: limits.head, fields: limits.headers, target: limits.uri }
+}
+
+/// The process's metrics, labelled with what was built.
+pub fn metrics() -> Arc<Metrics> {
+    let tls = if cfg!(feature = "boringssl") { "boringssl" } else { "openssl" };
+    Metrics::new(env!("CARGO_PKG_VERSION"), &[("tls", tls)])
 }

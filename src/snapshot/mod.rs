@@ -8,16 +8,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use compile::{Surroundings, compile};
+pub use compile::{Surroundings, compile, metrics};
 
 use crate::head::RequestHead;
 use crate::listen::config::Listener;
 use crate::listen::guard::Guard;
-use crate::observe::{ListenerMetrics, RouteMetrics};
+use crate::listen::trace;
+use crate::observe::{ListenerMetrics, RouteMetrics, ServiceMetrics};
 use crate::policy::Plan;
-use crate::route::rewrite::Rewrite;
-use crate::route::split::Split;
-use crate::route::{RouteConfig, RouteTable};
+use crate::route::{Rewrite, RouteTable, Split};
 use crate::upstream::Service;
 use crate::wire::head::HeadLimits;
 
@@ -45,10 +44,10 @@ pub enum Answer {
 
 impl Answer {
     /// The service for this request. A sticky split needs no memory: the same client always hashes to the same place.
-    pub fn choose(&self, head: &RequestHead, client: IpAddr, random: u64) -> Option<Arc<Service>> {
+    pub fn choose(&self, head: &RequestHead, client: IpAddr) -> Option<Arc<Service>> {
         match self {
             Answer::Service(service) => Some(service.clone()),
-            Answer::Split(split, services) => services.get(split.pick(head, client, random)).cloned(),
+            Answer::Split(split, services) => services.get(split.pick(head, client, trace::random())).cloned(),
         }
     }
 
@@ -65,12 +64,10 @@ pub struct Route {
     pub id: Arc<str>,
     pub plan: Arc<Plan>,
     pub answer: Answer,
-    pub rewrite: Rewrite,
+    pub rewrite: Option<Rewrite>,
     /// The request's total deadline, where it differs from the listener's.
     pub timeout: Option<Duration>,
     pub metrics: Arc<RouteMetrics>,
-    /// How it was written, for `portcullis routes`.
-    pub config: RouteConfig,
 }
 
 pub struct Snapshot {
@@ -87,7 +84,10 @@ pub struct Snapshot {
     pub cache_memory: usize,
     pub upgrade_socket: Option<String>,
     pub admin: Option<SocketAddr>,
-    pub access_log: crate::observe::AccessLogConfig,
+    pub access_log: crate::observe::Settings,
+    /// By the services' keys.
+    pub service_metrics: HashMap<Arc<str>, Arc<ServiceMetrics>, ahash::RandomState>,
+
     /// The configuration as it was written, secrets left out.
     pub document: serde_json::Value,
 }

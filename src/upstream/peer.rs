@@ -10,7 +10,7 @@ use pingora_core::protocols::TcpKeepalive;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::tls::x509::X509;
-use pingora_core::upstreams::peer::{HttpPeer, PeerOptions, Scheme};
+use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, PeerOptions, Scheme};
 
 use super::address::Address;
 use super::config::{Protocol, UpstreamTlsConfig};
@@ -119,6 +119,9 @@ impl PeerTemplate {
         options.write_timeout = Some(timeouts.write);
         options.idle_timeout = Some(timeouts.idle);
         options.tcp_keepalive = Some(keepalive());
+        // The door builds the backend's request from scratch and leaves out what belongs to the client's connection (see
+        // `downstream::upstream_request`); a second pass here would only take away the `te: trailers` that gRPC needs.
+        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
         match protocol {
             Protocol::Http1 => options.set_http_version(1, 1),
             Protocol::Http2 => {
