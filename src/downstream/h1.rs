@@ -338,7 +338,10 @@ impl H1 {
                 AnswerFraming::Length(left) => {
                     let Some(rest) = left.checked_sub(data.len() as u64) else {
                         self.failed = true;
-                        return Error::e_explain(ErrorType::InvalidHTTPHeader, "the backend's body is longer than its Content-Length");
+                        return Error::e_explain(
+                            ErrorType::InvalidHTTPHeader,
+                            "the backend's body is longer than its Content-Length",
+                        );
                     };
                     *left = rest;
                     self.send(&[], data, b"").await?;

@@ -389,7 +389,8 @@ pub fn upstream_request(
         let name = field.name.of(&head.buffer);
         if passes(name, &named) {
             let name = String::from_utf8_lossy(name).into_owned();
-            let value = pingora_http::header_value_from_raw(head.buffer.slice(field.value.start as usize..field.value.end as usize));
+            let value =
+                pingora_http::header_value_from_raw(head.buffer.slice(field.value.start as usize..field.value.end as usize));
             request.append_header(name, value)?;
         }
     }
@@ -435,7 +436,10 @@ fn passes(name: &[u8], nominated: &[&[u8]]) -> bool {
     let hop = crate::wire::encode::HOP_BY_HOP.iter().any(|known| is(known));
     let ours = is("host") || is("expect") || is("http2-settings") || is("proxy-authorization");
     let chunked = is("transfer-encoding");
-    !hop && !ours && !chunked && !name.contains(&b'_') && !nominated.iter().any(|token| name.eq_ignore_ascii_case(token) && !is("content-length"))
+    !hop && !ours
+        && !chunked
+        && !name.contains(&b'_')
+        && !nominated.iter().any(|token| name.eq_ignore_ascii_case(token) && !is("content-length"))
 }
 
 #[cfg(test)]

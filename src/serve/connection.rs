@@ -68,7 +68,9 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, 
         return serve_h1(worker, door.clone(), about(None), h1).await;
     };
     match acceptor.accept(rewound(socket, &began.read), deadline).await {
-        Ok(Secured { stream, facts, protocol: Protocol::H2 }) => serve_h2(worker, &door, about(Some(facts)), Box::new(stream)).await,
+        Ok(Secured { stream, facts, protocol: Protocol::H2 }) => {
+            serve_h2(worker, &door, about(Some(facts)), Box::new(stream)).await
+        }
         Ok(Secured { stream, facts, protocol: Protocol::H1 }) => {
             let h1 = H1::new(Io::Boxed(Box::new(stream)), &[]);
             serve_h1(worker, door.clone(), about(Some(facts)), h1).await;
@@ -199,19 +201,16 @@ async fn draining_begins(phase: &mut watch::Receiver<Phase>) {
     }
 }
 
-const HEAD_TIMEOUT: BadHead = BadHead {
-    status: StatusCode::REQUEST_TIMEOUT,
-    reason: "head_timeout",
-    detail: "The request's head did not come in time.",
-};
+const HEAD_TIMEOUT: BadHead =
+    BadHead { status: StatusCode::REQUEST_TIMEOUT, reason: "head_timeout", detail: "The request's head did not come in time." };
 
 /// A head that is no request gets its answer, its log line and its place in the metrics all the same.
 async fn refuse_head(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, bad: BadHead, h1: Box<H1>) {
     let head = Box::new(RequestHead::unreadable());
     let mut journey = Journey::begin(&worker.core, worker.core.snapshot.load_full(), door, connection, head);
     let hatch = Hatch::default();
-    let mut down = Downstream::new(Wire::H1(h1), hatch.clone(), http::Method::GET)
-        .timeouts(door.timeouts.body, door.timeouts.write);
+    let mut down =
+        Downstream::new(Wire::H1(h1), hatch.clone(), http::Method::GET).timeouts(door.timeouts.body, door.timeouts.write);
     refuse(&mut journey, &mut down, &bad.reply()).await;
     drop(down);
     if let Some(Returned { wire: Wire::H1(wire), .. }) = hatch.take() {
@@ -317,12 +316,12 @@ async fn exchange(
     let snapshot = core.snapshot.load_full();
     let most = snapshot.max_in_flight;
     let hatch = Hatch::default();
-    let mut down = Downstream::new(wire, hatch.clone(), head.method.clone())
-        .timeouts(door.timeouts.body, door.timeouts.write);
+    let mut down = Downstream::new(wire, hatch.clone(), head.method.clone()).timeouts(door.timeouts.body, door.timeouts.write);
     let mut journey = Journey::begin(core, snapshot, door, connection, head);
     let Some(_permit) = core.in_flight.try_enter(most) else {
-        let reply = Reply::new(StatusCode::SERVICE_UNAVAILABLE, "door", "overloaded", "The gateway has too many requests in flight.")
-            .retry_after(Duration::from_secs(1));
+        let reply =
+            Reply::new(StatusCode::SERVICE_UNAVAILABLE, "door", "overloaded", "The gateway has too many requests in flight.")
+                .retry_after(Duration::from_secs(1));
         refuse(&mut journey, &mut down, &reply).await;
         drop(down);
         return hatch.take();
@@ -354,8 +353,7 @@ async fn by_proxy(
 ) -> Option<Returned> {
     let exchange = &journey.exchange;
     let target = journey.upstream_target();
-    let request =
-        upstream_request(&journey.head, target.as_deref(), exchange.upstream_host.as_deref(), &exchange.to_upstream);
+    let request = upstream_request(&journey.head, target.as_deref(), exchange.upstream_host.as_deref(), &exchange.to_upstream);
     let request = match request {
         Ok(request) => request,
         Err(_) => {

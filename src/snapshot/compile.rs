@@ -148,7 +148,12 @@ impl<'a> Compiler<'a> {
 
     fn door(&self, listener: Listener) -> Arc<Door> {
         let guard = self.around.ledger.keep(&format!("guard:{}", listener.bind), Guard::new);
-        Arc::new(Door { head_limits: head_limits(&listener.limits), guard, metrics: self.around.metrics.listener(&listener.name), listener })
+        Arc::new(Door {
+            head_limits: head_limits(&listener.limits),
+            guard,
+            metrics: self.around.metrics.listener(&listener.name),
+            listener,
+        })
     }
 
     fn services(&mut self) {

@@ -19,16 +19,8 @@ pub enum AnswerFraming {
 }
 
 /// Fields that belong to one connection and never pass a gateway (RFC 9110, section 7.6.1).
-pub const HOP_BY_HOP: [&str; 8] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+pub const HOP_BY_HOP: [&str; 8] =
+    ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding", "upgrade"];
 
 /// An answer that cannot be passed on: its own framing is in doubt.
 #[derive(Debug, PartialEq, Eq)]
