@@ -22,9 +22,10 @@ use super::worker::Worker;
 use crate::core::Phase;
 use crate::downstream::h1::{H1, Io, NextHead};
 use crate::downstream::{Downstream, Fate, Hatch, Returned, Wire, upstream_request};
-use crate::exchange::Connection;
+use crate::exchange::{Connection, Verdict};
 use crate::head::{HeaderEdits, RequestHead};
 use crate::journey::{CLIENT_CLOSED, Journey};
+use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::proxy_protocol::{self, Received};
 use crate::listen::socket::canonical;
@@ -32,6 +33,7 @@ use crate::listen::tls::{Protocol, Secured};
 use crate::proxy::HANDED_OVER;
 use crate::reply::{Flow, Reply};
 use crate::snapshot::Door;
+use crate::upstream::Service;
 use crate::wire::head::BadHead;
 
 /// The most of an unread body that is read and dropped to keep a refused request's connection, and for how long.
@@ -204,6 +206,9 @@ async fn draining_begins(phase: &mut watch::Receiver<Phase>) {
 const HEAD_TIMEOUT: BadHead =
     BadHead { status: StatusCode::REQUEST_TIMEOUT, reason: "head_timeout", detail: "The request's head did not come in time." };
 
+const REQUEST_TIMEOUT: BadHead =
+    BadHead { status: StatusCode::GATEWAY_TIMEOUT, reason: "request_timeout", detail: "The request took longer than it may." };
+
 /// A head that is no request gets its answer, its log line and its place in the metrics all the same.
 async fn refuse_head(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, bad: BadHead, h1: Box<H1>) {
     let head = Box::new(RequestHead::unreadable());
@@ -328,7 +333,12 @@ async fn exchange(
     };
     match gauntlet(&mut journey, &mut down).await {
         ControlFlow::Break(reply) => refuse(&mut journey, &mut down, &reply).await,
-        ControlFlow::Continue(()) => return by_proxy(worker, door, journey, down, hatch).await,
+        ControlFlow::Continue(()) => {
+            return match journey.choose_service().filter(|service| lane::takes(&journey, service)) {
+                Some(service) => by_lane(worker, journey, down, hatch, &service).await,
+                None => by_proxy(worker, door, journey, down, hatch).await,
+            };
+        }
     }
     drop(down);
     hatch.take()
@@ -341,6 +351,49 @@ async fn gauntlet(journey: &mut Journey, down: &mut Downstream) -> Flow {
         journey.body(down).await?;
     }
     journey.late()
+}
+
+/// The fast lane, under the request's total deadline.
+async fn by_lane(
+    worker: &Arc<Worker>,
+    mut journey: Box<Journey>,
+    mut down: Downstream,
+    hatch: Hatch,
+    service: &Arc<Service>,
+) -> Option<Returned> {
+    journey.outcome.service = Some(service.clone());
+    down.limit_body(journey.max_body());
+    let (deadline, fate) = (journey.deadline(), down.fate());
+    let mut ended = None;
+    let road = async { ended = Some(lane::run(&worker.pool, &mut journey, &mut down, service).await) };
+    within_deadline(road, deadline, &fate).await;
+    journey.flight = None;
+    let failed = match ended {
+        Some(Ok(())) => None,
+        Some(Err(failed)) => Some(failed),
+        None => Some(Failed::Answer(REQUEST_TIMEOUT.reply())),
+    };
+    if let Some(failed) = failed {
+        broke(&mut journey, &mut down, failed).await;
+    }
+    journey.outcome.bytes_in = down.body_read();
+    journey.outcome.bytes_out = down.body_sent();
+    drop(down);
+    hatch.take()
+}
+
+/// Tells the client what can still be told, and the log what happened.
+async fn broke(journey: &mut Journey, down: &mut Downstream, failed: Failed) {
+    let verdict = match failed {
+        Failed::Answer(reply) if !down.is_answered() => return refuse(journey, down, &reply).await,
+        Failed::Answer(reply) => Verdict { policy: reply.policy, reason: "answer_broke_off" },
+        Failed::BrokeOff => Verdict { policy: "upstream", reason: "answer_broke_off" },
+        Failed::ClientGone => {
+            journey.outcome.status = CLIENT_CLOSED.as_u16();
+            Verdict { policy: "client", reason: "client_closed" }
+        }
+    };
+    journey.outcome.verdict = Some(verdict);
 }
 
 /// The proxy road: hands the exchange to Pingora, under the request's total deadline.
@@ -380,9 +433,9 @@ async fn by_proxy(
         // A hook failed before an answer was begun, and the client is gone or cannot be answered.
         return None;
     }
-    let reply = Reply::new(StatusCode::GATEWAY_TIMEOUT, "door", "request_timeout", "The request took longer than it may.");
+    let reply = REQUEST_TIMEOUT.reply();
     let mut down = Downstream::new(returned.wire, hatch.clone(), method).timeouts(door.timeouts.body, door.timeouts.write);
-    let _ = down.reply(&reply.closing(), &HeaderEdits::new(), &request_id).await;
+    let _ = down.reply(&reply, &HeaderEdits::new(), &request_id).await;
     drop(down);
     hatch.take()
 }
