@@ -405,7 +405,9 @@ fn curl_cannot_climb_either() {
     ));
     let get = |path: &str| curl(&["--path-as-is", &gateway.url(path)]);
     assert_eq!(get("/public/a/../b").text(), "/public/b");
-    for path in ["/public/../secret", "/public/%2e%2e/secret", "/public/x/..%2f..%2f..%2fsecret", "//secret", "/public/..;/secret"] {
+    for path in
+        ["/public/../secret", "/public/%2e%2e/secret", "/public/x/..%2f..%2f..%2fsecret", "//secret", "/public/..;/secret"]
+    {
         let answer = get(path);
         assert!([400, 404].contains(&answer.status), "{path}: {answer:?}");
     }
