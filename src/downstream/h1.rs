@@ -387,6 +387,12 @@ impl H1 {
                 self.failed = true;
                 return Error::e_explain(ErrorType::ConnectionClosed, "the backend's body is shorter than its Content-Length");
             }
+            // The backend has closed the tunnel, so what the client may still say has nowhere to go.
+            AnswerFraming::Tunnel => {
+                self.framing = AnswerFraming::None;
+                self.tunnel = false;
+                self.body = BodyDecoder::Done;
+            }
             _ => {}
         }
         self.flush().await
