@@ -6,7 +6,7 @@
 pub mod h1;
 mod session;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use pingora_core::protocols::http::v2::server::HttpSession as H2Stream;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::time::Instant;
 
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::reply::Reply;
@@ -26,6 +27,8 @@ pub const BODY_TIMEOUT: ErrorType = ErrorType::Custom("BodyTimeout");
 pub const BODY_MALFORMED: ErrorType = ErrorType::Custom("BodyMalformed");
 pub const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
 pub const CLIENT_GONE: ErrorType = ErrorType::Custom("ClientGone");
+/// The backend did not begin its answer in time.
+pub const NO_ANSWER: ErrorType = ErrorType::Custom("NoAnswer");
 
 /// Where the connection under an exchange comes back to once the exchange is over, or broke off before it answered.
 #[derive(Clone, Default)]
@@ -65,6 +68,8 @@ pub struct Downstream {
     buffered: Option<Bytes>,
     retry: Option<RetryBuffer>,
     response: Option<Box<ResponseHeader>>,
+    /// When the request was complete, and nothing was left but to wait for the answer.
+    asked: Option<Instant>,
     max_body: u64,
     body_read: u64,
     body_sent: u64,
@@ -79,12 +84,20 @@ pub struct Downstream {
 pub struct Fate {
     endless: AtomicBool,
     expired: AtomicBool,
+    patience: OnceLock<Duration>,
 }
 
 impl Fate {
     /// The answer is an upgrade, server-sent events or gRPC: it ends when its parties say so, and no total deadline applies.
     pub fn is_endless(&self) -> bool {
         self.endless.load(Ordering::Relaxed)
+    }
+
+    /// Bounds the wait for the answer's head, from the request's last byte on. The session sees to it where the road cannot: it has
+    /// one limit for the head and for the silence of a stream.
+    pub fn await_head(&self, limit: Duration) {
+        // A second attempt waits for the same service.
+        let _ = self.patience.set(limit);
     }
 
     /// The total deadline has passed.
@@ -115,6 +128,7 @@ impl Downstream {
             buffered: None,
             retry: None,
             response: None,
+            asked: None,
             max_body: u64::MAX,
             body_read: 0,
             body_sent: 0,
@@ -129,6 +143,18 @@ impl Downstream {
         self.read_timeout = Some(read);
         self.write_timeout = Some(write);
         self
+    }
+
+    /// The request's body may be silent for as long as it likes.
+    pub fn await_body_without_limit(&mut self) {
+        self.read_timeout = None;
+    }
+
+    /// When waiting for the head of the answer is over, if anything but the road itself bounds it.
+    fn head_due(&mut self) -> Option<Instant> {
+        let patience = *self.fate.patience.get()?;
+        let asked = *self.asked.get_or_insert_with(Instant::now);
+        self.response.is_none().then(|| asked + patience)
     }
 
     /// What the session, the road and the journey tell each other about how it goes on.

@@ -14,7 +14,7 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::{CLIENT_GONE, Downstream, RetryBuffer, Wire};
+use super::{CLIENT_GONE, Downstream, NO_ANSWER, RetryBuffer, Wire};
 
 /// Stands in until the request is on its way; no road asks before.
 static NO_REQUEST: LazyLock<RequestHeader> = LazyLock::new(|| http::Request::new(()).into_parts().0.into());
@@ -138,16 +138,18 @@ impl Session for Downstream {
         if !no_body_expected && !self.is_body_done() {
             return self.read_body().await;
         }
-        match &mut self.wire {
-            Some(Wire::H1(wire)) => {
-                wire.gone().await;
-                Err(Error::new(CLIENT_GONE))
+        let due = self.head_due();
+        let gone = async {
+            match &mut self.wire {
+                Some(Wire::H1(wire)) => wire.gone().await,
+                Some(Wire::H2(stream)) => drop(stream.idle().await),
+                None => {}
             }
-            Some(Wire::H2(stream)) => {
-                let _ = stream.idle().await;
-                Err(Error::new(CLIENT_GONE))
-            }
-            None => Err(Error::new(CLIENT_GONE)),
+            Err(Error::new(CLIENT_GONE))
+        };
+        match due {
+            Some(due) => tokio::time::timeout_at(due, gone).await.unwrap_or_else(|_| Err(Error::new(NO_ANSWER))),
+            None => gone.await,
         }
     }
 

@@ -101,12 +101,13 @@ pub struct TimeoutsConfig {
     pub header: Spanned<Period>,
     /// Idle time between two requests on a connection. Default: 75s.
     pub keep_alive: Spanned<Period>,
-    /// The longest silence while a request body is awaited. Default: 60s.
+    /// The longest silence while a request body is awaited, except on gRPC calls. Default: 60s.
     pub body: Spanned<Period>,
     /// The longest time in which a client takes nothing of an answer. Default: 60s.
     pub write: Spanned<Period>,
-    /// From a request's first byte to its last, body included, on HTTP/1.1. It does not bound the answer, nor upgraded connections
-    /// (WebSocket), nor HTTP/2 streams, whose request side gRPC keeps open by design. Default: 5m.
+    /// From a request's head to the end of its answer; beyond it 504, or if the answer has begun, its early end. A route's `timeout`
+    /// replaces it. It bounds neither upgraded connections (WebSocket) nor server-sent events once they have begun, nor gRPC calls,
+    /// which bring a deadline of their own. Default: 5m.
     pub request: Spanned<Period>,
 }
 
