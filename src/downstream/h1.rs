@@ -149,6 +149,11 @@ impl H1 {
                     Ok(Ok(())) => {}
                     _ => return NextHead::Closed,
                 }
+                until = Some(Instant::now() + deadline);
+                if !self.read.is_empty() {
+                    // Waiting took bytes in already, maybe the whole head.
+                    continue;
+                }
             }
             let until = *until.get_or_insert_with(|| Instant::now() + deadline);
             match tokio::time::timeout_at(until, self.fill()).await {
