@@ -2,4 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod caching;
 mod harness;
+mod observability;
+mod peers;
+mod reload;
+mod upgrade;
+mod upstreams;

@@ -3,7 +3,7 @@
 //! Everything runs on loopback and ends with the value that stands for it, a panicking test included. Nothing waits for a fixed
 //! time: [`eventually`] polls. A tool that is missing (curl, nginx) fails the test that wants it.
 
-#![allow(dead_code, reason = "a toolbox: what one module does not use, the next one does")]
+#![allow(dead_code, unused_imports, reason = "a toolbox: what one module does not use, the next one does")]
 
 mod backend;
 mod client;
