@@ -2,6 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod caching;
 mod harness;
 mod routing;
 mod validation;
+mod observability;
+mod peers;
+mod reload;
+mod upgrade;
+mod upstreams;
