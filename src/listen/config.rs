@@ -16,6 +16,8 @@ use super::guard::Caps;
 use super::tls::TlsAcceptor;
 use crate::problem::{Place, Problem, Problems};
 use crate::value::{Period, Size, Spanned};
+// More than the reader of heads has room for would be promised in vain.
+use crate::wire::head::MAX_FIELDS;
 
 /// One address that the gateway listens on.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -105,8 +107,9 @@ pub struct TimeoutsConfig {
     pub body: Spanned<Period>,
     /// The longest time in which a client takes nothing of an answer. Default: 60s.
     pub write: Spanned<Period>,
-    /// From a request's first byte to its last, body included, on HTTP/1.1. It does not bound the answer, nor upgraded connections
-    /// (WebSocket), nor HTTP/2 streams, whose request side gRPC keeps open by design. Default: 5m.
+    /// From a request's head to the end of its answer, both bodies included; beyond it 504, or an answer that breaks off. A route's
+    /// `timeout` replaces it. It does not bound answers that are endless by design: upgraded connections (WebSocket), server-sent
+    /// events and gRPC. Default: 5m.
     pub request: Spanned<Period>,
 }
 
@@ -116,7 +119,7 @@ pub struct TimeoutsConfig {
 pub struct LimitsConfig {
     /// The whole request head: request line and all fields; beyond it 431. 1KiB to 512KiB. Default: 32KiB.
     pub head: Spanned<Size>,
-    /// How many header fields; beyond it 431. 1 to 1000. Default: 100.
+    /// How many header fields; beyond it 431. 1 to 256. Default: 100.
     pub headers: Spanned<u32>,
     /// The request target; beyond it 414. 64 bytes up to `head`. Default: 8KiB.
     pub uri: Spanned<Size>,
@@ -410,7 +413,7 @@ fn limits(config: &LimitsConfig, problems: &mut Problems) -> Option<Limits> {
         fine.then_some(value)
     };
     let head = checked(config.head.value.0, config.head.place, 1 << 10, 512 << 10, "head` must be 1KiB to 512KiB");
-    let headers = checked(config.headers.value.into(), config.headers.place, 1, 1000, "headers` must be 1 to 1000");
+    let headers = checked(config.headers.value.into(), config.headers.place, 1, MAX_FIELDS as u64, "headers` must be 1 to 256");
     let longest = config.head.value.0.max(64);
     // A smaller head alone must not make the unwritten default of `uri` a problem.
     let uri_size = if config.uri.place.is_known() { config.uri.value.0 } else { config.uri.value.0.min(longest) };
