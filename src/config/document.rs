@@ -71,8 +71,8 @@ pub struct ServerConfig {
     pub grace: Spanned<Period>,
     /// Memory for cached answers, in all. Default 64MiB. Changing it takes an upgrade.
     pub cache_memory: Size,
-    /// Where the running process listens for its successor; by default a folder of its own under /run/portcullis or the temporary
-    /// folder.
+    /// The path of the socket over which an upgrade hands the listening sockets to the next process, for the moment of the
+    /// upgrade. Default: in a new folder of mode 0700 in the temporary folder.
     pub upgrade_socket: Option<String>,
 }
 
