@@ -16,8 +16,6 @@ use super::guard::Caps;
 use super::tls::TlsAcceptor;
 use crate::problem::{Place, Problem, Problems};
 use crate::value::{Period, Size, Spanned};
-// More than the reader of heads has room for would be promised in vain.
-use crate::wire::head::MAX_FIELDS;
 
 /// One address that the gateway listens on.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -107,9 +105,9 @@ pub struct TimeoutsConfig {
     pub body: Spanned<Period>,
     /// The longest time in which a client takes nothing of an answer. Default: 60s.
     pub write: Spanned<Period>,
-    /// From a request's head to the end of its answer, both bodies included; beyond it 504, or an answer that breaks off. A route's
-    /// `timeout` replaces it. It does not bound answers that are endless by design: upgraded connections (WebSocket), server-sent
-    /// events and gRPC. Default: 5m.
+    /// The total deadline of an exchange, from the end of a request's head to the end of its answer; beyond it 504, or a broken-off
+    /// answer. A route's `timeout` replaces it. Answers that are endless by nature have none once they have begun: upgraded
+    /// connections (WebSocket), `text/event-stream`, `application/grpc`. Default: 5m.
     pub request: Spanned<Period>,
 }
 
@@ -413,7 +411,7 @@ fn limits(config: &LimitsConfig, problems: &mut Problems) -> Option<Limits> {
         fine.then_some(value)
     };
     let head = checked(config.head.value.0, config.head.place, 1 << 10, 512 << 10, "head` must be 1KiB to 512KiB");
-    let headers = checked(config.headers.value.into(), config.headers.place, 1, MAX_FIELDS as u64, "headers` must be 1 to 256");
+    let headers = checked(config.headers.value.into(), config.headers.place, 1, 256, "headers` must be 1 to 256");
     let longest = config.head.value.0.max(64);
     // A smaller head alone must not make the unwritten default of `uri` a problem.
     let uri_size = if config.uri.place.is_known() { config.uri.value.0 } else { config.uri.value.0.min(longest) };
