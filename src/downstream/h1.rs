@@ -14,7 +14,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{BODY_MALFORMED, CLIENT_GONE};
-use crate::head::RequestHead;
+use crate::head::{HeaderEdits, RequestHead};
+use crate::wire::answer::AnswerHead;
 use crate::wire::body::{BodyDecoder, Decoded};
 use crate::wire::encode::{self, AnswerFraming};
 use crate::wire::head::{BadHead, HeadLimits, HeadScan};
@@ -304,6 +305,36 @@ impl H1 {
         if end || upgraded { self.flush().await } else { Ok(()) }
     }
 
+    /// Queues the head of a backend's answer, straight from its bytes.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    pub async fn write_answer(&mut self, answer: &AnswerHead, edits: &HeaderEdits, method: &Method, end: bool) -> Result<()> {
+        let bodiless = *method == Method::HEAD || matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        self.framing = match (bodiless, answer.length, self.version) {
+            (true, ..) => AnswerFraming::None,
+            (false, Some(length), _) => AnswerFraming::Length(length),
+            (false, None, Version::HTTP_11) => AnswerFraming::Chunked,
+            (false, None, _) => AnswerFraming::UntilClose,
+        };
+        self.keep_alive &= self.framing != AnswerFraming::UntilClose && !(self.continue_owed && !self.body.is_done());
+        encode::relayed(&mut self.write, answer, edits, self.framing, self.keep_alive, self.version);
+        self.answered = true;
+        if end { self.finish().await } else { Ok(()) }
+    }
+
+    /// Passes on an interim answer, to a client that can take one.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    pub async fn write_interim(&mut self, answer: &AnswerHead) -> Result<()> {
+        if self.version == Version::HTTP_11 {
+            encode::interim(&mut self.write, answer);
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
     async fn write_informational(&mut self, answer: &ResponseHeader) -> Result<()> {
         if self.version != Version::HTTP_11 || (answer.status == StatusCode::CONTINUE && !self.continue_owed) {
             return Ok(());
@@ -317,6 +348,9 @@ impl H1 {
 
     /// Sends the head alone, if it still waits for a first piece of body that does not come.
     pub async fn flush(&mut self) -> Result<()> {
+        if self.write.is_empty() {
+            return Ok(());
+        }
         while self.write.has_remaining() {
             let count = self.io.write_buf(&mut self.write).await.or_err(CLIENT_GONE, "writing to the client")?;
             if count == 0 {
@@ -338,25 +372,31 @@ impl H1 {
                 AnswerFraming::Length(left) => {
                     let Some(rest) = left.checked_sub(data.len() as u64) else {
                         self.failed = true;
-                        return Error::e_explain(ErrorType::InvalidHTTPHeader, "the backend's body is longer than its Content-Length");
+                        return Error::e_explain(
+                            ErrorType::InvalidHTTPHeader,
+                            "the backend's body is longer than its Content-Length",
+                        );
                     };
                     *left = rest;
-                    self.send(&[], data, b"").await?;
+                    self.send(data, b"").await?;
                 }
                 AnswerFraming::Chunked => {
-                    let mut size = BytesMut::with_capacity(18);
-                    encode::chunk_head(&mut size, data.len());
-                    self.send(&size, data, b"\r\n").await?;
+                    encode::chunk_head(&mut self.write, data.len());
+                    // The last chunk leaves with the one before it.
+                    let after = if end { &b"\r\n0\r\n\r\n"[..] } else { b"\r\n" };
+                    self.send(data, after).await?;
+                    if end {
+                        self.framing = AnswerFraming::None;
+                    }
                 }
-                AnswerFraming::UntilClose | AnswerFraming::Tunnel => self.send(&[], data, b"").await?,
+                AnswerFraming::UntilClose | AnswerFraming::Tunnel => self.send(data, b"").await?,
             }
         }
         if end { self.finish().await } else { Ok(()) }
     }
 
     /// Small pieces are gathered into one write; large ones go out from where they are.
-    async fn send(&mut self, before: &[u8], data: Bytes, after: &[u8]) -> Result<()> {
-        self.write.extend_from_slice(before);
+    async fn send(&mut self, data: Bytes, after: &[u8]) -> Result<()> {
         if data.len() <= COALESCE {
             self.write.extend_from_slice(&data);
             self.write.extend_from_slice(after);
