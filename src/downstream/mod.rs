@@ -108,6 +108,8 @@ struct RetryBuffer {
 }
 
 const RETRY_BUFFER: usize = 64 * 1024;
+/// An unread body up to this many bytes is read and dropped so that a refused request's connection can be kept.
+pub const UNREAD: u64 = 64 * 1024;
 
 impl Downstream {
     pub fn new(wire: Wire, hatch: Hatch, method: Method) -> Self {
@@ -133,6 +135,9 @@ impl Downstream {
     pub fn timeouts(mut self, read: Duration, write: Duration) -> Self {
         self.read_timeout = Some(read);
         self.write_timeout = Some(write);
+        if let Some(Wire::H1(wire)) = &mut self.wire {
+            wire.set_patience(write);
+        }
         self
     }
 
@@ -232,8 +237,10 @@ impl Downstream {
     /// # Errors
     /// Only if the client cannot be written to.
     pub async fn reply(&mut self, reply: &Reply, edits: &HeaderEdits, request_id: &str) -> Result<()> {
-        if let (true, Some(Wire::H1(wire))) = (reply.close, &mut self.wire) {
-            wire.close_after();
+        if let Some(Wire::H1(wire)) = &mut self.wire {
+            if reply.close || wire.is_left_over(UNREAD) {
+                wire.close_after();
+            }
         }
         let (answer, body) = reply_parts(reply, edits, request_id)?;
         let bodiless = self.method == Method::HEAD;
@@ -245,7 +252,6 @@ impl Downstream {
     }
 
     async fn write_head(&mut self, mut answer: Box<ResponseHeader>, end: bool) -> Result<()> {
-        let limit = self.write_timeout;
         let is_final = !answer.status.is_informational() || answer.status == http::StatusCode::SWITCHING_PROTOCOLS;
         if is_final && self.answered {
             return Ok(());
@@ -254,7 +260,7 @@ impl Downstream {
             self.fate.endless.store(true, Ordering::Relaxed);
         }
         match &mut self.wire {
-            Some(Wire::H1(wire)) => within(limit, wire.write_head(&mut answer, &self.method, end)).await?,
+            Some(Wire::H1(wire)) => wire.write_head(&mut answer, &self.method, end).await?,
             Some(Wire::H2(stream)) => {
                 if !is_final {
                     // 1xx beside 100 would reach clients that many of them cannot take; Pingora drops them as well.
@@ -280,7 +286,7 @@ impl Downstream {
         self.body_sent += data.len() as u64;
         let limit = self.write_timeout;
         match &mut self.wire {
-            Some(Wire::H1(wire)) => within(limit, wire.write_body(data, end)).await,
+            Some(Wire::H1(wire)) => wire.write_body(data, end).await,
             Some(Wire::H2(stream)) => {
                 if data.is_empty() && !end {
                     return Ok(());
@@ -347,7 +353,7 @@ impl Downstream {
     /// The client cannot be written to.
     pub async fn write_interim(&mut self, answer: &AnswerHead) -> Result<()> {
         match &mut self.wire {
-            Some(Wire::H1(wire)) => within(self.write_timeout, wire.write_interim(answer)).await,
+            Some(Wire::H1(wire)) => wire.write_interim(answer).await,
             _ => Ok(()),
         }
     }
@@ -362,7 +368,7 @@ impl Downstream {
                 self.fate.endless.store(true, Ordering::Relaxed);
             }
             self.answered = true;
-            return within(self.write_timeout, wire.write_answer(answer, edits, &self.method, end)).await;
+            return wire.write_answer(answer, edits, &self.method, end).await;
         }
         let mut header = ResponseHeader::build(answer.status, Some(answer.fields.len() + edits.len()))?;
         for field in &answer.fields {
@@ -389,7 +395,7 @@ impl Downstream {
     /// The client cannot be written to.
     pub async fn flush(&mut self) -> Result<()> {
         match &mut self.wire {
-            Some(Wire::H1(wire)) => within(self.write_timeout, wire.flush()).await,
+            Some(Wire::H1(wire)) => wire.flush().await,
             _ => Ok(()),
         }
     }
@@ -403,9 +409,8 @@ impl Downstream {
     }
 
     async fn finish(&mut self) -> Result<()> {
-        let limit = self.write_timeout;
         match &mut self.wire {
-            Some(Wire::H1(wire)) => within(limit, wire.finish()).await?,
+            Some(Wire::H1(wire)) => wire.finish().await?,
             Some(Wire::H2(stream)) => stream.finish()?,
             None => return Err(Error::new(CLIENT_GONE)),
         }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::worker::Worker;
 use crate::core::Phase;
 use crate::downstream::h1::{H1, Io, NextHead};
-use crate::downstream::{Downstream, Fate, Hatch, Returned, Wire, upstream_request};
+use crate::downstream::{Downstream, Fate, Hatch, Returned, UNREAD, Wire, upstream_request};
 use crate::exchange::{Connection, Verdict};
 use crate::head::{HeaderEdits, RequestHead};
 use crate::journey::{CLIENT_CLOSED, Journey};
@@ -36,8 +36,7 @@ use crate::snapshot::Door;
 use crate::upstream::Service;
 use crate::wire::head::BadHead;
 
-/// The most of an unread body that is read and dropped to keep a refused request's connection, and for how long.
-const DRAIN: usize = 64 * 1024;
+/// How long the rest of a body may take that is read and dropped.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// How long an idle connection waits for its last request while the process drains.
 pub const LAST_CALL: Duration = Duration::from_secs(5);
@@ -173,7 +172,7 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
                 let returned = exchange(&worker, &door, &connection, head, Wire::H1(h1)).await;
                 h1 = match returned {
                     Some(Returned { wire: Wire::H1(mut wire), reusable: true, .. }) => {
-                        if !wire.drain(DRAIN, DRAIN_TIME).await {
+                        if !wire.drain(UNREAD, DRAIN_TIME).await {
                             return wire.close().await;
                         }
                         wire
