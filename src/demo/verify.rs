@@ -41,7 +41,7 @@ pub fn paste_all(tries: &[Try], folder: &Path, early: &EarlySignals) -> bool {
 fn row(line: &Try, verdict: &Result<(), Wrong>) -> String {
     let expected = statuses(&line.expect);
     // Colours have no width.
-    let gap = " ".repeat(20usize.saturating_sub(line.expect.len() * 4));
+    let gap = " ".repeat(20usize.saturating_sub(line.expect.len() * 4).max(2));
     match verdict {
         Ok(()) => format!("\x1b[32mok\x1b[0m    {expected}{gap}{}\n", line.title),
         Err(Wrong { what, output }) => {
