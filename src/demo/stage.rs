@@ -1,7 +1,9 @@
 //! The demo's folder: certificates, credentials and the configuration, made anew for each run.
 
 use std::error::Error;
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,7 +46,8 @@ impl Stage {
         let mut ports = backends.ports.clone();
         ports.extend([("reports", reports.number), ("legacy", legacy.number)]);
         let stage = Stage {
-            folder: tempfile::Builder::new().prefix("portcullis-demo-").tempdir()?,
+            // It holds keys: nobody else looks into it.
+            folder: tempfile::Builder::new().prefix("portcullis-demo-").permissions(Permissions::from_mode(0o700)).tempdir()?,
             http: Port::claim(8080)?,
             https: Port::claim(8443)?,
             balanced: Port::claim(8081)?,
