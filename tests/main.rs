@@ -5,4 +5,5 @@
 mod demo;
 mod harness;
 mod routing;
+mod stop;
 mod validation;
