@@ -150,6 +150,11 @@ impl H1 {
                     Ok(Ok(())) => {}
                     _ => return NextHead::Closed,
                 }
+                until = Some(Instant::now() + deadline);
+                if !self.read.is_empty() {
+                    // Waiting took bytes in already, maybe the whole head.
+                    continue;
+                }
             }
             let until = *until.get_or_insert_with(|| Instant::now() + deadline);
             if waited && !self.read.is_empty() {
@@ -434,6 +439,12 @@ impl H1 {
             AnswerFraming::Length(left) if left > 0 => {
                 self.failed = true;
                 return Error::e_explain(ErrorType::ConnectionClosed, "the backend's body is shorter than its Content-Length");
+            }
+            // The backend has closed the tunnel, so what the client may still say has nowhere to go.
+            AnswerFraming::Tunnel => {
+                self.framing = AnswerFraming::None;
+                self.tunnel = false;
+                self.body = BodyDecoder::Done;
             }
             _ => {}
         }
