@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod caching;
+mod demo;
 mod harness;
-mod routing;
-mod validation;
 mod observability;
 mod peers;
 mod reload;
+mod routing;
+mod stop;
 mod upgrade;
 mod upstreams;
+mod validation;
