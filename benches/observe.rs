@@ -52,7 +52,8 @@ static LOG: LazyLock<Arc<AccessLog>> = LazyLock::new(|| {
     log
 });
 
-#[divan::bench(threads = THREADS)]
+// Small samples: a request thread is not at logging alone, and the writer thread gets its turns.
+#[divan::bench(threads = THREADS, sample_size = 50, sample_count = 2000)]
 fn logged(bencher: Bencher<'_, '_>) {
     bencher.bench(|| LOG.write(black_box(&record())));
 }
@@ -64,7 +65,7 @@ static CHANNEL: LazyLock<mpsc::SyncSender<Vec<u8>>> = LazyLock::new(|| {
 });
 
 /// Only the hand-over: a ready line of the same length.
-#[divan::bench(threads = THREADS)]
+#[divan::bench(threads = THREADS, sample_size = 2000)]
 fn channel_message_per_line(bencher: Bencher<'_, '_>) {
     bencher.bench(|| CHANNEL.try_send(black_box(vec![b'x'; 600])).is_ok());
 }
@@ -72,7 +73,7 @@ fn channel_message_per_line(bencher: Bencher<'_, '_>) {
 static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Metrics::new("0", &[]));
 static ROUTE: LazyLock<Arc<RouteMetrics>> = LazyLock::new(|| METRICS.route("/api/*"));
 
-#[divan::bench(threads = THREADS)]
+#[divan::bench(threads = THREADS, sample_size = 2000)]
 fn metrics(bencher: Bencher<'_, '_>) {
     bencher.bench(|| ROUTE.observe(black_box(&Method::GET), black_box(200), black_box(Duration::from_micros(1234)), 10, 1000));
 }
@@ -80,12 +81,16 @@ fn metrics(bencher: Bencher<'_, '_>) {
 static SHARED: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
 
 /// The same five additions, to cells that all threads share.
-#[divan::bench(threads = THREADS)]
+#[divan::bench(threads = THREADS, sample_size = 2000)]
 fn metrics_in_shared_cells(bencher: Bencher<'_, '_>) {
-    bencher.bench(|| SHARED.iter().for_each(|cell| drop(cell.fetch_add(black_box(1), Ordering::Relaxed))));
+    bencher.bench(|| {
+        SHARED.iter().for_each(|cell| {
+            black_box(cell.fetch_add(black_box(1), Ordering::Relaxed));
+        })
+    });
 }
 
-#[divan::bench(threads = THREADS)]
+#[divan::bench(threads = THREADS, sample_size = 2000)]
 fn refusal(bencher: Bencher<'_, '_>) {
     bencher.bench(|| METRICS.refusal(black_box("jwt"), black_box("token_expired")));
 }

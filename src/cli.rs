@@ -78,17 +78,17 @@ enum Command {
         timeout: u64,
     },
     /// Print a completion script: `portcullis completions bash > /etc/bash_completion.d/portcullis`.
-    Completions {
-        shell: clap_complete::Shell,
-    },
+    Completions { shell: clap_complete::Shell },
 }
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     successor::remember_binary();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,pingora=error,pingora_core=error,pingora_proxy=error"))
-        .format_target(false)
-        .init();
+    env_logger::Builder::from_env(
+        env_logger::Env::default().default_filter_or("info,pingora=error,pingora_core=error,pingora_proxy=error"),
+    )
+    .format_target(false)
+    .init();
     match Arguments::parse().command {
         Command::Run { config, pid_file } => run(Options { config, pid_file }),
         Command::Check { config } => check(&config),

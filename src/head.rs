@@ -158,5 +158,26 @@ pub enum HeaderEdit {
     Remove(HeaderName),
 }
 
+/// Whether an edit replaces or removes the fields of that name, whatever its case.
+pub fn is_edited(edits: &[HeaderEdit], name: &[u8]) -> bool {
+    edits.iter().any(|edit| match edit {
+        HeaderEdit::Set(edited, _) | HeaderEdit::Remove(edited) => name.eq_ignore_ascii_case(edited.as_str().as_bytes()),
+        HeaderEdit::Add(..) => false,
+    })
+}
+
+/// The fields that a list of edits leaves behind: what a later edit replaces or removes is not among them.
+pub fn added(edits: &[HeaderEdit]) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    edits.iter().enumerate().filter_map(|(at, edit)| match edit {
+        HeaderEdit::Set(name, value) | HeaderEdit::Add(name, value) => {
+            let later = edits.get(at + 1..).unwrap_or_default();
+            let gone =
+                later.iter().any(|edit| matches!(edit, HeaderEdit::Set(other, _) | HeaderEdit::Remove(other) if other == name));
+            (!gone).then_some((name, value))
+        }
+        HeaderEdit::Remove(_) => None,
+    })
+}
+
 /// Changes in the order in which they apply.
 pub type HeaderEdits = SmallVec<[HeaderEdit; 8]>;

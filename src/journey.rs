@@ -116,14 +116,11 @@ impl Journey {
                 self.route = Some(route);
                 ControlFlow::Continue(())
             }
-            Found::MethodNotAllowed { allow } => Reply::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "route",
-                "method_not_allowed",
-                "This path does not take this method.",
-            )
-            .header(header::ALLOW, allow)
-            .refuse(),
+            Found::MethodNotAllowed { allow } => {
+                Reply::new(StatusCode::METHOD_NOT_ALLOWED, "route", "method_not_allowed", "This path does not take this method.")
+                    .header(header::ALLOW, allow)
+                    .refuse()
+            }
             Found::NotFound => no_route(),
         }
     }

@@ -12,6 +12,7 @@
 //! | [`route`], [`path`] | which route a request takes |
 //! | [`policy`] | the gauntlet: one folder per stage, in the order of execution |
 //! | [`proxy`] | the road through Pingora's `ProxyHttp` |
+//! | [`lane`] | the fast lane: plain requests on own connections, without Pingora's proxy |
 //! | [`cache`] | answers that were given before |
 //! | [`upstream`] | services, endpoints, balance, health |
 //! | [`observe`] | access log and metrics |
@@ -46,6 +47,7 @@ pub mod downstream;
 pub mod exchange;
 pub mod head;
 pub mod journey;
+pub mod lane;
 pub mod ledger;
 pub mod listen;
 pub mod node;

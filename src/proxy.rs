@@ -117,7 +117,12 @@ impl ProxyHttp for Gateway {
         Ok(service.peer(&picked, None))
     }
 
-    async fn upstream_request_filter(&self, _session: &mut Session, request: &mut RequestHeader, ctx: &mut Self::CTX) -> Result<()> {
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
         let service = journey(ctx)?.outcome.service.as_ref();
         if service.is_none_or(|service| service.protocol == Protocol::Http1) {
             // Only HTTP/2 may carry it without naming it in `Connection`.
@@ -126,7 +131,13 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    fn fail_to_connect(&self, _session: &mut Session, _peer: &HttpPeer, ctx: &mut Self::CTX, mut error: Box<Error>) -> Box<Error> {
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Self::CTX,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
         if let Some(journey) = ctx.as_deref_mut() {
             // Nothing of the request has been sent, so another endpoint may have it, whatever the method.
             error.set_retry(journey.connect_failed());
@@ -149,7 +160,12 @@ impl ProxyHttp for Gateway {
         error
     }
 
-    async fn upstream_response_filter(&self, _session: &mut Session, answer: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        answer: &mut ResponseHeader,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
         let journey = journey(ctx)?;
         if !answer.status.is_informational() || answer.status == StatusCode::SWITCHING_PROTOCOLS {
             journey.outcome.upstream = journey.outcome.upstream_started.map(|started| started.elapsed());

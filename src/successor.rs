@@ -70,8 +70,7 @@ impl Inheritance {
 pub async fn hand_over(sockets: &[(String, BorrowedFd<'_>)], path: Option<&str>) -> io::Result<u32> {
     let folder = tempfile::Builder::new().prefix("portcullis-").tempdir()?;
     let path = path.map_or_else(|| folder.path().join("take-over.sock"), PathBuf::from);
-    let _ = std::fs::remove_file(&path);
-    let meeting = UnixListener::bind(&path)?;
+    let meeting = upgrade::bind_socket(&path)?;
     meeting.set_nonblocking(true)?;
     let binary = BINARY.get().ok_or_else(|| io::Error::other("the binary's path is not known"))?;
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();

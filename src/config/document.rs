@@ -71,6 +71,9 @@ pub struct ServerConfig {
     pub grace: Spanned<Period>,
     /// Memory for cached answers, in all. Default 64MiB. Changing it takes an upgrade.
     pub cache_memory: Size,
+    /// Plain requests to plain HTTP/1.1 backends take a shorter way through the gateway. `false` sends every request through Pingora's
+    /// proxy instead; the answers are the same. Default true.
+    pub fast_lane: bool,
     /// Where the running process listens for its successor; by default a folder of its own under /run/portcullis or the temporary
     /// folder.
     pub upgrade_socket: Option<String>,
@@ -83,6 +86,7 @@ impl Default for ServerConfig {
             max_in_flight: Spanned::nowhere(16384),
             grace: Spanned::nowhere(Period(std::time::Duration::from_secs(30))),
             cache_memory: Size(64 * 1024 * 1024),
+            fast_lane: true,
             upgrade_socket: None,
         }
     }

@@ -1,2 +1,4 @@
 //! To come.
-pub fn run(_verify: bool) -> std::process::ExitCode { std::process::ExitCode::FAILURE }
+pub fn run(_verify: bool) -> std::process::ExitCode {
+    std::process::ExitCode::FAILURE
+}

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, StatusCode, Version, header};
@@ -14,7 +15,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{BODY_MALFORMED, CLIENT_GONE};
-use crate::head::RequestHead;
+use crate::head::{HeaderEdits, RequestHead};
+use crate::wire::answer::AnswerHead;
 use crate::wire::body::{BodyDecoder, Decoded};
 use crate::wire::encode::{self, AnswerFraming};
 use crate::wire::head::{BadHead, HeadLimits, HeadScan};
@@ -101,6 +103,8 @@ pub struct H1 {
     tunnel: bool,
     eof: bool,
     failed: bool,
+    /// How long the client may take nothing of an answer.
+    patience: Duration,
 }
 
 impl H1 {
@@ -119,11 +123,12 @@ impl H1 {
             tunnel: false,
             eof: false,
             failed: false,
+            patience: Duration::from_secs(60),
         }
     }
 
     /// Reads the next request's head. `idle` bounds the wait for its first byte, `deadline` counts from that byte to its last.
-    pub async fn next_head(&mut self, limits: &HeadLimits, idle: std::time::Duration, deadline: std::time::Duration) -> NextHead {
+    pub async fn next_head(&mut self, limits: &HeadLimits, idle: Duration, deadline: Duration) -> NextHead {
         self.answered = false;
         self.framing = AnswerFraming::None;
         self.keep_alive = true;
@@ -191,6 +196,15 @@ impl H1 {
         let count = self.io.read_buf(&mut self.read).await?;
         self.eof |= count == 0;
         Ok(count)
+    }
+
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// Whether more of the request's body is left than is worth reading.
+    pub fn is_left_over(&self, bound: u64) -> bool {
+        matches!(self.body, BodyDecoder::Length(left) if left > bound)
     }
 
     pub fn body_done(&self) -> bool {
@@ -304,6 +318,36 @@ impl H1 {
         if end || upgraded { self.flush().await } else { Ok(()) }
     }
 
+    /// Queues the head of a backend's answer, straight from its bytes.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    pub async fn write_answer(&mut self, answer: &AnswerHead, edits: &HeaderEdits, method: &Method, end: bool) -> Result<()> {
+        let bodiless = *method == Method::HEAD || matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        self.framing = match (bodiless, answer.length, self.version) {
+            (true, ..) => AnswerFraming::None,
+            (false, Some(length), _) => AnswerFraming::Length(length),
+            (false, None, Version::HTTP_11) => AnswerFraming::Chunked,
+            (false, None, _) => AnswerFraming::UntilClose,
+        };
+        self.keep_alive &= self.framing != AnswerFraming::UntilClose && !(self.continue_owed && !self.body.is_done());
+        encode::relayed(&mut self.write, answer, edits, self.framing, self.keep_alive, self.version);
+        self.answered = true;
+        if end { self.finish().await } else { Ok(()) }
+    }
+
+    /// Passes on an interim answer, to a client that can take one.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    pub async fn write_interim(&mut self, answer: &AnswerHead) -> Result<()> {
+        if self.version == Version::HTTP_11 {
+            encode::interim(&mut self.write, answer);
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
     async fn write_informational(&mut self, answer: &ResponseHeader) -> Result<()> {
         if self.version != Version::HTTP_11 || (answer.status == StatusCode::CONTINUE && !self.continue_owed) {
             return Ok(());
@@ -317,14 +361,12 @@ impl H1 {
 
     /// Sends the head alone, if it still waits for a first piece of body that does not come.
     pub async fn flush(&mut self) -> Result<()> {
-        while self.write.has_remaining() {
-            let count = self.io.write_buf(&mut self.write).await.or_err(CLIENT_GONE, "writing to the client")?;
-            if count == 0 {
-                self.failed = true;
-                return Error::e_explain(CLIENT_GONE, "the client takes no more bytes");
-            }
+        if self.write.is_empty() {
+            return Ok(());
         }
-        self.io.flush().await.or_err(CLIENT_GONE, "writing to the client")
+        let sent = put(&mut self.io, &mut self.write, self.patience).await;
+        self.failed |= sent.is_err();
+        sent
     }
 
     /// Writes a piece of the answer's body.
@@ -338,39 +380,40 @@ impl H1 {
                 AnswerFraming::Length(left) => {
                     let Some(rest) = left.checked_sub(data.len() as u64) else {
                         self.failed = true;
-                        return Error::e_explain(ErrorType::InvalidHTTPHeader, "the backend's body is longer than its Content-Length");
+                        return Error::e_explain(
+                            ErrorType::InvalidHTTPHeader,
+                            "the backend's body is longer than its Content-Length",
+                        );
                     };
                     *left = rest;
-                    self.send(&[], data, b"").await?;
+                    self.send(data, b"").await?;
                 }
                 AnswerFraming::Chunked => {
-                    let mut size = BytesMut::with_capacity(18);
-                    encode::chunk_head(&mut size, data.len());
-                    self.send(&size, data, b"\r\n").await?;
+                    encode::chunk_head(&mut self.write, data.len());
+                    // The last chunk leaves with the one before it.
+                    let after = if end { &b"\r\n0\r\n\r\n"[..] } else { b"\r\n" };
+                    self.send(data, after).await?;
+                    if end {
+                        self.framing = AnswerFraming::None;
+                    }
                 }
-                AnswerFraming::UntilClose | AnswerFraming::Tunnel => self.send(&[], data, b"").await?,
+                AnswerFraming::UntilClose | AnswerFraming::Tunnel => self.send(data, b"").await?,
             }
         }
         if end { self.finish().await } else { Ok(()) }
     }
 
     /// Small pieces are gathered into one write; large ones go out from where they are.
-    async fn send(&mut self, before: &[u8], data: Bytes, after: &[u8]) -> Result<()> {
-        self.write.extend_from_slice(before);
+    async fn send(&mut self, data: Bytes, after: &[u8]) -> Result<()> {
         if data.len() <= COALESCE {
             self.write.extend_from_slice(&data);
             self.write.extend_from_slice(after);
             return self.flush().await;
         }
         let mut whole = (&mut self.write).chain(data).chain(after);
-        while whole.has_remaining() {
-            let count = self.io.write_buf(&mut whole).await.or_err(CLIENT_GONE, "writing to the client")?;
-            if count == 0 {
-                self.failed = true;
-                return Error::e_explain(CLIENT_GONE, "the client takes no more bytes");
-            }
-        }
-        self.io.flush().await.or_err(CLIENT_GONE, "writing to the client")
+        let sent = put(&mut self.io, &mut whole, self.patience).await;
+        self.failed |= sent.is_err();
+        sent
     }
 
     /// Ends the answer. Harmless if it has ended.
@@ -400,11 +443,11 @@ impl H1 {
 
     /// Reads and drops what is left of a request's body, so that the next request can be found.
     /// `false`: it is not worth the wait, and the connection has to be closed.
-    pub async fn drain(&mut self, bound: usize, limit: std::time::Duration) -> bool {
+    pub async fn drain(&mut self, bound: u64, limit: Duration) -> bool {
         if self.body.is_done() {
             return true;
         }
-        if matches!(self.body, BodyDecoder::Length(left) if left > bound as u64) {
+        if self.is_left_over(bound) {
             return false;
         }
         let mut left = bound;
@@ -412,7 +455,7 @@ impl H1 {
             // The answer is out, so nobody waits for `100 Continue` any more.
             self.continue_owed = false;
             while let Some(piece) = self.read_body().await? {
-                left = left.checked_sub(piece.len()).ok_or_else(|| Error::new(super::BODY_TOO_LARGE))?;
+                left = left.checked_sub(piece.len() as u64).ok_or_else(|| Error::new(super::BODY_TOO_LARGE))?;
             }
             Result::<()>::Ok(())
         });
@@ -422,7 +465,7 @@ impl H1 {
     /// Closes so that the client reads the answer before it learns of the end: half-close, then a short wait for its own end. A
     /// plain close while bytes are unread would send RST, and RST discards what the client has not read yet (RFC 9112, section 9.6).
     pub async fn close(mut self) {
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), async {
+        let _ = tokio::time::timeout(Duration::from_secs(1), async {
             if self.io.shutdown().await.is_err() || self.eof {
                 return;
             }
@@ -440,4 +483,19 @@ impl H1 {
         })
         .await;
     }
+}
+
+/// Writes everything. The limit counts anew whenever the client takes some of it, so that a slow client is served and a stopped one is
+/// not waited for.
+async fn put(io: &mut Io, bytes: &mut impl Buf, patience: Duration) -> Result<()> {
+    while bytes.has_remaining() {
+        match tokio::time::timeout(patience, io.write_buf(bytes)).await {
+            Ok(Ok(count)) if count > 0 => {}
+            Ok(_) => return Error::e_explain(CLIENT_GONE, "the client takes no more bytes"),
+            Err(_) => return Error::e_explain(ErrorType::WriteTimedout, "the client took nothing for too long"),
+        }
+    }
+    tokio::time::timeout(patience, io.flush())
+        .await
+        .map_or_else(|_| Err(Error::new(CLIENT_GONE)), |sent| sent.or_err(CLIENT_GONE, "writing to the client"))
 }

@@ -16,9 +16,12 @@ use parking_lot::Mutex;
 use pingora_core::protocols::http::v2::server::HttpSession as H2Stream;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
+use smallvec::SmallVec;
 
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::reply::Reply;
+use crate::wire::answer::AnswerHead;
+use crate::wire::encode;
 use h1::H1;
 
 /// How a body that cannot be read ends a request.
@@ -65,6 +68,7 @@ pub struct Downstream {
     buffered: Option<Bytes>,
     retry: Option<RetryBuffer>,
     response: Option<Box<ResponseHeader>>,
+    answered: bool,
     max_body: u64,
     body_read: u64,
     body_sent: u64,
@@ -104,6 +108,8 @@ struct RetryBuffer {
 }
 
 const RETRY_BUFFER: usize = 64 * 1024;
+/// An unread body up to this many bytes is read and dropped so that a refused request's connection can be kept.
+pub const UNREAD: u64 = 64 * 1024;
 
 impl Downstream {
     pub fn new(wire: Wire, hatch: Hatch, method: Method) -> Self {
@@ -115,6 +121,7 @@ impl Downstream {
             buffered: None,
             retry: None,
             response: None,
+            answered: false,
             max_body: u64::MAX,
             body_read: 0,
             body_sent: 0,
@@ -128,6 +135,9 @@ impl Downstream {
     pub fn timeouts(mut self, read: Duration, write: Duration) -> Self {
         self.read_timeout = Some(read);
         self.write_timeout = Some(write);
+        if let Some(Wire::H1(wire)) = &mut self.wire {
+            wire.set_patience(write);
+        }
         self
     }
 
@@ -147,6 +157,11 @@ impl Downstream {
     /// Sends the request on its way: from here on a road reads and writes this session.
     pub fn set_request(&mut self, request: Box<RequestHeader>, max_body: u64) {
         self.request = Some(request);
+        self.max_body = max_body;
+    }
+
+    /// Bounds the body that a road reads, in bytes.
+    pub fn limit_body(&mut self, max_body: u64) {
         self.max_body = max_body;
     }
 
@@ -222,8 +237,10 @@ impl Downstream {
     /// # Errors
     /// Only if the client cannot be written to.
     pub async fn reply(&mut self, reply: &Reply, edits: &HeaderEdits, request_id: &str) -> Result<()> {
-        if let (true, Some(Wire::H1(wire))) = (reply.close, &mut self.wire) {
-            wire.close_after();
+        if let Some(Wire::H1(wire)) = &mut self.wire {
+            if reply.close || wire.is_left_over(UNREAD) {
+                wire.close_after();
+            }
         }
         let (answer, body) = reply_parts(reply, edits, request_id)?;
         let bodiless = self.method == Method::HEAD;
@@ -235,24 +252,23 @@ impl Downstream {
     }
 
     async fn write_head(&mut self, mut answer: Box<ResponseHeader>, end: bool) -> Result<()> {
-        let limit = self.write_timeout;
         let is_final = !answer.status.is_informational() || answer.status == http::StatusCode::SWITCHING_PROTOCOLS;
-        if is_final && self.response.is_some() {
+        if is_final && self.answered {
             return Ok(());
         }
         if is_endless(&answer) {
             self.fate.endless.store(true, Ordering::Relaxed);
         }
         match &mut self.wire {
-            Some(Wire::H1(wire)) => within(limit, wire.write_head(&mut answer, &self.method, end)).await?,
+            Some(Wire::H1(wire)) => wire.write_head(&mut answer, &self.method, end).await?,
             Some(Wire::H2(stream)) => {
                 if !is_final {
                     // 1xx beside 100 would reach clients that many of them cannot take; Pingora drops them as well.
                     return Ok(());
                 }
-                crate::wire::encode::strip_hop_by_hop(&mut answer);
+                encode::strip_hop_by_hop(&mut answer);
                 if !answer.headers.contains_key(header::DATE) {
-                    let date = crate::wire::encode::date();
+                    let date = encode::date();
                     answer.insert_header(header::DATE, date.as_bytes())?;
                 }
                 stream.write_response_header(answer.clone(), end)?;
@@ -260,6 +276,7 @@ impl Downstream {
             None => return Err(Error::new(CLIENT_GONE)),
         }
         if is_final {
+            self.answered = true;
             self.response = Some(answer);
         }
         Ok(())
@@ -269,7 +286,7 @@ impl Downstream {
         self.body_sent += data.len() as u64;
         let limit = self.write_timeout;
         match &mut self.wire {
-            Some(Wire::H1(wire)) => within(limit, wire.write_body(data, end)).await,
+            Some(Wire::H1(wire)) => wire.write_body(data, end).await,
             Some(Wire::H2(stream)) => {
                 if data.is_empty() && !end {
                     return Ok(());
@@ -280,10 +297,120 @@ impl Downstream {
         }
     }
 
-    async fn finish(&mut self) -> Result<()> {
-        let limit = self.write_timeout;
+    /// A body that was read whole before the request went on its way.
+    pub fn buffered(&self) -> Option<&Bytes> {
+        self.buffered.as_ref()
+    }
+
+    /// Whether nothing of a body came or will come.
+    pub fn body_is_empty(&self) -> bool {
+        match (&self.buffered, &self.wire) {
+            (Some(body), _) => body.is_empty(),
+            (None, Some(Wire::H1(wire))) => self.body_read == 0 && wire.body_done(),
+            (None, Some(Wire::H2(stream))) => stream.is_body_empty(),
+            (None, None) => true,
+        }
+    }
+
+    /// From now on what is read of the body is kept, up to 64 KiB, so that it can be sent a second time.
+    pub fn keep_for_replay(&mut self) {
+        if self.buffered.is_none() && self.retry.is_none() {
+            self.retry = Some(RetryBuffer { bytes: BytesMut::new(), truncated: false });
+        }
+    }
+
+    /// What was read of the body so far, if all of it was kept.
+    pub fn replay(&self) -> Option<Bytes> {
+        let retry = self.retry.as_ref().filter(|retry| !retry.truncated && !retry.bytes.is_empty())?;
+        Some(retry.bytes.clone().freeze())
+    }
+
+    pub fn can_replay(&self) -> bool {
+        !self.answered
+            && (self.buffered.is_some() || self.body_read == 0 || self.retry.as_ref().is_some_and(|retry| !retry.truncated))
+    }
+
+    pub fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    pub fn is_endless(&self) -> bool {
+        self.fate.is_endless()
+    }
+
+    /// Waits until the client goes away.
+    pub async fn gone(&mut self) {
         match &mut self.wire {
-            Some(Wire::H1(wire)) => within(limit, wire.finish()).await?,
+            Some(Wire::H1(wire)) => wire.gone().await,
+            Some(Wire::H2(stream)) => drop(stream.idle().await),
+            None => {}
+        }
+    }
+
+    /// Passes on an interim answer (103 and the like). HTTP/2 clients do not get it, as on the other road.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    pub async fn write_interim(&mut self, answer: &AnswerHead) -> Result<()> {
+        match &mut self.wire {
+            Some(Wire::H1(wire)) => wire.write_interim(answer).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the head of a backend's answer, with the gateway's own changes. On HTTP/1.1 it may wait for the first piece of body.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    pub async fn write_answer(&mut self, answer: &AnswerHead, edits: &HeaderEdits, end: bool) -> Result<()> {
+        if let Some(Wire::H1(wire)) = &mut self.wire {
+            if answer.headers().any(|(name, value)| name.eq_ignore_ascii_case(b"content-type") && is_stream(value)) {
+                self.fate.endless.store(true, Ordering::Relaxed);
+            }
+            self.answered = true;
+            return wire.write_answer(answer, edits, &self.method, end).await;
+        }
+        let mut header = ResponseHeader::build(answer.status, Some(answer.fields.len() + edits.len()))?;
+        for field in &answer.fields {
+            let name = String::from_utf8_lossy(field.name.of(&answer.buffer)).into_owned();
+            let value = answer.buffer.slice(field.value.start as usize..field.value.end as usize);
+            header.append_header(name, pingora_http::header_value_from_raw(value))?;
+        }
+        encode::strip_hop_by_hop(&mut header);
+        apply_to_response(&mut header, edits);
+        self.write_head(Box::new(header), end).await
+    }
+
+    /// Writes a piece of the answer's body.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    pub async fn write_piece(&mut self, piece: Bytes, last: bool) -> Result<()> {
+        self.write_body(piece, last).await
+    }
+
+    /// Sends what still waits to be sent with something else.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    pub async fn flush(&mut self) -> Result<()> {
+        match &mut self.wire {
+            Some(Wire::H1(wire)) => wire.flush().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the answer.
+    ///
+    /// # Errors
+    /// The client cannot be written to, or got less than was announced.
+    pub async fn end(&mut self) -> Result<()> {
+        self.finish().await
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        match &mut self.wire {
+            Some(Wire::H1(wire)) => wire.finish().await?,
             Some(Wire::H2(stream)) => stream.finish()?,
             None => return Err(Error::new(CLIENT_GONE)),
         }
@@ -300,7 +427,7 @@ impl Downstream {
 impl Drop for Downstream {
     fn drop(&mut self) {
         let returned = Returned {
-            answered: self.response.is_some(),
+            answered: self.answered,
             reusable: self.reusable(),
             body_sent: self.body_sent,
             body_read: self.body_read,
@@ -326,7 +453,11 @@ fn is_endless(answer: &ResponseHeader) -> bool {
         return true;
     }
     let kind = answer.headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes()).unwrap_or_default();
-    kind.starts_with(b"text/event-stream") || kind.starts_with(b"application/grpc")
+    is_stream(kind)
+}
+
+fn is_stream(content_type: &[u8]) -> bool {
+    content_type.starts_with(b"text/event-stream") || content_type.starts_with(b"application/grpc")
 }
 
 /// An answer of the gateway's own, ready to be written.
@@ -389,7 +520,8 @@ pub fn upstream_request(
         let name = field.name.of(&head.buffer);
         if passes(name, &named) {
             let name = String::from_utf8_lossy(name).into_owned();
-            let value = pingora_http::header_value_from_raw(head.buffer.slice(field.value.start as usize..field.value.end as usize));
+            let value =
+                pingora_http::header_value_from_raw(head.buffer.slice(field.value.start as usize..field.value.end as usize));
             request.append_header(name, value)?;
         }
     }
@@ -418,24 +550,21 @@ pub fn upstream_request(
 }
 
 /// The names that the client's `Connection` fields nominate as belonging to the connection.
-fn nominated(head: &RequestHead) -> Vec<&[u8]> {
-    if head.version == http::Version::HTTP_2 {
-        return Vec::new();
-    }
-    let tokens = head.header_all("connection").flat_map(|value| value.split(|&byte| byte == b','));
-    tokens.map(<[u8]>::trim_ascii).filter(|token| !token.is_empty()).collect()
+pub fn nominated(head: &RequestHead) -> SmallVec<[&[u8]; 2]> {
+    encode::nominations(head.header_all("connection"))
 }
 
 /// Whether a field of the client's goes to the backend.
 ///
 /// Names with an underscore do not: CGI-like backends fold `X_Auth_Subject` and `X-Auth-Subject` into one variable, so a client
 /// could forge what only the gateway may say.
-fn passes(name: &[u8], nominated: &[&[u8]]) -> bool {
+pub fn passes(name: &[u8], nominated: &[&[u8]]) -> bool {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-    let hop = crate::wire::encode::HOP_BY_HOP.iter().any(|known| is(known));
+    let hop = encode::is_hop_by_hop(name);
     let ours = is("host") || is("expect") || is("http2-settings") || is("proxy-authorization");
-    let chunked = is("transfer-encoding");
-    !hop && !ours && !chunked && !name.contains(&b'_') && !nominated.iter().any(|token| name.eq_ignore_ascii_case(token) && !is("content-length"))
+    !hop && !ours
+        && !name.contains(&b'_')
+        && !nominated.iter().any(|token| name.eq_ignore_ascii_case(token) && !is("content-length"))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::HttpTask;
@@ -14,7 +14,7 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::{CLIENT_GONE, Downstream, RetryBuffer, Wire};
+use super::{CLIENT_GONE, Downstream, Wire};
 
 /// Stands in until the request is on its way; no road asks before.
 static NO_REQUEST: LazyLock<RequestHeader> = LazyLock::new(|| http::Request::new(()).into_parts().0.into());
@@ -70,8 +70,8 @@ impl Session for Downstream {
         }
         if end {
             Downstream::finish(self).await?;
-        } else if let Some(Wire::H1(wire)) = &mut self.wire {
-            super::within(self.write_timeout, wire.flush()).await?;
+        } else {
+            self.flush().await?;
         }
         Ok(end)
     }
@@ -126,29 +126,15 @@ impl Session for Downstream {
     }
 
     fn is_body_empty(&mut self) -> bool {
-        match (&self.buffered, &self.wire) {
-            (Some(body), _) => body.is_empty(),
-            (None, Some(Wire::H1(wire))) => self.body_read == 0 && wire.body_done(),
-            (None, Some(Wire::H2(stream))) => stream.is_body_empty(),
-            (None, None) => true,
-        }
+        self.body_is_empty()
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         if !no_body_expected && !self.is_body_done() {
             return self.read_body().await;
         }
-        match &mut self.wire {
-            Some(Wire::H1(wire)) => {
-                wire.gone().await;
-                Err(Error::new(CLIENT_GONE))
-            }
-            Some(Wire::H2(stream)) => {
-                let _ = stream.idle().await;
-                Err(Error::new(CLIENT_GONE))
-            }
-            None => Err(Error::new(CLIENT_GONE)),
-        }
+        self.gone().await;
+        Err(Error::new(CLIENT_GONE))
     }
 
     fn body_bytes_sent(&self) -> usize {
@@ -180,9 +166,7 @@ impl Session for Downstream {
     }
 
     fn enable_retry_buffering(&mut self) {
-        if self.buffered.is_none() && self.retry.is_none() {
-            self.retry = Some(RetryBuffer { bytes: BytesMut::new(), truncated: false });
-        }
+        self.keep_for_replay();
     }
 
     fn retry_buffer_truncated(&self) -> bool {
@@ -193,8 +177,7 @@ impl Session for Downstream {
         if let Some(body) = &self.buffered {
             return (!body.is_empty()).then(|| body.clone());
         }
-        let retry = self.retry.as_ref()?;
-        (!retry.truncated && !retry.bytes.is_empty()).then(|| retry.bytes.clone().freeze())
+        self.replay()
     }
 
     async fn finish_custom(&mut self) -> Result<()> {

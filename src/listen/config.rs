@@ -105,8 +105,9 @@ pub struct TimeoutsConfig {
     pub body: Spanned<Period>,
     /// The longest time in which a client takes nothing of an answer. Default: 60s.
     pub write: Spanned<Period>,
-    /// From a request's first byte to its last, body included, on HTTP/1.1. It does not bound the answer, nor upgraded connections
-    /// (WebSocket), nor HTTP/2 streams, whose request side gRPC keeps open by design. Default: 5m.
+    /// The total deadline of an exchange, from the end of a request's head to the end of its answer; beyond it 504, or a broken-off
+    /// answer. A route's `timeout` replaces it. Answers that are endless by nature have none once they have begun: upgraded
+    /// connections (WebSocket), `text/event-stream`, `application/grpc`. Default: 5m.
     pub request: Spanned<Period>,
 }
 
@@ -116,7 +117,7 @@ pub struct TimeoutsConfig {
 pub struct LimitsConfig {
     /// The whole request head: request line and all fields; beyond it 431. 1KiB to 512KiB. Default: 32KiB.
     pub head: Spanned<Size>,
-    /// How many header fields; beyond it 431. 1 to 1000. Default: 100.
+    /// How many header fields; beyond it 431. 1 to 256. Default: 100.
     pub headers: Spanned<u32>,
     /// The request target; beyond it 414. 64 bytes up to `head`. Default: 8KiB.
     pub uri: Spanned<Size>,
@@ -410,7 +411,7 @@ fn limits(config: &LimitsConfig, problems: &mut Problems) -> Option<Limits> {
         fine.then_some(value)
     };
     let head = checked(config.head.value.0, config.head.place, 1 << 10, 512 << 10, "head` must be 1KiB to 512KiB");
-    let headers = checked(config.headers.value.into(), config.headers.place, 1, 1000, "headers` must be 1 to 1000");
+    let headers = checked(config.headers.value.into(), config.headers.place, 1, 256, "headers` must be 1 to 256");
     let longest = config.head.value.0.max(64);
     // A smaller head alone must not make the unwritten default of `uri` a problem.
     let uri_size = if config.uri.place.is_known() { config.uri.value.0 } else { config.uri.value.0.min(longest) };

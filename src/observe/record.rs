@@ -17,6 +17,8 @@ const PATH: usize = 2 * 1024;
 const USER_AGENT: usize = 256;
 /// Identifiers: request and trace ids, names from the configuration, a token's subject.
 const NAME: usize = 256;
+/// How long a line commonly is at most.
+const COMMON: usize = 1024;
 
 /// One request, refused or not. Texts that are empty and options that are `None` are left out of the line.
 #[derive(Debug, Clone)]
@@ -115,8 +117,9 @@ pub fn trace_id(traceparent: &str) -> &str {
 impl Record<'_> {
     /// Appends the line, its newline included: at most 48 KiB where a client aims for it, and commonly 500 bytes.
     pub(super) fn write(&self, out: &mut Vec<u8>, clock: &mut Clock, query: bool) {
+        out.reserve(COMMON);
         let mut line = Object::open(out);
-        line.plain("time", clock.stamp(self.time));
+        line.text("time", clock.stamp(self.time).as_bytes(), NAME);
         line.text("request_id", self.request_id.as_bytes(), NAME);
         line.text("trace_id", self.trace_id.as_bytes(), NAME);
         self.write_connection(&mut line);
@@ -131,10 +134,10 @@ impl Record<'_> {
 
     fn write_connection(&self, line: &mut Object<'_>) {
         if let Some(client) = self.client {
-            line.plain("client", client);
+            line.ip("client", client);
         }
         if let Some(peer) = self.peer {
-            line.plain("peer", peer);
+            line.address("peer", peer);
         }
         line.text("listener", self.listener.as_bytes(), NAME);
         line.text("protocol", self.protocol.as_bytes(), NAME);
@@ -151,7 +154,7 @@ impl Record<'_> {
         line.text("route", self.route.as_bytes(), NAME);
         line.text("service", self.service.as_bytes(), NAME);
         if let Some(endpoint) = self.endpoint {
-            line.plain("endpoint", endpoint);
+            line.address("endpoint", endpoint);
         }
         line.text("consumer", self.consumer.as_bytes(), NAME);
         line.text("subject", self.subject.as_bytes(), NAME);
@@ -195,32 +198,29 @@ fn micros(duration: Duration) -> u64 {
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     second: u64,
-    /// `2026-11-22T03:12:20`
+    /// `2026-11-22T03:12:20.123456Z`, of the last call.
     text: String,
 }
 
+/// The length of `2026-11-22T03:12:20.`
+const TO_THE_SECOND: usize = 20;
+
 impl Clock {
     /// `2026-11-22T03:12:20.123456Z`. Times before 1970 count as 1970.
-    fn stamp(&mut self, time: SystemTime) -> impl std::fmt::Display {
+    fn stamp(&mut self, time: SystemTime) -> &str {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         if self.text.is_empty() || self.second != since.as_secs() {
             self.second = since.as_secs();
             let second = i64::try_from(self.second).unwrap_or(i64::MAX);
             let stamp = jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::MAX);
-            self.text = stamp.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+            self.text = stamp.strftime("%Y-%m-%dT%H:%M:%S.").to_string();
         }
-        Stamp { second: &self.text, micros: since.subsec_micros() }
-    }
-}
-
-struct Stamp<'a> {
-    second: &'a str,
-    micros: u32,
-}
-
-impl std::fmt::Display for Stamp<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{:06}Z", self.second, self.micros)
+        self.text.truncate(TO_THE_SECOND);
+        // The leading 1 keeps the zeros.
+        let mut digits = itoa::Buffer::new();
+        self.text.push_str(digits.format(1_000_000 + since.subsec_micros()).get(1..).unwrap_or_default());
+        self.text.push('Z');
+        &self.text
     }
 }
 

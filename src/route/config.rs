@@ -68,7 +68,7 @@ pub struct RouteConfig {
     /// The `Host` that the service sees. Default: the client's.
     #[serde(default)]
     pub rewrite_host: Option<Spanned<String>>,
-    /// The deadline of the whole exchange, from the request's head to the answer's end. Default: the service's.
+    /// The deadline of the whole exchange, from the request's head to the answer's end. Default: the listener's `timeouts.request`.
     #[serde(default)]
     pub timeout: Option<Period>,
     /// Policies of this route. Each replaces the service's or the global policy of that name as a whole; `false` turns it off.

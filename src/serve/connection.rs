@@ -21,10 +21,11 @@ use tokio::time::Instant;
 use super::worker::Worker;
 use crate::core::Phase;
 use crate::downstream::h1::{H1, Io, NextHead};
-use crate::downstream::{Downstream, Fate, Hatch, Returned, Wire, upstream_request};
-use crate::exchange::Connection;
+use crate::downstream::{Downstream, Fate, Hatch, Returned, UNREAD, Wire, upstream_request};
+use crate::exchange::{Connection, Verdict};
 use crate::head::{HeaderEdits, RequestHead};
 use crate::journey::{CLIENT_CLOSED, Journey};
+use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::proxy_protocol::{self, Received};
 use crate::listen::socket::canonical;
@@ -32,10 +33,10 @@ use crate::listen::tls::{Protocol, Secured};
 use crate::proxy::HANDED_OVER;
 use crate::reply::{Flow, Reply};
 use crate::snapshot::Door;
+use crate::upstream::Service;
 use crate::wire::head::BadHead;
 
-/// The most of an unread body that is read and dropped to keep a refused request's connection, and for how long.
-const DRAIN: usize = 64 * 1024;
+/// How long the rest of a body may take that is read and dropped.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// How long an idle connection waits for its last request while the process drains.
 pub const LAST_CALL: Duration = Duration::from_secs(5);
@@ -68,7 +69,9 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, 
         return serve_h1(worker, door.clone(), about(None), h1).await;
     };
     match acceptor.accept(rewound(socket, &began.read), deadline).await {
-        Ok(Secured { stream, facts, protocol: Protocol::H2 }) => serve_h2(worker, &door, about(Some(facts)), Box::new(stream)).await,
+        Ok(Secured { stream, facts, protocol: Protocol::H2 }) => {
+            serve_h2(worker, &door, about(Some(facts)), Box::new(stream)).await
+        }
         Ok(Secured { stream, facts, protocol: Protocol::H1 }) => {
             let h1 = H1::new(Io::Boxed(Box::new(stream)), &[]);
             serve_h1(worker, door.clone(), about(Some(facts)), h1).await;
@@ -169,7 +172,7 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
                 let returned = exchange(&worker, &door, &connection, head, Wire::H1(h1)).await;
                 h1 = match returned {
                     Some(Returned { wire: Wire::H1(mut wire), reusable: true, .. }) => {
-                        if !wire.drain(DRAIN, DRAIN_TIME).await {
+                        if !wire.drain(UNREAD, DRAIN_TIME).await {
                             return wire.close().await;
                         }
                         wire
@@ -199,19 +202,19 @@ async fn draining_begins(phase: &mut watch::Receiver<Phase>) {
     }
 }
 
-const HEAD_TIMEOUT: BadHead = BadHead {
-    status: StatusCode::REQUEST_TIMEOUT,
-    reason: "head_timeout",
-    detail: "The request's head did not come in time.",
-};
+const HEAD_TIMEOUT: BadHead =
+    BadHead { status: StatusCode::REQUEST_TIMEOUT, reason: "head_timeout", detail: "The request's head did not come in time." };
+
+const REQUEST_TIMEOUT: BadHead =
+    BadHead { status: StatusCode::GATEWAY_TIMEOUT, reason: "request_timeout", detail: "The request took longer than it may." };
 
 /// A head that is no request gets its answer, its log line and its place in the metrics all the same.
 async fn refuse_head(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, bad: BadHead, h1: Box<H1>) {
     let head = Box::new(RequestHead::unreadable());
     let mut journey = Journey::begin(&worker.core, worker.core.snapshot.load_full(), door, connection, head);
     let hatch = Hatch::default();
-    let mut down = Downstream::new(Wire::H1(h1), hatch.clone(), http::Method::GET)
-        .timeouts(door.timeouts.body, door.timeouts.write);
+    let mut down =
+        Downstream::new(Wire::H1(h1), hatch.clone(), http::Method::GET).timeouts(door.timeouts.body, door.timeouts.write);
     refuse(&mut journey, &mut down, &bad.reply()).await;
     drop(down);
     if let Some(Returned { wire: Wire::H1(wire), .. }) = hatch.take() {
@@ -317,19 +320,24 @@ async fn exchange(
     let snapshot = core.snapshot.load_full();
     let most = snapshot.max_in_flight;
     let hatch = Hatch::default();
-    let mut down = Downstream::new(wire, hatch.clone(), head.method.clone())
-        .timeouts(door.timeouts.body, door.timeouts.write);
+    let mut down = Downstream::new(wire, hatch.clone(), head.method.clone()).timeouts(door.timeouts.body, door.timeouts.write);
     let mut journey = Journey::begin(core, snapshot, door, connection, head);
     let Some(_permit) = core.in_flight.try_enter(most) else {
-        let reply = Reply::new(StatusCode::SERVICE_UNAVAILABLE, "door", "overloaded", "The gateway has too many requests in flight.")
-            .retry_after(Duration::from_secs(1));
+        let reply =
+            Reply::new(StatusCode::SERVICE_UNAVAILABLE, "door", "overloaded", "The gateway has too many requests in flight.")
+                .retry_after(Duration::from_secs(1));
         refuse(&mut journey, &mut down, &reply).await;
         drop(down);
         return hatch.take();
     };
     match gauntlet(&mut journey, &mut down).await {
         ControlFlow::Break(reply) => refuse(&mut journey, &mut down, &reply).await,
-        ControlFlow::Continue(()) => return by_proxy(worker, door, journey, down, hatch).await,
+        ControlFlow::Continue(()) => {
+            return match journey.choose_service().filter(|service| lane::takes(&journey, service)) {
+                Some(service) => by_lane(worker, journey, down, hatch, &service).await,
+                None => by_proxy(worker, door, journey, down, hatch).await,
+            };
+        }
     }
     drop(down);
     hatch.take()
@@ -344,6 +352,49 @@ async fn gauntlet(journey: &mut Journey, down: &mut Downstream) -> Flow {
     journey.late()
 }
 
+/// The fast lane, under the request's total deadline.
+async fn by_lane(
+    worker: &Arc<Worker>,
+    mut journey: Box<Journey>,
+    mut down: Downstream,
+    hatch: Hatch,
+    service: &Arc<Service>,
+) -> Option<Returned> {
+    journey.outcome.service = Some(service.clone());
+    down.limit_body(journey.max_body());
+    let (deadline, fate) = (journey.deadline(), down.fate());
+    let mut ended = None;
+    let road = async { ended = Some(lane::run(&worker.pool, &mut journey, &mut down, service).await) };
+    within_deadline(road, deadline, &fate).await;
+    journey.flight = None;
+    let failed = match ended {
+        Some(Ok(())) => None,
+        Some(Err(failed)) => Some(failed),
+        None => Some(Failed::Answer(REQUEST_TIMEOUT.reply())),
+    };
+    if let Some(failed) = failed {
+        broke(&mut journey, &mut down, failed).await;
+    }
+    journey.outcome.bytes_in = down.body_read();
+    journey.outcome.bytes_out = down.body_sent();
+    drop(down);
+    hatch.take()
+}
+
+/// Tells the client what can still be told, and the log what happened.
+async fn broke(journey: &mut Journey, down: &mut Downstream, failed: Failed) {
+    let verdict = match failed {
+        Failed::Answer(reply) if !down.is_answered() => return refuse(journey, down, &reply).await,
+        Failed::Answer(reply) => Verdict { policy: reply.policy, reason: "answer_broke_off" },
+        Failed::BrokeOff => Verdict { policy: "upstream", reason: "answer_broke_off" },
+        Failed::ClientGone => {
+            journey.outcome.status = CLIENT_CLOSED.as_u16();
+            Verdict { policy: "client", reason: "client_closed" }
+        }
+    };
+    journey.outcome.verdict = Some(verdict);
+}
+
 /// The proxy road: hands the exchange to Pingora, under the request's total deadline.
 async fn by_proxy(
     worker: &Arc<Worker>,
@@ -354,8 +405,7 @@ async fn by_proxy(
 ) -> Option<Returned> {
     let exchange = &journey.exchange;
     let target = journey.upstream_target();
-    let request =
-        upstream_request(&journey.head, target.as_deref(), exchange.upstream_host.as_deref(), &exchange.to_upstream);
+    let request = upstream_request(&journey.head, target.as_deref(), exchange.upstream_host.as_deref(), &exchange.to_upstream);
     let request = match request {
         Ok(request) => request,
         Err(_) => {
@@ -382,9 +432,9 @@ async fn by_proxy(
         // A hook failed before an answer was begun, and the client is gone or cannot be answered.
         return None;
     }
-    let reply = Reply::new(StatusCode::GATEWAY_TIMEOUT, "door", "request_timeout", "The request took longer than it may.");
+    let reply = REQUEST_TIMEOUT.reply();
     let mut down = Downstream::new(returned.wire, hatch.clone(), method).timeouts(door.timeouts.body, door.timeouts.write);
-    let _ = down.reply(&reply.closing(), &HeaderEdits::new(), &request_id).await;
+    let _ = down.reply(&reply, &HeaderEdits::new(), &request_id).await;
     drop(down);
     hatch.take()
 }

@@ -121,7 +121,8 @@ impl Process {
         }
         let (reload, reloads) = mpsc::channel(16);
         if let Some(address) = admin {
-            let socket = sockets.open(address, 1, &mut inherited).map_err(io_failure(format!("cannot listen on {address} (admin)")))?;
+            let socket =
+                sockets.open(address, 1, &mut inherited).map_err(io_failure(format!("cannot listen on {address} (admin)")))?;
             if let Some(socket) = socket.into_iter().next() {
                 tokio::spawn(admin::serve(socket, admin::router(core.clone(), reload)));
             }

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::connection;
 use crate::core::{Core, Phase};
+use crate::lane::{Pool, SWEEP};
 use crate::proxy::Gateway;
 
 /// The most attempts that Pingora makes for one request, whatever the service says.
@@ -26,6 +27,8 @@ const POOL: usize = 1024;
 pub struct Worker {
     pub core: Arc<Core>,
     pub proxy: Arc<HttpProxy<Gateway>>,
+    /// The fast lane's idle connections to backends.
+    pub pool: Pool,
     /// Pingora's own view of a shutdown: never true, for the door itself ends connections.
     pub shutdown: ShutdownWatch,
 }
@@ -80,9 +83,10 @@ async fn run(core: Arc<Core>, mut orders: mpsc::UnboundedReceiver<Command>) {
     };
     let proxy = Arc::new(http_proxy(&Arc::new(conf), Gateway));
     let mut phase = core.phase.subscribe();
-    let worker = Arc::new(Worker { core, proxy: proxy.clone(), shutdown });
+    let worker = Arc::new(Worker { core, proxy: proxy.clone(), pool: Pool::default(), shutdown });
     // Every connection's task holds a sender: the receiver ends when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    let sweeping = tokio::spawn(sweep(worker.clone()));
     let mut loops: HashMap<SocketAddr, Vec<oneshot::Sender<oneshot::Sender<()>>>> = HashMap::new();
     loop {
         tokio::select! {
@@ -117,7 +121,15 @@ async fn run(core: Arc<Core>, mut orders: mpsc::UnboundedReceiver<Command>) {
     }
     drop(alive);
     let _ = all_gone.recv().await;
+    sweeping.abort();
     proxy.http_cleanup().await;
+}
+
+async fn sweep(worker: Arc<Worker>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        worker.pool.sweep();
+    }
 }
 
 async fn accept(

@@ -69,6 +69,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
         doors,
         table,
         routes,
+        lane: server.fast_lane,
         max_in_flight: *server.max_in_flight as usize,
         grace: server.grace.0,
         workers: server.workers.as_ref().map(|workers| usize::from(**workers)),
@@ -148,7 +149,12 @@ impl<'a> Compiler<'a> {
 
     fn door(&self, listener: Listener) -> Arc<Door> {
         let guard = self.around.ledger.keep(&format!("guard:{}", listener.bind), Guard::new);
-        Arc::new(Door { head_limits: head_limits(&listener.limits), guard, metrics: self.around.metrics.listener(&listener.name), listener })
+        Arc::new(Door {
+            head_limits: head_limits(&listener.limits),
+            guard,
+            metrics: self.around.metrics.listener(&listener.name),
+            listener,
+        })
     }
 
     fn services(&mut self) {

@@ -79,6 +79,8 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
     pub services: BTreeMap<Arc<str>, Arc<Service>>,
     pub max_in_flight: usize,
+    /// Whether requests may take the fast lane.
+    pub lane: bool,
     pub grace: Duration,
     pub workers: Option<usize>,
     pub cache_memory: usize,

@@ -3,6 +3,10 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Method, StatusCode, Version, header};
 use pingora_http::ResponseHeader;
+use smallvec::SmallVec;
+
+use super::answer::AnswerHead;
+use crate::head::{HeaderEdits, added, is_edited};
 
 /// How an answer's body is delimited towards the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,16 +23,8 @@ pub enum AnswerFraming {
 }
 
 /// Fields that belong to one connection and never pass a gateway (RFC 9110, section 7.6.1).
-pub const HOP_BY_HOP: [&str; 8] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+pub const HOP_BY_HOP: [&str; 8] =
+    ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding", "upgrade"];
 
 /// An answer that cannot be passed on: its own framing is in doubt.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,6 +83,104 @@ pub fn strip_hop_by_hop(answer: &mut ResponseHeader) {
     }
 }
 
+/// Appends a field.
+pub fn field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    out.reserve(name.len() + value.len() + 4);
+    out.put_slice(name);
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
+}
+
+/// Appends the head of a backend's answer as it goes to the client: without what belongs to the backend's connection, and with the
+/// gateway's own changes.
+pub fn relayed(
+    out: &mut BytesMut,
+    answer: &AnswerHead,
+    edits: &HeaderEdits,
+    framing: AnswerFraming,
+    keep_alive: bool,
+    version: Version,
+) {
+    out.reserve(answer.buffer.len() + 512);
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(answer.status.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(answer.reason.of(&answer.buffer));
+    out.put_slice(b"\r\n");
+    let nominated =
+        nominations(answer.headers().filter(|(name, _)| name.eq_ignore_ascii_case(b"connection")).map(|(_, value)| value));
+    let mut dated = false;
+    for (name, value) in answer.headers() {
+        if is_hop_by_hop(name) || is_edited(edits, name) || nominated.iter().any(|token| is_nominated(name, token)) {
+            continue;
+        }
+        if name.eq_ignore_ascii_case(b"content-length") && matches!(framing, AnswerFraming::Chunked | AnswerFraming::UntilClose) {
+            continue;
+        }
+        dated |= name.eq_ignore_ascii_case(b"date");
+        field(out, name, value);
+    }
+    for (name, value) in added(edits) {
+        dated |= *name == header::DATE;
+        field(out, name.as_str().as_bytes(), value.as_bytes());
+    }
+    end_of_head(out, dated, framing, keep_alive, version);
+}
+
+/// Appends an interim answer (1xx) without what belongs to the backend's connection.
+pub fn interim(out: &mut BytesMut, answer: &AnswerHead) {
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(answer.status.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(answer.reason.of(&answer.buffer));
+    out.put_slice(b"\r\n");
+    for (name, value) in
+        answer.headers().filter(|(name, _)| !is_hop_by_hop(name) && !name.eq_ignore_ascii_case(b"content-length"))
+    {
+        field(out, name, value);
+    }
+    out.put_slice(b"\r\n");
+}
+
+/// Whether a name is one of [`HOP_BY_HOP`].
+pub fn is_hop_by_hop(name: &[u8]) -> bool {
+    HOP_BY_HOP.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+}
+
+/// The names that `Connection` fields nominate, without what nearly all of them say.
+pub fn nominations<'a>(values: impl Iterator<Item = &'a [u8]>) -> SmallVec<[&'a [u8]; 2]> {
+    values
+        .flat_map(|value| value.split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !token.is_empty() && !token.eq_ignore_ascii_case(b"keep-alive") && !token.eq_ignore_ascii_case(b"close"))
+        .collect()
+}
+
+/// Whether a nomination takes this field away. Not these: a backend, or a client, that nominated them would change what the message is.
+fn is_nominated(name: &[u8], token: &[u8]) -> bool {
+    let kept = [&b"content-length"[..], b"set-cookie", b"cache-control"].iter().any(|kept| name.eq_ignore_ascii_case(kept));
+    name.eq_ignore_ascii_case(token) && !kept
+}
+
+fn end_of_head(out: &mut BytesMut, dated: bool, framing: AnswerFraming, keep_alive: bool, version: Version) {
+    out.reserve(128);
+    if !dated {
+        out.put_slice(b"Date: ");
+        out.put_slice(date().as_bytes());
+        out.put_slice(b"\r\n");
+    }
+    if framing == AnswerFraming::Chunked {
+        out.put_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    if !keep_alive {
+        out.put_slice(b"Connection: close\r\n");
+    } else if version == Version::HTTP_10 {
+        out.put_slice(b"Connection: keep-alive\r\n");
+    }
+    out.put_slice(b"\r\n");
+}
+
 /// Appends the head of an answer whose hop-by-hop fields are already gone.
 pub fn head(out: &mut BytesMut, answer: &ResponseHeader, framing: AnswerFraming, keep_alive: bool, version: Version) {
     out.reserve(256);
@@ -97,20 +191,9 @@ pub fn head(out: &mut BytesMut, answer: &ResponseHeader, framing: AnswerFraming,
     out.put_slice(b"\r\n");
     answer.header_to_h1_wire(out);
     if !answer.status.is_informational() {
-        if !answer.headers.contains_key(header::DATE) {
-            out.put_slice(b"Date: ");
-            out.put_slice(crate::wire::encode::date().as_bytes());
-            out.put_slice(b"\r\n");
-        }
-        if framing == AnswerFraming::Chunked {
-            out.put_slice(b"Transfer-Encoding: chunked\r\n");
-        }
-        if !keep_alive {
-            out.put_slice(b"Connection: close\r\n");
-        } else if version == Version::HTTP_10 {
-            out.put_slice(b"Connection: keep-alive\r\n");
-        }
-    } else if framing == AnswerFraming::Tunnel {
+        return end_of_head(out, answer.headers.contains_key(header::DATE), framing, keep_alive, version);
+    }
+    if framing == AnswerFraming::Tunnel {
         out.put_slice(b"Connection: Upgrade\r\n");
     }
     out.put_slice(b"\r\n");

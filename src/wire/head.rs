@@ -358,7 +358,10 @@ pub fn host_of(authority: &[u8]) -> Option<String> {
 ///
 /// # Errors
 /// Whatever HTTP/1.1 would be refused for, and connection-specific fields (RFC 9113, section 8.2.2).
-pub fn from_h2(parts: &pingora_core::protocols::http::v2::server::HttpSession, limits: &HeadLimits) -> Result<RequestHead, BadHead> {
+pub fn from_h2(
+    parts: &pingora_core::protocols::http::v2::server::HttpSession,
+    limits: &HeadLimits,
+) -> Result<RequestHead, BadHead> {
     let request = parts.req_header();
     let method = method(request.method.as_str())?;
     let mut text = BytesMut::with_capacity(512);

@@ -4,6 +4,7 @@
 //! The rules exist to leave no room for request smuggling: a message that two parsers could read in two ways (RFC 9112, section
 //! 11.2) is refused, never repaired.
 
+pub mod answer;
 pub mod body;
 pub mod encode;
 pub mod h2;

@@ -1,0 +1,135 @@
+//! The fast lane: plain requests to plain HTTP/1.1 backends, on own connections and own codecs.
+//!
+//! It is the second of the two roads a request can take after the gauntlet, and clients and backends must not be able to tell them
+//! apart. It takes what is commonest and leaves the rest to the proxy road: caching, upgrades, TLS and HTTP/2 towards backends.
+//! What it saves is Pingora's per-request work: header maps built and cloned, two channels between two loops, a task per kept
+//! connection.
+
+mod pool;
+mod relay;
+mod request;
+
+use std::time::Instant;
+
+use http::StatusCode;
+use pingora_error::ErrorType;
+
+pub use pool::{Pool, SWEEP};
+
+use crate::downstream::Downstream;
+use crate::journey::{Journey, body_refusal};
+use crate::reply::Reply;
+use crate::upstream::{Protocol, Service};
+use relay::Upstream;
+
+/// How an exchange ended that did not end well.
+#[derive(Debug)]
+pub enum Failed {
+    /// No answer was begun: give this one.
+    Answer(Box<Reply>),
+    /// The client went away.
+    ClientGone,
+    /// The backend broke off in the middle of its answer.
+    BrokeOff,
+}
+
+/// Whether this request can take the lane.
+pub fn takes(journey: &Journey, service: &Service) -> bool {
+    let cached = journey.route.as_ref().is_some_and(|route| route.plan.knobs.cache.is_some());
+    journey.snapshot.lane && !cached && !journey.head.upgrade && service.protocol == Protocol::Http1 && !service.is_tls()
+}
+
+/// Takes one request to a backend and its answer back.
+///
+/// # Errors
+/// See [`Failed`]. Cancel-safe in the sense that dropping the future closes the backend's connection and leaves the client's as it is.
+pub async fn run(pool: &Pool, journey: &mut Journey, down: &mut Downstream, service: &Service) -> Result<(), Failed> {
+    let mut fresh = false;
+    loop {
+        let mut up = connect(pool, journey, service, fresh).await?;
+        journey.outcome.upstream_started = Some(Instant::now());
+        match relay::exchange(&mut up, journey, down, service).await {
+            Ok(()) => {
+                if let Some(stream) = up.reusable() {
+                    pool.keep(stream, journey.outcome.endpoint, service);
+                }
+                return Ok(());
+            }
+            // The backend had just closed a kept connection: nothing came back, and asking again does no harm.
+            Err(relay::Broken::Stale) if up.is_kept() && may_repeat(journey, down) => {
+                journey.outcome.attempts += 1;
+                fresh = true;
+            }
+            Err(broken) => {
+                if let (Some(flight), true) = (&journey.flight, broken.is_backends()) {
+                    flight.endpoint().record_failure();
+                }
+                return Err(failed(broken));
+            }
+        }
+    }
+}
+
+/// A connection to the endpoint whose turn it is; if it cannot be had, to the next, as often as the service says.
+async fn connect(pool: &Pool, journey: &mut Journey, service: &Service, fresh: bool) -> Result<Upstream, Failed> {
+    loop {
+        if !fresh || journey.outcome.endpoint.is_none() {
+            let Some(picked) = journey.pick(service) else { return Err(Failed::Answer(service.unavailable())) };
+            journey.outcome.endpoint = Some(picked.addr);
+            journey.flight = Some(picked.begin());
+            journey.outcome.attempts += 1;
+        }
+        let Some(address) = journey.outcome.endpoint else { return Err(Failed::Answer(service.unavailable())) };
+        if let Some(kept) = (!fresh).then(|| pool.take(address)).flatten() {
+            return Ok(Upstream::kept(kept));
+        }
+        let connecting = tokio::net::TcpStream::connect(address);
+        let (timed_out, error) = match tokio::time::timeout(service.timeouts.connect, connecting).await {
+            Ok(Ok(stream)) => {
+                let _ = stream.set_nodelay(true);
+                return Ok(Upstream::new(stream));
+            }
+            Ok(Err(_)) => (false, "connect_failure"),
+            Err(_) => (true, "connect_timeout"),
+        };
+        if fresh || !journey.connect_failed() {
+            return Err(Failed::Answer(match timed_out {
+                true => upstream_reply(StatusCode::GATEWAY_TIMEOUT, error, "The backend could not be reached in time."),
+                false => upstream_reply(StatusCode::BAD_GATEWAY, error, "The backend could not be reached."),
+            }));
+        }
+    }
+}
+
+/// Whether the same request may be sent a second time: what it does twice is the same as once (RFC 9110, section 9.2.2), and its body
+/// is still at hand.
+fn may_repeat(journey: &Journey, down: &Downstream) -> bool {
+    journey.head.method.is_idempotent() && down.can_replay()
+}
+
+fn upstream_reply(status: StatusCode, reason: &'static str, detail: &'static str) -> Box<Reply> {
+    Reply::new(status, "upstream", reason, detail)
+}
+
+fn failed(broken: relay::Broken) -> Failed {
+    use relay::Broken;
+    match broken {
+        Broken::Stale | Broken::Lost => {
+            Failed::Answer(upstream_reply(StatusCode::BAD_GATEWAY, "connection_lost", "The connection to the backend was lost."))
+        }
+        Broken::TimedOut => {
+            Failed::Answer(upstream_reply(StatusCode::GATEWAY_TIMEOUT, "response_timeout", "The backend did not answer in time."))
+        }
+        Broken::Malformed => {
+            Failed::Answer(upstream_reply(StatusCode::BAD_GATEWAY, "malformed_answer", "The backend's answer is malformed."))
+        }
+        Broken::Client(error) => match body_refusal(&error.etype) {
+            Some(reply) => Failed::Answer(reply),
+            None if error.etype == ErrorType::InvalidHTTPHeader => {
+                Failed::Answer(upstream_reply(StatusCode::BAD_GATEWAY, "malformed_answer", "The backend's answer is malformed."))
+            }
+            None => Failed::ClientGone,
+        },
+        Broken::MidAnswer => Failed::BrokeOff,
+    }
+}

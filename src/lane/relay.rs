@@ -1,0 +1,338 @@
+//! One exchange over one backend connection: the request there, the answer back.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::StatusCode;
+use pingora_error::Error;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use super::request::{self, Parts, SentFraming};
+use crate::downstream::Downstream;
+use crate::journey::Journey;
+use crate::upstream::Service;
+use crate::wire::answer::{self, AnswerHead};
+use crate::wire::body::{BodyDecoder, Decoded};
+use crate::wire::encode;
+
+/// Read at once; doubled for answers that turn out to be long.
+const READ: usize = 16 * 1024;
+const READ_MORE: usize = 128 * 1024;
+/// Interim answers before the final one. More are an attack or a loop.
+const MAX_INTERIM: usize = 16;
+
+/// Why an exchange broke.
+#[derive(Debug)]
+pub enum Broken {
+    /// The connection ended before a byte of the answer.
+    Stale,
+    /// It ended in the answer's head.
+    Lost,
+    TimedOut,
+    Malformed,
+    /// The client's side failed.
+    Client(Box<Error>),
+    /// The backend's side failed after the client had been sent the answer's head.
+    MidAnswer,
+}
+
+impl Broken {
+    /// Whether the backend, rather than the client, is to blame.
+    pub fn is_backends(&self) -> bool {
+        !matches!(self, Broken::Client(_))
+    }
+}
+
+/// A connection to a backend.
+pub struct Upstream {
+    stream: TcpStream,
+    read: BytesMut,
+    kept: bool,
+    /// The exchange ended cleanly, and the backend keeps the connection open.
+    clean: bool,
+}
+
+impl Upstream {
+    pub fn new(stream: TcpStream) -> Self {
+        Upstream { stream, read: BytesMut::new(), kept: false, clean: false }
+    }
+
+    pub fn kept(stream: TcpStream) -> Self {
+        Upstream { kept: true, ..Self::new(stream) }
+    }
+
+    /// Whether this connection has carried an exchange before.
+    pub fn is_kept(&self) -> bool {
+        self.kept
+    }
+
+    /// The connection, if it can carry another exchange. Bytes after the answer are nobody's: it is closed then.
+    pub fn reusable(self) -> Option<TcpStream> {
+        (self.clean && self.read.is_empty()).then_some(self.stream)
+    }
+
+    async fn fill(&mut self, amount: usize, limit: Duration) -> Result<usize, Broken> {
+        self.read.reserve(amount);
+        match tokio::time::timeout(limit, self.stream.read_buf(&mut self.read)).await {
+            Ok(Ok(count)) => Ok(count),
+            Ok(Err(_)) => Ok(0),
+            Err(_) => Err(Broken::TimedOut),
+        }
+    }
+
+    async fn write(&self, bytes: &mut impl Buf, limit: Duration) -> Result<(), Broken> {
+        let writing = async {
+            while bytes.has_remaining() {
+                match self.stream.try_write(bytes.chunk()) {
+                    Ok(0) => return Err(Broken::Lost),
+                    Ok(count) => bytes.advance(count),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        self.stream.writable().await.map_err(|_| Broken::Lost)?;
+                    }
+                    Err(_) => return Err(Broken::Lost),
+                }
+            }
+            Ok(())
+        };
+        tokio::time::timeout(limit, writing).await.unwrap_or(Err(Broken::TimedOut))
+    }
+}
+
+/// The request's body on its way to the backend.
+struct Sending {
+    framing: SentFraming,
+    /// Bytes that are framed and wait for the socket.
+    pending: BytesMut,
+    done: bool,
+}
+
+impl Sending {
+    fn frame(&mut self, piece: &Bytes) {
+        match self.framing {
+            SentFraming::Chunked => {
+                encode::chunk_head(&mut self.pending, piece.len());
+                self.pending.extend_from_slice(piece);
+                self.pending.extend_from_slice(b"\r\n");
+            }
+            _ => self.pending.extend_from_slice(piece),
+        }
+    }
+
+    fn end(&mut self) {
+        if self.framing == SentFraming::Chunked {
+            self.pending.extend_from_slice(&encode::LAST_CHUNK);
+        }
+        self.done = true;
+    }
+}
+
+/// Sends the request and relays the answer.
+pub async fn exchange(up: &mut Upstream, journey: &mut Journey, down: &mut Downstream, service: &Service) -> Result<(), Broken> {
+    let mut out = BytesMut::with_capacity(1024);
+    let target = journey.upstream_target();
+    let buffered = down.buffered().cloned();
+    let parts = Parts {
+        head: &journey.head,
+        target: target.as_deref(),
+        host: journey.exchange.upstream_host.as_deref(),
+        edits: &journey.exchange.to_upstream,
+        buffered: buffered.as_ref().map(Bytes::len),
+        empty: down.body_is_empty(),
+    };
+    let framing = request::write(&mut out, &parts);
+    let mut sending = Sending { framing, pending: out, done: framing == SentFraming::None };
+    if let Some(body) = buffered {
+        sending.frame(&body);
+        sending.done = true;
+    } else if !sending.done {
+        down.keep_for_replay();
+        if let Some(replay) = down.replay() {
+            sending.frame(&replay);
+        }
+    }
+    if sending.done {
+        up.write(&mut sending.pending, service.timeouts.write).await.map_err(stale)?;
+    }
+    let answer = interim_and_final(up, journey, down, service, &mut sending).await?;
+    journey.outcome.upstream = journey.outcome.upstream_started.map(|started| started.elapsed());
+    relay(up, journey, down, service, sending, answer).await
+}
+
+/// A connection that takes no more bytes may have been closed by the backend while it was idle.
+fn stale(broken: Broken) -> Broken {
+    if matches!(broken, Broken::Lost) { Broken::Stale } else { broken }
+}
+
+/// Waits for the final answer's head, and sends the body meanwhile.
+async fn interim_and_final(
+    up: &mut Upstream,
+    journey: &Journey,
+    down: &mut Downstream,
+    service: &Service,
+    sending: &mut Sending,
+) -> Result<AnswerHead, Broken> {
+    for _ in 0..MAX_INTERIM {
+        let head = loop {
+            if !up.read.is_empty() {
+                if let Some(head) = answer::take(&mut up.read, &journey.head.method).map_err(|_| Broken::Malformed)? {
+                    break head;
+                }
+            }
+            step(up, down, service, sending).await?;
+        };
+        if !head.status.is_informational() {
+            return Ok(head);
+        }
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            // Nobody asked for it: requests to upgrade take the other road.
+            return Err(Broken::Malformed);
+        }
+        if head.status != StatusCode::CONTINUE {
+            down.write_interim(&head).await.map_err(Broken::Client)?;
+        }
+    }
+    Err(Broken::Malformed)
+}
+
+/// Waits for whatever comes first: a piece of the request's body, room to send it, bytes of the answer, or the client's end.
+async fn step(up: &mut Upstream, down: &mut Downstream, service: &Service, sending: &mut Sending) -> Result<(), Broken> {
+    if sending.pending.has_remaining() {
+        // An answer may come before the request is whole: a backend that stops reading would otherwise stop both.
+        let Upstream { stream, .. } = &*up;
+        let ready = tokio::time::timeout(service.timeouts.write, async {
+            tokio::select! {
+                biased;
+                _ = stream.readable() => true,
+                _ = stream.writable() => false,
+            }
+        });
+        match ready.await {
+            Err(_) => return Err(Broken::TimedOut),
+            Ok(false) => {
+                match stream.try_write(&sending.pending) {
+                    Ok(count) => sending.pending.advance(count),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(_) => return Err(Broken::Stale),
+                }
+                return Ok(());
+            }
+            Ok(true) => {}
+        }
+    }
+    let reading = sending.pending.is_empty() && !sending.done;
+    up.read.reserve(READ);
+    let limit = if sending.done { service.timeouts.response } else { Duration::MAX };
+    let event = {
+        let Upstream { stream, read, .. } = up;
+        let first = async {
+            tokio::select! {
+                biased;
+                count = stream.read_buf(read) => Ok(Event::Answer(count.unwrap_or(0))),
+                event = client(down, reading), if reading || sending.done => event,
+            }
+        };
+        match limit {
+            Duration::MAX => first.await,
+            limit => tokio::time::timeout(limit, first).await.map_err(|_| Broken::TimedOut)?,
+        }
+    };
+    match event.map_err(Broken::Client)? {
+        Event::Answer(0) if up.read.is_empty() => Err(Broken::Stale),
+        Event::Answer(0) => Err(Broken::Lost),
+        Event::Answer(_) => Ok(()),
+        Event::Piece(Some(piece)) => {
+            sending.frame(&piece);
+            Ok(())
+        }
+        Event::Piece(None) => {
+            sending.end();
+            Ok(())
+        }
+        Event::Gone => Err(Broken::Client(Error::new(crate::downstream::CLIENT_GONE))),
+    }
+}
+
+enum Event {
+    Answer(usize),
+    Piece(Option<Bytes>),
+    Gone,
+}
+
+/// The next piece of the request's body, or, once it is sent, the client's end.
+async fn client(down: &mut Downstream, reading: bool) -> pingora_error::Result<Event> {
+    if reading {
+        return down.read_body().await.map(Event::Piece);
+    }
+    down.gone().await;
+    Ok(Event::Gone)
+}
+
+/// Passes the answer on, and what is left of the request's body meanwhile.
+async fn relay(
+    up: &mut Upstream,
+    journey: &mut Journey,
+    down: &mut Downstream,
+    service: &Service,
+    mut sending: Sending,
+    mut answer: AnswerHead,
+) -> Result<(), Broken> {
+    journey.answered(answer.status);
+    let end = answer.body.is_done();
+    down.write_answer(&answer, &journey.exchange.to_client, end).await.map_err(Broken::Client)?;
+    let mut amount = READ;
+    while !answer.body.is_done() {
+        let before = up.read.len();
+        match next_piece(&mut answer.body, &mut up.read)? {
+            Some(piece) => {
+                let last = answer.body.is_done();
+                if before >= amount {
+                    amount = READ_MORE;
+                }
+                down.write_piece(piece, last).await.map_err(Broken::Client)?;
+                continue;
+            }
+            None if answer.body.is_done() => break,
+            None => {}
+        }
+        // What was gathered so far must not wait for what may take a while.
+        down.flush().await.map_err(Broken::Client)?;
+        if !sending.done || sending.pending.has_remaining() {
+            match step(up, down, service, &mut sending).await {
+                Ok(()) => continue,
+                Err(Broken::Stale | Broken::Lost) if answer.body == BodyDecoder::UntilClose => answer.body = BodyDecoder::Done,
+                Err(Broken::Client(error)) => return Err(Broken::Client(error)),
+                Err(_) => return Err(Broken::MidAnswer),
+            }
+            continue;
+        }
+        match fill_or_gone(up, down, amount, service.timeouts.response).await? {
+            0 if answer.body == BodyDecoder::UntilClose => answer.body = BodyDecoder::Done,
+            0 => return Err(Broken::MidAnswer),
+            _ => {}
+        }
+    }
+    down.end().await.map_err(Broken::Client)?;
+    up.clean = answer.keep_alive && sending.done && sending.pending.is_empty();
+    Ok(())
+}
+
+/// More bytes of the answer; a client that goes away meanwhile ends the exchange, for an answer may be endless.
+async fn fill_or_gone(up: &mut Upstream, down: &mut Downstream, amount: usize, limit: Duration) -> Result<usize, Broken> {
+    let endless = down.is_endless();
+    tokio::select! {
+        biased;
+        count = up.fill(amount, if endless { FOREVER } else { limit }) => count.map_err(|_| Broken::MidAnswer),
+        _ = down.gone() => Err(Broken::Client(Error::new(crate::downstream::CLIENT_GONE))),
+    }
+}
+
+/// An event stream may be silent for as long as its parties like.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+fn next_piece(body: &mut BodyDecoder, read: &mut BytesMut) -> Result<Option<Bytes>, Broken> {
+    match body.decode(read).map_err(|_| Broken::MidAnswer)? {
+        Decoded::Data(data) => Ok(Some(data)),
+        Decoded::NeedMore | Decoded::End => Ok(None),
+    }
+}

@@ -1,0 +1,150 @@
+//! The reading of a backend's HTTP/1.1 answer.
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, StatusCode};
+use smallvec::SmallVec;
+
+use super::body::BodyDecoder;
+use crate::head::{BodyFraming, Field, Span};
+
+/// The largest head of an answer, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+const MAX_FIELDS: usize = 128;
+
+/// An answer's head: one buffer, and ranges into it.
+pub struct AnswerHead {
+    pub buffer: Bytes,
+    pub status: StatusCode,
+    pub reason: Span,
+    pub fields: SmallVec<[Field; 16]>,
+    pub body: BodyDecoder,
+    /// What is announced, where it is.
+    pub length: Option<u64>,
+    /// Whether the backend keeps the connection open.
+    pub keep_alive: bool,
+}
+
+/// An answer that is not one, or could be read in two ways.
+#[derive(Debug)]
+pub struct Malformed;
+
+/// Takes a head off the front of `buffer`; `None` if it is not whole yet.
+///
+/// # Errors
+/// A head that is malformed, too large, or framed ambiguously.
+pub fn take(buffer: &mut BytesMut, method: &Method) -> Result<Option<AnswerHead>, Malformed> {
+    let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut answer = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut answer, buffer, &mut slots);
+    let length = match parsed {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) if buffer.len() < MAX_HEAD => return Ok(None),
+        _ => return Err(Malformed),
+    };
+    let base = buffer.as_ptr() as usize;
+    let span = |part: &[u8]| {
+        let start = (part.as_ptr() as usize).wrapping_sub(base) as u32;
+        Span { start, end: start.wrapping_add(part.len() as u32) }
+    };
+    let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed)?;
+    let reason = match answer.reason {
+        Some(reason) if !reason.is_empty() => span(reason.as_bytes()),
+        _ => Span::default(),
+    };
+    let fields: SmallVec<[Field; 16]> = answer
+        .headers
+        .iter()
+        .map(|field| Field { name: span(field.name.as_bytes()), value: span(field.value.trim_ascii()) })
+        .collect();
+    let is_11 = answer.version == Some(1);
+    let buffer = buffer.split_to(length).freeze();
+    let mut head = AnswerHead { buffer, status, reason, fields, body: BodyDecoder::Done, length: None, keep_alive: is_11 };
+    head.frame(method, is_11)?;
+    Ok(Some(head))
+}
+
+impl AnswerHead {
+    pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.iter().map(|field| (field.name.of(&self.buffer), field.value.of(&self.buffer)))
+    }
+
+    /// Where the body ends (RFC 9112, section 6.3), and whether the connection outlives it.
+    fn frame(&mut self, method: &Method, is_11: bool) -> Result<(), Malformed> {
+        let (mut length, mut chunked, mut close, mut stay) = (None, false, false, false);
+        for (name, value) in self.headers() {
+            match name.len() {
+                14 if name.eq_ignore_ascii_case(b"content-length") => {
+                    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+                    let number = digits.then(|| std::str::from_utf8(value).ok()?.parse::<u64>().ok()).flatten();
+                    if length.replace(number.ok_or(Malformed)?).is_some() {
+                        return Err(Malformed);
+                    }
+                }
+                17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                    if chunked || !value.eq_ignore_ascii_case(b"chunked") || !is_11 {
+                        return Err(Malformed);
+                    }
+                    chunked = true;
+                }
+                10 if name.eq_ignore_ascii_case(b"connection") => {
+                    for token in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                        close |= token.eq_ignore_ascii_case(b"close");
+                        stay |= token.eq_ignore_ascii_case(b"keep-alive");
+                    }
+                }
+                _ => {}
+            }
+        }
+        if chunked && length.is_some() {
+            return Err(Malformed);
+        }
+        let bodiless = *method == Method::HEAD
+            || self.status.is_informational()
+            || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        self.keep_alive = !close && (self.keep_alive || stay);
+        self.body = match (bodiless, chunked, length) {
+            (true, ..) => BodyDecoder::Done,
+            (false, true, _) => BodyDecoder::new(BodyFraming::Streamed),
+            (false, false, Some(length)) => BodyDecoder::new(BodyFraming::Length(length)),
+            (false, false, None) => BodyDecoder::UntilClose,
+        };
+        self.keep_alive &= self.body != BodyDecoder::UntilClose;
+        self.length = length;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Option<AnswerHead>, Malformed> {
+        take(&mut BytesMut::from(text), &Method::GET)
+    }
+
+    #[test]
+    fn frames_answers() {
+        let head = parse("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").unwrap().unwrap();
+        assert_eq!((head.body, head.keep_alive), (BodyDecoder::Length(5), true));
+        let head = parse("HTTP/1.1 200 OK\r\n\r\n").unwrap().unwrap();
+        assert_eq!((head.body, head.keep_alive), (BodyDecoder::UntilClose, false));
+        let head = parse("HTTP/1.0 204 No Content\r\n\r\n").unwrap().unwrap();
+        assert_eq!((head.body, head.keep_alive), (BodyDecoder::Done, false));
+        assert!(parse("HTTP/1.1 200 OK\r\nContent-").unwrap().is_none());
+    }
+
+    #[test]
+    fn refuses_ambiguous_answers() {
+        for fields in [
+            "Content-Length: 5\r\nContent-Length: 5",
+            "Content-Length: -5",
+            "Content-Length: 5\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: gzip, chunked",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        ] {
+            assert!(parse(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n")).is_err(), "{fields}");
+        }
+        assert!(parse("nonsense\r\n\r\n").is_err());
+        assert!(take(&mut BytesMut::from(&[b'a'; MAX_HEAD][..]), &Method::GET).is_err());
+    }
+}

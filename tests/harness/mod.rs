@@ -1,0 +1,41 @@
+//! What every test needs: the gateway itself, backends behind it and clients in front of it.
+//!
+//! Everything runs on loopback and ends with the value that stands for it, a panicking test included. Nothing waits for a fixed
+//! time: [`eventually`] polls. A tool that is missing (curl, nginx) fails the test that wants it.
+
+#![allow(dead_code, reason = "a toolbox: what one module does not use, the next one does")]
+
+mod backend;
+mod client;
+mod curl;
+mod files;
+mod gateway;
+mod nginx;
+mod port;
+
+use std::time::{Duration, Instant};
+
+pub use backend::{Backend, RecordedRequest};
+pub use client::{Answer, Client, get, raw, request};
+pub use curl::{curl, try_curl};
+pub use files::Files;
+pub use gateway::{Gateway, Ran, portcullis, portcullis_with};
+pub use nginx::Nginx;
+pub use port::Port;
+
+/// Polls until the condition holds, for at most 10 seconds.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < until, "not within 10 seconds: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// `text` without the indentation that all its lines share, so that YAML can be written in place.
+fn dedented(text: &str) -> String {
+    let indents = text.lines().filter(|line| !line.trim().is_empty()).map(|line| line.len() - line.trim_start().len());
+    let common = indents.min().unwrap_or(0);
+    text.lines().map(|line| line.get(common..).unwrap_or("").to_owned() + "\n").collect()
+}

@@ -1,0 +1,5 @@
+//! The journey through the real binary, over real sockets, with real peers. One module for each part of the promise.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod harness;
