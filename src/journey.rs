@@ -209,13 +209,15 @@ impl Journey {
         self.route.as_ref()?.plan.knobs.cache.clone()
     }
 
-    /// The service that answers this request; for a split, chosen once, so that a retry stays with it.
+    /// The service that answers this request; for a split, chosen once, so that a retry stays with it, and so that asking which road
+    /// to take does not draw lots a second time.
     pub fn choose_service(&mut self) -> Option<Arc<Service>> {
         if let Some(service) = &self.outcome.service {
             return Some(service.clone());
         }
-        let route = self.route.as_ref()?;
-        route.answer.choose(&self.head, self.exchange.client)
+        let chosen = self.route.as_ref()?.answer.choose(&self.head, self.exchange.client);
+        self.outcome.service.clone_from(&chosen);
+        chosen
     }
 
     /// Notes that an endpoint could not be connected to. Whether another one may be tried.
