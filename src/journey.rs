@@ -75,7 +75,7 @@ impl Journey {
         exchange.client = forwarded::real_client(peer, &head, &door.trusted_proxies);
         let scheme = if connection.tls.is_some() { "https" } else { "http" };
         let hop = Hop { peer, client: exchange.client, local: connection.local, scheme, trusted };
-        forwarded::forward_edits(&head, &hop, &mut exchange.to_upstream);
+        forwarded::forward_edits_of(connection, &head, &hop, &mut exchange.to_upstream);
         let trace = Trace::of(&head, false);
         trace.edits(&head, &mut exchange.to_upstream);
         exchange.traceparent = trace.traceparent;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{BODY_MALFORMED, CLIENT_GONE};
 use crate::head::{HeaderEdits, RequestHead};
+use crate::reply::Reply;
 use crate::wire::answer::AnswerHead;
 use crate::wire::body::{BodyDecoder, Decoded};
 use crate::wire::encode::{self, AnswerFraming};
@@ -92,7 +93,7 @@ pub enum NextHead {
 pub struct H1 {
     io: Io,
     read: BytesMut,
-    write: BytesMut,
+    write: Vec<u8>,
     body: BodyDecoder,
     framing: AnswerFraming,
     version: Version,
@@ -113,7 +114,7 @@ impl H1 {
         H1 {
             io,
             read: BytesMut::from(read),
-            write: BytesMut::new(),
+            write: Vec::new(),
             body: BodyDecoder::Done,
             framing: AnswerFraming::None,
             version: Version::HTTP_11,
@@ -280,6 +281,13 @@ impl H1 {
                 // Full: the client is plainly there. Whoever waits here is woken by something else.
                 return std::future::pending().await;
             }
+            // The wait itself needs no buffer, and mostly it is all there is.
+            if let Io::Plain(stream) = &self.io {
+                if stream.readable().await.is_err() {
+                    self.failed = true;
+                    return;
+                }
+            }
             if matches!(self.fill().await, Ok(0) | Err(_)) {
                 self.failed = true;
                 return;
@@ -346,6 +354,29 @@ impl H1 {
         if end { self.finish().await } else { Ok(()) }
     }
 
+    /// Sends a whole answer of the gateway's own: head and body in one write.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    pub async fn write_own(&mut self, reply: &Reply, body: &[u8], edits: &HeaderEdits, method: &Method) -> Result<()> {
+        self.keep_alive &= !(self.continue_owed && !self.body.is_done());
+        let mut length = itoa::Buffer::new();
+        let always: [(&[u8], &[u8]); 3] = [
+            (b"Content-Type", b"application/problem+json"),
+            (b"Content-Length", length.format(body.len()).as_bytes()),
+            (b"Cache-Control", b"no-store"),
+        ];
+        let said = reply.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+        let fields = always.into_iter().chain(said);
+        self.framing = AnswerFraming::None;
+        encode::own(&mut self.write, reply.status, fields, edits, self.framing, self.keep_alive, self.version);
+        if *method != Method::HEAD {
+            self.write.extend_from_slice(body);
+        }
+        self.answered = true;
+        self.flush().await
+    }
+
     /// Passes on an interim answer, to a client that can take one.
     ///
     /// # Errors
@@ -374,7 +405,8 @@ impl H1 {
         if self.write.is_empty() {
             return Ok(());
         }
-        let sent = put(&mut self.io, &mut self.write, self.patience).await;
+        let sent = put(&mut self.io, &mut self.write.as_slice(), self.patience).await;
+        self.write.clear();
         self.failed |= sent.is_err();
         sent
     }
@@ -420,8 +452,9 @@ impl H1 {
             self.write.extend_from_slice(after);
             return self.flush().await;
         }
-        let mut whole = (&mut self.write).chain(data).chain(after);
+        let mut whole = Buf::chain(Buf::chain(self.write.as_slice(), data), after);
         let sent = put(&mut self.io, &mut whole, self.patience).await;
+        self.write.clear();
         self.failed |= sent.is_err();
         sent
     }
@@ -434,7 +467,7 @@ impl H1 {
         match self.framing {
             AnswerFraming::Chunked => {
                 self.framing = AnswerFraming::None;
-                self.write.extend_from_slice(&encode::LAST_CHUNK);
+                self.write.extend_from_slice(encode::LAST_CHUNK);
             }
             AnswerFraming::Length(left) if left > 0 => {
                 self.failed = true;

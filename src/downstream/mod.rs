@@ -268,6 +268,16 @@ impl Downstream {
                 wire.close_after();
             }
         }
+        if let Some(Wire::H1(wire)) = &mut self.wire {
+            let body = reply.body(request_id);
+            self.answered = true;
+            if self.method != Method::HEAD {
+                self.body_sent += body.len() as u64;
+            }
+            wire.write_own(reply, &body, edits, &self.method).await?;
+            self.finished = true;
+            return Ok(());
+        }
         let (answer, body) = reply_parts(reply, edits, request_id)?;
         let bodiless = self.method == Method::HEAD;
         self.write_head(Box::new(answer), bodiless).await?;
