@@ -5,7 +5,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -56,13 +56,17 @@ impl Demo {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 
-    fn wait(&mut self) -> ExitStatus {
+    /// Waits for its end, which must be a clean one.
+    #[track_caller]
+    fn ends_well(&mut self) {
         let mut status = None;
         eventually("the demo ends", || {
             status = self.process.try_wait().unwrap();
             status.is_some()
         });
-        status.unwrap()
+        let said = std::fs::read_to_string(self.files.dir().join("stderr")).unwrap();
+        assert_eq!((status.and_then(|status| status.code()), said.as_str()), (Some(0), ""));
+        assert_eq!(self.leftovers(), [] as [PathBuf; 0]);
     }
 
     fn leftovers(&self) -> Vec<PathBuf> {
@@ -151,14 +155,10 @@ fn two_demos_run_side_by_side_and_leave_nothing_behind() {
     }
     assert_eq!((one.leftovers().len(), two.leftovers().len()), (1, 1));
     one.signal(Signal::INT);
-    assert_eq!(one.wait().code(), Some(0));
+    one.ends_well();
     assert_eq!(get(port(&second), "/products/42").status, 200);
     two.signal(Signal::TERM);
-    assert_eq!(two.wait().code(), Some(0));
-    for demo in [&one, &two] {
-        assert_eq!(demo.leftovers(), [] as [PathBuf; 0]);
-        assert_eq!(std::fs::read_to_string(demo.files.dir().join("stderr")).unwrap(), "");
-    }
+    two.ends_well();
 }
 
 #[test]
@@ -179,8 +179,7 @@ fn a_demo_that_is_ended_while_it_starts_leaves_nothing_behind() {
         eventually("the demo has its folder", || !demo.leftovers().is_empty());
         std::thread::sleep(Duration::from_millis(wait));
         demo.signal(Signal::TERM);
-        assert_eq!(demo.wait().code(), Some(0));
-        assert_eq!(demo.leftovers(), [] as [PathBuf; 0]);
+        demo.ends_well();
     }
 }
 
@@ -189,6 +188,5 @@ fn quit_ends_a_demo_instead_of_starting_another() {
     let mut demo = Demo::start();
     demo.whole_page();
     demo.signal(Signal::QUIT);
-    assert_eq!(demo.wait().code(), Some(0));
-    assert_eq!(demo.leftovers(), [] as [PathBuf; 0]);
+    demo.ends_well();
 }

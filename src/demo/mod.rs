@@ -30,8 +30,8 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// Runs the demo until a signal ends it; with `verify` only until every line has been pasted.
 pub fn run(verify: bool) -> ExitCode {
     if successor::takes_over() {
-        // A second demo could not go on with the first one's folder, which is about to be removed.
-        return fail("the demo cannot be upgraded; start it anew");
+        // The demo before got QUIT, which it takes for an order to end: it must not go on in another one.
+        return ExitCode::FAILURE;
     }
     if std::env::var_os("RUST_LOG").is_none() {
         // Between the lines to paste, only what is really wrong.

@@ -13,7 +13,7 @@ pub struct Port {
     /// Two demos that start together must not take the same port: the gateway's sockets share theirs (SO_REUSEPORT) and would not
     /// notice. A name in the abstract namespace belongs to one process and leaves no file.
     _name: Option<UnixListener>,
-    /// Bound but not listening: nothing is delivered here, and the system gives the port to nobody else.
+    /// Bound but not listening: nothing is delivered here, and nobody else gets the port.
     _bound: Socket,
 }
 
@@ -41,7 +41,7 @@ impl Port {
         // Does not share, and so fails if anybody listens there, on this address or on all.
         drop(TcpListener::bind((Ipv4Addr::LOCALHOST, number))?);
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
+        // Shared with the gateway's sockets, which share as well, but not with whoever only reuses addresses.
         socket.set_reuse_port(true)?;
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, number)).into())?;
         Ok(Port { number, _name: Some(name), _bound: socket })
@@ -83,6 +83,7 @@ mod tests {
     fn the_gateway_can_listen_on_a_claimed_port_and_gets_every_connection() {
         let port = Port::free().unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.number));
+        assert!(TcpListener::bind(address).is_err(), "somebody else can");
         let listener = crate::listen::socket::bind(address).unwrap();
         listener.set_nonblocking(false).unwrap();
         for _ in 0..8 {

@@ -32,7 +32,12 @@ impl EarlySignals {
                 let end = tokio::select! {
                     _ = int.recv() => true,
                     _ = term.recv() => true,
-                    _ = quit.recv() => { stop(); true }
+                    _ = quit.recv() => {
+                        // The gateway takes it for an order to upgrade, which fails, as it should.
+                        log::set_max_level(log::LevelFilter::Off);
+                        stop();
+                        true
+                    }
                     // Else it is an order to reload, which the gateway obeys.
                     _ = hangup.recv() => {
                         let gone = had_terminal && !io::stdout().is_terminal();

@@ -143,8 +143,7 @@ impl H1 {
                     Err(bad) => return NextHead::Bad(bad),
                 }
             }
-            let waited = self.read.is_empty();
-            if waited {
+            if self.read.is_empty() {
                 // An idle connection holds no buffer.
                 self.read = BytesMut::new();
                 match tokio::time::timeout(idle, self.readable()).await {
@@ -158,10 +157,6 @@ impl H1 {
                 }
             }
             let until = *until.get_or_insert_with(|| Instant::now() + deadline);
-            if waited && !self.read.is_empty() {
-                // Over TLS, waiting for the first byte has read all that came: the head may be whole, and nothing more to come.
-                continue;
-            }
             match tokio::time::timeout_at(until, self.fill()).await {
                 Ok(Ok(0)) | Ok(Err(_)) => return NextHead::Closed,
                 Ok(Ok(_)) => {}
