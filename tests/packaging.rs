@@ -236,7 +236,7 @@ fn systemd_is_told_the_truth() {
     files.write(
         "gateway.yaml",
         format!(
-            "listeners: [ {{ bind: 127.0.0.1:{} }} ]\nadmin: {{ bind: 127.0.0.1:{} }}\nserver: {{ workers: 1, grace: 5s }}\n",
+            "listeners: [ {{ bind: 127.0.0.1:{} }} ]\nadmin: {{ bind: 127.0.0.1:{} }}\nserver: {{ workers: 1, grace: 1m }}\n",
             port.number(),
             admin.number()
         ),
@@ -275,6 +275,7 @@ fn systemd_is_told_the_truth() {
 
     kill_process(Pid::from_raw(second).unwrap(), Signal::TERM).unwrap();
     assert_eq!(notes(&socket, |heard| !heard.is_empty()), ["STOPPING=1"]);
+    // Long before the grace period is over, although it has only just begun to serve.
     harness::eventually("the successor ends", || {
         // A zombie of nobody's is gone for all that matters here.
         test_kill_process(Pid::from_raw(second).unwrap()).is_err() || service.pid().is_none()

@@ -110,7 +110,8 @@ async fn run(core: Arc<Core>, mut orders: mpsc::UnboundedReceiver<Command>) {
                 }
                 None => break,
             },
-            _ = phase.changed() => if *phase.borrow_and_update() == Phase::Draining { break },
+            // Not `changed`: a process that is told to stop as soon as it has started may be draining before this thread looks.
+            _ = phase.wait_for(|phase| *phase == Phase::Draining) => break,
         }
     }
     for stop in loops.into_values().flatten() {
