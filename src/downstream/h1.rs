@@ -142,15 +142,25 @@ impl H1 {
                     Err(bad) => return NextHead::Bad(bad),
                 }
             }
-            if self.read.is_empty() {
+            let waited = self.read.is_empty();
+            if waited {
                 // An idle connection holds no buffer.
                 self.read = BytesMut::new();
                 match tokio::time::timeout(idle, self.readable()).await {
                     Ok(Ok(())) => {}
                     _ => return NextHead::Closed,
                 }
+                until = Some(Instant::now() + deadline);
+                if !self.read.is_empty() {
+                    // Waiting took bytes in already, maybe the whole head.
+                    continue;
+                }
             }
             let until = *until.get_or_insert_with(|| Instant::now() + deadline);
+            if waited && !self.read.is_empty() {
+                // Over TLS, waiting for the first byte has read all that came: the head may be whole, and nothing more to come.
+                continue;
+            }
             match tokio::time::timeout_at(until, self.fill()).await {
                 Ok(Ok(0)) | Ok(Err(_)) => return NextHead::Closed,
                 Ok(Ok(_)) => {}
@@ -430,6 +440,12 @@ impl H1 {
                 self.failed = true;
                 return Error::e_explain(ErrorType::ConnectionClosed, "the backend's body is shorter than its Content-Length");
             }
+            // The backend has closed the tunnel, so what the client may still say has nowhere to go.
+            AnswerFraming::Tunnel => {
+                self.framing = AnswerFraming::None;
+                self.tunnel = false;
+                self.body = BodyDecoder::Done;
+            }
             _ => {}
         }
         self.flush().await
@@ -498,4 +514,30 @@ async fn put(io: &mut Io, bytes: &mut impl Buf, patience: Duration) -> Result<()
     tokio::time::timeout(patience, io.flush())
         .await
         .map_or_else(|_| Err(Error::new(CLIENT_GONE)), |sent| sent.or_err(CLIENT_GONE, "writing to the client"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    const LIMITS: HeadLimits = HeadLimits { head: 8192, fields: 64, target: 4096 };
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Over TLS, where waiting for bytes and reading them is one step.
+    #[tokio::test]
+    async fn a_head_that_comes_in_one_piece_is_enough() {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let mut h1 = H1::new(Io::Boxed(Box::new(server)), &[]);
+        for _ in 0..2 {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let next = h1.next_head(&LIMITS, SECOND, Duration::from_millis(100)).await;
+            assert!(matches!(next, NextHead::Head(_)));
+        }
+        client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        assert!(matches!(h1.next_head(&LIMITS, SECOND, Duration::from_millis(100)).await, NextHead::TimedOut));
+    }
 }

@@ -306,7 +306,7 @@ async fn relay(
             }
             continue;
         }
-        match fill_or_gone(up, down, amount, service.timeouts.response).await? {
+        match fill_or_gone(up, down, amount, service).await? {
             0 if answer.body == BodyDecoder::UntilClose => answer.body = BodyDecoder::Done,
             0 => return Err(Broken::MidAnswer),
             _ => {}
@@ -318,17 +318,14 @@ async fn relay(
 }
 
 /// More bytes of the answer; a client that goes away meanwhile ends the exchange, for an answer may be endless.
-async fn fill_or_gone(up: &mut Upstream, down: &mut Downstream, amount: usize, limit: Duration) -> Result<usize, Broken> {
-    let endless = down.is_endless();
+async fn fill_or_gone(up: &mut Upstream, down: &mut Downstream, amount: usize, service: &Service) -> Result<usize, Broken> {
+    let limit = if down.is_endless() { service.timeouts.stream } else { service.timeouts.response };
     tokio::select! {
         biased;
-        count = up.fill(amount, if endless { FOREVER } else { limit }) => count.map_err(|_| Broken::MidAnswer),
+        count = up.fill(amount, limit) => count.map_err(|_| Broken::MidAnswer),
         _ = down.gone() => Err(Broken::Client(Error::new(crate::downstream::CLIENT_GONE))),
     }
 }
-
-/// An event stream may be silent for as long as its parties like.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 fn next_piece(body: &mut BodyDecoder, read: &mut BytesMut) -> Result<Option<Bytes>, Broken> {
     match body.decode(read).map_err(|_| Broken::MidAnswer)? {

@@ -416,6 +416,9 @@ async fn by_proxy(
         }
     };
     down.set_request(request, journey.max_body());
+    if journey.is_grpc() {
+        down.await_body_without_limit();
+    }
     let deadline = journey.deadline();
     let fate = down.fate();
     journey.fate = Some(fate.clone());

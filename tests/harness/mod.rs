@@ -3,7 +3,7 @@
 //! Everything runs on loopback and ends with the value that stands for it, a panicking test included. Nothing waits for a fixed
 //! time: [`eventually`] polls. A tool that is missing (curl, nginx) fails the test that wants it.
 
-#![allow(dead_code, reason = "a toolbox: what one module does not use, the next one does")]
+#![allow(dead_code, unused_imports, reason = "a toolbox: what one module does not use, the next one does")]
 
 mod backend;
 mod client;
@@ -19,7 +19,7 @@ pub use backend::{Backend, RecordedRequest};
 pub use client::{Answer, Client, get, raw, request};
 pub use curl::{curl, try_curl};
 pub use files::Files;
-pub use gateway::{Gateway, Ran, portcullis, portcullis_with};
+pub use gateway::{Gateway, Ran, on_both_roads, portcullis, portcullis_with};
 pub use nginx::Nginx;
 pub use port::Port;
 
@@ -31,6 +31,16 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < until, "not within 10 seconds: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// `yaml` with each of these names replaced by its port: `filled(yaml, &[("$BACKEND", backend.port())])`.
+pub fn filled(yaml: &str, ports: &[(&str, u16)]) -> String {
+    let mut yaml = yaml.to_owned();
+    for (name, port) in ports {
+        assert!(yaml.contains(name), "{name} is not used");
+        yaml = yaml.replace(name, &port.to_string());
+    }
+    yaml
 }
 
 /// `text` without the indentation that all its lines share, so that YAML can be written in place.
