@@ -66,9 +66,15 @@ fn the_grace_period_fits_into_the_unit() {
 fn surroundings() -> Files {
     let files = Files::new();
     let (cert, key, _) = files.certificate(&["shop.example.com"]);
-    std::fs::create_dir(files.dir().join("certs")).unwrap();
-    std::fs::copy(cert, files.dir().join("certs/edge.pem")).unwrap();
-    std::fs::copy(key, files.dir().join("certs/edge.key")).unwrap();
+    for folder in ["certs", "secrets"] {
+        std::fs::create_dir(files.dir().join(folder)).unwrap();
+    }
+    for name in ["edge", "shop", "admin"] {
+        std::fs::copy(&cert, files.dir().join(format!("certs/{name}.pem"))).unwrap();
+        std::fs::copy(&key, files.dir().join(format!("certs/{name}.key"))).unwrap();
+    }
+    let issuer = rcgen::KeyPair::generate().unwrap();
+    files.write("secrets/partner-jwt.pem", issuer.public_key_pem());
     files
 }
 
