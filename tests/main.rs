@@ -6,6 +6,7 @@ mod caching;
 mod demo;
 mod harness;
 mod observability;
+mod packaging;
 mod peers;
 mod reload;
 mod routing;
