@@ -320,9 +320,10 @@ fn same_authority(one: &[u8], other: &[u8]) -> bool {
     one.eq_ignore_ascii_case(other)
 }
 
-/// A decimal number without sign, space or list, as RFC 9110, section 8.6 wants it.
+/// A decimal number without sign, space or list, as RFC 9110, section 8.6 wants it; and without the leading zeros that it allows,
+/// for there are parsers that then read an octal one.
 fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || text.len() > 19 || !text.iter().all(u8::is_ascii_digit) {
+    if text.is_empty() || text.starts_with(b"0") && text.len() > 1 || text.len() > 19 || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
     std::str::from_utf8(text).ok()?.parse().ok()
@@ -470,6 +471,7 @@ mod tests {
             ("Content-Length: 1, 1", "content_length"),
             ("Content-Length: +1", "content_length"),
             ("Content-Length: 0x1", "content_length"),
+            ("Content-Length: 010", "content_length"),
             ("Content-Length: ", "content_length"),
             ("Content-Length: 99999999999999999999", "content_length"),
             ("Transfer-Encoding: xchunked", "transfer_encoding"),
