@@ -255,7 +255,8 @@ fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), 
     let mut host: Option<Span> = None;
     let mut length: Option<u64> = None;
     let mut chunked = false;
-    let mut upgrade = false;
+    let mut upgrades = 0;
+    let mut websocket = false;
     let mut connection_upgrade = false;
     let mut close = false;
     let mut stay = false;
@@ -271,7 +272,10 @@ fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), 
                 }
                 head.expects_continue = head.version == Version::HTTP_11;
             }
-            7 if name.eq_ignore_ascii_case(b"upgrade") => upgrade = true,
+            7 if name.eq_ignore_ascii_case(b"upgrade") => {
+                upgrades += 1;
+                websocket = value.eq_ignore_ascii_case(b"websocket");
+            }
             10 if name.eq_ignore_ascii_case(b"connection") => {
                 for token in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
                     close |= token.eq_ignore_ascii_case(b"close");
@@ -299,7 +303,10 @@ fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), 
         (false, None | Some(0)) => BodyFraming::None,
         (false, Some(length)) => BodyFraming::Length(length),
     };
-    head.upgrade = upgrade && connection_upgrade && head.version == Version::HTTP_11 && head.body == BodyFraming::None;
+    // Any other protocol would open a way to the backend past every check here: behind `h2c`, the backend takes further requests
+    // that nobody has routed or authorised. Such a field is dropped, which HTTP allows (RFC 9110, section 7.8).
+    let upgrade = connection_upgrade && upgrades == 1 && websocket && head.method == Method::GET;
+    head.upgrade = upgrade && head.version == Version::HTTP_11 && head.body == BodyFraming::None;
     head.keep_alive = !close && (head.keep_alive || stay);
     let named = match (host, authority_in_target) {
         // An absolute-form target wins over Host (RFC 9112, section 3.2.2); one that disagrees with it is an attack or a fault.
@@ -522,6 +529,25 @@ mod tests {
         assert_eq!(reason("GET / HTTP/3.0\r\nHost: a\r\n\r\n"), "http_version");
         assert_eq!(reason("GET /\r\n\r\n"), "malformed_request_line");
         assert!(parse_bytes(b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn only_a_websocket_is_an_upgrade() {
+        let upgrade = |line: &str, fields: &str| {
+            parse(&format!("{line}\r\nHost: a\r\nConnection: x, Upgrade\r\n{fields}\r\n\r\n")).unwrap().upgrade
+        };
+        assert!(upgrade("GET / HTTP/1.1", "Upgrade: WebSocket"));
+        for fields in [
+            "Upgrade: h2c",
+            "Upgrade: websocket, h2c",
+            "Upgrade: h2c\r\nUpgrade: websocket",
+            "Upgrade: TLS/1.2",
+            "Upgrade: websocket\r\nContent-Length: 1",
+        ] {
+            assert!(!upgrade("GET / HTTP/1.1", fields), "{fields}");
+        }
+        assert!(!upgrade("POST / HTTP/1.1", "Upgrade: websocket"));
+        assert!(!upgrade("GET / HTTP/1.0", "Upgrade: websocket"));
     }
 
     #[test]
