@@ -85,18 +85,20 @@ const CONNECTION_FIELD: BadHead = bad("connection_header", "HTTP/2 has no connec
 #[derive(Debug, Default)]
 pub struct HeadScan {
     scanned: usize,
+    blank: usize,
 }
+
+/// Empty lines before a request line are ignored (RFC 9112, section 2.2), but an endless run of them would keep a connection open
+/// without ever being a request.
+const MAX_BLANK: usize = 2;
 
 impl HeadScan {
     /// Whether `buffer` holds a whole head. `Err` as soon as it cannot become an acceptable one.
     pub fn find(&mut self, buffer: &mut BytesMut, limits: &HeadLimits) -> Result<bool, BadHead> {
         if self.scanned == 0 {
-            // Empty lines before a request line are ignored (RFC 9112, section 2.2), two at most: an endless run of them would
-            // keep a connection open without ever being a request.
-            for _ in 0..2 {
-                if buffer.starts_with(b"\r\n") {
-                    buffer.advance(2);
-                }
+            while self.blank < MAX_BLANK && buffer.starts_with(b"\r\n") {
+                buffer.advance(2);
+                self.blank += 1;
             }
         }
         let from = self.scanned.saturating_sub(3);
@@ -548,6 +550,21 @@ mod tests {
         }
         assert!(!upgrade("POST / HTTP/1.1", "Upgrade: websocket"));
         assert!(!upgrade("GET / HTTP/1.0", "Upgrade: websocket"));
+    }
+
+    #[test]
+    fn empty_lines_before_a_request_are_few() {
+        let limits = HeadLimits::default();
+        let mut scan = HeadScan::default();
+        let mut buffer = BytesMut::new();
+        for _ in 0..2 {
+            buffer.extend_from_slice(b"\r\n");
+            assert_eq!(scan.find(&mut buffer, &limits), Ok(false));
+            assert!(buffer.is_empty());
+        }
+        buffer.extend_from_slice(b"\r\n\r\n");
+        assert_eq!(scan.find(&mut buffer, &limits), Ok(true));
+        assert_eq!(take(&mut buffer, &limits).unwrap_err().reason, "malformed_request_line");
     }
 
     #[test]
