@@ -195,7 +195,14 @@ impl Downstream {
         let read = async {
             match &mut self.wire {
                 Some(Wire::H1(wire)) => wire.read_body().await,
-                Some(Wire::H2(stream)) => stream.read_body_bytes().await.map_err(|_| Error::new(CLIENT_GONE)),
+                Some(Wire::H2(stream)) => loop {
+                    // An empty DATA frame says nothing. Passed on, it would be written as the chunk that ends the body, and what
+                    // follows would be the backend's next request.
+                    match stream.read_body_bytes().await {
+                        Ok(Some(piece)) if piece.is_empty() => {}
+                        read => break read.map_err(|_| Error::new(CLIENT_GONE)),
+                    }
+                },
                 None => Err(Error::new(CLIENT_GONE)),
             }
         };
