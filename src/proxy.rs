@@ -167,6 +167,11 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
     ) -> Result<()> {
         let journey = journey(ctx)?;
+        if answer.status == StatusCode::SWITCHING_PROTOCOLS && !journey.head.upgrade {
+            // Nobody asked for it. To the client everything behind it would be the answer, to the backend everything behind the
+            // request a protocol that no one here understands.
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 without a request to upgrade"));
+        }
         if !answer.status.is_informational() || answer.status == StatusCode::SWITCHING_PROTOCOLS {
             journey.outcome.upstream = journey.outcome.upstream_started.map(|started| started.elapsed());
         }
