@@ -211,6 +211,9 @@ impl ProxyHttp for Gateway {
             return nothing;
         }
         journey.refused(&reply);
+        if let (true, Some(fate)) = (reply.close, &journey.fate) {
+            fate.make_last();
+        }
         let bodiless = session.req_header().method == http::Method::HEAD;
         match send(session, &reply, journey, bodiless).await {
             Ok(()) => FailToProxy { error_code: reply.status.as_u16(), can_reuse_downstream: !reply.close },

@@ -83,12 +83,18 @@ pub struct Downstream {
 pub struct Fate {
     endless: AtomicBool,
     expired: AtomicBool,
+    last: AtomicBool,
 }
 
 impl Fate {
     /// The answer is an upgrade, server-sent events or gRPC: it ends when its parties say so, and no total deadline applies.
     pub fn is_endless(&self) -> bool {
         self.endless.load(Ordering::Relaxed)
+    }
+
+    /// The next answer is the connection's last.
+    pub fn make_last(&self) {
+        self.last.store(true, Ordering::Relaxed);
     }
 
     /// The total deadline has passed.
@@ -262,6 +268,9 @@ impl Downstream {
         let is_final = !answer.status.is_informational() || answer.status == http::StatusCode::SWITCHING_PROTOCOLS;
         if is_final && self.answered {
             return Ok(());
+        }
+        if let (true, Some(Wire::H1(wire))) = (self.fate.last.load(Ordering::Relaxed), &mut self.wire) {
+            wire.close_after();
         }
         if is_endless(&answer) {
             self.fate.endless.store(true, Ordering::Relaxed);
