@@ -176,7 +176,9 @@ impl Journey {
         let bound = wanting.iter().map(|step| step.run.bound()).min().unwrap_or(usize::MAX);
         self.check_length(bound as u64)?;
         let since = Instant::now();
-        let body = match downstream.buffer_body(bound).await {
+        // A client that sends a byte now and then is never silent for long; the request's time bounds it nevertheless.
+        let reading = tokio::time::timeout(self.deadline().unwrap_or(Duration::MAX), downstream.buffer_body(bound));
+        let body = match reading.await.unwrap_or_else(|_| Err(pingora_error::Error::new(BODY_TIMEOUT))) {
             Ok(body) => body,
             Err(error) => return body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
         };
@@ -270,9 +272,10 @@ impl Journey {
         self.outcome.verdict = Some(Verdict { policy: reply.policy, reason: reply.reason });
     }
 
-    /// The request's total deadline, counted from its head's last byte.
+    /// What is left of the request's time, which counts from its head's last byte.
     pub fn deadline(&self) -> Option<Duration> {
-        self.route.as_ref().and_then(|route| route.timeout).or(Some(self.door.timeouts.request))
+        let limit = self.route.as_ref().and_then(|route| route.timeout).or(Some(self.door.timeouts.request));
+        limit.map(|limit| limit.saturating_sub(self.exchange.started.elapsed()))
     }
 }
 
