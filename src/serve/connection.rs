@@ -307,7 +307,8 @@ async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<C
             let snapshot = worker.core.snapshot.load_full();
             let mut journey = Journey::begin(&worker.core, snapshot, door, connection, Box::new(head));
             let method = stream.req_header().method.clone();
-            let mut down = Downstream::new(Wire::H2(Box::new(stream)), Hatch::default(), method);
+            let mut down = Downstream::new(Wire::H2(Box::new(stream)), Hatch::default(), method)
+                .timeouts(door.timeouts.body, door.timeouts.write);
             refuse(&mut journey, &mut down, &bad.reply()).await;
         }
     }
