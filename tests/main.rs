@@ -5,6 +5,7 @@
 mod caching;
 mod demo;
 mod harness;
+mod hostile;
 mod observability;
 mod packaging;
 mod peers;

@@ -89,6 +89,7 @@ pub struct Fate {
     endless: AtomicBool,
     expired: AtomicBool,
     patience: OnceLock<Duration>,
+    last: AtomicBool,
 }
 
 impl Fate {
@@ -102,6 +103,11 @@ impl Fate {
     pub fn await_head(&self, limit: Duration) {
         // A second attempt waits for the same service.
         let _ = self.patience.set(limit);
+    }
+
+    /// The next answer is the connection's last.
+    pub fn make_last(&self) {
+        self.last.store(true, Ordering::Relaxed);
     }
 
     /// The total deadline has passed.
@@ -221,7 +227,14 @@ impl Downstream {
         let read = async {
             match &mut self.wire {
                 Some(Wire::H1(wire)) => wire.read_body().await,
-                Some(Wire::H2(stream)) => stream.read_body_bytes().await.map_err(|_| Error::new(CLIENT_GONE)),
+                Some(Wire::H2(stream)) => loop {
+                    // An empty DATA frame says nothing. Passed on, it would be written as the chunk that ends the body, and what
+                    // follows would be the backend's next request.
+                    match stream.read_body_bytes().await {
+                        Ok(Some(piece)) if piece.is_empty() => {}
+                        read => break read.map_err(|_| Error::new(CLIENT_GONE)),
+                    }
+                },
                 None => Err(Error::new(CLIENT_GONE)),
             }
         };
@@ -291,6 +304,9 @@ impl Downstream {
         let is_final = !answer.status.is_informational() || answer.status == http::StatusCode::SWITCHING_PROTOCOLS;
         if is_final && self.answered {
             return Ok(());
+        }
+        if let (true, Some(Wire::H1(wire))) = (self.fate.last.load(Ordering::Relaxed), &mut self.wire) {
+            wire.close_after();
         }
         if is_endless(&answer) {
             self.fate.endless.store(true, Ordering::Relaxed);

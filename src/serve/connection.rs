@@ -254,6 +254,7 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
     // Streams hold a clone each: the count says how many are open.
     let open = Arc::new(());
     loop {
+        let idle = if draining { LAST_CALL.min(door.timeouts.keep_alive) } else { door.timeouts.keep_alive };
         let accept = H2Stream::from_h2_conn(&mut wire, digest.clone());
         let accepted = tokio::select! {
             biased;
@@ -263,8 +264,12 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
                 wire.graceful_shutdown();
                 continue;
             }
-            _ = tokio::time::sleep(door.timeouts.keep_alive) => {
-                if Arc::strong_count(&open) == 1 && !draining {
+            _ = tokio::time::sleep(idle) => {
+                if Arc::strong_count(&open) == 1 {
+                    if draining {
+                        // The client does not answer the farewell: it would stay for ever.
+                        return;
+                    }
                     draining = true;
                     wire.graceful_shutdown();
                 }
@@ -304,7 +309,8 @@ async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<C
             let snapshot = worker.core.snapshot.load_full();
             let mut journey = Journey::begin(&worker.core, snapshot, door, connection, Box::new(head));
             let method = stream.req_header().method.clone();
-            let mut down = Downstream::new(Wire::H2(Box::new(stream)), Hatch::default(), method);
+            let mut down = Downstream::new(Wire::H2(Box::new(stream)), Hatch::default(), method)
+                .timeouts(door.timeouts.body, door.timeouts.write);
             refuse(&mut journey, &mut down, &bad.reply()).await;
         }
     }
