@@ -5,6 +5,8 @@
 mod answers;
 mod authn;
 mod cli;
+mod config;
 mod harness;
+mod limits;
 mod routing;
 mod validation;
