@@ -4,8 +4,10 @@
 //! it, and goes on serving until the new one says that it serves too. Until that word, any failure leaves the old process as it was.
 
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -27,6 +29,11 @@ pub fn remember_binary() {
     if let Ok(path) = std::env::current_exe() {
         let _ = BINARY.set(path);
     }
+}
+
+/// Whether this process was started to take over from another.
+pub fn takes_over() -> bool {
+    std::env::var_os(VARIABLE).is_some()
 }
 
 /// What the process before handed over, if there was one.
@@ -68,7 +75,9 @@ impl Inheritance {
 /// # Errors
 /// It could not be started, ended early, or did not say within a minute that it serves. It is ended then.
 pub async fn hand_over(sockets: &[(String, BorrowedFd<'_>)], path: Option<&str>) -> io::Result<u32> {
-    let folder = tempfile::Builder::new().prefix("portcullis-").tempdir()?;
+    // Only for this user, or the socket in it would be refused: the default is whatever the umask leaves.
+    let private = Permissions::from_mode(0o700);
+    let folder = tempfile::Builder::new().prefix("portcullis-").permissions(private).tempdir()?;
     let path = path.map_or_else(|| folder.path().join("take-over.sock"), PathBuf::from);
     let meeting = upgrade::bind_socket(&path)?;
     meeting.set_nonblocking(true)?;

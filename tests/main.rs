@@ -4,9 +4,17 @@
 
 mod answers;
 mod authn;
+mod caching;
 mod cli;
 mod config;
+mod demo;
 mod harness;
 mod limits;
+mod observability;
+mod peers;
+mod reload;
 mod routing;
+mod stop;
+mod upgrade;
+mod upstreams;
 mod validation;

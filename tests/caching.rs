@@ -1,0 +1,362 @@
+//! The cache on a route, with a backend that counts what it is asked.
+
+use std::sync::Barrier;
+use std::time::Duration;
+
+use crate::harness::{Answer, Gateway, eventually, get, request};
+use crate::peers::{Act, Asked, Origin, answer};
+
+const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// The origin says in the path what it does.
+fn origin() -> Origin {
+    Origin::start(|asked| Act::Send(behave(asked)))
+}
+
+fn behave(asked: &Asked) -> Vec<u8> {
+    let path = asked.target.split('?').next().unwrap();
+    let language = asked.header("accept-language").unwrap_or("-");
+    match path {
+        "/set-cookie" => answer(200, &[("Set-Cookie", "id=1")], "one client's"),
+        "/private" => answer(200, &[("Cache-Control", "private, max-age=60")], "one client's"),
+        "/no-store" => answer(200, &[("Cache-Control", "no-store")], "nobody's"),
+        "/vary" => answer(200, &[("Vary", "Accept-Language")], language),
+        "/vary-all" => answer(200, &[("Vary", "*")], "unique"),
+        "/slow" => {
+            std::thread::sleep(Duration::from_millis(400));
+            answer(200, &[], "slow")
+        }
+        "/slow-private" => {
+            std::thread::sleep(Duration::from_millis(200));
+            answer(200, &[("Cache-Control", "private")], "one client's")
+        }
+        "/big" => answer(200, &[], vec![b'x'; 100_000]),
+        "/big-chunked" => {
+            let mut bytes = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+            for _ in 0..100 {
+                bytes.extend_from_slice(b"3e8\r\n");
+                bytes.extend_from_slice(&[b'x'; 1000]);
+                bytes.extend_from_slice(b"\r\n");
+            }
+            bytes.extend_from_slice(b"0\r\n\r\n");
+            bytes
+        }
+        "/tagged" if asked.header("if-none-match") == Some("\"v1\"") => answer(304, &[("ETag", "\"v1\"")], ""),
+        "/tagged" => answer(200, &[("ETag", "\"v1\""), ("Content-Type", "text/plain")], "0123456789"),
+        "/error" => answer(500, &[], "broken"),
+        "/missing" => answer(404, &[], "not here"),
+        _ if path.starts_with("/block/") => answer(200, &[], vec![b'y'; 50_000]),
+        _ => answer(200, &[], format!("{} {}", asked.header("host").unwrap_or("-"), asked.target)),
+    }
+}
+
+fn start(origin: &Origin, routes: &str) -> Gateway {
+    let yaml = format!(
+        "listeners:\n  - bind: 127.0.0.1:$PORT\nserver:\n  workers: 2\n  cache_memory: 1MiB\nservices:\n  origin:\n    endpoints: \
+         [127.0.0.1:{}]\nconsumers:\n  - name: shop\n    api_keys:\n      - hash: {}\nroutes:\n{routes}",
+        origin.port(),
+        hash()
+    );
+    Gateway::start(&yaml)
+}
+
+fn hash() -> String {
+    use aws_lc_rs::digest;
+    let digest = digest::digest(&digest::SHA256, KEY.as_bytes());
+    format!("sha256:{}", digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+const SIMPLE: &str = "  - path: /*\n    service: origin\n    policies:\n      cache: { ttl: 60s, max_body: 64KiB }\n";
+
+fn status(answer: &Answer) -> &str {
+    answer.header("cache-status").unwrap_or("-")
+}
+
+#[track_caller]
+fn assert_miss(answer: &Answer) {
+    assert!(status(answer).contains("fwd=miss"), "{:?}", answer.headers);
+    assert_eq!(answer.header("age"), None);
+}
+
+#[track_caller]
+fn assert_hit(answer: &Answer) {
+    assert!(status(answer).starts_with("portcullis; hit; ttl="), "{:?}", answer.headers);
+    let age = answer.header("age").expect("an answer from the cache has an Age");
+    assert!(age.parse::<u64>().is_ok(), "{age}");
+}
+
+/// Asks twice; whatever is answered, the backend must have been asked both times.
+#[track_caller]
+fn assert_never_stored(gateway: &Gateway, origin: &Origin, path: &str, headers: &[(&str, &str)]) {
+    let before = origin.count(path);
+    for _ in 0..2 {
+        let answer = request(gateway.port(), "GET", path, headers, b"");
+        assert!(!status(&answer).contains("hit") && !status(&answer).contains("stored"), "{path}: {:?}", answer.headers);
+        assert_eq!(answer.header("age"), None, "{path}");
+    }
+    assert_eq!(origin.count(path), before + 2, "{path} {headers:?}");
+}
+
+#[test]
+fn the_second_is_answered_from_memory() {
+    let origin = origin();
+    let gateway = start(&origin, SIMPLE);
+    let first = get(gateway.port(), "/a");
+    assert_eq!(first.status, 200);
+    assert_miss(&first);
+    assert!(status(&first).contains("stored"), "{:?}", first.headers);
+    let second = get(gateway.port(), "/a");
+    assert_hit(&second);
+    assert_eq!(second.status, 200);
+    assert_eq!(first.body, second.body);
+    assert_eq!(origin.count("/a"), 1);
+    assert_ne!(first.header("x-request-id"), second.header("x-request-id"), "what the gateway adds is not what is stored");
+    assert!(second.header("x-request-id").is_some());
+
+    let hit = gateway.wait_log(|line| line["cache"] == "hit");
+    assert_eq!(hit["answered_by"], "cache");
+    assert_eq!(hit["status"], 200);
+    assert_eq!(hit["bytes_out"], second.body.len());
+    assert!(hit.get("endpoint").is_none() && hit.get("upstream_us").is_none(), "{hit}");
+    let miss = gateway.wait_log(|line| line["cache"] == "miss");
+    assert_eq!(miss["answered_by"], "upstream");
+    assert_eq!(gateway.metric("portcullis_cache_requests_total{state=\"hit\"}"), 1.0);
+    assert_eq!(gateway.metric("portcullis_cache_requests_total{state=\"miss\"}"), 1.0);
+}
+
+#[test]
+fn what_is_stored_expires_and_is_asked_for_again() {
+    let origin = origin();
+    let gateway = start(&origin, "  - path: /*\n    service: origin\n    policies:\n      cache: { ttl: 1s }\n");
+    assert_miss(&get(gateway.port(), "/a"));
+    assert_hit(&get(gateway.port(), "/a"));
+    let mut last = None;
+    eventually("the stored answer expires", || {
+        last = Some(get(gateway.port(), "/a"));
+        origin.count("/a") == 2
+    });
+    assert!(status(&last.unwrap()).contains("fwd=stale"));
+
+    get(gateway.port(), "/tagged");
+    eventually("the stored answer is validated", || {
+        let answer = get(gateway.port(), "/tagged");
+        assert_eq!((answer.status, &*answer.body), (200, &b"0123456789"[..]));
+        status(&answer).contains("fwd-status=304")
+    });
+    let asked = origin.asked();
+    let validation = asked.iter().rfind(|asked| asked.target == "/tagged").unwrap();
+    assert_eq!(validation.header("if-none-match"), Some("\"v1\""));
+    assert_hit(&get(gateway.port(), "/tagged"));
+}
+
+#[test]
+fn misses_at_the_same_time_ask_once() {
+    let origin = origin();
+    let gateway = start(&origin, SIMPLE);
+    together(20, || {
+        let answer = get(gateway.port(), "/slow");
+        assert_eq!((answer.status, &*answer.body), (200, &b"slow"[..]));
+    });
+    assert_eq!(origin.count("/slow"), 1);
+
+    // What cannot be stored must not be waited for in turn by everyone: 20 times 200 ms.
+    let began = std::time::Instant::now();
+    together(20, || assert_eq!(get(gateway.port(), "/slow-private").status, 200));
+    assert_eq!(origin.count("/slow-private"), 20);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+fn together(clients: usize, work: impl Fn() + Sync) {
+    let barrier = Barrier::new(clients);
+    std::thread::scope(|scope| {
+        for _ in 0..clients {
+            scope.spawn(|| {
+                barrier.wait();
+                work();
+            });
+        }
+    });
+}
+
+#[test]
+fn what_is_one_clients_is_never_stored() {
+    let origin = origin();
+    let gateway = start(&origin, SIMPLE);
+    for headers in [("Authorization", "Bearer x"), ("Cookie", "id=1")] {
+        assert_never_stored(&gateway, &origin, "/a", &[headers]);
+    }
+    for path in ["/set-cookie", "/private", "/no-store", "/vary-all", "/error"] {
+        assert_never_stored(&gateway, &origin, path, &[]);
+    }
+    // Nor is what was stored for everybody given to those who ask for their own.
+    get(gateway.port(), "/b");
+    assert_hit(&get(gateway.port(), "/b"));
+    assert_never_stored(&gateway, &origin, "/b", &[("Authorization", "Bearer x")]);
+    assert_never_stored(&gateway, &origin, "/b", &[("Cookie", "id=1")]);
+    assert_never_stored(&gateway, &origin, "/b", &[("Cache-Control", "no-store")]);
+    for method in ["POST", "PUT", "DELETE"] {
+        let answer = request(gateway.port(), method, "/b", &[], b"x");
+        assert_eq!(status(&answer), "portcullis; fwd=method");
+    }
+    assert_hit(&get(gateway.port(), "/b"));
+    get(gateway.port(), "/missing");
+    let missing = get(gateway.port(), "/missing");
+    assert_hit(&missing);
+    assert_eq!(missing.status, 404);
+}
+
+#[test]
+fn variants_are_kept_apart() {
+    let origin = origin();
+    let gateway = start(&origin, SIMPLE);
+    let ask = |language: &str| request(gateway.port(), "GET", "/vary", &[("Accept-Language", language)], b"");
+    for language in ["de", "en"] {
+        let answer = ask(language);
+        assert_miss(&answer);
+        assert_eq!(answer.body, language.as_bytes());
+    }
+    for language in ["de", "en", "de"] {
+        let answer = ask(language);
+        assert_hit(&answer);
+        assert_eq!(answer.body, language.as_bytes());
+    }
+    let without = get(gateway.port(), "/vary");
+    assert_miss(&without);
+    assert_eq!(without.body, b"-");
+    assert_eq!(origin.count("/vary"), 3);
+}
+
+#[test]
+fn hosts_and_queries_are_kept_apart() {
+    let origin = origin();
+    let gateway = start(&origin, SIMPLE);
+    for (host, path) in [("one.example", "/a"), ("two.example", "/a"), ("one.example", "/a?x=1"), ("one.example", "/a?x=2")] {
+        let ask = || request(gateway.port(), "GET", path, &[("Host", host)], b"");
+        let answer = ask();
+        assert_miss(&answer);
+        assert_eq!(answer.body, format!("{host} {path}").into_bytes());
+        let answer = ask();
+        assert_hit(&answer);
+        assert_eq!(answer.body, format!("{host} {path}").into_bytes());
+    }
+}
+
+#[test]
+fn a_head_is_answered_from_what_a_get_stored() {
+    let origin = origin();
+    let gateway = start(&origin, SIMPLE);
+    let before = request(gateway.port(), "HEAD", "/tagged", &[], b"");
+    assert_eq!((before.status, before.body.len()), (200, 0));
+    assert_miss(&get(gateway.port(), "/tagged"));
+    let after = request(gateway.port(), "HEAD", "/tagged", &[], b"");
+    assert_hit(&after);
+    assert_eq!((after.status, after.header("content-length"), after.body.len()), (200, Some("10"), 0));
+    assert_eq!(origin.count("/tagged"), 2);
+}
+
+#[test]
+fn conditions_and_ranges_are_answered_from_memory() {
+    let origin = origin();
+    let gateway = start(&origin, SIMPLE);
+    get(gateway.port(), "/tagged");
+    let ask = |headers: &[(&str, &str)]| request(gateway.port(), "GET", "/tagged", headers, b"");
+    let unchanged = ask(&[("If-None-Match", "\"v1\"")]);
+    assert_eq!((unchanged.status, unchanged.body.len()), (304, 0), "{:?}", unchanged.headers);
+    assert_eq!(unchanged.header("etag"), Some("\"v1\""));
+    assert!(status(&unchanged).contains("hit"), "{:?}", unchanged.headers);
+    assert_eq!(gateway.wait_log(|line| line["status"] == 304)["cache"], "hit");
+    let changed = ask(&[("If-None-Match", "\"v0\"")]);
+    assert_eq!((changed.status, &*changed.body), (200, &b"0123456789"[..]));
+    let part = ask(&[("Range", "bytes=2-4")]);
+    assert_eq!((part.status, &*part.body), (206, &b"234"[..]), "{:?}", part.headers);
+    assert_eq!(part.header("content-range"), Some("bytes 2-4/10"));
+    assert_eq!(part.header("content-length"), Some("3"));
+    let beyond = ask(&[("Range", "bytes=20-")]);
+    assert_eq!(beyond.status, 416, "{:?}", beyond.headers);
+    let whole = get(gateway.port(), "/tagged");
+    assert_hit(&whole);
+    assert_eq!(whole.body, b"0123456789");
+    assert_eq!(origin.count("/tagged"), 1);
+}
+
+#[test]
+fn a_range_that_misses_stores_no_part() {
+    let origin = origin();
+    let gateway = start(&origin, SIMPLE);
+    request(gateway.port(), "GET", "/tagged", &[("Range", "bytes=2-4")], b"");
+    let whole = get(gateway.port(), "/tagged");
+    assert_miss(&whole);
+    assert_eq!((whole.status, &*whole.body), (200, &b"0123456789"[..]));
+}
+
+#[test]
+fn long_bodies_pass_whole_and_unstored() {
+    let origin = origin();
+    let gateway = start(&origin, SIMPLE);
+    for path in ["/big", "/big-chunked"] {
+        for _ in 0..2 {
+            let answer = get(gateway.port(), path);
+            assert_eq!(answer.status, 200);
+            assert!(answer.body.len() == 100_000 && answer.body.iter().all(|byte| *byte == b'x'), "{path}");
+            assert!(!status(&answer).contains("hit"), "{path}");
+        }
+        assert_eq!(origin.count(path), 2, "{path}");
+    }
+}
+
+#[test]
+fn memory_is_bounded() {
+    let origin = origin();
+    let gateway = start(&origin, SIMPLE);
+    let path = |number: usize| format!("/block/{number}");
+    for number in 0..100 {
+        assert_eq!(get(gateway.port(), &path(number)).body.len(), 50_000);
+    }
+    let kept = (0..100).filter(|number| {
+        // Only looked up: what a HEAD misses is not stored, and so evicts nothing.
+        status(&request(gateway.port(), "HEAD", &path(*number), &[], b"")).contains("hit")
+    });
+    let kept = kept.count();
+    assert!((1..=20).contains(&kept), "{kept} blocks of 50 kB are held in 1 MiB");
+}
+
+#[test]
+fn policies_judge_what_comes_from_memory_as_well() {
+    let origin = origin();
+    let gateway = start(
+        &origin,
+        concat!(
+            "  - path: /limited/*\n    service: origin\n    policies:\n      cache: { ttl: 60s }\n",
+            "      rate_limit: { by: route, limit: 2/hour }\n",
+            "  - path: /open/*\n    service: origin\n    policies:\n      cache: { ttl: 60s }\n",
+            "      authn: { api_key: {}, optional: true }\n",
+            "  - path: /closed/*\n    service: origin\n    policies:\n      cache: { ttl: 60s }\n      authn: { api_key: {} }\n",
+        ),
+    );
+    let port = gateway.port();
+    assert_miss(&get(port, "/limited/a"));
+    assert_hit(&get(port, "/limited/a"));
+    let third = get(port, "/limited/a");
+    third.assert_problem(429, "rate_limit", "rate_limited");
+    assert_eq!(third.header("cache-status"), None);
+
+    assert_miss(&get(port, "/open/a"));
+    assert_hit(&get(port, "/open/a"));
+    assert_eq!(request(port, "GET", "/open/a", &[("X-API-Key", "wrong")], b"").status, 401);
+    let known = request(port, "GET", "/open/a", &[("X-API-Key", KEY)], b"");
+    assert_eq!((known.status, status(&known)), (200, "portcullis; fwd=bypass; detail=credentials"));
+
+    assert_eq!(request(port, "GET", "/closed/a", &[("X-API-Key", KEY)], b"").status, 200);
+    assert_eq!(get(port, "/closed/a").status, 401);
+    assert_eq!(request(port, "GET", "/closed/a", &[("X-API-Key", KEY)], b"").status, 200);
+    assert_eq!(origin.count("/closed/a"), 2);
+}
+
+#[test]
+fn a_reload_keeps_what_is_stored() {
+    let origin = origin();
+    let gateway = start(&origin, SIMPLE);
+    assert_miss(&get(gateway.port(), "/a"));
+    assert_eq!(gateway.reload().0, 200);
+    assert_hit(&get(gateway.port(), "/a"));
+}
