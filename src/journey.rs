@@ -2,6 +2,7 @@
 //! begin, route, early gauntlet, body, late gauntlet; then a road takes it to a backend. Whatever happens, its log line is written
 //! and it is counted when the [`Journey`] is dropped, so that no way out can be forgotten.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -352,7 +353,8 @@ impl Drop for Journey {
             (1..outcome.attempts).for_each(|_| served.retried());
         }
         if self.core.access_log.is_on() {
-            self.core.access_log.write(&self.record(took));
+            let query = self.loggable_query();
+            self.core.access_log.write(&self.record(took, query.as_bytes()));
         }
     }
 }
@@ -372,7 +374,15 @@ impl Journey {
         self.outcome.verdict = Some(verdict);
     }
 
-    fn record(&self, took: Duration) -> Record<'_> {
+    /// The query without any credential: also on a route that takes none there, and on no route at all, because a client that
+    /// mistakes the path still sends its key.
+    fn loggable_query(&self) -> Cow<'_, str> {
+        let query = self.head.query().filter(|query| self.snapshot.access_log.query && !query.is_empty()).unwrap_or_default();
+        let credentials = self.snapshot.credential_queries.iter().filter(|_| !query.is_empty());
+        credentials.fold(Cow::Borrowed(query), |query, name| Cow::Owned(strip_query_param(&query, name)))
+    }
+
+    fn record<'a>(&'a self, took: Duration, query: &'a [u8]) -> Record<'a> {
         let (head, exchange, outcome) = (&self.head, &self.exchange, &self.outcome);
         let identity = exchange.identity.as_deref();
         Record {
@@ -387,7 +397,7 @@ impl Journey {
             host: head.host.as_bytes(),
             method: head.method.as_str().as_bytes(),
             path: head.path.as_bytes(),
-            query: head.query().unwrap_or_default().as_bytes(),
+            query,
             route: self.route.as_ref().map_or("", |route| &route.id),
             service: outcome.service.as_ref().map_or("", |service| &*service.key),
             endpoint: outcome.endpoint,

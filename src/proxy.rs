@@ -251,7 +251,9 @@ impl ProxyHttp for Gateway {
 async fn send(session: &mut Session, reply: &Reply, journey: &Journey, bodiless: bool) -> Result<()> {
     let (answer, body) = reply_parts(reply, &journey.exchange.to_client, &journey.exchange.request_id)?;
     session.write_response_header(Box::new(answer), bodiless).await?;
-    session.write_response_body(if bodiless { None } else { Some(Bytes::from(body)) }, true).await
+    session.write_response_body(if bodiless { None } else { Some(Bytes::from(body)) }, true).await?;
+    // Pingora does not finish an exchange that failed; unfinished, the client's connection would be closed without a word.
+    session.as_downstream_mut().finish_body().await
 }
 
 /// What the client is told about a failure; `None` if the client itself is the one that went away.
