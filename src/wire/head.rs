@@ -256,6 +256,7 @@ fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), 
     let mut length: Option<u64> = None;
     let mut chunked = false;
     let mut upgrade = false;
+    let mut to_http = false;
     let mut connection_upgrade = false;
     let mut close = false;
     let mut stay = false;
@@ -271,7 +272,10 @@ fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), 
                 }
                 head.expects_continue = head.version == Version::HTTP_11;
             }
-            7 if name.eq_ignore_ascii_case(b"upgrade") => upgrade = true,
+            7 if name.eq_ignore_ascii_case(b"upgrade") => {
+                upgrade = true;
+                to_http |= value.split(|&byte| byte == b',').any(carries_requests);
+            }
             10 if name.eq_ignore_ascii_case(b"connection") => {
                 for token in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
                     close |= token.eq_ignore_ascii_case(b"close");
@@ -299,7 +303,9 @@ fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), 
         (false, None | Some(0)) => BodyFraming::None,
         (false, Some(length)) => BodyFraming::Length(length),
     };
-    head.upgrade = upgrade && connection_upgrade && head.version == Version::HTTP_11 && head.body == BodyFraming::None;
+    // An upgrade may always be ignored (RFC 9110, section 7.8).
+    head.upgrade =
+        upgrade && !to_http && connection_upgrade && head.version == Version::HTTP_11 && head.body == BodyFraming::None;
     head.keep_alive = !close && (head.keep_alive || stay);
     let named = match (host, authority_in_target) {
         // An absolute-form target wins over Host (RFC 9112, section 3.2.2); one that disagrees with it is an attack or a fault.
@@ -314,6 +320,15 @@ fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), 
     let optional = head.version == Version::HTTP_10 && named == Span::default();
     head.host = if optional { String::new() } else { host_of(named.of(&head.buffer)).ok_or(BAD_HOST)? };
     Ok(())
+}
+
+/// Whether a protocol in `Upgrade` carries HTTP requests: `h2c`, `HTTP/2.0`, `TLS/1.0`. In a tunnel they would reach the backend past
+/// every route and policy.
+fn carries_requests(protocol: &[u8]) -> bool {
+    let protocol = protocol.trim_ascii();
+    [&b"h2"[..], b"h3", b"http", b"tls"]
+        .iter()
+        .any(|start| protocol.get(..start.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(start)))
 }
 
 fn same_authority(one: &[u8], other: &[u8]) -> bool {
@@ -511,6 +526,21 @@ mod tests {
         assert_eq!(parse("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n").unwrap().host, "[::1]");
         assert_eq!(parse("GET / HTTP/1.1\r\nHost: a.\r\n\r\n").unwrap().host, "a");
         assert!(!parse("GET / HTTP/1.0\r\n\r\n").unwrap().keep_alive);
+    }
+
+    #[test]
+    fn upgrades_only_to_what_is_no_http() {
+        for (protocol, passes) in [
+            ("websocket", true),
+            ("h2c", false),
+            ("websocket, H2C", false),
+            ("HTTP/2.0", false),
+            ("TLS/1.0", false),
+            ("tcp", true),
+        ] {
+            let head = parse(&format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n"));
+            assert_eq!(head.unwrap().upgrade, passes, "{protocol}");
+        }
     }
 
     #[test]
