@@ -115,11 +115,10 @@ impl ProxyHttp for Gateway {
         journey.outcome.upstream_started = Some(Instant::now());
         journey.flight = Some(picked.begin());
         let mut peer = service.peer(&picked, None);
-        if journey.asks_for_stream() {
+        if let (true, Some(fate)) = (journey.asks_for_stream(), &journey.fate) {
             peer.options.read_timeout = Some(service.timeouts.stream);
-            if let Some(fate) = &journey.fate {
-                fate.await_head(service.timeouts.response);
-            }
+            fate.await_head(service.timeouts.response);
+            fate.may_switch(journey.head.upgrade && service.protocol == Protocol::Http1);
         }
         Ok(peer)
     }
@@ -243,7 +242,9 @@ impl ProxyHttp for Gateway {
 async fn send(session: &mut Session, reply: &Reply, journey: &Journey, bodiless: bool) -> Result<()> {
     let (answer, body) = reply_parts(reply, &journey.exchange.to_client, &journey.exchange.request_id)?;
     session.write_response_header(Box::new(answer), bodiless).await?;
-    session.write_response_body(if bodiless { None } else { Some(Bytes::from(body)) }, true).await
+    session.write_response_body(if bodiless { None } else { Some(Bytes::from(body)) }, true).await?;
+    // Pingora does so only for exchanges that went well, and a connection is kept only after an answer that was finished.
+    session.as_downstream_mut().finish_body().await
 }
 
 /// What the client is told about a failure; `None` if the client itself is the one that went away.
