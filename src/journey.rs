@@ -296,7 +296,7 @@ impl Journey {
     }
 }
 
-const X_REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
+pub const X_REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
 
 fn no_route() -> Flow {
     Reply::new(StatusCode::NOT_FOUND, "route", "no_route", "No route matches this request.").refuse()

@@ -115,11 +115,10 @@ impl ProxyHttp for Gateway {
         journey.outcome.upstream_started = Some(Instant::now());
         journey.flight = Some(picked.begin());
         let mut peer = service.peer(&picked, None);
-        if journey.asks_for_stream() {
+        if let (true, Some(fate)) = (journey.asks_for_stream(), &journey.fate) {
             peer.options.read_timeout = Some(service.timeouts.stream);
-            if let Some(fate) = &journey.fate {
-                fate.await_head(service.timeouts.response);
-            }
+            fate.await_head(service.timeouts.response);
+            fate.may_switch(journey.head.upgrade && service.protocol == Protocol::Http1);
         }
         Ok(peer)
     }

@@ -14,6 +14,7 @@ mod limits;
 mod observability;
 mod packaging;
 mod peers;
+mod protocols;
 mod reload;
 mod routing;
 mod stop;

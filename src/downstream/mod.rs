@@ -6,7 +6,7 @@
 pub mod h1;
 mod session;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -90,7 +90,13 @@ pub struct Fate {
     expired: AtomicBool,
     patience: OnceLock<Duration>,
     last: AtomicBool,
+    switch: AtomicU8,
 }
+
+/// Where an upgrade on the proxy road stands: not asked for; asked for; asked for, and the request's head is at the backend.
+const NO_SWITCH: u8 = 0;
+const MAY_SWITCH: u8 = 1;
+const AWAITS_SWITCH: u8 = 2;
 
 impl Fate {
     /// The answer is an upgrade, server-sent events or gRPC: it ends when its parties say so, and no total deadline applies.
@@ -108,6 +114,11 @@ impl Fate {
     /// The next answer is the connection's last.
     pub fn make_last(&self) {
         self.last.store(true, Ordering::Relaxed);
+    }
+
+    /// Another attempt begins, to a backend that can (or cannot) switch protocols.
+    pub fn may_switch(&self, possible: bool) {
+        self.switch.store(if possible { MAY_SWITCH } else { NO_SWITCH }, Ordering::Relaxed);
     }
 
     /// The total deadline has passed.
@@ -164,6 +175,12 @@ impl Downstream {
     /// The request's body may be silent for as long as it likes.
     pub fn await_body_without_limit(&mut self) {
         self.read_timeout = None;
+    }
+
+    /// Whether the backend's word on an upgrade is still awaited. Until then the request has no end, for Pingora: it would pass the
+    /// end of the (empty) body on beside the answer, and where the answer was first take it for the end of the tunnel.
+    fn awaits_switch(&self) -> bool {
+        !self.answered && self.fate.switch.load(Ordering::Relaxed) == AWAITS_SWITCH
     }
 
     /// When waiting for the head of the answer is over, if anything but the road itself bounds it.

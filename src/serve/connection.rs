@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{self as h2, H2Accept, HttpSession as H2Stream};
@@ -23,8 +23,8 @@ use crate::core::Phase;
 use crate::downstream::h1::{H1, Io, NextHead};
 use crate::downstream::{Downstream, Fate, Hatch, Returned, UNREAD, Wire, upstream_request};
 use crate::exchange::{Connection, Verdict};
-use crate::head::{HeaderEdits, RequestHead};
-use crate::journey::{CLIENT_CLOSED, Journey};
+use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
+use crate::journey::{CLIENT_CLOSED, Journey, X_REQUEST_ID};
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::proxy_protocol::{self, Received};
@@ -445,7 +445,11 @@ async fn by_proxy(
     }
     let reply = REQUEST_TIMEOUT.reply();
     let mut down = Downstream::new(returned.wire, hatch.clone(), method).timeouts(door.timeouts.body, door.timeouts.write);
-    let _ = down.reply(&reply, &HeaderEdits::new(), &request_id).await;
+    let mut edits = HeaderEdits::new();
+    if let Ok(id) = HeaderValue::from_str(&request_id) {
+        edits.push(HeaderEdit::Set(X_REQUEST_ID, id));
+    }
+    let _ = down.reply(&reply, &edits, &request_id).await;
     drop(down);
     hatch.take()
 }
