@@ -110,7 +110,8 @@ async fn run(core: Arc<Core>, mut orders: mpsc::UnboundedReceiver<Command>) {
                 }
                 None => break,
             },
-            _ = phase.changed() => if *phase.borrow_and_update() == Phase::Draining { break },
+            // Not `changed`: the process may have begun to drain before this thread came to look.
+            _ = phase.wait_for(|phase| *phase == Phase::Draining) => break,
         }
     }
     for stop in loops.into_values().flatten() {
