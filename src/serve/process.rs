@@ -256,12 +256,13 @@ impl Process {
     }
 
     async fn close(&mut self, bind: SocketAddr) {
+        // First, so that a worker's socket is closed in the moment in which nothing waits in it, and not later.
+        self.sockets.close(&bind);
         for worker in &self.workers {
             let (done, wait) = oneshot::channel();
             worker.send(Command::Close(bind, done));
             let _ = wait.await;
         }
-        self.sockets.close(&bind);
     }
 
     /// Starts the binary anew and hands it the sockets. Whether it took over; if not, this process goes on.
@@ -288,6 +289,9 @@ impl Process {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         let grace = self.core.snapshot.load().grace;
         self.core.phase.send_replace(Phase::Draining);
+        // The workers close theirs, and an address is closed with its last copy: until then the kernel lets clients in whom nobody
+        // will ever accept.
+        self.sockets = Sockets::default();
         let until = Instant::now() + grace;
         while Instant::now() < until && !self.workers.iter().all(Handle::is_finished) {
             tokio::select! {
