@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 
 use super::signals::{Order, Signals};
 use super::sockets::{Inherited, Sockets};
@@ -80,6 +81,7 @@ struct Process {
     watchers: Watchers,
     sockets: Sockets,
     reloads: mpsc::Receiver<ReloadRequest>,
+    admin: Option<AbortHandle>,
 }
 
 enum End {
@@ -120,11 +122,13 @@ impl Process {
             to_listen.push((bind, opened));
         }
         let (reload, reloads) = mpsc::channel(16);
+        let mut serving_admin = None;
         if let Some(address) = admin {
             let socket =
                 sockets.open(address, 1, &mut inherited).map_err(io_failure(format!("cannot listen on {address} (admin)")))?;
             if let Some(socket) = socket.into_iter().next() {
-                tokio::spawn(admin::serve(socket, admin::router(core.clone(), reload)));
+                let serving = tokio::spawn(admin::serve(socket, admin::router(core.clone(), reload)));
+                serving_admin = Some(serving.abort_handle());
             }
         }
         let handles = (0..workers).map(|number| worker::start(core.clone(), number)).collect::<io::Result<Vec<_>>>();
@@ -136,6 +140,7 @@ impl Process {
             workers: handles.map_err(io_failure("cannot start a worker"))?,
             sockets,
             reloads,
+            admin: serving_admin,
         };
         process.watch_services();
         for (bind, opened) in to_listen {
@@ -273,8 +278,11 @@ impl Process {
             Ok(pid) => {
                 log::info!("process {pid} has taken over");
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::MainPid(pid)]);
-                // The file is the successor's now.
+                // The file is the successor's now, and so is the operator's API: whoever asks it means the process that serves.
                 self.options.pid_file = None;
+                if let Some(admin) = self.admin.take() {
+                    admin.abort();
+                }
                 true
             }
             Err(error) => {
