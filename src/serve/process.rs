@@ -287,6 +287,8 @@ impl Process {
             }
             Err(error) => {
                 log::error!("the upgrade failed, and this process goes on serving: {error}");
+                // Anew, so that `portcullis upgrade` sees that nothing more is coming, and in case the successor got as far as writing it.
+                self.write_pid_file();
                 false
             }
         }
