@@ -82,6 +82,20 @@ struct Process {
     sockets: Sockets,
     reloads: mpsc::Receiver<ReloadRequest>,
     admin: Option<AbortHandle>,
+    fixed: Fixed,
+}
+
+/// What was configured when the process started and no reload changes.
+struct Fixed {
+    admin: Option<SocketAddr>,
+    workers: Option<usize>,
+    cache_memory: usize,
+}
+
+impl Fixed {
+    fn of(snapshot: &Snapshot) -> Self {
+        Fixed { admin: snapshot.admin, workers: snapshot.workers, cache_memory: snapshot.cache_memory }
+    }
 }
 
 enum End {
@@ -104,7 +118,7 @@ impl Process {
         let access_log = AccessLog::start().map_err(io_failure("cannot start the access log"))?;
         access_log.apply(&snapshot.access_log).map_err(io_failure("cannot open the access log"))?;
         around.metrics.watch_access_log(access_log.stats());
-        let admin = snapshot.admin;
+        let (admin, fixed) = (snapshot.admin, Fixed::of(&snapshot));
         let binds: Vec<SocketAddr> = snapshot.doors.iter().map(|door| door.bind).collect();
         let core = Arc::new(Core {
             cache: Cache::new(snapshot.cache_memory),
@@ -141,6 +155,7 @@ impl Process {
             sockets,
             reloads,
             admin: serving_admin,
+            fixed,
         };
         process.watch_services();
         for (bind, opened) in to_listen {
@@ -191,7 +206,10 @@ impl Process {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
         self.core.access_log.reopen();
         match self.reload().await {
-            Ok(done) => log::info!("generation {} serves", done.generation),
+            Ok(done) => {
+                done.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+                log::info!("generation {} serves", done.generation);
+            }
             Err(problems) => {
                 for problem in problems {
                     log::error!("{problem}");
@@ -220,7 +238,7 @@ impl Process {
         let lines = source.lines();
         let Some(snapshot) = snapshot else { return Err(lines) };
         let mut warnings = lines;
-        warnings.extend(needs_upgrade(&current, &snapshot));
+        warnings.extend(needs_upgrade(&self.fixed, &Fixed::of(&snapshot)));
         let before: BTreeSet<SocketAddr> = current.doors.iter().map(|door| door.bind).collect();
         let after: BTreeSet<SocketAddr> = snapshot.doors.iter().map(|door| door.bind).collect();
         let opened = self.open_all(after.difference(&before).copied())?;
@@ -350,7 +368,7 @@ fn write_whole(path: &Path, content: &str) -> io::Result<()> {
 }
 
 /// What a reload cannot change.
-fn needs_upgrade(current: &Snapshot, next: &Snapshot) -> Vec<String> {
+fn needs_upgrade(current: &Fixed, next: &Fixed) -> Vec<String> {
     let mut told = Vec::new();
     for (changed, what) in [
         (current.admin != next.admin, "admin.bind"),
