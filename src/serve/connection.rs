@@ -168,7 +168,7 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
         };
         match next {
             NextHead::Head(head) => {
-                if worker.core.is_draining() {
+                if worker.core.is_draining() || is_closed(&worker, &door) {
                     h1.close_after();
                 }
                 let returned = exchange(&worker, &door, &connection, head, Wire::H1(h1)).await;
@@ -194,6 +194,11 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
             }
         }
     }
+}
+
+/// Whether a reload has closed the listener that a connection came through. What is open then is answered once more.
+fn is_closed(worker: &Worker, door: &Door) -> bool {
+    worker.core.snapshot.load().door(&door.bind).is_none()
 }
 
 async fn draining_begins(phase: &mut watch::Receiver<Phase>) {
