@@ -1,6 +1,7 @@
 //! The commands.
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -199,14 +200,21 @@ fn upgrade(pid_file: Option<&Path>, pid: Option<i32>, patience: Duration) -> Exi
     let Some(process) = Some(old).filter(|old| *old > 0).and_then(rustix::process::Pid::from_raw) else {
         return fail("a process id is a positive number");
     };
+    let identity = || pid_file.and_then(|path| std::fs::metadata(path).ok()).map(|facts| (facts.ino(), facts.mtime_nsec()));
+    let file = identity();
     if let Err(error) = rustix::process::kill_process(process, rustix::process::Signal::QUIT) {
         return fail(&format!("cannot signal process {old}: {error}"));
     }
     let until = Instant::now() + patience;
     while Instant::now() < until {
         std::thread::sleep(Duration::from_millis(50));
+        // Which file it is before what is in it: it is replaced whole, with the successor's id or, if that failed, with the old one.
+        let file_now = identity();
         if let Some(new) = read().filter(|new| *new != old) {
             return print(&format!("process {new} has taken over from {old}\n"));
+        }
+        if file_now.is_some() && file_now != file {
+            break;
         }
         if rustix::process::test_kill_process(process).is_err() {
             return match pid_file {

@@ -177,7 +177,9 @@ impl Journey {
         let bound = wanting.iter().map(|step| step.run.bound()).min().unwrap_or(usize::MAX);
         self.check_length(bound as u64)?;
         let since = Instant::now();
-        let body = match downstream.buffer_body(bound).await {
+        // A client that sends a byte now and then is never silent for long; the request's time bounds it nevertheless.
+        let reading = tokio::time::timeout(self.deadline().unwrap_or(Duration::MAX), downstream.buffer_body(bound));
+        let body = match reading.await.unwrap_or_else(|_| Err(pingora_error::Error::new(BODY_TIMEOUT))) {
             Ok(body) => body,
             Err(error) => return body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
         };
@@ -271,11 +273,12 @@ impl Journey {
         self.outcome.verdict = Some(Verdict { policy: reply.policy, reason: reply.reason });
     }
 
-    /// The request's total deadline, counted from its head's last byte. A gRPC call has one only where its route says so: it may
+    /// What is left of the request's time, which counts from its head's last byte. A gRPC call has one only where its route says so: it may
     /// stream for hours before it is answered, and brings a deadline of its client's.
     pub fn deadline(&self) -> Option<Duration> {
         let own = self.route.as_ref().and_then(|route| route.timeout);
-        if self.is_grpc() { own } else { own.or(Some(self.door.timeouts.request)) }
+        let limit = if self.is_grpc() { own } else { own.or(Some(self.door.timeouts.request)) };
+        limit.map(|limit| limit.saturating_sub(self.exchange.started.elapsed()))
     }
 
     /// A gRPC call, on a route to services that can speak it.
@@ -293,7 +296,7 @@ impl Journey {
     }
 }
 
-const X_REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
+pub const X_REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
 
 fn no_route() -> Flow {
     Reply::new(StatusCode::NOT_FOUND, "route", "no_route", "No route matches this request.").refuse()

@@ -309,6 +309,8 @@ fn what_takes_an_upgrade_is_said() {
         assert_eq!(status, 200);
         assert!(told["warnings"].to_string().contains("server.workers"), "every time, as long as it is so: {told}");
     }
+    gateway.signal("HUP");
+    eventually("the log says it, too", || gateway.stderr().contains("server.workers"));
     gateway.rewrite(&yaml(1));
     let (_, told) = gateway.reload();
     assert!(!told["warnings"].to_string().contains("server.workers"), "{told}");

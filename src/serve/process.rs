@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 
 use super::signals::{Order, Signals};
 use super::sockets::{Inherited, Sockets};
@@ -80,6 +81,21 @@ struct Process {
     watchers: Watchers,
     sockets: Sockets,
     reloads: mpsc::Receiver<ReloadRequest>,
+    admin: Option<AbortHandle>,
+    fixed: Fixed,
+}
+
+/// What was configured when the process started and no reload changes.
+struct Fixed {
+    admin: Option<SocketAddr>,
+    workers: Option<usize>,
+    cache_memory: usize,
+}
+
+impl Fixed {
+    fn of(snapshot: &Snapshot) -> Self {
+        Fixed { admin: snapshot.admin, workers: snapshot.workers, cache_memory: snapshot.cache_memory }
+    }
 }
 
 enum End {
@@ -104,7 +120,7 @@ impl Process {
         let access_log = AccessLog::start().map_err(io_failure("cannot start the access log"))?;
         access_log.apply(&snapshot.access_log).map_err(io_failure("cannot open the access log"))?;
         around.metrics.watch_access_log(access_log.stats());
-        let admin = snapshot.admin;
+        let (admin, fixed) = (snapshot.admin, Fixed::of(&snapshot));
         let binds: Vec<SocketAddr> = snapshot.doors.iter().map(|door| door.bind).collect();
         let core = Arc::new(Core {
             cache: Cache::new(snapshot.cache_memory),
@@ -122,11 +138,13 @@ impl Process {
             to_listen.push((bind, opened));
         }
         let (reload, reloads) = mpsc::channel(16);
+        let mut serving_admin = None;
         if let Some(address) = admin {
             let socket =
                 sockets.open(address, 1, &mut inherited).map_err(io_failure(format!("cannot listen on {address} (admin)")))?;
             if let Some(socket) = socket.into_iter().next() {
-                tokio::spawn(admin::serve(socket, admin::router(core.clone(), reload)));
+                let serving = tokio::spawn(admin::serve(socket, admin::router(core.clone(), reload)));
+                serving_admin = Some(serving.abort_handle());
             }
         }
         let handles = (0..workers).map(|number| worker::start(core.clone(), number)).collect::<io::Result<Vec<_>>>();
@@ -138,6 +156,8 @@ impl Process {
             workers: handles.map_err(io_failure("cannot start a worker"))?,
             sockets,
             reloads,
+            admin: serving_admin,
+            fixed,
         };
         process.watch_services();
         for (bind, opened) in to_listen {
@@ -192,7 +212,10 @@ impl Process {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
         self.core.access_log.reopen();
         match self.reload().await {
-            Ok(done) => log::info!("generation {} serves", done.generation),
+            Ok(done) => {
+                done.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+                log::info!("generation {} serves", done.generation);
+            }
             Err(problems) => {
                 for problem in problems {
                     log::error!("{problem}");
@@ -221,7 +244,7 @@ impl Process {
         let lines = source.lines();
         let Some(snapshot) = snapshot else { return Err(lines) };
         let mut warnings = lines;
-        warnings.extend(needs_upgrade(&current, &snapshot));
+        warnings.extend(needs_upgrade(&self.fixed, &Fixed::of(&snapshot)));
         let before: BTreeSet<SocketAddr> = current.doors.iter().map(|door| door.bind).collect();
         let after: BTreeSet<SocketAddr> = snapshot.doors.iter().map(|door| door.bind).collect();
         let opened = self.open_all(after.difference(&before).copied())?;
@@ -262,12 +285,13 @@ impl Process {
     }
 
     async fn close(&mut self, bind: SocketAddr) {
+        // First, so that a worker's socket is closed in the moment in which nothing waits in it, and not later.
+        self.sockets.close(&bind);
         for worker in &self.workers {
             let (done, wait) = oneshot::channel();
             worker.send(Command::Close(bind, done));
             let _ = wait.await;
         }
-        self.sockets.close(&bind);
     }
 
     /// Starts the binary anew and hands it the sockets. Whether it took over; if not, this process goes on.
@@ -278,12 +302,17 @@ impl Process {
             Ok(pid) => {
                 log::info!("process {pid} has taken over");
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::MainPid(pid)]);
-                // The file is the successor's now.
+                // The file is the successor's now, and so is the operator's API: whoever asks it means the process that serves.
                 self.options.pid_file = None;
+                if let Some(admin) = self.admin.take() {
+                    admin.abort();
+                }
                 true
             }
             Err(error) => {
                 log::error!("the upgrade failed, and this process goes on serving: {error}");
+                // Anew, so that `portcullis upgrade` sees that nothing more is coming, and in case the successor got as far as writing it.
+                self.write_pid_file();
                 false
             }
         }
@@ -293,6 +322,9 @@ impl Process {
     async fn drain(&mut self, signals: &mut Signals) {
         let grace = self.core.snapshot.load().grace;
         self.core.phase.send_replace(Phase::Draining);
+        // The workers close theirs, and an address is closed with its last copy: until then the kernel lets clients in whom nobody
+        // will ever accept.
+        self.sockets = Sockets::default();
         let until = Instant::now() + grace;
         while Instant::now() < until && !self.workers.iter().all(Handle::is_finished) {
             tokio::select! {
@@ -341,7 +373,7 @@ fn write_whole(path: &Path, content: &str) -> io::Result<()> {
 }
 
 /// What a reload cannot change.
-fn needs_upgrade(current: &Snapshot, next: &Snapshot) -> Vec<String> {
+fn needs_upgrade(current: &Fixed, next: &Fixed) -> Vec<String> {
     let mut told = Vec::new();
     for (changed, what) in [
         (current.admin != next.admin, "admin.bind"),
