@@ -34,6 +34,9 @@ pub struct Connection {
     /// The listener's name.
     pub listener: Arc<str>,
     pub tls: Option<TlsFacts>,
+    /// What the last request's backend was told of this connection, and the authority it was told under: most requests of a
+    /// connection name the same one.
+    pub told: parking_lot::Mutex<Option<(Box<[u8]>, HeaderEdits)>>,
 }
 
 #[derive(Debug, Clone)]
@@ -116,6 +119,7 @@ impl Exchange {
             client: peer,
             listener: "test".into(),
             tls: None,
+            told: Default::default(),
         };
         Exchange::new(Arc::new(connection), "test-request".into())
     }

@@ -180,4 +180,4 @@ pub fn added(edits: &[HeaderEdit]) -> impl Iterator<Item = (&HeaderName, &Header
 }
 
 /// Changes in the order in which they apply.
-pub type HeaderEdits = SmallVec<[HeaderEdit; 8]>;
+pub type HeaderEdits = SmallVec<[HeaderEdit; 12]>;

@@ -21,7 +21,7 @@ use crate::policy::{OnRequest, Step};
 use crate::reply::{Flow, Reply};
 use crate::route::Found;
 use crate::snapshot::{Door, Route, Snapshot};
-use crate::upstream::{Flight, Picked, Service};
+use crate::upstream::{Flight, Picked, Protocol, Service};
 
 /// How it ended, for the log line and the metrics.
 #[derive(Default)]
@@ -75,7 +75,7 @@ impl Journey {
         exchange.client = forwarded::real_client(peer, &head, &door.trusted_proxies);
         let scheme = if connection.tls.is_some() { "https" } else { "http" };
         let hop = Hop { peer, client: exchange.client, local: connection.local, scheme, trusted };
-        forwarded::forward_edits(&head, &hop, &mut exchange.to_upstream);
+        forwarded::forward_edits_of(connection, &head, &hop, &mut exchange.to_upstream);
         let trace = Trace::of(&head, false);
         trace.edits(&head, &mut exchange.to_upstream);
         exchange.traceparent = trace.traceparent;
@@ -209,13 +209,15 @@ impl Journey {
         self.route.as_ref()?.plan.knobs.cache.clone()
     }
 
-    /// The service that answers this request; for a split, chosen once, so that a retry stays with it.
+    /// The service that answers this request; for a split, chosen once, so that a retry stays with it, and so that asking which road
+    /// to take does not draw lots a second time.
     pub fn choose_service(&mut self) -> Option<Arc<Service>> {
         if let Some(service) = &self.outcome.service {
             return Some(service.clone());
         }
-        let route = self.route.as_ref()?;
-        route.answer.choose(&self.head, self.exchange.client)
+        let chosen = self.route.as_ref()?.answer.choose(&self.head, self.exchange.client);
+        self.outcome.service.clone_from(&chosen);
+        chosen
     }
 
     /// Notes that an endpoint could not be connected to. Whether another one may be tried.
@@ -268,9 +270,25 @@ impl Journey {
         self.outcome.verdict = Some(Verdict { policy: reply.policy, reason: reply.reason });
     }
 
-    /// The request's total deadline, counted from its head's last byte.
+    /// The request's total deadline, counted from its head's last byte. A gRPC call has one only where its route says so: it may
+    /// stream for hours before it is answered, and brings a deadline of its client's.
     pub fn deadline(&self) -> Option<Duration> {
-        self.route.as_ref().and_then(|route| route.timeout).or(Some(self.door.timeouts.request))
+        let own = self.route.as_ref().and_then(|route| route.timeout);
+        if self.is_grpc() { own } else { own.or(Some(self.door.timeouts.request)) }
+    }
+
+    /// A gRPC call, on a route to services that can speak it.
+    pub fn is_grpc(&self) -> bool {
+        let mut services = self.route.iter().flat_map(|route| route.answer.services());
+        self.head.version == http::Version::HTTP_2
+            && self.head.header("content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"))
+            && services.all(|service| service.protocol == Protocol::Http2)
+    }
+
+    /// The client asks for a stream, on which silence is no fault: an upgrade, server-sent events or gRPC.
+    pub fn asks_for_stream(&self) -> bool {
+        let events = |accept: &[u8]| memchr::memmem::find(accept, b"text/event-stream").is_some();
+        self.head.upgrade || self.head.header("accept").is_some_and(events) || self.is_grpc()
     }
 }
 

@@ -20,7 +20,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use crate::cache;
-use crate::downstream::{apply_to_response, reply_parts};
+use crate::downstream::{CLIENT_GONE, NO_ANSWER, apply_to_response, reply_parts};
 use crate::journey::{CLIENT_CLOSED, Journey, body_refusal};
 use crate::reply::Reply;
 use crate::upstream::Protocol;
@@ -114,7 +114,14 @@ impl ProxyHttp for Gateway {
         journey.outcome.endpoint = Some(picked.addr);
         journey.outcome.upstream_started = Some(Instant::now());
         journey.flight = Some(picked.begin());
-        Ok(service.peer(&picked, None))
+        let mut peer = service.peer(&picked, None);
+        if journey.asks_for_stream() {
+            peer.options.read_timeout = Some(service.timeouts.stream);
+            if let Some(fate) = &journey.fate {
+                fate.await_head(service.timeouts.response);
+            }
+        }
+        Ok(peer)
     }
 
     async fn upstream_request_filter(
@@ -245,12 +252,15 @@ fn explain(error: &Error) -> Option<Box<Reply>> {
     if let Some(reply) = body_refusal(&error.etype) {
         return Some(reply);
     }
-    if error.etype == crate::downstream::CLIENT_GONE || *error.esource() == ErrorSource::Downstream {
+    if error.etype == NO_ANSWER {
+        return Some(response_timeout());
+    }
+    if error.etype == CLIENT_GONE || *error.esource() == ErrorSource::Downstream {
         return None;
     }
     let (status, reason, detail) = match &error.etype {
         ConnectTimedout => (StatusCode::GATEWAY_TIMEOUT, "connect_timeout", "The backend could not be reached in time."),
-        ReadTimedout | WriteTimedout => (StatusCode::GATEWAY_TIMEOUT, "response_timeout", "The backend did not answer in time."),
+        ReadTimedout | WriteTimedout => return Some(response_timeout()),
         TLSHandshakeTimedout => (StatusCode::GATEWAY_TIMEOUT, "tls_timeout", "The backend's TLS handshake took too long."),
         TLSHandshakeFailure | InvalidCert | TLSWantX509Lookup => {
             (StatusCode::BAD_GATEWAY, "tls_failure", "The backend's TLS handshake failed.")
@@ -267,4 +277,8 @@ fn explain(error: &Error) -> Option<Box<Reply>> {
         _ => (StatusCode::BAD_GATEWAY, "upstream_error", "The backend could not answer."),
     };
     Some(Reply::new(status, "upstream", reason, detail))
+}
+
+fn response_timeout() -> Box<Reply> {
+    Reply::new(StatusCode::GATEWAY_TIMEOUT, "upstream", "response_timeout", "The backend did not answer in time.")
 }

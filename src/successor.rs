@@ -31,6 +31,11 @@ pub fn remember_binary() {
     }
 }
 
+/// Whether this process was started to take over from another.
+pub fn takes_over() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
 /// What the process before handed over, if there was one.
 #[derive(Default)]
 pub struct Inheritance {

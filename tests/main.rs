@@ -3,9 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod caching;
+mod demo;
 mod harness;
 mod observability;
+mod packaging;
 mod peers;
 mod reload;
+mod routing;
+mod stop;
 mod upgrade;
 mod upstreams;
+mod validation;

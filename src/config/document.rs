@@ -74,8 +74,8 @@ pub struct ServerConfig {
     /// Plain requests to plain HTTP/1.1 backends take a shorter way through the gateway. `false` sends every request through Pingora's
     /// proxy instead; the answers are the same. Default true.
     pub fast_lane: bool,
-    /// Where the running process listens for its successor; by default a folder of its own under /run/portcullis or the temporary
-    /// folder.
+    /// The path of the socket over which an upgrade hands the listening sockets to the next process, for the moment of the
+    /// upgrade. Default: in a new folder of mode 0700 in the temporary folder.
     pub upgrade_socket: Option<String>,
 }
 

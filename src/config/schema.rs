@@ -41,7 +41,11 @@ fn put_policies(value: &mut Value, policies: &Schema) {
         Value::Object(object) => {
             if let Some(Value::Object(properties)) = object.get_mut("properties") {
                 if let Some(slot) = properties.get_mut("policies") {
+                    let meaning = slot.get("description").cloned();
                     *slot = policies.clone().to_value();
+                    if let (Some(slot), Some(meaning)) = (slot.as_object_mut(), meaning) {
+                        slot.insert("description".into(), meaning);
+                    }
                 }
             }
             object.values_mut().for_each(|inner| put_policies(inner, policies));
@@ -62,5 +66,7 @@ mod tests {
         for entry in REGISTRY {
             assert!(policies.get(entry.name).is_some(), "{} is missing", entry.name);
         }
+        let meaning = &schema["properties"]["policies"]["description"];
+        assert!(meaning.as_str().is_some_and(|text| text.contains("`false`")), "{meaning}");
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{BODY_MALFORMED, CLIENT_GONE};
 use crate::head::{HeaderEdits, RequestHead};
+use crate::reply::Reply;
 use crate::wire::answer::AnswerHead;
 use crate::wire::body::{BodyDecoder, Decoded};
 use crate::wire::encode::{self, AnswerFraming};
@@ -92,7 +93,7 @@ pub enum NextHead {
 pub struct H1 {
     io: Io,
     read: BytesMut,
-    write: BytesMut,
+    write: Vec<u8>,
     body: BodyDecoder,
     framing: AnswerFraming,
     version: Version,
@@ -113,7 +114,7 @@ impl H1 {
         H1 {
             io,
             read: BytesMut::from(read),
-            write: BytesMut::new(),
+            write: Vec::new(),
             body: BodyDecoder::Done,
             framing: AnswerFraming::None,
             version: Version::HTTP_11,
@@ -148,6 +149,11 @@ impl H1 {
                 match tokio::time::timeout(idle, self.readable()).await {
                     Ok(Ok(())) => {}
                     _ => return NextHead::Closed,
+                }
+                until = Some(Instant::now() + deadline);
+                if !self.read.is_empty() {
+                    // Waiting took bytes in already, maybe the whole head.
+                    continue;
                 }
             }
             let until = *until.get_or_insert_with(|| Instant::now() + deadline);
@@ -270,6 +276,13 @@ impl H1 {
                 // Full: the client is plainly there. Whoever waits here is woken by something else.
                 return std::future::pending().await;
             }
+            // The wait itself needs no buffer, and mostly it is all there is.
+            if let Io::Plain(stream) = &self.io {
+                if stream.readable().await.is_err() {
+                    self.failed = true;
+                    return;
+                }
+            }
             if matches!(self.fill().await, Ok(0) | Err(_)) {
                 self.failed = true;
                 return;
@@ -336,6 +349,29 @@ impl H1 {
         if end { self.finish().await } else { Ok(()) }
     }
 
+    /// Sends a whole answer of the gateway's own: head and body in one write.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    pub async fn write_own(&mut self, reply: &Reply, body: &[u8], edits: &HeaderEdits, method: &Method) -> Result<()> {
+        self.keep_alive &= !(self.continue_owed && !self.body.is_done());
+        let mut length = itoa::Buffer::new();
+        let always: [(&[u8], &[u8]); 3] = [
+            (b"Content-Type", b"application/problem+json"),
+            (b"Content-Length", length.format(body.len()).as_bytes()),
+            (b"Cache-Control", b"no-store"),
+        ];
+        let said = reply.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+        let fields = always.into_iter().chain(said);
+        self.framing = AnswerFraming::None;
+        encode::own(&mut self.write, reply.status, fields, edits, self.framing, self.keep_alive, self.version);
+        if *method != Method::HEAD {
+            self.write.extend_from_slice(body);
+        }
+        self.answered = true;
+        self.flush().await
+    }
+
     /// Passes on an interim answer, to a client that can take one.
     ///
     /// # Errors
@@ -364,7 +400,8 @@ impl H1 {
         if self.write.is_empty() {
             return Ok(());
         }
-        let sent = put(&mut self.io, &mut self.write, self.patience).await;
+        let sent = put(&mut self.io, &mut self.write.as_slice(), self.patience).await;
+        self.write.clear();
         self.failed |= sent.is_err();
         sent
     }
@@ -410,8 +447,9 @@ impl H1 {
             self.write.extend_from_slice(after);
             return self.flush().await;
         }
-        let mut whole = (&mut self.write).chain(data).chain(after);
+        let mut whole = Buf::chain(Buf::chain(self.write.as_slice(), data), after);
         let sent = put(&mut self.io, &mut whole, self.patience).await;
+        self.write.clear();
         self.failed |= sent.is_err();
         sent
     }
@@ -424,11 +462,17 @@ impl H1 {
         match self.framing {
             AnswerFraming::Chunked => {
                 self.framing = AnswerFraming::None;
-                self.write.extend_from_slice(&encode::LAST_CHUNK);
+                self.write.extend_from_slice(encode::LAST_CHUNK);
             }
             AnswerFraming::Length(left) if left > 0 => {
                 self.failed = true;
                 return Error::e_explain(ErrorType::ConnectionClosed, "the backend's body is shorter than its Content-Length");
+            }
+            // The backend has closed the tunnel, so what the client may still say has nowhere to go.
+            AnswerFraming::Tunnel => {
+                self.framing = AnswerFraming::None;
+                self.tunnel = false;
+                self.body = BodyDecoder::Done;
             }
             _ => {}
         }
@@ -498,4 +542,30 @@ async fn put(io: &mut Io, bytes: &mut impl Buf, patience: Duration) -> Result<()
     tokio::time::timeout(patience, io.flush())
         .await
         .map_or_else(|_| Err(Error::new(CLIENT_GONE)), |sent| sent.or_err(CLIENT_GONE, "writing to the client"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    const LIMITS: HeadLimits = HeadLimits { head: 8192, fields: 64, target: 4096 };
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Over TLS, where waiting for bytes and reading them is one step.
+    #[tokio::test]
+    async fn a_head_that_comes_in_one_piece_is_enough() {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let mut h1 = H1::new(Io::Boxed(Box::new(server)), &[]);
+        for _ in 0..2 {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let next = h1.next_head(&LIMITS, SECOND, Duration::from_millis(100)).await;
+            assert!(matches!(next, NextHead::Head(_)));
+        }
+        client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        assert!(matches!(h1.next_head(&LIMITS, SECOND, Duration::from_millis(100)).await, NextHead::TimedOut));
+    }
 }

@@ -6,8 +6,8 @@
 pub mod h1;
 mod session;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,6 +17,7 @@ use pingora_core::protocols::http::v2::server::HttpSession as H2Stream;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::reply::Reply;
@@ -29,6 +30,8 @@ pub const BODY_TIMEOUT: ErrorType = ErrorType::Custom("BodyTimeout");
 pub const BODY_MALFORMED: ErrorType = ErrorType::Custom("BodyMalformed");
 pub const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
 pub const CLIENT_GONE: ErrorType = ErrorType::Custom("ClientGone");
+/// The backend did not begin its answer in time.
+pub const NO_ANSWER: ErrorType = ErrorType::Custom("NoAnswer");
 
 /// Where the connection under an exchange comes back to once the exchange is over, or broke off before it answered.
 #[derive(Clone, Default)]
@@ -68,6 +71,8 @@ pub struct Downstream {
     buffered: Option<Bytes>,
     retry: Option<RetryBuffer>,
     response: Option<Box<ResponseHeader>>,
+    /// When the request was complete, and nothing was left but to wait for the answer.
+    asked: Option<Instant>,
     answered: bool,
     max_body: u64,
     body_read: u64,
@@ -83,12 +88,20 @@ pub struct Downstream {
 pub struct Fate {
     endless: AtomicBool,
     expired: AtomicBool,
+    patience: OnceLock<Duration>,
 }
 
 impl Fate {
     /// The answer is an upgrade, server-sent events or gRPC: it ends when its parties say so, and no total deadline applies.
     pub fn is_endless(&self) -> bool {
         self.endless.load(Ordering::Relaxed)
+    }
+
+    /// Bounds the wait for the answer's head, from the request's last byte on. The session sees to it where the road cannot: it has
+    /// one limit for the head and for the silence of a stream.
+    pub fn await_head(&self, limit: Duration) {
+        // A second attempt waits for the same service.
+        let _ = self.patience.set(limit);
     }
 
     /// The total deadline has passed.
@@ -121,6 +134,7 @@ impl Downstream {
             buffered: None,
             retry: None,
             response: None,
+            asked: None,
             answered: false,
             max_body: u64::MAX,
             body_read: 0,
@@ -139,6 +153,18 @@ impl Downstream {
             wire.set_patience(write);
         }
         self
+    }
+
+    /// The request's body may be silent for as long as it likes.
+    pub fn await_body_without_limit(&mut self) {
+        self.read_timeout = None;
+    }
+
+    /// When waiting for the head of the answer is over, if anything but the road itself bounds it.
+    fn head_due(&mut self) -> Option<Instant> {
+        let patience = *self.fate.patience.get()?;
+        let asked = *self.asked.get_or_insert_with(Instant::now);
+        self.response.is_none().then(|| asked + patience)
     }
 
     /// What the session, the road and the journey tell each other about how it goes on.
@@ -241,6 +267,16 @@ impl Downstream {
             if reply.close || wire.is_left_over(UNREAD) {
                 wire.close_after();
             }
+        }
+        if let Some(Wire::H1(wire)) = &mut self.wire {
+            let body = reply.body(request_id);
+            self.answered = true;
+            if self.method != Method::HEAD {
+                self.body_sent += body.len() as u64;
+            }
+            wire.write_own(reply, &body, edits, &self.method).await?;
+            self.finished = true;
+            return Ok(());
         }
         let (answer, body) = reply_parts(reply, edits, request_id)?;
         let bodiless = self.method == Method::HEAD;

@@ -14,7 +14,7 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::{CLIENT_GONE, Downstream, Wire};
+use super::{CLIENT_GONE, Downstream, NO_ANSWER, Wire};
 
 /// Stands in until the request is on its way; no road asks before.
 static NO_REQUEST: LazyLock<RequestHeader> = LazyLock::new(|| http::Request::new(()).into_parts().0.into());
@@ -133,7 +133,10 @@ impl Session for Downstream {
         if !no_body_expected && !self.is_body_done() {
             return self.read_body().await;
         }
-        self.gone().await;
+        match self.head_due() {
+            Some(due) => tokio::time::timeout_at(due, self.gone()).await.map_err(|_| Error::new(NO_ANSWER))?,
+            None => self.gone().await,
+        }
         Err(Error::new(CLIENT_GONE))
     }
 

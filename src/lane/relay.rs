@@ -99,11 +99,42 @@ impl Upstream {
     }
 }
 
+/// Bytes on their way to a socket. The space is used again once all are gone.
+#[derive(Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.sent == self.bytes.len()
+    }
+}
+
+impl Buf for Pending {
+    fn remaining(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.get(self.sent..).unwrap_or_default()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.sent += count;
+        if self.is_empty() {
+            self.bytes.clear();
+            self.sent = 0;
+        }
+    }
+}
+
 /// The request's body on its way to the backend.
 struct Sending {
     framing: SentFraming,
     /// Bytes that are framed and wait for the socket.
-    pending: BytesMut,
+    pending: Pending,
     done: bool,
 }
 
@@ -111,17 +142,17 @@ impl Sending {
     fn frame(&mut self, piece: &Bytes) {
         match self.framing {
             SentFraming::Chunked => {
-                encode::chunk_head(&mut self.pending, piece.len());
-                self.pending.extend_from_slice(piece);
-                self.pending.extend_from_slice(b"\r\n");
+                encode::chunk_head(&mut self.pending.bytes, piece.len());
+                self.pending.bytes.extend_from_slice(piece);
+                self.pending.bytes.extend_from_slice(b"\r\n");
             }
-            _ => self.pending.extend_from_slice(piece),
+            _ => self.pending.bytes.extend_from_slice(piece),
         }
     }
 
     fn end(&mut self) {
         if self.framing == SentFraming::Chunked {
-            self.pending.extend_from_slice(&encode::LAST_CHUNK);
+            self.pending.bytes.extend_from_slice(encode::LAST_CHUNK);
         }
         self.done = true;
     }
@@ -129,7 +160,7 @@ impl Sending {
 
 /// Sends the request and relays the answer.
 pub async fn exchange(up: &mut Upstream, journey: &mut Journey, down: &mut Downstream, service: &Service) -> Result<(), Broken> {
-    let mut out = BytesMut::with_capacity(1024);
+    let mut out = Vec::with_capacity(1024);
     let target = journey.upstream_target();
     let buffered = down.buffered().cloned();
     let parts = Parts {
@@ -141,7 +172,7 @@ pub async fn exchange(up: &mut Upstream, journey: &mut Journey, down: &mut Downs
         empty: down.body_is_empty(),
     };
     let framing = request::write(&mut out, &parts);
-    let mut sending = Sending { framing, pending: out, done: framing == SentFraming::None };
+    let mut sending = Sending { framing, pending: Pending { bytes: out, sent: 0 }, done: framing == SentFraming::None };
     if let Some(body) = buffered {
         sending.frame(&body);
         sending.done = true;
@@ -210,7 +241,7 @@ async fn step(up: &mut Upstream, down: &mut Downstream, service: &Service, sendi
         match ready.await {
             Err(_) => return Err(Broken::TimedOut),
             Ok(false) => {
-                match stream.try_write(&sending.pending) {
+                match stream.try_write(sending.pending.chunk()) {
                     Ok(count) => sending.pending.advance(count),
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                     Err(_) => return Err(Broken::Stale),
@@ -306,7 +337,7 @@ async fn relay(
             }
             continue;
         }
-        match fill_or_gone(up, down, amount, service.timeouts.response).await? {
+        match fill_or_gone(up, down, amount, service).await? {
             0 if answer.body == BodyDecoder::UntilClose => answer.body = BodyDecoder::Done,
             0 => return Err(Broken::MidAnswer),
             _ => {}
@@ -318,17 +349,14 @@ async fn relay(
 }
 
 /// More bytes of the answer; a client that goes away meanwhile ends the exchange, for an answer may be endless.
-async fn fill_or_gone(up: &mut Upstream, down: &mut Downstream, amount: usize, limit: Duration) -> Result<usize, Broken> {
-    let endless = down.is_endless();
+async fn fill_or_gone(up: &mut Upstream, down: &mut Downstream, amount: usize, service: &Service) -> Result<usize, Broken> {
+    let limit = if down.is_endless() { service.timeouts.stream } else { service.timeouts.response };
     tokio::select! {
         biased;
-        count = up.fill(amount, if endless { FOREVER } else { limit }) => count.map_err(|_| Broken::MidAnswer),
+        count = up.fill(amount, limit) => count.map_err(|_| Broken::MidAnswer),
         _ = down.gone() => Err(Broken::Client(Error::new(crate::downstream::CLIENT_GONE))),
     }
 }
-
-/// An event stream may be silent for as long as its parties like.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 fn next_piece(body: &mut BodyDecoder, read: &mut BytesMut) -> Result<Option<Bytes>, Broken> {
     match body.decode(read).map_err(|_| Broken::MidAnswer)? {

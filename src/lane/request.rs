@@ -1,6 +1,5 @@
 //! The writing of a request to an HTTP/1.1 backend, straight from the client's head.
 
-use bytes::{BufMut, BytesMut};
 use http::Version;
 
 use crate::downstream::passes;
@@ -29,24 +28,24 @@ pub struct Parts<'a> {
 }
 
 /// Appends the head.
-pub fn write(out: &mut BytesMut, parts: &Parts<'_>) -> SentFraming {
+pub fn write(out: &mut Vec<u8>, parts: &Parts<'_>) -> SentFraming {
     let head = parts.head;
     out.reserve(head.buffer.len() + 512);
-    out.put_slice(head.method.as_str().as_bytes());
-    out.put_u8(b' ');
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.push(b' ');
     match (parts.target, head.query()) {
-        (Some(target), _) => out.put_slice(target.as_bytes()),
+        (Some(target), _) => out.extend_from_slice(target.as_bytes()),
         (None, query) => {
-            out.put_slice(head.path.as_bytes());
+            out.extend_from_slice(head.path.as_bytes());
             if let Some(query) = query {
-                out.put_u8(b'?');
-                out.put_slice(query.as_bytes());
+                out.push(b'?');
+                out.extend_from_slice(query.as_bytes());
             }
         }
     }
-    out.put_slice(b" HTTP/1.1\r\nHost: ");
-    out.put_slice(parts.host.map_or_else(|| head.authority(), str::as_bytes));
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    out.extend_from_slice(parts.host.map_or_else(|| head.authority(), str::as_bytes));
+    out.extend_from_slice(b"\r\n");
     let nominated = crate::downstream::nominated(head);
     let framing = framing(parts);
     for (name, value) in head.headers() {
@@ -62,13 +61,13 @@ pub fn write(out: &mut BytesMut, parts: &Parts<'_>) -> SentFraming {
         field(out, name.as_str().as_bytes(), value.as_bytes());
     }
     match (framing, parts.buffered) {
-        (SentFraming::Chunked, _) => out.put_slice(b"Transfer-Encoding: chunked\r\n"),
+        (SentFraming::Chunked, _) => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         (SentFraming::Length, Some(length)) => {
             field(out, b"Content-Length", itoa::Buffer::new().format(length).as_bytes());
         }
         _ => {}
     }
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
     framing
 }
 
@@ -88,9 +87,9 @@ mod tests {
     use http::{HeaderName, HeaderValue};
 
     fn written(head: &RequestHead, edits: &HeaderEdits) -> String {
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         write(&mut out, &Parts { head, target: None, host: None, edits, buffered: None, empty: false });
-        String::from_utf8(out.to_vec()).unwrap()
+        String::from_utf8(out).unwrap()
     }
 
     #[test]

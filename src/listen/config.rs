@@ -101,13 +101,13 @@ pub struct TimeoutsConfig {
     pub header: Spanned<Period>,
     /// Idle time between two requests on a connection. Default: 75s.
     pub keep_alive: Spanned<Period>,
-    /// The longest silence while a request body is awaited. Default: 60s.
+    /// The longest silence while a request body is awaited, except on gRPC calls. Default: 60s.
     pub body: Spanned<Period>,
     /// The longest time in which a client takes nothing of an answer. Default: 60s.
     pub write: Spanned<Period>,
     /// The total deadline of an exchange, from the end of a request's head to the end of its answer; beyond it 504, or a broken-off
-    /// answer. A route's `timeout` replaces it. Answers that are endless by nature have none once they have begun: upgraded
-    /// connections (WebSocket), `text/event-stream`, `application/grpc`. Default: 5m.
+    /// answer. A route's `timeout` replaces it. It bounds neither upgraded connections (WebSocket) nor `text/event-stream` once
+    /// they have begun, nor gRPC calls, which bring a deadline of their own. Default: 5m.
     pub request: Spanned<Period>,
 }
 

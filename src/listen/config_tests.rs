@@ -54,6 +54,13 @@ fn every_problem_is_found_at_once() {
 }
 
 #[test]
+fn no_more_header_fields_are_promised_than_can_be_read() {
+    let most = |count: usize| compile(&format!("{{ bind: ':80', limits: {{ headers: {count} }} }}"));
+    assert_eq!(most(crate::wire::head::MAX_FIELDS).0.unwrap().limits.headers, 256);
+    assert!(most(257).0.is_none());
+}
+
+#[test]
 fn unknown_keys_are_refused_at_every_level() {
     for yaml in [
         "{ bind: ':80', binds: ':81' }",

@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use super::cidr::CidrSet;
+use crate::exchange::Connection;
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -172,6 +173,27 @@ pub struct Hop<'a> {
 /// `X-Real-IP` is the real client in every case.
 pub fn forward_edits(head: &RequestHead, hop: &Hop<'_>, edits: &mut HeaderEdits) {
     remove_forgeries(head, hop.trusted, edits);
+    tell(head, hop, edits);
+}
+
+/// [`forward_edits`] for a request of this connection: of a hop that is not trusted, every request that names the same authority
+/// tells the same, and it is made once.
+pub fn forward_edits_of(connection: &Connection, head: &RequestHead, hop: &Hop<'_>, edits: &mut HeaderEdits) {
+    if hop.trusted {
+        return forward_edits(head, hop, edits);
+    }
+    remove_forgeries(head, false, edits);
+    let mut told = connection.told.lock();
+    if let Some((_, known)) = told.as_ref().filter(|(authority, _)| **authority == *head.authority()) {
+        return edits.extend(known.iter().cloned());
+    }
+    let mut fresh = HeaderEdits::new();
+    tell(head, hop, &mut fresh);
+    edits.extend(fresh.iter().cloned());
+    *told = Some((head.authority().into(), fresh));
+}
+
+fn tell(head: &RequestHead, hop: &Hop<'_>, edits: &mut HeaderEdits) {
     let before = |name: &'static str| if hop.trusted { joined(head, name) } else { None };
     let kept = |name: &'static str, fine: fn(&[u8]) -> bool| {
         hop.trusted.then(|| head.header(name).filter(|value| fine(value))).flatten()

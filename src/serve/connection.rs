@@ -60,7 +60,9 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, 
             return door.metrics.refused(refused.reason);
         }
     }
-    let about = |tls| Arc::new(Connection { peer, local, client: began.client, listener: door.name.clone(), tls });
+    let about = |tls| {
+        Arc::new(Connection { peer, local, client: began.client, listener: door.name.clone(), tls, told: Default::default() })
+    };
     let Some(acceptor) = &door.tls else {
         if door.h2c && speaks_h2(&socket, &began.read, door.timeouts.header).await {
             return serve_h2(worker, &door, about(None), Box::new(rewound(socket, &began.read))).await;
@@ -421,6 +423,9 @@ async fn by_proxy(
         }
     };
     down.set_request(request, journey.max_body());
+    if journey.is_grpc() {
+        down.await_body_without_limit();
+    }
     let deadline = journey.deadline();
     let fate = down.fate();
     journey.fate = Some(fate.clone());

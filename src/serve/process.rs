@@ -99,8 +99,10 @@ impl Fixed {
 }
 
 enum End {
-    /// Let the work under way finish.
+    /// Let the work under way finish; the service ends.
     Drain,
+    /// Let the work under way finish; the successor goes on with the service.
+    HandedOver,
     Now,
 }
 
@@ -185,7 +187,7 @@ impl Process {
             tokio::select! {
                 order = signals.next() => match order {
                     Order::Reload => self.reload_and_say().await,
-                    Order::Upgrade => if self.upgrade().await { break End::Drain },
+                    Order::Upgrade => if self.upgrade().await { break End::HandedOver },
                     Order::Stop => break End::Drain,
                     Order::Abort => break End::Now,
                 },
@@ -197,6 +199,10 @@ impl Process {
             }
         };
         if matches!(end, End::Drain) {
+            // Not after a hand-over: systemd would take it for the end of the whole service, and end the successor too.
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        }
+        if !matches!(end, End::Now) {
             self.drain(&mut signals).await;
         }
         self.core.access_log.flush(Duration::from_secs(5));
@@ -314,7 +320,6 @@ impl Process {
 
     /// Stops accepting and waits until the work under way is done, or the grace period is over, or a second signal comes.
     async fn drain(&mut self, signals: &mut Signals) {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         let grace = self.core.snapshot.load().grace;
         self.core.phase.send_replace(Phase::Draining);
         // The workers close theirs, and an address is closed with its last copy: until then the kernel lets clients in whom nobody

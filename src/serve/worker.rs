@@ -90,6 +90,8 @@ async fn run(core: Arc<Core>, mut orders: mpsc::UnboundedReceiver<Command>) {
     let mut loops: HashMap<SocketAddr, Vec<oneshot::Sender<oneshot::Sender<()>>>> = HashMap::new();
     loop {
         tokio::select! {
+            // Orders first: a socket that was bound before the process began to drain may have connections waiting.
+            biased;
             order = orders.recv() => match order {
                 Some(Command::Listen(bind, socket)) => match tokio::net::TcpListener::from_std(socket) {
                     Ok(socket) => {
@@ -110,7 +112,7 @@ async fn run(core: Arc<Core>, mut orders: mpsc::UnboundedReceiver<Command>) {
                 }
                 None => break,
             },
-            // Not `changed`: the process may have begun to drain before this thread came to look.
+            // Not `changed`: the process may have begun to drain before this worker ran.
             _ = phase.wait_for(|phase| *phase == Phase::Draining) => break,
         }
     }

@@ -256,6 +256,10 @@ pub struct TimeoutsConfig {
     pub connect: Spanned<Period>,
     /// For the head of the answer, and then between two reads of its body, `1ms` to `24h`. Default: `30s`.
     pub response: Spanned<Period>,
+    /// How long nothing may come on a stream, that is on an upgraded connection (WebSocket), on server-sent events that the client
+    /// asked for (`Accept: text/event-stream`) and on a gRPC call, `1s` to `24h`. `response` then bounds only the wait for the
+    /// answer's head, from the request's last byte on. Default: `1h`.
+    pub stream: Spanned<Period>,
     /// For one write of the request, `1ms` to `24h`. Default: `30s`.
     pub write: Spanned<Period>,
     /// How long an unused connection is kept open, `1s` to `1h`. Keep it shorter than the endpoints' own. Default: `60s`.
@@ -264,7 +268,13 @@ pub struct TimeoutsConfig {
 
 impl Default for TimeoutsConfig {
     fn default() -> Self {
-        TimeoutsConfig { connect: period(1000), response: period(30_000), write: period(30_000), idle: period(60_000) }
+        TimeoutsConfig {
+            connect: period(1000),
+            response: period(30_000),
+            stream: period(3_600_000),
+            write: period(30_000),
+            idle: period(60_000),
+        }
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the head of the answer, and between two reads of its body.
     pub response: Duration,
+    /// Between two reads of a stream.
+    pub stream: Duration,
     /// For one write.
     pub write: Duration,
     /// How long an unused connection is kept.
@@ -39,7 +41,7 @@ pub struct Timeouts {
 impl Timeouts {
     /// The same limit for everything.
     pub fn all(limit: Duration) -> Self {
-        Timeouts { connect: limit, response: limit, write: limit, idle: limit }
+        Timeouts { connect: limit, response: limit, stream: limit, write: limit, idle: limit }
     }
 }
 
@@ -236,6 +238,7 @@ mod tests {
         let timeouts = Timeouts {
             connect: Duration::from_secs(1),
             response: Duration::from_secs(2),
+            stream: Duration::from_secs(5),
             write: Duration::from_secs(3),
             idle: Duration::from_secs(4),
         };

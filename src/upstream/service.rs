@@ -169,7 +169,7 @@ impl Service {
         Some(Picked { addr: endpoint.address(), endpoint })
     }
 
-    /// How to connect to `picked`. `sni` replaces the name that TLS asks for and verifies.
+    /// How to connect to `picked`. `sni` replaces the name that TLS asks for and verifies. Reads are bounded by `timeouts.response`.
     pub fn peer(&self, picked: &Picked, sni: Option<&str>) -> Box<HttpPeer> {
         Box::new(self.peers.peer(&picked.endpoint, sni))
     }
@@ -263,9 +263,10 @@ fn read_address(config: &EndpointConfig, known: &mut HashSet<Address>, problems:
 fn compile_timeouts(config: &TimeoutsConfig, problems: &mut Problems) -> Option<Timeouts> {
     let connect = period_within("connect", &config.connect, 1, 60_000, problems);
     let response = period_within("response", &config.response, 1, 24 * HOUR, problems);
+    let stream = period_within("stream", &config.stream, 1000, 24 * HOUR, problems);
     let write = period_within("write", &config.write, 1, 24 * HOUR, problems);
     let idle = period_within("idle", &config.idle, 1000, HOUR, problems);
-    Some(Timeouts { connect: connect?, response: response?, write: write?, idle: idle? })
+    Some(Timeouts { connect: connect?, response: response?, stream: stream?, write: write?, idle: idle? })
 }
 
 /// Pingora verifies nothing where it has no name to verify. That must not happen unasked.

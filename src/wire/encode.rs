@@ -1,6 +1,5 @@
 //! The writing of HTTP/1.1 answers.
 
-use bytes::{BufMut, Bytes, BytesMut};
 use http::{Method, StatusCode, Version, header};
 use pingora_http::ResponseHeader;
 use smallvec::SmallVec;
@@ -84,18 +83,18 @@ pub fn strip_hop_by_hop(answer: &mut ResponseHeader) {
 }
 
 /// Appends a field.
-pub fn field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+pub fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.reserve(name.len() + value.len() + 4);
-    out.put_slice(name);
-    out.put_slice(b": ");
-    out.put_slice(value);
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends the head of a backend's answer as it goes to the client: without what belongs to the backend's connection, and with the
 /// gateway's own changes.
 pub fn relayed(
-    out: &mut BytesMut,
+    out: &mut Vec<u8>,
     answer: &AnswerHead,
     edits: &HeaderEdits,
     framing: AnswerFraming,
@@ -103,22 +102,52 @@ pub fn relayed(
     version: Version,
 ) {
     out.reserve(answer.buffer.len() + 512);
-    out.put_slice(b"HTTP/1.1 ");
-    out.put_slice(answer.status.as_str().as_bytes());
-    out.put_u8(b' ');
-    out.put_slice(answer.reason.of(&answer.buffer));
-    out.put_slice(b"\r\n");
-    let nominated =
-        nominations(answer.headers().filter(|(name, _)| name.eq_ignore_ascii_case(b"connection")).map(|(_, value)| value));
+    status_line(out, answer.status, answer.reason.of(&answer.buffer));
+    let nominated = nominations(answer.headers().filter(|(name, _)| is_name(name, "connection")).map(|(_, value)| value));
+    let unframed = matches!(framing, AnswerFraming::Chunked | AnswerFraming::UntilClose);
+    let passing = answer.headers().filter(|(name, _)| {
+        !is_hop_by_hop(name)
+            && !nominated.iter().any(|token| is_nominated(name, token))
+            && !(unframed && is_name(name, "content-length"))
+    });
+    fields(out, passing, edits, framing, keep_alive, version);
+}
+
+/// Appends the head of an answer of the gateway's own.
+pub fn own<'a>(
+    out: &mut Vec<u8>,
+    status: StatusCode,
+    own: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    edits: &HeaderEdits,
+    framing: AnswerFraming,
+    keep_alive: bool,
+    version: Version,
+) {
+    out.reserve(512);
+    status_line(out, status, status.canonical_reason().unwrap_or_default().as_bytes());
+    fields(out, own, edits, framing, keep_alive, version);
+}
+
+fn status_line(out: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(reason);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The fields of an answer, as the edits leave them, and the end of its head.
+fn fields<'a>(
+    out: &mut Vec<u8>,
+    from: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    edits: &HeaderEdits,
+    framing: AnswerFraming,
+    keep_alive: bool,
+    version: Version,
+) {
     let mut dated = false;
-    for (name, value) in answer.headers() {
-        if is_hop_by_hop(name) || is_edited(edits, name) || nominated.iter().any(|token| is_nominated(name, token)) {
-            continue;
-        }
-        if name.eq_ignore_ascii_case(b"content-length") && matches!(framing, AnswerFraming::Chunked | AnswerFraming::UntilClose) {
-            continue;
-        }
-        dated |= name.eq_ignore_ascii_case(b"date");
+    for (name, value) in from.filter(|(name, _)| !is_edited(edits, name)) {
+        dated |= is_name(name, "date");
         field(out, name, value);
     }
     for (name, value) in added(edits) {
@@ -128,24 +157,36 @@ pub fn relayed(
     end_of_head(out, dated, framing, keep_alive, version);
 }
 
+fn is_name(name: &[u8], known: &str) -> bool {
+    name.eq_ignore_ascii_case(known.as_bytes())
+}
+
 /// Appends an interim answer (1xx) without what belongs to the backend's connection.
-pub fn interim(out: &mut BytesMut, answer: &AnswerHead) {
-    out.put_slice(b"HTTP/1.1 ");
-    out.put_slice(answer.status.as_str().as_bytes());
-    out.put_u8(b' ');
-    out.put_slice(answer.reason.of(&answer.buffer));
-    out.put_slice(b"\r\n");
+pub fn interim(out: &mut Vec<u8>, answer: &AnswerHead) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(answer.status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(answer.reason.of(&answer.buffer));
+    out.extend_from_slice(b"\r\n");
     for (name, value) in
         answer.headers().filter(|(name, _)| !is_hop_by_hop(name) && !name.eq_ignore_ascii_case(b"content-length"))
     {
         field(out, name, value);
     }
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
 }
 
-/// Whether a name is one of [`HOP_BY_HOP`].
+/// Whether a name is one of [`HOP_BY_HOP`]. By length first, for most names have another.
 pub fn is_hop_by_hop(name: &[u8]) -> bool {
-    HOP_BY_HOP.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+    match name.len() {
+        2 => is_name(name, "te"),
+        7 => is_name(name, "trailer") || is_name(name, "upgrade"),
+        10 => is_name(name, "connection") || is_name(name, "keep-alive"),
+        16 => is_name(name, "proxy-connection"),
+        17 => is_name(name, "transfer-encoding"),
+        18 => is_name(name, "proxy-authenticate"),
+        _ => false,
+    }
 }
 
 /// The names that `Connection` fields nominate, without what nearly all of them say.
@@ -163,40 +204,40 @@ fn is_nominated(name: &[u8], token: &[u8]) -> bool {
     name.eq_ignore_ascii_case(token) && !kept
 }
 
-fn end_of_head(out: &mut BytesMut, dated: bool, framing: AnswerFraming, keep_alive: bool, version: Version) {
+fn end_of_head(out: &mut Vec<u8>, dated: bool, framing: AnswerFraming, keep_alive: bool, version: Version) {
     out.reserve(128);
     if !dated {
-        out.put_slice(b"Date: ");
-        out.put_slice(date().as_bytes());
-        out.put_slice(b"\r\n");
+        out.extend_from_slice(b"Date: ");
+        out.extend_from_slice(date().as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
     if framing == AnswerFraming::Chunked {
-        out.put_slice(b"Transfer-Encoding: chunked\r\n");
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
     if !keep_alive {
-        out.put_slice(b"Connection: close\r\n");
+        out.extend_from_slice(b"Connection: close\r\n");
     } else if version == Version::HTTP_10 {
-        out.put_slice(b"Connection: keep-alive\r\n");
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends the head of an answer whose hop-by-hop fields are already gone.
-pub fn head(out: &mut BytesMut, answer: &ResponseHeader, framing: AnswerFraming, keep_alive: bool, version: Version) {
+pub fn head(out: &mut Vec<u8>, answer: &ResponseHeader, framing: AnswerFraming, keep_alive: bool, version: Version) {
     out.reserve(256);
-    out.put_slice(b"HTTP/1.1 ");
-    out.put_slice(answer.status.as_str().as_bytes());
-    out.put_u8(b' ');
-    out.put_slice(answer.get_reason_phrase().unwrap_or_default().as_bytes());
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(answer.status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(answer.get_reason_phrase().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
     answer.header_to_h1_wire(out);
     if !answer.status.is_informational() {
         return end_of_head(out, answer.headers.contains_key(header::DATE), framing, keep_alive, version);
     }
     if framing == AnswerFraming::Tunnel {
-        out.put_slice(b"Connection: Upgrade\r\n");
+        out.extend_from_slice(b"Connection: Upgrade\r\n");
     }
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Now, as an IMF-fixdate (RFC 9110, section 5.6.7). Formatted once a second per thread.
@@ -238,17 +279,17 @@ impl DateText {
 }
 
 /// Appends one chunk. Empty data would end the body, and is left out.
-pub fn chunk_head(out: &mut BytesMut, length: usize) {
+pub fn chunk_head(out: &mut Vec<u8>, length: usize) {
     use std::io::Write;
     let mut text = [0u8; 18];
     let mut rest = &mut text[..];
     // 16 digits and CR LF always fit.
     let _ = write!(rest, "{length:x}\r\n");
     let unused = rest.len();
-    out.put_slice(text.get(..18 - unused).unwrap_or_default());
+    out.extend_from_slice(text.get(..18 - unused).unwrap_or_default());
 }
 
-pub const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 #[cfg(test)]
@@ -286,13 +327,19 @@ mod tests {
     }
 
     #[test]
+    fn every_hop_by_hop_name_is_known_by_its_length() {
+        assert!(HOP_BY_HOP.iter().all(|name| is_hop_by_hop(name.to_uppercase().as_bytes())));
+        assert!(!is_hop_by_hop(b"date") && !is_hop_by_hop(b"content-length"));
+    }
+
+    #[test]
     fn dates_are_fixed_length() {
         assert_eq!(DateText::new(784_111_777).as_bytes(), b"Sun, 06 Nov 1994 08:49:37 GMT");
     }
 
     #[test]
     fn chunk_heads() {
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         chunk_head(&mut out, 0x1f40);
         assert_eq!(&out[..], b"1f40\r\n");
     }

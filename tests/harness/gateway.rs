@@ -1,5 +1,6 @@
 //! The real binary.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,12 @@ use super::client::{Client, get};
 use super::port::Port;
 use super::{Files, dedented};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
+/// The binary that is tested: the one built along with these tests, or the one that `PORTCULLIS_BINARY` names (a release build, a
+/// package's).
+fn binary() -> OsString {
+    std::env::var_os("PORTCULLIS_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_portcullis").into())
+}
+
 /// A machine that is busy with everything else starts a process slowly.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -296,7 +302,10 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- the gateway's stderr\n{}--- its access log\n{}---", self.stderr(), self.log_text());
+            let log = self.log_text();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n");
+            eprintln!("--- the gateway's stderr\n{}--- the end of its access log\n{last}\n---", self.stderr());
         }
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -319,12 +328,22 @@ fn sample(series: &str) -> (&str, Vec<&str>) {
 }
 
 fn command(folder: &Path, env: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(binary());
     command.current_dir(folder).envs(env.iter().copied());
     for inherited in ["RUST_LOG", "NO_COLOR", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID"] {
         command.env_remove(inherited);
     }
     command
+}
+
+/// Runs a test against two gateways with this configuration: one that uses the fast lane and one that does not. Nobody should be able
+/// to tell them apart.
+#[track_caller]
+pub fn on_both_roads(yaml: &str, test: impl Fn(&Gateway)) {
+    for lane in [true, false] {
+        eprintln!("fast lane: {lane}");
+        test(&Gateway::start(&format!("{}server: {{ workers: 2, fast_lane: {lane} }}\n", dedented(yaml))));
+    }
 }
 
 /// What a command of the binary did.

@@ -19,7 +19,7 @@ pub use backend::{Backend, RecordedRequest};
 pub use client::{Answer, Client, get, raw, request};
 pub use curl::{curl, try_curl};
 pub use files::Files;
-pub use gateway::{Gateway, Ran, portcullis, portcullis_with};
+pub use gateway::{Gateway, Ran, on_both_roads, portcullis, portcullis_with};
 pub use nginx::Nginx;
 pub use port::Port;
 
@@ -31,6 +31,16 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < until, "not within 10 seconds: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// `yaml` with each of these names replaced by its port: `filled(yaml, &[("$BACKEND", backend.port())])`.
+pub fn filled(yaml: &str, ports: &[(&str, u16)]) -> String {
+    let mut yaml = yaml.to_owned();
+    for (name, port) in ports {
+        assert!(yaml.contains(name), "{name} is not used");
+        yaml = yaml.replace(name, &port.to_string());
+    }
+    yaml
 }
 
 /// `text` without the indentation that all its lines share, so that YAML can be written in place.

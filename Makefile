@@ -1,0 +1,64 @@
+# The commands that people type. Each of them says in one line what it does: `make help`.
+
+CARGO ?= cargo
+# Where cargo puts what it builds.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BINARY ?= $(TARGET)/release/portcullis
+PREFIX ?= /usr/local
+DESTDIR ?=
+# What is passed on to the test runner: make test TESTS='routing'
+TESTS ?=
+
+.PHONY: help run test lint release bench reference soak install clean
+
+help: ## Print this list.
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+run: ## Build (quickly) and run the demo: sample backends, a gateway, and curl lines to paste.
+	@scripts/need.sh build
+	$(CARGO) build --locked --profile demo
+	@exec $(TARGET)/demo/portcullis demo
+
+test: ## Install what the tests need (apt, as root, only what is missing) and run them all.
+	@scripts/need.sh build test
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    set -x; $(CARGO) nextest run --locked --config-file .ci/nextest.toml $(TESTS); \
+	else \
+	    set -x; $(CARGO) test --locked --no-fail-fast --lib --bins --tests -- $(TESTS); \
+	fi
+
+lint: ## Check the formatting and the lints, warnings being errors.
+	@scripts/need.sh build
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+release: ## Build the binary to deploy: fat LTO, several minutes.
+	@scripts/need.sh build
+	$(CARGO) build --locked --release
+	@ls -l $(TARGET)/release/portcullis
+
+bench: ## Run the micro benchmarks.
+	@scripts/need.sh build
+	$(CARGO) bench --locked
+
+reference: ## Write docs/reference.md anew from the configuration's schema.
+	UPDATE_REFERENCE=1 $(CARGO) test --locked --test main -- --exact packaging::the_reference_is_the_schema
+
+soak: ## Reload every 100 ms under load for ten minutes; not one request may fail.
+	@scripts/need.sh build test
+	$(CARGO) build --locked --profile demo
+	PORTCULLIS=$(abspath $(TARGET))/demo/portcullis loadtest/reload-soak.sh
+
+# The unit goes where systemd looks under this prefix; an existing configuration is never touched.
+install: ## Install the binary, the systemd unit and an example configuration (PREFIX, DESTDIR; after `make release`).
+	@test -x $(BINARY) || { echo "$(BINARY) is not there: run \`make release\` first" >&2; exit 1; }
+	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/portcullis
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/portcullis.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/portcullis.service
+	install -D -m 0644 systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/portcullis.conf
+	install -d -m 0755 $(DESTDIR)/etc/portcullis
+	test -e $(DESTDIR)/etc/portcullis/portcullis.yaml || \
+	    install -m 0644 conf/portcullis.yaml $(DESTDIR)/etc/portcullis/portcullis.yaml
+
+clean: ## Remove everything that was built.
+	$(CARGO) clean

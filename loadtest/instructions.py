@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""User-space instructions per request, counted by callgrind: the same on every run, whatever else the machine does.
+
+Each scenario is run twice with different numbers of requests over one keep-alive connection; the difference of the counts, divided
+by the difference of the numbers, is what one request costs once everything is warm. Needs valgrind, nginx and h2load.
+
+    loadtest/instructions.py --binary target/release/portcullis             compares with loadtest/instructions.json, exit 1 on a
+                                                                            growth of more than 3 %
+    loadtest/instructions.py --binary target/release/portcullis --record    writes that file
+    loadtest/instructions.py --binary target/release/portcullis --functions plain   the costliest functions of one scenario
+"""
+
+import argparse
+import base64
+import hashlib
+import hmac
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+RECORD = pathlib.Path(__file__).with_name("instructions.json")
+FEW, MANY = 200, 1200
+TOLERANCE = 1.03
+
+NGINX = """daemon off; pid {dir}/nginx.pid; worker_processes 1; error_log {dir}/nginx.err;
+events {{ worker_connections 1024; }}
+http {{ access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u;
+scgi_temp_path {dir}/s; server {{ listen 127.0.0.1:{backend}; keepalive_requests 100000000; location / {{
+default_type application/json; return 200 '{body}'; }} }} }}"""
+BODY = '{"id":1,"name":"portcullis","description":"about one hundred bytes of JSON, more or less, to be sent"}'
+
+BASE = """listeners: [ { bind: 127.0.0.1:%(port)d } ]
+services: { backend: { endpoints: [ 127.0.0.1:%(backend)d ] } }
+admin: { bind: 127.0.0.1:%(admin)d }
+"""
+GAUNTLET = """policies:
+  authn: { jwt: { issuer: bench, audience: bench, keys: [ { secret: { file: secret.txt }, algorithm: HS256 } ] } }
+  rate_limit: { by: subject, limit: 1000000000/s }
+  request_headers: { set: { X-Gate: portcullis }, remove: [ X-Debug ] }
+  response_headers: { set: { X-Frame-Options: DENY } }
+"""
+ONE_ROUTE = "routes: [ { path: /*, service: backend } ]\n"
+SILENT = "access_log: { output: false }\n"
+
+
+def many_routes(count):
+    lines = ["routes:"] + [f"  - {{ path: /r{n}/*, service: backend }}" for n in range(count)]
+    return "\n".join(lines + ["  - { path: /*, service: backend }", ""])
+
+
+SCENARIOS = {
+    "plain": (BASE + ONE_ROUTE + SILENT + "server: { workers: 1 }\n", [], 200),
+    "proxy_road": (BASE + ONE_ROUTE + SILENT + "server: { workers: 1, fast_lane: false }\n", [], 200),
+    "gauntlet": (BASE + ONE_ROUTE + GAUNTLET + "access_log: { output: { file: access.log } }\nserver: { workers: 1 }\n", ["jwt"], 200),
+    "gauntlet_proxy_road": (
+        BASE + ONE_ROUTE + GAUNTLET + "access_log: { output: { file: access.log } }\nserver: { workers: 1, fast_lane: false }\n",
+        ["jwt"],
+        200,
+    ),
+    "refusal": (BASE + ONE_ROUTE + GAUNTLET + SILENT + "server: { workers: 1 }\n", [], 401),
+    "routes_10000": (BASE + many_routes(10_000) + SILENT + "server: { workers: 1 }\n", [], 200),
+}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def token(secret):
+    def part(data):
+        return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+    head = part(json.dumps({"alg": "HS256", "typ": "JWT"}).encode())
+    claims = part(json.dumps({"iss": "bench", "aud": "bench", "sub": "user-1", "exp": int(time.time()) + 86400}).encode())
+    signed = head + b"." + claims
+    return (signed + b"." + part(hmac.new(secret, signed, hashlib.sha256).digest())).decode()
+
+
+def wait_for(address, seconds):
+    until = time.time() + seconds
+    while time.time() < until:
+        try:
+            with urllib.request.urlopen(address, timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.1)
+    sys.exit(f"{address} did not answer within {seconds} s")
+
+
+def count(binary, name, requests, keep=None):
+    """Instructions of a whole run with so many requests."""
+    config, extras, status = SCENARIOS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        ports = {"port": free_port(), "backend": free_port(), "admin": free_port()}
+        secret = b"0123456789abcdef0123456789abcdef"
+        pathlib.Path(folder, "secret.txt").write_bytes(secret)
+        pathlib.Path(folder, "gateway.yaml").write_text(config % ports)
+        pathlib.Path(folder, "nginx.conf").write_text(NGINX.format(dir=folder, body=BODY, **ports))
+        out = keep or os.path.join(folder, "callgrind.out")
+        nginx = subprocess.Popen(["nginx", "-c", f"{folder}/nginx.conf"], stderr=subprocess.DEVNULL)
+        gateway = subprocess.Popen(
+            ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", binary, "run", "-c", f"{folder}/gateway.yaml"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_for(f"http://127.0.0.1:{ports['admin']}/readyz", 120)
+            headers = ["-H", f"authorization: Bearer {token(secret)}"] if "jwt" in extras else []
+            url = f"http://127.0.0.1:{ports['port']}/products/42?color=red"
+            load = ["h2load", "--h1", "-n", str(requests), "-c", "1", "-t", "1", *headers, url]
+            said = subprocess.run(load, capture_output=True, text=True, timeout=300, check=True).stdout
+            wanted = f"{requests} {status // 100}xx"
+            if wanted not in said:
+                sys.exit(f"{name}: wanted {wanted}, h2load said:\n{said}")
+        finally:
+            gateway.send_signal(signal.SIGINT)
+            gateway.wait(60)
+            nginx.terminate()
+            nginx.wait(10)
+        totals = re.search(r"^(?:summary|totals): (\d+)", pathlib.Path(out).read_text(errors="replace"), re.M)
+        return int(totals.group(1))
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--binary", required=True)
+    arguments.add_argument("--record", action="store_true")
+    arguments.add_argument("--functions", metavar="SCENARIO")
+    arguments.add_argument("scenarios", nargs="*", default=[])
+    given = arguments.parse_args()
+    if given.functions:
+        out = tempfile.mktemp(prefix="callgrind.")
+        # Many, so that start-up does not hide what requests cost.
+        count(given.binary, given.functions, 30_000, keep=out)
+        subprocess.run(["callgrind_annotate", "--threshold=92", out], check=True)
+        os.unlink(out)
+        return 0
+    measured = {}
+    for name in given.scenarios or SCENARIOS:
+        per_request = (count(given.binary, name, MANY) - count(given.binary, name, FEW)) / (MANY - FEW)
+        measured[name] = round(per_request)
+        print(f"{name:<22} {per_request:>9,.0f} instructions/request", flush=True)
+    if given.record:
+        known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+        RECORD.write_text(json.dumps(known | measured, indent=2) + "\n")
+        return 0
+    if not RECORD.exists():
+        return 0
+    known = json.loads(RECORD.read_text())
+    grown = [name for name, value in measured.items() if value > known.get(name, value) * TOLERANCE]
+    for name in grown:
+        print(f"{name} grew from {known[name]:,} to {measured[name]:,}")
+    return 1 if grown else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

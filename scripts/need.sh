@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Makes sure that the tools of the named groups are there:
+#
+#   scripts/need.sh build          what `cargo build` needs beside the Rust toolchain
+#   scripts/need.sh build test     what the tests need as well
+#
+# A tool counts as present if it can be used, wherever it came from. What is missing is installed with apt, if this is Debian (or
+# one of its children) and the user is root; otherwise the command to run is printed, and the exit code is 1. No service that
+# comes with a package is started or left enabled: the tests start their own.
+set -euo pipefail
+
+has() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
+
+# package  how to tell that it is there
+build_needs() {
+    need build-essential 'has cc && has c++ && has make'
+    need cmake 'has cmake'
+    # Building OpenSSL takes modules that a minimal perl does not have.
+    need perl 'perl -MIPC::Cmd -MFindBin -MData::Dumper -e 1'
+    need pkg-config 'has pkg-config'
+}
+
+# The Python modules are Debian's, so Debian's own interpreter is asked, whatever else is called python3 here.
+test_needs() {
+    need curl 'has curl'
+    need nginx-light 'has nginx'
+    need wrk 'has wrk'
+    need nghttp2-client 'has h2load && has nghttp'
+    need openssl 'has openssl'
+    need python3 '[ -x /usr/bin/python3 ]'
+    need python3-grpcio "/usr/bin/python3 -c 'import grpc'"
+    need python3-websockets "/usr/bin/python3 -c 'import websockets'"
+    need systemd 'has systemd-analyze'
+}
+
+missing=()
+
+need() {
+    if ! eval "$2" >/dev/null 2>&1; then
+        missing+=("$1")
+    fi
+}
+
+# Installs packages by name, and keeps them from starting or enabling anything.
+install_packages() {
+    if ! has apt-get; then
+        echo "need.sh: missing: $* (names of Debian packages); this system has no apt-get, so please install them yourself" >&2
+        return 1
+    fi
+    if [ "$(id -u)" != 0 ]; then
+        echo "need.sh: missing: $*; as root: apt-get update && apt-get install --no-install-recommends $*" >&2
+        return 1
+    fi
+    local policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        # Package scripts ask this before they start a service; 101 forbids it.
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 0755 "$policy"
+        trap "rm -f $policy" EXIT
+    fi
+    echo "need.sh: installing $*"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -q -o DPkg::Lock::Timeout=300 update
+    apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@"
+    case " $* " in
+    *" nginx-light "*) systemctl --quiet disable nginx.service >/dev/null 2>&1 || true ;;
+    esac
+}
+
+for group in "$@"; do
+    case $group in
+    build) build_needs ;;
+    test) test_needs ;;
+    *) echo "need.sh: unknown group \`$group\`; known: build, test" >&2 && exit 2 ;;
+    esac
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    wanted=("${missing[@]}")
+    install_packages "${wanted[@]}"
+    # Trust what can be used, not what was said.
+    missing=()
+    for group in "$@"; do "${group}_needs"; done
+    if [ ${#missing[@]} -gt 0 ]; then
+        echo "need.sh: installed, but still not usable: ${missing[*]}" >&2
+        exit 1
+    fi
+fi
+if ! has cargo; then
+    echo "need.sh: the Rust toolchain is missing: \`cargo\` is not on the path" >&2
+    exit 1
+fi

@@ -1,0 +1,158 @@
+//! The sample services: real listeners on loopback, on a thread of their own. Each answers every path with what it saw, so that the
+//! gateway's work can be read off the answer.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use futures_core::Stream;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::time::{Interval, interval};
+
+/// Each service, and the name of its port in the configuration.
+const INSTANCES: [(&str, &str); 6] = [
+    ("catalog-service", "catalog_1"),
+    ("catalog-service", "catalog_2"),
+    ("catalog-service", "catalog_3"),
+    ("catalog-canary", "canary"),
+    ("cart-service", "cart"),
+    ("checkout-service", "checkout"),
+];
+/// How long `/slow` takes: longer than its route's deadline.
+const SLOW: Duration = Duration::from_secs(2);
+const EVENTS: u32 = 3;
+const BETWEEN_EVENTS: Duration = Duration::from_millis(200);
+
+/// The running services. They end when this is dropped.
+pub struct Backends {
+    /// The name in the configuration, and the port.
+    pub ports: Vec<(&'static str, u16)>,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Backends {
+    /// Starts all of them.
+    ///
+    /// # Errors
+    /// The system gives no port, no thread or no event queue.
+    pub fn start() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut ports = Vec::new();
+        for (service, name) in INSTANCES {
+            let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let port = socket.local_addr()?.port();
+            socket.set_nonblocking(true)?;
+            let inside = runtime.enter();
+            let socket = tokio::net::TcpListener::from_std(socket)?;
+            drop(inside);
+            let instance = Arc::new(Instance { service, name, port });
+            runtime.spawn(async move {
+                if let Err(error) = axum::serve(socket, router(instance)).await {
+                    log::error!("{service} ended: {error}");
+                }
+            });
+            ports.push((name, port));
+        }
+        let (stop, stopped) = oneshot::channel::<()>();
+        std::thread::Builder::new().name("backends".to_owned()).spawn(move || {
+            // An error means that the sender was dropped, which is how it is told to stop.
+            let _ = runtime.block_on(stopped);
+            runtime.shutdown_background();
+        })?;
+        Ok(Backends { ports, _stop: stop })
+    }
+}
+
+struct Instance {
+    service: &'static str,
+    name: &'static str,
+    port: u16,
+}
+
+fn router(instance: Arc<Instance>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { axum::Json(json!({ "status": "ok" })) }))
+        .route("/events", get(events))
+        .route("/slow", any(slow))
+        .fallback(saw)
+        .with_state(instance)
+}
+
+/// What this instance saw of the request.
+async fn saw(State(instance): State<Arc<Instance>>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let seen = json!({
+        "service": instance.service,
+        "instance": format!("{}, port {}", instance.name.replace('_', " "), instance.port),
+        "method": method.as_str(),
+        "path": uri.path(),
+        "query": uri.query(),
+        "body_bytes": body.len(),
+        "identity": {
+            "consumer": text(&headers, "x-consumer-name"),
+            "subject": text(&headers, "x-auth-subject"),
+            "method": text(&headers, "x-auth-method"),
+            "scopes": text(&headers, "x-auth-scopes"),
+        },
+        "headers": all(&headers),
+    });
+    ([(header::CONTENT_TYPE, "application/json"), (header::SERVER, "sample")], format!("{seen:#}\n")).into_response()
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// Every field, sorted, the values of one name joined.
+fn all(headers: &HeaderMap) -> Value {
+    let mut fields: BTreeMap<&str, String> = BTreeMap::new();
+    for (name, value) in headers {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        fields
+            .entry(name.as_str())
+            .and_modify(|known| *known = format!("{known}, {value}"))
+            .or_insert_with(|| value.into_owned());
+    }
+    json!(fields)
+}
+
+async fn slow(State(instance): State<Arc<Instance>>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    tokio::time::sleep(SLOW).await;
+    saw(State(instance), method, uri, headers, body).await
+}
+
+/// Server-sent events (WHATWG HTML, section 9.2), one by one.
+async fn events() -> Response {
+    let events = Events { clock: interval(BETWEEN_EVENTS), sent: 0 };
+    let fields = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    (fields, Body::from_stream(events)).into_response()
+}
+
+struct Events {
+    clock: Interval,
+    sent: u32,
+}
+
+impl Stream for Events {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.sent == EVENTS {
+            return Poll::Ready(None);
+        }
+        ready!(self.clock.poll_tick(cx));
+        self.sent += 1;
+        Poll::Ready(Some(Ok(Bytes::from(format!("event: price\ndata: {{\"number\":{}}}\n\n", self.sent)))))
+    }
+}

@@ -1,0 +1,379 @@
+//! The lines to paste. The same table is printed, and pasted by `demo --verify`.
+//!
+//! A line stands for itself: it needs no other before it, and gives the same however often and in whichever order it is pasted. Where
+//! a limit is shown, the line itself uses it up.
+
+use std::path::Path;
+
+use super::stage::Stage;
+
+/// One line to paste.
+pub struct Try {
+    pub group: &'static str,
+    pub title: &'static str,
+    pub command: String,
+    /// Every status in its output, in order; empty if it shows none.
+    pub expect: Vec<u16>,
+    /// What must stand in its output, too.
+    pub shows: &'static [&'static str],
+}
+
+/// All of them, in the order in which they are printed.
+pub fn all(stage: &Stage) -> Vec<Try> {
+    let mut list = List { group: "", tries: Vec::new() };
+    let words = Words::new(stage);
+    routing(&mut list, &words);
+    refusals(&mut list, &words);
+    identity(&mut list, &words);
+    limits(&mut list, &words);
+    answers(&mut list, &words);
+    doors(&mut list, &words);
+    operator(&mut list, &words);
+    list.tries
+}
+
+struct List {
+    group: &'static str,
+    tries: Vec<Try>,
+}
+
+impl List {
+    fn add(&mut self, expect: &[u16], title: &'static str, command: String, shows: &'static [&'static str]) {
+        self.tries.push(Try { group: self.group, title, command, expect: expect.to_vec(), shows });
+    }
+}
+
+/// What lines are made of.
+struct Words {
+    /// `curl -si`
+    curl: String,
+    /// `curl -so /dev/null`, for a request of which nothing is to be seen.
+    quiet: String,
+    http: String,
+    https: String,
+    balanced: String,
+    admin: String,
+    api_key: String,
+    /// The key alone.
+    key: String,
+    authorities: String,
+    alice: String,
+    /// The file behind `alice`.
+    token_file: String,
+    bob: String,
+    carol: String,
+    log: String,
+    https_port: u16,
+}
+
+impl Words {
+    fn new(stage: &Stage) -> Self {
+        // A proxy for the outside world cannot reach this host's loopback interface.
+        let variables = ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+        let proxied = variables.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+        let direct = if proxied { " --noproxy '*'" } else { "" };
+        let file = |name: &str| quoted(&stage.file(name));
+        Words {
+            curl: format!("curl -si{direct}"),
+            quiet: format!("curl -so /dev/null{direct}"),
+            http: format!("http://127.0.0.1:{}", stage.http.number),
+            https: format!("https://127.0.0.1:{}", stage.https.number),
+            balanced: format!("http://127.0.0.1:{}", stage.balanced.number),
+            admin: format!("http://127.0.0.1:{}", stage.admin.number),
+            api_key: format!("-H 'X-API-Key: {}'", stage.api_key),
+            key: stage.api_key.clone(),
+            authorities: format!("--cacert {}", file("ca.pem")),
+            alice: format!("-H @{}", file("alice.jwt")),
+            token_file: file("alice.jwt"),
+            bob: format!("-H @{}", file("bob-readonly.jwt")),
+            carol: format!("-H @{}", file("carol-expired.jwt")),
+            log: file("access.log"),
+            https_port: stage.https.number,
+        }
+    }
+}
+
+/// A path as one word of a shell.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    if text.bytes().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+const CATALOG: &[&str] = &[r#""service": "catalog-service""#];
+const CANARY: &[&str] = &[r#""service": "catalog-canary""#];
+
+fn routing(list: &mut List, w: &Words) {
+    let Words { curl, http, .. } = w;
+    list.group = "Routing: the answer says which service saw what";
+    list.add(&[200], "a parameter in the path", format!("{curl} {http}/products/42"), &[r#""x-sku": "42""#]);
+    list.add(
+        &[200],
+        "spread over three endpoints, one with twice the weight",
+        format!("for i in $(seq 20); do {curl} {http}/products/42; done | grep -oE 'HTTP/.*200|catalog [123]' | sort | uniq -c"),
+        &["20 HTTP/1.1 200", "catalog 3"],
+    );
+    list.add(&[200], "a prefix, stripped", format!("{curl} {http}/catalog/shoes/red"), &[r#""path": "/shoes/red""#]);
+    list.add(
+        &[200],
+        "path and host rewritten",
+        format!("{curl} {http}/p/42"),
+        &[r#""path": "/products/42""#, r#""host": "catalog.internal""#],
+    );
+    list.add(&[200], "by host", format!("{curl} -H 'Host: shop.example.com' {http}/any/path"), CATALOG);
+    list.add(&[200], "by wildcard host", format!("{curl} -H 'Host: beta.example.com' {http}/any/path"), CANARY);
+    list.add(&[200], "version 2 of the API, by header", format!("{curl} -H 'API-Version: 2' {http}/items/7"), CANARY);
+    list.add(&[200], "version 2 of the API, by path", format!("{curl} {http}/v2/items/7"), CANARY);
+    list.add(&[200], "by a header's presence", format!("{curl} -H 'X-Beta: yes' {http}/search"), CANARY);
+    list.add(&[200], "by a query parameter", format!("{curl} '{http}/find?explain=1'"), &[r#""path": "/find/explained""#]);
+    list.add(
+        &[200],
+        "by class of device: a phone",
+        format!("{curl} -A 'Mozilla/5.0 (iPhone) Mobile' {http}/home"),
+        &["/home/mobile"],
+    );
+    list.add(&[200], "by class of device: a crawler", format!("{curl} -A 'examplebot/1.0' {http}/home"), &["/home/bot"]);
+    list.add(
+        &[200],
+        "a canary gets a tenth of the requests",
+        format!("for i in $(seq 40); do {curl} {http}/recommendations; done | grep -oE 'HTTP/.*200|catalog-(service|canary)' | sort | uniq -c"),
+        &["40 HTTP/1.1 200", "catalog-service"],
+    );
+    list.add(
+        &[200],
+        "an A/B test: a visitor stays where it is",
+        format!("for i in $(seq 10); do {curl} -b visitor=ann {http}/experiment; done | grep -oE 'HTTP/.*200|\"catalog-(service|canary)' | sort | uniq -c"),
+        &["10 HTTP/1.1 200", "10 \"catalog-"],
+    );
+    list.add(&[404], "no such route", format!("{curl} {http}/nowhere"), &[r#""reason":"no_route""#]);
+    list.add(
+        &[405],
+        "the path is right, the method is not",
+        format!("{curl} -X DELETE {http}/products/42"),
+        &["allow: GET, HEAD"],
+    );
+}
+
+fn refusals(list: &mut List, w: &Words) {
+    let Words { curl, http, api_key, .. } = w;
+    let json = "-H 'Content-Type: application/json'";
+    let once = "-H 'Idempotency-Key: 7'";
+    list.group = "Malformed and oversized: refused before anybody asks who it is, and before a backend hears of it";
+    list.add(&[400], "an escape that is none", format!("{curl} {http}/products/%zz"), &["application/problem+json"]);
+    list.add(
+        &[400],
+        "a path that leaves the root",
+        format!("{curl} --path-as-is {http}/../etc/passwd"),
+        &["application/problem+json"],
+    );
+    list.add(
+        &[400],
+        "a required header is missing",
+        format!("{curl} {json} -d '{{\"sku\":1}}' {http}/cart/items"),
+        &["header_missing"],
+    );
+    list.add(
+        &[400],
+        "the body is not JSON",
+        format!("{curl} {once} {json} -d '{{\"sku\":' {http}/cart/items"),
+        &["json_malformed"],
+    );
+    list.add(
+        &[415],
+        "a content type that is not taken",
+        format!("{curl} {once} -d sku=1 {http}/cart/items"),
+        &["accept: application/json"],
+    );
+    list.add(
+        &[413],
+        "a body over the bound",
+        format!("printf %05000d 0 | {curl} {once} {json} -d @- {http}/cart/items"),
+        &["body_too_large"],
+    );
+    list.add(&[414], "a target over the bound", format!("{curl} {http}/products/$(printf %03000d 0)"), &["uri_too_long"]);
+    list.add(
+        &[431],
+        "header fields over the bound",
+        format!("{curl} -H X-Big:$(printf %09000d 0) {http}/products/42"),
+        &["headers_too_large"],
+    );
+    list.add(
+        &[200],
+        "all as it should be",
+        format!("{curl} {api_key} {once} {json} -d '{{\"sku\":1}}' {http}/cart/items"),
+        &[r#""body_bytes": 9"#],
+    );
+}
+
+fn identity(list: &mut List, w: &Words) {
+    let Words { curl, http, api_key, key, alice, bob, carol, .. } = w;
+    list.group = "Who is it, and may it: the backend sees the proved identity, never the credential";
+    list.add(&[200], "an API key", format!("{curl} {api_key} {http}/cart/"), &[r#""consumer": "acme-mobile""#]);
+    list.add(&[401], "no credentials", format!("{curl} {http}/cart/"), &["www-authenticate:"]);
+    list.add(&[401], "an unknown API key", format!("{curl} -H 'X-API-Key: guess' {http}/cart/"), &["unknown_api_key"]);
+    list.add(
+        &[200],
+        "a token (JWT)",
+        format!("{curl} {alice} {http}/checkout/pay"),
+        &[r#""subject": "alice""#, r#""x-tenant": "north""#],
+    );
+    list.add(&[401], "no token", format!("{curl} {http}/checkout/pay"), &["www-authenticate: Bearer realm=\"checkout\""]);
+    list.add(&[401], "an expired token", format!("{curl} {carol} {http}/checkout/pay"), &["error=\"invalid_token\""]);
+    list.add(
+        &[401],
+        "a token that somebody made up",
+        format!("{curl} -H 'Authorization: Bearer e30.e30.e30' {http}/checkout/pay"),
+        &["invalid_token"],
+    );
+    list.add(&[403], "a token without the scope", format!("{curl} {bob} {http}/checkout/pay"), &["insufficient_scope"]);
+    list.add(&[200], "either will do: a token", format!("{curl} {bob} {http}/orders/1"), &[r#""consumer": "web-shop""#]);
+    list.add(
+        &[200],
+        "or a key in the query, which is taken out",
+        format!("{curl} '{http}/orders/1?page=2&api_key={key}'"),
+        &[r#""query": "page=2""#],
+    );
+    list.add(&[403], "not a member of the group", format!("{curl} {alice} {http}/partners/prices"), &["group_not_allowed"]);
+    list.add(&[200], "a member", format!("{curl} {api_key} {http}/partners/prices"), &[r#""consumer": "acme-mobile""#]);
+}
+
+fn limits(list: &mut List, w: &Words) {
+    let Words { curl, quiet, http, api_key, .. } = w;
+    list.group = "Limits";
+    list.add(
+        &[200, 200, 200, 429, 429],
+        "3 a minute for each device",
+        format!("d=$(date +%s%N); for i in 1 2 3 4 5; do {curl} -H \"X-Device-Id: $d\" {http}/bursts; done | grep -i -E '^HTTP|^ratelimit:'"),
+        &["\"per-device\";r=0"],
+    );
+    list.add(
+        &[429],
+        "1 an hour for each consumer: the second",
+        format!("{quiet} {api_key} {http}/quota; {curl} {api_key} {http}/quota"),
+        &["retry-after:", "\"per-hour\""],
+    );
+    list.add(
+        &[429],
+        "1 a minute for each address, before authentication: the second",
+        format!("{quiet} {http}/login; {curl} {http}/login"),
+        &["address_limited"],
+    );
+}
+
+fn answers(list: &mut List, w: &Words) {
+    let Words { curl, quiet, http, .. } = w;
+    list.group = "Answers: from memory, as a stream, and when a backend fails";
+    list.add(
+        &[200],
+        "the second time from the cache",
+        format!("{quiet} {http}/prices/42; {curl} {http}/prices/42"),
+        &["cache-status: ", "hit", "age:"],
+    );
+    list.add(&[200], "credentials bypass the cache", format!("{curl} -b session=1 {http}/prices/42"), &["cache-status: "]);
+    list.add(&[200], "server-sent events, as they come", format!("{curl} -N {http}/events"), &["\"number\":3"]);
+    list.add(
+        &[503],
+        "the only endpoint is down, and the health check knows",
+        format!("{curl} {http}/reports"),
+        &["retry-after: 5"],
+    );
+    list.add(&[502], "an endpoint that refuses the connection", format!("{curl} {http}/legacy"), &["connect_failure"]);
+    list.add(
+        &[504],
+        "a backend that takes longer than the route allows",
+        format!("{curl} {http}/slow"),
+        &["application/problem+json"],
+    );
+    list.add(
+        &[200],
+        "header fields set on the way, both ways",
+        format!("{curl} -H 'X-Debug: 1' {http}/items/7"),
+        &["x-gateway: portcullis-demo", r#""x-client-address": "127.0.0.1""#],
+    );
+    list.add(
+        &[200],
+        "a trace goes on",
+        format!("{curl} -H 'traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01' {http}/items/7"),
+        &["00-4bf92f3577b34da6a3ce929d0e0e4736-"],
+    );
+}
+
+fn doors(list: &mut List, w: &Words) {
+    let Words { curl, http, https, balanced, authorities, https_port, .. } = w;
+    list.group = "Doors: TLS, HTTP/2, PROXY protocol";
+    list.add(
+        &[200],
+        "HTTP/2 over TLS",
+        format!("{curl} {authorities} {https}/products/42"),
+        &["HTTP/2 200", r#""x-forwarded-proto": "https""#],
+    );
+    list.add(&[200], "HTTP/1.1 over TLS", format!("{curl} --http1.1 {authorities} {https}/products/42"), &["HTTP/1.1 200"]);
+    list.add(
+        &[200],
+        "another server name, another certificate",
+        format!("{curl} {authorities} --connect-to ::127.0.0.1:{https_port} https://shop.example.com/"),
+        &[r#""host": "shop.example.com""#],
+    );
+    list.add(&[200], "HTTP/2 without TLS", format!("{curl} --http2-prior-knowledge {http}/products/42"), &["HTTP/2 200"]);
+    list.add(
+        &[200],
+        "a forged X-Forwarded-For is replaced",
+        format!("{curl} -H 'X-Forwarded-For: 203.0.113.7' {http}/items/7"),
+        &[r#""x-forwarded-for": "127.0.0.1""#],
+    );
+    list.add(
+        &[200],
+        "a trusted proxy's is believed; this listener wants a PROXY header first",
+        format!("{curl} --haproxy-protocol -H 'X-Forwarded-For: 203.0.113.7' {balanced}/items/7"),
+        &[r#""x-client-address": "203.0.113.7""#],
+    );
+}
+
+fn operator(list: &mut List, w: &Words) {
+    let Words { curl, quiet, http, admin, log, key, .. } = w;
+    list.group = "For the operator";
+    list.add(
+        &[200],
+        "load the configuration again, after you have changed it",
+        format!("{curl} -X POST {admin}/reload"),
+        &["\"generation\":"],
+    );
+    list.add(
+        &[200],
+        "the routes, with their policies in the order of execution",
+        format!("{curl} {admin}/routes"),
+        &["\"policies\":"],
+    );
+    list.add(&[200], "the services, and how their endpoints are", format!("{curl} {admin}/upstreams"), &["reports-service"]);
+    list.add(&[200], "the configuration, secrets left out", format!("{curl} {admin}/config"), &["\"config\":"]);
+    list.add(
+        &[200],
+        "the metrics, for Prometheus",
+        format!("{curl} {admin}/metrics | grep -E '^HTTP|^portcullis_(refusals|upstream_healthy)'"),
+        &["portcullis_upstream_healthy"],
+    );
+    list.add(&[200], "ready to serve?", format!("{curl} {admin}/readyz"), &["\"ready\""]);
+    list.add(
+        &[],
+        "for the scripts under loadtest/",
+        format!("export BASE_URL={http} API_KEY={key} TOKEN=$(cut -d' ' -f3 {})", w.token_file),
+        &[],
+    );
+    list.add(
+        &[],
+        "what the access log says of a request",
+        format!("{quiet} {http}/products/42; sleep 1; tail -n 1 {log}"),
+        &["\"request_id\":"],
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_word() {
+        assert_eq!(quoted(Path::new("/tmp/portcullis-demo-aB3/ca.pem")), "/tmp/portcullis-demo-aB3/ca.pem");
+        assert_eq!(quoted(Path::new("/tmp/it's here")), r"'/tmp/it'\''s here'");
+    }
+}

@@ -1,0 +1,438 @@
+//! Which request goes where, and as what it arrives there.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+
+use crate::harness::*;
+
+/// The smallest useful gateway, as the documentation shows it.
+const SMALLEST: &str = "\
+listeners:
+  - bind: 0.0.0.0:8080
+routes:
+  - path: /products/*
+    service: catalog-service
+    port: 9001
+  - path: /cart/*
+    service: cart-service
+    port: 9002
+";
+
+/// A gateway whose services are backends that say their names.
+struct Named {
+    gateway: Gateway,
+    backends: Vec<Backend>,
+}
+
+impl Named {
+    fn start(names: &[&str], routes: &str) -> Named {
+        let backends: Vec<Backend> = names.iter().map(|name| Backend::named(name)).collect();
+        let services: String = names
+            .iter()
+            .zip(&backends)
+            .map(|(name, backend)| format!("  {name}: {{ endpoints: [\"127.0.0.1:{}\"] }}\n", backend.port()))
+            .collect();
+        let gateway =
+            Gateway::start(&format!("listeners: [ {{ bind: \"127.0.0.1:$PORT\" }} ]\nservices:\n{services}routes:\n{routes}\n"));
+        Named { gateway, backends }
+    }
+
+    /// Who answers this request: a backend's name, or the status of a refusal.
+    #[track_caller]
+    fn asks(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> String {
+        let answer = request(self.gateway.port(), method, target, headers, b"");
+        if answer.status != 200 {
+            return answer.status.to_string();
+        }
+        answer.json()["name"].as_str().unwrap().to_owned()
+    }
+
+    #[track_caller]
+    fn check(&self, cases: &[(&str, &[(&str, &str)], &str)]) {
+        for (request, headers, expected) in cases {
+            let (method, target) = request.split_once(' ').unwrap_or(("GET", request));
+            assert_eq!(self.asks(method, target, headers), *expected, "{request} {headers:?}");
+        }
+    }
+}
+
+#[test]
+fn the_smallest_configuration_is_accepted_as_it_stands() {
+    let files = Files::new();
+    let path = files.write("portcullis.yaml", SMALLEST);
+    let ran = portcullis(files.dir(), &["check", path.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("1 listeners, 2 services, 2 routes"), "{ran:?}");
+    // Nobody knows these names here: a warning for each, with its place.
+    assert!(ran.stderr.contains("warning") && ran.stderr.contains("portcullis.yaml:5:"), "{ran:?}");
+    assert!(ran.stderr.contains("catalog-service") && ran.stderr.contains("cart-service"), "{ran:?}");
+}
+
+#[test]
+fn the_smallest_configuration_starts_and_answers_503_for_names_that_do_not_resolve() {
+    // Only the port is another, so that tests can run side by side.
+    let gateway = Gateway::start(&SMALLEST.replace("8080", "$PORT"));
+    for path in ["/products/1", "/cart"] {
+        let answer = get(gateway.port(), path);
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        assert!(answer.header("retry-after").is_some(), "{answer:?}");
+    }
+    get(gateway.port(), "/other").assert_problem(404, "route", "no_route");
+    assert!(gateway.stderr().contains("catalog-service"), "the log warns: {}", gateway.stderr());
+}
+
+#[test]
+fn the_smallest_configuration_routes_to_names_that_resolve() {
+    let (catalog, cart) = (Backend::named("catalog"), Backend::named("cart"));
+    let yaml = SMALLEST
+        .replace("8080", "$PORT")
+        .replace("9001", &catalog.port().to_string())
+        .replace("9002", &cart.port().to_string())
+        .replace("catalog-service", "localhost")
+        .replace("cart-service", "localhost");
+    let gateway = Gateway::start(&yaml);
+    for (path, name) in [("/products", "catalog"), ("/products/7?full=1", "catalog"), ("/cart/", "cart")] {
+        let answer = curl(&[&gateway.url(path)]);
+        assert_eq!(answer.json()["name"], name, "{path}");
+        assert_eq!(answer.json()["target"], path);
+    }
+}
+
+#[test]
+fn hosts() {
+    let named = Named::start(
+        &["exact", "wild", "deep", "any", "two"],
+        "  - { host: shop.example.com, path: /a, service: exact }
+  - { host: '*.example.com', path: /*, service: wild }
+  - { host: '*.eu.example.com', path: /*, service: deep }
+  - { host: [one.test, two.test], path: /*, service: two }
+  - { path: /*, service: any }",
+    );
+    named.check(&[
+        ("/a", &[("Host", "shop.example.com")], "exact"),
+        ("/a", &[("Host", "SHOP.Example.COM:8080")], "exact"),
+        ("/a", &[("Host", "shop.example.com.")], "exact"),
+        // The host is chosen first, and nothing falls back to another one.
+        ("/b", &[("Host", "shop.example.com")], "404"),
+        ("/b", &[("Host", "www.example.com")], "wild"),
+        ("/b", &[("Host", "a.b.example.com")], "wild"),
+        ("/b", &[("Host", "a.eu.example.com")], "deep"),
+        ("/b", &[("Host", "eu.example.com")], "wild"),
+        ("/b", &[("Host", "example.com")], "any"),
+        ("/b", &[("Host", "two.test")], "two"),
+        ("/b", &[("Host", "[::1]:80")], "any"),
+        ("/b", &[("Host", "evilexample.com")], "any"),
+    ]);
+    // An absolute target names the host.
+    let mut client = Client::connect(named.gateway.port());
+    client.send("GET http://two.test/x?y HTTP/1.1\r\nHost: two.test\r\n\r\n");
+    let answer = client.answer_to("GET");
+    assert_eq!((answer.json()["name"].as_str(), answer.json()["target"].as_str()), (Some("two"), Some("/x?y")));
+}
+
+#[test]
+fn paths_from_the_most_specific() {
+    // Not in the order in which they are tried: the order of the file has no say.
+    let named = Named::start(
+        &["prefix", "param", "exact", "deeper", "slash", "root"],
+        "  - { path: /*, service: root }
+  - { path: /x/*, service: prefix }
+  - { path: '/x/{id}', service: param }
+  - { path: /x/new, service: exact }
+  - { path: '/x/{id}/items/{item}', service: deeper }
+  - { path: /x/new/, service: slash }",
+    );
+    named.check(&[
+        ("/x", &[], "prefix"),
+        ("/x/", &[], "prefix"),
+        ("/xy", &[], "root"),
+        ("/X/new", &[], "root"),
+        ("/x/new", &[], "exact"),
+        ("/x/new/", &[], "slash"),
+        ("/x/new/more", &[], "prefix"),
+        ("/x/7", &[], "param"),
+        ("/x/7/", &[], "prefix"),
+        ("/x/7/items/8", &[], "deeper"),
+        ("/x/new/items/8", &[], "deeper"),
+        ("/x/7/items", &[], "prefix"),
+        ("/", &[], "root"),
+        // An encoded slash separates nothing.
+        ("/x/a%2Fb", &[], "param"),
+        ("/x%2Fnew", &[], "root"),
+        // Normalised before it is matched.
+        ("/x/%6eew", &[], "exact"),
+        ("/y/../x/./new", &[], "exact"),
+        ("//x//new", &[], "exact"),
+    ]);
+}
+
+#[test]
+fn predicates() {
+    let named = Named::start(
+        &["plain", "beta", "tenant", "anonymous", "query", "v2", "v3"],
+        "  - { path: /p, service: plain }
+  - { path: /p, service: beta, headers: { X-Beta: 'yes' } }
+  - { path: /p, service: tenant, headers: { X-Beta: 'yes', X-Tenant: { prefix: acme- } } }
+  - { path: /q, service: plain, headers: { Authorization: { present: true } } }
+  - { path: /q, service: anonymous, headers: { Authorization: { present: false } } }
+  - { path: /r, service: query, query: { format: json pretty } }
+  - { path: /r, service: plain, query: { format: { present: false } } }
+  - { path: /api, service: plain }
+  - { path: /api, service: v2, version: 2 }
+  - { path: /api, service: v3, version: { header: X-V, is: '3' } }
+  - { path: /v2/api, service: v2 }",
+    );
+    named.check(&[
+        ("/p", &[], "plain"),
+        ("/p", &[("X-Beta", "no")], "plain"),
+        ("/p", &[("x-beta", "yes")], "beta"),
+        ("/p", &[("X-Beta", "yes"), ("X-Tenant", "acme-1")], "tenant"),
+        ("/p", &[("X-Beta", "yes"), ("X-Tenant", "other")], "beta"),
+        ("/p", &[("X-Tenant", "acme-1")], "plain"),
+        ("/q", &[("Authorization", "x")], "plain"),
+        ("/q", &[], "anonymous"),
+        ("/r?a=b&format=json%20pretty", &[], "query"),
+        ("/r?format=json+pretty", &[], "query"),
+        ("/r?a=b", &[], "plain"),
+        // Every route of this path wants something else.
+        ("/r?format=xml", &[], "404"),
+        ("/api", &[], "plain"),
+        ("/api", &[("API-Version", "2")], "v2"),
+        ("/api", &[("API-Version", "9")], "plain"),
+        ("/api", &[("X-V", "3")], "v3"),
+        ("/v2/api", &[], "v2"),
+    ]);
+}
+
+#[test]
+fn devices() {
+    let named = Named::start(
+        &["mobile", "tablet", "desktop", "bot"],
+        "  - { path: /, service: mobile, device: mobile }
+  - { path: /, service: tablet, device: tablet }
+  - { path: /, service: desktop, device: desktop }
+  - { path: /, service: bot, device: bot }",
+    );
+    let iphone = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/15E148";
+    let ipad = "Mozilla/5.0 (iPad; CPU OS 16_0 like Mac OS X) AppleWebKit/605.1.15";
+    let firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:120.0) Gecko/20100101 Firefox/120.0";
+    let google = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)";
+    named.check(&[
+        ("/", &[("User-Agent", iphone)], "mobile"),
+        ("/", &[("User-Agent", ipad)], "tablet"),
+        ("/", &[("User-Agent", firefox)], "desktop"),
+        ("/", &[("User-Agent", google)], "bot"),
+        ("/", &[], "desktop"),
+        ("/", &[("User-Agent", firefox), ("Sec-CH-UA-Mobile", "?1")], "mobile"),
+        ("/", &[("User-Agent", firefox), ("Sec-CH-UA-Mobile", "?0"), ("Sec-CH-UA-Platform", "\"Android\"")], "tablet"),
+    ]);
+    assert_eq!(curl(&["-A", iphone, &named.gateway.url("/")]).json()["name"], "mobile");
+}
+
+#[test]
+fn wrong_path_and_wrong_method_are_told_apart() {
+    let named = Named::start(
+        &["read", "write", "beta"],
+        "  - { path: /m, methods: GET, service: read }
+  - { path: /m, methods: [PUT, DELETE], service: write }
+  - { path: /m/*, methods: POST, service: write, headers: { X-Beta: { present: true } } }
+  - { path: '/m/{id}', methods: PATCH, service: beta }",
+    );
+    let port = named.gateway.port();
+    named.check(&[("PUT /m", &[], "write"), ("POST /m/x", &[("X-Beta", "1")], "write"), ("PATCH /m/x", &[], "beta")]);
+    let wrong = request(port, "POST", "/m", &[], b"");
+    // `/m/*` matches `/m` too, but not without its header.
+    wrong.assert_problem(405, "route", "method_not_allowed");
+    let allowed = |answer: &Answer| {
+        let allow = answer.header("allow").expect("Allow").to_owned();
+        allow.split(',').map(|method| method.trim().to_owned()).collect::<HashSet<_>>()
+    };
+    assert_eq!(allowed(&wrong), ["GET", "HEAD", "PUT", "DELETE"].map(str::to_owned).into());
+    let wrong = request(port, "GET", "/m/x", &[], b"");
+    wrong.assert_problem(405, "route", "method_not_allowed");
+    assert_eq!(allowed(&wrong), ["PATCH"].map(str::to_owned).into());
+    let missing = request(port, "POST", "/n", &[], b"");
+    missing.assert_problem(404, "route", "no_route");
+    assert_eq!(missing.header("allow"), None);
+    // HEAD goes where GET goes.
+    assert_eq!(request(port, "HEAD", "/m", &[], b"").status, 200);
+    assert_eq!(named.backends[0].last().method, "HEAD");
+    // A refusal of HEAD has no body, but says how long it would be.
+    let refused = request(port, "HEAD", "/n", &[], b"");
+    assert_eq!((refused.status, refused.body.len()), (404, 0));
+}
+
+/// How many of `count` requests each backend answers.
+fn shares(named: &Named, count: usize, headers: impl Fn(usize) -> Vec<(&'static str, String)>) -> BTreeMap<String, usize> {
+    let mut client = Client::connect(named.gateway.port());
+    let mut shares = BTreeMap::new();
+    for number in 0..count {
+        let headers = headers(number);
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, &**value)).collect();
+        let answer = client.request("GET", "/", &headers, b"");
+        *shares.entry(answer.json()["name"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    shares
+}
+
+#[test]
+fn a_split_follows_its_weights() {
+    let routes = "  - path: /
+    split: [ { service: stable, weight: 80 }, { service: canary, weight: 20 }, { service: off, weight: 0 } ]";
+    let named = Named::start(&["stable", "canary", "off"], routes);
+    let shares = shares(&named, 1000, |_| Vec::new());
+    // Five standard deviations of 1,000 draws at 20% are 63.
+    assert!((137..=263).contains(&shares["canary"]), "{shares:?}");
+    assert_eq!(shares["canary"] + shares["stable"], 1000, "{shares:?}");
+}
+
+#[test]
+fn a_split_over_services_of_different_protocols_follows_its_weights() {
+    // One of them takes the fast lane, the other does not.
+    let plain = Backend::named("plain");
+    let nginx = Nginx::start("listen 127.0.0.1:$PORT http2; location / { return 200 '{\"name\":\"h2\"}'; }");
+    let gateway = Gateway::start(&filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        services:
+          plain: { endpoints: [ '127.0.0.1:$PLAIN' ] }
+          h2: { endpoints: [ '127.0.0.1:$NGINX' ], protocol: http2 }
+        routes: [ { path: /, split: [ { service: plain, weight: 1 }, { service: h2, weight: 1 } ] } ]
+        ",
+        &[("$PLAIN", plain.port()), ("$NGINX", nginx.port())],
+    ));
+    let mut client = Client::connect(gateway.port());
+    let plain = (0..600).filter(|_| client.get("/").json()["name"] == "plain").count();
+    // Five standard deviations of 600 draws at 50% are 61.
+    assert!((239..=361).contains(&plain), "{plain} of 600");
+}
+
+#[test]
+fn a_sticky_split_keeps_a_client_where_it_is() {
+    for sticky in ["{ header: X-User }", "{ cookie: sid }"] {
+        let routes = format!(
+            "  - path: /
+    split: [ {{ service: a, weight: 1 }}, {{ service: b, weight: 1 }} ]
+    sticky: {sticky}"
+        );
+        let named = Named::start(&["a", "b"], &routes);
+        let headers = |user: usize| match sticky.contains("header") {
+            true => vec![("X-User", format!("user-{user}"))],
+            false => vec![("Cookie", format!("other=1; sid=user-{user}; more=2"))],
+        };
+        let mut chosen = HashSet::new();
+        for user in 0..20 {
+            let shares = shares(&named, 5, |_| headers(user));
+            assert_eq!(shares.len(), 1, "user {user} went to {shares:?}");
+            chosen.extend(shares.into_keys());
+        }
+        assert_eq!(chosen.len(), 2, "20 users, all with one of two");
+        // Who has no such thing is spread.
+        assert_eq!(shares(&named, 60, |_| Vec::new()).len(), 2);
+    }
+}
+
+#[test]
+fn a_split_that_sticks_to_the_address_keeps_it() {
+    let routes = "  - path: /
+    split: [ { service: a, weight: 1 }, { service: b, weight: 1 } ]
+    sticky: client_address";
+    let named = Named::start(&["a", "b"], routes);
+    assert_eq!(shares(&named, 30, |_| Vec::new()).len(), 1);
+}
+
+const REWRITES: &str = "
+    listeners: [ { bind: 127.0.0.1:$PORT } ]
+    services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+    routes:
+      - { path: /api/v1/*, strip_prefix: /api/v1, service: a }
+      - { path: '/old/{sku}/*', rewrite: '/v2/items/{sku}/*', service: a }
+      - { path: '/one/{sku}', rewrite: '/items/{sku}', service: a }
+      - { path: /host/*, rewrite_host: internal.test, service: a }
+      - { path: /*, service: a }
+";
+
+#[test]
+fn what_arrives_at_the_backend() {
+    let backend = Backend::http();
+    on_both_roads(&filled(REWRITES, &[("$BACKEND", backend.port())]), |gateway| {
+        for (sent, arrived) in [
+            ("/api/v1/x/y?q=1", "/x/y?q=1"),
+            ("/api/v1", "/"),
+            ("/api/v1/", "/"),
+            ("/api/v1?q", "/?q"),
+            ("/old/7/a/b?q=1&r", "/v2/items/7/a/b?q=1&r"),
+            ("/old/a%2Fb/c", "/v2/items/a%2Fb/c"),
+            ("/one/x%20y", "/items/x%20y"),
+            // Normalised once; the same bytes are matched and forwarded.
+            ("/a/./b/../c", "/a/c"),
+            ("/a/%2e%2e/b", "/b"),
+            ("/a/.", "/a/"),
+            ("/%7Euser/%41", "/~user/A"),
+            ("/a%2fb%5cc", "/a%2Fb%5Cc"),
+            ("/a%252e%252e/b", "/a%252e%252e/b"),
+            ("//a///b", "/a/b"),
+            ("/x/../api/v1/z", "/z"),
+            // The query is nobody's business.
+            ("/a?x=/../%2e&y=%41+%2F", "/a?x=/../%2e&y=%41+%2F"),
+        ] {
+            let answer = get(gateway.port(), sent);
+            assert_eq!(answer.status, 200, "{sent}: {}", answer.text());
+            let request = backend.last();
+            let line = request.head_text().lines().next().unwrap().to_owned();
+            assert_eq!(line, format!("GET {arrived} HTTP/1.1"), "for {sent}");
+        }
+        // The Host is the client's unless the route says otherwise.
+        request(gateway.port(), "GET", "/plain", &[("Host", "Shop.test:81")], b"");
+        assert_eq!(backend.last().all("host"), ["Shop.test:81"]);
+        request(gateway.port(), "GET", "/host/x", &[("Host", "shop.test")], b"");
+        assert_eq!(backend.last().all("host"), ["internal.test"]);
+        assert_eq!(backend.last().header("x-forwarded-host"), Some("shop.test"));
+    });
+}
+
+#[test]
+fn curl_cannot_climb_either() {
+    let nginx = Nginx::start("location = /secret { return 200 secret; } location / { return 200 $request_uri; }");
+    let gateway = Gateway::start(&filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        services: { a: { endpoints: [ '127.0.0.1:$NGINX' ] } }
+        routes: [ { path: /public/*, service: a } ]
+        ",
+        &[("$NGINX", nginx.port())],
+    ));
+    let get = |path: &str| curl(&["--path-as-is", &gateway.url(path)]);
+    assert_eq!(get("/public/a/../b").text(), "/public/b");
+    for path in
+        ["/public/../secret", "/public/%2e%2e/secret", "/public/x/..%2f..%2f..%2fsecret", "//secret", "/public/..;/secret"]
+    {
+        let answer = get(path);
+        assert!([400, 404].contains(&answer.status), "{path}: {answer:?}");
+    }
+    // Only what is below the prefix reached the backend.
+    let log = nginx.access_log();
+    assert_eq!(log.lines().count(), 1, "{log}");
+}
+
+#[test]
+fn the_routes_are_listed_with_their_policies() {
+    let named = Named::start(
+        &["a"],
+        "  - path: /a/{id}
+    methods: GET
+    service: a
+    policies: { rate_limit: { limit: 10/s }, bounds: { max_body: 1KiB } }
+  - { path: /b, service: a, id: plain }",
+    );
+    let ran = portcullis(named.gateway.dir(), &["routes", "-c", "gateway.yaml"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert_eq!(lines, ["GET /a/{id}  ->  a  [bounds, rate_limit]", "plain  ->  a  [no policies]"]);
+    let (status, routes) = named.gateway.admin_get("/routes");
+    let routes: serde_json::Value = serde_json::from_str(&routes).unwrap();
+    assert_eq!(status, 200);
+    assert_eq!(routes["routes"][0]["id"], "GET /a/{id}");
+    assert_eq!(routes["routes"][0]["policies"][1]["policy"], "rate_limit");
+}
