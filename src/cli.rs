@@ -196,7 +196,10 @@ fn policies() -> ExitCode {
 fn upgrade(pid_file: Option<&Path>, pid: Option<i32>, patience: Duration) -> ExitCode {
     let read = || pid_file.and_then(|path| std::fs::read_to_string(path).ok()).and_then(|text| text.trim().parse::<i32>().ok());
     let Some(old) = pid.or_else(read) else { return fail("no running gateway: the pid file cannot be read") };
-    let Some(process) = rustix::process::Pid::from_raw(old) else { return fail("a process id is a positive number") };
+    // To kill(2), 0 and negative numbers are groups of processes, and -1 is every one of them.
+    let Some(process) = Some(old).filter(|old| *old > 0).and_then(rustix::process::Pid::from_raw) else {
+        return fail("a process id is a positive number");
+    };
     let identity = || pid_file.and_then(|path| std::fs::metadata(path).ok()).map(|facts| (facts.ino(), facts.mtime_nsec()));
     let file = identity();
     if let Err(error) = rustix::process::kill_process(process, rustix::process::Signal::QUIT) {

@@ -55,7 +55,7 @@ pub struct RequestHead {
     pub body: BodyFraming,
     /// `Expect: 100-continue`.
     pub expects_continue: bool,
-    /// `Connection: upgrade` with an `Upgrade` field, on HTTP/1.1.
+    /// An upgrade to WebSocket is asked for (`Connection: upgrade`), on HTTP/1.1. No other protocol is.
     pub upgrade: bool,
     /// Whether the client keeps the connection open after this exchange.
     pub keep_alive: bool,

@@ -2,6 +2,7 @@
 //! begin, route, early gauntlet, body, late gauntlet; then a road takes it to a backend. Whatever happens, its log line is written
 //! and it is counted when the [`Journey`] is dropped, so that no way out can be forgotten.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -176,7 +177,9 @@ impl Journey {
         let bound = wanting.iter().map(|step| step.run.bound()).min().unwrap_or(usize::MAX);
         self.check_length(bound as u64)?;
         let since = Instant::now();
-        let body = match downstream.buffer_body(bound).await {
+        // A client that sends a byte now and then is never silent for long; the request's time bounds it nevertheless.
+        let reading = tokio::time::timeout(self.deadline().unwrap_or(Duration::MAX), downstream.buffer_body(bound));
+        let body = match reading.await.unwrap_or_else(|_| Err(pingora_error::Error::new(BODY_TIMEOUT))) {
             Ok(body) => body,
             Err(error) => return body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
         };
@@ -270,11 +273,12 @@ impl Journey {
         self.outcome.verdict = Some(Verdict { policy: reply.policy, reason: reply.reason });
     }
 
-    /// The request's total deadline, counted from its head's last byte. A gRPC call has one only where its route says so: it may
+    /// What is left of the request's time, which counts from its head's last byte. A gRPC call has one only where its route says so: it may
     /// stream for hours before it is answered, and brings a deadline of its client's.
     pub fn deadline(&self) -> Option<Duration> {
         let own = self.route.as_ref().and_then(|route| route.timeout);
-        if self.is_grpc() { own } else { own.or(Some(self.door.timeouts.request)) }
+        let limit = if self.is_grpc() { own } else { own.or(Some(self.door.timeouts.request)) };
+        limit.map(|limit| limit.saturating_sub(self.exchange.started.elapsed()))
     }
 
     /// A gRPC call, on a route to services that can speak it.
@@ -292,7 +296,7 @@ impl Journey {
     }
 }
 
-const X_REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
+pub const X_REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
 
 fn no_route() -> Flow {
     Reply::new(StatusCode::NOT_FOUND, "route", "no_route", "No route matches this request.").refuse()
@@ -349,7 +353,8 @@ impl Drop for Journey {
             (1..outcome.attempts).for_each(|_| served.retried());
         }
         if self.core.access_log.is_on() {
-            self.core.access_log.write(&self.record(took));
+            let query = self.loggable_query();
+            self.core.access_log.write(&self.record(took, query.as_bytes()));
         }
     }
 }
@@ -369,7 +374,15 @@ impl Journey {
         self.outcome.verdict = Some(verdict);
     }
 
-    fn record(&self, took: Duration) -> Record<'_> {
+    /// The query without any credential: also on a route that takes none there, and on no route at all, because a client that
+    /// mistakes the path still sends its key.
+    fn loggable_query(&self) -> Cow<'_, str> {
+        let query = self.head.query().filter(|query| self.snapshot.access_log.query && !query.is_empty()).unwrap_or_default();
+        let credentials = self.snapshot.credential_queries.iter().filter(|_| !query.is_empty());
+        credentials.fold(Cow::Borrowed(query), |query, name| Cow::Owned(strip_query_param(&query, name)))
+    }
+
+    fn record<'a>(&'a self, took: Duration, query: &'a [u8]) -> Record<'a> {
         let (head, exchange, outcome) = (&self.head, &self.exchange, &self.outcome);
         let identity = exchange.identity.as_deref();
         Record {
@@ -384,7 +397,7 @@ impl Journey {
             host: head.host.as_bytes(),
             method: head.method.as_str().as_bytes(),
             path: head.path.as_bytes(),
-            query: head.query().unwrap_or_default().as_bytes(),
+            query,
             route: self.route.as_ref().map_or("", |route| &route.id),
             service: outcome.service.as_ref().map_or("", |service| &*service.key),
             endpoint: outcome.endpoint,

@@ -115,11 +115,10 @@ impl ProxyHttp for Gateway {
         journey.outcome.upstream_started = Some(Instant::now());
         journey.flight = Some(picked.begin());
         let mut peer = service.peer(&picked, None);
-        if journey.asks_for_stream() {
+        if let (true, Some(fate)) = (journey.asks_for_stream(), &journey.fate) {
             peer.options.read_timeout = Some(service.timeouts.stream);
-            if let Some(fate) = &journey.fate {
-                fate.await_head(service.timeouts.response);
-            }
+            fate.await_head(service.timeouts.response);
+            fate.may_switch(journey.head.upgrade && service.protocol == Protocol::Http1);
         }
         Ok(peer)
     }
@@ -174,6 +173,11 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
     ) -> Result<()> {
         let journey = journey(ctx)?;
+        if answer.status == StatusCode::SWITCHING_PROTOCOLS && !journey.head.upgrade {
+            // Nobody asked for it. To the client everything behind it would be the answer, to the backend everything behind the
+            // request a protocol that no one here understands.
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 without a request to upgrade"));
+        }
         if !answer.status.is_informational() || answer.status == StatusCode::SWITCHING_PROTOCOLS {
             journey.outcome.upstream = journey.outcome.upstream_started.map(|started| started.elapsed());
         }
@@ -213,6 +217,9 @@ impl ProxyHttp for Gateway {
             return nothing;
         }
         journey.refused(&reply);
+        if let (true, Some(fate)) = (reply.close, &journey.fate) {
+            fate.make_last();
+        }
         let bodiless = session.req_header().method == http::Method::HEAD;
         match send(session, &reply, journey, bodiless).await {
             Ok(()) => FailToProxy { error_code: reply.status.as_u16(), can_reuse_downstream: !reply.close },
@@ -243,7 +250,9 @@ impl ProxyHttp for Gateway {
 async fn send(session: &mut Session, reply: &Reply, journey: &Journey, bodiless: bool) -> Result<()> {
     let (answer, body) = reply_parts(reply, &journey.exchange.to_client, &journey.exchange.request_id)?;
     session.write_response_header(Box::new(answer), bodiless).await?;
-    session.write_response_body(if bodiless { None } else { Some(Bytes::from(body)) }, true).await
+    session.write_response_body(if bodiless { None } else { Some(Bytes::from(body)) }, true).await?;
+    // Pingora does not finish an exchange that failed; unfinished, the client's connection would be closed without a word.
+    session.as_downstream_mut().finish_body().await
 }
 
 /// What the client is told about a failure; `None` if the client itself is the one that went away.

@@ -2,12 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod answers;
+mod authn;
 mod caching;
+mod cli;
+mod config;
 mod demo;
 mod harness;
+mod hostile;
+mod limits;
 mod observability;
 mod packaging;
 mod peers;
+mod protocols;
 mod reload;
 mod routing;
 mod stop;

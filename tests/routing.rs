@@ -18,6 +18,9 @@ routes:
     port: 9002
 ";
 
+/// Method (GET if it is not there) and target, header fields, and who answers.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
 /// A gateway whose services are backends that say their names.
 struct Named {
     gateway: Gateway,
@@ -48,7 +51,7 @@ impl Named {
     }
 
     #[track_caller]
-    fn check(&self, cases: &[(&str, &[(&str, &str)], &str)]) {
+    fn check(&self, cases: &[Case<'_>]) {
         for (request, headers, expected) in cases {
             let (method, target) = request.split_once(' ').unwrap_or(("GET", request));
             assert_eq!(self.asks(method, target, headers), *expected, "{request} {headers:?}");

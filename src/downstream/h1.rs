@@ -468,6 +468,7 @@ impl H1 {
                 self.failed = true;
                 return Error::e_explain(ErrorType::ConnectionClosed, "the backend's body is shorter than its Content-Length");
             }
+            AnswerFraming::UntilClose => self.framing = AnswerFraming::None,
             // The backend has closed the tunnel, so what the client may still say has nowhere to go.
             AnswerFraming::Tunnel => {
                 self.framing = AnswerFraming::None;
@@ -508,7 +509,17 @@ impl H1 {
 
     /// Closes so that the client reads the answer before it learns of the end: half-close, then a short wait for its own end. A
     /// plain close while bytes are unread would send RST, and RST discards what the client has not read yet (RFC 9112, section 9.6).
+    ///
+    /// An answer that only the connection's end delimits, and that broke off, must not end so: a reset tells it from a whole one. TLS
+    /// tells it by the missing `close_notify`.
     pub async fn close(mut self) {
+        if self.framing == AnswerFraming::UntilClose {
+            if let Io::Plain(stream) = &self.io {
+                // A socket that takes no options any more has failed already.
+                let _ = stream.set_zero_linger();
+            }
+            return;
+        }
         let _ = tokio::time::timeout(Duration::from_secs(1), async {
             if self.io.shutdown().await.is_err() || self.eof {
                 return;

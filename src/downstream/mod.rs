@@ -6,7 +6,7 @@
 pub mod h1;
 mod session;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -89,7 +89,14 @@ pub struct Fate {
     endless: AtomicBool,
     expired: AtomicBool,
     patience: OnceLock<Duration>,
+    last: AtomicBool,
+    switch: AtomicU8,
 }
+
+/// Where an upgrade on the proxy road stands: not asked for; asked for; asked for, and the request's head is at the backend.
+const NO_SWITCH: u8 = 0;
+const MAY_SWITCH: u8 = 1;
+const AWAITS_SWITCH: u8 = 2;
 
 impl Fate {
     /// The answer is an upgrade, server-sent events or gRPC: it ends when its parties say so, and no total deadline applies.
@@ -102,6 +109,16 @@ impl Fate {
     pub fn await_head(&self, limit: Duration) {
         // A second attempt waits for the same service.
         let _ = self.patience.set(limit);
+    }
+
+    /// The next answer is the connection's last.
+    pub fn make_last(&self) {
+        self.last.store(true, Ordering::Relaxed);
+    }
+
+    /// Another attempt begins, to a backend that can (or cannot) switch protocols.
+    pub fn may_switch(&self, possible: bool) {
+        self.switch.store(if possible { MAY_SWITCH } else { NO_SWITCH }, Ordering::Relaxed);
     }
 
     /// The total deadline has passed.
@@ -158,6 +175,12 @@ impl Downstream {
     /// The request's body may be silent for as long as it likes.
     pub fn await_body_without_limit(&mut self) {
         self.read_timeout = None;
+    }
+
+    /// Whether the backend's word on an upgrade is still awaited. Until then the request has no end, for Pingora: it would pass the
+    /// end of the (empty) body on beside the answer, and where the answer was first take it for the end of the tunnel.
+    fn awaits_switch(&self) -> bool {
+        !self.answered && self.fate.switch.load(Ordering::Relaxed) == AWAITS_SWITCH
     }
 
     /// When waiting for the head of the answer is over, if anything but the road itself bounds it.
@@ -221,7 +244,14 @@ impl Downstream {
         let read = async {
             match &mut self.wire {
                 Some(Wire::H1(wire)) => wire.read_body().await,
-                Some(Wire::H2(stream)) => stream.read_body_bytes().await.map_err(|_| Error::new(CLIENT_GONE)),
+                Some(Wire::H2(stream)) => loop {
+                    // An empty DATA frame says nothing. Passed on, it would be written as the chunk that ends the body, and what
+                    // follows would be the backend's next request.
+                    match stream.read_body_bytes().await {
+                        Ok(Some(piece)) if piece.is_empty() => {}
+                        read => break read.map_err(|_| Error::new(CLIENT_GONE)),
+                    }
+                },
                 None => Err(Error::new(CLIENT_GONE)),
             }
         };
@@ -291,6 +321,9 @@ impl Downstream {
         let is_final = !answer.status.is_informational() || answer.status == http::StatusCode::SWITCHING_PROTOCOLS;
         if is_final && self.answered {
             return Ok(());
+        }
+        if let (true, Some(Wire::H1(wire))) = (self.fate.last.load(Ordering::Relaxed), &mut self.wire) {
+            wire.close_after();
         }
         if is_endless(&answer) {
             self.fate.endless.store(true, Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! [`Downstream`] as a custom session of Pingora's, for the proxy road.
 
 use std::sync::LazyLock;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +15,7 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::{CLIENT_GONE, Downstream, NO_ANSWER, Wire};
+use super::{AWAITS_SWITCH, CLIENT_GONE, Downstream, MAY_SWITCH, NO_ANSWER, Wire};
 
 /// Stands in until the request is on its way; no road asks before.
 static NO_REQUEST: LazyLock<RequestHeader> = LazyLock::new(|| http::Request::new(()).into_parts().0.into());
@@ -118,7 +119,7 @@ impl Session for Downstream {
     }
 
     fn is_body_done(&mut self) -> bool {
-        self.buffered.is_some() || self.wire_body_done()
+        !self.awaits_switch() && (self.buffered.is_some() || self.wire_body_done())
     }
 
     async fn finish(&mut self) -> Result<()> {
@@ -126,11 +127,11 @@ impl Session for Downstream {
     }
 
     fn is_body_empty(&mut self) -> bool {
-        self.body_is_empty()
+        !self.awaits_switch() && self.body_is_empty()
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
-        if !no_body_expected && !self.is_body_done() {
+        if !no_body_expected && !self.is_body_done() && !self.awaits_switch() {
             return self.read_body().await;
         }
         match self.head_due() {
@@ -170,6 +171,8 @@ impl Session for Downstream {
 
     fn enable_retry_buffering(&mut self) {
         self.keep_for_replay();
+        // Called once the head is sent, with the framing that an empty body has.
+        let _ = self.fate.switch.compare_exchange(MAY_SWITCH, AWAITS_SWITCH, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     fn retry_buffer_truncated(&self) -> bool {

@@ -309,6 +309,8 @@ async fn relay(
     mut answer: AnswerHead,
 ) -> Result<(), Broken> {
     journey.answered(answer.status);
+    // A backend that answers before it has the whole request may not read the rest as a part of it.
+    let early = !sending.done || sending.pending.has_remaining();
     let end = answer.body.is_done();
     down.write_answer(&answer, &journey.exchange.to_client, end).await.map_err(Broken::Client)?;
     let mut amount = READ;
@@ -344,7 +346,7 @@ async fn relay(
         }
     }
     down.end().await.map_err(Broken::Client)?;
-    up.clean = answer.keep_alive && sending.done && sending.pending.is_empty();
+    up.clean = answer.keep_alive && !early;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{self as h2, H2Accept, HttpSession as H2Stream};
@@ -23,8 +23,8 @@ use crate::core::Phase;
 use crate::downstream::h1::{H1, Io, NextHead};
 use crate::downstream::{Downstream, Fate, Hatch, Returned, UNREAD, Wire, upstream_request};
 use crate::exchange::{Connection, Verdict};
-use crate::head::{HeaderEdits, RequestHead};
-use crate::journey::{CLIENT_CLOSED, Journey};
+use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
+use crate::journey::{CLIENT_CLOSED, Journey, X_REQUEST_ID};
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::proxy_protocol::{self, Received};
@@ -259,6 +259,7 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
     // Streams hold a clone each: the count says how many are open.
     let open = Arc::new(());
     loop {
+        let idle = if draining { LAST_CALL.min(door.timeouts.keep_alive) } else { door.timeouts.keep_alive };
         let accept = H2Stream::from_h2_conn(&mut wire, digest.clone());
         let accepted = tokio::select! {
             biased;
@@ -268,8 +269,12 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
                 wire.graceful_shutdown();
                 continue;
             }
-            _ = tokio::time::sleep(door.timeouts.keep_alive) => {
-                if Arc::strong_count(&open) == 1 && !draining {
+            _ = tokio::time::sleep(idle) => {
+                if Arc::strong_count(&open) == 1 {
+                    if draining {
+                        // The client does not answer the farewell: it would stay for ever.
+                        return;
+                    }
                     draining = true;
                     wire.graceful_shutdown();
                 }
@@ -309,7 +314,8 @@ async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<C
             let snapshot = worker.core.snapshot.load_full();
             let mut journey = Journey::begin(&worker.core, snapshot, door, connection, Box::new(head));
             let method = stream.req_header().method.clone();
-            let mut down = Downstream::new(Wire::H2(Box::new(stream)), Hatch::default(), method);
+            let mut down = Downstream::new(Wire::H2(Box::new(stream)), Hatch::default(), method)
+                .timeouts(door.timeouts.body, door.timeouts.write);
             refuse(&mut journey, &mut down, &bad.reply()).await;
         }
     }
@@ -444,7 +450,11 @@ async fn by_proxy(
     }
     let reply = REQUEST_TIMEOUT.reply();
     let mut down = Downstream::new(returned.wire, hatch.clone(), method).timeouts(door.timeouts.body, door.timeouts.write);
-    let _ = down.reply(&reply, &HeaderEdits::new(), &request_id).await;
+    let mut edits = HeaderEdits::new();
+    if let Ok(id) = HeaderValue::from_str(&request_id) {
+        edits.push(HeaderEdit::Set(X_REQUEST_ID, id));
+    }
+    let _ = down.reply(&reply, &edits, &request_id).await;
     drop(down);
     hatch.take()
 }

@@ -1,6 +1,6 @@
 //! From the document to a snapshot. Every step reports what is wrong and goes on, so that one run shows everything.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -63,7 +63,9 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     problems.sort();
     source.problems = problems;
     let server = &document.server;
+    let credentials = routes.iter().filter_map(|route| route.plan.knobs.credential_query.clone());
     Some(Snapshot {
+        credential_queries: credentials.collect::<BTreeSet<_>>().into_iter().collect(),
         generation,
         by_bind: doors.iter().enumerate().map(|(index, door)| (door.listener.bind, index)).collect(),
         doors,

@@ -87,6 +87,8 @@ pub struct Snapshot {
     pub upgrade_socket: Option<String>,
     pub admin: Option<SocketAddr>,
     pub access_log: crate::observe::Settings,
+    /// The query parameters in which any route takes a credential: they are never logged.
+    pub credential_queries: Vec<Arc<str>>,
     /// By the services' keys.
     pub service_metrics: HashMap<Arc<str>, Arc<ServiceMetrics>, ahash::RandomState>,
 

@@ -85,18 +85,20 @@ const CONNECTION_FIELD: BadHead = bad("connection_header", "HTTP/2 has no connec
 #[derive(Debug, Default)]
 pub struct HeadScan {
     scanned: usize,
+    blank: usize,
 }
+
+/// Empty lines before a request line are ignored (RFC 9112, section 2.2), but an endless run of them would keep a connection open
+/// without ever being a request.
+const MAX_BLANK: usize = 2;
 
 impl HeadScan {
     /// Whether `buffer` holds a whole head. `Err` as soon as it cannot become an acceptable one.
     pub fn find(&mut self, buffer: &mut BytesMut, limits: &HeadLimits) -> Result<bool, BadHead> {
         if self.scanned == 0 {
-            // Empty lines before a request line are ignored (RFC 9112, section 2.2), two at most: an endless run of them would
-            // keep a connection open without ever being a request.
-            for _ in 0..2 {
-                if buffer.starts_with(b"\r\n") {
-                    buffer.advance(2);
-                }
+            while self.blank < MAX_BLANK && buffer.starts_with(b"\r\n") {
+                buffer.advance(2);
+                self.blank += 1;
             }
         }
         let from = self.scanned.saturating_sub(3);
@@ -255,7 +257,8 @@ fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), 
     let mut host: Option<Span> = None;
     let mut length: Option<u64> = None;
     let mut chunked = false;
-    let mut upgrade = false;
+    let mut upgrades = 0;
+    let mut websocket = false;
     let mut connection_upgrade = false;
     let mut close = false;
     let mut stay = false;
@@ -271,7 +274,10 @@ fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), 
                 }
                 head.expects_continue = head.version == Version::HTTP_11;
             }
-            7 if name.eq_ignore_ascii_case(b"upgrade") => upgrade = true,
+            7 if name.eq_ignore_ascii_case(b"upgrade") => {
+                upgrades += 1;
+                websocket = value.eq_ignore_ascii_case(b"websocket");
+            }
             10 if name.eq_ignore_ascii_case(b"connection") => {
                 for token in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
                     close |= token.eq_ignore_ascii_case(b"close");
@@ -299,7 +305,10 @@ fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), 
         (false, None | Some(0)) => BodyFraming::None,
         (false, Some(length)) => BodyFraming::Length(length),
     };
-    head.upgrade = upgrade && connection_upgrade && head.version == Version::HTTP_11 && head.body == BodyFraming::None;
+    // Any other protocol would open a way to the backend past every check here: behind `h2c`, the backend takes further requests
+    // that nobody has routed or authorised. Such a field is dropped, which HTTP allows (RFC 9110, section 7.8).
+    let upgrade = connection_upgrade && upgrades == 1 && websocket && head.method == Method::GET;
+    head.upgrade = upgrade && head.version == Version::HTTP_11 && head.body == BodyFraming::None;
     head.keep_alive = !close && (head.keep_alive || stay);
     let named = match (host, authority_in_target) {
         // An absolute-form target wins over Host (RFC 9112, section 3.2.2); one that disagrees with it is an attack or a fault.
@@ -320,9 +329,10 @@ fn same_authority(one: &[u8], other: &[u8]) -> bool {
     one.eq_ignore_ascii_case(other)
 }
 
-/// A decimal number without sign, space or list, as RFC 9110, section 8.6 wants it.
+/// A decimal number without sign, space or list, as RFC 9110, section 8.6 wants it; and without the leading zeros that it allows,
+/// for there are parsers that then read an octal one.
 fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || text.len() > 19 || !text.iter().all(u8::is_ascii_digit) {
+    if text.is_empty() || text.starts_with(b"0") && text.len() > 1 || text.len() > 19 || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
     std::str::from_utf8(text).ok()?.parse().ok()
@@ -470,6 +480,7 @@ mod tests {
             ("Content-Length: 1, 1", "content_length"),
             ("Content-Length: +1", "content_length"),
             ("Content-Length: 0x1", "content_length"),
+            ("Content-Length: 010", "content_length"),
             ("Content-Length: ", "content_length"),
             ("Content-Length: 99999999999999999999", "content_length"),
             ("Transfer-Encoding: xchunked", "transfer_encoding"),
@@ -514,12 +525,61 @@ mod tests {
     }
 
     #[test]
+    fn upgrades_only_to_what_is_no_http() {
+        for (protocol, passes) in [
+            ("websocket", true),
+            ("h2c", false),
+            ("websocket, H2C", false),
+            ("HTTP/2.0", false),
+            ("TLS/1.0", false),
+            ("tcp", true),
+        ] {
+            let head = parse(&format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n"));
+            assert_eq!(head.unwrap().upgrade, passes, "{protocol}");
+        }
+    }
+
+    #[test]
     fn refuses_odd_lines() {
         assert_eq!(reason("GET  / HTTP/1.1\r\nHost: a\r\n\r\n"), "malformed_request_line");
         assert_eq!(reason("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"), "http_version");
         assert_eq!(reason("GET / HTTP/3.0\r\nHost: a\r\n\r\n"), "http_version");
         assert_eq!(reason("GET /\r\n\r\n"), "malformed_request_line");
         assert!(parse_bytes(b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn only_a_websocket_is_an_upgrade() {
+        let upgrade = |line: &str, fields: &str| {
+            parse(&format!("{line}\r\nHost: a\r\nConnection: x, Upgrade\r\n{fields}\r\n\r\n")).unwrap().upgrade
+        };
+        assert!(upgrade("GET / HTTP/1.1", "Upgrade: WebSocket"));
+        for fields in [
+            "Upgrade: h2c",
+            "Upgrade: websocket, h2c",
+            "Upgrade: h2c\r\nUpgrade: websocket",
+            "Upgrade: TLS/1.2",
+            "Upgrade: websocket\r\nContent-Length: 1",
+        ] {
+            assert!(!upgrade("GET / HTTP/1.1", fields), "{fields}");
+        }
+        assert!(!upgrade("POST / HTTP/1.1", "Upgrade: websocket"));
+        assert!(!upgrade("GET / HTTP/1.0", "Upgrade: websocket"));
+    }
+
+    #[test]
+    fn empty_lines_before_a_request_are_few() {
+        let limits = HeadLimits::default();
+        let mut scan = HeadScan::default();
+        let mut buffer = BytesMut::new();
+        for _ in 0..2 {
+            buffer.extend_from_slice(b"\r\n");
+            assert_eq!(scan.find(&mut buffer, &limits), Ok(false));
+            assert!(buffer.is_empty());
+        }
+        buffer.extend_from_slice(b"\r\n\r\n");
+        assert_eq!(scan.find(&mut buffer, &limits), Ok(true));
+        assert_eq!(take(&mut buffer, &limits).unwrap_err().reason, "malformed_request_line");
     }
 
     #[test]

@@ -340,9 +340,16 @@ fn command(folder: &Path, env: &[(&str, &str)]) -> Command {
 /// to tell them apart.
 #[track_caller]
 pub fn on_both_roads(yaml: &str, test: impl Fn(&Gateway)) {
+    on_both_roads_with(yaml, &[], test);
+}
+
+/// With these environment variables.
+#[track_caller]
+pub fn on_both_roads_with(yaml: &str, env: &[(&str, &str)], test: impl Fn(&Gateway)) {
     for lane in [true, false] {
         eprintln!("fast lane: {lane}");
-        test(&Gateway::start(&format!("{}server: {{ workers: 2, fast_lane: {lane} }}\n", dedented(yaml))));
+        let yaml = format!("{}server: {{ workers: 2, fast_lane: {lane} }}\n", dedented(yaml));
+        test(&Gateway::start_with(&yaml, env));
     }
 }
 

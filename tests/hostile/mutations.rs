@@ -2,6 +2,8 @@
 
 use super::wire::*;
 
+on_both_roads!(no_mutation_smuggles_a_request,);
+
 /// xorshift64*: enough to be various, and the same in every run.
 struct Dice(u64);
 
@@ -19,20 +21,50 @@ impl Dice {
 }
 
 const FRAMING: [&str; 24] = [
-    "Content-Length: 0", "Content-Length: 4", "Content-Length: LENGTH", "Content-Length: +LENGTH", "Content-Length: LENGTH, LENGTH", "Content-Length: 99999", "Content-Length:LENGTH ", "Content-Length : LENGTH",
-    "content-length: 00LENGTH", "Transfer-Encoding: chunked", "Transfer-Encoding:chunked ", "Transfer-Encoding : chunked", "Transfer-Encoding: chunked, identity", "Transfer-Encoding: xchunked",
-    "Transfer-Encoding: \x0bchunked", "Transfer-Encoding:\r\n chunked", "transfer_encoding: chunked", "Connection: close, content-length", "Connection: transfer-encoding", "Expect: 100-continue",
-    "Upgrade: websocket\r\nConnection: upgrade", "Upgrade: h2c\r\nConnection: upgrade, http2-settings", "TE: chunked", "Trailer: content-length",
+    "Content-Length: 0",
+    "Content-Length: 4",
+    "Content-Length: LENGTH",
+    "Content-Length: +LENGTH",
+    "Content-Length: LENGTH, LENGTH",
+    "Content-Length: 99999",
+    "Content-Length:LENGTH ",
+    "Content-Length : LENGTH",
+    "content-length: 00LENGTH",
+    "Transfer-Encoding: chunked",
+    "Transfer-Encoding:chunked ",
+    "Transfer-Encoding : chunked",
+    "Transfer-Encoding: chunked, identity",
+    "Transfer-Encoding: xchunked",
+    "Transfer-Encoding: \x0bchunked",
+    "Transfer-Encoding:\r\n chunked",
+    "transfer_encoding: chunked",
+    "Connection: close, content-length",
+    "Connection: transfer-encoding",
+    "Expect: 100-continue",
+    "Upgrade: websocket\r\nConnection: upgrade",
+    "Upgrade: h2c\r\nConnection: upgrade, http2-settings",
+    "TE: chunked",
+    "Trailer: content-length",
 ];
 const LINES: [&str; 10] = [
-    "POST /ok/a HTTP/1.1", "GET /ok/a HTTP/1.1", "HEAD /ok/a HTTP/1.1", "OPTIONS /ok/a HTTP/1.1", "DELETE /ok/a HTTP/1.1", "POST http://h/ok/a HTTP/1.1", "POST /nowhere HTTP/1.1", "POST /get/a HTTP/1.1",
-    "POST /small/a HTTP/1.1", "POST /ok/a HTTP/1.0",
+    "POST /ok/a HTTP/1.1",
+    "GET /ok/a HTTP/1.1",
+    "HEAD /ok/a HTTP/1.1",
+    "OPTIONS /ok/a HTTP/1.1",
+    "DELETE /ok/a HTTP/1.1",
+    "POST http://h/ok/a HTTP/1.1",
+    "POST /nowhere HTTP/1.1",
+    "POST /get/a HTTP/1.1",
+    "POST /small/a HTTP/1.1",
+    "POST /ok/a HTTP/1.0",
 ];
 const BYTES: &[u8] = b"\r\n\t \0:;,0159afxX\x0b\x0c\x7f\x80\xa0\xff-_+\"\\/";
 
 fn attack(seed: u64) -> Vec<u8> {
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    (0..4).for_each(|_| drop(dice.roll(2)));
+    (0..4).for_each(|_| {
+        dice.roll(2);
+    });
     let hidden = "GET /smuggled HTTP/1.1\r\nHost: h\r\nX: y\r\n\r\n";
     let body = match dice.roll(6) {
         0 => hidden.to_owned(),
@@ -64,14 +96,13 @@ fn attack(seed: u64) -> Vec<u8> {
     [&head[..], body.as_bytes(), b"GET /ok/b HTTP/1.1\r\nHost: h\r\n\r\n"].concat()
 }
 
-#[test]
-fn no_mutation_smuggles_a_request() {
+fn no_mutation_smuggles_a_request(lane: bool) {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port());
+    let gateway = gateway(backend.port(), lane);
     let seeds: Vec<u64> = (1..=600).collect();
     each(&seeds, |&seed| {
         let attack = attack(seed);
-        let talk = talk(gateway.port(), &attack, QUIET / 2);
+        let talk = shout(gateway.port(), &attack);
         // A HEAD is answered without body, which the reader of answers has to know; what counts then is the backend's view.
         let answers = if attack.starts_with(b"HEAD") { Ok(Vec::new()) } else { talk.replies() };
         match answers {
@@ -80,9 +111,14 @@ fn no_mutation_smuggles_a_request() {
         }
     });
     let seen = backend.seen().unwrap();
-    assert!(seen.iter().all(|seen| ["/ok/a", "/ok/b", "/get/a", "/small/a"].contains(&seen.target.as_str()) || !seen.target.contains("smuggled")), "{seen:?}");
+    assert!(
+        seen.iter()
+            .all(|seen| ["/ok/a", "/ok/b", "/get/a", "/small/a"].contains(&seen.target.as_str())
+                || !seen.target.contains("smuggled")),
+        "{seen:?}"
+    );
     // The generator must not be so wild that nothing comes through.
     let through = |target: &str| seen.iter().filter(|seen| seen.target == target).count();
-    assert!(through("/ok/a") > 50 && through("/ok/b") > 50, "{} {}", through("/ok/a"), through("/ok/b"));
+    assert!(through("/ok/a") > 30 && through("/ok/b") > 10, "{} {}", through("/ok/a"), through("/ok/b"));
     still_well(&gateway);
 }

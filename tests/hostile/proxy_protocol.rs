@@ -22,11 +22,13 @@ listeners:
 routes:
   - { path: /ok/*, service: 127.0.0.1, port: BACKEND }
 ";
-    let yaml = yaml.replace("TRUSTED", trusted).replace("REQUIRED", &required.to_string()).replace("BACKEND", &backend.to_string());
+    let yaml =
+        yaml.replace("TRUSTED", trusted).replace("REQUIRED", &required.to_string()).replace("BACKEND", &backend.to_string());
     Gateway::start(&yaml)
 }
 
-const ASK: &[u8] = b"GET /ok/x HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\n\r\n";
+const ASK: &[u8] =
+    b"GET /ok/x HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\n\r\n";
 
 #[test]
 fn a_trusted_peer_names_the_client() {
@@ -57,7 +59,12 @@ fn a_trusted_peer_names_the_client() {
                     }
                 }
                 let talk = ask(&mut stream, ASK, 1);
-                assert!(matches!(&talk.replies().unwrap()[..], [one] if one.status == 200), "{}: {}", header.escape_ascii(), talk.show());
+                assert!(
+                    matches!(&talk.replies().unwrap()[..], [one] if one.status == 200),
+                    "{}: {}",
+                    header.escape_ascii(),
+                    talk.show()
+                );
             }
             for seen in backend.seen().unwrap().iter().skip(before).filter(|seen| seen.field("x-real-ip") == Some(client)) {
                 assert_eq!(seen.field("x-forwarded-for"), Some(client));
@@ -126,7 +133,11 @@ fn an_untrusted_peer_names_nobody() {
     for begin in [&b"PROXY TCP4 192.0.2.9 192.0.2.1 8080 80\r\n"[..], b"PROXY UNKNOWN\r\n", &v2(0x21, 0x11, &[0; 12])] {
         let talk = talk(open.port(), &[begin, ASK].concat(), SOON);
         let replies = talk.replies().unwrap();
-        assert!(talk.closed && matches!(&replies[..], [one] if matches!(one.status, 400 | 505) && !one.reason().is_empty()), "{}", talk.show());
+        assert!(
+            talk.closed && matches!(&replies[..], [one] if matches!(one.status, 400 | 505) && !one.reason().is_empty()),
+            "{}",
+            talk.show()
+        );
     }
     assert!(backend.is_untouched());
     let direct = ask(&mut connect(open.port()), ASK, 1);

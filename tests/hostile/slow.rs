@@ -48,13 +48,17 @@ fn assert_refused(talk: &Talk, status: u16, reason: &str) {
 fn a_head_has_a_deadline_in_all() {
     let backend = Recorder::start();
     let gateway = start(backend.port(), "", "");
-    for begin in [&b"G"[..], b"GET /ok/x HTTP/1.1\r\nHost: a\r\nX: ", b"GET /ok/x HTTP/1.1\r\nHost: a\r\n", b"\r\n"] {
+    for begin in [&b"G"[..], b"GET /ok/x HTTP/1.1\r\nHost: a\r\nX: ", b"GET /ok/x HTTP/1.1\r\nHost: a\r\n"] {
         for drip in [&b""[..], b"a"] {
             let (talk, took) = trickle(gateway.port(), begin, drip);
             assert_refused(&talk, 408, "head_timeout");
             assert!(took < Duration::from_secs(4), "{took:?}");
         }
     }
+    // Empty lines are not an endless prelude.
+    let (talk, took) = trickle(gateway.port(), b"\r\n", b"\r\n");
+    assert_refused(&talk, 400, "malformed_request_line");
+    assert!(took < Duration::from_secs(4), "{took:?}");
     // Also for the second request on a connection.
     let mut stream = connect(gateway.port());
     assert_eq!(ask(&mut stream, b"GET /ok/x HTTP/1.1\r\nHost: a\r\n\r\n", 1).replies().unwrap()[0].status, 200);
@@ -78,7 +82,11 @@ fn a_body_that_stops_or_trickles_ends_in_408() {
             // Never silent for long enough, but not within the request's time either.
             let (talk, took) = trickle(gateway.port(), begin.as_bytes(), b" ");
             let replies = talk.replies().unwrap();
-            assert!(matches!(&replies[..], [one] if matches!(one.status, 408 | 504) && !one.reason().is_empty()), "{path}: {}", talk.show());
+            assert!(
+                matches!(&replies[..], [one] if matches!(one.status, 408 | 504) && !one.reason().is_empty()),
+                "{path}: {}",
+                talk.show()
+            );
             assert!(talk.closed && took < Duration::from_secs(5), "{path}: {took:?}");
         }
     }
@@ -118,7 +126,11 @@ fn heads_have_bounds() {
         (format!("{}", "x".repeat(100_000)), 414, "uri_too_long"),
         (head("POST /ok/x HTTP/1.1", &format!("Content-Length: {}\r\n", u64::MAX / 2)), 413, "body_too_large"),
         (format!("{}{}", head("POST /ok/x HTTP/1.1", "Content-Length: 400000\r\n"), "a".repeat(400_000)), 413, "body_too_large"),
-        (format!("{}1388\r\n{}\r\n0\r\n\r\n", head("POST /ok/x HTTP/1.1", "Transfer-Encoding: chunked\r\n"), "a".repeat(5000)), 413, "body_too_large"),
+        (
+            format!("{}1388\r\n{}\r\n0\r\n\r\n", head("POST /ok/x HTTP/1.1", "Transfer-Encoding: chunked\r\n"), "a".repeat(5000)),
+            413,
+            "body_too_large",
+        ),
     ] {
         let talk = talk(port, attack.as_bytes(), SOON);
         assert!(talk.closed, "{reason}");

@@ -4,6 +4,17 @@ use std::io::Write;
 
 use super::wire::*;
 
+on_both_roads!(
+    ambiguous_heads_are_refused_and_the_connection_closed,
+    header_names_and_targets_of_high_bytes_are_refused,
+    broken_bodies_never_become_a_second_request,
+    odd_but_clear_requests_pass_once_and_clean,
+    what_follows_a_refusal_begins_exactly_behind_its_body,
+    a_refused_upgrade_leaves_http_in_charge,
+    a_connection_that_says_close_carries_nothing_more,
+    a_body_that_breaks_off_is_never_completed,
+);
+
 /// What a second parser would take for a request.
 const HIDDEN: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\nX: ";
 
@@ -34,10 +45,9 @@ fn refused(port: u16, attack: &[u8], status: u16, reason: &str) -> Result<(), St
     Ok(())
 }
 
-#[test]
-fn ambiguous_heads_are_refused_and_the_connection_closed() {
+fn ambiguous_heads_are_refused_and_the_connection_closed(lane: bool) {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port());
+    let gateway = gateway(backend.port(), lane);
     let chunk = format!("{:x}\r\n{HIDDEN}\r\n0\r\n\r\n", HIDDEN.len());
     let both = format!("0\r\n\r\n{HIDDEN}");
     let mut cases: Vec<(Vec<u8>, u16, &str)> = Vec::new();
@@ -56,8 +66,27 @@ fn ambiguous_heads_are_refused_and_the_connection_closed() {
     }
     // TE.TE: codings that one parser takes for chunked and another does not.
     for value in [
-        "xchunked", "chunkedx", "identity", "gzip", "gzip, chunked", "chunked, gzip", "identity, chunked", "chunked, identity", "chunked, chunked",
-        "chunked,", ",chunked", "\"chunked\"", "'chunked'", "chunked;q=1", "chunked; a=b", "", "cow", "chunk", "chu\tnked", "chunked\u{a0}", "\u{a0}chunked",
+        "xchunked",
+        "chunkedx",
+        "identity",
+        "gzip",
+        "gzip, chunked",
+        "chunked, gzip",
+        "identity, chunked",
+        "chunked, identity",
+        "chunked, chunked",
+        "chunked,",
+        ",chunked",
+        "\"chunked\"",
+        "'chunked'",
+        "chunked;q=1",
+        "chunked; a=b",
+        "",
+        "cow",
+        "chunk",
+        "chu\tnked",
+        "chunked\u{a0}",
+        "\u{a0}chunked",
     ] {
         add(post(&format!("Transfer-Encoding: {value}"), &chunk), 400, "transfer_encoding");
         add(post(&format!("Content-Length: 4\r\nTransfer-Encoding: {value}"), &chunk), 400, "transfer_encoding");
@@ -67,12 +96,38 @@ fn ambiguous_heads_are_refused_and_the_connection_closed() {
     add(post("Transfer-Encoding: cow\r\nTransfer-Encoding: chunked", &chunk), 400, "transfer_encoding");
     add(b"POST /ok/x HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_vec(), 400, "transfer_encoding");
     for field in [
-        "Transfer-Encoding : chunked", "Transfer-Encoding\t: chunked", "Transfer-Encoding: chunked\u{b}", "Transfer-Encoding:\u{b}chunked",
-        "Transfer-Encoding:\u{c}chunked", "Transfer-Encoding: chunked\0", "Transfer\0-Encoding: chunked", "Transfer-Encoding\u{b}: chunked", "X: a\r\n Transfer-Encoding: chunked",
-        "X: a\r\n\tTransfer-Encoding: chunked", "X: a\rTransfer-Encoding: chunked", "Transfer-Encoding:\r chunked", "Transfer-Encoding:\r\n chunked", "Transfer-Encoding\r: chunked",
-        "Transfer Encoding: chunked", "(Transfer-Encoding): chunked", "Transfer-Encoding", "Transfer-Encoding chunked", "Tr\u{e4}nsfer-Encoding: chunked",
-        "\u{feff}Transfer-Encoding: chunked", "Transfer-Encoding\u{a0}: chunked", "\u{7f}Transfer-Encoding: chunked", "Transfer-Encoding: chunked\u{7f}", "\"Transfer-Encoding\": chunked",
-        "Content-Length : 4", "Content-Length\t: 4", "Content-\0Length: 4", " Content-Length: 4", "\tContent-Length: 4", ": 4", "Content-Length\r\n: 4", "Content-Length: 4\r\n 4",
+        "Transfer-Encoding : chunked",
+        "Transfer-Encoding\t: chunked",
+        "Transfer-Encoding: chunked\u{b}",
+        "Transfer-Encoding:\u{b}chunked",
+        "Transfer-Encoding:\u{c}chunked",
+        "Transfer-Encoding: chunked\0",
+        "Transfer\0-Encoding: chunked",
+        "Transfer-Encoding\u{b}: chunked",
+        "X: a\r\n Transfer-Encoding: chunked",
+        "X: a\r\n\tTransfer-Encoding: chunked",
+        "X: a\rTransfer-Encoding: chunked",
+        "Transfer-Encoding:\r chunked",
+        "Transfer-Encoding:\r\n chunked",
+        "Transfer-Encoding\r: chunked",
+        "Transfer Encoding: chunked",
+        "(Transfer-Encoding): chunked",
+        "Transfer-Encoding",
+        "Transfer-Encoding chunked",
+        "Tr\u{e4}nsfer-Encoding: chunked",
+        "\u{feff}Transfer-Encoding: chunked",
+        "Transfer-Encoding\u{a0}: chunked",
+        "\u{7f}Transfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\u{7f}",
+        "\"Transfer-Encoding\": chunked",
+        "Content-Length : 4",
+        "Content-Length\t: 4",
+        "Content-\0Length: 4",
+        " Content-Length: 4",
+        "\tContent-Length: 4",
+        ": 4",
+        "Content-Length\r\n: 4",
+        "Content-Length: 4\r\n 4",
     ] {
         add(post(&format!("{field}\r\nX-Y: z"), &chunk), 400, "malformed_header");
         // The same as the very first field.
@@ -81,8 +136,33 @@ fn ambiguous_heads_are_refused_and_the_connection_closed() {
     }
     // Content-Length that is no number, or not one.
     for value in [
-        "+4", "-4", "-0", "0x4", "4 4", "4,4", "4, 4", "4,", ",4", "", "4.0", "4e0", "\"4\"", "4;", "\u{b2}", "99999999999999999999", "18446744073709551616", "18446744073709551620", "4\u{a0}", "four",
-        "1_0", "0b1", "0o4", "4L",
+        "+4",
+        "-4",
+        "-0",
+        "0x4",
+        "4 4",
+        "4,4",
+        "4, 4",
+        "4,",
+        ",4",
+        "",
+        "4.0",
+        "4e0",
+        "\"4\"",
+        "4;",
+        "\u{b2}",
+        "99999999999999999999",
+        "18446744073709551616",
+        "18446744073709551620",
+        "4\u{a0}",
+        "four",
+        "1_0",
+        "0b1",
+        "0o4",
+        "4L",
+        "00",
+        "04",
+        "0044",
     ] {
         add(post(&format!("Content-Length: {value}"), HIDDEN), 400, "content_length");
     }
@@ -93,34 +173,95 @@ fn ambiguous_heads_are_refused_and_the_connection_closed() {
     add(b"GET /ok/x HTTP/1.1\nHost: a\n\n".to_vec(), 400, "bare_line_feed");
     add(b"GET /ok/x HTTP/1.1\r\nHost: a\n\r\n".to_vec(), 400, "bare_line_feed");
     add(b"GET /ok/x HTTP/1.1\r\nHost: a\r\n\n".to_vec(), 400, "bare_line_feed");
-    add(format!("POST /ok/x HTTP/1.1\r\nHost: a\r\nX: a\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n{chunk}").into_bytes(), 400, "ambiguous_framing");
-    add(format!("POST /ok/x HTTP/1.1\r\nHost: a\r\nX: a\nTransfer-Encoding: chunked\r\n\r\n{chunk}").into_bytes(), 400, "bare_line_feed");
+    add(
+        format!("POST /ok/x HTTP/1.1\r\nHost: a\r\nX: a\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n{chunk}")
+            .into_bytes(),
+        400,
+        "bare_line_feed",
+    );
+    add(
+        format!("POST /ok/x HTTP/1.1\r\nHost: a\r\nX: a\nTransfer-Encoding: chunked\r\n\r\n{chunk}").into_bytes(),
+        400,
+        "bare_line_feed",
+    );
     add(b"\nGET /ok/x HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), 400, "bare_line_feed");
     add(b"GET /ok/x HTTP/1.1\rHost: a\r\r\n\r\n".to_vec(), 400, "malformed_request_line");
     // Hosts: none, two, or one that the target contradicts.
     let line = "GET /ok/x HTTP/1.1\r\n";
     for fields in [
-        "", "Host: a\r\nHost: a", "Host: a\r\nhost: b", "Host:", "Host: a b", "Host: a, b", "Host: a/b", "Host: a\\b", "Host: u@a", "Host: a#b", "Host: a?b", "Host: a:b", "Host: a:99999",
-        "Host: a:-1", "Host: a:+1", "Host: [::1", "Host: [::1]x", "Host: [a]", "Host: \u{e4}", "Host: a%00b", "Host: \"a\"", "Host: http://a", "Host: .", "Host: a:80:80",
+        "",
+        "Host: a\r\nHost: a",
+        "Host: a\r\nhost: b",
+        "Host:",
+        "Host: a b",
+        "Host: a, b",
+        "Host: a/b",
+        "Host: a\\b",
+        "Host: u@a",
+        "Host: a#b",
+        "Host: a?b",
+        "Host: a:b",
+        "Host: a:99999",
+        "Host: a:-1",
+        "Host: a:+1",
+        "Host: [::1",
+        "Host: [::1]x",
+        "Host: [a]",
+        "Host: \u{e4}",
+        "Host: a%00b",
+        "Host: \"a\"",
+        "Host: http://a",
+        "Host: .",
+        "Host: a:80:80",
     ] {
         let fields = if fields.is_empty() { String::new() } else { format!("{fields}\r\n") };
         add(format!("{line}{fields}\r\n").into_bytes(), 400, "host");
     }
-    for target in ["http://b/ok/x", "HTTP://b/ok/x", "http://a:81/ok/x", "http://u@a/ok/x", "http:///ok/x", "http://a@b/ok/x", "http://b?/ok/x", "http://a.b/ok/x"] {
+    for target in [
+        "http://b/ok/x",
+        "HTTP://b/ok/x",
+        "http://a:81/ok/x",
+        "http://u@a/ok/x",
+        "http:///ok/x",
+        "http://a@b/ok/x",
+        "http://b?/ok/x",
+        "http://a.b/ok/x",
+    ] {
         add(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes(), 400, "host");
     }
     add(b"GET http://a/ok/x HTTP/1.1\r\n\r\n".to_vec(), 400, "host");
     add(b"GET http://a/ok/x HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n".to_vec(), 400, "host");
     // Request lines.
     for line in [
-        "GET  /ok/x HTTP/1.1", "GET /ok/x  HTTP/1.1", "GET\t/ok/x HTTP/1.1", " GET /ok/x HTTP/1.1", "G\0T /ok/x HTTP/1.1", "GET:/ok/x HTTP/1.1", "/ok/x HTTP/1.1", "GET HTTP/1.1", "GET(/ok/x HTTP/1.1",
-        "GET /ok/x", "G@T /ok/x HTTP/1.1", "\u{e4} /ok/x HTTP/1.1", "THISMETHODISMUCHLONGERTHANANYMETHODTHATTHEREIS /ok/x HTTP/1.1",
+        "GET  /ok/x HTTP/1.1",
+        "GET /ok/x HTTP/1.10",
+        "GET /ok/x HTTP/1.1 ",
+        "GET /ok/x HTTP/1.1 HTTP/1.1",
+        "GET\t/ok/x HTTP/1.1",
+        " GET /ok/x HTTP/1.1",
+        "G\0T /ok/x HTTP/1.1",
+        "GET:/ok/x HTTP/1.1",
+        "/ok/x HTTP/1.1",
+        "GET HTTP/1.1",
+        "GET(/ok/x HTTP/1.1",
+        "GET /ok/x",
+        "G@T /ok/x HTTP/1.1",
+        "\u{e4} /ok/x HTTP/1.1",
+        "THISMETHODISMUCHLONGERTHANANYMETHODTHATTHEREIS /ok/x HTTP/1.1",
     ] {
         add(head(line, "X: y"), 400, "malformed_request_line");
     }
     for line in [
-        "GET /ok/x HTTP/1.10", "GET /ok/x HTTP/1.2", "GET /ok/x HTTP/2.0", "GET /ok/x HTTP/3", "GET /ok/x http/1.1", "GET /ok/x HTTP 1.1", "GET /ok/x HTTP/1.1 ", "GET /ok/x FOO/1.1", "GET /ok/x HTTP/01.1",
-        "GET /ok/x /smuggled HTTP/1.1", "GET /ok/x HTTP/1.1 HTTP/1.1", "GET /ok/x H",
+        "GET /ok/x  HTTP/1.1",
+        "GET /ok/x HTTP/1.2",
+        "GET /ok/x HTTP/2.0",
+        "GET /ok/x HTTP/3",
+        "GET /ok/x http/1.1",
+        "GET /ok/x HTTP 1.1",
+        "GET /ok/x FOO/1.1",
+        "GET /ok/x HTTP/01.1",
+        "GET /ok/x /smuggled HTTP/1.1",
+        "GET /ok/x H",
     ] {
         add(head(line, "X: y"), 505, "http_version");
     }
@@ -131,9 +272,21 @@ fn ambiguous_heads_are_refused_and_the_connection_closed() {
         }
     }
     for (target, reason) in [
-        ("/ok/%", "path_bad_escape"), ("/ok/%2", "path_bad_escape"), ("/ok/%zz", "path_bad_escape"), ("/ok/%u0041", "path_bad_escape"), ("/ok/%00", "path_nul"), ("/ok/a%00/../../smuggled", "path_nul"),
-        ("/ok/../../smuggled", "path_above_root"), ("/..", "path_above_root"), ("/%2e%2e/smuggled", "path_above_root"), ("/ok/..;/smuggled", "path_hidden_traversal"), ("/ok/..%2fsmuggled", "path_hidden_traversal"),
-        ("/ok/..%5csmuggled", "path_hidden_traversal"), ("/ok/..\\smuggled", "path_backslash"), ("/ok/x#y", "path_delimiter"), ("/ok/x?y#z", "path_delimiter"),
+        ("/ok/%", "path_bad_escape"),
+        ("/ok/%2", "path_bad_escape"),
+        ("/ok/%zz", "path_bad_escape"),
+        ("/ok/%u0041", "path_bad_escape"),
+        ("/ok/%00", "path_nul"),
+        ("/ok/a%00/../../smuggled", "path_nul"),
+        ("/ok/../../smuggled", "path_above_root"),
+        ("/..", "path_above_root"),
+        ("/%2e%2e/smuggled", "path_above_root"),
+        ("/ok/..;/smuggled", "path_hidden_traversal"),
+        ("/ok/..%2fsmuggled", "path_hidden_traversal"),
+        ("/ok/..%5csmuggled", "path_hidden_traversal"),
+        ("/ok/..\\smuggled", "path_backslash"),
+        ("/ok/x#y", "path_delimiter"),
+        ("/ok/x?y#z", "path_delimiter"),
     ] {
         add(head(&format!("GET {target} HTTP/1.1"), "X: y"), 400, reason);
     }
@@ -151,10 +304,9 @@ fn ambiguous_heads_are_refused_and_the_connection_closed() {
     still_well(&gateway);
 }
 
-#[test]
-fn header_names_and_targets_of_high_bytes_are_refused() {
+fn header_names_and_targets_of_high_bytes_are_refused(lane: bool) {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port());
+    let gateway = gateway(backend.port(), lane);
     let bytes: Vec<u8> = (0..=255).collect();
     each(&bytes, |&byte| {
         let with = |before: &str, after: &str| [before.as_bytes(), &[byte], after.as_bytes()].concat();
@@ -172,7 +324,9 @@ fn header_names_and_targets_of_high_bytes_are_refused() {
         }
         for attack in attacks {
             let talk = talk(gateway.port(), &attack, SOON);
-            let refused = talk.replies().is_ok_and(|all| matches!(&all[..], [one] if matches!(one.status, 400 | 505) && !one.reason().is_empty()));
+            let refused = talk
+                .replies()
+                .is_ok_and(|all| matches!(&all[..], [one] if matches!(one.status, 400 | 505) && !one.reason().is_empty()));
             if !refused || !talk.closed {
                 return Err(format!("{}\n  {}", attack.escape_ascii(), talk.show()));
             }
@@ -183,28 +337,61 @@ fn header_names_and_targets_of_high_bytes_are_refused() {
     still_well(&gateway);
 }
 
-#[test]
-fn broken_bodies_never_become_a_second_request() {
+fn broken_bodies_never_become_a_second_request(lane: bool) {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port());
+    let gateway = gateway(backend.port(), lane);
     let long = "a".repeat(300);
     let many = format!("1;{}\r\na\r\n", "e".repeat(200)).repeat(100);
     let cases: Vec<String> = [
-        "0x5\r\nhello\r\n0\r\n\r\n", "+5\r\nhello\r\n0\r\n\r\n", "-1\r\nhello\r\n0\r\n\r\n", " 5\r\nhello\r\n0\r\n\r\n", "5 \r\nhello\r\n0\r\n\r\n", "5\t\r\nhello\r\n0\r\n\r\n",
-        "5\nhello\r\n0\r\n\r\n", "5\r\nhello\n0\r\n\r\n", "5\r\nhello0\r\n\r\n", "5\r\nhelloX\r\n0\r\n\r\n", "5\r\nhello\r\n0\n\n", "5\r\nhello\r\n0\r\n\n", "5\rhello\r\n0\r\n\r\n", "5\r\r\nhello\r\n0\r\n\r\n",
-        "ffffffffffffffff\r\nhello\r\n0\r\n\r\n", "10000000000000005\r\nhello\r\n0\r\n\r\n", "0000000000000000005\r\nhello\r\n0\r\n\r\n", "5g\r\nhello\r\n0\r\n\r\n", "g\r\nhello\r\n0\r\n\r\n",
-        "\r\n5\r\nhello\r\n0\r\n\r\n", "5 ;a\r\nhello\r\n0\r\n\r\n", "5;a\nb\r\nhello\r\n0\r\n\r\n", "5;a\rb\r\nhello\r\n0\r\n\r\n", "5;a\0b\r\nhello\r\n0\r\n\r\n", "5,\r\nhello\r\n0\r\n\r\n",
-        "5_0\r\nhello\r\n0\r\n\r\n", "0\r\nGET /smuggled HTTP/1.1\r\n\r\n", "0\r\n: x\r\n\r\n", "0\r\nX: a\r\n folded\r\n\r\n", "0\r\nX: a\n\r\n\r\n", "0\r\nno colon\r\n\r\n", "\u{ff15}\r\nhello\r\n0\r\n\r\n",
-        "3;\r\nabc\r\n\u{0}0\r\n\r\n", "5;a=\"\nb\"\r\nhello\r\n0\r\n\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        "+5\r\nhello\r\n0\r\n\r\n",
+        "-1\r\nhello\r\n0\r\n\r\n",
+        " 5\r\nhello\r\n0\r\n\r\n",
+        "5 \r\nhello\r\n0\r\n\r\n",
+        "5\t\r\nhello\r\n0\r\n\r\n",
+        "5\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\n0\r\n\r\n",
+        "5\r\nhello0\r\n\r\n",
+        "5\r\nhelloX\r\n0\r\n\r\n",
+        "5\r\nhello\r\n0\n\n",
+        "5\r\nhello\r\n0\r\n\n",
+        "5\rhello\r\n0\r\n\r\n",
+        "5\r\r\nhello\r\n0\r\n\r\n",
+        "ffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+        "10000000000000005\r\nhello\r\n0\r\n\r\n",
+        "0000000000000000005\r\nhello\r\n0\r\n\r\n",
+        "5g\r\nhello\r\n0\r\n\r\n",
+        "g\r\nhello\r\n0\r\n\r\n",
+        "\r\n5\r\nhello\r\n0\r\n\r\n",
+        "5 ;a\r\nhello\r\n0\r\n\r\n",
+        "5;a\nb\r\nhello\r\n0\r\n\r\n",
+        "5;a\rb\r\nhello\r\n0\r\n\r\n",
+        "5;a\0b\r\nhello\r\n0\r\n\r\n",
+        "5,\r\nhello\r\n0\r\n\r\n",
+        "5_0\r\nhello\r\n0\r\n\r\n",
+        "0\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+        "0\r\n: x\r\n\r\n",
+        "0\r\nX: a\r\n folded\r\n\r\n",
+        "0\r\nX: a\n\r\n\r\n",
+        "0\r\nno colon\r\n\r\n",
+        "\u{ff15}\r\nhello\r\n0\r\n\r\n",
+        "3;\r\nabc\r\n\u{0}0\r\n\r\n",
+        "5;a=\"\nb\"\r\nhello\r\n0\r\n\r\n",
     ]
     .into_iter()
     .map(str::to_owned)
-    .chain([format!("5;{long}\r\nhello\r\n0\r\n\r\n"), format!("{many}0\r\n\r\n"), format!("0\r\n{}\r\n", format!("X: {long}\r\n").repeat(40))])
+    .chain([
+        format!("5;{long}\r\nhello\r\n0\r\n\r\n"),
+        format!("{many}0\r\n\r\n"),
+        format!("0\r\n{}\r\n", format!("X: {long}\r\n").repeat(40)),
+    ])
     .collect();
     each(&cases, |body| {
         for path in ["/ok/x", "/json/x"] {
             let kind = "Content-Type: application/json";
-            let attack = format!("POST {path} HTTP/1.1\r\nHost: a\r\n{kind}\r\nTransfer-Encoding: chunked\r\n\r\n{body}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
+            let attack = format!(
+                "POST {path} HTTP/1.1\r\nHost: a\r\n{kind}\r\nTransfer-Encoding: chunked\r\n\r\n{body}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+            );
             refused(gateway.port(), attack.as_bytes(), 400, "malformed_body")?;
         }
         Ok(())
@@ -214,16 +401,18 @@ fn broken_bodies_never_become_a_second_request() {
     still_well(&gateway);
 }
 
-#[test]
-fn odd_but_clear_requests_pass_once_and_clean() {
+fn odd_but_clear_requests_pass_once_and_clean(lane: bool) {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port());
+    let gateway = gateway(backend.port(), lane);
     let hidden = format!("{HIDDEN}y\r\n\r\n");
     let sized = |fields: &str| post(&format!("{fields}\r\nContent-Length: {}", hidden.len()), &hidden);
     let chunked = |fields: &str, body: String| post(&format!("{fields}\r\nTransfer-Encoding: chunked"), &body);
     let chunk = format!("{:X}\r\n{hidden}\r\n0\r\n\r\n", hidden.len());
     let halves = format!("00001\r\nG\r\n{:x};a=b;c=\"d e\"\r\n{}\r\n000\r\n\r\n", hidden.len() - 1, &hidden[1..]);
-    let trailers = format!("{:x}\r\n{hidden}\r\n0\r\nContent-Length: 99\r\nHost: evil\r\nX-Real-IP: 1.2.3.4\r\nTransfer-Encoding: x\r\n\r\n", hidden.len());
+    let trailers = format!(
+        "{:x}\r\n{hidden}\r\n0\r\nContent-Length: 99\r\nHost: evil\r\nX-Real-IP: 1.2.3.4\r\nTransfer-Encoding: x\r\n\r\n",
+        hidden.len()
+    );
     let cases = [
         sized("X: y"),
         sized("Transfer_Encoding: chunked"),
@@ -236,28 +425,61 @@ fn odd_but_clear_requests_pass_once_and_clean() {
         sized("Upgrade: websocket\r\nConnection: Upgrade"),
         sized("TE: trailers, chunked\r\nTrailer: X\r\nKeep-Alive: timeout=1\r\nProxy-Connection: keep-alive"),
         sized("X-HTTP-Method-Override: GET\r\nX-Original-URL: /smuggled\r\nX-Rewrite-URL: /smuggled"),
-        [format!("\r\nPOST /ok/x HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", hidden.len()).into_bytes(), hidden.clone().into_bytes()].concat(),
-        [format!("POST /ok/x HTTP/1.1\r\nHost: a\r\nContent-Length: 000{}\r\n\r\n", hidden.len()).into_bytes(), hidden.clone().into_bytes()].concat(),
-        [format!("POST http://a/ok/x HTTP/1.1\r\nHost: A\r\nContent-Length: {}\r\n\r\n", hidden.len()).into_bytes(), hidden.clone().into_bytes()].concat(),
-        [format!("POST /ok/../ok/./x HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", hidden.len()).into_bytes(), hidden.clone().into_bytes()].concat(),
-        [format!("POST //ok//%78 HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", hidden.len()).into_bytes(), hidden.clone().into_bytes()].concat(),
+        [
+            format!("\r\nPOST /ok/x HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", hidden.len()).into_bytes(),
+            hidden.clone().into_bytes(),
+        ]
+        .concat(),
+        [
+            format!("POST http://a/ok/x HTTP/1.1\r\nHost: A\r\nContent-Length: {}\r\n\r\n", hidden.len()).into_bytes(),
+            hidden.clone().into_bytes(),
+        ]
+        .concat(),
+        [
+            format!("POST /ok/../ok/./x HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", hidden.len()).into_bytes(),
+            hidden.clone().into_bytes(),
+        ]
+        .concat(),
+        [
+            format!("POST //ok//%78 HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", hidden.len()).into_bytes(),
+            hidden.clone().into_bytes(),
+        ]
+        .concat(),
         // A body on a GET is a body.
-        [format!("GET /ok/x HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", hidden.len()).into_bytes(), hidden.clone().into_bytes()].concat(),
-        [format!("OPTIONS /ok/x HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", hidden.len()).into_bytes(), hidden.clone().into_bytes()].concat(),
-        [format!("POST /ok/x HTTP/1.0\r\nHost: a\r\nContent-Length: {}\r\n\r\n", hidden.len()).into_bytes(), hidden.clone().into_bytes()].concat(),
+        [
+            format!("GET /ok/x HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", hidden.len()).into_bytes(),
+            hidden.clone().into_bytes(),
+        ]
+        .concat(),
+        [
+            format!("OPTIONS /ok/x HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", hidden.len()).into_bytes(),
+            hidden.clone().into_bytes(),
+        ]
+        .concat(),
+        [
+            format!("POST /ok/x HTTP/1.0\r\nHost: a\r\nContent-Length: {}\r\n\r\n", hidden.len()).into_bytes(),
+            hidden.clone().into_bytes(),
+        ]
+        .concat(),
         chunked("X: y", chunk.clone()),
         chunked("X: y", halves),
         chunked("Trailer: Host", trailers),
         chunked("Connection: Transfer-Encoding, close", chunk.clone()),
         post("Transfer-Encoding:\t chuNKed \t", &chunk),
     ];
-    each(&cases, |attack| {
-        let own = Recorder::start();
-        let gateway = super::wire::gateway(own.port());
-        let talk = talk(gateway.port(), attack, QUIET);
+    let cases: Vec<_> = cases.iter().enumerate().collect();
+    each(&cases, |(number, attack)| {
+        // A field of its own tells each case's request apart.
+        let name = format!("X-Case-{number}");
+        let line = find(attack, b" HTTP/1.").unwrap();
+        let end = line + find(&attack[line..], b"\r\n").unwrap() + 2;
+        let attack = [&attack[..end], format!("{name}: y\r\n").as_bytes(), &attack[end..]].concat();
+        let mut stream = connect(gateway.port());
+        let talk = ask(&mut stream, &attack, 1);
         let show = || format!("{}\n  {}", attack.escape_ascii(), talk.show());
         let [reply] = &talk.replies()?[..] else { return Err(show()) };
-        let seen = own.seen().map_err(|why| format!("{}\n  {why}", show()))?;
+        let seen = backend.seen().map_err(|why| format!("{}\n  {why}", show()))?;
+        let seen: Vec<_> = seen.into_iter().filter(|seen| seen.field(&name).is_some()).collect();
         let [seen] = &seen[..] else { return Err(format!("{}\n  {seen:?}", show())) };
         if reply.status != 200 || seen.target != "/ok/x" || seen.body != hidden.as_bytes() || !seen.whole {
             return Err(format!("{}\n  {seen:?}", show()));
@@ -266,18 +488,21 @@ fn odd_but_clear_requests_pass_once_and_clean() {
         if let Some(name) = seen.names().iter().find(|name| foreign.contains(&name.as_str()) || name.contains('_')) {
             return Err(format!("{}\n  the backend saw {name}: {seen:?}", show()));
         }
-        if seen.field("x-forwarded-for") != Some("127.0.0.1") || seen.field("x-real-ip") != Some("127.0.0.1") || seen.field("traceparent").is_none() {
+        if seen.field("x-forwarded-for") != Some("127.0.0.1")
+            || seen.field("x-real-ip") != Some("127.0.0.1")
+            || seen.field("traceparent").is_none()
+        {
             return Err(format!("{}\n  the gateway's own fields: {seen:?}", show()));
         }
         Ok(())
     });
+    assert_eq!(backend.seen().unwrap().len(), cases.len());
     still_well(&gateway);
 }
 
-#[test]
-fn what_follows_a_refusal_begins_exactly_behind_its_body() {
+fn what_follows_a_refusal_begins_exactly_behind_its_body(lane: bool) {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port());
+    let gateway = gateway(backend.port(), lane);
     let hidden = format!("{HIDDEN}y\r\n\r\n");
     let filler = |size: usize| format!("{}{hidden}", "a".repeat(size));
     let chunked = |body: &str| format!("{:x}\r\n{body}\r\n0\r\nTrailer: x\r\n\r\n", body.len());
@@ -294,7 +519,9 @@ fn what_follows_a_refusal_begins_exactly_behind_its_body() {
     ] {
         for size in [2000, 20_000] {
             let body = filler(size);
-            let mut add = |more: &str, body: &str, kept| cases.push((format!("{line}\r\nHost: a\r\n{fields}{more}\r\n\r\n{body}"), status, kept));
+            let mut add = |more: &str, body: &str, kept| {
+                cases.push((format!("{line}\r\nHost: a\r\n{fields}{more}\r\n\r\n{body}"), status, kept))
+            };
             add(&format!("Content-Length: {}", body.len()), &body, true);
             // Whether the client sends a body that it was told it need not is its own choice: the connection ends.
             add(&format!("Expect: 100-continue\r\nContent-Length: {}", body.len()), &body, false);
@@ -330,11 +557,11 @@ fn what_follows_a_refusal_begins_exactly_behind_its_body() {
     still_well(&gateway);
 }
 
-#[test]
-fn a_refused_upgrade_leaves_http_in_charge() {
+fn a_refused_upgrade_leaves_http_in_charge(lane: bool) {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port());
-    let socket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    let gateway = gateway(backend.port(), lane);
+    let socket =
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
     let cases = [
         socket.to_owned(),
         socket.replace("13", "777"),
@@ -351,7 +578,9 @@ fn a_refused_upgrade_leaves_http_in_charge() {
     ];
     each(&cases, |fields| {
         // The smuggled request waits behind the upgrade: if the gateway had begun a tunnel, the backend would get it.
-        let attack = format!("GET /ok/x HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\nGET /ok/y HTTP/1.1\r\nHost: a\r\n\r\n");
+        let attack = format!(
+            "GET /ok/x HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\nGET /ok/y HTTP/1.1\r\nHost: a\r\n\r\n"
+        );
         let talk = talk(gateway.port(), attack.as_bytes(), QUIET);
         let statuses: Vec<_> = talk.replies()?.iter().map(|reply| reply.status).collect();
         match statuses[..] {
@@ -368,10 +597,9 @@ fn a_refused_upgrade_leaves_http_in_charge() {
     still_well(&gateway);
 }
 
-#[test]
-fn a_connection_that_says_close_carries_nothing_more() {
+fn a_connection_that_says_close_carries_nothing_more(lane: bool) {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port());
+    let gateway = gateway(backend.port(), lane);
     let cases = [
         "GET /ok/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         "GET /ok/x HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, CLOSE\r\n\r\n",
@@ -387,10 +615,9 @@ fn a_connection_that_says_close_carries_nothing_more() {
     still_well(&gateway);
 }
 
-#[test]
-fn a_body_that_breaks_off_is_never_completed() {
+fn a_body_that_breaks_off_is_never_completed(lane: bool) {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port());
+    let gateway = gateway(backend.port(), lane);
     let cases = [
         "Content-Length: 100\r\n\r\nhalf".to_owned(),
         "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".to_owned(),

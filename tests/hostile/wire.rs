@@ -221,7 +221,9 @@ impl Reply {
     pub fn reason(&self) -> String {
         let body: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
         match self.field("content-type") {
-            Some("application/problem+json") if body["status"] == self.status => body["reason"].as_str().unwrap_or_default().to_owned(),
+            Some("application/problem+json") if body["status"] == self.status => {
+                body["reason"].as_str().unwrap_or_default().to_owned()
+            }
             _ => String::new(),
         }
     }
@@ -315,14 +317,31 @@ pub fn listen(stream: &mut TcpStream, quiet: Duration) -> Talk {
     }
 }
 
-/// Sends bytes on a connection of their own.
+/// Sends bytes on a connection of their own, and reads until it closes or, after a first answer, is silent for so long.
 pub fn talk(port: u16, bytes: &[u8], quiet: Duration) -> Talk {
     let mut stream = connect(port);
     // A gateway that has heard enough may close before everything is sent.
     let _ = stream.write_all(bytes);
-    let talk = listen(&mut stream, quiet);
+    let mut first = [0];
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let mut talk = match stream.read(&mut first) {
+        Ok(1) => listen(&mut stream, quiet),
+        Ok(_) => return Talk { bytes: Vec::new(), closed: true },
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+            return Talk { bytes: Vec::new(), closed: false };
+        }
+        Err(_) => return Talk { bytes: Vec::new(), closed: true },
+    };
+    talk.bytes.insert(0, first[0]);
     let _ = stream.shutdown(Shutdown::Both);
     talk
+}
+
+/// Sends bytes and hardly listens.
+pub fn shout(port: u16, bytes: &[u8]) -> Talk {
+    let mut stream = connect(port);
+    let _ = stream.write_all(bytes);
+    listen(&mut stream, Duration::from_millis(100))
 }
 
 /// Sends bytes and reads until `count` answers have come whole (or the connection closed, or nothing came for [`SOON`]).
@@ -334,9 +353,24 @@ pub fn ask(stream: &mut TcpStream, bytes: &[u8], count: usize) -> Talk {
         let more = listen(stream, Duration::from_millis(20));
         talk.bytes.extend(more.bytes);
         talk.closed = more.closed;
-        if replies(&talk.bytes, false).is_ok_and(|all| all.iter().filter(|reply| reply.whole && reply.status >= 200).count() >= count) {
+        if replies(&talk.bytes, false)
+            .is_ok_and(|all| all.iter().filter(|reply| reply.whole && reply.status >= 200).count() >= count)
+        {
             break;
         }
+    }
+    talk
+}
+
+/// The same for an answer to HEAD, which has no body.
+pub fn ask_head(stream: &mut TcpStream, bytes: &[u8]) -> Talk {
+    let _ = stream.write_all(bytes);
+    let until = Instant::now() + SOON;
+    let mut talk = Talk { bytes: Vec::new(), closed: false };
+    while Instant::now() < until && !talk.closed && find(&talk.bytes, b"\r\n\r\n").is_none() {
+        let more = listen(stream, Duration::from_millis(50));
+        talk.bytes.extend(more.bytes);
+        talk.closed = more.closed;
     }
     talk
 }
@@ -372,9 +406,9 @@ pub fn still_well(gateway: &Gateway) {
     }
 }
 
-/// A gateway that serves `/ok/*` from the backend, and more behind other paths.
-pub fn gateway(backend: u16) -> Gateway {
-    harness::Gateway::start(&YAML.replace("BACKEND", &backend.to_string()))
+/// A gateway that serves `/ok/*` from the backend, and more behind other paths; with the fast lane or without.
+pub fn gateway(backend: u16, lane: bool) -> Gateway {
+    harness::Gateway::start(&YAML.replace("BACKEND", &backend.to_string()).replace("LANE", &lane.to_string()))
 }
 
 const YAML: &str = "
@@ -384,6 +418,7 @@ listeners:
     timeouts: { header: 3s, body: 3s, keep_alive: 5s }
 services:
   backend: { endpoints: [ '127.0.0.1:BACKEND' ], timeouts: { connect: 2s, response: 3s } }
+server: { workers: 2, fast_lane: LANE }
 consumers:
   - { name: known, api_keys: [ { hash: 'sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08' } ] }
 routes:

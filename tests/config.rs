@@ -1,0 +1,269 @@
+//! What people write, and what they are told about it.
+
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+const BAD: &str = "\
+listeners:
+  - bind: 127.0.0.1:8080
+  - bind: 127.0.0.1:8080
+  - bind: nowhere
+services:
+  catalog: { endpoints: [ \"127.0.0.1:9001\" ], balanse: round_robin }
+consumers:
+  - name: acme
+    api_keys: [ { hash: \"sha256:12\" } ]
+policies:
+  rate_limits: { limit: 10/s }
+  authn: { jwt: { audience: a, keys: [ { secret: \"${PORTCULLIS_TEST_MISSING}\" } ] } }
+routes:
+  - path: /a
+    service: catalogue
+  - path: b/c
+    service: catalog
+    timeout: 5 parsecs
+  - path: /d
+    service: catalog
+    policies: { rate_limit: { limit: ten } }
+  - path: /d
+    service: catalog
+server: { workers: 0 }
+";
+
+/// Line and column, and what is said of it.
+const FAULTS: [(&str, &str, &str); 12] = [
+    ("3:11", "listeners[1].bind", "two listeners have the same address"),
+    ("4:11", "listeners[2].bind", "`nowhere` is no address to listen on"),
+    ("6:47", "services.catalog.balanse", "unknown key `balanse`"),
+    ("9:25", "consumers[0].api_keys[0].hash", "64 hexadecimal digits"),
+    ("11:3", "policies.rate_limits", "unknown policy `rate_limits`"),
+    ("12:50", "policies.authn.jwt.keys[0].secret", "`PORTCULLIS_TEST_MISSING` is not set"),
+    ("15:14", "routes[0].service", "unknown service `catalogue`"),
+    ("16:11", "routes[1].path", "`b/c` is no path pattern"),
+    ("18:14", "routes[1].timeout", "`5 parsecs`"),
+    ("21:38", "routes[2].policies.rate_limit.limit", "`ten`"),
+    ("22:11", "routes[3].path", "never reached"),
+    ("24:20", "server.workers", "from 1 to 512"),
+];
+
+#[test]
+fn check_reports_everything_at_once() {
+    let files = Files::new();
+    files.write("bad.yaml", BAD);
+    let ran = portcullis(files.dir(), &["check", "bad.yaml"]);
+    assert_eq!((ran.code, &*ran.stdout), (1, ""), "{}", ran.stderr);
+    let lines: Vec<&str> = BAD.lines().collect();
+    for (at, path, message) in FAULTS {
+        let arrow = format!("--> bad.yaml:{at}  ({path})");
+        let blocks: Vec<&str> = ran.stderr.split("\n\n").filter(|block| block.contains(&arrow)).collect();
+        let block =
+            blocks.iter().find(|block| block.contains(message)).unwrap_or_else(|| panic!("{at} {message} in\n{}", ran.stderr));
+        assert!(block.starts_with("error: "), "{block}");
+        let (line, column) = at.split_once(':').unwrap();
+        let (line, column): (usize, usize) = (line.parse().unwrap(), column.parse().unwrap());
+        if path.ends_with("hash") {
+            // A line that may hold a secret is not shown.
+            assert!(block.contains("not shown") && !block.contains("sha256:12"), "{block}");
+            continue;
+        }
+        // The line itself, and a caret under the place.
+        let shown = block.lines().find(|shown| shown.starts_with(&format!("{line} | "))).unwrap();
+        assert!(shown.ends_with(lines[line - 1]), "{block}");
+        let caret = block.lines().find(|line| line.trim_start_matches([' ', '|']).starts_with('^')).unwrap();
+        assert_eq!(caret.find('^').unwrap(), format!("{line} | ").len() + column - 1, "{block}");
+    }
+    for hint in ["did you mean `balance`?", "did you mean `rate_limit`?", "did you mean `catalog`?", "set it, or give a default"]
+    {
+        assert!(ran.stderr.contains(hint), "{hint} in {}", ran.stderr);
+    }
+    assert!(ran.stderr.trim_end().lines().last().unwrap().contains("errors"), "{}", ran.stderr);
+    // A start says the same, and does not start.
+    let started = portcullis(files.dir(), &["run", "-c", "bad.yaml"]);
+    assert_eq!((started.code, started.stderr), (1, ran.stderr));
+}
+
+#[test]
+fn good_files_and_bad_ones_by_their_exit_codes() {
+    let files = Files::new();
+    let check = |yaml: &str| {
+        files.write("one.yaml", yaml);
+        portcullis_with(files.dir(), &["check", "one.yaml"], &[("TOKEN", "x")])
+    };
+    let good = "listeners: [ { bind: ':8080' } ]\nroutes: [ { path: /, service: 127.0.0.1, port: 80 } ]\n";
+    let ran = check(good);
+    assert_eq!((ran.code, &*ran.stdout, &*ran.stderr), (0, "one.yaml: ok (1 listeners, 1 services, 1 routes)\n", ""));
+    // A warning is shown, and is no failure.
+    let ran = check("listeners: [ { bind: ':8080' } ]\nadmin: { bind: '0.0.0.0:9901' }\n");
+    assert_eq!(ran.code, 0);
+    assert!(
+        ran.stderr.contains("warning: the admin API has no authentication") && ran.stderr.contains("one.yaml:2:16"),
+        "{ran:?}"
+    );
+    for (bad, said) in [
+        ("", "listeners"),
+        ("listeners: []\n", "there is no listener"),
+        ("listeners: [\n", "one.yaml:2:1"),
+        ("- a\n- b\n", "error"),
+        ("listeners: [ { bind: ':8080' } ]\nlisteners: []\n", "one.yaml:2:1"),
+        ("listeners: [ { bind: ':8080', tls: { certificates: [ { cert: no.pem, key: no.key } ] } } ]\n", "no.pem"),
+        ("listeners: [ { bind: ':8080' } ]\nroutes: [ { path: /, service: a } ]\n", "define it under `services`"),
+        ("listeners: [ { bind: ':8080' } ]\npolicies: { authn: { jwt: { keys: [ { secret: { file: none } } ] } } }\n", "none"),
+        ("listeners: [ { bind: ':8080' } ]\npolicies: { authn: { jwt: { keys: [ { secret: '${TOKEN}' } ] } } }\n", "32"),
+        (
+            "listeners: [ { bind: ':8080' } ]\nroutes: [ { path: /a, service: x, port: 80 }, { path: /a, service: x, port: 80 } ]\n",
+            "never reached",
+        ),
+    ] {
+        let ran = check(bad);
+        assert_eq!(ran.code, 1, "{bad}");
+        assert!(ran.stderr.contains(said) && ran.stdout.is_empty(), "{said} in {}", ran.stderr);
+    }
+    let ran = portcullis(files.dir(), &["check", "none.yaml"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("cannot read none.yaml"), "{ran:?}");
+}
+
+#[test]
+fn the_environment_and_files_fill_in_secrets() {
+    let files = Files::new();
+    files.write("secret", "another-secret-of-at-least-32-bytes-0815\n");
+    let yaml = "listeners: [ { bind: '127.0.0.1:${TEST_PORT:-8080}' } ]
+policies: { authn: { jwt: { audience: a, keys: [ { secret: '${TEST_SECRET}' }, { secret: { file: secret } } ] } } }
+";
+    files.write("env.yaml", yaml);
+    let secret = ("TEST_SECRET", "a-shared-secret-of-at-least-32-bytes-4711");
+    let ran = portcullis_with(files.dir(), &["check", "env.yaml"], &[secret]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let ran = portcullis_with(files.dir(), &["check", "env.yaml"], &[secret, ("TEST_PORT", "x")]);
+    assert!(ran.code == 1 && ran.stderr.contains("env.yaml:1:22"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("4711"), "{}", ran.stderr);
+}
+
+const GOOD: &str = "
+    listeners: [ { bind: 127.0.0.1:$PORT } ]
+    services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+    routes: [ { path: /one, service: a } ]
+";
+
+#[test]
+fn a_bad_reload_changes_nothing_and_says_why() {
+    let backend = Backend::http();
+    let good = filled(GOOD, &[("$BACKEND", backend.port())]);
+    let gateway = Gateway::start(&good);
+    gateway.rewrite(
+        &good.replace("path: /one, service: a", "path: /two, servise: a, timeout: never").replace("/two,", "/two, methods: get,"),
+    );
+    let (status, answer) = gateway.reload();
+    assert_eq!(status, 422, "{answer}");
+    assert_eq!((&answer["status"], answer["title"].is_string()), (&json!(422), true));
+    let problems: Vec<&str> = answer["problems"].as_array().unwrap().iter().map(|problem| problem.as_str().unwrap()).collect();
+    for said in ["unknown key `servise`", "never", "did you mean `service`?"] {
+        assert!(
+            problems.iter().any(|problem| problem.contains(said) && problem.contains("gateway.yaml:4:")),
+            "{said} in {problems:?}"
+        );
+    }
+    assert_eq!(get(gateway.port(), "/one").status, 200);
+    assert_eq!(get(gateway.port(), "/two").status, 404);
+    assert_eq!(gateway.metric("portcullis_reloads_total{result=\"refused\"}"), 1.0);
+    assert_eq!(gateway.metric("portcullis_config_generation"), 1.0);
+    // By signal the log says why.
+    gateway.signal("HUP");
+    eventually("the log says why", || {
+        let said = gateway.stderr();
+        said.contains("unknown key `servise`") && said.contains("the old one goes on serving")
+    });
+    assert_eq!(get(gateway.port(), "/one").status, 200);
+    // A file that is gone is a bad file.
+    std::fs::remove_file(gateway.config_path()).unwrap();
+    assert_eq!(gateway.reload().0, 422);
+    assert_eq!(get(gateway.port(), "/one").status, 200);
+    // And a good one is taken up again, by either way.
+    gateway.rewrite(&good.replace("/one", "/two"));
+    assert_eq!(gateway.reload().0, 200);
+    assert_eq!((get(gateway.port(), "/one").status, get(gateway.port(), "/two").status), (404, 200));
+    gateway.rewrite(&good.replace("/one", "/three"));
+    gateway.signal("HUP");
+    eventually("the signal is obeyed", || get(gateway.port(), "/three").status == 200);
+    assert_eq!(gateway.wait_log(|line| line["path"] == "/three" && line["status"] == 200)["generation"], 3);
+}
+
+#[test]
+fn a_reload_opens_and_closes_listeners_or_is_refused_whole() {
+    let backend = Backend::http();
+    let good = filled(GOOD, &[("$BACKEND", backend.port())]);
+    let gateway = Gateway::start(&good);
+    gateway.rewrite(&good.replace("bind: 127.0.0.1:$PORT }", "bind: 127.0.0.1:$PORT }, { bind: 127.0.0.1:$PORT2 }"));
+    assert_eq!(gateway.reload().0, 200);
+    assert_eq!((get(gateway.port(), "/one").status, get(gateway.port2(), "/one").status), (200, 200));
+    // An address that cannot be had: nothing of it takes effect.
+    let taken = std::net::TcpListener::bind(("127.0.0.1", gateway.port3())).unwrap();
+    let grown = good.replace("bind: 127.0.0.1:$PORT }", "bind: 127.0.0.1:$PORT }, { bind: 127.0.0.1:$PORT3 }");
+    gateway.rewrite(&grown.replace("/one", "/two"));
+    let (status, answer) = gateway.reload();
+    assert_eq!(status, 422, "{answer}");
+    assert!(answer["problems"][0].as_str().unwrap().contains(&gateway.port3().to_string()), "{answer}");
+    assert_eq!((get(gateway.port2(), "/one").status, get(gateway.port(), "/two").status), (200, 404));
+    drop(taken);
+    assert_eq!(gateway.reload().0, 200);
+    assert_eq!((get(gateway.port3(), "/two").status, get(gateway.port(), "/two").status), (200, 200));
+    eventually("the listener that is gone is closed", || std::net::TcpStream::connect(("127.0.0.1", gateway.port2())).is_err());
+}
+
+#[test]
+fn a_request_under_way_ends_on_the_generation_it_began_with() {
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let (arrived, arrivals) = std::sync::mpsc::channel();
+    let arrived = std::sync::Mutex::new(arrived);
+    let backend = Backend::answering(move |_| {
+        arrived.lock().unwrap().send(()).unwrap();
+        held.lock().unwrap().recv().unwrap();
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()
+    });
+    let policy = "path: /one, service: a, policies: { response_headers: { set: { X-Generation: 'NUMBER' } } }";
+    let good = filled(GOOD, &[("$BACKEND", backend.port())]).replace("path: /one, service: a", policy);
+    let gateway = Gateway::start(&good.replace("NUMBER", "first"));
+    let mut client = Client::connect(gateway.port());
+    client.send("GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
+    arrivals.recv().unwrap();
+    gateway.rewrite(&good.replace("NUMBER", "second"));
+    assert_eq!(gateway.reload().0, 200);
+    hold.send(()).unwrap();
+    assert_eq!(client.answer_to("GET").header("x-generation"), Some("first"));
+    hold.send(()).unwrap();
+    assert_eq!(client.get("/one").header("x-generation"), Some("second"));
+    let generations: Vec<Value> = gateway.wait_lines(2).iter().map(|line| line["generation"].clone()).collect();
+    assert_eq!(generations, [1, 2]);
+}
+
+#[test]
+fn the_schema_knows_good_from_bad() {
+    let files = Files::new();
+    let ran = portcullis(files.dir(), &["schema"]);
+    assert_eq!(ran.code, 0);
+    let schema: Value = serde_json::from_str(&ran.stdout).unwrap();
+    for key in ["listeners", "services", "consumers", "policies", "routes", "admin", "access_log", "server"] {
+        assert!(schema["properties"][key].is_object(), "{key}");
+    }
+    assert_eq!(schema["additionalProperties"], false);
+    // Every reference leads somewhere, and everything a person writes is described.
+    let mut stack = vec![&schema];
+    while let Some(value) = stack.pop() {
+        if let Some(reference) = value.get("$ref").and_then(Value::as_str) {
+            let pointer = reference.strip_prefix('#').expect(reference);
+            assert!(schema.pointer(pointer).is_some(), "{reference} leads nowhere");
+        }
+        match value {
+            Value::Array(items) => stack.extend(items),
+            Value::Object(map) => stack.extend(map.values()),
+            _ => {}
+        }
+    }
+    let policies = portcullis(files.dir(), &["policies"]).stdout;
+    let names: Vec<&str> = policies.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert!(names.len() >= 9, "{policies}");
+    let text = schema.to_string();
+    assert!(names.iter().all(|name| text.contains(&format!("\"{name}\""))), "{names:?}");
+}

@@ -1,0 +1,105 @@
+"""A gRPC server with generic handlers (no generated code): raw bytes in, raw bytes out.
+
+Prints its port, and ends when its standard input closes, so that it cannot outlive the test that started it.
+Arguments: none for plaintext, or a certificate and a key file for TLS.
+"""
+
+import json
+import sys
+import threading
+import time
+from concurrent import futures
+
+import grpc
+
+SERVICE = "portcullis.test.Echo"
+# Set when a call ends before its handler did, whoever ended it.
+cancelled = threading.Event()
+
+
+def unary(request, context):
+    context.set_trailing_metadata((("x-trailing", "after"), ("x-length", str(len(request)))))
+    return request
+
+
+def headers(request, context):
+    """What the backend was told, as JSON."""
+    context.send_initial_metadata((("x-initial", "before"),))
+    return json.dumps({key: str(value) for key, value in context.invocation_metadata()}).encode()
+
+
+def fail(request, context):
+    context.set_trailing_metadata((("x-why", "because"),))
+    context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no more: äöü %")
+
+
+def slow(request, context):
+    if not context.add_callback(cancelled.set):
+        cancelled.set()
+    cancelled.wait(30)
+    return b"late"
+
+
+def was_cancelled(request, context):
+    return b"yes" if cancelled.wait(5) else b"no"
+
+
+def count(request, context):
+    """Server streaming: as many messages as asked for, a pause after each."""
+    number, pause = json.loads(request)
+    for index in range(number):
+        yield str(index).encode()
+        time.sleep(pause)
+
+
+def fail_midway(request, context):
+    yield b"one"
+    yield b"two"
+    context.abort(grpc.StatusCode.DATA_LOSS, "the rest is lost")
+
+
+def collect(requests, context):
+    """Client streaming: how many messages, how many bytes."""
+    messages = total = 0
+    for request in requests:
+        messages += 1
+        total += len(request)
+    return json.dumps([messages, total]).encode()
+
+
+def echo(requests, context):
+    """Bidirectional: one answer to each message, as it comes."""
+    for request in requests:
+        yield request
+
+
+METHODS = {
+    "Unary": grpc.unary_unary_rpc_method_handler(unary),
+    "Headers": grpc.unary_unary_rpc_method_handler(headers),
+    "Fail": grpc.unary_unary_rpc_method_handler(fail),
+    "Slow": grpc.unary_unary_rpc_method_handler(slow),
+    "WasCancelled": grpc.unary_unary_rpc_method_handler(was_cancelled),
+    "Count": grpc.unary_stream_rpc_method_handler(count),
+    "FailMidway": grpc.unary_stream_rpc_method_handler(fail_midway),
+    "Collect": grpc.stream_unary_rpc_method_handler(collect),
+    "Echo": grpc.stream_stream_rpc_method_handler(echo),
+}
+
+
+def main():
+    options = [("grpc.max_receive_message_length", 16 << 20), ("grpc.max_send_message_length", 16 << 20), ("grpc.so_reuseport", 0)]
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=32), options=options)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, METHODS),))
+    if len(sys.argv) == 3:
+        with open(sys.argv[1], "rb") as cert, open(sys.argv[2], "rb") as key:
+            credentials = grpc.ssl_server_credentials([(key.read(), cert.read())])
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    print(port, flush=True)
+    sys.stdin.read()
+    server.stop(0)
+
+
+main()

@@ -1,0 +1,178 @@
+//! Server-sent events: one by one, for as long as they like, and no longer than the client listens.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::on_both_roads;
+use crate::harness::{Backend, Client, Files, Gateway, eventually, get};
+
+const PAUSE: Duration = Duration::from_millis(300);
+
+fn read_head(stream: &mut TcpStream) {
+    let mut seen = Vec::new();
+    let mut byte = [0; 1];
+    while !seen.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count > 0) {
+        seen.push(byte[0]);
+    }
+}
+
+/// Tells an event every [`PAUSE`]: 10 of them, or for ever. Counts the clients that went away.
+fn backend(endless: bool, gone: Arc<AtomicUsize>) -> Backend {
+    Backend::scripted(move |mut stream| {
+        read_head(&mut stream);
+        let head =
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut number = 0;
+        while endless || number < 10 {
+            let event = format!("data: {number}\n\n");
+            if write!(stream, "{:x}\r\n{event}\r\n", event.len()).is_err() {
+                gone.fetch_add(1, Ordering::SeqCst);
+                return;
+            }
+            number += 1;
+            // The other side says nothing, so a read ends early only when it goes away.
+            stream.set_read_timeout(Some(PAUSE)).unwrap();
+            if matches!(stream.read(&mut [0; 1]), Ok(0)) {
+                gone.fetch_add(1, Ordering::SeqCst);
+                return;
+            }
+        }
+        stream.write_all(b"0\r\n\r\n").unwrap();
+    })
+}
+
+fn gateway(backend: &Backend, road: &str, service: &str) -> (Gateway, String) {
+    let files = Files::new();
+    let (cert, key, _) = files.certificate(&["events.example.com"]);
+    let gateway = Gateway::start_in(
+        &files,
+        &format!(
+            "
+             listeners:
+               - {{ bind: '127.0.0.1:$PORT', h2c: true, timeouts: {{ request: 1s, body: 1s, keep_alive: 1s }} }}
+               - bind: 127.0.0.1:$PORT2
+                 tls: {{ certificates: [ {{ cert: '{}', key: '{}' }} ] }}
+                 timeouts: {{ request: 1s, body: 1s, keep_alive: 1s }}
+             services: {{ events: {{ endpoints: ['127.0.0.1:{}'], timeouts: {{ {service} }} }} }}
+             routes: [ {{ path: /*, service: events }} ]
+             {road}
+            ",
+            cert.display(),
+            key.display(),
+            backend.port()
+        ),
+    );
+    (gateway, cert.display().to_string())
+}
+
+/// When each event came, counted from the first one.
+fn arrivals(args: &[&str]) -> Vec<Duration> {
+    let mut client = Command::new("curl")
+        .args(["-q", "-sS", "-N", "--max-time", "20", "-H", "Accept: text/event-stream"])
+        .args(args)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("these tests need curl: {error}"));
+    let mut output = client.stdout.take().unwrap();
+    let (mut read, mut times, mut buffer) = (String::new(), Vec::new(), [0; 4096]);
+    while let Ok(count) = output.read(&mut buffer) {
+        if count == 0 {
+            break;
+        }
+        read.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+        times.resize(read.matches("\n\n").count(), Instant::now());
+    }
+    assert!(client.wait().unwrap().success());
+    assert_eq!(read, (0..10).map(|number| format!("data: {number}\n\n")).collect::<String>());
+    times.iter().map(|time| *time - times[0]).collect()
+}
+
+#[test]
+fn events_come_one_by_one_and_outlive_the_total_deadline() {
+    on_both_roads(|road| {
+        let backend = backend(false, Arc::default());
+        let (gateway, cert) = gateway(&backend, road, "response: 30s");
+        let resolve = format!("events.example.com:{}:127.0.0.1", gateway.port2());
+        let secure = format!("https://events.example.com:{}/", gateway.port2());
+        std::thread::scope(|scope| {
+            for args in [
+                vec!["--http1.1", &gateway.url("/")],
+                vec!["--http2-prior-knowledge", &gateway.url("/")],
+                vec!["--http1.1", "--cacert", &cert, "--resolve", &resolve, &secure],
+                vec!["--http2", "--cacert", &cert, "--resolve", &resolve, &secure],
+            ] {
+                let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
+                scope.spawn(move || {
+                    let times = arrivals(&args.iter().map(String::as_str).collect::<Vec<_>>());
+                    // 9 pauses: each event came about when it was sent, not with a later one.
+                    for (number, time) in times.iter().enumerate() {
+                        let sent = PAUSE * u32::try_from(number).unwrap();
+                        assert!(time.abs_diff(sent) < PAUSE * 2 / 3, "event {number} after {time:?}, not {sent:?}: {args:?}");
+                    }
+                });
+            }
+        });
+        eventually("all four are logged", || gateway.log().iter().filter(|line| line["status"] == 200).count() == 4);
+        for line in gateway.log() {
+            assert_eq!((line.get("reason"), &line["bytes_out"]), (None, &serde_json::json!(90)), "{line}");
+        }
+    });
+}
+
+#[test]
+fn a_client_that_hangs_up_ends_the_stream() {
+    on_both_roads(|road| {
+        let gone = Arc::new(AtomicUsize::new(0));
+        let backend = backend(true, gone.clone());
+        let (gateway, _) = gateway(&backend, road, "response: 30s");
+        let mut client = Client::connect(gateway.port());
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n");
+        let mut first = [0; 16];
+        client.stream().read_exact(&mut first).unwrap();
+        drop(client);
+        eventually("the backend learns of it", || gone.load(Ordering::SeqCst) == 1);
+        gateway.wait_log(|line| line["answered_by"] == "client" && line["reason"] == "client_closed");
+
+        let mut client = Command::new("curl")
+            .args(["-q", "-sS", "-N", "--http2-prior-knowledge", "--max-time", "20", &gateway.url("/")])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        client.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+        client.kill().unwrap();
+        client.wait().unwrap();
+        eventually("the backend learns of it", || gone.load(Ordering::SeqCst) == 2);
+        eventually("no request is in flight", || gateway.metric("portcullis_in_flight") == 0.0);
+    });
+}
+
+#[test]
+fn events_may_be_further_apart_than_an_answer_may_take() {
+    on_both_roads(|road| {
+        let backend = backend(false, Arc::default());
+        let (gateway, _) = gateway(&backend, road, "response: 100ms");
+        let times = arrivals(&[&gateway.url("/")]);
+        assert!(times[9] > PAUSE * 8, "{times:?}");
+    });
+}
+
+#[test]
+fn a_backend_that_does_not_begin_its_stream_is_given_up() {
+    on_both_roads(|road| {
+        let backend = Backend::scripted(|mut stream| {
+            read_head(&mut stream);
+            let _ = stream.read(&mut [0; 1]);
+        });
+        let (gateway, _) = gateway(&backend, road, "response: 300ms");
+        let answer = crate::harness::request(gateway.port(), "GET", "/", &[("Accept", "text/event-stream")], b"");
+        answer.assert_problem(504, "upstream", "response_timeout");
+        get(gateway.port(), "/").assert_problem(504, "upstream", "response_timeout");
+        let answer = crate::harness::curl(&["--http2-prior-knowledge", "-H", "Accept: text/event-stream", &gateway.url("/")]);
+        answer.assert_problem(504, "upstream", "response_timeout");
+    });
+}

@@ -1,0 +1,206 @@
+//! WebSocket, with a real server and a real client.
+
+use serde_json::{Value, json};
+
+use super::peer::{Peer, play};
+use crate::harness::{Backend, Client, Files, Gateway, eventually};
+
+struct Setup {
+    gateway: Gateway,
+    cert: String,
+    _server: Peer,
+}
+
+fn setup() -> Setup {
+    let server = Peer::start("ws_server.py", &[]);
+    let files = Files::new();
+    let (cert, key, _) = files.certificate(&["ws.example.com"]);
+    // The SHA-256 of `top-secret-key`.
+    let hash = "sha256:2534d1b4c0d0112e35cb5e38503cbdc8a69fd89574258214f5e3f8431b0272c9";
+    let gateway = Gateway::start_in(
+        &files,
+        &format!(
+            "
+             listeners:
+               - {{ bind: '127.0.0.1:$PORT', timeouts: {{ body: 1s, request: 1500ms, keep_alive: 1s }} }}
+               - bind: 127.0.0.1:$PORT2
+                 tls: {{ certificates: [ {{ cert: '{}', key: '{}' }} ] }}
+                 timeouts: {{ body: 1s, request: 1500ms, keep_alive: 1s }}
+             services:
+               ws: {{ endpoints: ['127.0.0.1:{}'], timeouts: {{ response: 1500ms }} }}
+             consumers: [ {{ name: friend, api_keys: [ {{ hash: '{hash}' }} ] }} ]
+             routes:
+               - {{ path: /ws/*, service: ws }}
+               - {{ path: /private/ws/*, strip_prefix: /private, service: ws, policies: {{ authn: {{ api_key: {{}} }} }} }}
+            ",
+            cert.display(),
+            key.display(),
+            server.port()
+        ),
+    );
+    Setup { gateway, cert: cert.display().to_string(), _server: server }
+}
+
+impl Setup {
+    fn play(&self, scene: &str) -> Value {
+        play("ws_client.py", &[scene, &format!("ws://127.0.0.1:{}", self.gateway.port())])
+    }
+
+    fn play_tls(&self, scene: &str) -> Value {
+        play("ws_client.py", &[scene, &format!("wss://127.0.0.1:{}", self.gateway.port2()), &self.cert])
+    }
+}
+
+#[test]
+fn text_binary_and_large_messages_are_echoed() {
+    let setup = setup();
+    for facts in [setup.play("echo"), setup.play_tls("echo")] {
+        let whole = json!({
+            "text": "grüße", "binary": [0, 1, 2, 255], "large": true, "empty": "", "many": true, "protocol": "chat", "closed": 1000,
+        });
+        assert_eq!(facts, whole);
+    }
+    let line = setup.gateway.wait_log(|line| line["status"] == 101);
+    assert!(line["bytes_in"].as_u64().unwrap() > 3 << 20 && line["bytes_out"].as_u64().unwrap() > 3 << 20, "{line}");
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard() {
+    let setup = setup();
+    for facts in [setup.play("push"), setup.play_tls("push")] {
+        assert_eq!(facts, json!({ "messages": "all", "closed": 1000 }));
+    }
+}
+
+#[test]
+fn bytes_right_behind_the_switch_are_not_lost() {
+    // As fast as a server can be: the answer and the first bytes of the tunnel in one piece, before the request is read.
+    let backend = Backend::scripted(|mut stream| {
+        use std::io::{Read, Write};
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nfirst words";
+        stream.write_all(answer).unwrap();
+        let mut seen = Vec::new();
+        let mut buffer = [0; 4096];
+        while !seen.windows(4).any(|window| window == b"\r\n\r\n") {
+            match stream.read(&mut buffer) {
+                Ok(count) if count > 0 => seen.extend_from_slice(&buffer[..count]),
+                _ => return,
+            }
+        }
+        let mut tunnelled = seen.split_off(seen.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4);
+        while tunnelled.len() < 4 {
+            match stream.read(&mut buffer) {
+                Ok(count) if count > 0 => tunnelled.extend_from_slice(&buffer[..count]),
+                _ => return,
+            }
+        }
+        stream.write_all(&tunnelled).unwrap();
+    });
+    let gateway = Gateway::start(&format!(
+        "
+         listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]
+         services: {{ echo: {{ endpoints: ['127.0.0.1:{}'] }} }}
+         routes: [ {{ path: /*, service: echo }} ]
+        ",
+        backend.port()
+    ));
+    for round in 0..200 {
+        let mut client = Client::connect(gateway.port());
+        // The client does not wait either.
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nping");
+        let answer = client.answer_to("GET");
+        assert_eq!((answer.status, answer.header("upgrade")), (101, Some("echo")), "{answer:?}");
+        let rest = client.rest();
+        assert_eq!(String::from_utf8_lossy(&rest), "first wordsping", "round {round}");
+    }
+}
+
+#[test]
+fn each_side_hears_how_the_other_closed() {
+    let setup = setup();
+    for facts in [setup.play("server_closes"), setup.play_tls("server_closes")] {
+        assert_eq!(facts, json!({ "code": 4321, "reason": "the server has had enough" }));
+    }
+    assert_eq!(setup.play("client_closes"), json!({ "seen": "4444 the client has had enough" }));
+    // Neither side waited for the other until its patience was over: the server, which ends the connection, was heard.
+    for line in setup.gateway.log() {
+        assert!(line["duration_us"].as_u64().unwrap() < 5_000_000, "{line}");
+    }
+}
+
+#[test]
+fn the_backend_learns_of_a_client_that_vanished() {
+    let setup = setup();
+    assert_eq!(setup.play("client_vanishes"), json!({ "seen": "1006 " }));
+    eventually("no request is in flight", || setup.gateway.metric("portcullis_in_flight") == 0.0);
+}
+
+#[test]
+fn a_tunnel_may_be_idle_longer_than_any_timeout_of_requests() {
+    let setup = setup();
+    for facts in [setup.play("idle"), setup.play_tls("idle")] {
+        assert_eq!(facts, json!({ "before": "before", "after": "after" }));
+    }
+}
+
+#[test]
+fn a_stream_limit_ends_a_silent_tunnel() {
+    let server = Peer::start("ws_server.py", &[]);
+    let gateway = Gateway::start(&format!(
+        "
+         listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]
+         services: {{ ws: {{ endpoints: ['127.0.0.1:{}'], timeouts: {{ stream: 1s }} }} }}
+         routes: [ {{ path: /*, service: ws }} ]
+        ",
+        server.port()
+    ));
+    let mut client = Client::connect(gateway.port());
+    client.send(HANDSHAKE);
+    assert_eq!(client.answer_to("GET").status, 101);
+    assert!(client.is_closed());
+    gateway.wait_log(|line| line["status"] == 101);
+}
+
+const HANDSHAKE: &str = "GET /ws/echo HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+#[test]
+fn the_backend_gets_the_upgrade_and_no_other_hop_by_hop_field() {
+    let setup = setup();
+    let facts = setup.play("headers");
+    let seen = facts["seen"].as_str().unwrap().to_ascii_lowercase();
+    for line in
+        ["connection: upgrade", "upgrade: websocket", "x-mine: 1", "x-forwarded-for: 127.0.0.1", "sec-websocket-version: 13"]
+    {
+        assert!(seen.lines().any(|seen| seen == line), "{line}: {seen}");
+    }
+}
+
+#[test]
+fn a_refused_upgrade_leaves_no_tunnel() {
+    let setup = setup();
+    assert_eq!(setup.play("plain"), json!({ "status": 200 }));
+    assert_eq!(setup.play("forbidden"), json!({ "status": 403 }));
+    // The connection goes on as HTTP/1.1: what follows is a request, not bytes for the backend.
+    let mut client = Client::connect(setup.gateway.port());
+    let handshake = HANDSHAKE.replace("/ws/echo", "/ws/forbidden");
+    for _ in 0..3 {
+        client.send(&handshake);
+        let answer = client.answer_to("GET");
+        assert_eq!((answer.status, answer.text().as_str()), (403, "not for you\n"), "{answer:?}");
+    }
+    assert_eq!(client.get("/nowhere").status, 404);
+}
+
+#[test]
+fn who_may_not_come_in_is_told_before_the_upgrade() {
+    let setup = setup();
+    let base = format!("ws://127.0.0.1:{}/private", setup.gateway.port());
+    assert_eq!(play("ws_client.py", &["anonymous", &base]), json!({ "status": 401 }));
+    assert_eq!(play("ws_client.py", &["with_key", &base]), json!({ "answer": "let me in" }));
+    let line = setup.gateway.wait_log(|line| line["status"] == 401);
+    assert_eq!(line.get("endpoint"), None, "{line}");
+    let mut client = Client::connect(setup.gateway.port());
+    client.send(HANDSHAKE.replace("/ws/echo", "/private/ws/echo"));
+    client.answer_to("GET").assert_problem(401, "authn", "missing_credentials");
+}
