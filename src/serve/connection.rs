@@ -40,6 +40,8 @@ use crate::wire::head::BadHead;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// How long an idle connection waits for its last request while the process drains.
 pub const LAST_CALL: Duration = Duration::from_secs(5);
+/// How long an answered stream waits for its client to stop sending.
+const LINGER: Duration = Duration::from_secs(1);
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Malformed streams after which an HTTP/2 connection is closed.
 const MALFORMED_STREAMS: usize = 32;
@@ -306,7 +308,10 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
 async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, stream: H2Stream) {
     match crate::wire::head::from_h2(&stream, &door.head_limits) {
         Ok(head) => {
-            exchange(worker, door, connection, Box::new(head), Wire::H2(Box::new(stream))).await;
+            let returned = exchange(worker, door, connection, Box::new(head), Wire::H2(Box::new(stream))).await;
+            if let Some(Returned { wire: Wire::H2(mut stream), answered: true, .. }) = returned {
+                linger(&mut stream).await;
+            }
         }
         Err(bad) => {
             let mut head = RequestHead::unreadable();
@@ -318,6 +323,16 @@ async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<C
                 .timeouts(door.timeouts.body, door.timeouts.write);
             refuse(&mut journey, &mut down, &bad.reply()).await;
         }
+    }
+}
+
+/// Leaves a stream whose answer came before the end of its body open for a moment: dropping it resets it, and clients that are still
+/// sending (curl 7.88 is one) forget the answer over the reset, even though it says `NO_ERROR` (RFC 9113, section 8.1). The window,
+/// which is not opened any further, bounds what they can send meanwhile.
+async fn linger(stream: &mut H2Stream) {
+    if !stream.is_body_done() {
+        // Whether the client has reset the stream or the time is over makes no difference.
+        let _ = tokio::time::timeout(LINGER, stream.idle()).await;
     }
 }
 
