@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::{BODY_MALFORMED, CLIENT_GONE};
 use crate::head::{HeaderEdits, RequestHead};
 use crate::reply::Reply;
+use crate::wait::within;
 use crate::wire::answer::AnswerHead;
 use crate::wire::body::{BodyDecoder, Decoded};
 use crate::wire::encode::{self, AnswerFraming};
@@ -146,18 +147,22 @@ impl H1 {
             if self.read.is_empty() {
                 // An idle connection holds no buffer.
                 self.read = BytesMut::new();
-                match tokio::time::timeout(idle, self.readable()).await {
+                match within(idle, self.readable()).await {
                     Ok(Ok(())) => {}
                     _ => return NextHead::Closed,
                 }
-                until = Some(Instant::now() + deadline);
                 if !self.read.is_empty() {
                     // Waiting took bytes in already, maybe the whole head.
                     continue;
                 }
             }
-            let until = *until.get_or_insert_with(|| Instant::now() + deadline);
-            match tokio::time::timeout_at(until, self.fill()).await {
+            // Most heads come whole with their first byte, and need no clock.
+            let left = match until {
+                None if self.read.is_empty() => deadline,
+                None => until.insert(Instant::now() + deadline).saturating_duration_since(Instant::now()),
+                Some(until) => until.saturating_duration_since(Instant::now()),
+            };
+            match within(left, self.fill()).await {
                 Ok(Ok(0)) | Ok(Err(_)) => return NextHead::Closed,
                 Ok(Ok(_)) => {}
                 Err(_) if self.read.is_empty() => return NextHead::Closed,
@@ -544,13 +549,13 @@ impl H1 {
 /// not waited for.
 async fn put(io: &mut Io, bytes: &mut impl Buf, patience: Duration) -> Result<()> {
     while bytes.has_remaining() {
-        match tokio::time::timeout(patience, io.write_buf(bytes)).await {
+        match within(patience, io.write_buf(bytes)).await {
             Ok(Ok(count)) if count > 0 => {}
             Ok(_) => return Error::e_explain(CLIENT_GONE, "the client takes no more bytes"),
             Err(_) => return Error::e_explain(ErrorType::WriteTimedout, "the client took nothing for too long"),
         }
     }
-    tokio::time::timeout(patience, io.flush())
+    within(patience, io.flush())
         .await
         .map_or_else(|_| Err(Error::new(CLIENT_GONE)), |sent| sent.or_err(CLIENT_GONE, "writing to the client"))
 }

@@ -257,7 +257,7 @@ impl Downstream {
         };
         let piece = match limit {
             Some(limit) if !self.fate.is_endless() => {
-                tokio::time::timeout(limit, read).await.map_err(|_| Error::new(BODY_TIMEOUT))??
+                crate::wait::within(limit, read).await.map_err(|_| Error::new(BODY_TIMEOUT))??
             }
             _ => read.await?,
         };
