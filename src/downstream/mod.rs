@@ -345,6 +345,7 @@ impl Downstream {
             None => return Err(Error::new(CLIENT_GONE)),
         }
         if is_final {
+            self.finished |= end;
             self.answered = true;
             self.response = Some(answer);
         }
@@ -355,15 +356,14 @@ impl Downstream {
         self.body_sent += data.len() as u64;
         let limit = self.write_timeout;
         match &mut self.wire {
-            Some(Wire::H1(wire)) => wire.write_body(data, end).await,
-            Some(Wire::H2(stream)) => {
-                if data.is_empty() && !end {
-                    return Ok(());
-                }
-                within(limit, stream.write_body(data, end)).await
-            }
-            None => Err(Error::new(CLIENT_GONE)),
+            Some(Wire::H1(wire)) => wire.write_body(data, end).await?,
+            Some(Wire::H2(_)) if data.is_empty() && !end => {}
+            Some(Wire::H2(stream)) => within(limit, stream.write_body(data, end)).await?,
+            None => return Err(Error::new(CLIENT_GONE)),
         }
+        // Pingora does not say `finish` after an answer that stands for an error, but that one is whole as well.
+        self.finished |= end;
+        Ok(())
     }
 
     /// A body that was read whole before the request went on its way.
