@@ -171,6 +171,7 @@ pub async fn exchange(up: &mut Upstream, journey: &mut Journey, down: &mut Downs
         target: target.as_deref(),
         host: journey.exchange.upstream_host.as_deref(),
         edits: &journey.exchange.to_upstream,
+        trusted: journey.exchange.trusted,
         buffered: buffered.as_ref().map(Bytes::len),
         empty: down.body_is_empty(),
     };

@@ -433,7 +433,13 @@ async fn by_proxy(
 ) -> Option<Returned> {
     let exchange = &journey.exchange;
     let target = journey.upstream_target();
-    let request = upstream_request(&journey.head, target.as_deref(), exchange.upstream_host.as_deref(), &exchange.to_upstream);
+    let request = upstream_request(
+        &journey.head,
+        target.as_deref(),
+        exchange.upstream_host.as_deref(),
+        &exchange.to_upstream,
+        exchange.trusted,
+    );
     let request = match request {
         Ok(request) => request,
         Err(_) => {
