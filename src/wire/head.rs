@@ -525,21 +525,6 @@ mod tests {
     }
 
     #[test]
-    fn upgrades_only_to_what_is_no_http() {
-        for (protocol, passes) in [
-            ("websocket", true),
-            ("h2c", false),
-            ("websocket, H2C", false),
-            ("HTTP/2.0", false),
-            ("TLS/1.0", false),
-            ("tcp", true),
-        ] {
-            let head = parse(&format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n"));
-            assert_eq!(head.unwrap().upgrade, passes, "{protocol}");
-        }
-    }
-
-    #[test]
     fn refuses_odd_lines() {
         assert_eq!(reason("GET  / HTTP/1.1\r\nHost: a\r\n\r\n"), "malformed_request_line");
         assert_eq!(reason("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"), "http_version");
