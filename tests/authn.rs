@@ -170,7 +170,7 @@ fn a_wrong_token_gets_401_and_goes_nowhere() {
     let path = format!("/any/x?access_token={}", token(json!({})));
     get(gateway.port(), &path).assert_problem(401, "authn", "missing_credentials");
     assert_eq!((backend.requests().len(), backend.connections()), (0, 0));
-    assert_eq!(gateway.metric("portcullis_refusals_total{policy=\"authn\"}"), 14.0);
+    gateway.wait_metric("portcullis_refusals_total{policy=\"authn\"}", 14.0);
 }
 
 #[test]
