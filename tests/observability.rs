@@ -8,6 +8,29 @@ use std::time::Duration;
 use crate::harness::{Client, Gateway, Port, eventually, get, raw, request};
 use crate::peers::{Act, Origin, Wrk, answer};
 
+/// Each of these once by the fast lane and once by the proxy road: nobody should be able to tell them apart.
+macro_rules! on_both_roads {
+    ($($name:ident),+ $(,)?) => {
+        mod by_lane {
+            $(#[test] fn $name() { super::$name(true); })+
+        }
+        mod by_proxy {
+            $(#[test] fn $name() { super::$name(false); })+
+        }
+    };
+}
+
+on_both_roads!(
+    a_proxied_request_leaves_a_whole_line,
+    a_refused_request_leaves_one_too,
+    a_client_that_goes_away_is_logged_as_such,
+    under_load_every_request_is_logged_and_counted
+);
+
+fn on_road(yaml: &str, lane: bool) -> String {
+    yaml.replace("  workers: 2\n", &format!("  workers: 2\n  fast_lane: {lane}\n"))
+}
+
 fn yaml(origin: &Origin, more: &str) -> String {
     format!(
         "listeners:\n  - name: door\n    bind: 127.0.0.1:$PORT\nserver:\n  workers: 2\nservices:\n  origin:\n    endpoints: \
@@ -60,10 +83,9 @@ fn sum(series: &BTreeMap<String, f64>, family: &str, labels: &[&str]) -> f64 {
     series.iter().filter(|(name, _)| of(name)).map(|(_, value)| value).sum()
 }
 
-#[test]
-fn a_proxied_request_leaves_a_whole_line() {
+fn a_proxied_request_leaves_a_whole_line(lane: bool) {
     let origin = origin();
-    let gateway = Gateway::start(&yaml(&origin, ""));
+    let gateway = Gateway::start(&on_road(&yaml(&origin, ""), lane));
     let headers = [
         ("Host", "Shop.Example:8080"),
         ("User-Agent", "tester \"1\"\t\u{e9}"),
@@ -100,10 +122,9 @@ fn a_proxied_request_leaves_a_whole_line() {
     assert!(age.as_secs_f64() < 30.0 && age.as_secs_f64() > 0.1, "{time}");
 }
 
-#[test]
-fn a_refused_request_leaves_one_too() {
+fn a_refused_request_leaves_one_too(lane: bool) {
     let origin = origin();
-    let gateway = Gateway::start(&yaml(&origin, ""));
+    let gateway = Gateway::start(&on_road(&yaml(&origin, ""), lane));
     let port = gateway.port();
     assert_eq!(get(port, "/limited").status, 200);
     assert_eq!(get(port, "/limited").status, 429);
@@ -161,10 +182,9 @@ fn stages_and_who_it_was_are_logged() {
     assert!(!config.contains(secret), "{config}");
 }
 
-#[test]
-fn a_client_that_goes_away_is_logged_as_such() {
+fn a_client_that_goes_away_is_logged_as_such(lane: bool) {
     let origin = origin();
-    let gateway = Gateway::start(&yaml(&origin, ""));
+    let gateway = Gateway::start(&on_road(&yaml(&origin, ""), lane));
     let mut client = Client::connect(gateway.port());
     client.send_request("GET", "/plain/slow", &[], b"");
     eventually("the backend was asked", || origin.count("/plain/slow") == 1);
@@ -173,10 +193,9 @@ fn a_client_that_goes_away_is_logged_as_such() {
     assert_eq!((&line["status"], &line["answered_by"]), (&499.into(), &"client".into()), "{line}");
 }
 
-#[test]
-fn under_load_every_request_is_logged_and_counted() {
+fn under_load_every_request_is_logged_and_counted(lane: bool) {
     let origin = origin();
-    let gateway = Gateway::start(&yaml(&origin, ""));
+    let gateway = Gateway::start(&on_road(&yaml(&origin, ""), lane));
     let load = Wrk::start(gateway.port(), "/plain/a", 3, 16).finish();
     assert!(load.failures.is_empty(), "{load:?}");
     assert!(load.requests > 100, "{load:?}");

@@ -187,6 +187,19 @@ fn a_bind_that_is_taken_refuses_the_whole_file() {
 }
 
 #[test]
+fn a_listener_never_shares_the_admin_apis_address() {
+    let origin = Origin::named("fine");
+    let gateway = Gateway::start(&on(&["$PORT"], "one", &origin));
+    gateway.rewrite(&on(&["$PORT", "$ADMIN"], "two", &origin));
+    let (status, told) = gateway.reload();
+    assert_eq!(status, 422, "{told}");
+    assert!(told["problems"].to_string().contains("the admin API and a listener cannot both be on"), "{told}");
+    for _ in 0..10 {
+        assert_eq!(get(gateway.admin(), "/readyz").status, 200);
+    }
+}
+
+#[test]
 fn closing_an_address_under_load_loses_no_connection_that_was_accepted() {
     let origin = Origin::named("fine");
     let gateway = Gateway::start(&on(&["$PORT", "$PORT2"], "one", &origin));

@@ -459,7 +459,8 @@ async fn by_proxy(
     let method = journey.head.method.clone();
     let request_id = journey.exchange.request_id.clone();
     let session = ServerSession::new_custom(Box::new(down));
-    let road = HANDED_OVER.scope(Cell::new(Some(journey)), worker.proxy.process_new_http(session, &worker.shutdown));
+    let proxied = async { worker.proxy().await.process_new_http(session, &worker.shutdown).await };
+    let road = HANDED_OVER.scope(Cell::new(Some(journey)), proxied);
     within_deadline(road, deadline, &fate).await;
     let returned = hatch.take()?;
     if returned.answered {

@@ -12,7 +12,7 @@ use pingora_core::apps::HttpServerApp;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 
 use super::connection;
 use crate::core::{Core, Phase};
@@ -26,11 +26,31 @@ const POOL: usize = 1024;
 
 pub struct Worker {
     pub core: Arc<Core>,
-    pub proxy: Arc<HttpProxy<Gateway>>,
+    proxy: OnceCell<Arc<HttpProxy<Gateway>>>,
     /// The fast lane's idle connections to backends.
     pub pool: Pool,
     /// Pingora's own view of a shutdown: never true, for the door itself ends connections.
     pub shutdown: ShutdownWatch,
+}
+
+impl Worker {
+    /// The proxy road. Building it takes a tenth of a second, in which Pingora parses the system's certificate authorities for every
+    /// worker anew: on another thread, so that what does not need it is answered from the start.
+    pub async fn proxy(&self) -> &Arc<HttpProxy<Gateway>> {
+        let built = self.proxy.get_or_init(|| async { tokio::task::spawn_blocking(build).await.unwrap_or_else(|_| build()) });
+        built.await
+    }
+}
+
+fn build() -> Arc<HttpProxy<Gateway>> {
+    let conf = ServerConf {
+        threads: 1,
+        work_stealing: false,
+        max_retries: MAX_ATTEMPTS,
+        upstream_keepalive_pool_size: POOL,
+        ..ServerConf::default()
+    };
+    Arc::new(http_proxy(&Arc::new(conf), Gateway))
 }
 
 /// What the main thread asks of a worker.
@@ -74,19 +94,15 @@ pub fn start(core: Arc<Core>, number: usize) -> io::Result<Handle> {
 
 async fn run(core: Arc<Core>, mut orders: mpsc::UnboundedReceiver<Command>) {
     let (_keep, shutdown) = watch::channel(false);
-    let conf = ServerConf {
-        threads: 1,
-        work_stealing: false,
-        max_retries: MAX_ATTEMPTS,
-        upstream_keepalive_pool_size: POOL,
-        ..ServerConf::default()
-    };
-    let proxy = Arc::new(http_proxy(&Arc::new(conf), Gateway));
     let mut phase = core.phase.subscribe();
-    let worker = Arc::new(Worker { core, proxy: proxy.clone(), pool: Pool::default(), shutdown });
+    let worker = Arc::new(Worker { core, proxy: OnceCell::new(), pool: Pool::default(), shutdown });
     // Every connection's task holds a sender: the receiver ends when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     let sweeping = tokio::spawn(sweep(worker.clone()));
+    let ahead = worker.clone();
+    tokio::spawn(async move {
+        ahead.proxy().await;
+    });
     let mut loops: HashMap<SocketAddr, Vec<oneshot::Sender<oneshot::Sender<()>>>> = HashMap::new();
     loop {
         tokio::select! {
@@ -125,7 +141,9 @@ async fn run(core: Arc<Core>, mut orders: mpsc::UnboundedReceiver<Command>) {
     drop(alive);
     let _ = all_gone.recv().await;
     sweeping.abort();
-    proxy.http_cleanup().await;
+    if let Some(proxy) = worker.proxy.get() {
+        proxy.http_cleanup().await;
+    }
 }
 
 async fn sweep(worker: Arc<Worker>) {

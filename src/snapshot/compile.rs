@@ -47,7 +47,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     let doors = compiler.doors();
     compiler.services();
     let (table, routes) = compiler.routes();
-    let admin = compiler.admin();
+    let admin = compiler.admin(&doors);
     compiler.bounds();
     let access_log = document.access_log.compile(&base, compiler.problems);
     let services = compiler.services;
@@ -261,7 +261,7 @@ impl<'a> Compiler<'a> {
         Some(plan)
     }
 
-    fn admin(&mut self) -> Option<SocketAddr> {
+    fn admin(&mut self, doors: &[Arc<Door>]) -> Option<SocketAddr> {
         let admin = &self.document.admin;
         if !admin.enabled {
             return None;
@@ -271,6 +271,11 @@ impl<'a> Compiler<'a> {
                 if !address.ip().is_loopback() {
                     let message = "the admin API has no authentication, and this address is not a loopback one";
                     self.problems.push(Problem::warning(admin.bind.place, message).hint("bind it to 127.0.0.1 or [::1]"));
+                }
+                // Both could be bound, for sockets here share their port: clients would then reach the admin API every other time.
+                if doors.iter().any(|door| shadow(door.bind, address)) {
+                    let message = format!("the admin API and a listener cannot both be on `{address}`");
+                    self.problems.push(Problem::error(admin.bind.place, message).hint("give `admin.bind` a port of its own"));
                 }
                 Some(address)
             }
@@ -295,6 +300,11 @@ impl<'a> Compiler<'a> {
         within(server.max_in_flight.place, server.max_in_flight.value > 0, "`max_in_flight` is at least 1");
         within(server.grace.place, server.grace.0.as_secs() <= 3600, "`grace` is at most 1h");
     }
+}
+
+/// Whether two addresses take each other's connections.
+fn shadow(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() == other.port() && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
 }
 
 fn head_limits(limits: &Limits) -> HeadLimits {
