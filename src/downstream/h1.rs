@@ -235,6 +235,12 @@ impl H1 {
         self.keep_alive = false;
     }
 
+    /// Whether the request's end can be found. A client that still waits for `100 Continue` may send its body after the final answer, or
+    /// not: it has the choice (RFC 9110, section 10.1.1).
+    fn knows_its_end(&self) -> bool {
+        !self.continue_owed || self.body.is_done()
+    }
+
     /// The next piece of the request's body. Cancel-safe: what was read stays in the buffer.
     pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
         loop {
@@ -282,11 +288,11 @@ impl H1 {
                 return std::future::pending().await;
             }
             // The wait itself needs no buffer, and mostly it is all there is.
-            if let Io::Plain(stream) = &self.io {
-                if stream.readable().await.is_err() {
-                    self.failed = true;
-                    return;
-                }
+            if let Io::Plain(stream) = &self.io
+                && stream.readable().await.is_err()
+            {
+                self.failed = true;
+                return;
             }
             if matches!(self.fill().await, Ok(0) | Err(_)) {
                 self.failed = true;
@@ -317,7 +323,7 @@ impl H1 {
             }
             _ => {}
         }
-        if self.continue_owed && !self.body.is_done() {
+        if !self.knows_its_end() {
             // Whether the client now sends its body or not is its choice (RFC 9110, section 10.1.1): the framing is in doubt.
             self.keep_alive = false;
         }
@@ -348,7 +354,7 @@ impl H1 {
             (false, None, Version::HTTP_11) => AnswerFraming::Chunked,
             (false, None, _) => AnswerFraming::UntilClose,
         };
-        self.keep_alive &= self.framing != AnswerFraming::UntilClose && !(self.continue_owed && !self.body.is_done());
+        self.keep_alive &= self.framing != AnswerFraming::UntilClose && self.knows_its_end();
         encode::relayed(&mut self.write, answer, edits, self.framing, self.keep_alive, self.version);
         self.answered = true;
         if end { self.finish().await } else { Ok(()) }
@@ -359,7 +365,7 @@ impl H1 {
     /// # Errors
     /// The client cannot be written to.
     pub async fn write_own(&mut self, reply: &Reply, body: &[u8], edits: &HeaderEdits, method: &Method) -> Result<()> {
-        self.keep_alive &= !(self.continue_owed && !self.body.is_done());
+        self.keep_alive &= self.knows_its_end();
         let mut length = itoa::Buffer::new();
         let always: [(&[u8], &[u8]); 3] = [
             (b"Content-Type", b"application/problem+json"),

@@ -293,10 +293,10 @@ impl Downstream {
     /// # Errors
     /// Only if the client cannot be written to.
     pub async fn reply(&mut self, reply: &Reply, edits: &HeaderEdits, request_id: &str) -> Result<()> {
-        if let Some(Wire::H1(wire)) = &mut self.wire {
-            if reply.close || wire.is_left_over(UNREAD) {
-                wire.close_after();
-            }
+        if let Some(Wire::H1(wire)) = &mut self.wire
+            && (reply.close || wire.is_left_over(UNREAD))
+        {
+            wire.close_after();
         }
         if let Some(Wire::H1(wire)) = &mut self.wire {
             let body = reply.body(request_id);
@@ -597,11 +597,11 @@ pub fn upstream_request(
     }
     let authority = host.map(str::as_bytes).unwrap_or_else(|| head.authority());
     request.insert_header(header::HOST, pingora_http::header_value_from_slice(authority))?;
-    if head.upgrade {
-        if let Some(protocol) = head.header("upgrade") {
-            request.insert_header(header::CONNECTION, "Upgrade")?;
-            request.insert_header(header::UPGRADE, pingora_http::header_value_from_slice(protocol))?;
-        }
+    if head.upgrade
+        && let Some(protocol) = head.header("upgrade")
+    {
+        request.insert_header(header::CONNECTION, "Upgrade")?;
+        request.insert_header(header::UPGRADE, pingora_http::header_value_from_slice(protocol))?;
     }
     // gRPC servers insist on it (and HTTP/1.1 backends never see it, for it only comes from HTTP/2 clients).
     if head.header("te").is_some_and(|te| te.eq_ignore_ascii_case(b"trailers")) && head.version == http::Version::HTTP_2 {

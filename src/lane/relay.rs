@@ -210,10 +210,10 @@ async fn interim_and_final(
 ) -> Result<AnswerHead, Broken> {
     for _ in 0..MAX_INTERIM {
         let head = loop {
-            if !up.read.is_empty() {
-                if let Some(head) = answer::take(&mut up.read, &journey.head.method).map_err(|_| Broken::Malformed)? {
-                    break head;
-                }
+            if !up.read.is_empty()
+                && let Some(head) = answer::take(&mut up.read, &journey.head.method).map_err(|_| Broken::Malformed)?
+            {
+                break head;
             }
             step(up, down, service, sending).await?;
         };

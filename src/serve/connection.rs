@@ -57,10 +57,10 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, 
     let deadline = Instant::now() + door.timeouts.handshake;
     let local = socket.local_addr().map_or(door.bind, canonical);
     let Ok(began) = begin(&door, &mut socket, peer, deadline).await else { return door.metrics.refused("proxy_protocol") };
-    if let Some(address) = door.counted_address(began.client.ip()) {
-        if let Err(refused) = permit.count_as(address, door.caps) {
-            return door.metrics.refused(refused.reason);
-        }
+    if let Some(address) = door.counted_address(began.client.ip())
+        && let Err(refused) = permit.count_as(address, door.caps)
+    {
+        return door.metrics.refused(refused.reason);
     }
     let about = |tls| {
         Arc::new(Connection { peer, local, client: began.client, listener: door.name.clone(), tls, told: Default::default() })
@@ -190,10 +190,10 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
             NextHead::Closed => return,
         }
         // A reload that changed this listener's bounds is obeyed from the next request on.
-        if let Some(current) = worker.core.snapshot.load().door(&door.bind) {
-            if !Arc::ptr_eq(current, &door) {
-                door = current.clone();
-            }
+        if let Some(current) = worker.core.snapshot.load().door(&door.bind)
+            && !Arc::ptr_eq(current, &door)
+        {
+            door = current.clone();
         }
     }
 }

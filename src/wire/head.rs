@@ -285,10 +285,8 @@ fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), 
                     connection_upgrade |= token.eq_ignore_ascii_case(b"upgrade");
                 }
             }
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
-                if length.replace(decimal(value).ok_or(BAD_LENGTH)?).is_some() {
-                    return Err(BAD_LENGTH);
-                }
+            14 if name.eq_ignore_ascii_case(b"content-length") && length.replace(decimal(value).ok_or(BAD_LENGTH)?).is_some() => {
+                return Err(BAD_LENGTH);
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                 if chunked || head.version != Version::HTTP_11 || !value.eq_ignore_ascii_case(b"chunked") {

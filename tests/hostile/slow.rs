@@ -123,7 +123,7 @@ fn heads_have_bounds() {
         (head(&format!("GET /ok/{} HTTP/1.1", "x".repeat(1100)), ""), 414, "uri_too_long"),
         (head(&format!("GET /ok/x?{} HTTP/1.1", "x".repeat(1100)), ""), 414, "uri_too_long"),
         (format!("GET /ok/{}", "x".repeat(3_000_000)), 414, "uri_too_long"),
-        (format!("{}", "x".repeat(100_000)), 414, "uri_too_long"),
+        ("x".repeat(100_000).to_string(), 414, "uri_too_long"),
         (head("POST /ok/x HTTP/1.1", &format!("Content-Length: {}\r\n", u64::MAX / 2)), 413, "body_too_large"),
         (format!("{}{}", head("POST /ok/x HTTP/1.1", "Content-Length: 400000\r\n"), "a".repeat(400_000)), 413, "body_too_large"),
         (
