@@ -9,10 +9,13 @@ DESTDIR ?=
 # What is passed on to the test runner: make test TESTS='routing'
 TESTS ?=
 
-.PHONY: help run test lint release bench reference soak install clean
+# What is passed on to loadtest/peers.py: make bench-peers PEERS='--scenarios plain,h2 --rounds 5'
+PEERS ?=
+
+.PHONY: help run test lint release bench bench-instructions bench-peers reference soak install clean
 
 help: ## Print this list.
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: ## Build (quickly) and run the demo: sample backends, a gateway, and curl lines to paste.
 	@scripts/need.sh build
@@ -40,6 +43,15 @@ release: ## Build the binary to deploy: fat LTO, several minutes.
 bench: ## Run the micro benchmarks.
 	@scripts/need.sh build
 	$(CARGO) bench --locked
+
+bench-instructions: release ## Count instructions per request under callgrind; fails if one grew by more than 3 %.
+	@scripts/need.sh instructions
+	loadtest/instructions.py --binary $(BINARY)
+
+# Without root, what is missing is named and left out.
+bench-peers: release ## Measure Portcullis beside nginx, HAProxy, h2o, Envoy, Traefik and Caddy; writes docs/benchmarks.md.
+	@scripts/need.sh peers || echo "going on with what is there" >&2
+	loadtest/peers.py --portcullis $(BINARY) --out docs $(PEERS)
 
 reference: ## Write docs/reference.md anew from the configuration's schema.
 	UPDATE_REFERENCE=1 $(CARGO) test --locked --test main -- --exact packaging::the_reference_is_the_schema

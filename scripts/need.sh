@@ -3,6 +3,8 @@
 #
 #   scripts/need.sh build          what `cargo build` needs beside the Rust toolchain
 #   scripts/need.sh build test     what the tests need as well
+#   scripts/need.sh peers          what `make bench-peers` takes from the distribution
+#   scripts/need.sh instructions   what `make bench-instructions` needs
 #
 # A tool counts as present if it can be used, wherever it came from. What is missing is installed with apt, if this is Debian (or
 # one of its children) and the user is root; otherwise the command to run is printed, and the exit code is 1. No service that
@@ -31,6 +33,25 @@ test_needs() {
     need python3-grpcio "/usr/bin/python3 -c 'import grpc'"
     need python3-websockets "/usr/bin/python3 -c 'import websockets'"
     need systemd 'has systemd-analyze'
+}
+
+peers_needs() {
+    need nginx-light 'has nginx'
+    need haproxy 'has haproxy'
+    need h2o 'has h2o'
+    need wrk 'has wrk'
+    need nghttp2-client 'has h2load'
+    need openssl 'has openssl'
+    need util-linux 'has taskset'
+    need python3 'has python3'
+    need python3-venv "python3 -c 'import ensurepip'"
+}
+
+instructions_needs() {
+    need valgrind 'has valgrind'
+    need nginx-light 'has nginx'
+    need nghttp2-client 'has h2load'
+    need python3 'has python3'
 }
 
 missing=()
@@ -62,16 +83,22 @@ install_packages() {
     export DEBIAN_FRONTEND=noninteractive
     apt-get -q -o DPkg::Lock::Timeout=300 update
     apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@"
-    case " $* " in
-    *" nginx-light "*) systemctl --quiet disable nginx.service >/dev/null 2>&1 || true ;;
-    esac
+    local package
+    for package in "$@"; do
+        case $package in
+        nginx-light) systemctl --quiet disable nginx.service >/dev/null 2>&1 || true ;;
+        haproxy | h2o) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
+        esac
+    done
 }
 
 for group in "$@"; do
     case $group in
     build) build_needs ;;
     test) test_needs ;;
-    *) echo "need.sh: unknown group \`$group\`; known: build, test" >&2 && exit 2 ;;
+    peers) peers_needs ;;
+    instructions) instructions_needs ;;
+    *) echo "need.sh: unknown group \`$group\`; known: build, test, peers, instructions" >&2 && exit 2 ;;
     esac
 done
 if [ ${#missing[@]} -gt 0 ]; then

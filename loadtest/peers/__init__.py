@@ -1,0 +1,1 @@
+"""What `loadtest/peers.py` is made of."""
