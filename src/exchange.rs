@@ -82,6 +82,8 @@ impl Stage {
 /// One request's memory. Policies read and write it; the log line and the metrics are made from it.
 pub struct Exchange {
     pub connection: Arc<Connection>,
+    /// The other end is a proxy whose word is believed.
+    pub trusted: bool,
     /// The real client: the connection's, or what a trusted proxy forwarded.
     pub client: IpAddr,
     pub started: Instant,
@@ -126,6 +128,7 @@ impl Exchange {
 
     pub fn new(connection: Arc<Connection>, request_id: Arc<str>) -> Self {
         Exchange {
+            trusted: false,
             client: connection.client.ip(),
             connection,
             started: Instant::now(),

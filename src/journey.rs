@@ -73,6 +73,7 @@ impl Journey {
         let peer = connection.client.ip();
         let trusted = door.trusted_proxies.contains(peer);
         let mut exchange = Exchange::new(connection.clone(), trace::request_id(&head, trusted));
+        exchange.trusted = trusted;
         exchange.client = forwarded::real_client(peer, &head, &door.trusted_proxies);
         let scheme = if connection.tls.is_some() { "https" } else { "http" };
         let hop = Hop { peer, client: exchange.client, local: connection.local, scheme, trusted };

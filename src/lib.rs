@@ -65,4 +65,5 @@ pub mod successor;
 pub mod upgrade;
 pub mod upstream;
 pub mod value;
+pub mod wait;
 pub mod wire;

@@ -62,10 +62,10 @@ impl Inheritance {
 
     /// Tells the process before that this one serves.
     pub fn acknowledge(&mut self) {
-        if let Some(stream) = self.stream.take() {
-            if let Err(error) = upgrade::acknowledge(&stream) {
-                log::error!("the process before was not told that this one serves: {error}");
-            }
+        if let Some(stream) = self.stream.take()
+            && let Err(error) = upgrade::acknowledge(&stream)
+        {
+            log::error!("the process before was not told that this one serves: {error}");
         }
     }
 }

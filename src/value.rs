@@ -96,6 +96,14 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Spanned<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct SpannedVisitor<T>(PhantomData<T>);
 
+        macro_rules! single {
+            ($($method:ident($type:ty)),*) => {
+                $(fn $method<E: de::Error>(self, value: $type) -> Result<Self::Value, E> {
+                    T::deserialize(value.into_deserializer()).map(Spanned::nowhere)
+                })*
+            };
+        }
+
         impl<'de, T: Deserialize<'de>> Visitor<'de> for SpannedVisitor<T> {
             type Value = Spanned<T>;
 
@@ -116,6 +124,13 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Spanned<T> {
             // Every other one.
             fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
                 T::deserialize(deserializer).map(Spanned::nowhere)
+            }
+
+            // Serde's own deserializers of single values hand them over as they are.
+            single!(visit_bool(bool), visit_u64(u64), visit_i64(i64), visit_f64(f64), visit_str(&str));
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(de::value::MapAccessDeserializer::new(map)).map(Spanned::nowhere)
             }
         }
 

@@ -439,7 +439,7 @@ fn a_client_that_goes_away_is_logged_as_499() {
             (&json!(499), &json!("client"), &json!("client_closed"))
         );
         arrivals.recv_timeout(Duration::from_secs(10)).expect("the backend hears of it");
-        assert_eq!(gateway.metric("portcullis_in_flight"), 0.0);
+        gateway.wait_metric("portcullis_in_flight", 0.0);
     });
 }
 

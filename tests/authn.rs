@@ -124,6 +124,23 @@ fn a_token_proves_who_it_is() {
 }
 
 #[test]
+fn an_identity_cannot_be_forged_where_nobody_is_asked_for_one() {
+    let backend = Backend::http();
+    on_both_roads_with(&config(&backend), &[("JWT_SECRET", SECRET)], |gateway| {
+        let forged = [
+            ("X-Consumer-Name", "root"),
+            ("x-auth-subject", "root"),
+            ("X-AUTH-SCOPES", "root"),
+            ("X-Auth-Method", "root"),
+            ("X-Authored-By", "kept"),
+        ];
+        assert_eq!(request(gateway.port(), "GET", "/public", &forged, b"").status, 200);
+        let head = backend.last().head_text();
+        assert!(!head.contains("root") && head.contains("kept"), "{head}");
+    });
+}
+
+#[test]
 fn a_wrong_token_gets_401_and_goes_nowhere() {
     let (backend, gateway) = start();
     let header = json!({ "alg": "HS256", "typ": "JWT" });
@@ -170,7 +187,7 @@ fn a_wrong_token_gets_401_and_goes_nowhere() {
     let path = format!("/any/x?access_token={}", token(json!({})));
     get(gateway.port(), &path).assert_problem(401, "authn", "missing_credentials");
     assert_eq!((backend.requests().len(), backend.connections()), (0, 0));
-    assert_eq!(gateway.metric("portcullis_refusals_total{policy=\"authn\"}"), 14.0);
+    gateway.wait_metric("portcullis_refusals_total{policy=\"authn\"}", 14.0);
 }
 
 #[test]

@@ -53,10 +53,7 @@ fn exactly_as_many_as_it_says() {
     assert_eq!(passes(&gateway, "/two", &[], 12), 3);
     // What was refused never reached the backend.
     assert_eq!(backend.requests().len(), 5 + 3 + 1 + 30 + 3);
-    assert_eq!(
-        gateway.metric("portcullis_refusals_total{policy=\"rate_limit\",reason=\"rate_limited\"}"),
-        7.0 + 9.0 + 11.0 + 9.0
-    );
+    gateway.wait_metric("portcullis_refusals_total{policy=\"rate_limit\",reason=\"rate_limited\"}", 7.0 + 9.0 + 11.0 + 9.0);
     let line = gateway.wait_log(|line| line["status"] == 429);
     assert_eq!((line["answered_by"].as_str(), line["reason"].as_str()), (Some("rate_limit"), Some("rate_limited")));
 }

@@ -290,7 +290,9 @@ fn the_log_can_be_rotated() {
     for _ in 0..5 {
         get(gateway.port(), "/plain/before");
     }
-    gateway.wait_log(|line| line["path"] == "/plain/before");
+    eventually("the first lines are written", || {
+        gateway.log().iter().filter(|line| line["path"] == "/plain/before").count() == 5
+    });
     std::fs::rename(&file, &old).unwrap();
     get(gateway.port(), "/plain/between");
     gateway.signal("HUP");

@@ -40,7 +40,7 @@ fn assert_untouched(backend: &Backend, gateway: &Gateway, refused: usize) {
     let lines = gateway.wait_lines(refused);
     assert_eq!(lines.len(), refused);
     assert!(lines.iter().all(|line| line["status"].as_u64().unwrap() >= 400 && line["reason"].is_string()), "{lines:?}");
-    assert_eq!(gateway.metric("portcullis_refusals_total"), refused as f64);
+    gateway.wait_metric("portcullis_refusals_total", refused as f64);
 }
 
 #[test]

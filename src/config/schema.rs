@@ -39,13 +39,13 @@ fn policies(generator: &mut SchemaGenerator) -> Schema {
 fn put_policies(value: &mut Value, policies: &Schema) {
     match value {
         Value::Object(object) => {
-            if let Some(Value::Object(properties)) = object.get_mut("properties") {
-                if let Some(slot) = properties.get_mut("policies") {
-                    let meaning = slot.get("description").cloned();
-                    *slot = policies.clone().to_value();
-                    if let (Some(slot), Some(meaning)) = (slot.as_object_mut(), meaning) {
-                        slot.insert("description".into(), meaning);
-                    }
+            if let Some(Value::Object(properties)) = object.get_mut("properties")
+                && let Some(slot) = properties.get_mut("policies")
+            {
+                let meaning = slot.get("description").cloned();
+                *slot = policies.clone().to_value();
+                if let (Some(slot), Some(meaning)) = (slot.as_object_mut(), meaning) {
+                    slot.insert("description".into(), meaning);
                 }
             }
             object.values_mut().for_each(|inner| put_policies(inner, policies));

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::{BODY_MALFORMED, CLIENT_GONE};
 use crate::head::{HeaderEdits, RequestHead};
 use crate::reply::Reply;
+use crate::wait::within;
 use crate::wire::answer::AnswerHead;
 use crate::wire::body::{BodyDecoder, Decoded};
 use crate::wire::encode::{self, AnswerFraming};
@@ -146,18 +147,22 @@ impl H1 {
             if self.read.is_empty() {
                 // An idle connection holds no buffer.
                 self.read = BytesMut::new();
-                match tokio::time::timeout(idle, self.readable()).await {
+                match within(idle, self.readable()).await {
                     Ok(Ok(())) => {}
                     _ => return NextHead::Closed,
                 }
-                until = Some(Instant::now() + deadline);
                 if !self.read.is_empty() {
                     // Waiting took bytes in already, maybe the whole head.
                     continue;
                 }
             }
-            let until = *until.get_or_insert_with(|| Instant::now() + deadline);
-            match tokio::time::timeout_at(until, self.fill()).await {
+            // Most heads come whole with their first byte, and need no clock.
+            let left = match until {
+                None if self.read.is_empty() => deadline,
+                None => until.insert(Instant::now() + deadline).saturating_duration_since(Instant::now()),
+                Some(until) => until.saturating_duration_since(Instant::now()),
+            };
+            match within(left, self.fill()).await {
                 Ok(Ok(0)) | Ok(Err(_)) => return NextHead::Closed,
                 Ok(Ok(_)) => {}
                 Err(_) if self.read.is_empty() => return NextHead::Closed,
@@ -230,6 +235,12 @@ impl H1 {
         self.keep_alive = false;
     }
 
+    /// Whether the request's end can be found. A client that still waits for `100 Continue` may send its body after the final answer, or
+    /// not: it has the choice (RFC 9110, section 10.1.1).
+    fn knows_its_end(&self) -> bool {
+        !self.continue_owed || self.body.is_done()
+    }
+
     /// The next piece of the request's body. Cancel-safe: what was read stays in the buffer.
     pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
         loop {
@@ -277,11 +288,11 @@ impl H1 {
                 return std::future::pending().await;
             }
             // The wait itself needs no buffer, and mostly it is all there is.
-            if let Io::Plain(stream) = &self.io {
-                if stream.readable().await.is_err() {
-                    self.failed = true;
-                    return;
-                }
+            if let Io::Plain(stream) = &self.io
+                && stream.readable().await.is_err()
+            {
+                self.failed = true;
+                return;
             }
             if matches!(self.fill().await, Ok(0) | Err(_)) {
                 self.failed = true;
@@ -312,7 +323,7 @@ impl H1 {
             }
             _ => {}
         }
-        if self.continue_owed && !self.body.is_done() {
+        if !self.knows_its_end() {
             // Whether the client now sends its body or not is its choice (RFC 9110, section 10.1.1): the framing is in doubt.
             self.keep_alive = false;
         }
@@ -343,7 +354,7 @@ impl H1 {
             (false, None, Version::HTTP_11) => AnswerFraming::Chunked,
             (false, None, _) => AnswerFraming::UntilClose,
         };
-        self.keep_alive &= self.framing != AnswerFraming::UntilClose && !(self.continue_owed && !self.body.is_done());
+        self.keep_alive &= self.framing != AnswerFraming::UntilClose && self.knows_its_end();
         encode::relayed(&mut self.write, answer, edits, self.framing, self.keep_alive, self.version);
         self.answered = true;
         if end { self.finish().await } else { Ok(()) }
@@ -354,7 +365,7 @@ impl H1 {
     /// # Errors
     /// The client cannot be written to.
     pub async fn write_own(&mut self, reply: &Reply, body: &[u8], edits: &HeaderEdits, method: &Method) -> Result<()> {
-        self.keep_alive &= !(self.continue_owed && !self.body.is_done());
+        self.keep_alive &= self.knows_its_end();
         let mut length = itoa::Buffer::new();
         let always: [(&[u8], &[u8]); 3] = [
             (b"Content-Type", b"application/problem+json"),
@@ -544,13 +555,13 @@ impl H1 {
 /// not waited for.
 async fn put(io: &mut Io, bytes: &mut impl Buf, patience: Duration) -> Result<()> {
     while bytes.has_remaining() {
-        match tokio::time::timeout(patience, io.write_buf(bytes)).await {
+        match within(patience, io.write_buf(bytes)).await {
             Ok(Ok(count)) if count > 0 => {}
             Ok(_) => return Error::e_explain(CLIENT_GONE, "the client takes no more bytes"),
             Err(_) => return Error::e_explain(ErrorType::WriteTimedout, "the client took nothing for too long"),
         }
     }
-    tokio::time::timeout(patience, io.flush())
+    within(patience, io.flush())
         .await
         .map_or_else(|_| Err(Error::new(CLIENT_GONE)), |sent| sent.or_err(CLIENT_GONE, "writing to the client"))
 }

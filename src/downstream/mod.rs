@@ -257,7 +257,7 @@ impl Downstream {
         };
         let piece = match limit {
             Some(limit) if !self.fate.is_endless() => {
-                tokio::time::timeout(limit, read).await.map_err(|_| Error::new(BODY_TIMEOUT))??
+                crate::wait::within(limit, read).await.map_err(|_| Error::new(BODY_TIMEOUT))??
             }
             _ => read.await?,
         };
@@ -293,10 +293,10 @@ impl Downstream {
     /// # Errors
     /// Only if the client cannot be written to.
     pub async fn reply(&mut self, reply: &Reply, edits: &HeaderEdits, request_id: &str) -> Result<()> {
-        if let Some(Wire::H1(wire)) = &mut self.wire {
-            if reply.close || wire.is_left_over(UNREAD) {
-                wire.close_after();
-            }
+        if let Some(Wire::H1(wire)) = &mut self.wire
+            && (reply.close || wire.is_left_over(UNREAD))
+        {
+            wire.close_after();
         }
         if let Some(Wire::H1(wire)) = &mut self.wire {
             let body = reply.body(request_id);
@@ -345,6 +345,7 @@ impl Downstream {
             None => return Err(Error::new(CLIENT_GONE)),
         }
         if is_final {
+            self.finished |= end;
             self.answered = true;
             self.response = Some(answer);
         }
@@ -355,15 +356,14 @@ impl Downstream {
         self.body_sent += data.len() as u64;
         let limit = self.write_timeout;
         match &mut self.wire {
-            Some(Wire::H1(wire)) => wire.write_body(data, end).await,
-            Some(Wire::H2(stream)) => {
-                if data.is_empty() && !end {
-                    return Ok(());
-                }
-                within(limit, stream.write_body(data, end)).await
-            }
-            None => Err(Error::new(CLIENT_GONE)),
+            Some(Wire::H1(wire)) => wire.write_body(data, end).await?,
+            Some(Wire::H2(_)) if data.is_empty() && !end => {}
+            Some(Wire::H2(stream)) => within(limit, stream.write_body(data, end)).await?,
+            None => return Err(Error::new(CLIENT_GONE)),
         }
+        // Pingora does not say `finish` after an answer that stands for an error, but that one is whole as well.
+        self.finished |= end;
+        Ok(())
     }
 
     /// A body that was read whole before the request went on its way.
@@ -571,6 +571,7 @@ pub fn upstream_request(
     target: Option<&str>,
     host: Option<&str>,
     edits: &HeaderEdits,
+    trusted: bool,
 ) -> Result<Box<RequestHeader>> {
     let query = head.query();
     let built;
@@ -587,7 +588,7 @@ pub fn upstream_request(
     let named = nominated(head);
     for field in &head.fields {
         let name = field.name.of(&head.buffer);
-        if passes(name, &named) {
+        if passes(name, &named, trusted) {
             let name = String::from_utf8_lossy(name).into_owned();
             let value =
                 pingora_http::header_value_from_raw(head.buffer.slice(field.value.start as usize..field.value.end as usize));
@@ -596,11 +597,11 @@ pub fn upstream_request(
     }
     let authority = host.map(str::as_bytes).unwrap_or_else(|| head.authority());
     request.insert_header(header::HOST, pingora_http::header_value_from_slice(authority))?;
-    if head.upgrade {
-        if let Some(protocol) = head.header("upgrade") {
-            request.insert_header(header::CONNECTION, "Upgrade")?;
-            request.insert_header(header::UPGRADE, pingora_http::header_value_from_slice(protocol))?;
-        }
+    if head.upgrade
+        && let Some(protocol) = head.header("upgrade")
+    {
+        request.insert_header(header::CONNECTION, "Upgrade")?;
+        request.insert_header(header::UPGRADE, pingora_http::header_value_from_slice(protocol))?;
     }
     // gRPC servers insist on it (and HTTP/1.1 backends never see it, for it only comes from HTTP/2 clients).
     if head.header("te").is_some_and(|te| te.eq_ignore_ascii_case(b"trailers")) && head.version == http::Version::HTTP_2 {
@@ -626,12 +627,20 @@ pub fn nominated(head: &RequestHead) -> SmallVec<[&[u8]; 2]> {
 /// Whether a field of the client's goes to the backend.
 ///
 /// Names with an underscore do not: CGI-like backends fold `X_Auth_Subject` and `X-Auth-Subject` into one variable, so a client
-/// could forge what only the gateway may say.
-pub fn passes(name: &[u8], nominated: &[&[u8]]) -> bool {
+/// could forge what only the gateway may say. For the same reason the fields that carry a proved identity come from a trusted proxy,
+/// or from the gateway itself, or not at all, whether the route has an `authn` policy or not.
+pub fn passes(name: &[u8], nominated: &[&[u8]], trusted: bool) -> bool {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
     let hop = encode::is_hop_by_hop(name);
     let ours = is("host") || is("expect") || is("http2-settings") || is("proxy-authorization");
+    let identity = match name.len() {
+        13 => is("x-auth-method") || is("x-auth-scopes"),
+        14 => is("x-auth-subject"),
+        15 => is("x-consumer-name"),
+        _ => false,
+    };
     !hop && !ours
+        && (trusted || !identity)
         && !name.contains(&b'_')
         && !nominated.iter().any(|token| name.eq_ignore_ascii_case(token) && !is("content-length"))
 }
@@ -651,11 +660,13 @@ mod tests {
                 ("X-Secret", "1"),
                 ("Keep-Alive", "1"),
                 ("X_Auth_Subject", "root"),
+                ("X-Auth-Subject", "root"),
+                ("X-Consumer-Name", "root"),
                 ("Accept", "*/*"),
                 ("TE", "trailers"),
             ],
         );
-        let request = upstream_request(&head, None, None, &HeaderEdits::new()).unwrap();
+        let request = upstream_request(&head, None, None, &HeaderEdits::new(), false).unwrap();
         let mut names: Vec<_> = request.headers.keys().map(|name| name.as_str()).collect();
         names.sort_unstable();
         assert_eq!(names, ["accept", "host"]);
@@ -665,7 +676,7 @@ mod tests {
     #[test]
     fn a_client_cannot_take_the_length_away() {
         let head = RequestHead::build("POST", "/", &[("Host", "h"), ("Connection", "content-length"), ("Content-Length", "3")]);
-        let request = upstream_request(&head, None, None, &HeaderEdits::new()).unwrap();
+        let request = upstream_request(&head, None, None, &HeaderEdits::new(), false).unwrap();
         assert_eq!(request.headers["content-length"], "3");
     }
 }

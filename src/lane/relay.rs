@@ -12,6 +12,7 @@ use super::request::{self, Parts, SentFraming};
 use crate::downstream::Downstream;
 use crate::journey::Journey;
 use crate::upstream::Service;
+use crate::wait::within;
 use crate::wire::answer::{self, AnswerHead};
 use crate::wire::body::{BodyDecoder, Decoded};
 use crate::wire::encode;
@@ -19,6 +20,8 @@ use crate::wire::encode;
 /// Read at once; doubled for answers that turn out to be long.
 const READ: usize = 16 * 1024;
 const READ_MORE: usize = 128 * 1024;
+/// What fits into a fresh connection's send buffer, so that writing it cannot wait for the backend to read.
+const WRITE_AT_ONCE: usize = 64 * 1024;
 /// Interim answers before the final one. More are an attack or a loop.
 const MAX_INTERIM: usize = 16;
 
@@ -74,7 +77,7 @@ impl Upstream {
 
     async fn fill(&mut self, amount: usize, limit: Duration) -> Result<usize, Broken> {
         self.read.reserve(amount);
-        match tokio::time::timeout(limit, self.stream.read_buf(&mut self.read)).await {
+        match within(limit, self.stream.read_buf(&mut self.read)).await {
             Ok(Ok(count)) => Ok(count),
             Ok(Err(_)) => Ok(0),
             Err(_) => Err(Broken::TimedOut),
@@ -95,7 +98,7 @@ impl Upstream {
             }
             Ok(())
         };
-        tokio::time::timeout(limit, writing).await.unwrap_or(Err(Broken::TimedOut))
+        within(limit, writing).await.unwrap_or(Err(Broken::TimedOut))
     }
 }
 
@@ -168,6 +171,7 @@ pub async fn exchange(up: &mut Upstream, journey: &mut Journey, down: &mut Downs
         target: target.as_deref(),
         host: journey.exchange.upstream_host.as_deref(),
         edits: &journey.exchange.to_upstream,
+        trusted: journey.exchange.trusted,
         buffered: buffered.as_ref().map(Bytes::len),
         empty: down.body_is_empty(),
     };
@@ -182,7 +186,8 @@ pub async fn exchange(up: &mut Upstream, journey: &mut Journey, down: &mut Downs
             sending.frame(&replay);
         }
     }
-    if sending.done {
+    // A longer one is written while the answer is watched for: it may come first.
+    if sending.done && sending.pending.remaining() <= WRITE_AT_ONCE {
         up.write(&mut sending.pending, service.timeouts.write).await.map_err(stale)?;
     }
     let answer = interim_and_final(up, journey, down, service, &mut sending).await?;
@@ -205,10 +210,10 @@ async fn interim_and_final(
 ) -> Result<AnswerHead, Broken> {
     for _ in 0..MAX_INTERIM {
         let head = loop {
-            if !up.read.is_empty() {
-                if let Some(head) = answer::take(&mut up.read, &journey.head.method).map_err(|_| Broken::Malformed)? {
-                    break head;
-                }
+            if !up.read.is_empty()
+                && let Some(head) = answer::take(&mut up.read, &journey.head.method).map_err(|_| Broken::Malformed)?
+            {
+                break head;
             }
             step(up, down, service, sending).await?;
         };
@@ -248,7 +253,17 @@ async fn step(up: &mut Upstream, down: &mut Downstream, service: &Service, sendi
                 }
                 return Ok(());
             }
-            Ok(true) => {}
+            // Said to be readable: take what there is. Nothing, if it was not so, and then the writing goes on.
+            Ok(true) => {
+                up.read.reserve(READ);
+                return match up.stream.try_read_buf(&mut up.read) {
+                    Ok(0) if up.read.is_empty() => Err(Broken::Stale),
+                    Ok(0) => Err(Broken::Lost),
+                    Ok(_) => Ok(()),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+                    Err(_) => Err(Broken::Stale),
+                };
+            }
         }
     }
     let reading = sending.pending.is_empty() && !sending.done;
@@ -265,7 +280,7 @@ async fn step(up: &mut Upstream, down: &mut Downstream, service: &Service, sendi
         };
         match limit {
             Duration::MAX => first.await,
-            limit => tokio::time::timeout(limit, first).await.map_err(|_| Broken::TimedOut)?,
+            limit => within(limit, first).await.map_err(|_| Broken::TimedOut)?,
         }
     };
     match event.map_err(Broken::Client)? {

@@ -21,6 +21,8 @@ pub struct Parts<'a> {
     pub target: Option<&'a str>,
     pub host: Option<&'a str>,
     pub edits: &'a HeaderEdits,
+    /// The client is a trusted proxy.
+    pub trusted: bool,
     /// The length of a body that is whole in memory.
     pub buffered: Option<usize>,
     /// There is no body, whatever the framing says (an HTTP/2 stream that ended with its head).
@@ -53,7 +55,7 @@ pub fn write(out: &mut Vec<u8>, parts: &Parts<'_>) -> SentFraming {
         if length && (framing != SentFraming::Length || parts.buffered.is_some()) && head.body != BodyFraming::None {
             continue;
         }
-        if passes(name, &nominated) && !is_edited(parts.edits, name) {
+        if passes(name, &nominated, parts.trusted) && !is_edited(parts.edits, name) {
             field(out, name, value);
         }
     }
@@ -88,7 +90,7 @@ mod tests {
 
     fn written(head: &RequestHead, edits: &HeaderEdits) -> String {
         let mut out = Vec::new();
-        write(&mut out, &Parts { head, target: None, host: None, edits, buffered: None, empty: false });
+        write(&mut out, &Parts { head, target: None, host: None, edits, trusted: false, buffered: None, empty: false });
         String::from_utf8(out).unwrap()
     }
 

@@ -53,8 +53,10 @@ struct Route {
 
 #[derive(Debug, Deserialize, PartialEq, Clone, Copy)]
 enum Method {
-    GET,
-    POST,
+    #[serde(rename = "GET")]
+    Get,
+    #[serde(rename = "POST")]
+    Post,
 }
 
 #[derive(Debug, Default, Deserialize, PartialEq)]
@@ -104,7 +106,7 @@ routes:
     assert_eq!(document.version.as_deref(), Some("2"));
     let [first, second, third, fourth, fifth] = document.routes.as_slice() else { panic!("five routes") };
     assert_eq!(first.path.place, Place { line: 4, column: 11, width: 4 });
-    assert_eq!((first.port, first.methods.0.as_slice()), (Some(8080), [Method::GET].as_slice()));
+    assert_eq!((first.port, first.methods.0.as_slice()), (Some(8080), [Method::Get].as_slice()));
     assert_eq!((second.port, second.methods.len(), second.limits.body), (Some(8080), 2, Some(Size(65_536))));
     assert_eq!(second.limits.pair, Some((1, "2".to_owned())));
     assert_eq!(second.limits.weights.get("b"), Some(&2.5));

@@ -40,6 +40,8 @@ use crate::wire::head::BadHead;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// How long an idle connection waits for its last request while the process drains.
 pub const LAST_CALL: Duration = Duration::from_secs(5);
+/// How long an answered stream waits for its client to stop sending.
+const LINGER: Duration = Duration::from_secs(1);
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Malformed streams after which an HTTP/2 connection is closed.
 const MALFORMED_STREAMS: usize = 32;
@@ -55,10 +57,10 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, 
     let deadline = Instant::now() + door.timeouts.handshake;
     let local = socket.local_addr().map_or(door.bind, canonical);
     let Ok(began) = begin(&door, &mut socket, peer, deadline).await else { return door.metrics.refused("proxy_protocol") };
-    if let Some(address) = door.counted_address(began.client.ip()) {
-        if let Err(refused) = permit.count_as(address, door.caps) {
-            return door.metrics.refused(refused.reason);
-        }
+    if let Some(address) = door.counted_address(began.client.ip())
+        && let Err(refused) = permit.count_as(address, door.caps)
+    {
+        return door.metrics.refused(refused.reason);
     }
     let about = |tls| {
         Arc::new(Connection { peer, local, client: began.client, listener: door.name.clone(), tls, told: Default::default() })
@@ -188,10 +190,10 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
             NextHead::Closed => return,
         }
         // A reload that changed this listener's bounds is obeyed from the next request on.
-        if let Some(current) = worker.core.snapshot.load().door(&door.bind) {
-            if !Arc::ptr_eq(current, &door) {
-                door = current.clone();
-            }
+        if let Some(current) = worker.core.snapshot.load().door(&door.bind)
+            && !Arc::ptr_eq(current, &door)
+        {
+            door = current.clone();
         }
     }
 }
@@ -306,7 +308,10 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
 async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, stream: H2Stream) {
     match crate::wire::head::from_h2(&stream, &door.head_limits) {
         Ok(head) => {
-            exchange(worker, door, connection, Box::new(head), Wire::H2(Box::new(stream))).await;
+            let returned = exchange(worker, door, connection, Box::new(head), Wire::H2(Box::new(stream))).await;
+            if let Some(Returned { wire: Wire::H2(mut stream), answered: true, .. }) = returned {
+                linger(&mut stream).await;
+            }
         }
         Err(bad) => {
             let mut head = RequestHead::unreadable();
@@ -318,6 +323,16 @@ async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<C
                 .timeouts(door.timeouts.body, door.timeouts.write);
             refuse(&mut journey, &mut down, &bad.reply()).await;
         }
+    }
+}
+
+/// Leaves a stream whose answer came before the end of its body open for a moment: dropping it resets it, and clients that are still
+/// sending (curl 7.88 is one) forget the answer over the reset, even though it says `NO_ERROR` (RFC 9113, section 8.1). The window,
+/// which is not opened any further, bounds what they can send meanwhile.
+async fn linger(stream: &mut H2Stream) {
+    if !stream.is_body_done() {
+        // Whether the client has reset the stream or the time is over makes no difference.
+        let _ = tokio::time::timeout(LINGER, stream.idle()).await;
     }
 }
 
@@ -418,7 +433,13 @@ async fn by_proxy(
 ) -> Option<Returned> {
     let exchange = &journey.exchange;
     let target = journey.upstream_target();
-    let request = upstream_request(&journey.head, target.as_deref(), exchange.upstream_host.as_deref(), &exchange.to_upstream);
+    let request = upstream_request(
+        &journey.head,
+        target.as_deref(),
+        exchange.upstream_host.as_deref(),
+        &exchange.to_upstream,
+        exchange.trusted,
+    );
     let request = match request {
         Ok(request) => request,
         Err(_) => {

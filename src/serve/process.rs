@@ -339,10 +339,10 @@ impl Process {
     }
 
     fn write_pid_file(&self) {
-        if let Some(path) = &self.options.pid_file {
-            if let Err(error) = write_whole(path, &format!("{}\n", std::process::id())) {
-                log::error!("cannot write {}: {error}", path.display());
-            }
+        if let Some(path) = &self.options.pid_file
+            && let Err(error) = write_whole(path, &format!("{}\n", std::process::id()))
+        {
+            log::error!("cannot write {}: {error}", path.display());
         }
     }
 }

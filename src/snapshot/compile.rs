@@ -243,10 +243,10 @@ impl<'a> Compiler<'a> {
     fn plan(&mut self, config: &RouteConfig, id: &str, answer: &Answer) -> Option<Arc<Plan>> {
         // A split's services may differ in policies; the first one's count, for the gauntlet runs before the choice.
         let service = answer.services().first().map_or("", |service| &*service.key).to_owned();
-        if config.policies.is_none() {
-            if let Some(plan) = self.shared_plans.get(&service) {
-                return Some(plan.clone());
-            }
+        if config.policies.is_none()
+            && let Some(plan) = self.shared_plans.get(&service)
+        {
+            return Some(plan.clone());
         }
         let mut table = self.global.clone();
         if let Some(own) = self.service_tables.get(&service) {

@@ -106,9 +106,9 @@ pub fn relayed(
     let nominated = nominations(answer.headers().filter(|(name, _)| is_name(name, "connection")).map(|(_, value)| value));
     let unframed = matches!(framing, AnswerFraming::Chunked | AnswerFraming::UntilClose);
     let passing = answer.headers().filter(|(name, _)| {
-        !is_hop_by_hop(name)
-            && !nominated.iter().any(|token| is_nominated(name, token))
-            && !(unframed && is_name(name, "content-length"))
+        let nominated = nominated.iter().any(|token| is_nominated(name, token));
+        let misleading = unframed && is_name(name, "content-length");
+        !(is_hop_by_hop(name) || nominated || misleading)
     });
     fields(out, passing, edits, framing, keep_alive, version);
 }

@@ -218,6 +218,20 @@ impl Gateway {
         samples.sum()
     }
 
+    /// Waits until [`Gateway::metric`] is so: a request is counted after its answer is sent.
+    #[track_caller]
+    pub fn wait_metric(&self, name_with_labels: &str, value: f64) {
+        let until = Instant::now() + Duration::from_secs(5);
+        loop {
+            let now = self.metric(name_with_labels);
+            if now == value {
+                return;
+            }
+            assert!(Instant::now() < until, "{name_with_labels} is {now} instead of {value}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// The access log's lines so far.
     pub fn log(&self) -> Vec<serde_json::Value> {
         let text = self.log_text();

@@ -13,7 +13,7 @@ pub const MARK: &str = "/smuggled";
 /// The silence after which an open connection counts as one that says no more.
 pub const QUIET: Duration = Duration::from_millis(400);
 /// How long anything that has to happen may take on a busy machine.
-pub const SOON: Duration = Duration::from_secs(8);
+pub const SOON: Duration = Duration::from_secs(20);
 
 /// A request as a backend saw it.
 #[derive(Debug, Clone)]

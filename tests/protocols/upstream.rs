@@ -102,7 +102,9 @@ fn http2_is_spoken_over_tls_and_in_the_clear() {
     ));
     let tls = format!("tls: {{ ca: '{}', server_name: inner.example.com }}", cert.display());
     for (port, tls) in [(secure.port(), &*tls), (clear.port(), "")] {
-        let service = format!("{{ endpoints: ['127.0.0.1:{port}'], protocol: http2, {tls} }}");
+        // A busy machine shakes hands slowly.
+        let timeouts = "timeouts: { connect: 20s }";
+        let service = format!("{{ endpoints: ['127.0.0.1:{port}'], protocol: http2, {timeouts}, {tls} }}");
         let gateway = gateway(&Files::new(), &service, ROAD);
         let answer = request(gateway.port(), "GET", "/about", &[("Host", "shop.example.com")], b"");
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -127,7 +129,8 @@ fn http2_is_spoken_over_tls_and_in_the_clear() {
         }
         // Many at once, more than one connection's worth of streams.
         let (_, said) = tool("h2load", &["-n", "2000", "-c", "3", "-m", "100", &gateway.url("/about")], b"");
-        assert!(said.contains("status codes: 2000 2xx"), "{said}");
+        let failed: Vec<_> = gateway.log().into_iter().filter(|line| line["status"] != 200).take(3).collect();
+        assert!(said.contains("status codes: 2000 2xx"), "{said} {failed:?}");
     }
 }
 

@@ -77,7 +77,7 @@ fn bytes_right_behind_the_switch_are_not_lost() {
     // As fast as a server can be: the answer and the first bytes of the tunnel in one piece, before the request is read.
     let backend = Backend::scripted(|mut stream| {
         use std::io::{Read, Write};
-        let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nfirst words";
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst words";
         stream.write_all(answer).unwrap();
         let mut seen = Vec::new();
         let mut buffer = [0; 4096];
@@ -107,9 +107,9 @@ fn bytes_right_behind_the_switch_are_not_lost() {
     for round in 0..200 {
         let mut client = Client::connect(gateway.port());
         // The client does not wait either.
-        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nping");
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nping");
         let answer = client.answer_to("GET");
-        assert_eq!((answer.status, answer.header("upgrade")), (101, Some("echo")), "{answer:?}");
+        assert_eq!((answer.status, answer.header("upgrade")), (101, Some("websocket")), "{answer:?}");
         let rest = client.rest();
         assert_eq!(String::from_utf8_lossy(&rest), "first wordsping", "round {round}");
     }
