@@ -149,7 +149,9 @@ fn random_but_zero() -> u64 {
 
 fn seed() -> (u64, u64) {
     let mut bytes = [0; 16];
-    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+    // Asked of the kernel, and not of the crypto library, whose first answer takes 40 ms of gathering entropy: a process's first request
+    // waited for that.
+    if rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) != Ok(bytes.len()) {
         // Without the system's randomness, std's per-process keys and the thread's stack address are unlike enough for a name.
         use std::hash::BuildHasher;
         let hasher = std::hash::RandomState::new();
