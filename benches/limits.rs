@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench limits`. Compare within one run only.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

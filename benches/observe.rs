@@ -3,6 +3,8 @@
 //! `logged` is a whole access log line; `metrics` is what a request counts. The others are the plain ways of doing the same, for
 //! comparison: a line per channel message, and counters that all threads share.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, mpsc};
 use std::time::{Duration, SystemTime};

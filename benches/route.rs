@@ -2,6 +2,8 @@
 //! thousand at random, which measures cache misses as well. Beside it matchit and wayfind on the same paths, which know neither hosts nor
 //! predicates nor a second candidate. Run: `cargo bench --bench route`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::hint::black_box;
 
 use divan::{Bencher, counter::ItemsCount};

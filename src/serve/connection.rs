@@ -72,7 +72,8 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, 
         let h1 = H1::new(Io::Plain(socket), &began.read);
         return serve_h1(worker, door.clone(), about(None), h1).await;
     };
-    match acceptor.accept(rewound(socket, &began.read), deadline).await {
+    // Boxed, as below: a future is as large as its largest part for as long as it lives, and most connections are idle most of the time.
+    match Box::pin(acceptor.accept(rewound(socket, &began.read), deadline)).await {
         Ok(Secured { stream, facts, protocol: Protocol::H2 }) => {
             serve_h2(worker, &door, about(Some(facts)), Box::new(stream)).await
         }
@@ -173,7 +174,7 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
                 if worker.core.is_draining() || is_closed(&worker, &door) {
                     h1.close_after();
                 }
-                let returned = exchange(&worker, &door, &connection, head, Wire::H1(h1)).await;
+                let returned = Box::pin(exchange(&worker, &door, &connection, head, Wire::H1(h1))).await;
                 h1 = match returned {
                     Some(Returned { wire: Wire::H1(mut wire), reusable: true, .. }) => {
                         if !wire.drain(UNREAD, DRAIN_TIME).await {
