@@ -2,7 +2,6 @@
 //! tens of microseconds of a request.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-#![allow(clippy::expect_used, reason = "a benchmark may stop at what cannot be")]
 
 use std::path::Path;
 use std::sync::Arc;

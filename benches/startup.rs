@@ -8,7 +8,6 @@
 //! `cargo bench --bench startup`, or with another number of routes: `cargo bench --bench startup -- 100000`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-#![allow(clippy::expect_used, clippy::panic, reason = "a benchmark may stop at what cannot be")]
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};

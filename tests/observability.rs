@@ -245,6 +245,15 @@ fn clients_cannot_make_series() {
     get(gateway.port(), "/nowhere");
     request(gateway.port(), "BREW", "/plain/x", &[], b"");
     request(gateway.port(), "BREW", "/nowhere", &[], b"");
+    // A request is counted after its answer.
+    eventually("the first requests are counted", || {
+        scrape(&gateway)
+            .iter()
+            .filter(|(name, _)| name.starts_with("portcullis_requests_total"))
+            .map(|(_, count)| count)
+            .sum::<f64>()
+            >= 4.0
+    });
     let before = scrape(&gateway);
     for number in 0..250 {
         let (path, method, host) = (format!("/random/{number}"), format!("M{number}"), format!("h{number}.example"));
