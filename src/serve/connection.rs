@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -393,8 +394,10 @@ async fn by_lane(
     down.limit_body(journey.max_body());
     let (deadline, fate) = (journey.deadline(), down.fate());
     let mut ended = None;
-    let road = async { ended = Some(lane::run(&worker.pool, &mut journey, &mut down, service).await) };
-    within_deadline(road, deadline, &fate).await;
+    {
+        let road = pin!(async { ended = Some(lane::run(&worker.pool, &mut journey, &mut down, service).await) });
+        within_deadline(road, deadline, &fate).await;
+    }
     journey.flight = None;
     let failed = match ended {
         Some(Ok(())) => None,
@@ -461,8 +464,11 @@ async fn by_proxy(
     let request_id = journey.exchange.request_id.clone();
     let session = ServerSession::new_custom(Box::new(down));
     let proxied = async { worker.proxy().await.process_new_http(session, &worker.shutdown).await };
-    let road = HANDED_OVER.scope(Cell::new(Some(journey)), proxied);
-    within_deadline(road, deadline, &fate).await;
+    {
+        // Dropped at the end of this block, which is when the connection comes back.
+        let road = pin!(HANDED_OVER.scope(Cell::new(Some(journey)), proxied));
+        within_deadline(road, deadline, &fate).await;
+    }
     let returned = hatch.take()?;
     if returned.answered {
         return Some(returned);
@@ -483,10 +489,11 @@ async fn by_proxy(
 }
 
 /// Lets a road run until the request's total deadline. An upgrade or an event stream, once begun, has none.
-async fn within_deadline<T>(road: impl Future<Output = T>, deadline: Option<Duration>, fate: &Fate) {
+///
+/// By reference: a future that is handed over by value is held twice, and these are the largest there are.
+async fn within_deadline<T>(mut road: Pin<&mut impl Future<Output = T>>, deadline: Option<Duration>, fate: &Fate) {
     let Some(limit) = deadline else { return drop(road.await) };
-    let mut road = std::pin::pin!(road);
-    if tokio::time::timeout(limit, &mut road).await.is_ok() {
+    if tokio::time::timeout(limit, road.as_mut()).await.is_ok() {
         return;
     }
     if fate.is_endless() {
