@@ -193,10 +193,15 @@ impl H1 {
     async fn readable(&mut self) -> io::Result<()> {
         match &self.io {
             Io::Plain(stream) => stream.readable().await,
-            Io::Boxed(_) => match self.fill().await? {
-                0 => Err(io::ErrorKind::UnexpectedEof.into()),
-                _ => Ok(()),
-            },
+            // TLS cannot be waited for without reading. A small buffer takes the first bytes: a large one would be most of what an
+            // idle connection holds.
+            Io::Boxed(_) => {
+                let mut first = [0; 512];
+                let count = self.io.read(&mut first).await?;
+                self.eof |= count == 0;
+                self.read.extend_from_slice(first.get(..count).unwrap_or_default());
+                if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+            }
         }
     }
 
