@@ -22,6 +22,7 @@
 //! | [`upgrade`], [`successor`] | handing the listening sockets to the next process |
 //! | [`demo`] | the product in one command |
 //! | [`cli`] | the commands |
+//! | [`core`], [`wait`] | what the workers share; waiting with a limit |
 //!
 //! # What stays true
 //!
@@ -35,7 +36,7 @@
 //!
 //! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `node`, `value`, `path`) <- rooms (`listen`, `route`, `policy`,
 //! `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `admin` <- `serve` <- `main`. No exceptions.
-//! Only [`proxy`], [`downstream`] and [`cache`] know Pingora's session types.
+//! Pingora's proxy session is known to [`proxy`] alone, its HTTP/2 stream also to [`downstream`], [`wire`] and [`serve`].
 
 pub mod admin;
 pub mod cache;

@@ -8,19 +8,7 @@ use std::time::Duration;
 use crate::harness::{Client, Gateway, Port, eventually, get, raw, request};
 use crate::peers::{Act, Origin, Wrk, answer};
 
-/// Each of these once by the fast lane and once by the proxy road: nobody should be able to tell them apart.
-macro_rules! on_both_roads {
-    ($($name:ident),+ $(,)?) => {
-        mod by_lane {
-            $(#[test] fn $name() { super::$name(true); })+
-        }
-        mod by_proxy {
-            $(#[test] fn $name() { super::$name(false); })+
-        }
-    };
-}
-
-on_both_roads!(
+each_on_both_roads!(
     a_proxied_request_leaves_a_whole_line,
     a_refused_request_leaves_one_too,
     a_client_that_goes_away_is_logged_as_such,

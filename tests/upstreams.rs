@@ -9,19 +9,7 @@ use serde_json::Value;
 use crate::harness::{Client, Gateway, Port, eventually, get, request};
 use crate::peers::{Act, Asked, Origin, answer};
 
-/// Each of these once by the fast lane and once by the proxy road: nobody should be able to tell them apart.
-macro_rules! on_both_roads {
-    ($($name:ident),+ $(,)?) => {
-        mod by_lane {
-            $(#[test] fn $name() { super::$name(true); })+
-        }
-        mod by_proxy {
-            $(#[test] fn $name() { super::$name(false); })+
-        }
-    };
-}
-
-on_both_roads!(
+each_on_both_roads!(
     weights_are_met_exactly,
     a_sick_endpoint_gets_nothing_until_it_is_well,
     a_check_looks_at_the_status,
