@@ -15,7 +15,7 @@
 //! | [`lane`] | the fast lane: plain requests on own connections, without Pingora's proxy |
 //! | [`cache`] | answers that were given before |
 //! | [`upstream`] | services, endpoints, balance, health |
-//! | [`observe`] | access log and metrics |
+//! | [`observe`], [`tally`] | access log and metrics; what rooms count for themselves |
 //! | [`config`], [`node`], [`value`], [`report`] | what people write, and what they are told about it |
 //! | [`snapshot`], [`ledger`] | one generation of the configuration; the state that outlives it |
 //! | [`admin`] | the operator's API |
@@ -34,7 +34,7 @@
 //!
 //! # Dependencies
 //!
-//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `node`, `value`, `path`) <- rooms (`listen`, `route`, `policy`,
+//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`) <- rooms (`listen`, `route`, `policy`,
 //! `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `admin` <- `serve` <- `main`. No exceptions.
 //! Pingora's proxy session is known to [`proxy`] alone, its HTTP/2 stream also to [`downstream`], [`wire`] and [`serve`].
 
@@ -63,6 +63,7 @@ pub mod route;
 pub mod serve;
 pub mod snapshot;
 pub mod successor;
+pub mod tally;
 pub mod upgrade;
 pub mod upstream;
 pub mod value;

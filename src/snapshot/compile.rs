@@ -30,12 +30,14 @@ const RESOLVE: Duration = Duration::from_secs(5);
 pub struct Surroundings {
     pub ledger: Arc<Ledger>,
     pub metrics: Arc<Metrics>,
+    /// Where state runs its tasks; `None` where nothing is served.
+    pub background: Option<tokio::runtime::Handle>,
 }
 
 impl Surroundings {
     /// For a check that serves nothing.
     pub fn detached() -> Self {
-        Surroundings { ledger: Arc::default(), metrics: metrics() }
+        Surroundings { ledger: Arc::default(), metrics: metrics(), background: None }
     }
 }
 
@@ -126,6 +128,8 @@ impl<'a> Compiler<'a> {
             ledger: &self.around.ledger,
             consumers: &self.consumers,
             base: self.base,
+            tallies: self.around.metrics.tallies(),
+            background: self.around.background.as_ref(),
         };
         Table::compile(node, &mut cx)
     }

@@ -11,9 +11,6 @@ pub mod rate_limit;
 pub mod store;
 mod table;
 
-#[cfg(test)]
-pub(crate) mod testing;
-
 use std::sync::LazyLock;
 use std::time::Instant;
 

@@ -216,10 +216,10 @@ fn name(config: &LimitConfig, taken: &[String], cx: &mut Compile<'_>) -> Option<
 mod tests {
     use serde_json::json;
 
-    use super::super::testing::{compile, compile_with, complaint};
     use super::*;
     use crate::exchange::Identity;
     use crate::ledger::Ledger;
+    use crate::policy::testing::{compile, compile_with, complaint};
 
     fn head() -> RequestHead {
         RequestHead::build("GET", "/", &[("host", "x")])
@@ -240,7 +240,7 @@ mod tests {
             subject: subject.into(),
             scopes: vec![],
             groups: vec![],
-            claims: None,
+            ..Identity::default()
         }));
         exchange
     }

@@ -41,6 +41,9 @@ pub struct ConsumerConfig {
     /// The groups it belongs to.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// The plan that it has subscribed to, such as `free` or `pro`: limits may differ by it.
+    #[serde(default)]
+    pub plan: Option<Spanned<String>>,
 }
 
 /// An API key, as it is stored: never the key itself.
@@ -60,6 +63,7 @@ pub struct Consumer {
     pub name: Arc<str>,
     pub scopes: Vec<Arc<str>>,
     pub groups: Vec<Arc<str>>,
+    pub plan: Option<Arc<str>>,
     /// What the backend hears when one of this consumer's API keys was used.
     headers: IdentityHeaders,
 }
@@ -177,6 +181,7 @@ impl Consumers {
             name,
             scopes: shared(&config.scopes),
             groups: shared(&config.groups),
+            plan: config.plan.as_ref().map(|plan| plan.value.as_str().into()),
             headers: IdentityHeaders::default(),
         };
         consumer.headers = IdentityHeaders::of(&consumer.identity("".into()));
@@ -274,6 +279,7 @@ impl Consumer {
             subject: self.name.clone(),
             scopes: self.scopes.clone(),
             groups: self.groups.clone(),
+            plan: self.plan.clone(),
             claims: None,
         }
     }
@@ -285,6 +291,7 @@ fn fingerprint(config: &ConsumerConfig, print: &mut blake3::Hasher) {
         return;
     }
     super::feed(print, config.name.value.as_bytes());
+    super::feed(print, config.plan.as_ref().map_or("", |plan| &plan.value).as_bytes());
     super::feed(print, config.issuer.as_ref().map_or("", |issuer| &issuer.value).as_bytes());
     super::feed_all(print, config.subjects.iter().map(|subject| subject.value.as_bytes()));
     super::feed_all(print, config.scopes.iter().map(String::as_bytes));
@@ -358,6 +365,7 @@ pub mod tests {
                     issuer: None,
                     scopes: vec![],
                     groups: vec![],
+                    plan: None,
                 }
             })
             .collect();

@@ -201,6 +201,7 @@ impl JwtMethod {
             subject: subject.into(),
             scopes,
             groups,
+            plan: consumer.and_then(|consumer| consumer.plan.clone()),
             claims: None,
         };
         identity.claims = Some(Arc::new(Value::Object(claims)));

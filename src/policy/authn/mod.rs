@@ -16,6 +16,7 @@ pub mod jwt_keys;
 #[cfg(test)]
 mod jwt_tests;
 pub mod jwt_token;
+pub mod method;
 #[cfg(test)]
 mod tests;
 pub mod token_cache;

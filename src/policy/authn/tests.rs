@@ -3,7 +3,7 @@
 use super::consumer::tests::hash_of;
 use super::*;
 use crate::ledger::Ledger;
-use crate::problem::{Place, Problems};
+use crate::problem::Problems;
 
 pub const NOW: u64 = 1_700_000_000;
 
@@ -37,14 +37,8 @@ impl Lab {
     pub fn try_compile(&self, json: serde_json::Value) -> (Option<Authn>, Problems) {
         let config: AuthnConfig = serde_json::from_value(json).unwrap();
         let mut problems = Problems::default();
-        let mut cx = Compile {
-            problems: &mut problems,
-            place: Place::NOWHERE,
-            scope: "test",
-            ledger: &self.ledger,
-            consumers: &self.consumers,
-            base: self.folder.path(),
-        };
+        let base = self.folder.path();
+        let mut cx = crate::policy::testing::context(&mut problems, "test", &self.ledger, &self.consumers, base);
         (Authn::compile(&config, &mut cx), problems)
     }
 
@@ -222,7 +216,7 @@ fn credentials_go_upstream_only_when_asked() {
     let mut plan = PlanBuilder::new();
     plan.add(open);
     let plan = plan.finish();
-    assert!(plan.knobs.forward_credentials && plan.late.len() == 1);
+    assert!(plan.knobs.forward_credentials && plan.steps.len() == 1);
 }
 
 #[test]

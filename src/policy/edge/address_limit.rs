@@ -77,7 +77,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::policy::admit::testing::{compile, complaint, plan};
+    use crate::policy::testing::{compile, complaint, plan};
 
     fn admitted(policy: &AddressLimit, address: &str, tries: usize) -> usize {
         let head = RequestHead::build("GET", "/", &[]);
@@ -104,7 +104,8 @@ mod tests {
     #[test]
     fn stands_before_the_body_and_authentication() {
         let plan = plan(compile::<AddressLimit>(json!({ "limit": "10/s" })).unwrap());
-        assert_eq!((plan.early.len(), plan.late.len()), (1, 0));
+        let stages: Vec<_> = plan.steps.iter().map(|step| step.stage).collect();
+        assert_eq!(stages, [Stage::Edge]);
     }
 
     #[test]
