@@ -15,6 +15,7 @@
 //! | [`lane`] | the fast lane: plain requests on own connections, without Pingora's proxy |
 //! | [`cache`] | answers that were given before |
 //! | [`upstream`] | services, endpoints, balance, health |
+//! | [`redis`] | the Redis that several gateways share |
 //! | [`observe`], [`tally`] | access log and metrics; what rooms count for themselves |
 //! | [`config`], [`node`], [`value`], [`report`] | what people write, and what they are told about it |
 //! | [`snapshot`], [`ledger`] | one generation of the configuration; the state that outlives it |
@@ -34,7 +35,7 @@
 //!
 //! # Dependencies
 //!
-//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`) <- rooms (`listen`, `route`, `policy`,
+//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`, `redis`) <- rooms (`listen`, `route`, `policy`,
 //! `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `admin` <- `serve` <- `main`. No exceptions.
 //! Pingora's proxy session is known to [`proxy`] alone, its HTTP/2 stream also to [`downstream`], [`wire`] and [`serve`].
 
@@ -57,6 +58,7 @@ pub mod path;
 pub mod policy;
 pub mod problem;
 pub mod proxy;
+pub mod redis;
 pub mod reply;
 pub mod report;
 pub mod route;
