@@ -25,7 +25,8 @@ use crate::exchange::Exchange;
 pub use crate::exchange::Stage;
 use crate::head::RequestHead;
 use crate::ledger::Ledger;
-use crate::problem::{Place, Problems};
+use crate::problem::{Place, Problem, Problems};
+use crate::redis::Redis;
 use crate::reply::Flow;
 use crate::tally::Tallies;
 
@@ -63,6 +64,21 @@ pub struct Compile<'a> {
     pub tallies: &'a Tallies,
     /// Where state may run tasks of its own: they hold it weakly, so that they end with it. `None` where nothing is served, as in `check`.
     pub background: Option<&'a tokio::runtime::Handle>,
+    /// The Redis that gateways share: [`Compile::shared_redis`].
+    pub redis: Option<&'a Arc<Redis>>,
+    /// Whether there is a `redis:` in the configuration. With one that did not compile, nobody who needs it has to say so again.
+    pub redis_written: bool,
+}
+
+impl Compile<'_> {
+    /// The shared Redis, for what is written at `place` and needs it.
+    pub fn shared_redis(&mut self, place: Place) -> Option<Arc<Redis>> {
+        if self.redis.is_none() && !self.redis_written {
+            let problem = Problem::error(place, "this needs a Redis, and there is none");
+            self.problems.push(problem.hint("write `redis: { nodes: HOST:6379 }` at the top of the file"));
+        }
+        self.redis.cloned()
+    }
 }
 
 /// Works on the head alone, without waiting.

@@ -266,7 +266,7 @@ fn identities_are_what_tokens_say() {
     let acme = |extra: &str| identity(&plain, &hs256(&format!(r#"{{"sub":"u-acme","exp":{}{extra}}}"#, NOW + 9)));
     let found = acme(r#","iss":"https://a","realm":{"roles":["dev"]}"#);
     assert_eq!((found.consumer.as_deref(), &*found.credential, found.scopes.len()), (Some("acme"), "https://a", 2));
-    assert_eq!(found.groups, ["gold".into(), "dev".into()]);
+    assert_eq!(found.groups, [Arc::<str>::from("gold"), Arc::from("dev")]);
     assert_eq!(found.claims.as_ref().unwrap()["iss"], "https://a");
     assert_eq!(acme(r#","scope":"""#).scopes.len(), 0, "a token without scopes does not get the consumer's");
 }
