@@ -118,7 +118,7 @@ fn an_api_key_becomes_an_identity() {
         ])
     );
     assert!(run(&policy, "/?a=1&key=key-globex", &[], NOW).is_ok());
-    assert_eq!(policy.carriers.queries, ["key".into()]);
+    assert_eq!(policy.carriers.queries, [Arc::<str>::from("key")]);
     assert_eq!(refused(&policy, "/", &[("x-api-key", "key-acmf")]).0, "unknown_api_key");
     assert_eq!(refused(&policy, "/?key=key-acme", &[("x-api-key", "key-acme")]).0, "ambiguous_credentials");
 }
