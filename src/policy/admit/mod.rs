@@ -5,11 +5,17 @@
 //!
 //! Deliberately not here: limits shared between gateways, quotas that survive a restart, and limits on concurrency.
 
+pub mod adaptive;
 pub mod by;
+pub mod concurrency;
 pub mod gcra;
+pub mod gradient;
+pub mod line;
+pub mod priority;
 pub mod rate_limit;
 pub mod store;
 mod table;
+pub mod throttle;
 
 use std::sync::LazyLock;
 use std::time::Instant;
@@ -22,4 +28,9 @@ static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// Nanoseconds since the first call in this process: the time scale of every meter. An earlier instant is 0.
 pub fn nanoseconds(at: Instant) -> u64 {
     u64::try_from(at.saturating_duration_since(*BASE).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The instant of [`nanoseconds`].
+pub fn instant(ns: u64) -> Instant {
+    *BASE + std::time::Duration::from_nanos(ns)
 }
