@@ -169,9 +169,9 @@ mod tests {
         let mut gradient = Gradient::new(SETTINGS, 0);
         let now = drive(&mut gradient, 50, 500, 0, 200);
         assert!((50..=110).contains(&gradient.limit()), "{}", gradient.limit());
-        let now = drive(&mut gradient, 10, 500, now, 1000);
+        let now = drive(&mut gradient, 10, 500, now, 900);
         assert!((10..=30).contains(&gradient.limit()), "{}", gradient.limit());
-        drive(&mut gradient, 50, 500, now, 1000);
+        drive(&mut gradient, 50, 500, now, 900);
         assert!((50..=110).contains(&gradient.limit()), "{}", gradient.limit());
         assert!((9 * MS..=13 * MS).contains(&gradient.unloaded()));
     }
