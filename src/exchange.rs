@@ -100,6 +100,16 @@ pub struct Ending {
     pub took: Duration,
 }
 
+/// How much a request matters when not all can be served: where load is shed, the lowest goes first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    Low,
+    #[default]
+    Normal,
+    High,
+}
+
 /// One request's memory. Policies read and write it; the log line and the metrics are made from it.
 pub struct Exchange {
     pub connection: Arc<Connection>,
@@ -128,6 +138,7 @@ pub struct Exchange {
     pub upstream_host: Option<String>,
     /// Time spent in each stage, indexed by `Stage as usize`.
     pub stages: [Duration; 6],
+    pub priority: Priority,
     /// What is given back when the request ends.
     pub held: smallvec::SmallVec<[Box<dyn Hold>; 1]>,
 }
@@ -175,6 +186,7 @@ impl Exchange {
             upstream_target: None,
             upstream_host: None,
             stages: [Duration::ZERO; 6],
+            priority: Priority::default(),
             held: Default::default(),
         }
     }

@@ -20,6 +20,7 @@ mod caching;
 mod cli;
 mod config;
 mod demo;
+mod flow;
 mod harness;
 mod hostile;
 mod limits;
