@@ -3,7 +3,7 @@
 use http::Version;
 
 use crate::downstream::passes;
-use crate::head::{BodyFraming, HeaderEdits, RequestHead, added, is_edited};
+use crate::head::{BodyFraming, Edited, HeaderEdits, RequestHead};
 use crate::wire::encode::field;
 
 /// How the request's body is framed towards the backend.
@@ -50,16 +50,17 @@ pub fn write(out: &mut Vec<u8>, parts: &Parts<'_>) -> SentFraming {
     out.extend_from_slice(b"\r\n");
     let nominated = crate::downstream::nominated(head);
     let framing = framing(parts);
+    let edited = Edited::new(parts.edits);
     for (name, value) in head.headers() {
         let length = name.len() == 14 && name.eq_ignore_ascii_case(b"content-length");
         if length && (framing != SentFraming::Length || parts.buffered.is_some()) && head.body != BodyFraming::None {
             continue;
         }
-        if passes(name, &nominated, parts.trusted) && !is_edited(parts.edits, name) {
+        if passes(name, &nominated, parts.trusted) && !edited.replaces(name) {
             field(out, name, value);
         }
     }
-    for (name, value) in added(parts.edits) {
+    for (name, value) in edited.added() {
         field(out, name.as_str().as_bytes(), value.as_bytes());
     }
     match (framing, parts.buffered) {

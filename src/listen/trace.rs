@@ -33,8 +33,8 @@ pub fn request_id(head: &RequestHead, trusted: bool) -> Arc<str> {
 pub fn new_request_id() -> Arc<str> {
     let mut text = [0; 32];
     let (high, low) = text.split_at_mut(16);
-    put_hex(high, random());
-    put_hex(low, random());
+    high.copy_from_slice(&hex(random()));
+    low.copy_from_slice(&hex(random()));
     std::str::from_utf8(&text).unwrap_or_default().into()
 }
 
@@ -161,17 +161,25 @@ fn seed() -> (u64, u64) {
     (seed as u64, (seed >> 64) as u64 | 1)
 }
 
+/// The sixteen hexadecimal digits of a number, eight at a time.
 fn hex(value: u64) -> [u8; 16] {
     let mut digits = [0; 16];
-    put_hex(&mut digits, value);
+    let (high, low) = digits.split_at_mut(8);
+    high.copy_from_slice(&hex_half((value >> 32) as u32));
+    low.copy_from_slice(&hex_half(value as u32));
     digits
 }
 
-fn put_hex(digits: &mut [u8], value: u64) {
-    for (index, digit) in digits.iter_mut().rev().enumerate() {
-        let nibble = (value >> (4 * index)) as u8 & 15;
-        *digit = nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
-    }
+fn hex_half(value: u32) -> [u8; 8] {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // Half a byte to each byte.
+    let wide = u64::from(value);
+    let wide = (wide << 16 | wide) & 0x0000_ffff_0000_ffff;
+    let wide = (wide << 8 | wide) & 0x00ff_00ff_00ff_00ff;
+    let wide = (wide << 4 | wide) & (ONES * 0x0f);
+    // Adding 6 carries into the upper half where a letter is due, which stands 39 characters above where the digits would go on.
+    let letters = (wide + ONES * 6) >> 4 & ONES;
+    (wide + ONES * u64::from(b'0') + letters * 39).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -197,6 +205,13 @@ mod tests {
         assert!(kept_request_id(&head(&[("X-Request-Id", &long[1..])]), true).is_some());
         assert_eq!(kept_request_id(&head(&[("x-request-id", "a"), ("x-request-id", "b")]), true), None);
         assert_eq!(request_id(&head(&[("x-request-id", "abc")]), false).len(), 32);
+    }
+
+    #[test]
+    fn digits_are_those_of_the_number() {
+        for number in [0, 1, 0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210, u64::MAX, 0x9a9a_a9a9_0909_a0a0] {
+            assert_eq!(hex(number).as_slice(), format!("{number:016x}").as_bytes());
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use pingora_http::ResponseHeader;
 use smallvec::SmallVec;
 
 use super::answer::AnswerHead;
-use crate::head::{HeaderEdits, added, is_edited};
+use crate::head::{Edited, HeaderEdits};
 
 /// How an answer's body is delimited towards the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +83,8 @@ pub fn strip_hop_by_hop(answer: &mut ResponseHeader) {
 }
 
 /// Appends a field.
+#[inline]
 pub fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.reserve(name.len() + value.len() + 4);
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -146,17 +146,19 @@ fn fields<'a>(
     version: Version,
 ) {
     let mut dated = false;
-    for (name, value) in from.filter(|(name, _)| !is_edited(edits, name)) {
+    let edited = Edited::new(edits);
+    for (name, value) in from.filter(|(name, _)| !edited.replaces(name)) {
         dated |= is_name(name, "date");
         field(out, name, value);
     }
-    for (name, value) in added(edits) {
+    for (name, value) in edited.added() {
         dated |= *name == header::DATE;
         field(out, name.as_str().as_bytes(), value.as_bytes());
     }
     end_of_head(out, dated, framing, keep_alive, version);
 }
 
+#[inline(always)]
 fn is_name(name: &[u8], known: &str) -> bool {
     name.eq_ignore_ascii_case(known.as_bytes())
 }
