@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{BODY_MALFORMED, CLIENT_GONE};
+use crate::exchange::RequestId;
 use crate::head::{HeaderEdits, RequestHead};
 use crate::reply::Reply;
 use crate::wait::within;
@@ -351,7 +352,14 @@ impl H1 {
     ///
     /// # Errors
     /// The client cannot be written to.
-    pub async fn write_answer(&mut self, answer: &AnswerHead, edits: &HeaderEdits, method: &Method, end: bool) -> Result<()> {
+    pub async fn write_answer(
+        &mut self,
+        answer: &AnswerHead,
+        request_id: &RequestId,
+        edits: &HeaderEdits,
+        method: &Method,
+        end: bool,
+    ) -> Result<()> {
         let bodiless = *method == Method::HEAD || matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         self.framing = match (bodiless, answer.length, self.version) {
             (true, ..) => AnswerFraming::None,
@@ -360,7 +368,7 @@ impl H1 {
             (false, None, _) => AnswerFraming::UntilClose,
         };
         self.keep_alive &= self.framing != AnswerFraming::UntilClose && self.knows_its_end();
-        encode::relayed(&mut self.write, answer, edits, self.framing, self.keep_alive, self.version);
+        encode::relayed(&mut self.write, answer, request_id, edits, self.framing, self.keep_alive, self.version);
         self.answered = true;
         if end { self.finish().await } else { Ok(()) }
     }
@@ -369,7 +377,14 @@ impl H1 {
     ///
     /// # Errors
     /// The client cannot be written to.
-    pub async fn write_own(&mut self, reply: &Reply, body: &[u8], edits: &HeaderEdits, method: &Method) -> Result<()> {
+    pub async fn write_own(
+        &mut self,
+        reply: &Reply,
+        body: &[u8],
+        request_id: &RequestId,
+        edits: &HeaderEdits,
+        method: &Method,
+    ) -> Result<()> {
         self.keep_alive &= self.knows_its_end();
         let mut length = itoa::Buffer::new();
         let always: [(&[u8], &[u8]); 3] = [
@@ -380,7 +395,7 @@ impl H1 {
         let said = reply.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
         let fields = always.into_iter().chain(said);
         self.framing = AnswerFraming::None;
-        encode::own(&mut self.write, reply.status, fields, edits, self.framing, self.keep_alive, self.version);
+        encode::own(&mut self.write, reply.status, fields, request_id, edits, self.framing, self.keep_alive, self.version);
         if *method != Method::HEAD {
             self.write.extend_from_slice(body);
         }

@@ -169,9 +169,7 @@ pub async fn exchange(up: &mut Upstream, journey: &mut Journey, down: &mut Downs
     let parts = Parts {
         head: &journey.head,
         target: target.as_deref(),
-        host: journey.exchange.upstream_host.as_deref(),
-        edits: &journey.exchange.to_upstream,
-        trusted: journey.exchange.trusted,
+        exchange: &journey.exchange,
         buffered: buffered.as_ref().map(Bytes::len),
         empty: down.body_is_empty(),
     };
@@ -327,7 +325,7 @@ async fn relay(
     // A backend that answers before it has the whole request may not read the rest as a part of it.
     let early = !sending.done || sending.pending.has_remaining();
     let end = answer.body.is_done();
-    down.write_answer(&answer, &journey.exchange.to_client, end).await.map_err(Broken::Client)?;
+    down.write_answer(&answer, &journey.exchange.request_id, &journey.exchange.to_client, end).await.map_err(Broken::Client)?;
     let mut amount = READ;
     while !answer.body.is_done() {
         let before = up.read.len();

@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{self as h2, H2Accept, HttpSession as H2Stream};
@@ -24,8 +24,8 @@ use crate::core::Phase;
 use crate::downstream::h1::{H1, Io, NextHead};
 use crate::downstream::{Downstream, Fate, Hatch, Returned, UNREAD, Wire, upstream_request};
 use crate::exchange::{Connection, Verdict};
-use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
-use crate::journey::{CLIENT_CLOSED, Journey, Pause, X_REQUEST_ID};
+use crate::head::{HeaderEdits, RequestHead};
+use crate::journey::{CLIENT_CLOSED, Journey, Pause};
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::proxy_protocol::{self, Received};
@@ -444,14 +444,7 @@ async fn by_proxy(
 ) -> Option<Returned> {
     let exchange = &journey.exchange;
     let target = journey.upstream_target();
-    let request = upstream_request(
-        &journey.head,
-        target.as_deref(),
-        exchange.upstream_host.as_deref(),
-        &exchange.to_upstream,
-        exchange.trusted,
-    );
-    let request = match request {
+    let request = match upstream_request(&journey.head, target.as_deref(), exchange) {
         Ok(request) => request,
         Err(_) => {
             let reply = Reply::new(StatusCode::BAD_REQUEST, "door", "malformed_header", "A header field is malformed.");
@@ -486,11 +479,7 @@ async fn by_proxy(
     }
     let reply = REQUEST_TIMEOUT.reply();
     let mut down = Downstream::new(returned.wire, hatch.clone(), method).timeouts(door.timeouts.body, door.timeouts.write);
-    let mut edits = HeaderEdits::new();
-    if let Ok(id) = HeaderValue::from_str(&request_id) {
-        edits.push(HeaderEdit::Set(X_REQUEST_ID, id));
-    }
-    let _ = down.reply(&reply, &edits, &request_id).await;
+    let _ = down.reply(&reply, &HeaderEdits::new(), &request_id).await;
     drop(down);
     hatch.take()
 }

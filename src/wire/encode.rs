@@ -5,6 +5,7 @@ use pingora_http::ResponseHeader;
 use smallvec::SmallVec;
 
 use super::answer::AnswerHead;
+use crate::exchange::RequestId;
 use crate::head::{Edited, HeaderEdits};
 
 /// How an answer's body is delimited towards the client.
@@ -96,6 +97,7 @@ pub fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 pub fn relayed(
     out: &mut Vec<u8>,
     answer: &AnswerHead,
+    request_id: &RequestId,
     edits: &HeaderEdits,
     framing: AnswerFraming,
     keep_alive: bool,
@@ -110,7 +112,7 @@ pub fn relayed(
         let misleading = unframed && is_name(name, "content-length");
         !(is_hop_by_hop(name) || nominated || misleading)
     });
-    fields(out, passing, edits, framing, keep_alive, version);
+    fields(out, passing, request_id, edits, framing, keep_alive, version);
 }
 
 /// Appends the head of an answer of the gateway's own.
@@ -118,6 +120,7 @@ pub fn own<'a>(
     out: &mut Vec<u8>,
     status: StatusCode,
     own: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    request_id: &RequestId,
     edits: &HeaderEdits,
     framing: AnswerFraming,
     keep_alive: bool,
@@ -125,7 +128,7 @@ pub fn own<'a>(
 ) {
     out.reserve(512);
     status_line(out, status, status.canonical_reason().unwrap_or_default().as_bytes());
-    fields(out, own, edits, framing, keep_alive, version);
+    fields(out, own, request_id, edits, framing, keep_alive, version);
 }
 
 fn status_line(out: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
@@ -136,10 +139,11 @@ fn status_line(out: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The fields of an answer, as the edits leave them, and the end of its head.
+/// The fields of an answer, as the edits leave them, the request's id among them, and the end of its head.
 fn fields<'a>(
     out: &mut Vec<u8>,
     from: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    request_id: &RequestId,
     edits: &HeaderEdits,
     framing: AnswerFraming,
     keep_alive: bool,
@@ -147,9 +151,12 @@ fn fields<'a>(
 ) {
     let mut dated = false;
     let edited = Edited::new(edits);
-    for (name, value) in from.filter(|(name, _)| !edited.replaces(name)) {
+    for (name, value) in from.filter(|(name, _)| !edited.replaces(name) && !is_name(name, "x-request-id")) {
         dated |= is_name(name, "date");
         field(out, name, value);
+    }
+    if !edited.replaces(b"x-request-id") {
+        field(out, b"x-request-id", request_id.as_bytes());
     }
     for (name, value) in edited.added() {
         dated |= *name == header::DATE;
