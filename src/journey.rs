@@ -301,12 +301,21 @@ impl Journey {
         self.outcome.verdict = Some(Verdict { policy: reply.policy, reason: reply.reason });
     }
 
-    /// What is left of the request's time, which counts from its head's last byte. A gRPC call has one only where its route says so: it may
+    /// How long the request may take, counted from its head's last byte. A gRPC call has a limit only where its route says so: it may
     /// stream for hours before it is answered, and brings a deadline of its client's.
-    pub fn deadline(&self) -> Option<Duration> {
+    fn limit(&self) -> Option<Duration> {
         let own = self.route.as_ref().and_then(|route| route.timeout);
-        let limit = if self.is_grpc() { own } else { own.or(Some(self.door.timeouts.request)) };
-        limit.map(|limit| limit.saturating_sub(self.exchange.started.elapsed()))
+        if self.is_grpc() { own } else { own.or(Some(self.door.timeouts.request)) }
+    }
+
+    /// When the request's time is over.
+    pub fn due(&self) -> Option<tokio::time::Instant> {
+        self.exchange.started.checked_add(self.limit()?).map(tokio::time::Instant::from_std)
+    }
+
+    /// What is left of the request's time.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.limit().map(|limit| limit.saturating_sub(self.exchange.started.elapsed()))
     }
 
     /// A gRPC call, on a route to services that can speak it.

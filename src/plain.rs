@@ -1,21 +1,25 @@
 //! Which text can stand in a JSON string as it is. Every log line and every refusal asks, of hundreds of bytes.
 
-/// Whether every byte is printable ASCII that stands for itself in a JSON string. Sixteen or eight bytes at a time; what is left at the
-/// end is looked at together with bytes that were looked at already.
+/// How many bytes are looked at at once.
+const BLOCK: usize = 16;
+
+/// Whether every byte is printable ASCII that stands for itself in a JSON string. What is left at the end is looked at together with
+/// bytes that were looked at already, and a text that is shorter than a block with blanks behind it.
 pub fn all_plain(text: &[u8]) -> bool {
-    if let Some(last) = text.last_chunk::<16>() {
-        let (blocks, _) = text.as_chunks::<16>();
-        return blocks.iter().all(block_is_plain) && block_is_plain(last);
+    let (blocks, rest) = text.as_chunks::<BLOCK>();
+    if let Some(last) = text.last_chunk::<BLOCK>() {
+        return blocks.iter().all(block_is_plain) && (rest.is_empty() || block_is_plain(last));
     }
-    if let (Some(first), Some(last)) = (text.first_chunk::<8>(), text.last_chunk::<8>()) {
-        return block_is_plain(first) && block_is_plain(last);
+    let mut block = [b' '; BLOCK];
+    if let Some(start) = block.get_mut(..rest.len()) {
+        start.copy_from_slice(rest);
     }
-    text.iter().all(|&byte| is_plain(byte))
+    block_is_plain(&block)
 }
 
-/// Without a branch, so that the compiler can look at all the bytes at once.
+/// Without a branch, so that the compiler looks at all the bytes at once.
 #[inline]
-fn block_is_plain<const N: usize>(block: &[u8; N]) -> bool {
+fn block_is_plain(block: &[u8; BLOCK]) -> bool {
     block.iter().fold(0, |bad, &byte| bad | u8::from(!is_plain(byte))) == 0
 }
 
