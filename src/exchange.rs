@@ -195,6 +195,8 @@ pub struct Exchange {
     pub to_upstream: HeaderEdits,
     /// Policies' changes to whatever answer the client gets, a refusal included (`RateLimit`). Every answer carries the request id.
     pub to_client: HeaderEdits,
+    /// What is left of the limit that the `RateLimit` field in `to_client` tells of.
+    pub limit_left: Option<u64>,
     /// The path and query to ask the backend for, where they differ from the client's.
     pub upstream_target: Option<String>,
     /// The `Host` the backend sees, where it differs from the client's.
@@ -245,6 +247,7 @@ impl Exchange {
             identity: None,
             to_upstream: HeaderEdits::new(),
             to_client: HeaderEdits::new(),
+            limit_left: None,
             upstream_target: None,
             upstream_host: None,
             stages: [Duration::ZERO; 6],

@@ -159,6 +159,7 @@ pub enum HeaderEdit {
 }
 
 impl HeaderEdit {
+    /// The field that is changed.
     pub fn name(&self) -> &HeaderName {
         match self {
             HeaderEdit::Set(name, _) | HeaderEdit::Add(name, _) | HeaderEdit::Remove(name) => name,
