@@ -37,11 +37,12 @@ def attempt(command, environment=None):
 
 def wheels(keys, venv):
     say(f"installing {' '.join(WHEELS[key] for key in keys)} into {venv}")
-    if not (venv / "bin/pip").exists() and (error := attempt([sys.executable, "-m", "venv", venv])):
+    if not (venv / "bin/python").exists() and (error := attempt([sys.executable, "-m", "venv", venv])):
         return dict.fromkeys(keys, f"no Python environment: {error}")
     why = {}
+    # Not the environment's `pip`, which names its folder as it was when it was made: a copied one installs elsewhere.
     for key in keys:  # one by one: a wheel that this machine cannot use does not keep the others out
-        if error := attempt([venv / "bin/pip", "install", "--quiet", "--disable-pip-version-check", WHEELS[key]]):
+        if error := attempt([venv / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", WHEELS[key]]):
             why[key] = f"pip install {WHEELS[key]}: {error}"
     return why
 

@@ -135,7 +135,7 @@ def heading(given, facts, names):
         "Portcullis": f"{facts['versions']['portcullis']} ({facts['build']})",
         "beside": ", ".join(versions),
         "load": f"wrk {facts['tools']['wrk']}, h2load {facts['tools']['h2load']}, `loadtest/peers/pacer.rs`",
-        "run": f"{facts['rounds']} rounds of {given.seconds} s for each row, {facts['minutes']:.0f} minutes in all; "
+        "run": f"{facts['rounds']} round{'s' if facts['rounds'] != 1 else ''} of {given.seconds} s for each row, {facts['minutes']:.0f} minutes in all; "
         f"load average before it {facts['load']:.2f}",
     }
     if facts["absent"]:
@@ -166,7 +166,9 @@ def heading(given, facts, names):
         "  is part of it, and the row without a proxy shows how much that is.",
         "- In brackets: the figure divided by Portcullis's in the same table.",
         "- No access log and no policies where nothing else is said. Portcullis and Envoy always count metrics. Everybody may keep as many",
-        "  connections to the backend as the load needs; where one opens them anew all the same, its row says so. Portcullis and HAProxy check HS256 tokens in the gauntlet, Envoy RS256.",
+        "  connections to the backend as the load needs; where one opens them anew all the same, its row says so. In the gauntlet Envoy checks RS256",
+        "  tokens, the others that check any HS256. Bare Pingora is no product: it is what the engine that Portcullis and pingap are built",
+        "  on costs with nothing on it.",
         "",
     ]
     return text
