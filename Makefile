@@ -51,6 +51,7 @@ bench: ## Run the micro benchmarks.
 
 release-pgo: ## Build target/pgo/portcullis with profile-guided optimisation: two builds and a training run.
 	@scripts/need.sh build peers
+	@scripts/need.sh pgo || echo "going on with what is there" >&2
 	scripts/release-pgo.sh
 
 # Bare Pingora, the yardstick: another feature, so cargo builds the library once more, but none of what it depends on.

@@ -5,6 +5,7 @@
 #   scripts/need.sh build test     what the tests need as well
 #   scripts/need.sh boringssl      what a build with BoringSSL needs as well
 #   scripts/need.sh peers          what `make bench-peers` takes from the distribution
+#   scripts/need.sh pgo            what `make release-pgo` needs beside that
 #   scripts/need.sh instructions   what `make bench-instructions` needs
 #
 # A tool counts as present if it can be used, wherever it came from. What is missing is installed with apt, if this is Debian (or
@@ -54,6 +55,13 @@ peers_needs() {
     need python3-venv "python3 -c 'import ensurepip'"
     # Building pingap takes it.
     need protobuf-compiler 'has protoc'
+}
+
+# Of the LLVM that the compiler was made with.
+pgo_needs() {
+    local major
+    major=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+    need "llvm-$major" "has llvm-profdata-$major"
 }
 
 instructions_needs() {
@@ -107,8 +115,9 @@ for group in "$@"; do
     test) test_needs ;;
     boringssl) boringssl_needs ;;
     peers) peers_needs ;;
+    pgo) pgo_needs ;;
     instructions) instructions_needs ;;
-    *) echo "need.sh: unknown group \`$group\`; known: build, test, boringssl, peers, instructions" >&2 && exit 2 ;;
+    *) echo "need.sh: unknown group \`$group\`; known: build, test, boringssl, peers, pgo, instructions" >&2 && exit 2 ;;
     esac
 done
 if [ ${#missing[@]} -gt 0 ]; then

