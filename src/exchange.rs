@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::head::HeaderEdits;
 
 /// Who the client proved to be, by whatever method.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Identity {
     /// The consumer's name in the configuration, if the credential belongs to one.
     pub consumer: Option<Arc<str>>,
@@ -19,6 +19,8 @@ pub struct Identity {
     pub subject: Arc<str>,
     pub scopes: Vec<Arc<str>>,
     pub groups: Vec<Arc<str>>,
+    /// The plan that the consumer has subscribed to (`free`, `pro` ...): limits may differ by it.
+    pub plan: Option<Arc<str>>,
     /// A token's claims.
     pub claims: Option<Arc<serde_json::Value>>,
 }
@@ -79,6 +81,25 @@ impl Stage {
     }
 }
 
+/// Something that a policy took for the time of one request: a place among those served at once, for instance. Given back when the
+/// request ends, whatever way it ends.
+pub trait Hold: Send + Sync {
+    fn release(self: Box<Self>, ending: &Ending);
+}
+
+/// How a request ended, as far as policies learn from it.
+#[derive(Debug, Clone, Copy)]
+pub struct Ending {
+    /// 499 if the client went away first.
+    pub status: u16,
+    /// The policy that refused, or whatever else of the gateway's own answered.
+    pub answered_by: Option<&'static str>,
+    /// From the request sent to the backend to the head of its answer.
+    pub upstream: Option<Duration>,
+    /// From the request's head to now.
+    pub took: Duration,
+}
+
 /// One request's memory. Policies read and write it; the log line and the metrics are made from it.
 pub struct Exchange {
     pub connection: Arc<Connection>,
@@ -99,17 +120,28 @@ pub struct Exchange {
     pub to_upstream: HeaderEdits,
     /// Changes to whatever answer the client gets, a refusal included (`RateLimit`, `X-Request-Id`).
     pub to_client: HeaderEdits,
+    /// What is left of the limit that the `RateLimit` field in `to_client` tells of.
+    pub limit_left: Option<u64>,
     /// The path and query to ask the backend for, where they differ from the client's.
     pub upstream_target: Option<String>,
     /// The `Host` the backend sees, where it differs from the client's.
     pub upstream_host: Option<String>,
     /// Time spent in each stage, indexed by `Stage as usize`.
     pub stages: [Duration; 6],
+    /// What is given back when the request ends.
+    pub held: smallvec::SmallVec<[Box<dyn Hold>; 1]>,
 }
 
 impl Exchange {
     pub fn param(&self, name: &str) -> Option<&str> {
         self.params.iter().find(|(known, _)| &**known == name).map(|(_, value)| &**value)
+    }
+
+    /// Adds to the time spent in a stage.
+    pub fn spent(&mut self, stage: Stage, time: Duration) {
+        if let Some(slot) = self.stages.get_mut(stage as usize) {
+            *slot += time;
+        }
     }
 
     /// An exchange for unit tests and benches, from 192.0.2.1.
@@ -139,9 +171,11 @@ impl Exchange {
             identity: None,
             to_upstream: HeaderEdits::new(),
             to_client: HeaderEdits::new(),
+            limit_left: None,
             upstream_target: None,
             upstream_host: None,
             stages: [Duration::ZERO; 6],
+            held: Default::default(),
         }
     }
 }

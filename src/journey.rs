@@ -1,5 +1,5 @@
 //! One request's way through the gateway, as a sequence of named steps, the same for both protocols and both roads:
-//! begin, route, early gauntlet, body, late gauntlet; then a road takes it to a backend. Whatever happens, its log line is written
+//! begin, route, the steps of its route; then a road takes it to a backend. Whatever happens, its log line is written
 //! and it is counted when the [`Journey`] is dropped, so that no way out can be forgotten.
 
 use std::borrow::Cow;
@@ -12,13 +12,13 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::core::Core;
 use crate::downstream::{BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, Downstream, Fate};
-use crate::exchange::{Connection, Exchange, Stage, Verdict};
+use crate::exchange::{Connection, Ending, Exchange, Verdict};
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::listen::forwarded::{self, Hop};
 use crate::listen::trace::{self, Trace};
 use crate::observe::Record;
+use crate::policy::Work;
 use crate::policy::authn::strip_query_param;
-use crate::policy::{OnRequest, Step};
 use crate::reply::{Flow, Reply};
 use crate::route::Found;
 use crate::snapshot::{Door, Route, Snapshot};
@@ -38,6 +38,15 @@ pub struct Outcome {
     pub cache: &'static str,
     pub bytes_in: u64,
     pub bytes_out: u64,
+}
+
+/// Where a run of the steps came to rest.
+pub enum Pause {
+    Done(Flow),
+    /// The step of this number has to wait.
+    Wait(usize),
+    /// The step of this number wants the body.
+    Body(usize),
 }
 
 /// A request under way, and the one generation that it sees.
@@ -127,71 +136,92 @@ impl Journey {
         }
     }
 
-    /// The stages before the body is looked at.
-    pub fn early(&mut self) -> Flow {
-        let Some(route) = self.route.clone() else { return no_route() };
-        self.check_length(self.max_body())?;
-        self.steps(&route.plan.early)
+    /// A body that is announced as too long for this route is refused before anything else is done.
+    pub fn check_announced_length(&self) -> Flow {
+        self.check_length(self.max_body())
     }
 
-    /// The stages after it.
-    pub fn late(&mut self) -> Flow {
-        let Some(route) = self.route.clone() else { return no_route() };
-        self.steps(&route.plan.late)
-    }
-
-    fn steps(&mut self, steps: &[Step<dyn OnRequest>]) -> Flow {
-        let Some(mut stage) = steps.first().map(|step| step.stage) else { return ControlFlow::Continue(()) };
+    /// Runs the route's steps from number `from` on, up to the first that cannot be done at once.
+    pub fn run(&mut self, from: usize) -> Pause {
+        let Journey { route, head, exchange, .. } = self;
+        let Some(steps) = route.as_ref().and_then(|route| route.plan.steps.get(from..)) else {
+            return Pause::Done(Flow::Continue(()));
+        };
+        let Some(mut stage) = steps.first().map(|step| step.stage) else { return Pause::Done(Flow::Continue(())) };
         let mut since = Instant::now();
-        let mut flow = ControlFlow::Continue(());
-        for step in steps {
+        let mut pause = Pause::Done(Flow::Continue(()));
+        for (number, step) in (from..).zip(steps) {
             if step.stage != stage {
                 let now = Instant::now();
-                self.spent(stage, now - since);
+                exchange.spent(stage, now - since);
                 (stage, since) = (step.stage, now);
             }
-            flow = step.run.on_request(&self.head, &mut self.exchange);
+            let flow = match &step.work {
+                Work::Head(run) => run.on_request(head, exchange),
+                Work::Wait(run) => match run.at_once(head, exchange) {
+                    Some(flow) => flow,
+                    None => {
+                        pause = Pause::Wait(number);
+                        break;
+                    }
+                },
+                Work::Body(run) if !run.wants(head) => continue,
+                Work::Body(_) => {
+                    pause = Pause::Body(number);
+                    break;
+                }
+            };
             if flow.is_break() {
+                pause = Pause::Done(flow);
                 break;
             }
         }
-        self.spent(stage, since.elapsed());
+        exchange.spent(stage, since.elapsed());
+        pause
+    }
+
+    /// Waits with the step of that number, for as long as the client and the request's time last.
+    pub async fn wait(&mut self, number: usize, downstream: &mut Downstream) -> Flow {
+        let limit = self.deadline().unwrap_or(Duration::MAX);
+        let since = Instant::now();
+        let Journey { route, head, exchange, .. } = self;
+        let step = route.as_ref().and_then(|route| route.plan.steps.get(number));
+        let Some((Work::Wait(run), stage)) = step.map(|step| (&step.work, step.stage)) else { return Flow::Continue(()) };
+        let flow = tokio::select! {
+            biased;
+            flow = tokio::time::timeout(limit, run.wait(head, exchange)) => flow.unwrap_or_else(|_| out_of_time()),
+            _ = downstream.gone() => client_gone(),
+        };
+        exchange.spent(stage, since.elapsed());
         flow
     }
 
-    fn spent(&mut self, stage: Stage, time: Duration) {
-        if let Some(slot) = self.exchange.stages.get_mut(stage as usize) {
-            *slot += time;
-        }
-    }
-
-    /// Whether a policy wants this request's body read whole before the late stages run.
-    pub fn wants_body(&self) -> bool {
-        let plan = self.route.as_ref().map(|route| &route.plan);
-        plan.is_some_and(|plan| plan.body.iter().any(|step| step.run.wants(&self.head)))
-    }
-
-    /// Reads the body whole and lets the policies look at it. 413 beyond the smallest bound that asks for it.
-    pub async fn body(&mut self, downstream: &mut Downstream) -> Flow {
-        let Some(route) = self.route.clone() else { return no_route() };
-        let wanting: Vec<_> = route.plan.body.iter().filter(|step| step.run.wants(&self.head)).collect();
-        let bound = wanting.iter().map(|step| step.run.bound()).min().unwrap_or(usize::MAX);
-        self.check_length(bound as u64)?;
+    /// Shows the body to the step of that number. It is read whole by the first step that wants it; 413 beyond the smallest bound of
+    /// all that will.
+    pub async fn body(&mut self, number: usize, downstream: &mut Downstream) -> Flow {
+        let limit = self.deadline().unwrap_or(Duration::MAX);
         let since = Instant::now();
-        // A client that sends a byte now and then is never silent for long; the request's time bounds it nevertheless.
-        let reading = tokio::time::timeout(self.deadline().unwrap_or(Duration::MAX), downstream.buffer_body(bound));
-        let body = match reading.await.unwrap_or_else(|_| Err(pingora_error::Error::new(BODY_TIMEOUT))) {
-            Ok(body) => body,
-            Err(error) => return body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
+        let Some(route) = &self.route else { return no_route() };
+        let wanting = route.plan.steps.iter().skip(number).filter_map(|step| match &step.work {
+            Work::Body(run) if run.wants(&self.head) => Some(run),
+            _ => None,
+        });
+        let bound = wanting.map(|run| run.bound()).min().unwrap_or(usize::MAX);
+        self.check_length(bound as u64)?;
+        let body = match downstream.buffered() {
+            Some(body) => body.clone(),
+            // A client that sends a byte now and then is never silent for long; the request's time bounds it nevertheless.
+            None => match tokio::time::timeout(limit, downstream.buffer_body(bound)).await {
+                Ok(Ok(body)) => body,
+                Ok(Err(error)) => return body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
+                Err(_) => return body_refusal(&BODY_TIMEOUT).map_or_else(client_gone, Reply::refuse),
+            },
         };
-        let mut flow = ControlFlow::Continue(());
-        for step in wanting {
-            flow = step.run.on_body(&self.head, &body, &mut self.exchange);
-            if flow.is_break() {
-                break;
-            }
-        }
-        self.spent(Stage::Validate, since.elapsed());
+        let Journey { route, head, exchange, .. } = self;
+        let step = route.as_ref().and_then(|route| route.plan.steps.get(number));
+        let Some((Work::Body(run), stage)) = step.map(|step| (&step.work, step.stage)) else { return Flow::Continue(()) };
+        let flow = run.on_body(head, &body, exchange);
+        exchange.spent(stage, since.elapsed());
         flow
     }
 
@@ -244,17 +274,19 @@ impl Journey {
         self.next.take().or_else(|| service.pick(&self.failed))
     }
 
-    /// The target to ask the backend for: rewritten by the route, and without a credential that came in the query.
+    /// The target to ask the backend for: rewritten by the route, and without credentials that came in the query.
     pub fn upstream_target(&self) -> Option<String> {
         let rewritten = self.exchange.upstream_target.as_deref();
         let knobs = self.route.as_ref().map(|route| &route.plan.knobs);
-        let credential = knobs.filter(|knobs| !knobs.forward_credentials).and_then(|knobs| knobs.credential_query.as_deref());
-        let Some(credential) = credential else { return rewritten.map(str::to_owned) };
+        let credentials = knobs.filter(|knobs| !knobs.forward_credentials).map_or(&[][..], |knobs| &knobs.credential_queries);
+        if credentials.is_empty() {
+            return rewritten.map(str::to_owned);
+        }
         let (path, query) = match rewritten {
             Some(target) => target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query))),
             None => (self.head.path.as_str(), self.head.query()),
         };
-        let query = query.map(|query| strip_query_param(query, credential)).filter(|query| !query.is_empty());
+        let query = query.map(|query| without(query, credentials)).filter(|query| !query.is_empty());
         Some(query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")))
     }
 
@@ -263,7 +295,7 @@ impl Journey {
         self.outcome.status = status.as_u16();
         if let Some(route) = self.route.clone() {
             for step in &route.plan.response {
-                step.run.on_response(status, &mut self.exchange);
+                step.on_response(status, &mut self.exchange);
             }
         }
     }
@@ -299,12 +331,22 @@ impl Journey {
 
 pub const X_REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
 
+/// `query` without the parameters of these names.
+fn without<'a>(query: &'a str, names: &[Arc<str>]) -> Cow<'a, str> {
+    names.iter().fold(Cow::Borrowed(query), |query, name| Cow::Owned(strip_query_param(&query, name)))
+}
+
 fn no_route() -> Flow {
     Reply::new(StatusCode::NOT_FOUND, "route", "no_route", "No route matches this request.").refuse()
 }
 
 pub fn too_large() -> Box<Reply> {
     Reply::new(StatusCode::PAYLOAD_TOO_LARGE, "bounds", "body_too_large", "The body is larger than this route accepts.")
+}
+
+fn out_of_time() -> Flow {
+    let detail = "The request took longer than it may.";
+    Reply::new(StatusCode::GATEWAY_TIMEOUT, "door", "request_timeout", detail).refuse()
 }
 
 fn client_gone() -> Flow {
@@ -339,6 +381,11 @@ impl Drop for Journey {
         metrics.request_ended();
         let took = self.exchange.started.elapsed();
         let outcome = &self.outcome;
+        if !self.exchange.held.is_empty() {
+            let answered_by = outcome.verdict.map(|verdict| verdict.policy);
+            let ending = Ending { status: outcome.status, answered_by, upstream: outcome.upstream, took };
+            self.exchange.held.drain(..).for_each(|held| held.release(&ending));
+        }
         let route = self.route.as_ref().map_or(metrics.no_route(), |route| &route.metrics);
         route.observe(&self.head.method, outcome.status, took, outcome.bytes_in, outcome.bytes_out);
         if let Some(verdict) = outcome.verdict {
@@ -379,8 +426,7 @@ impl Journey {
     /// mistakes the path still sends its key.
     fn loggable_query(&self) -> Cow<'_, str> {
         let query = self.head.query().filter(|query| self.snapshot.access_log.query && !query.is_empty()).unwrap_or_default();
-        let credentials = self.snapshot.credential_queries.iter().filter(|_| !query.is_empty());
-        credentials.fold(Cow::Borrowed(query), |query, name| Cow::Owned(strip_query_param(&query, name)))
+        if query.is_empty() { Cow::Borrowed("") } else { without(query, &self.snapshot.credential_queries) }
     }
 
     fn record<'a>(&'a self, took: Duration, query: &'a [u8]) -> Record<'a> {

@@ -191,14 +191,8 @@ mod tests {
     fn compile(yaml: &str) -> (Option<CachePolicy>, Vec<String>) {
         let config: CacheConfig = serde_yaml::from_str(yaml).unwrap();
         let (mut problems, ledger, consumers) = (Problems::default(), Ledger::default(), Arc::default());
-        let mut cx = Compile {
-            problems: &mut problems,
-            place: Place::NOWHERE,
-            scope: "route:/x",
-            ledger: &ledger,
-            consumers: &consumers,
-            base: std::path::Path::new("."),
-        };
+        let base = std::path::Path::new(".");
+        let mut cx = crate::policy::testing::context(&mut problems, "route:/x", &ledger, &consumers, base);
         let policy = CachePolicy::compile(&config, &mut cx);
         (policy, problems.iter().map(|problem| problem.message.clone()).collect())
     }
@@ -245,7 +239,7 @@ mod tests {
         let mut builder = PlanBuilder::new();
         builder.add(Arc::new(compile("ttl: 1s").0.unwrap()));
         let plan = builder.finish();
-        assert!(plan.knobs.cache.is_some() && plan.late.is_empty() && plan.early.is_empty());
+        assert!(plan.knobs.cache.is_some() && plan.steps.is_empty());
         assert_eq!(plan.names, [(Stage::Shape, "cache")]);
     }
 }

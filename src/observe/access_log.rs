@@ -22,9 +22,9 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::record::{Clock, Record};
-use super::shard::{Counter, Padded, slot, slots};
 use super::writer;
 use crate::problem::{Place, Problem, Problems};
+use crate::tally::shard::{Counter, Padded, slot, slots};
 use crate::value::Spanned;
 
 /// How many lines a thread may have waiting, by default.

@@ -11,6 +11,7 @@ use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::histogram::Totals;
 use super::metrics::{CLASSES, METHODS, RouteMetrics, RouteTotals, Series};
+use crate::tally::Reading;
 
 /// A family's name without the prefix, its kind and its help.
 struct Family {
@@ -143,6 +144,18 @@ impl Scrape {
         ]
     }
 
+    fn tallies(&self) -> Vec<MetricFamily> {
+        let family = |reading: Reading| {
+            let kind = if reading.is_counter { MetricType::COUNTER } else { MetricType::GAUGE };
+            let series = reading.values.iter().map(|(labels, value)| {
+                let labels: Vec<Label<'_>> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                if reading.is_counter { counter(*value, &labels) } else { gauge(*value, &labels) }
+            });
+            of(Family { name: reading.name, kind, help: reading.help }, series)
+        };
+        self.series.tallies.read().into_iter().map(family).collect()
+    }
+
     fn access_log(&self) -> Vec<MetricFamily> {
         let Some(stats) = self.series.access_log.get() else { return Vec::new() };
         vec![
@@ -159,7 +172,10 @@ impl Collector for Scrape {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        [self.routes(), self.services(), self.listeners(), self.gateway(), self.access_log()].into_iter().flatten().collect()
+        [self.routes(), self.services(), self.listeners(), self.gateway(), self.access_log(), self.tallies()]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 }
 

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::shard::Adder;
+use crate::tally::shard::Adder;
 
 const US: u64 = 1_000;
 const MS: u64 = 1_000 * US;
@@ -126,8 +126,8 @@ impl Totals {
 
 #[cfg(test)]
 mod tests {
-    use super::super::shard::Sharded;
     use super::*;
+    use crate::tally::shard::Sharded;
 
     fn totals(durations: impl IntoIterator<Item = Duration>) -> Totals {
         let histogram = Sharded::<Histogram>::default();

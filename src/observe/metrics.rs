@@ -19,8 +19,9 @@ use prometheus::{Registry, TextEncoder};
 use super::access_log::Stats;
 use super::collect::Scrape;
 use super::histogram::{Histogram, Totals};
-use super::shard::{Counter, Sharded};
 use super::words::Words;
+use crate::tally::Tallies;
+use crate::tally::shard::{Counter, Sharded};
 
 /// The methods that are told apart (RFC 9110, section 9, and RFC 5789); the rest is `other`.
 pub(super) const METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "other"];
@@ -250,6 +251,7 @@ pub(super) struct Series {
     pub reloads_refused: Counter,
     pub generation: AtomicU64,
     pub access_log: OnceLock<Arc<Stats>>,
+    pub tallies: Arc<Tallies>,
 }
 
 impl Series {
@@ -296,6 +298,7 @@ impl Metrics {
             reloads_refused: Counter::default(),
             generation: AtomicU64::new(0),
             access_log: OnceLock::new(),
+            tallies: Arc::default(),
         });
         let registry = Registry::new();
         if let Err(error) = registry.register(Box::new(Scrape::new(series.clone()))) {
@@ -380,6 +383,11 @@ impl Metrics {
         self.series.services();
         self.series.endpoints();
         self.series.listeners();
+    }
+
+    /// Where rooms count what is theirs.
+    pub fn tallies(&self) -> &Arc<Tallies> {
+        &self.series.tallies
     }
 
     /// For collectors of other rooms.

@@ -1,6 +1,6 @@
 //! Watching the gateway: one access log line per request, and the metrics.
 //!
-//! What runs on the request path writes only to memory that its own thread owns ([`shard`]); the log's writer thread and the
+//! What runs on the request path writes only to memory that its own thread owns ([`crate::tally::shard`]); the log's writer thread and the
 //! scrape collect it from there. Deliberately not here: diagnostics (the `log` crate's macros, wherever something happens), and who
 //! serves `/metrics` (the operator's API).
 
@@ -9,7 +9,6 @@ pub mod histogram;
 mod json;
 pub mod metrics;
 pub mod record;
-pub mod shard;
 
 mod collect;
 mod words;

@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-use super::shard::Counter;
+use crate::tally::shard::Counter;
 
 /// How many neighbouring places are tried.
 const PROBES: usize = 16;

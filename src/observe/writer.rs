@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::access_log::{Shared, Target, open};
-use super::shard::Padded;
+use crate::tally::shard::Padded;
 
 /// How long lines gather before they are written.
 const LINGER: Duration = Duration::from_millis(50);

@@ -11,8 +11,11 @@ pub mod authz;
 pub mod edge;
 pub mod registry;
 pub mod shape;
+#[cfg(test)]
+pub mod testing;
 pub mod validate;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -22,8 +25,10 @@ use crate::exchange::Exchange;
 pub use crate::exchange::Stage;
 use crate::head::RequestHead;
 use crate::ledger::Ledger;
-use crate::problem::{Place, Problems};
+use crate::problem::{Place, Problem, Problems};
+use crate::redis::Redis;
 use crate::reply::Flow;
+use crate::tally::Tallies;
 
 /// A policy: how it is configured, compiled and installed.
 pub trait Policy: Sized + Send + Sync + 'static {
@@ -55,12 +60,44 @@ pub struct Compile<'a> {
     pub consumers: &'a Arc<crate::policy::authn::Consumers>,
     /// The folder that relative file names count from: the configuration file's.
     pub base: &'a std::path::Path,
+    /// Where the policy counts what is its own.
+    pub tallies: &'a Tallies,
+    /// Where state may run tasks of its own: they hold it weakly, so that they end with it. `None` where nothing is served, as in `check`.
+    pub background: Option<&'a tokio::runtime::Handle>,
+    /// The Redis that gateways share: [`Compile::shared_redis`].
+    pub redis: Option<&'a Arc<Redis>>,
+    /// Whether there is a `redis:` in the configuration. With one that did not compile, nobody who needs it has to say so again.
+    pub redis_written: bool,
+}
+
+impl Compile<'_> {
+    /// The shared Redis, for what is written at `place` and needs it.
+    pub fn shared_redis(&mut self, place: Place) -> Option<Arc<Redis>> {
+        if self.redis.is_none() && !self.redis_written {
+            let problem = Problem::error(place, "this needs a Redis, and there is none");
+            self.problems.push(problem.hint("write `redis: { nodes: HOST:6379 }` at the top of the file"));
+        }
+        self.redis.cloned()
+    }
 }
 
 /// Works on the head alone, without waiting.
 pub trait OnRequest: Send + Sync {
     fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow;
 }
+
+/// Works on the head, and may have to wait for somebody else: another server, or its turn.
+pub trait OnWait: Send + Sync {
+    /// What can be said without waiting; `None` if there is something to wait for.
+    fn at_once(&self, head: &RequestHead, exchange: &mut Exchange) -> Option<Flow>;
+
+    /// Called where [`OnWait::at_once`] said nothing. Dropped where it stands when the client goes away or the request's time is over,
+    /// and must then leave nothing behind.
+    fn wait<'a>(&'a self, head: &'a RequestHead, exchange: &'a mut Exchange) -> Waiting<'a>;
+}
+
+/// The future of [`OnWait::wait`].
+pub type Waiting<'a> = Pin<Box<dyn Future<Output = Flow> + Send + 'a>>;
 
 /// Works on the whole request body, which is read into memory first, up to the bound.
 pub trait OnBody: Send + Sync {
@@ -76,26 +113,41 @@ pub trait OnResponse: Send + Sync {
     fn on_response(&self, status: http::StatusCode, exchange: &mut Exchange);
 }
 
+/// What a step does.
+pub enum Work {
+    Head(Arc<dyn OnRequest>),
+    Wait(Arc<dyn OnWait>),
+    Body(Arc<dyn OnBody>),
+}
+
 /// One installed step.
-pub struct Step<T: ?Sized> {
+pub struct Step {
     pub stage: Stage,
     pub name: &'static str,
-    pub run: Arc<T>,
+    pub work: Work,
 }
 
 /// What a route does with a request, in the order in which it does it. Holds only the work that this route asked for.
 #[derive(Default)]
 pub struct Plan {
-    /// Stages before the body is looked at: edge and validate.
-    pub early: Vec<Step<dyn OnRequest>>,
-    pub body: Vec<Step<dyn OnBody>>,
-    /// Stages after it: authn, authz, admit, shape.
-    pub late: Vec<Step<dyn OnRequest>>,
-    pub response: Vec<Step<dyn OnResponse>>,
+    /// In the order of the stages; within a stage, in the registry's.
+    pub steps: Vec<Step>,
+    pub response: Vec<Arc<dyn OnResponse>>,
     /// Every policy's name, in execution order, for `portcullis routes`.
     pub names: Vec<(Stage, &'static str)>,
     /// Bounds and knobs that policies set for the road itself.
     pub knobs: Knobs,
+}
+
+#[cfg(test)]
+impl Plan {
+    pub fn heads(&self) -> impl Iterator<Item = &Arc<dyn OnRequest>> {
+        self.steps.iter().filter_map(|step| if let Work::Head(run) = &step.work { Some(run) } else { None })
+    }
+
+    pub fn bodies(&self) -> impl Iterator<Item = &Arc<dyn OnBody>> {
+        self.steps.iter().filter_map(|step| if let Work::Body(run) = &step.work { Some(run) } else { None })
+    }
 }
 
 /// What the road, rather than a step, has to obey.
@@ -104,8 +156,8 @@ pub struct Knobs {
     /// The longest request body in bytes, whatever its framing. `None`: the server's bound.
     pub max_body: Option<u64>,
     pub cache: Option<Arc<crate::cache::CachePolicy>>,
-    /// The query parameter that carries a credential: it goes neither to the backend nor into a log.
-    pub credential_query: Option<Arc<str>>,
+    /// The query parameters that carry credentials: they go neither to the backend nor into a log.
+    pub credential_queries: Vec<Arc<str>>,
     /// The request's credentials go to the backend as they came.
     pub forward_credentials: bool,
 }
@@ -131,19 +183,23 @@ impl PlanBuilder {
     }
 
     pub fn on_request(&mut self, run: Arc<dyn OnRequest>) {
-        let step = Step { stage: self.stage, name: self.name, run };
-        match self.stage {
-            Stage::Edge | Stage::Validate => self.plan.early.push(step),
-            _ => self.plan.late.push(step),
-        }
+        self.step(Work::Head(run));
+    }
+
+    pub fn on_wait(&mut self, run: Arc<dyn OnWait>) {
+        self.step(Work::Wait(run));
     }
 
     pub fn on_body(&mut self, run: Arc<dyn OnBody>) {
-        self.plan.body.push(Step { stage: self.stage, name: self.name, run });
+        self.step(Work::Body(run));
+    }
+
+    fn step(&mut self, work: Work) {
+        self.plan.steps.push(Step { stage: self.stage, name: self.name, work });
     }
 
     pub fn on_response(&mut self, run: Arc<dyn OnResponse>) {
-        self.plan.response.push(Step { stage: self.stage, name: self.name, run });
+        self.plan.response.push(run);
     }
 
     pub fn knobs(&mut self) -> &mut Knobs {
@@ -152,8 +208,7 @@ impl PlanBuilder {
 
     /// Sorts by stage; within a stage, the registry's order stands.
     pub fn finish(mut self) -> Plan {
-        self.plan.early.sort_by_key(|step| step.stage);
-        self.plan.late.sort_by_key(|step| step.stage);
+        self.plan.steps.sort_by_key(|step| step.stage);
         self.plan.names.sort_by_key(|(stage, _)| *stage);
         self.plan
     }

@@ -25,7 +25,7 @@ use crate::downstream::h1::{H1, Io, NextHead};
 use crate::downstream::{Downstream, Fate, Hatch, Returned, UNREAD, Wire, upstream_request};
 use crate::exchange::{Connection, Verdict};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
-use crate::journey::{CLIENT_CLOSED, Journey, X_REQUEST_ID};
+use crate::journey::{CLIENT_CLOSED, Journey, Pause, X_REQUEST_ID};
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::proxy_protocol::{self, Received};
@@ -375,11 +375,18 @@ async fn exchange(
 
 async fn gauntlet(journey: &mut Journey, down: &mut Downstream) -> Flow {
     journey.choose_route()?;
-    journey.early()?;
-    if journey.wants_body() {
-        journey.body(down).await?;
+    journey.check_announced_length()?;
+    let mut from = 0;
+    loop {
+        // Boxed: what most requests never do must not make every request's future larger.
+        let (done, flow) = match journey.run(from) {
+            Pause::Done(flow) => return flow,
+            Pause::Wait(number) => (number, Box::pin(journey.wait(number, down)).await),
+            Pause::Body(number) => (number, Box::pin(journey.body(number, down)).await),
+        };
+        flow?;
+        from = done + 1;
     }
-    journey.late()
 }
 
 /// The fast lane, under the request's total deadline.

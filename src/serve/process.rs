@@ -108,7 +108,11 @@ enum End {
 
 impl Process {
     async fn start(options: Options) -> Result<Self, Failure> {
-        let around = Surroundings { ledger: Arc::new(Ledger::default()), metrics: snapshot::metrics() };
+        let around = Surroundings {
+            ledger: Arc::new(Ledger::default()),
+            metrics: snapshot::metrics(),
+            background: Some(tokio::runtime::Handle::current()),
+        };
         let (source, snapshot) = load(options.config.clone(), around.clone(), 1).await.map_err(io_failure("cannot compile"))?;
         let Some(snapshot) = snapshot else { return Err(Failure::Config(source.report(false))) };
         for line in source.lines() {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::ledger::Ledger;
 use crate::policy::authn::Consumers;
-use crate::problem::{Place, Problems};
+use crate::problem::Problems;
 
 fn compile(json: serde_json::Value) -> (Option<Authz>, Problems) {
     let consumers = serde_json::json!([{ "name": "acme" }, { "name": "globex" }]);
@@ -10,14 +10,7 @@ fn compile(json: serde_json::Value) -> (Option<Authz>, Problems) {
     let consumers = Arc::new(Consumers::compile(&consumers, &mut problems));
     let policy = Authz::compile(
         &serde_json::from_value(json).unwrap(),
-        &mut Compile {
-            problems: &mut problems,
-            place: Place::NOWHERE,
-            scope: "test",
-            ledger: &Ledger::default(),
-            consumers: &consumers,
-            base: std::path::Path::new("."),
-        },
+        &mut crate::policy::testing::context(&mut problems, "test", &Ledger::default(), &consumers, std::path::Path::new(".")),
     );
     (policy, problems)
 }
@@ -30,7 +23,7 @@ fn identity(consumer: Option<&str>, scopes: &[&str], groups: &[&str]) -> Identit
         subject: "s".into(),
         scopes: scopes.iter().map(|scope| Arc::from(*scope)).collect(),
         groups: groups.iter().map(|group| Arc::from(*group)).collect(),
-        claims: None,
+        ..Identity::default()
     }
 }
 

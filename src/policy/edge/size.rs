@@ -151,7 +151,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::policy::admit::testing::{compile, complaint, plan};
+    use crate::policy::testing::{compile, complaint, plan};
 
     fn status(config: serde_json::Value, head: &RequestHead) -> Option<u16> {
         let policy = compile::<Bounds>(config).unwrap();

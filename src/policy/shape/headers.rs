@@ -211,12 +211,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::policy::admit::testing::{compile, complaint, plan};
+    use crate::policy::testing::{compile, complaint, plan};
 
     fn upstream(config: Value, exchange: &mut Exchange) -> Vec<String> {
         let plan = plan(compile::<RequestHeaders>(config).unwrap());
         let head = RequestHead::build("GET", "/", &[("host", "shop.example")]);
-        assert!(plan.late.iter().all(|step| step.run.on_request(&head, exchange).is_continue()));
+        assert!(plan.heads().all(|run| run.on_request(&head, exchange).is_continue()));
         exchange.to_upstream.iter().map(show).collect()
     }
 
@@ -271,9 +271,9 @@ mod tests {
         let plan = plan(
             compile::<ResponseHeaders>(json!({ "set": { "X-Served-For": "{client_address}" }, "remove": ["Server"] })).unwrap(),
         );
-        assert!(plan.early.is_empty() && plan.late.is_empty());
+        assert!(plan.steps.is_empty());
         let mut exchange = Exchange::for_tests();
-        plan.response[0].run.on_response(StatusCode::OK, &mut exchange);
+        plan.response[0].on_response(StatusCode::OK, &mut exchange);
         assert_eq!(exchange.to_client.iter().map(show).collect::<Vec<_>>(), ["-server", "=x-served-for: 192.0.2.1"]);
     }
 

@@ -245,7 +245,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::policy::admit::testing::{compile, complaint, plan};
+    use crate::policy::testing::{compile, complaint, plan};
 
     fn head(method: &str, body: BodyFraming, headers: &[(&str, &str)]) -> RequestHead {
         let mut head = RequestHead::build(method, "/?a=1&b", headers);
@@ -257,10 +257,10 @@ mod tests {
     fn run(config: Value, head: &RequestHead, body: &[u8]) -> Option<(u16, &'static str)> {
         let plan = plan(compile::<Validate>(config).unwrap());
         let mut exchange = Exchange::for_tests();
-        let early = plan.early.iter().find_map(|step| step.run.on_request(head, &mut exchange).break_value());
+        let early = plan.heads().find_map(|run| run.on_request(head, &mut exchange).break_value());
         let refusal = early.or_else(|| {
-            let step = plan.body.iter().find(|step| step.run.wants(head))?;
-            step.run.on_body(head, body, &mut exchange).break_value()
+            let run = plan.bodies().find(|run| run.wants(head))?;
+            run.on_body(head, body, &mut exchange).break_value()
         });
         refusal.map(|reply| (reply.status.as_u16(), reply.reason))
     }
@@ -327,9 +327,9 @@ mod tests {
 
     #[test]
     fn a_plan_reads_bodies_only_for_json() {
-        assert!(plan(compile::<Validate>(json!({ "content_types": ["text/*"] })).unwrap()).body.is_empty());
+        assert!(plan(compile::<Validate>(json!({ "content_types": ["text/*"] })).unwrap()).bodies().next().is_none());
         let plan = plan(compile::<Validate>(json!({ "json": true })).unwrap());
-        assert_eq!(plan.body[0].run.bound(), 1 << 20);
+        assert_eq!(plan.bodies().next().unwrap().bound(), 1 << 20);
     }
 
     #[test]

@@ -1,13 +1,38 @@
-//! Compiling a policy from a few lines, for the unit tests of the gate's policies.
+//! Compiling a policy from a few lines, for the policies' unit tests.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 
 use crate::ledger::Ledger;
+use crate::policy::authn::Consumers;
 use crate::policy::{Compile, Plan, PlanBuilder, Policy};
 use crate::problem::{Place, Problem, Problems};
+use crate::tally::Tallies;
+
+/// What a policy is compiled in, with nothing behind it that runs.
+pub fn context<'a>(
+    problems: &'a mut Problems,
+    scope: &'a str,
+    ledger: &'a Ledger,
+    consumers: &'a Arc<Consumers>,
+    base: &'a Path,
+) -> Compile<'a> {
+    static TALLIES: LazyLock<Tallies> = LazyLock::new(Tallies::default);
+    Compile {
+        problems,
+        place: Place::NOWHERE,
+        scope,
+        ledger,
+        consumers,
+        base,
+        tallies: &TALLIES,
+        background: None,
+        redis: None,
+        redis_written: false,
+    }
+}
 
 /// The policy, or what is wrong with it.
 pub fn compile<P: Policy>(config: Value) -> Result<P, Vec<Problem>> {
@@ -21,8 +46,7 @@ pub fn compile_with<P: Policy>(ledger: &Ledger, scope: &str, config: Value) -> R
     };
     let mut problems = Problems::default();
     let consumers = Arc::default();
-    let mut cx =
-        Compile { problems: &mut problems, place: Place::NOWHERE, scope, ledger, consumers: &consumers, base: Path::new(".") };
+    let mut cx = context(&mut problems, scope, ledger, &consumers, Path::new("."));
     let compiled = P::compile(&config, &mut cx);
     match compiled {
         Some(policy) if !problems.has_errors() => Ok(policy),
