@@ -23,6 +23,7 @@ mod demo;
 mod harness;
 mod hostile;
 mod limits;
+mod mtls;
 mod observability;
 mod packaging;
 mod peers;

@@ -20,6 +20,7 @@ pub mod jwt_keys;
 mod jwt_tests;
 pub mod jwt_token;
 pub mod method;
+pub mod mtls;
 #[cfg(test)]
 mod tests;
 pub mod token_cache;
@@ -42,6 +43,7 @@ use self::failure::Failure;
 use self::identity::{IDENTITY_HEADERS, remove_lookalikes};
 use self::jwt::JwtConfig;
 use self::method::{Carriers, Method, Proved, Verdict};
+use self::mtls::{MtlsConfig, MtlsMethod};
 use super::{Compile, OnWait, PlanBuilder, Policy, Stage, Waiting};
 use crate::exchange::{Exchange, Identity};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
@@ -63,6 +65,8 @@ pub struct AuthnConfig {
     pub jwt: Option<OneOrMany<JwtConfig>>,
     /// API keys of the `consumers`.
     pub api_key: Option<ApiKeyMethodConfig>,
+    /// The client's certificate, on listeners that ask for one.
+    pub mtls: Option<MtlsConfig>,
     /// `true` (the default): one method suffices. `false`: all of them are needed, such as a token and an API key. Either way whatever
     /// is presented must be right, and must not name two different consumers.
     pub any: bool,
@@ -85,6 +89,7 @@ impl Default for AuthnConfig {
         AuthnConfig {
             jwt: None,
             api_key: None,
+            mtls: None,
             any: true,
             optional: false,
             anonymous: None,
@@ -106,6 +111,7 @@ fn methods(config: &AuthnConfig, cx: &mut Compile<'_>) -> Option<Vec<Arc<dyn Met
     let compiled = [
         config.jwt.as_ref().map(|jwt| shared(BearerMethod::compile(&jwt.0, tokens?, cx))),
         config.api_key.as_ref().map(|keys| shared(ApiKeyMethod::compile(keys, cx))),
+        config.mtls.as_ref().map(|mtls| shared(MtlsMethod::compile(mtls, cx))),
     ];
     compiled.into_iter().flatten().collect()
 }
@@ -143,7 +149,7 @@ impl Policy for Authn {
         // All of them, so that every problem is found in one go.
         let methods = methods(config, cx);
         if methods.as_ref().is_some_and(Vec::is_empty) {
-            cx.problems.push(Problem::error(cx.place, "`authn` needs at least one method").hint("jwt or api_key"));
+            cx.problems.push(Problem::error(cx.place, "`authn` needs at least one method").hint("jwt, api_key or mtls"));
             return None;
         }
         let unproved = unproved(config, cx);
