@@ -119,6 +119,28 @@ pub struct TlsFacts {
     pub version: &'static str,
     pub cipher: &'static str,
     pub server_name: Option<Arc<str>>,
+    /// The certificate that the client proved to hold, if it was asked for one.
+    pub client: Option<Arc<ClientCertificate>>,
+}
+
+/// A verified client certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The whole of it, DER.
+    pub der: Vec<u8>,
+    /// The certificates that vouch for it, in order, without the authority's own; DER.
+    pub chain: Vec<Vec<u8>>,
+    /// SHA-256 of `der`.
+    pub fingerprint: [u8; 32],
+    /// The subject's distinguished name, as RFC 4514 writes it; empty if there is none.
+    pub subject: String,
+    pub common_name: Option<String>,
+    /// From the subject's alternative names, in the order of the certificate.
+    pub dns: Vec<String>,
+    pub uris: Vec<String>,
+    pub emails: Vec<String>,
+    /// Until when it is valid, in seconds since 1970.
+    pub not_after: u64,
 }
 
 /// Why a request ended the way it did: a policy's name and a stable word.

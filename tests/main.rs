@@ -25,6 +25,7 @@ mod harness;
 mod hostile;
 mod keys;
 mod limits;
+mod mtls;
 mod observability;
 mod packaging;
 mod passwords;

@@ -642,6 +642,8 @@ pub fn passes(name: &[u8], nominated: &[&[u8]], trusted: bool) -> bool {
     let hop = encode::is_hop_by_hop(name);
     let ours = is("host") || is("expect") || is("http2-settings") || is("proxy-authorization");
     let identity = match name.len() {
+        11 => is("client-cert"),
+        17 => is("client-cert-chain"),
         13 => is("x-auth-method") || is("x-auth-scopes"),
         14 => is("x-auth-subject"),
         15 => is("x-consumer-name"),
