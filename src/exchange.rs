@@ -126,6 +126,8 @@ pub struct Exchange {
     pub upstream_host: Option<String>,
     /// Time spent in each stage, indexed by `Stage as usize`.
     pub stages: [Duration; 6],
+    /// The request's body, where a step keeps it for one that waits.
+    pub body: Option<Box<[u8]>>,
     /// What is given back when the request ends.
     pub held: smallvec::SmallVec<[Box<dyn Hold>; 1]>,
 }
@@ -172,6 +174,7 @@ impl Exchange {
             upstream_target: None,
             upstream_host: None,
             stages: [Duration::ZERO; 6],
+            body: None,
             held: Default::default(),
         }
     }

@@ -160,7 +160,6 @@ impl Checker<'_> {
             Expr::Select(select) => {
                 if let Expr::Ident(root) = &select.operand.expr
                     && !self.is_local(root)
-                    && !VARIABLES.iter().any(|variable| variable.name == root)
                 {
                     let full = format!("{root}.{}", select.field);
                     if select.test && VARIABLES.iter().any(|variable| variable.name == full) {
