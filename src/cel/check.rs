@@ -166,7 +166,7 @@ impl Checker<'_> {
                         let hint = "`has` asks for a member: has(request.headers.cookie); what is not known is empty";
                         self.refuse(id, format!("`{full}` is always there"), Some(hint.to_owned()));
                     } else {
-                        self.variable(id, &full);
+                        self.variable(select.operand.id, &full);
                     }
                     node.expr = Expr::Ident(full);
                     return;
