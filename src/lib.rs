@@ -16,6 +16,7 @@
 //! | [`lane`] | the fast lane: plain requests on own connections, without Pingora's proxy |
 //! | [`cache`] | answers that were given before |
 //! | [`upstream`] | services, endpoints, balance, health |
+//! | [`redis`] | the Redis that several gateways share |
 //! | [`observe`], [`tally`] | access log and metrics; what rooms count for themselves |
 //! | [`config`], [`node`], [`value`], [`report`] | what people write, and what they are told about it |
 //! | [`snapshot`], [`ledger`] | one generation of the configuration; the state that outlives it |
@@ -35,7 +36,8 @@
 //!
 //! # Dependencies
 //!
-//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`, `cel`) <- rooms (`listen`, `route`, `policy`,
+//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`, `cel`,
+//! `redis`) <- rooms (`listen`, `route`, `policy`,
 //! `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `admin` <- `serve` <- `main`. No exceptions.
 //! Pingora's proxy session is known to [`proxy`] alone, its HTTP/2 stream also to [`downstream`], [`wire`] and [`serve`].
 
@@ -59,6 +61,7 @@ pub mod path;
 pub mod policy;
 pub mod problem;
 pub mod proxy;
+pub mod redis;
 pub mod reply;
 pub mod report;
 pub mod route;
