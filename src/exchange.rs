@@ -236,6 +236,8 @@ pub struct Exchange {
     /// Time spent in each stage, indexed by `Stage as usize`.
     pub stages: [Duration; 6],
     pub priority: Priority,
+    /// The request's body, where a step keeps it for one that waits.
+    pub body: Option<Box<[u8]>>,
     /// What is given back when the request ends.
     pub held: smallvec::SmallVec<[Box<dyn Hold>; 1]>,
 }
@@ -285,6 +287,7 @@ impl Exchange {
             upstream_host: None,
             stages: [Duration::ZERO; 6],
             priority: Priority::default(),
+            body: None,
             held: Default::default(),
         }
     }

@@ -72,7 +72,7 @@ impl CidrSet {
 }
 
 /// `10.0.0.0/8`, or an address alone. An IPv4-mapped range keeps its IPv6 form here.
-fn parse(text: &str) -> Option<IpNet> {
+pub fn parse(text: &str) -> Option<IpNet> {
     let text = text.trim();
     match text.parse::<IpNet>() {
         Ok(net) => Some(net),
