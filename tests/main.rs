@@ -20,6 +20,7 @@ mod caching;
 mod cli;
 mod config;
 mod demo;
+mod differential;
 mod harness;
 mod hostile;
 mod limits;

@@ -24,7 +24,7 @@ use crate::core::Phase;
 use crate::downstream::h1::{H1, Io, NextHead};
 use crate::downstream::{Downstream, Fate, Hatch, Returned, UNREAD, Wire, upstream_request};
 use crate::exchange::{Connection, Verdict};
-use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
+use crate::head::{BodyFraming, HeaderEdit, HeaderEdits, RequestHead};
 use crate::journey::{CLIENT_CLOSED, Journey, Pause, X_REQUEST_ID};
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
@@ -451,7 +451,7 @@ async fn by_proxy(
         &exchange.to_upstream,
         exchange.trusted,
     );
-    let request = match request {
+    let mut request = match request {
         Ok(request) => request,
         Err(_) => {
             let reply = Reply::new(StatusCode::BAD_REQUEST, "door", "malformed_header", "A header field is malformed.");
@@ -460,6 +460,10 @@ async fn by_proxy(
             return hatch.take();
         }
     };
+    if let Some(body) = down.buffered().filter(|_| journey.head.body != BodyFraming::None) {
+        // What is whole in memory has a length, whatever framing it came in.
+        let _ = request.insert_header(http::header::CONTENT_LENGTH, body.len());
+    }
     down.set_request(request, journey.max_body());
     if journey.is_grpc() {
         down.await_body_without_limit();
