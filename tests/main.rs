@@ -19,6 +19,7 @@ mod authn;
 mod caching;
 mod cli;
 mod config;
+mod connections;
 mod demo;
 mod differential;
 mod harness;

@@ -3,6 +3,8 @@
 //! It has no authentication: it listens on loopback unless told otherwise, and refuses what a web page could make an operator's
 //! browser send (an `Origin`, or a `Host` that is a name other than `localhost`: DNS rebinding).
 
+mod connections;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -47,6 +49,7 @@ pub fn router(core: Arc<Core>, reload: mpsc::Sender<ReloadRequest>) -> Router {
         .route("/config", get(config))
         .route("/routes", get(routes))
         .route("/upstreams", get(upstreams))
+        .route("/connections", get(connections::connections))
         .route("/reload", post(reload_now))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such resource", json!({})) })
         .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED, "wrong method", json!({})) })

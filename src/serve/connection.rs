@@ -29,6 +29,7 @@ use crate::journey::{CLIENT_CLOSED, Journey, Pause, X_REQUEST_ID};
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::proxy_protocol::{self, Received};
+use crate::listen::roster::{Entry, Speaks};
 use crate::listen::socket::canonical;
 use crate::listen::tls::{Protocol, Secured};
 use crate::proxy::HANDED_OVER;
@@ -55,6 +56,7 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, 
         Err(refused) => return door.metrics.refused(refused.reason),
     };
     let _open = Open::count(&door);
+    let seat = worker.roster.enter(&door.name, peer);
     let deadline = Instant::now() + door.timeouts.handshake;
     let local = socket.local_addr().map_or(door.bind, canonical);
     let Ok(began) = begin(&door, &mut socket, peer, deadline).await else { return door.metrics.refused("proxy_protocol") };
@@ -66,21 +68,26 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, 
     let about = |tls| {
         Arc::new(Connection { peer, local, client: began.client, listener: door.name.clone(), tls, told: Default::default() })
     };
+    let entry = seat.entry();
     let Some(acceptor) = &door.tls else {
         if door.h2c && speaks_h2(&socket, &began.read, door.timeouts.header).await {
-            return serve_h2(worker, &door, about(None), Box::new(rewound(socket, &began.read))).await;
+            entry.identify(began.client, Speaks::H2);
+            return serve_h2(worker, &door, about(None), entry, Box::new(rewound(socket, &began.read))).await;
         }
+        entry.identify(began.client, Speaks::H1);
         let h1 = H1::new(Io::Plain(socket), &began.read);
-        return serve_h1(worker, door.clone(), about(None), h1).await;
+        return serve_h1(worker, door.clone(), about(None), entry, h1).await;
     };
     // Boxed, as below: a future is as large as its largest part for as long as it lives, and most connections are idle most of the time.
     match Box::pin(acceptor.accept(rewound(socket, &began.read), deadline)).await {
         Ok(Secured { stream, facts, protocol: Protocol::H2 }) => {
-            serve_h2(worker, &door, about(Some(facts)), Box::new(stream)).await
+            entry.identify(began.client, Speaks::H2);
+            serve_h2(worker, &door, about(Some(facts)), entry, Box::new(stream)).await
         }
         Ok(Secured { stream, facts, protocol: Protocol::H1 }) => {
+            entry.identify(began.client, Speaks::H1);
             let h1 = H1::new(Io::Boxed(Box::new(stream)), &[]);
-            serve_h1(worker, door.clone(), about(Some(facts)), h1).await;
+            serve_h1(worker, door.clone(), about(Some(facts)), entry, h1).await;
         }
         Err(error) => handshake_failed(&worker, &door, error.reason()),
     }
@@ -159,7 +166,7 @@ async fn speaks_h2(socket: &TcpStream, read: &[u8], limit: Duration) -> bool {
 }
 
 /// HTTP/1.x: one request after the other.
-async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Connection>, h1: H1) {
+async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Connection>, entry: &Entry, h1: H1) {
     let mut phase = worker.core.phase.subscribe();
     let mut h1 = Box::new(h1);
     loop {
@@ -175,7 +182,7 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
                 if worker.core.is_draining() || is_closed(&worker, &door) {
                     h1.close_after();
                 }
-                let returned = Box::pin(exchange(&worker, &door, &connection, head, Wire::H1(h1))).await;
+                let returned = Box::pin(exchange(&worker, &door, &connection, entry, head, Wire::H1(h1))).await;
                 h1 = match returned {
                     Some(Returned { wire: Wire::H1(mut wire), reusable: true, .. }) => {
                         if !wire.drain(UNREAD, DRAIN_TIME).await {
@@ -245,7 +252,7 @@ async fn refuse(journey: &mut Journey, down: &mut Downstream, reply: &Reply) {
 }
 
 /// HTTP/2: streams at the same time, each one exchange.
-async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connection>, stream: Stream) {
+async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connection>, entry: &Arc<Entry>, stream: Stream) {
     let digest = Arc::new(Digest {
         ssl_digest: stream.get_ssl_digest(),
         timing_digest: stream.get_timing_digest(),
@@ -288,9 +295,9 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
         match accepted {
             Ok(Some(H2Accept::Session(stream))) => {
                 let held = open.clone();
-                let (worker, door, connection) = (worker.clone(), door.clone(), connection.clone());
+                let (worker, door, connection, entry) = (worker.clone(), door.clone(), connection.clone(), entry.clone());
                 tokio::spawn(async move {
-                    serve_stream(&worker, &door, &connection, stream).await;
+                    serve_stream(&worker, &door, &connection, &entry, stream).await;
                     drop(held);
                 });
             }
@@ -307,10 +314,10 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
     }
 }
 
-async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, stream: H2Stream) {
+async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, entry: &Entry, stream: H2Stream) {
     match crate::wire::head::from_h2(&stream, &door.head_limits) {
         Ok(head) => {
-            let returned = exchange(worker, door, connection, Box::new(head), Wire::H2(Box::new(stream))).await;
+            let returned = exchange(worker, door, connection, entry, Box::new(head), Wire::H2(Box::new(stream))).await;
             if let Some(Returned { wire: Wire::H2(mut stream), answered: true, .. }) = returned {
                 linger(&mut stream).await;
             }
@@ -343,9 +350,11 @@ async fn exchange(
     worker: &Arc<Worker>,
     door: &Arc<Door>,
     connection: &Arc<Connection>,
+    entry: &Entry,
     head: Box<RequestHead>,
     wire: Wire,
 ) -> Option<Returned> {
+    let _serving = entry.begin();
     let core = &worker.core;
     let snapshot = core.snapshot.load_full();
     let most = snapshot.max_in_flight;
@@ -360,7 +369,11 @@ async fn exchange(
         drop(down);
         return hatch.take();
     };
-    match gauntlet(&mut journey, &mut down).await {
+    let flow = gauntlet(&mut journey, &mut down).await;
+    if let Some(route) = &journey.route {
+        entry.took(&route.id);
+    }
+    match flow {
         ControlFlow::Break(reply) => refuse(&mut journey, &mut down, &reply).await,
         ControlFlow::Continue(()) => {
             return match journey.choose_service().filter(|service| lane::takes(&journey, service)) {
