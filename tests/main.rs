@@ -25,6 +25,7 @@ mod differential;
 mod harness;
 mod hostile;
 mod limits;
+mod memory;
 mod observability;
 mod packaging;
 mod peers;
