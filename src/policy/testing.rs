@@ -20,7 +20,18 @@ pub fn context<'a>(
     base: &'a Path,
 ) -> Compile<'a> {
     static TALLIES: LazyLock<Tallies> = LazyLock::new(Tallies::default);
-    Compile { problems, place: Place::NOWHERE, scope, ledger, consumers, base, tallies: &TALLIES, background: None }
+    Compile {
+        problems,
+        place: Place::NOWHERE,
+        scope,
+        ledger,
+        consumers,
+        base,
+        tallies: &TALLIES,
+        background: None,
+        redis: None,
+        redis_written: false,
+    }
 }
 
 /// The policy, or what is wrong with it.
