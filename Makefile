@@ -13,6 +13,10 @@ TESTS ?=
 PEERS ?=
 
 .PHONY: help run test lint lint-boringssl release release-pgo bare-pingora bench bench-instructions bench-peers reference soak install clean
+# What is passed on to loadtest/soak.py: make soak-hour SOAK='--seconds 90'
+SOAK ?=
+
+.PHONY: help run test lint release bench bench-instructions bench-growth bench-peers reference soak soak-hour install clean
 
 help: ## Print this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -62,6 +66,10 @@ bench-instructions: bare-pingora ## Count instructions per request under callgri
 	@scripts/need.sh instructions
 	loadtest/instructions.py --binary $(BINARY)
 
+bench-growth: release ## Count them again beside 10,000 routes, 100,000 API keys, 1,000 endpoints, 100 policies; fails over 5 % more.
+	@scripts/need.sh instructions
+	loadtest/growth.py --binary $(BINARY)
+
 # Without root, what is missing is named and left out.
 bench-peers: bare-pingora ## Measure Portcullis beside bare Pingora, nginx, HAProxy, h2o, Envoy, Traefik, Caddy and pingap; writes docs/benchmarks.md.
 	@scripts/need.sh peers || echo "going on with what is there" >&2
@@ -74,6 +82,11 @@ soak: ## Reload every 100 ms under load for ten minutes; not one request may fai
 	@scripts/need.sh build test
 	$(CARGO) build --locked --profile demo
 	PORTCULLIS=$(abspath $(TARGET))/demo/portcullis loadtest/reload-soak.sh
+
+soak-hour: ## One hour of mixed load, with clients that misbehave; fails if memory grows.
+	@scripts/need.sh build test
+	$(CARGO) build --locked --profile demo
+	loadtest/soak.py --binary $(TARGET)/demo/portcullis $(SOAK)
 
 # The unit goes where systemd looks under this prefix; an existing configuration is never touched.
 install: ## Install the binary, the systemd unit and an example configuration (PREFIX, DESTDIR; after `make release`).

@@ -416,13 +416,13 @@ impl H1 {
         Ok(())
     }
 
-    async fn write_informational(&mut self, answer: &ResponseHeader) -> Result<()> {
-        if self.version != Version::HTTP_11 || (answer.status == StatusCode::CONTINUE && !self.continue_owed) {
+    async fn write_informational(&mut self, answer: &mut ResponseHeader) -> Result<()> {
+        // The backend was not told to expect anything, and whoever waits for `100 Continue` gets it from here.
+        if self.version != Version::HTTP_11 || answer.status == StatusCode::CONTINUE {
             return Ok(());
         }
-        if answer.status == StatusCode::CONTINUE {
-            self.continue_owed = false;
-        }
+        encode::strip_hop_by_hop(answer);
+        answer.remove_header(&header::CONTENT_LENGTH);
         encode::head(&mut self.write, answer, AnswerFraming::None, true, self.version);
         self.flush().await
     }

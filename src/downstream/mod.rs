@@ -34,6 +34,9 @@ pub const CLIENT_GONE: ErrorType = ErrorType::Custom("ClientGone");
 /// The backend did not begin its answer in time.
 pub const NO_ANSWER: ErrorType = ErrorType::Custom("NoAnswer");
 
+/// The backend's answer is over, and was begun before the request was read: the backend's connection must not be used again.
+pub const EARLY_ANSWER: ErrorType = ErrorType::Custom("EarlyAnswer");
+
 /// Where the connection under an exchange comes back to once the exchange is over, or broke off before it answered.
 #[derive(Clone, Default)]
 pub struct Hatch(Arc<Mutex<Option<Returned>>>);
@@ -75,6 +78,8 @@ pub struct Downstream {
     /// When the request was complete, and nothing was left but to wait for the answer.
     asked: Option<Instant>,
     answered: bool,
+    /// The answer was begun before the request was read.
+    early: bool,
     max_body: u64,
     body_read: u64,
     body_sent: u64,
@@ -91,6 +96,7 @@ pub struct Fate {
     expired: AtomicBool,
     patience: OnceLock<Duration>,
     last: AtomicBool,
+    shared: AtomicBool,
     switch: AtomicU8,
 }
 
@@ -115,6 +121,13 @@ impl Fate {
     /// The next answer is the connection's last.
     pub fn make_last(&self) {
         self.last.store(true, Ordering::Relaxed);
+    }
+
+    /// The backend's connection carries one exchange after the other (HTTP/1.1), so that an answer which is begun before the request was
+    /// read makes it useless: what the backend does with the rest of the body, only the backend knows. One that ignores it takes it
+    /// for the next request.
+    pub fn may_answer_early(&self, possible: bool) {
+        self.shared.store(possible, Ordering::Relaxed);
     }
 
     /// Another attempt begins, to a backend that can (or cannot) switch protocols.
@@ -155,6 +168,7 @@ impl Downstream {
             response: None,
             asked: None,
             answered: false,
+            early: false,
             max_body: u64::MAX,
             body_read: 0,
             body_sent: 0,
@@ -347,6 +361,7 @@ impl Downstream {
             None => return Err(Error::new(CLIENT_GONE)),
         }
         if is_final {
+            self.early = !self.is_tunnel() && self.buffered.is_none() && !self.wire_body_done();
             self.finished |= end;
             self.answered = true;
             self.response = Some(answer);
@@ -493,6 +508,11 @@ impl Downstream {
         }
         self.finished = true;
         Ok(())
+    }
+
+    /// Whether the backend's connection has to be given up, now that the answer is over.
+    fn ends_early(&self) -> bool {
+        self.early && self.fate.shared.load(Ordering::Relaxed)
     }
 
     /// Whether the client connection can carry another exchange after this one.

@@ -55,8 +55,8 @@ pub async fn run(pool: &Pool, journey: &mut Journey, down: &mut Downstream, serv
                 }
                 return Ok(());
             }
-            // The backend had just closed a kept connection: nothing came back, and asking again does no harm.
-            Err(relay::Broken::Stale) if up.is_kept() && may_repeat(journey, down) => {
+            // The backend has closed a kept connection before its answer: asking again does no harm.
+            Err(relay::Broken::Stale | relay::Broken::Lost) if up.is_kept() && may_repeat(journey, down) => {
                 journey.outcome.attempts += 1;
                 fresh = true;
             }

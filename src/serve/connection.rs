@@ -26,9 +26,12 @@ use crate::downstream::{Downstream, Fate, Hatch, Returned, UNREAD, Wire, upstrea
 use crate::exchange::{Connection, Verdict};
 use crate::head::{HeaderEdits, RequestHead};
 use crate::journey::{CLIENT_CLOSED, Journey, Pause};
+use crate::head::{BodyFraming, HeaderEdit, HeaderEdits, RequestHead};
+use crate::journey::{CLIENT_CLOSED, Journey, Pause, X_REQUEST_ID};
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::proxy_protocol::{self, Received};
+use crate::listen::roster::{Entry, Speaks};
 use crate::listen::socket::canonical;
 use crate::listen::tls::{Protocol, Secured};
 use crate::proxy::HANDED_OVER;
@@ -56,6 +59,7 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, 
         Err(refused) => return door.metrics.refused(refused.reason),
     };
     let _open = Open::count(&door);
+    let seat = worker.roster.enter(&door.name, peer);
     let deadline = Instant::now() + door.timeouts.handshake;
     let local = socket.local_addr().map_or(door.bind, canonical);
     let Ok(began) = begin(&door, &mut socket, peer, deadline).await else { return door.metrics.refused("proxy_protocol") };
@@ -67,21 +71,26 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, 
     let about = |tls| {
         Arc::new(Connection { peer, local, client: began.client, listener: door.name.clone(), tls, told: Default::default() })
     };
+    let entry = seat.entry();
     let Some(acceptor) = &door.tls else {
         if door.h2c && speaks_h2(&socket, &began.read, door.timeouts.header).await {
-            return serve_h2(worker, &door, about(None), Box::new(rewound(socket, &began.read))).await;
+            entry.identify(began.client, Speaks::H2);
+            return serve_h2(worker, &door, about(None), entry, Box::new(rewound(socket, &began.read))).await;
         }
+        entry.identify(began.client, Speaks::H1);
         let h1 = H1::new(Io::Plain(socket), &began.read);
-        return serve_h1(worker, door.clone(), about(None), h1).await;
+        return serve_h1(worker, door.clone(), about(None), entry, h1).await;
     };
     // Boxed, as below: a future is as large as its largest part for as long as it lives, and most connections are idle most of the time.
     match Box::pin(acceptor.accept(rewound(socket, &began.read), deadline)).await {
         Ok(Secured { stream, facts, protocol: Protocol::H2 }) => {
-            serve_h2(worker, &door, about(Some(facts)), Box::new(stream)).await
+            entry.identify(began.client, Speaks::H2);
+            serve_h2(worker, &door, about(Some(facts)), entry, Box::new(stream)).await
         }
         Ok(Secured { stream, facts, protocol: Protocol::H1 }) => {
+            entry.identify(began.client, Speaks::H1);
             let h1 = H1::new(Io::Boxed(Box::new(stream)), &[]);
-            serve_h1(worker, door.clone(), about(Some(facts)), h1).await;
+            serve_h1(worker, door.clone(), about(Some(facts)), entry, h1).await;
         }
         Err(error) => handshake_failed(&worker, &door, error.reason()),
     }
@@ -161,6 +170,8 @@ async fn speaks_h2(socket: &TcpStream, read: &[u8], limit: Duration) -> bool {
 
 /// HTTP/1.x: one request after the other.
 async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Connection>, h1: H1) {
+async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Connection>, entry: &Entry, h1: H1) {
+    let mut phase = worker.core.phase.subscribe();
     let mut h1 = Box::new(h1);
     // Both are made once and kept: what waits for them is every request.
     let mut alarm = Alarm::default();
@@ -182,6 +193,7 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
                     h1.close_after();
                 }
                 let returned = Box::pin(exchange(&worker, &door, &connection, head, Wire::H1(h1), &mut alarm)).await;
+                let returned = Box::pin(exchange(&worker, &door, &connection, entry, head, Wire::H1(h1))).await;
                 h1 = match returned {
                     Some(Returned { wire: Wire::H1(mut wire), reusable: true, .. }) => {
                         if !wire.drain(UNREAD, DRAIN_TIME).await {
@@ -249,7 +261,7 @@ async fn refuse(journey: &mut Journey, down: &mut Downstream, reply: &Reply) {
 }
 
 /// HTTP/2: streams at the same time, each one exchange.
-async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connection>, stream: Stream) {
+async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connection>, entry: &Arc<Entry>, stream: Stream) {
     let digest = Arc::new(Digest {
         ssl_digest: stream.get_ssl_digest(),
         timing_digest: stream.get_timing_digest(),
@@ -292,9 +304,9 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
         match accepted {
             Ok(Some(H2Accept::Session(stream))) => {
                 let held = open.clone();
-                let (worker, door, connection) = (worker.clone(), door.clone(), connection.clone());
+                let (worker, door, connection, entry) = (worker.clone(), door.clone(), connection.clone(), entry.clone());
                 tokio::spawn(async move {
-                    serve_stream(&worker, &door, &connection, stream).await;
+                    serve_stream(&worker, &door, &connection, &entry, stream).await;
                     drop(held);
                 });
             }
@@ -311,11 +323,12 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
     }
 }
 
-async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, stream: H2Stream) {
+async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, entry: &Entry, stream: H2Stream) {
     match crate::wire::head::from_h2(&stream, &door.head_limits) {
         Ok(head) => {
             let returned =
                 exchange(worker, door, connection, Box::new(head), Wire::H2(Box::new(stream)), &mut Alarm::default()).await;
+            let returned = exchange(worker, door, connection, entry, Box::new(head), Wire::H2(Box::new(stream))).await;
             if let Some(Returned { wire: Wire::H2(mut stream), answered: true, .. }) = returned {
                 linger(&mut stream).await;
             }
@@ -348,10 +361,12 @@ async fn exchange(
     worker: &Arc<Worker>,
     door: &Arc<Door>,
     connection: &Arc<Connection>,
+    entry: &Entry,
     head: Box<RequestHead>,
     wire: Wire,
     alarm: &mut Alarm,
 ) -> Option<Returned> {
+    let _serving = entry.begin();
     let core = &worker.core;
     let snapshot = core.snapshot.load_full();
     let most = snapshot.max_in_flight;
@@ -366,7 +381,11 @@ async fn exchange(
         drop(down);
         return hatch.take();
     };
-    match gauntlet(&mut journey, &mut down).await {
+    let flow = gauntlet(&mut journey, &mut down).await;
+    if let Some(route) = &journey.route {
+        entry.took(&route.id);
+    }
+    match flow {
         ControlFlow::Break(reply) => refuse(&mut journey, &mut down, &reply).await,
         ControlFlow::Continue(()) => {
             return match journey.choose_service().filter(|service| lane::takes(&journey, service)) {
@@ -453,6 +472,14 @@ async fn by_proxy(
     let exchange = &journey.exchange;
     let target = journey.upstream_target();
     let request = match upstream_request(&journey.head, target.as_deref(), exchange) {
+    let request = upstream_request(
+        &journey.head,
+        target.as_deref(),
+        exchange.upstream_host.as_deref(),
+        &exchange.to_upstream,
+        exchange.trusted,
+    );
+    let mut request = match request {
         Ok(request) => request,
         Err(_) => {
             let reply = Reply::new(StatusCode::BAD_REQUEST, "door", "malformed_header", "A header field is malformed.");
@@ -461,6 +488,10 @@ async fn by_proxy(
             return hatch.take();
         }
     };
+    if let Some(body) = down.buffered().filter(|_| journey.head.body != BodyFraming::None) {
+        // What is whole in memory has a length, whatever framing it came in.
+        let _ = request.insert_header(http::header::CONTENT_LENGTH, body.len());
+    }
     down.set_request(request, journey.max_body());
     if journey.is_grpc() {
         down.await_body_without_limit();

@@ -51,6 +51,24 @@ pub fn framing(answer: &ResponseHeader, method: &Method, version: Version) -> Re
     })
 }
 
+/// Holds a backend's answer to the rules that [`take`](super::answer::take) has on the fast lane, for Pingora's reader has fewer. (It
+/// has dropped Content-Length beside Transfer-Encoding already.)
+///
+/// # Errors
+/// Several or malformed Content-Length fields, a transfer coding that is not a single `chunked`, or any in an HTTP/1.0 answer; a head
+/// that is too large.
+pub fn check_answer(answer: &ResponseHeader) -> Result<(), BadFraming> {
+    let size: usize = answer.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if size > super::answer::MAX_HEAD || answer.headers.len() > super::answer::MAX_FIELDS {
+        return Err(BadFraming);
+    }
+    content_length(answer)?;
+    let mut codings = answer.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    let single = codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if single && answer.version == Version::HTTP_11 { Ok(()) } else { Err(BadFraming) }
+}
+
 fn content_length(answer: &ResponseHeader) -> Result<Option<u64>, BadFraming> {
     let mut fields = answer.headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(field) = fields.next() else { return Ok(None) };
@@ -113,6 +131,18 @@ pub fn relayed(
         !(is_hop_by_hop(name) || nominated || misleading)
     });
     fields(out, passing, request_id, edits, framing, keep_alive, version);
+    // 204 has none (RFC 9110, section 8.6).
+    let unframed =
+        matches!(framing, AnswerFraming::Chunked | AnswerFraming::UntilClose) || answer.status == StatusCode::NO_CONTENT;
+    let passing = end_to_end(answer).filter(|(name, _)| !(unframed && is_name(name, "content-length")));
+    fields(out, passing, edits, framing, keep_alive, version);
+}
+
+/// The fields that do not belong to the backend's connection.
+fn end_to_end(answer: &AnswerHead) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let nominated = nominations(answer.headers().filter(|(name, _)| is_name(name, "connection")).map(|(_, value)| value));
+    let passes = move |name: &[u8]| !is_hop_by_hop(name) && !nominated.iter().any(|token| is_nominated(name, token));
+    answer.headers().filter(move |(name, _)| passes(name))
 }
 
 /// Appends the head of an answer of the gateway's own.
@@ -177,9 +207,7 @@ pub fn interim(out: &mut Vec<u8>, answer: &AnswerHead) {
     out.push(b' ');
     out.extend_from_slice(answer.reason.of(&answer.buffer));
     out.extend_from_slice(b"\r\n");
-    for (name, value) in
-        answer.headers().filter(|(name, _)| !is_hop_by_hop(name) && !name.eq_ignore_ascii_case(b"content-length"))
-    {
+    for (name, value) in end_to_end(answer).filter(|(name, _)| !is_name(name, "content-length")) {
         field(out, name, value);
     }
     out.extend_from_slice(b"\r\n");

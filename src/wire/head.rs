@@ -219,8 +219,17 @@ fn assemble_h1(
         keep_alive: version == Version::HTTP_11,
         buffer,
     };
+    encode_query(&mut head);
     read_fields(&mut head, parts.authority.is_some())?;
     Ok(head)
+}
+
+/// Puts a query that has to be encoded behind the head's other bytes.
+fn encode_query(head: &mut RequestHead) {
+    let Some(encoded) = head.query.and_then(|query| path::encode_query(query.of(&head.buffer))) else { return };
+    let start = head.buffer.len() as u32;
+    head.query = Some(Span { start, end: start + encoded.len() as u32 });
+    head.buffer = [&head.buffer[..], &encoded].concat().into();
 }
 
 struct Target {
@@ -435,6 +444,7 @@ pub fn from_h2(
         keep_alive: true,
         buffer,
     };
+    encode_query(&mut head);
     if pseudo.is_some() && head.header("host").is_none() {
         let authority = pseudo.unwrap_or_default();
         head.host = host_of(authority.of(&head.buffer)).ok_or(BAD_HOST)?;
