@@ -12,11 +12,11 @@ TESTS ?=
 # What is passed on to loadtest/peers.py: make bench-peers PEERS='--scenarios plain,h2 --rounds 5'
 PEERS ?=
 
-.PHONY: help run test lint lint-boringssl release release-pgo bare-pingora bench bench-instructions bench-peers reference soak install clean
 # What is passed on to loadtest/soak.py: make soak-hour SOAK='--seconds 90'
 SOAK ?=
 
-.PHONY: help run test lint release bench bench-instructions bench-growth bench-peers reference soak soak-hour install clean
+.PHONY: help run test lint lint-boringssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers reference \
+    soak soak-hour install clean
 
 help: ## Print this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20

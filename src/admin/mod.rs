@@ -5,13 +5,11 @@
 //! What changes anything but the generation leaves a line in the log that begins with `audit:`.
 
 mod access;
+mod connections;
 mod keys;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-mod connections;
-
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, FromRequestParts, Request, State};

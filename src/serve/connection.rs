@@ -24,10 +24,8 @@ use crate::core::Phase;
 use crate::downstream::h1::{H1, Io, NextHead};
 use crate::downstream::{Downstream, Fate, Hatch, Returned, UNREAD, Wire, upstream_request};
 use crate::exchange::{Connection, Verdict};
-use crate::head::{HeaderEdits, RequestHead};
+use crate::head::{BodyFraming, HeaderEdits, RequestHead};
 use crate::journey::{CLIENT_CLOSED, Journey, Pause};
-use crate::head::{BodyFraming, HeaderEdit, HeaderEdits, RequestHead};
-use crate::journey::{CLIENT_CLOSED, Journey, Pause, X_REQUEST_ID};
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::proxy_protocol::{self, Received};
@@ -169,9 +167,7 @@ async fn speaks_h2(socket: &TcpStream, read: &[u8], limit: Duration) -> bool {
 }
 
 /// HTTP/1.x: one request after the other.
-async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Connection>, h1: H1) {
 async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Connection>, entry: &Entry, h1: H1) {
-    let mut phase = worker.core.phase.subscribe();
     let mut h1 = Box::new(h1);
     // Both are made once and kept: what waits for them is every request.
     let mut alarm = Alarm::default();
@@ -192,8 +188,7 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
                 if worker.core.is_draining() || is_closed(&worker, &door) {
                     h1.close_after();
                 }
-                let returned = Box::pin(exchange(&worker, &door, &connection, head, Wire::H1(h1), &mut alarm)).await;
-                let returned = Box::pin(exchange(&worker, &door, &connection, entry, head, Wire::H1(h1))).await;
+                let returned = Box::pin(exchange(&worker, &door, &connection, entry, head, Wire::H1(h1), &mut alarm)).await;
                 h1 = match returned {
                     Some(Returned { wire: Wire::H1(mut wire), reusable: true, .. }) => {
                         if !wire.drain(UNREAD, DRAIN_TIME).await {
@@ -326,9 +321,8 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
 async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, entry: &Entry, stream: H2Stream) {
     match crate::wire::head::from_h2(&stream, &door.head_limits) {
         Ok(head) => {
-            let returned =
-                exchange(worker, door, connection, Box::new(head), Wire::H2(Box::new(stream)), &mut Alarm::default()).await;
-            let returned = exchange(worker, door, connection, entry, Box::new(head), Wire::H2(Box::new(stream))).await;
+            let (wire, mut alarm) = (Wire::H2(Box::new(stream)), Alarm::default());
+            let returned = exchange(worker, door, connection, entry, Box::new(head), wire, &mut alarm).await;
             if let Some(Returned { wire: Wire::H2(mut stream), answered: true, .. }) = returned {
                 linger(&mut stream).await;
             }
@@ -471,15 +465,7 @@ async fn by_proxy(
 ) -> Option<Returned> {
     let exchange = &journey.exchange;
     let target = journey.upstream_target();
-    let request = match upstream_request(&journey.head, target.as_deref(), exchange) {
-    let request = upstream_request(
-        &journey.head,
-        target.as_deref(),
-        exchange.upstream_host.as_deref(),
-        &exchange.to_upstream,
-        exchange.trusted,
-    );
-    let mut request = match request {
+    let mut request = match upstream_request(&journey.head, target.as_deref(), exchange) {
         Ok(request) => request,
         Err(_) => {
             let reply = Reply::new(StatusCode::BAD_REQUEST, "door", "malformed_header", "A header field is malformed.");

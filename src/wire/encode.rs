@@ -123,19 +123,11 @@ pub fn relayed(
 ) {
     out.reserve(answer.buffer.len() + 512);
     status_line(out, answer.status, answer.reason.of(&answer.buffer));
-    let nominated = nominations(answer.headers().filter(|(name, _)| is_name(name, "connection")).map(|(_, value)| value));
-    let unframed = matches!(framing, AnswerFraming::Chunked | AnswerFraming::UntilClose);
-    let passing = answer.headers().filter(|(name, _)| {
-        let nominated = nominated.iter().any(|token| is_nominated(name, token));
-        let misleading = unframed && is_name(name, "content-length");
-        !(is_hop_by_hop(name) || nominated || misleading)
-    });
-    fields(out, passing, request_id, edits, framing, keep_alive, version);
     // 204 has none (RFC 9110, section 8.6).
     let unframed =
         matches!(framing, AnswerFraming::Chunked | AnswerFraming::UntilClose) || answer.status == StatusCode::NO_CONTENT;
     let passing = end_to_end(answer).filter(|(name, _)| !(unframed && is_name(name, "content-length")));
-    fields(out, passing, edits, framing, keep_alive, version);
+    fields(out, passing, request_id, edits, framing, keep_alive, version);
 }
 
 /// The fields that do not belong to the backend's connection.

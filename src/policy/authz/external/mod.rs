@@ -160,7 +160,7 @@ impl ExternalAuth {
             ("x-forwarded-uri", target.as_bytes()),
             ("x-forwarded-for", client.as_bytes()),
             ("x-request-id", exchange.request_id.as_bytes()),
-            ("traceparent", exchange.traceparent.as_bytes()),
+            ("traceparent", exchange.traceparent.as_slice()),
         ] {
             if let Ok(value) = HeaderValue::from_bytes(value) {
                 fields.insert(HeaderName::from_static(name), value);
