@@ -3,6 +3,8 @@
 //! It has no authentication: it listens on loopback unless told otherwise, and refuses what a web page could make an operator's
 //! browser send (an `Origin`, or a `Host` that is a name other than `localhost`: DNS rebinding).
 
+mod quotas;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -48,6 +50,7 @@ pub fn router(core: Arc<Core>, reload: mpsc::Sender<ReloadRequest>) -> Router {
         .route("/routes", get(routes))
         .route("/upstreams", get(upstreams))
         .route("/reload", post(reload_now))
+        .merge(quotas::router())
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such resource", json!({})) })
         .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED, "wrong method", json!({})) })
         .layer(from_fn(no_browsers))

@@ -51,6 +51,7 @@ pub static REGISTRY: &[Entry] = &[
     entry::<super::authn::Authn>(),
     entry::<super::authz::Authz>(),
     entry::<super::admit::rate_limit::RateLimit>(),
+    entry::<super::admit::quota::Quotas>(),
     entry::<super::shape::headers::RequestHeaders>(),
     entry::<super::shape::headers::ResponseHeaders>(),
     entry::<crate::cache::CachePolicy>(),

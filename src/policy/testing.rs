@@ -20,7 +20,17 @@ pub fn context<'a>(
     base: &'a Path,
 ) -> Compile<'a> {
     static TALLIES: LazyLock<Tallies> = LazyLock::new(Tallies::default);
-    Compile { problems, place: Place::NOWHERE, scope, ledger, consumers, base, tallies: &TALLIES, background: None }
+    Compile {
+        problems,
+        place: Place::NOWHERE,
+        scope,
+        ledger,
+        consumers,
+        base,
+        quota_log: Path::new("quotas.log"),
+        tallies: &TALLIES,
+        background: None,
+    }
 }
 
 /// The policy, or what is wrong with it.

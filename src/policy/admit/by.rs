@@ -132,6 +132,10 @@ impl Part {
 }
 
 impl By {
+    pub fn consumer() -> Self {
+        By(SmallVec::from_iter([Part::Consumer]))
+    }
+
     /// Everybody together.
     pub fn everybody() -> Self {
         By(SmallVec::new())

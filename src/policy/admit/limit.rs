@@ -169,7 +169,7 @@ impl Limit {
 }
 
 pub(crate) const EVICTED: &str = "Clients that were forgotten because a limit remembers no more of them.";
-const DRY_RUN: &str = "Requests that a limit on trial would have refused.";
+pub(crate) const DRY_RUN: &str = "Requests that a limit on trial would have refused.";
 
 impl Demand<'_> {
     /// No wait would admit it.

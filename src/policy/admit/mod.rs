@@ -3,7 +3,7 @@
 //! One limit is a name, whose requests it counts together ([`by`]), what each of them costs ([`cost`]), how many there may be ([`rule`]:
 //! a token bucket, [`gcra`], or a sliding [`window`]; other plans may have other rules), and where it counts ([`limit::Counter`]: in this process,
 //! [`store`]). The arithmetic and the memory know nothing of HTTP. [`all`] asks several limits at once and [`fields`] tells the client, whatever the policy;
-//! [`rate_limit`] is the policy. The coarse guard that stands before authentication is `edge::address_limit`, which uses the same meter.
+//! [`rate_limit`] is the policy. [`quota`] counts by the calendar, and survives a restart. The coarse guard that stands before authentication is `edge::address_limit`, which uses the same meter.
 //!
 //! Deliberately not here: limits on concurrency.
 
@@ -15,6 +15,7 @@ pub mod gcra;
 pub mod key;
 pub mod limit;
 pub mod plan;
+pub mod quota;
 pub mod rate_limit;
 #[cfg(test)]
 mod rate_limit_tests;
