@@ -11,10 +11,12 @@
 //! | [`journey`] | one request's steps, and the log line it leaves whatever happens |
 //! | [`route`], [`path`] | which route a request takes |
 //! | [`policy`] | the gauntlet: one folder per stage, in the order of execution |
+//! | [`cel`] | expressions over a request, for the policies that take them |
 //! | [`proxy`] | the road through Pingora's `ProxyHttp` |
 //! | [`lane`] | the fast lane: plain requests on own connections, without Pingora's proxy |
 //! | [`cache`] | answers that were given before |
 //! | [`upstream`] | services, endpoints, balance, health |
+//! | [`redis`] | the Redis that several gateways share |
 //! | [`observe`], [`tally`] | access log and metrics; what rooms count for themselves |
 //! | [`config`], [`node`], [`value`], [`report`] | what people write, and what they are told about it |
 //! | [`snapshot`], [`ledger`] | one generation of the configuration; the state that outlives it |
@@ -34,12 +36,14 @@
 //!
 //! # Dependencies
 //!
-//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`) <- rooms (`listen`, `route`, `policy`,
+//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`, `cel`,
+//! `redis`) <- rooms (`listen`, `route`, `policy`,
 //! `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `admin` <- `serve` <- `main`. No exceptions.
 //! Pingora's proxy session is known to [`proxy`] alone, its HTTP/2 stream also to [`downstream`], [`wire`] and [`serve`].
 
 pub mod admin;
 pub mod cache;
+pub mod cel;
 pub mod cli;
 pub mod config;
 pub mod core;
@@ -57,6 +61,7 @@ pub mod path;
 pub mod policy;
 pub mod problem;
 pub mod proxy;
+pub mod redis;
 pub mod reply;
 pub mod report;
 pub mod route;

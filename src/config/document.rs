@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::listen::config::ListenerConfig;
 use crate::observe::AccessLogConfig;
 use crate::policy::authn::consumer::ConsumerConfig;
+use crate::redis::RedisConfig;
 use crate::route::RouteConfig;
 use crate::upstream::ServiceConfig;
 use crate::value::{Period, Raw, Size, Spanned};
@@ -24,6 +25,9 @@ pub struct Document {
     /// Who may call, and with which credentials.
     #[serde(default)]
     pub consumers: Vec<ConsumerConfig>,
+    /// The Redis that this gateway shares with others. It is connected to when something uses it.
+    #[serde(default)]
+    pub redis: Option<Spanned<RedisConfig>>,
     /// Policies of every route. A service or a route may replace one whole, or turn it off with `false`.
     #[serde(default)]
     pub policies: Option<Raw>,

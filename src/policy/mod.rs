@@ -25,7 +25,8 @@ use crate::exchange::Exchange;
 pub use crate::exchange::Stage;
 use crate::head::RequestHead;
 use crate::ledger::Ledger;
-use crate::problem::{Place, Problems};
+use crate::problem::{Place, Problem, Problems};
+use crate::redis::Redis;
 use crate::reply::Flow;
 use crate::tally::Tallies;
 
@@ -65,6 +66,21 @@ pub struct Compile<'a> {
     pub tallies: &'a Tallies,
     /// Where state may run tasks of its own: they hold it weakly, so that they end with it. `None` where nothing is served, as in `check`.
     pub background: Option<&'a tokio::runtime::Handle>,
+    /// The Redis that gateways share: [`Compile::shared_redis`].
+    pub redis: Option<&'a Arc<Redis>>,
+    /// Whether there is a `redis:` in the configuration. With one that did not compile, nobody who needs it has to say so again.
+    pub redis_written: bool,
+}
+
+impl Compile<'_> {
+    /// The shared Redis, for what is written at `place` and needs it.
+    pub fn shared_redis(&mut self, place: Place) -> Option<Arc<Redis>> {
+        if self.redis.is_none() && !self.redis_written {
+            let problem = Problem::error(place, "this needs a Redis, and there is none");
+            self.problems.push(problem.hint("write `redis: { nodes: HOST:6379 }` at the top of the file"));
+        }
+        self.redis.cloned()
+    }
 }
 
 /// Works on the head alone, without waiting.
@@ -142,8 +158,8 @@ pub struct Knobs {
     /// The longest request body in bytes, whatever its framing. `None`: the server's bound.
     pub max_body: Option<u64>,
     pub cache: Option<Arc<crate::cache::CachePolicy>>,
-    /// The query parameter that carries a credential: it goes neither to the backend nor into a log.
-    pub credential_query: Option<Arc<str>>,
+    /// The query parameters that carry credentials: they go neither to the backend nor into a log.
+    pub credential_queries: Vec<Arc<str>>,
     /// The request's credentials go to the backend as they came.
     pub forward_credentials: bool,
 }

@@ -30,6 +30,8 @@ pub fn context<'a>(
         quota_log: Path::new("quotas.log"),
         tallies: &TALLIES,
         background: None,
+        redis: None,
+        redis_written: false,
     }
 }
 

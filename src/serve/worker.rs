@@ -98,6 +98,10 @@ async fn run(core: Arc<Core>, mut orders: mpsc::UnboundedReceiver<Command>) {
     let worker = Arc::new(Worker { core, proxy: OnceCell::new(), pool: Pool::default(), shutdown });
     // Every connection's task holds a sender: the receiver ends when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    // Ahead of the first request, which would have to wait for it.
+    if let Some(redis) = &worker.core.snapshot.load().redis {
+        redis.warm();
+    }
     let sweeping = tokio::spawn(sweep(worker.clone()));
     let ahead = worker.clone();
     tokio::spawn(async move {

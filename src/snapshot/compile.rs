@@ -17,6 +17,7 @@ use crate::policy::authn::Consumers;
 use crate::policy::registry::Table;
 use crate::policy::{Compile, Plan};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
+use crate::redis::Redis;
 use crate::route::{Matcher, Rewrite, RouteConfig, RouteTable, Split};
 use crate::upstream::{Service, dns};
 use crate::value::Raw;
@@ -52,7 +53,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     let admin = compiler.admin(&doors);
     compiler.bounds();
     let access_log = document.access_log.compile(&base, compiler.problems);
-    let services = compiler.services;
+    let (services, redis) = (compiler.services, compiler.redis);
     problems.sort();
     let refused = problems.has_errors();
     if refused {
@@ -65,7 +66,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     problems.sort();
     source.problems = problems;
     let server = &document.server;
-    let credentials = routes.iter().filter_map(|route| route.plan.knobs.credential_query.clone());
+    let credentials = routes.iter().flat_map(|route| route.plan.knobs.credential_queries.iter().cloned());
     Some(Snapshot {
         credential_queries: credentials.collect::<BTreeSet<_>>().into_iter().collect(),
         generation,
@@ -83,6 +84,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
         access_log,
         service_metrics: services.keys().map(|key| (key.clone(), around.metrics.service(key))).collect(),
         services,
+        redis,
         document: source.root.as_deref().map(node::redacted_json).unwrap_or_default(),
     })
 }
@@ -94,6 +96,7 @@ struct Compiler<'a> {
     around: &'a Surroundings,
     problems: &'a mut Problems,
     consumers: Arc<Consumers>,
+    redis: Option<Arc<Redis>>,
     services: BTreeMap<Arc<str>, Arc<Service>>,
     global: Table,
     /// Each service's own policies.
@@ -105,6 +108,8 @@ struct Compiler<'a> {
 impl<'a> Compiler<'a> {
     fn new(document: &'a Document, base: &'a Path, around: &'a Surroundings, problems: &'a mut Problems) -> Self {
         let consumers = Arc::new(Consumers::compile(&document.consumers, problems));
+        let redis = document.redis.as_ref();
+        let redis = redis.and_then(|redis| redis.compile(base, problems, &around.ledger, around.metrics.tallies()));
         let mut compiler = Compiler {
             document,
             base,
@@ -112,6 +117,7 @@ impl<'a> Compiler<'a> {
             around,
             problems,
             consumers,
+            redis,
             services: BTreeMap::new(),
             global: Table::default(),
             service_tables: HashMap::new(),
@@ -133,6 +139,8 @@ impl<'a> Compiler<'a> {
             quota_log: &self.quota_log,
             tallies: self.around.metrics.tallies(),
             background: self.around.background.as_ref(),
+            redis: self.redis.as_ref(),
+            redis_written: self.document.redis.is_some(),
         };
         Table::compile(node, &mut cx)
     }

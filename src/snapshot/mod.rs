@@ -16,6 +16,7 @@ use crate::listen::guard::Guard;
 use crate::listen::trace;
 use crate::observe::{ListenerMetrics, RouteMetrics, ServiceMetrics};
 use crate::policy::Plan;
+use crate::redis::Redis;
 use crate::route::{Rewrite, RouteTable, Split};
 use crate::upstream::Service;
 use crate::wire::head::HeadLimits;
@@ -78,6 +79,8 @@ pub struct Snapshot {
     pub table: RouteTable,
     pub routes: Vec<Arc<Route>>,
     pub services: BTreeMap<Arc<str>, Arc<Service>>,
+    /// The Redis that this gateway shares with others.
+    pub redis: Option<Arc<Redis>>,
     pub max_in_flight: usize,
     /// Whether requests may take the fast lane.
     pub lane: bool,

@@ -308,7 +308,7 @@ fn intermediates_follow_their_certificate() {
     let read = |name| std::fs::read_to_string(files.folder.path().join(name)).unwrap();
     files.write("leaf.pem", read("leaf.pem") + &read("other.pem"));
     let acceptor = files.acceptor(&["leaf"], "");
-    assert_eq!(acceptor.certificates()[0].names, ["a.example".into()]);
+    assert_eq!(acceptor.certificates()[0].names, [Arc::<str>::from("a.example")]);
     files.write("wrong-order.pem", read("other.pem") + &read("leaf.pem"));
     assert!(files.compile("certificates: [ { cert: wrong-order.pem, key: leaf.key } ]").0.is_none());
 }

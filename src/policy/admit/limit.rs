@@ -54,7 +54,7 @@ pub struct LimitConfig {
     /// `token_bucket` (the default) or `sliding_window`.
     #[serde(default)]
     pub algorithm: Algorithm,
-    /// What a request costs: a whole number, or `{ header: NAME, max: NUMBER }`. 0 is free. What costs more than the limit's capacity is refused. Default 1.
+    /// What a request costs: a whole number, or `{ header: NAME, max: NUMBER }`, or `{ cel: EXPRESSION, max: NUMBER }`. 0 is free. What costs more than the limit's capacity is refused. Default 1.
     #[serde(default)]
     pub cost: Spanned<CostConfig>,
     /// Other limits for consumers of some plans: `{ free: 10/minute, pro: { limit: 1000/minute, burst: 50 }, internal: unlimited }`. Everybody else has `limit`.
@@ -131,7 +131,7 @@ impl Limit {
             let hint = "leave it out, or use `algorithm: token_bucket`";
             cx.problems.push(Problem::error(burst.place, "a sliding window has no burst").hint(hint));
         }
-        let cost = Cost::compile(&config.cost, cx);
+        let cost = Cost::compile(&config.cost, name.as_deref().unwrap_or_default(), cx);
         let max_keys = max_keys(config.max_keys.as_ref(), cx);
         let mut plans = Vec::new();
         for (plan, limit) in &config.plans {

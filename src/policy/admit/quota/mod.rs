@@ -322,7 +322,7 @@ impl Limited {
         let Allowance { count, unit } = config.limit.value;
         let name = super::limit::name(config.name.as_ref(), &format!("{}-{}", config.by.word(), unit.word()), taken, cx);
         let zone = zone(config.time_zone.as_ref(), cx);
-        let cost = Cost::compile(&config.cost, cx);
+        let cost = Cost::compile(&config.cost, name.as_deref().unwrap_or_default(), cx);
         let max_keys = max_keys(config.max_keys.as_ref(), cx);
         let plans = plans(config, unit, cx);
         let (name, zone, cost, max_keys) = (name?, zone?, cost?, max_keys?);
