@@ -27,6 +27,7 @@ mod observability;
 mod packaging;
 mod peers;
 mod protocols;
+mod rates;
 mod reload;
 mod routing;
 mod stop;
