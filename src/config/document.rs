@@ -78,8 +78,9 @@ pub struct ServerConfig {
     /// Plain requests to plain HTTP/1.1 backends take a shorter way through the gateway. `false` sends every request through Pingora's
     /// proxy instead; the answers are the same. Default true.
     pub fast_lane: bool,
-    /// The file in which what was used of quotas is kept over restarts, where a route has a `quota`. Default: `quotas.log` in the folder that systemd gives
-    /// the service for its state (`$STATE_DIRECTORY`), else `state/quotas.log` beside the configuration. Changing it takes an upgrade.
+    /// The file in which what was used of quotas is kept over restarts, where a route has a `quota`. Default: `quotas.log` in the
+    /// folder that systemd gives the service for its state (`$STATE_DIRECTORY`), else `state/quotas.log` beside the configuration.
+    /// Changing it takes an upgrade.
     pub quota_log: Option<String>,
     /// The path of the socket over which an upgrade hands the listening sockets to the next process, for the moment of the
     /// upgrade. Default: in a new folder of mode 0700 in the temporary folder.

@@ -1,7 +1,7 @@
 //! What one request costs: 1 if nothing is said, a number, what a header field says, or what an expression comes to.
 //!
-//! A cost of 0 is free: the request is admitted and not counted. Whatever names the cost, it is bounded; what names none, such as an
-//! expression that fails, costs the most.
+//! A cost of 0 is free: the request is admitted and not counted. Whatever names the cost, it is bounded; what names none, such as
+//! an expression that fails, costs the most.
 
 use std::fmt;
 use std::sync::Arc;

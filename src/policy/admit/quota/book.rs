@@ -1,10 +1,10 @@
 //! What was used of every quota: in memory for the request path, and behind it in a [`journal`](super::journal).
 //!
-//! One book per process. It holds an account for each quota, and an account a sheet for each client, with what is in the journal already and what
-//! is not yet. Both processes of an upgrade write to one journal and read there what the other one counted.
+//! One book per process. It holds an account for each quota, and an account a sheet for each client, with what is in the journal
+//! already and what is not yet. Both processes of an upgrade write to one journal and read there what the other one counted.
 //!
-//! *Bounded*: an account keeps about 150 bytes and the name of each client, for at most `max_keys` of them. Sheets of periods that are over go first;
-//! then, of a few, the one that was used least, whose client then begins anew.
+//! *Bounded*: an account keeps about 150 bytes and the name of each client, for at most `max_keys` of them. Sheets of periods
+//! that are over go first; then, of a few, the one that was used least, whose client then begins anew.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -312,8 +312,8 @@ impl Book {
         fresh
     }
 
-    /// Reads the journal and, from now on, writes to it. Must not be called where waiting for a disk holds others up. A book that has one
-    /// keeps it: the path in use is returned.
+    /// Reads the journal and, from now on, writes to it. Must not be called where waiting for a disk holds others up. A book that
+    /// has one keeps it: the path in use is returned.
     ///
     /// # Errors
     /// The file cannot be read or made.

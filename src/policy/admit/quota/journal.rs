@@ -4,10 +4,11 @@
 //! {"quota":"route:/api/*/consumer-month","key":"acme","from":1793491200,"until":1796083200,"n":12}
 //! ```
 //!
-//! Sums do not care who wrote first, so several processes may append to one file, as the two of an upgrade do for a while: each takes the file's lock for the
-//! moment, reads what others appended since it last looked, and appends its own. A line that was torn by a crash is no JSON and is passed over; at most what
-//! was counted since the last write is lost. A file that has grown long is replaced by one with a line per client; who then holds the old one sees that the
-//! name stands for another file, and reads that from its beginning.
+//! Sums do not care who wrote first, so several processes may append to one file, as the two of an upgrade do for a while: each
+//! takes the file's lock for the moment, reads what others appended since it last looked, and appends its own. A line that was
+//! torn by a crash is no JSON and is passed over; at most what was counted since the last write is lost. A file that has grown
+//! long is replaced by one with a line per client; who then holds the old one sees that the name stands for another file, and
+//! reads that from its beginning.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};

@@ -1,8 +1,9 @@
 //! `quota`: how much a consumer may use per day, week or month of the calendar.
 //!
-//! Unlike `rate_limit` it neither refills nor forgets: the count begins anew when the period does, and it survives a restart. The request path counts in
-//! memory ([`book`]); what was counted is written to a [`journal`] behind it, once a second and when the process ends or hands over. A process
-//! that is killed loses at most what it counted since the last write: [`book::FLUSH`] and the time that writing takes.
+//! Unlike `rate_limit` it neither refills nor forgets: the count begins anew when the period does, and it survives a restart. The
+//! request path counts in memory ([`book`]); what was counted is written to a [`journal`] behind it, once a second and when the
+//! process ends or hands over. A process that is killed loses at most what it counted since the last write: [`book::FLUSH`] and
+//! the time that writing takes.
 //!
 //! Deliberately not here: quotas that several machines count together.
 
@@ -54,11 +55,12 @@ const LONGEST_VALUE: usize = 128;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QuotaConfig {
-    /// What the quota is called in the `RateLimit` fields, in metrics and in the admin API, and what it is kept under: 1 to 64 letters, digits, `_`, `-`, `.`.
-    /// Default: the words under `by` and the period, such as `consumer-month`.
+    /// What the quota is called in the `RateLimit` fields, in metrics and in the admin API, and what it is kept under: 1 to 64
+    /// letters, digits, `_`, `-`, `.`. Default: the words under `by` and the period, such as `consumer-month`.
     #[serde(default)]
     pub name: Option<Spanned<String>>,
-    /// Whose requests are counted together, as for `rate_limit`. Default: `consumer`; an anonymous request is counted by its client's address.
+    /// Whose requests are counted together, as for `rate_limit`. Default: `consumer`; an anonymous request is counted by its
+    /// client's address.
     #[serde(default = "consumer")]
     pub by: By,
     /// How much per period of the calendar: `100000/month`, `5000/week` (from Monday), `1000/day`. At most 2^53.
@@ -69,10 +71,12 @@ pub struct QuotaConfig {
     /// What a request costs, as for `rate_limit`. Default 1.
     #[serde(default)]
     pub cost: Spanned<CostConfig>,
-    /// Other quotas for consumers of some plans, per the same period: `{ free: 1000/month, enterprise: unlimited }`. Everybody else has `limit`.
+    /// Other quotas for consumers of some plans, per the same period: `{ free: 1000/month, enterprise: unlimited }`. Everybody
+    /// else has `limit`.
     #[serde(default)]
     pub plans: BTreeMap<String, Spanned<PlanQuota>>,
-    /// `true`: refuses nothing and tells the client nothing, but counts what it would have refused (`portcullis_rate_limit_dry_run_total`).
+    /// `true`: refuses nothing and tells the client nothing, but counts what it would have refused
+    /// (`portcullis_rate_limit_dry_run_total`).
     #[serde(default)]
     pub dry_run: bool,
     /// How many clients are remembered at a time, 1 to 10000000. Default: 100000.
