@@ -35,6 +35,7 @@ mod packaging;
 mod passwords;
 mod peers;
 mod protocols;
+mod rates;
 mod reload;
 mod routing;
 mod stop;

@@ -7,6 +7,7 @@
 mod access;
 mod connections;
 mod keys;
+mod quotas;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -59,6 +60,7 @@ pub fn router(core: Arc<Core>, reload: mpsc::Sender<ReloadRequest>) -> Router {
         .route("/connections", get(connections::connections))
         .route("/reload", post(reload_now))
         .merge(keys::router())
+        .merge(quotas::router())
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such resource", json!({})) })
         .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED, "wrong method", json!({})) })
         .layer(from_fn_with_state(admin.clone(), access::writes_need_the_token))

@@ -86,6 +86,10 @@ pub struct ServerConfig {
     /// Plain requests to plain HTTP/1.1 backends take a shorter way through the gateway. `false` sends every request through Pingora's
     /// proxy instead; the answers are the same. Default true.
     pub fast_lane: bool,
+    /// The file in which what was used of quotas is kept over restarts, where a route has a `quota`. Default: `quotas.log` in the
+    /// folder that systemd gives the service for its state (`$STATE_DIRECTORY`), else `state/quotas.log` beside the configuration.
+    /// Changing it takes an upgrade.
+    pub quota_log: Option<String>,
     /// The path of the socket over which an upgrade hands the listening sockets to the next process, for the moment of the
     /// upgrade. Default: in a new folder of mode 0700 in the temporary folder.
     pub upgrade_socket: Option<String>,
@@ -99,6 +103,7 @@ impl Default for ServerConfig {
             grace: Spanned::nowhere(Period(std::time::Duration::from_secs(30))),
             cache_memory: Size(64 * 1024 * 1024),
             fast_lane: true,
+            quota_log: None,
             upgrade_socket: None,
         }
     }

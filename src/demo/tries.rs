@@ -262,6 +262,18 @@ fn limits(list: &mut List, w: &Words) {
         &["retry-after:", "\"per-hour\""],
     );
     list.add(
+        &[200, 429],
+        "10 units a minute, of which this request costs 6: the second",
+        format!("d=$(date +%s%N); for i in 1 2; do {curl} -H \"X-Device-Id: $d\" '{http}/export?all'; done | grep -i -E '^HTTP|^ratelimit:'"),
+        &["\"units\";r=4"],
+    );
+    list.add(
+        &[429],
+        "1 a month for each consumer: the second, over restarts too",
+        format!("{quiet} {api_key} {http}/monthly; {curl} {api_key} {http}/monthly"),
+        &["quota_exceeded", "\"consumer-month\""],
+    );
+    list.add(
         &[429],
         "1 a minute for each address, before authentication: the second",
         format!("{quiet} {http}/login; {curl} {http}/login"),
@@ -367,6 +379,7 @@ fn operator(list: &mut List, w: &Words) {
         format!("{curl} {admin}/metrics | grep -E '^HTTP|^portcullis_(refusals|upstream_healthy)'"),
         &["portcullis_upstream_healthy"],
     );
+    list.add(&[200], "what was used of quotas", format!("{curl} {admin}/quotas"), &["\"quotas\":"]);
     list.add(&[200], "ready to serve?", format!("{curl} {admin}/readyz"), &["\"ready\""]);
     list.add(
         &[],

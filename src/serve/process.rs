@@ -22,6 +22,7 @@ use crate::ledger::Ledger;
 use crate::listen::guard::InFlight;
 use crate::listen::roster::Roster;
 use crate::observe::AccessLog;
+use crate::policy::admit::quota::book::Book;
 use crate::snapshot::{self, Snapshot, Surroundings};
 use crate::successor;
 use crate::upstream::Watchers;
@@ -219,6 +220,13 @@ impl Process {
             self.drain(&mut signals).await;
         }
         self.core.access_log.flush(Duration::from_secs(5));
+        self.save_quotas().await;
+    }
+
+    async fn save_quotas(&self) {
+        let book = Book::of(&self.core.ledger);
+        // What cannot be written now was said, and is tried again as long as the process lives.
+        let _ = tokio::task::spawn_blocking(move || book.save_and_say()).await;
     }
 
     async fn reload_and_say(&mut self) {
@@ -310,6 +318,8 @@ impl Process {
     /// Starts the binary anew and hands it the sockets. Whether it took over; if not, this process goes on.
     async fn upgrade(&mut self) -> bool {
         let snapshot = self.core.snapshot.load_full();
+        // The successor reads them before it serves.
+        self.save_quotas().await;
         let handed = successor::hand_over(&self.sockets.to_hand_over(), snapshot.upgrade_socket.as_deref()).await;
         match handed {
             Ok(pid) => {

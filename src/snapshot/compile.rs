@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,6 +100,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
 struct Compiler<'a> {
     document: &'a Document,
     base: &'a Path,
+    quota_log: PathBuf,
     around: &'a Surroundings,
     problems: &'a mut Problems,
     keys: Option<Arc<KeyStore>>,
@@ -134,6 +135,7 @@ impl<'a> Compiler<'a> {
         let mut compiler = Compiler {
             document,
             base,
+            quota_log: quota_log(document.server.quota_log.as_deref(), base),
             around,
             problems,
             keys,
@@ -157,6 +159,7 @@ impl<'a> Compiler<'a> {
             ledger: &self.around.ledger,
             consumers: &self.consumers,
             base: self.base,
+            quota_log: &self.quota_log,
             tallies: self.around.metrics.tallies(),
             background: self.around.background.as_ref(),
             redis: self.redis.as_ref(),
@@ -347,6 +350,15 @@ impl<'a> Compiler<'a> {
         }
         within(server.max_in_flight.place, server.max_in_flight.value > 0, "`max_in_flight` is at least 1");
         within(server.grace.place, server.grace.0.as_secs() <= 3600, "`grace` is at most 1h");
+    }
+}
+
+/// Where quotas are kept: if nobody says, in the folder that systemd gives a service for its state, else beside the configuration.
+fn quota_log(path: Option<&str>, base: &Path) -> PathBuf {
+    match (path, std::env::var_os("STATE_DIRECTORY").filter(|folder| !folder.is_empty())) {
+        (Some(path), _) => base.join(path),
+        (None, Some(folder)) => PathBuf::from(folder).join("quotas.log"),
+        (None, None) => base.join("state/quotas.log"),
     }
 }
 

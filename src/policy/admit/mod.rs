@@ -1,9 +1,11 @@
 //! May it now: limits by identity, after the request has proved who sends it.
 //!
-//! One limit is a name, whose requests it counts together ([`by`]), what each of them costs ([`cost`]), how many there may be ([`rule`]:
-//! a token bucket, [`gcra`], or a sliding [`window`]; other plans may have other rules), and where it counts ([`limit::Counter`]: in this process,
-//! [`store`]). The arithmetic and the memory know nothing of HTTP. [`all`] asks several limits at once and [`fields`] tells the client, whatever the policy;
-//! [`rate_limit`] is the policy. The coarse guard that stands before authentication is `edge::address_limit`, which uses the same meter.
+//! One limit is a name, whose requests it counts together ([`by`]), what each of them costs ([`cost`]), how many there may be
+//! ([`rule`]: a token bucket, [`gcra`], or a sliding [`window`]; other plans may have other rules), and where it counts
+//! ([`limit::Counter`]: in this process, [`store`]). The arithmetic and the memory know nothing of HTTP. [`all`] asks several
+//! limits at once and [`fields`] tells the client, whatever the policy; [`rate_limit`] is the policy. [`quota`] counts by the
+//! calendar, and survives a restart. The coarse guard that stands before authentication is `edge::address_limit`, which uses the
+//! same meter.
 //!
 //! Beside the limits: [`throttle`] lets requests wait their turn and [`concurrency`] counts those under way, both with the lines of
 //! [`line`]; [`adaptive`] finds out how many a service can take ([`gradient`]) and sheds the rest by [`priority`].
@@ -21,6 +23,7 @@ pub mod limit;
 pub mod line;
 pub mod plan;
 pub mod priority;
+pub mod quota;
 pub mod rate_limit;
 #[cfg(test)]
 mod rate_limit_tests;
