@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use divan::Bencher;
-use portcullis::policy::admit::{Gcra, Key, Meter, Moment, Store};
+use portcullis::policy::admit::{Gcra, Key, Meter, Moment, Rule, Store};
 
 fn main() {
     divan::main();
 }
 
 fn meter(count: u64, max_keys: usize) -> Meter {
-    Meter::new(Arc::new(Store::new(max_keys)), Gcra::new(count, Duration::from_secs(1), None).unwrap())
+    Meter::new(Arc::new(Store::new(max_keys)), Rule::TokenBucket(Gcra::new(count, Duration::from_secs(1), None).unwrap()))
 }
 
 fn address(number: u64) -> Key {
@@ -32,10 +32,10 @@ fn decide(bencher: Bencher) {
     let (mut tat, mut now) = (Moment::ZERO, 0);
     bencher.bench_local(|| {
         now += 500;
-        if let Some(new) = gcra.admit(black_box(tat), now) {
+        if let Some(new) = gcra.admit(black_box(tat), now, 1) {
             tat = new;
         }
-        gcra.quota(tat, now)
+        gcra.quota(tat, now, 1)
     });
 }
 
@@ -46,7 +46,7 @@ fn one_client(bencher: Bencher, count: u64) {
     let mut now = 0;
     bencher.bench_local(|| {
         now += 100;
-        meter.take(black_box(address(1)), now)
+        meter.take(black_box(address(1)), 1, now)
     });
 }
 
@@ -55,12 +55,12 @@ fn one_client(bencher: Bencher, count: u64) {
 fn known_clients(bencher: Bencher, clients: u64) {
     let meter = meter(1, 1_000_000);
     for client in 0..clients {
-        meter.take(address(client), 0);
+        meter.take(address(client), 1, 0);
     }
     let mut random = 1u64;
     bencher.bench_local(|| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        meter.take(address((random >> 33) % clients), 1)
+        meter.take(address((random >> 33) % clients), 1, 1)
     });
 }
 
@@ -71,7 +71,7 @@ fn flood_of_new_clients(bencher: Bencher) {
     let mut client = 0;
     bencher.bench_local(|| {
         client += 1;
-        meter.take(address(client), 0)
+        meter.take(address(client), 1, 0)
     });
 }
 
@@ -80,14 +80,14 @@ fn flood_of_new_clients(bencher: Bencher) {
 fn threads_apart(bencher: Bencher) {
     let meter = meter(1_000_000_000, 1_000_000);
     let next = AtomicU64::new(0);
-    bencher.with_inputs(|| address(next.fetch_add(1, Ordering::Relaxed) % 10_000)).bench_values(|key| meter.take(key, 1));
+    bencher.with_inputs(|| address(next.fetch_add(1, Ordering::Relaxed) % 10_000)).bench_values(|key| meter.take(key, 1, 1));
 }
 
 /// Several threads, one bucket: the worst case, `by: route`.
 #[divan::bench(threads = [1, 2, 4])]
 fn threads_together(bencher: Bencher) {
     let meter = meter(1_000_000_000, 1);
-    bencher.bench(|| meter.take(black_box(Key::ALL), 1));
+    bencher.bench(|| meter.take(black_box(Key::ALL), 1, 1));
 }
 
 /// A text that fits into the key, and one that is hashed.

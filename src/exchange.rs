@@ -120,6 +120,8 @@ pub struct Exchange {
     pub to_upstream: HeaderEdits,
     /// Changes to whatever answer the client gets, a refusal included (`RateLimit`, `X-Request-Id`).
     pub to_client: HeaderEdits,
+    /// What is left of the limit that the `RateLimit` field in `to_client` tells of.
+    pub limit_left: Option<u64>,
     /// The path and query to ask the backend for, where they differ from the client's.
     pub upstream_target: Option<String>,
     /// The `Host` the backend sees, where it differs from the client's.
@@ -169,6 +171,7 @@ impl Exchange {
             identity: None,
             to_upstream: HeaderEdits::new(),
             to_client: HeaderEdits::new(),
+            limit_left: None,
             upstream_target: None,
             upstream_host: None,
             stages: [Duration::ZERO; 6],

@@ -11,6 +11,7 @@
 //! | [`journey`] | one request's steps, and the log line it leaves whatever happens |
 //! | [`route`], [`path`] | which route a request takes |
 //! | [`policy`] | the gauntlet: one folder per stage, in the order of execution |
+//! | [`cel`] | expressions over a request, for the policies that take them |
 //! | [`proxy`] | the road through Pingora's `ProxyHttp` |
 //! | [`lane`] | the fast lane: plain requests on own connections, without Pingora's proxy |
 //! | [`cache`] | answers that were given before |
@@ -35,12 +36,13 @@
 //!
 //! # Dependencies
 //!
-//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`, `redis`) <- rooms (`listen`, `route`, `policy`,
-//! `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `admin` <- `serve` <- `main`. No exceptions.
+//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`, `cel`, `redis`) <- rooms (`listen`, `route`,
+//! `policy`, `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `admin` <- `serve` <- `main`. No exceptions.
 //! Pingora's proxy session is known to [`proxy`] alone, its HTTP/2 stream also to [`downstream`], [`wire`] and [`serve`].
 
 pub mod admin;
 pub mod cache;
+pub mod cel;
 pub mod cli;
 pub mod config;
 pub mod core;

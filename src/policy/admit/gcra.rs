@@ -6,9 +6,13 @@
 //! The interval between two requests, period / count, is seldom a whole number of nanoseconds. A [`Moment`] therefore counts the
 //! remainder in parts of 1/count nanosecond, so that nothing is ever rounded and nothing drifts.
 //!
+//! A request may cost more than one: it then moves the TAT by as many intervals, or is refused whole.
+//!
 //! Deliberately not here: clocks, keys and memory.
 
 use std::time::Duration;
+
+use super::rule::Quota;
 
 /// The most requests per period. It keeps a part in 32 bits.
 pub const MAX_COUNT: u64 = 1_000_000_000;
@@ -50,17 +54,6 @@ pub struct Gcra {
     depth: Moment,
 }
 
-/// What is left in a bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quota {
-    /// How many requests would be admitted right now.
-    pub remaining: u64,
-    /// Nanoseconds until the next request would be admitted; 0 if it would be now.
-    pub next: u64,
-    /// Nanoseconds until the bucket is full.
-    pub full: u64,
-}
-
 impl Gcra {
     /// `count` requests per `per`, with `burst` as the bucket's capacity: the limit's count if not given, and 0 counts as 1.
     ///
@@ -87,22 +80,22 @@ impl Gcra {
         self.capacity
     }
 
-    /// The new TAT if a request at `now` is admitted, `None` if it is not, in which case the bucket stays as it is.
+    /// The new TAT if a request of this cost is admitted at `now`, `None` if it is not, in which case the bucket stays as it is.
     ///
-    /// Within any window of length `w` this admits at most `capacity + count * w / per` requests.
+    /// Within any window of length `w` this admits at most a cost of `capacity + count * w / per`.
     #[inline]
-    pub fn admit(&self, tat: Moment, now: u64) -> Option<Moment> {
-        let next = self.plus(tat.max(Moment::at(now)), self.step);
+    pub fn admit(&self, tat: Moment, now: u64, cost: u64) -> Option<Moment> {
+        let next = self.plus(tat.max(Moment::at(now)), self.price(cost)?);
         (next <= self.horizon(now)).then_some(next)
     }
 
-    /// Gives one request back.
-    pub fn refund(&self, tat: Moment) -> Moment {
-        self.minus(tat, self.step)
+    /// Gives back what a request of this cost took.
+    pub fn refund(&self, tat: Moment, cost: u64) -> Moment {
+        self.price(cost).map_or(tat, |price| self.minus(tat, price))
     }
 
-    /// What is left at `now` in a bucket with this TAT.
-    pub fn quota(&self, tat: Moment, now: u64) -> Quota {
+    /// What is left at `now` in a bucket with this TAT, and when a request of this cost would be admitted.
+    pub fn quota(&self, tat: Moment, now: u64, cost: u64) -> Quota {
         let tat = tat.max(Moment::at(now));
         let horizon = self.horizon(now);
         let spare = self.minus(horizon, tat);
@@ -115,7 +108,11 @@ impl Gcra {
                 u64::try_from(ticks / u128::from(self.per)).unwrap_or(u64::MAX)
             }
         };
-        let next = if remaining > 0 { 0 } else { self.minus(self.plus(tat, self.step), horizon).rounded_up() };
+        let next = match self.price(cost) {
+            _ if remaining >= cost => 0,
+            Some(price) => self.minus(self.plus(tat, price), horizon).rounded_up(),
+            None => u64::MAX,
+        };
         Quota { remaining, next, full: self.minus(tat, Moment::at(now)).rounded_up() }
     }
 
@@ -131,6 +128,22 @@ impl Gcra {
         let carried = consumed * new + (ticks % old) * new / old;
         let ahead = moment(carried, self.count).map_or(self.depth, |ahead| ahead.min(self.depth));
         Moment { ns: now.saturating_add(ahead.ns), part: ahead.part }
+    }
+
+    /// A bucket from which so much was taken at `now`, clamped to the capacity.
+    pub fn holding(&self, used: u64, now: u64) -> Moment {
+        let ahead = self.price(used.min(self.capacity)).unwrap_or(self.depth);
+        if ahead == Moment::ZERO { Moment::ZERO } else { self.plus(Moment::at(now), ahead) }
+    }
+
+    /// How far a request of this cost moves the TAT. `None` beyond the capacity: no wait is long enough.
+    #[inline]
+    fn price(&self, cost: u64) -> Option<Moment> {
+        match cost {
+            1 => Some(self.step),
+            _ if cost > self.capacity => None,
+            _ => moment(u128::from(cost) * u128::from(self.per), self.count),
+        }
     }
 
     /// The latest TAT that is still admitted.
@@ -181,7 +194,7 @@ mod tests {
 
     /// How many of `tries` requests at the same moment are admitted.
     fn spend(gcra: &Gcra, tat: &mut Moment, now: u64, tries: usize) -> usize {
-        (0..tries).filter(|_| gcra.admit(*tat, now).map(|new| *tat = new).is_some()).count()
+        (0..tries).filter(|_| gcra.admit(*tat, now, 1).map(|new| *tat = new).is_some()).count()
     }
 
     #[test]
@@ -190,7 +203,7 @@ mod tests {
             let gcra = gcra(count, 60, burst);
             let mut tat = Moment::ZERO;
             assert_eq!(spend(&gcra, &mut tat, 5 * SECOND, 1000), expected);
-            assert_eq!(gcra.quota(tat, 5 * SECOND).remaining, 0);
+            assert_eq!(gcra.quota(tat, 5 * SECOND, 1).remaining, 0);
         }
     }
 
@@ -200,8 +213,8 @@ mod tests {
         let (mut tat, mut admitted, mut now) = (Moment::ZERO, 0u64, 0u64);
         // Always exactly when the quota says so, for a long time.
         for _ in 0..700_000 {
-            now += gcra.quota(tat, now).next;
-            tat = gcra.admit(tat, now).unwrap();
+            now += gcra.quota(tat, now, 1).next;
+            tat = gcra.admit(tat, now, 1).unwrap();
             admitted += 1;
         }
         // Waiting is in whole nanoseconds, so each wait may lose one; the rate itself loses none.
@@ -219,22 +232,22 @@ mod tests {
     #[test]
     fn tells_when_to_come_back_to_the_nanosecond() {
         let gcra = gcra(3, 1, Some(1));
-        let tat = gcra.admit(Moment::ZERO, 0).unwrap();
-        let next = gcra.quota(tat, 0).next;
+        let tat = gcra.admit(Moment::ZERO, 0, 1).unwrap();
+        let next = gcra.quota(tat, 0, 1).next;
         assert_eq!(next, 333_333_334);
-        assert!(gcra.admit(tat, next - 1).is_none());
-        assert!(gcra.admit(tat, next).is_some());
+        assert!(gcra.admit(tat, next - 1, 1).is_none());
+        assert!(gcra.admit(tat, next, 1).is_some());
     }
 
     #[test]
     fn huge_limits_are_exact_or_refused() {
         let fastest = gcra(MAX_COUNT, 1, None);
-        assert_eq!(fastest.quota(Moment::ZERO, u64::MAX / 2).remaining, MAX_COUNT);
+        assert_eq!(fastest.quota(Moment::ZERO, u64::MAX / 2, 1).remaining, MAX_COUNT);
         let slow = Gcra::new(1, MAX_PERIOD, None).unwrap();
-        let tat = slow.admit(Moment::ZERO, 7).unwrap();
-        assert_eq!(slow.quota(tat, 7).next, MAX_PERIOD.as_nanos() as u64);
+        let tat = slow.admit(Moment::ZERO, 7, 1).unwrap();
+        assert_eq!(slow.quota(tat, 7, 1).next, MAX_PERIOD.as_nanos() as u64);
         let wide = Gcra::new(MAX_COUNT, MAX_PERIOD, Some(u32::MAX)).unwrap();
-        assert_eq!(wide.quota(Moment::ZERO, 0).remaining, u64::from(u32::MAX));
+        assert_eq!(wide.quota(Moment::ZERO, 0, 1).remaining, u64::from(u32::MAX));
         assert!(Gcra::new(0, Duration::from_secs(1), None).is_err());
         assert!(Gcra::new(MAX_COUNT + 1, Duration::from_secs(1), None).is_err());
         assert!(Gcra::new(1, Duration::ZERO, None).is_err());
@@ -245,8 +258,8 @@ mod tests {
     #[test]
     fn time_at_the_end_of_its_range_does_not_panic() {
         let gcra = gcra(5, 1, None);
-        assert!(gcra.admit(Moment::ZERO, u64::MAX).is_none() || gcra.admit(Moment::ZERO, u64::MAX).is_some());
-        gcra.quota(Moment { ns: u64::MAX, part: 4 }, u64::MAX);
+        assert!(gcra.admit(Moment::ZERO, u64::MAX, 1).is_none() || gcra.admit(Moment::ZERO, u64::MAX, 1).is_some());
+        gcra.quota(Moment { ns: u64::MAX, part: 4 }, u64::MAX, 5);
         gcra.rescale(&gcra_seven(), Moment { ns: u64::MAX, part: 4 }, 0);
     }
 
@@ -256,21 +269,35 @@ mod tests {
         let mut tat = Moment::ZERO;
         spend(&old, &mut tat, SECOND, 30);
         let carried = new.rescale(&old, tat, SECOND);
-        assert_eq!(new.quota(carried, SECOND).remaining, 20);
+        assert_eq!(new.quota(carried, SECOND, 1).remaining, 20);
         // More consumed than the new capacity: clamped, so that waiting for one request is enough.
         spend(&old, &mut tat, SECOND, 60);
         let carried = new.rescale(&old, tat, SECOND);
-        assert_eq!(new.quota(carried, SECOND), Quota { remaining: 0, next: SECOND / 50, full: SECOND });
+        assert_eq!(new.quota(carried, SECOND, 1), Quota { remaining: 0, next: SECOND / 50, full: SECOND });
         assert_eq!(new.rescale(&old, Moment { ns: 5, part: 0 }, SECOND), Moment::ZERO);
+    }
+
+    #[test]
+    fn a_costly_request_takes_more_and_one_beyond_the_capacity_nothing() {
+        let gcra = gcra(10, 1, None);
+        let tat = gcra.admit(Moment::ZERO, SECOND, 7).unwrap();
+        assert_eq!(gcra.quota(tat, SECOND, 4), Quota { remaining: 3, next: SECOND / 10, full: SECOND * 7 / 10 });
+        assert!(gcra.admit(tat, SECOND, 4).is_none() && gcra.admit(tat, SECOND, 3).is_some());
+        assert_eq!(gcra.admit(tat, SECOND, 0), Some(tat));
+        assert!(gcra.admit(Moment::ZERO, 1_000 * SECOND, 11).is_none());
+        assert_eq!(gcra.quota(Moment::ZERO, SECOND, u64::MAX).next, u64::MAX);
+        assert_eq!(gcra.quota(gcra.holding(4, SECOND), SECOND, 1).remaining, 6);
+        assert_eq!(gcra.quota(gcra.holding(u64::MAX, SECOND), SECOND, 1).remaining, 0);
+        assert_eq!(gcra.holding(0, SECOND), Moment::ZERO);
     }
 
     #[test]
     fn a_refund_undoes_one_request() {
         let gcra = gcra(7, 3, None);
-        let one = gcra.admit(Moment::ZERO, SECOND).unwrap();
-        let two = gcra.admit(one, SECOND).unwrap();
-        assert_eq!(gcra.refund(two), one);
-        assert_eq!(gcra.quota(gcra.refund(one), SECOND).remaining, 7);
+        let one = gcra.admit(Moment::ZERO, SECOND, 1).unwrap();
+        let two = gcra.admit(one, SECOND, 1).unwrap();
+        assert_eq!(gcra.refund(two, 1), one);
+        assert_eq!(gcra.quota(gcra.refund(one, 1), SECOND, 1).remaining, 7);
     }
 
     proptest! {
@@ -278,21 +305,29 @@ mod tests {
         #[test]
         fn agrees_with_a_token_bucket(
             count in 1u64..2000, per in 1u64..5_000_000_000, burst in proptest::option::of(0u32..50),
-            gaps in proptest::collection::vec(0u64..2_000_000_000, 1..200), shrink in 1u64..100_000,
+            gaps in proptest::collection::vec((0u64..2_000_000_000, 0u64..5), 1..200), shrink in 1u64..100_000,
         ) {
             let gcra = Gcra::new(count, Duration::from_nanos(per), burst).unwrap();
             let capacity = u128::from(gcra.capacity()) * u128::from(per);
             let (mut level, mut now, mut tat) = (capacity, 1_000u64, Moment::ZERO);
-            for gap in gaps {
+            for (gap, cost) in gaps {
                 let gap = gap / shrink;
                 now += gap;
+                let price = u128::from(cost) * u128::from(per);
                 level = capacity.min(level + u128::from(gap) * u128::from(count));
-                prop_assert_eq!(u128::from(gcra.quota(tat, now).remaining), level / u128::from(per));
-                let new = gcra.admit(tat, now);
-                prop_assert_eq!(new.is_some(), level >= u128::from(per));
+                prop_assert_eq!(u128::from(gcra.quota(tat, now, 1).remaining), level / u128::from(per));
+                let new = gcra.admit(tat, now, cost);
+                prop_assert_eq!(new.is_some(), level >= price);
+                let wait = gcra.quota(tat, now, cost).next;
+                prop_assert_eq!(new.is_some(), wait == 0);
+                if cost <= gcra.capacity() {
+                    prop_assert!(gcra.admit(tat, now + wait, cost).is_some());
+                    prop_assert!(wait == 0 || gcra.admit(tat, now + wait - 1, cost).is_none());
+                }
                 if let Some(new) = new {
+                    prop_assert_eq!(gcra.refund(new, cost).max(Moment::at(now)), tat.max(Moment::at(now)));
                     tat = new;
-                    level -= u128::from(per);
+                    level -= price;
                 }
             }
         }
@@ -307,7 +342,7 @@ mod tests {
             let (mut now, mut tat, mut admitted) = (0u64, Moment::ZERO, Vec::new());
             for gap in gaps {
                 now += gap;
-                if let Some(new) = gcra.admit(tat, now) {
+                if let Some(new) = gcra.admit(tat, now, 1) {
                     tat = new;
                     admitted.push(now);
                 }

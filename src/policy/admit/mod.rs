@@ -1,21 +1,36 @@
 //! May it now: limits by identity, after the request has proved who sends it.
 //!
-//! [`gcra`] is the arithmetic and [`store`] the memory; both know nothing of HTTP. [`by`] says whose requests are counted together, and
+//! One limit is a name, whose requests it counts together ([`by`]), what each of them costs ([`cost`]), how many there may be ([`rule`]:
+//! a token bucket, [`gcra`], or a sliding [`window`]; other plans may have other rules), and where it counts ([`limit::Counter`]: in this process,
+//! [`store`]). The arithmetic and the memory know nothing of HTTP. [`all`] asks several limits at once and [`fields`] tells the client, whatever the policy;
 //! [`rate_limit`] is the policy. The coarse guard that stands before authentication is `edge::address_limit`, which uses the same meter.
 //!
-//! Deliberately not here: limits shared between gateways, quotas that survive a restart, and limits on concurrency.
+//! Deliberately not here: limits on concurrency.
 
+pub mod all;
 pub mod by;
+pub mod cost;
+pub mod fields;
 pub mod gcra;
+pub mod key;
+pub mod limit;
+pub mod plan;
 pub mod rate_limit;
+#[cfg(test)]
+mod rate_limit_tests;
+pub mod rule;
 pub mod store;
 mod table;
+pub mod window;
 
 use std::sync::LazyLock;
 use std::time::Instant;
 
-pub use gcra::{Gcra, Moment, Quota};
-pub use store::{Key, Meter, Store};
+pub use gcra::{Gcra, Moment};
+pub use key::Key;
+pub use rule::{Quota, Rule, State};
+pub use store::{Meter, Reading, Store};
+pub use window::Window;
 
 static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
 

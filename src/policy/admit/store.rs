@@ -1,26 +1,25 @@
-//! Where the buckets are: a bounded, sharded map from a client's key to its theoretical arrival time.
+//! Where a limit counts in this process: a bounded, sharded map from a client's key to what is remembered of it.
 //!
-//! *Exact at any cardinality*: the whole key is stored and compared. Addresses, and texts of up to 16 bytes, are kept as they are;
-//! longer texts as a 128-bit BLAKE3 digest under a key that this process drew at random, so that nobody can prepare two that meet.
+//! *Exact at any cardinality*: the whole key is stored and compared, so no client is refused for another's requests.
 //!
-//! *Bounded*: a store keeps at least `max_keys` buckets and at most an eighth more (32 bytes each; at most about 96 MB for a million
-//! while a shard grows). A full bucket is the same as none, so those are forgotten first. If all are live, the one of a small sample
-//! that is nearest to full makes room for the new key. Its client then has a full bucket again, that is, was given a little more than
-//! the limit; [`Store::evicted`] counts these.
+//! *Bounded*: a store keeps at least `max_keys` clients and at most an eighth more, in slots of 32 bytes of which between three eighths
+//! and three quarters are taken: 43 to 85 bytes per tracked client, and for a moment, while a shard grows, half as much again (at most about 96 MB for
+//! a million). A client whose limit is all there is the same as one that is not remembered, so those are forgotten first. If none is, the one of a
+//! small sample that is nearest to it makes room for the new key, and was thereby given a little more than the limit;
+//! [`Store::evicted`] counts these.
 //!
 //! Deliberately not here: sharing between processes.
 
-use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::gcra::{Gcra, Moment, Quota};
-use super::table::{Cell, FIRST_KIND, RawKey, Table};
+use super::key::Key;
+use super::rule::{Quota, Rule, State};
+use super::table::{Cell, RawKey, Table};
+use crate::tally::Counter;
 
-/// Buckets per store, if the configuration does not say.
+/// Clients per store, if the configuration does not say.
 pub const DEFAULT_MAX_KEYS: usize = 1_000_000;
 /// The most that the configuration may say.
 pub const MOST_MAX_KEYS: usize = 100_000_000;
@@ -29,109 +28,44 @@ const SHARDS: usize = 64;
 /// A store for fewer keys has fewer shards, so that a shard's share is large enough for the shares to be even.
 const KEYS_PER_SHARD: usize = 1024;
 
-/// A client, as far as one limit is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key(RawKey);
-
-impl Key {
-    const WHOLE: u8 = FIRST_KIND;
-    const IPV4: u8 = FIRST_KIND + 1;
-    const IPV6: u8 = FIRST_KIND + 2;
-    const DIGEST: u8 = FIRST_KIND + 3;
-    const PAIR: u8 = FIRST_KIND + 4;
-    /// Plus the length, 0 to 16.
-    const TEXT: u8 = 32;
-
-    /// One bucket for everybody.
-    pub const ALL: Key = Key(RawKey { kind: Self::WHOLE, bits: [0, 0] });
-
-    /// An IPv4 address, or an IPv6 address's first 64 bits: what one customer of an access network is given (RFC 6177), within which
-    /// a client may pick addresses as it likes. An IPv4 address in IPv6 form counts as IPv4.
-    pub fn address(address: IpAddr) -> Self {
-        Key(match address.to_canonical() {
-            IpAddr::V4(address) => RawKey { kind: Self::IPV4, bits: [u64::from(address.to_bits()), 0] },
-            IpAddr::V6(address) => RawKey { kind: Self::IPV6, bits: [(address.to_bits() >> 64) as u64, 0] },
-        })
-    }
-
-    pub fn text(text: &[u8]) -> Self {
-        let mut exact = [0u8; 16];
-        match exact.get_mut(..text.len()) {
-            Some(place) => {
-                place.copy_from_slice(text);
-                Key(RawKey { kind: Self::TEXT + text.len() as u8, bits: split(exact) })
-            }
-            None => Self::digest(Self::DIGEST, &[text]),
-        }
-    }
-
-    /// Several texts in order. `["a", "bc"]` and `["ab", "c"]` differ.
-    pub fn texts(texts: &[&[u8]]) -> Self {
-        Self::digest(Self::PAIR, texts)
-    }
-
-    fn digest(kind: u8, texts: &[&[u8]]) -> Self {
-        static SECRET: LazyLock<[u8; 32]> = LazyLock::new(|| {
-            let mut secret = [0; 32];
-            // Each `RandomState` is seeded by the operating system.
-            for (place, index) in secret.chunks_mut(8).zip(0u64..) {
-                place.copy_from_slice(&RandomState::new().hash_one(index).to_ne_bytes());
-            }
-            secret
-        });
-        let mut hasher = blake3::Hasher::new_keyed(&SECRET);
-        for text in texts {
-            hasher.update(&(text.len() as u64).to_le_bytes()).update(text);
-        }
-        let mut digest = [0; 16];
-        hasher.finalize_xof().fill(&mut digest);
-        Key(RawKey { kind, bits: split(digest) })
-    }
-}
-
-fn split(bytes: [u8; 16]) -> [u64; 2] {
-    let bits = u128::from_le_bytes(bytes);
-    [bits as u64, (bits >> 64) as u64]
-}
-
 // A line of its own per shard, or two cores that work on neighbours would slow each other down.
 #[repr(align(64))]
 struct Shard(Mutex<Table>);
 
-/// The buckets of one limit. Lives in the ledger, so that a reload keeps it.
+/// The clients of one limit. Lives in the ledger, so that a reload keeps it.
 pub struct Store {
     hasher: ahash::RandomState,
     /// Made when the first key comes: most limits of a large configuration are idle.
     shards: OnceLock<Box<[Shard]>>,
     shard_count: usize,
     max_per_shard: usize,
-    /// Every rate under which buckets were written, at the index that their cells carry.
-    rates: Mutex<Rates>,
-    evicted: AtomicU64,
+    /// Every rule under which cells were written, at the index that they carry.
+    rules: Mutex<Rules>,
+    evicted: Arc<Counter>,
 }
 
 #[derive(Default)]
-struct Rates {
-    known: Vec<Gcra>,
+struct Rules {
+    known: Vec<Rule>,
     oldest: u8,
 }
 
-impl Rates {
+impl Rules {
     const MOST: usize = 256;
 
-    /// The rate's number. With more than 256 different rates in one process the oldest number is given again; a bucket that has slept
-    /// since then is carried over from the wrong rate, clamped like any other.
-    fn number(&mut self, gcra: Gcra) -> u8 {
-        if let Some(known) = self.known.iter().position(|known| *known == gcra) {
+    /// The rule's number. With more than 256 different rules in one process the oldest number is given again; a client that was not
+    /// heard of since then is carried over from the wrong rule, clamped like any other.
+    fn number(&mut self, rule: Rule) -> u8 {
+        if let Some(known) = self.known.iter().position(|known| *known == rule) {
             return known as u8;
         }
         if self.known.len() < Self::MOST {
-            self.known.push(gcra);
+            self.known.push(rule);
             return (self.known.len() - 1) as u8;
         }
         let number = self.oldest;
         if let Some(place) = self.known.get_mut(usize::from(number)) {
-            *place = gcra;
+            *place = rule;
         }
         self.oldest = number.wrapping_add(1);
         number
@@ -141,6 +75,11 @@ impl Rates {
 impl Store {
     /// For about `max_keys` clients at a time. Costs a few hundred bytes until the first one comes.
     pub fn new(max_keys: usize) -> Self {
+        Self::counting(max_keys, Arc::default())
+    }
+
+    /// The same, with a counter for the clients that had to be forgotten.
+    pub fn counting(max_keys: usize, evicted: Arc<Counter>) -> Self {
         let max_keys = max_keys.clamp(1, MOST_MAX_KEYS);
         let shard_count = (max_keys / KEYS_PER_SHARD).next_power_of_two().clamp(1, SHARDS);
         let share = max_keys.div_ceil(shard_count);
@@ -151,17 +90,17 @@ impl Store {
             shards: OnceLock::new(),
             shard_count,
             max_per_shard,
-            rates: Mutex::default(),
-            evicted: AtomicU64::new(0),
+            rules: Mutex::default(),
+            evicted,
         }
     }
 
-    /// How many clients were given a full bucket because there was no room to remember theirs.
+    /// How many clients were given all of their limit again because there was no room to remember them.
     pub fn evicted(&self) -> u64 {
-        self.evicted.load(Ordering::Relaxed)
+        self.evicted.sum()
     }
 
-    /// How many buckets are remembered, the expired ones that were not swept yet included. Takes every lock in turn: not for the hot
+    /// How many clients are remembered, the expired ones that were not swept yet included. Takes every lock in turn: not for the hot
     /// path.
     pub fn len(&self) -> usize {
         self.shards.get().map_or(0, |shards| shards.iter().map(|shard| shard.0.lock().len()).sum())
@@ -191,101 +130,107 @@ pub struct Reading {
     pub quota: Quota,
 }
 
-/// A store read under one rate. Generations with different rates may use one store at the same time.
+/// A store read under one rule. Generations, and plans, with different rules may use one store at the same time.
 #[derive(Clone)]
 pub struct Meter {
     store: Arc<Store>,
-    gcra: Gcra,
+    rule: Rule,
     epoch: u8,
 }
 
 impl Meter {
-    pub fn new(store: Arc<Store>, gcra: Gcra) -> Self {
-        let epoch = store.rates.lock().number(gcra);
-        Meter { store, gcra, epoch }
+    pub fn new(store: Arc<Store>, rule: Rule) -> Self {
+        let epoch = store.rules.lock().number(rule);
+        Meter { store, rule, epoch }
     }
 
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Admits one request of `key` at `now` (nanoseconds), or does not. One short lock.
-    pub fn take(&self, key: Key, now: u64) -> Reading {
+    pub fn rule(&self) -> &Rule {
+        &self.rule
+    }
+
+    /// Admits a request of `key` with this cost at `now` (nanoseconds), or does not. One short lock.
+    pub fn take(&self, key: Key, cost: u64, now: u64) -> Reading {
         let Key(key) = key;
         let hash = self.store.hash(key);
         // There is always a shard; if there were not, nobody could be counted.
-        let Some(shard) = self.store.shard(hash) else { return self.reading(Moment::ZERO, now, false) };
-        let mut seen = Moment::ZERO;
+        let Some(shard) = self.store.shard(hash) else { return self.reading(State::default(), cost, now, false) };
+        let mut seen = State::default();
         let mut admitted = false;
         let hash_of = |key| self.store.hash(key);
         let mut table = shard.lock();
         table.advance(hash_of);
         let known = table.update(hash, key, |cell| {
-            seen = self.tat(cell, now);
-            let new = self.gcra.admit(seen, now);
+            seen = self.state(cell, now);
+            let new = self.rule.admit(seen, now, cost);
             admitted = new.is_some();
             seen = new.unwrap_or(seen);
-            // A refusal changes nothing, unless the bucket was just carried over from another rate.
+            // A refusal changes nothing, unless the state was just carried over from another rule.
             (admitted || cell.epoch != self.epoch).then(|| self.cell(seen))
         });
-        if !known && let Some(new) = self.gcra.admit(Moment::ZERO, now) {
+        if !known && let Some(new) = self.rule.admit(State::default(), now, cost) {
             (seen, admitted) = (new, true);
             if table.insert(hash, key, self.cell(new), now, hash_of) {
-                self.store.evicted.fetch_add(1, Ordering::Relaxed);
+                self.store.evicted.add(1);
             }
         }
         drop(table);
-        self.reading(seen, now, admitted)
+        self.reading(seen, cost, now, admitted)
     }
 
     /// What [`Meter::take`] would say, without taking.
-    pub fn peek(&self, key: Key, now: u64) -> Reading {
+    pub fn peek(&self, key: Key, cost: u64, now: u64) -> Reading {
         let hash = self.store.hash(key.0);
         let cell = self.store.shard(hash).and_then(|shard| shard.lock().get(hash, key.0));
-        let tat = cell.map_or(Moment::ZERO, |cell| self.tat(cell, now));
-        let quota = self.gcra.quota(tat, now);
-        Reading { admitted: quota.remaining > 0, quota }
+        let quota = self.rule.quota(cell.map_or(State::default(), |cell| self.state(cell, now)), now, cost);
+        Reading { admitted: quota.remaining >= cost, quota }
     }
 
-    /// Gives one request back.
-    pub fn refund(&self, key: Key, now: u64) {
+    /// Gives back what a request took.
+    pub fn refund(&self, key: Key, cost: u64, now: u64) {
         let hash = self.store.hash(key.0);
         if let Some(shard) = self.store.shard(hash) {
-            shard.lock().update(hash, key.0, |cell| Some(self.cell(self.gcra.refund(self.tat(cell, now)))));
+            let refunded = |cell| Some(self.cell(self.rule.refund(self.state(cell, now), now, cost)));
+            shard.lock().update(hash, key.0, refunded);
         }
     }
 
-    fn reading(&self, tat: Moment, now: u64, admitted: bool) -> Reading {
-        Reading { admitted, quota: self.gcra.quota(tat, now) }
+    fn reading(&self, state: State, cost: u64, now: u64, admitted: bool) -> Reading {
+        // After an admission the next one is asked about.
+        Reading { admitted, quota: self.rule.quota(state, now, if admitted { 1 } else { cost }) }
     }
 
-    fn cell(&self, tat: Moment) -> Cell {
-        Cell { ns: tat.ns, part: tat.part, epoch: self.epoch }
+    fn cell(&self, state: State) -> Cell {
+        Cell { state, epoch: self.epoch }
     }
 
-    fn tat(&self, cell: Cell, now: u64) -> Moment {
-        let tat = Moment { ns: cell.ns, part: cell.part };
+    fn state(&self, cell: Cell, now: u64) -> State {
         if cell.epoch == self.epoch {
-            return tat;
+            return cell.state;
         }
-        // Rare: the first request of a client after its limit was changed.
-        match self.store.rates.lock().known.get(usize::from(cell.epoch)) {
-            Some(from) => self.gcra.rescale(from, tat, now),
-            None => tat,
+        // Rare: the first request of a client after its limit or its plan was changed.
+        match self.store.rules.lock().known.get(usize::from(cell.epoch)) {
+            Some(from) => self.rule.carry(from, cell.state, now),
+            None => cell.state,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
+    use super::super::Gcra;
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
 
     fn meter(store: &Arc<Store>, count: u64, seconds: u64, burst: Option<u32>) -> Meter {
-        Meter::new(store.clone(), Gcra::new(count, Duration::from_secs(seconds), burst).unwrap())
+        Meter::new(store.clone(), Rule::TokenBucket(Gcra::new(count, Duration::from_secs(seconds), burst).unwrap()))
     }
 
     fn number(n: u64) -> Key {
@@ -298,38 +243,10 @@ mod tests {
         let meter = meter(&store, 2, 3600, None);
         for round in 0..3 {
             for n in 0..100_000u64 {
-                assert_eq!(meter.take(number(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)), SECOND).admitted, round < 2, "{n}");
+                assert_eq!(meter.take(number(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)), 1, SECOND).admitted, round < 2, "{n}");
             }
         }
         assert_eq!((store.len(), store.evicted()), (100_000, 0));
-    }
-
-    #[test]
-    fn keys_of_different_kinds_differ() {
-        let v4: IpAddr = "1.2.3.4".parse().unwrap();
-        let long = vec![b'x'; 4096];
-        let keys = [
-            Key::ALL,
-            Key::address(v4),
-            Key::address("::102:304:0:0:0:0".parse().unwrap()),
-            Key::text(b""),
-            Key::text(b"\0"),
-            Key::text(&[4, 3, 2, 1]),
-            Key::text(&[0; 16]),
-            Key::text(&[0; 17]),
-            Key::text(&long),
-            Key::text(&long[1..]),
-            Key::texts(&[b"a", b"bc"]),
-            Key::texts(&[b"ab", b"c"]),
-            Key::texts(&[&[0; 17]]),
-        ];
-        for (index, key) in keys.iter().enumerate() {
-            assert!(!keys[index + 1..].contains(key), "{key:?}");
-        }
-        assert_eq!(Key::address("::ffff:1.2.3.4".parse().unwrap()), Key::address(v4));
-        assert_eq!(Key::address("2001:db8::1".parse().unwrap()), Key::address("2001:db8::ffff:2".parse().unwrap()));
-        assert_ne!(Key::address("2001:db8::1".parse().unwrap()), Key::address("2001:db8:0:1::1".parse().unwrap()));
-        assert_eq!(Key::text(&long), Key::text(&long.clone()));
     }
 
     #[test]
@@ -337,7 +254,7 @@ mod tests {
         let store = Arc::new(Store::new(10_000));
         let meter = meter(&store, 1, 3600, None);
         for n in 0..50_000 {
-            assert!(meter.take(number(n), SECOND).admitted);
+            assert!(meter.take(number(n), 1, SECOND).admitted);
         }
         let len = store.len();
         assert!((10_000..=11_250).contains(&len), "{len}");
@@ -348,8 +265,8 @@ mod tests {
     fn as_many_keys_as_promised_fit() {
         let store = Arc::new(Store::new(100_000));
         let meter = meter(&store, 1, 3600, None);
-        assert!((0..100_000).all(|n| meter.take(number(n), SECOND).admitted));
-        assert!((0..100_000).all(|n| !meter.take(number(n), SECOND).admitted));
+        assert!((0..100_000).all(|n| meter.take(number(n), 1, SECOND).admitted));
+        assert!((0..100_000).all(|n| !meter.take(number(n), 1, SECOND).admitted));
         assert_eq!(store.evicted(), 0);
     }
 
@@ -359,7 +276,7 @@ mod tests {
         let meter = meter(&store, 1, 1, None);
         // 1,000 new keys a second, each live for one: many times the bound, never at once.
         for n in 0..100_000 {
-            assert!(meter.take(number(n), n * SECOND / 1_000).admitted);
+            assert!(meter.take(number(n), 1, n * SECOND / 1_000).admitted);
         }
         assert_eq!(store.evicted(), 0);
         assert!(store.len() <= 5_625);
@@ -369,13 +286,13 @@ mod tests {
     fn a_peek_takes_nothing_and_a_refund_gives_back() {
         let store = Arc::new(Store::new(100));
         let meter = meter(&store, 3, 60, None);
-        assert_eq!(meter.peek(Key::ALL, SECOND).quota.remaining, 3);
+        assert_eq!(meter.peek(Key::ALL, 1, SECOND).quota.remaining, 3);
         assert!(store.is_empty());
-        assert_eq!(meter.take(Key::ALL, SECOND).quota.remaining, 2);
-        assert_eq!(meter.peek(Key::ALL, SECOND).quota.remaining, 2);
-        meter.refund(Key::ALL, SECOND);
-        assert_eq!(meter.peek(Key::ALL, SECOND).quota.remaining, 3);
-        meter.refund(number(9), SECOND);
+        assert_eq!(meter.take(Key::ALL, 1, SECOND).quota.remaining, 2);
+        assert_eq!(meter.peek(Key::ALL, 1, SECOND).quota.remaining, 2);
+        meter.refund(Key::ALL, 1, SECOND);
+        assert_eq!(meter.peek(Key::ALL, 1, SECOND).quota.remaining, 3);
+        meter.refund(number(9), 1, SECOND);
     }
 
     #[test]
@@ -383,13 +300,13 @@ mod tests {
         let store = Arc::new(Store::new(100));
         let old = meter(&store, 100, 60, None);
         for _ in 0..30 {
-            old.take(Key::ALL, SECOND);
+            old.take(Key::ALL, 1, SECOND);
         }
         let new = meter(&store, 40, 1, None);
-        assert_eq!(new.take(Key::ALL, SECOND).quota.remaining, 9);
+        assert_eq!(new.take(Key::ALL, 1, SECOND).quota.remaining, 9);
         // Both generations at once, while the old one drains.
-        assert_eq!(old.take(Key::ALL, SECOND).quota.remaining, 68);
-        assert_eq!(new.peek(Key::ALL, SECOND).quota.remaining, 8);
+        assert_eq!(old.take(Key::ALL, 1, SECOND).quota.remaining, 68);
+        assert_eq!(new.peek(Key::ALL, 1, SECOND).quota.remaining, 8);
         let same = meter(&store, 40, 1, None);
         assert_eq!(same.epoch, new.epoch);
     }
@@ -398,9 +315,9 @@ mod tests {
     fn more_rates_than_numbers_are_survived() {
         let store = Arc::new(Store::new(100));
         for count in 1..1_000 {
-            meter(&store, count, 60, None).take(Key::ALL, SECOND);
+            meter(&store, count, 60, None).take(Key::ALL, 1, SECOND);
         }
-        assert_eq!(store.rates.lock().known.len(), 256);
+        assert_eq!(store.rules.lock().known.len(), 256);
     }
 
     #[test]
@@ -412,7 +329,7 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..500 {
-                        admitted.fetch_add(u64::from(meter.take(Key::ALL, SECOND).admitted), Ordering::Relaxed);
+                        admitted.fetch_add(u64::from(meter.take(Key::ALL, 1, SECOND).admitted), Ordering::Relaxed);
                     }
                 });
             }

@@ -3,7 +3,9 @@
 //! A library's hash map would do for lookups, but it moves all its entries at once when it grows, cannot be sampled, and can only be
 //! swept whole; each of these is a pause on some request's path. Here every operation does a bounded amount of work.
 //!
-//! Deliberately not here: locks, and what a moment means.
+//! Deliberately not here: locks, and what a state means.
+
+use super::rule::State;
 
 /// Slots that are moved per operation while the table changes its size. Growth doubles at three quarters, so the move is over after
 /// `slots / 16` operations, long before the new table can fill up.
@@ -28,12 +30,12 @@ pub struct RawKey {
     pub bits: [u64; 2],
 }
 
-/// A bucket's state.
+/// What is remembered of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cell {
-    pub ns: u64,
-    pub part: u32,
-    /// Under which rate it was written.
+    /// From when on it can be forgotten, and 48 bits more.
+    pub state: State,
+    /// Under which rule it was written.
     pub epoch: u8,
 }
 
@@ -42,7 +44,7 @@ type Slot = [u64; 4];
 
 fn pack(key: RawKey, cell: Cell) -> Slot {
     let [low, high] = key.bits;
-    [low, high, cell.ns, u64::from(cell.part) << 32 | u64::from(cell.epoch) << 8 | u64::from(key.kind)]
+    [low, high, cell.state.until, cell.state.rest << 16 | u64::from(cell.epoch) << 8 | u64::from(key.kind)]
 }
 
 fn kind(slot: &Slot) -> u8 {
@@ -54,7 +56,7 @@ fn key(slot: &Slot) -> RawKey {
 }
 
 fn cell(slot: &Slot) -> Cell {
-    Cell { ns: slot[2], part: (slot[3] >> 32) as u32, epoch: (slot[3] >> 8) as u8 }
+    Cell { state: State { until: slot[2], rest: slot[3] >> 16 }, epoch: (slot[3] >> 8) as u8 }
 }
 
 /// Linear probing in a power of two.
@@ -225,7 +227,7 @@ impl Table {
     fn sweep(&mut self, now: u64, hash_of: impl Fn(RawKey) -> u64 + Copy) {
         for _ in 0..SWEEP {
             let slot = self.now.at(self.hand);
-            if kind(&slot) != EMPTY && cell(&slot).ns < now {
+            if kind(&slot) != EMPTY && cell(&slot).state.until < now {
                 // Another entry may have moved into the gap: stay.
                 self.now.remove(self.hand, hash_of);
                 continue;
@@ -259,7 +261,7 @@ impl Table {
             if kind(&slot) == EMPTY {
                 continue;
             }
-            let ns = cell(&slot).ns;
+            let ns = cell(&slot).state.until;
             if best.is_none_or(|(least, _)| ns < least) {
                 best = Some((ns, index));
             }
@@ -289,7 +291,7 @@ mod tests {
     }
 
     fn at(ns: u64) -> Cell {
-        Cell { ns, part: 7, epoch: 3 }
+        Cell { state: State { until: ns, rest: 7 }, epoch: 3 }
     }
 
     /// A poor hash on purpose: long clusters and a wrap around the end.
@@ -303,7 +305,10 @@ mod tests {
 
     #[test]
     fn a_slot_keeps_every_bit() {
-        let (key_in, cell_in) = (RawKey { kind: 255, bits: [u64::MAX, 5] }, Cell { ns: u64::MAX, part: u32::MAX, epoch: 255 });
+        let (key_in, cell_in) = (
+            RawKey { kind: 255, bits: [u64::MAX, 5] },
+            Cell { state: State { until: u64::MAX, rest: (1 << 48) - 1 }, epoch: 255 },
+        );
         let slot = pack(key_in, cell_in);
         assert_eq!((key(&slot), cell(&slot)), (key_in, cell_in));
     }
@@ -350,7 +355,7 @@ mod tests {
         assert_eq!(evicted, 2_000);
         let left: Vec<_> = (0..3_000).filter_map(|n| table.get(good(raw(n)), raw(n))).collect();
         assert_eq!(left.len(), 1_000);
-        let mean = left.iter().map(|cell| cell.ns - 1_000).sum::<u64>() / 1_000;
+        let mean = left.iter().map(|cell| cell.state.until - 1_000).sum::<u64>() / 1_000;
         assert!(mean > 55, "{mean}");
     }
 

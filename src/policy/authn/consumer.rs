@@ -251,6 +251,11 @@ impl Consumers {
         self.list.iter().map(|consumer| &*consumer.name)
     }
 
+    /// The plan of every consumer that has one.
+    pub fn plans(&self) -> impl Iterator<Item = &str> {
+        self.list.iter().filter_map(|consumer| consumer.plan.as_deref())
+    }
+
     pub fn len(&self) -> usize {
         self.list.len()
     }

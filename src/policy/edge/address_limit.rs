@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 // The meter is shared arithmetic and memory, no policy: two of them would be two to get right.
-use crate::policy::admit::rate_limit::{gcra, max_keys};
+use crate::policy::admit::limit::{EVICTED, max_keys, token_bucket};
 use crate::policy::admit::{Key, Meter, Store, nanoseconds};
 use crate::policy::{Compile, OnRequest, PlanBuilder, Policy, Stage};
 use crate::reply::{Flow, Reply};
@@ -43,7 +43,7 @@ pub struct AddressLimit {
 impl OnRequest for AddressLimit {
     fn on_request(&self, _: &RequestHead, exchange: &mut Exchange) -> Flow {
         // Nothing has been waited for yet: the request's own time is now.
-        let reading = self.meter.take(Key::address(exchange.client), nanoseconds(exchange.started));
+        let reading = self.meter.take(Key::address(exchange.client), 1, nanoseconds(exchange.started));
         if reading.admitted {
             return Flow::Continue(());
         }
@@ -60,11 +60,14 @@ impl Policy for AddressLimit {
     type Config = AddressLimitConfig;
 
     fn compile(config: &Self::Config, cx: &mut Compile<'_>) -> Option<Self> {
-        let gcra = gcra(&config.limit, config.burst, cx);
+        let rule = token_bucket(&config.limit, config.burst, cx);
         let max_keys = max_keys(config.max_keys.as_ref(), cx);
-        let (gcra, max_keys) = (gcra?, max_keys?);
-        let store = cx.ledger.keep(&format!("{}/{}/{max_keys}", cx.scope, Self::NAME), || Store::new(max_keys));
-        Some(AddressLimit { meter: Meter::new(store, gcra) })
+        let (rule, max_keys) = (rule?, max_keys?);
+        let store = cx.ledger.keep(&format!("{}/{}/{max_keys}", cx.scope, Self::NAME), || {
+            let labels = [("limit", Self::NAME), ("scope", cx.scope)];
+            Store::counting(max_keys, cx.tallies.counter("portcullis_rate_limit_evicted_total", EVICTED, &labels))
+        });
+        Some(AddressLimit { meter: Meter::new(store, rule) })
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {

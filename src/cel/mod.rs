@@ -1,0 +1,171 @@
+//! Expressions in the Common Expression Language (CEL, <https://cel.dev>) over a request, who sent it and its route.
+//!
+//! An expression is compiled when the configuration is loaded: its syntax, every name and function in it, and the kind of its result
+//! where that can be told. What a request then costs is bounded by [`WORK`], whatever the client sends: an expression that runs out
+//! of it fails, as does one that reads what is not there. What a failure means is the caller's choice, and [`RuleError`] says nothing of
+//! what the client sent.
+//!
+//! - [`variables`]: the names an expression may use. Only those that it does use are looked up, when it gets there.
+//! - [`check`]: what is refused at load, and what is prepared there so that a request does not pay for it.
+//! - [`values`]: headers, parameters and claims as CEL sees them, without copies.
+//!
+//! Deliberately absent: functions that make long values of short ones (`replace`, `format`), and patterns or networks that come from a
+//! request: `matches` and `cidr` take literals, which are compiled once.
+
+mod check;
+#[cfg(test)]
+mod tests;
+mod values;
+pub mod variables;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use cel::common::ast::IdedExpr;
+use cel::common::types::{CelBool, CelInt, CelUInt};
+use cel::{Context, Env, ExecutionError, Value};
+
+use crate::exchange::Exchange;
+use crate::head::RequestHead;
+use crate::problem::{Place, Problems};
+use values::{Network, Pattern};
+use variables::Facts;
+
+/// The longest expression, in bytes.
+pub const MAX_SOURCE: usize = 4096;
+
+/// The deepest nesting of one expression in another.
+pub const MAX_DEPTH: usize = 64;
+
+/// What one evaluation may cost: the turns of its macros (`all`, `exists`, `map`, `filter`), each weighed with the size of the
+/// request's head and 1 KiB, come to no more than this many bytes. A request of 1 KiB may turn 2,048 times, one of 31 KiB 128 times.
+pub const WORK: usize = 4 << 20;
+
+/// What an expression has to come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Bool,
+    Int,
+}
+
+/// A compiled expression.
+#[derive(Debug)]
+pub struct Expression {
+    root: IdedExpr,
+    patterns: Vec<Pattern>,
+    networks: Vec<Network>,
+}
+
+/// Why an expression came to nothing. Carries nothing of the request's, so that it may be logged and counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleError {
+    /// It reads a header, parameter, claim or element that is not there.
+    Missing,
+    /// It applies a function or operator to something of another kind, such as a claim that is a number where text was expected.
+    Type,
+    /// A number overflows, or is divided by zero.
+    Arithmetic,
+    /// A conversion is given what it cannot read, such as `int("x")`.
+    Conversion,
+    /// It would take more than [`WORK`].
+    Work,
+    /// Its result is of another kind than was asked for.
+    Result,
+    /// The evaluator itself failed.
+    Internal,
+}
+
+impl RuleError {
+    pub const ALL: [RuleError; 7] = [
+        RuleError::Missing,
+        RuleError::Type,
+        RuleError::Arithmetic,
+        RuleError::Conversion,
+        RuleError::Work,
+        RuleError::Result,
+        RuleError::Internal,
+    ];
+
+    /// A stable word for metrics and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            RuleError::Missing => "missing",
+            RuleError::Type => "type",
+            RuleError::Arithmetic => "arithmetic",
+            RuleError::Conversion => "conversion",
+            RuleError::Work => "work",
+            RuleError::Result => "result",
+            RuleError::Internal => "internal",
+        }
+    }
+}
+
+static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(check::environment()));
+
+impl Expression {
+    /// Compiles `source`, which was written at `place`. Everything that is wrong with it goes to `problems`; `None` only if something
+    /// is.
+    pub fn compile(source: &str, place: Place, problems: &mut Problems, kind: Kind) -> Option<Expression> {
+        check::compile(source, place, problems, kind)
+    }
+
+    /// What a condition comes to.
+    pub fn bool(&self, head: &RequestHead, exchange: &Exchange) -> Result<bool, RuleError> {
+        self.evaluate(head, exchange, |value| value.downcast_ref::<CelBool>().map(|value| *value.inner()))
+    }
+
+    /// What a number comes to. An unsigned one beyond the signed is an error.
+    pub fn int(&self, head: &RequestHead, exchange: &Exchange) -> Result<i64, RuleError> {
+        self.evaluate(head, exchange, |value| match value.downcast_ref::<CelInt>() {
+            Some(value) => Some(*value.inner()),
+            None => value.downcast_ref::<CelUInt>().and_then(|value| i64::try_from(*value.inner()).ok()),
+        })
+    }
+
+    fn evaluate<T>(
+        &self,
+        head: &RequestHead,
+        exchange: &Exchange,
+        read: impl Fn(&dyn cel::common::value::Val) -> Option<T>,
+    ) -> Result<T, RuleError> {
+        let facts = Facts { head, exchange, expression: self, turns: AtomicU32::new(turns(head)) };
+        // The evaluator is a library's, and holds a few assertions of its own: whatever a client finds, it costs this rule only.
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let mut context = Context::with_env(ENV.clone());
+            context.set_variable_resolver(&facts);
+            let value = Value::resolve_val(&self.root, &context)?;
+            Ok(read(&*value))
+        }));
+        // An exhausted evaluation may still have come to something: `||` makes do with one side.
+        if facts.turns.load(Ordering::Relaxed) == 0 {
+            return Err(RuleError::Work);
+        }
+        match result {
+            Ok(Ok(value)) => value.ok_or(RuleError::Result),
+            Ok(Err(error)) => Err(RuleError::of(&error)),
+            Err(_) => Err(RuleError::Internal),
+        }
+    }
+}
+
+impl RuleError {
+    fn of(error: &ExecutionError) -> Self {
+        match error {
+            ExecutionError::NoSuchKey(_) | ExecutionError::UndeclaredReference(_) | ExecutionError::IndexOutOfBounds(_) => {
+                RuleError::Missing
+            }
+            ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) | ExecutionError::Overflow(..) => {
+                RuleError::Arithmetic
+            }
+            ExecutionError::FunctionError { .. } => RuleError::Conversion,
+            ExecutionError::InternalError(_) => RuleError::Internal,
+            _ => RuleError::Type,
+        }
+    }
+}
+
+/// How many turns a request may take; never 0, which stands for exhausted.
+fn turns(head: &RequestHead) -> u32 {
+    u32::try_from(WORK / (1024 + head.buffer.len() + head.path.len())).unwrap_or(u32::MAX).max(1) + 1
+}
