@@ -2,7 +2,7 @@
 //!
 //! One limit is a name, whose requests it counts together ([`by`]), what each of them costs ([`cost`]), how many there may be ([`rule`]:
 //! a token bucket, [`gcra`], or a sliding [`window`]; other plans may have other rules), and where it counts ([`limit::Counter`]: in this process,
-//! [`store`]). The arithmetic and the memory know nothing of HTTP. [`all`] asks several limits at once and [`fields`] tells the client, whatever the policy;
+//! [`store`], or [`shared`] with other gateways; [`joint`] asks several wherever they count). The arithmetic and the memory know nothing of HTTP. [`all`] asks several limits at once and [`fields`] tells the client, whatever the policy;
 //! [`rate_limit`] is the policy. The coarse guard that stands before authentication is `edge::address_limit`, which uses the same meter.
 //!
 //! Deliberately not here: limits on concurrency.
@@ -12,6 +12,7 @@ pub mod by;
 pub mod cost;
 pub mod fields;
 pub mod gcra;
+pub mod joint;
 pub mod key;
 pub mod limit;
 pub mod plan;
@@ -19,6 +20,7 @@ pub mod rate_limit;
 #[cfg(test)]
 mod rate_limit_tests;
 pub mod rule;
+pub mod shared;
 pub mod store;
 mod table;
 pub mod window;
