@@ -29,6 +29,7 @@ mod peers;
 mod protocols;
 mod reload;
 mod routing;
+mod shared_limits;
 mod stop;
 mod upgrade;
 mod upstreams;
