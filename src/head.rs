@@ -158,6 +158,15 @@ pub enum HeaderEdit {
     Remove(HeaderName),
 }
 
+impl HeaderEdit {
+    /// The field that is changed.
+    pub fn name(&self) -> &HeaderName {
+        match self {
+            HeaderEdit::Set(name, _) | HeaderEdit::Add(name, _) | HeaderEdit::Remove(name) => name,
+        }
+    }
+}
+
 /// Whether an edit replaces or removes the fields of that name, whatever its case.
 pub fn is_edited(edits: &[HeaderEdit], name: &[u8]) -> bool {
     edits.iter().any(|edit| match edit {

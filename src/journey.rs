@@ -274,17 +274,19 @@ impl Journey {
         self.next.take().or_else(|| service.pick(&self.failed))
     }
 
-    /// The target to ask the backend for: rewritten by the route, and without a credential that came in the query.
+    /// The target to ask the backend for: rewritten by the route, and without credentials that came in the query.
     pub fn upstream_target(&self) -> Option<String> {
         let rewritten = self.exchange.upstream_target.as_deref();
         let knobs = self.route.as_ref().map(|route| &route.plan.knobs);
-        let credential = knobs.filter(|knobs| !knobs.forward_credentials).and_then(|knobs| knobs.credential_query.as_deref());
-        let Some(credential) = credential else { return rewritten.map(str::to_owned) };
+        let credentials = knobs.filter(|knobs| !knobs.forward_credentials).map_or(&[][..], |knobs| &knobs.credential_queries);
+        if credentials.is_empty() {
+            return rewritten.map(str::to_owned);
+        }
         let (path, query) = match rewritten {
             Some(target) => target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query))),
             None => (self.head.path.as_str(), self.head.query()),
         };
-        let query = query.map(|query| strip_query_param(query, credential)).filter(|query| !query.is_empty());
+        let query = query.map(|query| without(query, credentials)).filter(|query| !query.is_empty());
         Some(query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")))
     }
 
@@ -328,6 +330,11 @@ impl Journey {
 }
 
 pub const X_REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
+
+/// `query` without the parameters of these names.
+fn without<'a>(query: &'a str, names: &[Arc<str>]) -> Cow<'a, str> {
+    names.iter().fold(Cow::Borrowed(query), |query, name| Cow::Owned(strip_query_param(&query, name)))
+}
 
 fn no_route() -> Flow {
     Reply::new(StatusCode::NOT_FOUND, "route", "no_route", "No route matches this request.").refuse()
@@ -419,8 +426,7 @@ impl Journey {
     /// mistakes the path still sends its key.
     fn loggable_query(&self) -> Cow<'_, str> {
         let query = self.head.query().filter(|query| self.snapshot.access_log.query && !query.is_empty()).unwrap_or_default();
-        let credentials = self.snapshot.credential_queries.iter().filter(|_| !query.is_empty());
-        credentials.fold(Cow::Borrowed(query), |query, name| Cow::Owned(strip_query_param(&query, name)))
+        if query.is_empty() { Cow::Borrowed("") } else { without(query, &self.snapshot.credential_queries) }
     }
 
     fn record<'a>(&'a self, took: Duration, query: &'a [u8]) -> Record<'a> {

@@ -156,8 +156,8 @@ pub struct Knobs {
     /// The longest request body in bytes, whatever its framing. `None`: the server's bound.
     pub max_body: Option<u64>,
     pub cache: Option<Arc<crate::cache::CachePolicy>>,
-    /// The query parameter that carries a credential: it goes neither to the backend nor into a log.
-    pub credential_query: Option<Arc<str>>,
+    /// The query parameters that carry credentials: they go neither to the backend nor into a log.
+    pub credential_queries: Vec<Arc<str>>,
     /// The request's credentials go to the backend as they came.
     pub forward_credentials: bool,
 }

@@ -66,7 +66,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     problems.sort();
     source.problems = problems;
     let server = &document.server;
-    let credentials = routes.iter().filter_map(|route| route.plan.knobs.credential_query.clone());
+    let credentials = routes.iter().flat_map(|route| route.plan.knobs.credential_queries.iter().cloned());
     Some(Snapshot {
         credential_queries: credentials.collect::<BTreeSet<_>>().into_iter().collect(),
         generation,

@@ -1,4 +1,4 @@
-//! API keys: reading one from a request, and taking it out of a query.
+//! API keys: reading one from a request.
 //!
 //! Whom a key belongs to is the [`Consumers`](super::Consumers)' business.
 
@@ -9,9 +9,14 @@ use http::HeaderName;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::Consumers;
+use super::carrier::query_values;
 use super::failure::Failure;
+use super::method::{Carriers, Method, Verdict};
+use crate::exchange::Exchange;
 use crate::head::RequestHead;
-use crate::problem::{Problem, Problems};
+use crate::policy::Compile;
+use crate::problem::Problem;
 use crate::value::Spanned;
 
 /// What `Identity::method` says.
@@ -35,15 +40,35 @@ pub struct ApiKeyMethodConfig {
 pub struct ApiKeyMethod {
     pub header: HeaderName,
     pub query: Option<Arc<str>>,
+    consumers: Arc<Consumers>,
+}
+
+impl Method for ApiKeyMethod {
+    fn check(&self, head: &RequestHead, _: &Exchange, _: u64) -> Verdict {
+        match self.presented(head) {
+            Ok(None) => Verdict::Absent,
+            Ok(Some(key)) => self.consumers.by_key(&key).cloned().ok_or(Failure::UnknownApiKey).into(),
+            Err(failure) => Verdict::Failed(failure),
+        }
+    }
+
+    /// No registered scheme; a client that does not know it ignores it, as it must.
+    fn scheme(&self) -> Option<&'static str> {
+        Some("ApiKey")
+    }
+
+    fn carriers(&self) -> Carriers {
+        Carriers { headers: vec![self.header.clone()], queries: self.query.iter().cloned().collect(), ..Carriers::default() }
+    }
 }
 
 impl ApiKeyMethod {
-    pub fn compile(config: &ApiKeyMethodConfig, problems: &mut Problems) -> Option<Self> {
+    pub fn compile(config: &ApiKeyMethodConfig, cx: &mut Compile<'_>) -> Option<Self> {
         let header = match &config.header {
             None => Some(HeaderName::from_static("x-api-key")),
             Some(name) => match HeaderName::from_bytes(name.value.as_bytes()) {
                 Ok(http::header::AUTHORIZATION) => {
-                    problems.push(
+                    cx.problems.push(
                         Problem::error(name.place, "an API key cannot come in the Authorization field, which belongs to `jwt`")
                             .hint("X-API-Key"),
                     );
@@ -51,19 +76,23 @@ impl ApiKeyMethod {
                 }
                 Ok(header) => Some(header),
                 Err(_) => {
-                    problems.push(Problem::error(name.place, format!("`{}` is no header name", name.value)));
+                    cx.problems.push(Problem::error(name.place, format!("`{}` is no header name", name.value)));
                     None
                 }
             },
         };
         let query = match &config.query {
             Some(name) if name.value.is_empty() => {
-                problems.push(Problem::error(name.place, "a query parameter needs a name"));
+                cx.problems.push(Problem::error(name.place, "a query parameter needs a name"));
                 return None;
             }
             query => query.as_ref().map(|name| Arc::from(name.value.as_str())),
         };
-        Some(ApiKeyMethod { header: header?, query })
+        if !cx.consumers.has_keys() {
+            cx.problems
+                .push(Problem::warning(cx.place, "no consumer has an API key, so that none can be right").hint("consumers"));
+        }
+        Some(ApiKeyMethod { header: header?, query, consumers: cx.consumers.clone() })
     }
 
     /// The key that the client presented, if any. An empty one counts as presented.
@@ -85,81 +114,12 @@ impl ApiKeyMethod {
     }
 }
 
-/// The decoded values of every parameter called `name`, however the client encoded that name.
-fn query_values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = Cow<'a, [u8]>> {
-    query.split('&').filter_map(move |pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (*decode(key) == *name.as_bytes()).then(|| decode(value))
-    })
-}
-
-/// `query` without every parameter called `name`, however it is encoded; the others stay as they are, byte for byte and in order.
-/// What goes upstream after an API key came by query.
-pub fn strip_query_param(query: &str, name: &str) -> String {
-    let mut kept = String::with_capacity(query.len());
-    let mut first = true;
-    for pair in query.split('&') {
-        let key = pair.split_once('=').map_or(pair, |(key, _)| key);
-        if *decode(key) == *name.as_bytes() {
-            continue;
-        }
-        if !first {
-            kept.push('&');
-        }
-        first = false;
-        kept.push_str(pair);
-    }
-    kept
-}
-
-/// Undoes `application/x-www-form-urlencoded`: `%XX` and `+`. A `%` that begins no escape stands for itself, as it does to backends.
-fn decode(text: &str) -> Cow<'_, [u8]> {
-    if memchr::memchr2(b'%', b'+', text.as_bytes()).is_none() {
-        return Cow::Borrowed(text.as_bytes());
-    }
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        let escaped = match (byte, after) {
-            (b'%', [high, low, ..]) => digit(*high).zip(digit(*low)),
-            _ => None,
-        };
-        match escaped {
-            Some((high, low)) => {
-                out.push(high << 4 | low);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            None if byte == b'+' => out.push(b' '),
-            None => out.push(byte),
-        }
-    }
-    Cow::Owned(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn method(query: Option<&str>) -> ApiKeyMethod {
-        ApiKeyMethod { header: HeaderName::from_static("x-api-key"), query: query.map(Arc::from) }
-    }
-
-    #[test]
-    fn strips_only_what_it_should() {
-        for (query, kept) in [
-            ("key=s", ""),
-            ("a=1&key=s&b=2", "a=1&b=2"),
-            ("key=s&a=%20+&key=t", "a=%20+"),
-            ("%6bey=s&k%65y&keys=1", "keys=1"),
-            ("a&&b", "a&&b"),
-            ("key", ""),
-            ("Key=1&a=key", "Key=1&a=key"),
-            ("a=1&%zz=%&ke%79=x", "a=1&%zz=%"),
-        ] {
-            assert_eq!(strip_query_param(query, "key"), kept, "{query}");
-        }
+        ApiKeyMethod { header: HeaderName::from_static("x-api-key"), query: query.map(Arc::from), consumers: Arc::default() }
     }
 
     #[test]
@@ -182,9 +142,10 @@ mod tests {
     #[test]
     fn refuses_names_that_cannot_work() {
         for json in [r#"{"header":"a b"}"#, r#"{"header":"authorization"}"#, r#"{"query":""}"#] {
-            let mut problems = Problems::default();
-            assert!(ApiKeyMethod::compile(&serde_json::from_str(json).unwrap(), &mut problems).is_none());
-            assert_eq!(problems.len(), 1);
+            let (mut problems, ledger, consumers) = Default::default();
+            let mut cx = crate::policy::testing::context(&mut problems, "test", &ledger, &consumers, std::path::Path::new("."));
+            assert!(ApiKeyMethod::compile(&serde_json::from_str(json).unwrap(), &mut cx).is_none());
+            assert!(problems.has_errors());
         }
     }
 }

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use subtle::ConstantTimeEq;
 
 use super::identity::IdentityHeaders;
+use super::method::Proved;
 use crate::exchange::Identity;
 use crate::problem::{Problem, Problems};
 use crate::value::Spanned;
@@ -64,7 +65,7 @@ pub struct Consumer {
     pub scopes: Vec<Arc<str>>,
     pub groups: Vec<Arc<str>>,
     pub plan: Option<Arc<str>>,
-    /// What the backend hears when one of this consumer's API keys was used.
+    /// What the backend hears of it when nothing but its name is known.
     headers: IdentityHeaders,
 }
 
@@ -121,12 +122,6 @@ impl Hash for KeyDigest {
     }
 }
 
-#[derive(Debug)]
-struct KeyEntry {
-    identity: Arc<Identity>,
-    consumer: usize,
-}
-
 /// Subjects are few per text: one entry for each issuer it was written for.
 type SubjectEntries = SmallVec<[(Option<Arc<str>>, usize); 1]>;
 
@@ -135,15 +130,9 @@ type SubjectEntries = SmallVec<[(Option<Arc<str>>, usize); 1]>;
 pub struct Consumers {
     list: Vec<Consumer>,
     names: HashMap<Arc<str>, usize, ahash::RandomState>,
-    keys: HashMap<KeyDigest, KeyEntry, ahash::RandomState>,
+    keys: HashMap<KeyDigest, Arc<Proved>, ahash::RandomState>,
     subjects: HashMap<Arc<str>, SubjectEntries, ahash::RandomState>,
     fingerprint: [u8; 32],
-}
-
-/// What an API key proves.
-pub struct KeyProof<'a> {
-    pub identity: &'a Arc<Identity>,
-    pub headers: &'a IdentityHeaders,
 }
 
 impl Consumers {
@@ -184,7 +173,7 @@ impl Consumers {
             plan: config.plan.as_ref().map(|plan| plan.value.as_str().into()),
             headers: IdentityHeaders::default(),
         };
-        consumer.headers = IdentityHeaders::of(&consumer.identity("".into()));
+        consumer.headers = IdentityHeaders::of(&consumer.identity("".into(), ""));
         self.list.push(consumer);
         Some(at)
     }
@@ -207,8 +196,8 @@ impl Consumers {
             Some(id) => id.value.as_str().into(),
             None => config.hash.value.chars().take("sha256:".len() + 8).collect::<String>().into(),
         };
-        let identity = Arc::new(consumer.identity(id));
-        self.keys.insert(digest, KeyEntry { identity, consumer: at });
+        let proved = consumer.proved(id, super::api_key::METHOD);
+        self.keys.insert(digest, Arc::new(proved));
     }
 
     fn add_subject(&mut self, at: usize, subject: &Spanned<String>, config: &ConsumerConfig, problems: &mut Problems) {
@@ -228,10 +217,8 @@ impl Consumers {
     }
 
     /// Whom an API key belongs to.
-    pub fn by_key(&self, key: &[u8]) -> Option<KeyProof<'_>> {
-        let entry = self.keys.get(&KeyDigest::of(key))?;
-        let consumer = self.list.get(entry.consumer)?;
-        Some(KeyProof { identity: &entry.identity, headers: &consumer.headers })
+    pub fn by_key(&self, key: &[u8]) -> Option<&Arc<Proved>> {
+        self.keys.get(&KeyDigest::of(key))
     }
 
     /// Whom a token's subject belongs to: an entry for exactly this issuer before one for any.
@@ -276,11 +263,18 @@ impl Consumers {
 }
 
 impl Consumer {
-    fn identity(&self, credential: Arc<str>) -> Identity {
+    /// Who bears one of this consumer's own credentials, such as an API key or a password: it may do all that the consumer may.
+    /// `credential` is its id, no secret.
+    pub fn proved(&self, credential: Arc<str>, method: &'static str) -> Proved {
+        let identity = Arc::new(self.identity(credential, method));
+        Proved { identity, headers: self.headers.clone(), extra: Vec::new() }
+    }
+
+    fn identity(&self, credential: Arc<str>, method: &'static str) -> Identity {
         Identity {
             consumer: Some(self.name.clone()),
             credential,
-            method: super::api_key::METHOD,
+            method,
             subject: self.name.clone(),
             scopes: self.scopes.clone(),
             groups: self.groups.clone(),

@@ -2,6 +2,8 @@
 //!
 //! Deliberately no data in here: a refusal never repeats what the client sent, and says nothing that helps guessing.
 
+use http::StatusCode;
+
 /// The variants are ordered by how far a credential got: of several methods that refused a token, the one that came furthest has
 /// the most useful thing to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,58 +35,69 @@ pub enum Failure {
 impl Failure {
     /// The stable word for logs and metrics.
     pub fn reason(self) -> &'static str {
-        match self {
-            Failure::MissingCredentials => "missing_credentials",
-            Failure::AmbiguousCredentials | Failure::RepeatedAuthorization => "ambiguous_credentials",
-            Failure::UnknownApiKey => "unknown_api_key",
-            Failure::TokenTooLarge => "token_too_large",
-            Failure::MalformedToken => "malformed_token",
-            Failure::UnsupportedHeader => "unsupported_header",
-            Failure::UnsupportedType => "unsupported_type",
-            Failure::UnknownKey => "unknown_key",
-            Failure::UnsupportedAlgorithm => "unsupported_algorithm",
-            Failure::BadSignature => "bad_signature",
-            Failure::MalformedClaim => "malformed_claim",
-            Failure::WrongIssuer => "wrong_issuer",
-            Failure::WrongAudience => "wrong_audience",
-            Failure::MissingClaim => "missing_claim",
-            Failure::NotYetValid => "not_yet_valid",
-            Failure::Expired => "expired",
-        }
+        self.told().0
     }
 
     /// The sentence for the client. Holds no `"` and no `\`, so that it can stand in a quoted string as it is.
     pub fn detail(self) -> &'static str {
-        match self {
-            Failure::MissingCredentials => "This resource needs credentials.",
-            Failure::AmbiguousCredentials => "The request carries credentials that contradict or repeat each other.",
-            Failure::RepeatedAuthorization => "The request has more than one Authorization field.",
-            Failure::UnknownApiKey => "The API key is not known.",
-            Failure::TokenTooLarge => "The token is too large.",
-            Failure::MalformedToken => "The token is not a well-formed signed JWT.",
-            Failure::UnsupportedHeader => "The token's header has a member that is not accepted.",
-            Failure::UnsupportedType => "The token's type is not accepted.",
-            Failure::UnknownKey => "The token was signed with a key that is not known.",
-            Failure::UnsupportedAlgorithm => "The token's algorithm is not accepted.",
-            Failure::BadSignature => "The token's signature is wrong.",
-            Failure::MalformedClaim => "A claim of the token has the wrong type.",
-            Failure::WrongIssuer => "The token's issuer is not accepted.",
-            Failure::WrongAudience => "The token is meant for another audience.",
-            Failure::MissingClaim => "The token lacks a claim that is required.",
-            Failure::NotYetValid => "The token is not valid yet.",
-            Failure::Expired => "The token has expired.",
-        }
+        self.told().1
     }
 
     /// The `error` of a Bearer challenge (RFC 6750, section 3.1). `None` where no token was presented: then the challenge must not
     /// say more than that one is wanted.
     pub fn bearer_error(self) -> Option<&'static str> {
-        match self {
-            Failure::MissingCredentials | Failure::AmbiguousCredentials | Failure::UnknownApiKey => None,
-            Failure::RepeatedAuthorization => Some("invalid_request"),
-            _ => Some("invalid_token"),
+        match self.told().2 {
+            Kind::Token => Some("invalid_token"),
+            Kind::Request => Some("invalid_request"),
+            Kind::Other | Kind::Unavailable => None,
         }
     }
+
+    /// 401, or 503 where the gateway could not find out.
+    pub fn status(self) -> StatusCode {
+        if self.told().2 == Kind::Unavailable { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::UNAUTHORIZED }
+    }
+
+    /// Everything there is to say about a failure, in one line each.
+    fn told(self) -> (&'static str, &'static str, Kind) {
+        use Kind::*;
+        match self {
+            Failure::MissingCredentials => ("missing_credentials", "This resource needs credentials.", Other),
+            Failure::AmbiguousCredentials => {
+                ("ambiguous_credentials", "The request carries credentials that contradict or repeat each other.", Other)
+            }
+            Failure::RepeatedAuthorization => {
+                ("ambiguous_credentials", "The request has more than one Authorization field.", Request)
+            }
+            Failure::UnknownApiKey => ("unknown_api_key", "The API key is not known.", Other),
+            Failure::TokenTooLarge => ("token_too_large", "The token is too large.", Token),
+            Failure::MalformedToken => ("malformed_token", "The token is not a well-formed signed JWT.", Token),
+            Failure::UnsupportedHeader => ("unsupported_header", "The token's header has a member that is not accepted.", Token),
+            Failure::UnsupportedType => ("unsupported_type", "The token's type is not accepted.", Token),
+            Failure::UnknownKey => ("unknown_key", "The token was signed with a key that is not known.", Token),
+            Failure::UnsupportedAlgorithm => ("unsupported_algorithm", "The token's algorithm is not accepted.", Token),
+            Failure::BadSignature => ("bad_signature", "The token's signature is wrong.", Token),
+            Failure::MalformedClaim => ("malformed_claim", "A claim of the token has the wrong type.", Token),
+            Failure::WrongIssuer => ("wrong_issuer", "The token's issuer is not accepted.", Token),
+            Failure::WrongAudience => ("wrong_audience", "The token is meant for another audience.", Token),
+            Failure::MissingClaim => ("missing_claim", "The token lacks a claim that is required.", Token),
+            Failure::NotYetValid => ("not_yet_valid", "The token is not valid yet.", Token),
+            Failure::Expired => ("expired", "The token has expired.", Token),
+        }
+    }
+}
+
+/// What a failure is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A bearer token that was presented.
+    Token,
+    /// How a token was presented.
+    Request,
+    /// Any other credential, or none.
+    Other,
+    /// Nothing that the client did.
+    Unavailable,
 }
 
 #[cfg(test)]

@@ -14,11 +14,11 @@ use serde_json::{Map, Value};
 
 use super::Consumers;
 use super::failure::Failure;
-use super::identity::{IDENTITY_HEADERS, IdentityHeaders, encode, header_value, set_or_remove};
+use super::identity::{IDENTITY_HEADERS, encode, header_value, set_or_remove};
 use super::jwt_keys::{JwtKeyConfig, VerifyKey, parse_algorithm};
 use super::jwt_token::{Token, date, lookup, normal_type, texts};
+use super::method::Proved;
 use crate::exchange::Identity;
-use crate::head::HeaderEdit;
 use crate::policy::Compile;
 use crate::problem::Problem;
 use crate::value::{OneOrMany, Period, Spanned};
@@ -76,12 +76,10 @@ pub struct JwtMethod {
 }
 
 /// A token that was found good, and all that follows from it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Verified {
-    pub identity: Arc<Identity>,
-    pub headers: IdentityHeaders,
     /// Sets or removes each header of `claims_to_headers`.
-    pub claims: Box<[HeaderEdit]>,
+    pub proved: Arc<Proved>,
     /// The second in which the token is no longer good, leeway included.
     pub until: u64,
     /// The first second in which it is, leeway included.
@@ -182,11 +180,10 @@ impl JwtMethod {
             Some(Value::String(_)) | None => return Err(Failure::MissingClaim),
             Some(_) => return Err(Failure::MalformedClaim),
         };
-        let edits = self
-            .claims
-            .iter()
-            .map(|(header, claim)| set_or_remove(header, lookup(&claims, claim).and_then(claim_value).as_ref()));
-        let claims_edits = edits.collect();
+        let edit = |(header, claim): &(HeaderName, Box<str>)| {
+            set_or_remove(header, lookup(&claims, claim).and_then(claim_value).as_ref())
+        };
+        let extra = self.claims.iter().map(edit).collect();
         let consumer = consumers.by_subject(issuer, subject);
         let mut groups = consumer.map(|consumer| consumer.groups.clone()).unwrap_or_default();
         groups.extend(self.groups(&claims)?.into_iter().map(Arc::from));
@@ -205,8 +202,8 @@ impl JwtMethod {
             claims: None,
         };
         identity.claims = Some(Arc::new(Value::Object(claims)));
-        let headers = IdentityHeaders::of(&identity);
-        let verified = Verified { identity: Arc::new(identity), headers, claims: claims_edits, until, from, size };
+        let proved = Proved { extra, ..Proved::new(identity) };
+        let verified = Verified { proved: Arc::new(proved), until, from, size };
         verified.check_time(now)?;
         Ok(verified)
     }

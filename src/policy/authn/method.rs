@@ -6,23 +6,31 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use http::HeaderName;
+
 use super::failure::Failure;
 use super::identity::IdentityHeaders;
 use crate::exchange::{Exchange, Identity};
-use crate::head::{HeaderEdit, RequestHead};
+use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 
 /// Who a credential proves its bearer to be, and what the backend hears of it, prepared once for each credential.
 #[derive(Debug)]
 pub struct Proved {
     pub identity: Arc<Identity>,
     pub headers: IdentityHeaders,
-    /// Fields that the method itself sets or removes, such as those from a token's claims.
+    /// Fields that the method itself sets or removes, such as those from a token's claims. All of their names are among
+    /// [`Method::sets`].
     pub extra: Vec<HeaderEdit>,
 }
 
 impl Proved {
     pub fn new(identity: Identity) -> Self {
         Proved { headers: IdentityHeaders::of(&identity), identity: Arc::new(identity), extra: Vec::new() }
+    }
+
+    /// Tells the backend who it is. Without [`Proved::extra`].
+    pub fn write(&self, edits: &mut HeaderEdits) {
+        self.headers.write(self.identity.method, edits);
     }
 }
 
@@ -36,19 +44,61 @@ pub enum Verdict {
     Waits,
 }
 
+impl From<Result<Arc<Proved>, Failure>> for Verdict {
+    fn from(result: Result<Arc<Proved>, Failure>) -> Self {
+        result.map_or_else(Verdict::Failed, Verdict::Proved)
+    }
+}
+
 /// The future of [`Method::wait`].
 pub type Proving<'a> = Pin<Box<dyn Future<Output = Result<Arc<Proved>, Failure>> + Send + 'a>>;
 
+/// What credentials come in. It goes neither to the backend, unless the route says so, nor into a log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Carriers {
+    pub headers: Vec<HeaderName>,
+    /// Names of query parameters.
+    pub queries: Vec<Arc<str>>,
+    pub cookies: Vec<Arc<str>>,
+}
+
+impl Carriers {
+    /// Adds those of another method. Each is named once.
+    pub fn merge(&mut self, other: Carriers) {
+        fn add<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
+            for item in more {
+                if !all.contains(&item) {
+                    all.push(item);
+                }
+            }
+        }
+        add(&mut self.headers, other.headers);
+        add(&mut self.queries, other.queries);
+        add(&mut self.cookies, other.cookies);
+    }
+}
+
 /// One way to prove who one is.
 pub trait Method: Send + Sync {
-    /// As it is written under `authn`, and as the backend is told: `jwt`, `api_key`, `basic` ...
-    fn name(&self) -> &'static str;
-
     /// Looks for the credential and judges it, if that can be done at once. `now` in seconds since 1970.
     fn check(&self, head: &RequestHead, exchange: &Exchange, now: u64) -> Verdict;
 
-    /// Called where [`Method::check`] said [`Verdict::Waits`]. Bounded in time by the method itself.
+    /// Called where [`Method::check`] said [`Verdict::Waits`]. Bounded in time by the method itself, and dropped where it stands when
+    /// the client goes away.
     fn wait<'a>(&'a self, _head: &'a RequestHead, _exchange: &'a Exchange, _now: u64) -> Proving<'a> {
         Box::pin(std::future::ready(Err(Failure::MissingCredentials)))
+    }
+
+    /// The scheme that a 401 asks for (RFC 9110, section 11.6.1). `None` where a client cannot be asked for such a credential.
+    fn scheme(&self) -> Option<&'static str>;
+
+    /// Where the credentials come in.
+    fn carriers(&self) -> Carriers {
+        Carriers::default()
+    }
+
+    /// The fields that [`Proved::extra`] may set. A client's own fields of these names never go upstream.
+    fn sets(&self) -> Vec<HeaderName> {
+        Vec::new()
     }
 }

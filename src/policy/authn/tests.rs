@@ -1,9 +1,14 @@
 //! The policy as a whole: which credentials are asked for, and what the backend hears. The attacks on tokens are in `jwt_tests`.
 
+use std::ops::ControlFlow;
+
+use http::{StatusCode, header};
+
 use super::consumer::tests::hash_of;
 use super::*;
 use crate::ledger::Ledger;
 use crate::problem::Problems;
+use crate::reply::Reply;
 
 pub const NOW: u64 = 1_700_000_000;
 
@@ -68,7 +73,9 @@ pub fn upstream(exchange: &Exchange, client: &[(&str, &str)]) -> Vec<(String, St
 
 pub fn run(policy: &Authn, target: &str, fields: &[(&str, &str)], now: u64) -> Result<Exchange, Box<Reply>> {
     let mut exchange = Exchange::for_tests();
-    match policy.authenticate(&RequestHead::build("GET", target, fields), &mut exchange, now) {
+    let head = RequestHead::build("GET", target, fields);
+    let proofs = policy.prove(&head, &exchange, now).expect("nothing to wait for");
+    match policy.conclude(proofs, &head, &mut exchange) {
         ControlFlow::Continue(()) => Ok(exchange),
         ControlFlow::Break(reply) => Err(reply),
     }
@@ -111,7 +118,7 @@ fn an_api_key_becomes_an_identity() {
         ])
     );
     assert!(run(&policy, "/?a=1&key=key-globex", &[], NOW).is_ok());
-    assert_eq!(policy.credential_query.as_deref(), Some("key"));
+    assert_eq!(policy.carriers.queries, [Arc::<str>::from("key")]);
     assert_eq!(refused(&policy, "/", &[("x-api-key", "key-acmf")]).0, "unknown_api_key");
     assert_eq!(refused(&policy, "/?key=key-acme", &[("x-api-key", "key-acme")]).0, "ambiguous_credentials");
 }
@@ -183,6 +190,17 @@ fn optional_admits_nobody_but_not_the_wrong_ones() {
 }
 
 #[test]
+fn whoever_presents_nothing_may_be_a_consumer() {
+    let policy = Lab::new().compile(serde_json::json!({ "jwt": hs256_config(), "api_key": {}, "anonymous": "acme" }));
+    let exchange = run(&policy, "/", &[("x-consumer-name", "root")], NOW).unwrap();
+    assert!(upstream(&exchange, &[]).contains(&("x-auth-method".into(), "anonymous".into())));
+    let identity = exchange.identity.unwrap();
+    assert_eq!((identity.consumer.as_deref(), identity.method, identity.scopes.len()), (Some("acme"), "anonymous", 2));
+    assert_eq!(refused(&policy, "/", &[("x-api-key", "nope")]).0, "unknown_api_key");
+    assert!(run(&policy, "/", &[("x-api-key", "key-globex")], NOW).is_ok());
+}
+
+#[test]
 fn two_credentials_must_agree() {
     let lab = Lab::new();
     for any in [true, false] {
@@ -226,7 +244,7 @@ fn wrong_configurations_are_told() {
         serde_json::json!({}),
         serde_json::json!({ "jwt": [] }),
         serde_json::json!({ "jwt": {} }),
-        serde_json::json!({ "jwt": [hs256_config(), hs256_config()], "any": false }),
+        serde_json::json!({ "api_key": {}, "anonymous": "nobody" }),
         serde_json::json!({ "api_key": {}, "realm": "a\"b" }),
         serde_json::json!({ "api_key": {}, "token_cache": 1_000_001 }),
         serde_json::json!({ "api_key": { "header": "a b" } }),

@@ -3,8 +3,6 @@
 //!
 //! Only good tokens are kept: bad ones would let anyone push the good ones out.
 
-use std::sync::Arc;
-
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
@@ -14,27 +12,20 @@ use super::jwt::Verified;
 /// A token's digest under a key of its policy's own. 256 bits, because two tokens with one key here would be one identity.
 pub type TokenKey = [u8; 32];
 
-/// A cached token: by which of the policy's methods, and what follows.
-#[derive(Clone)]
-pub struct Entry {
-    pub method: usize,
-    pub verified: Arc<Verified>,
-}
-
 /// Claims are kept with their token, so that a long token counts as several entries: bounded memory, not only a bounded number.
 #[derive(Clone)]
 struct BySize;
 
 const UNIT: usize = 2048;
 
-impl Weighter<TokenKey, Entry> for BySize {
-    fn weight(&self, _: &TokenKey, entry: &Entry) -> u64 {
-        entry.verified.size.div_ceil(UNIT).max(1) as u64
+impl Weighter<TokenKey, Verified> for BySize {
+    fn weight(&self, _: &TokenKey, verified: &Verified) -> u64 {
+        verified.size.div_ceil(UNIT).max(1) as u64
     }
 }
 
 pub struct TokenCache {
-    entries: Cache<TokenKey, Entry, BySize>,
+    entries: Cache<TokenKey, Verified, BySize>,
 }
 
 impl TokenCache {
@@ -44,17 +35,17 @@ impl TokenCache {
     }
 
     /// What is known of a token. One whose time is over is forgotten, and refused in the same second as if it had never been kept.
-    pub fn get(&self, key: &TokenKey, now: u64) -> Result<Option<Entry>, Failure> {
-        let Some(entry) = self.entries.get(key) else { return Ok(None) };
-        if let Err(failure) = entry.verified.check_time(now) {
+    pub fn get(&self, key: &TokenKey, now: u64) -> Result<Option<Verified>, Failure> {
+        let Some(verified) = self.entries.get(key) else { return Ok(None) };
+        if let Err(failure) = verified.check_time(now) {
             self.entries.remove(key);
             return Err(failure);
         }
-        Ok(Some(entry))
+        Ok(Some(verified))
     }
 
-    pub fn put(&self, key: TokenKey, entry: Entry) {
-        self.entries.insert(key, entry);
+    pub fn put(&self, key: TokenKey, verified: Verified) {
+        self.entries.insert(key, verified);
     }
 
     pub fn len(&self) -> usize {
