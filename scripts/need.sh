@@ -40,6 +40,7 @@ test_needs() {
     need python3 '[ -x /usr/bin/python3 ]'
     need python3-grpcio "/usr/bin/python3 -c 'import grpc'"
     need python3-websockets "/usr/bin/python3 -c 'import websockets'"
+    need redis-server 'has redis-server && has redis-cli'
     need systemd 'has systemd-analyze'
 }
 
@@ -104,7 +105,7 @@ install_packages() {
     for package in "$@"; do
         case $package in
         nginx-light) systemctl --quiet disable nginx.service >/dev/null 2>&1 || true ;;
-        haproxy | h2o) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
+        haproxy | h2o | redis-server) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
         esac
     done
 }

@@ -38,6 +38,7 @@ mod protocols;
 mod rates;
 mod reload;
 mod routing;
+mod shared_limits;
 mod stop;
 mod upgrade;
 mod upstreams;

@@ -2,10 +2,10 @@
 //!
 //! One limit is a name, whose requests it counts together ([`by`]), what each of them costs ([`cost`]), how many there may be
 //! ([`rule`]: a token bucket, [`gcra`], or a sliding [`window`]; other plans may have other rules), and where it counts
-//! ([`limit::Counter`]: in this process, [`store`]). The arithmetic and the memory know nothing of HTTP. [`all`] asks several
-//! limits at once and [`fields`] tells the client, whatever the policy; [`rate_limit`] is the policy. [`quota`] counts by the
-//! calendar, and survives a restart. The coarse guard that stands before authentication is `edge::address_limit`, which uses the
-//! same meter.
+//! ([`limit::Counter`]: in this process, [`store`], or [`shared`] with other gateways; [`joint`] asks several wherever they count).
+//! The arithmetic and the memory know nothing of HTTP. [`all`] asks several limits at once and [`fields`] tells the client,
+//! whatever the policy; [`rate_limit`] is the policy. [`quota`] counts by the calendar, and survives a restart. The coarse guard
+//! that stands before authentication is `edge::address_limit`, which uses the same meter.
 //!
 //! Beside the limits: [`throttle`] lets requests wait their turn and [`concurrency`] counts those under way, both with the lines of
 //! [`line`]; [`adaptive`] finds out how many a service can take ([`gradient`]) and sheds the rest by [`priority`].
@@ -18,6 +18,7 @@ pub mod cost;
 pub mod fields;
 pub mod gcra;
 pub mod gradient;
+pub mod joint;
 pub mod key;
 pub mod limit;
 pub mod line;
@@ -28,6 +29,7 @@ pub mod rate_limit;
 #[cfg(test)]
 mod rate_limit_tests;
 pub mod rule;
+pub mod shared;
 pub mod store;
 mod table;
 pub mod throttle;
