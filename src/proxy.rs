@@ -192,7 +192,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         journey.answered(answer.status);
-        apply_to_response(answer, &journey.exchange.to_client);
+        apply_to_response(answer, &journey.exchange.request_id, &journey.exchange.to_client);
         if let Some(used) = journey.cache_use {
             let outcome = cache::Outcome::of(&session.cache, used);
             journey.outcome.cache = outcome.word();

@@ -50,8 +50,8 @@ pub async fn run(pool: &Pool, journey: &mut Journey, down: &mut Downstream, serv
         journey.outcome.upstream_started = Some(Instant::now());
         match relay::exchange(&mut up, journey, down, service).await {
             Ok(()) => {
-                if let Some(stream) = up.reusable() {
-                    pool.keep(stream, journey.outcome.endpoint, service);
+                if let Some(connection) = up.reusable() {
+                    pool.keep(connection, journey.outcome.endpoint, service);
                 }
                 return Ok(());
             }
@@ -81,7 +81,7 @@ async fn connect(pool: &Pool, journey: &mut Journey, service: &Service, fresh: b
         }
         let Some(address) = journey.outcome.endpoint else { return Err(Failed::Answer(service.unavailable())) };
         if let Some(kept) = (!fresh).then(|| pool.take(address)).flatten() {
-            return Ok(Upstream::kept(kept));
+            return Ok(kept);
         }
         let connecting = tokio::net::TcpStream::connect(address);
         let (timed_out, error) = match tokio::time::timeout(service.timeouts.connect, connecting).await {

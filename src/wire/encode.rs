@@ -5,7 +5,8 @@ use pingora_http::ResponseHeader;
 use smallvec::SmallVec;
 
 use super::answer::AnswerHead;
-use crate::head::{HeaderEdits, added, is_edited};
+use crate::exchange::RequestId;
+use crate::head::{Edited, HeaderEdits};
 
 /// How an answer's body is delimited towards the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +84,8 @@ pub fn strip_hop_by_hop(answer: &mut ResponseHeader) {
 }
 
 /// Appends a field.
+#[inline]
 pub fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.reserve(name.len() + value.len() + 4);
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -96,6 +97,7 @@ pub fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 pub fn relayed(
     out: &mut Vec<u8>,
     answer: &AnswerHead,
+    request_id: &RequestId,
     edits: &HeaderEdits,
     framing: AnswerFraming,
     keep_alive: bool,
@@ -110,7 +112,7 @@ pub fn relayed(
         let misleading = unframed && is_name(name, "content-length");
         !(is_hop_by_hop(name) || nominated || misleading)
     });
-    fields(out, passing, edits, framing, keep_alive, version);
+    fields(out, passing, request_id, edits, framing, keep_alive, version);
 }
 
 /// Appends the head of an answer of the gateway's own.
@@ -118,6 +120,7 @@ pub fn own<'a>(
     out: &mut Vec<u8>,
     status: StatusCode,
     own: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    request_id: &RequestId,
     edits: &HeaderEdits,
     framing: AnswerFraming,
     keep_alive: bool,
@@ -125,7 +128,7 @@ pub fn own<'a>(
 ) {
     out.reserve(512);
     status_line(out, status, status.canonical_reason().unwrap_or_default().as_bytes());
-    fields(out, own, edits, framing, keep_alive, version);
+    fields(out, own, request_id, edits, framing, keep_alive, version);
 }
 
 fn status_line(out: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
@@ -136,27 +139,33 @@ fn status_line(out: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The fields of an answer, as the edits leave them, and the end of its head.
+/// The fields of an answer, as the edits leave them, the request's id among them, and the end of its head.
 fn fields<'a>(
     out: &mut Vec<u8>,
     from: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    request_id: &RequestId,
     edits: &HeaderEdits,
     framing: AnswerFraming,
     keep_alive: bool,
     version: Version,
 ) {
     let mut dated = false;
-    for (name, value) in from.filter(|(name, _)| !is_edited(edits, name)) {
+    let edited = Edited::new(edits);
+    for (name, value) in from.filter(|(name, _)| !edited.replaces(name) && !is_name(name, "x-request-id")) {
         dated |= is_name(name, "date");
         field(out, name, value);
     }
-    for (name, value) in added(edits) {
+    if !edited.replaces(b"x-request-id") {
+        field(out, b"x-request-id", request_id.as_bytes());
+    }
+    for (name, value) in edited.added() {
         dated |= *name == header::DATE;
         field(out, name.as_str().as_bytes(), value.as_bytes());
     }
     end_of_head(out, dated, framing, keep_alive, version);
 }
 
+#[inline(always)]
 fn is_name(name: &[u8], known: &str) -> bool {
     name.eq_ignore_ascii_case(known.as_bytes())
 }

@@ -7,12 +7,14 @@
 //! have in common: whether one suffices, whether they agree, and what is told to whom.
 
 pub mod api_key;
+pub mod basic;
 pub mod bearer;
 mod carrier;
 mod challenge;
 pub mod consumer;
 pub mod failure;
 pub mod identity;
+pub mod issued;
 mod json;
 pub mod jwt;
 pub mod jwt_keys;
@@ -20,6 +22,8 @@ pub mod jwt_keys;
 mod jwt_tests;
 pub mod jwt_token;
 pub mod method;
+pub mod mtls;
+pub mod password;
 #[cfg(test)]
 mod tests;
 pub mod token_cache;
@@ -36,12 +40,14 @@ pub use self::carrier::strip_query_param;
 pub use self::consumer::{ApiKeyConfig, Consumer, ConsumerConfig, Consumers};
 
 use self::api_key::{ApiKeyMethod, ApiKeyMethodConfig};
+use self::basic::{BasicConfig, BasicMethod};
 use self::bearer::BearerMethod;
 use self::challenge::Challenges;
 use self::failure::Failure;
 use self::identity::{IDENTITY_HEADERS, remove_lookalikes};
 use self::jwt::JwtConfig;
 use self::method::{Carriers, Method, Proved, Verdict};
+use self::mtls::{MtlsConfig, MtlsMethod};
 use super::{Compile, OnWait, PlanBuilder, Policy, Stage, Waiting};
 use crate::exchange::{Exchange, Identity};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
@@ -63,6 +69,10 @@ pub struct AuthnConfig {
     pub jwt: Option<OneOrMany<JwtConfig>>,
     /// API keys of the `consumers`.
     pub api_key: Option<ApiKeyMethodConfig>,
+    /// HTTP Basic (RFC 7617): user names and passwords of the `consumers`.
+    pub basic: Option<BasicConfig>,
+    /// The client's certificate, on listeners that ask for one.
+    pub mtls: Option<MtlsConfig>,
     /// `true` (the default): one method suffices. `false`: all of them are needed, such as a token and an API key. Either way whatever
     /// is presented must be right, and must not name two different consumers.
     pub any: bool,
@@ -85,6 +95,8 @@ impl Default for AuthnConfig {
         AuthnConfig {
             jwt: None,
             api_key: None,
+            basic: None,
+            mtls: None,
             any: true,
             optional: false,
             anonymous: None,
@@ -106,6 +118,8 @@ fn methods(config: &AuthnConfig, cx: &mut Compile<'_>) -> Option<Vec<Arc<dyn Met
     let compiled = [
         config.jwt.as_ref().map(|jwt| shared(BearerMethod::compile(&jwt.0, tokens?, cx))),
         config.api_key.as_ref().map(|keys| shared(ApiKeyMethod::compile(keys, cx))),
+        config.basic.as_ref().map(|basic| shared(BasicMethod::compile(basic, cx))),
+        config.mtls.as_ref().map(|mtls| shared(MtlsMethod::compile(mtls, cx))),
     ];
     compiled.into_iter().flatten().collect()
 }
@@ -136,14 +150,14 @@ type Proofs = SmallVec<[Arc<Proved>; 2]>;
 impl Policy for Authn {
     const NAME: &'static str = "authn";
     const STAGE: Stage = Stage::Authn;
-    const SUMMARY: &'static str = "Proves who the client is: signed tokens (JWT) and API keys";
+    const SUMMARY: &'static str = "Proves who the client is: signed tokens (JWT), API keys and passwords";
     type Config = AuthnConfig;
 
     fn compile(config: &AuthnConfig, cx: &mut Compile<'_>) -> Option<Self> {
         // All of them, so that every problem is found in one go.
         let methods = methods(config, cx);
         if methods.as_ref().is_some_and(Vec::is_empty) {
-            cx.problems.push(Problem::error(cx.place, "`authn` needs at least one method").hint("jwt or api_key"));
+            cx.problems.push(Problem::error(cx.place, "`authn` needs at least one method").hint("jwt, api_key, basic or mtls"));
             return None;
         }
         let unproved = unproved(config, cx);
