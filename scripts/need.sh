@@ -26,6 +26,7 @@ build_needs() {
 test_needs() {
     need curl 'has curl'
     need nginx-light 'has nginx'
+    need redis-server 'has redis-server'
     need wrk 'has wrk'
     need nghttp2-client 'has h2load && has nghttp'
     need openssl 'has openssl'
@@ -87,7 +88,7 @@ install_packages() {
     for package in "$@"; do
         case $package in
         nginx-light) systemctl --quiet disable nginx.service >/dev/null 2>&1 || true ;;
-        haproxy | h2o) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
+        haproxy | h2o | redis-server) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
         esac
     done
 }
