@@ -60,6 +60,7 @@ pub mod listen;
 pub mod node;
 pub mod observe;
 pub mod path;
+pub mod plain;
 pub mod policy;
 pub mod problem;
 pub mod proxy;

@@ -9,6 +9,9 @@ mod keys;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+mod connections;
+
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
@@ -55,6 +58,7 @@ pub fn router(core: Arc<Core>, reload: mpsc::Sender<ReloadRequest>) -> Router {
         .route("/config", get(config))
         .route("/routes", get(routes))
         .route("/upstreams", get(upstreams))
+        .route("/connections", get(connections::connections))
         .route("/reload", post(reload_now))
         .merge(keys::router())
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such resource", json!({})) })

@@ -251,6 +251,15 @@ fn identity(list: &mut List, w: &Words) {
     list.add(&[401], "a wrong password", format!("{curl} -u olga:guess {http}/back-office/orders"), &["charset=\"UTF-8\""]);
     list.add(&[403], "not a member of the group", format!("{curl} {alice} {http}/partners/prices"), &["group_not_allowed"]);
     list.add(&[200], "a member", format!("{curl} {api_key} {http}/partners/prices"), &[r#""consumer": "acme-mobile""#]);
+    list.add(&[200], "a rule: one's own account", format!("{curl} {alice} {http}/accounts/alice"), &[r#""subject": "alice""#]);
+    list.add(&[403], "and nobody else's", format!("{curl} {bob} {http}/accounts/alice"), &["rule_not_allowed"]);
+    list.add(
+        &[200],
+        "another service says yes, and what the backend should know",
+        format!("{curl} -H 'X-Ticket: valid' -H 'X-Seat: box' {http}/tickets/7"),
+        &[r#""x-seat": "row 7""#],
+    );
+    list.add(&[403], "or no", format!("{curl} -H 'X-Ticket: copied' {http}/tickets/7"), &["external_auth_denied"]);
 }
 
 fn limits(list: &mut List, w: &Words) {
@@ -342,6 +351,12 @@ fn doors(list: &mut List, w: &Words) {
         "a trusted proxy's is believed; this listener wants a PROXY header first",
         format!("{curl} --haproxy-protocol -H 'X-Forwarded-For: 203.0.113.7' {balanced}/items/7"),
         &[r#""x-client-address": "203.0.113.7""#],
+    );
+    list.add(
+        &[403],
+        "an address that may not come here",
+        format!("{curl} --haproxy-protocol -H 'X-Forwarded-For: 203.0.113.77' {balanced}/office"),
+        &["ip_denied"],
     );
 }
 

@@ -20,7 +20,7 @@ use super::identity::IdentityHeaders;
 use super::issued::{ByDigest, IssuedKeys};
 use super::method::Proved;
 use super::password::Hashed;
-use crate::exchange::Identity;
+use crate::exchange::{ClientCertificate, Identity};
 use crate::problem::{Problem, Problems};
 use crate::value::Spanned;
 
@@ -43,6 +43,9 @@ pub struct ConsumerConfig {
     /// when that is more than one, because two issuers may use one subject for different people.
     #[serde(default)]
     pub issuer: Option<Spanned<String>>,
+    /// The client certificates that belong to it, by a name in them or by their fingerprint.
+    #[serde(default)]
+    pub certificates: Vec<Spanned<CertificateName>>,
     /// What its API keys may do. A token brings its own scopes; these apply only to a token that has no scope claim at all.
     #[serde(default)]
     pub scopes: Vec<String>,
@@ -52,6 +55,33 @@ pub struct ConsumerConfig {
     /// The plan that it has subscribed to, such as `free` or `pro`: limits may differ by it.
     #[serde(default)]
     pub plan: Option<Spanned<String>>,
+}
+
+/// What a client certificate is known by: exactly one of these, compared whole.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum CertificateName {
+    /// A URI among its alternative names, such as `spiffe://example.com/billing`.
+    Uri(String),
+    /// A DNS name among them, in lower case.
+    Dns(String),
+    /// An email address among them.
+    Email(String),
+    /// Its subject, as RFC 4514 writes it: `CN=client,O=Example`.
+    Subject(String),
+    /// `sha256:` and the 64 hexadecimal digits of its SHA-256.
+    Fingerprint(String),
+}
+
+/// Every name that a certificate has.
+pub fn certificate_names(certificate: &ClientCertificate) -> impl Iterator<Item = CertificateName> + '_ {
+    let digits: String = certificate.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
+    let subject = Some(&certificate.subject).filter(|subject| !subject.is_empty());
+    std::iter::once(CertificateName::Fingerprint(format!("sha256:{digits}")))
+        .chain(certificate.uris.iter().cloned().map(CertificateName::Uri))
+        .chain(certificate.dns.iter().cloned().map(CertificateName::Dns))
+        .chain(certificate.emails.iter().cloned().map(CertificateName::Email))
+        .chain(subject.cloned().map(CertificateName::Subject))
 }
 
 /// An API key, as it is stored: never the key itself.
@@ -174,6 +204,7 @@ pub struct Consumers {
     issued: Option<Arc<IssuedKeys>>,
     logins: HashMap<Arc<str>, Login, ahash::RandomState>,
     subjects: HashMap<Arc<str>, SubjectEntries, ahash::RandomState>,
+    certificates: HashMap<CertificateName, usize, ahash::RandomState>,
     fingerprint: [u8; 32],
     number: Number,
 }
@@ -200,6 +231,7 @@ impl Consumers {
             if let Some(at) = consumers.add(config, problems) {
                 config.api_keys.iter().for_each(|key| consumers.add_key(at, key, problems));
                 config.passwords.iter().for_each(|password| consumers.add_password(at, password, problems));
+                config.certificates.iter().for_each(|name| consumers.add_certificate(at, name, problems));
                 config.subjects.iter().for_each(|subject| consumers.add_subject(at, subject, config, problems));
                 fingerprint(config, &mut print);
             }
@@ -329,6 +361,28 @@ impl Consumers {
     /// No other set of consumers has this number.
     pub fn number(&self) -> u64 {
         self.number.0
+    }
+
+    fn add_certificate(&mut self, at: usize, name: &Spanned<CertificateName>, problems: &mut Problems) {
+        let written = match &name.value {
+            CertificateName::Fingerprint(text) if KeyDigest::parse(text).is_none() => {
+                let message = "a certificate's fingerprint is `sha256:` and 64 hexadecimal digits";
+                problems.push(Problem::error(name.place, message).hint("openssl x509 -in client.pem -outform der | sha256sum"));
+                return;
+            }
+            CertificateName::Fingerprint(text) => CertificateName::Fingerprint(text.to_ascii_lowercase()),
+            CertificateName::Dns(text) => CertificateName::Dns(text.to_ascii_lowercase()),
+            other => other.clone(),
+        };
+        if let Some(other) = self.certificates.insert(written, at) {
+            let other = self.list.get(other).map_or("", |consumer| &consumer.name);
+            problems.push(Problem::error(name.place, format!("this certificate already belongs to consumer `{other}`")));
+        }
+    }
+
+    /// Whom a client certificate of this name belongs to.
+    pub fn by_certificate(&self, name: &CertificateName) -> Option<&Consumer> {
+        self.certificates.get(name).and_then(|at| self.list.get(*at))
     }
 
     /// Whom a token's subject belongs to: an entry for exactly this issuer before one for any.
@@ -472,6 +526,7 @@ pub mod tests {
                     scopes: vec![],
                     groups: vec![],
                     plan: None,
+                    certificates: vec![],
                 }
             })
             .collect();

@@ -23,6 +23,10 @@ pub enum Failure {
     WrongPassword,
     /// As many passwords are being checked as may be.
     PasswordChecksBusy,
+    /// A client certificate that was valid when the connection began, and is not any more.
+    ExpiredCertificate,
+    /// A client certificate without any of the names that could be a subject.
+    NamelessCertificate,
     TokenTooLarge,
     MalformedToken,
     /// The token's header asks for something that this gateway never does: critical extensions, or keys that the token brings along.
@@ -85,6 +89,8 @@ impl Failure {
             Failure::MalformedBasic => ("malformed_basic", "The user name and password are not well-formed.", Other),
             Failure::WrongPassword => ("wrong_password", "The user name or the password is wrong.", Other),
             Failure::PasswordChecksBusy => ("password_checks_busy", "Too many passwords are being checked at once.", Unavailable),
+            Failure::ExpiredCertificate => ("certificate_expired", "The client certificate has expired.", Other),
+            Failure::NamelessCertificate => ("certificate_nameless", "The client certificate names no subject.", Other),
             Failure::TokenTooLarge => ("token_too_large", "The token is too large.", Token),
             Failure::MalformedToken => ("malformed_token", "The token is not a well-formed signed JWT.", Token),
             Failure::UnsupportedHeader => ("unsupported_header", "The token's header has a member that is not accepted.", Token),

@@ -22,6 +22,7 @@ pub mod jwt_keys;
 mod jwt_tests;
 pub mod jwt_token;
 pub mod method;
+pub mod mtls;
 pub mod password;
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,7 @@ use self::failure::Failure;
 use self::identity::{IDENTITY_HEADERS, remove_lookalikes};
 use self::jwt::JwtConfig;
 use self::method::{Carriers, Method, Proved, Verdict};
+use self::mtls::{MtlsConfig, MtlsMethod};
 use super::{Compile, OnWait, PlanBuilder, Policy, Stage, Waiting};
 use crate::exchange::{Exchange, Identity};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
@@ -69,6 +71,8 @@ pub struct AuthnConfig {
     pub api_key: Option<ApiKeyMethodConfig>,
     /// HTTP Basic (RFC 7617): user names and passwords of the `consumers`.
     pub basic: Option<BasicConfig>,
+    /// The client's certificate, on listeners that ask for one.
+    pub mtls: Option<MtlsConfig>,
     /// `true` (the default): one method suffices. `false`: all of them are needed, such as a token and an API key. Either way whatever
     /// is presented must be right, and must not name two different consumers.
     pub any: bool,
@@ -92,6 +96,7 @@ impl Default for AuthnConfig {
             jwt: None,
             api_key: None,
             basic: None,
+            mtls: None,
             any: true,
             optional: false,
             anonymous: None,
@@ -114,6 +119,7 @@ fn methods(config: &AuthnConfig, cx: &mut Compile<'_>) -> Option<Vec<Arc<dyn Met
         config.jwt.as_ref().map(|jwt| shared(BearerMethod::compile(&jwt.0, tokens?, cx))),
         config.api_key.as_ref().map(|keys| shared(ApiKeyMethod::compile(keys, cx))),
         config.basic.as_ref().map(|basic| shared(BasicMethod::compile(basic, cx))),
+        config.mtls.as_ref().map(|mtls| shared(MtlsMethod::compile(mtls, cx))),
     ];
     compiled.into_iter().flatten().collect()
 }
@@ -151,7 +157,7 @@ impl Policy for Authn {
         // All of them, so that every problem is found in one go.
         let methods = methods(config, cx);
         if methods.as_ref().is_some_and(Vec::is_empty) {
-            cx.problems.push(Problem::error(cx.place, "`authn` needs at least one method").hint("jwt, api_key or basic"));
+            cx.problems.push(Problem::error(cx.place, "`authn` needs at least one method").hint("jwt, api_key, basic or mtls"));
             return None;
         }
         let unproved = unproved(config, cx);
