@@ -34,6 +34,7 @@ boringssl_needs() {
 test_needs() {
     need curl 'has curl'
     need nginx-light 'has nginx'
+    need redis-server 'has redis-server'
     need wrk 'has wrk'
     need nghttp2-client 'has h2load && has nghttp'
     need openssl 'has openssl'
