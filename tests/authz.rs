@@ -394,6 +394,31 @@ mod external {
         curl(&[&gateway.url("/x")]).assert_problem(403, "external_auth", "external_auth_denied");
     }
 
+    /// Its certificate has to be one that the configuration trusts.
+    #[test]
+    fn a_service_behind_tls_is_asked_if_it_is_trusted() {
+        let files = Files::new();
+        let (trusted, key, _) = files.certificate(&["127.0.0.1"]);
+        let (stranger, _, _) = files.certificate(&["127.0.0.1"]);
+        let nginx = Nginx::start_in(
+            &files,
+            &format!(
+                "listen 127.0.0.1:$PORT ssl; ssl_certificate {}; ssl_certificate_key {};
+                 location / {{ add_header X-User foo; return 204; }}",
+                trusted.display(),
+                key.display(),
+            ),
+        );
+        let backend = Backend::http();
+        for (ca, status) in [(&trusted, 200), (&stranger, 503)] {
+            let yaml =
+                config(&backend, nginx.port(), &format!("ca: {}, upstream_headers: [ X-User ], timeout: 5s", ca.display()));
+            let gateway = Gateway::start_in(&files, &yaml.replace("http://127.0.0.1", "https://127.0.0.1"));
+            assert_eq!(get(gateway.port(), "/").status, status, "{ca:?}");
+        }
+        assert_eq!((backend.requests().len(), backend.last().all("x-user")), (1, vec!["foo"]));
+    }
+
     /// Slow, gone, hung up, no HTTP, another status, too much: each does what `fail` says, within the deadline.
     #[test]
     fn a_service_that_fails_closes_or_opens() {

@@ -126,7 +126,9 @@ impl Memory {
             std::net::IpAddr::V4(address) => feed(&address.octets()),
             std::net::IpAddr::V6(address) => feed(&address.octets()),
         }
+        feed(&[u8::from(exchange.identity.is_some())]);
         if let Some(identity) = &exchange.identity {
+            feed(&(identity.scopes.len() as u64).to_le_bytes());
             feed(identity.method.as_bytes());
             feed(identity.consumer.as_deref().unwrap_or_default().as_bytes());
             feed(identity.credential.as_bytes());

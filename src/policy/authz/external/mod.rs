@@ -60,8 +60,8 @@ impl Policy for ExternalAuth {
         let trust = rules.ca.as_deref().map(|pem| blake3::hash(pem).to_hex());
         let key = format!("{}/{NAME}/{}/{}", cx.scope, rules.url, trust.as_deref().unwrap_or_default());
         let clients = cx.ledger.keep(&key, || Clients::new(&rules));
-        // Once, so that certificates that cannot be used are a problem of the configuration.
-        if let Err(error) = clients.of_this_thread() {
+        // Once, and not kept, so that certificates that cannot be used are a problem of the configuration.
+        if let Err(error) = clients.build() {
             let place = config.ca.as_ref().map_or(config.url.place, |ca| ca.place);
             cx.problems.push(Problem::error(place, format!("cannot make connections with this: {error}")));
             return None;
