@@ -24,6 +24,7 @@ mod harness;
 mod hostile;
 mod limits;
 mod observability;
+mod oidc;
 mod packaging;
 mod peers;
 mod protocols;

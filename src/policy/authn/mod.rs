@@ -10,16 +10,25 @@ pub mod api_key;
 pub mod bearer;
 mod carrier;
 mod challenge;
+pub mod claims;
 pub mod consumer;
+mod discovery;
 pub mod failure;
 pub mod identity;
+pub mod introspection;
+#[cfg(test)]
+mod jose_vectors;
 mod json;
+mod jwk;
+pub mod jwks;
 pub mod jwt;
 pub mod jwt_keys;
 #[cfg(test)]
 mod jwt_tests;
 pub mod jwt_token;
 pub mod method;
+pub mod provider;
+pub mod sources;
 #[cfg(test)]
 mod tests;
 pub mod token_cache;
@@ -40,6 +49,7 @@ use self::bearer::BearerMethod;
 use self::challenge::Challenges;
 use self::failure::Failure;
 use self::identity::{IDENTITY_HEADERS, remove_lookalikes};
+use self::introspection::IntrospectionConfig;
 use self::jwt::JwtConfig;
 use self::method::{Carriers, Method, Proved, Verdict};
 use super::{Compile, OnWait, PlanBuilder, Policy, Stage, Waiting};
@@ -61,6 +71,9 @@ pub const ANONYMOUS: &str = "anonymous";
 pub struct AuthnConfig {
     /// Signed tokens; a list for issuers that differ in their keys or claims. A token must satisfy one of them.
     pub jwt: Option<OneOrMany<JwtConfig>>,
+    /// Tokens that only their authorization server can judge (RFC 7662). Beside `jwt` it is asked about the tokens that none of the
+    /// issuers' keys signed.
+    pub introspection: Option<IntrospectionConfig>,
     /// API keys of the `consumers`.
     pub api_key: Option<ApiKeyMethodConfig>,
     /// `true` (the default): one method suffices. `false`: all of them are needed, such as a token and an API key. Either way whatever
@@ -73,10 +86,10 @@ pub struct AuthnConfig {
     pub anonymous: Option<Spanned<String>>,
     /// What challenges call the protected area. Default `api`.
     pub realm: Option<Spanned<String>>,
-    /// Lets the backend see the credentials as they came. Default `false`: `Authorization` (with `jwt`), the API key's header and its
-    /// query parameter do not go upstream.
+    /// Lets the backend see the credentials as they came. Default `false`: the header fields, cookies and
+    /// query parameters that credentials may stand in do not go upstream.
     pub forward_credentials: bool,
-    /// How many verified tokens of up to 2 KiB are remembered; longer ones count several times. 0 to 1000000, default 10000.
+    /// How many tokens of up to 2 KiB that were found good are remembered, never beyond their expiry; longer ones count several times. 0 to 1000000, default 10000.
     pub token_cache: Option<Spanned<u32>>,
 }
 
@@ -84,6 +97,7 @@ impl Default for AuthnConfig {
     fn default() -> Self {
         AuthnConfig {
             jwt: None,
+            introspection: None,
             api_key: None,
             any: true,
             optional: false,
@@ -103,11 +117,11 @@ fn methods(config: &AuthnConfig, cx: &mut Compile<'_>) -> Option<Vec<Arc<dyn Met
         Some(Arc::new(method?))
     }
     let tokens = capacity(config, cx);
-    let compiled = [
-        config.jwt.as_ref().map(|jwt| shared(BearerMethod::compile(&jwt.0, tokens?, cx))),
-        config.api_key.as_ref().map(|keys| shared(ApiKeyMethod::compile(keys, cx))),
-    ];
-    compiled.into_iter().flatten().collect()
+    let bearers = BearerMethod::compile_all(config, tokens.unwrap_or_default(), cx);
+    let others = [config.api_key.as_ref().map(|keys| shared(ApiKeyMethod::compile(keys, cx)))];
+    tokens?;
+    let bearers = bearers?.into_iter().map(|bearer| shared(Some(bearer)));
+    bearers.chain(others.into_iter().flatten()).collect()
 }
 
 /// [`AuthnConfig`], compiled.
@@ -136,7 +150,7 @@ type Proofs = SmallVec<[Arc<Proved>; 2]>;
 impl Policy for Authn {
     const NAME: &'static str = "authn";
     const STAGE: Stage = Stage::Authn;
-    const SUMMARY: &'static str = "Proves who the client is: signed tokens (JWT) and API keys";
+    const SUMMARY: &'static str = "Proves who the client is: signed tokens (JWT), introspected tokens and API keys";
     type Config = AuthnConfig;
 
     fn compile(config: &AuthnConfig, cx: &mut Compile<'_>) -> Option<Self> {
