@@ -28,6 +28,7 @@ run: ## Build (quickly) and run the demo: sample backends, a gateway, and curl l
 
 test: ## Install what the tests need (apt, as root, only what is missing) and run them all.
 	@scripts/need.sh build test
+	@tests/oidc/install.sh $(TARGET)/oidc
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    set -x; $(CARGO) nextest run --locked --config-file .ci/nextest.toml $(TESTS); \
 	else \

@@ -31,6 +31,7 @@ mod limits;
 mod memory;
 mod mtls;
 mod observability;
+mod oidc;
 mod packaging;
 mod passwords;
 mod peers;

@@ -35,6 +35,8 @@ pub enum Failure {
     UnknownKey,
     UnsupportedAlgorithm,
     BadSignature,
+    /// The issuer's keys could not be fetched yet.
+    KeysUnavailable,
     /// Signed well, but a claim has the wrong JSON type.
     MalformedClaim,
     WrongIssuer,
@@ -42,6 +44,10 @@ pub enum Failure {
     MissingClaim,
     NotYetValid,
     Expired,
+    /// The authorization server does not know the token, or no longer honours it.
+    InactiveToken,
+    /// The authorization server could not be asked.
+    IntrospectionUnavailable,
 }
 
 impl Failure {
@@ -98,12 +104,21 @@ impl Failure {
             Failure::UnknownKey => ("unknown_key", "The token was signed with a key that is not known.", Token),
             Failure::UnsupportedAlgorithm => ("unsupported_algorithm", "The token's algorithm is not accepted.", Token),
             Failure::BadSignature => ("bad_signature", "The token's signature is wrong.", Token),
+            Failure::KeysUnavailable => (
+                "keys_unavailable",
+                "The issuer's keys are not available at the moment, so that no token can be checked.",
+                Unavailable,
+            ),
             Failure::MalformedClaim => ("malformed_claim", "A claim of the token has the wrong type.", Token),
             Failure::WrongIssuer => ("wrong_issuer", "The token's issuer is not accepted.", Token),
             Failure::WrongAudience => ("wrong_audience", "The token is meant for another audience.", Token),
             Failure::MissingClaim => ("missing_claim", "The token lacks a claim that is required.", Token),
             Failure::NotYetValid => ("not_yet_valid", "The token is not valid yet.", Token),
             Failure::Expired => ("expired", "The token has expired.", Token),
+            Failure::InactiveToken => ("inactive_token", "The token is not active.", Token),
+            Failure::IntrospectionUnavailable => {
+                ("introspection_unavailable", "Tokens cannot be checked at the moment.", Unavailable)
+            }
         }
     }
 }
