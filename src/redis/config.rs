@@ -105,14 +105,11 @@ impl RedisConfig {
             Some(tls) => Some(tls.certificates(tls.place, base, problems)?),
             None => None,
         };
-        let password = match &self.password {
-            Some(secret) => Some(
-                secret
-                    .read(base)
-                    .and_then(|password| String::from_utf8(password).map_err(|_| "the password is not UTF-8".to_owned())),
-            ),
-            None => None,
+        let read = |secret: &Spanned<Secret>| {
+            let password = secret.read(base)?;
+            String::from_utf8(password).map_err(|_| "the password is not UTF-8".to_owned())
         };
+        let password = self.password.as_ref().map(read);
         if let (Some(Err(error)), Some(secret)) = (&password, &self.password) {
             problems.push(Problem::error(secret.place, error.clone()));
         }
@@ -237,7 +234,7 @@ impl RedisConfig {
             if let Some(tls) = tls {
                 builder = builder.certs(tls);
             }
-            return Ok(TargetClient::Cluster(builder.build()?));
+            return Ok(TargetClient::Cluster(Box::new(builder.build()?)));
         }
         let info =
             infos.into_iter().next().ok_or_else(|| RedisError::from((::redis::ErrorKind::InvalidClientConfig, "no node")))?;

@@ -29,7 +29,7 @@ pub(super) enum TargetClient {
         client: Client,
         tls: bool,
     },
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 impl fmt::Display for Target {

@@ -20,6 +20,7 @@ use crate::config::Source;
 use crate::core::{Core, Phase};
 use crate::ledger::Ledger;
 use crate::listen::guard::InFlight;
+use crate::listen::roster::Roster;
 use crate::observe::AccessLog;
 use crate::policy::admit::quota::book::Book;
 use crate::snapshot::{self, Snapshot, Surroundings};
@@ -107,6 +108,13 @@ enum End {
     Now,
 }
 
+fn roster(around: &Surroundings, number: usize) -> Arc<Roster> {
+    let help = "Connections that a worker accepted. The kernel deals them out.";
+    let accepted =
+        around.metrics.tallies().counter("portcullis_connections_accepted_total", help, &[("worker", &number.to_string())]);
+    Arc::new(Roster::new(accepted))
+}
+
 impl Process {
     async fn start(options: Options) -> Result<Self, Failure> {
         let around = Surroundings {
@@ -134,6 +142,7 @@ impl Process {
             metrics: around.metrics.clone(),
             access_log,
             in_flight: Arc::new(InFlight::new()),
+            rosters: (0..workers).map(|number| roster(&around, number)).collect(),
             phase: watch::channel(Phase::Running).0,
         });
         let mut sockets = Sockets::default();

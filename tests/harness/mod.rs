@@ -12,16 +12,18 @@ mod files;
 mod gateway;
 mod nginx;
 mod port;
+mod redis;
 
 use std::time::{Duration, Instant};
 
 pub use backend::{Backend, RecordedRequest};
-pub use client::{Answer, Client, get, raw, request};
+pub use client::{Answer, Client, find, get, raw, request};
 pub use curl::{curl, try_curl};
 pub use files::Files;
 pub use gateway::{Gateway, Ran, on_both_roads, on_both_roads_with, portcullis, portcullis_with};
 pub use nginx::Nginx;
 pub use port::Port;
+pub use redis::{Cluster, Redis};
 
 /// Polls until the condition holds, for at most 10 seconds.
 #[track_caller]

@@ -16,6 +16,20 @@ pub trait Ask {
     fn refund(&self);
 }
 
+impl<A: Ask> Ask for &A {
+    fn peek(&self) -> Reading {
+        (**self).peek()
+    }
+
+    fn take(&self) -> Reading {
+        (**self).take()
+    }
+
+    fn refund(&self) {
+        (**self).refund();
+    }
+}
+
 /// What they said together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {

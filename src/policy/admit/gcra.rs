@@ -75,6 +75,16 @@ impl Gcra {
         Ok(Gcra { count, per, capacity, step, depth })
     }
 
+    /// Requests per period.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// In nanoseconds.
+    pub fn period(&self) -> u64 {
+        self.per
+    }
+
     /// The bucket's capacity in requests, at least 1.
     pub fn capacity(&self) -> u64 {
         self.capacity

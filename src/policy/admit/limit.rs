@@ -13,6 +13,8 @@ use super::by::By;
 use super::cost::{Cost, CostConfig};
 use super::key::Key;
 use super::plan::{self, PlanConfig, Tiers};
+use super::shared::Shared;
+use super::shared::config::Shared as SharedChoice;
 use super::store::{DEFAULT_MAX_KEYS, MOST_MAX_KEYS, Meter, Reading, Store};
 use super::{Gcra, Rule, Window, fields};
 use crate::exchange::Exchange;
@@ -69,6 +71,9 @@ pub struct LimitConfig {
     /// (`portcullis_rate_limit_dry_run_total`).
     #[serde(default)]
     pub dry_run: bool,
+    /// Counts together with other gateways, in the Redis under `redis`: `exact`, `leased`, or a table that says more. Default: each gateway counts alone.
+    #[serde(default)]
+    pub shared: Option<Spanned<SharedChoice>>,
     /// How many clients are remembered at a time, 1 to 100000000. Default: 1000000. A change forgets what was counted.
     #[serde(default)]
     pub max_keys: Option<Spanned<u64>>,
@@ -78,12 +83,15 @@ pub struct LimitConfig {
 pub enum Counter {
     /// In this process.
     Local(Meter),
+    /// Together with other gateways.
+    Shared(Arc<Shared>),
 }
 
 impl Counter {
     pub fn rule(&self) -> &Rule {
         match self {
             Counter::Local(meter) => meter.rule(),
+            Counter::Shared(shared) => shared.rule(),
         }
     }
 }
@@ -121,12 +129,21 @@ impl Limit {
     #[inline]
     pub fn demand<'a>(&'a self, head: &RequestHead, exchange: &Exchange, now: u64) -> Option<Demand<'a>> {
         let tier = self.tiers.of(exchange)?;
-        Some(Demand { tier, key: self.by.key(head, exchange), cost: self.cost.of(head, exchange), now })
+        let key = match &tier.counter {
+            Counter::Local(_) => self.by.key(head, exchange),
+            Counter::Shared(shared) => self.by.key_with(shared.hashing(), head, exchange),
+        };
+        Some(Demand { tier, key, cost: self.cost.of(head, exchange), now })
     }
 
     /// The one tier, of a limit that is the same for everybody.
     pub fn only_tier(&self) -> Option<&Tier> {
         self.tiers.plans.is_empty().then_some(&self.tiers.base)
+    }
+
+    /// Whether other gateways count here too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.tiers.base.counter, Counter::Shared(_))
     }
 
     /// What is wrong goes to `cx.problems`. `taken` are the names of the limits before this one.
@@ -157,17 +174,23 @@ impl Limit {
         let store = cx.ledger.keep(&shelf, || {
             Store::counting(max_keys, cx.tallies.counter("portcullis_rate_limit_evicted_total", EVICTED, &labels))
         });
-        let tier = |rate: Rate, rule: Rule| Tier {
-            counter: Counter::Local(Meter::new(store.clone(), rule)),
-            prefix: fields::prefix(&name),
-            policy: fields::policy(&name, rate.count, Some(rate.per)),
+        let mut tier = |rate: Rate, rule: Rule| {
+            let counter = match &config.shared {
+                None => Counter::Local(Meter::new(store.clone(), rule)),
+                Some(shared) => Counter::Shared(Shared::compile(shared, &name, rule, max_keys, cx)?),
+            };
+            let policy = fields::policy(&name, rate.count, Some(rate.per));
+            Some(Tier { counter, prefix: fields::prefix(&name), policy })
         };
         let tiers = Tiers {
-            base: tier(config.limit.value, base),
+            base: tier(config.limit.value, base)?,
             plans: plans
                 .into_iter()
-                .map(|(plan, limited)| (plan.as_str().into(), limited.map(|(rate, rule)| tier(rate, rule))))
-                .collect(),
+                .map(|(plan, limited)| match limited {
+                    Some((rate, rule)) => Some((plan.as_str().into(), Some(tier(rate, rule)?))),
+                    None => Some((plan.as_str().into(), None)),
+                })
+                .collect::<Option<_>>()?,
         };
         let dry_run = config.dry_run.then(|| cx.tallies.counter("portcullis_rate_limit_dry_run_total", DRY_RUN, &labels));
         Some(Limit { name: name.into(), by: config.by.clone(), cost, tiers, dry_run })
@@ -184,9 +207,11 @@ impl Demand<'_> {
     }
 }
 
+/// A shared limit answers as this gateway's share of it; [`super::joint`] asks the others.
 impl Ask for Demand<'_> {
     fn peek(&self) -> Reading {
         match &self.tier.counter {
+            Counter::Shared(shared) => shared.alone.peek(self.key, self.cost, self.now),
             Counter::Local(meter) => meter.peek(self.key, self.cost, self.now),
         }
     }
@@ -195,6 +220,8 @@ impl Ask for Demand<'_> {
         match &self.tier.counter {
             // What is free is not even remembered.
             Counter::Local(meter) if self.cost == 0 => meter.peek(self.key, 0, self.now),
+            Counter::Shared(shared) if self.cost == 0 => shared.alone.peek(self.key, 0, self.now),
+            Counter::Shared(shared) => shared.alone.take(self.key, self.cost, self.now),
             Counter::Local(meter) => meter.take(self.key, self.cost, self.now),
         }
     }
@@ -202,6 +229,7 @@ impl Ask for Demand<'_> {
     fn refund(&self) {
         match &self.tier.counter {
             Counter::Local(meter) => meter.refund(self.key, self.cost, self.now),
+            Counter::Shared(shared) => shared.alone.refund(self.key, self.cost, self.now),
         }
     }
 }

@@ -13,11 +13,13 @@ use http::{HeaderValue, StatusCode};
 use smallvec::SmallVec;
 
 use super::all::{Ask, Outcome, decide};
-use super::limit::{Demand, Limit, LimitConfig};
+use super::joint::{Answer, Joint};
+use super::limit::{Counter, Demand, Limit, LimitConfig};
+use super::shared::{Claim, take_all};
 use super::{fields, nanoseconds};
 use crate::exchange::Exchange;
 use crate::head::{BodyFraming, RequestHead};
-use crate::policy::{Compile, OnRequest, PlanBuilder, Policy, Stage};
+use crate::policy::{Compile, OnRequest, OnWait, PlanBuilder, Policy, Stage, Waiting};
 use crate::problem::Problem;
 use crate::reply::{Flow, Reply};
 use crate::value::OneOrMany;
@@ -73,8 +75,21 @@ impl RateLimit {
         }
         let now = judged_at(head, exchange);
         for trial in &self.trials {
-            let refused = trial.demand(head, exchange, now).is_some_and(|demand| !demand.take().admitted);
-            if let Some(count) = trial.dry_run.as_ref().filter(|_| refused) {
+            let (Some(demand), Some(count)) = (trial.demand(head, exchange, now), &trial.dry_run) else { continue };
+            if let Counter::Shared(shared) = &demand.tier.counter {
+                // Nobody waits for a trial.
+                let (shared, key, cost, count) = (shared.clone(), demand.key, demand.cost, count.clone());
+                tokio::spawn(async move {
+                    let refused = match shared.leases() {
+                        Some(leases) => leases.take(key, cost, now).await.is_ok_and(|reading| !reading.admitted),
+                        None => {
+                            let taken = take_all(&[Claim { shared: &shared, key, cost }]).await;
+                            taken.is_ok_and(|readings| readings.iter().any(|reading| !reading.admitted))
+                        }
+                    };
+                    count.add(u64::from(refused));
+                });
+            } else if !demand.take().admitted {
                 count.add(1);
             }
         }
@@ -112,6 +127,45 @@ impl OnRequest for RateLimit {
     }
 }
 
+impl RateLimit {
+    fn answer(&self, demands: &[Demand<'_>], answer: &Answer, head: &RequestHead, exchange: &mut Exchange) -> Flow {
+        match answer {
+            Answer::Decided(outcome) => self.tell(demands, outcome, head, exchange),
+            // Unlimited by its plan, or by what its limits do without Redis.
+            Answer::Unlimited => {
+                self.try_out(head, exchange);
+                Flow::Continue(())
+            }
+            Answer::Unavailable => {
+                let detail = "The limits of this request cannot be checked at the moment. Try again later.";
+                Reply::new(StatusCode::SERVICE_UNAVAILABLE, Self::NAME, "limit_store_unavailable", detail)
+                    .retry_after(Duration::from_secs(1))
+                    .refuse()
+            }
+        }
+    }
+}
+
+/// Where limits are shared with other gateways.
+impl OnWait for RateLimit {
+    fn at_once(&self, head: &RequestHead, exchange: &mut Exchange) -> Option<Flow> {
+        let demands = self.demands(head, exchange);
+        if let refused @ Flow::Break(_) = self.check_costs(&demands, exchange) {
+            return Some(refused);
+        }
+        let answer = Joint::new(&demands).at_once()?;
+        Some(self.answer(&demands, &answer, head, exchange))
+    }
+
+    fn wait<'a>(&'a self, head: &'a RequestHead, exchange: &'a mut Exchange) -> Waiting<'a> {
+        Box::pin(async move {
+            let demands = self.demands(head, exchange);
+            let answer = Joint::new(&demands).wait().await;
+            self.answer(&demands, &answer, head, exchange)
+        })
+    }
+}
+
 impl Policy for RateLimit {
     const NAME: &'static str = "rate_limit";
     const STAGE: Stage = Stage::Admit;
@@ -142,6 +196,9 @@ impl Policy for RateLimit {
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
+        if self.limits.iter().any(Limit::is_shared) {
+            return plan.on_wait(self);
+        }
         plan.on_request(self);
     }
 }

@@ -131,7 +131,7 @@ fn two_limits_tell_of_the_nearer_and_count_together() {
     assert_eq!(admitted, 98);
     assert_eq!(ask("new").1[0].0, "wide");
     // And what `wide` refused was not counted by `narrow`.
-    let Counter::Local(meter) = &policy.limits[1].only_tier().unwrap().counter;
+    let Counter::Local(meter) = &policy.limits[1].only_tier().unwrap().counter else { panic!("it is not shared") };
     let counted = meter.peek(Key::text(b"new"), 1, u64::MAX / 4).quota.remaining;
     assert_eq!(counted, 2);
 }

@@ -2,6 +2,8 @@
 //!
 //! Deliberately not here: clocks, keys and memory.
 
+use std::time::Duration;
+
 use super::gcra::{Gcra, Moment};
 use super::window::{Counts, Window};
 
@@ -40,6 +42,25 @@ impl Rule {
             Rule::TokenBucket(gcra) => gcra.capacity(),
             Rule::SlidingWindow(window) => window.limit(),
         }
+    }
+
+    /// One of so many equal shares of this rule: a bucket of a fraction of the rate and of the capacity, a window of a fraction of the limit, both
+    /// at least 1.
+    pub fn share(&self, of: u32) -> Rule {
+        let of = u64::from(of.max(1));
+        let shared = match self {
+            Rule::TokenBucket(gcra) => {
+                let burst = u32::try_from(gcra.capacity() / of).unwrap_or(u32::MAX);
+                let slower = |per| Gcra::new(gcra.count(), Duration::from_nanos(per), Some(burst));
+                let fewer = || Gcra::new((gcra.count() / of).max(1), Duration::from_nanos(gcra.period()), Some(burst));
+                // Exact where the period may be as much longer.
+                slower(gcra.period().saturating_mul(of)).or_else(|_| fewer()).map(Rule::TokenBucket)
+            }
+            Rule::SlidingWindow(window) => {
+                Window::new((window.limit() / of).max(1), Duration::from_nanos(window.period())).map(Rule::SlidingWindow)
+            }
+        };
+        shared.unwrap_or(*self)
     }
 
     /// The new state if a request of this cost is admitted at `now`, `None` if it is not.
@@ -101,8 +122,6 @@ fn of_counts(counts: Counts) -> State {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
@@ -120,6 +139,16 @@ mod tests {
         let most = Counts { until: u64::MAX, current: COUNT as u32, previous: COUNT as u32 - 1 };
         assert_eq!(counts(of_counts(most)), most);
         assert!(of_counts(most).rest < 1 << 48);
+    }
+
+    #[test]
+    fn shares_add_up() {
+        let shared = bucket(100, 1).share(4);
+        assert_eq!(shared, Rule::TokenBucket(Gcra::new(100, Duration::from_secs(4), Some(25)).unwrap()));
+        assert_eq!(window(100, 60).share(3), window(33, 60));
+        assert_eq!(bucket(1, 1).share(1), bucket(1, 1));
+        let year = bucket(1_000, 366 * 86_400).share(10);
+        assert_eq!((year.capacity(), window(1, 1).share(10).capacity()), (100, 1));
     }
 
     #[test]

@@ -59,6 +59,11 @@ impl Window {
         self.limit
     }
 
+    /// In nanoseconds.
+    pub fn period(&self) -> u64 {
+        self.per
+    }
+
     /// The new counts if a request of this cost is admitted at `now`, `None` if it is not.
     #[inline]
     pub fn admit(&self, counts: Counts, now: u64, cost: u64) -> Option<Counts> {
