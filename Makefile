@@ -12,7 +12,7 @@ TESTS ?=
 # What is passed on to loadtest/peers.py: make bench-peers PEERS='--scenarios plain,h2 --rounds 5'
 PEERS ?=
 
-.PHONY: help run test lint release bench bench-instructions bench-peers reference soak install clean
+.PHONY: help run test lint release bench bench-instructions bench-peers bench-shared reference soak install clean
 
 help: ## Print this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -55,6 +55,11 @@ bench-peers: release ## Measure Portcullis beside nginx, HAProxy, h2o, Envoy, Tr
 
 reference: ## Write docs/reference.md anew from the configuration's schema.
 	UPDATE_REFERENCE=1 $(CARGO) test --locked --test main -- --exact packaging::the_reference_is_the_schema
+
+bench-shared: ## Measure limits that gateways share in a Redis, and whether they hold, Redis paused for 10 s included.
+	@scripts/need.sh build test
+	$(CARGO) build --locked --profile demo
+	loadtest/shared_limits.py --portcullis $(TARGET)/demo/portcullis
 
 soak: ## Reload every 100 ms under load for ten minutes; not one request may fail.
 	@scripts/need.sh build test
