@@ -76,14 +76,15 @@ class Machine:
         wait_for(self.redis_port)
         wait_for(backend)
         self.gateways = []
-        for number in (1, 2):
+        # Two with the usual deadline, and two for what is counted: a busy machine must not make Redis look dead.
+        for number, deadline in enumerate((DEADLINE, DEADLINE, 1, 1)):
             port, admin = free_port(), free_port()
             config = os.path.join(folder, f"gateway{number}.yaml")
             routes = "".join(f"  - {{ path: /{name}, service: s, policies: {policies} }}\n" for name, policies in ROUTES.items())
             with open(config, "w") as file:
                 file.write(
                     f"listeners: [ {{ bind: '127.0.0.1:{port}' }} ]\nadmin: {{ bind: '127.0.0.1:{admin}' }}\n"
-                    f"redis: {{ nodes: '127.0.0.1:{self.redis_port}', deadline: {round(DEADLINE * 1000)}ms }}\n"
+                    f"redis: {{ nodes: '127.0.0.1:{self.redis_port}', deadline: {round(deadline * 1000)}ms }}\n"
                     f"server: {{ workers: {workers} }}\naccess_log: {{ output: false }}\n"
                     f"services: {{ s: {{ endpoints: [ '127.0.0.1:{backend}' ] }} }}\nroutes:\n{routes}"
                 )
@@ -172,18 +173,18 @@ def costs(machine, seconds):
 def accuracy(machine, seconds, problems):
     print("| two gateways, 1000/s, burst 100 | asked | admitted | limit x time + burst | difference | bound |\n|---|---|---|---|---|---|")
     for path in ("tight-exact", "tight-leased"):
-        for gateway in (0, 1):
+        for gateway in (2, 3):
             machine.wrk(gateway, path, 1, 1).communicate()
         time.sleep(2)
         count = lambda: sum(
-            machine.metric(gateway, "portcullis_requests_total", f'route="/{path}"', 'status_class="2xx"') for gateway in (0, 1)
+            machine.metric(gateway, "portcullis_requests_total", f'route="/{path}"', 'status_class="2xx"') for gateway in (2, 3)
         )
         before = count()
-        runs = [outcome(wrk) for wrk in [machine.wrk(gateway, path, 2 * seconds, 8) for gateway in (0, 1)]]
+        runs = [outcome(wrk) for wrk in [machine.wrk(gateway, path, 2 * seconds, 8) for gateway in (2, 3)]]
         time.sleep(0.2)
         admitted, asked = count() - before, sum(run["requests"] for run in runs)
         expected = 1000 * max(run["took"] for run in runs) + 100
-        bound = sum(machine.metric(gateway, "portcullis_lease_over_admission_bound", path) for gateway in (0, 1))
+        bound = sum(machine.metric(gateway, "portcullis_lease_over_admission_bound", path) for gateway in (2, 3))
         difference = (admitted - expected) / expected
         print(f"| {path[6:]} | {asked} | {admitted:.0f} | {expected:.0f} | {difference:+.2%} | {bound:.0f} |", flush=True)
         if path == "tight-exact" and abs(difference) > 0.01:
