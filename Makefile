@@ -12,7 +12,11 @@ TESTS ?=
 # What is passed on to loadtest/peers.py: make bench-peers PEERS='--scenarios plain,h2 --rounds 5'
 PEERS ?=
 
-.PHONY: help run test lint release bench bench-instructions bench-peers bench-shared reference soak install clean
+# What is passed on to loadtest/soak.py: make soak-hour SOAK='--seconds 90'
+SOAK ?=
+
+.PHONY: help run test lint lint-boringssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-shared reference \
+    soak soak-hour install clean
 
 help: ## Print this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -24,6 +28,7 @@ run: ## Build (quickly) and run the demo: sample backends, a gateway, and curl l
 
 test: ## Install what the tests need (apt, as root, only what is missing) and run them all.
 	@scripts/need.sh build test
+	@tests/oidc/install.sh $(TARGET)/oidc
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    set -x; $(CARGO) nextest run --locked --config-file .ci/nextest.toml $(TESTS); \
 	else \
@@ -35,6 +40,11 @@ lint: ## Check the formatting and the lints, warnings being errors.
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
+# Not part of `lint`: BoringSSL is compiled from source for it.
+lint-boringssl: ## Check the build with BoringSSL instead of OpenSSL; several minutes the first time.
+	@scripts/need.sh build boringssl
+	$(CARGO) clippy --locked --no-default-features --features boringssl --lib --bins -- -D warnings
+
 release: ## Build the binary to deploy: fat LTO, several minutes.
 	@scripts/need.sh build
 	$(CARGO) build --locked --release
@@ -44,12 +54,25 @@ bench: ## Run the micro benchmarks.
 	@scripts/need.sh build
 	$(CARGO) bench --locked
 
-bench-instructions: release ## Count instructions per request under callgrind; fails if one grew by more than 3 %.
+release-pgo: ## Build target/pgo/portcullis with profile-guided optimisation: two builds and a training run.
+	@scripts/need.sh build peers
+	@scripts/need.sh pgo || echo "going on with what is there" >&2
+	scripts/release-pgo.sh
+
+# Bare Pingora, the yardstick: another feature, so cargo builds the library once more, but none of what it depends on.
+bare-pingora: release
+	$(CARGO) build --locked --release --features bare-pingora --example bare_pingora
+
+bench-instructions: bare-pingora ## Count instructions per request under callgrind; fails if one grew by more than 3 %.
 	@scripts/need.sh instructions
 	loadtest/instructions.py --binary $(BINARY)
 
+bench-growth: release ## Count them again beside 10,000 routes, 100,000 API keys, 1,000 endpoints, 100 policies; fails over 5 % more.
+	@scripts/need.sh instructions
+	loadtest/growth.py --binary $(BINARY)
+
 # Without root, what is missing is named and left out.
-bench-peers: release ## Measure Portcullis beside nginx, HAProxy, h2o, Envoy, Traefik and Caddy; writes docs/benchmarks.md.
+bench-peers: bare-pingora ## Measure Portcullis beside bare Pingora, nginx, HAProxy, h2o, Envoy, Traefik, Caddy and pingap; writes docs/benchmarks.md.
 	@scripts/need.sh peers || echo "going on with what is there" >&2
 	loadtest/peers.py --portcullis $(BINARY) --out docs $(PEERS)
 
@@ -65,6 +88,11 @@ soak: ## Reload every 100 ms under load for ten minutes; not one request may fai
 	@scripts/need.sh build test
 	$(CARGO) build --locked --profile demo
 	PORTCULLIS=$(abspath $(TARGET))/demo/portcullis loadtest/reload-soak.sh
+
+soak-hour: ## One hour of mixed load, with clients that misbehave; fails if memory grows.
+	@scripts/need.sh build test
+	$(CARGO) build --locked --profile demo
+	loadtest/soak.py --binary $(TARGET)/demo/portcullis $(SOAK)
 
 # The unit goes where systemd looks under this prefix; an existing configuration is never touched.
 install: ## Install the binary, the systemd unit and an example configuration (PREFIX, DESTDIR; after `make release`).

@@ -1,9 +1,13 @@
 //! What a limit costs: one decision, by how many clients are remembered, and with several threads at once.
 //!
-//! `cargo bench --bench limits`. Compare within one run only.
+//! `cargo bench --bench limits`. Compare within one run only: `known_clients` beside `a_plain_hash_map` of the same size.
+//!
+//! Instructions per decision, whatever else the machine does: the difference of two runs such as
+//! `COUNT=1000000:200000` and `COUNT=1000000:400000` (clients:decisions) under `valgrind --tool=callgrind`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -11,10 +15,38 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use divan::Bencher;
-use portcullis::policy::admit::{Gcra, Key, Meter, Moment, Rule, Store};
+use portcullis::policy::admit::{Gcra, Key, Meter, Moment, Rule, Store, Window};
 
 fn main() {
-    divan::main();
+    match std::env::var("COUNT").ok().and_then(|count| {
+        let (clients, decisions) = count.split_once(':')?;
+        Some((clients.parse().ok()?, decisions.parse().ok()?))
+    }) {
+        Some((clients, decisions)) => decide_for_counting(clients, decisions),
+        None => divan::main(),
+    }
+}
+
+/// Nothing but decisions about clients at random, once all are known.
+fn decide_for_counting(clients: u64, decisions: u64) {
+    let meter = meter(2, 1_000_000);
+    (0..clients).for_each(|client| {
+        meter.take(address(client), 1, 0);
+    });
+    let mut random = Random(1);
+    for _ in 0..decisions {
+        black_box(meter.take(address(random.below(clients)), 1, 1));
+    }
+}
+
+/// Knuth's generator: a multiplication and an addition, so that it does not count.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (self.0 >> 33) % bound
+    }
 }
 
 fn meter(count: u64, max_keys: usize) -> Meter {
@@ -51,16 +83,39 @@ fn one_client(bencher: Bencher, count: u64) {
 }
 
 /// Clients at random, all remembered.
-#[divan::bench(args = [1_000, 100_000, 1_000_000])]
+#[divan::bench(args = [1, 1_000, 100_000, 1_000_000])]
 fn known_clients(bencher: Bencher, clients: u64) {
     let meter = meter(1, 1_000_000);
     for client in 0..clients {
         meter.take(address(client), 1, 0);
     }
-    let mut random = 1u64;
+    let mut random = Random(1);
+    bencher.bench_local(|| meter.take(address(random.below(clients)), 1, 1));
+}
+
+/// The same in a sliding window.
+#[divan::bench(args = [1, 1_000_000])]
+fn known_clients_in_a_window(bencher: Bencher, clients: u64) {
+    let meter =
+        Meter::new(Arc::new(Store::new(1_000_000)), Rule::SlidingWindow(Window::new(1_000, Duration::from_secs(1)).unwrap()));
+    for client in 0..clients {
+        meter.take(address(client), 1, 0);
+    }
+    let mut random = Random(1);
+    bencher.bench_local(|| meter.take(address(random.below(clients)), 1, 1));
+}
+
+/// What finding a client in a library's map costs, without any lock, bound or decision.
+#[divan::bench(args = [1, 1_000, 100_000, 1_000_000])]
+fn a_plain_hash_map(bencher: Bencher, clients: u64) {
+    let mut map: HashMap<Key, (u64, u32), ahash::RandomState> = (0..clients).map(|client| (address(client), (1, 1))).collect();
+    let mut random = Random(1);
     bencher.bench_local(|| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        meter.take(address((random >> 33) % clients), 1, 1)
+        let found = map.get_mut(&black_box(address(random.below(clients))));
+        if let Some((ns, part)) = found {
+            *ns += 1;
+            *part += 1;
+        }
     });
 }
 

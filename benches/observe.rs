@@ -24,8 +24,8 @@ fn main() {
 fn record() -> Record<'static> {
     Record {
         time: SystemTime::now(),
-        request_id: "0192f3a1-7c5e-7d10-a4b3-1f5d8e9c0b7a",
-        trace_id: "4bf92f3577b34da6a3ce929d0e0e4736",
+        request_id: b"0192f3a1-7c5e-7d10-a4b3-1f5d8e9c0b7a",
+        trace_id: b"4bf92f3577b34da6a3ce929d0e0e4736",
         client: Some([203, 0, 113, 9].into()),
         peer: Some(([192, 0, 2, 1], 40000).into()),
         listener: "public",

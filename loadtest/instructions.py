@@ -2,7 +2,8 @@
 """User-space instructions per request, counted by callgrind: the same on every run, whatever else the machine does.
 
 Each scenario is run twice with different numbers of requests over one keep-alive connection; the difference of the counts, divided
-by the difference of the numbers, is what one request costs once everything is warm. Needs valgrind, nginx and h2load.
+by the difference of the numbers, is what one request costs once everything is warm. Needs valgrind, nginx and h2load. The scenario
+`bare_pingora` is examples/bare_pingora.rs, built beside the binary (left out where it is not there): what the engine alone costs.
 
     loadtest/instructions.py --binary target/release/portcullis             compares with loadtest/instructions.json, exit 1 on a
                                                                             growth of more than 3 %
@@ -29,6 +30,7 @@ import urllib.request
 RECORD = pathlib.Path(__file__).with_name("instructions.json")
 FEW, MANY = 200, 1200
 TOLERANCE = 1.03
+BARE = "bare_pingora"
 
 NGINX = """daemon off; pid {dir}/nginx.pid; worker_processes 1; error_log {dir}/nginx.err;
 events {{ worker_connections 1024; }}
@@ -69,6 +71,13 @@ SCENARIOS = {
     "routes_10000": (BASE + many_routes(10_000) + SILENT + "server: { workers: 1 }\n", [], 200),
 }
 
+# Told as multiples of bare Pingora's plain GET; the number is what the project aims at.
+BESIDE_BARE = {"proxy_road": 1.10, "gauntlet_proxy_road": 1.10, "plain": None, "gauntlet": None}
+
+
+def bare_pingora(binary):
+    return pathlib.Path(binary).resolve().parent / "examples" / BARE
+
 
 def free_port():
     with socket.socket() as probe:
@@ -100,7 +109,7 @@ def wait_for(address, seconds):
 
 def count(binary, name, requests, keep=None):
     """Instructions of a whole run with so many requests."""
-    config, extras, status = SCENARIOS[name]
+    config, extras, status = SCENARIOS.get(name, ("", [], 200))
     with tempfile.TemporaryDirectory() as folder:
         ports = {"port": free_port(), "backend": free_port(), "admin": free_port()}
         secret = b"0123456789abcdef0123456789abcdef"
@@ -109,13 +118,19 @@ def count(binary, name, requests, keep=None):
         pathlib.Path(folder, "nginx.conf").write_text(NGINX.format(dir=folder, body=BODY, **ports))
         out = keep or os.path.join(folder, "callgrind.out")
         nginx = subprocess.Popen(["nginx", "-c", f"{folder}/nginx.conf"], stderr=subprocess.DEVNULL)
+        if name == BARE:
+            command = [bare_pingora(binary), f"127.0.0.1:{ports['port']}", f"127.0.0.1:{ports['backend']}"]
+            ready = f"http://127.0.0.1:{ports['port']}/"
+        else:
+            command = [binary, "run", "-c", f"{folder}/gateway.yaml"]
+            ready = f"http://127.0.0.1:{ports['admin']}/readyz"
         gateway = subprocess.Popen(
-            ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", binary, "run", "-c", f"{folder}/gateway.yaml"],
+            ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", *command],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         try:
-            wait_for(f"http://127.0.0.1:{ports['admin']}/readyz", 120)
+            wait_for(ready, 120)
             headers = ["-H", f"authorization: Bearer {token(secret)}"] if "jwt" in extras else []
             url = f"http://127.0.0.1:{ports['port']}/products/42?color=red"
             load = ["h2load", "--h1", "-n", str(requests), "-c", "1", "-t", "1", *headers, url]
@@ -147,10 +162,19 @@ def main():
         os.unlink(out)
         return 0
     measured = {}
-    for name in given.scenarios or SCENARIOS:
+    chosen = given.scenarios or [*SCENARIOS, BARE]
+    if BARE in chosen and not bare_pingora(given.binary).exists():
+        print(f"{BARE} is left out: {bare_pingora(given.binary)} is not there (make bare-pingora)")
+        chosen = [name for name in chosen if name != BARE]
+    for name in chosen:
         per_request = (count(given.binary, name, MANY) - count(given.binary, name, FEW)) / (MANY - FEW)
         measured[name] = round(per_request)
         print(f"{name:<22} {per_request:>9,.0f} instructions/request", flush=True)
+    for name, most in BESIDE_BARE.items():
+        if name in measured and BARE in measured:
+            share = measured[name] / measured[BARE]
+            aim = f"; the aim is at most {most:.2f}x: {'reached' if share <= most else 'MISSED'}" if most else ""
+            print(f"{name} costs {share:.2f}x of {BARE}{aim}")
     if given.record:
         known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
         RECORD.write_text(json.dumps(known | measured, indent=2) + "\n")

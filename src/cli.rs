@@ -1,5 +1,7 @@
 //! The commands.
 
+mod keys;
+
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Source};
+use crate::policy::authn::password;
 use crate::policy::registry::REGISTRY;
 use crate::serve::{self, Options};
 use crate::snapshot::{self, Route, Snapshot, Surroundings};
@@ -57,6 +60,10 @@ enum Command {
     Policies,
     /// Print the JSON Schema of the configuration file, for an editor's completion.
     Schema,
+    /// Issue, list, rotate and revoke API keys, through the admin API of a running gateway with a `key_store`.
+    Keys(keys::Keys),
+    /// Read a password from standard input and print its hash, for `consumers[].passwords`.
+    HashPassword,
     /// Start sample backends and a gateway in front of them, and print curl lines to try. Nothing else is needed.
     Demo {
         /// Paste every curl line, compare each status, and exit 0 or 1.
@@ -96,6 +103,8 @@ pub fn main() -> ExitCode {
         Command::Routes { config } => routes(&config),
         Command::Policies => policies(),
         Command::Schema => print(&format!("{:#}\n", config::schema::schema())),
+        Command::Keys(command) => keys::run(&command),
+        Command::HashPassword => hash_password(),
         Command::Demo { verify } => demo::run(verify),
         Command::Upgrade { pid_file, pid, timeout } => upgrade(pid_file.as_deref(), pid, Duration::from_secs(timeout)),
         Command::Completions { shell } => {
@@ -191,6 +200,33 @@ fn policies() -> ExitCode {
         text.push_str(&format!("{:<9} {:<17} {}\n", entry.stage.name(), entry.name, entry.summary));
     }
     print(&text)
+}
+
+/// The longest password that is hashed, in bytes; no request could present a longer one.
+const LONGEST_PASSWORD: u64 = 1000;
+
+fn hash_password() -> ExitCode {
+    use std::io::{IsTerminal, Read};
+    if std::io::stdin().is_terminal() {
+        let _ = writeln!(anstream::stderr().lock(), "The password, then Enter and Ctrl-D; it will be seen as you type it:");
+    }
+    let mut password = Vec::new();
+    if let Err(error) = std::io::stdin().lock().take(LONGEST_PASSWORD + 2).read_to_end(&mut password) {
+        return fail(&format!("cannot read the password: {error}"));
+    }
+    // As it was typed, without the line's end.
+    let end = password.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r").unwrap_or(line).len());
+    password.truncate(end.unwrap_or(password.len()));
+    match std::str::from_utf8(&password) {
+        _ if password.is_empty() => fail("there is no password on standard input"),
+        Ok(text) if text.len() as u64 <= LONGEST_PASSWORD && !text.chars().any(char::is_control) => {
+            match password::hash(&password) {
+                Ok(hash) => print(&format!("{hash}\n")),
+                Err(error) => fail(&error),
+            }
+        }
+        _ => fail("a password is one line of UTF-8, of up to 1000 bytes"),
+    }
 }
 
 fn upgrade(pid_file: Option<&Path>, pid: Option<i32>, patience: Duration) -> ExitCode {

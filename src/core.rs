@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::cache::Cache;
 use crate::ledger::Ledger;
 use crate::listen::guard::InFlight;
+use crate::listen::roster::Roster;
 use crate::observe::{AccessLog, Metrics};
 use crate::snapshot::Snapshot;
 
@@ -26,6 +27,8 @@ pub struct Core {
     pub access_log: Arc<AccessLog>,
     pub cache: &'static Cache,
     pub in_flight: Arc<InFlight>,
+    /// The open connections, worker by worker.
+    pub rosters: Box<[Arc<Roster>]>,
     pub phase: watch::Sender<Phase>,
 }
 

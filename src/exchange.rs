@@ -1,10 +1,83 @@
 //! What one request remembers, from its first byte to its log line.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::head::HeaderEdits;
+use http::HeaderName;
+use smallvec::SmallVec;
+
+use crate::head::{Edited, HeaderEdits};
+
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The name of one request: 1 to 128 characters of `A-Za-z0-9._-`. The 32 of one that the gateway made need no allocation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RequestId(SmallVec<[u8; 32]>);
+
+impl RequestId {
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<[u8; 32]> for RequestId {
+    fn from(digits: [u8; 32]) -> Self {
+        RequestId(digits.into())
+    }
+}
+
+impl From<&str> for RequestId {
+    fn from(text: &str) -> Self {
+        RequestId(text.as_bytes().into())
+    }
+}
+
+impl Deref for RequestId {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// What a backend is told about the client, whatever the client says itself: `X-Forwarded-*` and the like. What policies change comes
+/// after it.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Each replaces, or removes, the client's fields of its name.
+    pub edits: HeaderEdits,
+    /// The same as they stand in an HTTP/1.1 head.
+    pub wire: Vec<u8>,
+}
+
+impl Told {
+    pub fn new(edits: HeaderEdits) -> Self {
+        let mut wire = Vec::with_capacity(256);
+        for (name, value) in Edited::new(&edits).added() {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                wire.extend_from_slice(part);
+            }
+        }
+        Told { edits, wire }
+    }
+}
+
+/// Whether a client's field of that name never reaches a backend as it came, because the gateway says it itself: what
+/// is [`Told`], the request id and the trace.
+pub fn is_gateways(name: &[u8]) -> bool {
+    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+    match name.len() {
+        9 => is("forwarded") || is("x-real-ip"),
+        11 => is("traceparent"),
+        12 => is("x-request-id"),
+        15 => is("x-forwarded-for"),
+        16 => is("x-forwarded-host") || is("x-forwarded-port"),
+        17 => is("x-forwarded-proto"),
+        _ => false,
+    }
+}
 
 /// Who the client proved to be, by whatever method.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -38,7 +111,7 @@ pub struct Connection {
     pub tls: Option<TlsFacts>,
     /// What the last request's backend was told of this connection, and the authority it was told under: most requests of a
     /// connection name the same one.
-    pub told: parking_lot::Mutex<Option<(Box<[u8]>, HeaderEdits)>>,
+    pub told: parking_lot::Mutex<Option<(Box<[u8]>, Arc<Told>)>>,
 }
 
 #[derive(Debug, Clone)]
@@ -46,6 +119,28 @@ pub struct TlsFacts {
     pub version: &'static str,
     pub cipher: &'static str,
     pub server_name: Option<Arc<str>>,
+    /// The certificate that the client proved to hold, if it was asked for one.
+    pub client: Option<Arc<ClientCertificate>>,
+}
+
+/// A verified client certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The whole of it, DER.
+    pub der: Vec<u8>,
+    /// The certificates that vouch for it, in order, without the authority's own; DER.
+    pub chain: Vec<Vec<u8>>,
+    /// SHA-256 of `der`.
+    pub fingerprint: [u8; 32],
+    /// The subject's distinguished name, as RFC 4514 writes it; empty if there is none.
+    pub subject: String,
+    pub common_name: Option<String>,
+    /// From the subject's alternative names, in the order of the certificate.
+    pub dns: Vec<String>,
+    pub uris: Vec<String>,
+    pub emails: Vec<String>,
+    /// Until when it is valid, in seconds since 1970.
+    pub not_after: u64,
 }
 
 /// Why a request ended the way it did: a policy's name and a stable word.
@@ -100,6 +195,16 @@ pub struct Ending {
     pub took: Duration,
 }
 
+/// How much a request matters when not all can be served: where load is shed, the lowest goes first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    Low,
+    #[default]
+    Normal,
+    High,
+}
+
 /// One request's memory. Policies read and write it; the log line and the metrics are made from it.
 pub struct Exchange {
     pub connection: Arc<Connection>,
@@ -108,17 +213,19 @@ pub struct Exchange {
     /// The real client: the connection's, or what a trusted proxy forwarded.
     pub client: IpAddr,
     pub started: Instant,
-    pub request_id: Arc<str>,
+    pub request_id: RequestId,
     /// `00-<trace>-<span>-<flags>` (W3C Trace Context), as it goes to the backend.
-    pub traceparent: Arc<str>,
+    pub traceparent: [u8; 55],
+    /// What the backend is told about the client. The request id and the trace are not in it.
+    pub told: Option<Arc<Told>>,
     /// The route's id, once there is one.
     pub route: Option<Arc<str>>,
     /// What the route's `{name}` segments matched, undecoded.
     pub params: smallvec::SmallVec<[(Arc<str>, Box<str>); 4]>,
     pub identity: Option<Arc<Identity>>,
-    /// Changes to the request on its way to the backend.
+    /// Policies' changes to the request on its way to the backend.
     pub to_upstream: HeaderEdits,
-    /// Changes to whatever answer the client gets, a refusal included (`RateLimit`, `X-Request-Id`).
+    /// Policies' changes to whatever answer the client gets, a refusal included (`RateLimit`). Every answer carries the request id.
     pub to_client: HeaderEdits,
     /// What is left of the limit that the `RateLimit` field in `to_client` tells of.
     pub limit_left: Option<u64>,
@@ -128,6 +235,9 @@ pub struct Exchange {
     pub upstream_host: Option<String>,
     /// Time spent in each stage, indexed by `Stage as usize`.
     pub stages: [Duration; 6],
+    pub priority: Priority,
+    /// The request's body, where a step keeps it for one that waits.
+    pub body: Option<Box<[u8]>>,
     /// What is given back when the request ends.
     pub held: smallvec::SmallVec<[Box<dyn Hold>; 1]>,
 }
@@ -158,14 +268,15 @@ impl Exchange {
         Exchange::new(Arc::new(connection), "test-request".into())
     }
 
-    pub fn new(connection: Arc<Connection>, request_id: Arc<str>) -> Self {
+    pub fn new(connection: Arc<Connection>, request_id: RequestId) -> Self {
         Exchange {
             trusted: false,
             client: connection.client.ip(),
             connection,
             started: Instant::now(),
             request_id,
-            traceparent: "".into(),
+            traceparent: *b"00-00000000000000000000000000000000-0000000000000000-00",
+            told: None,
             route: None,
             params: Default::default(),
             identity: None,
@@ -175,6 +286,8 @@ impl Exchange {
             upstream_target: None,
             upstream_host: None,
             stages: [Duration::ZERO; 6],
+            priority: Priority::default(),
+            body: None,
             held: Default::default(),
         }
     }

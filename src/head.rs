@@ -167,25 +167,57 @@ impl HeaderEdit {
     }
 }
 
-/// Whether an edit replaces or removes the fields of that name, whatever its case.
-pub fn is_edited(edits: &[HeaderEdit], name: &[u8]) -> bool {
-    edits.iter().any(|edit| match edit {
-        HeaderEdit::Set(edited, _) | HeaderEdit::Remove(edited) => name.eq_ignore_ascii_case(edited.as_str().as_bytes()),
-        HeaderEdit::Add(..) => false,
-    })
+/// A list of edits, read through once, so that a head can be written without comparing every field with every edit.
+pub struct Edited<'a> {
+    edits: &'a [HeaderEdit],
+    /// The lengths of the names that are replaced or removed, one bit each.
+    lengths: u64,
+    /// The edits, one bit each, that a later one may undo.
+    doubtful: u64,
 }
 
-/// The fields that a list of edits leaves behind: what a later edit replaces or removes is not among them.
-pub fn added(edits: &[HeaderEdit]) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-    edits.iter().enumerate().filter_map(|(at, edit)| match edit {
-        HeaderEdit::Set(name, value) | HeaderEdit::Add(name, value) => {
-            let later = edits.get(at + 1..).unwrap_or_default();
-            let gone =
-                later.iter().any(|edit| matches!(edit, HeaderEdit::Set(other, _) | HeaderEdit::Remove(other) if other == name));
-            (!gone).then_some((name, value))
+impl<'a> Edited<'a> {
+    pub fn new(edits: &'a [HeaderEdit]) -> Self {
+        let (mut lengths, mut doubtful, mut seen) = (0, 0, 0u64);
+        for (at, edit) in edits.iter().enumerate().rev() {
+            let name = edit.name().as_str().as_bytes();
+            let looks = bit(name.len() * 5 + usize::from(name.last().copied().unwrap_or_default()));
+            if seen & looks != 0 {
+                doubtful |= bit(at);
+            }
+            if !matches!(edit, HeaderEdit::Add(..)) {
+                seen |= looks;
+                lengths |= bit(name.len());
+            }
         }
-        HeaderEdit::Remove(_) => None,
-    })
+        Edited { edits, lengths, doubtful }
+    }
+
+    /// Whether an edit replaces or removes the fields of that name, whatever its case.
+    pub fn replaces(&self, name: &[u8]) -> bool {
+        self.lengths & bit(name.len()) != 0 && is_replaced(self.edits, name)
+    }
+
+    /// The fields that the edits leave behind: what a later edit replaces or removes is not among them.
+    pub fn added(&self) -> impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)> {
+        self.edits.iter().enumerate().filter_map(|(at, edit)| match edit {
+            HeaderEdit::Set(name, value) | HeaderEdit::Add(name, value) => {
+                let later = self.edits.get(at + 1..).unwrap_or_default();
+                let gone = self.doubtful & bit(at) != 0 && is_replaced(later, name.as_str().as_bytes());
+                (!gone).then_some((name, value))
+            }
+            HeaderEdit::Remove(_) => None,
+        })
+    }
+}
+
+fn is_replaced(edits: &[HeaderEdit], name: &[u8]) -> bool {
+    edits.iter().any(|edit| !matches!(edit, HeaderEdit::Add(..)) && name.eq_ignore_ascii_case(edit.name().as_str().as_bytes()))
+}
+
+/// One of 64 bits; several numbers share each.
+fn bit(number: usize) -> u64 {
+    1 << (number % 64)
 }
 
 /// Changes in the order in which they apply.

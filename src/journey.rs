@@ -8,15 +8,16 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderValue, StatusCode, header};
+use http::{StatusCode, header};
 
 use crate::core::Core;
 use crate::downstream::{BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, Downstream, Fate};
 use crate::exchange::{Connection, Ending, Exchange, Verdict};
-use crate::head::{BodyFraming, HeaderEdit, RequestHead};
+use crate::head::{BodyFraming, RequestHead};
 use crate::listen::forwarded::{self, Hop};
 use crate::listen::trace::{self, Trace};
 use crate::observe::Record;
+use crate::observe::record::trace_id;
 use crate::policy::Work;
 use crate::policy::authn::strip_query_param;
 use crate::reply::{Flow, Reply};
@@ -86,14 +87,10 @@ impl Journey {
         exchange.client = forwarded::real_client(peer, &head, &door.trusted_proxies);
         let scheme = if connection.tls.is_some() { "https" } else { "http" };
         let hop = Hop { peer, client: exchange.client, local: connection.local, scheme, trusted };
-        forwarded::forward_edits_of(connection, &head, &hop, &mut exchange.to_upstream);
+        exchange.told = Some(forwarded::told(connection, &head, &hop, &mut exchange.to_upstream));
         let trace = Trace::of(&head, false);
         trace.edits(&head, &mut exchange.to_upstream);
         exchange.traceparent = trace.traceparent;
-        if let Ok(id) = HeaderValue::from_str(&exchange.request_id) {
-            exchange.to_upstream.push(HeaderEdit::Set(X_REQUEST_ID, id.clone()));
-            exchange.to_client.push(HeaderEdit::Set(X_REQUEST_ID, id));
-        }
         core.metrics.request_began();
         Box::new(Journey {
             core: core.clone(),
@@ -306,12 +303,21 @@ impl Journey {
         self.outcome.verdict = Some(Verdict { policy: reply.policy, reason: reply.reason });
     }
 
-    /// What is left of the request's time, which counts from its head's last byte. A gRPC call has one only where its route says so: it may
+    /// How long the request may take, counted from its head's last byte. A gRPC call has a limit only where its route says so: it may
     /// stream for hours before it is answered, and brings a deadline of its client's.
-    pub fn deadline(&self) -> Option<Duration> {
+    fn limit(&self) -> Option<Duration> {
         let own = self.route.as_ref().and_then(|route| route.timeout);
-        let limit = if self.is_grpc() { own } else { own.or(Some(self.door.timeouts.request)) };
-        limit.map(|limit| limit.saturating_sub(self.exchange.started.elapsed()))
+        if self.is_grpc() { own } else { own.or(Some(self.door.timeouts.request)) }
+    }
+
+    /// When the request's time is over.
+    pub fn due(&self) -> Option<tokio::time::Instant> {
+        self.exchange.started.checked_add(self.limit()?).map(tokio::time::Instant::from_std)
+    }
+
+    /// What is left of the request's time.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.limit().map(|limit| limit.saturating_sub(self.exchange.started.elapsed()))
     }
 
     /// A gRPC call, on a route to services that can speak it.
@@ -328,8 +334,6 @@ impl Journey {
         self.head.upgrade || self.head.header("accept").is_some_and(events) || self.is_grpc()
     }
 }
-
-pub const X_REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
 
 /// `query` without the parameters of these names.
 fn without<'a>(query: &'a str, names: &[Arc<str>]) -> Cow<'a, str> {
@@ -434,8 +438,8 @@ impl Journey {
         let identity = exchange.identity.as_deref();
         Record {
             time: self.wall,
-            request_id: &exchange.request_id,
-            trace_id: exchange.traceparent.get(3..35).unwrap_or_default(),
+            request_id: exchange.request_id.as_bytes(),
+            trace_id: trace_id(&exchange.traceparent),
             client: Some(exchange.client),
             peer: Some(exchange.connection.peer),
             listener: &exchange.connection.listener,

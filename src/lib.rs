@@ -14,6 +14,7 @@
 //! | [`cel`] | expressions over a request, for the policies that take them |
 //! | [`proxy`] | the road through Pingora's `ProxyHttp` |
 //! | [`lane`] | the fast lane: plain requests on own connections, without Pingora's proxy |
+//! | [`keys`] | API keys that are issued and revoked while the gateway runs |
 //! | [`cache`] | answers that were given before |
 //! | [`upstream`] | services, endpoints, balance, health |
 //! | [`redis`] | the Redis that several gateways share |
@@ -37,7 +38,7 @@
 //! # Dependencies
 //!
 //! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`, `cel`, `redis`) <- rooms (`listen`, `route`,
-//! `policy`, `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `admin` <- `serve` <- `main`. No exceptions.
+//! `policy`, `keys`, `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `admin` <- `serve` <- `main`. No exceptions.
 //! Pingora's proxy session is known to [`proxy`] alone, its HTTP/2 stream also to [`downstream`], [`wire`] and [`serve`].
 
 pub mod admin;
@@ -51,12 +52,14 @@ pub mod downstream;
 pub mod exchange;
 pub mod head;
 pub mod journey;
+pub mod keys;
 pub mod lane;
 pub mod ledger;
 pub mod listen;
 pub mod node;
 pub mod observe;
 pub mod path;
+pub mod plain;
 pub mod policy;
 pub mod problem;
 pub mod proxy;

@@ -269,11 +269,30 @@ pub fn check_query(raw: &[u8]) -> Result<(), PathProblem> {
     }
 }
 
+/// A query as it is matched and forwarded: `"`, `<` and `>`, which clients send raw and URIs do not have (RFC 3986, section 3.4), are
+/// encoded as browsers do. Everything else stays as it is. `None` if there is nothing to encode, which is the rule.
+pub fn encode_query(raw: &[u8]) -> Option<Vec<u8>> {
+    let strange = |byte: &u8| matches!(byte, b'"' | b'<' | b'>');
+    raw.iter().any(strange).then(|| {
+        let mut out = Vec::with_capacity(raw.len() + 16);
+        for byte in raw {
+            if strange(byte) { push_escape(*byte, &mut out) } else { out.push(*byte) }
+        }
+        out
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn queries_are_encoded_where_they_must_be() {
+        assert_eq!(encode_query(b"a={b}&c=[%20]^`|'"), None);
+        assert_eq!(encode_query(b"a=\"<>\"&b").as_deref(), Some(&b"a=%22%3C%3E%22&b"[..]));
+    }
 
     fn canonical(raw: &str) -> String {
         normalise(raw.as_bytes()).unwrap().into_owned()

@@ -20,10 +20,11 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use crate::cache;
-use crate::downstream::{CLIENT_GONE, NO_ANSWER, apply_to_response, reply_parts};
+use crate::downstream::{CLIENT_GONE, EARLY_ANSWER, NO_ANSWER, apply_to_response, reply_parts};
 use crate::journey::{CLIENT_CLOSED, Journey, body_refusal};
 use crate::reply::Reply;
 use crate::upstream::Protocol;
+use crate::wire::encode;
 
 /// What a hook remembers. `None` only if Pingora calls a hook for a request that never passed the door, which then fails.
 pub type Ctx = Option<Box<Journey>>;
@@ -115,6 +116,9 @@ impl ProxyHttp for Gateway {
         journey.outcome.upstream_started = Some(Instant::now());
         journey.flight = Some(picked.begin());
         let mut peer = service.peer(&picked, None);
+        if let Some(fate) = &journey.fate {
+            fate.may_answer_early(service.protocol == Protocol::Http1);
+        }
         if let (true, Some(fate)) = (journey.asks_for_stream(), &journey.fate) {
             peer.options.read_timeout = Some(service.timeouts.stream);
             fate.await_head(service.timeouts.response);
@@ -178,6 +182,9 @@ impl ProxyHttp for Gateway {
             // request a protocol that no one here understands.
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 without a request to upgrade"));
         }
+        if encode::check_answer(answer).is_err() {
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "the answer's framing is in doubt"));
+        }
         if !answer.status.is_informational() || answer.status == StatusCode::SWITCHING_PROTOCOLS {
             journey.outcome.upstream = journey.outcome.upstream_started.map(|started| started.elapsed());
         }
@@ -192,7 +199,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         journey.answered(answer.status);
-        apply_to_response(answer, &journey.exchange.to_client);
+        apply_to_response(answer, &journey.exchange.request_id, &journey.exchange.to_client);
         if let Some(used) = journey.cache_use {
             let outcome = cache::Outcome::of(&session.cache, used);
             journey.outcome.cache = outcome.word();
@@ -205,6 +212,10 @@ impl ProxyHttp for Gateway {
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         let nothing = FailToProxy { error_code: 0, can_reuse_downstream: false };
         let Some(journey) = ctx.as_deref_mut() else { return nothing };
+        if error.etype == EARLY_ANSWER {
+            // The client has its answer. What failed is the backend's connection, on purpose.
+            return FailToProxy { error_code: journey.outcome.status, can_reuse_downstream: true };
+        }
         let reply = journey.refusal.take().or_else(|| explain(error));
         let Some(reply) = reply else {
             journey.outcome.status = CLIENT_CLOSED.as_u16();

@@ -6,6 +6,8 @@ use std::ops::ControlFlow;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use smallvec::SmallVec;
 
+use crate::plain::all_plain;
+
 /// Ok to go on, or the answer that ends the request here. Works with `?`.
 pub type Flow = ControlFlow<Box<Reply>>;
 
@@ -59,19 +61,19 @@ impl Reply {
     /// The RFC 9457 body. `type` is left out, which means `about:blank`: the status says what kind of problem it is, `policy` and
     /// `reason` say which.
     pub fn body(&self, request_id: &str) -> Vec<u8> {
-        let mut body = Vec::with_capacity(256);
+        let mut body = Vec::with_capacity(384);
         body.extend_from_slice(b"{\"title\":");
         push_json(&mut body, self.status.canonical_reason().unwrap_or("Error"));
         body.extend_from_slice(b",\"status\":");
-        body.extend_from_slice(itoa::Buffer::new().format(self.status.as_u16()).as_bytes());
-        for (key, value) in
-            [("detail", &*self.detail), ("policy", self.policy), ("reason", self.reason), ("request_id", request_id)]
-        {
-            body.extend_from_slice(b",\"");
-            body.extend_from_slice(key.as_bytes());
-            body.extend_from_slice(b"\":");
-            push_json(&mut body, value);
-        }
+        body.extend_from_slice(self.status.as_str().as_bytes());
+        body.extend_from_slice(b",\"detail\":");
+        push_json(&mut body, &self.detail);
+        body.extend_from_slice(b",\"policy\":");
+        push_json(&mut body, self.policy);
+        body.extend_from_slice(b",\"reason\":");
+        push_json(&mut body, self.reason);
+        body.extend_from_slice(b",\"request_id\":");
+        push_json(&mut body, request_id);
         body.extend_from_slice(b"}\n");
         body
     }
@@ -80,6 +82,15 @@ impl Reply {
 /// Appends `text` as a JSON string.
 pub fn push_json(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
+    if all_plain(text.as_bytes()) {
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        push_escaped(out, text);
+    }
+    out.push(b'"');
+}
+
+fn push_escaped(out: &mut Vec<u8>, text: &str) {
     for &byte in text.as_bytes() {
         match byte {
             b'"' => out.extend_from_slice(b"\\\""),
@@ -95,7 +106,6 @@ pub fn push_json(out: &mut Vec<u8>, text: &str) {
             _ => out.push(byte),
         }
     }
-    out.push(b'"');
 }
 
 #[cfg(test)]

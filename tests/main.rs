@@ -16,17 +16,27 @@ macro_rules! each_on_both_roads {
 
 mod answers;
 mod authn;
+mod authz;
 mod caching;
 mod cli;
 mod config;
+mod connections;
 mod demo;
+mod differential;
+mod flow;
 mod harness;
 mod hostile;
+mod keys;
 mod limits;
+mod memory;
+mod mtls;
 mod observability;
+mod oidc;
 mod packaging;
+mod passwords;
 mod peers;
 mod protocols;
+mod rates;
 mod reload;
 mod routing;
 mod shared_limits;

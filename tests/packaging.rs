@@ -81,8 +81,9 @@ fn surroundings() -> Files {
 #[track_caller]
 fn assert_passes(files: &Files, name: &str, yaml: &str) {
     files.write("example.yaml", yaml);
-    let secret = [("SHOP_JWT_SECRET", "0123456789abcdef0123456789abcdef")];
-    let ran = portcullis_with(files.dir(), &["check", "example.yaml"], &secret);
+    let value = "0123456789abcdef0123456789abcdef";
+    let secrets = [("SHOP_JWT_SECRET", value), ("ADMIN_TOKEN", value), ("INTROSPECTION_SECRET", "s3cret")];
+    let ran = portcullis_with(files.dir(), &["check", "example.yaml"], &secrets);
     assert!(ran.code == 0 && ran.stdout.contains("ok ("), "{name}: {}{}", ran.stdout, ran.stderr);
 }
 

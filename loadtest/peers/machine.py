@@ -30,6 +30,10 @@ class Failed(Exception):
     """A measurement that must not count; its text goes into the table."""
 
 
+class EndedAtOnce(Failed):
+    """It could not even start; the one failure that may be another process's doing, which took its port."""
+
+
 class Process:
     """A process of ours, pinned to one core. It ends with us, whatever happens to us."""
 

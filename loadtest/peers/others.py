@@ -1,6 +1,4 @@
-"""The proxies in C++, Go and Rust: Envoy, Traefik, Caddy and pingap."""
-
-import json
+"""The proxies in C++ and Go: Envoy, Traefik and Caddy."""
 
 from .machine import text_of
 from .proxies import TOOLS, Peer, number
@@ -242,47 +240,3 @@ class Caddy(Peer):
         silent = {"logs": {"default": {"level": "ERROR"}}}
         config = {"admin": {"disabled": True, "config": {"persist": False}}, "logging": silent, "apps": apps}
         return ["run", "--config", place.write("caddy.json", config)]
-
-
-class Pingap(Peer):
-    key, name, binary = "pingap", "pingap", "pingap"
-    kinds = {"plain": "one location, on Pingora as Portcullis"}
-
-    def version(self):
-        return number(text_of(self.path(), "--version"))
-
-    def command(self, want, place):
-        quoted = json.dumps
-        tls = "\nglobal_certificates = true\nenabled_h2 = true" if want.tls else ""
-        certificate = (
-            f"[certificates.edge]\ntls_cert = {quoted(str(place.fixtures.certificate))}\n"
-            f"tls_key = {quoted(str(place.fixtures.key))}\nis_default = true\n"
-        )
-        return [
-            "-c",
-            place.write(
-                "pingap.toml",
-                f"""[basic]
-threads = 1
-log_level = "ERROR"
-upstream_keepalive_pool_size = 256
-pid_file = {quoted(str(place.folder / "pingap.pid"))}
-upgrade_sock = {quoted(str(place.folder / "pingap.sock"))}
-grace_period = "1s"
-graceful_shutdown_timeout = "1s"
-
-[upstreams.backend]
-addrs = ["{place.backend}"]
-
-[locations.all]
-upstream = "backend"
-path = "/"
-
-{certificate if want.tls else ""}
-[servers.edge]
-addr = "127.0.0.1:{place.port}"
-locations = ["all"]
-threads = 1{tls}
-""",
-            ),
-        ]

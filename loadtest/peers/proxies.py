@@ -10,7 +10,7 @@ import time
 
 from . import machine
 from .load import ask
-from .machine import Failed, Process, nginx_frame, nginx_http, text_of
+from .machine import EndedAtOnce, Failed, Process, nginx_frame, nginx_http, text_of
 
 TOOLS = []  # folders that are looked into before PATH
 
@@ -51,6 +51,7 @@ class Peer:
     stop_signal = signal.SIGTERM
     token = "hs256"  # which token its gauntlet takes; None if it cannot check any
     counts_as_portcullis = False
+    absent = "run as root: scripts/need.sh peers"  # how to get it
 
     def __init__(self):
         self.process = self.place = None
@@ -77,7 +78,7 @@ class Peer:
         until = time.time() + 60
         while time.time() < until:
             if not self.process.alive():
-                raise Failed(f"{self.name} ended at once: {self.process.said(600)}")
+                raise EndedAtOnce(f"{self.name} ended at once: {self.process.said(600)}")
             try:
                 status = ask(self.place.port, asked, headers, tls=want.tls, timeout=2).status
                 if status not in (404, 500, 502, 503):

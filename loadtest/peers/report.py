@@ -118,6 +118,7 @@ def markdown(given, facts, chosen, names, tables):
         "",
         *heading(given, facts, names),
         *aims(tables),
+        *summary(chosen, names, tables),
     ]
     for scenario in chosen:
         text += section(scenario, tables[scenario.key], facts, names)
@@ -126,19 +127,20 @@ def markdown(given, facts, chosen, names, tables):
 
 def heading(given, facts, names):
     versions = [
-        f"{names[key].name} {version}" for key, version in facts["versions"].items() if version and key != "portcullis-proxy-road"
+        f"{names[key].name} {version}" for key, version in facts["versions"].items() if version and not names[key].counts_as_portcullis
     ]
     about = {
         "date": facts["date"],
         "machine": facts["machine"],
         "Portcullis": f"{facts['versions']['portcullis']} ({facts['build']})",
-        "beside": ", ".join(versions[1:]),
+        "beside": ", ".join(versions),
         "load": f"wrk {facts['tools']['wrk']}, h2load {facts['tools']['h2load']}, `loadtest/peers/pacer.rs`",
-        "run": f"{facts['rounds']} rounds of {given.seconds} s for each row, {facts['minutes']:.0f} minutes in all; "
+        "run": f"{facts['rounds']} round{'s' if facts['rounds'] != 1 else ''} of {given.seconds} s for each row, {facts['minutes']:.0f} minutes in all; "
         f"load average before it {facts['load']:.2f}",
     }
     if facts["absent"]:
-        about["not installed, so not measured"] = ", ".join(facts["absent"])
+        # Why is said where it ran: a build's last words are not for this page.
+        about["not there, so not measured"] = ", ".join(facts["absent"])
     if facts["tls"]:
         same = {}
         for key, what in facts["tls"].items():
@@ -164,7 +166,9 @@ def heading(given, facts, names):
         "  is part of it, and the row without a proxy shows how much that is.",
         "- In brackets: the figure divided by Portcullis's in the same table.",
         "- No access log and no policies where nothing else is said. Portcullis and Envoy always count metrics. Everybody may keep as many",
-        "  connections to the backend as the load needs; where one opens them anew all the same, its row says so. Portcullis and HAProxy check HS256 tokens in the gauntlet, Envoy RS256.",
+        "  connections to the backend as the load needs; where one opens them anew all the same, its row says so. In the gauntlet Envoy checks RS256",
+        "  tokens, the others that check any HS256. Bare Pingora is no product: it is what the engine that Portcullis and pingap are built",
+        "  on costs with nothing on it.",
         "",
     ]
     return text
@@ -194,6 +198,14 @@ def aims(tables):
         if value is not None:
             rows.append((title, f"under {most} {unit}", f"{value:.1f} {unit}", value < most))
 
+    def within(title, mine, theirs, most):
+        if mine and theirs:
+            rows.append((title, f"at most {most:.2f}×", f"{mine / theirs:.2f}×", mine / theirs <= most))
+
+    bare = of("plain", "bare-pingora", "cpu_us")
+    within("the gauntlet without the fast lane, against bare Pingora's plain GET, CPU", of("gauntlet", "portcullis-proxy-road", "cpu_us"), bare, 1.1)
+    within("the gauntlet, against bare Pingora's plain GET, CPU", of("gauntlet", "portcullis", "cpu_us"), bare, 1.1)
+
     below("an idle connection", of("idle", "portcullis", "per_connection_kib"), 10, "KiB")
     below("an idle TLS connection", of("idle-tls", "portcullis", "per_connection_kib"), 30, "KiB")
     many, few = of("routes-10000", "portcullis", "rss_kib"), of("plain", "portcullis", "rss_kib")
@@ -209,6 +221,35 @@ def aims(tables):
         *(f"| {title} | {aim} | {value} | {'reached' if good else '**missed**'} |" for title, aim, value, good in rows),
         "",
     ]
+
+
+def summary(chosen, names, tables):
+    """Every scenario's first figure as a multiple of Portcullis's, one column for each proxy."""
+    peers = [key for key in names if key not in ("portcullis", "direct")]
+    rows = []
+    for scenario in chosen:
+        figures = tables[scenario.key]
+        for key, title, better in headline(scenario):
+            base = figures.get("portcullis", {}).get(key)
+            if not base:
+                continue
+            shares = [ratio(figures[peer][key], base) if peer in figures else "" for peer in peers]
+            cells = [f"{scenario.title}, {title} ({better} is better)", number(key, base), *shares]
+            rows.append(f"| {' | '.join(cells)} |")
+    if not rows:
+        return []
+    head = ["", "Portcullis", *(names[peer].name for peer in peers)]
+    return ["## At a glance", "", "What the others did, as a multiple of Portcullis's figure.", "",
+            f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1), *rows, ""]  # fmt: skip
+
+
+def headline(scenario):
+    """The figures that stand for a scenario: (key, title, what is better)."""
+    if scenario.load == "idle":
+        return [("per_connection_kib", "KiB/connection", "less")]
+    if scenario.load == "paced":
+        return [("p50_us", "p50 µs", "less"), ("p99_us", "p99 µs", "less"), ("p999_us", "p99.9 µs", "less")]
+    return [("rps", scenario.unit, "more"), ("cpu_us", "CPU µs each", "less")]
 
 
 def wasteful(got):

@@ -7,7 +7,7 @@ from .load import CONNECTIONS, ask
 from .machine import BODY, Failed, big_body
 from .proxies import Want
 
-EVERYONE = ("portcullis", "nginx", "haproxy", "h2o", "envoy", "traefik", "caddy", "pingap")
+EVERYONE = ("portcullis", "bare-pingora", "nginx", "haproxy", "h2o", "envoy", "traefik", "caddy", "pingap")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,14 +102,14 @@ def scenarios(idle, idle_tls):
             "headers changed both ways, metrics, access log. What each proxy does of that is in the last column; "
             "at least 95 % of the log's lines must be there in the end.",
             Want("gauntlet"),
-            ("portcullis", "portcullis-proxy-road", "nginx", "haproxy", "envoy", "traefik"),
+            ("portcullis", "portcullis-proxy-road", "nginx", "haproxy", "envoy", "traefik", "pingap"),
         ),
         Scenario(
             "unauthorized",
             "Refusal: 401",
             "No backend is asked.",
             Want("unauthorized"),
-            ("portcullis", "nginx", "haproxy", "envoy", "traefik", "caddy"),
+            ("portcullis", "nginx", "haproxy", "envoy", "traefik", "caddy", "pingap"),
             status=401,
             body=None,
         ),
@@ -118,18 +118,18 @@ def scenarios(idle, idle_tls):
             "Refusal: 429",
             "The limit was spent by the first request.",
             Want("limited"),
-            ("portcullis", "nginx", "haproxy", "envoy", "traefik"),
+            ("portcullis", "nginx", "haproxy", "envoy", "traefik", "pingap"),
             status=429,
             body=None,
         ),
-        Scenario("cache", "Cache hit", "The 100-byte answer from memory. (Envoy's cache filter is a work in progress; the others have none.)", Want("cache"), ("portcullis", "nginx", "haproxy"), "/cached"),
+        Scenario("cache", "Cache hit", "The 100-byte answer from memory. (Envoy's cache filter is a work in progress; the others have none.)", Want("cache"), ("portcullis", "nginx", "haproxy", "pingap"), "/cached"),
         *(
             Scenario(
                 f"routes-{count}",
                 f"{count:,} routes",
                 "Path prefixes, each asked for as often as any other, spread over the whole table. RSS shows what the table takes.",
                 Want("routes", routes=count),
-                ("portcullis", "nginx", "haproxy", "envoy", "traefik"),
+                ("portcullis", "nginx", "haproxy", "envoy", "traefik", "pingap"),
             )
             for count in (100, 10_000)
         ),

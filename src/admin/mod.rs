@@ -1,20 +1,29 @@
-//! The operator's API, on a listener of its own: health, metrics, what is configured and what runs, and reload.
+//! The operator's API, on a listener of its own: health, metrics, what is configured and what runs, reload, and the consumers' API
+//! keys.
 //!
-//! It has no authentication: it listens on loopback unless told otherwise, and refuses what a web page could make an operator's
-//! browser send (an `Origin`, or a `Host` that is a name other than `localhost`: DNS rebinding).
+//! It listens on loopback unless told otherwise, and whoever reaches it may read; [`access`] says what else is asked of callers.
+//! What changes anything but the generation leaves a line in the log that begins with `audit:`.
 
-use std::net::{IpAddr, SocketAddr};
+mod access;
+mod connections;
+mod keys;
+mod quotas;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{Extensions, StatusCode, header};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::keys::encoded;
 use crate::core::Core;
 use crate::snapshot::Route;
 
@@ -40,6 +49,7 @@ struct Admin {
 
 /// The API's routes.
 pub fn router(core: Arc<Core>, reload: mpsc::Sender<ReloadRequest>) -> Router {
+    let admin = Admin { core, reload };
     Router::new()
         .route("/healthz", get(|| async { Json(json!({ "status": "ok" })) }))
         .route("/readyz", get(ready))
@@ -47,18 +57,22 @@ pub fn router(core: Arc<Core>, reload: mpsc::Sender<ReloadRequest>) -> Router {
         .route("/config", get(config))
         .route("/routes", get(routes))
         .route("/upstreams", get(upstreams))
+        .route("/connections", get(connections::connections))
         .route("/reload", post(reload_now))
+        .merge(keys::router())
+        .merge(quotas::router())
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such resource", json!({})) })
         .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED, "wrong method", json!({})) })
-        .layer(from_fn(no_browsers))
-        .with_state(Admin { core, reload })
+        .layer(from_fn_with_state(admin.clone(), access::writes_need_the_token))
+        .layer(from_fn(access::no_browsers))
+        .with_state(admin)
 }
 
 /// Serves the API until the process ends.
 pub async fn serve(socket: std::net::TcpListener, router: Router) {
     match tokio::net::TcpListener::from_std(socket) {
         Ok(socket) => {
-            if let Err(error) = axum::serve(socket, router).await {
+            if let Err(error) = axum::serve(socket, router.into_make_service_with_connect_info::<SocketAddr>()).await {
                 log::error!("the admin API ended: {error}");
             }
         }
@@ -74,19 +88,23 @@ fn problem(status: StatusCode, detail: &str, more: Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
 }
 
-async fn no_browsers(request: Request, next: Next) -> Response {
-    if request.headers().contains_key(header::ORIGIN) || !names_an_address(request.headers()) {
-        return problem(StatusCode::FORBIDDEN, "the admin API is not for web pages; call it by its address", json!({}));
+/// Who asks, for the audit's lines: ` by 127.0.0.1:4711`.
+struct Peer(String);
+
+impl FromRequestParts<Admin> for Peer {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Admin) -> Result<Self, Infallible> {
+        Ok(Peer(peer(&parts.extensions)))
     }
-    next.run(request).await
 }
 
-fn names_an_address(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    host.parse::<SocketAddr>().is_ok() || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() || name == "localhost" || {
-        name.parse::<IpAddr>().is_ok()
-    }
+fn by(request: &Request) -> String {
+    peer(request.extensions())
+}
+
+fn peer(extensions: &Extensions) -> String {
+    extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| format!(" by {peer}")).unwrap_or_default()
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
@@ -151,22 +169,5 @@ async fn reload_now(State(admin): State<Admin>) -> Response {
             json!({ "problems": problems }),
         ),
         Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "the process is ending", json!({})),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_addresses_are_hosts() {
-        let with = |host: &str| HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
-        for good in ["127.0.0.1:9901", "127.0.0.1", "[::1]:9901", "[::1]", "localhost:9901", "localhost"] {
-            assert!(names_an_address(&with(good)), "{good}");
-        }
-        for bad in ["evil.example:9901", "evil.example", "127.0.0.1.evil.example"] {
-            assert!(!names_an_address(&with(bad)), "{bad}");
-        }
-        assert!(!names_an_address(&HeaderMap::new()));
     }
 }

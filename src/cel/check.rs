@@ -160,14 +160,13 @@ impl Checker<'_> {
             Expr::Select(select) => {
                 if let Expr::Ident(root) = &select.operand.expr
                     && !self.is_local(root)
-                    && !VARIABLES.iter().any(|variable| variable.name == root)
                 {
                     let full = format!("{root}.{}", select.field);
                     if select.test && VARIABLES.iter().any(|variable| variable.name == full) {
                         let hint = "`has` asks for a member: has(request.headers.cookie); what is not known is empty";
                         self.refuse(id, format!("`{full}` is always there"), Some(hint.to_owned()));
                     } else {
-                        self.variable(id, &full);
+                        self.variable(select.operand.id, &full);
                     }
                     node.expr = Expr::Ident(full);
                     return;

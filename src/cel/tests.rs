@@ -124,7 +124,7 @@ fn a_wrong_expression_is_a_problem_of_the_configuration() {
         ("request.metod == 'GET'", "did you mean `request.method`?"),
         ("method == 'GET'", "did you mean `request.method`?"),
         ("reqest.method == 'GET'", "did you mean `request.method`?"),
-        ("jwt.sub == 'x'", "unknown variable `jwt`"),
+        ("jwt.sub == 'x'", "unknown variable `jwt.sub`"),
         ("request == 1", "not a value of its own"),
         ("identity.claims.exists(request, requestt == 'x')", "unknown variable `requestt`"),
         ("request.path.startwith('/a')", "did you mean `startsWith`?"),

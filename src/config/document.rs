@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::keys::KeyStoreConfig;
 use crate::listen::config::ListenerConfig;
 use crate::observe::AccessLogConfig;
 use crate::policy::authn::consumer::ConsumerConfig;
 use crate::redis::RedisConfig;
 use crate::route::RouteConfig;
 use crate::upstream::ServiceConfig;
-use crate::value::{Period, Raw, Size, Spanned};
+use crate::value::{Period, Raw, Secret, Size, Spanned};
 
 /// A Portcullis configuration file.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -28,6 +29,10 @@ pub struct Document {
     /// The Redis that this gateway shares with others. It is connected to when something uses it.
     #[serde(default)]
     pub redis: Option<Spanned<RedisConfig>>,
+    /// Where API keys are kept that the admin API issues and revokes, beside those written under `consumers`. Default: nowhere, and
+    /// none can be issued.
+    #[serde(default)]
+    pub key_store: Option<Spanned<KeyStoreConfig>>,
     /// Policies of every route. A service or a route may replace one whole, or turn it off with `false`.
     #[serde(default)]
     pub policies: Option<Raw>,
@@ -49,16 +54,19 @@ pub struct Document {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
-    /// Where it listens. It has no authentication of its own, so anything but a loopback address is a warning of `check`. Changing it
+    /// Where it listens. Reading it takes no authentication, so anything but a loopback address is a warning of `check`. Changing it
     /// takes a restart or an upgrade.
     pub bind: Spanned<String>,
     /// `false` turns it off.
     pub enabled: bool,
+    /// A bearer token (RFC 6750) of at least 16 bytes, without which nothing can be changed: neither keys nor, by reload, the generation.
+    /// Reading needs none. Default: none, and whoever reaches the address may change things.
+    pub token: Option<Spanned<Secret>>,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        AdminConfig { bind: Spanned::nowhere("127.0.0.1:9901".to_owned()), enabled: true }
+        AdminConfig { bind: Spanned::nowhere("127.0.0.1:9901".to_owned()), enabled: true, token: None }
     }
 }
 
@@ -78,6 +86,10 @@ pub struct ServerConfig {
     /// Plain requests to plain HTTP/1.1 backends take a shorter way through the gateway. `false` sends every request through Pingora's
     /// proxy instead; the answers are the same. Default true.
     pub fast_lane: bool,
+    /// The file in which what was used of quotas is kept over restarts, where a route has a `quota`. Default: `quotas.log` in the
+    /// folder that systemd gives the service for its state (`$STATE_DIRECTORY`), else `state/quotas.log` beside the configuration.
+    /// Changing it takes an upgrade.
+    pub quota_log: Option<String>,
     /// The path of the socket over which an upgrade hands the listening sockets to the next process, for the moment of the
     /// upgrade. Default: in a new folder of mode 0700 in the temporary folder.
     pub upgrade_socket: Option<String>,
@@ -91,6 +103,7 @@ impl Default for ServerConfig {
             grace: Spanned::nowhere(Period(std::time::Duration::from_secs(30))),
             cache_memory: Size(64 * 1024 * 1024),
             fast_lane: true,
+            quota_log: None,
             upgrade_socket: None,
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use futures_core::Stream;
@@ -86,6 +86,7 @@ fn router(instance: Arc<Instance>) -> Router {
         .route("/healthz", get(|| async { axum::Json(json!({ "status": "ok" })) }))
         .route("/events", get(events))
         .route("/slow", any(slow))
+        .route("/decide", any(decide))
         .fallback(saw)
         .with_state(instance)
 }
@@ -130,6 +131,14 @@ fn all(headers: &HeaderMap) -> Value {
 async fn slow(State(instance): State<Arc<Instance>>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     tokio::time::sleep(SLOW).await;
     saw(State(instance), method, uri, headers, body).await
+}
+
+/// Whether a request may pass, as the gateway's `external_auth` asks.
+async fn decide(headers: HeaderMap) -> Response {
+    match headers.get("x-ticket") {
+        Some(ticket) if ticket == "valid" => ([("x-seat", "row 7")], "").into_response(),
+        _ => (StatusCode::FORBIDDEN, "no ticket").into_response(),
+    }
 }
 
 /// Server-sent events (WHATWG HTML, section 9.2), one by one.

@@ -16,11 +16,14 @@ use tempfile::TempDir;
 
 use super::backends::Backends;
 use super::ports::Port;
+use crate::policy::authn::password;
 
 /// The service that the health check is to find down.
 pub const DOWN: &str = "reports-service";
 /// The configuration, with `@NAME@` where a port or a hash belongs.
 const TEMPLATE: &str = include_str!("gateway.yaml");
+/// The password of the demo's one user, which its lines show.
+pub const PASSWORD: &str = "correct horse battery staple";
 const HOUR: u64 = 3600;
 
 /// Everything that a run is made of, but for the services.
@@ -64,6 +67,7 @@ impl Stage {
         stage.write_certificates()?;
         stage.write_tokens()?;
         let mut config = TEMPLATE.replace("@api_key_sha256@", &hex(&Sha256::digest(&stage.api_key)));
+        config = config.replace("@password_hash@", &password::hash(PASSWORD.as_bytes())?);
         for (name, port) in ports {
             config = config.replace(&format!("@{name}@"), &port.to_string());
         }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::stage::Stage;
+use super::stage::{PASSWORD, Stage};
 
 /// One line to paste.
 pub struct Try {
@@ -209,7 +209,7 @@ fn refusals(list: &mut List, w: &Words) {
 }
 
 fn identity(list: &mut List, w: &Words) {
-    let Words { curl, http, api_key, key, alice, bob, carol, .. } = w;
+    let Words { curl, http, admin, api_key, key, alice, bob, carol, .. } = w;
     list.group = "Who is it, and may it: the backend sees the proved identity, never the credential";
     list.add(&[200], "an API key", format!("{curl} {api_key} {http}/cart/"), &[r#""consumer": "acme-mobile""#]);
     list.add(&[401], "no credentials", format!("{curl} {http}/cart/"), &["www-authenticate:"]);
@@ -236,8 +236,33 @@ fn identity(list: &mut List, w: &Words) {
         format!("{curl} '{http}/orders/1?page=2&api_key={key}'"),
         &[r#""query": "page=2""#],
     );
+    list.add(
+        &[200, 204, 401],
+        "a key that the admin API issues, and revokes",
+        format!(
+            "k=$({curl} -X POST {admin}/consumers/acme-mobile/keys | sed -n 's/.*\"key\":\"\\([^\"]*\\)\".*/\\1/p'); {curl} -H \"X-API-Key: $k\" {http}/cart/; \
+             i=${{k#demo_}}; {curl} -X DELETE {admin}/consumers/acme-mobile/keys/${{i%%_*}}; {curl} -H \"X-API-Key: $k\" {http}/cart/"
+        ),
+        &[r#""consumer": "acme-mobile""#, "unknown_api_key"],
+    );
+    list.add(
+        &[200],
+        "a password, checked once and then remembered",
+        format!("{curl} -u 'olga:{PASSWORD}' {http}/back-office/orders"),
+        &[r#""consumer": "back-office""#],
+    );
+    list.add(&[401], "a wrong password", format!("{curl} -u olga:guess {http}/back-office/orders"), &["charset=\"UTF-8\""]);
     list.add(&[403], "not a member of the group", format!("{curl} {alice} {http}/partners/prices"), &["group_not_allowed"]);
     list.add(&[200], "a member", format!("{curl} {api_key} {http}/partners/prices"), &[r#""consumer": "acme-mobile""#]);
+    list.add(&[200], "a rule: one's own account", format!("{curl} {alice} {http}/accounts/alice"), &[r#""subject": "alice""#]);
+    list.add(&[403], "and nobody else's", format!("{curl} {bob} {http}/accounts/alice"), &["rule_not_allowed"]);
+    list.add(
+        &[200],
+        "another service says yes, and what the backend should know",
+        format!("{curl} -H 'X-Ticket: valid' -H 'X-Seat: box' {http}/tickets/7"),
+        &[r#""x-seat": "row 7""#],
+    );
+    list.add(&[403], "or no", format!("{curl} -H 'X-Ticket: copied' {http}/tickets/7"), &["external_auth_denied"]);
 }
 
 fn limits(list: &mut List, w: &Words) {
@@ -254,6 +279,18 @@ fn limits(list: &mut List, w: &Words) {
         "1 an hour for each consumer: the second",
         format!("{quiet} {api_key} {http}/quota; {curl} {api_key} {http}/quota"),
         &["retry-after:", "\"per-hour\""],
+    );
+    list.add(
+        &[200, 429],
+        "10 units a minute, of which this request costs 6: the second",
+        format!("d=$(date +%s%N); for i in 1 2; do {curl} -H \"X-Device-Id: $d\" '{http}/export?all'; done | grep -i -E '^HTTP|^ratelimit:'"),
+        &["\"units\";r=4"],
+    );
+    list.add(
+        &[429],
+        "1 a month for each consumer: the second, over restarts too",
+        format!("{quiet} {api_key} {http}/monthly; {curl} {api_key} {http}/monthly"),
+        &["quota_exceeded", "\"consumer-month\""],
     );
     list.add(
         &[429],
@@ -336,6 +373,12 @@ fn doors(list: &mut List, w: &Words) {
         format!("{curl} --haproxy-protocol -H 'X-Forwarded-For: 203.0.113.7' {balanced}/items/7"),
         &[r#""x-client-address": "203.0.113.7""#],
     );
+    list.add(
+        &[403],
+        "an address that may not come here",
+        format!("{curl} --haproxy-protocol -H 'X-Forwarded-For: 203.0.113.77' {balanced}/office"),
+        &["ip_denied"],
+    );
 }
 
 fn operator(list: &mut List, w: &Words) {
@@ -361,6 +404,7 @@ fn operator(list: &mut List, w: &Words) {
         format!("{curl} {admin}/metrics | grep -E '^HTTP|^portcullis_(refusals|upstream_healthy)'"),
         &["portcullis_upstream_healthy"],
     );
+    list.add(&[200], "what was used of quotas", format!("{curl} {admin}/quotas"), &["\"quotas\":"]);
     list.add(&[200], "ready to serve?", format!("{curl} {admin}/readyz"), &["\"ready\""]);
     list.add(
         &[],

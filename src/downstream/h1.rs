@@ -1,5 +1,6 @@
 //! One HTTP/1.x connection from a client: its buffer, its body decoder, its writer.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -15,9 +16,10 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{BODY_MALFORMED, CLIENT_GONE};
+use crate::exchange::RequestId;
 use crate::head::{HeaderEdits, RequestHead};
 use crate::reply::Reply;
-use crate::wait::within;
+use crate::wait::{Alarm, within};
 use crate::wire::answer::AnswerHead;
 use crate::wire::body::{BodyDecoder, Decoded};
 use crate::wire::encode::{self, AnswerFraming};
@@ -130,7 +132,7 @@ impl H1 {
     }
 
     /// Reads the next request's head. `idle` bounds the wait for its first byte, `deadline` counts from that byte to its last.
-    pub async fn next_head(&mut self, limits: &HeadLimits, idle: Duration, deadline: Duration) -> NextHead {
+    pub async fn next_head(&mut self, limits: &HeadLimits, idle: Duration, deadline: Duration, alarm: &mut Alarm) -> NextHead {
         self.answered = false;
         self.framing = AnswerFraming::None;
         self.keep_alive = true;
@@ -147,7 +149,7 @@ impl H1 {
             if self.read.is_empty() {
                 // An idle connection holds no buffer.
                 self.read = BytesMut::new();
-                match within(idle, self.readable()).await {
+                match alarm.within(idle, self.readable()).await {
                     Ok(Ok(())) => {}
                     _ => return NextHead::Closed,
                 }
@@ -162,7 +164,7 @@ impl H1 {
                 None => until.insert(Instant::now() + deadline).saturating_duration_since(Instant::now()),
                 Some(until) => until.saturating_duration_since(Instant::now()),
             };
-            match within(left, self.fill()).await {
+            match alarm.within(left, self.fill()).await {
                 Ok(Ok(0)) | Ok(Err(_)) => return NextHead::Closed,
                 Ok(Ok(_)) => {}
                 Err(_) if self.read.is_empty() => return NextHead::Closed,
@@ -192,7 +194,7 @@ impl H1 {
     /// Waits for the first byte without holding a buffer for it, where the transport can.
     async fn readable(&mut self) -> io::Result<()> {
         match &self.io {
-            Io::Plain(stream) => stream.readable().await,
+            Io::Plain(stream) => readable(stream).await,
             // TLS cannot be waited for without reading. A small buffer takes the first bytes: a large one would be most of what an
             // idle connection holds.
             Io::Boxed(_) => {
@@ -294,7 +296,7 @@ impl H1 {
             }
             // The wait itself needs no buffer, and mostly it is all there is.
             if let Io::Plain(stream) = &self.io
-                && stream.readable().await.is_err()
+                && readable(stream).await.is_err()
             {
                 self.failed = true;
                 return;
@@ -351,7 +353,14 @@ impl H1 {
     ///
     /// # Errors
     /// The client cannot be written to.
-    pub async fn write_answer(&mut self, answer: &AnswerHead, edits: &HeaderEdits, method: &Method, end: bool) -> Result<()> {
+    pub async fn write_answer(
+        &mut self,
+        answer: &AnswerHead,
+        request_id: &RequestId,
+        edits: &HeaderEdits,
+        method: &Method,
+        end: bool,
+    ) -> Result<()> {
         let bodiless = *method == Method::HEAD || matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         self.framing = match (bodiless, answer.length, self.version) {
             (true, ..) => AnswerFraming::None,
@@ -360,7 +369,7 @@ impl H1 {
             (false, None, _) => AnswerFraming::UntilClose,
         };
         self.keep_alive &= self.framing != AnswerFraming::UntilClose && self.knows_its_end();
-        encode::relayed(&mut self.write, answer, edits, self.framing, self.keep_alive, self.version);
+        encode::relayed(&mut self.write, answer, request_id, edits, self.framing, self.keep_alive, self.version);
         self.answered = true;
         if end { self.finish().await } else { Ok(()) }
     }
@@ -369,7 +378,14 @@ impl H1 {
     ///
     /// # Errors
     /// The client cannot be written to.
-    pub async fn write_own(&mut self, reply: &Reply, body: &[u8], edits: &HeaderEdits, method: &Method) -> Result<()> {
+    pub async fn write_own(
+        &mut self,
+        reply: &Reply,
+        body: &[u8],
+        request_id: &RequestId,
+        edits: &HeaderEdits,
+        method: &Method,
+    ) -> Result<()> {
         self.keep_alive &= self.knows_its_end();
         let mut length = itoa::Buffer::new();
         let always: [(&[u8], &[u8]); 3] = [
@@ -380,7 +396,7 @@ impl H1 {
         let said = reply.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
         let fields = always.into_iter().chain(said);
         self.framing = AnswerFraming::None;
-        encode::own(&mut self.write, reply.status, fields, edits, self.framing, self.keep_alive, self.version);
+        encode::own(&mut self.write, reply.status, fields, request_id, edits, self.framing, self.keep_alive, self.version);
         if *method != Method::HEAD {
             self.write.extend_from_slice(body);
         }
@@ -400,13 +416,13 @@ impl H1 {
         Ok(())
     }
 
-    async fn write_informational(&mut self, answer: &ResponseHeader) -> Result<()> {
-        if self.version != Version::HTTP_11 || (answer.status == StatusCode::CONTINUE && !self.continue_owed) {
+    async fn write_informational(&mut self, answer: &mut ResponseHeader) -> Result<()> {
+        // The backend was not told to expect anything, and whoever waits for `100 Continue` gets it from here.
+        if self.version != Version::HTTP_11 || answer.status == StatusCode::CONTINUE {
             return Ok(());
         }
-        if answer.status == StatusCode::CONTINUE {
-            self.continue_owed = false;
-        }
+        encode::strip_hop_by_hop(answer);
+        answer.remove_header(&header::CONTENT_LENGTH);
         encode::head(&mut self.write, answer, AnswerFraming::None, true, self.version);
         self.flush().await
     }
@@ -416,7 +432,14 @@ impl H1 {
         if self.write.is_empty() {
             return Ok(());
         }
-        let sent = put(&mut self.io, &mut self.write.as_slice(), self.patience).await;
+        let mut rest = self.write.as_slice();
+        if let Io::Plain(stream) = &self.io
+            && let Ok(count) = stream.try_write(rest)
+        {
+            // Nearly always all of it.
+            rest = rest.get(count..).unwrap_or_default();
+        }
+        let sent = if rest.is_empty() { Ok(()) } else { put(&mut self.io, &mut rest, self.patience).await };
         self.write.clear();
         self.failed |= sent.is_err();
         sent
@@ -556,6 +579,12 @@ impl H1 {
     }
 }
 
+/// Waits until a socket has bytes, or its end. In the one place that a socket has for a reader, which is cheaper than
+/// [`TcpStream::readable`]'s list of them.
+async fn readable(stream: &TcpStream) -> io::Result<()> {
+    poll_fn(|cx| stream.poll_read_ready(cx)).await
+}
+
 /// Writes everything. The limit counts anew whenever the client takes some of it, so that a slow client is served and a stopped one is
 /// not waited for.
 async fn put(io: &mut Io, bytes: &mut impl Buf, patience: Duration) -> Result<()> {
@@ -587,12 +616,13 @@ mod tests {
     async fn a_head_that_comes_in_one_piece_is_enough() {
         let (mut client, server) = tokio::io::duplex(4096);
         let mut h1 = H1::new(Io::Boxed(Box::new(server)), &[]);
+        let mut alarm = Alarm::default();
         for _ in 0..2 {
             client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-            let next = h1.next_head(&LIMITS, SECOND, Duration::from_millis(100)).await;
+            let next = h1.next_head(&LIMITS, SECOND, Duration::from_millis(100), &mut alarm).await;
             assert!(matches!(next, NextHead::Head(_)));
         }
         client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
-        assert!(matches!(h1.next_head(&LIMITS, SECOND, Duration::from_millis(100)).await, NextHead::TimedOut));
+        assert!(matches!(h1.next_head(&LIMITS, SECOND, Duration::from_millis(100), &mut alarm).await, NextHead::TimedOut));
     }
 }

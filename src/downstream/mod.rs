@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, header};
+use http::{HeaderName, Method, header};
 use parking_lot::Mutex;
 use pingora_core::protocols::http::v2::server::HttpSession as H2Stream;
 use pingora_error::{Error, ErrorType, Result};
@@ -19,6 +19,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use crate::exchange::{Exchange, RequestId, X_REQUEST_ID, is_gateways};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::reply::Reply;
 use crate::wire::answer::AnswerHead;
@@ -32,6 +33,9 @@ pub const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
 pub const CLIENT_GONE: ErrorType = ErrorType::Custom("ClientGone");
 /// The backend did not begin its answer in time.
 pub const NO_ANSWER: ErrorType = ErrorType::Custom("NoAnswer");
+
+/// The backend's answer is over, and was begun before the request was read: the backend's connection must not be used again.
+pub const EARLY_ANSWER: ErrorType = ErrorType::Custom("EarlyAnswer");
 
 /// Where the connection under an exchange comes back to once the exchange is over, or broke off before it answered.
 #[derive(Clone, Default)]
@@ -74,6 +78,8 @@ pub struct Downstream {
     /// When the request was complete, and nothing was left but to wait for the answer.
     asked: Option<Instant>,
     answered: bool,
+    /// The answer was begun before the request was read.
+    early: bool,
     max_body: u64,
     body_read: u64,
     body_sent: u64,
@@ -90,6 +96,7 @@ pub struct Fate {
     expired: AtomicBool,
     patience: OnceLock<Duration>,
     last: AtomicBool,
+    shared: AtomicBool,
     switch: AtomicU8,
 }
 
@@ -116,6 +123,13 @@ impl Fate {
         self.last.store(true, Ordering::Relaxed);
     }
 
+    /// The backend's connection carries one exchange after the other (HTTP/1.1), so that an answer which is begun before the request was
+    /// read makes it useless: what the backend does with the rest of the body, only the backend knows. One that ignores it takes it
+    /// for the next request.
+    pub fn may_answer_early(&self, possible: bool) {
+        self.shared.store(possible, Ordering::Relaxed);
+    }
+
     /// Another attempt begins, to a backend that can (or cannot) switch protocols.
     pub fn may_switch(&self, possible: bool) {
         self.switch.store(if possible { MAY_SWITCH } else { NO_SWITCH }, Ordering::Relaxed);
@@ -137,6 +151,7 @@ struct RetryBuffer {
     truncated: bool,
 }
 
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const RETRY_BUFFER: usize = 64 * 1024;
 /// An unread body up to this many bytes is read and dropped so that a refused request's connection can be kept.
 pub const UNREAD: u64 = 64 * 1024;
@@ -153,6 +168,7 @@ impl Downstream {
             response: None,
             asked: None,
             answered: false,
+            early: false,
             max_body: u64::MAX,
             body_read: 0,
             body_sent: 0,
@@ -292,7 +308,7 @@ impl Downstream {
     ///
     /// # Errors
     /// Only if the client cannot be written to.
-    pub async fn reply(&mut self, reply: &Reply, edits: &HeaderEdits, request_id: &str) -> Result<()> {
+    pub async fn reply(&mut self, reply: &Reply, edits: &HeaderEdits, request_id: &RequestId) -> Result<()> {
         if let Some(Wire::H1(wire)) = &mut self.wire
             && (reply.close || wire.is_left_over(UNREAD))
         {
@@ -304,7 +320,7 @@ impl Downstream {
             if self.method != Method::HEAD {
                 self.body_sent += body.len() as u64;
             }
-            wire.write_own(reply, &body, edits, &self.method).await?;
+            wire.write_own(reply, &body, request_id, edits, &self.method).await?;
             self.finished = true;
             return Ok(());
         }
@@ -345,6 +361,7 @@ impl Downstream {
             None => return Err(Error::new(CLIENT_GONE)),
         }
         if is_final {
+            self.early = !self.is_tunnel() && self.buffered.is_none() && !self.wire_body_done();
             self.finished |= end;
             self.answered = true;
             self.response = Some(answer);
@@ -431,13 +448,19 @@ impl Downstream {
     ///
     /// # Errors
     /// The client cannot be written to.
-    pub async fn write_answer(&mut self, answer: &AnswerHead, edits: &HeaderEdits, end: bool) -> Result<()> {
+    pub async fn write_answer(
+        &mut self,
+        answer: &AnswerHead,
+        request_id: &RequestId,
+        edits: &HeaderEdits,
+        end: bool,
+    ) -> Result<()> {
         if let Some(Wire::H1(wire)) = &mut self.wire {
             if answer.headers().any(|(name, value)| name.eq_ignore_ascii_case(b"content-type") && is_stream(value)) {
                 self.fate.endless.store(true, Ordering::Relaxed);
             }
             self.answered = true;
-            return wire.write_answer(answer, edits, &self.method, end).await;
+            return wire.write_answer(answer, request_id, edits, &self.method, end).await;
         }
         let mut header = ResponseHeader::build(answer.status, Some(answer.fields.len() + edits.len()))?;
         for field in &answer.fields {
@@ -446,7 +469,7 @@ impl Downstream {
             header.append_header(name, pingora_http::header_value_from_raw(value))?;
         }
         encode::strip_hop_by_hop(&mut header);
-        apply_to_response(&mut header, edits);
+        apply_to_response(&mut header, request_id, edits);
         self.write_head(Box::new(header), end).await
     }
 
@@ -485,6 +508,11 @@ impl Downstream {
         }
         self.finished = true;
         Ok(())
+    }
+
+    /// Whether the backend's connection has to be given up, now that the answer is over.
+    fn ends_early(&self) -> bool {
+        self.early && self.fate.shared.load(Ordering::Relaxed)
     }
 
     /// Whether the client connection can carry another exchange after this one.
@@ -533,7 +561,7 @@ fn is_stream(content_type: &[u8]) -> bool {
 ///
 /// # Errors
 /// Never in practice: every name and value was checked when it was made.
-pub fn reply_parts(reply: &Reply, edits: &HeaderEdits, request_id: &str) -> Result<(ResponseHeader, Vec<u8>)> {
+pub fn reply_parts(reply: &Reply, edits: &HeaderEdits, request_id: &RequestId) -> Result<(ResponseHeader, Vec<u8>)> {
     let body = reply.body(request_id);
     let mut answer = ResponseHeader::build(reply.status, Some(8))?;
     answer.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
@@ -542,12 +570,14 @@ pub fn reply_parts(reply: &Reply, edits: &HeaderEdits, request_id: &str) -> Resu
     for (name, value) in &reply.headers {
         answer.append_header(name.clone(), value.clone())?;
     }
-    apply_to_response(&mut answer, edits);
+    apply_to_response(&mut answer, request_id, edits);
     Ok((answer, body))
 }
 
-/// Applies changes to an answer, in their order.
-pub fn apply_to_response(answer: &mut ResponseHeader, edits: &HeaderEdits) {
+/// Gives an answer the request's id, then applies changes to it, in their order.
+pub fn apply_to_response(answer: &mut ResponseHeader, request_id: &RequestId, edits: &HeaderEdits) {
+    // As below: it cannot fail in practice.
+    let _ = answer.insert_header(X_REQUEST_ID, request_id.as_bytes());
     for edit in edits {
         // Names and values were checked when they were made, so only an absurd number of fields could fail here; the answer then
         // goes out without that one.
@@ -562,17 +592,12 @@ pub fn apply_to_response(answer: &mut ResponseHeader, edits: &HeaderEdits) {
     }
 }
 
-/// The request as the backend shall see it: the client's fields without what belongs to the connection, then the edits.
+/// The request as the backend shall see it: the client's fields without what belongs to the connection, then what the gateway tells, then
+/// the policies' changes.
 ///
 /// # Errors
 /// Fields that `http` does not take, which the head reader has refused already.
-pub fn upstream_request(
-    head: &RequestHead,
-    target: Option<&str>,
-    host: Option<&str>,
-    edits: &HeaderEdits,
-    trusted: bool,
-) -> Result<Box<RequestHeader>> {
+pub fn upstream_request(head: &RequestHead, target: Option<&str>, exchange: &Exchange) -> Result<Box<RequestHeader>> {
     let query = head.query();
     let built;
     let target = match (target, query) {
@@ -588,14 +613,14 @@ pub fn upstream_request(
     let named = nominated(head);
     for field in &head.fields {
         let name = field.name.of(&head.buffer);
-        if passes(name, &named, trusted) {
+        if passes(name, &named, exchange.trusted) && !is_gateways(name) {
             let name = String::from_utf8_lossy(name).into_owned();
             let value =
                 pingora_http::header_value_from_raw(head.buffer.slice(field.value.start as usize..field.value.end as usize));
             request.append_header(name, value)?;
         }
     }
-    let authority = host.map(str::as_bytes).unwrap_or_else(|| head.authority());
+    let authority = exchange.upstream_host.as_deref().map_or_else(|| head.authority(), str::as_bytes);
     request.insert_header(header::HOST, pingora_http::header_value_from_slice(authority))?;
     if head.upgrade
         && let Some(protocol) = head.header("upgrade")
@@ -607,7 +632,10 @@ pub fn upstream_request(
     if head.header("te").is_some_and(|te| te.eq_ignore_ascii_case(b"trailers")) && head.version == http::Version::HTTP_2 {
         request.insert_header(header::TE, "trailers")?;
     }
-    for edit in edits {
+    request.insert_header(TRACEPARENT, exchange.traceparent.as_slice())?;
+    request.insert_header(X_REQUEST_ID, exchange.request_id.as_bytes())?;
+    let told = exchange.told.iter().flat_map(|told| &told.edits);
+    for edit in told.chain(&exchange.to_upstream) {
         match edit {
             HeaderEdit::Set(name, value) => request.insert_header(name.clone(), value.clone())?,
             HeaderEdit::Add(name, value) => request.append_header(name.clone(), value.clone()).map(drop)?,
@@ -634,6 +662,8 @@ pub fn passes(name: &[u8], nominated: &[&[u8]], trusted: bool) -> bool {
     let hop = encode::is_hop_by_hop(name);
     let ours = is("host") || is("expect") || is("http2-settings") || is("proxy-authorization");
     let identity = match name.len() {
+        11 => is("client-cert"),
+        17 => is("client-cert-chain"),
         13 => is("x-auth-method") || is("x-auth-scopes"),
         14 => is("x-auth-subject"),
         15 => is("x-consumer-name"),
@@ -666,17 +696,17 @@ mod tests {
                 ("TE", "trailers"),
             ],
         );
-        let request = upstream_request(&head, None, None, &HeaderEdits::new(), false).unwrap();
+        let request = upstream_request(&head, None, &Exchange::for_tests()).unwrap();
         let mut names: Vec<_> = request.headers.keys().map(|name| name.as_str()).collect();
         names.sort_unstable();
-        assert_eq!(names, ["accept", "host"]);
+        assert_eq!(names, ["accept", "host", "traceparent", "x-request-id"]);
         assert_eq!(request.raw_path(), b"/a?b");
     }
 
     #[test]
     fn a_client_cannot_take_the_length_away() {
         let head = RequestHead::build("POST", "/", &[("Host", "h"), ("Connection", "content-length"), ("Content-Length", "3")]);
-        let request = upstream_request(&head, None, None, &HeaderEdits::new(), false).unwrap();
+        let request = upstream_request(&head, None, &Exchange::for_tests()).unwrap();
         assert_eq!(request.headers["content-length"], "3");
     }
 }

@@ -15,7 +15,7 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::{AWAITS_SWITCH, CLIENT_GONE, Downstream, MAY_SWITCH, NO_ANSWER, Wire};
+use super::{AWAITS_SWITCH, CLIENT_GONE, Downstream, EARLY_ANSWER, MAY_SWITCH, NO_ANSWER, Wire};
 
 /// Stands in until the request is on its way; no road asks before.
 static NO_REQUEST: LazyLock<RequestHeader> = LazyLock::new(|| http::Request::new(()).into_parts().0.into());
@@ -69,12 +69,16 @@ impl Session for Downstream {
         for task in tasks {
             end = self.write_task(task).await? || end;
         }
-        if end {
-            Downstream::finish(self).await?;
-        } else {
+        if !end {
             self.flush().await?;
+            return Ok(false);
         }
-        Ok(end)
+        Downstream::finish(self).await?;
+        if self.ends_early() {
+            // Pingora would go on to send the whole body, and then take the connection for a good one. It keeps none that failed.
+            return Err(Error::new(EARLY_ANSWER));
+        }
+        Ok(true)
     }
 
     fn set_read_timeout(&mut self, timeout: Option<Duration>) {

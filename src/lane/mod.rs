@@ -50,13 +50,13 @@ pub async fn run(pool: &Pool, journey: &mut Journey, down: &mut Downstream, serv
         journey.outcome.upstream_started = Some(Instant::now());
         match relay::exchange(&mut up, journey, down, service).await {
             Ok(()) => {
-                if let Some(stream) = up.reusable() {
-                    pool.keep(stream, journey.outcome.endpoint, service);
+                if let Some(connection) = up.reusable() {
+                    pool.keep(connection, journey.outcome.endpoint, service);
                 }
                 return Ok(());
             }
-            // The backend had just closed a kept connection: nothing came back, and asking again does no harm.
-            Err(relay::Broken::Stale) if up.is_kept() && may_repeat(journey, down) => {
+            // The backend has closed a kept connection before its answer: asking again does no harm.
+            Err(relay::Broken::Stale | relay::Broken::Lost) if up.is_kept() && may_repeat(journey, down) => {
                 journey.outcome.attempts += 1;
                 fresh = true;
             }
@@ -81,7 +81,7 @@ async fn connect(pool: &Pool, journey: &mut Journey, service: &Service, fresh: b
         }
         let Some(address) = journey.outcome.endpoint else { return Err(Failed::Answer(service.unavailable())) };
         if let Some(kept) = (!fresh).then(|| pool.take(address)).flatten() {
-            return Ok(Upstream::kept(kept));
+            return Ok(kept);
         }
         let connecting = tokio::net::TcpStream::connect(address);
         let (timed_out, error) = match tokio::time::timeout(service.timeouts.connect, connecting).await {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::relay::Upstream;
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 
 use crate::upstream::Service;
 
@@ -19,33 +19,30 @@ pub struct Pool {
 }
 
 struct Kept {
-    stream: TcpStream,
+    connection: Upstream,
     until: Instant,
 }
 
 impl Pool {
     /// The connection to that address that was used last, if there is one that still stands.
-    pub fn take(&self, address: SocketAddr) -> Option<TcpStream> {
+    pub fn take(&self, address: SocketAddr) -> Option<Upstream> {
         let mut idle = self.idle.lock();
         let kept = idle.get_mut(&address)?;
-        while let Some(Kept { stream, .. }) = kept.pop() {
-            // Costs no system call unless the event loop has seen something: an end, or bytes that nobody asked for. Either way
-            // the connection is of no use.
-            let mut byte = [0];
-            if matches!(stream.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock) {
-                return Some(stream);
+        while let Some(Kept { connection, .. }) = kept.pop() {
+            if connection.is_silent() {
+                return Some(connection);
             }
         }
         None
     }
 
     /// Keeps a connection for the next request, unless there are enough.
-    pub fn keep(&self, stream: TcpStream, address: Option<SocketAddr>, service: &Service) {
+    pub fn keep(&self, connection: Upstream, address: Option<SocketAddr>, service: &Service) {
         let Some(address) = address else { return };
         let mut idle = self.idle.lock();
         let kept = idle.entry(address).or_default();
         if kept.len() < service.keep_alive {
-            kept.push(Kept { stream, until: Instant::now() + service.timeouts.idle });
+            kept.push(Kept { connection, until: Instant::now() + service.timeouts.idle });
         }
     }
 

@@ -12,7 +12,7 @@ use super::request::{self, Parts, SentFraming};
 use crate::downstream::Downstream;
 use crate::journey::Journey;
 use crate::upstream::Service;
-use crate::wait::within;
+use crate::wait::{Alarm, within};
 use crate::wire::answer::{self, AnswerHead};
 use crate::wire::body::{BodyDecoder, Decoded};
 use crate::wire::encode;
@@ -54,15 +54,13 @@ pub struct Upstream {
     kept: bool,
     /// The exchange ended cleanly, and the backend keeps the connection open.
     clean: bool,
+    /// For the wait for answers.
+    alarm: Alarm,
 }
 
 impl Upstream {
     pub fn new(stream: TcpStream) -> Self {
-        Upstream { stream, read: BytesMut::new(), kept: false, clean: false }
-    }
-
-    pub fn kept(stream: TcpStream) -> Self {
-        Upstream { kept: true, ..Self::new(stream) }
+        Upstream { stream, read: BytesMut::new(), kept: false, clean: false, alarm: Alarm::default() }
     }
 
     /// Whether this connection has carried an exchange before.
@@ -71,13 +69,23 @@ impl Upstream {
     }
 
     /// The connection, if it can carry another exchange. Bytes after the answer are nobody's: it is closed then.
-    pub fn reusable(self) -> Option<TcpStream> {
-        (self.clean && self.read.is_empty()).then_some(self.stream)
+    pub fn reusable(self) -> Option<Upstream> {
+        // Idle, it holds no buffer.
+        let idle = Upstream { read: BytesMut::new(), kept: true, clean: false, ..self };
+        (self.clean && self.read.is_empty()).then_some(idle)
+    }
+
+    /// Whether nothing has come since the last answer: an end, or bytes that nobody asked for. Either way the connection is of no use.
+    /// Costs no system call unless the event loop has seen something.
+    pub fn is_silent(&self) -> bool {
+        let mut byte = [0];
+        matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
     }
 
     async fn fill(&mut self, amount: usize, limit: Duration) -> Result<usize, Broken> {
         self.read.reserve(amount);
-        match within(limit, self.stream.read_buf(&mut self.read)).await {
+        let Upstream { stream, read, alarm, .. } = self;
+        match alarm.within(limit, stream.read_buf(read)).await {
             Ok(Ok(count)) => Ok(count),
             Ok(Err(_)) => Ok(0),
             Err(_) => Err(Broken::TimedOut),
@@ -169,9 +177,7 @@ pub async fn exchange(up: &mut Upstream, journey: &mut Journey, down: &mut Downs
     let parts = Parts {
         head: &journey.head,
         target: target.as_deref(),
-        host: journey.exchange.upstream_host.as_deref(),
-        edits: &journey.exchange.to_upstream,
-        trusted: journey.exchange.trusted,
+        exchange: &journey.exchange,
         buffered: buffered.as_ref().map(Bytes::len),
         empty: down.body_is_empty(),
     };
@@ -270,7 +276,7 @@ async fn step(up: &mut Upstream, down: &mut Downstream, service: &Service, sendi
     up.read.reserve(READ);
     let limit = if sending.done { service.timeouts.response } else { Duration::MAX };
     let event = {
-        let Upstream { stream, read, .. } = up;
+        let Upstream { stream, read, alarm, .. } = up;
         let first = async {
             tokio::select! {
                 biased;
@@ -278,10 +284,7 @@ async fn step(up: &mut Upstream, down: &mut Downstream, service: &Service, sendi
                 event = client(down, reading), if reading || sending.done => event,
             }
         };
-        match limit {
-            Duration::MAX => first.await,
-            limit => within(limit, first).await.map_err(|_| Broken::TimedOut)?,
-        }
+        alarm.within(limit, first).await.map_err(|_| Broken::TimedOut)?
     };
     match event.map_err(Broken::Client)? {
         Event::Answer(0) if up.read.is_empty() => Err(Broken::Stale),
@@ -327,7 +330,7 @@ async fn relay(
     // A backend that answers before it has the whole request may not read the rest as a part of it.
     let early = !sending.done || sending.pending.has_remaining();
     let end = answer.body.is_done();
-    down.write_answer(&answer, &journey.exchange.to_client, end).await.map_err(Broken::Client)?;
+    down.write_answer(&answer, &journey.exchange.request_id, &journey.exchange.to_client, end).await.map_err(Broken::Client)?;
     let mut amount = READ;
     while !answer.body.is_done() {
         let before = up.read.len();

@@ -3,7 +3,8 @@
 use http::Version;
 
 use crate::downstream::passes;
-use crate::head::{BodyFraming, HeaderEdits, RequestHead, added, is_edited};
+use crate::exchange::{Exchange, is_gateways};
+use crate::head::{BodyFraming, Edited, RequestHead};
 use crate::wire::encode::field;
 
 /// How the request's body is framed towards the backend.
@@ -19,10 +20,7 @@ pub enum SentFraming {
 pub struct Parts<'a> {
     pub head: &'a RequestHead,
     pub target: Option<&'a str>,
-    pub host: Option<&'a str>,
-    pub edits: &'a HeaderEdits,
-    /// The client is a trusted proxy.
-    pub trusted: bool,
+    pub exchange: &'a Exchange,
     /// The length of a body that is whole in memory.
     pub buffered: Option<usize>,
     /// There is no body, whatever the framing says (an HTTP/2 stream that ended with its head).
@@ -31,7 +29,7 @@ pub struct Parts<'a> {
 
 /// Appends the head.
 pub fn write(out: &mut Vec<u8>, parts: &Parts<'_>) -> SentFraming {
-    let head = parts.head;
+    let Parts { head, exchange, .. } = *parts;
     out.reserve(head.buffer.len() + 512);
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
@@ -46,20 +44,22 @@ pub fn write(out: &mut Vec<u8>, parts: &Parts<'_>) -> SentFraming {
         }
     }
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
-    out.extend_from_slice(parts.host.map_or_else(|| head.authority(), str::as_bytes));
+    out.extend_from_slice(exchange.upstream_host.as_deref().map_or_else(|| head.authority(), str::as_bytes));
     out.extend_from_slice(b"\r\n");
     let nominated = crate::downstream::nominated(head);
     let framing = framing(parts);
+    let edited = Edited::new(&exchange.to_upstream);
     for (name, value) in head.headers() {
         let length = name.len() == 14 && name.eq_ignore_ascii_case(b"content-length");
         if length && (framing != SentFraming::Length || parts.buffered.is_some()) && head.body != BodyFraming::None {
             continue;
         }
-        if passes(name, &nominated, parts.trusted) && !is_edited(parts.edits, name) {
+        if passes(name, &nominated, exchange.trusted) && !is_gateways(name) && !edited.replaces(name) {
             field(out, name, value);
         }
     }
-    for (name, value) in added(parts.edits) {
+    tell(out, exchange, &edited);
+    for (name, value) in edited.added() {
         field(out, name.as_str().as_bytes(), value.as_bytes());
     }
     match (framing, parts.buffered) {
@@ -71,6 +71,27 @@ pub fn write(out: &mut Vec<u8>, parts: &Parts<'_>) -> SentFraming {
     }
     out.extend_from_slice(b"\r\n");
     framing
+}
+
+/// Appends what the gateway itself tells the backend, except where a policy has something else to say.
+fn tell(out: &mut Vec<u8>, exchange: &Exchange, edited: &Edited<'_>) {
+    if let Some(told) = &exchange.told {
+        if told.edits.iter().any(|edit| edited.replaces(edit.name().as_str().as_bytes())) {
+            for (name, value) in Edited::new(&told.edits).added() {
+                if !edited.replaces(name.as_str().as_bytes()) {
+                    field(out, name.as_str().as_bytes(), value.as_bytes());
+                }
+            }
+        } else {
+            out.extend_from_slice(&told.wire);
+        }
+    }
+    if !edited.replaces(b"traceparent") {
+        field(out, b"traceparent", &exchange.traceparent);
+    }
+    if !edited.replaces(b"x-request-id") {
+        field(out, b"x-request-id", exchange.request_id.as_bytes());
+    }
 }
 
 fn framing(parts: &Parts<'_>) -> SentFraming {
@@ -85,13 +106,20 @@ fn framing(parts: &Parts<'_>) -> SentFraming {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::head::HeaderEdit;
+    use crate::exchange::Told;
+    use crate::head::{HeaderEdit, HeaderEdits};
     use http::{HeaderName, HeaderValue};
 
-    fn written(head: &RequestHead, edits: &HeaderEdits) -> String {
+    /// Without the trace.
+    fn written(head: &RequestHead, exchange: &Exchange) -> String {
         let mut out = Vec::new();
-        write(&mut out, &Parts { head, target: None, host: None, edits, trusted: false, buffered: None, empty: false });
-        String::from_utf8(out).unwrap()
+        write(&mut out, &Parts { head, target: None, exchange, buffered: None, empty: false });
+        String::from_utf8(out)
+            .unwrap()
+            .split("\r\n")
+            .filter(|line| !line.starts_with("traceparent"))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]
@@ -99,20 +127,36 @@ mod tests {
         let head = RequestHead::build("GET", "/a?b", &[("Host", "h"), ("X-A", "1"), ("X-B", "2"), ("Connection", "x-b")]);
         let name = HeaderName::from_static;
         let value = HeaderValue::from_static;
-        let mut edits = HeaderEdits::new();
+        let mut exchange = Exchange::for_tests();
+        let edits = &mut exchange.to_upstream;
         edits.push(HeaderEdit::Add(name("x-a"), value("lost")));
         edits.push(HeaderEdit::Set(name("x-a"), value("3")));
         edits.push(HeaderEdit::Add(name("x-a"), value("4")));
         edits.push(HeaderEdit::Set(name("x-c"), value("5")));
         edits.push(HeaderEdit::Remove(name("x-c")));
-        assert_eq!(written(&head, &edits), "GET /a?b HTTP/1.1\r\nHost: h\r\nx-a: 3\r\nx-a: 4\r\n\r\n");
+        assert_eq!(written(&head, &exchange), "GET /a?b HTTP/1.1\nHost: h\nx-request-id: test-request\nx-a: 3\nx-a: 4\n\n");
+    }
+
+    #[test]
+    fn a_policy_has_the_last_word_on_what_is_told() {
+        let head = RequestHead::build("GET", "/", &[("Host", "h"), ("X-Request-Id", "mine"), ("X-Forwarded-For", "6.6.6.6")]);
+        let set = |name, value| HeaderEdit::Set(HeaderName::from_static(name), HeaderValue::from_static(value));
+        let edits = HeaderEdits::from_iter([set("x-forwarded-for", "192.0.2.1"), set("x-real-ip", "192.0.2.1")]);
+        let mut exchange = Exchange::for_tests();
+        exchange.told = Some(std::sync::Arc::new(Told::new(edits)));
+        let told = "GET / HTTP/1.1\nHost: h\nx-forwarded-for: 192.0.2.1\nx-real-ip: 192.0.2.1\nx-request-id: test-request\n\n";
+        assert_eq!(written(&head, &exchange), told);
+        exchange.to_upstream.push(HeaderEdit::Remove(HeaderName::from_static("x-real-ip")));
+        exchange.to_upstream.push(set("x-request-id", "theirs"));
+        let less = "GET / HTTP/1.1\nHost: h\nx-forwarded-for: 192.0.2.1\nx-request-id: theirs\n\n";
+        assert_eq!(written(&head, &exchange), less);
     }
 
     #[test]
     fn frames_a_streamed_body_in_chunks() {
         let mut head = RequestHead::build("POST", "/", &[("Host", "h"), ("Transfer-Encoding", "chunked")]);
         head.body = BodyFraming::Streamed;
-        let text = written(&head, &HeaderEdits::new());
+        let text = written(&head, &Exchange::for_tests());
         assert_eq!(text.matches("chunked").count(), 1, "{text}");
     }
 }

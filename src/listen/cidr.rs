@@ -53,6 +53,11 @@ impl CidrSet {
         CidrSet::new(nets)
     }
 
+    /// The addresses of one range, or one address. `None` if the text is neither.
+    pub fn of(text: &str) -> Option<Self> {
+        parse(text).map(|net| CidrSet::new([net]))
+    }
+
     pub fn contains(&self, address: IpAddr) -> bool {
         match address.to_canonical() {
             IpAddr::V4(address) => within(&self.v4, u32::from(address)),
@@ -72,7 +77,7 @@ impl CidrSet {
 }
 
 /// `10.0.0.0/8`, or an address alone. An IPv4-mapped range keeps its IPv6 form here.
-fn parse(text: &str) -> Option<IpNet> {
+pub fn parse(text: &str) -> Option<IpNet> {
     let text = text.trim();
     match text.parse::<IpNet>() {
         Ok(net) => Some(net),

@@ -15,7 +15,7 @@ use super::cidr::CidrSet;
 use super::guard::Caps;
 use super::tls::TlsAcceptor;
 use crate::problem::{Place, Problem, Problems};
-use crate::value::{Period, Size, Spanned};
+use crate::value::{OneOrMany, Period, Size, Spanned};
 
 /// One address that the gateway listens on.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -67,6 +67,37 @@ pub struct TlsConfig {
     /// Offer HTTP/2 (ALPN `h2`) before HTTP/1.1. Default: true.
     #[serde(default = "yes")]
     pub h2: bool,
+    /// Ask clients for a certificate (mutual TLS). Default: clients are not asked.
+    #[serde(default)]
+    pub client_auth: Option<ClientAuthConfig>,
+}
+
+/// Which client certificates are taken.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientAuthConfig {
+    /// `required` (the default): without a good certificate there is no connection. `optional`: a client may do without, which routes
+    /// with `authn: { mtls: ... }` then refuse; a bad certificate ends the handshake all the same.
+    #[serde(default)]
+    pub mode: ClientAuthMode,
+    /// PEM files with the certificate authorities (roots, or intermediates to be trusted as such) that issue client certificates.
+    pub ca: OneOrMany<Spanned<PathBuf>>,
+    /// PEM files with certificate revocation lists (RFC 5280). With any, every authority of a client's chain needs one that has not
+    /// expired, or the handshake fails. Read again by each reload. Default: none, nothing is looked up.
+    #[serde(default)]
+    pub crl: Option<OneOrMany<Spanned<PathBuf>>>,
+    /// The most intermediate certificates between a client's and an authority's. Default: 4; at most 16.
+    #[serde(default)]
+    pub depth: Option<Spanned<u32>>,
+}
+
+/// Whether a client may do without a certificate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuthMode {
+    #[default]
+    Required,
+    Optional,
 }
 
 /// A certificate and its key.

@@ -5,13 +5,14 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use super::cidr::CidrSet;
-use crate::exchange::Connection;
+use crate::exchange::{Connection, Told, is_gateways};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -165,35 +166,29 @@ pub struct Hop<'a> {
     pub trusted: bool,
 }
 
-/// Tells the backend who asked, and how, by adding to `edits`.
+/// What the backend is told of who asked, and how.
 ///
 /// From a trusted proxy, `X-Forwarded-For` and `Forwarded` are extended by one hop, and its `X-Forwarded-Proto`, `-Host` and `-Port`
-/// stay if they are well formed. From anyone else all of them are replaced, and other `X-Forwarded-*` fields are removed, as backends
-/// tend to believe them. Spellings with `_` are removed either way: behind CGI-like interfaces they are the same variable.
-/// `X-Real-IP` is the real client in every case.
-pub fn forward_edits(head: &RequestHead, hop: &Hop<'_>, edits: &mut HeaderEdits) {
+/// stay if they are well formed. From anyone else all of them are replaced, and other `X-Forwarded-*` fields are removed (by adding to
+/// `edits`), as backends tend to believe them. Spellings with `_` are removed either way: behind CGI-like interfaces they are the same
+/// variable. `X-Real-IP` is the real client in every case.
+///
+/// Of a hop that is not trusted, every request of a connection that names the same authority tells the same: it is made once.
+pub fn told(connection: &Connection, head: &RequestHead, hop: &Hop<'_>, edits: &mut HeaderEdits) -> Arc<Told> {
     remove_forgeries(head, hop.trusted, edits);
-    tell(head, hop, edits);
-}
-
-/// [`forward_edits`] for a request of this connection: of a hop that is not trusted, every request that names the same authority
-/// tells the same, and it is made once.
-pub fn forward_edits_of(connection: &Connection, head: &RequestHead, hop: &Hop<'_>, edits: &mut HeaderEdits) {
     if hop.trusted {
-        return forward_edits(head, hop, edits);
+        return Arc::new(tell(head, hop));
     }
-    remove_forgeries(head, false, edits);
     let mut told = connection.told.lock();
     if let Some((_, known)) = told.as_ref().filter(|(authority, _)| **authority == *head.authority()) {
-        return edits.extend(known.iter().cloned());
+        return known.clone();
     }
-    let mut fresh = HeaderEdits::new();
-    tell(head, hop, &mut fresh);
-    edits.extend(fresh.iter().cloned());
-    *told = Some((head.authority().into(), fresh));
+    let fresh = Arc::new(tell(head, hop));
+    *told = Some((head.authority().into(), fresh.clone()));
+    fresh
 }
 
-fn tell(head: &RequestHead, hop: &Hop<'_>, edits: &mut HeaderEdits) {
+fn tell(head: &RequestHead, hop: &Hop<'_>) -> Told {
     let before = |name: &'static str| if hop.trusted { joined(head, name) } else { None };
     let kept = |name: &'static str, fine: fn(&[u8]) -> bool| {
         hop.trusted.then(|| head.header(name).filter(|value| fine(value))).flatten()
@@ -205,6 +200,7 @@ fn tell(head: &RequestHead, hop: &Hop<'_>, edits: &mut HeaderEdits) {
 
     // One buffer for all the values; each is a slice of it.
     let mut values = Values { text: Vec::with_capacity(256), fields: SmallVec::new() };
+    let mut edits = HeaderEdits::new();
     values.put(&X_FORWARDED_FOR, |text| {
         push_list(text, before("x-forwarded-for"));
         push_display(text, hop.peer.to_canonical());
@@ -222,7 +218,8 @@ fn tell(head: &RequestHead, hop: &Hop<'_>, edits: &mut HeaderEdits) {
         push_forwarded(text, hop, head.authority());
     });
     values.put(&X_REAL_IP, |text| push_display(text, hop.client.to_canonical()));
-    values.into_edits(edits);
+    values.into_edits(&mut edits);
+    Told::new(edits)
 }
 
 struct Values<'a> {
@@ -306,7 +303,7 @@ fn remove_forgeries(head: &RequestHead, trusted: bool, edits: &mut HeaderEdits) 
             continue;
         }
         let spelled_with_underscore = name.contains(&b'_') && names_forwarding(name);
-        let foreign = !trusted && names_forwarding(name);
+        let foreign = !trusted && names_forwarding(name) && !is_gateways(name);
         if (spelled_with_underscore || foreign)
             && let Ok(name) = HeaderName::from_bytes(name)
         {

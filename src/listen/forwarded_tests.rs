@@ -106,8 +106,9 @@ fn forwarded(headers: &[(&str, &str)], peer: &str, trusted: bool) -> std::collec
         scheme: "https",
         trusted,
     };
-    let mut edits = HeaderEdits::new();
-    forward_edits(&RequestHead::build("GET", "/", headers), &hop, &mut edits);
+    let head = RequestHead::build("GET", "/", headers);
+    let mut edits = tell(&head, &hop).edits;
+    remove_forgeries(&head, trusted, &mut edits);
     edits
         .iter()
         .map(|edit| match edit {

@@ -5,6 +5,7 @@ pub mod config;
 pub mod forwarded;
 pub mod guard;
 pub mod proxy_protocol;
+pub mod roster;
 pub mod socket;
 pub mod tls;
 pub mod trace;

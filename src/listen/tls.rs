@@ -2,9 +2,10 @@
 //!
 //! An acceptor is part of the snapshot: a reload that reads new files serves new connections with them, while connections that
 //! stand keep theirs. Session tickets are sealed with keys that each acceptor makes up for itself, so a reload costs returning
-//! clients one full handshake. Client certificates, OCSP stapling and fetching certificates are not here.
+//! clients one full handshake. OCSP stapling and fetching certificates are not here.
 
 mod certificate;
+mod client_auth;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 
 pub use self::certificate::CertificateFacts;
 use self::certificate::Loaded;
+use self::client_auth::ClientAuth;
 use super::config::{TlsConfig, TlsVersion};
 use crate::exchange::TlsFacts;
 use crate::problem::{Place, Problem, Problems};
@@ -52,6 +54,8 @@ pub struct Secured<S> {
 #[derive(Debug)]
 pub enum HandshakeError {
     TimedOut,
+    /// The client's certificate was missing, or refused for this reason.
+    BadCertificate(&'static str),
     /// In the TLS library's words, which hold nothing of the client's.
     Failed(Box<pingora_core::Error>),
 }
@@ -61,6 +65,7 @@ impl HandshakeError {
     pub fn reason(&self) -> &'static str {
         match self {
             HandshakeError::TimedOut => "handshake_timeout",
+            HandshakeError::BadCertificate(reason) => reason,
             HandshakeError::Failed(_) => "handshake_failed",
         }
     }
@@ -70,6 +75,7 @@ impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             HandshakeError::TimedOut => f.write_str("the TLS handshake took too long"),
+            HandshakeError::BadCertificate(reason) => f.write_str(reason),
             HandshakeError::Failed(error) => error.fmt(f),
         }
     }
@@ -102,21 +108,25 @@ impl TlsAcceptor {
         let loaded: Vec<_> = config.certificates.iter().map(|written| certificate::load(written, base, problems)).collect();
         let loaded = loaded.into_iter().collect::<Option<Vec<Loaded>>>()?;
         warn_of_doubles(config, &loaded, problems);
-        TlsAcceptor::build(config, loaded)
+        let client_auth = match &config.client_auth {
+            Some(written) => Some(ClientAuth::compile(written, base, problems)?),
+            None => None,
+        };
+        TlsAcceptor::build(config, loaded, client_auth.as_ref())
             .map_err(|error| problems.push(Problem::error(place, format!("TLS cannot be set up: {error}"))))
             .ok()
     }
 
-    fn build(config: &TlsConfig, loaded: Vec<Loaded>) -> Result<TlsAcceptor, ErrorStack> {
+    fn build(config: &TlsConfig, loaded: Vec<Loaded>, client_auth: Option<&ClientAuth>) -> Result<TlsAcceptor, ErrorStack> {
         let mut contexts = Vec::with_capacity(loaded.len());
         for certificate in &loaded {
-            contexts.push(context(config, certificate)?.build().into_context());
+            contexts.push(context(config, certificate, client_auth)?.build().into_context());
         }
         let certificates: Vec<CertificateFacts> = loaded.iter().map(|certificate| certificate.facts.clone()).collect();
         let by_name = ByName::new(&certificates, &contexts);
         // The first certificate's context again, this time with the one look at the server name that serves all.
         let first = loaded.first().ok_or_else(ErrorStack::get)?;
-        let mut acceptor = context(config, first)?;
+        let mut acceptor = context(config, first, client_auth)?;
         acceptor.set_servername_callback(move |ssl: &mut SslRef, _alert: &mut _| {
             let chosen = ssl.servername(NameType::HOST_NAME).and_then(|name| by_name.find(name)).cloned();
             if let Some(context) = chosen {
@@ -133,12 +143,20 @@ impl TlsAcceptor {
         let stream = tokio::time::timeout_at(deadline, handshake(&self.acceptor, stream))
             .await
             .map_err(|_| HandshakeError::TimedOut)?
-            .map_err(HandshakeError::Failed)?;
+            .map_err(|error| match client_auth::take_reason() {
+                Some(reason) => HandshakeError::BadCertificate(reason),
+                // The library has no code for it that comes through, but a sentence that has stood for decades.
+                None if error.to_string().contains("peer did not return a certificate") => {
+                    HandshakeError::BadCertificate("client_certificate_missing")
+                }
+                None => HandshakeError::Failed(error),
+            })?;
         let ssl = stream.ssl();
         let facts = TlsFacts {
             version: ssl.version_str(),
             cipher: ssl.current_cipher().map_or("", |cipher| cipher.name()),
             server_name: ssl.servername(NameType::HOST_NAME).and_then(NameText::new).map(|name| Arc::from(name.as_str())),
+            client: client_auth::facts(ssl).map(Arc::new),
         };
         let protocol = match ssl.selected_alpn_protocol() {
             Some(b"h2") => Protocol::H2,
@@ -154,7 +172,7 @@ impl TlsAcceptor {
 }
 
 /// Everything of a context but the choice by server name.
-fn context(config: &TlsConfig, certificate: &Loaded) -> Result<SslAcceptorBuilder, ErrorStack> {
+fn context(config: &TlsConfig, certificate: &Loaded, client_auth: Option<&ClientAuth>) -> Result<SslAcceptorBuilder, ErrorStack> {
     let mut context = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls())?;
     let least = match config.min_version {
         TlsVersion::V1_2 => SslVersion::TLS1_2,
@@ -179,6 +197,9 @@ fn context(config: &TlsConfig, certificate: &Loaded) -> Result<SslAcceptorBuilde
         context.add_extra_chain_cert(intermediate.clone())?;
     }
     context.set_private_key(&certificate.key)?;
+    if let Some(client_auth) = client_auth {
+        client_auth.apply(&mut context)?;
+    }
     Ok(context)
 }
 

@@ -3,13 +3,12 @@
 //! Spans are not recorded or exported here.
 
 use std::cell::Cell;
-use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 
+use crate::exchange::RequestId;
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The request id that came along, if whoever sent it is `trusted` and it is one word of 1 to 128 characters of `A-Za-z0-9._-`:
@@ -24,25 +23,25 @@ pub fn kept_request_id(head: &RequestHead, trusted: bool) -> Option<&str> {
 }
 
 /// The request's id: the one that came, or a new one of 32 hexadecimal digits.
-pub fn request_id(head: &RequestHead, trusted: bool) -> Arc<str> {
-    kept_request_id(head, trusted).map_or_else(new_request_id, Arc::from)
+pub fn request_id(head: &RequestHead, trusted: bool) -> RequestId {
+    kept_request_id(head, trusted).map_or_else(new_request_id, RequestId::from)
 }
 
 /// A new request id. Unlike any other for all practical purposes, but predictable to someone who has seen enough of them: it is a
 /// name, never a credential.
-pub fn new_request_id() -> Arc<str> {
+pub fn new_request_id() -> RequestId {
     let mut text = [0; 32];
     let (high, low) = text.split_at_mut(16);
-    put_hex(high, random());
-    put_hex(low, random());
-    std::str::from_utf8(&text).unwrap_or_default().into()
+    high.copy_from_slice(&hex(random()));
+    low.copy_from_slice(&hex(random()));
+    text.into()
 }
 
 /// Where a request stands in its trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
-    /// `00-<trace>-<span>-<flags>` with the gateway's own span, as it goes to the backend: always 55 characters.
-    pub traceparent: Arc<str>,
+    /// `00-<trace>-<span>-<flags>` with the gateway's own span, as it goes to the backend.
+    pub traceparent: [u8; 55],
     /// The client's span, if the trace is the client's.
     pub parent: Option<[u8; 16]>,
     pub sampled: bool,
@@ -69,28 +68,11 @@ impl Trace {
         }
         put(36, &hex(random_but_zero()));
         put(54, if sampled { b"1" } else { b"0" });
-        Trace {
-            traceparent: std::str::from_utf8(&text).unwrap_or_default().into(),
-            parent: known.map(|known| known.span),
-            sampled,
-        }
+        Trace { traceparent: text, parent: known.map(|known| known.span), sampled }
     }
 
-    /// The 32 digits that name the trace.
-    pub fn trace_id(&self) -> &str {
-        self.traceparent.get(3..35).unwrap_or_default()
-    }
-
-    /// The 16 digits that name the gateway's span.
-    pub fn span_id(&self) -> &str {
-        self.traceparent.get(36..52).unwrap_or_default()
-    }
-
-    /// What the backend gets. `tracestate` belongs to a trace, so it passes only along with its trace.
+    /// `tracestate` belongs to a trace, so it passes to the backend only along with its trace.
     pub fn edits(&self, head: &RequestHead, edits: &mut HeaderEdits) {
-        if let Ok(value) = HeaderValue::from_str(&self.traceparent) {
-            edits.push(HeaderEdit::Set(TRACEPARENT.clone(), value));
-        }
         if self.parent.is_none() && head.header("tracestate").is_some() {
             edits.push(HeaderEdit::Remove(TRACESTATE.clone()));
         }
@@ -161,17 +143,25 @@ fn seed() -> (u64, u64) {
     (seed as u64, (seed >> 64) as u64 | 1)
 }
 
+/// The sixteen hexadecimal digits of a number, eight at a time.
 fn hex(value: u64) -> [u8; 16] {
     let mut digits = [0; 16];
-    put_hex(&mut digits, value);
+    let (high, low) = digits.split_at_mut(8);
+    high.copy_from_slice(&hex_half((value >> 32) as u32));
+    low.copy_from_slice(&hex_half(value as u32));
     digits
 }
 
-fn put_hex(digits: &mut [u8], value: u64) {
-    for (index, digit) in digits.iter_mut().rev().enumerate() {
-        let nibble = (value >> (4 * index)) as u8 & 15;
-        *digit = nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
-    }
+fn hex_half(value: u32) -> [u8; 8] {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // Half a byte to each byte.
+    let wide = u64::from(value);
+    let wide = (wide << 16 | wide) & 0x0000_ffff_0000_ffff;
+    let wide = (wide << 8 | wide) & 0x00ff_00ff_00ff_00ff;
+    let wide = (wide << 4 | wide) & (ONES * 0x0f);
+    // Adding 6 carries into the upper half where a letter is due, which stands 39 characters above where the digits would go on.
+    let letters = (wide + ONES * 6) >> 4 & ONES;
+    (wide + ONES * u64::from(b'0') + letters * 39).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -200,6 +190,13 @@ mod tests {
     }
 
     #[test]
+    fn digits_are_those_of_the_number() {
+        for number in [0, 1, 0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210, u64::MAX, 0x9a9a_a9a9_0909_a0a0] {
+            assert_eq!(hex(number).as_slice(), format!("{number:016x}").as_bytes());
+        }
+    }
+
+    #[test]
     fn new_ids_differ_across_threads_and_calls() {
         let threads: Vec<_> =
             (0..4).map(|_| std::thread::spawn(|| (0..5000).map(|_| new_request_id()).collect::<Vec<_>>())).collect();
@@ -212,13 +209,13 @@ mod tests {
     fn a_valid_trace_goes_on_with_a_new_span() {
         let head = head(&[("traceparent", VALID), ("tracestate", "a=1")]);
         let trace = Trace::of(&head, false);
-        assert_eq!(trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
-        assert_ne!(trace.span_id(), "00f067aa0ba902b7");
+        assert_eq!(&trace.traceparent[3..35], b"4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_ne!(&trace.traceparent[36..52], b"00f067aa0ba902b7");
         assert_eq!(trace.parent.as_ref(), Some(b"00f067aa0ba902b7"));
-        assert!(trace.sampled && trace.traceparent.ends_with("-01"));
+        assert!(trace.sampled && trace.traceparent.ends_with(b"-01"));
         let mut edits = HeaderEdits::new();
         trace.edits(&head, &mut edits);
-        assert_eq!(edits.len(), 1, "tracestate passes");
+        assert_eq!(edits.len(), 0, "tracestate passes");
     }
 
     #[test]
@@ -242,10 +239,10 @@ mod tests {
             let head = head(&[("traceparent", bad), ("tracestate", "a=1")]);
             let trace = Trace::of(&head, false);
             assert_eq!(trace.parent, None, "{bad}");
-            assert!(parse_traceparent(trace.traceparent.as_bytes()).is_some_and(|own| !own.sampled), "{trace:?}");
+            assert!(parse_traceparent(&trace.traceparent).is_some_and(|own| !own.sampled), "{trace:?}");
             let mut edits = HeaderEdits::new();
             trace.edits(&head, &mut edits);
-            assert!(matches!(&edits[1], HeaderEdit::Remove(name) if name == "tracestate"));
+            assert!(matches!(&edits[0], HeaderEdit::Remove(name) if name == "tracestate"));
         }
         assert_eq!(Trace::of(&head(&[("traceparent", VALID), ("traceparent", VALID)]), true).parent, None);
     }
@@ -253,15 +250,12 @@ mod tests {
     #[test]
     fn a_new_trace_is_sampled_if_asked() {
         let trace = Trace::of(&head(&[]), true);
-        assert!(trace.sampled && trace.traceparent.len() == 55);
-        let mut edits = HeaderEdits::new();
-        trace.edits(&head(&[]), &mut edits);
-        assert_eq!(edits.len(), 1);
+        assert!(trace.sampled && parse_traceparent(&trace.traceparent).is_some_and(|own| own.sampled));
     }
 
     #[test]
     fn unknown_flags_are_not_passed_on() {
         let head = head(&[("traceparent", &format!("{}fe", &VALID[..53]))]);
-        assert!(Trace::of(&head, true).traceparent.ends_with("-00"));
+        assert!(Trace::of(&head, true).traceparent.ends_with(b"-00"));
     }
 }

@@ -2,16 +2,33 @@
 //!
 //! Not a serialiser: it knows the few shapes that a log line has. What it writes is one line of valid UTF-8 without control
 //! characters, whatever bytes it is given, so that a client can neither break a line nor speak to the reader's terminal.
+//!
+//! A line is written for every request, so it is written in few copies: a member's name comes with its quotes, comma and colon from
+//! the program's text ([`member!`]), and a value that needs no escape is checked in large steps and copied whole.
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+
+use crate::plain::all_plain;
 
 /// Shows that a text was cut at its bound.
 const ELLIPSIS: &str = "\u{2026}";
 
 const HEX: [u8; 16] = *b"0123456789abcdef";
 
-/// One object while it is written. Keys are static words and are not escaped.
+/// A member's name as it stands before its value: `member!("status")` is `,"status":`. For names that need no escape.
+macro_rules! member {
+    ($name:literal) => {
+        $crate::observe::json::Member(concat!(",\"", $name, "\":"))
+    };
+}
+pub(super) use member;
+
+/// See [`member!`].
+#[derive(Clone, Copy)]
+pub struct Member(pub &'static str);
+
+/// One object while it is written.
 pub struct Object<'a> {
     out: &'a mut Vec<u8>,
     first: bool,
@@ -23,57 +40,67 @@ impl<'a> Object<'a> {
         Object { out, first: true }
     }
 
-    fn key(&mut self, key: &'static str) {
-        if !self.first {
-            self.out.push(b',');
+    // Inlined, as what it calls is not, so that the name is copied as a constant.
+    #[inline(always)]
+    fn name(&mut self, member: Member) {
+        if self.first {
+            self.first = false;
+            return self.out.extend_from_slice(member.0.as_bytes().get(1..).unwrap_or_default());
         }
-        self.first = false;
-        self.out.push(b'"');
-        self.out.extend_from_slice(key.as_bytes());
-        self.out.extend_from_slice(b"\":");
+        self.out.extend_from_slice(member.0.as_bytes());
     }
 
     /// A text of at most `bound` bytes; the rest is cut. Left out if empty.
-    pub fn text(&mut self, key: &'static str, text: &[u8], bound: usize) {
+    #[inline(always)]
+    pub fn text(&mut self, member: Member, text: &[u8], bound: usize) {
         if !text.is_empty() {
-            self.key(key);
+            self.name(member);
             push_text(self.out, text, bound);
         }
     }
 
-    pub fn number(&mut self, key: &'static str, number: u64) {
-        self.key(key);
+    /// A word from the program's own text, which needs no escape. Left out if empty.
+    #[inline(always)]
+    pub fn word(&mut self, member: Member, word: &'static str) {
+        debug_assert!(all_plain(word.as_bytes()), "{word}");
+        if !word.is_empty() {
+            self.name(member);
+            push_plain(self.out, word.as_bytes());
+        }
+    }
+
+    /// Digits and the signs between them, which need no escape: a time.
+    #[inline(always)]
+    pub fn stamp(&mut self, member: Member, stamp: &[u8; STAMP]) {
+        self.name(member);
+        self.out.push(b'"');
+        self.out.extend_from_slice(stamp);
+        self.out.push(b'"');
+    }
+
+    #[inline(always)]
+    pub fn number(&mut self, member: Member, number: u64) {
+        self.name(member);
         push_number(self.out, number);
     }
 
     /// `192.0.2.1` or `2001:db8::1`.
-    pub fn ip(&mut self, key: &'static str, ip: IpAddr) {
-        self.key(key);
-        self.out.push(b'"');
-        push_ip(self.out, ip);
-        self.out.push(b'"');
+    #[inline(always)]
+    pub fn ip(&mut self, member: Member, ip: IpAddr) {
+        self.name(member);
+        push_address(self.out, ip, None);
     }
 
     /// `192.0.2.1:80` or `[2001:db8::1]:80`.
-    pub fn address(&mut self, key: &'static str, address: SocketAddr) {
-        self.key(key);
-        self.out.push(b'"');
-        match address {
-            SocketAddr::V4(v4) => push_ip(self.out, IpAddr::V4(*v4.ip())),
-            SocketAddr::V6(v6) => {
-                self.out.push(b'[');
-                push_ip(self.out, IpAddr::V6(*v6.ip()));
-                self.out.push(b']');
-            }
-        }
-        self.out.push(b':');
-        push_number(self.out, address.port().into());
-        self.out.push(b'"');
+    #[inline(always)]
+    pub fn address(&mut self, member: Member, address: SocketAddr) {
+        self.name(member);
+        push_address(self.out, address.ip(), Some(address.port()));
     }
 
     /// An object within this one.
-    pub fn object(&mut self, key: &'static str) -> Object<'_> {
-        self.key(key);
+    pub fn object(&mut self, member: Member) -> Object<'_> {
+        self.name(member);
         Object::open(self.out)
     }
 
@@ -82,60 +109,69 @@ impl<'a> Object<'a> {
     }
 }
 
+/// The length of `2026-11-22T03:12:20.123456Z`.
+pub const STAMP: usize = 27;
+
 fn push_number(out: &mut Vec<u8>, number: u64) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    match u8::try_from(number) {
+        Ok(digit @ 0..=9) => out.push(b'0' + digit),
+        _ => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
+    }
 }
 
-/// The formatting machinery costs several times as much as the digits of an IPv4 address, and a line has three.
-fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
-    match ip {
-        IpAddr::V4(v4) => {
+/// An address between quotes. The formatting machinery costs several times as much as the digits of an IPv4 address, and a line has
+/// three.
+fn push_address(out: &mut Vec<u8>, ip: IpAddr, port: Option<u16>) {
+    out.push(b'"');
+    match (ip, port) {
+        (IpAddr::V4(v4), _) => {
             let [first, rest @ ..] = v4.octets();
-            push_number(out, first.into());
+            push_octet(out, first);
             for octet in rest {
                 out.push(b'.');
-                push_number(out, octet.into());
+                push_octet(out, octet);
             }
         }
         // Writing to a Vec cannot fail.
-        IpAddr::V6(v6) => drop(write!(out, "{v6}")),
+        (IpAddr::V6(v6), None) => drop(write!(out, "{v6}")),
+        (IpAddr::V6(v6), Some(_)) => drop(write!(out, "[{v6}]")),
     }
+    if let Some(port) = port {
+        out.push(b':');
+        push_number(out, port.into());
+    }
+    out.push(b'"');
 }
 
-/// Whether every byte can stand in a JSON string as it is: [`is_plain`], eight bytes at a time. A log line has hundreds of them.
-fn all_plain(text: &[u8]) -> bool {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    // Sets the high bit of every byte that is 0. Borrows may set it in a byte above one that is 0, too, which changes no answer.
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
-    let (words, rest) = text.as_chunks::<8>();
-    words.iter().all(|word| {
-        let word = u64::from_le_bytes(*word);
-        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
-        let high_or_delete = (word | (word & !HIGH).wrapping_add(ONES)) & HIGH;
-        control | high_or_delete | zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\'))) == 0
-    }) && rest.iter().all(|&byte| is_plain(byte))
+fn push_octet(out: &mut Vec<u8>, octet: u8) {
+    let (hundreds, tens, ones) = (b'0' + octet / 100, b'0' + octet / 10 % 10, b'0' + octet % 10);
+    match octet {
+        100.. => out.extend_from_slice(&[hundreds, tens, ones]),
+        10.. => out.extend_from_slice(&[tens, ones]),
+        _ => out.push(ones),
+    }
 }
 
 /// Appends `text` as a JSON string of at most `bound` bytes before escaping (which makes at most six of one).
+#[inline(never)]
 fn push_text(out: &mut Vec<u8>, text: &[u8], bound: usize) {
+    if text.len() <= bound && all_plain(text) {
+        return push_plain(out, text);
+    }
     out.push(b'"');
     let cut = text.len() > bound;
-    let text = if cut { whole_chars(text, bound) } else { text };
-    if all_plain(text) {
-        out.extend_from_slice(text);
-    } else {
-        push_escaped(out, text);
-    }
+    push_escaped(out, if cut { whole_chars(text, bound) } else { text });
     if cut {
         out.extend_from_slice(ELLIPSIS.as_bytes());
     }
     out.push(b'"');
 }
 
-/// Printable ASCII that stands for itself in a JSON string.
-fn is_plain(byte: u8) -> bool {
-    matches!(byte, 0x20..=0x7e) && byte != b'"' && byte != b'\\'
+/// Appends what needs no escape.
+fn push_plain(out: &mut Vec<u8>, text: &[u8]) {
+    out.push(b'"');
+    out.extend_from_slice(text);
+    out.push(b'"');
 }
 
 /// The first `bound` bytes, less what would be the beginning of a character.
@@ -181,19 +217,6 @@ fn push_char(out: &mut Vec<u8>, char: char) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn eight_bytes_at_a_time_see_what_one_sees() {
-        for byte in 0..=255u8 {
-            for at in 0..8 {
-                for around in [b'a', b' ', b'~', byte] {
-                    let mut word = [around; 8];
-                    word[at] = byte;
-                    assert_eq!(all_plain(&word), word.iter().all(|&byte| is_plain(byte)), "{word:?}");
-                }
-            }
-        }
-    }
-
     fn text(bytes: &[u8], bound: usize) -> (Vec<u8>, String) {
         let mut out = Vec::new();
         push_text(&mut out, bytes, bound);
@@ -232,18 +255,20 @@ mod tests {
     fn objects_nest() {
         let mut out = Vec::new();
         let mut line = Object::open(&mut out);
-        line.text("absent", b"", 10);
-        line.number("n", u64::MAX);
-        let mut inner = line.object("inner");
-        inner.ip("v6", std::net::Ipv6Addr::LOCALHOST.into());
-        inner.ip("v4", [203, 0, 113, 9].into());
-        inner.address("a6", "[2001:db8::1]:443".parse().unwrap());
-        inner.address("a4", "10.0.0.1:65535".parse().unwrap());
+        line.text(member!("absent"), b"", 10);
+        line.number(member!("n"), u64::MAX);
+        let mut inner = line.object(member!("inner"));
+        inner.ip(member!("v6"), std::net::Ipv6Addr::LOCALHOST.into());
+        inner.ip(member!("v4"), [203, 0, 113, 9].into());
+        inner.address(member!("a6"), "[2001:db8::1]:443".parse().unwrap());
+        inner.address(member!("a4"), "10.0.0.1:65535".parse().unwrap());
         inner.close();
-        line.text("t", b"x", 10);
+        line.text(member!("t"), b"x", 10);
+        line.word(member!("w"), "word");
+        line.word(member!("absent"), "");
         line.close();
         let inner = r#"{"v6":"::1","v4":"203.0.113.9","a6":"[2001:db8::1]:443","a4":"10.0.0.1:65535"}"#;
-        let whole = format!(r#"{{"n":18446744073709551615,"inner":{inner},"t":"x"}}"#);
+        let whole = format!(r#"{{"n":18446744073709551615,"inner":{inner},"t":"x","w":"word"}}"#);
         assert_eq!(String::from_utf8(out).unwrap(), whole);
     }
 }

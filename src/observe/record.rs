@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::json::Object;
+use super::json::{Member, Object, STAMP, member};
 use crate::exchange::Stage;
 
 /// The most bytes of each text that are logged. What is longer is cut, which an ellipsis shows.
@@ -25,9 +25,9 @@ const COMMON: usize = 1024;
 pub struct Record<'a> {
     /// When the request's first byte arrived.
     pub time: SystemTime,
-    pub request_id: &'a str,
+    pub request_id: &'a [u8],
     /// The 32 digits of the trace; see [`trace_id`].
-    pub trace_id: &'a str,
+    pub trace_id: &'a [u8],
     /// The real client.
     pub client: Option<IpAddr>,
     /// The other end of the socket.
@@ -36,7 +36,7 @@ pub struct Record<'a> {
     /// `h1` or `h2`.
     pub protocol: &'static str,
     /// `TLSv1.3`; empty without TLS.
-    pub tls: &'a str,
+    pub tls: &'static str,
     pub host: &'a [u8],
     pub method: &'a [u8],
     pub path: &'a [u8],
@@ -51,9 +51,9 @@ pub struct Record<'a> {
     /// 0: the client was gone before there was one.
     pub status: u16,
     /// `upstream`, `cache`, a policy's name, `door` ...
-    pub answered_by: &'a str,
+    pub answered_by: &'static str,
     /// Why it was refused, as a stable word.
-    pub reason: &'a str,
+    pub reason: &'static str,
     /// Body bytes from the client.
     pub bytes_in: u64,
     /// Body bytes to the client.
@@ -67,7 +67,7 @@ pub struct Record<'a> {
     /// Attempts beyond the first.
     pub retries: u32,
     /// `hit`, `miss`, `stale` ...
-    pub cache: &'a str,
+    pub cache: &'static str,
     pub user_agent: &'a [u8],
     /// The configuration's generation that served it.
     pub generation: u64,
@@ -77,8 +77,8 @@ impl Default for Record<'_> {
     fn default() -> Self {
         Record {
             time: UNIX_EPOCH,
-            request_id: "",
-            trace_id: "",
+            request_id: b"",
+            trace_id: b"",
             client: None,
             peer: None,
             listener: "",
@@ -109,9 +109,9 @@ impl Default for Record<'_> {
     }
 }
 
-/// The trace id within a `traceparent` (`00-<trace>-<span>-<flags>`); empty if it is none.
-pub fn trace_id(traceparent: &str) -> &str {
-    traceparent.get(3..35).filter(|_| traceparent.len() >= 55).unwrap_or_default()
+/// The trace id within a `traceparent` (`00-<trace>-<span>-<flags>`).
+pub fn trace_id(traceparent: &[u8; 55]) -> &[u8] {
+    traceparent.get(3..35).unwrap_or_default()
 }
 
 impl Record<'_> {
@@ -119,74 +119,84 @@ impl Record<'_> {
     pub(super) fn write(&self, out: &mut Vec<u8>, clock: &mut Clock, query: bool) {
         out.reserve(COMMON);
         let mut line = Object::open(out);
-        line.text("time", clock.stamp(self.time).as_bytes(), NAME);
-        line.text("request_id", self.request_id.as_bytes(), NAME);
-        line.text("trace_id", self.trace_id.as_bytes(), NAME);
+        line.stamp(member!("time"), clock.stamp(self.time));
+        line.text(member!("request_id"), self.request_id, NAME);
+        line.text(member!("trace_id"), self.trace_id, NAME);
         self.write_connection(&mut line);
         self.write_request(&mut line, query);
         self.write_answer(&mut line);
         self.write_times(&mut line);
-        line.text("user_agent", self.user_agent, USER_AGENT);
-        line.number("generation", self.generation);
+        line.text(member!("user_agent"), self.user_agent, USER_AGENT);
+        line.number(member!("generation"), self.generation);
         line.close();
         out.push(b'\n');
     }
 
     fn write_connection(&self, line: &mut Object<'_>) {
         if let Some(client) = self.client {
-            line.ip("client", client);
+            line.ip(member!("client"), client);
         }
         if let Some(peer) = self.peer {
-            line.address("peer", peer);
+            line.address(member!("peer"), peer);
         }
-        line.text("listener", self.listener.as_bytes(), NAME);
-        line.text("protocol", self.protocol.as_bytes(), NAME);
-        line.text("tls", self.tls.as_bytes(), NAME);
+        line.text(member!("listener"), self.listener.as_bytes(), NAME);
+        line.word(member!("protocol"), self.protocol);
+        line.word(member!("tls"), self.tls);
     }
 
     fn write_request(&self, line: &mut Object<'_>, query: bool) {
-        line.text("host", self.host, HOST);
-        line.text("method", self.method, METHOD);
-        line.text("path", self.path, PATH);
+        line.text(member!("host"), self.host, HOST);
+        line.text(member!("method"), self.method, METHOD);
+        line.text(member!("path"), self.path, PATH);
         if query {
-            line.text("query", self.query, PATH);
+            line.text(member!("query"), self.query, PATH);
         }
-        line.text("route", self.route.as_bytes(), NAME);
-        line.text("service", self.service.as_bytes(), NAME);
+        line.text(member!("route"), self.route.as_bytes(), NAME);
+        line.text(member!("service"), self.service.as_bytes(), NAME);
         if let Some(endpoint) = self.endpoint {
-            line.address("endpoint", endpoint);
+            line.address(member!("endpoint"), endpoint);
         }
-        line.text("consumer", self.consumer.as_bytes(), NAME);
-        line.text("subject", self.subject.as_bytes(), NAME);
+        line.text(member!("consumer"), self.consumer.as_bytes(), NAME);
+        line.text(member!("subject"), self.subject.as_bytes(), NAME);
     }
 
     fn write_answer(&self, line: &mut Object<'_>) {
-        line.number("status", self.status.into());
-        line.text("answered_by", self.answered_by.as_bytes(), NAME);
-        line.text("reason", self.reason.as_bytes(), NAME);
-        line.text("cache", self.cache.as_bytes(), NAME);
-        line.number("bytes_in", self.bytes_in);
-        line.number("bytes_out", self.bytes_out);
+        line.number(member!("status"), self.status.into());
+        line.word(member!("answered_by"), self.answered_by);
+        line.word(member!("reason"), self.reason);
+        line.word(member!("cache"), self.cache);
+        line.number(member!("bytes_in"), self.bytes_in);
+        line.number(member!("bytes_out"), self.bytes_out);
         if self.retries > 0 {
-            line.number("retries", self.retries.into());
+            line.number(member!("retries"), self.retries.into());
         }
     }
 
     fn write_times(&self, line: &mut Object<'_>) {
-        line.number("duration_us", micros(self.duration));
+        line.number(member!("duration_us"), micros(self.duration));
         if let Some(upstream) = self.upstream {
-            line.number("upstream_us", micros(upstream));
+            line.number(member!("upstream_us"), micros(upstream));
         }
-        if self.stages.iter().all(|spent| micros(*spent) == 0) {
+        let spent = self.stages.map(micros);
+        if spent == [0; 6] {
             return;
         }
-        let mut stages = line.object("stages_us");
-        for (stage, spent) in Stage::ALL.iter().zip(self.stages) {
-            if micros(spent) > 0 {
-                stages.number(stage.name(), micros(spent));
-            }
+        let mut stages = line.object(member!("stages_us"));
+        for (stage, spent) in Stage::ALL.into_iter().zip(spent).filter(|(_, spent)| *spent > 0) {
+            stages.number(stage_member(stage), spent);
         }
         stages.close();
+    }
+}
+
+fn stage_member(stage: Stage) -> Member {
+    match stage {
+        Stage::Edge => member!("edge"),
+        Stage::Validate => member!("validate"),
+        Stage::Authn => member!("authn"),
+        Stage::Authz => member!("authz"),
+        Stage::Admit => member!("admit"),
+        Stage::Shape => member!("shape"),
     }
 }
 
@@ -195,31 +205,38 @@ fn micros(duration: Duration) -> u64 {
 }
 
 /// Writes times in RFC 3339, and remembers how the last second looks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Clock {
-    second: u64,
+    /// `None` before the first call.
+    second: Option<u64>,
     /// `2026-11-22T03:12:20.123456Z`, of the last call.
-    text: String,
+    text: [u8; STAMP],
 }
 
-/// The length of `2026-11-22T03:12:20.`
-const TO_THE_SECOND: usize = 20;
+impl Default for Clock {
+    fn default() -> Self {
+        Clock { second: None, text: *b"1970-01-01T00:00:00.000000Z" }
+    }
+}
 
 impl Clock {
     /// `2026-11-22T03:12:20.123456Z`. Times before 1970 count as 1970.
-    fn stamp(&mut self, time: SystemTime) -> &str {
+    fn stamp(&mut self, time: SystemTime) -> &[u8; STAMP] {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        if self.text.is_empty() || self.second != since.as_secs() {
-            self.second = since.as_secs();
-            let second = i64::try_from(self.second).unwrap_or(i64::MAX);
+        if self.second != Some(since.as_secs()) {
+            self.second = Some(since.as_secs());
+            let second = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
             let stamp = jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::MAX);
-            self.text = stamp.strftime("%Y-%m-%dT%H:%M:%S.").to_string();
+            for (to, from) in self.text.iter_mut().zip(stamp.strftime("%Y-%m-%dT%H:%M:%S.").to_string().bytes()) {
+                *to = from;
+            }
         }
-        self.text.truncate(TO_THE_SECOND);
-        // The leading 1 keeps the zeros.
-        let mut digits = itoa::Buffer::new();
-        self.text.push_str(digits.format(1_000_000 + since.subsec_micros()).get(1..).unwrap_or_default());
-        self.text.push('Z');
+        let mut rest = since.subsec_micros();
+        // The six digits before the Z, from the last.
+        for digit in self.text.iter_mut().rev().skip(1).take(6) {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
         &self.text
     }
 }
@@ -240,8 +257,8 @@ mod tests {
     fn a_whole_record() {
         let record = Record {
             time: UNIX_EPOCH + Duration::from_micros(1_795_317_140_000_042),
-            request_id: "r-1",
-            trace_id: trace_id("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+            request_id: b"r-1",
+            trace_id: trace_id(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
             client: Some([203, 0, 113, 9].into()),
             peer: Some(([192, 0, 2, 1], 4711).into()),
             protocol: "h2",
@@ -295,8 +312,8 @@ mod tests {
         let hostile = vec![1u8; 100_000];
         let name = "\u{1}".repeat(100_000);
         let record = Record {
-            request_id: &name,
-            trace_id: &name,
+            request_id: &hostile,
+            trace_id: &hostile,
             listener: &name,
             host: &hostile,
             method: &hostile,
@@ -315,17 +332,10 @@ mod tests {
     fn the_clock_follows_the_second() {
         let mut clock = Clock::default();
         let at = |micros| UNIX_EPOCH + Duration::from_micros(micros);
-        assert_eq!(clock.stamp(at(1_999_999)).to_string(), "1970-01-01T00:00:01.999999Z");
-        assert_eq!(clock.stamp(at(2_000_000)).to_string(), "1970-01-01T00:00:02.000000Z");
-        assert_eq!(clock.stamp(at(1_000_001)).to_string(), "1970-01-01T00:00:01.000001Z");
-        assert_eq!(clock.stamp(UNIX_EPOCH - Duration::from_secs(1)).to_string(), "1970-01-01T00:00:00.000000Z");
-        let _ = clock.stamp(UNIX_EPOCH + Duration::from_secs(u64::MAX >> 2)).to_string();
-    }
-
-    #[test]
-    fn only_a_traceparent_has_a_trace_id() {
-        for text in ["", "00-", "\u{e9}\u{e9}", "00-4bf92f3577b34da6a3ce929d0e0e4736"] {
-            assert_eq!(trace_id(text), "");
-        }
+        assert_eq!(clock.stamp(at(1_999_999)), b"1970-01-01T00:00:01.999999Z");
+        assert_eq!(clock.stamp(at(2_000_000)), b"1970-01-01T00:00:02.000000Z");
+        assert_eq!(clock.stamp(at(1_000_001)), b"1970-01-01T00:00:01.000001Z");
+        assert_eq!(clock.stamp(UNIX_EPOCH - Duration::from_secs(1)), b"1970-01-01T00:00:00.000000Z");
+        let _ = clock.stamp(UNIX_EPOCH + Duration::from_secs(u64::MAX >> 2));
     }
 }

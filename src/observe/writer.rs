@@ -195,7 +195,12 @@ impl Writer {
             waiting.lines = 0;
             drop(waiting);
             busy = true;
-            self.pending.append(&mut self.spare);
+            if self.pending.is_empty() {
+                // Mostly: the buffers change places, and no line is copied.
+                std::mem::swap(&mut self.pending, &mut self.spare);
+            } else {
+                self.pending.append(&mut self.spare);
+            }
             if self.spare.capacity() > KEEP {
                 self.spare = Vec::new();
             }

@@ -60,6 +60,8 @@ pub struct Compile<'a> {
     pub consumers: &'a Arc<crate::policy::authn::Consumers>,
     /// The folder that relative file names count from: the configuration file's.
     pub base: &'a std::path::Path,
+    /// The file in which quotas are kept.
+    pub quota_log: &'a std::path::Path,
     /// Where the policy counts what is its own.
     pub tallies: &'a Tallies,
     /// Where state may run tasks of its own: they hold it weakly, so that they end with it. `None` where nothing is served, as in `check`.

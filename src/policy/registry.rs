@@ -46,11 +46,18 @@ const fn entry<P: Policy>() -> Entry {
 /// In the order of execution.
 pub static REGISTRY: &[Entry] = &[
     entry::<super::edge::size::Bounds>(),
+    entry::<super::edge::ip_restriction::IpRestriction>(),
     entry::<super::edge::address_limit::AddressLimit>(),
     entry::<super::validate::request::Validate>(),
     entry::<super::authn::Authn>(),
     entry::<super::authz::Authz>(),
+    entry::<super::authz::external::ExternalAuth>(),
     entry::<super::admit::rate_limit::RateLimit>(),
+    entry::<super::admit::throttle::Throttle>(),
+    entry::<super::admit::priority::PriorityOf>(),
+    entry::<super::admit::concurrency::ConcurrencyLimit>(),
+    entry::<super::admit::adaptive::AdaptiveConcurrency>(),
+    entry::<super::admit::quota::Quotas>(),
     entry::<super::shape::headers::RequestHeaders>(),
     entry::<super::shape::headers::ResponseHeaders>(),
     entry::<crate::cache::CachePolicy>(),

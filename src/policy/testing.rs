@@ -27,6 +27,7 @@ pub fn context<'a>(
         ledger,
         consumers,
         base,
+        quota_log: Path::new("quotas.log"),
         tallies: &TALLIES,
         background: None,
         redis: None,

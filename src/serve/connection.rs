@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{self as h2, H2Accept, HttpSession as H2Stream};
@@ -24,17 +24,19 @@ use crate::core::Phase;
 use crate::downstream::h1::{H1, Io, NextHead};
 use crate::downstream::{Downstream, Fate, Hatch, Returned, UNREAD, Wire, upstream_request};
 use crate::exchange::{Connection, Verdict};
-use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
-use crate::journey::{CLIENT_CLOSED, Journey, Pause, X_REQUEST_ID};
+use crate::head::{BodyFraming, HeaderEdits, RequestHead};
+use crate::journey::{CLIENT_CLOSED, Journey, Pause};
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::proxy_protocol::{self, Received};
+use crate::listen::roster::{Entry, Speaks};
 use crate::listen::socket::canonical;
 use crate::listen::tls::{Protocol, Secured};
 use crate::proxy::HANDED_OVER;
 use crate::reply::{Flow, Reply};
 use crate::snapshot::Door;
 use crate::upstream::Service;
+use crate::wait::Alarm;
 use crate::wire::head::BadHead;
 
 /// How long the rest of a body may take that is read and dropped.
@@ -55,6 +57,7 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, 
         Err(refused) => return door.metrics.refused(refused.reason),
     };
     let _open = Open::count(&door);
+    let seat = worker.roster.enter(&door.name, peer);
     let deadline = Instant::now() + door.timeouts.handshake;
     let local = socket.local_addr().map_or(door.bind, canonical);
     let Ok(began) = begin(&door, &mut socket, peer, deadline).await else { return door.metrics.refused("proxy_protocol") };
@@ -66,21 +69,26 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, 
     let about = |tls| {
         Arc::new(Connection { peer, local, client: began.client, listener: door.name.clone(), tls, told: Default::default() })
     };
+    let entry = seat.entry();
     let Some(acceptor) = &door.tls else {
         if door.h2c && speaks_h2(&socket, &began.read, door.timeouts.header).await {
-            return serve_h2(worker, &door, about(None), Box::new(rewound(socket, &began.read))).await;
+            entry.identify(began.client, Speaks::H2);
+            return serve_h2(worker, &door, about(None), entry, Box::new(rewound(socket, &began.read))).await;
         }
+        entry.identify(began.client, Speaks::H1);
         let h1 = H1::new(Io::Plain(socket), &began.read);
-        return serve_h1(worker, door.clone(), about(None), h1).await;
+        return serve_h1(worker, door.clone(), about(None), entry, h1).await;
     };
     // Boxed, as below: a future is as large as its largest part for as long as it lives, and most connections are idle most of the time.
     match Box::pin(acceptor.accept(rewound(socket, &began.read), deadline)).await {
         Ok(Secured { stream, facts, protocol: Protocol::H2 }) => {
-            serve_h2(worker, &door, about(Some(facts)), Box::new(stream)).await
+            entry.identify(began.client, Speaks::H2);
+            serve_h2(worker, &door, about(Some(facts)), entry, Box::new(stream)).await
         }
         Ok(Secured { stream, facts, protocol: Protocol::H1 }) => {
+            entry.identify(began.client, Speaks::H1);
             let h1 = H1::new(Io::Boxed(Box::new(stream)), &[]);
-            serve_h1(worker, door.clone(), about(Some(facts)), h1).await;
+            serve_h1(worker, door.clone(), about(Some(facts)), entry, h1).await;
         }
         Err(error) => handshake_failed(&worker, &door, error.reason()),
     }
@@ -159,23 +167,28 @@ async fn speaks_h2(socket: &TcpStream, read: &[u8], limit: Duration) -> bool {
 }
 
 /// HTTP/1.x: one request after the other.
-async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Connection>, h1: H1) {
-    let mut phase = worker.core.phase.subscribe();
+async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Connection>, entry: &Entry, h1: H1) {
     let mut h1 = Box::new(h1);
+    // Both are made once and kept: what waits for them is every request.
+    let mut alarm = Alarm::default();
+    let mut draining = worker.core.is_draining();
+    let mut begins = pin!(draining_begins(worker.core.phase.subscribe()));
     loop {
-        let draining = *phase.borrow_and_update() == Phase::Draining;
         let idle = if draining { LAST_CALL.min(door.timeouts.keep_alive) } else { door.timeouts.keep_alive };
         let next = tokio::select! {
             biased;
-            next = h1.next_head(&door.head_limits, idle, door.timeouts.header) => next,
-            _ = draining_begins(&mut phase), if !draining => continue,
+            next = h1.next_head(&door.head_limits, idle, door.timeouts.header, &mut alarm) => next,
+            _ = &mut begins, if !draining => {
+                draining = true;
+                continue;
+            }
         };
         match next {
             NextHead::Head(head) => {
                 if worker.core.is_draining() || is_closed(&worker, &door) {
                     h1.close_after();
                 }
-                let returned = Box::pin(exchange(&worker, &door, &connection, head, Wire::H1(h1))).await;
+                let returned = Box::pin(exchange(&worker, &door, &connection, entry, head, Wire::H1(h1), &mut alarm)).await;
                 h1 = match returned {
                     Some(Returned { wire: Wire::H1(mut wire), reusable: true, .. }) => {
                         if !wire.drain(UNREAD, DRAIN_TIME).await {
@@ -205,11 +218,9 @@ fn is_closed(worker: &Worker, door: &Door) -> bool {
     worker.core.snapshot.load().door(&door.bind).is_none()
 }
 
-async fn draining_begins(phase: &mut watch::Receiver<Phase>) {
-    while *phase.borrow_and_update() != Phase::Draining {
-        if phase.changed().await.is_err() {
-            return std::future::pending().await;
-        }
+async fn draining_begins(mut phase: watch::Receiver<Phase>) {
+    if phase.wait_for(|phase| *phase == Phase::Draining).await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -245,7 +256,7 @@ async fn refuse(journey: &mut Journey, down: &mut Downstream, reply: &Reply) {
 }
 
 /// HTTP/2: streams at the same time, each one exchange.
-async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connection>, stream: Stream) {
+async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connection>, entry: &Arc<Entry>, stream: Stream) {
     let digest = Arc::new(Digest {
         ssl_digest: stream.get_ssl_digest(),
         timing_digest: stream.get_timing_digest(),
@@ -257,8 +268,8 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
     let Ok(Ok(mut wire)) = tokio::time::timeout(door.timeouts.handshake, handshake).await else {
         return handshake_failed(&worker, door, "h2_handshake");
     };
-    let mut phase = worker.core.phase.subscribe();
     let mut draining = false;
+    let mut begins = pin!(draining_begins(worker.core.phase.subscribe()));
     let mut malformed = 0;
     // Streams hold a clone each: the count says how many are open.
     let open = Arc::new(());
@@ -268,7 +279,7 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
         let accepted = tokio::select! {
             biased;
             accepted = accept => accepted,
-            _ = draining_begins(&mut phase), if !draining => {
+            _ = &mut begins, if !draining => {
                 draining = true;
                 wire.graceful_shutdown();
                 continue;
@@ -288,9 +299,9 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
         match accepted {
             Ok(Some(H2Accept::Session(stream))) => {
                 let held = open.clone();
-                let (worker, door, connection) = (worker.clone(), door.clone(), connection.clone());
+                let (worker, door, connection, entry) = (worker.clone(), door.clone(), connection.clone(), entry.clone());
                 tokio::spawn(async move {
-                    serve_stream(&worker, &door, &connection, stream).await;
+                    serve_stream(&worker, &door, &connection, &entry, stream).await;
                     drop(held);
                 });
             }
@@ -307,10 +318,11 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
     }
 }
 
-async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, stream: H2Stream) {
+async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, entry: &Entry, stream: H2Stream) {
     match crate::wire::head::from_h2(&stream, &door.head_limits) {
         Ok(head) => {
-            let returned = exchange(worker, door, connection, Box::new(head), Wire::H2(Box::new(stream))).await;
+            let (wire, mut alarm) = (Wire::H2(Box::new(stream)), Alarm::default());
+            let returned = exchange(worker, door, connection, entry, Box::new(head), wire, &mut alarm).await;
             if let Some(Returned { wire: Wire::H2(mut stream), answered: true, .. }) = returned {
                 linger(&mut stream).await;
             }
@@ -343,9 +355,12 @@ async fn exchange(
     worker: &Arc<Worker>,
     door: &Arc<Door>,
     connection: &Arc<Connection>,
+    entry: &Entry,
     head: Box<RequestHead>,
     wire: Wire,
+    alarm: &mut Alarm,
 ) -> Option<Returned> {
+    let _serving = entry.begin();
     let core = &worker.core;
     let snapshot = core.snapshot.load_full();
     let most = snapshot.max_in_flight;
@@ -360,12 +375,16 @@ async fn exchange(
         drop(down);
         return hatch.take();
     };
-    match gauntlet(&mut journey, &mut down).await {
+    let flow = gauntlet(&mut journey, &mut down).await;
+    if let Some(route) = &journey.route {
+        entry.took(&route.id);
+    }
+    match flow {
         ControlFlow::Break(reply) => refuse(&mut journey, &mut down, &reply).await,
         ControlFlow::Continue(()) => {
             return match journey.choose_service().filter(|service| lane::takes(&journey, service)) {
-                Some(service) => by_lane(worker, journey, down, hatch, &service).await,
-                None => by_proxy(worker, door, journey, down, hatch).await,
+                Some(service) => by_lane(worker, journey, down, hatch, &service, alarm).await,
+                None => by_proxy(worker, door, journey, down, hatch, alarm).await,
             };
         }
     }
@@ -396,14 +415,15 @@ async fn by_lane(
     mut down: Downstream,
     hatch: Hatch,
     service: &Arc<Service>,
+    alarm: &mut Alarm,
 ) -> Option<Returned> {
     journey.outcome.service = Some(service.clone());
     down.limit_body(journey.max_body());
-    let (deadline, fate) = (journey.deadline(), down.fate());
+    let (due, fate) = (journey.due(), down.fate());
     let mut ended = None;
     {
         let road = pin!(async { ended = Some(lane::run(&worker.pool, &mut journey, &mut down, service).await) });
-        within_deadline(road, deadline, &fate).await;
+        within_deadline(road, due, &fate, alarm).await;
     }
     journey.flight = None;
     let failed = match ended {
@@ -441,17 +461,11 @@ async fn by_proxy(
     mut journey: Box<Journey>,
     mut down: Downstream,
     hatch: Hatch,
+    alarm: &mut Alarm,
 ) -> Option<Returned> {
     let exchange = &journey.exchange;
     let target = journey.upstream_target();
-    let request = upstream_request(
-        &journey.head,
-        target.as_deref(),
-        exchange.upstream_host.as_deref(),
-        &exchange.to_upstream,
-        exchange.trusted,
-    );
-    let request = match request {
+    let mut request = match upstream_request(&journey.head, target.as_deref(), exchange) {
         Ok(request) => request,
         Err(_) => {
             let reply = Reply::new(StatusCode::BAD_REQUEST, "door", "malformed_header", "A header field is malformed.");
@@ -460,11 +474,15 @@ async fn by_proxy(
             return hatch.take();
         }
     };
+    if let Some(body) = down.buffered().filter(|_| journey.head.body != BodyFraming::None) {
+        // What is whole in memory has a length, whatever framing it came in.
+        let _ = request.insert_header(http::header::CONTENT_LENGTH, body.len());
+    }
     down.set_request(request, journey.max_body());
     if journey.is_grpc() {
         down.await_body_without_limit();
     }
-    let deadline = journey.deadline();
+    let due = journey.due();
     let fate = down.fate();
     journey.fate = Some(fate.clone());
     let method = journey.head.method.clone();
@@ -474,7 +492,7 @@ async fn by_proxy(
     {
         // Dropped at the end of this block, which is when the connection comes back.
         let road = pin!(HANDED_OVER.scope(Cell::new(Some(journey)), proxied));
-        within_deadline(road, deadline, &fate).await;
+        within_deadline(road, due, &fate, alarm).await;
     }
     let returned = hatch.take()?;
     if returned.answered {
@@ -486,11 +504,7 @@ async fn by_proxy(
     }
     let reply = REQUEST_TIMEOUT.reply();
     let mut down = Downstream::new(returned.wire, hatch.clone(), method).timeouts(door.timeouts.body, door.timeouts.write);
-    let mut edits = HeaderEdits::new();
-    if let Ok(id) = HeaderValue::from_str(&request_id) {
-        edits.push(HeaderEdit::Set(X_REQUEST_ID, id));
-    }
-    let _ = down.reply(&reply, &edits, &request_id).await;
+    let _ = down.reply(&reply, &HeaderEdits::new(), &request_id).await;
     drop(down);
     hatch.take()
 }
@@ -498,9 +512,8 @@ async fn by_proxy(
 /// Lets a road run until the request's total deadline. An upgrade or an event stream, once begun, has none.
 ///
 /// By reference: a future that is handed over by value is held twice, and these are the largest there are.
-async fn within_deadline<T>(mut road: Pin<&mut impl Future<Output = T>>, deadline: Option<Duration>, fate: &Fate) {
-    let Some(limit) = deadline else { return drop(road.await) };
-    if tokio::time::timeout(limit, road.as_mut()).await.is_ok() {
+async fn within_deadline<T>(mut road: Pin<&mut impl Future<Output = T>>, due: Option<Instant>, fate: &Fate, alarm: &mut Alarm) {
+    if alarm.until(due, road.as_mut()).await.is_ok() {
         return;
     }
     if fate.is_endless() {

@@ -20,7 +20,9 @@ use crate::config::Source;
 use crate::core::{Core, Phase};
 use crate::ledger::Ledger;
 use crate::listen::guard::InFlight;
+use crate::listen::roster::Roster;
 use crate::observe::AccessLog;
+use crate::policy::admit::quota::book::Book;
 use crate::snapshot::{self, Snapshot, Surroundings};
 use crate::successor;
 use crate::upstream::Watchers;
@@ -106,6 +108,13 @@ enum End {
     Now,
 }
 
+fn roster(around: &Surroundings, number: usize) -> Arc<Roster> {
+    let help = "Connections that a worker accepted. The kernel deals them out.";
+    let accepted =
+        around.metrics.tallies().counter("portcullis_connections_accepted_total", help, &[("worker", &number.to_string())]);
+    Arc::new(Roster::new(accepted))
+}
+
 impl Process {
     async fn start(options: Options) -> Result<Self, Failure> {
         let around = Surroundings {
@@ -133,6 +142,7 @@ impl Process {
             metrics: around.metrics.clone(),
             access_log,
             in_flight: Arc::new(InFlight::new()),
+            rosters: (0..workers).map(|number| roster(&around, number)).collect(),
             phase: watch::channel(Phase::Running).0,
         });
         let mut sockets = Sockets::default();
@@ -210,6 +220,13 @@ impl Process {
             self.drain(&mut signals).await;
         }
         self.core.access_log.flush(Duration::from_secs(5));
+        self.save_quotas().await;
+    }
+
+    async fn save_quotas(&self) {
+        let book = Book::of(&self.core.ledger);
+        // What cannot be written now was said, and is tried again as long as the process lives.
+        let _ = tokio::task::spawn_blocking(move || book.save_and_say()).await;
     }
 
     async fn reload_and_say(&mut self) {
@@ -301,6 +318,8 @@ impl Process {
     /// Starts the binary anew and hands it the sockets. Whether it took over; if not, this process goes on.
     async fn upgrade(&mut self) -> bool {
         let snapshot = self.core.snapshot.load_full();
+        // The successor reads them before it serves.
+        self.save_quotas().await;
         let handed = successor::hand_over(&self.sockets.to_hand_over(), snapshot.upgrade_socket.as_deref()).await;
         match handed {
             Ok(pid) => {

@@ -17,6 +17,7 @@ use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 use super::connection;
 use crate::core::{Core, Phase};
 use crate::lane::{Pool, SWEEP};
+use crate::listen::roster::Roster;
 use crate::proxy::Gateway;
 
 /// The most attempts that Pingora makes for one request, whatever the service says.
@@ -26,6 +27,8 @@ const POOL: usize = 1024;
 
 pub struct Worker {
     pub core: Arc<Core>,
+    /// This worker's open connections.
+    pub roster: Arc<Roster>,
     proxy: OnceCell<Arc<HttpProxy<Gateway>>>,
     /// The fast lane's idle connections to backends.
     pub pool: Pool,
@@ -85,17 +88,18 @@ impl Handle {
 /// No thread or no event loop can be made.
 pub fn start(core: Arc<Core>, number: usize) -> io::Result<Handle> {
     let (commands, orders) = mpsc::unbounded_channel();
+    let roster = core.rosters.get(number).cloned().ok_or_else(|| io::Error::other("more workers than rosters"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        runtime.block_on(run(core, orders));
+        runtime.block_on(run(core, roster, orders));
     })?;
     Ok(Handle { commands, thread })
 }
 
-async fn run(core: Arc<Core>, mut orders: mpsc::UnboundedReceiver<Command>) {
+async fn run(core: Arc<Core>, roster: Arc<Roster>, mut orders: mpsc::UnboundedReceiver<Command>) {
     let (_keep, shutdown) = watch::channel(false);
     let mut phase = core.phase.subscribe();
-    let worker = Arc::new(Worker { core, proxy: OnceCell::new(), pool: Pool::default(), shutdown });
+    let worker = Arc::new(Worker { core, roster, proxy: OnceCell::new(), pool: Pool::default(), shutdown });
     // Every connection's task holds a sender: the receiver ends when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     // Ahead of the first request, which would have to wait for it.
@@ -179,6 +183,7 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
+                worker.roster.accept();
                 let Some(door) = worker.core.snapshot.load().door(&bind).cloned() else { continue };
                 let (worker, alive) = (worker.clone(), alive.clone());
                 tokio::spawn(async move {

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Answer, Door, Route, Snapshot};
 use crate::config::{Document, Source};
+use crate::keys::{self, KeyStore};
 use crate::ledger::Ledger;
 use crate::listen::config::{Limits, Listener};
 use crate::listen::guard::Guard;
@@ -25,6 +26,8 @@ use crate::wire::head::HeadLimits;
 
 /// How long all host names together may take to resolve. The rest is left to the background.
 const RESOLVE: Duration = Duration::from_secs(5);
+/// The shortest admin token that is taken, in bytes: a shorter one could be guessed.
+const SHORTEST_TOKEN: usize = 16;
 
 /// What a generation is compiled into: the things that outlive it.
 #[derive(Clone)]
@@ -53,7 +56,9 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     let admin = compiler.admin(&doors);
     compiler.bounds();
     let access_log = document.access_log.compile(&base, compiler.problems);
+    let admin_token = compiler.admin_token();
     let (services, redis) = (compiler.services, compiler.redis);
+    let (keys, consumers) = (compiler.keys, compiler.consumers);
     problems.sort();
     let refused = problems.has_errors();
     if refused {
@@ -81,6 +86,9 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
         cache_memory: usize::try_from(server.cache_memory.0).unwrap_or(usize::MAX),
         upgrade_socket: server.upgrade_socket.clone(),
         admin,
+        admin_token,
+        keys: keys.zip(document.key_store.as_ref().map(|store| store.prefix.as_str().into())),
+        consumers,
         access_log,
         service_metrics: services.keys().map(|key| (key.clone(), around.metrics.service(key))).collect(),
         services,
@@ -92,8 +100,10 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
 struct Compiler<'a> {
     document: &'a Document,
     base: &'a Path,
+    quota_log: PathBuf,
     around: &'a Surroundings,
     problems: &'a mut Problems,
+    keys: Option<Arc<KeyStore>>,
     consumers: Arc<Consumers>,
     redis: Option<Arc<Redis>>,
     services: BTreeMap<Arc<str>, Arc<Service>>,
@@ -106,14 +116,29 @@ struct Compiler<'a> {
 
 impl<'a> Compiler<'a> {
     fn new(document: &'a Document, base: &'a Path, around: &'a Surroundings, problems: &'a mut Problems) -> Self {
-        let consumers = Arc::new(Consumers::compile(&document.consumers, problems));
         let redis = document.redis.as_ref();
         let redis = redis.and_then(|redis| redis.compile(base, problems, &around.ledger, around.metrics.tallies()));
+        let keys = document.key_store.as_ref().and_then(|store| {
+            store.compile(keys::Setting {
+                problems,
+                place: store.place,
+                ledger: &around.ledger,
+                base,
+                tallies: around.metrics.tallies(),
+                background: around.background.as_ref(),
+                redis: redis.as_ref(),
+                redis_written: document.redis.is_some(),
+            })
+        });
+        let issued = keys.as_ref().map(|keys| keys.issued().clone());
+        let consumers = Arc::new(Consumers::compile(&document.consumers, problems).with_issued(issued));
         let mut compiler = Compiler {
             document,
             base,
+            quota_log: quota_log(document.server.quota_log.as_deref(), base),
             around,
             problems,
+            keys,
             consumers,
             redis,
             services: BTreeMap::new(),
@@ -134,6 +159,7 @@ impl<'a> Compiler<'a> {
             ledger: &self.around.ledger,
             consumers: &self.consumers,
             base: self.base,
+            quota_log: &self.quota_log,
             tallies: self.around.metrics.tallies(),
             background: self.around.background.as_ref(),
             redis: self.redis.as_ref(),
@@ -281,7 +307,7 @@ impl<'a> Compiler<'a> {
         match admin.bind.parse::<SocketAddr>() {
             Ok(address) => {
                 if !address.ip().is_loopback() {
-                    let message = "the admin API has no authentication, and this address is not a loopback one";
+                    let message = "the admin API can be read without authentication, and this address is not a loopback one";
                     self.problems.push(Problem::warning(admin.bind.place, message).hint("bind it to 127.0.0.1 or [::1]"));
                 }
                 // Both could be bound, for sockets here share their port: clients would then reach the admin API every other time.
@@ -299,6 +325,19 @@ impl<'a> Compiler<'a> {
         }
     }
 
+    /// The token's digest: comparing two of those takes the same time whatever is presented.
+    fn admin_token(&mut self) -> Option<blake3::Hash> {
+        let secret = self.document.admin.token.as_ref()?;
+        let told = match secret.value.read(self.base) {
+            Ok(token) if token.len() < SHORTEST_TOKEN => format!("`admin.token` has at least {SHORTEST_TOKEN} bytes"),
+            Ok(token) if !token.iter().all(u8::is_ascii_graphic) => "`admin.token` is printable ASCII without spaces".to_owned(),
+            Ok(token) => return Some(blake3::hash(&token)),
+            Err(why) => why,
+        };
+        self.problems.push(Problem::error(secret.place, told).hint("openssl rand -hex 32"));
+        None
+    }
+
     fn bounds(&mut self) {
         let server = &self.document.server;
         let mut within = |place: Place, good: bool, message: &str| {
@@ -311,6 +350,15 @@ impl<'a> Compiler<'a> {
         }
         within(server.max_in_flight.place, server.max_in_flight.value > 0, "`max_in_flight` is at least 1");
         within(server.grace.place, server.grace.0.as_secs() <= 3600, "`grace` is at most 1h");
+    }
+}
+
+/// Where quotas are kept: if nobody says, in the folder that systemd gives a service for its state, else beside the configuration.
+fn quota_log(path: Option<&str>, base: &Path) -> PathBuf {
+    match (path, std::env::var_os("STATE_DIRECTORY").filter(|folder| !folder.is_empty())) {
+        (Some(path), _) => base.join(path),
+        (None, Some(folder)) => PathBuf::from(folder).join("quotas.log"),
+        (None, None) => base.join("state/quotas.log"),
     }
 }
 

@@ -11,11 +11,13 @@ use std::time::Duration;
 pub use compile::{Surroundings, compile, metrics};
 
 use crate::head::RequestHead;
+use crate::keys::KeyStore;
 use crate::listen::config::Listener;
 use crate::listen::guard::Guard;
 use crate::listen::trace;
 use crate::observe::{ListenerMetrics, RouteMetrics, ServiceMetrics};
 use crate::policy::Plan;
+use crate::policy::authn::Consumers;
 use crate::redis::Redis;
 use crate::route::{Rewrite, RouteTable, Split};
 use crate::upstream::Service;
@@ -89,6 +91,11 @@ pub struct Snapshot {
     pub cache_memory: usize,
     pub upgrade_socket: Option<String>,
     pub admin: Option<SocketAddr>,
+    /// The digest of the token that changing anything through the admin API takes.
+    pub admin_token: Option<blake3::Hash>,
+    /// Where keys are issued, and what new ones begin with.
+    pub keys: Option<(Arc<KeyStore>, Arc<str>)>,
+    pub consumers: Arc<Consumers>,
     pub access_log: crate::observe::Settings,
     /// The query parameters in which any route takes a credential: they are never logged.
     pub credential_queries: Vec<Arc<str>>,

@@ -8,8 +8,9 @@ use super::body::BodyDecoder;
 use crate::head::{BodyFraming, Field, Span};
 
 /// The largest head of an answer, in bytes.
-const MAX_HEAD: usize = 64 * 1024;
-const MAX_FIELDS: usize = 128;
+pub const MAX_HEAD: usize = 64 * 1024;
+/// The most fields of an answer.
+pub const MAX_FIELDS: usize = 128;
 
 /// An answer's head: one buffer, and ranges into it.
 pub struct AnswerHead {
@@ -30,14 +31,19 @@ pub struct Malformed;
 
 /// Takes a head off the front of `buffer`; `None` if it is not whole yet.
 ///
+/// What a gateway has to mend, it mends: whitespace before a field's colon goes, and a folded value becomes one line (RFC 9112, sections
+/// 5.1 and 5.2).
+///
 /// # Errors
 /// A head that is malformed, too large, or framed ambiguously.
 pub fn take(buffer: &mut BytesMut, method: &Method) -> Result<Option<AnswerHead>, Malformed> {
     let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
     let mut answer = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut answer, buffer, &mut slots);
+    let mut parser = httparse::ParserConfig::default();
+    parser.allow_spaces_after_header_name_in_responses(true).allow_obsolete_multiline_headers_in_responses(true);
+    let parsed = parser.parse_response_with_uninit_headers(&mut answer, buffer, &mut slots);
     let length = match parsed {
-        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
         Ok(httparse::Status::Partial) if buffer.len() < MAX_HEAD => return Ok(None),
         _ => return Err(Malformed),
     };
@@ -51,16 +57,43 @@ pub fn take(buffer: &mut BytesMut, method: &Method) -> Result<Option<AnswerHead>
         Some(reason) if !reason.is_empty() => span(reason.as_bytes()),
         _ => Span::default(),
     };
-    let fields: SmallVec<[Field; 16]> = answer
+    let mut fields: SmallVec<[Field; 16]> = answer
         .headers
         .iter()
         .map(|field| Field { name: span(field.name.as_bytes()), value: span(field.value.trim_ascii()) })
         .collect();
     let is_11 = answer.version == Some(1);
-    let buffer = buffer.split_to(length).freeze();
+    let mut bytes = buffer.split_to(length);
+    for field in &mut fields {
+        if memchr::memchr(b'\n', field.value.of(&bytes)).is_some() {
+            unfold(&mut bytes, &mut field.value);
+        }
+    }
+    let buffer = bytes.freeze();
     let mut head = AnswerHead { buffer, status, reason, fields, body: BodyDecoder::Done, length: None, keep_alive: is_11 };
     head.frame(method, is_11)?;
     Ok(Some(head))
+}
+
+/// Makes one line of a folded value: each line's end, with the whitespace that begins the next, becomes a space.
+fn unfold(bytes: &mut [u8], value: &mut Span) {
+    let (mut to, mut from) = (value.start, value.start);
+    let at = |bytes: &[u8], place: u32| bytes.get(place as usize).copied().unwrap_or_default();
+    while from < value.end {
+        let mut byte = at(bytes, from);
+        from += 1;
+        if matches!(byte, b'\r' | b'\n') {
+            byte = b' ';
+            while from < value.end && matches!(at(bytes, from), b'\r' | b'\n' | b' ' | b'\t') {
+                from += 1;
+            }
+        }
+        if let Some(slot) = bytes.get_mut(to as usize) {
+            *slot = byte;
+        }
+        to += 1;
+    }
+    value.end = to;
 }
 
 impl AnswerHead {
@@ -70,15 +103,13 @@ impl AnswerHead {
 
     /// Where the body ends (RFC 9112, section 6.3), and whether the connection outlives it.
     fn frame(&mut self, method: &Method, is_11: bool) -> Result<(), Malformed> {
-        let (mut length, mut chunked, mut close, mut stay) = (None, false, false, false);
+        let (mut lengths, mut length, mut chunked, mut close, mut stay) = (0, None, false, false, false);
         for (name, value) in self.headers() {
             match name.len() {
                 14 if name.eq_ignore_ascii_case(b"content-length") => {
                     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-                    let number = digits.then(|| std::str::from_utf8(value).ok()?.parse::<u64>().ok()).flatten();
-                    if length.replace(number.ok_or(Malformed)?).is_some() {
-                        return Err(Malformed);
-                    }
+                    length = digits.then(|| std::str::from_utf8(value).ok()?.parse::<u64>().ok()).flatten();
+                    lengths += 1;
                 }
                 17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                     if chunked || !value.eq_ignore_ascii_case(b"chunked") || !is_11 {
@@ -95,7 +126,14 @@ impl AnswerHead {
                 _ => {}
             }
         }
-        if chunked && length.is_some() {
+        if chunked && lengths > 0 {
+            // Transfer-Encoding wins, and Content-Length must not go on (RFC 9112, section 6.3). Who sends both may not know where its
+            // answer ends, though: nothing else is read from this connection.
+            length = None;
+            close = true;
+            let buffer = &self.buffer;
+            self.fields.retain(|field| !field.name.of(buffer).eq_ignore_ascii_case(b"content-length"));
+        } else if lengths > 1 || lengths == 1 && length.is_none() {
             return Err(Malformed);
         }
         let bodiless = *method == Method::HEAD
@@ -134,11 +172,20 @@ mod tests {
     }
 
     #[test]
+    fn mends_what_a_gateway_has_to() {
+        let text = "HTTP/1.1 200 OK\r\nX-A: one\r\n \t two\r\nX-B : b\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let head = parse(text).unwrap().unwrap();
+        let fields: Vec<_> = head.headers().collect();
+        assert_eq!(fields, [(&b"X-A"[..], &b"one two"[..]), (b"X-B", b"b"), (b"Transfer-Encoding", b"chunked")]);
+        assert_eq!((head.length, head.keep_alive), (None, false));
+        assert!(matches!(head.body, BodyDecoder::Chunked(_)));
+    }
+
+    #[test]
     fn refuses_ambiguous_answers() {
         for fields in [
             "Content-Length: 5\r\nContent-Length: 5",
             "Content-Length: -5",
-            "Content-Length: 5\r\nTransfer-Encoding: chunked",
             "Transfer-Encoding: gzip, chunked",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
         ] {

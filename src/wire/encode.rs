@@ -5,7 +5,8 @@ use pingora_http::ResponseHeader;
 use smallvec::SmallVec;
 
 use super::answer::AnswerHead;
-use crate::head::{HeaderEdits, added, is_edited};
+use crate::exchange::RequestId;
+use crate::head::{Edited, HeaderEdits};
 
 /// How an answer's body is delimited towards the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,24 @@ pub fn framing(answer: &ResponseHeader, method: &Method, version: Version) -> Re
     })
 }
 
+/// Holds a backend's answer to the rules that [`take`](super::answer::take) has on the fast lane, for Pingora's reader has fewer. (It
+/// has dropped Content-Length beside Transfer-Encoding already.)
+///
+/// # Errors
+/// Several or malformed Content-Length fields, a transfer coding that is not a single `chunked`, or any in an HTTP/1.0 answer; a head
+/// that is too large.
+pub fn check_answer(answer: &ResponseHeader) -> Result<(), BadFraming> {
+    let size: usize = answer.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if size > super::answer::MAX_HEAD || answer.headers.len() > super::answer::MAX_FIELDS {
+        return Err(BadFraming);
+    }
+    content_length(answer)?;
+    let mut codings = answer.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    let single = codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if single && answer.version == Version::HTTP_11 { Ok(()) } else { Err(BadFraming) }
+}
+
 fn content_length(answer: &ResponseHeader) -> Result<Option<u64>, BadFraming> {
     let mut fields = answer.headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(field) = fields.next() else { return Ok(None) };
@@ -83,8 +102,8 @@ pub fn strip_hop_by_hop(answer: &mut ResponseHeader) {
 }
 
 /// Appends a field.
+#[inline]
 pub fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.reserve(name.len() + value.len() + 4);
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -96,6 +115,7 @@ pub fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 pub fn relayed(
     out: &mut Vec<u8>,
     answer: &AnswerHead,
+    request_id: &RequestId,
     edits: &HeaderEdits,
     framing: AnswerFraming,
     keep_alive: bool,
@@ -103,14 +123,18 @@ pub fn relayed(
 ) {
     out.reserve(answer.buffer.len() + 512);
     status_line(out, answer.status, answer.reason.of(&answer.buffer));
+    // 204 has none (RFC 9110, section 8.6).
+    let unframed =
+        matches!(framing, AnswerFraming::Chunked | AnswerFraming::UntilClose) || answer.status == StatusCode::NO_CONTENT;
+    let passing = end_to_end(answer).filter(|(name, _)| !(unframed && is_name(name, "content-length")));
+    fields(out, passing, request_id, edits, framing, keep_alive, version);
+}
+
+/// The fields that do not belong to the backend's connection.
+fn end_to_end(answer: &AnswerHead) -> impl Iterator<Item = (&[u8], &[u8])> {
     let nominated = nominations(answer.headers().filter(|(name, _)| is_name(name, "connection")).map(|(_, value)| value));
-    let unframed = matches!(framing, AnswerFraming::Chunked | AnswerFraming::UntilClose);
-    let passing = answer.headers().filter(|(name, _)| {
-        let nominated = nominated.iter().any(|token| is_nominated(name, token));
-        let misleading = unframed && is_name(name, "content-length");
-        !(is_hop_by_hop(name) || nominated || misleading)
-    });
-    fields(out, passing, edits, framing, keep_alive, version);
+    let passes = move |name: &[u8]| !is_hop_by_hop(name) && !nominated.iter().any(|token| is_nominated(name, token));
+    answer.headers().filter(move |(name, _)| passes(name))
 }
 
 /// Appends the head of an answer of the gateway's own.
@@ -118,6 +142,7 @@ pub fn own<'a>(
     out: &mut Vec<u8>,
     status: StatusCode,
     own: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    request_id: &RequestId,
     edits: &HeaderEdits,
     framing: AnswerFraming,
     keep_alive: bool,
@@ -125,7 +150,7 @@ pub fn own<'a>(
 ) {
     out.reserve(512);
     status_line(out, status, status.canonical_reason().unwrap_or_default().as_bytes());
-    fields(out, own, edits, framing, keep_alive, version);
+    fields(out, own, request_id, edits, framing, keep_alive, version);
 }
 
 fn status_line(out: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
@@ -136,27 +161,33 @@ fn status_line(out: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The fields of an answer, as the edits leave them, and the end of its head.
+/// The fields of an answer, as the edits leave them, the request's id among them, and the end of its head.
 fn fields<'a>(
     out: &mut Vec<u8>,
     from: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    request_id: &RequestId,
     edits: &HeaderEdits,
     framing: AnswerFraming,
     keep_alive: bool,
     version: Version,
 ) {
     let mut dated = false;
-    for (name, value) in from.filter(|(name, _)| !is_edited(edits, name)) {
+    let edited = Edited::new(edits);
+    for (name, value) in from.filter(|(name, _)| !edited.replaces(name) && !is_name(name, "x-request-id")) {
         dated |= is_name(name, "date");
         field(out, name, value);
     }
-    for (name, value) in added(edits) {
+    if !edited.replaces(b"x-request-id") {
+        field(out, b"x-request-id", request_id.as_bytes());
+    }
+    for (name, value) in edited.added() {
         dated |= *name == header::DATE;
         field(out, name.as_str().as_bytes(), value.as_bytes());
     }
     end_of_head(out, dated, framing, keep_alive, version);
 }
 
+#[inline(always)]
 fn is_name(name: &[u8], known: &str) -> bool {
     name.eq_ignore_ascii_case(known.as_bytes())
 }
@@ -168,9 +199,7 @@ pub fn interim(out: &mut Vec<u8>, answer: &AnswerHead) {
     out.push(b' ');
     out.extend_from_slice(answer.reason.of(&answer.buffer));
     out.extend_from_slice(b"\r\n");
-    for (name, value) in
-        answer.headers().filter(|(name, _)| !is_hop_by_hop(name) && !name.eq_ignore_ascii_case(b"content-length"))
-    {
+    for (name, value) in end_to_end(answer).filter(|(name, _)| !is_name(name, "content-length")) {
         field(out, name, value);
     }
     out.extend_from_slice(b"\r\n");

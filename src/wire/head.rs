@@ -101,6 +101,11 @@ impl HeadScan {
                 self.blank += 1;
             }
         }
+        // Most heads come whole, and nothing behind them.
+        if buffer.ends_with(b"\r\n\r\n") {
+            self.scanned = 0;
+            return Ok(true);
+        }
         let from = self.scanned.saturating_sub(3);
         let fresh = buffer.get(from..).unwrap_or_default();
         // A blank line is LF CR LF; LF LF ends a head too, so that the grammar can refuse it.
@@ -140,7 +145,7 @@ pub fn take(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<RequestHead, B
     }
     let bytes = buffer.get(..length).unwrap_or_default();
     // httparse takes a bare LF for a line's end; whoever is behind us may not.
-    if memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes.get(at - 1) != Some(&b'\r')) {
+    if has_bare_lf(bytes) {
         return Err(BARE_LF);
     }
     let method = method(request.method.unwrap_or_default())?;
@@ -158,6 +163,13 @@ pub fn take(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<RequestHead, B
     let target = span(request.path.unwrap_or_default().as_bytes());
     let bytes = buffer.split_to(length).freeze();
     assemble_h1(bytes, fields, method, version, target, limits)
+}
+
+/// Without a branch, so that the compiler can look at many bytes at once.
+fn has_bare_lf(bytes: &[u8]) -> bool {
+    let pairs = bytes.iter().zip(bytes.get(1..).unwrap_or_default());
+    let bare = pairs.fold(false, |bare, (&before, &byte)| bare | ((byte == b'\n') & (before != b'\r')));
+    bare || bytes.first() == Some(&b'\n')
 }
 
 fn grammar(error: httparse::Error) -> BadHead {
@@ -207,8 +219,17 @@ fn assemble_h1(
         keep_alive: version == Version::HTTP_11,
         buffer,
     };
+    encode_query(&mut head);
     read_fields(&mut head, parts.authority.is_some())?;
     Ok(head)
+}
+
+/// Puts a query that has to be encoded behind the head's other bytes.
+fn encode_query(head: &mut RequestHead) {
+    let Some(encoded) = head.query.and_then(|query| path::encode_query(query.of(&head.buffer))) else { return };
+    let start = head.buffer.len() as u32;
+    head.query = Some(Span { start, end: start + encoded.len() as u32 });
+    head.buffer = [&head.buffer[..], &encoded].concat().into();
 }
 
 struct Target {
@@ -423,6 +444,7 @@ pub fn from_h2(
         keep_alive: true,
         buffer,
     };
+    encode_query(&mut head);
     if pseudo.is_some() && head.header("host").is_none() {
         let authority = pseudo.unwrap_or_default();
         head.host = host_of(authority.of(&head.buffer)).ok_or(BAD_HOST)?;

@@ -79,7 +79,7 @@ impl Answer {
     }
 }
 
-pub(super) fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+pub fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 

@@ -56,7 +56,7 @@ pub(super) fn load(written: &CertificateConfig, base: &Path, problems: &mut Prob
     Some(Loaded { leaf, intermediates: chain.collect(), key, facts })
 }
 
-fn read(file: &Spanned<PathBuf>, base: &Path, problems: &mut Problems) -> Option<Vec<u8>> {
+pub(super) fn read(file: &Spanned<PathBuf>, base: &Path, problems: &mut Problems) -> Option<Vec<u8>> {
     let path = base.join(&file.value);
     let mut content = Vec::new();
     // Opening a directory works, reading it does not: both are covered by one error.
@@ -70,7 +70,7 @@ fn read(file: &Spanned<PathBuf>, base: &Path, problems: &mut Problems) -> Option
     None
 }
 
-fn chain(pem: &[u8], file: &Spanned<PathBuf>, problems: &mut Problems) -> Option<Vec<X509>> {
+pub(super) fn chain(pem: &[u8], file: &Spanned<PathBuf>, problems: &mut Problems) -> Option<Vec<X509>> {
     match X509::stack_from_pem(pem) {
         Ok(chain) if !chain.is_empty() => return Some(chain),
         Ok(_) => {
@@ -115,7 +115,7 @@ fn facts(leaf: &X509) -> CertificateFacts {
 }
 
 /// Both TLS libraries show a time as `Jan  2 15:04:05 2027 GMT`, and no other way to ask for it is common to both.
-fn timestamp(text: &str) -> Option<Timestamp> {
+pub(super) fn timestamp(text: &str) -> Option<Timestamp> {
     let civil = jiff::civil::DateTime::strptime("%b %e %H:%M:%S %Y", text.trim_end_matches(" GMT")).ok()?;
     Some(civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
 }

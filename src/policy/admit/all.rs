@@ -1,8 +1,8 @@
 //! Several limits on one request: it is admitted by all of them or counted by none.
 //!
-//! All are asked first, then all are taken from. When another request of the same client comes in between and takes the last of one
-//! limit, what was already taken from the others is given back; for that moment, some microseconds, they may refuse a request that they would
-//! have admitted. They never admit too many.
+//! All are asked first, then all are taken from. When another request of the same client comes in between and takes the last of
+//! one limit, what was already taken from the others is given back; for that moment, some microseconds, they may refuse a request
+//! that they would have admitted. They never admit too many.
 
 use super::rule::Quota;
 use super::store::Reading;
@@ -33,7 +33,8 @@ impl<A: Ask> Ask for &A {
 /// What they said together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Index of the limit to tell of: the one that refused and has to be waited for longest, or of all that admitted the one with the least left.
+    /// Index of the limit to tell of: the one that refused and has to be waited for longest, or of all that admitted the one with
+    /// the least left.
     pub limit: usize,
     pub reading: Reading,
 }

@@ -132,6 +132,10 @@ impl Part {
 }
 
 impl By {
+    pub fn consumer() -> Self {
+        By(SmallVec::from_iter([Part::Consumer]))
+    }
+
     /// Everybody together.
     pub fn everybody() -> Self {
         By(SmallVec::new())
@@ -160,7 +164,8 @@ impl By {
         self.0.iter().map(Part::text).collect::<Vec<_>>().join("+")
     }
 
-    /// What the request is told apart by. A part that it does not have (an anonymous request, a missing header) is the client's address instead.
+    /// What the request is told apart by. A part that it does not have (an anonymous request, a missing header) is the client's
+    /// address instead.
     pub fn pieces<'a>(&'a self, head: &'a RequestHead, exchange: &'a Exchange) -> Pieces<'a> {
         self.0.iter().map(|part| part.piece(head, exchange).unwrap_or(Piece::Address(exchange.client))).collect()
     }
@@ -214,8 +219,8 @@ fn header<'a>(head: &'a RequestHead, name: &'a str) -> Option<Cow<'a, [u8]>> {
     }
 }
 
-/// A claim of that name, or, for `org.id`, the member `id` of the claim `org`. What is neither text, number nor boolean counts as its
-/// JSON; `null` is no claim.
+/// A claim of that name, or, for `org.id`, the member `id` of the claim `org`. What is neither text, number nor boolean counts as
+/// its JSON; `null` is no claim.
 fn claim<'a>(identity: &'a Identity, path: &str) -> Option<Cow<'a, [u8]>> {
     let claims = identity.claims.as_deref()?;
     let found = claims.get(path).or_else(|| path.split('.').try_fold(claims, |value, name| value.get(name)))?;

@@ -1,11 +1,13 @@
-//! What a client is told of its limits: the `RateLimit-Policy` and `RateLimit` fields of draft-ietf-httpapi-ratelimit-headers-11 (May 2026).
+//! What a client is told of its limits: the `RateLimit-Policy` and `RateLimit` fields of draft-ietf-httpapi-ratelimit-headers-11
+//! (May 2026).
 //!
-//! The first names every limit of the request, the second tells how much is left of the one nearest to biting, or of the one that bit.
-//! `r` is how much would be admitted at once; `t` is the seconds until all of the limit is there again, so that `r / t` suggests no more than the limit's own
-//! rate, and once nothing is left, or on a refusal, the seconds until the next request is admitted, the same as `Retry-After`.
+//! The first names every limit of the request, the second tells how much is left of the one nearest to biting, or of the one that
+//! bit. `r` is how much would be admitted at once; `t` is the seconds until all of the limit is there again, so that `r / t`
+//! suggests no more than the limit's own rate, and once nothing is left, or on a refusal, the seconds until the next request is
+//! admitted, the same as `Retry-After`.
 //!
-//! Each field is there once, however many policies of a route have limits: a later policy adds its names to the first, and takes the second over if its
-//! limit is nearer. A backend's own fields are kept beside these (section 7.2 of the draft).
+//! Each field is there once, however many policies of a route have limits: a later policy adds its names to the first, and takes
+//! the second over if its limit is nearer. A backend's own fields are kept beside these (section 7.2 of the draft).
 
 use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;

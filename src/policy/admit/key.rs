@@ -1,7 +1,8 @@
 //! What a client is remembered under.
 //!
-//! Addresses, and texts of up to 16 bytes, are kept as they are; longer texts and combinations as a 128-bit BLAKE3 digest. Its key is drawn at random by
-//! each process, so that nobody can prepare two texts that meet; only where processes count together must they use the same one.
+//! Addresses, and texts of up to 16 bytes, are kept as they are; longer texts and combinations as a 128-bit BLAKE3 digest. Its
+//! key is drawn at random by each process, so that nobody can prepare two texts that meet; only where processes count together
+//! must they use the same one.
 //!
 //! Deliberately not here: what of a request makes its key ([`super::by`]).
 
@@ -64,8 +65,8 @@ impl Key {
     /// One for everybody.
     pub const ALL: Key = Key(RawKey { kind: Self::WHOLE, bits: [0, 0] });
 
-    /// An IPv4 address, or an IPv6 address's first 64 bits: what one customer of an access network is given (RFC 6177), within which
-    /// a client may pick addresses as it likes. An IPv4 address in IPv6 form counts as IPv4.
+    /// An IPv4 address, or an IPv6 address's first 64 bits: what one customer of an access network is given (RFC 6177), within
+    /// which a client may pick addresses as it likes. An IPv4 address in IPv6 form counts as IPv4.
     pub fn address(address: IpAddr) -> Self {
         Key(match address.to_canonical() {
             IpAddr::V4(address) => RawKey { kind: Self::IPV4, bits: [u64::from(address.to_bits()), 0] },

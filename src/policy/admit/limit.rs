@@ -39,30 +39,36 @@ pub enum Algorithm {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitConfig {
-    /// What the limit is called in the `RateLimit` fields and in metrics, and what its state is kept under over reloads: 1 to 64 letters, digits,
-    /// `_`, `-`, `.`. Default: the words under `by`, with a number if they are used twice.
+    /// What the limit is called in the `RateLimit` fields and in metrics, and what its state is kept under over reloads: 1 to 64
+    /// letters, digits, `_`, `-`, `.`. Default: the words under `by`, with a number if they are used twice.
     #[serde(default)]
     pub name: Option<Spanned<String>>,
-    /// Whose requests are counted together: `client_address` (the default), `consumer`, `credential` (whatever the method), `subject`, `api_key`,
-    /// `{ header: NAME }`, `{ cookie: NAME }`, `{ claim: org.id }`, `{ param: NAME }` (a segment of the route's path), a list of up to eight of these (requests that
-    /// agree in all of them), or `route` (everybody's). What a request does not have (an anonymous one, a missing header) is its client's address instead.
+    /// Whose requests are counted together: `client_address` (the default), `consumer`, `credential` (whatever the method),
+    /// `subject`, `api_key`, `{ header: NAME }`, `{ cookie: NAME }`, `{ claim: org.id }`, `{ param: NAME }` (a segment of the
+    /// route's path), a list of up to eight of these (requests that agree in all of them), or `route` (everybody's). What a
+    /// request does not have (an anonymous one, a missing header) is its client's address instead.
     #[serde(default)]
     pub by: By,
-    /// How many requests per period: `1000/minute`. At most 1000000000 per period (16777215 in a sliding window), and a period of at most 366 days.
+    /// How many requests per period: `1000/minute`. At most 1000000000 per period (16777215 in a sliding window), and a period of
+    /// at most 366 days.
     pub limit: Spanned<Rate>,
-    /// How many requests may come at once: the bucket's capacity. Default: the limit's count. 0 admits one at a time. Not with a sliding window.
+    /// How many requests may come at once: the bucket's capacity. Default: the limit's count. 0 admits one at a time. Not with a
+    /// sliding window.
     #[serde(default)]
     pub burst: Option<Spanned<u32>>,
     /// `token_bucket` (the default) or `sliding_window`.
     #[serde(default)]
     pub algorithm: Algorithm,
-    /// What a request costs: a whole number, or `{ header: NAME, max: NUMBER }`. 0 is free. What costs more than the limit's capacity is refused. Default 1.
+    /// What a request costs: a whole number, or `{ header: NAME, max: NUMBER }`, or `{ cel: EXPRESSION, max: NUMBER }`. 0 is
+    /// free. What costs more than the limit's capacity is refused. Default 1.
     #[serde(default)]
     pub cost: Spanned<CostConfig>,
-    /// Other limits for consumers of some plans: `{ free: 10/minute, pro: { limit: 1000/minute, burst: 50 }, internal: unlimited }`. Everybody else has `limit`.
+    /// Other limits for consumers of some plans: `{ free: 10/minute, pro: { limit: 1000/minute, burst: 50 }, internal: unlimited
+    /// }`. Everybody else has `limit`.
     #[serde(default)]
     pub plans: BTreeMap<String, Spanned<PlanConfig>>,
-    /// `true`: refuses nothing and tells the client nothing, but counts what it would have refused (`portcullis_rate_limit_dry_run_total`).
+    /// `true`: refuses nothing and tells the client nothing, but counts what it would have refused
+    /// (`portcullis_rate_limit_dry_run_total`).
     #[serde(default)]
     pub dry_run: bool,
     /// Counts together with other gateways, in the Redis under `redis`: `exact`, `leased`, or a table that says more. Default: each gateway counts alone.
@@ -148,7 +154,7 @@ impl Limit {
             let hint = "leave it out, or use `algorithm: token_bucket`";
             cx.problems.push(Problem::error(burst.place, "a sliding window has no burst").hint(hint));
         }
-        let cost = Cost::compile(&config.cost, cx);
+        let cost = Cost::compile(&config.cost, name.as_deref().unwrap_or_default(), cx);
         let max_keys = max_keys(config.max_keys.as_ref(), cx);
         let mut plans = Vec::new();
         for (plan, limit) in &config.plans {
@@ -192,7 +198,7 @@ impl Limit {
 }
 
 pub(crate) const EVICTED: &str = "Clients that were forgotten because a limit remembers no more of them.";
-const DRY_RUN: &str = "Requests that a limit on trial would have refused.";
+pub(crate) const DRY_RUN: &str = "Requests that a limit on trial would have refused.";
 
 impl Demand<'_> {
     /// No wait would admit it.

@@ -1,7 +1,8 @@
 //! `rate_limit`: how much a client may ask for, per consumer, credential, address, header, claim or for all together.
 //!
-//! A request asks something of every limit of its route ([`Demand`]), is admitted by all of them or counted by none ([`super::all`]), and is told
-//! ([`super::fields`]). Limits on trial (`dry_run`) are asked after those that count, of what these admitted: as if they stood beside them.
+//! A request asks something of every limit of its route ([`Demand`]), is admitted by all of them or counted by none
+//! ([`super::all`]), and is told ([`super::fields`]). Limits on trial (`dry_run`) are asked after those that count, of what these
+//! admitted: as if they stood beside them.
 //!
 //! Deliberately not here: limits per day or month of the calendar (`quota`).
 

@@ -18,7 +18,8 @@ pub struct Quota {
     pub full: u64,
 }
 
-/// What is remembered of one client. What it means is the rule's business; the memory knows only that after `until` it means nothing.
+/// What is remembered of one client. What it means is the rule's business; the memory knows only that after `until` it means
+/// nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// In nanoseconds. 0: nothing is remembered.

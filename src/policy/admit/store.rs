@@ -2,11 +2,11 @@
 //!
 //! *Exact at any cardinality*: the whole key is stored and compared, so no client is refused for another's requests.
 //!
-//! *Bounded*: a store keeps at least `max_keys` clients and at most an eighth more, in slots of 32 bytes of which between three eighths
-//! and three quarters are taken: 43 to 85 bytes per tracked client, and for a moment, while a shard grows, half as much again (at most about 96 MB for
-//! a million). A client whose limit is all there is the same as one that is not remembered, so those are forgotten first. If none is, the one of a
-//! small sample that is nearest to it makes room for the new key, and was thereby given a little more than the limit;
-//! [`Store::evicted`] counts these.
+//! *Bounded*: a store keeps at least `max_keys` clients and at most an eighth more, in slots of 32 bytes of which between three
+//! eighths and three quarters are taken: 43 to 85 bytes per tracked client, and for a moment, while a shard grows, half as much
+//! again (at most about 96 MB for a million). A client whose limit is all there is the same as one that is not remembered, so
+//! those are forgotten first. If none is, the one of a small sample that is nearest to it makes room for the new key, and was
+//! thereby given a little more than the limit; [`Store::evicted`] counts these.
 //!
 //! Deliberately not here: sharing between processes.
 
@@ -53,8 +53,8 @@ struct Rules {
 impl Rules {
     const MOST: usize = 256;
 
-    /// The rule's number. With more than 256 different rules in one process the oldest number is given again; a client that was not
-    /// heard of since then is carried over from the wrong rule, clamped like any other.
+    /// The rule's number. With more than 256 different rules in one process the oldest number is given again; a client that was
+    /// not heard of since then is carried over from the wrong rule, clamped like any other.
     fn number(&mut self, rule: Rule) -> u8 {
         if let Some(known) = self.known.iter().position(|known| *known == rule) {
             return known as u8;
@@ -100,8 +100,8 @@ impl Store {
         self.evicted.sum()
     }
 
-    /// How many clients are remembered, the expired ones that were not swept yet included. Takes every lock in turn: not for the hot
-    /// path.
+    /// How many clients are remembered, the expired ones that were not swept yet included. Takes every lock in turn: not for the
+    /// hot path.
     pub fn len(&self) -> usize {
         self.shards.get().map_or(0, |shards| shards.iter().map(|shard| shard.0.lock().len()).sum())
     }

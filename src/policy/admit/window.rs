@@ -1,17 +1,18 @@
 //! The sliding window, as pure integer functions: two counts, and the requests of the period before weighed by how much of it the
 //! window still covers.
 //!
-//! A client's first request begins its period; the next period begins where that one ends. At a moment `e` into a period the window
-//! reaches back over the rest of the period before, and what was counted there is taken to be spread evenly:
+//! A client's first request begins its period; the next period begins where that one ends. At a moment `e` into a period the
+//! window reaches back over the rest of the period before, and what was counted there is taken to be spread evenly:
 //!
 //! ```text
 //! used = current + previous * (per - e) / per        (rounded up; in integers, so that nothing drifts)
 //! ```
 //!
-//! A request is admitted if `used + cost <= limit`. That is an approximation of a log of all requests, in the memory of a bucket. It is exact where the
-//! requests of the period before came evenly. Its bound: at no moment more than `limit` can come at once, and where one
-//! period ends and the next begins nothing is given twice; in the worst case, everything at the very end of one period and the window's decay used up to the
-//! last of it, less than `2 * limit` within one `per`, as a full token bucket also gives. In the long run never more than `limit` per period.
+//! A request is admitted if `used + cost <= limit`. That is an approximation of a log of all requests, in the memory of a bucket.
+//! It is exact where the requests of the period before came evenly. Its bound: at no moment more than `limit` can come at once,
+//! and where one period ends and the next begins nothing is given twice; in the worst case, everything at the very end of one
+//! period and the window's decay used up to the last of it, less than `2 * limit` within one `per`, as a full token bucket also
+//! gives. In the long run never more than `limit` per period.
 //!
 //! Deliberately not here: clocks, keys and memory.
 

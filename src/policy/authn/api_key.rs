@@ -44,10 +44,10 @@ pub struct ApiKeyMethod {
 }
 
 impl Method for ApiKeyMethod {
-    fn check(&self, head: &RequestHead, _: &Exchange, _: u64) -> Verdict {
+    fn check(&self, head: &RequestHead, _: &Exchange, now: u64) -> Verdict {
         match self.presented(head) {
             Ok(None) => Verdict::Absent,
-            Ok(Some(key)) => self.consumers.by_key(&key).cloned().ok_or(Failure::UnknownApiKey).into(),
+            Ok(Some(key)) => self.consumers.by_key(&key, now).into(),
             Err(failure) => Verdict::Failed(failure),
         }
     }

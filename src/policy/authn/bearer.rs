@@ -1,102 +1,254 @@
-//! Bearer tokens: one credential, which any of a route's issuers may have signed.
+//! Bearer tokens: one credential, which any of a route's issuers may have signed, or the authorization server may know.
 //!
-//! Here is where the token stands and what is remembered of it. What it must say is `jwt`'s question.
+//! Here is what becomes of a token: remembered, verified, verified once more with newer keys, asked about. What it must say is the
+//! business of `claims`, where it stands that of `sources`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::{HeaderName, header};
+use http::HeaderName;
+use smallvec::SmallVec;
 
-use super::Consumers;
 use super::challenge::BEARER;
+use super::claims::Accepted;
 use super::failure::Failure;
-use super::jwt::{JwtConfig, JwtMethod, Verified};
-use super::jwt_token::{Token, bearer};
-use super::method::{Carriers, Method, Verdict};
-use super::token_cache::TokenCache;
+use super::introspection::{Introspection, IntrospectionConfig};
+use super::jwks::Jwks;
+use super::jwt::{Issuer, JwtConfig};
+use super::jwt_token::Token;
+use super::method::{Carriers, Method, Proving, Verdict};
+use super::sources::{self, TokenSource};
+use super::token_cache::{Known, TokenCache, TokenKey, Voucher};
+use super::{AuthnConfig, Consumers};
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::policy::Compile;
 use crate::problem::Problem;
 
-/// The tokens of some issuers.
+/// The tokens that stand at the same places, whoever vouches for them.
 pub struct BearerMethod {
-    issuers: Vec<JwtMethod>,
+    sources: Vec<TokenSource>,
+    issuers: Vec<Issuer>,
+    introspection: Option<Introspection>,
     consumers: Arc<Consumers>,
-    pub(super) tokens: Option<Arc<TokenCache>>,
+    tokens: Option<Arc<TokenCache>>,
     /// Keeps this configuration's cache entries apart from any other's.
     token_key: [u8; 32],
 }
 
+/// Why a token was refused, and whose newer keys could change that.
+struct Refused<'a> {
+    failure: Failure,
+    stale: SmallVec<[&'a Arc<Jwks>; 1]>,
+}
+
+impl From<Failure> for Refused<'_> {
+    fn from(failure: Failure) -> Self {
+        Refused { failure, stale: SmallVec::new() }
+    }
+}
+
 impl BearerMethod {
-    /// `capacity` is the cache's, in tokens of up to 2 KiB; 0 for none.
-    pub fn compile(configs: &[JwtConfig], capacity: usize, cx: &mut Compile<'_>) -> Option<Self> {
-        if configs.is_empty() {
-            cx.problems
-                .push(Problem::error(cx.place, "`jwt` needs at least one issuer").hint("leave `jwt` out to take no tokens"));
-            return None;
+    /// One method for each set of places where tokens stand. `capacity` is the cache's, in tokens of up to 2 KiB; 0 for none.
+    pub fn compile_all(config: &AuthnConfig, capacity: usize, cx: &mut Compile<'_>) -> Option<Vec<Self>> {
+        let jwt: &[JwtConfig] = config.jwt.as_ref().map_or(&[], |list| &list.0);
+        if config.jwt.is_some() && jwt.is_empty() {
+            let problem = Problem::error(cx.place, "`jwt` needs at least one issuer");
+            cx.problems.push(problem.hint("leave `jwt` out to take no signed tokens"));
         }
         // All of them, so that every problem is found in one go.
-        let issuers: Vec<Option<JwtMethod>> = configs.iter().map(|config| JwtMethod::compile(config, cx)).collect();
-        let issuers = issuers.into_iter().collect::<Option<Vec<_>>>()?;
-        let print = fingerprint(&issuers, cx.consumers, capacity);
-        // The cache's name says everything that its entries depend on, keys included: a reload that changes none of it keeps the
-        // cache, a rotated key leaves it behind, and routes of one configuration share it. The scope has no influence on a verdict.
-        let name = blake3::Hash::from(blake3::derive_key("portcullis authn token cache name", &print)).to_hex();
-        let tokens = (capacity > 0).then(|| cx.ledger.keep(&format!("authn/tokens/{name}"), || TokenCache::new(capacity)));
-        Some(BearerMethod { issuers, consumers: cx.consumers.clone(), tokens, token_key: print })
-    }
-
-    fn verify(&self, token: &[u8], now: u64) -> Result<Verified, Failure> {
-        let key = *blake3::keyed_hash(&self.token_key, token).as_bytes();
-        if let Some(tokens) = &self.tokens
-            && let Some(verified) = tokens.get(&key, now)?
-        {
-            return Ok(verified);
-        }
-        let parsed = Token::parse(token)?;
-        let mut furthest = Failure::MalformedToken;
-        for issuer in &self.issuers {
-            match issuer.verify(&parsed, token.len(), now, &self.consumers) {
-                Ok(verified) => {
-                    if let Some(tokens) = &self.tokens {
-                        tokens.put(key, verified.clone());
-                    }
-                    return Ok(verified);
-                }
-                Err(failure) => furthest = furthest.max(failure),
+        let issuers: Vec<_> = jwt.iter().map(|jwt| (TokenSource::compile_all(&jwt.from, cx), Issuer::compile(jwt, cx))).collect();
+        let introspection = config
+            .introspection
+            .as_ref()
+            .map(|config: &IntrospectionConfig| (TokenSource::compile_all(&config.from, cx), Introspection::compile(config, cx)));
+        let mut groups: Vec<(Vec<TokenSource>, Vec<Issuer>, Option<Introspection>)> = Vec::new();
+        for (sources, issuer) in issuers {
+            let (sources, issuer) = (sources?, issuer?);
+            match groups.iter_mut().find(|(known, ..)| *known == sources) {
+                Some((_, issuers, _)) => issuers.push(issuer),
+                None => groups.push((sources, vec![issuer], None)),
             }
         }
-        Err(furthest)
+        if let Some((sources, introspection)) = introspection {
+            let (sources, introspection) = (sources?, introspection?);
+            match groups.iter_mut().find(|(known, ..)| *known == sources) {
+                Some((_, _, place)) => *place = Some(introspection),
+                None => groups.push((sources, Vec::new(), Some(introspection))),
+            }
+        }
+        let build = |(sources, issuers, introspection)| Self::new(sources, issuers, introspection, capacity, cx);
+        Some(groups.into_iter().map(build).collect())
     }
+
+    fn new(
+        sources: Vec<TokenSource>,
+        issuers: Vec<Issuer>,
+        introspection: Option<Introspection>,
+        capacity: usize,
+        cx: &Compile<'_>,
+    ) -> Self {
+        let mut print = blake3::Hasher::new_derive_key("portcullis authn token cache");
+        super::feed(&mut print, &capacity.to_be_bytes());
+        super::feed(&mut print, cx.consumers.fingerprint());
+        super::feed(&mut print, &(issuers.len() as u64).to_be_bytes());
+        issuers.iter().for_each(|issuer| issuer.feed(&mut print));
+        introspection.iter().for_each(|introspection| introspection.feed(&mut print));
+        let print = *print.finalize().as_bytes();
+        // The cache's name says everything that its entries depend on, configured keys included: a reload that changes none of it
+        // keeps the cache, and routes of one configuration share it. Neither the scope nor a token's place influences a verdict.
+        let name = blake3::Hash::from(blake3::derive_key("portcullis authn token cache name", &print)).to_hex();
+        let tokens = (capacity > 0).then(|| cx.ledger.keep(&format!("authn/tokens/{name}"), || TokenCache::new(capacity)));
+        BearerMethod { sources, issuers, introspection, consumers: cx.consumers.clone(), tokens, token_key: print }
+    }
+
+    /// The cache of verified tokens, if there is one.
+    pub fn cache(&self) -> Option<&Arc<TokenCache>> {
+        self.tokens.as_ref()
+    }
+
+    fn present<'a>(&'a self, head: &'a RequestHead) -> Result<Option<Cow<'a, [u8]>>, Failure> {
+        sources::find(&self.sources, head)
+    }
+
+    fn key(&self, token: &[u8]) -> TokenKey {
+        *blake3::keyed_hash(&self.token_key, token).as_bytes()
+    }
+
+    /// What is remembered of a token, if it still holds.
+    fn remembered(&self, key: &TokenKey, now: u64) -> Result<Option<Known>, Failure> {
+        let Some(tokens) = &self.tokens else { return Ok(None) };
+        let Some(known) = tokens.get(key, now)? else { return Ok(None) };
+        let holds = match known.by {
+            Voucher::Issuer(number, generation) => {
+                self.issuers.get(number as usize).is_some_and(|issuer| issuer.holds(generation))
+            }
+            Voucher::Server(until) => now < until,
+        };
+        if !holds {
+            tokens.forget(key);
+        }
+        Ok(holds.then_some(known))
+    }
+
+    fn remember(&self, key: TokenKey, token: &[u8], accepted: &Accepted, by: Voucher) {
+        if let Some(tokens) = &self.tokens {
+            let size = u32::try_from(token.len()).unwrap_or(u32::MAX);
+            tokens.put(key, Known { accepted: accepted.clone(), by, size });
+        }
+    }
+
+    /// Whether one of the issuers signed it.
+    fn verify(&self, key: TokenKey, token: &[u8], now: u64) -> Result<Accepted, Refused<'_>> {
+        if self.issuers.is_empty() {
+            return Err(Failure::MalformedToken.into());
+        }
+        let parsed = Token::parse(token)?;
+        let mut refused = Refused::from(Failure::MalformedToken);
+        for (number, issuer) in (0..).zip(&self.issuers) {
+            match issuer.verify(&parsed, now, &self.consumers) {
+                Ok((accepted, generation)) => {
+                    self.remember(key, token, &accepted, Voucher::Issuer(number, generation));
+                    return Ok(accepted);
+                }
+                Err(failure) => {
+                    refused.failure = refused.failure.max(failure);
+                    refused.stale.extend(issuer.stale_for(&parsed, failure));
+                }
+            }
+        }
+        // Once somebody's keys fitted, nobody else's will.
+        if !unsigned(refused.failure) {
+            refused.stale.clear();
+        }
+        Err(refused)
+    }
+
+    /// The authorization server, if this refusal is not the last word on the token.
+    fn second_opinion(&self, failure: Failure) -> Option<&Introspection> {
+        self.introspection.as_ref().filter(|_| unsigned(failure))
+    }
+
+    async fn prove(&self, token: &[u8], now: u64) -> Result<Accepted, Failure> {
+        let key = self.key(token);
+        if let Some(known) = self.remembered(&key, now)? {
+            return Ok(known.accepted);
+        }
+        let mut refused = match self.verify(key, token, now) {
+            Ok(accepted) => return Ok(accepted),
+            Err(refused) => refused,
+        };
+        if let Some(patience) = refused.stale.iter().map(|jwks| jwks.patience()).max() {
+            let newer = refused.stale.iter().map(|jwks| jwks.changed());
+            // One after the other, under one deadline: all of them are being fetched at the same time.
+            let all = async {
+                for one in newer {
+                    one.await;
+                }
+            };
+            let _ = tokio::time::timeout(patience, all).await;
+            refused = match self.verify(key, token, now) {
+                Ok(accepted) => return Ok(accepted),
+                Err(refused) => refused,
+            };
+        }
+        let Some(introspection) = self.second_opinion(refused.failure) else { return Err(refused.failure) };
+        let (accepted, until) = introspection.ask(token, now, &self.consumers).await?;
+        self.remember(key, token, &accepted, Voucher::Server(until));
+        Ok(accepted)
+    }
+
+    fn judge(&self, token: &[u8], now: u64) -> Verdict {
+        let key = self.key(token);
+        match self.remembered(&key, now) {
+            Ok(Some(known)) => return Verdict::Proved(known.accepted.proved),
+            Ok(None) => {}
+            Err(failure) => return Verdict::Failed(failure),
+        }
+        match self.verify(key, token, now) {
+            Ok(accepted) => Verdict::Proved(accepted.proved),
+            Err(refused) if !refused.stale.is_empty() => Verdict::Waits,
+            Err(refused) => match self.second_opinion(refused.failure) {
+                Some(introspection) => introspection.known(token).map_or(Verdict::Waits, Verdict::Failed),
+                None => Verdict::Failed(refused.failure),
+            },
+        }
+    }
+}
+
+/// Whether no key was found that signed the token: it may be somebody else's, or no signed token at all.
+fn unsigned(failure: Failure) -> bool {
+    use Failure::{BadSignature, KeysUnavailable, MalformedToken, UnknownKey, UnsupportedAlgorithm, UnsupportedType};
+    matches!(failure, MalformedToken | UnsupportedType | UnknownKey | UnsupportedAlgorithm | BadSignature | KeysUnavailable)
 }
 
 impl Method for BearerMethod {
     fn check(&self, head: &RequestHead, _: &Exchange, now: u64) -> Verdict {
-        match bearer(head) {
+        match self.present(head) {
             Ok(None) => Verdict::Absent,
-            Ok(Some(token)) => self.verify(token, now).map(|verified| verified.proved).into(),
+            Ok(Some(token)) => self.judge(&token, now),
             Err(failure) => Verdict::Failed(failure),
         }
     }
 
+    fn wait<'a>(&'a self, head: &'a RequestHead, _: &'a Exchange, now: u64) -> Proving<'a> {
+        Box::pin(async move {
+            let token = self.present(head)?.ok_or(Failure::MissingCredentials)?;
+            self.prove(&token, now).await.map(|accepted| accepted.proved)
+        })
+    }
+
+    /// A token that comes in a field of its own or a cookie cannot be asked for with a scheme.
     fn scheme(&self) -> Option<&'static str> {
-        Some(BEARER)
+        self.sources.contains(&TokenSource::bearer()).then_some(BEARER)
     }
 
     fn carriers(&self) -> Carriers {
-        Carriers { headers: vec![header::AUTHORIZATION], ..Carriers::default() }
+        TokenSource::carry(&self.sources)
     }
 
     fn sets(&self) -> Vec<HeaderName> {
-        self.issuers.iter().flat_map(JwtMethod::claim_headers).cloned().collect()
+        let introspection = self.introspection.iter().flat_map(Introspection::sets);
+        self.issuers.iter().flat_map(Issuer::sets).chain(introspection).cloned().collect()
     }
-}
-
-/// Tells apart any two configurations that could judge a token differently.
-fn fingerprint(issuers: &[JwtMethod], consumers: &Consumers, capacity: usize) -> [u8; 32] {
-    let mut print = blake3::Hasher::new_derive_key("portcullis authn token cache");
-    super::feed(&mut print, &capacity.to_be_bytes());
-    super::feed(&mut print, consumers.fingerprint());
-    issuers.iter().for_each(|issuer| issuer.feed(&mut print));
-    *print.finalize().as_bytes()
 }

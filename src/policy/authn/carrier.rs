@@ -71,7 +71,6 @@ fn cookie_pair(cookie: &[u8]) -> (&[u8], &[u8]) {
     (name.trim_ascii(), value.strip_prefix(b"=").unwrap_or_default().trim_ascii())
 }
 
-#[allow(dead_code, reason = "the tokens that come in cookies are next")]
 /// The values of every cookie called `name`.
 pub fn cookie_values<'a>(head: &'a RequestHead, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     cookies(head).map(cookie_pair).filter(|(known, _)| *known == name.as_bytes()).map(|(_, value)| value)

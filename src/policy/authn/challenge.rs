@@ -9,6 +9,9 @@ use crate::reply::{Flow, Reply};
 /// Bearer tokens have challenges of their own (RFC 6750, section 3), which say what was wrong.
 pub const BEARER: &str = "Bearer";
 
+/// Passwords, which come in UTF-8 (RFC 7617, section 2.1).
+pub const BASIC: &str = "Basic";
+
 /// The `WWW-Authenticate` fields of a refusal, one for each scheme.
 pub struct Challenges {
     realm: Box<str>,
@@ -20,8 +23,9 @@ impl Challenges {
     pub fn new(realm: &str, schemes: impl IntoIterator<Item = &'static str>) -> Self {
         let mut list: Vec<(&'static str, HeaderValue)> = Vec::new();
         for scheme in schemes {
+            let charset = if scheme == BASIC { ", charset=\"UTF-8\"" } else { "" };
             if !list.iter().any(|(known, _)| *known == scheme)
-                && let Ok(challenge) = HeaderValue::try_from(format!("{scheme} realm=\"{realm}\""))
+                && let Ok(challenge) = HeaderValue::try_from(format!("{scheme} realm=\"{realm}\"{charset}"))
             {
                 list.push((scheme, challenge));
             }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::digest;
 use schemars::JsonSchema;
@@ -14,9 +15,12 @@ use serde::Deserialize;
 use smallvec::SmallVec;
 use subtle::ConstantTimeEq;
 
+use super::failure::Failure;
 use super::identity::IdentityHeaders;
+use super::issued::{ByDigest, IssuedKeys};
 use super::method::Proved;
-use crate::exchange::Identity;
+use super::password::Hashed;
+use crate::exchange::{ClientCertificate, Identity};
 use crate::problem::{Problem, Problems};
 use crate::value::Spanned;
 
@@ -29,6 +33,9 @@ pub struct ConsumerConfig {
     /// The API keys that belong to it, as hashes.
     #[serde(default)]
     pub api_keys: Vec<ApiKeyConfig>,
+    /// Its passwords for HTTP Basic, as hashes.
+    #[serde(default)]
+    pub passwords: Vec<PasswordConfig>,
     /// The `sub` claims whose tokens belong to it.
     #[serde(default)]
     pub subjects: Vec<Spanned<String>>,
@@ -36,6 +43,9 @@ pub struct ConsumerConfig {
     /// when that is more than one, because two issuers may use one subject for different people.
     #[serde(default)]
     pub issuer: Option<Spanned<String>>,
+    /// The client certificates that belong to it, by a name in them or by their fingerprint.
+    #[serde(default)]
+    pub certificates: Vec<Spanned<CertificateName>>,
     /// What its API keys may do. A token brings its own scopes; these apply only to a token that has no scope claim at all.
     #[serde(default)]
     pub scopes: Vec<String>,
@@ -47,6 +57,33 @@ pub struct ConsumerConfig {
     pub plan: Option<Spanned<String>>,
 }
 
+/// What a client certificate is known by: exactly one of these, compared whole.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum CertificateName {
+    /// A URI among its alternative names, such as `spiffe://example.com/billing`.
+    Uri(String),
+    /// A DNS name among them, in lower case.
+    Dns(String),
+    /// An email address among them.
+    Email(String),
+    /// Its subject, as RFC 4514 writes it: `CN=client,O=Example`.
+    Subject(String),
+    /// `sha256:` and the 64 hexadecimal digits of its SHA-256.
+    Fingerprint(String),
+}
+
+/// Every name that a certificate has.
+pub fn certificate_names(certificate: &ClientCertificate) -> impl Iterator<Item = CertificateName> + '_ {
+    let digits: String = certificate.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
+    let subject = Some(&certificate.subject).filter(|subject| !subject.is_empty());
+    std::iter::once(CertificateName::Fingerprint(format!("sha256:{digits}")))
+        .chain(certificate.uris.iter().cloned().map(CertificateName::Uri))
+        .chain(certificate.dns.iter().cloned().map(CertificateName::Dns))
+        .chain(certificate.emails.iter().cloned().map(CertificateName::Email))
+        .chain(subject.cloned().map(CertificateName::Subject))
+}
+
 /// An API key, as it is stored: never the key itself.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -56,6 +93,25 @@ pub struct ApiKeyConfig {
     pub id: Option<Spanned<String>>,
     /// `sha256:` and the 64 hexadecimal digits of the key's SHA-256. The key must be 256 random bits, in any text form.
     pub hash: Spanned<String>,
+}
+
+/// A password, as it is stored: never the password itself.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PasswordConfig {
+    /// The name that comes with the password, without `:`. Default: the consumer's name.
+    #[serde(default)]
+    pub username: Option<Spanned<String>>,
+    /// The password's Argon2id hash in the PHC string format, as `portcullis hash-password` prints it. At most 256 MiB, 16 passes and 16
+    /// lanes. Give all of them the same parameters: how long a check takes tells them apart.
+    pub hash: Spanned<String>,
+}
+
+/// A user name, and what goes with it.
+#[derive(Debug)]
+pub struct Login {
+    pub hashed: Hashed,
+    pub proved: Arc<Proved>,
 }
 
 /// What is known of a consumer, whatever credential it came with.
@@ -84,8 +140,13 @@ impl KeyDigest {
         KeyDigest(bytes)
     }
 
+    pub fn last(&self) -> u8 {
+        let [.., last] = self.0;
+        last
+    }
+
     /// `sha256:` and 64 hexadecimal digits of either case.
-    fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix("sha256:")?.as_bytes();
         let (pairs, rest) = digits.as_chunks::<2>();
         if pairs.len() != 32 || !rest.is_empty() {
@@ -116,6 +177,14 @@ impl fmt::Debug for KeyDigest {
     }
 }
 
+/// As it is written in the configuration. Whoever has it cannot make the key from it.
+impl fmt::Display for KeyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sha256:")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 impl Hash for KeyDigest {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(&self.0);
@@ -130,9 +199,25 @@ type SubjectEntries = SmallVec<[(Option<Arc<str>>, usize); 1]>;
 pub struct Consumers {
     list: Vec<Consumer>,
     names: HashMap<Arc<str>, usize, ahash::RandomState>,
-    keys: HashMap<KeyDigest, Arc<Proved>, ahash::RandomState>,
+    keys: ByDigest<Arc<Proved>>,
+    /// The keys that the admin API issued.
+    issued: Option<Arc<IssuedKeys>>,
+    logins: HashMap<Arc<str>, Login, ahash::RandomState>,
     subjects: HashMap<Arc<str>, SubjectEntries, ahash::RandomState>,
+    certificates: HashMap<CertificateName, usize, ahash::RandomState>,
     fingerprint: [u8; 32],
+    number: Number,
+}
+
+/// No two sets of consumers have the same one.
+#[derive(Debug)]
+struct Number(u64);
+
+impl Default for Number {
+    fn default() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Number(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 impl Consumers {
@@ -145,12 +230,19 @@ impl Consumers {
         for config in configs {
             if let Some(at) = consumers.add(config, problems) {
                 config.api_keys.iter().for_each(|key| consumers.add_key(at, key, problems));
+                config.passwords.iter().for_each(|password| consumers.add_password(at, password, problems));
+                config.certificates.iter().for_each(|name| consumers.add_certificate(at, name, problems));
                 config.subjects.iter().for_each(|subject| consumers.add_subject(at, subject, config, problems));
                 fingerprint(config, &mut print);
             }
         }
         consumers.fingerprint = *print.finalize().as_bytes();
         consumers
+    }
+
+    /// With the keys that the admin API issues.
+    pub fn with_issued(self, issued: Option<Arc<IssuedKeys>>) -> Self {
+        Consumers { issued, ..self }
     }
 
     fn add(&mut self, config: &ConsumerConfig, problems: &mut Problems) -> Option<usize> {
@@ -200,6 +292,33 @@ impl Consumers {
         self.keys.insert(digest, Arc::new(proved));
     }
 
+    fn add_password(&mut self, at: usize, config: &PasswordConfig, problems: &mut Problems) {
+        let Some(consumer) = self.list.get(at) else { return };
+        let hashed = match Hashed::parse(&config.hash.value) {
+            Ok(hashed) => hashed,
+            Err(why) => return problems.push(Problem::error(config.hash.place, why).hint("portcullis hash-password")),
+        };
+        if hashed.is_weak() {
+            let message = "this password's hash is cheap to guess against, should it ever be stolen";
+            problems.push(Problem::warning(config.hash.place, message).hint("portcullis hash-password"));
+        }
+        let (username, place) = match &config.username {
+            Some(username) => (username.value.as_str(), username.place),
+            None => (&*consumer.name, config.hash.place),
+        };
+        if username.is_empty() || username.contains(':') || username.chars().any(char::is_control) {
+            problems.push(Problem::error(place, "a user name is some text without `:` and control characters (RFC 7617)"));
+            return;
+        }
+        if self.logins.contains_key(username) {
+            problems.push(Problem::error(place, format!("there is already a password for the user name `{username}`")));
+            return;
+        }
+        let username: Arc<str> = username.into();
+        let proved = Arc::new(consumer.proved(username.clone(), super::basic::METHOD));
+        self.logins.insert(username, Login { hashed, proved });
+    }
+
     fn add_subject(&mut self, at: usize, subject: &Spanned<String>, config: &ConsumerConfig, problems: &mut Problems) {
         let issuer = config.issuer.as_ref().map(|issuer| Arc::<str>::from(issuer.value.as_str()));
         let entries = self.subjects.entry(subject.value.as_str().into()).or_default();
@@ -216,9 +335,54 @@ impl Consumers {
         }
     }
 
-    /// Whom an API key belongs to.
-    pub fn by_key(&self, key: &[u8]) -> Option<&Arc<Proved>> {
-        self.keys.get(&KeyDigest::of(key))
+    /// Whom an API key belongs to, be it written in the configuration or issued by the admin API. `now` in seconds since 1970.
+    ///
+    /// # Errors
+    /// Nobody's, or one whose time is over; or the store of issued keys could not be read yet.
+    pub fn by_key(&self, key: &[u8], now: u64) -> Result<Arc<Proved>, Failure> {
+        let digest = KeyDigest::of(key);
+        match (self.keys.get(&digest), &self.issued) {
+            (Some(proved), _) => Ok(proved.clone()),
+            (None, Some(issued)) => issued.prove(&digest, now, self),
+            (None, None) => Err(Failure::UnknownApiKey),
+        }
+    }
+
+    /// What there is to check a password with.
+    pub fn by_login(&self, username: &str) -> Option<&Login> {
+        self.logins.get(username)
+    }
+
+    /// The password that takes longest to check.
+    pub fn strongest_password(&self) -> Option<&Hashed> {
+        self.logins.values().map(|login| &login.hashed).max_by_key(|hashed| hashed.work())
+    }
+
+    /// No other set of consumers has this number.
+    pub fn number(&self) -> u64 {
+        self.number.0
+    }
+
+    fn add_certificate(&mut self, at: usize, name: &Spanned<CertificateName>, problems: &mut Problems) {
+        let written = match &name.value {
+            CertificateName::Fingerprint(text) if KeyDigest::parse(text).is_none() => {
+                let message = "a certificate's fingerprint is `sha256:` and 64 hexadecimal digits";
+                problems.push(Problem::error(name.place, message).hint("openssl x509 -in client.pem -outform der | sha256sum"));
+                return;
+            }
+            CertificateName::Fingerprint(text) => CertificateName::Fingerprint(text.to_ascii_lowercase()),
+            CertificateName::Dns(text) => CertificateName::Dns(text.to_ascii_lowercase()),
+            other => other.clone(),
+        };
+        if let Some(other) = self.certificates.insert(written, at) {
+            let other = self.list.get(other).map_or("", |consumer| &consumer.name);
+            problems.push(Problem::error(name.place, format!("this certificate already belongs to consumer `{other}`")));
+        }
+    }
+
+    /// Whom a client certificate of this name belongs to.
+    pub fn by_certificate(&self, name: &CertificateName) -> Option<&Consumer> {
+        self.certificates.get(name).and_then(|at| self.list.get(*at))
     }
 
     /// Whom a token's subject belongs to: an entry for exactly this issuer before one for any.
@@ -251,9 +415,9 @@ impl Consumers {
         self.list.is_empty()
     }
 
-    /// Whether there is any API key to be found.
+    /// Whether there is, or may be, any API key to be found.
     pub fn has_keys(&self) -> bool {
-        !self.keys.is_empty()
+        !self.keys.is_empty() || self.issued.is_some()
     }
 
     /// Tells apart any two sets of consumers that map tokens differently: what was concluded under another one is worth nothing.
@@ -303,11 +467,7 @@ pub mod tests {
 
     /// The hash under which a key is configured.
     pub fn hash_of(key: &str) -> String {
-        use std::fmt::Write;
-        KeyDigest::of(key.as_bytes()).0.iter().fold("sha256:".to_owned(), |mut text, byte| {
-            write!(text, "{byte:02x}").unwrap();
-            text
-        })
+        KeyDigest::of(key.as_bytes()).to_string()
     }
 
     pub fn compile(json: serde_json::Value) -> (Consumers, Problems) {
@@ -325,10 +485,10 @@ pub mod tests {
             { "name": "bob", "subjects": ["u1"] },
         ]));
         assert!(problems.is_empty(), "{problems:?}");
-        let one = consumers.by_key(b"one").unwrap();
+        let one = consumers.by_key(b"one", 0).unwrap();
         assert_eq!((&*one.identity.credential, &*one.identity.subject), ("k1", "acme"));
-        assert_eq!(consumers.by_key(b"two").unwrap().identity.credential.len(), 15);
-        assert!(consumers.by_key(b"three").is_none() && consumers.by_key(b"").is_none());
+        assert_eq!(consumers.by_key(b"two", 0).unwrap().identity.credential.len(), 15);
+        assert!(consumers.by_key(b"three", 0).is_err() && consumers.by_key(b"", 0).is_err());
         assert_eq!(&*consumers.by_subject(Some("https://a"), "u1").unwrap().name, "ada");
         assert_eq!(&*consumers.by_subject(Some("https://b"), "u1").unwrap().name, "bob");
         assert_eq!(&*consumers.by_subject(None, "u1").unwrap().name, "bob");
@@ -348,7 +508,7 @@ pub mod tests {
         // The malformed hashes make one problem: without places, equal messages are the same problem.
         let messages: Vec<_> = problems.iter().map(|problem| problem.message.clone()).collect();
         assert_eq!(messages.len(), 6, "{messages:?}");
-        assert_eq!(&*consumers.by_key(b"k").unwrap().identity.subject, "a");
+        assert_eq!(&*consumers.by_key(b"k", 0).unwrap().identity.subject, "a");
         assert!(!format!("{consumers:?}").contains(&hash_of("k")[20..]));
     }
 
@@ -360,11 +520,13 @@ pub mod tests {
                 ConsumerConfig {
                     name: nowhere(format!("c{n}")),
                     api_keys: vec![ApiKeyConfig { id: None, hash: nowhere(hash_of(&format!("key-{n}"))) }],
+                    passwords: vec![],
                     subjects: vec![],
                     issuer: None,
                     scopes: vec![],
                     groups: vec![],
                     plan: None,
+                    certificates: vec![],
                 }
             })
             .collect();
@@ -372,8 +534,8 @@ pub mod tests {
         let consumers = Consumers::compile(&configs, &mut problems);
         assert!(problems.is_empty());
         for n in (0..100_000).step_by(997) {
-            assert_eq!(&*consumers.by_key(format!("key-{n}").as_bytes()).unwrap().identity.subject, format!("c{n}"));
-            assert!(consumers.by_key(format!("nokey-{n}").as_bytes()).is_none());
+            assert_eq!(&*consumers.by_key(format!("key-{n}").as_bytes(), 0).unwrap().identity.subject, format!("c{n}"));
+            assert!(consumers.by_key(format!("nokey-{n}").as_bytes(), 0).is_err());
         }
     }
 

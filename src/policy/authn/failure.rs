@@ -15,6 +15,18 @@ pub enum Failure {
     /// More than one `Authorization` field: which of them a backend would believe is anyone's guess.
     RepeatedAuthorization,
     UnknownApiKey,
+    ExpiredApiKey,
+    /// The store of API keys could not be read since the process started: nobody knows whether the key is good.
+    KeyStoreUnavailable,
+    MalformedBasic,
+    /// Or no such user: guessing does not tell which.
+    WrongPassword,
+    /// As many passwords are being checked as may be.
+    PasswordChecksBusy,
+    /// A client certificate that was valid when the connection began, and is not any more.
+    ExpiredCertificate,
+    /// A client certificate without any of the names that could be a subject.
+    NamelessCertificate,
     TokenTooLarge,
     MalformedToken,
     /// The token's header asks for something that this gateway never does: critical extensions, or keys that the token brings along.
@@ -23,6 +35,8 @@ pub enum Failure {
     UnknownKey,
     UnsupportedAlgorithm,
     BadSignature,
+    /// The issuer's keys could not be fetched yet.
+    KeysUnavailable,
     /// Signed well, but a claim has the wrong JSON type.
     MalformedClaim,
     WrongIssuer,
@@ -30,6 +44,10 @@ pub enum Failure {
     MissingClaim,
     NotYetValid,
     Expired,
+    /// The authorization server does not know the token, or no longer honours it.
+    InactiveToken,
+    /// The authorization server could not be asked.
+    IntrospectionUnavailable,
 }
 
 impl Failure {
@@ -70,6 +88,15 @@ impl Failure {
                 ("ambiguous_credentials", "The request has more than one Authorization field.", Request)
             }
             Failure::UnknownApiKey => ("unknown_api_key", "The API key is not known.", Other),
+            Failure::ExpiredApiKey => ("expired_api_key", "The API key has expired.", Other),
+            Failure::KeyStoreUnavailable => {
+                ("key_store_unavailable", "Whether the API key is good cannot be found out now.", Unavailable)
+            }
+            Failure::MalformedBasic => ("malformed_basic", "The user name and password are not well-formed.", Other),
+            Failure::WrongPassword => ("wrong_password", "The user name or the password is wrong.", Other),
+            Failure::PasswordChecksBusy => ("password_checks_busy", "Too many passwords are being checked at once.", Unavailable),
+            Failure::ExpiredCertificate => ("certificate_expired", "The client certificate has expired.", Other),
+            Failure::NamelessCertificate => ("certificate_nameless", "The client certificate names no subject.", Other),
             Failure::TokenTooLarge => ("token_too_large", "The token is too large.", Token),
             Failure::MalformedToken => ("malformed_token", "The token is not a well-formed signed JWT.", Token),
             Failure::UnsupportedHeader => ("unsupported_header", "The token's header has a member that is not accepted.", Token),
@@ -77,12 +104,21 @@ impl Failure {
             Failure::UnknownKey => ("unknown_key", "The token was signed with a key that is not known.", Token),
             Failure::UnsupportedAlgorithm => ("unsupported_algorithm", "The token's algorithm is not accepted.", Token),
             Failure::BadSignature => ("bad_signature", "The token's signature is wrong.", Token),
+            Failure::KeysUnavailable => (
+                "keys_unavailable",
+                "The issuer's keys are not available at the moment, so that no token can be checked.",
+                Unavailable,
+            ),
             Failure::MalformedClaim => ("malformed_claim", "A claim of the token has the wrong type.", Token),
             Failure::WrongIssuer => ("wrong_issuer", "The token's issuer is not accepted.", Token),
             Failure::WrongAudience => ("wrong_audience", "The token is meant for another audience.", Token),
             Failure::MissingClaim => ("missing_claim", "The token lacks a claim that is required.", Token),
             Failure::NotYetValid => ("not_yet_valid", "The token is not valid yet.", Token),
             Failure::Expired => ("expired", "The token has expired.", Token),
+            Failure::InactiveToken => ("inactive_token", "The token is not active.", Token),
+            Failure::IntrospectionUnavailable => {
+                ("introspection_unavailable", "Tokens cannot be checked at the moment.", Unavailable)
+            }
         }
     }
 }

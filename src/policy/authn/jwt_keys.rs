@@ -33,7 +33,7 @@ pub struct JwtKeyConfig {
 }
 
 const HMAC: [Algorithm; 3] = [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
-const RSA: [Algorithm; 6] =
+pub const RSA: [Algorithm; 6] =
     [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
 const NAMES: [&str; 12] =
     ["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
@@ -68,6 +68,18 @@ impl VerifyKey {
             }
         };
         Some(VerifyKey { id: config.id.as_ref().map(|id| id.value.as_str().into()), algorithm, key })
+    }
+
+    /// A public key as its parts are published. `material` is an RSAPublicKey in DER, an uncompressed point, or 32 bytes of Ed25519.
+    /// `None` if no token could ever be checked with it.
+    pub fn published(id: Option<&str>, algorithm: Algorithm, material: &[u8]) -> Option<Self> {
+        let key = match algorithm.family() {
+            AlgorithmFamily::Rsa => DecodingKey::from_rsa_der(material),
+            AlgorithmFamily::Ec => DecodingKey::from_ec_der(material),
+            AlgorithmFamily::Ed => DecodingKey::from_ed_der(material),
+            AlgorithmFamily::Hmac => return None,
+        };
+        unusable(&key, material).is_none().then(|| VerifyKey { id: id.map(Box::from), algorithm, key })
     }
 
     /// Whether `signature` (the decoded bytes) is this key's for `message` (`header.payload`, as received).

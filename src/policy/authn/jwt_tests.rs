@@ -53,7 +53,7 @@ fn cache(lab: &Lab, config: &serde_json::Value) -> Option<Arc<TokenCache>> {
     let mut problems = Default::default();
     let mut cx = crate::policy::testing::context(&mut problems, "test", &lab.ledger, &lab.consumers, lab.folder.path());
     let capacity = capacity(&config, &mut cx).unwrap();
-    BearerMethod::compile(&config.jwt.unwrap().0, capacity, &mut cx).unwrap().tokens
+    BearerMethod::compile_all(&config, capacity, &mut cx).unwrap().remove(0).cache().cloned()
 }
 
 fn reason_at(policy: &Authn, token: &str, now: u64) -> &'static str {
@@ -149,6 +149,28 @@ fn unsigned_and_tampered_tokens_are_refused() {
 }
 
 #[test]
+fn signatures_of_another_curve_or_of_nothing_are_refused() {
+    let lab = Lab::new();
+    let p256 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    lab.write("p256", p256.public_key_pem());
+    let policy = lab.compile(json!({ "jwt": { "keys": [{ "public_key": { "file": "p256" } }] } }));
+    let message = format!("{}.{}", b64(r#"{"alg":"ES256"}"#), b64(good()));
+    let sign = |pair: &rcgen::KeyPair, algorithm| {
+        jsonwebtoken::crypto::sign(message.as_bytes(), &EncodingKey::from_ec_der(&pair.serialize_der()), algorithm).unwrap()
+    };
+    let right = sign(&p256, Algorithm::ES256);
+    assert_eq!(reason(&policy, &format!("{message}.{right}")), "ok");
+    assert_eq!(reason(&policy, &format!("{message}.{}", sign(&p384, Algorithm::ES384))), "bad_signature", "P-384 as ES256");
+    assert_eq!(reason(&policy, &format!("{message}.{}", b64([0; 64]))), "bad_signature", "r and s are 0");
+    let mut high = URL_SAFE_NO_PAD.decode(&right).unwrap();
+    high[32..].fill(0xff);
+    assert_eq!(reason(&policy, &format!("{message}.{}", b64(high))), "bad_signature", "s beyond the order");
+    let der = rcgen::SigningKey::sign(&p256, message.as_bytes()).unwrap();
+    assert_eq!(reason(&policy, &format!("{message}.{}", b64(der))), "bad_signature", "DER in place of two numbers");
+}
+
+#[test]
 fn headers_that_bring_keys_or_demands_are_refused() {
     let policy = policy(&Lab::new(), json!({}));
     for member in [
@@ -166,7 +188,11 @@ fn headers_that_bring_keys_or_demands_are_refused() {
     }
     assert_eq!(reason(&policy, &with_header(r#"{"alg":"HS256","x5c":["AA"],"x5t":"AA"}"#, &good())), "ok");
     assert_eq!(reason(&policy, &with_header(r#"{"alg":"HS256","kid":"k1"}"#, &good())), "ok");
-    assert_eq!(reason(&policy, &with_header(r#"{"alg":"HS256","kid":"../../etc/passwd"}"#, &good())), "unknown_key");
+    for kid in ["../../etc/passwd", "/dev/null", "https://evil.example/k", "k1' OR '1'='1", "k1;--", "k1\\u0000", "K1", "", "k1 "]
+    {
+        let header = format!(r#"{{"alg":"HS256","kid":"{kid}"}}"#);
+        assert_eq!(reason(&policy, &with_header(&header, &good())), "unknown_key", "{kid}");
+    }
     for (header, expected) in [
         (r#"{"alg":"HS256","kid":1}"#, "malformed_token"),
         (r#"{"alg":"HS256","alg":"HS256"}"#, "malformed_token"),
@@ -202,6 +228,7 @@ fn text_that_is_not_exactly_a_token_is_refused() {
         assert_eq!(reason(&policy, &text), "malformed_token", "{text:?}");
     }
     assert_eq!(reason(&policy, &format!("{token}{}", "A".repeat(16 * 1024))), "token_too_large");
+    assert_eq!(reason(&policy, &hs256(&claims(&format!(r#""x":"{}""#, "x".repeat(100_000))))), "token_too_large");
     // The last character of 32 bytes in base64 has two bits to spare: a second spelling of one signature.
     let last = token.chars().last().unwrap();
     let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -251,6 +278,8 @@ fn claims_are_checked() {
         (format!(r#""iss":["https://a"],"aud":"shop",{rest}"#), "malformed_claim"),
         (format!(r#""iss":"https://a","aud":"shop2",{rest}"#), "wrong_audience"),
         (format!(r#""iss":"https://a","aud":[],{rest}"#), "wrong_audience"),
+        (format!(r#""iss":"https://a","aud":["bank","shop2"],{rest}"#), "wrong_audience"),
+        (format!(r#""iss":"https://a","aud":["bank",["shop"]],{rest}"#), "malformed_claim"),
         (format!(r#""iss":"https://a",{rest}"#), "wrong_audience"),
         (format!(r#""iss":"https://a","aud":["shop",1],{rest}"#), "malformed_claim"),
         (format!(r#""iss":"https://a","aud":{{"shop":1}},{rest}"#), "malformed_claim"),

@@ -10,7 +10,6 @@ use serde_json::{Map, Value};
 use super::failure::Failure;
 use super::json;
 use super::jwt_keys::VerifyKey;
-use crate::head::RequestHead;
 
 /// The longest token that is looked at, in bytes.
 pub const MAX_TOKEN: usize = 16 * 1024;
@@ -19,27 +18,6 @@ pub const MAX_TOKEN: usize = 16 * 1024;
 /// (RFC 7797) included. `jwk`, `jku` and `x5u` bring or point to a key: no honest issuer needs them here, and an implementation that
 /// followed them would let everybody sign. `x5c`, `x5t` and the like are common in honest tokens, and are never read.
 const REFUSED_MEMBERS: [&str; 4] = ["crit", "jwk", "jku", "x5u"];
-
-/// The token of an `Authorization: Bearer` field (RFC 6750, section 2.1), unchecked but not empty. `None` if the client sent no
-/// `Authorization`, or one of another scheme, which is no credential of this method's.
-pub fn bearer(head: &RequestHead) -> Result<Option<&[u8]>, Failure> {
-    let mut fields = head.header_all("authorization");
-    let Some(field) = fields.next() else { return Ok(None) };
-    if fields.next().is_some() {
-        return Err(Failure::RepeatedAuthorization);
-    }
-    let at = memchr::memchr(b' ', field).unwrap_or(field.len());
-    let (scheme, rest) = field.split_at_checked(at).unwrap_or((field, b""));
-    if !scheme.eq_ignore_ascii_case(b"bearer") {
-        return Ok(None);
-    }
-    let token = rest.trim_ascii();
-    match token.len() {
-        0 => Err(Failure::MalformedToken),
-        1..=MAX_TOKEN => Ok(Some(token)),
-        _ => Err(Failure::TokenTooLarge),
-    }
-}
 
 /// A token taken apart. Only the header was decoded.
 pub struct Token<'a> {
@@ -77,24 +55,33 @@ impl<'a> Token<'a> {
         Ok(Token { message, payload, signature, algorithm, kid, kind })
     }
 
-    /// The claims, if one of `keys` signed them.
-    pub fn claims(&self, keys: &[VerifyKey], types: &[Box<str>]) -> Result<Map<String, Value>, Failure> {
-        if let Some(kind) = &self.kind
-            && !types.iter().any(|known| **known == **kind)
-        {
-            return Err(Failure::UnsupportedType);
+    /// Whether the token names the key that signed it.
+    pub fn names_key(&self) -> bool {
+        self.kid.is_some()
+    }
+
+    /// What can be refused before any key is looked at.
+    pub fn check_header(&self, types: &[Box<str>]) -> Result<(), Failure> {
+        match &self.kind {
+            Some(kind) if !types.iter().any(|known| **known == **kind) => Err(Failure::UnsupportedType),
+            // `none`, in whatever case, is no algorithm at all.
+            _ if self.algorithm.is_none() => Err(Failure::UnsupportedAlgorithm),
+            _ => Ok(()),
         }
+    }
+
+    /// The claims, if one of `keys` signed them.
+    pub fn claims<'k>(&self, keys: impl Iterator<Item = &'k VerifyKey>) -> Result<Map<String, Value>, Failure> {
         let suits = |key: &&VerifyKey| match (&key.id, &self.kid) {
             (Some(id), Some(kid)) => **id == **kid,
             _ => true,
         };
-        let mut known = keys.iter().filter(suits).peekable();
-        // `none`, in whatever case, is no algorithm at all; and a token cannot choose among the others.
-        let algorithm = self.algorithm.ok_or(Failure::UnsupportedAlgorithm)?;
+        let mut known = keys.filter(suits).peekable();
         if known.peek().is_none() {
             return Err(Failure::UnknownKey);
         }
-        let mut fitting = known.filter(|key| key.algorithm == algorithm).peekable();
+        // A token cannot choose: the key says which algorithm it is for.
+        let mut fitting = known.filter(|key| Some(key.algorithm) == self.algorithm).peekable();
         if fitting.peek().is_none() {
             return Err(Failure::UnsupportedAlgorithm);
         }
@@ -163,21 +150,6 @@ pub fn lookup<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Valu
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn found(fields: &[(&str, &str)]) -> Result<Option<Vec<u8>>, Failure> {
-        bearer(&RequestHead::build("GET", "/", fields)).map(|token| token.map(<[u8]>::to_vec))
-    }
-
-    #[test]
-    fn reads_one_bearer_field() {
-        assert_eq!(found(&[]), Ok(None));
-        assert_eq!(found(&[("AUTHORIZATION", "bEaReR  abc ")]), Ok(Some(b"abc".to_vec())));
-        assert_eq!(found(&[("authorization", "Basic abc")]), Ok(None));
-        assert_eq!(found(&[("authorization", "Bearerabc")]), Ok(None));
-        assert_eq!(found(&[("authorization", "Bearer")]), Err(Failure::MalformedToken));
-        assert_eq!(found(&[("authorization", "Bearer a"), ("Authorization", "Basic b")]), Err(Failure::RepeatedAuthorization));
-        assert_eq!(found(&[("authorization", &format!("Bearer {}", "a".repeat(MAX_TOKEN + 1)))]), Err(Failure::TokenTooLarge));
-    }
 
     #[test]
     fn dates_are_numbers() {

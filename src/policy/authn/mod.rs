@@ -7,19 +7,32 @@
 //! have in common: whether one suffices, whether they agree, and what is told to whom.
 
 pub mod api_key;
+pub mod basic;
 pub mod bearer;
 mod carrier;
 mod challenge;
+pub mod claims;
 pub mod consumer;
+mod discovery;
 pub mod failure;
 pub mod identity;
+pub mod introspection;
+pub mod issued;
+#[cfg(test)]
+mod jose_vectors;
 mod json;
+mod jwk;
+pub mod jwks;
 pub mod jwt;
 pub mod jwt_keys;
 #[cfg(test)]
 mod jwt_tests;
 pub mod jwt_token;
 pub mod method;
+pub mod mtls;
+pub mod password;
+pub mod provider;
+pub mod sources;
 #[cfg(test)]
 mod tests;
 pub mod token_cache;
@@ -36,12 +49,15 @@ pub use self::carrier::strip_query_param;
 pub use self::consumer::{ApiKeyConfig, Consumer, ConsumerConfig, Consumers};
 
 use self::api_key::{ApiKeyMethod, ApiKeyMethodConfig};
+use self::basic::{BasicConfig, BasicMethod};
 use self::bearer::BearerMethod;
 use self::challenge::Challenges;
 use self::failure::Failure;
 use self::identity::{IDENTITY_HEADERS, remove_lookalikes};
+use self::introspection::IntrospectionConfig;
 use self::jwt::JwtConfig;
 use self::method::{Carriers, Method, Proved, Verdict};
+use self::mtls::{MtlsConfig, MtlsMethod};
 use super::{Compile, OnWait, PlanBuilder, Policy, Stage, Waiting};
 use crate::exchange::{Exchange, Identity};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
@@ -61,8 +77,15 @@ pub const ANONYMOUS: &str = "anonymous";
 pub struct AuthnConfig {
     /// Signed tokens; a list for issuers that differ in their keys or claims. A token must satisfy one of them.
     pub jwt: Option<OneOrMany<JwtConfig>>,
+    /// Tokens that only their authorization server can judge (RFC 7662). Beside `jwt` it is asked about the tokens that none of the
+    /// issuers' keys signed.
+    pub introspection: Option<IntrospectionConfig>,
     /// API keys of the `consumers`.
     pub api_key: Option<ApiKeyMethodConfig>,
+    /// HTTP Basic (RFC 7617): user names and passwords of the `consumers`.
+    pub basic: Option<BasicConfig>,
+    /// The client's certificate, on listeners that ask for one.
+    pub mtls: Option<MtlsConfig>,
     /// `true` (the default): one method suffices. `false`: all of them are needed, such as a token and an API key. Either way whatever
     /// is presented must be right, and must not name two different consumers.
     pub any: bool,
@@ -73,10 +96,10 @@ pub struct AuthnConfig {
     pub anonymous: Option<Spanned<String>>,
     /// What challenges call the protected area. Default `api`.
     pub realm: Option<Spanned<String>>,
-    /// Lets the backend see the credentials as they came. Default `false`: `Authorization` (with `jwt`), the API key's header and its
-    /// query parameter do not go upstream.
+    /// Lets the backend see the credentials as they came. Default `false`: the header fields, cookies and
+    /// query parameters that credentials may stand in do not go upstream.
     pub forward_credentials: bool,
-    /// How many verified tokens of up to 2 KiB are remembered; longer ones count several times. 0 to 1000000, default 10000.
+    /// How many tokens of up to 2 KiB that were found good are remembered, never beyond their expiry; longer ones count several times. 0 to 1000000, default 10000.
     pub token_cache: Option<Spanned<u32>>,
 }
 
@@ -84,7 +107,10 @@ impl Default for AuthnConfig {
     fn default() -> Self {
         AuthnConfig {
             jwt: None,
+            introspection: None,
             api_key: None,
+            basic: None,
+            mtls: None,
             any: true,
             optional: false,
             anonymous: None,
@@ -103,11 +129,15 @@ fn methods(config: &AuthnConfig, cx: &mut Compile<'_>) -> Option<Vec<Arc<dyn Met
         Some(Arc::new(method?))
     }
     let tokens = capacity(config, cx);
-    let compiled = [
-        config.jwt.as_ref().map(|jwt| shared(BearerMethod::compile(&jwt.0, tokens?, cx))),
+    let bearers = BearerMethod::compile_all(config, tokens.unwrap_or_default(), cx);
+    let others = [
         config.api_key.as_ref().map(|keys| shared(ApiKeyMethod::compile(keys, cx))),
+        config.basic.as_ref().map(|basic| shared(BasicMethod::compile(basic, cx))),
+        config.mtls.as_ref().map(|mtls| shared(MtlsMethod::compile(mtls, cx))),
     ];
-    compiled.into_iter().flatten().collect()
+    tokens?;
+    let bearers = bearers?.into_iter().map(|bearer| shared(Some(bearer)));
+    bearers.chain(others.into_iter().flatten()).collect()
 }
 
 /// [`AuthnConfig`], compiled.
@@ -136,14 +166,15 @@ type Proofs = SmallVec<[Arc<Proved>; 2]>;
 impl Policy for Authn {
     const NAME: &'static str = "authn";
     const STAGE: Stage = Stage::Authn;
-    const SUMMARY: &'static str = "Proves who the client is: signed tokens (JWT) and API keys";
+    const SUMMARY: &'static str =
+        "Proves who the client is: tokens (JWT, introspection), API keys, passwords, client certificates";
     type Config = AuthnConfig;
 
     fn compile(config: &AuthnConfig, cx: &mut Compile<'_>) -> Option<Self> {
         // All of them, so that every problem is found in one go.
         let methods = methods(config, cx);
         if methods.as_ref().is_some_and(Vec::is_empty) {
-            cx.problems.push(Problem::error(cx.place, "`authn` needs at least one method").hint("jwt or api_key"));
+            cx.problems.push(Problem::error(cx.place, "`authn` needs at least one method").hint("jwt, api_key, basic or mtls"));
             return None;
         }
         let unproved = unproved(config, cx);

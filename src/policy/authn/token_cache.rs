@@ -6,26 +6,45 @@
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use super::claims::Accepted;
 use super::failure::Failure;
-use super::jwt::Verified;
 
 /// A token's digest under a key of its policy's own. 256 bits, because two tokens with one key here would be one identity.
 pub type TokenKey = [u8; 32];
+
+/// A token that was found good, and on what that rests.
+#[derive(Clone)]
+pub struct Known {
+    pub accepted: Accepted,
+    /// Who vouches for it.
+    pub by: Voucher,
+    /// The token's length in bytes.
+    pub size: u32,
+}
+
+/// On whose word a token is taken.
+#[derive(Debug, Clone, Copy)]
+pub enum Voucher {
+    /// The route's issuer of that number, whose fetched keys were those of that generation.
+    Issuer(u32, u64),
+    /// The authorization server, until that second; then it is asked again.
+    Server(u64),
+}
 
 /// Claims are kept with their token, so that a long token counts as several entries: bounded memory, not only a bounded number.
 #[derive(Clone)]
 struct BySize;
 
-const UNIT: usize = 2048;
+const UNIT: u32 = 2048;
 
-impl Weighter<TokenKey, Verified> for BySize {
-    fn weight(&self, _: &TokenKey, verified: &Verified) -> u64 {
-        verified.size.div_ceil(UNIT).max(1) as u64
+impl Weighter<TokenKey, Known> for BySize {
+    fn weight(&self, _: &TokenKey, known: &Known) -> u64 {
+        u64::from(known.size.div_ceil(UNIT).max(1))
     }
 }
 
 pub struct TokenCache {
-    entries: Cache<TokenKey, Verified, BySize>,
+    entries: Cache<TokenKey, Known, BySize>,
 }
 
 impl TokenCache {
@@ -35,17 +54,22 @@ impl TokenCache {
     }
 
     /// What is known of a token. One whose time is over is forgotten, and refused in the same second as if it had never been kept.
-    pub fn get(&self, key: &TokenKey, now: u64) -> Result<Option<Verified>, Failure> {
-        let Some(verified) = self.entries.get(key) else { return Ok(None) };
-        if let Err(failure) = verified.check_time(now) {
+    pub fn get(&self, key: &TokenKey, now: u64) -> Result<Option<Known>, Failure> {
+        let Some(known) = self.entries.get(key) else { return Ok(None) };
+        if let Err(failure) = known.accepted.check_time(now) {
             self.entries.remove(key);
             return Err(failure);
         }
-        Ok(Some(verified))
+        Ok(Some(known))
     }
 
-    pub fn put(&self, key: TokenKey, verified: Verified) {
-        self.entries.insert(key, verified);
+    pub fn put(&self, key: TokenKey, known: Known) {
+        self.entries.insert(key, known);
+    }
+
+    /// What a token's entry rested on is gone.
+    pub fn forget(&self, key: &TokenKey) {
+        self.entries.remove(key);
     }
 
     pub fn len(&self) -> usize {

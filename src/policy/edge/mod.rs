@@ -1,4 +1,6 @@
-//! Before anything costs anything: bounds on the request's size and shape, and the coarse limit by client address.
+//! Before anything costs anything: bounds on the request's size and shape, lists of client addresses, and the
+//! coarse limit by client address.
 
 pub mod address_limit;
+pub mod ip_restriction;
 pub mod size;

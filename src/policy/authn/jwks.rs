@@ -1,0 +1,354 @@
+//! Keys that an issuer publishes: fetched in the background, kept while the issuer is away, read by requests without a lock.
+//!
+//! A request waits for keys in two cases only, and never for long: there are none yet, or its token names one that is not known.
+//! The latter makes them be fetched again, at most once per `cooldown` however many such tokens come.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwapOption;
+use jsonwebtoken::Algorithm;
+use parking_lot::Mutex;
+use reqwest::Url;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tokio::sync::{Notify, watch};
+
+use super::jwk::read_set;
+use super::jwt::JwtConfig;
+use super::jwt_keys::VerifyKey;
+use super::provider::{Provider, Trouble};
+use super::{discovery, feed};
+use crate::policy::Compile;
+use crate::problem::Problem;
+use crate::tally::{Counter, Gauge};
+use crate::value::{Period, Spanned};
+
+/// Keys are never fetched more often than this on the provider's word.
+const LEAST_REFRESH: Duration = Duration::from_secs(30);
+/// Between attempts while the provider is away: the first, and the longest.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// When keys are fetched, and who waits for them.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct JwksConfig {
+    /// The longest time between two fetches. A `Cache-Control` of the answer shortens it, to 30s at the least. 1s to 24h, default 10m.
+    pub refresh: Option<Spanned<Period>>,
+    /// The shortest time between two fetches that tokens with unknown keys cause. 100ms to 1h, default 10s.
+    pub cooldown: Option<Spanned<Period>>,
+    /// How long a request waits for keys to be fetched. 0s to 10s, default 1s. Then it is answered 401 `unknown_key`; or, as long as
+    /// there were no keys at all, 503 `keys_unavailable` with `Retry-After`.
+    pub wait: Option<Spanned<Period>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    refresh: Duration,
+    cooldown: Duration,
+    wait: Duration,
+}
+
+/// The keys of one fetch.
+pub struct KeySet {
+    pub keys: Vec<VerifyKey>,
+    /// Another number for every set of keys in this process. Never 0.
+    pub generation: u64,
+    print: [u8; 32],
+}
+
+/// An issuer's published keys. Lives in the ledger, so that a reload keeps them.
+pub struct Jwks {
+    source: Source,
+    provider: Arc<Provider>,
+    allowed: Vec<Algorithm>,
+    pace: Pace,
+    print: [u8; 32],
+    current: ArcSwapOption<KeySet>,
+    generation: AtomicU64,
+    state: Mutex<State>,
+    /// There is a task that fetches.
+    started: AtomicBool,
+    /// Wakes the task that fetches.
+    wanted: Arc<Notify>,
+    /// How many attempts have ended.
+    attempts: watch::Sender<u64>,
+    counts: Counts,
+}
+
+/// Where the keys are.
+enum Source {
+    Url(Url),
+    /// The issuer says where.
+    Issuer(Box<str>, Url),
+}
+
+struct State {
+    fetching: bool,
+    /// When the last attempt ended.
+    ended: Option<Instant>,
+}
+
+struct Counts {
+    fetched: Arc<Counter>,
+    failed: Arc<Counter>,
+    keys: Arc<Gauge>,
+    fetched_at: Arc<Gauge>,
+}
+
+impl Jwks {
+    /// `None` within, if no keys are fetched at all.
+    pub fn compile(config: &JwtConfig, allowed: &[Algorithm], cx: &mut Compile<'_>) -> Option<Option<Arc<Self>>> {
+        let pace = pace(&config.jwks, cx);
+        if config.jwks_url.is_none() && !config.discovery {
+            return pace.map(|_| None);
+        }
+        let provider = Provider::compile(&config.provider, cx)?;
+        let source = source(config, &provider, cx);
+        let (pace, source) = (pace?, source?);
+        let mut print = blake3::Hasher::new();
+        let (kind, address) = match &source {
+            Source::Url(url) => ("jwks", url.as_str()),
+            Source::Issuer(issuer, _) => ("issuer", &**issuer),
+        };
+        feed(&mut print, kind.as_bytes());
+        feed(&mut print, address.as_bytes());
+        feed(&mut print, &provider.print);
+        allowed.iter().for_each(|algorithm| feed(&mut print, &[*algorithm as u8]));
+        [pace.refresh, pace.cooldown, pace.wait].iter().for_each(|time| feed(&mut print, &time.as_nanos().to_be_bytes()));
+        let print = *print.finalize().as_bytes();
+        let name = blake3::Hash::from(print).to_hex();
+        let counts = Counts::new(address, cx);
+        let jwks = cx.ledger.keep(&format!("authn/jwks/{name}"), || Jwks {
+            source,
+            provider,
+            allowed: allowed.to_vec(),
+            pace,
+            print,
+            current: ArcSwapOption::empty(),
+            generation: AtomicU64::new(0),
+            state: Mutex::new(State { fetching: cx.background.is_some(), ended: None }),
+            started: AtomicBool::new(false),
+            wanted: Arc::default(),
+            attempts: watch::channel(0).0,
+            counts,
+        });
+        if let Some(background) = cx.background
+            && !jwks.started.swap(true, Ordering::Relaxed)
+        {
+            background.spawn(keep_fresh(Arc::downgrade(&jwks), jwks.wanted.clone()));
+        }
+        Some(Some(jwks))
+    }
+
+    /// The keys as they were fetched last; `None` before the first success.
+    pub fn current(&self) -> Option<Arc<KeySet>> {
+        self.current.load_full()
+    }
+
+    /// The number of the keys that are current; 0 before there are any.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// What tells these apart from any others in the ledger.
+    pub fn print(&self) -> &[u8; 32] {
+        &self.print
+    }
+
+    /// How long a request waits for them.
+    pub fn patience(&self) -> Duration {
+        self.pace.wait
+    }
+
+    /// Whether there is something to wait for: keys are being fetched, or may be by now.
+    pub fn may_change(&self) -> bool {
+        !self.pace.wait.is_zero() && self.state.lock().may_change(self.cooldown())
+    }
+
+    /// Resolves when the next attempt to fetch keys has ended, and sees to it that there is one; at once if it would be too soon.
+    pub async fn changed(&self) {
+        let mut attempts = self.attempts.subscribe();
+        {
+            let mut state = self.state.lock();
+            if !state.may_change(self.cooldown()) {
+                return;
+            }
+            if !state.fetching {
+                state.fetching = true;
+                self.wanted.notify_one();
+            }
+        }
+        let _ = attempts.changed().await;
+    }
+
+    /// While there are no keys at all, nobody gains from long pauses.
+    fn cooldown(&self) -> Duration {
+        if self.generation() == 0 { self.pace.cooldown.min(FIRST_RETRY) } else { self.pace.cooldown }
+    }
+
+    /// One attempt; for how long its result is good.
+    async fn fetch(&self) -> Result<Duration, Trouble> {
+        let url = match &self.source {
+            Source::Url(url) => url.clone(),
+            Source::Issuer(issuer, url) => discovery::jwks_uri(&self.provider, issuer, url).await?,
+        };
+        let answer = self.provider.get(&url).await?;
+        let keys = read_set(&answer.body, &self.allowed).map_err(Trouble::Unusable)?;
+        self.publish(keys);
+        let least = LEAST_REFRESH.min(self.pace.refresh);
+        Ok(answer.max_age.map_or(self.pace.refresh, |age| age.clamp(least, self.pace.refresh)))
+    }
+
+    /// The same keys again change nothing: what was concluded under them still holds.
+    fn publish(&self, keys: Vec<VerifyKey>) {
+        static GENERATIONS: AtomicU64 = AtomicU64::new(1);
+        let mut print = blake3::Hasher::new();
+        keys.iter().for_each(|key| key.feed(&mut print));
+        let print = *print.finalize().as_bytes();
+        self.counts.keys.set(keys.len() as u64);
+        if self.current.load().as_ref().is_some_and(|known| known.print == print) {
+            return;
+        }
+        let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
+        self.current.store(Some(Arc::new(KeySet { keys, generation, print })));
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    /// One attempt, told to whoever waits; when to make the next one.
+    async fn attempt(&self, failures: &mut u32) -> Duration {
+        self.state.lock().fetching = true;
+        let result = self.fetch().await;
+        let next = match result {
+            Ok(next) => {
+                if *failures > 0 {
+                    log::info!("the keys of {} can be fetched again", self.source);
+                }
+                *failures = 0;
+                self.counts.fetched.add(1);
+                self.counts.fetched_at.set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
+                next
+            }
+            Err(trouble) => {
+                if *failures == 0 {
+                    let kept = if self.generation() == 0 { "there are none yet" } else { "the last good ones stay" };
+                    log::warn!("the keys of {} cannot be fetched, {kept}: {trouble}", self.source);
+                }
+                *failures = failures.saturating_add(1);
+                self.counts.failed.add(1);
+                let retry = FIRST_RETRY.saturating_mul(1 << (*failures - 1).min(8));
+                retry.min(LONGEST_RETRY).min(self.pace.refresh)
+            }
+        };
+        *self.state.lock() = State { fetching: false, ended: Some(Instant::now()) };
+        self.attempts.send_modify(|attempts| *attempts = attempts.wrapping_add(1));
+        next.mul_f64(jitter())
+    }
+}
+
+/// Wakes the task, so that it ends now and not at its next attempt.
+impl Drop for Jwks {
+    fn drop(&mut self) {
+        self.wanted.notify_one();
+    }
+}
+
+impl State {
+    fn may_change(&self, cooldown: Duration) -> bool {
+        self.fetching || self.ended.is_some_and(|ended| ended.elapsed() >= cooldown)
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::Url(url) => f.write_str(label(url.as_str())),
+            Source::Issuer(issuer, _) => f.write_str(label(issuer)),
+        }
+    }
+}
+
+impl Counts {
+    fn new(address: &str, cx: &Compile<'_>) -> Self {
+        let source = label(address);
+        let fetches = |result| {
+            let help = "Attempts to fetch an issuer's published keys.";
+            cx.tallies.counter("portcullis_jwks_fetches_total", help, &[("source", source), ("result", result)])
+        };
+        let keys = "Keys of an issuer that can check tokens.";
+        let fetched_at = "When an issuer's keys were fetched last, in seconds since 1970; 0 if never.";
+        Counts {
+            fetched: fetches("ok"),
+            failed: fetches("failed"),
+            keys: cx.tallies.gauge("portcullis_jwks_keys", keys, &[("source", source)]),
+            fetched_at: cx.tallies.gauge("portcullis_jwks_fetched_timestamp_seconds", fetched_at, &[("source", source)]),
+        }
+    }
+}
+
+/// Fetches until nobody holds the keys any more.
+async fn keep_fresh(keys: Weak<Jwks>, wanted: Arc<Notify>) {
+    let mut failures = 0;
+    loop {
+        let Some(jwks) = keys.upgrade() else { return };
+        let next = jwks.attempt(&mut failures).await;
+        drop(jwks);
+        let _ = tokio::time::timeout(next, wanted.notified()).await;
+    }
+}
+
+/// An address without its query, which may hold a secret.
+fn label(address: &str) -> &str {
+    address.split(['?', '#']).next().unwrap_or_default()
+}
+
+/// 0.9 to 1, so that many gateways do not ask at once.
+fn jitter() -> f64 {
+    use std::hash::BuildHasher;
+    let random = std::hash::RandomState::new().hash_one(0u8) % 1000;
+    1.0 - random as f64 / 10_000.0
+}
+
+fn pace(config: &JwksConfig, cx: &mut Compile<'_>) -> Option<Pace> {
+    let mut within = |period: &Option<Spanned<Period>>, default: u64, range: (Duration, Duration), message: &str| match period {
+        None => Some(Duration::from_secs(default)),
+        Some(period) if (range.0..=range.1).contains(&period.value.0) => Some(period.value.0),
+        Some(period) => {
+            cx.problems.push(Problem::error(period.place, message));
+            None
+        }
+    };
+    let seconds = Duration::from_secs;
+    let refresh = within(&config.refresh, 600, (seconds(1), seconds(24 * 3600)), "`refresh` is from 1s to 24h");
+    let cooldown = within(&config.cooldown, 10, (Duration::from_millis(100), seconds(3600)), "`cooldown` is from 100ms to 1h");
+    let wait = within(&config.wait, 1, (Duration::ZERO, seconds(10)), "`wait` is at most 10s");
+    Some(Pace { refresh: refresh?, cooldown: cooldown?, wait: wait? })
+}
+
+fn source(config: &JwtConfig, provider: &Provider, cx: &mut Compile<'_>) -> Option<Source> {
+    if let Some(url) = &config.jwks_url {
+        if config.discovery {
+            let problem = Problem::error(url.place, "either `jwks_url` says where the keys are, or the issuer does");
+            cx.problems.push(problem.hint("leave `jwks_url` or `discovery` out"));
+            return None;
+        }
+        return provider.address(url, cx).map(Source::Url);
+    }
+    match config.issuer.as_ref().map(|list| &*list.0) {
+        Some([issuer]) => {
+            let url = provider.address(issuer, cx)?;
+            if url.query().is_some() || url.fragment().is_some() {
+                cx.problems.push(Problem::error(issuer.place, "an issuer with a query or a fragment cannot be discovered"));
+                return None;
+            }
+            Some(Source::Issuer(issuer.value.as_str().into(), url))
+        }
+        _ => {
+            let problem = Problem::error(cx.place, "`discovery` needs exactly one `issuer`");
+            cx.problems.push(problem.hint("write one entry under `jwt` for each issuer"));
+            None
+        }
+    }
+}

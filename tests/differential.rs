@@ -1,0 +1,185 @@
+//! The two roads held against each other: thousands of requests, honest and hostile, go down both of them, and neither the client nor
+//! the backend may see a difference.
+//!
+//! One gateway uses the fast lane wherever it can, the other never does; their configurations are the same otherwise. Each has a
+//! backend of its own that follows the case's script and writes down every byte. Cases are made from a seed: always the same one, so
+//! that a failure is about a change and not about luck, unless another is named:
+//!
+//! ```sh
+//! PORTCULLIS_SEED=42 make test TESTS=differential                          # other cases
+//! PORTCULLIS_SEED=42 PORTCULLIS_CASE=17 make test TESTS=differential       # one of them
+//! PORTCULLIS_CASES=100000 make test TESTS=differential                     # a long hunt
+//! ```
+
+mod backend;
+mod case;
+mod client;
+mod compare;
+mod generate;
+#[rustfmt::skip]
+mod words;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use backend::{Backend, Scripts};
+use case::Case;
+use compare::{Behaviour, excused};
+
+use crate::harness::Gateway;
+
+const CASES: usize = 3200;
+/// Most of a case is waiting.
+const AT_ONCE: usize = 48;
+/// A machine that stalls may make one of the gateway's limits strike on one road alone; it does not do so again and again.
+const REPEATS: usize = 3;
+
+const YAML: &str = "
+listeners:
+  - bind: 127.0.0.1:$PORT
+    timeouts: { header: 1s, body: 1s, keep_alive: 1s }
+server: { workers: 2, fast_lane: LANE }
+services:
+  backend: { endpoints: [ '127.0.0.1:BACKEND' ], timeouts: { connect: 5s, response: 1500ms } }
+SOLO_SERVICES
+consumers:
+  - { name: known, api_keys: [ { hash: 'sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08' } ] }
+policies:
+  response_headers: { set: { X-Frame-Options: DENY }, remove: [ X-Removed ] }
+routes:
+  - { path: /s/*, service: backend }
+  - path: /edit/*
+    service: backend
+    strip_prefix: /edit
+    policies:
+      request_headers: { set: { X-Set: '{client_address} {host}' }, add: { X-Added: '{request_id}', Cookie: gate=1 }, remove: [ X-Removed, User-Agent ] }
+      response_headers: { set: { X-R: gate, Set-Cookie: gate=1 }, add: { X-Added: a, Vary: Origin }, remove: [ Server, Date ] }
+  - { path: /rewritten/*, service: backend, strip_prefix: /rewritten, rewrite_host: inner.example }
+  - { path: /small/*, service: backend, strip_prefix: /small, policies: { bounds: { max_body: 1KiB } } }
+  - { path: /json/*, service: backend, strip_prefix: /json, policies: { validate: { json: true } } }
+  - { path: /key/*, service: backend, strip_prefix: /key, policies: { authn: { api_key: { query: key } } } }
+  - { path: /get/*, methods: [GET], service: backend }
+SOLO_ROUTES
+";
+
+struct Road {
+    gateway: Gateway,
+    backend: Backend,
+}
+
+impl Road {
+    fn start(lane: bool, scripts: &Arc<Scripts>) -> Road {
+        let backend = Backend::start(scripts.clone(), generate::SOLO);
+        let (mut services, mut routes) = (String::new(), String::new());
+        for number in 0..generate::SOLO {
+            let endpoint = format!("127.0.1.{}:{}", number + 1, backend.port());
+            let timeouts = "timeouts: { connect: 5s, response: 1500ms }";
+            let _ = writeln!(services, "  solo{number}: {{ endpoints: [ '{endpoint}' ], {timeouts} }}");
+            let _ = writeln!(routes, "  - {{ path: /solo{number}/*, service: solo{number} }}");
+        }
+        let yaml = YAML
+            .replace("SOLO_SERVICES\n", &services)
+            .replace("SOLO_ROUTES\n", &routes)
+            .replace("BACKEND", &backend.port().to_string())
+            .replace("LANE", &lane.to_string());
+        Road { gateway: Gateway::start(&yaml), backend }
+    }
+
+    fn behaviour(&self, case: &Case) -> Behaviour {
+        let port = self.gateway.port();
+        let heard = client::play(case, port, &self.backend);
+        Behaviour::of(case, port, &heard, &self.backend.settled(case.number))
+    }
+}
+
+fn number(name: &str) -> Option<usize> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is {text}, which is no number")))
+}
+
+#[test]
+fn both_roads_behave_alike() {
+    let seed = number("PORTCULLIS_SEED").unwrap_or(1);
+    eprintln!("PORTCULLIS_SEED={seed}");
+    let numbers: Vec<usize> = match number("PORTCULLIS_CASE") {
+        Some(one) => vec![one],
+        None => (0..number("PORTCULLIS_CASES").unwrap_or(CASES)).collect(),
+    };
+    let cases: Vec<Case> = numbers.iter().map(|&number| generate::case(seed as u64, number)).collect();
+    let scripts: Arc<Scripts> = Arc::new(cases.iter().map(|case| (case.number, case.scripts.clone())).collect());
+    let (lane, proxy) = (Road::start(true, &scripts), Road::start(false, &scripts));
+    let tally = run(&cases, &lane, &proxy);
+    // By target, so that what was never meant to get anywhere is at least the same on both.
+    let strays = |road: &Road| {
+        let mut all: Vec<_> = road.backend.strays().into_iter().map(|seen| seen.head.escape_ascii().to_string()).collect();
+        all.sort();
+        all
+    };
+    eprintln!("{} cases, {:?}", cases.len(), tally.kinds);
+    for (reason, count) in &tally.excused {
+        eprintln!("{count} excused: {reason}");
+    }
+    for road in [&lane, &proxy] {
+        assert!(!road.gateway.stderr().contains("panicked"), "{}", road.gateway.stderr());
+        assert_eq!(road.gateway.admin_get("/healthz").0, 200);
+    }
+    let shown: Vec<String> = tally.failures.iter().take(40).cloned().collect();
+    assert!(
+        shown.is_empty(),
+        "PORTCULLIS_SEED={seed}: {} of {} differ\n\n{}",
+        tally.failures.len(),
+        cases.len(),
+        shown.join("\n")
+    );
+    assert_eq!(strays(&lane).len(), strays(&proxy).len(), "requests that belong to no case");
+}
+
+#[derive(Default)]
+struct Tally {
+    /// Cases, and how many of them reached a backend, by kind.
+    kinds: BTreeMap<&'static str, (usize, usize)>,
+    excused: BTreeMap<&'static str, usize>,
+    failures: Vec<String>,
+}
+
+fn run(cases: &[Case], lane: &Road, proxy: &Road) -> Tally {
+    let tally = Mutex::new(Tally::default());
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    check(case, lane, proxy, &tally);
+                }
+            });
+        }
+    });
+    tally.into_inner().unwrap()
+}
+
+fn check(case: &Case, lane: &Road, proxy: &Road, tally: &Mutex<Tally>) {
+    for repeat in 1.. {
+        let (by_lane, by_proxy) = (lane.behaviour(case), proxy.behaviour(case));
+        let mut tally = tally.lock().unwrap();
+        if repeat == 1 {
+            let kind = tally.kinds.entry(case.kind).or_default();
+            kind.0 += 1;
+            kind.1 += usize::from(!by_lane.backend.is_empty());
+        }
+        if by_lane == by_proxy && !by_lane.hung {
+            return;
+        }
+        if let Some(reason) = excused(case, &by_lane, &by_proxy) {
+            *tally.excused.entry(reason).or_default() += 1;
+            return;
+        }
+        if repeat == REPEATS {
+            let both = format!("  by the lane\n{}  by the proxy road\n{}", by_lane.show(), by_proxy.show());
+            let what = if number("PORTCULLIS_CASE").is_some() { both } else { by_lane.difference(&by_proxy) };
+            tally.failures.push(format!("{}{what}", case.describe()));
+            return;
+        }
+    }
+}
