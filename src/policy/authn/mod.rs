@@ -17,6 +17,7 @@ mod discovery;
 pub mod failure;
 pub mod identity;
 pub mod introspection;
+mod introspection_server;
 pub mod issued;
 #[cfg(test)]
 mod jose_vectors;
@@ -103,7 +104,8 @@ pub struct AuthnConfig {
     /// Lets the backend see the credentials as they came. Default `false`: the header fields, cookies and
     /// query parameters that credentials may stand in do not go upstream.
     pub forward_credentials: bool,
-    /// How many tokens of up to 2 KiB that were found good are remembered, never beyond their expiry; longer ones count several times. 0 to 1000000, default 10000.
+    /// How many tokens of up to 2 KiB that were found good are remembered, never beyond their expiry; longer ones count several times.
+    /// 0 to 1000000, default 10000.
     pub token_cache: Option<Spanned<u32>>,
 }
 
