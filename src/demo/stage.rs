@@ -34,7 +34,7 @@ pub struct Stage {
     /// The listener that wants a PROXY header.
     pub balanced: Port,
     pub admin: Port,
-    _dead: [Port; 2],
+    _dead: [Port; 3],
     /// The key itself: the configuration has only its hash.
     pub api_key: String,
 }
@@ -45,9 +45,9 @@ impl Stage {
     /// # Errors
     /// The folder or a file cannot be written, or there is no port left.
     pub fn set(backends: &Backends) -> Result<Stage, Box<dyn Error>> {
-        let (reports, legacy) = (Port::dead()?, Port::dead()?);
+        let (reports, legacy, redis) = (Port::dead()?, Port::dead()?, Port::dead()?);
         let mut ports = backends.ports.clone();
-        ports.extend([("reports", reports.number), ("legacy", legacy.number)]);
+        ports.extend([("reports", reports.number), ("legacy", legacy.number), ("redis", redis.number)]);
         let stage = Stage {
             // It holds keys: nobody else looks into it.
             folder: tempfile::Builder::new().prefix("portcullis-demo-").permissions(Permissions::from_mode(0o700)).tempdir()?,
@@ -55,7 +55,7 @@ impl Stage {
             https: Port::claim(8443)?,
             balanced: Port::claim(8081)?,
             admin: Port::claim(9901)?,
-            _dead: [reports, legacy],
+            _dead: [reports, legacy, redis],
             api_key: format!("demo_{}", URL_SAFE_NO_PAD.encode(random::<32>()?)),
         };
         ports.extend([

@@ -47,6 +47,8 @@ impl List {
 struct Words {
     /// `curl -si`
     curl: String,
+    /// What keeps curl from asking a proxy.
+    direct: &'static str,
     /// `curl -so /dev/null`, for a request of which nothing is to be seen.
     quiet: String,
     http: String,
@@ -74,6 +76,7 @@ impl Words {
         let direct = if proxied { " --noproxy '*'" } else { "" };
         let file = |name: &str| quoted(&stage.file(name));
         Words {
+            direct,
             curl: format!("curl -si{direct}"),
             quiet: format!("curl -so /dev/null{direct}"),
             http: format!("http://127.0.0.1:{}", stage.http.number),
@@ -263,7 +266,7 @@ fn identity(list: &mut List, w: &Words) {
 }
 
 fn limits(list: &mut List, w: &Words) {
-    let Words { curl, quiet, http, api_key, .. } = w;
+    let Words { curl, quiet, http, api_key, admin, direct, .. } = w;
     list.group = "Limits";
     list.add(
         &[200, 200, 200, 429, 429],
@@ -294,6 +297,12 @@ fn limits(list: &mut List, w: &Words) {
         "1 a minute for each address, before authentication: the second",
         format!("{quiet} {http}/login; {curl} {http}/login"),
         &["address_limited"],
+    );
+    list.add(
+        &[200],
+        "a limit shared with other gateways; its Redis is down, so this one counts alone",
+        format!("{curl} {http}/fleet; curl -s{direct} {admin}/metrics | grep ^portcullis_rate_limit_unanswered"),
+        &["\"fleet\";r=", "fail=\"local\""],
     );
 }
 
