@@ -15,7 +15,7 @@ PEERS ?=
 # What is passed on to loadtest/soak.py: make soak-hour SOAK='--seconds 90'
 SOAK ?=
 
-.PHONY: help run test lint lint-boringssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers reference \
+.PHONY: help run test lint lint-boringssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-shared reference \
     soak soak-hour install clean
 
 help: ## Print this list.
@@ -78,6 +78,11 @@ bench-peers: bare-pingora ## Measure Portcullis beside bare Pingora, nginx, HAPr
 
 reference: ## Write docs/reference.md anew from the configuration's schema.
 	UPDATE_REFERENCE=1 $(CARGO) test --locked --test main -- --exact packaging::the_reference_is_the_schema
+
+bench-shared: ## Measure limits that gateways share in a Redis, and whether they hold, Redis paused for 10 s included.
+	@scripts/need.sh build test
+	$(CARGO) build --locked --profile demo
+	loadtest/shared_limits.py --portcullis $(TARGET)/demo/portcullis
 
 soak: ## Reload every 100 ms under load for ten minutes; not one request may fail.
 	@scripts/need.sh build test

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{EncodingKey, Header};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -34,7 +34,7 @@ pub struct Stage {
     /// The listener that wants a PROXY header.
     pub balanced: Port,
     pub admin: Port,
-    _dead: [Port; 2],
+    _dead: [Port; 3],
     /// The key itself: the configuration has only its hash.
     pub api_key: String,
 }
@@ -45,9 +45,9 @@ impl Stage {
     /// # Errors
     /// The folder or a file cannot be written, or there is no port left.
     pub fn set(backends: &Backends) -> Result<Stage, Box<dyn Error>> {
-        let (reports, legacy) = (Port::dead()?, Port::dead()?);
+        let (reports, legacy, redis) = (Port::dead()?, Port::dead()?, Port::dead()?);
         let mut ports = backends.ports.clone();
-        ports.extend([("reports", reports.number), ("legacy", legacy.number)]);
+        ports.extend([("reports", reports.number), ("legacy", legacy.number), ("redis", redis.number)]);
         let stage = Stage {
             // It holds keys: nobody else looks into it.
             folder: tempfile::Builder::new().prefix("portcullis-demo-").permissions(Permissions::from_mode(0o700)).tempdir()?,
@@ -55,7 +55,7 @@ impl Stage {
             https: Port::claim(8443)?,
             balanced: Port::claim(8081)?,
             admin: Port::claim(9901)?,
-            _dead: [reports, legacy],
+            _dead: [reports, legacy, redis],
             api_key: format!("demo_{}", URL_SAFE_NO_PAD.encode(random::<32>()?)),
         };
         ports.extend([
@@ -66,6 +66,7 @@ impl Stage {
         ]);
         stage.write_certificates()?;
         stage.write_tokens()?;
+        stage.write_published_token(&backends.issuer_key)?;
         let mut config = TEMPLATE.replace("@api_key_sha256@", &hex(&Sha256::digest(&stage.api_key)));
         config = config.replace("@password_hash@", &password::hash(PASSWORD.as_bytes())?);
         for (name, port) in ports {
@@ -143,6 +144,18 @@ impl Stage {
             std::fs::write(self.file(file), format!("Authorization: Bearer {token}\n"))?;
         }
         Ok(())
+    }
+
+    /// A token of the issuer that publishes its key: as a header field, and as a browser's cookie in Netscape's format, which curl reads with `-b FILE`.
+    fn write_published_token(&self, key: &[u8]) -> Result<(), Box<dyn Error>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let header = Header { kid: Some("demo-1".to_owned()), ..Header::new(Algorithm::ES256) };
+        let claims = json!({ "iss": "https://issuer.demo.example", "aud": "shop", "sub": "dora", "exp": now + 30 * 24 * HOUR });
+        let token = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ec_der(key))?;
+        std::fs::write(self.file("dora.jwt"), format!("Authorization: Bearer {token}\n"))?;
+        // Domain, its subdomains, path, https only, expiry (0: never), name, value.
+        let cookie = format!("127.0.0.1\tFALSE\t/\tFALSE\t0\tsession\t{token}\n");
+        Ok(std::fs::write(self.file("dora.cookies"), cookie)?)
     }
 }
 

@@ -47,6 +47,8 @@ impl List {
 struct Words {
     /// `curl -si`
     curl: String,
+    /// What keeps curl from asking a proxy.
+    direct: &'static str,
     /// `curl -so /dev/null`, for a request of which nothing is to be seen.
     quiet: String,
     http: String,
@@ -62,6 +64,10 @@ struct Words {
     token_file: String,
     bob: String,
     carol: String,
+    /// Her key is published by its issuer.
+    dora: String,
+    /// The same token.
+    cookie: String,
     log: String,
     https_port: u16,
 }
@@ -74,6 +80,7 @@ impl Words {
         let direct = if proxied { " --noproxy '*'" } else { "" };
         let file = |name: &str| quoted(&stage.file(name));
         Words {
+            direct,
             curl: format!("curl -si{direct}"),
             quiet: format!("curl -so /dev/null{direct}"),
             http: format!("http://127.0.0.1:{}", stage.http.number),
@@ -87,6 +94,8 @@ impl Words {
             token_file: file("alice.jwt"),
             bob: format!("-H @{}", file("bob-readonly.jwt")),
             carol: format!("-H @{}", file("carol-expired.jwt")),
+            dora: format!("-H @{}", file("dora.jwt")),
+            cookie: format!("-b {}", file("dora.cookies")),
             log: file("access.log"),
             https_port: stage.https.number,
         }
@@ -206,7 +215,7 @@ fn refusals(list: &mut List, w: &Words) {
 }
 
 fn identity(list: &mut List, w: &Words) {
-    let Words { curl, http, admin, api_key, key, alice, bob, carol, .. } = w;
+    let Words { curl, http, admin, api_key, key, alice, bob, carol, dora, cookie, .. } = w;
     list.group = "Who is it, and may it: the backend sees the proved identity, never the credential";
     list.add(&[200], "an API key", format!("{curl} {api_key} {http}/cart/"), &[r#""consumer": "acme-mobile""#]);
     list.add(&[401], "no credentials", format!("{curl} {http}/cart/"), &["www-authenticate:"]);
@@ -263,7 +272,7 @@ fn identity(list: &mut List, w: &Words) {
 }
 
 fn limits(list: &mut List, w: &Words) {
-    let Words { curl, quiet, http, api_key, .. } = w;
+    let Words { curl, quiet, http, api_key, admin, direct, .. } = w;
     list.group = "Limits";
     list.add(
         &[200, 200, 200, 429, 429],
@@ -294,6 +303,12 @@ fn limits(list: &mut List, w: &Words) {
         "1 a minute for each address, before authentication: the second",
         format!("{quiet} {http}/login; {curl} {http}/login"),
         &["address_limited"],
+    );
+    list.add(
+        &[200],
+        "a limit shared with other gateways; its Redis is down, so this one counts alone",
+        format!("{curl} {http}/fleet; curl -s{direct} {admin}/metrics | grep ^portcullis_rate_limit_unanswered"),
+        &["\"fleet\";r=", "fail=\"local\""],
     );
 }
 

@@ -78,8 +78,14 @@ impl Breaker {
         now >= next && self.next.compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
+    /// Whether nobody may ask at the moment.
     pub fn is_open(&self, now: u64) -> bool {
         self.next.load(Ordering::Relaxed) > now
+    }
+
+    /// Whether it waits for somebody who finds out.
+    pub fn is_tripped(&self) -> bool {
+        self.next.load(Ordering::Relaxed) != 0
     }
 
     /// Counts a failure. Whether it opened the breaker.

@@ -239,8 +239,8 @@ impl RedisConfig {
         let info =
             infos.into_iter().next().ok_or_else(|| RedisError::from((::redis::ErrorKind::InvalidClientConfig, "no node")))?;
         Ok(match tls {
-            Some(tls) => TargetClient::Alone { client: Client::build_with_tls(info, tls)?, tls: true },
-            None => TargetClient::Alone { client: Client::open(info)?, tls: false },
+            Some(tls) => TargetClient::Alone { client: Box::new(Client::build_with_tls(info, tls)?), tls: true },
+            None => TargetClient::Alone { client: Box::new(Client::open(info)?), tls: false },
         })
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Target {
 pub(super) enum TargetClient {
     /// `tls`: opening a connection reads the system's certificate authorities, which takes a thread of its own.
     Alone {
-        client: Client,
+        client: Box<Client>,
         tls: bool,
     },
     Cluster(Box<ClusterClient>),

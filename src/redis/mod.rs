@@ -227,3 +227,10 @@ impl Redis {
         ::redis::from_redis_value(value).map_err(|_| Unavailable::Nonsense)
     }
 }
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // The gauge outlives this client, where another one has taken its place.
+        self.breakers.iter().filter(|breaker| breaker.is_tripped()).for_each(|_| self.counts.breaker_closed());
+    }
+}

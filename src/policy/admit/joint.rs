@@ -4,6 +4,8 @@
 //! taken is given back when a later one refuses. What is given back to Redis is given back in the background; for that moment a limit may refuse what it would
 //! have admitted. None ever admits too much.
 
+use std::time::Instant;
+
 use smallvec::SmallVec;
 
 use super::all::{Ask, Outcome, decide, is_nearer};
@@ -62,16 +64,22 @@ impl<'a> Joint<'a> {
         Some(self.take_here())
     }
 
-    /// Decides, within Redis's deadline for leases and once more for exact limits.
+    /// Decides, within Redis's deadline for all limits together.
     pub async fn wait(mut self) -> Answer {
+        let deadline = self.demands.iter().find_map(|demand| match &demand.tier.counter {
+            Counter::Shared(shared) => Some(shared.deadline()),
+            Counter::Local(_) => None,
+        });
+        let until = Instant::now() + deadline.unwrap_or_default();
         if let Some(refusal) = self.refusal_here() {
             return refusal;
         }
         for (index, demand, leases) in self.leased() {
-            let over = match leases.take(demand.key, demand.cost, demand.now).await {
-                Ok(reading) => self.took(index, reading, Taken::Lease(leases)),
-                Err(_) => self.unanswered(index),
-            };
+            let over =
+                match leases.take(demand.key, demand.cost, demand.now, until.saturating_duration_since(Instant::now())).await {
+                    Ok(reading) => self.took(index, reading, Taken::Lease(leases)),
+                    Err(_) => self.unanswered(index),
+                };
             if let Some(answer) = over {
                 return answer;
             }
@@ -79,7 +87,7 @@ impl<'a> Joint<'a> {
         let exact: SmallVec<[_; 2]> = self.exact().collect();
         let claims: SmallVec<[Claim<'a>; 2]> =
             exact.iter().map(|(_, demand, shared)| Claim { shared, key: demand.key, cost: demand.cost }).collect();
-        match take_all(&claims).await {
+        match take_all(&claims, until).await {
             Ok(readings) => {
                 let told = exact.iter().zip(&readings);
                 if let Some(((limit, ..), reading)) =

@@ -80,10 +80,11 @@ impl RateLimit {
                 // Nobody waits for a trial.
                 let (shared, key, cost, count) = (shared.clone(), demand.key, demand.cost, count.clone());
                 tokio::spawn(async move {
+                    let deadline = shared.deadline();
                     let refused = match shared.leases() {
-                        Some(leases) => leases.take(key, cost, now).await.is_ok_and(|reading| !reading.admitted),
+                        Some(leases) => leases.take(key, cost, now, deadline).await.is_ok_and(|reading| !reading.admitted),
                         None => {
-                            let taken = take_all(&[Claim { shared: &shared, key, cost }]).await;
+                            let taken = take_all(&[Claim { shared: &shared, key, cost }], Instant::now() + deadline).await;
                             taken.is_ok_and(|readings| readings.iter().any(|reading| !reading.admitted))
                         }
                     };

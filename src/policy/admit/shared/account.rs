@@ -90,8 +90,8 @@ impl Account {
 /// Asks limits of one Redis, in one round trip. In a Cluster all must have the same key.
 ///
 /// # Errors
-/// Redis did not answer within its deadline.
-pub async fn ask(redis: &Redis, asks: &[Ask<'_>]) -> Result<Answer, Unavailable> {
+/// Redis did not answer in this time.
+pub async fn ask(redis: &Redis, within: Duration, asks: &[Ask<'_>]) -> Result<Answer, Unavailable> {
     let keys: SmallVec<[Vec<u8>; 2]> = asks.iter().map(|ask| ask.account.key(ask.key)).collect();
     let keys: SmallVec<[&[u8]; 2]> = keys.iter().map(Vec::as_slice).collect();
     let amounts: SmallVec<[[String; 3]; 2]> =
@@ -102,7 +102,7 @@ pub async fn ask(redis: &Redis, asks: &[Ask<'_>]) -> Result<Answer, Unavailable>
         .flat_map(|(ask, amounts)| ask.account.numbers.iter().chain(amounts))
         .map(|number| number.as_bytes())
         .collect();
-    let answer: Vec<u64> = redis.eval(&SCRIPT, &keys, &args).await?;
+    let answer: Vec<u64> = redis.eval_within(within, &SCRIPT, &keys, &args).await?;
     let Some((all, told)) = answer.split_first() else { return Err(Unavailable::Nonsense) };
     let told: SmallVec<[Told; 2]> = told
         .chunks_exact(4)
@@ -127,6 +127,7 @@ pub fn give_back(account: &Arc<Account>, key: Key, amount: u64) {
     }
     let account = account.clone();
     tokio::spawn(async move {
-        let _ = ask(&account.redis, &[Ask { account: &account, key, need: 0, want: 0, back: amount }]).await;
+        let asks = [Ask { account: &account, key, need: 0, want: 0, back: amount }];
+        let _ = ask(&account.redis, account.redis.deadline(), &asks).await;
     });
 }

@@ -9,7 +9,8 @@
 //! in purses when it began: `most` for every gateway. What is not used within [`LIFETIME`] is given back, and missing to others
 //! until then; a gateway that ends takes its purses with it, and the bucket fills up again at its own rate.
 //!
-//! *Bounded*: at most `max_keys` purses. A client that finds no room has each of its requests decided in Redis.
+//! *Bounded*: at most `max_keys` purses. Requests of a client that finds no room, and those that come at once in greater number than a purse
+//! holds, are decided in Redis one by one.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub const LIFETIME: Duration = Duration::from_secs(1);
 const SHORT: u64 = 50_000_000;
 /// A purse that lasts longer than this is larger than it needs to be.
 const LONG: u64 = 400_000_000;
+/// How often a request waits for a purse that others have emptied again, before it asks for itself.
+const ROUNDS: usize = 2;
 const SHARDS: usize = 16;
 /// Purses that are given back at a time.
 const SWEEP: usize = 1_000;
@@ -94,22 +97,29 @@ impl Leases {
     }
 
     /// Decides, once the purse has been filled if it has to be.
-    pub async fn take(self: &Arc<Self>, key: Key, cost: u64, now: u64) -> Result<Reading, Unavailable> {
-        let redis = self.account.redis();
+    ///
+    /// # Errors
+    /// Redis did not answer in this time.
+    pub async fn take(self: &Arc<Self>, key: Key, cost: u64, now: u64, within: Duration) -> Result<Reading, Unavailable> {
         let work = async {
-            loop {
+            for _ in 0..ROUNDS {
                 if let Said::Decided(reading) = self.spend(key, cost, now) {
                     return Ok(reading);
                 }
-                let Some(mut filling) = self.fill(key, cost, now) else { return self.take_one(key, cost).await };
+                let Some(mut filling) = self.fill(key, cost, now) else { break };
                 // Ends with an error when the call is over: nothing is ever sent.
                 let _ = filling.changed().await;
                 if self.shard(key).lock().get(&key).is_some_and(|purse| purse.failed) {
                     return Err(Unavailable::Connection);
                 }
             }
+            if let Said::Decided(reading) = self.spend(key, cost, now) {
+                return Ok(reading);
+            }
+            // No room for a purse, or more requests at once than one holds.
+            self.take_one(key, cost, within).await
         };
-        tokio::time::timeout(redis.deadline(), work).await.unwrap_or(Err(Unavailable::Timeout))
+        tokio::time::timeout(within, work).await.unwrap_or(Err(Unavailable::Timeout))
     }
 
     /// Puts back what a request took that was not admitted after all.
@@ -165,7 +175,9 @@ impl Leases {
         drop(shard);
         let leases = self.clone();
         tokio::spawn(async move {
-            let asked = ask(leases.account.redis(), &[Ask { account: &leases.account, key, need, want, back }]).await;
+            let redis = leases.account.redis();
+            let asks = [Ask { account: &leases.account, key, need, want, back }];
+            let asked = ask(redis, redis.deadline(), &asks).await;
             leases.filled(key, need, asked);
             drop(over);
         });
@@ -193,8 +205,9 @@ impl Leases {
     }
 
     /// Decides one request in Redis.
-    async fn take_one(&self, key: Key, cost: u64) -> Result<Reading, Unavailable> {
-        let answer = ask(self.account.redis(), &[Ask { account: &self.account, key, need: cost, want: cost, back: 0 }]).await?;
+    async fn take_one(&self, key: Key, cost: u64, within: Duration) -> Result<Reading, Unavailable> {
+        let asks = [Ask { account: &self.account, key, need: cost, want: cost, back: 0 }];
+        let answer = ask(self.account.redis(), within, &asks).await?;
         let told = answer.told.first().ok_or(Unavailable::Nonsense)?;
         Ok(Reading { admitted: answer.all, quota: told.quota })
     }

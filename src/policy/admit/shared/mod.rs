@@ -19,6 +19,7 @@ pub mod config;
 pub mod lease;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
@@ -119,6 +120,11 @@ impl Shared {
         self.leases.as_ref()
     }
 
+    /// The longest that a request waits.
+    pub fn deadline(&self) -> Duration {
+        self.account.redis().deadline()
+    }
+
     /// Counts a decision that had to be made without Redis.
     pub fn count_unanswered(&self) {
         self.unanswered.add(1);
@@ -144,8 +150,8 @@ pub struct Claim<'a> {
 /// Takes from all these limits or from none. They are of one Redis.
 ///
 /// # Errors
-/// Redis did not answer. What was taken before that is given back.
-pub async fn take_all(claims: &[Claim<'_>]) -> Result<SmallVec<[Reading; 2]>, Unavailable> {
+/// Redis did not answer until then. What was taken before that is given back.
+pub async fn take_all(claims: &[Claim<'_>], until: Instant) -> Result<SmallVec<[Reading; 2]>, Unavailable> {
     let Some(first) = claims.first() else { return Ok(SmallVec::new()) };
     let redis = first.shared.account.redis().clone();
     let together = |claims: &[Claim<'_>]| -> SmallVec<[(Key, SmallVec<[usize; 2]>); 2]> {
@@ -171,7 +177,7 @@ pub async fn take_all(claims: &[Claim<'_>]) -> Result<SmallVec<[Reading; 2]>, Un
                 claim.shared.give_back(claim.key, claim.cost);
             }
         };
-        let answer = match account::ask(&redis, &asks).await {
+        let answer = match account::ask(&redis, until.saturating_duration_since(Instant::now()), &asks).await {
             Ok(answer) => answer,
             Err(error) => {
                 give_back(&taken);
