@@ -43,6 +43,7 @@ fn policy(folder: &Path, kept: u32) -> Authn {
         tallies: &tallies,
         background: None,
         redis: None,
+        redis_written: false,
     };
     Authn::compile(&config, &mut cx).unwrap()
 }

@@ -221,4 +221,4 @@ fn bit(number: usize) -> u64 {
 }
 
 /// Changes in the order in which they apply.
-pub type HeaderEdits = SmallVec<[HeaderEdit; 12]>;
+pub type HeaderEdits = SmallVec<[HeaderEdit; 8]>;

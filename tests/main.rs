@@ -40,6 +40,7 @@ mod rates;
 mod reload;
 mod routing;
 mod shared_limits;
+mod signatures;
 mod stop;
 mod upgrade;
 mod upstreams;

@@ -16,6 +16,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_core::Stream;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -39,6 +41,8 @@ const BETWEEN_EVENTS: Duration = Duration::from_millis(200);
 pub struct Backends {
     /// The name in the configuration, and the port.
     pub ports: Vec<(&'static str, u16)>,
+    /// The private key of an issuer of tokens, in PKCS#8. Each service publishes the public one, under `/keys`.
+    pub issuer_key: Vec<u8>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -46,8 +50,10 @@ impl Backends {
     /// Starts all of them.
     ///
     /// # Errors
-    /// The system gives no port, no thread or no event queue.
+    /// The system gives no port, no thread, no event queue or no random bytes.
     pub fn start() -> io::Result<Self> {
+        let issuer = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(io::Error::other)?;
+        let keys: Arc<str> = jwk_set(issuer.public_key_raw()).to_string().into();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut ports = Vec::new();
         for (service, name) in INSTANCES {
@@ -57,7 +63,7 @@ impl Backends {
             let inside = runtime.enter();
             let socket = tokio::net::TcpListener::from_std(socket)?;
             drop(inside);
-            let instance = Arc::new(Instance { service, name, port });
+            let instance = Arc::new(Instance { service, name, port, keys: keys.clone() });
             runtime.spawn(async move {
                 if let Err(error) = axum::serve(socket, router(instance)).await {
                     log::error!("{service} ended: {error}");
@@ -71,7 +77,7 @@ impl Backends {
             let _ = runtime.block_on(stopped);
             runtime.shutdown_background();
         })?;
-        Ok(Backends { ports, _stop: stop })
+        Ok(Backends { ports, issuer_key: issuer.serialize_der(), _stop: stop })
     }
 }
 
@@ -79,16 +85,30 @@ struct Instance {
     service: &'static str,
     name: &'static str,
     port: u16,
+    /// What `/keys` answers.
+    keys: Arc<str>,
+}
+
+/// The key of ES256 tokens as issuers publish it (RFC 7517), from an uncompressed point.
+fn jwk_set(point: &[u8]) -> Value {
+    let (x, y) = point.get(1..).and_then(|both| both.split_at_checked(32)).unwrap_or_default();
+    let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    json!({ "keys": [{ "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": "demo-1", "x": part(x), "y": part(y) }] })
 }
 
 fn router(instance: Arc<Instance>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { axum::Json(json!({ "status": "ok" })) }))
+        .route("/keys", get(keys))
         .route("/events", get(events))
         .route("/slow", any(slow))
         .route("/decide", any(decide))
         .fallback(saw)
         .with_state(instance)
+}
+
+async fn keys(State(instance): State<Arc<Instance>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/jwk-set+json")], instance.keys.to_string()).into_response()
 }
 
 /// What this instance saw of the request.

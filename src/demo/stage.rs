@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{EncodingKey, Header};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -66,6 +66,7 @@ impl Stage {
         ]);
         stage.write_certificates()?;
         stage.write_tokens()?;
+        stage.write_published_token(&backends.issuer_key)?;
         let mut config = TEMPLATE.replace("@api_key_sha256@", &hex(&Sha256::digest(&stage.api_key)));
         config = config.replace("@password_hash@", &password::hash(PASSWORD.as_bytes())?);
         for (name, port) in ports {
@@ -143,6 +144,18 @@ impl Stage {
             std::fs::write(self.file(file), format!("Authorization: Bearer {token}\n"))?;
         }
         Ok(())
+    }
+
+    /// A token of the issuer that publishes its key: as a header field, and as a browser's cookie in Netscape's format, which curl reads with `-b FILE`.
+    fn write_published_token(&self, key: &[u8]) -> Result<(), Box<dyn Error>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let header = Header { kid: Some("demo-1".to_owned()), ..Header::new(Algorithm::ES256) };
+        let claims = json!({ "iss": "https://issuer.demo.example", "aud": "shop", "sub": "dora", "exp": now + 30 * 24 * HOUR });
+        let token = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ec_der(key))?;
+        std::fs::write(self.file("dora.jwt"), format!("Authorization: Bearer {token}\n"))?;
+        // Domain, its subdomains, path, https only, expiry (0: never), name, value.
+        let cookie = format!("127.0.0.1\tFALSE\t/\tFALSE\t0\tsession\t{token}\n");
+        Ok(std::fs::write(self.file("dora.cookies"), cookie)?)
     }
 }
 

@@ -64,6 +64,10 @@ struct Words {
     token_file: String,
     bob: String,
     carol: String,
+    /// Her key is published by its issuer.
+    dora: String,
+    /// The same token.
+    cookie: String,
     log: String,
     https_port: u16,
 }
@@ -90,6 +94,8 @@ impl Words {
             token_file: file("alice.jwt"),
             bob: format!("-H @{}", file("bob-readonly.jwt")),
             carol: format!("-H @{}", file("carol-expired.jwt")),
+            dora: format!("-H @{}", file("dora.jwt")),
+            cookie: format!("-b {}", file("dora.cookies")),
             log: file("access.log"),
             https_port: stage.https.number,
         }
@@ -209,7 +215,7 @@ fn refusals(list: &mut List, w: &Words) {
 }
 
 fn identity(list: &mut List, w: &Words) {
-    let Words { curl, http, admin, api_key, key, alice, bob, carol, .. } = w;
+    let Words { curl, http, admin, api_key, key, alice, bob, carol, dora, cookie, .. } = w;
     list.group = "Who is it, and may it: the backend sees the proved identity, never the credential";
     list.add(&[200], "an API key", format!("{curl} {api_key} {http}/cart/"), &[r#""consumer": "acme-mobile""#]);
     list.add(&[401], "no credentials", format!("{curl} {http}/cart/"), &["www-authenticate:"]);

@@ -144,11 +144,12 @@ fn push_address(out: &mut Vec<u8>, ip: IpAddr, port: Option<u16>) {
 }
 
 fn push_octet(out: &mut Vec<u8>, octet: u8) {
-    let (hundreds, tens, ones) = (b'0' + octet / 100, b'0' + octet / 10 % 10, b'0' + octet % 10);
-    match octet {
-        100.. => out.extend_from_slice(&[hundreds, tens, ones]),
-        10.. => out.extend_from_slice(&[tens, ones]),
-        _ => out.push(ones),
+    let (hundreds, rest) = (octet / 100, octet % 100);
+    let (tens, ones) = (rest / 10, rest % 10);
+    match (hundreds, tens) {
+        (0, 0) => out.push(b'0' + ones),
+        (0, _) => out.extend_from_slice(&[b'0' + tens, b'0' + ones]),
+        _ => out.extend_from_slice(&[b'0' + hundreds, b'0' + tens, b'0' + ones]),
     }
 }
 

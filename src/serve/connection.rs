@@ -172,6 +172,7 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
     // Both are made once and kept: what waits for them is every request.
     let mut alarm = Alarm::default();
     let mut draining = worker.core.is_draining();
+    let mut seen = 0;
     let mut begins = pin!(draining_begins(worker.core.phase.subscribe()));
     loop {
         let idle = if draining { LAST_CALL.min(door.timeouts.keep_alive) } else { door.timeouts.keep_alive };
@@ -185,7 +186,7 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
         };
         match next {
             NextHead::Head(head) => {
-                if worker.core.is_draining() || is_closed(&worker, &door) {
+                if worker.core.is_draining() || !stays_open(&worker, &mut door, &mut seen) {
                     h1.close_after();
                 }
                 let returned = Box::pin(exchange(&worker, &door, &connection, entry, head, Wire::H1(h1), &mut alarm)).await;
@@ -205,17 +206,21 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
             NextHead::Closed => return,
         }
         // A reload that changed this listener's bounds is obeyed from the next request on.
-        if let Some(current) = worker.core.snapshot.load().door(&door.bind)
-            && !Arc::ptr_eq(current, &door)
-        {
-            door = current.clone();
-        }
+        stays_open(&worker, &mut door, &mut seen);
     }
 }
 
-/// Whether a reload has closed the listener that a connection came through. What is open then is answered once more.
-fn is_closed(worker: &Worker, door: &Door) -> bool {
-    worker.core.snapshot.load().door(&door.bind).is_none()
+/// Follows a reload, if there was one since the generation that was `seen` last. `false` if it closed the listener that a connection came
+/// through: what is open then is answered once more.
+fn stays_open(worker: &Worker, door: &mut Arc<Door>, seen: &mut u64) -> bool {
+    let snapshot = worker.core.snapshot.load();
+    if snapshot.generation == *seen {
+        return true;
+    }
+    let Some(current) = snapshot.door(&door.bind) else { return false };
+    *seen = snapshot.generation;
+    *door = current.clone();
+    true
 }
 
 async fn draining_begins(mut phase: watch::Receiver<Phase>) {

@@ -131,7 +131,7 @@ impl<'a> Compiler<'a> {
             })
         });
         let issued = keys.as_ref().map(|keys| keys.issued().clone());
-        let consumers = Arc::new(Consumers::compile(&document.consumers, problems).with_issued(issued));
+        let consumers = Arc::new(Consumers::compile(&document.consumers, base, problems).with_issued(issued));
         let mut compiler = Compiler {
             document,
             base,

@@ -367,14 +367,15 @@ pub fn host_of(authority: &[u8]) -> Option<String> {
             let after = rest.get(end + 1..)?;
             (text.get(..end + 2)?, if after.is_empty() { None } else { Some(after.strip_prefix(':')?) })
         }
-        None => match text.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
+        None => match memchr::memchr(b':', authority) {
+            Some(colon) => (text.get(..colon)?, text.get(colon + 1..)),
             None => (text, None),
         },
     };
     let port_is_good = port.is_none_or(|port| port.len() <= 5 && port.parse::<u16>().is_ok_and(|_| !port.starts_with('+')));
     let name_is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    let good = host.starts_with('[') || (!host.is_empty() && host.len() <= 253 && host.bytes().all(name_is_good));
+    let good = host.starts_with('[')
+        || (!host.is_empty() && host.len() <= 253 && host.bytes().fold(true, |good, byte| good & name_is_good(byte)));
     if !good || !port_is_good {
         return None;
     }

@@ -10,7 +10,7 @@ use pingora_core::tls::error::ErrorStack;
 use pingora_core::tls::ssl::{SslAcceptorBuilder, SslOptions, SslRef, SslSessionCacheMode, SslVerifyMode};
 use pingora_core::tls::x509::store::X509StoreBuilder;
 use pingora_core::tls::x509::verify::X509VerifyFlags;
-use pingora_core::tls::x509::{X509, X509NameEntryRef, X509NameRef, X509Ref, X509VerifyResult};
+use pingora_core::tls::x509::{X509, X509NameEntryRef, X509NameRef, X509Ref, X509StoreContextRef};
 
 use super::certificate;
 use crate::exchange::ClientCertificate;
@@ -76,7 +76,7 @@ impl ClientAuth {
         #[cfg(not(feature = "boringssl"))]
         self.revoke(&mut store)?;
         #[cfg(feature = "boringssl")]
-        store.param_mut().set_flags(X509VerifyFlags::PARTIAL_CHAIN);
+        store.verify_param_mut().set_flags(X509VerifyFlags::PARTIAL_CHAIN);
         context.set_cert_store(store.build());
         context.set_verify_depth(self.depth + 1);
         let mode = match self.mode {
@@ -85,7 +85,7 @@ impl ClientAuth {
         };
         context.set_verify_callback(mode, |good, chain| {
             if !good {
-                REFUSED.set(Some(reason(chain.error())));
+                REFUSED.set(Some(reason(error_number(chain))));
             }
             good
         });
@@ -134,10 +134,20 @@ fn check_revocations(_: &[u8], file: &crate::value::Spanned<PathBuf>, problems: 
     problems.push(Problem::error(file.place, message).hint("use a build with OpenSSL, which is the default"));
 }
 
+#[cfg(not(feature = "boringssl"))]
+fn error_number(chain: &X509StoreContextRef) -> i32 {
+    chain.error().as_raw()
+}
+
+#[cfg(feature = "boringssl")]
+fn error_number(chain: &X509StoreContextRef) -> i32 {
+    chain.verify_result().err().map_or(0, |error| error.as_raw())
+}
+
 /// The stable word for why a certificate was refused.
-fn reason(error: X509VerifyResult) -> &'static str {
+fn reason(number: i32) -> &'static str {
     // OpenSSL's numbers, X509_V_ERR_...; BoringSSL has the same.
-    match error.as_raw() {
+    match number {
         3 => "client_crl_missing",
         10 => "client_certificate_expired",
         12 => "client_crl_expired",
@@ -197,8 +207,17 @@ fn common_name(leaf: &X509Ref) -> Option<String> {
 }
 
 /// All of it, also after a NUL, where a name could pretend to end.
+#[cfg(not(feature = "boringssl"))]
 fn text_of(entry: &X509NameEntryRef) -> Option<String> {
     entry.data().to_string().ok()
+}
+
+/// `as_utf8` would end at a NUL, so the bytes are read: those of the usual string types are UTF-8 as they are, and a type with two
+/// bytes for a character shows by its NULs.
+#[cfg(feature = "boringssl")]
+fn text_of(entry: &X509NameEntryRef) -> Option<String> {
+    let bytes = entry.data().as_slice();
+    if bytes.contains(&0) { None } else { String::from_utf8(bytes.to_vec()).ok() }
 }
 
 /// As RFC 4514 writes it: the last attribute first, special characters escaped.

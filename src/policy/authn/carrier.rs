@@ -35,7 +35,7 @@ pub fn strip_query_param(query: &str, name: &str) -> String {
 }
 
 /// Undoes `application/x-www-form-urlencoded`: `%XX` and `+`. A `%` that begins no escape stands for itself, as it does to backends.
-fn decode(text: &str) -> Cow<'_, [u8]> {
+pub fn decode(text: &str) -> Cow<'_, [u8]> {
     if memchr::memchr2(b'%', b'+', text.as_bytes()).is_none() {
         return Cow::Borrowed(text.as_bytes());
     }

@@ -6,10 +6,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::digest;
+use jsonwebtoken::Algorithm;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use smallvec::SmallVec;
@@ -18,11 +20,13 @@ use subtle::ConstantTimeEq;
 use super::failure::Failure;
 use super::identity::IdentityHeaders;
 use super::issued::{ByDigest, IssuedKeys};
+use super::jwt_keys::{JwtKeyConfig, VerifyKey};
 use super::method::Proved;
 use super::password::Hashed;
+use super::signature;
 use crate::exchange::{ClientCertificate, Identity};
 use crate::problem::{Problem, Problems};
-use crate::value::Spanned;
+use crate::value::{Secret, Spanned};
 
 /// One consumer of the APIs: a person, a team, an application.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -46,6 +50,9 @@ pub struct ConsumerConfig {
     /// The client certificates that belong to it, by a name in them or by their fingerprint.
     #[serde(default)]
     pub certificates: Vec<Spanned<CertificateName>>,
+    /// The keys that it signs requests with (RFC 9421).
+    #[serde(default)]
+    pub signing_keys: Vec<SigningKeyConfig>,
     /// What its API keys may do. A token brings its own scopes; these apply only to a token that has no scope claim at all.
     #[serde(default)]
     pub scopes: Vec<String>,
@@ -55,6 +62,24 @@ pub struct ConsumerConfig {
     /// The plan that it has subscribed to, such as `free` or `pro`: limits may differ by it.
     #[serde(default)]
     pub plan: Option<Spanned<String>>,
+}
+
+/// A key that a consumer signs its requests with: either `public_key` or `secret`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SigningKeyConfig {
+    /// The `keyid` of its signatures. Unique among all consumers.
+    pub id: Spanned<String>,
+    /// A public key in PEM: RSA with 2048 to 8192 bits, P-256, P-384 or Ed25519.
+    #[serde(default)]
+    pub public_key: Option<Spanned<Secret>>,
+    /// The shared secret of `hmac-sha256`, at least 32 bytes, used as the bytes it is.
+    #[serde(default)]
+    pub secret: Option<Spanned<Secret>>,
+    /// `ed25519`, `ecdsa-p256-sha256`, `ecdsa-p384-sha384`, `rsa-pss-sha512`, `rsa-v1_5-sha256` or `hmac-sha256`. Default: the one that
+    /// suits the key, for RSA `rsa-pss-sha512`.
+    #[serde(default)]
+    pub algorithm: Option<Spanned<String>>,
 }
 
 /// What a client certificate is known by: exactly one of these, compared whole.
@@ -205,6 +230,7 @@ pub struct Consumers {
     logins: HashMap<Arc<str>, Login, ahash::RandomState>,
     subjects: HashMap<Arc<str>, SubjectEntries, ahash::RandomState>,
     certificates: HashMap<CertificateName, usize, ahash::RandomState>,
+    signing_keys: HashMap<Box<str>, (VerifyKey, Arc<Proved>), ahash::RandomState>,
     fingerprint: [u8; 32],
     number: Number,
 }
@@ -222,7 +248,7 @@ impl Default for Number {
 
 impl Consumers {
     /// Builds the tables. What is wrong goes to `problems`, and is left out.
-    pub fn compile(configs: &[ConsumerConfig], problems: &mut Problems) -> Self {
+    pub fn compile(configs: &[ConsumerConfig], base: &Path, problems: &mut Problems) -> Self {
         let mut consumers = Consumers::default();
         consumers.names.reserve(configs.len());
         consumers.keys.reserve(configs.iter().map(|config| config.api_keys.len()).sum());
@@ -232,6 +258,7 @@ impl Consumers {
                 config.api_keys.iter().for_each(|key| consumers.add_key(at, key, problems));
                 config.passwords.iter().for_each(|password| consumers.add_password(at, password, problems));
                 config.certificates.iter().for_each(|name| consumers.add_certificate(at, name, problems));
+                config.signing_keys.iter().for_each(|key| consumers.add_signing_key(at, key, base, problems));
                 config.subjects.iter().for_each(|subject| consumers.add_subject(at, subject, config, problems));
                 fingerprint(config, &mut print);
             }
@@ -380,6 +407,46 @@ impl Consumers {
         }
     }
 
+    fn add_signing_key(&mut self, at: usize, config: &SigningKeyConfig, base: &Path, problems: &mut Problems) {
+        let algorithm = match &config.algorithm {
+            None => None,
+            Some(name) => {
+                let Some((_, known)) = signature::ALGORITHMS.iter().find(|(known, _)| *known == name.value) else {
+                    let problem =
+                        Problem::error(name.place, format!("`{}` is no signature algorithm that is supported", name.value));
+                    problems.push(problem.hint(signature::ALGORITHMS.map(|(name, _)| name).join(", ")));
+                    return;
+                };
+                Some(Spanned { value: format!("{known:?}"), place: name.place })
+            }
+        };
+        let suited: Vec<Algorithm> = signature::ALGORITHMS.iter().map(|(_, known)| *known).collect();
+        // Without a word an RSA key signs with PSS.
+        let allowed: Vec<_> = suited.into_iter().filter(|known| algorithm.is_some() || *known != Algorithm::RS256).collect();
+        let key = JwtKeyConfig {
+            id: Some(config.id.clone()),
+            secret: config.secret.clone(),
+            public_key: config.public_key.clone(),
+            algorithm,
+        };
+        let Some(key) = VerifyKey::compile(&key, &allowed, base, config.id.place, problems) else { return };
+        let Some(consumer) = self.list.get(at) else { return };
+        let proved = Arc::new(consumer.proved(config.id.value.as_str().into(), signature::METHOD));
+        if let Some((_, other)) = self.signing_keys.insert(config.id.value.as_str().into(), (key, proved)) {
+            let other = other.identity.consumer.as_deref().unwrap_or_default();
+            problems.push(Problem::error(config.id.place, format!("consumer `{other}` already has a signing key of this id")));
+        }
+    }
+
+    /// The key of that id, and who signs with it.
+    pub fn by_signing_key(&self, id: &str) -> Option<&(VerifyKey, Arc<Proved>)> {
+        self.signing_keys.get(id)
+    }
+
+    pub fn has_signing_keys(&self) -> bool {
+        !self.signing_keys.is_empty()
+    }
+
     /// Whom a client certificate of this name belongs to.
     pub fn by_certificate(&self, name: &CertificateName) -> Option<&Consumer> {
         self.certificates.get(name).and_then(|at| self.list.get(*at))
@@ -473,7 +540,7 @@ pub mod tests {
     pub fn compile(json: serde_json::Value) -> (Consumers, Problems) {
         let configs: Vec<ConsumerConfig> = serde_json::from_value(json).unwrap();
         let mut problems = Problems::default();
-        (Consumers::compile(&configs, &mut problems), problems)
+        (Consumers::compile(&configs, Path::new("."), &mut problems), problems)
     }
 
     #[test]
@@ -527,11 +594,12 @@ pub mod tests {
                     groups: vec![],
                     plan: None,
                     certificates: vec![],
+                    signing_keys: vec![],
                 }
             })
             .collect();
         let mut problems = Problems::default();
-        let consumers = Consumers::compile(&configs, &mut problems);
+        let consumers = Consumers::compile(&configs, Path::new("."), &mut problems);
         assert!(problems.is_empty());
         for n in (0..100_000).step_by(997) {
             assert_eq!(&*consumers.by_key(format!("key-{n}").as_bytes(), 0).unwrap().identity.subject, format!("c{n}"));

@@ -27,6 +27,18 @@ pub enum Failure {
     ExpiredCertificate,
     /// A client certificate without any of the names that could be a subject.
     NamelessCertificate,
+    MalformedSignature,
+    UnknownSigningKey,
+    /// It does not cover all that it has to.
+    UncoveredComponent,
+    /// It covers something that the request does not have.
+    MissingComponent,
+    SignatureFromTheFuture,
+    StaleSignature,
+    BadRequestSignature,
+    ReplayedSignature,
+    /// More signatures came than can be remembered: nobody knows whether one comes again.
+    ReplayWindowFull,
     TokenTooLarge,
     MalformedToken,
     /// The token's header asks for something that this gateway never does: critical extensions, or keys that the token brings along.
@@ -97,6 +109,19 @@ impl Failure {
             Failure::PasswordChecksBusy => ("password_checks_busy", "Too many passwords are being checked at once.", Unavailable),
             Failure::ExpiredCertificate => ("certificate_expired", "The client certificate has expired.", Other),
             Failure::NamelessCertificate => ("certificate_nameless", "The client certificate names no subject.", Other),
+            Failure::MalformedSignature => ("malformed_signature", "The message signature is not well-formed.", Other),
+            Failure::UnknownSigningKey => ("unknown_signing_key", "No signature is of a key that is known.", Other),
+            Failure::UncoveredComponent => {
+                ("uncovered_component", "The signature does not cover all that it has to cover.", Other)
+            }
+            Failure::MissingComponent => ("missing_component", "The signature covers what the request does not have.", Other),
+            Failure::SignatureFromTheFuture => ("signature_from_future", "The signature was made in the future.", Other),
+            Failure::StaleSignature => ("stale_signature", "The signature is too old.", Other),
+            Failure::BadRequestSignature => ("bad_request_signature", "The signature is not this request's.", Other),
+            Failure::ReplayedSignature => ("replayed_signature", "The signature was used before.", Other),
+            Failure::ReplayWindowFull => {
+                ("replay_window_full", "Whether the signature was used before cannot be found out now.", Unavailable)
+            }
             Failure::TokenTooLarge => ("token_too_large", "The token is too large.", Token),
             Failure::MalformedToken => ("malformed_token", "The token is not a well-formed signed JWT.", Token),
             Failure::UnsupportedHeader => ("unsupported_header", "The token's header has a member that is not accepted.", Token),

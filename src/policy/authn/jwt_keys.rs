@@ -45,6 +45,13 @@ pub struct VerifyKey {
     key: DecodingKey,
 }
 
+/// Without the key, which may be a shared secret.
+impl std::fmt::Debug for VerifyKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VerifyKey").field("id", &self.id).field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
+}
+
 impl VerifyKey {
     /// `None` if anything is wrong, which then stands in `problems`. `allowed` is the method's list; empty allows all.
     pub fn compile(

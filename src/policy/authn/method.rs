@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::identity::IdentityHeaders;
 use crate::exchange::{Exchange, Identity};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
+use crate::policy::OnBody;
 
 /// Who a credential proves its bearer to be, and what the backend hears of it, prepared once for each credential.
 #[derive(Debug)]
@@ -95,6 +96,11 @@ pub trait Method: Send + Sync {
     /// Where the credentials come in.
     fn carriers(&self) -> Carriers {
         Carriers::default()
+    }
+
+    /// What looks at the body once the method has said its word of the head.
+    fn body(&self) -> Option<Arc<dyn OnBody>> {
+        None
     }
 
     /// The fields that [`Proved::extra`] may set. A client's own fields of these names never go upstream.

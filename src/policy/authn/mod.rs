@@ -17,6 +17,7 @@ mod discovery;
 pub mod failure;
 pub mod identity;
 pub mod introspection;
+mod introspection_server;
 pub mod issued;
 #[cfg(test)]
 mod jose_vectors;
@@ -32,6 +33,7 @@ pub mod method;
 pub mod mtls;
 pub mod password;
 pub mod provider;
+pub mod signature;
 pub mod sources;
 #[cfg(test)]
 mod tests;
@@ -58,6 +60,7 @@ use self::introspection::IntrospectionConfig;
 use self::jwt::JwtConfig;
 use self::method::{Carriers, Method, Proved, Verdict};
 use self::mtls::{MtlsConfig, MtlsMethod};
+use self::signature::{SignatureConfig, SignatureMethod};
 use super::{Compile, OnWait, PlanBuilder, Policy, Stage, Waiting};
 use crate::exchange::{Exchange, Identity};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
@@ -86,6 +89,8 @@ pub struct AuthnConfig {
     pub basic: Option<BasicConfig>,
     /// The client's certificate, on listeners that ask for one.
     pub mtls: Option<MtlsConfig>,
+    /// Requests that a consumer's key has signed (HTTP Message Signatures, RFC 9421).
+    pub signature: Option<SignatureConfig>,
     /// `true` (the default): one method suffices. `false`: all of them are needed, such as a token and an API key. Either way whatever
     /// is presented must be right, and must not name two different consumers.
     pub any: bool,
@@ -99,7 +104,8 @@ pub struct AuthnConfig {
     /// Lets the backend see the credentials as they came. Default `false`: the header fields, cookies and
     /// query parameters that credentials may stand in do not go upstream.
     pub forward_credentials: bool,
-    /// How many tokens of up to 2 KiB that were found good are remembered, never beyond their expiry; longer ones count several times. 0 to 1000000, default 10000.
+    /// How many tokens of up to 2 KiB that were found good are remembered, never beyond their expiry; longer ones count several times.
+    /// 0 to 1000000, default 10000.
     pub token_cache: Option<Spanned<u32>>,
 }
 
@@ -111,6 +117,7 @@ impl Default for AuthnConfig {
             api_key: None,
             basic: None,
             mtls: None,
+            signature: None,
             any: true,
             optional: false,
             anonymous: None,
@@ -134,6 +141,7 @@ fn methods(config: &AuthnConfig, cx: &mut Compile<'_>) -> Option<Vec<Arc<dyn Met
         config.api_key.as_ref().map(|keys| shared(ApiKeyMethod::compile(keys, cx))),
         config.basic.as_ref().map(|basic| shared(BasicMethod::compile(basic, cx))),
         config.mtls.as_ref().map(|mtls| shared(MtlsMethod::compile(mtls, cx))),
+        config.signature.as_ref().map(|signature| shared(SignatureMethod::compile(signature, cx))),
     ];
     tokens?;
     let bearers = bearers?.into_iter().map(|bearer| shared(Some(bearer)));
@@ -167,14 +175,17 @@ impl Policy for Authn {
     const NAME: &'static str = "authn";
     const STAGE: Stage = Stage::Authn;
     const SUMMARY: &'static str =
-        "Proves who the client is: tokens (JWT, introspection), API keys, passwords, client certificates";
+        "Proves who the client is: tokens (JWT, introspection), API keys, passwords, certificates, signatures";
     type Config = AuthnConfig;
 
     fn compile(config: &AuthnConfig, cx: &mut Compile<'_>) -> Option<Self> {
         // All of them, so that every problem is found in one go.
         let methods = methods(config, cx);
         if methods.as_ref().is_some_and(Vec::is_empty) {
-            cx.problems.push(Problem::error(cx.place, "`authn` needs at least one method").hint("jwt, api_key, basic or mtls"));
+            cx.problems.push(
+                Problem::error(cx.place, "`authn` needs at least one method")
+                    .hint("jwt, introspection, api_key, basic, mtls or signature"),
+            );
             return None;
         }
         let unproved = unproved(config, cx);
@@ -201,7 +212,9 @@ impl Policy for Authn {
             plan.knobs().forward_credentials = true;
         }
         plan.knobs().credential_queries.clone_from(&self.carriers.queries);
+        let bodies: Vec<_> = self.methods.iter().filter_map(|method| method.body()).collect();
         plan.on_wait(self);
+        bodies.into_iter().for_each(|body| plan.on_body(body));
     }
 }
 
