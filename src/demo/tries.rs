@@ -313,6 +313,12 @@ fn limits(list: &mut List, w: &Words) {
         &["address_limited"],
     );
     list.add(
+        &[200, 200, 200],
+        "4 a second, and none refused: three at once take half a second",
+        format!("for i in 1 2 3; do {curl} -w 'after %{{time_total}}s\\n' {http}/calm & done | grep -E '^HTTP|^after'; wait"),
+        &["after 0."],
+    );
+    list.add(
         &[200],
         "a limit shared with other gateways; its Redis is down, so this one counts alone",
         format!("{curl} {http}/fleet; curl -s{direct} {admin}/metrics | grep ^portcullis_rate_limit_unanswered"),
