@@ -243,6 +243,14 @@ fn identity(list: &mut List, w: &Words) {
         &[r#""query": "page=2""#],
     );
     list.add(
+        &[200],
+        "a token whose key its issuer publishes",
+        format!("{curl} {dora} {http}/lounge/"),
+        &[r#""subject": "dora""#],
+    );
+    list.add(&[200], "the same in a browser's cookie", format!("{curl} {cookie} {http}/lounge/"), &[r#""subject": "dora""#]);
+    list.add(&[200], "and without one: a guest", format!("{curl} {http}/lounge/"), &[r#""consumer": "guest""#]);
+    list.add(
         &[200, 204, 401],
         "a key that the admin API issues, and revokes",
         format!(
