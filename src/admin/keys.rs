@@ -8,6 +8,7 @@
 //! | `POST /consumers/{name}/keys/{id}/rotate` | issues one in its place, and lets both work for a while |
 //! | `DELETE /consumers/{name}/keys/{id}` | revokes it |
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -83,53 +84,47 @@ struct Desk {
 }
 
 impl FromRequestParts<Admin> for Desk {
-    type Rejection = Response;
+    type Rejection = Refusal;
 
-    async fn from_request_parts(_: &mut Parts, admin: &Admin) -> Result<Self, Response> {
+    async fn from_request_parts(_: &mut Parts, admin: &Admin) -> Result<Self, Refusal> {
         let snapshot = admin.core.snapshot.load();
         match &snapshot.keys {
             Some((keys, prefix)) => Ok(Desk { keys: keys.clone(), prefix: prefix.clone(), admin: admin.clone() }),
-            None => Err(problem(StatusCode::NOT_FOUND, "no `key_store` is configured, so that no keys can be issued", json!({}))),
+            None => Err(Refusal::new(StatusCode::NOT_FOUND, "no `key_store` is configured, so that no keys can be issued")),
         }
     }
 }
 
 impl Desk {
     /// New keys are for consumers that the configuration has.
-    fn knows(&self, consumer: &str) -> Result<(), Response> {
+    fn knows(&self, consumer: &str) -> Result<(), Refusal> {
         match self.admin.core.snapshot.load().consumers.by_name(consumer) {
             Some(_) => Ok(()),
-            None => Err(problem(StatusCode::NOT_FOUND, "the configuration has no such consumer", json!({}))),
+            None => Err(Refusal::new(StatusCode::NOT_FOUND, "the configuration has no such consumer")),
         }
     }
 }
 
-async fn list(desk: Desk, Path(name): Path<String>, page: Result<Query<Page>, QueryRejection>) -> Response {
-    let Ok(Query(page)) = page else {
-        return problem(StatusCode::BAD_REQUEST, "the query takes `after`, an id, and `limit`, a number", json!({}));
-    };
+async fn list(desk: Desk, Path(name): Path<String>, page: Result<Query<Page>, QueryRejection>) -> Result<Response, Refusal> {
+    let Query(page) = page.map_err(|_| unfit("the query takes `after`, an id, and `limit`, a number"))?;
     let limit = page.limit.unwrap_or(PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
-        return problem(StatusCode::BAD_REQUEST, "`limit` is from 1 to 1000", json!({}));
+        return Err(unfit("`limit` is from 1 to 1000"));
     }
     let (records, more) = desk.keys.list(&name, page.after.as_deref(), limit);
     // The keys of a consumer that left the configuration can be seen and revoked.
-    if records.is_empty()
-        && let Err(unknown) = desk.knows(&name)
-    {
-        return unknown;
+    if records.is_empty() {
+        desk.knows(&name)?;
     }
     let next = more.then(|| records.last().map(|record| record.id.clone())).flatten();
     let now = now();
     let keys: Vec<Value> = records.iter().map(|record| describe(record, now)).collect();
-    axum::Json(json!({ "consumer": name, "keys": keys, "next": next })).into_response()
+    Ok(axum::Json(json!({ "consumer": name, "keys": keys, "next": next })).into_response())
 }
 
-async fn show(desk: Desk, Path((name, id)): Path<(String, String)>) -> Response {
-    match desk.keys.get(&name, &id) {
-        Some(record) => axum::Json(describe(&record, now())).into_response(),
-        None => refusal(&KeyError::Unknown),
-    }
+async fn show(desk: Desk, Path((name, id)): Path<(String, String)>) -> Result<Response, Refusal> {
+    let record = desk.keys.get(&name, &id).ok_or(KeyError::Unknown)?;
+    Ok(axum::Json(describe(&record, now())).into_response())
 }
 
 async fn create(
@@ -137,12 +132,12 @@ async fn create(
     Peer(peer): Peer,
     Path(name): Path<String>,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     desk.knows(&name)?;
     let wanted: NewKey = read(body)?;
     let expires = expiry(wanted.expires_in.as_deref(), wanted.expires_at.as_deref())?;
     let order = Order { consumer: name.clone(), label: label(wanted.label)?, scopes: scopes(wanted.scopes)?, expires };
-    let minted = desk.keys.create(order, &desk.prefix).await.map_err(|error| refusal(&error))?;
+    let minted = desk.keys.create(order, &desk.prefix).await?;
     log::info!("audit: issued the API key {} of consumer {name:?}{}{peer}", minted.record.id, until(&minted.record));
     Ok(created(&name, minted, json!({})))
 }
@@ -152,7 +147,7 @@ async fn rotate(
     Peer(peer): Peer,
     Path((name, id)): Path<(String, String)>,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     desk.knows(&name)?;
     let wanted: Rotation = read(body)?;
     let overlap = wanted.overlap.as_deref().map(|text| period("overlap", text)).transpose()?.unwrap_or(OVERLAP);
@@ -161,20 +156,16 @@ async fn rotate(
     }
     let expires = expiry(wanted.expires_in.as_deref(), wanted.expires_at.as_deref())?;
     let rotated = desk.keys.rotate(&name, &id, overlap, expires, &desk.prefix).await;
-    let (minted, retired) = rotated.map_err(|error| refusal(&error))?;
+    let (minted, retired) = rotated?;
     let new = &minted.record.id;
     log::info!("audit: rotated the API key {id} of consumer {name:?}: {new} follows, {id} works{}{peer}", until(&retired));
     Ok(created(&name, minted, json!({ "replaces": describe(&retired, now()) })))
 }
 
-async fn revoke(desk: Desk, Peer(peer): Peer, Path((name, id)): Path<(String, String)>) -> Response {
-    match desk.keys.revoke(&name, &id).await {
-        Ok(record) => {
-            log::info!("audit: revoked the API key {} of consumer {name:?}{peer}", record.id);
-            StatusCode::NO_CONTENT.into_response()
-        }
-        Err(error) => refusal(&error),
-    }
+async fn revoke(desk: Desk, Peer(peer): Peer, Path((name, id)): Path<(String, String)>) -> Result<Response, Refusal> {
+    let record = desk.keys.revoke(&name, &id).await?;
+    log::info!("audit: revoked the API key {} of consumer {name:?}{peer}", record.id);
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// The one answer that holds a key: nobody on the way may keep it.
@@ -236,39 +227,58 @@ fn until(record: &Record) -> String {
     }
 }
 
-fn refusal(error: &KeyError) -> Response {
-    match error {
-        KeyError::Unknown => problem(StatusCode::NOT_FOUND, "the consumer has no such key", json!({})),
-        KeyError::Over(why) => problem(StatusCode::CONFLICT, why, json!({})),
-        KeyError::Conflict => problem(StatusCode::CONFLICT, "somebody else changed the key at the same time", json!({})),
-        KeyError::Full => problem(StatusCode::INSUFFICIENT_STORAGE, "there are 1000000 keys, and no more may be", json!({})),
-        KeyError::Unavailable(why) => {
-            log::error!("the key store did not take a change: {why}");
-            let mut response = problem(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the key store does not answer; look whether the change was made before you try again",
-                json!({}),
-            );
+/// Why nothing was done.
+struct Refusal {
+    status: StatusCode,
+    detail: Cow<'static, str>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        Refusal { status, detail: detail.into() }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = problem(self.status, &self.detail, json!({}));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            response
+        }
+        response
+    }
+}
+
+impl From<KeyError> for Refusal {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Unknown => Refusal::new(StatusCode::NOT_FOUND, "the consumer has no such key"),
+            KeyError::Over(why) => Refusal::new(StatusCode::CONFLICT, why),
+            KeyError::Conflict => Refusal::new(StatusCode::CONFLICT, "somebody else changed the key at the same time"),
+            KeyError::Full => Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "there are 1000000 keys, and no more may be"),
+            KeyError::Unavailable(why) => {
+                log::error!("the key store did not take a change: {why}");
+                let detail = "the key store does not answer; look whether the change was made before you try again";
+                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+            }
         }
     }
 }
 
-fn unfit(detail: &str) -> Response {
-    problem(StatusCode::BAD_REQUEST, detail, json!({}))
+fn unfit(detail: impl Into<Cow<'static, str>>) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, detail)
 }
 
 /// The body as JSON; no body at all asks for nothing in particular. What is wrong is told without repeating what was sent.
-fn read<T: DeserializeOwned + Default>(body: Result<Bytes, BytesRejection>) -> Result<T, Response> {
-    let body = body.map_err(|_| problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 16 KiB", json!({})))?;
+fn read<T: DeserializeOwned + Default>(body: Result<Bytes, BytesRejection>) -> Result<T, Refusal> {
+    let body = body.map_err(|_| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 16 KiB"))?;
     if body.trim_ascii().is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(&body).map_err(|error| unfit(&format!("the body does not fit: {error}")))
+    serde_json::from_slice(&body).map_err(|error| unfit(format!("the body does not fit: {error}")))
 }
 
-fn label(label: Option<String>) -> Result<Option<String>, Response> {
+fn label(label: Option<String>) -> Result<Option<String>, Refusal> {
     match &label {
         Some(text) if text.chars().count() > LONGEST_LABEL || text.chars().any(char::is_control) => {
             Err(unfit("a label has up to 200 characters, and none that controls a terminal"))
@@ -278,7 +288,7 @@ fn label(label: Option<String>) -> Result<Option<String>, Response> {
 }
 
 /// Scopes are written with spaces between them (RFC 6749, section 3.3).
-fn scopes(scopes: Option<Vec<String>>) -> Result<Option<Vec<String>>, Response> {
+fn scopes(scopes: Option<Vec<String>>) -> Result<Option<Vec<String>>, Refusal> {
     let token = |scope: &String| {
         (1..=LONGEST_SCOPE).contains(&scope.len())
             && scope.bytes().all(|byte| matches!(byte, 0x21..=0x7e if byte != b'"' && byte != b'\\'))
@@ -291,14 +301,14 @@ fn scopes(scopes: Option<Vec<String>>) -> Result<Option<Vec<String>>, Response> 
     }
 }
 
-fn period(name: &str, text: &str) -> Result<u64, Response> {
+fn period(name: &str, text: &str) -> Result<u64, Refusal> {
     match Period::parse(text) {
         Ok(period) => Ok(period.as_secs()),
-        Err(why) => Err(unfit(format!("`{name}` is no duration such as 24h or 90d {why}").trim_end())),
+        Err(why) => Err(unfit(format!("`{name}` is no duration such as 24h or 90d {why}").trim_end().to_owned())),
     }
 }
 
-fn expiry(within: Option<&str>, at: Option<&str>) -> Result<Option<u64>, Response> {
+fn expiry(within: Option<&str>, at: Option<&str>) -> Result<Option<u64>, Refusal> {
     let now = now();
     let expires = match (within, at) {
         (None, None) => return Ok(None),
@@ -332,8 +342,8 @@ mod tests {
             assert!(expiry(bad.0, bad.1).is_err(), "{bad:?}");
         }
         assert!(expiry(None, Some("2001-01-01T00:00:00Z")).is_err() && expiry(None, Some("2999-01-01T00:00:00Z")).is_err());
-        assert_eq!(expiry(None, None).unwrap(), None);
-        assert!(expiry(Some("90d"), None).unwrap().unwrap() > now());
+        assert!(matches!(expiry(None, None), Ok(None)));
+        assert!(matches!(expiry(Some("90d"), None), Ok(Some(expires)) if expires > now()));
     }
 
     #[test]

@@ -5,6 +5,10 @@
 //! of it fails, as does one that reads what is not there. What a failure means is the caller's choice, and [`RuleError`] says nothing of
 //! what the client sent.
 //!
+//! A comparison of a variable with a text takes about 1,000 instructions (0.2 us), a rule of five conditions with a claim and a network
+//! 12,000 (2.6 us), `exists` over two groups 16,000: `benches/authz.rs` has them. The worst that a client can make of a careless rule
+//! (a macro within a macro over everything it sends) ends after tens of milliseconds.
+//!
 //! - [`variables`]: the names an expression may use. Only those that it does use are looked up, when it gets there.
 //! - [`check`]: what is refused at load, and what is prepared there so that a request does not pay for it.
 //! - [`values`]: headers, parameters and claims as CEL sees them, without copies.

@@ -30,7 +30,9 @@ impl<'a> Source<'a> {
         match self {
             Source::Headers(head) => header(head, name).map(|value| Box::new(cow(value)) as _),
             Source::Query(head) => {
-                let values = head.query_pairs().filter(|(key, _)| decoded(key) == name);
+                // Most names are as they are: they need no second look.
+                let is_name = |key: &str| key == name || (key.contains(['%', '+']) && decoded(key) == name);
+                let values = head.query_pairs().filter(|(key, _)| is_name(key));
                 let values: Vec<Box<dyn Val + 'a>> = values.map(|(_, value)| Box::new(cow(decoded(value))) as _).collect();
                 (!values.is_empty()).then(|| Box::new(CelList::from(values)) as _)
             }

@@ -44,7 +44,7 @@ enum Denial {
 
 impl Conditions {
     /// `Ok(None)` if there are none; `Err` if something is wrong with them, which was said.
-    pub fn compile(config: &AuthzConfig, cx: &mut Compile<'_>) -> Result<Option<Conditions>, ()> {
+    pub(super) fn compile(config: &AuthzConfig, cx: &mut Compile<'_>) -> Result<Option<Conditions>, ()> {
         let lists = [
             &config.scopes,
             &config.any_scope,

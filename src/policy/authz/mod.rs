@@ -31,7 +31,7 @@ use crate::value::{OneOrMany, Spanned};
 const NAME: &str = "authz";
 
 /// What `Identity::method` says of those who came with a Bearer token.
-const BEARER: [&str; 3] = ["jwt", "introspection", "oauth2_introspection"];
+const BEARER: [&str; 2] = ["jwt", "introspection"];
 
 /// Who may. At least one condition; lists cannot be empty. Everything that is written must hold. A list of such tables for conditions that
 /// differ by method: every one for the request's method must hold.

@@ -57,7 +57,7 @@ struct Rule {
 impl Rules {
     /// `Ok(None)` if there are none; `Err` if something is wrong with them, which was said. `before`: how many rules of this policy
     /// were numbered before these.
-    pub fn compile(configs: &[RuleConfig], before: usize, cx: &mut Compile<'_>) -> Result<Option<Rules>, ()> {
+    pub(super) fn compile(configs: &[RuleConfig], before: usize, cx: &mut Compile<'_>) -> Result<Option<Rules>, ()> {
         if configs.len() > MAX_RULES {
             cx.problems.push(Problem::error(cx.place, format!("`rules` has at most {MAX_RULES} rules")));
             return Err(());

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use smallvec::SmallVec;
 
 use super::config::{Checked, Ignore};
 use crate::exchange::Exchange;
@@ -15,7 +14,7 @@ use crate::head::RequestHead;
 /// The most bytes of an answer's fields that are taken over. An answer with more is a failure.
 const MAX_FIELDS: usize = 16 * 1024;
 
-pub type Fields = SmallVec<[(HeaderName, HeaderValue); 4]>;
+pub type Fields = Vec<(HeaderName, HeaderValue)>;
 
 /// What becomes of a request.
 #[derive(Debug)]
