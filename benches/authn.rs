@@ -13,39 +13,34 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey};
+use portcullis::config::Source;
 use portcullis::exchange::Exchange;
 use portcullis::head::RequestHead;
-use portcullis::ledger::Ledger;
-use portcullis::policy::authn::{Authn, Consumers};
-use portcullis::policy::{Compile, OnWait, Policy};
-use portcullis::problem::{Place, Problems};
-use portcullis::tally::Tallies;
+use portcullis::policy::{OnWait, Work};
+use portcullis::snapshot::{self, Surroundings};
 use serde_json::json;
 
 const ROUNDS: usize = 51;
 const MOST: f64 = 1.0 / 20.0;
 
-fn policy(folder: &Path, kept: u32) -> Authn {
-    let config = json!({
-        "jwt": { "issuer": "https://id.example.com", "audience": "shop", "keys": [{ "id": "k1", "public_key": { "file": "public.pem" } }] },
-        "token_cache": kept,
-    });
-    let config = serde_json::from_value(config).unwrap();
-    let (mut problems, ledger, consumers, tallies) =
-        (Problems::default(), Ledger::default(), Arc::new(Consumers::default()), Tallies::default());
-    let mut cx = Compile {
-        problems: &mut problems,
-        place: Place::NOWHERE,
-        scope: "route:/bench",
-        ledger: &ledger,
-        consumers: &consumers,
-        base: folder,
-        tallies: &tallies,
-        background: None,
-        redis: None,
-        redis_written: false,
-    };
-    Authn::compile(&config, &mut cx).unwrap()
+/// The policy of a route, as a configuration with a cache of that many tokens compiles it.
+fn policy(folder: &Path, kept: u32) -> Arc<dyn OnWait> {
+    let yaml = format!(
+        "listeners: [ {{ bind: 127.0.0.1:0 }} ]
+policies:
+  authn:
+    jwt: {{ issuer: https://id.example.com, audience: shop, keys: [ {{ id: k1, public_key: {{ file: public.pem }} }} ] }}
+    token_cache: {kept}
+routes: [ {{ path: /*, service: 127.0.0.1, port: 9 }} ]
+"
+    );
+    let path = folder.join("bench.yaml");
+    std::fs::write(&path, yaml).unwrap();
+    let (mut source, document) = Source::read(&path);
+    let compiled = document.and_then(|document| snapshot::compile(&document, &mut source, &Surroundings::detached(), 1));
+    let compiled = compiled.unwrap_or_else(|| panic!("{}", source.report(false)));
+    let mut steps = compiled.routes.iter().flat_map(|route| &route.plan.steps);
+    steps.find_map(|step| if let Work::Wait(run) = &step.work { Some(run.clone()) } else { None }).unwrap()
 }
 
 /// An access token as issuers make them, of about 500 bytes.
@@ -63,7 +58,7 @@ fn token(key: &EncodingKey) -> String {
 }
 
 /// The time of one request through the policy, the exchange that it writes to included.
-fn once(policy: &Authn, head: &RequestHead, times: u32) -> Duration {
+fn once(policy: &dyn OnWait, head: &RequestHead, times: u32) -> Duration {
     let started = Instant::now();
     for _ in 0..times {
         let mut exchange = Exchange::for_tests();
@@ -89,8 +84,8 @@ fn main() {
     // In turns, so that whatever else the machine does falls on all of them.
     let (mut verified, mut remembered, mut nothing) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        verified.push(once(&afresh, &head, 20));
-        remembered.push(once(&kept, &head, 1000));
+        verified.push(once(&*afresh, &head, 20));
+        remembered.push(once(&*kept, &head, 1000));
         nothing.push(empty());
     }
     let median = |times: &mut Vec<Duration>| {
