@@ -97,7 +97,7 @@ fn good_files_and_bad_ones_by_their_exit_codes() {
     let ran = check("listeners: [ { bind: ':8080' } ]\nadmin: { bind: '0.0.0.0:9901' }\n");
     assert_eq!(ran.code, 0);
     assert!(
-        ran.stderr.contains("warning: the admin API has no authentication") && ran.stderr.contains("one.yaml:2:16"),
+        ran.stderr.contains("warning: the admin API can be read without authentication") && ran.stderr.contains("one.yaml:2:16"),
         "{ran:?}"
     );
     for (bad, said) in [

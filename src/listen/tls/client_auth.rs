@@ -78,7 +78,7 @@ impl ClientAuth {
         #[cfg(feature = "boringssl")]
         store.verify_param_mut().set_flags(X509VerifyFlags::PARTIAL_CHAIN);
         context.set_cert_store(store.build());
-        context.set_verify_depth(self.depth + 1);
+        context.set_verify_depth(self.depth);
         let mode = match self.mode {
             ClientAuthMode::Required => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
             ClientAuthMode::Optional => SslVerifyMode::PEER,

@@ -188,10 +188,12 @@ impl Policy for Validate {
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
-        if let Some(check) = self.json {
+        let json = self.json.clone();
+        // The head first: what is wrong there needs no body.
+        plan.on_request(self);
+        if let Some(check) = json {
             plan.on_body(Arc::new(check));
         }
-        plan.on_request(self);
     }
 }
 
