@@ -30,7 +30,7 @@ fn text(number: usize) -> String {
 
 fn consumers(json: serde_json::Value, issued: Option<Arc<IssuedKeys>>) -> Consumers {
     let configs: Vec<ConsumerConfig> = serde_json::from_value(json).unwrap();
-    Consumers::compile(&configs, &mut Problems::default()).with_issued(issued)
+    Consumers::compile(&configs, std::path::Path::new("."), &mut Problems::default()).with_issued(issued)
 }
 
 fn issued(count: usize) -> Arc<IssuedKeys> {
