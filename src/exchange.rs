@@ -98,6 +98,9 @@ pub struct Identity {
     pub claims: Option<Arc<serde_json::Value>>,
 }
 
+/// What was told, and the authority it was told under.
+pub type ToldUnder = (Box<[u8]>, Arc<Told>);
+
 /// What is known of the connection, shared by its requests.
 #[derive(Debug)]
 pub struct Connection {
@@ -111,7 +114,7 @@ pub struct Connection {
     pub tls: Option<TlsFacts>,
     /// What the last request's backend was told of this connection, and the authority it was told under: most requests of a
     /// connection name the same one.
-    pub told: parking_lot::Mutex<Option<(Box<[u8]>, Arc<Told>)>>,
+    pub told: parking_lot::Mutex<Option<ToldUnder>>,
 }
 
 #[derive(Debug, Clone)]

@@ -413,7 +413,7 @@ mod external {
         for (ca, status) in [(&trusted, 200), (&stranger, 503)] {
             let yaml =
                 config(&backend, nginx.port(), &format!("ca: {}, upstream_headers: [ X-User ], timeout: 5s", ca.display()));
-            let gateway = Gateway::start_in(&files, &yaml.replace("http://127.0.0.1", "https://127.0.0.1"));
+            let gateway = Gateway::start(&yaml.replace("http://127.0.0.1", "https://127.0.0.1"));
             assert_eq!(get(gateway.port(), "/").status, status, "{ca:?}");
         }
         assert_eq!((backend.requests().len(), backend.last().all("x-user")), (1, vec!["foo"]));

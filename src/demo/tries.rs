@@ -243,6 +243,14 @@ fn identity(list: &mut List, w: &Words) {
         &[r#""query": "page=2""#],
     );
     list.add(
+        &[200],
+        "a token whose key its issuer publishes",
+        format!("{curl} {dora} {http}/lounge/"),
+        &[r#""subject": "dora""#],
+    );
+    list.add(&[200], "the same in a browser's cookie", format!("{curl} {cookie} {http}/lounge/"), &[r#""subject": "dora""#]);
+    list.add(&[200], "and without one: a guest", format!("{curl} {http}/lounge/"), &[r#""consumer": "guest""#]);
+    list.add(
         &[200, 204, 401],
         "a key that the admin API issues, and revokes",
         format!(
@@ -303,6 +311,12 @@ fn limits(list: &mut List, w: &Words) {
         "1 a minute for each address, before authentication: the second",
         format!("{quiet} {http}/login; {curl} {http}/login"),
         &["address_limited"],
+    );
+    list.add(
+        &[200, 200, 200],
+        "4 a second, and none refused: three at once take half a second",
+        format!("for i in 1 2 3; do {curl} -w 'after %{{time_total}}s\\n' {http}/calm & done | grep -E '^HTTP|^after'; wait"),
+        &["after 0."],
     );
     list.add(
         &[200],

@@ -15,7 +15,9 @@ fn compile(yaml: &str, tallies: &Tallies) -> Result<Arc<Redis>, Vec<String>> {
     let config = node::decode::<RedisConfig>(&root, &mut problems);
     let redis = config
         .and_then(|config| config.compile(std::path::Path::new("/nonexistent"), &mut problems, &Ledger::default(), tallies));
-    redis.ok_or_else(|| problems.iter().map(|problem| problem.to_string()).collect())
+    // An unknown key, or a password that is written out, is a problem beside a configuration that is otherwise sound.
+    let complaints = || problems.iter().map(|problem| problem.to_string()).collect();
+    redis.filter(|_| !problems.has_errors()).ok_or_else(complaints)
 }
 
 fn complaints(yaml: &str) -> String {
