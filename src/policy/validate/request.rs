@@ -188,7 +188,7 @@ impl Policy for Validate {
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
-        let json = self.json.clone();
+        let json = self.json;
         // The head first: what is wrong there needs no body.
         plan.on_request(self);
         if let Some(check) = json {
