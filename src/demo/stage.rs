@@ -118,6 +118,11 @@ impl Stage {
             std::fs::write(self.file(&format!("{name}.key")), made.signing_key.serialize_pem())?;
             authorities.push_str(&pem);
         }
+        // A client's, which the gateway trusts for what it is.
+        let client = rcgen::generate_simple_self_signed(vec!["partner.demo.example".to_owned()])?;
+        std::fs::write(self.file("client.pem"), client.cert.pem())?;
+        std::fs::write(self.file("client.key"), client.signing_key.serialize_pem())?;
+        std::fs::write(self.file("signing.secret"), hex(&random::<32>()?))?;
         Ok(std::fs::write(self.file("ca.pem"), authorities)?)
     }
 

@@ -68,6 +68,9 @@ struct Words {
     dora: String,
     /// The same token.
     cookie: String,
+    /// The client's certificate, for curl.
+    client: String,
+    signing_secret: String,
     log: String,
     https_port: u16,
 }
@@ -96,6 +99,8 @@ impl Words {
             carol: format!("-H @{}", file("carol-expired.jwt")),
             dora: format!("-H @{}", file("dora.jwt")),
             cookie: format!("-b {}", file("dora.cookies")),
+            client: format!("--cert {} --key {}", file("client.pem"), file("client.key")),
+            signing_secret: file("signing.secret"),
             log: file("access.log"),
             https_port: stage.https.number,
         }
@@ -215,7 +220,7 @@ fn refusals(list: &mut List, w: &Words) {
 }
 
 fn identity(list: &mut List, w: &Words) {
-    let Words { curl, http, admin, api_key, key, alice, bob, carol, dora, cookie, .. } = w;
+    let Words { curl, http, admin, api_key, key, alice, bob, carol, dora, cookie, signing_secret, .. } = w;
     list.group = "Who is it, and may it: the backend sees the proved identity, never the credential";
     list.add(&[200], "an API key", format!("{curl} {api_key} {http}/cart/"), &[r#""consumer": "acme-mobile""#]);
     list.add(&[401], "no credentials", format!("{curl} {http}/cart/"), &["www-authenticate:"]);
@@ -241,6 +246,18 @@ fn identity(list: &mut List, w: &Words) {
         "or a key in the query, which is taken out",
         format!("{curl} '{http}/orders/1?page=2&api_key={key}'"),
         &[r#""query": "page=2""#],
+    );
+    let host = http.trim_start_matches("http://");
+    list.add(
+        &[200],
+        "a request that its sender has signed",
+        format!(
+            "p='(\"@method\" \"@authority\" \"@path\");created='$(date +%s)';keyid=\"partner-key\";nonce=\"'$(date +%s%N)'\"'; \
+             s=$(printf '\"@method\": GET\\n\"@authority\": {host}\\n\"@path\": /vault\\n\"@signature-params\": %s' \"$p\" | \
+             openssl dgst -sha256 -hmac \"$(cat {signing_secret})\" -binary | base64); \
+             {curl} -H \"Signature-Input: sig=$p\" -H \"Signature: sig=:$s:\" {http}/vault"
+        ),
+        &[r#""consumer": "partner""#],
     );
     list.add(
         &[200],
@@ -365,8 +382,14 @@ fn answers(list: &mut List, w: &Words) {
 }
 
 fn doors(list: &mut List, w: &Words) {
-    let Words { curl, http, https, balanced, authorities, https_port, .. } = w;
+    let Words { curl, http, https, balanced, authorities, https_port, client, .. } = w;
     list.group = "Doors: TLS, HTTP/2, PROXY protocol";
+    list.add(
+        &[200],
+        "a client's certificate says who it is",
+        format!("{curl} {authorities} {client} {https}/vault"),
+        &[r#""consumer": "partner""#],
+    );
     list.add(
         &[200],
         "HTTP/2 over TLS",
