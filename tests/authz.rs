@@ -141,7 +141,7 @@ mod order {
             let malformed = ask("192.0.2.1", b"{");
             assert_eq!((malformed.status, malformed.json()["policy"].as_str()), (400, Some("validate")));
             ask("192.0.2.1", b"{}").assert_problem(401, "authn", "missing_credentials");
-            assert_eq!(gateway.metric("portcullis_refusals_total{policy=\"authn\"}"), 1.0);
+            gateway.wait_metric("portcullis_refusals_total{policy=\"authn\"}", 1.0);
             assert!(service.requests().is_empty() && backend.requests().is_empty());
         });
     }
