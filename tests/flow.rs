@@ -41,7 +41,8 @@ fn twenty_at_once_leave_one_by_one(lane: bool) {
     let mut clients = Vec::new();
     for number in 0..20 {
         clients.push(sent(gateway.port(), "GET", &format!("/{number}")));
-        // In line before the next one comes: that is what makes an order of arrival.
+        // With the backend, or in line, before the next one comes: that is what makes an order of arrival.
+        eventually("the first is with the backend", || !starts.lock().unwrap().is_empty());
         gateway.wait_metric("portcullis_throttle_delayed_total{scope=\"route:/*\"}", f64::from(number));
     }
     assert!(clients.iter_mut().all(|client| client.answer_to("GET").status == 200), "none is refused");
