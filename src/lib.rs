@@ -25,6 +25,7 @@
 //! | [`upgrade`], [`successor`] | handing the listening sockets to the next process |
 //! | [`demo`] | the product in one command |
 //! | [`cli`] | the commands |
+//! | [`cidr`], [`plain`] | sets of addresses; text that needs no escape |
 //! | [`core`], [`wait`] | what the workers share; waiting with a limit |
 //!
 //! # What stays true
@@ -37,13 +38,16 @@
 //!
 //! # Dependencies
 //!
-//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`, `cel`, `redis`) <- rooms (`listen`, `route`,
-//! `policy`, `keys`, `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `admin` <- `serve` <- `main`. No exceptions.
+//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`, `cidr`, `plain`, `cel`, `redis`) <- rooms
+//! (`listen`, `route`, `policy`, `keys`, `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `lane`, `admin` <- `serve`
+//! <- `main`. No exceptions. Rooms do not know each other, but for two that belong to [`policy`]: [`cache`] is one of its policies, and
+//! [`keys`] fills the table that one of its methods asks.
 //! Pingora's proxy session is known to [`proxy`] alone, its HTTP/2 stream also to [`downstream`], [`wire`] and [`serve`].
 
 pub mod admin;
 pub mod cache;
 pub mod cel;
+pub mod cidr;
 pub mod cli;
 pub mod config;
 pub mod core;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Admin, problem};
-use crate::listen::cidr::CidrSet;
+use crate::cidr::CidrSet;
 use crate::listen::roster::{Entry, Roster};
 
 /// How many connections are listed unless the query says otherwise, and at most.

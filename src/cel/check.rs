@@ -10,7 +10,7 @@ use cel::{Env, add_member_overload, extensions};
 use super::values::{Network, Pattern, contains_ip, matches};
 use super::variables::{Shape, VARIABLES};
 use super::{ENV, Expression, Kind, MAX_DEPTH, MAX_SOURCE};
-use crate::listen::cidr::CidrSet;
+use crate::cidr::CidrSet;
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::value::Spanned;
 

@@ -12,8 +12,8 @@ use cel::common::value::{CowVal, StaticVal, Val};
 use serde_json::{Map, Value};
 
 use super::variables::cow;
+use crate::cidr::CidrSet;
 use crate::head::RequestHead;
-use crate::listen::cidr::CidrSet;
 
 /// Where a map's members come from.
 #[derive(Clone, Copy, Debug)]

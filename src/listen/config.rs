@@ -11,9 +11,9 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
-use super::cidr::CidrSet;
 use super::guard::Caps;
 use super::tls::TlsAcceptor;
+use crate::cidr::CidrSet;
 use crate::problem::{Place, Problem, Problems};
 use crate::value::{OneOrMany, Period, Size, Spanned};
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
-use super::cidr::CidrSet;
+use crate::cidr::CidrSet;
 use crate::exchange::{Connection, Told, is_gateways};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 

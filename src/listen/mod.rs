@@ -1,6 +1,5 @@
 //! The door: what happens to a connection before a request of it is looked at.
 
-pub mod cidr;
 pub mod config;
 pub mod forwarded;
 pub mod guard;

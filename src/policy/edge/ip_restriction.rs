@@ -15,9 +15,9 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::cidr;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
-use crate::listen::cidr;
 use crate::policy::{Compile, OnRequest, PlanBuilder, Policy, Stage};
 use crate::problem::{Place, Problem};
 use crate::reply::{Flow, Reply};
