@@ -111,10 +111,11 @@ impl OnWait for ConcurrencyLimit {
     fn at_once(&self, head: &RequestHead, exchange: &mut Exchange) -> Option<Flow> {
         let key = self.by.key(head, exchange);
         let limit = if self.dry_run.is_some() { u32::MAX } else { self.limit };
-        match self.lines.arrive(key, limit, self.bounds, 0, nanoseconds(Instant::now())) {
+        let now = nanoseconds(Instant::now());
+        match self.lines.arrive(key, limit, self.bounds, 0, now) {
             Arrival::Passed => {
                 if let Some(counter) = &self.dry_run
-                    && self.lines.gate(key, |places| places.0 > self.limit).unwrap_or(false)
+                    && self.lines.gate(key, self.bounds, now, |places| places.0 > self.limit).unwrap_or(false)
                 {
                     counter.add(1);
                 }

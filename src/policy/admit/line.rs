@@ -65,19 +65,20 @@ pub enum Arrival {
     MayWait,
 }
 
+#[derive(Default)]
 struct Line<G> {
     gate: G,
     waiting: VecDeque<Arc<Notify>>,
 }
 
-type Shard<G> = Mutex<HashMap<Key, Line<G>, ahash::RandomState>>;
+type Shard<G> = HashMap<Key, Line<G>, ahash::RandomState>;
 
 const SHARDS: usize = 32;
 
 /// The lines of one policy.
 pub struct Lines<G> {
     hasher: ahash::RandomState,
-    shards: Box<[Shard<G>]>,
+    shards: Box<[Mutex<Shard<G>>]>,
     /// How many wait, in all lines.
     waiting: Arc<Gauge>,
 }
@@ -87,12 +88,12 @@ impl<G: Gate> Lines<G> {
     pub fn new(waiting: Arc<Gauge>) -> Self {
         Lines {
             hasher: ahash::RandomState::new(),
-            shards: std::iter::repeat_with(Shard::default).take(SHARDS).collect(),
+            shards: std::iter::repeat_with(Mutex::default).take(SHARDS).collect(),
             waiting,
         }
     }
 
-    fn with<R>(&self, key: Key, work: impl FnOnce(&mut HashMap<Key, Line<G>, ahash::RandomState>) -> R) -> Option<R> {
+    fn with<R>(&self, key: Key, work: impl FnOnce(&mut Shard<G>) -> R) -> Option<R> {
         let index = self.hasher.hash_one(key) as usize % SHARDS;
         self.shards.get(index).map(|shard| work(&mut shard.lock()))
     }
@@ -106,14 +107,7 @@ impl<G: Gate> Lines<G> {
     /// nanoseconds.
     pub fn arrive(&self, key: Key, rule: G::Rule, bounds: Bounds, patience: u64, now: u64) -> Arrival {
         let arrived = self.with(key, |lines| {
-            let share = bounds.keys.div_ceil(SHARDS).max(1);
-            if !lines.contains_key(&key) && lines.len() >= share {
-                lines.retain(|_, line| !(line.waiting.is_empty() && line.gate.is_idle(now)));
-                if lines.len() >= share {
-                    return Arrival::Refused(Refused::Full);
-                }
-            }
-            let line = lines.entry(key).or_insert_with(|| Line { gate: G::default(), waiting: VecDeque::new() });
+            let Some(line) = bounded(lines, key, bounds.keys, now) else { return Arrival::Refused(Refused::Full) };
             if line.waiting.is_empty() && line.gate.pass(rule, now) == Pass::Now {
                 return Arrival::Passed;
             }
@@ -134,8 +128,7 @@ impl<G: Gate> Lines<G> {
         let ticket = Arc::new(Notify::new());
         self.waiting.add(1);
         self.with(key, |lines| {
-            let line = lines.entry(key).or_insert_with(|| Line { gate: G::default(), waiting: VecDeque::new() });
-            line.waiting.push_back(ticket.clone());
+            lines.entry(key).or_default().waiting.push_back(ticket.clone());
         });
         Place { lines: self, key, ticket }
     }
@@ -153,17 +146,28 @@ impl<G: Gate> Lines<G> {
         });
     }
 
-    /// Looks at what the gate of a key remembers.
-    pub fn gate<R>(&self, key: Key, look: impl FnOnce(&mut G) -> R) -> Option<R> {
-        self.with(key, |lines| {
-            look(&mut lines.entry(key).or_insert_with(|| Line { gate: G::default(), waiting: VecDeque::new() }).gate)
-        })
+    /// Looks at what the gate of a key remembers. `None` if no more keys can be remembered.
+    pub fn gate<R>(&self, key: Key, bounds: Bounds, now: u64, look: impl FnOnce(&mut G) -> R) -> Option<R> {
+        self.with(key, |lines| bounded(lines, key, bounds.keys, now).map(|line| look(&mut line.gate))).flatten()
     }
 
     #[cfg(test)]
     fn keys(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
+}
+
+/// The line of a key. `None` if it would be a new one, there are as many as there may be (`keys` over all shards), and none can be
+/// forgotten.
+fn bounded<G: Gate>(lines: &mut Shard<G>, key: Key, keys: usize, now: u64) -> Option<&mut Line<G>> {
+    let share = keys.div_ceil(SHARDS).max(1);
+    if !lines.contains_key(&key) && lines.len() >= share {
+        lines.retain(|_, line| !(line.waiting.is_empty() && line.gate.is_idle(now)));
+        if lines.len() >= share {
+            return None;
+        }
+    }
+    Some(lines.entry(key).or_default())
 }
 
 /// A place in a line, until it is dropped.
@@ -310,5 +314,13 @@ mod tests {
         assert!(full && lines.keys() <= SHARDS);
         (0..1000u32).for_each(|n| lines.give_back(Key::text(&n.to_le_bytes()), |seats| seats.0 = 0));
         assert_eq!(lines.keys(), 0);
+    }
+
+    #[test]
+    fn who_only_looks_is_bounded_as_well() {
+        let lines = Lines::<Seats>::new(Arc::default());
+        let bounds = Bounds { keys: SHARDS, ..BOUNDS };
+        let looked = (0..1000u32).filter(|n| lines.gate(Key::text(&n.to_le_bytes()), bounds, 0, |seats| seats.0 = 1).is_some());
+        assert!((1..=SHARDS).contains(&looked.count()) && lines.keys() <= SHARDS);
     }
 }

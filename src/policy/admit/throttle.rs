@@ -122,7 +122,7 @@ impl Throttle {
     fn rehearse(&self, [delayed, refused]: &[Arc<Counter>; 2], key: Key, now: u64) {
         let pace = self.pace;
         let (patience, most) = (patience(self.max_delay), self.bounds.per_key as u64);
-        self.lines.gate(key, |turn| {
+        self.lines.gate(key, self.bounds, now, |turn| {
             let delay = turn.delay(pace, 0, now);
             if delay == 0 {
                 turn.pass(pace, now);
