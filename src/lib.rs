@@ -25,7 +25,7 @@
 //! | [`upgrade`], [`successor`] | handing the listening sockets to the next process |
 //! | [`demo`] | the product in one command |
 //! | [`cli`] | the commands |
-//! | [`cidr`], [`plain`] | sets of addresses; text that needs no escape |
+//! | [`cidr`], [`clock`], [`plain`] | sets of addresses; the time of day; text that needs no escape |
 //! | [`core`], [`wait`] | what the workers share; waiting with a limit |
 //!
 //! # What stays true
@@ -38,7 +38,7 @@
 //!
 //! # Dependencies
 //!
-//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`, `cidr`, `plain`, `cel`, `redis`) <- rooms
+//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`, `cidr`, `clock`, `plain`, `cel`, `redis`) <- rooms
 //! (`listen`, `route`, `policy`, `keys`, `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `lane`, `admin` <- `serve`
 //! <- `main`. No exceptions. Rooms do not know each other, but for two that belong to [`policy`]: [`cache`] is one of its policies, and
 //! [`keys`] fills the table that one of its methods asks.
@@ -49,6 +49,7 @@ pub mod cache;
 pub mod cel;
 pub mod cidr;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod core;
 pub mod demo;

@@ -10,7 +10,6 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -25,6 +24,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Admin, Peer, problem};
+use crate::clock::unix_seconds as now;
 use crate::keys::{KeyError, KeyStore, Minted, Order, Record};
 use crate::value::Period;
 
@@ -324,10 +324,6 @@ fn expiry(within: Option<&str>, at: Option<&str>) -> Result<Option<u64>, Refusal
         return Err(unfit("a key expires in the future, and within ten years"));
     }
     Ok(Some(expires))
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs())
 }
 
 #[cfg(test)]

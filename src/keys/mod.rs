@@ -24,7 +24,7 @@ mod tests;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -32,6 +32,7 @@ pub use self::config::{KeyStoreConfig, Setting};
 pub use self::mint::KeyText;
 pub use self::record::Record;
 use self::store::{Change, News, Position, Store, StoreError};
+use crate::clock::unix_seconds as now;
 use crate::policy::authn::issued::IssuedKeys;
 use crate::tally::{Counter, Gauge, Tallies};
 
@@ -363,9 +364,4 @@ async fn follow(keys: Weak<KeyStore>) {
             }
         }
     }
-}
-
-/// In seconds since 1970. A clock before that is broken: at the end of time everything has expired.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs())
 }

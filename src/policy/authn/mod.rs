@@ -40,7 +40,6 @@ mod tests;
 pub mod token_cache;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderName;
 use schemars::JsonSchema;
@@ -62,6 +61,7 @@ use self::method::{Carriers, Method, Proved, Verdict};
 use self::mtls::{MtlsConfig, MtlsMethod};
 use self::signature::{SignatureConfig, SignatureMethod};
 use super::{Compile, OnWait, PlanBuilder, Policy, Stage, Waiting};
+use crate::clock::unix_seconds as now;
 use crate::exchange::{Exchange, Identity};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::problem::{Problem, did_you_mean};
@@ -300,11 +300,6 @@ impl OnWait for Authn {
             self.conclude(proofs, head, exchange)
         })
     }
-}
-
-/// Seconds since 1970. A clock before that is broken: at the end of time everything has expired, which refuses instead of trusting.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs())
 }
 
 /// The one identity that several proofs make: the first one's, with the first consumer that any of them names.
