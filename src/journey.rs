@@ -186,7 +186,7 @@ impl Journey {
         let Some((Work::Wait(run), stage)) = step.map(|step| (&step.work, step.stage)) else { return Flow::Continue(()) };
         let flow = tokio::select! {
             biased;
-            flow = tokio::time::timeout(limit, run.wait(head, exchange)) => flow.unwrap_or_else(|_| out_of_time()),
+            flow = tokio::time::timeout(limit, run.wait(head, exchange)) => flow.unwrap_or_else(|_| out_of_time().refuse()),
             _ = downstream.gone() => client_gone(),
         };
         exchange.spent(stage, since.elapsed());
@@ -348,9 +348,10 @@ pub fn too_large() -> Box<Reply> {
     Reply::new(StatusCode::PAYLOAD_TOO_LARGE, "bounds", "body_too_large", "The body is larger than this route accepts.")
 }
 
-fn out_of_time() -> Flow {
+/// The answer once the request's time is over.
+pub fn out_of_time() -> Box<Reply> {
     let detail = "The request took longer than it may.";
-    Reply::new(StatusCode::GATEWAY_TIMEOUT, "door", "request_timeout", detail).refuse()
+    Reply::new(StatusCode::GATEWAY_TIMEOUT, "door", "request_timeout", detail)
 }
 
 fn client_gone() -> Flow {

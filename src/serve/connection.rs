@@ -25,7 +25,7 @@ use crate::downstream::h1::{H1, Io, NextHead};
 use crate::downstream::{Downstream, Fate, Hatch, Returned, UNREAD, Wire, upstream_request};
 use crate::exchange::{Connection, Verdict};
 use crate::head::{BodyFraming, HeaderEdits, RequestHead};
-use crate::journey::{CLIENT_CLOSED, Journey, Pause};
+use crate::journey::{CLIENT_CLOSED, Journey, Pause, out_of_time};
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::proxy_protocol::{self, Received};
@@ -232,9 +232,6 @@ async fn draining_begins(mut phase: watch::Receiver<Phase>) {
 const HEAD_TIMEOUT: BadHead =
     BadHead { status: StatusCode::REQUEST_TIMEOUT, reason: "head_timeout", detail: "The request's head did not come in time." };
 
-const REQUEST_TIMEOUT: BadHead =
-    BadHead { status: StatusCode::GATEWAY_TIMEOUT, reason: "request_timeout", detail: "The request took longer than it may." };
-
 /// A head that is no request gets its answer, its log line and its place in the metrics all the same.
 async fn refuse_head(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, bad: BadHead, h1: Box<H1>) {
     let head = Box::new(RequestHead::unreadable());
@@ -434,7 +431,7 @@ async fn by_lane(
     let failed = match ended {
         Some(Ok(())) => None,
         Some(Err(failed)) => Some(failed),
-        None => Some(Failed::Answer(REQUEST_TIMEOUT.reply())),
+        None => Some(Failed::Answer(out_of_time().closing())),
     };
     if let Some(failed) = failed {
         broke(&mut journey, &mut down, failed).await;
@@ -507,7 +504,7 @@ async fn by_proxy(
         // A hook failed before an answer was begun, and the client is gone or cannot be answered.
         return None;
     }
-    let reply = REQUEST_TIMEOUT.reply();
+    let reply = out_of_time().closing();
     let mut down = Downstream::new(returned.wire, hatch.clone(), method).timeouts(door.timeouts.body, door.timeouts.write);
     let _ = down.reply(&reply, &HeaderEdits::new(), &request_id).await;
     drop(down);
