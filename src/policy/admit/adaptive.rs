@@ -27,6 +27,7 @@ use crate::tally::{Counter, Gauge};
 use crate::value::{Period, Spanned};
 
 const MOST: u32 = 100_000;
+const INITIAL: u32 = 32;
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -35,8 +36,8 @@ pub struct AdaptiveConfig {
     pub min: Spanned<u32>,
     /// Nor rises above this. Default 1000; at most 100000.
     pub max: Spanned<u32>,
-    /// Where it starts. Default 32.
-    pub initial: Spanned<u32>,
+    /// Where it starts. Default 32, or the bound that is nearest to it.
+    pub initial: Option<Spanned<u32>>,
     /// How many times as long as without load answers may take before the limit falls: 1.1 to 10. Default 1.5.
     pub tolerance: Spanned<f64>,
     /// How often the latency without load is measured anew, for which the limit is halved for a moment: 1s to 1h. Default 30s.
@@ -50,7 +51,7 @@ impl Default for AdaptiveConfig {
         AdaptiveConfig {
             min: Spanned::nowhere(4),
             max: Spanned::nowhere(1000),
-            initial: Spanned::nowhere(32),
+            initial: None,
             tolerance: Spanned::nowhere(1.5),
             probe_interval: Spanned::nowhere(Period(Duration::from_secs(30))),
             dry_run: false,
@@ -197,7 +198,7 @@ impl Policy for AdaptiveConcurrency {
 }
 
 fn settings(config: &AdaptiveConfig, cx: &mut Compile<'_>) -> Option<Settings> {
-    let (min, max, initial) = (&config.min, &config.max, &config.initial);
+    let AdaptiveConfig { min, max, initial, .. } = config;
     let before = cx.problems.iter().count();
     let mut within = |place, good: bool, message: &str| {
         if !good {
@@ -206,9 +207,9 @@ fn settings(config: &AdaptiveConfig, cx: &mut Compile<'_>) -> Option<Settings> {
     };
     within(min.place, (1..=MOST).contains(&min.value), "`min` is from 1 to 100000");
     within(max.place, (min.value..=MOST).contains(&max.value), "`max` is from `min` to 100000");
-    // Only what was written can be wrong: the default follows the bounds.
-    let unsaid = *initial == AdaptiveConfig::default().initial;
-    within(initial.place, unsaid || (min.value..=max.value).contains(&initial.value), "`initial` is from `min` to `max`");
+    if let Some(initial) = initial {
+        within(initial.place, (min.value..=max.value).contains(&initial.value), "`initial` is from `min` to `max`");
+    }
     within(config.tolerance.place, (1.1..=10.0).contains(&config.tolerance.value), "`tolerance` is from 1.1 to 10");
     let probe = config.probe_interval.0;
     let probe_is_good = (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&probe);
@@ -216,7 +217,7 @@ fn settings(config: &AdaptiveConfig, cx: &mut Compile<'_>) -> Option<Settings> {
     (cx.problems.iter().count() == before).then(|| Settings {
         min: min.value,
         max: max.value,
-        initial: initial.value.clamp(min.value, max.value),
+        initial: initial.as_ref().map_or(INITIAL, |initial| initial.value).clamp(min.value, max.value),
         tolerance: config.tolerance.value,
         probe_interval: u64::try_from(probe.as_nanos()).unwrap_or(u64::MAX),
     })
