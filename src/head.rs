@@ -36,6 +36,20 @@ pub enum BodyFraming {
     Streamed,
 }
 
+/// Fields that say how a message travels, and where to. Nobody sets them but who writes the message.
+pub const TRAVEL_FIELDS: [&str; 10] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 #[derive(Debug, Clone)]
 pub struct RequestHead {
     /// The bytes that the fields' spans point into.

@@ -14,6 +14,7 @@ use super::identity::{IDENTITY_HEADERS, encode, header_value, set_or_remove};
 use super::jwt_token::{date, lookup, texts};
 use super::method::Proved;
 use crate::exchange::Identity;
+use crate::head::TRAVEL_FIELDS;
 use crate::policy::Compile;
 use crate::problem::Problem;
 use crate::value::{OneOrMany, Period, Spanned};
@@ -280,28 +281,16 @@ fn leeway(period: Option<&Spanned<Period>>, cx: &mut Compile<'_>) -> Option<u64>
     Some(seconds)
 }
 
-/// Fields that decide how a message is framed or routed, carry credentials, or are the gateway's own to set.
-const RESERVED: [&str; 12] = [
-    "authorization",
-    "connection",
-    "content-length",
-    "cookie",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+/// Fields that carry credentials. Those that say how a message travels are not set from a claim either.
+const CREDENTIALS: [&str; 2] = ["authorization", "cookie"];
 
 fn claim_header(header: &str, claim: &Spanned<String>, cx: &mut Compile<'_>) -> Option<(HeaderName, Box<str>)> {
     let Ok(name) = HeaderName::from_bytes(header.as_bytes()) else {
         cx.problems.push(Problem::error(claim.place, format!("`{header}` is no header name")));
         return None;
     };
-    if RESERVED.contains(&name.as_str()) || IDENTITY_HEADERS.contains(&&name) {
+    let text = name.as_str();
+    if TRAVEL_FIELDS.contains(&text) || CREDENTIALS.contains(&text) || IDENTITY_HEADERS.contains(&&name) {
         cx.problems.push(Problem::error(claim.place, format!("`{header}` cannot be set from a claim")));
         return None;
     }

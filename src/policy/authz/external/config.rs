@@ -8,6 +8,7 @@ use reqwest::Url;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::head::TRAVEL_FIELDS;
 use crate::policy::Compile;
 use crate::problem::{Place, Problem};
 use crate::value::{Period, Size, Spanned};
@@ -109,21 +110,8 @@ pub struct Checked {
     pub ca: Option<Vec<u8>>,
 }
 
-/// Fields that say how a message travels; nobody but the gateway says that.
-const FRAMING: [&str; 12] = [
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+/// Fields that say what a body is: the answer's own body is not passed on, and the request's stays as it was.
+const BODY: [&str; 2] = ["content-encoding", "content-type"];
 
 /// Fields that the gateway itself tells the service and the backend.
 const OWN: [&str; 10] = [
@@ -245,7 +233,7 @@ fn names(list: &[Spanned<String>], cx: &mut Compile<'_>) -> Option<Vec<HeaderNam
     let mut names = Vec::with_capacity(list.len());
     for text in list {
         match HeaderName::from_bytes(text.value.as_bytes()) {
-            Ok(name) if FRAMING.contains(&name.as_str()) => {
+            Ok(name) if TRAVEL_FIELDS.contains(&name.as_str()) || BODY.contains(&name.as_str()) => {
                 let message = format!("`{}` says how a message travels, and passes nobody", text.value);
                 cx.problems.push(Problem::error(text.place, message));
                 return None;
