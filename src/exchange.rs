@@ -146,6 +146,13 @@ pub struct ClientCertificate {
     pub not_after: u64,
 }
 
+impl ClientCertificate {
+    /// The fingerprint as it is written: 64 hexadecimal digits.
+    pub fn fingerprint_digits(&self) -> String {
+        self.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 /// Why a request ended the way it did: a policy's name and a stable word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {

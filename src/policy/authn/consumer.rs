@@ -100,9 +100,8 @@ pub enum CertificateName {
 
 /// Every name that a certificate has.
 pub fn certificate_names(certificate: &ClientCertificate) -> impl Iterator<Item = CertificateName> + '_ {
-    let digits: String = certificate.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
     let subject = Some(&certificate.subject).filter(|subject| !subject.is_empty());
-    std::iter::once(CertificateName::Fingerprint(format!("sha256:{digits}")))
+    std::iter::once(CertificateName::Fingerprint(format!("sha256:{}", certificate.fingerprint_digits())))
         .chain(certificate.uris.iter().cloned().map(CertificateName::Uri))
         .chain(certificate.dns.iter().cloned().map(CertificateName::Dns))
         .chain(certificate.emails.iter().cloned().map(CertificateName::Email))

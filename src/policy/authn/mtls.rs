@@ -5,12 +5,11 @@
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::{HeaderName, HeaderValue};
 use quick_cache::sync::Cache;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use sfv::{BareItem, Item, List, ListEntry, SerializeValue};
 
 use super::consumer::{Consumers, certificate_names};
 use super::failure::Failure;
@@ -105,7 +104,7 @@ impl MtlsMethod {
         }
         let identity = Identity {
             consumer: consumer.map(|consumer| consumer.name.clone()),
-            credential: format!("sha256:{}", hex(certificate.fingerprint.get(..8).unwrap_or_default())).into(),
+            credential: format!("sha256:{:.16}", certificate.fingerprint_digits()).into(),
             method: METHOD,
             subject: subject.as_str().into(),
             scopes: consumer.map(|consumer| consumer.scopes.clone()).unwrap_or_default(),
@@ -115,14 +114,12 @@ impl MtlsMethod {
         };
         let mut proved = Proved::new(identity);
         if self.forward.is_some() {
-            let leaf = byte_sequence(&certificate.der);
+            let leaf = byte_sequences(std::iter::once(&certificate.der));
             proved.extra.push(HeaderEdit::Set(CLIENT_CERT.clone(), leaf.ok_or(Failure::NamelessCertificate)?));
         }
         if self.forward == Some(Forward::Chain) && !certificate.chain.is_empty() {
-            let chain: Vec<String> = certificate.chain.iter().map(|der| sequence_text(der)).collect();
-            if let Ok(value) = HeaderValue::try_from(chain.join(", ")) {
-                proved.extra.push(HeaderEdit::Set(CLIENT_CERT_CHAIN.clone(), value));
-            }
+            let chain = byte_sequences(certificate.chain.iter());
+            proved.extra.extend(chain.map(|value| HeaderEdit::Set(CLIENT_CERT_CHAIN.clone(), value)));
         }
         Ok(Arc::new(proved))
     }
@@ -157,17 +154,11 @@ impl Method for MtlsMethod {
     }
 }
 
-/// A Byte Sequence of RFC 9651, section 3.3.5.
-fn sequence_text(der: &[u8]) -> String {
-    format!(":{}:", STANDARD.encode(der))
-}
-
-fn byte_sequence(der: &[u8]) -> Option<HeaderValue> {
-    HeaderValue::try_from(sequence_text(der)).ok()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Byte Sequences, one or a list of them (RFC 9651, sections 3.1 and 3.3.5).
+fn byte_sequences<'a>(list: impl Iterator<Item = &'a Vec<u8>>) -> Option<HeaderValue> {
+    let item = |der: &Vec<u8>| ListEntry::Item(Item::new(BareItem::ByteSeq(der.clone())));
+    let list: List = list.map(item).collect();
+    list.serialize_value().ok().and_then(|text| HeaderValue::try_from(text).ok())
 }
 
 #[cfg(test)]

@@ -52,17 +52,22 @@ pub fn components(covered: &InnerList) -> Result<Vec<Component<'_>>, Failure> {
     Ok(list)
 }
 
-/// The text that was signed.
+/// The text that was signed. `components` are those of `covered`.
 ///
 /// # Errors
 /// A component that the request does not have, or that cannot be made of it.
-pub fn base(covered: &InnerList, head: &RequestHead, exchange: &Exchange) -> Result<Vec<u8>, Failure> {
+pub fn base(
+    covered: &InnerList,
+    components: &[Component<'_>],
+    head: &RequestHead,
+    exchange: &Exchange,
+) -> Result<Vec<u8>, Failure> {
     let mut out = Vec::with_capacity(512);
-    for component in components(covered)? {
+    for component in components {
         let identifier = component.item.serialize_value().map_err(|_| Failure::MalformedSignature)?;
         out.extend_from_slice(identifier.as_bytes());
         out.extend_from_slice(b": ");
-        value(&component, head, exchange, &mut out)?;
+        value(component, head, exchange, &mut out)?;
         out.push(b'\n');
     }
     out.extend_from_slice(b"\"@signature-params\": ");
@@ -152,9 +157,9 @@ fn field(component: &Component<'_>, head: &RequestHead, out: &mut Vec<u8>) -> Re
     match (sf, key, bs) {
         (false, None, false) => out.extend_from_slice(&joined),
         (false, None, true) => {
-            use base64::Engine;
-            let encoded = |line: &&[u8]| format!(":{}:", base64::engine::general_purpose::STANDARD.encode(line));
-            out.extend_from_slice(lines.iter().map(encoded).collect::<Vec<_>>().join(", ").as_bytes());
+            let item = |line: &&[u8]| ListEntry::Item(Item::new(BareItem::ByteSeq(line.to_vec())));
+            let list: List = lines.iter().map(item).collect();
+            out.extend_from_slice(list.serialize_value().map_err(|_| Failure::MissingComponent)?.as_bytes());
         }
         (_, Some(key), false) => {
             let dictionary = Parser::parse_dictionary(&joined).map_err(|_| Failure::MissingComponent)?;

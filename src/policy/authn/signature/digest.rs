@@ -1,8 +1,6 @@
 //! `Content-Digest` (RFC 9530): what ties a signature, which covers this field, to the body itself.
 
 use aws_lc_rs::digest;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, StatusCode, header};
 use sfv::{BareItem, ListEntry, Parser};
 use subtle::ConstantTimeEq;
@@ -60,14 +58,16 @@ impl OnBody for ContentDigest {
     }
 }
 
-/// A field for a body, for tests and clients.
-pub fn field(body: &[u8]) -> String {
-    format!("sha-256=:{}:", STANDARD.encode(digest::digest(&digest::SHA256, body)))
-}
-
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
+
+    fn field(body: &[u8]) -> String {
+        format!("sha-256=:{}:", STANDARD.encode(digest::digest(&digest::SHA256, body)))
+    }
 
     #[test]
     fn every_known_digest_has_to_agree() {

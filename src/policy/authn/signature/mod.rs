@@ -159,9 +159,10 @@ impl SignatureMethod {
             if text("alg").is_some_and(|named| Some(named) != algorithm_name(key.algorithm)) {
                 return Err(Failure::BadRequestSignature);
             }
-            self.covers(covered, head)?;
+            let components = base::components(covered)?;
+            self.covers(&components, head)?;
             self.is_timely(covered, now)?;
-            if !key.verifies(&base::base(covered, head, exchange)?, signature) {
+            if !key.verifies(&base::base(covered, &components, head, exchange)?, signature) {
                 return Err(Failure::BadRequestSignature);
             }
             self.is_first(covered, signature, exchange, now)?;
@@ -171,8 +172,7 @@ impl SignatureMethod {
     }
 
     /// Whether the signature covers all that it has to.
-    fn covers(&self, covered: &InnerList, head: &RequestHead) -> Result<(), Failure> {
-        let components = base::components(covered)?;
+    fn covers(&self, components: &[base::Component<'_>], head: &RequestHead) -> Result<(), Failure> {
         let has = |name: &str| components.iter().any(|component| component.name == name && component.is_plain());
         let uri = |name: &str| matches!(name, "@authority" | "@path" | "@query" | "@scheme") && has("@target-uri");
         let request_target = |name: &str| matches!(name, "@path" | "@query") && has("@request-target");
