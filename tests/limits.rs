@@ -30,19 +30,6 @@ fn start(yaml: &str) -> (Backend, Gateway) {
     (backend, gateway)
 }
 
-/// How many of so many requests pass; the others are 429.
-#[track_caller]
-fn passes(gateway: &Gateway, path: &str, headers: &[(&str, &str)], count: usize) -> usize {
-    let mut client = Client::connect(gateway.port());
-    let mut passed = 0;
-    for _ in 0..count {
-        let answer = client.request("GET", path, headers, b"");
-        assert!([200, 429].contains(&answer.status), "{answer:?}");
-        passed += usize::from(answer.status == 200);
-    }
-    passed
-}
-
 #[test]
 fn exactly_as_many_as_it_says() {
     let (backend, gateway) = start(ROUTE);

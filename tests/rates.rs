@@ -35,19 +35,6 @@ fn yaml(backend: &Backend, routes: &str, more: &str) -> String {
     filled(&yaml, &[("$BACKEND", backend.port())])
 }
 
-/// How many of so many requests pass; the others are 429.
-#[track_caller]
-fn passes(gateway: &Gateway, path: &str, headers: &[(&str, &str)], count: usize) -> usize {
-    let mut client = Client::connect(gateway.port());
-    let mut passed = 0;
-    for _ in 0..count {
-        let answer = client.request("GET", path, headers, b"");
-        assert!([200, 429].contains(&answer.status), "{answer:?}");
-        passed += usize::from(answer.status == 200);
-    }
-    passed
-}
-
 #[test]
 fn a_sliding_window_gives_nothing_twice() {
     let backend = Backend::http();

@@ -4,6 +4,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
+use super::Gateway;
+
 /// Longer than anything takes; a test that waits so long fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -263,6 +265,19 @@ pub fn get(port: u16, path: &str) -> Answer {
 #[track_caller]
 pub fn request(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
     Client::connect(port).request(method, path, headers, body)
+}
+
+/// How many of so many requests pass; the others are 429.
+#[track_caller]
+pub fn passes(gateway: &Gateway, path: &str, headers: &[(&str, &str)], count: usize) -> usize {
+    let mut client = Client::connect(gateway.port());
+    let mut passed = 0;
+    for _ in 0..count {
+        let answer = client.request("GET", path, headers, b"");
+        assert!([200, 429].contains(&answer.status), "{answer:?}");
+        passed += usize::from(answer.status == 200);
+    }
+    passed
 }
 
 /// Sends these bytes and gives back all that comes until the other side closes or says nothing for 2 seconds.

@@ -17,7 +17,7 @@ mod redis;
 use std::time::{Duration, Instant};
 
 pub use backend::{Backend, RecordedRequest};
-pub use client::{Answer, Client, find, get, raw, request};
+pub use client::{Answer, Client, find, get, passes, raw, request};
 pub use curl::{curl, try_curl};
 pub use files::Files;
 pub use gateway::{Gateway, Ran, on_both_roads, on_both_roads_with, portcullis, portcullis_with};
