@@ -23,17 +23,11 @@ import sys
 import tempfile
 import time
 
-from instructions import BASE, BODY, SILENT, free_port, wait_for
+from instructions import BASE, BODY, NGINX, SILENT, free_port, wait_for
 
 WARM, COUNTED = 3000, 2000
 TOLERANCE = 1.05
 ONE_WORKER = "server: { workers: 1 }\n"
-
-NGINX = """daemon off; pid {dir}/nginx.pid; worker_processes 1; error_log {dir}/nginx.err;
-events {{ worker_connections 4096; }}
-http {{ access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u;
-scgi_temp_path {dir}/s; keepalive_requests 100000000; keepalive_timeout 600s; server {{ {listen} location / {{
-default_type application/json; return 200 '{body}'; }} }} }}"""
 
 
 def routes(count):

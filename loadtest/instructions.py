@@ -33,9 +33,9 @@ TOLERANCE = 1.03
 BARE = "bare_pingora"
 
 NGINX = """daemon off; pid {dir}/nginx.pid; worker_processes 1; error_log {dir}/nginx.err;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 4096; }}
 http {{ access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u;
-scgi_temp_path {dir}/s; server {{ listen 127.0.0.1:{backend}; keepalive_requests 100000000; location / {{
+scgi_temp_path {dir}/s; keepalive_requests 100000000; keepalive_timeout 600s; server {{ {listen} location / {{
 default_type application/json; return 200 '{body}'; }} }} }}"""
 BODY = '{"id":1,"name":"portcullis","description":"about one hundred bytes of JSON, more or less, to be sent"}'
 
@@ -115,7 +115,7 @@ def count(binary, name, requests, keep=None):
         secret = b"0123456789abcdef0123456789abcdef"
         pathlib.Path(folder, "secret.txt").write_bytes(secret)
         pathlib.Path(folder, "gateway.yaml").write_text(config % ports)
-        pathlib.Path(folder, "nginx.conf").write_text(NGINX.format(dir=folder, body=BODY, **ports))
+        pathlib.Path(folder, "nginx.conf").write_text(NGINX.format(dir=folder, body=BODY, listen=f"listen 127.0.0.1:{ports['backend']};"))
         out = keep or os.path.join(folder, "callgrind.out")
         nginx = subprocess.Popen(["nginx", "-c", f"{folder}/nginx.conf"], stderr=subprocess.DEVNULL)
         if name == BARE:
