@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 
-from instructions import BASE, BODY, NGINX, SILENT, free_port, wait_for
+from instructions import BASE, BODY, NGINX, SILENT, free_port, wait_for, wait_until_quiet
 
 WARM, COUNTED = 3000, 2000
 TOLERANCE = 1.05
@@ -85,8 +85,7 @@ def per_request(binary, make, count):
         )
         try:
             wait_for(f"http://127.0.0.1:{ports['admin']}/readyz", 900)
-            # The proxy road is built beside the first requests.
-            time.sleep(1)
+            wait_until_quiet(gateway.pid, 120)
             load(ports["port"], path, headers, WARM)
             subprocess.run(["callgrind_control", "-i", "on", str(gateway.pid)], check=True, capture_output=True, timeout=60)
             load(ports["port"], path, headers, COUNTED)
