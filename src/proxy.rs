@@ -20,7 +20,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use crate::cache;
-use crate::downstream::{CLIENT_GONE, EARLY_ANSWER, NO_ANSWER, apply_to_response, reply_parts};
+use crate::downstream::{CLIENT_GONE, EARLY_ANSWER, NO_ANSWER, apply_to_response, reply_parts, seen_upstream};
 use crate::journey::{CLIENT_CLOSED, Journey, body_refusal};
 use crate::reply::Reply;
 use crate::upstream::Protocol;
@@ -89,9 +89,11 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    fn cache_vary_filter(&self, meta: &CacheMeta, ctx: &mut Self::CTX, request: &RequestHeader) -> Option<HashBinary> {
-        let policy = ctx.as_deref()?.cache_policy()?;
-        cache::vary(&policy, meta, request)
+    fn cache_vary_filter(&self, meta: &CacheMeta, ctx: &mut Self::CTX, _request: &RequestHeader) -> Option<HashBinary> {
+        let journey = ctx.as_deref()?;
+        let policy = journey.cache_policy()?;
+        // The same as for the lane, which has no header map to look into.
+        cache::vary(&policy, meta, |name| seen_upstream(&journey.head, &journey.exchange, name))
     }
 
     fn response_cache_filter(&self, _session: &Session, answer: &ResponseHeader, ctx: &mut Self::CTX) -> Result<RespCacheable> {

@@ -1,12 +1,10 @@
 //! What makes two requests the same for the cache: the primary key, and the variance that a backend's `Vary` asks for.
 
-use http::header;
-use pingora::http::RequestHeader;
+use http::header::HeaderName;
 use pingora_cache::key::HashBinary;
-use pingora_cache::{CacheKey, CacheMeta, VarianceBuilder};
+use pingora_cache::{CacheKey, VarianceBuilder};
 
 use super::policy::{CachePolicy, QueryKey};
-use super::rules;
 use crate::head::RequestHead;
 
 /// The key of a request on a route. The bytes are those that were matched and that go to the backend.
@@ -47,18 +45,27 @@ pub fn key(head: &RequestHead, secure: bool, route_id: &str, policy: &CachePolic
 
 /// The variance of a stored answer for a request: a hash over what the request has in the fields that the answer's `Vary` names.
 /// `None` if the answer does not vary, or only by what is part of the key anyway.
-pub fn vary(policy: &CachePolicy, meta: &CacheMeta, request: &RequestHeader) -> Option<HashBinary> {
+///
+/// `vary` are the members of `Vary`, `seen` the values of a field as the backend sees them, for it is the backend that varies.
+pub fn variance<'n, 'v, V>(
+    policy: &CachePolicy,
+    vary: impl Iterator<Item = &'n [u8]>,
+    seen: impl Fn(&HeaderName) -> V,
+) -> Option<HashBinary>
+where
+    V: IntoIterator<Item = &'v [u8]>,
+{
     let mut variance = VarianceBuilder::new();
-    for name in rules::list(&meta.headers().get_all(header::VARY)) {
-        let Ok(name) = header::HeaderName::from_bytes(name) else { continue };
+    for name in vary {
+        let Ok(name) = HeaderName::from_bytes(name) else { continue };
         if policy.key_headers.contains(&name) {
             continue;
         }
         // An absent field must count too, or a request without it would be given whatever variant was stored first.
         let mut value = Framed(Vec::new());
-        for line in request.headers.get_all(&name) {
+        for line in seen(&name) {
             value.flag(true);
-            value.put(line.as_bytes());
+            value.put(line);
         }
         variance.add_owned_name_value(name.as_str().to_owned(), value.0);
     }
@@ -90,9 +97,10 @@ impl Framed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::rules;
     use crate::cache::tests::policy;
+    use http::header;
     use pingora_cache::key::CacheHashKey;
-    use std::time::SystemTime;
 
     fn get(target: &str, headers: &[(&str, &str)]) -> RequestHead {
         RequestHead::build("GET", target, headers)
@@ -162,30 +170,24 @@ mod tests {
 
     #[test]
     fn variance_sees_absence_order_and_lines() {
+        fn vary(policy: &CachePolicy, lines: &[&str], request: &[(&str, &'static str)]) -> Option<HashBinary> {
+            variance(policy, lines.iter().flat_map(|line| rules::list_of(line.as_bytes())), |name| {
+                let same = |field: &&(&str, &'static str)| field.0 == name.as_str();
+                request.iter().filter(same).map(|(_, value)| value.as_bytes()).collect::<Vec<_>>()
+            })
+        }
         let policy = policy();
-        let meta = |vary: &[&str]| {
-            let mut header = pingora::http::ResponseHeader::build(200, None).unwrap();
-            for line in vary {
-                header.append_header("vary", *line).unwrap();
-            }
-            CacheMeta::new(SystemTime::now(), SystemTime::now(), 0, 0, header)
-        };
-        let request = |fields: &[(&'static str, &str)]| {
-            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
-            for (name, value) in fields {
-                request.append_header(*name, *value).unwrap();
-            }
-            request
-        };
-        let (bare, de) = (request(&[]), request(&[("accept-language", "de")]));
-        assert_eq!(vary(&policy, &meta(&[]), &de), None);
-        let absent = vary(&policy, &meta(&["Accept-Language"]), &bare);
+        let de = [("accept-language", "de")];
+        assert_eq!(vary(&policy, &[], &de), None);
+        let absent = vary(&policy, &["Accept-Language"], &[]);
         assert!(absent.is_some());
-        assert_ne!(absent, vary(&policy, &meta(&["Accept-Language"]), &de));
-        assert_ne!(absent, vary(&policy, &meta(&["Accept-Language"]), &request(&[("accept-language", "")])));
-        assert_eq!(vary(&policy, &meta(&["a, Accept-Language"]), &de), vary(&policy, &meta(&["ACCEPT-LANGUAGE", "a"]), &de));
+        assert_ne!(absent, vary(&policy, &["Accept-Language"], &de));
+        assert_ne!(absent, vary(&policy, &["Accept-Language"], &[("accept-language", "")]));
+        let (one, two) = ([("accept-language", "d, e")], [("accept-language", "d"), ("accept-language", "e")]);
+        assert_ne!(vary(&policy, &["Accept-Language"], &one), vary(&policy, &["Accept-Language"], &two));
+        assert_eq!(vary(&policy, &["a, Accept-Language"], &de), vary(&policy, &["ACCEPT-LANGUAGE", "a"], &de));
         let mut keyed = policy.clone();
         keyed.key_headers = Box::new([header::ACCEPT_LANGUAGE]);
-        assert_eq!(vary(&keyed, &meta(&["accept-language"]), &de), None);
+        assert_eq!(vary(&keyed, &["accept-language"], &de), None);
     }
 }

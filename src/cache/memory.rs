@@ -8,8 +8,8 @@
 //! - The index key is a 128-bit hash, since that is all that a purge is told. The entry holds the full key as well, and a lookup
 //!   compares it: a collision is a miss, never somebody else's answer.
 //! - A body is copied once, into a buffer of exactly its length. That makes the accounting exact (what an upstream codec hands out may
-//!   be a corner of a large buffer) and a hit a reference count. Metadata is kept parsed: pingora's own form costs a MessagePack, a
-//!   zstd and an HTTP parse per hit.
+//!   be a corner of a large buffer) and a hit a reference count. A head is kept as it is written to clients: pingora's own form costs a
+//!   MessagePack, a zstd and an HTTP parse per hit, and a header map takes more room and a copy per hit.
 //!
 //! Streaming a body to the clients that wait for it is deliberately left out: a tier that does it kills the client's response when
 //! its write fails.
@@ -131,7 +131,8 @@ impl MemoryTier {
         self.store.clear();
     }
 
-    fn find(&self, key: &CacheKey) -> Option<Arc<Entry>> {
+    /// The entry of this very key, variance included, fresh or not.
+    pub(super) fn find(&self, key: &CacheKey) -> Option<Arc<Entry>> {
         self.store.get(&Index::of(key)).filter(|entry| entry.is_for(key))
     }
 
@@ -181,11 +182,10 @@ impl MemoryTier {
 #[async_trait]
 impl Storage for MemoryTier {
     async fn lookup(&'static self, key: &CacheKey, _: &SpanHandle) -> Result<Option<(CacheMeta, HitHandler)>> {
-        Ok(self.find(key).map(|entry| {
-            let body = entry.body.clone();
-            let hit: HitHandler = Box::new(Hit { unread: Some(body.clone()), body, weight: entry.weight });
-            (entry.meta.to_meta(), hit)
-        }))
+        let Some(entry) = self.find(key) else { return Ok(None) };
+        let body = entry.body.clone();
+        let hit: HitHandler = Box::new(Hit { unread: Some(body.clone()), body, weight: entry.weight });
+        Ok(Some((entry.meta.to_meta()?, hit)))
     }
 
     async fn get_miss_handler(&'static self, key: &CacheKey, meta: &CacheMeta, _: &SpanHandle) -> Result<MissHandler> {
@@ -193,7 +193,7 @@ impl Storage for MemoryTier {
         let promised = meta.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let mut fill = Fill {
             tier: self,
-            meta: Some(Meta::of(meta, index.variance.is_some())),
+            meta: Meta::of(meta, index.variance.is_some()).ok(),
             key: key.clone(),
             index,
             promised,
@@ -231,13 +231,13 @@ impl Storage for MemoryTier {
 
     async fn update_meta(&'static self, key: &CacheKey, meta: &CacheMeta, _: &SpanHandle) -> Result<bool> {
         let index = Index::of(key);
-        let mut fresh = Meta::of(meta, index.variance.is_some());
+        let mut fresh = Meta::of(meta, index.variance.is_some())?;
         Ok(self.change(index, |entry| {
             // A revalidation keeps `created`, so it names the entry that was validated.
             if !entry.is_for(key) || entry.meta.created != fresh.created {
                 return None;
             }
-            fresh.set_length(entry.body.len()).ok()?;
+            fresh.set_length(entry.body.len());
             Some(Entry { meta: fresh, ..entry.clone() })
         }))
     }
@@ -350,14 +350,13 @@ impl HandleMiss for Fill {
             return Ok(MissFinishType::Created(0));
         };
         let body = Bytes::from(std::mem::take(&mut self.body).into_boxed_slice());
-        let entry = meta.set_length(body.len()).map(|()| Entry::new(&self.key, meta, body));
-        match entry {
-            Ok(entry) if entry.weight <= self.tier.longest => Ok(MissFinishType::Created(self.tier.put(self.index, entry))),
-            _ => {
-                self.tier.rejected.fetch_add(1, Ordering::Relaxed);
-                Ok(MissFinishType::Created(0))
-            }
+        meta.set_length(body.len());
+        let entry = Entry::new(&self.key, meta, body);
+        if entry.weight > self.tier.longest {
+            self.tier.rejected.fetch_add(1, Ordering::Relaxed);
+            return Ok(MissFinishType::Created(0));
         }
+        Ok(MissFinishType::Created(self.tier.put(self.index, entry)))
     }
 }
 

@@ -14,29 +14,37 @@
 //! | `response_filter` | [`Outcome::of`], append its [`Outcome::field`] as [`CACHE_STATUS`] |
 //! | `logging` | [`Cache::count`] |
 //!
+//! A fresh answer needs none of it: the fast lane finds it with [`Cache::fresh`] and writes it itself.
+//!
 //! Not in here: tiers on disk or in Redis, purging by tag, serving stale answers, and who may purge.
 
 mod entry;
+mod hit;
 pub mod key;
 pub mod memory;
 pub mod policy;
 pub mod rules;
 pub mod status;
+mod stored;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use http::header::{self, HeaderName};
 use pingora::http::ResponseHeader;
 use pingora_cache::eviction::EvictionManager;
+use pingora_cache::key::HashBinary;
 use pingora_cache::lock::{CacheKeyLockImpl, CacheLock};
 use pingora_cache::predictor::Predictor;
 use pingora_cache::{CacheKey, CacheMeta, CacheOptionOverrides, ForcedFreshness, HttpCache, NoCacheReason, RespCacheable};
 
-pub use key::{key, vary};
+pub use hit::Hit;
+pub use key::key;
 pub use memory::{MemoryStats, MemoryTier};
 pub use policy::{CacheConfig, CachePolicy};
 pub use rules::{Bypass, Use};
 pub use status::{CACHE_STATUS, Outcome};
+pub use stored::StoredHead;
 
 use crate::head::RequestHead;
 
@@ -162,6 +170,14 @@ pub fn on_miss(cache: &mut HttpCache, used: Use) {
         // Lets one of the requests that wait behind this one take its place.
         cache.disable(NoCacheReason::Deferred);
     }
+}
+
+/// `cache_vary_filter`: which variant of a stored answer a request wants; see [`key::variance`].
+pub fn vary<'v, V>(policy: &CachePolicy, meta: &CacheMeta, seen: impl Fn(&HeaderName) -> V) -> Option<HashBinary>
+where
+    V: IntoIterator<Item = &'v [u8]>,
+{
+    key::variance(policy, rules::list(&meta.headers().get_all(header::VARY)), seen)
 }
 
 /// `response_cache_filter`: the metadata to store, or why the answer is not stored.

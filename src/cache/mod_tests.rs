@@ -23,6 +23,21 @@ fn answer(fields: &[(&'static str, &str)]) -> ResponseHeader {
     answer
 }
 
+fn seen<'a>(head: &'a RequestHead) -> impl Fn(&HeaderName) -> Vec<&'a [u8]> {
+    |name| {
+        head.headers().filter(|(known, _)| known.eq_ignore_ascii_case(name.as_str().as_bytes())).map(|(_, value)| value).collect()
+    }
+}
+
+/// What the fast lane finds, for a request that may use the cache.
+fn by_the_lane(cache: &'static Cache, policy: &CachePolicy, head: &RequestHead) -> Option<(Bytes, Outcome)> {
+    if matches!(rules::request(head, false), Use::Bypass(_)) {
+        return None;
+    }
+    let hit = cache.fresh(policy, key(head, false, "r", policy), seen(head))?;
+    Some((hit.body().clone(), hit.outcome()))
+}
+
 /// Walks pingora's state machine the way its proxy does. What the client gets, and what the cache says it did.
 async fn serve(
     cache: &'static Cache,
@@ -31,10 +46,7 @@ async fn serve(
     origin: Option<(&ResponseHeader, &[u8])>,
 ) -> (Vec<u8>, Outcome) {
     let (policy, head) = (policy(), RequestHead::build(method, "/a", fields));
-    let mut request = pingora::http::RequestHeader::build("GET", b"/a", None).unwrap();
-    for (name, value) in fields {
-        request.append_header((*name).to_owned(), *value).unwrap();
-    }
+    let found = by_the_lane(cache, &policy, &head);
     let mut http = HttpCache::new();
     let used = cache.enable(&mut http, &policy, &head, false);
     if http.enabled() {
@@ -53,7 +65,7 @@ async fn serve(
             break;
         };
         if http.cache_key().variance_bin().is_none()
-            && let Some(variance) = vary(&policy, &meta, &request)
+            && let Some(variance) = vary(&policy, &meta, seen(&head))
             && !http.cache_vary_lookup(variance, &meta)
         {
             continue;
@@ -70,6 +82,8 @@ async fn serve(
             let outcome = Outcome::of(&http, used);
             http.finish_hit_handler().await.unwrap();
             cache.count(outcome);
+            // The lane's short way must come to the same.
+            assert_eq!(by_the_lane(cache, &policy, &head), Some((body.clone(), outcome)));
             return (body.to_vec(), outcome);
         }
         if status == HitStatus::ForceMiss {
@@ -77,6 +91,7 @@ async fn serve(
         }
         break;
     }
+    assert_eq!(found, None, "the lane's short way finds what pingora's does not");
     let (answer, body) = origin.expect("nobody should have asked the backend");
     if http.enabled() || http.bypassing() {
         match store(answer, &policy) {
@@ -86,7 +101,7 @@ async fn serve(
                     on_miss(&mut http, used);
                 }
                 if http.enabled() {
-                    let variance = vary(&policy, &meta, &request);
+                    let variance = vary(&policy, &meta, seen(&head));
                     http.set_cache_meta(meta);
                     http.update_variance(variance);
                     http.set_miss_handler().await.unwrap();
@@ -190,4 +205,63 @@ async fn misses_at_the_same_time_ask_once() {
     }
     assert_eq!(stored.load(Ordering::Relaxed), 1);
     assert_eq!(cache.stats().hits, 19);
+}
+
+#[tokio::test]
+async fn variants_from_before_a_purge_are_gone() {
+    let cache = Cache::new(1 << 20);
+    let origin = answer(&[("content-length", "2"), ("vary", "Accept-Language")]);
+    let (de, en) = ([("accept-language", "de")], [("accept-language", "en")]);
+    for (fields, body) in [(de, b"de"), (en, b"en")] {
+        serve(cache, "GET", &fields, Some((&origin, body))).await;
+    }
+    let the_key = key(&RequestHead::build("GET", "/a", &[]), false, "r", &policy());
+    assert!(cache.purge(&the_key).await);
+    // The primary is stored anew; the old variant is still in the store, but it is not this primary's.
+    assert_eq!(serve(cache, "GET", &de, Some((&origin, b"DE"))).await.0, b"DE");
+    assert_eq!(serve(cache, "GET", &en, Some((&origin, b"EN"))).await.0, b"EN");
+    assert_eq!(serve(cache, "GET", &en, None).await.0, b"EN");
+}
+
+#[tokio::test]
+async fn one_cannot_be_stored_among_variants() {
+    let cache = Cache::new(1 << 20);
+    let stored = answer(&[("content-length", "2"), ("vary", "Accept-Language")]);
+    let private = answer(&[("content-length", "2"), ("vary", "Accept-Language"), ("cache-control", "private")]);
+    serve(cache, "GET", &[("accept-language", "de")], Some((&stored, b"de"))).await;
+    serve(cache, "GET", &[("accept-language", "en")], Some((&private, b"en"))).await;
+    // The predictor remembers the key, not the variant, and both ways ask it first.
+    let (_, outcome) = serve(cache, "GET", &[("accept-language", "de")], Some((&stored, b"de"))).await;
+    assert_eq!(outcome, Outcome::Predicted { stored: true });
+}
+
+#[tokio::test]
+async fn a_client_that_has_it_gets_304() {
+    let cache = Cache::new(1 << 20);
+    let dated = ("last-modified", "Fri, 26 Mar 2010 00:05:00 GMT");
+    let origin = answer(&[("content-length", "5"), ("etag", "W/\"v\""), dated, ("content-type", "text/plain")]);
+    serve(cache, "GET", &[], Some((&origin, b"hello"))).await;
+    let policy = policy();
+    for (fields, expected) in [
+        (&[][..], false),
+        (&[("if-none-match", "\"v\"")], true),
+        (&[("if-none-match", "\"u\""), ("if-none-match", "\"w\", W/\"v\"")], true),
+        (&[("if-none-match", "*")], true),
+        (&[("if-none-match", "\"u\"")], false),
+        (&[("if-none-match", "")], false),
+        (&[("if-modified-since", dated.1)], true),
+        (&[("if-modified-since", "Fri, 26 Mar 2010 00:04:59 GMT")], false),
+        (&[("if-modified-since", "yesterday")], false),
+        // The tag goes first.
+        (&[("if-none-match", "\"u\""), ("if-modified-since", dated.1)], false),
+    ] {
+        let head = RequestHead::build("GET", "/a", fields);
+        let hit = cache.fresh(&policy, key(&head, false, "r", &policy), seen(&head)).unwrap();
+        let unchanged = hit.not_modified(&head.method, seen(&head));
+        assert_eq!(unchanged.is_some(), expected, "{fields:?}");
+        if let Some(unchanged) = unchanged {
+            let names: Vec<_> = unchanged.headers().map(|(name, _)| name.to_ascii_lowercase()).collect();
+            assert_eq!((unchanged.status.as_u16(), names), (304, vec![b"etag".to_vec(), b"last-modified".to_vec()]));
+        }
+    }
 }

@@ -258,7 +258,8 @@ pub fn list<'a>(lines: &GetAll<'a, HeaderValue>) -> impl Iterator<Item = &'a [u8
     lines.iter().flat_map(|line| list_of(line.as_bytes()))
 }
 
-fn list_of(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// Every member of one line of a list field.
+pub fn list_of(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 

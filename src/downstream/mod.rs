@@ -4,6 +4,7 @@
 //! reads from and writes to. So both roads share one reader and one writer, and Pingora never sees a byte of the client's framing.
 
 pub mod h1;
+mod seen;
 mod session;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -25,6 +26,7 @@ use crate::reply::Reply;
 use crate::wire::answer::AnswerHead;
 use crate::wire::encode;
 use h1::H1;
+pub use seen::seen_upstream;
 
 /// How a body that cannot be read ends a request.
 pub const BODY_TIMEOUT: ErrorType = ErrorType::Custom("BodyTimeout");

@@ -1,10 +1,12 @@
 //! The fast lane: plain requests to plain HTTP/1.1 backends, on own connections and own codecs.
 //!
 //! It is the second of the two roads a request can take after the gauntlet, and clients and backends must not be able to tell them
-//! apart. It takes what is commonest and leaves the rest to the proxy road: caching, upgrades, TLS and HTTP/2 towards backends.
+//! apart. It takes what is commonest and leaves the rest to the proxy road: upgrades, TLS and HTTP/2 towards backends, and caching
+//! but for what is commonest there: a fresh answer that is stored already ([`hit`]).
 //! What it saves is Pingora's per-request work: header maps built and cloned, two channels between two loops, a task per kept
 //! connection.
 
+pub mod hit;
 mod pool;
 mod relay;
 mod request;

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::worker::Worker;
+use crate::cache::Hit;
 use crate::core::Phase;
 use crate::downstream::h1::{H1, Io, NextHead};
 use crate::downstream::{Downstream, Fate, Hatch, Returned, UNREAD, Wire, upstream_request};
@@ -384,7 +385,11 @@ async fn exchange(
     match flow {
         ControlFlow::Break(reply) => refuse(&mut journey, &mut down, &reply).await,
         ControlFlow::Continue(()) => {
-            return match journey.choose_service().filter(|service| lane::takes(&journey, service)) {
+            let service = journey.choose_service();
+            if let Some(hit) = lane::hit::find(&journey) {
+                return from_memory(journey, down, hatch, hit, alarm).await;
+            }
+            return match service.filter(|service| lane::takes(&journey, service)) {
                 Some(service) => by_lane(worker, journey, down, hatch, &service, alarm).await,
                 None => by_proxy(worker, door, journey, down, hatch, alarm).await,
             };
@@ -428,6 +433,33 @@ async fn by_lane(
         within_deadline(road, due, &fate, alarm).await;
     }
     journey.flight = None;
+    lane_ended(journey, down, hatch, ended).await
+}
+
+/// A stored answer, under the request's total deadline.
+async fn from_memory(
+    mut journey: Box<Journey>,
+    mut down: Downstream,
+    hatch: Hatch,
+    hit: Hit,
+    alarm: &mut Alarm,
+) -> Option<Returned> {
+    let (due, fate) = (journey.due(), down.fate());
+    let mut ended = None;
+    {
+        let road = pin!(async { ended = Some(lane::hit::answer(&hit, &mut journey, &mut down).await) });
+        within_deadline(road, due, &fate, alarm).await;
+    }
+    lane_ended(journey, down, hatch, ended).await
+}
+
+/// What is left to do after the lane: `None` if the request's time was over first.
+async fn lane_ended(
+    mut journey: Box<Journey>,
+    mut down: Downstream,
+    hatch: Hatch,
+    ended: Option<Result<(), Failed>>,
+) -> Option<Returned> {
     let failed = match ended {
         Some(Ok(())) => None,
         Some(Err(failed)) => Some(failed),

@@ -1,0 +1,75 @@
+//! Fresh answers from the cache, given without asking anybody.
+//!
+//! In front of both roads and for every kind of client. What is more than a plain fresh hit (a miss, a revalidation, a range) is the
+//! proxy road's, and clients must not be able to tell which of the two gave them a hit.
+
+use http::header::{self, HeaderName};
+use http::{HeaderValue, Method, StatusCode};
+use smallvec::SmallVec;
+
+use super::Failed;
+use crate::cache::{self, CACHE_STATUS, Hit, StoredHead, Use};
+use crate::downstream::{Downstream, seen_upstream};
+use crate::head::HeaderEdit;
+use crate::journey::Journey;
+use crate::wire::answer::AnswerHead;
+use crate::wire::body::BodyDecoder;
+
+/// The fresh stored answer to this request, if there is one and the lane may give it.
+pub fn find(journey: &Journey) -> Option<Hit> {
+    let route = journey.route.as_ref()?;
+    let policy = route.plan.knobs.cache.as_ref().filter(|_| journey.snapshot.lane)?;
+    let Journey { head, exchange, .. } = journey;
+    let seen = |name: &HeaderName| seen_upstream(head, exchange, name);
+    let used = cache::rules::request(head, exchange.identity.is_some());
+    if matches!(used, Use::Bypass(_)) || !seen(&header::RANGE).is_empty() {
+        return None;
+    }
+    let key = cache::key(head, exchange.connection.tls.is_some(), &route.id, policy);
+    journey.core.cache.fresh(policy, key, seen)
+}
+
+/// Gives a stored answer to the client.
+///
+/// # Errors
+/// [`Failed::ClientGone`].
+pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Result<(), Failed> {
+    let unchanged = hit.not_modified(&journey.head.method, |name| seen_upstream(&journey.head, &journey.exchange, name));
+    let head = unchanged.as_ref().unwrap_or_else(|| hit.head());
+    journey.answered(head.status);
+    let outcome = hit.outcome();
+    journey.outcome.cache = outcome.word();
+    journey.core.cache.count(outcome);
+    // What the cache itself says of the answer: the first two for the policies to change, the last one after them.
+    let edits = &mut journey.exchange.to_client;
+    if head.status == StatusCode::OK {
+        edits.insert(0, HeaderEdit::Set(header::ACCEPT_RANGES, HeaderValue::from_static("bytes")));
+    }
+    edits.insert(0, HeaderEdit::Set(header::AGE, HeaderValue::from(hit.age)));
+    edits.push(HeaderEdit::Add(CACHE_STATUS, outcome.field()));
+    let bodiless = journey.head.method == Method::HEAD || is_bodiless(head.status) || hit.body().is_empty();
+    let answer = answer_head(head, hit.body().len());
+    let exchange = &journey.exchange;
+    down.write_answer(&answer, &exchange.request_id, &exchange.to_client, bodiless).await.map_err(|_| Failed::ClientGone)?;
+    if !bodiless {
+        down.write_piece(hit.body().clone(), true).await.map_err(|_| Failed::ClientGone)?;
+    }
+    down.end().await.map_err(|_| Failed::ClientGone)
+}
+
+fn is_bodiless(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+fn answer_head(head: &StoredHead, length: usize) -> AnswerHead {
+    AnswerHead {
+        buffer: head.buffer.clone(),
+        status: head.status,
+        reason: head.reason,
+        fields: SmallVec::from_slice(&head.fields),
+        // It need not be read.
+        body: BodyDecoder::Done,
+        length: (!is_bodiless(head.status)).then_some(length as u64),
+        keep_alive: true,
+    }
+}
