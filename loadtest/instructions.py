@@ -50,6 +50,7 @@ GAUNTLET = """policies:
   response_headers: { set: { X-Frame-Options: DENY } }
 """
 ONE_ROUTE = "routes: [ { path: /*, service: backend } ]\n"
+CACHED = "policies: { cache: { ttl: 1h } }\n"
 SILENT = "access_log: { output: false }\n"
 
 
@@ -68,6 +69,8 @@ SCENARIOS = {
         200,
     ),
     "refusal": (BASE + ONE_ROUTE + GAUNTLET + SILENT + "server: { workers: 1 }\n", [], 401),
+    "hit": (BASE + ONE_ROUTE + CACHED + SILENT + "server: { workers: 1 }\n", [], 200),
+    "hit_proxy_road": (BASE + ONE_ROUTE + CACHED + SILENT + "server: { workers: 1, fast_lane: false }\n", [], 200),
     "routes_10000": (BASE + many_routes(10_000) + SILENT + "server: { workers: 1 }\n", [], 200),
 }
 

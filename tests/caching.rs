@@ -1,4 +1,4 @@
-//! The cache on a route, with a backend that counts what it is asked.
+//! The cache on a route, with a backend that counts what it is asked. On both roads: the lane answers fresh hits itself.
 
 use std::sync::Barrier;
 use std::time::Duration;
@@ -50,9 +50,9 @@ fn behave(asked: &Asked) -> Vec<u8> {
     }
 }
 
-fn start(origin: &Origin, routes: &str) -> Gateway {
+fn start(lane: bool, origin: &Origin, routes: &str) -> Gateway {
     let yaml = format!(
-        "listeners:\n  - bind: 127.0.0.1:$PORT\nserver:\n  workers: 2\n  cache_memory: 1MiB\nservices:\n  origin:\n    endpoints: \
+        "listeners:\n  - bind: 127.0.0.1:$PORT\nserver:\n  workers: 2\n  cache_memory: 1MiB\n  fast_lane: {lane}\nservices:\n  origin:\n    endpoints: \
          [127.0.0.1:{}]\nconsumers:\n  - name: shop\n    api_keys:\n      - hash: {}\nroutes:\n{routes}",
         origin.port(),
         hash()
@@ -97,10 +97,9 @@ fn assert_never_stored(gateway: &Gateway, origin: &Origin, path: &str, headers: 
     assert_eq!(origin.count(path), before + 2, "{path} {headers:?}");
 }
 
-#[test]
-fn the_second_is_answered_from_memory() {
+fn the_second_is_answered_from_memory(lane: bool) {
     let origin = origin();
-    let gateway = start(&origin, SIMPLE);
+    let gateway = start(lane, &origin, SIMPLE);
     let first = get(gateway.port(), "/a");
     assert_eq!(first.status, 200);
     assert_miss(&first);
@@ -124,10 +123,9 @@ fn the_second_is_answered_from_memory() {
     assert_eq!(gateway.metric("portcullis_cache_requests_total{state=\"miss\"}"), 1.0);
 }
 
-#[test]
-fn what_is_stored_expires_and_is_asked_for_again() {
+fn what_is_stored_expires_and_is_asked_for_again(lane: bool) {
     let origin = origin();
-    let gateway = start(&origin, "  - path: /*\n    service: origin\n    policies:\n      cache: { ttl: 1s }\n");
+    let gateway = start(lane, &origin, "  - path: /*\n    service: origin\n    policies:\n      cache: { ttl: 1s }\n");
     assert_miss(&get(gateway.port(), "/a"));
     assert_hit(&get(gateway.port(), "/a"));
     let mut last = None;
@@ -149,10 +147,9 @@ fn what_is_stored_expires_and_is_asked_for_again() {
     assert_hit(&get(gateway.port(), "/tagged"));
 }
 
-#[test]
-fn misses_at_the_same_time_ask_once() {
+fn misses_at_the_same_time_ask_once(lane: bool) {
     let origin = origin();
-    let gateway = start(&origin, SIMPLE);
+    let gateway = start(lane, &origin, SIMPLE);
     together(20, || {
         let answer = get(gateway.port(), "/slow");
         assert_eq!((answer.status, &*answer.body), (200, &b"slow"[..]));
@@ -178,10 +175,9 @@ fn together(clients: usize, work: impl Fn() + Sync) {
     });
 }
 
-#[test]
-fn what_is_one_clients_is_never_stored() {
+fn what_is_one_clients_is_never_stored(lane: bool) {
     let origin = origin();
-    let gateway = start(&origin, SIMPLE);
+    let gateway = start(lane, &origin, SIMPLE);
     for headers in [("Authorization", "Bearer x"), ("Cookie", "id=1")] {
         assert_never_stored(&gateway, &origin, "/a", &[headers]);
     }
@@ -205,10 +201,9 @@ fn what_is_one_clients_is_never_stored() {
     assert_eq!(missing.status, 404);
 }
 
-#[test]
-fn variants_are_kept_apart() {
+fn variants_are_kept_apart(lane: bool) {
     let origin = origin();
-    let gateway = start(&origin, SIMPLE);
+    let gateway = start(lane, &origin, SIMPLE);
     let ask = |language: &str| request(gateway.port(), "GET", "/vary", &[("Accept-Language", language)], b"");
     for language in ["de", "en"] {
         let answer = ask(language);
@@ -226,10 +221,9 @@ fn variants_are_kept_apart() {
     assert_eq!(origin.count("/vary"), 3);
 }
 
-#[test]
-fn hosts_and_queries_are_kept_apart() {
+fn hosts_and_queries_are_kept_apart(lane: bool) {
     let origin = origin();
-    let gateway = start(&origin, SIMPLE);
+    let gateway = start(lane, &origin, SIMPLE);
     for (host, path) in [("one.example", "/a"), ("two.example", "/a"), ("one.example", "/a?x=1"), ("one.example", "/a?x=2")] {
         let ask = || request(gateway.port(), "GET", path, &[("Host", host)], b"");
         let answer = ask();
@@ -241,10 +235,9 @@ fn hosts_and_queries_are_kept_apart() {
     }
 }
 
-#[test]
-fn a_head_is_answered_from_what_a_get_stored() {
+fn a_head_is_answered_from_what_a_get_stored(lane: bool) {
     let origin = origin();
-    let gateway = start(&origin, SIMPLE);
+    let gateway = start(lane, &origin, SIMPLE);
     let before = request(gateway.port(), "HEAD", "/tagged", &[], b"");
     assert_eq!((before.status, before.body.len()), (200, 0));
     assert_miss(&get(gateway.port(), "/tagged"));
@@ -254,10 +247,9 @@ fn a_head_is_answered_from_what_a_get_stored() {
     assert_eq!(origin.count("/tagged"), 2);
 }
 
-#[test]
-fn conditions_and_ranges_are_answered_from_memory() {
+fn conditions_and_ranges_are_answered_from_memory(lane: bool) {
     let origin = origin();
-    let gateway = start(&origin, SIMPLE);
+    let gateway = start(lane, &origin, SIMPLE);
     get(gateway.port(), "/tagged");
     let ask = |headers: &[(&str, &str)]| request(gateway.port(), "GET", "/tagged", headers, b"");
     let unchanged = ask(&[("If-None-Match", "\"v1\"")]);
@@ -279,20 +271,18 @@ fn conditions_and_ranges_are_answered_from_memory() {
     assert_eq!(origin.count("/tagged"), 1);
 }
 
-#[test]
-fn a_range_that_misses_stores_no_part() {
+fn a_range_that_misses_stores_no_part(lane: bool) {
     let origin = origin();
-    let gateway = start(&origin, SIMPLE);
+    let gateway = start(lane, &origin, SIMPLE);
     request(gateway.port(), "GET", "/tagged", &[("Range", "bytes=2-4")], b"");
     let whole = get(gateway.port(), "/tagged");
     assert_miss(&whole);
     assert_eq!((whole.status, &*whole.body), (200, &b"0123456789"[..]));
 }
 
-#[test]
-fn long_bodies_pass_whole_and_unstored() {
+fn long_bodies_pass_whole_and_unstored(lane: bool) {
     let origin = origin();
-    let gateway = start(&origin, SIMPLE);
+    let gateway = start(lane, &origin, SIMPLE);
     for path in ["/big", "/big-chunked"] {
         for _ in 0..2 {
             let answer = get(gateway.port(), path);
@@ -304,10 +294,9 @@ fn long_bodies_pass_whole_and_unstored() {
     }
 }
 
-#[test]
-fn memory_is_bounded() {
+fn memory_is_bounded(lane: bool) {
     let origin = origin();
-    let gateway = start(&origin, SIMPLE);
+    let gateway = start(lane, &origin, SIMPLE);
     let path = |number: usize| format!("/block/{number}");
     for number in 0..100 {
         assert_eq!(get(gateway.port(), &path(number)).body.len(), 50_000);
@@ -320,10 +309,10 @@ fn memory_is_bounded() {
     assert!((1..=20).contains(&kept), "{kept} blocks of 50 kB are held in 1 MiB");
 }
 
-#[test]
-fn policies_judge_what_comes_from_memory_as_well() {
+fn policies_judge_what_comes_from_memory_as_well(lane: bool) {
     let origin = origin();
     let gateway = start(
+        lane,
         &origin,
         concat!(
             "  - path: /limited/*\n    service: origin\n    policies:\n      cache: { ttl: 60s }\n",
@@ -352,11 +341,26 @@ fn policies_judge_what_comes_from_memory_as_well() {
     assert_eq!(origin.count("/closed/a"), 2);
 }
 
-#[test]
-fn a_reload_keeps_what_is_stored() {
+fn a_reload_keeps_what_is_stored(lane: bool) {
     let origin = origin();
-    let gateway = start(&origin, SIMPLE);
+    let gateway = start(lane, &origin, SIMPLE);
     assert_miss(&get(gateway.port(), "/a"));
     assert_eq!(gateway.reload().0, 200);
     assert_hit(&get(gateway.port(), "/a"));
 }
+
+each_on_both_roads!(
+    the_second_is_answered_from_memory,
+    what_is_stored_expires_and_is_asked_for_again,
+    misses_at_the_same_time_ask_once,
+    what_is_one_clients_is_never_stored,
+    variants_are_kept_apart,
+    hosts_and_queries_are_kept_apart,
+    a_head_is_answered_from_what_a_get_stored,
+    conditions_and_ranges_are_answered_from_memory,
+    a_range_that_misses_stores_no_part,
+    long_bodies_pass_whole_and_unstored,
+    memory_is_bounded,
+    policies_judge_what_comes_from_memory_as_well,
+    a_reload_keeps_what_is_stored,
+);

@@ -25,6 +25,7 @@ mod demo;
 mod differential;
 mod flow;
 mod harness;
+mod hits;
 mod hostile;
 mod keys;
 mod limits;

@@ -433,7 +433,9 @@ async fn by_lane(
         within_deadline(road, due, &fate, alarm).await;
     }
     journey.flight = None;
-    lane_ended(journey, down, hatch, ended).await
+    lane_ended(&mut journey, &mut down, ended).await;
+    drop(down);
+    hatch.take()
 }
 
 /// A stored answer, under the request's total deadline.
@@ -450,28 +452,23 @@ async fn from_memory(
         let road = pin!(async { ended = Some(lane::hit::answer(&hit, &mut journey, &mut down).await) });
         within_deadline(road, due, &fate, alarm).await;
     }
-    lane_ended(journey, down, hatch, ended).await
+    lane_ended(&mut journey, &mut down, ended).await;
+    drop(down);
+    hatch.take()
 }
 
-/// What is left to do after the lane: `None` if the request's time was over first.
-async fn lane_ended(
-    mut journey: Box<Journey>,
-    mut down: Downstream,
-    hatch: Hatch,
-    ended: Option<Result<(), Failed>>,
-) -> Option<Returned> {
+/// What is left to do after the lane. `ended` is `None` if the request's time was over first.
+async fn lane_ended(journey: &mut Journey, down: &mut Downstream, ended: Option<Result<(), Failed>>) {
     let failed = match ended {
         Some(Ok(())) => None,
         Some(Err(failed)) => Some(failed),
         None => Some(Failed::Answer(out_of_time().closing())),
     };
     if let Some(failed) = failed {
-        broke(&mut journey, &mut down, failed).await;
+        broke(journey, down, failed).await;
     }
     journey.outcome.bytes_in = down.body_read();
     journey.outcome.bytes_out = down.body_sent();
-    drop(down);
-    hatch.take()
 }
 
 /// Tells the client what can still be told, and the log what happened.
