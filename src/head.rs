@@ -32,7 +32,7 @@ pub struct Field {
 pub enum BodyFraming {
     None,
     Length(u64),
-    /// Chunked in HTTP/1.1, or an HTTP/2 stream without a Content-Length.
+    /// Chunked in HTTP/1.1, or an HTTP/2 stream that goes on after its head, without a Content-Length.
     Streamed,
 }
 

@@ -265,7 +265,7 @@ fn conditions_and_ranges() {
         vec![("Range", "bytes=2-4"), ("If-Range", "\"v1\"")],
         vec![("Range", "bytes=2-4"), ("If-Range", "\"v0\"")],
         vec![("Range", "bytes=20-")],
-        vec![("Range", "bytes=-0")],
+        vec![("Range", "bytes=-3")],
         vec![("Range", "lines=1-2")],
         vec![("Range", "")],
         vec![("Range", "bytes=2-4"), ("If-None-Match", "\"v1\"")],
@@ -389,7 +389,7 @@ fn whatever_is_under_it() {
             }
         }
     });
-    assert!(hits > 90, "{hits}");
+    assert!(hits > 100, "{hits}");
 }
 
 #[test]

@@ -457,7 +457,8 @@ pub fn from_h2(
     }
     head.version = Version::HTTP_2;
     head.keep_alive = true;
-    if head.body == BodyFraming::None && head.header("content-length").is_none() {
+    // Most requests end with their head.
+    if head.body == BodyFraming::None && head.header("content-length").is_none() && !parts.is_body_empty() {
         head.body = BodyFraming::Streamed;
     }
     Ok(head)
