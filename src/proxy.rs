@@ -60,14 +60,14 @@ impl ProxyHttp for Gateway {
         let journey = journey(ctx)?;
         if let Some(policy) = journey.cache_policy() {
             let credentials = journey.exchange.identity.is_some();
-            journey.cache_use = Some(journey.core.cache.enable(&mut session.cache, &policy, &journey.head, credentials));
+            journey.cache_use = Some(journey.view.cache.enable(&mut session.cache, &policy, &journey.head, credentials));
         }
         Ok(())
     }
 
     fn cache_key_callback(&self, _session: &Session, ctx: &mut Self::CTX) -> Result<CacheKey> {
         let journey = journey(ctx)?;
-        let (Some(route), Some(policy)) = (&journey.route, journey.cache_policy()) else { return Err(Error::new(NO_JOURNEY)) };
+        let (Some(route), Some(policy)) = (journey.route(), journey.cache_policy()) else { return Err(Error::new(NO_JOURNEY)) };
         let secure = journey.exchange.connection.tls.is_some();
         Ok(cache::key(&journey.head, secure, &route.id, &policy))
     }
@@ -106,9 +106,9 @@ impl ProxyHttp for Gateway {
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         let journey = journey(ctx)?;
         journey.outcome.attempts += 1;
-        let Some(service) = journey.choose_service() else { return Err(Error::new(NO_JOURNEY)) };
-        journey.outcome.service = Some(service.clone());
-        let Some(picked) = journey.pick(&service) else {
+        let view = journey.view.clone();
+        let Some(service) = journey.choose_service(&view) else { return Err(Error::new(NO_JOURNEY)) };
+        let Some(picked) = journey.pick(service) else {
             journey.refusal = Some(service.unavailable());
             return Err(Error::new(ErrorType::HTTPStatus(503)));
         };
@@ -133,7 +133,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        let service = journey(ctx)?.outcome.service.as_ref();
+        let service = journey(ctx)?.service();
         if service.is_none_or(|service| service.protocol == Protocol::Http1) {
             // Only HTTP/2 may carry it without naming it in `Connection`.
             request.remove_header(&http::header::TE);
@@ -203,7 +203,7 @@ impl ProxyHttp for Gateway {
         if let Some(used) = journey.cache_use {
             let outcome = cache::Outcome::of(&session.cache, used);
             journey.outcome.cache = outcome.word();
-            journey.core.cache.count(outcome);
+            journey.view.cache.count(outcome);
             answer.append_header(cache::CACHE_STATUS, outcome.field())?;
         }
         Ok(())

@@ -35,8 +35,8 @@ pub enum Failed {
 
 /// Whether this request can take the lane.
 pub fn takes(journey: &Journey, service: &Service) -> bool {
-    let cached = journey.route.as_ref().is_some_and(|route| route.plan.knobs.cache.is_some());
-    journey.snapshot.lane && !cached && !journey.head.upgrade && service.protocol == Protocol::Http1 && !service.is_tls()
+    let cached = journey.route().is_some_and(|route| route.plan.knobs.cache.is_some());
+    journey.view.snapshot.lane && !cached && !journey.head.upgrade && service.protocol == Protocol::Http1 && !service.is_tls()
 }
 
 /// Takes one request to a backend and its answer back.

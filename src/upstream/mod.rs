@@ -15,7 +15,6 @@ pub mod health;
 pub mod peer;
 pub mod rota;
 pub mod service;
-mod stripe;
 pub mod watch;
 
 pub use config::{Protocol, ServiceConfig};

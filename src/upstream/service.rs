@@ -14,7 +14,7 @@ use super::address::Address;
 use super::cluster::{Board, Cluster, Member, Source};
 use super::config::{Balance, EndpointConfig, Protocol, ServiceConfig, TimeoutsConfig};
 use super::dns::Name;
-use super::endpoint::{Endpoint, EndpointView, Flight};
+use super::endpoint::{Endpoint, EndpointView, Flight, Held};
 use super::health::Check;
 use super::peer::{PeerTemplate, Timeouts, Tls};
 use crate::ledger::Ledger;
@@ -54,7 +54,7 @@ pub struct Service {
 #[derive(Clone)]
 pub struct Picked {
     pub addr: SocketAddr,
-    pub endpoint: Arc<Endpoint>,
+    pub endpoint: Arc<Held>,
 }
 
 impl Picked {
