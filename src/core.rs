@@ -11,6 +11,7 @@ use crate::listen::guard::InFlight;
 use crate::listen::roster::Roster;
 use crate::observe::{AccessLog, Metrics};
 use crate::snapshot::Snapshot;
+use crate::upstream::TlsConnector;
 
 /// Where the process stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,7 @@ pub struct Core {
     pub access_log: Arc<AccessLog>,
     pub cache: &'static Cache,
     pub in_flight: Arc<InFlight>,
+    pub tls: TlsConnector,
     /// The open connections, worker by worker.
     pub rosters: Box<[Arc<Roster>]>,
     pub phase: watch::Sender<Phase>,

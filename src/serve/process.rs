@@ -25,7 +25,7 @@ use crate::observe::AccessLog;
 use crate::policy::admit::quota::book::Book;
 use crate::snapshot::{self, Snapshot, Surroundings};
 use crate::successor;
-use crate::upstream::Watchers;
+use crate::upstream::{TlsConnector, Watchers};
 
 /// How a process is started.
 #[derive(Debug, Clone)]
@@ -142,6 +142,7 @@ impl Process {
             metrics: around.metrics.clone(),
             access_log,
             in_flight: Arc::new(InFlight::new()),
+            tls: TlsConnector::default(),
             rosters: (0..workers).map(|number| roster(&around, number)).collect(),
             phase: watch::channel(Phase::Running).0,
         });

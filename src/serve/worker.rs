@@ -109,6 +109,9 @@ async fn run(core: Arc<Core>, roster: Arc<Roster>, mut orders: mpsc::UnboundedRe
     let sweeping = tokio::spawn(sweep(worker.clone()));
     let ahead = worker.clone();
     tokio::spawn(async move {
+        if ahead.core.snapshot.load().services.values().any(|service| service.is_tls()) {
+            ahead.core.tls.warm().await;
+        }
         ahead.proxy().await;
     });
     let mut loops: HashMap<SocketAddr, Vec<oneshot::Sender<oneshot::Sender<()>>>> = HashMap::new();
