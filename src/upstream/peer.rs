@@ -311,6 +311,25 @@ mod tests {
             assert!(keys.iter().skip(i + 1).all(|b| a != b), "{i}");
         }
         assert_eq!(reuse(Protocol::Http1, Some(&one)), reuse(Protocol::Http1, Some(&one.clone())));
+
+        let trust = |tls: Option<&Tls>, host| {
+            PeerTemplate::new(Timeouts::all(Duration::from_secs(1)), Protocol::Http1, tls).trust(&endpoint(host))
+        };
+        let renamed = Tls { server_name: Some("inner.example".into()), ..one.clone() };
+        let trusts = [
+            trust(None, Some("catalog")),
+            trust(Some(&tls(None, true)), Some("catalog")),
+            trust(Some(&tls(None, false)), Some("catalog")),
+            trust(Some(&one), Some("catalog")),
+            trust(Some(&one), Some("orders")),
+            trust(Some(&renamed), Some("catalog")),
+        ];
+        assert!(trusts.iter().enumerate().all(|(at, trust)| trusts.iter().position(|it| it == trust) == Some(at)), "{trusts:?}");
+        assert_eq!(
+            trust(Some(&renamed), Some("catalog")),
+            trust(Some(&renamed), Some("orders")),
+            "the name is the service's own"
+        );
     }
 
     #[test]
