@@ -17,6 +17,7 @@ use crate::listen::in_flight::InFlight;
 use crate::listen::roster::Roster;
 use crate::observe::{AccessLog, Metrics};
 use crate::snapshot::{Route, Snapshot};
+use crate::upstream::TlsConnector;
 
 pub struct Core {
     pub snapshot: Current,
@@ -25,6 +26,7 @@ pub struct Core {
     pub access_log: Arc<AccessLog>,
     pub cache: &'static Cache,
     pub in_flight: InFlight,
+    pub tls: Arc<TlsConnector>,
     /// The open connections, worker by worker.
     pub rosters: Box<[Arc<Roster>]>,
     pub drain: Drain,
@@ -39,6 +41,7 @@ pub struct View {
     pub metrics: Arc<Metrics>,
     pub access_log: Arc<AccessLog>,
     pub cache: &'static Cache,
+    pub tls: Arc<TlsConnector>,
 }
 
 impl View {
@@ -48,6 +51,7 @@ impl View {
             metrics: self.metrics.clone(),
             access_log: self.access_log.clone(),
             cache: self.cache,
+            tls: self.tls.clone(),
         })
     }
 

@@ -23,7 +23,7 @@ use crate::cache;
 use crate::downstream::{CLIENT_GONE, EARLY_ANSWER, NO_ANSWER, apply_to_response, reply_parts};
 use crate::journey::{CLIENT_CLOSED, Journey, body_refusal};
 use crate::reply::Reply;
-use crate::upstream::Protocol;
+use crate::upstream::{Protocol, connect_failure};
 use crate::wire::encode;
 
 /// What a hook remembers. `None` only if Pingora calls a hook for a request that never passed the door, which then fails.
@@ -115,7 +115,7 @@ impl ProxyHttp for Gateway {
         journey.outcome.endpoint = Some(picked.addr);
         journey.outcome.upstream_started = Some(Instant::now());
         journey.flight = Some(picked.begin());
-        let mut peer = service.peer(&picked, None);
+        let mut peer = service.peer(&picked.endpoint, None);
         if let Some(fate) = &journey.fate {
             fate.may_answer_early(service.protocol == Protocol::Http1);
         }
@@ -278,16 +278,11 @@ fn explain(error: &Error) -> Option<Box<Reply>> {
     if error.etype == CLIENT_GONE || *error.esource() == ErrorSource::Downstream {
         return None;
     }
+    if let Some(reply) = connect_failure(&error.etype) {
+        return Some(reply);
+    }
     let (status, reason, detail) = match &error.etype {
-        ConnectTimedout => (StatusCode::GATEWAY_TIMEOUT, "connect_timeout", "The backend could not be reached in time."),
         ReadTimedout | WriteTimedout => return Some(response_timeout()),
-        TLSHandshakeTimedout => (StatusCode::GATEWAY_TIMEOUT, "tls_timeout", "The backend's TLS handshake took too long."),
-        TLSHandshakeFailure | InvalidCert | TLSWantX509Lookup => {
-            (StatusCode::BAD_GATEWAY, "tls_failure", "The backend's TLS handshake failed.")
-        }
-        ConnectRefused | ConnectNoRoute | ConnectError | BindError | SocketError | ConnectProxyFailure => {
-            (StatusCode::BAD_GATEWAY, "connect_failure", "The backend could not be reached.")
-        }
         InvalidHTTPHeader | H1Error | H2Error | InvalidH2 => {
             (StatusCode::BAD_GATEWAY, "malformed_answer", "The backend's answer is malformed.")
         }

@@ -24,7 +24,7 @@ use crate::observe::AccessLog;
 use crate::policy::admit::quota::book::Book;
 use crate::snapshot::{self, Snapshot, Surroundings};
 use crate::successor;
-use crate::upstream::Watchers;
+use crate::upstream::{TlsConnector, Watchers};
 
 /// How a process is started.
 #[derive(Debug, Clone)]
@@ -135,16 +135,24 @@ impl Process {
         let (admin, fixed) = (snapshot.admin, Fixed::of(&snapshot));
         let binds: Vec<SocketAddr> = snapshot.doors.iter().map(|door| door.bind).collect();
         let cache = Cache::new(snapshot.cache_memory);
+        let tls = Arc::new(TlsConnector::default());
         let core = Arc::new(Core {
             cache,
             snapshot: Current::new(
-                View { snapshot: Arc::new(snapshot), metrics: around.metrics.clone(), access_log: access_log.clone(), cache },
+                View {
+                    snapshot: Arc::new(snapshot),
+                    metrics: around.metrics.clone(),
+                    access_log: access_log.clone(),
+                    cache,
+                    tls: tls.clone(),
+                },
                 workers,
             ),
             ledger: around.ledger.clone(),
             metrics: around.metrics.clone(),
             access_log,
             in_flight: InFlight::default(),
+            tls,
             rosters: (0..workers).map(|number| roster(&around, number)).collect(),
             drain: Drain::default(),
         });

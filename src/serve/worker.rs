@@ -112,6 +112,9 @@ async fn run(core: Arc<Core>, view: Arc<ArcSwap<View>>, roster: Arc<Roster>, mut
     let sweeping = tokio::spawn(sweep(worker.clone()));
     let ahead = worker.clone();
     tokio::spawn(async move {
+        if ahead.core.snapshot.load().services.values().any(|service| service.is_tls()) {
+            ahead.core.tls.warm().await;
+        }
         ahead.proxy().await;
     });
     let mut loops: HashMap<SocketAddr, Vec<oneshot::Sender<oneshot::Sender<()>>>> = HashMap::new();

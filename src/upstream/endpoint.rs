@@ -19,7 +19,7 @@ pub struct Endpoint {
     /// `host:port` as configured: the `Host` of health checks, and for people.
     authority: Box<str>,
     /// The host as configured, if it is a name: the name TLS asks for and verifies.
-    host: Option<Box<str>>,
+    host: Option<Arc<str>>,
     /// Starts out true: a gateway that has just started sends requests before the first check is in, instead of refusing them all.
     healthy: AtomicBool,
     checks: Mutex<Checks>,
@@ -108,8 +108,8 @@ impl Endpoint {
     }
 
     /// The host as configured, if it is a name.
-    pub fn host(&self) -> Option<&str> {
-        self.host.as_deref()
+    pub fn host(&self) -> Option<&Arc<str>> {
+        self.host.as_ref()
     }
 
     pub fn healthy(&self) -> bool {

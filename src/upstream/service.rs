@@ -16,7 +16,7 @@ use super::config::{Balance, EndpointConfig, Protocol, ServiceConfig, TimeoutsCo
 use super::dns::Name;
 use super::endpoint::{Endpoint, EndpointView, Flight, Held};
 use super::health::Check;
-use super::peer::{PeerTemplate, Timeouts, Tls};
+use super::peer::{PeerTemplate, Timeouts, Tls, Trust};
 use crate::ledger::Ledger;
 use crate::problem::{Place, Problem, Problems};
 use crate::reply::Reply;
@@ -169,9 +169,14 @@ impl Service {
         Some(Picked { addr: endpoint.address(), endpoint })
     }
 
-    /// How to connect to `picked`. `sni` replaces the name that TLS asks for and verifies. Reads are bounded by `timeouts.response`.
-    pub fn peer(&self, picked: &Picked, sni: Option<&str>) -> Box<HttpPeer> {
-        Box::new(self.peers.peer(&picked.endpoint, sni))
+    /// How to connect to `endpoint`. `sni` replaces the name that TLS asks for and verifies. Reads are bounded by `timeouts.response`.
+    pub fn peer(&self, endpoint: &Endpoint, sni: Option<&str>) -> Box<HttpPeer> {
+        Box::new(self.peers.peer(endpoint, sni))
+    }
+
+    /// What `endpoint` is held to before a connection to it may be used; `None` without TLS.
+    pub fn trust(&self, endpoint: &Endpoint) -> Option<Trust> {
+        self.peers.trust(endpoint)
     }
 
     pub fn is_tls(&self) -> bool {
