@@ -1,39 +1,146 @@
 //! What every worker shares: the current generation, and the things that outlive generations.
 
+use std::future::poll_fn;
+use std::ops::Deref;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
 use crate::cache::Cache;
+use crate::exchange::RouteNames;
 use crate::ledger::Ledger;
-use crate::listen::guard::InFlight;
+use crate::listen::in_flight::InFlight;
 use crate::listen::roster::Roster;
 use crate::observe::{AccessLog, Metrics};
-use crate::snapshot::Snapshot;
-
-/// Where the process stands in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    Running,
-    /// No new connections; those that are open get one more request each.
-    Draining,
-}
+use crate::snapshot::{Route, Snapshot};
+use crate::upstream::TlsConnector;
 
 pub struct Core {
-    pub snapshot: ArcSwap<Snapshot>,
+    pub snapshot: Current,
     pub ledger: Arc<Ledger>,
     pub metrics: Arc<Metrics>,
     pub access_log: Arc<AccessLog>,
     pub cache: &'static Cache,
-    pub in_flight: Arc<InFlight>,
+    pub in_flight: InFlight,
+    pub tls: Arc<TlsConnector>,
     /// The open connections, worker by worker.
     pub rosters: Box<[Arc<Roster>]>,
-    pub phase: watch::Sender<Phase>,
+    pub drain: Drain,
 }
 
-impl Core {
-    pub fn is_draining(&self) -> bool {
-        *self.phase.borrow() == Phase::Draining
+/// One generation, as the requests of one worker hold it.
+///
+/// Every request holds its generation until it ends, so the number of holders changes twice with each. One number for all workers would
+/// be a cache line that every core writes for every request; so each worker has a view, and with it a count, of its own.
+pub struct View {
+    pub snapshot: Arc<Snapshot>,
+    pub metrics: Arc<Metrics>,
+    pub access_log: Arc<AccessLog>,
+    pub cache: &'static Cache,
+    pub tls: Arc<TlsConnector>,
+}
+
+impl View {
+    fn of(&self, snapshot: Arc<Snapshot>) -> ArcSwap<View> {
+        ArcSwap::from_pointee(View {
+            snapshot,
+            metrics: self.metrics.clone(),
+            access_log: self.access_log.clone(),
+            cache: self.cache,
+            tls: self.tls.clone(),
+        })
+    }
+
+    /// The route of that number.
+    pub fn route(&self, number: Option<u32>) -> Option<&Route> {
+        self.snapshot.routes.get(number? as usize).map(Deref::deref)
+    }
+}
+
+impl RouteNames for View {
+    fn route_name(&self, number: u32) -> &str {
+        self.route(Some(number)).map_or("", |route| &route.id)
+    }
+}
+
+/// The generation that is in force.
+pub struct Current {
+    snapshot: ArcSwap<Snapshot>,
+    views: Box<[Arc<ArcSwap<View>>]>,
+}
+
+impl Current {
+    pub fn new(first: View, workers: usize) -> Self {
+        let views = std::iter::repeat_with(|| Arc::new(first.of(first.snapshot.clone()))).take(workers).collect();
+        Current { snapshot: ArcSwap::new(first.snapshot), views }
+    }
+
+    /// For whoever asks now and then.
+    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
+    /// As [`Current::load`], to be held for longer.
+    pub fn load_full(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// For the requests of the worker of that number, if there is one.
+    pub fn view(&self, worker: usize) -> Option<Arc<ArcSwap<View>>> {
+        self.views.get(worker).cloned()
+    }
+
+    /// Puts a generation in force. Requests that have begun keep theirs.
+    pub fn store(&self, snapshot: Snapshot) {
+        let snapshot = Arc::new(snapshot);
+        self.snapshot.store(snapshot.clone());
+        for view in &self.views {
+            let next = view.load().of(snapshot.clone());
+            view.store(next.into_inner());
+        }
+    }
+}
+
+/// Whether the process drains: it takes no new connections, and those that are open get one more request each.
+pub struct Drain {
+    begun: AtomicBool,
+    told: watch::Sender<bool>,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Drain { begun: AtomicBool::new(false), told: watch::channel(false).0 }
+    }
+}
+
+impl Drain {
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    pub fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+        self.told.send_replace(true);
+    }
+
+    /// Waits for it to begin. To be polled by one task only.
+    pub async fn begins(&self) {
+        let mut told = self.told.subscribe();
+        let mut told = pin!(told.wait_for(|begun| *begun));
+        let mut waits = false;
+        poll_fn(|cx| {
+            // Connections wait for this beside every request. The list of those who wait has a lock that all cores would meet at; once
+            // on the list, the flag says as much.
+            if waits && !self.has_begun() {
+                return Poll::Pending;
+            }
+            waits = true;
+            told.as_mut().poll(cx).map(drop)
+        })
+        .await;
     }
 }

@@ -153,6 +153,34 @@ impl ClientCertificate {
     }
 }
 
+/// Where routes have their names.
+pub trait RouteNames: Send + Sync {
+    fn route_name(&self, number: u32) -> &str;
+}
+
+/// Every route has this name: for tests.
+impl RouteNames for &'static str {
+    fn route_name(&self, _: u32) -> &str {
+        self
+    }
+}
+
+/// The name of the route that a request took, looked up when it is asked for: few requests do, and a counted reference to the name
+/// would be one that all cores count.
+#[derive(Clone)]
+pub struct RouteName {
+    pub names: Arc<dyn RouteNames>,
+    pub number: u32,
+}
+
+impl Deref for RouteName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.names.route_name(self.number)
+    }
+}
+
 /// Why a request ended the way it did: a policy's name and a stable word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
@@ -228,8 +256,8 @@ pub struct Exchange {
     pub traceparent: [u8; 55],
     /// What the backend is told about the client. The request id and the trace are not in it.
     pub told: Option<Arc<Told>>,
-    /// The route's id, once there is one.
-    pub route: Option<Arc<str>>,
+    /// The route, once there is one.
+    pub route: Option<RouteName>,
     /// What the route's `{name}` segments matched, undecoded.
     pub params: smallvec::SmallVec<[(Arc<str>, Box<str>); 4]>,
     pub identity: Option<Arc<Identity>>,

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{StatusCode, header};
 
-use crate::core::Core;
+use crate::core::View;
 use crate::downstream::{BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, Downstream, Fate};
-use crate::exchange::{Connection, Ending, Exchange, Verdict};
+use crate::exchange::{Connection, Ending, Exchange, RouteName, Verdict};
 use crate::head::{BodyFraming, RequestHead};
 use crate::listen::forwarded::{self, Hop};
 use crate::listen::trace::{self, Trace};
@@ -22,7 +22,7 @@ use crate::policy::Work;
 use crate::policy::authn::strip_query_param;
 use crate::reply::{Flow, Reply};
 use crate::route::Found;
-use crate::snapshot::{Door, Route, Snapshot};
+use crate::snapshot::{Door, Route};
 use crate::upstream::{Flight, Picked, Protocol, Service};
 
 /// How it ended, for the log line and the metrics.
@@ -31,7 +31,8 @@ pub struct Outcome {
     pub status: u16,
     /// Who answered and why, if it was the gateway itself.
     pub verdict: Option<Verdict>,
-    pub service: Option<Arc<Service>>,
+    /// The service's number among those that answer the route.
+    pub service: Option<u32>,
     pub endpoint: Option<SocketAddr>,
     pub upstream_started: Option<Instant>,
     pub upstream: Option<Duration>,
@@ -52,11 +53,10 @@ pub enum Pause {
 
 /// A request under way, and the one generation that it sees.
 pub struct Journey {
-    pub core: Arc<Core>,
-    pub snapshot: Arc<Snapshot>,
-    pub door: Arc<Door>,
+    pub view: Arc<View>,
     pub head: Box<RequestHead>,
-    pub route: Option<Arc<Route>>,
+    /// The route's number in its generation; see [`View::route`].
+    pub routed: Option<u32>,
     pub exchange: Exchange,
     pub outcome: Outcome,
     /// The answer that a hook of the proxy road decided on, until it is written.
@@ -68,37 +68,31 @@ pub struct Journey {
     pub fate: Option<Arc<Fate>>,
     /// What this request may do with the cache, on a route that has one.
     pub cache_use: Option<crate::cache::Use>,
+    /// The listener's bounds, where the route has none of its own.
+    bounds: Bounds,
     wall: SystemTime,
+}
+
+/// The most that a request may take, unless its route says otherwise.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// Bytes.
+    body: u64,
+    time: Duration,
 }
 
 impl Journey {
     /// The first step: who is asking from where, and under which id.
-    pub fn begin(
-        core: &Arc<Core>,
-        snapshot: Arc<Snapshot>,
-        door: &Arc<Door>,
-        connection: &Arc<Connection>,
-        head: Box<RequestHead>,
-    ) -> Box<Self> {
+    pub fn begin(view: Arc<View>, door: &Door, connection: &Arc<Connection>, head: Box<RequestHead>) -> Box<Self> {
         let peer = connection.client.ip();
         let trusted = door.trusted_proxies.contains(peer);
-        let mut exchange = Exchange::new(connection.clone(), trace::request_id(&head, trusted));
-        exchange.trusted = trusted;
-        exchange.client = forwarded::real_client(peer, &head, &door.trusted_proxies);
-        let scheme = if connection.tls.is_some() { "https" } else { "http" };
-        let hop = Hop { peer, client: exchange.client, local: connection.local, scheme, trusted };
-        exchange.told = Some(forwarded::told(connection, &head, &hop, &mut exchange.to_upstream));
-        let trace = Trace::of(&head, false);
-        trace.edits(&head, &mut exchange.to_upstream);
-        exchange.traceparent = trace.traceparent;
-        core.metrics.request_began();
-        Box::new(Journey {
-            core: core.clone(),
-            snapshot,
-            door: door.clone(),
+        view.metrics.request_began();
+        // Made where it stays: it is large, and every move copies it.
+        let mut journey = Box::new(Journey {
+            view,
+            routed: None,
+            exchange: Exchange::new(connection.clone(), trace::request_id(&head, trusted)),
             head,
-            route: None,
-            exchange,
             outcome: Outcome::default(),
             refusal: None,
             failed: Vec::new(),
@@ -106,22 +100,33 @@ impl Journey {
             flight: None,
             fate: None,
             cache_use: None,
+            bounds: Bounds { body: door.limits.body, time: door.timeouts.request },
             wall: SystemTime::now(),
-        })
+        });
+        let Journey { head, exchange, .. } = &mut *journey;
+        exchange.trusted = trusted;
+        exchange.client = forwarded::real_client(peer, head, &door.trusted_proxies);
+        let scheme = if connection.tls.is_some() { "https" } else { "http" };
+        let hop = Hop { peer, client: exchange.client, local: connection.local, scheme, trusted };
+        exchange.told = Some(forwarded::told(connection, head, &hop, &mut exchange.to_upstream));
+        let trace = Trace::of(head, false);
+        trace.edits(head, &mut exchange.to_upstream);
+        exchange.traceparent = trace.traceparent;
+        journey
     }
 
     /// Chooses the route. 404 without one; 405 where only the method is wrong.
     pub fn choose_route(&mut self) -> Flow {
-        match self.snapshot.table.find(&self.head) {
+        match self.view.snapshot.table.find(&self.head) {
             Found::Route { index, params, .. } => {
-                let Some(route) = self.snapshot.routes.get(index as usize).cloned() else { return no_route() };
+                let Some(route) = self.view.route(Some(index)) else { return no_route() };
                 self.exchange.params = params.into_iter().map(|(name, value)| (name.clone(), value.into())).collect();
                 if let Some(rewrite) = &route.rewrite {
                     self.exchange.upstream_target = rewrite.target(&self.head);
                     self.exchange.upstream_host = rewrite.host().map(str::to_owned);
                 }
-                self.exchange.route = Some(route.id.clone());
-                self.route = Some(route);
+                self.exchange.route = Some(RouteName { names: self.view.clone(), number: index });
+                self.routed = Some(index);
                 ControlFlow::Continue(())
             }
             Found::MethodNotAllowed { allow } => {
@@ -140,8 +145,8 @@ impl Journey {
 
     /// Runs the route's steps from number `from` on, up to the first that cannot be done at once.
     pub fn run(&mut self, from: usize) -> Pause {
-        let Journey { route, head, exchange, .. } = self;
-        let Some(steps) = route.as_ref().and_then(|route| route.plan.steps.get(from..)) else {
+        let Journey { view, routed, head, exchange, .. } = self;
+        let Some(steps) = view.route(*routed).and_then(|route| route.plan.steps.get(from..)) else {
             return Pause::Done(Flow::Continue(()));
         };
         let Some(mut stage) = steps.first().map(|step| step.stage) else { return Pause::Done(Flow::Continue(())) };
@@ -181,8 +186,8 @@ impl Journey {
     pub async fn wait(&mut self, number: usize, downstream: &mut Downstream) -> Flow {
         let limit = self.deadline().unwrap_or(Duration::MAX);
         let since = Instant::now();
-        let Journey { route, head, exchange, .. } = self;
-        let step = route.as_ref().and_then(|route| route.plan.steps.get(number));
+        let Journey { view, routed, head, exchange, .. } = self;
+        let step = view.route(*routed).and_then(|route| route.plan.steps.get(number));
         let Some((Work::Wait(run), stage)) = step.map(|step| (&step.work, step.stage)) else { return Flow::Continue(()) };
         let flow = tokio::select! {
             biased;
@@ -198,7 +203,7 @@ impl Journey {
     pub async fn body(&mut self, number: usize, downstream: &mut Downstream) -> Flow {
         let limit = self.deadline().unwrap_or(Duration::MAX);
         let since = Instant::now();
-        let Some(route) = &self.route else { return no_route() };
+        let Some(route) = self.route() else { return no_route() };
         let wanting = route.plan.steps.iter().skip(number).filter_map(|step| match &step.work {
             Work::Body(run) if run.wants(&self.head) => Some(run),
             _ => None,
@@ -214,8 +219,8 @@ impl Journey {
                 Err(_) => return body_refusal(&BODY_TIMEOUT).map_or_else(client_gone, Reply::refuse),
             },
         };
-        let Journey { route, head, exchange, .. } = self;
-        let step = route.as_ref().and_then(|route| route.plan.steps.get(number));
+        let Journey { view, routed, head, exchange, .. } = self;
+        let step = view.route(*routed).and_then(|route| route.plan.steps.get(number));
         let Some((Work::Body(run), stage)) = step.map(|step| (&step.work, step.stage)) else { return Flow::Continue(()) };
         let flow = run.on_body(head, &body, exchange);
         exchange.spent(stage, since.elapsed());
@@ -224,8 +229,7 @@ impl Journey {
 
     /// The longest body this request may have.
     pub fn max_body(&self) -> u64 {
-        let knob = self.route.as_ref().and_then(|route| route.plan.knobs.max_body);
-        knob.unwrap_or(self.door.limits.body)
+        self.route().and_then(|route| route.plan.knobs.max_body).unwrap_or(self.bounds.body)
     }
 
     /// A declared length can be refused before a byte of it is read.
@@ -237,18 +241,25 @@ impl Journey {
     }
 
     pub fn cache_policy(&self) -> Option<Arc<crate::cache::CachePolicy>> {
-        self.route.as_ref()?.plan.knobs.cache.clone()
+        self.route()?.plan.knobs.cache.clone()
     }
 
     /// The service that answers this request; for a split, chosen once, so that a retry stays with it, and so that asking which road
     /// to take does not draw lots a second time.
-    pub fn choose_service(&mut self) -> Option<Arc<Service>> {
-        if let Some(service) = &self.outcome.service {
-            return Some(service.clone());
-        }
-        let chosen = self.route.as_ref()?.answer.choose(&self.head, self.exchange.client);
-        self.outcome.service.clone_from(&chosen);
-        chosen
+    pub fn choose_service<'a>(&mut self, view: &'a View) -> Option<&'a Service> {
+        let answer = &view.route(self.routed)?.answer;
+        let number = *self.outcome.service.get_or_insert_with(|| answer.choose(&self.head, self.exchange.client));
+        answer.service(number)
+    }
+
+    /// The route that was chosen.
+    pub fn route(&self) -> Option<&Route> {
+        self.view.route(self.routed)
+    }
+
+    /// The service that was chosen.
+    pub fn service(&self) -> Option<&Service> {
+        self.route()?.answer.service(self.outcome.service?)
     }
 
     /// Notes that an endpoint could not be connected to. Whether another one may be tried.
@@ -257,12 +268,13 @@ impl Journey {
             flight.endpoint().record_failure();
         }
         self.failed.extend(self.outcome.endpoint);
-        let Some(service) = self.outcome.service.clone() else { return false };
+        let Some(service) = self.service() else { return false };
         if self.outcome.attempts > service.retries {
             return false;
         }
         // Only if there is another one to ask: otherwise the failure itself is the better answer.
-        self.next = service.pick(&self.failed);
+        let next = service.pick(&self.failed);
+        self.next = next;
         self.next.is_some()
     }
 
@@ -274,7 +286,7 @@ impl Journey {
     /// The target to ask the backend for: rewritten by the route, and without credentials that came in the query.
     pub fn upstream_target(&self) -> Option<String> {
         let rewritten = self.exchange.upstream_target.as_deref();
-        let knobs = self.route.as_ref().map(|route| &route.plan.knobs);
+        let knobs = self.route().map(|route| &route.plan.knobs);
         let credentials = knobs.filter(|knobs| !knobs.forward_credentials).map_or(&[][..], |knobs| &knobs.credential_queries);
         if credentials.is_empty() {
             return rewritten.map(str::to_owned);
@@ -290,10 +302,9 @@ impl Journey {
     /// The last policies' word on an answer that came from a backend or the cache.
     pub fn answered(&mut self, status: StatusCode) {
         self.outcome.status = status.as_u16();
-        if let Some(route) = self.route.clone() {
-            for step in &route.plan.response {
-                step.on_response(status, &mut self.exchange);
-            }
+        let Journey { view, routed, exchange, .. } = self;
+        for step in view.route(*routed).iter().flat_map(|route| &route.plan.response) {
+            step.on_response(status, exchange);
         }
     }
 
@@ -306,8 +317,8 @@ impl Journey {
     /// How long the request may take, counted from its head's last byte. A gRPC call has a limit only where its route says so: it may
     /// stream for hours before it is answered, and brings a deadline of its client's.
     fn limit(&self) -> Option<Duration> {
-        let own = self.route.as_ref().and_then(|route| route.timeout);
-        if self.is_grpc() { own } else { own.or(Some(self.door.timeouts.request)) }
+        let own = self.route().and_then(|route| route.timeout);
+        if self.is_grpc() { own } else { own.or(Some(self.bounds.time)) }
     }
 
     /// When the request's time is over.
@@ -322,7 +333,7 @@ impl Journey {
 
     /// A gRPC call, on a route to services that can speak it.
     pub fn is_grpc(&self) -> bool {
-        let mut services = self.route.iter().flat_map(|route| route.answer.services());
+        let mut services = self.route().into_iter().flat_map(|route| route.answer.services());
         self.head.version == http::Version::HTTP_2
             && self.head.header("content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"))
             && services.all(|service| service.protocol == Protocol::Http2)
@@ -382,7 +393,7 @@ pub fn body_refusal(kind: &pingora_error::ErrorType) -> Option<Box<Reply>> {
 impl Drop for Journey {
     fn drop(&mut self) {
         self.settle();
-        let metrics = &self.core.metrics;
+        let metrics = &self.view.metrics;
         metrics.request_ended();
         let took = self.exchange.started.elapsed();
         let outcome = &self.outcome;
@@ -391,7 +402,7 @@ impl Drop for Journey {
             let ending = Ending { status: outcome.status, answered_by, upstream: outcome.upstream, took };
             self.exchange.held.drain(..).for_each(|held| held.release(&ending));
         }
-        let route = self.route.as_ref().map_or(metrics.no_route(), |route| &route.metrics);
+        let route = self.route().map_or(metrics.no_route(), |route| &route.metrics);
         route.observe(&self.head.method, outcome.status, took, outcome.bytes_in, outcome.bytes_out);
         if let Some(verdict) = outcome.verdict {
             metrics.refusal(verdict.policy, verdict.reason);
@@ -399,15 +410,15 @@ impl Drop for Journey {
         if !outcome.cache.is_empty() {
             metrics.cache(outcome.cache);
         }
-        if let Some(served) = self.outcome.service.as_ref().and_then(|service| self.snapshot.service_metrics.get(&service.key)) {
+        if let Some(served) = self.service().and_then(|service| self.view.snapshot.service_metrics.get(&service.key)) {
             if let Some(time) = outcome.upstream {
                 served.observe(time);
             }
             (1..outcome.attempts).for_each(|_| served.retried());
         }
-        if self.core.access_log.is_on() {
+        if self.view.access_log.is_on() {
             let query = self.loggable_query();
-            self.core.access_log.write(&self.record(took, query.as_bytes()));
+            self.view.access_log.write(&self.record(took, query.as_bytes()));
         }
     }
 }
@@ -430,8 +441,9 @@ impl Journey {
     /// The query without any credential: also on a route that takes none there, and on no route at all, because a client that
     /// mistakes the path still sends its key.
     fn loggable_query(&self) -> Cow<'_, str> {
-        let query = self.head.query().filter(|query| self.snapshot.access_log.query && !query.is_empty()).unwrap_or_default();
-        if query.is_empty() { Cow::Borrowed("") } else { without(query, &self.snapshot.credential_queries) }
+        let query =
+            self.head.query().filter(|query| self.view.snapshot.access_log.query && !query.is_empty()).unwrap_or_default();
+        if query.is_empty() { Cow::Borrowed("") } else { without(query, &self.view.snapshot.credential_queries) }
     }
 
     fn record<'a>(&'a self, took: Duration, query: &'a [u8]) -> Record<'a> {
@@ -450,8 +462,8 @@ impl Journey {
             method: head.method.as_str().as_bytes(),
             path: head.path.as_bytes(),
             query,
-            route: self.route.as_ref().map_or("", |route| &route.id),
-            service: outcome.service.as_ref().map_or("", |service| &*service.key),
+            route: self.route().map_or("", |route| &route.id),
+            service: self.service().map_or("", |service| &service.key),
             endpoint: outcome.endpoint,
             consumer: identity.and_then(|identity| identity.consumer.as_deref()).unwrap_or_default(),
             subject: identity.map_or("", |identity| &identity.subject),
@@ -470,7 +482,7 @@ impl Journey {
             retries: outcome.attempts.saturating_sub(1),
             cache: outcome.cache,
             user_agent: head.header("user-agent").unwrap_or_default(),
-            generation: self.snapshot.generation,
+            generation: self.view.snapshot.generation,
         }
     }
 }

@@ -25,7 +25,7 @@
 //! | [`upgrade`], [`successor`] | handing the listening sockets to the next process |
 //! | [`demo`] | the product in one command |
 //! | [`cli`] | the commands |
-//! | [`cidr`], [`clock`], [`plain`] | sets of addresses; the time of day; text that needs no escape |
+//! | [`cidr`], [`clock`], [`plain`], [`stripe`] | sets of addresses; the time of day; text that needs no escape; one of a thing per thread |
 //! | [`core`], [`wait`] | what the workers share; waiting with a limit |
 //!
 //! # What stays true
@@ -38,7 +38,7 @@
 //!
 //! # Dependencies
 //!
-//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`, `cidr`, `clock`, `plain`, `cel`, `redis`) <- rooms
+//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`, `cidr`, `clock`, `plain`, `stripe`, `cel`, `redis`) <- rooms
 //! (`listen`, `route`, `policy`, `keys`, `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `lane`, `admin` <- `serve`
 //! <- `main`. No exceptions. Rooms do not know each other, but for two that belong to [`policy`]: [`cache`] is one of its policies, and
 //! [`keys`] fills the table that one of its methods asks.
@@ -74,6 +74,7 @@ pub mod report;
 pub mod route;
 pub mod serve;
 pub mod snapshot;
+pub mod stripe;
 pub mod successor;
 pub mod tally;
 pub mod upgrade;

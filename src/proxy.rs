@@ -23,7 +23,7 @@ use crate::cache;
 use crate::downstream::{CLIENT_GONE, EARLY_ANSWER, NO_ANSWER, apply_to_response, reply_parts, seen_upstream};
 use crate::journey::{CLIENT_CLOSED, Journey, body_refusal};
 use crate::reply::Reply;
-use crate::upstream::Protocol;
+use crate::upstream::{Protocol, connect_failure};
 use crate::wire::encode;
 
 /// What a hook remembers. `None` only if Pingora calls a hook for a request that never passed the door, which then fails.
@@ -60,14 +60,14 @@ impl ProxyHttp for Gateway {
         let journey = journey(ctx)?;
         if let Some(policy) = journey.cache_policy() {
             let credentials = journey.exchange.identity.is_some();
-            journey.cache_use = Some(journey.core.cache.enable(&mut session.cache, &policy, &journey.head, credentials));
+            journey.cache_use = Some(journey.view.cache.enable(&mut session.cache, &policy, &journey.head, credentials));
         }
         Ok(())
     }
 
     fn cache_key_callback(&self, _session: &Session, ctx: &mut Self::CTX) -> Result<CacheKey> {
         let journey = journey(ctx)?;
-        let (Some(route), Some(policy)) = (&journey.route, journey.cache_policy()) else { return Err(Error::new(NO_JOURNEY)) };
+        let (Some(route), Some(policy)) = (journey.route(), journey.cache_policy()) else { return Err(Error::new(NO_JOURNEY)) };
         let secure = journey.exchange.connection.tls.is_some();
         Ok(cache::key(&journey.head, secure, &route.id, &policy))
     }
@@ -108,16 +108,16 @@ impl ProxyHttp for Gateway {
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         let journey = journey(ctx)?;
         journey.outcome.attempts += 1;
-        let Some(service) = journey.choose_service() else { return Err(Error::new(NO_JOURNEY)) };
-        journey.outcome.service = Some(service.clone());
-        let Some(picked) = journey.pick(&service) else {
+        let view = journey.view.clone();
+        let Some(service) = journey.choose_service(&view) else { return Err(Error::new(NO_JOURNEY)) };
+        let Some(picked) = journey.pick(service) else {
             journey.refusal = Some(service.unavailable());
             return Err(Error::new(ErrorType::HTTPStatus(503)));
         };
         journey.outcome.endpoint = Some(picked.addr);
         journey.outcome.upstream_started = Some(Instant::now());
         journey.flight = Some(picked.begin());
-        let mut peer = service.peer(&picked, None);
+        let mut peer = service.peer(&picked.endpoint, None);
         if let Some(fate) = &journey.fate {
             fate.may_answer_early(service.protocol == Protocol::Http1);
         }
@@ -135,7 +135,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        let service = journey(ctx)?.outcome.service.as_ref();
+        let service = journey(ctx)?.service();
         if service.is_none_or(|service| service.protocol == Protocol::Http1) {
             // Only HTTP/2 may carry it without naming it in `Connection`.
             request.remove_header(&http::header::TE);
@@ -205,7 +205,7 @@ impl ProxyHttp for Gateway {
         if let Some(used) = journey.cache_use {
             let outcome = cache::Outcome::of(&session.cache, used);
             journey.outcome.cache = outcome.word();
-            journey.core.cache.count(outcome);
+            journey.view.cache.count(outcome);
             answer.append_header(cache::CACHE_STATUS, outcome.field())?;
         }
         Ok(())
@@ -280,16 +280,11 @@ fn explain(error: &Error) -> Option<Box<Reply>> {
     if error.etype == CLIENT_GONE || *error.esource() == ErrorSource::Downstream {
         return None;
     }
+    if let Some(reply) = connect_failure(&error.etype) {
+        return Some(reply);
+    }
     let (status, reason, detail) = match &error.etype {
-        ConnectTimedout => (StatusCode::GATEWAY_TIMEOUT, "connect_timeout", "The backend could not be reached in time."),
         ReadTimedout | WriteTimedout => return Some(response_timeout()),
-        TLSHandshakeTimedout => (StatusCode::GATEWAY_TIMEOUT, "tls_timeout", "The backend's TLS handshake took too long."),
-        TLSHandshakeFailure | InvalidCert | TLSWantX509Lookup => {
-            (StatusCode::BAD_GATEWAY, "tls_failure", "The backend's TLS handshake failed.")
-        }
-        ConnectRefused | ConnectNoRoute | ConnectError | BindError | SocketError | ConnectProxyFailure => {
-            (StatusCode::BAD_GATEWAY, "connect_failure", "The backend could not be reached.")
-        }
         InvalidHTTPHeader | H1Error | H2Error | InvalidH2 => {
             (StatusCode::BAD_GATEWAY, "malformed_answer", "The backend's answer is malformed.")
         }

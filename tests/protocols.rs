@@ -8,6 +8,7 @@ mod proxy_protocol;
 mod timeouts;
 mod tls;
 mod upstream;
+mod upstream_tls;
 mod websocket;
 
 /// Both roads have to pass: the `server` section that forces one.

@@ -109,7 +109,7 @@ fn peer(extensions: &Extensions) -> String {
 
 async fn ready(State(admin): State<Admin>) -> Response {
     let generation = admin.core.snapshot.load().generation;
-    if admin.core.is_draining() {
+    if admin.core.drain.has_begun() {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "draining", json!({ "generation": generation }));
     }
     Json(json!({ "status": "ready", "generation": generation })).into_response()

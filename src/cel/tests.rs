@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::*;
-use crate::exchange::Identity;
+use crate::exchange::{Identity, RouteName};
 
 fn compiled(source: &str, kind: Kind) -> Result<Expression, Vec<String>> {
     let mut problems = Problems::default();
@@ -32,7 +32,7 @@ fn request() -> RequestHead {
 
 fn exchange() -> Exchange {
     let mut exchange = Exchange::for_tests();
-    exchange.route = Some("/shops/{shop}/*".into());
+    exchange.route = Some(RouteName { names: Arc::new("/shops/{shop}/*"), number: 0 });
     exchange.params.push(("shop".into(), "7".into()));
     exchange.identity = Some(Arc::new(Identity {
         consumer: Some("acme".into()),

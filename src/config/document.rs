@@ -83,8 +83,9 @@ pub struct ServerConfig {
     pub grace: Spanned<Period>,
     /// Memory for cached answers, in all. Default 64MiB. Changing it takes an upgrade.
     pub cache_memory: Size,
-    /// Plain requests to plain HTTP/1.1 backends, and whatever is answered from the cache without asking one, take a shorter way through
-    /// the gateway. `false` sends every request through Pingora's proxy instead; the answers are the same. Default true.
+    /// Plain requests to HTTP/1.1 backends, with or without TLS, and whatever is answered from the cache without asking one, take a
+    /// shorter way through the gateway. `false` sends every request through Pingora's proxy instead; the answers are the same. Default
+    /// true.
     pub fast_lane: bool,
     /// The file in which what was used of quotas is kept over restarts, where a route has a `quota`. Default: `quotas.log` in the
     /// folder that systemd gives the service for its state (`$STATE_DIRECTORY`), else `state/quotas.log` beside the configuration.

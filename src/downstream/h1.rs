@@ -24,11 +24,14 @@ use crate::wire::answer::AnswerHead;
 use crate::wire::body::{BodyDecoder, Decoded};
 use crate::wire::encode::{self, AnswerFraming};
 use crate::wire::head::{BadHead, HeadLimits, HeadScan};
+use crate::wire::scratch;
 
 /// What is read from the socket at once.
 const READ: usize = 16 * 1024;
 /// Bytes of a next request that are taken in while an answer is under way. Beyond, the socket's own buffers push back.
 const READ_AHEAD: usize = 64 * 1024;
+/// The largest buffer for writing that an idle connection keeps.
+const KEPT: usize = 2 * 1024;
 /// Bodies up to this size are copied behind the head and leave with it in one system call.
 const COALESCE: usize = 16 * 1024;
 
@@ -147,8 +150,11 @@ impl H1 {
                 }
             }
             if self.read.is_empty() {
-                // An idle connection holds no buffer.
+                // An idle connection holds no buffer, but for a small one to write into.
                 self.read = BytesMut::new();
+                if self.write.capacity() > KEPT {
+                    self.write = Vec::new();
+                }
                 match alarm.within(idle, self.readable()).await {
                     Ok(Ok(())) => {}
                     _ => return NextHead::Closed,
@@ -164,7 +170,7 @@ impl H1 {
                 None => until.insert(Instant::now() + deadline).saturating_duration_since(Instant::now()),
                 Some(until) => until.saturating_duration_since(Instant::now()),
             };
-            match alarm.within(left, self.fill()).await {
+            match alarm.within(left, self.fill_small()).await {
                 Ok(Ok(0)) | Ok(Err(_)) => return NextHead::Closed,
                 Ok(Ok(_)) => {}
                 Err(_) if self.read.is_empty() => return NextHead::Closed,
@@ -195,18 +201,22 @@ impl H1 {
     async fn readable(&mut self) -> io::Result<()> {
         match &self.io {
             Io::Plain(stream) => readable(stream).await,
-            // TLS cannot be waited for without reading. A small buffer takes the first bytes: a large one would be most of what an
-            // idle connection holds.
-            Io::Boxed(_) => {
-                let mut first = [0; 512];
-                let count = self.io.read(&mut first).await?;
-                self.eof |= count == 0;
-                self.read.extend_from_slice(first.get(..count).unwrap_or_default());
-                if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
-            }
+            // TLS cannot be waited for without reading.
+            Io::Boxed(_) => match self.fill_small().await? {
+                0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                _ => Ok(()),
+            },
         }
     }
 
+    /// Reads a head, or what there is of it.
+    async fn fill_small(&mut self) -> io::Result<usize> {
+        let count = scratch::read(&mut self.io, &mut self.read).await?;
+        self.eof |= count == 0;
+        Ok(count)
+    }
+
+    /// Reads a body, or a part of it.
     async fn fill(&mut self) -> io::Result<usize> {
         if self.read.capacity() - self.read.len() < READ / 4 {
             self.read.reserve(READ);

@@ -39,7 +39,8 @@ pub const NO_ANSWER: ErrorType = ErrorType::Custom("NoAnswer");
 /// The backend's answer is over, and was begun before the request was read: the backend's connection must not be used again.
 pub const EARLY_ANSWER: ErrorType = ErrorType::Custom("EarlyAnswer");
 
-/// Where the connection under an exchange comes back to once the exchange is over, or broke off before it answered.
+/// Where the connection under an exchange comes back to when Pingora, which the session was given to, drops it: once the exchange is over, or
+/// broke off before it was answered.
 #[derive(Clone, Default)]
 pub struct Hatch(Arc<Mutex<Option<Returned>>>);
 
@@ -69,7 +70,7 @@ pub enum Wire {
 /// One exchange with one client.
 pub struct Downstream {
     wire: Option<Wire>,
-    hatch: Hatch,
+    hatch: Option<Hatch>,
     method: Method,
     /// The request as the backend shall see it, once it is on its way there.
     request: Option<Box<RequestHeader>>,
@@ -159,10 +160,10 @@ const RETRY_BUFFER: usize = 64 * 1024;
 pub const UNREAD: u64 = 64 * 1024;
 
 impl Downstream {
-    pub fn new(wire: Wire, hatch: Hatch, method: Method) -> Self {
+    pub fn new(wire: Wire, method: Method) -> Self {
         Downstream {
             wire: Some(wire),
-            hatch,
+            hatch: None,
             method,
             request: None,
             buffered: None,
@@ -221,10 +222,17 @@ impl Downstream {
         self.body_sent
     }
 
-    /// Sends the request on its way: from here on a road reads and writes this session.
-    pub fn set_request(&mut self, request: Box<RequestHeader>, max_body: u64) {
+    /// Sends the request on its way: from here on Pingora's proxy reads and writes this session. The connection comes back through the
+    /// hatch.
+    pub fn set_request(&mut self, request: Box<RequestHeader>, max_body: u64) -> Hatch {
         self.request = Some(request);
         self.max_body = max_body;
+        self.hatch.get_or_insert_default().clone()
+    }
+
+    /// Ends the exchange, and gives the connection back.
+    pub fn give_back(mut self) -> Option<Returned> {
+        self.take_back()
     }
 
     /// Bounds the body that a road reads, in bytes.
@@ -517,6 +525,12 @@ impl Downstream {
         self.early && self.fate.shared.load(Ordering::Relaxed)
     }
 
+    fn take_back(&mut self) -> Option<Returned> {
+        let reusable = self.reusable();
+        let wire = self.wire.take()?;
+        Some(Returned { answered: self.answered, reusable, body_sent: self.body_sent, body_read: self.body_read, wire })
+    }
+
     /// Whether the client connection can carry another exchange after this one.
     fn reusable(&self) -> bool {
         self.finished && matches!(&self.wire, Some(Wire::H1(wire)) if wire.reusable())
@@ -525,17 +539,9 @@ impl Downstream {
 
 impl Drop for Downstream {
     fn drop(&mut self) {
-        let returned = Returned {
-            answered: self.answered,
-            reusable: self.reusable(),
-            body_sent: self.body_sent,
-            body_read: self.body_read,
-            wire: match self.wire.take() {
-                Some(wire) => wire,
-                None => return,
-            },
-        };
-        *self.hatch.0.lock() = Some(returned);
+        if let Some(hatch) = self.hatch.take() {
+            *hatch.0.lock() = self.take_back();
+        }
     }
 }
 

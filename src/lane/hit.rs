@@ -17,8 +17,8 @@ use crate::wire::body::BodyDecoder;
 
 /// The fresh stored answer to this request, if there is one and the lane may give it.
 pub fn find(journey: &Journey) -> Option<Hit> {
-    let route = journey.route.as_ref()?;
-    let policy = route.plan.knobs.cache.as_ref().filter(|_| journey.snapshot.lane)?;
+    let route = journey.route()?;
+    let policy = route.plan.knobs.cache.as_ref().filter(|_| journey.view.snapshot.lane)?;
     let Journey { head, exchange, .. } = journey;
     let seen = |name: &HeaderName| seen_upstream(head, exchange, name);
     let used = cache::rules::request(head, exchange.identity.is_some());
@@ -26,7 +26,7 @@ pub fn find(journey: &Journey) -> Option<Hit> {
         return None;
     }
     let key = cache::key(head, exchange.connection.tls.is_some(), &route.id, policy);
-    journey.core.cache.fresh(policy, key, seen)
+    journey.view.cache.fresh(policy, key, seen)
 }
 
 /// Gives a stored answer to the client.
@@ -39,7 +39,7 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
     journey.answered(head.status);
     let outcome = hit.outcome();
     journey.outcome.cache = outcome.word();
-    journey.core.cache.count(outcome);
+    journey.view.cache.count(outcome);
     // What the cache itself says of the answer: the first two for the policies to change, the last one after them.
     let edits = &mut journey.exchange.to_client;
     if head.status == StatusCode::OK {

@@ -1,28 +1,33 @@
-//! The fast lane: plain requests to plain HTTP/1.1 backends, on own connections and own codecs.
+//! The fast lane: plain requests to HTTP/1.1 backends, with or without TLS, on own connections and own codecs.
 //!
 //! It is the second of the two roads a request can take after the gauntlet, and clients and backends must not be able to tell them
-//! apart. It takes what is commonest and leaves the rest to the proxy road: upgrades, TLS and HTTP/2 towards backends, and caching
-//! but for what is commonest there: a fresh answer that is stored already ([`hit`]).
+//! apart. It takes what is commonest and leaves the rest to the proxy road: upgrades, HTTP/2 towards backends, and caching but for
+//! what is commonest there: a fresh answer that is stored already ([`hit`]).
 //! What it saves is Pingora's per-request work: header maps built and cloned, two channels between two loops, a task per kept
-//! connection.
+//! connection. TLS itself is Pingora's on both roads: whom a backend's certificate has to convince does not depend on the road.
 
 pub mod hit;
 mod pool;
 mod relay;
 mod request;
+mod transport;
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use http::StatusCode;
 use pingora_error::ErrorType;
+use tokio::net::TcpStream;
 
 pub use pool::{Pool, SWEEP};
 
 use crate::downstream::Downstream;
 use crate::journey::{Journey, body_refusal};
 use crate::reply::Reply;
-use crate::upstream::{Protocol, Service};
+use crate::upstream::{Flight, Protocol, Service, connect_failure};
+use pool::Key;
 use relay::Upstream;
+use transport::{Tls, Transport};
 
 /// How an exchange ended that did not end well.
 #[derive(Debug)]
@@ -37,8 +42,8 @@ pub enum Failed {
 
 /// Whether this request can take the lane.
 pub fn takes(journey: &Journey, service: &Service) -> bool {
-    let cached = journey.route.as_ref().is_some_and(|route| route.plan.knobs.cache.is_some());
-    journey.snapshot.lane && !cached && !journey.head.upgrade && service.protocol == Protocol::Http1 && !service.is_tls()
+    let cached = journey.route().is_some_and(|route| route.plan.knobs.cache.is_some());
+    journey.view.snapshot.lane && !cached && !journey.head.upgrade && service.protocol == Protocol::Http1
 }
 
 /// Takes one request to a backend and its answer back.
@@ -52,13 +57,15 @@ pub async fn run(pool: &Pool, journey: &mut Journey, down: &mut Downstream, serv
         journey.outcome.upstream_started = Some(Instant::now());
         match relay::exchange(&mut up, journey, down, service).await {
             Ok(()) => {
-                if let Some(connection) = up.reusable() {
-                    pool.keep(connection, journey.outcome.endpoint, service);
+                if let (Some(connection), Some(flight)) = (up.reusable(), &journey.flight) {
+                    pool.keep(connection, key(flight, service), service);
                 }
                 return Ok(());
             }
             // The backend has closed a kept connection before its answer: asking again does no harm.
-            Err(relay::Broken::Stale | relay::Broken::Lost) if up.is_kept() && may_repeat(journey, down) => {
+            Err(relay::Broken::Stale | relay::Broken::Lost | relay::Broken::Failed)
+                if up.is_kept() && may_repeat(journey, down) =>
+            {
                 journey.outcome.attempts += 1;
                 fresh = true;
             }
@@ -75,30 +82,61 @@ pub async fn run(pool: &Pool, journey: &mut Journey, down: &mut Downstream, serv
 /// A connection to the endpoint whose turn it is; if it cannot be had, to the next, as often as the service says.
 async fn connect(pool: &Pool, journey: &mut Journey, service: &Service, fresh: bool) -> Result<Upstream, Failed> {
     loop {
-        if !fresh || journey.outcome.endpoint.is_none() {
+        if !fresh || journey.flight.is_none() {
             let Some(picked) = journey.pick(service) else { return Err(Failed::Answer(service.unavailable())) };
             journey.outcome.endpoint = Some(picked.addr);
             journey.flight = Some(picked.begin());
             journey.outcome.attempts += 1;
         }
-        let Some(address) = journey.outcome.endpoint else { return Err(Failed::Answer(service.unavailable())) };
-        if let Some(kept) = (!fresh).then(|| pool.take(address)).flatten() {
+        let Some(flight) = &journey.flight else { return Err(Failed::Answer(service.unavailable())) };
+        if let Some(kept) = (!fresh).then(|| pool.take(key(flight, service))).flatten() {
             return Ok(kept);
         }
-        let connecting = tokio::net::TcpStream::connect(address);
-        let (timed_out, error) = match tokio::time::timeout(service.timeouts.connect, connecting).await {
-            Ok(Ok(stream)) => {
-                let _ = stream.set_nodelay(true);
-                return Ok(Upstream::new(stream));
-            }
-            Ok(Err(_)) => (false, "connect_failure"),
-            Err(_) => (true, "connect_timeout"),
+        let connected = match service.is_tls() {
+            // Boxed: what most requests never do must not make every request's future larger.
+            true => Box::pin(connect_tls(journey, flight, service)).await,
+            false => connect_plain(flight.endpoint().address(), service).await,
         };
-        if fresh || !journey.connect_failed() {
-            return Err(Failed::Answer(match timed_out {
-                true => upstream_reply(StatusCode::GATEWAY_TIMEOUT, error, "The backend could not be reached in time."),
-                false => upstream_reply(StatusCode::BAD_GATEWAY, error, "The backend could not be reached."),
-            }));
+        match connected {
+            Ok(transport) => return Ok(Upstream::new(transport)),
+            Err(error) if fresh || !journey.connect_failed() => {
+                return Err(Failed::Answer(connect_failure(&error).unwrap_or_else(|| {
+                    upstream_reply(StatusCode::BAD_GATEWAY, "upstream_error", "The backend could not answer.")
+                })));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Which kept connections serve this flight.
+fn key(flight: &Flight, service: &Service) -> Key {
+    let endpoint = flight.endpoint();
+    match service.trust(endpoint) {
+        Some(trust) => Key::Tls(endpoint.address(), trust),
+        None => Key::Plain(endpoint.address()),
+    }
+}
+
+async fn connect_plain(address: SocketAddr, service: &Service) -> Result<Transport, ErrorType> {
+    match tokio::time::timeout(service.timeouts.connect, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => {
+            let _ = stream.set_nodelay(true);
+            Ok(Transport::Plain(stream))
+        }
+        Ok(Err(_)) => Err(ErrorType::ConnectError),
+        Err(_) => Err(ErrorType::ConnectTimedout),
+    }
+}
+
+async fn connect_tls(journey: &Journey, flight: &Flight, service: &Service) -> Result<Transport, ErrorType> {
+    let endpoint = flight.endpoint();
+    let peer = service.peer(endpoint, None);
+    match journey.view.tls.connect(&peer).await {
+        Ok(stream) => Ok(Transport::Tls(Tls::new(stream))),
+        Err(error) => {
+            log::debug!("{error}");
+            Err(error.etype)
         }
     }
 }
@@ -116,7 +154,7 @@ fn upstream_reply(status: StatusCode, reason: &'static str, detail: &'static str
 fn failed(broken: relay::Broken) -> Failed {
     use relay::Broken;
     match broken {
-        Broken::Stale | Broken::Lost => {
+        Broken::Stale | Broken::Lost | Broken::Failed => {
             Failed::Answer(upstream_reply(StatusCode::BAD_GATEWAY, "connection_lost", "The connection to the backend was lost."))
         }
         Broken::TimedOut => {

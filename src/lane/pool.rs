@@ -1,21 +1,59 @@
 //! Idle connections to backends, one pool per worker.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::relay::Upstream;
 use parking_lot::Mutex;
 
-use crate::upstream::Service;
+use super::relay::Upstream;
+use crate::upstream::{Service, Trust};
 
 /// How often connections that were idle too long are closed.
 pub const SWEEP: Duration = Duration::from_secs(5);
 
-/// The idle connections of one worker. The lock is never contended: only this worker's tasks take it.
+/// What two connections have in common if one is as good as the other.
+pub enum Key {
+    Plain(SocketAddr),
+    Tls(SocketAddr, Trust),
+}
+
+/// The idle connections of one worker. Plain ones and those over TLS are apart, so that none is ever taken for one of the others.
 #[derive(Default)]
 pub struct Pool {
-    idle: Mutex<HashMap<SocketAddr, Vec<Kept>, ahash::RandomState>>,
+    plain: Shelf<SocketAddr>,
+    tls: Shelf<(SocketAddr, Trust)>,
+}
+
+impl Pool {
+    /// The connection of that kind that was used last, if there is one that still stands.
+    pub fn take(&self, key: Key) -> Option<Upstream> {
+        match key {
+            Key::Plain(address) => self.plain.take(&address),
+            Key::Tls(address, trust) => self.tls.take(&(address, trust)),
+        }
+    }
+
+    /// Keeps a connection for the next request, unless there are enough.
+    pub fn keep(&self, connection: Upstream, key: Key, service: &Service) {
+        match key {
+            Key::Plain(address) => self.plain.keep(connection, address, service),
+            Key::Tls(address, trust) => self.tls.keep(connection, (address, trust), service),
+        }
+    }
+
+    /// Closes what has been idle too long.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        self.plain.sweep(now);
+        self.tls.sweep(now);
+    }
+}
+
+/// Connections of one kind. The lock is never contended: only this worker's tasks take it.
+struct Shelf<K> {
+    idle: Mutex<HashMap<K, Vec<Kept>, ahash::RandomState>>,
 }
 
 struct Kept {
@@ -23,12 +61,17 @@ struct Kept {
     until: Instant,
 }
 
-impl Pool {
-    /// The connection to that address that was used last, if there is one that still stands.
-    pub fn take(&self, address: SocketAddr) -> Option<Upstream> {
+impl<K> Default for Shelf<K> {
+    fn default() -> Self {
+        Shelf { idle: Mutex::default() }
+    }
+}
+
+impl<K: Eq + Hash> Shelf<K> {
+    fn take(&self, key: &K) -> Option<Upstream> {
         let mut idle = self.idle.lock();
-        let kept = idle.get_mut(&address)?;
-        while let Some(Kept { connection, .. }) = kept.pop() {
+        let kept = idle.get_mut(key)?;
+        while let Some(Kept { mut connection, .. }) = kept.pop() {
             if connection.is_silent() {
                 return Some(connection);
             }
@@ -36,19 +79,15 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection for the next request, unless there are enough.
-    pub fn keep(&self, connection: Upstream, address: Option<SocketAddr>, service: &Service) {
-        let Some(address) = address else { return };
+    fn keep(&self, connection: Upstream, key: K, service: &Service) {
         let mut idle = self.idle.lock();
-        let kept = idle.entry(address).or_default();
+        let kept = idle.entry(key).or_default();
         if kept.len() < service.keep_alive {
             kept.push(Kept { connection, until: Instant::now() + service.timeouts.idle });
         }
     }
 
-    /// Closes what has been idle too long.
-    pub fn sweep(&self) {
-        let now = Instant::now();
+    fn sweep(&self, now: Instant) {
         self.idle.lock().retain(|_, kept| {
             kept.retain(|kept| kept.until > now);
             !kept.is_empty()

@@ -1,24 +1,25 @@
 //! One exchange over one backend connection: the request there, the answer back.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::StatusCode;
 use pingora_error::Error;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 
 use super::request::{self, Parts, SentFraming};
+use super::transport::{Transport, Turn};
 use crate::downstream::Downstream;
 use crate::journey::Journey;
 use crate::upstream::Service;
 use crate::wait::{Alarm, within};
 use crate::wire::answer::{self, AnswerHead};
 use crate::wire::body::{BodyDecoder, Decoded};
-use crate::wire::encode;
+use crate::wire::{encode, scratch};
 
 /// Read at once; doubled for answers that turn out to be long.
-const READ: usize = 16 * 1024;
+const READ: usize = scratch::SIZE;
 const READ_MORE: usize = 128 * 1024;
 /// What fits into a fresh connection's send buffer, so that writing it cannot wait for the backend to read.
 const WRITE_AT_ONCE: usize = 64 * 1024;
@@ -32,6 +33,8 @@ pub enum Broken {
     Stale,
     /// It ended in the answer's head.
     Lost,
+    /// It failed instead of ending: whatever came of an answer is not the whole of it (RFC 9112, section 8).
+    Failed,
     TimedOut,
     Malformed,
     /// The client's side failed.
@@ -49,7 +52,7 @@ impl Broken {
 
 /// A connection to a backend.
 pub struct Upstream {
-    stream: TcpStream,
+    transport: Transport,
     read: BytesMut,
     kept: bool,
     /// The exchange ended cleanly, and the backend keeps the connection open.
@@ -59,8 +62,8 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    pub fn new(stream: TcpStream) -> Self {
-        Upstream { stream, read: BytesMut::new(), kept: false, clean: false, alarm: Alarm::default() }
+    pub fn new(transport: Transport) -> Self {
+        Upstream { transport, read: BytesMut::new(), kept: false, clean: false, alarm: Alarm::default() }
     }
 
     /// Whether this connection has carried an exchange before.
@@ -76,37 +79,36 @@ impl Upstream {
     }
 
     /// Whether nothing has come since the last answer: an end, or bytes that nobody asked for. Either way the connection is of no use.
-    /// Costs no system call unless the event loop has seen something.
-    pub fn is_silent(&self) -> bool {
-        let mut byte = [0];
-        matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    pub fn is_silent(&mut self) -> bool {
+        self.transport.is_silent()
+    }
+
+    /// How the connection ended, when it did so in order.
+    fn ended(&self) -> Broken {
+        if self.read.is_empty() { Broken::Stale } else { Broken::Lost }
     }
 
     async fn fill(&mut self, amount: usize, limit: Duration) -> Result<usize, Broken> {
-        self.read.reserve(amount);
-        let Upstream { stream, read, alarm, .. } = self;
-        match alarm.within(limit, stream.read_buf(read)).await {
+        let Upstream { transport, read, alarm, .. } = self;
+        let filling = async {
+            if amount <= scratch::SIZE {
+                return scratch::read(transport, read).await;
+            }
+            read.reserve(amount);
+            transport.read_buf(read).await
+        };
+        match alarm.within(limit, filling).await {
             Ok(Ok(count)) => Ok(count),
-            Ok(Err(_)) => Ok(0),
+            Ok(Err(_)) => Err(Broken::Failed),
             Err(_) => Err(Broken::TimedOut),
         }
     }
 
-    async fn write(&self, bytes: &mut impl Buf, limit: Duration) -> Result<(), Broken> {
-        let writing = async {
-            while bytes.has_remaining() {
-                match self.stream.try_write(bytes.chunk()) {
-                    Ok(0) => return Err(Broken::Lost),
-                    Ok(count) => bytes.advance(count),
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                        self.stream.writable().await.map_err(|_| Broken::Lost)?;
-                    }
-                    Err(_) => return Err(Broken::Lost),
-                }
-            }
-            Ok(())
-        };
-        within(limit, writing).await.unwrap_or(Err(Broken::TimedOut))
+    async fn write(&mut self, bytes: &mut impl Buf, limit: Duration) -> Result<(), Broken> {
+        match within(limit, self.transport.write(bytes)).await {
+            Ok(written) => written.map_err(|_| Broken::Failed),
+            Err(_) => Err(Broken::TimedOut),
+        }
     }
 }
 
@@ -194,16 +196,11 @@ pub async fn exchange(up: &mut Upstream, journey: &mut Journey, down: &mut Downs
     }
     // A longer one is written while the answer is watched for: it may come first.
     if sending.done && sending.pending.remaining() <= WRITE_AT_ONCE {
-        up.write(&mut sending.pending, service.timeouts.write).await.map_err(stale)?;
+        up.write(&mut sending.pending, service.timeouts.write).await?;
     }
     let answer = interim_and_final(up, journey, down, service, &mut sending).await?;
     journey.outcome.upstream = journey.outcome.upstream_started.map(|started| started.elapsed());
     relay(up, journey, down, service, sending, answer).await
-}
-
-/// A connection that takes no more bytes may have been closed by the backend while it was idle.
-fn stale(broken: Broken) -> Broken {
-    if matches!(broken, Broken::Lost) { Broken::Stale } else { broken }
 }
 
 /// Waits for the final answer's head, and sends the body meanwhile.
@@ -240,56 +237,31 @@ async fn interim_and_final(
 /// Waits for whatever comes first: a piece of the request's body, room to send it, bytes of the answer, or the client's end.
 async fn step(up: &mut Upstream, down: &mut Downstream, service: &Service, sending: &mut Sending) -> Result<(), Broken> {
     if sending.pending.has_remaining() {
-        // An answer may come before the request is whole: a backend that stops reading would otherwise stop both.
-        let Upstream { stream, .. } = &*up;
-        let ready = tokio::time::timeout(service.timeouts.write, async {
-            tokio::select! {
-                biased;
-                _ = stream.readable() => true,
-                _ = stream.writable() => false,
-            }
-        });
-        match ready.await {
-            Err(_) => return Err(Broken::TimedOut),
-            Ok(false) => {
-                match stream.try_write(sending.pending.chunk()) {
-                    Ok(count) => sending.pending.advance(count),
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(_) => return Err(Broken::Stale),
-                }
-                return Ok(());
-            }
-            // Said to be readable: take what there is. Nothing, if it was not so, and then the writing goes on.
-            Ok(true) => {
-                up.read.reserve(READ);
-                return match up.stream.try_read_buf(&mut up.read) {
-                    Ok(0) if up.read.is_empty() => Err(Broken::Stale),
-                    Ok(0) => Err(Broken::Lost),
-                    Ok(_) => Ok(()),
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
-                    Err(_) => Err(Broken::Stale),
-                };
-            }
-        }
+        let turn = up.transport.turn(&mut up.read, READ, &mut sending.pending);
+        return match tokio::time::timeout(service.timeouts.write, turn).await {
+            Ok(Ok(Turn::Read(0))) => Err(up.ended()),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Broken::Failed),
+            Err(_) => Err(Broken::TimedOut),
+        };
     }
     let reading = sending.pending.is_empty() && !sending.done;
-    up.read.reserve(READ);
     let limit = if sending.done { service.timeouts.response } else { Duration::MAX };
     let event = {
-        let Upstream { stream, read, alarm, .. } = up;
+        let Upstream { transport, read, alarm, .. } = up;
         let first = async {
             tokio::select! {
                 biased;
-                count = stream.read_buf(read) => Ok(Event::Answer(count.unwrap_or(0))),
+                count = scratch::read(transport, read) => Ok(Event::Answer(count)),
                 event = client(down, reading), if reading || sending.done => event,
             }
         };
         alarm.within(limit, first).await.map_err(|_| Broken::TimedOut)?
     };
     match event.map_err(Broken::Client)? {
-        Event::Answer(0) if up.read.is_empty() => Err(Broken::Stale),
-        Event::Answer(0) => Err(Broken::Lost),
-        Event::Answer(_) => Ok(()),
+        Event::Answer(Ok(0)) => Err(up.ended()),
+        Event::Answer(Ok(_)) => Ok(()),
+        Event::Answer(Err(_)) => Err(Broken::Failed),
         Event::Piece(Some(piece)) => {
             sending.frame(&piece);
             Ok(())
@@ -303,7 +275,7 @@ async fn step(up: &mut Upstream, down: &mut Downstream, service: &Service, sendi
 }
 
 enum Event {
-    Answer(usize),
+    Answer(io::Result<usize>),
     Piece(Option<Bytes>),
     Gone,
 }

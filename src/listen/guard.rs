@@ -160,39 +160,6 @@ impl Drop for Permit {
     }
 }
 
-/// The requests being worked on, so that an overloaded gateway answers 503 at once instead of slowly. One per core keeps the
-/// counter in that core's cache.
-#[derive(Default)]
-#[repr(align(128))]
-pub struct InFlight {
-    current: AtomicUsize,
-}
-
-impl InFlight {
-    pub fn new() -> Self {
-        InFlight::default()
-    }
-
-    /// A place for one more request, if fewer than `most` are taken.
-    pub fn try_enter(self: &Arc<Self>, most: usize) -> Option<InFlightPermit> {
-        take_one(&self.current, most).then(|| InFlightPermit(self.clone()))
-    }
-
-    pub fn requests(&self) -> usize {
-        self.current.load(Ordering::Relaxed)
-    }
-}
-
-/// One request's place. Dropping it gives the place back.
-#[must_use = "dropping the permit gives the place back at once"]
-pub struct InFlightPermit(Arc<InFlight>);
-
-impl Drop for InFlightPermit {
-    fn drop(&mut self) {
-        self.0.current.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Adds one unless that would pass `most`. Adding first and looking afterwards needs no loop; a loser takes its one back, so the
 /// count may read too high for a moment and refuse a neighbour, never let one in too many.
 fn take_one(counter: &AtomicUsize, most: usize) -> bool {
@@ -256,32 +223,19 @@ mod tests {
     #[test]
     fn many_threads_never_exceed_the_caps_and_end_at_zero() {
         let guard = Arc::new(Guard::new());
-        let in_flight = Arc::new(InFlight::new());
         std::thread::scope(|scope| {
             for thread in 0..8u8 {
-                let (guard, in_flight) = (guard.clone(), in_flight.clone());
+                let guard = guard.clone();
                 scope.spawn(move || {
                     for round in 0..2000u32 {
                         let address = IpAddr::from([192, 0, 2, (round % 4) as u8 + thread % 2]);
                         let entered = guard.try_enter(Some(address), caps(5, 2));
-                        let request = in_flight.try_enter(3);
                         assert!(guard.addresses() <= 5 + 8);
-                        drop((entered, request));
+                        drop(entered);
                     }
                 });
             }
         });
-        assert_eq!((guard.connections(), guard.addresses(), in_flight.requests()), (0, 0, 0));
-    }
-
-    #[test]
-    fn in_flight_is_bounded() {
-        let in_flight = Arc::new(InFlight::new());
-        let first = in_flight.try_enter(1);
-        assert!(first.is_some());
-        assert!(in_flight.try_enter(1).is_none());
-        drop(first);
-        assert!(in_flight.try_enter(1).is_some());
-        assert!(in_flight.try_enter(0).is_none());
+        assert_eq!((guard.connections(), guard.addresses()), (0, 0));
     }
 }

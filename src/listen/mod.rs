@@ -3,6 +3,7 @@
 pub mod config;
 pub mod forwarded;
 pub mod guard;
+pub mod in_flight;
 pub mod proxy_protocol;
 pub mod roster;
 pub mod socket;

@@ -16,14 +16,12 @@ use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::{Digest, Stream};
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::worker::Worker;
 use crate::cache::Hit;
-use crate::core::Phase;
 use crate::downstream::h1::{H1, Io, NextHead};
-use crate::downstream::{Downstream, Fate, Hatch, Returned, UNREAD, Wire, upstream_request};
+use crate::downstream::{Downstream, Fate, Returned, UNREAD, Wire, upstream_request};
 use crate::exchange::{Connection, Verdict};
 use crate::head::{BodyFraming, HeaderEdits, RequestHead};
 use crate::journey::{CLIENT_CLOSED, Journey, Pause, out_of_time};
@@ -172,9 +170,9 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
     let mut h1 = Box::new(h1);
     // Both are made once and kept: what waits for them is every request.
     let mut alarm = Alarm::default();
-    let mut draining = worker.core.is_draining();
+    let mut draining = worker.core.drain.has_begun();
     let mut seen = 0;
-    let mut begins = pin!(draining_begins(worker.core.phase.subscribe()));
+    let mut begins = pin!(worker.core.drain.begins());
     loop {
         let idle = if draining { LAST_CALL.min(door.timeouts.keep_alive) } else { door.timeouts.keep_alive };
         let next = tokio::select! {
@@ -187,7 +185,7 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
         };
         match next {
             NextHead::Head(head) => {
-                if worker.core.is_draining() || !stays_open(&worker, &mut door, &mut seen) {
+                if worker.core.drain.has_begun() || !stays_open(&worker, &mut door, &mut seen) {
                     h1.close_after();
                 }
                 let returned = Box::pin(exchange(&worker, &door, &connection, entry, head, Wire::H1(h1), &mut alarm)).await;
@@ -214,7 +212,8 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
 /// Follows a reload, if there was one since the generation that was `seen` last. `false` if it closed the listener that a connection came
 /// through: what is open then is answered once more.
 fn stays_open(worker: &Worker, door: &mut Arc<Door>, seen: &mut u64) -> bool {
-    let snapshot = worker.core.snapshot.load();
+    let view = worker.view.load();
+    let snapshot = &view.snapshot;
     if snapshot.generation == *seen {
         return true;
     }
@@ -224,25 +223,16 @@ fn stays_open(worker: &Worker, door: &mut Arc<Door>, seen: &mut u64) -> bool {
     true
 }
 
-async fn draining_begins(mut phase: watch::Receiver<Phase>) {
-    if phase.wait_for(|phase| *phase == Phase::Draining).await.is_err() {
-        std::future::pending().await
-    }
-}
-
 const HEAD_TIMEOUT: BadHead =
     BadHead { status: StatusCode::REQUEST_TIMEOUT, reason: "head_timeout", detail: "The request's head did not come in time." };
 
 /// A head that is no request gets its answer, its log line and its place in the metrics all the same.
 async fn refuse_head(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, bad: BadHead, h1: Box<H1>) {
     let head = Box::new(RequestHead::unreadable());
-    let mut journey = Journey::begin(&worker.core, worker.core.snapshot.load_full(), door, connection, head);
-    let hatch = Hatch::default();
-    let mut down =
-        Downstream::new(Wire::H1(h1), hatch.clone(), http::Method::GET).timeouts(door.timeouts.body, door.timeouts.write);
+    let mut journey = Journey::begin(worker.view.load_full(), door, connection, head);
+    let mut down = Downstream::new(Wire::H1(h1), http::Method::GET).timeouts(door.timeouts.body, door.timeouts.write);
     refuse(&mut journey, &mut down, &bad.reply()).await;
-    drop(down);
-    if let Some(Returned { wire: Wire::H1(wire), .. }) = hatch.take() {
+    if let Some(Returned { wire: Wire::H1(wire), .. }) = down.give_back() {
         drop(journey);
         wire.close().await;
     }
@@ -272,7 +262,7 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
         return handshake_failed(&worker, door, "h2_handshake");
     };
     let mut draining = false;
-    let mut begins = pin!(draining_begins(worker.core.phase.subscribe()));
+    let mut begins = pin!(worker.core.drain.begins());
     let mut malformed = 0;
     // Streams hold a clone each: the count says how many are open.
     let open = Arc::new(());
@@ -333,11 +323,9 @@ async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<C
         Err(bad) => {
             let mut head = RequestHead::unreadable();
             head.version = http::Version::HTTP_2;
-            let snapshot = worker.core.snapshot.load_full();
-            let mut journey = Journey::begin(&worker.core, snapshot, door, connection, Box::new(head));
+            let mut journey = Journey::begin(worker.view.load_full(), door, connection, Box::new(head));
             let method = stream.req_header().method.clone();
-            let mut down = Downstream::new(Wire::H2(Box::new(stream)), Hatch::default(), method)
-                .timeouts(door.timeouts.body, door.timeouts.write);
+            let mut down = Downstream::new(Wire::H2(Box::new(stream)), method).timeouts(door.timeouts.body, door.timeouts.write);
             refuse(&mut journey, &mut down, &bad.reply()).await;
         }
     }
@@ -364,39 +352,34 @@ async fn exchange(
     alarm: &mut Alarm,
 ) -> Option<Returned> {
     let _serving = entry.begin();
-    let core = &worker.core;
-    let snapshot = core.snapshot.load_full();
-    let most = snapshot.max_in_flight;
-    let hatch = Hatch::default();
-    let mut down = Downstream::new(wire, hatch.clone(), head.method.clone()).timeouts(door.timeouts.body, door.timeouts.write);
-    let mut journey = Journey::begin(core, snapshot, door, connection, head);
-    let Some(_permit) = core.in_flight.try_enter(most) else {
+    let view = worker.view.load_full();
+    let mut down = Downstream::new(wire, head.method.clone()).timeouts(door.timeouts.body, door.timeouts.write);
+    let mut journey = Journey::begin(view.clone(), door, connection, head);
+    let Some(_permit) = worker.core.in_flight.try_enter(view.snapshot.max_in_flight) else {
         let reply =
             Reply::new(StatusCode::SERVICE_UNAVAILABLE, "door", "overloaded", "The gateway has too many requests in flight.")
                 .retry_after(Duration::from_secs(1));
         refuse(&mut journey, &mut down, &reply).await;
-        drop(down);
-        return hatch.take();
+        return down.give_back();
     };
     let flow = gauntlet(&mut journey, &mut down).await;
-    if let Some(route) = &journey.route {
+    if let Some(route) = journey.route() {
         entry.took(&route.id);
     }
     match flow {
         ControlFlow::Break(reply) => refuse(&mut journey, &mut down, &reply).await,
         ControlFlow::Continue(()) => {
-            let service = journey.choose_service();
+            let service = journey.choose_service(&view);
             if let Some(hit) = lane::hit::find(&journey) {
-                return from_memory(journey, down, hatch, hit, alarm).await;
+                return from_memory(journey, down, hit, alarm).await;
             }
             return match service.filter(|service| lane::takes(&journey, service)) {
-                Some(service) => by_lane(worker, journey, down, hatch, &service, alarm).await,
-                None => by_proxy(worker, door, journey, down, hatch, alarm).await,
+                Some(service) => by_lane(worker, journey, down, service, alarm).await,
+                None => by_proxy(worker, door, journey, down, alarm).await,
             };
         }
     }
-    drop(down);
-    hatch.take()
+    down.give_back()
 }
 
 async fn gauntlet(journey: &mut Journey, down: &mut Downstream) -> Flow {
@@ -420,11 +403,9 @@ async fn by_lane(
     worker: &Arc<Worker>,
     mut journey: Box<Journey>,
     mut down: Downstream,
-    hatch: Hatch,
-    service: &Arc<Service>,
+    service: &Service,
     alarm: &mut Alarm,
 ) -> Option<Returned> {
-    journey.outcome.service = Some(service.clone());
     down.limit_body(journey.max_body());
     let (due, fate) = (journey.due(), down.fate());
     let mut ended = None;
@@ -434,18 +415,11 @@ async fn by_lane(
     }
     journey.flight = None;
     lane_ended(&mut journey, &mut down, ended).await;
-    drop(down);
-    hatch.take()
+    down.give_back()
 }
 
 /// A stored answer, under the request's total deadline.
-async fn from_memory(
-    mut journey: Box<Journey>,
-    mut down: Downstream,
-    hatch: Hatch,
-    hit: Hit,
-    alarm: &mut Alarm,
-) -> Option<Returned> {
+async fn from_memory(mut journey: Box<Journey>, mut down: Downstream, hit: Hit, alarm: &mut Alarm) -> Option<Returned> {
     let (due, fate) = (journey.due(), down.fate());
     let mut ended = None;
     {
@@ -453,8 +427,7 @@ async fn from_memory(
         within_deadline(road, due, &fate, alarm).await;
     }
     lane_ended(&mut journey, &mut down, ended).await;
-    drop(down);
-    hatch.take()
+    down.give_back()
 }
 
 /// What is left to do after the lane. `ended` is `None` if the request's time was over first.
@@ -491,7 +464,6 @@ async fn by_proxy(
     door: &Arc<Door>,
     mut journey: Box<Journey>,
     mut down: Downstream,
-    hatch: Hatch,
     alarm: &mut Alarm,
 ) -> Option<Returned> {
     let exchange = &journey.exchange;
@@ -501,15 +473,14 @@ async fn by_proxy(
         Err(_) => {
             let reply = Reply::new(StatusCode::BAD_REQUEST, "door", "malformed_header", "A header field is malformed.");
             refuse(&mut journey, &mut down, &reply).await;
-            drop(down);
-            return hatch.take();
+            return down.give_back();
         }
     };
     if let Some(body) = down.buffered().filter(|_| journey.head.body != BodyFraming::None) {
         // What is whole in memory has a length, whatever framing it came in.
         let _ = request.insert_header(http::header::CONTENT_LENGTH, body.len());
     }
-    down.set_request(request, journey.max_body());
+    let hatch = down.set_request(request, journey.max_body());
     if journey.is_grpc() {
         down.await_body_without_limit();
     }
@@ -534,10 +505,9 @@ async fn by_proxy(
         return None;
     }
     let reply = out_of_time().closing();
-    let mut down = Downstream::new(returned.wire, hatch.clone(), method).timeouts(door.timeouts.body, door.timeouts.write);
+    let mut down = Downstream::new(returned.wire, method).timeouts(door.timeouts.body, door.timeouts.write);
     let _ = down.reply(&reply, &HeaderEdits::new(), &request_id).await;
-    drop(down);
-    hatch.take()
+    down.give_back()
 }
 
 /// Lets a road run until the request's total deadline. An upgrade or an event stream, once begun, has none.

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use super::signals::{Order, Signals};
@@ -17,15 +16,15 @@ use super::worker::{self, Command, Handle};
 use crate::admin::{self, Refused, ReloadRequest, Reloaded};
 use crate::cache::Cache;
 use crate::config::Source;
-use crate::core::{Core, Phase};
+use crate::core::{Core, Current, Drain, View};
 use crate::ledger::Ledger;
-use crate::listen::guard::InFlight;
+use crate::listen::in_flight::InFlight;
 use crate::listen::roster::Roster;
 use crate::observe::AccessLog;
 use crate::policy::admit::quota::book::Book;
 use crate::snapshot::{self, Snapshot, Surroundings};
 use crate::successor;
-use crate::upstream::Watchers;
+use crate::upstream::{TlsConnector, Watchers};
 
 /// How a process is started.
 #[derive(Debug, Clone)]
@@ -135,15 +134,27 @@ impl Process {
         around.metrics.watch_access_log(access_log.stats());
         let (admin, fixed) = (snapshot.admin, Fixed::of(&snapshot));
         let binds: Vec<SocketAddr> = snapshot.doors.iter().map(|door| door.bind).collect();
+        let cache = Cache::new(snapshot.cache_memory);
+        let tls = Arc::new(TlsConnector::default());
         let core = Arc::new(Core {
-            cache: Cache::new(snapshot.cache_memory),
-            snapshot: ArcSwap::from_pointee(snapshot),
+            cache,
+            snapshot: Current::new(
+                View {
+                    snapshot: Arc::new(snapshot),
+                    metrics: around.metrics.clone(),
+                    access_log: access_log.clone(),
+                    cache,
+                    tls: tls.clone(),
+                },
+                workers,
+            ),
             ledger: around.ledger.clone(),
             metrics: around.metrics.clone(),
             access_log,
-            in_flight: Arc::new(InFlight::new()),
+            in_flight: InFlight::default(),
+            tls,
             rosters: (0..workers).map(|number| roster(&around, number)).collect(),
-            phase: watch::channel(Phase::Running).0,
+            drain: Drain::default(),
         });
         let mut sockets = Sockets::default();
         let mut to_listen = Vec::new();
@@ -278,7 +289,7 @@ impl Process {
         for bind in before.difference(&after) {
             self.close(*bind).await;
         }
-        self.core.snapshot.store(Arc::new(snapshot));
+        self.core.snapshot.store(snapshot);
         for (bind, sockets) in opened {
             self.listen(bind, sockets);
         }
@@ -344,7 +355,7 @@ impl Process {
     /// Stops accepting and waits until the work under way is done, or the grace period is over, or a second signal comes.
     async fn drain(&mut self, signals: &mut Signals) {
         let grace = self.core.snapshot.load().grace;
-        self.core.phase.send_replace(Phase::Draining);
+        self.core.drain.begin();
         // The workers close theirs, and an address is closed with its last copy: until then the kernel lets clients in whom nobody
         // will ever accept.
         self.sockets = Sockets::default();

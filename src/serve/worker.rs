@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
@@ -15,7 +16,7 @@ use pingora_proxy::{HttpProxy, http_proxy};
 use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 
 use super::connection;
-use crate::core::{Core, Phase};
+use crate::core::{Core, View};
 use crate::lane::{Pool, SWEEP};
 use crate::listen::roster::Roster;
 use crate::proxy::Gateway;
@@ -27,6 +28,8 @@ const POOL: usize = 1024;
 
 pub struct Worker {
     pub core: Arc<Core>,
+    /// What this worker's requests see.
+    pub view: Arc<ArcSwap<View>>,
     /// This worker's open connections.
     pub roster: Arc<Roster>,
     proxy: OnceCell<Arc<HttpProxy<Gateway>>>,
@@ -88,18 +91,18 @@ impl Handle {
 /// No thread or no event loop can be made.
 pub fn start(core: Arc<Core>, number: usize) -> io::Result<Handle> {
     let (commands, orders) = mpsc::unbounded_channel();
-    let roster = core.rosters.get(number).cloned().ok_or_else(|| io::Error::other("more workers than rosters"))?;
+    let of_its_own = core.rosters.get(number).cloned().zip(core.snapshot.view(number));
+    let (roster, view) = of_its_own.ok_or_else(|| io::Error::other("more workers than rosters"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        runtime.block_on(run(core, roster, orders));
+        runtime.block_on(run(core, view, roster, orders));
     })?;
     Ok(Handle { commands, thread })
 }
 
-async fn run(core: Arc<Core>, roster: Arc<Roster>, mut orders: mpsc::UnboundedReceiver<Command>) {
+async fn run(core: Arc<Core>, view: Arc<ArcSwap<View>>, roster: Arc<Roster>, mut orders: mpsc::UnboundedReceiver<Command>) {
     let (_keep, shutdown) = watch::channel(false);
-    let mut phase = core.phase.subscribe();
-    let worker = Arc::new(Worker { core, roster, proxy: OnceCell::new(), pool: Pool::default(), shutdown });
+    let worker = Arc::new(Worker { core, view, roster, proxy: OnceCell::new(), pool: Pool::default(), shutdown });
     // Every connection's task holds a sender: the receiver ends when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     // Ahead of the first request, which would have to wait for it.
@@ -109,6 +112,9 @@ async fn run(core: Arc<Core>, roster: Arc<Roster>, mut orders: mpsc::UnboundedRe
     let sweeping = tokio::spawn(sweep(worker.clone()));
     let ahead = worker.clone();
     tokio::spawn(async move {
+        if ahead.core.snapshot.load().services.values().any(|service| service.is_tls()) {
+            ahead.core.tls.warm().await;
+        }
         ahead.proxy().await;
     });
     let mut loops: HashMap<SocketAddr, Vec<oneshot::Sender<oneshot::Sender<()>>>> = HashMap::new();
@@ -137,7 +143,7 @@ async fn run(core: Arc<Core>, roster: Arc<Roster>, mut orders: mpsc::UnboundedRe
                 None => break,
             },
             // Not `changed`: the process may have begun to drain before this worker ran.
-            _ = phase.wait_for(|phase| *phase == Phase::Draining) => break,
+            () = worker.core.drain.begins() => break,
         }
     }
     for stop in loops.into_values().flatten() {
@@ -184,7 +190,7 @@ async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 worker.roster.accept();
-                let Some(door) = worker.core.snapshot.load().door(&bind).cloned() else { continue };
+                let Some(door) = worker.view.load().snapshot.door(&bind).cloned() else { continue };
                 let (worker, alive) = (worker.clone(), alive.clone());
                 tokio::spawn(async move {
                     connection::serve(worker, door, stream, peer).await;

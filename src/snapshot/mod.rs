@@ -46,12 +46,16 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// The service for this request. A sticky split needs no memory: the same client always hashes to the same place.
-    pub fn choose(&self, head: &RequestHead, client: IpAddr) -> Option<Arc<Service>> {
+    /// The number of the service for this request. A sticky split needs no memory: the same client always hashes to the same place.
+    pub fn choose(&self, head: &RequestHead, client: IpAddr) -> u32 {
         match self {
-            Answer::Service(service) => Some(service.clone()),
-            Answer::Split(split, services) => services.get(split.pick(head, client, trace::random())).cloned(),
+            Answer::Service(_) => 0,
+            Answer::Split(split, _) => split.pick(head, client, trace::random()) as u32,
         }
+    }
+
+    pub fn service(&self, number: u32) -> Option<&Service> {
+        self.services().get(number as usize).map(|service| &**service)
     }
 
     pub fn services(&self) -> &[Arc<Service>] {

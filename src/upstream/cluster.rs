@@ -12,10 +12,10 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::dns::Name;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Held};
 use super::rota::Rota;
-use super::stripe::Striped;
 use crate::problem::Place;
+use crate::stripe::{PerStripe, Striped};
 
 /// Where a member's addresses come from.
 #[derive(Clone)]
@@ -65,13 +65,30 @@ impl Board {
     }
 }
 
+/// A place in the rota.
+struct Seat {
+    endpoint: Arc<Endpoint>,
+    /// What the requests of each thread hold.
+    held: PerStripe<Arc<Held>>,
+}
+
+impl Seat {
+    fn new(endpoint: Arc<Endpoint>) -> Self {
+        Seat { endpoint, held: PerStripe::default() }
+    }
+
+    fn hold(&self) -> Option<Arc<Held>> {
+        self.held.mine(|| Arc::new(Held::new(self.endpoint.clone()))).cloned()
+    }
+}
+
 /// The endpoints of one service in one generation.
 pub struct Cluster {
     members: Vec<Member>,
     /// Without checks, nothing that earlier checks said counts.
     checked: bool,
     board: Arc<Board>,
-    rota: ArcSwap<Rota<Arc<Endpoint>>>,
+    rota: ArcSwap<Rota<Seat>>,
     publishing: Mutex<()>,
 }
 
@@ -90,19 +107,19 @@ impl Cluster {
         // One at a time, or an older view could overwrite a newer one.
         let _turn = self.publishing.lock();
         let well = self.endpoints().into_iter().filter(|(_, endpoint)| !self.checked || endpoint.healthy());
-        self.rota.store(Arc::new(Rota::new(well)));
+        self.rota.store(Arc::new(Rota::new(well.map(|(weight, endpoint)| (weight, Seat::new(endpoint))))));
     }
 
     /// The next endpoint whose address is not among `exclude`. See [`super::Service::pick`].
-    pub fn pick(&self, exclude: &[SocketAddr]) -> Option<Arc<Endpoint>> {
+    pub fn pick(&self, exclude: &[SocketAddr]) -> Option<Arc<Held>> {
         let rota = self.rota.load();
-        let (seat, endpoint) = rota.at(self.board.ticket())?;
-        if !exclude.contains(&endpoint.address()) {
-            return Some(endpoint.clone());
+        let (at, seat) = rota.at(self.board.ticket())?;
+        if !exclude.contains(&seat.endpoint.address()) {
+            return seat.hold();
         }
         // Only retries come here. The neighbours are asked, rather than the next tickets, because a light endpoint may be many
         // tickets away.
-        rota.after(seat).find(|other| !exclude.contains(&other.address())).cloned()
+        rota.after(at).find(|other| !exclude.contains(&other.endpoint.address()))?.hold()
     }
 
     /// Every endpoint with its weight, healthy or not.

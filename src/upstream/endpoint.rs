@@ -2,6 +2,7 @@
 //! reloads do not forget it.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::stripe::Striped;
+use crate::stripe::Striped;
 
 /// An endpoint: where requests go.
 pub struct Endpoint {
@@ -18,7 +19,7 @@ pub struct Endpoint {
     /// `host:port` as configured: the `Host` of health checks, and for people.
     authority: Box<str>,
     /// The host as configured, if it is a name: the name TLS asks for and verifies.
-    host: Option<Box<str>>,
+    host: Option<Arc<str>>,
     /// Starts out true: a gateway that has just started sends requests before the first check is in, instead of refusing them all.
     healthy: AtomicBool,
     checks: Mutex<Checks>,
@@ -107,8 +108,8 @@ impl Endpoint {
     }
 
     /// The host as configured, if it is a name.
-    pub fn host(&self) -> Option<&str> {
-        self.host.as_deref()
+    pub fn host(&self) -> Option<&Arc<str>> {
+        self.host.as_ref()
     }
 
     pub fn healthy(&self) -> bool {
@@ -191,18 +192,35 @@ impl Endpoint {
     }
 }
 
+/// An endpoint, as the requests of one thread hold it: the number of holders changes with every request, so threads do not share it.
+pub struct Held(Arc<Endpoint>);
+
+impl Held {
+    pub fn new(endpoint: Arc<Endpoint>) -> Self {
+        Held(endpoint)
+    }
+}
+
+impl Deref for Held {
+    type Target = Endpoint;
+
+    fn deref(&self) -> &Endpoint {
+        &self.0
+    }
+}
+
 /// A request on its way to an endpoint: counted as in flight until this is dropped.
 pub struct Flight {
-    endpoint: Arc<Endpoint>,
+    endpoint: Arc<Held>,
 }
 
 impl Flight {
-    pub fn begin(endpoint: Arc<Endpoint>) -> Self {
+    pub fn begin(endpoint: Arc<Held>) -> Self {
         endpoint.begin();
         Flight { endpoint }
     }
 
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
+    pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 }
@@ -250,7 +268,8 @@ mod tests {
     #[test]
     fn counts_requests_that_end_on_another_thread() {
         let endpoint = endpoint();
-        let (one, two) = (Flight::begin(endpoint.clone()), Flight::begin(endpoint.clone()));
+        let held = Arc::new(Held::new(endpoint.clone()));
+        let (one, two) = (Flight::begin(held.clone()), Flight::begin(held));
         assert_eq!(endpoint.in_flight(), 2);
         std::thread::spawn(move || drop(one)).join().unwrap();
         assert_eq!(endpoint.in_flight(), 1);

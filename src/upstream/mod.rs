@@ -4,21 +4,23 @@
 //! [`Service::peer`] says how to reach it. [`Watchers`] keeps health and resolved names fresh on a thread of its own, so that no
 //! event loop ever waits for a resolver or a health check.
 //!
-//! Not in here: connections and their pools (the roads own them), and circuit breaking.
+//! Not in here: kept connections and their pools (the roads own them), and circuit breaking.
 
 pub mod address;
 pub mod cluster;
 pub mod config;
+pub mod connect;
 pub mod dns;
 pub mod endpoint;
 pub mod health;
 pub mod peer;
 pub mod rota;
 pub mod service;
-mod stripe;
 pub mod watch;
 
 pub use config::{Protocol, ServiceConfig};
+pub use connect::{TlsConnector, connect_failure};
 pub use endpoint::{Endpoint, Flight};
+pub use peer::Trust;
 pub use service::{Picked, Service, ServiceView};
 pub use watch::{HealthChange, Watchers};

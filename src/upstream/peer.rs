@@ -51,7 +51,7 @@ pub struct Tls {
     pub verify: bool,
     /// `None`: the system's authorities.
     pub ca: Option<Arc<CaType>>,
-    pub server_name: Option<Box<str>>,
+    pub server_name: Option<Arc<str>>,
 }
 
 impl Tls {
@@ -102,11 +102,21 @@ fn read_authorities(file: &Path) -> Result<CaType, String> {
     if authorities.is_empty() { Err("holds no PEM certificate".to_owned()) } else { Ok(authorities.into_boxed_slice()) }
 }
 
+/// What an endpoint is held to before a connection over TLS to it may be used. Connections under different trust are never
+/// interchangeable, even to one address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Trust {
+    /// Whether its certificate is verified, and by which authorities.
+    group_key: u64,
+    /// The name that is asked for, and that the certificate must carry.
+    name: Arc<str>,
+}
+
 /// Everything about a connection but its address.
 pub struct PeerTemplate {
     options: PeerOptions,
     scheme: Scheme,
-    server_name: Option<Box<str>>,
+    server_name: Option<Arc<str>>,
     /// Pingora's own reuse key covers neither the protocol nor the authorities: without this, a service that trusts one authority
     /// could be handed a connection that was verified against another.
     group_key: u64,
@@ -175,13 +185,22 @@ impl PeerTemplate {
         }
     }
 
+    /// What `endpoint` is held to; `None` without TLS.
+    pub fn trust(&self, endpoint: &Endpoint) -> Option<Trust> {
+        self.is_tls().then(|| Trust { group_key: self.group_key, name: self.name(endpoint).cloned().unwrap_or_default() })
+    }
+
+    fn name<'a>(&'a self, endpoint: &'a Endpoint) -> Option<&'a Arc<str>> {
+        self.server_name.as_ref().or_else(|| endpoint.host())
+    }
+
     fn sni(&self, endpoint: &Endpoint, sni: Option<&str>) -> String {
         if !self.is_tls() {
             return String::new();
         }
         // An empty name would switch verification off, and one with a NUL would panic in the TLS library.
         let given = sni.filter(|sni| !sni.is_empty() && !sni.contains('\0'));
-        given.or(self.server_name.as_deref()).or_else(|| endpoint.host()).unwrap_or_default().to_owned()
+        given.or_else(|| self.name(endpoint).map(|name| &**name)).unwrap_or_default().to_owned()
     }
 }
 
@@ -292,6 +311,25 @@ mod tests {
             assert!(keys.iter().skip(i + 1).all(|b| a != b), "{i}");
         }
         assert_eq!(reuse(Protocol::Http1, Some(&one)), reuse(Protocol::Http1, Some(&one.clone())));
+
+        let trust = |tls: Option<&Tls>, host| {
+            PeerTemplate::new(Timeouts::all(Duration::from_secs(1)), Protocol::Http1, tls).trust(&endpoint(host))
+        };
+        let renamed = Tls { server_name: Some("inner.example".into()), ..one.clone() };
+        let trusts = [
+            trust(None, Some("catalog")),
+            trust(Some(&tls(None, true)), Some("catalog")),
+            trust(Some(&tls(None, false)), Some("catalog")),
+            trust(Some(&one), Some("catalog")),
+            trust(Some(&one), Some("orders")),
+            trust(Some(&renamed), Some("catalog")),
+        ];
+        assert!(trusts.iter().enumerate().all(|(at, trust)| trusts.iter().position(|it| it == trust) == Some(at)), "{trusts:?}");
+        assert_eq!(
+            trust(Some(&renamed), Some("catalog")),
+            trust(Some(&renamed), Some("orders")),
+            "the name is the service's own"
+        );
     }
 
     #[test]

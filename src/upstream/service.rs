@@ -14,9 +14,9 @@ use super::address::Address;
 use super::cluster::{Board, Cluster, Member, Source};
 use super::config::{Balance, EndpointConfig, Protocol, ServiceConfig, TimeoutsConfig};
 use super::dns::Name;
-use super::endpoint::{Endpoint, EndpointView, Flight};
+use super::endpoint::{Endpoint, EndpointView, Flight, Held};
 use super::health::Check;
-use super::peer::{PeerTemplate, Timeouts, Tls};
+use super::peer::{PeerTemplate, Timeouts, Tls, Trust};
 use crate::ledger::Ledger;
 use crate::problem::{Place, Problem, Problems};
 use crate::reply::Reply;
@@ -54,7 +54,7 @@ pub struct Service {
 #[derive(Clone)]
 pub struct Picked {
     pub addr: SocketAddr,
-    pub endpoint: Arc<Endpoint>,
+    pub endpoint: Arc<Held>,
 }
 
 impl Picked {
@@ -169,9 +169,14 @@ impl Service {
         Some(Picked { addr: endpoint.address(), endpoint })
     }
 
-    /// How to connect to `picked`. `sni` replaces the name that TLS asks for and verifies. Reads are bounded by `timeouts.response`.
-    pub fn peer(&self, picked: &Picked, sni: Option<&str>) -> Box<HttpPeer> {
-        Box::new(self.peers.peer(&picked.endpoint, sni))
+    /// How to connect to `endpoint`. `sni` replaces the name that TLS asks for and verifies. Reads are bounded by `timeouts.response`.
+    pub fn peer(&self, endpoint: &Endpoint, sni: Option<&str>) -> Box<HttpPeer> {
+        Box::new(self.peers.peer(endpoint, sni))
+    }
+
+    /// What `endpoint` is held to before a connection to it may be used; `None` without TLS.
+    pub fn trust(&self, endpoint: &Endpoint) -> Option<Trust> {
+        self.peers.trust(endpoint)
     }
 
     pub fn is_tls(&self) -> bool {

@@ -9,3 +9,4 @@ pub mod body;
 pub mod encode;
 pub mod h2;
 pub mod head;
+pub mod scratch;

@@ -43,48 +43,67 @@ fn echo() -> Backend {
 
 const ROAD: &str = "server: { workers: 2 }";
 
+/// On both roads, to an nginx in the clear and to one behind TLS: the test gets the road, what an nginx needs in its `server` block, and
+/// what a service that leads there says about TLS.
+fn in_the_clear_and_over_tls(test: impl Fn(&str, &str, &str) + Sync) {
+    let files = Files::new();
+    let (cert, key, _) = files.certificate(&["inner.example.com"]);
+    let (cert, key) = (cert.display(), key.display());
+    let listen = format!("listen 127.0.0.1:$PORT ssl; ssl_certificate {cert}; ssl_certificate_key {key};");
+    let tls = format!("tls: {{ ca: '{cert}', server_name: inner.example.com }}");
+    on_both_roads(|road| {
+        test(road, "", "");
+        test(road, &listen, &tls);
+    });
+}
+
 #[test]
 fn a_backend_is_verified_by_authority_and_name() {
     let files = Files::new();
     let (cert, key, _) = files.certificate(&["inner.example.com"]);
     let (other, _, _) = files.certificate(&["inner.example.com"]);
     let behind = echo();
-    let nginx = secure_nginx("", &cert, &key, behind.port());
-    let service = |tls: &str| format!("{{ endpoints: ['127.0.0.1:{}'], tls: {{ {tls} }} }}", nginx.port());
-    let (ca, wrong) = (cert.display(), other.display());
+    on_both_roads(|road| {
+        let nginx = secure_nginx("", &cert, &key, behind.port());
+        let service = |tls: &str| format!("{{ endpoints: ['127.0.0.1:{}'], tls: {{ {tls} }} }}", nginx.port());
+        let (ca, wrong) = (cert.display(), other.display());
 
-    let good = gateway(&Files::new(), &service(&format!("ca: '{ca}', server_name: inner.example.com")), ROAD);
-    let answer = get(good.port(), "/about");
-    assert_eq!((answer.status, answer.text().split(' ').nth(1)), (200, Some("inner.example.com")), "{answer:?}");
-    let body = noise(1 << 20);
-    assert!(request(good.port(), "POST", "/echo", &[], &body).body == body);
+        let good = gateway(&Files::new(), &service(&format!("ca: '{ca}', server_name: inner.example.com")), road);
+        let answer = get(good.port(), "/about");
+        assert_eq!((answer.status, answer.text().split(' ').nth(1)), (200, Some("inner.example.com")), "{answer:?}");
+        let body = noise(1 << 20);
+        assert!(request(good.port(), "POST", "/echo", &[], &body).body == body);
 
-    for tls in [
-        // Another name than the certificate's, another authority, and none at all but the system's.
-        format!("ca: '{ca}', server_name: outer.example.com"),
-        format!("ca: '{wrong}', server_name: inner.example.com"),
-        "server_name: inner.example.com".to_owned(),
-    ] {
-        let bad = gateway(&Files::new(), &service(&tls), ROAD);
-        get(bad.port(), "/about").assert_problem(502, "upstream", "tls_failure");
-        let line = bad.wait_log(|line| line["status"] == 502);
-        assert_eq!(line["reason"], "tls_failure", "{line}");
-    }
-    let trusting = gateway(&Files::new(), &service("verify: false, server_name: any.example.com"), ROAD);
-    assert_eq!(get(trusting.port(), "/about").status, 200);
-    // Four gateways, two of which got through.
-    let seen = nginx.access_log();
-    assert_eq!(seen.lines().filter(|line| line.contains("/about")).count(), 2, "{seen}");
+        for tls in [
+            // Another name than the certificate's, another authority, and none at all but the system's.
+            format!("ca: '{ca}', server_name: outer.example.com"),
+            format!("ca: '{wrong}', server_name: inner.example.com"),
+            "server_name: inner.example.com".to_owned(),
+        ] {
+            let bad = gateway(&Files::new(), &service(&tls), road);
+            get(bad.port(), "/about").assert_problem(502, "upstream", "tls_failure");
+            let line = bad.wait_log(|line| line["status"] == 502);
+            assert_eq!(line["reason"], "tls_failure", "{line}");
+        }
+        let trusting = gateway(&Files::new(), &service("verify: false, server_name: any.example.com"), road);
+        assert_eq!(get(trusting.port(), "/about").status, 200);
+        // Five gateways, two of which got through.
+        let seen = nginx.access_log();
+        assert_eq!(seen.lines().filter(|line| line.contains("/about")).count(), 2, "{seen}");
+    });
 }
 
 #[test]
 fn a_plaintext_backend_where_tls_is_expected_is_a_bad_gateway() {
-    let backend = Backend::scripted(|mut stream| {
-        let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    on_both_roads(|road| {
+        let backend = Backend::scripted(|mut stream| {
+            let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        });
+        let tls = "tls: { verify: false, server_name: a.test }";
+        let service = format!("{{ endpoints: ['127.0.0.1:{}'], {tls} }}", backend.port());
+        let gateway = gateway(&Files::new(), &service, road);
+        get(gateway.port(), "/").assert_problem(502, "upstream", "tls_failure");
     });
-    let service = format!("{{ endpoints: ['127.0.0.1:{}'], tls: {{ verify: false, server_name: a.test }} }}", backend.port());
-    let gateway = gateway(&Files::new(), &service, ROAD);
-    get(gateway.port(), "/").assert_problem(502, "upstream", "tls_failure");
 }
 
 #[test]
@@ -152,9 +171,9 @@ fn a_backend_without_http2_is_a_bad_gateway() {
 
 #[test]
 fn connections_to_backends_are_kept() {
-    on_both_roads(|road| {
-        let nginx = Nginx::start("location / { return 200 '$connection_requests'; }");
-        let service = format!("{{ endpoints: ['127.0.0.1:{}'] }}", nginx.port());
+    in_the_clear_and_over_tls(|road, listen, tls| {
+        let nginx = Nginx::start(&format!("{listen} location / {{ return 200 '$connection_requests'; }}"));
+        let service = format!("{{ endpoints: ['127.0.0.1:{}'], {tls} }}", nginx.port());
         let gateway = gateway(&Files::new(), &service, &road.replace("workers: 2", "workers: 1"));
         // Connections of clients come and go, the one to the backend stays.
         let counts: Vec<u32> = (0..20).map(|_| get(gateway.port(), "/").text().parse().unwrap()).collect();
@@ -168,10 +187,10 @@ fn connections_to_backends_are_kept() {
 
 #[test]
 fn connections_that_the_backend_closes_are_made_anew() {
-    on_both_roads(|road| {
+    in_the_clear_and_over_tls(|road, listen, tls| {
         // The last `keepalive_requests` of the file wins over the harness's only inside the server block.
-        let nginx = Nginx::start("keepalive_requests 3; location / { return 200 '$connection_requests'; }");
-        let service = format!("{{ endpoints: ['127.0.0.1:{}'] }}", nginx.port());
+        let nginx = Nginx::start(&format!("{listen} keepalive_requests 3; location / {{ return 200 '$connection_requests'; }}"));
+        let service = format!("{{ endpoints: ['127.0.0.1:{}'], {tls} }}", nginx.port());
         let gateway = gateway(&Files::new(), &service, &road.replace("workers: 2", "workers: 1"));
         let mut client = Client::connect(gateway.port());
         for _ in 0..30 {
@@ -188,12 +207,12 @@ fn connections_that_the_backend_closes_are_made_anew() {
 
 #[test]
 fn files_ranges_and_conditions_pass_through() {
-    on_both_roads(|road| {
+    in_the_clear_and_over_tls(|road, listen, tls| {
         let files = Files::new();
         let content = noise(5 << 20);
         files.write("file.bin", &content);
-        let nginx = Nginx::start_in(&files, &format!("root {};", files.dir().display()));
-        let service = format!("{{ endpoints: ['127.0.0.1:{}'] }}", nginx.port());
+        let nginx = Nginx::start_in(&files, &format!("{listen} root {};", files.dir().display()));
+        let service = format!("{{ endpoints: ['127.0.0.1:{}'], {tls} }}", nginx.port());
         let gateway = gateway(&Files::new(), &service, road);
         let mut client = Client::connect(gateway.port());
         let whole = client.get("/file.bin");

@@ -49,8 +49,31 @@ impl<T> Striped<T> {
         self.lines.get(this_stripe()).map(|line| &line.0)
     }
 
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.lines.iter().map(|line| &line.0)
+    }
+}
+
+/// One `T` per stripe, made when a thread first asks for it. Unlike those of [`Striped`] they may lie side by side: for what is hardly
+/// ever written.
+pub struct PerStripe<T> {
+    parts: Box<[OnceLock<T>]>,
+}
+
+impl<T> Default for PerStripe<T> {
+    fn default() -> Self {
+        PerStripe { parts: (0..stripes()).map(|_| OnceLock::new()).collect() }
+    }
+}
+
+impl<T> PerStripe<T> {
+    /// This thread's part.
+    pub fn mine(&self, new: impl FnOnce() -> T) -> Option<&T> {
+        self.parts.get(this_stripe()).map(|part| part.get_or_init(new))
     }
 }
 

@@ -1,0 +1,186 @@
+//! What the lane's bytes travel over: a plain socket, or TLS.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, BytesMut};
+use pingora_core::protocols::Stream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// The most that one TLS record holds (RFC 8446, section 5.1).
+const RECORD: usize = 16 * 1024;
+
+/// A connection's transport.
+pub enum Transport {
+    Plain(TcpStream),
+    Tls(Tls),
+}
+
+/// What [`Transport::turn`] did.
+pub enum Turn {
+    /// So many bytes were read; 0 is the end.
+    Read(usize),
+    /// Some bytes may have been sent.
+    Sent,
+}
+
+impl Transport {
+    /// Whether nothing has come since the last answer: neither an end nor bytes that nobody asked for. Costs no system call unless
+    /// the event loop has seen something.
+    pub fn is_silent(&mut self) -> bool {
+        match self {
+            Transport::Plain(stream) => is_not_yet(&stream.try_read(&mut [0])),
+            Transport::Tls(tls) => tls.is_silent(),
+        }
+    }
+
+    /// Sends all of `bytes`.
+    ///
+    /// # Errors
+    /// The connection takes no more.
+    pub async fn write(&mut self, bytes: &mut impl Buf) -> io::Result<()> {
+        match self {
+            Transport::Plain(stream) => {
+                while bytes.has_remaining() {
+                    match stream.try_write(bytes.chunk()) {
+                        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                        Ok(count) => bytes.advance(count),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(())
+            }
+            Transport::Tls(tls) => poll_fn(|cx| tls.poll_send(cx, bytes)).await,
+        }
+    }
+
+    /// Reads into `read` or sends of `unsent`, whichever can be done first; reads if both can. An answer may come before the request
+    /// is whole, and a backend that stops reading until its answer is taken would otherwise stop both.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub async fn turn(&mut self, read: &mut BytesMut, amount: usize, unsent: &mut impl Buf) -> io::Result<Turn> {
+        match self {
+            Transport::Plain(stream) => {
+                let readable = tokio::select! {
+                    biased;
+                    _ = stream.readable() => true,
+                    _ = stream.writable() => false,
+                };
+                let done = if readable {
+                    read.reserve(amount);
+                    stream.try_read_buf(read).map(Turn::Read)
+                } else {
+                    stream.try_write(unsent.chunk()).map(|count| {
+                        unsent.advance(count);
+                        Turn::Sent
+                    })
+                };
+                // It was said to be ready and was not: the next turn waits again.
+                if is_not_yet(&done) { Ok(Turn::Sent) } else { done }
+            }
+            Transport::Tls(tls) => {
+                read.reserve(amount);
+                poll_fn(|cx| match pin!(tls.read_buf(read)).poll(cx) {
+                    Poll::Ready(count) => Poll::Ready(count.map(Turn::Read)),
+                    Poll::Pending => tls.poll_send(cx, unsent).map_ok(|()| Turn::Sent),
+                })
+                .await
+            }
+        }
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Transport::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+        }
+    }
+}
+
+/// A connection after its handshake.
+pub struct Tls {
+    stream: Stream,
+    /// Bytes were written and may still be held back below.
+    unflushed: bool,
+    /// How the connection ended, if that was found out behind bytes that had to be told first.
+    end: Option<io::Result<()>>,
+}
+
+impl Tls {
+    pub fn new(stream: Stream) -> Self {
+        Tls { stream, unflushed: false, end: None }
+    }
+
+    /// Session tickets, which a backend sends when it likes, are silence: they are no bytes of an answer.
+    fn is_silent(&mut self) -> bool {
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        // A task that has done much already would be told to wait, whatever the connection has to say.
+        let reading = tokio::task::unconstrained(poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, &mut buffer)));
+        pin!(reading).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// Sends all of `bytes`. What is held back below is sent while the answer is waited for.
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &mut impl Buf) -> Poll<io::Result<()>> {
+        while bytes.has_remaining() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, bytes.chunk()))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => bytes.advance(count),
+            }
+        }
+        self.unflushed = self.poll_flush(cx)?.is_pending();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+}
+
+impl AsyncRead for Tls {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let tls = self.get_mut();
+        if tls.unflushed {
+            // What is waited for may be the answer to what is held back.
+            tls.unflushed = tls.poll_flush(cx).is_pending();
+        }
+        if let Some(end) = tls.end.take() {
+            return Poll::Ready(end);
+        }
+        let begin = buffer.filled().len();
+        // The library gives one record at a time. Buffers for long answers hold more, and behind a full one there is mostly another.
+        loop {
+            let before = buffer.filled().len();
+            let polled = Pin::new(&mut tls.stream).poll_read(cx, buffer);
+            let count = buffer.filled().len() - before;
+            if count == RECORD && buffer.remaining() > 0 {
+                continue;
+            }
+            if before == begin {
+                return polled;
+            }
+            if let (Poll::Ready(end), 0) = (polled, count) {
+                tls.end = Some(end);
+            }
+            return Poll::Ready(Ok(()));
+        }
+    }
+}
+
+impl Drop for Tls {
+    /// Says that this end is one, if the socket takes it at once (RFC 8446, section 6.1).
+    fn drop(&mut self) {
+        let _ = Pin::new(&mut self.stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+    }
+}
+
+fn is_not_yet<T>(done: &io::Result<T>) -> bool {
+    matches!(done, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
