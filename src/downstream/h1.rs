@@ -183,7 +183,7 @@ impl H1 {
         match crate::wire::head::take(&mut self.read, limits) {
             Ok(head) => {
                 self.begin(&head);
-                NextHead::Head(Box::new(head))
+                NextHead::Head(head)
             }
             Err(bad) => NextHead::Bad(bad),
         }

@@ -210,7 +210,7 @@ async fn interim_and_final(
     down: &mut Downstream,
     service: &Service,
     sending: &mut Sending,
-) -> Result<AnswerHead, Broken> {
+) -> Result<Box<AnswerHead>, Broken> {
     for _ in 0..MAX_INTERIM {
         let head = loop {
             if !up.read.is_empty()
@@ -296,7 +296,7 @@ async fn relay(
     down: &mut Downstream,
     service: &Service,
     mut sending: Sending,
-    mut answer: AnswerHead,
+    mut answer: Box<AnswerHead>,
 ) -> Result<(), Broken> {
     journey.answered(answer.status);
     // A backend that answers before it has the whole request may not read the rest as a part of it.

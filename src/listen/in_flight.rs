@@ -43,7 +43,8 @@ impl InFlight {
             self.take_back(share.free.swap(0, Ordering::Relaxed));
         }
         let entered = take_one(&share.free) || self.take_batch(share, most) || self.call_in() && self.take_batch(share, most);
-        entered.then_some(Permit(self))
+        // Not `then_some`: a permit that is made and dropped gives a place back that was never taken.
+        entered.then(|| Permit(self))
     }
 
     /// How many requests are being worked on.

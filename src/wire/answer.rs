@@ -36,7 +36,7 @@ pub struct Malformed;
 ///
 /// # Errors
 /// A head that is malformed, too large, or framed ambiguously.
-pub fn take(buffer: &mut BytesMut, method: &Method) -> Result<Option<AnswerHead>, Malformed> {
+pub fn take(buffer: &mut BytesMut, method: &Method) -> Result<Option<Box<AnswerHead>>, Malformed> {
     let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
     let mut answer = httparse::Response::new(&mut []);
     let mut parser = httparse::ParserConfig::default();
@@ -70,7 +70,9 @@ pub fn take(buffer: &mut BytesMut, method: &Method) -> Result<Option<AnswerHead>
         }
     }
     let buffer = bytes.freeze();
-    let mut head = AnswerHead { buffer, status, reason, fields, body: BodyDecoder::Done, length: None, keep_alive: is_11 };
+    // Boxed: it goes through several hands, and each would copy it.
+    let mut head =
+        Box::new(AnswerHead { buffer, status, reason, fields, body: BodyDecoder::Done, length: None, keep_alive: is_11 });
     head.frame(method, is_11)?;
     Ok(Some(head))
 }
@@ -156,7 +158,7 @@ impl AnswerHead {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Option<AnswerHead>, Malformed> {
+    fn parse(text: &str) -> Result<Option<Box<AnswerHead>>, Malformed> {
         take(&mut BytesMut::from(text), &Method::GET)
     }
 

@@ -131,7 +131,7 @@ impl HeadScan {
 ///
 /// # Errors
 /// Whatever is not one well-formed request. `buffer` is then in no defined state, and the connection has to be closed.
-pub fn take(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<RequestHead, BadHead> {
+pub fn take(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Box<RequestHead>, BadHead> {
     let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut []);
     let slots = slots.get_mut(..limits.fields.min(MAX_FIELDS)).unwrap_or_default();
@@ -199,13 +199,14 @@ fn assemble_h1(
     version: Version,
     target: Span,
     limits: &HeadLimits,
-) -> Result<RequestHead, BadHead> {
+) -> Result<Box<RequestHead>, BadHead> {
     let raw = target.of(&buffer);
     if raw.len() > limits.target {
         return Err(TARGET_TOO_LONG);
     }
     let parts = split_target(raw, target.start, &method)?;
-    let mut head = RequestHead {
+    // Made where it stays: a move would copy it.
+    let mut head = Box::new(RequestHead {
         path: parts.path,
         query: parts.query,
         fields,
@@ -218,7 +219,7 @@ fn assemble_h1(
         upgrade: false,
         keep_alive: version == Version::HTTP_11,
         buffer,
-    };
+    });
     encode_query(&mut head);
     read_fields(&mut head, parts.authority.is_some())?;
     Ok(head)
@@ -468,11 +469,11 @@ pub fn from_h2(
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<RequestHead, BadHead> {
+    fn parse(text: &str) -> Result<Box<RequestHead>, BadHead> {
         parse_bytes(text.as_bytes())
     }
 
-    fn parse_bytes(bytes: &[u8]) -> Result<RequestHead, BadHead> {
+    fn parse_bytes(bytes: &[u8]) -> Result<Box<RequestHead>, BadHead> {
         let mut buffer = BytesMut::from(bytes);
         let limits = HeadLimits::default();
         assert!(HeadScan::default().find(&mut buffer, &limits)?, "no whole head in {bytes:?}");
