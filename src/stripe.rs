@@ -49,7 +49,8 @@ impl<T> Striped<T> {
         self.lines.get(this_stripe()).map(|line| &line.0)
     }
 
-    pub fn len(&self) -> usize {
+    /// How many parts there are.
+    pub fn count(&self) -> usize {
         self.lines.len()
     }
 

@@ -55,7 +55,7 @@ impl InFlight {
 
     /// An eighth of the places, at most, waits in the shares of all threads together, unless that would be less than one each.
     fn batch(&self, most: usize) -> usize {
-        (most / (8 * self.shares.len())).clamp(1, LARGEST_BATCH)
+        (most / (8 * self.shares.count())).clamp(1, LARGEST_BATCH)
     }
 
     /// One place for now, and some for later.
