@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, header};
 use pingora_cache::key::HashBinary;
 use pingora_cache::storage::HitHandler;
 use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, NoCacheReason, RespCacheable};
@@ -17,7 +17,7 @@ use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, RangeType, Session, range_header_filter};
 
 use crate::cache;
 use crate::downstream::{CLIENT_GONE, EARLY_ANSWER, NO_ANSWER, apply_to_response, reply_parts, seen_upstream};
@@ -37,6 +37,8 @@ tokio::task_local! {
 /// The gateway as Pingora sees it.
 pub struct Gateway;
 
+/// A request for more parts of a stored answer than this gets the whole.
+const MOST_RANGES: usize = 16;
 const NO_JOURNEY: ErrorType = ErrorType::Custom("NoJourney");
 
 fn journey(ctx: &mut Ctx) -> Result<&mut Journey> {
@@ -103,6 +105,18 @@ impl ProxyHttp for Gateway {
         })
     }
 
+    fn range_header_filter(&self, session: &mut Session, answer: &mut ResponseHeader, _ctx: &mut Self::CTX) -> RangeType {
+        let range = session.req_header().headers.get(header::RANGE).map(|range| range.as_bytes());
+        let length = answer.headers.get(header::CONTENT_LENGTH).map(|length| length.as_bytes());
+        let of_nothing = range.is_some_and(cache::asks_for_no_bytes) || range.is_some() && length == Some(b"0");
+        if of_nothing && answer.status == StatusCode::OK && answer.insert_header(header::ACCEPT_RANGES, "bytes").is_ok() {
+            // Pingora takes no bytes for a part like another, looks for it behind the stored body's end, and closes the connection
+            // without an answer. To ignore the field is every server's choice (RFC 9110, section 14.2).
+            return RangeType::None;
+        }
+        range_header_filter(session.req_header(), answer, Some(MOST_RANGES))
+    }
+
     // The way to the backend.
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
@@ -138,7 +152,7 @@ impl ProxyHttp for Gateway {
         let service = journey(ctx)?.service();
         if service.is_none_or(|service| service.protocol == Protocol::Http1) {
             // Only HTTP/2 may carry it without naming it in `Connection`.
-            request.remove_header(&http::header::TE);
+            request.remove_header(&header::TE);
         }
         Ok(())
     }

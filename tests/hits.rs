@@ -266,6 +266,8 @@ fn conditions_and_ranges() {
         vec![("Range", "bytes=2-4"), ("If-Range", "\"v0\"")],
         vec![("Range", "bytes=20-")],
         vec![("Range", "bytes=-3")],
+        vec![("Range", "bytes=-0")],
+        vec![("Range", "bytes=0-1,-0")],
         vec![("Range", "lines=1-2")],
         vec![("Range", "")],
         vec![("Range", "bytes=2-4"), ("If-None-Match", "\"v1\"")],
@@ -273,7 +275,7 @@ fn conditions_and_ranges() {
         vec![("If-Range", "\"v1\"")],
     ];
     let hits = alike(|road| {
-        for path in ["/plain/tagged", "/plain/weak", "/plain/missing", "/plain/nothing", "/edited/tagged"] {
+        for path in ["/plain/tagged", "/plain/weak", "/plain/missing", "/plain/nothing", "/plain/empty", "/edited/tagged"] {
             road.get(path, &[]);
             for headers in &conditions {
                 road.get(path, headers);

@@ -42,7 +42,7 @@ pub use hit::Hit;
 pub use key::key;
 pub use memory::{MemoryStats, MemoryTier};
 pub use policy::{CacheConfig, CachePolicy};
-pub use rules::{Bypass, Use};
+pub use rules::{Bypass, Use, asks_for_no_bytes};
 pub use status::{CACHE_STATUS, Outcome};
 pub use stored::StoredHead;
 

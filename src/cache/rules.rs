@@ -86,6 +86,12 @@ fn wants_the_backend(head: &RequestHead) -> bool {
     !controlled && head.header_all("pragma").flat_map(directives).any(|(name, _)| is(name, "no-cache"))
 }
 
+/// Whether a `Range` field has a part that is the last 0 bytes (RFC 9110, section 14.1.2).
+pub fn asks_for_no_bytes(range: &[u8]) -> bool {
+    let parts = range.splitn(2, |&byte| byte == b'=').nth(1).into_iter().flat_map(list_of);
+    parts.filter_map(|part| part.strip_prefix(b"-")).any(|count| !count.is_empty() && count.iter().all(|&digit| digit == b'0'))
+}
+
 /// Why an answer is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {

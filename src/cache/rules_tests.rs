@@ -154,3 +154,19 @@ fn what_belongs_to_the_connection_is_not_stored() {
     left.sort_unstable();
     assert_eq!(left, ["content-length", "etag"]);
 }
+
+#[test]
+fn parts_of_no_bytes() {
+    for (range, expected) in [
+        ("bytes=-0", true),
+        ("bytes=0-1, -000", true),
+        ("bytes=-5", false),
+        ("bytes=-10", false),
+        ("bytes=0-0", false),
+        ("bytes=-", false),
+        ("-0", false),
+        ("", false),
+    ] {
+        assert_eq!(asks_for_no_bytes(range.as_bytes()), expected, "{range}");
+    }
+}
