@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """User-space instructions per request, counted by callgrind: the same on every run, whatever else the machine does.
 
-Each scenario is run twice with different numbers of requests over one keep-alive connection; the difference of the counts, divided
-by the difference of the numbers, is what one request costs once everything is warm. Needs valgrind, nginx and h2load. The scenario
+Each scenario warms up with some requests over a keep-alive connection; then the counters are set to zero, and what more requests add,
+divided by their number, is what one costs. Needs valgrind, nginx and h2load. The scenario
 `bare_pingora` is examples/bare_pingora.rs, built beside the binary (left out where it is not there): what the engine alone costs.
 
     loadtest/instructions.py --binary target/release/portcullis             compares with loadtest/instructions.json, exit 1 on a
@@ -28,7 +28,7 @@ import time
 import urllib.request
 
 RECORD = pathlib.Path(__file__).with_name("instructions.json")
-FEW, MANY = 200, 1200
+WARM, MANY = 200, 2000
 TOLERANCE = 1.03
 BARE = "bare_pingora"
 
@@ -124,8 +124,12 @@ def wait_until_quiet(pid, seconds):
     sys.exit(f"process {pid} was still busy after {seconds} s")
 
 
+def control(pid, what):
+    subprocess.run(["callgrind_control", what, str(pid)], check=True, capture_output=True, timeout=60)
+
+
 def count(binary, name, requests, keep=None):
-    """Instructions of a whole run with so many requests."""
+    """Instructions of so many requests, behind those that warm up."""
     config, extras, status = SCENARIOS.get(name, ("", [], 200))
     with tempfile.TemporaryDirectory() as folder:
         ports = {"port": free_port(), "backend": free_port(), "admin": free_port()}
@@ -151,16 +155,26 @@ def count(binary, name, requests, keep=None):
             wait_until_quiet(gateway.pid, 120)
             headers = ["-H", f"authorization: Bearer {token(secret)}"] if "jwt" in extras else []
             url = f"http://127.0.0.1:{ports['port']}/products/42?color=red"
-            load = ["h2load", "--h1", "-n", str(requests), "-c", "1", "-t", "1", *headers, url]
-            said = subprocess.run(load, capture_output=True, text=True, timeout=300, check=True).stdout
-            wanted = f"{requests} {status // 100}xx"
-            if wanted not in said:
-                sys.exit(f"{name}: wanted {wanted}, h2load said:\n{said}")
+
+            def load(number):
+                command = ["h2load", "--h1", "-n", str(number), "-c", "1", "-t", "1", *headers, url]
+                said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+                wanted = f"{number} {status // 100}xx"
+                if wanted not in said:
+                    sys.exit(f"{name}: wanted {wanted}, h2load said:\n{said}")
+
+            load(WARM)
+            wait_until_quiet(gateway.pid, 120)
+            control(gateway.pid, "--zero")
+            load(requests)
+            control(gateway.pid, "--dump")
         finally:
             gateway.send_signal(signal.SIGINT)
             gateway.wait(60)
             nginx.terminate()
             nginx.wait(10)
+        # What follows the dump, the end of the process among it, is in a file of its own.
+        os.replace(f"{out}.1", out)
         totals = re.search(r"^(?:summary|totals): (\d+)", pathlib.Path(out).read_text(errors="replace"), re.M)
         return int(totals.group(1))
 
@@ -185,7 +199,7 @@ def main():
         print(f"{BARE} is left out: {bare_pingora(given.binary)} is not there (make bare-pingora)")
         chosen = [name for name in chosen if name != BARE]
     for name in chosen:
-        per_request = (count(given.binary, name, MANY) - count(given.binary, name, FEW)) / (MANY - FEW)
+        per_request = count(given.binary, name, MANY) / MANY
         measured[name] = round(per_request)
         print(f"{name:<22} {per_request:>9,.0f} instructions/request", flush=True)
     for name, most in BESIDE_BARE.items():
