@@ -47,5 +47,5 @@ fn pick_two_cores(bencher: divan::Bencher, endpoints: usize) {
 fn peer(bencher: divan::Bencher) {
     let service = service(1, false);
     let picked = service.pick(&[]).expect("an endpoint");
-    bencher.bench(|| service.peer(&picked, None));
+    bencher.bench(|| service.peer(&picked.endpoint, None));
 }
