@@ -45,8 +45,9 @@ pub struct View {
 }
 
 impl View {
-    fn of(&self, snapshot: Arc<Snapshot>) -> ArcSwap<View> {
-        ArcSwap::from_pointee(View {
+    /// The same of another generation, or for another worker.
+    fn with(&self, snapshot: Arc<Snapshot>) -> Arc<View> {
+        Arc::new(View {
             snapshot,
             metrics: self.metrics.clone(),
             access_log: self.access_log.clone(),
@@ -75,7 +76,8 @@ pub struct Current {
 
 impl Current {
     pub fn new(first: View, workers: usize) -> Self {
-        let views = std::iter::repeat_with(|| Arc::new(first.of(first.snapshot.clone()))).take(workers).collect();
+        let another = || Arc::new(ArcSwap::new(first.with(first.snapshot.clone())));
+        let views = std::iter::repeat_with(another).take(workers).collect();
         Current { snapshot: ArcSwap::new(first.snapshot), views }
     }
 
@@ -99,8 +101,7 @@ impl Current {
         let snapshot = Arc::new(snapshot);
         self.snapshot.store(snapshot.clone());
         for view in &self.views {
-            let next = view.load().of(snapshot.clone());
-            view.store(next.into_inner());
+            view.store(view.load().with(snapshot.clone()));
         }
     }
 }

@@ -37,8 +37,8 @@ tokio::task_local! {
 /// The gateway as Pingora sees it.
 pub struct Gateway;
 
-/// A request for more parts of a stored answer than this gets the whole.
-const MOST_RANGES: usize = 16;
+/// A request for this many parts of a stored answer gets the whole: Pingora's own default, which has no name.
+const MOST_RANGES: usize = 200;
 const NO_JOURNEY: ErrorType = ErrorType::Custom("NoJourney");
 
 fn journey(ctx: &mut Ctx) -> Result<&mut Journey> {

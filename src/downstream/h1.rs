@@ -371,7 +371,7 @@ impl H1 {
         method: &Method,
         end: bool,
     ) -> Result<()> {
-        let bodiless = *method == Method::HEAD || matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let bodiless = *method == Method::HEAD || encode::is_bodiless(answer.status);
         self.framing = match (bodiless, answer.length, self.version) {
             (true, ..) => AnswerFraming::None,
             (false, Some(length), _) => AnswerFraming::Length(length),

@@ -14,6 +14,7 @@ use crate::head::HeaderEdit;
 use crate::journey::Journey;
 use crate::wire::answer::AnswerHead;
 use crate::wire::body::BodyDecoder;
+use crate::wire::encode::is_bodiless;
 
 /// The fresh stored answer to this request, if there is one and the lane may give it.
 pub fn find(journey: &Journey) -> Option<Hit> {
@@ -55,10 +56,6 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
         down.write_piece(hit.body().clone(), true).await.map_err(|_| Failed::ClientGone)?;
     }
     down.end().await.map_err(|_| Failed::ClientGone)
-}
-
-fn is_bodiless(status: StatusCode) -> bool {
-    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 fn answer_head(head: &StoredHead, length: usize) -> AnswerHead {

@@ -408,11 +408,10 @@ async fn by_lane(
 ) -> Option<Returned> {
     down.limit_body(journey.max_body());
     let (due, fate) = (journey.due(), down.fate());
-    let mut ended = None;
-    {
-        let road = pin!(async { ended = Some(lane::run(&worker.pool, &mut journey, &mut down, service).await) });
-        within_deadline(road, due, &fate, alarm).await;
-    }
+    let ended = {
+        let road = pin!(lane::run(&worker.pool, &mut journey, &mut down, service));
+        within_deadline(road, due, &fate, alarm).await
+    };
     journey.flight = None;
     lane_ended(&mut journey, &mut down, ended).await;
     down.give_back()
@@ -421,11 +420,10 @@ async fn by_lane(
 /// A stored answer, under the request's total deadline.
 async fn from_memory(mut journey: Box<Journey>, mut down: Downstream, hit: Hit, alarm: &mut Alarm) -> Option<Returned> {
     let (due, fate) = (journey.due(), down.fate());
-    let mut ended = None;
-    {
-        let road = pin!(async { ended = Some(lane::hit::answer(&hit, &mut journey, &mut down).await) });
-        within_deadline(road, due, &fate, alarm).await;
-    }
+    let ended = {
+        let road = pin!(lane::hit::answer(&hit, &mut journey, &mut down));
+        within_deadline(road, due, &fate, alarm).await
+    };
     lane_ended(&mut journey, &mut down, ended).await;
     down.give_back()
 }
@@ -510,17 +508,22 @@ async fn by_proxy(
     down.give_back()
 }
 
-/// Lets a road run until the request's total deadline. An upgrade or an event stream, once begun, has none.
+/// Lets a road run until the request's total deadline; `None` if that came first. An upgrade or an event stream, once begun, has none.
 ///
 /// By reference: a future that is handed over by value is held twice, and these are the largest there are.
-async fn within_deadline<T>(mut road: Pin<&mut impl Future<Output = T>>, due: Option<Instant>, fate: &Fate, alarm: &mut Alarm) {
-    if alarm.until(due, road.as_mut()).await.is_ok() {
-        return;
+async fn within_deadline<T>(
+    mut road: Pin<&mut impl Future<Output = T>>,
+    due: Option<Instant>,
+    fate: &Fate,
+    alarm: &mut Alarm,
+) -> Option<T> {
+    if let Ok(ended) = alarm.until(due, road.as_mut()).await {
+        return Some(ended);
     }
     if fate.is_endless() {
-        drop(road.await);
-    } else {
-        // Set before the road is dropped, for the journey in it writes its log line then.
-        fate.expire();
+        return Some(road.await);
     }
+    // Set before the road is dropped, for the journey in it writes its log line then.
+    fate.expire();
+    None
 }

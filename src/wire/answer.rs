@@ -5,6 +5,7 @@ use http::{Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::body::BodyDecoder;
+use super::encode::is_bodiless;
 use crate::head::{BodyFraming, Field, Span};
 
 /// The largest head of an answer, in bytes.
@@ -138,9 +139,7 @@ impl AnswerHead {
         } else if lengths > 1 || lengths == 1 && length.is_none() {
             return Err(Malformed);
         }
-        let bodiless = *method == Method::HEAD
-            || self.status.is_informational()
-            || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let bodiless = *method == Method::HEAD || is_bodiless(self.status);
         self.keep_alive = !close && (self.keep_alive || stay);
         self.body = match (bodiless, chunked, length) {
             (true, ..) => BodyDecoder::Done,

@@ -30,6 +30,11 @@ pub const HOP_BY_HOP: [&str; 8] =
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadFraming;
 
+/// Whether answers of that status have no body, whatever their fields say (RFC 9112, section 6.3).
+pub fn is_bodiless(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
 /// Decides how the body is delimited from what the backend's answer said, before its fields are stripped.
 ///
 /// # Errors
@@ -40,8 +45,7 @@ pub fn framing(answer: &ResponseHeader, method: &Method, version: Version) -> Re
         return Ok(AnswerFraming::Tunnel);
     }
     let length = content_length(answer)?;
-    let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
-    if *method == Method::HEAD || bodiless {
+    if *method == Method::HEAD || is_bodiless(status) {
         return Ok(AnswerFraming::None);
     }
     Ok(match length {
