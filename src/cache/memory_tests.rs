@@ -1,6 +1,6 @@
 use super::*;
-use pingora::http::ResponseHeader;
 use pingora_cache::trace::Span;
+use pingora_http::ResponseHeader;
 use std::time::Duration;
 
 fn meta(fields: &[(&'static str, &str)]) -> CacheMeta {

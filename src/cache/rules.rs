@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{self, GetAll, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
-use pingora::http::ResponseHeader;
+use pingora_http::ResponseHeader;
 
 use super::policy::CachePolicy;
 use crate::head::{BodyFraming, RequestHead};

@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
-use pingora::http::{HeaderNameVariant, ResponseHeader};
 use pingora_core::Result;
+use pingora_http::{HeaderNameVariant, ResponseHeader};
 
 use super::rules;
 use crate::head::{Field, Span};

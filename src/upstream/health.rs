@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri, header};
-use pingora::http::RequestHeader;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::connectors::http::Connector;
+use pingora_http::RequestHeader;
 
 use super::config::{HealthCheckConfig, Protocol, StatusRange};
 use super::endpoint::{Endpoint, Thresholds};
