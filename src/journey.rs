@@ -418,7 +418,7 @@ impl Drop for Journey {
         }
         if self.view.access_log.is_on() {
             let query = self.loggable_query();
-            self.view.access_log.write(&self.record(took, query.as_bytes()));
+            self.view.access_log.write(&self.record(took, &query));
         }
     }
 }
@@ -440,10 +440,16 @@ impl Journey {
 
     /// The query without any credential: also on a route that takes none there, and on no route at all, because a client that
     /// mistakes the path still sends its key.
-    fn loggable_query(&self) -> Cow<'_, str> {
-        let query =
-            self.head.query().filter(|query| self.view.snapshot.access_log.query && !query.is_empty()).unwrap_or_default();
-        if query.is_empty() { Cow::Borrowed("") } else { without(query, &self.view.snapshot.credential_queries) }
+    fn loggable_query(&self) -> Cow<'_, [u8]> {
+        let snapshot = &self.view.snapshot;
+        match self.head.query_bytes() {
+            Some(query) if snapshot.access_log.query && snapshot.credential_queries.is_empty() => Cow::Borrowed(query),
+            Some(_) if snapshot.access_log.query => {
+                let query = without(self.head.query().unwrap_or_default(), &snapshot.credential_queries);
+                Cow::Owned(query.into_owned().into_bytes())
+            }
+            _ => Cow::Borrowed(b""),
+        }
     }
 
     fn record<'a>(&'a self, took: Duration, query: &'a [u8]) -> Record<'a> {

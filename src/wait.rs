@@ -1,29 +1,53 @@
 //! Waiting with a limit, where mostly there is nothing to wait for.
+//!
+//! The futures here are written out: an `async fn` that is given a future holds it twice, once as it came and once where it is polled,
+//! and what waits for one that waits for another doubles again. A request's own future is made anew for each request.
 
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::error::Elapsed;
+use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 
+/// The time was over before the work was done.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Late;
+
 /// [`tokio::time::timeout`], but the clock is read and a timer made only if the work is not done at once: on the way of an ordinary
-/// request nearly every read and write is.
+/// request nearly every read and write is. [`Duration::MAX`] is no limit.
 ///
-/// # Errors
-/// The work took longer than `limit`. It is dropped then.
-pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, Elapsed> {
-    let mut work = pin!(work);
-    let at_once = poll_fn(|cx| {
-        Poll::Ready(match work.as_mut().poll(cx) {
-            Poll::Ready(done) => Some(done),
-            Poll::Pending => None,
-        })
-    });
-    match at_once.await {
-        Some(done) => Ok(done),
-        None => tokio::time::timeout(limit, work).await,
+/// Yields [`Late`] if the work took longer than `limit`.
+pub fn within<F: Future>(limit: Duration, work: F) -> Within<F> {
+    Within { limit, timer: None, work }
+}
+
+pin_project! {
+    /// See [`within`].
+    pub struct Within<F> {
+        limit: Duration,
+        // Boxed: what is mostly not needed must not make what waits larger.
+        timer: Option<Pin<Box<Sleep>>>,
+        #[pin]
+        work: F,
+    }
+}
+
+impl<F: Future> Future for Within<F> {
+    type Output = Result<F::Output, Late>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(done) = this.work.poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        if this.timer.is_none() {
+            *this.timer = Instant::now().checked_add(*this.limit).map(|due| Box::pin(tokio::time::sleep_until(due)));
+        }
+        match this.timer {
+            Some(timer) => timer.as_mut().poll(cx).map(|()| Err(Late)),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -37,43 +61,15 @@ pub struct Alarm {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// The time was over before the work was done.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Late;
-
 impl Alarm {
-    /// Does the work for at most `limit`, counted from the first time that it has to wait.
-    ///
-    /// # Errors
-    /// [`Late`]; the work is dropped then.
-    pub async fn within<T>(&mut self, limit: Duration, work: impl Future<Output = T>) -> Result<T, Late> {
-        self.run(pin!(work), || Instant::now().checked_add(limit)).await
+    /// Does the work for at most `limit`, counted from the first time that it has to wait. Yields [`Late`] otherwise.
+    pub fn within<F: Future>(&mut self, limit: Duration, work: F) -> Timed<'_, F> {
+        Timed { alarm: self, due: Due::After(limit), work }
     }
 
-    /// Does the work until `due`; without an end if that is `None`.
-    ///
-    /// # Errors
-    /// [`Late`]; the work can be taken up again.
-    pub async fn until<T>(&mut self, due: Option<Instant>, work: Pin<&mut impl Future<Output = T>>) -> Result<T, Late> {
-        self.run(work, || due).await
-    }
-
-    async fn run<T>(
-        &mut self,
-        mut work: Pin<&mut impl Future<Output = T>>,
-        due: impl Fn() -> Option<Instant>,
-    ) -> Result<T, Late> {
-        let mut known: Option<Option<Instant>> = None;
-        poll_fn(|cx| {
-            if let Poll::Ready(done) = work.as_mut().poll(cx) {
-                return Poll::Ready(Ok(done));
-            }
-            match *known.get_or_insert_with(&due) {
-                Some(due) => self.poll(due, cx).map(Err),
-                None => Poll::Pending,
-            }
-        })
-        .await
+    /// Does the work until `due`; without an end if that is `None`. Yields [`Late`] otherwise, and the work can be taken up again.
+    pub fn until<'a, F: Future>(&'a mut self, due: Option<Instant>, work: Pin<&'a mut F>) -> Timed<'a, Pin<&'a mut F>> {
+        Timed { alarm: self, due: Due::At(due), work }
     }
 
     fn poll(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<Late> {
@@ -92,14 +88,57 @@ impl Alarm {
     }
 }
 
+pin_project! {
+    /// Work that an [`Alarm`] bounds.
+    pub struct Timed<'a, F> {
+        alarm: &'a mut Alarm,
+        due: Due,
+        #[pin]
+        work: F,
+    }
+}
+
+/// When a wait is over: so long after it began, which it has not yet; or then, if ever.
+enum Due {
+    After(Duration),
+    At(Option<Instant>),
+}
+
+impl<F: Future> Future for Timed<'_, F> {
+    type Output = Result<F::Output, Late>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(done) = this.work.poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        let due = match *this.due {
+            Due::At(due) => due,
+            Due::After(limit) => {
+                let due = Instant::now().checked_add(limit);
+                *this.due = Due::At(due);
+                due
+            }
+        };
+        match due {
+            Some(due) => this.alarm.poll(due, cx).map(Err),
+            None => Poll::Pending,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn what_is_done_at_once_needs_no_time() {
         assert_eq!(within(Duration::ZERO, async { 1 }).await.ok(), Some(1));
         assert!(within(Duration::from_secs(1), std::future::pending::<()>()).await.is_err());
+        let soon = tokio::time::sleep(Duration::from_millis(10));
+        assert_eq!(within(Duration::MAX, soon).await, Ok(()));
         let soon = tokio::time::sleep(Duration::from_millis(10));
         assert!(within(Duration::from_secs(1), soon).await.is_ok());
     }

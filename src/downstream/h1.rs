@@ -449,7 +449,8 @@ impl H1 {
             // Nearly always all of it.
             rest = rest.get(count..).unwrap_or_default();
         }
-        let sent = if rest.is_empty() { Ok(()) } else { put(&mut self.io, &mut rest, self.patience).await };
+        // Boxed: this is the way over TLS, and to clients that do not keep up.
+        let sent = if rest.is_empty() { Ok(()) } else { Box::pin(put(&mut self.io, &mut rest, self.patience)).await };
         self.write.clear();
         self.failed |= sent.is_err();
         sent
@@ -497,7 +498,7 @@ impl H1 {
             return self.flush().await;
         }
         let mut whole = Buf::chain(Buf::chain(self.write.as_slice(), data), after);
-        let sent = put(&mut self.io, &mut whole, self.patience).await;
+        let sent = Box::pin(put(&mut self.io, &mut whole, self.patience)).await;
         self.write.clear();
         self.failed |= sent.is_err();
         sent

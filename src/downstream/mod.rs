@@ -2,6 +2,8 @@
 //!
 //! [`Downstream`] is what the door refuses with, what the fast paths answer with, and, as a custom session, what Pingora's proxy
 //! reads from and writes to. So both roads share one reader and one writer, and Pingora never sees a byte of the client's framing.
+//!
+//! Futures of HTTP/2 streams are boxed: they are the larger ones, and a future is as large as the largest that it may ever wait for.
 
 pub mod h1;
 mod seen;
@@ -23,6 +25,7 @@ use tokio::time::Instant;
 use crate::exchange::{Exchange, RequestId, X_REQUEST_ID, is_gateways};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::reply::Reply;
+use crate::wait::within;
 use crate::wire::answer::AnswerHead;
 use crate::wire::encode;
 use h1::H1;
@@ -266,27 +269,15 @@ impl Downstream {
     /// # Errors
     /// As [`Downstream::buffer_body`]. Cancel-safe.
     pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
-        let limit = self.read_timeout;
+        let limit = self.read_timeout.filter(|_| !self.fate.is_endless()).unwrap_or(Duration::MAX);
         let read = async {
             match &mut self.wire {
                 Some(Wire::H1(wire)) => wire.read_body().await,
-                Some(Wire::H2(stream)) => loop {
-                    // An empty DATA frame says nothing. Passed on, it would be written as the chunk that ends the body, and what
-                    // follows would be the backend's next request.
-                    match stream.read_body_bytes().await {
-                        Ok(Some(piece)) if piece.is_empty() => {}
-                        read => break read.map_err(|_| Error::new(CLIENT_GONE)),
-                    }
-                },
+                Some(Wire::H2(stream)) => Box::pin(read_stream(stream)).await,
                 None => Err(Error::new(CLIENT_GONE)),
             }
         };
-        let piece = match limit {
-            Some(limit) if !self.fate.is_endless() => {
-                crate::wait::within(limit, read).await.map_err(|_| Error::new(BODY_TIMEOUT))??
-            }
-            _ => read.await?,
-        };
+        let piece = within(limit, read).await.map_err(|_| Error::new(BODY_TIMEOUT))??;
         if let Some(piece) = &piece {
             self.body_read += piece.len() as u64;
             if self.body_read > self.max_body && !self.is_tunnel() {
@@ -334,6 +325,10 @@ impl Downstream {
             self.finished = true;
             return Ok(());
         }
+        Box::pin(self.reply_to_stream(reply, edits, request_id)).await
+    }
+
+    async fn reply_to_stream(&mut self, reply: &Reply, edits: &HeaderEdits, request_id: &RequestId) -> Result<()> {
         let (answer, body) = reply_parts(reply, edits, request_id)?;
         let bodiless = self.method == Method::HEAD;
         self.write_head(Box::new(answer), bodiless).await?;
@@ -379,13 +374,20 @@ impl Downstream {
         Ok(())
     }
 
-    async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
+    /// Writes a piece of the answer's body.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    pub async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
         self.body_sent += data.len() as u64;
-        let limit = self.write_timeout;
+        let limit = self.write_timeout.unwrap_or(Duration::MAX);
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.write_body(data, end).await?,
             Some(Wire::H2(_)) if data.is_empty() && !end => {}
-            Some(Wire::H2(stream)) => within(limit, stream.write_body(data, end)).await?,
+            Some(Wire::H2(stream)) => {
+                let written = Box::pin(within(limit, stream.write_body(data, end))).await;
+                written.map_err(|_| Error::new(ErrorType::WriteTimedout))??;
+            }
             None => return Err(Error::new(CLIENT_GONE)),
         }
         // Pingora does not say `finish` after an answer that stands for an error, but that one is whole as well.
@@ -438,7 +440,7 @@ impl Downstream {
     pub async fn gone(&mut self) {
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.gone().await,
-            Some(Wire::H2(stream)) => drop(stream.idle().await),
+            Some(Wire::H2(stream)) => drop(Box::pin(stream.idle()).await),
             None => {}
         }
     }
@@ -480,15 +482,7 @@ impl Downstream {
         }
         encode::strip_hop_by_hop(&mut header);
         apply_to_response(&mut header, request_id, edits);
-        self.write_head(Box::new(header), end).await
-    }
-
-    /// Writes a piece of the answer's body.
-    ///
-    /// # Errors
-    /// The client cannot be written to.
-    pub async fn write_piece(&mut self, piece: Bytes, last: bool) -> Result<()> {
-        self.write_body(piece, last).await
+        Box::pin(self.write_head(Box::new(header), end)).await
     }
 
     /// Sends what still waits to be sent with something else.
@@ -506,11 +500,7 @@ impl Downstream {
     ///
     /// # Errors
     /// The client cannot be written to, or got less than was announced.
-    pub async fn end(&mut self) -> Result<()> {
-        self.finish().await
-    }
-
-    async fn finish(&mut self) -> Result<()> {
+    pub async fn finish(&mut self) -> Result<()> {
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.finish().await?,
             Some(Wire::H2(stream)) => stream.finish()?,
@@ -545,10 +535,16 @@ impl Drop for Downstream {
     }
 }
 
-async fn within<T>(limit: Option<Duration>, work: impl Future<Output = Result<T>>) -> Result<T> {
-    match limit {
-        Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Error::new(ErrorType::WriteTimedout))),
-        None => work.await,
+/// The next piece of a stream's body, `None` at its end.
+///
+/// An empty DATA frame says nothing. Passed on, it would be written as the chunk that ends the body, and what follows would be the
+/// backend's next request.
+async fn read_stream(stream: &mut H2Stream) -> Result<Option<Bytes>> {
+    loop {
+        match stream.read_body_bytes().await {
+            Ok(Some(piece)) if piece.is_empty() => {}
+            read => return read.map_err(|_| Error::new(CLIENT_GONE)),
+        }
     }
 }
 

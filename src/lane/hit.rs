@@ -53,9 +53,9 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
     let exchange = &journey.exchange;
     down.write_answer(&answer, &exchange.request_id, &exchange.to_client, bodiless).await.map_err(|_| Failed::ClientGone)?;
     if !bodiless {
-        down.write_piece(hit.body().clone(), true).await.map_err(|_| Failed::ClientGone)?;
+        down.write_body(hit.body().clone(), true).await.map_err(|_| Failed::ClientGone)?;
     }
-    down.end().await.map_err(|_| Failed::ClientGone)
+    down.finish().await.map_err(|_| Failed::ClientGone)
 }
 
 fn answer_head(head: &StoredHead, length: usize) -> AnswerHead {

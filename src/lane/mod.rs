@@ -92,10 +92,10 @@ async fn connect(pool: &Pool, journey: &mut Journey, service: &Service, fresh: b
         if let Some(kept) = (!fresh).then(|| pool.take(key(flight, service))).flatten() {
             return Ok(kept);
         }
+        // Boxed: what most requests never do must not make every request's future larger.
         let connected = match service.is_tls() {
-            // Boxed: what most requests never do must not make every request's future larger.
             true => Box::pin(connect_tls(journey, flight, service)).await,
-            false => connect_plain(flight.endpoint().address(), service).await,
+            false => Box::pin(connect_plain(flight.endpoint().address(), service)).await,
         };
         match connected {
             Ok(transport) => return Ok(Upstream::new(transport)),

@@ -173,6 +173,18 @@ impl Sending {
 
 /// Sends the request and relays the answer.
 pub async fn exchange(up: &mut Upstream, journey: &mut Journey, down: &mut Downstream, service: &Service) -> Result<(), Broken> {
+    let mut sending = begin(journey, down);
+    // A longer one is written while the answer is watched for: it may come first.
+    if sending.done && sending.pending.remaining() <= WRITE_AT_ONCE {
+        up.write(&mut sending.pending, service.timeouts.write).await?;
+    }
+    let answer = interim_and_final(up, journey, down, service, &mut sending).await?;
+    journey.outcome.upstream = journey.outcome.upstream_started.map(|started| started.elapsed());
+    relay(up, journey, down, service, &mut sending, answer).await
+}
+
+/// The request's head, and what there is of its body already.
+fn begin(journey: &Journey, down: &mut Downstream) -> Sending {
     let mut out = Vec::with_capacity(1024);
     let target = journey.upstream_target();
     let buffered = down.buffered().cloned();
@@ -194,13 +206,7 @@ pub async fn exchange(up: &mut Upstream, journey: &mut Journey, down: &mut Downs
             sending.frame(&replay);
         }
     }
-    // A longer one is written while the answer is watched for: it may come first.
-    if sending.done && sending.pending.remaining() <= WRITE_AT_ONCE {
-        up.write(&mut sending.pending, service.timeouts.write).await?;
-    }
-    let answer = interim_and_final(up, journey, down, service, &mut sending).await?;
-    journey.outcome.upstream = journey.outcome.upstream_started.map(|started| started.elapsed());
-    relay(up, journey, down, service, sending, answer).await
+    sending
 }
 
 /// Waits for the final answer's head, and sends the body meanwhile.
@@ -237,13 +243,7 @@ async fn interim_and_final(
 /// Waits for whatever comes first: a piece of the request's body, room to send it, bytes of the answer, or the client's end.
 async fn step(up: &mut Upstream, down: &mut Downstream, service: &Service, sending: &mut Sending) -> Result<(), Broken> {
     if sending.pending.has_remaining() {
-        let turn = up.transport.turn(&mut up.read, READ, &mut sending.pending);
-        return match tokio::time::timeout(service.timeouts.write, turn).await {
-            Ok(Ok(Turn::Read(0))) => Err(up.ended()),
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(Broken::Failed),
-            Err(_) => Err(Broken::TimedOut),
-        };
+        return Box::pin(send_or_read(up, service, sending)).await;
     }
     let reading = sending.pending.is_empty() && !sending.done;
     let limit = if sending.done { service.timeouts.response } else { Duration::MAX };
@@ -274,6 +274,17 @@ async fn step(up: &mut Upstream, down: &mut Downstream, service: &Service, sendi
     }
 }
 
+/// What is left of the request is written, and what comes of the answer meanwhile is read.
+async fn send_or_read(up: &mut Upstream, service: &Service, sending: &mut Sending) -> Result<(), Broken> {
+    let turn = up.transport.turn(&mut up.read, READ, &mut sending.pending);
+    match within(service.timeouts.write, turn).await {
+        Ok(Ok(Turn::Read(0))) => Err(up.ended()),
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) => Err(Broken::Failed),
+        Err(_) => Err(Broken::TimedOut),
+    }
+}
+
 enum Event {
     Answer(io::Result<usize>),
     Piece(Option<Bytes>),
@@ -283,7 +294,8 @@ enum Event {
 /// The next piece of the request's body, or, once it is sent, the client's end.
 async fn client(down: &mut Downstream, reading: bool) -> pingora_error::Result<Event> {
     if reading {
-        return down.read_body().await.map(Event::Piece);
+        // Boxed: most requests have no body.
+        return Box::pin(down.read_body()).await.map(Event::Piece);
     }
     down.gone().await;
     Ok(Event::Gone)
@@ -295,7 +307,7 @@ async fn relay(
     journey: &mut Journey,
     down: &mut Downstream,
     service: &Service,
-    mut sending: Sending,
+    sending: &mut Sending,
     mut answer: Box<AnswerHead>,
 ) -> Result<(), Broken> {
     journey.answered(answer.status);
@@ -312,7 +324,7 @@ async fn relay(
                 if before >= amount {
                     amount = READ_MORE;
                 }
-                down.write_piece(piece, last).await.map_err(Broken::Client)?;
+                down.write_body(piece, last).await.map_err(Broken::Client)?;
                 continue;
             }
             None if answer.body.is_done() => break,
@@ -321,7 +333,7 @@ async fn relay(
         // What was gathered so far must not wait for what may take a while.
         down.flush().await.map_err(Broken::Client)?;
         if !sending.done || sending.pending.has_remaining() {
-            match step(up, down, service, &mut sending).await {
+            match step(up, down, service, sending).await {
                 Ok(()) => continue,
                 Err(Broken::Stale | Broken::Lost) if answer.body == BodyDecoder::UntilClose => answer.body = BodyDecoder::Done,
                 Err(Broken::Client(error)) => return Err(Broken::Client(error)),
@@ -335,7 +347,7 @@ async fn relay(
             _ => {}
         }
     }
-    down.end().await.map_err(Broken::Client)?;
+    down.finish().await.map_err(Broken::Client)?;
     up.clean = answer.keep_alive && !early;
     Ok(())
 }

@@ -33,13 +33,13 @@ pub fn write(out: &mut Vec<u8>, parts: &Parts<'_>) -> SentFraming {
     out.reserve(head.buffer.len() + 512);
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    match (parts.target, head.query()) {
+    match (parts.target, head.query_bytes()) {
         (Some(target), _) => out.extend_from_slice(target.as_bytes()),
         (None, query) => {
             out.extend_from_slice(head.path.as_bytes());
             if let Some(query) = query {
                 out.push(b'?');
-                out.extend_from_slice(query.as_bytes());
+                out.extend_from_slice(query);
             }
         }
     }

@@ -48,7 +48,9 @@ impl Transport {
                     match stream.try_write(bytes.chunk()) {
                         Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                         Ok(count) => bytes.advance(count),
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            poll_fn(|cx| stream.poll_write_ready(cx)).await?;
+                        }
                         Err(error) => return Err(error),
                     }
                 }
@@ -66,12 +68,11 @@ impl Transport {
     pub async fn turn(&mut self, read: &mut BytesMut, amount: usize, unsent: &mut impl Buf) -> io::Result<Turn> {
         match self {
             Transport::Plain(stream) => {
-                let readable = tokio::select! {
-                    biased;
-                    _ = stream.readable() => true,
-                    _ = stream.writable() => false,
-                };
-                let done = if readable {
+                let readable = poll_fn(|cx| match stream.poll_read_ready(cx) {
+                    Poll::Ready(_) => Poll::Ready(true),
+                    Poll::Pending => stream.poll_write_ready(cx).map(|_| false),
+                });
+                let done = if readable.await {
                     read.reserve(amount);
                     stream.try_read_buf(read).map(Turn::Read)
                 } else {

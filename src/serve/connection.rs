@@ -27,6 +27,7 @@ use crate::head::{BodyFraming, HeaderEdits, RequestHead};
 use crate::journey::{CLIENT_CLOSED, Journey, Pause, out_of_time};
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
+use crate::listen::guard::Permit;
 use crate::listen::proxy_protocol::{self, Received};
 use crate::listen::roster::{Entry, Speaks};
 use crate::listen::socket::canonical;
@@ -49,7 +50,7 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const MALFORMED_STREAMS: usize = 32;
 
 /// Serves one accepted socket until it closes.
-pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, peer: SocketAddr) {
+pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, socket: TcpStream, peer: SocketAddr) {
     let peer = canonical(peer);
     let mut permit = match door.guard.try_enter(door.counted_address(peer.ip()), door.caps) {
         Ok(permit) => permit,
@@ -57,40 +58,69 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, mut socket: TcpStream, 
     };
     let _open = Open::count(&door);
     let seat = worker.roster.enter(&door.name, peer);
+    let entry = seat.entry();
+    // Boxed, here and below: a future is as large as its largest part for as long as it lives, and most connections are idle most of
+    // the time.
+    let Some(Opened { connection, speaks }) = Box::pin(open(&worker, &door, socket, peer, &mut permit)).await else { return };
+    match speaks {
+        Spoken::H1(h1) => {
+            entry.identify(connection.client, Speaks::H1);
+            serve_h1(worker, door, connection, entry, h1).await;
+        }
+        Spoken::H2(stream) => {
+            entry.identify(connection.client, Speaks::H2);
+            Box::pin(serve_h2(worker, &door, connection, entry, stream)).await;
+        }
+    }
+}
+
+/// A connection on which requests can come.
+struct Opened {
+    connection: Arc<Connection>,
+    speaks: Spoken,
+}
+
+enum Spoken {
+    H1(Box<H1>),
+    H2(Stream),
+}
+
+/// PROXY protocol, TLS, and the choice of the protocol. What fails is counted here.
+async fn open(worker: &Worker, door: &Door, mut socket: TcpStream, peer: SocketAddr, permit: &mut Permit) -> Option<Opened> {
     let deadline = Instant::now() + door.timeouts.handshake;
     let local = socket.local_addr().map_or(door.bind, canonical);
-    let Ok(began) = begin(&door, &mut socket, peer, deadline).await else { return door.metrics.refused("proxy_protocol") };
+    let Ok(began) = begin(door, &mut socket, peer, deadline).await else {
+        door.metrics.refused("proxy_protocol");
+        return None;
+    };
     if let Some(address) = door.counted_address(began.client.ip())
         && let Err(refused) = permit.count_as(address, door.caps)
     {
-        return door.metrics.refused(refused.reason);
+        door.metrics.refused(refused.reason);
+        return None;
     }
-    let about = |tls| {
-        Arc::new(Connection { peer, local, client: began.client, listener: door.name.clone(), tls, told: Default::default() })
+    let (tls, speaks) = match &door.tls {
+        None if door.h2c && speaks_h2(&socket, &began.read, door.timeouts.header).await => {
+            (None, Spoken::H2(Box::new(rewound(socket, &began.read))))
+        }
+        None => (None, Spoken::H1(Box::new(H1::new(Io::Plain(socket), &began.read)))),
+        Some(acceptor) => match acceptor.accept(rewound(socket, &began.read), deadline).await {
+            Ok(Secured { stream, facts, protocol }) => {
+                let speaks = match protocol {
+                    Protocol::H2 => Spoken::H2(Box::new(stream)),
+                    Protocol::H1 => Spoken::H1(Box::new(H1::new(Io::Boxed(Box::new(stream)), &[]))),
+                };
+                (Some(facts), speaks)
+            }
+            Err(error) => {
+                handshake_failed(worker, door, error.reason());
+                return None;
+            }
+        },
     };
-    let entry = seat.entry();
-    let Some(acceptor) = &door.tls else {
-        if door.h2c && speaks_h2(&socket, &began.read, door.timeouts.header).await {
-            entry.identify(began.client, Speaks::H2);
-            return serve_h2(worker, &door, about(None), entry, Box::new(rewound(socket, &began.read))).await;
-        }
-        entry.identify(began.client, Speaks::H1);
-        let h1 = H1::new(Io::Plain(socket), &began.read);
-        return serve_h1(worker, door.clone(), about(None), entry, h1).await;
-    };
-    // Boxed, as below: a future is as large as its largest part for as long as it lives, and most connections are idle most of the time.
-    match Box::pin(acceptor.accept(rewound(socket, &began.read), deadline)).await {
-        Ok(Secured { stream, facts, protocol: Protocol::H2 }) => {
-            entry.identify(began.client, Speaks::H2);
-            serve_h2(worker, &door, about(Some(facts)), entry, Box::new(stream)).await
-        }
-        Ok(Secured { stream, facts, protocol: Protocol::H1 }) => {
-            entry.identify(began.client, Speaks::H1);
-            let h1 = H1::new(Io::Boxed(Box::new(stream)), &[]);
-            serve_h1(worker, door.clone(), about(Some(facts)), entry, h1).await;
-        }
-        Err(error) => handshake_failed(&worker, &door, error.reason()),
-    }
+    let listener = door.name.clone();
+    let connection = Connection { peer, local, client: began.client, listener, tls, told: Default::default() };
+    Some(Opened { connection: Arc::new(connection), speaks })
 }
 
 fn handshake_failed(worker: &Worker, door: &Door, reason: &'static str) {
@@ -166,8 +196,7 @@ async fn speaks_h2(socket: &TcpStream, read: &[u8], limit: Duration) -> bool {
 }
 
 /// HTTP/1.x: one request after the other.
-async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Connection>, entry: &Entry, h1: H1) {
-    let mut h1 = Box::new(h1);
+async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Connection>, entry: &Entry, mut h1: Box<H1>) {
     // Both are made once and kept: what waits for them is every request.
     let mut alarm = Alarm::default();
     let mut draining = worker.core.drain.has_begun();
@@ -191,17 +220,17 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
                 let returned = Box::pin(exchange(&worker, &door, &connection, entry, head, Wire::H1(h1), &mut alarm)).await;
                 h1 = match returned {
                     Some(Returned { wire: Wire::H1(mut wire), reusable: true, .. }) => {
-                        if !wire.drain(UNREAD, DRAIN_TIME).await {
-                            return wire.close().await;
+                        if !wire.body_done() && !Box::pin(wire.drain(UNREAD, DRAIN_TIME)).await {
+                            return Box::pin(wire.close()).await;
                         }
                         wire
                     }
-                    Some(Returned { wire: Wire::H1(wire), answered: true, .. }) => return wire.close().await,
+                    Some(Returned { wire: Wire::H1(wire), answered: true, .. }) => return Box::pin(wire.close()).await,
                     _ => return,
                 };
             }
-            NextHead::Bad(bad) => return refuse_head(&worker, &door, &connection, bad, h1).await,
-            NextHead::TimedOut => return refuse_head(&worker, &door, &connection, HEAD_TIMEOUT, h1).await,
+            NextHead::Bad(bad) => return Box::pin(refuse_head(&worker, &door, &connection, bad, h1)).await,
+            NextHead::TimedOut => return Box::pin(refuse_head(&worker, &door, &connection, HEAD_TIMEOUT, h1)).await,
             NextHead::Closed => return,
         }
         // A reload that changed this listener's bounds is obeyed from the next request on.
@@ -291,8 +320,9 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
         };
         match accepted {
             Ok(Some(H2Accept::Session(stream))) => {
-                let held = open.clone();
+                let (held, stream) = (open.clone(), Box::new(stream));
                 let (worker, door, connection, entry) = (worker.clone(), door.clone(), connection.clone(), entry.clone());
+                // Boxed: spawning moves a future many times.
                 tokio::spawn(async move {
                     serve_stream(&worker, &door, &connection, &entry, stream).await;
                     drop(held);
@@ -311,11 +341,17 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
     }
 }
 
-async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, entry: &Entry, stream: H2Stream) {
-    match crate::wire::head::from_h2(&stream, &door.head_limits) {
+async fn serve_stream(
+    worker: &Arc<Worker>,
+    door: &Arc<Door>,
+    connection: &Arc<Connection>,
+    entry: &Entry,
+    stream: Box<H2Stream>,
+) {
+    match crate::wire::head::from_h2(&stream, &door.head_limits).map(Box::new) {
         Ok(head) => {
-            let (wire, mut alarm) = (Wire::H2(Box::new(stream)), Alarm::default());
-            let returned = exchange(worker, door, connection, entry, Box::new(head), wire, &mut alarm).await;
+            let mut alarm = Alarm::default();
+            let returned = exchange(worker, door, connection, entry, head, Wire::H2(stream), &mut alarm).await;
             if let Some(Returned { wire: Wire::H2(mut stream), answered: true, .. }) = returned {
                 linger(&mut stream).await;
             }
@@ -325,7 +361,7 @@ async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<C
             head.version = http::Version::HTTP_2;
             let mut journey = Journey::begin(worker.view.load_full(), door, connection, Box::new(head));
             let method = stream.req_header().method.clone();
-            let mut down = Downstream::new(Wire::H2(Box::new(stream)), method).timeouts(door.timeouts.body, door.timeouts.write);
+            let mut down = Downstream::new(Wire::H2(stream), method).timeouts(door.timeouts.body, door.timeouts.write);
             refuse(&mut journey, &mut down, &bad.reply()).await;
         }
     }
@@ -371,12 +407,13 @@ async fn exchange(
         ControlFlow::Continue(()) => {
             let service = journey.choose_service(&view);
             if let Some(hit) = lane::hit::find(&journey) {
-                return from_memory(journey, down, hit, alarm).await;
+                from_memory(&mut journey, &mut down, &hit, alarm).await;
+                return down.give_back();
             }
-            return match service.filter(|service| lane::takes(&journey, service)) {
-                Some(service) => by_lane(worker, journey, down, service, alarm).await,
-                None => by_proxy(worker, door, journey, down, alarm).await,
-            };
+            match service.filter(|service| lane::takes(&journey, service)) {
+                Some(service) => by_lane(worker, &mut journey, &mut down, service, alarm).await,
+                None => return Box::pin(by_proxy(worker, door, journey, down, alarm)).await,
+            }
         }
     }
     down.give_back()
@@ -399,33 +436,25 @@ async fn gauntlet(journey: &mut Journey, down: &mut Downstream) -> Flow {
 }
 
 /// The fast lane, under the request's total deadline.
-async fn by_lane(
-    worker: &Arc<Worker>,
-    mut journey: Box<Journey>,
-    mut down: Downstream,
-    service: &Service,
-    alarm: &mut Alarm,
-) -> Option<Returned> {
+async fn by_lane(worker: &Worker, journey: &mut Journey, down: &mut Downstream, service: &Service, alarm: &mut Alarm) {
     down.limit_body(journey.max_body());
     let (due, fate) = (journey.due(), down.fate());
     let ended = {
-        let road = pin!(lane::run(&worker.pool, &mut journey, &mut down, service));
+        let road = pin!(lane::run(&worker.pool, journey, down, service));
         within_deadline(road, due, &fate, alarm).await
     };
     journey.flight = None;
-    lane_ended(&mut journey, &mut down, ended).await;
-    down.give_back()
+    lane_ended(journey, down, ended).await;
 }
 
 /// A stored answer, under the request's total deadline.
-async fn from_memory(mut journey: Box<Journey>, mut down: Downstream, hit: Hit, alarm: &mut Alarm) -> Option<Returned> {
+async fn from_memory(journey: &mut Journey, down: &mut Downstream, hit: &Hit, alarm: &mut Alarm) {
     let (due, fate) = (journey.due(), down.fate());
     let ended = {
-        let road = pin!(lane::hit::answer(&hit, &mut journey, &mut down));
+        let road = pin!(lane::hit::answer(hit, journey, down));
         within_deadline(road, due, &fate, alarm).await
     };
-    lane_ended(&mut journey, &mut down, ended).await;
-    down.give_back()
+    lane_ended(journey, down, ended).await;
 }
 
 /// What is left to do after the lane. `ended` is `None` if the request's time was over first.
