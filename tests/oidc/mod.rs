@@ -169,7 +169,9 @@ fn keys_are_rotated_and_outlive_an_outage() {
     assert!(gateway.metric(&format!("portcullis_jwks_fetched_timestamp_seconds{{source=\"{source}\"}}")) > 1e9);
     assert!((gateway.metric(&format!("portcullis_jwks_keys{{source=\"{source}\"}}")) - 2.0).abs() < 0.1);
 
-    // A reload keeps them, too.
+    // A reload keeps them, too, also one that changes how they are fetched.
+    let yaml = std::fs::read_to_string(gateway.config_path()).unwrap();
+    gateway.rewrite(&yaml.replace("cooldown: 100ms", "cooldown: 200ms"));
     assert_eq!(gateway.reload().0, 200);
     assert_eq!(ask(&gateway, "/any/x", &unseen).status, 200);
 }

@@ -97,7 +97,8 @@ impl Server {
         feed(&mut print, id.as_bytes());
         feed(&mut print, secret.as_bytes());
         feed(&mut print, &[config.client_auth as u8]);
-        feed(&mut print, &provider.print);
+        feed(&mut print, &provider.trust);
+        feed(&mut print, &provider.timeout.as_nanos().to_be_bytes());
         feed(&mut print, &inactive_for.as_nanos().to_be_bytes());
         let print = *print.finalize().as_bytes();
         let (authorization, credentials) = match config.client_auth {

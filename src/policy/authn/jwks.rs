@@ -59,15 +59,50 @@ pub struct KeySet {
     print: [u8; 32],
 }
 
-/// An issuer's published keys. Lives in the ledger, so that a reload keeps them.
+/// What was fetched last. Lives in the ledger under what its trust rests on, so that a reload keeps it which changes when or how
+/// patiently keys are fetched; until the old generation ends, both fetch for it.
+#[derive(Default)]
+struct Stock {
+    current: ArcSwapOption<KeySet>,
+    /// That of `current`; 0 before there is any.
+    generation: AtomicU64,
+    /// How many fetches have begun.
+    asked: AtomicU64,
+    /// Which of them brought the keys that are current. Held while they are changed.
+    answered: Mutex<u64>,
+}
+
+impl Stock {
+    /// Takes the keys of the fetch of that number, unless a later one was answered first: what was replaced meanwhile, or revoked, must
+    /// not come back. The same keys again change nothing: what was concluded under them still holds.
+    fn put(&self, number: u64, keys: Vec<VerifyKey>) {
+        static GENERATIONS: AtomicU64 = AtomicU64::new(1);
+        let mut print = blake3::Hasher::new();
+        keys.iter().for_each(|key| key.feed(&mut print));
+        let print = *print.finalize().as_bytes();
+        let mut answered = self.answered.lock();
+        if number < *answered {
+            return;
+        }
+        *answered = number;
+        if self.current.load().as_ref().is_some_and(|known| known.print == print) {
+            return;
+        }
+        let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
+        self.current.store(Some(Arc::new(KeySet { keys, generation, print })));
+        self.generation.store(generation, Ordering::Release);
+    }
+}
+
+/// An issuer's published keys, and the task that fetches them. Lives in the ledger.
 pub struct Jwks {
     source: Source,
     provider: Arc<Provider>,
     allowed: Vec<Algorithm>,
     pace: Pace,
+    /// Tells the stock from any other in the ledger.
     print: [u8; 32],
-    current: ArcSwapOption<KeySet>,
-    generation: AtomicU64,
+    stock: Arc<Stock>,
     state: Mutex<State>,
     /// There is a task that fetches.
     started: AtomicBool,
@@ -108,27 +143,29 @@ impl Jwks {
         let provider = Provider::compile(&config.provider, cx)?;
         let source = source(config, &provider, cx);
         let (pace, source) = (pace?, source?);
-        let mut print = blake3::Hasher::new();
         let (kind, address) = match &source {
             Source::Url(url) => ("jwks", url.as_str()),
             Source::Issuer(issuer, _) => ("issuer", &**issuer),
         };
+        let mut print = blake3::Hasher::new();
         feed(&mut print, kind.as_bytes());
         feed(&mut print, address.as_bytes());
-        feed(&mut print, &provider.print);
+        feed(&mut print, &provider.trust);
         allowed.iter().for_each(|algorithm| feed(&mut print, &[*algorithm as u8]));
-        [pace.refresh, pace.cooldown, pace.wait].iter().for_each(|time| feed(&mut print, &time.as_nanos().to_be_bytes()));
-        let print = *print.finalize().as_bytes();
-        let name = blake3::Hash::from(print).to_hex();
+        let trust = print.finalize();
+        let stock = cx.ledger.keep(&format!("authn/keys/{}", trust.to_hex()), Stock::default);
+        [pace.refresh, pace.cooldown, pace.wait, provider.timeout]
+            .iter()
+            .for_each(|time| feed(&mut print, &time.as_nanos().to_be_bytes()));
+        let name = print.finalize().to_hex();
         let counts = Counts::new(address, cx);
         let jwks = cx.ledger.keep(&format!("authn/jwks/{name}"), || Jwks {
             source,
             provider,
             allowed: allowed.to_vec(),
             pace,
-            print,
-            current: ArcSwapOption::empty(),
-            generation: AtomicU64::new(0),
+            print: *trust.as_bytes(),
+            stock,
             state: Mutex::new(State { fetching: cx.background.is_some(), ended: None }),
             started: AtomicBool::new(false),
             wanted: Arc::default(),
@@ -145,15 +182,15 @@ impl Jwks {
 
     /// The keys as they were fetched last; `None` before the first success.
     pub fn current(&self) -> Option<Arc<KeySet>> {
-        self.current.load_full()
+        self.stock.current.load_full()
     }
 
     /// The number of the keys that are current; 0 before there are any.
     pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        self.stock.generation.load(Ordering::Acquire)
     }
 
-    /// What tells these apart from any others in the ledger.
+    /// What tells these keys from any others in the ledger, however they are fetched.
     pub fn print(&self) -> &[u8; 32] {
         &self.print
     }
@@ -191,30 +228,17 @@ impl Jwks {
 
     /// One attempt; for how long its result is good.
     async fn fetch(&self) -> Result<Duration, Trouble> {
+        let number = self.stock.asked.fetch_add(1, Ordering::Relaxed) + 1;
         let url = match &self.source {
             Source::Url(url) => url.clone(),
             Source::Issuer(issuer, url) => discovery::jwks_uri(&self.provider, issuer, url).await?,
         };
         let answer = self.provider.get(&url).await?;
         let keys = read_set(&answer.body, &self.allowed).map_err(Trouble::Unusable)?;
-        self.publish(keys);
+        self.counts.keys.set(keys.len() as u64);
+        self.stock.put(number, keys);
         let least = LEAST_REFRESH.min(self.pace.refresh);
         Ok(answer.max_age.map_or(self.pace.refresh, |age| age.clamp(least, self.pace.refresh)))
-    }
-
-    /// The same keys again change nothing: what was concluded under them still holds.
-    fn publish(&self, keys: Vec<VerifyKey>) {
-        static GENERATIONS: AtomicU64 = AtomicU64::new(1);
-        let mut print = blake3::Hasher::new();
-        keys.iter().for_each(|key| key.feed(&mut print));
-        let print = *print.finalize().as_bytes();
-        self.counts.keys.set(keys.len() as u64);
-        if self.current.load().as_ref().is_some_and(|known| known.print == print) {
-            return;
-        }
-        let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
-        self.current.store(Some(Arc::new(KeySet { keys, generation, print })));
-        self.generation.store(generation, Ordering::Release);
     }
 
     /// One attempt, told to whoever waits; when to make the next one.
@@ -350,5 +374,35 @@ fn source(config: &JwtConfig, provider: &Provider, cx: &mut Compile<'_>) -> Opti
             cx.problems.push(problem.hint("write one entry under `jwt` for each issuer"));
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(kid: &str) -> Vec<VerifyKey> {
+        let x = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
+        let y = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
+        let set = serde_json::json!({ "keys": [{ "kty": "EC", "crv": "P-256", "kid": kid, "x": x, "y": y }] });
+        read_set(set.to_string().as_bytes(), &[]).unwrap()
+    }
+
+    #[test]
+    fn a_late_answer_does_not_bring_replaced_keys_back() {
+        let stock = Stock::default();
+        let generation = || stock.generation.load(Ordering::Acquire);
+        assert_eq!(generation(), 0);
+        stock.put(2, keys("new"));
+        let new = generation();
+        stock.put(1, keys("revoked"));
+        assert_eq!(generation(), new, "asked for earlier");
+        stock.put(3, keys("new"));
+        assert_eq!(generation(), new, "the same keys");
+        stock.put(2, keys("revoked"));
+        assert_eq!(generation(), new, "the same keys, but later ones");
+        stock.put(4, keys("newer"));
+        assert!(generation() > new);
+        assert_eq!(stock.current.load().as_ref().map(|keys| keys.generation), Some(generation()));
     }
 }

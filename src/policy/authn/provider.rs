@@ -40,8 +40,8 @@ pub struct Provider {
     client: Client,
     pub timeout: Duration,
     insecure: bool,
-    /// Tells apart any two providers that are reached differently.
-    pub print: [u8; 32],
+    /// Tells apart any two providers that are believed on different grounds: by another authority, or over an open network.
+    pub trust: [u8; 32],
 }
 
 /// Why a provider did not help. A sentence for the log, without secrets.
@@ -82,9 +82,8 @@ impl Provider {
                 return None;
             }
         };
-        let mut print = blake3::Hasher::new();
-        super::feed(&mut print, &timeout.as_nanos().to_be_bytes());
-        super::feed(&mut print, &[u8::from(config.insecure)]);
+        let mut trust = blake3::Hasher::new();
+        super::feed(&mut trust, &[u8::from(config.insecure)]);
         let mut builder = Client::builder()
             .user_agent(concat!("portcullis/", env!("CARGO_PKG_VERSION")))
             .timeout(timeout)
@@ -94,10 +93,9 @@ impl Provider {
             .redirect(redirect::Policy::custom(same_origin));
         if let Some(ca) = &config.ca {
             let (pem, roots) = certificates(ca, cx)?;
-            super::feed(&mut print, &pem);
+            super::feed(&mut trust, &pem);
             builder = builder.tls_certs_only(roots);
         }
-        let print = *print.finalize().as_bytes();
         let client = match builder.build() {
             Ok(client) => client,
             Err(error) => {
@@ -106,7 +104,7 @@ impl Provider {
                 return None;
             }
         };
-        Some(Arc::new(Provider { client, timeout, insecure: config.insecure, print }))
+        Some(Arc::new(Provider { client, timeout, insecure: config.insecure, trust: *trust.finalize().as_bytes() }))
     }
 
     /// The address, if this provider may be asked there.
