@@ -51,6 +51,7 @@ GAUNTLET = """policies:
 """
 ONE_ROUTE = "routes: [ { path: /*, service: backend } ]\n"
 CACHED = "policies: { cache: { ttl: 1h } }\n"
+H2C = BASE.replace("%(port)d }", "%(port)d, h2c: true }")
 SILENT = "access_log: { output: false }\n"
 
 
@@ -71,6 +72,7 @@ SCENARIOS = {
     "refusal": (BASE + ONE_ROUTE + GAUNTLET + SILENT + "server: { workers: 1 }\n", [], 401),
     "hit": (BASE + ONE_ROUTE + CACHED + SILENT + "server: { workers: 1 }\n", [], 200),
     "hit_proxy_road": (BASE + ONE_ROUTE + CACHED + SILENT + "server: { workers: 1, fast_lane: false }\n", [], 200),
+    "http2": (H2C + ONE_ROUTE + SILENT + "server: { workers: 1 }\n", ["h2"], 200),
     "routes_10000": (BASE + many_routes(10_000) + SILENT + "server: { workers: 1 }\n", [], 200),
 }
 
@@ -157,7 +159,8 @@ def count(binary, name, requests, keep=None):
             url = f"http://127.0.0.1:{ports['port']}/products/42?color=red"
 
             def load(number):
-                command = ["h2load", "--h1", "-n", str(number), "-c", "1", "-t", "1", *headers, url]
+                version = [] if "h2" in extras else ["--h1"]
+                command = ["h2load", *version, "-n", str(number), "-c", "1", "-t", "1", *headers, url]
                 said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
                 wanted = f"{number} {status // 100}xx"
                 if wanted not in said:

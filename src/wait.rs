@@ -19,13 +19,14 @@ pub struct Late;
 ///
 /// Yields [`Late`] if the work took longer than `limit`.
 pub fn within<F: Future>(limit: Duration, work: F) -> Within<F> {
-    Within { limit, timer: None, work }
+    Within { due: Due::After(limit), timer: None, work }
 }
 
 pin_project! {
     /// See [`within`].
+    #[must_use = "futures do nothing unless they are polled"]
     pub struct Within<F> {
-        limit: Duration,
+        due: Due,
         // Boxed: what is mostly not needed must not make what waits larger.
         timer: Option<Pin<Box<Sleep>>>,
         #[pin]
@@ -41,13 +42,9 @@ impl<F: Future> Future for Within<F> {
         if let Poll::Ready(done) = this.work.poll(cx) {
             return Poll::Ready(Ok(done));
         }
-        if this.timer.is_none() {
-            *this.timer = Instant::now().checked_add(*this.limit).map(|due| Box::pin(tokio::time::sleep_until(due)));
-        }
-        match this.timer {
-            Some(timer) => timer.as_mut().poll(cx).map(|()| Err(Late)),
-            None => Poll::Pending,
-        }
+        let Some(due) = this.due.get() else { return Poll::Pending };
+        let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        timer.as_mut().poll(cx).map(|()| Err(Late))
     }
 }
 
@@ -90,6 +87,7 @@ impl Alarm {
 
 pin_project! {
     /// Work that an [`Alarm`] bounds.
+    #[must_use = "futures do nothing unless they are polled"]
     pub struct Timed<'a, F> {
         alarm: &'a mut Alarm,
         due: Due,
@@ -104,6 +102,19 @@ enum Due {
     At(Option<Instant>),
 }
 
+impl Due {
+    /// When, counted from the first time that this is asked.
+    fn get(&mut self) -> Option<Instant> {
+        if let Due::After(limit) = *self {
+            *self = Due::At(Instant::now().checked_add(limit));
+        }
+        match *self {
+            Due::At(due) => due,
+            Due::After(_) => None,
+        }
+    }
+}
+
 impl<F: Future> Future for Timed<'_, F> {
     type Output = Result<F::Output, Late>;
 
@@ -112,15 +123,7 @@ impl<F: Future> Future for Timed<'_, F> {
         if let Poll::Ready(done) = this.work.poll(cx) {
             return Poll::Ready(Ok(done));
         }
-        let due = match *this.due {
-            Due::At(due) => due,
-            Due::After(limit) => {
-                let due = Instant::now().checked_add(limit);
-                *this.due = Due::At(due);
-                due
-            }
-        };
-        match due {
+        match this.due.get() {
             Some(due) => this.alarm.poll(due, cx).map(Err),
             None => Poll::Pending,
         }

@@ -2,8 +2,6 @@
 //!
 //! [`Downstream`] is what the door refuses with, what the fast paths answer with, and, as a custom session, what Pingora's proxy
 //! reads from and writes to. So both roads share one reader and one writer, and Pingora never sees a byte of the client's framing.
-//!
-//! Futures of HTTP/2 streams are boxed: they are the larger ones, and a future is as large as the largest that it may ever wait for.
 
 pub mod h1;
 mod seen;
@@ -27,7 +25,7 @@ use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::reply::Reply;
 use crate::wait::within;
 use crate::wire::answer::AnswerHead;
-use crate::wire::encode;
+use crate::wire::{encode, h2};
 use h1::H1;
 pub use seen::seen_upstream;
 
@@ -80,6 +78,7 @@ pub struct Downstream {
     /// The body, where a policy had it read whole.
     buffered: Option<Bytes>,
     retry: Option<RetryBuffer>,
+    /// The head of the final answer, once it is written, to an HTTP/1 client. HTTP/2's session keeps it itself.
     response: Option<Box<ResponseHeader>>,
     /// When the request was complete, and nothing was left but to wait for the answer.
     asked: Option<Instant>,
@@ -209,7 +208,7 @@ impl Downstream {
     fn head_due(&mut self) -> Option<Instant> {
         let patience = *self.fate.patience.get()?;
         let asked = *self.asked.get_or_insert_with(Instant::now);
-        self.response.is_none().then(|| asked + patience)
+        (!self.answered).then(|| asked + patience)
     }
 
     /// What the session, the road and the journey tell each other about how it goes on.
@@ -273,7 +272,7 @@ impl Downstream {
         let read = async {
             match &mut self.wire {
                 Some(Wire::H1(wire)) => wire.read_body().await,
-                Some(Wire::H2(stream)) => Box::pin(read_stream(stream)).await,
+                Some(Wire::H2(stream)) => read_stream(stream).await,
                 None => Err(Error::new(CLIENT_GONE)),
             }
         };
@@ -350,18 +349,20 @@ impl Downstream {
             self.fate.endless.store(true, Ordering::Relaxed);
         }
         match &mut self.wire {
-            Some(Wire::H1(wire)) => wire.write_head(&mut answer, &self.method, end).await?,
+            Some(Wire::H1(wire)) => {
+                wire.write_head(&mut answer, &self.method, end).await?;
+                if is_final {
+                    self.response = Some(answer);
+                }
+            }
+            // 1xx beside 100 would reach clients that many of them cannot take; Pingora drops them as well.
+            Some(Wire::H2(_)) if !is_final => {}
             Some(Wire::H2(stream)) => {
-                if !is_final {
-                    // 1xx beside 100 would reach clients that many of them cannot take; Pingora drops them as well.
-                    return Ok(());
-                }
                 encode::strip_hop_by_hop(&mut answer);
-                if !answer.headers.contains_key(header::DATE) {
-                    let date = encode::date();
-                    answer.insert_header(header::DATE, date.as_bytes())?;
+                if answer.status == http::StatusCode::NO_CONTENT {
+                    answer.remove_header(&header::CONTENT_LENGTH);
                 }
-                stream.write_response_header(answer.clone(), end)?;
+                stream.write_response_header(answer, end)?;
             }
             None => return Err(Error::new(CLIENT_GONE)),
         }
@@ -369,9 +370,16 @@ impl Downstream {
             self.early = !self.is_tunnel() && self.buffered.is_none() && !self.wire_body_done();
             self.finished |= end;
             self.answered = true;
-            self.response = Some(answer);
         }
         Ok(())
+    }
+
+    /// The head of the final answer, once it is written.
+    fn response(&self) -> Option<&ResponseHeader> {
+        match &self.wire {
+            Some(Wire::H2(stream)) => stream.response_written(),
+            _ => self.response.as_deref(),
+        }
     }
 
     /// Writes a piece of the answer's body.
@@ -385,6 +393,7 @@ impl Downstream {
             Some(Wire::H1(wire)) => wire.write_body(data, end).await?,
             Some(Wire::H2(_)) if data.is_empty() && !end => {}
             Some(Wire::H2(stream)) => {
+                // Boxed: with the timers in it, it is larger than all that HTTP/1.1 may have to wait for.
                 let written = Box::pin(within(limit, stream.write_body(data, end))).await;
                 written.map_err(|_| Error::new(ErrorType::WriteTimedout))??;
             }
@@ -440,7 +449,7 @@ impl Downstream {
     pub async fn gone(&mut self) {
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.gone().await,
-            Some(Wire::H2(stream)) => drop(Box::pin(stream.idle()).await),
+            Some(Wire::H2(stream)) => drop(stream.idle().await),
             None => {}
         }
     }
@@ -467,22 +476,21 @@ impl Downstream {
         edits: &HeaderEdits,
         end: bool,
     ) -> Result<()> {
-        if let Some(Wire::H1(wire)) = &mut self.wire {
-            if answer.headers().any(|(name, value)| name.eq_ignore_ascii_case(b"content-type") && is_stream(value)) {
-                self.fate.endless.store(true, Ordering::Relaxed);
+        if streams(answer, edits) {
+            self.fate.endless.store(true, Ordering::Relaxed);
+        }
+        match &mut self.wire {
+            Some(Wire::H1(wire)) => {
+                self.answered = true;
+                wire.write_answer(answer, request_id, edits, &self.method, end).await
             }
-            self.answered = true;
-            return wire.write_answer(answer, request_id, edits, &self.method, end).await;
+            Some(Wire::H2(stream)) => {
+                stream.write_response_header(Box::new(h2::answer(answer, request_id, edits)?), end)?;
+                self.answered = true;
+                Ok(())
+            }
+            None => Err(Error::new(CLIENT_GONE)),
         }
-        let mut header = ResponseHeader::build(answer.status, Some(answer.fields.len() + edits.len()))?;
-        for field in &answer.fields {
-            let name = String::from_utf8_lossy(field.name.of(&answer.buffer)).into_owned();
-            let value = answer.buffer.slice(field.value.start as usize..field.value.end as usize);
-            header.append_header(name, pingora_http::header_value_from_raw(value))?;
-        }
-        encode::strip_hop_by_hop(&mut header);
-        apply_to_response(&mut header, request_id, edits);
-        Box::pin(self.write_head(Box::new(header), end)).await
     }
 
     /// Sends what still waits to be sent with something else.
@@ -555,6 +563,16 @@ fn is_endless(answer: &ResponseHeader) -> bool {
     }
     let kind = answer.headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes()).unwrap_or_default();
     is_stream(kind)
+}
+
+/// Whether a backend's answer says that it is a stream, or the last policy that has a say in that.
+fn streams(answer: &AnswerHead, edits: &HeaderEdits) -> bool {
+    let is = |name: &[u8]| name.eq_ignore_ascii_case(header::CONTENT_TYPE.as_str().as_bytes());
+    match edits.iter().rev().find(|edit| *edit.name() == header::CONTENT_TYPE) {
+        None => answer.headers().any(|(name, value)| is(name) && is_stream(value)),
+        Some(HeaderEdit::Set(_, value) | HeaderEdit::Add(_, value)) => is_stream(value.as_bytes()),
+        Some(HeaderEdit::Remove(_)) => false,
+    }
 }
 
 fn is_stream(content_type: &[u8]) -> bool {
@@ -705,6 +723,20 @@ mod tests {
         names.sort_unstable();
         assert_eq!(names, ["accept", "host", "traceparent", "x-request-id"]);
         assert_eq!(request.raw_path(), b"/a?b");
+    }
+
+    #[test]
+    fn whether_an_answer_streams_is_for_the_last_policy_to_say() {
+        let answer = |kind: &str| {
+            let raw = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n");
+            crate::wire::answer::take(&mut BytesMut::from(raw.as_bytes()), &Method::GET).unwrap().unwrap()
+        };
+        let set = |kind| HeaderEdit::Set(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+        let (events, plain) = (answer("text/event-stream; charset=utf-8"), answer("text/plain"));
+        assert!(streams(&events, &HeaderEdits::new()) && !streams(&plain, &HeaderEdits::new()));
+        assert!(streams(&plain, &vec![set("text/plain"), set("application/grpc")]));
+        assert!(!streams(&events, &vec![set("text/html")]));
+        assert!(!streams(&events, &vec![HeaderEdit::Remove(header::CONTENT_TYPE)]));
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl Session for Downstream {
     }
 
     fn response_written(&self) -> Option<&ResponseHeader> {
-        self.response.as_deref()
+        self.response()
     }
 
     async fn shutdown(&mut self, _code: u32, _ctx: &str) {
@@ -216,7 +216,7 @@ impl Session for Downstream {
     }
 
     fn was_upgraded(&self) -> bool {
-        self.response.as_ref().is_some_and(|answer| answer.status == http::StatusCode::SWITCHING_PROTOCOLS)
+        self.response().is_some_and(|answer| answer.status == http::StatusCode::SWITCHING_PROTOCOLS)
     }
 }
 

@@ -323,10 +323,10 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
                 let (held, stream) = (open.clone(), Box::new(stream));
                 let (worker, door, connection, entry) = (worker.clone(), door.clone(), connection.clone(), entry.clone());
                 // Boxed: spawning moves a future many times.
-                tokio::spawn(async move {
+                tokio::spawn(Box::pin(async move {
                     serve_stream(&worker, &door, &connection, &entry, stream).await;
                     drop(held);
-                });
+                }));
             }
             Ok(Some(H2Accept::Rejected)) => {
                 door.metrics.refused("h2_malformed_stream");
@@ -408,11 +408,10 @@ async fn exchange(
             let service = journey.choose_service(&view);
             if let Some(hit) = lane::hit::find(&journey) {
                 from_memory(&mut journey, &mut down, &hit, alarm).await;
-                return down.give_back();
-            }
-            match service.filter(|service| lane::takes(&journey, service)) {
-                Some(service) => by_lane(worker, &mut journey, &mut down, service, alarm).await,
-                None => return Box::pin(by_proxy(worker, door, journey, down, alarm)).await,
+            } else if let Some(service) = service.filter(|service| lane::takes(&journey, service)) {
+                by_lane(worker, &mut journey, &mut down, service, alarm).await;
+            } else {
+                return Box::pin(by_proxy(worker, door, journey, down, alarm)).await;
             }
         }
     }

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::answer::AnswerHead;
 use crate::exchange::RequestId;
-use crate::head::{Edited, HeaderEdits};
+use crate::head::{Edited, Field, HeaderEdits};
 
 /// How an answer's body is delimited towards the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,9 +136,14 @@ pub fn relayed(
 
 /// The fields that do not belong to the backend's connection.
 fn end_to_end(answer: &AnswerHead) -> impl Iterator<Item = (&[u8], &[u8])> {
+    passing(answer).map(|field| (field.name.of(&answer.buffer), field.value.of(&answer.buffer)))
+}
+
+/// As [`end_to_end`], where they stand in the answer's buffer.
+pub(super) fn passing(answer: &AnswerHead) -> impl Iterator<Item = &Field> {
     let nominated = nominations(answer.headers().filter(|(name, _)| is_name(name, "connection")).map(|(_, value)| value));
     let passes = move |name: &[u8]| !is_hop_by_hop(name) && !nominated.iter().any(|token| is_nominated(name, token));
-    answer.headers().filter(move |(name, _)| passes(name))
+    answer.fields.iter().filter(move |field| passes(field.name.of(&answer.buffer)))
 }
 
 /// Appends the head of an answer of the gateway's own.
@@ -166,6 +171,12 @@ fn status_line(out: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Whether neither the edits nor the gateway itself say a field of that name instead.
+#[inline(always)]
+pub(super) fn stays(name: &[u8], edited: &Edited<'_>) -> bool {
+    !edited.replaces(name) && !is_name(name, "x-request-id")
+}
+
 /// The fields of an answer, as the edits leave them, the request's id among them, and the end of its head.
 fn fields<'a>(
     out: &mut Vec<u8>,
@@ -178,7 +189,7 @@ fn fields<'a>(
 ) {
     let mut dated = false;
     let edited = Edited::new(edits);
-    for (name, value) in from.filter(|(name, _)| !edited.replaces(name) && !is_name(name, "x-request-id")) {
+    for (name, value) in from.filter(|(name, _)| stays(name, &edited)) {
         dated |= is_name(name, "date");
         field(out, name, value);
     }
@@ -275,7 +286,7 @@ pub fn head(out: &mut Vec<u8>, answer: &ResponseHeader, framing: AnswerFraming, 
 }
 
 /// Now, as an IMF-fixdate (RFC 9110, section 5.6.7). Formatted once a second per thread.
-pub fn date() -> DateText {
+fn date() -> DateText {
     use std::cell::Cell;
     use std::time::{SystemTime, UNIX_EPOCH};
     thread_local! {
@@ -294,7 +305,7 @@ pub fn date() -> DateText {
 }
 
 #[derive(Clone, Copy)]
-pub struct DateText([u8; 29]);
+struct DateText([u8; 29]);
 
 impl DateText {
     fn new(seconds: u64) -> Self {
@@ -307,7 +318,7 @@ impl DateText {
         DateText(bytes)
     }
 
-    pub fn as_bytes(&self) -> &[u8] {
+    fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }

@@ -1,6 +1,15 @@
-//! What HTTP/2 needs beside Pingora's own server session: nothing yet but its options.
+//! What HTTP/2 needs beside Pingora's own server session: its options, and the head of a backend's answer.
 
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora_error::{ErrorType, OrErr, Result};
+use pingora_http::ResponseHeader;
+
+use super::answer::AnswerHead;
+use super::encode::{passing, stays};
+use crate::exchange::{RequestId, X_REQUEST_ID};
+use crate::head::{Edited, HeaderEdits};
 
 /// Streams at once on one connection. More wait for a free one at the client (RFC 9113, section 5.1.2).
 pub const MAX_STREAMS: u32 = 128;
@@ -19,4 +28,79 @@ pub fn options(head: usize) -> H2Options {
         .max_pending_accept_reset_streams(32)
         .max_concurrent_reset_streams(32);
     options
+}
+
+/// The head of a backend's answer as it goes to the client: without what belongs to the backend's connection, and with the gateway's own
+/// changes. Values are not copied.
+///
+/// # Errors
+/// A field that HTTP/2 cannot carry.
+pub fn answer(answer: &AnswerHead, request_id: &RequestId, edits: &HeaderEdits) -> Result<ResponseHeader> {
+    const UNFIT: ErrorType = ErrorType::InvalidHTTPHeader;
+    let mut fields = HeaderMap::with_capacity(answer.fields.len() + edits.len() + 2);
+    let edited = Edited::new(edits);
+    for field in passing(answer) {
+        let name = field.name.of(&answer.buffer);
+        if !stays(name, &edited) {
+            continue;
+        }
+        let name = HeaderName::from_bytes(name).or_err(UNFIT, "a field's name")?;
+        // 204 has none (RFC 9110, section 8.6).
+        if answer.status == StatusCode::NO_CONTENT && name == CONTENT_LENGTH {
+            continue;
+        }
+        let value = answer.buffer.slice(field.value.start as usize..field.value.end as usize);
+        fields
+            .try_append(name, HeaderValue::from_maybe_shared(value).or_err(UNFIT, "a field's value")?)
+            .or_err(UNFIT, "fields")?;
+    }
+    if !edited.replaces(X_REQUEST_ID.as_str().as_bytes()) {
+        let id = HeaderValue::from_bytes(request_id.as_bytes()).or_err(UNFIT, "the request id")?;
+        fields.try_append(X_REQUEST_ID, id).or_err(UNFIT, "fields")?;
+    }
+    for (name, value) in edited.added() {
+        fields.try_append(name.clone(), value.clone()).or_err(UNFIT, "fields")?;
+    }
+    let (mut parts, ()) = Response::new(()).into_parts();
+    parts.status = answer.status;
+    parts.headers = fields;
+    Ok(parts.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use http::Method;
+
+    use super::*;
+    use crate::head::HeaderEdit;
+
+    #[test]
+    fn an_answer_goes_on_without_what_was_its_connections() {
+        let raw =
+            b"HTTP/1.1 200 OK\r\nConnection: X-Own\r\nX-Own: 1\r\nKeep-Alive: timeout=5\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\
+            X-Old: 1\r\nX-Request-Id: theirs\r\nContent-Length: 0\r\n\r\n";
+        let head = super::super::answer::take(&mut BytesMut::from(&raw[..]), &Method::GET).unwrap().unwrap();
+        let name = HeaderName::from_static;
+        let edits = vec![
+            HeaderEdit::Remove(name("x-old")),
+            HeaderEdit::Set(name("x-new"), HeaderValue::from_static("1")),
+            HeaderEdit::Add(name("set-cookie"), HeaderValue::from_static("c")),
+        ];
+        let answer = answer(&head, &"ours".into(), &edits).unwrap();
+        let mut fields: Vec<_> = answer.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        fields.sort_unstable();
+        let cookies = ["a", "b", "c"].map(|value| ("set-cookie", value));
+        let mut wanted = vec![("content-length", "0"), ("x-new", "1"), ("x-request-id", "ours")];
+        wanted.splice(1..1, cookies);
+        assert_eq!((answer.status.as_u16(), fields), (200, wanted));
+    }
+
+    #[test]
+    fn no_content_has_no_length() {
+        let raw = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n";
+        let head = super::super::answer::take(&mut BytesMut::from(&raw[..]), &Method::GET).unwrap().unwrap();
+        let answer = answer(&head, &"id".into(), &HeaderEdits::new()).unwrap();
+        assert_eq!(answer.headers.keys().collect::<Vec<_>>(), ["x-request-id"]);
+    }
 }
