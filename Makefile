@@ -15,7 +15,7 @@ PEERS ?=
 # What is passed on to loadtest/soak.py: make soak-hour SOAK='--seconds 90'
 SOAK ?=
 
-.PHONY: help run test lint lint-boringssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-shared reference \
+.PHONY: help run test lint lint-openssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-shared reference \
     soak soak-hour install clean
 
 help: ## Print this list.
@@ -40,10 +40,10 @@ lint: ## Check the formatting and the lints, warnings being errors.
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
-# Not part of `lint`: BoringSSL is compiled from source for it.
-lint-boringssl: ## Check the build with BoringSSL instead of OpenSSL; several minutes the first time.
-	@scripts/need.sh build boringssl
-	$(CARGO) clippy --locked --no-default-features --features boringssl --lib --bins -- -D warnings
+# Not part of `lint`: OpenSSL is compiled from source for it.
+lint-openssl: ## Check the build with OpenSSL instead of BoringSSL; several minutes the first time.
+	@scripts/need.sh build openssl
+	$(CARGO) clippy --locked --no-default-features --features openssl --lib --bins -- -D warnings
 
 release: ## Build the binary to deploy: fat LTO, several minutes.
 	@scripts/need.sh build

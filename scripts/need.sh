@@ -3,7 +3,7 @@
 #
 #   scripts/need.sh build          what `cargo build` needs beside the Rust toolchain
 #   scripts/need.sh build test     what the tests need as well
-#   scripts/need.sh boringssl      what a build with BoringSSL needs as well
+#   scripts/need.sh openssl        what a build with OpenSSL instead of BoringSSL needs as well
 #   scripts/need.sh peers          what `make bench-peers` takes from the distribution
 #   scripts/need.sh pgo            what `make release-pgo` needs beside that
 #   scripts/need.sh instructions   what `make bench-instructions` needs
@@ -19,15 +19,15 @@ has() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
 build_needs() {
     need build-essential 'has cc && has c++ && has make'
     need cmake 'has cmake'
-    # Building OpenSSL takes modules that a minimal perl does not have.
-    need perl 'perl -MIPC::Cmd -MFindBin -MData::Dumper -e 1'
     need pkg-config 'has pkg-config'
-}
-
-# Its Rust bindings are made from its headers with libclang.
-boringssl_needs() {
+    # BoringSSL's Rust bindings are made from its headers with libclang.
     need clang 'has clang'
     need libclang-dev '[ -n "$(ls /usr/lib/llvm-*/lib/libclang.so* /usr/lib/*/libclang-[0-9]*.so* 2>/dev/null)" ]'
+}
+
+# Building it takes modules that a minimal perl does not have.
+openssl_needs() {
+    need perl 'perl -MIPC::Cmd -MFindBin -MData::Dumper -e 1'
 }
 
 # The Python modules are Debian's, so Debian's own interpreter is asked, whatever else is called python3 here.
@@ -118,11 +118,11 @@ for group in "$@"; do
     case $group in
     build) build_needs ;;
     test) test_needs ;;
-    boringssl) boringssl_needs ;;
+    openssl) openssl_needs ;;
     peers) peers_needs ;;
     pgo) pgo_needs ;;
     instructions) instructions_needs ;;
-    *) echo "need.sh: unknown group \`$group\`; known: build, test, boringssl, peers, pgo, instructions" >&2 && exit 2 ;;
+    *) echo "need.sh: unknown group \`$group\`; known: build, test, openssl, peers, pgo, instructions" >&2 && exit 2 ;;
     esac
 done
 if [ ${#missing[@]} -gt 0 ]; then

@@ -1,10 +1,10 @@
 //! Client certificates: who vouches for them, what was revoked, and what a verified one says.
 //!
-//! OpenSSL builds and verifies the chain during the handshake (RFC 5280), dates, purpose and revocation included. Sessions are not
+//! The TLS library builds and verifies the chain during the handshake (RFC 5280), dates, purpose and revocation included. Sessions are not
 //! resumed on a listener that asks for certificates: a certificate that was revoked since would come back with its session.
 
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use pingora_core::tls::error::ErrorStack;
 use pingora_core::tls::ssl::{SslAcceptorBuilder, SslOptions, SslRef, SslSessionCacheMode, SslVerifyMode};
@@ -13,6 +13,7 @@ use pingora_core::tls::x509::verify::X509VerifyFlags;
 use pingora_core::tls::x509::{X509, X509NameEntryRef, X509NameRef, X509Ref, X509StoreContextRef};
 
 use super::certificate;
+use super::revocation::Revocations;
 use crate::exchange::ClientCertificate;
 use crate::listen::config::{ClientAuthConfig, ClientAuthMode};
 use crate::problem::{Problem, Problems, Severity};
@@ -36,8 +37,7 @@ pub(super) struct ClientAuth {
     mode: ClientAuthMode,
     depth: u32,
     authorities: Vec<X509>,
-    #[cfg_attr(feature = "boringssl", allow(dead_code))]
-    revocations: Vec<PathBuf>,
+    revocations: Revocations,
 }
 
 impl ClientAuth {
@@ -50,11 +50,10 @@ impl ClientAuth {
             let read = certificate::read(file, base, problems).and_then(|pem| certificate::chain(&pem, file, problems));
             authorities.extend(read.into_iter().flatten());
         }
-        let mut revocations = Vec::new();
+        let mut revocations = Revocations::default();
         for file in config.crl.iter().flat_map(|files| &files.0) {
             if let Some(pem) = certificate::read(file, base, problems) {
-                check_revocations(&pem, file, problems);
-                revocations.push(base.join(&file.value));
+                revocations.read(&pem, file, base, problems);
             }
         }
         if let Some(depth) = config.depth.as_ref().filter(|depth| depth.value > MAX_DEPTH) {
@@ -73,19 +72,25 @@ impl ClientAuth {
             // Tells the client which of its certificates would do.
             context.add_client_ca(authority)?;
         }
+        let mut flags = X509VerifyFlags::PARTIAL_CHAIN;
+        if !self.revocations.is_empty() {
+            flags |= X509VerifyFlags::CRL_CHECK | X509VerifyFlags::CRL_CHECK_ALL;
+            self.revocations.add_to(&mut store)?;
+        }
         #[cfg(not(feature = "boringssl"))]
-        self.revoke(&mut store)?;
+        store.set_flags(flags)?;
         #[cfg(feature = "boringssl")]
-        store.verify_param_mut().set_flags(X509VerifyFlags::PARTIAL_CHAIN);
+        store.verify_param_mut().set_flags(flags);
         context.set_cert_store(store.build());
         context.set_verify_depth(self.depth);
         let mode = match self.mode {
             ClientAuthMode::Required => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
             ClientAuthMode::Optional => SslVerifyMode::PEER,
         };
-        context.set_verify_callback(mode, |good, chain| {
+        let deepest = self.depth + 1;
+        context.set_verify_callback(mode, move |good, chain| {
             if !good {
-                REFUSED.set(Some(reason(error_number(chain))));
+                REFUSED.set(Some(reason(error_number(chain, deepest))));
             }
             good
         });
@@ -93,56 +98,27 @@ impl ClientAuth {
         context.set_options(SslOptions::NO_TICKET);
         Ok(())
     }
-
-    #[cfg(not(feature = "boringssl"))]
-    fn revoke(&self, store: &mut X509StoreBuilder) -> Result<(), ErrorStack> {
-        use pingora_core::tls::ssl::SslFiletype;
-        use pingora_core::tls::x509::store::X509Lookup;
-
-        let mut flags = X509VerifyFlags::PARTIAL_CHAIN;
-        if !self.revocations.is_empty() {
-            flags |= X509VerifyFlags::CRL_CHECK | X509VerifyFlags::CRL_CHECK_ALL;
-            let lookup = store.add_lookup(X509Lookup::file())?;
-            for path in &self.revocations {
-                lookup.load_crl_file(path, SslFiletype::PEM)?;
-            }
-        }
-        store.set_flags(flags)
-    }
 }
 
 #[cfg(not(feature = "boringssl"))]
-fn check_revocations(pem: &[u8], file: &crate::value::Spanned<PathBuf>, problems: &mut Problems) {
-    use pingora_core::tls::x509::X509Crl;
-
-    let Ok(list) = X509Crl::from_pem(pem) else {
-        let message = format!("{} holds no certificate revocation list", file.value.display());
-        problems.push(Problem::error(file.place, message).hint("a PEM file with `-----BEGIN X509 CRL-----` is expected"));
-        return;
-    };
-    let next = list.next_update().and_then(|next| certificate::timestamp(&next.to_string()));
-    if let Some(next) = next.filter(|next| *next < jiff::Timestamp::now()) {
-        let message = format!("the revocation list in {} has expired on {next}", file.value.display());
-        let problem = Problem::warning(file.place, message);
-        problems.push(problem.hint("until there is a newer one, every client of this authority is refused"));
-    }
-}
-
-#[cfg(feature = "boringssl")]
-fn check_revocations(_: &[u8], file: &crate::value::Spanned<PathBuf>, problems: &mut Problems) {
-    let message = "this build, with BoringSSL, cannot read certificate revocation lists";
-    problems.push(Problem::error(file.place, message).hint("use a build with OpenSSL, which is the default"));
-}
-
-#[cfg(not(feature = "boringssl"))]
-fn error_number(chain: &X509StoreContextRef) -> i32 {
+fn error_number(chain: &X509StoreContextRef, _: u32) -> i32 {
     chain.error().as_raw()
 }
 
+/// BoringSSL stops at the deepest place that it may look at, and says of the certificate there that its issuer is missing.
 #[cfg(feature = "boringssl")]
-fn error_number(chain: &X509StoreContextRef) -> i32 {
-    chain.verify_result().err().map_or(0, |error| error.as_raw())
+fn error_number(chain: &X509StoreContextRef, deepest: u32) -> i32 {
+    match chain.verify_result().err().map_or(0, |error| error.as_raw()) {
+        ISSUER_MISSING | ISSUER_NOT_HERE if chain.error_depth() >= deepest => CHAIN_TOO_LONG,
+        number => number,
+    }
 }
+
+#[cfg(feature = "boringssl")]
+const ISSUER_MISSING: i32 = 2;
+#[cfg(feature = "boringssl")]
+const ISSUER_NOT_HERE: i32 = 20;
+const CHAIN_TOO_LONG: i32 = 22;
 
 /// The stable word for why a certificate was refused.
 fn reason(number: i32) -> &'static str {
@@ -151,7 +127,7 @@ fn reason(number: i32) -> &'static str {
         3 => "client_crl_missing",
         10 => "client_certificate_expired",
         12 => "client_crl_expired",
-        22 => "client_chain_too_long",
+        CHAIN_TOO_LONG => "client_chain_too_long",
         23 => "client_certificate_revoked",
         26 => "client_certificate_purpose",
         _ => "client_certificate_untrusted",
@@ -193,9 +169,22 @@ fn intermediates(ssl: &SslRef) -> Vec<Vec<u8>> {
     chain.iter().take(last).skip(1).filter_map(|certificate| certificate.to_der().ok()).collect()
 }
 
+/// BoringSSL does not tell what it verified, so this looks for it among what the client sent: of that, what vouches for the certificate
+/// before it, up to the first that vouches for itself. What else a client sends is left out.
 #[cfg(feature = "boringssl")]
 fn intermediates(ssl: &SslRef) -> Vec<Vec<u8>> {
-    ssl.peer_cert_chain().into_iter().flatten().filter_map(|certificate| certificate.to_der().ok()).collect()
+    let vouches = |above: &X509Ref, below: &X509Ref| {
+        above.issued(below).is_ok() && above.public_key().is_ok_and(|key| below.verify(&key).unwrap_or(false))
+    };
+    let mut sent: Vec<_> = ssl.peer_cert_chain().into_iter().flatten().map(|certificate| certificate.to_owned()).collect();
+    let (mut chain, mut below) = (Vec::new(), ssl.peer_certificate());
+    while let Some(last) = &below {
+        let Some(at) = sent.iter().position(|above| vouches(above, last) && !vouches(above, above)) else { break };
+        let next = sent.swap_remove(at);
+        chain.extend(next.to_der());
+        below = Some(next);
+    }
+    chain
 }
 
 fn common_name(leaf: &X509Ref) -> Option<String> {

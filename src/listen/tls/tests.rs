@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use pingora_core::tls::ssl::{Ssl, SslContextBuilder, SslSession, SslVerifyMode};
+use pingora_core::tls::ssl::{Ssl, SslContextBuilder, SslSession, SslSessionCacheMode, SslVerifyMode};
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -70,6 +71,11 @@ impl Client {
         let mut context = SslContextBuilder::new(SslMethod::tls()).unwrap();
         context.set_verify(SslVerifyMode::NONE);
         context.set_max_proto_version(self.most).unwrap();
+        // In TLS 1.3 a session that can be resumed comes after the handshake, in a ticket.
+        context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+        let tickets = Arc::new(Mutex::new(None));
+        let kept = tickets.clone();
+        context.set_new_session_callback(move |_, session| *kept.lock() = Some(session));
         let mut ssl = Ssl::new(&context.build()).unwrap();
         if let Some(name) = self.server_name {
             ssl.set_hostname(name).unwrap();
@@ -94,7 +100,7 @@ impl Client {
         let seen = Seen {
             names: names.iter().flatten().filter_map(|name| name.dnsname().map(str::to_owned)).collect(),
             resumed: ssl.session_reused(),
-            session: ssl.session().map(|session| session.to_owned()),
+            session: tickets.lock().take(),
         };
         // The library forgets the session of a connection that was not closed properly.
         stream.shutdown().await.map_err(|error| error.to_string())?;
@@ -169,7 +175,7 @@ async fn alpn_prefers_h2_and_refuses_what_is_not_spoken() {
         for (acceptor, alpn) in [(&both, b"\x03ftp".as_slice()), (&only_h1, b"\x02h2")] {
             let (server, seen) = meet(acceptor, client(alpn)).await;
             assert_eq!(server.unwrap_err().reason(), "handshake_failed");
-            assert!(seen.err().unwrap().to_ascii_lowercase().contains("no application protocol"));
+            assert!(seen.err().unwrap().to_ascii_lowercase().replace('_', " ").contains("no application protocol"));
         }
     }
 }
