@@ -52,6 +52,7 @@ GAUNTLET = """policies:
 ONE_ROUTE = "routes: [ { path: /*, service: backend } ]\n"
 CACHED = "policies: { cache: { ttl: 1h } }\n"
 H2C = BASE.replace("%(port)d }", "%(port)d, h2c: true }")
+TLS = BASE.replace("%(port)d }", "%(port)d, tls: { certificates: [ { cert: cert.pem, key: key.pem } ] } }")
 SILENT = "access_log: { output: false }\n"
 
 
@@ -73,6 +74,7 @@ SCENARIOS = {
     "hit": (BASE + ONE_ROUTE + CACHED + SILENT + "server: { workers: 1 }\n", [], 200),
     "hit_proxy_road": (BASE + ONE_ROUTE + CACHED + SILENT + "server: { workers: 1, fast_lane: false }\n", [], 200),
     "http2": (H2C + ONE_ROUTE + SILENT + "server: { workers: 1 }\n", ["h2"], 200),
+    "tls": (TLS + ONE_ROUTE + SILENT + "server: { workers: 1 }\n", ["tls"], 200),
     "routes_10000": (BASE + many_routes(10_000) + SILENT + "server: { workers: 1 }\n", [], 200),
 }
 
@@ -98,6 +100,13 @@ def token(secret):
     claims = part(json.dumps({"iss": "bench", "aud": "bench", "sub": "user-1", "exp": int(time.time()) + 86400}).encode())
     signed = head + b"." + claims
     return (signed + b"." + part(hmac.new(secret, signed, hashlib.sha256).digest())).decode()
+
+
+def certificate(folder):
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    files = ["-keyout", f"{folder}/key.pem", "-out", f"{folder}/cert.pem"]
+    command = ["openssl", "req", "-x509", *curve, "-nodes", "-days", "2", "-subj", "/CN=localhost", *files]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
 
 
 def wait_for(address, seconds):
@@ -139,6 +148,8 @@ def count(binary, name, requests, keep=None):
         pathlib.Path(folder, "secret.txt").write_bytes(secret)
         pathlib.Path(folder, "gateway.yaml").write_text(config % ports)
         pathlib.Path(folder, "nginx.conf").write_text(NGINX.format(dir=folder, body=BODY, listen=f"listen 127.0.0.1:{ports['backend']};"))
+        if "tls" in extras:
+            certificate(folder)
         out = keep or os.path.join(folder, "callgrind.out")
         nginx = subprocess.Popen(["nginx", "-c", f"{folder}/nginx.conf"], stderr=subprocess.DEVNULL)
         if name == BARE:
@@ -156,7 +167,7 @@ def count(binary, name, requests, keep=None):
             wait_for(ready, 120)
             wait_until_quiet(gateway.pid, 120)
             headers = ["-H", f"authorization: Bearer {token(secret)}"] if "jwt" in extras else []
-            url = f"http://127.0.0.1:{ports['port']}/products/42?color=red"
+            url = f"{'https' if 'tls' in extras else 'http'}://127.0.0.1:{ports['port']}/products/42?color=red"
 
             def load(number):
                 version = [] if "h2" in extras else ["--h1"]
