@@ -42,8 +42,6 @@ impl IdentityHeaders {
 
     /// Replaces whatever the client sent under these names. What has no value is removed, never left alone.
     pub fn write(&self, method: &'static str, edits: &mut HeaderEdits) {
-        // With room for what other policies change: growing costs more than the space.
-        edits.reserve(8);
         edits.push(set_or_remove(&X_CONSUMER_NAME, self.consumer.as_ref()));
         edits.push(set_or_remove(&X_AUTH_SUBJECT, self.subject.as_ref()));
         edits.push(HeaderEdit::Set(X_AUTH_METHOD.clone(), HeaderValue::from_static(method)));
