@@ -327,7 +327,7 @@ impl H1 {
         let framing = encode::framing(answer, method, self.version)
             .map_err(|_| Error::explain(ErrorType::InvalidHTTPHeader, "the backend's Content-Length is ambiguous"))?;
         let protocol = upgraded.then(|| answer.headers.get(header::UPGRADE).cloned()).flatten();
-        encode::strip_hop_by_hop(answer);
+        encode::strip(answer);
         if let Some(protocol) = protocol {
             answer.insert_header(header::UPGRADE, protocol)?;
         }
@@ -343,9 +343,6 @@ impl H1 {
         if !self.knows_its_end() {
             // Whether the client now sends its body or not is its choice (RFC 9110, section 10.1.1): the framing is in doubt.
             self.keep_alive = false;
-        }
-        if answer.status == StatusCode::NO_CONTENT {
-            answer.remove_header(&header::CONTENT_LENGTH);
         }
         self.framing = if end && framing == AnswerFraming::Chunked {
             // Nothing follows: say so instead of framing an empty body.
@@ -431,7 +428,7 @@ impl H1 {
         if self.version != Version::HTTP_11 || answer.status == StatusCode::CONTINUE {
             return Ok(());
         }
-        encode::strip_hop_by_hop(answer);
+        encode::strip(answer);
         answer.remove_header(&header::CONTENT_LENGTH);
         encode::head(&mut self.write, answer, AnswerFraming::None, true, self.version);
         self.flush().await

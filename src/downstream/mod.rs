@@ -358,10 +358,7 @@ impl Downstream {
             // 1xx beside 100 would reach clients that many of them cannot take; Pingora drops them as well.
             Some(Wire::H2(_)) if !is_final => {}
             Some(Wire::H2(stream)) => {
-                encode::strip_hop_by_hop(&mut answer);
-                if answer.status == http::StatusCode::NO_CONTENT {
-                    answer.remove_header(&header::CONTENT_LENGTH);
-                }
+                encode::strip(&mut answer);
                 stream.write_response_header(answer, end)?;
             }
             None => return Err(Error::new(CLIENT_GONE)),

@@ -348,7 +348,7 @@ async fn serve_stream(
     entry: &Entry,
     stream: Box<H2Stream>,
 ) {
-    match crate::wire::head::from_h2(&stream, &door.head_limits).map(Box::new) {
+    match crate::wire::head::from_h2(&stream, &door.head_limits) {
         Ok(head) => {
             let mut alarm = Alarm::default();
             let returned = exchange(worker, door, connection, entry, head, Wire::H2(stream), &mut alarm).await;

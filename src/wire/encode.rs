@@ -83,8 +83,8 @@ fn content_length(answer: &ResponseHeader) -> Result<Option<u64>, BadFraming> {
     text.parse().map(Some).map_err(|_| BadFraming)
 }
 
-/// Removes what must not pass from one connection to the other: the fields above, and those that `Connection` names.
-pub fn strip_hop_by_hop(answer: &mut ResponseHeader) {
+/// Removes what must not be passed on: the fields above, those that `Connection` names, and a length where there is none.
+pub fn strip(answer: &mut ResponseHeader) {
     if answer.headers.contains_key(header::CONNECTION) {
         let named: Vec<header::HeaderName> = answer
             .headers
@@ -103,7 +103,13 @@ pub fn strip_hop_by_hop(answer: &mut ResponseHeader) {
             answer.remove_header(name);
         }
     }
+    if answer.status == NO_LENGTH {
+        answer.remove_header(&header::CONTENT_LENGTH);
+    }
 }
+
+/// Answers of this status have no Content-Length (RFC 9110, section 8.6).
+const NO_LENGTH: StatusCode = StatusCode::NO_CONTENT;
 
 /// Appends a field.
 #[inline]
@@ -127,14 +133,12 @@ pub fn relayed(
 ) {
     out.reserve(answer.buffer.len() + 512);
     status_line(out, answer.status, answer.reason.of(&answer.buffer));
-    // 204 has none (RFC 9110, section 8.6).
-    let unframed =
-        matches!(framing, AnswerFraming::Chunked | AnswerFraming::UntilClose) || answer.status == StatusCode::NO_CONTENT;
+    let unframed = matches!(framing, AnswerFraming::Chunked | AnswerFraming::UntilClose);
     let passing = end_to_end(answer).filter(|(name, _)| !(unframed && is_name(name, "content-length")));
     fields(out, passing, request_id, edits, framing, keep_alive, version);
 }
 
-/// The fields that do not belong to the backend's connection.
+/// The fields that may be passed on, as [`strip`] says.
 fn end_to_end(answer: &AnswerHead) -> impl Iterator<Item = (&[u8], &[u8])> {
     passing(answer).map(|field| (field.name.of(&answer.buffer), field.value.of(&answer.buffer)))
 }
@@ -142,7 +146,12 @@ fn end_to_end(answer: &AnswerHead) -> impl Iterator<Item = (&[u8], &[u8])> {
 /// As [`end_to_end`], where they stand in the answer's buffer.
 pub(super) fn passing(answer: &AnswerHead) -> impl Iterator<Item = &Field> {
     let nominated = nominations(answer.headers().filter(|(name, _)| is_name(name, "connection")).map(|(_, value)| value));
-    let passes = move |name: &[u8]| !is_hop_by_hop(name) && !nominated.iter().any(|token| is_nominated(name, token));
+    let no_length = answer.status == NO_LENGTH;
+    let passes = move |name: &[u8]| {
+        let named = nominated.iter().any(|token| is_nominated(name, token));
+        let needless = no_length && is_name(name, "content-length");
+        !is_hop_by_hop(name) && !named && !needless
+    };
     answer.fields.iter().filter(move |field| passes(field.name.of(&answer.buffer)))
 }
 
@@ -366,7 +375,7 @@ mod tests {
     #[test]
     fn strips_what_belongs_to_the_other_connection() {
         let mut from = answer(200, &[("connection", "x-private, close"), ("x-private", "1"), ("keep-alive", "5"), ("x", "y")]);
-        strip_hop_by_hop(&mut from);
+        strip(&mut from);
         let names: Vec<_> = from.headers.keys().map(|name| name.as_str()).collect();
         assert_eq!(names, ["x"]);
     }

@@ -1,7 +1,6 @@
 //! What HTTP/2 needs beside Pingora's own server session: its options, and the head of a backend's answer.
 
-use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_error::{ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
@@ -45,10 +44,6 @@ pub fn answer(answer: &AnswerHead, request_id: &RequestId, edits: &HeaderEdits) 
             continue;
         }
         let name = HeaderName::from_bytes(name).or_err(UNFIT, "a field's name")?;
-        // 204 has none (RFC 9110, section 8.6).
-        if answer.status == StatusCode::NO_CONTENT && name == CONTENT_LENGTH {
-            continue;
-        }
         let value = answer.buffer.slice(field.value.start as usize..field.value.end as usize);
         fields
             .try_append(name, HeaderValue::from_maybe_shared(value).or_err(UNFIT, "a field's value")?)

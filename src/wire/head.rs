@@ -393,7 +393,7 @@ pub fn host_of(authority: &[u8]) -> Option<String> {
 pub fn from_h2(
     parts: &pingora_core::protocols::http::v2::server::HttpSession,
     limits: &HeadLimits,
-) -> Result<RequestHead, BadHead> {
+) -> Result<Box<RequestHead>, BadHead> {
     let request = parts.req_header();
     let method = method(request.method.as_str())?;
     let mut text = BytesMut::with_capacity(512);
@@ -433,7 +433,8 @@ pub fn from_h2(
     }
     let buffer = text.freeze();
     let parts_of_target = split_target(target.of(&buffer), target.start, &method)?;
-    let mut head = RequestHead {
+    // Made where it stays: a move would copy it.
+    let mut head = Box::new(RequestHead {
         path: parts_of_target.path,
         query: parts_of_target.query,
         fields,
@@ -446,7 +447,7 @@ pub fn from_h2(
         upgrade: false,
         keep_alive: true,
         buffer,
-    };
+    });
     encode_query(&mut head);
     if pseudo.is_some() && head.header("host").is_none() {
         let authority = pseudo.unwrap_or_default();

@@ -27,29 +27,32 @@ impl Revocations {
 
     /// Adds the lists of a file, whose text is `pem`.
     pub fn read(&mut self, pem: &[u8], file: &Spanned<PathBuf>, base: &Path, problems: &mut Problems) {
-        let read: Option<Vec<Pem>> =
-            Pem::iter_from_buffer(pem).map(|item| item.ok().filter(|pem| pem.label == "X509 CRL")).collect();
-        let ends: Option<Vec<_>> = read.iter().flatten().map(|list| next_update(&list.contents)).collect();
-        let (Some(lists), Some(ends)) = (read.filter(|lists| !lists.is_empty()), ends) else {
+        let list = |item: Result<Pem, _>| {
+            let list = item.ok().filter(|pem: &Pem| pem.label == "X509 CRL")?;
+            Some((next_update(&list.contents)?, list.contents))
+        };
+        let lists: Option<Vec<_>> = Pem::iter_from_buffer(pem).map(list).collect();
+        let Some(lists) = lists.filter(|lists| !lists.is_empty()) else {
             let message = format!("{} holds no certificate revocation list", file.value.display());
             problems.push(Problem::error(file.place, message).hint("a PEM file with `-----BEGIN X509 CRL-----` is expected"));
             return;
         };
-        for end in ends.into_iter().flatten().filter(|end| *end < jiff::Timestamp::now()) {
+        for end in lists.iter().filter_map(|(end, _)| *end).filter(|end| *end < jiff::Timestamp::now()) {
             let message = format!("the revocation list in {} has expired on {end}", file.value.display());
             let problem = Problem::warning(file.place, message);
             problems.push(problem.hint("until there is a newer one, every client of this authority is refused"));
         }
-        #[cfg(not(feature = "boringssl"))]
-        {
-            let _ = lists;
-            self.0.push(base.join(&file.value));
-        }
-        #[cfg(feature = "boringssl")]
-        {
-            let _ = base;
-            self.0.extend(lists.into_iter().map(|list| list.contents));
-        }
+        self.keep(base.join(&file.value), lists.into_iter().map(|(_, der)| der));
+    }
+
+    #[cfg(not(feature = "boringssl"))]
+    fn keep(&mut self, path: PathBuf, _: impl Iterator<Item = Vec<u8>>) {
+        self.0.push(path);
+    }
+
+    #[cfg(feature = "boringssl")]
+    fn keep(&mut self, _: PathBuf, lists: impl Iterator<Item = Vec<u8>>) {
+        self.0.extend(lists);
     }
 
     #[cfg(not(feature = "boringssl"))]
