@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 
 use crate::harness::*;
 
-const SECRET: &str = "a-shared-secret-of-at-least-32-bytes-4711";
-const API_KEY: &str = "pk_live_0123456789abcdef0123456789abcdef0123456789abcdef";
+pub const SECRET: &str = "a-shared-secret-of-at-least-32-bytes-4711";
+pub const API_KEY: &str = "pk_live_0123456789abcdef0123456789abcdef0123456789abcdef";
 const OTHER_KEY: &str = "pk_live_ffffffffffffffffffffffffffffffffffffffffffffffff";
 
 const CONFIG: &str = "
@@ -60,11 +60,11 @@ fn start() -> (Backend, Gateway) {
     (backend, gateway)
 }
 
-fn now() -> u64 {
+pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-fn token_with(algorithm: Algorithm, key: &EncodingKey, header: Value, claims: Value) -> String {
+pub fn token_with(algorithm: Algorithm, key: &EncodingKey, header: Value, claims: Value) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let message = format!("{}.{}", part(&header), part(&claims));
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), key, algorithm).unwrap();
@@ -82,12 +82,12 @@ fn claims(changed: Value) -> Value {
     claims
 }
 
-fn token(changed: Value) -> String {
+pub fn token(changed: Value) -> String {
     let header = json!({ "alg": "HS256", "typ": "JWT" });
     token_with(Algorithm::HS256, &EncodingKey::from_secret(SECRET.as_bytes()), header, claims(changed))
 }
 
-fn bearer(token: &str) -> String {
+pub fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 

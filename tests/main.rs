@@ -36,6 +36,7 @@ mod oidc;
 mod packaging;
 mod passwords;
 mod peers;
+mod privileges;
 mod protocols;
 mod rates;
 mod reload;

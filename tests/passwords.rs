@@ -23,7 +23,7 @@ routes:
 ";
 
 /// As an operator would make it.
-fn hash(password: &str) -> String {
+pub fn hash(password: &str) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     let mut process = command.arg("hash-password").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     process.stdin.take().unwrap().write_all(format!("{password}\n").as_bytes()).unwrap();
@@ -38,7 +38,7 @@ fn config(backend: &Backend, hash: &str) -> String {
     filled(CONFIG, &[("$BACKEND", backend.port())]).replace("$HASH", hash)
 }
 
-fn basic(text: &str) -> String {
+pub fn basic(text: &str) -> String {
     format!("Basic {}", STANDARD.encode(text))
 }
 

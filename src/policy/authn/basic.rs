@@ -144,7 +144,7 @@ impl Method for BasicMethod {
     fn check(&self, head: &RequestHead, _: &Exchange, _: u64) -> Verdict {
         match self.presented(head) {
             Ok(None) => Verdict::Absent,
-            Ok(Some(Presented { proved: Some(proved), digest, .. })) if self.checks.knows(&digest) => {
+            Ok(Some(Presented { proved: Some(proved), digest, .. })) if self.checks.knows(&digest, self.remember) => {
                 Verdict::Proved(proved.clone())
             }
             Ok(Some(_)) => Verdict::Waits,

@@ -16,7 +16,7 @@ use super::introspection::{Introspection, IntrospectionConfig};
 use super::jwks::Jwks;
 use super::jwt::{Issuer, JwtConfig};
 use super::jwt_token::Token;
-use super::method::{Carriers, Method, Proving, Verdict};
+use super::method::{Carriers, Method, Proved, Proving, Verdict};
 use super::sources::{self, TokenSource};
 use super::token_cache::{Known, TokenCache, TokenKey, Voucher};
 use super::{AuthnConfig, Consumers};
@@ -90,13 +90,13 @@ impl BearerMethod {
     ) -> Self {
         let mut print = blake3::Hasher::new_derive_key("portcullis authn token cache");
         super::feed(&mut print, &capacity.to_be_bytes());
-        super::feed(&mut print, cx.consumers.fingerprint());
         super::feed(&mut print, &(issuers.len() as u64).to_be_bytes());
         issuers.iter().for_each(|issuer| issuer.feed(&mut print));
         introspection.iter().for_each(|introspection| introspection.feed(&mut print));
         let print = *print.finalize().as_bytes();
         // The cache's name says everything that its entries depend on, configured keys included: a reload that changes none of it
-        // keeps the cache, and routes of one configuration share it. Neither the scope nor a token's place influences a verdict.
+        // keeps the cache, and routes of one configuration share it. Neither the scope nor a token's place influences a verdict, and
+        // whom a token belongs to is looked up afresh among each generation's consumers.
         let name = blake3::Hash::from(blake3::derive_key("portcullis authn token cache name", &print)).to_hex();
         let tokens = (capacity > 0).then(|| cx.ledger.keep(&format!("authn/tokens/{name}"), || TokenCache::new(capacity)));
         BearerMethod { sources, issuers, introspection, consumers: cx.consumers.clone(), tokens, token_key: print }
@@ -115,31 +115,34 @@ impl BearerMethod {
         *blake3::keyed_hash(&self.token_key, token).as_bytes()
     }
 
-    /// What is remembered of a token, if it still holds.
-    fn remembered(&self, key: &TokenKey, now: u64) -> Result<Option<Known>, Failure> {
+    /// Whom a token proves that is remembered, if that still holds.
+    fn remembered(&self, key: &TokenKey, now: u64) -> Result<Option<Arc<Proved>>, Failure> {
         let Some(tokens) = &self.tokens else { return Ok(None) };
         let Some(known) = tokens.get(key, now)? else { return Ok(None) };
-        let holds = match known.by {
+        let rules = match known.by {
             Voucher::Issuer(number, generation) => {
-                self.issuers.get(number as usize).is_some_and(|issuer| issuer.holds(generation))
+                self.issuers.get(number as usize).filter(|issuer| issuer.holds(generation)).map(Issuer::rules)
             }
-            Voucher::Server(until) => now < until,
+            Voucher::Server(until) => self.introspection.as_ref().filter(|_| now < until).map(Introspection::rules),
         };
-        if !holds {
-            tokens.forget(key);
+        match rules {
+            Some(rules) => rules.proved(&known.accepted, &self.consumers).map(Some),
+            None => {
+                tokens.forget(key);
+                Ok(None)
+            }
         }
-        Ok(holds.then_some(known))
     }
 
-    fn remember(&self, key: TokenKey, token: &[u8], accepted: &Accepted, by: Voucher) {
+    fn remember(&self, key: TokenKey, token: &[u8], accepted: Arc<Accepted>, by: Voucher) {
         if let Some(tokens) = &self.tokens {
             let size = u32::try_from(token.len()).unwrap_or(u32::MAX);
-            tokens.put(key, Known { accepted: accepted.clone(), by, size });
+            tokens.put(key, Known { accepted, by, size });
         }
     }
 
     /// Whether one of the issuers signed it.
-    fn verify(&self, key: TokenKey, token: &[u8], now: u64) -> Result<Accepted, Refused<'_>> {
+    fn verify(&self, key: TokenKey, token: &[u8], now: u64) -> Result<Arc<Proved>, Refused<'_>> {
         if self.issuers.is_empty() {
             return Err(Failure::MalformedToken.into());
         }
@@ -148,8 +151,9 @@ impl BearerMethod {
         for (number, issuer) in (0..).zip(&self.issuers) {
             match issuer.verify(&parsed, now, &self.consumers) {
                 Ok((accepted, generation)) => {
-                    self.remember(key, token, &accepted, Voucher::Issuer(number, generation));
-                    return Ok(accepted);
+                    let proved = issuer.rules().proved(&accepted, &self.consumers)?;
+                    self.remember(key, token, accepted, Voucher::Issuer(number, generation));
+                    return Ok(proved);
                 }
                 Err(failure) => {
                     refused.failure = refused.failure.max(failure);
@@ -169,13 +173,13 @@ impl BearerMethod {
         self.introspection.as_ref().filter(|_| unsigned(failure))
     }
 
-    async fn prove(&self, token: &[u8], now: u64) -> Result<Accepted, Failure> {
+    async fn prove(&self, token: &[u8], now: u64) -> Result<Arc<Proved>, Failure> {
         let key = self.key(token);
-        if let Some(known) = self.remembered(&key, now)? {
-            return Ok(known.accepted);
+        if let Some(proved) = self.remembered(&key, now)? {
+            return Ok(proved);
         }
         let mut refused = match self.verify(key, token, now) {
-            Ok(accepted) => return Ok(accepted),
+            Ok(proved) => return Ok(proved),
             Err(refused) => refused,
         };
         if let Some(patience) = refused.stale.iter().map(|jwks| jwks.patience()).max() {
@@ -188,25 +192,26 @@ impl BearerMethod {
             };
             let _ = tokio::time::timeout(patience, all).await;
             refused = match self.verify(key, token, now) {
-                Ok(accepted) => return Ok(accepted),
+                Ok(proved) => return Ok(proved),
                 Err(refused) => refused,
             };
         }
         let Some(introspection) = self.second_opinion(refused.failure) else { return Err(refused.failure) };
         let (accepted, until) = introspection.ask(token, now, &self.consumers).await?;
-        self.remember(key, token, &accepted, Voucher::Server(until));
-        Ok(accepted)
+        let proved = introspection.rules().proved(&accepted, &self.consumers)?;
+        self.remember(key, token, accepted, Voucher::Server(until));
+        Ok(proved)
     }
 
     fn judge(&self, token: &[u8], now: u64) -> Verdict {
         let key = self.key(token);
         match self.remembered(&key, now) {
-            Ok(Some(known)) => return Verdict::Proved(known.accepted.proved),
+            Ok(Some(proved)) => return Verdict::Proved(proved),
             Ok(None) => {}
             Err(failure) => return Verdict::Failed(failure),
         }
         match self.verify(key, token, now) {
-            Ok(accepted) => Verdict::Proved(accepted.proved),
+            Ok(proved) => Verdict::Proved(proved),
             Err(refused) if !refused.stale.is_empty() => Verdict::Waits,
             Err(refused) => match self.second_opinion(refused.failure) {
                 Some(introspection) => introspection.known(token).map_or(Verdict::Waits, Verdict::Failed),
@@ -234,7 +239,7 @@ impl Method for BearerMethod {
     fn wait<'a>(&'a self, head: &'a RequestHead, _: &'a Exchange, now: u64) -> Proving<'a> {
         Box::pin(async move {
             let token = self.present(head)?.ok_or(Failure::MissingCredentials)?;
-            self.prove(&token, now).await.map(|accepted| accepted.proved)
+            self.prove(&token, now).await
         })
     }
 

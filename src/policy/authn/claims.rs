@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
@@ -57,15 +58,27 @@ pub struct ClaimRules {
     client_is_subject: bool,
 }
 
-/// A credential whose claims were found good, and all that follows from them.
-#[derive(Debug, Clone)]
+/// A credential whose claims were found good. It says nothing of who that is: that is the present generation's to say
+/// ([`ClaimRules::proved`]).
+#[derive(Debug)]
 pub struct Accepted {
-    /// Sets or removes each header of `claims_to_headers`.
-    pub proved: Arc<Proved>,
+    /// An object.
+    claims: Arc<Value>,
     /// The second in which the credential is no longer good, leeway included.
     pub until: u64,
     /// The first second in which it is, leeway included.
     pub from: u64,
+    /// What it proved for the generation that asked last.
+    bound: ArcSwap<Bound>,
+}
+
+/// Whom the claims belong to, and what follows from that, among one generation's consumers.
+#[derive(Debug)]
+struct Bound {
+    /// The number of [`Consumers`].
+    consumers: u64,
+    /// Sets or removes each header of `claims_to_headers`.
+    proved: Arc<Proved>,
 }
 
 impl Accepted {
@@ -123,9 +136,9 @@ impl ClaimRules {
         super::feed(print, &[u8::from(self.endless), u8::from(self.client_is_subject)]);
     }
 
-    /// Everything there is to check about claims that somebody vouched for. `now` in seconds since 1970.
-    pub fn accept(&self, claims: Map<String, Value>, now: u64, consumers: &Consumers) -> Result<Accepted, Failure> {
-        let issuer = self.check_issuer(&claims)?;
+    /// Everything there is to check about claims that somebody vouched for, and whom they prove. `now` in seconds since 1970.
+    pub fn accept(&self, claims: Map<String, Value>, now: u64, consumers: &Consumers) -> Result<Arc<Accepted>, Failure> {
+        self.check_issuer(&claims)?;
         self.check_audience(&claims)?;
         let until = match date(&claims, "exp", f64::floor)? {
             Some(exp) => exp.saturating_add(self.leeway),
@@ -136,23 +149,46 @@ impl ClaimRules {
         if self.require.iter().any(|name| lookup(&claims, name).is_none_or(Value::is_null)) {
             return Err(Failure::MissingClaim);
         }
-        let subject = self.subject(&claims)?;
+        let claims = Arc::new(Value::Object(claims));
+        let proved = self.bind(&claims, consumers)?;
+        let bound = ArcSwap::from_pointee(Bound { consumers: consumers.number(), proved });
+        let accepted = Accepted { claims, until, from, bound };
+        accepted.check_time(now)?;
+        Ok(Arc::new(accepted))
+    }
+
+    /// Whom accepted claims prove in the generation that `consumers` belongs to. A reload may have changed or removed whoever they
+    /// belonged to before.
+    pub fn proved(&self, accepted: &Accepted, consumers: &Consumers) -> Result<Arc<Proved>, Failure> {
+        let bound = accepted.bound.load();
+        if bound.consumers == consumers.number() {
+            return Ok(bound.proved.clone());
+        }
+        let proved = self.bind(&accepted.claims, consumers)?;
+        accepted.bound.store(Arc::new(Bound { consumers: consumers.number(), proved: proved.clone() }));
+        Ok(proved)
+    }
+
+    fn bind(&self, all: &Arc<Value>, consumers: &Consumers) -> Result<Arc<Proved>, Failure> {
+        let claims = all.as_object().ok_or(Failure::MalformedToken)?;
+        let issuer = self.check_issuer(claims)?;
+        let subject = self.subject(claims)?;
         let edit = |(header, claim): &(HeaderName, Box<str>)| {
-            set_or_remove(header, lookup(&claims, claim).and_then(claim_value).as_ref())
+            set_or_remove(header, lookup(claims, claim).and_then(claim_value).as_ref())
         };
         let extra = self.headers.iter().map(edit).collect();
-        let consumer = self.consumer(&claims, issuer, consumers)?;
+        let consumer = self.consumer(claims, issuer, consumers)?;
         let mut groups = consumer.map(|consumer| consumer.groups.clone()).unwrap_or_default();
-        groups.extend(self.groups(&claims)?.into_iter().map(Arc::from));
-        let scopes = match self.scopes(&claims)? {
+        groups.extend(self.groups(claims)?.into_iter().map(Arc::from));
+        let scopes = match self.scopes(claims)? {
             Some(scopes) => scopes,
             None => consumer.map(|consumer| consumer.scopes.clone()).unwrap_or_default(),
         };
-        let plan = match self.plan(&claims)? {
+        let plan = match self.plan(claims)? {
             Some(plan) => Some(plan.into()),
             None => consumer.and_then(|consumer| consumer.plan.clone()),
         };
-        let mut identity = Identity {
+        let identity = Identity {
             consumer: consumer.map(|consumer| consumer.name.clone()),
             credential: issuer.unwrap_or(self.method).into(),
             method: self.method,
@@ -160,13 +196,9 @@ impl ClaimRules {
             scopes,
             groups,
             plan,
-            claims: None,
+            claims: Some(all.clone()),
         };
-        identity.claims = Some(Arc::new(Value::Object(claims)));
-        let proved = Proved { extra, ..Proved::new(identity) };
-        let accepted = Accepted { proved: Arc::new(proved), until, from };
-        accepted.check_time(now)?;
-        Ok(accepted)
+        Ok(Arc::new(Proved { extra, ..Proved::new(identity) }))
     }
 
     /// The second in which the credential expires by its own word, without leeway.

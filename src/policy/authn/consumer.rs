@@ -230,7 +230,6 @@ pub struct Consumers {
     subjects: HashMap<Arc<str>, SubjectEntries, ahash::RandomState>,
     certificates: HashMap<CertificateName, usize, ahash::RandomState>,
     signing_keys: HashMap<Box<str>, (VerifyKey, Arc<Proved>), ahash::RandomState>,
-    fingerprint: [u8; 32],
     number: Number,
 }
 
@@ -251,7 +250,6 @@ impl Consumers {
         let mut consumers = Consumers::default();
         consumers.names.reserve(configs.len());
         consumers.keys.reserve(configs.iter().map(|config| config.api_keys.len()).sum());
-        let mut print = blake3::Hasher::new();
         for config in configs {
             if let Some(at) = consumers.add(config, problems) {
                 config.api_keys.iter().for_each(|key| consumers.add_key(at, key, problems));
@@ -259,10 +257,8 @@ impl Consumers {
                 config.certificates.iter().for_each(|name| consumers.add_certificate(at, name, problems));
                 config.signing_keys.iter().for_each(|key| consumers.add_signing_key(at, key, base, problems));
                 config.subjects.iter().for_each(|subject| consumers.add_subject(at, subject, config, problems));
-                fingerprint(config, &mut print);
             }
         }
-        consumers.fingerprint = *print.finalize().as_bytes();
         consumers
     }
 
@@ -485,11 +481,6 @@ impl Consumers {
     pub fn has_keys(&self) -> bool {
         !self.keys.is_empty() || self.issued.is_some()
     }
-
-    /// Tells apart any two sets of consumers that map tokens differently: what was concluded under another one is worth nothing.
-    pub fn fingerprint(&self) -> &[u8; 32] {
-        &self.fingerprint
-    }
 }
 
 impl Consumer {
@@ -512,19 +503,6 @@ impl Consumer {
             claims: None,
         }
     }
-}
-
-/// API keys are not part of it: they are looked up afresh for every request.
-fn fingerprint(config: &ConsumerConfig, print: &mut blake3::Hasher) {
-    if config.subjects.is_empty() {
-        return;
-    }
-    super::feed(print, config.name.value.as_bytes());
-    super::feed(print, config.plan.as_ref().map_or("", |plan| &plan.value).as_bytes());
-    super::feed(print, config.issuer.as_ref().map_or("", |issuer| &issuer.value).as_bytes());
-    super::feed_all(print, config.subjects.iter().map(|subject| subject.value.as_bytes()));
-    super::feed_all(print, config.scopes.iter().map(String::as_bytes));
-    super::feed_all(print, config.groups.iter().map(String::as_bytes));
 }
 
 #[cfg(test)]
@@ -604,18 +582,5 @@ pub mod tests {
             assert_eq!(&*consumers.by_key(format!("key-{n}").as_bytes(), 0).unwrap().identity.subject, format!("c{n}"));
             assert!(consumers.by_key(format!("nokey-{n}").as_bytes(), 0).is_err());
         }
-    }
-
-    #[test]
-    fn the_fingerprint_follows_what_tokens_map_to() {
-        let print = |json| *compile(json).0.fingerprint();
-        let one = print(serde_json::json!([{ "name": "a", "subjects": ["s"] }]));
-        assert_eq!(one, print(serde_json::json!([{ "name": "a", "subjects": ["s"] }, { "name": "b" }])));
-        assert_ne!(one, print(serde_json::json!([{ "name": "b", "subjects": ["s"] }])));
-        assert_ne!(one, print(serde_json::json!([{ "name": "a", "subjects": ["s"], "scopes": ["x"] }])));
-        assert_ne!(
-            print(serde_json::json!([{ "name": "a", "subjects": ["s"], "scopes": ["x"] }])),
-            print(serde_json::json!([{ "name": "a", "subjects": ["s"], "groups": ["x"] }]))
-        );
     }
 }

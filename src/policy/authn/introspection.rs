@@ -118,6 +118,11 @@ impl Introspection {
         Some(Introspection { server: server?, rules: rules?, cache: cache?.as_secs() })
     }
 
+    /// What the server's answers must say, and whom they prove.
+    pub fn rules(&self) -> &ClaimRules {
+        &self.rules
+    }
+
     pub fn sets(&self) -> impl Iterator<Item = &HeaderName> {
         self.rules.sets()
     }
@@ -135,7 +140,7 @@ impl Introspection {
     }
 
     /// Asks, or joins those who do. The second is when to ask again.
-    pub async fn ask(&self, token: &[u8], now: u64, consumers: &Consumers) -> Result<(Accepted, u64), Failure> {
+    pub async fn ask(&self, token: &[u8], now: u64, consumers: &Consumers) -> Result<(Arc<Accepted>, u64), Failure> {
         match self.server.ask(token).await {
             Word::Active(claims) => {
                 let accepted = self.rules.accept(Map::clone(&claims), now, consumers)?;

@@ -129,6 +129,11 @@ impl Issuer {
         Some(Issuer { keys: keys.into_iter().collect::<Option<_>>()?, jwks: jwks?, types, rules: rules? })
     }
 
+    /// What its tokens must say, and whom they prove.
+    pub fn rules(&self) -> &ClaimRules {
+        &self.rules
+    }
+
     /// The headers of `claims_to_headers`.
     pub fn sets(&self) -> impl Iterator<Item = &HeaderName> {
         self.rules.sets()
@@ -145,7 +150,7 @@ impl Issuer {
 
     /// Everything there is to check about a token. `now` in seconds since 1970. The number is the generation of the fetched keys, 0
     /// where the configured ones sufficed: what it says holds for as long as they do.
-    pub fn verify(&self, token: &Token<'_>, now: u64, consumers: &Consumers) -> Result<(Accepted, u64), Failure> {
+    pub fn verify(&self, token: &Token<'_>, now: u64, consumers: &Consumers) -> Result<(Arc<Accepted>, u64), Failure> {
         token.check_header(&self.types)?;
         let (claims, generation) = match (token.claims(self.keys.iter()), &self.jwks) {
             (Ok(claims), _) => (claims, 0),

@@ -355,7 +355,12 @@ fn the_cache_never_outlives_a_token_or_a_key() {
     lab.write("secret", SECRET);
     let mut lab = lab;
     lab.consume(json!([{ "name": "new", "subjects": ["u1"] }]));
-    assert_eq!(identity(&policy(&lab, json!({})), &token).consumer.as_deref(), Some("new"));
+    let after = policy(&lab, json!({}));
+    assert_eq!(identity(&after, &token).consumer.as_deref(), Some("new"));
+    assert_eq!(identity(&same, &token).consumer, None, "each generation has its own consumers");
+    assert_eq!(identity(&after, &token).consumer.as_deref(), Some("new"));
+    assert!(Arc::ptr_eq(&identity(&after, &token), &identity(&after, &token)), "looked up once");
+    assert_eq!(cache.len(), 1, "a reload of the consumers keeps what tokens say");
 }
 
 #[test]

@@ -111,7 +111,7 @@ pub struct Checks {
     key: [u8; 32],
     /// Checks under way. Whoever asks for the same waits for the one that there is.
     flights: Mutex<HashMap<Digest, Outcome>>,
-    /// What was right, and until when that counts.
+    /// What was right, and when it was found so. How long that counts is the asking policy's to say.
     right: Cache<Digest, Instant>,
 }
 
@@ -136,10 +136,10 @@ impl Checks {
         *digest.finalize().as_bytes()
     }
 
-    /// Whether this was found right not long ago.
-    pub fn knows(&self, digest: &Digest) -> bool {
-        self.right.get(digest).is_some_and(|until| {
-            let good = Instant::now() < until;
+    /// Whether this was found right not longer than `memory` ago.
+    pub fn knows(&self, digest: &Digest, memory: Duration) -> bool {
+        self.right.get(digest).is_some_and(|since| {
+            let good = since.elapsed() < memory;
             if !good {
                 self.right.remove(digest);
             }
@@ -208,7 +208,7 @@ impl Flight {
         });
         let Ok(right) = checked.await else { return };
         if right && !memory.is_zero() {
-            self.checks.right.insert(self.digest, Instant::now() + memory);
+            self.checks.right.insert(self.digest, Instant::now());
         }
         self.tell.send_replace(Some(right));
     }
@@ -259,19 +259,21 @@ pub mod tests {
     #[tokio::test]
     async fn right_ones_are_remembered_for_a_while() {
         let checks = Arc::new(Checks::new(1, 10));
+        let minute = Duration::from_secs(60);
         let hashed = Hashed::parse(&quick("pw")).unwrap();
         let digest = checks.digest(&hashed, b"ada", b"pw");
-        assert!(!checks.knows(&digest));
-        assert_eq!(checks.check(digest, &hashed, b"pw", Duration::from_secs(60)).await, Ok(true));
-        assert!(checks.knows(&digest) && checks.flights.lock().is_empty());
+        assert!(!checks.knows(&digest, minute));
+        assert_eq!(checks.check(digest, &hashed, b"pw", minute).await, Ok(true));
+        assert!(checks.knows(&digest, minute) && checks.flights.lock().is_empty());
         let changed = Hashed::parse(&quick("pw")).unwrap();
-        assert!(!checks.knows(&checks.digest(&changed, b"ada", b"pw")), "another hash, another entry");
-        assert!(!checks.knows(&checks.digest(&hashed, b"adap", b"w")));
+        assert!(!checks.knows(&checks.digest(&changed, b"ada", b"pw"), minute), "another hash, another entry");
+        assert!(!checks.knows(&checks.digest(&hashed, b"adap", b"w"), minute));
         let wrong = checks.digest(&hashed, b"ada", b"no");
-        assert_eq!(checks.check(wrong, &hashed, b"no", Duration::from_secs(60)).await, Ok(false));
-        assert!(!checks.knows(&wrong));
-        checks.right.insert(digest, Instant::now());
-        assert!(!checks.knows(&digest), "its time is over");
+        assert_eq!(checks.check(wrong, &hashed, b"no", minute).await, Ok(false));
+        assert!(!checks.knows(&wrong, minute));
+        assert!(!checks.knows(&digest, Duration::ZERO), "a reload that shortens the memory counts at once");
+        checks.right.insert(digest, Instant::now().checked_sub(minute).unwrap());
+        assert!(!checks.knows(&digest, minute), "its time is over");
     }
 
     #[tokio::test]

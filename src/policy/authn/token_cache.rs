@@ -1,7 +1,10 @@
 //! Tokens that were already found good. Checking an RSA or ECDSA signature costs tens of microseconds, and clients send one token
 //! many times.
 //!
-//! Only good tokens are kept: bad ones would let anyone push the good ones out.
+//! Only good tokens are kept: bad ones would let anyone push the good ones out. What is kept is what a token says, not who that is:
+//! entries outlive reloads, and consumers may lose by one what they had.
+
+use std::sync::Arc;
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -15,7 +18,7 @@ pub type TokenKey = [u8; 32];
 /// A token that was found good, and on what that rests.
 #[derive(Clone)]
 pub struct Known {
-    pub accepted: Accepted,
+    pub accepted: Arc<Accepted>,
     /// Who vouches for it.
     pub by: Voucher,
     /// The token's length in bytes.
