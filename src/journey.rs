@@ -10,8 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{StatusCode, header};
 
+use crate::cache::{self, CachePolicy};
 use crate::core::View;
-use crate::downstream::{BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, Downstream, Fate};
+use crate::downstream::{BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, Downstream, Fate, seen_upstream};
 use crate::exchange::{Connection, Ending, Exchange, RouteName, Verdict};
 use crate::head::{BodyFraming, RequestHead};
 use crate::listen::forwarded::{self, Hop};
@@ -240,8 +241,15 @@ impl Journey {
         }
     }
 
-    pub fn cache_policy(&self) -> Option<Arc<crate::cache::CachePolicy>> {
+    pub fn cache_policy(&self) -> Option<Arc<CachePolicy>> {
         self.route()?.plan.knobs.cache.clone()
+    }
+
+    /// What this request may do with its route's cache.
+    pub fn cache_use(&self, policy: &CachePolicy) -> cache::Use {
+        let Journey { view, head, exchange, .. } = self;
+        let handed = |name: &_| !seen_upstream(head, exchange, name).is_empty();
+        cache::rules::request(head, exchange.identity.is_some(), &view.snapshot.credentials, policy, handed)
     }
 
     /// The service that answers this request; for a split, chosen once, so that a retry stays with it, and so that asking which road

@@ -61,8 +61,8 @@ impl ProxyHttp for Gateway {
     fn request_cache_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
         let journey = journey(ctx)?;
         if let Some(policy) = journey.cache_policy() {
-            let credentials = journey.exchange.identity.is_some();
-            journey.cache_use = Some(journey.view.cache.enable(&mut session.cache, &policy, &journey.head, credentials));
+            let used = journey.cache_use(&policy);
+            journey.cache_use = Some(journey.view.cache.enable(&mut session.cache, &policy, used));
         }
         Ok(())
     }
@@ -71,7 +71,8 @@ impl ProxyHttp for Gateway {
         let journey = journey(ctx)?;
         let (Some(route), Some(policy)) = (journey.route(), journey.cache_policy()) else { return Err(Error::new(NO_JOURNEY)) };
         let secure = journey.exchange.connection.tls.is_some();
-        Ok(cache::key(&journey.head, secure, &route.id, &policy))
+        let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
+        Ok(cache::key(&journey.head, seen, secure, &route.id, &policy))
     }
 
     async fn cache_hit_filter(

@@ -19,6 +19,7 @@ mod authn;
 mod authz;
 mod caching;
 mod cli;
+mod clients_own;
 mod config;
 mod connections;
 mod demo;

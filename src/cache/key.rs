@@ -11,25 +11,26 @@ use crate::head::RequestHead;
 ///
 /// `secure` is whether the client came over TLS. It is part of the key because a backend that answers plain HTTP with a redirect to
 /// HTTPS would otherwise redirect the HTTPS clients to themselves; the port is, because backends put it into absolute links, and
-/// any client may write any port into `Host`. The method is not: HEAD is answered from what GET stored.
-pub fn key(head: &RequestHead, secure: bool, route_id: &str, policy: &CachePolicy) -> CacheKey {
+/// any client may write any port into `Host`. The method is not: HEAD is answered from what GET stored. `seen` are the values of a field
+/// as the backend sees them.
+pub fn key<'v, V>(
+    head: &RequestHead,
+    seen: impl Fn(&HeaderName) -> V,
+    secure: bool,
+    route_id: &str,
+    policy: &CachePolicy,
+) -> CacheKey
+where
+    V: IntoIterator<Item = &'v [u8]>,
+{
     let mut bytes = Framed(Vec::with_capacity(64 + route_id.len() + head.host.len() + head.path.len()));
+    bytes.target(&head.host, &head.path, head.query().filter(|_| policy.query == QueryKey::All));
     bytes.put(route_id.as_bytes());
     bytes.flag(secure);
-    bytes.put(head.host.as_bytes());
     bytes.put(port(head.authority()));
-    bytes.put(head.path.as_bytes());
-    match (policy.query, head.query()) {
-        // `/a` and `/a?` are not the same target.
-        (QueryKey::All, Some(query)) => {
-            bytes.flag(true);
-            bytes.put(query.as_bytes());
-        }
-        _ => bytes.flag(false),
-    }
     for name in &policy.key_headers {
         bytes.put(name.as_str().as_bytes());
-        for value in head.header_all(name.as_str()) {
+        for value in seen(name) {
             bytes.flag(true);
             bytes.put(value);
         }
@@ -92,13 +93,21 @@ impl Framed {
     fn flag(&mut self, flag: bool) {
         self.0.push(u8::from(flag));
     }
+
+    fn target(&mut self, host: &str, path: &str, query: Option<&str>) {
+        self.put(host.as_bytes());
+        self.put(path.as_bytes());
+        // `/a` and `/a?` are not the same target.
+        self.flag(query.is_some());
+        self.put(query.unwrap_or_default().as_bytes());
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cache::rules;
-    use crate::cache::tests::policy;
+    use crate::cache::tests::{policy, seen};
     use http::header;
     use pingora_cache::key::CacheHashKey;
 
@@ -107,7 +116,7 @@ mod tests {
     }
 
     fn bytes(head: &RequestHead, policy: &CachePolicy) -> Vec<u8> {
-        key(head, false, "r", policy).primary_key().to_vec()
+        key(head, seen(head), false, "r", policy).primary_key().to_vec()
     }
 
     #[test]
@@ -117,7 +126,7 @@ mod tests {
         assert_eq!(bytes(&a, &policy), bytes(&b, &policy));
         let head = RequestHead::build("HEAD", "/a?x=1", &[("Host", "h")]);
         assert_eq!(bytes(&a, &policy), bytes(&head, &policy));
-        assert_eq!(key(&a, false, "r", &policy).primary_bin(), key(&b, false, "r", &policy).primary_bin());
+        assert_eq!(key(&a, seen(&a), false, "r", &policy).primary_bin(), key(&b, seen(&b), false, "r", &policy).primary_bin());
     }
 
     #[test]
@@ -144,8 +153,8 @@ mod tests {
             head.host = String::from_utf8(head.authority().to_vec()).unwrap();
         }
         let mut keys: Vec<_> = heads.iter().map(|head| bytes(head, &policy)).collect();
-        keys.push(key(&heads[0], true, "r", &policy).primary_key().to_vec());
-        keys.push(key(&heads[0], false, "s", &policy).primary_key().to_vec());
+        keys.push(key(&heads[0], seen(&heads[0]), true, "r", &policy).primary_key().to_vec());
+        keys.push(key(&heads[0], seen(&heads[0]), false, "s", &policy).primary_key().to_vec());
         let count = keys.len();
         keys.sort();
         keys.dedup();

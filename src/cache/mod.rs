@@ -18,6 +18,7 @@
 //!
 //! Not in here: tiers on disk or in Redis, purging by tag, serving stale answers, and who may purge.
 
+pub mod credentials;
 mod entry;
 mod hit;
 pub mod key;
@@ -38,6 +39,7 @@ use pingora_cache::predictor::Predictor;
 use pingora_cache::{CacheKey, CacheMeta, CacheOptionOverrides, ForcedFreshness, HttpCache, NoCacheReason, RespCacheable};
 use pingora_http::ResponseHeader;
 
+pub use credentials::Credentials;
 pub use hit::Hit;
 pub use key::key;
 pub use memory::{MemoryStats, MemoryTier};
@@ -45,8 +47,6 @@ pub use policy::{CacheConfig, CachePolicy};
 pub use rules::{Bypass, Use, asks_for_no_bytes};
 pub use status::{CACHE_STATUS, Outcome};
 pub use stored::StoredHead;
-
-use crate::head::RequestHead;
 
 /// A backend that takes longer than this to answer no longer holds back the others that want the same: one of them asks again.
 const LOCK_AGE: Duration = Duration::from_secs(10);
@@ -105,10 +105,9 @@ impl Cache {
         }))
     }
 
-    /// `request_cache_filter`: turns the cache on for this request, if it may use it. Keep the answer in the request's context:
-    /// the other hooks want it.
-    pub fn enable(&'static self, cache: &mut HttpCache, policy: &CachePolicy, head: &RequestHead, has_credentials: bool) -> Use {
-        let used = rules::request(head, has_credentials);
+    /// `request_cache_filter`: turns the cache on for this request, if it may use it ([`rules::request`]).
+    /// Keep the answer in the request's context: the other hooks want it.
+    pub fn enable(&'static self, cache: &mut HttpCache, policy: &CachePolicy, used: Use) -> Use {
         // Enabling twice would panic; a subrequest may come with its cache set up.
         if !matches!(used, Use::Bypass(_)) && !cache.enabled() && !cache.bypassing() {
             let mut options = CacheOptionOverrides::default();

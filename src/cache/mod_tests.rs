@@ -1,4 +1,5 @@
 use super::*;
+use crate::head::RequestHead;
 use bytes::Bytes;
 use pingora_cache::HitStatus;
 use pingora_cache::key::CacheHashKey;
@@ -10,6 +11,7 @@ pub(crate) fn policy() -> CachePolicy {
         ttl: Duration::from_secs(30),
         max_body: 1024,
         key_headers: Box::new([]),
+        handed: Box::new([]),
         query: policy::QueryKey::All,
         statuses: Box::new([200, 204, 404]),
     }
@@ -23,18 +25,22 @@ fn answer(fields: &[(&'static str, &str)]) -> ResponseHeader {
     answer
 }
 
-fn seen<'a>(head: &'a RequestHead) -> impl Fn(&HeaderName) -> Vec<&'a [u8]> {
+pub(crate) fn seen<'a>(head: &'a RequestHead) -> impl Fn(&HeaderName) -> Vec<&'a [u8]> {
     |name| {
         head.headers().filter(|(known, _)| known.eq_ignore_ascii_case(name.as_str().as_bytes())).map(|(_, value)| value).collect()
     }
 }
 
+fn asked(policy: &CachePolicy, head: &RequestHead) -> Use {
+    rules::request(head, false, &Credentials::default(), policy, |_| false)
+}
+
 /// What the fast lane finds, for a request that may use the cache.
 fn by_the_lane(cache: &'static Cache, policy: &CachePolicy, head: &RequestHead) -> Option<(Bytes, Outcome)> {
-    if matches!(rules::request(head, false), Use::Bypass(_)) {
+    if matches!(asked(policy, head), Use::Bypass(_)) {
         return None;
     }
-    let hit = cache.fresh(policy, key(head, false, "r", policy), seen(head))?;
+    let hit = cache.fresh(policy, key(head, seen(head), false, "r", policy), seen(head))?;
     Some((hit.body().clone(), hit.outcome()))
 }
 
@@ -48,9 +54,9 @@ async fn serve(
     let (policy, head) = (policy(), RequestHead::build(method, "/a", fields));
     let found = by_the_lane(cache, &policy, &head);
     let mut http = HttpCache::new();
-    let used = cache.enable(&mut http, &policy, &head, false);
+    let used = cache.enable(&mut http, &policy, asked(&policy, &head));
     if http.enabled() {
-        http.set_cache_key(key(&head, false, "r", &policy));
+        http.set_cache_key(key(&head, seen(&head), false, "r", &policy));
         if !http.cacheable_prediction() {
             http.bypass();
         }
@@ -142,7 +148,7 @@ async fn a_miss_then_hits_for_get_and_head() {
     assert_eq!(bypass, (b"mine".to_vec(), Outcome::Bypass(Bypass::Credentials)));
     let stats = cache.stats();
     assert_eq!((stats.hits, stats.misses, stats.bypassed, stats.memory.stored), (2, 2, 1, 1));
-    let the_key = key(&RequestHead::build("GET", "/a", &[]), false, "r", &policy());
+    let the_key = key(&RequestHead::build("GET", "/a", &[]), |_| [], false, "r", &policy());
     assert!(cache.purge(&the_key).await && !cache.purge(&the_key).await);
     assert_eq!(serve(cache, "GET", &[], Some((&origin, b"again"))).await.1, Outcome::Miss { stored: true });
 }
@@ -215,7 +221,7 @@ async fn variants_from_before_a_purge_are_gone() {
     for (fields, body) in [(de, b"de"), (en, b"en")] {
         serve(cache, "GET", &fields, Some((&origin, body))).await;
     }
-    let the_key = key(&RequestHead::build("GET", "/a", &[]), false, "r", &policy());
+    let the_key = key(&RequestHead::build("GET", "/a", &[]), |_| [], false, "r", &policy());
     assert!(cache.purge(&the_key).await);
     // The primary is stored anew; the old variant is still in the store, but it is not this primary's.
     assert_eq!(serve(cache, "GET", &de, Some((&origin, b"DE"))).await.0, b"DE");
@@ -256,7 +262,7 @@ async fn a_client_that_has_it_gets_304() {
         (&[("if-none-match", "\"u\""), ("if-modified-since", dated.1)], false),
     ] {
         let head = RequestHead::build("GET", "/a", fields);
-        let hit = cache.fresh(&policy, key(&head, false, "r", &policy), seen(&head)).unwrap();
+        let hit = cache.fresh(&policy, key(&head, seen(&head), false, "r", &policy), seen(&head)).unwrap();
         let unchanged = hit.not_modified(&head.method, seen(&head));
         assert_eq!(unchanged.is_some(), expected, "{fields:?}");
         if let Some(unchanged) = unchanged {

@@ -10,6 +10,7 @@ use http::{HeaderName, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::credentials;
 use crate::policy::{Compile, PlanBuilder, Policy, Stage};
 use crate::problem::{Place, Problem};
 use crate::value::{Period, Size, Spanned};
@@ -25,7 +26,9 @@ const DEFAULT_MAX_BODY: u64 = 1024 * 1024;
 const DEFAULT_STATUSES: [u16; 8] = [200, 203, 204, 300, 301, 308, 404, 410];
 
 /// Keeps answers to GET requests in memory and gives them to the next client that asks for the same, GET or HEAD. Requests with
-/// credentials (`Authorization`, `Cookie`, an API key, a client certificate that names a consumer) never use the cache.
+/// credentials never use the cache: with `Authorization`, `Cookie`, `Signature`, one of the usual fields for keys and tokens
+/// (`X-API-Key`, `Api-Key`, `X-Auth-Token` and the like), anything that an `authn` of this file reads, or a proved identity. Fields that
+/// `request_headers` or `external_auth` make for each client are part of the key.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CacheConfig {
@@ -35,7 +38,9 @@ pub struct CacheConfig {
     /// The longest body that is kept; longer ones are passed on uncached. At least 1 byte. Default: `1MiB`.
     #[serde(default = "default_max_body")]
     pub max_body: Spanned<Size>,
-    /// Request headers whose values are part of the key, besides those that the backend's `Vary` names. At most 16. Default: none.
+    /// Request headers whose values, as the backend sees them, are part of the key, besides those that the backend's `Vary` names. A
+    /// field for keys or tokens that is named here does not keep a request from the cache: each value has its own entry. At most 16.
+    /// Default: none.
     #[serde(default)]
     pub key_headers: Vec<Spanned<String>>,
     /// Whether the query string is part of the key. `none` is for backends that do not look at it. Default: `all`.
@@ -68,8 +73,10 @@ pub struct CachePolicy {
     pub ttl: Duration,
     /// Longest body in bytes.
     pub max_body: usize,
-    /// Sorted, each once.
+    /// Sorted, each once. With those that the route's policies make for each client.
     pub key_headers: Box<[HeaderName]>,
+    /// Credentials that the route's policies hand to the backend: a request with one never uses the cache.
+    pub handed: Box<[HeaderName]>,
     pub query: QueryKey,
     /// Sorted.
     pub statuses: Box<[u16]>,
@@ -78,6 +85,15 @@ pub struct CachePolicy {
 impl CachePolicy {
     pub fn keeps_status(&self, status: u16) -> bool {
         self.statuses.binary_search(&status).is_ok()
+    }
+
+    /// On a route whose policies make fields of these names for each client.
+    pub fn beside(&self, per_client: &[HeaderName]) -> Self {
+        let (handed, keyed): (Vec<HeaderName>, Vec<HeaderName>) = per_client.iter().cloned().partition(credentials::is_usual);
+        let mut key_headers = [&*self.key_headers, &keyed].concat();
+        key_headers.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        key_headers.dedup();
+        CachePolicy { key_headers: key_headers.into(), handed: handed.into(), ..self.clone() }
     }
 }
 
@@ -92,7 +108,14 @@ impl Policy for CachePolicy {
         let max_body = check_max_body(&config.max_body, cx);
         let key_headers = check_key_headers(&config.key_headers, cx);
         let statuses = check_statuses(config.statuses.as_deref(), cx);
-        Some(CachePolicy { ttl: ttl?, max_body: max_body?, key_headers: key_headers?, query: config.query, statuses: statuses? })
+        Some(CachePolicy {
+            ttl: ttl?,
+            max_body: max_body?,
+            key_headers: key_headers?,
+            handed: Box::default(),
+            query: config.query,
+            statuses: statuses?,
+        })
     }
 
     /// The road itself asks the cache, between the last step and the backend; there is no step to install.

@@ -2,7 +2,8 @@
 //!
 //! Pure functions over heads, a policy and a clock reading. Where the RFC leaves a choice, the careful one is taken:
 //!
-//! - Requests with credentials never use the cache, although section 3.5 would let a backend allow it.
+//! - Requests with credentials never use the cache, although section 3.5 would let a backend allow it; nor do those to which a policy
+//!   adds some. Other fields that a policy makes for each client are part of the key.
 //! - `no-cache` and `private` with a list of fields count as without the list (sections 5.2.2.4 and 5.2.2.7 allow it).
 //! - An answer that is stale when it arrives is not stored, not even to be validated later.
 //! - Stale answers are never served; `stale-while-revalidate` and `stale-if-error` are not read.
@@ -14,6 +15,7 @@ use http::header::{self, GetAll, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 use pingora_http::ResponseHeader;
 
+use super::credentials::Credentials;
 use super::policy::CachePolicy;
 use crate::head::{BodyFraming, RequestHead};
 
@@ -52,9 +54,15 @@ pub enum Use {
     Bypass(Bypass),
 }
 
-/// May this request use the cache? `has_credentials`: it proved an identity in a way that its `Authorization` and `Cookie` fields
-/// do not show, such as an API key in a header of its own or a client certificate.
-pub fn request(head: &RequestHead, has_credentials: bool) -> Use {
+/// May this request use the cache? `identified`: it proved who it is, in whatever way, or is taken for somebody. `handed` says whether
+/// the backend sees a field of that name ([`CachePolicy::handed`]).
+pub fn request(
+    head: &RequestHead,
+    identified: bool,
+    credentials: &Credentials,
+    policy: &CachePolicy,
+    handed: impl Fn(&HeaderName) -> bool,
+) -> Use {
     let read_only = match head.method.as_str() {
         "GET" => head.header("range").is_some(),
         "HEAD" => true,
@@ -63,7 +71,7 @@ pub fn request(head: &RequestHead, has_credentials: bool) -> Use {
     if head.body != BodyFraming::None || head.upgrade {
         return Use::Bypass(Bypass::Content);
     }
-    if has_credentials || ["authorization", "cookie", "proxy-authorization"].iter().any(|name| head.header(name).is_some()) {
+    if identified || credentials.are_in(head, &policy.key_headers) || policy.handed.iter().any(handed) {
         return Use::Bypass(Bypass::Credentials);
     }
     if wants_the_backend(head) {

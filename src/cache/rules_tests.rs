@@ -5,12 +5,16 @@ type Fields<'a> = &'a [(&'static str, &'a str)];
 
 const NOW: u64 = 784_111_777; // Sun, 06 Nov 1994 08:49:37 GMT
 
+fn asked(head: &RequestHead, identified: bool) -> Use {
+    request(head, identified, &super::Credentials::default(), &policy(), |_| false)
+}
+
 fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(NOW)
 }
 
 fn ask(method: &str, headers: &[(&str, &str)]) -> Use {
-    request(&RequestHead::build(method, "/a", headers), false)
+    asked(&RequestHead::build(method, "/a", headers), false)
 }
 
 #[test]
@@ -45,12 +49,12 @@ fn requests() {
         assert_eq!(ask(method, headers), *expected, "{method} {headers:?}");
     }
     let mut head = RequestHead::build("GET", "/", &[]);
-    assert_eq!(request(&head, true), Use::Bypass(Credentials));
+    assert_eq!(asked(&head, true), Use::Bypass(Credentials));
     head.body = BodyFraming::Length(1);
-    assert_eq!(request(&head, false), Use::Bypass(Content));
+    assert_eq!(asked(&head, false), Use::Bypass(Content));
     head.body = BodyFraming::None;
     head.upgrade = true;
-    assert_eq!(request(&head, false), Use::Bypass(Content));
+    assert_eq!(asked(&head, false), Use::Bypass(Content));
 }
 
 fn answer(status: u16, headers: &[(&'static str, &str)]) -> ResponseHeader {

@@ -22,11 +22,10 @@ pub fn find(journey: &Journey) -> Option<Hit> {
     let policy = route.plan.knobs.cache.as_ref().filter(|_| journey.view.snapshot.lane)?;
     let Journey { head, exchange, .. } = journey;
     let seen = |name: &HeaderName| seen_upstream(head, exchange, name);
-    let used = cache::rules::request(head, exchange.identity.is_some());
-    if matches!(used, Use::Bypass(_)) || !seen(&header::RANGE).is_empty() {
+    if matches!(journey.cache_use(policy), Use::Bypass(_)) || !seen(&header::RANGE).is_empty() {
         return None;
     }
-    let key = cache::key(head, exchange.connection.tls.is_some(), &route.id, policy);
+    let key = cache::key(head, seen, exchange.connection.tls.is_some(), &route.id, policy);
     journey.view.cache.fresh(policy, key, seen)
 }
 

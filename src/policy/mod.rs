@@ -160,6 +160,10 @@ pub struct Knobs {
     pub cache: Option<Arc<crate::cache::CachePolicy>>,
     /// The query parameters that carry credentials: they go neither to the backend nor into a log.
     pub credential_queries: Vec<Arc<str>>,
+    /// The header fields that carry credentials.
+    pub credential_headers: Vec<http::HeaderName>,
+    /// The fields of which a policy makes the value that the backend sees, for each client another one.
+    pub per_client: Vec<http::HeaderName>,
     /// The request's credentials go to the backend as they came.
     pub forward_credentials: bool,
 }
@@ -208,8 +212,12 @@ impl PlanBuilder {
         &mut self.plan.knobs
     }
 
-    /// Sorts by stage; within a stage, the registry's order stands.
+    /// Sorts by stage; within a stage, the registry's order stands. Here, and nowhere else, the cache hears of what the others do.
     pub fn finish(mut self) -> Plan {
+        let knobs = &mut self.plan.knobs;
+        if let Some(cache) = knobs.cache.as_mut().filter(|_| !knobs.per_client.is_empty()) {
+            *cache = Arc::new(cache.beside(&knobs.per_client));
+        }
         self.plan.steps.sort_by_key(|step| step.stage);
         self.plan.names.sort_by_key(|(stage, _)| *stage);
         self.plan

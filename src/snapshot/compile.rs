@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Answer, Door, Route, Snapshot};
+use crate::cache::Credentials;
 use crate::config::{Document, Source};
 use crate::keys::{self, KeyStore};
 use crate::ledger::Ledger;
@@ -71,9 +72,12 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     problems.sort();
     source.problems = problems;
     let server = &document.server;
-    let credentials = routes.iter().flat_map(|route| route.plan.knobs.credential_queries.iter().cloned());
+    let knobs = || routes.iter().map(|route| &route.plan.knobs);
+    let credential_queries = knobs().flat_map(|knobs| knobs.credential_queries.iter().cloned()).collect::<BTreeSet<_>>();
+    let credential_headers = knobs().flat_map(|knobs| knobs.credential_headers.iter().cloned());
     Some(Snapshot {
-        credential_queries: credentials.collect::<BTreeSet<_>>().into_iter().collect(),
+        credentials: Credentials::new(credential_headers, credential_queries.iter().cloned()),
+        credential_queries: credential_queries.into_iter().collect(),
         generation,
         by_bind: doors.iter().enumerate().map(|(index, door)| (door.listener.bind, index)).collect(),
         doors,

@@ -103,6 +103,8 @@ pub struct Snapshot {
     pub access_log: crate::observe::Settings,
     /// The query parameters in which any route takes a credential: they are never logged.
     pub credential_queries: Vec<Arc<str>>,
+    /// Where requests may carry credentials: one that does never uses the cache.
+    pub credentials: crate::cache::Credentials,
     /// By the services' keys.
     pub service_metrics: HashMap<Arc<str>, Arc<ServiceMetrics>, ahash::RandomState>,
 

@@ -46,7 +46,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use smallvec::SmallVec;
 
-pub use self::carrier::strip_query_param;
+pub use self::carrier::{query_values, strip_query_param};
 pub use self::consumer::{ApiKeyConfig, Consumer, ConsumerConfig, Consumers};
 
 use self::api_key::{ApiKeyMethod, ApiKeyMethodConfig};
@@ -212,6 +212,7 @@ impl Policy for Authn {
             plan.knobs().forward_credentials = true;
         }
         plan.knobs().credential_queries.clone_from(&self.carriers.queries);
+        plan.knobs().credential_headers.clone_from(&self.carriers.headers);
         let bodies: Vec<_> = self.methods.iter().filter_map(|method| method.body()).collect();
         plan.on_wait(self);
         bodies.into_iter().for_each(|body| plan.on_body(body));

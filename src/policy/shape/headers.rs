@@ -100,6 +100,14 @@ impl Ops {
         }
     }
 
+    /// The fields that two clients may get different values of.
+    fn per_client(&self) -> impl Iterator<Item = &HeaderName> {
+        self.0.iter().filter_map(|op| match op {
+            Op::Set(name, template) | Op::Add(name, template) => template.is_per_client().then_some(name),
+            Op::Remove(_) => None,
+        })
+    }
+
     fn compile(config: &HeadersConfig, request: bool, cx: &mut Compile<'_>) -> Option<Self> {
         let before = cx.problems.len();
         let mut ops = Vec::new();
@@ -176,6 +184,7 @@ impl Policy for RequestHeaders {
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
+        plan.knobs().per_client.extend(self.0.per_client().cloned());
         plan.on_request(self);
     }
 }

@@ -56,6 +56,12 @@ impl Template {
         matches!(self, Template::Pieces(pieces) if pieces.contains(&Piece::Host))
     }
 
+    /// Whether two clients that ask for the same may have different values. The request's id says nothing of its client.
+    pub fn is_per_client(&self) -> bool {
+        let is = |piece: &Piece| matches!(piece, Piece::ClientAddress | Piece::Consumer | Piece::Subject);
+        matches!(self, Template::Pieces(pieces) if pieces.iter().any(is))
+    }
+
     /// The value for this exchange. `None` where a placeholder stands for nothing (no consumer, no such parameter), or for something
     /// that is not legal in a header value. `head` is `None` for an answer.
     pub fn render(&self, head: Option<&RequestHead>, exchange: &Exchange) -> Option<HeaderValue> {

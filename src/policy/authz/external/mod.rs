@@ -71,6 +71,8 @@ impl Policy for ExternalAuth {
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
+        // What the service judges by may be what the backend judges by, too.
+        plan.knobs().per_client.extend(self.rules.upstream_headers.iter().chain(&self.rules.request_headers).cloned());
         if self.rules.body.is_some() {
             plan.on_body(self.clone());
         }
