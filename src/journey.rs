@@ -65,6 +65,9 @@ pub struct Journey {
     /// Endpoints that could not be connected to.
     pub failed: Vec<SocketAddr>,
     pub next: Option<Picked>,
+    /// A kept connection turned out to be dead, and the same was asked once more: an attempt that does not count against the service's
+    /// retries, and that there is no second of.
+    pub replayed: bool,
     pub flight: Option<Flight>,
     pub fate: Option<Arc<Fate>>,
     /// What this request may do with the cache, on a route that has one.
@@ -98,6 +101,7 @@ impl Journey {
             refusal: None,
             failed: Vec::new(),
             next: None,
+            replayed: false,
             flight: None,
             fate: None,
             cache_use: None,
@@ -276,14 +280,35 @@ impl Journey {
             flight.endpoint().record_failure();
         }
         self.failed.extend(self.outcome.endpoint);
-        let Some(service) = self.service() else { return false };
-        if self.outcome.attempts > service.retries {
-            return false;
-        }
+        let Some(service) = self.service().filter(|service| self.may_retry(service)) else { return false };
         // Only if there is another one to ask: otherwise the failure itself is the better answer.
         let next = service.pick(&self.failed);
         self.next = next;
         self.next.is_some()
+    }
+
+    /// Notes that an endpoint refused the request before it did anything about it. Whether it may be asked for again, whole: another
+    /// endpoint, or if there is none the same, for it may have meant no more than this connection.
+    pub fn was_refused(&mut self) -> bool {
+        if let Some(flight) = self.flight.take() {
+            flight.endpoint().record_failure();
+        }
+        let Some(service) = self.service().filter(|service| self.may_retry(service)) else { return false };
+        let mut tried = self.failed.clone();
+        tried.extend(self.outcome.endpoint);
+        let next = service.pick(&tried).or_else(|| service.pick(&self.failed));
+        self.next = next;
+        self.next.is_some()
+    }
+
+    /// Whether the same request may be sent once more because a kept connection was dead. Once: the next one is a new connection.
+    pub fn replay(&mut self) -> bool {
+        !std::mem::replace(&mut self.replayed, true)
+    }
+
+    /// Whether the service allows another attempt.
+    fn may_retry(&self, service: &Service) -> bool {
+        self.outcome.attempts - u32::from(self.replayed).min(self.outcome.attempts) <= service.retries
     }
 
     /// The endpoint to ask, `None` if none is healthy.

@@ -5,7 +5,8 @@
 //! the answer's way back.
 
 use std::cell::Cell;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use pingora_cache::storage::HitHandler;
 use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, NoCacheReason, RespCacheable};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorSource, ErrorType, Result};
+use pingora_error::{Error, ErrorSource, ErrorType, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, RangeType, Session, range_header_filter};
 
@@ -40,6 +41,8 @@ pub struct Gateway;
 /// A request for this many parts of a stored answer gets the whole: Pingora's own default, which has no name.
 const MOST_RANGES: usize = 200;
 const NO_JOURNEY: ErrorType = ErrorType::Custom("NoJourney");
+/// Tells connections apart that are made for one attempt only.
+static REPLAYS: AtomicU64 = AtomicU64::new(0);
 
 fn journey(ctx: &mut Ctx) -> Result<&mut Journey> {
     ctx.as_deref_mut().ok_or_else(|| Error::new(NO_JOURNEY))
@@ -120,9 +123,13 @@ impl ProxyHttp for Gateway {
 
     // The way to the backend.
 
-    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         let journey = journey(ctx)?;
         journey.outcome.attempts += 1;
+        if journey.outcome.attempts > 1 && session.as_ref().retry_buffer_truncated() {
+            // Whatever made Pingora ask again: what would be sent is not the request.
+            return Err(Error::explain(ErrorType::ConnectionClosed, "the body's beginning is gone"));
+        }
         let view = journey.view.clone();
         let Some(service) = journey.choose_service(&view) else { return Err(Error::new(NO_JOURNEY)) };
         let Some(picked) = journey.pick(service) else {
@@ -133,6 +140,11 @@ impl ProxyHttp for Gateway {
         journey.outcome.upstream_started = Some(Instant::now());
         journey.flight = Some(picked.begin());
         let mut peer = service.peer(&picked.endpoint, None);
+        if journey.replayed {
+            // A connection of its own, which is never kept: the next kept one may be as dead as the last.
+            peer.group_key = REPLAYS.fetch_add(1, Ordering::Relaxed);
+            peer.options.idle_timeout = Some(Duration::ZERO);
+        }
         if let Some(fate) = &journey.fate {
             fate.may_answer_early(service.protocol == Protocol::Http1);
         }
@@ -172,18 +184,31 @@ impl ProxyHttp for Gateway {
         error
     }
 
+    /// Decides alone whether a request is sent again. What Pingora and its HTTP/2 client say about it knows neither of the body, whose
+    /// beginning may be gone, nor of the service's bound.
     fn error_while_proxy(
         &self,
         peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        _ctx: &mut Self::CTX,
+        ctx: &mut Self::CTX,
         reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("peer: {peer}"));
-        // A kept connection that the backend had just closed: try again if asking twice does no harm.
-        let harmless = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
-        error.retry.decide_reuse(reused && harmless && session.response_written().is_none());
+        let whole = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
+        let dead = reused && matches!(error.retry, RetryType::ReusedOnly);
+        let again = match ctx.as_deref_mut() {
+            Some(journey) if whole && was_refused(&error) => journey.was_refused(),
+            // A kept connection that the backend had just closed: try again if asking twice does no harm.
+            Some(journey) if whole && dead => session.req_header().method.is_idempotent() && journey.replay(),
+            _ => false,
+        };
+        error.set_retry(again);
+        if let (false, ErrorSource::Upstream, Some(flight)) =
+            (again, error.esource(), ctx.as_deref().and_then(|journey| journey.flight.as_ref()))
+        {
+            flight.endpoint().record_failure();
+        }
         error
     }
 
@@ -233,7 +258,7 @@ impl ProxyHttp for Gateway {
             // The client has its answer. What failed is the backend's connection, on purpose.
             return FailToProxy { error_code: journey.outcome.status, can_reuse_downstream: true };
         }
-        let reply = journey.refusal.take().or_else(|| explain(error));
+        let reply = journey.refusal.take().or_else(|| explain(error, journey));
         let Some(reply) = reply else {
             journey.outcome.status = CLIENT_CLOSED.as_u16();
             journey.outcome.verdict = Some(crate::exchange::Verdict { policy: "client", reason: "client_closed" });
@@ -283,8 +308,21 @@ async fn send(session: &mut Session, reply: &Reply, journey: &Journey, bodiless:
     session.as_downstream_mut().finish_body().await
 }
 
+/// Whether the backend has said that it did nothing about the request: it may be asked for again then, whatever the method (RFC 9113,
+/// section 8.7). Streams above the last one that a GOAWAY names are the only ones that it ends.
+fn was_refused(error: &Error) -> bool {
+    h2_cause(error).is_some_and(|cause| {
+        let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+        cause.is_remote() && (refused || cause.is_go_away())
+    })
+}
+
+fn h2_cause(error: &Error) -> Option<&h2::Error> {
+    error.root_cause().downcast_ref()
+}
+
 /// What the client is told about a failure; `None` if the client itself is the one that went away.
-fn explain(error: &Error) -> Option<Box<Reply>> {
+fn explain(error: &Error, journey: &Journey) -> Option<Box<Reply>> {
     use ErrorType::*;
     if let Some(reply) = body_refusal(&error.etype) {
         return Some(reply);
@@ -298,7 +336,16 @@ fn explain(error: &Error) -> Option<Box<Reply>> {
     if let Some(reply) = connect_failure(&error.etype) {
         return Some(reply);
     }
+    if was_refused(error) {
+        let wait = journey.service().map_or(Duration::from_secs(1), |service| service.retry_after);
+        let detail = "The backend refused the request before it did anything about it.";
+        let reply = Reply::new(StatusCode::SERVICE_UNAVAILABLE, "upstream", "upstream_refused", detail);
+        return Some(reply.retry_after(wait));
+    }
     let (status, reason, detail) = match &error.etype {
+        _ if h2_cause(error).is_some_and(|cause| cause.is_reset() && cause.is_remote()) => {
+            (StatusCode::BAD_GATEWAY, "upstream_reset", "The backend broke the request off.")
+        }
         ReadTimedout | WriteTimedout => return Some(response_timeout()),
         InvalidHTTPHeader | H1Error | H2Error | InvalidH2 => {
             (StatusCode::BAD_GATEWAY, "malformed_answer", "The backend's answer is malformed.")

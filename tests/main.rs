@@ -41,6 +41,7 @@ mod privileges;
 mod protocols;
 mod rates;
 mod reload;
+mod retries;
 mod routing;
 mod shared_limits;
 mod signatures;

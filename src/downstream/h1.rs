@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{BODY_MALFORMED, CLIENT_GONE};
+use super::{BODY_MALFORMED, CLIENT_GONE, CLIENT_STALLED};
 use crate::exchange::RequestId;
 use crate::head::{HeaderEdits, RequestHead};
 use crate::reply::Reply;
@@ -600,12 +600,12 @@ async fn put(io: &mut Io, bytes: &mut impl Buf, patience: Duration) -> Result<()
         match within(patience, io.write_buf(bytes)).await {
             Ok(Ok(count)) if count > 0 => {}
             Ok(_) => return Error::e_explain(CLIENT_GONE, "the client takes no more bytes"),
-            Err(_) => return Error::e_explain(ErrorType::WriteTimedout, "the client took nothing for too long"),
+            Err(_) => return Error::e_explain(CLIENT_STALLED, "the client took nothing for too long"),
         }
     }
     within(patience, io.flush())
         .await
-        .map_or_else(|_| Err(Error::new(CLIENT_GONE)), |sent| sent.or_err(CLIENT_GONE, "writing to the client"))
+        .map_or_else(|_| Err(Error::new(CLIENT_STALLED)), |sent| sent.or_err(CLIENT_GONE, "writing to the client"))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 pub mod h1;
 mod seen;
 mod session;
+pub mod stream;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -14,7 +15,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, Method, header};
 use parking_lot::Mutex;
-use pingora_core::protocols::http::v2::server::HttpSession as H2Stream;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use smallvec::SmallVec;
@@ -28,12 +28,15 @@ use crate::wire::answer::AnswerHead;
 use crate::wire::{encode, h2};
 use h1::H1;
 pub use seen::seen_upstream;
+use stream::H2;
 
 /// How a body that cannot be read ends a request.
 pub const BODY_TIMEOUT: ErrorType = ErrorType::Custom("BodyTimeout");
 pub const BODY_MALFORMED: ErrorType = ErrorType::Custom("BodyMalformed");
 pub const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
 pub const CLIENT_GONE: ErrorType = ErrorType::Custom("ClientGone");
+/// The client took nothing of its answer for too long.
+pub const CLIENT_STALLED: ErrorType = ErrorType::Custom("ClientStalled");
 /// The backend did not begin its answer in time.
 pub const NO_ANSWER: ErrorType = ErrorType::Custom("NoAnswer");
 
@@ -65,7 +68,7 @@ impl Hatch {
 /// The connection, or stream, under an exchange.
 pub enum Wire {
     H1(Box<H1>),
-    H2(Box<H2Stream>),
+    H2(Box<H2>),
 }
 
 /// One exchange with one client.
@@ -78,7 +81,9 @@ pub struct Downstream {
     /// The body, where a policy had it read whole.
     buffered: Option<Bytes>,
     retry: Option<RetryBuffer>,
-    /// The head of the final answer, once it is written, to an HTTP/1 client. HTTP/2's session keeps it itself.
+    /// What was read of the body before this attempt is still to be sent.
+    replaying: bool,
+    /// The head of the final answer, once it is written on the proxy road.
     response: Option<Box<ResponseHeader>>,
     /// When the request was complete, and nothing was left but to wait for the answer.
     asked: Option<Instant>,
@@ -88,7 +93,6 @@ pub struct Downstream {
     max_body: u64,
     body_read: u64,
     body_sent: u64,
-    write_timeout: Option<Duration>,
     read_timeout: Option<Duration>,
     fate: Arc<Fate>,
     finished: bool,
@@ -170,6 +174,7 @@ impl Downstream {
             request: None,
             buffered: None,
             retry: None,
+            replaying: false,
             response: None,
             asked: None,
             answered: false,
@@ -177,7 +182,6 @@ impl Downstream {
             max_body: u64::MAX,
             body_read: 0,
             body_sent: 0,
-            write_timeout: None,
             read_timeout: None,
             fate: Arc::default(),
             finished: false,
@@ -186,9 +190,10 @@ impl Downstream {
 
     pub fn timeouts(mut self, read: Duration, write: Duration) -> Self {
         self.read_timeout = Some(read);
-        self.write_timeout = Some(write);
-        if let Some(Wire::H1(wire)) = &mut self.wire {
-            wire.set_patience(write);
+        match &mut self.wire {
+            Some(Wire::H1(wire)) => wire.set_patience(write),
+            Some(Wire::H2(stream)) => stream.set_patience(write),
+            None => {}
         }
         self
     }
@@ -272,7 +277,7 @@ impl Downstream {
         let read = async {
             match &mut self.wire {
                 Some(Wire::H1(wire)) => wire.read_body().await,
-                Some(Wire::H2(stream)) => read_stream(stream).await,
+                Some(Wire::H2(stream)) => stream.read_body().await,
                 None => Err(Error::new(CLIENT_GONE)),
             }
         };
@@ -355,11 +360,15 @@ impl Downstream {
                     self.response = Some(answer);
                 }
             }
-            // 1xx beside 100 would reach clients that many of them cannot take; Pingora drops them as well.
-            Some(Wire::H2(_)) if !is_final => {}
             Some(Wire::H2(stream)) => {
                 encode::strip(&mut answer);
-                stream.write_response_header(answer, end)?;
+                if is_final {
+                    self.response = Some(answer.clone());
+                    stream.write_head(*answer, end)?;
+                } else {
+                    answer.remove_header(&header::CONTENT_LENGTH);
+                    stream.write_interim(answer.status, std::mem::take(&mut answer.as_owned_parts().headers));
+                }
             }
             None => return Err(Error::new(CLIENT_GONE)),
         }
@@ -371,29 +380,17 @@ impl Downstream {
         Ok(())
     }
 
-    /// The head of the final answer, once it is written.
-    fn response(&self) -> Option<&ResponseHeader> {
-        match &self.wire {
-            Some(Wire::H2(stream)) => stream.response_written(),
-            _ => self.response.as_deref(),
-        }
-    }
-
     /// Writes a piece of the answer's body.
     ///
     /// # Errors
     /// The client cannot be written to.
     pub async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
         self.body_sent += data.len() as u64;
-        let limit = self.write_timeout.unwrap_or(Duration::MAX);
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.write_body(data, end).await?,
             Some(Wire::H2(_)) if data.is_empty() && !end => {}
-            Some(Wire::H2(stream)) => {
-                // Boxed: with the timers in it, it is larger than all that HTTP/1.1 may have to wait for.
-                let written = Box::pin(within(limit, stream.write_body(data, end))).await;
-                written.map_err(|_| Error::new(ErrorType::WriteTimedout))??;
-            }
+            // Boxed: with the timers in it, it is larger than all that HTTP/1.1 may have to wait for.
+            Some(Wire::H2(stream)) => Box::pin(stream.write_body(data, end)).await?,
             None => return Err(Error::new(CLIENT_GONE)),
         }
         // Pingora does not say `finish` after an answer that stands for an error, but that one is whole as well.
@@ -446,19 +443,23 @@ impl Downstream {
     pub async fn gone(&mut self) {
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.gone().await,
-            Some(Wire::H2(stream)) => drop(stream.idle().await),
+            Some(Wire::H2(stream)) => stream.gone().await,
             None => {}
         }
     }
 
-    /// Passes on an interim answer (103 and the like). HTTP/2 clients do not get it, as on the other road.
+    /// Passes on an interim answer (103 and the like).
     ///
     /// # Errors
     /// The client cannot be written to.
     pub async fn write_interim(&mut self, answer: &AnswerHead) -> Result<()> {
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.write_interim(answer).await,
-            _ => Ok(()),
+            Some(Wire::H2(stream)) => {
+                stream.write_interim(answer.status, h2::interim(answer)?);
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 
@@ -482,7 +483,7 @@ impl Downstream {
                 wire.write_answer(answer, request_id, edits, &self.method, end).await
             }
             Some(Wire::H2(stream)) => {
-                stream.write_response_header(Box::new(h2::answer(answer, request_id, edits)?), end)?;
+                stream.write_head(h2::answer(answer, request_id, edits)?, end)?;
                 self.answered = true;
                 Ok(())
             }
@@ -536,19 +537,6 @@ impl Drop for Downstream {
     fn drop(&mut self) {
         if let Some(hatch) = self.hatch.take() {
             *hatch.0.lock() = self.take_back();
-        }
-    }
-}
-
-/// The next piece of a stream's body, `None` at its end.
-///
-/// An empty DATA frame says nothing. Passed on, it would be written as the chunk that ends the body, and what follows would be the
-/// backend's next request.
-async fn read_stream(stream: &mut H2Stream) -> Result<Option<Bytes>> {
-    loop {
-        match stream.read_body_bytes().await {
-            Ok(Some(piece)) if piece.is_empty() => {}
-            read => return read.map_err(|_| Error::new(CLIENT_GONE)),
         }
     }
 }

@@ -33,10 +33,7 @@ impl Session for Downstream {
     }
 
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
-        if self.buffered.is_some() {
-            return Ok(None);
-        }
-        self.read_body().await
+        self.next_piece().await
     }
 
     async fn drain_request_body(&mut self) -> Result<()> {
@@ -89,12 +86,10 @@ impl Session for Downstream {
         self.read_timeout
     }
 
-    fn set_write_timeout(&mut self, timeout: Option<Duration>) {
-        self.write_timeout = timeout;
-    }
+    fn set_write_timeout(&mut self, _timeout: Option<Duration>) {}
 
     fn get_write_timeout(&self) -> Option<Duration> {
-        self.write_timeout
+        None
     }
 
     fn set_total_drain_timeout(&mut self, _timeout: Option<Duration>) {}
@@ -111,19 +106,19 @@ impl Session for Downstream {
     }
 
     fn response_written(&self) -> Option<&ResponseHeader> {
-        self.response()
+        self.response.as_deref()
     }
 
     async fn shutdown(&mut self, _code: u32, _ctx: &str) {
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.close_after(),
-            Some(Wire::H2(stream)) => stream.shutdown(),
+            Some(Wire::H2(stream)) => stream.reset(h2::Reason::INTERNAL_ERROR),
             None => {}
         }
     }
 
     fn is_body_done(&mut self) -> bool {
-        !self.awaits_switch() && (self.buffered.is_some() || self.wire_body_done())
+        !self.awaits_switch() && !self.replaying && (self.buffered.is_some() || self.wire_body_done())
     }
 
     async fn finish(&mut self) -> Result<()> {
@@ -136,7 +131,7 @@ impl Session for Downstream {
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         if !no_body_expected && !self.is_body_done() && !self.awaits_switch() {
-            return self.read_body().await;
+            return self.next_piece().await;
         }
         match self.head_due() {
             Some(due) => tokio::time::timeout_at(due, self.gone()).await.map_err(|_| Error::new(NO_ANSWER))?,
@@ -175,6 +170,11 @@ impl Session for Downstream {
 
     fn enable_retry_buffering(&mut self) {
         self.keep_for_replay();
+        // Called at the beginning of each attempt. What a policy has had read, and what an earlier attempt has read, comes first.
+        self.replaying = match &self.buffered {
+            Some(body) => !body.is_empty(),
+            None => self.retry.as_ref().is_some_and(|retry| !retry.truncated && !retry.bytes.is_empty()),
+        };
         // Called once the head is sent, with the framing that an empty body has.
         let _ = self.fate.switch.compare_exchange(MAY_SWITCH, AWAITS_SWITCH, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -183,11 +183,10 @@ impl Session for Downstream {
         self.buffered.is_none() && self.retry.as_ref().is_some_and(|retry| retry.truncated)
     }
 
+    /// Nothing: what is sent again is read again (see [`Downstream::next_piece`]). Pingora would send this before it listens to the
+    /// backend, and take a backend that refuses the request meanwhile for a broken one.
     fn get_retry_buffer(&self) -> Option<Bytes> {
-        if let Some(body) = &self.buffered {
-            return (!body.is_empty()).then(|| body.clone());
-        }
-        self.replay()
+        None
     }
 
     async fn finish_custom(&mut self) -> Result<()> {
@@ -216,11 +215,22 @@ impl Session for Downstream {
     }
 
     fn was_upgraded(&self) -> bool {
-        self.response().is_some_and(|answer| answer.status == http::StatusCode::SWITCHING_PROTOCOLS)
+        self.response.as_ref().is_some_and(|answer| answer.status == http::StatusCode::SWITCHING_PROTOCOLS)
     }
 }
 
 impl Downstream {
+    /// The next piece of the body, for this attempt.
+    async fn next_piece(&mut self) -> Result<Option<Bytes>> {
+        if std::mem::take(&mut self.replaying) {
+            return Ok(self.buffered.clone().or_else(|| self.replay()));
+        }
+        if self.buffered.is_some() {
+            return Ok(None);
+        }
+        self.read_body().await
+    }
+
     async fn write_task(&mut self, task: HttpTask) -> Result<bool> {
         match task {
             HttpTask::Header(answer, end) => {

@@ -64,7 +64,7 @@ pub async fn run(pool: &Pool, journey: &mut Journey, down: &mut Downstream, serv
             }
             // The backend has closed a kept connection before its answer: asking again does no harm.
             Err(relay::Broken::Stale | relay::Broken::Lost | relay::Broken::Failed)
-                if up.is_kept() && may_repeat(journey, down) =>
+                if up.is_kept() && may_repeat(journey, down) && journey.replay() =>
             {
                 journey.outcome.attempts += 1;
                 fresh = true;
@@ -99,7 +99,7 @@ async fn connect(pool: &Pool, journey: &mut Journey, service: &Service, fresh: b
         };
         match connected {
             Ok(transport) => return Ok(Upstream::new(transport)),
-            Err(error) if fresh || !journey.connect_failed() => {
+            Err(error) if !journey.connect_failed() => {
                 return Err(Failed::Answer(connect_failure(&error).unwrap_or_else(|| {
                     upstream_reply(StatusCode::BAD_GATEWAY, "upstream_error", "The backend could not answer.")
                 })));

@@ -10,10 +10,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::{self as h2, H2Accept, HttpSession as H2Stream};
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use pingora_core::protocols::{Digest, Stream};
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -21,6 +20,7 @@ use tokio::time::Instant;
 use super::worker::Worker;
 use crate::cache::Hit;
 use crate::downstream::h1::{H1, Io, NextHead};
+use crate::downstream::stream::H2;
 use crate::downstream::{Downstream, Fate, Returned, UNREAD, Wire, upstream_request};
 use crate::exchange::{Connection, Verdict};
 use crate::head::{BodyFraming, HeaderEdits, RequestHead};
@@ -46,8 +46,6 @@ pub const LAST_CALL: Duration = Duration::from_secs(5);
 /// How long an answered stream waits for its client to stop sending.
 const LINGER: Duration = Duration::from_secs(1);
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Malformed streams after which an HTTP/2 connection is closed.
-const MALFORMED_STREAMS: usize = 32;
 
 /// Serves one accepted socket until it closes.
 pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, socket: TcpStream, peer: SocketAddr) {
@@ -279,28 +277,21 @@ async fn refuse(journey: &mut Journey, down: &mut Downstream, reply: &Reply) {
 
 /// HTTP/2: streams at the same time, each one exchange.
 async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connection>, entry: &Arc<Entry>, stream: Stream) {
-    let digest = Arc::new(Digest {
-        ssl_digest: stream.get_ssl_digest(),
-        timing_digest: stream.get_timing_digest(),
-        proxy_digest: stream.get_proxy_digest(),
-        socket_digest: stream.get_socket_digest(),
-    });
     let options = crate::wire::h2::options(door.head_limits.head);
-    let handshake = h2::handshake(stream, Some(options));
+    let handshake = options.handshake(stream);
     let Ok(Ok(mut wire)) = tokio::time::timeout(door.timeouts.handshake, handshake).await else {
         return handshake_failed(&worker, door, "h2_handshake");
     };
     let mut draining = false;
     let mut begins = pin!(worker.core.drain.begins());
-    let mut malformed = 0;
     // Streams hold a clone each: the count says how many are open.
     let open = Arc::new(());
     loop {
         let idle = if draining { LAST_CALL.min(door.timeouts.keep_alive) } else { door.timeouts.keep_alive };
-        let accept = H2Stream::from_h2_conn(&mut wire, digest.clone());
         let accepted = tokio::select! {
             biased;
-            accepted = accept => accepted,
+            // This is what drives the whole connection.
+            accepted = wire.accept() => accepted,
             _ = &mut begins, if !draining => {
                 draining = true;
                 wire.graceful_shutdown();
@@ -319,8 +310,8 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
             }
         };
         match accepted {
-            Ok(Some(H2Accept::Session(stream))) => {
-                let (held, stream) = (open.clone(), Box::new(stream));
+            Some(Ok((request, respond))) => {
+                let (held, stream) = (open.clone(), Box::new(H2::new(request, respond)));
                 let (worker, door, connection, entry) = (worker.clone(), door.clone(), connection.clone(), entry.clone());
                 // Boxed: spawning moves a future many times.
                 tokio::spawn(Box::pin(async move {
@@ -328,28 +319,18 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
                     drop(held);
                 }));
             }
-            Ok(Some(H2Accept::Rejected)) => {
-                door.metrics.refused("h2_malformed_stream");
-                malformed += 1;
-                if malformed > MALFORMED_STREAMS {
-                    return;
-                }
-            }
-            Ok(None) => return,
-            Err(_) => return door.metrics.refused("h2_connection_error"),
+            Some(Err(_)) => return door.metrics.refused("h2_connection_error"),
+            None => return,
         }
     }
 }
 
-async fn serve_stream(
-    worker: &Arc<Worker>,
-    door: &Arc<Door>,
-    connection: &Arc<Connection>,
-    entry: &Entry,
-    stream: Box<H2Stream>,
-) {
-    match crate::wire::head::from_h2(&stream, &door.head_limits) {
+async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, entry: &Entry, mut stream: Box<H2>) {
+    match crate::wire::head::from_h2(stream.request(), stream.is_body_empty(), &door.head_limits) {
         Ok(head) => {
+            if head.expects_continue {
+                stream.expect_continue();
+            }
             let mut alarm = Alarm::default();
             let returned = exchange(worker, door, connection, entry, head, Wire::H2(stream), &mut alarm).await;
             if let Some(Returned { wire: Wire::H2(mut stream), answered: true, .. }) = returned {
@@ -360,7 +341,7 @@ async fn serve_stream(
             let mut head = RequestHead::unreadable();
             head.version = http::Version::HTTP_2;
             let mut journey = Journey::begin(worker.view.load_full(), door, connection, Box::new(head));
-            let method = stream.req_header().method.clone();
+            let method = stream.request().method.clone();
             let mut down = Downstream::new(Wire::H2(stream), method).timeouts(door.timeouts.body, door.timeouts.write);
             refuse(&mut journey, &mut down, &bad.reply()).await;
         }
@@ -370,10 +351,10 @@ async fn serve_stream(
 /// Leaves a stream whose answer came before the end of its body open for a moment: dropping it resets it, and clients that are still
 /// sending (curl 7.88 is one) forget the answer over the reset, even though it says `NO_ERROR` (RFC 9113, section 8.1). The window,
 /// which is not opened any further, bounds what they can send meanwhile.
-async fn linger(stream: &mut H2Stream) {
+async fn linger(stream: &mut H2) {
     if !stream.is_body_done() {
         // Whether the client has reset the stream or the time is over makes no difference.
-        let _ = tokio::time::timeout(LINGER, stream.idle()).await;
+        let _ = tokio::time::timeout(LINGER, stream.gone()).await;
     }
 }
 

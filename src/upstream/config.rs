@@ -282,8 +282,9 @@ impl Default for TimeoutsConfig {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetriesConfig {
-    /// How many more endpoints are tried when no connection can be made, 0 to 10. Nothing was sent then, so this is safe for every
-    /// method. Default: 1.
+    /// How many more attempts are made when no connection can be made, or when an HTTP/2 endpoint refuses a request before it has done
+    /// anything about it (`REFUSED_STREAM`, `GOAWAY`), 0 to 10. Both are safe for every method. A request whose body is no longer at
+    /// hand from its beginning is never sent again. Default: 1.
     pub attempts: Spanned<u32>,
 }
 

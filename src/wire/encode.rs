@@ -139,7 +139,7 @@ pub fn relayed(
 }
 
 /// The fields that may be passed on, as [`strip`] says.
-fn end_to_end(answer: &AnswerHead) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub(super) fn end_to_end(answer: &AnswerHead) -> impl Iterator<Item = (&[u8], &[u8])> {
     passing(answer).map(|field| (field.name.of(&answer.buffer), field.value.of(&answer.buffer)))
 }
 

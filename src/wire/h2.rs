@@ -1,12 +1,12 @@
-//! What HTTP/2 needs beside Pingora's own server session: its options, and the head of a backend's answer.
+//! What HTTP/2 needs beside its library: the options of a connection, and the heads of a backend's answers.
 
+use h2::server::Builder;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
-use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_error::{ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
 
 use super::answer::AnswerHead;
-use super::encode::{passing, stays};
+use super::encode::{end_to_end, passing, stays};
 use crate::exchange::{RequestId, X_REQUEST_ID};
 use crate::head::{Edited, HeaderEdits};
 
@@ -14,8 +14,8 @@ use crate::head::{Edited, HeaderEdits};
 pub const MAX_STREAMS: u32 = 128;
 
 /// Bounded options for a downstream connection: `head` is the bound of a request head in bytes.
-pub fn options(head: usize) -> H2Options {
-    let mut options = default_h2_options();
+pub fn options(head: usize) -> Builder {
+    let mut options = Builder::new();
     options
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(u32::try_from(head).unwrap_or(u32::MAX))
@@ -60,6 +60,21 @@ pub fn answer(answer: &AnswerHead, request_id: &RequestId, edits: &HeaderEdits) 
     parts.status = answer.status;
     parts.headers = fields;
     Ok(parts.into())
+}
+
+/// The fields of an interim answer (1xx) as they go to the client.
+///
+/// # Errors
+/// As for [`answer`].
+pub fn interim(answer: &AnswerHead) -> Result<HeaderMap> {
+    const UNFIT: ErrorType = ErrorType::InvalidHTTPHeader;
+    let mut fields = HeaderMap::new();
+    for (name, value) in end_to_end(answer).filter(|(name, _)| !name.eq_ignore_ascii_case(b"content-length")) {
+        let name = HeaderName::from_bytes(name).or_err(UNFIT, "a field's name")?;
+        let value = HeaderValue::from_bytes(value).or_err(UNFIT, "a field's value")?;
+        fields.try_append(name, value).or_err(UNFIT, "fields")?;
+    }
+    Ok(fields)
 }
 
 #[cfg(test)]

@@ -390,11 +390,9 @@ pub fn host_of(authority: &[u8]) -> Option<String> {
 ///
 /// # Errors
 /// Whatever HTTP/1.1 would be refused for, and connection-specific fields (RFC 9113, section 8.2.2).
-pub fn from_h2(
-    parts: &pingora_core::protocols::http::v2::server::HttpSession,
-    limits: &HeadLimits,
-) -> Result<Box<RequestHead>, BadHead> {
-    let request = parts.req_header();
+///
+/// `empty` says that there is no body: the stream ended with its head.
+pub fn from_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> Result<Box<RequestHead>, BadHead> {
     let method = method(request.method.as_str())?;
     let mut text = BytesMut::with_capacity(512);
     let mut put = |part: &[u8]| {
@@ -402,12 +400,10 @@ pub fn from_h2(
         text.extend_from_slice(part);
         Span { start, end: text.len() as u32 }
     };
-    let raw = request.raw_path();
     let pseudo = request.uri.authority().map(|authority| put(authority.as_str().as_bytes()));
-    let target = match raw.first() {
-        Some(b'/' | b'*') => put(raw),
-        _ => put(request.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes()),
-    };
+    // In the absolute form it would name a host a second time (RFC 9113, section 8.3.1).
+    let target = request.uri.path_and_query().map(|target| target.as_str()).filter(|target| target.starts_with(['/', '*']));
+    let target = put(target.ok_or(BAD_TARGET)?.as_bytes());
     let mut fields: SmallVec<[Field; 16]> = SmallVec::new();
     let mut cookies: Vec<&[u8]> = Vec::new();
     for (name, value) in request.headers.iter() {
@@ -461,9 +457,11 @@ pub fn from_h2(
     head.version = Version::HTTP_2;
     head.keep_alive = true;
     // Most requests end with their head.
-    if head.body == BodyFraming::None && head.header("content-length").is_none() && !parts.is_body_empty() {
+    if head.body == BodyFraming::None && head.header("content-length").is_none() && !empty {
         head.body = BodyFraming::Streamed;
     }
+    // Any other expectation is refused by now.
+    head.expects_continue = head.body != BodyFraming::None && head.header("expect").is_some();
     Ok(head)
 }
 
