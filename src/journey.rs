@@ -408,6 +408,9 @@ pub const CLIENT_CLOSED: StatusCode = match StatusCode::from_u16(499) {
     Err(_) => StatusCode::BAD_REQUEST,
 };
 
+/// A client that took nothing of its answer until `timeouts.write` was over.
+pub const CLIENT_STOPPED: Verdict = Verdict { policy: "client", reason: "client_write_timeout" };
+
 /// The answer to a body that did not come as it should have; `None` if nobody is left to be answered.
 pub fn body_refusal(kind: &pingora_error::ErrorType) -> Option<Box<Reply>> {
     if *kind == BODY_TOO_LARGE {
@@ -460,6 +463,9 @@ impl Journey {
     /// A request that ends without an answer ran out of time, or its client went away.
     fn settle(&mut self) {
         if self.outcome.status != 0 {
+            if self.fate.as_ref().is_some_and(|fate| fate.has_left()) {
+                self.outcome.verdict.get_or_insert(Verdict { policy: "client", reason: "client_closed" });
+            }
             return;
         }
         let expired = self.fate.as_ref().is_some_and(|fate| fate.is_expired());

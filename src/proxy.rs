@@ -21,8 +21,8 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, RangeType, Session, range_header_filter};
 
 use crate::cache;
-use crate::downstream::{CLIENT_GONE, EARLY_ANSWER, NO_ANSWER, apply_to_response, reply_parts, seen_upstream};
-use crate::journey::{CLIENT_CLOSED, Journey, body_refusal};
+use crate::downstream::{CLIENT_GONE, CLIENT_STALLED, EARLY_ANSWER, NO_ANSWER, apply_to_response, reply_parts, seen_upstream};
+use crate::journey::{CLIENT_CLOSED, CLIENT_STOPPED, Journey, body_refusal};
 use crate::reply::Reply;
 use crate::upstream::{Protocol, connect_failure};
 use crate::wire::encode;
@@ -258,6 +258,10 @@ impl ProxyHttp for Gateway {
             // The client has its answer. What failed is the backend's connection, on purpose.
             return FailToProxy { error_code: journey.outcome.status, can_reuse_downstream: true };
         }
+        if error.etype == CLIENT_STALLED {
+            // What the log says of it is seen to in `logging`, for there are roads on which this is no failure.
+            return nothing;
+        }
         let reply = journey.refusal.take().or_else(|| explain(error, journey));
         let Some(reply) = reply else {
             journey.outcome.status = CLIENT_CLOSED.as_u16();
@@ -284,6 +288,9 @@ impl ProxyHttp for Gateway {
         if let Some(journey) = ctx.as_deref_mut() {
             journey.outcome.bytes_in = session.as_downstream().body_bytes_read() as u64;
             journey.outcome.bytes_out = session.as_downstream().body_bytes_sent() as u64;
+            if journey.fate.as_ref().is_some_and(|fate| fate.is_stalled()) {
+                journey.outcome.verdict = Some(CLIENT_STOPPED);
+            }
         }
         // The line itself is written when the journey is dropped.
         drop(ctx.take());

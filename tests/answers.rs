@@ -1,7 +1,6 @@
 //! What backends and clients get to see of each other: header fields, framing, names, and ends.
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -431,8 +430,7 @@ fn a_client_that_goes_away_is_logged_as_499() {
         let mut client = Client::connect(gateway.port());
         client.send("GET /gone HTTP/1.1\r\nHost: a\r\n\r\n");
         arrivals.recv_timeout(Duration::from_secs(10)).expect("the request arrives");
-        client.stream().shutdown(Shutdown::Both).unwrap();
-        drop(client);
+        client.reset();
         let line = gateway.wait_log(|line| line["path"] == "/gone");
         assert_eq!(
             (&line["status"], &line["answered_by"], &line["reason"]),

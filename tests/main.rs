@@ -29,6 +29,7 @@ mod harness;
 mod hits;
 mod hostile;
 mod keys;
+mod leaving;
 mod limits;
 mod memory;
 mod mtls;

@@ -176,7 +176,7 @@ fn a_client_that_goes_away_is_logged_as_such(lane: bool) {
     let mut client = Client::connect(gateway.port());
     client.send_request("GET", "/plain/slow", &[], b"");
     eventually("the backend was asked", || origin.count("/plain/slow") == 1);
-    drop(client);
+    client.reset();
     let line = gateway.wait_log(|line| line["path"] == "/plain/slow");
     assert_eq!((&line["status"], &line["answered_by"]), (&499.into(), &"client".into()), "{line}");
 }

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -9,9 +10,11 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, StatusCode, Version, header};
 use pingora_core::protocols::Stream;
+use pingora_core::protocols::l4::ext::get_tcp_info;
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -34,6 +37,13 @@ const READ_AHEAD: usize = 64 * 1024;
 const KEPT: usize = 2 * 1024;
 /// Bodies up to this size are copied behind the head and leave with it in one system call.
 const COALESCE: usize = 16 * 1024;
+
+/// How often a connection is looked at that cannot tell by itself that it was reset.
+pub const LOOK: Duration = Duration::from_millis(500);
+/// How often a client that has ended its input is asked whether it is still there.
+const PROBE: Duration = Duration::from_secs(15);
+/// Linux's number for the state of a connection that is over.
+const TCP_CLOSE: u8 = 7;
 
 /// The transport under a connection.
 pub enum Io {
@@ -235,6 +245,14 @@ impl H1 {
         matches!(self.body, BodyDecoder::Length(left) if left > bound)
     }
 
+    /// Whether so much of the request's body is left, or an end so far out of sight, that the connection will not be kept for it.
+    pub fn ends_out_of_sight(&self, bound: u64) -> bool {
+        match self.body {
+            BodyDecoder::Chunked(_) => !self.read.ends_with(encode::LAST_CHUNK),
+            _ => self.is_left_over(bound),
+        }
+    }
+
     pub fn body_done(&self) -> bool {
         !self.tunnel && self.body.is_done()
     }
@@ -273,10 +291,8 @@ impl H1 {
             if self.eof {
                 return self.end_of_input();
             }
-            if self.continue_owed && !self.answered {
-                self.continue_owed = false;
-                self.write.extend_from_slice(encode::CONTINUE);
-                self.flush().await?;
+            if self.continue_owed {
+                self.say_continue().await?;
             }
             if self.fill().await.or_err(CLIENT_GONE, "reading the request's body")? == 0 {
                 return self.end_of_input();
@@ -295,26 +311,72 @@ impl H1 {
     }
 
     /// Waits until the client goes away. Bytes of a next request are kept.
+    ///
+    /// Its end of input alone says no more than that nothing else will be sent: it may still wait for its answer (RFC 9112, section 9.6).
+    /// It is gone if it resets the connection, or if what it had begun to send cannot become whole any more.
     pub async fn gone(&mut self) {
-        loop {
-            if self.eof {
-                return;
-            }
-            if self.read.len() >= READ_AHEAD {
-                // Full: the client is plainly there. Whoever waits here is woken by something else.
-                return std::future::pending().await;
-            }
+        while !self.eof && self.read.len() < READ_AHEAD {
             // The wait itself needs no buffer, and mostly it is all there is.
-            if let Io::Plain(stream) = &self.io
-                && readable(stream).await.is_err()
-            {
+            let ready = match &self.io {
+                Io::Plain(stream) => readable(stream).await,
+                Io::Boxed(_) => Ok(()),
+            };
+            if ready.is_err() || self.fill().await.is_err() {
                 self.failed = true;
                 return;
             }
-            if matches!(self.fill().await, Ok(0) | Err(_)) {
+            if self.eof && self.is_cut_short() {
                 self.failed = true;
                 return;
             }
+            if self.eof {
+                self.probe();
+            }
+        }
+        self.reset().await;
+    }
+
+    /// Waits until the client resets the connection, without taking anything in.
+    pub async fn reset(&mut self) {
+        match &self.io {
+            Io::Plain(stream) => while stream.ready(Interest::ERROR).await.is_ok_and(|ready| !ready.is_error()) {},
+            Io::Boxed(_) => {
+                while !self.was_reset() {
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        }
+        self.failed = true;
+    }
+
+    /// Whether the client has reset the connection. A look at the socket, whatever waits there to be read.
+    pub fn was_reset(&self) -> bool {
+        let socket = match &self.io {
+            Io::Plain(stream) => stream.as_raw_fd(),
+            Io::Boxed(stream) => stream.id(),
+        };
+        get_tcp_info(socket).is_ok_and(|info| info.tcpi_state == TCP_CLOSE)
+    }
+
+    /// Whether the request's body can no longer become whole, now that nothing else comes.
+    fn is_cut_short(&self) -> bool {
+        let (mut body, mut rest) = (self.body, self.read.clone());
+        loop {
+            match body.decode(&mut rest) {
+                Ok(Decoded::Data(_)) => {}
+                Ok(Decoded::NeedMore) => return !self.tunnel,
+                Ok(Decoded::End) | Err(_) => return false,
+            }
+        }
+    }
+
+    /// Asks a client that has said all it has to say whether it is still there, now and then: one that is gone and one that listens
+    /// look the same otherwise, for as long as there is nothing to send.
+    fn probe(&self) {
+        if let Io::Plain(stream) = &self.io {
+            let often = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE).with_retries(3);
+            // A socket that takes no options any more has failed already.
+            let _ = SockRef::from(stream).set_tcp_keepalive(&often);
         }
     }
 
@@ -411,6 +473,33 @@ impl H1 {
         self.flush().await
     }
 
+    /// Whether the client waits for `100 Continue`, and has sent nothing of its body yet.
+    pub fn is_continue_owed(&self) -> bool {
+        self.continue_owed && self.read.is_empty() && !self.answered
+    }
+
+    /// Waits until a client that waits for `100 Continue` sends its body all the same, or ends its input.
+    pub async fn unasked(&mut self) {
+        while self.read.is_empty() && !self.eof {
+            if self.fill().await.is_err() {
+                self.failed = true;
+                self.eof = true;
+            }
+        }
+    }
+
+    /// Tells a client that waits for it to send its body. Once.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    pub async fn say_continue(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.continue_owed) && !self.answered {
+            self.write.extend_from_slice(encode::CONTINUE);
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
     /// Passes on an interim answer, to a client that can take one.
     ///
     /// # Errors
@@ -424,8 +513,10 @@ impl H1 {
     }
 
     async fn write_informational(&mut self, answer: &mut ResponseHeader) -> Result<()> {
-        // The backend was not told to expect anything, and whoever waits for `100 Continue` gets it from here.
-        if self.version != Version::HTTP_11 || answer.status == StatusCode::CONTINUE {
+        if answer.status == StatusCode::CONTINUE {
+            return self.say_continue().await;
+        }
+        if self.version != Version::HTTP_11 {
             return Ok(());
         }
         encode::strip(answer);
@@ -530,7 +621,9 @@ impl H1 {
     /// Whether the connection may carry another request, once the rest of this one's body is drained.
     pub fn reusable(&self) -> bool {
         let complete = matches!(self.framing, AnswerFraming::None | AnswerFraming::Length(0));
-        self.keep_alive && self.answered && complete && !self.failed && !self.eof && !self.tunnel && self.write.is_empty()
+        // After the client's end of input, what came before it is still answered.
+        let more = !self.eof || !self.read.is_empty();
+        self.keep_alive && self.answered && complete && !self.failed && more && !self.tunnel && self.write.is_empty()
     }
 
     /// Reads and drops what is left of a request's body, so that the next request can be found.

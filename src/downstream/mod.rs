@@ -6,6 +6,7 @@
 pub mod h1;
 mod seen;
 mod session;
+mod shelf;
 pub mod stream;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -28,6 +29,7 @@ use crate::wire::answer::AnswerHead;
 use crate::wire::{encode, h2};
 use h1::H1;
 pub use seen::seen_upstream;
+pub use shelf::Shelf;
 use stream::H2;
 
 /// How a body that cannot be read ends a request.
@@ -75,6 +77,12 @@ pub enum Wire {
 pub struct Downstream {
     wire: Option<Wire>,
     hatch: Option<Hatch>,
+    /// On the proxy road: where the connection lies while nobody reads or writes.
+    shelf: Option<Shelf>,
+    /// The client waits for `100 Continue`, which the backend was asked for: until when its word is waited for, once it is.
+    withheld: Option<Option<Instant>>,
+    /// It was not asked for its body before the answer came, and now it will not be.
+    spared: bool,
     method: Method,
     /// The request as the backend shall see it, once it is on its way there.
     request: Option<Box<RequestHeader>>,
@@ -105,6 +113,8 @@ pub struct Fate {
     expired: AtomicBool,
     patience: OnceLock<Duration>,
     last: AtomicBool,
+    left: AtomicBool,
+    stalled: AtomicBool,
     shared: AtomicBool,
     switch: AtomicU8,
 }
@@ -152,6 +162,20 @@ impl Fate {
     pub fn is_expired(&self) -> bool {
         self.expired.load(Ordering::Relaxed)
     }
+
+    /// The client has gone, and the road was given up for it.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+    }
+
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// The client took nothing of its answer for too long.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
 }
 
 /// What was read of a body, kept so that another backend can be tried.
@@ -162,6 +186,10 @@ struct RetryBuffer {
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const RETRY_BUFFER: usize = 64 * 1024;
+/// How long a stream that has said nothing about its body is waited for.
+const FIRST_FRAME: Duration = Duration::from_millis(100);
+/// How long the backend's `100 Continue` is waited for before the gateway says it itself.
+pub const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 /// An unread body up to this many bytes is read and dropped so that a refused request's connection can be kept.
 pub const UNREAD: u64 = 64 * 1024;
 
@@ -170,6 +198,9 @@ impl Downstream {
         Downstream {
             wire: Some(wire),
             hatch: None,
+            shelf: None,
+            withheld: None,
+            spared: false,
             method,
             request: None,
             buffered: None,
@@ -231,10 +262,12 @@ impl Downstream {
 
     /// Sends the request on its way: from here on Pingora's proxy reads and writes this session. The connection comes back through the
     /// hatch.
-    pub fn set_request(&mut self, request: Box<RequestHeader>, max_body: u64) -> Hatch {
+    pub fn set_request(&mut self, request: Box<RequestHeader>, max_body: u64) -> (Hatch, Shelf) {
         self.request = Some(request);
         self.max_body = max_body;
-        self.hatch.get_or_insert_default().clone()
+        let shelf = self.shelf.get_or_insert_default().clone();
+        shelf.put(&mut self.wire);
+        (self.hatch.get_or_insert_default().clone(), shelf)
     }
 
     /// Ends the exchange, and gives the connection back.
@@ -347,6 +380,9 @@ impl Downstream {
         if is_final && self.answered {
             return Ok(());
         }
+        if is_final || answer.status == http::StatusCode::CONTINUE {
+            self.spared |= self.withheld.take().is_some() && is_final;
+        }
         if let (true, Some(Wire::H1(wire))) = (self.fate.last.load(Ordering::Relaxed), &mut self.wire) {
             wire.close_after();
         }
@@ -365,6 +401,8 @@ impl Downstream {
                 if is_final {
                     self.response = Some(answer.clone());
                     stream.write_head(*answer, end)?;
+                } else if answer.status == http::StatusCode::CONTINUE {
+                    stream.say_continue();
                 } else {
                     answer.remove_header(&header::CONTENT_LENGTH);
                     stream.write_interim(answer.status, std::mem::take(&mut answer.as_owned_parts().headers));
@@ -431,12 +469,76 @@ impl Downstream {
             && (self.buffered.is_some() || self.body_read == 0 || self.retry.as_ref().is_some_and(|retry| !retry.truncated))
     }
 
+    /// Whether the client waits for `100 Continue` before it sends its body.
+    pub fn is_continue_owed(&self) -> bool {
+        self.buffered.is_none()
+            && match &self.wire {
+                Some(Wire::H1(wire)) => wire.is_continue_owed(),
+                Some(Wire::H2(stream)) => stream.is_continue_owed(),
+                None => false,
+            }
+    }
+
+    /// Passes the backend's `100 Continue` on, to a client that still waits for it.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    pub async fn say_continue(&mut self) -> Result<()> {
+        match &mut self.wire {
+            Some(Wire::H1(wire)) => wire.say_continue().await,
+            Some(Wire::H2(stream)) => {
+                stream.say_continue();
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until something of the body is there, or its end, without asking for it.
+    pub async fn unasked(&mut self) {
+        match &mut self.wire {
+            Some(Wire::H1(wire)) => wire.unasked().await,
+            Some(Wire::H2(stream)) => stream.unasked().await,
+            None => {}
+        }
+    }
+
+    /// Waits a moment for the first bytes of a stream's body, or for the news that there are none: a body that is empty needs no framing
+    /// towards the backend, and one that has begun is not.
+    pub async fn look_ahead(&mut self) {
+        if let (None, Some(Wire::H2(stream))) = (&self.buffered, &mut self.wire)
+            && !stream.is_body_done()
+            && !stream.is_continue_owed()
+        {
+            let _ = Box::pin(within(FIRST_FRAME, stream.unasked())).await;
+        }
+    }
+
+    /// The backend has answered before it had the whole request, and nothing else will be read of it: where the rest is not worth
+    /// waiting for, this exchange is the connection's last.
+    pub fn give_up_body(&mut self) {
+        if let Some(Wire::H1(wire)) = &mut self.wire
+            && wire.ends_out_of_sight(UNREAD)
+        {
+            wire.close_after();
+        }
+    }
+
     pub fn is_answered(&self) -> bool {
         self.answered
     }
 
     pub fn is_endless(&self) -> bool {
         self.fate.is_endless()
+    }
+
+    /// Waits until the client resets its connection or stream, and takes nothing in.
+    pub async fn reset(&mut self) {
+        match &mut self.wire {
+            Some(Wire::H1(wire)) => wire.reset().await,
+            Some(Wire::H2(stream)) => stream.gone().await,
+            None => {}
+        }
     }
 
     /// Waits until the client goes away.
@@ -535,6 +637,9 @@ impl Downstream {
 
 impl Drop for Downstream {
     fn drop(&mut self) {
+        if let Some(shelf) = self.shelf.take() {
+            shelf.take(&mut self.wire);
+        }
         if let Some(hatch) = self.hatch.take() {
             *hatch.0.lock() = self.take_back();
         }

@@ -1,5 +1,6 @@
 //! [`Downstream`] as a custom session of Pingora's, for the proxy road.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,8 +15,9 @@ use pingora_core::protocols::http::custom::server::Session;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::time::Instant;
 
-use super::{AWAITS_SWITCH, CLIENT_GONE, Downstream, EARLY_ANSWER, MAY_SWITCH, NO_ANSWER, Wire};
+use super::{AWAITS_SWITCH, CLIENT_GONE, CLIENT_STALLED, CONTINUE_AFTER, Downstream, EARLY_ANSWER, MAY_SWITCH, NO_ANSWER, Wire};
 
 /// Stands in until the request is on its way; no road asks before.
 static NO_REQUEST: LazyLock<RequestHeader> = LazyLock::new(|| http::Request::new(()).into_parts().0.into());
@@ -33,49 +35,37 @@ impl Session for Downstream {
     }
 
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
-        self.next_piece().await
+        self.at_work().next_piece().await
     }
 
     async fn drain_request_body(&mut self) -> Result<()> {
-        while self.read_body().await?.is_some() {}
+        let mut down = self.at_work();
+        while down.read_body().await?.is_some() {}
         Ok(())
     }
 
     async fn write_response_header(&mut self, resp: Box<ResponseHeader>, end: bool) -> Result<()> {
-        self.write_head(resp, end).await
+        self.at_work().write_head(resp, end).await
     }
 
     async fn write_response_header_ref(&mut self, resp: &ResponseHeader, end: bool) -> Result<()> {
-        self.write_head(Box::new(resp.clone()), end).await
+        self.at_work().write_head(Box::new(resp.clone()), end).await
     }
 
     async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
-        Downstream::write_body(self, data, end).await
+        let mut down = self.at_work();
+        let written = Downstream::write_body(&mut down, data, end).await;
+        down.noticed(written)
     }
 
     async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
-        match &mut self.wire {
-            Some(Wire::H2(stream)) => stream.write_trailers(trailers),
-            // HTTP/1.1 clients rarely ask for trailers, and the gateway does not announce any.
-            _ => Ok(()),
-        }
+        self.at_work().trailers(trailers)
     }
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        let mut end = false;
-        for task in tasks {
-            end = self.write_task(task).await? || end;
-        }
-        if !end {
-            self.flush().await?;
-            return Ok(false);
-        }
-        Downstream::finish(self).await?;
-        if self.ends_early() {
-            // Pingora would go on to send the whole body, and then take the connection for a good one. It keeps none that failed.
-            return Err(Error::new(EARLY_ANSWER));
-        }
-        Ok(true)
+        let mut down = self.at_work();
+        let written = down.write_tasks(tasks).await;
+        down.noticed(written)
     }
 
     fn set_read_timeout(&mut self, timeout: Option<Duration>) {
@@ -110,7 +100,7 @@ impl Session for Downstream {
     }
 
     async fn shutdown(&mut self, _code: u32, _ctx: &str) {
-        match &mut self.wire {
+        match &mut self.at_work().wire {
             Some(Wire::H1(wire)) => wire.close_after(),
             Some(Wire::H2(stream)) => stream.reset(h2::Reason::INTERNAL_ERROR),
             None => {}
@@ -118,26 +108,23 @@ impl Session for Downstream {
     }
 
     fn is_body_done(&mut self) -> bool {
-        !self.awaits_switch() && !self.replaying && (self.buffered.is_some() || self.wire_body_done())
+        let down = self.at_work();
+        !down.awaits_switch() && down.attempt_is_read()
     }
 
     async fn finish(&mut self) -> Result<()> {
-        Downstream::finish(self).await
+        Downstream::finish(&mut self.at_work()).await
     }
 
     fn is_body_empty(&mut self) -> bool {
-        !self.awaits_switch() && self.body_is_empty()
+        let down = self.at_work();
+        !down.awaits_switch() && down.body_is_empty()
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
-        if !no_body_expected && !self.is_body_done() && !self.awaits_switch() {
-            return self.next_piece().await;
-        }
-        match self.head_due() {
-            Some(due) => tokio::time::timeout_at(due, self.gone()).await.map_err(|_| Error::new(NO_ANSWER))?,
-            None => self.gone().await,
-        }
-        Err(Error::new(CLIENT_GONE))
+        let mut down = self.at_work();
+        let read = down.piece_or_end(no_body_expected).await;
+        down.noticed(read)
     }
 
     fn body_bytes_sent(&self) -> usize {
@@ -219,7 +206,108 @@ impl Session for Downstream {
     }
 }
 
+/// A session that has its connection in hand; it is put back on the shelf when this is dropped.
+struct AtWork<'a>(&'a mut Downstream);
+
+impl Deref for AtWork<'_> {
+    type Target = Downstream;
+
+    fn deref(&self) -> &Downstream {
+        self.0
+    }
+}
+
+impl DerefMut for AtWork<'_> {
+    fn deref_mut(&mut self) -> &mut Downstream {
+        self.0
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        if let Some(shelf) = &self.0.shelf {
+            shelf.put(&mut self.0.wire);
+        }
+    }
+}
+
 impl Downstream {
+    fn at_work(&mut self) -> AtWork<'_> {
+        if let Some(shelf) = &self.shelf {
+            shelf.take(&mut self.wire);
+        }
+        AtWork(self)
+    }
+
+    /// Notes what the road is told about its client.
+    fn noticed<T>(&self, done: Result<T>) -> Result<T> {
+        if let Err(error) = &done {
+            if error.etype == CLIENT_STALLED {
+                self.fate.stalled.store(true, Ordering::Relaxed);
+            }
+            if let Some(shelf) = &self.shelf {
+                shelf.is_known();
+            }
+        }
+        done
+    }
+
+    /// The backend shall say whether the client, which waits for `100 Continue`, is to send its body.
+    pub fn withhold(&mut self) {
+        self.withheld = Some(None);
+    }
+
+    /// Whether all of the body was read, for this attempt.
+    fn attempt_is_read(&self) -> bool {
+        !self.replaying && (self.spared || self.buffered.is_some() || self.wire_body_done())
+    }
+
+    /// The next piece of the body, and once there is none, the client's end.
+    async fn piece_or_end(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        if !no_body_expected && !self.attempt_is_read() && !self.awaits_switch() {
+            if let Some(due) = &mut self.withheld {
+                let due = *due.get_or_insert_with(|| Instant::now() + CONTINUE_AFTER);
+                let _ = tokio::time::timeout_at(due, self.unasked()).await;
+                self.withheld = None;
+            }
+            return self.next_piece().await;
+        }
+        match self.head_due() {
+            Some(due) => tokio::time::timeout_at(due, self.gone()).await.map_err(|_| Error::new(NO_ANSWER))?,
+            None => self.gone().await,
+        }
+        Err(Error::new(CLIENT_GONE))
+    }
+
+    async fn write_tasks(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        if !self.answered && !self.attempt_is_read() && tasks.iter().any(HttpTask::is_end) {
+            // The whole answer is here before the whole request is.
+            self.give_up_body();
+        }
+        let mut end = false;
+        for task in tasks {
+            end = self.write_task(task).await? || end;
+        }
+        if !end {
+            self.flush().await?;
+            return Ok(false);
+        }
+        Downstream::finish(self).await?;
+        if self.ends_early() {
+            // Pingora would go on to send the whole body, and then take the connection for a good one. It keeps none that failed.
+            return Err(Error::new(EARLY_ANSWER));
+        }
+        Ok(true)
+    }
+
+    fn trailers(&mut self, trailers: HeaderMap) -> Result<()> {
+        match &mut self.wire {
+            Some(Wire::H2(stream)) => stream.write_trailers(trailers),
+            // HTTP/1.1 clients rarely ask for trailers, and the gateway does not announce any.
+            _ => Ok(()),
+        }
+    }
+
     /// The next piece of the body, for this attempt.
     async fn next_piece(&mut self) -> Result<Option<Bytes>> {
         if std::mem::take(&mut self.replaying) {
@@ -239,12 +327,12 @@ impl Downstream {
             }
             HttpTask::Body(data, end) | HttpTask::UpgradedBody(data, end) => {
                 if let Some(data) = data {
-                    self.write_body(data, false).await?;
+                    Downstream::write_body(self, data, false).await?;
                 }
                 Ok(end)
             }
             HttpTask::Trailer(Some(trailers)) => {
-                self.write_trailers(*trailers).await?;
+                self.trailers(*trailers)?;
                 Ok(true)
             }
             HttpTask::Trailer(None) | HttpTask::Done => Ok(true),

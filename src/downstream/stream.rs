@@ -66,6 +66,14 @@ impl H2 {
         self.continue_owed = !self.is_body_done();
     }
 
+    /// Waits until something of the body is there, or its end; without asking for it.
+    pub async fn unasked(&mut self) {
+        if self.ahead.is_none() && !self.done {
+            // What went wrong is told to whoever reads on.
+            self.ahead = poll_fn(|cx| self.poll_body(cx, false)).await.ok().flatten();
+        }
+    }
+
     /// Whether nothing of a body came or will come.
     pub fn is_body_empty(&self) -> bool {
         !self.begun && self.is_body_done()
@@ -86,11 +94,12 @@ impl H2 {
     pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
         match self.ahead.take() {
             Some(piece) => Ok(Some(piece)),
-            None => poll_fn(|cx| self.poll_body(cx)).await,
+            None => poll_fn(|cx| self.poll_body(cx, true)).await,
         }
     }
 
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+    /// `ask`: a client that waits for `100 Continue` gets it, if nothing is there.
+    fn poll_body(&mut self, cx: &mut Context<'_>, ask: bool) -> Poll<Result<Option<Bytes>>> {
         loop {
             let piece = match self.body.poll_data(cx) {
                 Poll::Ready(Some(Ok(piece))) => piece,
@@ -100,7 +109,9 @@ impl H2 {
                     return Poll::Ready(Ok(None));
                 }
                 Poll::Pending => {
-                    self.say_continue();
+                    if ask {
+                        self.say_continue();
+                    }
                     return Poll::Pending;
                 }
             };
@@ -123,7 +134,7 @@ impl H2 {
 
     /// Whether the client still waits for `100 Continue`.
     pub fn is_continue_owed(&self) -> bool {
-        self.continue_owed
+        self.continue_owed && self.ahead.is_none() && self.send.is_none()
     }
 
     /// Sends an interim answer (1xx). One that cannot be sent any more is not missed: the stream is over, or the final one was first.
@@ -207,6 +218,11 @@ impl H2 {
         if !self.ended {
             self.respond.send_reset(reason);
         }
+    }
+
+    /// Whether the answer is whole: what the client does with the stream from here on is no news.
+    pub fn is_ended(&self) -> bool {
+        self.ended
     }
 
     /// Waits until the client resets the stream, or its connection is lost.

@@ -7,7 +7,7 @@ use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
-use super::Failed;
+use super::{Failed, client_failed};
 use crate::cache::{self, CACHE_STATUS, Hit, StoredHead, Use};
 use crate::downstream::{Downstream, seen_upstream};
 use crate::head::HeaderEdit;
@@ -32,7 +32,7 @@ pub fn find(journey: &Journey) -> Option<Hit> {
 /// Gives a stored answer to the client.
 ///
 /// # Errors
-/// [`Failed::ClientGone`].
+/// [`Failed::ClientGone`] or [`Failed::ClientStopped`].
 pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Result<(), Failed> {
     let unchanged = hit.not_modified(&journey.head.method, |name| seen_upstream(&journey.head, &journey.exchange, name));
     let head = unchanged.as_ref().unwrap_or_else(|| hit.head());
@@ -50,11 +50,13 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
     let bodiless = journey.head.method == Method::HEAD || is_bodiless(head.status) || hit.body().is_empty();
     let answer = answer_head(head, hit.body().len());
     let exchange = &journey.exchange;
-    down.write_answer(&answer, &exchange.request_id, &exchange.to_client, bodiless).await.map_err(|_| Failed::ClientGone)?;
+    down.write_answer(&answer, &exchange.request_id, &exchange.to_client, bodiless)
+        .await
+        .map_err(|error| client_failed(&error))?;
     if !bodiless {
-        down.write_body(hit.body().clone(), true).await.map_err(|_| Failed::ClientGone)?;
+        down.write_body(hit.body().clone(), true).await.map_err(|error| client_failed(&error))?;
     }
-    down.finish().await.map_err(|_| Failed::ClientGone)
+    down.finish().await.map_err(|error| client_failed(&error))
 }
 
 fn answer_head(head: &StoredHead, length: usize) -> AnswerHead {

@@ -16,12 +16,12 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use http::StatusCode;
-use pingora_error::ErrorType;
+use pingora_error::{Error, ErrorType};
 use tokio::net::TcpStream;
 
 pub use pool::{Pool, SWEEP};
 
-use crate::downstream::Downstream;
+use crate::downstream::{CLIENT_STALLED, Downstream};
 use crate::journey::{Journey, body_refusal};
 use crate::reply::Reply;
 use crate::upstream::{Flight, Protocol, Service, connect_failure};
@@ -36,6 +36,8 @@ pub enum Failed {
     Answer(Box<Reply>),
     /// The client went away.
     ClientGone,
+    /// The client took nothing of its answer for too long.
+    ClientStopped,
     /// The backend broke off in the middle of its answer.
     BrokeOff,
 }
@@ -52,6 +54,7 @@ pub fn takes(journey: &Journey, service: &Service) -> bool {
 /// See [`Failed`]. Cancel-safe in the sense that dropping the future closes the backend's connection and leaves the client's as it is.
 pub async fn run(pool: &Pool, journey: &mut Journey, down: &mut Downstream, service: &Service) -> Result<(), Failed> {
     let mut fresh = false;
+    down.look_ahead().await;
     loop {
         let mut up = connect(pool, journey, service, fresh).await?;
         journey.outcome.upstream_started = Some(Instant::now());
@@ -151,6 +154,11 @@ fn upstream_reply(status: StatusCode, reason: &'static str, detail: &'static str
     Reply::new(status, "upstream", reason, detail)
 }
 
+/// How it is told that a client could not be written to.
+fn client_failed(error: &Error) -> Failed {
+    if error.etype == CLIENT_STALLED { Failed::ClientStopped } else { Failed::ClientGone }
+}
+
 fn failed(broken: relay::Broken) -> Failed {
     use relay::Broken;
     match broken {
@@ -168,7 +176,7 @@ fn failed(broken: relay::Broken) -> Failed {
             None if error.etype == ErrorType::InvalidHTTPHeader => {
                 Failed::Answer(upstream_reply(StatusCode::BAD_GATEWAY, "malformed_answer", "The backend's answer is malformed."))
             }
-            None => Failed::ClientGone,
+            None => client_failed(&error),
         },
         Broken::MidAnswer => Failed::BrokeOff,
     }

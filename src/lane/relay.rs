@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 
 use super::request::{self, Parts, SentFraming};
 use super::transport::{Transport, Turn};
-use crate::downstream::Downstream;
+use crate::downstream::{CONTINUE_AFTER, Downstream};
 use crate::journey::Journey;
 use crate::upstream::Service;
 use crate::wait::{Alarm, within};
@@ -149,6 +149,10 @@ struct Sending {
     /// Bytes that are framed and wait for the socket.
     pending: Pending,
     done: bool,
+    /// The backend takes no more. What it has said before is still read.
+    failed: bool,
+    /// The body is not asked for before the backend says so, or this moment.
+    withheld: Option<tokio::time::Instant>,
 }
 
 impl Sending {
@@ -169,6 +173,14 @@ impl Sending {
         }
         self.done = true;
     }
+
+    /// Nothing else is sent. A backend that has answered and closed resets what comes behind its answer; the answer stands.
+    fn give_up(&mut self) {
+        self.pending = Pending::default();
+        self.withheld = None;
+        self.done = true;
+        self.failed = true;
+    }
 }
 
 /// Sends the request and relays the answer.
@@ -176,7 +188,10 @@ pub async fn exchange(up: &mut Upstream, journey: &mut Journey, down: &mut Downs
     let mut sending = begin(journey, down);
     // A longer one is written while the answer is watched for: it may come first.
     if sending.done && sending.pending.remaining() <= WRITE_AT_ONCE {
-        up.write(&mut sending.pending, service.timeouts.write).await?;
+        match up.write(&mut sending.pending, service.timeouts.write).await {
+            Err(Broken::Failed) => sending.give_up(),
+            written => written?,
+        }
     }
     let answer = interim_and_final(up, journey, down, service, &mut sending).await?;
     journey.outcome.upstream = journey.outcome.upstream_started.map(|started| started.elapsed());
@@ -188,15 +203,23 @@ fn begin(journey: &Journey, down: &mut Downstream) -> Sending {
     let mut out = Vec::with_capacity(1024);
     let target = journey.upstream_target();
     let buffered = down.buffered().cloned();
+    let expects = down.is_continue_owed();
     let parts = Parts {
         head: &journey.head,
         target: target.as_deref(),
         exchange: &journey.exchange,
         buffered: buffered.as_ref().map(Bytes::len),
         empty: down.body_is_empty(),
+        expects,
     };
     let framing = request::write(&mut out, &parts);
-    let mut sending = Sending { framing, pending: Pending { bytes: out, sent: 0 }, done: framing == SentFraming::None };
+    let mut sending = Sending {
+        framing,
+        pending: Pending { bytes: out, sent: 0 },
+        done: framing == SentFraming::None,
+        failed: false,
+        withheld: expects.then(|| tokio::time::Instant::now() + CONTINUE_AFTER),
+    };
     if let Some(body) = buffered {
         sending.frame(&body);
         sending.done = true;
@@ -233,7 +256,10 @@ async fn interim_and_final(
             // Nobody asked for it: requests to upgrade take the other road.
             return Err(Broken::Malformed);
         }
-        if head.status != StatusCode::CONTINUE {
+        if head.status == StatusCode::CONTINUE {
+            sending.withheld = None;
+            down.say_continue().await.map_err(Broken::Client)?;
+        } else {
             down.write_interim(&head).await.map_err(Broken::Client)?;
         }
     }
@@ -243,7 +269,10 @@ async fn interim_and_final(
 /// Waits for whatever comes first: a piece of the request's body, room to send it, bytes of the answer, or the client's end.
 async fn step(up: &mut Upstream, down: &mut Downstream, service: &Service, sending: &mut Sending) -> Result<(), Broken> {
     if sending.pending.has_remaining() {
-        return Box::pin(send_or_read(up, service, sending)).await;
+        return Box::pin(send_or_read(up, down, service, sending)).await;
+    }
+    if let Some(due) = sending.withheld {
+        return Box::pin(word_or_body(up, down, sending, due)).await;
     }
     let reading = sending.pending.is_empty() && !sending.done;
     let limit = if sending.done { service.timeouts.response } else { Duration::MAX };
@@ -259,6 +288,8 @@ async fn step(up: &mut Upstream, down: &mut Downstream, service: &Service, sendi
         alarm.within(limit, first).await.map_err(|_| Broken::TimedOut)?
     };
     match event.map_err(Broken::Client)? {
+        // After a failed write an end may stand for that failure.
+        Event::Answer(Ok(0)) if sending.failed => Err(Broken::Failed),
         Event::Answer(Ok(0)) => Err(up.ended()),
         Event::Answer(Ok(_)) => Ok(()),
         Event::Answer(Err(_)) => Err(Broken::Failed),
@@ -270,19 +301,55 @@ async fn step(up: &mut Upstream, down: &mut Downstream, service: &Service, sendi
             sending.end();
             Ok(())
         }
-        Event::Gone => Err(Broken::Client(Error::new(crate::downstream::CLIENT_GONE))),
+        Event::Gone => Err(gone()),
     }
 }
 
-/// What is left of the request is written, and what comes of the answer meanwhile is read.
-async fn send_or_read(up: &mut Upstream, service: &Service, sending: &mut Sending) -> Result<(), Broken> {
+/// What is left of the request is written, and what comes of the answer meanwhile is read. A client that goes away while the backend does
+/// not read ends the exchange.
+async fn send_or_read(up: &mut Upstream, down: &mut Downstream, service: &Service, sending: &mut Sending) -> Result<(), Broken> {
     let turn = up.transport.turn(&mut up.read, READ, &mut sending.pending);
-    match within(service.timeouts.write, turn).await {
+    let turned = tokio::select! {
+        biased;
+        turned = within(service.timeouts.write, turn) => turned,
+        () = down.reset() => return Err(gone()),
+    };
+    match turned {
         Ok(Ok(Turn::Read(0))) => Err(up.ended()),
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(_)) => Err(Broken::Failed),
+        Ok(Err(_)) => {
+            sending.give_up();
+            Ok(())
+        }
         Err(_) => Err(Broken::TimedOut),
     }
+}
+
+/// The client waits for `100 Continue`: what comes of the answer is read, until the backend has said it, the client sends its body
+/// unasked, or the wait is over.
+async fn word_or_body(
+    up: &mut Upstream,
+    down: &mut Downstream,
+    sending: &mut Sending,
+    due: tokio::time::Instant,
+) -> Result<(), Broken> {
+    let Upstream { transport, read, .. } = up;
+    tokio::select! {
+        biased;
+        count = scratch::read(transport, read) => match count {
+            Ok(0) => Err(up.ended()),
+            Ok(_) => Ok(()),
+            Err(_) => Err(Broken::Failed),
+        },
+        _ = tokio::time::timeout_at(due, down.unasked()) => {
+            sending.withheld = None;
+            Ok(())
+        }
+    }
+}
+
+fn gone() -> Broken {
+    Broken::Client(Error::new(crate::downstream::CLIENT_GONE))
 }
 
 enum Event {
@@ -312,7 +379,21 @@ async fn relay(
 ) -> Result<(), Broken> {
     journey.answered(answer.status);
     // A backend that answers before it has the whole request may not read the rest as a part of it.
-    let early = !sending.done || sending.pending.has_remaining();
+    let early = !sending.done || sending.pending.has_remaining() || sending.failed;
+    if early {
+        if sending.withheld.take().is_some() {
+            // It was not asked for its body, and now it will not be.
+            sending.done = true;
+        }
+        let at_hand = match answer.body {
+            BodyDecoder::Done => true,
+            BodyDecoder::Length(length) => length <= up.read.len() as u64,
+            _ => false,
+        };
+        if at_hand || sending.failed || !answer.keep_alive {
+            down.give_up_body();
+        }
+    }
     let end = answer.body.is_done();
     down.write_answer(&answer, &journey.exchange.request_id, &journey.exchange.to_client, end).await.map_err(Broken::Client)?;
     let mut amount = READ;
@@ -342,7 +423,7 @@ async fn relay(
             continue;
         }
         match fill_or_gone(up, down, amount, service).await? {
-            0 if answer.body == BodyDecoder::UntilClose => answer.body = BodyDecoder::Done,
+            0 if answer.body == BodyDecoder::UntilClose && !sending.failed => answer.body = BodyDecoder::Done,
             0 => return Err(Broken::MidAnswer),
             _ => {}
         }
@@ -358,7 +439,7 @@ async fn fill_or_gone(up: &mut Upstream, down: &mut Downstream, amount: usize, s
     tokio::select! {
         biased;
         count = up.fill(amount, limit) => count.map_err(|_| Broken::MidAnswer),
-        _ = down.gone() => Err(Broken::Client(Error::new(crate::downstream::CLIENT_GONE))),
+        _ = down.gone() => Err(gone()),
     }
 }
 

@@ -23,8 +23,10 @@ pub struct Parts<'a> {
     pub exchange: &'a Exchange,
     /// The length of a body that is whole in memory.
     pub buffered: Option<usize>,
-    /// There is no body, whatever the framing says (an HTTP/2 stream that ended with its head).
+    /// There is no body, whatever the framing says (an HTTP/2 stream that ended without one).
     pub empty: bool,
+    /// The client waits for the backend's word before it sends its body.
+    pub expects: bool,
 }
 
 /// Appends the head.
@@ -68,6 +70,9 @@ pub fn write(out: &mut Vec<u8>, parts: &Parts<'_>) -> SentFraming {
             field(out, b"Content-Length", itoa::Buffer::new().format(length).as_bytes());
         }
         _ => {}
+    }
+    if parts.expects {
+        out.extend_from_slice(b"Expect: 100-continue\r\n");
     }
     out.extend_from_slice(b"\r\n");
     framing
@@ -113,7 +118,7 @@ mod tests {
     /// Without the trace.
     fn written(head: &RequestHead, exchange: &Exchange) -> String {
         let mut out = Vec::new();
-        write(&mut out, &Parts { head, target: None, exchange, buffered: None, empty: false });
+        write(&mut out, &Parts { head, target: None, exchange, buffered: None, empty: false, expects: false });
         String::from_utf8(out)
             .unwrap()
             .split("\r\n")

@@ -1,11 +1,13 @@
 //! One connection from accept to close: PROXY protocol, TLS, the choice of the protocol, and then one request after the other.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -24,7 +26,7 @@ use crate::downstream::stream::H2;
 use crate::downstream::{Downstream, Fate, Returned, UNREAD, Wire, upstream_request};
 use crate::exchange::{Connection, Verdict};
 use crate::head::{BodyFraming, HeaderEdits, RequestHead};
-use crate::journey::{CLIENT_CLOSED, Journey, Pause, out_of_time};
+use crate::journey::{CLIENT_CLOSED, CLIENT_STOPPED, Journey, Pause, out_of_time};
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::guard::Permit;
@@ -35,7 +37,7 @@ use crate::listen::tls::{Protocol, Secured};
 use crate::proxy::HANDED_OVER;
 use crate::reply::{Flow, Reply};
 use crate::snapshot::Door;
-use crate::upstream::Service;
+use crate::upstream::{self, Service};
 use crate::wait::Alarm;
 use crate::wire::head::BadHead;
 
@@ -457,6 +459,7 @@ async fn broke(journey: &mut Journey, down: &mut Downstream, failed: Failed) {
         Failed::Answer(reply) if !down.is_answered() => return refuse(journey, down, &reply).await,
         Failed::Answer(reply) => Verdict { policy: reply.policy, reason: "answer_broke_off" },
         Failed::BrokeOff => Verdict { policy: "upstream", reason: "answer_broke_off" },
+        Failed::ClientStopped => CLIENT_STOPPED,
         Failed::ClientGone => {
             journey.outcome.status = CLIENT_CLOSED.as_u16();
             Verdict { policy: "client", reason: "client_closed" }
@@ -473,6 +476,10 @@ async fn by_proxy(
     mut down: Downstream,
     alarm: &mut Alarm,
 ) -> Option<Returned> {
+    let over_h1 = journey.service().is_some_and(|service| service.protocol == upstream::Protocol::Http1);
+    if over_h1 {
+        down.look_ahead().await;
+    }
     let exchange = &journey.exchange;
     let target = journey.upstream_target();
     let mut request = match upstream_request(&journey.head, target.as_deref(), exchange) {
@@ -487,10 +494,15 @@ async fn by_proxy(
         // What is whole in memory has a length, whatever framing it came in.
         let _ = request.insert_header(http::header::CONTENT_LENGTH, body.len());
     }
-    let hatch = down.set_request(request, journey.max_body());
+    if over_h1 && down.is_continue_owed() {
+        // HTTP/2 backends' interim answers are not heard here, so they are not asked for one.
+        let _ = request.insert_header(http::header::EXPECT, "100-continue");
+        down.withhold();
+    }
     if journey.is_grpc() {
         down.await_body_without_limit();
     }
+    let (hatch, shelf) = down.set_request(request, journey.max_body());
     let due = journey.due();
     let fate = down.fate();
     journey.fate = Some(fate.clone());
@@ -500,10 +512,14 @@ async fn by_proxy(
     let proxied = async { worker.proxy().await.process_new_http(session, &worker.shutdown).await };
     {
         // Dropped at the end of this block, which is when the connection comes back.
-        let road = pin!(HANDED_OVER.scope(Cell::new(Some(journey)), proxied));
-        within_deadline(road, due, &fate, alarm).await;
+        let mut road = pin!(HANDED_OVER.scope(Cell::new(Some(journey)), proxied));
+        let watched = pin!(poll_fn(|cx| match road.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => shelf.poll_gone(cx).map(|()| fate.leave()),
+        }));
+        within_deadline(watched, due, &fate, alarm).await;
     }
-    let returned = hatch.take()?;
+    let returned = hatch.take().filter(|_| !fate.has_left())?;
     if returned.answered {
         return Some(returned);
     }

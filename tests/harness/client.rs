@@ -182,6 +182,12 @@ impl Client {
         std::mem::take(&mut self.read)
     }
 
+    /// Goes away: the other side learns of it at once, whatever it has not read or sent yet.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    /// Says that nothing else will be sent.
     pub fn half_close(&self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }

@@ -47,7 +47,8 @@ pub fn ask(port: u16, kind: Kind, method: &str, path: &str, body: &[u8]) -> Told
         Kind::Length | Kind::Chunked => by_h1(port, kind, method, path, body),
         _ => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let asked = runtime.block_on(tokio::time::timeout(Duration::from_secs(30), by_h2(port, kind, method, path, body)));
+            let asked = runtime
+                .block_on(async { tokio::time::timeout(Duration::from_secs(30), by_h2(port, kind, method, path, body)).await });
             asked.expect("an answer in time").unwrap_or_else(Told::nothing)
         }
     }

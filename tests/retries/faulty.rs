@@ -13,6 +13,8 @@ use crate::harness::find;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     CloseAtAccept,
+    /// Reads nothing else once it has the head, and gives no room to send more.
+    Stall,
     CloseAfterHead,
     ResetAfterHead,
     CloseAfterPart,
@@ -59,6 +61,8 @@ pub struct Seen {
     pub heads: usize,
     /// The bodies of the requests that came whole.
     pub whole: Vec<Vec<u8>>,
+    /// The codes of the RST_STREAMs that came.
+    pub resets: Vec<u32>,
     /// How many requests are still to meet the fault, and after how much of their body.
     left: usize,
     part: usize,
@@ -201,6 +205,13 @@ impl Peer {
             let head = String::from_utf8(self.take(end)?).unwrap().to_ascii_lowercase();
             self.seen.lock().unwrap().heads += 1;
             let faulty = self.fault != Fault::CloseAtAccept && self.meets_fault();
+            if faulty && self.fault == Fault::Stall {
+                // Until the test is over.
+                while socket2::SockRef::from(&self.stream).peer_addr().is_ok() {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                return None;
+            }
             if faulty && self.fault.comes_after_head() {
                 return self.die();
             }
@@ -270,6 +281,7 @@ impl Peer {
             let (kind, flags, number) = (head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
             let payload = self.take(length)?;
             match kind {
+                RST_STREAM => self.seen.lock().unwrap().resets.push(u32::from_be_bytes(payload.try_into().ok()?)),
                 SETTINGS if flags & ACK == 0 => self.send(SETTINGS, ACK, 0, b"")?,
                 PING if flags & ACK == 0 => self.send(PING, ACK, 0, &payload)?,
                 HEADERS if !streams.iter().any(|stream| stream.number == number) => {
@@ -285,6 +297,10 @@ impl Peer {
                     streams.push(stream);
                 }
                 DATA => {
+                    if length > 0 {
+                        // What is not taken of one stream must not stop the others.
+                        self.send(WINDOW_UPDATE, 0, 0, &u32::try_from(length).unwrap().to_be_bytes())?;
+                    }
                     let Some(stream) = streams.iter_mut().find(|stream| stream.number == number && !stream.over) else {
                         continue;
                     };
@@ -296,9 +312,9 @@ impl Peer {
                     if flags & END_STREAM != 0 {
                         self.answer(stream)?;
                     } else if length > 0 {
-                        let grant = u32::try_from(length).unwrap().to_be_bytes();
-                        self.send(WINDOW_UPDATE, 0, 0, &grant)?;
-                        self.send(WINDOW_UPDATE, 0, number, &grant)?;
+                        if !(stream.faulty && self.fault == Fault::Stall) {
+                            self.send(WINDOW_UPDATE, 0, number, &u32::try_from(length).unwrap().to_be_bytes())?;
+                        }
                     }
                 }
                 _ => {}
