@@ -50,6 +50,9 @@ pub const TRAVEL_FIELDS: [&str; 10] = [
     "upgrade",
 ];
 
+/// Stands for the method of a head that could not be read. It is a token, but nobody's method.
+const UNREAD_METHOD: &str = "-";
+
 #[derive(Debug, Clone)]
 pub struct RequestHead {
     /// The bytes that the fields' spans point into.
@@ -87,6 +90,11 @@ impl RequestHead {
 
     pub fn authority(&self) -> &[u8] {
         self.authority.of(&self.buffer)
+    }
+
+    /// The method for the log: nothing if it could not be read.
+    pub fn loggable_method(&self) -> &str {
+        Some(self.method.as_str()).filter(|method| *method != UNREAD_METHOD).unwrap_or_default()
     }
 
     /// The first field of that name, whatever its case. `name` is lower case.
@@ -131,7 +139,7 @@ impl RequestHead {
 
     /// Stands in for a head that could not be read, in its log line.
     pub fn unreadable() -> Self {
-        let mut head = Self::build("GET", "", &[]);
+        let mut head = Self::build(UNREAD_METHOD, "", &[]);
         head.keep_alive = false;
         head
     }

@@ -504,7 +504,7 @@ impl Journey {
             protocol: if head.version == http::Version::HTTP_2 { "h2" } else { "h1" },
             tls: exchange.connection.tls.as_ref().map_or("", |tls| tls.version),
             host: head.host.as_bytes(),
-            method: head.method.as_str().as_bytes(),
+            method: head.loggable_method().as_bytes(),
             path: head.path.as_bytes(),
             query,
             route: self.route().map_or("", |route| &route.id),

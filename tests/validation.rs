@@ -73,8 +73,9 @@ fn malformed_heads_get_400_with_a_problem_and_a_closed_connection() {
         ),
         ("GET open HTTP/1.1\r\nHost: a\r\n\r\n", "request_target"),
         ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", "request_target"),
-        ("GE T /open HTTP/1.1\r\nHost: a\r\n\r\n", "http_version"),
-        ("\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", "malformed_request_line"),
+        ("GE T /open HTTP/1.1\r\nHost: a\r\n\r\n", "malformed_request_line"),
+        ("GET /open HTTP/2.0\r\nHost: a\r\n\r\n", "http_version"),
+        ("\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", "tls_on_plain_port"),
     ];
     for (bytes, reason) in cases {
         let mut client = Client::connect(gateway.port());

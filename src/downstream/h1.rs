@@ -26,7 +26,7 @@ use crate::wait::{Alarm, within};
 use crate::wire::answer::AnswerHead;
 use crate::wire::body::{BodyDecoder, Decoded};
 use crate::wire::encode::{self, AnswerFraming};
-use crate::wire::head::{BadHead, HeadLimits, HeadScan};
+use crate::wire::head::{BadHead, HeadLimits, HeadScan, Refused};
 use crate::wire::scratch;
 
 /// What is read from the socket at once.
@@ -100,10 +100,12 @@ pub enum NextHead {
     Head(Box<RequestHead>),
     /// The client closed, or nothing came within the keep-alive time: nothing is owed.
     Closed,
-    Bad(BadHead),
-    /// The head did not come whole within its deadline.
-    TimedOut,
+    /// It is no request, or did not come whole within its deadline.
+    Bad(Box<Refused>),
 }
+
+const HEAD_TIMEOUT: BadHead =
+    BadHead { status: StatusCode::REQUEST_TIMEOUT, reason: "head_timeout", detail: "The request's head did not come in time." };
 
 /// A connection, and where it stands in the current exchange.
 pub struct H1 {
@@ -156,7 +158,7 @@ impl H1 {
                 match scan.find(&mut self.read, limits) {
                     Ok(true) => return self.take_head(limits),
                     Ok(false) => {}
-                    Err(bad) => return NextHead::Bad(bad),
+                    Err(bad) => return NextHead::Bad(Refused::new(bad, &self.read)),
                 }
             }
             if self.read.is_empty() {
@@ -184,7 +186,7 @@ impl H1 {
                 Ok(Ok(0)) | Ok(Err(_)) => return NextHead::Closed,
                 Ok(Ok(_)) => {}
                 Err(_) if self.read.is_empty() => return NextHead::Closed,
-                Err(_) => return NextHead::TimedOut,
+                Err(_) => return NextHead::Bad(Refused::new(HEAD_TIMEOUT, &self.read)),
             }
         }
     }
@@ -195,7 +197,7 @@ impl H1 {
                 self.begin(&head);
                 NextHead::Head(head)
             }
-            Err(bad) => NextHead::Bad(bad),
+            Err(refused) => NextHead::Bad(refused),
         }
     }
 
@@ -285,7 +287,7 @@ impl H1 {
             })?;
             match decoded {
                 Decoded::Data(data) => return Ok(Some(data)),
-                Decoded::End => return Ok(None),
+                Decoded::Trailers(_) | Decoded::End => return Ok(None),
                 Decoded::NeedMore => {}
             }
             if self.eof {
@@ -724,6 +726,7 @@ mod tests {
             assert!(matches!(next, NextHead::Head(_)));
         }
         client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
-        assert!(matches!(h1.next_head(&LIMITS, SECOND, Duration::from_millis(100), &mut alarm).await, NextHead::TimedOut));
+        let next = h1.next_head(&LIMITS, SECOND, Duration::from_millis(100), &mut alarm).await;
+        assert!(matches!(next, NextHead::Bad(refused) if refused.bad == HEAD_TIMEOUT && refused.head.path == "/"));
     }
 }

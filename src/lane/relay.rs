@@ -446,6 +446,6 @@ async fn fill_or_gone(up: &mut Upstream, down: &mut Downstream, amount: usize, s
 fn next_piece(body: &mut BodyDecoder, read: &mut BytesMut) -> Result<Option<Bytes>, Broken> {
     match body.decode(read).map_err(|_| Broken::MidAnswer)? {
         Decoded::Data(data) => Ok(Some(data)),
-        Decoded::NeedMore | Decoded::End => Ok(None),
+        Decoded::NeedMore | Decoded::Trailers(_) | Decoded::End => Ok(None),
     }
 }

@@ -208,7 +208,7 @@ pub enum Received {
 ///
 /// A stream that has none is told apart by its first bytes, at most 12, which are returned; this cannot be done by peeking alone,
 /// because waiting for more than was already peeked would spin. Errors: `InvalidData` for a broken header, `UnexpectedEof`,
-/// `TimedOut` at `deadline`, and the socket's own.
+/// `ConnectionAborted` for an end without a byte before it, `TimedOut` at `deadline`, and the socket's own.
 pub async fn read_header(stream: &mut TcpStream, deadline: Instant) -> io::Result<Received> {
     match tokio::time::timeout_at(deadline, read(stream)).await {
         Ok(result) => result,
@@ -241,7 +241,8 @@ async fn read(stream: &mut TcpStream) -> io::Result<Received> {
         bytes.resize(before + wanted, 0);
         let read = stream.read(bytes.get_mut(before..).unwrap_or_default()).await?;
         if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            let silent = before == 0;
+            return Err(if silent { io::ErrorKind::ConnectionAborted } else { io::ErrorKind::UnexpectedEof }.into());
         }
         bytes.truncate(before + read);
     }

@@ -57,8 +57,8 @@ pub enum HandshakeError {
     TimedOut,
     /// The client's certificate was missing, or refused for this reason.
     BadCertificate(&'static str),
-    /// In the TLS library's words, which hold nothing of the client's.
-    Failed(Box<pingora_core::Error>),
+    /// Why, as a stable word, and in the TLS library's words, which hold nothing of the client's.
+    Failed(&'static str, Box<pingora_core::Error>),
 }
 
 impl HandshakeError {
@@ -67,7 +67,7 @@ impl HandshakeError {
         match self {
             HandshakeError::TimedOut => "handshake_timeout",
             HandshakeError::BadCertificate(reason) => reason,
-            HandshakeError::Failed(_) => "handshake_failed",
+            HandshakeError::Failed(reason, _) => reason,
         }
     }
 }
@@ -77,7 +77,7 @@ impl fmt::Display for HandshakeError {
         match self {
             HandshakeError::TimedOut => f.write_str("the TLS handshake took too long"),
             HandshakeError::BadCertificate(reason) => f.write_str(reason),
-            HandshakeError::Failed(error) => error.fmt(f),
+            HandshakeError::Failed(_, error) => error.fmt(f),
         }
     }
 }
@@ -146,8 +146,10 @@ impl TlsAcceptor {
             .map_err(|_| HandshakeError::TimedOut)?
             .map_err(|error| match client_auth::take_reason() {
                 Some(reason) => HandshakeError::BadCertificate(reason),
-                None if says_missing(&error.to_string()) => HandshakeError::BadCertificate("client_certificate_missing"),
-                None => HandshakeError::Failed(error),
+                None => match reason(&error.to_string()) {
+                    MISSING => HandshakeError::BadCertificate(MISSING),
+                    reason => HandshakeError::Failed(reason, error),
+                },
             })?;
         let ssl = stream.ssl();
         let facts = TlsFacts {
@@ -169,10 +171,29 @@ impl TlsAcceptor {
     }
 }
 
-/// Whether a client had to bring a certificate and did not. The libraries have no code for it that comes through, but words that have
-/// stood for decades; BoringSSL's are in capitals.
-fn says_missing(error: &str) -> bool {
-    error.to_ascii_lowercase().replace('_', " ").contains("peer did not return a certificate")
+const MISSING: &str = "client_certificate_missing";
+
+/// Why a handshake failed, as a stable word. The libraries have no code for it that comes through, but words that have stood for decades;
+/// BoringSSL's are in capitals.
+fn reason(error: &str) -> &'static str {
+    let error = error.to_ascii_lowercase().replace('_', " ");
+    let known = [
+        ("peer did not return a certificate", MISSING),
+        ("no application protocol", "no_common_protocol"),
+        ("no shared cipher", "no_common_cipher"),
+        ("unsupported protocol", "tls_version"),
+        ("version too low", "tls_version"),
+        // The client's word on the certificate that it was shown.
+        ("alert unknown ca", "client_refused_certificate"),
+        ("alert certificate", "client_refused_certificate"),
+        ("alert bad certificate", "client_refused_certificate"),
+        ("alert unsupported certificate", "client_refused_certificate"),
+        ("alert", "client_alert"),
+        ("unexpected eof", "handshake_aborted"),
+        ("connection reset", "handshake_aborted"),
+        ("broken pipe", "handshake_aborted"),
+    ];
+    known.iter().find(|(words, _)| error.contains(words)).map_or("handshake_failed", |(_, reason)| reason)
 }
 
 /// Everything of a context but the choice by server name.

@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::seldom::{Seldom, and_more};
 use super::worker::Worker;
 use crate::cache::Hit;
 use crate::downstream::h1::{H1, Io, NextHead};
@@ -39,7 +40,8 @@ use crate::reply::{Flow, Reply};
 use crate::snapshot::Door;
 use crate::upstream::{self, Service};
 use crate::wait::Alarm;
-use crate::wire::head::BadHead;
+use crate::wire::head::{BARE_LF, HTTP_ON_TLS, MALFORMED_LINE, Refused, TLS_HELLO};
+use crate::wire::line;
 
 /// How long the rest of a body may take that is read and dropped.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -67,6 +69,7 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, socket: TcpStream, peer
             entry.identify(connection.client, Speaks::H1);
             serve_h1(worker, door, connection, entry, h1).await;
         }
+        Spoken::Clear(h1, refused) => refuse_head(&worker, &door, &connection, refused, h1).await,
         Spoken::H2(stream) => {
             entry.identify(connection.client, Speaks::H2);
             Box::pin(serve_h2(worker, &door, connection, entry, stream)).await;
@@ -82,6 +85,8 @@ struct Opened {
 
 enum Spoken {
     H1(Box<H1>),
+    /// Clear HTTP, on a port that speaks TLS.
+    Clear(Box<H1>, Box<Refused>),
     H2(Stream),
 }
 
@@ -89,9 +94,14 @@ enum Spoken {
 async fn open(worker: &Worker, door: &Door, mut socket: TcpStream, peer: SocketAddr, permit: &mut Permit) -> Option<Opened> {
     let deadline = Instant::now() + door.timeouts.handshake;
     let local = socket.local_addr().map_or(door.bind, canonical);
-    let Ok(began) = begin(door, &mut socket, peer, deadline).await else {
-        door.metrics.refused("proxy_protocol");
-        return None;
+    let began = match begin(door, &mut socket, peer, deadline).await {
+        Ok(began) => began,
+        // As the health checks of balancers do.
+        Err(silent) if silent.kind() == io::ErrorKind::ConnectionAborted => return None,
+        Err(_) => {
+            door.metrics.refused("proxy_protocol");
+            return None;
+        }
     };
     if let Some(address) = door.counted_address(began.client.ip())
         && let Err(refused) = permit.count_as(address, door.caps)
@@ -104,18 +114,30 @@ async fn open(worker: &Worker, door: &Door, mut socket: TcpStream, peer: SocketA
             (None, Spoken::H2(Box::new(rewound(socket, &began.read))))
         }
         None => (None, Spoken::H1(Box::new(H1::new(Io::Plain(socket), &began.read)))),
-        Some(acceptor) => match acceptor.accept(rewound(socket, &began.read), deadline).await {
-            Ok(Secured { stream, facts, protocol }) => {
-                let speaks = match protocol {
-                    Protocol::H2 => Spoken::H2(Box::new(stream)),
-                    Protocol::H1 => Spoken::H1(Box::new(H1::new(Io::Boxed(Box::new(stream)), &[]))),
-                };
-                (Some(facts), speaks)
-            }
-            Err(error) => {
-                handshake_failed(worker, door, error.reason());
+        Some(acceptor) => match greeting(&socket, &began.read, deadline).await {
+            // Nothing has failed where nothing was tried.
+            Greeting::None => return None,
+            Greeting::Noise => {
+                handshake_failed(worker, door, began.client, "not_tls");
                 return None;
             }
+            Greeting::Http(refused) => {
+                handshake_failed(worker, door, began.client, refused.bad.reason);
+                (None, Spoken::Clear(Box::new(H1::new(Io::Plain(socket), &began.read)), refused))
+            }
+            Greeting::Tls => match acceptor.accept(rewound(socket, &began.read), deadline).await {
+                Ok(Secured { stream, facts, protocol }) => {
+                    let speaks = match protocol {
+                        Protocol::H2 => Spoken::H2(Box::new(stream)),
+                        Protocol::H1 => Spoken::H1(Box::new(H1::new(Io::Boxed(Box::new(stream)), &[]))),
+                    };
+                    (Some(facts), speaks)
+                }
+                Err(error) => {
+                    handshake_failed(worker, door, began.client, error.reason());
+                    return None;
+                }
+            },
         },
     };
     let listener = door.name.clone();
@@ -123,9 +145,50 @@ async fn open(worker: &Worker, door: &Door, mut socket: TcpStream, peer: SocketA
     Some(Opened { connection: Arc::new(connection), speaks })
 }
 
-fn handshake_failed(worker: &Worker, door: &Door, reason: &'static str) {
+/// What a client says first to a port that speaks TLS.
+enum Greeting {
+    Tls,
+    Http(Box<Refused>),
+    Noise,
+    /// It came and went, or stays without a word.
+    None,
+}
+
+/// Looks at a client's first bytes, `read` of which were read already. Nothing is consumed.
+async fn greeting(socket: &TcpStream, read: &[u8], deadline: Instant) -> Greeting {
+    let mut first = [0];
+    let first = match read.first() {
+        Some(first) => *first,
+        None => match tokio::time::timeout_at(deadline, socket.peek(&mut first)).await {
+            Ok(Ok(1)) => {
+                let [first] = first;
+                first
+            }
+            _ => return Greeting::None,
+        },
+    };
+    if first == line::TLS_HANDSHAKE {
+        return Greeting::Tls;
+    }
+    let mut bytes = [0; 1024];
+    let count = match tokio::time::timeout(Duration::ZERO, socket.peek(&mut bytes)).await {
+        Ok(Ok(count)) => count,
+        _ => 0,
+    };
+    let bytes = [read, bytes.get(..count).unwrap_or_default()].concat();
+    match line::check(&bytes) {
+        Err(BARE_LF | MALFORMED_LINE | TLS_HELLO) => Greeting::Noise,
+        _ => Greeting::Http(Refused::new(HTTP_ON_TLS, &bytes)),
+    }
+}
+
+fn handshake_failed(worker: &Worker, door: &Door, client: SocketAddr, reason: &'static str) {
+    static LINES: Seldom = Seldom::new();
     worker.core.metrics.tls_handshake_failed();
     door.metrics.refused(reason);
+    if let Some(held_back) = LINES.allow() {
+        log::warn!("listener {}: no handshake with {client}: {reason}{}", door.name, and_more(held_back));
+    }
 }
 
 /// Counts a connection as open until it is dropped.
@@ -229,8 +292,7 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
                     _ => return,
                 };
             }
-            NextHead::Bad(bad) => return Box::pin(refuse_head(&worker, &door, &connection, bad, h1)).await,
-            NextHead::TimedOut => return Box::pin(refuse_head(&worker, &door, &connection, HEAD_TIMEOUT, h1)).await,
+            NextHead::Bad(refused) => return Box::pin(refuse_head(&worker, &door, &connection, refused, h1)).await,
             NextHead::Closed => return,
         }
         // A reload that changed this listener's bounds is obeyed from the next request on.
@@ -252,14 +314,12 @@ fn stays_open(worker: &Worker, door: &mut Arc<Door>, seen: &mut u64) -> bool {
     true
 }
 
-const HEAD_TIMEOUT: BadHead =
-    BadHead { status: StatusCode::REQUEST_TIMEOUT, reason: "head_timeout", detail: "The request's head did not come in time." };
-
 /// A head that is no request gets its answer, its log line and its place in the metrics all the same.
-async fn refuse_head(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, bad: BadHead, h1: Box<H1>) {
-    let head = Box::new(RequestHead::unreadable());
-    let mut journey = Journey::begin(worker.view.load_full(), door, connection, head);
-    let mut down = Downstream::new(Wire::H1(h1), http::Method::GET).timeouts(door.timeouts.body, door.timeouts.write);
+async fn refuse_head(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, refused: Box<Refused>, h1: Box<H1>) {
+    let Refused { bad, head } = *refused;
+    let method = head.method.clone();
+    let mut journey = Journey::begin(worker.view.load_full(), door, connection, Box::new(head));
+    let mut down = Downstream::new(Wire::H1(h1), method).timeouts(door.timeouts.body, door.timeouts.write);
     refuse(&mut journey, &mut down, &bad.reply()).await;
     if let Some(Returned { wire: Wire::H1(wire), .. }) = down.give_back() {
         drop(journey);
@@ -282,7 +342,7 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
     let options = crate::wire::h2::options(door.head_limits.head);
     let handshake = options.handshake(stream);
     let Ok(Ok(mut wire)) = tokio::time::timeout(door.timeouts.handshake, handshake).await else {
-        return handshake_failed(&worker, door, "h2_handshake");
+        return handshake_failed(&worker, door, connection.client, "h2_handshake");
     };
     let mut draining = false;
     let mut begins = pin!(worker.core.drain.begins());
@@ -339,11 +399,10 @@ async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<C
                 linger(&mut stream).await;
             }
         }
-        Err(bad) => {
-            let mut head = RequestHead::unreadable();
-            head.version = http::Version::HTTP_2;
+        Err(refused) => {
+            let Refused { bad, head } = *refused;
+            let method = head.method.clone();
             let mut journey = Journey::begin(worker.view.load_full(), door, connection, Box::new(head));
-            let method = stream.request().method.clone();
             let mut down = Downstream::new(Wire::H2(stream), method).timeouts(door.timeouts.body, door.timeouts.write);
             refuse(&mut journey, &mut down, &bad.reply()).await;
         }

@@ -4,6 +4,7 @@
 
 mod connection;
 mod process;
+mod seldom;
 mod signals;
 mod sockets;
 mod worker;

@@ -2,21 +2,22 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::chunk;
 use crate::head::BodyFraming;
 
-/// The longest line that carries a chunk's size, extensions included.
-const MAX_SIZE_LINE: usize = 256;
 /// Chunk-size lines are bounded in all as well: 16 KiB of extensions in a body of one-byte chunks are an attack.
 const MAX_EXTENSIONS: usize = 16 * 1024;
-/// Trailer fields are read and dropped, up to this many bytes.
-const MAX_TRAILERS: usize = 8 * 1024;
+/// The longest trailer section, in bytes.
+pub const MAX_TRAILERS: usize = 8 * 1024;
+
+const END_OF_LINE: usize = 2;
 
 /// Why a body was refused. The connection has to be closed: where the body ends is in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadBody {
     /// Not a hexadecimal size, or one with a sign, a space, or over 15 digits.
     ChunkSize,
-    /// The size is followed by something that is no extension, or by too many of them.
+    /// The size is followed by something that is no well-formed extension, or by too many of them.
     ChunkExtension,
     /// The chunk's data is not followed by CR LF.
     ChunkEnd,
@@ -40,6 +41,8 @@ pub enum Decoded {
     Data(Bytes),
     /// The buffer holds no complete piece: read more.
     NeedMore,
+    /// The body is over, and these fields came behind it: well-formed lines, the empty one that ends them included.
+    Trailers(Bytes),
     /// The body is over. What is left in the buffer belongs to the next message.
     End,
 }
@@ -67,7 +70,7 @@ enum ChunkedAt {
     Size,
     Data(u64),
     DataEnd,
-    /// In the trailer section, this many bytes in.
+    /// In the trailer section, which stays in the buffer until it is whole: so many bytes of it are good.
     Trailers(usize),
 }
 
@@ -103,7 +106,7 @@ impl BodyDecoder {
             }
             BodyDecoder::Chunked(chunked) => {
                 let decoded = chunked.decode(buffer)?;
-                if decoded == Decoded::End {
+                if matches!(decoded, Decoded::End | Decoded::Trailers(_)) {
                     *self = BodyDecoder::Done;
                 }
                 Ok(decoded)
@@ -143,59 +146,33 @@ impl Chunked {
                     None if buffer.first().is_some_and(|&byte| byte != b'\r') => return Err(BadBody::ChunkEnd),
                     None => return Ok(Decoded::NeedMore),
                 },
-                ChunkedAt::Trailers(spent) => {
-                    let Some(line) = line(buffer, MAX_TRAILERS, BadBody::Trailers)? else { return Ok(Decoded::NeedMore) };
-                    *spent += line + 2;
-                    let field = buffer.get(..line).unwrap_or_default();
-                    let named = memchr::memchr(b':', field).is_some_and(|colon| colon > 0);
-                    let folded = field.first().is_some_and(|byte| matches!(byte, b' ' | b'\t'));
-                    if *spent > MAX_TRAILERS || (line > 0 && (!named || folded)) {
+                ChunkedAt::Trailers(good) => {
+                    let rest = buffer.get(*good..).unwrap_or_default();
+                    let line = chunk::trailer_line(rest)?;
+                    if *good + line.unwrap_or(rest.len()) > MAX_TRAILERS {
                         return Err(BadBody::Trailers);
                     }
-                    buffer.advance(line + 2);
-                    if line == 0 {
-                        return Ok(Decoded::End);
+                    let Some(line) = line else { return Ok(Decoded::NeedMore) };
+                    *good += line;
+                    if line == END_OF_LINE {
+                        let section = buffer.split_to(*good);
+                        let none = section.len() == END_OF_LINE;
+                        return Ok(if none { Decoded::End } else { Decoded::Trailers(section.freeze()) });
                     }
                 }
             }
         }
     }
 
-    /// The size line: hexadecimal digits, then nothing or `;` and extensions, which are dropped (RFC 9112, section 7.1.1).
+    /// The size line. Its extensions are dropped (RFC 9112, section 7.1.1).
     fn size(&mut self, buffer: &mut BytesMut) -> Result<Option<u64>, BadBody> {
-        let Some(length) = line(buffer, MAX_SIZE_LINE, BadBody::ChunkExtension)? else {
-            // A first byte that is no digit can be refused before the line is whole.
-            return match buffer.first() {
-                Some(byte) if !byte.is_ascii_hexdigit() => Err(BadBody::ChunkSize),
-                _ => Ok(None),
-            };
-        };
-        let text = buffer.get(..length).unwrap_or_default();
-        let digits = text.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-        let (number, rest) = text.split_at_checked(digits).ok_or(BadBody::ChunkSize)?;
-        if digits == 0 || digits > 15 || !matches!(rest.first(), None | Some(b';')) {
-            return Err(BadBody::ChunkSize);
-        }
-        self.extensions += rest.len();
-        if self.extensions > MAX_EXTENSIONS || rest.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        let Some(line) = chunk::size_line(buffer)? else { return Ok(None) };
+        self.extensions += line.extensions;
+        if self.extensions > MAX_EXTENSIONS {
             return Err(BadBody::ChunkExtension);
         }
-        let number = std::str::from_utf8(number).ok().and_then(|number| u64::from_str_radix(number, 16).ok());
-        let number = number.ok_or(BadBody::ChunkSize)?;
-        buffer.advance(length + 2);
-        Ok(Some(number))
-    }
-}
-
-/// The length of the line at the front of `buffer`, without its CR LF; `None` if it is not whole yet.
-fn line(buffer: &[u8], bound: usize, too_long: BadBody) -> Result<Option<usize>, BadBody> {
-    match memchr::memchr(b'\n', buffer) {
-        None if buffer.len() > bound => Err(too_long),
-        None => Ok(None),
-        Some(at) if at > bound => Err(too_long),
-        Some(at) if at > 0 && buffer.get(at - 1) == Some(&b'\r') => Ok(Some(at - 1)),
-        // A bare LF: other parsers may not take it for a line's end.
-        Some(_) => Err(too_long),
+        buffer.advance(line.length);
+        Ok(Some(line.size))
     }
 }
 
@@ -211,9 +188,25 @@ mod tests {
             match decoder.decode(&mut buffer)? {
                 Decoded::Data(data) => body.extend_from_slice(&data),
                 Decoded::NeedMore => return Ok((body, false, buffer.to_vec())),
-                Decoded::End => return Ok((body, true, buffer.to_vec())),
+                Decoded::Trailers(_) | Decoded::End => return Ok((body, true, buffer.to_vec())),
             }
         }
+    }
+
+    #[test]
+    fn trailers_come_whole_or_not_at_all() {
+        let text = b"0\r\nA: b\r\nC:d\r\n\r\nGET /";
+        let mut decoder = BodyDecoder::new(BodyFraming::Streamed);
+        let mut buffer = BytesMut::new();
+        let end = text.len() - b"GET /".len();
+        for byte in &text[..end - 1] {
+            buffer.extend_from_slice(&[*byte]);
+            assert_eq!(decoder.decode(&mut buffer), Ok(Decoded::NeedMore));
+        }
+        buffer.extend_from_slice(&text[end - 1..]);
+        assert_eq!(decoder.decode(&mut buffer), Ok(Decoded::Trailers(Bytes::from_static(b"A: b\r\nC:d\r\n\r\n"))));
+        assert_eq!(decoder.decode(&mut buffer), Ok(Decoded::End));
+        assert_eq!(&buffer[..], b"GET /");
     }
 
     #[test]
@@ -245,11 +238,11 @@ mod tests {
             (b"+1\r\na\r\n", BadBody::ChunkSize),
             (b"0x1\r\na\r\n", BadBody::ChunkSize),
             (b" 1\r\na\r\n", BadBody::ChunkSize),
-            (b"1 \r\na\r\n", BadBody::ChunkSize),
+            (b"1 \r\na\r\n", BadBody::ChunkExtension),
             (b"1_0\r\n", BadBody::ChunkSize),
             (b"\r\n", BadBody::ChunkSize),
             (b"1111111111111111\r\n", BadBody::ChunkSize),
-            (b"1\na\r\n", BadBody::ChunkExtension),
+            (b"1\na\r\n", BadBody::ChunkSize),
             (b"1;a\nb\r\n", BadBody::ChunkExtension),
             (b"1;a\rb\r\n", BadBody::ChunkExtension),
             (b"1\r\nab\r\n", BadBody::ChunkEnd),
@@ -260,7 +253,7 @@ mod tests {
         ] {
             assert_eq!(decode(text), Err(why), "{text:?}");
         }
-        assert_eq!(decode(&[b'1'; 1000]), Err(BadBody::ChunkExtension));
+        assert_eq!(decode(&[b'1'; 1000]), Err(BadBody::ChunkSize));
         let endless = b"1;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n".repeat(1000);
         assert_eq!(decode(&endless), Err(BadBody::ChunkExtension));
         let mut trailers = b"0\r\n".to_vec();

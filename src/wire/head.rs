@@ -1,9 +1,10 @@
 //! The strict reader of HTTP/1.1 request heads (RFC 9112), and the checks on a head that HTTP/2 shares (RFC 9113, section 8).
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{Method, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use smallvec::SmallVec;
 
+use super::line;
 use crate::head::{BodyFraming, Field, RequestHead, Span};
 use crate::path;
 use crate::reply::Reply;
@@ -42,7 +43,25 @@ impl BadHead {
     }
 
     pub fn reply(self) -> Box<Reply> {
-        Reply::new(self.status, "door", self.reason, self.detail).closing()
+        let reply = Reply::new(self.status, "door", self.reason, self.detail).closing();
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            // Which of them a path takes, its route says; these are refused before one is looked for.
+            return reply.header(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        }
+        reply
+    }
+}
+
+/// A head that was refused, and what could be read of it, for its log line.
+#[derive(Debug)]
+pub struct Refused {
+    pub bad: BadHead,
+    pub head: RequestHead,
+}
+
+impl Refused {
+    pub fn new(bad: BadHead, bytes: &[u8]) -> Box<Self> {
+        Box::new(Refused { bad, head: line::glimpse(bytes) })
     }
 }
 
@@ -62,10 +81,12 @@ const TOO_MANY_FIELDS: BadHead = BadHead::new(
     "too_many_headers",
     "The request has more header fields than this gateway accepts.",
 );
-const BARE_LF: BadHead = bad("bare_line_feed", "Lines end with CR LF.");
-const MALFORMED_LINE: BadHead = bad("malformed_request_line", "The request line is malformed.");
+pub const BARE_LF: BadHead = bad("bare_line_feed", "Lines end with CR LF.");
+pub const MALFORMED_LINE: BadHead = bad("malformed_request_line", "The request line is malformed.");
+pub const METHOD_CASE: BadHead = bad("method_case", "Methods are case-sensitive, and none has a lower-case letter.");
+pub const TLS_HELLO: BadHead = bad("tls_on_plain_port", "The client began TLS, and this port speaks plain HTTP.");
 const MALFORMED_FIELD: BadHead = bad("malformed_header", "A header field is malformed.");
-const BAD_VERSION: BadHead = BadHead::new(
+pub const BAD_VERSION: BadHead = BadHead::new(
     StatusCode::HTTP_VERSION_NOT_SUPPORTED,
     "http_version",
     "This connection speaks HTTP/1.1, HTTP/1.0, or HTTP/2 where it was negotiated.",
@@ -77,15 +98,24 @@ const BAD_HOST: BadHead = bad("host", "A request names one valid host.");
 const BAD_TARGET: BadHead = bad("request_target", "The request target is not a valid one for this method.");
 const NO_CONNECT: BadHead =
     BadHead::new(StatusCode::METHOD_NOT_ALLOWED, "connect", "This gateway is no forward proxy: CONNECT is not allowed.");
+/// TRACE shows a client what only the backend should see: what the gateway adds to its request. TRACK is Microsoft's name for it.
+const NO_TRACE: BadHead =
+    BadHead::new(StatusCode::METHOD_NOT_ALLOWED, "trace", "This gateway does not show requests to their senders: no TRACE.");
 const BAD_EXPECT: BadHead =
     BadHead::new(StatusCode::EXPECTATION_FAILED, "expectation", "The only expectation understood is 100-continue.");
 const CONNECTION_FIELD: BadHead = bad("connection_header", "HTTP/2 has no connection-specific header fields.");
 
-/// Looks for the end of a head in what has arrived so far, so that the grammar runs once and not at every packet.
+pub const HTTP_ON_TLS: BadHead =
+    bad("http_on_tls_port", "This port speaks TLS, and the request came in clear: ask for https://.");
+
+/// Looks for the end of a head in what has arrived so far, so that the grammar runs once and not at every packet. What it says depends
+/// on the bytes alone, and never on how packets cut them: each bound is passed, and each fault shows, at one place in the stream.
 #[derive(Debug, Default)]
 pub struct HeadScan {
     scanned: usize,
     blank: usize,
+    /// The request line is whole and good.
+    line: bool,
 }
 
 /// Empty lines before a request line are ignored (RFC 9112, section 2.2), but an endless run of them would keep a connection open
@@ -95,35 +125,47 @@ const MAX_BLANK: usize = 2;
 impl HeadScan {
     /// Whether `buffer` holds a whole head. `Err` as soon as it cannot become an acceptable one.
     pub fn find(&mut self, buffer: &mut BytesMut, limits: &HeadLimits) -> Result<bool, BadHead> {
-        if self.scanned == 0 {
+        if let Some(b'\r' | b'\n') = buffer.first() {
             while self.blank < MAX_BLANK && buffer.starts_with(b"\r\n") {
                 buffer.advance(2);
                 self.blank += 1;
             }
+            match buffer.as_ref() {
+                [] => return Ok(false),
+                [b'\r'] if self.blank < MAX_BLANK => return Ok(false),
+                [b'\r' | b'\n', ..] => return line::check(buffer),
+                _ => {}
+            }
         }
+        // The method, the spaces and the version take less than 64 bytes beside the target.
+        let longest = limits.target.saturating_add(64).min(limits.head);
         // Most heads come whole, and nothing behind them.
-        if buffer.ends_with(b"\r\n\r\n") {
-            self.scanned = 0;
+        if buffer.len() <= longest && buffer.ends_with(b"\r\n\r\n") {
+            *self = HeadScan::default();
             return Ok(true);
+        }
+        if !self.line {
+            self.line = line::check(buffer.get(..longest).unwrap_or(buffer))?;
+            if !self.line {
+                return if buffer.len() > longest { Err(TARGET_TOO_LONG) } else { Ok(false) };
+            }
         }
         let from = self.scanned.saturating_sub(3);
         let fresh = buffer.get(from..).unwrap_or_default();
         // A blank line is LF CR LF; LF LF ends a head too, so that the grammar can refuse it.
-        let found = memchr::memchr_iter(b'\n', fresh).any(|at| {
-            let rest = fresh.get(at + 1..).unwrap_or_default();
-            rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
+        let end = memchr::memchr_iter(b'\n', fresh).find_map(|at| match fresh.get(at + 1..).unwrap_or_default() {
+            [b'\n', ..] => Some(from + at + 2),
+            [b'\r', b'\n', ..] => Some(from + at + 3),
+            _ => None,
         });
         self.scanned = buffer.len();
-        if found {
-            self.scanned = 0;
-            return Ok(true);
+        if end.unwrap_or(buffer.len()) > limits.head {
+            return Err(HEAD_TOO_LARGE);
         }
-        // The method, the spaces and the version take less than 64 bytes beside the target.
-        let line = limits.target.saturating_add(64);
-        if buffer.len() > line && memchr::memchr(b'\n', buffer.get(..line).unwrap_or_default()).is_none() {
-            return Err(TARGET_TOO_LONG);
+        if end.is_some() {
+            *self = HeadScan::default();
         }
-        if buffer.len() > limits.head { Err(HEAD_TOO_LARGE) } else { Ok(false) }
+        Ok(end.is_some())
     }
 }
 
@@ -131,24 +173,26 @@ impl HeadScan {
 ///
 /// # Errors
 /// Whatever is not one well-formed request. `buffer` is then in no defined state, and the connection has to be closed.
-pub fn take(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Box<RequestHead>, BadHead> {
+pub fn take(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Box<RequestHead>, Box<Refused>> {
+    let refused = |bad: BadHead, bytes: &[u8]| Err(Refused::new(bad, bytes));
     let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut []);
     let slots = slots.get_mut(..limits.fields.min(MAX_FIELDS)).unwrap_or_default();
     let length = match httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, buffer, slots) {
         Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Err(MALFORMED_LINE),
-        Err(error) => return Err(grammar(error)),
+        Ok(httparse::Status::Partial) => return refused(MALFORMED_LINE, buffer),
+        Err(error) => return refused(line::check(buffer).err().unwrap_or_else(|| grammar(error)), buffer),
     };
-    if length > limits.head {
-        return Err(HEAD_TOO_LARGE);
-    }
     let bytes = buffer.get(..length).unwrap_or_default();
-    // httparse takes a bare LF for a line's end; whoever is behind us may not.
-    if has_bare_lf(bytes) {
-        return Err(BARE_LF);
+    if length > limits.head {
+        return refused(HEAD_TOO_LARGE, bytes);
     }
-    let method = method(request.method.unwrap_or_default())?;
+    let method = match method(request.method.unwrap_or_default()) {
+        // httparse takes a bare LF for a line's end; whoever is behind us may not.
+        Ok(_) if has_bare_lf(bytes) => return refused(BARE_LF, bytes),
+        Ok(method) => method,
+        Err(bad) => return refused(bad, bytes),
+    };
     let version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     let base = bytes.as_ptr() as usize;
     let span = |part: &[u8]| {
@@ -183,11 +227,16 @@ fn grammar(error: httparse::Error) -> BadHead {
 }
 
 fn method(name: &str) -> Result<Method, BadHead> {
-    if name.len() > 32 {
+    if name.len() > line::MAX_METHOD {
         return Err(MALFORMED_LINE);
+    }
+    if name.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return Err(METHOD_CASE);
     }
     match Method::from_bytes(name.as_bytes()) {
         Ok(Method::CONNECT) => Err(NO_CONNECT),
+        Ok(Method::TRACE) => Err(NO_TRACE),
+        Ok(_) if name == "TRACK" => Err(NO_TRACE),
         Ok(method) => Ok(method),
         Err(_) => Err(MALFORMED_LINE),
     }
@@ -200,12 +249,12 @@ fn assemble_h1(
     version: Version,
     target: Span,
     limits: &HeadLimits,
-) -> Result<Box<RequestHead>, BadHead> {
+) -> Result<Box<RequestHead>, Box<Refused>> {
     let raw = target.of(&buffer);
     if raw.len() > limits.target {
-        return Err(TARGET_TOO_LONG);
+        return Err(Refused::new(TARGET_TOO_LONG, &buffer));
     }
-    let parts = split_target(raw, target.start, &method)?;
+    let parts = split_target(raw, target.start, &method).map_err(|bad| Refused::new(bad, &buffer))?;
     // Made where it stays: a move would copy it.
     let mut head = Box::new(RequestHead {
         path: parts.path,
@@ -222,7 +271,7 @@ fn assemble_h1(
         buffer,
     });
     encode_query(&mut head);
-    read_fields(&mut head, parts.authority.is_some())?;
+    read_fields(&mut head, parts.authority.is_some()).map_err(|bad| Refused::new(bad, &head.buffer))?;
     Ok(head)
 }
 
@@ -392,7 +441,19 @@ pub fn host_of(authority: &[u8]) -> Option<String> {
 /// Whatever HTTP/1.1 would be refused for, and connection-specific fields (RFC 9113, section 8.2.2).
 ///
 /// `empty` says that there is no body: the stream ended with its head.
-pub fn from_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> Result<Box<RequestHead>, BadHead> {
+pub fn from_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> Result<Box<RequestHead>, Box<Refused>> {
+    read_h2(request, empty, limits).map_err(|bad| {
+        let mut head = RequestHead::unreadable();
+        head.method = request.method.clone();
+        let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes());
+        let host = request.headers.get(header::HOST).map(HeaderValue::as_bytes);
+        head.name_target(request.uri.path().as_bytes(), authority.or(host));
+        head.version = Version::HTTP_2;
+        Box::new(Refused { bad, head })
+    })
+}
+
+fn read_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> Result<Box<RequestHead>, BadHead> {
     let method = method(request.method.as_str())?;
     let mut text = BytesMut::with_capacity(512);
     let mut put = |part: &[u8]| {
@@ -477,7 +538,7 @@ mod tests {
         let mut buffer = BytesMut::from(bytes);
         let limits = HeadLimits::default();
         assert!(HeadScan::default().find(&mut buffer, &limits)?, "no whole head in {bytes:?}");
-        take(&mut buffer, &limits)
+        take(&mut buffer, &limits).map_err(|refused| refused.bad)
     }
 
     fn reason(text: &str) -> &'static str {
@@ -550,7 +611,10 @@ mod tests {
     #[test]
     fn refuses_odd_lines() {
         assert_eq!(reason("GET  / HTTP/1.1\r\nHost: a\r\n\r\n"), "malformed_request_line");
-        assert_eq!(reason("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"), "http_version");
+        assert_eq!(reason("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"), "malformed_request_line");
+        assert_eq!(reason("post / HTTP/1.1\r\nHost: a\r\n\r\n"), "method_case");
+        assert_eq!(reason("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n"), "trace");
+        assert_eq!(reason("TRACK / HTTP/1.1\r\nHost: a\r\n\r\n"), "trace");
         assert_eq!(reason("GET / HTTP/3.0\r\nHost: a\r\n\r\n"), "http_version");
         assert_eq!(reason("GET /\r\n\r\n"), "malformed_request_line");
         assert!(parse_bytes(b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n").is_err());
@@ -585,20 +649,23 @@ mod tests {
             assert_eq!(scan.find(&mut buffer, &limits), Ok(false));
             assert!(buffer.is_empty());
         }
-        buffer.extend_from_slice(b"\r\n\r\n");
-        assert_eq!(scan.find(&mut buffer, &limits), Ok(true));
-        assert_eq!(take(&mut buffer, &limits).unwrap_err().reason, "malformed_request_line");
+        buffer.extend_from_slice(b"\r");
+        assert_eq!(scan.find(&mut buffer, &limits), Err(MALFORMED_LINE));
+        let three = b"\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert_eq!(HeadScan::default().find(&mut BytesMut::from(&three[..]), &limits), Err(MALFORMED_LINE));
+        assert_eq!(HeadScan::default().find(&mut BytesMut::from(&three[2..]), &limits), Ok(true));
     }
 
     #[test]
     fn bounds_hold_before_the_head_is_whole() {
         let limits = HeadLimits { head: 1000, fields: 3, target: 100 };
         let mut scan = HeadScan::default();
-        assert_eq!(scan.find(&mut BytesMut::from(&[b'a'; 200][..]), &limits), Err(TARGET_TOO_LONG));
+        let long = format!("GET /{}", "a".repeat(200));
+        assert_eq!(scan.find(&mut BytesMut::from(long.as_bytes()), &limits), Err(TARGET_TOO_LONG));
         let long = format!("GET / HTTP/1.1\r\nHost: {}", "a".repeat(1000));
         assert_eq!(HeadScan::default().find(&mut BytesMut::from(long.as_bytes()), &limits), Err(HEAD_TOO_LARGE));
         let many = "GET / HTTP/1.1\r\nHost: a\r\nA: 1\r\nB: 2\r\nC: 3\r\n\r\n";
-        assert_eq!(take(&mut BytesMut::from(many), &limits).unwrap_err().reason, "too_many_headers");
+        assert_eq!(take(&mut BytesMut::from(many), &limits).unwrap_err().bad.reason, "too_many_headers");
     }
 
     #[test]

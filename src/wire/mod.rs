@@ -6,7 +6,9 @@
 
 pub mod answer;
 pub mod body;
+mod chunk;
 pub mod encode;
 pub mod h2;
 pub mod head;
+pub mod line;
 pub mod scratch;

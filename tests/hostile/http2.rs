@@ -9,6 +9,7 @@ use super::wire::*;
 
 on_both_roads!(
     malformed_streams_never_reach_a_backend,
+    methods_are_what_they_are_over_http_1,
     odd_but_clear_streams_pass_clean,
     a_stream_that_breaks_off_is_never_completed,
     trailers_of_a_request_change_nothing,
@@ -359,6 +360,21 @@ fn malformed_streams_never_reach_a_backend(lane: bool) {
     // A length of 0 is a whole request without body before the frames that contradict it come.
     let empty = |seen: &Seen| seen.field("content-length") == Some("0") && seen.body.is_empty();
     assert!(seen.iter().all(|seen| !seen.whole || empty(seen)), "{seen:?}");
+    still_well(&gateway);
+}
+
+fn methods_are_what_they_are_over_http_1(lane: bool) {
+    let backend = Recorder::start();
+    let gateway = gateway(backend.port(), lane);
+    let mut client = Client::connect(gateway.port());
+    let cases = [("get", 400, "method_case"), ("dElete", 400, "method_case"), ("TRACE", 405, "trace"), ("TRACK", 405, "trace")];
+    for ((method, status, reason), stream) in cases.into_iter().zip((1..).step_by(2)) {
+        client.headers(stream, &borrowed(&request(method, &[(":path", "/ok/x?key=secret")], &[])), true);
+        assert_eq!(client.answer(stream, SOON).problem(), (status, reason.to_owned()), "{method}");
+        let line = gateway.wait_log(|line| line["method"] == method);
+        assert_eq!((&line["path"], &line["host"], &line["protocol"]), (&"/ok/x".into(), &"a".into(), &"h2".into()), "{line}");
+    }
+    assert!(backend.is_untouched());
     still_well(&gateway);
 }
 

@@ -14,6 +14,8 @@ macro_rules! on_both_roads {
 }
 
 mod answers;
+mod cuts;
+mod greetings;
 mod http2;
 mod mutations;
 mod noise;

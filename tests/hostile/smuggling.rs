@@ -45,12 +45,11 @@ fn refused(port: u16, attack: &[u8], status: u16, reason: &str) -> Result<(), St
     Ok(())
 }
 
-fn ambiguous_heads_are_refused_and_the_connection_closed(lane: bool) {
-    let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+/// Heads that are refused, with their status and reason.
+pub fn bad_heads() -> Vec<(Vec<u8>, u16, &'static str)> {
     let chunk = format!("{:x}\r\n{HIDDEN}\r\n0\r\n\r\n", HIDDEN.len());
     let both = format!("0\r\n\r\n{HIDDEN}");
-    let mut cases: Vec<(Vec<u8>, u16, &str)> = Vec::new();
+    let mut cases: Vec<(Vec<u8>, u16, &'static str)> = Vec::new();
     let mut add = |attack: Vec<u8>, status: u16, reason: &'static str| cases.push((attack, status, reason));
 
     // CL.TE and TE.CL, in both orders and whatever the values.
@@ -253,18 +252,37 @@ fn ambiguous_heads_are_refused_and_the_connection_closed(lane: bool) {
     }
     for line in [
         "GET /ok/x  HTTP/1.1",
-        "GET /ok/x HTTP/1.2",
-        "GET /ok/x HTTP/2.0",
+        "GET /ok/x HTTP/1",
         "GET /ok/x HTTP/3",
         "GET /ok/x http/1.1",
         "GET /ok/x HTTP 1.1",
         "GET /ok/x FOO/1.1",
         "GET /ok/x HTTP/01.1",
+        "GET /ok/x HTTP/1.",
         "GET /ok/x /smuggled HTTP/1.1",
         "GET /ok/x H",
     ] {
+        add(head(line, "X: y"), 400, "malformed_request_line");
+    }
+    for line in ["GET /ok/x HTTP/2.0", "GET /ok/x HTTP/0.9", "GET /ok/x HTTP/3.1", "PRI * HTTP/2.0"] {
         add(head(line, "X: y"), 505, "http_version");
     }
+    for line in
+        ["get /ok/x HTTP/1.1", "post /ok/x HTTP/1.1", "dElete /ok/x HTTP/1.1", "GEt /ok/x HTTP/1.1", "Purge /ok/x HTTP/1.1"]
+    {
+        add(head(line, "X: y"), 400, "method_case");
+    }
+    for line in ["TRACE /ok/x HTTP/1.1", "TRACK /ok/x HTTP/1.1", "TRACE /nowhere HTTP/1.0"] {
+        add(head(line, "X: y"), 405, "trace");
+    }
+    // What begins like no request at all.
+    add(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), 400, "tls_on_plain_port");
+    add(b"SSH-2.0-X\r\n".to_vec(), 400, "malformed_request_line");
+    add(b"EHLO a\r\n".to_vec(), 400, "malformed_request_line");
+    add(b"*1\r\n$4\r\nPING\r\n".to_vec(), 400, "malformed_request_line");
+    add(b"\0\0\0".to_vec(), 400, "malformed_request_line");
+    add(b"GET /ok/x\r\n".to_vec(), 400, "malformed_request_line");
+    add(b"\r\n\r\n\r\nGET /ok/x HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), 400, "malformed_request_line");
     add(head("CONNECT a:80 HTTP/1.1", "X: y"), 405, "connect");
     for target in ["ok/x", "*", "ftp://a/ok/x", "//", "http:/ok/x", "javascript:x", "a:80", "?x", "#x"] {
         if target != "//" {
@@ -293,7 +311,13 @@ fn ambiguous_heads_are_refused_and_the_connection_closed(lane: bool) {
     add(head("POST /ok/x HTTP/1.1", "Expect: 200-maybe\r\nContent-Length: 4"), 417, "expectation");
     add(head("POST /ok/x HTTP/1.1", "Expect: 100-continue, x\r\nContent-Length: 4"), 417, "expectation");
     add(head("POST /ok/x HTTP/1.1", "Expect: x\r\nContent-Length: 4"), 417, "expectation");
+    cases
+}
 
+fn ambiguous_heads_are_refused_and_the_connection_closed(lane: bool) {
+    let backend = Recorder::start();
+    let gateway = gateway(backend.port(), lane);
+    let cases = bad_heads();
     each(&cases, |(attack, status, reason)| {
         refused(gateway.port(), attack, *status, reason)?;
         // Whatever stands behind a refused head is never read as a request.
@@ -337,12 +361,11 @@ fn header_names_and_targets_of_high_bytes_are_refused(lane: bool) {
     still_well(&gateway);
 }
 
-fn broken_bodies_never_become_a_second_request(lane: bool) {
-    let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+/// Chunked bodies that are not framed as the RFC says.
+pub fn broken_bodies() -> Vec<String> {
     let long = "a".repeat(300);
     let many = format!("1;{}\r\na\r\n", "e".repeat(200)).repeat(100);
-    let cases: Vec<String> = [
+    [
         "0x5\r\nhello\r\n0\r\n\r\n",
         "+5\r\nhello\r\n0\r\n\r\n",
         "-1\r\nhello\r\n0\r\n\r\n",
@@ -363,7 +386,18 @@ fn broken_bodies_never_become_a_second_request(lane: bool) {
         "5g\r\nhello\r\n0\r\n\r\n",
         "g\r\nhello\r\n0\r\n\r\n",
         "\r\n5\r\nhello\r\n0\r\n\r\n",
-        "5 ;a\r\nhello\r\n0\r\n\r\n",
+        "5;\r\nhello\r\n0\r\n\r\n",
+        "5;=v\r\nhello\r\n0\r\n\r\n",
+        "5;k=\r\nhello\r\n0\r\n\r\n",
+        "5;k=v;\r\nhello\r\n0\r\n\r\n",
+        "5;k=\"v\r\nhello\r\n0\r\n\r\n",
+        "5;k=v w\r\nhello\r\n0\r\n\r\n",
+        "0;\r\n\r\n",
+        "0\r\nX : a\r\n\r\n",
+        "0\r\nX y: a\r\n\r\n",
+        "0\r\nX: a\0b\r\n\r\n",
+        "0\r\nX: a\x7f\r\n\r\n",
+        "0\r\n\tX: a\r\n\r\n",
         "5;a\nb\r\nhello\r\n0\r\n\r\n",
         "5;a\rb\r\nhello\r\n0\r\n\r\n",
         "5;a\0b\r\nhello\r\n0\r\n\r\n",
@@ -385,7 +419,13 @@ fn broken_bodies_never_become_a_second_request(lane: bool) {
         format!("{many}0\r\n\r\n"),
         format!("0\r\n{}\r\n", format!("X: {long}\r\n").repeat(40)),
     ])
-    .collect();
+    .collect()
+}
+
+fn broken_bodies_never_become_a_second_request(lane: bool) {
+    let backend = Recorder::start();
+    let gateway = gateway(backend.port(), lane);
+    let cases = broken_bodies();
     each(&cases, |body| {
         for path in ["/ok/x", "/json/x"] {
             let kind = "Content-Type: application/json";
@@ -401,19 +441,18 @@ fn broken_bodies_never_become_a_second_request(lane: bool) {
     still_well(&gateway);
 }
 
-fn odd_but_clear_requests_pass_once_and_clean(lane: bool) {
-    let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+/// Requests that look odd, and can be read in one way only: all of them carry the body `hidden`.
+pub fn good_requests() -> Vec<Vec<u8>> {
     let hidden = format!("{HIDDEN}y\r\n\r\n");
     let sized = |fields: &str| post(&format!("{fields}\r\nContent-Length: {}", hidden.len()), &hidden);
     let chunked = |fields: &str, body: String| post(&format!("{fields}\r\nTransfer-Encoding: chunked"), &body);
     let chunk = format!("{:X}\r\n{hidden}\r\n0\r\n\r\n", hidden.len());
-    let halves = format!("00001\r\nG\r\n{:x};a=b;c=\"d e\"\r\n{}\r\n000\r\n\r\n", hidden.len() - 1, &hidden[1..]);
+    let halves = format!("00001\r\nG\r\n{:x} ;\ta=b ; c = \"d e\"\r\n{}\r\n000\r\n\r\n", hidden.len() - 1, &hidden[1..]);
     let trailers = format!(
         "{:x}\r\n{hidden}\r\n0\r\nContent-Length: 99\r\nHost: evil\r\nX-Real-IP: 1.2.3.4\r\nTransfer-Encoding: x\r\n\r\n",
         hidden.len()
     );
-    let cases = [
+    vec![
         sized("X: y"),
         sized("Transfer_Encoding: chunked"),
         sized("Transfer-Encodin: chunked"),
@@ -466,7 +505,14 @@ fn odd_but_clear_requests_pass_once_and_clean(lane: bool) {
         chunked("Trailer: Host", trailers),
         chunked("Connection: Transfer-Encoding, close", chunk.clone()),
         post("Transfer-Encoding:\t chuNKed \t", &chunk),
-    ];
+    ]
+}
+
+fn odd_but_clear_requests_pass_once_and_clean(lane: bool) {
+    let backend = Recorder::start();
+    let gateway = gateway(backend.port(), lane);
+    let hidden = format!("{HIDDEN}y\r\n\r\n");
+    let cases = good_requests();
     let cases: Vec<_> = cases.iter().enumerate().collect();
     each(&cases, |(number, attack)| {
         // A field of its own tells each case's request apart.

@@ -174,7 +174,7 @@ async fn alpn_prefers_h2_and_refuses_what_is_not_spoken() {
         assert_eq!(server.unwrap().1, Protocol::H1);
         for (acceptor, alpn) in [(&both, b"\x03ftp".as_slice()), (&only_h1, b"\x02h2")] {
             let (server, seen) = meet(acceptor, client(alpn)).await;
-            assert_eq!(server.unwrap_err().reason(), "handshake_failed");
+            assert_eq!(server.unwrap_err().reason(), "no_common_protocol");
             assert!(seen.err().unwrap().to_ascii_lowercase().replace('_', " ").contains("no application protocol"));
         }
     }
