@@ -175,6 +175,26 @@ impl RequestHead {
     }
 }
 
+/// The most fields that any configuration can allow: as many as Pingora's reader takes, on the other road.
+pub const MAX_ANSWER_FIELDS: usize = 256;
+
+/// Bounds of what comes before an answer's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerLimits {
+    /// One head, in bytes.
+    pub head: usize,
+    /// The fields of one head. At most [`MAX_ANSWER_FIELDS`].
+    pub fields: usize,
+    /// Interim answers (1xx) before the final one. More are an attack or a loop.
+    pub interim: u32,
+}
+
+impl Default for AnswerLimits {
+    fn default() -> Self {
+        AnswerLimits { head: 64 * 1024, fields: 128, interim: 16 }
+    }
+}
+
 /// One change to a set of header fields.
 #[derive(Debug, Clone)]
 pub enum HeaderEdit {

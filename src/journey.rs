@@ -38,6 +38,8 @@ pub struct Outcome {
     pub upstream_started: Option<Instant>,
     pub upstream: Option<Duration>,
     pub attempts: u32,
+    /// Interim answers that the backend sent.
+    pub interim: u32,
     pub cache: &'static str,
     pub bytes_in: u64,
     pub bytes_out: u64,

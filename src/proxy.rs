@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use pingora_cache::key::HashBinary;
 use pingora_cache::storage::HitHandler;
 use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, NoCacheReason, RespCacheable};
@@ -25,7 +25,8 @@ use crate::downstream::{CLIENT_GONE, CLIENT_STALLED, EARLY_ANSWER, NO_ANSWER, ap
 use crate::journey::{CLIENT_CLOSED, CLIENT_STOPPED, Journey, body_refusal};
 use crate::reply::Reply;
 use crate::upstream::{Protocol, connect_failure};
-use crate::wire::encode;
+use crate::wire::answer::BadAnswer;
+use crate::wire::{encode, trailers};
 
 /// What a hook remembers. `None` only if Pingora calls a hook for a request that never passed the door, which then fails.
 pub type Ctx = Option<Box<Journey>>;
@@ -126,6 +127,7 @@ impl ProxyHttp for Gateway {
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         let journey = journey(ctx)?;
         journey.outcome.attempts += 1;
+        journey.outcome.interim = 0;
         if journey.outcome.attempts > 1 && session.as_ref().retry_buffer_truncated() {
             // Whatever made Pingora ask again: what would be sent is not the request.
             return Err(Error::explain(ErrorType::ConnectionClosed, "the body's beginning is gone"));
@@ -224,8 +226,17 @@ impl ProxyHttp for Gateway {
             // request a protocol that no one here understands.
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 without a request to upgrade"));
         }
-        if encode::check_answer(answer).is_err() {
-            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "the answer's framing is in doubt"));
+        let limits = journey.service().map(|service| service.limits).unwrap_or_default();
+        let interim = answer.status.is_informational() && answer.status != StatusCode::SWITCHING_PROTOCOLS;
+        journey.outcome.interim += u32::from(interim);
+        let checked = if journey.outcome.interim > limits.interim {
+            Err(BadAnswer::TooLarge)
+        } else {
+            encode::check_answer(answer, &limits)
+        };
+        if let Err(bad) = checked {
+            journey.refusal = Some(bad.reply());
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an answer that cannot be passed on"));
         }
         if !answer.status.is_informational() || answer.status == StatusCode::SWITCHING_PROTOCOLS {
             journey.outcome.upstream = journey.outcome.upstream_started.map(|started| started.elapsed());
@@ -249,6 +260,21 @@ impl ProxyHttp for Gateway {
             answer.append_header(cache::CACHE_STATUS, outcome.field())?;
         }
         Ok(())
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        fields: &mut HeaderMap,
+        ctx: &mut Self::CTX,
+    ) -> Result<Option<Bytes>> {
+        let journey = journey(ctx)?;
+        let limits = journey.service().map(|service| service.limits).unwrap_or_default();
+        if trailers::size(fields) > limits.head {
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "more trailers than an answer may have"));
+        }
+        trailers::filter(fields, &journey.exchange.to_client);
+        Ok(None)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
@@ -354,15 +380,21 @@ fn explain(error: &Error, journey: &Journey) -> Option<Box<Reply>> {
             (StatusCode::BAD_GATEWAY, "upstream_reset", "The backend broke the request off.")
         }
         ReadTimedout | WriteTimedout => return Some(response_timeout()),
-        InvalidHTTPHeader | H1Error | H2Error | InvalidH2 => {
-            (StatusCode::BAD_GATEWAY, "malformed_answer", "The backend's answer is malformed.")
-        }
+        InvalidHTTPHeader if is_beyond_pingora(error) => return Some(BadAnswer::TooLarge.reply()),
+        InvalidHTTPHeader | H1Error | H2Error | InvalidH2 => return Some(BadAnswer::Malformed.reply()),
         ConnectionClosed | ReadError | WriteError => {
             (StatusCode::BAD_GATEWAY, "connection_lost", "The connection to the backend was lost.")
         }
         _ => (StatusCode::BAD_GATEWAY, "upstream_error", "The backend could not answer."),
     };
     Some(Reply::new(status, "upstream", reason, detail))
+}
+
+/// Whether Pingora's reader gave up on the size of an answer's head, which it bounds on its own as well.
+fn is_beyond_pingora(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<httparse::Error>();
+    cause.is_some_and(|cause| *cause == httparse::Error::TooManyHeaders)
+        || error.to_string().contains("Response header larger than")
 }
 
 fn response_timeout() -> Box<Reply> {

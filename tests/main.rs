@@ -47,6 +47,7 @@ mod routing;
 mod shared_limits;
 mod signatures;
 mod stop;
+mod trailers;
 mod upgrade;
 mod upstreams;
 mod validation;

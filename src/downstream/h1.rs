@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{Method, StatusCode, Version, header};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::ext::get_tcp_info;
 use pingora_error::{Error, ErrorType, OrErr, Result};
@@ -27,7 +27,7 @@ use crate::wire::answer::AnswerHead;
 use crate::wire::body::{BodyDecoder, Decoded};
 use crate::wire::encode::{self, AnswerFraming};
 use crate::wire::head::{BadHead, HeadLimits, HeadScan, Refused};
-use crate::wire::scratch;
+use crate::wire::{scratch, trailers};
 
 /// What is read from the socket at once.
 const READ: usize = 16 * 1024;
@@ -592,6 +592,18 @@ impl H1 {
         self.write.clear();
         self.failed |= sent.is_err();
         sent
+    }
+
+    /// Ends the answer with these trailer fields, if they can follow it.
+    ///
+    /// # Errors
+    /// As [`H1::finish`].
+    pub async fn finish_with(&mut self, fields: &HeaderMap) -> Result<()> {
+        if self.framing == AnswerFraming::Chunked && !fields.is_empty() {
+            self.framing = AnswerFraming::None;
+            trailers::last_chunk(&mut self.write, fields);
+        }
+        self.finish().await
     }
 
     /// Ends the answer. Harmless if it has ended.

@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderName, Method, header};
+use http::{HeaderMap, HeaderName, Method, header};
 use parking_lot::Mutex;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -104,6 +104,8 @@ pub struct Downstream {
     read_timeout: Option<Duration>,
     fate: Arc<Fate>,
     finished: bool,
+    /// The client, over HTTP/1.1, takes trailers.
+    takes_trailers: bool,
 }
 
 /// How an exchange goes on, known to whoever holds a part of it.
@@ -216,7 +218,12 @@ impl Downstream {
             read_timeout: None,
             fate: Arc::default(),
             finished: false,
+            takes_trailers: false,
         }
+    }
+
+    pub fn take_trailers(&mut self, wanted: bool) {
+        self.takes_trailers = wanted;
     }
 
     pub fn timeouts(mut self, read: Duration, write: Duration) -> Self {
@@ -618,6 +625,20 @@ impl Downstream {
         Ok(())
     }
 
+    /// Ends the answer with these trailer fields: behind chunks only if the client `wants` them. On HTTP/2 everybody can take them.
+    ///
+    /// # Errors
+    /// As [`Downstream::finish`].
+    pub async fn finish_with(&mut self, fields: HeaderMap, wants: bool) -> Result<()> {
+        match &mut self.wire {
+            Some(Wire::H1(wire)) if wants => wire.finish_with(&fields).await?,
+            Some(Wire::H2(stream)) if !fields.is_empty() => stream.write_trailers(fields)?,
+            _ => return self.finish().await,
+        }
+        self.finished = true;
+        Ok(())
+    }
+
     /// Whether the backend's connection has to be given up, now that the answer is over.
     fn ends_early(&self) -> bool {
         self.early && self.fate.shared.load(Ordering::Relaxed)
@@ -819,7 +840,7 @@ mod tests {
     fn whether_an_answer_streams_is_for_the_last_policy_to_say() {
         let answer = |kind: &str| {
             let raw = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n");
-            crate::wire::answer::take(&mut BytesMut::from(raw.as_bytes()), &Method::GET).unwrap().unwrap()
+            crate::wire::answer::take(&mut BytesMut::from(raw.as_bytes()), &Method::GET, &Default::default()).unwrap().unwrap()
         };
         let set = |kind| HeaderEdit::Set(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
         let (events, plain) = (answer("text/event-stream; charset=utf-8"), answer("text/plain"));

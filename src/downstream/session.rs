@@ -59,7 +59,10 @@ impl Session for Downstream {
     }
 
     async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
-        self.at_work().trailers(trailers)
+        let wants = self.takes_trailers;
+        let mut down = self.at_work();
+        let written = down.finish_with(trailers, wants).await;
+        down.noticed(written)
     }
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
@@ -300,14 +303,6 @@ impl Downstream {
         Ok(true)
     }
 
-    fn trailers(&mut self, trailers: HeaderMap) -> Result<()> {
-        match &mut self.wire {
-            Some(Wire::H2(stream)) => stream.write_trailers(trailers),
-            // HTTP/1.1 clients rarely ask for trailers, and the gateway does not announce any.
-            _ => Ok(()),
-        }
-    }
-
     /// The next piece of the body, for this attempt.
     async fn next_piece(&mut self) -> Result<Option<Bytes>> {
         if std::mem::take(&mut self.replaying) {
@@ -332,7 +327,7 @@ impl Downstream {
                 Ok(end)
             }
             HttpTask::Trailer(Some(trailers)) => {
-                self.trailers(*trailers)?;
+                self.finish_with(*trailers, self.takes_trailers).await?;
                 Ok(true)
             }
             HttpTask::Trailer(None) | HttpTask::Done => Ok(true),

@@ -25,6 +25,7 @@ use crate::downstream::{CLIENT_STALLED, Downstream};
 use crate::journey::{Journey, body_refusal};
 use crate::reply::Reply;
 use crate::upstream::{Flight, Protocol, Service, connect_failure};
+use crate::wire::answer::BadAnswer;
 use pool::Key;
 use relay::Upstream;
 use transport::{Tls, Transport};
@@ -168,14 +169,10 @@ fn failed(broken: relay::Broken) -> Failed {
         Broken::TimedOut => {
             Failed::Answer(upstream_reply(StatusCode::GATEWAY_TIMEOUT, "response_timeout", "The backend did not answer in time."))
         }
-        Broken::Malformed => {
-            Failed::Answer(upstream_reply(StatusCode::BAD_GATEWAY, "malformed_answer", "The backend's answer is malformed."))
-        }
+        Broken::Bad(bad) => Failed::Answer(bad.reply()),
         Broken::Client(error) => match body_refusal(&error.etype) {
             Some(reply) => Failed::Answer(reply),
-            None if error.etype == ErrorType::InvalidHTTPHeader => {
-                Failed::Answer(upstream_reply(StatusCode::BAD_GATEWAY, "malformed_answer", "The backend's answer is malformed."))
-            }
+            None if error.etype == ErrorType::InvalidHTTPHeader => Failed::Answer(BadAnswer::Malformed.reply()),
             None => client_failed(&error),
         },
         Broken::MidAnswer => Failed::BrokeOff,

@@ -14,17 +14,15 @@ use crate::downstream::{CONTINUE_AFTER, Downstream};
 use crate::journey::Journey;
 use crate::upstream::Service;
 use crate::wait::{Alarm, within};
-use crate::wire::answer::{self, AnswerHead};
+use crate::wire::answer::{self, AnswerHead, BadAnswer};
 use crate::wire::body::{BodyDecoder, Decoded};
-use crate::wire::{encode, scratch};
+use crate::wire::{encode, scratch, trailers};
 
 /// Read at once; doubled for answers that turn out to be long.
 const READ: usize = scratch::SIZE;
 const READ_MORE: usize = 128 * 1024;
 /// What fits into a fresh connection's send buffer, so that writing it cannot wait for the backend to read.
 const WRITE_AT_ONCE: usize = 64 * 1024;
-/// Interim answers before the final one. More are an attack or a loop.
-const MAX_INTERIM: usize = 16;
 
 /// Why an exchange broke.
 #[derive(Debug)]
@@ -36,7 +34,8 @@ pub enum Broken {
     /// It failed instead of ending: whatever came of an answer is not the whole of it (RFC 9112, section 8).
     Failed,
     TimedOut,
-    Malformed,
+    /// The answer cannot be passed on.
+    Bad(BadAnswer),
     /// The client's side failed.
     Client(Box<Error>),
     /// The backend's side failed after the client had been sent the answer's head.
@@ -240,10 +239,10 @@ async fn interim_and_final(
     service: &Service,
     sending: &mut Sending,
 ) -> Result<Box<AnswerHead>, Broken> {
-    for _ in 0..MAX_INTERIM {
+    for seen in 0..=service.limits.interim {
         let head = loop {
             if !up.read.is_empty()
-                && let Some(head) = answer::take(&mut up.read, &journey.head.method).map_err(|_| Broken::Malformed)?
+                && let Some(head) = answer::take(&mut up.read, &journey.head.method, &service.limits).map_err(Broken::Bad)?
             {
                 break head;
             }
@@ -254,7 +253,10 @@ async fn interim_and_final(
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // Nobody asked for it: requests to upgrade take the other road.
-            return Err(Broken::Malformed);
+            return Err(Broken::Bad(BadAnswer::Malformed));
+        }
+        if seen == service.limits.interim {
+            break;
         }
         if head.status == StatusCode::CONTINUE {
             sending.withheld = None;
@@ -263,7 +265,7 @@ async fn interim_and_final(
             down.write_interim(&head).await.map_err(Broken::Client)?;
         }
     }
-    Err(Broken::Malformed)
+    Err(Broken::Bad(BadAnswer::TooLarge))
 }
 
 /// Waits for whatever comes first: a piece of the request's body, room to send it, bytes of the answer, or the client's end.
@@ -400,7 +402,13 @@ async fn relay(
     while !answer.body.is_done() {
         let before = up.read.len();
         match next_piece(&mut answer.body, &mut up.read)? {
-            Some(piece) => {
+            Some(Decoded::Trailers(section)) => {
+                let mut fields = trailers::read(&section);
+                trailers::filter(&mut fields, &journey.exchange.to_client);
+                down.finish_with(fields, trailers::wanted(&journey.head)).await.map_err(Broken::Client)?;
+                break;
+            }
+            Some(Decoded::Data(piece)) => {
                 let last = answer.body.is_done();
                 if before >= amount {
                     amount = READ_MORE;
@@ -408,8 +416,8 @@ async fn relay(
                 down.write_body(piece, last).await.map_err(Broken::Client)?;
                 continue;
             }
-            None if answer.body.is_done() => break,
-            None => {}
+            _ if answer.body.is_done() => break,
+            _ => {}
         }
         // What was gathered so far must not wait for what may take a while.
         down.flush().await.map_err(Broken::Client)?;
@@ -443,9 +451,9 @@ async fn fill_or_gone(up: &mut Upstream, down: &mut Downstream, amount: usize, s
     }
 }
 
-fn next_piece(body: &mut BodyDecoder, read: &mut BytesMut) -> Result<Option<Bytes>, Broken> {
+fn next_piece(body: &mut BodyDecoder, read: &mut BytesMut) -> Result<Option<Decoded>, Broken> {
     match body.decode(read).map_err(|_| Broken::MidAnswer)? {
-        Decoded::Data(data) => Ok(Some(data)),
-        Decoded::NeedMore | Decoded::Trailers(_) | Decoded::End => Ok(None),
+        Decoded::NeedMore | Decoded::End => Ok(None),
+        piece => Ok(Some(piece)),
     }
 }

@@ -41,7 +41,7 @@ use crate::snapshot::Door;
 use crate::upstream::{self, Service};
 use crate::wait::Alarm;
 use crate::wire::head::{BARE_LF, HTTP_ON_TLS, MALFORMED_LINE, Refused, TLS_HELLO};
-use crate::wire::line;
+use crate::wire::{line, trailers};
 
 /// How long the rest of a body may take that is read and dropped.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -558,6 +558,7 @@ async fn by_proxy(
         let _ = request.insert_header(http::header::EXPECT, "100-continue");
         down.withhold();
     }
+    down.take_trailers(trailers::wanted(&journey.head));
     if journey.is_grpc() {
         down.await_body_without_limit();
     }

@@ -10,8 +10,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::head::AnswerLimits;
 use crate::problem::{Place, did_you_mean};
-use crate::value::{Period, Raw, Spanned};
+use crate::value::{Period, Raw, Size, Spanned};
 
 /// A service: a group of endpoints that answer the same requests, and how to talk to them.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -26,6 +27,8 @@ pub struct ServiceConfig {
     pub health_check: Option<Spanned<HealthCheckConfig>>,
     /// How long the gateway waits for an endpoint.
     pub timeouts: TimeoutsConfig,
+    /// What the head of an endpoint's answer may be. Beyond, the client gets 502 (`answer_head_too_large`).
+    pub limits: AnswerLimitsConfig,
     /// What is tried again.
     pub retries: RetriesConfig,
     /// What the endpoints speak: `http1` (default), `http2` (over TLS, or with prior knowledge over plain TCP) or `grpc`, which is
@@ -59,6 +62,7 @@ impl Default for ServiceConfig {
             balance: Balance::default(),
             health_check: None,
             timeouts: TimeoutsConfig::default(),
+            limits: AnswerLimitsConfig::default(),
             retries: RetriesConfig::default(),
             protocol: Protocol::default(),
             tls: TlsChoice::default(),
@@ -274,6 +278,29 @@ impl Default for TimeoutsConfig {
             stream: period(3_600_000),
             write: period(30_000),
             idle: period(60_000),
+        }
+    }
+}
+
+/// Bounds of what comes before an answer's body.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AnswerLimitsConfig {
+    /// The head of an answer in bytes, `1KiB` to `512KiB`. Default: `64KiB`.
+    pub head: Spanned<Size>,
+    /// The fields of a head, 1 to 256. Default: 128.
+    pub headers: Spanned<u32>,
+    /// Interim answers (1xx) before the final one, 1 to 256. Default: 16.
+    pub interim: Spanned<u32>,
+}
+
+impl Default for AnswerLimitsConfig {
+    fn default() -> Self {
+        let usual = AnswerLimits::default();
+        AnswerLimitsConfig {
+            head: unwritten(Size(usual.head as u64)),
+            headers: unwritten(usual.fields as u32),
+            interim: unwritten(usual.interim),
         }
     }
 }

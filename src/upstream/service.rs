@@ -12,11 +12,12 @@ use serde::Serialize;
 
 use super::address::Address;
 use super::cluster::{Board, Cluster, Member, Source};
-use super::config::{Balance, EndpointConfig, Protocol, ServiceConfig, TimeoutsConfig};
+use super::config::{AnswerLimitsConfig, Balance, EndpointConfig, Protocol, ServiceConfig, TimeoutsConfig};
 use super::dns::Name;
 use super::endpoint::{Endpoint, EndpointView, Flight, Held};
 use super::health::Check;
 use super::peer::{PeerTemplate, Timeouts, Tls, Trust};
+use crate::head::{AnswerLimits, MAX_ANSWER_FIELDS};
 use crate::ledger::Ledger;
 use crate::problem::{Place, Problem, Problems};
 use crate::reply::Reply;
@@ -37,6 +38,7 @@ pub struct Service {
     pub balance: Balance,
     pub protocol: Protocol,
     pub timeouts: Timeouts,
+    pub limits: AnswerLimits,
     /// How many more endpoints are tried when no connection can be made.
     pub retries: u32,
     /// How many idle connections each core keeps.
@@ -124,6 +126,7 @@ impl Service {
         ledger: &Ledger,
     ) -> Option<Arc<Self>> {
         let timeouts = compile_timeouts(&config.timeouts, problems);
+        let limits = compile_limits(&config.limits, problems);
         let retries = count_within("attempts", &config.retries.attempts, 0, 10, problems);
         let keep_alive = count_within("keep_alive", &config.keep_alive, 0, 65_536, problems);
         let retry_after = period_within("retry_after", &config.retry_after, 1000, HOUR, problems);
@@ -146,6 +149,7 @@ impl Service {
             balance: config.balance,
             protocol: config.protocol,
             timeouts,
+            limits: limits?,
             retries: retries?,
             keep_alive: keep_alive? as usize,
             retry_after: retry_after?,
@@ -272,6 +276,17 @@ fn compile_timeouts(config: &TimeoutsConfig, problems: &mut Problems) -> Option<
     let write = period_within("write", &config.write, 1, 24 * HOUR, problems);
     let idle = period_within("idle", &config.idle, 1000, HOUR, problems);
     Some(Timeouts { connect: connect?, response: response?, stream: stream?, write: write?, idle: idle? })
+}
+
+fn compile_limits(config: &AnswerLimitsConfig, problems: &mut Problems) -> Option<AnswerLimits> {
+    let head = config.head.value.0;
+    let fine = (1 << 10..=512 << 10).contains(&head);
+    if !fine {
+        problems.push(Problem::error(config.head.place, "`limits.head` must be 1KiB to 512KiB"));
+    }
+    let fields = count_within("limits.headers", &config.headers, 1, MAX_ANSWER_FIELDS as u32, problems);
+    let interim = count_within("limits.interim", &config.interim, 1, 256, problems);
+    Some(AnswerLimits { head: fine.then_some(head)? as usize, fields: fields? as usize, interim: interim? })
 }
 
 /// Pingora verifies nothing where it has no name to verify. That must not happen unasked.

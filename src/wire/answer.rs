@@ -6,12 +6,8 @@ use smallvec::SmallVec;
 
 use super::body::BodyDecoder;
 use super::encode::is_bodiless;
-use crate::head::{BodyFraming, Field, Span};
-
-/// The largest head of an answer, in bytes.
-pub const MAX_HEAD: usize = 64 * 1024;
-/// The most fields of an answer.
-pub const MAX_FIELDS: usize = 128;
+use crate::head::{AnswerLimits, BodyFraming, Field, MAX_ANSWER_FIELDS, Span};
+use crate::reply::Reply;
 
 /// An answer's head: one buffer, and ranges into it.
 pub struct AnswerHead {
@@ -26,9 +22,27 @@ pub struct AnswerHead {
     pub keep_alive: bool,
 }
 
-/// An answer that is not one, or could be read in two ways.
-#[derive(Debug)]
-pub struct Malformed;
+/// An answer that cannot be passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadAnswer {
+    /// It is none, or could be read in two ways.
+    Malformed,
+    /// Its head, or what comes before it, is beyond the service's bounds.
+    TooLarge,
+}
+
+impl BadAnswer {
+    /// What the client is told.
+    pub fn reply(self) -> Box<Reply> {
+        let (reason, detail) = match self {
+            BadAnswer::Malformed => ("malformed_answer", "The backend's answer is malformed."),
+            BadAnswer::TooLarge => {
+                ("answer_head_too_large", "The head of the backend's answer is larger than this gateway accepts.")
+            }
+        };
+        Reply::new(StatusCode::BAD_GATEWAY, "upstream", reason, detail)
+    }
+}
 
 /// Takes a head off the front of `buffer`; `None` if it is not whole yet.
 ///
@@ -37,23 +51,24 @@ pub struct Malformed;
 ///
 /// # Errors
 /// A head that is malformed, too large, or framed ambiguously.
-pub fn take(buffer: &mut BytesMut, method: &Method) -> Result<Option<Box<AnswerHead>>, Malformed> {
-    let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
+pub fn take(buffer: &mut BytesMut, method: &Method, limits: &AnswerLimits) -> Result<Option<Box<AnswerHead>>, BadAnswer> {
+    let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_ANSWER_FIELDS];
     let mut answer = httparse::Response::new(&mut []);
     let mut parser = httparse::ParserConfig::default();
     parser.allow_spaces_after_header_name_in_responses(true).allow_obsolete_multiline_headers_in_responses(true);
-    let parsed = parser.parse_response_with_uninit_headers(&mut answer, buffer, &mut slots);
-    let length = match parsed {
-        Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
-        Ok(httparse::Status::Partial) if buffer.len() < MAX_HEAD => return Ok(None),
-        _ => return Err(Malformed),
+    let slots = slots.get_mut(..limits.fields.min(MAX_ANSWER_FIELDS)).unwrap_or_default();
+    let length = match parser.parse_response_with_uninit_headers(&mut answer, buffer, slots) {
+        Ok(httparse::Status::Complete(length)) if length <= limits.head => length,
+        Ok(httparse::Status::Partial) if buffer.len() < limits.head => return Ok(None),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(BadAnswer::TooLarge),
+        Err(_) => return Err(BadAnswer::Malformed),
     };
     let base = buffer.as_ptr() as usize;
     let span = |part: &[u8]| {
         let start = (part.as_ptr() as usize).wrapping_sub(base) as u32;
         Span { start, end: start.wrapping_add(part.len() as u32) }
     };
-    let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed)?;
+    let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BadAnswer::Malformed)?;
     let reason = match answer.reason {
         Some(reason) if !reason.is_empty() => span(reason.as_bytes()),
         _ => Span::default(),
@@ -74,7 +89,7 @@ pub fn take(buffer: &mut BytesMut, method: &Method) -> Result<Option<Box<AnswerH
     // Boxed: it goes through several hands, and each would copy it.
     let mut head =
         Box::new(AnswerHead { buffer, status, reason, fields, body: BodyDecoder::Done, length: None, keep_alive: is_11 });
-    head.frame(method, is_11)?;
+    head.frame(method, is_11, limits.head)?;
     Ok(Some(head))
 }
 
@@ -105,7 +120,7 @@ impl AnswerHead {
     }
 
     /// Where the body ends (RFC 9112, section 6.3), and whether the connection outlives it.
-    fn frame(&mut self, method: &Method, is_11: bool) -> Result<(), Malformed> {
+    fn frame(&mut self, method: &Method, is_11: bool, trailers: usize) -> Result<(), BadAnswer> {
         let (mut lengths, mut length, mut chunked, mut close, mut stay) = (0, None, false, false, false);
         for (name, value) in self.headers() {
             match name.len() {
@@ -116,7 +131,7 @@ impl AnswerHead {
                 }
                 17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                     if chunked || !value.eq_ignore_ascii_case(b"chunked") || !is_11 {
-                        return Err(Malformed);
+                        return Err(BadAnswer::Malformed);
                     }
                     chunked = true;
                 }
@@ -137,13 +152,13 @@ impl AnswerHead {
             let buffer = &self.buffer;
             self.fields.retain(|field| !field.name.of(buffer).eq_ignore_ascii_case(b"content-length"));
         } else if lengths > 1 || lengths == 1 && length.is_none() {
-            return Err(Malformed);
+            return Err(BadAnswer::Malformed);
         }
         let bodiless = *method == Method::HEAD || is_bodiless(self.status);
         self.keep_alive = !close && (self.keep_alive || stay);
         self.body = match (bodiless, chunked, length) {
             (true, ..) => BodyDecoder::Done,
-            (false, true, _) => BodyDecoder::new(BodyFraming::Streamed),
+            (false, true, _) => BodyDecoder::chunked(trailers),
             (false, false, Some(length)) => BodyDecoder::new(BodyFraming::Length(length)),
             (false, false, None) => BodyDecoder::UntilClose,
         };
@@ -157,8 +172,8 @@ impl AnswerHead {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Option<Box<AnswerHead>>, Malformed> {
-        take(&mut BytesMut::from(text), &Method::GET)
+    fn parse(text: &str) -> Result<Option<Box<AnswerHead>>, BadAnswer> {
+        take(&mut BytesMut::from(text), &Method::GET, &AnswerLimits::default())
     }
 
     #[test]
@@ -193,6 +208,19 @@ mod tests {
             assert!(parse(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n")).is_err(), "{fields}");
         }
         assert!(parse("nonsense\r\n\r\n").is_err());
-        assert!(take(&mut BytesMut::from(&[b'a'; MAX_HEAD][..]), &Method::GET).is_err());
+    }
+
+    #[test]
+    fn heads_have_bounds() {
+        let limits = AnswerLimits { head: 1000, fields: 3, interim: 1 };
+        let take = |text: &str| take(&mut BytesMut::from(text), &Method::GET, &limits).map(|head| head.is_some());
+        let fields = |count| format!("HTTP/1.1 200 OK\r\n{}", "A: b\r\n".repeat(count));
+        assert_eq!(take(&format!("{}\r\n", fields(3))), Ok(true));
+        assert_eq!(take(&format!("{}\r\n", fields(4))), Err(BadAnswer::TooLarge));
+        let long = format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(900));
+        assert_eq!(take(&long), Ok(false));
+        assert_eq!(take(&format!("{long}{long}")), Err(BadAnswer::TooLarge));
+        assert_eq!(take(&format!("{long}{}\r\n\r\n", "a".repeat(900))), Err(BadAnswer::TooLarge));
+        assert_eq!(take("nonsense"), Err(BadAnswer::Malformed));
     }
 }

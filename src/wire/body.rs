@@ -7,8 +7,8 @@ use crate::head::BodyFraming;
 
 /// Chunk-size lines are bounded in all as well: 16 KiB of extensions in a body of one-byte chunks are an attack.
 const MAX_EXTENSIONS: usize = 16 * 1024;
-/// The longest trailer section, in bytes.
-pub const MAX_TRAILERS: usize = 8 * 1024;
+/// The longest trailer section of a request, in bytes.
+const MAX_TRAILERS: usize = 8 * 1024;
 
 const END_OF_LINE: usize = 2;
 
@@ -63,6 +63,8 @@ pub struct Chunked {
     at: ChunkedAt,
     /// Bytes spent on extensions so far.
     extensions: usize,
+    /// How many bytes of trailers may come.
+    trailers: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,8 +81,13 @@ impl BodyDecoder {
         match framing {
             BodyFraming::None | BodyFraming::Length(0) => BodyDecoder::Done,
             BodyFraming::Length(length) => BodyDecoder::Length(length),
-            BodyFraming::Streamed => BodyDecoder::Chunked(Chunked { at: ChunkedAt::Size, extensions: 0 }),
+            BodyFraming::Streamed => BodyDecoder::chunked(MAX_TRAILERS),
         }
+    }
+
+    /// For a body in chunks that so many bytes of trailers may follow.
+    pub fn chunked(trailers: usize) -> Self {
+        BodyDecoder::Chunked(Chunked { at: ChunkedAt::Size, extensions: 0, trailers })
     }
 
     pub fn is_done(&self) -> bool {
@@ -149,7 +156,7 @@ impl Chunked {
                 ChunkedAt::Trailers(good) => {
                     let rest = buffer.get(*good..).unwrap_or_default();
                     let line = chunk::trailer_line(rest)?;
-                    if *good + line.unwrap_or(rest.len()) > MAX_TRAILERS {
+                    if *good + line.unwrap_or(rest.len()) > self.trailers {
                         return Err(BadBody::Trailers);
                     }
                     let Some(line) = line else { return Ok(Decoded::NeedMore) };

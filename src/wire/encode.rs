@@ -4,9 +4,9 @@ use http::{Method, StatusCode, Version, header};
 use pingora_http::ResponseHeader;
 use smallvec::SmallVec;
 
-use super::answer::AnswerHead;
+use super::answer::{AnswerHead, BadAnswer};
 use crate::exchange::RequestId;
-use crate::head::{Edited, Field, HeaderEdits};
+use crate::head::{AnswerLimits, Edited, Field, HeaderEdits};
 
 /// How an answer's body is delimited towards the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,11 +61,16 @@ pub fn framing(answer: &ResponseHeader, method: &Method, version: Version) -> Re
 /// # Errors
 /// Several or malformed Content-Length fields, a transfer coding that is not a single `chunked`, or any in an HTTP/1.0 answer; a head
 /// that is too large.
-pub fn check_answer(answer: &ResponseHeader) -> Result<(), BadFraming> {
-    let size: usize = answer.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if size > super::answer::MAX_HEAD || answer.headers.len() > super::answer::MAX_FIELDS {
-        return Err(BadFraming);
+pub fn check_answer(answer: &ResponseHeader, limits: &AnswerLimits) -> Result<(), BadAnswer> {
+    let fields: usize = answer.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let line = "HTTP/1.1 200 \r\n\r\n".len() + answer.get_reason_phrase().map_or(0, str::len);
+    if line + fields > limits.head || answer.headers.len() > limits.fields {
+        return Err(BadAnswer::TooLarge);
     }
+    check_framing(answer).map_err(|BadFraming| BadAnswer::Malformed)
+}
+
+fn check_framing(answer: &ResponseHeader) -> Result<(), BadFraming> {
     content_length(answer)?;
     let mut codings = answer.headers.get_all(header::TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else { return Ok(()) };

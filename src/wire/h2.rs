@@ -90,7 +90,7 @@ mod tests {
         let raw =
             b"HTTP/1.1 200 OK\r\nConnection: X-Own\r\nX-Own: 1\r\nKeep-Alive: timeout=5\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\
             X-Old: 1\r\nX-Request-Id: theirs\r\nContent-Length: 0\r\n\r\n";
-        let head = super::super::answer::take(&mut BytesMut::from(&raw[..]), &Method::GET).unwrap().unwrap();
+        let head = super::super::answer::take(&mut BytesMut::from(&raw[..]), &Method::GET, &Default::default()).unwrap().unwrap();
         let name = HeaderName::from_static;
         let edits = vec![
             HeaderEdit::Remove(name("x-old")),
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn no_content_has_no_length() {
         let raw = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n";
-        let head = super::super::answer::take(&mut BytesMut::from(&raw[..]), &Method::GET).unwrap().unwrap();
+        let head = super::super::answer::take(&mut BytesMut::from(&raw[..]), &Method::GET, &Default::default()).unwrap().unwrap();
         let answer = answer(&head, &"id".into(), &HeaderEdits::new()).unwrap();
         assert_eq!(answer.headers.keys().collect::<Vec<_>>(), ["x-request-id"]);
     }

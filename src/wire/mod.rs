@@ -12,3 +12,4 @@ pub mod h2;
 pub mod head;
 pub mod line;
 pub mod scratch;
+pub mod trailers;

@@ -219,7 +219,7 @@ fn endless_answers_end_at_the_deadline(lane: bool) {
             let last = replies.last().unwrap_or_else(|| panic!("{}", talk.show()));
             let how = (last.status, last.reason());
             assert!(
-                [(504, "request_timeout".to_owned()), (502, "malformed_answer".to_owned())].contains(&how),
+                [(504, "request_timeout".to_owned()), (502, "answer_head_too_large".to_owned())].contains(&how),
                 "{}",
                 talk.show()
             );
