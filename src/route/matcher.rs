@@ -111,7 +111,13 @@ fn methods(config: &RouteConfig, problems: &mut Problems) -> Option<Option<Metho
     let mut complete = true;
     for name in &list.0 {
         match Method::from_bytes(name.as_bytes()) {
-            Ok(method) if !name.bytes().any(|byte| byte.is_ascii_lowercase()) => set.insert(method),
+            Ok(method) if !name.bytes().any(|byte| byte.is_ascii_lowercase()) => {
+                if ["CONNECT", "TRACE", "TRACK"].contains(&method.as_str()) {
+                    let message = format!("`{method}` never reaches a route: such requests are answered 405");
+                    problems.push(Problem::warning(name.place, message));
+                }
+                set.insert(method);
+            }
             _ => {
                 complete = false;
                 let problem = Problem::error(name.place, format!("`{}` is no method", name.value));

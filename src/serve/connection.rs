@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::seldom::{Seldom, and_more};
+use super::watched::{self, Watched};
 use super::worker::Worker;
 use crate::cache::Hit;
 use crate::downstream::h1::{H1, Io, NextHead};
@@ -340,7 +341,7 @@ async fn refuse(journey: &mut Journey, down: &mut Downstream, reply: &Reply) {
 /// HTTP/2: streams at the same time, each one exchange.
 async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connection>, entry: &Arc<Entry>, stream: Stream) {
     let options = crate::wire::h2::options(door.head_limits.head);
-    let handshake = options.handshake(stream);
+    let handshake = options.handshake(Watched::new(stream, door.clone(), connection.client));
     let Ok(Ok(mut wire)) = tokio::time::timeout(door.timeouts.handshake, handshake).await else {
         return handshake_failed(&worker, door, connection.client, "h2_handshake");
     };
@@ -381,7 +382,9 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
                     drop(held);
                 }));
             }
-            Some(Err(_)) => return door.metrics.refused("h2_connection_error"),
+            // A client that is gone has broken no rule.
+            Some(Err(error)) if error.is_io() => return,
+            Some(Err(_)) => return watched::refused(door, connection.client, "h2_connection_error"),
             None => return,
         }
     }

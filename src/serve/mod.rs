@@ -7,6 +7,7 @@ mod process;
 mod seldom;
 mod signals;
 mod sockets;
+mod watched;
 mod worker;
 
 pub use process::{Failure, Options, run};

@@ -8,6 +8,7 @@ pub mod answer;
 pub mod body;
 mod chunk;
 pub mod encode;
+pub mod frames;
 pub mod h2;
 pub mod head;
 pub mod line;

@@ -10,6 +10,7 @@ use super::wire::*;
 on_both_roads!(
     malformed_streams_never_reach_a_backend,
     methods_are_what_they_are_over_http_1,
+    what_http_2_refuses_is_told_to_the_operator,
     odd_but_clear_streams_pass_clean,
     a_stream_that_breaks_off_is_never_completed,
     trailers_of_a_request_change_nothing,
@@ -375,6 +376,66 @@ fn methods_are_what_they_are_over_http_1(lane: bool) {
         assert_eq!((&line["path"], &line["host"], &line["protocol"]), (&"/ok/x".into(), &"a".into(), &"h2".into()), "{line}");
     }
     assert!(backend.is_untouched());
+    still_well(&gateway);
+}
+
+fn what_http_2_refuses_is_told_to_the_operator(lane: bool) {
+    let backend = Recorder::start();
+    let gateway = gateway(backend.port(), lane);
+    let mut client = Client::connect(gateway.port());
+    // What the gateway itself can refuse gets a problem document and a log line, as over HTTP/1.1; its neighbours live on.
+    let big = "x".repeat(40_000);
+    let host: (&str, &str) = ("host", "b");
+    let cases: [(Fields, u64, &str); 5] = [
+        (request("GET", &[], &[host]), 400, "host"),
+        (request("GET", &[(":authority", "u@a")], &[]), 400, "host"),
+        (request("GET", &[], &[("content-length", "1, 2")]), 400, "content_length"),
+        (request("GET", &[(":path", "/ok/..%2f..%2fx")], &[]), 400, "path_hidden_traversal"),
+        (request("GET", &[], &[("x-big", &big)]), 431, "head_too_large"),
+    ];
+    for ((fields, status, reason), stream) in cases.iter().zip((1..).step_by(2)) {
+        let block = literal(&borrowed(fields));
+        let mut pieces = block.chunks(16_000).peekable();
+        let mut kind = HEADERS;
+        while let Some(piece) = pieces.next() {
+            let last = if pieces.peek().is_none() { END_HEADERS } else { 0 };
+            client.send(kind, last | if kind == HEADERS { END_STREAM } else { 0 }, stream, piece);
+            kind = CONTINUATION;
+        }
+        assert_eq!(client.answer(stream, SOON).problem(), (*status, (*reason).to_owned()), "{reason}");
+        let id = gateway.wait_log(|line| line["reason"] == *reason && line["protocol"] == "h2");
+        assert_eq!((&id["method"], &id["client"]), (&"GET".into(), &"127.0.0.1".into()), "{id}");
+    }
+    // What the protocol's library resets before anybody hears of it is counted, and told at most once a second.
+    let count = |reason: &str| gateway.metric(&format!("portcullis_connections_refused_total{{reason=\"{reason}\"}}"));
+    let mut stream = 101;
+    for fields in [
+        without(":method"),
+        request("GET", &[], &[("connection", "close")]),
+        request("GET", &[(":path", "/ok/a`b")], &[]),
+        request("GET", &[("x", "")], &[(":path", "/smuggled")]),
+    ] {
+        client.headers(stream, &borrowed(&fields), true);
+        assert!(client.answer(stream, SOON).broken.is_some_and(|why| why.starts_with("RST_STREAM")), "{fields:?}");
+        stream += 2;
+    }
+    gateway.wait_metric("portcullis_connections_refused_total{reason=\"h2_malformed_request\"}", 4.0);
+    client.headers(stream, &borrowed(&request("GET", &[], &[])), true);
+    assert_eq!(client.answer(stream, SOON).body, b"/ok/x");
+    // The library cannot tell a field that breaks the rules from a broken connection: it ends all of it, and that is told as well.
+    let mut client = Client::connect(gateway.port());
+    client.headers(1, &borrowed(&request("GET", &[], &[("X-Upper", "a")])), true);
+    assert!(client.answer(1, SOON).broken.is_some());
+    gateway.wait_metric("portcullis_connections_refused_total{reason=\"h2_connection_error\"}", 1.0);
+    crate::harness::eventually("the operator is told", || {
+        let mut client = Client::connect(gateway.port());
+        client.headers(1, &borrowed(&without(":method")), true);
+        client.answer(1, SOON);
+        gateway.stderr().contains("HTTP/2 of 127.0.0.1:") && gateway.stderr().contains("refused: h2_malformed_request")
+    });
+    // Who just leaves has broken no rule.
+    drop(client);
+    assert!(count("h2_connection_error") < 1.5);
     still_well(&gateway);
 }
 
