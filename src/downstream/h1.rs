@@ -367,7 +367,7 @@ impl H1 {
             match body.decode(&mut rest) {
                 Ok(Decoded::Data(_)) => {}
                 Ok(Decoded::NeedMore) => return !self.tunnel,
-                Ok(Decoded::End) | Err(_) => return false,
+                Ok(Decoded::End | Decoded::Trailers(_)) | Err(_) => return false,
             }
         }
     }

@@ -68,6 +68,11 @@ fn fed(runtime: &tokio::runtime::Runtime, pieces: &[&[u8]]) -> Vec<String> {
     })
 }
 
+/// Whether a cut there is next to where the size of the line or of the head is too much.
+fn near_a_bound(at: usize) -> bool {
+    [LIMITS.target, LIMITS.target + 64, LIMITS.head].iter().any(|bound| at.abs_diff(*bound) < 8)
+}
+
 fn corpus() -> Vec<Vec<u8>> {
     let behind = b"GET /ok/behind HTTP/1.1\r\nHost: a\r\n\r\n";
     let chunked = "POST /ok/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -114,7 +119,10 @@ fn what_is_found_does_not_depend_on_where_packets_are_cut() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let whole = fed(&runtime, &[bytes]);
         let single: Vec<_> = bytes.chunks(1).collect();
-        let ways = (1..bytes.len()).map(|at| vec![&bytes[..at], &bytes[at..]]).chain([single, bytes.chunks(7).collect()]);
+        // Within long runs of one letter one place is like the next.
+        let dull = |at: usize| bytes.len() > 700 && at % 17 != 0 && bytes[at - 1] == bytes[at] && !near_a_bound(at);
+        let places = (1..bytes.len()).filter(|&at| !dull(at));
+        let ways = places.map(|at| vec![&bytes[..at], &bytes[at..]]).chain([single, bytes.chunks(7).collect()]);
         for pieces in ways {
             let found = fed(&runtime, &pieces);
             if found != whole {
