@@ -8,13 +8,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 
 use crate::cache::{self, CachePolicy};
 use crate::core::View;
 use crate::downstream::{BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, Downstream, Fate, seen_upstream};
 use crate::exchange::{Connection, Ending, Exchange, RouteName, Verdict};
-use crate::head::{BodyFraming, RequestHead};
+use crate::grpc::{self, Dialect, GRPC_STATUS, GRPC_TIMEOUT};
+use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::listen::forwarded::{self, Hop};
 use crate::listen::trace::{self, Trace};
 use crate::observe::Record;
@@ -41,8 +42,19 @@ pub struct Outcome {
     /// Interim answers that the backend sent.
     pub interim: u32,
     pub cache: &'static str,
+    /// The status of a gRPC call, whoever gave it.
+    pub grpc_status: Option<u32>,
     pub bytes_in: u64,
     pub bytes_out: u64,
+}
+
+/// When a request's time is over.
+#[derive(Clone, Copy)]
+pub struct TimeLimit {
+    /// An answer has ended by then, or has begun if it is a stream.
+    pub answer: Option<tokio::time::Instant>,
+    /// A stream, too, has ended by then: its client's own deadline.
+    pub call: Option<tokio::time::Instant>,
 }
 
 /// Where a run of the steps came to rest.
@@ -74,6 +86,10 @@ pub struct Journey {
     pub fate: Option<Arc<Fate>>,
     /// What this request may do with the cache, on a route that has one.
     pub cache_use: Option<crate::cache::Use>,
+    /// When a gRPC client's own deadline passes.
+    call_due: Option<Instant>,
+    /// How the client wants to be answered.
+    pub dialect: Dialect,
     /// The listener's bounds, where the route has none of its own.
     bounds: Bounds,
     wall: SystemTime,
@@ -98,6 +114,7 @@ impl Journey {
             view,
             routed: None,
             exchange: Exchange::new(connection.clone(), trace::request_id(&head, trusted)),
+            dialect: dialect(&head),
             head,
             outcome: Outcome::default(),
             refusal: None,
@@ -107,6 +124,7 @@ impl Journey {
             flight: None,
             fate: None,
             cache_use: None,
+            call_due: None,
             bounds: Bounds { body: door.limits.body, time: door.timeouts.request },
             wall: SystemTime::now(),
         });
@@ -148,6 +166,41 @@ impl Journey {
     /// A body that is announced as too long for this route is refused before anything else is done.
     pub fn check_announced_length(&self) -> Flow {
         self.check_length(self.max_body())
+    }
+
+    /// Takes the deadline that a gRPC client sends along. It counts from the head's arrival, for the client cannot know more.
+    pub fn take_call_deadline(&mut self) -> Flow {
+        if !self.dialect.is_grpc() {
+            return ControlFlow::Continue(());
+        }
+        let mut said = self.head.header_all("grpc-timeout");
+        let Some(timeout) = said.next() else { return ControlFlow::Continue(()) };
+        let Some(timeout) = grpc::read_timeout(timeout).filter(|_| said.next().is_none()) else {
+            let detail = "The field grpc-timeout is malformed.";
+            return Reply::new(StatusCode::BAD_REQUEST, "door", "malformed_grpc_timeout", detail).refuse();
+        };
+        // One that no clock reaches is none.
+        self.call_due = self.exchange.started.checked_add(timeout);
+        if timeout.is_zero() { self.out_of_time().refuse() } else { ControlFlow::Continue(()) }
+    }
+
+    /// What is left of the client's own deadline, as the backend of a gRPC call is told. `None` where a policy has its own word on it.
+    pub fn call_time_left(&self) -> Option<HeaderEdit> {
+        let left = self.call_due?.saturating_duration_since(Instant::now());
+        let said = self.exchange.to_upstream.iter().any(|edit| *edit.name() == GRPC_TIMEOUT);
+        let left = HeaderValue::try_from(grpc::write_timeout(left)).ok().filter(|_| !said)?;
+        Some(HeaderEdit::Set(GRPC_TIMEOUT, left))
+    }
+
+    /// Notes the status that a backend gave a gRPC call, in its answer's head or behind its body.
+    pub fn note_grpc_status(&mut self, fields: &http::HeaderMap) {
+        let Some(status) = fields.get(GRPC_STATUS).filter(|_| self.dialect.is_grpc()) else { return };
+        self.outcome.grpc_status = status.to_str().ok().and_then(|status| status.parse().ok());
+    }
+
+    /// The answer once the request's time is over.
+    pub fn out_of_time(&self) -> Box<Reply> {
+        out_of_time(self.call_due.is_some_and(|due| due <= Instant::now()))
     }
 
     /// Runs the route's steps from number `from` on, up to the first that cannot be done at once.
@@ -198,11 +251,11 @@ impl Journey {
         let Some((Work::Wait(run), stage)) = step.map(|step| (&step.work, step.stage)) else { return Flow::Continue(()) };
         let flow = tokio::select! {
             biased;
-            flow = tokio::time::timeout(limit, run.wait(head, exchange)) => flow.unwrap_or_else(|_| out_of_time().refuse()),
-            _ = downstream.gone() => client_gone(),
+            flow = tokio::time::timeout(limit, run.wait(head, exchange)) => flow.map_err(|_| ()),
+            _ = downstream.gone() => Ok(client_gone()),
         };
         exchange.spent(stage, since.elapsed());
-        flow
+        flow.unwrap_or_else(|()| self.out_of_time().refuse())
     }
 
     /// Shows the body to the step of that number. It is read whole by the first step that wants it; 413 beyond the smallest bound of
@@ -347,6 +400,9 @@ impl Journey {
     pub fn refused(&mut self, reply: &Reply) {
         self.outcome.status = reply.status.as_u16();
         self.outcome.verdict = Some(Verdict { policy: reply.policy, reason: reply.reason });
+        if self.dialect.is_grpc() {
+            self.outcome.grpc_status = Some(grpc::status(reply.status).into());
+        }
     }
 
     /// How long the request may take, counted from its head's last byte. A gRPC call has a limit only where its route says so: it may
@@ -357,27 +413,55 @@ impl Journey {
     }
 
     /// When the request's time is over.
-    pub fn due(&self) -> Option<tokio::time::Instant> {
-        self.exchange.started.checked_add(self.limit()?).map(tokio::time::Instant::from_std)
+    pub fn due(&self) -> TimeLimit {
+        let answer = self.limit().and_then(|limit| self.exchange.started.checked_add(limit));
+        let instant = tokio::time::Instant::from_std;
+        TimeLimit { answer: answer.map(instant), call: self.call_due.map(instant) }
     }
 
     /// What is left of the request's time.
     pub fn deadline(&self) -> Option<Duration> {
-        self.limit().map(|limit| limit.saturating_sub(self.exchange.started.elapsed()))
+        let left = self.limit().map(|limit| limit.saturating_sub(self.exchange.started.elapsed()));
+        let call = self.call_due.map(|due| due.saturating_duration_since(Instant::now()));
+        match (left, call) {
+            (Some(left), Some(call)) => Some(left.min(call)),
+            (left, call) => left.or(call),
+        }
     }
 
     /// A gRPC call, on a route to services that can speak it.
     pub fn is_grpc(&self) -> bool {
         let mut services = self.route().into_iter().flat_map(|route| route.answer.services());
         self.head.version == http::Version::HTTP_2
-            && self.head.header("content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"))
-            && services.all(|service| service.protocol == Protocol::Http2)
+            && self.dialect == Dialect::Grpc
+            && services.all(|service| service.protocol.is_http2())
+    }
+
+    /// A gRPC call to services that take nothing else. On others the messages would be anything that a client says they are.
+    pub fn is_made_of_messages(&self) -> bool {
+        let mut services = self.route().into_iter().flat_map(|route| route.answer.services());
+        self.is_grpc() && services.all(|service| service.protocol == Protocol::Grpc)
+    }
+
+    /// Its route says that every answer is a stream.
+    pub fn expects_stream(&self) -> bool {
+        self.route().is_some_and(|route| route.stream)
     }
 
     /// The client asks for a stream, on which silence is no fault: an upgrade, server-sent events or gRPC.
     pub fn asks_for_stream(&self) -> bool {
         let events = |accept: &[u8]| memchr::memmem::find(accept, b"text/event-stream").is_some();
-        self.head.upgrade || self.head.header("accept").is_some_and(events) || self.is_grpc()
+        self.head.upgrade || self.expects_stream() || self.head.header("accept").is_some_and(events) || self.is_grpc()
+    }
+}
+
+/// How the sender of this head wants to be answered. A call has a body, so most heads need not be searched.
+fn dialect(head: &RequestHead) -> Dialect {
+    match (head.body, head.version) {
+        (BodyFraming::None, http::Version::HTTP_2) | (BodyFraming::Length(_) | BodyFraming::Streamed, _) => {
+            head.header("content-type").map_or(Dialect::Plain, Dialect::of)
+        }
+        (BodyFraming::None, _) => Dialect::Plain,
     }
 }
 
@@ -394,10 +478,13 @@ pub fn too_large() -> Box<Reply> {
     Reply::new(StatusCode::PAYLOAD_TOO_LARGE, "bounds", "body_too_large", "The body is larger than this route accepts.")
 }
 
-/// The answer once the request's time is over.
-pub fn out_of_time() -> Box<Reply> {
-    let detail = "The request took longer than it may.";
-    Reply::new(StatusCode::GATEWAY_TIMEOUT, "door", "request_timeout", detail)
+/// The answer once the request's time is over; whether it is the client's own time.
+pub fn out_of_time(clients_own: bool) -> Box<Reply> {
+    let (reason, detail) = match clients_own {
+        true => ("deadline_exceeded", "The call's deadline has passed."),
+        false => ("request_timeout", "The request took longer than it may."),
+    };
+    Reply::new(StatusCode::GATEWAY_TIMEOUT, "door", reason, detail)
 }
 
 fn client_gone() -> Flow {
@@ -462,19 +549,25 @@ impl Drop for Journey {
 }
 
 impl Journey {
-    /// A request that ends without an answer ran out of time, or its client went away.
+    /// A request that ends without an answer, or in the middle of one, ran out of time, or its client went away.
     fn settle(&mut self) {
+        let expired = self.fate.as_ref().is_some_and(|fate| fate.is_expired());
+        if expired {
+            let late = self.out_of_time();
+            let begun = self.outcome.status;
+            self.refused(&late);
+            if begun != 0 {
+                self.outcome.status = begun;
+                self.outcome.verdict = Some(Verdict { policy: late.policy, reason: "answer_broke_off" });
+            }
+        }
         if self.outcome.status != 0 {
             if self.fate.as_ref().is_some_and(|fate| fate.has_left()) {
                 self.outcome.verdict.get_or_insert(Verdict { policy: "client", reason: "client_closed" });
             }
             return;
         }
-        let expired = self.fate.as_ref().is_some_and(|fate| fate.is_expired());
-        let (status, verdict) = match expired {
-            true => (StatusCode::GATEWAY_TIMEOUT, Verdict { policy: "door", reason: "request_timeout" }),
-            false => (CLIENT_CLOSED, Verdict { policy: "client", reason: "client_closed" }),
-        };
+        let (status, verdict) = (CLIENT_CLOSED, Verdict { policy: "client", reason: "client_closed" });
         self.outcome.status = status.as_u16();
         self.outcome.verdict = Some(verdict);
     }
@@ -528,6 +621,7 @@ impl Journey {
             stages: exchange.stages,
             retries: outcome.attempts.saturating_sub(1),
             cache: outcome.cache,
+            grpc_status: outcome.grpc_status,
             user_agent: head.header("user-agent").unwrap_or_default(),
             generation: self.view.snapshot.generation,
         }

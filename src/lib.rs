@@ -26,6 +26,7 @@
 //! | [`demo`] | the product in one command |
 //! | [`cli`] | the commands |
 //! | [`cidr`], [`clock`], [`plain`], [`stripe`] | sets of addresses; the time of day; text that needs no escape; one of a thing per thread |
+//! | [`grpc`] | what a gateway has to know of gRPC |
 //! | [`core`], [`wait`] | what the workers share; waiting with a limit |
 //!
 //! # What stays true
@@ -38,7 +39,7 @@
 //!
 //! # Dependencies
 //!
-//! Leaf types (`problem`, `reply`, `head`, `exchange`, `ledger`, `tally`, `node`, `value`, `path`, `cidr`, `clock`, `plain`, `stripe`, `cel`, `redis`) <- rooms
+//! Leaf types (`problem`, `reply`, `head`, `exchange`, `grpc`, `ledger`, `tally`, `node`, `value`, `path`, `cidr`, `clock`, `plain`, `stripe`, `cel`, `redis`) <- rooms
 //! (`listen`, `route`, `policy`, `keys`, `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `lane`, `admin` <- `serve`
 //! <- `main`. No exceptions. Rooms do not know each other, but for two that belong to [`policy`]: [`cache`] is one of its policies, and
 //! [`keys`] fills the table that one of its methods asks.
@@ -55,6 +56,7 @@ pub mod core;
 pub mod demo;
 pub mod downstream;
 pub mod exchange;
+pub mod grpc;
 pub mod head;
 pub mod journey;
 pub mod keys;

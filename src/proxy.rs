@@ -15,6 +15,7 @@ use pingora_cache::key::HashBinary;
 use pingora_cache::storage::HitHandler;
 use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, NoCacheReason, RespCacheable};
 use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::http::HttpTask;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -22,6 +23,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, RangeType, Sess
 
 use crate::cache;
 use crate::downstream::{CLIENT_GONE, CLIENT_STALLED, EARLY_ANSWER, NO_ANSWER, apply_to_response, reply_parts, seen_upstream};
+use crate::head::HeaderEdit;
 use crate::journey::{CLIENT_CLOSED, CLIENT_STOPPED, Journey, body_refusal};
 use crate::reply::Reply;
 use crate::upstream::{Protocol, connect_failure};
@@ -150,7 +152,10 @@ impl ProxyHttp for Gateway {
         if let Some(fate) = &journey.fate {
             fate.may_answer_early(service.protocol == Protocol::Http1);
         }
-        if let (true, Some(fate)) = (journey.asks_for_stream(), &journey.fate) {
+        // Whether the answer is a stream, its head will say. While one is taken into the cache the session may be gone, so that the road
+        // has to see to the limit; it has but one, and what is stored is no stream.
+        let streams = journey.cache_policy().is_none() || journey.asks_for_stream();
+        if let (true, Some(fate)) = (streams, &journey.fate) {
             peer.options.read_timeout = Some(service.timeouts.stream);
             fate.await_head(service.timeouts.response);
             fate.may_switch(journey.head.upgrade && service.protocol == Protocol::Http1);
@@ -164,10 +169,14 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        let service = journey(ctx)?.service();
+        let journey = journey(ctx)?;
+        let service = journey.service();
         if service.is_none_or(|service| service.protocol == Protocol::Http1) {
             // Only HTTP/2 may carry it without naming it in `Connection`.
             request.remove_header(&header::TE);
+        }
+        if let Some(HeaderEdit::Set(name, left)) = journey.call_time_left() {
+            request.insert_header(name, left)?;
         }
         Ok(())
     }
@@ -240,7 +249,18 @@ impl ProxyHttp for Gateway {
         }
         if !answer.status.is_informational() || answer.status == StatusCode::SWITCHING_PROTOCOLS {
             journey.outcome.upstream = journey.outcome.upstream_started.map(|started| started.elapsed());
+            journey.note_grpc_status(&answer.headers);
         }
+        Ok(())
+    }
+
+    fn upstream_response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        trailers: &mut http::HeaderMap,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        journey(ctx)?.note_grpc_status(trailers);
         Ok(())
     }
 
@@ -303,8 +323,7 @@ impl ProxyHttp for Gateway {
         if let (true, Some(fate)) = (reply.close, &journey.fate) {
             fate.make_last();
         }
-        let bodiless = session.req_header().method == http::Method::HEAD;
-        match send(session, &reply, journey, bodiless).await {
+        match send(session, &reply, journey).await {
             Ok(()) => FailToProxy { error_code: reply.status.as_u16(), can_reuse_downstream: !reply.close },
             Err(_) => nothing,
         }
@@ -333,10 +352,17 @@ impl ProxyHttp for Gateway {
     }
 }
 
-async fn send(session: &mut Session, reply: &Reply, journey: &Journey, bodiless: bool) -> Result<()> {
-    let (answer, body) = reply_parts(reply, &journey.exchange.to_client, &journey.exchange.request_id)?;
-    session.write_response_header(Box::new(answer), bodiless).await?;
-    session.write_response_body(if bodiless { None } else { Some(Bytes::from(body)) }, true).await?;
+async fn send(session: &mut Session, reply: &Reply, journey: &Journey) -> Result<()> {
+    let (answer, body) = reply_parts(reply, journey.dialect, &journey.exchange.to_client, &journey.exchange.request_id)?;
+    if session.req_header().method == http::Method::HEAD || body.is_empty() {
+        // The head is all there is, and says so: a call's status that came before an end of its own would be no status.
+        return match session.write_response_tasks(vec![HttpTask::Header(Box::new(answer), true)]).await {
+            Err(error) if error.etype != EARLY_ANSWER => Err(error),
+            _ => Ok(()),
+        };
+    }
+    session.write_response_header(Box::new(answer), false).await?;
+    session.write_response_body(Some(Bytes::from(body)), true).await?;
     // Pingora does not finish an exchange that failed; unfinished, the client's connection would be closed without a word.
     session.as_downstream_mut().finish_body().await
 }

@@ -1,11 +1,13 @@
-//! The answers that the gateway makes itself: every refusal and every error, as `application/problem+json` (RFC 9457).
+//! The answers that the gateway makes itself: every refusal and every error, as `application/problem+json` (RFC 9457), or as the
+//! status of a gRPC call.
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use smallvec::SmallVec;
 
+use crate::grpc::{self, Dialect, GRPC_MESSAGE, GRPC_RETRY_PUSHBACK, GRPC_STATUS};
 use crate::plain::all_plain;
 
 /// Ok to go on, or the answer that ends the request here. Works with `?`.
@@ -25,6 +27,15 @@ pub struct Reply {
     pub headers: SmallVec<[(HeaderName, HeaderValue); 2]>,
     /// The connection cannot be used again: its framing is in doubt.
     pub close: bool,
+}
+
+/// A [`Reply`] in the words of the client that it goes to.
+pub struct Worded {
+    pub status: StatusCode,
+    pub media_type: &'static str,
+    pub body: Vec<u8>,
+    /// What is said beside [`Reply::headers`].
+    pub fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Reply {
@@ -56,6 +67,39 @@ impl Reply {
     /// Ends the request with this answer.
     pub fn refuse(self: Box<Self>) -> Flow {
         Flow::Break(self)
+    }
+
+    /// The answer as a client of this dialect understands it: gRPC has 200 for every call, and its status in a head that is all there is
+    /// ("Trailers-Only").
+    pub fn worded(&self, dialect: Dialect, request_id: &str) -> Worded {
+        if dialect.is_grpc() {
+            return self.worded_as_grpc(dialect);
+        }
+        let fields = Vec::new();
+        Worded { status: self.status, media_type: dialect.media_type(), body: self.body(request_id), fields }
+    }
+
+    /// The same as the end of a call that was answered already.
+    pub fn trailers(&self) -> HeaderMap {
+        self.grpc_fields().into_iter().collect()
+    }
+
+    fn grpc_fields(&self) -> Vec<(HeaderName, HeaderValue)> {
+        let mut fields = vec![(GRPC_STATUS, HeaderValue::from(u16::from(grpc::status(self.status))))];
+        let message = grpc::message(&format!("{} ({}: {})", self.detail, self.policy, self.reason));
+        // Nothing is left in it that a field cannot carry.
+        fields.extend(HeaderValue::try_from(message).map(|message| (GRPC_MESSAGE, message)));
+        fields
+    }
+
+    #[cold]
+    fn worded_as_grpc(&self, dialect: Dialect) -> Worded {
+        let mut fields = self.grpc_fields();
+        let after = self.headers.iter().find(|(name, _)| *name == header::RETRY_AFTER).and_then(|(_, value)| value.to_str().ok());
+        if let Some(seconds) = after.and_then(|seconds| seconds.parse::<u64>().ok()) {
+            fields.push((GRPC_RETRY_PUSHBACK, HeaderValue::from(seconds.saturating_mul(1000))));
+        }
+        Worded { status: StatusCode::OK, media_type: dialect.media_type(), body: Vec::new(), fields }
     }
 
     /// The RFC 9457 body. `type` is left out, which means `about:blank`: the status says what kind of problem it is, `policy` and
@@ -120,6 +164,21 @@ mod tests {
         assert_eq!(body["status"], 401);
         assert_eq!(body["title"], "Unauthorized");
         assert_eq!(body["request_id"], "r-1");
+    }
+
+    #[test]
+    fn a_call_is_told_its_status_in_the_head() {
+        let reply = Reply::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit", "limited", "50 % \u{e9}")
+            .retry_after(std::time::Duration::from_secs(3));
+        let worded = reply.worded(Dialect::Grpc, "r-1");
+        let fields: Vec<_> = worded.fields.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let wanted =
+            [("grpc-status", "8"), ("grpc-message", "50 %25 %C3%A9 (rate_limit: limited)"), ("grpc-retry-pushback-ms", "3000")];
+        assert_eq!((worded.status, worded.media_type, fields.as_slice()), (StatusCode::OK, "application/grpc", &wanted[..]));
+        assert!(worded.body.is_empty());
+        let worded = reply.worded(Dialect::Plain, "r-1");
+        assert_eq!((worded.status.as_u16(), worded.media_type), (429, "application/problem+json"));
+        assert!(worded.fields.is_empty() && !worded.body.is_empty());
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Every protocol that the gateway speaks, with real clients and real backends.
 
 mod events;
+mod frames;
 mod grpc;
+mod grpc_refusals;
 mod http2;
 mod peer;
 mod proxy_protocol;

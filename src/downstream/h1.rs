@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::{BODY_MALFORMED, CLIENT_GONE, CLIENT_STALLED};
 use crate::exchange::RequestId;
 use crate::head::{HeaderEdits, RequestHead};
-use crate::reply::Reply;
+use crate::reply::{Reply, Worded};
 use crate::wait::{Alarm, within};
 use crate::wire::answer::AnswerHead;
 use crate::wire::body::{BodyDecoder, Decoded};
@@ -452,7 +452,7 @@ impl H1 {
     pub async fn write_own(
         &mut self,
         reply: &Reply,
-        body: &[u8],
+        worded: &Worded,
         request_id: &RequestId,
         edits: &HeaderEdits,
         method: &Method,
@@ -460,16 +460,16 @@ impl H1 {
         self.keep_alive &= self.knows_its_end();
         let mut length = itoa::Buffer::new();
         let always: [(&[u8], &[u8]); 3] = [
-            (b"Content-Type", b"application/problem+json"),
-            (b"Content-Length", length.format(body.len()).as_bytes()),
+            (b"Content-Type", worded.media_type.as_bytes()),
+            (b"Content-Length", length.format(worded.body.len()).as_bytes()),
             (b"Cache-Control", b"no-store"),
         ];
-        let said = reply.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+        let said = reply.headers.iter().chain(&worded.fields).map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
         let fields = always.into_iter().chain(said);
         self.framing = AnswerFraming::None;
-        encode::own(&mut self.write, reply.status, fields, request_id, edits, self.framing, self.keep_alive, self.version);
+        encode::own(&mut self.write, worded.status, fields, request_id, edits, self.framing, self.keep_alive, self.version);
         if *method != Method::HEAD {
-            self.write.extend_from_slice(body);
+            self.write.extend_from_slice(&worded.body);
         }
         self.answered = true;
         self.flush().await

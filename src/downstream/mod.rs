@@ -22,6 +22,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::exchange::{Exchange, RequestId, X_REQUEST_ID, is_gateways};
+use crate::grpc::{Dialect, Messages};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::reply::Reply;
 use crate::wait::within;
@@ -55,6 +56,8 @@ pub struct Returned {
     pub wire: Wire,
     /// An answer was begun. If not, one can still be given.
     pub answered: bool,
+    /// The answer is whole.
+    pub finished: bool,
     /// The exchange ended as it should, and an HTTP/1.1 connection may carry the next one.
     pub reusable: bool,
     pub body_sent: u64,
@@ -99,6 +102,8 @@ pub struct Downstream {
     /// The answer was begun before the request was read.
     early: bool,
     max_body: u64,
+    /// Where the body stands, if its bound is one on each of its messages.
+    messages: Option<Messages>,
     body_read: u64,
     body_sent: u64,
     read_timeout: Option<Duration>,
@@ -112,6 +117,7 @@ pub struct Downstream {
 #[derive(Default)]
 pub struct Fate {
     endless: AtomicBool,
+    streams: AtomicBool,
     expired: AtomicBool,
     patience: OnceLock<Duration>,
     last: AtomicBool,
@@ -127,13 +133,19 @@ const MAY_SWITCH: u8 = 1;
 const AWAITS_SWITCH: u8 = 2;
 
 impl Fate {
-    /// The answer is an upgrade, server-sent events or gRPC: it ends when its parties say so, and no total deadline applies.
+    /// The answer is an upgrade, or a stream of events, of lines or of gRPC messages: it ends when its parties say so, and no total
+    /// deadline applies.
     pub fn is_endless(&self) -> bool {
         self.endless.load(Ordering::Relaxed)
     }
 
+    /// Whatever the answer says of itself, it is a stream.
+    pub fn expect_stream(&self) {
+        self.streams.store(true, Ordering::Relaxed);
+    }
+
     /// Bounds the wait for the answer's head, from the request's last byte on. The session sees to it where the road cannot: it has
-    /// one limit for the head and for the silence of a stream.
+    /// one limit for the head and for the silence of a stream. An answer that is no stream must not be silent for longer than that, either.
     pub fn await_head(&self, limit: Duration) {
         // A second attempt waits for the same service.
         let _ = self.patience.set(limit);
@@ -213,6 +225,7 @@ impl Downstream {
             answered: false,
             early: false,
             max_body: u64::MAX,
+            messages: None,
             body_read: 0,
             body_sent: 0,
             read_timeout: None,
@@ -247,11 +260,14 @@ impl Downstream {
         !self.answered && self.fate.switch.load(Ordering::Relaxed) == AWAITS_SWITCH
     }
 
-    /// When waiting for the head of the answer is over, if anything but the road itself bounds it.
-    fn head_due(&mut self) -> Option<Instant> {
+    /// When waiting for the answer's head, or for more of it, is over, if anything but the road itself bounds it.
+    fn answer_due(&mut self) -> Option<Instant> {
         let patience = *self.fate.patience.get()?;
-        let asked = *self.asked.get_or_insert_with(Instant::now);
-        (!self.answered).then(|| asked + patience)
+        if self.answered {
+            // Whatever happens in the meantime, the wait begins anew.
+            return if self.fate.is_endless() { None } else { Instant::now().checked_add(patience) };
+        }
+        self.asked.get_or_insert_with(Instant::now).checked_add(patience)
     }
 
     /// What the session, the road and the journey tell each other about how it goes on.
@@ -280,6 +296,11 @@ impl Downstream {
     /// Ends the exchange, and gives the connection back.
     pub fn give_back(mut self) -> Option<Returned> {
         self.take_back()
+    }
+
+    /// The body is a gRPC stream: its bound is one on each message, for a stream may go on for hours.
+    pub fn bound_messages(&mut self) {
+        self.messages = Some(Messages::default());
     }
 
     /// Bounds the body that a road reads, in bytes.
@@ -324,7 +345,11 @@ impl Downstream {
         let piece = within(limit, read).await.map_err(|_| Error::new(BODY_TIMEOUT))??;
         if let Some(piece) = &piece {
             self.body_read += piece.len() as u64;
-            if self.body_read > self.max_body && !self.is_tunnel() {
+            let within = match &mut self.messages {
+                None => self.body_read <= self.max_body || self.is_tunnel(),
+                Some(messages) => messages.are_within(self.max_body, piece),
+            };
+            if !within {
                 return Err(Error::new(BODY_TOO_LARGE));
             }
             if let Some(retry) = &mut self.retry {
@@ -349,32 +374,40 @@ impl Downstream {
         }
     }
 
-    /// Writes an answer of the gateway's own: a refusal or an error. `edits` are the fields that every answer carries.
+    /// Writes an answer of the gateway's own, a refusal or an error, as the client's `dialect` has it. `edits` are the fields that every
+    /// answer carries.
     ///
     /// # Errors
     /// Only if the client cannot be written to.
-    pub async fn reply(&mut self, reply: &Reply, edits: &HeaderEdits, request_id: &RequestId) -> Result<()> {
+    pub async fn reply(&mut self, reply: &Reply, dialect: Dialect, edits: &HeaderEdits, request_id: &RequestId) -> Result<()> {
         if let Some(Wire::H1(wire)) = &mut self.wire
             && (reply.close || wire.is_left_over(UNREAD))
         {
             wire.close_after();
         }
         if let Some(Wire::H1(wire)) = &mut self.wire {
-            let body = reply.body(request_id);
+            let worded = reply.worded(dialect, request_id);
             self.answered = true;
             if self.method != Method::HEAD {
-                self.body_sent += body.len() as u64;
+                self.body_sent += worded.body.len() as u64;
             }
-            wire.write_own(reply, &body, request_id, edits, &self.method).await?;
+            wire.write_own(reply, &worded, request_id, edits, &self.method).await?;
             self.finished = true;
             return Ok(());
         }
-        Box::pin(self.reply_to_stream(reply, edits, request_id)).await
+        Box::pin(self.reply_to_stream(reply, dialect, edits, request_id)).await
     }
 
-    async fn reply_to_stream(&mut self, reply: &Reply, edits: &HeaderEdits, request_id: &RequestId) -> Result<()> {
-        let (answer, body) = reply_parts(reply, edits, request_id)?;
-        let bodiless = self.method == Method::HEAD;
+    async fn reply_to_stream(
+        &mut self,
+        reply: &Reply,
+        dialect: Dialect,
+        edits: &HeaderEdits,
+        request_id: &RequestId,
+    ) -> Result<()> {
+        let (answer, body) = reply_parts(reply, dialect, edits, request_id)?;
+        // A call's status in the head is the whole of the answer: one HEADERS frame that ends the stream.
+        let bodiless = self.method == Method::HEAD || body.is_empty();
         self.write_head(Box::new(answer), bodiless).await?;
         if !bodiless {
             self.write_body(Bytes::from(body), true).await?;
@@ -393,7 +426,7 @@ impl Downstream {
         if let (true, Some(Wire::H1(wire))) = (self.fate.last.load(Ordering::Relaxed), &mut self.wire) {
             wire.close_after();
         }
-        if is_endless(&answer) {
+        if is_final && (self.fate.streams.load(Ordering::Relaxed) || is_endless(&answer)) {
             self.fate.endless.store(true, Ordering::Relaxed);
         }
         match &mut self.wire {
@@ -583,7 +616,7 @@ impl Downstream {
         edits: &HeaderEdits,
         end: bool,
     ) -> Result<()> {
-        if streams(answer, edits) {
+        if self.fate.streams.load(Ordering::Relaxed) || streams(answer, edits) {
             self.fate.endless.store(true, Ordering::Relaxed);
         }
         match &mut self.wire {
@@ -640,14 +673,27 @@ impl Downstream {
     }
 
     /// Whether the backend's connection has to be given up, now that the answer is over.
+    ///
+    /// A stream of HTTP/2's is given up by itself: there it matters only whether the request is still under way. Its client would hold
+    /// it, and its place among the requests in flight, for as long as it likes.
     fn ends_early(&self) -> bool {
-        self.early && self.fate.shared.load(Ordering::Relaxed)
+        match self.fate.shared.load(Ordering::Relaxed) {
+            true => self.early,
+            false => !self.is_tunnel() && self.buffered.is_none() && !self.wire_body_done(),
+        }
     }
 
     fn take_back(&mut self) -> Option<Returned> {
         let reusable = self.reusable();
         let wire = self.wire.take()?;
-        Some(Returned { answered: self.answered, reusable, body_sent: self.body_sent, body_read: self.body_read, wire })
+        Some(Returned {
+            answered: self.answered,
+            finished: self.finished,
+            reusable,
+            body_sent: self.body_sent,
+            body_read: self.body_read,
+            wire,
+        })
     }
 
     /// Whether the client connection can carry another exchange after this one.
@@ -667,7 +713,7 @@ impl Drop for Downstream {
     }
 }
 
-/// Upgrades, server-sent events and gRPC streams end when their parties say so.
+/// Upgrades and streams end when their parties say so.
 fn is_endless(answer: &ResponseHeader) -> bool {
     if answer.status == http::StatusCode::SWITCHING_PROTOCOLS {
         return true;
@@ -686,25 +732,46 @@ fn streams(answer: &AnswerHead, edits: &HeaderEdits) -> bool {
     }
 }
 
+/// Media types of which an answer has no end of its own: events, lines of JSON, messages, pictures of a camera.
+const STREAMS: [&str; 8] = [
+    "text/event-stream",
+    "application/grpc",
+    "application/x-ndjson",
+    "application/ndjson",
+    "application/jsonl",
+    "application/json-seq",
+    "application/stream+json",
+    "multipart/x-mixed-replace",
+];
+
 fn is_stream(content_type: &[u8]) -> bool {
-    content_type.starts_with(b"text/event-stream") || content_type.starts_with(b"application/grpc")
+    let begins = |kind: &&str| content_type.get(..kind.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(kind.as_bytes()));
+    // The shortest of them has 16 bytes, and the commonest of others has fewer.
+    content_type.len() >= 16 && STREAMS.iter().any(begins)
 }
 
 /// An answer of the gateway's own, ready to be written.
 ///
 /// # Errors
 /// Never in practice: every name and value was checked when it was made.
-pub fn reply_parts(reply: &Reply, edits: &HeaderEdits, request_id: &RequestId) -> Result<(ResponseHeader, Vec<u8>)> {
-    let body = reply.body(request_id);
-    let mut answer = ResponseHeader::build(reply.status, Some(8))?;
-    answer.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
-    answer.insert_header(header::CONTENT_LENGTH, body.len())?;
+pub fn reply_parts(
+    reply: &Reply,
+    dialect: Dialect,
+    edits: &HeaderEdits,
+    request_id: &RequestId,
+) -> Result<(ResponseHeader, Vec<u8>)> {
+    let worded = reply.worded(dialect, request_id);
+    let mut answer = ResponseHeader::build(worded.status, Some(8))?;
+    answer.insert_header(header::CONTENT_TYPE, worded.media_type)?;
+    if !dialect.is_grpc() {
+        answer.insert_header(header::CONTENT_LENGTH, worded.body.len())?;
+    }
     answer.insert_header(header::CACHE_CONTROL, "no-store")?;
-    for (name, value) in &reply.headers {
+    for (name, value) in reply.headers.iter().chain(&worded.fields) {
         answer.append_header(name.clone(), value.clone())?;
     }
     apply_to_response(&mut answer, request_id, edits);
-    Ok((answer, body))
+    Ok((answer, worded.body))
 }
 
 /// Gives an answer the request's id, then applies changes to it, in their order.

@@ -165,6 +165,8 @@ impl Session for Downstream {
             Some(body) => !body.is_empty(),
             None => self.retry.as_ref().is_some_and(|retry| !retry.truncated && !retry.bytes.is_empty()),
         };
+        // Of this attempt, not of one before.
+        self.asked = None;
         // Called once the head is sent, with the framing that an empty body has.
         let _ = self.fate.switch.compare_exchange(MAY_SWITCH, AWAITS_SWITCH, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -275,7 +277,7 @@ impl Downstream {
             }
             return self.next_piece().await;
         }
-        match self.head_due() {
+        match self.answer_due() {
             Some(due) => tokio::time::timeout_at(due, self.gone()).await.map_err(|_| Error::new(NO_ANSWER))?,
             None => self.gone().await,
         }

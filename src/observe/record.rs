@@ -50,6 +50,8 @@ pub struct Record<'a> {
     pub subject: &'a str,
     /// 0: the client was gone before there was one.
     pub status: u16,
+    /// How a gRPC call ended, if it came to that.
+    pub grpc_status: Option<u32>,
     /// `upstream`, `cache`, a policy's name, `door` ...
     pub answered_by: &'static str,
     /// Why it was refused, as a stable word.
@@ -94,6 +96,7 @@ impl Default for Record<'_> {
             consumer: "",
             subject: "",
             status: 0,
+            grpc_status: None,
             answered_by: "",
             reason: "",
             bytes_in: 0,
@@ -162,6 +165,9 @@ impl Record<'_> {
 
     fn write_answer(&self, line: &mut Object<'_>) {
         line.number(member!("status"), self.status.into());
+        if let Some(status) = self.grpc_status {
+            line.number(member!("grpc_status"), status.into());
+        }
         line.word(member!("answered_by"), self.answered_by);
         line.word(member!("reason"), self.reason);
         line.word(member!("cache"), self.cache);

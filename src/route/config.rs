@@ -71,6 +71,11 @@ pub struct RouteConfig {
     /// The deadline of the whole exchange, from the request's head to the answer's end. Default: the listener's `timeouts.request`.
     #[serde(default)]
     pub timeout: Option<Period>,
+    /// `true`: every answer is a stream, whatever its media type: once begun it has no deadline, and may be silent for as long as the
+    /// service's `timeouts.stream` says. Default: an answer is a stream if its media type is one (`text/event-stream`,
+    /// `application/x-ndjson`, `application/grpc` and their like).
+    #[serde(default)]
+    pub stream: bool,
     /// Policies of this route. Each replaces the service's or the global policy of that name as a whole; `false` turns it off.
     #[serde(default)]
     pub policies: Option<Raw>,

@@ -27,8 +27,9 @@ use crate::downstream::h1::{H1, Io, NextHead};
 use crate::downstream::stream::H2;
 use crate::downstream::{Downstream, Fate, Returned, UNREAD, Wire, upstream_request};
 use crate::exchange::{Connection, Verdict};
+use crate::grpc::Dialect;
 use crate::head::{BodyFraming, HeaderEdits, RequestHead};
-use crate::journey::{CLIENT_CLOSED, CLIENT_STOPPED, Journey, Pause, out_of_time};
+use crate::journey::{CLIENT_CLOSED, CLIENT_STOPPED, Journey, Pause, TimeLimit, out_of_time};
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::guard::Permit;
@@ -332,7 +333,7 @@ async fn refuse(journey: &mut Journey, down: &mut Downstream, reply: &Reply) {
     journey.refused(reply);
     if reply.status != CLIENT_CLOSED {
         // A client that does not take its refusal is gone; there is nobody left to tell.
-        let _ = down.reply(reply, &journey.exchange.to_client, &journey.exchange.request_id).await;
+        let _ = down.reply(reply, journey.dialect, &journey.exchange.to_client, &journey.exchange.request_id).await;
     }
     journey.outcome.bytes_in = down.body_read();
     journey.outcome.bytes_out = down.body_sent();
@@ -406,6 +407,8 @@ async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<C
             let Refused { bad, head } = *refused;
             let method = head.method.clone();
             let mut journey = Journey::begin(worker.view.load_full(), door, connection, Box::new(head));
+            let kind = stream.request().headers.get(http::header::CONTENT_TYPE);
+            journey.dialect = kind.map_or(Dialect::Plain, |kind| Dialect::of(kind.as_bytes()));
             let mut down = Downstream::new(Wire::H2(stream), method).timeouts(door.timeouts.body, door.timeouts.write);
             refuse(&mut journey, &mut down, &bad.reply()).await;
         }
@@ -465,6 +468,7 @@ async fn exchange(
 
 async fn gauntlet(journey: &mut Journey, down: &mut Downstream) -> Flow {
     journey.choose_route()?;
+    journey.take_call_deadline()?;
     journey.check_announced_length()?;
     let mut from = 0;
     loop {
@@ -482,6 +486,10 @@ async fn gauntlet(journey: &mut Journey, down: &mut Downstream) -> Flow {
 /// The fast lane, under the request's total deadline.
 async fn by_lane(worker: &Worker, journey: &mut Journey, down: &mut Downstream, service: &Service, alarm: &mut Alarm) {
     down.limit_body(journey.max_body());
+    if journey.expects_stream() {
+        down.fate().expect_stream();
+    }
+    journey.exchange.to_upstream.extend(journey.call_time_left());
     let (due, fate) = (journey.due(), down.fate());
     let ended = {
         let road = pin!(lane::run(&worker.pool, journey, down, service));
@@ -506,7 +514,7 @@ async fn lane_ended(journey: &mut Journey, down: &mut Downstream, ended: Option<
     let failed = match ended {
         Some(Ok(())) => None,
         Some(Err(failed)) => Some(failed),
-        None => Some(Failed::Answer(out_of_time().closing())),
+        None => Some(Failed::Answer(journey.out_of_time().closing())),
     };
     if let Some(failed) = failed {
         broke(journey, down, failed).await;
@@ -565,51 +573,68 @@ async fn by_proxy(
     if journey.is_grpc() {
         down.await_body_without_limit();
     }
+    if journey.is_made_of_messages() {
+        down.bound_messages();
+    }
+    if journey.expects_stream() {
+        down.fate().expect_stream();
+    }
     let (hatch, shelf) = down.set_request(request, journey.max_body());
     let due = journey.due();
     let fate = down.fate();
     journey.fate = Some(fate.clone());
     let method = journey.head.method.clone();
-    let request_id = journey.exchange.request_id.clone();
+    let (request_id, dialect) = (journey.exchange.request_id.clone(), journey.dialect);
     let session = ServerSession::new_custom(Box::new(down));
     let proxied = async { worker.proxy().await.process_new_http(session, &worker.shutdown).await };
-    {
+    let late = {
         // Dropped at the end of this block, which is when the connection comes back.
         let mut road = pin!(HANDED_OVER.scope(Cell::new(Some(journey)), proxied));
         let watched = pin!(poll_fn(|cx| match road.as_mut().poll(cx) {
             Poll::Ready(_) => Poll::Ready(()),
             Poll::Pending => shelf.poll_gone(cx).map(|()| fate.leave()),
         }));
-        within_deadline(watched, due, &fate, alarm).await;
+        within_deadline(watched, due, &fate, alarm).await.is_none()
+    };
+    let mut returned = hatch.take().filter(|_| !fate.has_left())?;
+    if !late {
+        // Or a hook failed before an answer was begun, and the client is gone or cannot be answered.
+        return Some(returned).filter(|returned| returned.answered);
     }
-    let returned = hatch.take().filter(|_| !fate.has_left())?;
-    if returned.answered {
-        return Some(returned);
+    let reply = out_of_time(due.call.is_some_and(|call| call <= Instant::now())).closing();
+    match (&mut returned, dialect.is_grpc()) {
+        (Returned { answered: true, wire: Wire::H2(stream), finished: false, .. }, true) => {
+            // The one thing that a client can still be told in the middle of its call.
+            let _ = stream.write_trailers(reply.trailers());
+        }
+        (Returned { answered: true, .. }, _) => {}
+        (Returned { answered: false, .. }, _) => {
+            let mut down = Downstream::new(returned.wire, method).timeouts(door.timeouts.body, door.timeouts.write);
+            let _ = down.reply(&reply, dialect, &HeaderEdits::new(), &request_id).await;
+            return down.give_back();
+        }
     }
-    if !fate.is_expired() {
-        // A hook failed before an answer was begun, and the client is gone or cannot be answered.
-        return None;
-    }
-    let reply = out_of_time().closing();
-    let mut down = Downstream::new(returned.wire, method).timeouts(door.timeouts.body, door.timeouts.write);
-    let _ = down.reply(&reply, &HeaderEdits::new(), &request_id).await;
-    down.give_back()
+    Some(returned)
 }
 
-/// Lets a road run until the request's total deadline; `None` if that came first. An upgrade or an event stream, once begun, has none.
+/// Lets a road run until the request's time is over; `None` if that came first. An upgrade or a stream, once begun, has only the limit
+/// that its client gave it.
 ///
 /// By reference: a future that is handed over by value is held twice, and these are the largest there are.
 async fn within_deadline<T>(
     mut road: Pin<&mut impl Future<Output = T>>,
-    due: Option<Instant>,
+    due: TimeLimit,
     fate: &Fate,
     alarm: &mut Alarm,
 ) -> Option<T> {
-    if let Ok(ended) = alarm.until(due, road.as_mut()).await {
+    let first = due.answer.into_iter().chain(due.call).min();
+    if let Ok(ended) = alarm.until(first, road.as_mut()).await {
         return Some(ended);
     }
-    if fate.is_endless() {
-        return Some(road.await);
+    if fate.is_endless()
+        && let Ok(ended) = alarm.until(due.call, road).await
+    {
+        return Some(ended);
     }
     // Set before the road is dropped, for the journey in it writes its log line then.
     fate.expire();

@@ -233,6 +233,7 @@ impl<'a> Compiler<'a> {
                 answer,
                 rewrite,
                 timeout: config.timeout.as_ref().map(|timeout| timeout.0),
+                stream: config.stream,
             }));
             matchers.push((routes.len() - 1, matcher));
         }

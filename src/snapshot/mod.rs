@@ -74,6 +74,8 @@ pub struct Route {
     pub rewrite: Option<Rewrite>,
     /// The request's total deadline, where it differs from the listener's.
     pub timeout: Option<Duration>,
+    /// Every answer is a stream.
+    pub stream: bool,
     pub metrics: Arc<RouteMetrics>,
 }
 

@@ -31,8 +31,9 @@ pub struct ServiceConfig {
     pub limits: AnswerLimitsConfig,
     /// What is tried again.
     pub retries: RetriesConfig,
-    /// What the endpoints speak: `http1` (default), `http2` (over TLS, or with prior knowledge over plain TCP) or `grpc`, which is
-    /// the same as `http2`.
+    /// What the endpoints speak: `http1` (default), `http2` (over TLS, or with prior knowledge over plain TCP) or `grpc`: HTTP/2
+    /// to servers of gRPC, where a bound on bodies (`limits.body`, `bounds.max_body`) is one on each message of a call, not on all of
+    /// a stream's together.
     pub protocol: Protocol,
     /// TLS to the endpoints: `true`, or `{ verify, ca, server_name }`. Default: plain TCP.
     pub tls: TlsChoice,
@@ -260,9 +261,9 @@ pub struct TimeoutsConfig {
     pub connect: Spanned<Period>,
     /// For the head of the answer, and then between two reads of its body, `1ms` to `24h`. Default: `30s`.
     pub response: Spanned<Period>,
-    /// How long nothing may come on a stream, that is on an upgraded connection (WebSocket), on server-sent events that the client
-    /// asked for (`Accept: text/event-stream`) and on a gRPC call, `1s` to `24h`. `response` then bounds only the wait for the
-    /// answer's head, from the request's last byte on. Default: `1h`.
+    /// How long nothing may come on a stream, that is on an upgraded connection (WebSocket), and in an answer that says it is one by
+    /// its media type (`text/event-stream`, `application/x-ndjson`, `application/grpc` ...) or whose route does (`stream: true`), `1s`
+    /// to `24h`. `response` then bounds only the wait for the answer's head, from the request's last byte on. Default: `1h`.
     pub stream: Spanned<Period>,
     /// For one write of the request, `1ms` to `24h`. Default: `30s`.
     pub write: Spanned<Period>,
@@ -440,16 +441,23 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 only (RFC 9113): by ALPN over TLS, with prior knowledge over plain TCP.
     Http2,
+    /// HTTP/2 to servers that take nothing but gRPC calls.
+    Grpc,
 }
 
-word!(Protocol, "protocol", "http1" => Http1, "http2" => Http2, "grpc" => Http2);
+word!(Protocol, "protocol", "http1" => Http1, "http2" => Http2, "grpc" => Grpc);
 
 impl Protocol {
     pub fn as_str(self) -> &'static str {
         match self {
             Protocol::Http1 => "http1",
             Protocol::Http2 => "http2",
+            Protocol::Grpc => "grpc",
         }
+    }
+
+    pub fn is_http2(self) -> bool {
+        self != Protocol::Http1
     }
 }
 
@@ -488,7 +496,7 @@ mod tests {
     fn unknown_words_are_answered_with_the_nearest() {
         assert!(read("balance: roundrobin").unwrap_err().contains("did you mean `round_robin`?"));
         assert!(read("balance: best").unwrap_err().contains("known: round_robin"));
-        assert_eq!(read("protocol: grpc").unwrap().protocol, Protocol::Http2);
+        assert_eq!(read("protocol: grpc").unwrap().protocol, Protocol::Grpc);
         assert!(read("protocol: http3").is_err());
     }
 

@@ -126,7 +126,7 @@ impl Check {
         match self.protocol {
             Protocol::Http1 => request.insert_header(header::CONNECTION, "close").map_err(said)?,
             // Otherwise `:scheme` would be `https` over plain TCP as well, which strict servers refuse.
-            Protocol::Http2 => {
+            Protocol::Http2 | Protocol::Grpc => {
                 let scheme = if self.peers.is_tls() { "https" } else { "http" };
                 let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(path.clone());
                 request.set_uri(uri.build().map_err(|error| error.to_string())?);

@@ -136,7 +136,7 @@ impl PeerTemplate {
         options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
         match protocol {
             Protocol::Http1 => options.set_http_version(1, 1),
-            Protocol::Http2 => {
+            Protocol::Http2 | Protocol::Grpc => {
                 options.set_http_version(2, 2);
                 options.max_h2_streams = H2_STREAMS;
                 options.h2_ping_interval = Some(H2_PING);

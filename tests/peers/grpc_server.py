@@ -25,7 +25,8 @@ def unary(request, context):
 def headers(request, context):
     """What the backend was told, as JSON."""
     context.send_initial_metadata((("x-initial", "before"),))
-    return json.dumps({key: str(value) for key, value in context.invocation_metadata()}).encode()
+    seen = {key: str(value) for key, value in context.invocation_metadata()}
+    return json.dumps({**seen, "time-remaining": context.time_remaining()}).encode()
 
 
 def fail(request, context):
@@ -73,7 +74,13 @@ def echo(requests, context):
         yield request
 
 
+def first(requests, context):
+    """Client streaming that is answered as soon as there is one message."""
+    return next(requests)
+
+
 METHODS = {
+    "First": grpc.stream_unary_rpc_method_handler(first),
     "Unary": grpc.unary_unary_rpc_method_handler(unary),
     "Headers": grpc.unary_unary_rpc_method_handler(headers),
     "Fail": grpc.unary_unary_rpc_method_handler(fail),

@@ -208,3 +208,62 @@ fn a_backend_that_does_not_begin_its_stream_is_given_up() {
         answer.assert_problem(504, "upstream", "response_timeout");
     });
 }
+
+/// Says `kind`, and a line every so often, further apart than an answer may be silent.
+fn lines(kind: &'static str, pause: Duration) -> Backend {
+    Backend::scripted(move |mut stream| {
+        read_head(&mut stream);
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        for _ in 0..4 {
+            if stream.write_all(b"3\r\n{}\n\r\n").is_err() {
+                return;
+            }
+            std::thread::sleep(pause);
+        }
+        let _ = stream.write_all(b"0\r\n\r\n");
+    })
+}
+
+#[test]
+fn the_answers_type_says_whether_it_is_a_stream() {
+    on_both_roads(|road| {
+        for kind in ["text/event-stream", "Application/X-NDJSON", "application/json-seq"] {
+            let backend = lines(kind, Duration::from_millis(500));
+            let (gateway, _) = gateway(&backend, road, "response: 250ms");
+            // Longer silent than an answer may be, and longer at work than the listener allows; nobody asked for it.
+            let answer = get(gateway.port(), "/");
+            assert_eq!((answer.status, answer.body.len()), (200, 12), "{kind} {answer:?}");
+            let answer = crate::harness::curl(&["--http2-prior-knowledge", &gateway.url("/")]);
+            assert_eq!((answer.status, answer.body.len()), (200, 12), "{kind} {answer:?}");
+        }
+        // What is no stream is none because it was asked for as one.
+        let backend = lines("application/json", Duration::from_secs(5));
+        let (gateway, _) = gateway(&backend, road, "response: 250ms");
+        let mut client = Client::connect(gateway.port());
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n");
+        assert!(client.try_answer_to("GET").is_err());
+        let line = gateway.wait_log(|line| line["path"] == "/");
+        assert_eq!((&line["answered_by"], &line["reason"]), (&"upstream".into(), &"answer_broke_off".into()), "{line}");
+        assert!(line["duration_us"].as_u64().unwrap() < 4_000_000, "{line}");
+    });
+}
+
+#[test]
+fn a_route_says_that_its_answers_are_streams() {
+    on_both_roads(|road| {
+        let backend = lines("application/json", Duration::from_millis(500));
+        let gateway = Gateway::start(&format!(
+            "
+             listeners: [ {{ bind: '127.0.0.1:$PORT', h2c: true, timeouts: {{ request: 1s }} }} ]
+             services: {{ lines: {{ endpoints: ['127.0.0.1:{}'], timeouts: {{ response: 250ms }} }} }}
+             routes: [ {{ path: /stream, service: lines, stream: true }}, {{ path: /plain, service: lines }} ]
+             {road}
+            ",
+            backend.port()
+        ));
+        let answer = get(gateway.port(), "/stream");
+        assert_eq!((answer.status, answer.body.len()), (200, 12), "{answer:?}");
+        assert!(crate::harness::try_curl(&[&gateway.url("/plain")]).is_err());
+    });
+}
