@@ -29,7 +29,7 @@ pub struct Core {
     pub tls: Arc<TlsConnector>,
     /// The open connections, worker by worker.
     pub rosters: Box<[Arc<Roster>]>,
-    pub drain: Drain,
+    pub drain: Arc<Drain>,
 }
 
 /// One generation, as the requests of one worker hold it.
@@ -42,6 +42,7 @@ pub struct View {
     pub access_log: Arc<AccessLog>,
     pub cache: &'static Cache,
     pub tls: Arc<TlsConnector>,
+    pub drain: Arc<Drain>,
 }
 
 impl View {
@@ -53,6 +54,7 @@ impl View {
             access_log: self.access_log.clone(),
             cache: self.cache,
             tls: self.tls.clone(),
+            drain: self.drain.clone(),
         })
     }
 
@@ -106,15 +108,17 @@ impl Current {
     }
 }
 
-/// Whether the process drains: it takes no new connections, and those that are open get one more request each.
+/// Whether the process drains: it takes no new connections, and those that are open get one more request each. And whether the time
+/// for that is over, so that what is still under way is cut off.
 pub struct Drain {
-    begun: AtomicBool,
+    begun: Arc<AtomicBool>,
     told: watch::Sender<bool>,
+    over: watch::Sender<bool>,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Drain { begun: AtomicBool::new(false), told: watch::channel(false).0 }
+        Drain { begun: Arc::default(), told: watch::channel(false).0, over: watch::channel(false).0 }
     }
 }
 
@@ -126,6 +130,25 @@ impl Drain {
     pub fn begin(&self) {
         self.begun.store(true, Ordering::Relaxed);
         self.told.send_replace(true);
+    }
+
+    /// The same, for who knows nothing of processes.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        self.begun.clone()
+    }
+
+    /// The time is over.
+    pub fn end(&self) {
+        self.over.send_replace(true);
+    }
+
+    pub fn is_over(&self) -> bool {
+        *self.over.borrow()
+    }
+
+    /// Becomes true when the time is over.
+    pub fn end_watch(&self) -> watch::Receiver<bool> {
+        self.over.subscribe()
     }
 
     /// Waits for it to begin. To be polled by one task only.

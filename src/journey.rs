@@ -33,17 +33,23 @@ pub struct Outcome {
     pub status: u16,
     /// Who answered and why, if it was the gateway itself.
     pub verdict: Option<Verdict>,
+    /// Which rule, limit, scope ... decided, if it was the gateway itself.
+    pub decided_by: Option<Box<str>>,
     /// The service's number among those that answer the route.
     pub service: Option<u32>,
     pub endpoint: Option<SocketAddr>,
     pub upstream_started: Option<Instant>,
     pub upstream: Option<Duration>,
+    /// How long the client took for its request, if it has a body.
+    pub upload: Option<Duration>,
     pub attempts: u32,
     /// Interim answers that the backend sent.
     pub interim: u32,
     pub cache: &'static str,
     /// The status of a gRPC call, whoever gave it.
     pub grpc_status: Option<u32>,
+    /// The client went away in the middle of its answer.
+    pub client_closed: bool,
     pub bytes_in: u64,
     pub bytes_out: u64,
 }
@@ -88,6 +94,8 @@ pub struct Journey {
     pub cache_use: Option<crate::cache::Use>,
     /// When a gRPC client's own deadline passes.
     call_due: Option<Instant>,
+    /// It ended by itself, in whatever way: it was not cut off with the process.
+    ended: bool,
     /// How the client wants to be answered.
     pub dialect: Dialect,
     /// The listener's bounds, where the route has none of its own.
@@ -125,6 +133,7 @@ impl Journey {
             fate: None,
             cache_use: None,
             call_due: None,
+            ended: false,
             bounds: Bounds { body: door.limits.body, time: door.timeouts.request },
             wall: SystemTime::now(),
         });
@@ -400,9 +409,23 @@ impl Journey {
     pub fn refused(&mut self, reply: &Reply) {
         self.outcome.status = reply.status.as_u16();
         self.outcome.verdict = Some(Verdict { policy: reply.policy, reason: reply.reason });
+        self.outcome.decided_by.clone_from(&reply.decided_by);
         if self.dialect.is_grpc() {
             self.outcome.grpc_status = Some(grpc::status(reply.status).into());
         }
+    }
+
+    /// Notes how long the service took. It does not before the client has sent the whole of its body.
+    pub fn answer_began(&mut self, uploaded: Option<Instant>) {
+        let asked = self.outcome.upstream_started.map(|started| uploaded.map_or(started, |uploaded| started.max(uploaded)));
+        self.outcome.upstream = asked.map(|asked| asked.elapsed());
+    }
+
+    /// Notes that it is over, and the bytes of both bodies.
+    pub fn ended(&mut self, bytes_in: u64, bytes_out: u64) {
+        self.ended = true;
+        self.outcome.bytes_in = bytes_in;
+        self.outcome.bytes_out = bytes_out;
     }
 
     /// How long the request may take, counted from its head's last byte. A gRPC call has a limit only where its route says so: it may
@@ -528,9 +551,21 @@ impl Drop for Journey {
             self.exchange.held.drain(..).for_each(|held| held.release(&ending));
         }
         let route = self.route().map_or(metrics.no_route(), |route| &route.metrics);
+        if let (Some(route), Some(service)) = (self.route(), outcome.service)
+            && let Some(answers) = route.answers.get(service as usize)
+        {
+            answers.observe(outcome.status);
+        }
         route.observe(&self.head.method, outcome.status, took, outcome.bytes_in, outcome.bytes_out);
         if let Some(verdict) = outcome.verdict {
             metrics.refusal(verdict.policy, verdict.reason);
+            route.refused(verdict.policy, verdict.reason);
+        }
+        let most = self.view.snapshot.counted_consumers;
+        if most > 0
+            && let Some(consumer) = self.exchange.identity.as_ref().and_then(|identity| identity.consumer.as_ref())
+        {
+            metrics.consumer(consumer, outcome.status, most);
         }
         if !outcome.cache.is_empty() {
             metrics.cache(outcome.cache);
@@ -551,6 +586,14 @@ impl Drop for Journey {
 impl Journey {
     /// A request that ends without an answer, or in the middle of one, ran out of time, or its client went away.
     fn settle(&mut self) {
+        let cut = self.fate.as_ref().is_some_and(|fate| fate.is_cut()) || !self.ended && self.view.drain.is_over();
+        if cut && self.outcome.verdict.is_none() {
+            if self.outcome.status == 0 {
+                self.outcome.status = StatusCode::SERVICE_UNAVAILABLE.as_u16();
+            }
+            self.outcome.verdict = Some(Verdict { policy: "door", reason: "shutdown" });
+            return;
+        }
         let expired = self.fate.as_ref().is_some_and(|fate| fate.is_expired());
         if expired {
             let late = self.out_of_time();
@@ -563,7 +606,7 @@ impl Journey {
         }
         if self.outcome.status != 0 {
             if self.fate.as_ref().is_some_and(|fate| fate.has_left()) {
-                self.outcome.verdict.get_or_insert(Verdict { policy: "client", reason: "client_closed" });
+                self.outcome.client_closed = true;
             }
             return;
         }
@@ -607,6 +650,7 @@ impl Journey {
             endpoint: outcome.endpoint,
             consumer: identity.and_then(|identity| identity.consumer.as_deref()).unwrap_or_default(),
             subject: identity.map_or("", |identity| &identity.subject),
+            credential: identity.map_or("", |identity| &identity.credential),
             status: outcome.status,
             answered_by: match outcome.verdict {
                 Some(verdict) => verdict.policy,
@@ -614,13 +658,16 @@ impl Journey {
                 None => "upstream",
             },
             reason: outcome.verdict.map_or("", |verdict| verdict.reason),
+            decided_by: outcome.decided_by.as_deref().unwrap_or_default(),
             bytes_in: outcome.bytes_in,
             bytes_out: outcome.bytes_out,
             duration: took,
             upstream: outcome.upstream,
+            upload: outcome.upload,
             stages: exchange.stages,
             retries: outcome.attempts.saturating_sub(1),
             cache: outcome.cache,
+            client_closed: outcome.client_closed,
             grpc_status: outcome.grpc_status,
             user_agent: head.header("user-agent").unwrap_or_default(),
             generation: self.view.snapshot.generation,

@@ -248,7 +248,7 @@ impl ProxyHttp for Gateway {
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an answer that cannot be passed on"));
         }
         if !answer.status.is_informational() || answer.status == StatusCode::SWITCHING_PROTOCOLS {
-            journey.outcome.upstream = journey.outcome.upstream_started.map(|started| started.elapsed());
+            journey.answer_began(journey.fate.as_ref().and_then(|fate| fate.uploaded()));
             journey.note_grpc_status(&answer.headers);
         }
         Ok(())
@@ -310,6 +310,10 @@ impl ProxyHttp for Gateway {
         }
         let reply = journey.refusal.take().or_else(|| explain(error, journey));
         let Some(reply) = reply else {
+            if session.response_written().is_some() {
+                journey.outcome.client_closed = true;
+                return nothing;
+            }
             journey.outcome.status = CLIENT_CLOSED.as_u16();
             journey.outcome.verdict = Some(crate::exchange::Verdict { policy: "client", reason: "client_closed" });
             return nothing;
@@ -331,11 +335,13 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Self::CTX) {
         if let Some(journey) = ctx.as_deref_mut() {
-            journey.outcome.bytes_in = session.as_downstream().body_bytes_read() as u64;
-            journey.outcome.bytes_out = session.as_downstream().body_bytes_sent() as u64;
             if journey.fate.as_ref().is_some_and(|fate| fate.is_stalled()) {
                 journey.outcome.verdict = Some(CLIENT_STOPPED);
             }
+            let down = session.as_downstream();
+            journey.outcome.upload =
+                journey.fate.as_ref().and_then(|fate| fate.uploaded()).map(|at| at - journey.exchange.started);
+            journey.ended(down.body_bytes_read() as u64, down.body_bytes_sent() as u64);
         }
         // The line itself is written when the journey is dropped.
         drop(ctx.take());

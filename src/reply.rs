@@ -27,6 +27,8 @@ pub struct Reply {
     pub headers: SmallVec<[(HeaderName, HeaderValue); 2]>,
     /// The connection cannot be used again: its framing is in doubt.
     pub close: bool,
+    /// Which rule, limit, scope ... decided, in the configuration's words: for the log, never for the client.
+    pub decided_by: Option<Box<str>>,
 }
 
 /// A [`Reply`] in the words of the client that it goes to.
@@ -45,7 +47,15 @@ impl Reply {
         reason: &'static str,
         detail: impl Into<Cow<'static, str>>,
     ) -> Box<Self> {
-        Box::new(Reply { status, policy, reason, detail: detail.into(), headers: SmallVec::new(), close: false })
+        Box::new(Reply {
+            status,
+            policy,
+            reason,
+            detail: detail.into(),
+            headers: SmallVec::new(),
+            close: false,
+            decided_by: None,
+        })
     }
 
     pub fn header(mut self: Box<Self>, name: HeaderName, value: HeaderValue) -> Box<Self> {
@@ -57,6 +67,12 @@ impl Reply {
     pub fn retry_after(self: Box<Self>, after: std::time::Duration) -> Box<Self> {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         self.header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+    }
+
+    /// Names what decided, for the log.
+    pub fn decided_by(mut self: Box<Self>, what: impl Into<Box<str>>) -> Box<Self> {
+        self.decided_by = Some(what.into());
+        self
     }
 
     pub fn closing(mut self: Box<Self>) -> Box<Self> {

@@ -22,6 +22,7 @@ mod cli;
 mod clients_own;
 mod config;
 mod connections;
+mod decisions;
 mod demo;
 mod differential;
 mod flow;

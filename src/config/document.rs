@@ -45,9 +45,21 @@ pub struct Document {
     /// Where each request's log line goes.
     #[serde(default)]
     pub access_log: AccessLogConfig,
+    /// What the metrics tell apart.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
     /// The process itself.
     #[serde(default)]
     pub server: ServerConfig,
+}
+
+/// What the metrics tell apart.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// How many consumers are told apart, 0 to 100000: those who come first; the rest is `other`. Each is up to six series. Default: 0,
+    /// and requests are not counted by consumer.
+    pub consumers: Option<Spanned<u32>>,
 }
 
 /// The operator's API.

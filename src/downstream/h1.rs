@@ -4,6 +4,8 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -124,6 +126,8 @@ pub struct H1 {
     failed: bool,
     /// How long the client may take nothing of an answer.
     patience: Duration,
+    /// Whether the process drains, so that the next answer is the connection's last.
+    draining: Arc<AtomicBool>,
 }
 
 impl H1 {
@@ -143,7 +147,13 @@ impl H1 {
             eof: false,
             failed: false,
             patience: Duration::from_secs(60),
+            draining: Arc::default(),
         }
+    }
+
+    /// Once this is true, answers say that they are the connection's last.
+    pub fn heed(&mut self, draining: Arc<AtomicBool>) {
+        self.draining = draining;
     }
 
     /// Reads the next request's head. `idle` bounds the wait for its first byte, `deadline` counts from that byte to its last.
@@ -278,6 +288,11 @@ impl H1 {
         !self.continue_owed || self.body.is_done()
     }
 
+    /// Whether the next answer is the connection's last, whatever the client thinks.
+    fn is_last(&self) -> bool {
+        !self.knows_its_end() || self.draining.load(Ordering::Relaxed)
+    }
+
     /// The next piece of the request's body. Cancel-safe: what was read stays in the buffer.
     pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
         loop {
@@ -304,12 +319,16 @@ impl H1 {
 
     fn end_of_input(&mut self) -> Result<Option<Bytes>> {
         if self.body == BodyDecoder::UntilClose {
-            self.body = BodyDecoder::Done;
-            self.tunnel = false;
             return Ok(None);
         }
         self.failed = true;
         Error::e_explain(CLIENT_GONE, "the request's body ended early")
+    }
+
+    /// The client's half of a tunnel is over for good.
+    pub fn end_tunnel(&mut self) {
+        self.body = BodyDecoder::Done;
+        self.tunnel = false;
     }
 
     /// Waits until the client goes away. Bytes of a next request are kept.
@@ -392,6 +411,10 @@ impl H1 {
             .map_err(|_| Error::explain(ErrorType::InvalidHTTPHeader, "the backend's Content-Length is ambiguous"))?;
         let protocol = upgraded.then(|| answer.headers.get(header::UPGRADE).cloned()).flatten();
         encode::strip(answer);
+        if upgraded {
+            // There is no body, and what follows is not HTTP (RFC 9110, section 8.6).
+            answer.remove_header(&header::CONTENT_LENGTH);
+        }
         if let Some(protocol) = protocol {
             answer.insert_header(header::UPGRADE, protocol)?;
         }
@@ -404,7 +427,7 @@ impl H1 {
             }
             _ => {}
         }
-        if !self.knows_its_end() {
+        if self.is_last() {
             // Whether the client now sends its body or not is its choice (RFC 9110, section 10.1.1): the framing is in doubt.
             self.keep_alive = false;
         }
@@ -439,7 +462,7 @@ impl H1 {
             (false, None, Version::HTTP_11) => AnswerFraming::Chunked,
             (false, None, _) => AnswerFraming::UntilClose,
         };
-        self.keep_alive &= self.framing != AnswerFraming::UntilClose && self.knows_its_end();
+        self.keep_alive &= self.framing != AnswerFraming::UntilClose && !self.is_last();
         encode::relayed(&mut self.write, answer, request_id, edits, self.framing, self.keep_alive, self.version);
         self.answered = true;
         if end { self.finish().await } else { Ok(()) }
@@ -457,7 +480,7 @@ impl H1 {
         edits: &HeaderEdits,
         method: &Method,
     ) -> Result<()> {
-        self.keep_alive &= self.knows_its_end();
+        self.keep_alive &= !self.is_last();
         let mut length = itoa::Buffer::new();
         let always: [(&[u8], &[u8]); 3] = [
             (b"Content-Type", worded.media_type.as_bytes()),

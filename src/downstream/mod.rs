@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use smallvec::SmallVec;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::exchange::{Exchange, RequestId, X_REQUEST_ID, is_gateways};
@@ -27,6 +28,7 @@ use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::reply::Reply;
 use crate::wait::within;
 use crate::wire::answer::AnswerHead;
+use crate::wire::websocket::{CLOSE_FROM_CLIENT, CLOSE_FROM_SERVER, Frames};
 use crate::wire::{encode, h2};
 use h1::H1;
 pub use seen::seen_upstream;
@@ -111,6 +113,18 @@ pub struct Downstream {
     finished: bool,
     /// The client, over HTTP/1.1, takes trailers.
     takes_trailers: bool,
+    /// Where an upgraded connection stands, on a request for one.
+    tunnel: Option<Box<Tunnel>>,
+}
+
+/// A connection that was upgraded, or may be.
+struct Tunnel {
+    /// Becomes true when the process cuts off what is under way.
+    over: watch::Receiver<bool>,
+    /// To the backend and to the client, if they speak WebSocket.
+    frames: Option<[Frames; 2]>,
+    /// Both were told that it is over.
+    told: bool,
 }
 
 /// How an exchange goes on, known to whoever holds a part of it.
@@ -120,10 +134,12 @@ pub struct Fate {
     streams: AtomicBool,
     expired: AtomicBool,
     patience: OnceLock<Duration>,
+    uploaded: OnceLock<std::time::Instant>,
     last: AtomicBool,
     left: AtomicBool,
     stalled: AtomicBool,
     shared: AtomicBool,
+    cut: AtomicBool,
     switch: AtomicU8,
 }
 
@@ -151,6 +167,11 @@ impl Fate {
         let _ = self.patience.set(limit);
     }
 
+    /// When the request's body had come whole, if there is one.
+    pub fn uploaded(&self) -> Option<std::time::Instant> {
+        self.uploaded.get().copied()
+    }
+
     /// The next answer is the connection's last.
     pub fn make_last(&self) {
         self.last.store(true, Ordering::Relaxed);
@@ -171,6 +192,15 @@ impl Fate {
     /// The total deadline has passed.
     pub fn expire(&self) {
         self.expired.store(true, Ordering::Relaxed);
+    }
+
+    /// The process ends, and this with it.
+    fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
     }
 
     pub fn is_expired(&self) -> bool {
@@ -204,6 +234,8 @@ const RETRY_BUFFER: usize = 64 * 1024;
 const FIRST_FRAME: Duration = Duration::from_millis(100);
 /// How long the backend's `100 Continue` is waited for before the gateway says it itself.
 pub const CONTINUE_AFTER: Duration = Duration::from_secs(1);
+/// How long the backend of a tunnel may be silent once the client has ended its half.
+const HALF_CLOSED: Duration = Duration::from_secs(5);
 /// An unread body up to this many bytes is read and dropped so that a refused request's connection can be kept.
 pub const UNREAD: u64 = 64 * 1024;
 
@@ -232,11 +264,18 @@ impl Downstream {
             fate: Arc::default(),
             finished: false,
             takes_trailers: false,
+            tunnel: None,
         }
     }
 
     pub fn take_trailers(&mut self, wanted: bool) {
         self.takes_trailers = wanted;
+    }
+
+    /// The request asks for another protocol, by this name. When `over` becomes true, the tunnel is closed as that protocol does it.
+    pub fn may_upgrade(&mut self, protocol: &[u8], over: watch::Receiver<bool>) {
+        let frames = protocol.eq_ignore_ascii_case(b"websocket").then(Default::default);
+        self.tunnel = Some(Box::new(Tunnel { over, frames, told: false }));
     }
 
     pub fn timeouts(mut self, read: Duration, write: Duration) -> Self {
@@ -277,6 +316,11 @@ impl Downstream {
 
     pub fn body_read(&self) -> u64 {
         self.body_read
+    }
+
+    /// See [`Fate::uploaded`].
+    pub fn uploaded(&self) -> Option<std::time::Instant> {
+        self.fate.uploaded()
     }
 
     pub fn body_sent(&self) -> u64 {
@@ -334,6 +378,9 @@ impl Downstream {
     /// # Errors
     /// As [`Downstream::buffer_body`]. Cancel-safe.
     pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        if self.is_tunnel() && self.tunnel.is_some() {
+            return Box::pin(self.read_tunnel()).await;
+        }
         let limit = self.read_timeout.filter(|_| !self.fate.is_endless()).unwrap_or(Duration::MAX);
         let read = async {
             match &mut self.wire {
@@ -343,6 +390,9 @@ impl Downstream {
             }
         };
         let piece = within(limit, read).await.map_err(|_| Error::new(BODY_TIMEOUT))??;
+        if self.wire_body_done() {
+            self.fate.uploaded.get_or_init(std::time::Instant::now);
+        }
         if let Some(piece) = &piece {
             self.body_read += piece.len() as u64;
             let within = match &mut self.messages {
@@ -360,6 +410,56 @@ impl Downstream {
             }
         }
         Ok(piece)
+    }
+
+    /// The next piece from a client whose connection was upgraded. Its end is its half's alone: what the backend still has to say is
+    /// passed on, until it is silent for a while. (It does not learn of the end before: Pingora closes whole connections.)
+    async fn read_tunnel(&mut self) -> Result<Option<Bytes>> {
+        let (Some(Wire::H1(wire)), Some(tunnel)) = (&mut self.wire, &mut self.tunnel) else {
+            return Err(Error::new(CLIENT_GONE));
+        };
+        let told = tunnel.told;
+        let piece = tokio::select! {
+            biased;
+            piece = wire.read_body() => Some(piece?),
+            _ = tunnel.over.wait_for(|over| *over), if !told => None,
+        };
+        let Some(piece) = piece else { return self.bid_farewell().await };
+        let Some(piece) = piece else {
+            let quiet = std::future::pending::<()>();
+            tokio::select! {
+                _ = tokio::time::timeout(HALF_CLOSED, quiet) => {}
+                _ = tunnel.over.wait_for(|over| *over) => {}
+            }
+            wire.end_tunnel();
+            return Ok(None);
+        };
+        if let Some([to_backend, _]) = &mut tunnel.frames {
+            to_backend.pass(&piece);
+        }
+        self.body_read += piece.len() as u64;
+        Ok(Some(piece))
+    }
+
+    /// Closes a tunnel because the process ends: a WebSocket's ends are told so, each if no frame is under way to it.
+    async fn bid_farewell(&mut self) -> Result<Option<Bytes>> {
+        self.fate.cut();
+        let Some(tunnel) = &mut self.tunnel else { return Ok(None) };
+        tunnel.told = true;
+        let whole = tunnel.frames.as_ref().map_or([false; 2], |frames| frames.each_ref().map(Frames::are_whole));
+        let [to_backend, to_client] = whole;
+        if to_client {
+            // A client that cannot be told is gone.
+            self.write_body(Bytes::from_static(&CLOSE_FROM_SERVER), false).await?;
+            self.flush().await?;
+        }
+        if to_backend {
+            return Ok(Some(Bytes::from_static(&CLOSE_FROM_CLIENT)));
+        }
+        if let Some(Wire::H1(wire)) = &mut self.wire {
+            wire.end_tunnel();
+        }
+        Ok(None)
     }
 
     fn is_tunnel(&self) -> bool {
@@ -464,6 +564,12 @@ impl Downstream {
     /// The client cannot be written to.
     pub async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
         self.body_sent += data.len() as u64;
+        if let Some(tunnel) = &mut self.tunnel
+            && let Some([_, to_client]) = &mut tunnel.frames
+            && matches!(&self.wire, Some(Wire::H1(wire)) if wire.is_tunnel())
+        {
+            to_client.pass(&data);
+        }
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.write_body(data, end).await?,
             Some(Wire::H2(_)) if data.is_empty() && !end => {}

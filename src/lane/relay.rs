@@ -193,7 +193,7 @@ pub async fn exchange(up: &mut Upstream, journey: &mut Journey, down: &mut Downs
         }
     }
     let answer = interim_and_final(up, journey, down, service, &mut sending).await?;
-    journey.outcome.upstream = journey.outcome.upstream_started.map(|started| started.elapsed());
+    journey.answer_began(down.uploaded());
     relay(up, journey, down, service, &mut sending, answer).await
 }
 

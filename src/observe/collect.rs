@@ -42,6 +42,21 @@ const RETRIES: Family = family("portcullis_upstream_retries_total", MetricType::
 const HEALTHY: Family = family("portcullis_upstream_healthy", MetricType::GAUGE, "1 if the endpoint gets traffic, 0 if not.");
 const REFUSALS: Family =
     family("portcullis_refusals_total", MetricType::COUNTER, "Requests that the gateway refused, by policy and reason.");
+const ROUTE_REFUSALS: Family = family(
+    "portcullis_route_refusals_total",
+    MetricType::COUNTER,
+    "Requests that the gateway refused, by route, policy and reason.",
+);
+const ANSWERS: Family = family(
+    "portcullis_answers_total",
+    MetricType::COUNTER,
+    "Answers by route, service and status; what the gateway answers once the service is chosen counts as the service's.",
+);
+const CONSUMERS: Family = family(
+    "portcullis_consumer_requests_total",
+    MetricType::COUNTER,
+    "Requests by consumer and class of the answer's status, where `metrics.consumers` asks for it.",
+);
 const CACHE: Family = family("portcullis_cache_requests_total", MetricType::COUNTER, "Requests by what the cache did.");
 const CONNECTIONS: Family = family("portcullis_connections", MetricType::GAUGE, "Open client connections.");
 const REFUSED: Family = family(
@@ -82,6 +97,7 @@ impl Scrape {
 
     fn routes(&self) -> Vec<MetricFamily> {
         let (mut requests, mut durations, mut received, mut sent) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut refusals = Vec::new();
         let mut add = |route: &RouteMetrics| {
             let totals = route.totals();
             if totals.requests() == 0 {
@@ -92,10 +108,27 @@ impl Scrape {
             durations.push(histogram(&totals.duration, &[label]));
             received.push(counter(totals.bytes_in, &[label]));
             sent.push(counter(totals.bytes_out, &[label]));
+            let counts = route.refusals().into_iter();
+            refusals
+                .extend(counts.map(|((policy, reason), count)| counter(count, &[label, ("policy", policy), ("reason", reason)])));
         };
         add(&self.series.no_route);
         self.series.routes().iter().for_each(|route| add(route));
-        vec![of(REQUESTS, requests), of(DURATION, durations), of(RECEIVED, received), of(SENT, sent)]
+        let answers = self.series.answers();
+        let answers = answers.iter().flat_map(|answers| {
+            let label = |(status, count): (String, u64)| {
+                counter(count, &[("route", &answers.route), ("service", &answers.service), ("status", &status)])
+            };
+            answers.counts().into_iter().map(label)
+        });
+        vec![
+            of(REQUESTS, requests),
+            of(ANSWERS, answers),
+            of(DURATION, durations),
+            of(RECEIVED, received),
+            of(SENT, sent),
+            of(ROUTE_REFUSALS, refusals),
+        ]
     }
 
     fn services(&self) -> Vec<MetricFamily> {
@@ -127,6 +160,8 @@ impl Scrape {
         let series = &self.series;
         let refusals = series.refusals.counts().into_iter();
         let refusals = refusals.map(|((policy, reason), count)| counter(count, &[("policy", policy), ("reason", reason)]));
+        let consumers = series.consumers.counts().into_iter();
+        let consumers = consumers.map(|(name, class, count)| counter(count, &[("consumer", &name), ("status_class", class)]));
         let cache = series.cache.counts().into_iter().map(|((state, _), count)| counter(count, &[("state", state)]));
         let reloads = [("applied", &series.reloads_applied), ("refused", &series.reloads_refused)];
         let reloads = reloads.map(|(result, count)| counter(count.sum(), &[("result", result)]));
@@ -135,6 +170,7 @@ impl Scrape {
             .collect();
         vec![
             of(REFUSALS, refusals),
+            of(CONSUMERS, consumers),
             of(CACHE, cache),
             of(TLS_FAILURES, [counter(series.tls_failures.sum(), &[])]),
             of(IN_FLIGHT, [gauge(series.in_flight.level(), &[])]),

@@ -84,6 +84,13 @@ impl<'a> Object<'a> {
         push_number(self.out, number);
     }
 
+    /// Writes `true`.
+    #[inline(always)]
+    pub fn flag(&mut self, member: Member) {
+        self.name(member);
+        self.out.extend_from_slice(b"true");
+    }
+
     /// `192.0.2.1` or `2001:db8::1`.
     #[inline(always)]
     pub fn ip(&mut self, member: Member, ip: IpAddr) {

@@ -17,7 +17,9 @@ use parking_lot::Mutex;
 use prometheus::{Registry, TextEncoder};
 
 use super::access_log::Stats;
+use super::answers::AnswerMetrics;
 use super::collect::Scrape;
+use super::consumers::Consumers;
 use super::histogram::{Histogram, Totals};
 use super::words::Words;
 use crate::tally::Tallies;
@@ -34,6 +36,8 @@ pub const NO_ROUTE: &str = "-";
 
 /// The most pairs of policy and reason.
 const REFUSALS: usize = 1024;
+/// The most pairs of one route. What has no place among them is counted under `other`.
+const ROUTE_REFUSALS: usize = 48;
 /// The most reasons to refuse a connection, and the most cache states.
 const FEW: usize = 64;
 
@@ -52,7 +56,7 @@ fn method_index(method: &Method) -> usize {
     }
 }
 
-fn class_index(status: u16) -> usize {
+pub(super) fn class_index(status: u16) -> usize {
     match status {
         100..=599 => usize::from(status / 100 - 1),
         _ => 5,
@@ -73,6 +77,8 @@ struct RouteShard {
 pub struct RouteMetrics {
     pub(super) route: String,
     shards: Sharded<RouteShard>,
+    /// Made with the first refusal.
+    refusals: OnceLock<Words>,
 }
 
 /// A route's counts, summed up.
@@ -93,7 +99,16 @@ impl RouteTotals {
 
 impl RouteMetrics {
     fn new(route: &str) -> Self {
-        RouteMetrics { route: route.to_owned(), shards: Sharded::default() }
+        RouteMetrics { route: route.to_owned(), shards: Sharded::default(), refusals: OnceLock::new() }
+    }
+
+    /// Counts a refusal on this route.
+    pub fn refused(&self, policy: &'static str, reason: &'static str) {
+        self.refusals.get_or_init(|| Words::new(ROUTE_REFUSALS)).counter(policy, reason).add(1);
+    }
+
+    pub(super) fn refusals(&self) -> Vec<((&'static str, &'static str), u64)> {
+        self.refusals.get().map(Words::counts).unwrap_or_default()
     }
 
     /// Counts a request that has ended. `status` 0: there was no answer. `bytes_in` and `bytes_out` are body bytes from and to the
@@ -240,6 +255,8 @@ pub(super) struct Series {
     pub build: Vec<(&'static str, String)>,
     pub no_route: RouteMetrics,
     routes: Shelf<RouteMetrics>,
+    answers: Shelf<AnswerMetrics>,
+    pub consumers: Consumers,
     services: Shelf<ServiceMetrics>,
     endpoints: Shelf<EndpointMetrics>,
     listeners: Shelf<ListenerMetrics>,
@@ -257,6 +274,10 @@ pub(super) struct Series {
 impl Series {
     pub fn routes(&self) -> Vec<Arc<RouteMetrics>> {
         self.routes.live()
+    }
+
+    pub fn answers(&self) -> Vec<Arc<AnswerMetrics>> {
+        self.answers.live()
     }
 
     pub fn services(&self) -> Vec<Arc<ServiceMetrics>> {
@@ -287,6 +308,8 @@ impl Metrics {
             build: build.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(),
             no_route: RouteMetrics::new(NO_ROUTE),
             routes: Shelf::default(),
+            answers: Shelf::default(),
+            consumers: Consumers::default(),
             services: Shelf::default(),
             endpoints: Shelf::default(),
             listeners: Shelf::default(),
@@ -315,6 +338,16 @@ impl Metrics {
     /// For requests that no route matched, and for what the door refused.
     pub fn no_route(&self) -> &RouteMetrics {
         &self.series.no_route
+    }
+
+    /// The handle of one of a route's services.
+    pub fn answers(&self, route: &Arc<str>, service: &Arc<str>) -> Arc<AnswerMetrics> {
+        self.series.answers.keep(format!("{route}\n{service}"), || AnswerMetrics::new(route, service))
+    }
+
+    /// Counts a request of this consumer, of whom at most `most` are told apart.
+    pub fn consumer(&self, consumer: &Arc<str>, status: u16, most: usize) {
+        self.series.consumers.observe(consumer, status, most);
     }
 
     pub fn service(&self, service: &str) -> Arc<ServiceMetrics> {
@@ -380,6 +413,7 @@ impl Metrics {
     /// Forgets the names that no generation holds. A scrape does that too; call it after a reload in case nobody scrapes.
     pub fn sweep(&self) {
         self.series.routes();
+        self.series.answers();
         self.series.services();
         self.series.endpoints();
         self.series.listeners();

@@ -5,15 +5,18 @@
 //! serves `/metrics` (the operator's API).
 
 pub mod access_log;
+pub mod answers;
 pub mod histogram;
 mod json;
 pub mod metrics;
 pub mod record;
 
 mod collect;
+mod consumers;
 mod words;
 mod writer;
 
 pub use access_log::{AccessLog, AccessLogConfig, Settings, Target};
+pub use answers::AnswerMetrics;
 pub use metrics::{EndpointMetrics, ListenerMetrics, Metrics, RouteMetrics, ServiceMetrics};
 pub use record::Record;

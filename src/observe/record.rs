@@ -48,6 +48,8 @@ pub struct Record<'a> {
     pub consumer: &'a str,
     /// A token's `sub`.
     pub subject: &'a str,
+    /// Which credential it was, never the secret: an API key's id, a token's issuer, a certificate's fingerprint.
+    pub credential: &'a str,
     /// 0: the client was gone before there was one.
     pub status: u16,
     /// How a gRPC call ended, if it came to that.
@@ -56,6 +58,10 @@ pub struct Record<'a> {
     pub answered_by: &'static str,
     /// Why it was refused, as a stable word.
     pub reason: &'static str,
+    /// Which rule, limit, scope ... refused it, in the configuration's words.
+    pub decided_by: &'a str,
+    /// The client went away in the middle of its answer.
+    pub client_closed: bool,
     /// Body bytes from the client.
     pub bytes_in: u64,
     /// Body bytes to the client.
@@ -64,6 +70,8 @@ pub struct Record<'a> {
     pub duration: Duration,
     /// From the request's last byte sent to the backend to its answer's head.
     pub upstream: Option<Duration>,
+    /// From the first byte in to the last byte of the request's body.
+    pub upload: Option<Duration>,
     /// Time in each stage, indexed by `Stage as usize`.
     pub stages: [Duration; 6],
     /// Attempts beyond the first.
@@ -95,14 +103,18 @@ impl Default for Record<'_> {
             endpoint: None,
             consumer: "",
             subject: "",
+            credential: "",
             status: 0,
             grpc_status: None,
             answered_by: "",
             reason: "",
+            decided_by: "",
+            client_closed: false,
             bytes_in: 0,
             bytes_out: 0,
             duration: Duration::ZERO,
             upstream: None,
+            upload: None,
             stages: [Duration::ZERO; 6],
             retries: 0,
             cache: "",
@@ -161,6 +173,7 @@ impl Record<'_> {
         }
         line.text(member!("consumer"), self.consumer.as_bytes(), NAME);
         line.text(member!("subject"), self.subject.as_bytes(), NAME);
+        line.text(member!("credential"), self.credential.as_bytes(), NAME);
     }
 
     fn write_answer(&self, line: &mut Object<'_>) {
@@ -170,6 +183,10 @@ impl Record<'_> {
         }
         line.word(member!("answered_by"), self.answered_by);
         line.word(member!("reason"), self.reason);
+        line.text(member!("decided_by"), self.decided_by.as_bytes(), NAME);
+        if self.client_closed {
+            line.flag(member!("client_closed"));
+        }
         line.word(member!("cache"), self.cache);
         line.number(member!("bytes_in"), self.bytes_in);
         line.number(member!("bytes_out"), self.bytes_out);
@@ -182,6 +199,9 @@ impl Record<'_> {
         line.number(member!("duration_us"), micros(self.duration));
         if let Some(upstream) = self.upstream {
             line.number(member!("upstream_us"), micros(upstream));
+        }
+        if let Some(upload) = self.upload {
+            line.number(member!("upload_us"), micros(upload));
         }
         let spent = self.stages.map(micros);
         if spent == [0; 6] {
@@ -326,6 +346,8 @@ mod tests {
             path: &hostile,
             query: &hostile,
             subject: &name,
+            credential: &name,
+            decided_by: &name,
             user_agent: &hostile,
             ..Record::default()
         };

@@ -262,6 +262,7 @@ async fn speaks_h2(socket: &TcpStream, read: &[u8], limit: Duration) -> bool {
 
 /// HTTP/1.x: one request after the other.
 async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Connection>, entry: &Entry, mut h1: Box<H1>) {
+    h1.heed(worker.core.drain.flag());
     // Both are made once and kept: what waits for them is every request.
     let mut alarm = Alarm::default();
     let mut draining = worker.core.drain.has_begun();
@@ -335,8 +336,7 @@ async fn refuse(journey: &mut Journey, down: &mut Downstream, reply: &Reply) {
         // A client that does not take its refusal is gone; there is nobody left to tell.
         let _ = down.reply(reply, journey.dialect, &journey.exchange.to_client, &journey.exchange.request_id).await;
     }
-    journey.outcome.bytes_in = down.body_read();
-    journey.outcome.bytes_out = down.body_sent();
+    journey.ended(down.body_read(), down.body_sent());
 }
 
 /// HTTP/2: streams at the same time, each one exchange.
@@ -519,8 +519,8 @@ async fn lane_ended(journey: &mut Journey, down: &mut Downstream, ended: Option<
     if let Some(failed) = failed {
         broke(journey, down, failed).await;
     }
-    journey.outcome.bytes_in = down.body_read();
-    journey.outcome.bytes_out = down.body_sent();
+    journey.outcome.upload = down.uploaded().map(|at| at - journey.exchange.started);
+    journey.ended(down.body_read(), down.body_sent());
 }
 
 /// Tells the client what can still be told, and the log what happened.
@@ -530,6 +530,10 @@ async fn broke(journey: &mut Journey, down: &mut Downstream, failed: Failed) {
         Failed::Answer(reply) => Verdict { policy: reply.policy, reason: "answer_broke_off" },
         Failed::BrokeOff => Verdict { policy: "upstream", reason: "answer_broke_off" },
         Failed::ClientStopped => CLIENT_STOPPED,
+        Failed::ClientGone if down.is_answered() => {
+            journey.outcome.client_closed = true;
+            return;
+        }
         Failed::ClientGone => {
             journey.outcome.status = CLIENT_CLOSED.as_u16();
             Verdict { policy: "client", reason: "client_closed" }
@@ -578,6 +582,9 @@ async fn by_proxy(
     }
     if journey.expects_stream() {
         down.fate().expect_stream();
+    }
+    if journey.head.upgrade {
+        down.may_upgrade(journey.head.header("upgrade").unwrap_or_default(), worker.core.drain.end_watch());
     }
     let (hatch, shelf) = down.set_request(request, journey.max_body());
     let due = journey.due();

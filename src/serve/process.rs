@@ -136,6 +136,7 @@ impl Process {
         let binds: Vec<SocketAddr> = snapshot.doors.iter().map(|door| door.bind).collect();
         let cache = Cache::new(snapshot.cache_memory);
         let tls = Arc::new(TlsConnector::default());
+        let drain = Arc::new(Drain::default());
         let core = Arc::new(Core {
             cache,
             snapshot: Current::new(
@@ -145,6 +146,7 @@ impl Process {
                     access_log: access_log.clone(),
                     cache,
                     tls: tls.clone(),
+                    drain: drain.clone(),
                 },
                 workers,
             ),
@@ -154,7 +156,7 @@ impl Process {
             in_flight: InFlight::default(),
             tls,
             rosters: (0..workers).map(|number| roster(&around, number)).collect(),
-            drain: Drain::default(),
+            drain,
         });
         let mut sockets = Sockets::default();
         let mut to_listen = Vec::new();
@@ -359,16 +361,24 @@ impl Process {
         // The workers close theirs, and an address is closed with its last copy: until then the kernel lets clients in whom nobody
         // will ever accept.
         self.sockets = Sockets::default();
-        let until = Instant::now() + grace;
+        self.wait_for_workers(grace, signals).await;
+        if self.workers.iter().all(Handle::is_finished) {
+            return;
+        }
+        log::warn!("{} requests were still under way when the grace was over, and are cut off", self.core.in_flight.requests());
+        // Each leaves its line in the access log, and a WebSocket is told.
+        self.core.drain.end();
+        self.wait_for_workers(worker::FAREWELL * 2, signals).await;
+    }
+
+    /// Waits until the workers are done, for so long at most, or until a second signal comes.
+    async fn wait_for_workers(&self, limit: Duration, signals: &mut Signals) {
+        let until = Instant::now() + limit;
         while Instant::now() < until && !self.workers.iter().all(Handle::is_finished) {
             tokio::select! {
                 _ = tokio::time::sleep(Duration::from_millis(20)) => {}
                 order = signals.next() => if matches!(order, Order::Abort | Order::Stop) { break },
             }
-        }
-        let left = self.workers.iter().filter(|worker| !worker.is_finished()).count();
-        if left > 0 {
-            log::warn!("{} requests were still under way when the process ended", self.core.in_flight.requests());
         }
     }
 

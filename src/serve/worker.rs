@@ -23,6 +23,8 @@ use crate::proxy::Gateway;
 
 /// The most attempts that Pingora makes for one request, whatever the service says.
 const MAX_ATTEMPTS: usize = 16;
+/// How long those have to say goodbye who are cut off when the grace is over.
+pub const FAREWELL: Duration = Duration::from_secs(1);
 /// Idle connections kept to all backends together, per worker. Each service has a bound of its own.
 const POOL: usize = 1024;
 
@@ -153,7 +155,15 @@ async fn run(core: Arc<Core>, view: Arc<ArcSwap<View>>, roster: Arc<Roster>, mut
         }
     }
     drop(alive);
-    let _ = all_gone.recv().await;
+    let mut over = worker.core.drain.end_watch();
+    tokio::select! {
+        _ = all_gone.recv() => {}
+        _ = over.wait_for(|over| *over) => {
+            // With the runtime all tasks are dropped, and every request leaves its line.
+            let _ = tokio::time::timeout(FAREWELL, all_gone.recv()).await;
+            return;
+        }
+    }
     sweeping.abort();
     if let Some(proxy) = worker.proxy.get() {
         proxy.http_cleanup().await;

@@ -85,6 +85,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
         routes,
         lane: server.fast_lane,
         max_in_flight: *server.max_in_flight as usize,
+        counted_consumers: document.metrics.consumers.as_ref().map_or(0, |count| count.value as usize),
         grace: server.grace.0,
         workers: server.workers.as_ref().map(|workers| usize::from(**workers)),
         cache_memory: usize::try_from(server.cache_memory.0).unwrap_or(usize::MAX),
@@ -228,6 +229,7 @@ impl<'a> Compiler<'a> {
             let Some(plan) = plan else { continue };
             routes.push(Arc::new(Route {
                 metrics: self.around.metrics.route(&id),
+                answers: answer.services().iter().map(|service| self.around.metrics.answers(&id, &service.key)).collect(),
                 id,
                 plan,
                 answer,
@@ -352,6 +354,9 @@ impl<'a> Compiler<'a> {
         };
         if let Some(workers) = &server.workers {
             within(workers.place, (1..=512).contains(&workers.value), "`workers` is from 1 to 512");
+        }
+        if let Some(count) = &self.document.metrics.consumers {
+            within(count.place, count.value <= 100_000, "`consumers` is at most 100000");
         }
         within(server.max_in_flight.place, server.max_in_flight.value > 0, "`max_in_flight` is at least 1");
         within(server.grace.place, server.grace.0.as_secs() <= 3600, "`grace` is at most 1h");

@@ -15,7 +15,7 @@ use crate::keys::KeyStore;
 use crate::listen::config::Listener;
 use crate::listen::guard::Guard;
 use crate::listen::trace;
-use crate::observe::{ListenerMetrics, RouteMetrics, ServiceMetrics};
+use crate::observe::{AnswerMetrics, ListenerMetrics, RouteMetrics, ServiceMetrics};
 use crate::policy::Plan;
 use crate::policy::authn::Consumers;
 use crate::redis::Redis;
@@ -76,6 +76,8 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// Every answer is a stream.
     pub stream: bool,
+    /// What its services answer, in their order.
+    pub answers: Box<[Arc<AnswerMetrics>]>,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -90,6 +92,8 @@ pub struct Snapshot {
     /// The Redis that this gateway shares with others.
     pub redis: Option<Arc<Redis>>,
     pub max_in_flight: usize,
+    /// How many consumers the metrics tell apart.
+    pub counted_consumers: usize,
     /// Whether requests may take the fast lane.
     pub lane: bool,
     pub grace: Duration,

@@ -38,6 +38,12 @@ pub struct Board {
     clusters: Mutex<Vec<Weak<Cluster>>>,
 }
 
+/// How a service stands.
+pub struct Standing {
+    pub available: usize,
+    pub all: usize,
+}
+
 impl Default for Board {
     fn default() -> Self {
         // Each thread starts at another point of the cycle: otherwise all of them would send their first request to the same
@@ -55,6 +61,13 @@ impl Board {
         let mut clusters = self.clusters.lock();
         clusters.retain(|known| known.strong_count() > 0);
         clusters.push(Arc::downgrade(cluster));
+    }
+
+    /// How many endpoints the present generation has, and how many of them may be asked.
+    pub fn standing(&self) -> Option<Standing> {
+        // A cluster may be dropped here as well.
+        let present = self.clusters.lock().iter().rev().find_map(Weak::upgrade)?;
+        Some(Standing { available: present.available(), all: present.endpoints().len() })
     }
 
     /// Makes every generation's rota follow a change of health or of addresses.

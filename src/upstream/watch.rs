@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::cluster::Board;
+use super::cluster::{Board, Standing};
 use super::dns::{Name, Resolved};
 use super::endpoint::Endpoint;
 use super::health::{Check, Prober};
@@ -294,6 +294,18 @@ impl CheckedEndpoint {
             info!("service `{service}`: the endpoint {address} is healthy again");
         } else {
             warn!("service `{service}`: the endpoint {address} is unhealthy: {}", reason.unwrap_or("unknown"));
+        }
+        match self.board.standing() {
+            Some(Standing { available: 0, all }) if !healthy => {
+                let why = reason.unwrap_or("unknown");
+                error!(
+                    "service `{service}`: 0 of {all} endpoints left, requests are answered 503; of the last one, {address}: {why}"
+                );
+            }
+            Some(Standing { available: 1, all }) if healthy && all > 0 => {
+                info!("service `{service}`: 1 of {all} endpoints serves again");
+            }
+            _ => {}
         }
         (self.shared.observer)(&HealthChange { service, address, healthy, reason });
     }

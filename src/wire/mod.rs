@@ -14,3 +14,4 @@ pub mod head;
 pub mod line;
 pub mod scratch;
 pub mod trailers;
+pub mod websocket;

@@ -167,7 +167,12 @@ fn a_client_that_hangs_up_ends_the_stream() {
         client.stream().read_exact(&mut first).unwrap();
         drop(client);
         eventually("the backend learns of it", || gone.load(Ordering::SeqCst) == 1);
-        gateway.wait_log(|line| line["answered_by"] == "client" && line["reason"] == "client_closed");
+        let line = gateway.wait_log(|line| line["client_closed"] == true);
+        assert_eq!(
+            (&line["status"], &line["answered_by"], line.get("reason")),
+            (&200.into(), &"upstream".into(), None),
+            "{line}"
+        );
 
         let mut client = Command::new("curl")
             .args(["-q", "-sS", "-N", "--http2-prior-knowledge", "--max-time", "20", &gateway.url("/")])

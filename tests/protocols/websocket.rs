@@ -204,3 +204,107 @@ fn who_may_not_come_in_is_told_before_the_upgrade() {
     client.send(HANDSHAKE.replace("/ws/echo", "/private/ws/echo"));
     client.answer_to("GET").assert_problem(401, "authn", "missing_credentials");
 }
+
+/// A backend that switches with this head, and goes on as `then` says.
+fn switches(head: &'static str, then: impl Fn(std::net::TcpStream) + Send + Sync + 'static) -> Backend {
+    Backend::scripted(move |mut stream| {
+        use std::io::{Read, Write};
+        let (mut seen, mut byte) = (Vec::new(), [0; 1]);
+        while !seen.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count > 0) {
+            seen.push(byte[0]);
+        }
+        stream.write_all(head.as_bytes()).unwrap();
+        then(stream);
+    })
+}
+
+fn gateway_to(backend: &Backend, more: &str) -> Gateway {
+    Gateway::start(&format!(
+        "
+         listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]
+         services: {{ ws: {{ endpoints: ['127.0.0.1:{}'] }} }}
+         routes: [ {{ path: /*, service: ws }} ]
+         {more}
+        ",
+        backend.port()
+    ))
+}
+
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+const ASK: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+#[test]
+fn a_switch_has_no_length() {
+    use std::io::{Read, Write};
+    let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\n";
+    let backend = switches(head, |mut stream| {
+        let mut said = [0; 4];
+        stream.read_exact(&mut said).unwrap();
+        stream.write_all(b"more than three").unwrap();
+    });
+    let gateway = gateway_to(&backend, "");
+    let mut client = Client::connect(gateway.port());
+    client.send(ASK);
+    let answer = client.answer_to("GET");
+    assert_eq!((answer.status, answer.header("content-length")), (101, None), "{answer:?}");
+    client.send("ping");
+    assert_eq!(client.rest(), b"more than three");
+}
+
+#[test]
+fn a_client_that_ends_its_half_hears_the_rest() {
+    use std::io::{Read, Write};
+    let (heard, hears) = std::sync::mpsc::channel();
+    let hears = std::sync::Mutex::new(hears);
+    let backend = switches(SWITCH, move |mut stream| {
+        let mut said = [0; 4];
+        stream.read_exact(&mut said).unwrap();
+        // Once the client has ended its half.
+        hears.lock().unwrap().recv().unwrap();
+        for _ in 0..3 {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            stream.write_all(b"late ").unwrap();
+        }
+    });
+    let gateway = gateway_to(&backend, "");
+    let mut client = Client::connect(gateway.port());
+    client.send(ASK);
+    assert_eq!(client.answer_to("GET").status, 101);
+    client.send("ping");
+    client.half_close();
+    heard.send(()).unwrap();
+    assert_eq!(String::from_utf8_lossy(&client.rest()), "late late late ");
+    let line = gateway.wait_log(|line| line["status"] == 101);
+    assert_eq!((line.get("reason"), &line["bytes_in"]), (None, &json!(4)), "{line}");
+}
+
+#[test]
+fn what_a_stop_cuts_off_is_told_so() {
+    use std::io::{Read, Write};
+    let (told, tells) = std::sync::mpsc::channel();
+    let told = std::sync::Mutex::new(told);
+    let backend = switches(SWITCH, move |mut stream| {
+        let mut ping = [0; 6];
+        stream.read_exact(&mut ping).unwrap();
+        // A whole frame, so that the next one may begin.
+        stream.write_all(b"\x81\x02hi").unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        let _ = told.lock().unwrap().send(rest);
+    });
+    let mut gateway = gateway_to(&backend, "server: { grace: 1s, workers: 2 }");
+    let mut client = Client::connect(gateway.port());
+    client.send(ASK);
+    assert_eq!(client.answer_to("GET").status, 101);
+    client.send(b"\x89\x80\0\0\0\0");
+    let mut first = [0; 4];
+    client.stream().read_exact(&mut first).unwrap();
+    gateway.signal("TERM");
+    // `1001`, going away, to both.
+    assert_eq!(client.rest(), b"\x88\x02\x03\xe9");
+    let rest = tells.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+    assert_eq!(rest, b"\x88\x82\0\0\0\0\x03\xe9");
+    assert!(gateway.wait_exit(std::time::Duration::from_secs(20)).success());
+    let line = gateway.wait_log(|line| line["status"] == 101);
+    assert_eq!((&line["answered_by"], &line["reason"]), (&json!("door"), &json!("shutdown")), "{line}");
+}

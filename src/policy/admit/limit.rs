@@ -117,6 +117,8 @@ pub struct Tier {
 
 /// What one request asks of one limit.
 pub struct Demand<'a> {
+    /// The limit's name.
+    pub name: &'a str,
     pub tier: &'a Tier,
     pub key: Key,
     pub cost: u64,
@@ -133,7 +135,7 @@ impl Limit {
             Counter::Local(_) => self.by.key(head, exchange),
             Counter::Shared(shared) => self.by.key_with(shared.hashing(), head, exchange),
         };
-        Some(Demand { tier, key, cost: self.cost.of(head, exchange), now })
+        Some(Demand { name: &self.name, tier, key, cost: self.cost.of(head, exchange), now })
     }
 
     /// The one tier, of a limit that is the same for everybody.

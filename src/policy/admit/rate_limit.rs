@@ -50,7 +50,9 @@ impl RateLimit {
             fields::tell(exchange, policies, &hopeless.tier.prefix, &hopeless.peek().quota, false);
         }
         let detail = "This request costs more than its limit ever admits.";
-        Reply::new(StatusCode::TOO_MANY_REQUESTS, Self::NAME, "cost_exceeds_limit", detail).refuse()
+        Reply::new(StatusCode::TOO_MANY_REQUESTS, Self::NAME, "cost_exceeds_limit", detail)
+            .decided_by(format!("limit {}", hopeless.name))
+            .refuse()
     }
 
     /// Tells the client what came of its demands, and refuses the request if that is what came of them.
@@ -63,7 +65,9 @@ impl RateLimit {
             self.try_out(head, exchange);
             return Flow::Continue(());
         }
+        let name = demands.get(*limit).map_or("", |demand| demand.name);
         Reply::new(StatusCode::TOO_MANY_REQUESTS, Self::NAME, "rate_limited", "Too many requests. Try again later.")
+            .decided_by(format!("limit {name}"))
             .retry_after(Duration::from_nanos(reading.quota.next))
             .refuse()
     }

@@ -21,6 +21,11 @@ impl ClaimPath {
         names.iter().all(|name| !name.is_empty()).then(|| ClaimPath(names.into()))
     }
 
+    /// As it is written, for the log.
+    pub fn text(&self) -> String {
+        self.0.join(".")
+    }
+
     /// What stands there. Members of objects only: a path leads through no list.
     pub fn find<'a>(&self, claims: &'a Value) -> Option<&'a Value> {
         self.0.iter().try_fold(claims, |value, name| value.as_object()?.get(&**name))

@@ -132,6 +132,38 @@ impl Conditions {
         Ok(())
     }
 
+    /// What refused, and what was missing: for those who wrote the conditions, so it may say what they ask for.
+    fn decided_by(&self, denial: Denial, identity: Option<&Identity>) -> Option<Box<str>> {
+        let identity = identity?;
+        let lacks =
+            |(path, test): &&(ClaimPath, ClaimTest)| !test.holds(identity.claims.as_deref().and_then(|claims| path.find(claims)));
+        let named = |what: &str, claims: &[(ClaimPath, ClaimTest)]| {
+            claims.iter().find(lacks).map(|(path, _)| format!("{what} {}", path.text()))
+        };
+        let has = |wanted: &str| identity.scopes.iter().any(|scope| **scope == *wanted);
+        let text = match denial {
+            Denial::Anonymous => return None,
+            Denial::ConsumerDenied => "deny_consumers".to_owned(),
+            Denial::ConsumerNotAllowed => "consumers".to_owned(),
+            Denial::GroupDenied => {
+                let group = identity.groups.iter().find(|group| self.deny_groups.contains(&***group))?;
+                format!("deny_groups {group}")
+            }
+            Denial::GroupNotAllowed => "groups".to_owned(),
+            Denial::RoleNotAllowed => named("roles", self.roles.as_slice())?,
+            Denial::ClaimNotAllowed => named("claim", &self.claims)?,
+            Denial::LacksScopes => {
+                let missing: Vec<&str> = self.scopes.iter().map(|scope| &**scope).filter(|scope| !has(scope)).collect();
+                format!("scope {}", missing.join(" "))
+            }
+            Denial::LacksAnyScope => {
+                let wanted: Vec<&str> = self.any_scope.iter().map(|scope| &**scope).collect();
+                format!("any_scope {}", wanted.join(" "))
+            }
+        };
+        Some(text.into())
+    }
+
     /// Says which kind of condition refused, and not what it asks for, but for the scopes that RFC 6750 names.
     fn refuse(&self, denial: Denial, identity: Option<&Identity>) -> Flow {
         let (reason, detail) = match denial {
@@ -145,6 +177,7 @@ impl Conditions {
             Denial::LacksScopes | Denial::LacksAnyScope => ("insufficient_scope", "The credentials lack a scope that is needed."),
         };
         let mut reply = Reply::new(StatusCode::FORBIDDEN, NAME, reason, detail);
+        reply.decided_by = self.decided_by(denial, identity);
         // RFC 6750, section 3.1; it speaks of Bearer tokens only.
         if identity.is_some_and(|identity| super::BEARER.contains(&identity.method)) {
             match denial {

@@ -76,15 +76,17 @@ impl Rules {
                 Ok(true) if rule.allows => return ControlFlow::Continue(()),
                 Ok(true) => {
                     let detail = rule.message.clone().unwrap_or_else(|| "This resource is not open to this request.".to_owned());
-                    return Reply::new(StatusCode::FORBIDDEN, NAME, "rule_denied", detail).refuse();
+                    return Reply::new(StatusCode::FORBIDDEN, NAME, "rule_denied", detail)
+                        .decided_by(rule.name.as_str())
+                        .refuse();
                 }
                 Err(error) => {
                     rule.failed(error.word());
-                    return refuse("rule_failed");
+                    return refuse("rule_failed", &rule.name);
                 }
             }
         }
-        if self.allows_by_default { ControlFlow::Continue(()) } else { refuse("rule_not_allowed") }
+        if self.allows_by_default { ControlFlow::Continue(()) } else { refuse("rule_not_allowed", "no rule") }
     }
 }
 
@@ -95,8 +97,8 @@ impl Rules {
     }
 }
 
-fn refuse(reason: &'static str) -> Flow {
-    Reply::new(StatusCode::FORBIDDEN, NAME, reason, "This resource is not open to this request.").refuse()
+fn refuse(reason: &'static str, rule: &str) -> Flow {
+    Reply::new(StatusCode::FORBIDDEN, NAME, reason, "This resource is not open to this request.").decided_by(rule).refuse()
 }
 
 impl Rule {

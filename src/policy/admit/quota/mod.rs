@@ -260,11 +260,15 @@ fn tell(demands: &[Demand<'_>], outcome: &Outcome, exchange: &mut Exchange) -> F
     if reading.admitted {
         return Flow::Continue(());
     }
+    let name = demands.get(*limit).map_or("", |demand| &demand.quota.name);
     if reading.quota.next == u64::MAX {
         let detail = "This request costs more than its quota ever admits.";
-        return Reply::new(StatusCode::TOO_MANY_REQUESTS, Quotas::NAME, "cost_exceeds_limit", detail).refuse();
+        return Reply::new(StatusCode::TOO_MANY_REQUESTS, Quotas::NAME, "cost_exceeds_limit", detail)
+            .decided_by(format!("quota {name}"))
+            .refuse();
     }
     Reply::new(StatusCode::TOO_MANY_REQUESTS, Quotas::NAME, "quota_exceeded", "The quota of this period is used up.")
+        .decided_by(format!("quota {name}"))
         .retry_after(Duration::from_nanos(reading.quota.next))
         .refuse()
 }
