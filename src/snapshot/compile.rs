@@ -21,7 +21,7 @@ use crate::policy::{Compile, Plan};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::redis::Redis;
 use crate::route::{Matcher, Rewrite, RouteConfig, RouteTable, Split};
-use crate::upstream::{Service, dns};
+use crate::upstream::{Protocol, Service, dns};
 use crate::value::Raw;
 use crate::wire::head::HeadLimits;
 
@@ -227,6 +227,7 @@ impl<'a> Compiler<'a> {
             let rewrite = Rewrite::compile(config, &matcher, self.problems);
             let plan = self.plan(config, &id, &answer);
             let Some(plan) = plan else { continue };
+            self.warn_of_bounded_streams(config, &answer);
             routes.push(Arc::new(Route {
                 metrics: self.around.metrics.route(&id),
                 answers: answer.services().iter().map(|service| self.around.metrics.answers(&id, &service.key)).collect(),
@@ -241,6 +242,21 @@ impl<'a> Compiler<'a> {
         }
         let table = RouteTable::build(matchers, self.problems);
         (table, routes)
+    }
+
+    /// A stream of gRPC's to a service that is not declared as gRPC is bounded as a whole, which nobody expects.
+    fn warn_of_bounded_streams(&mut self, config: &RouteConfig, answer: &Answer) {
+        // `/package.Service/...`
+        let service =
+            config.path.value.strip_prefix('/').and_then(|path| path.split_once('/')).map_or("", |(service, _)| service);
+        let word = |word: &str| word.starts_with(|first: char| first.is_ascii_alphabetic()) && !word.contains(['{', '%', '-']);
+        let looks_like_grpc = service.contains('.') && service.split('.').all(word);
+        if looks_like_grpc && answer.services().iter().any(|service| service.protocol == Protocol::Http2) {
+            let message = "this looks like gRPC, whose streams are bounded as a whole by `limits.body` and `bounds.max_body` on the way \
+                           to a service with `protocol: http2`";
+            let hint = "with `protocol: grpc` the bound is one on each message";
+            self.problems.push(Problem::warning(config.path.place, message).hint(hint));
+        }
     }
 
     fn answer(&mut self, config: &RouteConfig) -> Option<Answer> {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::frames::{Frames, HEADERS};
 use super::peer::{Peer, play};
-use crate::harness::{Backend, Client, Gateway, curl, eventually, request};
+use crate::harness::{Backend, Client, Files, Gateway, curl, eventually, portcullis, request};
 
 const H2C: &str = "--http2-prior-knowledge";
 
@@ -260,4 +260,21 @@ fn a_call_that_its_server_ends_early_is_over() {
     let line = setup.gateway.wait_log(|line| line["path"] == "/portcullis.test.Echo/First");
     assert_eq!((&line["status"], &line["grpc_status"], line.get("reason")), (&json!(200), &json!(0), None), "{line}");
     eventually("nothing is in flight", || setup.gateway.metric("portcullis_in_flight") == 0.0);
+}
+
+#[test]
+fn check_says_where_a_bound_is_on_a_whole_stream() {
+    let files = Files::new();
+    let yaml = |protocol: &str| {
+        format!(
+            "listeners: [ {{ bind: 127.0.0.1:8080 }} ]\n\
+             services: {{ it: {{ endpoints: ['127.0.0.1:1'], protocol: {protocol} }} }}\n\
+             routes: [ {{ path: /shop.v1.Orders/*, service: it }}, {{ path: /files/a.b/*, service: it }} ]\n"
+        )
+    };
+    for (protocol, warnings) in [("http2", 1), ("grpc", 0)] {
+        let path = files.write("it.yaml", yaml(protocol));
+        let ran = portcullis(files.dir(), &["check", path.to_str().unwrap()]);
+        assert_eq!((ran.code, ran.stderr.matches("this looks like gRPC").count()), (0, warnings), "{ran:?}");
+    }
 }
