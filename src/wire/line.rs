@@ -79,17 +79,17 @@ impl RequestHead {
     pub(super) fn name_target(&mut self, target: &[u8], host: Option<&[u8]>) {
         let mut rest = target;
         let mut authority = None;
-        if !target.starts_with(b"/")
-            && let Some(at) = memchr::memmem::find(target, b"://")
-        {
-            let after = target.get(at + 3..).unwrap_or_default();
+        if !target.starts_with(b"/") && target != b"*" {
+            // The absolute form, or a bare authority: what CONNECT asks for.
+            let begin = memchr::memmem::find(target, b"://").map_or(0, |at| at + 3);
+            let after = target.get(begin..).unwrap_or_default();
             let end = after.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(after.len());
             authority = after.get(..end);
             rest = after.get(end..).unwrap_or_default();
         }
         let path = rest.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
         self.path = String::from_utf8_lossy(path).into_owned();
-        self.host = authority.or(host).and_then(host_of).unwrap_or_default();
+        self.host = authority.and_then(host_of).or_else(|| host.and_then(host_of)).unwrap_or_default();
     }
 }
 
@@ -168,7 +168,10 @@ mod tests {
         let all = |method: &str, path: &str, host: &str| (method.to_owned(), path.to_owned(), host.to_owned());
         assert_eq!(seen("POST /a?key=1 HTTP/1.1\r\nX: y\r\nHost: A.example:80\r\nbad\r\n\r\n"), all("POST", "/a", "a.example"));
         assert_eq!(seen("GET http://B/x#y HTTP/1.1\r\nHost: a"), all("GET", "/x", "b"));
-        assert_eq!(seen("GET http://u:p@b/x HTTP/1.1\r\nHost: a"), all("GET", "/x", ""));
+        assert_eq!(seen("GET http://u:p@b/x HTTP/1.1\r\nHost: a"), all("GET", "/x", "a"));
+        assert_eq!(seen("CONNECT u:p@b:443 HTTP/1.1\r\nHost: a"), all("CONNECT", "", "a"));
+        assert_eq!(seen("CONNECT b:443 HTTP/1.1\r\n"), all("CONNECT", "", "b"));
+        assert_eq!(seen("OPTIONS * HTTP/1.1\r\nHost: a"), all("OPTIONS", "*", "a"));
         assert_eq!(seen("GET /a b HTTP/1.1\r\nHost: u:p@a\r\n"), all("GET", "/a", ""));
         for unread in ["", "GET", "G@T / HTTP/1.1\r\n", "\x16\x03\x01 /"] {
             assert_eq!(seen(unread), all(RequestHead::unreadable().method.as_str(), "", ""), "{unread:?}");
