@@ -49,7 +49,12 @@ impl Setup {
                 for kind in kinds {
                     let part = (size / 2).clamp(usize::from(size > 0), 16 * 1024);
                     backend.arm(times, part);
-                    let body: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+                    let mut body: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+                    if let (Kind::Grpc, Some((prefix, message))) = (kind, body.split_first_chunk_mut::<5>()) {
+                        // One message, and not longer than messages may be.
+                        let [a, b, c, d] = u32::try_from(message.len()).unwrap().to_be_bytes();
+                        *prefix = [0, a, b, c, d];
+                    }
                     let path = format!("/{number}/{method}-{times}-{kind:?}-{size}");
                     let told = ask(self.gateway.port(), *kind, method, &path, &body);
                     asked += 1;
