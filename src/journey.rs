@@ -214,14 +214,19 @@ impl Journey {
 
     /// Runs the route's steps from number `from` on, up to the first that cannot be done at once.
     pub fn run(&mut self, from: usize) -> Pause {
-        let Journey { view, routed, head, exchange, .. } = self;
-        let Some(steps) = view.route(*routed).and_then(|route| route.plan.steps.get(from..)) else {
-            return Pause::Done(Flow::Continue(()));
-        };
+        let Journey { view, routed, head, exchange, outcome, .. } = self;
+        let Some(route) = view.route(*routed) else { return Pause::Done(Flow::Continue(())) };
+        let steps = route.plan.steps.get(from..).unwrap_or_default();
         let Some(mut stage) = steps.first().map(|step| step.stage) else { return Pause::Done(Flow::Continue(())) };
         let mut since = Instant::now();
         let mut pause = Pause::Done(Flow::Continue(()));
         for (number, step) in (from..).zip(steps) {
+            if let Some(service) = step.service {
+                let chosen = *outcome.service.get_or_insert_with(|| route.answer.choose(head, exchange.client));
+                if chosen != service {
+                    continue;
+                }
+            }
             if step.stage != stage {
                 let now = Instant::now();
                 exchange.spent(stage, now - since);

@@ -243,6 +243,41 @@ mod conditions {
         });
     }
 
+    /// What an entry says of some methods opens nothing for the others.
+    #[test]
+    fn methods_that_no_entry_is_about_do_not_reach_the_backend() {
+        let backend = Backend::http();
+        let yaml = "
+            listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+            services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+            policies:
+              authn: { optional: true, jwt: { issuer: https://id.example.com, keys: [ { secret: '${JWT_SECRET}' } ] } }
+            routes:
+              - path: /*
+                service: a
+                policies:
+                  authz:
+                    - { methods: [ POST ], scopes: [ orders:write ] }
+                    - { methods: [ GET ], anyone: true }
+        ";
+        on_both_roads_with(&filled(yaml, &[("$BACKEND", backend.port())]), &[("JWT_SECRET", SECRET)], |gateway| {
+            let before = backend.requests().len();
+            for method in ["DELETE", "PATCH", "OPTIONS", "PURGE", "QUERY"] {
+                request(gateway.port(), method, "/", &[], b"").assert_problem(403, "authz", "method_not_covered");
+                let answer = curl(&["--http2-prior-knowledge", "-X", method, &gateway.url("/")]);
+                answer.assert_problem(403, "authz", "method_not_covered");
+            }
+            for method in ["post", "pOst", "delete"] {
+                assert!(matches!(request(gateway.port(), method, "/", &[], b"").status, 400 | 403 | 501), "{method}");
+            }
+            assert_eq!(backend.requests().len(), before);
+            for method in ["GET", "HEAD"] {
+                assert_eq!(request(gateway.port(), method, "/", &[], b"").status, 200, "{method}");
+            }
+            request(gateway.port(), "POST", "/", &[], b"").assert_problem(403, "authz", "anonymous");
+        });
+    }
+
     #[test]
     fn rules_over_request_identity_and_route() {
         let backend = Backend::http();

@@ -290,6 +290,100 @@ fn a_split_follows_its_weights() {
     assert_eq!(shares["canary"] + shares["stable"], 1000, "{shares:?}");
 }
 
+/// A service's own limit holds behind a split for what goes to that service, and for nothing else.
+#[test]
+fn the_services_of_a_split_keep_their_own_limits() {
+    let (stable, canary) = (Backend::named("stable"), Backend::named("canary"));
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        policies: { adaptive_concurrency: { max: 500 } }
+        services:
+          stable: { endpoints: [ '127.0.0.1:$STABLE' ] }
+          canary:
+            endpoints: [ '127.0.0.1:$CANARY' ]
+            policies: { rate_limit: { by: client_address, limit: 3/day }, adaptive_concurrency: { max: 50 } }
+        routes:
+          - path: /*
+            split: [ { service: stable, weight: 1 }, { service: canary, weight: 1 } ]
+            sticky: { header: X-User }
+          - { path: /direct, service: canary }
+        ",
+        &[("$STABLE", stable.port()), ("$CANARY", canary.port())],
+    );
+    on_both_roads(&yaml, |gateway| {
+        let port = gateway.port();
+        let ask = |user: usize| request(port, "GET", "/", &[("X-User", &format!("user-{user}"))], b"");
+        let answers: Vec<Answer> = (0..40).map(ask).collect();
+        let (passed, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+        let canaries = passed.iter().filter(|answer| answer.json()["name"] == "canary").count();
+        assert_eq!(canaries, 3, "as many as the service's own limit lets pass");
+        assert!(passed.len() > 8 && refused.len() > 5, "{} passed, {} refused", passed.len(), refused.len());
+        refused.iter().for_each(|answer| answer.assert_problem(429, "rate_limit", "rate_limited"));
+        // One account, whichever route asks the service.
+        get(port, "/direct").assert_problem(429, "rate_limit", "rate_limited");
+        // And each its own controller, global or the service's.
+        eventually("both are told", || {
+            let of = |scope: &str| gateway.metric(&format!("portcullis_adaptive_concurrency_limit{{scope=\"{scope}\"}}"));
+            of("global") > 0.0 && of("service:canary") > 0.0
+        });
+    });
+}
+
+/// Which service of a split answers is chance, or the client's cookie: what judges a request cannot depend on it.
+#[test]
+fn services_of_a_split_that_judge_differently_are_a_problem() {
+    let check = |canary: &str, global: &str, route: &str| {
+        let files = Files::new();
+        files.write(
+            "split.yaml",
+            &format!(
+                "listeners: [ {{ bind: 127.0.0.1:8080 }} ]
+policies: {global}
+services:
+  stable: {{ endpoints: [ '127.0.0.1:9001' ], policies: {{ ip_restriction: {{ deny: [ 192.0.2.0/24 ], allow: [ 0.0.0.0/0 ] }} }} }}
+  canary: {{ endpoints: [ '127.0.0.1:9002' ], policies: {canary} }}
+routes:
+  - path: /*
+    split:
+      - {{ service: stable, weight: 1 }}
+      - {{ service: canary, weight: 0 }}
+    policies: {route}
+"
+            ),
+        );
+        portcullis(files.dir(), &["check", "split.yaml"])
+    };
+    let same = "{ ip_restriction: { allow: [ 0.0.0.0/0 ], deny: [ 192.0.2.0/24 ] } }";
+    for (canary, global, route) in [
+        (same, "{}", "{}"),
+        // What the route says itself stands for all.
+        ("{ authn: { api_key: {} } }", "{}", "{ authn: false, ip_restriction: false }"),
+        ("{ authn: { api_key: {} } }", "{}", "{ authn: { api_key: {} }, ip_restriction: false }"),
+        ("{}", same, "{}"),
+        ("{ rate_limit: { limit: 1/s }, ip_restriction: { allow: [ 0.0.0.0/0 ], deny: [ 192.0.2.0/24 ] } }", "{}", "{}"),
+    ] {
+        let ran = check(canary, global, route);
+        assert_eq!(ran.code, 0, "{canary} {global} {route}: {}", ran.stderr);
+    }
+    for (canary, global, route, differs) in [
+        ("{}", "{}", "{}", &["ip_restriction"][..]),
+        ("{ ip_restriction: { deny: [ 192.0.2.0/25 ], allow: [ 0.0.0.0/0 ] } }", "{}", "{}", &["ip_restriction"]),
+        ("{ ip_restriction: false }", same, "{}", &["ip_restriction"]),
+        ("{ authn: { api_key: {} }, cache: { ttl: 1s } }", "{}", "{ ip_restriction: false }", &["authn", "cache"]),
+        ("{ authn: false }", "{ authn: { api_key: {} } }", "{ ip_restriction: false }", &["authn"]),
+    ] {
+        let ran = check(canary, global, route);
+        assert_eq!(ran.code, 1, "{canary} {global} {route}");
+        let said: Vec<&str> = ran.stderr.split("\n\n").filter(|block| block.contains("error: ")).collect();
+        assert_eq!(said.len(), differs.len() + usize::from(said.len() > differs.len()), "{}", ran.stderr);
+        for (policy, said) in differs.iter().zip(&said) {
+            assert!(said.contains(&format!("but not their `{policy}`")) && said.contains("split.yaml:10:"), "{said}");
+            assert!(said.contains(&format!("write `{policy}` under this route's `policies`")), "{said}");
+        }
+    }
+}
+
 #[test]
 fn a_split_over_services_of_different_protocols_follows_its_weights() {
     // One of them takes the fast lane, the other does not.

@@ -45,6 +45,22 @@ impl Node {
         matches!(self.kind, Kind::Null)
     }
 
+    /// Whether two values are the same but for their places and the order of their keys. With the environment's values in them.
+    pub fn says_the_same(&self, other: &Node) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::Null, Kind::Null) => true,
+            (Kind::Scalar(one), Kind::Scalar(two)) => one.text == two.text && one.style == two.style,
+            (Kind::Seq(one), Kind::Seq(two)) => {
+                one.len() == two.len() && one.iter().zip(two).all(|(one, two)| one.says_the_same(two))
+            }
+            (Kind::Map(one), Kind::Map(two)) => {
+                let has = |(key, value): &(Key, Node)| other.get(&key.text).is_some_and(|other| value.says_the_same(other));
+                one.len() == two.len() && one.iter().all(has)
+            }
+            _ => false,
+        }
+    }
+
     /// `routes[3].policies.rate_limit`: the path of what stands at a place, the deepest if several do; a key counts as its value. A
     /// place in the middle of a value finds that value. `None` for the root and for places where nothing stands. Walks the whole tree:
     /// for several places, [`Node::paths_of`] walks it once.

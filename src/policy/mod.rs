@@ -127,6 +127,8 @@ pub struct Step {
     pub stage: Stage,
     pub name: &'static str,
     pub work: Work,
+    /// The number of the one service of a split that this step is for. `None`: whoever answers.
+    pub service: Option<u32>,
 }
 
 /// What a route does with a request, in the order in which it does it. Holds only the work that this route asked for.
@@ -173,19 +175,27 @@ pub struct PlanBuilder {
     plan: Plan,
     stage: Stage,
     name: &'static str,
+    service: Option<u32>,
 }
 
 impl PlanBuilder {
     pub fn new() -> Self {
-        PlanBuilder { plan: Plan::default(), stage: Stage::Edge, name: "" }
+        PlanBuilder { plan: Plan::default(), stage: Stage::Edge, name: "", service: None }
     }
 
     /// Installs a policy under its own stage and name.
     pub fn add<P: Policy>(&mut self, policy: Arc<P>) {
         self.stage = P::STAGE;
         self.name = P::NAME;
-        self.plan.names.push((P::STAGE, P::NAME));
+        if self.plan.names.last() != Some(&(P::STAGE, P::NAME)) {
+            self.plan.names.push((P::STAGE, P::NAME));
+        }
         policy.install(self);
+    }
+
+    /// The steps that follow are for requests that go to this service of a split; `None` for all.
+    pub(super) fn only_for(&mut self, service: Option<u32>) {
+        self.service = service;
     }
 
     pub fn on_request(&mut self, run: Arc<dyn OnRequest>) {
@@ -201,7 +211,7 @@ impl PlanBuilder {
     }
 
     fn step(&mut self, work: Work) {
-        self.plan.steps.push(Step { stage: self.stage, name: self.name, work });
+        self.plan.steps.push(Step { stage: self.stage, name: self.name, work, service: self.service });
     }
 
     pub fn on_response(&mut self, run: Arc<dyn OnResponse>) {

@@ -63,11 +63,19 @@ pub static REGISTRY: &[Entry] = &[
     entry::<crate::cache::CachePolicy>(),
 ];
 
+/// Whether a policy that is written at a service is about how much that service is asked, and not about who may ask: behind a split,
+/// it works for the requests that go to that service.
+pub fn is_of_service(entry: &Entry) -> bool {
+    entry.stage == Stage::Admit
+}
+
 /// What one `policies:` table says about one policy.
 #[derive(Clone)]
 enum Slot {
     Off,
     On(Arc<dyn Installable>),
+    /// What each service of a split has of its own, or nothing.
+    Each(Vec<Option<Arc<dyn Installable>>>),
 }
 
 /// One compiled `policies:` table, or several laid over each other.
@@ -115,6 +123,25 @@ impl Table {
         Table(merged)
     }
 
+    /// Lays what the services of a split say on top, in the split's order. A policy that bounds what a service is asked
+    /// ([`is_of_service`]) works for the requests that go to that service; of the others, the services say the same.
+    pub fn split(&self, services: &[&Table]) -> Table {
+        let mut merged = self.clone();
+        for index in services.iter().flat_map(|service| service.0.keys()) {
+            let of = |table: &Table| match table.0.get(index).or(self.0.get(index)) {
+                Some(Slot::On(policy)) => Some(policy.clone()),
+                _ => None,
+            };
+            let each = services.iter().map(|service| of(service));
+            let slot = match REGISTRY.get(*index).is_some_and(is_of_service) {
+                true => Slot::Each(each.collect()),
+                false => each.flatten().next().map_or(Slot::Off, Slot::On),
+            };
+            merged.0.insert(*index, slot);
+        }
+        merged
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -123,8 +150,17 @@ impl Table {
     pub fn plan(&self) -> Plan {
         let mut builder = PlanBuilder::new();
         for slot in self.0.values() {
-            if let Slot::On(policy) = slot {
-                policy.clone().install_into(&mut builder);
+            match slot {
+                Slot::Off => {}
+                Slot::On(policy) => policy.clone().install_into(&mut builder),
+                Slot::Each(policies) => {
+                    for (number, policy) in (0..).zip(policies) {
+                        let Some(policy) = policy else { continue };
+                        builder.only_for(Some(number));
+                        policy.clone().install_into(&mut builder);
+                    }
+                    builder.only_for(None);
+                }
             }
         }
         builder.finish()

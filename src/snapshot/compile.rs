@@ -13,10 +13,10 @@ use crate::keys::{self, KeyStore};
 use crate::ledger::Ledger;
 use crate::listen::config::{Limits, Listener};
 use crate::listen::guard::Guard;
-use crate::node;
+use crate::node::{self, Node};
 use crate::observe::Metrics;
 use crate::policy::authn::Consumers;
-use crate::policy::registry::Table;
+use crate::policy::registry::{self, REGISTRY, Table};
 use crate::policy::{Compile, Plan};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::redis::Redis;
@@ -302,24 +302,59 @@ impl<'a> Compiler<'a> {
     }
 
     fn plan(&mut self, config: &RouteConfig, id: &str, answer: &Answer) -> Option<Arc<Plan>> {
-        // A split's services may differ in policies; the first one's count, for the gauntlet runs before the choice.
+        let own = config.policies.as_ref().map(|_| self.policies(&format!("route:{id}"), config.policies.as_ref()));
+        if let Answer::Split(_, services) = answer {
+            let table = self.split_table(config, services);
+            return Some(Arc::new(own.map_or_else(|| table.plan(), |own| table.overlaid(&own).plan())));
+        }
         let service = answer.services().first().map_or("", |service| &*service.key).to_owned();
-        if config.policies.is_none()
+        if own.is_none()
             && let Some(plan) = self.shared_plans.get(&service)
         {
             return Some(plan.clone());
         }
         let mut table = self.global.clone();
-        if let Some(own) = self.service_tables.get(&service) {
-            table = table.overlaid(own);
+        if let Some(of_service) = self.service_tables.get(&service) {
+            table = table.overlaid(of_service);
         }
-        if config.policies.is_some() {
-            let own = self.policies(&format!("route:{id}"), config.policies.as_ref());
+        if let Some(own) = own {
             return Some(Arc::new(table.overlaid(&own).plan()));
         }
         let plan = Arc::new(table.plan());
         self.shared_plans.insert(service, plan.clone());
         Some(plan)
+    }
+
+    /// The policies of a split, but for the route's own. One table stands for all its services, so what judges a request must be the
+    /// same for each: otherwise it would be chance, or the client's cookie, that decides which judgement a request meets.
+    fn split_table(&mut self, config: &RouteConfig, services: &[Arc<Service>]) -> Table {
+        fn written<'r>(raw: Option<&'r Raw>, name: &str) -> Option<&'r Node> {
+            raw.and_then(|Raw(node)| node.get(name))
+        }
+        let document = self.document;
+        let judging = REGISTRY.iter().filter(|entry| !registry::is_of_service(entry));
+        for entry in judging.filter(|entry| written(config.policies.as_ref(), entry.name).is_none()) {
+            let of = |service: &Service| {
+                let own = document.services.get(&*service.key).and_then(|config| config.policies.as_ref());
+                let policy = written(own, entry.name).or_else(|| written(document.policies.as_ref(), entry.name));
+                policy.filter(|policy| policy.as_str() != Some("false"))
+            };
+            let Some((first, others)) = services.split_first() else { continue };
+            let same = |other: &Service| match (of(first), of(other)) {
+                (Some(one), Some(other)) => one.says_the_same(other),
+                (one, other) => one.is_none() && other.is_none(),
+            };
+            let Some(differs) = others.iter().position(|other| !same(other)) else { continue };
+            let place = config.split.iter().flatten().nth(differs + 1).map_or(config.path.place, |target| target.service.place);
+            let other = others.get(differs).map_or("", |other| &*other.key);
+            let message = format!("`{}` and `{other}` share this route, but not their `{}`", first.key, entry.name);
+            let hint = format!("write `{}` under this route's `policies`: it holds whichever of them answers", entry.name);
+            self.problems.push(Problem::error(place, message).hint(hint));
+        }
+        let none = Table::default();
+        let tables: Vec<&Table> =
+            services.iter().map(|service| self.service_tables.get(&*service.key).unwrap_or(&none)).collect();
+        self.global.split(&tables)
     }
 
     fn admin(&mut self, doors: &[Arc<Door>]) -> Option<SocketAddr> {

@@ -15,7 +15,7 @@ pub mod rules;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::Method;
+use http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -25,7 +25,7 @@ use super::{Compile, OnRequest, PlanBuilder, Policy, Stage};
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::problem::Problem;
-use crate::reply::Flow;
+use crate::reply::{Flow, Reply};
 use crate::value::{OneOrMany, Spanned};
 
 const NAME: &str = "authz";
@@ -34,12 +34,14 @@ const NAME: &str = "authz";
 const BEARER: [&str; 2] = ["jwt", "introspection"];
 
 /// Who may. At least one condition; lists cannot be empty. Everything that is written must hold. A list of such tables for conditions that
-/// differ by method: every one for the request's method must hold.
+/// differ by method: every one for the request's method must hold, and a method that none of them is about is refused.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthzConfig {
     /// The methods that this is about. `GET` includes `HEAD`. Default: all.
     pub methods: Option<Vec<Spanned<String>>>,
+    /// `true` leaves `methods` open to whoever `authn` let in: for the methods that need no condition beside others that do.
+    pub anyone: Option<Spanned<bool>>,
     /// Scopes that are needed, all of them.
     pub scopes: Option<Vec<Spanned<String>>>,
     /// Scopes of which one is needed.
@@ -114,11 +116,31 @@ impl Entry {
         let conditions = Conditions::compile(config, cx);
         let rules = Rules::compile(&config.rules, numbered, cx);
         let (methods, conditions, rules) = (methods?, conditions.ok()?, rules.ok()?);
-        if conditions.is_none() && rules.is_none() {
-            let problem = Problem::error(cx.place, "`authz` without a condition checks nothing");
-            let hint = "scopes, any_scope, roles, claims, consumers, groups, deny_consumers, deny_groups or rules";
-            cx.problems.push(problem.hint(hint));
-            return None;
+        let conditional = conditions.is_some() || rules.is_some();
+        match &config.anyone {
+            None if conditional => {}
+            None => {
+                let problem = Problem::error(cx.place, "`authz` without a condition checks nothing");
+                let hint = "scopes, any_scope, roles, claims, consumers, groups, deny_consumers, deny_groups or rules";
+                cx.problems.push(problem.hint(match methods.is_empty() {
+                    true => hint.to_owned(),
+                    false => format!("{hint}; or `anyone: true` for methods that need none"),
+                }));
+                return None;
+            }
+            Some(anyone) => {
+                let wrong = if !**anyone {
+                    "`anyone` is `true` or left out"
+                } else if conditional {
+                    "`anyone` goes with no condition"
+                } else if methods.is_empty() {
+                    "`anyone` without `methods` would check nothing: turn the policy off with `authz: false`"
+                } else {
+                    return Some(Entry { methods, conditions, rules });
+                };
+                cx.problems.push(Problem::error(anyone.place, wrong));
+                return None;
+            }
         }
         Some(Entry { methods, conditions, rules })
     }
@@ -131,13 +153,20 @@ impl Entry {
 
 impl OnRequest for Authz {
     fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow {
+        let mut judged = false;
         for entry in self.entries.iter().filter(|entry| entry.is_about(&head.method)) {
+            judged = true;
             if let Some(conditions) = &entry.conditions {
                 conditions.check(exchange.identity.as_deref())?;
             }
             if let Some(rules) = &entry.rules {
                 rules.check(head, exchange)?;
             }
+        }
+        if !judged {
+            // Whoever wrote conditions for some methods did not mean the others, nor those that clients make up, to be open.
+            let detail = "This resource is not open to this method.";
+            return Reply::new(StatusCode::FORBIDDEN, NAME, "method_not_covered", detail).refuse();
         }
         Flow::Continue(())
     }
@@ -153,6 +182,11 @@ fn methods(list: &List, cx: &mut Compile<'_>) -> Option<Vec<Method>> {
     for written in list {
         let upper = written.value.to_ascii_uppercase();
         match Method::from_bytes(written.value.as_bytes()) {
+            Ok(_) if written.value == "*" => {
+                let problem = Problem::error(written.place, "`*` is no method that clients send");
+                cx.problems.push(problem.hint("leave `methods` out for all methods"));
+                return None;
+            }
             // Methods differ by case (RFC 9110, section 9.1), so that `post` would never be asked about.
             Ok(_) if upper != written.value => {
                 let problem = Problem::error(written.place, format!("`{}` is no method that clients send", written.value));

@@ -152,8 +152,38 @@ fn conditions_may_differ_by_method() {
     assert_eq!(asked("HEAD", &["orders:write"], &["staff"]), "insufficient_scope", "HEAD is no way around GET");
     assert_eq!(asked("POST", &["orders:read"], &["staff"]), "insufficient_scope");
     assert_eq!(asked("PUT", &["orders:write"], &["staff"]), "");
-    assert_eq!(asked("DELETE", &[], &["staff"]), "");
+    assert_eq!(asked("DELETE", &[], &["staff"]), "", "the first entry is about every method");
     assert_eq!(asked("DELETE", &[], &[]), "group_not_allowed");
+}
+
+#[test]
+fn a_method_that_no_entry_is_about_is_refused() {
+    let policy = compile(json!([
+        { "methods": ["POST"], "groups": ["staff"] },
+        { "methods": ["GET", "OPTIONS"], "anyone": true },
+    ]));
+    let policy = policy.0.unwrap();
+    let asked = |method: &str| {
+        let staff = identity(None, &[], &["staff"]);
+        asked(&policy, method, Some(staff)).map_or_else(|reply| reply.reason, |()| "")
+    };
+    for method in ["POST", "GET", "HEAD", "OPTIONS"] {
+        assert_eq!(asked(method), "", "{method}");
+    }
+    for method in ["PUT", "DELETE", "PATCH", "PURGE", "post", "pOST", "gET", "Options", "CONNECT", "M-SEARCH"] {
+        assert_eq!(asked(method), "method_not_covered", "{method}");
+    }
+    for (wrong, said) in [
+        (json!({ "anyone": true }), "would check nothing"),
+        (json!({ "methods": ["GET"], "anyone": false }), "is `true` or left out"),
+        (json!({ "methods": ["GET"], "anyone": true, "scopes": ["a"] }), "goes with no condition"),
+        (json!({ "methods": ["GET"] }), "checks nothing"),
+        (json!({ "methods": ["*"], "scopes": ["a"] }), "`*` is no method"),
+        (json!({ "methods": ["pATCH"], "scopes": ["a"] }), "`pATCH` is no method"),
+    ] {
+        let problems = compile(wrong.clone()).1;
+        assert!(problems.iter().any(|problem| problem.message.contains(said)), "{wrong}: {problems:?}");
+    }
 }
 
 #[test]
