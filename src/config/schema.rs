@@ -59,6 +59,63 @@ fn put_policies(value: &mut Value, policies: &Schema) {
 mod tests {
     use super::*;
 
+    /// Wherever the schema lets people choose the keys and write any text as their values, nothing says what the text is.
+    #[test]
+    fn what_people_may_write_under_names_of_their_own_is_not_shown() {
+        /// Names of fields and claims, and what a token's holder can read in it.
+        const SHOWN: [&str; 2] = ["claims_to_headers", "claims"];
+        const CANARY: &str = "canary-4711";
+        let schema = schema();
+        let mut free = std::collections::BTreeMap::new();
+        find_free(&schema, &schema, &mut free);
+        assert!(["set", "add", "headers", "query"].iter().all(|key| free.contains_key(*key)), "{free:?}");
+        for (key, inner) in free.iter().filter(|(key, _)| !SHOWN.contains(&key.as_str())) {
+            let plain = std::iter::once(format!("{key}: {{ X-Custom: {CANARY} }}"));
+            let inner = inner.iter().map(|word| format!("{key}: {{ X-Custom: {{ {word}: {CANARY} }} }}"));
+            for yaml in plain.chain(inner) {
+                let mut problems = crate::problem::Problems::default();
+                let root = crate::node::parse(&yaml, &|_| None, &mut problems).expect("is YAML");
+                let shown = crate::node::redacted_json(&root).to_string();
+                assert!(!shown.contains(CANARY), "{shown}");
+            }
+        }
+    }
+
+    fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+        let name = schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/"));
+        name.map_or(schema, |name| resolved(root, &root["$defs"][name]))
+    }
+
+    /// Whether any text is a value of this schema.
+    fn takes_any_text(root: &Value, schema: &Value) -> bool {
+        let schema = resolved(root, schema);
+        let text =
+            || schema["type"] == "string" || schema["type"].as_array().is_some_and(|kinds| kinds.contains(&"string".into()));
+        let any = |word: &str| schema[word].as_array().is_some_and(|all| all.iter().any(|one| takes_any_text(root, one)));
+        *schema == Value::Bool(true)
+            || (text() && schema.get("pattern").is_none() && schema.get("enum").is_none())
+            || any("anyOf")
+            || any("oneOf")
+    }
+
+    /// The properties that are maps from any name to any text, with the keys under which the text may stand.
+    fn find_free(root: &Value, schema: &Value, free: &mut std::collections::BTreeMap<String, Vec<String>>) {
+        let Value::Object(object) = schema else {
+            return schema.as_array().into_iter().flatten().for_each(|inner| find_free(root, inner, free));
+        };
+        for (name, property) in object.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            let values = &resolved(root, property)["additionalProperties"];
+            if takes_any_text(root, values) {
+                let values = resolved(root, values);
+                let shapes = values["oneOf"].as_array().or(values["anyOf"].as_array()).cloned().unwrap_or_default();
+                let words =
+                    shapes.iter().filter_map(|shape| shape["properties"].as_object()).flat_map(|words| words.keys().cloned());
+                free.entry(name.clone()).or_default().extend(words);
+            }
+        }
+        object.values().for_each(|inner| find_free(root, inner, free));
+    }
+
     #[test]
     fn the_schema_knows_every_policy() {
         let schema = schema();

@@ -98,7 +98,7 @@ routes:
   - path: 5
     limits: { balance: { hash: { by: ip } } }
   - { path: /z, limits: { balance: round_robin } }
-  - { path: /z, port: ~, limits: { balance: { fixed: 3 } } }
+  - { path: /z, limits: { balance: { fixed: 3 } } }
 "#;
     let (document, problems) = decoded::<Document>(yaml);
     assert_eq!(problems, Vec::<String>::new());
@@ -171,6 +171,18 @@ fn says_what_is_missing_or_of_the_wrong_kind() {
         ("routes: [ { path: /, port: 1.5 } ]", "1:28: expected a whole number from 0 to 65535, found `1.5`"),
         ("routes: [ { path: / , timeout: 5 } ]", "1:32: expected a duration such as 500ms or 2s, found `5`, which has no unit"),
         ("routes: [ { path: ~ } ]", "1:19: expected a string, found nothing [give it a value, or remove the key]"),
+        (
+            "routes: [ { path: /, port: ~ } ]",
+            "1:28: expected a whole number from 0 to 65535, found nothing [give it a value, or remove the key]",
+        ),
+        (
+            "routes: [ { path: /, timeout: } ]",
+            "1:30: expected a duration such as 500ms or 2s, found nothing [give it a value, or remove the key]",
+        ),
+        (
+            "routes: [ { path: /, methods: [] } ]",
+            "1:31: an empty list says nothing here [leave the key out, or write what belongs in the list]",
+        ),
     ] {
         assert_eq!(decoded::<Document>(yaml).1, [said], "{yaml}");
     }
@@ -309,12 +321,26 @@ port: 80
 on: true
 from_env: ${PASSWORD}
 mixed: "x-${PASSWORD}"
-password: hunter2
+password: "{hunter2}"
 also: { client_secret: "${PASSWORD}", token: { file: t.txt }, api_key: { header: X-Key }, keys: [hunter2, { hash: hunter2, name: n }] }
 defaulted: { secret: "${NOPE:-hunter2}" }
 users: { passwords: { a: hunter2 } }
 tls: { cert: c.pem, key: k.pem }
 jwks_url: https://id/keys
+request_headers:
+  set: { X-Backend: hunter2, x-pin: 4711, Cache-Control: no-store, X-Who: "{consumer}", X-Env: "${PASSWORD}", X-Part: "v-{consumer}", file: hunter2 }
+  add: { X-Other: "x-${PASSWORD}", Content-Security-Policy: default-src }
+  remove: [ X-Debug ]
+response_headers: { set: { Strict-Transport-Security: max-age=1, X-Token: hunter2 } }
+headers: { X-Origin: hunter2, X-Edge: { prefix: hunter2 }, X-There: { present: true }, Accept: text/html }
+query: { key: hunter2 }
+limits: { headers: 100 }
+log: { query: true }
+urls: [ "https://hunter2@git/x", "https://${PORT}:${PASSWORD}@db/", "https://id/keys?p=hunter2", "/check?access_token=hunter2", "https://id/@scope" ]
+rules:
+  - { deny: "request.headers['x-origin'] != 'hunter2' && request.path == \"hunter2\"", message: no }
+  - { allow: "'x-tier' in request.headers || 'it\\'s hunter2' == request.query.a[0]" }
+  - { allow: "request.path.startsWith('/a')" }
 "#;
     let (root, problems) = read(yaml);
     assert!(problems.is_empty(), "{problems:?}");
@@ -329,6 +355,29 @@ jwks_url: https://id/keys
         "users": { "passwords": { "a": hidden } },
         "tls": { "cert": "c.pem", "key": "k.pem" },
         "jwks_url": "https://id/keys",
+        "request_headers": {
+            "set": {
+                "X-Backend": hidden, "x-pin": hidden, "Cache-Control": "no-store", "X-Who": "{consumer}", "X-Env": "${PASSWORD}",
+                "X-Part": hidden, "file": hidden,
+            },
+            "add": { "X-Other": hidden, "Content-Security-Policy": "default-src" },
+            "remove": ["X-Debug"],
+        },
+        "response_headers": { "set": { "Strict-Transport-Security": "max-age=1", "X-Token": hidden } },
+        "headers": {
+            "X-Origin": hidden, "X-Edge": { "prefix": hidden }, "X-There": { "present": true }, "Accept": "text/html",
+        },
+        "query": { "key": hidden },
+        "limits": { "headers": 100 },
+        "log": { "query": true },
+        "urls": [
+            hidden, "https://${PORT}:${PASSWORD}@db/", "https://id/keys?[redacted]", hidden, "https://id/@scope",
+        ],
+        "rules": [
+            { "deny": "request.headers['x-origin'] != '[redacted]' && request.path == \"[redacted]\"", "message": "no" },
+            { "allow": "'x-tier' in request.headers || '[redacted]' == request.query.a[0]" },
+            { "allow": "request.path.startsWith('/a')" },
+        ],
     });
     assert_eq!(redacted_json(&root.unwrap()), wanted);
 }

@@ -31,6 +31,10 @@ impl Matcher {
         let path = PathPattern::parse(&config.path).map_err(|why| {
             problems.push(Problem::error(config.path.place, format!("`{}` is no path pattern: {why}", config.path.value)));
         });
+        if let Some(name) = config.path.split('/').find_map(|segment| segment.strip_prefix(':').filter(|name| !name.is_empty())) {
+            let problem = Problem::warning(config.path.place, format!("`:{name}` is taken as it stands, colon included"));
+            problems.push(problem.hint(format!("a parameter is written `{{{name}}}`")));
+        }
         let hosts = hosts(config, problems);
         let methods = methods(config, problems);
         let predicates = predicates(config, problems);
@@ -139,22 +143,31 @@ fn predicates(config: &RouteConfig, problems: &mut Problems) -> Option<(Vec<Stri
     let mut list: Vec<(String, Predicate)> = Vec::new();
     let version = config.version.as_ref().map(|version| {
         let wanted = ValueMatch::Exact(version.is.clone());
-        (&version.value.header, version.place, wanted)
+        (&version.value.header, version.place, wanted, true)
     });
-    let headers = config.headers.iter().map(|(name, wanted)| (name, wanted.place, wanted.value.clone()));
-    for (name, place, wanted) in headers.chain(version) {
+    let headers = config.headers.iter().map(|(name, wanted)| (name, wanted.place, wanted.value.clone(), false));
+    let mut spelled: Vec<(HeaderName, &str)> = Vec::new();
+    for (name, place, wanted, open) in headers.chain(version) {
         let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
             problems.push(Problem::error(place, format!("`{name}` is no header name")));
             continue;
         };
         check_value(&wanted, true, place, problems);
+        // Only the first field of a name counts: two wishes for it would be one wish too many.
+        match spelled.iter().find(|(known, _)| *known == header) {
+            Some((_, first)) if !open => {
+                let message = format!("`{name}` is the same header as `{first}`: names of headers differ by case in nothing");
+                problems.push(Problem::error(place, message).hint("write it once"));
+            }
+            _ => spelled.push((header.clone(), name)),
+        }
         let predicate = Predicate::Header(header, wanted);
-        list.push((predicate.label(name), predicate));
+        list.push((predicate.label(name, open), predicate));
     }
     for (name, wanted) in &config.query {
         check_value(wanted, false, wanted.place, problems);
         let predicate = Predicate::Query(name.as_str().into(), wanted.value.clone());
-        list.push((predicate.label(name), predicate));
+        list.push((predicate.label(name, false), predicate));
     }
     if let Some(devices) = &config.device {
         if devices.0.is_empty() {
@@ -163,7 +176,7 @@ fn predicates(config: &RouteConfig, problems: &mut Problems) -> Option<(Vec<Stri
         let mut set = DeviceSet::default();
         devices.0.iter().for_each(|device| set.insert(*device));
         let predicate = Predicate::Device(set);
-        list.push((predicate.label(""), predicate));
+        list.push((predicate.label("", true), predicate));
     }
     list.sort_by_cached_key(|(_, predicate)| format!("{predicate:?}"));
     // `version: "2"` beside the same header under `headers` is one condition, said twice.
@@ -180,7 +193,9 @@ fn check_value(wanted: &ValueMatch, header: bool, place: Place, problems: &mut P
     let front_is_bad = text.starts_with([' ', '\t']);
     let end_is_bad = text.ends_with([' ', '\t']) && matches!(wanted, ValueMatch::Exact(_));
     if header && (HeaderValue::from_str(text).is_err() || front_is_bad || end_is_bad) {
-        problems.push(Problem::error(place, format!("no header field can have the value `{}`", text.escape_debug())));
+        // Not the value itself: it may be a secret.
+        let hint = "no control characters, nothing but ASCII, no blanks around it";
+        problems.push(Problem::error(place, "no header field can have this value").hint(hint));
     }
 }
 
@@ -208,6 +223,7 @@ mod tests {
                 "/ [device=mobile|bot, !B, ?q=x*]",
             ),
             ("path: /\nversion: '2'\nheaders: { api-version: '2' }", "/ [api-version=2]"),
+            ("path: /\nheaders: { Accept: text/html }", "/ [Accept=text/html]"),
             ("path: /%7ea", "/~a"),
             ("id: mine\npath: /", "mine"),
         ] {
@@ -215,6 +231,26 @@ mod tests {
             assert!(problems.is_empty(), "{yaml}: {problems:?}");
             assert_eq!(&**matcher.unwrap().id(), id, "{yaml}");
         }
+    }
+
+    #[test]
+    fn an_id_does_not_tell_what_a_header_has_to_be() {
+        let id = |yaml: &str| compile(yaml).0.unwrap().id().to_string();
+        let secret = "path: /\nheaders: { X-Origin: hunter2, X-Edge: { prefix: hunter2 } }\nquery: { token: hunter2 }";
+        let (one, other) = (id(secret), id(&secret.replace("X-Origin: hunter2", "X-Origin: hunter3")));
+        assert!(!one.contains("hunter") && one.contains("X-Origin=#") && one.contains("?token=#"), "{one}");
+        assert_ne!(one, other, "routes that differ in it have different ids");
+        let (_, problems) = compile("path: /\nheaders: { X-Origin: \"hunter2\\n\" }");
+        assert!(problems.iter().all(|problem| !problem.message.contains("hunter")), "{problems:?}");
+    }
+
+    #[test]
+    fn two_spellings_of_one_header_are_a_problem() {
+        let (matcher, problems) = compile("path: /\nheaders: { X-A: '1', x-a: '2' }");
+        assert!(matcher.is_none() && problems.len() == 1, "{problems:?}");
+        assert!(problems.iter().all(|problem| problem.message.contains("`x-a` is the same header as `X-A`")), "{problems:?}");
+        assert!(compile("path: /\nheaders: { X-A: '1', x-a: '1' }").0.is_none(), "also where they agree");
+        assert!(compile("path: /\nquery: { a: '1', A: '2' }").1.is_empty(), "parameters differ by case");
     }
 
     #[test]

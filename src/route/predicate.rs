@@ -7,6 +7,7 @@ use http::{HeaderName, Method};
 use super::config::ValueMatch;
 use super::device::Device;
 use crate::head::RequestHead;
+use crate::node::redact::{is_harmless_field, name_veils};
 use crate::path::hex_value;
 
 /// A set of methods. `GET` brings `HEAD` (RFC 9110, section 9.3.2: a resource that answers the one answers the other).
@@ -153,7 +154,9 @@ impl Predicate {
     }
 
     /// As a route's id has it. `name` is the header's or parameter's name as it was written.
-    pub(super) fn label(&self, name: &str) -> String {
+    /// How an id writes it. Ids stand in logs and metrics: of a field whose value may be a secret between the gateway and whoever is in
+    /// front of it, they have a digest.
+    pub(super) fn label(&self, name: &str, open: bool) -> String {
         let (mark, wanted) = match self {
             Predicate::Header(_, wanted) => ("", wanted),
             Predicate::Query(_, wanted) => ("?", wanted),
@@ -162,9 +165,18 @@ impl Predicate {
                 return format!("device={}", names.join("|"));
             }
         };
+        let open = open
+            || match self {
+                Predicate::Header(name, _) => is_harmless_field(name.as_str()),
+                _ => !name_veils(name),
+            };
+        let shown = |text: &str| match open {
+            true => text.to_owned(),
+            false => format!("#{}", blake3::hash(text.as_bytes()).to_hex().get(..8).unwrap_or_default()),
+        };
         match wanted {
-            ValueMatch::Exact(text) => format!("{mark}{name}={text}"),
-            ValueMatch::Prefix(text) => format!("{mark}{name}={text}*"),
+            ValueMatch::Exact(text) => format!("{mark}{name}={}", shown(text)),
+            ValueMatch::Prefix(text) => format!("{mark}{name}={}*", shown(text)),
             ValueMatch::Present(true) => format!("{mark}{name}"),
             ValueMatch::Present(false) => format!("!{mark}{name}"),
         }
