@@ -343,3 +343,33 @@ fn an_open_connection_obeys_the_new_bounds() {
     kept.get("/");
     assert_eq!(kept.get(&long).status, 414);
 }
+
+/// Whoever asks for a reload: the log says who it was and what came of it, and the metrics whether the last one was good.
+#[test]
+fn every_reload_leaves_its_origin_and_outcome() {
+    let origin = Origin::named("fine");
+    let gateway = Gateway::start(&letter("a", origin.port()));
+    let good = letter("b", origin.port());
+    let successful = || gateway.metric("portcullis_config_last_reload_successful");
+    let stamp = || gateway.metric("portcullis_config_last_reload_success_timestamp_seconds");
+    assert_eq!(successful(), 1.0);
+    let started = stamp();
+    assert!(started > 1_600_000_000.0, "{started}");
+    gateway.rewrite(&good.replace("rate_limit", "rate_limits"));
+    assert_eq!(gateway.reload().0, 422);
+    let refused = "reload by the admin API by 127.0.0.1:";
+    let said = gateway.stderr();
+    let line = said.lines().find(|line| line.contains(refused)).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains("the configuration was refused") && said.contains("unknown policy `rate_limits`"), "{said}");
+    assert_eq!((successful(), stamp()), (0.0, started));
+    gateway.signal("HUP");
+    eventually("HUP is refused", || gateway.stderr().contains("reload by SIGHUP: the configuration was refused"));
+    assert_eq!(successful(), 0.0);
+    gateway.rewrite(&good);
+    gateway.signal("HUP");
+    eventually("HUP is obeyed", || gateway.stderr().contains("reload by SIGHUP: generation 2 serves"));
+    eventually("the metrics say so", || successful() == 1.0);
+    assert!(stamp() >= started);
+    assert_eq!(gateway.reload().0, 200);
+    assert!(gateway.stderr().lines().any(|line| line.contains(refused) && line.contains("generation 3 serves")));
+}

@@ -39,7 +39,11 @@ pub struct Reloaded {
 pub type Refused = Vec<String>;
 
 /// Asks the process to load its configuration again.
-pub type ReloadRequest = oneshot::Sender<Result<Reloaded, Refused>>;
+pub struct ReloadRequest {
+    /// Who asks, for the log.
+    pub by: String,
+    pub answer: oneshot::Sender<Result<Reloaded, Refused>>,
+}
 
 #[derive(Clone)]
 struct Admin {
@@ -156,9 +160,9 @@ async fn upstreams(State(admin): State<Admin>) -> Response {
     Json(json!({ "generation": snapshot.generation, "services": services })).into_response()
 }
 
-async fn reload_now(State(admin): State<Admin>) -> Response {
+async fn reload_now(State(admin): State<Admin>, Peer(by): Peer) -> Response {
     let (answer, wait) = oneshot::channel();
-    if admin.reload.send(answer).await.is_err() {
+    if admin.reload.send(ReloadRequest { by, answer }).await.is_err() {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "the process is ending", json!({}));
     }
     match wait.await {

@@ -68,6 +68,16 @@ const TLS_FAILURES: Family =
     family("portcullis_tls_handshake_failures_total", MetricType::COUNTER, "TLS handshakes with clients that failed.");
 const IN_FLIGHT: Family = family("portcullis_in_flight", MetricType::GAUGE, "Requests that are being served.");
 const RELOADS: Family = family("portcullis_reloads_total", MetricType::COUNTER, "Configurations that were applied or refused.");
+const LAST_RELOAD: Family = family(
+    "portcullis_config_last_reload_successful",
+    MetricType::GAUGE,
+    "Whether the last attempt to load a configuration succeeded.",
+);
+const LAST_SUCCESS: Family = family(
+    "portcullis_config_last_reload_success_timestamp_seconds",
+    MetricType::GAUGE,
+    "When a configuration was applied last, in seconds since 1970.",
+);
 const GENERATION: Family =
     family("portcullis_config_generation", MetricType::GAUGE, "The generation of the configuration in force.");
 const BUILD: Family = family("portcullis_build_info", MetricType::GAUGE, "Always 1; the labels tell the build.");
@@ -175,6 +185,8 @@ impl Scrape {
             of(TLS_FAILURES, [counter(series.tls_failures.sum(), &[])]),
             of(IN_FLIGHT, [gauge(series.in_flight.level(), &[])]),
             of(RELOADS, reloads),
+            of(LAST_RELOAD, [gauge(series.last_reload_applied.load(Ordering::Relaxed).into(), &[])]),
+            of(LAST_SUCCESS, [gauge(series.last_applied_at.load(Ordering::Relaxed), &[])]),
             of(GENERATION, [gauge(series.generation.load(Ordering::Relaxed), &[])]),
             of(BUILD, [gauge(1, &build)]),
         ]

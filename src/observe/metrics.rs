@@ -266,6 +266,10 @@ pub(super) struct Series {
     pub in_flight: Counter,
     pub reloads_applied: Counter,
     pub reloads_refused: Counter,
+    /// The last one was applied.
+    pub last_reload_applied: AtomicBool,
+    /// When one was applied last, in seconds since 1970.
+    pub last_applied_at: AtomicU64,
     pub generation: AtomicU64,
     pub access_log: OnceLock<Arc<Stats>>,
     pub tallies: Arc<Tallies>,
@@ -319,6 +323,8 @@ impl Metrics {
             in_flight: Counter::default(),
             reloads_applied: Counter::default(),
             reloads_refused: Counter::default(),
+            last_reload_applied: AtomicBool::new(false),
+            last_applied_at: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             access_log: OnceLock::new(),
             tallies: Arc::default(),
@@ -398,11 +404,15 @@ impl Metrics {
     pub fn reload_applied(&self, generation: u64) {
         self.series.generation.store(generation, Ordering::Relaxed);
         self.series.reloads_applied.add(1);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.series.last_applied_at.store(now.as_secs(), Ordering::Relaxed);
+        self.series.last_reload_applied.store(true, Ordering::Relaxed);
     }
 
     /// A new configuration was refused.
     pub fn reload_refused(&self) {
         self.series.reloads_refused.add(1);
+        self.series.last_reload_applied.store(false, Ordering::Relaxed);
     }
 
     /// Reports on this access log as well. The first one counts.

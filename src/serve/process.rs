@@ -218,10 +218,10 @@ impl Process {
                     Order::Stop => break End::Drain,
                     Order::Abort => break End::Now,
                 },
-                Some(answer) = self.reloads.recv() => {
-                    let outcome = self.reload().await;
+                Some(request) = self.reloads.recv() => {
+                    let outcome = self.reload(&format!("the admin API{}", request.by)).await;
                     // An operator who hung up does not need the answer.
-                    let _ = answer.send(outcome);
+                    let _ = request.answer.send(outcome);
                 }
             }
         };
@@ -245,27 +245,25 @@ impl Process {
     async fn reload_and_say(&mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
         self.core.access_log.reopen();
-        match self.reload().await {
-            Ok(done) => {
-                done.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-                log::info!("generation {} serves", done.generation);
-            }
-            Err(problems) => {
-                for problem in problems {
-                    log::error!("{problem}");
-                }
-                log::error!("the configuration was refused; the old one goes on serving");
-            }
-        }
+        // What came of it is in the log.
+        let _ = self.reload("SIGHUP").await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }
 
-    /// Loads the configuration again. All of it takes effect, or nothing.
-    async fn reload(&mut self) -> Result<Reloaded, Refused> {
+    /// Loads the configuration again. All of it takes effect, or nothing. Whoever asks for it, the log says who and what came of it.
+    async fn reload(&mut self, origin: &str) -> Result<Reloaded, Refused> {
         let outcome = self.load_and_swap().await;
         match &outcome {
-            Ok(done) => self.core.metrics.reload_applied(done.generation),
-            Err(_) => self.core.metrics.reload_refused(),
+            Ok(done) => {
+                self.core.metrics.reload_applied(done.generation);
+                done.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+                log::info!("reload by {origin}: generation {} serves", done.generation);
+            }
+            Err(problems) => {
+                self.core.metrics.reload_refused();
+                problems.iter().for_each(|problem| log::error!("{problem}"));
+                log::error!("reload by {origin}: the configuration was refused; the old one goes on serving");
+            }
         }
         outcome
     }
