@@ -47,8 +47,11 @@ enum Command {
     /// Certificates, keys and secrets are read as `run` would read them, so run it with the same user and environment.
     Check {
         /// The configuration file.
-        #[arg(value_name = "FILE")]
-        config: PathBuf,
+        #[arg(value_name = "FILE", required_unless_present = "named")]
+        config: Option<PathBuf>,
+        /// The same, as `run` takes it.
+        #[arg(short = 'c', long = "config", value_name = "FILE", conflicts_with = "config", id = "named")]
+        named: Option<PathBuf>,
     },
     /// Print the routing table, one route a line, with its policies in the order of execution.
     Routes {
@@ -99,7 +102,7 @@ pub fn main() -> ExitCode {
     .init();
     match Arguments::parse().command {
         Command::Run { config, pid_file } => run(Options { config, pid_file }),
-        Command::Check { config } => check(&config),
+        Command::Check { config, named } => check(&config.or(named).unwrap_or_default()),
         Command::Routes { config } => routes(&config),
         Command::Policies => policies(),
         Command::Schema => print(&format!("{:#}\n", config::schema::schema())),

@@ -3,6 +3,9 @@
 //! Loading collects every [`Problem`] instead of stopping at the first one. A problem carries only its [`Place`]; the
 //! configuration path (`routes[3].policies.rate_limit`) is looked up from the place when the report is rendered.
 
+pub mod foreign;
+
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// Where a value stands in a configuration file. `line` and `column` count from 1, `column` in characters; a `Place` with `line`
@@ -67,6 +70,8 @@ impl fmt::Display for Problem {
 #[derive(Debug, Default)]
 pub struct Problems {
     list: Vec<Problem>,
+    /// Keys that were written in the map at a place, and that count as absent because something about them was refused.
+    lost: HashMap<Place, HashSet<String>>,
 }
 
 impl Problems {
@@ -75,6 +80,26 @@ impl Problems {
         if !self.list.iter().any(|known| known.place == problem.place && known.message == problem.message) {
             self.list.push(problem);
         }
+    }
+
+    /// Notes that this key of the map at this place, or something below it, was refused.
+    pub fn lose(&mut self, place: Place, key: &str) {
+        self.lost.entry(place).or_default().insert(key.to_owned());
+    }
+
+    /// Whether this key of the map at this place was written, and refused at least in part: what is missing for that reason has been
+    /// said.
+    pub fn has_lost(&self, place: Place, key: &str) -> bool {
+        self.lost.get(&place).is_some_and(|keys| keys.contains(key))
+    }
+
+    /// Takes back, of the problems from the one numbered `from` on, those that `follow` from what was said before them.
+    pub fn drop_from(&mut self, from: usize, follow: impl Fn(&Problem) -> bool) {
+        let mut number = 0;
+        self.list.retain(|problem| {
+            number += 1;
+            number <= from || !follow(problem)
+        });
     }
 
     pub fn has_errors(&self) -> bool {

@@ -1,13 +1,17 @@
 //! The whole file.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
-use schemars::JsonSchema;
-use serde::Deserialize;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::keys::KeyStoreConfig;
 use crate::listen::config::ListenerConfig;
-use crate::observe::AccessLogConfig;
+use crate::observe::{AccessLogConfig, Output};
 use crate::policy::authn::consumer::ConsumerConfig;
 use crate::redis::RedisConfig;
 use crate::route::RouteConfig;
@@ -19,6 +23,8 @@ use crate::value::{Period, Raw, Secret, Size, Spanned};
 #[serde(deny_unknown_fields)]
 pub struct Document {
     /// The addresses to listen on. At least one.
+    #[serde(default)]
+    #[schemars(required)]
     pub listeners: Spanned<Vec<Spanned<ListenerConfig>>>,
     /// The services behind the gateway, by name.
     #[serde(default)]
@@ -39,11 +45,13 @@ pub struct Document {
     /// Which request goes where.
     #[serde(default)]
     pub routes: Vec<Spanned<RouteConfig>>,
-    /// The operator's API. On by default, on 127.0.0.1:9901.
-    #[serde(default)]
+    /// The operator's API. On by default, on 127.0.0.1:9901; `false` turns it off.
+    #[serde(default, deserialize_with = "or_false")]
+    #[schemars(schema_with = "or_false_schema::<AdminConfig>")]
     pub admin: AdminConfig,
-    /// Where each request's log line goes.
-    #[serde(default)]
+    /// Where each request's log line goes; `false` for no log.
+    #[serde(default, deserialize_with = "or_false")]
+    #[schemars(schema_with = "or_false_schema::<AccessLogConfig>")]
     pub access_log: AccessLogConfig,
     /// What the metrics tell apart.
     #[serde(default)]
@@ -60,6 +68,50 @@ pub struct MetricsConfig {
     /// How many consumers are told apart, 0 to 100000: those who come first; the rest is `other`. Each is up to six series. Default: 0,
     /// and requests are not counted by consumer.
     pub consumers: Option<Spanned<u32>>,
+}
+
+/// A section that `false` turns off, as it does a policy.
+trait Switched: DeserializeOwned + JsonSchema + Default {
+    fn off() -> Self;
+}
+
+impl Switched for AdminConfig {
+    fn off() -> Self {
+        AdminConfig { enabled: false, ..AdminConfig::default() }
+    }
+}
+
+impl Switched for AccessLogConfig {
+    fn off() -> Self {
+        AccessLogConfig { output: Spanned::nowhere(Output::Off), ..AccessLogConfig::default() }
+    }
+}
+
+fn or_false<'de, D: Deserializer<'de>, S: Switched>(deserializer: D) -> Result<S, D::Error> {
+    struct OrFalse<S>(PhantomData<S>);
+
+    impl<'de, S: Switched> Visitor<'de> for OrFalse<S> {
+        type Value = S;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a map or `false`")
+        }
+
+        fn visit_bool<E: Error>(self, on: bool) -> Result<S, E> {
+            Ok(if on { S::default() } else { S::off() })
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<S, A::Error> {
+            S::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+
+    deserializer.deserialize_any(OrFalse(PhantomData))
+}
+
+fn or_false_schema<S: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    let table = generator.subschema_for::<S>();
+    json_schema!({ "anyOf": [table, { "type": "boolean" }] })
 }
 
 /// The operator's API.

@@ -108,6 +108,7 @@ impl<'de, 'c> Entries<'de, 'c> {
 
     fn value<S: DeserializeSeed<'de>>(&self, seed: S, entry: &'de (Key, Node)) -> Result<S::Value, Fault> {
         let veil = self.veil.over(&entry.0.text, self.entries);
+        self.cx.note_value(&entry.0, &entry.1);
         self.cx.run(seed, &entry.1, veil).inspect_err(|_| self.stop())
     }
 }

@@ -35,6 +35,9 @@ pub fn decode<T: DeserializeOwned>(node: &Node, problems: &mut Problems) -> Opti
     let cx = Cx::default();
     let value = passes(node, &cx);
     let mut state = cx.state.into_inner();
+    if !state.problems.is_empty() {
+        state.note_losses(node, problems);
+    }
     if state.full {
         state.problems.push(Problem::error(Place::NOWHERE, "there are more problems than these"));
     }
@@ -77,6 +80,8 @@ struct State {
     poisoned: HashSet<usize>,
     /// The addresses of keys that were reported as unknown.
     reported: HashSet<usize>,
+    /// The addresses of empty lists under keys for which an empty list could be taken for "all" as well as for "none".
+    void: HashSet<usize>,
     /// Maps with the known key that an unknown one in them was probably meant to be.
     meant: HashSet<(usize, String)>,
     /// How many entries of a long container are known to be good.
@@ -86,6 +91,30 @@ struct State {
     /// Nothing may be skipped any more.
     whole: bool,
     full: bool,
+}
+
+impl State {
+    /// Notes which keys of which maps count as absent, or lack something below, so that what is missing for that reason alone is not
+    /// said a second time. Whether this node lacks anything.
+    fn note_losses(&self, node: &Node, problems: &mut Problems) -> bool {
+        if matches!(node.kind, Kind::Broken(_)) || self.poisoned.contains(&address(node)) {
+            return true;
+        }
+        let mut lost = false;
+        for item in node.items() {
+            lost |= self.note_losses(item, problems);
+        }
+        for (key, value) in node.entries() {
+            if self.note_losses(value, problems) || self.reported.contains(&address(key)) {
+                problems.lose(node.place, &key.text);
+                lost = true;
+            }
+        }
+        for (_, meant) in self.meant.iter().filter(|(map, _)| *map == address(node)) {
+            problems.lose(node.place, meant);
+        }
+        lost
+    }
 }
 
 /// A node's identity for as long as the tree is borrowed.
@@ -132,6 +161,17 @@ impl Cx {
         }
     }
 
+    /// Notes a list that must not be empty; see [`super::may_be_empty`].
+    pub(super) fn note_value(&self, key: &Key, node: &Node) {
+        if matches!(&node.kind, Kind::Seq(items) if items.is_empty()) && !super::may_be_empty(&key.text) {
+            self.state.borrow_mut().void.insert(address(node));
+        }
+    }
+
+    fn is_void(&self, node: &Node) -> bool {
+        self.state.borrow().void.contains(&address(node))
+    }
+
     fn report(&self, place: Place, message: String, hint: Option<String>) -> Result<(), Fault> {
         let mut state = self.state.borrow_mut();
         if state.problems.len() >= MOST_PROBLEMS {
@@ -167,7 +207,7 @@ impl Cx {
         if !self.state.borrow_mut().reported.insert(address(key)) {
             return Ok(());
         }
-        if let Some(meant) = crate::problem::did_you_mean(&key.text, allowed.iter().copied()) {
+        if let Some(meant) = crate::problem::foreign::meant(&key.text, allowed) {
             self.state.borrow_mut().meant.insert((map, meant.to_owned()));
         }
         let (message, hint) = unknown_key(&key.text, allowed);
@@ -208,6 +248,13 @@ pub(super) struct De<'de, 'c> {
 }
 
 impl<'de, 'c> De<'de, 'c> {
+    fn void(self) -> Fault {
+        Fault::hinted(
+            What::Safe("an empty list says nothing here".to_owned()),
+            "leave the key out, or write what belongs in the list",
+        )
+    }
+
     fn refuse<V: Visitor<'de>>(self, visitor: &V) -> Fault {
         Fault::invalid_type(Unexpected::Other(""), visitor)
     }
@@ -313,7 +360,9 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        if self.node.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+        // Also for nothing at all: a key with nothing behind it is a mistake (a value that was commented out, a template's empty
+        // variable), and to take it for absent would turn off, without a word, what the key is there to turn on.
+        visitor.visit_some(self)
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Fault> {
@@ -321,6 +370,7 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
             magic::SPANNED => visitor.visit_seq(Placed::new(self)),
             magic::SECRET => self.secret(visitor),
             magic::ONE_OR_MANY => match &self.node.kind {
+                Kind::Seq(_) if self.cx.is_void(self.node) => Err(self.void()),
                 Kind::Seq(items) => visitor.visit_seq(self.items(items)),
                 _ => visitor.visit_seq(Items::new(std::slice::from_ref(self.node), self.cx, self.veil)),
             },
@@ -334,6 +384,7 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.node.kind {
+            Kind::Seq(_) if self.cx.is_void(self.node) => Err(self.void()),
             Kind::Seq(items) => visitor.visit_seq(self.items(items)),
             // A list of pairs, which keeps the order of a map.
             Kind::Map(entries) => visitor.visit_seq(EntriesAsSeq(self.entries(entries))),

@@ -7,7 +7,7 @@ use serde::de::{self, Expected, Unexpected};
 
 use super::redact::{REDACTED, Veil, is_hidden};
 use super::{Kind, Node, Scalar, Style, scalar};
-use crate::problem::did_you_mean;
+use crate::problem::foreign;
 
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -140,7 +140,7 @@ impl Fresh {
             What::Missing(field) => (format!("missing required key `{field}`"), self.hint),
             What::UnknownKey { key, allowed } => unknown_key(&key, allowed),
             What::UnknownVariant { variants } => {
-                let hint = node.as_str().and_then(|text| did_you_mean(text, variants.iter().copied()));
+                let hint = node.as_str().and_then(|text| foreign::word(text, variants));
                 let hint =
                     hint.map_or_else(|| format!("one of: {}", variants.join(", ")), |near| format!("did you mean `{near}`?"));
                 (format!("unknown value {}", describe(node, veil)), Some(hint))
@@ -150,7 +150,7 @@ impl Fresh {
 }
 
 pub(super) fn unknown_key(key: &str, allowed: &[&str]) -> (String, Option<String>) {
-    let hint = match did_you_mean(key, allowed.iter().copied()) {
+    let hint = match foreign::meant(key, allowed) {
         Some(near) => format!("did you mean `{near}`?"),
         None if allowed.is_empty() => "no keys are allowed here".to_owned(),
         None => format!("allowed here: {}", allowed.join(", ")),

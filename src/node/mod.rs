@@ -79,6 +79,34 @@ pub struct Key {
 pub(crate) const NO_LITERAL: &str = "a secret must not be written in the configuration";
 pub(crate) const INSTEAD_OF_LITERAL: &str = "name an environment variable as \"${NAME}\", or a file as { file: path }";
 
+/// Keys under which an empty list means what it says: nobody, nothing, none. Under every other it is refused, for it could be meant as
+/// "all" as well: `rules: []` would let everybody pass, `algorithms: []` take every algorithm. Those here that have two meanings
+/// (`scopes` of a consumer, and as a condition) are looked at where they are compiled.
+fn may_be_empty(key: &str) -> bool {
+    const MAY_BE_EMPTY: [&str; 19] = [
+        "api_keys",
+        "client_headers",
+        "consumers",
+        "deny_headers",
+        "deny_statuses",
+        "endpoints",
+        "groups",
+        "ignore",
+        "key_headers",
+        "listeners",
+        "passwords",
+        "remove",
+        "request_headers",
+        "routes",
+        "scopes",
+        "signing_keys",
+        "subjects",
+        "trusted_proxies",
+        "upstream_headers",
+    ];
+    MAY_BE_EMPTY.binary_search(&key).is_ok()
+}
+
 thread_local! {
     /// The node on its way from the deserializer to `Raw`'s visitor.
     static RAW: RefCell<Option<Arc<Node>>> = const { RefCell::new(None) };

@@ -16,7 +16,7 @@ mod consumers;
 mod words;
 mod writer;
 
-pub use access_log::{AccessLog, AccessLogConfig, Settings, Target};
+pub use access_log::{AccessLog, AccessLogConfig, Output, Settings, Target};
 pub use answers::AnswerMetrics;
 pub use metrics::{EndpointMetrics, ListenerMetrics, Metrics, RouteMetrics, ServiceMetrics};
 pub use record::Record;

@@ -90,8 +90,39 @@ pub struct SplitTarget {
     /// The port, where `service` is a host name. 1 to 65535.
     #[serde(default)]
     pub port: Option<u16>,
-    /// Its share, relative to the sum of the weights: 0 to 1,000,000. 0 gets nothing.
+    /// Its share, relative to the sum of the weights: 0 to 1,000,000, or a percentage such as `90%`. 0 gets nothing.
+    #[serde(deserialize_with = "weight")]
+    #[schemars(schema_with = "weight_schema")]
     pub weight: u32,
+}
+
+/// A whole number, or one with a percent sign.
+fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    struct Weight;
+
+    impl Visitor<'_> for Weight {
+        type Value = u32;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a weight such as 90 or 90%")
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<u32, E> {
+            // What is too large is said, with the bound, where splits are compiled.
+            Ok(u32::try_from(number).unwrap_or(u32::MAX))
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<u32, E> {
+            let number = text.strip_suffix('%').and_then(|number| number.trim_end().parse().ok());
+            number.filter(|number| *number <= 100).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+        }
+    }
+
+    deserializer.deserialize_any(Weight)
+}
+
+fn weight_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "type": "integer", "minimum": 0, "maximum": 1_000_000 }, { "type": "string", "pattern": "^[0-9]+ ?%$" }] })
 }
 
 /// What keeps a client with one target.

@@ -84,7 +84,13 @@ pub(super) struct PathPattern {
 
 impl PathPattern {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let relative = text.strip_prefix('/').ok_or("a path begins with a slash")?;
+        let relative = text.strip_prefix('/').ok_or_else(|| match text.starts_with(['~', '^', '=']) {
+            true => "a path begins with a slash; there are no regular expressions, but `/x/{id}` and `/x/*`",
+            false => "a path begins with a slash",
+        })?;
+        if let Some(before) = text.strip_suffix("/**") {
+            return Err(format!("a prefix is written with one star: {before}/*"));
+        }
         let (relative, prefix) = match relative.strip_suffix('*') {
             Some("") => return Ok(PathPattern { segments: Vec::new(), prefix: true }),
             Some(rest) => (rest.strip_suffix('/').ok_or("a star stands for whole segments: write /x/*, not /x*")?, true),

@@ -28,14 +28,15 @@ impl BadAddress {
 const SHAPE: &str = "write `host:port`, for example `10.0.0.1:9001`, `[::1]:9001` or `catalog:9001`";
 
 impl Address {
-    /// Reads `host:port`. An IPv6 address stands in brackets; the port is 1 to 65535.
+    /// Reads `host:port`, or `http://host:port`. An IPv6 address stands in brackets; the port is 1 to 65535.
     pub fn parse(text: &str) -> Result<Self, BadAddress> {
-        if let Some((_, rest)) = text.split_once("://") {
-            let host = rest.split('/').next().unwrap_or(rest);
-            return Err(BadAddress::new(
-                format!("`{text}` is a URL, not an address"),
-                format!("write `{host}`, with its port, and `tls: true` on the service where it speaks TLS"),
-            ));
+        Self::parse_of(text, false)
+    }
+
+    /// The same for a service that speaks TLS or not: `https://host:port` is for one that does.
+    pub fn parse_of(text: &str, tls: bool) -> Result<Self, BadAddress> {
+        if let Some((scheme, rest)) = text.split_once("://") {
+            return Self::of_url(text, scheme, rest, tls);
         }
         if let Ok(fixed) = text.parse::<SocketAddr>() {
             return if fixed.port() == 0 { Err(port_zero(text)) } else { Ok(Address::Fixed(fixed)) };
@@ -59,6 +60,31 @@ impl Address {
             }
         };
         Self::named(host, port)
+    }
+
+    /// `http://host:port`, as other gateways write it. Whether TLS is spoken is the service's word, so that a URL which says so itself is
+    /// told where.
+    fn of_url(text: &str, scheme: &str, rest: &str, tls: bool) -> Result<Self, BadAddress> {
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let bare = match scheme {
+            _ if has_port => host.to_owned(),
+            "https" => format!("{host}:443"),
+            _ => format!("{host}:80"),
+        };
+        let (why, hint) = match scheme {
+            _ if host.contains('@') => ("it has a user in it", "write the address alone, `host:port`".to_owned()),
+            _ if !path.is_empty() || host.contains(['?', '#']) => {
+                ("it has a path", format!("write `{bare}`; a route's `rewrite` says which path is asked for"))
+            }
+            "https" if !tls => ("the service does not speak TLS", format!("write `tls: true` at the service, and `{bare}` here")),
+            "http" if tls => ("the service speaks TLS", format!("write `{bare}`, or `tls: false` at the service")),
+            "http" | "https" => return Self::parse(&bare),
+            _ => ("its scheme is not spoken here", format!("write `{bare}`")),
+        };
+        // With a user in it, it may have a password in it.
+        let shown = if host.contains('@') { "this" } else { text };
+        Err(BadAddress::new(format!("`{shown}` is no endpoint: {why}"), hint))
     }
 
     /// A host, IP address or name, with its port given apart.
@@ -175,10 +201,19 @@ mod tests {
             "a/b:80",
             "user@host:80",
             "h\u{e9}:80",
-            "http://catalog:80",
+            "https://catalog:80",
+            "ftp://catalog:80",
+            "http://user:secret@catalog:80",
+            "http://catalog:80?x",
+            "http://",
         ] {
             assert!(Address::parse(text).is_err(), "{text:?}");
         }
+        assert!(!Address::parse("http://user:secret@catalog:80").unwrap_err().message.contains("secret"));
+        assert_eq!(Address::parse("http://Catalog").unwrap().to_string(), "catalog:80");
+        assert_eq!(Address::parse("http://[::1]:81/").unwrap().to_string(), "[::1]:81");
+        assert_eq!(Address::parse_of("https://catalog", true).unwrap().to_string(), "catalog:443");
+        assert!(Address::parse_of("http://catalog:80", true).is_err());
         assert!(Address::parse(&format!("{}:80", "a".repeat(64))).is_err());
         assert!(Address::parse("http://catalog:80/x").unwrap_err().hint.contains("`catalog:80`"));
     }

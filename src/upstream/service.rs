@@ -234,7 +234,11 @@ pub fn check_name(name: &str, place: Place, problems: &mut Problems) -> bool {
 
 /// `None` only if there was a problem.
 fn read_addresses(name: &str, place: Place, config: &ServiceConfig, problems: &mut Problems) -> Option<Vec<Listed>> {
+    let whole = place;
     let place = if config.endpoints.place.is_known() { config.endpoints.place } else { place };
+    if config.endpoints.is_empty() && problems.has_lost(whole, "endpoints") {
+        return None;
+    }
     if config.endpoints.is_empty() {
         let problem = Problem::error(place, format!("the service `{name}` has no endpoints"));
         problems.push(problem.hint("for example `endpoints: [10.0.0.1:9001]`"));
@@ -247,15 +251,15 @@ fn read_addresses(name: &str, place: Place, config: &ServiceConfig, problems: &m
     let mut known = HashSet::with_capacity(config.endpoints.len());
     let mut listed = Vec::with_capacity(config.endpoints.len());
     for endpoint in config.endpoints.iter() {
-        listed.extend(read_address(endpoint, &mut known, problems));
+        listed.extend(read_address(endpoint, config.tls.0.is_some(), &mut known, problems));
     }
     (listed.len() == config.endpoints.len()).then_some(listed)
 }
 
-fn read_address(config: &EndpointConfig, known: &mut HashSet<Address>, problems: &mut Problems) -> Option<Listed> {
+fn read_address(config: &EndpointConfig, tls: bool, known: &mut HashSet<Address>, problems: &mut Problems) -> Option<Listed> {
     let weight = count_within("weight", &config.weight, 1, MOST_WEIGHT, problems);
     let place = config.address.place;
-    let address = match Address::parse(&config.address) {
+    let address = match Address::parse_of(&config.address, tls) {
         Ok(address) => address,
         Err(bad) => {
             problems.push(Problem::error(place, bad.message).hint(bad.hint));

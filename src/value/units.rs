@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Unexpected, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-/// A duration with its unit: `500ms`, `2s`, `1m`, `1h`, `1d`. A number without a unit is refused, for nobody remembers which unit
+/// A duration with its unit: `500ms`, `2s`, `1m`, `1h`, `1d`, or the unit's longer names (`2min`, `30 seconds`). A number without a unit is refused, for nobody remembers which unit
 /// it would be. At most ten years, so that adding one to the present never overflows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Period(pub Duration);
@@ -28,7 +28,7 @@ impl Period {
         if unit.is_empty() {
             return Err("which has no unit");
         }
-        let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit).ok_or("")?;
+        let (_, millis) = UNITS.iter().find(|(name, _)| *name == short(unit)).ok_or("")?;
         match number.checked_mul(*millis) {
             Some(millis) if millis <= LONGEST_MILLIS => Ok(Period(Duration::from_millis(millis))),
             _ => Err("which is longer than ten years (3650d)"),
@@ -55,11 +55,11 @@ impl fmt::Display for Period {
 }
 
 /// A number of bytes: `64KiB`, `2MiB`, `10MB`, or a plain whole number. `KiB`, `MiB`, `GiB`, `TiB` count by 1024, `KB`, `MB`, `GB`,
-/// `TB` by 1000; upper and lower case are the same. A bare `64K` is refused, for it could be either.
+/// `TB` by 1000; upper and lower case are the same. A bare `k`, `m` or `g` counts by 1024, as in NGINX and Apache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Size(pub u64);
 
-const SIZES: [(&str, u64); 9] = [
+const SIZES: [(&str, u64); 16] = [
     ("TiB", 1 << 40),
     ("TB", 1_000_000_000_000),
     ("GiB", 1 << 30),
@@ -69,6 +69,13 @@ const SIZES: [(&str, u64); 9] = [
     ("KiB", 1 << 10),
     ("KB", 1_000),
     ("B", 1),
+    ("Ti", 1 << 40),
+    ("Gi", 1 << 30),
+    ("Mi", 1 << 20),
+    ("Ki", 1 << 10),
+    ("G", 1 << 30),
+    ("M", 1 << 20),
+    ("K", 1 << 10),
 ];
 
 impl Size {
@@ -93,8 +100,8 @@ impl fmt::Display for Size {
     }
 }
 
-/// So many per so long: `1000/minute`, `10/s`, `5/10s`. Units: `s`, `second`, `m`, `minute`, `h`, `hour`, `d`, `day`. The count is at
-/// least 1, and the time is between one second and ten years.
+/// So many per so long: `1000/minute`, `10/s`, `5/10s`. Units: `s`, `sec`, `second`, `m`, `min`, `minute`, `h`, `hr`, `hour`, `d`, `day`, and
+/// their plurals. The count is at least 1, and the time is between one second and ten years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
     pub count: u64,
@@ -112,11 +119,11 @@ impl Rate {
         }
         let (number, unit) = split_number(per.trim());
         let number: u64 = if number.is_empty() { 1 } else { number.parse().map_err(|_| "")? };
-        let seconds: u64 = match unit {
-            "s" | "second" => 1,
-            "m" | "minute" => 60,
-            "h" | "hour" => 3_600,
-            "d" | "day" => 86_400,
+        let seconds: u64 = match short(unit) {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            "d" => 86_400,
             _ => return Err(""),
         };
         match number.checked_mul(seconds) {
@@ -131,6 +138,18 @@ impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let per = Period(self.per).to_string();
         write!(f, "{}/{}", self.count, per.strip_prefix('1').filter(|unit| !unit.starts_with(char::is_numeric)).unwrap_or(&per))
+    }
+}
+
+/// A unit of time as people write it, in its shortest form.
+fn short(unit: &str) -> &str {
+    match unit {
+        "sec" | "secs" | "second" | "seconds" => "s",
+        "min" | "mins" | "minute" | "minutes" => "m",
+        "hr" | "hrs" | "hour" | "hours" => "h",
+        "day" | "days" => "d",
+        "msec" | "millisecond" | "milliseconds" => "ms",
+        other => other,
     }
 }
 
@@ -201,12 +220,18 @@ macro_rules! written_as_text {
     };
 }
 
-written_as_text!(Period, "a duration such as 500ms or 2s", "Period", "^[0-9]+ ?(ms|s|m|h|d)$", "500ms");
+written_as_text!(
+    Period,
+    "a duration such as 500ms or 2s",
+    "Period",
+    "^[0-9]+ ?(ms|msec|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)$",
+    "500ms"
+);
 written_as_text!(
     Rate,
     "a rate such as 10/s or 1000/minute",
     "Rate",
-    "^[1-9][0-9]* ?/ ?[0-9]* ?(s|second|m|minute|h|hour|d|day)$",
+    "^[1-9][0-9]* ?/ ?[0-9]* ?(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)$",
     "1000/minute"
 );
 
@@ -262,7 +287,7 @@ impl JsonSchema for Size {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "anyOf": [
-            { "type": "string", "pattern": "^[0-9]+ ?(([kKmMgGtT][iI]?)?[bB])?$", "examples": ["64KiB", "10MB"] },
+            { "type": "string", "pattern": "^[0-9]+ ?([kKmMgGtT][iI]?[bB]?|[bB])?$", "examples": ["64KiB", "10MB"] },
             { "type": "integer", "minimum": 0 },
         ] })
     }
@@ -274,7 +299,17 @@ mod tests {
 
     #[test]
     fn reads_periods() {
-        for (text, millis) in [("500ms", 500), ("2s", 2_000), ("1m", 60_000), ("1 h", 3_600_000), ("1d", 86_400_000), ("0s", 0)] {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("2s", 2_000),
+            ("1m", 60_000),
+            ("1 h", 3_600_000),
+            ("1d", 86_400_000),
+            ("2min", 120_000),
+            ("30 seconds", 30_000),
+            ("1hour", 3_600_000),
+            ("0s", 0),
+        ] {
             assert_eq!(Period::parse(text), Ok(Period(Duration::from_millis(millis))), "{text}");
         }
         for text in ["", "s", "5 parsecs", "-1s", "1.5s", "1S", "5  s", "1s2", "99999999999999999999s", "1h30m"] {
@@ -293,7 +328,10 @@ mod tests {
         {
             assert_eq!(Size::parse(text), Ok(Size(bytes)), "{text}");
         }
-        for text in ["64K", "1.5MB", "-1", "KiB", "1Kibibyte", ""] {
+        for (text, bytes) in [("64K", 65_536), ("2m", 2 << 20), ("1g", 1 << 30), ("3Mi", 3 << 20)] {
+            assert_eq!(Size::parse(text), Ok(Size(bytes)), "{text}");
+        }
+        for text in ["64T", "1.5MB", "-1", "KiB", "1Kibibyte", ""] {
             assert_eq!(Size::parse(text), Err(""), "{text}");
         }
         assert!(Size::parse("18446744073709551615TiB").is_err());
@@ -301,7 +339,15 @@ mod tests {
 
     #[test]
     fn reads_rates() {
-        for (text, count, seconds) in [("1000/minute", 1000, 60), ("10/s", 10, 1), ("5/10s", 5, 10), ("1 / day", 1, 86_400)] {
+        for (text, count, seconds) in [
+            ("1000/minute", 1000, 60),
+            ("10/s", 10, 1),
+            ("5/10s", 5, 10),
+            ("1 / day", 1, 86_400),
+            ("100/min", 100, 60),
+            ("7/hrs", 7, 3_600),
+            ("5/2 minutes", 5, 120),
+        ] {
             assert_eq!(Rate::parse(text), Ok(Rate { count, per: Duration::from_secs(seconds) }), "{text}");
         }
         for text in ["0/s", "10", "10/", "10/0s", "/s", "-1/s", "10/fortnight", "10/500ms", "1/99999999d"] {

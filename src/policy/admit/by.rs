@@ -66,7 +66,8 @@ impl Part {
                 if let Some((kind, name)) = text.split_once(':') {
                     return Self::named(kind, name);
                 }
-                let hint = crate::problem::did_you_mean(text, Self::WORDS.into_iter().chain(["route"]));
+                let known: Vec<&str> = Self::WORDS.into_iter().chain(["route"]).collect();
+                let hint = crate::problem::foreign::word(text, &known);
                 let hint = hint.map_or_else(String::new, |word| format!("; did you mean `{word}`?"));
                 let words = Self::WORDS.map(|word| format!("`{word}`")).join(", ");
                 return Err(format!("expected one of {words}, `route`, or `header: NAME`, `cookie:`, `claim:`, `param:`{hint}"));
