@@ -15,6 +15,7 @@ use pingora_cache::key::HashBinary;
 use pingora_cache::storage::HitHandler;
 use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, NoCacheReason, RespCacheable};
 use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::HttpTask;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result, RetryType};
@@ -26,7 +27,7 @@ use crate::downstream::{CLIENT_GONE, CLIENT_STALLED, EARLY_ANSWER, NO_ANSWER, ap
 use crate::head::HeaderEdit;
 use crate::journey::{CLIENT_CLOSED, CLIENT_STOPPED, Journey, body_refusal};
 use crate::reply::Reply;
-use crate::upstream::{Protocol, connect_failure};
+use crate::upstream::{Protocol, check_names, connect_failure};
 use crate::wire::answer::BadAnswer;
 use crate::wire::{encode, trailers};
 
@@ -179,6 +180,19 @@ impl ProxyHttp for Gateway {
             request.insert_header(name, left)?;
         }
         Ok(())
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        digest: Option<&Digest>,
+        _ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        // A connection is only ever reused for a peer that asks the same of it.
+        if reused { Ok(()) } else { check_names(digest.and_then(|digest| digest.ssl_digest.as_deref())) }
     }
 
     fn fail_to_connect(

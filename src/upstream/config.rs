@@ -11,7 +11,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::head::AnswerLimits;
-use crate::problem::{Place, did_you_mean};
+use crate::problem::{Place, foreign};
 use crate::value::{Period, Raw, Size, Spanned};
 
 /// A service: a group of endpoints that answer the same requests, and how to talk to them.
@@ -336,11 +336,14 @@ pub struct UpstreamTlsConfig {
     pub ca: Option<Spanned<String>>,
     /// The name to ask for (SNI) and to verify. Default: the endpoint's host name; needed where endpoints are IP addresses.
     pub server_name: Option<Spanned<String>>,
+    /// Takes certificates that carry their name as the subject's common name alone, without a `subjectAltName`, as some old authorities
+    /// make them (RFC 9525 says not to). Default: false.
+    pub allow_common_name: bool,
 }
 
 impl Default for UpstreamTlsConfig {
     fn default() -> Self {
-        UpstreamTlsConfig { verify: unwritten(true), ca: None, server_name: None }
+        UpstreamTlsConfig { verify: unwritten(true), ca: None, server_name: None, allow_common_name: false }
     }
 }
 
@@ -411,7 +414,7 @@ macro_rules! word {
 }
 
 fn unknown_word(what: &str, word: &str, known: &[&str]) -> String {
-    match did_you_mean(word, known.iter().copied()) {
+    match foreign::word(word, known) {
         Some(near) => format!("unknown {what} `{word}`; did you mean `{near}`?"),
         None => format!("unknown {what} `{word}`; known: {}", known.join(", ")),
     }

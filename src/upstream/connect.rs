@@ -9,6 +9,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{ErrorType, Result};
 use tokio::sync::Mutex;
 
+use super::peer::check_names;
 use super::service::Service;
 use crate::reply::Reply;
 
@@ -27,7 +28,9 @@ impl TlsConnector {
     /// # Errors
     /// For [`connect_failure`] to explain.
     pub async fn connect(&self, peer: &HttpPeer) -> Result<Stream> {
-        self.warm().await.new_stream(peer).await
+        let stream = self.warm().await.new_stream(peer).await?;
+        check_names(stream.get_ssl_digest().as_deref())?;
+        Ok(stream)
     }
 
     /// Gets ready, once. Takes a tenth of a second, in which the system's certificate authorities are parsed: on another thread, so

@@ -15,7 +15,7 @@ use pingora_http::RequestHeader;
 
 use super::config::{HealthCheckConfig, Protocol, StatusRange};
 use super::endpoint::{Endpoint, Thresholds};
-use super::peer::{PeerTemplate, Timeouts, Tls};
+use super::peer::{PeerTemplate, Timeouts, Tls, check_names};
 use super::service::{count_within, period_within};
 use crate::problem::{Place, Problem, Problems};
 use crate::value::Spanned;
@@ -93,7 +93,8 @@ impl Check {
     async fn ask_tcp(&self, prober: &Prober, endpoint: &Endpoint) -> Result<(), String> {
         let connector = prober.transport.get_or_init(|| TransportConnector::new(None));
         let peer = self.peers.peer(endpoint, None);
-        connector.new_stream(&peer).await.map(drop).map_err(|error| error.to_string())
+        let stream = connector.new_stream(&peer).await.map_err(|error| error.to_string())?;
+        check_names(stream.get_ssl_digest().as_deref()).map_err(|error| error.to_string())
     }
 
     async fn ask_http(
@@ -148,6 +149,7 @@ async fn ask(
     // Nothing is ever given back to the connector's pool, so this connection is new: one that is kept could hide that no new one
     // can be made.
     let (mut session, _) = connector.get_http_session(peer).await?;
+    check_names(session.digest().and_then(|digest| digest.ssl_digest.as_deref()))?;
     session.set_write_timeout(Some(timeout));
     session.set_read_timeout(Some(timeout));
     session.write_request_header(request).await?;

@@ -2,13 +2,14 @@
 //!
 //! Host names never get here: a peer is made from a socket address, because `HttpPeer::new` would resolve a name by blocking.
 
+use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pingora_core::protocols::TcpKeepalive;
 use pingora_core::protocols::l4::socket::SocketAddr;
-use pingora_core::protocols::tls::CaType;
+use pingora_core::protocols::tls::{CaType, SslDigest, TlsRef};
 use pingora_core::tls::x509::X509;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, PeerOptions, Scheme};
 
@@ -52,6 +53,32 @@ pub struct Tls {
     /// `None`: the system's authorities.
     pub ca: Option<Arc<CaType>>,
     pub server_name: Option<Arc<str>>,
+    /// A certificate without a `subjectAltName` is judged by its common name.
+    pub allow_common_name: bool,
+}
+
+/// Marks a connection whose endpoint showed a certificate without a DNS name in its `subjectAltName`. The TLS library would then take
+/// the subject's common name, which nobody has been allowed to do since RFC 9525 (section 2).
+struct Nameless;
+
+fn look_for_names(connection: &TlsRef) -> Option<Arc<dyn Any + Send + Sync>> {
+    let names = connection.peer_certificate().and_then(|certificate| certificate.subject_alt_names());
+    let named = names.is_some_and(|names| names.iter().any(|name| name.dnsname().is_some()));
+    (!named).then(|| Arc::new(Nameless) as Arc<dyn Any + Send + Sync>)
+}
+
+/// Refuses a connection to an endpoint whose certificate does not say, in the way that is asked for, whose it is.
+///
+/// # Errors
+/// `InvalidCert`, for [`super::connect_failure`] to explain.
+pub fn check_names(digest: Option<&SslDigest>) -> pingora_error::Result<()> {
+    match digest.and_then(|digest| digest.extension.get::<Nameless>()) {
+        Some(Nameless) => {
+            let why = "the endpoint's certificate has no DNS name in a subjectAltName";
+            pingora_error::Error::e_explain(pingora_error::ErrorType::InvalidCert, why)
+        }
+        None => Ok(()),
+    }
 }
 
 impl Tls {
@@ -83,7 +110,7 @@ impl Tls {
                 .push(Problem::warning(config.verify.place, message).hint("set `ca` to the authority that signed them instead"));
         }
         let server_name = config.server_name.as_ref().map(|name| name.value.as_str().into());
-        fine.then_some(Tls { verify, ca, server_name })
+        fine.then_some(Tls { verify, ca, server_name, allow_common_name: config.allow_common_name })
     }
 }
 
@@ -146,6 +173,9 @@ impl PeerTemplate {
             options.verify_cert = tls.verify;
             options.verify_hostname = tls.verify;
             options.ca = tls.ca.clone();
+            if tls.verify && !tls.allow_common_name {
+                options.upstream_tls_handshake_complete_hook = Some(Arc::new(look_for_names));
+            }
         }
         PeerTemplate {
             options,
@@ -219,7 +249,11 @@ fn group_key(protocol: Protocol, tls: Option<&Tls>) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(protocol.as_str().as_bytes());
     if let Some(tls) = tls {
-        hasher.update(if tls.verify { b"/verify" } else { b"/trusts" });
+        hasher.update(match (tls.verify, tls.allow_common_name) {
+            (true, false) => b"/verify",
+            (true, true) => b"/common",
+            (false, _) => b"/trusts",
+        });
         for authority in tls.ca.iter().flat_map(|ca| ca.iter()) {
             hasher.update(&authority.to_der().unwrap_or_default());
         }
@@ -244,7 +278,7 @@ mod tests {
     }
 
     fn tls(ca: Option<CaType>, verify: bool) -> Tls {
-        Tls { verify, ca: ca.map(Arc::new), server_name: None }
+        Tls { verify, ca: ca.map(Arc::new), server_name: None, allow_common_name: false }
     }
 
     fn reuse(protocol: Protocol, tls: Option<&Tls>) -> u64 {

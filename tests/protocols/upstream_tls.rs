@@ -344,3 +344,39 @@ fn wait_for_end(mut stream: &TcpStream) {
         }
     }
 }
+
+/// RFC 9525: the subject's common name identifies nobody any more, unless the operator asks for it.
+#[test]
+fn a_backend_certificate_without_a_subject_alt_name_is_refused() {
+    on_both_roads(|road| {
+        let files = Files::new();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, NAME);
+        let cert = files.write("common.pem", params.self_signed(&key).unwrap().pem());
+        let key = files.write("common.key", key.serialize_pem());
+        let identity = Identity { files, cert, key };
+        let nginx = identity.nginx("location / { return 200 'fine'; }");
+        let endpoint = format!("endpoints: ['127.0.0.1:{}']", nginx.port());
+        let tls = identity.tls();
+        let checked = "health_check: { path: /, interval: 100ms, unhealthy_after: 1 }";
+        let services = [
+            ("strict", format!("{endpoint}, {tls}")),
+            ("http2", format!("{endpoint}, {tls}, protocol: http2")),
+            ("checked", format!("{endpoint}, {tls}, {checked}")),
+            ("asked", format!("{endpoint}, {}", tls.replace(" }", ", allow_common_name: true }"))),
+            ("blind", format!("{endpoint}, tls: {{ verify: false, server_name: {NAME} }}")),
+        ];
+        let services: Vec<(&str, &str)> = services.iter().map(|(name, it)| (*name, it.as_str())).collect();
+        let gateway = gateway(&services, road);
+        for _ in 0..2 {
+            for strict in ["/strict/", "/http2/"] {
+                get(gateway.port(), strict).assert_problem(502, "upstream", "tls_failure");
+            }
+            for taken in ["/asked/", "/blind/"] {
+                assert_eq!(get(gateway.port(), taken).text(), "fine", "{taken}");
+            }
+        }
+        eventually("the health check sees it too", || get(gateway.port(), "/checked/").status == 503);
+    });
+}
