@@ -412,6 +412,12 @@ impl Journey {
 
     /// Notes an answer of the gateway's own.
     pub fn refused(&mut self, reply: &Reply) {
+        // An answer that has begun already, and cannot be given, has had its fields.
+        if self.outcome.status == 0 {
+            let Journey { view, routed, exchange, .. } = self;
+            let plan = view.route(*routed).map_or(&view.snapshot.unrouted, |route| &route.plan);
+            plan.response.iter().for_each(|step| step.on_refusal(exchange));
+        }
         self.outcome.status = reply.status.as_u16();
         self.outcome.verdict = Some(Verdict { policy: reply.policy, reason: reply.reason });
         self.outcome.decided_by.clone_from(&reply.decided_by);

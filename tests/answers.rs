@@ -556,3 +556,64 @@ fn nginx_behind_and_curl_in_front() {
     });
     assert!(nginx.access_log().contains("GET /large.bin HTTP/1.1"));
 }
+
+/// What `response_headers` says of the site holds for the gateway's own answers too; what it says of content does not.
+#[test]
+fn response_headers_are_on_refusals_where_they_belong() {
+    let backend = Backend::http();
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        services:
+          a: { endpoints: [ '127.0.0.1:$BACKEND' ] }
+          down: { endpoints: [ '127.0.0.1:1' ] }
+        policies: { response_headers: { set: { Strict-Transport-Security: max-age=31536000 } } }
+        routes:
+          - path: /api/*
+            service: a
+            policies:
+              authn: { api_key: {} }
+              response_headers:
+                set:
+                  Strict-Transport-Security: max-age=31536000
+                  Access-Control-Allow-Origin: https://app.example
+                  Cache-Control: public, max-age=600
+                  Content-Type: text/html
+                  Content-Security-Policy: default-src 'self'
+                  Set-Cookie: a=b
+                add: { Vary: Origin }
+                remove: [ Server, WWW-Authenticate ]
+          - { path: /down, service: down }
+          - { path: /open, service: a, methods: [ GET ] }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    on_both_roads(&yaml, |gateway| {
+        let url = |path: &str| gateway.url(path);
+        for version in ["--http1.1", "--http2-prior-knowledge"] {
+            let refused = curl(&[version, &url("/api/x")]);
+            assert_eq!(refused.status, 401);
+            for (name, value) in [
+                ("strict-transport-security", Some("max-age=31536000")),
+                ("access-control-allow-origin", Some("https://app.example")),
+                ("content-security-policy", Some("default-src 'self'")),
+                ("vary", Some("Origin")),
+                ("content-type", Some("application/problem+json")),
+                ("set-cookie", None),
+            ] {
+                assert_eq!(refused.header(name), value, "{version} {name}");
+            }
+            assert_eq!(refused.all("vary").len(), 1);
+            assert!(refused.header("www-authenticate").is_some(), "a refusal keeps what it says itself");
+            assert!(!refused.header("cache-control").unwrap_or_default().contains("600"));
+            for (path, method, status) in
+                [("/down", "GET", 502), ("/none", "GET", 404), ("/open", "PUT", 405), ("/open", "GET", 200)]
+            {
+                let answer = curl(&[version, "-X", method, &url(path)]);
+                assert_eq!(answer.status, status, "{version} {path}");
+                let once = answer.all("strict-transport-security");
+                assert_eq!(once, ["max-age=31536000"], "{version} {method} {path}");
+            }
+        }
+    });
+}

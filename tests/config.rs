@@ -267,3 +267,202 @@ fn the_schema_knows_good_from_bad() {
     let text = schema.to_string();
     assert!(names.iter().all(|name| text.contains(&format!("\"{name}\""))), "{names:?}");
 }
+
+/// What is wrong with a file, all of it and nothing else: each line is where, and the beginning of what is said.
+#[test]
+fn wrong_files_and_exactly_what_is_said_of_them() {
+    const LISTENERS: &str = "listeners: [ { bind: ':8080' } ]\n";
+    let cases: &[(&str, &[&str])] = &[
+        (
+            "routes:
+  - path: x/y
+    method: GET
+    service: catalog
+    port: 80
+    policies:
+      jwt: {}
+      cors: {}
+      timeout: 5s
+      rate_limit: 5/minute
+",
+            &[
+                "2:11 `x/y` is no path pattern",
+                "3:5 unknown key `method`; did you mean `methods`?",
+                "7:7 unknown policy `jwt`; write `authn: { jwt: ... }`",
+                "8:7 unknown policy `cors`; there is no such policy",
+                "9:7 unknown policy `timeout`; a route's `timeout` stands beside `policies`",
+                "10:19 `rate_limit` is a table; write `rate_limit: { limit: 5/minute }`",
+            ],
+        ),
+        (
+            "routes: [ { path: /, plugins: [], service: a, port: 80 } ]\n",
+            &["2:22 unknown key `plugins`; did you mean `policies`?"],
+        ),
+        ("routes: [ { path: /, upstream: a } ]\n", &["2:22 unknown key `upstream`; did you mean `service`?"]),
+        (
+            "routes: [ { path: /, service: 'a:9001' } ]\n",
+            &["2:31 unknown service `a:9001`; write `service: \"a\"` and `port: 9001`"],
+        ),
+        (
+            "routes: [ { path: /, service: 'http://a/x' } ]\n",
+            &["2:31 unknown service `http://a/x`; write `service: \"a\"` and `port: 80`"],
+        ),
+        ("routes: [ { path: /, service: a, port: 70000 } ]\n", &["2:40 expected a whole number from 0 to 65535"]),
+        (
+            "routes: [ { path: /x/**, service: a, port: 80 } ]\n",
+            &["2:19 `/x/**` is no path pattern: a prefix is written with one star: /x/*"],
+        ),
+        (
+            "routes: [ { path: /, split: [ { service: a, port: 80, weight: most }, { service: b, port: 81, weight: 10% } ] } ]\n",
+            &["2:63 expected a weight such as 90 or 90%"],
+        ),
+        ("services: { a: { url: 'http://b:80' } }\n", &["2:18 unknown key `url`; did you mean `endpoints`?"]),
+        (
+            "services: { a: { endpoints: [ 'https://b' ] } }\n",
+            &["2:31 `https://b` is no endpoint: the service does not speak TLS"],
+        ),
+        ("services: { a: nothing }\nroutes: [ { path: /, service: a } ]\n", &["2:16 expected a map, found `nothing`"]),
+        ("services: { a: { endpoints: ['b:1'], balance: rr } }\n", &["2:47 unknown balance `rr`; did you mean `round_robin`?"]),
+        ("policies: { rate_limit: { by: ip, limit: 100/min } }\n", &["2:31 expected one of"]),
+        ("policies: { authz: { rules: [] } }\n", &["2:29 an empty list says nothing here"]),
+        ("policies: { authn: { jwt: } }\n", &["2:27 expected a map, found nothing"]),
+        (
+            "routes: [ { service: a, port: 80, policies: { rate_limits: {} } } ]\n",
+            &["2:11 missing required key `path`", "2:47 unknown policy `rate_limits`"],
+        ),
+        ("consumers: [ { name: a } ]\npolicies: { authz: { consumers: [ b ] } }\n", &["3:35 there is no consumer `b`"]),
+        (
+            "routes: [ { path: /, service: a, port: 80, headers: { X-A: '1', x-a: '2' } } ]\n",
+            &["2:70 `x-a` is the same header as `X-A`"],
+        ),
+    ];
+    let files = Files::new();
+    for (yaml, wanted) in cases {
+        files.write("one.yaml", format!("{LISTENERS}{yaml}"));
+        let ran = portcullis(files.dir(), &["check", "-c", "one.yaml"]);
+        assert_eq!(ran.code, 1, "{yaml}: {}", ran.stderr);
+        // `error: MESSAGE`, then `--> FILE:LINE:COLUMN`, then `= hint: HINT`.
+        let mut said: Vec<String> = Vec::new();
+        for block in ran.stderr.split("\n\n").filter(|block| block.contains("error: ") && block.contains("--> ")) {
+            let after = |mark: &str| block.split(mark).nth(1).map(|rest| rest.lines().next().unwrap_or_default().to_owned());
+            let place = after("--> one.yaml:").unwrap_or_default();
+            let place = place.split(' ').next().unwrap_or_default().to_owned();
+            let hint = after("hint: ").map(|hint| format!("; {hint}")).unwrap_or_default();
+            said.push(format!("{place} {}{hint}", after("error: ").unwrap_or_default()));
+        }
+        let fits = said.len() == wanted.len() && wanted.iter().zip(&said).all(|(wanted, said)| said.starts_with(wanted));
+        assert!(fits, "{yaml}\nwanted {wanted:#?}\nsaid {said:#?}\n{}", ran.stderr);
+    }
+}
+
+#[test]
+fn usual_units_and_spellings_are_taken() {
+    let files = Files::new();
+    files.write(
+        "one.yaml",
+        "
+listeners: [ { bind: ':8080', timeouts: { request: 2min } } ]
+access_log: false
+admin: false
+services:
+  a: { endpoints: [ 'http://10.0.0.1:9001', 'http://b.invalid' ], timeouts: { response: 30 seconds } }
+  s: { endpoints: [ 'https://c.invalid' ], tls: true }
+policies: { bounds: { max_body: 2m }, rate_limit: { limit: 100/min } }
+routes: [ { path: /*, split: [ { service: a, weight: 90% }, { service: s, weight: 10% } ] } ]
+",
+    );
+    for arguments in [&["check", "one.yaml"][..], &["check", "-c", "one.yaml"], &["check", "--config", "one.yaml"]] {
+        let ran = portcullis(files.dir(), arguments);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+    }
+    // Scopes of nobody.
+    files.write("two.yaml", "listeners: [ { bind: ':8080' } ]\nroutes: [ { path: /, service: 127.0.0.1, port: 80, policies: { authz: { scopes: [ a ] } } } ]\n");
+    let ran = portcullis(files.dir(), &["check", "two.yaml"]);
+    assert!(
+        ran.code == 0 && ran.stderr.contains("warning: `scopes` refuses everybody") && ran.stderr.contains("two.yaml:2:"),
+        "{ran:?}"
+    );
+    // A colon is no parameter.
+    files.write(
+        "three.yaml",
+        "listeners: [ { bind: ':8080' } ]\nroutes: [ { path: '/users/:id', service: 127.0.0.1, port: 80 } ]\n",
+    );
+    let ran = portcullis(files.dir(), &["check", "three.yaml"]);
+    assert!(ran.code == 0 && ran.stderr.contains("a parameter is written `{id}`"), "{ran:?}");
+}
+
+#[test]
+fn no_access_log_is_written_where_it_is_false() {
+    let backend = Backend::http();
+    let gateway = Gateway::start(&filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        access_log: false
+        routes: [ { path: /*, service: 127.0.0.1, port: $BACKEND } ]
+        ",
+        &[("$BACKEND", backend.port())],
+    ));
+    assert_eq!(get(gateway.port(), "/").status, 200);
+    gateway.wait_metric("portcullis_requests_total", 1.0);
+    assert_eq!((gateway.log_text().as_str(), gateway.stdout().as_str()), ("", ""));
+}
+
+/// A listener that serves in clear text what another serves over TLS is pointed out, but where the text stays on the host.
+#[test]
+fn clear_text_beside_tls_is_a_warning() {
+    let files = Files::new();
+    files.certificate(&["shop.example"]);
+    let (cert, key, _) = files.certificate(&["shop.example"]);
+    let check = |plain: &str| {
+        let tls = format!(
+            "{{ bind: ':8443', tls: {{ certificates: [ {{ cert: '{}', key: '{}' }} ] }} }}",
+            cert.display(),
+            key.display()
+        );
+        files.write(
+            "one.yaml",
+            format!("listeners:\n  - {tls}\n  - {plain}\nroutes: [ {{ path: /, service: 127.0.0.1, port: 80 }} ]\n"),
+        );
+        let ran = portcullis(files.dir(), &["check", "one.yaml"]);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        ran.stderr.contains("serves in clear text what `:8443` serves over TLS")
+    };
+    assert!(check("{ bind: ':8080' }"));
+    for quiet in [
+        "{ bind: ':8080', redirect: https }",
+        "{ bind: '127.0.0.1:8080' }",
+        "{ bind: ':8080', trusted_proxies: [ 10.0.0.0/8 ] }",
+        "{ bind: ':8080', proxy_protocol: { trusted: [ 10.0.0.0/8 ] } }",
+    ] {
+        assert!(!check(quiet), "{quiet}");
+    }
+}
+
+/// Header values may be secrets whatever their names; so may what header fields are compared with.
+#[test]
+fn the_admin_api_shows_no_header_value_that_may_be_a_secret() {
+    let gateway = Gateway::start(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        policies:
+          request_headers: { set: { X-Backend-Pass: canary-4711, X-Env: 'v-${CANARY:-canary-4711}' }, add: { X-More: canary-4711 } }
+          response_headers: { set: { X-Told: canary-4711, Strict-Transport-Security: max-age=1 } }
+          authz: { rules: [ { deny: \"request.headers['x-edge'] == 'canary-4711'\" } ] }
+        routes:
+          - path: /*
+            headers: { X-Origin-Verify: canary-4711, X-Other: { prefix: canary-4711 } }
+            query: { p: canary-4711 }
+            service: 127.0.0.1
+            port: 9
+        ",
+    );
+    assert_eq!(get(gateway.port(), "/").status, 404);
+    gateway.wait_lines(1);
+    let (_, config) = gateway.admin_get("/config");
+    assert!(config.contains("max-age=1") && config.contains("X-Origin-Verify"), "{config}");
+    for path in ["/config", "/routes", "/metrics", "/upstreams"] {
+        let shown = gateway.admin_get(path).1.replace("?p=canary-4711", "");
+        assert!(!shown.contains("canary-4711"), "{path}: {shown}");
+    }
+    assert!(!gateway.stderr().contains("canary-4711"));
+}

@@ -12,6 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
 use super::guard::Caps;
+use super::redirect::{Redirect, RedirectConfig};
 use super::tls::TlsAcceptor;
 use crate::cidr::CidrSet;
 use crate::problem::{Place, Problem, Problems};
@@ -29,6 +30,11 @@ pub struct ListenerConfig {
     /// Serve TLS. Default: plain text.
     #[serde(default)]
     pub tls: Option<TlsConfig>,
+    /// Sends every client of a plain listener to TLS, on the same host, path and query: 301 for GET and HEAD, 308 for other methods.
+    /// `https`: to the port that URLs need not name, or, for clients that named a port, to that of the only listener with TLS.
+    /// `{ port: 8443 }`: to that port. What a trusted proxy says came over TLS is served. Default: requests are served.
+    #[serde(default)]
+    pub redirect: Option<Spanned<RedirectConfig>>,
     /// Take HTTP/2 without TLS from clients that begin with its preface, beside HTTP/1.1. Default: false.
     #[serde(default)]
     pub h2c: bool,
@@ -248,6 +254,8 @@ pub struct Listener {
     pub name: Arc<str>,
     pub bind: SocketAddr,
     pub tls: Option<Arc<TlsAcceptor>>,
+    /// What is answered instead of serving.
+    pub redirect: Option<Redirect>,
     pub h2c: bool,
     pub proxy_protocol: Option<ProxyProtocol>,
     pub trusted_proxies: CidrSet,
@@ -305,6 +313,9 @@ impl Listener {
             let message = "`h2c` is HTTP/2 without TLS, and this listener has TLS: it has no effect";
             problems.push(Problem::warning(config.bind.place, message).hint("HTTP/2 over TLS is `tls.h2`"));
         }
+        if let (Some(redirect), Some(_)) = (&config.redirect, &config.tls) {
+            problems.push(Problem::error(redirect.place, "`redirect` is for a listener without TLS, and this one has it"));
+        }
         let proxy_protocol = config.proxy_protocol.as_ref().map(|written| proxy_protocol(written, config.bind.place, problems));
         let trusted_proxies = CidrSet::compile(&config.trusted_proxies, problems);
         warn_of_everyone(&trusted_proxies, &config.trusted_proxies, problems);
@@ -320,6 +331,7 @@ impl Listener {
             name: name?,
             bind: bind?,
             tls,
+            redirect: None,
             h2c: config.h2c && config.tls.is_none(),
             proxy_protocol,
             trusted_proxies,

@@ -5,6 +5,7 @@ pub mod forwarded;
 pub mod guard;
 pub mod in_flight;
 pub mod proxy_protocol;
+pub mod redirect;
 pub mod roster;
 pub mod socket;
 pub mod tls;

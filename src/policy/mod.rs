@@ -113,6 +113,11 @@ pub trait OnBody: Send + Sync {
 /// Works on the answer that came from a backend or the cache, by adding to `exchange.to_client`.
 pub trait OnResponse: Send + Sync {
     fn on_response(&self, status: http::StatusCode, exchange: &mut Exchange);
+
+    /// Works on an answer of the gateway's own: a refusal, or what a client is told where a backend failed.
+    fn on_refusal(&self, exchange: &mut Exchange) {
+        let _ = exchange;
+    }
 }
 
 /// What a step does.

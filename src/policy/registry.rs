@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use schemars::{Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::{Compile, Plan, PlanBuilder, Policy, Stage};
 use crate::node::{self, Kind, Node};
-use crate::problem::{Problem, did_you_mean};
+use crate::problem::{Problem, did_you_mean, foreign};
 
 /// A policy that was compiled, whatever its type.
 pub trait Installable: Send + Sync {
@@ -37,9 +37,42 @@ const fn entry<P: Policy>() -> Entry {
         summary: P::SUMMARY,
         schema: |generator| generator.subschema_for::<P::Config>(),
         compile: |node, cx| {
-            let config = node::decode::<P::Config>(node, cx.problems)?;
-            Some(Arc::new(P::compile(&config, cx)?))
+            let before = cx.problems.len();
+            let config = node::decode::<P::Config>(node, cx.problems);
+            if let Some(key) = only_required::<P::Config>(node) {
+                cx.problems.drop_from(before, |_| true);
+                let example = node.as_str().filter(|text| !text.contains(char::is_control) && text.len() < 40).unwrap_or("...");
+                let problem = Problem::error(node.place(), format!("`{}` is a table", P::NAME));
+                cx.problems.push(problem.hint(format!("write `{}: {{ {key}: {example} }}`", P::NAME)));
+            }
+            let (decoded, place) = (cx.problems.len(), cx.place);
+            let policy = config.and_then(|config| P::compile(&config, cx));
+            if decoded > before {
+                // What the policy as a whole lacks then, it lacks because of what was refused in it.
+                cx.problems.drop_from(decoded, |problem| problem.place == place);
+            }
+            Some(Arc::new(policy?))
         },
+    }
+}
+
+/// The one key that a table of this type needs, where its value alone was written instead: `rate_limit: 5/minute`.
+fn only_required<C: JsonSchema>(node: &Node) -> Option<String> {
+    let Kind::Scalar(found) = &node.kind else { return None };
+    if found.is_interpolated() || found.text == "true" {
+        return None;
+    }
+    let mut generator = SchemaGenerator::default();
+    let schema = C::json_schema(&mut generator).to_value();
+    let definitions = generator.take_definitions(true);
+    let alternatives = schema.get("anyOf").and_then(|all| all.as_array()).into_iter().flatten();
+    let mut tables = std::iter::once(&schema).chain(alternatives).map(|schema| {
+        let name = schema.get("$ref").and_then(|path| path.as_str()).and_then(|path| path.strip_prefix("#/$defs/"));
+        name.and_then(|name| definitions.get(name)).unwrap_or(schema)
+    });
+    match tables.find_map(|table| table.get("required").and_then(|keys| keys.as_array()))?.as_slice() {
+        [key] => key.as_str().map(str::to_owned),
+        _ => None,
     }
 }
 
@@ -69,6 +102,9 @@ pub fn is_of_service(entry: &Entry) -> bool {
     entry.stage == Stage::Admit
 }
 
+/// Policies that do nothing with `{}`: written at a route, that would undo what a service or all routes have.
+const EMPTY_SAYS_NOTHING: [&str; 3] = ["bounds", "ip_restriction", "validate"];
+
 /// What one `policies:` table says about one policy.
 #[derive(Clone)]
 enum Slot {
@@ -86,20 +122,21 @@ impl Table {
     /// Compiles one table. Every problem in it goes to `cx.problems`.
     pub fn compile(node: &Node, cx: &mut Compile<'_>) -> Table {
         let mut table = BTreeMap::new();
-        if node.is_null() {
-            return Table(table);
-        }
         if !matches!(node.kind, Kind::Map(_)) {
-            cx.problems.push(Problem::error(node.place(), "`policies` is a table of policy names"));
+            let found = if node.is_null() { ", and there is nothing in it" } else { "" };
+            let problem = Problem::error(node.place(), format!("`policies` is a table of policy names{found}"));
+            cx.problems.push(if node.is_null() { problem.hint("leave the key out") } else { problem });
             return Table(table);
         }
         for (key, value) in node.entries() {
             let Some(index) = REGISTRY.iter().position(|entry| entry.name == key.text) else {
                 let names = || REGISTRY.iter().map(|entry| entry.name);
-                let hint = match did_you_mean(&key.text, names()) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("the policies are {}", names().collect::<Vec<_>>().join(", ")),
-                };
+                let near = did_you_mean(&key.text, names());
+                let hint =
+                    match near.map(|near| format!("did you mean `{near}`?")).or(foreign::policy(&key.text).map(str::to_owned)) {
+                        Some(hint) => hint,
+                        None => format!("the policies are {}", names().collect::<Vec<_>>().join(", ")),
+                    };
                 cx.problems.push(Problem::error(key.place, format!("unknown policy `{}`", key.text)).hint(hint));
                 continue;
             };
@@ -109,7 +146,16 @@ impl Table {
             }
             cx.place = key.place;
             let compile = REGISTRY.get(index).map(|entry| entry.compile);
-            if let Some(policy) = compile.and_then(|compile| compile(value, cx)) {
+            let policy = compile.and_then(|compile| compile(value, cx));
+            if policy.is_some()
+                && EMPTY_SAYS_NOTHING.contains(&key.text.as_str())
+                && matches!(&value.kind, Kind::Map(all) if all.is_empty())
+            {
+                let problem = Problem::error(key.place, format!("`{}` without a setting does nothing", key.text));
+                cx.problems.push(problem.hint("`false` turns a policy off"));
+                continue;
+            }
+            if let Some(policy) = policy {
                 table.insert(index, Slot::On(policy));
             }
         }

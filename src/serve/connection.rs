@@ -446,7 +446,11 @@ async fn exchange(
         refuse(&mut journey, &mut down, &reply).await;
         return down.give_back();
     };
-    let flow = gauntlet(&mut journey, &mut down).await;
+    let elsewhere = door.redirect.and_then(|redirect| redirect.answer(&journey.head, journey.exchange.trusted));
+    let flow = match elsewhere {
+        Some(reply) => reply.refuse(),
+        None => gauntlet(&mut journey, &mut down).await,
+    };
     if let Some(route) = journey.route() {
         entry.took(&route.id);
     }

@@ -1,6 +1,6 @@
 //! From the document to a snapshot. Every step reports what is wrong and goes on, so that one run shows everything.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,18 +11,20 @@ use crate::cache::Credentials;
 use crate::config::{Document, Source};
 use crate::keys::{self, KeyStore};
 use crate::ledger::Ledger;
-use crate::listen::config::{Limits, Listener};
+use crate::listen::config::{Limits, Listener, ListenerConfig};
 use crate::listen::guard::Guard;
+use crate::listen::redirect::Redirect;
 use crate::node::{self, Node};
 use crate::observe::Metrics;
 use crate::policy::authn::Consumers;
+use crate::policy::authz;
 use crate::policy::registry::{self, REGISTRY, Table};
 use crate::policy::{Compile, Plan};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::redis::Redis;
 use crate::route::{Matcher, Rewrite, RouteConfig, RouteTable, Split};
 use crate::upstream::{Protocol, Service, dns};
-use crate::value::Raw;
+use crate::value::{Raw, Spanned};
 use crate::wire::head::HeadLimits;
 
 /// How long all host names together may take to resolve. The rest is left to the background.
@@ -50,10 +52,12 @@ impl Surroundings {
 pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, generation: u64) -> Option<Snapshot> {
     let base = source.base().to_owned();
     let mut problems = std::mem::take(&mut source.problems);
-    let mut compiler = Compiler::new(document, &base, around, &mut problems);
+    let root = source.root.clone();
+    let mut compiler = Compiler::new(document, root.as_deref(), &base, around, &mut problems);
     let doors = compiler.doors();
     compiler.services();
     let (table, routes) = compiler.routes();
+    let unrouted = Arc::new(compiler.global.plan());
     let admin = compiler.admin(&doors);
     compiler.bounds();
     let access_log = document.access_log.compile(&base, compiler.problems);
@@ -83,6 +87,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
         doors,
         table,
         routes,
+        unrouted,
         lane: server.fast_lane,
         max_in_flight: *server.max_in_flight as usize,
         counted_consumers: document.metrics.consumers.as_ref().map_or(0, |count| count.value as usize),
@@ -104,6 +109,8 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
 
 struct Compiler<'a> {
     document: &'a Document,
+    /// What was written, with what was refused of it.
+    root: Option<&'a Node>,
     base: &'a Path,
     quota_log: PathBuf,
     around: &'a Surroundings,
@@ -120,7 +127,13 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(document: &'a Document, base: &'a Path, around: &'a Surroundings, problems: &'a mut Problems) -> Self {
+    fn new(
+        document: &'a Document,
+        root: Option<&'a Node>,
+        base: &'a Path,
+        around: &'a Surroundings,
+        problems: &'a mut Problems,
+    ) -> Self {
         let redis = document.redis.as_ref();
         let redis = redis.and_then(|redis| redis.compile(base, problems, &around.ledger, around.metrics.tallies()));
         let keys = document.key_store.as_ref().and_then(|store| {
@@ -139,6 +152,7 @@ impl<'a> Compiler<'a> {
         let consumers = Arc::new(Consumers::compile(&document.consumers, base, problems).with_issued(issued));
         let mut compiler = Compiler {
             document,
+            root,
             base,
             quota_log: quota_log(document.server.quota_log.as_deref(), base),
             around,
@@ -156,7 +170,10 @@ impl<'a> Compiler<'a> {
     }
 
     fn policies(&mut self, scope: &str, raw: Option<&Raw>) -> Table {
-        let Some(Raw(node)) = raw else { return Table::default() };
+        raw.map(|Raw(node)| self.table(scope, node)).unwrap_or_default()
+    }
+
+    fn table(&mut self, scope: &str, node: &Node) -> Table {
         let mut cx = Compile {
             problems: self.problems,
             place: node.place(),
@@ -175,12 +192,14 @@ impl<'a> Compiler<'a> {
 
     fn doors(&mut self) -> Vec<Arc<Door>> {
         let mut doors: Vec<Arc<Door>> = Vec::new();
-        if self.document.listeners.is_empty() {
+        if self.document.listeners.is_empty() && self.section("listeners").is_none_or(|written| written.items().is_empty()) {
             let problem = Problem::error(self.document.listeners.place, "there is no listener");
             self.problems.push(problem.hint("write `listeners: [ { bind: 0.0.0.0:8080 } ]`"));
         }
         for config in self.document.listeners.iter() {
-            let Some(listener) = Listener::compile(config, self.base, self.problems) else { continue };
+            let Some(mut listener) = Listener::compile(config, self.base, self.problems) else { continue };
+            listener.redirect = config.redirect.as_ref().map(|redirect| Redirect::compile(redirect, self.tls_port()));
+            self.warn_of_clear_text(config);
             if let Some(twin) = doors.iter().find(|door| door.bind == listener.bind || door.name == listener.name) {
                 let what = if twin.bind == listener.bind { "address" } else { "name" };
                 let message = format!("two listeners have the same {what}, `{}`", listener.name);
@@ -190,6 +209,25 @@ impl<'a> Compiler<'a> {
             doors.push(self.door(listener));
         }
         doors
+    }
+
+    /// The port of the listener with TLS, if there is exactly one.
+    fn tls_port(&self) -> Option<u16> {
+        let mut ports = self.document.listeners.iter().filter(|config| config.tls.is_some());
+        let port = ports.next().and_then(|config| config.bind.rsplit_once(':')?.1.parse().ok());
+        if ports.next().is_some() { None } else { port }
+    }
+
+    /// Whoever serves TLS hardly means to serve the same to those who do without, but where the clear text stays on this host or behind
+    /// a proxy.
+    fn warn_of_clear_text(&mut self, config: &ListenerConfig) {
+        let Some(with_tls) = self.document.listeners.iter().find(|other| other.tls.is_some()) else { return };
+        let local = config.bind.parse::<SocketAddr>().is_ok_and(|bind| bind.ip().is_loopback());
+        let behind = !config.trusted_proxies.is_empty() || config.proxy_protocol.is_some();
+        if config.tls.is_none() && config.redirect.is_none() && !local && !behind {
+            let message = format!("this listener serves in clear text what `{}` serves over TLS", with_tls.bind.value);
+            self.problems.push(Problem::warning(config.bind.place, message).hint("add `redirect: https` to it"));
+        }
     }
 
     fn door(&self, listener: Listener) -> Arc<Door> {
@@ -211,6 +249,22 @@ impl<'a> Compiler<'a> {
             let table = self.policies(&format!("service:{name}"), config.policies.as_ref());
             self.service_tables.insert(name.clone(), table);
         }
+        let refused = self.section("services").map(Node::entries).unwrap_or_default();
+        for (key, node) in refused.iter().filter(|(key, _)| !self.document.services.contains_key(&key.text)) {
+            self.look_through(&format!("service:{}", key.text), node);
+        }
+    }
+
+    /// A section of the file as it was written.
+    fn section(&self, name: &str) -> Option<&'a Node> {
+        self.root.and_then(|root| root.get(name))
+    }
+
+    /// Says what is wrong with the policies of something that could not be had as a whole.
+    fn look_through(&mut self, scope: &str, node: &Node) {
+        if let Some(policies) = node.get("policies") {
+            self.table(scope, policies);
+        }
     }
 
     fn routes(&mut self) -> (RouteTable, Vec<Arc<Route>>) {
@@ -219,14 +273,20 @@ impl<'a> Compiler<'a> {
         if self.document.routes.is_empty() {
             self.problems.push(Problem::warning(Place::NOWHERE, "there is no route: every request will be answered 404"));
         }
+        let decoded: HashSet<Place> = self.document.routes.iter().map(|config| config.place).collect();
+        for node in self.section("routes").map(Node::items).unwrap_or_default() {
+            if !decoded.contains(&node.place()) {
+                self.look_through("route:?", node);
+            }
+        }
         for config in &self.document.routes {
             let matcher = Matcher::compile(config, self.problems);
             let answer = self.answer(config);
+            let id = matcher.as_ref().map_or_else(|| Arc::from(&*config.path.value), |matcher| matcher.id().clone());
+            let own = config.policies.as_ref().map(|_| self.policies(&format!("route:{id}"), config.policies.as_ref()));
+            let rewrite = matcher.as_ref().and_then(|matcher| Rewrite::compile(config, matcher, self.problems));
             let (Some(matcher), Some(answer)) = (matcher, answer) else { continue };
-            let id = matcher.id().clone();
-            let rewrite = Rewrite::compile(config, &matcher, self.problems);
-            let plan = self.plan(config, &id, &answer);
-            let Some(plan) = plan else { continue };
+            let plan = self.plan(config, own, &answer);
             self.warn_of_bounded_streams(config, &answer);
             routes.push(Arc::new(Route {
                 metrics: self.around.metrics.route(&id),
@@ -259,22 +319,32 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn answer(&mut self, config: &RouteConfig) -> Option<Answer> {
+    fn answer(&mut self, config: &Spanned<RouteConfig>) -> Option<Answer> {
+        let lost = |key: &str| self.problems.has_lost(config.place, key);
+        if (config.service.is_none() && lost("service")) || lost("split") {
+            // What is missing was refused; what is left of a split can still be looked at.
+            for target in config.split.iter().flatten() {
+                self.service(&target.service, target.port, target.place);
+            }
+            return None;
+        }
         // Says it, too, where there is neither a service nor a split, or both.
         let split = Split::compile(config, self.problems);
         if let Some(split) = split {
             let mut services = Vec::new();
             for target in config.split.iter().flat_map(|targets| targets.iter()) {
-                services.push(self.service(&target.service.value, target.service.place, target.port)?);
+                services.push(self.service(&target.service, target.port, target.place));
             }
+            let services = services.into_iter().collect::<Option<_>>()?;
             return Some(Answer::Split(split, services));
         }
         let service = config.service.as_ref()?;
-        self.service(&service.value, service.place, config.port).map(Answer::Service)
+        self.service(service, config.port, config.place).map(Answer::Service)
     }
 
-    /// The service of that name, or, with a port, the host of that name.
-    fn service(&mut self, name: &str, place: Place, port: Option<u16>) -> Option<Arc<Service>> {
+    /// The service of that name, or, with a port, the host of that name. `of`: where the map stands that names it.
+    fn service(&mut self, service: &Spanned<String>, port: Option<u16>, of: Place) -> Option<Arc<Service>> {
+        let (name, place) = (service.value.as_str(), service.place);
         if self.document.services.contains_key(name) {
             if port.is_some() {
                 let message = format!("`{name}` is defined under `services`, which already says its ports");
@@ -284,12 +354,12 @@ impl<'a> Compiler<'a> {
             return self.services.get(name).cloned();
         }
         let Some(port) = port else {
-            let problem = Problem::error(place, format!("unknown service `{name}`"));
-            let near = did_you_mean(name, self.document.services.keys().map(String::as_str));
-            self.problems.push(problem.hint(match near {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("define it under `services`, or add `port` to use `{name}` as a host name"),
-            }));
+            let written = self.section("services").and_then(|services| services.get(name)).is_some();
+            // It was refused, or its port was.
+            if !written && !self.problems.has_lost(of, "port") {
+                let problem = Problem::error(place, format!("unknown service `{}`", shown(name)));
+                self.problems.push(problem.hint(self.instead_of(name)));
+            }
             return None;
         };
         let key: Arc<str> = format!("{name}:{port}").into();
@@ -301,44 +371,84 @@ impl<'a> Compiler<'a> {
         Some(service)
     }
 
-    fn plan(&mut self, config: &RouteConfig, id: &str, answer: &Answer) -> Option<Arc<Plan>> {
-        let own = config.policies.as_ref().map(|_| self.policies(&format!("route:{id}"), config.policies.as_ref()));
+    /// What to write instead of a service that is not known.
+    fn instead_of(&self, name: &str) -> String {
+        if let Some(near) = did_you_mean(name, self.document.services.keys().map(String::as_str)) {
+            return format!("did you mean `{near}`?");
+        }
+        let tls = name.starts_with("https://");
+        let bare = name.split_once("://").map_or(name, |(_, rest)| rest);
+        let bare = bare.split(['/', '?', '#']).next().unwrap_or(bare);
+        let (host, port) = match bare.rsplit_once(':') {
+            Some((host, port)) if port.parse::<u16>().is_ok() => (host, port),
+            _ if tls => (bare, "443"),
+            _ if bare != name => (bare, "80"),
+            _ => return format!("define it under `services`, or add `port` to use `{name}` as a host name"),
+        };
+        match host {
+            _ if host.contains('@') => "write the host alone, and its port as `port`".to_owned(),
+            _ if tls => {
+                format!(
+                    "define a service with `endpoints: [ \"{host}:{port}\" ]` and `tls: true` under `services`, and name it here"
+                )
+            }
+            _ => format!("write `service: \"{host}\"` and `port: {port}`"),
+        }
+    }
+
+    fn plan(&mut self, config: &'a RouteConfig, own: Option<Table>, answer: &Answer) -> Arc<Plan> {
+        self.look_for_identity(config, answer);
         if let Answer::Split(_, services) = answer {
             let table = self.split_table(config, services);
-            return Some(Arc::new(own.map_or_else(|| table.plan(), |own| table.overlaid(&own).plan())));
+            return Arc::new(own.map_or_else(|| table.plan(), |own| table.overlaid(&own).plan()));
         }
         let service = answer.services().first().map_or("", |service| &*service.key).to_owned();
         if own.is_none()
             && let Some(plan) = self.shared_plans.get(&service)
         {
-            return Some(plan.clone());
+            return plan.clone();
         }
         let mut table = self.global.clone();
         if let Some(of_service) = self.service_tables.get(&service) {
             table = table.overlaid(of_service);
         }
         if let Some(own) = own {
-            return Some(Arc::new(table.overlaid(&own).plan()));
+            return Arc::new(table.overlaid(&own).plan());
         }
         let plan = Arc::new(table.plan());
         self.shared_plans.insert(service, plan.clone());
-        Some(plan)
+        plan
+    }
+
+    /// What is written about this policy for a route with this service: by the route, the service, or for all. `None` if it is off.
+    fn written(&self, config: &'a RouteConfig, service: &Service, policy: &str) -> Option<&'a Node> {
+        let of_service = self.document.services.get(&*service.key).and_then(|config| config.policies.as_ref());
+        let mut tables = [config.policies.as_ref(), of_service, self.document.policies.as_ref()].into_iter().flatten();
+        tables.find_map(|Raw(node)| node.get(policy)).filter(|node| node.as_str() != Some("false"))
+    }
+
+    /// Conditions on who it is refuse everybody where nothing says who it is.
+    fn look_for_identity(&mut self, config: &'a RouteConfig, answer: &Answer) {
+        let Some(service) = answer.services().first() else { return };
+        let Some(authz) = self.written(config, service, "authz") else { return };
+        if self.written(config, service, "authn").is_some() {
+            return;
+        }
+        let entries = if authz.items().is_empty() { std::slice::from_ref(authz) } else { authz.items() };
+        let of_identity = entries.iter().flat_map(Node::entries).find(|(key, _)| authz::asks_who(&key.text));
+        if let Some((key, _)) = of_identity {
+            let message = format!("`{}` refuses everybody: there is no `authn` that would say who a client is", key.text);
+            self.problems.push(Problem::warning(key.place, message).hint("add `authn`, here or for all routes"));
+        }
     }
 
     /// The policies of a split, but for the route's own. One table stands for all its services, so what judges a request must be the
     /// same for each: otherwise it would be chance, or the client's cookie, that decides which judgement a request meets.
-    fn split_table(&mut self, config: &RouteConfig, services: &[Arc<Service>]) -> Table {
-        fn written<'r>(raw: Option<&'r Raw>, name: &str) -> Option<&'r Node> {
-            raw.and_then(|Raw(node)| node.get(name))
-        }
-        let document = self.document;
+    fn split_table(&mut self, config: &'a RouteConfig, services: &[Arc<Service>]) -> Table {
         let judging = REGISTRY.iter().filter(|entry| !registry::is_of_service(entry));
-        for entry in judging.filter(|entry| written(config.policies.as_ref(), entry.name).is_none()) {
-            let of = |service: &Service| {
-                let own = document.services.get(&*service.key).and_then(|config| config.policies.as_ref());
-                let policy = written(own, entry.name).or_else(|| written(document.policies.as_ref(), entry.name));
-                policy.filter(|policy| policy.as_str() != Some("false"))
-            };
+        let own = |name: &str| config.policies.as_ref().is_some_and(|Raw(node)| node.get(name).is_some());
+        for entry in judging.filter(|entry| !own(entry.name)) {
+            let of = |service: &Service| self.written(config, service, entry.name);
             let Some((first, others)) = services.split_first() else { continue };
             let same = |other: &Service| match (of(first), of(other)) {
                 (Some(one), Some(other)) => one.says_the_same(other),
@@ -412,6 +522,11 @@ impl<'a> Compiler<'a> {
         within(server.max_in_flight.place, server.max_in_flight.value > 0, "`max_in_flight` is at least 1");
         within(server.grace.place, server.grace.0.as_secs() <= 3600, "`grace` is at most 1h");
     }
+}
+
+/// A name as it may be said: not one with a user, and a password perhaps, in it.
+fn shown(name: &str) -> &str {
+    if name.contains('@') { "..." } else { name }
 }
 
 /// Where quotas are kept: if nobody says, in the folder that systemd gives a service for its state, else beside the configuration.

@@ -2,6 +2,8 @@
 //! line.
 
 mod compile;
+#[cfg(test)]
+mod void_tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -88,6 +90,8 @@ pub struct Snapshot {
     by_bind: HashMap<SocketAddr, usize, ahash::RandomState>,
     pub table: RouteTable,
     pub routes: Vec<Arc<Route>>,
+    /// The global policies, as far as they are about the answer to a request that no route takes.
+    pub unrouted: Arc<Plan>,
     pub services: BTreeMap<Arc<str>, Arc<Service>>,
     /// The Redis that this gateway shares with others.
     pub redis: Option<Arc<Redis>>,

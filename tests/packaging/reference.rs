@@ -116,7 +116,7 @@ impl<'a> Writer<'a> {
         let pattern = schema["pattern"].as_str().unwrap_or_default();
         let keys = || schema["properties"].as_object().into_iter().flat_map(Map::keys);
         match kind {
-            "string" if pattern.contains("(ms|s") => "duration".to_owned(),
+            "string" if pattern.contains("(ms|") => "duration".to_owned(),
             "string" if pattern.contains("minute") => "rate".to_owned(),
             "string" if schema["examples"][0].as_str().is_some_and(|example| example.ends_with("iB")) => "size".to_owned(),
             "string" if !pattern.is_empty() && pattern.starts_with("^header:") => "`header:NAME`".to_owned(),

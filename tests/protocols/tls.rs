@@ -255,3 +255,54 @@ fn a_new_certificate_is_served_after_hup_and_open_connections_stay() {
     assert!(gateway.stderr().contains("goes on serving"), "{}", gateway.stderr());
     assert_eq!(open.get(), "HTTP/1.1 200 OK");
 }
+
+/// A plain listener that redirects sends everybody to the same host, path and query over TLS, and serves nobody.
+#[test]
+fn a_plain_listener_redirects_to_tls() {
+    let backend = Backend::http();
+    let files = Files::new();
+    let (cert, key, _) = files.certificate(&["shop.example"]);
+    let yaml = format!(
+        "
+        listeners:
+          - {{ bind: '127.0.0.1:$PORT', tls: {{ certificates: [ {{ cert: '{}', key: '{}' }} ] }} }}
+          - {{ bind: '127.0.0.1:$PORT2', h2c: true, redirect: https }}
+          - {{ bind: '127.0.0.1:$PORT3', redirect: {{ port: 9443 }}, trusted_proxies: [ 127.0.0.1 ] }}
+        services: {{ backend: {{ endpoints: ['127.0.0.1:{}'] }} }}
+        routes: [ {{ path: /*, service: backend }} ]
+        ",
+        cert.display(),
+        key.display(),
+        backend.port()
+    );
+    let gateway = Gateway::start_in(&files, &yaml);
+    let ask = |port: u16, method: &str, target: &str, headers: &[(&str, &str)]| {
+        let mut client = Client::connect(port);
+        let head: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        client.send(format!("{method} {target} HTTP/1.1\r\n{head}\r\n"));
+        client.answer_to(method)
+    };
+    let (plain, fixed, tls) = (gateway.port2(), gateway.port3(), gateway.port());
+    for (port, method, target, host, status, location) in [
+        (plain, "GET", "/a/b?c=d%20e&f", "shop.example".to_owned(), 301, "https://shop.example/a/b?c=d%20e&f".to_owned()),
+        (plain, "HEAD", "/", "SHOP.example".to_owned(), 301, "https://shop.example/".to_owned()),
+        (plain, "POST", "/a", "shop.example".to_owned(), 308, "https://shop.example/a".to_owned()),
+        (plain, "GET", "/a", format!("shop.example:{plain}"), 301, format!("https://shop.example:{tls}/a")),
+        (plain, "GET", "/a", format!("[::1]:{plain}"), 301, format!("https://[::1]:{tls}/a")),
+        (fixed, "GET", "/a", "shop.example".to_owned(), 301, "https://shop.example:9443/a".to_owned()),
+    ] {
+        let answer = ask(port, method, target, &[("Host", &host)]);
+        assert_eq!((answer.status, answer.header("location")), (status, Some(&*location)), "{method} {target} {host}");
+    }
+    let h2 = curl(&["--http2-prior-knowledge", &format!("http://127.0.0.1:{plain}/x?y")]);
+    assert_eq!((h2.status, h2.header("location")), (301, Some(&*format!("https://127.0.0.1:{tls}/x?y"))));
+    // What a trusted proxy took over TLS would be sent in a circle.
+    assert_eq!(ask(fixed, "GET", "/", &[("Host", "shop.example"), ("X-Forwarded-Proto", "https")]).status, 200);
+    assert_eq!(backend.requests().len(), 1, "nothing else was served");
+    assert_eq!(ask(plain, "GET", "/", &[("Host", "shop.example"), ("X-Forwarded-Proto", "https")]).status, 301, "nobody's word");
+    // Hosts by which a URL would lead elsewhere.
+    for host in ["evil.example/", "a@evil.example", "a\\evil.example", "", "shop.example:80@evil.example"] {
+        let answer = ask(plain, "GET", "//evil.example/x", &[("Host", host)]);
+        assert_eq!((answer.status, answer.header("location")), (400, None), "{host}");
+    }
+}

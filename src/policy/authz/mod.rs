@@ -109,6 +109,12 @@ impl Policy for Authz {
     }
 }
 
+/// Whether this key is a condition that a client who proved nothing cannot meet.
+pub fn asks_who(key: &str) -> bool {
+    let lists = ["scopes", "any_scope", "roles", "claims", "consumers", "groups", "deny_consumers", "deny_groups"];
+    lists.contains(&key)
+}
+
 impl Entry {
     fn compile(config: &AuthzConfig, numbered: usize, cx: &mut Compile<'_>) -> Option<Entry> {
         // Each says what is wrong with it before any gives up.

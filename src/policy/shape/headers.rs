@@ -82,9 +82,51 @@ enum Op {
 
 struct Ops(Vec<Op>);
 
+impl Op {
+    /// Whether an answer of the gateway's own has this as well: not what describes a backend's content or how long it may be kept, which
+    /// would be wrong of a refusal.
+    fn is_about_the_site(&self) -> bool {
+        const OF_CONTENT: [&str; 15] = [
+            "accept-ranges",
+            "age",
+            "cache-control",
+            "cdn-cache-control",
+            "digest",
+            "etag",
+            "expires",
+            "last-modified",
+            "link",
+            "location",
+            "pragma",
+            "refresh",
+            "repr-digest",
+            "retry-after",
+            "set-cookie",
+        ];
+        match self {
+            // A refusal has nothing that somebody else put there.
+            Op::Remove(_) => false,
+            Op::Set(name, _) | Op::Add(name, _) => {
+                let name = name.as_str();
+                let of_content = name.starts_with("content-") && !name.starts_with("content-security-policy");
+                !of_content && name != "www-authenticate" && OF_CONTENT.binary_search(&name).is_err()
+            }
+        }
+    }
+}
+
 impl Ops {
     fn apply(&self, head: Option<&RequestHead>, exchange: &Exchange, edits: &mut HeaderEdits) {
-        for op in &self.0 {
+        Self::apply_all(self.0.iter(), head, exchange, edits);
+    }
+
+    fn apply_all<'a>(
+        ops: impl Iterator<Item = &'a Op>,
+        head: Option<&RequestHead>,
+        exchange: &Exchange,
+        edits: &mut HeaderEdits,
+    ) {
+        for op in ops {
             match op {
                 Op::Remove(name) => edits.push(HeaderEdit::Remove(name.clone())),
                 Op::Set(name, template) => edits.push(match template.render(head, exchange) {
@@ -196,6 +238,14 @@ impl OnResponse for ResponseHeaders {
     fn on_response(&self, _: StatusCode, exchange: &mut Exchange) {
         let mut edits = std::mem::take(&mut exchange.to_client);
         self.0.apply(None, exchange, &mut edits);
+        exchange.to_client = edits;
+    }
+
+    /// What is said of the site as a whole (HSTS, CORS, a policy for content) holds for a refusal too: a browser shows a page of
+    /// another origin none that lacks its CORS fields. What is about the content of an answer does not.
+    fn on_refusal(&self, exchange: &mut Exchange) {
+        let mut edits = std::mem::take(&mut exchange.to_client);
+        Ops::apply_all(self.0.0.iter().filter(|op| op.is_about_the_site()), None, exchange, &mut edits);
         exchange.to_client = edits;
     }
 }
