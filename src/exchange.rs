@@ -9,6 +9,7 @@ use http::HeaderName;
 use smallvec::SmallVec;
 
 use crate::head::{Edited, HeaderEdits};
+use crate::via::Via;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -42,14 +43,22 @@ impl Deref for RequestId {
     }
 }
 
-/// What a backend is told about the client, whatever the client says itself: `X-Forwarded-*` and the like. What policies change comes
-/// after it.
-#[derive(Debug, Default)]
+/// What a backend is told about the client, whatever the client says itself: `X-Forwarded-*`, `Via` and the like. What policies change
+/// comes after it.
+#[derive(Debug)]
 pub struct Told {
-    /// Each replaces, or removes, the client's fields of its name.
+    /// Each replaces, removes or (`Via`) extends the client's fields of its name.
     pub edits: HeaderEdits,
     /// The same as they stand in an HTTP/1.1 head.
     pub wire: Vec<u8>,
+    /// `http` or `https`: how the client came, as far as can be known.
+    pub scheme: &'static str,
+    /// What the backend may make of where the client went: the scheme, the host and the port that it is told. Not who the client is.
+    pub origin: Vec<u8>,
+    /// The version in which the request came.
+    pub version: http::Version,
+    /// What the gateway calls itself, if it does.
+    pub via: Option<Arc<Via>>,
 }
 
 impl Told {
@@ -60,7 +69,7 @@ impl Told {
                 wire.extend_from_slice(part);
             }
         }
-        Told { edits, wire }
+        Told { edits, wire, scheme: "http", origin: Vec::new(), version: http::Version::HTTP_11, via: None }
     }
 }
 
@@ -75,6 +84,19 @@ pub fn is_gateways(name: &[u8]) -> bool {
         15 => is("x-forwarded-for"),
         16 => is("x-forwarded-host") || is("x-forwarded-port"),
         17 => is("x-forwarded-proto"),
+        _ => false,
+    }
+}
+
+/// Whether a field of that name says who the client has proved to be.
+pub fn is_identity(name: &[u8]) -> bool {
+    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+    match name.len() {
+        11 => is("client-cert"),
+        17 => is("client-cert-chain"),
+        13 => is("x-auth-method") || is("x-auth-scopes"),
+        14 => is("x-auth-subject"),
+        15 => is("x-consumer-name"),
         _ => false,
     }
 }
@@ -246,8 +268,10 @@ pub enum Priority {
 /// One request's memory. Policies read and write it; the log line and the metrics are made from it.
 pub struct Exchange {
     pub connection: Arc<Connection>,
-    /// The other end is a proxy whose word is believed.
+    /// The other end is a proxy whose word on who connected to it is believed.
     pub trusted: bool,
+    /// The other end may say who the client has proved to be.
+    pub trusted_identity: bool,
     /// The real client: the connection's, or what a trusted proxy forwarded.
     pub client: IpAddr,
     pub started: Instant,
@@ -285,6 +309,20 @@ impl Exchange {
         self.params.iter().find(|(known, _)| &**known == name).map(|(_, value)| &**value)
     }
 
+    /// `http` or `https`: how the client came to the outermost proxy that is trusted, or to the gateway itself. Backends are told the same.
+    pub fn scheme(&self) -> &'static str {
+        match &self.told {
+            Some(told) => told.scheme,
+            None if self.connection.tls.is_some() => "https",
+            None => "http",
+        }
+    }
+
+    /// What an answer that came in this version of HTTP gets as `Via`.
+    pub fn via(&self, came: http::Version) -> Option<&http::HeaderValue> {
+        self.told.as_ref()?.via.as_ref().map(|via| via.value(came))
+    }
+
     /// Adds to the time spent in a stage.
     pub fn spent(&mut self, stage: Stage, time: Duration) {
         if let Some(slot) = self.stages.get_mut(stage as usize) {
@@ -309,6 +347,7 @@ impl Exchange {
     pub fn new(connection: Arc<Connection>, request_id: RequestId) -> Self {
         Exchange {
             trusted: false,
+            trusted_identity: false,
             client: connection.client.ip(),
             connection,
             started: Instant::now(),

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Version};
 use smallvec::SmallVec;
 
+use crate::authority;
+
 /// A range of bytes in the head's buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
@@ -67,8 +69,13 @@ pub struct RequestHead {
     pub query: Option<Span>,
     /// Lower case, without port, brackets kept around an IPv6 address. Empty where an HTTP/1.0 client sent none.
     pub host: String,
-    /// The authority as the client wrote it, port included.
+    /// The host, and the port where it is not the scheme's own, in the one spelling there is ([`crate::authority`]). The same bytes are
+    /// matched, keyed, forwarded, signed and told.
     pub authority: Span,
+    /// The authority as the client wrote it in its `Host` field, or in the target where there is none: what a signature of the field covers.
+    pub written_host: Span,
+    /// How many `Via` fields there are.
+    pub vias: u8,
     pub body: BodyFraming,
     /// `Expect: 100-continue`.
     pub expects_continue: bool,
@@ -95,6 +102,28 @@ impl RequestHead {
     /// The method for the log: nothing if it could not be read.
     pub fn loggable_method(&self) -> &str {
         Some(self.method.as_str()).filter(|method| *method != UNREAD_METHOD).unwrap_or_default()
+    }
+
+    pub fn written_host(&self) -> &[u8] {
+        self.written_host.of(&self.buffer)
+    }
+
+    /// Names another place in the buffer as the authority, and as the value of `Host`.
+    pub fn set_authority(&mut self, authority: Span) {
+        self.authority = authority;
+        let RequestHead { fields, buffer, .. } = self;
+        for field in fields.iter_mut().filter(|field| field.name.of(buffer).eq_ignore_ascii_case(b"host")) {
+            field.value = authority;
+        }
+    }
+
+    /// Leaves the port out where the scheme means it anyway.
+    pub fn drop_default_port(&mut self, scheme: &str) {
+        let authority = self.authority();
+        let spare = authority.len() - authority::without_default_port(authority, scheme).len();
+        if spare > 0 {
+            self.set_authority(Span { end: self.authority.end - spare as u32, ..self.authority });
+        }
     }
 
     /// The first field of that name, whatever its case. `name` is lower case.
@@ -156,22 +185,29 @@ impl RequestHead {
         let query = query.map(|query| put(query.as_bytes()));
         let fields: SmallVec<[Field; 16]> =
             headers.iter().map(|(name, value)| Field { name: put(name.as_bytes()), value: put(value.as_bytes()) }).collect();
-        let host = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host")).map_or("", |(_, value)| value);
-        let authority = put(host.as_bytes());
-        RequestHead {
+        let written = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host")).map_or("", |(_, value)| value);
+        let written_host = put(written.as_bytes());
+        let canonical = authority::canonical(written.as_bytes());
+        let host = canonical.as_ref().map_or_else(|| written.to_ascii_lowercase(), |canonical| canonical.host().to_owned());
+        let authority = put(canonical.as_ref().map_or(written, |canonical| &canonical.text).as_bytes());
+        let mut head = RequestHead {
             fields,
             method: Method::from_bytes(method.as_bytes()).unwrap_or_default(),
             version: Version::HTTP_11,
             path: path.to_owned(),
             query,
-            host: host.split(':').next().unwrap_or_default().to_ascii_lowercase(),
+            host,
             authority,
+            written_host,
+            vias: 0,
             body: BodyFraming::None,
             expects_continue: false,
             upgrade: false,
             keep_alive: true,
             buffer: buffer.into(),
-        }
+        };
+        head.set_authority(authority);
+        head
     }
 }
 

@@ -2,6 +2,8 @@
 //! begin, route, the steps of its route; then a road takes it to a backend. Whatever happens, its log line is written
 //! and it is counted when the [`Journey`] is dropped, so that no way out can be forgotten.
 
+mod ends;
+
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -50,6 +52,8 @@ pub struct Outcome {
     pub grpc_status: Option<u32>,
     /// The client went away in the middle of its answer.
     pub client_closed: bool,
+    /// The version of HTTP in which the service answered.
+    pub answered_in: http::Version,
     pub bytes_in: u64,
     pub bytes_out: u64,
 }
@@ -137,11 +141,16 @@ impl Journey {
             bounds: Bounds { body: door.limits.body, time: door.timeouts.request },
             wall: SystemTime::now(),
         });
-        let Journey { head, exchange, .. } = &mut *journey;
+        let Journey { view, head, exchange, .. } = &mut *journey;
         exchange.trusted = trusted;
+        exchange.trusted_identity = door.trusted_identity.contains(peer);
         exchange.client = forwarded::real_client(peer, head, &door.trusted_proxies);
-        let scheme = if connection.tls.is_some() { "https" } else { "http" };
-        let hop = Hop { peer, client: exchange.client, local: connection.local, scheme, trusted };
+        let (secure, proxies) = (connection.tls.is_some(), trusted.then_some(&door.trusted_proxies));
+        let scheme = forwarded::scheme(peer, secure, head, proxies);
+        head.drop_default_port(scheme);
+        let reserved = if exchange.trusted_identity { &[][..] } else { &view.snapshot.reserved_fields };
+        let (client, local, via) = (exchange.client, connection.local, door.via.as_ref());
+        let hop = Hop { peer, client, local, secure, scheme, proxies, reserved, via };
         exchange.told = Some(forwarded::told(connection, head, &hop, &mut exchange.to_upstream));
         let trace = Trace::of(head, false);
         trace.edits(head, &mut exchange.to_upstream);
@@ -151,6 +160,7 @@ impl Journey {
 
     /// Chooses the route. 404 without one; 405 where only the method is wrong.
     pub fn choose_route(&mut self) -> Flow {
+        self.check_first()?;
         match self.view.snapshot.table.find(&self.head) {
             Found::Route { index, params, .. } => {
                 let Some(route) = self.view.route(Some(index)) else { return no_route() };

@@ -25,6 +25,7 @@
 //! | [`upgrade`], [`successor`] | handing the listening sockets to the next process |
 //! | [`demo`] | the product in one command |
 //! | [`cli`] | the commands |
+//! | [`authority`], [`via`] | a host's one spelling; the names of the gateways that a message has passed |
 //! | [`cidr`], [`clock`], [`plain`], [`stripe`] | sets of addresses; the time of day; text that needs no escape; one of a thing per thread |
 //! | [`grpc`] | what a gateway has to know of gRPC |
 //! | [`core`], [`wait`] | what the workers share; waiting with a limit |
@@ -39,13 +40,14 @@
 //!
 //! # Dependencies
 //!
-//! Leaf types (`problem`, `reply`, `head`, `exchange`, `grpc`, `ledger`, `tally`, `node`, `value`, `path`, `cidr`, `clock`, `plain`, `stripe`, `cel`, `redis`) <- rooms
+//! Leaf types (`problem`, `reply`, `head`, `exchange`, `grpc`, `ledger`, `tally`, `node`, `value`, `path`, `authority`, `via`, `cidr`, `clock`, `plain`, `stripe`, `cel`, `redis`) <- rooms
 //! (`listen`, `route`, `policy`, `keys`, `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `lane`, `admin` <- `serve`
 //! <- `main`. No exceptions. Rooms do not know each other, but for two that belong to [`policy`]: [`cache`] is one of its policies, and
 //! [`keys`] fills the table that one of its methods asks.
 //! Pingora's proxy session is known to [`proxy`] alone, its HTTP/2 stream also to [`downstream`], [`wire`] and [`serve`].
 
 pub mod admin;
+pub mod authority;
 pub mod cache;
 pub mod cel;
 pub mod cidr;
@@ -82,5 +84,6 @@ pub mod tally;
 pub mod upgrade;
 pub mod upstream;
 pub mod value;
+pub mod via;
 pub mod wait;
 pub mod wire;

@@ -77,9 +77,8 @@ impl ProxyHttp for Gateway {
     fn cache_key_callback(&self, _session: &Session, ctx: &mut Self::CTX) -> Result<CacheKey> {
         let journey = journey(ctx)?;
         let (Some(route), Some(policy)) = (journey.route(), journey.cache_policy()) else { return Err(Error::new(NO_JOURNEY)) };
-        let secure = journey.exchange.connection.tls.is_some();
         let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
-        Ok(cache::key(&journey.head, seen, secure, &route.id, &policy))
+        Ok(cache::key(&journey.head, &journey.exchange, seen, &route.id, &policy))
     }
 
     async fn cache_hit_filter(
@@ -244,6 +243,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
     ) -> Result<()> {
         let journey = journey(ctx)?;
+        // Later it is the one that the client is answered in.
+        journey.outcome.answered_in = answer.version;
         if answer.status == StatusCode::SWITCHING_PROTOCOLS && !journey.head.upgrade {
             // Nobody asked for it. To the client everything behind it would be the answer, to the backend everything behind the
             // request a protocol that no one here understands.
@@ -286,6 +287,9 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         journey.answered(answer.status);
+        if let Some(via) = journey.exchange.via(journey.outcome.answered_in) {
+            answer.append_header(header::VIA, via.clone())?;
+        }
         apply_to_response(answer, &journey.exchange.request_id, &journey.exchange.to_client);
         if let Some(used) = journey.cache_use {
             let outcome = cache::Outcome::of(&session.cache, used);

@@ -121,6 +121,9 @@ impl Reply {
     /// The RFC 9457 body. `type` is left out, which means `about:blank`: the status says what kind of problem it is, `policy` and
     /// `reason` say which.
     pub fn body(&self, request_id: &str) -> Vec<u8> {
+        if self.status == StatusCode::NO_CONTENT {
+            return Vec::new();
+        }
         let mut body = Vec::with_capacity(384);
         body.extend_from_slice(b"{\"title\":");
         push_json(&mut body, self.status.canonical_reason().unwrap_or("Error"));

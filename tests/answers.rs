@@ -164,12 +164,11 @@ fn strangers_are_not_believed_about_who_they_are() {
     on_both_roads(&plain(&backend), |gateway| {
         request(gateway.port(), "GET", "/x", &forged, b"");
         let seen = backend.last();
-        let port = gateway.port().to_string();
         for (name, values) in [
             ("x-forwarded-for", vec!["127.0.0.1"]),
             ("x-forwarded-proto", vec!["http"]),
             ("x-forwarded-host", vec!["shop.test:8080"]),
-            ("x-forwarded-port", vec![&*port]),
+            ("x-forwarded-port", vec!["8080"]),
             ("x-forwarded-prefix", vec![]),
             ("x-forwarded-user", vec![]),
             ("x_forwarded_for", vec![]),
@@ -198,7 +197,12 @@ fn strangers_are_not_believed_about_who_they_are() {
             assert_eq!(seen.all(name), values, "{name}");
         }
         let forwarded = seen.all("forwarded");
-        assert!(forwarded.len() == 1 && forwarded[0].starts_with("for=192.0.2.1;proto=https, for=127.0.0.1"), "{forwarded:?}");
+        assert!(
+            forwarded.len() == 1
+                && forwarded[0]
+                    .starts_with("for=192.0.2.1;proto=https;host=\"evil.test\", for=10.0.0.1, for=127.0.0.1;proto=http;"),
+            "{forwarded:?}"
+        );
         let line = gateway.wait_log(|line| line["path"] == "/x");
         assert_eq!(line["client"], "192.0.2.1");
         assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"));
@@ -236,10 +240,10 @@ fn what_belongs_to_a_connection_ends_with_it() {
         // The client's connection lives on, whatever the backend says about its own.
         assert_eq!(client.get("/").status, 200);
         // A field cannot be nominated away that frames or names the message.
-        let sent = [("Connection", "Content-Length, Host, X-Request-Id"), ("Content-Length", "2")];
-        assert_eq!(client.request("POST", "/", &sent, b"hi").status, 200);
-        let seen = backend.last();
-        assert_eq!((&*seen.body, seen.all("host").len(), seen.all("x-request-id").len()), (&b"hi"[..], 1, 1));
+        for name in ["Content-Length", "Host", "X-Request-Id"] {
+            let refused = request(gateway.port(), "POST", "/", &[("Connection", name), ("Content-Length", "2")], b"hi");
+            refused.assert_problem(400, "door", "connection_header");
+        }
     });
 }
 

@@ -16,6 +16,7 @@ macro_rules! each_on_both_roads {
 
 mod answers;
 mod authn;
+mod authority;
 mod authz;
 mod caching;
 mod cli;

@@ -482,7 +482,7 @@ fn what_arrives_at_the_backend() {
         }
         // The Host is the client's unless the route says otherwise.
         request(gateway.port(), "GET", "/plain", &[("Host", "Shop.test:81")], b"");
-        assert_eq!(backend.last().all("host"), ["Shop.test:81"]);
+        assert_eq!(backend.last().all("host"), ["shop.test:81"]);
         request(gateway.port(), "GET", "/host/x", &[("Host", "shop.test")], b"");
         assert_eq!(backend.last().all("host"), ["internal.test"]);
         assert_eq!(backend.last().header("x-forwarded-host"), Some("shop.test"));

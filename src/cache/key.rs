@@ -5,29 +5,33 @@ use pingora_cache::key::HashBinary;
 use pingora_cache::{CacheKey, VarianceBuilder};
 
 use super::policy::{CachePolicy, QueryKey};
+use crate::exchange::Exchange;
 use crate::head::RequestHead;
 
 /// The key of a request on a route. The bytes are those that were matched and that go to the backend.
 ///
-/// `secure` is whether the client came over TLS. It is part of the key because a backend that answers plain HTTP with a redirect to
-/// HTTPS would otherwise redirect the HTTPS clients to themselves; the port is, because backends put it into absolute links, and
-/// any client may write any port into `Host`. The method is not: HEAD is answered from what GET stored. `seen` are the values of a field
-/// as the backend sees them.
+/// All that the backend is told of where the client went is part of the key: the scheme, because a backend that answers plain HTTP with a
+/// redirect to HTTPS would otherwise redirect the HTTPS clients to themselves; the host and the port, behind a trusted proxy those that it
+/// names, because backends put them into absolute links, and any client may write any port into `Host`. The method is not: HEAD is
+/// answered from what GET stored. `seen` are the values of a field as the backend sees them.
 pub fn key<'v, V>(
     head: &RequestHead,
+    exchange: &Exchange,
     seen: impl Fn(&HeaderName) -> V,
-    secure: bool,
     route_id: &str,
     policy: &CachePolicy,
 ) -> CacheKey
 where
     V: IntoIterator<Item = &'v [u8]>,
 {
-    let mut bytes = Framed(Vec::with_capacity(64 + route_id.len() + head.host.len() + head.path.len()));
+    let origin = exchange.told.as_ref().map_or(&[][..], |told| &told.origin);
+    let mut bytes = Framed(Vec::with_capacity(128 + route_id.len() + origin.len() + 2 * head.host.len() + head.path.len()));
     bytes.target(&head.host, &head.path, head.query().filter(|_| policy.query == QueryKey::All));
     bytes.put(route_id.as_bytes());
-    bytes.flag(secure);
-    bytes.put(port(head.authority()));
+    bytes.put(exchange.scheme().as_bytes());
+    bytes.put(origin);
+    bytes.put(head.authority());
+    bytes.put(exchange.upstream_host.as_deref().unwrap_or_default().as_bytes());
     for name in &policy.key_headers {
         bytes.put(name.as_str().as_bytes());
         for value in seen(name) {
@@ -73,14 +77,6 @@ where
     variance.finalize()
 }
 
-/// The digits after the authority's last colon, if they are a port.
-fn port(authority: &[u8]) -> &[u8] {
-    let digits = authority.rsplit(|&byte| byte == b':').next().unwrap_or_default();
-    let is_port = digits.len() < authority.len() && !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    // `[::1]` ends in a bracket and so never gets here as a port.
-    if is_port { digits } else { b"" }
-}
-
 /// Parts with their lengths, so that no two lists of parts have the same bytes.
 struct Framed(Vec<u8>);
 
@@ -108,15 +104,17 @@ mod tests {
     use super::*;
     use crate::cache::rules;
     use crate::cache::tests::{policy, seen};
+    use crate::exchange::Told;
     use http::header;
     use pingora_cache::key::CacheHashKey;
+    use std::sync::Arc;
 
     fn get(target: &str, headers: &[(&str, &str)]) -> RequestHead {
         RequestHead::build("GET", target, headers)
     }
 
     fn bytes(head: &RequestHead, policy: &CachePolicy) -> Vec<u8> {
-        key(head, seen(head), false, "r", policy).primary_key().to_vec()
+        key(head, &Exchange::for_tests(), seen(head), "r", policy).primary_key().to_vec()
     }
 
     #[test]
@@ -126,7 +124,8 @@ mod tests {
         assert_eq!(bytes(&a, &policy), bytes(&b, &policy));
         let head = RequestHead::build("HEAD", "/a?x=1", &[("Host", "h")]);
         assert_eq!(bytes(&a, &policy), bytes(&head, &policy));
-        assert_eq!(key(&a, seen(&a), false, "r", &policy).primary_bin(), key(&b, seen(&b), false, "r", &policy).primary_bin());
+        let key = |head| key(head, &Exchange::for_tests(), seen(head), "r", &policy);
+        assert_eq!(key(&a).primary_bin(), key(&b).primary_bin());
     }
 
     #[test]
@@ -148,13 +147,16 @@ mod tests {
             get("/a", &[("host", "[::1]")]),
             get("/a", &[("host", "[::2]")]),
         ];
-        let mut heads: Vec<RequestHead> = heads.into();
-        for head in heads.iter_mut().rev().take(2) {
-            head.host = String::from_utf8(head.authority().to_vec()).unwrap();
-        }
         let mut keys: Vec<_> = heads.iter().map(|head| bytes(head, &policy)).collect();
-        keys.push(key(&heads[0], seen(&heads[0]), true, "r", &policy).primary_key().to_vec());
-        keys.push(key(&heads[0], seen(&heads[0]), false, "s", &policy).primary_key().to_vec());
+        let mut exchange = Exchange::for_tests();
+        keys.push(key(&heads[0], &exchange, seen(&heads[0]), "s", &policy).primary_key().to_vec());
+        exchange.upstream_host = Some("inner".to_owned());
+        keys.push(key(&heads[0], &exchange, seen(&heads[0]), "r", &policy).primary_key().to_vec());
+        for (scheme, origin) in [("https", &b""[..]), ("http", b"a"), ("http", b"b")] {
+            let told = Told { scheme, origin: origin.to_vec(), ..Told::new(Vec::new()) };
+            let exchange = Exchange { told: Some(Arc::new(told)), ..Exchange::for_tests() };
+            keys.push(key(&heads[0], &exchange, seen(&heads[0]), "r", &policy).primary_key().to_vec());
+        }
         let count = keys.len();
         keys.sort();
         keys.dedup();
@@ -166,15 +168,6 @@ mod tests {
         let mut policy = policy();
         policy.query = QueryKey::None;
         assert_eq!(bytes(&get("/a?x=1", &[]), &policy), bytes(&get("/a?x=2", &[]), &policy));
-    }
-
-    #[test]
-    fn ports() {
-        for (authority, expected) in
-            [("h", ""), ("h:", ""), ("h:80", "80"), ("[::1]", ""), ("[::1]:8080", "8080"), ("", ""), ("h:8o", ""), ("80", "")]
-        {
-            assert_eq!(port(authority.as_bytes()), expected.as_bytes(), "{authority}");
-        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use bytes::Bytes;
 use pingora_cache::HitStatus;
@@ -40,7 +41,7 @@ fn by_the_lane(cache: &'static Cache, policy: &CachePolicy, head: &RequestHead) 
     if matches!(asked(policy, head), Use::Bypass(_)) {
         return None;
     }
-    let hit = cache.fresh(policy, key(head, seen(head), false, "r", policy), seen(head))?;
+    let hit = cache.fresh(policy, key(head, &Exchange::for_tests(), seen(head), "r", policy), seen(head))?;
     Some((hit.body().clone(), hit.outcome()))
 }
 
@@ -56,7 +57,7 @@ async fn serve(
     let mut http = HttpCache::new();
     let used = cache.enable(&mut http, &policy, asked(&policy, &head));
     if http.enabled() {
-        http.set_cache_key(key(&head, seen(&head), false, "r", &policy));
+        http.set_cache_key(key(&head, &Exchange::for_tests(), seen(&head), "r", &policy));
         if !http.cacheable_prediction() {
             http.bypass();
         }
@@ -148,7 +149,7 @@ async fn a_miss_then_hits_for_get_and_head() {
     assert_eq!(bypass, (b"mine".to_vec(), Outcome::Bypass(Bypass::Credentials)));
     let stats = cache.stats();
     assert_eq!((stats.hits, stats.misses, stats.bypassed, stats.memory.stored), (2, 2, 1, 1));
-    let the_key = key(&RequestHead::build("GET", "/a", &[]), |_| [], false, "r", &policy());
+    let the_key = key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], "r", &policy());
     assert!(cache.purge(&the_key).await && !cache.purge(&the_key).await);
     assert_eq!(serve(cache, "GET", &[], Some((&origin, b"again"))).await.1, Outcome::Miss { stored: true });
 }
@@ -221,7 +222,7 @@ async fn variants_from_before_a_purge_are_gone() {
     for (fields, body) in [(de, b"de"), (en, b"en")] {
         serve(cache, "GET", &fields, Some((&origin, body))).await;
     }
-    let the_key = key(&RequestHead::build("GET", "/a", &[]), |_| [], false, "r", &policy());
+    let the_key = key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], "r", &policy());
     assert!(cache.purge(&the_key).await);
     // The primary is stored anew; the old variant is still in the store, but it is not this primary's.
     assert_eq!(serve(cache, "GET", &de, Some((&origin, b"DE"))).await.0, b"DE");
@@ -262,7 +263,7 @@ async fn a_client_that_has_it_gets_304() {
         (&[("if-none-match", "\"u\""), ("if-modified-since", dated.1)], false),
     ] {
         let head = RequestHead::build("GET", "/a", fields);
-        let hit = cache.fresh(&policy, key(&head, seen(&head), false, "r", &policy), seen(&head)).unwrap();
+        let hit = cache.fresh(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), seen(&head)).unwrap();
         let unchanged = hit.not_modified(&head.method, seen(&head));
         assert_eq!(unchanged.is_some(), expected, "{fields:?}");
         if let Some(unchanged) = unchanged {

@@ -46,7 +46,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("request.headers", Shape::Map, "by name in lower case; several fields of a name are joined with a comma"),
     variable("request.client", Shape::Text, "the client's address, behind trusted proxies"),
     variable("request.protocol", Shape::Text, "HTTP/1.1, HTTP/2"),
-    variable("request.scheme", Shape::Text, "http or https"),
+    variable("request.scheme", Shape::Text, "http or https, as trusted proxies say"),
     variable("request.tls_version", Shape::Text, "TLSv1.3, or empty"),
     variable("request.server_name", Shape::Text, "the name that the client asked for in TLS, or empty"),
     variable("request.listener", Shape::Text, "the listener's name"),
@@ -122,7 +122,7 @@ impl Facts<'_> {
             } else {
                 "HTTP/1.1"
             }),
-            "scheme" => text(if tls.is_some() { "https" } else { "http" }),
+            "scheme" => text(exchange.scheme()),
             "tls_version" => text(tls.map_or("", |tls| tls.version)),
             "server_name" => text(tls.and_then(|tls| tls.server_name.as_deref()).unwrap_or_default()),
             "listener" => text(&exchange.connection.listener),

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::ext::get_tcp_info;
 use pingora_error::{Error, ErrorType, OrErr, Result};
@@ -452,6 +452,7 @@ impl H1 {
         answer: &AnswerHead,
         request_id: &RequestId,
         edits: &HeaderEdits,
+        via: Option<&HeaderValue>,
         method: &Method,
         end: bool,
     ) -> Result<()> {
@@ -463,7 +464,7 @@ impl H1 {
             (false, None, _) => AnswerFraming::UntilClose,
         };
         self.keep_alive &= self.framing != AnswerFraming::UntilClose && !self.is_last();
-        encode::relayed(&mut self.write, answer, request_id, edits, self.framing, self.keep_alive, self.version);
+        encode::relayed(&mut self.write, answer, request_id, edits, via, self.framing, self.keep_alive, self.version);
         self.answered = true;
         if end { self.finish().await } else { Ok(()) }
     }
@@ -488,7 +489,7 @@ impl H1 {
             (b"Cache-Control", b"no-store"),
         ];
         let said = reply.headers.iter().chain(&worded.fields).map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
-        let fields = always.into_iter().chain(said);
+        let fields = always.into_iter().filter(|_| !encode::is_bodiless(worded.status)).chain(said);
         self.framing = AnswerFraming::None;
         encode::own(&mut self.write, worded.status, fields, request_id, edits, self.framing, self.keep_alive, self.version);
         if *method != Method::HEAD {

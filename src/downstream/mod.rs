@@ -14,15 +14,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use parking_lot::Mutex;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use smallvec::SmallVec;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::exchange::{Exchange, RequestId, X_REQUEST_ID, is_gateways};
+use crate::exchange::{Exchange, RequestId, X_REQUEST_ID, is_gateways, is_identity};
 use crate::grpc::{Dialect, Messages};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::reply::Reply;
@@ -720,6 +719,7 @@ impl Downstream {
         answer: &AnswerHead,
         request_id: &RequestId,
         edits: &HeaderEdits,
+        via: Option<&HeaderValue>,
         end: bool,
     ) -> Result<()> {
         if self.fate.streams.load(Ordering::Relaxed) || streams(answer, edits) {
@@ -728,10 +728,10 @@ impl Downstream {
         match &mut self.wire {
             Some(Wire::H1(wire)) => {
                 self.answered = true;
-                wire.write_answer(answer, request_id, edits, &self.method, end).await
+                wire.write_answer(answer, request_id, edits, via, &self.method, end).await
             }
             Some(Wire::H2(stream)) => {
-                stream.write_head(h2::answer(answer, request_id, edits)?, end)?;
+                stream.write_head(h2::answer(answer, request_id, edits, via)?, end)?;
                 self.answered = true;
                 Ok(())
             }
@@ -868,11 +868,13 @@ pub fn reply_parts(
 ) -> Result<(ResponseHeader, Vec<u8>)> {
     let worded = reply.worded(dialect, request_id);
     let mut answer = ResponseHeader::build(worded.status, Some(8))?;
-    answer.insert_header(header::CONTENT_TYPE, worded.media_type)?;
-    if !dialect.is_grpc() {
-        answer.insert_header(header::CONTENT_LENGTH, worded.body.len())?;
+    if !encode::is_bodiless(worded.status) {
+        answer.insert_header(header::CONTENT_TYPE, worded.media_type)?;
+        if !dialect.is_grpc() {
+            answer.insert_header(header::CONTENT_LENGTH, worded.body.len())?;
+        }
+        answer.insert_header(header::CACHE_CONTROL, "no-store")?;
     }
-    answer.insert_header(header::CACHE_CONTROL, "no-store")?;
     for (name, value) in reply.headers.iter().chain(&worded.fields) {
         answer.append_header(name.clone(), value.clone())?;
     }
@@ -916,10 +918,9 @@ pub fn upstream_request(head: &RequestHead, target: Option<&str>, exchange: &Exc
     };
     let mut request = Box::new(RequestHeader::build(head.method.clone(), target.as_bytes(), Some(head.fields.len() + 8))?);
     request.set_version(head.version);
-    let named = nominated(head);
     for field in &head.fields {
         let name = field.name.of(&head.buffer);
-        if passes(name, &named, exchange.trusted) && !is_gateways(name) {
+        if passes(name, exchange.trusted_identity) && !is_gateways(name) {
             let name = String::from_utf8_lossy(name).into_owned();
             let value =
                 pingora_http::header_value_from_raw(head.buffer.slice(field.value.start as usize..field.value.end as usize));
@@ -953,32 +954,16 @@ pub fn upstream_request(head: &RequestHead, target: Option<&str>, exchange: &Exc
     Ok(request)
 }
 
-/// The names that the client's `Connection` fields nominate as belonging to the connection.
-pub fn nominated(head: &RequestHead) -> SmallVec<[&[u8]; 2]> {
-    encode::nominations(head.header_all("connection"))
-}
-
 /// Whether a field of the client's goes to the backend.
 ///
 /// Names with an underscore do not: CGI-like backends fold `X_Auth_Subject` and `X-Auth-Subject` into one variable, so a client
-/// could forge what only the gateway may say. For the same reason the fields that carry a proved identity come from a trusted proxy,
-/// or from the gateway itself, or not at all, whether the route has an `authn` policy or not.
-pub fn passes(name: &[u8], nominated: &[&[u8]], trusted: bool) -> bool {
+/// could forge what only the gateway may say. For the same reason the fields that carry a proved identity come from a peer that is trusted
+/// to prove it, or from the gateway itself, or not at all, whether the route has an `authn` policy or not.
+pub fn passes(name: &[u8], trusted_identity: bool) -> bool {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
     let hop = encode::is_hop_by_hop(name);
     let ours = is("host") || is("expect") || is("http2-settings") || is("proxy-authorization");
-    let identity = match name.len() {
-        11 => is("client-cert"),
-        17 => is("client-cert-chain"),
-        13 => is("x-auth-method") || is("x-auth-scopes"),
-        14 => is("x-auth-subject"),
-        15 => is("x-consumer-name"),
-        _ => false,
-    };
-    !hop && !ours
-        && (trusted || !identity)
-        && !name.contains(&b'_')
-        && !nominated.iter().any(|token| name.eq_ignore_ascii_case(token) && !is("content-length"))
+    !hop && !ours && (trusted_identity || !is_identity(name)) && !name.contains(&b'_')
 }
 
 #[cfg(test)]
@@ -992,8 +977,7 @@ mod tests {
             "/a?b",
             &[
                 ("Host", "h"),
-                ("Connection", "close, X-Secret"),
-                ("X-Secret", "1"),
+                ("Connection", "close"),
                 ("Keep-Alive", "1"),
                 ("X_Auth_Subject", "root"),
                 ("X-Auth-Subject", "root"),
@@ -1021,12 +1005,5 @@ mod tests {
         assert!(streams(&plain, &vec![set("text/plain"), set("application/grpc")]));
         assert!(!streams(&events, &vec![set("text/html")]));
         assert!(!streams(&events, &vec![HeaderEdit::Remove(header::CONTENT_TYPE)]));
-    }
-
-    #[test]
-    fn a_client_cannot_take_the_length_away() {
-        let head = RequestHead::build("POST", "/", &[("Host", "h"), ("Connection", "content-length"), ("Content-Length", "3")]);
-        let request = upstream_request(&head, None, &Exchange::for_tests()).unwrap();
-        assert_eq!(request.headers["content-length"], "3");
     }
 }

@@ -4,7 +4,7 @@
 //! proxy road's, and clients must not be able to tell which of the two gave them a hit.
 
 use http::header::{self, HeaderName};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, Version};
 use smallvec::SmallVec;
 
 use super::{Failed, client_failed};
@@ -25,7 +25,7 @@ pub fn find(journey: &Journey) -> Option<Hit> {
     if matches!(journey.cache_use(policy), Use::Bypass(_)) || !seen(&header::RANGE).is_empty() {
         return None;
     }
-    let key = cache::key(head, seen, exchange.connection.tls.is_some(), &route.id, policy);
+    let key = cache::key(head, exchange, seen, &route.id, policy);
     journey.view.cache.fresh(policy, key, seen)
 }
 
@@ -50,7 +50,8 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
     let bodiless = journey.head.method == Method::HEAD || is_bodiless(head.status) || hit.body().is_empty();
     let answer = answer_head(head, hit.body().len());
     let exchange = &journey.exchange;
-    down.write_answer(&answer, &exchange.request_id, &exchange.to_client, bodiless)
+    let via = exchange.via(answer.version);
+    down.write_answer(&answer, &exchange.request_id, &exchange.to_client, via, bodiless)
         .await
         .map_err(|error| client_failed(&error))?;
     if !bodiless {
@@ -69,5 +70,6 @@ fn answer_head(head: &StoredHead, length: usize) -> AnswerHead {
         body: BodyDecoder::Done,
         length: (!is_bodiless(head.status)).then_some(length as u64),
         keep_alive: true,
+        version: Version::HTTP_11,
     }
 }

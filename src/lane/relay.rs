@@ -397,7 +397,9 @@ async fn relay(
         }
     }
     let end = answer.body.is_done();
-    down.write_answer(&answer, &journey.exchange.request_id, &journey.exchange.to_client, end).await.map_err(Broken::Client)?;
+    let exchange = &journey.exchange;
+    let via = exchange.via(answer.version);
+    down.write_answer(&answer, &exchange.request_id, &exchange.to_client, via, end).await.map_err(Broken::Client)?;
     let mut amount = READ;
     while !answer.body.is_done() {
         let before = up.read.len();

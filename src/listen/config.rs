@@ -17,6 +17,7 @@ use super::tls::TlsAcceptor;
 use crate::cidr::CidrSet;
 use crate::problem::{Place, Problem, Problems};
 use crate::value::{OneOrMany, Period, Size, Spanned};
+use crate::via::Via;
 
 /// One address that the gateway listens on.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -45,6 +46,15 @@ pub struct ListenerConfig {
     /// From anyone else these fields are replaced. Default: nobody.
     #[serde(default)]
     pub trusted_proxies: Vec<Spanned<String>>,
+    /// Addresses and CIDR ranges of peers that have proved who the client is, and may say so: their `X-Consumer-Name`, `X-Auth-*`,
+    /// `Client-Cert` and `Client-Cert-Chain` go on to the backend. From anyone else, proxies under `trusted_proxies` included, these fields
+    /// are removed. Name only peers that never pass on what their own clients send under these names. Default: nobody.
+    #[serde(default)]
+    pub trusted_identity: Vec<Spanned<String>>,
+    /// What the gateway calls itself in `Via`, which it adds to requests and to the answers that it passes on (RFC 9110, section 7.6.3): a
+    /// name, or a host with a port. `false` adds nothing. Default: `portcullis`.
+    #[serde(default)]
+    pub via: Option<Spanned<ViaConfig>>,
     /// The most connections at once; more are closed as they come. At least 1. Default: 65536.
     #[serde(default = "default_connections")]
     pub max_connections: Spanned<u32>,
@@ -126,6 +136,45 @@ pub struct ProxyProtocolConfig {
     /// header is never read. Default: true.
     #[serde(default = "yes")]
     pub required: bool,
+}
+
+/// A name, or whether there is one at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ViaConfig {
+    On(bool),
+    Name(String),
+}
+
+impl<'de> Deserialize<'de> for ViaConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+        impl de::Visitor<'_> for Name {
+            type Value = ViaConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name, or false")
+            }
+
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<ViaConfig, E> {
+                Ok(ViaConfig::On(on))
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<ViaConfig, E> {
+                Ok(ViaConfig::Name(name.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Name)
+    }
+}
+
+impl JsonSchema for ViaConfig {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ViaConfig".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "boolean"] })
+    }
 }
 
 /// How long clients may take. Each is more than 0 and at most a day.
@@ -259,6 +308,10 @@ pub struct Listener {
     pub h2c: bool,
     pub proxy_protocol: Option<ProxyProtocol>,
     pub trusted_proxies: CidrSet,
+    /// Those who may say who the client has proved to be.
+    pub trusted_identity: CidrSet,
+    /// What the gateway calls itself.
+    pub via: Option<Arc<Via>>,
     pub caps: Caps,
     pub timeouts: Timeouts,
     pub limits: Limits,
@@ -319,6 +372,9 @@ impl Listener {
         let proxy_protocol = config.proxy_protocol.as_ref().map(|written| proxy_protocol(written, config.bind.place, problems));
         let trusted_proxies = CidrSet::compile(&config.trusted_proxies, problems);
         warn_of_everyone(&trusted_proxies, &config.trusted_proxies, problems);
+        let trusted_identity = CidrSet::compile(&config.trusted_identity, problems);
+        warn_of_impostors(&trusted_identity, &config.trusted_identity, problems);
+        let via = via(config, problems);
         let caps = caps(config, problems);
         let timeouts = timeouts(&config.timeouts, problems);
         let limits = limits(&config.limits, problems);
@@ -335,6 +391,8 @@ impl Listener {
             h2c: config.h2c && config.tls.is_none(),
             proxy_protocol,
             trusted_proxies,
+            trusted_identity,
+            via: via?,
             caps,
             timeouts: timeouts?,
             limits: limits?,
@@ -405,6 +463,30 @@ fn warn_of_everyone(set: &CidrSet, texts: &[Spanned<String>], problems: &mut Pro
         let message = "every address is trusted here, so every client can choose the address it is taken for";
         problems.push(Problem::warning(place, message));
     }
+}
+
+fn warn_of_impostors(set: &CidrSet, texts: &[Spanned<String>], problems: &mut Problems) {
+    if set.is_everyone() {
+        let place = texts.first().map_or(Place::NOWHERE, |text| text.place);
+        let message = "every address is trusted here, so every client can choose who it is taken for";
+        problems.push(Problem::warning(place, message));
+    }
+}
+
+/// What the gateway calls itself, if it does. `None` if the name is none.
+fn via(config: &ListenerConfig, problems: &mut Problems) -> Option<Option<Arc<Via>>> {
+    let name = match config.via.as_ref().map(|via| &via.value) {
+        Some(ViaConfig::On(false)) => return Some(None),
+        Some(ViaConfig::Name(name)) => name,
+        None | Some(ViaConfig::On(true)) => "portcullis",
+    };
+    let via = Via::new(name);
+    if via.is_none() {
+        let place = config.via.as_ref().map_or(Place::NOWHERE, |via| via.place);
+        let problem = Problem::error(place, "`via` is a name without spaces, or a host with a port");
+        problems.push(problem.hint("write `via: edge-1`, or `via: false` to add nothing"));
+    }
+    Some(Some(Arc::new(via?)))
 }
 
 fn caps(config: &ListenerConfig, problems: &mut Problems) -> Caps {

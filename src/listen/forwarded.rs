@@ -11,9 +11,11 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
+use crate::authority::{self, canonical, without_default_port};
 use crate::cidr::CidrSet;
-use crate::exchange::{Connection, Told, is_gateways};
+use crate::exchange::{Connection, Told, ToldUnder, is_gateways};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
+use crate::via::Via;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -102,27 +104,32 @@ fn is_port(text: &str) -> bool {
 /// The `for` of each element of one `Forwarded` field, from the left; `None` for an element without a usable one. An element that is
 /// malformed makes the whole field one unusable hop, for then nobody knows where its elements begin.
 fn forwarded_for(value: &[u8]) -> SmallVec<[Option<IpAddr>; 4]> {
-    let mut hops = SmallVec::new();
-    for element in split_outside_quotes(value, b',') {
-        let Some(element) = element else { return SmallVec::from_elem(None, 1) };
-        let element = element.trim_ascii();
-        if element.is_empty() {
-            continue;
-        }
-        let mut hop = None;
-        let mut seen = false;
-        for pair in split_outside_quotes(element, b';').flatten() {
-            let mut sides = pair.splitn(2, |&byte| byte == b'=');
-            let name = sides.next().unwrap_or_default().trim_ascii();
-            if name.eq_ignore_ascii_case(b"for") {
-                // A parameter must not occur twice (RFC 7239, section 4): neither is then believed.
-                hop = if seen { None } else { sides.next().and_then(|text| hop_address(text.trim_ascii())) };
-                seen = true;
-            }
-        }
-        hops.push(hop);
+    match elements(value) {
+        Some(elements) => elements.into_iter().map(|element| parameter(element, b"for").and_then(hop_address)).collect(),
+        None => SmallVec::from_elem(None, 1),
     }
-    hops
+}
+
+/// The elements of one `Forwarded` field, from the left, without empty ones. `None` if nobody can tell where they begin.
+fn elements(value: &[u8]) -> Option<SmallVec<[&[u8]; 4]>> {
+    let parts = split_outside_quotes(value, b',').map(|element| element.map(<[u8]>::trim_ascii));
+    parts.filter(|element| element.is_none_or(|element| !element.is_empty())).collect()
+}
+
+/// A parameter of an element, as it stands. One that occurs twice, which it must not (RFC 7239, section 4), is not believed.
+fn parameter<'a>(element: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
+    let mut found = split_outside_quotes(element, b';').flatten().filter_map(|pair| {
+        let mut sides = pair.splitn(2, |&byte| byte == b'=');
+        let name = sides.next().unwrap_or_default().trim_ascii();
+        name.eq_ignore_ascii_case(wanted).then(|| sides.next().unwrap_or_default().trim_ascii())
+    });
+    let value = found.next()?;
+    found.next().is_none().then_some(value)
+}
+
+/// A parameter's value without the quotes that it may stand in.
+fn unquoted(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
 /// Splits at `separator` where it is not inside a quoted string. A quoted string that never ends yields `None`, once, at the end.
@@ -160,27 +167,90 @@ pub struct Hop<'a> {
     pub client: IpAddr,
     /// The address the client connected to.
     pub local: SocketAddr,
-    /// `http` or `https`, as it came to the gateway.
-    pub scheme: &'a str,
-    /// Whether `peer` is a trusted proxy.
-    pub trusted: bool,
+    /// Whether the connection came over TLS.
+    pub secure: bool,
+    /// What [`scheme`] said.
+    pub scheme: &'static str,
+    /// The proxies that are believed, if `peer` is one of them.
+    pub proxies: Option<&'a CidrSet>,
+    /// Fields that say who the client is, which nobody but the gateway sends.
+    pub reserved: &'a [HeaderName],
+    /// What the gateway calls itself, if it does.
+    pub via: Option<&'a Arc<Via>>,
+}
+
+/// `http` or `https`: how the client came. `proxies` are those that are believed, if `peer` is one of them: then it is what they say, else
+/// how it came to the gateway.
+pub fn scheme(peer: IpAddr, secure: bool, head: &RequestHead, proxies: Option<&CidrSet>) -> &'static str {
+    let claimed = proxies.and_then(|proxies| claim(peer, head, proxies, "x-forwarded-proto", b"proto", read_scheme));
+    claimed.unwrap_or(if secure { "https" } else { "http" })
+}
+
+fn read_scheme(text: &[u8]) -> Option<&'static str> {
+    let is = |known: &[u8]| text.eq_ignore_ascii_case(known);
+    if is(b"https") || is(b"wss") { Some("https") } else { (is(b"http") || is(b"ws")).then_some("http") }
+}
+
+/// What trusted proxies claim of the client's request, in the field of that name, or else in the parameter of the `Forwarded` element that
+/// the outermost of them added. Several fields are several claims, and none is believed.
+fn claim<'a, T>(
+    peer: IpAddr,
+    head: &'a RequestHead,
+    proxies: &CidrSet,
+    field: &'static str,
+    name: &[u8],
+    read: impl Fn(&'a [u8]) -> Option<T>,
+) -> Option<T> {
+    let mut fields = head.header_all(field);
+    match (fields.next(), fields.next()) {
+        (Some(value), None) => read(value.trim_ascii()),
+        (Some(_), Some(_)) => None,
+        (None, _) => outermost(peer, head, proxies).and_then(|element| parameter(element, name)).map(unquoted).and_then(read),
+    }
+}
+
+/// The element of `Forwarded` that the outermost trusted proxy added, as [`real_client`] finds it. None beside `X-Forwarded-For`, for
+/// then it may be the client's own.
+fn outermost<'a>(peer: IpAddr, head: &'a RequestHead, proxies: &CidrSet) -> Option<&'a [u8]> {
+    if !proxies.contains(peer.to_canonical()) || head.header("x-forwarded-for").is_some() {
+        return None;
+    }
+    let mut found = None;
+    let mut hops = 0;
+    for field in fields_from_the_right(head, "forwarded") {
+        for element in elements(field)?.into_iter().rev() {
+            found = Some(element);
+            hops += 1;
+            let hop = parameter(element, b"for").and_then(hop_address);
+            if hops == MOST_HOPS || !hop.is_some_and(|hop| proxies.contains(hop)) {
+                return found;
+            }
+        }
+    }
+    found
 }
 
 /// What the backend is told of who asked, and how.
 ///
 /// From a trusted proxy, `X-Forwarded-For` and `Forwarded` are extended by one hop, and its `X-Forwarded-Proto`, `-Host` and `-Port`
-/// stay if they are well formed. From anyone else all of them are replaced, and other `X-Forwarded-*` fields are removed (by adding to
+/// stay if they are well formed. Where it sends only one of the two lists, the other is made of it, and `Forwarded` also where it sends both:
+/// see [`real_client`]. From anyone else all of them are replaced, and other `X-Forwarded-*` fields are removed (by adding to
 /// `edits`), as backends tend to believe them. Spellings with `_` are removed either way: behind CGI-like interfaces they are the same
-/// variable. `X-Real-IP` is the real client in every case.
+/// variable. `X-Real-IP` is the real client in every case. `X-Forwarded-Port` never says anything but what the host and the scheme say.
 ///
 /// Of a hop that is not trusted, every request of a connection that names the same authority tells the same: it is made once.
 pub fn told(connection: &Connection, head: &RequestHead, hop: &Hop<'_>, edits: &mut HeaderEdits) -> Arc<Told> {
-    remove_forgeries(head, hop.trusted, edits);
-    if hop.trusted {
+    remove_forgeries(head, hop, edits);
+    if hop.proxies.is_some() {
         return Arc::new(tell(head, hop));
     }
     let mut told = connection.told.lock();
-    if let Some((_, known)) = told.as_ref().filter(|(authority, _)| **authority == *head.authority()) {
+    let same = |(authority, known): &&ToldUnder| {
+        **authority == *head.authority()
+            && known.version == head.version
+            && known.via.as_ref().map(Arc::as_ptr) == hop.via.map(Arc::as_ptr)
+    };
+    if let Some((_, known)) = told.as_ref().filter(same) {
         return known.clone();
     }
     let fresh = Arc::new(tell(head, hop));
@@ -189,37 +259,144 @@ pub fn told(connection: &Connection, head: &RequestHead, hop: &Hop<'_>, edits: &
 }
 
 fn tell(head: &RequestHead, hop: &Hop<'_>) -> Told {
-    let before = |name: &'static str| if hop.trusted { joined(head, name) } else { None };
-    let kept = |name: &'static str, fine: fn(&[u8]) -> bool| {
-        hop.trusted.then(|| head.header(name).filter(|value| fine(value))).flatten()
-    };
-    let proto = kept("x-forwarded-proto", |value| matches!(value, b"http" | b"https")).unwrap_or(hop.scheme.as_bytes());
-    let host = kept("x-forwarded-host", is_host).unwrap_or(head.authority());
-    let mut port = itoa::Buffer::new();
-    let port = kept("x-forwarded-port", is_decimal_port).unwrap_or(port.format(hop.local.port()).as_bytes());
+    let claimed = hop.proxies.and_then(|proxies| claim(hop.peer, head, proxies, "x-forwarded-host", b"host", canonical));
+    let host = claimed.as_ref().map_or_else(|| head.authority(), |claimed| claimed.text.as_bytes());
+    let host = without_default_port(host, hop.scheme);
+    let port = told_port(head, hop, host);
+    let before = hop.proxies.map(|_| Before::of(head)).unwrap_or_default();
 
     // One buffer for all the values; each is a slice of it.
     let mut values = Values { text: Vec::with_capacity(256), fields: SmallVec::new() };
     let mut edits = HeaderEdits::new();
     values.put(&X_FORWARDED_FOR, |text| {
-        push_list(text, before("x-forwarded-for"));
+        before.addresses(text);
         push_display(text, hop.peer.to_canonical());
     });
-    values.put(&X_FORWARDED_PROTO, |text| text.extend_from_slice(proto));
+    values.put(&X_FORWARDED_PROTO, |text| text.extend_from_slice(hop.scheme.as_bytes()));
     if host.is_empty() {
         // An HTTP/1.0 client named no host; someone else's claim must not stand in for it.
         edits.push(HeaderEdit::Remove(X_FORWARDED_HOST.clone()));
     } else {
         values.put(&X_FORWARDED_HOST, |text| text.extend_from_slice(host));
     }
-    values.put(&X_FORWARDED_PORT, |text| text.extend_from_slice(port));
+    values.put(&X_FORWARDED_PORT, |text| push_display(text, port));
     values.put(&http::header::FORWARDED, |text| {
-        push_list(text, before("forwarded"));
+        before.elements(text, hop.scheme, host);
         push_forwarded(text, hop, head.authority());
     });
     values.put(&X_REAL_IP, |text| push_display(text, hop.client.to_canonical()));
     values.into_edits(&mut edits);
-    Told::new(edits)
+    if let Some(via) = hop.via {
+        edits.push(HeaderEdit::Add(http::header::VIA, via.value(head.version).clone()));
+    }
+    let mut origin = Vec::with_capacity(64);
+    let port = port.to_be_bytes();
+    [hop.scheme.as_bytes(), host, &port].into_iter().for_each(|part| push_framed(&mut origin, part));
+    if hop.proxies.is_some() {
+        before.origin(head, &mut origin);
+    }
+    Told { scheme: hop.scheme, origin, version: head.version, via: hop.via.cloned(), ..Told::new(edits) }
+}
+
+/// The port of the host that is told; where it names none, the one that a trusted proxy adds, or else the scheme's.
+fn told_port(head: &RequestHead, hop: &Hop<'_>, host: &[u8]) -> u16 {
+    let of_scheme = |scheme| authority::number(authority::default_port(scheme).as_bytes()).unwrap_or_default();
+    if let Some(port) = authority::port(host).and_then(authority::number) {
+        return port;
+    }
+    let own = of_scheme(hop.scheme);
+    if let Some(proxies) = hop.proxies {
+        let added = claim(hop.peer, head, proxies, "x-forwarded-port", b"", authority::number);
+        // Port 80 beside `https` is what a proxy says that does not know of the one before it.
+        let other = of_scheme(if hop.scheme == "https" { "http" } else { "https" });
+        return added.filter(|port| *port != 0 && *port != other).unwrap_or(own);
+    }
+    // Without a host there is nothing to contradict.
+    if host.is_empty() { hop.local.port() } else { own }
+}
+
+/// The hops before the last, as trusted proxies tell of them.
+#[derive(Default)]
+enum Before<'a> {
+    #[default]
+    Nothing,
+    /// The members of `X-Forwarded-For`.
+    Addresses(SmallVec<[&'a [u8]; 8]>),
+    /// The elements of `Forwarded`.
+    Elements(SmallVec<[&'a [u8]; 8]>),
+}
+
+impl<'a> Before<'a> {
+    /// Empty members mean nothing (RFC 9110, section 5.6.1) and are not passed on.
+    fn of(head: &'a RequestHead) -> Self {
+        if head.header("x-forwarded-for").is_some() {
+            let members = head.header_all("x-forwarded-for").flat_map(|value| value.split(|&byte| byte == b','));
+            return Before::Addresses(members.map(<[u8]>::trim_ascii).filter(|member| !member.is_empty()).collect());
+        }
+        // One that cannot be read hides where its elements end, and with it where the next hop's would begin.
+        Before::Elements(head.header_all("forwarded").filter_map(elements).flatten().collect())
+    }
+
+    /// Writes them as a list of addresses that goes on.
+    fn addresses(&self, text: &mut Vec<u8>) {
+        match self {
+            Before::Nothing => {}
+            Before::Addresses(members) => members.iter().for_each(|member| push_member(text, member)),
+            Before::Elements(elements) => {
+                for element in elements {
+                    match parameter(element, b"for").and_then(hop_address) {
+                        Some(address) => push_display(text, address),
+                        None => text.extend_from_slice(b"unknown"),
+                    }
+                    text.extend_from_slice(b", ");
+                }
+            }
+        }
+    }
+
+    /// Writes them as a list of `Forwarded` elements that goes on (RFC 7239, section 7.4). The first one says how the client came.
+    fn elements(&self, text: &mut Vec<u8>, scheme: &str, host: &[u8]) {
+        match self {
+            Before::Nothing => {}
+            Before::Elements(elements) => elements.iter().for_each(|element| push_member(text, element)),
+            Before::Addresses(members) => {
+                for (at, member) in members.iter().enumerate() {
+                    push_node(text, hop_address(member));
+                    if at == 0 {
+                        push_came(text, scheme, host);
+                    }
+                    text.extend_from_slice(b", ");
+                }
+            }
+        }
+    }
+
+    /// What else of the proxies' words a backend may make its links of: the hosts and schemes of elements, and `X-Forwarded-Prefix` and the
+    /// like, which pass as they came.
+    fn origin(&self, head: &RequestHead, origin: &mut Vec<u8>) {
+        if let Before::Elements(elements) = self {
+            for element in elements {
+                for name in [&b"host"[..], b"proto"] {
+                    push_framed(origin, parameter(element, name).unwrap_or_default());
+                }
+            }
+        }
+        for (name, value) in head.headers().filter(|(name, _)| names_forwarding(name) && !is_gateways(name)) {
+            push_framed(origin, &name.to_ascii_lowercase());
+            push_framed(origin, value);
+        }
+    }
+}
+
+fn push_member(text: &mut Vec<u8>, member: &[u8]) {
+    text.extend_from_slice(member);
+    text.extend_from_slice(b", ");
+}
+
+/// With its length, so that no two lists of parts have the same bytes.
+fn push_framed(out: &mut Vec<u8>, part: &[u8]) {
+    out.extend_from_slice(&(part.len() as u64).to_le_bytes());
+    out.extend_from_slice(part);
 }
 
 struct Values<'a> {
@@ -247,19 +424,6 @@ impl<'a> Values<'a> {
     }
 }
 
-/// All fields of that name as one list, from left to right.
-fn joined<'a>(head: &'a RequestHead, name: &'static str) -> Option<impl Iterator<Item = &'a [u8]> + 'a> {
-    let mut values = head.header_all(name).map(<[u8]>::trim_ascii).filter(|value| !value.is_empty()).peekable();
-    values.peek().is_some().then_some(values)
-}
-
-fn push_list<'a>(text: &mut Vec<u8>, list: Option<impl Iterator<Item = &'a [u8]>>) {
-    for value in list.into_iter().flatten() {
-        text.extend_from_slice(value);
-        text.extend_from_slice(b", ");
-    }
-}
-
 /// Addresses and the like, whose formatting cannot fail.
 fn push_display(text: &mut Vec<u8>, value: impl std::fmt::Display) {
     let mut short = ShortText(text);
@@ -275,36 +439,42 @@ impl Write for ShortText<'_> {
     }
 }
 
-/// `for=192.0.2.1;proto=https;host="example.com"` (RFC 7239, section 4).
+/// `for=192.0.2.1;proto=https;host="example.com"` (RFC 7239, section 4): how the last hop came.
 fn push_forwarded(text: &mut Vec<u8>, hop: &Hop<'_>, authority: &[u8]) {
+    push_node(text, Some(hop.peer.to_canonical()));
+    push_came(text, if hop.secure { "https" } else { "http" }, authority);
+}
+
+fn push_node(text: &mut Vec<u8>, node: Option<IpAddr>) {
     text.extend_from_slice(b"for=");
-    match hop.peer.to_canonical() {
-        IpAddr::V4(address) => push_display(text, address),
-        IpAddr::V6(address) => push_display(text, format_args!("\"[{address}]\"")),
+    match node {
+        Some(IpAddr::V4(address)) => push_display(text, address),
+        Some(IpAddr::V6(address)) => push_display(text, format_args!("\"[{address}]\"")),
+        None => text.extend_from_slice(b"unknown"),
     }
+}
+
+/// A canonical authority holds nothing that a quoted string would have to escape.
+fn push_came(text: &mut Vec<u8>, scheme: &str, authority: &[u8]) {
     text.extend_from_slice(b";proto=");
-    text.extend_from_slice(hop.scheme.as_bytes());
+    text.extend_from_slice(scheme.as_bytes());
     if !authority.is_empty() {
         text.extend_from_slice(b";host=\"");
-        for &byte in authority {
-            if matches!(byte, b'"' | b'\\') {
-                text.push(b'\\');
-            }
-            text.push(byte);
-        }
+        text.extend_from_slice(authority);
         text.push(b'"');
     }
 }
 
-fn remove_forgeries(head: &RequestHead, trusted: bool, edits: &mut HeaderEdits) {
+fn remove_forgeries(head: &RequestHead, hop: &Hop<'_>, edits: &mut HeaderEdits) {
     for (name, _) in head.headers() {
         // The cheap look first: most fields begin with something else.
         if !matches!(name.first(), Some(b'x' | b'X')) {
             continue;
         }
         let spelled_with_underscore = name.contains(&b'_') && names_forwarding(name);
-        let foreign = !trusted && names_forwarding(name) && !is_gateways(name);
-        if (spelled_with_underscore || foreign)
+        let foreign = hop.proxies.is_none() && names_forwarding(name) && !is_gateways(name);
+        let reserved = || hop.reserved.iter().any(|reserved| name.eq_ignore_ascii_case(reserved.as_str().as_bytes()));
+        if (spelled_with_underscore || foreign || reserved())
             && let Ok(name) = HeaderName::from_bytes(name)
         {
             edits.push(HeaderEdit::Remove(name));
@@ -322,16 +492,6 @@ fn names_forwarding(name: &[u8]) -> bool {
                 .all(|(byte, known)| byte.to_ascii_lowercase() == *known || (*byte == b'_' && *known == b'-'))
     };
     name.get(..12).is_some_and(|prefix| same(prefix, b"x-forwarded-")) || same(name, b"x-real-ip")
-}
-
-/// A host with or without port, as far as needed to be harmless.
-fn is_host(value: &[u8]) -> bool {
-    let fine = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
-    (1..=255).contains(&value.len()) && value.iter().all(fine)
-}
-
-fn is_decimal_port(value: &[u8]) -> bool {
-    (1..=5).contains(&value.len()) && value.iter().all(u8::is_ascii_digit)
 }
 
 #[cfg(test)]

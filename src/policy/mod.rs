@@ -171,6 +171,8 @@ pub struct Knobs {
     pub credential_headers: Vec<http::HeaderName>,
     /// The fields of which a policy makes the value that the backend sees, for each client another one.
     pub per_client: Vec<http::HeaderName>,
+    /// The fields under which this route's backends hear who the client is, beside those that every backend knows.
+    pub identity_fields: Vec<http::HeaderName>,
     /// The request's credentials go to the backend as they came.
     pub forward_credentials: bool,
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::authority;
 use crate::path;
 
 /// The most segments of a path pattern. Bounds the depth of the tree that patterns are kept in, and with it the work and the stack
@@ -32,10 +33,12 @@ impl HostPattern {
         }
         let lower = text.to_ascii_lowercase();
         let name = lower.strip_suffix('.').unwrap_or(&lower);
-        if let Some(address) = name.strip_prefix('[') {
-            let address = address.strip_suffix(']').ok_or("a port does not belong in a route's host")?;
-            address.parse::<std::net::Ipv6Addr>().map_err(|_| "this is not an IPv6 address".to_owned())?;
-            return Ok(HostPattern::Exact(name.into()));
+        if name.starts_with('[') {
+            if !name.ends_with(']') {
+                return Err("a port does not belong in a route's host".to_owned());
+            }
+            let address = authority::canonical(name.as_bytes()).ok_or("this is not an IPv6 address")?;
+            return Ok(HostPattern::Exact(address.host().into()));
         }
         let (wildcard, name) = name.strip_prefix("*.").map_or((false, name), |suffix| (true, suffix));
         if name.contains(':') {

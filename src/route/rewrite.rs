@@ -3,11 +3,10 @@
 //! What comes out is as canonical as what went in, because it is made of whole segments of a canonical path and of checked text; it
 //! is not normalised again per request. The query is always kept as it is.
 
-use http::uri::Authority;
-
 use super::config::RouteConfig;
 use super::matcher::Matcher;
 use super::pattern::{PathPattern, Segment, static_segment};
+use crate::authority;
 use crate::head::RequestHead;
 use crate::problem::{Problem, Problems};
 use crate::value::Spanned;
@@ -183,11 +182,8 @@ fn join(pieces: Vec<Piece>) -> Box<[Piece]> {
 }
 
 fn check_host(host: &str) -> Result<Box<str>, String> {
-    let authority: Authority = host.parse().map_err(|_| "a host name is needed, with or without a port".to_owned())?;
-    if authority.host().is_empty() || host.contains('@') {
-        return Err("a host name is needed, with or without a port".to_owned());
-    }
-    Ok(host.into())
+    let canonical = authority::canonical(host.as_bytes()).ok_or("a host name is needed, with or without a port")?;
+    Ok(canonical.text.into())
 }
 
 #[cfg(test)]
@@ -254,7 +250,7 @@ mod tests {
 
     #[test]
     fn hosts() {
-        let (rewrite, _) = compile("path: /\nrewrite_host: 'backend.internal:8080'");
+        let (rewrite, _) = compile("path: /\nrewrite_host: 'Backend.internal.:8080'");
         let rewrite = rewrite.unwrap();
         assert_eq!(rewrite.host(), Some("backend.internal:8080"));
         assert_eq!(rewrite.target(&RequestHead::build("GET", "/", &[])), None);

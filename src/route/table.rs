@@ -140,9 +140,25 @@ impl RouteTable {
         }
     }
 
+    /// The methods that the routes of this request's host and path take; `None` if one of them takes all.
+    pub fn allowed(&self, head: &RequestHead) -> Option<HeaderValue> {
+        let facts = Facts::new(head);
+        let mut allowed = MethodSet::default();
+        let walked = self.host(&head.host)?.walk(&head.path, &mut |leaf, _, _| {
+            let entries = leaf.iter().filter_map(|at| self.entries.get(*at as usize));
+            for entry in entries.filter(|entry| entry.conditions.predicates_hold(&facts)) {
+                match &entry.conditions.methods {
+                    Some(methods) => allowed.merge(methods),
+                    None => return ControlFlow::Break(()),
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        if walked.is_break() { None } else { HeaderValue::try_from(allowed.to_string()).ok() }
+    }
+
     /// The routes of the exact host, else of the longest wildcard, else of any host.
     fn host(&self, host: &str) -> Option<&HostRoutes> {
-        let host = host.strip_suffix('.').unwrap_or(host);
         // No name is longer, and each of a longer one's dots would cost a hash of all that follows.
         let named = if host.len() <= LONGEST_HOST { self.named_host(host) } else { None };
         named.or(self.any_host).and_then(|at| self.hosts.get(at as usize))

@@ -478,7 +478,10 @@ async fn gauntlet(journey: &mut Journey, down: &mut Downstream) -> Flow {
     loop {
         // Boxed: what most requests never do must not make every request's future larger.
         let (done, flow) = match journey.run(from) {
-            Pause::Done(flow) => return flow,
+            Pause::Done(flow) => {
+                flow?;
+                return journey.check_last_hop();
+            }
             Pause::Wait(number) => (number, Box::pin(journey.wait(number, down)).await),
             Pause::Body(number) => (number, Box::pin(journey.body(number, down)).await),
         };

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
+
 use super::{Answer, Door, Route, Snapshot};
 use crate::cache::Credentials;
 use crate::config::{Document, Source};
@@ -79,7 +81,13 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     let knobs = || routes.iter().map(|route| &route.plan.knobs);
     let credential_queries = knobs().flat_map(|knobs| knobs.credential_queries.iter().cloned()).collect::<BTreeSet<_>>();
     let credential_headers = knobs().flat_map(|knobs| knobs.credential_headers.iter().cloned());
+    let identity = knobs().flat_map(|knobs| knobs.identity_fields.iter());
+    let reserved = identity.filter(|name| ["x-auth-", "x-consumer-"].iter().any(|start| name.as_str().starts_with(start)));
+    let mut reserved_fields: Vec<HeaderName> = reserved.cloned().collect();
+    reserved_fields.sort_by(|one, other| one.as_str().cmp(other.as_str()));
+    reserved_fields.dedup();
     Some(Snapshot {
+        reserved_fields,
         credentials: Credentials::new(credential_headers, credential_queries.iter().cloned()),
         credential_queries: credential_queries.into_iter().collect(),
         generation,

@@ -10,6 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
+
 pub use compile::{Surroundings, compile, metrics};
 
 use crate::head::RequestHead;
@@ -115,6 +117,9 @@ pub struct Snapshot {
     pub credential_queries: Vec<Arc<str>>,
     /// Where requests may carry credentials: one that does never uses the cache.
     pub credentials: crate::cache::Credentials,
+    /// Fields under which some route's backends hear who the client is: `X-Auth-*` and `X-Consumer-*`, as far as any policy sets them. No
+    /// client sends them, on no route, for routes may share a backend.
+    pub reserved_fields: Vec<HeaderName>,
     /// By the services' keys.
     pub service_metrics: HashMap<Arc<str>, Arc<ServiceMetrics>, ahash::RandomState>,
 

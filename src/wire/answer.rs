@@ -1,7 +1,7 @@
 //! The reading of a backend's HTTP/1.1 answer.
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
 
 use super::body::BodyDecoder;
@@ -20,6 +20,8 @@ pub struct AnswerHead {
     pub length: Option<u64>,
     /// Whether the backend keeps the connection open.
     pub keep_alive: bool,
+    /// HTTP/1.1 or HTTP/1.0.
+    pub version: Version,
 }
 
 /// An answer that cannot be passed on.
@@ -87,8 +89,9 @@ pub fn take(buffer: &mut BytesMut, method: &Method, limits: &AnswerLimits) -> Re
     }
     let buffer = bytes.freeze();
     // Boxed: it goes through several hands, and each would copy it.
-    let mut head =
-        Box::new(AnswerHead { buffer, status, reason, fields, body: BodyDecoder::Done, length: None, keep_alive: is_11 });
+    let version = if is_11 { Version::HTTP_11 } else { Version::HTTP_10 };
+    let body = BodyDecoder::Done;
+    let mut head = Box::new(AnswerHead { buffer, status, reason, fields, body, length: None, keep_alive: is_11, version });
     head.frame(method, is_11, limits.head)?;
     Ok(Some(head))
 }

@@ -1,6 +1,6 @@
 //! The writing of HTTP/1.1 answers.
 
-use http::{Method, StatusCode, Version, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora_http::ResponseHeader;
 use smallvec::SmallVec;
 
@@ -127,11 +127,13 @@ pub fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 
 /// Appends the head of a backend's answer as it goes to the client: without what belongs to the backend's connection, and with the
 /// gateway's own changes.
+#[allow(clippy::too_many_arguments, reason = "the parts of a head, each from somewhere else, on the hot path")]
 pub fn relayed(
     out: &mut Vec<u8>,
     answer: &AnswerHead,
     request_id: &RequestId,
     edits: &HeaderEdits,
+    via: Option<&HeaderValue>,
     framing: AnswerFraming,
     keep_alive: bool,
     version: Version,
@@ -140,7 +142,7 @@ pub fn relayed(
     status_line(out, answer.status, answer.reason.of(&answer.buffer));
     let unframed = matches!(framing, AnswerFraming::Chunked | AnswerFraming::UntilClose);
     let passing = end_to_end(answer).filter(|(name, _)| !(unframed && is_name(name, "content-length")));
-    fields(out, passing, request_id, edits, framing, keep_alive, version);
+    fields(out, passing, request_id, edits, via, framing, keep_alive, version);
 }
 
 /// The fields that may be passed on, as [`strip`] says.
@@ -174,7 +176,8 @@ pub fn own<'a>(
 ) {
     out.reserve(512);
     status_line(out, status, status.canonical_reason().unwrap_or_default().as_bytes());
-    fields(out, own, request_id, edits, framing, keep_alive, version);
+    // Nothing was forwarded.
+    fields(out, own, request_id, edits, None, framing, keep_alive, version);
 }
 
 fn status_line(out: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
@@ -191,12 +194,14 @@ pub(super) fn stays(name: &[u8], edited: &Edited<'_>) -> bool {
     !edited.replaces(name) && !is_name(name, "x-request-id")
 }
 
-/// The fields of an answer, as the edits leave them, the request's id among them, and the end of its head.
+/// The fields of an answer, as the edits leave them, the request's id and the gateway's name among them, and the end of its head.
+#[allow(clippy::too_many_arguments, reason = "the parts of a head, each from somewhere else, on the hot path")]
 fn fields<'a>(
     out: &mut Vec<u8>,
     from: impl Iterator<Item = (&'a [u8], &'a [u8])>,
     request_id: &RequestId,
     edits: &HeaderEdits,
+    via: Option<&HeaderValue>,
     framing: AnswerFraming,
     keep_alive: bool,
     version: Version,
@@ -209,6 +214,9 @@ fn fields<'a>(
     }
     if !edited.replaces(b"x-request-id") {
         field(out, b"x-request-id", request_id.as_bytes());
+    }
+    if let Some(via) = via.filter(|_| !edited.replaces(b"via")) {
+        field(out, b"Via", via.as_bytes());
     }
     for (name, value) in edited.added() {
         dated |= *name == header::DATE;

@@ -1,6 +1,7 @@
 //! What HTTP/2 needs beside its library: the options of a connection, and the heads of a backend's answers.
 
 use h2::server::Builder;
+use http::header::VIA;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use pingora_error::{ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
@@ -35,9 +36,14 @@ pub fn options(head: usize) -> Builder {
 ///
 /// # Errors
 /// A field that HTTP/2 cannot carry.
-pub fn answer(answer: &AnswerHead, request_id: &RequestId, edits: &HeaderEdits) -> Result<ResponseHeader> {
+pub fn answer(
+    answer: &AnswerHead,
+    request_id: &RequestId,
+    edits: &HeaderEdits,
+    via: Option<&HeaderValue>,
+) -> Result<ResponseHeader> {
     const UNFIT: ErrorType = ErrorType::InvalidHTTPHeader;
-    let mut fields = HeaderMap::with_capacity(answer.fields.len() + edits.len() + 2);
+    let mut fields = HeaderMap::with_capacity(answer.fields.len() + edits.len() + 3);
     let edited = Edited::new(edits);
     for field in passing(answer) {
         let name = field.name.of(&answer.buffer);
@@ -53,6 +59,9 @@ pub fn answer(answer: &AnswerHead, request_id: &RequestId, edits: &HeaderEdits) 
     if !edited.replaces(X_REQUEST_ID.as_str().as_bytes()) {
         let id = HeaderValue::from_bytes(request_id.as_bytes()).or_err(UNFIT, "the request id")?;
         fields.try_append(X_REQUEST_ID, id).or_err(UNFIT, "fields")?;
+    }
+    if let Some(via) = via.filter(|_| !edited.replaces(b"via")) {
+        fields.try_append(VIA, via.clone()).or_err(UNFIT, "fields")?;
     }
     for (name, value) in edited.added() {
         fields.try_append(name.clone(), value.clone()).or_err(UNFIT, "fields")?;
@@ -98,7 +107,7 @@ mod tests {
             HeaderEdit::Set(name("x-new"), HeaderValue::from_static("1")),
             HeaderEdit::Add(name("set-cookie"), HeaderValue::from_static("c")),
         ];
-        let answer = answer(&head, &"ours".into(), &edits).unwrap();
+        let answer = answer(&head, &"ours".into(), &edits, None).unwrap();
         let mut fields: Vec<_> = answer.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         fields.sort_unstable();
         let cookies = ["a", "b", "c"].map(|value| ("set-cookie", value));
@@ -111,7 +120,7 @@ mod tests {
     fn no_content_has_no_length() {
         let raw = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n";
         let head = super::super::answer::take(&mut BytesMut::from(&raw[..]), &Method::GET, &Default::default()).unwrap().unwrap();
-        let answer = answer(&head, &"id".into(), &HeaderEdits::new()).unwrap();
+        let answer = answer(&head, &"id".into(), &HeaderEdits::new(), None).unwrap();
         assert_eq!(answer.headers.keys().collect::<Vec<_>>(), ["x-request-id"]);
     }
 }

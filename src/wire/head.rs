@@ -1,13 +1,17 @@
 //! The strict reader of HTTP/1.1 request heads (RFC 9112), and the checks on a head that HTTP/2 shares (RFC 9113, section 8).
 
+use std::borrow::Cow;
+
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use smallvec::SmallVec;
 
 use super::line;
+use crate::authority;
 use crate::head::{BodyFraming, Field, RequestHead, Span};
 use crate::path;
 use crate::reply::Reply;
+use crate::wire::nominated;
 
 /// Bounds of a request head.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +69,7 @@ impl Refused {
     }
 }
 
-const fn bad(reason: &'static str, detail: &'static str) -> BadHead {
+pub(super) const fn bad(reason: &'static str, detail: &'static str) -> BadHead {
     BadHead::new(StatusCode::BAD_REQUEST, reason, detail)
 }
 
@@ -181,6 +185,7 @@ pub fn take(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Box<RequestHea
     let length = match httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, buffer, slots) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return refused(MALFORMED_LINE, buffer),
+        Err(httparse::Error::Version) if reads_as_11(buffer) => return take(buffer, limits),
         Err(error) => return refused(line::check(buffer).err().unwrap_or_else(|| grammar(error)), buffer),
     };
     let bytes = buffer.get(..length).unwrap_or_default();
@@ -208,6 +213,24 @@ pub fn take(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Box<RequestHea
     // Mostly there is nothing behind it, and two owners of one buffer cost more than one.
     let bytes = if length == buffer.len() { std::mem::take(buffer) } else { buffer.split_to(length) };
     assemble_h1(bytes.freeze(), fields, method, version, target, limits)
+}
+
+/// A request of HTTP/1.2 to HTTP/1.9 is one of HTTP/1.1, the highest minor version there is (RFC 9110, section 2.5). `true` if it was such
+/// a one, which then says so.
+#[cold]
+fn reads_as_11(buffer: &mut BytesMut) -> bool {
+    let Some(end) = memchr::memchr(b'\n', buffer) else { return false };
+    let line = buffer.get(..end).unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let at = line.len().saturating_sub(1);
+    let later = line.get(..at).is_some_and(|start| start.ends_with(b" HTTP/1.")) && matches!(line.last(), Some(b'2'..=b'9'));
+    match buffer.get_mut(at) {
+        Some(minor) if later => {
+            *minor = b'1';
+            true
+        }
+        _ => false,
+    }
 }
 
 /// Without a branch, so that the compiler can look at many bytes at once.
@@ -264,6 +287,8 @@ fn assemble_h1(
         version,
         host: String::new(),
         authority: parts.authority.unwrap_or_default(),
+        written_host: Span::default(),
+        vias: 0,
         body: BodyFraming::None,
         expects_continue: false,
         upgrade: false,
@@ -310,6 +335,10 @@ fn split_target(raw: &[u8], offset: u32, method: &Method) -> Result<Target, BadH
         authority = Some(Span { start: offset + scheme.len() as u32, end: offset + start as u32 });
     }
     let rest = raw.get(start..).unwrap_or_default();
+    if rest.is_empty() && *method == Method::OPTIONS {
+        // How `OPTIONS *` is asked for through a proxy (RFC 9112, section 3.2.4).
+        return Ok(Target { path: "*".to_owned(), query: None, authority });
+    }
     let question = memchr::memchr(b'?', rest);
     let path = rest.get(..question.unwrap_or(rest.len())).unwrap_or_default();
     let query = question.map(|at| Span { start: offset + (start + at + 1) as u32, end: offset + raw.len() as u32 });
@@ -334,11 +363,13 @@ fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), 
     let mut connection_upgrade = false;
     let mut close = false;
     let mut stay = false;
+    let mut nominates = false;
     for field in &head.fields {
         let name = field.name.of(&head.buffer);
         let value = field.value.of(&head.buffer);
         // Names are compared only among those of the same length: most fields cost one comparison of lengths.
         match name.len() {
+            3 if name.eq_ignore_ascii_case(b"via") => head.vias = head.vias.saturating_add(1),
             4 if name.eq_ignore_ascii_case(b"host") && host.replace(field.value).is_some() => return Err(BAD_HOST),
             6 if name.eq_ignore_ascii_case(b"expect") => {
                 if !value.eq_ignore_ascii_case(b"100-continue") {
@@ -352,9 +383,11 @@ fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), 
             }
             10 if name.eq_ignore_ascii_case(b"connection") => {
                 for token in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
-                    close |= token.eq_ignore_ascii_case(b"close");
-                    stay |= token.eq_ignore_ascii_case(b"keep-alive");
+                    let (closes, stays) = (token.eq_ignore_ascii_case(b"close"), token.eq_ignore_ascii_case(b"keep-alive"));
+                    close |= closes;
+                    stay |= stays;
                     connection_upgrade |= token.eq_ignore_ascii_case(b"upgrade");
+                    nominates |= !closes && !stays && !nominated::is_usual(token);
                 }
             }
             14 if name.eq_ignore_ascii_case(b"content-length") && length.replace(decimal(value).ok_or(BAD_LENGTH)?).is_some() => {
@@ -368,6 +401,9 @@ fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), 
             }
             _ => {}
         }
+    }
+    if nominates {
+        nominated::remove(head)?;
     }
     head.body = match (chunked, length) {
         (true, Some(_)) => return Err(TE_AND_LENGTH),
@@ -389,14 +425,35 @@ fn read_fields(head: &mut RequestHead, authority_in_target: bool) -> Result<(), 
         (None, _) if head.version == Version::HTTP_11 => return Err(BAD_HOST),
         (None, _) => head.authority,
     };
+    head.written_host = host.unwrap_or(named);
+    if head.version == Version::HTTP_10 && named == Span::default() {
+        head.authority = named;
+        return Ok(());
+    }
+    settle_authority(head, named, authority_in_target)
+}
+
+/// Puts the authority into its one spelling, the `Host` field's value included.
+fn settle_authority(head: &mut RequestHead, named: Span, in_target: bool) -> Result<(), BadHead> {
+    let canonical = authority::canonical(named.of(&head.buffer)).ok_or(BAD_HOST)?;
+    head.host = canonical.host().to_owned();
     head.authority = named;
-    let optional = head.version == Version::HTTP_10 && named == Span::default();
-    head.host = if optional { String::new() } else { host_of(named.of(&head.buffer)).ok_or(BAD_HOST)? };
+    if let Cow::Owned(text) = canonical.text {
+        let start = head.buffer.len() as u32;
+        let rewritten = Span { start, end: start + text.len() as u32 };
+        head.buffer = [&head.buffer[..], text.as_bytes()].concat().into();
+        head.set_authority(rewritten);
+    } else if in_target {
+        // The field may spell it in another way.
+        head.set_authority(named);
+    }
     Ok(())
 }
 
+/// Whether two authorities name the same host and port.
 fn same_authority(one: &[u8], other: &[u8]) -> bool {
-    one.eq_ignore_ascii_case(other)
+    let text = |authority| authority::canonical(authority).map(|canonical| canonical.text);
+    one == other || text(one).is_some_and(|one| text(other) == Some(one))
 }
 
 /// A decimal number without sign, space or list, as RFC 9110, section 8.6 wants it; and without the leading zeros that it allows,
@@ -406,33 +463,6 @@ fn decimal(text: &[u8]) -> Option<u64> {
         return None;
     }
     std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-/// The host of an authority, in lower case and without port; `None` if it is none (userinfo, bad port, bad bytes, too long).
-pub fn host_of(authority: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(authority).ok()?;
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let end = rest.find(']')?;
-            rest.get(..end)?.parse::<std::net::Ipv6Addr>().ok()?;
-            let after = rest.get(end + 1..)?;
-            (text.get(..end + 2)?, if after.is_empty() { None } else { Some(after.strip_prefix(':')?) })
-        }
-        None => match memchr::memchr(b':', authority) {
-            Some(colon) => (text.get(..colon)?, text.get(colon + 1..)),
-            None => (text, None),
-        },
-    };
-    let port_is_good = port.is_none_or(|port| port.len() <= 5 && port.parse::<u16>().is_ok_and(|_| !port.starts_with('+')));
-    let name_is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    let good = host.starts_with('[')
-        || (!host.is_empty() && host.len() <= 253 && host.bytes().fold(true, |good, byte| good & name_is_good(byte)));
-    if !good || !port_is_good {
-        return None;
-    }
-    // A trailing dot names the same host (RFC 3986, section 3.2.2).
-    let host = host.strip_suffix('.').unwrap_or(host);
-    (!host.is_empty()).then(|| host.to_ascii_lowercase())
 }
 
 /// Builds the head of an HTTP/2 request from its pseudo-header fields and fields, under the same rules.
@@ -465,6 +495,7 @@ fn read_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> 
     // In the absolute form it would name a host a second time (RFC 9113, section 8.3.1).
     let target = request.uri.path_and_query().map(|target| target.as_str()).filter(|target| target.starts_with(['/', '*']));
     let target = put(target.ok_or(BAD_TARGET)?.as_bytes());
+    let host_name = (!request.headers.contains_key(http::header::HOST)).then(|| put(b"host"));
     let mut fields: SmallVec<[Field; 16]> = SmallVec::new();
     let mut cookies: Vec<&[u8]> = Vec::new();
     for (name, value) in request.headers.iter() {
@@ -488,6 +519,10 @@ fn read_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> 
     if target.end - target.start > limits.target as u32 {
         return Err(TARGET_TOO_LONG);
     }
+    if let Some((name, authority)) = host_name.zip(pseudo) {
+        // As HTTP/1.1 would have carried it, for whoever looks at fields.
+        fields.push(Field { name, value: authority });
+    }
     let buffer = text.freeze();
     let parts_of_target = split_target(target.of(&buffer), target.start, &method)?;
     // Made where it stays: a move would copy it.
@@ -499,6 +534,8 @@ fn read_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> 
         version: Version::HTTP_11,
         host: String::new(),
         authority: pseudo.unwrap_or_default(),
+        written_host: Span::default(),
+        vias: 0,
         body: BodyFraming::None,
         expects_continue: false,
         upgrade: false,
@@ -506,15 +543,7 @@ fn read_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> 
         buffer,
     });
     encode_query(&mut head);
-    if pseudo.is_some() && head.header("host").is_none() {
-        let authority = pseudo.unwrap_or_default();
-        head.host = host_of(authority.of(&head.buffer)).ok_or(BAD_HOST)?;
-        // The checks below want the Host that HTTP/1.1 would have carried.
-        head.version = Version::HTTP_10;
-        read_fields(&mut head, true)?;
-    } else {
-        read_fields(&mut head, pseudo.is_some())?;
-    }
+    read_fields(&mut head, pseudo.is_some())?;
     head.version = Version::HTTP_2;
     head.keep_alive = true;
     // Most requests end with their head.
@@ -550,7 +579,8 @@ mod tests {
         let head = parse("GET /a/../b?x=1 HTTP/1.1\r\nHost: Example.COM:8080\r\nX-Y:  z \r\n\r\n").unwrap();
         assert_eq!((head.path.as_str(), head.query(), head.host.as_str()), ("/b", Some("x=1"), "example.com"));
         assert_eq!(head.header("x-y"), Some(&b"z"[..]));
-        assert_eq!(head.authority(), b"Example.COM:8080");
+        assert_eq!(head.authority(), b"example.com:8080");
+        assert_eq!((head.header("host"), head.written_host()), (Some(&b"example.com:8080"[..]), &b"Example.COM:8080"[..]));
         assert!(head.keep_alive);
         assert_eq!(head.body, BodyFraming::None);
     }
@@ -605,7 +635,46 @@ mod tests {
         assert_eq!(parse("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().path, "*");
         assert_eq!(parse("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n").unwrap().host, "[::1]");
         assert_eq!(parse("GET / HTTP/1.1\r\nHost: a.\r\n\r\n").unwrap().host, "a");
+        assert_eq!(parse("OPTIONS http://A HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().path, "*");
+        assert_eq!(parse("OPTIONS http://a/ HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().path, "/");
+        for host in ["a..", "a..b", ".a", "[::1]x"] {
+            assert_eq!(reason(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")), "host", "{host}");
+        }
         assert!(!parse("GET / HTTP/1.0\r\n\r\n").unwrap().keep_alive);
+    }
+
+    #[test]
+    fn what_names_the_host_is_one_text() {
+        for (line, host, authority) in [
+            ("GET / HTTP/1.1", "A.Example.:", "a.example"),
+            ("GET / HTTP/1.1", "[0::1]:0080", "[::1]:80"),
+            ("GET http://A.example:/ HTTP/1.1", "a.EXAMPLE.", "a.example"),
+            ("GET http://a.example/?\u{e4} HTTP/1.1", "A.example", "a.example"),
+        ] {
+            let head = parse(&format!("{line}\r\nhOst: {host}\r\nX: y\r\n\r\n")).unwrap();
+            assert_eq!(head.authority(), authority.as_bytes(), "{line} {host}");
+            assert_eq!(head.header("host"), Some(authority.as_bytes()), "{line} {host}");
+            assert_eq!(head.written_host(), host.as_bytes(), "{line} {host}");
+            assert!(authority.starts_with(&head.host), "{}", head.host);
+            assert_eq!(head.header("x"), Some(&b"y"[..]));
+        }
+        let mut head = parse("GET / HTTP/1.1\r\nHost: a:443\r\n\r\n").unwrap();
+        head.drop_default_port("http");
+        assert_eq!((head.authority(), head.header("host")), (&b"a:443"[..], Some(&b"a:443"[..])));
+        head.drop_default_port("https");
+        assert_eq!((head.authority(), head.header("host"), &*head.host), (&b"a"[..], Some(&b"a"[..]), "a"));
+    }
+
+    #[test]
+    fn later_minor_versions_are_read_as_the_last_one() {
+        for minor in 2..=9 {
+            let head = parse(&format!("GET /a HTTP/1.{minor}\r\nHost: a\r\n\r\n")).unwrap();
+            assert_eq!((head.version, head.keep_alive, &*head.path), (Version::HTTP_11, true, "/a"));
+        }
+        assert_eq!(reason("GET / HTTP/1.2\r\n\r\n"), "host");
+        for version in ["HTTP/1.10", "HTTP/1.", "HTTP/1.a", "HTTP/1.2 ", "http/1.2", "HTTP/2.2"] {
+            assert!(parse(&format!("GET / {version}\r\nHost: a\r\n\r\n")).is_err(), "{version}");
+        }
     }
 
     #[test]

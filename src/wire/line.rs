@@ -3,7 +3,8 @@
 
 use http::Method;
 
-use super::head::{BAD_VERSION, BARE_LF, BadHead, MALFORMED_LINE, METHOD_CASE, TLS_HELLO, host_of};
+use super::head::{BAD_VERSION, BARE_LF, BadHead, MALFORMED_LINE, METHOD_CASE, TLS_HELLO};
+use crate::authority;
 use crate::head::RequestHead;
 
 /// The longest method.
@@ -36,7 +37,8 @@ pub fn check(bytes: &[u8]) -> Result<bool, BadHead> {
         return Err(MALFORMED_LINE);
     }
     match version {
-        b" HTTP/1.0" | b" HTTP/1.1" => {}
+        // A later minor version is read as the last one that there is (RFC 9110, section 2.5).
+        [b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9'] => {}
         [b' ', b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => return Err(BAD_VERSION),
         _ => return Err(MALFORMED_LINE),
     }
@@ -66,6 +68,10 @@ pub fn glimpse(bytes: &[u8]) -> RequestHead {
     });
     head.name_target(target, hosts.chain(None).next());
     head
+}
+
+fn host_of(authority: &[u8]) -> Option<String> {
+    authority::canonical(authority).map(|canonical| canonical.host().to_owned())
 }
 
 impl RequestHead {

@@ -12,6 +12,7 @@ pub mod frames;
 pub mod h2;
 pub mod head;
 pub mod line;
+mod nominated;
 pub mod scratch;
 pub mod trailers;
 pub mod websocket;

@@ -275,6 +275,9 @@ pub fn bad_heads() -> Vec<(Vec<u8>, u16, &'static str)> {
     for line in ["TRACE /ok/x HTTP/1.1", "TRACK /ok/x HTTP/1.1", "TRACE /nowhere HTTP/1.0"] {
         add(head(line, "X: y"), 405, "trace");
     }
+    for names in ["Content-Length", "close, Host", "x-real-ip, x-forwarded-for", "traceparent", "X-Request-Id"] {
+        add(head("GET /ok/x HTTP/1.1", &format!("Connection: {names}")), 400, "connection_header");
+    }
     // What begins like no request at all.
     add(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), 400, "tls_on_plain_port");
     add(b"SSH-2.0-X\r\n".to_vec(), 400, "malformed_request_line");
@@ -457,8 +460,8 @@ pub fn good_requests() -> Vec<Vec<u8>> {
         sized("Transfer_Encoding: chunked"),
         sized("Transfer-Encodin: chunked"),
         sized("X-Transfer-Encoding: chunked"),
-        sized("Connection: close, Content-Length, Host, Transfer-Encoding"),
-        sized("Connection: content-length\r\nConnection: host, x-real-ip, x-forwarded-for, traceparent, x-request-id"),
+        sized("Connection: close, Transfer-Encoding, X-Gone\r\nX-Gone: 1"),
+        sized("Connection: x-gone\r\nConnection: cookie\r\nX-Gone: 1\r\nCookie: a=b"),
         sized("Content_Length: 0\r\ncontent.length: 0"),
         sized("Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"),
         sized("Upgrade: websocket\r\nConnection: Upgrade"),

@@ -213,6 +213,7 @@ impl Policy for Authn {
         }
         plan.knobs().credential_queries.clone_from(&self.carriers.queries);
         plan.knobs().credential_headers.clone_from(&self.carriers.headers);
+        plan.knobs().identity_fields.extend_from_slice(&self.set_by_methods);
         let bodies: Vec<_> = self.methods.iter().filter_map(|method| method.body()).collect();
         plan.on_wait(self);
         bodies.into_iter().for_each(|body| plan.on_body(body));

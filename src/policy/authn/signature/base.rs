@@ -2,6 +2,7 @@
 
 use sfv::{BareItem, Dictionary, InnerList, Item, List, ListEntry, Parser, SerializeValue};
 
+use crate::authority::without_default_port;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::policy::authn::failure::Failure;
@@ -81,11 +82,11 @@ fn value(component: &Component<'_>, head: &RequestHead, exchange: &Exchange, out
     if !component.is_plain() && derived != "query-param" {
         return Err(Failure::MalformedSignature);
     }
-    let secure = exchange.connection.tls.is_some();
+    let scheme = exchange.scheme();
     match derived {
         "method" => out.extend_from_slice(head.method.as_str().as_bytes()),
-        "scheme" => out.extend_from_slice(if secure { b"https" } else { b"http" }),
-        "authority" => out.extend_from_slice(&authority(head, secure)),
+        "scheme" => out.extend_from_slice(scheme.as_bytes()),
+        "authority" => out.extend_from_slice(without_default_port(head.authority(), scheme)),
         "path" => out.extend_from_slice(head.path.as_bytes()),
         "query" => {
             out.push(b'?');
@@ -93,8 +94,9 @@ fn value(component: &Component<'_>, head: &RequestHead, exchange: &Exchange, out
         }
         "request-target" => target(head, out),
         "target-uri" => {
-            out.extend_from_slice(if secure { b"https://" } else { b"http://" });
-            out.extend_from_slice(&authority(head, secure));
+            out.extend_from_slice(scheme.as_bytes());
+            out.extend_from_slice(b"://");
+            out.extend_from_slice(without_default_port(head.authority(), scheme));
             target(head, out);
         }
         "query-param" => {
@@ -118,13 +120,6 @@ fn target(head: &RequestHead, out: &mut Vec<u8>) {
     }
 }
 
-/// Lower case, without the scheme's own port (section 2.2.3).
-fn authority(head: &RequestHead, secure: bool) -> Vec<u8> {
-    let authority = head.authority().to_ascii_lowercase();
-    let own: &[u8] = if secure { b":443" } else { b":80" };
-    authority.strip_suffix(own).map(<[u8]>::to_vec).unwrap_or(authority)
-}
-
 /// A query parameter's name or value decoded as a form's and encoded again, as section 2.2.8 wants it: everything but letters,
 /// digits and `*-._` as `%XX`.
 fn reencoded(text: &str) -> String {
@@ -140,12 +135,11 @@ fn reencoded(text: &str) -> String {
 
 /// An HTTP field (section 2.1).
 fn field(component: &Component<'_>, head: &RequestHead, out: &mut Vec<u8>) -> Result<(), Failure> {
-    let lines: Vec<&[u8]> = head.header_all(component.name).map(<[u8]>::trim_ascii).collect();
-    // HTTP/2 clients may send what HTTP/1.1 calls Host as the authority alone.
-    if lines.is_empty() && component.name == "host" && component.is_plain() {
-        out.extend_from_slice(head.authority());
-        return Ok(());
-    }
+    let lines: Vec<&[u8]> = match component.name {
+        // What was signed is what the client wrote; HTTP/2 clients may write it as the authority alone.
+        "host" => Some(head.written_host()).filter(|host| !host.is_empty()).into_iter().collect(),
+        name => head.header_all(name).map(<[u8]>::trim_ascii).collect(),
+    };
     if lines.is_empty() {
         return Err(Failure::MissingComponent);
     }

@@ -125,6 +125,30 @@ fn verifies_the_vectors_of_the_rfc() {
     assert!(body.on_body(&head, b"{\"hello\": \"w0rld\"}", &mut Exchange::for_tests()).is_break());
 }
 
+/// What is signed is the host that is matched, keyed and forwarded, in whatever spelling it came; a signature of the field itself is over what
+/// the client wrote.
+#[test]
+fn every_spelling_of_a_host_is_one_signed_authority() {
+    for name in ["shop.example", "SHOP.example", "Shop.Example."] {
+        for port in ["", ":", ":80", ":080"] {
+            let written = format!("{name}{port}");
+            let mut head = RequestHead::build("GET", "/a", &[("Host", &written)]);
+            head.drop_default_port("http");
+            let dictionary = Parser::parse_dictionary(b"s=(\"@authority\" \"@target-uri\" \"host\")").unwrap();
+            let ListEntry::InnerList(list) = dictionary.get("s").unwrap() else { panic!() };
+            let parts = base::components(list).unwrap();
+            let text = String::from_utf8(base::base(list, &parts, &head, &Exchange::for_tests()).unwrap()).unwrap();
+            let signed = format!(
+                "\"@authority\": {}\n\"@target-uri\": http://{}/a\n\"host\": {written}\n",
+                String::from_utf8_lossy(head.authority()),
+                head.host
+            );
+            assert!(text.starts_with(&signed), "{written}: {text}");
+            assert_eq!((head.authority(), &*head.host), (&b"shop.example"[..], "shop.example"), "{written}");
+        }
+    }
+}
+
 #[test]
 fn builds_every_component() {
     let head = RequestHead::build(

@@ -119,7 +119,8 @@ impl Memory {
         feed(&[u8::from(query.is_some())]);
         feed(query.unwrap_or_default().as_bytes());
         feed(if sees(Ignore::Host) { head.authority() } else { b"" });
-        feed(&[u8::from(exchange.connection.tls.is_some())]);
+        feed(exchange.scheme().as_bytes());
+        feed(&[u8::from(exchange.trusted_identity)]);
         match exchange.client.to_canonical() {
             _ if !sees(Ignore::Client) => feed(b""),
             std::net::IpAddr::V4(address) => feed(&address.octets()),

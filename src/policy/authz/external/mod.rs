@@ -24,7 +24,7 @@ pub use self::config::{CacheConfig, ExternalAuthConfig, Fail, Ignore};
 
 use self::config::Checked;
 use self::decision::{Decision, Memory, forbids_storing};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, is_identity};
 use crate::head::{BodyFraming, HeaderEdit, HeaderEdits, RequestHead};
 use crate::policy::authn::identity::{IdentityHeaders, remove_lookalikes};
 use crate::policy::{Compile, OnBody, OnWait, PlanBuilder, Policy, Stage, Waiting};
@@ -73,6 +73,7 @@ impl Policy for ExternalAuth {
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
         // What the service judges by may be what the backend judges by, too.
         plan.knobs().per_client.extend(self.rules.upstream_headers.iter().chain(&self.rules.request_headers).cloned());
+        plan.knobs().identity_fields.extend_from_slice(&self.rules.upstream_headers);
         if self.rules.body.is_some() {
             plan.on_body(self.clone());
         }
@@ -144,7 +145,9 @@ impl ExternalAuth {
 
     fn fields(&self, head: &RequestHead, exchange: &Exchange) -> HeaderMap {
         let mut fields = HeaderMap::with_capacity(16);
-        for name in &self.rules.request_headers {
+        // A client's word on who it is says no more here than to a backend.
+        let believed = |name: &&HeaderName| exchange.trusted_identity || !is_identity(name.as_str().as_bytes());
+        for name in self.rules.request_headers.iter().filter(believed) {
             for value in head.header_all(name.as_str()).filter_map(|value| HeaderValue::from_bytes(value).ok()) {
                 fields.append(name.clone(), value);
             }
@@ -153,11 +156,10 @@ impl ExternalAuth {
             Some(query) => format!("{}?{query}", head.path),
             None => head.path.clone(),
         };
-        let scheme = if exchange.connection.tls.is_some() { "https" } else { "http" };
         let client = exchange.client.to_canonical().to_string();
         for (name, value) in [
             ("x-forwarded-method", head.method.as_str().as_bytes()),
-            ("x-forwarded-proto", scheme.as_bytes()),
+            ("x-forwarded-proto", exchange.scheme().as_bytes()),
             ("x-forwarded-host", head.authority()),
             ("x-forwarded-uri", target.as_bytes()),
             ("x-forwarded-for", client.as_bytes()),

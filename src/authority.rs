@@ -1,0 +1,232 @@
+//! The authority of a request, `host[:port]`, in the one spelling in which it is matched, keyed, forwarded, signed and told.
+//!
+//! RFC 3986 and RFC 9110 let many spellings name the same host: letters of either case, a dot at the end, a colon without a port behind
+//! it, a port with zeros in front, an IPv6 address in any of its forms. A gateway that matches one of them and forwards another leaves
+//! it to chance whether the backend takes the request for the same host's.
+
+use std::borrow::Cow;
+use std::net::Ipv6Addr;
+
+/// The longest host name in bytes (RFC 1035, section 2.3.4).
+const LONGEST: usize = 253;
+
+/// A well-formed authority: the host in lower case, without a dot at its end; an IPv6 address as RFC 5952 writes it; and the port, if
+/// there is one, without zeros in front.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Canonical<'a> {
+    /// Borrowed where it came so, which is nearly always.
+    pub text: Cow<'a, str>,
+    host: usize,
+}
+
+impl Canonical<'_> {
+    /// The host alone, brackets kept around an IPv6 address.
+    pub fn host(&self) -> &str {
+        self.text.get(..self.host).unwrap_or_default()
+    }
+}
+
+/// `None` if it is no authority: userinfo, a bad port, bad bytes, an empty label, too long, nothing at all.
+pub fn canonical(authority: &[u8]) -> Option<Canonical<'_>> {
+    if authority.first() == Some(&b'[') {
+        return bracketed(authority);
+    }
+    let (name, port) = match memchr::memchr(b':', authority) {
+        Some(colon) => (authority.get(..colon)?, Some(authority.get(colon + 1..)?)),
+        None => (authority, None),
+    };
+    // A dot at the end names the same host (RFC 3986, section 3.2.2).
+    let host = name.strip_suffix(b".").unwrap_or(name);
+    if host.is_empty() || host.len() > LONGEST || has_empty_label(host) {
+        return None;
+    }
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() | matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let (good, upper) =
+        host.iter().fold((true, false), |(good, upper), &byte| (good & is_good(byte), upper | byte.is_ascii_uppercase()));
+    if !good {
+        return None;
+    }
+    let port = Port::read(port)?;
+    if !upper && name.len() == host.len() && port.is_canonical {
+        return Some(Canonical { text: Cow::Borrowed(std::str::from_utf8(authority).ok()?), host: host.len() });
+    }
+    let mut text = std::str::from_utf8(host).ok()?.to_ascii_lowercase();
+    port.write(&mut text);
+    Some(Canonical { text: Cow::Owned(text), host: host.len() })
+}
+
+/// Without a branch, so that the compiler can look at many bytes at once.
+fn has_empty_label(host: &[u8]) -> bool {
+    let pairs = host.iter().zip(host.get(1..).unwrap_or_default());
+    let doubled = pairs.fold(false, |found, (&byte, &next)| found | ((byte == b'.') & (next == b'.')));
+    doubled || host.first() == Some(&b'.') || host.last() == Some(&b'.')
+}
+
+fn bracketed(authority: &[u8]) -> Option<Canonical<'_>> {
+    let text = std::str::from_utf8(authority).ok()?;
+    let (address, after) = text.strip_prefix('[')?.split_once(']')?;
+    let address: Ipv6Addr = address.parse().ok()?;
+    let port = match after {
+        "" => None,
+        after => Some(after.strip_prefix(':')?.as_bytes()),
+    };
+    let port = Port::read(port)?;
+    let mut canonical = format!("[{address}]");
+    let host = canonical.len();
+    port.write(&mut canonical);
+    Some(Canonical { text: if canonical == text { Cow::Borrowed(text) } else { Cow::Owned(canonical) }, host })
+}
+
+struct Port {
+    number: Option<u16>,
+    /// As it stands, colon included.
+    is_canonical: bool,
+}
+
+impl Port {
+    /// What stands behind the colon, if there is one. Nothing at all is legal there, and no port (RFC 3986, section 3.2.3).
+    fn read(digits: Option<&[u8]>) -> Option<Port> {
+        let Some(digits) = digits else { return Some(Port { number: None, is_canonical: true }) };
+        if digits.is_empty() {
+            return Some(Port { number: None, is_canonical: false });
+        }
+        let number = number(digits)?;
+        Some(Port { number: Some(number), is_canonical: digits.first() != Some(&b'0') || digits.len() == 1 })
+    }
+
+    fn write(&self, text: &mut String) {
+        if let Some(number) = self.number {
+            text.push(':');
+            text.push_str(itoa::Buffer::new().format(number));
+        }
+    }
+}
+
+/// A port's number: decimal digits and nothing else.
+pub fn number(digits: &[u8]) -> Option<u16> {
+    if !(1..=5).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// The port of a canonical authority, if it names one.
+pub fn port(authority: &[u8]) -> Option<&[u8]> {
+    // The colons of an IPv6 address stand in front of its bracket.
+    let colon = memchr::memrchr(b':', authority).filter(|_| authority.last() != Some(&b']'))?;
+    authority.get(colon + 1..)
+}
+
+/// The port that a scheme means when none is named.
+pub fn default_port(scheme: &str) -> &'static str {
+    if scheme == "https" { "443" } else { "80" }
+}
+
+/// A canonical authority without the port that its scheme means anyway (RFC 9110, section 4.2.3).
+pub fn without_default_port<'a>(authority: &'a [u8], scheme: &str) -> &'a [u8] {
+    let suffix: &[u8] = if scheme == "https" { b":443" } else { b":80" };
+    authority.strip_suffix(suffix).unwrap_or(authority)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(authority: &str) -> Option<String> {
+        canonical(authority.as_bytes()).map(|canonical| canonical.text.into_owned())
+    }
+
+    #[test]
+    fn one_host_has_one_spelling() {
+        for (written, wanted) in [
+            ("shop.example", "shop.example"),
+            ("SHOP.example", "shop.example"),
+            ("shop.example.", "shop.example"),
+            ("Shop.Example.:8080", "shop.example:8080"),
+            ("h:", "h"),
+            ("h.:", "h"),
+            ("h:080", "h:80"),
+            ("h:0", "h:0"),
+            ("127.0.0.1:65535", "127.0.0.1:65535"),
+            ("x_y~z-1", "x_y~z-1"),
+            ("[::1]", "[::1]"),
+            ("[::1]:", "[::1]"),
+            ("[0:0:0:0:0:0:0:1]:0443", "[::1]:443"),
+            ("[2001:DB8:0:0:1:0:0:1]", "[2001:db8::1:0:0:1]"),
+            ("[::ffff:c000:201]:80", "[::ffff:192.0.2.1]:80"),
+        ] {
+            assert_eq!(text(written).as_deref(), Some(wanted), "{written}");
+            let again = canonical(wanted.as_bytes()).unwrap();
+            assert!(matches!(again.text, Cow::Borrowed(_)), "{wanted} needs no copy");
+            let host = again.host();
+            assert!(wanted == host || wanted.starts_with(&format!("{host}:")), "{wanted}: {host}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_authority_has_none() {
+        let long = format!("{}a", "a.".repeat(127));
+        for written in [
+            "",
+            ".",
+            "..",
+            "a..",
+            "a..b",
+            ".a",
+            "a...:80",
+            ":",
+            ":80",
+            "a b",
+            "u@h",
+            "h,h",
+            "h/x",
+            "a\u{e9}",
+            "a%41",
+            "h:x",
+            "h:+80",
+            "h:-1",
+            "h:65536",
+            "h:000080",
+            "h:80:80",
+            "::1",
+            "[::1",
+            "[::1]x",
+            "[::1]80",
+            "[]",
+            "[1.2.3.4]",
+            "[::1%25lo]",
+            &long,
+        ] {
+            assert_eq!(text(written), None, "{written}");
+        }
+        assert!(text(&long[1..]).is_none() && text(&long[2..]).is_some(), "253 characters, and no empty label");
+    }
+
+    #[test]
+    fn ports() {
+        for (authority, expected) in
+            [("h", None), ("h:80", Some("80")), ("[::1]", None), ("[::1]:8080", Some("8080")), ("", None)]
+        {
+            assert_eq!(port(authority.as_bytes()), expected.map(str::as_bytes), "{authority}");
+        }
+        assert_eq!(without_default_port(b"h:80", "http"), b"h");
+        assert_eq!(without_default_port(b"h:80", "https"), b"h:80");
+        assert_eq!(without_default_port(b"[::1]:443", "https"), b"[::1]");
+        assert_eq!(without_default_port(b"h:8443", "https"), b"h:8443");
+    }
+
+    proptest::proptest! {
+        /// The canonical form is its own, says the same host and port, and only differs where it must.
+        #[test]
+        fn is_a_fixed_point(text in "[a-zA-Z0-9.\\-_~:\\[\\]]{0,24}") {
+            if let Some(once) = canonical(text.as_bytes()) {
+                let twice = canonical(once.text.as_bytes()).unwrap();
+                proptest::prop_assert_eq!(&twice.text, &once.text);
+                proptest::prop_assert!(matches!(twice.text, Cow::Borrowed(_)));
+                proptest::prop_assert_eq!(twice.host(), once.host());
+                proptest::prop_assert!(!once.host().ends_with('.') && !once.host().contains(".."));
+                proptest::prop_assert!(!once.text.bytes().any(|byte| byte.is_ascii_uppercase()));
+            }
+        }
+    }
+}
