@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
+use pingora_core::tls::ssl::{SslConnector, SslMethod, SslVerifyMode};
 
-use crate::harness::{Backend, Client, Gateway, eventually, find, request};
+use crate::harness::{Backend, Client, Files, Gateway, eventually, find, request};
 use crate::retries::faulty::{Fault, Faulty};
 
 each_on_both_roads!(
     a_client_that_ends_its_input_gets_its_answers,
     a_client_that_leaves_while_its_backend_does_not_read_frees_its_place,
+    clients_over_tls_may_end_their_input_and_may_leave,
     an_early_answer_is_passed_on_though_the_backend_resets_behind_it,
     the_backend_decides_whether_a_client_sends_its_body,
     a_silent_backend_does_not_keep_a_client_from_sending,
@@ -150,6 +152,55 @@ fn a_client_that_leaves_while_its_backend_does_not_read_frees_its_place(lane: bo
             eventually("the backend is told", || backend.seen().resets.iter().filter(|code| **code == 8).count() >= 4);
         }
     }
+}
+
+fn clients_over_tls_may_end_their_input_and_may_leave(lane: bool) {
+    let files = Files::new();
+    let (cert, key, _) = files.certificate(&["a"]);
+    let stalls = Faulty::start(false, Fault::Stall);
+    stalls.arm(1, 0);
+    let answers = Backend::answering(|_| {
+        std::thread::sleep(Duration::from_millis(200));
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()
+    });
+    let gateway = Gateway::start_in(
+        &files,
+        &format!(
+            "listeners:\n  - bind: '127.0.0.1:$PORT'\n    limits: {{ body: 100MB }}\n    tls: {{ certificates: [ {{ cert: '{}', key: '{}' }} ] \
+             }}\nserver: {{ workers: 1, fast_lane: {lane} }}\nroutes:\n  - {{ path: /stalls, service: 127.0.0.1, port: {} }}\n  - {{ path: /*, \
+             service: 127.0.0.1, port: {} }}\n",
+            cert.display(),
+            key.display(),
+            stalls.port(),
+            answers.port()
+        ),
+    );
+    let connect = || {
+        let mut connector = SslConnector::builder(SslMethod::tls()).unwrap();
+        connector.set_verify(SslVerifyMode::NONE);
+        let socket = TcpStream::connect(("127.0.0.1", gateway.port())).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        connector.build().configure().unwrap().verify_hostname(false).connect("a", socket).unwrap()
+    };
+    let mut client = connect();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    // `close_notify`, and the end of what is sent.
+    let _ = client.shutdown();
+    client.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    let _ = client.read_to_end(&mut answer);
+    assert!(answer.starts_with(b"HTTP/1.1 200 ") && answer.ends_with(b"ok"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(gateway.wait_log(|line| line["path"] == "/")["status"], 200);
+
+    let mut client = connect();
+    client.get_ref().set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    client.write_all(b"POST /stalls HTTP/1.1\r\nHost: a\r\nContent-Length: 80000000\r\n\r\n").unwrap();
+    while client.write_all(&[b'x'; 16_384]).is_ok() {}
+    socket2::SockRef::from(client.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    let line = gateway.wait_log(|line| line["path"] == "/stalls");
+    assert_eq!((&line["status"], &line["reason"]), (&499.into(), &"client_closed".into()), "{line}");
+    gateway.wait_metric("portcullis_in_flight", 0.0);
 }
 
 fn an_early_answer_is_passed_on_though_the_backend_resets_behind_it(lane: bool) {

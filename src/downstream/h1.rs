@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,8 +44,9 @@ const COALESCE: usize = 16 * 1024;
 pub const LOOK: Duration = Duration::from_millis(500);
 /// How often a client that has ended its input is asked whether it is still there.
 const PROBE: Duration = Duration::from_secs(15);
-/// Linux's number for the state of a connection that is over.
+/// Linux's numbers for the states of a connection that is over, and of one whose other end says nothing more.
 const TCP_CLOSE: u8 = 7;
+const TCP_CLOSE_WAIT: u8 = 8;
 
 /// The transport under a connection.
 pub enum Io {
@@ -357,26 +358,50 @@ impl H1 {
         self.reset().await;
     }
 
-    /// Waits until the client resets the connection, without taking anything in.
+    /// Waits until the client resets the connection, or cannot complete its request any more, without taking anything in.
     pub async fn reset(&mut self) {
+        let looking = async {
+            while !self.has_left() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
         match &self.io {
-            Io::Plain(stream) => while stream.ready(Interest::ERROR).await.is_ok_and(|ready| !ready.is_error()) {},
-            Io::Boxed(_) => {
-                while !self.was_reset() {
-                    tokio::time::sleep(LOOK).await;
+            Io::Plain(stream) => {
+                tokio::select! {
+                    // Told by the event loop, where it is asked for this alone.
+                    _ = stream.ready(Interest::ERROR) => {}
+                    () = looking => {}
                 }
             }
+            Io::Boxed(_) => looking.await,
         }
         self.failed = true;
     }
 
-    /// Whether the client has reset the connection. A look at the socket, whatever waits there to be read.
-    pub fn was_reset(&self) -> bool {
-        let socket = match &self.io {
-            Io::Plain(stream) => stream.as_raw_fd(),
-            Io::Boxed(stream) => stream.id(),
-        };
-        get_tcp_info(socket).is_ok_and(|info| info.tcpi_state == TCP_CLOSE)
+    /// Whether the client has reset the connection, or ended it with less than its request's body sent. A look at the socket, whatever
+    /// waits there to be read.
+    pub fn has_left(&self) -> bool {
+        let socket = self.socket();
+        match (get_tcp_info(socket.as_raw_fd()).map(|info| info.tcpi_state), self.body) {
+            (Ok(TCP_CLOSE), _) => true,
+            (Ok(TCP_CLOSE_WAIT), BodyDecoder::Length(left)) => {
+                // TLS holds back a record, and what is encrypted is longer.
+                let held = if matches!(self.io, Io::Plain(_)) { 0 } else { READ as u64 };
+                let unread = rustix::io::ioctl_fionread(socket).unwrap_or(u64::MAX);
+                unread.saturating_add(held + self.read.len() as u64) < left
+            }
+            _ => false,
+        }
+    }
+
+    /// The socket under the transport.
+    #[allow(unsafe_code)]
+    fn socket(&self) -> BorrowedFd<'_> {
+        match &self.io {
+            Io::Plain(stream) => stream.as_fd(),
+            // SAFETY: it is open for as long as the stream lives, which is borrowed for as long as this.
+            Io::Boxed(stream) => unsafe { BorrowedFd::borrow_raw(stream.id()) },
+        }
     }
 
     /// Whether the request's body can no longer become whole, now that nothing else comes.
@@ -394,11 +419,9 @@ impl H1 {
     /// Asks a client that has said all it has to say whether it is still there, now and then: one that is gone and one that listens
     /// look the same otherwise, for as long as there is nothing to send.
     fn probe(&self) {
-        if let Io::Plain(stream) = &self.io {
-            let often = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE).with_retries(3);
-            // A socket that takes no options any more has failed already.
-            let _ = SockRef::from(stream).set_tcp_keepalive(&often);
-        }
+        let often = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE).with_retries(3);
+        // A socket that takes no options any more has failed already.
+        let _ = SockRef::from(&self.socket()).set_tcp_keepalive(&often);
     }
 
     /// Queues the head of an answer, and sends it if nothing follows that it could leave with.

@@ -61,7 +61,7 @@ impl Shelf {
                 let timer = look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
                 loop {
                     ready!(timer.as_mut().poll(cx));
-                    if wire.was_reset() {
+                    if wire.has_left() {
                         return Poll::Ready(());
                     }
                     timer.as_mut().reset(Instant::now() + LOOK);
