@@ -47,7 +47,7 @@ impl Setup {
         for (number, (fault, backend)) in self.faulty.iter().enumerate() {
             for size in SIZES {
                 for kind in kinds {
-                    let part = (size / 2).clamp(usize::from(size > 0), 16 * 1024);
+                    let part = (size / 2).clamp(1, 16 * 1024);
                     backend.arm(times, part);
                     let mut body: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
                     if let (Kind::Grpc, Some((prefix, message))) = (kind, body.split_first_chunk_mut::<5>()) {
@@ -104,7 +104,7 @@ impl Setup {
             let lost = told.status == 0 && body.len() > 65_536;
             assert!(told.is_failure() || lost, "{what}");
         }
-        if fault.is_refusal() && body.len() <= 65_536 {
+        if fault.is_refusal() && body.len() <= 65_536 && !(body.is_empty() && fault.comes_after_part()) {
             assert_eq!(seen.heads, 2, "{what}: what was refused before it was begun is asked for again, once");
             assert_eq!(good, times == 1, "{what}");
         }

@@ -258,14 +258,6 @@ impl H1 {
         matches!(self.body, BodyDecoder::Length(left) if left > bound)
     }
 
-    /// Whether so much of the request's body is left, or an end so far out of sight, that the connection will not be kept for it.
-    pub fn ends_out_of_sight(&self, bound: u64) -> bool {
-        match self.body {
-            BodyDecoder::Chunked(_) => !self.read.ends_with(encode::LAST_CHUNK),
-            _ => self.is_left_over(bound),
-        }
-    }
-
     pub fn body_done(&self) -> bool {
         !self.tunnel && self.body.is_done()
     }

@@ -659,11 +659,11 @@ impl Downstream {
         }
     }
 
-    /// The backend has answered before it had the whole request, and nothing else will be read of it: where the rest is not worth
-    /// waiting for, this exchange is the connection's last.
+    /// The backend has answered, whole, before it had the whole request, and nothing else will be read of it: where it is known that
+    /// the rest is not worth waiting for, this exchange is the connection's last.
     pub fn give_up_body(&mut self) {
         if let Some(Wire::H1(wire)) = &mut self.wire
-            && wire.ends_out_of_sight(UNREAD)
+            && wire.is_left_over(UNREAD)
         {
             wire.close_after();
         }

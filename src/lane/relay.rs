@@ -387,12 +387,7 @@ async fn relay(
             // It was not asked for its body, and now it will not be.
             sending.done = true;
         }
-        let at_hand = match answer.body {
-            BodyDecoder::Done => true,
-            BodyDecoder::Length(length) => length <= up.read.len() as u64,
-            _ => false,
-        };
-        if at_hand || sending.failed || !answer.keep_alive {
+        if is_at_hand(answer.body, &up.read) {
             down.give_up_body();
         }
     }
@@ -441,6 +436,13 @@ async fn relay(
     down.finish().await.map_err(Broken::Client)?;
     up.clean = answer.keep_alive && !early;
     Ok(())
+}
+
+/// Whether all that is left of an answer was read already.
+fn is_at_hand(mut body: BodyDecoder, read: &BytesMut) -> bool {
+    let mut rest = read.clone();
+    while let Ok(Decoded::Data(_)) = body.decode(&mut rest) {}
+    body.is_done()
 }
 
 /// More bytes of the answer; a client that goes away meanwhile ends the exchange, for an answer may be endless.

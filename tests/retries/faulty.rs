@@ -45,7 +45,7 @@ impl Fault {
         Fault::REFUSALS.contains(&self)
     }
 
-    fn comes_after_part(self) -> bool {
+    pub fn comes_after_part(self) -> bool {
         matches!(self, Fault::CloseAfterPart | Fault::ResetAfterPart | Fault::RefuseAfterPart | Fault::GoAwayAfterPart)
     }
 
@@ -250,7 +250,7 @@ impl Peer {
             }
             let said = body.len().to_string();
             self.seen.lock().unwrap().whole.push(body);
-            if faulty {
+            if faulty && self.fault == Fault::HalfAnswer {
                 self.stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc").ok()?;
                 return None;
             }
@@ -341,7 +341,7 @@ impl Peer {
         self.seen.lock().unwrap().whole.push(body);
         // `:status: 200` is the eighth entry of the static table (RFC 7541, appendix A).
         self.send(HEADERS, END_HEADERS, stream.number, &[0x88])?;
-        if stream.faulty {
+        if stream.faulty && self.fault == Fault::HalfAnswer {
             self.send(DATA, 0, stream.number, b"abc")?;
             return None;
         }
