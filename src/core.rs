@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
 use arc_swap::{ArcSwap, Guard};
@@ -15,6 +15,7 @@ use crate::exchange::RouteNames;
 use crate::ledger::Ledger;
 use crate::listen::in_flight::InFlight;
 use crate::listen::roster::Roster;
+use crate::listen::share::Shares;
 use crate::observe::{AccessLog, Metrics};
 use crate::snapshot::{Route, Snapshot};
 use crate::upstream::TlsConnector;
@@ -26,6 +27,8 @@ pub struct Core {
     pub access_log: Arc<AccessLog>,
     pub cache: &'static Cache,
     pub in_flight: InFlight,
+    /// What each client address takes of what all share.
+    pub shares: &'static Shares,
     pub tls: Arc<TlsConnector>,
     /// The open connections, worker by worker.
     pub rosters: Box<[Arc<Roster>]>,
@@ -74,13 +77,18 @@ impl RouteNames for View {
 pub struct Current {
     snapshot: ArcSwap<Snapshot>,
     views: Box<[Arc<ArcSwap<View>>]>,
+    /// Its number, which whoever waits for the next one looks at first.
+    generation: AtomicU64,
+    told: watch::Sender<u64>,
 }
 
 impl Current {
     pub fn new(first: View, workers: usize) -> Self {
         let another = || Arc::new(ArcSwap::new(first.with(first.snapshot.clone())));
         let views = std::iter::repeat_with(another).take(workers).collect();
-        Current { snapshot: ArcSwap::new(first.snapshot), views }
+        let generation = first.snapshot.generation;
+        let (generation, told) = (AtomicU64::new(generation), watch::channel(generation).0);
+        Current { snapshot: ArcSwap::new(first.snapshot), views, generation, told }
     }
 
     /// For whoever asks now and then.
@@ -105,6 +113,24 @@ impl Current {
         for view in &self.views {
             view.store(view.load().with(snapshot.clone()));
         }
+        self.generation.store(snapshot.generation, Ordering::Release);
+        self.told.send_replace(snapshot.generation);
+    }
+
+    /// Waits until another generation than the one that was `seen` is in force. To be polled by one task only.
+    pub async fn passes(&self, seen: u64) {
+        let mut told = self.told.subscribe();
+        let mut told = pin!(told.wait_for(|generation| *generation != seen));
+        let mut waits = false;
+        poll_fn(|cx| {
+            // As in [`Drain::begins`].
+            if waits && self.generation.load(Ordering::Acquire) == seen {
+                return Poll::Pending;
+            }
+            waits = true;
+            told.as_mut().poll(cx).map(drop)
+        })
+        .await;
     }
 }
 

@@ -299,7 +299,7 @@ pub struct Exchange {
     pub stages: [Duration; 6],
     pub priority: Priority,
     /// The request's body, where a step keeps it for one that waits.
-    pub body: Option<Box<[u8]>>,
+    pub body: Option<bytes::Bytes>,
     /// What is given back when the request ends.
     pub held: smallvec::SmallVec<[Box<dyn Hold>; 1]>,
 }

@@ -14,7 +14,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::cache::{self, CachePolicy};
 use crate::core::View;
-use crate::downstream::{BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, Downstream, Fate, seen_upstream};
+use crate::downstream::{BODY_BUDGET, BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, Downstream, Fate, seen_upstream};
 use crate::exchange::{Connection, Ending, Exchange, RouteName, Verdict};
 use crate::grpc::{self, Dialect, GRPC_STATUS, GRPC_TIMEOUT};
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
@@ -112,7 +112,7 @@ pub struct Journey {
 struct Bounds {
     /// Bytes.
     body: u64,
-    time: Duration,
+    time: Option<Duration>,
 }
 
 impl Journey {
@@ -294,14 +294,10 @@ impl Journey {
         });
         let bound = wanting.map(|run| run.bound()).min().unwrap_or(usize::MAX);
         self.check_length(bound as u64)?;
-        let body = match downstream.buffered() {
-            Some(body) => body.clone(),
-            // A client that sends a byte now and then is never silent for long; the request's time bounds it nevertheless.
-            None => match tokio::time::timeout(limit, downstream.buffer_body(bound)).await {
-                Ok(Ok(body)) => body,
-                Ok(Err(error)) => return body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
-                Err(_) => return body_refusal(&BODY_TIMEOUT).map_or_else(client_gone, Reply::refuse),
-            },
+        let body = match tokio::time::timeout(limit, downstream.buffer_body(bound)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(error)) => return body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
+            Err(_) => return body_refusal(&BODY_TIMEOUT).map_or_else(client_gone, Reply::refuse),
         };
         let Journey { view, routed, head, exchange, .. } = self;
         let step = view.route(*routed).and_then(|route| route.plan.steps.get(number));
@@ -309,6 +305,36 @@ impl Journey {
         let flow = run.on_body(head, &body, exchange);
         exchange.spent(stage, since.elapsed());
         flow
+    }
+
+    /// Whether the route wants the whole body before it asks a backend.
+    pub fn buffers_request(&self) -> bool {
+        self.route().is_some_and(|route| route.buffer_request) && !self.head.upgrade && !self.is_grpc()
+    }
+
+    /// Reads the whole body, for as long as the request's time lasts.
+    pub async fn buffer_request(&self, downstream: &mut Downstream) -> Flow {
+        let bound = usize::try_from(self.max_body()).unwrap_or(usize::MAX);
+        self.in_time(async { downstream.buffer_body(bound).await.map(drop) }).await
+    }
+
+    /// Whether the body has to have begun before a backend is asked. Not where the backend's word comes first, or may.
+    pub fn awaits_body(&self) -> bool {
+        let interactive = self.head.expects_continue || self.head.upgrade || self.is_grpc() || self.expects_stream();
+        !interactive && !matches!(self.head.body, BodyFraming::None | BodyFraming::Length(0))
+    }
+
+    /// Waits for the beginning of the body, for as long as the request's time lasts.
+    pub async fn await_body(&self, downstream: &mut Downstream) -> Flow {
+        self.in_time(downstream.await_body(self.head.body)).await
+    }
+
+    async fn in_time(&self, reading: impl Future<Output = pingora_error::Result<()>>) -> Flow {
+        match tokio::time::timeout(self.deadline().unwrap_or(Duration::MAX), reading).await {
+            Ok(Ok(())) => Flow::Continue(()),
+            Ok(Err(error)) => body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
+            Err(_) => out_of_time().closing().refuse(),
+        }
     }
 
     /// The longest body this request may have.
@@ -453,7 +479,7 @@ impl Journey {
     /// stream for hours before it is answered, and brings a deadline of its client's.
     fn limit(&self) -> Option<Duration> {
         let own = self.route().and_then(|route| route.timeout);
-        if self.is_grpc() { own } else { own.or(Some(self.bounds.time)) }
+        if self.is_grpc() { own } else { own.or(self.bounds.time) }
     }
 
     /// When the request's time is over.
@@ -548,6 +574,10 @@ pub const CLIENT_STOPPED: Verdict = Verdict { policy: "client", reason: "client_
 pub fn body_refusal(kind: &pingora_error::ErrorType) -> Option<Box<Reply>> {
     if *kind == BODY_TOO_LARGE {
         Some(too_large().closing())
+    } else if *kind == BODY_BUDGET {
+        let detail = "The gateway has no memory left for another body.";
+        let reply = Reply::new(StatusCode::SERVICE_UNAVAILABLE, "door", "body_budget", detail);
+        Some(reply.retry_after(Duration::from_secs(1)).closing())
     } else if *kind == BODY_TIMEOUT {
         let detail = "The request's body did not come in time.";
         Some(Reply::new(StatusCode::REQUEST_TIMEOUT, "door", "body_timeout", detail).closing())
@@ -607,6 +637,10 @@ impl Drop for Journey {
 impl Journey {
     /// A request that ends without an answer, or in the middle of one, ran out of time, or its client went away.
     fn settle(&mut self) {
+        if let Some(fate) = self.fate.as_deref().filter(|_| !self.ended) {
+            // The road was dropped where it stood, before it could say so itself.
+            (self.outcome.bytes_in, self.outcome.bytes_out) = fate.moved();
+        }
         let cut = self.fate.as_ref().is_some_and(|fate| fate.is_cut()) || !self.ended && self.view.drain.is_over();
         if cut && self.outcome.verdict.is_none() {
             if self.outcome.status == 0 {

@@ -48,6 +48,68 @@ impl<F: Future> Future for Within<F> {
     }
 }
 
+/// How a body has to come.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// The longest silence.
+    pub silence: Duration,
+    /// How long may be waited in all before the rate counts.
+    pub grace: Duration,
+    /// The least bytes for each second of waiting after that; 0 for any.
+    pub rate: u64,
+}
+
+impl Pace {
+    /// How long more may be waited, where `bytes` came while it was waited for so long.
+    pub fn left(&self, waited: Duration, bytes: u64) -> Duration {
+        let Some(seconds) = bytes.checked_div(self.rate) else { return self.silence };
+        let allowed = self.grace.saturating_add(Duration::from_secs(seconds));
+        self.silence.min(allowed.saturating_sub(waited))
+    }
+}
+
+/// Does the work, and adds the time it had to be waited for to `total`, even if it is dropped before it is done. Work that is done at
+/// once costs no look at the clock.
+pub fn counted<F: Future>(total: &mut Duration, work: F) -> Counted<'_, F> {
+    Counted { waiting: Waiting { since: None, total }, work }
+}
+
+struct Waiting<'a> {
+    since: Option<Instant>,
+    total: &'a mut Duration,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(since) = self.since {
+            *self.total += since.elapsed();
+        }
+    }
+}
+
+pin_project! {
+    /// See [`counted`].
+    #[must_use = "futures do nothing unless they are polled"]
+    pub struct Counted<'a, F> {
+        waiting: Waiting<'a>,
+        #[pin]
+        work: F,
+    }
+}
+
+impl<F: Future> Future for Counted<'_, F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let polled = this.work.poll(cx);
+        if polled.is_pending() {
+            this.waiting.since.get_or_insert_with(Instant::now);
+        }
+        polled
+    }
+}
+
 /// A timer that serves one wait after another.
 ///
 /// Nearly every wait is over long before its limit, and to set a timer of the runtime's and to clear it again costs more than many of
@@ -144,6 +206,22 @@ mod tests {
         assert_eq!(within(Duration::MAX, soon).await, Ok(()));
         let soon = tokio::time::sleep(Duration::from_millis(10));
         assert!(within(Duration::from_secs(1), soon).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pace_bounds_what_is_waited_for_in_all() {
+        let second = Duration::from_secs(1);
+        let pace = Pace { silence: 60 * second, grace: 20 * second, rate: 500 };
+        assert_eq!(pace.left(Duration::ZERO, 0), 20 * second);
+        assert_eq!(pace.left(15 * second, 1000), 7 * second);
+        assert_eq!(pace.left(30 * second, 1000), Duration::ZERO);
+        assert_eq!(pace.left(second, u64::MAX), 60 * second, "silence has a bound of its own");
+        assert_eq!(Pace { rate: 0, ..pace }.left(1000 * second, 1), 60 * second);
+        let mut total = Duration::ZERO;
+        counted(&mut total, std::future::ready(())).await;
+        counted(&mut total, tokio::time::sleep(second)).await;
+        assert!(within(second, counted(&mut total, std::future::pending::<()>())).await.is_err());
+        assert_eq!(total.as_millis().div_ceil(100), 20, "what was given up counts as well");
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::keys::KeyStoreConfig;
 use crate::listen::config::ListenerConfig;
+use crate::listen::share::BodyMemory;
 use crate::observe::{AccessLogConfig, Output};
 use crate::policy::authn::consumer::ConsumerConfig;
 use crate::redis::RedisConfig;
@@ -143,6 +144,16 @@ pub struct ServerConfig {
     pub workers: Option<Spanned<u16>>,
     /// Requests in flight at once, in all; more are answered 503 with `Retry-After`. Default 16384.
     pub max_in_flight: Spanned<u32>,
+    /// Requests in flight at once from one client: an IPv4 address or an IPv6 /64, behind trusted proxies the client that they name.
+    /// More are answered 429 with `Retry-After`. What a trusted proxy asks in its own name is not counted by address. Default: an
+    /// eighth of `max_in_flight`, or 256 if that is more, and never more than half of it.
+    pub max_in_flight_per_address: Option<Spanned<u32>>,
+    /// Memory for request bodies that are read before a service gets them, in all: for checks of the body, for `buffer_request`, and to
+    /// send a body a second time. What finds none left is answered 503 with `Retry-After` (a second attempt is not made). Default
+    /// 256MiB.
+    pub buffered_bytes: Spanned<Size>,
+    /// The same for one client, who is the one of `max_in_flight_per_address`. Default: a quarter of `buffered_bytes`.
+    pub buffered_bytes_per_address: Option<Spanned<Size>>,
     /// How long requests under way may take to finish when the process stops or hands over. Default 30s, at most 1h.
     pub grace: Spanned<Period>,
     /// Memory for cached answers, in all. Default 64MiB. Changing it takes an upgrade.
@@ -160,11 +171,33 @@ pub struct ServerConfig {
     pub upgrade_socket: Option<String>,
 }
 
+impl ServerConfig {
+    /// The most requests in flight from one address.
+    pub fn in_flight_per_address(&self) -> usize {
+        let all = self.max_in_flight.value as usize;
+        match &self.max_in_flight_per_address {
+            Some(most) => most.value as usize,
+            None => (all / 8).max(256).min(all / 2).max(1),
+        }
+    }
+
+    /// The most memory for bodies.
+    pub fn body_memory(&self) -> BodyMemory {
+        let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+        let all = self.buffered_bytes.value.0;
+        let per_address = self.buffered_bytes_per_address.as_ref().map_or(all / 4, |size| size.value.0);
+        BodyMemory { all: bytes(all), per_address: bytes(per_address) }
+    }
+}
+
 impl Default for ServerConfig {
     fn default() -> Self {
         ServerConfig {
             workers: None,
             max_in_flight: Spanned::nowhere(16384),
+            max_in_flight_per_address: None,
+            buffered_bytes: Spanned::nowhere(Size(256 * 1024 * 1024)),
+            buffered_bytes_per_address: None,
             grace: Spanned::nowhere(Period(std::time::Duration::from_secs(30))),
             cache_memory: Size(64 * 1024 * 1024),
             fast_lane: true,

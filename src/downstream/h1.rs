@@ -110,6 +110,14 @@ pub enum NextHead {
 const HEAD_TIMEOUT: BadHead =
     BadHead { status: StatusCode::REQUEST_TIMEOUT, reason: "head_timeout", detail: "The request's head did not come in time." };
 
+/// How long a client that is closed may go on sending.
+#[derive(Debug, Clone, Copy)]
+pub struct Farewell {
+    pub all: Duration,
+    /// Without a byte.
+    pub silence: Duration,
+}
+
 /// A connection, and where it stands in the current exchange.
 pub struct H1 {
     io: Io,
@@ -122,6 +130,8 @@ pub struct H1 {
     /// The client waits for `100 Continue` before it sends its body.
     continue_owed: bool,
     answered: bool,
+    /// The head of the request that is under way was understood, so that its end can be found.
+    head_read: bool,
     tunnel: bool,
     eof: bool,
     failed: bool,
@@ -144,6 +154,7 @@ impl H1 {
             keep_alive: true,
             continue_owed: false,
             answered: false,
+            head_read: false,
             tunnel: false,
             eof: false,
             failed: false,
@@ -160,6 +171,7 @@ impl H1 {
     /// Reads the next request's head. `idle` bounds the wait for its first byte, `deadline` counts from that byte to its last.
     pub async fn next_head(&mut self, limits: &HeadLimits, idle: Duration, deadline: Duration, alarm: &mut Alarm) -> NextHead {
         self.answered = false;
+        self.head_read = false;
         self.framing = AnswerFraming::None;
         self.keep_alive = true;
         let mut scan = HeadScan::default();
@@ -214,6 +226,7 @@ impl H1 {
 
     fn begin(&mut self, head: &RequestHead) {
         self.body = BodyDecoder::new(head.body);
+        self.head_read = true;
         self.version = head.version;
         self.keep_alive = head.keep_alive;
         self.continue_owed = head.expects_continue && !self.body.is_done();
@@ -700,12 +713,18 @@ impl H1 {
         matches!(drained.await, Ok(Ok(())))
     }
 
-    /// Closes so that the client reads the answer before it learns of the end: half-close, then a short wait for its own end. A
-    /// plain close while bytes are unread would send RST, and RST discards what the client has not read yet (RFC 9112, section 9.6).
+    /// Whether the client has nothing more to send that belongs to its request, as far as that can be known.
+    pub fn is_read(&self) -> bool {
+        self.tunnel || self.head_read && self.body.is_done() && self.read.is_empty()
+    }
+
+    /// Closes so that the client reads the answer before it learns of the end: half-close, then a wait for its own end, in which what it
+    /// sends is read and dropped. A plain close while bytes are unread would send RST, and RST discards what the client has not read
+    /// yet (RFC 9112, section 9.6).
     ///
     /// An answer that only the connection's end delimits, and that broke off, must not end so: a reset tells it from a whole one. TLS
     /// tells it by the missing `close_notify`.
-    pub async fn close(mut self) {
+    pub async fn close(mut self, farewell: Farewell) {
         if self.framing == AnswerFraming::UntilClose {
             if let Io::Plain(stream) = &self.io {
                 // A socket that takes no options any more has failed already.
@@ -713,19 +732,14 @@ impl H1 {
             }
             return;
         }
-        let _ = tokio::time::timeout(Duration::from_secs(1), async {
+        let _ = tokio::time::timeout(farewell.all, async {
             if self.io.shutdown().await.is_err() || self.eof {
                 return;
             }
-            let mut left: usize = 256 * 1024;
             loop {
                 self.read.clear();
-                match self.fill().await {
-                    Ok(0) | Err(_) => return,
-                    Ok(count) => match left.checked_sub(count) {
-                        Some(rest) => left = rest,
-                        None => return,
-                    },
+                if !matches!(within(farewell.silence, self.fill()).await, Ok(Ok(1..))) {
+                    return;
                 }
             }
         })

@@ -9,7 +9,7 @@ mod session;
 mod shelf;
 pub mod stream;
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -23,9 +23,10 @@ use tokio::time::Instant;
 
 use crate::exchange::{Exchange, RequestId, X_REQUEST_ID, is_gateways, is_identity};
 use crate::grpc::{Dialect, Messages};
-use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
+use crate::head::{BodyFraming, HeaderEdit, HeaderEdits, RequestHead};
+use crate::listen::share::Purse;
 use crate::reply::Reply;
-use crate::wait::within;
+use crate::wait::{Pace, counted, within};
 use crate::wire::answer::AnswerHead;
 use crate::wire::websocket::{CLOSE_FROM_CLIENT, CLOSE_FROM_SERVER, Frames};
 use crate::wire::{encode, h2};
@@ -38,6 +39,8 @@ use stream::H2;
 pub const BODY_TIMEOUT: ErrorType = ErrorType::Custom("BodyTimeout");
 pub const BODY_MALFORMED: ErrorType = ErrorType::Custom("BodyMalformed");
 pub const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
+/// There is no memory left for it.
+pub const BODY_BUDGET: ErrorType = ErrorType::Custom("BodyBudget");
 pub const CLIENT_GONE: ErrorType = ErrorType::Custom("ClientGone");
 /// The client took nothing of its answer for too long.
 pub const CLIENT_STALLED: ErrorType = ErrorType::Custom("ClientStalled");
@@ -92,9 +95,13 @@ pub struct Downstream {
     request: Option<Box<RequestHeader>>,
     /// The body, where a policy had it read whole.
     buffered: Option<Bytes>,
+    /// The body's beginning, which was awaited before the request went on its way.
+    begun: Option<Bytes>,
     retry: Option<RetryBuffer>,
     /// What was read of the body before this attempt is still to be sent.
     replaying: bool,
+    /// Where the memory for the body comes from.
+    purse: Option<Purse>,
     /// The head of the final answer, once it is written on the proxy road.
     response: Option<Box<ResponseHeader>>,
     /// When the request was complete, and nothing was left but to wait for the answer.
@@ -107,7 +114,10 @@ pub struct Downstream {
     messages: Option<Messages>,
     body_read: u64,
     body_sent: u64,
-    read_timeout: Option<Duration>,
+    /// How the body has to come; `None` for one that may take its time.
+    pace: Option<Pace>,
+    /// How long the body was waited for, in all.
+    waited: Duration,
     fate: Arc<Fate>,
     finished: bool,
     /// The client, over HTTP/1.1, takes trailers.
@@ -140,6 +150,8 @@ pub struct Fate {
     shared: AtomicBool,
     cut: AtomicBool,
     switch: AtomicU8,
+    read: AtomicU64,
+    sent: AtomicU64,
 }
 
 /// Where an upgrade on the proxy road stands: not asked for; asked for; asked for, and the request's head is at the backend.
@@ -188,6 +200,11 @@ impl Fate {
         self.switch.store(if possible { MAY_SWITCH } else { NO_SWITCH }, Ordering::Relaxed);
     }
 
+    /// The bytes of bodies that came from the client and went there so far, for a road that is broken off.
+    pub fn moved(&self) -> (u64, u64) {
+        (self.read.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
+    }
+
     /// The total deadline has passed.
     pub fn expire(&self) {
         self.expired.store(true, Ordering::Relaxed);
@@ -227,6 +244,30 @@ struct RetryBuffer {
     truncated: bool,
 }
 
+impl RetryBuffer {
+    fn keep(&mut self, piece: &[u8], purse: Option<&mut Purse>) {
+        let needed = self.bytes.len() + piece.len();
+        if self.truncated || needed > RETRY_BUFFER {
+            return self.give_up();
+        }
+        // A body that is longer than what every request may hold costs memory that others could need more.
+        let costs = needed > FREE && needed > self.bytes.capacity();
+        let after = needed.next_power_of_two();
+        if costs {
+            if !purse.is_none_or(|purse| purse.charge(after - self.bytes.capacity())) {
+                return self.give_up();
+            }
+            self.bytes.reserve(after - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(piece);
+    }
+
+    fn give_up(&mut self) {
+        self.truncated = true;
+        self.bytes = BytesMut::new();
+    }
+}
+
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const RETRY_BUFFER: usize = 64 * 1024;
 /// How long a stream that has said nothing about its body is waited for.
@@ -235,6 +276,12 @@ const FIRST_FRAME: Duration = Duration::from_millis(100);
 pub const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 /// How long the backend of a tunnel may be silent once the client has ended its half.
 const HALF_CLOSED: Duration = Duration::from_secs(5);
+/// What every request may keep of its body, to be sent a second time, without being charged for it.
+const FREE: usize = 4 * 1024;
+/// What is allocated at first for a body that comes in pieces.
+const SMALLEST: usize = 1024;
+/// What is awaited of a body whose length is known, before a backend is connected to.
+const BEGINNING: u64 = 16 * 1024;
 /// An unread body up to this many bytes is read and dropped so that a refused request's connection can be kept.
 pub const UNREAD: u64 = 64 * 1024;
 
@@ -249,8 +296,10 @@ impl Downstream {
             method,
             request: None,
             buffered: None,
+            begun: None,
             retry: None,
             replaying: false,
+            purse: None,
             response: None,
             asked: None,
             answered: false,
@@ -259,7 +308,8 @@ impl Downstream {
             messages: None,
             body_read: 0,
             body_sent: 0,
-            read_timeout: None,
+            pace: None,
+            waited: Duration::ZERO,
             fate: Arc::default(),
             finished: false,
             takes_trailers: false,
@@ -277,8 +327,8 @@ impl Downstream {
         self.tunnel = Some(Box::new(Tunnel { over, frames, told: false }));
     }
 
-    pub fn timeouts(mut self, read: Duration, write: Duration) -> Self {
-        self.read_timeout = Some(read);
+    pub fn timeouts(mut self, read: Pace, write: Duration) -> Self {
+        self.pace = Some(read);
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.set_patience(write),
             Some(Wire::H2(stream)) => stream.set_patience(write),
@@ -289,7 +339,7 @@ impl Downstream {
 
     /// The request's body may be silent for as long as it likes.
     pub fn await_body_without_limit(&mut self) {
-        self.read_timeout = None;
+        self.pace = None;
     }
 
     /// Whether the backend's word on an upgrade is still awaited. Until then the request has no end, for Pingora: it would pass the
@@ -351,25 +401,84 @@ impl Downstream {
         self.max_body = max_body;
     }
 
+    /// Says where the memory for a body comes from.
+    pub fn set_purse(&mut self, purse: Purse) {
+        self.purse = Some(purse);
+    }
+
+    fn charge(&mut self, bytes: usize) -> Result<()> {
+        let paid = self.purse.as_mut().is_none_or(|purse| purse.charge(bytes));
+        if paid { Ok(()) } else { Err(Error::new(BODY_BUDGET)) }
+    }
+
+    /// Adds to a body that is gathered. What is charged is what is allocated.
+    fn gather(&mut self, whole: &mut BytesMut, piece: &[u8], bound: usize) -> Result<()> {
+        let (needed, before) = (whole.len() + piece.len(), whole.capacity());
+        if needed > before {
+            let after = needed.max((2 * before).min(bound)).max(SMALLEST);
+            self.charge(after - before)?;
+            whole.reserve(after - whole.len());
+        }
+        whole.extend_from_slice(piece);
+        Ok(())
+    }
+
     /// Reads the whole body into memory. What is read is replayed to whoever reads the body later.
     ///
     /// # Errors
-    /// [`BODY_TOO_LARGE`] beyond `bound`; [`BODY_TIMEOUT`], [`BODY_MALFORMED`] or [`CLIENT_GONE`] if the body does not come whole.
+    /// [`BODY_TOO_LARGE`] beyond `bound`; [`BODY_BUDGET`] where there is no memory left for it; [`BODY_TIMEOUT`], [`BODY_MALFORMED`] or
+    /// [`CLIENT_GONE`] if the body does not come whole.
     pub async fn buffer_body(&mut self, bound: usize) -> Result<Bytes> {
+        if let Some(body) = &self.buffered {
+            return Ok(body.clone());
+        }
         let mut whole = BytesMut::new();
         while let Some(piece) = self.read_body().await? {
             if whole.len() + piece.len() > bound {
                 return Err(Error::new(BODY_TOO_LARGE));
             }
             if whole.is_empty() && self.wire_body_done() {
+                self.charge(piece.len())?;
                 self.buffered = Some(piece.clone());
                 return Ok(piece);
             }
-            whole.extend_from_slice(&piece);
+            self.gather(&mut whole, &piece, bound)?;
         }
         let whole = whole.freeze();
         self.buffered = Some(whole.clone());
         Ok(whole)
+    }
+
+    /// Waits for the beginning of a body of this framing, and keeps it for whoever reads the body later: a backend's connection is not for
+    /// clients that have nothing to send yet. Where the length is known that is a good part of it; where it is not, whatever comes
+    /// first, for the client may wait for a word in return.
+    ///
+    /// # Errors
+    /// As [`Downstream::buffer_body`], and [`BODY_TOO_LARGE`] beyond what [`Downstream::limit_body`] said.
+    pub async fn await_body(&mut self, framing: BodyFraming) -> Result<()> {
+        let wanted = match framing {
+            BodyFraming::Length(length) => length.min(BEGINNING) as usize,
+            BodyFraming::Streamed => 1,
+            BodyFraming::None => return Ok(()),
+        };
+        if self.buffered.is_some() || self.begun.is_some() {
+            return Ok(());
+        }
+        let Some(first) = self.receive().await? else { return Ok(()) };
+        if first.len() >= wanted {
+            self.begun = Some(first);
+            return Ok(());
+        }
+        let mut begun = BytesMut::new();
+        self.gather(&mut begun, &first, wanted)?;
+        drop(first);
+        while begun.len() < wanted
+            && let Some(piece) = self.receive().await?
+        {
+            self.gather(&mut begun, &piece, wanted)?;
+        }
+        self.begun = Some(begun.freeze());
+        Ok(())
     }
 
     /// The next piece of the body, or `None` at its end.
@@ -380,7 +489,20 @@ impl Downstream {
         if self.is_tunnel() && self.tunnel.is_some() {
             return Box::pin(self.read_tunnel()).await;
         }
-        let limit = self.read_timeout.filter(|_| !self.fate.is_endless()).unwrap_or(Duration::MAX);
+        let piece = match self.begun.take() {
+            Some(begun) => Some(begun),
+            None => self.receive().await?,
+        };
+        if let (Some(piece), Some(retry)) = (&piece, &mut self.retry) {
+            retry.keep(piece, self.purse.as_mut());
+        }
+        Ok(piece)
+    }
+
+    /// The next piece of the body off the wire.
+    async fn receive(&mut self) -> Result<Option<Bytes>> {
+        let pace = self.pace.filter(|_| !self.fate.is_endless());
+        let limit = pace.map_or(Duration::MAX, |pace| pace.left(self.waited, self.body_read));
         let read = async {
             match &mut self.wire {
                 Some(Wire::H1(wire)) => wire.read_body().await,
@@ -388,24 +510,19 @@ impl Downstream {
                 None => Err(Error::new(CLIENT_GONE)),
             }
         };
-        let piece = within(limit, read).await.map_err(|_| Error::new(BODY_TIMEOUT))??;
+        let piece = within(limit, counted(&mut self.waited, read)).await.map_err(|_| Error::new(BODY_TIMEOUT))??;
         if self.wire_body_done() {
             self.fate.uploaded.get_or_init(std::time::Instant::now);
         }
         if let Some(piece) = &piece {
             self.body_read += piece.len() as u64;
+            self.fate.read.store(self.body_read, Ordering::Relaxed);
             let within = match &mut self.messages {
                 None => self.body_read <= self.max_body || self.is_tunnel(),
                 Some(messages) => messages.are_within(self.max_body, piece),
             };
             if !within {
                 return Err(Error::new(BODY_TOO_LARGE));
-            }
-            if let Some(retry) = &mut self.retry {
-                retry.truncated |= retry.bytes.len() + piece.len() > RETRY_BUFFER;
-                if !retry.truncated {
-                    retry.bytes.extend_from_slice(piece);
-                }
             }
         }
         Ok(piece)
@@ -466,6 +583,9 @@ impl Downstream {
     }
 
     fn wire_body_done(&self) -> bool {
+        if self.begun.is_some() {
+            return false;
+        }
         match &self.wire {
             Some(Wire::H1(wire)) => wire.body_done(),
             Some(Wire::H2(stream)) => stream.is_body_done(),
@@ -563,6 +683,7 @@ impl Downstream {
     /// The client cannot be written to.
     pub async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
         self.body_sent += data.len() as u64;
+        self.fate.sent.store(self.body_sent, Ordering::Relaxed);
         if let Some(tunnel) = &mut self.tunnel
             && let Some([_, to_client]) = &mut tunnel.frames
             && matches!(&self.wire, Some(Wire::H1(wire)) if wire.is_tunnel())
@@ -651,7 +772,7 @@ impl Downstream {
     /// Waits a moment for the first bytes of a stream's body, or for the news that there are none: a body that is empty needs no framing
     /// towards the backend, and one that has begun is not.
     pub async fn look_ahead(&mut self) {
-        if let (None, Some(Wire::H2(stream))) = (&self.buffered, &mut self.wire)
+        if let (None, None, Some(Wire::H2(stream))) = (&self.buffered, &self.begun, &mut self.wire)
             && !stream.is_body_done()
             && !stream.is_continue_owed()
         {

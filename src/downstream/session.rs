@@ -18,6 +18,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::Instant;
 
 use super::{AWAITS_SWITCH, CLIENT_GONE, CLIENT_STALLED, CONTINUE_AFTER, Downstream, EARLY_ANSWER, MAY_SWITCH, NO_ANSWER, Wire};
+use crate::wait::Pace;
 
 /// Stands in until the request is on its way; no road asks before.
 static NO_REQUEST: LazyLock<RequestHeader> = LazyLock::new(|| http::Request::new(()).into_parts().0.into());
@@ -72,11 +73,14 @@ impl Session for Downstream {
     }
 
     fn set_read_timeout(&mut self, timeout: Option<Duration>) {
-        self.read_timeout = timeout;
+        self.pace = timeout.map(|silence| match self.pace {
+            Some(pace) => Pace { silence, ..pace },
+            None => Pace { silence, grace: silence, rate: 0 },
+        });
     }
 
     fn get_read_timeout(&self) -> Option<Duration> {
-        self.read_timeout
+        self.pace.map(|pace| pace.silence)
     }
 
     fn set_write_timeout(&mut self, _timeout: Option<Duration>) {}

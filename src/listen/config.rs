@@ -18,6 +18,7 @@ use crate::cidr::CidrSet;
 use crate::problem::{Place, Problem, Problems};
 use crate::value::{OneOrMany, Period, Size, Spanned};
 use crate::via::Via;
+use crate::wait::Pace;
 
 /// One address that the gateway listens on.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -189,12 +190,14 @@ pub struct TimeoutsConfig {
     pub keep_alive: Spanned<Period>,
     /// The longest silence while a request body is awaited, except on gRPC calls. Default: 60s.
     pub body: Spanned<Period>,
+    /// How long a request body may be awaited, in all, before `limits.body_rate` counts. Default: 20s.
+    pub body_grace: Spanned<Period>,
     /// The longest time in which a client takes nothing of an answer. Default: 60s.
     pub write: Spanned<Period>,
     /// The total deadline of an exchange, from the end of a request's head to the end of its answer; beyond it 504, or a broken-off
     /// answer. A route's `timeout` replaces it. It bounds neither upgraded connections (WebSocket) nor `text/event-stream` once
-    /// they have begun, nor gRPC calls, which bring a deadline of their own. Default: 5m.
-    pub request: Spanned<Period>,
+    /// they have begun, nor gRPC calls, which bring a deadline of their own. Default: none; what makes headway goes on.
+    pub request: Option<Spanned<Period>>,
 }
 
 /// How much clients may send.
@@ -209,6 +212,11 @@ pub struct LimitsConfig {
     pub uri: Spanned<Size>,
     /// A request body, whatever its framing; beyond it 413. A route may set less or more. At least 1. Default: 10MiB.
     pub body: Spanned<Size>,
+    /// The least rate of a request body, in bytes per second, over its whole length: what is awaited of it may take `timeouts.body_grace`,
+    /// and a second more for each so many bytes that came; beyond it 408. The time in which the service does not take what came is not
+    /// counted. Not for gRPC calls, and not once a connection is upgraded or the answer is an event stream. 0: no least rate. Default:
+    /// 500.
+    pub body_rate: Spanned<Size>,
 }
 
 /// A TLS version that may be the least.
@@ -280,8 +288,9 @@ impl Default for TimeoutsConfig {
             header: seconds(10),
             keep_alive: seconds(75),
             body: seconds(60),
+            body_grace: seconds(20),
             write: seconds(60),
-            request: seconds(300),
+            request: None,
         }
     }
 }
@@ -293,6 +302,7 @@ impl Default for LimitsConfig {
             headers: unwritten(100),
             uri: unwritten(Size(8 << 10)),
             body: unwritten(Size(10 << 20)),
+            body_rate: unwritten(Size(500)),
         }
     }
 }
@@ -324,8 +334,9 @@ pub struct Timeouts {
     pub header: Duration,
     pub keep_alive: Duration,
     pub body: Duration,
+    pub body_grace: Duration,
     pub write: Duration,
-    pub request: Duration,
+    pub request: Option<Duration>,
 }
 
 /// See [`LimitsConfig`]. In bytes, but for `headers`.
@@ -335,6 +346,7 @@ pub struct Limits {
     pub headers: usize,
     pub uri: usize,
     pub body: u64,
+    pub body_rate: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -410,6 +422,11 @@ impl Listener {
                 (false, false) => Opening::Plain,
             },
         }
+    }
+
+    /// How a request's body has to come.
+    pub fn body_pace(&self) -> Pace {
+        Pace { silence: self.timeouts.body, grace: self.timeouts.body_grace, rate: self.limits.body_rate }
     }
 
     /// The address to count a connection under: `None` for a trusted proxy, which carries many clients.
@@ -515,15 +532,20 @@ fn timeouts(config: &TimeoutsConfig, problems: &mut Problems) -> Option<Timeouts
     let header = checked(&config.header, "header");
     let keep_alive = checked(&config.keep_alive, "keep_alive");
     let body = checked(&config.body, "body");
+    let body_grace = checked(&config.body_grace, "body_grace");
     let write = checked(&config.write, "write");
-    let request = checked(&config.request, "request");
+    let request = config.request.as_ref().map(|request| checked(request, "request"));
     Some(Timeouts {
         handshake: handshake?,
         header: header?,
         keep_alive: keep_alive?,
         body: body?,
+        body_grace: body_grace?,
         write: write?,
-        request: request?,
+        request: match request {
+            Some(request) => Some(request?),
+            None => None,
+        },
     })
 }
 
@@ -542,7 +564,8 @@ fn limits(config: &LimitsConfig, problems: &mut Problems) -> Option<Limits> {
     let uri_size = if config.uri.place.is_known() { config.uri.value.0 } else { config.uri.value.0.min(longest) };
     let uri = checked(uri_size, config.uri.place, 64, longest, "uri` must be 64 bytes up to `limits.head`");
     let body = checked(config.body.value.0, config.body.place, 1, u64::MAX, "body` must be at least 1 byte");
-    Some(Limits { head: head? as usize, headers: headers? as usize, uri: uri? as usize, body: body? })
+    let body_rate = config.body_rate.value.0;
+    Some(Limits { head: head? as usize, headers: headers? as usize, uri: uri? as usize, body: body?, body_rate })
 }
 
 #[cfg(test)]

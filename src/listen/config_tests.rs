@@ -17,7 +17,8 @@ fn a_bind_address_is_enough() {
     assert!(problems.is_empty(), "{problems:?}");
     assert_eq!(&*listener.name, "0.0.0.0:8080");
     assert_eq!(listener.caps, Caps { connections: 65_536, per_address: 1024 });
-    assert_eq!(listener.limits, Limits { head: 32 << 10, headers: 100, uri: 8 << 10, body: 10 << 20 });
+    assert_eq!(listener.limits, Limits { head: 32 << 10, headers: 100, uri: 8 << 10, body: 10 << 20, body_rate: 500 });
+    assert_eq!(listener.timeouts.request, None, "what makes headway goes on");
     assert_eq!(listener.timeouts.keep_alive, Duration::from_secs(75));
     assert_eq!(listener.opening([192, 0, 2, 1].into()), Opening::Plain);
 }

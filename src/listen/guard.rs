@@ -17,7 +17,7 @@ const SHARDS: usize = 64;
 /// What counts as one client: an IPv4 address, or an IPv6 /64, which is what one subscriber is given (RFC 6177), so that walking
 /// through one's own /64 gains nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Occupant {
+pub(super) enum Occupant {
     V4(u32),
     V6(u64),
 }
@@ -162,7 +162,7 @@ impl Drop for Permit {
 
 /// Adds one unless that would pass `most`. Adding first and looking afterwards needs no loop; a loser takes its one back, so the
 /// count may read too high for a moment and refuse a neighbour, never let one in too many.
-fn take_one(counter: &AtomicUsize, most: usize) -> bool {
+pub(super) fn take_one(counter: &AtomicUsize, most: usize) -> bool {
     let before = counter.fetch_add(1, Ordering::Relaxed);
     if before >= most {
         counter.fetch_sub(1, Ordering::Relaxed);

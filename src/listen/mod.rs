@@ -7,6 +7,7 @@ pub mod in_flight;
 pub mod proxy_protocol;
 pub mod redirect;
 pub mod roster;
+pub mod share;
 pub mod socket;
 pub mod tls;
 pub mod trace;

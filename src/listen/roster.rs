@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::share;
 use crate::tally::Counter;
 
 /// What a connection speaks.
@@ -34,7 +35,6 @@ impl Speaks {
 }
 
 /// What is known of one open connection.
-#[derive(Debug)]
 pub struct Entry {
     number: u64,
     opened: Instant,
@@ -47,6 +47,7 @@ pub struct Entry {
     requests: AtomicU64,
     active: AtomicU32,
     route: Mutex<Option<Arc<str>>>,
+    share: OnceLock<share::Seat>,
 }
 
 impl Entry {
@@ -89,6 +90,16 @@ impl Entry {
         self.speaks.store(speaks as u8, Ordering::Relaxed);
     }
 
+    /// What this connection takes of its address's share from now on: of one that speaks for a single client.
+    pub fn sit(&self, seat: share::Seat) {
+        let _ = self.share.set(seat);
+    }
+
+    /// Where its requests get their places; `None` for a proxy's connection, which carries many clients.
+    pub fn share(&self) -> Option<&share::Seat> {
+        self.share.get()
+    }
+
     /// Counts a request until the guard is dropped.
     pub fn begin(&self) -> Serving<'_> {
         self.requests.fetch_add(1, Ordering::Relaxed);
@@ -115,13 +126,12 @@ impl Drop for Serving<'_> {
 }
 
 /// One worker's connections.
-#[derive(Debug)]
 pub struct Roster {
     accepted: Arc<Counter>,
     open: Mutex<Open>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Open {
     next: u64,
     entries: HashMap<u64, Arc<Entry>, ahash::RandomState>,
@@ -156,6 +166,7 @@ impl Roster {
             requests: AtomicU64::new(0),
             active: AtomicU32::new(0),
             route: Mutex::new(None),
+            share: OnceLock::new(),
         });
         open.entries.insert(entry.number, entry.clone());
         Seat { entry, roster: self.clone() }

@@ -18,6 +18,7 @@ pub mod validate;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
@@ -107,7 +108,7 @@ pub trait OnBody: Send + Sync {
     fn bound(&self) -> usize;
     /// Whether this request's body has to be read at all.
     fn wants(&self, head: &RequestHead) -> bool;
-    fn on_body(&self, head: &RequestHead, body: &[u8], exchange: &mut Exchange) -> Flow;
+    fn on_body(&self, head: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow;
 }
 
 /// Works on the answer that came from a backend or the cache, by adding to `exchange.to_client`.
@@ -236,9 +237,24 @@ impl PlanBuilder {
             *cache = Arc::new(cache.beside(&knobs.per_client));
         }
         self.plan.steps.sort_by_key(|step| step.stage);
+        read_late(&mut self.plan.steps);
         self.plan.names.sort_by_key(|(stage, _)| *stage);
         self.plan
     }
+}
+
+/// A body is not read for somebody who has not proved who he is and that he may: where a route asks for that, the steps that look into
+/// bodies come after it, before the first that asks somebody else about the body.
+fn read_late(steps: &mut Vec<Step>) {
+    if !steps.iter().any(|step| matches!(step.stage, Stage::Authn | Stage::Authz)) {
+        return;
+    }
+    let early = |step: &Step| matches!(step.work, Work::Body(_)) && step.stage < Stage::Authz;
+    let (bodies, mut rest): (Vec<_>, Vec<_>) = std::mem::take(steps).into_iter().partition(early);
+    let later = |step: &Step| step.stage > Stage::Authz || matches!(step.work, Work::Body(_));
+    let number = rest.iter().position(later).unwrap_or(rest.len());
+    rest.splice(number..number, bodies);
+    *steps = rest;
 }
 
 impl Default for PlanBuilder {

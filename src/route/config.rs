@@ -76,6 +76,11 @@ pub struct RouteConfig {
     /// `application/x-ndjson`, `application/grpc` and their like).
     #[serde(default)]
     pub stream: bool,
+    /// Reads the whole request body, up to `limits.body` or the route's `bounds.max_body`, before the service is asked: for services
+    /// with few workers, which a slow client would keep waiting. The memory is that of `server.buffered_bytes`. Not for upgrades and
+    /// gRPC calls. Default: false, and a service is asked as soon as a body has begun.
+    #[serde(default)]
+    pub buffer_request: bool,
     /// Policies of this route. Each replaces the service's or the global policy of that name as a whole; `false` turns it off.
     #[serde(default)]
     pub policies: Option<Raw>,

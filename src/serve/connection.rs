@@ -23,7 +23,7 @@ use super::seldom::{Seldom, and_more};
 use super::watched::{self, Watched};
 use super::worker::Worker;
 use crate::cache::Hit;
-use crate::downstream::h1::{H1, Io, NextHead};
+use crate::downstream::h1::{Farewell, H1, Io, NextHead};
 use crate::downstream::stream::H2;
 use crate::downstream::{Downstream, Fate, Returned, UNREAD, Wire, upstream_request};
 use crate::exchange::{Connection, Verdict};
@@ -33,8 +33,10 @@ use crate::journey::{CLIENT_CLOSED, CLIENT_STOPPED, Journey, Pause, TimeLimit, o
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::guard::Permit;
+use crate::listen::in_flight::{self, InFlight};
 use crate::listen::proxy_protocol::{self, Received};
 use crate::listen::roster::{Entry, Speaks};
+use crate::listen::share::{Place, Purse, Seat};
 use crate::listen::socket::canonical;
 use crate::listen::tls::{Protocol, Secured};
 use crate::proxy::HANDED_OVER;
@@ -42,6 +44,7 @@ use crate::reply::{Flow, Reply};
 use crate::snapshot::Door;
 use crate::upstream::{self, Service};
 use crate::wait::Alarm;
+use crate::wire::h2::Room;
 use crate::wire::head::{BARE_LF, HTTP_ON_TLS, MALFORMED_LINE, Refused, TLS_HELLO};
 use crate::wire::{line, trailers};
 
@@ -51,6 +54,13 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 pub const LAST_CALL: Duration = Duration::from_secs(5);
 /// How long an answered stream waits for its client to stop sending.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a client may go on sending that has its answer: as long as nginx waits (`lingering_time`, `lingering_timeout`).
+const LINGERING: Farewell = Farewell { all: Duration::from_secs(30), silence: Duration::from_secs(5) };
+/// The same for one that has nothing more to send, or where too many linger.
+const PARTING: Farewell = Farewell { all: Duration::from_secs(1), silence: Duration::from_secs(1) };
+/// Connections that linger at once, in all and of one address.
+const MOST_LINGERING: usize = 4096;
+const MOST_LINGERING_OF_ONE: usize = 64;
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves one accepted socket until it closes.
@@ -66,15 +76,18 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, socket: TcpStream, peer
     // Boxed, here and below: a future is as large as its largest part for as long as it lives, and most connections are idle most of
     // the time.
     let Some(Opened { connection, speaks }) = Box::pin(open(&worker, &door, socket, peer, &mut permit)).await else { return };
+    if let Some(client) = door.counted_address(connection.client.ip()) {
+        entry.sit(worker.core.shares.of(client).sit());
+    }
     match speaks {
         Spoken::H1(h1) => {
             entry.identify(connection.client, Speaks::H1);
             serve_h1(worker, door, connection, entry, h1).await;
         }
-        Spoken::Clear(h1, refused) => refuse_head(&worker, &door, &connection, refused, h1).await,
+        Spoken::Clear(h1, refused) => refuse_head(&worker, &door, &connection, entry, refused, h1).await,
         Spoken::H2(stream) => {
             entry.identify(connection.client, Speaks::H2);
-            Box::pin(serve_h2(worker, &door, connection, entry, stream)).await;
+            Box::pin(serve_h2(worker, door, connection, entry, stream)).await;
         }
     }
 }
@@ -287,15 +300,17 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
                 h1 = match returned {
                     Some(Returned { wire: Wire::H1(mut wire), reusable: true, .. }) => {
                         if !wire.body_done() && !Box::pin(wire.drain(UNREAD, DRAIN_TIME)).await {
-                            return Box::pin(wire.close()).await;
+                            return Box::pin(close(&worker, entry, wire)).await;
                         }
                         wire
                     }
-                    Some(Returned { wire: Wire::H1(wire), answered: true, .. }) => return Box::pin(wire.close()).await,
+                    Some(Returned { wire: Wire::H1(wire), answered: true, .. }) => {
+                        return Box::pin(close(&worker, entry, wire)).await;
+                    }
                     _ => return,
                 };
             }
-            NextHead::Bad(refused) => return Box::pin(refuse_head(&worker, &door, &connection, refused, h1)).await,
+            NextHead::Bad(refused) => return Box::pin(refuse_head(&worker, &door, &connection, entry, refused, h1)).await,
             NextHead::Closed => return,
         }
         // A reload that changed this listener's bounds is obeyed from the next request on.
@@ -318,16 +333,34 @@ fn stays_open(worker: &Worker, door: &mut Arc<Door>, seen: &mut u64) -> bool {
 }
 
 /// A head that is no request gets its answer, its log line and its place in the metrics all the same.
-async fn refuse_head(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, refused: Box<Refused>, h1: Box<H1>) {
+async fn refuse_head(
+    worker: &Arc<Worker>,
+    door: &Arc<Door>,
+    connection: &Arc<Connection>,
+    entry: &Entry,
+    refused: Box<Refused>,
+    h1: Box<H1>,
+) {
     let Refused { bad, head } = *refused;
     let method = head.method.clone();
     let mut journey = Journey::begin(worker.view.load_full(), door, connection, Box::new(head));
-    let mut down = Downstream::new(Wire::H1(h1), method).timeouts(door.timeouts.body, door.timeouts.write);
+    let mut down = Downstream::new(Wire::H1(h1), method).timeouts(door.body_pace(), door.timeouts.write);
     refuse(&mut journey, &mut down, &bad.reply()).await;
     if let Some(Returned { wire: Wire::H1(wire), .. }) = down.give_back() {
         drop(journey);
-        wire.close().await;
+        close(worker, entry, wire).await;
     }
+}
+
+/// Closes a connection whose client has an answer, and gives it the time to read it. Many write their whole request before they look,
+/// and a connection that is closed meanwhile is reset, which takes the answer with it (RFC 9112, section 9.6). What waits like that
+/// costs a socket and no more; still there is a bound to it, beyond which clients have but a moment.
+async fn close(worker: &Worker, entry: &Entry, wire: Box<H1>) {
+    let address = entry.share().map(Seat::address);
+    let may_linger = !wire.is_read() && !worker.core.drain.has_begun();
+    let lingering = may_linger.then(|| worker.core.shares.linger(address, MOST_LINGERING, MOST_LINGERING_OF_ONE)).flatten();
+    let patience = if lingering.is_some() { LINGERING } else { PARTING };
+    wire.close(patience).await;
 }
 
 async fn refuse(journey: &mut Journey, down: &mut Downstream, reply: &Reply) {
@@ -340,20 +373,37 @@ async fn refuse(journey: &mut Journey, down: &mut Downstream, reply: &Reply) {
 }
 
 /// HTTP/2: streams at the same time, each one exchange.
-async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connection>, entry: &Arc<Entry>, stream: Stream) {
-    let options = crate::wire::h2::options(door.head_limits.head);
+async fn serve_h2(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Connection>, entry: &Arc<Entry>, stream: Stream) {
+    let options = crate::wire::h2::options(door.head_limits.head, room(&worker, entry));
     let handshake = options.handshake(Watched::new(stream, door.clone(), connection.client));
     let Ok(Ok(mut wire)) = tokio::time::timeout(door.timeouts.handshake, handshake).await else {
-        return handshake_failed(&worker, door, connection.client, "h2_handshake");
+        return handshake_failed(&worker, &door, connection.client, "h2_handshake");
     };
+    // What the client was told of heads cannot be taken back: where a reload changes it, it gets a new connection.
+    let told = door.head_limits.head;
     let mut draining = false;
+    let mut seen = 0;
     let mut begins = pin!(worker.core.drain.begins());
+    let mut reloads = pin!(worker.core.snapshot.passes(seen));
     // Streams hold a clone each: the count says how many are open.
     let open = Arc::new(());
     loop {
         let idle = if draining { LAST_CALL.min(door.timeouts.keep_alive) } else { door.timeouts.keep_alive };
         let accepted = tokio::select! {
             biased;
+            // First, for what is accepted after a reload obeys it.
+            () = &mut reloads => {
+                // If there is another one meanwhile, this says so at once.
+                let generation = worker.view.load().snapshot.generation;
+                reloads.set(worker.core.snapshot.passes(generation));
+                // The listener may be closed, or have other bounds. Streams that have begun end as they began.
+                let stays = stays_open(&worker, &mut door, &mut seen) && door.head_limits.head == told;
+                if !stays && !draining {
+                    draining = true;
+                    wire.graceful_shutdown();
+                }
+                continue;
+            }
             // This is what drives the whole connection.
             accepted = wire.accept() => accepted,
             _ = &mut begins, if !draining => {
@@ -391,6 +441,13 @@ async fn serve_h2(worker: Arc<Worker>, door: &Arc<Door>, connection: Arc<Connect
     }
 }
 
+/// What a connection is told that it may have.
+fn room(worker: &Worker, entry: &Entry) -> Room {
+    let Some(seat) = entry.share() else { return Room::default() };
+    let snapshot = worker.core.snapshot.load();
+    Room::of(seat.address().connections(), snapshot.max_in_flight_per_address, snapshot.body_memory.per_address)
+}
+
 async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, entry: &Entry, mut stream: Box<H2>) {
     match crate::wire::head::from_h2(stream.request(), stream.is_body_empty(), &door.head_limits) {
         Ok(head) => {
@@ -409,7 +466,7 @@ async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<C
             let mut journey = Journey::begin(worker.view.load_full(), door, connection, Box::new(head));
             let kind = stream.request().headers.get(http::header::CONTENT_TYPE);
             journey.dialect = kind.map_or(Dialect::Plain, |kind| Dialect::of(kind.as_bytes()));
-            let mut down = Downstream::new(Wire::H2(stream), method).timeouts(door.timeouts.body, door.timeouts.write);
+            let mut down = Downstream::new(Wire::H2(stream), method).timeouts(door.body_pace(), door.timeouts.write);
             refuse(&mut journey, &mut down, &bad.reply()).await;
         }
     }
@@ -437,19 +494,23 @@ async fn exchange(
 ) -> Option<Returned> {
     let _serving = entry.begin();
     let view = worker.view.load_full();
-    let mut down = Downstream::new(wire, head.method.clone()).timeouts(door.timeouts.body, door.timeouts.write);
+    let mut down = Downstream::new(wire, head.method.clone()).timeouts(door.body_pace(), door.timeouts.write);
     let mut journey = Journey::begin(view.clone(), door, connection, head);
-    let Some(_permit) = worker.core.in_flight.try_enter(view.snapshot.max_in_flight) else {
+    let Some(share) = share(worker, door, entry, &journey) else {
+        let detail = "This address has too many requests in flight.";
         let reply =
-            Reply::new(StatusCode::SERVICE_UNAVAILABLE, "door", "overloaded", "The gateway has too many requests in flight.")
-                .retry_after(Duration::from_secs(1));
+            Reply::new(StatusCode::TOO_MANY_REQUESTS, "door", "too_many_in_flight", detail).retry_after(Duration::from_secs(1));
         refuse(&mut journey, &mut down, &reply).await;
         return down.give_back();
     };
+    if journey.head.body != BodyFraming::None {
+        down.set_purse(Purse::new(worker.core.shares, share.payer(), view.snapshot.body_memory));
+    }
+    let mut place = Places { in_flight: &worker.core.in_flight, most: view.snapshot.max_in_flight, taken: None };
     let elsewhere = door.redirect.and_then(|redirect| redirect.answer(&journey.head, journey.exchange.trusted));
     let flow = match elsewhere {
         Some(reply) => reply.refuse(),
-        None => gauntlet(&mut journey, &mut down).await,
+        None => gauntlet(&mut journey, &mut down, &mut place).await,
     };
     if let Some(route) = journey.route() {
         entry.took(&route.id);
@@ -470,7 +531,46 @@ async fn exchange(
     down.give_back()
 }
 
-async fn gauntlet(journey: &mut Journey, down: &mut Downstream) -> Flow {
+/// A place in the share of the client's address. `None` if that is used up.
+fn share<'a>(worker: &Worker, door: &Door, entry: &'a Entry, journey: &Journey) -> Option<Place<'a>> {
+    let most = journey.view.snapshot.max_in_flight_per_address;
+    match entry.share() {
+        Some(seat) if !journey.exchange.trusted => seat.take(most),
+        // Behind a proxy the client is another one with each request. What the proxy asks in its own name is bounded with all the rest.
+        _ => match door.counted_address(journey.exchange.client) {
+            Some(client) => worker.core.shares.of(client).take(most),
+            None => Some(Place::uncounted()),
+        },
+    }
+}
+
+/// The request's place among all that are in flight. It is taken late, once all that is known at once is known, and not held while the
+/// client takes its time: a client that sends nothing must not keep others out.
+struct Places<'a> {
+    in_flight: &'a InFlight,
+    most: usize,
+    taken: Option<in_flight::Permit<'a>>,
+}
+
+impl Places<'_> {
+    fn take(&mut self) -> Flow {
+        if self.taken.is_none() {
+            self.taken = self.in_flight.try_enter(self.most);
+        }
+        if self.taken.is_some() {
+            return ControlFlow::Continue(());
+        }
+        let detail = "The gateway has too many requests in flight.";
+        let reply = Reply::new(StatusCode::SERVICE_UNAVAILABLE, "door", "overloaded", detail);
+        reply.retry_after(Duration::from_secs(1)).refuse()
+    }
+
+    fn give_back(&mut self) {
+        self.taken = None;
+    }
+}
+
+async fn gauntlet(journey: &mut Journey, down: &mut Downstream, place: &mut Places<'_>) -> Flow {
     journey.choose_route()?;
     journey.take_call_deadline()?;
     journey.check_announced_length()?;
@@ -480,14 +580,32 @@ async fn gauntlet(journey: &mut Journey, down: &mut Downstream) -> Flow {
         let (done, flow) = match journey.run(from) {
             Pause::Done(flow) => {
                 flow?;
-                return journey.check_last_hop();
+                break;
             }
-            Pause::Wait(number) => (number, Box::pin(journey.wait(number, down)).await),
-            Pause::Body(number) => (number, Box::pin(journey.body(number, down)).await),
+            Pause::Wait(number) => {
+                place.take()?;
+                (number, Box::pin(journey.wait(number, down)).await)
+            }
+            Pause::Body(number) => {
+                place.give_back();
+                (number, Box::pin(journey.body(number, down)).await)
+            }
         };
         flow?;
         from = done + 1;
     }
+    journey.check_last_hop()?;
+    if journey.head.body != BodyFraming::None {
+        down.limit_body(journey.max_body());
+        if journey.buffers_request() {
+            place.give_back();
+            Box::pin(journey.buffer_request(down)).await?;
+        } else if journey.awaits_body() {
+            place.give_back();
+            Box::pin(journey.await_body(down)).await?;
+        }
+    }
+    place.take()
 }
 
 /// The fast lane, under the request's total deadline.
@@ -623,7 +741,7 @@ async fn by_proxy(
         }
         (Returned { answered: true, .. }, _) => {}
         (Returned { answered: false, .. }, _) => {
-            let mut down = Downstream::new(returned.wire, method).timeouts(door.timeouts.body, door.timeouts.write);
+            let mut down = Downstream::new(returned.wire, method).timeouts(door.body_pace(), door.timeouts.write);
             let _ = down.reply(&reply, dialect, &HeaderEdits::new(), &request_id).await;
             return down.give_back();
         }

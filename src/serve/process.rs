@@ -20,6 +20,7 @@ use crate::core::{Core, Current, Drain, View};
 use crate::ledger::Ledger;
 use crate::listen::in_flight::InFlight;
 use crate::listen::roster::Roster;
+use crate::listen::share::Shares;
 use crate::observe::AccessLog;
 use crate::policy::admit::quota::book::Book;
 use crate::snapshot::{self, Snapshot, Surroundings};
@@ -154,6 +155,7 @@ impl Process {
             metrics: around.metrics.clone(),
             access_log,
             in_flight: InFlight::default(),
+            shares: Shares::new(around.metrics.tallies()),
             tls,
             rosters: (0..workers).map(|number| roster(&around, number)).collect(),
             drain,

@@ -21,12 +21,12 @@ use crate::observe::Metrics;
 use crate::policy::authn::Consumers;
 use crate::policy::authz;
 use crate::policy::registry::{self, REGISTRY, Table};
-use crate::policy::{Compile, Plan};
+use crate::policy::{Compile, Plan, Work};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::redis::Redis;
 use crate::route::{Matcher, Rewrite, RouteConfig, RouteTable, Split};
 use crate::upstream::{Protocol, Service, dns};
-use crate::value::{Raw, Spanned};
+use crate::value::{Raw, Size, Spanned};
 use crate::wire::head::HeadLimits;
 
 /// How long all host names together may take to resolve. The rest is left to the background.
@@ -62,6 +62,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     let unrouted = Arc::new(compiler.global.plan());
     let admin = compiler.admin(&doors);
     compiler.bounds();
+    compiler.body_memory(&doors, &routes);
     let access_log = document.access_log.compile(&base, compiler.problems);
     let admin_token = compiler.admin_token();
     let (services, redis) = (compiler.services, compiler.redis);
@@ -98,6 +99,8 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
         unrouted,
         lane: server.fast_lane,
         max_in_flight: *server.max_in_flight as usize,
+        max_in_flight_per_address: server.in_flight_per_address(),
+        body_memory: server.body_memory(),
         counted_consumers: document.metrics.consumers.as_ref().map_or(0, |count| count.value as usize),
         grace: server.grace.0,
         workers: server.workers.as_ref().map(|workers| usize::from(**workers)),
@@ -305,6 +308,7 @@ impl<'a> Compiler<'a> {
                 rewrite,
                 timeout: config.timeout.as_ref().map(|timeout| timeout.0),
                 stream: config.stream,
+                buffer_request: config.buffer_request,
             }));
             matchers.push((routes.len() - 1, matcher));
         }
@@ -514,6 +518,29 @@ impl<'a> Compiler<'a> {
         None
     }
 
+    /// A body that one client may not hold can never be read.
+    fn body_memory(&mut self, doors: &[Arc<Door>], routes: &[Arc<Route>]) {
+        let server = &self.document.server;
+        let most = server.body_memory().per_address as u64;
+        let unbounded = doors.iter().map(|door| door.limits.body).max().unwrap_or_default();
+        let largest = routes.iter().flat_map(|route| {
+            let whole = route.buffer_request.then(|| route.plan.knobs.max_body.unwrap_or(unbounded));
+            let looked_at = route.plan.steps.iter().filter_map(|step| match &step.work {
+                Work::Body(run) => Some(run.bound() as u64),
+                _ => None,
+            });
+            whole.into_iter().chain(looked_at)
+        });
+        if let Some(largest) = largest.max().filter(|largest| *largest > most) {
+            let place = server.buffered_bytes_per_address.as_ref().map_or(server.buffered_bytes.place, |size| size.place);
+            let (largest, most) = (Size(largest), Size(most));
+            let message =
+                format!("bodies up to {largest} are read whole, and one client may hold {most}: larger ones are answered 503");
+            self.problems
+                .push(Problem::warning(place, message).hint("write `server: { buffered_bytes: ... }`, four times the largest"));
+        }
+    }
+
     fn bounds(&mut self) {
         let server = &self.document.server;
         let mut within = |place: Place, good: bool, message: &str| {
@@ -528,6 +555,13 @@ impl<'a> Compiler<'a> {
             within(count.place, count.value <= 100_000, "`consumers` is at most 100000");
         }
         within(server.max_in_flight.place, server.max_in_flight.value > 0, "`max_in_flight` is at least 1");
+        if let Some(most) = &server.max_in_flight_per_address {
+            within(most.place, most.value > 0, "`max_in_flight_per_address` is at least 1");
+        }
+        within(server.buffered_bytes.place, server.buffered_bytes.value.0 > 0, "`buffered_bytes` is at least 1 byte");
+        if let Some(most) = &server.buffered_bytes_per_address {
+            within(most.place, most.value.0 > 0, "`buffered_bytes_per_address` is at least 1 byte");
+        }
         within(server.grace.place, server.grace.0.as_secs() <= 3600, "`grace` is at most 1h");
     }
 }

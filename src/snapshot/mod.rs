@@ -18,6 +18,7 @@ use crate::head::RequestHead;
 use crate::keys::KeyStore;
 use crate::listen::config::Listener;
 use crate::listen::guard::Guard;
+use crate::listen::share::BodyMemory;
 use crate::listen::trace;
 use crate::observe::{AnswerMetrics, ListenerMetrics, RouteMetrics, ServiceMetrics};
 use crate::policy::Plan;
@@ -82,6 +83,8 @@ pub struct Route {
     pub stream: bool,
     /// What its services answer, in their order.
     pub answers: Box<[Arc<AnswerMetrics>]>,
+    /// The body is read whole before a backend is asked.
+    pub buffer_request: bool,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -98,6 +101,8 @@ pub struct Snapshot {
     /// The Redis that this gateway shares with others.
     pub redis: Option<Arc<Redis>>,
     pub max_in_flight: usize,
+    pub max_in_flight_per_address: usize,
+    pub body_memory: BodyMemory,
     /// How many consumers the metrics tell apart.
     pub counted_consumers: usize,
     /// Whether requests may take the fast lane.

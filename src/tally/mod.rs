@@ -31,6 +31,12 @@ impl Gauge {
         self.0.fetch_sub(amount, Ordering::Relaxed);
     }
 
+    /// Adds so much unless that would pass `most`. Whether it did.
+    pub fn add_within(&self, amount: u64, most: u64) -> bool {
+        let more = |now: u64| now.checked_add(amount).filter(|sum| *sum <= most);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -14,16 +14,44 @@ use crate::head::{Edited, HeaderEdits};
 /// Streams at once on one connection. More wait for a free one at the client (RFC 9113, section 5.1.2).
 pub const MAX_STREAMS: u32 = 128;
 
-/// Bounded options for a downstream connection: `head` is the bound of a request head in bytes.
-pub fn options(head: usize) -> Builder {
+/// What one connection may take up at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    pub streams: u32,
+    /// Bytes of bodies that nobody has read yet.
+    pub window: u32,
+}
+
+/// Every connection has this much, however many there are.
+const LEAST: Room = Room { streams: 8, window: 64 * 1024 };
+const MOST: Room = Room { streams: MAX_STREAMS, window: 1024 * 1024 };
+
+impl Room {
+    /// For one of so many connections that share so many streams and bytes. The more there are, the less each is told that it may have: a
+    /// client that obeys waits instead of being refused.
+    pub fn of(connections: usize, streams: usize, bytes: usize) -> Room {
+        let each = |of: usize| u32::try_from(of / connections.max(1)).unwrap_or(u32::MAX);
+        Room { streams: each(streams).clamp(LEAST.streams, MOST.streams), window: each(bytes).clamp(LEAST.window, MOST.window) }
+    }
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        MOST
+    }
+}
+
+/// Bounded options for a downstream connection: `head` is the bound of a request head in bytes, `room` what is left for
+/// the connection of what its address may have.
+pub fn options(head: usize, room: Room) -> Builder {
     let mut options = Builder::new();
     options
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(room.streams)
         // The library answers what is larger on its own, without a word to anybody. Up to here the gateway does, and logs it.
         .max_header_list_size(u32::try_from(head.saturating_mul(2)).unwrap_or(u32::MAX))
         // One stream may fill a quarter of the connection's window, so that a slow upload does not stop its neighbours.
         .initial_window_size(256 * 1024)
-        .initial_connection_window_size(1024 * 1024)
+        .initial_connection_window_size(room.window)
         .max_send_buffer_size(256 * 1024)
         // Rapid reset (CVE-2023-44487): streams that were reset but not yet accepted are bounded too.
         .max_pending_accept_reset_streams(32)
@@ -94,6 +122,15 @@ mod tests {
 
     use super::*;
     use crate::head::HeaderEdit;
+
+    #[test]
+    fn the_connections_of_an_address_together_have_less_than_there_is_for_all() {
+        assert_eq!(Room::of(1, 2048, 64 << 20), MOST);
+        assert_eq!(Room::of(1, 1, 1), LEAST);
+        let all: Vec<_> = (1..=1024).map(|connections| Room::of(connections, 2048, 64 << 20)).collect();
+        assert!(all.iter().map(|room| room.streams).sum::<u32>() < 16_384, "of `max_in_flight`");
+        assert!(all.iter().map(|room| u64::from(room.window)).sum::<u64>() < 384 << 20);
+    }
 
     #[test]
     fn an_answer_goes_on_without_what_was_its_connections() {

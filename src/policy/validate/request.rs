@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -140,7 +141,7 @@ impl OnBody for JsonCheck {
             && head.header("content-type").and_then(MediaType::parse).is_some_and(|media| media.is_json())
     }
 
-    fn on_body(&self, _: &RequestHead, body: &[u8], _: &mut Exchange) -> Flow {
+    fn on_body(&self, _: &RequestHead, body: &Bytes, _: &mut Exchange) -> Flow {
         let Err(fault) = json::check(body, self.max_depth) else { return Flow::Continue(()) };
         let (reason, what) = match fault.kind {
             FaultKind::Empty => return empty_json(),
@@ -262,7 +263,7 @@ mod tests {
         let early = plan.heads().find_map(|run| run.on_request(head, &mut exchange).break_value());
         let refusal = early.or_else(|| {
             let run = plan.bodies().find(|run| run.wants(head))?;
-            run.on_body(head, body, &mut exchange).break_value()
+            run.on_body(head, &Bytes::copy_from_slice(body), &mut exchange).break_value()
         });
         refusal.map(|reply| (reply.status.as_u16(), reply.reason))
     }
@@ -323,7 +324,7 @@ mod tests {
     fn the_refusal_repeats_nothing() {
         let check = JsonCheck { max_depth: 9, max_body: 100 };
         let head = head("POST", BodyFraming::Streamed, &[]);
-        let reply = check.on_body(&head, b"{\"secret\": oops}", &mut Exchange::for_tests()).break_value().unwrap();
+        let reply = check.on_body(&head, &b"{\"secret\": oops}"[..].into(), &mut Exchange::for_tests()).break_value().unwrap();
         assert_eq!(reply.detail, "The body is not well-formed JSON, at byte 11.");
     }
 

@@ -1,6 +1,7 @@
 //! `Content-Digest` (RFC 9530): what ties a signature, which covers this field, to the body itself.
 
 use aws_lc_rs::digest;
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use sfv::{BareItem, ListEntry, Parser};
 use subtle::ConstantTimeEq;
@@ -47,7 +48,7 @@ impl OnBody for ContentDigest {
         head.body != BodyFraming::None && head.header("content-digest").is_some() && head.header("signature-input").is_some()
     }
 
-    fn on_body(&self, head: &RequestHead, body: &[u8], _: &mut Exchange) -> Flow {
+    fn on_body(&self, head: &RequestHead, body: &Bytes, _: &mut Exchange) -> Flow {
         let lines: Vec<&[u8]> = head.header_all("content-digest").collect();
         if agrees(&lines.join(&b", "[..]), body) {
             return Flow::Continue(());

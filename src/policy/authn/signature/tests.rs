@@ -121,8 +121,8 @@ fn verifies_the_vectors_of_the_rfc() {
     }
     let body = ContentDigest { bound: 1 << 20 };
     let head = RequestHead::build("POST", "/", &REQUEST);
-    assert!(body.on_body(&head, b"{\"hello\": \"world\"}", &mut Exchange::for_tests()).is_continue());
-    assert!(body.on_body(&head, b"{\"hello\": \"w0rld\"}", &mut Exchange::for_tests()).is_break());
+    assert!(body.on_body(&head, &b"{\"hello\": \"world\"}"[..].into(), &mut Exchange::for_tests()).is_continue());
+    assert!(body.on_body(&head, &b"{\"hello\": \"w0rld\"}"[..].into(), &mut Exchange::for_tests()).is_break());
 }
 
 /// What is signed is the host that is matched, keyed and forwarded, in whatever spelling it came; a signature of the field itself is over what

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 
@@ -91,8 +92,8 @@ impl OnBody for ExternalAuth {
         head.body != BodyFraming::None
     }
 
-    fn on_body(&self, _: &RequestHead, body: &[u8], exchange: &mut Exchange) -> Flow {
-        exchange.body = Some(body.into());
+    fn on_body(&self, _: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow {
+        exchange.body = Some(body.clone());
         Flow::Continue(())
     }
 }
@@ -137,7 +138,7 @@ impl ExternalAuth {
             if let Some(kind) = head.header("content-type").and_then(|kind| HeaderValue::from_bytes(kind).ok()) {
                 question.headers_mut().insert(http::header::CONTENT_TYPE, kind);
             }
-            let body = exchange.body.take().map(Vec::from).unwrap_or_default();
+            let body = exchange.body.take().unwrap_or_default();
             *question.body_mut() = Some(body.into());
         }
         Some((client, question))
