@@ -16,7 +16,7 @@ PEERS ?=
 SOAK ?=
 
 .PHONY: help run test lint lint-openssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-shared reference \
-    soak soak-hour install clean
+    soak soak-hour attack install clean
 
 help: ## Print this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -93,6 +93,9 @@ soak-hour: ## One hour of mixed load, with clients that misbehave; fails if memo
 	@scripts/need.sh build test
 	$(CARGO) build --locked --profile demo
 	loadtest/soak.py --binary $(TARGET)/demo/portcullis $(SOAK)
+
+attack: release ## Attack a gateway on loopback with all that one address can get; fails if a bound is passed.
+	loadtest/attack.py $(BINARY)
 
 # The unit goes where systemd looks under this prefix; an existing configuration is never touched.
 install: ## Install the binary, the systemd unit and an example configuration (PREFIX, DESTDIR; after `make release`).

@@ -333,7 +333,7 @@ impl Journey {
         match tokio::time::timeout(self.deadline().unwrap_or(Duration::MAX), reading).await {
             Ok(Ok(())) => Flow::Continue(()),
             Ok(Err(error)) => body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
-            Err(_) => out_of_time().closing().refuse(),
+            Err(_) => self.out_of_time().closing().refuse(),
         }
     }
 

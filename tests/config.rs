@@ -466,3 +466,23 @@ fn the_admin_api_shows_no_header_value_that_may_be_a_secret() {
     }
     assert!(!gateway.stderr().contains("canary-4711"));
 }
+
+/// Bodies that are read whole come out of a memory of which one client has a share.
+#[test]
+fn a_body_that_no_client_could_send_is_a_warning() {
+    let files = Files::new();
+    let check = |server: &str, route: &str| {
+        let yaml = format!(
+            "listeners: [ {{ bind: 127.0.0.1:8080 }} ]\nserver: {{ {server} }}\nroutes: [ {{ path: /*, service: 127.0.0.1, port: 9, {route} }} ]\n"
+        );
+        files.write("gateway.yaml", yaml);
+        let ran = portcullis(files.dir(), &["check", "gateway.yaml"]);
+        assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+        (ran.stdout + &ran.stderr).contains("larger ones are answered 503")
+    };
+    assert!(check("buffered_bytes: 16MiB", "buffer_request: true"), "the listener takes 10MiB, and a quarter is less");
+    assert!(!check("buffered_bytes: 16MiB", "buffer_request: true, policies: { bounds: { max_body: 4MiB } }"));
+    assert!(!check("buffered_bytes: 16MiB, buffered_bytes_per_address: 10MiB", "buffer_request: true"));
+    assert!(check("buffered_bytes: 2MiB", "policies: { validate: { json: true } }"));
+    assert!(!check("buffered_bytes: 2MiB", "buffer_request: false"));
+}

@@ -43,6 +43,7 @@ mod peers;
 mod privileges;
 mod protocols;
 mod rates;
+mod refusals;
 mod reload;
 mod retries;
 mod routing;

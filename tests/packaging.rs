@@ -366,3 +366,17 @@ fn the_load_test_counts_what_comes_back() {
     assert!(ran && said.contains("answers by status:"), "{said}");
     assert!(said.lines().any(|line| line.starts_with("  200 ")) && said.lines().any(|line| line.starts_with("  404 ")), "{said}");
 }
+
+/// What docs/operate/security.md says of one address, with nothing configured.
+#[test]
+fn one_address_is_bounded_by_default() {
+    let mut command = Command::new("python3");
+    command.args(["loadtest/attack.py", BINARY, "--short"]).current_dir(root());
+    let (held, said) = tool(&mut command, "python3");
+    assert!(held, "{said}");
+    for what in
+        ["bodies that are checked", "bodies of strangers", "slow clients", "streams that trickle", "requests without answer"]
+    {
+        assert!(said.lines().any(|line| line.starts_with(&format!("bounded    {what}: "))), "{said}");
+    }
+}

@@ -554,6 +554,7 @@ impl Downstream {
             to_backend.pass(&piece);
         }
         self.body_read += piece.len() as u64;
+        self.fate.read.store(self.body_read, Ordering::Relaxed);
         Ok(Some(piece))
     }
 

@@ -435,7 +435,7 @@ async fn serve_h2(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
             }
             // A client that is gone has broken no rule.
             Some(Err(error)) if error.is_io() => return,
-            Some(Err(_)) => return watched::refused(door, connection.client, "h2_connection_error"),
+            Some(Err(_)) => return watched::refused(&door, connection.client, "h2_connection_error"),
             None => return,
         }
     }

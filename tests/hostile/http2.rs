@@ -38,16 +38,16 @@ struct Frame {
 
 /// How a stream ended.
 #[derive(Debug, Default)]
-struct Answer {
+pub(super) struct Answer {
     body: Vec<u8>,
     headers: usize,
-    ended: bool,
+    pub(super) ended: bool,
     /// By RST_STREAM, GOAWAY or the connection's end.
-    broken: Option<String>,
+    pub(super) broken: Option<String>,
 }
 
 impl Answer {
-    fn problem(&self) -> (u64, String) {
+    pub(super) fn problem(&self) -> (u64, String) {
         let body: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
         (body["status"].as_u64().unwrap_or(0), body["reason"].as_str().unwrap_or_default().to_owned())
     }
@@ -58,7 +58,7 @@ impl Answer {
     }
 }
 
-struct Client {
+pub(super) struct Client {
     socket: TcpStream,
     read: Vec<u8>,
     /// What the gateway lets a client send: on the connection, on a new stream, and on the stream that sends.
@@ -68,7 +68,7 @@ struct Client {
 }
 
 impl Client {
-    fn connect(port: u16) -> Self {
+    pub(super) fn connect(port: u16) -> Self {
         let mut socket = connect(port);
         socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
         let mut client = Client { socket, read: Vec::new(), connection: 65_535, initial: 65_535, stream: (0, 0) };
@@ -82,11 +82,11 @@ impl Client {
         self.socket.write_all(&frame).is_ok()
     }
 
-    fn headers(&mut self, stream: u32, fields: &[(&[u8], &[u8])], end: bool) -> bool {
+    pub(super) fn headers(&mut self, stream: u32, fields: &[(&[u8], &[u8])], end: bool) -> bool {
         self.send(HEADERS, END_HEADERS | if end { END_STREAM } else { 0 }, stream, &literal(fields))
     }
 
-    fn data(&mut self, stream: u32, data: &[u8], end: bool) -> bool {
+    pub(super) fn data(&mut self, stream: u32, data: &[u8], end: bool) -> bool {
         let mut pieces = data.chunks(16_384).peekable();
         if data.is_empty() {
             return self.send(DATA, u8::from(end), stream, b"");
@@ -158,7 +158,7 @@ impl Client {
     }
 
     /// Reads until this stream ends one way or the other.
-    fn answer(&mut self, stream: u32, patience: Duration) -> Answer {
+    pub(super) fn answer(&mut self, stream: u32, patience: Duration) -> Answer {
         let mut answer = Answer::default();
         let until = Instant::now() + patience;
         loop {
@@ -222,18 +222,18 @@ fn length(length: usize, out: &mut Vec<u8>) {
     out.push(rest as u8);
 }
 
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+pub(super) type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn fields(list: &[(&str, &str)]) -> Fields {
     list.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).collect()
 }
 
-fn borrowed(list: &Fields) -> Vec<(&[u8], &[u8])> {
+pub(super) fn borrowed(list: &Fields) -> Vec<(&[u8], &[u8])> {
     list.iter().map(|(name, value)| (&name[..], &value[..])).collect()
 }
 
 /// An ordinary request, with the pseudo-header fields of this name replaced and these fields behind it.
-fn request(method: &str, replaced: &[(&str, &str)], more: &[(&str, &str)]) -> Fields {
+pub(super) fn request(method: &str, replaced: &[(&str, &str)], more: &[(&str, &str)]) -> Fields {
     let base = [(":method", method), (":scheme", "http"), (":authority", "a"), (":path", "/ok/x")];
     let pseudo: Vec<_> = base
         .iter()

@@ -14,6 +14,7 @@ macro_rules! on_both_roads {
 }
 
 mod answers;
+mod crowd;
 mod cuts;
 mod greetings;
 mod http2;
