@@ -286,12 +286,12 @@ fn wrong_files_and_exactly_what_is_said_of_them() {
       rate_limit: 5/minute
 ",
             &[
-                "2:11 `x/y` is no path pattern",
-                "3:5 unknown key `method`; did you mean `methods`?",
-                "7:7 unknown policy `jwt`; write `authn: { jwt: ... }`",
-                "8:7 unknown policy `cors`; there is no such policy",
-                "9:7 unknown policy `timeout`; a route's `timeout` stands beside `policies`",
-                "10:19 `rate_limit` is a table; write `rate_limit: { limit: 5/minute }`",
+                "3:11 `x/y` is no path pattern",
+                "4:5 unknown key `method`; did you mean `methods`?",
+                "8:7 unknown policy `jwt`; write `authn: { jwt: ... }`",
+                "9:7 unknown policy `cors`; there is no such policy",
+                "10:7 unknown policy `timeout`; a route's `timeout` stands beside `policies`",
+                "11:19 `rate_limit` is a table; write `rate_limit: { limit: 5/minute }`",
             ],
         ),
         (
@@ -325,7 +325,7 @@ fn wrong_files_and_exactly_what_is_said_of_them() {
         ("services: { a: { endpoints: ['b:1'], balance: rr } }\n", &["2:47 unknown balance `rr`; did you mean `round_robin`?"]),
         ("policies: { rate_limit: { by: ip, limit: 100/min } }\n", &["2:31 expected one of"]),
         ("policies: { authz: { rules: [] } }\n", &["2:29 an empty list says nothing here"]),
-        ("policies: { authn: { jwt: } }\n", &["2:27 expected a map, found nothing"]),
+        ("policies: { authn: { jwt: } }\n", &["2:26 expected a map, found nothing"]),
         (
             "routes: [ { service: a, port: 80, policies: { rate_limits: {} } } ]\n",
             &["2:11 missing required key `path`", "2:47 unknown policy `rate_limits`"],
