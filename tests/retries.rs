@@ -72,7 +72,8 @@ impl Setup {
         for line in &lines {
             let number: usize = line["path"].as_str().unwrap()[1..].split('/').next().unwrap().parse().unwrap();
             let reasons: &[&str] = match self.faulty[number].0 {
-                Fault::HalfAnswer => &["answer_broke_off"],
+                // A connection that ends right behind the head may take it along.
+                Fault::HalfAnswer => &["answer_broke_off", "connection_lost"],
                 fault if fault.is_refusal() => &["upstream_refused"],
                 _ => &["connection_lost", "connect_failure", "upstream_error"],
             };
