@@ -82,9 +82,10 @@ impl Redirect {
         Redirect { port, beside: config.port.or(tls).unwrap_or(HTTPS) }
     }
 
-    /// The answer to a request; `None` if it came over TLS as far as a trusted proxy, which would otherwise be sent in a circle.
-    pub fn answer(&self, head: &RequestHead, trusted: bool) -> Option<Box<Reply>> {
-        if trusted && head.header("x-forwarded-proto").is_some_and(|proto| proto.eq_ignore_ascii_case(b"https")) {
+    /// The answer to a request; `None` if it came over TLS as far as a trusted proxy (the request's scheme is then `https`), which would
+    /// otherwise be sent in a circle.
+    pub fn answer(&self, head: &RequestHead, scheme: &str) -> Option<Box<Reply>> {
+        if scheme == "https" {
             return None;
         }
         Some(self.location(head).map_or_else(nowhere, |location| {
@@ -142,7 +143,7 @@ mod tests {
     fn asked(redirect: Redirect, method: &str, target: &str, host: &str) -> (u16, String) {
         let mut head = RequestHead::build(method, target, &[("host", host)]);
         host.rsplit_once(':').map_or(host, |(host, _)| host).clone_into(&mut head.host);
-        let reply = redirect.answer(&head, false).unwrap();
+        let reply = redirect.answer(&head, "http").unwrap();
         let location = reply.headers.iter().find(|(name, _)| name == header::LOCATION);
         (reply.status.as_u16(), location.map(|(_, value)| value.to_str().unwrap().to_owned()).unwrap_or_default())
     }

@@ -507,7 +507,7 @@ async fn exchange(
         down.set_purse(Purse::new(worker.core.shares, share.payer(), view.snapshot.body_memory));
     }
     let mut place = Places { in_flight: &worker.core.in_flight, most: view.snapshot.max_in_flight, taken: None };
-    let elsewhere = door.redirect.and_then(|redirect| redirect.answer(&journey.head, journey.exchange.trusted));
+    let elsewhere = door.redirect.and_then(|redirect| redirect.answer(&journey.head, journey.exchange.scheme()));
     let flow = match elsewhere {
         Some(reply) => reply.refuse(),
         None => gauntlet(&mut journey, &mut down, &mut place).await,
