@@ -649,7 +649,7 @@ mod tests {
             ("GET / HTTP/1.1", "A.Example.:", "a.example"),
             ("GET / HTTP/1.1", "[0::1]:0080", "[::1]:80"),
             ("GET http://A.example:/ HTTP/1.1", "a.EXAMPLE.", "a.example"),
-            ("GET http://a.example/?\u{e4} HTTP/1.1", "A.example", "a.example"),
+            ("GET http://a.example/?a={} HTTP/1.1", "A.example", "a.example"),
         ] {
             let head = parse(&format!("{line}\r\nhOst: {host}\r\nX: y\r\n\r\n")).unwrap();
             assert_eq!(head.authority(), authority.as_bytes(), "{line} {host}");
