@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http::HeaderName;
 use smallvec::SmallVec;
 
-use crate::head::{Edited, HeaderEdits};
+use crate::head::{Edited, HeaderEdits, RequestHead};
 use crate::via::Via;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -265,6 +265,25 @@ pub enum Priority {
     High,
 }
 
+/// What the gateway made of a path that was not written as it is matched, once its route was known.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// The path that the backend is sent if nothing rewrites it, where that is not the canonical one.
+    pub sent: Option<String>,
+    /// What else a backend could take the path for, where a policy that looks at it has to agree to each.
+    pub readings: Vec<Reading>,
+}
+
+/// Another reading of a request's path, under the route that was chosen.
+#[derive(Debug)]
+pub struct Reading {
+    pub path: String,
+    pub params: Params,
+}
+
+/// What a route's `{name}` segments matched, undecoded.
+pub type Params = SmallVec<[(Arc<str>, Box<str>); 4]>;
+
 /// One request's memory. Policies read and write it; the log line and the metrics are made from it.
 pub struct Exchange {
     pub connection: Arc<Connection>,
@@ -282,8 +301,7 @@ pub struct Exchange {
     pub told: Option<Arc<Told>>,
     /// The route, once there is one.
     pub route: Option<RouteName>,
-    /// What the route's `{name}` segments matched, undecoded.
-    pub params: smallvec::SmallVec<[(Arc<str>, Box<str>); 4]>,
+    pub params: Params,
     pub identity: Option<Arc<Identity>>,
     /// Policies' changes to the request on its way to the backend.
     pub to_upstream: HeaderEdits,
@@ -291,6 +309,8 @@ pub struct Exchange {
     pub to_client: HeaderEdits,
     /// What is left of the limit that the `RateLimit` field in `to_client` tells of.
     pub limit_left: Option<u64>,
+    /// What there is to know of a path that was not written as it is matched. `None` for nearly all.
+    pub written: Option<Box<Written>>,
     /// The path and query to ask the backend for, where they differ from the client's.
     pub upstream_target: Option<String>,
     /// The `Host` the backend sees, where it differs from the client's.
@@ -321,6 +341,11 @@ impl Exchange {
     /// What an answer that came in this version of HTTP gets as `Via`.
     pub fn via(&self, came: http::Version) -> Option<&http::HeaderValue> {
         self.told.as_ref()?.via.as_ref().map(|via| via.value(came))
+    }
+
+    /// The path that the backend is sent if nothing rewrites it.
+    pub fn sent_path<'a>(&'a self, head: &'a RequestHead) -> &'a str {
+        self.written.as_ref().and_then(|written| written.sent.as_deref()).unwrap_or(&head.path)
     }
 
     /// Adds to the time spent in a stage.
@@ -360,6 +385,7 @@ impl Exchange {
             to_upstream: HeaderEdits::new(),
             to_client: HeaderEdits::new(),
             limit_left: None,
+            written: None,
             upstream_target: None,
             upstream_host: None,
             stages: [Duration::ZERO; 6],

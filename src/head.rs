@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, Method, Version};
 use smallvec::SmallVec;
 
 use crate::authority;
+use crate::path::Spelling;
 
 /// A range of bytes in the head's buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,9 +63,11 @@ pub struct RequestHead {
     pub fields: SmallVec<[Field; 16]>,
     pub method: Method,
     pub version: Version,
-    /// Canonical (dot segments resolved, unreserved escapes decoded, `%2F` and `%5C` kept), always begins with `/`; or `*` for
-    /// `OPTIONS *`. The same bytes are matched, authorised, cached and forwarded.
+    /// Canonical (dot segments resolved, slashes merged, needless escapes decoded, `%2F`, `%5C` and `%3B` kept), always begins with `/`;
+    /// or `*` for `OPTIONS *`. The same bytes are matched, authorised, logged and counted.
     pub path: String,
+    /// How the path was written, and that it can be read otherwise. `None` for nearly all: they are written as they are matched.
+    pub spelling: Option<Box<Spelling>>,
     /// Without the `?`. `None` when the target has no `?`.
     pub query: Option<Span>,
     /// Lower case, without port, brackets kept around an IPv6 address. Empty where an HTTP/1.0 client sent none.
@@ -195,6 +198,7 @@ impl RequestHead {
             method: Method::from_bytes(method.as_bytes()).unwrap_or_default(),
             version: Version::HTTP_11,
             path: path.to_owned(),
+            spelling: None,
             query,
             host,
             authority,

@@ -3,6 +3,7 @@
 //! and it is counted when the [`Journey`] is dropped, so that no way out can be forgotten.
 
 mod ends;
+mod spelled;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use crate::listen::forwarded::{self, Hop};
 use crate::listen::trace::{self, Trace};
 use crate::observe::Record;
 use crate::observe::record::trace_id;
+use crate::path::Handling;
 use crate::policy::Work;
 use crate::policy::authn::strip_query_param;
 use crate::reply::{Flow, Reply};
@@ -113,6 +115,7 @@ struct Bounds {
     /// Bytes.
     body: u64,
     time: Option<Duration>,
+    paths: Handling,
 }
 
 impl Journey {
@@ -138,7 +141,7 @@ impl Journey {
             cache_use: None,
             call_due: None,
             ended: false,
-            bounds: Bounds { body: door.limits.body, time: door.timeouts.request },
+            bounds: Bounds { body: door.limits.body, time: door.timeouts.request, paths: door.paths },
             wall: SystemTime::now(),
         });
         let Journey { view, head, exchange, .. } = &mut *journey;
@@ -164,9 +167,18 @@ impl Journey {
         match self.view.snapshot.table.find(&self.head) {
             Found::Route { index, params, .. } => {
                 let Some(route) = self.view.route(Some(index)) else { return no_route() };
+                if let Some(spelling) = &self.head.spelling {
+                    let judged = spelled::Judge { view: &self.view, head: &self.head, spelling, listener: self.bounds.paths };
+                    match judged.judge(index, route, &params) {
+                        Ok(written) => self.exchange.written = Some(written),
+                        Err(refusal) => return refusal.refuse(),
+                    }
+                }
                 self.exchange.params = params.into_iter().map(|(name, value)| (name.clone(), value.into())).collect();
+                let (path, query) = (self.exchange.sent_path(&self.head), self.head.query());
+                let rewritten = route.rewrite.as_ref().and_then(|rewrite| rewrite.target(path, query));
+                self.exchange.upstream_target = rewritten.or_else(|| spelled::target(&self.exchange, query));
                 if let Some(rewrite) = &route.rewrite {
-                    self.exchange.upstream_target = rewrite.target(&self.head);
                     self.exchange.upstream_host = rewrite.host().map(str::to_owned);
                 }
                 self.exchange.route = Some(RouteName { names: self.view.clone(), number: index });

@@ -4,11 +4,20 @@
 //! resource has to become one, or be refused, before anything looks at it. [`normalise`] does that for the path (RFC 3986, section
 //! 6.2.2), [`check_query`] holds the query to bytes that no parser disagrees about.
 //!
-//! Deliberately not here: the length bound (the door's), `OPTIONS *` and absolute-form targets (the door takes them apart), and any
-//! decoding of `%2F` or `%5C`: whether an encoded slash separates is the backend's secret, so it stays as it was written.
+//! Whether an encoded slash separates, or `;` begins a parameter, is the backend's secret: these stay as they were written, and
+//! [`readings()`] says what else they could mean, so that a path is only let through where it makes no difference ([`Spelling`]).
+//!
+//! Deliberately not here: the length bound (the door's), `OPTIONS *` and absolute-form targets (the door takes them apart), and which
+//! route a reading takes.
+
+mod readings;
+mod spelling;
 
 use std::borrow::Cow;
 use std::fmt;
+
+pub use readings::{TooMany, readings};
+pub use spelling::{AmbiguousPaths, Handling, Spelling};
 
 /// Why a path or a query is refused. Nothing here repeats what the client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -125,11 +134,18 @@ const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
+/// Whether a byte means the same inside a segment, escaped or not. Of the plain ones only `;` may not: there are backends for which a
+/// raw one begins a parameter and an escaped one is a letter like any other.
+fn needs_no_escape(byte: u8) -> bool {
+    byte != b';' && is_plain(byte)
+}
+
 /// The canonical spelling of an origin-form path (without the query):
 ///
 /// - dot segments are resolved, also where the dots are percent-encoded; one that would leave the root is refused, because a
 ///   backend that clamps it and one that does not see different resources;
-/// - escapes of unreserved characters are decoded, once; other escapes stay and get upper-case digits, `%2F` and `%5C` among them;
+/// - escapes of what needs none in a segment (letters, digits and `-._~:@!$&'()*+,=`) are decoded, once; other escapes stay and get
+///   upper-case digits, `%2F`, `%5C` and `%3B` among them;
 /// - runs of slashes become one. Many backends merge them, and one that does must not see another path than the one that was
 ///   matched and authorised: `//admin` has to meet the rules of `/admin` here if it is going to mean `/admin` there;
 /// - `"`, `<`, `>`, `[`, `]`, `^`, `` ` ``, `{`, `|`, `}` are encoded.
@@ -142,7 +158,7 @@ const fn is_unreserved(byte: u8) -> bool {
 /// See [`PathProblem`].
 pub fn normalise(raw: &[u8]) -> Result<Cow<'_, str>, PathProblem> {
     if !is_plainly_canonical(raw) {
-        let canonical = rewrite(raw)?;
+        let canonical = rewrite(raw, Keep::Meaning)?.path;
         if canonical != raw {
             return String::from_utf8(canonical).map(Cow::Owned).map_err(|_| PathProblem::NotAscii);
         }
@@ -150,7 +166,33 @@ pub fn normalise(raw: &[u8]) -> Result<Cow<'_, str>, PathProblem> {
     std::str::from_utf8(raw).map(Cow::Borrowed).map_err(|_| PathProblem::NotAscii)
 }
 
-/// The common case in one scan: nothing escaped, no empty segment, no segment that begins with a dot.
+/// The canonical spelling of a path, and what else has to be known of it where it was spelled otherwise or can be read otherwise.
+///
+/// # Errors
+///
+/// See [`PathProblem`].
+pub fn read(raw: &[u8]) -> Result<(String, Option<Box<Spelling>>), PathProblem> {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|_| PathProblem::NotAscii);
+    if is_plainly_canonical(raw) {
+        return Ok((text(raw.to_vec())?, None));
+    }
+    let path = text(rewrite(raw, Keep::Meaning)?.path)?;
+    let ambiguous = readings::is_ambiguous(&path);
+    if !ambiguous && path.as_bytes() == raw {
+        return Ok((path, None));
+    }
+    let written = rewrite(raw, Keep::Letters)?;
+    let spelling = Spelling {
+        raw: text(raw.to_vec())?,
+        written: text(written.path)?,
+        ambiguous,
+        empty_segments: raw.windows(2).any(|two| two == b"//"),
+        climbs_over_nothing: written.climbs_over_nothing,
+    };
+    Ok((path, Some(Box::new(spelling))))
+}
+
+/// The common case in one scan: nothing escaped, no path parameter, no empty segment, no segment that begins with a dot.
 fn is_plainly_canonical(raw: &[u8]) -> bool {
     if raw.first() != Some(&b'/') {
         return false;
@@ -159,7 +201,7 @@ fn is_plainly_canonical(raw: &[u8]) -> bool {
     for &byte in raw {
         let plain = match byte {
             b'/' | b'.' => previous != b'/',
-            _ => is_plain(byte),
+            _ => needs_no_escape(byte),
         };
         if !plain {
             return false;
@@ -169,22 +211,43 @@ fn is_plainly_canonical(raw: &[u8]) -> bool {
     true
 }
 
-fn rewrite(raw: &[u8]) -> Result<Vec<u8>, PathProblem> {
+/// What of a path's spelling stays.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// What it means, in the one spelling.
+    Meaning,
+    /// Empty segments, and the digits of escapes, as they were written.
+    Letters,
+}
+
+struct Rewritten {
+    path: Vec<u8>,
+    /// A `..` stands behind an empty segment: with slashes merged it leads elsewhere than without.
+    climbs_over_nothing: bool,
+}
+
+fn rewrite(raw: &[u8], keep: Keep) -> Result<Rewritten, PathProblem> {
     let Some((b'/', relative)) = raw.split_first() else { return Err(PathProblem::NotAbsolute) };
     // `out` holds whole segments, each after its slash, and no slash at its end until the last segment says so.
     let mut out = Vec::with_capacity(raw.len() + 16);
+    let mut climbs_over_nothing = false;
     let mut segments = relative.split(|&byte| byte == b'/').peekable();
     while let Some(segment) = segments.next() {
         let start = out.len();
         out.push(b'/');
-        push_segment(segment, &mut out)?;
+        push_segment(segment, keep, &mut out)?;
         let stays = match out.get(start + 1..).unwrap_or_default() {
+            b"" if keep == Keep::Letters => true,
             b"" | b"." => {
                 out.truncate(start);
                 false
             }
             b".." => {
                 out.truncate(start);
+                while out.last() == Some(&b'/') {
+                    out.pop();
+                    climbs_over_nothing = true;
+                }
                 let parent = out.iter().rposition(|&byte| byte == b'/').ok_or(PathProblem::AboveRoot)?;
                 out.truncate(parent);
                 false
@@ -196,10 +259,10 @@ fn rewrite(raw: &[u8]) -> Result<Vec<u8>, PathProblem> {
             out.push(b'/');
         }
     }
-    Ok(out)
+    Ok(Rewritten { path: out, climbs_over_nothing })
 }
 
-fn push_segment(segment: &[u8], out: &mut Vec<u8>) -> Result<(), PathProblem> {
+fn push_segment(segment: &[u8], keep: Keep, out: &mut Vec<u8>) -> Result<(), PathProblem> {
     let mut bytes = segment.iter();
     while let Some(&byte) = bytes.next() {
         match class(byte) {
@@ -207,17 +270,22 @@ fn push_segment(segment: &[u8], out: &mut Vec<u8>) -> Result<(), PathProblem> {
             Class::Encode => push_escape(byte, out),
             Class::Bad(problem) => return Err(problem),
             Class::Percent => {
-                let high = bytes.next().copied().and_then(hex_value).ok_or(PathProblem::BadEscape)?;
-                let low = bytes.next().copied().and_then(hex_value).ok_or(PathProblem::BadEscape)?;
-                match high << 4 | low {
+                let digits = [bytes.next().copied().unwrap_or_default(), bytes.next().copied().unwrap_or_default()];
+                match escaped(digits).ok_or(PathProblem::BadEscape)? {
                     0 => return Err(PathProblem::Nul),
-                    decoded if is_unreserved(decoded) => out.push(decoded),
+                    decoded if needs_no_escape(decoded) => out.push(decoded),
+                    _ if keep == Keep::Letters => out.extend_from_slice(&[b'%', digits[0], digits[1]]),
                     kept => push_escape(kept, out),
                 }
             }
         }
     }
     Ok(())
+}
+
+/// The byte that two hexadecimal digits stand for.
+fn escaped(digits: [u8; 2]) -> Option<u8> {
+    Some(hex_value(digits[0])? << 4 | hex_value(digits[1])?)
 }
 
 /// Appends `%XX`.
@@ -231,17 +299,22 @@ pub(crate) fn hex_value(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
-/// Whether a canonical segment, not a dot segment itself, becomes one for a backend that cuts path parameters off (`..;a`, as
-/// servlet containers do) or decodes separators before it resolves dots (`..%2Fadmin`).
+/// Whether a segment, not a dot segment itself, becomes one for a backend that cuts path parameters off (`..;a`, as servlet
+/// containers do) or decodes separators before it resolves dots (`..%2Fadmin`).
 fn hides_dot_segment(segment: &[u8]) -> bool {
     if !segment.contains(&b'.') {
         return false;
     }
     let mut rest = segment;
     loop {
-        let end = rest.windows(3).position(|three| three == b"%2F" || three == b"%5C");
+        let end = rest.windows(3).position(|three| matches!(three, b"%2F" | b"%2f" | b"%5C" | b"%5c"));
         let piece = end.map_or(rest, |end| rest.get(..end).unwrap_or_default());
-        if matches!(piece.split(|&byte| byte == b';').next(), Some(b"." | b"..")) {
+        let name = piece.split(|&byte| byte == b';').next().unwrap_or_default();
+        let name = name
+            .windows(3)
+            .position(|three| matches!(three, b"%3B" | b"%3b"))
+            .map_or(name, |at| name.get(..at).unwrap_or_default());
+        if matches!(name, b"." | b"..") {
             return true;
         }
         match end {
@@ -318,7 +391,9 @@ mod tests {
             ("/a/%2e%2E/b", "/b"),
             ("/a/.%2e/b", "/b"),
             ("/%61%7e%2D", "/a~-"),
-            ("/%2f%5c%3a", "/%2F%5C%3A"),
+            ("/%2f%5c%3b", "/%2F%5C%3B"),
+            ("/%3a%40%21%24%26%27%28%29%2a%2B%2c%3D", "/:@!$&'()*+,="),
+            ("/users%3Aexport", "/users:export"),
             ("/%2541", "/%2541"),
             ("/%252e%252e/", "/%252e%252e/"),
             ("/%c3%a9", "/%C3%A9"),
@@ -363,6 +438,8 @@ mod tests {
             (b"/a/..;/b", PathProblem::HiddenTraversal),
             (b"/a/%2e.;x=1/b", PathProblem::HiddenTraversal),
             (b"/a/..%2fb", PathProblem::HiddenTraversal),
+            (b"/a/..%3Bx/b", PathProblem::HiddenTraversal),
+            (b"/a/x%2F.%3bx%2Fb", PathProblem::HiddenTraversal),
             (b"/a/x%5C..", PathProblem::HiddenTraversal),
             // What is popped again is looked at all the same.
             (b"/a b/../c", PathProblem::Whitespace),

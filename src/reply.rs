@@ -80,6 +80,13 @@ impl Reply {
         self
     }
 
+    /// 400, for a path that a backend may take for one that other rules are about.
+    pub fn ambiguous_path() -> Box<Self> {
+        let detail = "The path can be read in more than one way: write it without encoded slashes or backslashes, path parameters, \
+                      empty segments and double encoding.";
+        Reply::new(StatusCode::BAD_REQUEST, "route", "ambiguous_path", detail)
+    }
+
     /// Ends the request with this answer.
     pub fn refuse(self: Box<Self>) -> Flow {
         Flow::Break(self)

@@ -38,6 +38,7 @@ mod mtls;
 mod observability;
 mod oidc;
 mod packaging;
+mod paths;
 mod passwords;
 mod peers;
 mod privileges;

@@ -160,9 +160,10 @@ fn paths_from_the_most_specific() {
         ("/x/new/items/8", &[], "deeper"),
         ("/x/7/items", &[], "prefix"),
         ("/", &[], "root"),
-        // An encoded slash separates nothing.
-        ("/x/a%2Fb", &[], "param"),
-        ("/x%2Fnew", &[], "root"),
+        // An encoded slash separates nothing, but some backends think so: what they would read takes another route.
+        ("/x/a%2Fb", &[], "400"),
+        ("/x%2Fnew", &[], "400"),
+        ("/x/y/a%2Fb", &[], "prefix"),
         // Normalised before it is matched.
         ("/x/%6eew", &[], "exact"),
         ("/y/../x/./new", &[], "exact"),
@@ -467,7 +468,8 @@ fn what_arrives_at_the_backend() {
             ("/a/%2e%2e/b", "/b"),
             ("/a/.", "/a/"),
             ("/%7Euser/%41", "/~user/A"),
-            ("/a%2fb%5cc", "/a%2Fb%5Cc"),
+            ("/a%2fb%5cc", "/a%2fb%5cc"),
+            ("/caf%c3%a9/%3a%40%2b", "/caf%c3%a9/:@+"),
             ("/a%252e%252e/b", "/a%252e%252e/b"),
             ("//a///b", "/a/b"),
             ("/x/../api/v1/z", "/z"),

@@ -40,6 +40,10 @@ where
         }
         bytes.flag(false);
     }
+    // What goes to the backend as it came may be told apart there: `/a//b` and `/a/b`, `%2f` and `%2F`.
+    if let Some(sent) = head.spelling.as_ref().map(|spelling| spelling.sent(false)).filter(|sent| **sent != *head.path) {
+        bytes.put(sent.as_bytes());
+    }
     let mut hash: HashBinary = [0; 16];
     blake3::Hasher::new().update(&bytes.0).finalize_xof().fill(&mut hash);
     let mut key = CacheKey::new(bytes.0, "");

@@ -101,14 +101,20 @@ pub fn compile(source: &str, place: Place, problems: &mut Problems, kind: Kind) 
         scope: Vec::new(),
         patterns: Vec::new(),
         networks: Vec::new(),
+        by_path: false,
+        misspelt: Vec::new(),
         sound: true,
     };
     checker.expr(&mut root, 0);
     if checker.sound {
         checker.result(&root, kind);
     }
-    let Checker { sound, patterns, networks, .. } = checker;
-    sound.then_some(Expression { root, patterns, networks })
+    let Checker { sound, patterns, networks, by_path, misspelt, problems, .. } = checker;
+    for (text, canonical) in misspelt.into_iter().filter(|_| by_path) {
+        let problem = Problem::warning(place, format!("no request's path holds `{text}`: paths are compared in one spelling"));
+        problems.push(problem.hint(format!("write `{canonical}`")));
+    }
+    sound.then_some(Expression { root, patterns, networks, by_path })
 }
 
 struct Checker<'a> {
@@ -120,6 +126,9 @@ struct Checker<'a> {
     scope: Vec<String>,
     patterns: Vec<Pattern>,
     networks: Vec<Network>,
+    by_path: bool,
+    /// Paths that are not canonical, and what they are then.
+    misspelt: Vec<(String, String)>,
     sound: bool,
 }
 
@@ -151,6 +160,7 @@ impl Checker<'_> {
         }
         let id = node.id;
         match &mut node.expr {
+            Expr::Literal(LiteralValue::String(text)) => self.spelled(text.inner()),
             Expr::Literal(_) => {}
             Expr::Ident(name) => {
                 let name = std::mem::take(name);
@@ -195,6 +205,16 @@ impl Checker<'_> {
         }
     }
 
+    /// Notes a path that no request's is equal to, for it is spelled otherwise.
+    fn spelled(&mut self, text: &str) {
+        if text.starts_with('/') && text.contains('%') {
+            let canonical = crate::path::normalise(text.as_bytes());
+            self.misspelt.extend(
+                canonical.ok().filter(|canonical| *canonical != text).map(|canonical| (text.to_owned(), canonical.into_owned())),
+            );
+        }
+    }
+
     /// A name that stands alone.
     fn name(&mut self, id: u64, name: &str) {
         if self.is_local(name) || name == TURN {
@@ -210,6 +230,7 @@ impl Checker<'_> {
     }
 
     fn variable(&mut self, id: u64, name: &str) {
+        self.by_path |= matches!(name, "request.path" | "route.params" | "route.id");
         if VARIABLES.iter().any(|variable| variable.name == name) {
             return;
         }

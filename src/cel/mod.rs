@@ -59,6 +59,7 @@ pub struct Expression {
     root: IdedExpr,
     patterns: Vec<Pattern>,
     networks: Vec<Network>,
+    by_path: bool,
 }
 
 /// Why an expression came to nothing. Carries nothing of the request's, so that it may be logged and counted.
@@ -112,6 +113,11 @@ impl Expression {
     /// is.
     pub fn compile(source: &str, place: Place, problems: &mut Problems, kind: Kind) -> Option<Expression> {
         check::compile(source, place, problems, kind)
+    }
+
+    /// Whether it looks at the path, or at what a route's parameters took of it.
+    pub fn looks_at_path(&self) -> bool {
+        self.by_path
     }
 
     /// What a condition comes to.

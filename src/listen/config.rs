@@ -15,6 +15,7 @@ use super::guard::Caps;
 use super::redirect::{Redirect, RedirectConfig};
 use super::tls::TlsAcceptor;
 use crate::cidr::CidrSet;
+use crate::path::{AmbiguousPaths, Handling};
 use crate::problem::{Place, Problem, Problems};
 use crate::value::{OneOrMany, Period, Size, Spanned};
 use crate::via::Via;
@@ -56,6 +57,14 @@ pub struct ListenerConfig {
     /// name, or a host with a port. `false` adds nothing. Default: `portcullis`.
     #[serde(default)]
     pub via: Option<Spanned<ViaConfig>>,
+    /// What happens to a path that a backend may read otherwise: one with an encoded slash or backslash (`%2F`, `%5C`), a path parameter
+    /// (`;x=1`) or something encoded twice (`%252F`). A route may say otherwise. Default: `auto`, it is refused where the reading makes a
+    /// difference to the gateway.
+    #[serde(default)]
+    pub ambiguous_paths: AmbiguousPaths,
+    /// Send backends one slash where the client wrote several (`//`). A route may say otherwise. Default: true.
+    #[serde(default = "yes")]
+    pub merge_slashes: bool,
     /// The most connections at once; more are closed as they come. At least 1. Default: 65536.
     #[serde(default = "default_connections")]
     pub max_connections: Spanned<u32>,
@@ -322,6 +331,7 @@ pub struct Listener {
     pub trusted_identity: CidrSet,
     /// What the gateway calls itself.
     pub via: Option<Arc<Via>>,
+    pub paths: Handling,
     pub caps: Caps,
     pub timeouts: Timeouts,
     pub limits: Limits,
@@ -405,6 +415,7 @@ impl Listener {
             trusted_proxies,
             trusted_identity,
             via: via?,
+            paths: Handling { ambiguous: config.ambiguous_paths, merge_slashes: config.merge_slashes },
             caps,
             timeouts: timeouts?,
             limits: limits?,

@@ -176,6 +176,12 @@ pub struct Knobs {
     pub identity_fields: Vec<http::HeaderName>,
     /// The request's credentials go to the backend as they came.
     pub forward_credentials: bool,
+    /// A policy decides by the path in a way that nobody here can repeat for another reading of it.
+    pub by_path: bool,
+    /// A policy decides by what the path's parameters took.
+    pub by_params: bool,
+    /// A policy decides by the path, and asks itself again for every other reading of it ([`crate::exchange::Written`]).
+    pub by_readings: bool,
 }
 
 /// Collects the steps of one route's plan.

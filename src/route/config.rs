@@ -10,6 +10,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::Device;
+use crate::path::AmbiguousPaths;
 use crate::value::{OneOrMany, Period, Raw, Spanned};
 
 /// One route: which requests it takes, and what answers them.
@@ -68,6 +69,16 @@ pub struct RouteConfig {
     /// The `Host` that the service sees. Default: the client's.
     #[serde(default)]
     pub rewrite_host: Option<Spanned<String>>,
+    /// What happens to a path that a backend may read otherwise: one with an encoded slash or backslash (`%2F`, `%5C`), a path parameter
+    /// (`;x=1`) or something encoded twice (`%252F`). `auto`: sent as it came, but refused (400, `ambiguous_path`) where another reading
+    /// takes another route or none, or meets another decision of a policy that looks at the path. `refuse`, or `keep` for a service that
+    /// takes these for letters like any other. Default: the listener's.
+    #[serde(default)]
+    pub ambiguous_paths: Option<AmbiguousPaths>,
+    /// Send the service one slash where the client wrote several (`//`). False: send them as they came, which object stores, OCSP by GET
+    /// and URLs within a path need; they are matched as one all the same. Default: the listener's.
+    #[serde(default)]
+    pub merge_slashes: Option<bool>,
     /// The deadline of the whole exchange, from the request's head to the answer's end. Default: the listener's `timeouts.request`.
     #[serde(default)]
     pub timeout: Option<Period>,

@@ -7,7 +7,6 @@ use super::config::RouteConfig;
 use super::matcher::Matcher;
 use super::pattern::{PathPattern, Segment, static_segment};
 use crate::authority;
-use crate::head::RequestHead;
 use crate::problem::{Problem, Problems};
 use crate::value::Spanned;
 
@@ -64,10 +63,8 @@ impl Rewrite {
     }
 
     /// The path and query that the service sees, or `None` if they are the client's. The parameters are found again by their
-    /// position in the path: `head` must have been matched to this route.
-    pub fn target(&self, head: &RequestHead) -> Option<String> {
-        let path = &*head.path;
-        let query = head.query();
+    /// position in the path, which must have been matched to this route; it may hold empty segments, which do not count.
+    pub fn target(&self, path: &str, query: Option<&str>) -> Option<String> {
         let room = path.len() + query.map_or(0, |query| query.len() + 1);
         let mut target = String::with_capacity(room + 32);
         match &self.path {
@@ -97,14 +94,19 @@ fn located<T>(text: &Spanned<String>, key: &str, result: Result<T, String>) -> R
     result.map_err(|why| Problem::error(text.place, format!("`{}` is no {key}: {why}", text.value)))
 }
 
-/// What follows the first `count` segments: empty, or with its slash.
+/// What follows the first `count` segments that are not empty: nothing, or all of it from its slash on.
 fn after_segments(path: &str, count: usize) -> &str {
-    memchr::memchr_iter(b'/', path.as_bytes()).nth(count).and_then(|at| path.get(at..)).unwrap_or_default()
+    let mut rest = path;
+    for _ in 0..count {
+        let segment = rest.trim_start_matches('/');
+        let Some(end) = memchr::memchr(b'/', segment.as_bytes()) else { return "" };
+        rest = segment.get(end..).unwrap_or_default();
+    }
+    rest
 }
 
 fn segment_at(path: &str, at: usize) -> &str {
-    let rest = after_segments(path, at);
-    rest.split('/').nth(1).unwrap_or_default()
+    after_segments(path, at).split('/').find(|segment| !segment.is_empty()).unwrap_or_default()
 }
 
 fn strip(prefix: &str, path: &PathPattern) -> Result<PathRewrite, String> {
@@ -203,7 +205,8 @@ mod tests {
     fn target(yaml: &str, target: &str) -> Option<String> {
         let (rewrite, problems) = compile(yaml);
         assert!(problems.is_empty(), "{yaml}: {problems:?}");
-        rewrite.unwrap().target(&RequestHead::build("GET", target, &[]))
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        rewrite.unwrap().target(path, query)
     }
 
     #[test]
@@ -220,6 +223,10 @@ mod tests {
             ("/t/{x}/*", "/t/{x}", "/t/y/z", "/z"),
             ("/a/b", "/a/b", "/a/b", "/"),
             ("/a/", "/a", "/a/", "/"),
+            // As where slashes are not merged.
+            ("/api/*", "/api", "//api//a///b/", "//a///b/"),
+            ("/api/*", "/api", "//api//", "//"),
+            ("/t/{x}/*", "/t/{x}", "/t//y//z", "//z"),
         ] {
             let yaml = format!("path: '{path}'\nstrip_prefix: '{prefix}'");
             assert_eq!(target(&yaml, from).as_deref(), Some(to), "{path} {prefix} {from}");
@@ -240,6 +247,7 @@ mod tests {
             ("/x/*", "/fixed", "/x/a", Some("/fixed")),
             ("/x/{p}/*", "/{p}{p}/*", "/x/1/2", Some("/11/2")),
             ("/x", "/", "/x?", Some("/?")),
+            ("/x/{p}/*", "/{p}/*", "//x//1//a//b", Some("/1//a//b")),
             ("/x/*", "/x/*", "/x/a", None),
             ("/x", "/caf\u{e9}/%7e", "/x", Some("/caf%C3%A9/~")),
         ] {
@@ -253,7 +261,7 @@ mod tests {
         let (rewrite, _) = compile("path: /\nrewrite_host: 'Backend.internal.:8080'");
         let rewrite = rewrite.unwrap();
         assert_eq!(rewrite.host(), Some("backend.internal:8080"));
-        assert_eq!(rewrite.target(&RequestHead::build("GET", "/", &[])), None);
+        assert_eq!(rewrite.target("/", None), None);
         assert!(compile("path: /").0.is_none());
     }
 

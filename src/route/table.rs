@@ -101,12 +101,17 @@ impl RouteTable {
 
     /// The route that answers this request. Allocates nothing unless a route has more than four parameters or the method is refused.
     pub fn find<'a>(&'a self, head: &'a RequestHead) -> Found<'a> {
+        self.find_as(head, &head.path)
+    }
+
+    /// The route that would answer it if its path were another one.
+    pub fn find_as<'a>(&'a self, head: &'a RequestHead, path: &'a str) -> Found<'a> {
         let Some(routes) = self.host(&head.host) else { return Found::NotFound };
         let facts = Facts::new(head);
         let mut method_failed = false;
         let mut found = Found::NotFound;
         // The outcome is written here rather than broken with: it would be copied at every level of the tree.
-        let walked = routes.walk(&head.path, &mut |leaf, captured, rest| {
+        let walked = routes.walk(path, &mut |leaf, captured, rest| {
             for entry in leaf.iter().filter_map(|at| self.entries.get(*at as usize)) {
                 if !entry.conditions.method_passes(&head.method) {
                     method_failed = true;
@@ -119,12 +124,12 @@ impl RouteTable {
             ControlFlow::Continue(())
         });
         // Only where nothing was found is it worth asking what a refused method's other predicates said.
-        if walked.is_continue() && method_failed { self.refused_method(routes, &facts) } else { found }
+        if walked.is_continue() && method_failed { self.refused_method(routes, &facts, path) } else { found }
     }
 
-    fn refused_method<'a>(&'a self, routes: &'a HostRoutes, facts: &Facts<'a>) -> Found<'a> {
+    fn refused_method<'a>(&'a self, routes: &'a HostRoutes, facts: &Facts<'a>, path: &'a str) -> Found<'a> {
         let mut allowed: Option<MethodSet> = None;
-        let _ = routes.walk(&facts.head.path, &mut |leaf, _, _| {
+        let _ = routes.walk(path, &mut |leaf, _, _| {
             for entry in leaf.iter().filter_map(|at| self.entries.get(*at as usize)) {
                 if let Some(methods) = &entry.conditions.methods
                     && entry.conditions.predicates_hold(facts)

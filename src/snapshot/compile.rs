@@ -309,6 +309,8 @@ impl<'a> Compiler<'a> {
                 timeout: config.timeout.as_ref().map(|timeout| timeout.0),
                 stream: config.stream,
                 buffer_request: config.buffer_request,
+                ambiguous_paths: config.ambiguous_paths,
+                merge_slashes: config.merge_slashes,
             }));
             matchers.push((routes.len() - 1, matcher));
         }

@@ -21,6 +21,7 @@ use crate::listen::guard::Guard;
 use crate::listen::share::BodyMemory;
 use crate::listen::trace;
 use crate::observe::{AnswerMetrics, ListenerMetrics, RouteMetrics, ServiceMetrics};
+use crate::path::AmbiguousPaths;
 use crate::policy::Plan;
 use crate::policy::authn::Consumers;
 use crate::redis::Redis;
@@ -85,6 +86,10 @@ pub struct Route {
     pub answers: Box<[Arc<AnswerMetrics>]>,
     /// The body is read whole before a backend is asked.
     pub buffer_request: bool,
+    /// What becomes of ambiguous paths, where it differs from the listener's.
+    pub ambiguous_paths: Option<AmbiguousPaths>,
+    /// Whether several slashes are sent as one, where it differs from the listener's.
+    pub merge_slashes: Option<bool>,
     pub metrics: Arc<RouteMetrics>,
 }
 

@@ -281,6 +281,7 @@ fn assemble_h1(
     // Made where it stays: a move would copy it.
     let mut head = Box::new(RequestHead {
         path: parts.path,
+        spelling: parts.spelling,
         query: parts.query,
         fields,
         method,
@@ -310,6 +311,7 @@ fn encode_query(head: &mut RequestHead) {
 
 struct Target {
     path: String,
+    spelling: Option<Box<path::Spelling>>,
     query: Option<Span>,
     authority: Option<Span>,
 }
@@ -318,7 +320,7 @@ struct Target {
 fn split_target(raw: &[u8], offset: u32, method: &Method) -> Result<Target, BadHead> {
     if raw == b"*" {
         return match *method {
-            Method::OPTIONS => Ok(Target { path: "*".to_owned(), query: None, authority: None }),
+            Method::OPTIONS => Ok(Target { path: "*".to_owned(), spelling: None, query: None, authority: None }),
             _ => Err(BAD_TARGET),
         };
     }
@@ -345,8 +347,8 @@ fn split_target(raw: &[u8], offset: u32, method: &Method) -> Result<Target, BadH
     if let Some(at) = question {
         path::check_query(rest.get(at + 1..).unwrap_or_default()).map_err(bad_path)?;
     }
-    let path = if path.is_empty() { "/".to_owned() } else { path::normalise(path).map_err(bad_path)?.into_owned() };
-    Ok(Target { path, query, authority })
+    let (path, spelling) = if path.is_empty() { ("/".to_owned(), None) } else { path::read(path).map_err(bad_path)? };
+    Ok(Target { path, spelling, query, authority })
 }
 
 fn bad_path(problem: path::PathProblem) -> BadHead {
@@ -528,6 +530,7 @@ fn read_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> 
     // Made where it stays: a move would copy it.
     let mut head = Box::new(RequestHead {
         path: parts_of_target.path,
+        spelling: parts_of_target.spelling,
         query: parts_of_target.query,
         fields,
         method,

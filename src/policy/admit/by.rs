@@ -142,6 +142,11 @@ impl By {
         By(SmallVec::new())
     }
 
+    /// Whether the path's parameters tell requests apart.
+    pub fn looks_at_params(&self) -> bool {
+        self.0.iter().any(|part| matches!(part, Part::Param(_)))
+    }
+
     pub fn is_everybody(&self) -> bool {
         self.0.is_empty()
     }

@@ -113,6 +113,11 @@ impl Cost {
         }
     }
 
+    /// Whether it is another for another path.
+    pub fn looks_at_path(&self) -> bool {
+        matches!(self, Cost::Cel { expression, .. } if expression.looks_at_path())
+    }
+
     #[inline]
     pub fn of(&self, head: &RequestHead, exchange: &Exchange) -> u64 {
         match self {

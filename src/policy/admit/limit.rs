@@ -19,7 +19,7 @@ use super::store::{DEFAULT_MAX_KEYS, MOST_MAX_KEYS, Meter, Reading, Store};
 use super::{Gcra, Rule, Window, fields};
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
-use crate::policy::Compile;
+use crate::policy::{Compile, Knobs};
 use crate::problem::Problem;
 use crate::tally::Counter as Tally;
 use crate::value::{Rate, Spanned};
@@ -136,6 +136,12 @@ impl Limit {
             Counter::Shared(shared) => self.by.key_with(shared.hashing(), head, exchange),
         };
         Some(Demand { name: &self.name, tier, key, cost: self.cost.of(head, exchange), now })
+    }
+
+    /// Tells the road what of the path this limit looks at.
+    pub fn claim(&self, knobs: &mut Knobs) {
+        knobs.by_params |= self.by.looks_at_params();
+        knobs.by_path |= self.cost.looks_at_path();
     }
 
     /// The one tier, of a limit that is the same for everybody.

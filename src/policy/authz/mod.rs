@@ -22,7 +22,7 @@ use serde::Deserialize;
 use self::conditions::Conditions;
 use self::rules::{RuleConfig, Rules};
 use super::{Compile, OnRequest, PlanBuilder, Policy, Stage};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Written};
 use crate::head::RequestHead;
 use crate::problem::Problem;
 use crate::reply::{Flow, Reply};
@@ -105,6 +105,7 @@ impl Policy for Authz {
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
+        plan.knobs().by_readings |= self.entries.iter().any(|entry| entry.rules.as_ref().is_some_and(Rules::look_at_path));
         plan.on_request(self);
     }
 }
@@ -159,6 +160,34 @@ impl Entry {
 
 impl OnRequest for Authz {
     fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow {
+        self.decide(head, exchange)?;
+        match exchange.written.take() {
+            None => Flow::Continue(()),
+            Some(mut written) => {
+                let flow = self.decide_for_all(head, exchange, &mut written);
+                exchange.written = Some(written);
+                flow
+            }
+        }
+    }
+}
+
+impl Authz {
+    /// What may pass by the path as it is matched has to pass by every other reading of it: a backend acts by one of them.
+    fn decide_for_all(&self, head: &RequestHead, exchange: &mut Exchange, written: &mut Written) -> Flow {
+        for reading in &mut written.readings {
+            let read = RequestHead { path: reading.path.clone(), ..head.clone() };
+            std::mem::swap(&mut exchange.params, &mut reading.params);
+            let flow = self.decide(&read, exchange);
+            std::mem::swap(&mut exchange.params, &mut reading.params);
+            if flow.is_break() {
+                return Reply::ambiguous_path().refuse();
+            }
+        }
+        Flow::Continue(())
+    }
+
+    fn decide(&self, head: &RequestHead, exchange: &Exchange) -> Flow {
         let mut judged = false;
         for entry in self.entries.iter().filter(|entry| entry.is_about(&head.method)) {
             judged = true;

@@ -69,6 +69,10 @@ impl Rules {
         Ok((!rules.is_empty()).then_some(Rules { rules, allows_by_default }))
     }
 
+    pub(super) fn look_at_path(&self) -> bool {
+        self.rules.iter().any(|rule| rule.when.looks_at_path())
+    }
+
     pub fn check(&self, head: &RequestHead, exchange: &Exchange) -> Flow {
         for rule in &self.rules {
             match rule.when.bool(head, exchange) {

@@ -150,6 +150,10 @@ impl Ops {
         })
     }
 
+    fn look_at_params(&self) -> bool {
+        self.0.iter().any(|op| matches!(op, Op::Set(_, template) | Op::Add(_, template) if template.uses_params()))
+    }
+
     fn compile(config: &HeadersConfig, request: bool, cx: &mut Compile<'_>) -> Option<Self> {
         let before = cx.problems.len();
         let mut ops = Vec::new();
@@ -227,6 +231,7 @@ impl Policy for RequestHeaders {
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
         plan.knobs().per_client.extend(self.0.per_client().cloned());
+        plan.knobs().by_params |= self.0.look_at_params();
         plan.on_request(self);
     }
 }

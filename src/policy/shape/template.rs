@@ -52,6 +52,10 @@ impl Template {
         }
     }
 
+    pub fn uses_params(&self) -> bool {
+        matches!(self, Template::Pieces(pieces) if pieces.iter().any(|piece| matches!(piece, Piece::Param(_))))
+    }
+
     pub fn uses_host(&self) -> bool {
         matches!(self, Template::Pieces(pieces) if pieces.contains(&Piece::Host))
     }

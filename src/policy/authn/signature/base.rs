@@ -53,7 +53,7 @@ pub fn components(covered: &InnerList) -> Result<Vec<Component<'_>>, Failure> {
     Ok(list)
 }
 
-/// The text that was signed. `components` are those of `covered`.
+/// The text that was signed, if the client signed its path as `path`. `components` are those of `covered`.
 ///
 /// # Errors
 /// A component that the request does not have, or that cannot be made of it.
@@ -61,6 +61,7 @@ pub fn base(
     covered: &InnerList,
     components: &[Component<'_>],
     head: &RequestHead,
+    path: &str,
     exchange: &Exchange,
 ) -> Result<Vec<u8>, Failure> {
     let mut out = Vec::with_capacity(512);
@@ -68,7 +69,7 @@ pub fn base(
         let identifier = component.item.serialize_value().map_err(|_| Failure::MalformedSignature)?;
         out.extend_from_slice(identifier.as_bytes());
         out.extend_from_slice(b": ");
-        value(component, head, exchange, &mut out)?;
+        value(component, head, path, exchange, &mut out)?;
         out.push(b'\n');
     }
     out.extend_from_slice(b"\"@signature-params\": ");
@@ -77,7 +78,13 @@ pub fn base(
     Ok(out)
 }
 
-fn value(component: &Component<'_>, head: &RequestHead, exchange: &Exchange, out: &mut Vec<u8>) -> Result<(), Failure> {
+fn value(
+    component: &Component<'_>,
+    head: &RequestHead,
+    path: &str,
+    exchange: &Exchange,
+    out: &mut Vec<u8>,
+) -> Result<(), Failure> {
     let Some(derived) = component.name.strip_prefix('@') else { return field(component, head, out) };
     if !component.is_plain() && derived != "query-param" {
         return Err(Failure::MalformedSignature);
@@ -87,17 +94,17 @@ fn value(component: &Component<'_>, head: &RequestHead, exchange: &Exchange, out
         "method" => out.extend_from_slice(head.method.as_str().as_bytes()),
         "scheme" => out.extend_from_slice(scheme.as_bytes()),
         "authority" => out.extend_from_slice(without_default_port(head.authority(), scheme)),
-        "path" => out.extend_from_slice(head.path.as_bytes()),
+        "path" => out.extend_from_slice(path.as_bytes()),
         "query" => {
             out.push(b'?');
             out.extend_from_slice(head.query().unwrap_or_default().as_bytes());
         }
-        "request-target" => target(head, out),
+        "request-target" => target(head, path, out),
         "target-uri" => {
             out.extend_from_slice(scheme.as_bytes());
             out.extend_from_slice(b"://");
             out.extend_from_slice(without_default_port(head.authority(), scheme));
-            target(head, out);
+            target(head, path, out);
         }
         "query-param" => {
             let name = component.text("name").ok_or(Failure::MalformedSignature)?;
@@ -112,8 +119,8 @@ fn value(component: &Component<'_>, head: &RequestHead, exchange: &Exchange, out
     Ok(())
 }
 
-fn target(head: &RequestHead, out: &mut Vec<u8>) {
-    out.extend_from_slice(head.path.as_bytes());
+fn target(head: &RequestHead, path: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(path.as_bytes());
     if let Some(query) = head.query() {
         out.push(b'?');
         out.extend_from_slice(query.as_bytes());

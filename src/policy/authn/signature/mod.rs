@@ -3,8 +3,8 @@
 //! A consumer's key signs what the request says ([`base`]); the gateway makes the same text of the request that came and checks. What has to be
 //! covered is the policy's say, for a signature over nothing proves nothing. A signature is taken once ([`replay`]).
 //!
-//! What the client signs is the request as the gateway understood it: the path in its canonical form, so that a client that signs `/a/../b` is
-//! refused instead of believed.
+//! What the client signs is the request as the gateway understood it: the path in its canonical form or, as far as its escapes go, in
+//! the client's own; a client that signs `/a/../b` is refused instead of believed.
 
 pub mod base;
 pub mod digest;
@@ -22,6 +22,7 @@ use sfv::{BareItem, InnerList, ListEntry, Parser};
 use self::replay::{Bearer, Seen, Window};
 use super::consumer::Consumers;
 use super::failure::Failure;
+use super::jwt_keys::VerifyKey;
 use super::method::{Carriers, Method, Proved, Verdict};
 use crate::exchange::Exchange;
 use crate::head::{BodyFraming, RequestHead};
@@ -162,13 +163,33 @@ impl SignatureMethod {
             let components = base::components(covered)?;
             self.covers(&components, head)?;
             self.is_timely(covered, now)?;
-            if !key.verifies(&base::base(covered, &components, head, exchange)?, signature) {
+            if !self.signed(key, covered, &components, head, exchange, signature)? {
                 return Err(Failure::BadRequestSignature);
             }
             self.is_first(covered, signature, exchange, now)?;
             return Ok(proved.clone());
         }
         Err(Failure::UnknownSigningKey)
+    }
+
+    /// Whether it is this request that was signed, under one of the spellings of its path that a client may take for the right one: the
+    /// canonical one, and its own. Where slashes go to the backend as they came, only what is sent there counts.
+    fn signed(
+        &self,
+        key: &VerifyKey,
+        covered: &InnerList,
+        components: &[base::Component<'_>],
+        head: &RequestHead,
+        exchange: &Exchange,
+        signature: &Vec<u8>,
+    ) -> Result<bool, Failure> {
+        let sent = exchange.sent_path(head);
+        let canonical = if sent.contains("//") { sent } else { &head.path };
+        if key.verifies(&base::base(covered, components, head, canonical, exchange)?, signature) {
+            return Ok(true);
+        }
+        let Some(own) = head.spelling.as_ref().and_then(|spelling| spelling.without_dots()) else { return Ok(false) };
+        Ok(key.verifies(&base::base(covered, components, head, own, exchange)?, signature))
     }
 
     /// Whether the signature covers all that it has to.

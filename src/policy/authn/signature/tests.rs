@@ -72,7 +72,7 @@ impl Lab {
         let ListEntry::InnerList(covered) = Parser::parse_dictionary(input.as_bytes()).unwrap().get("s").unwrap().clone() else {
             panic!()
         };
-        let text = base::base(&covered, &base::components(&covered).unwrap(), &head, &Exchange::for_tests()).unwrap();
+        let text = base::base(&covered, &base::components(&covered).unwrap(), &head, &head.path, &Exchange::for_tests()).unwrap();
         let signature = format!("s=:{}:", STANDARD.encode(self.own.sign(&text)));
         all.extend([("Signature-Input", input), ("Signature", &signature)]);
         RequestHead::build("GET", target, &all)
@@ -166,7 +166,7 @@ fn builds_every_component() {
         let dictionary = Parser::parse_dictionary(format!("s=({covered})").as_bytes()).unwrap();
         let ListEntry::InnerList(list) = dictionary.get("s").unwrap() else { panic!() };
         base::components(list)
-            .and_then(|parts| base::base(list, &parts, &head, &Exchange::for_tests()))
+            .and_then(|parts| base::base(list, &parts, &head, &head.path, &Exchange::for_tests()))
             .map(|text| String::from_utf8(text).unwrap())
     };
     let expected = [

@@ -78,6 +78,8 @@ impl Policy for ExternalAuth {
         if self.rules.body.is_some() {
             plan.on_body(self.clone());
         }
+        // The service is told one path, and judges it in its own way.
+        plan.knobs().by_path |= !self.rules.cache.as_ref().is_some_and(|(_, _, ignore)| ignore.contains(&Ignore::Path));
         plan.on_wait(self);
     }
 }
