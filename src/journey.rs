@@ -164,11 +164,21 @@ impl Journey {
     /// Chooses the route. 404 without one; 405 where only the method is wrong.
     pub fn choose_route(&mut self) -> Flow {
         self.check_first()?;
-        match self.view.snapshot.table.find(&self.head) {
+        let listener = &self.exchange.connection.listener;
+        let found = self.view.snapshot.tables.of(listener).find(&self.head);
+        if let Some(bound) = &self.view.snapshot.bound_hosts
+            && bound.misdirected(&self.head.host, listener)
+            && !matches!(&found, Found::Route { index, .. } if self.view.route(Some(*index)).is_some_and(|route| route.names_listeners))
+        {
+            return misdirected().refuse();
+        }
+        match found {
             Found::Route { index, params, .. } => {
                 let Some(route) = self.view.route(Some(index)) else { return no_route() };
                 if let Some(spelling) = &self.head.spelling {
-                    let judged = spelled::Judge { view: &self.view, head: &self.head, spelling, listener: self.bounds.paths };
+                    let table = self.view.snapshot.tables.of(&self.exchange.connection.listener);
+                    let judged =
+                        spelled::Judge { view: &self.view, table, head: &self.head, spelling, listener: self.bounds.paths };
                     match judged.judge(index, route, &params) {
                         Ok(written) => self.exchange.written = Some(written),
                         Err(refusal) => return refusal.refuse(),
@@ -554,6 +564,11 @@ fn without<'a>(query: &'a str, names: &[Arc<str>]) -> Cow<'a, str> {
 
 fn no_route() -> Flow {
     Reply::new(StatusCode::NOT_FOUND, "route", "no_route", "No route matches this request.").refuse()
+}
+
+fn misdirected() -> Box<Reply> {
+    let detail = "This host is served to clients with a certificate, on another connection.";
+    Reply::new(StatusCode::MISDIRECTED_REQUEST, "route", "misdirected", detail)
 }
 
 pub fn too_large() -> Box<Reply> {

@@ -16,7 +16,7 @@ mod spelling;
 use std::borrow::Cow;
 use std::fmt;
 
-pub use readings::{TooMany, readings};
+pub use readings::{TooMany, is_ambiguous, readings};
 pub use spelling::{AmbiguousPaths, Handling, Spelling};
 
 /// Why a path or a query is refused. Nothing here repeats what the client sent.

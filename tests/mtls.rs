@@ -10,7 +10,7 @@ use crate::harness::*;
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
 /// A certificate authority of one's own, and its files.
-struct Authority {
+pub struct Authority {
     issuer: Issuer,
 }
 
@@ -23,7 +23,7 @@ fn authority_params(name: &str) -> CertificateParams {
 }
 
 impl Authority {
-    fn root(files: &Files, name: &str) -> Authority {
+    pub fn root(files: &Files, name: &str) -> Authority {
         let issuer = Issuer::self_signed(authority_params(name), KeyPair::generate().unwrap()).unwrap();
         files.write(&format!("{name}.pem"), issuer.pem());
         Authority { issuer }
@@ -34,7 +34,7 @@ impl Authority {
     }
 
     /// `<name>.pem`, with what comes `after` the certificate, and `<name>.key`.
-    fn client(&self, files: &Files, name: &str, after: &str, change: impl FnOnce(&mut CertificateParams)) {
+    pub fn client(&self, files: &Files, name: &str, after: &str, change: impl FnOnce(&mut CertificateParams)) {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];

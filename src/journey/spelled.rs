@@ -7,11 +7,13 @@ use crate::exchange::{Exchange, Reading, Written};
 use crate::head::RequestHead;
 use crate::path::{self, AmbiguousPaths, Handling, Spelling};
 use crate::reply::Reply;
-use crate::route::{Found, Params};
+use crate::route::{Found, Params, RouteTable};
 use crate::snapshot::Route;
 
 pub struct Judge<'a> {
     pub view: &'a View,
+    /// The listener's.
+    pub table: &'a RouteTable,
     pub head: &'a RequestHead,
     pub spelling: &'a Spelling,
     /// What the listener says, where the route says nothing.
@@ -48,7 +50,7 @@ impl Judge<'_> {
         let mut kept = Vec::new();
         for path in readings {
             // One that no route serves, or none by this method, is not open either: a route's path says all that it opens.
-            let Found::Route { index: other, params: theirs, .. } = self.view.snapshot.table.find_as(self.head, &path) else {
+            let Found::Route { index: other, params: theirs, .. } = self.table.find_as(self.head, &path) else {
                 return Err(Reply::ambiguous_path());
             };
             // A rule may know the routes apart by their names.

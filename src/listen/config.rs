@@ -80,6 +80,13 @@ pub struct ListenerConfig {
     pub limits: LimitsConfig,
 }
 
+impl ListenerConfig {
+    /// What it is called, also where nobody named it.
+    pub fn name(&self) -> &str {
+        self.name.as_ref().map_or(self.bind.value.trim(), |name| &name.value)
+    }
+}
+
 /// TLS on a listener.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -420,6 +427,16 @@ impl Listener {
             timeouts: timeouts?,
             limits: limits?,
         })
+    }
+
+    /// Whether there is no connection without a good client certificate.
+    pub fn requires_certificate(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.client_auth() == Some(ClientAuthMode::Required))
+    }
+
+    /// Whether clients are asked for a certificate.
+    pub fn asks_for_certificate(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.client_auth().is_some())
     }
 
     /// How a connection from this address has to begin. `peer` is the other end of the socket.

@@ -1,5 +1,6 @@
 //! The door: what happens to a connection before a request of it is looked at.
 
+pub mod bound;
 pub mod config;
 pub mod forwarded;
 pub mod guard;

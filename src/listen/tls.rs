@@ -26,7 +26,7 @@ use tokio::time::Instant;
 pub use self::certificate::CertificateFacts;
 use self::certificate::Loaded;
 use self::client_auth::ClientAuth;
-use super::config::{TlsConfig, TlsVersion};
+use super::config::{ClientAuthMode, TlsConfig, TlsVersion};
 use crate::exchange::TlsFacts;
 use crate::problem::{Place, Problem, Problems};
 
@@ -88,6 +88,7 @@ impl std::error::Error for HandshakeError {}
 pub struct TlsAcceptor {
     acceptor: SslAcceptor,
     certificates: Vec<CertificateFacts>,
+    client_auth: Option<ClientAuthMode>,
 }
 
 impl fmt::Debug for TlsAcceptor {
@@ -136,7 +137,18 @@ impl TlsAcceptor {
             }
             Ok(())
         });
-        Ok(TlsAcceptor { acceptor: acceptor.build(), certificates })
+        let client_auth = config.client_auth.as_ref().map(|written| written.mode);
+        Ok(TlsAcceptor { acceptor: acceptor.build(), certificates, client_auth })
+    }
+
+    /// The DNS names that the certificates are for, wildcards as `*.example.com`.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.certificates.iter().flat_map(|certificate| &certificate.names).map(|name| &**name)
+    }
+
+    /// Whether clients are asked for a certificate, and may do without.
+    pub fn client_auth(&self) -> Option<ClientAuthMode> {
+        self.client_auth
     }
 
     /// The handshake, done by `deadline`. The stream is anything that Pingora can proxy, and so is what comes back.

@@ -176,6 +176,8 @@ pub struct Knobs {
     pub identity_fields: Vec<http::HeaderName>,
     /// The request's credentials go to the backend as they came.
     pub forward_credentials: bool,
+    /// Clients cannot prove who they are without a certificate.
+    pub by_certificate: bool,
     /// A policy decides by the path in a way that nobody here can repeat for another reading of it.
     pub by_path: bool,
     /// A policy decides by what the path's parameters took.

@@ -26,6 +26,9 @@ pub struct RouteConfig {
     /// `*`. Default: any host that no other route names.
     #[serde(default)]
     pub host: Option<OneOrMany<Spanned<String>>>,
+    /// The names of the listeners that serve it: on any other it is not there. Default: all of them.
+    #[serde(default)]
+    pub listeners: Option<OneOrMany<Spanned<String>>>,
     /// The path it serves: `/a/b` exactly; `/x/{sku}/y` with a parameter that takes one non-empty segment; `/x/*` for `/x`, `/x/` and
     /// all below; `/*` for everything. `/a` and `/a/` differ. At most 64 segments.
     pub path: Spanned<String>,

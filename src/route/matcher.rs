@@ -23,6 +23,8 @@ pub struct Matcher {
     pub(super) hosts: Vec<HostPattern>,
     pub(super) path: PathPattern,
     pub(super) conditions: Conditions,
+    /// The names of the listeners that serve it, sorted. `None`: all of them.
+    pub(super) listeners: Option<Vec<Arc<str>>>,
 }
 
 impl Matcher {
@@ -39,7 +41,10 @@ impl Matcher {
         let methods = methods(config, problems);
         let predicates = predicates(config, problems);
         let id = config.id.as_ref().map(|id| check_id(id, id.place, problems).map(|()| Arc::<str>::from(&***id)));
-        let (path, hosts, methods, (labels, predicates)) = (path.ok()?, hosts?, methods?, predicates?);
+        let listeners = listeners(config, problems);
+        let (path, hosts, methods, (mut labels, predicates)) = (path.ok()?, hosts?, methods?, predicates?);
+        let listeners = listeners?;
+        labels.extend(listeners.as_ref().map(|names| format!("listener={}", names.join("|"))));
         let id = match id {
             Some(id) => id?,
             None => default_id(methods.as_ref(), &hosts, &path, &labels).into(),
@@ -52,7 +57,23 @@ impl Matcher {
             hosts,
             path,
             conditions: Conditions { methods, predicates },
+            listeners,
         })
+    }
+
+    /// Whether a listener serves it.
+    pub fn is_on(&self, listener: &str) -> bool {
+        self.listeners.as_ref().is_none_or(|names| names.iter().any(|name| **name == *listener))
+    }
+
+    /// Whether it says which listeners serve it.
+    pub fn names_listeners(&self) -> bool {
+        self.listeners.is_some()
+    }
+
+    /// Whether every host that it serves is one of which this holds. Never where it serves any host, or a family of them.
+    pub fn hosts_all(&self, holds: impl Fn(&str) -> bool) -> bool {
+        self.hosts.iter().all(|host| matches!(host, HostPattern::Exact(name) if holds(name)))
     }
 
     /// The route's id: the one that was written, or its methods, hosts, path and predicates.
@@ -102,6 +123,19 @@ fn hosts(config: &RouteConfig, problems: &mut Problems) -> Option<Vec<HostPatter
     hosts.sort_unstable();
     hosts.dedup();
     complete.then_some(hosts)
+}
+
+fn listeners(config: &RouteConfig, problems: &mut Problems) -> Option<Option<Vec<Arc<str>>>> {
+    let Some(list) = &config.listeners else { return Some(None) };
+    if list.0.is_empty() {
+        let problem = Problem::error(config.path.place, "this route's list of listeners is empty: nobody would reach it");
+        problems.push(problem.hint("leave `listeners` out to serve it on all of them"));
+        return None;
+    }
+    let mut names: Vec<Arc<str>> = list.0.iter().map(|name| name.value.as_str().into()).collect();
+    names.sort_unstable();
+    names.dedup();
+    Some(Some(names))
 }
 
 fn methods(config: &RouteConfig, problems: &mut Problems) -> Option<Option<MethodSet>> {
@@ -225,6 +259,7 @@ mod tests {
             ("path: /\nversion: '2'\nheaders: { api-version: '2' }", "/ [api-version=2]"),
             ("path: /\nheaders: { Accept: text/html }", "/ [Accept=text/html]"),
             ("path: /%7ea", "/~a"),
+            ("path: /\nlisteners: [b, a, b]\nversion: '2'", "/ [API-Version=2, listener=a|b]"),
             ("id: mine\npath: /", "mine"),
         ] {
             let (matcher, problems) = compile(yaml);
@@ -265,6 +300,7 @@ mod tests {
         for yaml in [
             "path: /\nhost: []",
             "path: /\nmethods: []",
+            "path: /\nlisteners: []",
             "path: /\ndevice: []",
             "path: /\nmethods: ['A B']",
             "path: /\nquery: { q: { prefix: '' } }",

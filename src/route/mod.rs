@@ -23,6 +23,7 @@ mod predicate;
 mod rewrite;
 mod split;
 mod table;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod tie;
@@ -34,3 +35,4 @@ pub use matcher::Matcher;
 pub use rewrite::Rewrite;
 pub use split::Split;
 pub use table::{Found, Params, RouteTable};
+pub use tables::RouteTables;

@@ -8,23 +8,25 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::{Answer, Door, Route, Snapshot};
+use super::{Answer, Door, Route, Snapshot, doors};
 use crate::cache::Credentials;
 use crate::config::{Document, Source};
 use crate::keys::{self, KeyStore};
 use crate::ledger::Ledger;
+use crate::listen::bound::BoundHosts;
 use crate::listen::config::{Limits, Listener, ListenerConfig};
 use crate::listen::guard::Guard;
 use crate::listen::redirect::Redirect;
 use crate::node::{self, Node};
 use crate::observe::Metrics;
+use crate::path::{self, AmbiguousPaths};
 use crate::policy::authn::Consumers;
 use crate::policy::authz;
 use crate::policy::registry::{self, REGISTRY, Table};
 use crate::policy::{Compile, Plan, Work};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::redis::Redis;
-use crate::route::{Matcher, Rewrite, RouteConfig, RouteTable, Split};
+use crate::route::{Matcher, Rewrite, RouteConfig, RouteTables, Split};
 use crate::upstream::{Protocol, Service, dns};
 use crate::value::{Raw, Size, Spanned};
 use crate::wire::head::HeadLimits;
@@ -58,7 +60,8 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     let mut compiler = Compiler::new(document, root.as_deref(), &base, around, &mut problems);
     let doors = compiler.doors();
     compiler.services();
-    let (table, routes) = compiler.routes();
+    let bound_hosts = BoundHosts::of(doors.iter().map(|door| &door.listener));
+    let (tables, routes) = compiler.routes(&doors, bound_hosts.as_ref());
     let unrouted = Arc::new(compiler.global.plan());
     let admin = compiler.admin(&doors);
     compiler.bounds();
@@ -94,7 +97,8 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
         generation,
         by_bind: doors.iter().enumerate().map(|(index, door)| (door.listener.bind, index)).collect(),
         doors,
-        table,
+        tables,
+        bound_hosts,
         routes,
         unrouted,
         lane: server.fast_lane,
@@ -278,7 +282,7 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn routes(&mut self) -> (RouteTable, Vec<Arc<Route>>) {
+    fn routes(&mut self, doors: &[Arc<Door>], bound: Option<&BoundHosts>) -> (RouteTables, Vec<Arc<Route>>) {
         let mut routes = Vec::with_capacity(self.document.routes.len());
         let mut matchers = Vec::with_capacity(self.document.routes.len());
         if self.document.routes.is_empty() {
@@ -292,11 +296,13 @@ impl<'a> Compiler<'a> {
         }
         for config in &self.document.routes {
             let matcher = Matcher::compile(config, self.problems);
+            self.listeners(config);
             let answer = self.answer(config);
             let id = matcher.as_ref().map_or_else(|| Arc::from(&*config.path.value), |matcher| matcher.id().clone());
             let own = config.policies.as_ref().map(|_| self.policies(&format!("route:{id}"), config.policies.as_ref()));
             let rewrite = matcher.as_ref().and_then(|matcher| Rewrite::compile(config, matcher, self.problems));
             let (Some(matcher), Some(answer)) = (matcher, answer) else { continue };
+            self.ambiguous(config, &matcher);
             let plan = self.plan(config, own, &answer);
             self.warn_of_bounded_streams(config, &answer);
             routes.push(Arc::new(Route {
@@ -309,13 +315,45 @@ impl<'a> Compiler<'a> {
                 timeout: config.timeout.as_ref().map(|timeout| timeout.0),
                 stream: config.stream,
                 buffer_request: config.buffer_request,
+                names_listeners: matcher.names_listeners(),
                 ambiguous_paths: config.ambiguous_paths,
                 merge_slashes: config.merge_slashes,
             }));
             matchers.push((routes.len() - 1, matcher));
         }
-        let table = RouteTable::build(matchers, self.problems);
-        (table, routes)
+        doors::warn(doors, bound, &matchers, &routes, self.document, self.problems);
+        let listeners: Vec<Arc<str>> = doors.iter().map(|door| door.name.clone()).collect();
+        (RouteTables::build(matchers, &listeners, self.problems), routes)
+    }
+
+    /// A route whose own path can be read in two ways serves nobody unless it says that it means what it says.
+    fn ambiguous(&mut self, config: &RouteConfig, matcher: &Matcher) {
+        let kept = |listener: &ListenerConfig| matches!(listener.ambiguous_paths, AmbiguousPaths::Keep);
+        let keeps = match config.ambiguous_paths {
+            Some(said) => said == AmbiguousPaths::Keep,
+            None => self.document.listeners.iter().all(|listener| kept(listener)),
+        };
+        if !keeps && path::is_ambiguous(&matcher.template()) {
+            let message =
+                "some services read this path otherwise, so that requests for it may be refused (400, `ambiguous_path`)";
+            self.problems.push(Problem::warning(config.path.place, message).hint("ambiguous_paths: keep"));
+        }
+    }
+
+    /// Says of each listener that a route names whether there is one.
+    fn listeners(&mut self, config: &RouteConfig) {
+        let known = || self.document.listeners.iter().map(|listener| listener.name());
+        for named in config.listeners.iter().flat_map(|names| &names.0) {
+            if !known().any(|name| name == named.value) {
+                let hint = match did_you_mean(&named.value, known()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => {
+                        format!("the listeners are {}", known().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))
+                    }
+                };
+                self.problems.push(Problem::error(named.place, format!("unknown listener `{}`", named.value)).hint(hint));
+            }
+        }
     }
 
     /// A stream of gRPC's to a service that is not declared as gRPC is bounded as a whole, which nobody expects.

@@ -2,6 +2,7 @@
 //! line.
 
 mod compile;
+mod doors;
 #[cfg(test)]
 mod void_tests;
 
@@ -16,6 +17,7 @@ pub use compile::{Surroundings, compile, metrics};
 
 use crate::head::RequestHead;
 use crate::keys::KeyStore;
+use crate::listen::bound::BoundHosts;
 use crate::listen::config::Listener;
 use crate::listen::guard::Guard;
 use crate::listen::share::BodyMemory;
@@ -25,7 +27,7 @@ use crate::path::AmbiguousPaths;
 use crate::policy::Plan;
 use crate::policy::authn::Consumers;
 use crate::redis::Redis;
-use crate::route::{Rewrite, RouteTable, Split};
+use crate::route::{Rewrite, RouteTables, Split};
 use crate::upstream::Service;
 use crate::wire::head::HeadLimits;
 
@@ -86,6 +88,8 @@ pub struct Route {
     pub answers: Box<[Arc<AnswerMetrics>]>,
     /// The body is read whole before a backend is asked.
     pub buffer_request: bool,
+    /// It says which listeners serve it.
+    pub names_listeners: bool,
     /// What becomes of ambiguous paths, where it differs from the listener's.
     pub ambiguous_paths: Option<AmbiguousPaths>,
     /// Whether several slashes are sent as one, where it differs from the listener's.
@@ -98,7 +102,9 @@ pub struct Snapshot {
     pub generation: u64,
     pub doors: Vec<Arc<Door>>,
     by_bind: HashMap<SocketAddr, usize, ahash::RandomState>,
-    pub table: RouteTable,
+    pub tables: RouteTables,
+    /// Hosts that not every listener may serve. `None` for most.
+    pub bound_hosts: Option<BoundHosts>,
     pub routes: Vec<Arc<Route>>,
     /// The global policies, as far as they are about the answer to a request that no route takes.
     pub unrouted: Arc<Plan>,

@@ -159,6 +159,7 @@ pub struct Authn {
     set_by_methods: Vec<HeaderName>,
     carriers: Carriers,
     forward_credentials: bool,
+    by_certificate: bool,
 }
 
 /// What becomes of a request without credentials.
@@ -196,6 +197,7 @@ impl Policy for Authn {
         let mut set_by_methods: Vec<HeaderName> = methods.iter().flat_map(|method| method.sets()).collect();
         set_by_methods.sort_by(|left, right| left.as_str().cmp(right.as_str()));
         set_by_methods.dedup();
+        let by_certificate = config.mtls.is_some() && (methods.len() == 1 || !config.any);
         Some(Authn {
             challenges: Challenges::new(realm?, methods.iter().filter_map(|method| method.scheme())),
             methods,
@@ -204,6 +206,7 @@ impl Policy for Authn {
             set_by_methods,
             carriers,
             forward_credentials: config.forward_credentials,
+            by_certificate,
         })
     }
 
@@ -211,6 +214,7 @@ impl Policy for Authn {
         if self.forward_credentials {
             plan.knobs().forward_credentials = true;
         }
+        plan.knobs().by_certificate = self.by_certificate;
         plan.knobs().credential_queries.clone_from(&self.carriers.queries);
         plan.knobs().credential_headers.clone_from(&self.carriers.headers);
         plan.knobs().identity_fields.extend_from_slice(&self.set_by_methods);

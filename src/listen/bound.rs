@@ -1,0 +1,50 @@
+//! Hosts that belong to listeners which require a client certificate.
+//!
+//! A listener's requirement protects a host only if no other listener answers for it: whoever has no certificate would go there, with the
+//! name of the protected host in `Host` and any other in the handshake. Whose a host is, the certificates say, as they do for the client.
+//! A connection on which a client may not ask for a host is misdirected (RFC 9110, section 15.5.20).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::config::Listener;
+
+/// Whose hosts are whose, where it matters.
+pub struct BoundHosts {
+    exact: HashMap<Box<str>, Owners, ahash::RandomState>,
+    /// By what follows `*.`, which stands for one label.
+    wildcard: HashMap<Box<str>, Owners, ahash::RandomState>,
+}
+
+struct Owners {
+    listeners: Vec<Arc<str>>,
+    /// All of them require a client certificate.
+    strict: bool,
+}
+
+impl BoundHosts {
+    /// `None` if no listener requires a certificate, or none but that one listens.
+    pub fn of<'a>(listeners: impl Iterator<Item = &'a Listener> + Clone) -> Option<BoundHosts> {
+        if listeners.clone().count() < 2 || !listeners.clone().any(Listener::requires_certificate) {
+            return None;
+        }
+        let mut bound = BoundHosts { exact: HashMap::default(), wildcard: HashMap::default() };
+        for listener in listeners {
+            for name in listener.tls.iter().flat_map(|tls| tls.names()) {
+                let (map, name) =
+                    name.strip_prefix("*.").map_or((&mut bound.exact, name), |parent| (&mut bound.wildcard, parent));
+                let owners = map.entry(name.into()).or_insert_with(|| Owners { listeners: Vec::new(), strict: true });
+                owners.listeners.push(listener.name.clone());
+                owners.strict &= listener.requires_certificate();
+            }
+        }
+        Some(bound)
+    }
+
+    /// Whether this host belongs to listeners that require a certificate, and this is none of them.
+    pub fn misdirected(&self, host: &str, listener: &str) -> bool {
+        let parent = || host.split_once('.').map_or("", |(_, parent)| parent);
+        let owners = self.exact.get(host).or_else(|| self.wildcard.get(parent()));
+        owners.is_some_and(|owners| owners.strict && !owners.listeners.iter().any(|owner| **owner == *listener))
+    }
+}
