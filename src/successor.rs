@@ -41,6 +41,7 @@ pub fn takes_over() -> bool {
 pub struct Inheritance {
     stream: Option<UnixStream>,
     sockets: Vec<(String, OwnedFd)>,
+    before: Option<u32>,
 }
 
 impl Inheritance {
@@ -53,7 +54,13 @@ impl Inheritance {
         let stream = UnixStream::connect(path)?;
         upgrade::check_peer(&stream)?;
         let sockets = upgrade::receive_listeners(&stream)?;
-        Ok(Inheritance { stream: Some(stream), sockets })
+        let before = upgrade::peer(&stream)?;
+        Ok(Inheritance { stream: Some(stream), sockets, before })
+    }
+
+    /// The process before.
+    pub fn before(&self) -> Option<u32> {
+        self.before
     }
 
     pub fn take_sockets(&mut self) -> Vec<(String, OwnedFd)> {

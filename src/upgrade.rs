@@ -177,6 +177,15 @@ pub fn check_peer(stream: &UnixStream) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
 }
 
+/// The process at the other end.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn peer(stream: &UnixStream) -> io::Result<Option<u32>> {
+    let pid = sockopt::socket_peercred(stream)?.pid;
+    Ok(u32::try_from(pid.as_raw_nonzero().get()).ok())
+}
+
 /// Binds the socket over which listeners are handed on. Its folder is made with mode 0700 if it is missing; one that others may
 /// enter is refused rather than changed, for it may be `/tmp` or `/run`. A socket that is left from another process is replaced.
 ///

@@ -51,6 +51,7 @@ mod retries;
 mod routing;
 mod shared_limits;
 mod signatures;
+mod single;
 mod stop;
 mod trailers;
 mod upgrade;

@@ -175,7 +175,7 @@ fn a_bind_that_is_taken_refuses_the_whole_file() {
         let (status, told) = gateway.reload();
         assert_eq!(status, 422, "{told}");
         let problems = told["problems"].to_string();
-        assert!(problems.contains(&busy.to_string()) && problems.contains("another program listens there"), "{problems}");
+        assert!(problems.contains(&busy.to_string()) && problems.contains("in use by process"), "{problems}");
         assert_eq!(get(gateway.port(), "/").header("x-mark"), Some("one"), "the rest of the file did not take effect either");
         assert!(!accepts(gateway.port2()), "an address that was free is not kept open for a file that was refused");
     }

@@ -24,13 +24,9 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Those who take connections to this address, but for the sockets of these inodes. `None` if the kernel does not tell of anybody at all.
+/// Those who take connections to this address, but for the sockets of these inodes. `None` if the kernel does not tell.
 pub fn others(address: SocketAddr, own: &HashSet<u64>) -> Option<Vec<Holder>> {
-    let listening = listening(address);
-    if listening.is_empty() {
-        return None;
-    }
-    let foreign: Vec<u64> = listening.into_iter().filter(|inode| !own.contains(inode)).collect();
+    let foreign: Vec<u64> = listening(address)?.into_iter().filter(|inode| !own.contains(inode)).collect();
     let mut holders: Vec<Holder> = Vec::new();
     for inode in foreign {
         let holder = Holder { pid: owner(inode) };
@@ -50,10 +46,14 @@ pub fn began(pid: u32) -> Option<u64> {
 }
 
 /// The inodes of the sockets that listen on this address, or on every address with its port.
-fn listening(address: SocketAddr) -> Vec<u64> {
+fn listening(address: SocketAddr) -> Option<Vec<u64>> {
     let mut inodes = Vec::new();
-    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
-        let Ok(file) = std::fs::File::open(table) else { continue };
+    for (table, must_be) in [("/proc/self/net/tcp", true), ("/proc/self/net/tcp6", false)] {
+        let file = match std::fs::File::open(table) {
+            Ok(file) => file,
+            Err(_) if must_be => return None,
+            Err(_) => continue,
+        };
         for line in std::io::BufRead::lines(std::io::BufReader::new(file)).map_while(Result::ok).skip(1) {
             let Some(entry) = Entry::read(&line) else { continue };
             // Those that listen come first; behind them there may be a million connections.
@@ -65,7 +65,7 @@ fn listening(address: SocketAddr) -> Vec<u64> {
             }
         }
     }
-    inodes
+    Some(inodes)
 }
 
 fn shadows(one: SocketAddr, other: SocketAddr) -> bool {
@@ -131,7 +131,7 @@ mod tests {
             let everywhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
             assert_eq!(others(everywhere, &HashSet::new()), Some(vec![here]), "{bind}");
             drop(socket);
-            assert_eq!(others(address, &HashSet::new()), None, "{bind}");
+            assert_eq!(others(address, &HashSet::new()), Some(Vec::new()), "{bind}");
         }
         assert!(began(std::process::id()).is_some() && began(1) <= began(std::process::id()));
     }

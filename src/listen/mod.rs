@@ -4,6 +4,7 @@ pub mod bound;
 pub mod config;
 pub mod forwarded;
 pub mod guard;
+pub mod holder;
 pub mod in_flight;
 pub mod proxy_protocol;
 pub mod redirect;

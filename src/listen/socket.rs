@@ -57,7 +57,7 @@ impl std::error::Error for BindError {
 /// system calls per connection. TCP_DEFER_ACCEPT stays off: it would hide silent connections from the caps and deadlines.
 ///
 /// `[::]` takes IPv4 as well, whose peers then look like `::ffff:192.0.2.1` (see [`canonical`]); on a host without IPv6 it is
-/// `0.0.0.0`. SO_REUSEPORT lets a second process of the same user bind the same address: nothing here can notice that.
+/// `0.0.0.0`. SO_REUSEPORT lets a second process of the same user bind the same address: [`is_free`] comes first.
 pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     match listen(address) {
         Err(source) if takes_both_families(address) && lacks_ipv6(&source) => {
@@ -65,6 +65,17 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
             listen(address).map_err(|source| BindError { address, source })
         }
         result => result.map_err(|source| BindError { address, source }),
+    }
+}
+
+/// Whether nobody listens on an address, or on every address with its port: what [`bind`] cannot notice.
+pub fn is_free(address: SocketAddr) -> bool {
+    match open(address, false) {
+        Err(error) if takes_both_families(address) && lacks_ipv6(&error) => {
+            is_free(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())))
+        }
+        // Whatever else is wrong with it, `bind` says.
+        result => !matches!(result, Err(error) if error.kind() == io::ErrorKind::AddrInUse),
     }
 }
 
@@ -99,19 +110,25 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = open(address, true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Bound, and shared with other sockets or not.
+fn open(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!takes_both_families(address))?;
     }
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     socket.set_tcp_nodelay(true)?;
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -160,6 +177,17 @@ mod tests {
         let error = bind(taken.local_addr().unwrap()).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("127.0.0.1:") && text.contains("another program"), "{text}");
+    }
+
+    #[test]
+    fn a_shared_port_is_not_free() {
+        let shared = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = shared.local_addr().unwrap();
+        assert!(bind(address).is_ok(), "the kernel would let a second process in");
+        assert!(!is_free(address));
+        assert!(!is_free(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port())));
+        drop(shared);
+        assert!(is_free(address));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The main thread serves no traffic. It alone publishes generations, so a reload, a second reload and an upgrade never overlap.
 
 mod connection;
+mod pid_file;
 mod process;
 mod seldom;
 mod signals;

@@ -66,12 +66,6 @@ impl PidFile {
         }
         Err(io::Error::other("the file changes all the time"))
     }
-
-    /// Leaves the file where it is: it is another process's now.
-    pub fn leave(self) {
-        let mut this = self;
-        this.path = PathBuf::new();
-    }
 }
 
 impl Drop for PidFile {
@@ -114,7 +108,9 @@ fn refuse_running<'f>(path: &Path, file: &'f File, before: Option<u32>) -> io::R
 fn is_locked(file: &File, named: Option<u32>) -> bool {
     for _ in 0..TRIES {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) if named.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists()) => return true,
+            Err(rustix::io::Errno::WOULDBLOCK) if named.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists()) => {
+                return true;
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(2)),
             // Where files cannot be locked, the process that it names still says whether it is left over.
             _ => return false,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
+use super::pid_file::PidFile;
 use super::signals::{Order, Signals};
 use super::sockets::{Inherited, Sockets};
 use super::worker::{self, Command, Handle};
@@ -26,6 +27,9 @@ use crate::policy::admit::quota::book::Book;
 use crate::snapshot::{self, Snapshot, Surroundings};
 use crate::successor;
 use crate::upstream::{TlsConnector, Watchers};
+
+/// How long a process that is about to end is waited for.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How a process is started.
 #[derive(Debug, Clone)]
@@ -82,6 +86,7 @@ struct Process {
     workers: Vec<Handle>,
     watchers: Watchers,
     sockets: Sockets,
+    pid_file: Option<PidFile>,
     reloads: mpsc::Receiver<ReloadRequest>,
     admin: Option<AbortHandle>,
     fixed: Fixed,
@@ -129,6 +134,8 @@ impl Process {
         }
         let mut handover = successor::Inheritance::receive().map_err(io_failure("cannot take over from the process before"))?;
         let mut inherited = Inherited::new(handover.take_sockets());
+        let before = handover.before();
+        refuse_second(&snapshot, &inherited, options.pid_file.as_deref(), before).await?;
         let workers = snapshot.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let access_log = AccessLog::start().map_err(io_failure("cannot start the access log"))?;
         access_log.apply(&snapshot.access_log).map_err(io_failure("cannot open the access log"))?;
@@ -168,17 +175,20 @@ impl Process {
         }
         let (reload, reloads) = mpsc::channel(16);
         let mut serving_admin = None;
+        let mut admin_socket = None;
         if let Some(address) = admin {
-            let socket =
-                sockets.open(address, 1, &mut inherited).map_err(io_failure(format!("cannot listen on {address} (admin)")))?;
-            if let Some(socket) = socket.into_iter().next() {
-                let serving = tokio::spawn(admin::serve(socket, admin::router(core.clone(), reload)));
-                serving_admin = Some(serving.abort_handle());
-            }
+            let opened = sockets.open(address, 1, &mut inherited);
+            admin_socket = opened.map_err(io_failure(format!("cannot listen on {address} (admin)")))?.into_iter().next();
+        }
+        give_way(&sockets, before).await?;
+        if let Some(socket) = admin_socket {
+            let serving = tokio::spawn(admin::serve(socket, admin::router(core.clone(), reload)));
+            serving_admin = Some(serving.abort_handle());
         }
         let handles = (0..workers).map(|number| worker::start(core.clone(), number)).collect::<io::Result<Vec<_>>>();
-        let process = Process {
+        let mut process = Process {
             options,
+            pid_file: None,
             watchers: Watchers::new().map_err(io_failure("cannot start the health checks"))?,
             core,
             around,
@@ -193,7 +203,7 @@ impl Process {
             process.listen(bind, opened);
         }
         process.core.metrics.reload_applied(1);
-        process.write_pid_file();
+        process.write_pid_file(before)?;
         handover.acknowledge();
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         Ok(process)
@@ -305,7 +315,8 @@ impl Process {
     fn open_all(&mut self, binds: impl Iterator<Item = SocketAddr>) -> Result<Vec<(SocketAddr, Vec<TcpListener>)>, Refused> {
         let mut opened = Vec::new();
         for bind in binds {
-            match self.sockets.open(bind, self.workers.len(), &mut Inherited::default()) {
+            let free = self.sockets.check_free(bind, &Inherited::default(), None);
+            match free.and_then(|()| self.sockets.open(bind, self.workers.len(), &mut Inherited::default())) {
                 Ok(sockets) => opened.push((bind, sockets)),
                 Err(error) => {
                     for (bind, _) in &opened {
@@ -339,6 +350,7 @@ impl Process {
                 log::info!("process {pid} has taken over");
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::MainPid(pid)]);
                 // The file is the successor's now, and so is the operator's API: whoever asks it means the process that serves.
+                self.pid_file = None;
                 self.options.pid_file = None;
                 if let Some(admin) = self.admin.take() {
                     admin.abort();
@@ -348,7 +360,9 @@ impl Process {
             Err(error) => {
                 log::error!("the upgrade failed, and this process goes on serving: {error}");
                 // Anew, so that `portcullis upgrade` sees that nothing more is coming, and in case the successor got as far as writing it.
-                self.write_pid_file();
+                if let Err(error) = self.write_pid_file(None) {
+                    log::error!("{error}");
+                }
                 false
             }
         }
@@ -382,21 +396,60 @@ impl Process {
         }
     }
 
-    fn write_pid_file(&self) {
-        if let Some(path) = &self.options.pid_file
-            && let Err(error) = write_whole(path, &format!("{}\n", std::process::id()))
-        {
-            log::error!("cannot write {}: {error}", path.display());
+    /// One that cannot be written is no reason not to serve; one that is another's is.
+    fn write_pid_file(&mut self, before: Option<u32>) -> Result<(), Failure> {
+        let Some(path) = &self.options.pid_file else { return Ok(()) };
+        match PidFile::claim(path, before) {
+            Ok(file) => self.pid_file = Some(file),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(second(error)),
+            Err(error) => log::error!("cannot write {}: {error}", path.display()),
         }
+        Ok(())
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        if let Some(path) = &self.options.pid_file {
-            let _ = std::fs::remove_file(path);
+fn second(error: io::Error) -> Failure {
+    Failure::Io("another process is in the way".to_owned(), error)
+}
+
+/// Makes sure that no process but the one `before`, from which this one takes over, serves where this one shall. One that was told to
+/// stop lets go of its addresses within moments, and is waited for.
+async fn refuse_second(
+    snapshot: &Snapshot,
+    inherited: &Inherited,
+    pid_file: Option<&Path>,
+    before: Option<u32>,
+) -> Result<(), Failure> {
+    let until = Instant::now() + FAREWELL;
+    let none = Sockets::default();
+    let binds = || snapshot.doors.iter().map(|door| door.bind).chain(snapshot.admin);
+    loop {
+        let taken = binds().find_map(|bind| none.check_free(bind, inherited, before).err().map(|error| (bind, error)));
+        match taken {
+            None => break,
+            Some((bind, error)) if Instant::now() > until => {
+                return Err(Failure::Io(format!("cannot listen on {bind}"), error));
+            }
+            Some(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
+    match pid_file.map(|path| PidFile::check(path, before)) {
+        Some(Err(error)) if error.kind() == io::ErrorKind::AlreadyExists => Err(second(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Of two processes that start at once, the older one serves; the other one ends.
+async fn give_way(sockets: &Sockets, before: Option<u32>) -> Result<(), Failure> {
+    let until = Instant::now() + FAREWELL;
+    while let Some((address, rival, older)) = sockets.rival(before) {
+        if older || Instant::now() > until {
+            let error = io::Error::new(io::ErrorKind::AddrInUse, format!("the address is in use by {rival}"));
+            return Err(Failure::Io(format!("cannot listen on {address}"), error));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// Reads and compiles the file on a thread of its own: a large one takes a while, and the admin API answers meanwhile.
@@ -407,13 +460,6 @@ async fn load(path: PathBuf, around: Surroundings, generation: u64) -> io::Resul
         (source, snapshot)
     });
     loading.await.map_err(io::Error::other)
-}
-
-/// Writes a small file so that a reader sees the old or the new content, never a part.
-fn write_whole(path: &Path, content: &str) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    std::fs::write(&beside, content)?;
-    std::fs::rename(&beside, path)
 }
 
 /// What a reload cannot change.
