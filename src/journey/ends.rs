@@ -46,7 +46,7 @@ impl Journey {
                 self.exchange.to_upstream.push(HeaderEdit::Set(name, HeaderValue::from(left)));
                 ControlFlow::Continue(())
             }
-            None => options(self.view.snapshot.table.allowed(&self.head)),
+            None => options(self.view.snapshot.tables.of(&self.exchange.connection.listener).allowed(&self.head)),
         }
     }
 }

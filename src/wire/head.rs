@@ -339,7 +339,7 @@ fn split_target(raw: &[u8], offset: u32, method: &Method) -> Result<Target, BadH
     let rest = raw.get(start..).unwrap_or_default();
     if rest.is_empty() && *method == Method::OPTIONS {
         // How `OPTIONS *` is asked for through a proxy (RFC 9112, section 3.2.4).
-        return Ok(Target { path: "*".to_owned(), query: None, authority });
+        return Ok(Target { path: "*".to_owned(), spelling: None, query: None, authority });
     }
     let question = memchr::memchr(b'?', rest);
     let path = rest.get(..question.unwrap_or(rest.len())).unwrap_or_default();
