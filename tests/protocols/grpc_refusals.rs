@@ -97,9 +97,13 @@ fn other_clients_of_the_route_keep_their_problem_document() {
         "authn",
         "missing_credentials",
     );
-    let answer = curl(&[H2C, "-d", "x", "-H", "Content-Type: Application/gRPC+proto", &url("/private/Unary")]);
-    assert_eq!((answer.status, answer.header("grpc-status"), answer.text().as_str()), (200, Some("16"), ""), "{answer:?}");
-    assert_eq!((answer.header("content-type"), answer.header("content-length")), (Some("application/grpc"), None), "{answer:?}");
+    let answer = call(setup.gateway.port(), "/private/Unary", &[("content-type", "Application/gRPC+proto")]);
+    assert_eq!((answer.status.as_u16(), field(&answer, "grpc-status")), (200, Some("16")), "{answer:?}");
+    assert_eq!(
+        (field(&answer, "content-type"), field(&answer, "content-length")),
+        (Some("application/grpc"), None),
+        "{answer:?}"
+    );
 }
 
 #[test]
@@ -111,9 +115,8 @@ fn browsers_calls_are_refused_in_the_head_too() {
         let answer = request(setup.gateway.port(), "POST", "/web/Unary", &[("Content-Type", asked)], b"\0\0\0\0\0");
         assert_eq!((answer.status, answer.header("grpc-status"), answer.text().as_str()), (200, Some("16"), ""), "{answer:?}");
         assert_eq!((answer.header("content-type"), answer.header("content-length")), (Some(told), Some("0")), "{answer:?}");
-        let kind = format!("content-type: {asked}");
-        let answer = curl(&[H2C, "-d", "x", "-H", &kind, &setup.gateway.url("/web/Unary")]);
-        assert_eq!((answer.status, answer.header("grpc-status")), (200, Some("16")), "{answer:?}");
+        let answer = call(setup.gateway.port(), "/web/Unary", &[("content-type", asked)]);
+        assert_eq!((answer.status.as_u16(), field(&answer, "grpc-status")), (200, Some("16")), "{answer:?}");
     }
     // The connection goes on.
     let mut client = Client::connect(setup.gateway.port());
@@ -121,6 +124,31 @@ fn browsers_calls_are_refused_in_the_head_too() {
         let answer = client.request("POST", "/web/Unary", &[("Content-Type", "application/grpc-web")], b"\0\0\0\0\0");
         assert_eq!(answer.header("grpc-status"), Some("16"), "{answer:?}");
     }
+}
+
+/// A call as a client of gRPC makes it, that is answered by a head alone. (curl 7.88 hangs now and then where such a head comes before it
+/// has sent its body.)
+fn call(port: u16, path: &str, fields: &[(&str, &str)]) -> http::response::Parts {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let (mut send, connection) = h2::client::handshake(socket).await.unwrap();
+        tokio::spawn(connection);
+        let mut request = http::Request::builder().method("POST").uri(format!("http://a{path}"));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let (answer, mut stream) = send.send_request(request.body(()).unwrap(), false).unwrap();
+        // What is refused at once may be over by then.
+        let _ = stream.send_data(bytes::Bytes::from_static(b"\0\0\0\0\0"), true);
+        let (answer, body) = answer.await.unwrap().into_parts();
+        assert!(body.is_end_stream(), "{answer:?}");
+        answer
+    })
+}
+
+fn field<'a>(answer: &'a http::response::Parts, name: &str) -> Option<&'a str> {
+    answer.headers.get(name).map(|value| value.to_str().unwrap())
 }
 
 /// The client itself waits for longer, so that what ends the call is the gateway.
@@ -183,12 +211,11 @@ fn the_backend_is_told_what_is_left_of_the_deadline() {
 #[test]
 fn a_malformed_deadline_is_refused() {
     let setup = setup();
-    for bad in ["500", "1s", "-1m", "100000000m", "1.5S"] {
-        let (answer, _) = timed(&setup, "/portcullis.test.Echo/Unary", bad);
-        assert_eq!((answer.status, answer.header("grpc-status")), (200, Some("3")), "{bad} {answer:?}");
+    for (timeout, status) in [("500", "3"), ("1s", "3"), ("-1m", "3"), ("100000000m", "3"), ("1.5S", "3"), ("0n", "4")] {
+        let fields = [("content-type", "application/grpc"), ("grpc-timeout", timeout)];
+        let answer = call(setup.gateway.port(), "/portcullis.test.Echo/Unary", &fields);
+        assert_eq!((answer.status.as_u16(), field(&answer, "grpc-status")), (200, Some(status)), "{timeout} {answer:?}");
     }
-    let (answer, _) = timed(&setup, "/portcullis.test.Echo/Unary", "0n");
-    assert_eq!((answer.status, answer.header("grpc-status")), (200, Some("4")), "{answer:?}");
     setup.gateway.wait_log(|line| line["status"] == 400 && line["reason"] == "malformed_grpc_timeout");
     // On what is no call it is a field like any other.
     let answer = request(setup.gateway.port(), "GET", "/gets", &[("grpc-timeout", "soon")], b"");
