@@ -160,8 +160,8 @@ fn a_header_where_none_is_expected_is_no_request() {
     ));
     let mut connection = Client::connect(gateway.port());
     connection.send([b"PROXY TCP4 203.0.113.7 192.0.2.1 56324 443\r\n", REQUEST].concat());
-    assert_eq!(connection.answer_to("GET").status, 505);
+    assert_eq!(connection.answer_to("GET").status, 400);
     assert!(connection.is_closed());
-    assert!(try_curl(&["--haproxy-protocol", &gateway.url("/")]).is_ok_and(|answer| answer.status == 505));
+    assert!(try_curl(&["--haproxy-protocol", &gateway.url("/")]).is_ok_and(|answer| answer.status == 400));
     assert_eq!(backend.connections(), 0);
 }

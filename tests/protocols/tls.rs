@@ -142,9 +142,10 @@ fn old_versions_are_refused_and_counted() {
     // Whoever speaks HTTP to a TLS port.
     let mut client = Client::connect(gateway.port());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert!(!client.rest().starts_with(b"HTTP/"));
+    client.answer_to("GET").assert_problem(400, "door", "http_on_tls_port");
     eventually("the failure is counted", || failures() == 2.0);
-    assert_eq!(gateway.log(), Vec::<serde_json::Value>::new());
+    let lines = gateway.wait_lines(1);
+    assert_eq!((lines.len(), &lines[0]["reason"]), (1, &"http_on_tls_port".into()));
 }
 
 #[test]
