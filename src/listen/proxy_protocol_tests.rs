@@ -214,10 +214,12 @@ async fn a_stream_without_a_header_keeps_every_byte() {
 async fn a_broken_or_silent_sender_ends_in_an_error() {
     let (received, _) = through_a_socket(b"PROXY TCP4 nonsense\r\n", 3).await;
     assert_eq!(received.unwrap_err().kind(), io::ErrorKind::InvalidData);
-    for cut in [&b""[..], b"PROXY TC", b"PROXY TCP4 192.0", &v2(0x21, 0x11, TCP4)[..20]] {
+    for cut in [&b"PROXY TC"[..], b"PROXY TCP4 192.0", &v2(0x21, 0x11, TCP4)[..20]] {
         let (received, _) = through_a_socket(cut, 1000).await;
         assert_eq!(received.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
+    let (received, _) = through_a_socket(b"", 1000).await;
+    assert_eq!(received.unwrap_err().kind(), io::ErrorKind::ConnectionAborted, "who says nothing breaks nothing");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (mut server, _) = listener.accept().await.unwrap();

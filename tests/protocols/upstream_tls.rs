@@ -298,7 +298,9 @@ fn an_answer_may_come_before_the_request_is_whole() {
         let gateway = gateway(&[("it", &format!("endpoints: ['127.0.0.1:{}'], {}", backend.port(), identity.tls()))], road);
         for _ in 0..3 {
             let mut client = Client::connect(gateway.port());
-            client.send("POST /it/ HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\n\r\nonly the beginning");
+            client.send("POST /it/ HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\n\r\n");
+            // Only the beginning, but enough for the backend to be asked.
+            client.send([b'x'; 20_000]);
             let answer = client.answer_to("POST");
             assert_eq!((answer.status, &*answer.text()), (413, "no!"), "{answer:?}");
         }
