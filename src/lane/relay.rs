@@ -23,6 +23,8 @@ const READ: usize = scratch::SIZE;
 const READ_MORE: usize = 128 * 1024;
 /// What fits into a fresh connection's send buffer, so that writing it cannot wait for the backend to read.
 const WRITE_AT_ONCE: usize = 64 * 1024;
+/// A body up to this size, which is whole in memory, is copied behind the head to leave with it.
+const COPIED: usize = 16 * 1024;
 
 /// Why an exchange broke.
 #[derive(Debug)]
@@ -116,26 +118,30 @@ impl Upstream {
 struct Pending {
     bytes: Vec<u8>,
     sent: usize,
+    /// Behind them, a body that is whole in memory: too large to be copied.
+    body: Bytes,
 }
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        self.sent == self.bytes.len()
+        self.remaining() == 0
     }
 }
 
 impl Buf for Pending {
     fn remaining(&self) -> usize {
-        self.bytes.len() - self.sent
+        self.bytes.len() - self.sent + self.body.len()
     }
 
     fn chunk(&self) -> &[u8] {
-        self.bytes.get(self.sent..).unwrap_or_default()
+        self.bytes.get(self.sent..).filter(|rest| !rest.is_empty()).unwrap_or(&self.body)
     }
 
     fn advance(&mut self, count: usize) {
-        self.sent += count;
-        if self.is_empty() {
+        let before = count.min(self.bytes.len() - self.sent);
+        self.sent += before;
+        self.body.advance(count - before);
+        if self.sent == self.bytes.len() {
             self.bytes.clear();
             self.sent = 0;
         }
@@ -214,13 +220,16 @@ fn begin(journey: &Journey, down: &mut Downstream) -> Sending {
     let framing = request::write(&mut out, &parts);
     let mut sending = Sending {
         framing,
-        pending: Pending { bytes: out, sent: 0 },
+        pending: Pending { bytes: out, sent: 0, body: Bytes::new() },
         done: framing == SentFraming::None,
         failed: false,
         withheld: expects.then(|| tokio::time::Instant::now() + CONTINUE_AFTER),
     };
     if let Some(body) = buffered {
-        sending.frame(&body);
+        match body.len() {
+            ..=COPIED => sending.frame(&body),
+            _ => sending.pending.body = body,
+        }
         sending.done = true;
     } else if !sending.done {
         down.keep_for_replay();
