@@ -204,7 +204,7 @@ fn half_open_connections_block_nobody() {
 fn too_many_requests_in_flight_are_told_to_come_back() {
     // A backend that accepts and never answers.
     let backend = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let gateway = start(backend.local_addr().unwrap().port(), "", "max_in_flight: 3, max_in_flight_per_address: 3");
+    let gateway = start(backend.local_addr().unwrap().port(), "", "max_in_flight: 3, max_in_flight_per_address: 9");
     let held: Vec<_> = (0..3)
         .map(|_| {
             let mut stream = connect(gateway.port());
