@@ -214,7 +214,7 @@ impl<'a> Compiler<'a> {
         for config in self.document.listeners.iter() {
             let Some(mut listener) = Listener::compile(config, self.base, self.problems) else { continue };
             listener.redirect = config.redirect.as_ref().map(|redirect| Redirect::compile(redirect, self.tls_port()));
-            self.warn_of_clear_text(config);
+            self.warn_of_clear_text(config, &listener.name);
             if let Some(twin) = doors.iter().find(|door| door.bind == listener.bind || door.name == listener.name) {
                 let what = if twin.bind == listener.bind { "address" } else { "name" };
                 let message = format!("two listeners have the same {what}, `{}`", listener.name);
@@ -235,11 +235,17 @@ impl<'a> Compiler<'a> {
 
     /// Whoever serves TLS hardly means to serve the same to those who do without, but where the clear text stays on this host or behind
     /// a proxy.
-    fn warn_of_clear_text(&mut self, config: &ListenerConfig) {
+    fn warn_of_clear_text(&mut self, config: &ListenerConfig, name: &str) {
         let Some(with_tls) = self.document.listeners.iter().find(|other| other.tls.is_some()) else { return };
         let local = config.bind.parse::<SocketAddr>().is_ok_and(|bind| bind.ip().is_loopback());
         let behind = !config.trusted_proxies.is_empty() || config.proxy_protocol.is_some();
-        if config.tls.is_none() && config.redirect.is_none() && !local && !behind {
+        // A route that names this listener alone is meant to be here.
+        let both = |route: &RouteConfig| {
+            let names = route.listeners.as_ref();
+            names.is_none_or(|names| names.len() > 1 && names.iter().any(|listener| listener.value == name))
+        };
+        let shared = self.document.routes.iter().any(|route| both(route));
+        if config.tls.is_none() && config.redirect.is_none() && !local && !behind && shared {
             let message = format!("this listener serves in clear text what `{}` serves over TLS", with_tls.bind.value);
             self.problems.push(Problem::warning(config.bind.place, message).hint("add `redirect: https` to it"));
         }
