@@ -71,7 +71,7 @@ pub fn write(out: &mut Vec<u8>, parts: &Parts<'_>) -> SentFraming {
         _ => {}
     }
     if parts.expects {
-        out.extend_from_slice(b"Expect: 100-continue\r\n");
+        out.extend_from_slice(b"expect: 100-continue\r\n");
     }
     out.extend_from_slice(b"\r\n");
     framing
