@@ -159,7 +159,7 @@ fn a_listener_that_does_not_exist_is_named_with_a_hint() {
         ("[ pubic ]", "unknown listener `pubic`"),
         ("[ pubic ]", "did you mean `public`?"),
         ("zzz", "the listeners are `public`, `127.0.0.1:18082`"),
-        ("[]", "list of listeners is empty"),
+        ("[]", "empty"),
     ] {
         let ran = check(&files, &format!("{yaml}  - {{ path: /, service: localhost, port: 1, listeners: {listeners} }}\n"));
         assert!(ran.code == 1 && ran.stderr.contains(said), "{listeners}: {ran:?}");
