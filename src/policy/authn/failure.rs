@@ -36,7 +36,11 @@ pub enum Failure {
     SignatureFromTheFuture,
     StaleSignature,
     BadRequestSignature,
+    /// The signature is good, and covers the digest of another body.
+    ContentDigestMismatch,
     ReplayedSignature,
+    /// It was made before anybody remembered which were used.
+    SignatureBeforeStart,
     /// More signatures came than can be remembered: nobody knows whether one comes again.
     ReplayWindowFull,
     TokenTooLarge,
@@ -118,6 +122,10 @@ impl Failure {
             Failure::SignatureFromTheFuture => ("signature_from_future", "The signature was made in the future.", Other),
             Failure::StaleSignature => ("stale_signature", "The signature is too old.", Other),
             Failure::BadRequestSignature => ("bad_request_signature", "The signature is not this request's.", Other),
+            Failure::ContentDigestMismatch => ("content_digest_mismatch", "The body is not the one that was signed.", Other),
+            Failure::SignatureBeforeStart => {
+                ("signature_before_start", "The signature was made before the gateway started: sign the request anew.", Other)
+            }
             Failure::ReplayedSignature => ("replayed_signature", "The signature was used before.", Other),
             Failure::ReplayWindowFull => {
                 ("replay_window_full", "Whether the signature was used before cannot be found out now.", Unavailable)

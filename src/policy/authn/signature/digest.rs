@@ -2,13 +2,14 @@
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, header};
 use sfv::{BareItem, ListEntry, Parser};
 use subtle::ConstantTimeEq;
 
 use crate::exchange::Exchange;
 use crate::head::{BodyFraming, RequestHead};
 use crate::policy::authn::Authn;
+use crate::policy::authn::failure::Failure;
 use crate::policy::{OnBody, Policy};
 use crate::reply::{Flow, Reply};
 
@@ -38,6 +39,12 @@ fn agrees(value: &[u8], body: &[u8]) -> bool {
     agreed
 }
 
+/// Whether the body is the one that the request's `Content-Digest` announces.
+pub fn agrees_with(head: &RequestHead, body: &[u8]) -> bool {
+    let lines: Vec<&[u8]> = head.header_all("content-digest").collect();
+    agrees(&lines.join(&b", "[..]), body)
+}
+
 impl OnBody for ContentDigest {
     fn bound(&self) -> usize {
         self.bound
@@ -49,12 +56,11 @@ impl OnBody for ContentDigest {
     }
 
     fn on_body(&self, head: &RequestHead, body: &Bytes, _: &mut Exchange) -> Flow {
-        let lines: Vec<&[u8]> = head.header_all("content-digest").collect();
-        if agrees(&lines.join(&b", "[..]), body) {
+        if agrees_with(head, body) {
             return Flow::Continue(());
         }
-        let detail = "The body is not the one that was signed.";
-        let reply = Reply::new(StatusCode::UNAUTHORIZED, Authn::NAME, "content_digest_mismatch", detail);
+        let failure = Failure::ContentDigestMismatch;
+        let reply = Reply::new(failure.status(), Authn::NAME, failure.reason(), failure.detail());
         reply.header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature")).refuse()
     }
 }

@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use sfv::{BareItem, InnerList, ListEntry, Parser};
 
-use self::replay::{Bearer, Seen, Window};
+use self::replay::{Bearer, Seat, Seen, Signed, Window};
 use super::consumer::Consumers;
 use super::failure::Failure;
 use super::jwt_keys::VerifyKey;
@@ -35,6 +35,9 @@ pub const METHOD: &str = "signature";
 
 static SIGNATURE: HeaderName = HeaderName::from_static("signature");
 static SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input");
+
+/// Where the ledger keeps what was taken: one window for all policies, wherever they stand.
+const WINDOW: &str = "authn/signatures";
 
 const DEFAULT_MAX_AGE: u64 = 300;
 const DEFAULT_SKEW: u64 = 30;
@@ -55,14 +58,15 @@ pub struct SignatureConfig {
     pub body_digest: Option<bool>,
     /// The longest body that is read to be compared with its digest; more is 413. Default 1MiB.
     pub max_body: Option<Spanned<Size>>,
-    /// How long after `created` a signature is taken. Default 5m, at most 1d.
+    /// How long after `created` a signature is taken. Default 5m, at most 1d. One that was made before the gateway started is refused, for
+    /// nobody knows whether it was used.
     pub max_age: Option<Spanned<Period>>,
     /// How far ahead a client's clock may be. Default 30s, at most 1d.
     pub clock_skew: Option<Spanned<Period>>,
     /// The `tag` that a signature must have. Default: any, or none.
     pub tag: Option<String>,
-    /// Whether a signature must have a `nonce`. Default false: then the signature itself is what is taken only once, and a client that
-    /// repeats a request within the same second needs a nonce.
+    /// Whether a signature must have a `nonce`. Default false: then what was signed is taken only once, however often it is signed, and a
+    /// client that repeats a request within the same second needs a nonce.
     pub require_nonce: bool,
     /// How many signatures are remembered so that none is taken twice. Default 100000; 1 to 10000000, 40 bytes each. When that many came within
     /// twice `max_age`, more are answered 503.
@@ -79,7 +83,7 @@ pub struct SignatureMethod {
     skew: u64,
     tag: Option<String>,
     require_nonce: bool,
-    window: Arc<Window>,
+    seat: Seat,
     consumers: Arc<Consumers>,
 }
 
@@ -122,8 +126,8 @@ impl SignatureMethod {
             let problem = Problem::warning(cx.place, "no consumer has a signing key, so that no signature can be right");
             cx.problems.push(problem.hint("consumers: [ { signing_keys: [ ... ] } ]"));
         }
-        let window = max_age + skew;
-        let shelf = format!("{}/authn/signatures/{window}/{remembered}", cx.scope);
+        let now = super::now();
+        let window = cx.ledger.keep(WINDOW, || Window::new(now));
         Some(SignatureMethod {
             query_too: config.components.is_none(),
             required,
@@ -133,7 +137,7 @@ impl SignatureMethod {
             skew,
             tag: config.tag.clone(),
             require_nonce: config.require_nonce,
-            window: cx.ledger.keep(&shelf, || Window::new(window, remembered as usize)),
+            seat: window.seat(cx.scope, max_age + skew, remembered as usize, now),
             consumers: cx.consumers.clone(),
         })
     }
@@ -162,17 +166,22 @@ impl SignatureMethod {
             }
             let components = base::components(covered)?;
             self.covers(&components, head)?;
-            self.is_timely(covered, now)?;
-            if !self.signed(key, covered, &components, head, exchange, signature)? {
-                return Err(Failure::BadRequestSignature);
+            let created = self.is_timely(covered, now)?;
+            let signed = self.signed(key, covered, &components, head, exchange, signature)?;
+            let base = signed.ok_or(Failure::BadRequestSignature)?;
+            // A body is compared once it has come; where none comes, it is that of no bytes.
+            let bodiless =
+                head.body == BodyFraming::None && components.iter().any(|component| component.name == "content-digest");
+            if bodiless && !digest::agrees_with(head, b"") {
+                return Err(Failure::ContentDigestMismatch);
             }
-            self.is_first(covered, signature, exchange, now)?;
+            self.is_first(covered, &base, created, exchange, now)?;
             return Ok(proved.clone());
         }
         Err(Failure::UnknownSigningKey)
     }
 
-    /// Whether it is this request that was signed, under one of the spellings of its path that a client may take for the right one: the
+    /// The text that was signed, if it is this request's, under one of the spellings of its path that a client may take for the right one: the
     /// canonical one, and its own. Where slashes go to the backend as they came, only what is sent there counts.
     fn signed(
         &self,
@@ -182,14 +191,16 @@ impl SignatureMethod {
         head: &RequestHead,
         exchange: &Exchange,
         signature: &Vec<u8>,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Option<Vec<u8>>, Failure> {
         let sent = exchange.sent_path(head);
         let canonical = if sent.contains("//") { sent } else { &head.path };
-        if key.verifies(&base::base(covered, components, head, canonical, exchange)?, signature) {
-            return Ok(true);
+        let base = base::base(covered, components, head, canonical, exchange)?;
+        if key.verifies(&base, signature) {
+            return Ok(Some(base));
         }
-        let Some(own) = head.spelling.as_ref().and_then(|spelling| spelling.without_dots()) else { return Ok(false) };
-        Ok(key.verifies(&base::base(covered, components, head, own, exchange)?, signature))
+        let Some(own) = head.spelling.as_ref().and_then(|spelling| spelling.without_dots()) else { return Ok(None) };
+        let base = base::base(covered, components, head, own, exchange)?;
+        Ok(key.verifies(&base, signature).then_some(base))
     }
 
     /// Whether the signature covers all that it has to.
@@ -204,7 +215,8 @@ impl SignatureMethod {
         if all && query && digest { Ok(()) } else { Err(Failure::UncoveredComponent) }
     }
 
-    fn is_timely(&self, covered: &InnerList, now: u64) -> Result<(), Failure> {
+    /// When it was made, in seconds since 1970, if that is neither too long ago nor to come.
+    fn is_timely(&self, covered: &InnerList, now: u64) -> Result<u64, Failure> {
         let time = |name: &str| match covered.params.get(name) {
             None => Ok(None),
             Some(value) => value.as_int().and_then(|time| u64::try_from(time).ok()).ok_or(Failure::MalformedSignature).map(Some),
@@ -214,11 +226,12 @@ impl SignatureMethod {
             return Err(Failure::SignatureFromTheFuture);
         }
         let over = now > created.saturating_add(self.max_age) || time("expires")?.is_some_and(|end| now > end);
-        if over { Err(Failure::StaleSignature) } else { Ok(()) }
+        if over { Err(Failure::StaleSignature) } else { Ok(created) }
     }
 
-    /// Last, so that only good signatures are remembered.
-    fn is_first(&self, covered: &InnerList, signature: &[u8], exchange: &Exchange, now: u64) -> Result<(), Failure> {
+    /// Last, so that only good signatures are remembered. What is remembered is what was signed, `base`, and not the signature: whoever sees
+    /// one can make another of it that is as good (ECDSA's with n - s), and none of these says anything new.
+    fn is_first(&self, covered: &InnerList, base: &[u8], created: u64, exchange: &Exchange, now: u64) -> Result<(), Failure> {
         let nonce = covered.params.get("nonce").and_then(BareItem::as_str);
         if nonce.is_none() && self.require_nonce {
             return Err(Failure::MalformedSignature);
@@ -226,13 +239,15 @@ impl SignatureMethod {
         let mut hasher = blake3::Hasher::new();
         let id = covered.params.get("keyid").and_then(BareItem::as_str).unwrap_or_default();
         super::feed(&mut hasher, id.as_bytes());
-        super::feed(&mut hasher, nonce.map_or(signature, str::as_bytes));
+        super::feed(&mut hasher, nonce.map_or(base, str::as_bytes));
         hasher.update(&[u8::from(nonce.is_some())]);
         let mut mark = [0; 16];
         hasher.finalize_xof().fill(&mut mark);
         let connection = Arc::as_ptr(&exchange.connection) as usize;
-        match self.window.see(mark, Bearer { connection, started: exchange.started }, now) {
+        let bearer = Bearer { connection, started: exchange.started };
+        match self.seat.see(&Signed { mark, bearer, created, skew: self.skew }, now) {
             Seen::First => Ok(()),
+            Seen::Unknown => Err(Failure::SignatureBeforeStart),
             Seen::Again => Err(Failure::ReplayedSignature),
             Seen::Full => Err(Failure::ReplayWindowFull),
         }
