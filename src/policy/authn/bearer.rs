@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::introspection::{Introspection, IntrospectionConfig};
 use super::jwks::Jwks;
 use super::jwt::{Issuer, JwtConfig};
-use super::jwt_token::Token;
+use super::jwt_token::{MAX_TOKEN, Token};
 use super::method::{Carriers, Method, Proved, Proving, Verdict};
 use super::sources::{self, TokenSource};
 use super::token_cache::{Known, TokenCache, TokenKey, Voucher};
@@ -111,6 +111,18 @@ impl BearerMethod {
         sources::find(&self.sources, head)
     }
 
+    /// What can be said of a token by its look: that it is too long, or has bytes that no access token has (RFC 6749, appendix A.12).
+    /// Nobody is asked about those.
+    fn look(token: &[u8]) -> Result<(), Failure> {
+        if token.len() > MAX_TOKEN {
+            return Err(Failure::TokenTooLarge);
+        }
+        if token.is_empty() || !token.iter().all(|byte| matches!(byte, 0x21..=0x7e)) {
+            return Err(Failure::MalformedToken);
+        }
+        Ok(())
+    }
+
     fn key(&self, token: &[u8]) -> TokenKey {
         *blake3::keyed_hash(&self.token_key, token).as_bytes()
     }
@@ -178,6 +190,7 @@ impl BearerMethod {
         if let Some(proved) = self.remembered(&key, now)? {
             return Ok(proved);
         }
+        Self::look(token)?;
         let mut refused = match self.verify(key, token, now) {
             Ok(proved) => return Ok(proved),
             Err(refused) => refused,
@@ -209,6 +222,9 @@ impl BearerMethod {
             Ok(Some(proved)) => return Verdict::Proved(proved),
             Ok(None) => {}
             Err(failure) => return Verdict::Failed(failure),
+        }
+        if let Err(failure) = Self::look(token) {
+            return Verdict::Failed(failure);
         }
         match self.verify(key, token, now) {
             Ok(proved) => Verdict::Proved(proved),

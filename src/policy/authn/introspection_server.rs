@@ -29,9 +29,11 @@ use crate::value::{Period, Spanned};
 const MAX_CALLS: usize = 256;
 /// How many inactive tokens are remembered.
 const MAX_INACTIVE: usize = 10_000;
-/// After so many failures in a row the server is left alone for a moment.
+/// After so many outages in a row the server is left alone for a moment.
 const TOLERATED: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often it is said that a single token could not be judged.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// What the server said.
 #[derive(Clone)]
@@ -72,6 +74,8 @@ struct Desk {
     failures: u32,
     /// The server is left alone until then.
     closed: Option<Instant>,
+    /// When the last answer was told that was of no use.
+    told: Option<Instant>,
 }
 
 struct Counts {
@@ -217,8 +221,16 @@ impl Call {
         self.sender.send_replace(Some(word));
     }
 
+    /// What a client can choose must not shut the others out: an answer that may be about its token alone does not count.
     fn failed(&self, trouble: &Trouble) {
         let mut desk = self.server.desk.lock();
+        if !trouble.is_outage() {
+            if desk.told.is_none_or(|told| told.elapsed() >= SILENCE) {
+                desk.told = Some(Instant::now());
+                log::warn!("{} did not judge a token: {trouble}", self.server.label());
+            }
+            return;
+        }
         desk.failures = desk.failures.saturating_add(1);
         if desk.failures >= TOLERATED {
             desk.closed = Some(Instant::now() + PAUSE);

@@ -1,7 +1,7 @@
 //! Keys that an issuer publishes: fetched in the background, kept while the issuer is away, read by requests without a lock.
 //!
-//! A request waits for keys in two cases only, and never for long: there are none yet, or its token names one that is not known.
-//! The latter makes them be fetched again, at most once per `cooldown` however many such tokens come.
+//! A request waits for keys in two cases only, and never for long: there are none yet, or none of them signed its token. The latter makes
+//! them be fetched again, at most once per `cooldown` however many such tokens come. So does a reload, whenever it comes.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -37,7 +37,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 pub struct JwksConfig {
     /// The longest time between two fetches. A `Cache-Control` of the answer shortens it, to 30s at the least. 1s to 24h, default 10m.
     pub refresh: Option<Spanned<Period>>,
-    /// The shortest time between two fetches that tokens with unknown keys cause. 100ms to 1h, default 10s.
+    /// The shortest time between two fetches that tokens cause which no known key has signed. 100ms to 1h, default 10s. A reload fetches
+    /// at once.
     pub cooldown: Option<Spanned<Period>>,
     /// How long a request waits for keys to be fetched. 0s to 10s, default 1s. Then it is answered 401 `unknown_key`; or, as long as
     /// there were no keys at all, 503 `keys_unavailable` with `Retry-After`.
@@ -172,10 +173,13 @@ impl Jwks {
             attempts: watch::channel(0).0,
             counts,
         });
-        if let Some(background) = cx.background
-            && !jwks.started.swap(true, Ordering::Relaxed)
-        {
-            background.spawn(keep_fresh(Arc::downgrade(&jwks), jwks.wanted.clone()));
+        if let Some(background) = cx.background {
+            if jwks.started.swap(true, Ordering::Relaxed) {
+                // Who reloads wants what is true now.
+                jwks.want();
+            } else {
+                background.spawn(keep_fresh(Arc::downgrade(&jwks), jwks.wanted.clone()));
+            }
         }
         Some(Some(jwks))
     }
@@ -213,12 +217,21 @@ impl Jwks {
             if !state.may_change(self.cooldown()) {
                 return;
             }
-            if !state.fetching {
-                state.fetching = true;
-                self.wanted.notify_one();
-            }
+            self.begin(&mut state);
         }
         let _ = attempts.changed().await;
+    }
+
+    /// Sees to it that keys are fetched now.
+    fn want(&self) {
+        self.begin(&mut self.state.lock());
+    }
+
+    fn begin(&self, state: &mut State) {
+        if !state.fetching {
+            state.fetching = true;
+            self.wanted.notify_one();
+        }
     }
 
     /// While there are no keys at all, nobody gains from long pauses.

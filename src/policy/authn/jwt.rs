@@ -166,12 +166,11 @@ impl Issuer {
     /// The fetched keys, if newer ones could make a difference to a token that was refused for this.
     pub fn stale_for(&self, token: &Token<'_>, failure: Failure) -> Option<&Arc<Jwks>> {
         let jwks = self.jwks.as_ref()?;
-        let helps = match failure {
-            Failure::UnknownKey | Failure::KeysUnavailable => true,
-            // A token that names no key is tried with all of them.
-            Failure::UnsupportedAlgorithm | Failure::BadSignature => !token.names_key(),
-            _ => false,
-        };
+        // A key may be replaced without a new name, or have none: then a new key's tokens look forged until it is fetched.
+        let helps = matches!(
+            failure,
+            Failure::UnknownKey | Failure::KeysUnavailable | Failure::UnsupportedAlgorithm | Failure::BadSignature
+        );
         (helps && token.check_header(&self.types).is_ok() && jwks.may_change()).then_some(jwks)
     }
 

@@ -55,11 +55,6 @@ impl<'a> Token<'a> {
         Ok(Token { message, payload, signature, algorithm, kid, kind })
     }
 
-    /// Whether the token names the key that signed it.
-    pub fn names_key(&self) -> bool {
-        self.kid.is_some()
-    }
-
     /// What can be refused before any key is looked at.
     pub fn check_header(&self, types: &[Box<str>]) -> Result<(), Failure> {
         match &self.kind {

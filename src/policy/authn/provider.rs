@@ -54,6 +54,18 @@ pub enum Trouble {
     Unusable(&'static str),
 }
 
+impl Trouble {
+    /// Whether the server itself is at fault, whatever it was asked: it cannot be reached, or says that it is not up to it. Any other
+    /// answer may be about the one question, which may be a client's to choose.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Trouble::Unreachable(_) => true,
+            Trouble::Status(status) => matches!(status.as_u16(), 429 | 502 | 503 | 504),
+            Trouble::TooLong | Trouble::Unusable(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -250,6 +262,15 @@ mod tests {
         ] {
             assert_eq!(max_age(value), seconds.map(Duration::from_secs), "{value}");
         }
+    }
+
+    #[test]
+    fn only_what_is_wrong_with_the_server_is_an_outage() {
+        let status = |code| Trouble::Status(StatusCode::from_u16(code).unwrap());
+        assert!(Trouble::Unreachable(String::new()).is_outage());
+        assert!([429, 502, 503, 504].into_iter().all(|code| status(code).is_outage()));
+        assert!(![204, 302, 400, 401, 403, 413, 500].into_iter().any(|code| status(code).is_outage()));
+        assert!(!Trouble::TooLong.is_outage() && !Trouble::Unusable("x").is_outage());
     }
 
     #[test]
