@@ -104,6 +104,8 @@ pub struct Journey {
     ended: bool,
     /// How the client wants to be answered.
     pub dialect: Dialect,
+    /// The 304 by which a backend said that a stored answer still holds.
+    pub validation: Option<Box<cache::Validation>>,
     /// The listener's bounds, where the route has none of its own.
     bounds: Bounds,
     wall: SystemTime,
@@ -141,6 +143,7 @@ impl Journey {
             cache_use: None,
             call_due: None,
             ended: false,
+            validation: None,
             bounds: Bounds { body: door.limits.body, time: door.timeouts.request, paths: door.paths },
             wall: SystemTime::now(),
         });
@@ -466,6 +469,16 @@ impl Journey {
         for step in view.route(*routed).iter().flat_map(|route| &route.plan.response) {
             step.on_response(status, exchange);
         }
+    }
+
+    /// Forgets what the cache has of the target that this request has changed, if a backend's answer says that it has.
+    pub fn changed<'a>(&self, status: StatusCode, fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
+        if self.head.method.is_safe() || !self.view.snapshot.caches || !(status.is_success() || status.is_redirection()) {
+            return;
+        }
+        let names = |name: &[u8]| name.eq_ignore_ascii_case(b"location") || name.eq_ignore_ascii_case(b"content-location");
+        let named = fields.filter(|(name, _)| names(name)).map(|(_, value)| value);
+        self.view.cache.changed(&self.head, self.exchange.scheme(), named);
     }
 
     /// Notes an answer of the gateway's own.

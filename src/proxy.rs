@@ -6,14 +6,14 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use pingora_cache::key::HashBinary;
 use pingora_cache::storage::HitHandler;
-use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, NoCacheReason, RespCacheable};
+use pingora_cache::{CacheKey, CacheMeta, CachePhase, ForcedFreshness, NoCacheReason, RespCacheable};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::HttpTask;
@@ -105,10 +105,22 @@ impl ProxyHttp for Gateway {
         cache::vary(&policy, meta, |name| seen_upstream(&journey.head, &journey.exchange, name))
     }
 
-    fn response_cache_filter(&self, _session: &Session, answer: &ResponseHeader, ctx: &mut Self::CTX) -> Result<RespCacheable> {
-        Ok(match journey(ctx)?.cache_policy() {
-            Some(policy) => cache::store(answer, &policy),
-            None => RespCacheable::Uncacheable(NoCacheReason::Custom("no_policy")),
+    fn response_cache_filter(&self, session: &Session, answer: &ResponseHeader, ctx: &mut Self::CTX) -> Result<RespCacheable> {
+        let journey = journey(ctx)?;
+        let Some(policy) = journey.cache_policy() else {
+            return Ok(RespCacheable::Uncacheable(NoCacheReason::Custom("no_policy")));
+        };
+        let (stored, key) = (journey.view.cache, session.cache.maybe_cache_key());
+        let asked = journey.outcome.upstream_started.and_then(|started| SystemTime::now().checked_sub(started.elapsed()));
+        if let (Some(key), Some(asked)) = (key, asked)
+            && stored.was_changed(key, asked)
+        {
+            // It may be what there was before the change.
+            return Ok(RespCacheable::Uncacheable(NoCacheReason::Custom("changed")));
+        }
+        Ok(match (&journey.validation, session.cache.maybe_cache_meta()) {
+            (Some(validation), Some(meta)) => validation.store(answer, meta, key, stored, &policy),
+            _ => cache::store(answer, &policy),
         })
     }
 
@@ -262,6 +274,11 @@ impl ProxyHttp for Gateway {
             journey.refusal = Some(bad.reply());
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an answer that cannot be passed on"));
         }
+        if journey.cache_use.is_some() && !interim {
+            // Now, so that whoever gets it later is told the same.
+            cache::rules::date_it(answer, SystemTime::now());
+            journey.validation = cache::Validation::of(answer);
+        }
         if !answer.status.is_informational() || answer.status == StatusCode::SWITCHING_PROTOCOLS {
             journey.answer_began(journey.fate.as_ref().and_then(|fate| fate.uploaded()));
             journey.note_grpc_status(&answer.headers);
@@ -285,6 +302,12 @@ impl ProxyHttp for Gateway {
         let journey = journey(ctx)?;
         if answer.status.is_informational() && answer.status != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(());
+        }
+        journey.changed(answer.status, answer.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())));
+        if let (Some(validation), CachePhase::RevalidatedNoCache(_)) = (&journey.validation, session.cache.phase())
+            && answer.status != StatusCode::NOT_MODIFIED
+        {
+            validation.update(answer);
         }
         journey.answered(answer.status);
         if let Some(via) = journey.exchange.via(journey.outcome.answered_in) {

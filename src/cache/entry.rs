@@ -7,6 +7,8 @@ use pingora_cache::key::{CacheHashKey, CompactCacheKey, HashBinary};
 use pingora_cache::{CacheKey, CacheMeta};
 use pingora_core::Result;
 
+use super::changed::Place;
+use super::key;
 use super::stored::StoredHead;
 
 /// What an entry costs besides its bytes: itself, the reference counts, and about two slots in the tables.
@@ -74,6 +76,8 @@ impl Meta {
 pub(super) struct Entry {
     pub(super) primary: Box<[u8]>,
     pub(super) user_tag: Box<str>,
+    /// Where it is noted when the target was changed.
+    pub(super) place: Place,
     pub(super) meta: Meta,
     pub(super) body: Bytes,
     /// In bytes; kept, because the store asks for it under its locks.
@@ -82,7 +86,9 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(key: &CacheKey, meta: Meta, body: Bytes) -> Self {
-        let entry = Entry { primary: key.primary_key().into(), user_tag: key.user_tag.as_str().into(), meta, body, weight: 0 };
+        let primary: Box<[u8]> = key.primary_key().into();
+        let (place, user_tag) = (Place::of(key::target_of(&primary)), key.user_tag.as_str().into());
+        let entry = Entry { primary, user_tag, place, meta, body, weight: 0 };
         entry.weighed()
     }
 

@@ -26,6 +26,7 @@ where
 {
     let origin = exchange.told.as_ref().map_or(&[][..], |told| &told.origin);
     let mut bytes = Framed(Vec::with_capacity(128 + route_id.len() + origin.len() + 2 * head.host.len() + head.path.len()));
+    // First, so that it can be told from the rest: `target_of`.
     bytes.target(&head.host, &head.path, head.query().filter(|_| policy.query == QueryKey::All));
     bytes.put(route_id.as_bytes());
     bytes.put(exchange.scheme().as_bytes());
@@ -50,6 +51,24 @@ where
     // Storage, lock and predictor all ask for this hash; without the override each of them would compute it again.
     key.set_primary_bin_override(hash);
     key
+}
+
+/// What is asked for, as keys begin with it.
+pub(super) fn target(host: &str, path: &str, query: Option<&str>) -> Vec<u8> {
+    let mut bytes = Framed(Vec::with_capacity(64 + host.len() + path.len()));
+    bytes.target(host, path, query);
+    bytes.0
+}
+
+/// The target that a key begins with.
+pub(super) fn target_of(primary: &[u8]) -> &[u8] {
+    let part = |at: usize| {
+        let length = primary.get(at..)?.first_chunk().map(|length| u64::from_le_bytes(*length))?;
+        at.checked_add(8)?.checked_add(usize::try_from(length).ok()?)
+    };
+    // Host, path, a flag, query.
+    let end = part(0).and_then(part).and_then(|flag| part(flag + 1));
+    end.and_then(|end| primary.get(..end)).unwrap_or(primary)
 }
 
 /// The variance of a stored answer for a request: a hash over what the request has in the fields that the answer's `Vary` names.
@@ -119,6 +138,18 @@ mod tests {
 
     fn bytes(head: &RequestHead, policy: &CachePolicy) -> Vec<u8> {
         key(head, &Exchange::for_tests(), seen(head), "r", policy).primary_key().to_vec()
+    }
+
+    #[test]
+    fn a_key_begins_with_its_target() {
+        let mut policy = policy();
+        for (url, path, query) in [("/a?x=1", "/a", Some("x=1")), ("/a?", "/a", Some("")), ("/a", "/a", None)] {
+            let bytes = bytes(&get(url, &[("host", "h")]), &policy);
+            assert_eq!(target_of(&bytes), target("h", path, query), "{url}");
+        }
+        policy.query = QueryKey::None;
+        assert_eq!(target_of(&bytes(&get("/a?x=1", &[("host", "h")]), &policy)), target("h", "/a", None));
+        assert_eq!(target_of(b"short"), b"short");
     }
 
     #[test]

@@ -32,6 +32,7 @@ use pingora_core::{Error, ErrorType, Result};
 use quick_cache::sync::{EntryAction, EntryResult};
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
+use super::changed::Changes;
 use super::entry::{Entry, Index, Meta};
 
 /// Only sizes the tables' memory of what was evicted.
@@ -64,6 +65,8 @@ type Store = quick_cache::sync::Cache<Index, Arc<Entry>, ByBytes, ahash::RandomS
 /// See the module. Lives as long as the process.
 pub struct MemoryTier {
     store: Store,
+    /// What was stored before its target was changed is no answer.
+    pub(super) changes: Changes,
     /// The most that one entry may weigh.
     longest: usize,
     /// Bytes held by bodies that are still arriving, and their bound.
@@ -107,6 +110,7 @@ impl MemoryTier {
         let longest = usize::try_from(store.shard_capacity()).unwrap_or(usize::MAX) / 4 * 3;
         Box::leak(Box::new(MemoryTier {
             store,
+            changes: Changes::new(),
             longest,
             filling: AtomicUsize::new(0),
             filling_bound,
@@ -126,6 +130,11 @@ impl MemoryTier {
         }
     }
 
+    /// Forgets one entry.
+    pub(super) fn forget(&self, key: &CacheKey) {
+        self.store.remove(&Index::of(key));
+    }
+
     /// Forgets everything.
     pub fn clear(&self) {
         self.store.clear();
@@ -133,7 +142,8 @@ impl MemoryTier {
 
     /// The entry of this very key, variance included, fresh or not.
     pub(super) fn find(&self, key: &CacheKey) -> Option<Arc<Entry>> {
-        self.store.get(&Index::of(key)).filter(|entry| entry.is_for(key))
+        let current = |entry: &Arc<Entry>| entry.is_for(key) && !self.changes.since(entry.place, entry.meta.created);
+        self.store.get(&Index::of(key)).filter(current)
     }
 
     /// Room for `bytes` more of arriving bodies.

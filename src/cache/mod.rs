@@ -18,12 +18,14 @@
 //!
 //! Not in here: tiers on disk or in Redis, purging by tag, serving stale answers, and who may purge.
 
+mod changed;
 pub mod credentials;
 mod entry;
 mod hit;
 pub mod key;
 pub mod memory;
 pub mod policy;
+mod revalidate;
 pub mod rules;
 pub mod status;
 mod stored;
@@ -39,11 +41,15 @@ use pingora_cache::predictor::Predictor;
 use pingora_cache::{CacheKey, CacheMeta, CacheOptionOverrides, ForcedFreshness, HttpCache, NoCacheReason, RespCacheable};
 use pingora_http::ResponseHeader;
 
+use crate::head::RequestHead;
+
+use changed::Place;
 pub use credentials::Credentials;
 pub use hit::Hit;
 pub use key::key;
 pub use memory::{MemoryStats, MemoryTier};
 pub use policy::{CacheConfig, CachePolicy};
+pub use revalidate::Validation;
 pub use rules::{Bypass, Use, asks_for_no_bytes};
 pub use status::{CACHE_STATUS, Outcome};
 pub use stored::StoredHead;
@@ -148,6 +154,22 @@ impl Cache {
         key.variance = None;
         let purged = self.storage.purge(PurgeTarget::Active(&key), PurgeType::Invalidation, &Span::inactive().handle()).await;
         matches!(purged, Ok(PurgeOutcome::Purged(_)))
+    }
+
+    /// A request that is not safe was answered without an error: forgets what it has changed. `named` are the answer's `Location` and
+    /// `Content-Location`.
+    pub fn changed<'a>(&self, head: &RequestHead, scheme: &str, named: impl Iterator<Item = &'a [u8]>) {
+        self.storage.changes.by(head, scheme, named);
+    }
+
+    /// Whether what is kept under a key was changed since `then`: an answer that was asked for before may be from before the change.
+    pub fn was_changed(&self, key: &CacheKey, then: SystemTime) -> bool {
+        self.storage.changes.since(Place::of(key::target_of(key.primary_key())), then)
+    }
+
+    /// Forgets one entry.
+    fn forget(&self, key: &CacheKey) {
+        self.storage.forget(key);
     }
 
     /// Forgets everything.

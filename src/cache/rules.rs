@@ -242,6 +242,18 @@ fn date(value: &HeaderValue) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(timestamp.as_second()).ok()?))
 }
 
+/// A message without a `Date` is from the moment in which it came (RFC 9110, section 6.6.1).
+pub fn date_it(answer: &mut ResponseHeader, now: SystemTime) {
+    if answer.headers.contains_key(header::DATE) {
+        return;
+    }
+    let written =
+        jiff::Timestamp::try_from(now).map(|now| jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now));
+    if let Ok(Ok(date)) = written {
+        let _ = answer.insert_header(header::DATE, date);
+    }
+}
+
 /// Takes out what belongs to one connection and not to the answer (RFC 9111, section 3.1), and the `Age` it arrived with.
 pub fn strip(headers: &mut ResponseHeader) {
     let named: Vec<HeaderName> = list(&headers.headers.get_all(header::CONNECTION))

@@ -388,6 +388,7 @@ async fn relay(
     sending: &mut Sending,
     mut answer: Box<AnswerHead>,
 ) -> Result<(), Broken> {
+    journey.changed(answer.status, answer.headers());
     journey.answered(answer.status);
     // A backend that answers before it has the whole request may not read the rest as a part of it.
     let early = !sending.done || sending.pending.has_remaining() || sending.failed;

@@ -92,6 +92,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     reserved_fields.dedup();
     Some(Snapshot {
         reserved_fields,
+        caches: knobs().any(|knobs| knobs.cache.is_some()),
         credentials: Credentials::new(credential_headers, credential_queries.iter().cloned()),
         credential_queries: credential_queries.into_iter().collect(),
         generation,

@@ -131,6 +131,8 @@ pub struct Snapshot {
     pub access_log: crate::observe::Settings,
     /// The query parameters in which any route takes a credential: they are never logged.
     pub credential_queries: Vec<Arc<str>>,
+    /// Whether any route has a cache.
+    pub caches: bool,
     /// Where requests may carry credentials: one that does never uses the cache.
     pub credentials: crate::cache::Credentials,
     /// Fields under which some route's backends hear who the client is: `X-Auth-*` and `X-Consumer-*`, as far as any policy sets them. No
