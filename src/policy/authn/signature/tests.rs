@@ -141,7 +141,7 @@ fn every_spelling_of_a_host_is_one_signed_authority() {
             let dictionary = Parser::parse_dictionary(b"s=(\"@authority\" \"@target-uri\" \"host\")").unwrap();
             let ListEntry::InnerList(list) = dictionary.get("s").unwrap() else { panic!() };
             let parts = base::components(list).unwrap();
-            let text = String::from_utf8(base::base(list, &parts, &head, &Exchange::for_tests()).unwrap()).unwrap();
+            let text = String::from_utf8(base::base(list, &parts, &head, &head.path, &Exchange::for_tests()).unwrap()).unwrap();
             let signed = format!(
                 "\"@authority\": {}\n\"@target-uri\": http://{}/a\n\"host\": {written}\n",
                 String::from_utf8_lossy(head.authority()),
