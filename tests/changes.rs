@@ -160,7 +160,8 @@ fn a_304_updates_every_field_but_those_of_the_body(lane: bool) {
 }
 
 fn a_validated_answer_is_from_the_moment_of_its_validation(lane: bool) {
-    let gateway = start(lane, &revalidating(&[]));
+    let origin = revalidating(&[]);
+    let gateway = start(lane, &origin);
     let validation = validated(&gateway);
     let date = validation.header("date").unwrap().to_owned();
     assert!(date != OLD && date.ends_with(" GMT"), "{date}");

@@ -25,7 +25,7 @@ fn server() -> Backend {
             () if said("bad-request") => answer(400, &[], "{\"error\":\"invalid_request\"}"),
             () if said("too-large") => answer(413, &[], ""),
             () if said("broken") => answer(500, &[], ""),
-            () if said("moved") => answer(302, &[("Location", "/elsewhere")], ""),
+            () if said("moved") => answer(302, &[("Location", "https://elsewhere.invalid/")], ""),
             () if said("odd") => answer(200, &[], "[]"),
             () if said("endless") => answer(200, &[], vec![b' '; 600 * 1024]),
             () => answer(200, &[], good),
