@@ -93,7 +93,7 @@ impl Check {
     async fn ask_tcp(&self, prober: &Prober, endpoint: &Endpoint) -> Result<(), String> {
         let connector = prober.transport.get_or_init(|| TransportConnector::new(None));
         let peer = self.peers.peer(endpoint, None);
-        let stream = connector.new_stream(&peer).await.map_err(|error| error.to_string())?;
+        let stream = connector.new_stream(&peer).await.map_err(plainly)?;
         check_names(stream.get_ssl_digest().as_deref()).map_err(|error| error.to_string())
     }
 
@@ -108,7 +108,7 @@ impl Check {
         let request = self.request(endpoint, path, host)?;
         let connector = prober.http.get_or_init(|| Connector::new(None));
         let answered = ask(connector, &self.peers.peer(endpoint, None), request, self.timeout).await;
-        let answered = answered.map_err(|error| error.to_string())?;
+        let answered = answered.map_err(plainly)?;
         if status.iter().any(|range| range.contains(answered)) { Ok(()) } else { Err(format!("answered {answered}")) }
     }
 
@@ -136,6 +136,14 @@ impl Check {
         request.insert_header(header::HOST, host).map_err(said)?;
         request.insert_header(header::USER_AGENT, "portcullis-health-check").map_err(said)?;
         Ok(Box::new(request))
+    }
+}
+
+/// What went wrong in the words of the system, where it has any, and on one line.
+fn plainly(error: Box<pingora_core::Error>) -> String {
+    match error.root_cause().downcast_ref::<std::io::Error>() {
+        Some(cause) => cause.to_string(),
+        None => error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
     }
 }
 
