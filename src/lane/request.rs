@@ -1,7 +1,5 @@
 //! The writing of a request to an HTTP/1.1 backend, straight from the client's head.
 
-use http::Version;
-
 use crate::downstream::passes;
 use crate::exchange::{Exchange, is_gateways};
 use crate::head::{BodyFraming, Edited, RequestHead};
@@ -101,7 +99,7 @@ fn tell(out: &mut Vec<u8>, exchange: &Exchange, edited: &Edited<'_>) {
 fn framing(parts: &Parts<'_>) -> SentFraming {
     match (parts.head.body, parts.buffered) {
         (BodyFraming::None, _) => SentFraming::None,
-        (BodyFraming::Streamed, None) if parts.empty && parts.head.version == Version::HTTP_2 => SentFraming::None,
+        (BodyFraming::Streamed, None) if parts.empty => SentFraming::None,
         (_, Some(_)) | (BodyFraming::Length(_), None) => SentFraming::Length,
         (BodyFraming::Streamed, None) => SentFraming::Chunked,
     }
