@@ -189,7 +189,7 @@ fn refusals(list: &mut List, w: &Words) {
     list.add(
         &[400],
         "the body is not JSON",
-        format!("{curl} {once} {json} -d '{{\"sku\":' {http}/cart/items"),
+        format!("{curl} {once} {json} {api_key} -d '{{\"sku\":' {http}/cart/items"),
         &["json_malformed"],
     );
     list.add(

@@ -34,7 +34,7 @@ fn configurations_are_checked() {
     let cluster = compile("{ nodes: [ \"10.0.0.1:7000\", \"[::1]:7001\" ], cluster: true, tls: {} }", &tallies).unwrap();
     assert!(cluster.is_cluster());
     for (yaml, complaint) in [
-        ("{ nodes: [] }", "has no `nodes`"),
+        ("{ nodes: [] }", "an empty list says nothing here"),
         ("{ nodes: redis }", "no address"),
         ("{ nodes: \"redis://redis:6379\" }", "no address"),
         ("{ nodes: \"redis:0\" }", "no address"),

@@ -36,7 +36,8 @@ fn play(mut stream: TcpStream, bytes: &[u8], close: bool) {
                 Ok(count) => buffer.extend_from_slice(&piece[..count]),
             }
         }
-        let fresh = find(&buffer, b"fresh").is_some();
+        let line = find(&buffer, b"\r\n").unwrap_or(buffer.len());
+        let fresh = find(&buffer[..line], b"fresh").is_some();
         buffer.clear();
         let answer: &[u8] = if fresh { b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh" } else { bytes };
         if stream.write_all(answer).is_err() || (close && !fresh) {
