@@ -338,7 +338,7 @@ fn services_of_a_split_that_judge_differently_are_a_problem() {
         let files = Files::new();
         files.write(
             "split.yaml",
-            &format!(
+            format!(
                 "listeners: [ {{ bind: 127.0.0.1:8080 }} ]
 policies: {global}
 services:

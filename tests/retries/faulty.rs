@@ -311,10 +311,8 @@ impl Peer {
                     }
                     if flags & END_STREAM != 0 {
                         self.answer(stream)?;
-                    } else if length > 0 {
-                        if !(stream.faulty && self.fault == Fault::Stall) {
-                            self.send(WINDOW_UPDATE, 0, number, &u32::try_from(length).unwrap().to_be_bytes())?;
-                        }
+                    } else if length > 0 && !(stream.faulty && self.fault == Fault::Stall) {
+                        self.send(WINDOW_UPDATE, 0, number, &u32::try_from(length).unwrap().to_be_bytes())?;
                     }
                 }
                 _ => {}
