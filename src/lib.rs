@@ -44,7 +44,7 @@
 //! (`listen`, `route`, `policy`, `keys`, `cache`, `upstream`, `observe`) <- `config` <- `snapshot` <- `journey`, `proxy`, `lane`, `admin` <- `serve`
 //! <- `main`. No exceptions. Rooms do not know each other, but for two that belong to [`policy`]: [`cache`] is one of its policies, and
 //! [`keys`] fills the table that one of its methods asks.
-//! Pingora's proxy session is known to [`proxy`] alone, its HTTP/2 stream also to [`downstream`], [`wire`] and [`serve`].
+//! Pingora's proxy session is known to [`proxy`] alone, the streams of HTTP/2 clients to [`downstream`], [`wire`] and [`serve`].
 
 pub mod admin;
 pub mod authority;

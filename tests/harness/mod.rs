@@ -9,6 +9,7 @@ mod backend;
 mod client;
 mod curl;
 mod files;
+pub mod frames;
 mod gateway;
 mod nginx;
 mod port;

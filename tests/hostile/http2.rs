@@ -6,6 +6,9 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::wire::*;
+use crate::harness::frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+};
 
 on_both_roads!(
     malformed_streams_never_reach_a_backend,
@@ -17,17 +20,6 @@ on_both_roads!(
     bodies_have_bounds_and_come_whole,
     floods_of_frames_end_the_connection_or_nothing,
 );
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 
 struct Frame {
     kind: u8,

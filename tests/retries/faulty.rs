@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::harness::find;
+use crate::harness::frames::{ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE};
 
 /// What it does about a request instead of answering it. `Part` is once so many bytes of the body have come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,17 +139,6 @@ struct Peer {
     fault: Fault,
     seen: Arc<Mutex<Seen>>,
 }
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const ACK: u8 = 1;
 
 /// A stream that is not answered yet.
 struct Stream {
