@@ -80,7 +80,7 @@ fn a_pid_file_that_was_left_over_is_replaced() {
 
 #[test]
 fn of_two_that_start_at_once_one_serves() {
-    for _ in 0..5 {
+    for _ in 0..20 {
         let files = Files::new();
         let (one, two) = (Port::lease(), Port::lease());
         let yaml = SERVES.replace("$PORT", &one.number().to_string());

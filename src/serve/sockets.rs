@@ -65,7 +65,8 @@ impl Sockets {
     }
 
     /// The process, not `before`, that began to listen on one of these addresses at the same time as this one and is older than it. Two
-    /// that start at once do not see each other before both have bound.
+    /// that start at once do not see each other before both have bound. A socket without a process may be one that ends right now, so it
+    /// says nothing about who is older.
     pub fn rival(&self, before: Option<u32>) -> Option<(SocketAddr, holder::Holder, bool)> {
         let own: HashSet<u64> = self.inodes().collect();
         let me = std::process::id();
@@ -73,7 +74,7 @@ impl Sockets {
         self.open.keys().find_map(|address| {
             let others = holder::others(*address, &own)?;
             let other = others.into_iter().find(|other| other.pid.is_none() || other.pid != before)?;
-            let older = other.pid.is_none_or(|pid| began(pid) < began(me));
+            let older = other.pid.is_some_and(|pid| began(pid) < began(me));
             Some((*address, other, older))
         })
     }
