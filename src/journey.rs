@@ -3,6 +3,7 @@
 //! and it is counted when the [`Journey`] is dropped, so that no way out can be forgotten.
 
 mod ends;
+pub mod gauntlet;
 mod spelled;
 
 use std::borrow::Cow;
@@ -15,7 +16,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::cache::{self, CachePolicy};
 use crate::core::View;
-use crate::downstream::{BODY_BUDGET, BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, Downstream, Fate, seen_upstream};
+use crate::downstream::{BODY_BUDGET, BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, Fate, seen_upstream};
 use crate::exchange::{Connection, Ending, Exchange, RouteName, Verdict};
 use crate::grpc::{self, Dialect, GRPC_STATUS, GRPC_TIMEOUT};
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
@@ -30,6 +31,7 @@ use crate::reply::{Flow, Reply};
 use crate::route::Found;
 use crate::snapshot::{Door, Route};
 use crate::upstream::{Flight, Picked, Protocol, Service};
+pub use gauntlet::{Client, Places};
 
 /// How it ended, for the log line and the metrics.
 #[derive(Default)]
@@ -292,7 +294,7 @@ impl Journey {
     }
 
     /// Waits with the step of that number, for as long as the client and the request's time last.
-    pub async fn wait(&mut self, number: usize, downstream: &mut Downstream) -> Flow {
+    pub async fn wait(&mut self, number: usize, client: &mut impl Client) -> Flow {
         let limit = self.deadline().unwrap_or(Duration::MAX);
         let since = Instant::now();
         let Journey { view, routed, head, exchange, .. } = self;
@@ -301,7 +303,7 @@ impl Journey {
         let flow = tokio::select! {
             biased;
             flow = tokio::time::timeout(limit, run.wait(head, exchange)) => flow.map_err(|_| ()),
-            _ = downstream.gone() => Ok(client_gone()),
+            _ = client.gone() => Ok(client_gone()),
         };
         exchange.spent(stage, since.elapsed());
         flow.unwrap_or_else(|()| self.out_of_time().refuse())
@@ -309,7 +311,7 @@ impl Journey {
 
     /// Shows the body to the step of that number. It is read whole by the first step that wants it; 413 beyond the smallest bound of
     /// all that will.
-    pub async fn body(&mut self, number: usize, downstream: &mut Downstream) -> Flow {
+    pub async fn body(&mut self, number: usize, client: &mut impl Client) -> Flow {
         let limit = self.deadline().unwrap_or(Duration::MAX);
         let since = Instant::now();
         let Some(route) = self.route() else { return no_route() };
@@ -319,7 +321,7 @@ impl Journey {
         });
         let bound = wanting.map(|run| run.bound()).min().unwrap_or(usize::MAX);
         self.check_length(bound as u64)?;
-        let body = match tokio::time::timeout(limit, downstream.buffer_body(bound)).await {
+        let body = match tokio::time::timeout(limit, client.buffer_body(bound)).await {
             Ok(Ok(body)) => body,
             Ok(Err(error)) => return body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
             Err(_) => return body_refusal(&BODY_TIMEOUT).map_or_else(client_gone, Reply::refuse),
@@ -338,9 +340,9 @@ impl Journey {
     }
 
     /// Reads the whole body, for as long as the request's time lasts.
-    pub async fn buffer_request(&self, downstream: &mut Downstream) -> Flow {
+    pub async fn buffer_request(&self, client: &mut impl Client) -> Flow {
         let bound = usize::try_from(self.max_body()).unwrap_or(usize::MAX);
-        self.in_time(async { downstream.buffer_body(bound).await.map(drop) }).await
+        self.in_time(async { client.buffer_body(bound).await.map(drop) }).await
     }
 
     /// Whether the body has to have begun before a backend is asked. Not where the backend's word comes first, or may.
@@ -350,8 +352,8 @@ impl Journey {
     }
 
     /// Waits for the beginning of the body, for as long as the request's time lasts.
-    pub async fn await_body(&self, downstream: &mut Downstream) -> Flow {
-        self.in_time(downstream.await_body(self.head.body)).await
+    pub async fn await_body(&self, client: &mut impl Client) -> Flow {
+        self.in_time(client.await_body(self.head.body)).await
     }
 
     async fn in_time(&self, reading: impl Future<Output = pingora_error::Result<()>>) -> Flow {

@@ -29,18 +29,18 @@ use crate::downstream::{Downstream, Fate, Returned, UNREAD, Wire, upstream_reque
 use crate::exchange::{Connection, Verdict};
 use crate::grpc::Dialect;
 use crate::head::{BodyFraming, HeaderEdits, RequestHead};
-use crate::journey::{CLIENT_CLOSED, CLIENT_STOPPED, Journey, Pause, TimeLimit, out_of_time};
+use crate::journey::gauntlet::too_many_in_flight;
+use crate::journey::{CLIENT_CLOSED, CLIENT_STOPPED, Journey, Places, TimeLimit, out_of_time};
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::guard::Permit;
-use crate::listen::in_flight::{self, InFlight};
 use crate::listen::proxy_protocol::{self, Received};
 use crate::listen::roster::{Entry, Speaks};
 use crate::listen::share::{Place, Purse, Seat};
 use crate::listen::socket::canonical;
 use crate::listen::tls::{Protocol, Secured};
 use crate::proxy::HANDED_OVER;
-use crate::reply::{Flow, Reply};
+use crate::reply::Reply;
 use crate::snapshot::Door;
 use crate::upstream::{self, Service};
 use crate::wait::Alarm;
@@ -497,20 +497,17 @@ async fn exchange(
     let mut down = Downstream::new(wire, head.method.clone()).timeouts(door.body_pace(), door.timeouts.write);
     let mut journey = Journey::begin(view.clone(), door, connection, head);
     let Some(share) = share(worker, door, entry, &journey) else {
-        let detail = "This address has too many requests in flight.";
-        let reply =
-            Reply::new(StatusCode::TOO_MANY_REQUESTS, "door", "too_many_in_flight", detail).retry_after(Duration::from_secs(1));
-        refuse(&mut journey, &mut down, &reply).await;
+        refuse(&mut journey, &mut down, &too_many_in_flight()).await;
         return down.give_back();
     };
     if journey.head.body != BodyFraming::None {
         down.set_purse(Purse::new(worker.core.shares, share.payer(), view.snapshot.body_memory));
     }
-    let mut place = Places { in_flight: &worker.core.in_flight, most: view.snapshot.max_in_flight, taken: None };
+    let mut place = Places::new(&worker.core.in_flight, view.snapshot.max_in_flight);
     let elsewhere = door.redirect.and_then(|redirect| redirect.answer(&journey.head, journey.exchange.scheme()));
     let flow = match elsewhere {
         Some(reply) => reply.refuse(),
-        None => gauntlet(&mut journey, &mut down, &mut place).await,
+        None => journey.run_gauntlet(&mut down, &mut place).await,
     };
     if let Some(route) = journey.route() {
         entry.took(&route.id);
@@ -542,70 +539,6 @@ fn share<'a>(worker: &Worker, door: &Door, entry: &'a Entry, journey: &Journey) 
             None => Some(Place::uncounted()),
         },
     }
-}
-
-/// The request's place among all that are in flight. It is taken late, once all that is known at once is known, and not held while the
-/// client takes its time: a client that sends nothing must not keep others out.
-struct Places<'a> {
-    in_flight: &'a InFlight,
-    most: usize,
-    taken: Option<in_flight::Permit<'a>>,
-}
-
-impl Places<'_> {
-    fn take(&mut self) -> Flow {
-        if self.taken.is_none() {
-            self.taken = self.in_flight.try_enter(self.most);
-        }
-        if self.taken.is_some() {
-            return ControlFlow::Continue(());
-        }
-        let detail = "The gateway has too many requests in flight.";
-        let reply = Reply::new(StatusCode::SERVICE_UNAVAILABLE, "door", "overloaded", detail);
-        reply.retry_after(Duration::from_secs(1)).refuse()
-    }
-
-    fn give_back(&mut self) {
-        self.taken = None;
-    }
-}
-
-async fn gauntlet(journey: &mut Journey, down: &mut Downstream, place: &mut Places<'_>) -> Flow {
-    journey.choose_route()?;
-    journey.take_call_deadline()?;
-    journey.check_announced_length()?;
-    let mut from = 0;
-    loop {
-        // Boxed: what most requests never do must not make every request's future larger.
-        let (done, flow) = match journey.run(from) {
-            Pause::Done(flow) => {
-                flow?;
-                break;
-            }
-            Pause::Wait(number) => {
-                place.take()?;
-                (number, Box::pin(journey.wait(number, down)).await)
-            }
-            Pause::Body(number) => {
-                place.give_back();
-                (number, Box::pin(journey.body(number, down)).await)
-            }
-        };
-        flow?;
-        from = done + 1;
-    }
-    journey.check_last_hop()?;
-    if journey.head.body != BodyFraming::None {
-        down.limit_body(journey.max_body());
-        if journey.buffers_request() {
-            place.give_back();
-            Box::pin(journey.buffer_request(down)).await?;
-        } else if journey.awaits_body() {
-            place.give_back();
-            Box::pin(journey.await_body(down)).await?;
-        }
-    }
-    place.take()
 }
 
 /// The fast lane, under the request's total deadline.
