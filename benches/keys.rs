@@ -11,9 +11,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use divan::Bencher;
-use portcullis::policy::authn::consumer::KeyDigest;
-use portcullis::policy::authn::issued::{IssuedKey, IssuedKeys};
-use portcullis::policy::authn::{ConsumerConfig, Consumers};
+use portcullis::consumers::KeyDigest;
+use portcullis::consumers::issued::{IssuedKey, IssuedKeys};
+use portcullis::consumers::{ConsumerConfig, Consumers};
 use portcullis::problem::Problems;
 
 const SIZES: [usize; 2] = [1, 100_000];
@@ -30,7 +30,8 @@ fn text(number: usize) -> String {
 
 fn consumers(json: serde_json::Value, issued: Option<Arc<IssuedKeys>>) -> Consumers {
     let configs: Vec<ConsumerConfig> = serde_json::from_value(json).unwrap();
-    Consumers::compile(&configs, std::path::Path::new("."), &mut Problems::default()).with_issued(issued)
+    Consumers::compile(&configs, portcullis::policy::authn::METHODS, std::path::Path::new("."), &mut Problems::default())
+        .with_issued(issued)
 }
 
 fn issued(count: usize) -> Arc<IssuedKeys> {

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use divan::Bencher;
-use portcullis::policy::admit::{Gcra, Key, Meter, Moment, Rule, Store, Window};
+use portcullis::limits::{Gcra, Key, Meter, Moment, Rule, Store, Window};
 
 fn main() {
     match std::env::var("COUNT").ok().and_then(|count| {

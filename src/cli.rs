@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Source};
-use crate::policy::authn::password;
+use crate::consumers::password;
 use crate::policy::registry::REGISTRY;
 use crate::serve::{self, Options};
 use crate::snapshot::{self, Route, Snapshot, Surroundings};

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{HeaderValue, StatusCode, header};
 
 use crate::cache::{self, CachePolicy};
+use crate::carrier::strip_query_param;
 use crate::core::View;
 use crate::downstream::{BODY_BUDGET, BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, Fate, seen_upstream};
 use crate::exchange::{Connection, Ending, Exchange, RouteName, Verdict};
@@ -26,7 +27,6 @@ use crate::observe::Record;
 use crate::observe::record::trace_id;
 use crate::path::Handling;
 use crate::policy::Work;
-use crate::policy::authn::strip_query_param;
 use crate::reply::{Flow, Reply};
 use crate::route::Found;
 use crate::snapshot::{Door, Route};

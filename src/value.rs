@@ -3,6 +3,7 @@
 //! They are written the way people say them (`500ms`, `2MiB`, `1000/minute`) and refuse what is ambiguous. What a value means to
 //! a policy is not in here.
 
+mod bounds;
 mod secret;
 mod units;
 
@@ -16,6 +17,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Error as _, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 
+pub use self::bounds::{count_within, period_within, up_to_an_hour};
 pub use self::secret::Secret;
 pub use self::units::{Period, Rate, Size};
 use crate::node::{self, Node, magic};

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Admin, problem};
-use crate::policy::admit::quota::book::{Book, Line};
+use crate::limits::book::{Book, Line};
 
 /// Lines of one answer, if it is not asked for fewer.
 const MOST: usize = 1_000;

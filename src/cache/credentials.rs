@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
+use crate::carrier::query_values;
 use crate::head::RequestHead;
-use crate::policy::authn::query_values;
 
 /// Fields that say who asks, or prove it, by custom. `Authorization`: RFC 9111, section 3.5.
 const USUAL: [&str; 35] = [

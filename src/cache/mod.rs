@@ -48,7 +48,7 @@ pub use credentials::Credentials;
 pub use hit::Hit;
 pub use key::key;
 pub use memory::{MemoryStats, MemoryTier};
-pub use policy::{CacheConfig, CachePolicy};
+pub use policy::CachePolicy;
 pub use revalidate::Validation;
 pub use rules::{Bypass, Use, asks_for_no_bytes};
 pub use status::{CACHE_STATUS, Outcome};

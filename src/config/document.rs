@@ -9,11 +9,11 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::consumers::ConsumerConfig;
 use crate::keys::KeyStoreConfig;
 use crate::listen::config::ListenerConfig;
 use crate::listen::share::BodyMemory;
 use crate::observe::{AccessLogConfig, Output};
-use crate::policy::authn::consumer::ConsumerConfig;
 use crate::redis::RedisConfig;
 use crate::route::RouteConfig;
 use crate::upstream::ServiceConfig;

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::backends::Backends;
 use super::ports::Port;
-use crate::policy::authn::password;
+use crate::consumers::password;
 
 /// The service that the health check is to find down.
 pub const DOWN: &str = "reports-service";

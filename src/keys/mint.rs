@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::KeyError;
-use crate::policy::authn::consumer::KeyDigest;
+use crate::consumers::KeyDigest;
 
 /// Letters that are not mistaken for digits, nor make words.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";

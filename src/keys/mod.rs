@@ -10,7 +10,7 @@
 //! `portcullis_key_store_stale_seconds` says for how long. A store that has not been read since the process started makes unknown keys
 //! a 503, for nobody knows whether they are good.
 //!
-//! Keys that are written in the configuration are not here: they are [`crate::policy::authn::consumer`]'s.
+//! Keys that are written in the configuration are not here: they are [`crate::consumers`]'s.
 
 pub mod config;
 pub mod file;
@@ -33,7 +33,7 @@ pub use self::mint::KeyText;
 pub use self::record::Record;
 use self::store::{Change, News, Position, Store, StoreError};
 use crate::clock::unix_seconds as now;
-use crate::policy::authn::issued::IssuedKeys;
+use crate::consumers::issued::IssuedKeys;
 use crate::tally::{Counter, Gauge, Tallies};
 
 /// How often the store is asked what is new.

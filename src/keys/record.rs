@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::authn::consumer::KeyDigest;
-use crate::policy::authn::issued::IssuedKey;
+use crate::consumers::KeyDigest;
+use crate::consumers::issued::IssuedKey;
 
 /// One API key, as the store keeps it. Fields that a newer version added are passed over.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,9 +2,9 @@
 
 use super::file::FileStore;
 use super::*;
-use crate::policy::authn::consumer::tests::compile;
-use crate::policy::authn::consumer::{Consumers, KeyDigest};
-use crate::policy::authn::failure::Failure;
+use crate::consumers::KeyFault;
+use crate::consumers::tests::compile;
+use crate::consumers::{Consumers, KeyDigest};
 
 struct Lab {
     keys: Arc<KeyStore>,
@@ -24,7 +24,7 @@ impl Lab {
         (minted.record.id, minted.key.reveal())
     }
 
-    fn whose(&self, key: &str, now: u64) -> Result<String, Failure> {
+    fn whose(&self, key: &str, now: u64) -> Result<String, KeyFault> {
         let proved = self.keys.issued().prove(&KeyDigest::of(key.as_bytes()), now, &self.consumers)?;
         Ok(proved.identity.consumer.as_deref().unwrap_or_default().to_owned())
     }
@@ -41,10 +41,10 @@ async fn a_key_lives_from_its_issue_to_its_revocation() {
     assert_eq!(other.whose(&key, now()), Ok("acme".into()), "another process finds it");
     assert!(matches!(lab.keys.revoke("globex", &id).await, Err(KeyError::Unknown)));
     lab.keys.revoke("acme", &id).await.unwrap();
-    assert_eq!(lab.whose(&key, now()), Err(Failure::UnknownApiKey));
+    assert_eq!(lab.whose(&key, now()), Err(KeyFault::Unknown));
     assert!(other.whose(&key, now()).is_ok());
     other.keys.refresh().await.unwrap();
-    assert_eq!(other.whose(&key, now()), Err(Failure::UnknownApiKey));
+    assert_eq!(other.whose(&key, now()), Err(KeyFault::Unknown));
     assert!(matches!(lab.keys.revoke("acme", &id).await, Err(KeyError::Unknown)));
     let bytes = std::fs::read(&path).unwrap();
     let secret = &key.as_bytes()[12..];
@@ -60,7 +60,7 @@ async fn a_rotation_overlaps() {
     assert_eq!((retired.replaced_by.as_deref(), minted.record.expires), (Some(&*minted.record.id), None));
     let new = minted.key.reveal();
     assert!(lab.whose(&old, now()).is_ok() && lab.whose(&new, now()).is_ok());
-    assert_eq!(lab.whose(&old, now() + 61), Err(Failure::ExpiredApiKey));
+    assert_eq!(lab.whose(&old, now() + 61), Err(KeyFault::Expired));
     assert!(lab.whose(&new, now() + 61).is_ok());
     assert!(matches!(lab.keys.rotate("acme", &id, 60, None, "pk_").await, Err(KeyError::Over(_))));
     // A lifetime goes on, and an overlap does not prolong it.
@@ -117,6 +117,6 @@ async fn what_expired_long_ago_is_forgotten() {
 async fn nothing_is_promised_before_the_store_was_read() {
     let keys = KeyStore::new(&Tallies::default());
     let consumers = compile(serde_json::json!([{ "name": "acme" }])).0;
-    assert_eq!(keys.issued().prove(&KeyDigest::of(b"k"), 1, &consumers).unwrap_err(), Failure::KeyStoreUnavailable);
+    assert_eq!(keys.issued().prove(&KeyDigest::of(b"k"), 1, &consumers).unwrap_err(), KeyFault::StoreUnavailable);
     assert!(matches!(keys.create(Order::default(), "pk_").await, Err(KeyError::Unavailable(_))));
 }

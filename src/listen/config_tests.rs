@@ -1,4 +1,5 @@
 use super::*;
+use crate::listen::tls::config::TlsVersion;
 
 fn read(yaml: &str) -> ListenerConfig {
     serde_yaml::from_str(yaml).unwrap()

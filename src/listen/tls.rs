@@ -6,6 +6,7 @@
 
 mod certificate;
 mod client_auth;
+pub mod config;
 mod revocation;
 
 use std::collections::HashMap;
@@ -26,7 +27,7 @@ use tokio::time::Instant;
 pub use self::certificate::CertificateFacts;
 use self::certificate::Loaded;
 use self::client_auth::ClientAuth;
-use super::config::{ClientAuthMode, TlsConfig, TlsVersion};
+use self::config::{ClientAuthMode, TlsConfig, TlsVersion};
 use crate::exchange::TlsFacts;
 use crate::problem::{Place, Problem, Problems};
 

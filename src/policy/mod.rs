@@ -22,6 +22,8 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
+use crate::consumers::Consumers;
+use crate::context::Context;
 use crate::exchange::Exchange;
 pub use crate::exchange::Stage;
 use crate::head::RequestHead;
@@ -58,7 +60,7 @@ pub struct Compile<'a> {
     pub scope: &'a str,
     /// State that outlives generations.
     pub ledger: &'a Ledger,
-    pub consumers: &'a Arc<crate::policy::authn::Consumers>,
+    pub consumers: &'a Arc<Consumers>,
     /// The folder that relative file names count from: the configuration file's.
     pub base: &'a std::path::Path,
     /// The file in which quotas are kept.
@@ -74,6 +76,19 @@ pub struct Compile<'a> {
 }
 
 impl Compile<'_> {
+    /// What of it the rooms below the policies know.
+    pub fn context(&mut self) -> Context<'_> {
+        Context {
+            problems: self.problems,
+            place: self.place,
+            scope: self.scope,
+            base: self.base,
+            ledger: self.ledger,
+            tallies: self.tallies,
+            background: self.background,
+        }
+    }
+
     /// The shared Redis, for what is written at `place` and needs it.
     pub fn shared_redis(&mut self, place: Place) -> Option<Arc<Redis>> {
         if self.redis.is_none() && !self.redis_written {

@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 
+use crate::consumers::Consumers;
 use crate::ledger::Ledger;
-use crate::policy::authn::Consumers;
 use crate::policy::{Compile, Plan, PlanBuilder, Policy};
 use crate::problem::{Place, Problem, Problems};
 use crate::tally::Tallies;

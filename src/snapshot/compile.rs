@@ -11,6 +11,7 @@ use http::HeaderName;
 use super::{Answer, Door, Route, Snapshot, doors};
 use crate::cache::Credentials;
 use crate::config::{Document, Source};
+use crate::consumers::Consumers;
 use crate::keys::{self, KeyStore};
 use crate::ledger::Ledger;
 use crate::listen::bound::BoundHosts;
@@ -20,7 +21,7 @@ use crate::listen::redirect::Redirect;
 use crate::node::{self, Node};
 use crate::observe::Metrics;
 use crate::path::{self, AmbiguousPaths};
-use crate::policy::authn::Consumers;
+use crate::policy::authn::METHODS;
 use crate::policy::authz;
 use crate::policy::registry::{self, REGISTRY, Table};
 use crate::policy::{Compile, Plan, Work};
@@ -165,7 +166,7 @@ impl<'a> Compiler<'a> {
             })
         });
         let issued = keys.as_ref().map(|keys| keys.issued().clone());
-        let consumers = Arc::new(Consumers::compile(&document.consumers, base, problems).with_issued(issued));
+        let consumers = Arc::new(Consumers::compile(&document.consumers, METHODS, base, problems).with_issued(issued));
         let mut compiler = Compiler {
             document,
             root,

@@ -15,6 +15,7 @@ use http::HeaderName;
 
 pub use compile::{Surroundings, compile, metrics};
 
+use crate::consumers::Consumers;
 use crate::head::RequestHead;
 use crate::keys::KeyStore;
 use crate::listen::bound::BoundHosts;
@@ -25,7 +26,6 @@ use crate::listen::trace;
 use crate::observe::{AnswerMetrics, ListenerMetrics, RouteMetrics, ServiceMetrics};
 use crate::path::AmbiguousPaths;
 use crate::policy::Plan;
-use crate::policy::authn::Consumers;
 use crate::redis::Redis;
 use crate::route::{Rewrite, RouteTables, Split};
 use crate::upstream::Service;

@@ -16,9 +16,8 @@ use pingora_http::RequestHeader;
 use super::config::{HealthCheckConfig, Protocol, StatusRange};
 use super::endpoint::{Endpoint, Thresholds};
 use super::peer::{PeerTemplate, Timeouts, Tls, check_names};
-use super::service::{count_within, period_within};
 use crate::problem::{Place, Problem, Problems};
-use crate::value::Spanned;
+use crate::value::{Spanned, count_within, period_within};
 
 /// The longest reason that is kept, in characters.
 const LONGEST_REASON: usize = 300;

@@ -21,7 +21,7 @@ use crate::head::{AnswerLimits, MAX_ANSWER_FIELDS};
 use crate::ledger::Ledger;
 use crate::problem::{Place, Problem, Problems};
 use crate::reply::Reply;
-use crate::value::{Period, Raw, Spanned};
+use crate::value::{Raw, Spanned, count_within, period_within};
 
 /// The most endpoints that one service lists.
 const MOST_ENDPOINTS: usize = 10_000;
@@ -329,34 +329,6 @@ fn form_cluster(key: &str, listed: &[Listed], checked: bool, ledger: &Ledger) ->
         Member { source, weight: listed.weight, place: listed.place }
     });
     Cluster::new(members.collect(), checked, ledger.keep(&format!("service:{key}:board"), Board::default))
-}
-
-/// A period within bounds, in milliseconds; otherwise a problem.
-pub(super) fn period_within(
-    what: &str,
-    period: &Spanned<Period>,
-    least: u64,
-    most: u64,
-    problems: &mut Problems,
-) -> Option<Duration> {
-    let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
-    let Period(given) = period.value;
-    if (least..=most).contains(&given) {
-        return Some(given);
-    }
-    let message = format!("`{what}` is {given:?}, which is not between {least:?} and {most:?}");
-    problems.push(Problem::error(period.place, message));
-    None
-}
-
-/// A number within bounds; otherwise a problem.
-pub(super) fn count_within(what: &str, count: &Spanned<u32>, least: u32, most: u32, problems: &mut Problems) -> Option<u32> {
-    if (least..=most).contains(&count.value) {
-        return Some(count.value);
-    }
-    let message = format!("`{what}` is {}, which is not between {least} and {most}", count.value);
-    problems.push(Problem::error(count.place, message));
-    None
 }
 
 #[cfg(test)]

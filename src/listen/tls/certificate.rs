@@ -10,7 +10,7 @@ use jiff::{Timestamp, ToSpan};
 use pingora_core::tls::pkey::{PKey, Private};
 use pingora_core::tls::x509::X509;
 
-use crate::listen::config::CertificateConfig;
+use super::config::CertificateConfig;
 use crate::problem::{Problem, Problems};
 use crate::value::Spanned;
 

@@ -13,9 +13,9 @@ use pingora_core::tls::x509::verify::X509VerifyFlags;
 use pingora_core::tls::x509::{X509, X509NameEntryRef, X509NameRef, X509Ref, X509StoreContextRef};
 
 use super::certificate;
+use super::config::{ClientAuthConfig, ClientAuthMode};
 use super::revocation::Revocations;
 use crate::exchange::ClientCertificate;
-use crate::listen::config::{ClientAuthConfig, ClientAuthMode};
 use crate::problem::{Problem, Problems, Severity};
 
 const DEFAULT_DEPTH: u32 = 4;

@@ -1,7 +1,7 @@
 //! `adaptive_concurrency`: keeps a service from being asked for more at once than it can do, without anybody having to know how much that
 //! is. What is too much is refused with 503 before the service hears of it, the lowest priority first.
 //!
-//! The limit is found from the service's latency ([`super::gradient`]). Requests of priority `high` may use all of it, `normal` ones nine
+//! The limit is found from the service's latency ([`crate::limits::gradient`]). Requests of priority `high` may use all of it, `normal` ones nine
 //! tenths, and `low` ones seven tenths, so that the lower are shed while the higher still pass.
 //!
 //! Written at a service it is one limit for all its routes; written globally or at a route, one for what it stands at. One process,
@@ -16,10 +16,10 @@ use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::gradient::{Gradient, Settings};
-use super::nanoseconds;
 use crate::exchange::{Ending, Exchange, Hold, Priority};
 use crate::head::RequestHead;
+use crate::limits::gradient::{Gradient, Settings};
+use crate::limits::nanoseconds;
 use crate::policy::{Compile, OnRequest, PlanBuilder, Policy, Stage};
 use crate::problem::Problem;
 use crate::reply::{Flow, Reply};

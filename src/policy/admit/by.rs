@@ -10,9 +10,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use smallvec::SmallVec;
 
-use super::key::{Hashing, Key, Piece, Pieces};
 use crate::exchange::{Exchange, Identity};
 use crate::head::RequestHead;
+use crate::limits::key::{Hashing, Key, Piece, Pieces};
 
 /// The most things that one limit can combine.
 const MOST_PARTS: usize = 8;

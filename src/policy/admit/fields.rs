@@ -12,9 +12,9 @@
 use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
-use super::rule::Quota;
 use crate::exchange::Exchange;
 use crate::head::HeaderEdit;
+use crate::limits::rule::Quota;
 
 static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");

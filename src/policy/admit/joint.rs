@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
-use super::all::{Ask, Outcome, decide, is_nearer};
 use super::limit::{Counter, Demand};
-use super::shared::lease::Leases;
-use super::shared::{Claim, Fail, Shared, take_all};
-use super::store::Reading;
+use crate::limits::all::{Ask, Outcome, decide, is_nearer};
+use crate::limits::shared::lease::Leases;
+use crate::limits::shared::{Claim, Fail, Shared, take_all};
+use crate::limits::store::Reading;
 
 /// What became of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

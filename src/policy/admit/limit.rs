@@ -8,32 +8,23 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::all::Ask;
 use super::by::By;
 use super::cost::{Cost, CostConfig};
-use super::key::Key;
+use super::fields;
 use super::plan::{self, PlanConfig, Tiers};
-use super::shared::Shared;
-use super::shared::config::Shared as SharedChoice;
-use super::store::{DEFAULT_MAX_KEYS, MOST_MAX_KEYS, Meter, Reading, Store};
-use super::{Gcra, Rule, Window, fields};
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
+use crate::limits::Rule;
+use crate::limits::all::Ask;
+use crate::limits::config::{Algorithm, EVICTED, max_keys, rule};
+use crate::limits::key::Key;
+use crate::limits::shared::Shared;
+use crate::limits::shared::config::Shared as SharedChoice;
+use crate::limits::store::{Meter, Reading, Store};
 use crate::policy::{Compile, Knobs};
 use crate::problem::Problem;
 use crate::tally::Counter as Tally;
 use crate::value::{Rate, Spanned};
-
-/// How requests are spread over a limit's period.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Algorithm {
-    /// A bucket of `burst` tokens that is refilled evenly at the limit's rate, in nanoseconds (GCRA).
-    #[default]
-    TokenBucket,
-    /// At most `limit` in the period that has just passed; of the period before, as much counts as the window still covers.
-    SlidingWindow,
-}
 
 /// One limit.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -122,7 +113,7 @@ pub struct Demand<'a> {
     pub tier: &'a Tier,
     pub key: Key,
     pub cost: u64,
-    /// Nanoseconds, on the scale of [`super::nanoseconds`].
+    /// Nanoseconds, on the scale of [`crate::limits::nanoseconds`].
     pub now: u64,
 }
 
@@ -157,19 +148,19 @@ impl Limit {
     /// What is wrong goes to `cx.problems`. `taken` are the names of the limits before this one.
     pub fn compile(config: &LimitConfig, policy: &'static str, taken: &[String], cx: &mut Compile<'_>) -> Option<Limit> {
         let name = name(config.name.as_ref(), &config.by.word(), taken, cx);
-        let base = rule(&config.limit, config.burst.as_deref().copied(), config.algorithm, cx);
+        let base = rule(&config.limit, config.burst.as_deref().copied(), config.algorithm, cx.problems);
         if let Some(burst) = config.burst.as_ref().filter(|_| config.algorithm == Algorithm::SlidingWindow) {
             let hint = "leave it out, or use `algorithm: token_bucket`";
             cx.problems.push(Problem::error(burst.place, "a sliding window has no burst").hint(hint));
         }
         let cost = Cost::compile(&config.cost, name.as_deref().unwrap_or_default(), cx);
-        let max_keys = max_keys(config.max_keys.as_ref(), cx);
+        let max_keys = max_keys(config.max_keys.as_ref(), cx.problems);
         let mut plans = Vec::new();
         for (plan, limit) in &config.plans {
             plan::check(plan, limit.place, cx);
             plans.push(match &limit.value {
                 PlanConfig::Unlimited => Some((plan, None)),
-                PlanConfig::Limited(own) => rule(&Spanned::new(own.limit, limit.place), own.burst, config.algorithm, cx)
+                PlanConfig::Limited(own) => rule(&Spanned::new(own.limit, limit.place), own.burst, config.algorithm, cx.problems)
                     .map(|rule| (plan, Some((own.limit, rule)))),
             });
         }
@@ -185,7 +176,10 @@ impl Limit {
         let mut tier = |rate: Rate, rule: Rule| {
             let counter = match &config.shared {
                 None => Counter::Local(Meter::new(store.clone(), rule)),
-                Some(shared) => Counter::Shared(Shared::compile(shared, &name, rule, max_keys, cx)?),
+                Some(shared) => {
+                    let redis = cx.shared_redis(shared.place);
+                    Counter::Shared(Shared::compile(shared, &name, rule, max_keys, redis.as_ref(), &mut cx.context())?)
+                }
             };
             let policy = fields::policy(&name, rate.count, Some(rate.per));
             Some(Tier { counter, prefix: fields::prefix(&name), policy })
@@ -205,7 +199,6 @@ impl Limit {
     }
 }
 
-pub(crate) const EVICTED: &str = "Clients that were forgotten because a limit remembers no more of them.";
 pub(crate) const DRY_RUN: &str = "Requests that a limit on trial would have refused.";
 
 impl Demand<'_> {
@@ -240,29 +233,6 @@ impl Ask for Demand<'_> {
             Counter::Shared(shared) => shared.alone.refund(self.key, self.cost, self.now),
         }
     }
-}
-
-/// The checked rule, or a problem at its place.
-fn rule(limit: &Spanned<Rate>, burst: Option<u32>, algorithm: Algorithm, cx: &mut Compile<'_>) -> Option<Rule> {
-    let rule = match algorithm {
-        Algorithm::TokenBucket => Gcra::new(limit.count, limit.per, burst).map(Rule::TokenBucket),
-        Algorithm::SlidingWindow => Window::new(limit.count, limit.per).map(Rule::SlidingWindow),
-    };
-    rule.map_err(|error| cx.problems.push(Problem::error(limit.place, error))).ok()
-}
-
-/// A token bucket.
-pub(crate) fn token_bucket(limit: &Spanned<Rate>, burst: Option<u32>, cx: &mut Compile<'_>) -> Option<Rule> {
-    rule(limit, burst, Algorithm::TokenBucket, cx)
-}
-
-pub(crate) fn max_keys(config: Option<&Spanned<u64>>, cx: &mut Compile<'_>) -> Option<usize> {
-    let Some(config) = config else { return Some(DEFAULT_MAX_KEYS) };
-    let wanted = usize::try_from(config.value).ok().filter(|wanted| (1..=MOST_MAX_KEYS).contains(wanted));
-    if wanted.is_none() {
-        cx.problems.push(Problem::error(config.place, format!("max_keys is between 1 and {MOST_MAX_KEYS}")));
-    }
-    wanted
 }
 
 /// The name that was given, or the word, with a number if it is taken.

@@ -1,7 +1,7 @@
 //! `rate_limit`: how much a client may ask for, per consumer, credential, address, header, claim or for all together.
 //!
 //! A request asks something of every limit of its route ([`Demand`]), is admitted by all of them or counted by none
-//! ([`super::all`]), and is told ([`super::fields`]). Limits on trial (`dry_run`) are asked after those that count, of what these
+//! ([`crate::limits::all`]), and is told ([`super::fields`]). Limits on trial (`dry_run`) are asked after those that count, of what these
 //! admitted: as if they stood beside them.
 //!
 //! Deliberately not here: limits per day or month of the calendar (`quota`).
@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 use http::{HeaderValue, StatusCode};
 use smallvec::SmallVec;
 
-use super::all::{Ask, Outcome, decide};
+use super::fields;
 use super::joint::{Answer, Joint};
 use super::limit::{Counter, Demand, Limit, LimitConfig};
-use super::shared::{Claim, take_all};
-use super::{fields, nanoseconds};
 use crate::exchange::Exchange;
 use crate::head::{BodyFraming, RequestHead};
+use crate::limits::all::{Ask, Outcome, decide};
+use crate::limits::nanoseconds;
+use crate::limits::shared::{Claim, take_all};
 use crate::policy::{Compile, OnRequest, OnWait, PlanBuilder, Policy, Stage, Waiting};
 use crate::problem::Problem;
 use crate::reply::{Flow, Reply};

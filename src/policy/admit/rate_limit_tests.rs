@@ -5,13 +5,13 @@ use std::sync::Arc;
 use http::{HeaderValue, StatusCode};
 use serde_json::json;
 
-use super::Key;
 use super::limit::Counter;
 use super::rate_limit::RateLimit;
 use crate::exchange::Exchange;
 use crate::exchange::Identity;
 use crate::head::{HeaderEdit, RequestHead};
 use crate::ledger::Ledger;
+use crate::limits::Key;
 use crate::policy::OnRequest;
 use crate::policy::testing::{compile, compile_with, complaint};
 use crate::reply::Reply;

@@ -15,10 +15,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::by::By;
-use super::line::{Arrival, Bounds, Gate, Lines, Pass, Refused};
-use super::{Key, nanoseconds};
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
+use crate::limits::line::{Arrival, Bounds, Gate, Lines, Pass, Refused};
+use crate::limits::{Key, nanoseconds};
 use crate::policy::{Compile, OnWait, PlanBuilder, Policy, Stage, Waiting};
 use crate::problem::Problem;
 use crate::reply::{Flow, Reply};

@@ -1,6 +1,6 @@
 //! API keys: reading one from a request.
 //!
-//! Whom a key belongs to is the [`Consumers`](super::Consumers)' business.
+//! Whom a key belongs to is the [`Consumers`](crate::consumers::Consumers)' business.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use http::HeaderName;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Consumers;
-use super::carrier::query_values;
 use super::failure::Failure;
 use super::method::{Carriers, Method, Verdict};
+use crate::carrier::query_values;
+use crate::consumers::Consumers;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::policy::Compile;
@@ -47,7 +47,7 @@ impl Method for ApiKeyMethod {
     fn check(&self, head: &RequestHead, _: &Exchange, now: u64) -> Verdict {
         match self.presented(head) {
             Ok(None) => Verdict::Absent,
-            Ok(Some(key)) => self.consumers.by_key(&key, now).into(),
+            Ok(Some(key)) => self.consumers.by_key(&key, now).map_err(Failure::from).into(),
             Err(failure) => Verdict::Failed(failure),
         }
     }

@@ -1,7 +1,7 @@
 //! HTTP Basic (RFC 7617): a user name and a password in every request.
 //!
 //! Names and passwords are UTF-8, as the challenge says; they are compared as they come, without Unicode normalisation. What is slow
-//! about it, and how that is kept from slowing everything else down, is [`super::password`]'s.
+//! about it, and how that is kept from slowing everything else down, is [`crate::consumers::password`]'s.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,12 @@ use http::header;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Consumers;
 use super::challenge::BASIC;
 use super::failure::Failure;
-use super::method::{Carriers, Method, Proved, Proving, Verdict};
-use super::password::{Checks, Digest, Hashed};
+use super::method::{Carriers, Method, Proving, Verdict};
+use crate::consumers::Consumers;
+use crate::consumers::Proved;
+use crate::consumers::password::{Checks, Digest, Hashed};
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::policy::Compile;
@@ -178,7 +179,7 @@ impl Method for BasicMethod {
 mod tests {
     use super::super::tests::Lab;
     use super::*;
-    use crate::policy::authn::password::tests::quick;
+    use crate::consumers::password::tests::quick;
 
     fn lab() -> Lab {
         let mut lab = Lab::new();

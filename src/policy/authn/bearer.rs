@@ -9,19 +9,22 @@ use std::sync::Arc;
 use http::HeaderName;
 use smallvec::SmallVec;
 
+use super::AuthnConfig;
 use super::challenge::BEARER;
 use super::claims::Accepted;
 use super::failure::Failure;
 use super::introspection::{Introspection, IntrospectionConfig};
-use super::jwks::Jwks;
 use super::jwt::{Issuer, JwtConfig};
-use super::jwt_token::{MAX_TOKEN, Token};
-use super::method::{Carriers, Method, Proved, Proving, Verdict};
+use super::method::{Carriers, Method, Proving, Verdict};
 use super::sources::{self, TokenSource};
 use super::token_cache::{Known, TokenCache, TokenKey, Voucher};
-use super::{AuthnConfig, Consumers};
+use crate::consumers::Consumers;
+use crate::consumers::Proved;
 use crate::exchange::Exchange;
+use crate::fingerprint::feed;
 use crate::head::RequestHead;
+use crate::jose::token::{MAX_TOKEN, Token};
+use crate::oidc::jwks::Jwks;
 use crate::policy::Compile;
 use crate::problem::Problem;
 
@@ -89,8 +92,8 @@ impl BearerMethod {
         cx: &Compile<'_>,
     ) -> Self {
         let mut print = blake3::Hasher::new_derive_key("portcullis authn token cache");
-        super::feed(&mut print, &capacity.to_be_bytes());
-        super::feed(&mut print, &(issuers.len() as u64).to_be_bytes());
+        feed(&mut print, &capacity.to_be_bytes());
+        feed(&mut print, &(issuers.len() as u64).to_be_bytes());
         issuers.iter().for_each(|issuer| issuer.feed(&mut print));
         introspection.iter().for_each(|introspection| introspection.feed(&mut print));
         let print = *print.finalize().as_bytes();
@@ -158,7 +161,7 @@ impl BearerMethod {
         if self.issuers.is_empty() {
             return Err(Failure::MalformedToken.into());
         }
-        let parsed = Token::parse(token)?;
+        let parsed = Token::parse(token).map_err(Failure::from)?;
         let mut refused = Refused::from(Failure::MalformedToken);
         for (number, issuer) in (0..).zip(&self.issuers) {
             match issuer.verify(&parsed, now, &self.consumers) {

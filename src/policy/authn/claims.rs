@@ -8,14 +8,15 @@ use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
-use super::Consumers;
-use super::consumer::Consumer;
 use super::failure::Failure;
-use super::identity::{IDENTITY_HEADERS, encode, header_value, set_or_remove};
-use super::jwt_token::{date, lookup, texts};
-use super::method::Proved;
+use crate::consumers::Consumer;
+use crate::consumers::Consumers;
+use crate::consumers::Proved;
+use crate::consumers::identity::{IDENTITY_HEADERS, encode, header_value, set_or_remove};
 use crate::exchange::Identity;
+use crate::fingerprint::{feed, feed_all};
 use crate::head::TRAVEL_FIELDS;
+use crate::jose::token::{date, lookup, texts};
 use crate::policy::Compile;
 use crate::problem::Problem;
 use crate::value::{OneOrMany, Period, Spanned};
@@ -127,13 +128,13 @@ impl ClaimRules {
     /// Mixes in everything that a verdict, or what follows from it, depends on.
     pub fn feed(&self, print: &mut blake3::Hasher) {
         let lists = [&self.issuers, &self.audiences, &self.require, &self.groups_claims];
-        lists.iter().for_each(|list| super::feed_all(print, list.iter().map(|item| item.as_bytes())));
-        super::feed_all(print, self.headers.iter().flat_map(|(header, claim)| [header.as_str().as_bytes(), claim.as_bytes()]));
+        lists.iter().for_each(|list| feed_all(print, list.iter().map(|item| item.as_bytes())));
+        feed_all(print, self.headers.iter().flat_map(|(header, claim)| [header.as_str().as_bytes(), claim.as_bytes()]));
         let claims = [&self.consumer_claim, &self.scope_claim, &self.plan_claim];
-        claims.iter().for_each(|claim| super::feed_all(print, claim.iter().map(|claim| claim.as_bytes())));
-        super::feed(print, self.method.as_bytes());
-        super::feed(print, &self.leeway.to_be_bytes());
-        super::feed(print, &[u8::from(self.endless), u8::from(self.client_is_subject)]);
+        claims.iter().for_each(|claim| feed_all(print, claim.iter().map(|claim| claim.as_bytes())));
+        feed(print, self.method.as_bytes());
+        feed(print, &self.leeway.to_be_bytes());
+        feed(print, &[u8::from(self.endless), u8::from(self.client_is_subject)]);
     }
 
     /// Everything there is to check about claims that somebody vouched for, and whom they prove. `now` in seconds since 1970.
@@ -343,7 +344,7 @@ fn claim_value(claim: &Value) -> Option<HeaderValue> {
             let items: Option<Vec<String>> =
                 items.iter().map(|item| Some(encode(&plain(item)?, |byte| byte == b',').into_owned())).collect();
             let joined = items?.join(",");
-            (!joined.is_empty() && joined.len() <= super::identity::MAX_VALUE)
+            (!joined.is_empty() && joined.len() <= crate::consumers::identity::MAX_VALUE)
                 .then(|| HeaderValue::from_str(&joined).ok())
                 .flatten()
         }

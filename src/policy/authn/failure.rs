@@ -4,6 +4,9 @@
 
 use http::StatusCode;
 
+use crate::consumers::KeyFault;
+use crate::jose::Fault;
+
 /// The variants are ordered by how far a credential got: of several methods that refused a token, the one that came furthest has
 /// the most useful thing to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,6 +155,31 @@ impl Failure {
             Failure::IntrospectionUnavailable => {
                 ("introspection_unavailable", "Tokens cannot be checked at the moment.", Unavailable)
             }
+        }
+    }
+}
+
+impl From<KeyFault> for Failure {
+    fn from(fault: KeyFault) -> Self {
+        match fault {
+            KeyFault::Unknown => Failure::UnknownApiKey,
+            KeyFault::Expired => Failure::ExpiredApiKey,
+            KeyFault::StoreUnavailable => Failure::KeyStoreUnavailable,
+        }
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::TooLarge => Failure::TokenTooLarge,
+            Fault::Malformed => Failure::MalformedToken,
+            Fault::UnsupportedHeader => Failure::UnsupportedHeader,
+            Fault::UnsupportedType => Failure::UnsupportedType,
+            Fault::UnknownKey => Failure::UnknownKey,
+            Fault::UnsupportedAlgorithm => Failure::UnsupportedAlgorithm,
+            Fault::BadSignature => Failure::BadSignature,
+            Fault::MalformedClaim => Failure::MalformedClaim,
         }
     }
 }

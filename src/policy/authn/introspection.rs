@@ -1,10 +1,9 @@
 //! Tokens that only their authorization server can judge (RFC 7662): how that is configured, and what its answer must say.
 //!
-//! Not in here: how it is asked (`introspection_server`), and remembering active tokens, which the route's token cache does.
+//! Not in here: how it is asked ([`crate::oidc::introspection`]), and remembering active tokens, which the route's token cache does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderName;
 use schemars::JsonSchema;
@@ -13,13 +12,13 @@ use serde_json::Map;
 
 use super::claims::{Accepted, ClaimRules, ClaimsConfig};
 use super::failure::Failure;
-use super::introspection_server::{Server, Word};
-use super::provider::ProviderConfig;
 use super::sources::TokenSourceConfig;
-use super::{Consumers, feed};
+use crate::consumers::Consumers;
+use crate::fingerprint::feed;
+use crate::oidc::introspection::{ClientAuth, Server, ServerConfig, Word};
+use crate::oidc::provider::ProviderConfig;
 use crate::policy::Compile;
-use crate::problem::Problem;
-use crate::value::{OneOrMany, Period, Secret, Spanned};
+use crate::value::{OneOrMany, Period, Secret, Spanned, up_to_an_hour};
 
 /// What `Identity::method` says.
 pub const METHOD: &str = "introspection";
@@ -80,14 +79,6 @@ pub struct IntrospectionConfig {
     pub plan_claim: Option<Spanned<String>>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ClientAuth {
-    #[default]
-    Basic,
-    Post,
-}
-
 /// [`IntrospectionConfig`], compiled.
 pub struct Introspection {
     server: Arc<Server>,
@@ -113,8 +104,16 @@ impl Introspection {
             client_is_subject: true,
         };
         let rules = ClaimRules::compile(METHOD, &rules, cx);
-        let cache = up_to_an_hour(config.cache.as_ref(), 30, "cache", cx);
-        let server = Server::compile(config, cx);
+        let cache = up_to_an_hour(config.cache.as_ref(), 30, "cache", cx.problems);
+        let server = ServerConfig {
+            url: &config.url,
+            client_id: &config.client_id,
+            client_secret: &config.client_secret,
+            client_auth: config.client_auth,
+            provider: &config.provider,
+            inactive_cache: config.inactive_cache.as_ref(),
+        };
+        let server = Server::compile(server, &mut cx.context());
         Some(Introspection { server: server?, rules: rules?, cache: cache?.as_secs() })
     }
 
@@ -151,13 +150,4 @@ impl Introspection {
             Word::None => Err(Failure::IntrospectionUnavailable),
         }
     }
-}
-
-pub fn up_to_an_hour(period: Option<&Spanned<Period>>, default: u64, name: &str, cx: &mut Compile<'_>) -> Option<Duration> {
-    let Some(period) = period else { return Some(Duration::from_secs(default)) };
-    if period.value.0 > Duration::from_secs(3600) {
-        cx.problems.push(Problem::error(period.place, format!("`{name}` is at most 1h")));
-        return None;
-    }
-    Some(period.value.0)
 }

@@ -1,7 +1,7 @@
 //! Tokens of one issuer, or one family of issuers: how they are configured, and the keys that they must be signed with.
 //!
-//! Not in here: where a token stands (`bearer`), its text (`jwt_token`), what its claims must say (`claims`), remembering verdicts
-//! (`token_cache`), and fetching keys (`jwks`).
+//! Not in here: where a token stands (`bearer`), its text ([`crate::jose`]), what its claims must say (`claims`), remembering verdicts
+//! (`token_cache`), and fetching keys ([`crate::oidc`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,14 +11,15 @@ use jsonwebtoken::Algorithm;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Consumers;
 use super::claims::{Accepted, ClaimRules, ClaimsConfig};
 use super::failure::Failure;
-use super::jwks::{Jwks, JwksConfig};
-use super::jwt_keys::{JwtKeyConfig, VerifyKey, parse_algorithm};
-use super::jwt_token::{Token, normal_type};
-use super::provider::ProviderConfig;
 use super::sources::TokenSourceConfig;
+use crate::consumers::Consumers;
+use crate::fingerprint::{feed, feed_all};
+use crate::jose::key::{JwtKeyConfig, VerifyKey, parse_algorithm};
+use crate::jose::token::{Token, normal_type};
+use crate::oidc::jwks::{Jwks, JwksConfig, JwksSource};
+use crate::oidc::provider::ProviderConfig;
 use crate::policy::Compile;
 use crate::problem::Problem;
 use crate::value::{OneOrMany, Period, Spanned};
@@ -92,7 +93,14 @@ impl Issuer {
         let known: Vec<Algorithm> = algorithms.iter().flatten().copied().collect();
         let keys: Vec<Option<VerifyKey>> =
             config.keys.iter().map(|key| VerifyKey::compile(key, &known, cx.base, cx.place, cx.problems)).collect();
-        let jwks = Jwks::compile(config, &known, cx);
+        let jwks = JwksSource {
+            jwks_url: config.jwks_url.as_ref(),
+            discovery: config.discovery,
+            issuers: config.issuer.as_ref().map(|list| &*list.0),
+            provider: &config.provider,
+            pace: &config.jwks,
+        };
+        let jwks = Jwks::compile(jwks, &known, &mut cx.context());
         if config.keys.is_empty() && config.jwks_url.is_none() && !config.discovery {
             cx.problems.push(
                 Problem::error(cx.place, "`jwt` needs at least one key to check tokens with").hint("keys, jwks_url or discovery"),
@@ -141,11 +149,11 @@ impl Issuer {
 
     /// Mixes in everything that a verdict, or what follows from it, depends on, but for the fetched keys themselves.
     pub fn feed(&self, print: &mut blake3::Hasher) {
-        super::feed_all(print, self.types.iter().map(|kind| kind.as_bytes()));
+        feed_all(print, self.types.iter().map(|kind| kind.as_bytes()));
         self.rules.feed(print);
-        super::feed(print, &(self.keys.len() as u64).to_be_bytes());
+        feed(print, &(self.keys.len() as u64).to_be_bytes());
         self.keys.iter().for_each(|key| key.feed(print));
-        super::feed(print, self.jwks.as_ref().map_or(&[][..], |jwks| jwks.print()));
+        feed(print, self.jwks.as_ref().map_or(&[][..], |jwks| jwks.print()));
     }
 
     /// Everything there is to check about a token. `now` in seconds since 1970. The number is the generation of the fetched keys, 0
@@ -154,10 +162,10 @@ impl Issuer {
         token.check_header(&self.types)?;
         let (claims, generation) = match (token.claims(self.keys.iter()), &self.jwks) {
             (Ok(claims), _) => (claims, 0),
-            (Err(failure), None) => return Err(failure),
-            (Err(failure), Some(jwks)) => {
+            (Err(fault), None) => return Err(fault.into()),
+            (Err(fault), Some(jwks)) => {
                 let set = jwks.current().ok_or(Failure::KeysUnavailable)?;
-                (token.claims(set.keys.iter()).map_err(|other| failure.max(other))?, set.generation)
+                (token.claims(set.keys.iter()).map_err(|other| fault.max(other))?, set.generation)
             }
         };
         Ok((self.rules.accept(claims, now, consumers)?, generation))

@@ -9,31 +9,10 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use super::failure::Failure;
-use super::identity::IdentityHeaders;
-use crate::exchange::{Exchange, Identity};
-use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
+use crate::consumers::Proved;
+use crate::exchange::Exchange;
+use crate::head::RequestHead;
 use crate::policy::OnBody;
-
-/// Who a credential proves its bearer to be, and what the backend hears of it, prepared once for each credential.
-#[derive(Debug)]
-pub struct Proved {
-    pub identity: Arc<Identity>,
-    pub headers: IdentityHeaders,
-    /// Fields that the method itself sets or removes, such as those from a token's claims. All of their names are among
-    /// [`Method::sets`].
-    pub extra: Vec<HeaderEdit>,
-}
-
-impl Proved {
-    pub fn new(identity: Identity) -> Self {
-        Proved { headers: IdentityHeaders::of(&identity), identity: Arc::new(identity), extra: Vec::new() }
-    }
-
-    /// Tells the backend who it is. Without [`Proved::extra`].
-    pub fn write(&self, edits: &mut HeaderEdits) {
-        self.headers.write(self.identity.method, edits);
-    }
-}
 
 /// What a method says of a request.
 pub enum Verdict {

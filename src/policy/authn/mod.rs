@@ -1,6 +1,6 @@
 //! Who is it? Proves the client's identity from whatever it presents, or refuses with 401.
 //!
-//! The backend hears of the result in four header fields ([`identity`]), which a client can never set on a route with this policy,
+//! The backend hears of the result in four header fields ([`crate::consumers::identity`]), which a client can never set on a route with this policy,
 //! and sees no credentials unless the route says so. What the proved identity may do is `authz`'s question.
 //!
 //! Every way to prove an identity is a [`method::Method`] in a file of its own, and has its line in [`methods`]. Here is what they
@@ -9,30 +9,15 @@
 pub mod api_key;
 pub mod basic;
 pub mod bearer;
-mod carrier;
 mod challenge;
 pub mod claims;
-pub mod consumer;
-mod discovery;
 pub mod failure;
-pub mod identity;
 pub mod introspection;
-mod introspection_server;
-pub mod issued;
-#[cfg(test)]
-mod jose_vectors;
-mod json;
-mod jwk;
-pub mod jwks;
 pub mod jwt;
-pub mod jwt_keys;
 #[cfg(test)]
 mod jwt_tests;
-pub mod jwt_token;
 pub mod method;
 pub mod mtls;
-pub mod password;
-pub mod provider;
 pub mod signature;
 pub mod sources;
 #[cfg(test)]
@@ -46,22 +31,21 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use smallvec::SmallVec;
 
-pub use self::carrier::{query_values, strip_query_param};
-pub use self::consumer::{ApiKeyConfig, Consumer, ConsumerConfig, Consumers};
-
 use self::api_key::{ApiKeyMethod, ApiKeyMethodConfig};
 use self::basic::{BasicConfig, BasicMethod};
 use self::bearer::BearerMethod;
 use self::challenge::Challenges;
 use self::failure::Failure;
-use self::identity::{IDENTITY_HEADERS, remove_lookalikes};
 use self::introspection::IntrospectionConfig;
 use self::jwt::JwtConfig;
-use self::method::{Carriers, Method, Proved, Verdict};
+use self::method::{Carriers, Method, Verdict};
 use self::mtls::{MtlsConfig, MtlsMethod};
 use self::signature::{SignatureConfig, SignatureMethod};
 use super::{Compile, OnWait, PlanBuilder, Policy, Stage, Waiting};
+use crate::carrier::strip_cookies;
 use crate::clock::unix_seconds as now;
+use crate::consumers::identity::{IDENTITY_HEADERS, remove_lookalikes};
+use crate::consumers::{Methods, Proved};
 use crate::exchange::{Exchange, Identity};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::problem::{Problem, did_you_mean};
@@ -73,6 +57,9 @@ const MAX_TOKENS: u32 = 1_000_000;
 
 /// What `Identity::method` says of a request that proved nothing and need not.
 pub const ANONYMOUS: &str = "anonymous";
+
+/// What it says of who came with one of a consumer's own credentials.
+pub const METHODS: Methods = Methods { api_key: api_key::METHOD, password: basic::METHOD, signing_key: signature::METHOD };
 
 /// How clients prove who they are. At least one method, such as `jwt` or `api_key`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -273,7 +260,7 @@ impl Authn {
         let edits = &mut exchange.to_upstream;
         if !self.forward_credentials {
             edits.extend(self.carriers.headers.iter().cloned().map(HeaderEdit::Remove));
-            edits.extend(carrier::strip_cookies(head, &self.carriers.cookies));
+            edits.extend(strip_cookies(head, &self.carriers.cookies));
         }
         remove_lookalikes(head, IDENTITY_HEADERS.iter().copied().chain(&self.set_by_methods), edits);
         match &proved {
@@ -363,18 +350,4 @@ fn capacity(config: &AuthnConfig, cx: &mut Compile<'_>) -> Option<usize> {
         return None;
     }
     usize::try_from(tokens.value).ok()
-}
-
-/// With its length, so that no two sequences of fields run together into the same bytes.
-fn feed(print: &mut blake3::Hasher, field: &[u8]) {
-    print.update(&(field.len() as u64).to_be_bytes()).update(field);
-}
-
-/// A list: every item is announced, and so is its end.
-fn feed_all<'a>(print: &mut blake3::Hasher, items: impl Iterator<Item = &'a [u8]>) {
-    for item in items {
-        print.update(&[1]);
-        feed(print, item);
-    }
-    print.update(&[0]);
 }

@@ -11,9 +11,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use sfv::{BareItem, Item, List, ListEntry, SerializeValue};
 
-use super::consumer::{Consumers, certificate_names};
 use super::failure::Failure;
-use super::method::{Method, Proved, Verdict};
+use super::method::{Method, Verdict};
+use crate::consumers::Proved;
+use crate::consumers::{Consumers, certificate_names};
 use crate::exchange::{ClientCertificate, Exchange, Identity};
 use crate::head::{HeaderEdit, RequestHead};
 use crate::policy::Compile;
@@ -172,7 +173,7 @@ mod tests {
     use crate::problem::Problems;
 
     fn method(config: serde_json::Value) -> MtlsMethod {
-        let (consumers, problems) = super::super::consumer::tests::compile(json!([
+        let (consumers, problems) = crate::consumers::tests::compile(json!([
             { "name": "acme", "scopes": ["read"], "certificates": [{ "uri": "spiffe://example.com/acme" }, { "subject": "CN=acme,O=Acme" }] },
             { "name": "globex", "certificates": [{ "dns": "client.globex.example" }, { "fingerprint": format!("sha256:{}", "07".repeat(32)) }] },
         ]));

@@ -7,11 +7,11 @@ use http::{HeaderName, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::carrier::{cookie_values, query_values};
 use super::failure::Failure;
-use super::jwt_token::MAX_TOKEN;
 use super::method::Carriers;
+use crate::carrier::{cookie_values, query_values};
 use crate::head::RequestHead;
+use crate::jose::token::MAX_TOKEN;
 use crate::policy::Compile;
 use crate::problem::Problem;
 use crate::value::Spanned;

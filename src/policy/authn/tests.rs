@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 
 use http::{StatusCode, header};
 
-use super::consumer::tests::hash_of;
 use super::*;
+use crate::consumers::Consumers;
+use crate::consumers::tests::hash_of;
 use crate::ledger::Ledger;
 use crate::problem::Problems;
 use crate::reply::Reply;
@@ -32,7 +33,7 @@ impl Lab {
     }
 
     pub fn consume(&mut self, json: serde_json::Value) {
-        self.consumers = Arc::new(super::consumer::tests::compile(json).0);
+        self.consumers = Arc::new(crate::consumers::tests::compile(json).0);
     }
 
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {

@@ -4,9 +4,9 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::*;
+use crate::consumers::Consumers;
 use crate::exchange::Identity;
 use crate::ledger::Ledger;
-use crate::policy::authn::Consumers;
 use crate::problem::Problems;
 use crate::reply::Reply;
 
@@ -14,7 +14,8 @@ fn compile(json: serde_json::Value) -> (Option<Authz>, Problems) {
     let consumers = serde_json::json!([{ "name": "acme" }, { "name": "globex" }]);
     let consumers: Vec<_> = serde_json::from_value(consumers).unwrap();
     let mut problems = Problems::default();
-    let consumers = Arc::new(Consumers::compile(&consumers, std::path::Path::new("."), &mut problems));
+    let consumers =
+        Arc::new(Consumers::compile(&consumers, crate::policy::authn::METHODS, std::path::Path::new("."), &mut problems));
     let policy = Authz::compile(
         &serde_json::from_value(json).unwrap(),
         &mut crate::policy::testing::context(&mut problems, "test", &Ledger::default(), &consumers, std::path::Path::new(".")),

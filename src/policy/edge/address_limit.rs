@@ -15,9 +15,8 @@ use serde::Deserialize;
 
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
-// The meter is shared arithmetic and memory, no policy: two of them would be two to get right.
-use crate::policy::admit::limit::{EVICTED, max_keys, token_bucket};
-use crate::policy::admit::{Key, Meter, Store, nanoseconds};
+use crate::limits::config::{Algorithm, EVICTED, max_keys, rule};
+use crate::limits::{Key, Meter, Store, nanoseconds};
 use crate::policy::{Compile, OnRequest, PlanBuilder, Policy, Stage};
 use crate::reply::{Flow, Reply};
 use crate::value::{Rate, Spanned};
@@ -60,8 +59,8 @@ impl Policy for AddressLimit {
     type Config = AddressLimitConfig;
 
     fn compile(config: &Self::Config, cx: &mut Compile<'_>) -> Option<Self> {
-        let rule = token_bucket(&config.limit, config.burst, cx);
-        let max_keys = max_keys(config.max_keys.as_ref(), cx);
+        let rule = rule(&config.limit, config.burst, Algorithm::TokenBucket, cx.problems);
+        let max_keys = max_keys(config.max_keys.as_ref(), cx.problems);
         let (rule, max_keys) = (rule?, max_keys?);
         let store = cx.ledger.keep(&format!("{}/{}/{max_keys}", cx.scope, Self::NAME), || {
             let labels = [("limit", Self::NAME), ("scope", cx.scope)];

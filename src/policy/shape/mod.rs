@@ -1,6 +1,8 @@
 //! The last stage before the backend: what the request, and later the answer, is made to look like.
 //!
-//! [`template`] compiles values with placeholders, [`headers`] is the policies `request_headers` and `response_headers`.
+//! [`template`] compiles values with placeholders, [`headers`] is the policies `request_headers` and `response_headers`, [`cache`] what
+//! a route wants of the cache.
 
+pub mod cache;
 pub mod headers;
 pub mod template;

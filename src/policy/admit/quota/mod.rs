@@ -2,14 +2,11 @@
 //!
 //! Unlike `rate_limit` it neither refills nor forgets: the count begins anew when the period does, and it survives a restart. The
 //! request path counts in memory ([`book`]); what was counted is written to a [`journal`] behind it, once a second and when the
-//! process ends or hands over. A process that is killed loses at most what it counted since the last write: [`book::FLUSH`] and
+//! process ends or hands over. A process that is killed loses at most what it counted since the last write: [`crate::limits::book::FLUSH`] and
 //! the time that writing takes.
 //!
 //! Deliberately not here: quotas that several machines count together.
 
-pub mod book;
-pub mod calendar;
-pub mod journal;
 #[cfg(test)]
 mod tests;
 
@@ -28,17 +25,17 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use smallvec::SmallVec;
 
-use self::book::{Account, Book, Draw};
-use self::calendar::{Allowance, Calendar, Span, Unit};
-use super::all::{Ask, Outcome, decide};
 use super::by::By;
 use super::cost::{Cost, CostConfig};
 use super::fields;
-use super::key::{Hashing, Key, Piece};
 use super::plan::{self, Tiers};
-use super::store::Reading;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
+use crate::limits::all::{Ask, Outcome, decide};
+use crate::limits::book::{Account, Book, Draw};
+use crate::limits::calendar::{Allowance, Calendar, Span, Unit};
+use crate::limits::key::{Hashing, Key, Piece};
+use crate::limits::store::Reading;
 use crate::policy::{Compile, OnRequest, PlanBuilder, Policy, Stage};
 use crate::problem::Problem;
 use crate::reply::{Flow, Reply};
@@ -235,7 +232,7 @@ fn push_text(key: &mut String, text: &[u8]) {
 
 impl OnRequest for Quotas {
     fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow {
-        let now = book::wall_clock();
+        let now = crate::limits::book::wall_clock();
         let demands: SmallVec<[Demand<'_>; 1]> =
             self.quotas.iter().filter_map(|quota| quota.demand(head, exchange, now)).collect();
         if let Some(outcome) = decide(&demands) {
@@ -344,7 +341,11 @@ impl Limited {
         // With another unit or other clients it is another quota.
         let account = book.account(&format!("{}/{name}/{}/{}", cx.scope, config.by.text(), unit.word()));
         let labels = [("limit", name.as_str()), ("scope", cx.scope)];
-        account.count_evictions(cx.tallies.counter("portcullis_rate_limit_evicted_total", super::limit::EVICTED, &labels));
+        account.count_evictions(cx.tallies.counter(
+            "portcullis_rate_limit_evicted_total",
+            crate::limits::config::EVICTED,
+            &labels,
+        ));
         let trial = || cx.tallies.counter("portcullis_rate_limit_dry_run_total", super::limit::DRY_RUN, &labels);
         Some(Limited {
             prefix: fields::prefix(&name),

@@ -131,7 +131,7 @@ fn target(head: &RequestHead, path: &str, out: &mut Vec<u8>) {
 /// digits and `*-._` as `%XX`.
 fn reencoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for byte in crate::policy::authn::carrier::decode(text).iter() {
+    for byte in crate::carrier::decode(text).iter() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => out.push(char::from(*byte)),
             byte => out.push_str(&format!("%{byte:02X}")),

@@ -20,12 +20,14 @@ use serde::Deserialize;
 use sfv::{BareItem, InnerList, ListEntry, Parser};
 
 use self::replay::{Bearer, Seat, Seen, Signed, Window};
-use super::consumer::Consumers;
 use super::failure::Failure;
-use super::jwt_keys::VerifyKey;
-use super::method::{Carriers, Method, Proved, Verdict};
+use super::method::{Carriers, Method, Verdict};
+use crate::consumers::Proved;
+use crate::consumers::{Consumers, SIGNING_ALGORITHMS};
 use crate::exchange::Exchange;
+use crate::fingerprint::feed;
 use crate::head::{BodyFraming, RequestHead};
+use crate::jose::key::VerifyKey;
 use crate::policy::{Compile, OnBody};
 use crate::problem::Problem;
 use crate::value::{Period, Size, Spanned};
@@ -238,8 +240,8 @@ impl SignatureMethod {
         }
         let mut hasher = blake3::Hasher::new();
         let id = covered.params.get("keyid").and_then(BareItem::as_str).unwrap_or_default();
-        super::feed(&mut hasher, id.as_bytes());
-        super::feed(&mut hasher, nonce.map_or(base, str::as_bytes));
+        feed(&mut hasher, id.as_bytes());
+        feed(&mut hasher, nonce.map_or(base, str::as_bytes));
         hasher.update(&[u8::from(nonce.is_some())]);
         let mut mark = [0; 16];
         hasher.finalize_xof().fill(&mut mark);
@@ -287,16 +289,6 @@ fn is_component(name: &str) -> bool {
     derived.contains(&name) || field
 }
 
-/// The names of RFC 9421, section 6.2, and what the same algorithms are called elsewhere.
-pub const ALGORITHMS: [(&str, jsonwebtoken::Algorithm); 6] = [
-    ("ed25519", jsonwebtoken::Algorithm::EdDSA),
-    ("ecdsa-p256-sha256", jsonwebtoken::Algorithm::ES256),
-    ("ecdsa-p384-sha384", jsonwebtoken::Algorithm::ES384),
-    ("rsa-pss-sha512", jsonwebtoken::Algorithm::PS512),
-    ("rsa-v1_5-sha256", jsonwebtoken::Algorithm::RS256),
-    ("hmac-sha256", jsonwebtoken::Algorithm::HS256),
-];
-
 fn algorithm_name(algorithm: jsonwebtoken::Algorithm) -> Option<&'static str> {
-    ALGORITHMS.iter().find(|(_, known)| *known == algorithm).map(|(name, _)| *name)
+    SIGNING_ALGORITHMS.iter().find(|(_, known)| *known == algorithm).map(|(name, _)| *name)
 }

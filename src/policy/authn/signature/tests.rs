@@ -52,7 +52,7 @@ impl Lab {
     }
 
     fn method(&self, config: Value) -> SignatureMethod {
-        let consumers: Vec<super::super::ConsumerConfig> = serde_json::from_value(json!([
+        let consumers: Vec<crate::consumers::ConsumerConfig> = serde_json::from_value(json!([
             { "name": "acme", "scopes": ["read"], "signing_keys": [{ "id": "own", "public_key": { "file": "own.pem" } }] },
             { "name": "rfc", "signing_keys": [
                 { "id": "test-key-ed25519", "algorithm": "ed25519", "public_key": { "file": "rfc.pem" } },
@@ -61,7 +61,8 @@ impl Lab {
         ]))
         .unwrap();
         let mut problems = Problems::default();
-        let consumers = Arc::new(Consumers::compile(&consumers, self.folder.path(), &mut problems));
+        let consumers =
+            Arc::new(Consumers::compile(&consumers, crate::policy::authn::METHODS, self.folder.path(), &mut problems));
         let mut cx = context(&mut problems, "test", &self.ledger, &consumers, self.folder.path());
         let method = SignatureMethod::compile(&serde_json::from_value(config).unwrap(), &mut cx);
         assert!(problems.is_empty(), "{problems:?}");

@@ -25,9 +25,9 @@ pub use self::config::{CacheConfig, ExternalAuthConfig, Fail, Ignore};
 
 use self::config::Checked;
 use self::decision::{Decision, Memory, forbids_storing};
+use crate::consumers::identity::{IdentityHeaders, remove_lookalikes};
 use crate::exchange::{Exchange, is_identity};
 use crate::head::{BodyFraming, HeaderEdit, HeaderEdits, RequestHead};
-use crate::policy::authn::identity::{IdentityHeaders, remove_lookalikes};
 use crate::policy::{Compile, OnBody, OnWait, PlanBuilder, Policy, Stage, Waiting};
 use crate::problem::Problem;
 use crate::reply::{Flow, Reply};

@@ -1,7 +1,11 @@
 //! Consumers: who uses the APIs, and by which credentials they are known.
 //!
 //! Compiled once per load into tables that cost the same to ask whether they hold ten keys or a hundred thousand. Not in here: how a
-//! credential is read from a request (the sibling modules), and what a consumer may do (`authz`).
+//! credential is read from a request, and what a consumer may do: policies say that (`authn`, `authz`).
+
+pub mod identity;
+pub mod issued;
+pub mod password;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,14 +21,12 @@ use serde::Deserialize;
 use smallvec::SmallVec;
 use subtle::ConstantTimeEq;
 
-use super::failure::Failure;
-use super::identity::IdentityHeaders;
-use super::issued::{ByDigest, IssuedKeys};
-use super::jwt_keys::{JwtKeyConfig, VerifyKey};
-use super::method::Proved;
-use super::password::Hashed;
-use super::signature;
+use self::identity::IdentityHeaders;
+pub use self::identity::Proved;
+use self::issued::{ByDigest, IssuedKeys};
+use self::password::Hashed;
 use crate::exchange::{ClientCertificate, Identity};
+use crate::jose::{JwtKeyConfig, VerifyKey};
 use crate::problem::{Problem, Problems};
 use crate::value::{Secret, Spanned};
 
@@ -82,6 +84,16 @@ pub struct SigningKeyConfig {
     pub algorithm: Option<Spanned<String>>,
 }
 
+/// The names of RFC 9421, section 6.2, and what the same algorithms are called elsewhere.
+pub const SIGNING_ALGORITHMS: [(&str, jsonwebtoken::Algorithm); 6] = [
+    ("ed25519", jsonwebtoken::Algorithm::EdDSA),
+    ("ecdsa-p256-sha256", jsonwebtoken::Algorithm::ES256),
+    ("ecdsa-p384-sha384", jsonwebtoken::Algorithm::ES384),
+    ("rsa-pss-sha512", jsonwebtoken::Algorithm::PS512),
+    ("rsa-v1_5-sha256", jsonwebtoken::Algorithm::RS256),
+    ("hmac-sha256", jsonwebtoken::Algorithm::HS256),
+];
+
 /// What a client certificate is known by: exactly one of these, compared whole.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -136,6 +148,23 @@ pub struct PasswordConfig {
 pub struct Login {
     pub hashed: Hashed,
     pub proved: Arc<Proved>,
+}
+
+/// Why an API key proves nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyFault {
+    Unknown,
+    Expired,
+    /// The store of keys could not be read since the process started: nobody knows whether the key is good.
+    StoreUnavailable,
+}
+
+/// What [`Identity::method`] says of who came with such a credential: the words of who reads them from requests.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Methods {
+    pub api_key: &'static str,
+    pub password: &'static str,
+    pub signing_key: &'static str,
 }
 
 /// What is known of a consumer, whatever credential it came with.
@@ -230,6 +259,7 @@ pub struct Consumers {
     subjects: HashMap<Arc<str>, SubjectEntries, ahash::RandomState>,
     certificates: HashMap<CertificateName, usize, ahash::RandomState>,
     signing_keys: HashMap<Box<str>, (VerifyKey, Arc<Proved>), ahash::RandomState>,
+    methods: Methods,
     number: Number,
 }
 
@@ -246,8 +276,8 @@ impl Default for Number {
 
 impl Consumers {
     /// Builds the tables. What is wrong goes to `problems`, and is left out.
-    pub fn compile(configs: &[ConsumerConfig], base: &Path, problems: &mut Problems) -> Self {
-        let mut consumers = Consumers::default();
+    pub fn compile(configs: &[ConsumerConfig], methods: Methods, base: &Path, problems: &mut Problems) -> Self {
+        let mut consumers = Consumers { methods, ..Consumers::default() };
         consumers.names.reserve(configs.len());
         consumers.keys.reserve(configs.iter().map(|config| config.api_keys.len()).sum());
         for config in configs {
@@ -310,7 +340,7 @@ impl Consumers {
             Some(id) => id.value.as_str().into(),
             None => config.hash.value.chars().take("sha256:".len() + 8).collect::<String>().into(),
         };
-        let proved = consumer.proved(id, super::api_key::METHOD);
+        let proved = consumer.proved(id, self.methods.api_key);
         self.keys.insert(digest, Arc::new(proved));
     }
 
@@ -337,7 +367,7 @@ impl Consumers {
             return;
         }
         let username: Arc<str> = username.into();
-        let proved = Arc::new(consumer.proved(username.clone(), super::basic::METHOD));
+        let proved = Arc::new(consumer.proved(username.clone(), self.methods.password));
         self.logins.insert(username, Login { hashed, proved });
     }
 
@@ -361,12 +391,12 @@ impl Consumers {
     ///
     /// # Errors
     /// Nobody's, or one whose time is over; or the store of issued keys could not be read yet.
-    pub fn by_key(&self, key: &[u8], now: u64) -> Result<Arc<Proved>, Failure> {
+    pub fn by_key(&self, key: &[u8], now: u64) -> Result<Arc<Proved>, KeyFault> {
         let digest = KeyDigest::of(key);
         match (self.keys.get(&digest), &self.issued) {
             (Some(proved), _) => Ok(proved.clone()),
             (None, Some(issued)) => issued.prove(&digest, now, self),
-            (None, None) => Err(Failure::UnknownApiKey),
+            (None, None) => Err(KeyFault::Unknown),
         }
     }
 
@@ -406,16 +436,16 @@ impl Consumers {
         let algorithm = match &config.algorithm {
             None => None,
             Some(name) => {
-                let Some((_, known)) = signature::ALGORITHMS.iter().find(|(known, _)| *known == name.value) else {
+                let Some((_, known)) = SIGNING_ALGORITHMS.iter().find(|(known, _)| *known == name.value) else {
                     let problem =
                         Problem::error(name.place, format!("`{}` is no signature algorithm that is supported", name.value));
-                    problems.push(problem.hint(signature::ALGORITHMS.map(|(name, _)| name).join(", ")));
+                    problems.push(problem.hint(SIGNING_ALGORITHMS.map(|(name, _)| name).join(", ")));
                     return;
                 };
                 Some(Spanned { value: format!("{known:?}"), place: name.place })
             }
         };
-        let suited: Vec<Algorithm> = signature::ALGORITHMS.iter().map(|(_, known)| *known).collect();
+        let suited: Vec<Algorithm> = SIGNING_ALGORITHMS.iter().map(|(_, known)| *known).collect();
         // Without a word an RSA key signs with PSS.
         let allowed: Vec<_> = suited.into_iter().filter(|known| algorithm.is_some() || *known != Algorithm::RS256).collect();
         let key = JwtKeyConfig {
@@ -426,7 +456,7 @@ impl Consumers {
         };
         let Some(key) = VerifyKey::compile(&key, &allowed, base, config.id.place, problems) else { return };
         let Some(consumer) = self.list.get(at) else { return };
-        let proved = Arc::new(consumer.proved(config.id.value.as_str().into(), signature::METHOD));
+        let proved = Arc::new(consumer.proved(config.id.value.as_str().into(), self.methods.signing_key));
         if let Some((_, other)) = self.signing_keys.insert(config.id.value.as_str().into(), (key, proved)) {
             let other = other.identity.consumer.as_deref().unwrap_or_default();
             problems.push(Problem::error(config.id.place, format!("consumer `{other}` already has a signing key of this id")));
@@ -517,7 +547,7 @@ pub mod tests {
     pub fn compile(json: serde_json::Value) -> (Consumers, Problems) {
         let configs: Vec<ConsumerConfig> = serde_json::from_value(json).unwrap();
         let mut problems = Problems::default();
-        (Consumers::compile(&configs, Path::new("."), &mut problems), problems)
+        (Consumers::compile(&configs, Methods::default(), Path::new("."), &mut problems), problems)
     }
 
     #[test]
@@ -576,7 +606,7 @@ pub mod tests {
             })
             .collect();
         let mut problems = Problems::default();
-        let consumers = Consumers::compile(&configs, Path::new("."), &mut problems);
+        let consumers = Consumers::compile(&configs, Methods::default(), Path::new("."), &mut problems);
         assert!(problems.is_empty());
         for n in (0..100_000).step_by(997) {
             assert_eq!(&*consumers.by_key(format!("key-{n}").as_bytes(), 0).unwrap().identity.subject, format!("c{n}"));

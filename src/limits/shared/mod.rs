@@ -29,9 +29,9 @@ use self::lease::Leases;
 use super::key::{Hashing, Key};
 use super::rule::Rule;
 use super::store::{Meter, Reading, Store};
-use crate::policy::Compile;
+use crate::context::Context;
 use crate::problem::Problem;
-use crate::redis::Unavailable;
+use crate::redis::{Redis, Unavailable};
 use crate::tally::{Counter as Tally, Gauge};
 use crate::value::Spanned;
 
@@ -50,16 +50,16 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// What is wrong goes to `cx.problems`.
+    /// What is wrong goes to `cx.problems`; that there is no Redis, who asks for it has said.
     pub fn compile(
         config: &Spanned<config::Shared>,
         name: &str,
         rule: Rule,
         max_keys: usize,
-        cx: &mut Compile<'_>,
+        redis: Option<&Arc<Redis>>,
+        cx: &mut Context<'_>,
     ) -> Option<Arc<Shared>> {
         let config::Shared(shared) = &config.value;
-        let place = config.place;
         if !(1..=10_000).contains(&shared.gateways.value) {
             cx.problems.push(Problem::error(shared.gateways.place, "`gateways` is from 1 to 10000"));
         }
@@ -71,12 +71,12 @@ impl Shared {
                 cx.problems.push(Problem::error(lease.place, message));
             }
         }
-        let redis = cx.shared_redis(place)?;
+        let redis = redis?;
         let most = shared.lease.as_ref().map_or((rule.capacity() / 20).max(1), |lease| lease.value);
         let labels = [("limit", name), ("scope", cx.scope)];
         let account = Arc::new(Account::new(redis.clone(), cx.scope, name, &rule));
         let leases = (shared.mode == Mode::Leased).then(|| {
-            let shelf = format!("{}/leases/{name}/{rule:?}/{most}/{max_keys}/{:p}", cx.scope, Arc::as_ptr(&redis));
+            let shelf = format!("{}/leases/{name}/{rule:?}/{most}/{max_keys}/{:p}", cx.scope, Arc::as_ptr(redis));
             let mut is_new = false;
             let leases = cx.ledger.keep(&shelf, || {
                 is_new = true;

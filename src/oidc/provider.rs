@@ -13,7 +13,8 @@ use reqwest::{Certificate, Client, RequestBuilder, Response, Url, redirect};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::policy::Compile;
+use crate::context::Context;
+use crate::fingerprint::feed;
 use crate::problem::Problem;
 use crate::value::{Period, Spanned};
 
@@ -85,7 +86,7 @@ pub struct Answer {
 }
 
 impl Provider {
-    pub fn compile(config: &ProviderConfig, cx: &mut Compile<'_>) -> Option<Arc<Self>> {
+    pub fn compile(config: &ProviderConfig, cx: &mut Context<'_>) -> Option<Arc<Self>> {
         let timeout = match &config.timeout {
             None => Duration::from_secs(5),
             Some(timeout) if (Duration::from_millis(10)..=Duration::from_secs(60)).contains(&timeout.value.0) => timeout.value.0,
@@ -95,7 +96,7 @@ impl Provider {
             }
         };
         let mut trust = blake3::Hasher::new();
-        super::feed(&mut trust, &[u8::from(config.insecure)]);
+        feed(&mut trust, &[u8::from(config.insecure)]);
         let mut builder = Client::builder()
             .user_agent(concat!("portcullis/", env!("CARGO_PKG_VERSION")))
             .timeout(timeout)
@@ -105,7 +106,7 @@ impl Provider {
             .redirect(redirect::Policy::custom(same_origin));
         if let Some(ca) = &config.ca {
             let (pem, roots) = certificates(ca, cx)?;
-            super::feed(&mut trust, &pem);
+            feed(&mut trust, &pem);
             builder = builder.tls_certs_only(roots);
         }
         let client = match builder.build() {
@@ -120,7 +121,7 @@ impl Provider {
     }
 
     /// The address, if this provider may be asked there.
-    pub fn address(&self, text: &Spanned<String>, cx: &mut Compile<'_>) -> Option<Url> {
+    pub fn address(&self, text: &Spanned<String>, cx: &mut Context<'_>) -> Option<Url> {
         let mut wrong = |message: String, hint: &str| {
             cx.problems.push(Problem::error(text.place, message).hint(hint));
             None
@@ -214,7 +215,7 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn certificates(ca: &Spanned<PathBuf>, cx: &mut Compile<'_>) -> Option<(Vec<u8>, Vec<Certificate>)> {
+fn certificates(ca: &Spanned<PathBuf>, cx: &mut Context<'_>) -> Option<(Vec<u8>, Vec<Certificate>)> {
     let path = cx.base.join(&ca.value);
     let read = std::fs::read(&path).map_err(|error| format!("cannot read {}: {error}", path.display()));
     let parsed = read.and_then(|pem| match Certificate::from_pem_bundle(&pem) {
@@ -277,8 +278,8 @@ mod tests {
     fn addresses_must_be_safe() {
         let (mut problems, ledger, consumers) = Default::default();
         let mut cx = crate::policy::testing::context(&mut problems, "test", &ledger, &consumers, std::path::Path::new("."));
-        let provider = Provider::compile(&ProviderConfig::default(), &mut cx).unwrap();
-        let mut good = |text: &str| provider.address(&Spanned::new(text.to_owned(), Place::NOWHERE), &mut cx).is_some();
+        let provider = Provider::compile(&ProviderConfig::default(), &mut cx.context()).unwrap();
+        let mut good = |text: &str| provider.address(&Spanned::new(text.to_owned(), Place::NOWHERE), &mut cx.context()).is_some();
         for text in ["https://id.example.com/keys", "http://127.0.0.1:1/k", "http://localhost/k", "http://[::1]/k"] {
             assert!(good(text), "{text}");
         }

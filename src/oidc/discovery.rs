@@ -3,8 +3,8 @@
 use reqwest::Url;
 use serde_json::Value;
 
-use super::json;
 use super::provider::{Provider, Trouble};
+use crate::jose::json;
 
 /// The address of the issuer's keys.
 ///

@@ -2,10 +2,10 @@
 
 use jsonwebtoken::Algorithm;
 
-use super::failure::Failure;
+use super::Fault;
 use super::jwk::read_set;
-use super::jwt_keys::{JwtKeyConfig, VerifyKey};
-use super::jwt_token::Token;
+use super::key::{JwtKeyConfig, VerifyKey};
+use super::token::Token;
 use crate::problem::{Place, Problems};
 
 /// RFC 7515: `{"iss":"joe", "exp":1300819380, "http://example.com/is_root":true}`, with its line breaks.
@@ -43,7 +43,7 @@ fn decoded(text: &str) -> Vec<u8> {
 }
 
 /// Whether the keys' owner signed the token. RFC 7520's payload is no set of claims, which is found out after that.
-fn judge(token: &str, keys: &[VerifyKey]) -> Result<(), Failure> {
+fn judge(token: &str, keys: &[VerifyKey]) -> Result<(), Fault> {
     let token = Token::parse(token.as_bytes())?;
     token.check_header(&["jwt".into()])?;
     token.claims(keys.iter()).map(drop)
@@ -66,17 +66,17 @@ fn rfc_7515() {
     ] {
         let token = format!("{header}.{JOE}.{signature}");
         assert_eq!(judge(&token, &keys), Ok(()), "{name}");
-        assert_eq!(judge(&bent(&token), &keys), Err(Failure::BadSignature), "{name}, bent");
-        assert_eq!(judge(&format!("eyJhbGciOiJub25lIn0.{JOE}."), &keys), Err(Failure::UnsupportedAlgorithm), "A.5: unsecured");
+        assert_eq!(judge(&bent(&token), &keys), Err(Fault::BadSignature), "{name}, bent");
+        assert_eq!(judge(&format!("eyJhbGciOiJub25lIn0.{JOE}."), &keys), Err(Fault::UnsupportedAlgorithm), "A.5: unsecured");
     }
     // A.4 is ES512 on P-521, which is not supported: neither the key nor the token.
     let p521 = r#"{"keys":[{"kty":"EC","crv":"P-521","x":"AekpBQ8ST8a8VcfVOTNl353vSrDCLLJXmPk06wTjxrrjcBpXp5EOnYG_NjFZ6OvLFV1jSfS9tsz4qUxcWceqwQGk","y":"ADSmRA43Z1DSNx_RvcLI87cdL07l6jQyyBXMoxVg_l2Th-x3S1WDhjDly79ajL4Kkd0AZMaZmh9ubmf63e3kyMj2"}]}"#;
     assert!(read_set(p521.as_bytes(), &[]).is_err());
     let es512 = "eyJhbGciOiJFUzUxMiJ9.UGF5bG9hZA.AdwMgeerwtHoh-l192l60hp9wAHZFVJbLfD_UxMi70cwnZOYaRI1bKPWROc-mZZqwqT2SI-KGDKB34XO0aw_7XdtAG8GaSwFKdCAPZgoXD2YBJZCPEX3xKpRwcdOO8KpEHwJjyqOgzDO7iKvU8vcnwNrmxYbSW9ERBXukOXolLzeO_Jn";
-    assert_eq!(judge(es512, &published(A3_KEY, Algorithm::ES256)), Err(Failure::UnsupportedAlgorithm));
+    assert_eq!(judge(es512, &published(A3_KEY, Algorithm::ES256)), Err(Fault::UnsupportedAlgorithm));
     // A.6 and A.7 are the JSON serialisations, which no token in a request has.
     let json = format!(r#"{{"payload":"{JOE}","protected":"eyJhbGciOiJFUzI1NiJ9","signature":"{A3_SIGNATURE}"}}"#);
-    assert_eq!(judge(&json, &published(A3_KEY, Algorithm::ES256)), Err(Failure::MalformedToken));
+    assert_eq!(judge(&json, &published(A3_KEY, Algorithm::ES256)), Err(Fault::Malformed));
 }
 
 #[test]
@@ -90,15 +90,15 @@ fn rfc_7520() {
         ("4.4", hs256, detached, shared(&secret)),
     ] {
         let token = format!("{header}.{FRODO}.{signature}");
-        assert_eq!(judge(&token, &keys), Err(Failure::MalformedToken), "{name}: signed well, but no claims");
-        assert_eq!(judge(&bent(&token), &keys), Err(Failure::BadSignature), "{name}, bent");
-        assert_eq!(judge(&format!("{header}..{signature}"), &keys), Err(Failure::BadSignature), "{name}, as 4.5: detached");
+        assert_eq!(judge(&token, &keys), Err(Fault::Malformed), "{name}: signed well, but no claims");
+        assert_eq!(judge(&bent(&token), &keys), Err(Fault::BadSignature), "{name}, bent");
+        assert_eq!(judge(&format!("{header}..{signature}"), &keys), Err(Fault::BadSignature), "{name}, as 4.5: detached");
     }
     // One key, one algorithm: the same key's other signature is refused.
     let token = format!("{PS384_HEADER}.{FRODO}.{PS384_SIGNATURE}");
-    assert_eq!(judge(&token, &published(BILBO, Algorithm::RS256)), Err(Failure::UnsupportedAlgorithm));
+    assert_eq!(judge(&token, &published(BILBO, Algorithm::RS256)), Err(Fault::UnsupportedAlgorithm));
     let es512 = format!(
         "eyJhbGciOiJFUzUxMiIsImtpZCI6ImJpbGJvLmJhZ2dpbnNAaG9iYml0b24uZXhhbXBsZSJ9.{FRODO}.AE_R_YZCChjn4791jSQCrdPZCNYqHXCTZH0-JZGYNlaAjP2kqaluUIIUnC9qvbu9Plon7KRTzoNEuT4Va2cmL1eJAQy3mtPBu_u_sDDyYjnAMDxXPn7XrT0lw-kvAD890jl8e2puQens_IEKBpHABlsbEPX6sFY8OcGDqoRuBomu9xQ2"
     );
-    assert_eq!(judge(&es512, &published(BILBO, Algorithm::RS256)), Err(Failure::UnsupportedAlgorithm), "4.3");
+    assert_eq!(judge(&es512, &published(BILBO, Algorithm::RS256)), Err(Fault::UnsupportedAlgorithm), "4.3");
 }

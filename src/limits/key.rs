@@ -4,7 +4,7 @@
 //! key is drawn at random by each process, so that nobody can prepare two texts that meet; only where processes count together
 //! must they use the same one.
 //!
-//! Deliberately not here: what of a request makes its key ([`super::by`]).
+//! Deliberately not here: what of a request makes its key (`by` of the policies that limit).
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};

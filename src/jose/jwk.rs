@@ -9,7 +9,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
 use super::json;
-use super::jwt_keys::{RSA, VerifyKey};
+use super::key::{RSA, VerifyKey};
 
 /// The most keys of a set that are used. A token that names none is tried with all of its algorithm.
 pub const MAX_KEYS: usize = 64;

@@ -1,4 +1,4 @@
-//! Where credentials stand in a request, and how they are taken out again: query parameters and cookies.
+//! Query parameters and cookies: read as a backend reads them, and taken out where they carry credentials.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::fingerprint::feed;
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::value::{Secret, Spanned};
 
@@ -98,9 +99,9 @@ impl VerifyKey {
 
     /// Mixes in everything that a verdict depends on.
     pub fn feed(&self, print: &mut blake3::Hasher) {
-        super::feed(print, self.id.as_deref().unwrap_or_default().as_bytes());
-        super::feed(print, &[u8::from(self.id.is_some()), self.algorithm as u8]);
-        super::feed(print, self.key.try_get_as_bytes().unwrap_or_default());
+        feed(print, self.id.as_deref().unwrap_or_default().as_bytes());
+        feed(print, &[u8::from(self.id.is_some()), self.algorithm as u8]);
+        feed(print, self.key.try_get_as_bytes().unwrap_or_default());
     }
 }
 

@@ -13,9 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
-use super::consumer::{Consumers, KeyDigest};
-use super::failure::Failure;
-use super::method::Proved;
+use super::{Consumers, KeyDigest, KeyFault, Proved};
 use crate::exchange::Identity;
 
 /// So many parts that replacing one copies few keys: 400 of 100,000.
@@ -53,17 +51,17 @@ impl IssuedKey {
         }
     }
 
-    fn prove(&self, now: u64, consumers: &Consumers) -> Result<Arc<Proved>, Failure> {
+    fn prove(&self, now: u64, consumers: &Consumers) -> Result<Arc<Proved>, KeyFault> {
         if now >= self.expires {
-            return Err(Failure::ExpiredApiKey);
+            return Err(KeyFault::Expired);
         }
         if let Some(bound) = &*self.bound.load()
             && bound.consumers == consumers.number()
         {
             return Ok(bound.proved.clone());
         }
-        let consumer = consumers.by_name(&self.consumer).ok_or(Failure::UnknownApiKey)?;
-        let mut proved = consumer.proved(self.id.clone(), super::api_key::METHOD);
+        let consumer = consumers.by_name(&self.consumer).ok_or(KeyFault::Unknown)?;
+        let mut proved = consumer.proved(self.id.clone(), consumers.methods.api_key);
         if let Some(scopes) = &self.scopes {
             proved = Proved::new(Identity { scopes: scopes.to_vec(), ..Identity::clone(&proved.identity) });
         }
@@ -130,12 +128,12 @@ impl IssuedKeys {
     /// # Errors
     /// No such key, or its time is over, or its consumer is not in the configuration; or the store could not be read yet, so that
     /// nobody knows.
-    pub fn prove(&self, digest: &KeyDigest, now: u64, consumers: &Consumers) -> Result<Arc<Proved>, Failure> {
+    pub fn prove(&self, digest: &KeyDigest, now: u64, consumers: &Consumers) -> Result<Arc<Proved>, KeyFault> {
         let shard = self.shards.get(shard_of(digest)).map(ArcSwap::load);
         match shard.as_ref().and_then(|shard| shard.get(digest)) {
             Some(key) => key.prove(now, consumers),
-            None if self.complete.load(Ordering::Acquire) => Err(Failure::UnknownApiKey),
-            None => Err(Failure::KeyStoreUnavailable),
+            None if self.complete.load(Ordering::Acquire) => Err(KeyFault::Unknown),
+            None => Err(KeyFault::StoreUnavailable),
         }
     }
 
@@ -198,7 +196,7 @@ fn shard_of(digest: &KeyDigest) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::authn::consumer::tests::compile;
+    use crate::consumers::tests::compile;
 
     fn digest(key: &str) -> KeyDigest {
         KeyDigest::of(key.as_bytes())
@@ -212,16 +210,16 @@ mod tests {
     fn a_key_is_its_consumers_until_it_ends() {
         let issued = IssuedKeys::default();
         let consumers = compile(serde_json::json!([{ "name": "acme", "scopes": ["read"], "groups": ["gold"], "plan": "pro" }])).0;
-        assert_eq!(issued.prove(&digest("k"), 1, &consumers).unwrap_err(), Failure::KeyStoreUnavailable);
+        assert_eq!(issued.prove(&digest("k"), 1, &consumers).unwrap_err(), KeyFault::StoreUnavailable);
         issued.replace([(digest("k"), key("k1", "acme", Some(100))), (digest("g"), key("k2", "globex", None))]);
         let proved = issued.prove(&digest("k"), 99, &consumers).unwrap();
         let identity = &proved.identity;
         assert_eq!((identity.consumer.as_deref(), &*identity.credential, identity.method), (Some("acme"), "k1", "api_key"));
         assert_eq!((identity.plan.as_deref(), identity.scopes.len(), identity.groups.len()), (Some("pro"), 1, 1));
         assert!(Arc::ptr_eq(&proved, &issued.prove(&digest("k"), 99, &consumers).unwrap()), "made once");
-        assert_eq!(issued.prove(&digest("k"), 100, &consumers).unwrap_err(), Failure::ExpiredApiKey);
-        assert_eq!(issued.prove(&digest("g"), 1, &consumers).unwrap_err(), Failure::UnknownApiKey, "no such consumer");
-        assert_eq!(issued.prove(&digest("x"), 1, &consumers).unwrap_err(), Failure::UnknownApiKey);
+        assert_eq!(issued.prove(&digest("k"), 100, &consumers).unwrap_err(), KeyFault::Expired);
+        assert_eq!(issued.prove(&digest("g"), 1, &consumers).unwrap_err(), KeyFault::Unknown, "no such consumer");
+        assert_eq!(issued.prove(&digest("x"), 1, &consumers).unwrap_err(), KeyFault::Unknown);
     }
 
     #[test]
@@ -235,7 +233,7 @@ mod tests {
             assert_eq!(&*issued.prove(&digest("k"), 1, &new).unwrap().identity.groups[0], "silver");
         }
         let gone = compile(serde_json::json!([])).0;
-        assert_eq!(issued.prove(&digest("k"), 1, &gone).unwrap_err(), Failure::UnknownApiKey);
+        assert_eq!(issued.prove(&digest("k"), 1, &gone).unwrap_err(), KeyFault::Unknown);
     }
 
     #[test]

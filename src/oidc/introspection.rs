@@ -13,17 +13,19 @@ use http::HeaderValue;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use reqwest::Url;
+use schemars::JsonSchema;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::introspection::{ClientAuth, IntrospectionConfig, up_to_an_hour};
-use super::provider::{Provider, Trouble};
-use super::{feed, json};
-use crate::policy::Compile;
+use super::provider::{Provider, ProviderConfig, Trouble};
+use crate::context::Context;
+use crate::fingerprint::feed;
+use crate::jose::json;
 use crate::problem::Problem;
 use crate::tally::Counter;
-use crate::value::{Period, Spanned};
+use crate::value::{Period, Secret, Spanned, up_to_an_hour};
 
 /// The most calls that are under way at once. Beyond it tokens are answered as if the server were away.
 const MAX_CALLS: usize = 256;
@@ -48,6 +50,26 @@ type Digest = [u8; 32];
 
 fn digest(token: &[u8]) -> Digest {
     blake3::derive_key("portcullis authn introspected token", token)
+}
+
+/// How the gateway says to an authorization server who it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuth {
+    #[default]
+    Basic,
+    Post,
+}
+
+/// What people wrote of an authorization server.
+#[derive(Clone, Copy)]
+pub struct ServerConfig<'a> {
+    pub url: &'a Spanned<String>,
+    pub client_id: &'a Spanned<String>,
+    pub client_secret: &'a Spanned<Secret>,
+    pub client_auth: ClientAuth,
+    pub provider: &'a ProviderConfig,
+    pub inactive_cache: Option<&'a Spanned<Period>>,
 }
 
 /// One authorization server, as it is asked. Lives in the ledger.
@@ -86,12 +108,12 @@ struct Counts {
 }
 
 impl Server {
-    pub fn compile(config: &IntrospectionConfig, cx: &mut Compile<'_>) -> Option<Arc<Self>> {
+    pub fn compile(config: ServerConfig<'_>, cx: &mut Context<'_>) -> Option<Arc<Self>> {
         let mut reached = config.provider.clone();
         reached.timeout.get_or_insert(Spanned::nowhere(Period(Duration::from_secs(2))));
         let provider = Provider::compile(&reached, cx)?;
-        let url = provider.address(&config.url, cx);
-        let inactive_for = up_to_an_hour(config.inactive_cache.as_ref(), 10, "inactive_cache", cx);
+        let url = provider.address(config.url, cx);
+        let inactive_for = up_to_an_hour(config.inactive_cache, 10, "inactive_cache", cx.problems);
         let secret = config.client_secret.value.read(cx.base);
         let secret = secret.map_err(|message| cx.problems.push(Problem::error(config.client_secret.place, message))).ok();
         let (url, inactive_for, secret) = (url?, inactive_for?, secret?);
@@ -259,7 +281,7 @@ fn label(url: &str) -> &str {
 }
 
 impl Counts {
-    fn new(url: &str, cx: &Compile<'_>) -> Self {
+    fn new(url: &str, cx: &Context<'_>) -> Self {
         let server = label(url);
         let calls = |result| {
             let help = "Calls to an authorization server about tokens.";

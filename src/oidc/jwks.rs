@@ -15,12 +15,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 
-use super::jwk::read_set;
-use super::jwt::JwtConfig;
-use super::jwt_keys::VerifyKey;
-use super::provider::{Provider, Trouble};
-use super::{discovery, feed};
-use crate::policy::Compile;
+use super::discovery;
+use super::provider::{Provider, ProviderConfig, Trouble};
+use crate::context::Context;
+use crate::fingerprint::feed;
+use crate::jose::VerifyKey;
+use crate::jose::jwk::read_set;
 use crate::problem::Problem;
 use crate::tally::{Counter, Gauge};
 use crate::value::{Period, Spanned};
@@ -43,6 +43,17 @@ pub struct JwksConfig {
     /// How long a request waits for keys to be fetched. 0s to 10s, default 1s. Then it is answered 401 `unknown_key`; or, as long as
     /// there were no keys at all, 503 `keys_unavailable` with `Retry-After`.
     pub wait: Option<Spanned<Period>>,
+}
+
+/// Where people wrote that an issuer's keys are.
+#[derive(Clone, Copy)]
+pub struct JwksSource<'a> {
+    pub jwks_url: Option<&'a Spanned<String>>,
+    /// The one issuer says where.
+    pub discovery: bool,
+    pub issuers: Option<&'a [Spanned<String>]>,
+    pub provider: &'a ProviderConfig,
+    pub pace: &'a JwksConfig,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -136,12 +147,12 @@ struct Counts {
 
 impl Jwks {
     /// `None` within, if no keys are fetched at all.
-    pub fn compile(config: &JwtConfig, allowed: &[Algorithm], cx: &mut Compile<'_>) -> Option<Option<Arc<Self>>> {
-        let pace = pace(&config.jwks, cx);
+    pub fn compile(config: JwksSource<'_>, allowed: &[Algorithm], cx: &mut Context<'_>) -> Option<Option<Arc<Self>>> {
+        let pace = pace(config.pace, cx);
         if config.jwks_url.is_none() && !config.discovery {
             return pace.map(|_| None);
         }
-        let provider = Provider::compile(&config.provider, cx)?;
+        let provider = Provider::compile(config.provider, cx)?;
         let source = source(config, &provider, cx);
         let (pace, source) = (pace?, source?);
         let (kind, address) = match &source {
@@ -308,7 +319,7 @@ impl std::fmt::Display for Source {
 }
 
 impl Counts {
-    fn new(address: &str, cx: &Compile<'_>) -> Self {
+    fn new(address: &str, cx: &Context<'_>) -> Self {
         let source = label(address);
         let fetches = |result| {
             let help = "Attempts to fetch an issuer's published keys.";
@@ -348,7 +359,7 @@ fn jitter() -> f64 {
     1.0 - random as f64 / 10_000.0
 }
 
-fn pace(config: &JwksConfig, cx: &mut Compile<'_>) -> Option<Pace> {
+fn pace(config: &JwksConfig, cx: &mut Context<'_>) -> Option<Pace> {
     let mut within = |period: &Option<Spanned<Period>>, default: u64, range: (Duration, Duration), message: &str| match period {
         None => Some(Duration::from_secs(default)),
         Some(period) if (range.0..=range.1).contains(&period.value.0) => Some(period.value.0),
@@ -364,8 +375,8 @@ fn pace(config: &JwksConfig, cx: &mut Compile<'_>) -> Option<Pace> {
     Some(Pace { refresh: refresh?, cooldown: cooldown?, wait: wait? })
 }
 
-fn source(config: &JwtConfig, provider: &Provider, cx: &mut Compile<'_>) -> Option<Source> {
-    if let Some(url) = &config.jwks_url {
+fn source(config: JwksSource<'_>, provider: &Provider, cx: &mut Context<'_>) -> Option<Source> {
+    if let Some(url) = config.jwks_url {
         if config.discovery {
             let problem = Problem::error(url.place, "either `jwks_url` says where the keys are, or the issuer does");
             cx.problems.push(problem.hint("leave `jwks_url` or `discovery` out"));
@@ -373,7 +384,7 @@ fn source(config: &JwtConfig, provider: &Provider, cx: &mut Compile<'_>) -> Opti
         }
         return provider.address(url, cx).map(Source::Url);
     }
-    match config.issuer.as_ref().map(|list| &*list.0) {
+    match config.issuers {
         Some([issuer]) => {
             let url = provider.address(issuer, cx)?;
             if url.query().is_some() || url.fragment().is_some() {

@@ -7,9 +7,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
-use super::failure::Failure;
+use super::Fault;
 use super::json;
-use super::jwt_keys::VerifyKey;
+use super::key::VerifyKey;
 
 /// The longest token that is looked at, in bytes.
 pub const MAX_TOKEN: usize = 16 * 1024;
@@ -32,21 +32,21 @@ pub struct Token<'a> {
 }
 
 impl<'a> Token<'a> {
-    pub fn parse(text: &'a [u8]) -> Result<Self, Failure> {
+    pub fn parse(text: &'a [u8]) -> Result<Self, Fault> {
         if text.len() > MAX_TOKEN {
-            return Err(Failure::TokenTooLarge);
+            return Err(Fault::TooLarge);
         }
         let mut parts = text.split(|&byte| byte == b'.');
         let (Some(header), Some(payload), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(Failure::MalformedToken);
+            return Err(Fault::Malformed);
         };
-        let message = text.get(..header.len() + 1 + payload.len()).ok_or(Failure::MalformedToken)?;
-        let mut header = json::object(&decode(header)?).ok_or(Failure::MalformedToken)?;
+        let message = text.get(..header.len() + 1 + payload.len()).ok_or(Fault::Malformed)?;
+        let mut header = json::object(&decode(header)?).ok_or(Fault::Malformed)?;
         if REFUSED_MEMBERS.iter().any(|name| header.contains_key(*name)) {
-            return Err(Failure::UnsupportedHeader);
+            return Err(Fault::UnsupportedHeader);
         }
-        let Some(Value::String(algorithm)) = header.get("alg") else { return Err(Failure::MalformedToken) };
+        let Some(Value::String(algorithm)) = header.get("alg") else { return Err(Fault::Malformed) };
         let algorithm = algorithm.parse().ok();
         let kind = text_member(&mut header, "typ")?.map(|kind| normal_type(&kind));
         let kid = text_member(&mut header, "kid")?;
@@ -56,34 +56,34 @@ impl<'a> Token<'a> {
     }
 
     /// What can be refused before any key is looked at.
-    pub fn check_header(&self, types: &[Box<str>]) -> Result<(), Failure> {
+    pub fn check_header(&self, types: &[Box<str>]) -> Result<(), Fault> {
         match &self.kind {
-            Some(kind) if !types.iter().any(|known| **known == **kind) => Err(Failure::UnsupportedType),
+            Some(kind) if !types.iter().any(|known| **known == **kind) => Err(Fault::UnsupportedType),
             // `none`, in whatever case, is no algorithm at all.
-            _ if self.algorithm.is_none() => Err(Failure::UnsupportedAlgorithm),
+            _ if self.algorithm.is_none() => Err(Fault::UnsupportedAlgorithm),
             _ => Ok(()),
         }
     }
 
     /// The claims, if one of `keys` signed them.
-    pub fn claims<'k>(&self, keys: impl Iterator<Item = &'k VerifyKey>) -> Result<Map<String, Value>, Failure> {
+    pub fn claims<'k>(&self, keys: impl Iterator<Item = &'k VerifyKey>) -> Result<Map<String, Value>, Fault> {
         let suits = |key: &&VerifyKey| match (&key.id, &self.kid) {
             (Some(id), Some(kid)) => **id == **kid,
             _ => true,
         };
         let mut known = keys.filter(suits).peekable();
         if known.peek().is_none() {
-            return Err(Failure::UnknownKey);
+            return Err(Fault::UnknownKey);
         }
         // A token cannot choose: the key says which algorithm it is for.
         let mut fitting = known.filter(|key| Some(key.algorithm) == self.algorithm).peekable();
         if fitting.peek().is_none() {
-            return Err(Failure::UnsupportedAlgorithm);
+            return Err(Fault::UnsupportedAlgorithm);
         }
         if !fitting.any(|key| key.verifies(self.message, &self.signature)) {
-            return Err(Failure::BadSignature);
+            return Err(Fault::BadSignature);
         }
-        json::object(&decode(self.payload)?).ok_or(Failure::MalformedToken)
+        json::object(&decode(self.payload)?).ok_or(Fault::Malformed)
     }
 }
 
@@ -93,43 +93,43 @@ pub fn normal_type(kind: &str) -> String {
     lower.strip_prefix("application/").map(str::to_owned).unwrap_or(lower)
 }
 
-fn text_member(header: &mut Map<String, Value>, name: &str) -> Result<Option<String>, Failure> {
+fn text_member(header: &mut Map<String, Value>, name: &str) -> Result<Option<String>, Fault> {
     match header.get_mut(name).map(Value::take) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(Failure::MalformedToken),
+        Some(_) => Err(Fault::Malformed),
     }
 }
 
 /// Strict base64url (RFC 7515, section 2): no padding, no line breaks, and no stray bits in the last character, so that one token has
 /// one text.
-fn decode(text: &[u8]) -> Result<Vec<u8>, Failure> {
-    URL_SAFE_NO_PAD.decode(text).map_err(|_| Failure::MalformedToken)
+fn decode(text: &[u8]) -> Result<Vec<u8>, Fault> {
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| Fault::Malformed)
 }
 
 /// A claim that is a NumericDate (RFC 7519, section 2): seconds since 1970, possibly with a fraction. What lies before 1970 is 0.
-pub fn date(claims: &Map<String, Value>, name: &str, round: fn(f64) -> f64) -> Result<Option<u64>, Failure> {
+pub fn date(claims: &Map<String, Value>, name: &str, round: fn(f64) -> f64) -> Result<Option<u64>, Fault> {
     match claims.get(name) {
         None => Ok(None),
         Some(Value::Number(number)) => match (number.as_u64(), number.as_f64()) {
             (Some(seconds), _) => Ok(Some(seconds)),
             // A float-to-integer cast saturates at both ends, which is what is wanted.
             (None, Some(seconds)) => Ok(Some(round(seconds) as u64)),
-            (None, None) => Err(Failure::MalformedClaim),
+            (None, None) => Err(Fault::MalformedClaim),
         },
-        Some(_) => Err(Failure::MalformedClaim),
+        Some(_) => Err(Fault::MalformedClaim),
     }
 }
 
 /// A claim that is a string, or a list of strings.
-pub fn texts<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<Option<Vec<&'a str>>, Failure> {
+pub fn texts<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<Option<Vec<&'a str>>, Fault> {
     match claims.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(vec![text])),
         Some(Value::Array(items)) => {
-            items.iter().map(|item| item.as_str().ok_or(Failure::MalformedClaim)).collect::<Result<Vec<_>, _>>().map(Some)
+            items.iter().map(|item| item.as_str().ok_or(Fault::MalformedClaim)).collect::<Result<Vec<_>, _>>().map(Some)
         }
-        Some(_) => Err(Failure::MalformedClaim),
+        Some(_) => Err(Fault::MalformedClaim),
     }
 }
 
@@ -154,8 +154,8 @@ mod tests {
         assert_eq!(date(r#"{"exp":10.1}"#, f64::ceil), Ok(Some(11)));
         assert_eq!(date(r#"{"exp":-5}"#, f64::floor), Ok(Some(0)));
         assert_eq!(date(r#"{"exp":1e300}"#, f64::floor), Ok(Some(u64::MAX)));
-        assert_eq!(date(r#"{"exp":"10"}"#, f64::floor), Err(Failure::MalformedClaim));
-        assert_eq!(date(r#"{"exp":null}"#, f64::floor), Err(Failure::MalformedClaim));
+        assert_eq!(date(r#"{"exp":"10"}"#, f64::floor), Err(Fault::MalformedClaim));
+        assert_eq!(date(r#"{"exp":null}"#, f64::floor), Err(Fault::MalformedClaim));
     }
 
     #[test]

@@ -15,10 +15,10 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
-use super::super::rule::Quota;
-use super::super::store::Reading;
 use super::calendar::Span;
 use super::journal::{Entry, Journal};
+use super::rule::Quota;
+use super::store::Reading;
 use crate::ledger::Ledger;
 use crate::tally::{Counter, Tallies};
 
@@ -488,7 +488,7 @@ mod tests {
         other.save().unwrap();
         one.save().unwrap();
         let size = std::fs::metadata(&path).unwrap().len();
-        assert!(size < 2 * super::super::journal::LONG, "{size}");
+        assert!(size < 2 * crate::limits::journal::LONG, "{size}");
         for book in [&one, &other, &book(&path)] {
             assert_eq!((used(book, "acme"), used(book, "a client with a rather long name, number 7")), (60, 60));
         }

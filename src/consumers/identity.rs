@@ -3,6 +3,7 @@
 //! Whether they are believed is between the gateway and the backend's network; they are not signed.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
@@ -19,6 +20,26 @@ pub static IDENTITY_HEADERS: [&HeaderName; 4] = [&X_CONSUMER_NAME, &X_AUTH_SUBJE
 
 /// The longest value that goes upstream, in bytes after encoding. A longer one is left out: backends refuse whole requests for less.
 pub const MAX_VALUE: usize = 4096;
+
+/// Who a credential proves its bearer to be, and what the backend hears of it, prepared once for each credential.
+#[derive(Debug)]
+pub struct Proved {
+    pub identity: Arc<Identity>,
+    pub headers: IdentityHeaders,
+    /// Fields that the method itself sets or removes, such as those from a token's claims.
+    pub extra: Vec<HeaderEdit>,
+}
+
+impl Proved {
+    pub fn new(identity: Identity) -> Self {
+        Proved { headers: IdentityHeaders::of(&identity), identity: Arc::new(identity), extra: Vec::new() }
+    }
+
+    /// Tells the backend who it is. Without [`Proved::extra`].
+    pub fn write(&self, edits: &mut HeaderEdits) {
+        self.headers.write(self.identity.method, edits);
+    }
+}
 
 /// The values for one identity, made once and then only shared.
 #[derive(Debug, Clone, Default)]
