@@ -50,6 +50,7 @@ mod rates;
 mod refusals;
 mod reload;
 mod retries;
+mod rooms;
 mod routing;
 mod shared_limits;
 mod signatures;
