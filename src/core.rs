@@ -17,7 +17,7 @@ use crate::listen::in_flight::InFlight;
 use crate::listen::roster::Roster;
 use crate::listen::share::Shares;
 use crate::observe::{AccessLog, Metrics};
-use crate::snapshot::{Route, Snapshot};
+use crate::snapshot::{Route, Snapshot, Surroundings};
 use crate::upstream::TlsConnector;
 
 pub struct Core {
@@ -33,6 +33,42 @@ pub struct Core {
     /// The open connections, worker by worker.
     pub rosters: Box<[Arc<Roster>]>,
     pub drain: Arc<Drain>,
+}
+
+impl Core {
+    /// Around the first generation, for so many workers.
+    pub fn new(snapshot: Snapshot, around: &Surroundings, access_log: Arc<AccessLog>, workers: usize) -> Arc<Core> {
+        let cache = Cache::new(snapshot.cache_memory);
+        let tls = Arc::new(TlsConnector::default());
+        let drain = Arc::new(Drain::default());
+        let first = View {
+            snapshot: Arc::new(snapshot),
+            metrics: around.metrics.clone(),
+            access_log: access_log.clone(),
+            cache,
+            tls: tls.clone(),
+            drain: drain.clone(),
+        };
+        Arc::new(Core {
+            cache,
+            snapshot: Current::new(first, workers),
+            ledger: around.ledger.clone(),
+            metrics: around.metrics.clone(),
+            access_log,
+            in_flight: InFlight::default(),
+            shares: Shares::new(around.metrics.tallies()),
+            tls,
+            rosters: (0..workers).map(|number| roster(around, number)).collect(),
+            drain,
+        })
+    }
+}
+
+fn roster(around: &Surroundings, number: usize) -> Arc<Roster> {
+    let help = "Connections that a worker accepted. The kernel deals them out.";
+    let accepted =
+        around.metrics.tallies().counter("portcullis_connections_accepted_total", help, &[("worker", &number.to_string())]);
+    Arc::new(Roster::new(accepted))
 }
 
 /// One generation, as the requests of one worker hold it.

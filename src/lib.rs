@@ -25,6 +25,7 @@
 //! | [`config`], [`node`], [`value`], [`report`] | what people write, and what they are told about it |
 //! | [`snapshot`], [`ledger`] | one generation of the configuration; the state that outlives it |
 //! | [`admin`] | the operator's API |
+//! | [`embed`] | the same gateway on a stock Pingora server, ours or somebody else's |
 //! | [`upgrade`], [`successor`] | handing the listening sockets to the next process |
 //! | [`demo`] | the product in one command |
 //! | [`cli`] | the commands |
@@ -62,10 +63,11 @@
 //! - [`journey`]
 //! - [`admin`], [`lane`], [`proxy`]
 //! - [`serve`]
+//! - [`embed`]
 //! - [`demo`]
 //! - [`cli`]
 //!
-//! Pingora's proxy session is known to [`proxy`] alone, the streams of HTTP/2 clients to [`downstream`], [`wire`] and [`serve`].
+//! Pingora's proxy session is known to [`proxy`] and [`embed`] alone, the streams of HTTP/2 clients to [`downstream`], [`wire`] and [`serve`].
 
 pub mod admin;
 pub mod authority;
@@ -81,6 +83,7 @@ pub mod context;
 pub mod core;
 pub mod demo;
 pub mod downstream;
+pub mod embed;
 pub mod exchange;
 pub mod fingerprint;
 pub mod grpc;

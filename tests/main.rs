@@ -27,6 +27,9 @@ mod connections;
 mod decisions;
 mod demo;
 mod differential;
+mod embed;
+#[path = "../examples/embedded.rs"]
+mod embedded;
 mod flow;
 mod harness;
 mod hits;

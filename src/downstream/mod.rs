@@ -942,7 +942,7 @@ impl Drop for Downstream {
 }
 
 /// Upgrades and streams end when their parties say so.
-fn is_endless(answer: &ResponseHeader) -> bool {
+pub fn is_endless(answer: &ResponseHeader) -> bool {
     if answer.status == http::StatusCode::SWITCHING_PROTOCOLS {
         return true;
     }

@@ -15,18 +15,14 @@ use super::signals::{Order, Signals};
 use super::sockets::{Inherited, Sockets};
 use super::worker::{self, Command, Handle};
 use crate::admin::{self, Refused, ReloadRequest, Reloaded};
-use crate::cache::Cache;
 use crate::config::Source;
-use crate::core::{Core, Current, Drain, View};
+use crate::core::Core;
 use crate::ledger::Ledger;
 use crate::limits::book::Book;
-use crate::listen::in_flight::InFlight;
-use crate::listen::roster::Roster;
-use crate::listen::share::Shares;
 use crate::observe::AccessLog;
 use crate::snapshot::{self, Snapshot, Surroundings};
 use crate::successor;
-use crate::upstream::{TlsConnector, Watchers};
+use crate::upstream::Watchers;
 
 /// How long a process that is about to end is waited for.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -113,13 +109,6 @@ enum End {
     Now,
 }
 
-fn roster(around: &Surroundings, number: usize) -> Arc<Roster> {
-    let help = "Connections that a worker accepted. The kernel deals them out.";
-    let accepted =
-        around.metrics.tallies().counter("portcullis_connections_accepted_total", help, &[("worker", &number.to_string())]);
-    Arc::new(Roster::new(accepted))
-}
-
 impl Process {
     async fn start(options: Options) -> Result<Self, Failure> {
         let around = Surroundings {
@@ -142,31 +131,7 @@ impl Process {
         around.metrics.watch_access_log(access_log.stats());
         let (admin, fixed) = (snapshot.admin, Fixed::of(&snapshot));
         let binds: Vec<SocketAddr> = snapshot.doors.iter().map(|door| door.bind).collect();
-        let cache = Cache::new(snapshot.cache_memory);
-        let tls = Arc::new(TlsConnector::default());
-        let drain = Arc::new(Drain::default());
-        let core = Arc::new(Core {
-            cache,
-            snapshot: Current::new(
-                View {
-                    snapshot: Arc::new(snapshot),
-                    metrics: around.metrics.clone(),
-                    access_log: access_log.clone(),
-                    cache,
-                    tls: tls.clone(),
-                    drain: drain.clone(),
-                },
-                workers,
-            ),
-            ledger: around.ledger.clone(),
-            metrics: around.metrics.clone(),
-            access_log,
-            in_flight: InFlight::default(),
-            shares: Shares::new(around.metrics.tallies()),
-            tls,
-            rosters: (0..workers).map(|number| roster(&around, number)).collect(),
-            drain,
-        });
+        let core = Core::new(snapshot, &around, access_log, workers);
         let mut sockets = Sockets::default();
         let mut to_listen = Vec::new();
         for bind in binds {

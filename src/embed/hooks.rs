@@ -1,0 +1,594 @@
+//! `ProxyHttp`, as a table of contents of what happens to a request on a stock server.
+
+use std::any::Any;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, Version, header};
+use pingora_cache::key::HashBinary;
+use pingora_cache::storage::HitHandler;
+use pingora_cache::{CacheKey, CacheMeta, CachePhase, ForcedFreshness, NoCacheReason, RespCacheable};
+use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::Digest;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorSource, ErrorType, Result, RetryType};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, RangeType, Session, range_header_filter};
+
+use super::Gateway;
+use super::arrival;
+use super::body::{Body, StockClient, length_required};
+use super::reply::{LATE, explain, refuse, send, was_refused};
+use super::tries::Tries;
+use crate::cache;
+use crate::downstream::{BODY_TOO_LARGE, CLIENT_GONE, apply_to_response, is_endless, seen_upstream, upstream_request};
+use crate::exchange::{Connection, Verdict};
+use crate::grpc::{Dialect, Messages};
+use crate::head::{BodyFraming, HeaderEdit};
+use crate::journey::gauntlet::too_many_in_flight;
+use crate::journey::{CLIENT_CLOSED, Journey, Places};
+use crate::listen::share::{Place, Purse};
+use crate::reply::{Flow, Reply};
+use crate::snapshot::Door;
+use crate::upstream::{Protocol, check_names};
+use crate::wire::answer::BadAnswer;
+use crate::wire::{encode, trailers};
+
+/// A request for this many parts of a stored answer gets the whole: Pingora's own default, which has no name.
+const MOST_RANGES: usize = 200;
+const NO_JOURNEY: ErrorType = ErrorType::Custom("NoJourney");
+
+/// What a request's hooks remember.
+#[derive(Default)]
+pub struct Ctx {
+    /// The same for all requests of a connection.
+    connection: Option<Arc<Connection>>,
+    /// `None` before the request is read, and once it is logged.
+    journey: Option<Box<Journey>>,
+    door: Option<Arc<Door>>,
+    /// The answer to a head that is refused, until it is given.
+    refused: Option<Box<Reply>>,
+    body: Body,
+    /// Where the stream of messages stands, if the body's bound is one on each of them.
+    messages: Option<Messages>,
+    uploaded: Option<Instant>,
+    tries: Tries,
+    /// The answer ends when its parties say so.
+    endless: bool,
+    /// The request's place among those of its client's address, and among all.
+    share: Option<Place<'static>>,
+    place: Option<Places<'static>>,
+}
+
+fn journey(ctx: &mut Ctx) -> Result<&mut Journey> {
+    ctx.journey.as_deref_mut().ok_or_else(|| Error::new(NO_JOURNEY))
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Self::CTX {
+        Ctx::default()
+    }
+
+    /// None of Pingora's own: compression and the like are policies.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    fn on_connection_reuse(&self, _session: &mut Session, ctx: &mut Self::CTX, before: Box<dyn Any + Send + Sync>) {
+        ctx.connection = before.downcast::<Arc<Connection>>().ok().map(|connection| *connection);
+    }
+
+    fn persist_connection_context(&self, _session: &Session, ctx: &Self::CTX) -> Option<Box<dyn Any + Send + Sync>> {
+        ctx.connection.clone().map(|connection| Box::new(connection) as Box<dyn Any + Send + Sync>)
+    }
+
+    // The gauntlet.
+
+    /// Reads the head by our own rules, and begins the journey, which from here on leaves its log line whatever happens.
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
+        let view = self.view().ok_or_else(|| Error::new(NO_JOURNEY))?;
+        let local = arrival::local(session).unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
+        let Some(door) = self.door(&view.snapshot, local).cloned() else {
+            // Whose rules would count?
+            log::error!("a connection to {local}, where no listener of the configuration is bound");
+            return Err(Error::new(NO_JOURNEY));
+        };
+        let connection = match ctx.connection.take() {
+            Some(connection) if connection.listener == door.name => connection,
+            _ => arrival::connection(session, door.name.clone()),
+        };
+        set_up(session, &door);
+        let (head, refused) = match arrival::read_head(session, &door.head_limits) {
+            Ok(head) => (head, None),
+            Err(refused) => (Box::new(refused.head), Some(refused.bad)),
+        };
+        ctx.body.owes_continue = head.expects_continue;
+        let mut journey = Journey::begin(view, &door, &connection, head);
+        if let Some(bad) = refused {
+            let kind = session.get_header(header::CONTENT_TYPE).filter(|_| session.is_http2());
+            journey.dialect = kind.map_or(Dialect::Plain, |kind| Dialect::of(kind.as_bytes()));
+            ctx.refused = Some(bad.reply());
+        }
+        ctx.connection = Some(connection);
+        ctx.journey = Some(journey);
+        ctx.door = Some(door);
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
+        match admit(self, session, ctx).await {
+            Ok(ControlFlow::Continue(())) => Ok(false),
+            Ok(ControlFlow::Break(reply)) if reply.status == CLIENT_CLOSED => Err(Error::new(CLIENT_GONE)),
+            Ok(ControlFlow::Break(reply)) => {
+                refuse(session, journey(ctx)?, &reply).await.map_err(Error::into_down).map(|()| true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    // The cache.
+
+    fn request_cache_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
+        let journey = journey(ctx)?;
+        if let Some(policy) = journey.cache_policy() {
+            let used = journey.cache_use(&policy);
+            journey.cache_use = Some(journey.view.cache.enable(&mut session.cache, &policy, used));
+        }
+        Ok(())
+    }
+
+    fn cache_key_callback(&self, _session: &Session, ctx: &mut Self::CTX) -> Result<CacheKey> {
+        let journey = journey(ctx)?;
+        let (Some(route), Some(policy)) = (journey.route(), journey.cache_policy()) else { return Err(Error::new(NO_JOURNEY)) };
+        let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
+        Ok(cache::key(&journey.head, &journey.exchange, seen, &route.id, &policy))
+    }
+
+    async fn cache_hit_filter(
+        &self,
+        _session: &mut Session,
+        _meta: &CacheMeta,
+        _hit: &mut HitHandler,
+        is_fresh: bool,
+        ctx: &mut Self::CTX,
+    ) -> Result<Option<ForcedFreshness>> {
+        Ok(journey(ctx)?.cache_use.and_then(|used| cache::on_hit(used, is_fresh)))
+    }
+
+    fn cache_miss(&self, session: &mut Session, ctx: &mut Self::CTX) {
+        if let Some(used) = ctx.journey.as_deref().and_then(|journey| journey.cache_use) {
+            cache::on_miss(&mut session.cache, used);
+        }
+    }
+
+    fn cache_vary_filter(&self, meta: &CacheMeta, ctx: &mut Self::CTX, _request: &RequestHeader) -> Option<HashBinary> {
+        let journey = ctx.journey.as_deref()?;
+        let policy = journey.cache_policy()?;
+        cache::vary(&policy, meta, |name| seen_upstream(&journey.head, &journey.exchange, name))
+    }
+
+    fn response_cache_filter(&self, session: &Session, answer: &ResponseHeader, ctx: &mut Self::CTX) -> Result<RespCacheable> {
+        let journey = journey(ctx)?;
+        let Some(policy) = journey.cache_policy() else {
+            return Ok(RespCacheable::Uncacheable(NoCacheReason::Custom("no_policy")));
+        };
+        let (stored, key) = (journey.view.cache, session.cache.maybe_cache_key());
+        let asked = journey.outcome.upstream_started.and_then(|started| SystemTime::now().checked_sub(started.elapsed()));
+        if let (Some(key), Some(asked)) = (key, asked)
+            && stored.was_changed(key, asked)
+        {
+            // It may be what there was before the change.
+            return Ok(RespCacheable::Uncacheable(NoCacheReason::Custom("changed")));
+        }
+        Ok(match (&journey.validation, session.cache.maybe_cache_meta()) {
+            (Some(validation), Some(meta)) => validation.store(answer, meta, key, stored, &policy),
+            _ => cache::store(answer, &policy),
+        })
+    }
+
+    fn range_header_filter(&self, session: &mut Session, answer: &mut ResponseHeader, _ctx: &mut Self::CTX) -> RangeType {
+        let range = session.req_header().headers.get(header::RANGE).map(|range| range.as_bytes());
+        let length = answer.headers.get(header::CONTENT_LENGTH).map(|length| length.as_bytes());
+        let of_nothing = range.is_some_and(cache::asks_for_no_bytes) || range.is_some() && length == Some(b"0");
+        if of_nothing && answer.status == StatusCode::OK && answer.insert_header(header::ACCEPT_RANGES, "bytes").is_ok() {
+            // Pingora takes no bytes for a part like another, looks for it behind the stored body's end, and closes the connection
+            // without an answer. To ignore the field is every server's choice (RFC 9110, section 14.2).
+            return RangeType::None;
+        }
+        range_header_filter(session.req_header(), answer, Some(MOST_RANGES))
+    }
+
+    // The way to the backend.
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
+        if ctx.tries.count > 0 && ctx.body.whole.is_none() && session.as_ref().retry_buffer_truncated() {
+            // Whatever made Pingora ask again: what would be sent is not the request.
+            return Err(Error::explain(ErrorType::ConnectionClosed, "the body's beginning is gone"));
+        }
+        let Ctx { journey: Some(journey), tries, body, messages, .. } = ctx else { return Err(Error::new(NO_JOURNEY)) };
+        (body.passed, *messages) = (0, None);
+        let view = journey.view.clone();
+        let Some(service) = journey.choose_service(&view) else { return Err(Error::new(NO_JOURNEY)) };
+        let picked = tries.begin(service);
+        journey.outcome.attempts = tries.count;
+        journey.outcome.interim = 0;
+        let Some(picked) = picked else {
+            journey.refusal = Some(service.unavailable());
+            return Err(Error::new(ErrorType::HTTPStatus(503)));
+        };
+        journey.outcome.endpoint = Some(picked.addr);
+        journey.outcome.upstream_started = Some(Instant::now());
+        if journey.is_made_of_messages() {
+            *messages = Some(Messages::default());
+        }
+        let mut peer = service.peer(&picked.endpoint, None);
+        if let Some(key) = tries.own_connection() {
+            // Never kept.
+            peer.group_key = key;
+            peer.options.idle_timeout = Some(Duration::ZERO);
+        }
+        // Pingora has one limit for the head and for the silence after it.
+        let silence = if journey.asks_for_stream() { service.timeouts.stream } else { service.timeouts.response };
+        let left = journey.deadline().unwrap_or(Duration::MAX);
+        if left.is_zero() {
+            return Err(Error::new(LATE));
+        }
+        peer.options.read_timeout = Some(if journey.asks_for_stream() { silence } else { silence.min(left) });
+        peer.options.total_connection_timeout = Some(service.timeouts.connect.min(left));
+        Ok(peer)
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        let journey = journey(ctx)?;
+        let service = journey.service();
+        if service.is_none_or(|service| service.protocol == Protocol::Http1) {
+            // Only HTTP/2 may carry it without naming it in `Connection`.
+            request.remove_header(&header::TE);
+        } else {
+            // Their interim answers are not heard, so they are not asked for one.
+            request.remove_header(&header::EXPECT);
+        }
+        if let Some(HeaderEdit::Set(name, left)) = journey.call_time_left() {
+            request.insert_header(name, left)?;
+        }
+        Ok(())
+    }
+
+    /// What a policy has had read goes on as it was read; what comes as it comes is held to its bound.
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        if end_of_stream && ctx.uploaded.is_none() {
+            ctx.uploaded = Some(Instant::now());
+        }
+        let Some(piece) = body else { return Ok(()) };
+        if let Some(whole) = &ctx.body.whole {
+            *piece = whole.clone();
+            return Ok(());
+        }
+        if ctx.journey.as_deref().is_some_and(|journey| journey.head.upgrade) {
+            return Ok(());
+        }
+        ctx.body.passed += piece.len() as u64;
+        let within = match &mut ctx.messages {
+            None => ctx.body.passed <= ctx.body.most,
+            Some(messages) => messages.are_within(ctx.body.most, piece),
+        };
+        if within { Ok(()) } else { Err(Error::new(BODY_TOO_LARGE)) }
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        digest: Option<&Digest>,
+        _ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        // A connection is only ever reused for a peer that asks the same of it.
+        if reused { Ok(()) } else { check_names(digest.and_then(|digest| digest.ssl_digest.as_deref())) }
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Self::CTX,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        let Ctx { journey, tries, .. } = ctx;
+        // Nothing of the request has been sent, so another endpoint may have it, whatever the method.
+        let again = journey.as_deref().and_then(Journey::service).is_some_and(|service| tries.connect_failed(service));
+        error.set_retry(again);
+        error
+    }
+
+    /// Decides alone whether a request is sent again. What Pingora and its HTTP/2 client say about it knows neither of the body, whose
+    /// beginning may be gone, nor of the service's bound.
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Self::CTX,
+        reused: bool,
+    ) -> Box<Error> {
+        let mut error = error.more_context(format!("peer: {peer}"));
+        let Ctx { journey, tries, body, .. } = ctx;
+        let at_hand = body.whole.is_some() || !session.as_ref().retry_buffer_truncated();
+        let whole = session.response_written().is_none() && at_hand;
+        let dead = reused && matches!(error.retry, RetryType::ReusedOnly);
+        let again = match journey.as_deref().and_then(Journey::service) {
+            Some(service) if whole && was_refused(&error) => tries.was_refused(service),
+            // A kept connection that the backend had just closed: try again if asking twice does no harm.
+            Some(_) if whole && dead => session.req_header().method.is_idempotent() && tries.replay(),
+            _ => false,
+        };
+        error.set_retry(again);
+        if !again && *error.esource() == ErrorSource::Upstream {
+            tries.record_failure();
+        }
+        error
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        answer: &mut ResponseHeader,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        let uploaded = ctx.uploaded;
+        let journey = journey(ctx)?;
+        // Later it is the one that the client is answered in.
+        journey.outcome.answered_in = answer.version;
+        if answer.status == StatusCode::SWITCHING_PROTOCOLS && !journey.head.upgrade {
+            // Nobody asked for it. To the client everything behind it would be the answer, to the backend everything behind the
+            // request a protocol that no one here understands.
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 without a request to upgrade"));
+        }
+        let limits = journey.service().map(|service| service.limits).unwrap_or_default();
+        let interim = is_interim(answer);
+        journey.outcome.interim += u32::from(interim);
+        let checked = if journey.outcome.interim > limits.interim {
+            Err(BadAnswer::TooLarge)
+        } else {
+            encode::check_answer(answer, &limits)
+        };
+        if let Err(bad) = checked {
+            journey.refusal = Some(bad.reply());
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an answer that cannot be passed on"));
+        }
+        if journey.cache_use.is_some() && !interim {
+            // Now, so that whoever gets it later is told the same.
+            cache::rules::date_it(answer, SystemTime::now());
+            journey.validation = cache::Validation::of(answer);
+        }
+        if !interim {
+            journey.answer_began(uploaded);
+            journey.note_grpc_status(&answer.headers);
+        }
+        Ok(())
+    }
+
+    fn upstream_response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        trailers: &mut HeaderMap,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        journey(ctx)?.note_grpc_status(trailers);
+        Ok(())
+    }
+
+    // The way back.
+
+    async fn response_filter(&self, session: &mut Session, answer: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
+        if is_interim(answer) {
+            return Ok(());
+        }
+        ctx.endless = is_endless(answer);
+        let journey = journey(ctx)?;
+        journey.changed(answer.status, answer.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())));
+        if let (Some(validation), CachePhase::RevalidatedNoCache(_)) = (&journey.validation, session.cache.phase())
+            && answer.status != StatusCode::NOT_MODIFIED
+        {
+            validation.update(answer);
+        }
+        strip(answer);
+        journey.answered(answer.status);
+        if let Some(via) = journey.exchange.via(journey.outcome.answered_in) {
+            answer.append_header(header::VIA, via.clone())?;
+        }
+        apply_to_response(answer, &journey.exchange.request_id, &journey.exchange.to_client);
+        if let Some(used) = journey.cache_use {
+            let outcome = cache::Outcome::of(&session.cache, used);
+            journey.outcome.cache = outcome.word();
+            journey.view.cache.count(outcome);
+            answer.append_header(cache::CACHE_STATUS, outcome.field())?;
+        }
+        Ok(())
+    }
+
+    /// The one place in which a request's time can be looked at while its answer is on the way.
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Self::CTX,
+    ) -> Result<Option<Duration>> {
+        let due = ctx.journey.as_deref().map(|journey| journey.due());
+        let now = tokio::time::Instant::now();
+        let late = due.is_some_and(|due| {
+            let answer = due.answer.filter(|_| !ctx.endless);
+            answer.into_iter().chain(due.call).any(|due| due <= now)
+        });
+        if late { Err(Error::new(LATE)) } else { Ok(None) }
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        fields: &mut HeaderMap,
+        ctx: &mut Self::CTX,
+    ) -> Result<Option<Bytes>> {
+        let journey = journey(ctx)?;
+        let limits = journey.service().map(|service| service.limits).unwrap_or_default();
+        if trailers::size(fields) > limits.head {
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "more trailers than an answer may have"));
+        }
+        trailers::filter(fields, &journey.exchange.to_client);
+        Ok(None)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
+        let nothing = FailToProxy { error_code: 0, can_reuse_downstream: false };
+        let Some(journey) = ctx.journey.as_deref_mut() else { return nothing };
+        let reply = journey.refusal.take().or_else(|| explain(error, journey));
+        let begun = session.response_written().is_some_and(|answer| !is_interim(answer));
+        let Some(reply) = reply else {
+            if begun {
+                journey.outcome.client_closed = true;
+                return nothing;
+            }
+            journey.outcome.status = CLIENT_CLOSED.as_u16();
+            journey.outcome.verdict = Some(Verdict { policy: "client", reason: "client_closed" });
+            return nothing;
+        };
+        if begun {
+            // Too late for another answer: the client learns of it by the answer's early end.
+            journey.outcome.verdict = Some(Verdict { policy: reply.policy, reason: "answer_broke_off" });
+            return nothing;
+        }
+        journey.refused(&reply);
+        // Pingora closes it after whatever has failed on the way to a backend.
+        session.set_keepalive(None);
+        match send(session, &reply, journey).await {
+            Ok(()) => FailToProxy { error_code: reply.status.as_u16(), can_reuse_downstream: false },
+            Err(_) => nothing,
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Self::CTX) {
+        ctx.tries.flight = None;
+        if let Some(mut journey) = ctx.journey.take() {
+            let down = session.as_downstream();
+            let has_body = journey.head.body != BodyFraming::None;
+            journey.outcome.upload = ctx.uploaded.filter(|_| has_body).map(|at| at - journey.exchange.started);
+            journey.ended(down.body_bytes_read() as u64, down.body_bytes_sent() as u64);
+            // The line is written when the journey is dropped.
+        }
+        (ctx.place, ctx.share) = (None, None);
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Self::CTX, error: &Error) -> bool {
+        // The access log says it, with more; a flood of failing requests must not become a flood of diagnostics.
+        log::debug!("{error}");
+        true
+    }
+
+    fn suppress_proxy_warn_log(&self, _session: &Session, _ctx: &Self::CTX, _error: &Error, _at: ProxyWarnLogContext) -> bool {
+        true
+    }
+}
+
+/// What the listener says of its connections, as far as it can be said once a head is read.
+fn set_up(session: &mut Session, door: &Door) {
+    session.set_read_timeout(Some(door.timeouts.body));
+    session.set_write_timeout(Some(door.timeouts.write));
+    session.set_pipelining_enabled(true);
+    if session.get_keepalive().is_some() {
+        session.set_keepalive(Some(door.timeouts.keep_alive.as_secs().max(1)));
+    }
+}
+
+/// Everything up to the question which backend to ask. Then the session carries the request as the backend shall see it.
+async fn admit(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Result<Flow> {
+    if let Some(reply) = ctx.refused.take() {
+        return Ok(reply.refuse());
+    }
+    let core = gateway.core();
+    let Ctx { journey: Some(journey), door: Some(door), body, share, place, .. } = ctx else {
+        return Err(Error::new(NO_JOURNEY));
+    };
+    let snapshot = journey.view.snapshot.clone();
+    let taken = match door.counted_address(journey.exchange.client) {
+        Some(client) => core.shares.of(client).take(snapshot.max_in_flight_per_address),
+        None => Some(Place::uncounted()),
+    };
+    let Some(taken) = taken else { return Ok(too_many_in_flight().refuse()) };
+    if journey.head.body != BodyFraming::None {
+        body.purse = Some(Purse::new(core.shares, taken.payer(), snapshot.body_memory));
+    }
+    *share = Some(taken);
+    if let Some(reply) = door.redirect.and_then(|redirect| redirect.answer(&journey.head, journey.exchange.scheme())) {
+        return Ok(reply.refuse());
+    }
+    let place = place.insert(Places::new(&core.in_flight, snapshot.max_in_flight));
+    let framing = journey.head.body;
+    let mut client = StockClient { session, body, framing };
+    let flow = journey.run_gauntlet(&mut client, place).await;
+    if flow.is_break() {
+        return Ok(flow);
+    }
+    if session.retry_buffer_truncated() {
+        return Ok(length_required().refuse());
+    }
+    let view = journey.view.clone();
+    let Some(service) = journey.choose_service(&view) else { return Err(Error::new(NO_JOURNEY)) };
+    if journey.is_grpc() {
+        // It may take its time.
+        session.set_read_timeout(None);
+    }
+    let target = journey.upstream_target();
+    let Ok(mut request) = upstream_request(&journey.head, target.as_deref(), &journey.exchange) else {
+        let reply = Reply::new(StatusCode::BAD_REQUEST, "door", "malformed_header", "A header field is malformed.");
+        return Ok(reply.refuse());
+    };
+    if let Some(whole) = body.whole.as_ref().filter(|_| framing != BodyFraming::None) {
+        // What is whole in memory has a length, whatever framing it came in.
+        request.insert_header(header::CONTENT_LENGTH, whole.len())?;
+    }
+    if body.owes_continue {
+        match service.protocol {
+            // The backend shall say.
+            Protocol::Http1 => request.insert_header(header::EXPECT, "100-continue")?,
+            _ => session.write_continue_response().await.map_err(Error::into_down)?,
+        }
+    }
+    // Asked first, for it looks into the client's own framing once, and the request that takes its place has another.
+    session.is_body_done();
+    *session.req_header_mut() = *request;
+    Ok(ControlFlow::Continue(()))
+}
+
+fn is_interim(answer: &ResponseHeader) -> bool {
+    answer.status.is_informational() && answer.status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Takes out what belongs to the backend's connection. The framing stays, for Pingora writes what it reads; so does an upgrade's answer.
+fn strip(answer: &mut ResponseHeader) {
+    if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    let chunked = answer.headers.contains_key(header::TRANSFER_ENCODING) && answer.version != Version::HTTP_2;
+    encode::strip(answer);
+    if chunked {
+        // One value, and a name that is known: it cannot fail.
+        let _ = answer.insert_header(header::TRANSFER_ENCODING, "chunked");
+    }
+}
