@@ -9,6 +9,23 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::problem::{Problem, Problems};
 use crate::value::Spanned;
 
+/// What counts as one client: an IPv4 address, or an IPv6 /64, which is what one subscriber is given (RFC 6177), so that walking
+/// through one's own /64 gains nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Occupant {
+    V4(u32),
+    V6(u64),
+}
+
+impl From<IpAddr> for Occupant {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Occupant::V4(address.into()),
+            IpAddr::V6(address) => Occupant::V6((u128::from(address) >> 64) as u64),
+        }
+    }
+}
+
 /// Address ranges, sorted and disjoint, so that membership is one binary search however many there are. An IPv4 address that
 /// arrives mapped into IPv6 (`::ffff:10.0.0.1`, as a dual-stack socket reports it) counts as IPv4.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -669,9 +669,11 @@ impl Drop for Journey {
             }
             (1..outcome.attempts).for_each(|_| served.retried());
         }
-        if self.view.access_log.is_on() {
+        if self.view.access_log.is_on()
+            && let Some(suppressed) = self.samples()
+        {
             let query = self.loggable_query();
-            self.view.access_log.write(&self.record(took, &query));
+            self.view.access_log.write(&self.record(took, &query, suppressed));
         }
     }
 }
@@ -712,6 +714,15 @@ impl Journey {
         self.outcome.verdict = Some(verdict);
     }
 
+    /// Whether this request is logged: all are, but for refusals beyond a rate. If so, how many of its client's were left out before it.
+    fn samples(&self) -> Option<u64> {
+        let refused = self.outcome.verdict.is_some_and(|verdict| verdict.policy != "client");
+        if refused && (400..500).contains(&self.outcome.status) {
+            return self.view.access_log.samples(self.exchange.client);
+        }
+        Some(0)
+    }
+
     /// The query without any credential: also on a route that takes none there, and on no route at all, because a client that
     /// mistakes the path still sends its key.
     fn loggable_query(&self) -> Cow<'_, [u8]> {
@@ -726,7 +737,7 @@ impl Journey {
         }
     }
 
-    fn record<'a>(&'a self, took: Duration, query: &'a [u8]) -> Record<'a> {
+    fn record<'a>(&'a self, took: Duration, query: &'a [u8], suppressed: u64) -> Record<'a> {
         let (head, exchange, outcome) = (&self.head, &self.exchange, &self.outcome);
         let identity = exchange.identity.as_deref();
         Record {
@@ -756,6 +767,7 @@ impl Journey {
             },
             reason: outcome.verdict.map_or("", |verdict| verdict.reason),
             decided_by: outcome.decided_by.as_deref().unwrap_or_default(),
+            suppressed,
             bytes_in: outcome.bytes_in,
             bytes_out: outcome.bytes_out,
             duration: took,

@@ -30,6 +30,7 @@ mod differential;
 mod embed;
 #[path = "../examples/embedded.rs"]
 mod embedded;
+mod floods;
 mod flow;
 mod harness;
 mod hits;

@@ -3,7 +3,7 @@
 //! A [`rule`] is a token bucket ([`gcra`]) or a sliding [`window`]; a [`store`] remembers under a [`key`] what was counted, in a
 //! [`table`] of bounded size; [`all`] asks several limits at once, and [`shared`] ones count with other gateways. The [`book`] counts
 //! by the [`calendar`], and its [`journal`] survives a restart. A [`line`](mod@line) lets callers wait their turn, and a [`gradient`] finds out how
-//! many a service can take.
+//! many a service can take. [`heavy_hitters`] tells who of any number of addresses does something more often than he may.
 
 pub mod all;
 pub mod book;
@@ -11,6 +11,7 @@ pub mod calendar;
 pub mod config;
 pub mod gcra;
 pub mod gradient;
+pub mod heavy_hitters;
 pub mod journal;
 pub mod key;
 pub mod line;

@@ -16,9 +16,10 @@ use super::redirect::{Redirect, RedirectConfig};
 use super::tls::TlsAcceptor;
 use super::tls::config::{ClientAuthMode, TlsConfig};
 use crate::cidr::CidrSet;
+use crate::limits::heavy_hitters::{Allowance, LONGEST};
 use crate::path::{AmbiguousPaths, Handling};
 use crate::problem::{Place, Problem, Problems};
-use crate::value::{Period, Size, Spanned};
+use crate::value::{Period, Rate, Size, Spanned};
 use crate::via::Via;
 use crate::wait::Pace;
 
@@ -73,6 +74,12 @@ pub struct ListenerConfig {
     /// counted by address. At least 1. Default: 1024.
     #[serde(default = "default_connections_per_address")]
     pub max_connections_per_address: Spanned<u32>,
+    /// The most new connections from one IPv4 address or one IPv6 /64 in a time of 1 second to 1 minute: `100/s`, `1000/minute`. More are
+    /// closed as they come, before TLS. Whoever begins a flood may bring half as many again in its first second; nobody is refused for
+    /// what others do. Trusted proxies are not counted, but for the clients that they name with the PROXY protocol. Default: no bound,
+    /// for one address may be a whole office.
+    #[serde(default)]
+    pub max_new_connections_per_address: Option<Spanned<Rate>>,
     /// How long clients may take.
     #[serde(default)]
     pub timeouts: TimeoutsConfig,
@@ -240,6 +247,8 @@ pub struct Listener {
     pub via: Option<Arc<Via>>,
     pub paths: Handling,
     pub caps: Caps,
+    /// How many new connections of one address are let in.
+    pub arrivals: Option<Allowance>,
     pub timeouts: Timeouts,
     pub limits: Limits,
 }
@@ -305,6 +314,7 @@ impl Listener {
         warn_of_impostors(&trusted_identity, &config.trusted_identity, problems);
         let via = via(config, problems);
         let caps = caps(config, problems);
+        let arrivals = arrivals(config, problems);
         let timeouts = timeouts(&config.timeouts, problems);
         let limits = limits(&config.limits, problems);
         // A listener whose TLS did not compile must never come up as plain text.
@@ -324,6 +334,7 @@ impl Listener {
             via: via?,
             paths: Handling { ambiguous: config.ambiguous_paths, merge_slashes: config.merge_slashes },
             caps,
+            arrivals,
             timeouts: timeouts?,
             limits: limits?,
         })
@@ -443,6 +454,16 @@ fn caps(config: &ListenerConfig, problems: &mut Problems) -> Caps {
         }
     }
     Caps { connections: config.max_connections.value as usize, per_address: config.max_connections_per_address.value as usize }
+}
+
+fn arrivals(config: &ListenerConfig, problems: &mut Problems) -> Option<Allowance> {
+    let rate = config.max_new_connections_per_address.as_ref()?;
+    let allowance = Allowance::new(rate.value);
+    if allowance.is_none() {
+        let message = format!("`max_new_connections_per_address` counts over at most {}", Period(LONGEST));
+        problems.push(Problem::error(rate.place, message).hint("write `100/s` or `1000/minute`"));
+    }
+    allowance
 }
 
 fn timeouts(config: &TimeoutsConfig, problems: &mut Problems) -> Option<Timeouts> {

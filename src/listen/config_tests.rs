@@ -48,11 +48,12 @@ fn a_partial_block_keeps_the_other_defaults() {
 fn every_problem_is_found_at_once() {
     let (listener, problems) = compile(
         "{ name: 'two words', bind: nonsense, max_connections: 0, max_connections_per_address: 0,
+           max_new_connections_per_address: 100/hour,
            trusted_proxies: [ everywhere ], proxy_protocol: { trusted: [] },
            timeouts: { handshake: 0s, request: 48h }, limits: { head: 1MiB, headers: 0, body: 0 } }",
     );
     assert!(listener.is_none());
-    assert_eq!(problems.len(), 11, "{problems:#?}");
+    assert_eq!(problems.len(), 12, "{problems:#?}");
 }
 
 #[test]

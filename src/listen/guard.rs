@@ -2,7 +2,7 @@
 //!
 //! Counts are exact and their memory is bounded by the number of live connections: an address is forgotten when its last
 //! connection ends. The counters live in the ledger, the caps in the snapshot, so a reload changes the caps without losing count.
-//! Rates (so many *per second*) are not counted here.
+//! Rates (so many *per second*) are not counted here, but by [`HeavyHitters`](crate::limits::heavy_hitters::HeavyHitters).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,25 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::cidr::Occupant;
+
 /// Enough that the cores seldom meet at one lock, few enough to cost nothing.
 const SHARDS: usize = 64;
-
-/// What counts as one client: an IPv4 address, or an IPv6 /64, which is what one subscriber is given (RFC 6177), so that walking
-/// through one's own /64 gains nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Occupant {
-    V4(u32),
-    V6(u64),
-}
-
-impl From<IpAddr> for Occupant {
-    fn from(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Occupant::V4(address.into()),
-            IpAddr::V6(address) => Occupant::V6((u128::from(address) >> 64) as u64),
-        }
-    }
-}
 
 /// The most connections at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::guard::{Occupant, take_one};
+use super::guard::take_one;
+use crate::cidr::Occupant;
 use crate::tally::{Gauge, Tallies};
 
 /// As in the guard: the cores should seldom meet at one lock.

@@ -11,11 +11,13 @@ use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error as _, MapAccess, Visitor};
@@ -23,14 +25,18 @@ use serde::{Deserialize, Deserializer};
 
 use super::record::{Clock, Record};
 use super::writer;
+use crate::cidr::Occupant;
+use crate::limits::heavy_hitters::{Allowance, HeavyHitters, LONGEST};
 use crate::problem::{Place, Problem, Problems};
 use crate::tally::shard::{Counter, Padded, slot, slots};
-use crate::value::Spanned;
+use crate::value::{Period, Rate, Spanned};
 
 /// How many lines a thread may have waiting, by default.
 const QUEUE: usize = 8192;
 /// And how many bytes of them, however long the lines are.
 const QUEUE_BYTES: usize = 4 * 1024 * 1024;
+/// How many lines of refusals a client may cause, by default.
+const REFUSALS: Rate = Rate { count: 100, per: Duration::from_secs(1) };
 /// With so many bytes waiting, the writer thread is woken instead of left to come by itself.
 const WAKE_BYTES: usize = 64 * 1024;
 
@@ -45,6 +51,52 @@ pub struct AccessLogConfig {
     pub queue: Spanned<usize>,
     /// Logs the query string as well. Off by default, because queries carry credentials.
     pub query: bool,
+    /// How many lines one client may cause with requests that the gateway refuses (4xx), in a time of 1 second to 1 minute, so that a flood
+    /// does not push the others' lines out of the log: `100/s` by default, `false` for all of them. A client is one IPv4 address or one
+    /// IPv6 /64. The lines beyond are counted, and `suppressed` in the next one says how many there were. What a service answers is
+    /// always logged.
+    pub refusals_per_client: Spanned<Sampling>,
+}
+
+/// How many lines of refusals one client gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sampling {
+    All,
+    Most(Rate),
+}
+
+impl<'de> Deserialize<'de> for Sampling {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SamplingVisitor;
+
+        impl Visitor<'_> for SamplingVisitor {
+            type Value = Sampling;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a rate such as `100/s`, or `false`")
+            }
+
+            fn visit_bool<E: serde::de::Error>(self, on: bool) -> Result<Sampling, E> {
+                if on { Err(E::invalid_value(serde::de::Unexpected::Bool(on), &self)) } else { Ok(Sampling::All) }
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Sampling, E> {
+                text.parse().map(Sampling::Most).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(SamplingVisitor)
+    }
+}
+
+impl JsonSchema for Sampling {
+    fn schema_name() -> Cow<'static, str> {
+        "AccessLogSampling".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let rate = generator.subschema_for::<Rate>();
+        json_schema!({ "oneOf": [rate, { "const": false }] })
+    }
 }
 
 impl Default for AccessLogConfig {
@@ -53,6 +105,7 @@ impl Default for AccessLogConfig {
             output: Spanned { value: Output::Stdout, place: Place::NOWHERE },
             queue: Spanned { value: QUEUE, place: Place::NOWHERE },
             query: false,
+            refusals_per_client: Spanned { value: Sampling::Most(REFUSALS), place: Place::NOWHERE },
         }
     }
 }
@@ -146,6 +199,8 @@ pub struct Settings {
     /// Lines per thread.
     pub queue: usize,
     pub query: bool,
+    /// How many refusals of one client are logged. `None`: all.
+    pub refusals: Option<Allowance>,
 }
 
 impl AccessLogConfig {
@@ -165,7 +220,19 @@ impl AccessLogConfig {
             let message = format!("a queue of {} lines is not within 64 and 1048576", self.queue.value);
             problems.push(Problem::error(self.queue.place, message).hint(format!("leave it out for {QUEUE}")));
         }
-        Settings { target, queue: self.queue.value, query: self.query }
+        let refusals = match self.refusals_per_client.value {
+            Sampling::All => None,
+            Sampling::Most(rate) => {
+                let allowance = Allowance::new(rate);
+                if allowance.is_none() {
+                    let message = format!("`refusals_per_client` counts over at most {}", Period(LONGEST));
+                    let problem = Problem::error(self.refusals_per_client.place, message);
+                    problems.push(problem.hint("write `100/s` or `1000/minute`, or `false` for every line"));
+                }
+                allowance
+            }
+        };
+        Settings { target, queue: self.queue.value, query: self.query, refusals }
     }
 }
 
@@ -188,6 +255,7 @@ pub struct Stats {
     pub(super) written: Counter,
     pub(super) dropped: Counter,
     pub(super) errors: Counter,
+    suppressed: Counter,
 }
 
 impl Stats {
@@ -199,6 +267,11 @@ impl Stats {
     /// Lines that did not, because too many waited.
     pub fn dropped(&self) -> u64 {
         self.dropped.sum()
+    }
+
+    /// Lines that were left out because their client had caused more than its share.
+    pub fn suppressed(&self) -> u64 {
+        self.suppressed.sum()
     }
 
     /// Failures to write or to open the output. A line whose writing failed is not lost; it is tried again.
@@ -226,6 +299,8 @@ pub(super) struct Shared {
     on: AtomicBool,
     query: AtomicBool,
     queue: AtomicUsize,
+    refusals: ArcSwapOption<Allowance>,
+    refused: HeavyHitters,
 }
 
 /// The process's access log.
@@ -249,6 +324,8 @@ impl AccessLog {
             on: AtomicBool::new(false),
             query: AtomicBool::new(false),
             queue: AtomicUsize::new(QUEUE),
+            refusals: ArcSwapOption::empty(),
+            refused: HeavyHitters::default(),
         });
         let writer = writer::Handle::start(shared.clone())?;
         Ok(Arc::new(AccessLog { shared, writer, applied: Mutex::new(None) }))
@@ -266,6 +343,7 @@ impl AccessLog {
         }
         self.shared.query.store(settings.query, Ordering::Relaxed);
         self.shared.queue.store(settings.queue, Ordering::Relaxed);
+        self.shared.refusals.store(settings.refusals.map(Arc::new));
         // After the order to switch: whoever sees this has its line written to the new output.
         self.shared.on.store(settings.target != Target::Off, Ordering::Release);
         *applied = Some(settings.clone());
@@ -275,6 +353,18 @@ impl AccessLog {
     /// Whether lines go anywhere; saves making a record.
     pub fn is_on(&self) -> bool {
         self.shared.on.load(Ordering::Acquire)
+    }
+
+    /// Asked before a refusal is logged: `None` if its client has had all the lines that it may cause; else how many of its lines were left
+    /// out since the last one.
+    pub fn samples(&self, client: IpAddr) -> Option<u64> {
+        let allowance = self.shared.refusals.load();
+        let Some(allowance) = &*allowance else { return Some(0) };
+        let suppressed = self.shared.refused.observe(Occupant::from(client), allowance);
+        if suppressed.is_none() {
+            self.shared.stats.suppressed.add(1);
+        }
+        suppressed
     }
 
     /// Logs a request. Never waits for the output; the line reaches it within about 50 ms.

@@ -87,6 +87,11 @@ const LOG_DROPPED: Family = family(
     MetricType::COUNTER,
     "Access log lines dropped because the output did not keep up.",
 );
+const LOG_SUPPRESSED: Family = family(
+    "portcullis_access_log_suppressed_total",
+    MetricType::COUNTER,
+    "Access log lines of refusals left out because their client had more than `access_log.refusals_per_client`.",
+);
 const LOG_ERRORS: Family =
     family("portcullis_access_log_errors_total", MetricType::COUNTER, "Failures to write or open the access log's output.");
 
@@ -209,6 +214,7 @@ impl Scrape {
         vec![
             of(LOG_LINES, [counter(stats.written(), &[])]),
             of(LOG_DROPPED, [counter(stats.dropped(), &[])]),
+            of(LOG_SUPPRESSED, [counter(stats.suppressed(), &[])]),
             of(LOG_ERRORS, [counter(stats.errors(), &[])]),
         ]
     }

@@ -60,6 +60,8 @@ pub struct Record<'a> {
     pub reason: &'static str,
     /// Which rule, limit, scope ... refused it, in the configuration's words.
     pub decided_by: &'a str,
+    /// Lines of this client's refusals that were left out before this one.
+    pub suppressed: u64,
     /// The client went away in the middle of its answer.
     pub client_closed: bool,
     /// Body bytes from the client.
@@ -109,6 +111,7 @@ impl Default for Record<'_> {
             answered_by: "",
             reason: "",
             decided_by: "",
+            suppressed: 0,
             client_closed: false,
             bytes_in: 0,
             bytes_out: 0,
@@ -184,6 +187,9 @@ impl Record<'_> {
         line.word(member!("answered_by"), self.answered_by);
         line.word(member!("reason"), self.reason);
         line.text(member!("decided_by"), self.decided_by.as_bytes(), NAME);
+        if self.suppressed > 0 {
+            line.number(member!("suppressed"), self.suppressed);
+        }
         if self.client_closed {
             line.flag(member!("client_closed"));
         }

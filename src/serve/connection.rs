@@ -66,6 +66,9 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Serves one accepted socket until it closes.
 pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, socket: TcpStream, peer: SocketAddr) {
     let peer = canonical(peer);
+    if door.is_flooded_by(door.counted_address(peer.ip())) {
+        return too_quick(&door, peer);
+    }
     let mut permit = match door.guard.try_enter(door.counted_address(peer.ip()), door.caps) {
         Ok(permit) => permit,
         Err(refused) => return door.metrics.refused(refused.reason),
@@ -118,6 +121,11 @@ async fn open(worker: &Worker, door: &Door, mut socket: TcpStream, peer: SocketA
             return None;
         }
     };
+    // Counted already, unless a header has told of somebody else.
+    if began.client.ip() != peer.ip() && door.is_flooded_by(door.counted_address(began.client.ip())) {
+        too_quick(door, began.client);
+        return None;
+    }
     if let Some(address) = door.counted_address(began.client.ip())
         && let Err(refused) = permit.count_as(address, door.caps)
     {
@@ -203,6 +211,16 @@ fn handshake_failed(worker: &Worker, door: &Door, client: SocketAddr, reason: &'
     door.metrics.refused(reason);
     if let Some(held_back) = LINES.allow() {
         log::warn!("listener {}: no handshake with {client}: {reason}{}", door.name, and_more(held_back));
+    }
+}
+
+/// One more new connection than its address may bring so soon.
+fn too_quick(door: &Door, client: SocketAddr) {
+    static LINES: Seldom = Seldom::new();
+    const REASON: &str = "max_new_connections_per_address";
+    door.metrics.refused(REASON);
+    if let Some(held_back) = LINES.allow() {
+        log::warn!("listener {}: closed a new connection from {}: {REASON}{}", door.name, client.ip(), and_more(held_back));
     }
 }
 

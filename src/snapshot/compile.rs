@@ -14,6 +14,7 @@ use crate::config::{Document, Source};
 use crate::consumers::Consumers;
 use crate::keys::{self, KeyStore};
 use crate::ledger::Ledger;
+use crate::limits::heavy_hitters::HeavyHitters;
 use crate::listen::bound::BoundHosts;
 use crate::listen::config::{Limits, Listener, ListenerConfig};
 use crate::listen::guard::Guard;
@@ -255,9 +256,11 @@ impl<'a> Compiler<'a> {
 
     fn door(&self, listener: Listener) -> Arc<Door> {
         let guard = self.around.ledger.keep(&format!("guard:{}", listener.bind), Guard::new);
+        let arrivals = self.around.ledger.keep(&format!("arrivals:{}", listener.bind), HeavyHitters::default);
         Arc::new(Door {
             head_limits: head_limits(&listener.limits),
             guard,
+            arrivals,
             metrics: self.around.metrics.listener(&listener.name),
             listener,
         })

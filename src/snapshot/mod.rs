@@ -15,9 +15,11 @@ use http::HeaderName;
 
 pub use compile::{Surroundings, compile, metrics};
 
+use crate::cidr::Occupant;
 use crate::consumers::Consumers;
 use crate::head::RequestHead;
 use crate::keys::KeyStore;
+use crate::limits::heavy_hitters::HeavyHitters;
 use crate::listen::bound::BoundHosts;
 use crate::listen::config::Listener;
 use crate::listen::guard::Guard;
@@ -36,6 +38,8 @@ pub struct Door {
     pub listener: Listener,
     pub head_limits: HeadLimits,
     pub guard: Arc<Guard>,
+    /// Who connects how often.
+    pub arrivals: Arc<HeavyHitters>,
     pub metrics: Arc<ListenerMetrics>,
 }
 
@@ -44,6 +48,14 @@ impl std::ops::Deref for Door {
 
     fn deref(&self) -> &Listener {
         &self.listener
+    }
+}
+
+impl Door {
+    /// Whether a new connection of this client is one more than it may bring so soon. `None` for a client that is not counted.
+    pub fn is_flooded_by(&self, client: Option<IpAddr>) -> bool {
+        let counted = client.zip(self.listener.arrivals.as_ref());
+        counted.is_some_and(|(client, allowance)| self.arrivals.observe(Occupant::from(client), allowance).is_none())
     }
 }
 

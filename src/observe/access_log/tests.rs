@@ -4,7 +4,7 @@ use std::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn settings(target: Target) -> Settings {
-    Settings { target, queue: 1 << 20, query: false }
+    Settings { target, queue: 1 << 20, query: false, refusals: None }
 }
 
 fn to_file(path: &Path) -> Arc<AccessLog> {
