@@ -7,7 +7,6 @@ pub mod gauntlet;
 mod spelled;
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -30,7 +29,9 @@ use crate::policy::Work;
 use crate::reply::{Flow, Reply};
 use crate::route::Found;
 use crate::snapshot::{Door, Route};
-use crate::upstream::{Flight, Picked, Protocol, Service};
+use crate::upstream::call::Tries;
+use crate::upstream::{Protocol, Service};
+use crate::wire::answer::AnswerHead;
 pub use gauntlet::{Client, Places};
 
 /// How it ended, for the log line and the metrics.
@@ -43,12 +44,9 @@ pub struct Outcome {
     pub decided_by: Option<Box<str>>,
     /// The service's number among those that answer the route.
     pub service: Option<u32>,
-    pub endpoint: Option<SocketAddr>,
-    pub upstream_started: Option<Instant>,
     pub upstream: Option<Duration>,
     /// How long the client took for its request, if it has a body.
     pub upload: Option<Duration>,
-    pub attempts: u32,
     /// Interim answers that the backend sent.
     pub interim: u32,
     pub cache: &'static str,
@@ -90,13 +88,8 @@ pub struct Journey {
     pub outcome: Outcome,
     /// The answer that a hook of the proxy road decided on, until it is written.
     pub refusal: Option<Box<Reply>>,
-    /// Endpoints that could not be connected to.
-    pub failed: Vec<SocketAddr>,
-    pub next: Option<Picked>,
-    /// A kept connection turned out to be dead, and the same was asked once more: an attempt that does not count against the service's
-    /// retries, and that there is no second of.
-    pub replayed: bool,
-    pub flight: Option<Flight>,
+    /// How the service was asked.
+    pub tries: Tries,
     pub fate: Option<Arc<Fate>>,
     /// What this request may do with the cache, on a route that has one.
     pub cache_use: Option<crate::cache::Use>,
@@ -137,10 +130,7 @@ impl Journey {
             head,
             outcome: Outcome::default(),
             refusal: None,
-            failed: Vec::new(),
-            next: None,
-            replayed: false,
-            flight: None,
+            tries: Tries::default(),
             fate: None,
             cache_use: None,
             call_due: None,
@@ -242,6 +232,20 @@ impl Journey {
     pub fn note_grpc_status(&mut self, fields: &http::HeaderMap) {
         let Some(status) = fields.get(GRPC_STATUS).filter(|_| self.dialect.is_grpc()) else { return };
         self.outcome.grpc_status = status.to_str().ok().and_then(|status| status.parse().ok());
+    }
+
+    /// As [`Journey::note_grpc_status`].
+    pub fn note_call_status(&mut self, answer: &AnswerHead) {
+        if self.dialect.is_grpc() {
+            let is = |name: &[u8]| name.eq_ignore_ascii_case(GRPC_STATUS.as_str().as_bytes());
+            let status = answer.headers().find(|(name, _)| is(name)).and_then(|(_, status)| std::str::from_utf8(status).ok());
+            self.outcome.grpc_status = status.and_then(|status| status.parse().ok()).or(self.outcome.grpc_status);
+        }
+    }
+
+    /// Whether the client's own time for this call (gRPC) is over, give or take so much.
+    pub fn is_late(&self, leeway: Duration) -> bool {
+        self.call_due.is_some_and(|due| due.saturating_duration_since(Instant::now()) <= leeway)
     }
 
     /// The answer once the request's time is over.
@@ -406,48 +410,6 @@ impl Journey {
         self.route()?.answer.service(self.outcome.service?)
     }
 
-    /// Notes that an endpoint could not be connected to. Whether another one may be tried.
-    pub fn connect_failed(&mut self) -> bool {
-        if let Some(flight) = self.flight.take() {
-            flight.endpoint().record_failure();
-        }
-        self.failed.extend(self.outcome.endpoint);
-        let Some(service) = self.service().filter(|service| self.may_retry(service)) else { return false };
-        // Only if there is another one to ask: otherwise the failure itself is the better answer.
-        let next = service.pick(&self.failed);
-        self.next = next;
-        self.next.is_some()
-    }
-
-    /// Notes that an endpoint refused the request before it did anything about it. Whether it may be asked for again, whole: another
-    /// endpoint, or if there is none the same, for it may have meant no more than this connection.
-    pub fn was_refused(&mut self) -> bool {
-        if let Some(flight) = self.flight.take() {
-            flight.endpoint().record_failure();
-        }
-        let Some(service) = self.service().filter(|service| self.may_retry(service)) else { return false };
-        let mut tried = self.failed.clone();
-        tried.extend(self.outcome.endpoint);
-        let next = service.pick(&tried).or_else(|| service.pick(&self.failed));
-        self.next = next;
-        self.next.is_some()
-    }
-
-    /// Whether the same request may be sent once more because a kept connection was dead. Once: the next one is a new connection.
-    pub fn replay(&mut self) -> bool {
-        !std::mem::replace(&mut self.replayed, true)
-    }
-
-    /// Whether the service allows another attempt.
-    fn may_retry(&self, service: &Service) -> bool {
-        self.outcome.attempts - u32::from(self.replayed).min(self.outcome.attempts) <= service.retries
-    }
-
-    /// The endpoint to ask, `None` if none is healthy.
-    pub fn pick(&mut self, service: &Service) -> Option<Picked> {
-        self.next.take().or_else(|| service.pick(&self.failed))
-    }
-
     /// The target to ask the backend for: rewritten by the route, and without credentials that came in the query.
     pub fn upstream_target(&self) -> Option<String> {
         let rewritten = self.exchange.upstream_target.as_deref();
@@ -501,7 +463,7 @@ impl Journey {
 
     /// Notes how long the service took. It does not before the client has sent the whole of its body.
     pub fn answer_began(&mut self, uploaded: Option<Instant>) {
-        let asked = self.outcome.upstream_started.map(|started| uploaded.map_or(started, |uploaded| started.max(uploaded)));
+        let asked = self.tries.started.map(|started| uploaded.map_or(started, |uploaded| started.max(uploaded)));
         self.outcome.upstream = asked.map(|asked| asked.elapsed());
     }
 
@@ -667,7 +629,7 @@ impl Drop for Journey {
             if let Some(time) = outcome.upstream {
                 served.observe(time);
             }
-            (1..outcome.attempts).for_each(|_| served.retried());
+            (1..self.tries.attempts).for_each(|_| served.retried());
         }
         if self.view.access_log.is_on()
             && let Some(suppressed) = self.samples()
@@ -755,7 +717,7 @@ impl Journey {
             query,
             route: self.route().map_or("", |route| &route.id),
             service: self.service().map_or("", |service| &service.key),
-            endpoint: outcome.endpoint,
+            endpoint: self.tries.endpoint,
             consumer: identity.and_then(|identity| identity.consumer.as_deref()).unwrap_or_default(),
             subject: identity.map_or("", |identity| &identity.subject),
             credential: identity.map_or("", |identity| &identity.credential),
@@ -774,7 +736,7 @@ impl Journey {
             upstream: outcome.upstream,
             upload: outcome.upload,
             stages: exchange.stages,
-            retries: outcome.attempts.saturating_sub(1),
+            retries: self.tries.attempts.saturating_sub(1),
             cache: outcome.cache,
             client_closed: outcome.client_closed,
             grpc_status: outcome.grpc_status,

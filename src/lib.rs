@@ -13,7 +13,7 @@
 //! | [`policy`] | the gauntlet: one folder per stage, in the order of execution |
 //! | [`cel`] | expressions over a request, for the policies that take them |
 //! | [`proxy`] | the road through Pingora's `ProxyHttp` |
-//! | [`lane`] | the fast lane: plain requests on own connections, without Pingora's proxy |
+//! | [`lane`] | the road: to a service through the engine in [`upstream`], and the answer back |
 //! | [`limits`] | how many there may be: the arithmetic of limits and its memory |
 //! | [`consumers`] | who uses the APIs, and by which credentials they are known |
 //! | [`jose`], [`oidc`] | signed tokens and their keys; what identity providers are asked |

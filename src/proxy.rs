@@ -111,7 +111,7 @@ impl ProxyHttp for Gateway {
             return Ok(RespCacheable::Uncacheable(NoCacheReason::Custom("no_policy")));
         };
         let (stored, key) = (journey.view.cache, session.cache.maybe_cache_key());
-        let asked = journey.outcome.upstream_started.and_then(|started| SystemTime::now().checked_sub(started.elapsed()));
+        let asked = journey.tries.started.and_then(|started| SystemTime::now().checked_sub(started.elapsed()));
         if let (Some(key), Some(asked)) = (key, asked)
             && stored.was_changed(key, asked)
         {
@@ -140,23 +140,20 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         let journey = journey(ctx)?;
-        journey.outcome.attempts += 1;
         journey.outcome.interim = 0;
-        if journey.outcome.attempts > 1 && session.as_ref().retry_buffer_truncated() {
+        if journey.tries.attempts > 0 && session.as_ref().retry_buffer_truncated() {
             // Whatever made Pingora ask again: what would be sent is not the request.
             return Err(Error::explain(ErrorType::ConnectionClosed, "the body's beginning is gone"));
         }
         let view = journey.view.clone();
         let Some(service) = journey.choose_service(&view) else { return Err(Error::new(NO_JOURNEY)) };
-        let Some(picked) = journey.pick(service) else {
+        let Some(flight) = journey.tries.begin(service) else {
             journey.refusal = Some(service.unavailable());
             return Err(Error::new(ErrorType::HTTPStatus(503)));
         };
-        journey.outcome.endpoint = Some(picked.addr);
-        journey.outcome.upstream_started = Some(Instant::now());
-        journey.flight = Some(picked.begin());
-        let mut peer = service.peer(&picked.endpoint, None);
-        if journey.replayed {
+        let mut peer = service.peer(flight.endpoint(), None);
+        journey.tries.started = Some(Instant::now());
+        if journey.tries.has_replayed() {
             // A connection of its own, which is never kept: the next kept one may be as dead as the last.
             peer.group_key = REPLAYS.fetch_add(1, Ordering::Relaxed);
             peer.options.idle_timeout = Some(Duration::ZERO);
@@ -215,7 +212,9 @@ impl ProxyHttp for Gateway {
     ) -> Box<Error> {
         if let Some(journey) = ctx.as_deref_mut() {
             // Nothing of the request has been sent, so another endpoint may have it, whatever the method.
-            error.set_retry(journey.connect_failed());
+            let view = journey.view.clone();
+            let service = journey.choose_service(&view);
+            error.set_retry(service.is_some_and(|service| journey.tries.connect_failed(service)));
         }
         error
     }
@@ -234,14 +233,18 @@ impl ProxyHttp for Gateway {
         let whole = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
         let dead = reused && matches!(error.retry, RetryType::ReusedOnly);
         let again = match ctx.as_deref_mut() {
-            Some(journey) if whole && was_refused(&error) => journey.was_refused(),
+            Some(journey) if whole && was_refused(&error) => {
+                let view = journey.view.clone();
+                let service = journey.choose_service(&view);
+                service.is_some_and(|service| journey.tries.was_refused(service))
+            }
             // A kept connection that the backend had just closed: try again if asking twice does no harm.
-            Some(journey) if whole && dead => session.req_header().method.is_idempotent() && journey.replay(),
+            Some(journey) if whole && dead => session.req_header().method.is_idempotent() && journey.tries.replay(),
             _ => false,
         };
         error.set_retry(again);
         if let (false, ErrorSource::Upstream, Some(flight)) =
-            (again, error.esource(), ctx.as_deref().and_then(|journey| journey.flight.as_ref()))
+            (again, error.esource(), ctx.as_deref().and_then(|journey| journey.tries.flight()))
         {
             flight.endpoint().record_failure();
         }

@@ -331,6 +331,11 @@ impl H1 {
         Error::e_explain(CLIENT_GONE, "the request's body ended early")
     }
 
+    /// The connection itself, what was read of it already, and how long the client may take nothing.
+    pub fn into_tunnel(self) -> (Io, BytesMut, Duration) {
+        (self.io, self.read, self.patience)
+    }
+
     /// The client's half of a tunnel is over for good.
     pub fn end_tunnel(&mut self) {
         self.body = BodyDecoder::Done;
@@ -485,6 +490,11 @@ impl H1 {
         end: bool,
     ) -> Result<()> {
         let bodiless = *method == Method::HEAD || encode::is_bodiless(answer.status);
+        if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+            (self.answered, self.tunnel, self.keep_alive, self.framing) = (true, true, false, AnswerFraming::Tunnel);
+            encode::relayed(&mut self.write, answer, request_id, edits, via, self.framing, false, self.version);
+            return self.flush().await;
+        }
         self.framing = match (bodiless, answer.length, self.version) {
             (true, ..) => AnswerFraming::None,
             (false, Some(length), _) => AnswerFraming::Length(length),

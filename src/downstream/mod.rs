@@ -3,6 +3,7 @@
 //! [`Downstream`] is what the door refuses with, what the fast paths answer with, and, as a custom session, what Pingora's proxy
 //! reads from and writes to. So both roads share one reader and one writer, and Pingora never sees a byte of the client's framing.
 
+mod asking;
 pub mod h1;
 mod seen;
 mod session;
@@ -21,11 +22,12 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::exchange::{Exchange, RequestId, X_REQUEST_ID, is_gateways, is_identity};
+use crate::exchange::{Exchange, RequestId, X_REQUEST_ID, is_gateways};
 use crate::grpc::{Dialect, Messages};
 use crate::head::{BodyFraming, HeaderEdit, HeaderEdits, RequestHead};
 use crate::listen::share::Purse;
 use crate::reply::Reply;
+use crate::upstream::call::passes;
 use crate::wait::{Pace, counted, within};
 use crate::wire::answer::AnswerHead;
 use crate::wire::websocket::{CLOSE_FROM_CLIENT, CLOSE_FROM_SERVER, Frames};
@@ -41,7 +43,7 @@ pub const BODY_MALFORMED: ErrorType = ErrorType::Custom("BodyMalformed");
 pub const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
 /// There is no memory left for it.
 pub const BODY_BUDGET: ErrorType = ErrorType::Custom("BodyBudget");
-pub const CLIENT_GONE: ErrorType = ErrorType::Custom("ClientGone");
+pub use crate::upstream::call::CLIENT_GONE;
 /// The client took nothing of its answer for too long.
 pub const CLIENT_STALLED: ErrorType = ErrorType::Custom("ClientStalled");
 /// The backend did not begin its answer in time.
@@ -211,7 +213,7 @@ impl Fate {
     }
 
     /// The process ends, and this with it.
-    fn cut(&self) {
+    pub fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
     }
 
@@ -844,7 +846,8 @@ impl Downstream {
         via: Option<&HeaderValue>,
         end: bool,
     ) -> Result<()> {
-        if self.fate.streams.load(Ordering::Relaxed) || streams(answer, edits) {
+        let switches = answer.status == http::StatusCode::SWITCHING_PROTOCOLS;
+        if switches || self.fate.streams.load(Ordering::Relaxed) || streams(answer, edits) {
             self.fate.endless.store(true, Ordering::Relaxed);
         }
         match &mut self.wire {
@@ -858,6 +861,41 @@ impl Downstream {
                 Ok(())
             }
             None => Err(Error::new(CLIENT_GONE)),
+        }
+    }
+
+    /// The connection under an upgrade, what was read of it already, and how long the client may take nothing. It does not come back.
+    pub fn into_tunnel(&mut self) -> Option<(h1::Io, BytesMut, Duration)> {
+        match self.wire.take() {
+            Some(Wire::H1(wire)) => Some(wire.into_tunnel()),
+            _ => None,
+        }
+    }
+
+    /// What a tunnel has carried so far.
+    pub fn tunnelled(&mut self, read: u64, sent: u64) {
+        (self.body_read, self.body_sent) = (read, sent);
+        self.fate.read.store(read, Ordering::Relaxed);
+        self.fate.sent.store(sent, Ordering::Relaxed);
+    }
+
+    /// The service has broken its stream off in the middle of the answer, for this reason: the client of a stream is told the same, but
+    /// for what would tell it something else here, where an answer has begun.
+    pub fn pass_reset(&mut self, reason: ::h2::Reason) {
+        use ::h2::Reason;
+        if let Some(Wire::H2(stream)) = &mut self.wire {
+            stream.reset(match reason {
+                Reason::CANCEL | Reason::ENHANCE_YOUR_CALM | Reason::INADEQUATE_SECURITY => reason,
+                _ => Reason::INTERNAL_ERROR,
+            });
+        }
+    }
+
+    /// Ends an answer that has begun with a call's status (gRPC): the one thing that its client can still be told.
+    pub fn end_call(&mut self, fields: HeaderMap) {
+        if let Some(Wire::H2(stream)) = &mut self.wire {
+            // A stream that is over needs no end.
+            let _ = stream.write_trailers(fields);
         }
     }
 
@@ -1074,18 +1112,6 @@ pub fn upstream_request(head: &RequestHead, target: Option<&str>, exchange: &Exc
         }
     }
     Ok(request)
-}
-
-/// Whether a field of the client's goes to the backend.
-///
-/// Names with an underscore do not: CGI-like backends fold `X_Auth_Subject` and `X-Auth-Subject` into one variable, so a client
-/// could forge what only the gateway may say. For the same reason the fields that carry a proved identity come from a peer that is trusted
-/// to prove it, or from the gateway itself, or not at all, whether the route has an `authn` policy or not.
-pub fn passes(name: &[u8], trusted_identity: bool) -> bool {
-    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-    let hop = encode::is_hop_by_hop(name);
-    let ours = is("host") || is("expect") || is("http2-settings") || is("proxy-authorization");
-    !hop && !ours && (trusted_identity || !is_identity(name)) && !name.contains(&b'_')
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use http::{HeaderName, header};
 use smallvec::SmallVec;
 
-use super::{TRACEPARENT, passes};
+use super::TRACEPARENT;
 use crate::exchange::{Exchange, X_REQUEST_ID, is_gateways};
 use crate::head::{HeaderEdit, RequestHead};
+use crate::upstream::call::passes;
 
 /// The values of the field of that name in [`upstream_request`](super::upstream_request), without making the whole of it. A cache
 /// that a backend tells what its answer varies by must look at the request that the backend got.

@@ -1,7 +1,7 @@
 //! One HTTP/2 stream from a client: its request's body, its answer's writer, and word of its end.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,8 +23,9 @@ pub struct H2 {
     ahead: Option<Bytes>,
     /// Anything of the body was read.
     begun: bool,
-    /// The body's end was read.
+    /// The body's end was read, with these fields behind it.
     done: bool,
+    trailers: Option<HeaderMap>,
     /// The client waits for `100 Continue` before it sends its body.
     continue_owed: bool,
     respond: SendResponse<Bytes>,
@@ -44,6 +45,7 @@ impl H2 {
             ahead: None,
             begun: false,
             done: false,
+            trailers: None,
             continue_owed: false,
             respond,
             send: None,
@@ -98,6 +100,11 @@ impl H2 {
         }
     }
 
+    /// The fields that came behind the body.
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.trailers.take()
+    }
+
     /// `ask`: a client that waits for `100 Continue` gets it, if nothing is there.
     fn poll_body(&mut self, cx: &mut Context<'_>, ask: bool) -> Poll<Result<Option<Bytes>>> {
         loop {
@@ -105,6 +112,8 @@ impl H2 {
                 Poll::Ready(Some(Ok(piece))) => piece,
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Error::because(CLIENT_GONE, "reading the body", error))),
                 Poll::Ready(None) => {
+                    let trailers = ready!(self.body.poll_trailers(cx));
+                    self.trailers = trailers.map_err(|error| Error::because(CLIENT_GONE, "reading the trailers", error))?;
                     self.done = true;
                     return Poll::Ready(Ok(None));
                 }

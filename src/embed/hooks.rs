@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
@@ -22,7 +23,6 @@ use super::Gateway;
 use super::arrival;
 use super::body::{Body, StockClient, length_required};
 use super::reply::{LATE, explain, refuse, send, was_refused};
-use super::tries::Tries;
 use crate::cache;
 use crate::downstream::{BODY_TOO_LARGE, CLIENT_GONE, apply_to_response, is_endless, seen_upstream, upstream_request};
 use crate::exchange::{Connection, Verdict};
@@ -39,6 +39,8 @@ use crate::wire::{encode, trailers};
 
 /// A request for this many parts of a stored answer gets the whole: Pingora's own default, which has no name.
 const MOST_RANGES: usize = 200;
+/// Tells connections apart that are made for one attempt only.
+static REPLAYS: AtomicU64 = AtomicU64::new(0);
 const NO_JOURNEY: ErrorType = ErrorType::Custom("NoJourney");
 
 /// What a request's hooks remember.
@@ -55,7 +57,6 @@ pub struct Ctx {
     /// Where the stream of messages stands, if the body's bound is one on each of them.
     messages: Option<Messages>,
     uploaded: Option<Instant>,
-    tries: Tries,
     /// The answer ends when its parties say so.
     endless: bool,
     /// The request's place among those of its client's address, and among all.
@@ -177,7 +178,7 @@ impl ProxyHttp for Gateway {
             return Ok(RespCacheable::Uncacheable(NoCacheReason::Custom("no_policy")));
         };
         let (stored, key) = (journey.view.cache, session.cache.maybe_cache_key());
-        let asked = journey.outcome.upstream_started.and_then(|started| SystemTime::now().checked_sub(started.elapsed()));
+        let asked = journey.tries.started.and_then(|started| SystemTime::now().checked_sub(started.elapsed()));
         if let (Some(key), Some(asked)) = (key, asked)
             && stored.was_changed(key, asked)
         {
@@ -205,30 +206,28 @@ impl ProxyHttp for Gateway {
     // The way to the backend.
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
-        if ctx.tries.count > 0 && ctx.body.whole.is_none() && session.as_ref().retry_buffer_truncated() {
+        let asked = ctx.journey.as_deref().is_some_and(|journey| journey.tries.attempts > 0);
+        if asked && ctx.body.whole.is_none() && session.as_ref().retry_buffer_truncated() {
             // Whatever made Pingora ask again: what would be sent is not the request.
             return Err(Error::explain(ErrorType::ConnectionClosed, "the body's beginning is gone"));
         }
-        let Ctx { journey: Some(journey), tries, body, messages, .. } = ctx else { return Err(Error::new(NO_JOURNEY)) };
+        let Ctx { journey: Some(journey), body, messages, .. } = ctx else { return Err(Error::new(NO_JOURNEY)) };
         (body.passed, *messages) = (0, None);
         let view = journey.view.clone();
         let Some(service) = journey.choose_service(&view) else { return Err(Error::new(NO_JOURNEY)) };
-        let picked = tries.begin(service);
-        journey.outcome.attempts = tries.count;
         journey.outcome.interim = 0;
-        let Some(picked) = picked else {
+        let Some(flight) = journey.tries.begin(service) else {
             journey.refusal = Some(service.unavailable());
             return Err(Error::new(ErrorType::HTTPStatus(503)));
         };
-        journey.outcome.endpoint = Some(picked.addr);
-        journey.outcome.upstream_started = Some(Instant::now());
+        let mut peer = service.peer(flight.endpoint(), None);
+        journey.tries.started = Some(Instant::now());
         if journey.is_made_of_messages() {
             *messages = Some(Messages::default());
         }
-        let mut peer = service.peer(&picked.endpoint, None);
-        if let Some(key) = tries.own_connection() {
-            // Never kept.
-            peer.group_key = key;
+        if journey.tries.has_replayed() {
+            // A connection of its own, which is never kept: the next kept one may be as dead as the last.
+            peer.group_key = REPLAYS.fetch_add(1, Ordering::Relaxed);
             peer.options.idle_timeout = Some(Duration::ZERO);
         }
         // Pingora has one limit for the head and for the silence after it.
@@ -310,10 +309,12 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let Ctx { journey, tries, .. } = ctx;
-        // Nothing of the request has been sent, so another endpoint may have it, whatever the method.
-        let again = journey.as_deref().and_then(Journey::service).is_some_and(|service| tries.connect_failed(service));
-        error.set_retry(again);
+        if let Some(journey) = ctx.journey.as_deref_mut() {
+            let view = journey.view.clone();
+            let service = journey.choose_service(&view);
+            // Nothing of the request has been sent, so another endpoint may have it, whatever the method.
+            error.set_retry(service.is_some_and(|service| journey.tries.connect_failed(service)));
+        }
         error
     }
 
@@ -328,11 +329,15 @@ impl ProxyHttp for Gateway {
         reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("peer: {peer}"));
-        let Ctx { journey, tries, body, .. } = ctx;
+        let Ctx { journey, body, .. } = ctx;
+        let Some(journey) = journey.as_deref_mut() else { return error };
+        let view = journey.view.clone();
+        let service = journey.choose_service(&view);
+        let tries = &mut journey.tries;
         let at_hand = body.whole.is_some() || !session.as_ref().retry_buffer_truncated();
         let whole = session.response_written().is_none() && at_hand;
         let dead = reused && matches!(error.retry, RetryType::ReusedOnly);
-        let again = match journey.as_deref().and_then(Journey::service) {
+        let again = match service {
             Some(service) if whole && was_refused(&error) => tries.was_refused(service),
             // A kept connection that the backend had just closed: try again if asking twice does no harm.
             Some(_) if whole && dead => session.req_header().method.is_idempotent() && tries.replay(),
@@ -340,7 +345,7 @@ impl ProxyHttp for Gateway {
         };
         error.set_retry(again);
         if !again && *error.esource() == ErrorSource::Upstream {
-            tries.record_failure();
+            tries.failed();
         }
         error
     }
@@ -484,7 +489,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Self::CTX) {
-        ctx.tries.flight = None;
+        ctx.journey.iter_mut().for_each(|journey| journey.tries.end());
         if let Some(mut journey) = ctx.journey.take() {
             let down = session.as_downstream();
             let has_body = journey.head.body != BodyFraming::None;

@@ -9,14 +9,12 @@
 //! | `hooks` | `ProxyHttp`, as a table of contents |
 //! | `arrival` | a request as Pingora read it, made the one that policies see |
 //! | `body` | bodies that policies read whole, and their bounds |
-//! | `tries` | which endpoint is asked, and whether another one may be |
 //! | `reply` | answers of the gateway's own |
 
 mod arrival;
 mod body;
 mod hooks;
 mod reply;
-mod tries;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};

@@ -536,7 +536,7 @@ async fn exchange(
             let service = journey.choose_service(&view);
             if let Some(hit) = lane::hit::find(&journey) {
                 from_memory(&mut journey, &mut down, &hit, alarm).await;
-            } else if let Some(service) = service.filter(|service| lane::takes(&journey, service)) {
+            } else if let Some(service) = service.filter(|_| lane::takes(&journey)) {
                 by_lane(worker, &mut journey, &mut down, service, alarm).await;
             } else {
                 return Box::pin(by_proxy(worker, door, journey, down, alarm)).await;
@@ -565,13 +565,22 @@ async fn by_lane(worker: &Worker, journey: &mut Journey, down: &mut Downstream, 
     if journey.expects_stream() {
         down.fate().expect_stream();
     }
+    if service.protocol.is_http2() && journey.is_grpc() {
+        down.await_body_without_limit();
+        if journey.is_made_of_messages() {
+            down.bound_messages();
+        }
+    }
+    if journey.head.upgrade {
+        journey.fate = Some(down.fate());
+    }
     journey.exchange.to_upstream.extend(journey.call_time_left());
     let (due, fate) = (journey.due(), down.fate());
     let ended = {
-        let road = pin!(lane::run(&worker.pool, journey, down, service));
+        let road = pin!(lane::run(&worker.caller, journey, down, service));
         within_deadline(road, due, &fate, alarm).await
     };
-    journey.flight = None;
+    journey.tries.end();
     lane_ended(journey, down, ended).await;
 }
 
@@ -603,7 +612,13 @@ async fn lane_ended(journey: &mut Journey, down: &mut Downstream, ended: Option<
 async fn broke(journey: &mut Journey, down: &mut Downstream, failed: Failed) {
     let verdict = match failed {
         Failed::Answer(reply) if !down.is_answered() => return refuse(journey, down, &reply).await,
-        Failed::Answer(reply) => Verdict { policy: reply.policy, reason: "answer_broke_off" },
+        Failed::Answer(reply) => {
+            if journey.dialect.is_grpc() {
+                down.end_call(reply.trailers());
+                journey.outcome.grpc_status = Some(crate::grpc::status(reply.status).into());
+            }
+            Verdict { policy: reply.policy, reason: "answer_broke_off" }
+        }
         Failed::BrokeOff => Verdict { policy: "upstream", reason: "answer_broke_off" },
         Failed::ClientStopped => CLIENT_STOPPED,
         Failed::ClientGone if down.is_answered() => {

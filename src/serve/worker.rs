@@ -17,9 +17,9 @@ use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 
 use super::connection;
 use crate::core::{Core, View};
-use crate::lane::{Pool, SWEEP};
 use crate::listen::roster::Roster;
 use crate::proxy::Gateway;
+use crate::upstream::call::{Caller, SWEEP};
 
 /// The most attempts that Pingora makes for one request, whatever the service says.
 const MAX_ATTEMPTS: usize = 16;
@@ -35,8 +35,8 @@ pub struct Worker {
     /// This worker's open connections.
     pub roster: Arc<Roster>,
     proxy: OnceCell<Arc<HttpProxy<Gateway>>>,
-    /// The fast lane's idle connections to backends.
-    pub pool: Pool,
+    /// Calls services.
+    pub caller: Caller,
     /// Pingora's own view of a shutdown: never true, for the door itself ends connections.
     pub shutdown: ShutdownWatch,
 }
@@ -104,7 +104,7 @@ pub fn start(core: Arc<Core>, number: usize) -> io::Result<Handle> {
 
 async fn run(core: Arc<Core>, view: Arc<ArcSwap<View>>, roster: Arc<Roster>, mut orders: mpsc::UnboundedReceiver<Command>) {
     let (_keep, shutdown) = watch::channel(false);
-    let worker = Arc::new(Worker { core, view, roster, proxy: OnceCell::new(), pool: Pool::default(), shutdown });
+    let worker = Arc::new(Worker { core, view, roster, proxy: OnceCell::new(), caller: Caller::default(), shutdown });
     // Every connection's task holds a sender: the receiver ends when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     // Ahead of the first request, which would have to wait for it.
@@ -173,7 +173,7 @@ async fn run(core: Arc<Core>, view: Arc<ArcSwap<View>>, roster: Arc<Roster>, mut
 async fn sweep(worker: Arc<Worker>) {
     loop {
         tokio::time::sleep(SWEEP).await;
-        worker.pool.sweep();
+        worker.caller.sweep();
     }
 }
 

@@ -4,9 +4,10 @@
 //! [`Service::peer`] says how to reach it. [`Watchers`] keeps health and resolved names fresh on a thread of its own, so that no
 //! event loop ever waits for a resolver or a health check.
 //!
-//! Not in here: kept connections and their pools (the roads own them), and circuit breaking.
+//! [`call`] is the one way to a service. Not in here: circuit breaking.
 
 pub mod address;
+pub mod call;
 pub mod cluster;
 pub mod config;
 pub mod connect;

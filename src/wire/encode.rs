@@ -140,7 +140,12 @@ pub fn relayed(
 ) {
     out.reserve(answer.buffer.len() + 512);
     status_line(out, answer.status, answer.reason.of(&answer.buffer));
-    let unframed = matches!(framing, AnswerFraming::Chunked | AnswerFraming::UntilClose);
+    let unframed = matches!(framing, AnswerFraming::Chunked | AnswerFraming::UntilClose | AnswerFraming::Tunnel);
+    if framing == AnswerFraming::Tunnel
+        && let Some((name, protocol)) = answer.headers().find(|(name, _)| is_name(name, "upgrade"))
+    {
+        field(out, name, protocol);
+    }
     let passing = end_to_end(answer).filter(|(name, _)| !(unframed && is_name(name, "content-length")));
     fields(out, passing, request_id, edits, via, framing, keep_alive, version);
 }
@@ -273,6 +278,10 @@ fn is_nominated(name: &[u8], token: &[u8]) -> bool {
 
 fn end_of_head(out: &mut Vec<u8>, dated: bool, framing: AnswerFraming, keep_alive: bool, version: Version) {
     out.reserve(128);
+    if framing == AnswerFraming::Tunnel {
+        out.extend_from_slice(b"Connection: Upgrade\r\n\r\n");
+        return;
+    }
     if !dated {
         out.extend_from_slice(b"Date: ");
         out.extend_from_slice(date().as_bytes());

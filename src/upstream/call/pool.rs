@@ -1,4 +1,4 @@
-//! Idle connections to backends, one pool per worker.
+//! Idle connections over HTTP/1.1, one pool per worker.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::relay::Upstream;
+use super::h1::Line;
 use crate::upstream::{Service, Trust};
 
 /// How often connections that were idle too long are closed.
 pub const SWEEP: Duration = Duration::from_secs(5);
 
 /// What two connections have in common if one is as good as the other.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Key {
     Plain(SocketAddr),
     Tls(SocketAddr, Trust),
@@ -28,15 +29,15 @@ pub struct Pool {
 
 impl Pool {
     /// The connection of that kind that was used last, if there is one that still stands.
-    pub fn take(&self, key: Key) -> Option<Upstream> {
+    pub fn take(&self, key: &Key) -> Option<Line> {
         match key {
-            Key::Plain(address) => self.plain.take(&address),
-            Key::Tls(address, trust) => self.tls.take(&(address, trust)),
+            Key::Plain(address) => self.plain.take(address),
+            Key::Tls(address, trust) => self.tls.take(&(*address, trust.clone())),
         }
     }
 
     /// Keeps a connection for the next request, unless there are enough.
-    pub fn keep(&self, connection: Upstream, key: Key, service: &Service) {
+    pub fn keep(&self, connection: Line, key: Key, service: &Service) {
         match key {
             Key::Plain(address) => self.plain.keep(connection, address, service),
             Key::Tls(address, trust) => self.tls.keep(connection, (address, trust), service),
@@ -57,7 +58,7 @@ struct Shelf<K> {
 }
 
 struct Kept {
-    connection: Upstream,
+    connection: Line,
     until: Instant,
 }
 
@@ -68,7 +69,7 @@ impl<K> Default for Shelf<K> {
 }
 
 impl<K: Eq + Hash> Shelf<K> {
-    fn take(&self, key: &K) -> Option<Upstream> {
+    fn take(&self, key: &K) -> Option<Line> {
         let mut idle = self.idle.lock();
         let kept = idle.get_mut(key)?;
         while let Some(Kept { mut connection, .. }) = kept.pop() {
@@ -79,7 +80,7 @@ impl<K: Eq + Hash> Shelf<K> {
         None
     }
 
-    fn keep(&self, connection: Upstream, key: K, service: &Service) {
+    fn keep(&self, connection: Line, key: K, service: &Service) {
         let mut idle = self.idle.lock();
         let kept = idle.entry(key).or_default();
         if kept.len() < service.keep_alive {

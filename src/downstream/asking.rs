@@ -1,0 +1,67 @@
+//! A client as those see it who call services for it.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use pingora_error::Result;
+
+use super::{Downstream, Wire};
+use crate::upstream::call::Client;
+use crate::wire::answer::AnswerHead;
+
+impl Client for Downstream {
+    fn buffered(&self) -> Option<&Bytes> {
+        Downstream::buffered(self)
+    }
+
+    fn body_is_empty(&self) -> bool {
+        Downstream::body_is_empty(self)
+    }
+
+    fn is_continue_owed(&self) -> bool {
+        Downstream::is_continue_owed(self)
+    }
+
+    fn keep_for_replay(&mut self) {
+        Downstream::keep_for_replay(self);
+    }
+
+    fn replay(&self) -> Option<Bytes> {
+        Downstream::replay(self)
+    }
+
+    fn can_replay(&self) -> bool {
+        Downstream::can_replay(self)
+    }
+
+    async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        Downstream::read_body(self).await
+    }
+
+    /// Of streams only: the section behind an HTTP/1.1 client's chunks is held to the rules of fields, and dropped.
+    fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match &mut self.wire {
+            Some(Wire::H2(stream)) => stream.take_trailers(),
+            _ => None,
+        }
+    }
+
+    async fn unasked(&mut self) {
+        Downstream::unasked(self).await;
+    }
+
+    async fn say_continue(&mut self) -> Result<()> {
+        Downstream::say_continue(self).await
+    }
+
+    async fn write_interim(&mut self, answer: &AnswerHead) -> Result<()> {
+        Downstream::write_interim(self, answer).await
+    }
+
+    async fn gone(&mut self) {
+        Downstream::gone(self).await;
+    }
+
+    async fn reset(&mut self) {
+        Downstream::reset(self).await;
+    }
+}

@@ -1,0 +1,111 @@
+//! Whoever a call is made for, as the engine sees it: where the request's body comes from, and who wants to know what happens.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use pingora_error::Result;
+
+use crate::wire::answer::AnswerHead;
+
+/// See the module. All that waits is cancel-safe.
+pub trait Client: Send {
+    /// The body, where it is whole in memory.
+    fn buffered(&self) -> Option<&Bytes>;
+
+    /// Whether nothing of a body came or will come.
+    fn body_is_empty(&self) -> bool;
+
+    /// Whether the client waits for `100 Continue` before it sends its body.
+    fn is_continue_owed(&self) -> bool;
+
+    /// From now on what is read of the body is kept, within a bound, so that it can be sent a second time.
+    fn keep_for_replay(&mut self);
+
+    /// What was read of the body so far, if all of it was kept.
+    fn replay(&self) -> Option<Bytes>;
+
+    /// Whether the whole body, or all that was read of it, is still at hand, and nothing of an answer has been passed on.
+    fn can_replay(&self) -> bool;
+
+    /// The next piece of the body, `None` at its end.
+    ///
+    /// # Errors
+    /// The body does not come as it should, or nobody is left to send it.
+    fn read_body(&mut self) -> impl Future<Output = Result<Option<Bytes>>> + Send;
+
+    /// The fields that came behind the body, once its end was read.
+    fn take_trailers(&mut self) -> Option<HeaderMap>;
+
+    /// Waits until something of the body is there, or its end, without asking for it.
+    fn unasked(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Passes the service's `100 Continue` on.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    fn say_continue(&mut self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Passes another interim answer on.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    fn write_interim(&mut self, answer: &AnswerHead) -> impl Future<Output = Result<()>> + Send;
+
+    /// Waits until the client goes away.
+    fn gone(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Waits until the client goes away, and takes nothing in meanwhile.
+    fn reset(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// The gateway itself, with a body that it has made.
+pub struct Own(pub Bytes);
+
+impl Client for Own {
+    fn buffered(&self) -> Option<&Bytes> {
+        Some(&self.0)
+    }
+
+    fn body_is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn is_continue_owed(&self) -> bool {
+        false
+    }
+
+    fn keep_for_replay(&mut self) {}
+
+    fn replay(&self) -> Option<Bytes> {
+        None
+    }
+
+    fn can_replay(&self) -> bool {
+        true
+    }
+
+    async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        Ok(None)
+    }
+
+    fn take_trailers(&mut self) -> Option<HeaderMap> {
+        None
+    }
+
+    async fn unasked(&mut self) {}
+
+    async fn say_continue(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn write_interim(&mut self, _answer: &AnswerHead) -> Result<()> {
+        Ok(())
+    }
+
+    async fn gone(&mut self) {
+        std::future::pending().await
+    }
+
+    async fn reset(&mut self) {
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,385 @@
+//! One exchange over one stream of an HTTP/2 connection.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, Method, StatusCode, Version, response};
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::client::Client;
+use super::lines::Place;
+use super::request::{self, SentFraming};
+use super::{Broken, CONTINUE_AFTER, Call, Piece, gone};
+use crate::head::{AnswerLimits, Field, HeaderEdits, Span};
+use crate::upstream::Service;
+use crate::wait::Alarm;
+use crate::wire::answer::{AnswerHead, BadAnswer};
+use crate::wire::body::BodyDecoder;
+use crate::wire::encode::is_bodiless;
+use crate::wire::trailers;
+
+/// A stream, and where it stands.
+pub struct Stream {
+    place: Place,
+    alarm: Alarm,
+    sending: Option<Sending>,
+    answer: Answer,
+    /// Bytes that were taken off the stream, and that its window does not know of yet.
+    taken: usize,
+    piece: Option<Piece>,
+    early: bool,
+}
+
+enum Answer {
+    Unasked,
+    Awaited(ResponseFuture),
+    Begun(RecvStream),
+    Over,
+}
+
+/// The request's body on its way to the service.
+struct Sending {
+    stream: SendStream<Bytes>,
+    /// What was read and is not sent yet.
+    piece: Bytes,
+    /// The body's end was read; these come behind it.
+    end: Option<Option<HeaderMap>>,
+    /// The body is not asked for before the service says so, or this moment.
+    withheld: Option<Instant>,
+    /// The end was sent.
+    over: bool,
+    /// What the policies have changed, which trailers must not change back.
+    edits: HeaderEdits,
+}
+
+enum Event {
+    Interim(response::Parts),
+    Final(response::Parts, RecvStream),
+    /// Something of the body was sent, or cannot be.
+    Sent(bool),
+    Piece(Option<Bytes>),
+    /// It need not be withheld any longer.
+    Unasked,
+    Gone,
+}
+
+impl Stream {
+    pub fn new(place: Place) -> Self {
+        Stream { place, alarm: Alarm::default(), sending: None, answer: Answer::Unasked, taken: 0, piece: None, early: false }
+    }
+
+    /// Whether the connection has carried an exchange before.
+    pub fn is_kept(&self) -> bool {
+        self.place.is_kept()
+    }
+
+    /// Sends the request, and waits for the head of the final answer.
+    ///
+    /// # Errors
+    /// See [`Broken`].
+    pub async fn ask<C: Client>(
+        &mut self,
+        call: &Call<'_>,
+        client: &mut C,
+        service: &Service,
+    ) -> Result<Box<AnswerHead>, Broken> {
+        self.begin(call, client, service)?;
+        for seen in 0..=service.limits.interim {
+            let (parts, body) = loop {
+                match self.step(client, service).await? {
+                    Event::Interim(parts) => break (parts, None),
+                    Event::Final(parts, body) => break (parts, Some(body)),
+                    _ => {}
+                }
+            };
+            let end = body.as_ref().is_none_or(RecvStream::is_end_stream);
+            let head = head_of(&parts, end, call.method(), &service.limits).map_err(Broken::Bad)?;
+            if let Some(body) = body {
+                self.answer = Answer::Begun(body);
+                self.early = self.sending.is_some();
+                if self.sending.as_ref().is_some_and(|sending| sending.withheld.is_some()) {
+                    // The client was not asked for its body, and now it will not be.
+                    self.sending = None;
+                }
+                return Ok(head);
+            }
+            if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                // There is no such thing in HTTP/2 (RFC 9113, section 8.6).
+                return Err(Broken::Bad(BadAnswer::Malformed));
+            }
+            if seen == service.limits.interim {
+                break;
+            }
+            if head.status == StatusCode::CONTINUE {
+                self.sending.iter_mut().for_each(|sending| sending.withheld = None);
+                client.say_continue().await.map_err(Broken::Client)?;
+            } else {
+                client.write_interim(&head).await.map_err(Broken::Client)?;
+            }
+        }
+        Err(Broken::Bad(BadAnswer::TooLarge))
+    }
+
+    /// Sends the request's head, and what there is of its body already.
+    fn begin<C: Client>(&mut self, call: &Call<'_>, client: &mut C, service: &Service) -> Result<(), Broken> {
+        let buffered = client.buffered().cloned();
+        let expects = client.is_continue_owed();
+        let parts = call.parts(buffered.as_ref(), client.body_is_empty(), expects);
+        let (request, framing) = request::stream(&parts, service.is_tls()).map_err(|_| Broken::Unfit)?;
+        let whole = buffered.filter(|body| framing != SentFraming::None && !body.is_empty());
+        // A stream whose end is not known ends with a frame of its own; that of a call (gRPC) must not end before its trailers could come.
+        let bodiless =
+            framing == SentFraming::None || framing == SentFraming::Length && whole.is_none() && client.body_is_empty();
+        let (answer, stream) = self.place.send(request, bodiless).map_err(|error| broken(&error))?;
+        self.answer = Answer::Awaited(answer);
+        if bodiless {
+            return Ok(());
+        }
+        let withheld = expects.then(|| Instant::now() + CONTINUE_AFTER);
+        let mut sending = Sending { stream, piece: Bytes::new(), end: None, withheld, over: false, edits: HeaderEdits::new() };
+        if framing == SentFraming::Chunked {
+            sending.edits.clone_from(&call.exchange.to_upstream);
+        }
+        match whole {
+            Some(body) => {
+                sending.piece = body;
+                sending.end = Some(None);
+            }
+            None => {
+                client.keep_for_replay();
+                sending.piece = client.replay().unwrap_or_default();
+            }
+        }
+        self.sending = Some(sending);
+        Ok(())
+    }
+
+    /// Waits for whatever comes first: the head of an answer, room for the request's body, a piece of it, or the client's end.
+    async fn step<C: Client>(&mut self, client: &mut C, service: &Service) -> Result<Event, Broken> {
+        let limit = match &self.sending {
+            None => service.timeouts.response,
+            Some(sending) if !sending.piece.is_empty() => service.timeouts.write,
+            Some(_) => Duration::MAX,
+        };
+        let Stream { answer, sending, alarm, .. } = self;
+        let first = async {
+            tokio::select! {
+                biased;
+                event = poll_fn(|cx| poll_head(answer, cx)) => event,
+                event = send(sending, client) => event,
+            }
+        };
+        let event = alarm.within(limit, first).await.map_err(|_| Broken::TimedOut)??;
+        self.note(&event, client);
+        if matches!(event, Event::Gone) { Err(gone()) } else { Ok(event) }
+    }
+
+    /// Takes in what has come of the request's body.
+    fn note<C: Client>(&mut self, event: &Event, client: &mut C) {
+        let Some(sending) = &mut self.sending else { return };
+        match event {
+            Event::Piece(Some(piece)) => sending.piece = piece.clone(),
+            Event::Piece(None) => {
+                let mut fields = client.take_trailers();
+                fields.iter_mut().for_each(|fields| trailers::filter(fields, &sending.edits));
+                sending.end = Some(fields);
+            }
+            Event::Unasked => sending.withheld = None,
+            // The service takes no more. What it has said before is still read.
+            Event::Sent(false) => self.sending = None,
+            _ => {}
+        }
+        if self.sending.as_mut().is_some_and(Sending::ends) {
+            self.sending = None;
+        }
+    }
+
+    /// Whether the service has answered, whole, before it had the whole request, and nothing else will be read of it.
+    pub fn is_early(&self) -> bool {
+        self.early && matches!(&self.answer, Answer::Begun(body) if body.is_end_stream())
+    }
+
+    /// What there is of the answer's body without waiting.
+    pub fn take(&mut self) -> Option<Piece> {
+        match self.answer {
+            Answer::Over => Some(self.piece.take().unwrap_or(Piece::End)),
+            _ => self.piece.take(),
+        }
+    }
+
+    /// Waits for more of the answer's body, and sends what is left of the request's meanwhile. `silence` bounds the wait.
+    ///
+    /// # Errors
+    /// [`Broken::Client`], [`Broken::MidAnswer`] or [`Broken::Reset`].
+    pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, silence: Duration) -> Result<(), Broken> {
+        let Stream { answer, sending, alarm, taken, .. } = self;
+        let Answer::Begun(body) = answer else { return Ok(()) };
+        // What was taken has been passed on by now.
+        let _ = body.flow_control().release_capacity(std::mem::take(taken));
+        let first = async {
+            tokio::select! {
+                biased;
+                piece = poll_fn(|cx| poll_piece(body, cx)) => Ok(Err(piece)),
+                event = send(sending, client) => event.map(Ok),
+            }
+        };
+        let event = alarm.within(silence, first).await.map_err(|_| Broken::MidAnswer)?;
+        let piece = match event {
+            Ok(Ok(event)) => {
+                self.note(&event, client);
+                return if matches!(event, Event::Gone) { Err(gone()) } else { Ok(()) };
+            }
+            Ok(Err(piece)) => piece,
+            Err(error @ Broken::Client(_)) => return Err(error),
+            // It takes no more of the request: its answer says what comes of that.
+            Err(_) => {
+                self.sending = None;
+                return Ok(());
+            }
+        };
+        let piece = piece.map_err(|error| match error.reason().filter(|_| error.is_reset() && error.is_remote()) {
+            Some(reason) => Broken::Reset(reason),
+            None => Broken::MidAnswer,
+        })?;
+        match &piece {
+            Piece::Data(data, last) => {
+                self.taken = data.len();
+                if *last {
+                    self.answer = Answer::Over;
+                }
+            }
+            Piece::Trailers(fields) if trailers::size(fields) > service.limits.head => return Err(Broken::MidAnswer),
+            Piece::Trailers(_) | Piece::End => self.answer = Answer::Over,
+        }
+        self.piece = Some(piece);
+        Ok(())
+    }
+}
+
+impl Sending {
+    /// Sends what there is room for. Whether the service takes it.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.stream.reserve_capacity(self.piece.len());
+        let Some(Ok(room)) = ready!(self.stream.poll_capacity(cx)) else { return Poll::Ready(false) };
+        let part = self.piece.split_to(room.min(self.piece.len()));
+        self.over = self.piece.is_empty() && matches!(self.end, Some(None));
+        Poll::Ready(self.stream.send_data(part, self.over).is_ok())
+    }
+
+    /// Ends the body, if all of it is sent. Whether nothing is left to do.
+    fn ends(&mut self) -> bool {
+        if self.over || !self.piece.is_empty() {
+            return self.over;
+        }
+        let ended = match self.end.take() {
+            None => return false,
+            Some(Some(fields)) if !fields.is_empty() => self.stream.send_trailers(fields),
+            Some(_) => self.stream.send_data(Bytes::new(), true),
+        };
+        // It fails on a stream that is over, whose answer says why.
+        drop(ended);
+        true
+    }
+}
+
+/// The next thing to do for the request's body, or, once it is sent, the client's end.
+async fn send<C: Client>(sending: &mut Option<Sending>, client: &mut C) -> Result<Event, Broken> {
+    let Some(sending) = sending else {
+        client.gone().await;
+        return Ok(Event::Gone);
+    };
+    if !sending.piece.is_empty() {
+        return tokio::select! {
+            biased;
+            taken = poll_fn(|cx| sending.poll_send(cx)) => Ok(Event::Sent(taken)),
+            () = client.reset() => Ok(Event::Gone),
+        };
+    }
+    if let Some(due) = sending.withheld {
+        // Whether the body has begun or the wait is over makes no difference.
+        let _ = tokio::time::timeout_at(due, client.unasked()).await;
+        return Ok(Event::Unasked);
+    }
+    Box::pin(client.read_body()).await.map(Event::Piece).map_err(Broken::Client)
+}
+
+fn poll_head(answer: &mut Answer, cx: &mut Context<'_>) -> Poll<Result<Event, Broken>> {
+    let Answer::Awaited(awaited) = answer else { return Poll::Pending };
+    if let Poll::Ready(Some(interim)) = awaited.poll_informational(cx) {
+        let interim = interim.map(|interim| Event::Interim(interim.into_parts().0));
+        return Poll::Ready(interim.map_err(|error| broken(&error)));
+    }
+    let answer = ready!(std::pin::Pin::new(awaited).poll(cx)).map_err(|error| broken(&error))?;
+    let (parts, body) = answer.into_parts();
+    Poll::Ready(Ok(Event::Final(parts, body)))
+}
+
+fn poll_piece(body: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Result<Piece, h2::Error>> {
+    loop {
+        match ready!(body.poll_data(cx)) {
+            // An empty frame says nothing, but for the end.
+            Some(Ok(data)) if data.is_empty() && !body.is_end_stream() => {}
+            Some(Ok(data)) => return Poll::Ready(Ok(Piece::Data(data, body.is_end_stream()))),
+            Some(Err(error)) => return Poll::Ready(Err(error)),
+            None => {
+                let fields = ready!(body.poll_trailers(cx))?;
+                return Poll::Ready(Ok(fields.map_or(Piece::End, Piece::Trailers)));
+            }
+        }
+    }
+}
+
+/// Why an exchange failed before the head of its answer.
+fn broken(error: &h2::Error) -> Broken {
+    let remote = error.is_remote();
+    if remote && (error.is_go_away() || error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)) {
+        // The service did nothing about it. Streams above the last one that a GOAWAY names are the only ones that it ends.
+        return Broken::Refused;
+    }
+    match error.reason() {
+        Some(reason) if remote && error.is_reset() => Broken::Reset(reason),
+        // The library's own judgement of what the service sent.
+        Some(_) if !remote => Broken::Bad(BadAnswer::Malformed),
+        _ => Broken::Stale,
+    }
+}
+
+/// An answer's head, in the one form that all writers take.
+fn head_of(parts: &response::Parts, end: bool, method: &Method, limits: &AnswerLimits) -> Result<Box<AnswerHead>, BadAnswer> {
+    let reason = parts.status.canonical_reason().unwrap_or_default();
+    let size = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
+    if "HTTP/1.1 200 \r\n\r\n".len() + reason.len() + size > limits.head || parts.headers.len() > limits.fields {
+        return Err(BadAnswer::TooLarge);
+    }
+    let mut buffer = Vec::with_capacity(size + reason.len());
+    let mut put = |text: &[u8]| {
+        let start = buffer.len() as u32;
+        buffer.extend_from_slice(text);
+        Span { start, end: buffer.len() as u32 }
+    };
+    let reason = put(reason.as_bytes());
+    let fields: SmallVec<[Field; 16]> = parts
+        .headers
+        .iter()
+        .map(|(name, value)| Field { name: put(name.as_str().as_bytes()), value: put(value.as_bytes()) })
+        .collect();
+    let mut lengths = parts.headers.get_all(http::header::CONTENT_LENGTH).iter();
+    let length = match (lengths.next(), lengths.next()) {
+        (None, _) => None,
+        (Some(one), None) if !one.is_empty() && one.as_bytes().iter().all(u8::is_ascii_digit) => {
+            Some(one.to_str().ok().and_then(|digits| digits.parse().ok()).ok_or(BadAnswer::Malformed)?)
+        }
+        _ => return Err(BadAnswer::Malformed),
+    };
+    let bodiless = end || *method == Method::HEAD || is_bodiless(parts.status);
+    // What marks an open end: the stream itself says where it is.
+    let body = if bodiless { BodyDecoder::Done } else { BodyDecoder::UntilClose };
+    let status = parts.status;
+    let version = Version::HTTP_2;
+    Ok(Box::new(AnswerHead { buffer: buffer.into(), status, reason, fields, body, length, keep_alive: true, version }))
+}

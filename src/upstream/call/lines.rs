@@ -1,0 +1,245 @@
+//! HTTP/2 connections to endpoints: shared by many exchanges, so that the connections of one worker are where its calls find them, and not
+//! where calls bring them back to.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::{Connection, ResponseFuture, SendRequest};
+use h2::{Ping, SendStream};
+use http::Request;
+use parking_lot::Mutex;
+use pingora_core::protocols::{ALPN, Stream as Transport};
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::ErrorType;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+
+use super::pool::Key;
+use crate::upstream::{Service, TlsConnector};
+
+/// How many requests share one connection, if the endpoint allows as many.
+const MOST_STREAMS: usize = 128;
+/// What an endpoint may send of one answer before somebody has read it.
+const WINDOW: u32 = 256 * 1024;
+/// As much as all streams together: a client that does not read its answer holds up nobody else's.
+const CONNECTION_WINDOW: u32 = WINDOW * MOST_STREAMS as u32;
+/// How often a connection is pinged, and how long an answer to that may take: a dead one is noticed before many requests are lost on it.
+const PING: Duration = Duration::from_secs(30);
+const PONG: Duration = Duration::from_secs(20);
+
+/// The connections of one worker.
+#[derive(Default)]
+pub struct Lines {
+    to: Mutex<HashMap<Key, Towards, ahash::RandomState>>,
+}
+
+/// Those to one endpoint.
+#[derive(Default)]
+struct Towards {
+    open: Vec<Arc<Line>>,
+    /// A connection that is being made. Whoever wants one meanwhile waits for the same.
+    making: Option<Arc<Making>>,
+}
+
+type Making = OnceCell<Result<Arc<Line>, ErrorType>>;
+
+/// A connection.
+struct Line {
+    requests: SendRequest<Bytes>,
+    streams: AtomicUsize,
+    /// It has carried an exchange.
+    used: AtomicBool,
+    over: Arc<AtomicBool>,
+    idle: Duration,
+    since: Mutex<Instant>,
+}
+
+/// A stream's place on a connection, until it is dropped.
+pub struct Place {
+    line: Arc<Line>,
+    requests: SendRequest<Bytes>,
+    kept: bool,
+}
+
+impl Place {
+    /// Whether the connection has carried an exchange before.
+    pub fn is_kept(&self) -> bool {
+        self.kept
+    }
+
+    /// Begins an exchange.
+    ///
+    /// # Errors
+    /// The connection takes none.
+    pub fn send(&mut self, request: Request<()>, end: bool) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        self.requests.send_request(request, end)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.line.used.store(true, Ordering::Relaxed);
+        if self.line.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *self.line.since.lock() = Instant::now();
+        }
+    }
+}
+
+impl Line {
+    fn place(self: &Arc<Self>) -> Option<Place> {
+        let most = MOST_STREAMS.min(self.requests.current_max_send_streams().max(1));
+        if self.streams.load(Ordering::Relaxed) >= most {
+            return None;
+        }
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        let kept = self.used.load(Ordering::Relaxed);
+        Some(Place { line: self.clone(), requests: self.requests.clone(), kept })
+    }
+
+    /// Whether the endpoint has ended the connection, or has said that it takes no more requests.
+    fn is_over(&self) -> bool {
+        let failed = || self.requests.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
+        self.over.load(Ordering::Relaxed) || matches!(failed(), Poll::Ready(Err(_)))
+    }
+
+    fn is_idle_since(&self, now: Instant) -> bool {
+        self.streams.load(Ordering::Relaxed) == 0 && now.saturating_duration_since(*self.since.lock()) >= self.idle
+    }
+}
+
+impl Lines {
+    /// A place on a connection that is there, or on one that is made for it. `anew`: on one that has carried nothing yet.
+    ///
+    /// # Errors
+    /// For [`connect_failure`](crate::upstream::connect_failure) to explain.
+    pub async fn place(
+        &self,
+        key: Key,
+        peer: impl FnOnce() -> Box<HttpPeer>,
+        service: &Service,
+        tls: &Arc<TlsConnector>,
+        anew: bool,
+    ) -> Result<Place, ErrorType> {
+        let mut peer = Some(peer);
+        let mut unused = anew;
+        loop {
+            let making = {
+                let mut to = self.to.lock();
+                let towards = to.entry(key.clone()).or_default();
+                towards.open.retain(|line| !line.is_over());
+                let usable = |line: &&Arc<Line>| !unused || !line.used.load(Ordering::Relaxed);
+                if let Some(place) = towards.open.iter().filter(usable).find_map(Line::place) {
+                    return Ok(place);
+                }
+                towards.making.get_or_insert_default().clone()
+            };
+            let made = making.get_or_init(|| async {
+                match peer.take() {
+                    Some(peer) => open(&key, &peer(), service, tls).await.map(Arc::new),
+                    None => Err(ErrorType::ConnectError),
+                }
+            });
+            let made = made.await.clone();
+            let mut to = self.to.lock();
+            let towards = to.entry(key.clone()).or_default();
+            if towards.making.as_ref().is_some_and(|other| Arc::ptr_eq(other, &making)) {
+                towards.making = None;
+                towards.open.extend(made.iter().cloned());
+            }
+            drop(to);
+            match made {
+                Ok(line) => {
+                    if let Some(place) = line.place() {
+                        return Ok(place);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            if peer.is_none() {
+                // It was made here and is full before it was used: the endpoint allows next to nothing.
+                return Err(ErrorType::ConnectError);
+            }
+            unused = false;
+        }
+    }
+
+    /// Closes what has been idle too long.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        self.to.lock().retain(|_, towards| {
+            towards.open.retain(|line| !line.is_idle_since(now) && !line.is_over());
+            !towards.open.is_empty() || towards.making.is_some()
+        });
+    }
+}
+
+async fn open(key: &Key, peer: &HttpPeer, service: &Service, tls: &TlsConnector) -> Result<Line, ErrorType> {
+    let limit = service.timeouts.connect;
+    match key {
+        Key::Plain(address) => {
+            let connecting = async {
+                let stream = TcpStream::connect(address).await.map_err(|_| ErrorType::ConnectError)?;
+                let _ = stream.set_nodelay(true);
+                greet(stream, service).await
+            };
+            tokio::time::timeout(limit, connecting).await.unwrap_or(Err(ErrorType::ConnectTimedout))
+        }
+        Key::Tls(..) => {
+            let stream: Transport = tls.connect(peer).await.map_err(|error| {
+                log::debug!("{error}");
+                error.etype
+            })?;
+            if stream.selected_alpn_proto() != Some(ALPN::H2) {
+                return Err(ErrorType::TLSHandshakeFailure);
+            }
+            tokio::time::timeout(limit, greet(stream, service)).await.unwrap_or(Err(ErrorType::ConnectTimedout))
+        }
+    }
+}
+
+async fn greet(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, service: &Service) -> Result<Line, ErrorType> {
+    let mut options = h2::client::Builder::new();
+    options
+        .enable_push(false)
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(256 * 1024)
+        // The library answers what is larger on its own, without saying how much too large it was. Up to here the engine judges.
+        .max_header_list_size(u32::try_from(service.limits.head.saturating_mul(2)).unwrap_or(u32::MAX));
+    let (requests, connection) = options.handshake(stream).await.map_err(|_| ErrorType::ConnectError)?;
+    let over = Arc::new(AtomicBool::new(false));
+    tokio::spawn(drive(connection, over.clone()));
+    Ok(Line {
+        requests,
+        streams: AtomicUsize::new(0),
+        used: AtomicBool::new(false),
+        over,
+        idle: service.timeouts.idle,
+        since: Mutex::new(Instant::now()),
+    })
+}
+
+/// Moves the connection's bytes, until it ends or is found dead. It ends by itself once nobody can send on it any more.
+async fn drive<T: AsyncRead + AsyncWrite + Unpin>(mut connection: Connection<T, Bytes>, over: Arc<AtomicBool>) {
+    let pings = connection.ping_pong();
+    let dead = async move {
+        let Some(mut pings) = pings else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(PING).await;
+            match tokio::time::timeout(PONG, pings.ping(Ping::opaque())).await {
+                Ok(Ok(_)) => {}
+                _ => return,
+            }
+        }
+    };
+    tokio::select! {
+        ended = connection => if let Err(error) = ended { log::debug!("an HTTP/2 connection to an endpoint ended: {error}") },
+        () = dead => log::debug!("an HTTP/2 connection to an endpoint is dead"),
+    }
+    over.store(true, Ordering::Relaxed);
+}

@@ -1,0 +1,347 @@
+//! The one way to a service: an endpoint is picked and connected to, the request is sent, the final head is read, and the body follows in
+//! pieces. Whoever wants something of a service goes through [`Caller::send`], so that health, retries, pools and what is recorded of an
+//! endpoint are the same for all.
+//!
+//! Not in here: what the client is told, which is for whoever called.
+
+pub mod client;
+mod h1;
+mod h2;
+mod lines;
+mod pool;
+pub mod request;
+mod transport;
+mod tries;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, StatusCode};
+use pingora_error::{Error, ErrorType};
+use tokio::net::TcpStream;
+
+pub use client::{Client, Own};
+pub use pool::SWEEP;
+pub use request::{Fill, passes};
+pub use transport::Transport;
+pub use tries::Tries;
+
+use super::{Flight, Protocol, Service, TlsConnector, connect_failure};
+use crate::exchange::Exchange;
+use crate::head::RequestHead;
+use crate::reply::Reply;
+use crate::wire::answer::{AnswerHead, BadAnswer};
+use lines::Lines;
+use pool::{Key, Pool};
+use transport::Tls;
+
+/// How long the service's `100 Continue` is waited for before the gateway says it itself.
+const CONTINUE_AFTER: Duration = Duration::from_secs(1);
+/// The client is not there any more.
+pub const CLIENT_GONE: ErrorType = ErrorType::Custom("ClientGone");
+
+/// Why an exchange broke.
+#[derive(Debug)]
+pub enum Broken {
+    /// The connection ended before a byte of the answer.
+    Stale,
+    /// It ended in the answer's head.
+    Lost,
+    /// It failed instead of ending: whatever came of an answer is not the whole of it (RFC 9112, section 8).
+    Failed,
+    TimedOut,
+    /// The service has said that it did nothing about the request: it may be asked for again, whatever the method (RFC 9113, section 8.7).
+    Refused,
+    /// The service broke the stream off.
+    Reset(::h2::Reason),
+    /// The answer cannot be passed on.
+    Bad(BadAnswer),
+    /// The request cannot be told in the service's protocol.
+    Unfit,
+    /// The client's side failed.
+    Client(Box<Error>),
+    /// The service's side failed in the middle of its answer.
+    MidAnswer,
+}
+
+impl Broken {
+    /// Whether the service, rather than the client, is to blame.
+    fn is_services(&self) -> bool {
+        !matches!(self, Broken::Client(_) | Broken::Unfit)
+    }
+
+    /// Whether it may have been the end of a connection that nobody had noticed yet.
+    fn is_stale(&self) -> bool {
+        matches!(self, Broken::Stale | Broken::Lost | Broken::Failed)
+    }
+}
+
+fn gone() -> Broken {
+    Broken::Client(Error::new(CLIENT_GONE))
+}
+
+/// How a call ended that did not get an answer.
+#[derive(Debug)]
+pub enum CallError {
+    /// Nothing can be had of the service; this is what that means to a client.
+    Service(Box<Reply>),
+    /// The client's side failed.
+    Client(Box<Error>),
+}
+
+/// A piece of an answer's body.
+#[derive(Debug)]
+pub enum Piece {
+    /// Whether it is the last one is known where the framing tells.
+    Data(Bytes, bool),
+    /// What comes behind the last piece.
+    Trailers(HeaderMap),
+    End,
+}
+
+/// What is asked of a service.
+pub struct Call<'a> {
+    pub head: &'a RequestHead,
+    pub exchange: &'a Exchange,
+    /// Another target than the head's.
+    pub target: Option<&'a str>,
+    pub fill: Option<&'a Fill>,
+}
+
+impl Call<'_> {
+    fn parts<'p>(&'p self, buffered: Option<&Bytes>, empty: bool, expects: bool) -> request::Parts<'p> {
+        let Call { head, exchange, target, fill } = *self;
+        request::Parts { head, exchange, target, fill, buffered: buffered.map(Bytes::len), empty, expects }
+    }
+
+    /// The method that the service sees.
+    fn method(&self) -> &Method {
+        if self.fill.is_some() { &Method::GET } else { &self.head.method }
+    }
+
+    fn may_switch(&self) -> bool {
+        self.head.upgrade
+    }
+}
+
+/// Calls services. One per worker: nothing of it is shared between cores.
+#[derive(Default)]
+pub struct Caller {
+    idle: Pool,
+    lines: Lines,
+}
+
+#[allow(clippy::large_enum_variant, reason = "the large one is the common one, and is moved twice a request")]
+enum Connection {
+    H1(h1::Line),
+    H2(Box<h2::Stream>),
+}
+
+/// An answer whose head is known.
+pub struct Answer {
+    pub head: Box<AnswerHead>,
+    connection: Connection,
+    key: Option<Key>,
+}
+
+impl Caller {
+    /// Sends a call to an endpoint of the service; to another one where that does no harm and the service allows it. Returns with the
+    /// head of the final answer.
+    ///
+    /// Dropped, it closes the connection, or resets the stream.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn send<C: Client>(
+        &self,
+        service: &Service,
+        call: &Call<'_>,
+        tries: &mut Tries,
+        client: &mut C,
+        tls: &Arc<TlsConnector>,
+    ) -> Result<Answer, CallError> {
+        let mut fresh = false;
+        loop {
+            let (mut connection, key) = self.connect(service, tries, tls, fresh).await?;
+            tries.started = Some(std::time::Instant::now());
+            let (asked, kept) = match &mut connection {
+                Connection::H1(line) => (line.ask(call, client, service).await, line.is_kept()),
+                // Boxed: it must not make the other one's future larger.
+                Connection::H2(stream) => (Box::pin(stream.ask(call, client, service)).await, stream.is_kept()),
+            };
+            let broken = match asked {
+                Ok(head) => return Ok(Answer { head, connection, key: Some(key) }),
+                Err(broken) => broken,
+            };
+            // A kept connection that the service had closed already: asking again does no harm if asking twice does none (RFC 9110,
+            // section 9.2.2), and the body is still at hand.
+            if broken.is_stale() && kept && call.method().is_idempotent() && client.can_replay() && tries.replay() {
+                tries.again();
+                fresh = true;
+                continue;
+            }
+            if matches!(broken, Broken::Refused) && client.can_replay() && tries.was_refused(service) {
+                fresh = false;
+                continue;
+            }
+            if broken.is_services() {
+                tries.failed();
+            }
+            return Err(call_error(broken, service));
+        }
+    }
+
+    /// A connection to the endpoint whose turn it is; if it cannot be had, to the next, as often as the service says.
+    async fn connect(
+        &self,
+        service: &Service,
+        tries: &mut Tries,
+        tls: &Arc<TlsConnector>,
+        mut fresh: bool,
+    ) -> Result<(Connection, Key), CallError> {
+        loop {
+            if !fresh || tries.flight().is_none() {
+                fresh = false;
+                tries.begin(service);
+            }
+            let Some(flight) = tries.flight() else { return Err(CallError::Service(service.unavailable())) };
+            let key = key(flight, service);
+            if service.protocol == Protocol::Http1
+                && let Some(kept) = (!fresh).then(|| self.idle.take(&key)).flatten()
+            {
+                return Ok((Connection::H1(kept), key));
+            }
+            // Boxed: what most requests never do must not make every request's future larger.
+            let connected = match (service.protocol, &key) {
+                (Protocol::Http1, Key::Plain(address)) => Box::pin(connect_plain(*address, service)).await,
+                (Protocol::Http1, Key::Tls(..)) => Box::pin(connect_tls(flight, service, tls)).await,
+                (Protocol::Http2 | Protocol::Grpc, _) => {
+                    let peer = || service.peer(flight.endpoint(), None);
+                    let place = Box::pin(self.lines.place(key.clone(), peer, service, tls, fresh)).await;
+                    place.map(|place| Connection::H2(Box::new(h2::Stream::new(place))))
+                }
+            };
+            match connected {
+                Ok(connection) => return Ok((connection, key)),
+                Err(error) if !tries.connect_failed(service) => {
+                    return Err(CallError::Service(
+                        connect_failure(&error)
+                            .unwrap_or_else(|| reply(StatusCode::BAD_GATEWAY, "upstream_error", "The backend could not answer.")),
+                    ));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Takes a connection back, once the answer is whole and passed on.
+    pub fn keep(&self, answer: Answer, service: &Service) {
+        let Answer { head, connection, key } = answer;
+        if let (Connection::H1(mut line), Some(key)) = (connection, key) {
+            line.end(head.keep_alive);
+            if let Some(line) = line.reusable() {
+                self.idle.keep(line, key, service);
+            }
+        }
+    }
+
+    /// Closes what has been idle too long.
+    pub fn sweep(&self) {
+        self.idle.sweep();
+        self.lines.sweep();
+    }
+}
+
+impl Answer {
+    /// Whether the service has answered, whole, before it had the whole request, and nothing else will be read of it.
+    pub fn is_early(&self) -> bool {
+        match &self.connection {
+            Connection::H1(line) => line.is_early(),
+            Connection::H2(stream) => stream.is_early(),
+        }
+    }
+
+    /// What there is of the body without waiting.
+    ///
+    /// # Errors
+    /// [`Broken::MidAnswer`].
+    pub fn take(&mut self) -> Result<Option<Piece>, Broken> {
+        match &mut self.connection {
+            Connection::H1(line) => line.take(),
+            Connection::H2(stream) => Ok(stream.take()),
+        }
+    }
+
+    /// Waits for more of the body, and sends what is left of the request's meanwhile. `silence` bounds the wait.
+    ///
+    /// # Errors
+    /// [`Broken::Client`], [`Broken::MidAnswer`] or [`Broken::Reset`].
+    pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, silence: Duration) -> Result<(), Broken> {
+        match &mut self.connection {
+            Connection::H1(line) => line.more(client, service, silence).await,
+            Connection::H2(stream) => Box::pin(stream.more(client, service, silence)).await,
+        }
+    }
+
+    /// The connection under an upgrade, and what was read of it already.
+    pub fn into_tunnel(self) -> Option<(Transport, BytesMut)> {
+        match self.connection {
+            Connection::H1(line) => Some(line.into_tunnel()),
+            Connection::H2(_) => None,
+        }
+    }
+}
+
+/// Which connections serve this flight.
+fn key(flight: &Flight, service: &Service) -> Key {
+    let endpoint = flight.endpoint();
+    match service.trust(endpoint) {
+        Some(trust) => Key::Tls(endpoint.address(), trust),
+        None => Key::Plain(endpoint.address()),
+    }
+}
+
+async fn connect_plain(address: SocketAddr, service: &Service) -> Result<Connection, ErrorType> {
+    match tokio::time::timeout(service.timeouts.connect, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => {
+            let _ = stream.set_nodelay(true);
+            Ok(Connection::H1(h1::Line::new(Transport::Plain(stream))))
+        }
+        Ok(Err(_)) => Err(ErrorType::ConnectError),
+        Err(_) => Err(ErrorType::ConnectTimedout),
+    }
+}
+
+async fn connect_tls(flight: &Flight, service: &Service, tls: &TlsConnector) -> Result<Connection, ErrorType> {
+    let peer = service.peer(flight.endpoint(), None);
+    match tls.connect(&peer).await {
+        Ok(stream) => Ok(Connection::H1(h1::Line::new(Transport::Tls(Tls::new(stream))))),
+        Err(error) => {
+            log::debug!("{error}");
+            Err(error.etype)
+        }
+    }
+}
+
+fn reply(status: StatusCode, reason: &'static str, detail: &'static str) -> Box<Reply> {
+    Reply::new(status, Service::NAME, reason, detail)
+}
+
+fn call_error(broken: Broken, service: &Service) -> CallError {
+    CallError::Service(match broken {
+        Broken::Client(error) => return CallError::Client(error),
+        Broken::Stale | Broken::Lost | Broken::Failed | Broken::MidAnswer => {
+            reply(StatusCode::BAD_GATEWAY, "connection_lost", "The connection to the backend was lost.")
+        }
+        Broken::TimedOut => reply(StatusCode::GATEWAY_TIMEOUT, "response_timeout", "The backend did not answer in time."),
+        Broken::Refused => {
+            let detail = "The backend refused the request before it did anything about it.";
+            reply(StatusCode::SERVICE_UNAVAILABLE, "upstream_refused", detail).retry_after(service.retry_after)
+        }
+        Broken::Reset(_) => reply(StatusCode::BAD_GATEWAY, "upstream_reset", "The backend broke the request off."),
+        Broken::Bad(bad) => bad.reply(),
+        Broken::Unfit => reply(StatusCode::BAD_GATEWAY, "upstream_error", "The request cannot be told over HTTP/2."),
+    })
+}

@@ -1,0 +1,317 @@
+//! What a service sees of a request: one rule, written as the bytes of an HTTP/1.1 head or as a header map.
+
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+
+use crate::exchange::{Exchange, Told, is_gateways, is_identity};
+use crate::head::{BodyFraming, Edited, RequestHead};
+use crate::wire::encode::{self, field};
+
+/// How the request's body is framed towards the service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SentFraming {
+    #[default]
+    None,
+    /// As announced by the client, or as counted in memory.
+    Length,
+    Chunked,
+}
+
+/// What the request's head is made of.
+pub struct Parts<'a> {
+    pub head: &'a RequestHead,
+    pub target: Option<&'a str>,
+    pub exchange: &'a Exchange,
+    /// The length of a body that is whole in memory.
+    pub buffered: Option<usize>,
+    /// There is no body, whatever the framing says (an HTTP/2 stream that ended without one).
+    pub empty: bool,
+    /// The client waits for the service's word before it sends its body.
+    pub expects: bool,
+    /// The answer is for the cache as well.
+    pub fill: Option<&'a Fill>,
+}
+
+/// A request whose answer is to be stored: for the whole, whatever part or condition its client asked for, and on the condition that what
+/// is stored already does not hold any more.
+#[derive(Debug, Default)]
+pub struct Fill {
+    /// `If-None-Match` and `If-Modified-Since`, from the stored answer.
+    pub validators: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Where the fields go.
+trait Sink {
+    fn field(&mut self, name: &[u8], value: &[u8]);
+
+    fn told(&mut self, told: &Told) {
+        for (name, value) in Edited::new(&told.edits).added() {
+            self.field(name.as_str().as_bytes(), value.as_bytes());
+        }
+    }
+}
+
+impl Sink for Vec<u8> {
+    #[inline]
+    fn field(&mut self, name: &[u8], value: &[u8]) {
+        field(self, name, value);
+    }
+
+    fn told(&mut self, told: &Told) {
+        self.extend_from_slice(&told.wire);
+    }
+}
+
+/// A header map, and whether all fields could be put into it.
+struct Map {
+    fields: HeaderMap,
+    fine: bool,
+}
+
+impl Sink for Map {
+    fn field(&mut self, name: &[u8], value: &[u8]) {
+        let put = HeaderName::from_bytes(name).ok().zip(HeaderValue::from_bytes(value).ok());
+        self.fine &= put.is_some_and(|(name, value)| self.fields.try_append(name, value).is_ok());
+    }
+}
+
+/// Without the client's own conditions, which are not the gateway's.
+struct Unconditional<'s, S>(&'s mut S);
+
+impl<S: Sink> Sink for Unconditional<'_, S> {
+    fn field(&mut self, name: &[u8], value: &[u8]) {
+        if !is_condition(name) {
+            self.0.field(name, value);
+        }
+    }
+}
+
+fn is_condition(name: &[u8]) -> bool {
+    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+    let conditions =
+        is("if-match") || is("if-none-match") || is("if-modified-since") || is("if-unmodified-since") || is("if-range");
+    conditions || is("range")
+}
+
+impl Parts<'_> {
+    /// A HEAD request's answer is stored as that to a GET.
+    fn method(&self) -> &Method {
+        if self.fill.is_some() { &Method::GET } else { &self.head.method }
+    }
+
+    fn framing(&self) -> SentFraming {
+        match (self.head.body, self.buffered) {
+            (BodyFraming::None, _) => SentFraming::None,
+            (BodyFraming::Streamed, None) if self.empty => SentFraming::None,
+            (_, Some(_)) | (BodyFraming::Length(_), None) => SentFraming::Length,
+            (BodyFraming::Streamed, None) => SentFraming::Chunked,
+        }
+    }
+
+    fn authority(&self) -> &[u8] {
+        self.exchange.upstream_host.as_deref().map_or_else(|| self.head.authority(), str::as_bytes)
+    }
+
+    fn fields(&self, framing: SentFraming, sink: &mut impl Sink) {
+        match self.fill {
+            None => self.all_fields(framing, sink),
+            Some(fill) => {
+                self.all_fields(framing, &mut Unconditional(sink));
+                for (name, value) in &fill.validators {
+                    sink.field(name.as_str().as_bytes(), value.as_bytes());
+                }
+            }
+        }
+        if let (SentFraming::Length, Some(length)) = (framing, self.buffered) {
+            sink.field(b"Content-Length", itoa::Buffer::new().format(length).as_bytes());
+        }
+    }
+
+    /// The client's fields without what belongs to its connection, then what the gateway tells, then the policies' changes.
+    #[inline]
+    fn all_fields(&self, framing: SentFraming, sink: &mut impl Sink) {
+        let (head, exchange) = (self.head, self.exchange);
+        let edited = Edited::new(&exchange.to_upstream);
+        for (name, value) in head.headers() {
+            let length = name.len() == 14 && name.eq_ignore_ascii_case(b"content-length");
+            if length && (framing != SentFraming::Length || self.buffered.is_some()) && head.body != BodyFraming::None {
+                continue;
+            }
+            if passes(name, exchange.trusted_identity) && !is_gateways(name) && !edited.replaces(name) {
+                sink.field(name, value);
+            }
+        }
+        tell(sink, exchange, &edited);
+        for (name, value) in edited.added() {
+            sink.field(name.as_str().as_bytes(), value.as_bytes());
+        }
+    }
+}
+
+/// Appends an HTTP/1.1 head.
+pub fn write(out: &mut Vec<u8>, parts: &Parts<'_>) -> SentFraming {
+    let Parts { head, .. } = *parts;
+    out.reserve(head.buffer.len() + 512);
+    out.extend_from_slice(parts.method().as_str().as_bytes());
+    out.push(b' ');
+    match (parts.target, head.query_bytes()) {
+        (Some(target), _) => out.extend_from_slice(target.as_bytes()),
+        (None, query) => {
+            out.extend_from_slice(head.path.as_bytes());
+            if let Some(query) = query {
+                out.push(b'?');
+                out.extend_from_slice(query);
+            }
+        }
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    out.extend_from_slice(parts.authority());
+    out.extend_from_slice(b"\r\n");
+    let framing = parts.framing();
+    parts.fields(framing, out);
+    if framing == SentFraming::Chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    if parts.expects {
+        out.extend_from_slice(b"expect: 100-continue\r\n");
+    }
+    if let Some(protocol) = head.header("upgrade").filter(|_| head.upgrade) {
+        out.extend_from_slice(b"Connection: Upgrade\r\n");
+        field(out, b"Upgrade", protocol);
+    }
+    out.extend_from_slice(b"\r\n");
+    framing
+}
+
+/// A request that HTTP/2 cannot carry.
+#[derive(Debug)]
+pub struct Unfit;
+
+/// An HTTP/2 head (RFC 9113, section 8.3), for a connection with or without TLS.
+///
+/// # Errors
+/// The host or the target is none for HTTP/2.
+pub fn stream(parts: &Parts<'_>, secure: bool) -> Result<(Request<()>, SentFraming), Unfit> {
+    let head = parts.head;
+    let built;
+    let target = match (parts.target, head.query()) {
+        (Some(target), _) => target,
+        (None, None) => head.path.as_str(),
+        (None, Some(query)) => {
+            built = format!("{}?{query}", head.path);
+            &built
+        }
+    };
+    let scheme = if secure { "https" } else { "http" };
+    let uri = Uri::builder().scheme(scheme).authority(parts.authority()).path_and_query(target).build().map_err(|_| Unfit)?;
+    let framing = parts.framing();
+    let mut map = Map { fields: HeaderMap::with_capacity(head.fields.len() + 10), fine: true };
+    parts.fields(framing, &mut map);
+    // gRPC servers insist on it. Only a client of HTTP/2's can mean it.
+    let trailers = head.header("te").is_some_and(|te| te.eq_ignore_ascii_case(b"trailers"));
+    if trailers && head.version == Version::HTTP_2 {
+        map.fields.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if parts.expects {
+        map.fields.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
+    }
+    if !map.fine {
+        return Err(Unfit);
+    }
+    let mut request = Request::new(());
+    *request.method_mut() = parts.method().clone();
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = map.fields;
+    Ok((request, framing))
+}
+
+/// What the gateway itself tells the service, except where a policy has something else to say.
+fn tell(sink: &mut impl Sink, exchange: &Exchange, edited: &Edited<'_>) {
+    if let Some(told) = &exchange.told {
+        if told.edits.iter().any(|edit| edited.replaces(edit.name().as_str().as_bytes())) {
+            for (name, value) in Edited::new(&told.edits).added() {
+                if !edited.replaces(name.as_str().as_bytes()) {
+                    sink.field(name.as_str().as_bytes(), value.as_bytes());
+                }
+            }
+        } else {
+            sink.told(told);
+        }
+    }
+    if !edited.replaces(b"traceparent") {
+        sink.field(b"traceparent", &exchange.traceparent);
+    }
+    if !edited.replaces(b"x-request-id") {
+        sink.field(b"x-request-id", exchange.request_id.as_bytes());
+    }
+}
+
+/// Whether a field of the client's goes to the service.
+///
+/// Names with an underscore do not: CGI-like services fold `X_Auth_Subject` and `X-Auth-Subject` into one variable, so a client
+/// could forge what only the gateway may say. For the same reason the fields that carry a proved identity come from a peer that is trusted
+/// to prove it, or from the gateway itself, or not at all, whether the route has an `authn` policy or not.
+pub fn passes(name: &[u8], trusted_identity: bool) -> bool {
+    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+    let hop = encode::is_hop_by_hop(name);
+    let ours = is("host") || is("expect") || is("http2-settings") || is("proxy-authorization");
+    !hop && !ours && (trusted_identity || !is_identity(name)) && !name.contains(&b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::Told;
+    use crate::head::{HeaderEdit, HeaderEdits};
+
+    /// Without the trace.
+    fn written(head: &RequestHead, exchange: &Exchange) -> String {
+        let mut out = Vec::new();
+        write(&mut out, &Parts { head, target: None, exchange, buffered: None, empty: false, expects: false, fill: None });
+        String::from_utf8(out)
+            .unwrap()
+            .split("\r\n")
+            .filter(|line| !line.starts_with("traceparent"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn applies_edits_as_the_other_road_does() {
+        let head = RequestHead::build("GET", "/a?b", &[("Host", "h"), ("X-A", "1")]);
+        let name = HeaderName::from_static;
+        let value = HeaderValue::from_static;
+        let mut exchange = Exchange::for_tests();
+        let edits = &mut exchange.to_upstream;
+        edits.push(HeaderEdit::Add(name("x-a"), value("lost")));
+        edits.push(HeaderEdit::Set(name("x-a"), value("3")));
+        edits.push(HeaderEdit::Add(name("x-a"), value("4")));
+        edits.push(HeaderEdit::Set(name("x-c"), value("5")));
+        edits.push(HeaderEdit::Remove(name("x-c")));
+        assert_eq!(written(&head, &exchange), "GET /a?b HTTP/1.1\nHost: h\nx-request-id: test-request\nx-a: 3\nx-a: 4\n\n");
+    }
+
+    #[test]
+    fn a_policy_has_the_last_word_on_what_is_told() {
+        let head = RequestHead::build("GET", "/", &[("Host", "h"), ("X-Request-Id", "mine"), ("X-Forwarded-For", "6.6.6.6")]);
+        let set = |name, value| HeaderEdit::Set(HeaderName::from_static(name), HeaderValue::from_static(value));
+        let edits = HeaderEdits::from_iter([set("x-forwarded-for", "192.0.2.1"), set("x-real-ip", "192.0.2.1")]);
+        let mut exchange = Exchange::for_tests();
+        exchange.told = Some(std::sync::Arc::new(Told::new(edits)));
+        let told = "GET / HTTP/1.1\nHost: h\nx-forwarded-for: 192.0.2.1\nx-real-ip: 192.0.2.1\nx-request-id: test-request\n\n";
+        assert_eq!(written(&head, &exchange), told);
+        exchange.to_upstream.push(HeaderEdit::Remove(HeaderName::from_static("x-real-ip")));
+        exchange.to_upstream.push(set("x-request-id", "theirs"));
+        let less = "GET / HTTP/1.1\nHost: h\nx-forwarded-for: 192.0.2.1\nx-request-id: theirs\n\n";
+        assert_eq!(written(&head, &exchange), less);
+    }
+
+    #[test]
+    fn frames_a_streamed_body_in_chunks() {
+        let mut head = RequestHead::build("POST", "/", &[("Host", "h"), ("Transfer-Encoding", "chunked")]);
+        head.body = BodyFraming::Streamed;
+        let text = written(&head, &Exchange::for_tests());
+        assert_eq!(text.matches("chunked").count(), 1, "{text}");
+    }
+}
