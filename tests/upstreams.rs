@@ -11,6 +11,7 @@ use crate::peers::{Act, Asked, Origin, answer};
 
 each_on_both_roads!(
     weights_are_met_exactly,
+    who_has_much_to_do_is_asked_less,
     a_sick_endpoint_gets_nothing_until_it_is_well,
     a_check_looks_at_the_status,
     a_tcp_check_is_enough_where_there_is_no_path,
@@ -51,6 +52,33 @@ fn endpoint(gateway: &Gateway, port: u16) -> Value {
 
 fn is_healthy(gateway: &Gateway, port: u16) -> bool {
     endpoint(gateway, port)["healthy"] == true
+}
+
+fn who_has_much_to_do_is_asked_less(lane: bool) {
+    let (quick, other) = (Origin::named("quick"), Origin::named("other"));
+    // Takes connections, and never answers.
+    let stuck = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ports = [quick.port(), other.port(), stuck.local_addr().unwrap().port()];
+    let [quick_at, other_at, stuck_at] = ports.map(|port| format!("127.0.0.1:{port}"));
+    let gateway =
+        start(lane, &format!("    balance: least_requests\n    endpoints: [ '{quick_at}', '{other_at}', '{stuck_at}' ]\n"));
+    let of = |what: &str| ports.map(|port| endpoint(&gateway, port)[what].as_u64().unwrap());
+    // Each by a connection of its own, until one got to the endpoint that never answers.
+    let mut waiting = Vec::new();
+    eventually("the silent endpoint has a request", || {
+        let mut client = Client::connect(gateway.port());
+        client.send_request("GET", "/", &[], b"");
+        waiting.push(client);
+        of("in_flight")[2] > 0
+    });
+    eventually("the others are done", || {
+        of("requests").iter().sum::<u64>() == waiting.len() as u64 && of("in_flight")[..2] == [0, 0]
+    });
+    let before = of("requests")[2];
+    for _ in 0..40 {
+        assert!(["quick", "other"].contains(&body(&gateway).as_str()));
+    }
+    assert_eq!(of("requests")[2], before);
 }
 
 fn weights_are_met_exactly(lane: bool) {

@@ -1,4 +1,4 @@
-//! The endpoints of one service in one generation, and the published rota of those that may be asked.
+//! The endpoints of one service in one generation, and the published choice among those that may be asked.
 //!
 //! A cluster is rebuilt with every generation; what it stands on is kept in the ledger and shared with the generations before it:
 //! the [`Endpoint`]s, the resolved [`Name`]s and the [`Board`], through which a change of health or of addresses reaches every
@@ -11,11 +11,11 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use super::balance::{Ask, Balance, Pick, Seat};
 use super::dns::Name;
 use super::endpoint::{Endpoint, Held};
-use super::rota::Rota;
 use crate::problem::Place;
-use crate::stripe::{PerStripe, Striped};
+use crate::stripe::Striped;
 
 /// Where a member's addresses come from.
 #[derive(Clone)]
@@ -70,28 +70,11 @@ impl Board {
         Some(Standing { available: present.available(), all: present.endpoints().len() })
     }
 
-    /// Makes every generation's rota follow a change of health or of addresses.
+    /// Makes every generation's choice follow a change of health or of addresses.
     pub fn publish(&self) {
         // Collected first, because a cluster may be dropped here, and its drop must not find the lock taken.
         let clusters: Vec<_> = self.clusters.lock().iter().filter_map(Weak::upgrade).collect();
         clusters.iter().for_each(|cluster| cluster.publish());
-    }
-}
-
-/// A place in the rota.
-struct Seat {
-    endpoint: Arc<Endpoint>,
-    /// What the requests of each thread hold.
-    held: PerStripe<Arc<Held>>,
-}
-
-impl Seat {
-    fn new(endpoint: Arc<Endpoint>) -> Self {
-        Seat { endpoint, held: PerStripe::default() }
-    }
-
-    fn hold(&self) -> Option<Arc<Held>> {
-        self.held.mine(|| Arc::new(Held::new(self.endpoint.clone()))).cloned()
     }
 }
 
@@ -100,39 +83,36 @@ pub struct Cluster {
     members: Vec<Member>,
     /// Without checks, nothing that earlier checks said counts.
     checked: bool,
+    balance: Balance,
     board: Arc<Board>,
-    rota: ArcSwap<Rota<Seat>>,
+    /// Those that may be asked, and which of them is next.
+    choice: ArcSwap<Box<dyn Pick>>,
     publishing: Mutex<()>,
 }
 
 impl Cluster {
-    pub fn new(members: Vec<Member>, checked: bool, board: Arc<Board>) -> Arc<Self> {
-        let rota = ArcSwap::from_pointee(Rota::new([]));
-        let cluster = Arc::new(Cluster { members, checked, board: board.clone(), rota, publishing: Mutex::new(()) });
+    pub fn new(members: Vec<Member>, checked: bool, balance: Balance, board: Arc<Board>) -> Arc<Self> {
+        let choice = ArcSwap::from_pointee(balance.build(Vec::new()));
+        let cluster = Arc::new(Cluster { members, checked, balance, board: board.clone(), choice, publishing: Mutex::new(()) });
         // First join, then publish: a change in between is published twice rather than not at all.
         board.join(&cluster);
         cluster.publish();
         cluster
     }
 
-    /// Rebuilds the rota from what is known now.
+    /// Builds the choice anew from what is known now.
     fn publish(&self) {
         // One at a time, or an older view could overwrite a newer one.
         let _turn = self.publishing.lock();
         let well = self.endpoints().into_iter().filter(|(_, endpoint)| !self.checked || endpoint.healthy());
-        self.rota.store(Arc::new(Rota::new(well.map(|(weight, endpoint)| (weight, Seat::new(endpoint))))));
+        let seats = well.map(|(weight, endpoint)| Seat::new(endpoint, weight)).collect();
+        self.choice.store(Arc::new(self.balance.build(seats)));
     }
 
     /// The next endpoint whose address is not among `exclude`. See [`super::Service::pick`].
     pub fn pick(&self, exclude: &[SocketAddr]) -> Option<Arc<Held>> {
-        let rota = self.rota.load();
-        let (at, seat) = rota.at(self.board.ticket())?;
-        if !exclude.contains(&seat.endpoint.address()) {
-            return seat.hold();
-        }
-        // Only retries come here. The neighbours are asked, rather than the next tickets, because a light endpoint may be many
-        // tickets away.
-        rota.after(at).find(|other| !exclude.contains(&other.endpoint.address()))?.hold()
+        let choice = self.choice.load();
+        choice.pick(&Ask { turn: self.board.ticket(), exclude })?.hold()
     }
 
     /// Every endpoint with its weight, healthy or not.
@@ -157,7 +137,7 @@ impl Cluster {
 
     /// How many endpoints may be asked now.
     pub fn available(&self) -> usize {
-        self.rota.load().len()
+        self.choice.load().seats().len()
     }
 
     pub fn board(&self) -> &Arc<Board> {

@@ -10,6 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::balance::Balance;
 use crate::head::AnswerLimits;
 use crate::problem::{Place, foreign};
 use crate::value::{Period, Raw, Size, Spanned};
@@ -21,7 +22,7 @@ pub struct ServiceConfig {
     /// Where the service answers: a list of `host:port`, or of `{ address: host:port, weight: 2 }`. A host name is resolved at the
     /// start and kept fresh; every address it resolves to becomes an endpoint. At least one, at most 10,000.
     pub endpoints: Spanned<Vec<EndpointConfig>>,
-    /// How requests are spread over the healthy endpoints. Default: `round_robin`, which honours weights.
+    #[schemars(extend("description" = super::balance::about()))]
     pub balance: Balance,
     /// Asks every endpoint regularly whether it is well. Without it, every endpoint counts as healthy.
     pub health_check: Option<Spanned<HealthCheckConfig>>,
@@ -413,27 +414,10 @@ macro_rules! word {
     };
 }
 
-fn unknown_word(what: &str, word: &str, known: &[&str]) -> String {
+pub(super) fn unknown_word(what: &str, word: &str, known: &[&str]) -> String {
     match foreign::word(word, known) {
         Some(near) => format!("unknown {what} `{word}`; did you mean `{near}`?"),
         None => format!("unknown {what} `{word}`; known: {}", known.join(", ")),
-    }
-}
-
-/// How requests are spread over the healthy endpoints.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Balance {
-    #[default]
-    RoundRobin,
-}
-
-word!(Balance, "balance", "round_robin" => RoundRobin);
-
-impl Balance {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Balance::RoundRobin => "round_robin",
-        }
     }
 }
 
@@ -498,7 +482,7 @@ mod tests {
     #[test]
     fn unknown_words_are_answered_with_the_nearest() {
         assert!(read("balance: roundrobin").unwrap_err().contains("did you mean `round_robin`?"));
-        assert!(read("balance: best").unwrap_err().contains("known: round_robin"));
+        assert!(read("balance: best").unwrap_err().contains("known: round_robin, least_requests"));
         assert_eq!(read("protocol: grpc").unwrap().protocol, Protocol::Grpc);
         assert!(read("protocol: http3").is_err());
     }

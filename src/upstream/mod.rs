@@ -1,12 +1,13 @@
 //! Clusters: the services behind the gateway, which of their endpoints answers next, and how to connect to it.
 //!
-//! [`Service::compile`] turns one entry under `services:` into what runs; [`Service::pick`] chooses a healthy endpoint;
-//! [`Service::peer`] says how to reach it. [`Watchers`] keeps health and resolved names fresh on a thread of its own, so that no
-//! event loop ever waits for a resolver or a health check.
+//! [`Service::compile`] turns one entry under `services:` into what runs; [`Service::pick`] chooses a healthy endpoint, in
+//! the way that [`balance`] says; [`Service::peer`] says how to reach it. [`Watchers`] keeps health and resolved names fresh on a thread of
+//! its own, so that no event loop ever waits for a resolver or a health check.
 //!
 //! [`call`] is the one way to a service. Not in here: circuit breaking.
 
 pub mod address;
+pub mod balance;
 pub mod call;
 pub mod cluster;
 pub mod config;
@@ -15,7 +16,6 @@ pub mod dns;
 pub mod endpoint;
 pub mod health;
 pub mod peer;
-pub mod rota;
 pub mod service;
 pub mod watch;
 

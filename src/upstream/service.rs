@@ -11,8 +11,9 @@ use pingora_core::upstreams::peer::HttpPeer;
 use serde::Serialize;
 
 use super::address::Address;
+use super::balance::Balance;
 use super::cluster::{Board, Cluster, Member, Source};
-use super::config::{AnswerLimitsConfig, Balance, EndpointConfig, Protocol, ServiceConfig, TimeoutsConfig};
+use super::config::{AnswerLimitsConfig, EndpointConfig, Protocol, ServiceConfig, TimeoutsConfig};
 use super::dns::Name;
 use super::endpoint::{Endpoint, EndpointView, Flight, Held};
 use super::health::Check;
@@ -145,7 +146,7 @@ impl Service {
         Some(Arc::new(Service {
             name: name.into(),
             key: key.into(),
-            cluster: form_cluster(key, listed, check.is_some(), ledger),
+            cluster: form_cluster(key, listed, check.is_some(), config.balance, ledger),
             balance: config.balance,
             protocol: config.protocol,
             timeouts,
@@ -313,7 +314,7 @@ fn compile_tls(
     }
 }
 
-fn form_cluster(key: &str, listed: &[Listed], checked: bool, ledger: &Ledger) -> Arc<Cluster> {
+fn form_cluster(key: &str, listed: &[Listed], checked: bool, balance: Balance, ledger: &Ledger) -> Arc<Cluster> {
     let members = listed.iter().map(|listed| {
         let authority = listed.address.to_string();
         let source = match &listed.address {
@@ -328,7 +329,7 @@ fn form_cluster(key: &str, listed: &[Listed], checked: bool, ledger: &Ledger) ->
         };
         Member { source, weight: listed.weight, place: listed.place }
     });
-    Cluster::new(members.collect(), checked, ledger.keep(&format!("service:{key}:board"), Board::default))
+    Cluster::new(members.collect(), checked, balance, ledger.keep(&format!("service:{key}:board"), Board::default))
 }
 
 #[cfg(test)]
