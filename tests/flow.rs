@@ -241,7 +241,7 @@ fn a_service_is_not_asked_for_more_than_it_can_do(lane: bool) {
     // The first second, in which the limit is found, counts as well.
     assert!(found.slow * 5 < open.slow * 4, "{:?} with a limit, {:?} without", found.slow, open.slow);
     assert!(found.answered * 10 > open.answered * 6, "{} with a limit, {} without", found.answered, open.answered);
-    let limit = gateway.metric("portcullis_adaptive_concurrency_limit{scope=\"service:found\"}");
+    let limit = gateway.metric("portcullis_adaptive_concurrency_limit{scope=\"service:found\",service=\"found\"}");
     assert!((4.0..=24.0).contains(&limit), "{limit}");
     // Of two crowds the one that matters less is turned away more often.
     let port = gateway.port();
@@ -249,8 +249,11 @@ fn a_service_is_not_asked_for_more_than_it_can_do(lane: bool) {
     let normal = crowd(port, "/found", 24, time);
     let batch = batch.join().unwrap();
     assert!(normal.answered > batch.answered, "{} of normal priority, {} of low", normal.answered, batch.answered);
-    assert!(gateway.metric("portcullis_adaptive_concurrency_shed_total{priority=\"low\",scope=\"service:found\"}") > 0.0);
-    gateway.wait_metric("portcullis_adaptive_concurrency_in_flight{scope=\"service:found\"}", 0.0);
+    assert!(
+        gateway.metric("portcullis_adaptive_concurrency_shed_total{priority=\"low\",scope=\"service:found\",service=\"found\"}")
+            > 0.0
+    );
+    gateway.wait_metric("portcullis_adaptive_concurrency_in_flight{scope=\"service:found\",service=\"found\"}", 0.0);
 }
 
 each_on_both_roads!(

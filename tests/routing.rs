@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashSet;
+use std::time::Duration;
 
 use crate::harness::*;
 
@@ -325,10 +326,63 @@ fn the_services_of_a_split_keep_their_own_limits() {
         get(port, "/direct").assert_problem(429, "rate_limit", "rate_limited");
         // And each its own controller, global or the service's.
         eventually("both are told", || {
-            let of = |scope: &str| gateway.metric(&format!("portcullis_adaptive_concurrency_limit{{scope=\"{scope}\"}}"));
-            of("global") > 0.0 && of("service:canary") > 0.0
+            let of = |scope: &str, service: &str| {
+                gateway.metric(&format!("portcullis_adaptive_concurrency_limit{{scope=\"{scope}\",service=\"{service}\"}}"))
+            };
+            of("global", "stable") > 0.0 && of("service:canary", "canary") > 0.0
         });
     });
+}
+
+/// What a route, or all of them, say of adaptive concurrency is for each service by itself: one that fails takes nothing from the others.
+#[test]
+fn a_failing_service_of_a_split_takes_no_room_from_the_others() {
+    let good = Backend::answering(|request| {
+        if request.target.starts_with("/slow") {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec()
+    });
+    let bad = Backend::answering(|_| b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n".to_vec());
+    let limits = "policies: { adaptive_concurrency: { min: 1, initial: 8, max: 8 } }";
+    for (everywhere, here) in [(limits, ""), ("", limits)] {
+        let yaml = format!(
+            "
+        listeners: [ {{ bind: 127.0.0.1:$PORT }} ]
+        {everywhere}
+        services:
+          good: {{ endpoints: [ '127.0.0.1:{}' ] }}
+          bad: {{ endpoints: [ '127.0.0.1:{}' ] }}
+        routes:
+          - path: /*
+            split: [ {{ service: good, weight: 1 }}, {{ service: bad, weight: 1 }} ]
+            sticky: {{ header: X-User }}
+            {here}
+        ",
+            good.port(),
+            bad.port()
+        );
+        on_both_roads(&yaml, |gateway| {
+            let port = gateway.port();
+            let status = |user: &str, path: &str| request(port, "GET", path, &[("X-User", user)], b"").status;
+            let users = || (0..100).map(|number| format!("user-{number}"));
+            let lucky = users().find(|user| status(user, "/") == 200).unwrap();
+            let unlucky = users().find(|user| status(user, "/") == 503).unwrap();
+            // Until the limit of whoever is asked here is down to the least.
+            eventually("the limit falls", || {
+                (0..20).for_each(|_| {
+                    status(&unlucky, "/");
+                });
+                let (_, metrics) = gateway.admin_get("/metrics");
+                metrics.lines().any(|line| line.starts_with("portcullis_adaptive_concurrency_limit{") && line.ends_with(" 1"))
+            });
+            let statuses: Vec<u16> = std::thread::scope(|scope| {
+                let asking: Vec<_> = (0..5).map(|_| scope.spawn(|| status(&lucky, "/slow"))).collect();
+                asking.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert_eq!(statuses, [200; 5], "the good service has room for seven");
+        });
+    }
 }
 
 /// Which service of a split answers is chance, or the client's cookie: what judges a request cannot depend on it.

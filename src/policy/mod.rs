@@ -32,6 +32,7 @@ use crate::problem::{Place, Problem, Problems};
 use crate::redis::Redis;
 use crate::reply::Flow;
 use crate::tally::Tallies;
+use crate::upstream::Service;
 
 /// A policy: how it is configured, compiled and installed.
 pub trait Policy: Sized + Send + Sync + 'static {
@@ -46,8 +47,17 @@ pub trait Policy: Sized + Send + Sync + 'static {
     /// Turns the configuration into what runs. What is wrong goes to `cx.problems`; `None` only if something did.
     fn compile(config: &Self::Config, cx: &mut Compile<'_>) -> Option<Self>;
 
+    /// Whether it is about one service, however many it is written for: each then has its own ([`Policy::install_for`]).
+    const PER_SERVICE: bool = false;
+
     /// Joins the phases in which this policy has work.
     fn install(self: Arc<Self>, plan: &mut PlanBuilder);
+
+    /// Joins them for the requests to this service, where it is [`Policy::PER_SERVICE`].
+    fn install_for(self: Arc<Self>, service: &Service, ledger: &Ledger, tallies: &Tallies, plan: &mut PlanBuilder) {
+        let _ = (service, ledger, tallies);
+        self.install(plan);
+    }
 }
 
 /// What a policy may ask of its surroundings while it is compiled.
@@ -216,12 +226,22 @@ impl PlanBuilder {
 
     /// Installs a policy under its own stage and name.
     pub fn add<P: Policy>(&mut self, policy: Arc<P>) {
+        self.name::<P>();
+        policy.install(self);
+    }
+
+    /// Installs a policy for the requests to one service.
+    fn add_for<P: Policy>(&mut self, policy: Arc<P>, service: &Service, ledger: &Ledger, tallies: &Tallies) {
+        self.name::<P>();
+        policy.install_for(service, ledger, tallies, self);
+    }
+
+    fn name<P: Policy>(&mut self) {
         self.stage = P::STAGE;
         self.name = P::NAME;
         if self.plan.names.last() != Some(&(P::STAGE, P::NAME)) {
             self.plan.names.push((P::STAGE, P::NAME));
         }
-        policy.install(self);
     }
 
     /// The steps that follow are for requests that go to this service of a split; `None` for all.

@@ -7,17 +7,40 @@ use std::sync::Arc;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::{Compile, Plan, PlanBuilder, Policy, Stage};
+use crate::ledger::Ledger;
 use crate::node::{self, Kind, Node};
 use crate::problem::{Problem, did_you_mean, foreign};
+use crate::tally::Tallies;
+use crate::upstream::Service;
 
 /// A policy that was compiled, whatever its type.
 pub trait Installable: Send + Sync {
     fn install_into(self: Arc<Self>, plan: &mut PlanBuilder);
+    /// See [`Policy::PER_SERVICE`].
+    fn is_per_service(&self) -> bool;
+    fn install_for(self: Arc<Self>, at: &Site<'_>, service: &Service, plan: &mut PlanBuilder);
+}
+
+/// Where a plan is made.
+#[derive(Clone, Copy)]
+pub struct Site<'a> {
+    /// The services that the route leads to; several for a split, in its order.
+    pub services: &'a [Arc<Service>],
+    pub ledger: &'a Ledger,
+    pub tallies: &'a Tallies,
 }
 
 impl<P: Policy> Installable for P {
     fn install_into(self: Arc<Self>, plan: &mut PlanBuilder) {
         plan.add(self);
+    }
+
+    fn is_per_service(&self) -> bool {
+        P::PER_SERVICE
+    }
+
+    fn install_for(self: Arc<Self>, at: &Site<'_>, service: &Service, plan: &mut PlanBuilder) {
+        plan.add_for(self, service, at.ledger, at.tallies);
     }
 }
 
@@ -193,21 +216,29 @@ impl Table {
     }
 
     /// The plan of a route with this table.
-    pub fn plan(&self) -> Plan {
+    pub fn plan(&self, at: &Site<'_>) -> Plan {
         let mut builder = PlanBuilder::new();
+        let of_split = |number: u32| (at.services.len() > 1).then_some(number);
+        let services = || (0..).zip(at.services);
         for slot in self.0.values() {
             match slot {
                 Slot::Off => {}
+                Slot::On(policy) if policy.is_per_service() => {
+                    for (number, service) in services() {
+                        builder.only_for(of_split(number));
+                        policy.clone().install_for(at, service, &mut builder);
+                    }
+                }
                 Slot::On(policy) => policy.clone().install_into(&mut builder),
                 Slot::Each(policies) => {
-                    for (number, policy) in (0..).zip(policies) {
+                    for ((number, service), policy) in services().zip(policies) {
                         let Some(policy) = policy else { continue };
                         builder.only_for(Some(number));
-                        policy.clone().install_into(&mut builder);
+                        policy.clone().install_for(at, service, &mut builder);
                     }
-                    builder.only_for(None);
                 }
             }
+            builder.only_for(None);
         }
         builder.finish()
     }

@@ -24,7 +24,7 @@ use crate::observe::Metrics;
 use crate::path::{self, AmbiguousPaths};
 use crate::policy::authn::METHODS;
 use crate::policy::authz;
-use crate::policy::registry::{self, REGISTRY, Table};
+use crate::policy::registry::{self, REGISTRY, Site, Table};
 use crate::policy::{Compile, Plan, Work};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::redis::Redis;
@@ -64,7 +64,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     compiler.services();
     let bound_hosts = BoundHosts::of(doors.iter().map(|door| &door.listener));
     let (tables, routes) = compiler.routes(&doors, bound_hosts.as_ref());
-    let unrouted = Arc::new(compiler.global.plan());
+    let unrouted = Arc::new(compiler.global.plan(&compiler.site(&[])));
     let admin = compiler.admin(&doors);
     compiler.bounds();
     compiler.body_memory(&doors, &routes);
@@ -463,7 +463,11 @@ impl<'a> Compiler<'a> {
         self.look_for_identity(config, answer);
         if let Answer::Split(_, services) = answer {
             let table = self.split_table(config, services);
-            return Arc::new(own.map_or_else(|| table.plan(), |own| table.overlaid(&own).plan()));
+            let table = match own {
+                Some(own) => table.overlaid(&own),
+                None => table,
+            };
+            return Arc::new(table.plan(&self.site(services)));
         }
         let service = answer.services().first().map_or("", |service| &*service.key).to_owned();
         if own.is_none()
@@ -476,11 +480,15 @@ impl<'a> Compiler<'a> {
             table = table.overlaid(of_service);
         }
         if let Some(own) = own {
-            return Arc::new(table.overlaid(&own).plan());
+            return Arc::new(table.overlaid(&own).plan(&self.site(answer.services())));
         }
-        let plan = Arc::new(table.plan());
+        let plan = Arc::new(table.plan(&self.site(answer.services())));
         self.shared_plans.insert(service, plan.clone());
         plan
+    }
+
+    fn site<'s>(&'s self, services: &'s [Arc<Service>]) -> Site<'s> {
+        Site { services, ledger: &self.around.ledger, tallies: self.around.metrics.tallies() }
     }
 
     /// What is written about this policy for a route with this service: by the route, the service, or for all. `None` if it is off.

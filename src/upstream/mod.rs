@@ -2,10 +2,11 @@
 //!
 //! [`Service::compile`] turns one entry under `services:` into what runs; [`Service::pick`] chooses a healthy endpoint, in
 //! the way that [`balance`] says; [`Service::peer`] says how to reach it. [`Watchers`] keeps health and resolved names fresh on a thread of
-//! its own, so that no event loop ever waits for a resolver or a health check.
+//! its own, so that no event loop ever waits for a resolver or a health check. [`adaptive`] finds out how much a service can do at once.
 //!
 //! [`call`] is the one way to a service. Not in here: circuit breaking.
 
+pub mod adaptive;
 pub mod address;
 pub mod balance;
 pub mod call;
