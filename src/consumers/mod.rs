@@ -547,7 +547,7 @@ pub mod tests {
     pub fn compile(json: serde_json::Value) -> (Consumers, Problems) {
         let configs: Vec<ConsumerConfig> = serde_json::from_value(json).unwrap();
         let mut problems = Problems::default();
-        (Consumers::compile(&configs, Methods::default(), Path::new("."), &mut problems), problems)
+        (Consumers::compile(&configs, crate::policy::authn::METHODS, Path::new("."), &mut problems), problems)
     }
 
     #[test]
@@ -606,7 +606,7 @@ pub mod tests {
             })
             .collect();
         let mut problems = Problems::default();
-        let consumers = Consumers::compile(&configs, Methods::default(), Path::new("."), &mut problems);
+        let consumers = Consumers::compile(&configs, crate::policy::authn::METHODS, Path::new("."), &mut problems);
         assert!(problems.is_empty());
         for n in (0..100_000).step_by(997) {
             assert_eq!(&*consumers.by_key(format!("key-{n}").as_bytes(), 0).unwrap().identity.subject, format!("c{n}"));
