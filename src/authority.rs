@@ -31,23 +31,31 @@ pub fn canonical(authority: &[u8]) -> Option<Canonical<'_>> {
     if authority.first() == Some(&b'[') {
         return bracketed(authority);
     }
-    let (name, port) = match memchr::memchr(b':', authority) {
-        Some(colon) => (authority.get(..colon)?, Some(authority.get(colon + 1..)?)),
-        None => (authority, None),
+    // In one pass, for every request has one. Two dots with nothing between them, or one in front, leave a label empty.
+    let (mut length, mut seen, mut before, mut empty) = (0, 0, DOT, 0);
+    for &byte in authority {
+        let kind = KINDS.get(usize::from(byte)).copied().unwrap_or_default();
+        if kind == 0 {
+            break;
+        }
+        empty |= kind & before & DOT;
+        seen |= kind;
+        before = kind;
+        length += 1;
+    }
+    let (name, rest) = authority.split_at_checked(length)?;
+    let port = match rest {
+        [] => None,
+        [b':', port @ ..] => Some(port),
+        _ => return None,
     };
     // A dot at the end names the same host (RFC 3986, section 3.2.2).
     let host = name.strip_suffix(b".").unwrap_or(name);
-    if host.is_empty() || host.len() > LONGEST || has_empty_label(host) {
-        return None;
-    }
-    let is_good = |byte: u8| byte.is_ascii_alphanumeric() | matches!(byte, b'-' | b'.' | b'_' | b'~');
-    let (good, upper) =
-        host.iter().fold((true, false), |(good, upper), &byte| (good & is_good(byte), upper | byte.is_ascii_uppercase()));
-    if !good {
+    if host.is_empty() || host.len() > LONGEST || empty != 0 {
         return None;
     }
     let port = Port::read(port)?;
-    if !upper && name.len() == host.len() && port.is_canonical {
+    if seen & UPPER == 0 && name.len() == host.len() && port.is_canonical {
         return Some(Canonical { text: Cow::Borrowed(std::str::from_utf8(authority).ok()?), host: host.len() });
     }
     let mut text = std::str::from_utf8(host).ok()?.to_ascii_lowercase();
@@ -55,12 +63,25 @@ pub fn canonical(authority: &[u8]) -> Option<Canonical<'_>> {
     Some(Canonical { text: Cow::Owned(text), host: host.len() })
 }
 
-/// Without a branch, so that the compiler can look at many bytes at once.
-fn has_empty_label(host: &[u8]) -> bool {
-    let pairs = host.iter().zip(host.get(1..).unwrap_or_default());
-    let doubled = pairs.fold(false, |found, (&byte, &next)| found | ((byte == b'.') & (next == b'.')));
-    doubled || host.first() == Some(&b'.') || host.last() == Some(&b'.')
-}
+/// What a byte of a host's name is: nothing that there can be, a dot, an upper-case letter, or another one.
+#[allow(clippy::indexing_slicing, reason = "while the program is compiled")]
+const KINDS: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        kinds[byte as usize] = match byte as u8 {
+            b'.' => DOT,
+            b'A'..=b'Z' => UPPER,
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => LETTER,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    kinds
+};
+const LETTER: u8 = 1;
+const UPPER: u8 = 2;
+const DOT: u8 = 4;
 
 fn bracketed(authority: &[u8]) -> Option<Canonical<'_>> {
     let text = std::str::from_utf8(authority).ok()?;
@@ -104,10 +125,14 @@ impl Port {
 
 /// A port's number: decimal digits and nothing else.
 pub fn number(digits: &[u8]) -> Option<u16> {
-    if !(1..=5).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+    if !(1..=5).contains(&digits.len()) {
         return None;
     }
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    let number = digits.iter().try_fold(0u32, |number, digit| {
+        let digit = digit.wrapping_sub(b'0');
+        (digit < 10).then_some(number * 10 + u32::from(digit))
+    });
+    u16::try_from(number?).ok()
 }
 
 /// The port of a canonical authority, if it names one.
