@@ -111,22 +111,44 @@ fn class(byte: u8) -> Class {
     }
 }
 
-/// One bit per ASCII character: every byte of every request is asked, and a shift beats a chain of ranges.
-const PLAIN: u128 = {
-    let mut set = 0;
-    let mut byte = 0;
+/// What a byte may be, as bits: every byte of every request is asked, and a table beats a chain of ranges.
+#[allow(clippy::indexing_slicing, reason = "while the program is compiled")]
+const BYTES: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut byte = 0u8;
     while byte < 128 {
         let plain = is_unreserved(byte)
             || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@');
-        set |= (plain as u128) << byte;
+        let common = match byte {
+            b'/' => COMMON | NOT_BEHIND_SLASH | SLASH,
+            b'.' => COMMON | NOT_BEHIND_SLASH,
+            b';' => 0,
+            _ if plain => COMMON,
+            _ => 0,
+        };
+        let query = matches!(byte, 0x21..=0x7e) && !matches!(byte, b'#' | b'"' | b'<' | b'>');
+        kinds[byte as usize] = common | if plain { PLAIN } else { 0 } | if query { QUERY } else { 0 };
         byte += 1;
     }
-    set
+    kinds
 };
-
 /// RFC 3986, section 3.3: `pchar`, without escapes.
+const PLAIN: u8 = 1;
+/// A query has it, and needs no escape for it.
+const QUERY: u8 = 2;
+/// A path in its one spelling has it where it is not the second of two that must not follow each other.
+const COMMON: u8 = 4;
+/// With a slash in front, an empty segment or one that begins with a dot.
+const NOT_BEHIND_SLASH: u8 = 8;
+/// One place above the bit for what must not follow it.
+const SLASH: u8 = NOT_BEHIND_SLASH << 1;
+
+fn bits(byte: u8) -> u8 {
+    BYTES.get(usize::from(byte)).copied().unwrap_or_default()
+}
+
 fn is_plain(byte: u8) -> bool {
-    byte < 128 && PLAIN >> byte & 1 == 1
+    bits(byte) & PLAIN != 0
 }
 
 /// RFC 3986, section 2.3.
@@ -171,22 +193,22 @@ pub fn normalise(raw: &[u8]) -> Result<Cow<'_, str>, PathProblem> {
 /// # Errors
 ///
 /// See [`PathProblem`].
-pub fn read(raw: &[u8]) -> Result<(String, Option<Box<Spelling>>), PathProblem> {
+pub fn read(raw: &str) -> Result<(String, Option<Box<Spelling>>), PathProblem> {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|_| PathProblem::NotAscii);
-    if is_plainly_canonical(raw) {
-        return Ok((text(raw.to_vec())?, None));
+    if is_plainly_canonical(raw.as_bytes()) {
+        return Ok((raw.to_owned(), None));
     }
-    let path = text(rewrite(raw, Keep::Meaning)?.path)?;
+    let path = text(rewrite(raw.as_bytes(), Keep::Meaning)?.path)?;
     let ambiguous = readings::is_ambiguous(&path);
-    if !ambiguous && path.as_bytes() == raw {
+    if !ambiguous && path == raw {
         return Ok((path, None));
     }
-    let written = rewrite(raw, Keep::Letters)?;
+    let written = rewrite(raw.as_bytes(), Keep::Letters)?;
     let spelling = Spelling {
-        raw: text(raw.to_vec())?,
+        raw: raw.to_owned(),
         written: text(written.path)?,
         ambiguous,
-        empty_segments: raw.windows(2).any(|two| two == b"//"),
+        empty_segments: raw.contains("//"),
         climbs_over_nothing: written.climbs_over_nothing,
     };
     Ok((path, Some(Box::new(spelling))))
@@ -197,18 +219,13 @@ fn is_plainly_canonical(raw: &[u8]) -> bool {
     if raw.first() != Some(&b'/') {
         return false;
     }
-    let mut previous = 0;
+    let (mut previous, mut strange) = (0, 0);
     for &byte in raw {
-        let plain = match byte {
-            b'/' | b'.' => previous != b'/',
-            _ => needs_no_escape(byte),
-        };
-        if !plain {
-            return false;
-        }
-        previous = byte;
+        let bits = bits(byte);
+        strange |= (bits & (previous >> 1) & NOT_BEHIND_SLASH) | (!bits & COMMON);
+        previous = bits;
     }
-    true
+    strange == 0
 }
 
 /// What of a path's spelling stays.
@@ -342,6 +359,19 @@ pub fn check_query(raw: &[u8]) -> Result<(), PathProblem> {
     }
 }
 
+/// A query, checked, and as it is matched and forwarded if that is otherwise: [`check_query`] and [`encode_query`] in one look, for
+/// nearly every query passes both as it came.
+///
+/// # Errors
+///
+/// See [`check_query`].
+pub fn read_query(raw: &[u8]) -> Result<Option<Vec<u8>>, PathProblem> {
+    if raw.iter().fold(QUERY, |all, &byte| all & bits(byte)) == QUERY {
+        return Ok(None);
+    }
+    check_query(raw).map(|()| encode_query(raw))
+}
+
 /// A query as it is matched and forwarded: `"`, `<` and `>`, which clients send raw and URIs do not have (RFC 3986, section 3.4), are
 /// encoded as browsers do. Everything else stays as it is. `None` if there is nothing to encode, which is the rule.
 pub fn encode_query(raw: &[u8]) -> Option<Vec<u8>> {
@@ -360,6 +390,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn one_look_at_a_query_sees_what_two_see() {
+        for byte in 0..=255 {
+            let raw = [b'a', byte, b'b'];
+            assert_eq!(read_query(&raw), check_query(&raw).map(|()| encode_query(&raw)), "{byte}");
+        }
+        assert_eq!(read_query(b""), Ok(None));
+    }
 
     #[test]
     fn queries_are_encoded_where_they_must_be() {

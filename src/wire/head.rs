@@ -209,10 +209,18 @@ pub fn take(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Box<RequestHea
         .iter()
         .map(|field| Field { name: span(field.name.as_bytes()), value: span(field.value.trim_ascii()) })
         .collect();
-    let target = span(request.path.unwrap_or_default().as_bytes());
+    let raw = request.path.unwrap_or_default();
+    if raw.len() > limits.target {
+        return refused(TARGET_TOO_LONG, bytes);
+    }
+    // While it is text: the grammar has seen to that.
+    let target = match split_target(raw, span(raw.as_bytes()).start, &method) {
+        Ok(target) => target,
+        Err(bad) => return refused(bad, bytes),
+    };
     // Mostly there is nothing behind it, and two owners of one buffer cost more than one.
     let bytes = if length == buffer.len() { std::mem::take(buffer) } else { buffer.split_to(length) };
-    assemble_h1(bytes.freeze(), fields, method, version, target, limits)
+    assemble_h1(bytes.freeze(), fields, method, version, target)
 }
 
 /// A request of HTTP/1.2 to HTTP/1.9 is one of HTTP/1.1, the highest minor version there is (RFC 9110, section 2.5). `true` if it was such
@@ -270,14 +278,8 @@ fn assemble_h1(
     fields: SmallVec<[Field; 16]>,
     method: Method,
     version: Version,
-    target: Span,
-    limits: &HeadLimits,
+    parts: Target,
 ) -> Result<Box<RequestHead>, Box<Refused>> {
-    let raw = target.of(&buffer);
-    if raw.len() > limits.target {
-        return Err(Refused::new(TARGET_TOO_LONG, &buffer));
-    }
-    let parts = split_target(raw, target.start, &method).map_err(|bad| Refused::new(bad, &buffer))?;
     // Made where it stays: a move would copy it.
     let mut head = Box::new(RequestHead {
         path: parts.path,
@@ -296,14 +298,14 @@ fn assemble_h1(
         keep_alive: version == Version::HTTP_11,
         buffer,
     });
-    encode_query(&mut head);
+    put_query(&mut head, parts.encoded_query);
     read_fields(&mut head, parts.authority.is_some()).map_err(|bad| Refused::new(bad, &head.buffer))?;
     Ok(head)
 }
 
 /// Puts a query that has to be encoded behind the head's other bytes.
-fn encode_query(head: &mut RequestHead) {
-    let Some(encoded) = head.query.and_then(|query| path::encode_query(query.of(&head.buffer))) else { return };
+fn put_query(head: &mut RequestHead, encoded: Option<Vec<u8>>) {
+    let Some(encoded) = encoded else { return };
     let start = head.buffer.len() as u32;
     head.query = Some(Span { start, end: start + encoded.len() as u32 });
     head.buffer = [&head.buffer[..], &encoded].concat().into();
@@ -313,42 +315,52 @@ struct Target {
     path: String,
     spelling: Option<Box<path::Spelling>>,
     query: Option<Span>,
+    /// The query, if it cannot stay as it came.
+    encoded_query: Option<Vec<u8>>,
     authority: Option<Span>,
 }
 
+impl Target {
+    /// `*`
+    fn asterisk(authority: Option<Span>) -> Self {
+        Target { path: "*".to_owned(), spelling: None, query: None, encoded_query: None, authority }
+    }
+}
+
 /// Origin-form, absolute-form, or `*` (RFC 9112, section 3.2). `offset` is where the target stands in the head.
-fn split_target(raw: &[u8], offset: u32, method: &Method) -> Result<Target, BadHead> {
-    if raw == b"*" {
+fn split_target(raw: &str, offset: u32, method: &Method) -> Result<Target, BadHead> {
+    if raw == "*" {
         return match *method {
-            Method::OPTIONS => Ok(Target { path: "*".to_owned(), spelling: None, query: None, authority: None }),
+            Method::OPTIONS => Ok(Target::asterisk(None)),
             _ => Err(BAD_TARGET),
         };
     }
     let mut start = 0;
     let mut authority = None;
-    if raw.first() != Some(&b'/') {
-        let scheme = [&b"http://"[..], b"https://"]
+    if !raw.starts_with('/') {
+        let scheme = ["http://", "https://"]
             .into_iter()
             .find(|scheme| raw.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme)))
             .ok_or(BAD_TARGET)?;
         let rest = raw.get(scheme.len()..).unwrap_or_default();
-        let length = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+        let length = rest.bytes().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
         start = scheme.len() + length;
         authority = Some(Span { start: offset + scheme.len() as u32, end: offset + start as u32 });
     }
     let rest = raw.get(start..).unwrap_or_default();
     if rest.is_empty() && *method == Method::OPTIONS {
         // How `OPTIONS *` is asked for through a proxy (RFC 9112, section 3.2.4).
-        return Ok(Target { path: "*".to_owned(), spelling: None, query: None, authority });
+        return Ok(Target::asterisk(authority));
     }
-    let question = memchr::memchr(b'?', rest);
+    let question = memchr::memchr(b'?', rest.as_bytes());
     let path = rest.get(..question.unwrap_or(rest.len())).unwrap_or_default();
     let query = question.map(|at| Span { start: offset + (start + at + 1) as u32, end: offset + raw.len() as u32 });
-    if let Some(at) = question {
-        path::check_query(rest.get(at + 1..).unwrap_or_default()).map_err(bad_path)?;
-    }
+    let encoded_query = match question {
+        Some(at) => path::read_query(rest.as_bytes().get(at + 1..).unwrap_or_default()).map_err(bad_path)?,
+        None => None,
+    };
     let (path, spelling) = if path.is_empty() { ("/".to_owned(), None) } else { path::read(path).map_err(bad_path)? };
-    Ok(Target { path, spelling, query, authority })
+    Ok(Target { path, spelling, query, encoded_query, authority })
 }
 
 fn bad_path(problem: path::PathProblem) -> BadHead {
@@ -496,7 +508,8 @@ fn read_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> 
     let pseudo = request.uri.authority().map(|authority| put(authority.as_str().as_bytes()));
     // In the absolute form it would name a host a second time (RFC 9113, section 8.3.1).
     let target = request.uri.path_and_query().map(|target| target.as_str()).filter(|target| target.starts_with(['/', '*']));
-    let target = put(target.ok_or(BAD_TARGET)?.as_bytes());
+    let raw_target = target.ok_or(BAD_TARGET)?;
+    let target = put(raw_target.as_bytes());
     let host_name = (!request.headers.contains_key(http::header::HOST)).then(|| put(b"host"));
     let mut fields: SmallVec<[Field; 16]> = SmallVec::new();
     let mut cookies: Vec<&[u8]> = Vec::new();
@@ -526,12 +539,12 @@ fn read_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> 
         fields.push(Field { name, value: authority });
     }
     let buffer = text.freeze();
-    let parts_of_target = split_target(target.of(&buffer), target.start, &method)?;
+    let parts = split_target(raw_target, target.start, &method)?;
     // Made where it stays: a move would copy it.
     let mut head = Box::new(RequestHead {
-        path: parts_of_target.path,
-        spelling: parts_of_target.spelling,
-        query: parts_of_target.query,
+        path: parts.path,
+        spelling: parts.spelling,
+        query: parts.query,
         fields,
         method,
         version: Version::HTTP_11,
@@ -545,7 +558,7 @@ fn read_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> 
         keep_alive: true,
         buffer,
     });
-    encode_query(&mut head);
+    put_query(&mut head, parts.encoded_query);
     read_fields(&mut head, pseudo.is_some())?;
     head.version = Version::HTTP_2;
     head.keep_alive = true;
