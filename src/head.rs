@@ -18,6 +18,14 @@ pub struct Span {
 }
 
 impl Span {
+    pub fn len(self) -> usize {
+        self.end.saturating_sub(self.start) as usize
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
     pub fn of(self, buffer: &[u8]) -> &[u8] {
         buffer.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
@@ -28,6 +36,14 @@ impl Span {
 pub struct Field {
     pub name: Span,
     pub value: Span,
+}
+
+impl Field {
+    /// Whether it has that name, whatever its case. By length first, without a look at the buffer: most fields have another name.
+    #[inline]
+    pub fn is_named(&self, name: &str, buffer: &[u8]) -> bool {
+        self.name.len() == name.len() && self.name.of(buffer).eq_ignore_ascii_case(name.as_bytes())
+    }
 }
 
 /// How the request's body is delimited (RFC 9112, section 6; for HTTP/2 the stream's end).
@@ -115,7 +131,7 @@ impl RequestHead {
     pub fn set_authority(&mut self, authority: Span) {
         self.authority = authority;
         let RequestHead { fields, buffer, .. } = self;
-        for field in fields.iter_mut().filter(|field| field.name.of(buffer).eq_ignore_ascii_case(b"host")) {
+        for field in fields.iter_mut().filter(|field| field.is_named("host", buffer)) {
             field.value = authority;
         }
     }
@@ -131,7 +147,7 @@ impl RequestHead {
 
     /// The first field of that name, whatever its case. `name` is lower case.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers().find(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+        self.fields.iter().find(|field| field.is_named(name, &self.buffer)).map(|field| field.value.of(&self.buffer))
     }
 
     /// The first field of that name, if it is printable ASCII.
@@ -141,7 +157,7 @@ impl RequestHead {
 
     /// Every field of that name, in order.
     pub fn header_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.headers().filter(move |(known, _)| known.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+        self.fields.iter().filter(move |field| field.is_named(name, &self.buffer)).map(|field| field.value.of(&self.buffer))
     }
 
     /// Every field, in order, names as the client spelled them.

@@ -82,9 +82,11 @@ pub fn take(buffer: &mut BytesMut, method: &Method, limits: &AnswerLimits) -> Re
         .collect();
     let is_11 = answer.version == Some(1);
     let mut bytes = buffer.split_to(length);
-    for field in &mut fields {
-        if memchr::memchr(b'\n', field.value.of(&bytes)).is_some() {
-            unfold(&mut bytes, &mut field.value);
+    if has_folds(&bytes) {
+        for field in &mut fields {
+            if memchr::memchr(b'\n', field.value.of(&bytes)).is_some() {
+                unfold(&mut bytes, &mut field.value);
+            }
         }
     }
     let buffer = bytes.freeze();
@@ -94,6 +96,12 @@ pub fn take(buffer: &mut BytesMut, method: &Method, limits: &AnswerLimits) -> Re
     let mut head = Box::new(AnswerHead { buffer, status, reason, fields, body, length: None, keep_alive: is_11, version });
     head.frame(method, is_11, limits.head)?;
     Ok(Some(head))
+}
+
+/// Whether a line begins with whitespace: none without a fold does. Without a branch, so that the compiler can look at many bytes at once.
+fn has_folds(bytes: &[u8]) -> bool {
+    let pairs = bytes.iter().zip(bytes.get(1..).unwrap_or_default());
+    pairs.fold(false, |folds, (&end, &byte)| folds | ((end == b'\n') & ((byte == b' ') | (byte == b'\t'))))
 }
 
 /// Makes one line of a folded value: each line's end, with the whitespace that begins the next, becomes a space.
@@ -122,23 +130,32 @@ impl AnswerHead {
         self.fields.iter().map(|field| (field.name.of(&self.buffer), field.value.of(&self.buffer)))
     }
 
+    /// Every field of that name, in order.
+    pub fn header_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields.iter().filter(move |field| field.is_named(name, &self.buffer)).map(|field| field.value.of(&self.buffer))
+    }
+
     /// Where the body ends (RFC 9112, section 6.3), and whether the connection outlives it.
     fn frame(&mut self, method: &Method, is_11: bool, trailers: usize) -> Result<(), BadAnswer> {
         let (mut lengths, mut length, mut chunked, mut close, mut stay) = (0, None, false, false, false);
-        for (name, value) in self.headers() {
-            match name.len() {
-                14 if name.eq_ignore_ascii_case(b"content-length") => {
-                    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-                    length = digits.then(|| std::str::from_utf8(value).ok()?.parse::<u64>().ok()).flatten();
+        for field in &self.fields {
+            // By length alone: most fields are none of these.
+            if !matches!(field.name.len(), 10 | 14 | 17) {
+                continue;
+            }
+            let value = field.value.of(&self.buffer);
+            match field.name.len() {
+                14 if field.is_named("content-length", &self.buffer) => {
+                    length = number(value);
                     lengths += 1;
                 }
-                17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                17 if field.is_named("transfer-encoding", &self.buffer) => {
                     if chunked || !value.eq_ignore_ascii_case(b"chunked") || !is_11 {
                         return Err(BadAnswer::Malformed);
                     }
                     chunked = true;
                 }
-                10 if name.eq_ignore_ascii_case(b"connection") => {
+                10 if field.is_named("connection", &self.buffer) => {
                     for token in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
                         close |= token.eq_ignore_ascii_case(b"close");
                         stay |= token.eq_ignore_ascii_case(b"keep-alive");
@@ -169,6 +186,17 @@ impl AnswerHead {
         self.length = length;
         Ok(())
     }
+}
+
+/// A decimal number: digits and nothing else, of which there may be any that change nothing.
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |number, digit| {
+        let digit = digit.wrapping_sub(b'0');
+        if digit > 9 { None } else { number.checked_mul(10)?.checked_add(u64::from(digit)) }
+    })
 }
 
 #[cfg(test)]
