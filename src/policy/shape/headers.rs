@@ -237,12 +237,16 @@ impl Policy for RequestHeaders {
 }
 
 /// The compiled policy `response_headers`.
-pub struct ResponseHeaders(Ops);
+pub struct ResponseHeaders {
+    all: Ops,
+    /// Those that the gateway's own answers have too, by number.
+    of_the_site: Box<[usize]>,
+}
 
 impl OnResponse for ResponseHeaders {
     fn on_response(&self, _: StatusCode, exchange: &mut Exchange) {
         let mut edits = std::mem::take(&mut exchange.to_client);
-        self.0.apply(None, exchange, &mut edits);
+        self.all.apply(None, exchange, &mut edits);
         exchange.to_client = edits;
     }
 
@@ -250,7 +254,7 @@ impl OnResponse for ResponseHeaders {
     /// another origin none that lacks its CORS fields. What is about the content of an answer does not.
     fn on_refusal(&self, exchange: &mut Exchange) {
         let mut edits = std::mem::take(&mut exchange.to_client);
-        Ops::apply_all(self.0.0.iter().filter(|op| op.is_about_the_site()), None, exchange, &mut edits);
+        Ops::apply_all(self.of_the_site.iter().filter_map(|at| self.all.0.get(*at)), None, exchange, &mut edits);
         exchange.to_client = edits;
     }
 }
@@ -262,7 +266,9 @@ impl Policy for ResponseHeaders {
     type Config = HeadersConfig;
 
     fn compile(config: &Self::Config, cx: &mut Compile<'_>) -> Option<Self> {
-        Ops::compile(config, false, cx).map(ResponseHeaders)
+        let all = Ops::compile(config, false, cx)?;
+        let of_the_site = all.0.iter().enumerate().filter(|(_, op)| op.is_about_the_site()).map(|(at, _)| at).collect();
+        Some(ResponseHeaders { all, of_the_site })
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
