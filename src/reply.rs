@@ -132,17 +132,20 @@ impl Reply {
             return Vec::new();
         }
         let mut body = Vec::with_capacity(384);
-        body.extend_from_slice(b"{\"title\":");
-        push_json(&mut body, self.status.canonical_reason().unwrap_or("Error"));
-        body.extend_from_slice(b",\"status\":");
+        let title = self.status.canonical_reason().unwrap_or("Error");
+        // These three are words of the program's own, which need no escape.
+        debug_assert!([title, self.policy, self.reason].iter().all(|word| all_plain(word.as_bytes())));
+        body.extend_from_slice(b"{\"title\":\"");
+        body.extend_from_slice(title.as_bytes());
+        body.extend_from_slice(b"\",\"status\":");
         body.extend_from_slice(self.status.as_str().as_bytes());
         body.extend_from_slice(b",\"detail\":");
         push_json(&mut body, &self.detail);
-        body.extend_from_slice(b",\"policy\":");
-        push_json(&mut body, self.policy);
-        body.extend_from_slice(b",\"reason\":");
-        push_json(&mut body, self.reason);
-        body.extend_from_slice(b",\"request_id\":");
+        body.extend_from_slice(b",\"policy\":\"");
+        body.extend_from_slice(self.policy.as_bytes());
+        body.extend_from_slice(b"\",\"reason\":\"");
+        body.extend_from_slice(self.reason.as_bytes());
+        body.extend_from_slice(b"\",\"request_id\":");
         push_json(&mut body, request_id);
         body.extend_from_slice(b"}\n");
         body
