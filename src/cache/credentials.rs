@@ -57,9 +57,10 @@ pub fn is_usual(name: &HeaderName) -> bool {
 /// Where requests may carry credentials, for all routes of a configuration.
 #[derive(Debug)]
 pub struct Credentials {
+    /// The shorter first.
     headers: Box<[HeaderName]>,
     /// A bit for every [`slot`] that one of the fields has: most fields of most requests have none of them.
-    slots: u64,
+    slots: u128,
     /// Names of query parameters.
     queries: Box<[Arc<str>]>,
 }
@@ -68,7 +69,8 @@ impl Credentials {
     /// The usual fields, and those that the configuration reads credentials from.
     pub fn new(headers: impl IntoIterator<Item = HeaderName>, queries: impl IntoIterator<Item = Arc<str>>) -> Self {
         let mut headers: Vec<HeaderName> = USUAL.into_iter().map(HeaderName::from_static).chain(headers).collect();
-        headers.sort_unstable_by(|left, right| left.as_str().cmp(right.as_str()));
+        let order = |name: &HeaderName| (name.as_str().len(), name.to_string());
+        headers.sort_by_cached_key(order);
         headers.dedup();
         let slots = headers.iter().fold(0, |slots, name| slots | slot(name.as_str().as_bytes()));
         Credentials { headers: headers.into(), slots, queries: queries.into_iter().collect() }
@@ -77,11 +79,14 @@ impl Credentials {
     /// Whether a request has any, but for fields that are part of its key. One walk over its fields.
     pub fn are_in(&self, head: &RequestHead, keyed: &[HeaderName]) -> bool {
         let named = |name: &[u8]| {
-            let known = self.headers.iter().find(|known| name.eq_ignore_ascii_case(known.as_str().as_bytes()));
+            let from = self.headers.partition_point(|known| known.as_str().len() < name.len());
+            let mut alike = self.headers.iter().skip(from).take_while(|known| known.as_str().len() == name.len());
+            let known = alike.find(|known| name.eq_ignore_ascii_case(known.as_str().as_bytes()));
             known.is_some_and(|known| !keyed.contains(known))
         };
         let asked = |query: &str| self.queries.iter().any(|name| query_values(query, name).next().is_some());
-        head.headers().any(|(name, _)| self.slots & slot(name) != 0 && named(name)) || head.query().is_some_and(asked)
+        head.headers().any(|(name, _)| self.slots & slot(name) != 0 && named(name))
+            || !self.queries.is_empty() && head.query().is_some_and(asked)
     }
 }
 
@@ -92,9 +97,9 @@ impl Default for Credentials {
 }
 
 /// One of 64 bits, by a name's length and its last letter, in whatever case.
-fn slot(name: &[u8]) -> u64 {
+fn slot(name: &[u8]) -> u128 {
     let last = name.last().map_or(0, |last| last | 0x20);
-    1 << ((name.len() * 7 + usize::from(last)) & 63)
+    1 << ((name.len() * 7 + usize::from(last)) & 127)
 }
 
 #[cfg(test)]

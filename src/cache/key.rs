@@ -27,11 +27,13 @@ where
     let origin = exchange.told.as_ref().map_or(&[][..], |told| &told.origin);
     let mut bytes = Framed(Vec::with_capacity(128 + route_id.len() + origin.len() + 2 * head.host.len() + head.path.len()));
     // First, so that it can be told from the rest: `target_of`.
-    bytes.target(&head.host, &head.path, head.query().filter(|_| policy.query == QueryKey::All));
+    bytes.target(&head.host, &head.path, head.query_bytes().filter(|_| policy.query == QueryKey::All));
     bytes.put(route_id.as_bytes());
     bytes.put(exchange.scheme().as_bytes());
     bytes.put(origin);
-    bytes.put(head.authority());
+    // Host and port; the host is there already.
+    let authority = head.authority();
+    bytes.put(authority.strip_prefix(head.host.as_bytes()).unwrap_or(authority));
     bytes.put(exchange.upstream_host.as_deref().unwrap_or_default().as_bytes());
     for name in &policy.key_headers {
         bytes.put(name.as_str().as_bytes());
@@ -45,8 +47,8 @@ where
     if let Some(sent) = head.spelling.as_ref().map(|spelling| spelling.sent(false)).filter(|sent| **sent != *head.path) {
         bytes.put(sent.as_bytes());
     }
-    let mut hash: HashBinary = [0; 16];
-    blake3::Hasher::new().update(&bytes.0).finalize_xof().fill(&mut hash);
+    let digest = blake3::hash(&bytes.0);
+    let hash: HashBinary = digest.as_bytes().first_chunk().copied().unwrap_or_default();
     let mut key = CacheKey::new(bytes.0, "");
     // Storage, lock and predictor all ask for this hash; without the override each of them would compute it again.
     key.set_primary_bin_override(hash);
@@ -56,15 +58,15 @@ where
 /// What is asked for, as keys begin with it.
 pub(super) fn target(host: &str, path: &str, query: Option<&str>) -> Vec<u8> {
     let mut bytes = Framed(Vec::with_capacity(64 + host.len() + path.len()));
-    bytes.target(host, path, query);
+    bytes.target(host, path, query.map(str::as_bytes));
     bytes.0
 }
 
 /// The target that a key begins with.
 pub(super) fn target_of(primary: &[u8]) -> &[u8] {
     let part = |at: usize| {
-        let length = primary.get(at..)?.first_chunk().map(|length| u64::from_le_bytes(*length))?;
-        at.checked_add(8)?.checked_add(usize::try_from(length).ok()?)
+        let length = primary.get(at..)?.first_chunk().map(|length| u32::from_le_bytes(*length))?;
+        at.checked_add(LENGTH)?.checked_add(usize::try_from(length).ok()?)
     };
     // Host, path, a flag, query.
     let end = part(0).and_then(part).and_then(|flag| part(flag + 1));
@@ -103,9 +105,12 @@ where
 /// Parts with their lengths, so that no two lists of parts have the same bytes.
 struct Framed(Vec<u8>);
 
+/// Of each part's length in bytes. No head is as long as four of them can say.
+const LENGTH: usize = 4;
+
 impl Framed {
     fn put(&mut self, part: &[u8]) {
-        self.0.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        self.0.extend_from_slice(&(part.len() as u32).to_le_bytes());
         self.0.extend_from_slice(part);
     }
 
@@ -113,12 +118,12 @@ impl Framed {
         self.0.push(u8::from(flag));
     }
 
-    fn target(&mut self, host: &str, path: &str, query: Option<&str>) {
+    fn target(&mut self, host: &str, path: &str, query: Option<&[u8]>) {
         self.put(host.as_bytes());
         self.put(path.as_bytes());
         // `/a` and `/a?` are not the same target.
         self.flag(query.is_some());
-        self.put(query.unwrap_or_default().as_bytes());
+        self.put(query.unwrap_or_default());
     }
 }
 
