@@ -153,6 +153,11 @@ impl Current {
         self.told.send_replace(snapshot.generation);
     }
 
+    /// The number of the generation in force, once every worker's requests see it: one look, for those who ask with every request.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     /// Waits until another generation than the one that was `seen` is in force. To be polled by one task only.
     pub async fn passes(&self, seen: u64) {
         let mut told = self.told.subscribe();
@@ -160,7 +165,7 @@ impl Current {
         let mut waits = false;
         poll_fn(|cx| {
             // As in [`Drain::begins`].
-            if waits && self.generation.load(Ordering::Acquire) == seen {
+            if waits && self.generation() == seen {
                 return Poll::Pending;
             }
             waits = true;

@@ -179,10 +179,12 @@ impl Journey {
                         Err(refusal) => return refusal.refuse(),
                     }
                 }
-                self.exchange.params = params.into_iter().map(|(name, value)| (name.clone(), value.into())).collect();
-                let (path, query) = (self.exchange.sent_path(&self.head), self.head.query());
-                let rewritten = route.rewrite.as_ref().and_then(|rewrite| rewrite.target(path, query));
-                self.exchange.upstream_target = rewritten.or_else(|| spelled::target(&self.exchange, query));
+                if !params.is_empty() {
+                    self.exchange.params = params.into_iter().map(|(name, value)| (name.clone(), value.into())).collect();
+                }
+                let (exchange, head) = (&self.exchange, &self.head);
+                let rewritten = route.rewrite.as_ref().and_then(|rewrite| rewrite.target(exchange.sent_path(head), head.query()));
+                self.exchange.upstream_target = rewritten.or_else(|| spelled::target(exchange, head));
                 if let Some(rewrite) = &route.rewrite {
                     self.exchange.upstream_host = rewrite.host().map(str::to_owned);
                 }
@@ -625,7 +627,9 @@ impl Drop for Journey {
         if !outcome.cache.is_empty() {
             metrics.cache(outcome.cache);
         }
-        if let Some(served) = self.service().and_then(|service| self.view.snapshot.service_metrics.get(&service.key)) {
+        if (outcome.upstream.is_some() || self.tries.attempts > 1)
+            && let Some(served) = self.service().and_then(|service| self.view.snapshot.service_metrics.get(&service.key))
+        {
             if let Some(time) = outcome.upstream {
                 served.observe(time);
             }

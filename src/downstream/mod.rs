@@ -288,6 +288,8 @@ const BEGINNING: u64 = 16 * 1024;
 pub const UNREAD: u64 = 64 * 1024;
 
 impl Downstream {
+    // In line, like the two that take it by value: it is large, and would be copied on its way.
+    #[inline]
     pub fn new(wire: Wire, method: Method) -> Self {
         Downstream {
             wire: Some(wire),
@@ -329,6 +331,7 @@ impl Downstream {
         self.tunnel = Some(Box::new(Tunnel { over, frames, told: false }));
     }
 
+    #[inline]
     pub fn timeouts(mut self, read: Pace, write: Duration) -> Self {
         self.pace = Some(read);
         match &mut self.wire {
@@ -389,6 +392,7 @@ impl Downstream {
     }
 
     /// Ends the exchange, and gives the connection back.
+    #[inline]
     pub fn give_back(mut self) -> Option<Returned> {
         self.take_back()
     }
@@ -990,9 +994,8 @@ pub fn is_endless(answer: &ResponseHeader) -> bool {
 
 /// Whether a backend's answer says that it is a stream, or the last policy that has a say in that.
 fn streams(answer: &AnswerHead, edits: &HeaderEdits) -> bool {
-    let is = |name: &[u8]| name.eq_ignore_ascii_case(header::CONTENT_TYPE.as_str().as_bytes());
     match edits.iter().rev().find(|edit| *edit.name() == header::CONTENT_TYPE) {
-        None => answer.headers().any(|(name, value)| is(name) && is_stream(value)),
+        None => answer.header_all("content-type").any(is_stream),
         Some(HeaderEdit::Set(_, value) | HeaderEdit::Add(_, value)) => is_stream(value.as_bytes()),
         Some(HeaderEdit::Remove(_)) => false,
     }

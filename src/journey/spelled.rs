@@ -78,7 +78,7 @@ fn protects_alike(one: &Route, other: &Route) -> bool {
 }
 
 /// The target to ask the backend for, where only the path's spelling makes it another than the canonical one.
-pub fn target(exchange: &Exchange, query: Option<&str>) -> Option<String> {
+pub fn target(exchange: &Exchange, head: &RequestHead) -> Option<String> {
     let sent = exchange.written.as_ref()?.sent.as_deref()?;
-    Some(query.map_or_else(|| sent.to_owned(), |query| format!("{sent}?{query}")))
+    Some(head.query().map_or_else(|| sent.to_owned(), |query| format!("{sent}?{query}")))
 }

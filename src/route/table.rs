@@ -116,7 +116,10 @@ impl RouteTable {
                 if !entry.conditions.method_passes(&head.method) {
                     method_failed = true;
                 } else if entry.conditions.predicates_hold(&facts) {
-                    let params = entry.params.iter().zip(captured.iter().copied()).collect();
+                    let mut params = Params::new();
+                    if !entry.params.is_empty() {
+                        params.extend(entry.params.iter().zip(captured.iter().copied()));
+                    }
                     found = Found::Route { index: entry.index, params, rest };
                     return ControlFlow::Break(());
                 }

@@ -339,11 +339,11 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
 /// Follows a reload, if there was one since the generation that was `seen` last. `false` if it closed the listener that a connection came
 /// through: what is open then is answered once more.
 fn stays_open(worker: &Worker, door: &mut Arc<Door>, seen: &mut u64) -> bool {
-    let view = worker.view.load();
-    let snapshot = &view.snapshot;
-    if snapshot.generation == *seen {
+    if worker.core.snapshot.generation() == *seen {
         return true;
     }
+    let view = worker.view.load();
+    let snapshot = &view.snapshot;
     let Some(current) = snapshot.door(&door.bind) else { return false };
     *seen = snapshot.generation;
     *door = current.clone();
