@@ -122,23 +122,26 @@ impl Journey {
         let trusted = door.trusted_proxies.contains(peer);
         view.metrics.request_began();
         // Made where it stays: it is large, and every move copies it.
-        let mut journey = Box::new(Journey {
-            view,
-            routed: None,
-            exchange: Exchange::new(connection.clone(), trace::request_id(&head, trusted)),
-            dialect: dialect(&head),
-            head,
-            outcome: Outcome::default(),
-            refusal: None,
-            tries: Tries::default(),
-            fate: None,
-            cache_use: None,
-            call_due: None,
-            ended: false,
-            validation: None,
-            bounds: Bounds { body: door.limits.body, time: door.timeouts.request, paths: door.paths },
-            wall: SystemTime::now(),
-        });
+        let mut journey = Box::write(
+            Box::new_uninit(),
+            Journey {
+                view,
+                routed: None,
+                exchange: Exchange::new(connection.clone(), trace::request_id(&head, trusted)),
+                dialect: dialect(&head),
+                head,
+                outcome: Outcome::default(),
+                refusal: None,
+                tries: Tries::default(),
+                fate: None,
+                cache_use: None,
+                call_due: None,
+                ended: false,
+                validation: None,
+                bounds: Bounds { body: door.limits.body, time: door.timeouts.request, paths: door.paths },
+                wall: SystemTime::now(),
+            },
+        );
         let Journey { view, head, exchange, .. } = &mut *journey;
         exchange.trusted = trusted;
         exchange.trusted_identity = door.trusted_identity.contains(peer);

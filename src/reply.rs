@@ -47,15 +47,10 @@ impl Reply {
         reason: &'static str,
         detail: impl Into<Cow<'static, str>>,
     ) -> Box<Self> {
-        Box::new(Reply {
-            status,
-            policy,
-            reason,
-            detail: detail.into(),
-            headers: SmallVec::new(),
-            close: false,
-            decided_by: None,
-        })
+        Box::write(
+            Box::new_uninit(),
+            Reply { status, policy, reason, detail: detail.into(), headers: SmallVec::new(), close: false, decided_by: None },
+        )
     }
 
     pub fn header(mut self: Box<Self>, name: HeaderName, value: HeaderValue) -> Box<Self> {

@@ -10,6 +10,14 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 
+/// [`Box::pin`] for a large future that every request makes. `Box::pin` makes it on the stack, asks for memory, and copies it there, every
+/// byte of it; where the memory is asked for first, what it is given is written there, and nothing where it has no value yet.
+#[inline(always)]
+pub fn pinned<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    let place = Box::new_uninit();
+    Box::into_pin(Box::write(place, make()))
+}
+
 /// The time was over before the work was done.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Late;

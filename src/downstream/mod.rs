@@ -953,7 +953,8 @@ impl Downstream {
         }
     }
 
-    fn take_back(&mut self) -> Option<Returned> {
+    /// [`Downstream::give_back`], for those who let it go themselves.
+    pub fn take_back(&mut self) -> Option<Returned> {
         let reusable = self.reusable();
         let wire = self.wire.take()?;
         Some(Returned {

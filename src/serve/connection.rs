@@ -43,7 +43,7 @@ use crate::proxy::HANDED_OVER;
 use crate::reply::Reply;
 use crate::snapshot::Door;
 use crate::upstream::{self, Service};
-use crate::wait::Alarm;
+use crate::wait::{Alarm, pinned};
 use crate::wire::h2::Room;
 use crate::wire::head::{BARE_LF, HTTP_ON_TLS, MALFORMED_LINE, Refused, TLS_HELLO};
 use crate::wire::{line, trailers};
@@ -314,7 +314,7 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
                 if worker.core.drain.has_begun() || !stays_open(&worker, &mut door, &mut seen) {
                     h1.close_after();
                 }
-                let returned = Box::pin(exchange(&worker, &door, &connection, entry, head, Wire::H1(h1), &mut alarm)).await;
+                let returned = pinned(|| exchange(&worker, &door, &connection, entry, head, Wire::H1(h1), &mut alarm)).await;
                 h1 = match returned {
                     Some(Returned { wire: Wire::H1(mut wire), reusable: true, .. }) => {
                         if !wire.body_done() && !Box::pin(wire.drain(UNREAD, DRAIN_TIME)).await {
@@ -543,7 +543,8 @@ async fn exchange(
             }
         }
     }
-    down.give_back()
+    // Where it is: it would be copied on its way.
+    down.take_back()
 }
 
 /// A place in the share of the client's address. `None` if that is used up.

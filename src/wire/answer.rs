@@ -75,25 +75,25 @@ pub fn take(buffer: &mut BytesMut, method: &Method, limits: &AnswerLimits) -> Re
         Some(reason) if !reason.is_empty() => span(reason.as_bytes()),
         _ => Span::default(),
     };
-    let mut fields: SmallVec<[Field; 16]> = answer
-        .headers
-        .iter()
-        .map(|field| Field { name: span(field.name.as_bytes()), value: span(field.value.trim_ascii()) })
-        .collect();
     let is_11 = answer.version == Some(1);
+    let version = if is_11 { Version::HTTP_11 } else { Version::HTTP_10 };
+    // Boxed, for it goes through several hands, and each would copy it; and its fields are read where they stay.
+    let (fields, body) = (SmallVec::new(), BodyDecoder::Done);
+    let mut head = Box::write(
+        Box::new_uninit(),
+        AnswerHead { buffer: Bytes::new(), status, reason, fields, body, length: None, keep_alive: is_11, version },
+    );
+    let field = |field: &httparse::Header| Field { name: span(field.name.as_bytes()), value: span(field.value.trim_ascii()) };
+    head.fields.extend(answer.headers.iter().map(field));
     let mut bytes = buffer.split_to(length);
     if has_folds(&bytes) {
-        for field in &mut fields {
+        for field in &mut head.fields {
             if memchr::memchr(b'\n', field.value.of(&bytes)).is_some() {
                 unfold(&mut bytes, &mut field.value);
             }
         }
     }
-    let buffer = bytes.freeze();
-    // Boxed: it goes through several hands, and each would copy it.
-    let version = if is_11 { Version::HTTP_11 } else { Version::HTTP_10 };
-    let body = BodyDecoder::Done;
-    let mut head = Box::new(AnswerHead { buffer, status, reason, fields, body, length: None, keep_alive: is_11, version });
+    head.buffer = bytes.freeze();
     head.frame(method, is_11, limits.head)?;
     Ok(Some(head))
 }

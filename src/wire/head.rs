@@ -204,11 +204,6 @@ pub fn take(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Box<RequestHea
         let start = (part.as_ptr() as usize).wrapping_sub(base) as u32;
         Span { start, end: start.wrapping_add(part.len() as u32) }
     };
-    let fields: SmallVec<[Field; 16]> = request
-        .headers
-        .iter()
-        .map(|field| Field { name: span(field.name.as_bytes()), value: span(field.value.trim_ascii()) })
-        .collect();
     let raw = request.path.unwrap_or_default();
     if raw.len() > limits.target {
         return refused(TARGET_TOO_LONG, bytes);
@@ -218,9 +213,35 @@ pub fn take(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Box<RequestHea
         Ok(target) => target,
         Err(bad) => return refused(bad, bytes),
     };
+    // Made where it stays, its fields too: a move would copy them.
+    let mut head = Box::write(
+        Box::new_uninit(),
+        RequestHead {
+            path: target.path,
+            spelling: target.spelling,
+            query: target.query,
+            fields: SmallVec::new(),
+            method,
+            version,
+            host: String::new(),
+            authority: target.authority.unwrap_or_default(),
+            written_host: Span::default(),
+            vias: 0,
+            body: BodyFraming::None,
+            expects_continue: false,
+            upgrade: false,
+            keep_alive: version == Version::HTTP_11,
+            buffer: Bytes::new(),
+        },
+    );
+    let field = |field: &httparse::Header| Field { name: span(field.name.as_bytes()), value: span(field.value.trim_ascii()) };
+    head.fields.extend(request.headers.iter().map(field));
     // Mostly there is nothing behind it, and two owners of one buffer cost more than one.
     let bytes = if length == buffer.len() { std::mem::take(buffer) } else { buffer.split_to(length) };
-    assemble_h1(bytes.freeze(), fields, method, version, target)
+    head.buffer = bytes.freeze();
+    put_query(&mut head, target.encoded_query);
+    read_fields(&mut head, target.authority.is_some()).map_err(|bad| Refused::new(bad, &head.buffer))?;
+    Ok(head)
 }
 
 /// A request of HTTP/1.2 to HTTP/1.9 is one of HTTP/1.1, the highest minor version there is (RFC 9110, section 2.5). `true` if it was such
@@ -271,36 +292,6 @@ fn method(name: &str) -> Result<Method, BadHead> {
         Ok(method) => Ok(method),
         Err(_) => Err(MALFORMED_LINE),
     }
-}
-
-fn assemble_h1(
-    buffer: Bytes,
-    fields: SmallVec<[Field; 16]>,
-    method: Method,
-    version: Version,
-    parts: Target,
-) -> Result<Box<RequestHead>, Box<Refused>> {
-    // Made where it stays: a move would copy it.
-    let mut head = Box::new(RequestHead {
-        path: parts.path,
-        spelling: parts.spelling,
-        query: parts.query,
-        fields,
-        method,
-        version,
-        host: String::new(),
-        authority: parts.authority.unwrap_or_default(),
-        written_host: Span::default(),
-        vias: 0,
-        body: BodyFraming::None,
-        expects_continue: false,
-        upgrade: false,
-        keep_alive: version == Version::HTTP_11,
-        buffer,
-    });
-    put_query(&mut head, parts.encoded_query);
-    read_fields(&mut head, parts.authority.is_some()).map_err(|bad| Refused::new(bad, &head.buffer))?;
-    Ok(head)
 }
 
 /// Puts a query that has to be encoded behind the head's other bytes.
