@@ -21,7 +21,11 @@ use super::endpoint::{Endpoint, Held};
 use crate::stripe::PerStripe;
 
 /// Every algorithm; the first is the default.
-static ALGORITHMS: &[Algorithm] = &[algorithm::<round_robin::RoundRobin>(), algorithm::<least_requests::LeastRequests>()];
+#[rustfmt::skip]
+static ALGORITHMS: &[Algorithm] = &[
+    algorithm::<round_robin::RoundRobin>(),
+    algorithm::<least_requests::LeastRequests>(),
+];
 
 /// A way to choose among endpoints.
 pub trait Balancer: Sized + Send + Sync + 'static {
