@@ -76,8 +76,9 @@ bench-peers: bare-pingora ## Measure Portcullis beside bare Pingora, nginx, HAPr
 	@scripts/need.sh peers || echo "going on with what is there" >&2
 	loadtest/peers.py --portcullis $(BINARY) --out docs $(PEERS)
 
-reference: ## Write docs/reference.md anew from the configuration's schema.
-	UPDATE_REFERENCE=1 $(CARGO) test --locked --test main -- --exact packaging::the_reference_is_the_schema
+reference: ## Write docs/reference.md, docs/policies/ and docs/operate/refusals.md anew from what the code says.
+	UPDATE_REFERENCE=1 $(CARGO) test --locked --test main -- --exact packaging::the_reference_is_the_schema \
+	    docs::generated::every_policy_has_a_page_and_the_pages_are_current docs::generated::every_reason_is_in_the_table_of_refusals
 
 bench-shared: ## Measure limits that gateways share in a Redis, and whether they hold, Redis paused for 10 s included.
 	@scripts/need.sh build test

@@ -27,6 +27,7 @@ mod connections;
 mod decisions;
 mod demo;
 mod differential;
+mod docs;
 mod embed;
 #[path = "../examples/embedded.rs"]
 mod embedded;

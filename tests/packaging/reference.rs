@@ -14,6 +14,18 @@ pub fn tables(schema: &Value) -> String {
     writer.out
 }
 
+/// The tables of one policy, and what its value may be.
+pub fn policy(schema: &Value, name: &str) -> (String, String) {
+    let mut writer = Writer { definitions: schema["$defs"].as_object().expect("definitions"), out: String::new() };
+    let table = writer.resolve(&schema["properties"]["policies"]);
+    let property = std::iter::once(table).chain(choices(table).map(|one| writer.resolve(one)));
+    let property = property.map(|table| &table["properties"][name]).find(|found| found.is_object()).expect(name);
+    for (place, object) in writer.objects(property, name, false) {
+        writer.section(&format!("`{place}`"), &place, object);
+    }
+    (writer.kinds(property).join(", "), writer.out)
+}
+
 /// An object that has a table, and how one gets there: `tls`, `endpoints[]`, `services.NAME`.
 type Found<'a> = (String, &'a Value);
 
