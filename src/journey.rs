@@ -375,7 +375,7 @@ impl Journey {
 
     /// The longest body this request may have.
     pub fn max_body(&self) -> u64 {
-        self.route().and_then(|route| route.plan.knobs.max_body).unwrap_or(self.bounds.body)
+        self.route().and_then(|route| route.plan.options.max_body).unwrap_or(self.bounds.body)
     }
 
     /// A declared length can be refused before a byte of it is read.
@@ -387,7 +387,7 @@ impl Journey {
     }
 
     pub fn cache_policy(&self) -> Option<Arc<CachePolicy>> {
-        self.route()?.plan.knobs.cache.clone()
+        self.route()?.plan.options.cache.clone()
     }
 
     /// What this request may do with its route's cache.
@@ -418,8 +418,9 @@ impl Journey {
     /// The target to ask the backend for: rewritten by the route, and without credentials that came in the query.
     pub fn upstream_target(&self) -> Option<String> {
         let rewritten = self.exchange.upstream_target.as_deref();
-        let knobs = self.route().map(|route| &route.plan.knobs);
-        let credentials = knobs.filter(|knobs| !knobs.forward_credentials).map_or(&[][..], |knobs| &knobs.credential_queries);
+        let options = self.route().map(|route| &route.plan.options);
+        let credentials =
+            options.filter(|options| !options.forward_credentials).map_or(&[][..], |options| &options.credential_queries);
         if credentials.is_empty() {
             return rewritten.map(str::to_owned);
         }

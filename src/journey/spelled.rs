@@ -45,7 +45,7 @@ impl Judge<'_> {
 
     /// The other readings of the path, if none of them takes another route or meets another rule.
     fn readings(&self, index: u32, route: &Route, params: &Params<'_>) -> Result<Vec<Reading>, Box<Reply>> {
-        let knobs = &route.plan.knobs;
+        let options = &route.plan.options;
         let readings = path::readings(&self.head.path).map_err(|_| Reply::ambiguous_path())?;
         let mut kept = Vec::new();
         for path in readings {
@@ -55,14 +55,14 @@ impl Judge<'_> {
             };
             // A rule may know the routes apart by their names.
             let alike = other == index
-                || !knobs.by_readings && self.view.route(Some(other)).is_some_and(|other| protects_alike(route, other));
+                || !options.by_readings && self.view.route(Some(other)).is_some_and(|other| protects_alike(route, other));
             let same_params =
                 theirs.iter().map(|(name, value)| (&***name, *value)).eq(params.iter().map(|(name, value)| (&***name, *value)));
-            let by_params = knobs.by_params && (other != index || !same_params);
-            if !alike || knobs.by_path || by_params {
+            let by_params = options.by_params && (other != index || !same_params);
+            if !alike || options.by_path || by_params {
                 return Err(Reply::ambiguous_path());
             }
-            if knobs.by_readings {
+            if options.by_readings {
                 let params = theirs.into_iter().map(|(name, value)| (name.clone(), value.into())).collect();
                 kept.push(Reading { params, path });
             }

@@ -19,7 +19,7 @@ use crate::wire::encode::is_bodiless;
 /// The fresh stored answer to this request, if there is one and the lane may give it.
 pub fn find(journey: &Journey) -> Option<Hit> {
     let route = journey.route()?;
-    let policy = route.plan.knobs.cache.as_ref().filter(|_| journey.view.snapshot.lane)?;
+    let policy = route.plan.options.cache.as_ref().filter(|_| journey.view.snapshot.lane)?;
     let Journey { head, exchange, .. } = journey;
     let seen = |name: &HeaderName| seen_upstream(head, exchange, name);
     if matches!(journey.cache_use(policy), Use::Bypass(_)) || !seen(&header::RANGE).is_empty() {

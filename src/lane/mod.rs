@@ -35,7 +35,7 @@ pub enum Failed {
 
 /// Whether this request can take the road.
 pub fn takes(journey: &Journey) -> bool {
-    let cached = journey.route().is_some_and(|route| route.plan.knobs.cache.is_some());
+    let cached = journey.route().is_some_and(|route| route.plan.options.cache.is_some());
     journey.view.snapshot.lane && !cached
 }
 

@@ -170,8 +170,8 @@ pub struct Plan {
     pub response: Vec<Arc<dyn OnResponse>>,
     /// Every policy's name, in execution order, for `portcullis routes`.
     pub names: Vec<(Stage, &'static str)>,
-    /// Bounds and knobs that policies set for the road itself.
-    pub knobs: Knobs,
+    /// What policies set for the road itself.
+    pub options: RouteOptions,
 }
 
 #[cfg(test)]
@@ -187,7 +187,7 @@ impl Plan {
 
 /// What the road, rather than a step, has to obey.
 #[derive(Clone, Default, Debug)]
-pub struct Knobs {
+pub struct RouteOptions {
     /// The longest request body in bytes, whatever its framing. `None`: the server's bound.
     pub max_body: Option<u64>,
     pub cache: Option<Arc<crate::cache::CachePolicy>>,
@@ -269,15 +269,15 @@ impl PlanBuilder {
         self.plan.response.push(run);
     }
 
-    pub fn knobs(&mut self) -> &mut Knobs {
-        &mut self.plan.knobs
+    pub fn options(&mut self) -> &mut RouteOptions {
+        &mut self.plan.options
     }
 
     /// Sorts by stage; within a stage, the registry's order stands. Here, and nowhere else, the cache hears of what the others do.
     pub fn finish(mut self) -> Plan {
-        let knobs = &mut self.plan.knobs;
-        if let Some(cache) = knobs.cache.as_mut().filter(|_| !knobs.per_client.is_empty()) {
-            *cache = Arc::new(cache.beside(&knobs.per_client));
+        let options = &mut self.plan.options;
+        if let Some(cache) = options.cache.as_mut().filter(|_| !options.per_client.is_empty()) {
+            *cache = Arc::new(cache.beside(&options.per_client));
         }
         self.plan.steps.sort_by_key(|step| step.stage);
         read_late(&mut self.plan.steps);

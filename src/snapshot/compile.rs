@@ -84,17 +84,17 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     problems.sort();
     source.problems = problems;
     let server = &document.server;
-    let knobs = || routes.iter().map(|route| &route.plan.knobs);
-    let credential_queries = knobs().flat_map(|knobs| knobs.credential_queries.iter().cloned()).collect::<BTreeSet<_>>();
-    let credential_headers = knobs().flat_map(|knobs| knobs.credential_headers.iter().cloned());
-    let identity = knobs().flat_map(|knobs| knobs.identity_fields.iter());
+    let options = || routes.iter().map(|route| &route.plan.options);
+    let credential_queries = options().flat_map(|options| options.credential_queries.iter().cloned()).collect::<BTreeSet<_>>();
+    let credential_headers = options().flat_map(|options| options.credential_headers.iter().cloned());
+    let identity = options().flat_map(|options| options.identity_fields.iter());
     let reserved = identity.filter(|name| ["x-auth-", "x-consumer-"].iter().any(|start| name.as_str().starts_with(start)));
     let mut reserved_fields: Vec<HeaderName> = reserved.cloned().collect();
     reserved_fields.sort_by(|one, other| one.as_str().cmp(other.as_str()));
     reserved_fields.dedup();
     Some(Snapshot {
         reserved_fields,
-        caches: knobs().any(|knobs| knobs.cache.is_some()),
+        caches: options().any(|options| options.cache.is_some()),
         credentials: Credentials::new(credential_headers, credential_queries.iter().cloned()),
         credential_queries: credential_queries.into_iter().collect(),
         generation,
@@ -583,7 +583,7 @@ impl<'a> Compiler<'a> {
         let most = server.body_memory().per_address as u64;
         let unbounded = doors.iter().map(|door| door.limits.body).max().unwrap_or_default();
         let largest = routes.iter().flat_map(|route| {
-            let whole = route.buffer_request.then(|| route.plan.knobs.max_body.unwrap_or(unbounded));
+            let whole = route.buffer_request.then(|| route.plan.options.max_body.unwrap_or(unbounded));
             let looked_at = route.plan.steps.iter().filter_map(|step| match &step.work {
                 Work::Body(run) => Some(run.bound() as u64),
                 _ => None,

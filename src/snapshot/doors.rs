@@ -37,7 +37,7 @@ pub fn warn(
         }
         let by_certificate = || {
             let shown = here().filter_map(|(number, _)| routes.get(*number));
-            shown.filter(|route| route.plan.knobs.by_certificate)
+            shown.filter(|route| route.plan.options.by_certificate)
         };
         if let Some(route) = by_certificate().next()
             && !door.asks_for_certificate()

@@ -175,7 +175,7 @@ impl Policy for ConcurrencyLimit {
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
-        plan.knobs().by_params |= self.by.looks_at_params();
+        plan.options().by_params |= self.by.looks_at_params();
         plan.on_wait(self);
     }
 }

@@ -21,7 +21,7 @@ use crate::limits::key::Key;
 use crate::limits::shared::Shared;
 use crate::limits::shared::config::Shared as SharedChoice;
 use crate::limits::store::{Meter, Reading, Store};
-use crate::policy::{Compile, Knobs};
+use crate::policy::{Compile, RouteOptions};
 use crate::problem::Problem;
 use crate::tally::Counter as Tally;
 use crate::value::{Rate, Spanned};
@@ -130,9 +130,9 @@ impl Limit {
     }
 
     /// Tells the road what of the path this limit looks at.
-    pub fn claim(&self, knobs: &mut Knobs) {
-        knobs.by_params |= self.by.looks_at_params();
-        knobs.by_path |= self.cost.looks_at_path();
+    pub fn claim(&self, options: &mut RouteOptions) {
+        options.by_params |= self.by.looks_at_params();
+        options.by_path |= self.cost.looks_at_path();
     }
 
     /// The one tier, of a limit that is the same for everybody.

@@ -202,7 +202,7 @@ impl Policy for RateLimit {
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
-        self.limits.iter().chain(&self.trials).for_each(|limit| limit.claim(plan.knobs()));
+        self.limits.iter().chain(&self.trials).for_each(|limit| limit.claim(plan.options()));
         if self.limits.iter().any(Limit::is_shared) {
             return plan.on_wait(self);
         }

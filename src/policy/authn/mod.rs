@@ -199,12 +199,12 @@ impl Policy for Authn {
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
         if self.forward_credentials {
-            plan.knobs().forward_credentials = true;
+            plan.options().forward_credentials = true;
         }
-        plan.knobs().by_certificate = self.by_certificate;
-        plan.knobs().credential_queries.clone_from(&self.carriers.queries);
-        plan.knobs().credential_headers.clone_from(&self.carriers.headers);
-        plan.knobs().identity_fields.extend_from_slice(&self.set_by_methods);
+        plan.options().by_certificate = self.by_certificate;
+        plan.options().credential_queries.clone_from(&self.carriers.queries);
+        plan.options().credential_headers.clone_from(&self.carriers.headers);
+        plan.options().identity_fields.extend_from_slice(&self.set_by_methods);
         let bodies: Vec<_> = self.methods.iter().filter_map(|method| method.body()).collect();
         plan.on_wait(self);
         bodies.into_iter().for_each(|body| plan.on_body(body));

@@ -235,7 +235,7 @@ fn credentials_go_upstream_only_when_asked() {
     let mut plan = PlanBuilder::new();
     plan.add(open);
     let plan = plan.finish();
-    assert!(plan.knobs.forward_credentials && plan.steps.len() == 1);
+    assert!(plan.options.forward_credentials && plan.steps.len() == 1);
 }
 
 #[test]

@@ -105,7 +105,7 @@ impl Policy for Authz {
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
-        plan.knobs().by_readings |= self.entries.iter().any(|entry| entry.rules.as_ref().is_some_and(Rules::look_at_path));
+        plan.options().by_readings |= self.entries.iter().any(|entry| entry.rules.as_ref().is_some_and(Rules::look_at_path));
         plan.on_request(self);
     }
 }

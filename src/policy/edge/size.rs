@@ -118,8 +118,8 @@ impl Policy for Bounds {
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
         if let Some(most) = self.max_body {
-            let knob = &mut plan.knobs().max_body;
-            *knob = Some(knob.map_or(most, |known| known.min(most)));
+            let bound = &mut plan.options().max_body;
+            *bound = Some(bound.map_or(most, |known| known.min(most)));
         }
         plan.on_request(self);
     }
@@ -187,8 +187,8 @@ mod tests {
 
     #[test]
     fn the_road_learns_the_bound() {
-        assert_eq!(plan(compile::<Bounds>(json!({ "max_body": 5 })).unwrap()).knobs.max_body, Some(5));
-        assert_eq!(plan(compile::<Bounds>(json!({ "max_uri": 5 })).unwrap()).knobs.max_body, None);
+        assert_eq!(plan(compile::<Bounds>(json!({ "max_body": 5 })).unwrap()).options.max_body, Some(5));
+        assert_eq!(plan(compile::<Bounds>(json!({ "max_uri": 5 })).unwrap()).options.max_body, None);
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Policy for CachePolicy {
 
     /// The road itself asks the cache, between the last step and the backend; there is no step to install.
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
-        plan.knobs().cache = Some(self);
+        plan.options().cache = Some(self);
     }
 }
 
@@ -217,11 +217,11 @@ mod tests {
     }
 
     #[test]
-    fn installing_only_turns_the_knob() {
+    fn installing_only_sets_an_option() {
         let mut builder = PlanBuilder::new();
         builder.add(Arc::new(compile("ttl: 1s").0.unwrap()));
         let plan = builder.finish();
-        assert!(plan.knobs.cache.is_some() && plan.steps.is_empty());
+        assert!(plan.options.cache.is_some() && plan.steps.is_empty());
         assert_eq!(plan.names, [(Stage::Shape, "cache")]);
     }
 }

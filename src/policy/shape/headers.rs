@@ -230,8 +230,8 @@ impl Policy for RequestHeaders {
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
-        plan.knobs().per_client.extend(self.0.per_client().cloned());
-        plan.knobs().by_params |= self.0.look_at_params();
+        plan.options().per_client.extend(self.0.per_client().cloned());
+        plan.options().by_params |= self.0.look_at_params();
         plan.on_request(self);
     }
 }

@@ -300,8 +300,8 @@ impl Policy for Quotas {
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
         for quota in self.quotas.iter().chain(&self.trials) {
-            plan.knobs().by_params |= quota.by.looks_at_params();
-            plan.knobs().by_path |= quota.cost.looks_at_path();
+            plan.options().by_params |= quota.by.looks_at_params();
+            plan.options().by_path |= quota.cost.looks_at_path();
         }
         plan.on_request(self);
     }

@@ -73,13 +73,13 @@ impl Policy for ExternalAuth {
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
         // What the service judges by may be what the backend judges by, too.
-        plan.knobs().per_client.extend(self.rules.upstream_headers.iter().chain(&self.rules.request_headers).cloned());
-        plan.knobs().identity_fields.extend_from_slice(&self.rules.upstream_headers);
+        plan.options().per_client.extend(self.rules.upstream_headers.iter().chain(&self.rules.request_headers).cloned());
+        plan.options().identity_fields.extend_from_slice(&self.rules.upstream_headers);
         if self.rules.body.is_some() {
             plan.on_body(self.clone());
         }
         // The service is told one path, and judges it in its own way.
-        plan.knobs().by_path |= !self.rules.cache.as_ref().is_some_and(|(_, _, ignore)| ignore.contains(&Ignore::Path));
+        plan.options().by_path |= !self.rules.cache.as_ref().is_some_and(|(_, _, ignore)| ignore.contains(&Ignore::Path));
         plan.on_wait(self);
     }
 }
