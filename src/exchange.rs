@@ -46,7 +46,7 @@ impl Deref for RequestId {
 /// What a backend is told about the client, whatever the client says itself: `X-Forwarded-*`, `Via` and the like. What policies change
 /// comes after it.
 #[derive(Debug)]
-pub struct Told {
+pub struct ForwardedHeaders {
     /// Each replaces, removes or (`Via`) extends the client's fields of its name.
     pub edits: HeaderEdits,
     /// The same as they stand in an HTTP/1.1 head.
@@ -61,7 +61,7 @@ pub struct Told {
     pub via: Option<Arc<Via>>,
 }
 
-impl Told {
+impl ForwardedHeaders {
     pub fn new(edits: HeaderEdits) -> Self {
         let mut wire = Vec::with_capacity(256);
         for (name, value) in Edited::new(&edits).added() {
@@ -69,12 +69,12 @@ impl Told {
                 wire.extend_from_slice(part);
             }
         }
-        Told { edits, wire, scheme: "http", origin: Vec::new(), version: http::Version::HTTP_11, via: None }
+        ForwardedHeaders { edits, wire, scheme: "http", origin: Vec::new(), version: http::Version::HTTP_11, via: None }
     }
 }
 
 /// Whether a client's field of that name never reaches a backend as it came, because the gateway says it itself: what
-/// is [`Told`], the request id and the trace.
+/// is [`ForwardedHeaders`], the request id and the trace.
 pub fn is_gateways(name: &[u8]) -> bool {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
     match name.len() {
@@ -121,7 +121,7 @@ pub struct Identity {
 }
 
 /// What was told, and the authority it was told under.
-pub type ToldUnder = (Box<[u8]>, Arc<Told>);
+pub type ForwardedUnder = (Box<[u8]>, Arc<ForwardedHeaders>);
 
 /// What is known of the connection, shared by its requests.
 #[derive(Debug)]
@@ -136,7 +136,7 @@ pub struct Connection {
     pub tls: Option<TlsFacts>,
     /// What the last request's backend was told of this connection, and the authority it was told under: most requests of a
     /// connection name the same one.
-    pub told: parking_lot::Mutex<Option<ToldUnder>>,
+    pub told: parking_lot::Mutex<Option<ForwardedUnder>>,
 }
 
 #[derive(Debug, Clone)]
@@ -298,7 +298,7 @@ pub struct Exchange {
     /// `00-<trace>-<span>-<flags>` (W3C Trace Context), as it goes to the backend.
     pub traceparent: [u8; 55],
     /// What the backend is told about the client. The request id and the trace are not in it.
-    pub told: Option<Arc<Told>>,
+    pub told: Option<Arc<ForwardedHeaders>>,
     /// The route, once there is one.
     pub route: Option<RouteName>,
     pub params: Params,

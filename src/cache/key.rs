@@ -132,7 +132,7 @@ mod tests {
     use super::*;
     use crate::cache::rules;
     use crate::cache::tests::{policy, seen};
-    use crate::exchange::Told;
+    use crate::exchange::ForwardedHeaders;
     use http::header;
     use pingora_cache::key::CacheHashKey;
     use std::sync::Arc;
@@ -193,7 +193,7 @@ mod tests {
         exchange.upstream_host = Some("inner".to_owned());
         keys.push(key(&heads[0], &exchange, seen(&heads[0]), "r", &policy).primary_key().to_vec());
         for (scheme, origin) in [("https", &b""[..]), ("http", b"a"), ("http", b"b")] {
-            let told = Told { scheme, origin: origin.to_vec(), ..Told::new(Vec::new()) };
+            let told = ForwardedHeaders { scheme, origin: origin.to_vec(), ..ForwardedHeaders::new(Vec::new()) };
             let exchange = Exchange { told: Some(Arc::new(told)), ..Exchange::for_tests() };
             keys.push(key(&heads[0], &exchange, seen(&heads[0]), "r", &policy).primary_key().to_vec());
         }

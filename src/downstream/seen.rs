@@ -58,7 +58,7 @@ mod tests {
 
     use super::*;
     use crate::downstream::upstream_request;
-    use crate::exchange::Told;
+    use crate::exchange::ForwardedHeaders;
 
     fn edit(kind: fn(HeaderName, HeaderValue) -> HeaderEdit, name: &'static str, value: &'static str) -> HeaderEdit {
         kind(HeaderName::from_static(name), HeaderValue::from_static(value))
@@ -113,7 +113,7 @@ mod tests {
             exchange.upstream_host = on(4).then(|| "inner".to_owned());
             if on(5) {
                 exchange.to_upstream.extend(edits.clone());
-                exchange.told = Some(Arc::new(Told::new(told.clone().into_iter().collect())));
+                exchange.told = Some(Arc::new(ForwardedHeaders::new(told.clone().into_iter().collect())));
             }
             let request = upstream_request(&head, None, &exchange).unwrap();
             for name in &names {

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use crate::authority::{self, canonical, without_default_port};
 use crate::cidr::CidrSet;
-use crate::exchange::{Connection, Told, ToldUnder, is_gateways};
+use crate::exchange::{Connection, ForwardedHeaders, ForwardedUnder, is_gateways};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::via::Via;
 
@@ -239,13 +239,13 @@ fn outermost<'a>(peer: IpAddr, head: &'a RequestHead, proxies: &CidrSet) -> Opti
 /// variable. `X-Real-IP` is the real client in every case. `X-Forwarded-Port` never says anything but what the host and the scheme say.
 ///
 /// Of a hop that is not trusted, every request of a connection that names the same authority tells the same: it is made once.
-pub fn told(connection: &Connection, head: &RequestHead, hop: &Hop<'_>, edits: &mut HeaderEdits) -> Arc<Told> {
+pub fn told(connection: &Connection, head: &RequestHead, hop: &Hop<'_>, edits: &mut HeaderEdits) -> Arc<ForwardedHeaders> {
     remove_forgeries(head, hop, edits);
     if hop.proxies.is_some() {
         return Arc::new(tell(head, hop));
     }
     let mut told = connection.told.lock();
-    let same = |(authority, known): &&ToldUnder| {
+    let same = |(authority, known): &&ForwardedUnder| {
         **authority == *head.authority()
             && known.version == head.version
             && known.via.as_ref().map(Arc::as_ptr) == hop.via.map(Arc::as_ptr)
@@ -258,7 +258,7 @@ pub fn told(connection: &Connection, head: &RequestHead, hop: &Hop<'_>, edits: &
     fresh
 }
 
-fn tell(head: &RequestHead, hop: &Hop<'_>) -> Told {
+fn tell(head: &RequestHead, hop: &Hop<'_>) -> ForwardedHeaders {
     let claimed = hop.proxies.and_then(|proxies| claim(hop.peer, head, proxies, "x-forwarded-host", b"host", canonical));
     let host = claimed.as_ref().map_or_else(|| head.authority(), |claimed| claimed.text.as_bytes());
     let host = without_default_port(host, hop.scheme);
@@ -295,7 +295,7 @@ fn tell(head: &RequestHead, hop: &Hop<'_>) -> Told {
     if hop.proxies.is_some() {
         before.origin(head, &mut origin);
     }
-    Told { scheme: hop.scheme, origin, version: head.version, via: hop.via.cloned(), ..Told::new(edits) }
+    ForwardedHeaders { scheme: hop.scheme, origin, version: head.version, via: hop.via.cloned(), ..ForwardedHeaders::new(edits) }
 }
 
 /// The port of the host that is told; where it names none, the one that a trusted proxy adds, or else the scheme's.

@@ -111,7 +111,7 @@ fn forwarded(headers: &[(&str, &str)], peer: &str, trusted: bool) -> std::collec
         .collect()
 }
 
-fn told_to(headers: &[(&str, &str)], peer: &str, believed: bool) -> (Told, HeaderEdits) {
+fn told_to(headers: &[(&str, &str)], peer: &str, believed: bool) -> (ForwardedHeaders, HeaderEdits) {
     let (peer, set, mut head) = (peer.parse().unwrap(), trusted(), RequestHead::build("GET", "/", headers));
     let proxies = believed.then_some(&set);
     let scheme = scheme(peer, true, &head, proxies);

@@ -3,7 +3,7 @@
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
-use crate::exchange::{Exchange, Told, is_gateways, is_identity};
+use crate::exchange::{Exchange, ForwardedHeaders, is_gateways, is_identity};
 use crate::head::{BodyFraming, Edited, RequestHead};
 use crate::wire::encode::{self, field};
 
@@ -44,7 +44,7 @@ pub struct Fill {
 trait Sink {
     fn field(&mut self, name: &[u8], value: &[u8]);
 
-    fn told(&mut self, told: &Told) {
+    fn told(&mut self, told: &ForwardedHeaders) {
         for (name, value) in Edited::new(&told.edits).added() {
             self.field(name.as_str().as_bytes(), value.as_bytes());
         }
@@ -57,7 +57,7 @@ impl Sink for Vec<u8> {
         field(self, name, value);
     }
 
-    fn told(&mut self, told: &Told) {
+    fn told(&mut self, told: &ForwardedHeaders) {
         self.extend_from_slice(&told.wire);
     }
 }
@@ -262,7 +262,7 @@ pub fn passes(name: &[u8], trusted_identity: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exchange::Told;
+    use crate::exchange::ForwardedHeaders;
     use crate::head::{HeaderEdit, HeaderEdits};
 
     /// Without the trace.
@@ -298,7 +298,7 @@ mod tests {
         let set = |name, value| HeaderEdit::Set(HeaderName::from_static(name), HeaderValue::from_static(value));
         let edits = HeaderEdits::from_iter([set("x-forwarded-for", "192.0.2.1"), set("x-real-ip", "192.0.2.1")]);
         let mut exchange = Exchange::for_tests();
-        exchange.told = Some(std::sync::Arc::new(Told::new(edits)));
+        exchange.told = Some(std::sync::Arc::new(ForwardedHeaders::new(edits)));
         let told = "GET / HTTP/1.1\nHost: h\nx-forwarded-for: 192.0.2.1\nx-real-ip: 192.0.2.1\nx-request-id: test-request\n\n";
         assert_eq!(written(&head, &exchange), told);
         exchange.to_upstream.push(HeaderEdit::Remove(HeaderName::from_static("x-real-ip")));
