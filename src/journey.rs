@@ -28,7 +28,7 @@ use crate::path::Handling;
 use crate::policy::Work;
 use crate::reply::{Flow, Reply};
 use crate::route::Found;
-use crate::snapshot::{Door, Route};
+use crate::snapshot::{ActiveListener, Route};
 use crate::upstream::call::Tries;
 use crate::upstream::{Protocol, Service};
 use crate::wire::answer::AnswerHead;
@@ -117,7 +117,7 @@ struct Bounds {
 
 impl Journey {
     /// The first step: who is asking from where, and under which id.
-    pub fn begin(view: Arc<View>, door: &Door, connection: &Arc<Connection>, head: Box<RequestHead>) -> Box<Self> {
+    pub fn begin(view: Arc<View>, door: &ActiveListener, connection: &Arc<Connection>, head: Box<RequestHead>) -> Box<Self> {
         let peer = connection.client.ip();
         let trusted = door.trusted_proxies.contains(peer);
         view.metrics.request_began();

@@ -32,7 +32,7 @@ use crate::journey::gauntlet::too_many_in_flight;
 use crate::journey::{CLIENT_CLOSED, Journey, Places};
 use crate::listen::share::{Place, Purse};
 use crate::reply::{Flow, Reply};
-use crate::snapshot::Door;
+use crate::snapshot::ActiveListener;
 use crate::upstream::{Protocol, check_names};
 use crate::wire::answer::BadAnswer;
 use crate::wire::{encode, trailers};
@@ -50,7 +50,7 @@ pub struct Ctx {
     connection: Option<Arc<Connection>>,
     /// `None` before the request is read, and once it is logged.
     journey: Option<Box<Journey>>,
-    door: Option<Arc<Door>>,
+    door: Option<Arc<ActiveListener>>,
     /// The answer to a head that is refused, until it is given.
     refused: Option<Box<Reply>>,
     body: Body,
@@ -512,7 +512,7 @@ impl ProxyHttp for Gateway {
 }
 
 /// What the listener says of its connections, as far as it can be said once a head is read.
-fn set_up(session: &mut Session, door: &Door) {
+fn set_up(session: &mut Session, door: &ActiveListener) {
     session.set_read_timeout(Some(door.timeouts.body));
     session.set_write_timeout(Some(door.timeouts.write));
     session.set_pipelining_enabled(true);

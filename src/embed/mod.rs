@@ -33,7 +33,7 @@ use crate::ledger::Ledger;
 use crate::limits::book::Book;
 use crate::observe::AccessLog;
 use crate::serve::Failure;
-use crate::snapshot::{self, Door, Snapshot, Surroundings};
+use crate::snapshot::{self, ActiveListener, Snapshot, Surroundings};
 use crate::stripe::Striped;
 use crate::upstream::Watchers;
 
@@ -191,8 +191,8 @@ impl Gateway {
 
     /// The listener whose word counts for connections to this address: the one that is bound to it, or to its port on every address. With
     /// but one listener, where that one is meant to listen is for the server to say.
-    fn door<'a>(&self, snapshot: &'a Snapshot, local: SocketAddr) -> Option<&'a Arc<Door>> {
-        let everywhere = |door: &&Arc<Door>| door.bind.ip().is_unspecified() && door.bind.port() == local.port();
+    fn door<'a>(&self, snapshot: &'a Snapshot, local: SocketAddr) -> Option<&'a Arc<ActiveListener>> {
+        let everywhere = |door: &&Arc<ActiveListener>| door.bind.ip().is_unspecified() && door.bind.port() == local.port();
         let only = || Some(&snapshot.doors).filter(|doors| doors.len() == 1)?.first();
         snapshot.door(&local).or_else(|| snapshot.doors.iter().find(everywhere)).or_else(only)
     }

@@ -41,7 +41,7 @@ use crate::listen::socket::canonical;
 use crate::listen::tls::{Protocol, Secured};
 use crate::proxy::HANDED_OVER;
 use crate::reply::Reply;
-use crate::snapshot::Door;
+use crate::snapshot::ActiveListener;
 use crate::upstream::{self, Service};
 use crate::wait::{Alarm, pinned};
 use crate::wire::h2::Room;
@@ -64,7 +64,7 @@ const MOST_LINGERING_OF_ONE: usize = 64;
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves one accepted socket until it closes.
-pub async fn serve(worker: Arc<Worker>, door: Arc<Door>, socket: TcpStream, peer: SocketAddr) {
+pub async fn serve(worker: Arc<Worker>, door: Arc<ActiveListener>, socket: TcpStream, peer: SocketAddr) {
     let peer = canonical(peer);
     if door.is_flooded_by(door.counted_address(peer.ip())) {
         return too_quick(&door, peer);
@@ -109,7 +109,13 @@ enum Spoken {
 }
 
 /// PROXY protocol, TLS, and the choice of the protocol. What fails is counted here.
-async fn open(worker: &Worker, door: &Door, mut socket: TcpStream, peer: SocketAddr, permit: &mut Permit) -> Option<Opened> {
+async fn open(
+    worker: &Worker,
+    door: &ActiveListener,
+    mut socket: TcpStream,
+    peer: SocketAddr,
+    permit: &mut Permit,
+) -> Option<Opened> {
     let deadline = Instant::now() + door.timeouts.handshake;
     let local = socket.local_addr().map_or(door.bind, canonical);
     let began = match begin(door, &mut socket, peer, deadline).await {
@@ -205,7 +211,7 @@ async fn greeting(socket: &TcpStream, read: &[u8], deadline: Instant) -> Greetin
     }
 }
 
-fn handshake_failed(worker: &Worker, door: &Door, client: SocketAddr, reason: &'static str) {
+fn handshake_failed(worker: &Worker, door: &ActiveListener, client: SocketAddr, reason: &'static str) {
     static LINES: Seldom = Seldom::new();
     worker.core.metrics.tls_handshake_failed();
     door.metrics.refused(reason);
@@ -215,7 +221,7 @@ fn handshake_failed(worker: &Worker, door: &Door, client: SocketAddr, reason: &'
 }
 
 /// One more new connection than its address may bring so soon.
-fn too_quick(door: &Door, client: SocketAddr) {
+fn too_quick(door: &ActiveListener, client: SocketAddr) {
     static LINES: Seldom = Seldom::new();
     const REASON: &str = "max_new_connections_per_address";
     door.metrics.refused(REASON);
@@ -225,10 +231,10 @@ fn too_quick(door: &Door, client: SocketAddr) {
 }
 
 /// Counts a connection as open until it is dropped.
-struct Open(Arc<Door>);
+struct Open(Arc<ActiveListener>);
 
 impl Open {
-    fn count(door: &Arc<Door>) -> Self {
+    fn count(door: &Arc<ActiveListener>) -> Self {
         door.metrics.opened();
         Open(door.clone())
     }
@@ -248,7 +254,7 @@ struct Began {
     read: SmallVec<[u8; 12]>,
 }
 
-async fn begin(door: &Door, socket: &mut TcpStream, peer: SocketAddr, deadline: Instant) -> io::Result<Began> {
+async fn begin(door: &ActiveListener, socket: &mut TcpStream, peer: SocketAddr, deadline: Instant) -> io::Result<Began> {
     let opening = door.opening(peer.ip());
     match opening {
         Opening::Plain => return Ok(Began { client: peer, read: SmallVec::new() }),
@@ -292,7 +298,13 @@ async fn speaks_h2(socket: &TcpStream, read: &[u8], limit: Duration) -> bool {
 }
 
 /// HTTP/1.x: one request after the other.
-async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Connection>, entry: &Entry, mut h1: Box<H1>) {
+async fn serve_h1(
+    worker: Arc<Worker>,
+    mut door: Arc<ActiveListener>,
+    connection: Arc<Connection>,
+    entry: &Entry,
+    mut h1: Box<H1>,
+) {
     h1.heed(worker.core.drain.flag());
     // Both are made once and kept: what waits for them is every request.
     let mut alarm = Alarm::default();
@@ -338,7 +350,7 @@ async fn serve_h1(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Conn
 
 /// Follows a reload, if there was one since the generation that was `seen` last. `false` if it closed the listener that a connection came
 /// through: what is open then is answered once more.
-fn stays_open(worker: &Worker, door: &mut Arc<Door>, seen: &mut u64) -> bool {
+fn stays_open(worker: &Worker, door: &mut Arc<ActiveListener>, seen: &mut u64) -> bool {
     if worker.core.snapshot.generation() == *seen {
         return true;
     }
@@ -353,7 +365,7 @@ fn stays_open(worker: &Worker, door: &mut Arc<Door>, seen: &mut u64) -> bool {
 /// A head that is no request gets its answer, its log line and its place in the metrics all the same.
 async fn refuse_head(
     worker: &Arc<Worker>,
-    door: &Arc<Door>,
+    door: &Arc<ActiveListener>,
     connection: &Arc<Connection>,
     entry: &Entry,
     refused: Box<Refused>,
@@ -391,7 +403,13 @@ async fn refuse(journey: &mut Journey, down: &mut Downstream, reply: &Reply) {
 }
 
 /// HTTP/2: streams at the same time, each one exchange.
-async fn serve_h2(worker: Arc<Worker>, mut door: Arc<Door>, connection: Arc<Connection>, entry: &Arc<Entry>, stream: Stream) {
+async fn serve_h2(
+    worker: Arc<Worker>,
+    mut door: Arc<ActiveListener>,
+    connection: Arc<Connection>,
+    entry: &Arc<Entry>,
+    stream: Stream,
+) {
     let options = crate::wire::h2::options(door.head_limits.head, room(&worker, entry));
     let handshake = options.handshake(Watched::new(stream, door.clone(), connection.client));
     let Ok(Ok(mut wire)) = tokio::time::timeout(door.timeouts.handshake, handshake).await else {
@@ -466,7 +484,13 @@ fn room(worker: &Worker, entry: &Entry) -> Room {
     Room::of(seat.address().connections(), snapshot.max_in_flight_per_address, snapshot.body_memory.per_address)
 }
 
-async fn serve_stream(worker: &Arc<Worker>, door: &Arc<Door>, connection: &Arc<Connection>, entry: &Entry, mut stream: Box<H2>) {
+async fn serve_stream(
+    worker: &Arc<Worker>,
+    door: &Arc<ActiveListener>,
+    connection: &Arc<Connection>,
+    entry: &Entry,
+    mut stream: Box<H2>,
+) {
     match crate::wire::head::from_h2(stream.request(), stream.is_body_empty(), &door.head_limits) {
         Ok(head) => {
             if head.expects_continue {
@@ -503,7 +527,7 @@ async fn linger(stream: &mut H2) {
 /// One request: the gauntlet, then a road. Gives back the connection, if there still is one.
 async fn exchange(
     worker: &Arc<Worker>,
-    door: &Arc<Door>,
+    door: &Arc<ActiveListener>,
     connection: &Arc<Connection>,
     entry: &Entry,
     head: Box<RequestHead>,
@@ -548,7 +572,7 @@ async fn exchange(
 }
 
 /// A place in the share of the client's address. `None` if that is used up.
-fn share<'a>(worker: &Worker, door: &Door, entry: &'a Entry, journey: &Journey) -> Option<Place<'a>> {
+fn share<'a>(worker: &Worker, door: &ActiveListener, entry: &'a Entry, journey: &Journey) -> Option<Place<'a>> {
     let most = journey.view.snapshot.max_in_flight_per_address;
     match entry.share() {
         Some(seat) if !journey.exchange.trusted => seat.take(most),
@@ -637,7 +661,7 @@ async fn broke(journey: &mut Journey, down: &mut Downstream, failed: Failed) {
 /// The proxy road: hands the exchange to Pingora, under the request's total deadline.
 async fn by_proxy(
     worker: &Arc<Worker>,
-    door: &Arc<Door>,
+    door: &Arc<ActiveListener>,
     mut journey: Box<Journey>,
     mut down: Downstream,
     alarm: &mut Alarm,

@@ -10,18 +10,18 @@ use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::seldom::{Seldom, and_more};
-use crate::snapshot::Door;
+use crate::snapshot::ActiveListener;
 use crate::wire::frames::Frames;
 
 pub struct Watched {
     stream: Stream,
     frames: Frames,
-    door: Arc<Door>,
+    door: Arc<ActiveListener>,
     client: SocketAddr,
 }
 
 impl Watched {
-    pub fn new(stream: Stream, door: Arc<Door>, client: SocketAddr) -> Self {
+    pub fn new(stream: Stream, door: Arc<ActiveListener>, client: SocketAddr) -> Self {
         Watched { stream, frames: Frames::default(), door, client }
     }
 
@@ -48,7 +48,7 @@ fn refusal(code: u32) -> Option<&'static str> {
 }
 
 /// Counts what the HTTP/2 layer refused before there was a request, and tells of it.
-pub fn refused(door: &Door, client: SocketAddr, reason: &'static str) {
+pub fn refused(door: &ActiveListener, client: SocketAddr, reason: &'static str) {
     static LINES: Seldom = Seldom::new();
     door.metrics.refused(reason);
     if let Some(held_back) = LINES.allow() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::{Answer, Door, Route, Snapshot, doors};
+use super::{ActiveListener, Answer, Route, Snapshot, doors};
 use crate::cache::Credentials;
 use crate::config::{Document, Source};
 use crate::consumers::Consumers;
@@ -208,8 +208,8 @@ impl<'a> Compiler<'a> {
         Table::compile(node, &mut cx)
     }
 
-    fn doors(&mut self) -> Vec<Arc<Door>> {
-        let mut doors: Vec<Arc<Door>> = Vec::new();
+    fn doors(&mut self) -> Vec<Arc<ActiveListener>> {
+        let mut doors: Vec<Arc<ActiveListener>> = Vec::new();
         if self.document.listeners.is_empty() && self.section("listeners").is_none_or(|written| written.items().is_empty()) {
             let problem = Problem::error(self.document.listeners.place, "there is no listener");
             self.problems.push(problem.hint("write `listeners: [ { bind: 0.0.0.0:8080 } ]`"));
@@ -254,10 +254,10 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn door(&self, listener: Listener) -> Arc<Door> {
+    fn door(&self, listener: Listener) -> Arc<ActiveListener> {
         let guard = self.around.ledger.keep(&format!("guard:{}", listener.bind), Guard::new);
         let arrivals = self.around.ledger.keep(&format!("arrivals:{}", listener.bind), HeavyHitters::default);
-        Arc::new(Door {
+        Arc::new(ActiveListener {
             head_limits: head_limits(&listener.limits),
             guard,
             arrivals,
@@ -293,7 +293,7 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn routes(&mut self, doors: &[Arc<Door>], bound: Option<&BoundHosts>) -> (RouteTables, Vec<Arc<Route>>) {
+    fn routes(&mut self, doors: &[Arc<ActiveListener>], bound: Option<&BoundHosts>) -> (RouteTables, Vec<Arc<Route>>) {
         let mut routes = Vec::with_capacity(self.document.routes.len());
         let mut matchers = Vec::with_capacity(self.document.routes.len());
         if self.document.routes.is_empty() {
@@ -538,7 +538,7 @@ impl<'a> Compiler<'a> {
         self.global.split(&tables)
     }
 
-    fn admin(&mut self, doors: &[Arc<Door>]) -> Option<SocketAddr> {
+    fn admin(&mut self, doors: &[Arc<ActiveListener>]) -> Option<SocketAddr> {
         let admin = &self.document.admin;
         if !admin.enabled {
             return None;
@@ -578,7 +578,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// A body that one client may not hold can never be read.
-    fn body_memory(&mut self, doors: &[Arc<Door>], routes: &[Arc<Route>]) {
+    fn body_memory(&mut self, doors: &[Arc<ActiveListener>], routes: &[Arc<Route>]) {
         let server = &self.document.server;
         let most = server.body_memory().per_address as u64;
         let unbounded = doors.iter().map(|door| door.limits.body).max().unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Door, Route};
+use super::{ActiveListener, Route};
 use crate::config::Document;
 use crate::listen::bound::BoundHosts;
 use crate::problem::{Problem, Problems};
@@ -10,7 +10,7 @@ use crate::route::Matcher;
 
 /// Warns once for each listener.
 pub fn warn(
-    doors: &[Arc<Door>],
+    doors: &[Arc<ActiveListener>],
     bound: Option<&BoundHosts>,
     matchers: &[(usize, Matcher)],
     routes: &[Arc<Route>],

@@ -34,7 +34,7 @@ use crate::upstream::Service;
 use crate::wire::head::HeadLimits;
 
 /// A listener, and what is kept about it from one generation to the next.
-pub struct Door {
+pub struct ActiveListener {
     pub listener: Listener,
     pub head_limits: HeadLimits,
     pub guard: Arc<Guard>,
@@ -43,7 +43,7 @@ pub struct Door {
     pub metrics: Arc<ListenerMetrics>,
 }
 
-impl std::ops::Deref for Door {
+impl std::ops::Deref for ActiveListener {
     type Target = Listener;
 
     fn deref(&self) -> &Listener {
@@ -51,7 +51,7 @@ impl std::ops::Deref for Door {
     }
 }
 
-impl Door {
+impl ActiveListener {
     /// Whether a new connection of this client is one more than it may bring so soon. `None` for a client that is not counted.
     pub fn is_flooded_by(&self, client: Option<IpAddr>) -> bool {
         let counted = client.zip(self.listener.arrivals.as_ref());
@@ -112,7 +112,7 @@ pub struct Route {
 pub struct Snapshot {
     /// Counts from 1; 0 is the empty one before the first.
     pub generation: u64,
-    pub doors: Vec<Arc<Door>>,
+    pub doors: Vec<Arc<ActiveListener>>,
     by_bind: HashMap<SocketAddr, usize, ahash::RandomState>,
     pub tables: RouteTables,
     /// Hosts that not every listener may serve. `None` for most.
@@ -158,7 +158,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub fn door(&self, bind: &SocketAddr) -> Option<&Arc<Door>> {
+    pub fn door(&self, bind: &SocketAddr) -> Option<&Arc<ActiveListener>> {
         self.doors.get(*self.by_bind.get(bind)?)
     }
 }
