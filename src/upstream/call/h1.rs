@@ -64,7 +64,7 @@ impl Line {
     }
 
     /// The connection, if it can carry another exchange. Bytes after the answer are nobody's: it is closed then.
-    pub fn reusable(mut self) -> Option<Line> {
+    pub fn reusable(mut self: Box<Self>) -> Option<Box<Self>> {
         if !self.clean || !self.read.is_empty() {
             return None;
         }

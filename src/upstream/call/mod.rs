@@ -133,9 +133,9 @@ pub struct Caller {
     lines: Lines,
 }
 
-#[allow(clippy::large_enum_variant, reason = "the large one is the common one, and is moved twice a request")]
+/// Boxed: it goes from hand to hand, and stays where it is from one request to the next.
 enum Connection {
-    H1(h1::Line),
+    H1(Box<h1::Line>),
     H2(Box<h2::Stream>),
 }
 
@@ -307,7 +307,7 @@ async fn connect_plain(address: SocketAddr, service: &Service) -> Result<Connect
     match tokio::time::timeout(service.timeouts.connect, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
             let _ = stream.set_nodelay(true);
-            Ok(Connection::H1(h1::Line::new(Transport::Plain(stream))))
+            Ok(Connection::H1(Box::new(h1::Line::new(Transport::Plain(stream)))))
         }
         Ok(Err(_)) => Err(ErrorType::ConnectError),
         Err(_) => Err(ErrorType::ConnectTimedout),
@@ -317,7 +317,7 @@ async fn connect_plain(address: SocketAddr, service: &Service) -> Result<Connect
 async fn connect_tls(flight: &Flight, service: &Service, tls: &TlsConnector) -> Result<Connection, ErrorType> {
     let peer = service.peer(flight.endpoint(), None);
     match tls.connect(&peer).await {
-        Ok(stream) => Ok(Connection::H1(h1::Line::new(Transport::Tls(Tls::new(stream))))),
+        Ok(stream) => Ok(Connection::H1(Box::new(h1::Line::new(Transport::Tls(Tls::new(stream)))))),
         Err(error) => {
             log::debug!("{error}");
             Err(error.etype)

@@ -29,7 +29,7 @@ pub struct Pool {
 
 impl Pool {
     /// The connection of that kind that was used last, if there is one that still stands.
-    pub fn take(&self, key: &Key) -> Option<Line> {
+    pub fn take(&self, key: &Key) -> Option<Box<Line>> {
         match key {
             Key::Plain(address) => self.plain.take(address),
             Key::Tls(address, trust) => self.tls.take(&(*address, trust.clone())),
@@ -37,7 +37,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request, unless there are enough.
-    pub fn keep(&self, connection: Line, key: Key, service: &Service) {
+    pub fn keep(&self, connection: Box<Line>, key: Key, service: &Service) {
         match key {
             Key::Plain(address) => self.plain.keep(connection, address, service),
             Key::Tls(address, trust) => self.tls.keep(connection, (address, trust), service),
@@ -58,7 +58,7 @@ struct Shelf<K> {
 }
 
 struct Kept {
-    connection: Line,
+    connection: Box<Line>,
     until: Instant,
 }
 
@@ -69,7 +69,7 @@ impl<K> Default for Shelf<K> {
 }
 
 impl<K: Eq + Hash> Shelf<K> {
-    fn take(&self, key: &K) -> Option<Line> {
+    fn take(&self, key: &K) -> Option<Box<Line>> {
         let mut idle = self.idle.lock();
         let kept = idle.get_mut(key)?;
         while let Some(Kept { mut connection, .. }) = kept.pop() {
@@ -80,7 +80,7 @@ impl<K: Eq + Hash> Shelf<K> {
         None
     }
 
-    fn keep(&self, connection: Line, key: K, service: &Service) {
+    fn keep(&self, connection: Box<Line>, key: K, service: &Service) {
         let mut idle = self.idle.lock();
         let kept = idle.entry(key).or_default();
         if kept.len() < service.keep_alive {
