@@ -370,12 +370,18 @@ impl Exchange {
     }
 
     pub fn new(connection: Arc<Connection>, request_id: RequestId) -> Self {
+        Self::begun(connection, request_id, Instant::now())
+    }
+
+    /// [`Exchange::new`], of a request whose time of arrival is known. Nothing is called here, so that it can be made in its place.
+    #[inline(always)]
+    pub fn begun(connection: Arc<Connection>, request_id: RequestId, started: Instant) -> Self {
         Exchange {
             trusted: false,
             trusted_identity: false,
             client: connection.client.ip(),
             connection,
-            started: Instant::now(),
+            started,
             request_id,
             traceparent: *b"00-00000000000000000000000000000000-0000000000000000-00",
             told: None,

@@ -121,14 +121,19 @@ impl Journey {
         let peer = connection.client.ip();
         let trusted = door.trusted_proxies.contains(peer);
         view.metrics.request_began();
-        // Made where it stays: it is large, and every move copies it.
+        let (id, dialect) = (trace::request_id(&head, trusted), dialect(&head));
+        let (wall, started) = (SystemTime::now(), Instant::now());
+        let connection_held = connection.clone();
+        let bounds = Bounds { body: door.limits.body, time: door.timeouts.request, paths: door.paths };
+        // Made where it stays: it is large, and every move copies it. So nothing is called meanwhile: what unwinds in the middle of it would
+        // have to drop its parts, and they would be made elsewhere first.
         let mut journey = Box::write(
             Box::new_uninit(),
             Journey {
                 view,
                 routed: None,
-                exchange: Exchange::new(connection.clone(), trace::request_id(&head, trusted)),
-                dialect: dialect(&head),
+                exchange: Exchange::begun(connection_held, id, started),
+                dialect,
                 head,
                 outcome: Outcome::default(),
                 refusal: None,
@@ -138,8 +143,8 @@ impl Journey {
                 call_due: None,
                 ended: false,
                 validation: None,
-                bounds: Bounds { body: door.limits.body, time: door.timeouts.request, paths: door.paths },
-                wall: SystemTime::now(),
+                bounds,
+                wall,
             },
         );
         let Journey { view, head, exchange, .. } = &mut *journey;
