@@ -4,6 +4,7 @@ mod generated;
 mod links;
 mod refusals;
 mod tasks;
+mod words;
 
 use std::path::{Path, PathBuf};
 
