@@ -35,6 +35,10 @@ test: ## Install what the tests need (apt, as root, only what is missing) and ru
 	    set -x; $(CARGO) test --locked --no-fail-fast --lib --bins --tests -- $(TESTS); \
 	fi
 
+test-stock: ## Run what of the tests goes for a stock Pingora server (docs/embed.md) on one. Takes cargo-nextest.
+	@scripts/need.sh build test
+	PORTCULLIS_ENGINE=pingora $(CARGO) nextest run --locked --config-file .ci/nextest.toml --profile stock $(TESTS)
+
 lint: ## Check the formatting and the lints, warnings being errors.
 	@scripts/need.sh build
 	$(CARGO) fmt --check

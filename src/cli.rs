@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Source};
 use crate::consumers::password;
+use crate::embed::engine;
 use crate::policy::registry::REGISTRY;
 use crate::serve::{self, Options};
 use crate::snapshot::{self, Route, Snapshot, Surroundings};
@@ -41,6 +42,9 @@ enum Command {
         /// Write the process id here once every listener accepts.
         #[arg(long, value_name = "FILE")]
         pid_file: Option<PathBuf>,
+        /// With `server.engine: pingora`: take the listening sockets over from the process that serves now, once it gets QUIT.
+        #[arg(long)]
+        take_over: bool,
     },
     /// Report everything that is wrong with a configuration, and exit 0 or 1.
     ///
@@ -101,7 +105,7 @@ pub fn main() -> ExitCode {
     .format_target(false)
     .init();
     match Arguments::parse().command {
-        Command::Run { config, pid_file } => run(Options { config, pid_file }),
+        Command::Run { config, pid_file, take_over } => run(Options { config, pid_file }, take_over),
         Command::Check { config, named } => check(&config.or(named).unwrap_or_default()),
         Command::Routes { config } => routes(&config),
         Command::Policies => policies(),
@@ -134,12 +138,20 @@ fn fail(text: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn run(options: Options) -> ExitCode {
-    match serve::run(options, |core| {
-        for door in &core.snapshot.load().doors {
+fn run(options: Options, take_over: bool) -> ExitCode {
+    let ready = |snapshot: &Snapshot| {
+        for door in &snapshot.doors {
             log::info!("listening on {}{}", door.bind, if door.tls.is_some() { " (TLS)" } else { "" });
         }
-    }) {
+    };
+    let served = if engine::is_wanted(&options.config) {
+        engine::run(&options, take_over, ready)
+    } else if take_over {
+        return fail("`--take-over` is for `server.engine: pingora`: our own engine starts its successor itself, on QUIT");
+    } else {
+        serve::run(options, |core| ready(&core.snapshot.load()))
+    };
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure.to_string()),
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::embedded;
-use crate::harness::{Backend, Client, Files, Port, eventually, get, request};
+use crate::harness::{Backend, Client, Files, Gateway, Port, eventually, get, portcullis, request};
 
 /// The example, in a process of its own: this test binary, which runs [`the_example_as_a_process`] alone.
 struct Example {
@@ -164,4 +164,120 @@ fn a_bad_file_says_everything_that_is_wrong() {
     let Err(failure) = portcullis::embed::Gateway::from_file(&file) else { panic!("it was taken") };
     let failure = failure.to_string();
     assert!(failure.contains("`nowhere` is no address to listen on") && failure.contains("timeout"), "{failure}");
+}
+
+const STOCK: &str = "
+    listeners: [ { bind: 127.0.0.1:$PORT } ]
+    server: { workers: 2, engine: pingora, grace: 30s, upgrade_socket: $DIR/upgrade.sock }
+    routes:
+      - { path: /open/*, service: 127.0.0.1, port: $BACKEND }
+      - { path: /json, service: 127.0.0.1, port: $BACKEND, policies: { validate: { json: true, max_body: 1MiB } } }
+    ";
+
+fn stock(backend: &Backend) -> Gateway {
+    let files = Files::new();
+    let yaml = STOCK.replace("$DIR", &files.dir().display().to_string()).replace("$BACKEND", &backend.port().to_string());
+    Gateway::start_in(&files, &yaml)
+}
+
+#[test]
+fn the_pingora_engine_reloads_and_ends_when_nothing_is_under_way() {
+    let backend = Backend::answering(|request| {
+        if request.target == "/open/slow" {
+            std::thread::sleep(Duration::from_millis(700));
+        }
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()
+    });
+    let mut gateway = stock(&backend);
+    let port = gateway.port();
+    assert_eq!(get(port, "/open/a").status, 200);
+    gateway.wait_log(|line| line["path"] == "/open/a" && line["status"] == 200);
+    let yaml = std::fs::read_to_string(gateway.config_path()).unwrap();
+    gateway.rewrite(&yaml.replace("/open/*", "\"/{any}/*\""));
+    gateway.signal("HUP");
+    eventually("the new route serves", || get(port, "/new/a").status == 200);
+    // What would be served otherwise than the file says is refused.
+    gateway.rewrite(&yaml.replace("listeners: [ {", "listeners: [ { h2c: true,"));
+    assert_eq!(gateway.reload().0, 422);
+    // Nobody waits for the sockets, so that QUIT would end the service.
+    gateway.signal("QUIT");
+    eventually("it says so", || gateway.stderr().contains("QUIT is not obeyed"));
+    let slow = std::thread::spawn(move || get(port, "/new/../open/slow").status);
+    eventually("it is under way", || backend.requests().last().is_some_and(|seen| seen.target == "/open/slow"));
+    gateway.signal("TERM");
+    assert_eq!(slow.join().unwrap(), 200);
+    // Not only when the grace is over.
+    assert!(gateway.wait_exit(Duration::from_secs(10)).success());
+    assert!(gateway.log().iter().any(|line| line["path"] == "/open/slow" && line["status"] == 200));
+    assert!(!gateway.dir().join("gateway.pid").exists());
+}
+
+#[test]
+fn the_pingora_engine_hands_its_sockets_to_the_next_process() {
+    let backend = Backend::http();
+    let mut gateway = stock(&backend);
+    let (port, before) = (gateway.port(), gateway.pid());
+    let next = gateway.run_beside(&["--take-over"]);
+    eventually("it waits for the sockets", || gateway.dir().join("upgrade.sock").exists());
+    gateway.signal("QUIT");
+    // Meanwhile nobody is turned away.
+    eventually("the next process serves", || {
+        assert_eq!(get(port, "/open/a").status, 200);
+        gateway.pid() != before && next.id() == gateway.pid()
+    });
+    assert!(gateway.wait_exit(Duration::from_secs(20)).success());
+    assert_eq!(get(port, "/open/b").status, 200);
+    eventually("the operator's API is the next one's", || std::net::TcpStream::connect(("127.0.0.1", gateway.admin())).is_ok());
+}
+
+#[test]
+fn a_body_that_a_policy_reads_goes_on_whole_where_its_length_is_known() {
+    let backend = Backend::http();
+    let gateway = stock(&backend);
+    let json = [("Content-Type", "application/json")];
+    for size in [0, 10, 60_000, 70_000, 200_000, 1_000_000] {
+        let body = format!("\"{}\"", "x".repeat(size)).into_bytes();
+        assert_eq!(request(gateway.port(), "POST", "/json", &json, &body).status, 200, "{size}");
+        assert!(backend.last().body == body, "{size}");
+    }
+    let chunks = |size: usize| format!("{size:x}\r\n\"{}\"\r\n0\r\n\r\n", "x".repeat(size - 2)).into_bytes();
+    let chunked = [json[0], ("Transfer-Encoding", "chunked")];
+    let short = request(gateway.port(), "POST", "/json", &chunked, &chunks(60_000));
+    assert_eq!((short.status, backend.last().body.len(), backend.last().header("content-length")), (200, 60_000, Some("60000")));
+    let long = request(gateway.port(), "POST", "/json", &chunked, &chunks(70_000));
+    long.assert_problem(411, "door", "length_required");
+    request(gateway.port(), "POST", "/json", &json, b"{").assert_problem(400, "validate", "json_malformed");
+}
+
+#[test]
+fn what_the_pingora_engine_cannot_do_is_refused_with_its_place() {
+    let files = Files::new();
+    files.write(
+        "gateway.yaml",
+        "\
+listeners:
+  - bind: 127.0.0.1:8080
+    max_connections: 10
+    proxy_protocol: { trusted: [ 10.0.0.0/8 ] }
+    timeouts: { header: 5s }
+    limits: { body_rate: 1KiB }
+server: { engine: pingora }
+routes: [ { path: /, service: 127.0.0.1, port: 1 } ]
+",
+    );
+    let ran = portcullis(files.dir(), &["check", "gateway.yaml"]);
+    assert_eq!(ran.code, 1);
+    for (place, what) in [
+        ("gateway.yaml:3:", "`max_connections` cannot be had with `engine: pingora`"),
+        ("gateway.yaml:4:", "the PROXY protocol cannot be had"),
+        ("gateway.yaml:5:", "`timeouts.header` cannot be had"),
+        ("gateway.yaml:6:", "`limits.body_rate` cannot be had"),
+    ] {
+        assert!(ran.stderr.contains(place) && ran.stderr.contains(what), "{}", ran.stderr);
+    }
+    assert!(ran.stderr.contains("4 errors"), "{}", ran.stderr);
+    // Whoever does not ask for it may write all of that.
+    let own = std::fs::read_to_string(files.dir().join("gateway.yaml")).unwrap().replace("pingora", "portcullis");
+    files.write("gateway.yaml", own);
+    assert_eq!(portcullis(files.dir(), &["check", "gateway.yaml"]).code, 0);
 }

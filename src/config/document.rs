@@ -135,10 +135,23 @@ impl Default for AdminConfig {
     }
 }
 
+/// What serves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    #[default]
+    Portcullis,
+    Pingora,
+}
+
 /// The process itself.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
+    /// What serves: `portcullis`, the gateway's own connections, or `pingora`, a stock Pingora server with the same policies in its
+    /// phases. docs/embed.md says what the second one lacks; what it cannot do is refused. Default: `portcullis`. Changing it takes a
+    /// restart.
+    pub engine: Spanned<Engine>,
     /// Worker threads, each with its own event loop and connection pools. Default: one per core. 1 to 512. Changing it takes an
     /// upgrade.
     pub workers: Option<Spanned<u16>>,
@@ -193,6 +206,7 @@ impl ServerConfig {
 impl Default for ServerConfig {
     fn default() -> Self {
         ServerConfig {
+            engine: Spanned::nowhere(Engine::Portcullis),
             workers: None,
             max_in_flight: Spanned::nowhere(16384),
             max_in_flight_per_address: None,

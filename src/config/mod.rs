@@ -8,7 +8,7 @@ pub mod schema;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use document::{AdminConfig, Document, MetricsConfig, ServerConfig};
+pub use document::{AdminConfig, Document, Engine, MetricsConfig, ServerConfig};
 
 use crate::node::{self, Node};
 use crate::problem::{Place, Problem, Problems};

@@ -47,9 +47,12 @@ fn ssl(digest: &Digest) -> Option<&SslDigest> {
     digest.ssl_digest.as_deref()
 }
 
-/// What Pingora keeps of a handshake: the version alone, and no certificate, so that
+/// All there is to know where the handshake was [`super::tls`]'s. Of somebody else's TLS: the version alone, and no certificate, so that
 /// a route that wants one refuses.
 fn facts(digest: &SslDigest) -> TlsFacts {
+    if let Some(known) = digest.extension.get::<TlsFacts>() {
+        return known.clone();
+    }
     let version = ["TLSv1.3", "TLSv1.2", "TLSv1.1", "TLSv1"].into_iter().find(|known| *known == digest.version).unwrap_or("TLS");
     TlsFacts { version, cipher: "", server_name: None, client: None }
 }

@@ -20,8 +20,6 @@ use crate::reply::Reply;
 
 /// What Pingora keeps of a body to repeat it.
 const KEPT: u64 = 64 * 1024;
-/// The body is longer than what can be kept of one that does not say how long it is.
-pub const NO_LENGTH: ErrorType = ErrorType::Custom("NoLength");
 
 /// What is known of a request's body.
 #[derive(Default)]
@@ -32,6 +30,8 @@ pub struct Body {
     pub purse: Option<Purse>,
     /// The client waits for `100 Continue`, and was not told so yet.
     pub owes_continue: bool,
+    /// It is longer than what can be kept of one that does not say how long it is.
+    pub lacks_length: bool,
     /// The most that may be sent on.
     pub most: u64,
     /// What was sent on, in this attempt.
@@ -80,7 +80,8 @@ impl Client for StockClient<'_> {
                 return Err(Error::new(BODY_TOO_LARGE));
             }
             if self.session.retry_buffer_truncated() {
-                return Err(Error::new(NO_LENGTH));
+                self.body.lacks_length = true;
+                return Err(Error::new(BODY_TOO_LARGE));
             }
             if !self.body.purse.as_mut().is_none_or(|purse| purse.charge(piece.len())) {
                 return Err(Error::new(BODY_BUDGET));
@@ -88,7 +89,8 @@ impl Client for StockClient<'_> {
             whole.extend_from_slice(&piece);
         }
         if !whole.is_empty() && self.session.get_retry_buffer().is_none() {
-            return Err(Error::new(NO_LENGTH));
+            self.body.lacks_length = true;
+            return Err(Error::new(BODY_TOO_LARGE));
         }
         let whole = whole.freeze();
         self.body.whole = Some(whole.clone());

@@ -22,9 +22,9 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, RangeType, Sess
 use super::Gateway;
 use super::arrival;
 use super::body::{Body, StockClient, length_required};
-use super::reply::{LATE, explain, refuse, send, was_refused};
+use super::reply::{LATE, MOST_LINGERING, explain, linger, refuse, send, was_refused};
 use crate::cache;
-use crate::downstream::{BODY_TOO_LARGE, CLIENT_GONE, apply_to_response, is_endless, seen_upstream, upstream_request};
+use crate::downstream::{BODY_TOO_LARGE, CLIENT_GONE, UNREAD, apply_to_response, is_endless, seen_upstream, upstream_request};
 use crate::exchange::{Connection, Verdict};
 use crate::grpc::{Dialect, Messages};
 use crate::head::{BodyFraming, HeaderEdit};
@@ -125,7 +125,9 @@ impl ProxyHttp for Gateway {
             Ok(ControlFlow::Continue(())) => Ok(false),
             Ok(ControlFlow::Break(reply)) if reply.status == CLIENT_CLOSED => Err(Error::new(CLIENT_GONE)),
             Ok(ControlFlow::Break(reply)) => {
-                refuse(session, journey(ctx)?, &reply).await.map_err(Error::into_down).map(|()| true)
+                refuse(session, journey(ctx)?, &reply).await.map_err(|error| error.into_down())?;
+                self.part(session, ctx).await;
+                Ok(true)
             }
             Err(error) => Err(error),
         }
@@ -230,13 +232,18 @@ impl ProxyHttp for Gateway {
             peer.group_key = REPLAYS.fetch_add(1, Ordering::Relaxed);
             peer.options.idle_timeout = Some(Duration::ZERO);
         }
-        // Pingora has one limit for the head and for the silence after it.
-        let silence = if journey.asks_for_stream() { service.timeouts.stream } else { service.timeouts.response };
+        // Pingora has one limit for the wait for the head, which begins while the client still sends, and for the silence after it.
+        let sends_long =
+            body.whole.is_none() && !matches!(journey.head.body, BodyFraming::Length(0..=UNREAD) | BodyFraming::None);
+        let patient = journey.asks_for_stream() || sends_long;
+        let silence = if patient { service.timeouts.stream.max(service.timeouts.response) } else { service.timeouts.response };
         let left = journey.deadline().unwrap_or(Duration::MAX);
         if left.is_zero() {
             return Err(Error::new(LATE));
         }
-        peer.options.read_timeout = Some(if journey.asks_for_stream() { silence } else { silence.min(left) });
+        // A call's deadline is one on its stream, too.
+        let bounded = !journey.asks_for_stream() || journey.is_grpc();
+        peer.options.read_timeout = Some(if bounded { silence.min(left) } else { silence });
         peer.options.total_connection_timeout = Some(service.timeouts.connect.min(left));
         Ok(peer)
     }
@@ -286,7 +293,8 @@ impl ProxyHttp for Gateway {
             None => ctx.body.passed <= ctx.body.most,
             Some(messages) => messages.are_within(ctx.body.most, piece),
         };
-        if within { Ok(()) } else { Err(Error::new(BODY_TOO_LARGE)) }
+        // As the client's fault: what it takes for its own, Pingora's HTTP/2 keeps to itself, and waits for the backend's answer.
+        if within { Ok(()) } else { Err(Error::new(BODY_TOO_LARGE).into_down()) }
     }
 
     async fn connected_to_upstream(
@@ -406,6 +414,10 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         ctx.endless = is_endless(answer);
+        if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+            // Either side may be silent for as long as the service's `timeouts.stream` says.
+            session.set_read_timeout(None);
+        }
         let journey = journey(ctx)?;
         journey.changed(answer.status, answer.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())));
         if let (Some(validation), CachePhase::RevalidatedNoCache(_)) = (&journey.validation, session.cache.phase())
@@ -414,6 +426,11 @@ impl ProxyHttp for Gateway {
             validation.update(answer);
         }
         strip(answer);
+        if journey.head.version == Version::HTTP_10 && answer.headers.contains_key(header::TRANSFER_ENCODING) {
+            // The client knows no chunks: its answer ends with the connection.
+            answer.remove_header(&header::TRANSFER_ENCODING);
+            session.set_keepalive(None);
+        }
         journey.answered(answer.status);
         if let Some(via) = journey.exchange.via(journey.outcome.answered_in) {
             answer.append_header(header::VIA, via.clone())?;
@@ -477,27 +494,24 @@ impl ProxyHttp for Gateway {
         if begun {
             // Too late for another answer: the client learns of it by the answer's early end.
             journey.outcome.verdict = Some(Verdict { policy: reply.policy, reason: "answer_broke_off" });
+            if journey.dialect.is_grpc() && session.is_http2() {
+                // The one thing that a client can still be told in the middle of its call.
+                let _ = session.write_response_trailers(reply.trailers()).await;
+            }
             return nothing;
         }
         journey.refused(&reply);
         // Pingora closes it after whatever has failed on the way to a backend.
         session.set_keepalive(None);
-        match send(session, &reply, journey).await {
-            Ok(()) => FailToProxy { error_code: reply.status.as_u16(), can_reuse_downstream: false },
-            Err(_) => nothing,
+        if send(session, &reply, journey).await.is_err() {
+            return nothing;
         }
+        self.part(session, ctx).await;
+        FailToProxy { error_code: reply.status.as_u16(), can_reuse_downstream: false }
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Self::CTX) {
-        ctx.journey.iter_mut().for_each(|journey| journey.tries.end());
-        if let Some(mut journey) = ctx.journey.take() {
-            let down = session.as_downstream();
-            let has_body = journey.head.body != BodyFraming::None;
-            journey.outcome.upload = ctx.uploaded.filter(|_| has_body).map(|at| at - journey.exchange.started);
-            journey.ended(down.body_bytes_read() as u64, down.body_bytes_sent() as u64);
-            // The line is written when the journey is dropped.
-        }
-        (ctx.place, ctx.share) = (None, None);
+        end(session, ctx);
     }
 
     fn suppress_error_log(&self, _session: &Session, _ctx: &Self::CTX, error: &Error) -> bool {
@@ -509,6 +523,33 @@ impl ProxyHttp for Gateway {
     fn suppress_proxy_warn_log(&self, _session: &Session, _ctx: &Self::CTX, _error: &Error, _at: ProxyWarnLogContext) -> bool {
         true
     }
+}
+
+impl Gateway {
+    /// Ends an exchange whose client has its answer, and may still be writing.
+    async fn part(&self, session: &mut Session, ctx: &mut Ctx) {
+        if session.is_body_done() {
+            return;
+        }
+        end(session, ctx);
+        let lingering = self.core().shares.linger(None, MOST_LINGERING, 0);
+        if lingering.is_some() {
+            linger(session).await;
+        }
+    }
+}
+
+/// Gives back what the request held, and writes its line.
+fn end(session: &Session, ctx: &mut Ctx) {
+    if let Some(mut journey) = ctx.journey.take() {
+        journey.tries.end();
+        let down = session.as_downstream();
+        let has_body = journey.head.body != BodyFraming::None;
+        journey.outcome.upload = ctx.uploaded.filter(|_| has_body).map(|at| at - journey.exchange.started);
+        journey.ended(down.body_bytes_read() as u64, down.body_bytes_sent() as u64);
+        // The line is written when the journey is dropped.
+    }
+    (ctx.place, ctx.share) = (None, None);
 }
 
 /// What the listener says of its connections, as far as it can be said once a head is read.
@@ -548,10 +589,7 @@ async fn admit(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Resul
     let mut client = StockClient { session, body, framing };
     let flow = journey.run_gauntlet(&mut client, place).await;
     if flow.is_break() {
-        return Ok(flow);
-    }
-    if session.retry_buffer_truncated() {
-        return Ok(length_required().refuse());
+        return Ok(if body.lacks_length { length_required().refuse() } else { flow });
     }
     let view = journey.view.clone();
     let Some(service) = journey.choose_service(&view) else { return Err(Error::new(NO_JOURNEY)) };
@@ -588,6 +626,7 @@ fn is_interim(answer: &ResponseHeader) -> bool {
 /// Takes out what belongs to the backend's connection. The framing stays, for Pingora writes what it reads; so does an upgrade's answer.
 fn strip(answer: &mut ResponseHeader) {
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+        answer.remove_header(&header::CONTENT_LENGTH);
         return;
     }
     let chunked = answer.headers.contains_key(header::TRANSFER_ENCODING) && answer.version != Version::HTTP_2;

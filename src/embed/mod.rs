@@ -10,21 +10,26 @@
 //! | `arrival` | a request as Pingora read it, made the one that policies see |
 //! | `body` | bodies that policies read whole, and their bounds |
 //! | `reply` | answers of the gateway's own |
+//! | `tls` | Pingora's TLS, with our listeners' settings |
+//! | [`engine`] | `server: { engine: pingora }`: all of it, from our own binary |
 
 mod arrival;
 mod body;
+pub mod engine;
 mod hooks;
 mod reply;
+mod tls;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 use crate::admin::{self, Refused, ReloadRequest, Reloaded};
 use crate::config::Source;
@@ -32,7 +37,7 @@ use crate::core::{Core, View};
 use crate::ledger::Ledger;
 use crate::limits::book::Book;
 use crate::observe::AccessLog;
-use crate::serve::Failure;
+use crate::serve::{Failure, PidFile};
 use crate::snapshot::{self, ActiveListener, Snapshot, Surroundings};
 use crate::stripe::Striped;
 use crate::upstream::Watchers;
@@ -54,6 +59,10 @@ struct Mounted {
     background: Handle,
     /// Held while a generation is made: they come one after another.
     reloading: Mutex<()>,
+    admin: Mutex<Option<AbortHandle>>,
+    /// What our own engine started the server with. `None` where it is somebody else's.
+    fixed: OnceLock<engine::Fixed>,
+    pid_file: Mutex<Option<PidFile>>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -101,6 +110,9 @@ impl Gateway {
             watchers,
             background,
             reloading: Mutex::new(()),
+            admin: Mutex::default(),
+            fixed: OnceLock::new(),
+            pid_file: Mutex::default(),
             _stop: stop,
         }));
         gateway.watch_services();
@@ -137,8 +149,11 @@ impl Gateway {
         let core = self.core();
         let generation = core.snapshot.load().generation + 1;
         let (source, snapshot) = load(&self.0.path, &self.0.around, generation);
-        let warnings = source.lines();
+        let mut warnings = source.lines();
         let Some(snapshot) = snapshot else { return Err(warnings) };
+        if let Some(fixed) = self.0.fixed.get() {
+            warnings.extend(fixed.held_against(&snapshot)?);
+        }
         core.access_log.reopen();
         if let Err(error) = core.access_log.apply(&snapshot.access_log) {
             return Err(vec![format!("cannot open the access log: {error}")]);
@@ -160,7 +175,9 @@ impl Gateway {
         let socket = listen(address).map_err(|error| Failure::Io(format!("cannot listen on {address} (admin)"), error))?;
         let (reload, mut reloads) = mpsc::channel::<ReloadRequest>(16);
         let router = admin::router(self.core().clone(), reload);
-        self.0.background.spawn(admin::serve(socket, router));
+        // The socket is made Tokio's in there, which takes an event loop.
+        let serving = self.0.background.spawn(admin::serve(socket, router));
+        *self.0.admin.lock() = Some(serving.abort_handle());
         let gateway = self.clone();
         self.0.background.spawn(async move {
             while let Some(request) = reloads.recv().await {
@@ -193,7 +210,7 @@ impl Gateway {
     /// but one listener, where that one is meant to listen is for the server to say.
     fn door<'a>(&self, snapshot: &'a Snapshot, local: SocketAddr) -> Option<&'a Arc<ActiveListener>> {
         let everywhere = |door: &&Arc<ActiveListener>| door.bind.ip().is_unspecified() && door.bind.port() == local.port();
-        let only = || Some(&snapshot.doors).filter(|doors| doors.len() == 1)?.first();
+        let only = || Some(&snapshot.doors).filter(|doors| doors.len() == 1 && self.0.fixed.get().is_none())?.first();
         snapshot.door(&local).or_else(|| snapshot.doors.iter().find(everywhere)).or_else(only)
     }
 

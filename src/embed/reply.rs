@@ -8,13 +8,21 @@ use pingora_core::protocols::http::HttpTask;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
 
-use super::body::{DRAIN_TIME, NO_LENGTH, broken_on_its_way, length_required};
+use super::body::{DRAIN_TIME, broken_on_its_way};
 use crate::downstream::{CLIENT_GONE, UNREAD, reply_parts};
 use crate::head::BodyFraming;
 use crate::journey::{Journey, body_refusal};
 use crate::reply::Reply;
 use crate::upstream::connect_failure;
 use crate::wire::answer::BadAnswer;
+
+/// How long a client may go on sending that has its answer: as long as nginx waits (`lingering_time`, `lingering_timeout`).
+const LINGERING: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(5);
+/// The same for an answered stream.
+const MOMENT: Duration = Duration::from_secs(1);
+/// Clients that may do so at once.
+pub const MOST_LINGERING: usize = 4096;
 
 /// The request's time was over in the middle of its answer.
 pub const LATE: ErrorType = ErrorType::Custom("RequestTimeout");
@@ -29,9 +37,30 @@ pub async fn refuse(session: &mut Session, journey: &mut Journey, reply: &Reply)
     send(session, reply, journey).await
 }
 
+/// Reads and drops what a client goes on to send that has its answer. Many write their whole request before they look, and a connection
+/// that is closed meanwhile is reset, which takes the answer with it (RFC 9112, section 9.6).
+pub async fn linger(session: &mut Session) {
+    if let Some(closed) = session.watch_h2_stream_close() {
+        // Leaving it resets the stream, and clients that are still sending (curl 7.88 is one) forget the answer over the reset.
+        let _ = tokio::time::timeout(MOMENT, closed).await;
+        return;
+    }
+    if session.get_keepalive().is_some() {
+        return;
+    }
+    session.set_read_timeout(Some(SILENCE));
+    let reading = async { while let Ok(Some(_)) = session.read_request_body().await {} };
+    // What comes of it makes no difference any more.
+    let _ = tokio::time::timeout(LINGERING, reading).await;
+}
+
 /// A body that is short and on its way is read and dropped, so that the connection can be kept; for any other one it is closed.
 fn keep_or_close(session: &mut Session, journey: &Journey, reply: &Reply) {
-    let short = matches!(journey.head.body, BodyFraming::Length(length) if length <= UNREAD) && !journey.head.expects_continue;
+    let short = match journey.head.body {
+        BodyFraming::Length(length) => length <= UNREAD,
+        BodyFraming::None | BodyFraming::Streamed => true,
+    };
+    let short = short && !journey.head.expects_continue;
     if reply.close || !(short || session.is_body_done()) {
         session.set_keepalive(None);
     } else if !session.is_body_done() {
@@ -62,9 +91,6 @@ pub fn explain(error: &Error, journey: &Journey) -> Option<Box<Reply>> {
     let kind = broken_on_its_way(error);
     if let Some(reply) = body_refusal(kind.as_ref().unwrap_or(&error.etype)) {
         return Some(reply);
-    }
-    if error.etype == NO_LENGTH {
-        return Some(length_required());
     }
     if error.etype == CLIENT_GONE || *error.esource() == ErrorSource::Downstream {
         return None;

@@ -88,6 +88,9 @@ impl std::error::Error for HandshakeError {}
 /// Takes TLS connections for one listener.
 pub struct TlsAcceptor {
     acceptor: SslAcceptor,
+    by_name: Arc<ByName>,
+    /// The first certificate's.
+    default: SslContext,
     certificates: Vec<CertificateFacts>,
     client_auth: Option<ClientAuthMode>,
 }
@@ -126,12 +129,14 @@ impl TlsAcceptor {
             contexts.push(context(config, certificate, client_auth)?.build().into_context());
         }
         let certificates: Vec<CertificateFacts> = loaded.iter().map(|certificate| certificate.facts.clone()).collect();
-        let by_name = ByName::new(&certificates, &contexts);
+        let by_name = Arc::new(ByName::new(&certificates, &contexts));
+        let default = contexts.into_iter().next().ok_or_else(ErrorStack::get)?;
         // The first certificate's context again, this time with the one look at the server name that serves all.
         let first = loaded.first().ok_or_else(ErrorStack::get)?;
         let mut acceptor = context(config, first, client_auth)?;
+        let names = by_name.clone();
         acceptor.set_servername_callback(move |ssl: &mut SslRef, _alert: &mut _| {
-            let chosen = ssl.servername(NameType::HOST_NAME).and_then(|name| by_name.find(name)).cloned();
+            let chosen = ssl.servername(NameType::HOST_NAME).and_then(|name| names.find(name)).cloned();
             if let Some(context) = chosen {
                 // Fails only without memory; the default certificate is then as good an answer as any.
                 let _ = ssl.set_ssl_context(&context);
@@ -139,7 +144,25 @@ impl TlsAcceptor {
             Ok(())
         });
         let client_auth = config.client_auth.as_ref().map(|written| written.mode);
-        Ok(TlsAcceptor { acceptor: acceptor.build(), certificates, client_auth })
+        Ok(TlsAcceptor { acceptor: acceptor.build(), by_name, default, certificates, client_auth })
+    }
+
+    /// The same settings for somebody else's handshakes, with the first certificate. Who takes it chooses by server name with
+    /// [`TlsAcceptor::context_for`].
+    pub fn builder(config: &TlsConfig, place: Place, base: &Path, problems: &mut Problems) -> Option<SslAcceptorBuilder> {
+        let first = certificate::load(config.certificates.first()?, base, problems)?;
+        let client_auth = match &config.client_auth {
+            Some(written) => Some(ClientAuth::compile(written, base, problems)?),
+            None => None,
+        };
+        context(config, &first, client_auth.as_ref())
+            .map_err(|error| problems.push(Problem::error(place, format!("TLS cannot be set up: {error}"))))
+            .ok()
+    }
+
+    /// What serves a client that asks for this name, or for none.
+    pub fn context_for(&self, name: Option<&str>) -> &SslContext {
+        name.and_then(|name| self.by_name.find(name)).unwrap_or(&self.default)
     }
 
     /// The DNS names that the certificates are for, wildcards as `*.example.com`.
@@ -165,12 +188,7 @@ impl TlsAcceptor {
                 },
             })?;
         let ssl = stream.ssl();
-        let facts = TlsFacts {
-            version: ssl.version_str(),
-            cipher: ssl.current_cipher().map_or("", |cipher| cipher.name()),
-            server_name: ssl.servername(NameType::HOST_NAME).and_then(NameText::new).map(|name| Arc::from(name.as_str())),
-            client: client_auth::facts(ssl).map(Arc::new),
-        };
+        let facts = facts(ssl);
         let protocol = match ssl.selected_alpn_protocol() {
             Some(b"h2") => Protocol::H2,
             _ => Protocol::H1,
@@ -181,6 +199,16 @@ impl TlsAcceptor {
     /// What is served, in the order of the configuration.
     pub fn certificates(&self) -> &[CertificateFacts] {
         &self.certificates
+    }
+}
+
+/// What a finished handshake proved.
+pub fn facts(ssl: &SslRef) -> TlsFacts {
+    TlsFacts {
+        version: ssl.version_str(),
+        cipher: ssl.current_cipher().map_or("", |cipher| cipher.name()),
+        server_name: ssl.servername(NameType::HOST_NAME).and_then(NameText::new).map(|name| Arc::from(name.as_str())),
+        client: client_auth::facts(ssl).map(Arc::new),
     }
 }
 

@@ -11,4 +11,5 @@ mod sockets;
 mod watched;
 mod worker;
 
+pub use pid_file::PidFile;
 pub use process::{Failure, Options, run};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::{ActiveListener, Answer, Route, Snapshot, doors};
+use super::{ActiveListener, Answer, Route, Snapshot, doors, stock};
 use crate::cache::Credentials;
 use crate::config::{Document, Source};
 use crate::consumers::Consumers;
@@ -67,6 +67,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     let unrouted = Arc::new(compiler.global.plan(&compiler.site(&[])));
     let admin = compiler.admin(&doors);
     compiler.bounds();
+    stock::check(document, compiler.problems);
     compiler.body_memory(&doors, &routes);
     let access_log = document.access_log.compile(&base, compiler.problems);
     let admin_token = compiler.admin_token();

@@ -3,6 +3,7 @@
 
 mod compile;
 mod doors;
+mod stock;
 #[cfg(test)]
 mod void_tests;
 

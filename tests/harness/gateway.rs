@@ -46,13 +46,18 @@ impl Ports {
     }
 }
 
+/// What serves where a test does not say it: `PORTCULLIS_ENGINE=pingora` takes whole modules to a stock Pingora server.
+fn engine() -> String {
+    std::env::var("PORTCULLIS_ENGINE").unwrap_or_else(|_| "portcullis".to_owned())
+}
+
 /// What the test did not write itself.
 fn completed(yaml: &str) -> String {
     let mut yaml = dedented(yaml);
     for (key, section) in [
         ("admin:", "admin: { bind: \"127.0.0.1:$ADMIN\" }\n"),
         ("access_log:", "access_log: { output: { file: access.log } }\n"),
-        ("server:", "server: { workers: 2 }\n"),
+        ("server:", &format!("server: {{ workers: 2, engine: {} }}\n", engine())),
     ] {
         if !yaml.lines().any(|line| line.starts_with(key)) {
             yaml.push_str(section);
@@ -301,6 +306,23 @@ impl Gateway {
         }
     }
 
+    /// Starts another process with the same configuration, and these arguments.
+    pub fn run_beside(&self, args: &[&str]) -> Child {
+        let output = |name| File::options().append(true).open(self.files.dir().join(name)).unwrap();
+        command(self.files.dir(), &[])
+            .arg("run")
+            .arg("--config")
+            .arg(self.config_path())
+            .arg("--pid-file")
+            .arg(self.files.dir().join("gateway.pid"))
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(output("stdout"))
+            .stderr(output("stderr"))
+            .spawn()
+            .unwrap()
+    }
+
     /// Every process that runs this gateway's configuration. The path is unique, so these are ours.
     fn processes(&self) -> Vec<u32> {
         let config = self.config_path().into_os_string().into_encoded_bytes();
@@ -360,6 +382,9 @@ pub fn on_both_roads(yaml: &str, test: impl Fn(&Gateway)) {
 /// With these environment variables.
 #[track_caller]
 pub fn on_both_roads_with(yaml: &str, env: &[(&str, &str)], test: impl Fn(&Gateway)) {
+    if engine() != "portcullis" {
+        return test(&Gateway::start_with(yaml, env));
+    }
     for lane in [true, false] {
         eprintln!("fast lane: {lane}");
         let yaml = format!("{}server: {{ workers: 2, fast_lane: {lane} }}\n", dedented(yaml));

@@ -1,0 +1,52 @@
+//! What a file says that a stock Pingora server cannot do. Nothing of it is passed over: a bound that is written has to hold.
+
+use crate::config::{Document, Engine};
+use crate::listen::config::ListenerConfig;
+use crate::problem::{Place, Problem, Problems};
+
+/// Refuses what `server.engine: pingora` cannot do.
+pub fn check(document: &Document, problems: &mut Problems) {
+    if document.server.engine.value != Engine::Pingora {
+        return;
+    }
+    for listener in document.listeners.iter() {
+        check_listener(listener, problems);
+    }
+    for service in document.services.values() {
+        if service.keep_alive.place.is_known() {
+            let message =
+                "`keep_alive` has no effect with `engine: pingora`, which keeps idle connections to all services together";
+            problems.push(Problem::warning(service.keep_alive.place, message));
+        }
+    }
+}
+
+fn check_listener(listener: &ListenerConfig, problems: &mut Problems) {
+    let mut refuse = |place: Place, what: &str| {
+        let message = format!("{what} cannot be had with `engine: pingora`");
+        problems.push(Problem::error(place, message).hint("take it out, or `engine` out of `server`"));
+    };
+    if let Some(proxy) = &listener.proxy_protocol {
+        let place = proxy.trusted.first().map_or(listener.bind.place, |trusted| trusted.place);
+        refuse(place, "the PROXY protocol");
+    }
+    if listener.bind.rsplit_once(':').is_some_and(|(_, port)| port == "0") {
+        refuse(listener.bind.place, "a port that the system chooses");
+    }
+    if let Some(rate) = &listener.max_new_connections_per_address {
+        refuse(rate.place, "`max_new_connections_per_address`");
+    }
+    let (timeouts, limits) = (&listener.timeouts, &listener.limits);
+    for (place, what) in [
+        (listener.max_connections.place, "`max_connections`"),
+        (listener.max_connections_per_address.place, "`max_connections_per_address`"),
+        (timeouts.handshake.place, "`timeouts.handshake`"),
+        (timeouts.header.place, "`timeouts.header`"),
+        (timeouts.body_grace.place, "`timeouts.body_grace`"),
+        (limits.body_rate.place, "`limits.body_rate`"),
+    ] {
+        if place.is_known() {
+            refuse(place, what);
+        }
+    }
+}
