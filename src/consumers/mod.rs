@@ -3,145 +3,32 @@
 //! Compiled once per load into tables that cost the same to ask whether they hold ten keys or a hundred thousand. Not in here: how a
 //! credential is read from a request, and what a consumer may do: policies say that (`authn`, `authz`).
 
+pub mod config;
+mod digest;
 pub mod identity;
 pub mod issued;
 pub mod password;
 
 use std::collections::HashMap;
-use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aws_lc_rs::digest;
 use jsonwebtoken::Algorithm;
-use schemars::JsonSchema;
-use serde::Deserialize;
 use smallvec::SmallVec;
-use subtle::ConstantTimeEq;
 
+pub use self::config::{
+    ApiKeyConfig, CertificateName, ConsumerConfig, PasswordConfig, SIGNING_ALGORITHMS, SigningKeyConfig, certificate_names,
+};
+pub use self::digest::KeyDigest;
 use self::identity::IdentityHeaders;
 pub use self::identity::Proved;
 use self::issued::{ByDigest, IssuedKeys};
 use self::password::Hashed;
-use crate::exchange::{ClientCertificate, Identity};
+use crate::exchange::Identity;
 use crate::jose::{JwtKeyConfig, VerifyKey};
 use crate::problem::{Problem, Problems};
-use crate::value::{Secret, Spanned};
-
-/// One consumer of the APIs: a person, a team, an application.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ConsumerConfig {
-    /// What policies, limits and logs call this consumer. Unique, not empty.
-    pub name: Spanned<String>,
-    /// The API keys that belong to it, as hashes.
-    #[serde(default)]
-    pub api_keys: Vec<ApiKeyConfig>,
-    /// Its passwords for HTTP Basic, as hashes.
-    #[serde(default)]
-    pub passwords: Vec<PasswordConfig>,
-    /// The `sub` claims whose tokens belong to it.
-    #[serde(default)]
-    pub subjects: Vec<Spanned<String>>,
-    /// The `iss` claim that a token must have for `subjects` to apply. Default: any issuer that the `authn` policy accepts; set it
-    /// when that is more than one, because two issuers may use one subject for different people.
-    #[serde(default)]
-    pub issuer: Option<Spanned<String>>,
-    /// The client certificates that belong to it, by a name in them or by their fingerprint.
-    #[serde(default)]
-    pub certificates: Vec<Spanned<CertificateName>>,
-    /// The keys that it signs requests with (RFC 9421).
-    #[serde(default)]
-    pub signing_keys: Vec<SigningKeyConfig>,
-    /// What its API keys may do. A token brings its own scopes; these apply only to a token that has no scope claim at all.
-    #[serde(default)]
-    pub scopes: Vec<String>,
-    /// The groups it belongs to.
-    #[serde(default)]
-    pub groups: Vec<String>,
-    /// The plan that it has subscribed to, such as `free` or `pro`: limits may differ by it.
-    #[serde(default)]
-    pub plan: Option<Spanned<String>>,
-}
-
-/// A key that a consumer signs its requests with: either `public_key` or `secret`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SigningKeyConfig {
-    /// The `keyid` of its signatures. Unique among all consumers.
-    pub id: Spanned<String>,
-    /// A public key in PEM: RSA with 2048 to 8192 bits, P-256, P-384 or Ed25519.
-    #[serde(default)]
-    pub public_key: Option<Spanned<Secret>>,
-    /// The shared secret of `hmac-sha256`, at least 32 bytes, used as the bytes it is.
-    #[serde(default)]
-    pub secret: Option<Spanned<Secret>>,
-    /// `ed25519`, `ecdsa-p256-sha256`, `ecdsa-p384-sha384`, `rsa-pss-sha512`, `rsa-v1_5-sha256` or `hmac-sha256`. Default: the one that
-    /// suits the key, for RSA `rsa-pss-sha512`.
-    #[serde(default)]
-    pub algorithm: Option<Spanned<String>>,
-}
-
-/// The names of RFC 9421, section 6.2, and what the same algorithms are called elsewhere.
-pub const SIGNING_ALGORITHMS: [(&str, jsonwebtoken::Algorithm); 6] = [
-    ("ed25519", jsonwebtoken::Algorithm::EdDSA),
-    ("ecdsa-p256-sha256", jsonwebtoken::Algorithm::ES256),
-    ("ecdsa-p384-sha384", jsonwebtoken::Algorithm::ES384),
-    ("rsa-pss-sha512", jsonwebtoken::Algorithm::PS512),
-    ("rsa-v1_5-sha256", jsonwebtoken::Algorithm::RS256),
-    ("hmac-sha256", jsonwebtoken::Algorithm::HS256),
-];
-
-/// What a client certificate is known by: exactly one of these, compared whole.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum CertificateName {
-    /// A URI among its alternative names, such as `spiffe://example.com/billing`.
-    Uri(String),
-    /// A DNS name among them, in lower case.
-    Dns(String),
-    /// An email address among them.
-    Email(String),
-    /// Its subject, as RFC 4514 writes it: `CN=client,O=Example`.
-    Subject(String),
-    /// `sha256:` and the 64 hexadecimal digits of its SHA-256.
-    Fingerprint(String),
-}
-
-/// Every name that a certificate has.
-pub fn certificate_names(certificate: &ClientCertificate) -> impl Iterator<Item = CertificateName> + '_ {
-    let subject = Some(&certificate.subject).filter(|subject| !subject.is_empty());
-    std::iter::once(CertificateName::Fingerprint(format!("sha256:{}", certificate.fingerprint_digits())))
-        .chain(certificate.uris.iter().cloned().map(CertificateName::Uri))
-        .chain(certificate.dns.iter().cloned().map(CertificateName::Dns))
-        .chain(certificate.emails.iter().cloned().map(CertificateName::Email))
-        .chain(subject.cloned().map(CertificateName::Subject))
-}
-
-/// An API key, as it is stored: never the key itself.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ApiKeyConfig {
-    /// What logs call this key. Default: `sha256:` and the first 8 digits of its hash.
-    #[serde(default)]
-    pub id: Option<Spanned<String>>,
-    /// `sha256:` and the 64 hexadecimal digits of the key's SHA-256. The key must be 256 random bits, in any text form.
-    pub hash: Spanned<String>,
-}
-
-/// A password, as it is stored: never the password itself.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PasswordConfig {
-    /// The name that comes with the password, without `:`. Default: the consumer's name.
-    #[serde(default)]
-    pub username: Option<Spanned<String>>,
-    /// The password's Argon2id hash in the PHC string format, as `portcullis hash-password` prints it. At most 256 MiB, 16 passes and 16
-    /// lanes. Give all of them the same parameters: how long a check takes tells them apart.
-    pub hash: Spanned<String>,
-}
+use crate::value::Spanned;
 
 /// A user name, and what goes with it.
 #[derive(Debug)]
@@ -176,72 +63,6 @@ pub struct Consumer {
     pub plan: Option<Arc<str>>,
     /// What the backend hears of it when nothing but its name is known.
     headers: IdentityHeaders,
-}
-
-/// The SHA-256 of an API key.
-///
-/// One round of a fast hash is enough here, unlike for passwords: a key is 256 random bits, so there is no list of likely keys to
-/// try, and slowing each try down adds nothing to 2^256 of them. It also lets a digest be looked up instead of compared in turn.
-#[derive(Clone, Copy)]
-pub struct KeyDigest([u8; 32]);
-
-impl KeyDigest {
-    pub fn of(key: &[u8]) -> Self {
-        let mut bytes = [0; 32];
-        // SHA-256's digest is 32 bytes long, so that the zip covers it.
-        bytes.iter_mut().zip(digest::digest(&digest::SHA256, key).as_ref()).for_each(|(to, from)| *to = *from);
-        KeyDigest(bytes)
-    }
-
-    pub fn last(&self) -> u8 {
-        let [.., last] = self.0;
-        last
-    }
-
-    /// `sha256:` and 64 hexadecimal digits of either case.
-    pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix("sha256:")?.as_bytes();
-        let (pairs, rest) = digits.as_chunks::<2>();
-        if pairs.len() != 32 || !rest.is_empty() {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        for (to, [high, low]) in bytes.iter_mut().zip(pairs) {
-            let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-            *to = digit(*high)? << 4 | digit(*low)?;
-        }
-        Some(KeyDigest(bytes))
-    }
-}
-
-/// In constant time. The attacker cannot choose a digest's bytes, only keys, so that a plain comparison would leak little; but this
-/// costs nothing and needs no argument.
-impl PartialEq for KeyDigest {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
-    }
-}
-
-impl Eq for KeyDigest {}
-
-impl fmt::Debug for KeyDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[digest]")
-    }
-}
-
-/// As it is written in the configuration. Whoever has it cannot make the key from it.
-impl fmt::Display for KeyDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl Hash for KeyDigest {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write(&self.0);
-    }
 }
 
 /// Subjects are few per text: one entry for each issuer it was written for.
