@@ -1,5 +1,8 @@
 //! From the document to a snapshot. Every step reports what is wrong and goes on, so that one run shows everything.
 
+mod answers;
+mod policies;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,14 +26,13 @@ use crate::node::{self, Node};
 use crate::observe::Metrics;
 use crate::path::{self, AmbiguousPaths};
 use crate::policy::authn::METHODS;
-use crate::policy::authz;
-use crate::policy::registry::{self, REGISTRY, Site, Table};
-use crate::policy::{Compile, Plan, Work};
+use crate::policy::registry::Table;
+use crate::policy::{Plan, Work};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::redis::Redis;
-use crate::route::{Matcher, Rewrite, RouteConfig, RouteTables, Split};
+use crate::route::{Matcher, Rewrite, RouteConfig, RouteTables};
 use crate::upstream::{Protocol, Service, dns};
-use crate::value::{Raw, Size, Spanned};
+use crate::value::Size;
 use crate::wire::head::HeadLimits;
 
 /// How long all host names together may take to resolve. The rest is left to the background.
@@ -186,27 +188,6 @@ impl<'a> Compiler<'a> {
         };
         compiler.global = compiler.policies("global", document.policies.as_ref());
         compiler
-    }
-
-    fn policies(&mut self, scope: &str, raw: Option<&Raw>) -> Table {
-        raw.map(|Raw(node)| self.table(scope, node)).unwrap_or_default()
-    }
-
-    fn table(&mut self, scope: &str, node: &Node) -> Table {
-        let mut cx = Compile {
-            problems: self.problems,
-            place: node.place(),
-            scope,
-            ledger: &self.around.ledger,
-            consumers: &self.consumers,
-            base: self.base,
-            quota_log: &self.quota_log,
-            tallies: self.around.metrics.tallies(),
-            background: self.around.background.as_ref(),
-            redis: self.redis.as_ref(),
-            redis_written: self.document.redis.is_some(),
-        };
-        Table::compile(node, &mut cx)
     }
 
     fn doors(&mut self) -> Vec<Arc<ActiveListener>> {
@@ -383,162 +364,6 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn answer(&mut self, config: &Spanned<RouteConfig>) -> Option<Answer> {
-        let lost = |key: &str| self.problems.has_lost(config.place, key);
-        if (config.service.is_none() && lost("service")) || lost("split") {
-            // What is missing was refused; what is left of a split can still be looked at.
-            for target in config.split.iter().flatten() {
-                self.service(&target.service, target.port, target.place);
-            }
-            return None;
-        }
-        // Says it, too, where there is neither a service nor a split, or both.
-        let split = Split::compile(config, self.problems);
-        if let Some(split) = split {
-            let mut services = Vec::new();
-            for target in config.split.iter().flat_map(|targets| targets.iter()) {
-                services.push(self.service(&target.service, target.port, target.place));
-            }
-            let services = services.into_iter().collect::<Option<_>>()?;
-            return Some(Answer::Split(split, services));
-        }
-        let service = config.service.as_ref()?;
-        self.service(service, config.port, config.place).map(Answer::Service)
-    }
-
-    /// The service of that name, or, with a port, the host of that name. `of`: where the map stands that names it.
-    fn service(&mut self, service: &Spanned<String>, port: Option<u16>, of: Place) -> Option<Arc<Service>> {
-        let (name, place) = (service.value.as_str(), service.place);
-        if self.document.services.contains_key(name) {
-            if port.is_some() {
-                let message = format!("`{name}` is defined under `services`, which already says its ports");
-                self.problems.push(Problem::error(place, message).hint("leave `port` out, or name a host that is no service"));
-            }
-            // `None` if it did not compile, which was said where it stands.
-            return self.services.get(name).cloned();
-        }
-        let Some(port) = port else {
-            let written = self.section("services").and_then(|services| services.get(name)).is_some();
-            // It was refused, or its port was.
-            if !written && !self.problems.has_lost(of, "port") {
-                let problem = Problem::error(place, format!("unknown service `{}`", shown(name)));
-                self.problems.push(problem.hint(self.instead_of(name)));
-            }
-            return None;
-        };
-        let key: Arc<str> = format!("{name}:{port}").into();
-        if let Some(known) = self.services.get(&key) {
-            return Some(known.clone());
-        }
-        let service = Service::implied(name, port, place, self.problems, &self.around.ledger)?;
-        self.services.insert(key, service.clone());
-        Some(service)
-    }
-
-    /// What to write instead of a service that is not known.
-    fn instead_of(&self, name: &str) -> String {
-        if let Some(near) = did_you_mean(name, self.document.services.keys().map(String::as_str)) {
-            return format!("did you mean `{near}`?");
-        }
-        let tls = name.starts_with("https://");
-        let bare = name.split_once("://").map_or(name, |(_, rest)| rest);
-        let bare = bare.split(['/', '?', '#']).next().unwrap_or(bare);
-        let (host, port) = match bare.rsplit_once(':') {
-            Some((host, port)) if port.parse::<u16>().is_ok() => (host, port),
-            _ if tls => (bare, "443"),
-            _ if bare != name => (bare, "80"),
-            _ => return format!("define it under `services`, or add `port` to use `{name}` as a host name"),
-        };
-        match host {
-            _ if host.contains('@') => "write the host alone, and its port as `port`".to_owned(),
-            _ if tls => {
-                format!(
-                    "define a service with `endpoints: [ \"{host}:{port}\" ]` and `tls: true` under `services`, and name it here"
-                )
-            }
-            _ => format!("write `service: \"{host}\"` and `port: {port}`"),
-        }
-    }
-
-    fn plan(&mut self, config: &'a RouteConfig, own: Option<Table>, answer: &Answer) -> Arc<Plan> {
-        self.look_for_identity(config, answer);
-        if let Answer::Split(_, services) = answer {
-            let table = self.split_table(config, services);
-            let table = match own {
-                Some(own) => table.overlaid(&own),
-                None => table,
-            };
-            return Arc::new(table.plan(&self.site(services)));
-        }
-        let service = answer.services().first().map_or("", |service| &*service.key).to_owned();
-        if own.is_none()
-            && let Some(plan) = self.shared_plans.get(&service)
-        {
-            return plan.clone();
-        }
-        let mut table = self.global.clone();
-        if let Some(of_service) = self.service_tables.get(&service) {
-            table = table.overlaid(of_service);
-        }
-        if let Some(own) = own {
-            return Arc::new(table.overlaid(&own).plan(&self.site(answer.services())));
-        }
-        let plan = Arc::new(table.plan(&self.site(answer.services())));
-        self.shared_plans.insert(service, plan.clone());
-        plan
-    }
-
-    fn site<'s>(&'s self, services: &'s [Arc<Service>]) -> Site<'s> {
-        Site { services, ledger: &self.around.ledger, tallies: self.around.metrics.tallies() }
-    }
-
-    /// What is written about this policy for a route with this service: by the route, the service, or for all. `None` if it is off.
-    fn written(&self, config: &'a RouteConfig, service: &Service, policy: &str) -> Option<&'a Node> {
-        let of_service = self.document.services.get(&*service.key).and_then(|config| config.policies.as_ref());
-        let mut tables = [config.policies.as_ref(), of_service, self.document.policies.as_ref()].into_iter().flatten();
-        tables.find_map(|Raw(node)| node.get(policy)).filter(|node| node.as_str() != Some("false"))
-    }
-
-    /// Conditions on who it is refuse everybody where nothing says who it is.
-    fn look_for_identity(&mut self, config: &'a RouteConfig, answer: &Answer) {
-        let Some(service) = answer.services().first() else { return };
-        let Some(authz) = self.written(config, service, "authz") else { return };
-        if self.written(config, service, "authn").is_some() {
-            return;
-        }
-        let entries = if authz.items().is_empty() { std::slice::from_ref(authz) } else { authz.items() };
-        let of_identity = entries.iter().flat_map(Node::entries).find(|(key, _)| authz::asks_who(&key.text));
-        if let Some((key, _)) = of_identity {
-            let message = format!("`{}` refuses everybody: there is no `authn` that would say who a client is", key.text);
-            self.problems.push(Problem::warning(key.place, message).hint("add `authn`, here or for all routes"));
-        }
-    }
-
-    /// The policies of a split, but for the route's own. One table stands for all its services, so what judges a request must be the
-    /// same for each: otherwise it would be chance, or the client's cookie, that decides which judgement a request meets.
-    fn split_table(&mut self, config: &'a RouteConfig, services: &[Arc<Service>]) -> Table {
-        let judging = REGISTRY.iter().filter(|entry| !registry::is_of_service(entry));
-        let own = |name: &str| config.policies.as_ref().is_some_and(|Raw(node)| node.get(name).is_some());
-        for entry in judging.filter(|entry| !own(entry.name)) {
-            let of = |service: &Service| self.written(config, service, entry.name);
-            let Some((first, others)) = services.split_first() else { continue };
-            let same = |other: &Service| match (of(first), of(other)) {
-                (Some(one), Some(other)) => one.says_the_same(other),
-                (one, other) => one.is_none() && other.is_none(),
-            };
-            let Some(differs) = others.iter().position(|other| !same(other)) else { continue };
-            let place = config.split.iter().flatten().nth(differs + 1).map_or(config.path.place, |target| target.service.place);
-            let other = others.get(differs).map_or("", |other| &*other.key);
-            let message = format!("`{}` and `{other}` share this route, but not their `{}`", first.key, entry.name);
-            let hint = format!("write `{}` under this route's `policies`: it holds whichever of them answers", entry.name);
-            self.problems.push(Problem::error(place, message).hint(hint));
-        }
-        let none = Table::default();
-        let tables: Vec<&Table> =
-            services.iter().map(|service| self.service_tables.get(&*service.key).unwrap_or(&none)).collect();
-        self.global.split(&tables)
-    }
-
     fn admin(&mut self, doors: &[Arc<ActiveListener>]) -> Option<SocketAddr> {
         let admin = &self.document.admin;
         if !admin.enabled {
@@ -624,11 +449,6 @@ impl<'a> Compiler<'a> {
         }
         within(server.grace.place, server.grace.0.as_secs() <= 3600, "`grace` is at most 1h");
     }
-}
-
-/// A name as it may be said: not one with a user, and a password perhaps, in it.
-fn shown(name: &str) -> &str {
-    if name.contains('@') { "..." } else { name }
 }
 
 /// Where quotas are kept: if nobody says, in the folder that systemd gives a service for its state, else beside the configuration.

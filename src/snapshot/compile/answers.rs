@@ -1,0 +1,94 @@
+//! Who answers a route: a service, or a split.
+
+use std::sync::Arc;
+
+use super::Compiler;
+use crate::problem::{Place, Problem, did_you_mean};
+use crate::route::{RouteConfig, Split};
+use crate::snapshot::Answer;
+use crate::upstream::Service;
+use crate::value::Spanned;
+
+impl<'a> Compiler<'a> {
+    pub(super) fn answer(&mut self, config: &Spanned<RouteConfig>) -> Option<Answer> {
+        let lost = |key: &str| self.problems.has_lost(config.place, key);
+        if (config.service.is_none() && lost("service")) || lost("split") {
+            // What is missing was refused; what is left of a split can still be looked at.
+            for target in config.split.iter().flatten() {
+                self.service(&target.service, target.port, target.place);
+            }
+            return None;
+        }
+        // Says it, too, where there is neither a service nor a split, or both.
+        let split = Split::compile(config, self.problems);
+        if let Some(split) = split {
+            let mut services = Vec::new();
+            for target in config.split.iter().flat_map(|targets| targets.iter()) {
+                services.push(self.service(&target.service, target.port, target.place));
+            }
+            let services = services.into_iter().collect::<Option<_>>()?;
+            return Some(Answer::Split(split, services));
+        }
+        let service = config.service.as_ref()?;
+        self.service(service, config.port, config.place).map(Answer::Service)
+    }
+
+    /// The service of that name, or, with a port, the host of that name. `of`: where the map stands that names it.
+    fn service(&mut self, service: &Spanned<String>, port: Option<u16>, of: Place) -> Option<Arc<Service>> {
+        let (name, place) = (service.value.as_str(), service.place);
+        if self.document.services.contains_key(name) {
+            if port.is_some() {
+                let message = format!("`{name}` is defined under `services`, which already says its ports");
+                self.problems.push(Problem::error(place, message).hint("leave `port` out, or name a host that is no service"));
+            }
+            // `None` if it did not compile, which was said where it stands.
+            return self.services.get(name).cloned();
+        }
+        let Some(port) = port else {
+            let written = self.section("services").and_then(|services| services.get(name)).is_some();
+            // It was refused, or its port was.
+            if !written && !self.problems.has_lost(of, "port") {
+                let problem = Problem::error(place, format!("unknown service `{}`", shown(name)));
+                self.problems.push(problem.hint(self.instead_of(name)));
+            }
+            return None;
+        };
+        let key: Arc<str> = format!("{name}:{port}").into();
+        if let Some(known) = self.services.get(&key) {
+            return Some(known.clone());
+        }
+        let service = Service::implied(name, port, place, self.problems, &self.around.ledger)?;
+        self.services.insert(key, service.clone());
+        Some(service)
+    }
+
+    /// What to write instead of a service that is not known.
+    fn instead_of(&self, name: &str) -> String {
+        if let Some(near) = did_you_mean(name, self.document.services.keys().map(String::as_str)) {
+            return format!("did you mean `{near}`?");
+        }
+        let tls = name.starts_with("https://");
+        let bare = name.split_once("://").map_or(name, |(_, rest)| rest);
+        let bare = bare.split(['/', '?', '#']).next().unwrap_or(bare);
+        let (host, port) = match bare.rsplit_once(':') {
+            Some((host, port)) if port.parse::<u16>().is_ok() => (host, port),
+            _ if tls => (bare, "443"),
+            _ if bare != name => (bare, "80"),
+            _ => return format!("define it under `services`, or add `port` to use `{name}` as a host name"),
+        };
+        match host {
+            _ if host.contains('@') => "write the host alone, and its port as `port`".to_owned(),
+            _ if tls => {
+                format!(
+                    "define a service with `endpoints: [ \"{host}:{port}\" ]` and `tls: true` under `services`, and name it here"
+                )
+            }
+            _ => format!("write `service: \"{host}\"` and `port: {port}`"),
+        }
+    }
+}
+
+/// A name as it may be said: not one with a user, and a password perhaps, in it.
+fn shown(name: &str) -> &str {
+    if name.contains('@') { "..." } else { name }
+}

@@ -1,0 +1,115 @@
+//! Which policies a route has: its own, its services', and those of all routes.
+
+use std::sync::Arc;
+
+use super::Compiler;
+use crate::node::Node;
+use crate::policy::registry::{self, REGISTRY, Site, Table};
+use crate::policy::{Compile, Plan, authz};
+use crate::problem::Problem;
+use crate::route::RouteConfig;
+use crate::snapshot::Answer;
+use crate::upstream::Service;
+use crate::value::Raw;
+
+impl<'a> Compiler<'a> {
+    pub(super) fn policies(&mut self, scope: &str, raw: Option<&Raw>) -> Table {
+        raw.map(|Raw(node)| self.table(scope, node)).unwrap_or_default()
+    }
+
+    pub(super) fn table(&mut self, scope: &str, node: &Node) -> Table {
+        let mut cx = Compile {
+            problems: self.problems,
+            place: node.place(),
+            scope,
+            ledger: &self.around.ledger,
+            consumers: &self.consumers,
+            base: self.base,
+            quota_log: &self.quota_log,
+            tallies: self.around.metrics.tallies(),
+            background: self.around.background.as_ref(),
+            redis: self.redis.as_ref(),
+            redis_written: self.document.redis.is_some(),
+        };
+        Table::compile(node, &mut cx)
+    }
+
+    pub(super) fn plan(&mut self, config: &'a RouteConfig, own: Option<Table>, answer: &Answer) -> Arc<Plan> {
+        self.look_for_identity(config, answer);
+        if let Answer::Split(_, services) = answer {
+            let table = self.split_table(config, services);
+            let table = match own {
+                Some(own) => table.overlaid(&own),
+                None => table,
+            };
+            return Arc::new(table.plan(&self.site(services)));
+        }
+        let service = answer.services().first().map_or("", |service| &*service.key).to_owned();
+        if own.is_none()
+            && let Some(plan) = self.shared_plans.get(&service)
+        {
+            return plan.clone();
+        }
+        let mut table = self.global.clone();
+        if let Some(of_service) = self.service_tables.get(&service) {
+            table = table.overlaid(of_service);
+        }
+        if let Some(own) = own {
+            return Arc::new(table.overlaid(&own).plan(&self.site(answer.services())));
+        }
+        let plan = Arc::new(table.plan(&self.site(answer.services())));
+        self.shared_plans.insert(service, plan.clone());
+        plan
+    }
+
+    pub(super) fn site<'s>(&'s self, services: &'s [Arc<Service>]) -> Site<'s> {
+        Site { services, ledger: &self.around.ledger, tallies: self.around.metrics.tallies() }
+    }
+
+    /// What is written about this policy for a route with this service: by the route, the service, or for all. `None` if it is off.
+    fn written(&self, config: &'a RouteConfig, service: &Service, policy: &str) -> Option<&'a Node> {
+        let of_service = self.document.services.get(&*service.key).and_then(|config| config.policies.as_ref());
+        let mut tables = [config.policies.as_ref(), of_service, self.document.policies.as_ref()].into_iter().flatten();
+        tables.find_map(|Raw(node)| node.get(policy)).filter(|node| node.as_str() != Some("false"))
+    }
+
+    /// Conditions on who it is refuse everybody where nothing says who it is.
+    fn look_for_identity(&mut self, config: &'a RouteConfig, answer: &Answer) {
+        let Some(service) = answer.services().first() else { return };
+        let Some(authz) = self.written(config, service, "authz") else { return };
+        if self.written(config, service, "authn").is_some() {
+            return;
+        }
+        let entries = if authz.items().is_empty() { std::slice::from_ref(authz) } else { authz.items() };
+        let of_identity = entries.iter().flat_map(Node::entries).find(|(key, _)| authz::asks_who(&key.text));
+        if let Some((key, _)) = of_identity {
+            let message = format!("`{}` refuses everybody: there is no `authn` that would say who a client is", key.text);
+            self.problems.push(Problem::warning(key.place, message).hint("add `authn`, here or for all routes"));
+        }
+    }
+
+    /// The policies of a split, but for the route's own. One table stands for all its services, so what judges a request must be the
+    /// same for each: otherwise it would be chance, or the client's cookie, that decides which judgement a request meets.
+    fn split_table(&mut self, config: &'a RouteConfig, services: &[Arc<Service>]) -> Table {
+        let judging = REGISTRY.iter().filter(|entry| !registry::is_of_service(entry));
+        let own = |name: &str| config.policies.as_ref().is_some_and(|Raw(node)| node.get(name).is_some());
+        for entry in judging.filter(|entry| !own(entry.name)) {
+            let of = |service: &Service| self.written(config, service, entry.name);
+            let Some((first, others)) = services.split_first() else { continue };
+            let same = |other: &Service| match (of(first), of(other)) {
+                (Some(one), Some(other)) => one.says_the_same(other),
+                (one, other) => one.is_none() && other.is_none(),
+            };
+            let Some(differs) = others.iter().position(|other| !same(other)) else { continue };
+            let place = config.split.iter().flatten().nth(differs + 1).map_or(config.path.place, |target| target.service.place);
+            let other = others.get(differs).map_or("", |other| &*other.key);
+            let message = format!("`{}` and `{other}` share this route, but not their `{}`", first.key, entry.name);
+            let hint = format!("write `{}` under this route's `policies`: it holds whichever of them answers", entry.name);
+            self.problems.push(Problem::error(place, message).hint(hint));
+        }
+        let none = Table::default();
+        let tables: Vec<&Table> =
+            services.iter().map(|service| self.service_tables.get(&*service.key).unwrap_or(&none)).collect();
+        self.global.split(&tables)
+    }
+}
