@@ -8,6 +8,7 @@ mod words;
 
 use std::path::{Path, PathBuf};
 
+use crate::harness::portcullis_with;
 use crate::packaging::{assert_passes, blocks, surroundings};
 
 fn root() -> &'static Path {
@@ -62,4 +63,16 @@ fn every_configuration_in_the_pages_passes_the_check() {
         }
     }
     assert!(count > 20, "{count}");
+}
+
+#[test]
+fn the_readme_shows_what_its_file_comes_to() {
+    let files = surroundings();
+    files.write("shop.yaml", page("conf/shop.yaml"));
+    let secret = [("SHOP_JWT_SECRET", "0123456789abcdef0123456789abcdef")];
+    let ran = portcullis_with(files.dir(), &["routes", "-c", "shop.yaml"], &secret);
+    let readme = page("README.md");
+    let shown =
+        blocks(&readme, "console").into_iter().find_map(|block| block.strip_prefix("$ portcullis routes -c conf/shop.yaml\n"));
+    assert_eq!(shown, Some(&*ran.stdout), "{}", ran.stderr);
 }
