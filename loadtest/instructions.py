@@ -13,6 +13,7 @@ divided by their number, is what one costs. Needs valgrind, nginx and h2load. Th
 
 import argparse
 import base64
+import collections
 import hashlib
 import hmac
 import json
@@ -24,6 +25,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -51,6 +53,7 @@ GAUNTLET = """policies:
 """
 ONE_ROUTE = "routes: [ { path: /*, service: backend } ]\n"
 CACHED = "policies: { cache: { ttl: 1h } }\n"
+TO_H2 = BASE.replace("endpoints: [ 127.0.0.1:%(backend)d ] }", "endpoints: [ 127.0.0.1:%(backend)d ], protocol: http2 }")
 H2C = BASE.replace("%(port)d }", "%(port)d, h2c: true }")
 TLS = BASE.replace("%(port)d }", "%(port)d, tls: { certificates: [ { cert: cert.pem, key: key.pem } ] } }")
 SILENT = "access_log: { output: false }\n"
@@ -73,6 +76,11 @@ SCENARIOS = {
     "refusal": (BASE + ONE_ROUTE + GAUNTLET + SILENT + "server: { workers: 1 }\n", [], 401),
     "hit": (BASE + ONE_ROUTE + CACHED + SILENT + "server: { workers: 1 }\n", [], 200),
     "hit_proxy_road": (BASE + ONE_ROUTE + CACHED + SILENT + "server: { workers: 1, fast_lane: false }\n", [], 200),
+    # Each request asks for what nobody has asked for before: it is fetched and stored.
+    "miss": (BASE + ONE_ROUTE + CACHED + SILENT + "server: { workers: 1 }\n", ["fresh"], 200),
+    "to_http2": (TO_H2 + ONE_ROUTE + SILENT + "server: { workers: 1 }\n", ["to_h2"], 200),
+    # Each one with its connections, on both sides: opened, switched, and closed by the client.
+    "websocket": (BASE + ONE_ROUTE + SILENT + "server: { workers: 1 }\n", ["websocket"], 101),
     "http2": (H2C + ONE_ROUTE + SILENT + "server: { workers: 1 }\n", ["h2"], 200),
     "tls": (TLS + ONE_ROUTE + SILENT + "server: { workers: 1 }\n", ["tls"], 200),
     "routes_10000": (BASE + many_routes(10_000) + SILENT + "server: { workers: 1 }\n", [], 200),
@@ -135,6 +143,52 @@ def wait_until_quiet(pid, seconds):
     sys.exit(f"process {pid} was still busy after {seconds} s")
 
 
+UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+ACCEPT = base64.b64encode(hashlib.sha1(f"{KEY}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()).decode()
+ASKED = f"GET /products/42?color=red HTTP/1.1\r\nHost: 127.0.0.1\r\n{UPGRADE}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+SWITCHED = f"HTTP/1.1 101 Switching Protocols\r\n{UPGRADE}Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+
+
+def read_head(sock):
+    got = b""
+    while not got.endswith(b"\r\n\r\n"):
+        more = sock.recv(4096)
+        if not more:
+            return got
+        got += more
+    return got
+
+
+def switch_all(port):
+    """A backend that switches to WebSocket and says nothing, until its peer goes. One connection after the other."""
+    listener = socket.create_server(("127.0.0.1", port))
+
+    def serve():
+        while True:
+            try:
+                sock = listener.accept()[0]
+            except OSError:
+                return
+            with sock:
+                if read_head(sock):
+                    sock.sendall(SWITCHED.encode())
+                    while sock.recv(4096):
+                        pass
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listener
+
+
+def handshakes(port, number):
+    for _ in range(number):
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
+            sock.sendall(ASKED.encode())
+            said = read_head(sock)
+            if not said.startswith(b"HTTP/1.1 101 "):
+                sys.exit(f"websocket: wanted 101, was told:\n{said.decode(errors='replace')}")
+
+
 def control(pid, what):
     subprocess.run(["callgrind_control", what, str(pid)], check=True, capture_output=True, timeout=60)
 
@@ -147,7 +201,10 @@ def count(binary, name, requests, keep=None):
         secret = b"0123456789abcdef0123456789abcdef"
         pathlib.Path(folder, "secret.txt").write_bytes(secret)
         pathlib.Path(folder, "gateway.yaml").write_text(config % ports)
-        pathlib.Path(folder, "nginx.conf").write_text(NGINX.format(dir=folder, body=BODY, listen=f"listen 127.0.0.1:{ports['backend']};"))
+        # Where the backend is another one, nginx has a port of its own, and nothing to do.
+        switching = switch_all(ports["backend"]) if "websocket" in extras else None
+        listen = f"listen 127.0.0.1:{free_port() if switching else ports['backend']}{' http2' if 'to_h2' in extras else ''};"
+        pathlib.Path(folder, "nginx.conf").write_text(NGINX.format(dir=folder, body=BODY, listen=listen))
         if "tls" in extras:
             certificate(folder)
         out = keep or os.path.join(folder, "callgrind.out")
@@ -170,8 +227,16 @@ def count(binary, name, requests, keep=None):
             url = f"{'https' if 'tls' in extras else 'http'}://127.0.0.1:{ports['port']}/products/42?color=red"
 
             def load(number):
+                if switching:
+                    return handshakes(ports["port"], number)
                 version = [] if "h2" in extras else ["--h1"]
-                command = ["h2load", *version, "-n", str(number), "-c", "1", "-t", "1", *headers, url]
+                what = [url]
+                if "fresh" in extras:
+                    # Told apart by how many are asked for, too: no URL of the first load is one of the second.
+                    lines = "".join(f"{url}&number={number}-{one}\n" for one in range(number))
+                    pathlib.Path(folder, "urls.txt").write_text(lines)
+                    what = ["-i", f"{folder}/urls.txt"]
+                command = ["h2load", *version, "-n", str(number), "-c", "1", "-t", "1", *headers, *what]
                 said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
                 wanted = f"{number} {status // 100}xx"
                 if wanted not in said:
@@ -187,10 +252,31 @@ def count(binary, name, requests, keep=None):
             gateway.wait(60)
             nginx.terminate()
             nginx.wait(10)
+            if switching:
+                switching.close()
         # What follows the dump, the end of the process among it, is in a file of its own.
         os.replace(f"{out}.1", out)
         totals = re.search(r"^(?:summary|totals): (\d+)", pathlib.Path(out).read_text(errors="replace"), re.M)
         return int(totals.group(1))
+
+
+def functions(out):
+    """What each function costs by itself. callgrind_annotate gives everything to the threads' first function: its one call began before
+    the counters were set to zero, and it takes what was called zero times for the function's own."""
+    names, costs, name, called = {}, collections.Counter(), "", False
+    for line in pathlib.Path(out).read_text(errors="replace").splitlines():
+        if line.startswith(("fn=", "cfn=")):
+            number, _, text = line.partition("=")[2].partition(" ")
+            names.setdefault(number, text)
+            if line.startswith("fn="):
+                name = names[number]
+        elif line.startswith("calls="):
+            called = True
+        elif line[:1] in tuple("0123456789+-*"):
+            # What stands behind a call is the cost of what was called.
+            costs[name] += 0 if called else int(line.split()[1])
+            called = False
+    return costs
 
 
 def main():
@@ -201,11 +287,11 @@ def main():
     arguments.add_argument("scenarios", nargs="*", default=[])
     given = arguments.parse_args()
     if given.functions:
-        out = tempfile.mktemp(prefix="callgrind.")
-        # Many, so that start-up does not hide what requests cost.
-        count(given.binary, given.functions, 30_000, keep=out)
-        subprocess.run(["callgrind_annotate", "--threshold=92", out], check=True)
-        os.unlink(out)
+        with tempfile.TemporaryDirectory() as folder:
+            out = os.path.join(folder, "callgrind.out")
+            count(given.binary, given.functions, MANY, keep=out)
+            for name, cost in functions(out).most_common(60):
+                print(f"{cost / MANY:>9,.0f}  {name}")
         return 0
     measured = {}
     chosen = given.scenarios or [*SCENARIOS, BARE]
