@@ -235,8 +235,11 @@ impl ProxyHttp for Gateway {
         // Pingora has one limit for the wait for the head, which begins while the client still sends, and for the silence after it.
         let sends_long =
             body.whole.is_none() && !matches!(journey.head.body, BodyFraming::Length(0..=UNREAD) | BodyFraming::None);
-        let patient = journey.asks_for_stream() || sends_long;
-        let silence = if patient { service.timeouts.stream.max(service.timeouts.response) } else { service.timeouts.response };
+        let silence = match (journey.asks_for_stream(), sends_long) {
+            (true, _) => service.timeouts.stream,
+            (false, true) => service.timeouts.stream.max(service.timeouts.response),
+            (false, false) => service.timeouts.response,
+        };
         let left = journey.deadline().unwrap_or(Duration::MAX);
         if left.is_zero() {
             return Err(Error::new(LATE));

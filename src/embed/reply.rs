@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, header};
 use pingora_core::protocols::http::HttpTask;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
@@ -15,6 +15,7 @@ use crate::journey::{Journey, body_refusal};
 use crate::reply::Reply;
 use crate::upstream::connect_failure;
 use crate::wire::answer::BadAnswer;
+use crate::wire::encode::is_bodiless;
 
 /// How long a client may go on sending that has its answer: as long as nginx waits (`lingering_time`, `lingering_timeout`).
 const LINGERING: Duration = Duration::from_secs(30);
@@ -74,7 +75,11 @@ fn keep_or_close(session: &mut Session, journey: &Journey, reply: &Reply) {
 /// # Errors
 /// The client cannot be written to.
 pub async fn send(session: &mut Session, reply: &Reply, journey: &Journey) -> Result<()> {
-    let (answer, body) = reply_parts(reply, journey.dialect, &journey.exchange.to_client, &journey.exchange.request_id)?;
+    let (mut answer, body) = reply_parts(reply, journey.dialect, &journey.exchange.to_client, &journey.exchange.request_id)?;
+    if !session.is_http2() && !is_bodiless(answer.status) && !answer.headers.contains_key(header::CONTENT_LENGTH) {
+        // A call's refusal ends with its head over HTTP/2. Over HTTP/1.1 it would end with the connection, which stays.
+        answer.insert_header(header::CONTENT_LENGTH, body.len())?;
+    }
     if journey.head.method == http::Method::HEAD || body.is_empty() {
         // The head is all there is, and says so: a call's status that came before an end of its own would be no status.
         return session.write_response_tasks(vec![HttpTask::Header(Box::new(answer), true)]).await.map(drop);
