@@ -16,7 +16,7 @@ use http::{HeaderValue, StatusCode, header};
 use crate::cache::{self, CachePolicy};
 use crate::carrier::strip_query_param;
 use crate::core::View;
-use crate::downstream::{BODY_BUDGET, BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, Fate, seen_upstream};
+use crate::downstream::{BODY_BUDGET, BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, ExchangeControl, seen_upstream};
 use crate::exchange::{Connection, Ending, Exchange, RouteName, Verdict};
 use crate::grpc::{self, Dialect, GRPC_STATUS, GRPC_TIMEOUT};
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
@@ -90,7 +90,8 @@ pub struct Journey {
     pub refusal: Option<Box<Reply>>,
     /// How the service was asked.
     pub tries: Tries,
-    pub fate: Option<Arc<Fate>>,
+    /// Of the exchange that is under way.
+    pub control: Option<Arc<ExchangeControl>>,
     /// What this request may do with the cache, on a route that has one.
     pub cache_use: Option<crate::cache::Use>,
     /// When a gRPC client's own deadline passes.
@@ -138,7 +139,7 @@ impl Journey {
                 outcome: Outcome::default(),
                 refusal: None,
                 tries: Tries::default(),
-                fate: None,
+                control: None,
                 cache_use: None,
                 call_due: None,
                 ended: false,
@@ -656,11 +657,11 @@ impl Drop for Journey {
 impl Journey {
     /// A request that ends without an answer, or in the middle of one, ran out of time, or its client went away.
     fn settle(&mut self) {
-        if let Some(fate) = self.fate.as_deref().filter(|_| !self.ended) {
-            // The road was dropped where it stood, before it could say so itself.
-            (self.outcome.bytes_in, self.outcome.bytes_out) = fate.moved();
+        if let Some(control) = self.control.as_deref().filter(|_| !self.ended) {
+            // It was dropped where it stood, before it could say so itself.
+            (self.outcome.bytes_in, self.outcome.bytes_out) = control.moved();
         }
-        let cut = self.fate.as_ref().is_some_and(|fate| fate.is_cut()) || !self.ended && self.view.drain.is_over();
+        let cut = self.control.as_ref().is_some_and(|control| control.is_cut()) || !self.ended && self.view.drain.is_over();
         if cut && self.outcome.verdict.is_none() {
             if self.outcome.status == 0 {
                 self.outcome.status = StatusCode::SERVICE_UNAVAILABLE.as_u16();
@@ -668,20 +669,7 @@ impl Journey {
             self.outcome.verdict = Some(Verdict { policy: "door", reason: "shutdown" });
             return;
         }
-        let expired = self.fate.as_ref().is_some_and(|fate| fate.is_expired());
-        if expired {
-            let late = self.out_of_time();
-            let begun = self.outcome.status;
-            self.refused(&late);
-            if begun != 0 {
-                self.outcome.status = begun;
-                self.outcome.verdict = Some(Verdict { policy: late.policy, reason: "answer_broke_off" });
-            }
-        }
         if self.outcome.status != 0 {
-            if self.fate.as_ref().is_some_and(|fate| fate.has_left()) {
-                self.outcome.client_closed = true;
-            }
             return;
         }
         let (status, verdict) = (CLIENT_CLOSED, Verdict { policy: "client", reason: "client_closed" });

@@ -12,7 +12,6 @@
 //! | [`route`], [`path`] | which route a request takes |
 //! | [`policy`] | the gauntlet: one folder per stage, in the order of execution |
 //! | [`cel`] | expressions over a request, for the policies that take them |
-//! | [`proxy`] | the road through Pingora's `ProxyHttp` |
 //! | [`lane`] | the road: to a service through the engine in [`upstream`], and the answer back |
 //! | [`limits`] | how many there may be: the arithmetic of limits and its memory |
 //! | [`consumers`] | who uses the APIs, and by which credentials they are known |
@@ -61,13 +60,13 @@
 //! - [`snapshot`]
 //! - [`core`]
 //! - [`journey`]
-//! - [`admin`], [`lane`], [`proxy`]
+//! - [`admin`], [`lane`]
 //! - [`serve`]
 //! - [`embed`]
 //! - [`demo`]
 //! - [`cli`]
 //!
-//! Pingora's proxy session is known to [`proxy`] and [`embed`] alone, the streams of HTTP/2 clients to [`downstream`], [`wire`] and [`serve`].
+//! Pingora's proxy session is known to [`embed`] alone, the streams of HTTP/2 clients to [`downstream`], [`wire`] and [`serve`].
 
 pub mod admin;
 pub mod authority;
@@ -102,7 +101,6 @@ pub mod path;
 pub mod plain;
 pub mod policy;
 pub mod problem;
-pub mod proxy;
 pub mod redis;
 pub mod reply;
 pub mod report;

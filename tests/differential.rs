@@ -1,7 +1,7 @@
-//! The two roads held against each other: thousands of requests, honest and hostile, go down both of them, and neither the client nor
-//! the backend may see a difference.
+//! Thousands of requests, honest and hostile, each to two gateways alike: neither the client nor the backend may see a difference, nothing
+//! may hang, and nothing may reach a backend that belongs to no request. What differs is decided by luck, which a gateway must not be.
 //!
-//! One gateway uses the fast lane wherever it can, the other never does; their configurations are the same otherwise. Each has a
+//! Each gateway has a
 //! backend of its own that follows the case's script and writes down every byte. Cases are made from a seed: always the same one, so
 //! that a failure is about a change and not about luck, unless another is named:
 //!
@@ -33,14 +33,14 @@ use crate::harness::Gateway;
 const CASES: usize = 3200;
 /// Most of a case is waiting.
 const AT_ONCE: usize = 48;
-/// A machine that stalls may make one of the gateway's limits strike on one road alone; it does not do so again and again.
+/// A machine that stalls may make one of the gateway's limits strike on one of them alone; it does not do so again and again.
 const REPEATS: usize = 3;
 
 const YAML: &str = "
 listeners:
   - bind: 127.0.0.1:$PORT
     timeouts: { header: 1s, body: 1s, keep_alive: 1s }
-server: { workers: 2, fast_lane: LANE }
+server: { workers: 2 }
 services:
   backend: { endpoints: [ '127.0.0.1:BACKEND' ], timeouts: { connect: 5s, response: 1500ms } }
 SOLO_SERVICES
@@ -64,13 +64,13 @@ routes:
 SOLO_ROUTES
 ";
 
-struct Road {
+struct Subject {
     gateway: Gateway,
     backend: Backend,
 }
 
-impl Road {
-    fn start(lane: bool, scripts: &Arc<Scripts>) -> Road {
+impl Subject {
+    fn start(scripts: &Arc<Scripts>) -> Subject {
         let backend = Backend::start(scripts.clone(), generate::SOLO);
         let (mut services, mut routes) = (String::new(), String::new());
         for number in 0..generate::SOLO {
@@ -82,9 +82,8 @@ impl Road {
         let yaml = YAML
             .replace("SOLO_SERVICES\n", &services)
             .replace("SOLO_ROUTES\n", &routes)
-            .replace("BACKEND", &backend.port().to_string())
-            .replace("LANE", &lane.to_string());
-        Road { gateway: Gateway::start(&yaml), backend }
+            .replace("BACKEND", &backend.port().to_string());
+        Subject { gateway: Gateway::start(&yaml), backend }
     }
 
     fn behaviour(&self, case: &Case) -> Behaviour {
@@ -100,7 +99,7 @@ fn number(name: &str) -> Option<usize> {
 }
 
 #[test]
-fn both_roads_behave_alike() {
+fn the_same_requests_meet_the_same_behaviour() {
     let seed = number("PORTCULLIS_SEED").unwrap_or(1);
     eprintln!("PORTCULLIS_SEED={seed}");
     let numbers: Vec<usize> = match number("PORTCULLIS_CASE") {
@@ -109,11 +108,11 @@ fn both_roads_behave_alike() {
     };
     let cases: Vec<Case> = numbers.iter().map(|&number| generate::case(seed as u64, number)).collect();
     let scripts: Arc<Scripts> = Arc::new(cases.iter().map(|case| (case.number, case.scripts.clone())).collect());
-    let (lane, proxy) = (Road::start(true, &scripts), Road::start(false, &scripts));
-    let tally = run(&cases, &lane, &proxy);
-    // By target, so that what was never meant to get anywhere is at least the same on both.
-    let strays = |road: &Road| {
-        let mut all: Vec<_> = road.backend.strays().into_iter().map(|seen| seen.head.escape_ascii().to_string()).collect();
+    let (one, other) = (Subject::start(&scripts), Subject::start(&scripts));
+    let tally = run(&cases, &one, &other);
+    // By target, so that what was never meant to get anywhere is at least the same at both.
+    let strays = |subject: &Subject| {
+        let mut all: Vec<_> = subject.backend.strays().into_iter().map(|seen| seen.head.escape_ascii().to_string()).collect();
         all.sort();
         all
     };
@@ -121,9 +120,9 @@ fn both_roads_behave_alike() {
     for (reason, count) in &tally.excused {
         eprintln!("{count} excused: {reason}");
     }
-    for road in [&lane, &proxy] {
-        assert!(!road.gateway.stderr().contains("panicked"), "{}", road.gateway.stderr());
-        assert_eq!(road.gateway.admin_get("/healthz").0, 200);
+    for subject in [&one, &other] {
+        assert!(!subject.gateway.stderr().contains("panicked"), "{}", subject.gateway.stderr());
+        assert_eq!(subject.gateway.admin_get("/healthz").0, 200);
     }
     let shown: Vec<String> = tally.failures.iter().take(40).cloned().collect();
     assert!(
@@ -133,7 +132,7 @@ fn both_roads_behave_alike() {
         cases.len(),
         shown.join("\n")
     );
-    assert_eq!(strays(&lane).len(), strays(&proxy).len(), "requests that belong to no case");
+    assert_eq!(strays(&one).len(), strays(&other).len(), "requests that belong to no case");
 }
 
 #[derive(Default)]
@@ -144,14 +143,14 @@ struct Tally {
     failures: Vec<String>,
 }
 
-fn run(cases: &[Case], lane: &Road, proxy: &Road) -> Tally {
+fn run(cases: &[Case], one: &Subject, other: &Subject) -> Tally {
     let tally = Mutex::new(Tally::default());
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    check(case, lane, proxy, &tally);
+                    check(case, one, other, &tally);
                 }
             });
         }
@@ -159,25 +158,25 @@ fn run(cases: &[Case], lane: &Road, proxy: &Road) -> Tally {
     tally.into_inner().unwrap()
 }
 
-fn check(case: &Case, lane: &Road, proxy: &Road, tally: &Mutex<Tally>) {
+fn check(case: &Case, one: &Subject, other: &Subject, tally: &Mutex<Tally>) {
     for repeat in 1.. {
-        let (by_lane, by_proxy) = (lane.behaviour(case), proxy.behaviour(case));
+        let (first, second) = (one.behaviour(case), other.behaviour(case));
         let mut tally = tally.lock().unwrap();
         if repeat == 1 {
             let kind = tally.kinds.entry(case.kind).or_default();
             kind.0 += 1;
-            kind.1 += usize::from(!by_lane.backend.is_empty());
+            kind.1 += usize::from(!first.backend.is_empty());
         }
-        if by_lane == by_proxy && !by_lane.hung {
+        if first == second && !first.hung {
             return;
         }
-        if let Some(reason) = excused(case, &by_lane, &by_proxy) {
+        if let Some(reason) = excused(case, &first, &second) {
             *tally.excused.entry(reason).or_default() += 1;
             return;
         }
         if repeat == REPEATS {
-            let both = format!("  by the lane\n{}  by the proxy road\n{}", by_lane.show(), by_proxy.show());
-            let what = if number("PORTCULLIS_CASE").is_some() { both } else { by_lane.difference(&by_proxy) };
+            let both = format!("  by the first\n{}  by the second\n{}", first.show(), second.show());
+            let what = if number("PORTCULLIS_CASE").is_some() { both } else { first.difference(&second) };
             tally.failures.push(format!("{}{what}", case.describe()));
             return;
         }

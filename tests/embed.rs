@@ -217,7 +217,7 @@ fn the_pingora_engine_hands_its_sockets_to_the_next_process() {
     let backend = Backend::http();
     let mut gateway = stock(&backend);
     let (port, before) = (gateway.port(), gateway.pid());
-    let next = gateway.run_beside(&["--take-over"]);
+    let mut next = gateway.run_beside(&["--take-over"]);
     eventually("it waits for the sockets", || gateway.dir().join("upgrade.sock").exists());
     gateway.signal("QUIT");
     // Meanwhile nobody is turned away.
@@ -228,6 +228,8 @@ fn the_pingora_engine_hands_its_sockets_to_the_next_process() {
     assert!(gateway.wait_exit(Duration::from_secs(20)).success());
     assert_eq!(get(port, "/open/b").status, 200);
     eventually("the operator's API is the next one's", || std::net::TcpStream::connect(("127.0.0.1", gateway.admin())).is_ok());
+    next.kill().unwrap();
+    next.wait().unwrap();
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod differential;
 mod docs;
 mod embed;
 #[path = "../examples/embedded.rs"]
+#[allow(dead_code, reason = "its `main` is the example's own")]
 mod embedded;
 mod floods;
 mod flow;

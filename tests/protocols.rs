@@ -4,6 +4,7 @@ mod events;
 mod frames;
 mod grpc;
 mod grpc_refusals;
+mod h2_services;
 mod http2;
 mod peer;
 mod proxy_protocol;

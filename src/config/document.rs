@@ -171,10 +171,8 @@ pub struct ServerConfig {
     pub grace: Spanned<Period>,
     /// Memory for cached answers, in all. Default 64MiB. Changing it takes an upgrade.
     pub cache_memory: Size,
-    /// Plain requests to HTTP/1.1 backends, with or without TLS, and whatever is answered from the cache without asking one, take a
-    /// shorter way through the gateway. `false` sends every request through Pingora's proxy instead; the answers are the same. Default
-    /// true.
-    pub fast_lane: bool,
+    /// Has no effect: every request goes the same way. It chose between two while there were two.
+    pub fast_lane: Option<bool>,
     /// The file in which what was used of quotas is kept over restarts, where a route has a `quota`. Default: `quotas.log` in the
     /// folder that systemd gives the service for its state (`$STATE_DIRECTORY`), else `state/quotas.log` beside the configuration.
     /// Changing it takes an upgrade.
@@ -214,7 +212,7 @@ impl Default for ServerConfig {
             buffered_bytes_per_address: None,
             grace: Spanned::nowhere(Period(std::time::Duration::from_secs(30))),
             cache_memory: Size(64 * 1024 * 1024),
-            fast_lane: true,
+            fast_lane: None,
             quota_log: None,
             upgrade_socket: None,
         }

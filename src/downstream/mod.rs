@@ -1,26 +1,21 @@
 //! The client's side of an exchange, whatever the protocol: reading the request's body, writing the answer.
 //!
-//! [`Downstream`] is what the door refuses with, what the fast paths answer with, and, as a custom session, what Pingora's proxy
-//! reads from and writes to. So both roads share one reader and one writer, and Pingora never sees a byte of the client's framing.
+//! [`Downstream`] is what the door refuses with, what is answered with from the cache or from a service, and where a request's body comes
+//! from: one reader and one writer for all of them.
 
 mod asking;
+mod control;
 pub mod h1;
 mod seen;
-mod session;
-mod shelf;
 pub mod stream;
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use parking_lot::Mutex;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::exchange::{Exchange, RequestId, X_REQUEST_ID, is_gateways};
 use crate::grpc::{Dialect, Messages};
@@ -30,11 +25,10 @@ use crate::reply::Reply;
 use crate::upstream::call::passes;
 use crate::wait::{Pace, counted, within};
 use crate::wire::answer::AnswerHead;
-use crate::wire::websocket::{CLOSE_FROM_CLIENT, CLOSE_FROM_SERVER, Frames};
 use crate::wire::{encode, h2};
+pub use control::ExchangeControl;
 use h1::H1;
 pub use seen::seen_upstream;
-pub use shelf::Shelf;
 use stream::H2;
 
 /// How a body that cannot be read ends a request.
@@ -46,17 +40,6 @@ pub const BODY_BUDGET: ErrorType = ErrorType::Custom("BodyBudget");
 pub use crate::upstream::call::CLIENT_GONE;
 /// The client took nothing of its answer for too long.
 pub const CLIENT_STALLED: ErrorType = ErrorType::Custom("ClientStalled");
-/// The backend did not begin its answer in time.
-pub const NO_ANSWER: ErrorType = ErrorType::Custom("NoAnswer");
-
-/// The backend's answer is over, and was begun before the request was read: the backend's connection must not be used again.
-pub const EARLY_ANSWER: ErrorType = ErrorType::Custom("EarlyAnswer");
-
-/// Where the connection under an exchange comes back to when Pingora, which the session was given to, drops it: once the exchange is over, or
-/// broke off before it was answered.
-#[derive(Clone, Default)]
-pub struct Hatch(Arc<Mutex<Option<Returned>>>);
-
 /// What came back.
 pub struct Returned {
     pub wire: Wire,
@@ -70,12 +53,6 @@ pub struct Returned {
     pub body_read: u64,
 }
 
-impl Hatch {
-    pub fn take(&self) -> Option<Returned> {
-        self.0.lock().take()
-    }
-}
-
 /// The connection, or stream, under an exchange.
 pub enum Wire {
     H1(Box<H1>),
@@ -85,32 +62,15 @@ pub enum Wire {
 /// One exchange with one client.
 pub struct Downstream {
     wire: Option<Wire>,
-    hatch: Option<Hatch>,
-    /// On the proxy road: where the connection lies while nobody reads or writes.
-    shelf: Option<Shelf>,
-    /// The client waits for `100 Continue`, which the backend was asked for: until when its word is waited for, once it is.
-    withheld: Option<Option<Instant>>,
-    /// It was not asked for its body before the answer came, and now it will not be.
-    spared: bool,
     method: Method,
-    /// The request as the backend shall see it, once it is on its way there.
-    request: Option<Box<RequestHeader>>,
     /// The body, where a policy had it read whole.
     buffered: Option<Bytes>,
     /// The body's beginning, which was awaited before the request went on its way.
     begun: Option<Bytes>,
     retry: Option<RetryBuffer>,
-    /// What was read of the body before this attempt is still to be sent.
-    replaying: bool,
     /// Where the memory for the body comes from.
     purse: Option<Purse>,
-    /// The head of the final answer, once it is written on the proxy road.
-    response: Option<Box<ResponseHeader>>,
-    /// When the request was complete, and nothing was left but to wait for the answer.
-    asked: Option<Instant>,
     answered: bool,
-    /// The answer was begun before the request was read.
-    early: bool,
     max_body: u64,
     /// Where the body stands, if its bound is one on each of its messages.
     messages: Option<Messages>,
@@ -120,124 +80,12 @@ pub struct Downstream {
     pace: Option<Pace>,
     /// How long the body was waited for, in all.
     waited: Duration,
-    fate: Arc<Fate>,
-    finished: bool,
-    /// The client, over HTTP/1.1, takes trailers.
-    takes_trailers: bool,
-    /// Where an upgraded connection stands, on a request for one.
-    tunnel: Option<Box<Tunnel>>,
-}
-
-/// A connection that was upgraded, or may be.
-struct Tunnel {
-    /// Becomes true when the process cuts off what is under way.
-    over: watch::Receiver<bool>,
-    /// To the backend and to the client, if they speak WebSocket.
-    frames: Option<[Frames; 2]>,
-    /// Both were told that it is over.
-    told: bool,
-}
-
-/// How an exchange goes on, known to whoever holds a part of it.
-#[derive(Default)]
-pub struct Fate {
-    endless: AtomicBool,
-    streams: AtomicBool,
-    expired: AtomicBool,
-    patience: OnceLock<Duration>,
-    uploaded: OnceLock<std::time::Instant>,
-    last: AtomicBool,
-    left: AtomicBool,
-    stalled: AtomicBool,
-    shared: AtomicBool,
-    cut: AtomicBool,
-    switch: AtomicU8,
-    read: AtomicU64,
-    sent: AtomicU64,
-}
-
-/// Where an upgrade on the proxy road stands: not asked for; asked for; asked for, and the request's head is at the backend.
-const NO_SWITCH: u8 = 0;
-const MAY_SWITCH: u8 = 1;
-const AWAITS_SWITCH: u8 = 2;
-
-impl Fate {
-    /// The answer is an upgrade, or a stream of events, of lines or of gRPC messages: it ends when its parties say so, and no total
-    /// deadline applies.
-    pub fn is_endless(&self) -> bool {
-        self.endless.load(Ordering::Relaxed)
-    }
-
+    control: Arc<ExchangeControl>,
     /// Whatever the answer says of itself, it is a stream.
-    pub fn expect_stream(&self) {
-        self.streams.store(true, Ordering::Relaxed);
-    }
-
-    /// Bounds the wait for the answer's head, from the request's last byte on. The session sees to it where the road cannot: it has
-    /// one limit for the head and for the silence of a stream. An answer that is no stream must not be silent for longer than that, either.
-    pub fn await_head(&self, limit: Duration) {
-        // A second attempt waits for the same service.
-        let _ = self.patience.set(limit);
-    }
-
+    streams: bool,
     /// When the request's body had come whole, if there is one.
-    pub fn uploaded(&self) -> Option<std::time::Instant> {
-        self.uploaded.get().copied()
-    }
-
-    /// The next answer is the connection's last.
-    pub fn make_last(&self) {
-        self.last.store(true, Ordering::Relaxed);
-    }
-
-    /// The backend's connection carries one exchange after the other (HTTP/1.1), so that an answer which is begun before the request was
-    /// read makes it useless: what the backend does with the rest of the body, only the backend knows. One that ignores it takes it
-    /// for the next request.
-    pub fn may_answer_early(&self, possible: bool) {
-        self.shared.store(possible, Ordering::Relaxed);
-    }
-
-    /// Another attempt begins, to a backend that can (or cannot) switch protocols.
-    pub fn may_switch(&self, possible: bool) {
-        self.switch.store(if possible { MAY_SWITCH } else { NO_SWITCH }, Ordering::Relaxed);
-    }
-
-    /// The bytes of bodies that came from the client and went there so far, for a road that is broken off.
-    pub fn moved(&self) -> (u64, u64) {
-        (self.read.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
-    }
-
-    /// The total deadline has passed.
-    pub fn expire(&self) {
-        self.expired.store(true, Ordering::Relaxed);
-    }
-
-    /// The process ends, and this with it.
-    pub fn cut(&self) {
-        self.cut.store(true, Ordering::Relaxed);
-    }
-
-    pub fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Relaxed)
-    }
-
-    pub fn is_expired(&self) -> bool {
-        self.expired.load(Ordering::Relaxed)
-    }
-
-    /// The client has gone, and the road was given up for it.
-    pub fn leave(&self) {
-        self.left.store(true, Ordering::Relaxed);
-    }
-
-    pub fn has_left(&self) -> bool {
-        self.left.load(Ordering::Relaxed)
-    }
-
-    /// The client took nothing of its answer for too long.
-    pub fn is_stalled(&self) -> bool {
-        self.stalled.load(Ordering::Relaxed)
-    }
+    uploaded: Option<std::time::Instant>,
+    finished: bool,
 }
 
 /// What was read of a body, kept so that another backend can be tried.
@@ -274,10 +122,6 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const RETRY_BUFFER: usize = 64 * 1024;
 /// How long a stream that has said nothing about its body is waited for.
 const FIRST_FRAME: Duration = Duration::from_millis(100);
-/// How long the backend's `100 Continue` is waited for before the gateway says it itself.
-pub const CONTINUE_AFTER: Duration = Duration::from_secs(1);
-/// How long the backend of a tunnel may be silent once the client has ended its half.
-const HALF_CLOSED: Duration = Duration::from_secs(5);
 /// What every request may keep of its body, to be sent a second time, without being charged for it.
 const FREE: usize = 4 * 1024;
 /// What is allocated at first for a body that comes in pieces.
@@ -293,42 +137,23 @@ impl Downstream {
     pub fn new(wire: Wire, method: Method) -> Self {
         Downstream {
             wire: Some(wire),
-            hatch: None,
-            shelf: None,
-            withheld: None,
-            spared: false,
             method,
-            request: None,
             buffered: None,
             begun: None,
             retry: None,
-            replaying: false,
             purse: None,
-            response: None,
-            asked: None,
             answered: false,
-            early: false,
             max_body: u64::MAX,
             messages: None,
             body_read: 0,
             body_sent: 0,
             pace: None,
             waited: Duration::ZERO,
-            fate: Arc::default(),
+            control: Arc::default(),
+            streams: false,
+            uploaded: None,
             finished: false,
-            takes_trailers: false,
-            tunnel: None,
         }
-    }
-
-    pub fn take_trailers(&mut self, wanted: bool) {
-        self.takes_trailers = wanted;
-    }
-
-    /// The request asks for another protocol, by this name. When `over` becomes true, the tunnel is closed as that protocol does it.
-    pub fn may_upgrade(&mut self, protocol: &[u8], over: watch::Receiver<bool>) {
-        let frames = protocol.eq_ignore_ascii_case(b"websocket").then(Default::default);
-        self.tunnel = Some(Box::new(Tunnel { over, frames, told: false }));
     }
 
     #[inline]
@@ -347,48 +172,27 @@ impl Downstream {
         self.pace = None;
     }
 
-    /// Whether the backend's word on an upgrade is still awaited. Until then the request has no end, for Pingora: it would pass the
-    /// end of the (empty) body on beside the answer, and where the answer was first take it for the end of the tunnel.
-    fn awaits_switch(&self) -> bool {
-        !self.answered && self.fate.switch.load(Ordering::Relaxed) == AWAITS_SWITCH
+    /// What the exchange and those who wait for it tell each other about how it goes on.
+    pub fn control(&self) -> Arc<ExchangeControl> {
+        self.control.clone()
     }
 
-    /// When waiting for the answer's head, or for more of it, is over, if anything but the road itself bounds it.
-    fn answer_due(&mut self) -> Option<Instant> {
-        let patience = *self.fate.patience.get()?;
-        if self.answered {
-            // Whatever happens in the meantime, the wait begins anew.
-            return if self.fate.is_endless() { None } else { Instant::now().checked_add(patience) };
-        }
-        self.asked.get_or_insert_with(Instant::now).checked_add(patience)
-    }
-
-    /// What the session, the road and the journey tell each other about how it goes on.
-    pub fn fate(&self) -> Arc<Fate> {
-        self.fate.clone()
+    /// Whatever the answer says of itself, it is a stream.
+    pub fn expect_stream(&mut self) {
+        self.streams = true;
     }
 
     pub fn body_read(&self) -> u64 {
         self.body_read
     }
 
-    /// See [`Fate::uploaded`].
+    /// When the request's body had come whole, if there is one.
     pub fn uploaded(&self) -> Option<std::time::Instant> {
-        self.fate.uploaded()
+        self.uploaded
     }
 
     pub fn body_sent(&self) -> u64 {
         self.body_sent
-    }
-
-    /// Sends the request on its way: from here on Pingora's proxy reads and writes this session. The connection comes back through the
-    /// hatch.
-    pub fn set_request(&mut self, request: Box<RequestHeader>, max_body: u64) -> (Hatch, Shelf) {
-        self.request = Some(request);
-        self.max_body = max_body;
-        let shelf = self.shelf.get_or_insert_default().clone();
-        shelf.put(&mut self.wire);
-        (self.hatch.get_or_insert_default().clone(), shelf)
     }
 
     /// Ends the exchange, and gives the connection back.
@@ -492,9 +296,6 @@ impl Downstream {
     /// # Errors
     /// As [`Downstream::buffer_body`]. Cancel-safe.
     pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
-        if self.is_tunnel() && self.tunnel.is_some() {
-            return Box::pin(self.read_tunnel()).await;
-        }
         let piece = match self.begun.take() {
             Some(begun) => Some(begun),
             None => self.receive().await?,
@@ -507,7 +308,7 @@ impl Downstream {
 
     /// The next piece of the body off the wire.
     async fn receive(&mut self) -> Result<Option<Bytes>> {
-        let pace = self.pace.filter(|_| !self.fate.is_endless());
+        let pace = self.pace.filter(|_| !self.control.is_endless());
         let limit = pace.map_or(Duration::MAX, |pace| pace.left(self.waited, self.body_read));
         let read = async {
             match &mut self.wire {
@@ -518,13 +319,13 @@ impl Downstream {
         };
         let piece = within(limit, counted(&mut self.waited, read)).await.map_err(|_| Error::new(BODY_TIMEOUT))??;
         if self.wire_body_done() {
-            self.fate.uploaded.get_or_init(std::time::Instant::now);
+            self.uploaded.get_or_insert_with(std::time::Instant::now);
         }
         if let Some(piece) = &piece {
             self.body_read += piece.len() as u64;
-            self.fate.read.store(self.body_read, Ordering::Relaxed);
+            self.control.note_read(self.body_read);
             let within = match &mut self.messages {
-                None => self.body_read <= self.max_body || self.is_tunnel(),
+                None => self.body_read <= self.max_body,
                 Some(messages) => messages.are_within(self.max_body, piece),
             };
             if !within {
@@ -532,61 +333,6 @@ impl Downstream {
             }
         }
         Ok(piece)
-    }
-
-    /// The next piece from a client whose connection was upgraded. Its end is its half's alone: what the backend still has to say is
-    /// passed on, until it is silent for a while. (It does not learn of the end before: Pingora closes whole connections.)
-    async fn read_tunnel(&mut self) -> Result<Option<Bytes>> {
-        let (Some(Wire::H1(wire)), Some(tunnel)) = (&mut self.wire, &mut self.tunnel) else {
-            return Err(Error::new(CLIENT_GONE));
-        };
-        let told = tunnel.told;
-        let piece = tokio::select! {
-            biased;
-            piece = wire.read_body() => Some(piece?),
-            _ = tunnel.over.wait_for(|over| *over), if !told => None,
-        };
-        let Some(piece) = piece else { return self.bid_farewell().await };
-        let Some(piece) = piece else {
-            let quiet = std::future::pending::<()>();
-            tokio::select! {
-                _ = tokio::time::timeout(HALF_CLOSED, quiet) => {}
-                _ = tunnel.over.wait_for(|over| *over) => {}
-            }
-            wire.end_tunnel();
-            return Ok(None);
-        };
-        if let Some([to_backend, _]) = &mut tunnel.frames {
-            to_backend.pass(&piece);
-        }
-        self.body_read += piece.len() as u64;
-        self.fate.read.store(self.body_read, Ordering::Relaxed);
-        Ok(Some(piece))
-    }
-
-    /// Closes a tunnel because the process ends: a WebSocket's ends are told so, each if no frame is under way to it.
-    async fn bid_farewell(&mut self) -> Result<Option<Bytes>> {
-        self.fate.cut();
-        let Some(tunnel) = &mut self.tunnel else { return Ok(None) };
-        tunnel.told = true;
-        let whole = tunnel.frames.as_ref().map_or([false; 2], |frames| frames.each_ref().map(Frames::are_whole));
-        let [to_backend, to_client] = whole;
-        if to_client {
-            // A client that cannot be told is gone.
-            self.write_body(Bytes::from_static(&CLOSE_FROM_SERVER), false).await?;
-            self.flush().await?;
-        }
-        if to_backend {
-            return Ok(Some(Bytes::from_static(&CLOSE_FROM_CLIENT)));
-        }
-        if let Some(Wire::H1(wire)) = &mut self.wire {
-            wire.end_tunnel();
-        }
-        Ok(None)
-    }
-
-    fn is_tunnel(&self) -> bool {
-        matches!(&self.wire, Some(Wire::H1(wire)) if wire.is_tunnel())
     }
 
     fn wire_body_done(&self) -> bool {
@@ -641,46 +387,27 @@ impl Downstream {
         self.finish().await
     }
 
-    async fn write_head(&mut self, mut answer: Box<ResponseHeader>, end: bool) -> Result<()> {
-        let is_final = !answer.status.is_informational() || answer.status == http::StatusCode::SWITCHING_PROTOCOLS;
-        if is_final && self.answered {
+    /// Writes the head of an answer that is given as a header map.
+    ///
+    /// # Errors
+    /// The client cannot be written to.
+    pub async fn write_head(&mut self, mut answer: Box<ResponseHeader>, end: bool) -> Result<()> {
+        if self.answered {
             return Ok(());
         }
-        if is_final || answer.status == http::StatusCode::CONTINUE {
-            self.spared |= self.withheld.take().is_some() && is_final;
-        }
-        if let (true, Some(Wire::H1(wire))) = (self.fate.last.load(Ordering::Relaxed), &mut self.wire) {
-            wire.close_after();
-        }
-        if is_final && (self.fate.streams.load(Ordering::Relaxed) || is_endless(&answer)) {
-            self.fate.endless.store(true, Ordering::Relaxed);
+        if self.streams || is_endless(&answer) {
+            self.control.set_endless();
         }
         match &mut self.wire {
-            Some(Wire::H1(wire)) => {
-                wire.write_head(&mut answer, &self.method, end).await?;
-                if is_final {
-                    self.response = Some(answer);
-                }
-            }
+            Some(Wire::H1(wire)) => wire.write_head(&mut answer, &self.method, end).await?,
             Some(Wire::H2(stream)) => {
                 encode::strip(&mut answer);
-                if is_final {
-                    self.response = Some(answer.clone());
-                    stream.write_head(*answer, end)?;
-                } else if answer.status == http::StatusCode::CONTINUE {
-                    stream.say_continue();
-                } else {
-                    answer.remove_header(&header::CONTENT_LENGTH);
-                    stream.write_interim(answer.status, std::mem::take(&mut answer.as_owned_parts().headers));
-                }
+                stream.write_head(*answer, end)?;
             }
             None => return Err(Error::new(CLIENT_GONE)),
         }
-        if is_final {
-            self.early = !self.is_tunnel() && self.buffered.is_none() && !self.wire_body_done();
-            self.finished |= end;
-            self.answered = true;
-        }
+        self.finished |= end;
+        self.answered = true;
         Ok(())
     }
 
@@ -690,13 +417,7 @@ impl Downstream {
     /// The client cannot be written to.
     pub async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
         self.body_sent += data.len() as u64;
-        self.fate.sent.store(self.body_sent, Ordering::Relaxed);
-        if let Some(tunnel) = &mut self.tunnel
-            && let Some([_, to_client]) = &mut tunnel.frames
-            && matches!(&self.wire, Some(Wire::H1(wire)) if wire.is_tunnel())
-        {
-            to_client.pass(&data);
-        }
+        self.control.note_sent(self.body_sent);
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.write_body(data, end).await?,
             Some(Wire::H2(_)) if data.is_empty() && !end => {}
@@ -704,7 +425,6 @@ impl Downstream {
             Some(Wire::H2(stream)) => Box::pin(stream.write_body(data, end)).await?,
             None => return Err(Error::new(CLIENT_GONE)),
         }
-        // Pingora does not say `finish` after an answer that stands for an error, but that one is whole as well.
         self.finished |= end;
         Ok(())
     }
@@ -802,7 +522,7 @@ impl Downstream {
     }
 
     pub fn is_endless(&self) -> bool {
-        self.fate.is_endless()
+        self.control.is_endless()
     }
 
     /// Waits until the client resets its connection or stream, and takes nothing in.
@@ -851,8 +571,8 @@ impl Downstream {
         end: bool,
     ) -> Result<()> {
         let switches = answer.status == http::StatusCode::SWITCHING_PROTOCOLS;
-        if switches || self.fate.streams.load(Ordering::Relaxed) || streams(answer, edits) {
-            self.fate.endless.store(true, Ordering::Relaxed);
+        if switches || self.streams || streams(answer, edits) {
+            self.control.set_endless();
         }
         match &mut self.wire {
             Some(Wire::H1(wire)) => {
@@ -879,19 +599,16 @@ impl Downstream {
     /// What a tunnel has carried so far.
     pub fn tunnelled(&mut self, read: u64, sent: u64) {
         (self.body_read, self.body_sent) = (read, sent);
-        self.fate.read.store(read, Ordering::Relaxed);
-        self.fate.sent.store(sent, Ordering::Relaxed);
+        self.control.note_read(read);
+        self.control.note_sent(sent);
     }
 
-    /// The service has broken its stream off in the middle of the answer, for this reason: the client of a stream is told the same, but
-    /// for what would tell it something else here, where an answer has begun.
+    /// The service has broken its stream off in the middle of the answer, for this reason. The client of a stream is told so; what the
+    /// service says of the gateway (ENHANCE_YOUR_CALM and the like) is not about the client.
     pub fn pass_reset(&mut self, reason: ::h2::Reason) {
         use ::h2::Reason;
         if let Some(Wire::H2(stream)) = &mut self.wire {
-            stream.reset(match reason {
-                Reason::CANCEL | Reason::ENHANCE_YOUR_CALM | Reason::INADEQUATE_SECURITY => reason,
-                _ => Reason::INTERNAL_ERROR,
-            });
+            stream.reset(if reason == Reason::CANCEL { reason } else { Reason::INTERNAL_ERROR });
         }
     }
 
@@ -942,29 +659,11 @@ impl Downstream {
         Ok(())
     }
 
-    /// Whether the backend's connection has to be given up, now that the answer is over.
-    ///
-    /// A stream of HTTP/2's is given up by itself: there it matters only whether the request is still under way. Its client would hold
-    /// it, and its place among the requests in flight, for as long as it likes.
-    fn ends_early(&self) -> bool {
-        match self.fate.shared.load(Ordering::Relaxed) {
-            true => self.early,
-            false => !self.is_tunnel() && self.buffered.is_none() && !self.wire_body_done(),
-        }
-    }
-
     /// [`Downstream::give_back`], for those who let it go themselves.
     pub fn take_back(&mut self) -> Option<Returned> {
         let reusable = self.reusable();
-        let wire = self.wire.take()?;
-        Some(Returned {
-            answered: self.answered,
-            finished: self.finished,
-            reusable,
-            body_sent: self.body_sent,
-            body_read: self.body_read,
-            wire,
-        })
+        let Downstream { answered, finished, body_sent, body_read, .. } = *self;
+        Some(Returned { wire: self.wire.take()?, answered, finished, reusable, body_sent, body_read })
     }
 
     /// Whether the client connection can carry another exchange after this one.
@@ -973,24 +672,10 @@ impl Downstream {
     }
 }
 
-impl Drop for Downstream {
-    fn drop(&mut self) {
-        if let Some(shelf) = self.shelf.take() {
-            shelf.take(&mut self.wire);
-        }
-        if let Some(hatch) = self.hatch.take() {
-            *hatch.0.lock() = self.take_back();
-        }
-    }
-}
-
 /// Upgrades and streams end when their parties say so.
 pub fn is_endless(answer: &ResponseHeader) -> bool {
-    if answer.status == http::StatusCode::SWITCHING_PROTOCOLS {
-        return true;
-    }
     let kind = answer.headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes()).unwrap_or_default();
-    is_stream(kind)
+    answer.status == http::StatusCode::SWITCHING_PROTOCOLS || is_stream(kind)
 }
 
 /// Whether a backend's answer says that it is a stream, or the last policy that has a say in that.

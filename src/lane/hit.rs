@@ -1,14 +1,17 @@
 //! Fresh answers from the cache, given without asking anybody.
 //!
-//! In front of both roads and for every kind of client. What is more than a plain fresh hit (a miss, a revalidation, a range) is the
-//! proxy road's, and clients must not be able to tell which of the two gave them a hit.
+//! For every kind of client. What is more than a plain fresh hit (a miss, a revalidation, a range) is [`super::cached`]'s, and clients must
+//! not be able to tell which of the two gave them a hit.
+
+use std::sync::Arc;
 
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, StatusCode, Version};
+use pingora_cache::CacheKey;
 use smallvec::SmallVec;
 
 use super::{Failed, client_failed};
-use crate::cache::{self, CACHE_STATUS, Hit, StoredHead, Use};
+use crate::cache::{self, Bypass, CACHE_STATUS, CachePolicy, Hit, StoredHead, Use};
 use crate::downstream::{Downstream, seen_upstream};
 use crate::head::HeaderEdit;
 use crate::journey::Journey;
@@ -16,17 +19,40 @@ use crate::wire::answer::AnswerHead;
 use crate::wire::body::BodyDecoder;
 use crate::wire::encode::is_bodiless;
 
-/// The fresh stored answer to this request, if there is one and the lane may give it.
-pub fn find(journey: &Journey) -> Option<Hit> {
+/// What the cache of a request's route has for it.
+pub enum Found {
+    Fresh(Hit),
+    Missed(Missed),
+}
+
+/// Nothing that can be given as it is.
+pub enum Missed {
+    /// The request does not use the cache.
+    Bypass(Bypass),
+    Ask {
+        policy: Arc<CachePolicy>,
+        used: Use,
+        key: CacheKey,
+    },
+}
+
+/// What is stored for this request. `None` on a route without a cache.
+pub fn find(journey: &Journey) -> Option<Found> {
     let route = journey.route()?;
-    let policy = route.plan.options.cache.as_ref().filter(|_| journey.view.snapshot.lane)?;
+    let policy = route.plan.options.cache.as_ref()?;
     let Journey { head, exchange, .. } = journey;
+    let used = match journey.cache_use(policy) {
+        Use::Bypass(why) => return Some(Found::Missed(Missed::Bypass(why))),
+        used => used,
+    };
     let seen = |name: &HeaderName| seen_upstream(head, exchange, name);
-    if matches!(journey.cache_use(policy), Use::Bypass(_)) || !seen(&header::RANGE).is_empty() {
-        return None;
-    }
     let key = cache::key(head, exchange, seen, &route.id, policy);
-    journey.view.cache.fresh(policy, key, seen)
+    // A part is not what is stored as it is.
+    let whole = seen(&header::RANGE).is_empty();
+    Some(match whole.then(|| journey.view.cache.fresh(policy, key.clone(), seen)).flatten() {
+        Some(hit) => Found::Fresh(hit),
+        None => Found::Missed(Missed::Ask { policy: policy.clone(), used, key }),
+    })
 }
 
 /// Gives a stored answer to the client.

@@ -1,6 +1,7 @@
 //! The road: takes a request to its service through the one engine that calls services ([`crate::upstream::call`]), and the answer back
 //! to the client.
 
+mod cached;
 pub mod hit;
 mod relay;
 mod tunnel;
@@ -10,12 +11,14 @@ use std::time::Duration;
 use http::StatusCode;
 use pingora_error::{Error, ErrorType};
 
+use crate::cache::Use;
 use crate::downstream::{CLIENT_STALLED, Downstream};
 use crate::journey::{Journey, body_refusal, out_of_time};
 use crate::reply::Reply;
 use crate::upstream::call::{Broken, Call, CallError, Caller};
 use crate::upstream::{Protocol, Service};
 use crate::wire::answer::BadAnswer;
+use hit::Missed;
 
 /// How far apart the service's clock and the gateway's may be when both look at the end of the same call.
 const CLOCKS: Duration = Duration::from_millis(50);
@@ -33,20 +36,28 @@ pub enum Failed {
     BrokeOff,
 }
 
-/// Whether this request can take the road.
-pub fn takes(journey: &Journey) -> bool {
-    let cached = journey.route().is_some_and(|route| route.plan.options.cache.is_some());
-    journey.view.snapshot.lane && !cached
-}
-
 /// Takes one request to its service and the answer back.
 ///
 /// # Errors
 /// See [`Failed`]. Cancel-safe in the sense that dropping the future ends the exchange with the service and leaves the client's
 /// connection as it is.
-pub async fn run(caller: &Caller, journey: &mut Journey, down: &mut Downstream, service: &Service) -> Result<(), Failed> {
+pub async fn run(
+    caller: &Caller,
+    journey: &mut Journey,
+    down: &mut Downstream,
+    service: &Service,
+    missed: Option<Missed>,
+) -> Result<(), Failed> {
     if service.protocol == Protocol::Http1 {
         down.look_ahead().await;
+    }
+    match missed {
+        None => {}
+        Some(Missed::Bypass(why)) => journey.cache_use = Some(Use::Bypass(why)),
+        // Boxed: it must not make the common one's future larger.
+        Some(Missed::Ask { policy, used, key }) => {
+            return Box::pin(cached::run(caller, journey, down, service, (&policy, used, key))).await;
+        }
     }
     let mut answer = {
         let target = journey.upstream_target();

@@ -1,6 +1,8 @@
 //! A service's answer on its way to the client.
 
+use crate::cache::{CACHE_STATUS, Outcome, Use};
 use crate::downstream::Downstream;
+use crate::head::HeaderEdit;
 use crate::journey::Journey;
 use crate::upstream::Service;
 use crate::upstream::call::{Answer, Broken, Piece};
@@ -14,6 +16,13 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
     journey.changed(answer.head.status, answer.head.headers());
     journey.note_call_status(&answer.head);
     journey.answered(answer.head.status);
+    if let Some(Use::Bypass(why)) = journey.cache_use {
+        let outcome = Outcome::Bypass(why);
+        journey.outcome.cache = outcome.word();
+        journey.view.cache.count(outcome);
+        // What the cache says of an answer comes after the policies' word.
+        journey.exchange.to_client.push(HeaderEdit::Add(CACHE_STATUS, outcome.field()));
+    }
     if answer.is_early() {
         down.give_up_body();
     }

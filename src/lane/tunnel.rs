@@ -37,7 +37,6 @@ pub async fn run(answer: Answer, journey: &mut Journey, down: &mut Downstream, s
     let mut inbound = Half::new(asked, speaks_frames);
     let mut outbound = Half::new(said, speaks_frames);
     let mut over = journey.view.drain.end_watch();
-    let fate = down.fate();
     let mut told = false;
     // The last time that anything moved.
     let mut since = Instant::now();
@@ -76,7 +75,7 @@ pub async fn run(answer: Answer, journey: &mut Journey, down: &mut Downstream, s
             // The process ends: a WebSocket's ends are told so, each if no frame is under way to it.
             None => {
                 told = true;
-                fate.cut();
+                down.control().cut();
                 let to_client = outbound.bid_farewell(&CLOSE_FROM_SERVER);
                 let to_backend = inbound.bid_farewell(&CLOSE_FROM_CLIENT);
                 if !to_client && !to_backend {

@@ -1,19 +1,14 @@
 //! One connection from accept to close: PROXY protocol, TLS, the choice of the protocol, and then one request after the other.
 
-use std::cell::Cell;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::StatusCode;
-use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::Stream;
-use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
@@ -25,12 +20,13 @@ use super::worker::Worker;
 use crate::cache::Hit;
 use crate::downstream::h1::{Farewell, H1, Io, NextHead};
 use crate::downstream::stream::H2;
-use crate::downstream::{Downstream, Fate, Returned, UNREAD, Wire, upstream_request};
+use crate::downstream::{Downstream, ExchangeControl, Returned, UNREAD, Wire};
 use crate::exchange::{Connection, Verdict};
 use crate::grpc::Dialect;
-use crate::head::{BodyFraming, HeaderEdits, RequestHead};
+use crate::head::{BodyFraming, RequestHead};
 use crate::journey::gauntlet::too_many_in_flight;
-use crate::journey::{CLIENT_CLOSED, CLIENT_STOPPED, Journey, Places, TimeLimit, out_of_time};
+use crate::journey::{CLIENT_CLOSED, CLIENT_STOPPED, Journey, Places, TimeLimit};
+use crate::lane::hit::{Found, Missed};
 use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::guard::Permit;
@@ -39,14 +35,13 @@ use crate::listen::roster::{Entry, Speaks};
 use crate::listen::share::{Place, Purse, Seat};
 use crate::listen::socket::canonical;
 use crate::listen::tls::{Protocol, Secured};
-use crate::proxy::HANDED_OVER;
 use crate::reply::Reply;
 use crate::snapshot::ActiveListener;
-use crate::upstream::{self, Service};
+use crate::upstream::Service;
 use crate::wait::{Alarm, pinned};
 use crate::wire::h2::Room;
 use crate::wire::head::{BARE_LF, HTTP_ON_TLS, MALFORMED_LINE, Refused, TLS_HELLO};
-use crate::wire::{line, trailers};
+use crate::wire::line;
 
 /// How long the rest of a body may take that is read and dropped.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -557,13 +552,18 @@ async fn exchange(
     match flow {
         ControlFlow::Break(reply) => refuse(&mut journey, &mut down, &reply).await,
         ControlFlow::Continue(()) => {
-            let service = journey.choose_service(&view);
-            if let Some(hit) = lane::hit::find(&journey) {
-                from_memory(&mut journey, &mut down, &hit, alarm).await;
-            } else if let Some(service) = service.filter(|_| lane::takes(&journey)) {
-                by_lane(worker, &mut journey, &mut down, service, alarm).await;
-            } else {
-                return Box::pin(by_proxy(worker, door, journey, down, alarm)).await;
+            let missed = match lane::hit::find(&journey) {
+                Some(Found::Fresh(hit)) => {
+                    from_memory(&mut journey, &mut down, &hit, alarm).await;
+                    return down.give_back();
+                }
+                Some(Found::Missed(missed)) => Some(missed),
+                None => None,
+            };
+            // Only now, for a stored answer is nobody's turn.
+            match journey.choose_service(&view) {
+                Some(service) => by_lane(worker, &mut journey, &mut down, service, missed, alarm).await,
+                None => refuse(&mut journey, &mut down, &no_service()).await,
             }
         }
     }
@@ -585,10 +585,17 @@ fn share<'a>(worker: &Worker, door: &ActiveListener, entry: &'a Entry, journey: 
 }
 
 /// The fast lane, under the request's total deadline.
-async fn by_lane(worker: &Worker, journey: &mut Journey, down: &mut Downstream, service: &Service, alarm: &mut Alarm) {
+async fn by_lane(
+    worker: &Worker,
+    journey: &mut Journey,
+    down: &mut Downstream,
+    service: &Service,
+    missed: Option<Missed>,
+    alarm: &mut Alarm,
+) {
     down.limit_body(journey.max_body());
     if journey.expects_stream() {
-        down.fate().expect_stream();
+        down.expect_stream();
     }
     if service.protocol.is_http2() && journey.is_grpc() {
         down.await_body_without_limit();
@@ -596,25 +603,28 @@ async fn by_lane(worker: &Worker, journey: &mut Journey, down: &mut Downstream, 
             down.bound_messages();
         }
     }
-    if journey.head.upgrade {
-        journey.fate = Some(down.fate());
-    }
+    journey.control = Some(down.control());
     journey.exchange.to_upstream.extend(journey.call_time_left());
-    let (due, fate) = (journey.due(), down.fate());
+    let (due, control) = (journey.due(), down.control());
     let ended = {
-        let road = pin!(lane::run(&worker.caller, journey, down, service));
-        within_deadline(road, due, &fate, alarm).await
+        let road = pin!(lane::run(&worker.caller, journey, down, service, missed));
+        within_deadline(road, due, &control, alarm).await
     };
     journey.tries.end();
     lane_ended(journey, down, ended).await;
 }
 
+/// Every route has one; if not, it is the gateway's own fault.
+fn no_service() -> Box<Reply> {
+    Reply::new(StatusCode::BAD_GATEWAY, Service::NAME, "upstream_error", "The backend could not answer.")
+}
+
 /// A stored answer, under the request's total deadline.
 async fn from_memory(journey: &mut Journey, down: &mut Downstream, hit: &Hit, alarm: &mut Alarm) {
-    let (due, fate) = (journey.due(), down.fate());
+    let (due, control) = (journey.due(), down.control());
     let ended = {
         let road = pin!(lane::hit::answer(hit, journey, down));
-        within_deadline(road, due, &fate, alarm).await
+        within_deadline(road, due, &control, alarm).await
     };
     lane_ended(journey, down, ended).await;
 }
@@ -658,88 +668,6 @@ async fn broke(journey: &mut Journey, down: &mut Downstream, failed: Failed) {
     journey.outcome.verdict = Some(verdict);
 }
 
-/// The proxy road: hands the exchange to Pingora, under the request's total deadline.
-async fn by_proxy(
-    worker: &Arc<Worker>,
-    door: &Arc<ActiveListener>,
-    mut journey: Box<Journey>,
-    mut down: Downstream,
-    alarm: &mut Alarm,
-) -> Option<Returned> {
-    let over_h1 = journey.service().is_some_and(|service| service.protocol == upstream::Protocol::Http1);
-    if over_h1 {
-        down.look_ahead().await;
-    }
-    let exchange = &journey.exchange;
-    let target = journey.upstream_target();
-    let mut request = match upstream_request(&journey.head, target.as_deref(), exchange) {
-        Ok(request) => request,
-        Err(_) => {
-            let reply = Reply::new(StatusCode::BAD_REQUEST, "door", "malformed_header", "A header field is malformed.");
-            refuse(&mut journey, &mut down, &reply).await;
-            return down.give_back();
-        }
-    };
-    if let Some(body) = down.buffered().filter(|_| journey.head.body != BodyFraming::None) {
-        // What is whole in memory has a length, whatever framing it came in.
-        let _ = request.insert_header(http::header::CONTENT_LENGTH, body.len());
-    }
-    if over_h1 && down.is_continue_owed() {
-        // HTTP/2 backends' interim answers are not heard here, so they are not asked for one.
-        let _ = request.insert_header(http::header::EXPECT, "100-continue");
-        down.withhold();
-    }
-    down.take_trailers(trailers::wanted(&journey.head));
-    if journey.is_grpc() {
-        down.await_body_without_limit();
-    }
-    if journey.is_made_of_messages() {
-        down.bound_messages();
-    }
-    if journey.expects_stream() {
-        down.fate().expect_stream();
-    }
-    if journey.head.upgrade {
-        down.may_upgrade(journey.head.header("upgrade").unwrap_or_default(), worker.core.drain.end_watch());
-    }
-    let (hatch, shelf) = down.set_request(request, journey.max_body());
-    let due = journey.due();
-    let fate = down.fate();
-    journey.fate = Some(fate.clone());
-    let method = journey.head.method.clone();
-    let (request_id, dialect) = (journey.exchange.request_id.clone(), journey.dialect);
-    let session = ServerSession::new_custom(Box::new(down));
-    let proxied = async { worker.proxy().await.process_new_http(session, &worker.shutdown).await };
-    let late = {
-        // Dropped at the end of this block, which is when the connection comes back.
-        let mut road = pin!(HANDED_OVER.scope(Cell::new(Some(journey)), proxied));
-        let watched = pin!(poll_fn(|cx| match road.as_mut().poll(cx) {
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending => shelf.poll_gone(cx).map(|()| fate.leave()),
-        }));
-        within_deadline(watched, due, &fate, alarm).await.is_none()
-    };
-    let mut returned = hatch.take().filter(|_| !fate.has_left())?;
-    if !late {
-        // Or a hook failed before an answer was begun, and the client is gone or cannot be answered.
-        return Some(returned).filter(|returned| returned.answered);
-    }
-    let reply = out_of_time(due.call.is_some_and(|call| call <= Instant::now())).closing();
-    match (&mut returned, dialect.is_grpc()) {
-        (Returned { answered: true, wire: Wire::H2(stream), finished: false, .. }, true) => {
-            // The one thing that a client can still be told in the middle of its call.
-            let _ = stream.write_trailers(reply.trailers());
-        }
-        (Returned { answered: true, .. }, _) => {}
-        (Returned { answered: false, .. }, _) => {
-            let mut down = Downstream::new(returned.wire, method).timeouts(door.body_pace(), door.timeouts.write);
-            let _ = down.reply(&reply, dialect, &HeaderEdits::new(), &request_id).await;
-            return down.give_back();
-        }
-    }
-    Some(returned)
-}
-
 /// Lets a road run until the request's time is over; `None` if that came first. An upgrade or a stream, once begun, has only the limit
 /// that its client gave it.
 ///
@@ -747,19 +675,17 @@ async fn by_proxy(
 async fn within_deadline<T>(
     mut road: Pin<&mut impl Future<Output = T>>,
     due: TimeLimit,
-    fate: &Fate,
+    control: &ExchangeControl,
     alarm: &mut Alarm,
 ) -> Option<T> {
     let first = due.answer.into_iter().chain(due.call).min();
     if let Ok(ended) = alarm.until(first, road.as_mut()).await {
         return Some(ended);
     }
-    if fate.is_endless()
+    if control.is_endless()
         && let Ok(ended) = alarm.until(due.call, road).await
     {
         return Some(ended);
     }
-    // Set before the road is dropped, for the journey in it writes its log line then.
-    fate.expire();
     None
 }

@@ -1,4 +1,4 @@
-//! One worker per core: a thread with an event loop, a proxy and connection pools of its own. Nothing is shared on the hot path but
+//! One worker per core: a thread with an event loop and connections to services of its own. Nothing is shared on the hot path but
 //! what [`Core`](crate::core::Core) holds, and connections never move from one worker to another.
 
 use std::collections::HashMap;
@@ -9,56 +9,23 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use pingora_core::apps::HttpServerApp;
-use pingora_core::server::ShutdownWatch;
-use pingora_core::server::configuration::ServerConf;
-use pingora_proxy::{HttpProxy, http_proxy};
-use tokio::sync::{OnceCell, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::connection;
 use crate::core::{Core, View};
 use crate::listen::roster::Roster;
-use crate::proxy::Gateway;
 use crate::upstream::call::{Caller, SWEEP};
 
-/// The most attempts that Pingora makes for one request, whatever the service says.
-const MAX_ATTEMPTS: usize = 16;
 /// How long those have to say goodbye who are cut off when the grace is over.
 pub const FAREWELL: Duration = Duration::from_secs(1);
-/// Idle connections kept to all backends together, per worker. Each service has a bound of its own.
-const POOL: usize = 1024;
-
 pub struct Worker {
     pub core: Arc<Core>,
     /// What this worker's requests see.
     pub view: Arc<ArcSwap<View>>,
     /// This worker's open connections.
     pub roster: Arc<Roster>,
-    proxy: OnceCell<Arc<HttpProxy<Gateway>>>,
     /// Calls services.
     pub caller: Caller,
-    /// Pingora's own view of a shutdown: never true, for the door itself ends connections.
-    pub shutdown: ShutdownWatch,
-}
-
-impl Worker {
-    /// The proxy road. Building it takes a tenth of a second, in which Pingora parses the system's certificate authorities for every
-    /// worker anew: on another thread, so that what does not need it is answered from the start.
-    pub async fn proxy(&self) -> &Arc<HttpProxy<Gateway>> {
-        let built = self.proxy.get_or_init(|| async { tokio::task::spawn_blocking(build).await.unwrap_or_else(|_| build()) });
-        built.await
-    }
-}
-
-fn build() -> Arc<HttpProxy<Gateway>> {
-    let conf = ServerConf {
-        threads: 1,
-        work_stealing: false,
-        max_retries: MAX_ATTEMPTS,
-        upstream_keepalive_pool_size: POOL,
-        ..ServerConf::default()
-    };
-    Arc::new(http_proxy(&Arc::new(conf), Gateway))
 }
 
 /// What the main thread asks of a worker.
@@ -103,8 +70,7 @@ pub fn start(core: Arc<Core>, number: usize) -> io::Result<Handle> {
 }
 
 async fn run(core: Arc<Core>, view: Arc<ArcSwap<View>>, roster: Arc<Roster>, mut orders: mpsc::UnboundedReceiver<Command>) {
-    let (_keep, shutdown) = watch::channel(false);
-    let worker = Arc::new(Worker { core, view, roster, proxy: OnceCell::new(), caller: Caller::default(), shutdown });
+    let worker = Arc::new(Worker { core, view, roster, caller: Caller::default() });
     // Every connection's task holds a sender: the receiver ends when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     // Ahead of the first request, which would have to wait for it.
@@ -117,7 +83,6 @@ async fn run(core: Arc<Core>, view: Arc<ArcSwap<View>>, roster: Arc<Roster>, mut
         if ahead.core.snapshot.load().services.values().any(|service| service.is_tls()) {
             ahead.core.tls.warm().await;
         }
-        ahead.proxy().await;
     });
     let mut loops: HashMap<SocketAddr, Vec<oneshot::Sender<oneshot::Sender<()>>>> = HashMap::new();
     loop {
@@ -165,9 +130,6 @@ async fn run(core: Arc<Core>, view: Arc<ArcSwap<View>>, roster: Arc<Roster>, mut
         }
     }
     sweeping.abort();
-    if let Some(proxy) = worker.proxy.get() {
-        proxy.http_cleanup().await;
-    }
 }
 
 async fn sweep(worker: Arc<Worker>) {

@@ -129,8 +129,6 @@ pub struct Snapshot {
     pub body_memory: BodyMemory,
     /// How many consumers the metrics tell apart.
     pub counted_consumers: usize,
-    /// Whether requests may take the fast lane.
-    pub lane: bool,
     pub grace: Duration,
     pub workers: Option<usize>,
     pub cache_memory: usize,

@@ -1,7 +1,8 @@
 //! The reading of a backend's HTTP/1.1 answer.
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+use pingora_http::ResponseHeader;
 use smallvec::SmallVec;
 
 use super::body::BodyDecoder;
@@ -133,6 +134,22 @@ impl AnswerHead {
     /// Every field of that name, in order.
     pub fn header_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         self.fields.iter().filter(move |field| field.is_named(name, &self.buffer)).map(|field| field.value.of(&self.buffer))
+    }
+
+    /// The same as a header map.
+    ///
+    /// # Errors
+    /// A field that a header map cannot hold.
+    pub fn to_header(&self) -> pingora_error::Result<ResponseHeader> {
+        use pingora_error::{ErrorType, OrErr};
+        const UNFIT: ErrorType = ErrorType::InvalidHTTPHeader;
+        let mut header = ResponseHeader::build(self.status, Some(self.fields.len() + 4))?;
+        for field in &self.fields {
+            let name = HeaderName::from_bytes(field.name.of(&self.buffer)).or_err(UNFIT, "a field's name")?;
+            let value = self.buffer.slice(field.value.start as usize..field.value.end as usize);
+            header.append_header(name, HeaderValue::from_maybe_shared(value).or_err(UNFIT, "a field's value")?)?;
+        }
+        Ok(header)
     }
 
     /// Where the body ends (RFC 9112, section 6.3), and whether the connection outlives it.

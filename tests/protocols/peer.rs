@@ -1,4 +1,4 @@
-//! Peers written in Python, on Debian's own interpreter and packages (`python3-grpcio`, `python3-websockets`).
+//! Peers written in Python, on Debian's own interpreter and packages (`python3-grpcio`, `python3-websockets`), and in JavaScript, on Node.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -7,8 +7,10 @@ use std::process::{Child, Command, Stdio};
 /// Not whichever `python3` comes first in the path: the packages belong to this one.
 const PYTHON: &str = "/usr/bin/python3";
 
-fn script(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(name)
+fn script(name: &str) -> Command {
+    let mut command = Command::new(if name.ends_with(".js") { "node" } else { PYTHON });
+    command.arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(name));
+    command
 }
 
 /// A server that runs until this value is dropped. It also ends by itself when this process does, for its standard input closes.
@@ -20,16 +22,15 @@ pub struct Peer {
 impl Peer {
     #[track_caller]
     pub fn start(name: &str, args: &[&str]) -> Peer {
-        let mut process = Command::new(PYTHON)
-            .arg(script(name))
+        let mut process = script(name)
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| panic!("these tests need {PYTHON}: {error}"));
+            .unwrap_or_else(|error| panic!("these tests need {PYTHON} and node: {error}"));
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let port = line.trim().parse().unwrap_or_else(|_| panic!("{name} did not start (are its Python packages installed?)"));
+        let port = line.trim().parse().unwrap_or_else(|_| panic!("{name} did not start (are its packages installed?)"));
         Peer { process, port }
     }
 
@@ -48,12 +49,11 @@ impl Drop for Peer {
 /// Runs a client to its end and reads the line of JSON that it prints.
 #[track_caller]
 pub fn play(name: &str, args: &[&str]) -> serde_json::Value {
-    let output = Command::new(PYTHON)
-        .arg(script(name))
+    let output = script(name)
         .args(args)
         .stdin(Stdio::null())
         .output()
-        .unwrap_or_else(|error| panic!("these tests need {PYTHON}: {error}"));
+        .unwrap_or_else(|error| panic!("these tests need {PYTHON} and node: {error}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} {args:?} failed: {said}");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{name} {args:?}: {error}: {output:?}"))

@@ -308,3 +308,93 @@ fn what_a_stop_cuts_off_is_told_so() {
     let line = gateway.wait_log(|line| line["status"] == 101);
     assert_eq!((&line["answered_by"], &line["reason"]), (&json!("door"), &json!("shutdown")), "{line}");
 }
+
+/// A backend whose half of the tunnel is `play`ed on the socket behind its answer.
+fn switching(play: impl Fn(&mut std::net::TcpStream) + Send + Sync + 'static) -> Backend {
+    Backend::scripted(move |mut stream| {
+        use std::io::{Read, Write};
+        let mut seen = Vec::new();
+        let mut byte = [0];
+        while !seen.ends_with(b"\r\n\r\n") {
+            match stream.read(&mut byte) {
+                Ok(1) => seen.push(byte[0]),
+                _ => return,
+            }
+        }
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        stream.write_all(answer).unwrap();
+        play(&mut stream);
+    })
+}
+
+fn tunnel(backend: &Backend) -> (Gateway, Client) {
+    let gateway = Gateway::start(&format!(
+        "
+         listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]
+         services: {{ it: {{ endpoints: ['127.0.0.1:{}'] }} }}
+         routes: [ {{ path: /*, service: it }} ]
+        ",
+        backend.port()
+    ));
+    let mut client = Client::connect(gateway.port());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert_eq!(client.answer_to("GET").status, 101);
+    (gateway, client)
+}
+
+#[test]
+fn the_end_of_the_clients_half_is_heard_and_answered() {
+    use std::io::{Read, Write};
+    let backend = switching(|stream| {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        // Said only once the client has ended: what it waits for.
+        stream.write_all(format!("{} bytes", all.len()).as_bytes()).unwrap();
+    });
+    let (gateway, mut client) = tunnel(&backend);
+    client.send("x".repeat(300_000));
+    client.half_close();
+    assert_eq!(String::from_utf8_lossy(&client.rest()), "300000 bytes");
+    let line = gateway.wait_log(|line| line["status"] == 101);
+    assert!(line["duration_us"].as_u64().unwrap() < 4_000_000, "nobody's patience had to run out: {line}");
+    assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&json!(300_000), &json!(12)), "{line}");
+}
+
+#[test]
+fn the_end_of_the_services_half_does_not_end_the_clients() {
+    use std::io::{Read, Write};
+    let (told, hears) = std::sync::mpsc::channel();
+    let told = std::sync::Mutex::new(told);
+    let backend = switching(move |stream| {
+        stream.write_all(b"that is all").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        let _ = told.lock().unwrap().send(all.len());
+    });
+    let (_gateway, mut client) = tunnel(&backend);
+    // The client reads to the end of the service's half, and speaks only then.
+    assert_eq!(String::from_utf8_lossy(&client.rest()), "that is all");
+    client.send("x".repeat(100_000));
+    client.half_close();
+    assert_eq!(hears.recv_timeout(std::time::Duration::from_secs(10)), Ok(100_000));
+}
+
+#[test]
+fn neither_direction_waits_for_the_other() {
+    use std::io::{Read, Write};
+    const MUCH: usize = 16 << 20;
+    // Both write all they have before they read: a tunnel that writes one way before it reads the other stops here.
+    let backend = switching(|stream| {
+        let mut writer = stream.try_clone().unwrap();
+        let writing = std::thread::spawn(move || writer.write_all(&vec![b'b'; MUCH]).unwrap());
+        let mut all = vec![0; MUCH];
+        stream.read_exact(&mut all).unwrap();
+        writing.join().unwrap();
+    });
+    let (_gateway, mut client) = tunnel(&backend);
+    let mut writer = client.stream().try_clone().unwrap();
+    let writing = std::thread::spawn(move || writer.write_all(&vec![b'c'; MUCH]).unwrap());
+    assert_eq!(client.rest().len(), MUCH);
+    writing.join().unwrap();
+}

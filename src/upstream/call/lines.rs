@@ -17,7 +17,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::ErrorType;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, oneshot};
 
 use super::pool::Key;
 use crate::upstream::{Service, TlsConnector};
@@ -31,6 +31,8 @@ const CONNECTION_WINDOW: u32 = WINDOW * MOST_STREAMS as u32;
 /// How often a connection is pinged, and how long an answer to that may take: a dead one is noticed before many requests are lost on it.
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
+/// How long the first answer to a ping is waited for before a connection is used.
+const FIRST_PONG: Duration = Duration::from_secs(1);
 
 /// The connections of one worker.
 #[derive(Default)]
@@ -120,13 +122,13 @@ impl Lines {
     pub async fn place(
         &self,
         key: Key,
-        peer: impl FnOnce() -> Box<HttpPeer>,
+        peer: impl Fn() -> Box<HttpPeer>,
         service: &Service,
         tls: &Arc<TlsConnector>,
         anew: bool,
     ) -> Result<Place, ErrorType> {
-        let mut peer = Some(peer);
         let mut unused = anew;
+        let until = Instant::now() + service.timeouts.connect;
         loop {
             let making = {
                 let mut to = self.to.lock();
@@ -138,13 +140,7 @@ impl Lines {
                 }
                 towards.making.get_or_insert_default().clone()
             };
-            let made = making.get_or_init(|| async {
-                match peer.take() {
-                    Some(peer) => open(&key, &peer(), service, tls).await.map(Arc::new),
-                    None => Err(ErrorType::ConnectError),
-                }
-            });
-            let made = made.await.clone();
+            let made = making.get_or_init(|| async { open(&key, &peer(), service, tls).await.map(Arc::new) }).await.clone();
             let mut to = self.to.lock();
             let towards = to.entry(key.clone()).or_default();
             if towards.making.as_ref().is_some_and(|other| Arc::ptr_eq(other, &making)) {
@@ -160,9 +156,9 @@ impl Lines {
                 }
                 Err(error) => return Err(error),
             }
-            if peer.is_none() {
-                // It was made here and is full before it was used: the endpoint allows next to nothing.
-                return Err(ErrorType::ConnectError);
+            // Others who waited for it have filled it.
+            if Instant::now() >= until {
+                return Err(ErrorType::ConnectTimedout);
             }
             unused = false;
         }
@@ -213,7 +209,12 @@ async fn greet(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ser
         .max_header_list_size(u32::try_from(service.limits.head.saturating_mul(2)).unwrap_or(u32::MAX));
     let (requests, connection) = options.handshake(stream).await.map_err(|_| ErrorType::ConnectError)?;
     let over = Arc::new(AtomicBool::new(false));
-    tokio::spawn(drive(connection, over.clone()));
+    let (ready, is_ready) = oneshot::channel();
+    tokio::spawn(drive(connection, over.clone(), ready));
+    // How many streams the endpoint takes comes before its answer to a ping. One that answers none is used all the same.
+    if let Ok(Err(_)) = tokio::time::timeout(FIRST_PONG, is_ready).await {
+        return Err(ErrorType::ConnectError);
+    }
     Ok(Line {
         requests,
         streams: AtomicUsize::new(0),
@@ -225,14 +226,22 @@ async fn greet(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ser
 }
 
 /// Moves the connection's bytes, until it ends or is found dead. It ends by itself once nobody can send on it any more.
-async fn drive<T: AsyncRead + AsyncWrite + Unpin>(mut connection: Connection<T, Bytes>, over: Arc<AtomicBool>) {
+async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
+    mut connection: Connection<T, Bytes>,
+    over: Arc<AtomicBool>,
+    ready: oneshot::Sender<()>,
+) {
     let pings = connection.ping_pong();
     let dead = async move {
         let Some(mut pings) = pings else { return std::future::pending().await };
+        let mut ready = Some(ready);
         loop {
-            tokio::time::sleep(PING).await;
+            if ready.is_none() {
+                tokio::time::sleep(PING).await;
+            }
             match tokio::time::timeout(PONG, pings.ping(Ping::opaque())).await {
-                Ok(Ok(_)) => {}
+                // Nobody may wait for it any more.
+                Ok(Ok(_)) => drop(ready.take().map(|ready| ready.send(()))),
                 _ => return,
             }
         }
