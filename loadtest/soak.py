@@ -4,7 +4,7 @@
     loadtest/soak.py --binary target/release/portcullis                     one hour
     loadtest/soak.py --binary target/release/portcullis --seconds 90        the same, shorter: a sample every second or two
 
-The load: keep-alive requests down the fast lane, through the cache and past a rate limit that refuses most of them; HTTP/2; a new
+The load: keep-alive requests, through the cache and past a rate limit that refuses most of them; HTTP/2; a new
 connection for every request; bodies in chunks; clients that go away in the middle of a body or of an answer; nonsense; a reload every now
 and then. Caches and tables are small, so that they are full early. Fails if the gateway ends, if requests that must succeed do not, or
 if the last half of the samples grows by more than noise: 4 MiB and 5 % are forgiven, and in a run of less than ten minutes, which is

@@ -86,7 +86,7 @@ pub struct Journey {
     pub routed: Option<u32>,
     pub exchange: Exchange,
     pub outcome: Outcome,
-    /// The answer that a hook of the proxy road decided on, until it is written.
+    /// The answer that a hook of a stock server decided on, until it is written.
     pub refusal: Option<Box<Reply>>,
     /// How the service was asked.
     pub tries: Tries,

@@ -12,7 +12,7 @@
 //! | [`route`], [`path`] | which route a request takes |
 //! | [`policy`] | the gauntlet: one folder per stage, in the order of execution |
 //! | [`cel`] | expressions over a request, for the policies that take them |
-//! | [`lane`] | the road: to a service through the engine in [`upstream`], and the answer back |
+//! | [`forward`] | a request's way to its service, through the engine in [`upstream`] or to what the cache has, and the answer back |
 //! | [`limits`] | how many there may be: the arithmetic of limits and its memory |
 //! | [`consumers`] | who uses the APIs, and by which credentials they are known |
 //! | [`jose`], [`oidc`] | signed tokens and their keys; what identity providers are asked |
@@ -60,7 +60,7 @@
 //! - [`snapshot`]
 //! - [`core`]
 //! - [`journey`]
-//! - [`admin`], [`lane`]
+//! - [`admin`], [`forward`]
 //! - [`serve`]
 //! - [`embed`]
 //! - [`demo`]
@@ -85,12 +85,13 @@ pub mod downstream;
 pub mod embed;
 pub mod exchange;
 pub mod fingerprint;
+pub mod forward;
 pub mod grpc;
 pub mod head;
 pub mod jose;
 pub mod journey;
 pub mod keys;
-pub mod lane;
+
 pub mod ledger;
 pub mod limits;
 pub mod listen;

@@ -52,7 +52,7 @@ fn header_policies_shape_both_ways() {
         ",
         &[("$BACKEND", backend.port())],
     );
-    on_both_roads(&yaml, |gateway| {
+    served(&yaml, |gateway| {
         let sent = [
             ("X-Gone", "1"),
             ("x-gone", "2"),
@@ -102,11 +102,11 @@ fn the_request_id_is_kept_only_from_those_who_are_trusted() {
         told[0].to_owned()
     };
     let made = |id: &str| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    on_both_roads(&plain(&backend), |gateway| {
+    served(&plain(&backend), |gateway| {
         let (one, other) = (id(gateway, &[]), id(gateway, &[("X-Request-Id", "mine-1")]));
         assert!(made(&one) && made(&other) && one != other, "{one} {other}");
     });
-    on_both_roads(&trusting(&backend), |gateway| {
+    served(&trusting(&backend), |gateway| {
         assert_eq!(id(gateway, &[("X-Request-Id", "their.id_1-a")]), "their.id_1-a");
         for bad in ["a b", "a\"b", "", &"x".repeat(129), "<script>"] {
             assert!(made(&id(gateway, &[("X-Request-Id", bad)])), "{bad}");
@@ -121,7 +121,7 @@ fn the_request_id_is_kept_only_from_those_who_are_trusted() {
 #[test]
 fn a_trace_goes_on_or_begins() {
     let backend = Backend::http();
-    on_both_roads(&plain(&backend), |gateway| {
+    served(&plain(&backend), |gateway| {
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
         let sent = format!("00-{trace}-00f067aa0ba902b7-01");
         request(gateway.port(), "GET", "/go", &[("traceparent", &sent), ("tracestate", "v=1")], b"");
@@ -161,7 +161,7 @@ fn strangers_are_not_believed_about_who_they_are() {
         ("X-Real-IP", "192.0.2.1"),
         ("Forwarded", "for=192.0.2.1;proto=https"),
     ];
-    on_both_roads(&plain(&backend), |gateway| {
+    served(&plain(&backend), |gateway| {
         request(gateway.port(), "GET", "/x", &forged, b"");
         let seen = backend.last();
         for (name, values) in [
@@ -182,7 +182,7 @@ fn strangers_are_not_believed_about_who_they_are() {
         assert!(!head.contains("192.0.2") && !head.contains("evil"), "{head}");
         assert_eq!(gateway.wait_log(|line| line["path"] == "/x")["client"], "127.0.0.1");
     });
-    on_both_roads(&trusting(&backend), |gateway| {
+    served(&trusting(&backend), |gateway| {
         request(gateway.port(), "GET", "/x", &forged, b"");
         let seen = backend.last();
         for (name, values) in [
@@ -215,7 +215,7 @@ fn what_belongs_to_a_connection_ends_with_it() {
         "HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nKeep-Alive: timeout=5\r\nX-Hop: 1\r\nProxy-Connection: keep-alive\r\n\
          Proxy-Authenticate: Basic\r\nX-End: 2\r\nContent-Length: 2\r\n\r\nok",
     );
-    on_both_roads(&plain(&backend), |gateway| {
+    served(&plain(&backend), |gateway| {
         let sent = [
             ("Connection", "keep-alive, X-Secret, te"),
             ("X-Secret", "1"),
@@ -250,7 +250,7 @@ fn what_belongs_to_a_connection_ends_with_it() {
 #[test]
 fn a_backend_that_closes_does_not_close_the_client() {
     let backend = answers("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
-    on_both_roads(&plain(&backend), |gateway| {
+    served(&plain(&backend), |gateway| {
         let before = backend.connections();
         let mut client = Client::connect(gateway.port());
         for _ in 0..5 {
@@ -263,7 +263,7 @@ fn a_backend_that_closes_does_not_close_the_client() {
 #[test]
 fn backend_connections_are_kept() {
     let backend = Backend::http();
-    on_both_roads(&plain(&backend), |gateway| {
+    served(&plain(&backend), |gateway| {
         let before = backend.connections();
         let mut client = Client::connect(gateway.port());
         for _ in 0..20 {
@@ -286,7 +286,7 @@ fn answers_without_a_body() {
         };
         answer.as_bytes().to_vec()
     });
-    on_both_roads(&plain(&backend), |gateway| {
+    served(&plain(&backend), |gateway| {
         let mut client = Client::connect(gateway.port());
         for (method, target, status) in
             [("HEAD", "/", 200), ("GET", "/204", 204), ("GET", "/304", 304), ("GET", "/0", 200), ("GET", "/205", 205)]
@@ -321,7 +321,7 @@ fn bodies_of_every_framing() {
         } else {
             answers(bytes)
         };
-        on_both_roads(&plain(&backend), |gateway| {
+        served(&plain(&backend), |gateway| {
             let mut client = Client::connect(gateway.port());
             for _ in 0..2 {
                 // Whatever the backend's framing, the client's connection lives on.
@@ -345,7 +345,7 @@ fn bodies_of_every_framing() {
 #[test]
 fn http_1_0_clients() {
     let backend = Backend::http();
-    on_both_roads(&plain(&backend), |gateway| {
+    served(&plain(&backend), |gateway| {
         let mut client = Client::connect(gateway.port());
         client.send("GET /old HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
         let answer = client.answer_to("GET");
@@ -369,7 +369,7 @@ fn http_1_0_clients() {
 #[test]
 fn several_requests_in_one_write_are_answered_in_order() {
     let backend = Backend::http();
-    on_both_roads(&plain(&backend).replace("path: /*", "path: /ok/*"), |gateway| {
+    served(&plain(&backend).replace("path: /*", "path: /ok/*"), |gateway| {
         let mut bytes = Vec::new();
         for number in 0..20 {
             match number % 4 {
@@ -408,7 +408,7 @@ fn several_requests_in_one_write_are_answered_in_order() {
 #[test]
 fn a_request_in_single_bytes() {
     let backend = Backend::http();
-    on_both_roads(&plain(&backend), |gateway| {
+    served(&plain(&backend), |gateway| {
         let mut client = Client::connect(gateway.port());
         let bytes = b"POST /slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
         for byte in bytes {
@@ -430,7 +430,7 @@ fn a_client_that_goes_away_is_logged_as_499() {
         while matches!(stream.read(&mut [0; 4096]), Ok(count) if count > 0) {}
         let _ = arrived.lock().unwrap().send(());
     });
-    on_both_roads(&plain(&backend), |gateway| {
+    served(&plain(&backend), |gateway| {
         let mut client = Client::connect(gateway.port());
         client.send("GET /gone HTTP/1.1\r\nHost: a\r\n\r\n");
         arrivals.recv_timeout(Duration::from_secs(10)).expect("the request arrives");
@@ -455,7 +455,7 @@ fn an_answer_that_breaks_off_is_not_passed_off_as_whole() {
             let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write_all(bytes.as_bytes());
         });
-        on_both_roads(&plain(&backend), |gateway| {
+        served(&plain(&backend), |gateway| {
             let mut client = Client::connect(gateway.port());
             client.send_request("GET", "/half", &[], b"");
             let answer = client.try_answer_to("GET");
@@ -504,7 +504,7 @@ fn failures_of_a_backend_have_names() {
             ("$SMUGGLING", smuggling.port()),
         ],
     );
-    on_both_roads(&yaml, |gateway| {
+    served(&yaml, |gateway| {
         let mut client = Client::connect(gateway.port());
         for (path, status, reason) in [
             ("/closed", 502, "connect_failure"),
@@ -537,7 +537,7 @@ fn nginx_behind_and_curl_in_front() {
         ",
         &[("$NGINX", nginx.port())],
     );
-    on_both_roads(&yaml, |gateway| {
+    served(&yaml, |gateway| {
         let url = gateway.url("/large.bin");
         let answer = curl(&[&url]);
         assert!(answer.status == 200 && answer.body == large, "{} bytes", answer.body.len());
@@ -592,7 +592,7 @@ fn response_headers_are_on_refusals_where_they_belong() {
         ",
         &[("$BACKEND", backend.port())],
     );
-    on_both_roads(&yaml, |gateway| {
+    served(&yaml, |gateway| {
         let url = |path: &str| gateway.url(path);
         for version in ["--http1.1", "--http2-prior-knowledge"] {
             let refused = curl(&[version, &url("/api/x")]);

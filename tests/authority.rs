@@ -24,23 +24,21 @@ fn named(name: &str) -> Backend {
     Backend::named(name)
 }
 
-fn nominated_fields_are_gone_before_anything_looks(lane: bool) {
+#[test]
+fn nominated_fields_are_gone_before_anything_looks() {
     let (tenant, open) = (named("tenant"), named("open"));
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT }} ]
-        server: {{ fast_lane: {lane} }}
-        consumers: [ {{ name: acme, api_keys: [ {{ hash: 'sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08' }} ] }} ]
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        consumers: [ { name: acme, api_keys: [ { hash: 'sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08' } ] } ]
         routes:
-          - {{ path: /by-field, headers: {{ X-Tenant: a }}, service: 127.0.0.1, port: $TENANT }}
-          - {{ path: /by-field, service: 127.0.0.1, port: $OPEN }}
-          - {{ path: /by-rule, service: 127.0.0.1, port: $OPEN, policies: {{ authz: {{ rules: [ {{ allow: \"'x-tenant' in request.headers\" }} ] }} }} }}
-          - {{ path: /by-key, service: 127.0.0.1, port: $OPEN, policies: {{ authn: {{ api_key: {{}} }} }} }}
-          - {{ path: /by-demand, service: 127.0.0.1, port: $OPEN, policies: {{ validate: {{ required_headers: [ X-Tenant ] }} }} }}
-          - {{ path: /by-limit, service: 127.0.0.1, port: $OPEN, policies: {{ rate_limit: {{ by: {{ header: X-Tenant }}, limit: 1/day }} }} }}
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$TENANT", tenant.port()), ("$OPEN", open.port())]));
+          - { path: /by-field, headers: { X-Tenant: a }, service: 127.0.0.1, port: $TENANT }
+          - { path: /by-field, service: 127.0.0.1, port: $OPEN }
+          - { path: /by-rule, service: 127.0.0.1, port: $OPEN, policies: { authz: { rules: [ { allow: \"'x-tenant' in request.headers\" } ] } } }
+          - { path: /by-key, service: 127.0.0.1, port: $OPEN, policies: { authn: { api_key: {} } } }
+          - { path: /by-demand, service: 127.0.0.1, port: $OPEN, policies: { validate: { required_headers: [ X-Tenant ] } } }
+          - { path: /by-limit, service: 127.0.0.1, port: $OPEN, policies: { rate_limit: { by: { header: X-Tenant }, limit: 1/day } } }
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$TENANT", tenant.port()), ("$OPEN", open.port())]));
     let ask = |path: &str, headers: &[(&str, &str)]| request(gateway.port(), "GET", path, headers, b"");
     let honest = [("X-Tenant", "a"), ("Connection", "keep-alive")];
     let nominating = [("X-Tenant", "a"), ("Connection", "keep-alive, x-TENANT"), ("x-tenant", "a")];
@@ -76,26 +74,25 @@ fn spellings() -> Vec<String> {
 }
 
 /// Matched, keyed, forwarded, told, logged and shown to expressions: one host.
-fn a_host_has_one_spelling_wherever_it_is_used(lane: bool) {
+#[test]
+fn a_host_has_one_spelling_wherever_it_is_used() {
     let (shop, other) = (named("shop"), named("other"));
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT, h2c: true }} ]
-        server: {{ fast_lane: {lane}, workers: 1 }}
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 1 }
         services:
-          shop: {{ endpoints: [ '127.0.0.1:$SHOP' ] }}
+          shop: { endpoints: [ '127.0.0.1:$SHOP' ] }
         routes:
           - path: /*
             host: shop.example
             service: shop
             policies:
-              authz: {{ rules: [ {{ allow: \"request.host == 'shop.example' && request.headers.host in ['shop.example', 'shop.example:443']\" }} ] }}
-          - {{ path: /cached, host: shop.example, service: shop, policies: {{ cache: {{ ttl: 60s }} }} }}
-          - {{ path: /v6, host: '[::0:1]', service: shop }}
-          - {{ path: /*, service: 127.0.0.1, port: $OTHER }}
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$SHOP", shop.port()), ("$OTHER", other.port())]));
+              authz: { rules: [ { allow: \"request.host == 'shop.example' && request.headers.host in ['shop.example', 'shop.example:443']\" } ] }
+          - { path: /cached, host: shop.example, service: shop, policies: { cache: { ttl: 60s } } }
+          - { path: /v6, host: '[::0:1]', service: shop }
+          - { path: /*, service: 127.0.0.1, port: $OTHER }
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$SHOP", shop.port()), ("$OTHER", other.port())]));
     let is_canonical = |answer: &Answer, what: &str| {
         assert_eq!(answer.json()["name"], "shop", "{what}");
         for (name, value) in [("host", "shop.example"), ("x-forwarded-host", "shop.example"), ("x-forwarded-port", "80")] {
@@ -128,16 +125,14 @@ fn a_host_has_one_spelling_wherever_it_is_used(lane: bool) {
     );
 }
 
-fn a_host_with_an_empty_label_is_none(lane: bool) {
+#[test]
+fn a_host_with_an_empty_label_is_none() {
     let backend = Backend::http();
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT, h2c: true }} ]
-        server: {{ fast_lane: {lane} }}
-        routes: [ {{ path: /*, service: 127.0.0.1, port: $BACKEND }} ]
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        routes: [ { path: /*, service: 127.0.0.1, port: $BACKEND } ]
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     for host in
         ["api.example.com..", "api..example.com", ".api.example.com", ".", "..", ":80", "h:99999", "h:+80", "[::1", "[::1]x"]
     {
@@ -161,13 +156,14 @@ fn redirecting() -> Backend {
     })
 }
 
-fn the_cache_keeps_apart_what_the_backend_is_told(lane: bool) {
+#[test]
+fn the_cache_keeps_apart_what_the_backend_is_told() {
     let backend = redirecting();
     let yaml = |rewrite: &str| {
         let yaml = format!(
             "
             listeners: [ {{ bind: 127.0.0.1:$PORT, trusted_proxies: [ 127.0.0.1 ] }} ]
-            server: {{ fast_lane: {lane}, workers: 1 }}
+            server: {{ workers: 1 }}
             services: {{ a: {{ endpoints: [ '127.0.0.1:$BACKEND' ] }} }}
             routes: [ {{ id: r, path: /*, service: a, {rewrite} policies: {{ cache: {{ ttl: 60s }} }} }} ]
             "
@@ -222,7 +218,8 @@ fn the_cache_keeps_apart_what_the_backend_is_told(lane: bool) {
     assert!(answer.text().contains(":443 inner.example "), "{}", answer.text());
 }
 
-fn everybody_hears_the_same_scheme(lane: bool) {
+#[test]
+fn everybody_hears_the_same_scheme() {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let hears = heard.clone();
     let service = Backend::answering(move |request| {
@@ -230,22 +227,19 @@ fn everybody_hears_the_same_scheme(lane: bool) {
         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec()
     });
     let backend = Backend::http();
-    let yaml = format!(
-        "
+    let yaml = "
         listeners:
-          - {{ bind: 127.0.0.1:$PORT, trusted_proxies: [ 127.0.0.1 ] }}
-          - {{ bind: 127.0.0.1:$PORT2 }}
-        server: {{ fast_lane: {lane} }}
+          - { bind: 127.0.0.1:$PORT, trusted_proxies: [ 127.0.0.1 ] }
+          - { bind: 127.0.0.1:$PORT2 }
         routes:
           - path: /*
             service: 127.0.0.1
             port: $BACKEND
             policies:
-              authz: {{ rules: [ {{ deny: \"request.scheme == 'https' && request.path == '/secure'\" }}, {{ allow: 'true' }} ] }}
-              external_auth: {{ url: 'http://127.0.0.1:$SERVICE/', timeout: 10s, cache: {{ ttl: 60s }} }}
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port()), ("$SERVICE", service.port())]));
+              authz: { rules: [ { deny: \"request.scheme == 'https' && request.path == '/secure'\" }, { allow: 'true' } ] }
+              external_auth: { url: 'http://127.0.0.1:$SERVICE/', timeout: 10s, cache: { ttl: 60s } }
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port()), ("$SERVICE", service.port())]));
     let https = [("X-Forwarded-Proto", "https")];
     for (port, sent, wanted) in
         [(gateway.port(), &https[..], "https"), (gateway.port(), &[], "http"), (gateway.port2(), &https, "http")]
@@ -259,29 +253,27 @@ fn everybody_hears_the_same_scheme(lane: bool) {
     }
 }
 
-fn a_trusted_address_is_no_trusted_identity(lane: bool) {
+#[test]
+fn a_trusted_address_is_no_trusted_identity() {
     let backend = Backend::http();
-    let yaml = format!(
-        "
+    let yaml = "
         listeners:
-          - {{ bind: 127.0.0.1:$PORT, trusted_proxies: [ 127.0.0.1 ] }}
-          - {{ bind: 127.0.0.1:$PORT2, trusted_identity: [ 127.0.0.0/8 ] }}
-          - {{ bind: 127.0.0.1:$PORT3 }}
-        server: {{ fast_lane: {lane} }}
-        services: {{ a: {{ endpoints: [ '127.0.0.1:$BACKEND' ] }} }}
+          - { bind: 127.0.0.1:$PORT, trusted_proxies: [ 127.0.0.1 ] }
+          - { bind: 127.0.0.1:$PORT2, trusted_identity: [ 127.0.0.0/8 ] }
+          - { bind: 127.0.0.1:$PORT3 }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
         routes:
-          - {{ path: /*, service: a }}
+          - { path: /*, service: a }
           - path: /guarded
             service: a
             policies:
               authn:
                 optional: true
-                jwt: {{ issuer: https://id.example.com, audience: a, keys: [ {{ secret: '${{SECRET}}' }} ], claims_to_headers: {{ X-Auth-Roles: roles }} }}
-          - {{ path: /asked, service: a, policies: {{ external_auth: {{ url: 'http://127.0.0.1:1/', upstream_headers: [ X-Auth-Account, X-Plan ], fail: open }} }} }}
-        "
-    );
+                jwt: { issuer: https://id.example.com, audience: a, keys: [ { secret: '${SECRET}' } ], claims_to_headers: { X-Auth-Roles: roles } }
+          - { path: /asked, service: a, policies: { external_auth: { url: 'http://127.0.0.1:1/', upstream_headers: [ X-Auth-Account, X-Plan ], fail: open } } }
+        ";
     let secret = "s".repeat(32);
-    let gateway = Gateway::start_with(&filled(&yaml, &[("$BACKEND", backend.port())]), &[("SECRET", &secret)]);
+    let gateway = Gateway::start_with(&filled(yaml, &[("$BACKEND", backend.port())]), &[("SECRET", &secret)]);
     let claims = [
         ("X-Consumer-Name", "root"),
         ("X-Auth-Subject", "root"),
@@ -311,28 +303,26 @@ fn a_trusted_address_is_no_trusted_identity(lane: bool) {
     assert_eq!((seen(&asked, "x-auth-account"), seen(&asked, "x-plan")), (None, None));
 }
 
-fn via_names_the_gateway_both_ways(lane: bool) {
+#[test]
+fn via_names_the_gateway_both_ways() {
     let backend = Backend::answering(|request| {
         let via = request.all("via").join(" | ");
         let version = if request.target == "/old" { "HTTP/1.0" } else { "HTTP/1.1" };
         let kept = if request.target == "/cached" { "Cache-Control: max-age=60\r\n" } else { "" };
         format!("{version} 200 OK\r\nVia: 1.1 inner\r\n{kept}Content-Length: {}\r\n\r\n{via}", via.len()).into_bytes()
     });
-    let yaml = format!(
-        "
+    let yaml = "
         listeners:
-          - {{ bind: 127.0.0.1:$PORT, h2c: true }}
-          - {{ bind: 127.0.0.1:$PORT2, via: edge-1 }}
-          - {{ bind: 127.0.0.1:$PORT3, via: false }}
-        server: {{ fast_lane: {lane} }}
-        services: {{ a: {{ endpoints: [ '127.0.0.1:$BACKEND' ] }} }}
+          - { bind: 127.0.0.1:$PORT, h2c: true }
+          - { bind: 127.0.0.1:$PORT2, via: edge-1 }
+          - { bind: 127.0.0.1:$PORT3, via: false }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
         routes:
-          - {{ path: /*, service: a }}
-          - {{ path: /cached, service: a, policies: {{ cache: {{ ttl: 60s }} }} }}
-          - {{ path: /removed, service: a, policies: {{ request_headers: {{ remove: [ Via ] }}, response_headers: {{ remove: [ Via ] }} }} }}
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+          - { path: /*, service: a }
+          - { path: /cached, service: a, policies: { cache: { ttl: 60s } } }
+          - { path: /removed, service: a, policies: { request_headers: { remove: [ Via ] }, response_headers: { remove: [ Via ] } } }
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     let ask = |port: u16, path: &str, sent: &[(&str, &str)]| {
         let answer = request(port, "GET", path, sent, b"");
         (answer.text(), answer.all("via").join(" | "))
@@ -364,15 +354,13 @@ fn via_names_the_gateway_both_ways(lane: bool) {
     eventually("the new name is used", || client.get("/").text() == "1.1 edge-2");
 }
 
-fn a_request_that_comes_around_again_and_again_is_refused(lane: bool) {
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT }} ]
-        server: {{ fast_lane: {lane} }}
-        routes: [ {{ path: /*, service: 127.0.0.1, port: $PORT }} ]
-        "
-    );
-    let gateway = Gateway::start(&yaml);
+#[test]
+fn a_request_that_comes_around_again_and_again_is_refused() {
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        routes: [ { path: /*, service: 127.0.0.1, port: $PORT } ]
+        ";
+    let gateway = Gateway::start(yaml);
     let turned_away = |answer: &Answer| {
         let problem = answer.json();
         assert_eq!((answer.status, problem["policy"].as_str(), problem["reason"].as_str()), (508, Some("door"), Some("loop")));
@@ -384,22 +372,20 @@ fn a_request_that_comes_around_again_and_again_is_refused(lane: bool) {
     turned_away(&answer);
 }
 
-fn options_may_end_at_the_gateway(lane: bool) {
+#[test]
+fn options_may_end_at_the_gateway() {
     let backend = Backend::http();
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT, h2c: true }} ]
-        server: {{ fast_lane: {lane} }}
-        services: {{ a: {{ endpoints: [ '127.0.0.1:$BACKEND' ] }} }}
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
         routes:
-          - {{ path: /x/*, service: a }}
-          - {{ path: /some, methods: [ GET, OPTIONS ], service: a }}
-          - {{ path: /some, methods: [ DELETE ], service: a }}
-          - {{ path: /guarded, service: a, policies: {{ authn: {{ api_key: {{}} }} }} }}
-        consumers: [ {{ name: acme, api_keys: [ {{ hash: 'sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08' }} ] }} ]
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+          - { path: /x/*, service: a }
+          - { path: /some, methods: [ GET, OPTIONS ], service: a }
+          - { path: /some, methods: [ DELETE ], service: a }
+          - { path: /guarded, service: a, policies: { authn: { api_key: {} } } }
+        consumers: [ { name: acme, api_keys: [ { hash: 'sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08' } ] } ]
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     const ALL: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
     let bare = |answer: &Answer, allow: &str| {
         assert_eq!((answer.status, answer.header("allow")), (204, Some(allow)), "{answer:?}");
@@ -439,16 +425,14 @@ fn options_may_end_at_the_gateway(lane: bool) {
     assert_eq!(seen(&ask("GET", "/x", &[("Max-Forwards", "0")]), "max-forwards").as_deref(), Some("0"));
 }
 
-fn later_minor_versions_are_http_1_1(lane: bool) {
+#[test]
+fn later_minor_versions_are_http_1_1() {
     let backend = Backend::http();
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT }} ]
-        server: {{ fast_lane: {lane} }}
-        routes: [ {{ path: /*, service: 127.0.0.1, port: $BACKEND }} ]
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        routes: [ { path: /*, service: 127.0.0.1, port: $BACKEND } ]
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     let mut client = Client::connect(gateway.port());
     for minor in 2..=9 {
         client.send(format!("POST /{minor} HTTP/1.{minor}\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"));
@@ -459,16 +443,3 @@ fn later_minor_versions_are_http_1_1(lane: bool) {
     client.send("GET / HTTP/1.2\r\n\r\n");
     client.answer_to("GET").assert_problem(400, "door", "host");
 }
-
-each_on_both_roads!(
-    nominated_fields_are_gone_before_anything_looks,
-    a_host_has_one_spelling_wherever_it_is_used,
-    a_host_with_an_empty_label_is_none,
-    the_cache_keeps_apart_what_the_backend_is_told,
-    everybody_hears_the_same_scheme,
-    a_trusted_address_is_no_trusted_identity,
-    via_names_the_gateway_both_ways,
-    a_request_that_comes_around_again_and_again_is_refused,
-    options_may_end_at_the_gateway,
-    later_minor_versions_are_http_1_1,
-);

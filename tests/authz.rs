@@ -76,7 +76,7 @@ mod order {
         });
         let yaml = filled(CONFIG, &[("$BACKEND", backend.port()), ("$SERVICE", service.port())]);
         let yaml = yaml.replace("GOOD", &hash("good-key")).replace("POOR", &hash("poor-key"));
-        on_both_roads(&yaml, |gateway| {
+        served(&yaml, |gateway| {
             let mut client = Client::connect(gateway.port());
             let mut answered = 0.0;
             // The one request that uses up the bucket `empty`.
@@ -132,7 +132,7 @@ mod order {
         let service = Backend::answering(|_| said("200 OK", ""));
         let yaml = filled(CONFIG, &[("$BACKEND", backend.port()), ("$SERVICE", service.port())]);
         let yaml = yaml.replace("GOOD", &hash("good-key")).replace("POOR", &hash("poor-key"));
-        on_both_roads(&yaml, |gateway| {
+        served(&yaml, |gateway| {
             let ask = |address: &str, body: &[u8]| {
                 let headers = [("X-Forwarded-For", address), ("X-Tenant", "t"), ("Content-Type", "application/json")];
                 request(gateway.port(), "POST", "/orders", &headers, body)
@@ -220,7 +220,7 @@ mod conditions {
     #[test]
     fn roles_claims_and_methods() {
         let backend = Backend::http();
-        on_both_roads_with(&filled(CONFIG, &[("$BACKEND", backend.port())]), &[("JWT_SECRET", SECRET)], |gateway| {
+        served_with(&filled(CONFIG, &[("$BACKEND", backend.port())]), &[("JWT_SECRET", SECRET)], |gateway| {
             let ask = |method: &str, claims: Value| {
                 request(gateway.port(), method, "/orders/7", &[("Authorization", &token(claims))], b"")
             };
@@ -259,7 +259,7 @@ mod conditions {
                     - { methods: [ POST ], scopes: [ orders:write ] }
                     - { methods: [ GET ], anyone: true }
         ";
-        on_both_roads_with(&filled(yaml, &[("$BACKEND", backend.port())]), &[("JWT_SECRET", SECRET)], |gateway| {
+        served_with(&filled(yaml, &[("$BACKEND", backend.port())]), &[("JWT_SECRET", SECRET)], |gateway| {
             let before = backend.requests().len();
             for method in ["DELETE", "PATCH", "OPTIONS", "PURGE", "QUERY"] {
                 request(gateway.port(), method, "/", &[], b"").assert_problem(403, "authz", "method_not_covered");
@@ -280,7 +280,7 @@ mod conditions {
     #[test]
     fn rules_over_request_identity_and_route() {
         let backend = Backend::http();
-        on_both_roads_with(&filled(CONFIG, &[("$BACKEND", backend.port())]), &[("JWT_SECRET", SECRET)], |gateway| {
+        served_with(&filled(CONFIG, &[("$BACKEND", backend.port())]), &[("JWT_SECRET", SECRET)], |gateway| {
             let ada = token(json!({}));
             let ask = |path: &str, headers: &[(&str, &str)]| request(gateway.port(), "GET", path, headers, b"");
             assert_eq!(ask("/rules/ada/x", &[("User-Agent", "curl"), ("Authorization", &ada)]).status, 200);
@@ -358,7 +358,7 @@ mod external {
         });
         let policy = "upstream_headers: [ X-User ], client_headers: [ Set-Cookie ], deny_statuses: [ 401, 403, 302 ], \
                       deny_headers: [ WWW-Authenticate, Location ], timeout: 5s";
-        on_both_roads(&config(&backend, service.port(), policy), |gateway| {
+        served(&config(&backend, service.port(), policy), |gateway| {
             let ask = |authorization: &str| {
                 let headers = [
                     ("Authorization", authorization),
@@ -406,7 +406,7 @@ mod external {
     #[test]
     fn connections_are_used_again() {
         let (backend, service) = (Backend::http(), Backend::answering(|_| said("200 OK", "")));
-        on_both_roads(&config(&backend, service.port(), "timeout: 5s"), |gateway| {
+        served(&config(&backend, service.port(), "timeout: 5s"), |gateway| {
             let before = service.connections();
             let mut client = Client::connect(gateway.port());
             for _ in 0..50 {
@@ -495,7 +495,7 @@ mod external {
             _ => said("403 Forbidden", ""),
         });
         let policy = "timeout: 5s, upstream_headers: [ X-User ], cache: { ttl: 1h, ignore: [ path ] }";
-        on_both_roads(&config(&backend, service.port(), policy), |gateway| {
+        served(&config(&backend, service.port(), policy), |gateway| {
             let asked = |authorization: &str, path: &str, status: u16| {
                 let before = service.requests().len();
                 let answer = request(gateway.port(), "GET", path, &[("Authorization", authorization), ("Host", "h")], b"");
@@ -525,7 +525,7 @@ mod external {
         let service = Backend::answering(|asked| {
             if asked.body == b"{\"pay\":1}" && asked.method == "POST" { said("200 OK", "") } else { said("403 Forbidden", "") }
         });
-        on_both_roads(&config(&backend, service.port(), "timeout: 5s, body: 16B"), |gateway| {
+        served(&config(&backend, service.port(), "timeout: 5s, body: 16B"), |gateway| {
             let ask = |body: &[u8]| request(gateway.port(), "PUT", "/", &[("Content-Type", "application/json")], body);
             assert_eq!(ask(b"{\"pay\":1}").status, 200);
             assert_eq!(backend.last().body, b"{\"pay\":1}");
@@ -545,7 +545,7 @@ mod external {
             let mut bytes = [0; 4096];
             while std::io::Read::read(&mut &stream, &mut bytes).is_ok_and(|read| read > 0) {}
         });
-        on_both_roads(&config(&backend, service.port(), "timeout: 20s"), |gateway| {
+        served(&config(&backend, service.port(), "timeout: 20s"), |gateway| {
             let before = service.connections();
             let mut client = Client::connect(gateway.port());
             client.send_request("GET", "/", &[], b"");

@@ -1,4 +1,4 @@
-//! The cache on a route, with a backend that counts what it is asked. On both roads: the lane answers fresh hits itself.
+//! The cache on a route, with a backend that counts what it is asked.
 
 use std::sync::Barrier;
 use std::time::Duration;
@@ -50,9 +50,9 @@ fn behave(asked: &Asked) -> Vec<u8> {
     }
 }
 
-fn start(lane: bool, origin: &Origin, routes: &str) -> Gateway {
+fn start(origin: &Origin, routes: &str) -> Gateway {
     let yaml = format!(
-        "listeners:\n  - bind: 127.0.0.1:$PORT\nserver:\n  workers: 2\n  cache_memory: 1MiB\n  fast_lane: {lane}\nservices:\n  origin:\n    endpoints: \
+        "listeners:\n  - bind: 127.0.0.1:$PORT\nserver:\n  workers: 2\n  cache_memory: 1MiB\nservices:\n  origin:\n    endpoints: \
          [127.0.0.1:{}]\nconsumers:\n  - name: shop\n    api_keys:\n      - hash: {}\nroutes:\n{routes}",
         origin.port(),
         hash()
@@ -97,9 +97,10 @@ fn assert_never_stored(gateway: &Gateway, origin: &Origin, path: &str, headers: 
     assert_eq!(origin.count(path), before + 2, "{path} {headers:?}");
 }
 
-fn the_second_is_answered_from_memory(lane: bool) {
+#[test]
+fn the_second_is_answered_from_memory() {
     let origin = origin();
-    let gateway = start(lane, &origin, SIMPLE);
+    let gateway = start(&origin, SIMPLE);
     let first = get(gateway.port(), "/a");
     assert_eq!(first.status, 200);
     assert_miss(&first);
@@ -123,9 +124,10 @@ fn the_second_is_answered_from_memory(lane: bool) {
     assert_eq!(gateway.metric("portcullis_cache_requests_total{state=\"miss\"}"), 1.0);
 }
 
-fn what_is_stored_expires_and_is_asked_for_again(lane: bool) {
+#[test]
+fn what_is_stored_expires_and_is_asked_for_again() {
     let origin = origin();
-    let gateway = start(lane, &origin, "  - path: /*\n    service: origin\n    policies:\n      cache: { ttl: 1s }\n");
+    let gateway = start(&origin, "  - path: /*\n    service: origin\n    policies:\n      cache: { ttl: 1s }\n");
     assert_miss(&get(gateway.port(), "/a"));
     assert_hit(&get(gateway.port(), "/a"));
     let mut last = None;
@@ -147,9 +149,10 @@ fn what_is_stored_expires_and_is_asked_for_again(lane: bool) {
     assert_hit(&get(gateway.port(), "/tagged"));
 }
 
-fn misses_at_the_same_time_ask_once(lane: bool) {
+#[test]
+fn misses_at_the_same_time_ask_once() {
     let origin = origin();
-    let gateway = start(lane, &origin, SIMPLE);
+    let gateway = start(&origin, SIMPLE);
     together(20, || {
         let answer = get(gateway.port(), "/slow");
         assert_eq!((answer.status, &*answer.body), (200, &b"slow"[..]));
@@ -175,9 +178,10 @@ fn together(clients: usize, work: impl Fn() + Sync) {
     });
 }
 
-fn what_is_one_clients_is_never_stored(lane: bool) {
+#[test]
+fn what_is_one_clients_is_never_stored() {
     let origin = origin();
-    let gateway = start(lane, &origin, SIMPLE);
+    let gateway = start(&origin, SIMPLE);
     for headers in [("Authorization", "Bearer x"), ("Cookie", "id=1")] {
         assert_never_stored(&gateway, &origin, "/a", &[headers]);
     }
@@ -201,9 +205,10 @@ fn what_is_one_clients_is_never_stored(lane: bool) {
     assert_eq!(missing.status, 404);
 }
 
-fn variants_are_kept_apart(lane: bool) {
+#[test]
+fn variants_are_kept_apart() {
     let origin = origin();
-    let gateway = start(lane, &origin, SIMPLE);
+    let gateway = start(&origin, SIMPLE);
     let ask = |language: &str| request(gateway.port(), "GET", "/vary", &[("Accept-Language", language)], b"");
     for language in ["de", "en"] {
         let answer = ask(language);
@@ -221,9 +226,10 @@ fn variants_are_kept_apart(lane: bool) {
     assert_eq!(origin.count("/vary"), 3);
 }
 
-fn hosts_and_queries_are_kept_apart(lane: bool) {
+#[test]
+fn hosts_and_queries_are_kept_apart() {
     let origin = origin();
-    let gateway = start(lane, &origin, SIMPLE);
+    let gateway = start(&origin, SIMPLE);
     for (host, path) in [("one.example", "/a"), ("two.example", "/a"), ("one.example", "/a?x=1"), ("one.example", "/a?x=2")] {
         let ask = || request(gateway.port(), "GET", path, &[("Host", host)], b"");
         let answer = ask();
@@ -235,9 +241,10 @@ fn hosts_and_queries_are_kept_apart(lane: bool) {
     }
 }
 
-fn a_head_is_answered_from_what_a_get_stored(lane: bool) {
+#[test]
+fn a_head_is_answered_from_what_a_get_stored() {
     let origin = origin();
-    let gateway = start(lane, &origin, SIMPLE);
+    let gateway = start(&origin, SIMPLE);
     let before = request(gateway.port(), "HEAD", "/tagged", &[], b"");
     assert_eq!((before.status, before.body.len()), (200, 0));
     assert_miss(&get(gateway.port(), "/tagged"));
@@ -247,9 +254,10 @@ fn a_head_is_answered_from_what_a_get_stored(lane: bool) {
     assert_eq!(origin.count("/tagged"), 2);
 }
 
-fn conditions_and_ranges_are_answered_from_memory(lane: bool) {
+#[test]
+fn conditions_and_ranges_are_answered_from_memory() {
     let origin = origin();
-    let gateway = start(lane, &origin, SIMPLE);
+    let gateway = start(&origin, SIMPLE);
     get(gateway.port(), "/tagged");
     let ask = |headers: &[(&str, &str)]| request(gateway.port(), "GET", "/tagged", headers, b"");
     let unchanged = ask(&[("If-None-Match", "\"v1\"")]);
@@ -271,18 +279,20 @@ fn conditions_and_ranges_are_answered_from_memory(lane: bool) {
     assert_eq!(origin.count("/tagged"), 1);
 }
 
-fn a_range_that_misses_stores_no_part(lane: bool) {
+#[test]
+fn a_range_that_misses_stores_no_part() {
     let origin = origin();
-    let gateway = start(lane, &origin, SIMPLE);
+    let gateway = start(&origin, SIMPLE);
     request(gateway.port(), "GET", "/tagged", &[("Range", "bytes=2-4")], b"");
     let whole = get(gateway.port(), "/tagged");
     assert_miss(&whole);
     assert_eq!((whole.status, &*whole.body), (200, &b"0123456789"[..]));
 }
 
-fn long_bodies_pass_whole_and_unstored(lane: bool) {
+#[test]
+fn long_bodies_pass_whole_and_unstored() {
     let origin = origin();
-    let gateway = start(lane, &origin, SIMPLE);
+    let gateway = start(&origin, SIMPLE);
     for path in ["/big", "/big-chunked"] {
         for _ in 0..2 {
             let answer = get(gateway.port(), path);
@@ -294,9 +304,10 @@ fn long_bodies_pass_whole_and_unstored(lane: bool) {
     }
 }
 
-fn memory_is_bounded(lane: bool) {
+#[test]
+fn memory_is_bounded() {
     let origin = origin();
-    let gateway = start(lane, &origin, SIMPLE);
+    let gateway = start(&origin, SIMPLE);
     let path = |number: usize| format!("/block/{number}");
     for number in 0..100 {
         assert_eq!(get(gateway.port(), &path(number)).body.len(), 50_000);
@@ -309,10 +320,10 @@ fn memory_is_bounded(lane: bool) {
     assert!((1..=20).contains(&kept), "{kept} blocks of 50 kB are held in 1 MiB");
 }
 
-fn policies_judge_what_comes_from_memory_as_well(lane: bool) {
+#[test]
+fn policies_judge_what_comes_from_memory_as_well() {
     let origin = origin();
     let gateway = start(
-        lane,
         &origin,
         concat!(
             "  - path: /limited/*\n    service: origin\n    policies:\n      cache: { ttl: 60s }\n",
@@ -341,26 +352,11 @@ fn policies_judge_what_comes_from_memory_as_well(lane: bool) {
     assert_eq!(origin.count("/closed/a"), 2);
 }
 
-fn a_reload_keeps_what_is_stored(lane: bool) {
+#[test]
+fn a_reload_keeps_what_is_stored() {
     let origin = origin();
-    let gateway = start(lane, &origin, SIMPLE);
+    let gateway = start(&origin, SIMPLE);
     assert_miss(&get(gateway.port(), "/a"));
     assert_eq!(gateway.reload().0, 200);
     assert_hit(&get(gateway.port(), "/a"));
 }
-
-each_on_both_roads!(
-    the_second_is_answered_from_memory,
-    what_is_stored_expires_and_is_asked_for_again,
-    misses_at_the_same_time_ask_once,
-    what_is_one_clients_is_never_stored,
-    variants_are_kept_apart,
-    hosts_and_queries_are_kept_apart,
-    a_head_is_answered_from_what_a_get_stored,
-    conditions_and_ranges_are_answered_from_memory,
-    a_range_that_misses_stores_no_part,
-    long_bodies_pass_whole_and_unstored,
-    memory_is_bounded,
-    policies_judge_what_comes_from_memory_as_well,
-    a_reload_keeps_what_is_stored,
-);

@@ -7,7 +7,7 @@ use crate::peers::{Act, Asked, Origin, answer};
 
 const CONFIG: &str = "
     listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
-    server: { workers: 2, fast_lane: LANE }
+    server: { workers: 2 }
     services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
     routes:
       - { path: /*, service: a, policies: { cache: { ttl: 1h } } }
@@ -16,8 +16,8 @@ const CONFIG: &str = "
       - { path: /noquery, service: a, policies: { cache: { ttl: 1h, query: none } } }
 ";
 
-fn start(lane: bool, origin: &Origin) -> Gateway {
-    Gateway::start(&filled(CONFIG, &[("$BACKEND", origin.port())]).replace("LANE", &lane.to_string()))
+fn start(origin: &Origin) -> Gateway {
+    Gateway::start(&filled(CONFIG, &[("$BACKEND", origin.port())]))
 }
 
 fn state(answer: &Answer) -> &str {
@@ -38,7 +38,8 @@ fn warm(gateway: &Gateway, path: &str) {
     assert!(is_hit(gateway, path), "{path}");
 }
 
-fn what_a_request_changes_is_not_answered_from_memory(lane: bool) {
+#[test]
+fn what_a_request_changes_is_not_answered_from_memory() {
     let origin = Origin::start(|asked: &Asked| {
         let named = |name: &str| asked.header(name).map(str::to_owned);
         let status = named("x-status").map_or(200, |status| status.parse().unwrap());
@@ -46,7 +47,7 @@ fn what_a_request_changes_is_not_answered_from_memory(lane: bool) {
         let fields: Vec<(&str, &str)> = fields.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
         Act::Send(answer(status, &fields, "x"))
     });
-    let gateway = start(lane, &origin);
+    let gateway = start(&origin);
     let port = gateway.port();
     for path in ["/a", "/a?x=1", "/read/a", "/noquery?x=1"] {
         for method in ["POST", "PUT", "PATCH", "DELETE", "MKCOL"] {
@@ -130,7 +131,8 @@ fn validated(gateway: &Gateway) -> Answer {
     last
 }
 
-fn a_304_updates_every_field_but_those_of_the_body(lane: bool) {
+#[test]
+fn a_304_updates_every_field_but_those_of_the_body() {
     let origin = revalidating(&[
         ("Date", NEW),
         ("X-Note", "new"),
@@ -143,7 +145,7 @@ fn a_304_updates_every_field_but_those_of_the_body(lane: bool) {
         ("Connection", "X-Hop"),
         ("X-Hop", "1"),
     ]);
-    let gateway = start(lane, &origin);
+    let gateway = start(&origin);
     let validation = validated(&gateway);
     let hit = get(gateway.port(), "/a");
     assert_eq!((state(&hit), &*hit.body), ("hit", &b"0123456789"[..]));
@@ -159,9 +161,10 @@ fn a_304_updates_every_field_but_those_of_the_body(lane: bool) {
     assert_eq!(origin.asked().len(), 2);
 }
 
-fn a_validated_answer_is_from_the_moment_of_its_validation(lane: bool) {
+#[test]
+fn a_validated_answer_is_from_the_moment_of_its_validation() {
     let origin = revalidating(&[]);
-    let gateway = start(lane, &origin);
+    let gateway = start(&origin);
     let validation = validated(&gateway);
     let date = validation.header("date").unwrap().to_owned();
     assert!(date != OLD && date.ends_with(" GMT"), "{date}");
@@ -169,9 +172,10 @@ fn a_validated_answer_is_from_the_moment_of_its_validation(lane: bool) {
     assert_eq!((state(&hit), hit.header("date")), ("hit", Some(&*date)));
 }
 
-fn an_answer_without_a_date_is_from_the_moment_it_came(lane: bool) {
+#[test]
+fn an_answer_without_a_date_is_from_the_moment_it_came() {
     let origin = Origin::start(|_| Act::Send(answer(200, &[], "x")));
-    let gateway = start(lane, &origin);
+    let gateway = start(&origin);
     let first = get(gateway.port(), "/a");
     let date = first.header("date").unwrap().to_owned();
     let mut hit = get(gateway.port(), "/a");
@@ -182,7 +186,8 @@ fn an_answer_without_a_date_is_from_the_moment_it_came(lane: bool) {
     assert_eq!((state(&hit), hit.header("date")), ("hit", Some(&*date)));
 }
 
-fn the_vary_of_a_304_decides_what_is_answered_next(lane: bool) {
+#[test]
+fn the_vary_of_a_304_decides_what_is_answered_next() {
     let count = AtomicUsize::new(0);
     let origin = Origin::start(move |asked: &Asked| {
         let language = asked.header("accept-language").unwrap_or("none").to_owned();
@@ -201,7 +206,7 @@ fn the_vary_of_a_304_decides_what_is_answered_next(lane: bool) {
         };
         Act::Send(answer(200, fields, language))
     });
-    let gateway = start(lane, &origin);
+    let gateway = start(&origin);
     let ask = |language: &str| request(gateway.port(), "GET", "/a", &[("Accept-Language", language)], b"");
     assert_eq!(ask("de").text(), "de");
     let mut validation = ask("de");
@@ -215,11 +220,3 @@ fn the_vary_of_a_304_decides_what_is_answered_next(lane: bool) {
     }
     assert_eq!((state(&ask("en")), state(&ask("de"))), ("hit", "hit"));
 }
-
-each_on_both_roads!(
-    what_a_request_changes_is_not_answered_from_memory,
-    a_304_updates_every_field_but_those_of_the_body,
-    a_validated_answer_is_from_the_moment_of_its_validation,
-    an_answer_without_a_date_is_from_the_moment_it_came,
-    the_vary_of_a_304_decides_what_is_answered_next,
-);

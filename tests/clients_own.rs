@@ -8,7 +8,7 @@ const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abc
 const CONFIG: &str = "
     listeners:
       - { bind: 127.0.0.1:$PORT, h2c: true, trusted_proxies: [ 127.0.0.1 ] }
-    server: { workers: 1, fast_lane: LANE }
+    server: { workers: 1 }
     services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
     consumers:
       - { name: guest }
@@ -60,9 +60,9 @@ struct Lab {
 }
 
 impl Lab {
-    fn start(lane: bool) -> Lab {
+    fn start() -> Lab {
         let (backend, service) = (backend(), service());
-        let yaml = filled(CONFIG, &[("$BACKEND", backend.port()), ("$AUTH", service.port())]).replace("LANE", &lane.to_string());
+        let yaml = filled(CONFIG, &[("$BACKEND", backend.port()), ("$AUTH", service.port())]);
         Lab { gateway: Gateway::start(&yaml), backend, _service: service }
     }
 
@@ -103,9 +103,10 @@ impl Lab {
 
 const PROTOCOLS: [&str; 2] = ["--http1.1", "--http2-prior-knowledge"];
 
-fn what_another_service_says_of_a_client_is_that_clients(lane: bool) {
+#[test]
+fn what_another_service_says_of_a_client_is_that_clients() {
     for protocol in PROTOCOLS {
-        let lab = Lab::start(lane);
+        let lab = Lab::start();
         for (fields, body) in [
             (&["X-Door: ada"][..], "[ada]"),
             (&["X-Door: bob"], "[bob]"),
@@ -128,9 +129,10 @@ fn what_another_service_says_of_a_client_is_that_clients(lane: bool) {
     }
 }
 
-fn what_a_template_says_of_a_client_is_that_clients(lane: bool) {
+#[test]
+fn what_a_template_says_of_a_client_is_that_clients() {
     for protocol in PROTOCOLS {
-        let lab = Lab::start(lane);
+        let lab = Lab::start();
         let (ada, bob) = (&["X-Forwarded-For: 192.0.2.1"][..], &["X-Forwarded-For: 192.0.2.2"][..]);
         for (client, body) in [(ada, "[at 192.0.2.1]"), (bob, "[at 192.0.2.2]")] {
             assert_eq!(lab.body(protocol, "/address", client), body);
@@ -145,9 +147,10 @@ fn what_a_template_says_of_a_client_is_that_clients(lane: bool) {
     }
 }
 
-fn a_key_that_the_backend_checks_itself_keeps_a_request_from_the_cache(lane: bool) {
+#[test]
+fn a_key_that_the_backend_checks_itself_keeps_a_request_from_the_cache() {
     for protocol in PROTOCOLS {
-        let lab = Lab::start(lane);
+        let lab = Lab::start();
         assert_eq!(lab.body(protocol, "/a", &[]), "[]");
         lab.bypasses(protocol, "/a", &["X-API-Key: one"], "[one]");
         lab.bypasses(protocol, "/a", &["x-api-key: two"], "[two]");
@@ -172,9 +175,10 @@ fn a_key_that_the_backend_checks_itself_keeps_a_request_from_the_cache(lane: boo
     }
 }
 
-fn an_identity_keeps_a_request_from_the_cache_and_its_absence_does_not(lane: bool) {
+#[test]
+fn an_identity_keeps_a_request_from_the_cache_and_its_absence_does_not() {
     for protocol in PROTOCOLS {
-        let lab = Lab::start(lane);
+        let lab = Lab::start();
         let key = format!("X-Shop-Key: {KEY}");
         assert_eq!(lab.body(protocol, "/optional", &[]), "[]");
         lab.bypasses(protocol, "/optional", &[&key], "[shop shop]");
@@ -185,10 +189,3 @@ fn an_identity_keeps_a_request_from_the_cache_and_its_absence_does_not(lane: boo
         lab.bypasses(protocol, "/guest", &[], "[guest]");
     }
 }
-
-each_on_both_roads!(
-    what_another_service_says_of_a_client_is_that_clients,
-    what_a_template_says_of_a_client_is_that_clients,
-    a_key_that_the_backend_checks_itself_keeps_a_request_from_the_cache,
-    an_identity_keeps_a_request_from_the_cache_and_its_absence_does_not,
-);

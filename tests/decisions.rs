@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Backend, Client, Gateway, eventually, on_both_roads, request};
+use crate::harness::{Backend, Client, Gateway, eventually, request, served};
 
 /// The SHA-256 of `top-secret-key`.
 const HASH: &str = "sha256:2534d1b4c0d0112e35cb5e38503cbdc8a69fd89574258214f5e3f8431b0272c9";
@@ -30,7 +30,7 @@ fn the_log_names_what_refused_and_the_client_does_not_hear_of_it() {
         ",
         backend.port()
     );
-    on_both_roads(&yaml, |gateway| {
+    served(&yaml, |gateway| {
         request(gateway.port(), "GET", "/limit", &[KEY], b"");
         for (path, status, decided) in
             [("/scope", 403, "scope orders-write"), ("/rule", 403, "route:/rule, rule 1"), ("/limit", 429, "limit narrow")]
@@ -88,7 +88,7 @@ fn a_canary_that_fails_shows_in_the_metrics() {
         good.port(),
         bad.port()
     );
-    on_both_roads(&yaml, |gateway| {
+    served(&yaml, |gateway| {
         let count = |service: &str, status: &str| {
             gateway.metric(&format!("portcullis_answers_total{{route=\"both\",service=\"{service}\",status=\"{status}\"}}"))
         };
@@ -108,7 +108,7 @@ fn the_clients_time_is_not_the_services() {
         "listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]\nroutes: [ {{ path: /*, service: 127.0.0.1, port: {} }} ]\n",
         backend.port()
     );
-    on_both_roads(&yaml, |gateway| {
+    served(&yaml, |gateway| {
         let mut client = Client::connect(gateway.port());
         client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n");
         for _ in 0..3 {

@@ -152,14 +152,15 @@ fn check_says_what_is_wrong_with_a_rate() {
     }
 }
 
-fn a_flood_of_refusals_leaves_room_in_the_log(lane: bool) {
+#[test]
+fn a_flood_of_refusals_leaves_room_in_the_log() {
     let backend = Backend::http();
     let yaml = |sampling: &str| {
         format!(
             "
             listeners: [ {{ bind: '127.0.0.1:$PORT', h2c: true, trusted_proxies: [ 127.0.0.1 ] }} ]
             access_log: {{ output: {{ file: access.log }}, refusals_per_client: {sampling} }}
-            server: {{ workers: 2, fast_lane: {lane} }}
+            server: {{ workers: 2 }}
             routes: [ {{ path: /served, service: 127.0.0.1, port: {} }} ]
             ",
             backend.port()
@@ -199,5 +200,3 @@ fn a_flood_of_refusals_leaves_room_in_the_log(lane: bool) {
     }
     eventually("every line is there", || of("192.0.2.3").len() == 50);
 }
-
-each_on_both_roads!(a_flood_of_refusals_leaves_room_in_the_log);

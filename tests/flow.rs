@@ -15,25 +15,23 @@ fn sent(port: u16, method: &str, target: &str) -> Client {
     client
 }
 
-fn twenty_at_once_leave_one_by_one(lane: bool) {
+#[test]
+fn twenty_at_once_leave_one_by_one() {
     let starts = Arc::new(Mutex::new(Vec::new()));
     let seen = starts.clone();
     let backend = Backend::answering(move |request| {
         seen.lock().unwrap().push((Instant::now(), request.target.clone()));
         OK.to_vec()
     });
-    // The line is one for all workers; the proxy road, which each worker builds when it first needs it, is tried with one.
-    let workers = if lane { 2 } else { 1 };
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT }} ]
-        server: {{ fast_lane: {lane}, workers: {workers} }}
+    // The line is one for all workers.
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        server: { workers: 2 }
         routes:
-          - {{ path: /*, service: 127.0.0.1, port: $BACKEND, policies: {{ throttle: {{ by: route, rate: 10/s, burst: 0 }} }} }}
-          - {{ path: /warm, service: 127.0.0.1, port: $BACKEND }}
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+          - { path: /*, service: 127.0.0.1, port: $BACKEND, policies: { throttle: { by: route, rate: 10/s, burst: 0 } } }
+          - { path: /warm, service: 127.0.0.1, port: $BACKEND }
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     // A worker's first request by the proxy road waits for that road to be built.
     assert_eq!(get(gateway.port(), "/warm").status, 200);
     starts.lock().unwrap().clear();
@@ -60,17 +58,15 @@ fn twenty_at_once_leave_one_by_one(lane: bool) {
     }
 }
 
-fn who_goes_away_leaves_the_line_at_once(lane: bool) {
+#[test]
+fn who_goes_away_leaves_the_line_at_once() {
     let backend = Backend::answering(|_| OK.to_vec());
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT }} ]
-        server: {{ fast_lane: {lane} }}
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
         routes:
-          - {{ path: /*, service: 127.0.0.1, port: $BACKEND, policies: {{ throttle: {{ rate: 20/minute, max_delay: 30s }} }} }}
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+          - { path: /*, service: 127.0.0.1, port: $BACKEND, policies: { throttle: { rate: 20/minute, max_delay: 30s } } }
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     let waiting = "portcullis_throttle_waiting{scope=\"route:/*\"}";
     let began = Instant::now();
     assert_eq!(get(gateway.port(), "/0").status, 200);
@@ -110,7 +106,8 @@ impl Latch {
     }
 }
 
-fn only_so_many_are_under_way_at_once(lane: bool) {
+#[test]
+fn only_so_many_are_under_way_at_once() {
     let latch = Arc::new(Latch::default());
     let waits = latch.clone();
     let backend = Backend::answering(move |request| {
@@ -119,18 +116,15 @@ fn only_so_many_are_under_way_at_once(lane: bool) {
         }
         OK.to_vec()
     });
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT }} ]
-        server: {{ fast_lane: {lane} }}
-        policies: {{ concurrency_limit: {{ limit: 2 }} }}
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        policies: { concurrency_limit: { limit: 2 } }
         routes:
-          - {{ path: /slow, service: 127.0.0.1, port: $BACKEND }}
-          - {{ path: /patient, service: 127.0.0.1, port: $BACKEND, policies: {{ concurrency_limit: {{ by: route, limit: 1, max_wait: 20s }} }} }}
-          - {{ path: /slow/patient, service: 127.0.0.1, port: $BACKEND, policies: {{ concurrency_limit: {{ by: route, limit: 1, max_wait: 20s }} }} }}
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+          - { path: /slow, service: 127.0.0.1, port: $BACKEND }
+          - { path: /patient, service: 127.0.0.1, port: $BACKEND, policies: { concurrency_limit: { by: route, limit: 1, max_wait: 20s } } }
+          - { path: /slow/patient, service: 127.0.0.1, port: $BACKEND, policies: { concurrency_limit: { by: route, limit: 1, max_wait: 20s } } }
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     let mut one = sent(gateway.port(), "GET", "/slow");
     let two = sent(gateway.port(), "GET", "/slow");
     eventually("both are with the backend", || backend.requests().len() == 2);
@@ -207,23 +201,21 @@ fn limited_backend(places: usize) -> Backend {
     })
 }
 
-fn a_service_is_not_asked_for_more_than_it_can_do(lane: bool) {
+#[test]
+fn a_service_is_not_asked_for_more_than_it_can_do() {
     let (backend, other) = (limited_backend(4), limited_backend(4));
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT }} ]
-        server: {{ fast_lane: {lane} }}
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
         consumers:
-          - {{ name: free, plan: free, api_keys: [ {{ hash: $FREE }} ] }}
+          - { name: free, plan: free, api_keys: [ { hash: $FREE } ] }
         services:
-          found: {{ endpoints: [ '127.0.0.1:$BACKEND' ], policies: {{ adaptive_concurrency: {{ initial: 8 }} }} }}
-          open: {{ endpoints: [ '127.0.0.1:$OTHER' ] }}
+          found: { endpoints: [ '127.0.0.1:$BACKEND' ], policies: { adaptive_concurrency: { initial: 8 } } }
+          open: { endpoints: [ '127.0.0.1:$OTHER' ] }
         routes:
-          - {{ path: /found, service: found }}
-          - {{ path: /batch, service: found, policies: {{ priority: {{ default: low }} }} }}
-          - {{ path: /open, service: open }}
-        "
-    );
+          - { path: /found, service: found }
+          - { path: /batch, service: found, policies: { priority: { default: low } } }
+          - { path: /open, service: open }
+        ";
     let hash = "sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
     let ports = [("$BACKEND", backend.port()), ("$OTHER", other.port())];
     let gateway = Gateway::start(&filled(&yaml.replace("$FREE", hash), &ports));
@@ -255,13 +247,6 @@ fn a_service_is_not_asked_for_more_than_it_can_do(lane: bool) {
     );
     gateway.wait_metric("portcullis_adaptive_concurrency_in_flight{scope=\"service:found\",service=\"found\"}", 0.0);
 }
-
-each_on_both_roads!(
-    twenty_at_once_leave_one_by_one,
-    who_goes_away_leaves_the_line_at_once,
-    only_so_many_are_under_way_at_once,
-    a_service_is_not_asked_for_more_than_it_can_do,
-);
 
 #[test]
 fn a_rehearsal_only_counts() {

@@ -1,5 +1,5 @@
-//! Answers from memory, given by the fast lane and by Pingora's proxy: the same requests in the same order go down both roads, and
-//! neither the client, nor the backend, nor the log may tell them apart.
+//! Answers from memory: the same requests in the same order go to two gateways, and neither the client, nor the backend, nor the log may
+//! tell them apart.
 
 use std::fmt::Write;
 use std::io::Read;
@@ -17,7 +17,7 @@ listeners:
   - { bind: '127.0.0.1:$PORT' }
   - { bind: '127.0.0.1:$PORT2', h2c: true }
   - { bind: '127.0.0.1:$PORT3', tls: { certificates: [ { cert: cert0.pem, key: key0.pem } ] } }
-server: { workers: 2, fast_lane: LANE }
+server: { workers: 2 }
 services: { origin: { endpoints: [ '127.0.0.1:ORIGIN' ] } }
 consumers: [ { name: known, api_keys: [ { hash: 'sha256:a8ae6e6ee929abea3afcfc5258c8ccd6f85273e0d4626d26c7279f3250f77c8e' } ] } ]
 routes:
@@ -79,7 +79,7 @@ fn behave(asked: &Asked) -> Vec<u8> {
     }
 }
 
-struct Road {
+struct Played {
     gateway: Gateway,
     origin: Origin,
     /// What was seen, step by step.
@@ -89,14 +89,14 @@ struct Road {
     files: Files,
 }
 
-impl Road {
-    fn start(lane: bool) -> Road {
+impl Played {
+    fn start() -> Played {
         let origin = Origin::start(|asked| Act::Send(behave(asked)));
-        let yaml = YAML.replace("LANE", &lane.to_string()).replace("ORIGIN", &origin.port().to_string());
+        let yaml = YAML.replace("ORIGIN", &origin.port().to_string());
         let files = Files::new();
         files.certificate(&["localhost"]);
         let gateway = Gateway::start_in(&files, &yaml);
-        Road { gateway, origin, seen: Vec::new(), hits: 0, files }
+        Played { gateway, origin, seen: Vec::new(), hits: 0, files }
     }
 
     /// Notes an answer, without what differs from one request to the next.
@@ -165,41 +165,41 @@ impl Road {
     }
 }
 
-/// Holds what clients see on both roads against each other.
+/// Plays the same to two gateways: what clients see of both is the same.
 #[track_caller]
-fn clients_see_the_same(script: impl Fn(&mut Road)) -> [Road; 2] {
-    let [lane, proxy] = [true, false].map(|lane| {
-        let mut road = Road::start(lane);
+fn clients_see_the_same(script: impl Fn(&mut Played)) -> [Played; 2] {
+    let [one, other] = [(); 2].map(|()| {
+        let mut road = Played::start();
         script(&mut road);
         road
     });
-    for (by_lane, by_proxy) in lane.seen.iter().zip(&proxy.seen) {
-        assert!(by_lane == by_proxy, "by the lane:\n{by_lane}\n\nby the proxy road:\n{by_proxy}");
+    for (first, second) in one.seen.iter().zip(&other.seen) {
+        assert!(first == second, "by the first:\n{first}\n\nby the second:\n{second}");
     }
-    assert_eq!(lane.seen.len(), proxy.seen.len());
-    [lane, proxy]
+    assert_eq!(one.seen.len(), other.seen.len());
+    [one, other]
 }
 
 /// That, and what the backend, the log and the metrics see. Gives back how many hits there were.
 #[track_caller]
-fn alike(script: impl Fn(&mut Road)) -> usize {
-    let [lane, proxy] = clients_see_the_same(script);
-    let asked = |road: &Road| -> Vec<String> { road.origin.asked().into_iter().map(|asked| asked.target).collect() };
-    assert_eq!(asked(&lane), asked(&proxy), "what the backend was asked");
-    assert_eq!(log(&lane), log(&proxy));
+fn alike(script: impl Fn(&mut Played)) -> usize {
+    let [one, other] = clients_see_the_same(script);
+    let asked = |road: &Played| -> Vec<String> { road.origin.asked().into_iter().map(|asked| asked.target).collect() };
+    assert_eq!(asked(&one), asked(&other), "what the backend was asked");
+    assert_eq!(log(&one), log(&other));
     for state in ["hit", "miss", "bypass", "expired", "revalidated"] {
         let metric = format!("portcullis_cache_requests_total{{state=\"{state}\"}}");
-        assert_eq!(lane.gateway.metric(&metric), proxy.gateway.metric(&metric), "{state}");
+        assert_eq!(one.gateway.metric(&metric), other.gateway.metric(&metric), "{state}");
     }
-    for road in [&lane, &proxy] {
+    for road in [&one, &other] {
         assert!(!road.gateway.stderr().contains("panicked"), "{}", road.gateway.stderr());
         assert!(road.files.dir().exists());
     }
-    lane.hits
+    one.hits
 }
 
 /// The log's lines without what differs from one request to the next; in no order, for there are two workers.
-fn log(road: &Road) -> Vec<String> {
+fn log(road: &Played) -> Vec<String> {
     let lines = road.gateway.wait_lines(road.seen.len());
     let mut texts: Vec<String> = lines
         .iter()
@@ -398,7 +398,7 @@ fn whatever_is_under_it() {
 #[test]
 fn what_has_expired() {
     let paths = ["/short/tagged", "/short/a"];
-    let [lane, _] = clients_see_the_same(|road| {
+    let [one, _] = clients_see_the_same(|road| {
         for path in paths {
             road.get(path, &[]);
         }
@@ -413,13 +413,13 @@ fn what_has_expired() {
             road.get(path, &[]);
         }
     });
-    assert_eq!(lane.hits, 2);
+    assert_eq!(one.hits, 2);
 }
 
 /// A client that takes its answer slowly gets all of it; one that goes away in the middle leaves a line that says so.
 #[test]
 fn slow_clients_and_those_who_leave() {
-    let mut road = Road::start(true);
+    let mut road = Played::start();
     road.get("/plain/large", &[]);
     let mut slow = Client::connect(road.gateway.port());
     let requests = "GET /plain/large HTTP/1.1\r\nHost: one.example\r\n\r\n".repeat(100);

@@ -33,11 +33,12 @@ fn server() -> Backend {
     })
 }
 
-fn one_clients_odd_tokens_shut_nobody_out(lane: bool) {
+#[test]
+fn one_clients_odd_tokens_shut_nobody_out() {
     let (backend, server) = (Backend::http(), server());
     let yaml = "
         listeners: [ { bind: 127.0.0.1:$PORT } ]
-        server: { workers: 1, fast_lane: LANE }
+        server: { workers: 1 }
         policies:
           authn:
             introspection:
@@ -47,7 +48,7 @@ fn one_clients_odd_tokens_shut_nobody_out(lane: bool) {
               from: [ { header: Authorization, scheme: Bearer }, { header: X-Token } ]
         routes: [ { path: /*, service: 127.0.0.1, port: $BACKEND } ]
     ";
-    let yaml = filled(yaml, &[("$BACKEND", backend.port()), ("$SERVER", server.port())]).replace("LANE", &lane.to_string());
+    let yaml = filled(yaml, &[("$BACKEND", backend.port()), ("$SERVER", server.port())]);
     let gateway = Gateway::start_with(&yaml, &[("SECRET", "s3cret-of-the-gateway")]);
     for (number, odd) in ["bad-request", "too-large", "broken", "moved", "odd", "endless"].into_iter().enumerate() {
         for count in 0..4 {
@@ -114,26 +115,27 @@ impl Issuer {
         self.server.requests().len()
     }
 
-    fn gateway(&self, lane: bool, backend: &Backend, cooldown: &str) -> Gateway {
+    fn gateway(&self, backend: &Backend, cooldown: &str) -> Gateway {
         let yaml = "
             listeners: [ { bind: 127.0.0.1:$PORT } ]
-            server: { workers: 1, fast_lane: LANE }
+            server: { workers: 1 }
             policies:
               authn:
                 jwt: { audience: shop, jwks_url: 'http://127.0.0.1:$ISSUER/', jwks: { refresh: 24h, cooldown: COOLDOWN, wait: 10s } }
             routes: [ { path: /*, service: 127.0.0.1, port: $BACKEND } ]
         ";
         let yaml = filled(yaml, &[("$BACKEND", backend.port()), ("$ISSUER", self.server.port())]);
-        Gateway::start(&yaml.replace("LANE", &lane.to_string()).replace("COOLDOWN", cooldown))
+        Gateway::start(&yaml.replace("COOLDOWN", cooldown))
     }
 }
 
-fn a_key_that_is_replaced_under_its_name_is_fetched(lane: bool) {
+#[test]
+fn a_key_that_is_replaced_under_its_name_is_fetched() {
     let backend = Backend::http();
     for (published, named) in [(Some("k"), Some("k")), (None, Some("k")), (None, None)] {
         let (first, second) = (key(published), key(published));
         let issuer = Issuer::start(first.clone());
-        let gateway = issuer.gateway(lane, &backend, "100ms");
+        let gateway = issuer.gateway(&backend, "100ms");
         let old = token(&first, named, 0);
         assert_eq!(ask(&gateway, &old).status, 200);
         issuer.publish(&second);
@@ -143,11 +145,12 @@ fn a_key_that_is_replaced_under_its_name_is_fetched(lane: bool) {
     }
 }
 
-fn forged_tokens_cause_one_fetch_per_cooldown(lane: bool) {
+#[test]
+fn forged_tokens_cause_one_fetch_per_cooldown() {
     let backend = Backend::http();
     let (genuine, forged) = (key(Some("k")), key(Some("k")));
     let issuer = Issuer::start(genuine.clone());
-    let gateway = issuer.gateway(lane, &backend, "1h");
+    let gateway = issuer.gateway(&backend, "1h");
     assert_eq!(ask(&gateway, &token(&genuine, Some("k"), 0)).status, 200);
     for number in 0..20 {
         ask(&gateway, &token(&forged, Some("k"), number)).assert_problem(401, "authn", "bad_signature");
@@ -156,11 +159,12 @@ fn forged_tokens_cause_one_fetch_per_cooldown(lane: bool) {
     assert_eq!(ask(&gateway, &token(&genuine, Some("k"), 1)).status, 200);
 }
 
-fn a_reload_fetches_keys(lane: bool) {
+#[test]
+fn a_reload_fetches_keys() {
     let backend = Backend::http();
     let (first, second) = (key(Some("k")), key(Some("k")));
     let issuer = Issuer::start(first.clone());
-    let gateway = issuer.gateway(lane, &backend, "1h");
+    let gateway = issuer.gateway(&backend, "1h");
     let (old, new) = (token(&first, Some("k"), 0), token(&second, Some("k"), 0));
     assert_eq!(ask(&gateway, &old).status, 200);
     issuer.publish(&second);
@@ -170,10 +174,3 @@ fn a_reload_fetches_keys(lane: bool) {
     assert_eq!(ask(&gateway, &new).status, 200);
     assert_eq!(issuer.asked(), 2);
 }
-
-each_on_both_roads!(
-    one_clients_odd_tokens_shut_nobody_out,
-    a_key_that_is_replaced_under_its_name_is_fetched,
-    forged_tokens_cause_one_fetch_per_cooldown,
-    a_reload_fetches_keys,
-);

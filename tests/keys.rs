@@ -110,7 +110,7 @@ fn a_key_works_from_its_issue_to_its_revocation() {
 #[test]
 fn both_roads_know_issued_keys() {
     let backend = Backend::http();
-    on_both_roads(&config(&backend, "key_store: { prefix: live_ }\n"), |gateway| {
+    served(&config(&backend, "key_store: { prefix: live_ }\n"), |gateway| {
         let (_, key) = issue(gateway, "acme", &json!({ "scopes": ["write"] }));
         assert!(key.starts_with("live_"));
         assert_eq!(request(gateway.port(), "GET", "/writes", &[("X-API-Key", &key)], b"").status, 200);

@@ -14,22 +14,9 @@ use pingora_core::tls::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use crate::harness::{Backend, Client, Files, Gateway, eventually, find, request};
 use crate::retries::faulty::{Fault, Faulty};
 
-each_on_both_roads!(
-    a_client_that_ends_its_input_gets_its_answers,
-    a_client_that_leaves_while_its_backend_does_not_read_frees_its_place,
-    clients_over_tls_may_end_their_input_and_may_leave,
-    an_early_answer_is_passed_on_though_the_backend_resets_behind_it,
-    the_backend_decides_whether_a_client_sends_its_body,
-    a_silent_backend_does_not_keep_a_client_from_sending,
-    a_policy_that_wants_the_body_asks_for_it,
-    http2_clients_hear_interim_answers,
-    a_stream_that_turns_out_empty_is_framed_as_empty,
-    a_client_that_takes_nothing_is_told_of_in_the_log,
-);
-
-fn gateway(lane: bool, port: u16, more: &str) -> Gateway {
+fn gateway(port: u16, more: &str) -> Gateway {
     Gateway::start(&format!(
-        "listeners:\n  - {{ bind: '127.0.0.1:$PORT', h2c: true, limits: {{ body: 100MB }}, timeouts: {{ write: 1s }} }}\nserver: {{ workers: 1, fast_lane: {lane} }}\n\
+        "listeners:\n  - {{ bind: '127.0.0.1:$PORT', h2c: true, limits: {{ body: 100MB }}, timeouts: {{ write: 1s }} }}\nserver: {{ workers: 1 }}\n\
          services:\n  it: {{ endpoints: ['127.0.0.1:{port}'] {more} }}\nroutes:\n  - {{ path: /json/*, service: it, policies: {{ \
          validate: {{ json: true }} }} }}\n  - {{ path: /*, service: it }}\n"
     ))
@@ -75,13 +62,14 @@ fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap().to_ascii_lowercase()
 }
 
-fn a_client_that_ends_its_input_gets_its_answers(lane: bool) {
+#[test]
+fn a_client_that_ends_its_input_gets_its_answers() {
     let backend = Backend::answering(|request| {
         // Long enough for the end of input to be noticed first; if it is not, the test still holds.
         std::thread::sleep(Duration::from_millis(200));
         format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}", request.target.len(), request.target).into_bytes()
     });
-    let gateway = gateway(lane, backend.port(), "");
+    let gateway = gateway(backend.port(), "");
     let mut client = Client::connect(gateway.port());
     client.send_request("GET", "/one", &[], b"");
     client.send_request("POST", "/two", &[], b"body");
@@ -101,10 +89,11 @@ fn a_client_that_ends_its_input_gets_its_answers(lane: bool) {
     gateway.wait_metric("portcullis_in_flight", 0.0);
 }
 
-fn a_client_that_leaves_while_its_backend_does_not_read_frees_its_place(lane: bool) {
+#[test]
+fn a_client_that_leaves_while_its_backend_does_not_read_frees_its_place() {
     for protocol in ["http1", "http2"] {
         let backend = Faulty::start(protocol == "http2", Fault::Stall);
-        let gateway = gateway(lane, backend.port(), &format!(", protocol: {protocol}"));
+        let gateway = gateway(backend.port(), &format!(", protocol: {protocol}"));
         backend.arm(1, 0);
         let mut client = Client::connect(gateway.port());
         client.send("POST /h1 HTTP/1.1\r\nHost: a\r\nContent-Length: 80000000\r\n\r\n");
@@ -154,7 +143,8 @@ fn a_client_that_leaves_while_its_backend_does_not_read_frees_its_place(lane: bo
     }
 }
 
-fn clients_over_tls_may_end_their_input_and_may_leave(lane: bool) {
+#[test]
+fn clients_over_tls_may_end_their_input_and_may_leave() {
     let files = Files::new();
     let (cert, key, _) = files.certificate(&["a"]);
     let stalls = Faulty::start(false, Fault::Stall);
@@ -167,7 +157,7 @@ fn clients_over_tls_may_end_their_input_and_may_leave(lane: bool) {
         &files,
         &format!(
             "listeners:\n  - bind: '127.0.0.1:$PORT'\n    limits: {{ body: 100MB }}\n    tls: {{ certificates: [ {{ cert: '{}', key: '{}' }} ] \
-             }}\nserver: {{ workers: 1, fast_lane: {lane} }}\nroutes:\n  - {{ path: /stalls, service: 127.0.0.1, port: {} }}\n  - {{ path: /*, \
+             }}\nserver: {{ workers: 1 }}\nroutes:\n  - {{ path: /stalls, service: 127.0.0.1, port: {} }}\n  - {{ path: /*, \
              service: 127.0.0.1, port: {} }}\n",
             cert.display(),
             key.display(),
@@ -203,14 +193,15 @@ fn clients_over_tls_may_end_their_input_and_may_leave(lane: bool) {
     gateway.wait_metric("portcullis_in_flight", 0.0);
 }
 
-fn an_early_answer_is_passed_on_though_the_backend_resets_behind_it(lane: bool) {
+#[test]
+fn an_early_answer_is_passed_on_though_the_backend_resets_behind_it() {
     let backend = Backend::scripted(|mut stream| {
         read_head(&mut stream);
         stream.write_all(b"HTTP/1.1 413 Too Much\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig").unwrap();
         // What it has not read makes a reset of its close.
         let _ = stream.shutdown(std::net::Shutdown::Both);
     });
-    let gateway = gateway(lane, backend.port(), "");
+    let gateway = gateway(backend.port(), "");
     for round in 0..20 {
         let answer = request(gateway.port(), "POST", &format!("/{round}"), &[], &[b'x'; 250_000]);
         assert_eq!((answer.status, answer.text()), (413, "big".to_owned()), "{round} {answer:?}");
@@ -244,11 +235,12 @@ fn saying(first: &'static [u8], last: &'static [u8]) -> (Backend, mpsc::Receiver
 
 const EXPECT: &str = "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
 
-fn the_backend_decides_whether_a_client_sends_its_body(lane: bool) {
+#[test]
+fn the_backend_decides_whether_a_client_sends_its_body() {
     let patience = Duration::from_secs(20);
     // It does not want it.
     let (backend, hears) = saying(b"HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno", b"");
-    let refusing = gateway(lane, backend.port(), "");
+    let refusing = gateway(backend.port(), "");
     let mut client = Client::connect(refusing.port());
     client.send(EXPECT);
     let answer = client.answer_to("POST");
@@ -262,7 +254,7 @@ fn the_backend_decides_whether_a_client_sends_its_body(lane: bool) {
     });
     // It does.
     let (backend, hears) = saying(b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    let asking = gateway(lane, backend.port(), "");
+    let asking = gateway(backend.port(), "");
     let mut client = Client::connect(asking.port());
     client.send(EXPECT);
     let mut first = [0; 25];
@@ -274,9 +266,10 @@ fn the_backend_decides_whether_a_client_sends_its_body(lane: bool) {
     assert_eq!(hears.recv_timeout(patience).unwrap().1, 4);
 }
 
-fn a_silent_backend_does_not_keep_a_client_from_sending(lane: bool) {
+#[test]
+fn a_silent_backend_does_not_keep_a_client_from_sending() {
     let (backend, hears) = saying(b"", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    let gateway = gateway(lane, backend.port(), "");
+    let gateway = gateway(backend.port(), "");
     let began = Instant::now();
     let mut client = Client::connect(gateway.port());
     client.send(EXPECT);
@@ -289,15 +282,16 @@ fn a_silent_backend_does_not_keep_a_client_from_sending(lane: bool) {
     assert_eq!(hears.recv_timeout(Duration::from_secs(20)).unwrap().1, 4);
     // One that does not wait is not kept waiting.
     let (backend, _hears) = saying(b"", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    let gateway = self::gateway(lane, backend.port(), "");
+    let gateway = self::gateway(backend.port(), "");
     let mut client = Client::connect(gateway.port());
     client.send([EXPECT, "body"].concat());
     assert_eq!(client.answer_to("POST").status, 200);
 }
 
-fn a_policy_that_wants_the_body_asks_for_it(lane: bool) {
+#[test]
+fn a_policy_that_wants_the_body_asks_for_it() {
     let backend = Backend::http();
-    let gateway = gateway(lane, backend.port(), "");
+    let gateway = gateway(backend.port(), "");
     let mut client = Client::connect(gateway.port());
     client.send(EXPECT.replace("/x", "/json/x").replace("Host: a", "Host: a\r\nContent-Type: application/json"));
     let mut first = [0; 25];
@@ -309,11 +303,12 @@ fn a_policy_that_wants_the_body_asks_for_it(lane: bool) {
     assert_eq!(backend.last().header("expect"), None, "the body is there");
 }
 
-fn http2_clients_hear_interim_answers(lane: bool) {
+#[test]
+fn http2_clients_hear_interim_answers() {
     let hints =
         b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\nConnection: x-own\r\nX-Own: 1\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
     let (backend, _hears) = saying(hints, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    let gateway = gateway(lane, backend.port(), "");
+    let gateway = gateway(backend.port(), "");
     run(async {
         let mut send = connect(gateway.port()).await;
         let (mut answer, mut stream) = open(&mut send, "POST", "/", &[("expect", "100-continue"), ("content-length", "4")]);
@@ -328,9 +323,10 @@ fn http2_clients_hear_interim_answers(lane: bool) {
     });
 }
 
-fn a_stream_that_turns_out_empty_is_framed_as_empty(lane: bool) {
+#[test]
+fn a_stream_that_turns_out_empty_is_framed_as_empty() {
     let backend = Backend::http();
-    let gateway = gateway(lane, backend.port(), "");
+    let gateway = gateway(backend.port(), "");
     run(async {
         let mut send = connect(gateway.port()).await;
         for (method, pieces) in [("POST", 0), ("GET", 0), ("POST", 2)] {
@@ -355,13 +351,14 @@ fn a_stream_that_turns_out_empty_is_framed_as_empty(lane: bool) {
     assert_eq!(backend.requests().len(), 3);
 }
 
-fn a_client_that_takes_nothing_is_told_of_in_the_log(lane: bool) {
+#[test]
+fn a_client_that_takes_nothing_is_told_of_in_the_log() {
     let backend = Backend::answering(|_| {
         let mut answer = b"HTTP/1.1 200 OK\r\nContent-Length: 30000000\r\n\r\n".to_vec();
         answer.resize(answer.len() + 30_000_000, b'x');
         answer
     });
-    let gateway = gateway(lane, backend.port(), "");
+    let gateway = gateway(backend.port(), "");
     let mut client = Client::connect(gateway.port());
     client.send_request("GET", "/h1", &[], b"");
     let line = gateway.wait_log(|line| line["path"] == "/h1");

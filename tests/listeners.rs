@@ -3,14 +3,14 @@
 use crate::harness::*;
 use crate::mtls::Authority;
 
-fn routes_are_served_by_the_listeners_that_they_name(lane: bool) {
+#[test]
+fn routes_are_served_by_the_listeners_that_they_name() {
     let [one, two] = [Backend::named("one"), Backend::named("two")];
     let yaml = format!(
         "
         listeners:
           - {{ name: public, bind: '127.0.0.1:$PORT', h2c: true }}
           - {{ name: inner, bind: '127.0.0.1:$PORT2', h2c: true }}
-        server: {{ fast_lane: {lane} }}
         services:
           one: {{ endpoints: [ '127.0.0.1:{}' ] }}
           two: {{ endpoints: [ '127.0.0.1:{}' ] }}
@@ -59,7 +59,7 @@ fn routes_are_served_by_the_listeners_that_they_name(lane: bool) {
 }
 
 /// A listener for partners with certificates, one for everybody, and one without TLS.
-fn mutual(files: &Files, backend: &Backend, lane: bool) -> String {
+fn mutual(files: &Files, backend: &Backend) -> String {
     Authority::root(files, "root").client(files, "partner", "", |_| {});
     let (partners, partners_key, _) = files.certificate(&["partners.test", "*.shared.test"]);
     let (public, public_key, _) = files.certificate(&["www.test", "*.shared.test", "a.shared.test"]);
@@ -69,7 +69,6 @@ fn mutual(files: &Files, backend: &Backend, lane: bool) -> String {
           - {{ name: partners, bind: '127.0.0.1:$PORT', tls: {{ certificates: [ {{ cert: '{}', key: '{}' }} ], client_auth: {{ ca: root.pem }} }} }}
           - {{ name: public, bind: '127.0.0.1:$PORT2', tls: {{ certificates: [ {{ cert: '{}', key: '{}' }} ] }} }}
           - {{ name: plain, bind: '127.0.0.1:$PORT3', h2c: true }}
-        server: {{ fast_lane: {lane} }}
         services: {{ a: {{ endpoints: [ '127.0.0.1:{}' ] }} }}
         routes:
           - {{ path: /*, service: a }}
@@ -83,9 +82,10 @@ fn mutual(files: &Files, backend: &Backend, lane: bool) -> String {
     )
 }
 
-fn a_host_that_needs_a_certificate_is_not_served_without(lane: bool) {
+#[test]
+fn a_host_that_needs_a_certificate_is_not_served_without() {
     let (files, backend) = (Files::new(), Backend::http());
-    let gateway = Gateway::start_in(&files, &mutual(&files, &backend, lane));
+    let gateway = Gateway::start_in(&files, &mutual(&files, &backend));
     let dir = files.dir().display().to_string();
     let (cert, key) = (format!("{dir}/partner.pem"), format!("{dir}/partner.key"));
     for version in ["--http1.1", "--http2"] {
@@ -118,8 +118,6 @@ fn a_host_that_needs_a_certificate_is_not_served_without(lane: bool) {
     }
 }
 
-each_on_both_roads!(routes_are_served_by_the_listeners_that_they_name, a_host_that_needs_a_certificate_is_not_served_without);
-
 fn check(files: &Files, yaml: &str) -> Ran {
     let yaml = yaml.replace("$PORT2", "18082").replace("$PORT3", "18083").replace("$PORT", "18081");
     let path = files.write("checked.yaml", yaml);
@@ -129,7 +127,7 @@ fn check(files: &Files, yaml: &str) -> Ran {
 #[test]
 fn check_says_where_a_stricter_listener_is_dodged() {
     let files = Files::new();
-    let yaml = mutual(&files, &Backend::http(), true);
+    let yaml = mutual(&files, &Backend::http());
     let ran = check(&files, &yaml);
     assert_eq!(ran.code, 0, "{ran:?}");
     for listener in ["public", "plain"] {

@@ -2,18 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-/// Each of these once by the fast lane and once by the proxy road: nobody should be able to tell them apart.
-macro_rules! each_on_both_roads {
-    ($($name:ident),+ $(,)?) => {
-        mod by_lane {
-            $(#[test] fn $name() { super::$name(true); })+
-        }
-        mod by_proxy {
-            $(#[test] fn $name() { super::$name(false); })+
-        }
-    };
-}
-
 mod answers;
 mod authn;
 mod authority;

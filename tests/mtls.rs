@@ -132,7 +132,8 @@ fn refused(gateway: &Gateway, reason: &str, count: f64) {
     gateway.wait_metric(&metric, count);
 }
 
-fn a_certificate_says_who_it_is(lane: bool) {
+#[test]
+fn a_certificate_says_who_it_is() {
     let lab = Lab::new();
     lab.root.client(&lab.files, "billing", "", |params| uri(params, "spiffe://example.com/billing"));
     lab.root.client(&lab.files, "other", "", |_| {});
@@ -141,7 +142,7 @@ fn a_certificate_says_who_it_is(lane: bool) {
     let stray = Authority::root(&lab.files, "foreign").intermediate("stray");
     let sent = stray.issuer.pem() + &between.issuer.pem() + &lab.root.issuer.pem();
     between.client(&lab.files, "deep", &sent, |params| uri(params, "spiffe://example.com/deep"));
-    let gateway = lab.start("ca: root.pem", &format!("server: {{ fast_lane: {lane} }}\n"));
+    let gateway = lab.start("ca: root.pem", "");
     for protocol in ["--http1.1", "--http2"] {
         let forged = ["-H", "Client-Cert: :Zm9yZ2Vk:", "-H", "Client-Cert-Chain: :Zm9yZ2Vk:", protocol];
         assert_eq!(lab.ask(&gateway, Some("billing"), "/billing", &forged).unwrap().status, 200);
@@ -165,8 +166,6 @@ fn a_certificate_says_who_it_is(lane: bool) {
     let line = gateway.wait_log(|line| line["path"] == "/billing" && line["status"] == 200);
     assert_eq!((line["consumer"].as_str(), line["subject"].as_str()), (Some("billing"), Some("spiffe://example.com/billing")));
 }
-
-each_on_both_roads!(a_certificate_says_who_it_is);
 
 #[test]
 fn what_is_not_vouched_for_gets_no_connection() {

@@ -8,17 +8,6 @@ use std::time::Duration;
 use crate::harness::{Client, Gateway, Port, eventually, get, raw, request};
 use crate::peers::{Act, Origin, Wrk, answer};
 
-each_on_both_roads!(
-    a_proxied_request_leaves_a_whole_line,
-    a_refused_request_leaves_one_too,
-    a_client_that_goes_away_is_logged_as_such,
-    under_load_every_request_is_logged_and_counted
-);
-
-fn on_road(yaml: &str, lane: bool) -> String {
-    yaml.replace("  workers: 2\n", &format!("  workers: 2\n  fast_lane: {lane}\n"))
-}
-
 fn yaml(origin: &Origin, more: &str) -> String {
     format!(
         "listeners:\n  - name: door\n    bind: 127.0.0.1:$PORT\nserver:\n  workers: 2\nservices:\n  origin:\n    endpoints: \
@@ -71,9 +60,10 @@ fn sum(series: &BTreeMap<String, f64>, family: &str, labels: &[&str]) -> f64 {
     series.iter().filter(|(name, _)| of(name)).map(|(_, value)| value).sum()
 }
 
-fn a_proxied_request_leaves_a_whole_line(lane: bool) {
+#[test]
+fn a_proxied_request_leaves_a_whole_line() {
     let origin = origin();
-    let gateway = Gateway::start(&on_road(&yaml(&origin, ""), lane));
+    let gateway = Gateway::start(&yaml(&origin, ""));
     let headers = [
         ("Host", "Shop.Example:8080"),
         ("User-Agent", "tester \"1\"\t\u{e9}"),
@@ -110,9 +100,10 @@ fn a_proxied_request_leaves_a_whole_line(lane: bool) {
     assert!(age.as_secs_f64() < 30.0 && age.as_secs_f64() > 0.1, "{time}");
 }
 
-fn a_refused_request_leaves_one_too(lane: bool) {
+#[test]
+fn a_refused_request_leaves_one_too() {
     let origin = origin();
-    let gateway = Gateway::start(&on_road(&yaml(&origin, ""), lane));
+    let gateway = Gateway::start(&yaml(&origin, ""));
     let port = gateway.port();
     assert_eq!(get(port, "/limited").status, 200);
     assert_eq!(get(port, "/limited").status, 429);
@@ -170,9 +161,10 @@ fn stages_and_who_it_was_are_logged() {
     assert!(!config.contains(secret), "{config}");
 }
 
-fn a_client_that_goes_away_is_logged_as_such(lane: bool) {
+#[test]
+fn a_client_that_goes_away_is_logged_as_such() {
     let origin = origin();
-    let gateway = Gateway::start(&on_road(&yaml(&origin, ""), lane));
+    let gateway = Gateway::start(&yaml(&origin, ""));
     let mut client = Client::connect(gateway.port());
     client.send_request("GET", "/plain/slow", &[], b"");
     eventually("the backend was asked", || origin.count("/plain/slow") == 1);
@@ -181,9 +173,10 @@ fn a_client_that_goes_away_is_logged_as_such(lane: bool) {
     assert_eq!((&line["status"], &line["answered_by"]), (&499.into(), &"client".into()), "{line}");
 }
 
-fn under_load_every_request_is_logged_and_counted(lane: bool) {
+#[test]
+fn under_load_every_request_is_logged_and_counted() {
     let origin = origin();
-    let gateway = Gateway::start(&on_road(&yaml(&origin, ""), lane));
+    let gateway = Gateway::start(&yaml(&origin, ""));
     let load = Wrk::start(gateway.port(), "/plain/a", 3, 16).finish();
     assert!(load.failures.is_empty(), "{load:?}");
     assert!(load.requests > 100, "{load:?}");

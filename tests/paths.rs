@@ -97,15 +97,16 @@ const CASES: &[(&str, &str)] = &[
     ("/asked/a%2Fb", "400 ambiguous_path"),
 ];
 
-fn gateway(lane: bool, backend: &Backend) -> Gateway {
-    let yaml = format!("{ROUTES}\n    server: {{ fast_lane: {lane} }}\n");
+fn gateway(backend: &Backend) -> Gateway {
+    let yaml = ROUTES;
     let port = backend.port().to_string();
     Gateway::start(&yaml.replace("$BACKEND", &port))
 }
 
-fn each_spelling_meets_what_it_means(lane: bool) {
+#[test]
+fn each_spelling_meets_what_it_means() {
     let backend = Backend::http();
-    let gateway = gateway(lane, &backend);
+    let gateway = gateway(&backend);
     for (target, expected) in CASES {
         let seen = backend.requests().len();
         for answer in
@@ -125,9 +126,10 @@ fn each_spelling_meets_what_it_means(lane: bool) {
     assert_eq!((&line["status"], &line["reason"]), (&400.into(), &"ambiguous_path".into()), "{line}");
 }
 
-fn the_cache_knows_one_spelling_and_every_kept_one(lane: bool) {
+#[test]
+fn the_cache_knows_one_spelling_and_every_kept_one() {
     let backend = Backend::http();
-    let gateway = gateway(lane, &backend);
+    let gateway = gateway(&backend);
     for (target, asked) in [
         ("/cached/a:b", true),
         ("/cached/a%3Ab", false),
@@ -144,9 +146,10 @@ fn the_cache_knows_one_spelling_and_every_kept_one(lane: bool) {
     }
 }
 
-fn no_spelling_gets_past_the_protection(lane: bool) {
+#[test]
+fn no_spelling_gets_past_the_protection() {
     let backend = Backend::http();
-    let gateway = gateway(lane, &backend);
+    let gateway = gateway(&backend);
     let mut runner = TestRunner::new(Config { cases: 1500, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&(spelling(), proptest::collection::vec(step(), 0..8)), |(target, steps)| {
         let answer = get(gateway.port(), &target);
@@ -276,12 +279,6 @@ fn slash() -> impl Strategy<Value = &'static str> {
         "%2F%2F",
     ])
 }
-
-each_on_both_roads!(
-    each_spelling_meets_what_it_means,
-    the_cache_knows_one_spelling_and_every_kept_one,
-    no_spelling_gets_past_the_protection
-);
 
 #[test]
 fn check_says_where_a_spelling_is_never_met() {

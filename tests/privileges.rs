@@ -10,7 +10,7 @@ use crate::passwords::{basic, hash};
 
 const CONFIG: &str = "
     listeners: [ { bind: 127.0.0.1:$PORT } ]
-    server: { workers: 1, fast_lane: LANE }
+    server: { workers: 1 }
     services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
     consumers: CONSUMERS
     policies:
@@ -32,12 +32,11 @@ struct Lab {
     server: Backend,
     gateway: Gateway,
     consumers: String,
-    lane: bool,
 }
 
 impl Lab {
     /// With one consumer, whom every kind of credential belongs to: tokens by their `azp` or `sub`.
-    fn start(lane: bool) -> Lab {
+    fn start() -> Lab {
         let key: String = Sha256::digest(API_KEY).iter().map(|byte| format!("{byte:02x}")).collect();
         let consumers = format!(
             "[ {{ name: acme, groups: [ staff ], scopes: [ catalog:read ], plan: pro, \
@@ -49,13 +48,13 @@ impl Lab {
             let body = json!({ "active": true, "sub": "someone", "azp": "acme", "exp": now() + 3600 }).to_string();
             format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
         });
-        let yaml = config(lane, &backend, &server, &consumers, "azp");
+        let yaml = config(&backend, &server, &consumers, "azp");
         let gateway = Gateway::start_with(&yaml, &[("JWT_SECRET", SECRET)]);
-        Lab { backend, server, gateway, consumers, lane }
+        Lab { backend, server, gateway, consumers }
     }
 
     fn reload(&self, consumers: &str, claim: &str) {
-        self.gateway.rewrite(&config(self.lane, &self.backend, &self.server, consumers, claim));
+        self.gateway.rewrite(&config(&self.backend, &self.server, consumers, claim));
         let (status, said) = self.gateway.reload();
         assert_eq!(status, 200, "{said}");
     }
@@ -71,9 +70,9 @@ impl Lab {
     }
 }
 
-fn config(lane: bool, backend: &Backend, server: &Backend, consumers: &str, claim: &str) -> String {
+fn config(backend: &Backend, server: &Backend, consumers: &str, claim: &str) -> String {
     let yaml = filled(CONFIG, &[("$BACKEND", backend.port()), ("$SERVER", server.port())]);
-    yaml.replace("LANE", &lane.to_string()).replace("CONSUMERS", consumers).replace("CLAIM", claim)
+    yaml.replace("CONSUMERS", consumers).replace("CLAIM", claim)
 }
 
 fn signed(claims: &Value) -> String {
@@ -92,8 +91,9 @@ fn keys() -> Vec<(&'static str, String)> {
     vec![("X-API-Key", API_KEY.to_owned()), ("Authorization", basic("acme:secret"))]
 }
 
-fn groups_scopes_and_plans_end_with_the_reload(lane: bool) {
-    let lab = Lab::start(lane);
+#[test]
+fn groups_scopes_and_plans_end_with_the_reload() {
+    let lab = Lab::start();
     let all: Vec<_> = tokens().into_iter().chain(keys()).collect();
     for credential in &all {
         for path in ["/staff", "/scoped", "/planned", "/planned"] {
@@ -113,8 +113,9 @@ fn groups_scopes_and_plans_end_with_the_reload(lane: bool) {
     assert_eq!(passed.filter(|status| *status == 200).count(), 1, "all of one consumer, which has no plan any more");
 }
 
-fn a_consumer_ends_with_the_reload(lane: bool) {
-    let lab = Lab::start(lane);
+#[test]
+fn a_consumer_ends_with_the_reload() {
+    let lab = Lab::start();
     for credential in tokens().iter().chain(&keys()) {
         assert_eq!(lab.told(credential).as_deref(), Some("acme"), "{credential:?}");
     }
@@ -135,8 +136,9 @@ fn a_consumer_ends_with_the_reload(lane: bool) {
     assert_eq!(lab.server.requests().len(), 1, "what the token says stays remembered");
 }
 
-fn another_consumer_claim_counts_from_the_reload_on(lane: bool) {
-    let lab = Lab::start(lane);
+#[test]
+fn another_consumer_claim_counts_from_the_reload_on() {
+    let lab = Lab::start();
     for credential in &tokens() {
         assert_eq!(lab.told(credential).as_deref(), Some("acme"));
     }
@@ -150,8 +152,9 @@ fn another_consumer_claim_counts_from_the_reload_on(lane: bool) {
     }
 }
 
-fn a_changed_password_or_key_counts_from_the_reload_on(lane: bool) {
-    let lab = Lab::start(lane);
+#[test]
+fn a_changed_password_or_key_counts_from_the_reload_on() {
+    let lab = Lab::start();
     let keys = keys();
     assert!(keys.iter().all(|credential| lab.ask("/any", credential) == 200));
     let begin = lab.consumers.find("$argon2id").unwrap();
@@ -164,10 +167,3 @@ fn a_changed_password_or_key_counts_from_the_reload_on(lane: bool) {
         assert_eq!(lab.ask("/any", credential), 401, "{credential:?}");
     }
 }
-
-each_on_both_roads!(
-    groups_scopes_and_plans_end_with_the_reload,
-    a_consumer_ends_with_the_reload,
-    another_consumer_claim_counts_from_the_reload_on,
-    a_changed_password_or_key_counts_from_the_reload_on,
-);

@@ -14,16 +14,12 @@ mod upstream;
 mod upstream_tls;
 mod websocket;
 
-/// Both roads have to pass: the `server` section that forces one.
-const ROADS: [&str; 2] = ["server: { workers: 2, fast_lane: true }", "server: { workers: 2, fast_lane: false }"];
+/// The `server` section that these tests are for.
+const SERVER: &str = "server: { workers: 2 }";
 
-/// Runs a test once on each road, at the same time.
-fn on_both_roads(test: impl Fn(&str) + Sync) {
-    std::thread::scope(|scope| {
-        for road in ROADS {
-            scope.spawn(|| test(road));
-        }
-    });
+/// Runs a test with it.
+fn with_server(test: impl Fn(&str)) {
+    test(SERVER);
 }
 
 /// Bytes in which a lost, doubled or misplaced piece shows: no two aligned blocks are the same.

@@ -12,11 +12,6 @@ use faulty::{Fault, Faulty};
 use crate::harness::{Client, Gateway, Port, eventually};
 use crate::peers::{Act, Asked, Origin, answer};
 
-each_on_both_roads!(
-    a_dead_kept_connection_does_not_cost_the_endpoints_that_are_well,
-    http1_backends_that_die_see_each_request_whole_or_not,
-);
-
 const SIZES: [usize; 6] = [0, 1024, 65_535, 65_536, 65_537, 1 << 20];
 
 /// One gateway with a service for each fault, behind `/NUMBER/*`.
@@ -112,8 +107,9 @@ impl Setup {
     }
 }
 
-fn http1_backends_that_die_see_each_request_whole_or_not(lane: bool) {
-    let setup = setup("http1", &Fault::HTTP1, &format!("server: {{ workers: 1, fast_lane: {lane} }}"));
+#[test]
+fn http1_backends_that_die_see_each_request_whole_or_not() {
+    let setup = setup("http1", &Fault::HTTP1, "server: { workers: 1 }");
     setup.run(&Kind::ALL, "POST", 1);
     setup.run(&Kind::ALL, "PUT", usize::MAX);
 }
@@ -185,7 +181,8 @@ fn what_a_policy_has_read_whole_is_repeated_whole_however_long_it_is() {
 
 /// One endpoint answers once a connection, dies on the second request and stops listening; the other one is well. `retries` is for them
 /// both together.
-fn a_dead_kept_connection_does_not_cost_the_endpoints_that_are_well(lane: bool) {
+#[test]
+fn a_dead_kept_connection_does_not_cost_the_endpoints_that_are_well() {
     let dying = Port::lease();
     let listener = std::net::TcpListener::bind(("127.0.0.1", dying.number())).unwrap();
     let once = std::thread::spawn(move || {
@@ -200,7 +197,7 @@ fn a_dead_kept_connection_does_not_cost_the_endpoints_that_are_well(lane: bool) 
     });
     let well = Origin::start(|_: &Asked| Act::Send(answer(200, &[], "well")));
     let gateway = Gateway::start(&format!(
-        "listeners:\n  - bind: 127.0.0.1:$PORT\nserver:\n  workers: 1\n  fast_lane: {lane}\nservices:\n  it:\n    endpoints: \
+        "listeners:\n  - bind: 127.0.0.1:$PORT\nserver:\n  workers: 1\nservices:\n  it:\n    endpoints: \
          [127.0.0.1:{}, 127.0.0.1:{}]\nroutes:\n  - path: /*\n    service: it\n",
         dying.number(),
         well.port()

@@ -313,7 +313,7 @@ fn the_services_of_a_split_keep_their_own_limits() {
         ",
         &[("$STABLE", stable.port()), ("$CANARY", canary.port())],
     );
-    on_both_roads(&yaml, |gateway| {
+    served(&yaml, |gateway| {
         let port = gateway.port();
         let ask = |user: usize| request(port, "GET", "/", &[("X-User", &format!("user-{user}"))], b"");
         let answers: Vec<Answer> = (0..40).map(ask).collect();
@@ -362,7 +362,7 @@ fn a_failing_service_of_a_split_takes_no_room_from_the_others() {
             good.port(),
             bad.port()
         );
-        on_both_roads(&yaml, |gateway| {
+        served(&yaml, |gateway| {
             let port = gateway.port();
             let status = |user: &str, path: &str| request(port, "GET", path, &[("X-User", user)], b"").status;
             let users = || (0..100).map(|number| format!("user-{number}"));
@@ -441,7 +441,6 @@ routes:
 
 #[test]
 fn a_split_over_services_of_different_protocols_follows_its_weights() {
-    // One of them takes the fast lane, the other does not.
     let plain = Backend::named("plain");
     let nginx = Nginx::start("listen 127.0.0.1:$PORT http2; location / { return 200 '{\"name\":\"h2\"}'; }");
     let gateway = Gateway::start(&filled(
@@ -508,7 +507,7 @@ const REWRITES: &str = "
 #[test]
 fn what_arrives_at_the_backend() {
     let backend = Backend::http();
-    on_both_roads(&filled(REWRITES, &[("$BACKEND", backend.port())]), |gateway| {
+    served(&filled(REWRITES, &[("$BACKEND", backend.port())]), |gateway| {
         for (sent, arrived) in [
             ("/api/v1/x/y?q=1", "/x/y?q=1"),
             ("/api/v1", "/"),

@@ -34,20 +34,18 @@ fn ask(gateway: &Gateway, target: &str, body: &str, sent: &str, nonce: &str) -> 
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-fn a_signed_request_passes_once_and_unchanged(lane: bool) {
+#[test]
+fn a_signed_request_passes_once_and_unchanged() {
     let backend = Backend::http();
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT }} ]
-        server: {{ fast_lane: {lane} }}
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
         consumers:
-          - {{ name: acme, signing_keys: [ {{ id: k1, secret: '${{KEY}}' }} ] }}
-        policies: {{ authn: {{ signature: {{ max_body: 64KiB }} }} }}
-        routes: [ {{ path: /*, service: 127.0.0.1, port: $BACKEND }} ]
-        "
-    );
+          - { name: acme, signing_keys: [ { id: k1, secret: '${KEY}' } ] }
+        policies: { authn: { signature: { max_body: 64KiB } } }
+        routes: [ { path: /*, service: 127.0.0.1, port: $BACKEND } ]
+        ";
     let key = "k".repeat(32);
-    let gateway = Gateway::start_with(&filled(&yaml, &[("$BACKEND", backend.port())]), &[("KEY", &key)]);
+    let gateway = Gateway::start_with(&filled(yaml, &[("$BACKEND", backend.port())]), &[("KEY", &key)]);
     assert_eq!(ask(&gateway, "/pay?to=a%20b", "amount=1", "amount=1", "1"), "200");
     let seen = backend.last();
     assert_eq!((seen.header("x-consumer-name"), seen.header("x-auth-method")), (Some("acme"), Some("signature")));
@@ -67,12 +65,10 @@ struct Lab {
     gateway: Gateway,
     backend: Backend,
     files: Files,
-    lane: bool,
 }
 
 const SIGNED: &str = "
     listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
-    server: { fast_lane: LANE }
     consumers: [ { name: acme, signing_keys: [ { id: k1, public_key: { file: key.pem } } ] } ]
     services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
 ";
@@ -85,17 +81,17 @@ const EVERYWHERE: &str = "
 type Made = (String, Vec<u8>);
 
 impl Lab {
-    fn start(lane: bool) -> Lab {
+    fn start() -> Lab {
         let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pair.serialize_der()).unwrap();
         let (files, backend) = (Files::new(), Backend::http());
         files.write("key.pem", pair.public_key_pem());
-        let gateway = Gateway::start_in(&files, &yaml(lane, &backend, EVERYWHERE));
-        Lab { key, gateway, backend, files, lane }
+        let gateway = Gateway::start_in(&files, &yaml(&backend, EVERYWHERE));
+        Lab { key, gateway, backend, files }
     }
 
     fn reload(&self, policies: &str) {
-        self.gateway.rewrite(&yaml(self.lane, &self.backend, policies));
+        self.gateway.rewrite(&yaml(&self.backend, policies));
         let (status, said) = self.gateway.reload();
         assert_eq!(status, 200, "{said}");
     }
@@ -126,8 +122,8 @@ impl Lab {
     }
 }
 
-fn yaml(lane: bool, backend: &Backend, policies: &str) -> String {
-    filled(&format!("{SIGNED}{policies}"), &[("$BACKEND", backend.port())]).replace("LANE", &lane.to_string())
+fn yaml(backend: &Backend, policies: &str) -> String {
+    filled(&format!("{SIGNED}{policies}"), &[("$BACKEND", backend.port())])
 }
 
 fn announced(body: &[u8]) -> String {
@@ -153,8 +149,9 @@ fn turned(signature: &[u8]) -> Vec<u8> {
 
 const PROTOCOLS: [&str; 2] = ["--http1.1", "--http2-prior-knowledge"];
 
-fn what_was_signed_is_taken_once_however_it_is_signed(lane: bool) {
-    let lab = Lab::start(lane);
+#[test]
+fn what_was_signed_is_taken_once_however_it_is_signed() {
+    let lab = Lab::start();
     for protocol in PROTOCOLS {
         let made = lab.sign("GET", now() + u64::from(protocol == PROTOCOLS[1]), None);
         assert_eq!(lab.send(&[protocol], &made, None), "200");
@@ -167,8 +164,9 @@ fn what_was_signed_is_taken_once_however_it_is_signed(lane: bool) {
     assert_eq!(lab.backend.requests().len(), 2);
 }
 
-fn a_digest_is_compared_also_where_no_body_comes(lane: bool) {
-    let lab = Lab::start(lane);
+#[test]
+fn a_digest_is_compared_also_where_no_body_comes() {
+    let lab = Lab::start();
     let mut age = 0;
     let mut made = |method: &str, body: &[u8]| {
         age += 1;
@@ -191,8 +189,9 @@ fn a_digest_is_compared_also_where_no_body_comes(lane: bool) {
     assert!(lab.backend.requests().iter().all(|request| request.header("content-digest") == Some(&*announced(b""))));
 }
 
-fn a_reload_forgets_no_signature(lane: bool) {
-    let lab = Lab::start(lane);
+#[test]
+fn a_reload_forgets_no_signature() {
+    let lab = Lab::start();
     let made = lab.sign("GET", now(), None);
     assert_eq!(lab.send(&[], &made, None), "200");
     for policies in [
@@ -215,22 +214,15 @@ fn a_reload_forgets_no_signature(lane: bool) {
     assert!(lab.files.dir().exists());
 }
 
-fn a_signature_from_before_the_start_is_refused(lane: bool) {
-    let lab = Lab::start(lane);
+#[test]
+fn a_signature_from_before_the_start_is_refused() {
+    let lab = Lab::start();
     let early = lab.sign("GET", now() - 60, None);
     assert_eq!(lab.send(&[], &early, None), "401 signature_before_start");
     assert_eq!(lab.send(&[], &lab.sign("GET", now(), None), None), "200");
     let stale = lab.sign("GET", now() - 600, None);
     assert_eq!(lab.send(&[], &stale, None), "401 stale_signature");
 }
-
-each_on_both_roads!(
-    a_signed_request_passes_once_and_unchanged,
-    what_was_signed_is_taken_once_however_it_is_signed,
-    a_digest_is_compared_also_where_no_body_comes,
-    a_reload_forgets_no_signature,
-    a_signature_from_before_the_start_is_refused,
-);
 
 #[test]
 fn what_is_wrong_is_said_with_its_place() {

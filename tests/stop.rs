@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Backend, Client, Files, Gateway, Port, eventually, on_both_roads};
+use crate::harness::{Backend, Client, Files, Gateway, Port, eventually, served};
 
 /// Ends with the value that stands for it.
 struct Process(Child);
@@ -57,33 +57,28 @@ fn silent() -> Backend {
 #[test]
 fn what_the_grace_cuts_off_leaves_a_line_each() {
     let backend = silent();
-    for lane in [true, false] {
-        let mut gateway = Gateway::start(&format!(
-            "
-             listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]
-             routes: [ {{ path: /*, service: 127.0.0.1, port: {} }} ]
-             server: {{ grace: 1s, workers: 2, fast_lane: {lane} }}
-            ",
-            backend.port()
-        ));
-        let mut clients = Vec::new();
-        for path in ["/one", "/two"] {
-            let mut client = Client::connect(gateway.port());
-            client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
-            clients.push(client);
-        }
-        gateway.wait_metric("portcullis_in_flight", 2.0);
-        gateway.signal("TERM");
-        assert!(gateway.wait_exit(Duration::from_secs(20)).success());
-        for path in ["/one", "/two"] {
-            let line = gateway.wait_log(|line| line["path"] == path);
-            assert_eq!(
-                (&line["status"], &line["answered_by"], &line["reason"]),
-                (&503.into(), &"door".into(), &"shutdown".into())
-            );
-        }
-        assert_eq!(gateway.log().len(), 2);
+    let mut gateway = Gateway::start(&format!(
+        "
+         listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]
+         routes: [ {{ path: /*, service: 127.0.0.1, port: {} }} ]
+         server: {{ grace: 1s, workers: 2 }}
+        ",
+        backend.port()
+    ));
+    let mut clients = Vec::new();
+    for path in ["/one", "/two"] {
+        let mut client = Client::connect(gateway.port());
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        clients.push(client);
     }
+    gateway.wait_metric("portcullis_in_flight", 2.0);
+    gateway.signal("TERM");
+    assert!(gateway.wait_exit(Duration::from_secs(20)).success());
+    for path in ["/one", "/two"] {
+        let line = gateway.wait_log(|line| line["path"] == path);
+        assert_eq!((&line["status"], &line["answered_by"], &line["reason"]), (&503.into(), &"door".into(), &"shutdown".into()));
+    }
+    assert_eq!(gateway.log().len(), 2);
 }
 
 /// The request came before the order to stop, its answer after it.
@@ -95,7 +90,7 @@ fn an_answer_given_while_draining_is_its_connections_last() {
         gone.lock().unwrap().recv().unwrap();
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()
     });
-    on_both_roads(
+    served(
         &format!(
             "listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]\nroutes: [ {{ path: /*, service: 127.0.0.1, port: {} }} ]\n",
             backend.port()

@@ -91,7 +91,7 @@ fn trailers_are_bounded_and_obey_the_rules_of_fields() {
 fn trailers_of_a_request_do_not_reach_the_backend() {
     let backend = Backend::http();
     let yaml = filled(&YAML.replace("PROTOCOL", ""), &[("$BACKEND", backend.port())]);
-    on_both_roads(&yaml, |gateway| {
+    served(&yaml, |gateway| {
         let mut client = Client::connect(gateway.port());
         client.send("POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Consumer-Name: root\r\nX-Late: 1\r\n\r\n");
         let seen = client.answer_to("POST").json();
@@ -134,14 +134,14 @@ fn an_answers_head_has_bounds_of_its_own() {
             assert_eq!(line["reason"], "answer_head_too_large");
         }
     };
-    on_both_roads(&with(""), |gateway| {
+    served(&with(""), |gateway| {
         let fine = ["/interim/16", "/fields/126", "/bytes/60000"];
         check(gateway, &fine, &["/interim/17", "/fields/127", "/fields/300", "/bytes/70000", "/bytes/2000000"]);
     });
-    on_both_roads(&with("limits: { head: 200KiB, headers: 256, interim: 40 }"), |gateway| {
+    served(&with("limits: { head: 200KiB, headers: 256, interim: 40 }"), |gateway| {
         check(gateway, &["/interim/40", "/fields/254", "/bytes/190000"], &["/interim/41", "/fields/255", "/bytes/210000"]);
     });
-    on_both_roads(&with("limits: { head: 1KiB, headers: 5, interim: 1 }"), |gateway| {
+    served(&with("limits: { head: 1KiB, headers: 5, interim: 1 }"), |gateway| {
         check(gateway, &["/interim/1", "/fields/3", "/bytes/900"], &["/interim/2", "/fields/4", "/bytes/1100"]);
     });
 }

@@ -9,28 +9,10 @@ use serde_json::Value;
 use crate::harness::{Client, Gateway, Port, eventually, get, request};
 use crate::peers::{Act, Asked, Origin, answer};
 
-each_on_both_roads!(
-    weights_are_met_exactly,
-    who_has_much_to_do_is_asked_less,
-    a_sick_endpoint_gets_nothing_until_it_is_well,
-    a_check_looks_at_the_status,
-    a_tcp_check_is_enough_where_there_is_no_path,
-    what_could_not_be_sent_is_sent_elsewhere_whatever_the_method,
-    nobody_to_connect_to_is_502,
-    what_was_sent_is_not_sent_again,
-    a_kept_connection_that_was_closed_is_replaced_where_asking_twice_does_no_harm,
-    a_connection_that_idles_to_death_is_noticed,
-    a_slow_answer_is_504_and_the_connection_is_not_used_again,
-    a_connection_that_nobody_accepts_is_504_in_time,
-    a_service_can_be_a_host_name,
-    a_name_that_does_not_resolve_is_503_and_said,
-    health_survives_a_reload
-);
-
 /// One worker, so that turns are taken in one row.
-fn start(lane: bool, service: &str) -> Gateway {
+fn start(service: &str) -> Gateway {
     Gateway::start(&format!(
-        "listeners:\n  - bind: 127.0.0.1:$PORT\nserver:\n  workers: 1\n  fast_lane: {lane}\nservices:\n  it:\n{service}routes:\n  - path: /*\n    \
+        "listeners:\n  - bind: 127.0.0.1:$PORT\nserver:\n  workers: 1\nservices:\n  it:\n{service}routes:\n  - path: /*\n    \
          service: it\n"
     ))
 }
@@ -54,14 +36,14 @@ fn is_healthy(gateway: &Gateway, port: u16) -> bool {
     endpoint(gateway, port)["healthy"] == true
 }
 
-fn who_has_much_to_do_is_asked_less(lane: bool) {
+#[test]
+fn who_has_much_to_do_is_asked_less() {
     let (quick, other) = (Origin::named("quick"), Origin::named("other"));
     // Takes connections, and never answers.
     let stuck = TcpListener::bind("127.0.0.1:0").unwrap();
     let ports = [quick.port(), other.port(), stuck.local_addr().unwrap().port()];
     let [quick_at, other_at, stuck_at] = ports.map(|port| format!("127.0.0.1:{port}"));
-    let gateway =
-        start(lane, &format!("    balance: least_requests\n    endpoints: [ '{quick_at}', '{other_at}', '{stuck_at}' ]\n"));
+    let gateway = start(&format!("    balance: least_requests\n    endpoints: [ '{quick_at}', '{other_at}', '{stuck_at}' ]\n"));
     let of = |what: &str| ports.map(|port| endpoint(&gateway, port)[what].as_u64().unwrap());
     // Each by a connection of its own, until one got to the endpoint that never answers.
     let mut waiting = Vec::new();
@@ -81,18 +63,16 @@ fn who_has_much_to_do_is_asked_less(lane: bool) {
     assert_eq!(of("requests")[2], before);
 }
 
-fn weights_are_met_exactly(lane: bool) {
+#[test]
+fn weights_are_met_exactly() {
     let (a, b, c) = (Origin::named("a"), Origin::named("b"), Origin::named("c"));
-    let gateway = start(
-        lane,
-        &format!(
-            "    endpoints:\n      - {{ address: 127.0.0.1:{}, weight: 5 }}\n      - {{ address: 127.0.0.1:{}, weight: 2 }}\n      - \
+    let gateway = start(&format!(
+        "    endpoints:\n      - {{ address: 127.0.0.1:{}, weight: 5 }}\n      - {{ address: 127.0.0.1:{}, weight: 2 }}\n      - \
          127.0.0.1:{}\n",
-            a.port(),
-            b.port(),
-            c.port()
-        ),
-    );
+        a.port(),
+        b.port(),
+        c.port()
+    ));
     let mut counts: HashMap<String, u32> = HashMap::new();
     let mut row = String::new();
     for _ in 0..40 {
@@ -106,17 +86,15 @@ fn weights_are_met_exactly(lane: bool) {
     assert_eq!(endpoint(&gateway, a.port())["weight"], 5);
 }
 
-fn a_sick_endpoint_gets_nothing_until_it_is_well(lane: bool) {
+#[test]
+fn a_sick_endpoint_gets_nothing_until_it_is_well() {
     let (mut a, b) = (Origin::named("a"), Origin::named("b"));
-    let gateway = start(
-        lane,
-        &format!(
-            "    endpoints: [127.0.0.1:{}, 127.0.0.1:{}]\n    health_check: {{ path: /health, interval: 100ms, timeout: 1s, \
+    let gateway = start(&format!(
+        "    endpoints: [127.0.0.1:{}, 127.0.0.1:{}]\n    health_check: {{ path: /health, interval: 100ms, timeout: 1s, \
          healthy_after: 2, unhealthy_after: 2 }}\n",
-            a.port(),
-            b.port()
-        ),
-    );
+        a.port(),
+        b.port()
+    ));
     let metric = format!("portcullis_upstream_healthy{{service=\"it\",endpoint=\"127.0.0.1:{}\"}}", a.port());
     let healthy = || gateway.metric(&metric);
     eventually("both were checked", || {
@@ -145,17 +123,15 @@ fn a_sick_endpoint_gets_nothing_until_it_is_well(lane: bool) {
     assert_eq!(healthy(), 1.0);
 }
 
-fn a_check_looks_at_the_status(lane: bool) {
+#[test]
+fn a_check_looks_at_the_status() {
     let origin =
         Origin::start(|asked| Act::Send(if asked.target == "/health" { answer(503, &[], "") } else { answer(200, &[], "fine") }));
-    let gateway = start(
-        lane,
-        &format!(
-            "    endpoints: [127.0.0.1:{}]\n    retry_after: 7s\n    health_check: {{ path: /health, interval: 100ms, unhealthy_after: 1 \
+    let gateway = start(&format!(
+        "    endpoints: [127.0.0.1:{}]\n    retry_after: 7s\n    health_check: {{ path: /health, interval: 100ms, unhealthy_after: 1 \
          }}\n",
-            origin.port()
-        ),
-    );
+        origin.port()
+    ));
     eventually("it is found unwell", || !is_healthy(&gateway, origin.port()));
     let answer = get(gateway.port(), "/");
     answer.assert_problem(503, "upstream", "no_healthy_endpoint");
@@ -169,15 +145,13 @@ fn a_check_looks_at_the_status(lane: bool) {
     assert_eq!(kept.get("/").status, 503);
 }
 
-fn a_tcp_check_is_enough_where_there_is_no_path(lane: bool) {
+#[test]
+fn a_tcp_check_is_enough_where_there_is_no_path() {
     let mut origin = Origin::named("a");
-    let gateway = start(
-        lane,
-        &format!(
-            "    endpoints: [127.0.0.1:{}]\n    health_check: {{ tcp: true, interval: 100ms, healthy_after: 1, unhealthy_after: 1 }}\n",
-            origin.port()
-        ),
-    );
+    let gateway = start(&format!(
+        "    endpoints: [127.0.0.1:{}]\n    health_check: {{ tcp: true, interval: 100ms, healthy_after: 1, unhealthy_after: 1 }}\n",
+        origin.port()
+    ));
     assert_eq!(body(&gateway), "a");
     origin.stop();
     eventually("503", || get(gateway.port(), "/").status == 503);
@@ -185,9 +159,10 @@ fn a_tcp_check_is_enough_where_there_is_no_path(lane: bool) {
     eventually("200", || get(gateway.port(), "/").status == 200);
 }
 
-fn what_could_not_be_sent_is_sent_elsewhere_whatever_the_method(lane: bool) {
+#[test]
+fn what_could_not_be_sent_is_sent_elsewhere_whatever_the_method() {
     let (dead, alive) = (Port::lease(), Origin::named("alive"));
-    let gateway = start(lane, &format!("    endpoints: [127.0.0.1:{}, 127.0.0.1:{}]\n", dead.number(), alive.port()));
+    let gateway = start(&format!("    endpoints: [127.0.0.1:{}, 127.0.0.1:{}]\n", dead.number(), alive.port()));
     let long = vec![b'z'; 300_000];
     for method in ["GET", "POST", "PUT", "DELETE", "PATCH"] {
         for body in [&b""[..], b"some", &long] {
@@ -211,25 +186,28 @@ fn what_could_not_be_sent_is_sent_elsewhere_whatever_the_method(lane: bool) {
     });
 }
 
-fn nobody_to_connect_to_is_502(lane: bool) {
+#[test]
+fn nobody_to_connect_to_is_502() {
     let (one, two) = (Port::lease(), Port::lease());
-    let gateway = start(lane, &format!("    endpoints: [127.0.0.1:{}, 127.0.0.1:{}]\n", one.number(), two.number()));
+    let gateway = start(&format!("    endpoints: [127.0.0.1:{}, 127.0.0.1:{}]\n", one.number(), two.number()));
     get(gateway.port(), "/").assert_problem(502, "upstream", "connect_failure");
     request(gateway.port(), "POST", "/", &[], b"body").assert_problem(502, "upstream", "connect_failure");
     assert_eq!(gateway.wait_log(|line| line["method"] == "POST")["retries"], 1);
     // And as many attempts as it says, no more.
-    let gateway = start(
-        lane,
-        &format!("    endpoints: [127.0.0.1:{}, 127.0.0.1:{}]\n    retries: {{ attempts: 0 }}\n", one.number(), two.number()),
-    );
+    let gateway = start(&format!(
+        "    endpoints: [127.0.0.1:{}, 127.0.0.1:{}]\n    retries: {{ attempts: 0 }}\n",
+        one.number(),
+        two.number()
+    ));
     get(gateway.port(), "/").assert_problem(502, "upstream", "connect_failure");
     assert!(gateway.wait_log(|line| line["status"] == 502).get("retries").is_none());
 }
 
-fn what_was_sent_is_not_sent_again(lane: bool) {
+#[test]
+fn what_was_sent_is_not_sent_again() {
     // Reads the request, then hangs up without a word.
     let origin = Origin::start(|_| Act::Last(Vec::new()));
-    let gateway = start(lane, &format!("    endpoints: [127.0.0.1:{}]\n", origin.port()));
+    let gateway = start(&format!("    endpoints: [127.0.0.1:{}]\n", origin.port()));
     for (method, body) in [("POST", &b"pay"[..]), ("PATCH", b"x"), ("GET", b"")] {
         let path = format!("/{method}");
         let answer = request(gateway.port(), method, &path, &[], body);
@@ -243,9 +221,10 @@ fn forgetful(asked: &Asked) -> Act {
     if asked.number == 0 { Act::Send(answer(200, &[], "fine")) } else { Act::Last(Vec::new()) }
 }
 
-fn a_kept_connection_that_was_closed_is_replaced_where_asking_twice_does_no_harm(lane: bool) {
+#[test]
+fn a_kept_connection_that_was_closed_is_replaced_where_asking_twice_does_no_harm() {
     let origin = Origin::start(forgetful);
-    let gateway = start(lane, &format!("    endpoints: [127.0.0.1:{}]\n", origin.port()));
+    let gateway = start(&format!("    endpoints: [127.0.0.1:{}]\n", origin.port()));
     for round in 0..5 {
         let answer = get(gateway.port(), "/");
         assert_eq!(answer.status, 200, "round {round}: {}", String::from_utf8_lossy(&answer.body));
@@ -266,9 +245,10 @@ fn a_kept_connection_that_was_closed_is_replaced_where_asking_twice_does_no_harm
     assert!(refused > 0, "no POST met a kept connection");
 }
 
-fn a_connection_that_idles_to_death_is_noticed(lane: bool) {
+#[test]
+fn a_connection_that_idles_to_death_is_noticed() {
     let mut origin = Origin::named("a");
-    let gateway = start(lane, &format!("    endpoints: [127.0.0.1:{}]\n", origin.port()));
+    let gateway = start(&format!("    endpoints: [127.0.0.1:{}]\n", origin.port()));
     assert_eq!(body(&gateway), "a");
     // A restart between two requests: the kept connection is gone, and even a POST can see that before it sends anything.
     for path in ["/one", "/two", "/three"] {
@@ -282,14 +262,15 @@ fn a_connection_that_idles_to_death_is_noticed(lane: bool) {
     }
 }
 
-fn a_slow_answer_is_504_and_the_connection_is_not_used_again(lane: bool) {
+#[test]
+fn a_slow_answer_is_504_and_the_connection_is_not_used_again() {
     let origin = Origin::start(|asked| {
         if asked.target == "/slow" {
             std::thread::sleep(Duration::from_millis(1500));
         }
         Act::Send(answer(200, &[], asked.target.as_bytes()))
     });
-    let gateway = start(lane, &format!("    endpoints: [127.0.0.1:{}]\n    timeouts: {{ response: 300ms }}\n", origin.port()));
+    let gateway = start(&format!("    endpoints: [127.0.0.1:{}]\n    timeouts: {{ response: 300ms }}\n", origin.port()));
     let began = Instant::now();
     let mut kept = Client::connect(gateway.port());
     let late = kept.get("/slow");
@@ -303,7 +284,8 @@ fn a_slow_answer_is_504_and_the_connection_is_not_used_again(lane: bool) {
     assert!(line["duration_us"].as_u64().unwrap() >= 300_000, "{line}");
 }
 
-fn a_connection_that_nobody_accepts_is_504_in_time(lane: bool) {
+#[test]
+fn a_connection_that_nobody_accepts_is_504_in_time() {
     // A full backlog leaves further handshakes unanswered.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     rustix::net::listen(&listener, 0).unwrap();
@@ -314,22 +296,23 @@ fn a_connection_that_nobody_accepts_is_504_in_time(lane: bool) {
         fill.push(stream);
         assert!(fill.len() < 64, "the backlog never fills");
     }
-    let gateway = start(lane, &format!("    endpoints: [127.0.0.1:{port}]\n    timeouts: {{ connect: 200ms }}\n"));
+    let gateway = start(&format!("    endpoints: [127.0.0.1:{port}]\n    timeouts: {{ connect: 200ms }}\n"));
     let began = Instant::now();
     get(gateway.port(), "/").assert_problem(504, "upstream", "connect_timeout");
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
-fn a_service_can_be_a_host_name(lane: bool) {
+#[test]
+fn a_service_can_be_a_host_name() {
     let origin = Origin::named("by name");
-    let gateway = start(lane, &format!("    endpoints: [localhost:{}]\n", origin.port()));
+    let gateway = start(&format!("    endpoints: [localhost:{}]\n", origin.port()));
     for _ in 0..4 {
         assert_eq!(body(&gateway), "by name");
     }
     assert_eq!(endpoint(&gateway, origin.port())["configured"], format!("localhost:{}", origin.port()));
     // As in the smallest file there is: a route that names a host and a port.
     let yaml = format!(
-        "listeners:\n  - bind: 127.0.0.1:$PORT\nserver:\n  fast_lane: {lane}\nroutes:\n  - path: /*\n    service: localhost\n    port: {}\n",
+        "listeners:\n  - bind: 127.0.0.1:$PORT\nroutes:\n  - path: /*\n    service: localhost\n    port: {}\n",
         origin.port()
     );
     let gateway = Gateway::start(&yaml);
@@ -337,8 +320,9 @@ fn a_service_can_be_a_host_name(lane: bool) {
     assert_eq!(gateway.wait_log(|line| line["status"] == 200)["service"], format!("localhost:{}", origin.port()));
 }
 
-fn a_name_that_does_not_resolve_is_503_and_said(lane: bool) {
-    let gateway = start(lane, "    endpoints: [no-such-host.invalid:80]\n");
+#[test]
+fn a_name_that_does_not_resolve_is_503_and_said() {
+    let gateway = start("    endpoints: [no-such-host.invalid:80]\n");
     let answer = get(gateway.port(), "/");
     answer.assert_problem(503, "upstream", "no_healthy_endpoint");
     assert!(answer.header("retry-after").is_some());
@@ -346,16 +330,14 @@ fn a_name_that_does_not_resolve_is_503_and_said(lane: bool) {
     assert!(text.contains("\"unresolved\":[\"no-such-host.invalid\"]"), "{text}");
 }
 
-fn health_survives_a_reload(lane: bool) {
+#[test]
+fn health_survives_a_reload() {
     let (mut a, b) = (Origin::named("a"), Origin::named("b"));
-    let gateway = start(
-        lane,
-        &format!(
-            "    endpoints: [127.0.0.1:{}, 127.0.0.1:{}]\n    health_check: {{ tcp: true, interval: 100ms, unhealthy_after: 1 }}\n",
-            a.port(),
-            b.port()
-        ),
-    );
+    let gateway = start(&format!(
+        "    endpoints: [127.0.0.1:{}, 127.0.0.1:{}]\n    health_check: {{ tcp: true, interval: 100ms, unhealthy_after: 1 }}\n",
+        a.port(),
+        b.port()
+    ));
     a.stop();
     eventually("the check notices", || !is_healthy(&gateway, a.port()));
     assert_eq!(gateway.reload().0, 200);

@@ -135,7 +135,7 @@ fn what_is_too_large_is_named() {
 #[test]
 fn a_chunked_body_over_the_bound_is_413_and_never_arrives_whole() {
     let backend = Backend::http();
-    on_both_roads(&filled(BOUNDED, &[("$BACKEND", backend.port())]), |gateway| {
+    served(&filled(BOUNDED, &[("$BACKEND", backend.port())]), |gateway| {
         let mut client = Client::connect(gateway.port());
         client.send("POST /open/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
         let chunk = format!("{:x}\r\n{}\r\n", 64 * 1024, "c".repeat(64 * 1024));
@@ -231,7 +231,7 @@ fn a_refusal_keeps_the_connection() {
 #[test]
 fn good_content_arrives_unharmed() {
     let backend = Backend::http();
-    on_both_roads(&filled(BOUNDED, &[("$BACKEND", backend.port())]), |gateway| {
+    served(&filled(BOUNDED, &[("$BACKEND", backend.port())]), |gateway| {
         let port = gateway.port();
         let accepted: &[&[u8]] = &[b"{}", b" [1, -2.5e+3, \"\\u00e9\", null, true] ", b"\"x\"", b"0", b"[[[[[[[[]]]]]]]]"];
         for body in accepted {
@@ -279,7 +279,7 @@ fn curl_waits_for_100_continue() {
     let full = vec![b'f'; 1 << 20];
     let path = files.write("body", &full);
     let body = format!("@{}", path.display());
-    on_both_roads(&filled(BOUNDED, &[("$BACKEND", backend.port())]), |gateway| {
+    served(&filled(BOUNDED, &[("$BACKEND", backend.port())]), |gateway| {
         // curl would send the body anyway after this time; less than it may take here.
         let expect = ["-H", "Expect: 100-continue", "--expect100-timeout", "20", "--data-binary", &body];
         let open = gateway.url("/open/x");

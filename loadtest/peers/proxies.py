@@ -148,14 +148,6 @@ class Portcullis(Peer):
         return ["run", "-c", place.write("gateway.yaml", "\n".join(lines) + "\n")]
 
 
-class ProxyRoad(Portcullis):
-    """The same binary with its fast lane off."""
-
-    key, name = "portcullis-proxy-road", "Portcullis, fast lane off"
-    kinds = {kind: f"`fast_lane: false`; {Portcullis.kinds[kind]}" for kind in ("plain", "gauntlet")}
-    server = "workers: 1, fast_lane: false"
-
-
 class Nginx(Peer):
     key, name, binary = "nginx", "nginx", "nginx"
     kinds = {

@@ -203,7 +203,6 @@ def aims(tables):
             rows.append((title, f"at most {most:.2f}×", f"{mine / theirs:.2f}×", mine / theirs <= most))
 
     bare = of("plain", "bare-pingora", "cpu_us")
-    within("the gauntlet without the fast lane, against bare Pingora's plain GET, CPU", of("gauntlet", "portcullis-proxy-road", "cpu_us"), bare, 1.1)
     within("the gauntlet, against bare Pingora's plain GET, CPU", of("gauntlet", "portcullis", "cpu_us"), bare, 1.1)
 
     below("an idle connection", of("idle", "portcullis", "per_connection_kib"), 10, "KiB")

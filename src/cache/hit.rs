@@ -1,7 +1,7 @@
 //! A fresh stored answer, found without Pingora's state machine.
 //!
 //! These are the steps that its proxy takes on a fresh hit (pingora-proxy 0.9.1, `proxy_cache`), with the same functions behind them.
-//! Whatever is not a plain fresh hit is not found here: the request then goes down the proxy road, which does everything else.
+//! Whatever is not a plain fresh hit is not found here: the request then goes the longer way ([`HttpCache`](pingora_cache::HttpCache)), which does everything else.
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -14,7 +14,7 @@
 //! | `response_filter` | [`Outcome::of`], append its [`Outcome::field`] as [`CACHE_STATUS`] |
 //! | `logging` | [`Cache::count`] |
 //!
-//! A fresh answer needs none of it: the fast lane finds it with [`Cache::fresh`] and writes it itself.
+//! A fresh answer needs none of it: it is found with [`Cache::fresh`] and written at once.
 //!
 //! Not in here: tiers on disk or in Redis, purging by tag, serving stale answers, and who may purge.
 

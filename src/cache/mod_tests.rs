@@ -36,8 +36,8 @@ fn asked(policy: &CachePolicy, head: &RequestHead) -> Use {
     rules::request(head, false, &Credentials::default(), policy, |_| false)
 }
 
-/// What the fast lane finds, for a request that may use the cache.
-fn by_the_lane(cache: &'static Cache, policy: &CachePolicy, head: &RequestHead) -> Option<(Bytes, Outcome)> {
+/// What is found at once, for a request that may use the cache.
+fn at_once(cache: &'static Cache, policy: &CachePolicy, head: &RequestHead) -> Option<(Bytes, Outcome)> {
     if matches!(asked(policy, head), Use::Bypass(_)) {
         return None;
     }
@@ -53,7 +53,7 @@ async fn serve(
     origin: Option<(&ResponseHeader, &[u8])>,
 ) -> (Vec<u8>, Outcome) {
     let (policy, head) = (policy(), RequestHead::build(method, "/a", fields));
-    let found = by_the_lane(cache, &policy, &head);
+    let found = at_once(cache, &policy, &head);
     let mut http = HttpCache::new();
     let used = cache.enable(&mut http, &policy, asked(&policy, &head));
     if http.enabled() {
@@ -89,8 +89,8 @@ async fn serve(
             let outcome = Outcome::of(&http, used);
             http.finish_hit_handler().await.unwrap();
             cache.count(outcome);
-            // The lane's short way must come to the same.
-            assert_eq!(by_the_lane(cache, &policy, &head), Some((body.clone(), outcome)));
+            // The short way must come to the same.
+            assert_eq!(at_once(cache, &policy, &head), Some((body.clone(), outcome)));
             return (body.to_vec(), outcome);
         }
         if status == HitStatus::ForceMiss {
@@ -98,7 +98,7 @@ async fn serve(
         }
         break;
     }
-    assert_eq!(found, None, "the lane's short way finds what pingora's does not");
+    assert_eq!(found, None, "the short way finds what pingora's does not");
     let (answer, body) = origin.expect("nobody should have asked the backend");
     if http.enabled() || http.bypassing() {
         match store(answer, &policy) {

@@ -1,7 +1,7 @@
 //! A stored answer's head: one buffer, and ranges into it.
 //!
-//! It is what the fast lane writes to its clients, so that a hit costs no header map. Pingora gets one made of it, for what goes down
-//! the proxy road: revalidations and ranges.
+//! It is what is written to clients, so that a hit costs no header map. Pingora's state machine gets one made of it, for revalidations and
+//! ranges.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -14,7 +14,7 @@ use crate::head::{Field, Span};
 /// What the buffer and the list of fields cost as allocations of their own.
 const ALLOCATIONS: usize = 64;
 
-/// See the module. The fields are those of the proxy road: spelled as Pingora spells them, in its order.
+/// See the module. The fields are spelled as Pingora spells them, in its order.
 #[derive(Debug, Clone)]
 pub struct StoredHead {
     pub status: StatusCode,

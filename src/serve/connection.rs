@@ -22,12 +22,12 @@ use crate::downstream::h1::{Farewell, H1, Io, NextHead};
 use crate::downstream::stream::H2;
 use crate::downstream::{Downstream, ExchangeControl, Returned, UNREAD, Wire};
 use crate::exchange::{Connection, Verdict};
+use crate::forward::hit::{Found, Missed};
+use crate::forward::{self, Failed};
 use crate::grpc::Dialect;
 use crate::head::{BodyFraming, RequestHead};
 use crate::journey::gauntlet::too_many_in_flight;
 use crate::journey::{CLIENT_CLOSED, CLIENT_STOPPED, Journey, Places, TimeLimit};
-use crate::lane::hit::{Found, Missed};
-use crate::lane::{self, Failed};
 use crate::listen::config::Opening;
 use crate::listen::guard::Permit;
 use crate::listen::proxy_protocol::{self, Received};
@@ -552,7 +552,7 @@ async fn exchange(
     match flow {
         ControlFlow::Break(reply) => refuse(&mut journey, &mut down, &reply).await,
         ControlFlow::Continue(()) => {
-            let missed = match lane::hit::find(&journey) {
+            let missed = match forward::hit::find(&journey) {
                 Some(Found::Fresh(hit)) => {
                     from_memory(&mut journey, &mut down, &hit, alarm).await;
                     return down.give_back();
@@ -562,7 +562,7 @@ async fn exchange(
             };
             // Only now, for a stored answer is nobody's turn.
             match journey.choose_service(&view) {
-                Some(service) => by_lane(worker, &mut journey, &mut down, service, missed, alarm).await,
+                Some(service) => forward_request(worker, &mut journey, &mut down, service, missed, alarm).await,
                 None => refuse(&mut journey, &mut down, &no_service()).await,
             }
         }
@@ -584,8 +584,8 @@ fn share<'a>(worker: &Worker, door: &ActiveListener, entry: &'a Entry, journey: 
     }
 }
 
-/// The fast lane, under the request's total deadline.
-async fn by_lane(
+/// To the service and back, under the request's total deadline.
+async fn forward_request(
     worker: &Worker,
     journey: &mut Journey,
     down: &mut Downstream,
@@ -607,11 +607,11 @@ async fn by_lane(
     journey.exchange.to_upstream.extend(journey.call_time_left());
     let (due, control) = (journey.due(), down.control());
     let ended = {
-        let road = pin!(lane::run(&worker.caller, journey, down, service, missed));
+        let road = pin!(forward::run(&worker.caller, journey, down, service, missed));
         within_deadline(road, due, &control, alarm).await
     };
     journey.tries.end();
-    lane_ended(journey, down, ended).await;
+    forwarded(journey, down, ended).await;
 }
 
 /// Every route has one; if not, it is the gateway's own fault.
@@ -623,14 +623,14 @@ fn no_service() -> Box<Reply> {
 async fn from_memory(journey: &mut Journey, down: &mut Downstream, hit: &Hit, alarm: &mut Alarm) {
     let (due, control) = (journey.due(), down.control());
     let ended = {
-        let road = pin!(lane::hit::answer(hit, journey, down));
+        let road = pin!(forward::hit::answer(hit, journey, down));
         within_deadline(road, due, &control, alarm).await
     };
-    lane_ended(journey, down, ended).await;
+    forwarded(journey, down, ended).await;
 }
 
-/// What is left to do after the lane. `ended` is `None` if the request's time was over first.
-async fn lane_ended(journey: &mut Journey, down: &mut Downstream, ended: Option<Result<(), Failed>>) {
+/// What is left to do once it is over. `ended` is `None` if the request's time was over first.
+async fn forwarded(journey: &mut Journey, down: &mut Downstream, ended: Option<Result<(), Failed>>) {
     let failed = match ended {
         Some(Ok(())) => None,
         Some(Err(failed)) => Some(failed),

@@ -49,7 +49,7 @@ impl TlsConnector {
     }
 }
 
-/// Trusts the system's authorities, as the proxy road does. A service's own come with each peer.
+/// Trusts the system's authorities. A service's own come with each peer.
 fn build() -> TransportConnector {
     TransportConnector::new(None)
 }

@@ -55,7 +55,7 @@ pub fn framing(answer: &ResponseHeader, method: &Method, version: Version) -> Re
     })
 }
 
-/// Holds a backend's answer to the rules that [`take`](super::answer::take) has on the fast lane, for Pingora's reader has fewer. (It
+/// Holds a backend's answer to the rules that [`take`](super::answer::take) has, for Pingora's reader has fewer. (It
 /// has dropped Content-Length beside Transfer-Encoding already.)
 ///
 /// # Errors

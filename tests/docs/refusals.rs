@@ -49,7 +49,7 @@ fn refuser(path: &str) -> &'static str {
         ("policy/admit/concurrency", "concurrency_limit"),
         ("policy/admit/adaptive", "adaptive_concurrency"),
         ("upstream", "upstream"),
-        ("lane", "upstream"),
+        ("forward", "upstream"),
         ("proxy", "upstream"),
         ("embed/reply", "upstream"),
         ("wire/answer", "upstream"),

@@ -372,24 +372,20 @@ fn command(folder: &Path, env: &[(&str, &str)]) -> Command {
     command
 }
 
-/// Runs a test against two gateways with this configuration: one that uses the fast lane and one that does not. Nobody should be able
-/// to tell them apart.
+/// Runs a test against a gateway with this configuration.
 #[track_caller]
-pub fn on_both_roads(yaml: &str, test: impl Fn(&Gateway)) {
-    on_both_roads_with(yaml, &[], test);
+pub fn served(yaml: &str, test: impl Fn(&Gateway)) {
+    served_with(yaml, &[], test);
 }
 
 /// With these environment variables.
 #[track_caller]
-pub fn on_both_roads_with(yaml: &str, env: &[(&str, &str)], test: impl Fn(&Gateway)) {
+pub fn served_with(yaml: &str, env: &[(&str, &str)], test: impl Fn(&Gateway)) {
     if engine() != "portcullis" {
         return test(&Gateway::start_with(yaml, env));
     }
-    for lane in [true, false] {
-        eprintln!("fast lane: {lane}");
-        let yaml = format!("{}server: {{ workers: 2, fast_lane: {lane} }}\n", dedented(yaml));
-        test(&Gateway::start_with(&yaml, env));
-    }
+    let yaml = format!("{}server: {{ workers: 2 }}\n", dedented(yaml));
+    test(&Gateway::start_with(&yaml, env));
 }
 
 /// What a command of the binary did.

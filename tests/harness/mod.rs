@@ -21,7 +21,7 @@ pub use backend::{Backend, RecordedRequest};
 pub use client::{Answer, Client, find, get, passes, raw, request};
 pub use curl::{curl, try_curl};
 pub use files::Files;
-pub use gateway::{Gateway, Ran, on_both_roads, on_both_roads_with, portcullis, portcullis_with};
+pub use gateway::{Gateway, Ran, portcullis, portcullis_with, served, served_with};
 pub use nginx::Nginx;
 pub use port::Port;
 pub use redis::{Cluster, Redis};

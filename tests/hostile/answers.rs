@@ -6,13 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::wire::*;
 
-on_both_roads!(
-    hostile_answers_are_refused_or_made_clear,
-    a_body_in_answer_to_head_poisons_nobody,
-    an_answer_before_the_request_is_read_ends_cleanly,
-    endless_answers_end_at_the_deadline,
-);
-
 /// Answers `/ok/fresh` and the like with `fresh`, and everything else with these bytes; then it closes, if asked to.
 fn villain(bytes: Vec<u8>, close: bool) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -59,7 +52,8 @@ enum Wanted {
 }
 use Wanted::{Bad, Body, Broken, Empty};
 
-fn hostile_answers_are_refused_or_made_clear(lane: bool) {
+#[test]
+fn hostile_answers_are_refused_or_made_clear() {
     let cases: Vec<(&str, Vec<u8>, bool, Wanted)> = vec![
         ("lengths that differ", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde".to_vec(), false, Bad),
         ("lengths in a list", b"HTTP/1.1 200 OK\r\nContent-Length: 4, 5\r\n\r\nabcde".to_vec(), false, Bad),
@@ -98,7 +92,7 @@ fn hostile_answers_are_refused_or_made_clear(lane: bool) {
         ("fields of the connection", b"HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Inner\r\nX-Inner: 1\r\nKeep-Alive: timeout=9\r\nTrailer: X\r\nProxy-Connection: x\r\nContent-Length: 4\r\n\r\nabcd".to_vec(), false, Body("abcd")),
     ];
     each(&cases, |(name, bytes, close, wanted)| {
-        let gateway = gateway(villain(bytes.clone(), *close), lane);
+        let gateway = gateway(villain(bytes.clone(), *close));
         let mut stream = connect(gateway.port());
         let first = ask(&mut stream, b"GET /ok/evil HTTP/1.1\r\nHost: a\r\n\r\n", 1);
         let fail = |why: &str| Err(format!("{name}: {why}\n  {}", first.show()));
@@ -142,14 +136,15 @@ fn hostile_answers_are_refused_or_made_clear(lane: bool) {
     });
 }
 
-fn a_body_in_answer_to_head_poisons_nobody(lane: bool) {
+#[test]
+fn a_body_in_answer_to_head_poisons_nobody() {
     let cases = [
         b"HTTP/1.1 200 OK\r\nContent-Length: 51\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison".to_vec(),
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\npoison\r\n0\r\n\r\n".to_vec(),
         b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison".to_vec(),
     ];
     each(&cases, |bytes| {
-        let gateway = gateway(villain(bytes.clone(), false), lane);
+        let gateway = gateway(villain(bytes.clone(), false));
         let mut stream = connect(gateway.port());
         let first = ask_head(&mut stream, b"HEAD /ok/evil HTTP/1.1\r\nHost: a\r\n\r\n");
         let [reply] = &replies(&first.bytes, true)?[..] else { return Err(first.show()) };
@@ -159,10 +154,11 @@ fn a_body_in_answer_to_head_poisons_nobody(lane: bool) {
     });
 }
 
-fn an_answer_before_the_request_is_read_ends_cleanly(lane: bool) {
+#[test]
+fn an_answer_before_the_request_is_read_ends_cleanly() {
     // The backend answers at the head and then takes whatever comes for requests: CL.0.
     let port = villain(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabcd".to_vec(), false);
-    let gateway = gateway(port, lane);
+    let gateway = gateway(port);
     let hidden = "GET /ok/fresh HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2000);
     // A backend that reads the body as requests has answers waiting on its connection: it must not be used again.
     each(&[hidden.len(), 60_000, 20_000], |&size| {
@@ -192,9 +188,10 @@ fn an_answer_before_the_request_is_read_ends_cleanly(lane: bool) {
     still_well(&gateway);
 }
 
-fn endless_answers_end_at_the_deadline(lane: bool) {
+#[test]
+fn endless_answers_end_at_the_deadline() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let gateway = gateway(listener.local_addr().unwrap().port(), lane);
+    let gateway = gateway(listener.local_addr().unwrap().port());
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             std::thread::spawn(move || {
@@ -217,7 +214,7 @@ fn endless_answers_end_at_the_deadline(lane: bool) {
         let talk = talk(gateway.port(), format!("GET /short/{path} HTTP/{version}\r\nHost: a\r\n\r\n").as_bytes(), QUIET);
         let replies = talk.replies().unwrap_or_default();
         if path == "hints" {
-            // The lane has enough of them before the deadline has.
+            // The gateway has enough of them before the deadline has.
             let last = replies.last().unwrap_or_else(|| panic!("{}", talk.show()));
             let how = (last.status, last.reason());
             assert!(

@@ -8,19 +8,6 @@ use super::http2::{Client as H2, borrowed, request};
 use super::wire::*;
 use crate::harness::{Backend, Client, Gateway, eventually, filled};
 
-on_both_roads!(
-    one_address_cannot_take_every_place,
-    behind_a_proxy_each_client_has_a_share_of_its_own,
-    a_client_that_sends_no_body_takes_no_place,
-    a_body_has_a_least_rate_over_its_whole_length,
-    a_backend_is_connected_to_once_a_body_has_begun,
-    a_route_may_have_bodies_read_whole_before_its_service_is_asked,
-    bodies_together_take_no_more_memory_than_they_may,
-    a_body_is_read_once_the_client_is_known,
-    steady_transfers_have_no_total_time_unless_somebody_sets_one,
-    a_transfer_that_is_cut_is_logged_as_what_it_was,
-);
-
 /// A connection from another loopback address.
 fn from(last: u8, port: u16) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -57,16 +44,15 @@ fn held() -> (Backend, std::sync::mpsc::Sender<()>) {
     (backend, release)
 }
 
-fn one_address_cannot_take_every_place(lane: bool) {
+#[test]
+fn one_address_cannot_take_every_place() {
     let (backend, release) = held();
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT, h2c: true }} ]
-        server: {{ workers: 2, fast_lane: {lane}, max_in_flight: 8 }}
-        routes: [ {{ path: /*, service: 127.0.0.1, port: $BACKEND }} ]
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 2, max_in_flight: 8 }
+        routes: [ { path: /*, service: 127.0.0.1, port: $BACKEND } ]
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     let busy = |places: f64| gateway.wait_metric("portcullis_in_flight", places);
     // Half of the places at most: two over HTTP/1.1 and two streams of one connection.
     let mut open: Vec<_> = (0..2).map(|_| connect(gateway.port())).collect();
@@ -94,18 +80,17 @@ fn one_address_cannot_take_every_place(lane: bool) {
     still_well(&gateway);
 }
 
-fn behind_a_proxy_each_client_has_a_share_of_its_own(lane: bool) {
+#[test]
+fn behind_a_proxy_each_client_has_a_share_of_its_own() {
     let (backend, _release) = held();
-    let yaml = format!(
-        "
+    let yaml = "
         listeners:
-          - {{ bind: 127.0.0.1:$PORT, trusted_proxies: [ 127.0.0.1 ] }}
-          - {{ bind: 127.0.0.1:$PORT2, proxy_protocol: {{ trusted: [ 127.0.0.1 ] }} }}
-        server: {{ workers: 2, fast_lane: {lane}, max_in_flight: 9, max_in_flight_per_address: 2 }}
-        routes: [ {{ path: /*, service: 127.0.0.1, port: $BACKEND }} ]
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+          - { bind: 127.0.0.1:$PORT, trusted_proxies: [ 127.0.0.1 ] }
+          - { bind: 127.0.0.1:$PORT2, proxy_protocol: { trusted: [ 127.0.0.1 ] } }
+        server: { workers: 2, max_in_flight: 9, max_in_flight_per_address: 2 }
+        routes: [ { path: /*, service: 127.0.0.1, port: $BACKEND } ]
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     let client = |address: &str| format!("X-Forwarded-For: {address}\r\n");
     let mut open = Vec::new();
     for _ in 0..2 {
@@ -134,19 +119,18 @@ fn behind_a_proxy_each_client_has_a_share_of_its_own(lane: bool) {
     still_well(&gateway);
 }
 
-fn a_client_that_sends_no_body_takes_no_place(lane: bool) {
+#[test]
+fn a_client_that_sends_no_body_takes_no_place() {
     let backend = Backend::http();
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT, h2c: true }} ]
-        server: {{ workers: 2, fast_lane: {lane}, max_in_flight: 2, max_in_flight_per_address: 100 }}
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 2, max_in_flight: 2, max_in_flight_per_address: 100 }
         routes:
-          - {{ path: /*, service: 127.0.0.1, port: $BACKEND }}
-          - {{ path: /json, service: 127.0.0.1, port: $BACKEND, policies: {{ validate: {{ json: true }} }} }}
-          - {{ path: /whole, service: 127.0.0.1, port: $BACKEND, buffer_request: true }}
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+          - { path: /*, service: 127.0.0.1, port: $BACKEND }
+          - { path: /json, service: 127.0.0.1, port: $BACKEND, policies: { validate: { json: true } } }
+          - { path: /whole, service: 127.0.0.1, port: $BACKEND, buffer_request: true }
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     let mut open = Vec::new();
     for (path, sent) in [("/plain", ""), ("/plain", "{"), ("/json", "{"), ("/whole", "{"), ("/json", "")] {
         let mut stream = connect(gateway.port());
@@ -171,22 +155,21 @@ fn a_client_that_sends_no_body_takes_no_place(lane: bool) {
     still_well(&gateway);
 }
 
-fn a_body_has_a_least_rate_over_its_whole_length(lane: bool) {
+#[test]
+fn a_body_has_a_least_rate_over_its_whole_length() {
     let backend = Backend::http();
-    let yaml = format!(
-        "
+    let yaml = "
         listeners:
           - bind: 127.0.0.1:$PORT
             h2c: true
-            timeouts: {{ body: 20s, body_grace: 500ms }}
-            limits: {{ body_rate: 1KiB }}
-        server: {{ workers: 2, fast_lane: {lane} }}
+            timeouts: { body: 20s, body_grace: 500ms }
+            limits: { body_rate: 1KiB }
+        server: { workers: 2 }
         routes:
-          - {{ path: /*, service: 127.0.0.1, port: $BACKEND }}
-          - {{ path: /json, service: 127.0.0.1, port: $BACKEND, policies: {{ validate: {{ json: true }} }} }}
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+          - { path: /*, service: 127.0.0.1, port: $BACKEND }
+          - { path: /json, service: 127.0.0.1, port: $BACKEND, policies: { validate: { json: true } } }
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     let slow = (408, "body_timeout".to_owned());
     for path in ["/plain", "/json"] {
         for (framing, drip) in [("Content-Length: 90000", &b" "[..]), ("Transfer-Encoding: chunked", b"1\r\n \r\n")] {
@@ -229,17 +212,16 @@ fn a_body_has_a_least_rate_over_its_whole_length(lane: bool) {
     still_well(&gateway);
 }
 
-fn a_backend_is_connected_to_once_a_body_has_begun(lane: bool) {
+#[test]
+fn a_backend_is_connected_to_once_a_body_has_begun() {
     let backend = Backend::http();
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT, h2c: true }} ]
-        server: {{ workers: 2, fast_lane: {lane} }}
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 2 }
         routes:
-          - {{ path: /*, service: 127.0.0.1, port: $BACKEND }}
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+          - { path: /*, service: 127.0.0.1, port: $BACKEND }
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     let mut slow = Vec::new();
     for (framing, begun, rest) in [
         ("Content-Length: 5", "", "hello"),
@@ -278,17 +260,16 @@ fn a_backend_is_connected_to_once_a_body_has_begun(lane: bool) {
     still_well(&gateway);
 }
 
-fn a_route_may_have_bodies_read_whole_before_its_service_is_asked(lane: bool) {
+#[test]
+fn a_route_may_have_bodies_read_whole_before_its_service_is_asked() {
     let backend = Backend::http();
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT, h2c: true }} ]
-        server: {{ workers: 2, fast_lane: {lane} }}
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 2 }
         routes:
-          - {{ path: /*, service: 127.0.0.1, port: $BACKEND, buffer_request: true, policies: {{ bounds: {{ max_body: 200KiB }} }} }}
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+          - { path: /*, service: 127.0.0.1, port: $BACKEND, buffer_request: true, policies: { bounds: { max_body: 200KiB } } }
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     let body = vec![b'x'; 100_000];
     let mut slow = connect(gateway.port());
     slow.write_all(b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n186a0\r\n").unwrap();
@@ -324,17 +305,16 @@ fn a_route_may_have_bodies_read_whole_before_its_service_is_asked(lane: bool) {
     still_well(&gateway);
 }
 
-fn bodies_together_take_no_more_memory_than_they_may(lane: bool) {
+#[test]
+fn bodies_together_take_no_more_memory_than_they_may() {
     let backend = Backend::http();
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT, h2c: true }} ]
-        server: {{ workers: 2, fast_lane: {lane}, buffered_bytes: 1MiB, buffered_bytes_per_address: 600KiB }}
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 2, buffered_bytes: 1MiB, buffered_bytes_per_address: 600KiB }
         routes:
-          - {{ path: /json, service: 127.0.0.1, port: $BACKEND, policies: {{ validate: {{ json: true }} }} }}
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+          - { path: /json, service: 127.0.0.1, port: $BACKEND, policies: { validate: { json: true } } }
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     let head = "POST /json HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 250001\r\n\r\n";
     let begin = |stream: &mut TcpStream| {
         stream.write_all(head.as_bytes()).unwrap();
@@ -374,22 +354,21 @@ fn bodies_together_take_no_more_memory_than_they_may(lane: bool) {
     still_well(&gateway);
 }
 
-fn a_body_is_read_once_the_client_is_known(lane: bool) {
+#[test]
+fn a_body_is_read_once_the_client_is_known() {
     let backend = Backend::http();
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT, h2c: true }} ]
-        server: {{ workers: 2, fast_lane: {lane} }}
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 2 }
         consumers:
-          - {{ name: known, api_keys: [ {{ hash: 'sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08' }} ] }}
+          - { name: known, api_keys: [ { hash: 'sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08' } ] }
         routes:
           - path: /json
             service: 127.0.0.1
             port: $BACKEND
-            policies: {{ validate: {{ json: true, content_types: [ application/json ] }}, authn: {{ api_key: {{}} }}, authz: {{ consumers: [ known ] }} }}
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+            policies: { validate: { json: true, content_types: [ application/json ] }, authn: { api_key: {} }, authz: { consumers: [ known ] } }
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     let head = |kind: &str, more: &str| {
         format!("POST /json HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\n{more}Content-Length: 10000\r\n\r\n")
     };
@@ -433,31 +412,29 @@ fn dripping(count: usize) -> Backend {
     })
 }
 
-fn steady_transfers_have_no_total_time_unless_somebody_sets_one(lane: bool) {
+#[test]
+fn steady_transfers_have_no_total_time_unless_somebody_sets_one() {
     let backend = dripping(40);
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT, timeouts: {{ body: 1s, write: 1s }} }} ]
-        server: {{ workers: 2, fast_lane: {lane} }}
-        services: {{ drips: {{ endpoints: [ 127.0.0.1:$BACKEND ], timeouts: {{ response: 1s }} }} }}
-        routes: [ {{ path: /*, service: drips }} ]
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT, timeouts: { body: 1s, write: 1s } } ]
+        server: { workers: 2 }
+        services: { drips: { endpoints: [ 127.0.0.1:$BACKEND ], timeouts: { response: 1s } } }
+        routes: [ { path: /*, service: drips } ]
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     let answer = Client::connect(gateway.port()).get("/");
     assert_eq!((answer.status, answer.body.len()), (200, 40), "twice as long as any silence may be");
 }
 
-fn a_transfer_that_is_cut_is_logged_as_what_it_was(lane: bool) {
+#[test]
+fn a_transfer_that_is_cut_is_logged_as_what_it_was() {
     let backend = dripping(400);
-    let yaml = format!(
-        "
-        listeners: [ {{ bind: 127.0.0.1:$PORT, h2c: true }} ]
-        server: {{ workers: 2, fast_lane: {lane} }}
-        routes: [ {{ path: /*, service: 127.0.0.1, port: $BACKEND, timeout: 600ms }} ]
-        "
-    );
-    let gateway = Gateway::start(&filled(&yaml, &[("$BACKEND", backend.port())]));
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 2 }
+        routes: [ { path: /*, service: 127.0.0.1, port: $BACKEND, timeout: 600ms } ]
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
     let mut h1 = Client::connect(gateway.port());
     h1.send_request("GET", "/h1", &[], b"");
     assert!(h1.try_answer_to("GET").is_err(), "it is not whole");

@@ -138,7 +138,7 @@ fn what_is_found_does_not_depend_on_where_packets_are_cut() {
 #[test]
 fn answers_do_not_depend_on_where_packets_are_cut() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), true);
+    let gateway = gateway(backend.port());
     let all: Vec<_> = bad_heads().into_iter().step_by(5).collect();
     each(&all, |(attack, status, reason)| {
         for size in [1, 3, 17] {

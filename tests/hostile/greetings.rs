@@ -6,14 +6,12 @@ use std::time::{Duration, Instant};
 use super::wire::*;
 use crate::harness::{Files, Gateway, eventually};
 
-on_both_roads!(a_refused_head_leaves_what_was_read_of_it_in_the_log,);
-
 const HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 
 #[test]
 fn a_plain_port_answers_at_once_what_can_be_no_request() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), true);
+    let gateway = gateway(backend.port());
     for (begin, reason) in [
         (HELLO, "tls_on_plain_port"),
         (b"\x16", "tls_on_plain_port"),
@@ -95,9 +93,10 @@ routes:
     still_well(&gateway);
 }
 
-fn a_refused_head_leaves_what_was_read_of_it_in_the_log(lane: bool) {
+#[test]
+fn a_refused_head_leaves_what_was_read_of_it_in_the_log() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     let mut number = 0;
     let mut check = |attack: &str, logged: [&str; 3]| {
         number += 1;

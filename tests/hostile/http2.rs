@@ -10,17 +10,6 @@ use crate::harness::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE,
 };
 
-on_both_roads!(
-    malformed_streams_never_reach_a_backend,
-    methods_are_what_they_are_over_http_1,
-    what_http_2_refuses_is_told_to_the_operator,
-    odd_but_clear_streams_pass_clean,
-    a_stream_that_breaks_off_is_never_completed,
-    trailers_of_a_request_change_nothing,
-    bodies_have_bounds_and_come_whole,
-    floods_of_frames_end_the_connection_or_nothing,
-);
-
 struct Frame {
     kind: u8,
     flags: u8,
@@ -238,9 +227,10 @@ fn without(name: &str) -> Fields {
     request("GET", &[], &[]).into_iter().filter(|(known, _)| known != name.as_bytes()).collect()
 }
 
-fn malformed_streams_never_reach_a_backend(lane: bool) {
+#[test]
+fn malformed_streams_never_reach_a_backend() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     let mut cases: Vec<(Fields, &[u8], bool)> = Vec::new();
     let get = |more: &[(&str, &str)]| request("GET", &[], more);
     for (name, value) in [
@@ -356,9 +346,10 @@ fn malformed_streams_never_reach_a_backend(lane: bool) {
     still_well(&gateway);
 }
 
-fn methods_are_what_they_are_over_http_1(lane: bool) {
+#[test]
+fn methods_are_what_they_are_over_http_1() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     let mut client = Client::connect(gateway.port());
     let cases = [("get", 400, "method_case"), ("dElete", 400, "method_case"), ("TRACE", 405, "trace"), ("TRACK", 405, "trace")];
     for ((method, status, reason), stream) in cases.into_iter().zip((1..).step_by(2)) {
@@ -371,9 +362,10 @@ fn methods_are_what_they_are_over_http_1(lane: bool) {
     still_well(&gateway);
 }
 
-fn what_http_2_refuses_is_told_to_the_operator(lane: bool) {
+#[test]
+fn what_http_2_refuses_is_told_to_the_operator() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     let mut client = Client::connect(gateway.port());
     // What the gateway itself can refuse gets a problem document and a log line, as over HTTP/1.1; its neighbours live on.
     let big = "x".repeat(40_000);
@@ -430,9 +422,10 @@ fn what_http_2_refuses_is_told_to_the_operator(lane: bool) {
     still_well(&gateway);
 }
 
-fn odd_but_clear_streams_pass_clean(lane: bool) {
+#[test]
+fn odd_but_clear_streams_pass_clean() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     let hidden = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     let length = hidden.len().to_string();
     let cases = [
@@ -472,9 +465,10 @@ fn odd_but_clear_streams_pass_clean(lane: bool) {
     still_well(&gateway);
 }
 
-fn a_stream_that_breaks_off_is_never_completed(lane: bool) {
+#[test]
+fn a_stream_that_breaks_off_is_never_completed() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     // NO_ERROR, CANCEL, and a connection that just ends.
     for code in [Some(0u32), Some(8), None] {
         for path in ["/ok/x", "/json/x"] {
@@ -498,9 +492,10 @@ fn a_stream_that_breaks_off_is_never_completed(lane: bool) {
     still_well(&gateway);
 }
 
-fn trailers_of_a_request_change_nothing(lane: bool) {
+#[test]
+fn trailers_of_a_request_change_nothing() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     for trailers in [
         &[(&b"x-real-ip"[..], &b"6.6.6.6"[..]), (b"content-length", b"1"), (b"host", b"evil")][..],
         &[(b":path", b"/smuggled")],
@@ -519,9 +514,10 @@ fn trailers_of_a_request_change_nothing(lane: bool) {
     still_well(&gateway);
 }
 
-fn bodies_have_bounds_and_come_whole(lane: bool) {
+#[test]
+fn bodies_have_bounds_and_come_whole() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     // Over the bound, with and without a length that says so.
     for length in [Some("5000"), None] {
         let more: Vec<_> = length.iter().map(|length| ("content-length", *length)).collect();
@@ -559,9 +555,10 @@ fn bodies_have_bounds_and_come_whole(lane: bool) {
     still_well(&gateway);
 }
 
-fn floods_of_frames_end_the_connection_or_nothing(lane: bool) {
+#[test]
+fn floods_of_frames_end_the_connection_or_nothing() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     let ask = borrowed_request();
     let fine = || {
         let mut client = Client::connect(gateway.port());

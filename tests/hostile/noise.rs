@@ -5,7 +5,7 @@ use super::wire::*;
 #[test]
 fn no_text_of_a_client_breaks_a_log_line() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), true);
+    let gateway = gateway(backend.port());
     let nasty: Vec<Vec<u8>> = [
         &b"a\",\"status\":200,\"x\":\""[..],
         b"a\\",
@@ -74,7 +74,7 @@ fn no_text_of_a_client_breaks_a_log_line() {
 #[test]
 fn noise_is_survived() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), true);
+    let gateway = gateway(backend.port());
     let seeds: Vec<u64> = (1..=200).collect();
     each(&seeds, |&seed| {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

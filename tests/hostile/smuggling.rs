@@ -4,17 +4,6 @@ use std::io::Write;
 
 use super::wire::*;
 
-on_both_roads!(
-    ambiguous_heads_are_refused_and_the_connection_closed,
-    header_names_and_targets_of_high_bytes_are_refused,
-    broken_bodies_never_become_a_second_request,
-    odd_but_clear_requests_pass_once_and_clean,
-    what_follows_a_refusal_begins_exactly_behind_its_body,
-    a_refused_upgrade_leaves_http_in_charge,
-    a_connection_that_says_close_carries_nothing_more,
-    a_body_that_breaks_off_is_never_completed,
-);
-
 /// What a second parser would take for a request.
 const HIDDEN: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\nX: ";
 
@@ -317,9 +306,10 @@ pub fn bad_heads() -> Vec<(Vec<u8>, u16, &'static str)> {
     cases
 }
 
-fn ambiguous_heads_are_refused_and_the_connection_closed(lane: bool) {
+#[test]
+fn ambiguous_heads_are_refused_and_the_connection_closed() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     let cases = bad_heads();
     each(&cases, |(attack, status, reason)| {
         refused(gateway.port(), attack, *status, reason)?;
@@ -331,9 +321,10 @@ fn ambiguous_heads_are_refused_and_the_connection_closed(lane: bool) {
     still_well(&gateway);
 }
 
-fn header_names_and_targets_of_high_bytes_are_refused(lane: bool) {
+#[test]
+fn header_names_and_targets_of_high_bytes_are_refused() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     let bytes: Vec<u8> = (0..=255).collect();
     each(&bytes, |&byte| {
         let with = |before: &str, after: &str| [before.as_bytes(), &[byte], after.as_bytes()].concat();
@@ -425,9 +416,10 @@ pub fn broken_bodies() -> Vec<String> {
     .collect()
 }
 
-fn broken_bodies_never_become_a_second_request(lane: bool) {
+#[test]
+fn broken_bodies_never_become_a_second_request() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     let cases = broken_bodies();
     each(&cases, |body| {
         for path in ["/ok/x", "/json/x"] {
@@ -511,9 +503,10 @@ pub fn good_requests() -> Vec<Vec<u8>> {
     ]
 }
 
-fn odd_but_clear_requests_pass_once_and_clean(lane: bool) {
+#[test]
+fn odd_but_clear_requests_pass_once_and_clean() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     let hidden = format!("{HIDDEN}y\r\n\r\n");
     let cases = good_requests();
     let cases: Vec<_> = cases.iter().enumerate().collect();
@@ -549,9 +542,10 @@ fn odd_but_clear_requests_pass_once_and_clean(lane: bool) {
     still_well(&gateway);
 }
 
-fn what_follows_a_refusal_begins_exactly_behind_its_body(lane: bool) {
+#[test]
+fn what_follows_a_refusal_begins_exactly_behind_its_body() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     let hidden = format!("{HIDDEN}y\r\n\r\n");
     let filler = |size: usize| format!("{}{hidden}", "a".repeat(size));
     let chunked = |body: &str| format!("{:x}\r\n{body}\r\n0\r\nTrailer: x\r\n\r\n", body.len());
@@ -606,9 +600,10 @@ fn what_follows_a_refusal_begins_exactly_behind_its_body(lane: bool) {
     still_well(&gateway);
 }
 
-fn a_refused_upgrade_leaves_http_in_charge(lane: bool) {
+#[test]
+fn a_refused_upgrade_leaves_http_in_charge() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     let socket =
         "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
     let cases = [
@@ -646,9 +641,10 @@ fn a_refused_upgrade_leaves_http_in_charge(lane: bool) {
     still_well(&gateway);
 }
 
-fn a_connection_that_says_close_carries_nothing_more(lane: bool) {
+#[test]
+fn a_connection_that_says_close_carries_nothing_more() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     let cases = [
         "GET /ok/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         "GET /ok/x HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, CLOSE\r\n\r\n",
@@ -664,9 +660,10 @@ fn a_connection_that_says_close_carries_nothing_more(lane: bool) {
     still_well(&gateway);
 }
 
-fn a_body_that_breaks_off_is_never_completed(lane: bool) {
+#[test]
+fn a_body_that_breaks_off_is_never_completed() {
     let backend = Recorder::start();
-    let gateway = gateway(backend.port(), lane);
+    let gateway = gateway(backend.port());
     let cases = [
         "Content-Length: 100\r\n\r\nhalf".to_owned(),
         "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".to_owned(),

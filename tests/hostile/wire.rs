@@ -406,9 +406,9 @@ pub fn still_well(gateway: &Gateway) {
     }
 }
 
-/// A gateway that serves `/ok/*` from the backend, and more behind other paths; with the fast lane or without.
-pub fn gateway(backend: u16, lane: bool) -> Gateway {
-    harness::Gateway::start(&YAML.replace("BACKEND", &backend.to_string()).replace("LANE", &lane.to_string()))
+/// A gateway that serves `/ok/*` from the backend, and more behind other paths.
+pub fn gateway(backend: u16) -> Gateway {
+    harness::Gateway::start(&YAML.replace("BACKEND", &backend.to_string()))
 }
 
 const YAML: &str = "
@@ -418,7 +418,7 @@ listeners:
     timeouts: { header: 3s, body: 3s, keep_alive: 5s }
 services:
   backend: { endpoints: [ '127.0.0.1:BACKEND' ], timeouts: { connect: 2s, response: 3s } }
-server: { workers: 2, fast_lane: LANE }
+server: { workers: 2 }
 consumers:
   - { name: known, api_keys: [ { hash: 'sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08' } ] }
 routes:

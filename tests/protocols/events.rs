@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::on_both_roads;
+use super::with_server;
 use crate::harness::{Backend, Client, Files, Gateway, eventually, get};
 
 const PAUSE: Duration = Duration::from_millis(200);
@@ -85,7 +85,7 @@ fn endless_backend(gone: Arc<AtomicUsize>) -> Backend {
     })
 }
 
-fn gateway(backend: &Backend, road: &str, service: &str) -> (Gateway, String) {
+fn gateway(backend: &Backend, section: &str, service: &str) -> (Gateway, String) {
     let files = Files::new();
     let (cert, key, _) = files.certificate(&["events.example.com"]);
     let gateway = Gateway::start_in(
@@ -99,7 +99,7 @@ fn gateway(backend: &Backend, road: &str, service: &str) -> (Gateway, String) {
                  timeouts: {{ request: 1s, body: 1s, keep_alive: 1s }}
              services: {{ events: {{ endpoints: ['127.0.0.1:{}'], timeouts: {{ {service} }} }} }}
              routes: [ {{ path: /*, service: events }} ]
-             {road}
+             {section}
             ",
             cert.display(),
             key.display(),
@@ -134,10 +134,10 @@ fn listen(heard: &Heard, args: &[&str]) -> Duration {
 
 #[test]
 fn events_come_one_by_one_and_outlive_the_total_deadline() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let heard = Arc::new(Heard::default());
         let backend = patient_backend(heard.clone());
-        let (gateway, cert) = gateway(&backend, road, "response: 30s");
+        let (gateway, cert) = gateway(&backend, section, "response: 30s");
         let resolve = format!("events.example.com:{}:127.0.0.1", gateway.port2());
         let secure = format!("https://events.example.com:{}/", gateway.port2());
         for args in [
@@ -157,10 +157,10 @@ fn events_come_one_by_one_and_outlive_the_total_deadline() {
 
 #[test]
 fn a_client_that_hangs_up_ends_the_stream() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let gone = Arc::new(AtomicUsize::new(0));
         let backend = endless_backend(gone.clone());
-        let (gateway, _) = gateway(&backend, road, "response: 30s");
+        let (gateway, _) = gateway(&backend, section, "response: 30s");
         let mut client = Client::connect(gateway.port());
         client.send("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n");
         let mut first = [0; 16];
@@ -189,23 +189,23 @@ fn a_client_that_hangs_up_ends_the_stream() {
 
 #[test]
 fn events_may_be_further_apart_than_an_answer_may_take() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let heard = Arc::new(Heard::default());
         let backend = patient_backend(heard.clone());
         // Which leaves a busy machine time enough for the head.
-        let (gateway, _) = gateway(&backend, road, "response: 150ms");
+        let (gateway, _) = gateway(&backend, section, "response: 150ms");
         assert!(listen(&heard, &[&gateway.url("/")]) > PAUSE * 10);
     });
 }
 
 #[test]
 fn a_backend_that_does_not_begin_its_stream_is_given_up() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = Backend::scripted(|mut stream| {
             read_head(&mut stream);
             let _ = stream.read(&mut [0; 1]);
         });
-        let (gateway, _) = gateway(&backend, road, "response: 300ms");
+        let (gateway, _) = gateway(&backend, section, "response: 300ms");
         let answer = crate::harness::request(gateway.port(), "GET", "/", &[("Accept", "text/event-stream")], b"");
         answer.assert_problem(504, "upstream", "response_timeout");
         get(gateway.port(), "/").assert_problem(504, "upstream", "response_timeout");
@@ -232,10 +232,10 @@ fn lines(kind: &'static str, pause: Duration) -> Backend {
 
 #[test]
 fn the_answers_type_says_whether_it_is_a_stream() {
-    on_both_roads(|road| {
+    with_server(|section| {
         for kind in ["text/event-stream", "Application/X-NDJSON", "application/json-seq"] {
             let backend = lines(kind, Duration::from_millis(500));
-            let (gateway, _) = gateway(&backend, road, "response: 250ms");
+            let (gateway, _) = gateway(&backend, section, "response: 250ms");
             // Longer silent than an answer may be, and longer at work than the listener allows; nobody asked for it.
             let answer = get(gateway.port(), "/");
             assert_eq!((answer.status, answer.body.len()), (200, 12), "{kind} {answer:?}");
@@ -244,7 +244,7 @@ fn the_answers_type_says_whether_it_is_a_stream() {
         }
         // What is no stream is none because it was asked for as one.
         let backend = lines("application/json", Duration::from_secs(5));
-        let (gateway, _) = gateway(&backend, road, "response: 250ms");
+        let (gateway, _) = gateway(&backend, section, "response: 250ms");
         let mut client = Client::connect(gateway.port());
         client.send("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n");
         assert!(client.try_answer_to("GET").is_err());
@@ -256,14 +256,14 @@ fn the_answers_type_says_whether_it_is_a_stream() {
 
 #[test]
 fn a_route_says_that_its_answers_are_streams() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = lines("application/json", Duration::from_millis(500));
         let gateway = Gateway::start(&format!(
             "
              listeners: [ {{ bind: '127.0.0.1:$PORT', h2c: true, timeouts: {{ request: 1s }} }} ]
              services: {{ lines: {{ endpoints: ['127.0.0.1:{}'], timeouts: {{ response: 250ms }} }} }}
              routes: [ {{ path: /stream, service: lines, stream: true }}, {{ path: /plain, service: lines }} ]
-             {road}
+             {section}
             ",
             backend.port()
         ));

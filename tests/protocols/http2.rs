@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{noise, on_both_roads, tool};
+use super::{noise, tool, with_server};
 use crate::harness::{Backend, Files, Gateway, curl, eventually, try_curl};
 
 /// A plaintext listener that takes HTTP/2, one with TLS, and one for HTTP/1.1 only.
-fn gateway(files: &Files, backend: &Backend, road: &str) -> (Gateway, String) {
+fn gateway(files: &Files, backend: &Backend, section: &str) -> (Gateway, String) {
     let (cert, key, _) = files.certificate(&["h2.example.com", "localhost"]);
     let gateway = Gateway::start_in(
         files,
@@ -26,7 +26,7 @@ fn gateway(files: &Files, backend: &Backend, road: &str) -> (Gateway, String) {
                - {{ host: posts.test, path: /posts, methods: [POST], service: backend }}
                - {{ path: /private, service: backend, policies: {{ authn: {{ api_key: {{}} }} }} }}
                - {{ path: /limited, service: backend, policies: {{ rate_limit: {{ by: client_address, limit: 1/hour }} }} }}
-             {road}
+             {section}
             ",
             cert.display(),
             key.display(),
@@ -40,9 +40,9 @@ const H2C: &str = "--http2-prior-knowledge";
 
 #[test]
 fn requests_pass_over_tls_and_in_the_clear() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = Backend::http();
-        let (gateway, cert) = gateway(&Files::new(), &backend, road);
+        let (gateway, cert) = gateway(&Files::new(), &backend, section);
         let url = format!("https://h2.example.com:{}/a?b=c", gateway.port2());
         let resolve = format!("h2.example.com:{}:127.0.0.1", gateway.port2());
         let answer = curl(&["--http2", "--cacert", &cert, "--resolve", &resolve, "-H", "X-Mine: 1", &url]);
@@ -75,9 +75,9 @@ fn requests_pass_over_tls_and_in_the_clear() {
 
 #[test]
 fn many_streams_share_a_connection() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = Backend::http();
-        let (gateway, _) = gateway(&Files::new(), &backend, road);
+        let (gateway, _) = gateway(&Files::new(), &backend, section);
         for url in [gateway.url("/"), format!("https://localhost:{}/", gateway.port2())] {
             let to = format!("--connect-to=127.0.0.1:{}", url.rsplit(':').next().unwrap().trim_end_matches('/'));
             let (ended, said) = tool("h2load", &["-n", "4000", "-c", "4", "-m", "100", &to, &url], b"");
@@ -90,7 +90,7 @@ fn many_streams_share_a_connection() {
 
 #[test]
 fn large_bodies_pass_unchanged_in_both_directions() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let body = noise(3 << 20);
         let echo = Backend::answering(|request| {
             let head = match request.target.as_str() {
@@ -113,7 +113,7 @@ fn large_bodies_pass_unchanged_in_both_directions() {
         });
         let files = Files::new();
         let file = files.write("body", &body);
-        let (gateway, cert) = gateway(&files, &echo, road);
+        let (gateway, cert) = gateway(&files, &echo, section);
         let resolve = format!("h2.example.com:{}:127.0.0.1", gateway.port2());
         let secure = format!("https://h2.example.com:{}", gateway.port2());
         let data = format!("@{}", file.display());
@@ -135,9 +135,9 @@ fn large_bodies_pass_unchanged_in_both_directions() {
 
 #[test]
 fn a_body_of_unknown_length_is_streamed_to_the_backend() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = Backend::http();
-        let (gateway, _) = gateway(&Files::new(), &backend, road);
+        let (gateway, _) = gateway(&Files::new(), &backend, section);
         let mut client = Command::new("curl")
             .args(["-q", "-sS", "-i", H2C, "--max-time", "20", "-X", "POST", "-T", "-", "-H", "Expect:", &gateway.url("/stream")])
             .stdin(Stdio::piped())
@@ -160,14 +160,14 @@ fn a_body_of_unknown_length_is_streamed_to_the_backend() {
 
 #[test]
 fn bodiless_requests_and_answers_stay_so() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = Backend::answering(|request| match request.target.as_str() {
             "/none" => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
             "/same" => b"HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nContent-Length: 10\r\n\r\n".to_vec(),
             "/empty" => b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec(),
             _ => b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\nX-Body: no\r\n\r\n".to_vec(),
         });
-        let (gateway, _) = gateway(&Files::new(), &backend, road);
+        let (gateway, _) = gateway(&Files::new(), &backend, section);
         let answer = curl(&[H2C, "--head", &gateway.url("/head")]);
         assert_eq!((answer.status, answer.header("content-length"), answer.body.len()), (200, Some("1234"), 0), "{answer:?}");
         let seen = backend.last();
@@ -185,9 +185,9 @@ fn bodiless_requests_and_answers_stay_so() {
 
 #[test]
 fn cookies_that_came_in_pieces_are_joined() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = Backend::http();
-        let (gateway, _) = gateway(&Files::new(), &backend, road);
+        let (gateway, _) = gateway(&Files::new(), &backend, section);
         // nghttp sends what it is told; curl would join them itself.
         let url = gateway.url("/cookies");
         let (ended, said) =
@@ -237,13 +237,13 @@ fn refusals_are_problem_bodies() {
 
 #[test]
 fn streams_finish_while_the_process_stops() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = Backend::answering(|_| {
             // Long enough for the signal to come in between.
             std::thread::sleep(Duration::from_millis(1500));
             b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone".to_vec()
         });
-        let (mut gateway, _) = gateway(&Files::new(), &backend, road);
+        let (mut gateway, _) = gateway(&Files::new(), &backend, section);
         let client = Command::new("nghttp").args(["-v", &gateway.url("/slow")]).stdout(Stdio::piped()).spawn().unwrap();
         eventually("the request is under way", || backend.connections() == 1);
         gateway.signal("TERM");

@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use super::{on_both_roads, tool};
+use super::{tool, with_server};
 use crate::harness::{Backend, Client, Files, Gateway, curl, eventually, try_curl};
 
 /// A plaintext listener and one with TLS, both behind a load balancer on loopback, and one that takes direct connections, too.
-fn gateway(files: &Files, backend: &Backend, road: &str) -> (Gateway, String) {
+fn gateway(files: &Files, backend: &Backend, section: &str) -> (Gateway, String) {
     let (cert, key, _) = files.certificate(&["proxied.example.com"]);
     let gateway = Gateway::start_in(
         files,
@@ -20,7 +20,7 @@ fn gateway(files: &Files, backend: &Backend, road: &str) -> (Gateway, String) {
                - {{ bind: '127.0.0.1:$PORT3', h2c: true, proxy_protocol: {{ trusted: [127.0.0.1], required: false }} }}
              services: {{ backend: {{ endpoints: ['127.0.0.1:{}'] }} }}
              routes: [ {{ path: /*, service: backend }} ]
-             {road}
+             {section}
             ",
             cert.display(),
             key.display(),
@@ -47,9 +47,9 @@ const REQUEST: &[u8] = b"GET /v2 HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6
 
 #[test]
 fn curl_s_header_is_understood_before_http_and_before_tls() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = Backend::http();
-        let (gateway, cert) = gateway(&Files::new(), &backend, road);
+        let (gateway, cert) = gateway(&Files::new(), &backend, section);
         let resolve = format!("proxied.example.com:{}:127.0.0.1", gateway.port2());
         let secure = format!("https://proxied.example.com:{}/", gateway.port2());
         for args in [
@@ -67,9 +67,9 @@ fn curl_s_header_is_understood_before_http_and_before_tls() {
 
 #[test]
 fn the_client_it_names_is_the_client() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = Backend::http();
-        let (gateway, _) = gateway(&Files::new(), &backend, road);
+        let (gateway, _) = gateway(&Files::new(), &backend, section);
         let v1 = b"PROXY TCP4 203.0.113.7 192.0.2.1 56324 443\r\n".to_vec();
         let v1_6 = b"PROXY TCP6 2001:db8::7 2001:db8::1 56324 443\r\n".to_vec();
         for (header, client) in [(v1, "203.0.113.7"), (v1_6, "2001:db8::7"), (v2([203, 0, 113, 9]), "203.0.113.9")] {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::on_both_roads;
+use super::with_server;
 use crate::harness::{Backend, Client, Gateway, Port, curl, eventually, get, request, try_curl};
 
 fn read_head(stream: &mut TcpStream) -> String {
@@ -27,13 +27,13 @@ fn says(bytes: &'static [u8]) -> Backend {
     })
 }
 
-fn gateway(port: u16, listener: &str, service: &str, route: &str, road: &str) -> Gateway {
+fn gateway(port: u16, listener: &str, service: &str, route: &str, section: &str) -> Gateway {
     Gateway::start(&format!(
         "
          listeners: [ {{ bind: '127.0.0.1:$PORT', h2c: true, timeouts: {{ {listener} }} }} ]
          services: {{ backend: {{ endpoints: ['127.0.0.1:{port}'], {service} }} }}
          routes: [ {{ path: /*, service: backend, {route} }} ]
-         {road}
+         {section}
         "
     ))
 }
@@ -42,9 +42,9 @@ const H2C: &str = "--http2-prior-knowledge";
 
 #[test]
 fn a_backend_that_does_not_answer_is_a_gateway_timeout() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = says(b"");
-        let gateway = gateway(backend.port(), "", "timeouts: { response: 400ms }", "", road);
+        let gateway = gateway(backend.port(), "", "timeouts: { response: 400ms }", "", section);
         let mut client = Client::connect(gateway.port());
         client.get("/").assert_problem(504, "upstream", "response_timeout");
         client.request("POST", "/", &[], b"body").assert_problem(504, "upstream", "response_timeout");
@@ -84,16 +84,16 @@ impl Full {
 #[test]
 fn a_backend_that_cannot_be_reached_is_told_from_one_that_does_not_answer() {
     let full = Full::new();
-    on_both_roads(|road| {
-        let gateway = gateway(full.port, "", "timeouts: { connect: 300ms }", "", road);
+    with_server(|section| {
+        let gateway = gateway(full.port, "", "timeouts: { connect: 300ms }", "", section);
         let started = Instant::now();
         get(gateway.port(), "/").assert_problem(504, "upstream", "connect_timeout");
         assert!(started.elapsed() < Duration::from_secs(5));
         curl(&[H2C, &gateway.url("/")]).assert_problem(504, "upstream", "connect_timeout");
     });
-    on_both_roads(|road| {
+    with_server(|section| {
         let nobody = Port::lease();
-        let gateway = gateway(nobody.number(), "", "", "", road);
+        let gateway = gateway(nobody.number(), "", "", "", section);
         get(gateway.port(), "/").assert_problem(502, "upstream", "connect_failure");
         request(gateway.port(), "POST", "/", &[], b"body").assert_problem(502, "upstream", "connect_failure");
         curl(&[H2C, &gateway.url("/")]).assert_problem(502, "upstream", "connect_failure");
@@ -102,10 +102,10 @@ fn a_backend_that_cannot_be_reached_is_told_from_one_that_does_not_answer() {
 
 #[test]
 fn a_request_has_a_total_deadline() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = says(b"");
         for (listener, route) in [("request: 500ms", ""), ("", "timeout: 500ms")] {
-            let gateway = gateway(backend.port(), listener, "", route, road);
+            let gateway = gateway(backend.port(), listener, "", route, section);
             get(gateway.port(), "/").assert_problem(504, "door", "request_timeout");
             curl(&[H2C, &gateway.url("/")]).assert_problem(504, "door", "request_timeout");
             let line = gateway.wait_log(|line| line["protocol"] == "h2");
@@ -120,7 +120,7 @@ fn a_request_has_a_total_deadline() {
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
-        let gateway = gateway(drip.port(), "", "", "timeout: 500ms", road);
+        let gateway = gateway(drip.port(), "", "", "timeout: 500ms", section);
         let mut client = Client::connect(gateway.port());
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         assert!(client.try_answer_to("GET").is_err());
@@ -130,9 +130,9 @@ fn a_request_has_a_total_deadline() {
 
 #[test]
 fn a_client_that_stops_sending_its_body_is_told() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = Backend::http();
-        let gateway = gateway(backend.port(), "body: 400ms", "", "", road);
+        let gateway = gateway(backend.port(), "body: 400ms", "", "", section);
         let mut client = Client::connect(gateway.port());
         client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf");
         client.answer_to("POST").assert_problem(408, "door", "body_timeout");
@@ -143,13 +143,13 @@ fn a_client_that_stops_sending_its_body_is_told() {
 
 #[test]
 fn a_client_that_takes_nothing_is_given_up() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = Backend::answering(|_| {
             let mut answer = b"HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n".to_vec();
             answer.resize(answer.len() + 50_000_000, b'x');
             answer
         });
-        let gateway = gateway(backend.port(), "write: 500ms", "", "", road);
+        let gateway = gateway(backend.port(), "write: 500ms", "", "", section);
         let mut client = Client::connect(gateway.port());
         client.send("GET /h1 HTTP/1.1\r\nHost: a\r\n\r\n");
         let line = gateway.wait_log(|line| line["path"] == "/h1");
@@ -169,7 +169,7 @@ fn a_client_that_takes_nothing_is_given_up() {
 
 #[test]
 fn an_answer_that_broke_off_is_never_complete() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let cases: [(&str, &[u8]); 5] = [
             ("length", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npart of it"),
             ("chunked", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\npart of it\r\n"),
@@ -184,7 +184,7 @@ fn an_answer_that_broke_off_is_never_complete() {
                 // The part arrives by itself, then the end.
                 std::thread::sleep(Duration::from_millis(100));
             });
-            let gateway = gateway(backend.port(), "", "", "", road);
+            let gateway = gateway(backend.port(), "", "", "", section);
             let mut client = Client::connect(gateway.port());
             client.send("GET /h1 HTTP/1.1\r\nHost: a\r\n\r\n");
             let answer = client.try_answer_to("GET");
@@ -207,30 +207,30 @@ fn an_answer_that_broke_off_is_never_complete() {
 
 #[test]
 fn a_backend_that_hangs_up_before_its_answer_is_a_bad_gateway() {
-    on_both_roads(|road| {
+    with_server(|section| {
         for bytes in [&b""[..], b"HTTP/1.1 200 OK\r\nContent-Le"] {
             let backend = Backend::scripted(move |mut stream| {
                 read_head(&mut stream);
                 let _ = stream.write_all(bytes);
             });
-            let gateway = gateway(backend.port(), "", "", "", road);
+            let gateway = gateway(backend.port(), "", "", "", section);
             get(gateway.port(), "/").assert_problem(502, "upstream", "connection_lost");
             curl(&[H2C, &gateway.url("/")]).assert_problem(502, "upstream", "connection_lost");
         }
         let backend = says(b"nonsense\r\n\r\n");
-        let gateway = gateway(backend.port(), "", "", "", road);
+        let gateway = gateway(backend.port(), "", "", "", section);
         get(gateway.port(), "/").assert_problem(502, "upstream", "malformed_answer");
     });
 }
 
 #[test]
 fn an_answer_that_ends_with_its_connection_is_whole() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = Backend::scripted(|mut stream| {
             read_head(&mut stream);
             let _ = stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nall of it");
         });
-        let gateway = gateway(backend.port(), "", "", "", road);
+        let gateway = gateway(backend.port(), "", "", "", section);
         let mut client = Client::connect(gateway.port());
         for _ in 0..3 {
             let answer = client.get("/");

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::{noise, on_both_roads, tool};
+use super::{noise, tool, with_server};
 use crate::harness::{Backend, Client, Files, Gateway, Nginx, curl, eventually, get, request};
 
 /// A gateway with one service, written out, behind every path.
-fn gateway(files: &Files, service: &str, road: &str) -> Gateway {
+fn gateway(files: &Files, service: &str, section: &str) -> Gateway {
     Gateway::start_in(
         files,
         &format!(
@@ -14,7 +14,7 @@ fn gateway(files: &Files, service: &str, road: &str) -> Gateway {
              listeners: [ {{ bind: '127.0.0.1:$PORT', h2c: true }} ]
              services: {{ nginx: {service} }}
              routes: [ {{ path: /*, service: nginx }} ]
-             {road}
+             {section}
             "
         ),
     )
@@ -43,7 +43,7 @@ fn echo() -> Backend {
 
 const ROAD: &str = "server: { workers: 2 }";
 
-/// On both roads, to an nginx in the clear and to one behind TLS: the test gets the road, what an nginx needs in its `server` block, and
+/// On both roads, to an nginx in the clear and to one behind TLS: the test gets the section, what an nginx needs in its `server` block, and
 /// what a service that leads there says about TLS.
 fn in_the_clear_and_over_tls(test: impl Fn(&str, &str, &str) + Sync) {
     let files = Files::new();
@@ -51,9 +51,9 @@ fn in_the_clear_and_over_tls(test: impl Fn(&str, &str, &str) + Sync) {
     let (cert, key) = (cert.display(), key.display());
     let listen = format!("listen 127.0.0.1:$PORT ssl; ssl_certificate {cert}; ssl_certificate_key {key};");
     let tls = format!("tls: {{ ca: '{cert}', server_name: inner.example.com }}");
-    on_both_roads(|road| {
-        test(road, "", "");
-        test(road, &listen, &tls);
+    with_server(|section| {
+        test(section, "", "");
+        test(section, &listen, &tls);
     });
 }
 
@@ -63,12 +63,12 @@ fn a_backend_is_verified_by_authority_and_name() {
     let (cert, key, _) = files.certificate(&["inner.example.com"]);
     let (other, _, _) = files.certificate(&["inner.example.com"]);
     let behind = echo();
-    on_both_roads(|road| {
+    with_server(|section| {
         let nginx = secure_nginx("", &cert, &key, behind.port());
         let service = |tls: &str| format!("{{ endpoints: ['127.0.0.1:{}'], tls: {{ {tls} }} }}", nginx.port());
         let (ca, wrong) = (cert.display(), other.display());
 
-        let good = gateway(&Files::new(), &service(&format!("ca: '{ca}', server_name: inner.example.com")), road);
+        let good = gateway(&Files::new(), &service(&format!("ca: '{ca}', server_name: inner.example.com")), section);
         let answer = get(good.port(), "/about");
         assert_eq!((answer.status, answer.text().split(' ').nth(1)), (200, Some("inner.example.com")), "{answer:?}");
         let body = noise(1 << 20);
@@ -80,12 +80,12 @@ fn a_backend_is_verified_by_authority_and_name() {
             format!("ca: '{wrong}', server_name: inner.example.com"),
             "server_name: inner.example.com".to_owned(),
         ] {
-            let bad = gateway(&Files::new(), &service(&tls), road);
+            let bad = gateway(&Files::new(), &service(&tls), section);
             get(bad.port(), "/about").assert_problem(502, "upstream", "tls_failure");
             let line = bad.wait_log(|line| line["status"] == 502);
             assert_eq!(line["reason"], "tls_failure", "{line}");
         }
-        let trusting = gateway(&Files::new(), &service("verify: false, server_name: any.example.com"), road);
+        let trusting = gateway(&Files::new(), &service("verify: false, server_name: any.example.com"), section);
         assert_eq!(get(trusting.port(), "/about").status, 200);
         // Five gateways, two of which got through. nginx writes its line after its answer.
         let asked = || nginx.access_log().lines().filter(|line| line.contains("/about")).count();
@@ -96,13 +96,13 @@ fn a_backend_is_verified_by_authority_and_name() {
 
 #[test]
 fn a_plaintext_backend_where_tls_is_expected_is_a_bad_gateway() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = Backend::scripted(|mut stream| {
             let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
         });
         let tls = "tls: { verify: false, server_name: a.test }";
         let service = format!("{{ endpoints: ['127.0.0.1:{}'], {tls} }}", backend.port());
-        let gateway = gateway(&Files::new(), &service, road);
+        let gateway = gateway(&Files::new(), &service, section);
         get(gateway.port(), "/").assert_problem(502, "upstream", "tls_failure");
     });
 }
@@ -172,10 +172,10 @@ fn a_backend_without_http2_is_a_bad_gateway() {
 
 #[test]
 fn connections_to_backends_are_kept() {
-    in_the_clear_and_over_tls(|road, listen, tls| {
+    in_the_clear_and_over_tls(|section, listen, tls| {
         let nginx = Nginx::start(&format!("{listen} location / {{ return 200 '$connection_requests'; }}"));
         let service = format!("{{ endpoints: ['127.0.0.1:{}'], {tls} }}", nginx.port());
-        let gateway = gateway(&Files::new(), &service, &road.replace("workers: 2", "workers: 1"));
+        let gateway = gateway(&Files::new(), &service, &section.replace("workers: 2", "workers: 1"));
         // Connections of clients come and go, the one to the backend stays.
         let counts: Vec<u32> = (0..20).map(|_| get(gateway.port(), "/").text().parse().unwrap()).collect();
         let first = counts[0];
@@ -188,11 +188,11 @@ fn connections_to_backends_are_kept() {
 
 #[test]
 fn connections_that_the_backend_closes_are_made_anew() {
-    in_the_clear_and_over_tls(|road, listen, tls| {
+    in_the_clear_and_over_tls(|section, listen, tls| {
         // The last `keepalive_requests` of the file wins over the harness's only inside the server block.
         let nginx = Nginx::start(&format!("{listen} keepalive_requests 3; location / {{ return 200 '$connection_requests'; }}"));
         let service = format!("{{ endpoints: ['127.0.0.1:{}'], {tls} }}", nginx.port());
-        let gateway = gateway(&Files::new(), &service, &road.replace("workers: 2", "workers: 1"));
+        let gateway = gateway(&Files::new(), &service, &section.replace("workers: 2", "workers: 1"));
         let mut client = Client::connect(gateway.port());
         for _ in 0..30 {
             let answer = client.get("/");
@@ -208,13 +208,13 @@ fn connections_that_the_backend_closes_are_made_anew() {
 
 #[test]
 fn files_ranges_and_conditions_pass_through() {
-    in_the_clear_and_over_tls(|road, listen, tls| {
+    in_the_clear_and_over_tls(|section, listen, tls| {
         let files = Files::new();
         let content = noise(5 << 20);
         files.write("file.bin", &content);
         let nginx = Nginx::start_in(&files, &format!("{listen} root {};", files.dir().display()));
         let service = format!("{{ endpoints: ['127.0.0.1:{}'], {tls} }}", nginx.port());
-        let gateway = gateway(&Files::new(), &service, road);
+        let gateway = gateway(&Files::new(), &service, section);
         let mut client = Client::connect(gateway.port());
         let whole = client.get("/file.bin");
         assert!(whole.status == 200 && whole.body == content);
@@ -235,10 +235,10 @@ fn files_ranges_and_conditions_pass_through() {
 
 #[test]
 fn an_upload_that_waits_for_100_continue_gets_it() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let backend = echo();
         let service = format!("{{ endpoints: ['127.0.0.1:{}'] }}", backend.port());
-        let gateway = gateway(&Files::new(), &service, road);
+        let gateway = gateway(&Files::new(), &service, section);
         let body = noise(2 << 20);
         let file = gateway.files().write("body", &body);
         let data = format!("@{}", file.display());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use pingora_core::tls::ssl::{SslAcceptor, SslFiletype, SslMethod, SslStream};
 
-use super::{noise, on_both_roads};
+use super::{noise, with_server};
 use crate::harness::{Backend, Client, Files, Gateway, Nginx, curl, eventually, find, get, request, try_curl};
 
 const NAME: &str = "inner.example.com";
@@ -57,13 +57,13 @@ fn trusting(authority: &Path, name: &str) -> String {
 }
 
 /// A gateway with services of these definitions, each behind a path of its name. One worker: it has all kept connections.
-fn gateway(services: &[(&str, &str)], road: &str) -> Gateway {
+fn gateway(services: &[(&str, &str)], section: &str) -> Gateway {
     let definitions: String = services.iter().map(|(name, it)| format!("\n  {name}: {{ {it} }}")).collect();
     let routes: String =
         services.iter().map(|(name, _)| format!("\n  - {{ path: /{name}/*, service: {name}, strip_prefix: /{name} }}")).collect();
-    let road = road.replace("workers: 2", "workers: 1");
+    let section = section.replace("workers: 2", "workers: 1");
     Gateway::start(&format!(
-        "listeners: [ {{ bind: '127.0.0.1:$PORT', h2c: true }} ]\n{road}\nservices:{definitions}\nroutes:{routes}\n"
+        "listeners: [ {{ bind: '127.0.0.1:$PORT', h2c: true }} ]\n{section}\nservices:{definitions}\nroutes:{routes}\n"
     ))
 }
 
@@ -105,7 +105,7 @@ fn fine(stream: &mut SslStream<TcpStream>) {
 
 #[test]
 fn connections_are_shared_only_under_the_same_trust() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let identity = Identity::new();
         let (stranger, _, _) = identity.files.certificate(&[NAME]);
         let nginx = identity.nginx("location / { return 200 '$ssl_server_name $connection $connection_requests'; }");
@@ -119,7 +119,7 @@ fn connections_are_shared_only_under_the_same_trust() {
                 ("blind", &format!("{at}, tls: {{ verify: false, server_name: {NAME} }}")),
                 ("plain", &at),
             ],
-            road,
+            section,
         );
         let ask = |service: &str| {
             let answer = get(gateway.port(), &format!("/{service}/"));
@@ -147,7 +147,7 @@ fn connections_are_shared_only_under_the_same_trust() {
 
 #[test]
 fn a_certificate_that_has_expired_is_refused() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let mut identity = Identity::new();
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(vec![NAME.to_owned()]).unwrap();
@@ -155,7 +155,7 @@ fn a_certificate_that_has_expired_is_refused() {
         identity.cert = identity.files.write("expired.pem", params.self_signed(&key).unwrap().pem());
         identity.key = identity.files.write("expired-key.pem", key.serialize_pem());
         let nginx = identity.nginx("location / { return 200; }");
-        let gateway = gateway(&[("it", &format!("endpoints: ['127.0.0.1:{}'], {}", nginx.port(), identity.tls()))], road);
+        let gateway = gateway(&[("it", &format!("endpoints: ['127.0.0.1:{}'], {}", nginx.port(), identity.tls()))], section);
         get(gateway.port(), "/it/").assert_problem(502, "upstream", "tls_failure");
         assert!(!nginx.access_log().contains("GET"), "{}", nginx.access_log());
     });
@@ -163,7 +163,7 @@ fn a_certificate_that_has_expired_is_refused() {
 
 #[test]
 fn a_backend_that_fails_the_handshake_is_passed_over() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let identity = Identity::new();
         let good = identity.backend(|stream| {
             while let Some((head, rest)) = head(stream) {
@@ -173,7 +173,7 @@ fn a_backend_that_fails_the_handshake_is_passed_over() {
         });
         let bad = Backend::scripted(|mut stream| drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")));
         let endpoints = format!("endpoints: ['127.0.0.1:{}', '127.0.0.1:{}']", bad.port(), good.port());
-        let gateway = gateway(&[("it", &format!("{endpoints}, {}", identity.tls()))], road);
+        let gateway = gateway(&[("it", &format!("{endpoints}, {}", identity.tls()))], section);
         let body = noise(100_000);
         for _ in 0..6 {
             // Nothing has been sent, so even what must not be done twice is asked of another.
@@ -189,11 +189,11 @@ fn a_backend_that_fails_the_handshake_is_passed_over() {
 
 #[test]
 fn a_handshake_that_nobody_answers_is_504_in_time() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let identity = Identity::new();
         let mute = Backend::scripted(|mut stream| drop(stream.read_to_end(&mut Vec::new())));
         let it = format!("endpoints: ['127.0.0.1:{}'], timeouts: {{ connect: 300ms }}, {}", mute.port(), identity.tls());
-        let gateway = gateway(&[("it", &it)], road);
+        let gateway = gateway(&[("it", &it)], section);
         let began = Instant::now();
         get(gateway.port(), "/it/").assert_problem(504, "upstream", "connect_timeout");
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
@@ -204,7 +204,7 @@ fn a_handshake_that_nobody_answers_is_504_in_time() {
 fn a_kept_connection_that_was_closed_is_noticed_before_it_is_used() {
     // With a word of farewell, as TLS wants it, and without.
     for polite in [true, false] {
-        on_both_roads(|road| {
+        with_server(|section| {
             let identity = Identity::new();
             let closed = Arc::new(AtomicUsize::new(0));
             let counted = closed.clone();
@@ -220,7 +220,7 @@ fn a_kept_connection_that_was_closed_is_noticed_before_it_is_used() {
                 }
             });
             let it = format!("endpoints: ['127.0.0.1:{}'], {}", backend.port(), identity.tls());
-            let gateway = gateway(&[("it", &it)], road);
+            let gateway = gateway(&[("it", &it)], section);
             for round in 1..8 {
                 // Of a kind that must not be sent twice: only a connection that is known to be open will do.
                 let answer = request(gateway.port(), "POST", "/it/", &[], b"pay");
@@ -234,7 +234,7 @@ fn a_kept_connection_that_was_closed_is_noticed_before_it_is_used() {
 
 #[test]
 fn a_kept_connection_that_breaks_is_replaced_where_asking_twice_does_no_harm() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let identity = Identity::new();
         // Answers the first request of each connection, and hangs up on the second.
         let backend = identity.backend(|stream| {
@@ -244,7 +244,7 @@ fn a_kept_connection_that_breaks_is_replaced_where_asking_twice_does_no_harm() {
                 let _ = stream.shutdown();
             }
         });
-        let gateway = gateway(&[("it", &format!("endpoints: ['127.0.0.1:{}'], {}", backend.port(), identity.tls()))], road);
+        let gateway = gateway(&[("it", &format!("endpoints: ['127.0.0.1:{}'], {}", backend.port(), identity.tls()))], section);
         // After an odd number the last connection is a kept one, on both roads.
         for round in 0..7 {
             assert_eq!(get(gateway.port(), "/it/").text(), "fine", "round {round}");
@@ -257,7 +257,7 @@ fn a_kept_connection_that_breaks_is_replaced_where_asking_twice_does_no_harm() {
 
 #[test]
 fn a_long_body_goes_up_while_the_answer_comes_down() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let identity = Identity::new();
         // Reads no more than it has sent back: who does not read its answer while sending never gets to the end.
         let backend = identity.backend(|stream| {
@@ -275,7 +275,7 @@ fn a_long_body_goes_up_while_the_answer_comes_down() {
                 }
             }
         });
-        let gateway = gateway(&[("it", &format!("endpoints: ['127.0.0.1:{}'], {}", backend.port(), identity.tls()))], road);
+        let gateway = gateway(&[("it", &format!("endpoints: ['127.0.0.1:{}'], {}", backend.port(), identity.tls()))], section);
         let body = noise(10 << 20);
         let data = format!("@{}", gateway.files().write("body", &body).display());
         for version in ["--http1.1", "--http2-prior-knowledge"] {
@@ -287,7 +287,7 @@ fn a_long_body_goes_up_while_the_answer_comes_down() {
 
 #[test]
 fn an_answer_may_come_before_the_request_is_whole() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let identity = Identity::new();
         let backend = identity.backend(|stream| {
             let Some((head, rest)) = head(stream) else { return };
@@ -295,7 +295,7 @@ fn an_answer_may_come_before_the_request_is_whole() {
             let _ = stream.write_all(refusal.as_bytes());
             drain(stream, length(&head) - rest.len());
         });
-        let gateway = gateway(&[("it", &format!("endpoints: ['127.0.0.1:{}'], {}", backend.port(), identity.tls()))], road);
+        let gateway = gateway(&[("it", &format!("endpoints: ['127.0.0.1:{}'], {}", backend.port(), identity.tls()))], section);
         for _ in 0..3 {
             let mut client = Client::connect(gateway.port());
             client.send("POST /it/ HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\n\r\n");
@@ -309,7 +309,7 @@ fn an_answer_may_come_before_the_request_is_whole() {
 
 #[test]
 fn an_answer_that_ends_with_its_connection_is_whole_only_if_that_ended_in_order() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let identity = Identity::new();
         let body = noise(300_000);
         let sent = body.clone();
@@ -326,7 +326,7 @@ fn an_answer_that_ends_with_its_connection_is_whole_only_if_that_ended_in_order(
                 let _ = stream.shutdown();
             }
         });
-        let gateway = gateway(&[("it", &format!("endpoints: ['127.0.0.1:{}'], {}", backend.port(), identity.tls()))], road);
+        let gateway = gateway(&[("it", &format!("endpoints: ['127.0.0.1:{}'], {}", backend.port(), identity.tls()))], section);
         for version in ["--http1.1", "--http2-prior-knowledge"] {
             assert!(curl(&[version, &gateway.url("/it/whole")]).body == body);
             let broken = try_curl(&[version, &gateway.url("/it/broken")]);
@@ -350,7 +350,7 @@ fn wait_for_end(mut stream: &TcpStream) {
 /// RFC 9525: the subject's common name identifies nobody any more, unless the operator asks for it.
 #[test]
 fn a_backend_certificate_without_a_subject_alt_name_is_refused() {
-    on_both_roads(|road| {
+    with_server(|section| {
         let files = Files::new();
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
@@ -370,7 +370,7 @@ fn a_backend_certificate_without_a_subject_alt_name_is_refused() {
             ("blind", format!("{endpoint}, tls: {{ verify: false, server_name: {NAME} }}")),
         ];
         let services: Vec<(&str, &str)> = services.iter().map(|(name, it)| (*name, it.as_str())).collect();
-        let gateway = gateway(&services, road);
+        let gateway = gateway(&services, section);
         for _ in 0..2 {
             for strict in ["/strict/", "/http2/"] {
                 get(gateway.port(), strict).assert_problem(502, "upstream", "tls_failure");

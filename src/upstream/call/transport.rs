@@ -1,4 +1,4 @@
-//! What the lane's bytes travel over: a plain socket, or TLS.
+//! What bytes to services travel over: a plain socket, or TLS.
 
 use std::future::{Future, poll_fn};
 use std::io;

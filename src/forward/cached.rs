@@ -9,12 +9,13 @@ use http::header::{self, HeaderName};
 use http::{Method, StatusCode, Version};
 use pingora_cache::key::CacheHashKey;
 use pingora_cache::lock::LockWaitOutcome;
-use pingora_cache::{CacheKey, CacheMeta, CachePhase, ForcedFreshness, HitStatus, HttpCache, NoCacheReason, RespCacheable};
+use pingora_cache::{CacheMeta, CachePhase, ForcedFreshness, HitStatus, HttpCache, NoCacheReason, RespCacheable};
 use pingora_core::protocols::http::conditional_filter::{not_modified_filter, to_304};
 use pingora_error::Error;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{MultiRangeInfo, RangeType, range_header_filter};
 
+use super::hit::Ask;
 use super::{Failed, broke_off, call_failed, client_failed};
 use crate::cache::{self, CACHE_STATUS, CachePolicy, Outcome, Use, Validation};
 use crate::downstream::{Downstream, apply_to_response, seen_upstream};
@@ -45,8 +46,9 @@ pub async fn run(
     journey: &mut Journey,
     down: &mut Downstream,
     service: &Service,
-    (policy, used, key): (&CachePolicy, Use, CacheKey),
+    Ask { policy, used, key, chosen }: Ask,
 ) -> Result<(), Failed> {
+    let policy = &*policy;
     let mut cached = Cached { http: HttpCache::new(), policy, used, validation: None };
     journey.view.cache.enable(&mut cached.http, policy, used);
     cached.http.set_cache_key(key);
@@ -54,6 +56,8 @@ pub async fn run(
         cached.http.bypass();
     }
     if cached.http.enabled() && cached.look_up(journey, down).await? {
+        // Nobody is asked.
+        journey.outcome.service = chosen;
         return cached.give_stored(journey, down).await;
     }
     let fill = cached.http.enabled().then(|| Fill { validators: validators(cached.http.maybe_cache_meta()) });
@@ -204,6 +208,10 @@ impl Cached<'_> {
         {
             log::warn!("an answer could not be stored: {error}");
             self.disable(NoCacheReason::StorageError);
+        }
+        if answer.head.body.is_done() {
+            // Before the client hears of it, who may ask again at once.
+            self.stored(false).await;
         }
         if asked_for_the_whole && self.is_unchanged(&head, journey) {
             to_304(&mut head);

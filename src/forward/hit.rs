@@ -29,11 +29,16 @@ pub enum Found {
 pub enum Missed {
     /// The request does not use the cache.
     Bypass(Bypass),
-    Ask {
-        policy: Arc<CachePolicy>,
-        used: Use,
-        key: CacheKey,
-    },
+    Ask(Ask),
+}
+
+/// Nothing fresh was found at once. Somebody else may be fetching it.
+pub struct Ask {
+    pub policy: Arc<CachePolicy>,
+    pub used: Use,
+    pub key: CacheKey,
+    /// The service that a policy has chosen already.
+    pub chosen: Option<u32>,
 }
 
 /// What is stored for this request. `None` on a route without a cache.
@@ -51,7 +56,7 @@ pub fn find(journey: &Journey) -> Option<Found> {
     let whole = seen(&header::RANGE).is_empty();
     Some(match whole.then(|| journey.view.cache.fresh(policy, key.clone(), seen)).flatten() {
         Some(hit) => Found::Fresh(hit),
-        None => Found::Missed(Missed::Ask { policy: policy.clone(), used, key }),
+        None => Found::Missed(Missed::Ask(Ask { policy: policy.clone(), used, key, chosen: journey.outcome.service })),
     })
 }
 

@@ -55,9 +55,7 @@ pub async fn run(
         None => {}
         Some(Missed::Bypass(why)) => journey.cache_use = Some(Use::Bypass(why)),
         // Boxed: it must not make the common one's future larger.
-        Some(Missed::Ask { policy, used, key }) => {
-            return Box::pin(cached::run(caller, journey, down, service, (&policy, used, key))).await;
-        }
+        Some(Missed::Ask(ask)) => return Box::pin(cached::run(caller, journey, down, service, ask)).await,
     }
     let mut answer = {
         let target = journey.upstream_target();
