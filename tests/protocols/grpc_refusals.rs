@@ -192,7 +192,10 @@ fn a_deadline_ends_a_stream_that_has_begun() {
     assert!(last.kind == HEADERS && last.ends_stream(), "{last:?}");
     let line = setup.gateway.wait_log(|line| line["path"] == "/portcullis.test.Echo/Count");
     assert_eq!((&line["status"], &line["grpc_status"]), (&json!(200), &json!(4)), "{line}");
-    assert_eq!(line["reason"], "answer_broke_off", "{line}");
+    // The backend, which was told what is left, may be the first to end it.
+    if line["answered_by"] != "upstream" {
+        assert_eq!(line["reason"], "answer_broke_off", "{line}");
+    }
 }
 
 #[test]
