@@ -50,7 +50,7 @@ fn record() -> Record<'static> {
 
 static LOG: LazyLock<Arc<AccessLog>> = LazyLock::new(|| {
     let log = AccessLog::start().unwrap();
-    log.apply(&Settings { target: Target::File("/dev/null".into()), queue: 1 << 20, query: false }).unwrap();
+    log.apply(&Settings { target: Target::File("/dev/null".into()), queue: 1 << 20, query: false, refusals: None }).unwrap();
     log
 });
 

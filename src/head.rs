@@ -1,6 +1,6 @@
 //! A request's head as every policy sees it: one buffer, and ranges into it.
 //!
-//! Both protocols and both roads build this type, and nothing below the door sees any other. It is immutable: what a policy wants
+//! Both protocols build this type, and nothing below the door sees any other. It is immutable: what a policy wants
 //! changed on the way to the backend it writes into the exchange's [`HeaderEdits`].
 
 use bytes::Bytes;

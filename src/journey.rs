@@ -1,5 +1,5 @@
-//! One request's way through the gateway, as a sequence of named steps, the same for both protocols and both roads:
-//! begin, route, the steps of its route; then a road takes it to a backend. Whatever happens, its log line is written
+//! One request's way through the gateway, as a sequence of named steps, the same for both protocols:
+//! begin, route, the steps of its route; then it is forwarded to a service. Whatever happens, its log line is written
 //! and it is counted when the [`Journey`] is dropped, so that no way out can be forgotten.
 
 mod ends;

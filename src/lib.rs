@@ -7,7 +7,7 @@
 //! | [`serve`] | the process: workers, accept loops, connections, signals, reload, upgrade |
 //! | [`listen`] | the door's parts: listeners, TLS, PROXY protocol, connection caps, whom to believe |
 //! | [`wire`] | HTTP on the wire: strict heads and bodies in, answers out |
-//! | [`downstream`] | the client's side of an exchange, the same for both protocols and both roads |
+//! | [`downstream`] | the client's side of an exchange, the same for both protocols |
 //! | [`journey`] | one request's steps, and the log line it leaves whatever happens |
 //! | [`route`], [`path`] | which route a request takes |
 //! | [`policy`] | the gauntlet: one folder per stage, in the order of execution |

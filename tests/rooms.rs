@@ -241,3 +241,35 @@ fn what_is_there_for_tests_only_is_told_apart() {
     let wanted = ["src/room/thing/tests.rs", "src/room/thing/tests/mod.rs", "src/room/other_tests.rs"];
     assert_eq!(tests, wanted.map(PathBuf::from));
 }
+
+/// docs/develop/architecture.md says who they are, and why.
+#[test]
+fn only_those_that_are_named_call_by_themselves() {
+    fn files(folder: &std::path::Path, all: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            if entry.path().is_dir() { files(&entry.path(), all) } else { all.push(entry.path()) }
+        }
+    }
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut all = Vec::new();
+    files(&source, &mut all);
+    let clients =
+        ["reqwest::Client", "connectors::http::", "h2::client", "hyper::client", "hyper_util::client", "TransportConnector::new"];
+    let mut found: Vec<String> = Vec::new();
+    for file in all {
+        let text = std::fs::read_to_string(&file).unwrap();
+        if clients.iter().any(|client| text.contains(client)) {
+            found.push(file.strip_prefix(&source).unwrap().display().to_string());
+        }
+    }
+    found.sort();
+    let named = [
+        "oidc/provider.rs",
+        "policy/authz/external/mod.rs",
+        "upstream/call/h2.rs",
+        "upstream/call/lines.rs",
+        "upstream/connect.rs",
+        "upstream/health.rs",
+    ];
+    assert_eq!(found, named);
+}

@@ -66,7 +66,7 @@ struct Shard {
     swept: Instant,
 }
 
-/// See the module. Takes its 512 KiB with the first event.
+/// See the module. Takes its 256 KiB with the first event.
 #[derive(Default)]
 pub struct HeavyHitters(OnceLock<Shards>);
 
