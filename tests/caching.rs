@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 use std::time::Duration;
 
-use crate::harness::{Answer, Gateway, eventually, get, request};
+use crate::harness::{Answer, Backend, Gateway, eventually, get, request};
 use crate::peers::{Act, Asked, Origin, answer};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -359,4 +359,29 @@ fn a_reload_keeps_what_is_stored() {
     assert_miss(&get(gateway.port(), "/a"));
     assert_eq!(gateway.reload().0, 200);
     assert_hit(&get(gateway.port(), "/a"));
+}
+
+/// Who fetches for others and runs out of time lets go of the key: the next one fetches, at once.
+#[test]
+fn a_fetch_that_runs_out_of_time_holds_up_nobody() {
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = asked.clone();
+    let backend = Backend::answering(move |_| {
+        if count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+            std::thread::sleep(Duration::from_secs(3));
+        }
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()
+    });
+    let gateway = Gateway::start(&format!(
+        "
+         listeners: [ {{ bind: '127.0.0.1:$PORT', timeouts: {{ request: 300ms }} }} ]
+         routes: [ {{ path: /*, service: 127.0.0.1, port: {}, policies: {{ cache: {{ ttl: 1m }} }} }} ]
+        ",
+        backend.port()
+    ));
+    assert_eq!(get(gateway.port(), "/a").status, 504);
+    let begun = std::time::Instant::now();
+    assert_eq!(get(gateway.port(), "/a").text(), "ok");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(!gateway.stderr().contains("panicked"), "{}", gateway.stderr());
 }

@@ -253,8 +253,15 @@ fn only_those_that_are_named_call_by_themselves() {
     let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut all = Vec::new();
     files(&source, &mut all);
-    let clients =
-        ["reqwest::Client", "connectors::http::", "h2::client", "hyper::client", "hyper_util::client", "TransportConnector::new"];
+    let clients = [
+        "reqwest::Client",
+        "Client::builder()",
+        "connectors::http::",
+        "h2::client",
+        "hyper::client",
+        "hyper_util::client",
+        "TransportConnector::new",
+    ];
     let mut found: Vec<String> = Vec::new();
     for file in all {
         let text = std::fs::read_to_string(&file).unwrap();

@@ -85,6 +85,13 @@ fn validators(meta: Option<&CacheMeta>) -> Vec<(HeaderName, http::HeaderValue)> 
     pairs.into_iter().filter_map(|(asked, stored)| Some((asked, meta.headers().get(stored)?.clone()))).collect()
 }
 
+impl Drop for Cached<'_> {
+    /// A request that ends in the middle lets go of its key: of a lock that is only dropped, Pingora's table keeps an entry for ever.
+    fn drop(&mut self) {
+        self.disable(NoCacheReason::UpstreamError);
+    }
+}
+
 impl Cached<'_> {
     fn disable(&mut self, reason: NoCacheReason) {
         if self.http.enabled() || self.http.bypassing() {
@@ -194,6 +201,8 @@ impl Cached<'_> {
             self.disable(NoCacheReason::UpstreamError);
             return Err(Failed::Answer(crate::wire::answer::BadAnswer::Malformed.reply()));
         };
+        // Whether its end can be told from a broken one depends on it.
+        head.set_version(answer.head.version);
         // Now, so that whoever gets it later is told the same.
         cache::rules::date_it(&mut head, SystemTime::now());
         self.validation = Validation::of(&head);
@@ -309,7 +318,15 @@ impl Cached<'_> {
             }
             let piece = match answer.take() {
                 Ok(piece) => piece,
-                Err(broken) => return self.broke(broken, journey, down),
+                // The client has had all that it gets.
+                Err(broken) if bodiless => return self.broke_alone(&broken, journey, told),
+                Err(broken) => {
+                    if told.is_ok() {
+                        // What waits for its first piece is all that there will be.
+                        let _ = down.flush().await;
+                    }
+                    return self.broke(broken, journey, down);
+                }
             };
             match piece {
                 Some(Piece::Data(data, last)) => {
@@ -333,6 +350,7 @@ impl Cached<'_> {
                     match more {
                         Ok(()) => {}
                         Err(Broken::Client(error)) if self.is_filling() => told = Err(client_failed(&error)),
+                        Err(broken) if bodiless => return self.broke_alone(&broken, journey, told),
                         Err(broken) => return self.broke(broken, journey, down),
                     }
                 }
@@ -359,6 +377,15 @@ impl Cached<'_> {
     fn broke(&mut self, broken: Broken, journey: &Journey, down: &mut Downstream) -> Result<(), Failed> {
         self.disable(NoCacheReason::UpstreamError);
         Err(broke_off(broken, journey, down))
+    }
+
+    /// The service failed while only the cache was still being filled.
+    fn broke_alone(&mut self, broken: &Broken, journey: &Journey, told: Result<(), Failed>) -> Result<(), Failed> {
+        self.disable(NoCacheReason::UpstreamError);
+        if !matches!(broken, Broken::Client(_)) {
+            journey.tries.failed();
+        }
+        told
     }
 
     /// A piece of the body, into the cache.

@@ -34,7 +34,15 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
         return down.finish().await.map_err(Broken::Client);
     }
     loop {
-        match answer.take()? {
+        let piece = match answer.take() {
+            Ok(piece) => piece,
+            Err(broken) => {
+                // The head may wait for a first piece that does not come. A client that is gone need not be told.
+                let _ = down.flush().await;
+                return Err(broken);
+            }
+        };
+        match piece {
             Some(Piece::Data(data, last)) => down.write_body(data, last).await.map_err(Broken::Client)?,
             Some(Piece::Trailers(mut fields)) => {
                 journey.note_grpc_status(&fields);

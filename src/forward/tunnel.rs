@@ -38,6 +38,7 @@ pub async fn run(answer: Answer, journey: &mut Journey, down: &mut Downstream, s
     let mut outbound = Half::new(said, speaks_frames);
     let mut over = journey.view.drain.end_watch();
     let mut told = false;
+    let mut silent = false;
     // The last time that anything moved.
     let mut since = Instant::now();
     let end = loop {
@@ -46,19 +47,20 @@ pub async fn run(answer: Answer, journey: &mut Journey, down: &mut Downstream, s
             true => HALF_CLOSED,
             false => service.timeouts.stream,
         };
+        if outbound.stalls(patience) {
+            break Err(Failed::ClientStopped);
+        }
+        if inbound.stalls(service.timeouts.write) {
+            break Err(Failed::BrokeOff);
+        }
         let tick = silence.min(patience).min(service.timeouts.write);
         let turned = tokio::select! {
             biased;
             turned = poll_fn(|cx| turn(&mut inbound, &mut outbound, &mut client, &mut backend, began, cx)) => Some(turned),
             _ = over.wait_for(|over| *over), if !told => None,
             () = tokio::time::sleep(tick) => {
-                if outbound.stalls(patience) {
-                    break Err(Failed::ClientStopped);
-                }
-                if inbound.stalls(service.timeouts.write) {
-                    break Err(Failed::BrokeOff);
-                }
                 if since.elapsed() >= silence {
+                    silent = true;
                     // Of one whose other end has ended its half nothing more is expected, sooner or later.
                     break if inbound.shut || outbound.shut { Ok(()) } else { Err(Failed::BrokeOff) };
                 }
@@ -85,7 +87,8 @@ pub async fn run(answer: Answer, journey: &mut Journey, down: &mut Downstream, s
         }
     };
     down.tunnelled(inbound.moved, outbound.moved);
-    if matches!(end, Err(Failed::BrokeOff)) {
+    // Both ends were: no fault of the endpoint's.
+    if !silent && matches!(end, Err(Failed::BrokeOff)) {
         journey.tries.failed();
     }
     end

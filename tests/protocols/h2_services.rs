@@ -22,6 +22,7 @@ fn setup(streams: &str) -> Setup {
          services: {{ it: {{ endpoints: ['127.0.0.1:{}'], protocol: http2 }} }}
          routes:
            - {{ path: /*, service: it }}
+           - {{ path: /cached/*, service: it, policies: {{ cache: {{ ttl: 1m }} }} }}
            - {{ path: /changed/*, service: it, policies: {{ request_headers: {{ set: {{ x-late: ours }} }} }} }}
         ",
         service.port()
@@ -55,6 +56,11 @@ fn trailers_pass_in_both_directions() {
     // What a policy has set, a trailer does not change back.
     let facts = setup.one(&request("/changed/a"));
     assert_eq!((&seen(&facts)["trailers"], &seen(&facts)["headers"]["x-late"]), (&json!({}), &json!("ours")), "{facts}");
+    // Nor where the body's length was told, nor under a name that a service may fold into another.
+    let told = json!({ "path": "/changed/a", "method": "POST", "headers": { "content-length": "5" }, "body": "hello",
+        "trailers": { "x-late": "theirs", "x_auth_subject": "root", "x-fine": "1" } });
+    let facts = setup.one(&told);
+    assert_eq!(seen(&facts)["trailers"], json!({ "x-fine": "1" }), "{facts}");
     // A client of HTTP/1.1's gets them if it says that it takes them.
     let mut client = Client::connect(setup.gateway.port());
     client.send("GET /b HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: close\r\n\r\n");
@@ -115,6 +121,18 @@ fn a_service_that_breaks_off_is_told_from_one_that_ends() {
     let facts = setup.one(&json!({ "path": "/refuse", "method": "POST", "body": "x" }));
     assert_eq!(facts["status"], 503, "{facts}");
     setup.gateway.wait_log(|line| line["path"] == "/refuse" && line["reason"] == "upstream_refused" && line["retries"] == 1);
+}
+
+#[test]
+fn an_answer_of_unknown_length_is_stored() {
+    let setup = setup("100");
+    let answer = |path: &str| get(setup.gateway.port(), path);
+    let first = answer("/cached/a");
+    assert!(first.header("cache-status").unwrap().ends_with("fwd=miss; stored"), "{first:?}");
+    assert!(first.header("content-length").is_none());
+    let second = answer("/cached/a");
+    assert!(second.header("cache-status").unwrap().contains("hit"), "{second:?}");
+    assert_eq!(first.body, second.body);
 }
 
 #[test]

@@ -296,7 +296,7 @@ impl Line {
     /// [`Broken::Client`] or [`Broken::MidAnswer`].
     pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, silence: Duration) -> Result<(), Broken> {
         if !self.sending.done || self.sending.pending.has_remaining() {
-            return match self.step(client, service).await {
+            return match within(silence, self.step(client, service)).await.unwrap_or(Err(Broken::TimedOut)) {
                 Ok(()) => Ok(()),
                 Err(Broken::Stale | Broken::Lost) if self.body == BodyDecoder::UntilClose => {
                     self.body = BodyDecoder::Done;

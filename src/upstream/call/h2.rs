@@ -142,7 +142,7 @@ impl Stream {
         }
         let withheld = expects.then(|| Instant::now() + CONTINUE_AFTER);
         let mut sending = Sending { stream, piece: Bytes::new(), end: None, withheld, over: false, edits: HeaderEdits::new() };
-        if framing == SentFraming::Chunked {
+        if whole.is_none() {
             sending.edits.clone_from(&call.exchange.to_upstream);
         }
         match whole {
@@ -186,7 +186,7 @@ impl Stream {
             Event::Piece(Some(piece)) => sending.piece = piece.clone(),
             Event::Piece(None) => {
                 let mut fields = client.take_trailers();
-                fields.iter_mut().for_each(|fields| trailers::filter(fields, &sending.edits));
+                fields.iter_mut().for_each(|fields| filter(fields, &sending.edits));
                 sending.end = Some(fields);
             }
             Event::Unasked => sending.withheld = None,
@@ -284,6 +284,15 @@ impl Sending {
         // It fails on a stream that is over, whose answer says why.
         drop(ended);
         true
+    }
+}
+
+/// Takes away what a request's trailers must not say: what those of an answer must not, and what its head must not.
+fn filter(fields: &mut HeaderMap, edits: &HeaderEdits) {
+    trailers::filter(fields, edits);
+    let refused: Vec<_> = fields.keys().filter(|name| !request::passes(name.as_str().as_bytes(), false)).cloned().collect();
+    for name in refused {
+        fields.remove(name);
     }
 }
 

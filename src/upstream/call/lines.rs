@@ -169,6 +169,8 @@ impl Lines {
         let now = Instant::now();
         self.to.lock().retain(|_, towards| {
             towards.open.retain(|line| !line.is_idle_since(now) && !line.is_over());
+            // Left behind by a request that was given up.
+            towards.making = towards.making.take().filter(|making| Arc::strong_count(making) > 1);
             !towards.open.is_empty() || towards.making.is_some()
         });
     }
@@ -242,6 +244,8 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
             match tokio::time::timeout(PONG, pings.ping(Ping::opaque())).await {
                 // Nobody may wait for it any more.
                 Ok(Ok(_)) => drop(ready.take().map(|ready| ready.send(()))),
+                // It has never answered one: it may be alive all the same.
+                Err(_) if ready.is_some() => return std::future::pending().await,
                 _ => return,
             }
         }
