@@ -5,7 +5,7 @@
 #   scripts/release-pgo.sh           both builds, 10 minutes each on a small machine
 #   TRAINING='--seconds 2 --scenarios plain,gauntlet' scripts/release-pgo.sh
 #
-# The training is `loadtest/peers.py` with Portcullis alone: the scenarios of the comparisons in which it works hard, on both roads.
+# The training is `loadtest/peers.py` with Portcullis alone: the scenarios of the comparisons in which it works hard,.
 # Needs what `make bench-peers` needs, and an llvm-profdata of the LLVM in rustc: older ones refuse what newer compilers write. It is
 # looked for in $LLVM_PROFDATA, among rustc's components (`rustup component add llvm-tools`) and on the path (`scripts/need.sh pgo`).
 set -euo pipefail
