@@ -73,17 +73,27 @@ impl Hit {
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
-        let mut request = None;
-        for name in [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE] {
-            for value in seen(&name) {
-                let request = match &mut request {
-                    Some(request) => request,
-                    None => request.insert(RequestHeader::build(method.clone(), b"/", None).ok()?),
-                };
-                request.append_header(&name, pingora_http::header_value_from_slice(value)).ok()?;
-            }
-        }
+        let request = asked(method, &[header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE], seen);
         // Few requests get here, so the judgement itself can be Pingora's.
         not_modified_filter(&request?, &self.head().to_header().ok()?).then(|| self.head().not_modified())
     }
+}
+
+/// A request with these fields alone, for Pingora's filters to look at. `None` if it has none of them. `seen` are the values of a field of the
+/// request as the backend sees them.
+pub fn asked<'v, V>(method: &Method, names: &[HeaderName], seen: impl Fn(&HeaderName) -> V) -> Option<RequestHeader>
+where
+    V: IntoIterator<Item = &'v [u8]>,
+{
+    let mut request = None;
+    for name in names {
+        for value in seen(name) {
+            let request = match &mut request {
+                Some(request) => request,
+                None => request.insert(RequestHeader::build(method.clone(), b"/", None).ok()?),
+            };
+            request.append_header(name, pingora_http::header_value_from_slice(value)).ok()?;
+        }
+    }
+    request
 }

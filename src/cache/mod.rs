@@ -10,7 +10,8 @@
 //! | `cache_hit_filter` | [`on_hit`] |
 //! | `cache_miss` | [`on_miss`] |
 //! | `cache_vary_filter` | [`vary()`] |
-//! | `response_cache_filter` | [`store`] |
+//! | `response_cache_filter` | [`Cache::judge`] |
+//! | `range_header_filter` | [`range()`] |
 //! | `response_filter` | [`Outcome::of`], append its [`Outcome::field`] as [`CACHE_STATUS`] |
 //! | `logging` | [`Cache::count`] |
 //!
@@ -25,13 +26,14 @@ mod hit;
 pub mod key;
 pub mod memory;
 pub mod policy;
+mod range;
 mod revalidate;
 pub mod rules;
 pub mod status;
 mod stored;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{self, HeaderName};
 use pingora_cache::eviction::EvictionManager;
@@ -45,12 +47,13 @@ use crate::head::RequestHead;
 
 use changed::Place;
 pub use credentials::Credentials;
-pub use hit::Hit;
+pub use hit::{Hit, asked};
 pub use key::key;
 pub use memory::{MemoryStats, MemoryTier};
 pub use policy::CachePolicy;
+pub use range::range;
 pub use revalidate::Validation;
-pub use rules::{Bypass, Use, asks_for_no_bytes};
+pub use rules::{Bypass, Use};
 pub use status::{CACHE_STATUS, Outcome};
 pub use stored::StoredHead;
 
@@ -165,6 +168,30 @@ impl Cache {
     /// Whether what is kept under a key was changed since `then`: an answer that was asked for before may be from before the change.
     pub fn was_changed(&self, key: &CacheKey, then: SystemTime) -> bool {
         self.storage.changes.since(Place::of(key::target_of(key.primary_key())), then)
+    }
+
+    /// `response_cache_filter`: the metadata to store of an answer, or why it is not stored. `asked` is when it was asked for, `validation`
+    /// the 304 that stands for it.
+    pub fn judge(
+        &self,
+        answer: &ResponseHeader,
+        http: &HttpCache,
+        asked: Option<Instant>,
+        validation: Option<&Validation>,
+        policy: &CachePolicy,
+    ) -> RespCacheable {
+        let key = http.maybe_cache_key();
+        let asked = asked.and_then(|asked| SystemTime::now().checked_sub(asked.elapsed()));
+        if let (Some(key), Some(asked)) = (key, asked)
+            && self.was_changed(key, asked)
+        {
+            // It may be what there was before the change.
+            return RespCacheable::Uncacheable(NoCacheReason::Custom("changed"));
+        }
+        match (validation, http.maybe_cache_meta()) {
+            (Some(validation), Some(meta)) => validation.store(answer, meta, key, self, policy),
+            _ => store(answer, policy),
+        }
     }
 
     /// Forgets one entry.

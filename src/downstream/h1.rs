@@ -132,7 +132,6 @@ pub struct H1 {
     answered: bool,
     /// The head of the request that is under way was understood, so that its end can be found.
     head_read: bool,
-    tunnel: bool,
     eof: bool,
     failed: bool,
     /// How long the client may take nothing of an answer.
@@ -155,7 +154,6 @@ impl H1 {
             continue_owed: false,
             answered: false,
             head_read: false,
-            tunnel: false,
             eof: false,
             failed: false,
             patience: Duration::from_secs(60),
@@ -230,7 +228,6 @@ impl H1 {
         self.version = head.version;
         self.keep_alive = head.keep_alive;
         self.continue_owed = head.expects_continue && !self.body.is_done();
-        self.tunnel = false;
     }
 
     /// Waits for the first byte without holding a buffer for it, where the transport can.
@@ -272,11 +269,7 @@ impl H1 {
     }
 
     pub fn body_done(&self) -> bool {
-        !self.tunnel && self.body.is_done()
-    }
-
-    pub fn is_tunnel(&self) -> bool {
-        self.tunnel
+        self.body.is_done()
     }
 
     pub fn keep_alive(&self) -> bool {
@@ -334,12 +327,6 @@ impl H1 {
     /// The connection itself, what was read of it already, and how long the client may take nothing.
     pub fn into_tunnel(self) -> (Io, BytesMut, Duration) {
         (self.io, self.read, self.patience)
-    }
-
-    /// The client's half of a tunnel is over for good.
-    pub fn end_tunnel(&mut self) {
-        self.body = BodyDecoder::Done;
-        self.tunnel = false;
     }
 
     /// Waits until the client goes away. Bytes of a next request are kept.
@@ -420,7 +407,7 @@ impl H1 {
         loop {
             match body.decode(&mut rest) {
                 Ok(Decoded::Data(_)) => {}
-                Ok(Decoded::NeedMore) => return !self.tunnel,
+                Ok(Decoded::NeedMore) => return true,
                 Ok(Decoded::End | Decoded::Trailers(_)) | Err(_) => return false,
             }
         }
@@ -436,29 +423,11 @@ impl H1 {
 
     /// Queues the head of an answer, and sends it if nothing follows that it could leave with.
     pub async fn write_head(&mut self, answer: &mut ResponseHeader, method: &Method, end: bool) -> Result<()> {
-        let upgraded = answer.status == StatusCode::SWITCHING_PROTOCOLS;
-        if answer.status.is_informational() && !upgraded {
-            return self.write_informational(answer).await;
-        }
         let framing = encode::framing(answer, method, self.version)
             .map_err(|_| Error::explain(ErrorType::InvalidHTTPHeader, "the backend's Content-Length is ambiguous"))?;
-        let protocol = upgraded.then(|| answer.headers.get(header::UPGRADE).cloned()).flatten();
         encode::strip(answer);
-        if upgraded {
-            // There is no body, and what follows is not HTTP (RFC 9110, section 8.6).
-            answer.remove_header(&header::CONTENT_LENGTH);
-        }
-        if let Some(protocol) = protocol {
-            answer.insert_header(header::UPGRADE, protocol)?;
-        }
-        match framing {
-            AnswerFraming::UntilClose => self.keep_alive = false,
-            AnswerFraming::Tunnel => {
-                self.tunnel = true;
-                self.keep_alive = false;
-                self.body = BodyDecoder::UntilClose;
-            }
-            _ => {}
+        if framing == AnswerFraming::UntilClose {
+            self.keep_alive = false;
         }
         if self.is_last() {
             // Whether the client now sends its body or not is its choice (RFC 9110, section 10.1.1): the framing is in doubt.
@@ -473,7 +442,7 @@ impl H1 {
         };
         encode::head(&mut self.write, answer, self.framing, self.keep_alive, self.version);
         self.answered = true;
-        if end || upgraded { self.flush().await } else { Ok(()) }
+        if end { self.flush().await } else { Ok(()) }
     }
 
     /// Queues the head of a backend's answer, straight from its bytes.
@@ -491,7 +460,7 @@ impl H1 {
     ) -> Result<()> {
         let bodiless = *method == Method::HEAD || encode::is_bodiless(answer.status);
         if answer.status == StatusCode::SWITCHING_PROTOCOLS {
-            (self.answered, self.tunnel, self.keep_alive, self.framing) = (true, true, false, AnswerFraming::Tunnel);
+            (self.answered, self.keep_alive, self.framing) = (true, false, AnswerFraming::Tunnel);
             encode::relayed(&mut self.write, answer, request_id, edits, via, self.framing, false, self.version);
             return self.flush().await;
         }
@@ -574,19 +543,6 @@ impl H1 {
             self.flush().await?;
         }
         Ok(())
-    }
-
-    async fn write_informational(&mut self, answer: &mut ResponseHeader) -> Result<()> {
-        if answer.status == StatusCode::CONTINUE {
-            return self.say_continue().await;
-        }
-        if self.version != Version::HTTP_11 {
-            return Ok(());
-        }
-        encode::strip(answer);
-        answer.remove_header(&header::CONTENT_LENGTH);
-        encode::head(&mut self.write, answer, AnswerFraming::None, true, self.version);
-        self.flush().await
     }
 
     /// Sends the head alone, if it still waits for a first piece of body that does not come.
@@ -683,12 +639,6 @@ impl H1 {
                 return Error::e_explain(ErrorType::ConnectionClosed, "the backend's body is shorter than its Content-Length");
             }
             AnswerFraming::UntilClose => self.framing = AnswerFraming::None,
-            // The backend has closed the tunnel, so what the client may still say has nowhere to go.
-            AnswerFraming::Tunnel => {
-                self.framing = AnswerFraming::None;
-                self.tunnel = false;
-                self.body = BodyDecoder::Done;
-            }
             _ => {}
         }
         self.flush().await
@@ -699,7 +649,7 @@ impl H1 {
         let complete = matches!(self.framing, AnswerFraming::None | AnswerFraming::Length(0));
         // After the client's end of input, what came before it is still answered.
         let more = !self.eof || !self.read.is_empty();
-        self.keep_alive && self.answered && complete && !self.failed && more && !self.tunnel && self.write.is_empty()
+        self.keep_alive && self.answered && complete && !self.failed && more && self.write.is_empty()
     }
 
     /// Reads and drops what is left of a request's body, so that the next request can be found.
@@ -725,7 +675,7 @@ impl H1 {
 
     /// Whether the client has nothing more to send that belongs to its request, as far as that can be known.
     pub fn is_read(&self) -> bool {
-        self.tunnel || self.head_read && self.body.is_done() && self.read.is_empty()
+        self.head_read && self.body.is_done() && self.read.is_empty()
     }
 
     /// Closes so that the client reads the answer before it learns of the end: half-close, then a wait for its own end, in which what it

@@ -17,7 +17,7 @@ use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, RangeType, Session, range_header_filter};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, RangeType, Session};
 
 use super::Gateway;
 use super::arrival;
@@ -37,8 +37,6 @@ use crate::upstream::{Protocol, check_names};
 use crate::wire::answer::BadAnswer;
 use crate::wire::{encode, trailers};
 
-/// A request for this many parts of a stored answer gets the whole: Pingora's own default, which has no name.
-const MOST_RANGES: usize = 200;
 /// Tells connections apart that are made for one attempt only.
 static REPLAYS: AtomicU64 = AtomicU64::new(0);
 const NO_JOURNEY: ErrorType = ErrorType::Custom("NoJourney");
@@ -179,30 +177,13 @@ impl ProxyHttp for Gateway {
         let Some(policy) = journey.cache_policy() else {
             return Ok(RespCacheable::Uncacheable(NoCacheReason::Custom("no_policy")));
         };
-        let (stored, key) = (journey.view.cache, session.cache.maybe_cache_key());
-        let asked = journey.tries.started.and_then(|started| SystemTime::now().checked_sub(started.elapsed()));
-        if let (Some(key), Some(asked)) = (key, asked)
-            && stored.was_changed(key, asked)
-        {
-            // It may be what there was before the change.
-            return Ok(RespCacheable::Uncacheable(NoCacheReason::Custom("changed")));
-        }
-        Ok(match (&journey.validation, session.cache.maybe_cache_meta()) {
-            (Some(validation), Some(meta)) => validation.store(answer, meta, key, stored, &policy),
-            _ => cache::store(answer, &policy),
-        })
+        let (cache, asked) = (journey.view.cache, journey.tries.started);
+        Ok(cache.judge(answer, &session.cache, asked, journey.validation.as_deref(), &policy))
     }
 
     fn range_header_filter(&self, session: &mut Session, answer: &mut ResponseHeader, _ctx: &mut Self::CTX) -> RangeType {
-        let range = session.req_header().headers.get(header::RANGE).map(|range| range.as_bytes());
-        let length = answer.headers.get(header::CONTENT_LENGTH).map(|length| length.as_bytes());
-        let of_nothing = range.is_some_and(cache::asks_for_no_bytes) || range.is_some() && length == Some(b"0");
-        if of_nothing && answer.status == StatusCode::OK && answer.insert_header(header::ACCEPT_RANGES, "bytes").is_ok() {
-            // Pingora takes no bytes for a part like another, looks for it behind the stored body's end, and closes the connection
-            // without an answer. To ignore the field is every server's choice (RFC 9110, section 14.2).
-            return RangeType::None;
-        }
-        range_header_filter(session.req_header(), answer, Some(MOST_RANGES))
+        let empty = answer.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
+        cache::range(session.req_header(), answer, empty)
     }
 
     // The way to the backend.

@@ -13,7 +13,7 @@ use pingora_cache::{CacheMeta, CachePhase, ForcedFreshness, HitStatus, HttpCache
 use pingora_core::protocols::http::conditional_filter::{not_modified_filter, to_304};
 use pingora_error::Error;
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::{MultiRangeInfo, RangeType, range_header_filter};
+use pingora_proxy::{MultiRangeInfo, RangeType};
 
 use super::hit::Ask;
 use super::{Failed, broke_off, call_failed, client_failed};
@@ -24,9 +24,6 @@ use crate::upstream::Service;
 use crate::upstream::call::{Answer, Broken, Call, Caller, Fill, Own, Piece};
 use crate::wire::encode::is_bodiless;
 use crate::wire::trailers;
-
-/// A request for this many parts of a stored answer gets the whole: Pingora's own default, which has no name.
-const MOST_RANGES: usize = 200;
 
 /// What a request may do with the cache of its route, and what came of it so far.
 struct Cached<'a> {
@@ -173,18 +170,7 @@ impl Cached<'_> {
 
     /// Whether, and how, an answer is stored.
     fn judge(&self, answer: &ResponseHeader, journey: &Journey) -> RespCacheable {
-        let (stored, key) = (journey.view.cache, self.http.maybe_cache_key());
-        let asked = journey.tries.started.and_then(|started| SystemTime::now().checked_sub(started.elapsed()));
-        if let (Some(key), Some(asked)) = (key, asked)
-            && stored.was_changed(key, asked)
-        {
-            // It may be what there was before the change.
-            return RespCacheable::Uncacheable(NoCacheReason::Custom("changed"));
-        }
-        match (&self.validation, self.http.maybe_cache_meta()) {
-            (Some(validation), Some(meta)) => validation.store(answer, meta, key, stored, self.policy),
-            _ => cache::store(answer, self.policy),
-        }
+        journey.view.cache.judge(answer, &self.http, journey.tries.started, self.validation.as_deref(), self.policy)
     }
 
     /// An answer's head has come. `asked_for_the_whole`: the client's own conditions were not passed on.
@@ -519,28 +505,12 @@ fn parts(head: &mut ResponseHeader, length: usize, journey: &Journey) -> RangeTy
         }
         return RangeType::None;
     };
-    let of_nothing = asked.headers.get(header::RANGE).is_some_and(|range| cache::asks_for_no_bytes(range.as_bytes()));
-    if (of_nothing || length == 0) && head.status == StatusCode::OK {
-        // Pingora takes no bytes for a part like another. To ignore the field is every server's choice (RFC 9110, section 14.2).
-        put(head, header::ACCEPT_RANGES, "bytes");
-        return RangeType::None;
-    }
-    range_header_filter(&asked, head, Some(MOST_RANGES))
+    cache::range(&asked, head, length == 0)
 }
 
-/// The request with these fields alone, as the service would see them. `None` without the first of them that counts.
+/// The request with these fields alone, as the service would see them.
 fn asked(journey: &Journey, names: &[HeaderName]) -> Option<RequestHeader> {
-    let mut request = None;
-    for name in names {
-        for value in seen_upstream(&journey.head, &journey.exchange, name) {
-            let request = match &mut request {
-                Some(request) => request,
-                None => request.insert(RequestHeader::build(journey.head.method.clone(), b"/", None).ok()?),
-            };
-            request.append_header(name, pingora_http::header_value_from_slice(value)).ok()?;
-        }
-    }
-    request
+    cache::asked(&journey.head.method, names, |name| seen_upstream(&journey.head, &journey.exchange, name))
 }
 
 /// Several parts in one body (RFC 9110, section 14.6).

@@ -40,12 +40,8 @@ pub fn is_bodiless(status: StatusCode) -> bool {
 /// # Errors
 /// Several or malformed Content-Length fields.
 pub fn framing(answer: &ResponseHeader, method: &Method, version: Version) -> Result<AnswerFraming, BadFraming> {
-    let status = answer.status;
-    if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(AnswerFraming::Tunnel);
-    }
     let length = content_length(answer)?;
-    if *method == Method::HEAD || is_bodiless(status) {
+    if *method == Method::HEAD || is_bodiless(answer.status) {
         return Ok(AnswerFraming::None);
     }
     Ok(match length {
@@ -311,7 +307,7 @@ fn end_of_head(out: &mut Vec<u8>, dated: bool, framing: AnswerFraming, keep_aliv
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the head of an answer whose hop-by-hop fields are already gone.
+/// Appends the head of a final answer whose hop-by-hop fields are already gone.
 pub fn head(out: &mut Vec<u8>, answer: &ResponseHeader, framing: AnswerFraming, keep_alive: bool, version: Version) {
     out.reserve(256);
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -320,13 +316,7 @@ pub fn head(out: &mut Vec<u8>, answer: &ResponseHeader, framing: AnswerFraming, 
     out.extend_from_slice(answer.get_reason_phrase().unwrap_or_default().as_bytes());
     out.extend_from_slice(b"\r\n");
     answer.header_to_h1_wire(out);
-    if !answer.status.is_informational() {
-        return end_of_head(out, answer.headers.contains_key(header::DATE), framing, keep_alive, version);
-    }
-    if framing == AnswerFraming::Tunnel {
-        out.extend_from_slice(b"Connection: Upgrade\r\n");
-    }
-    out.extend_from_slice(b"\r\n");
+    end_of_head(out, answer.headers.contains_key(header::DATE), framing, keep_alive, version);
 }
 
 /// Now, as an IMF-fixdate (RFC 9110, section 5.6.7). Formatted once a second per thread.

@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use super::client::Client;
 use super::request::{self, SentFraming};
 use super::transport::{Transport, Turn};
-use super::{Broken, CONTINUE_AFTER, Call, Piece, gone};
+use super::{Broken, CONTINUE_AFTER, Call, Piece, gone, pass_interim};
 use crate::upstream::Service;
 use crate::wait::{Alarm, within};
 use crate::wire::answer::{self, AnswerHead, BadAnswer};
@@ -181,12 +181,7 @@ impl Line {
             if seen == service.limits.interim {
                 break;
             }
-            if head.status == StatusCode::CONTINUE {
-                self.sending.withheld = None;
-                client.say_continue().await.map_err(Broken::Client)?;
-            } else {
-                client.write_interim(&head).await.map_err(Broken::Client)?;
-            }
+            pass_interim(&head, Some(&mut self.sending.withheld), client).await?;
         }
         Err(Broken::Bad(BadAnswer::TooLarge))
     }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::client::Client;
 use super::lines::Place;
 use super::request::{self, SentFraming};
-use super::{Broken, CONTINUE_AFTER, Call, Piece, gone};
+use super::{Broken, CONTINUE_AFTER, Call, Piece, gone, pass_interim};
 use crate::head::{AnswerLimits, Field, HeaderEdits, Span};
 use crate::upstream::Service;
 use crate::wait::Alarm;
@@ -115,12 +115,7 @@ impl Stream {
             if seen == service.limits.interim {
                 break;
             }
-            if head.status == StatusCode::CONTINUE {
-                self.sending.iter_mut().for_each(|sending| sending.withheld = None);
-                client.say_continue().await.map_err(Broken::Client)?;
-            } else {
-                client.write_interim(&head).await.map_err(Broken::Client)?;
-            }
+            pass_interim(&head, self.sending.as_mut().map(|sending| &mut sending.withheld), client).await?;
         }
         Err(Broken::Bad(BadAnswer::TooLarge))
     }

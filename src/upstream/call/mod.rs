@@ -78,6 +78,21 @@ impl Broken {
     }
 }
 
+/// Passes an interim answer on. The service's own word on a withheld body ends the wait for it.
+async fn pass_interim<C: Client>(
+    interim: &AnswerHead,
+    withheld: Option<&mut Option<tokio::time::Instant>>,
+    client: &mut C,
+) -> Result<(), Broken> {
+    if interim.status != StatusCode::CONTINUE {
+        return client.write_interim(interim).await.map_err(Broken::Client);
+    }
+    if let Some(withheld) = withheld {
+        *withheld = None;
+    }
+    client.say_continue().await.map_err(Broken::Client)
+}
+
 fn gone() -> Broken {
     Broken::Client(Error::new(CLIENT_GONE))
 }
