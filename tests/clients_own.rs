@@ -1,4 +1,4 @@
-//! What the cache gives to whom, where an answer may be for one client only. Over both protocols and by both roads.
+//! What the cache gives to whom, where an answer may be for one client only. Over both protocols.
 
 use crate::harness::{Answer, Backend, Gateway, RecordedRequest, curl, filled};
 use crate::peers::answer;

@@ -32,7 +32,6 @@ fn twenty_at_once_leave_one_by_one() {
           - { path: /warm, service: 127.0.0.1, port: $BACKEND }
         ";
     let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
-    // A worker's first request by the proxy road waits for that road to be built.
     assert_eq!(get(gateway.port(), "/warm").status, 200);
     starts.lock().unwrap().clear();
     let began = Instant::now();
@@ -185,7 +184,9 @@ fn crowd(port: u16, path: &str, clients: usize, time: Duration) -> Fared {
     let (times, refused): (Vec<_>, Vec<usize>) = crowd.into_iter().map(|one| one.join().unwrap()).unzip();
     let mut times: Vec<_> = times.into_iter().flatten().collect();
     times.sort_unstable();
-    Fared { answered: times.len(), refused: refused.iter().sum(), slow: times[times.len() * 95 / 100] }
+    // Of a crowd that was turned away to the last nobody was slow.
+    let slow = times.get(times.len() * 95 / 100).copied().unwrap_or_default();
+    Fared { answered: times.len(), refused: refused.iter().sum(), slow }
 }
 
 /// A backend that works on so many requests at a time, 20 ms on each, and lets the others wait.
@@ -219,7 +220,7 @@ fn a_service_is_not_asked_for_more_than_it_can_do() {
     let hash = "sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
     let ports = [("$BACKEND", backend.port()), ("$OTHER", other.port())];
     let gateway = Gateway::start(&filled(&yaml.replace("$FREE", hash), &ports));
-    // On the proxy road the first request waits until Pingora is set up, which would count as the service's time.
+    // The first request makes the connection, which would count as the service's time.
     for path in ["/open", "/found"] {
         assert_eq!(get(gateway.port(), path).status, 200);
     }

@@ -17,11 +17,6 @@ mod websocket;
 /// The `server` section that these tests are for.
 const SERVER: &str = "server: { workers: 2 }";
 
-/// Runs a test with it.
-fn with_server(test: impl Fn(&str)) {
-    test(SERVER);
-}
-
 /// Bytes in which a lost, doubled or misplaced piece shows: no two aligned blocks are the same.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;

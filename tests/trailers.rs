@@ -65,7 +65,7 @@ fn trailers_pass_to_those_who_take_them_and_never_into_the_head() {
     let backend = Backend::answering(|_| CHUNKS.as_bytes().to_vec());
     let inner = gateway(backend.port(), "");
     assert_passes(inner.port());
-    // Over the other road, from a service that speaks HTTP/2.
+    // From a service that speaks HTTP/2.
     assert_passes(gateway(inner.port(), "protocol: http2").port());
 }
 

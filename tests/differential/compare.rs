@@ -1,4 +1,4 @@
-//! What both roads did, side by side: everything that may differ taken out, everything else held against each other.
+//! What both gateways did, side by side: everything that may differ taken out, everything else held against each other.
 
 use super::backend::{Body, Seen};
 use super::case::{Case, Piece, When, shortened};
@@ -8,7 +8,7 @@ use crate::harness::find;
 const BROKEN_OFF: &str = " BROKEN OFF";
 const HALF_A_BODY: &str = "  BrokeOff ";
 
-/// What one road did, as text: equal texts are the same behaviour.
+/// What one gateway did, as text: equal texts are the same behaviour.
 #[derive(PartialEq)]
 pub struct Behaviour {
     pub client: Vec<String>,

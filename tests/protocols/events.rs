@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::with_server;
+use super::SERVER;
 use crate::harness::{Backend, Client, Files, Gateway, eventually, get};
 
 const PAUSE: Duration = Duration::from_millis(200);
@@ -85,7 +85,7 @@ fn endless_backend(gone: Arc<AtomicUsize>) -> Backend {
     })
 }
 
-fn gateway(backend: &Backend, section: &str, service: &str) -> (Gateway, String) {
+fn gateway(backend: &Backend, service: &str) -> (Gateway, String) {
     let files = Files::new();
     let (cert, key, _) = files.certificate(&["events.example.com"]);
     let gateway = Gateway::start_in(
@@ -99,7 +99,7 @@ fn gateway(backend: &Backend, section: &str, service: &str) -> (Gateway, String)
                  timeouts: {{ request: 1s, body: 1s, keep_alive: 1s }}
              services: {{ events: {{ endpoints: ['127.0.0.1:{}'], timeouts: {{ {service} }} }} }}
              routes: [ {{ path: /*, service: events }} ]
-             {section}
+             {SERVER}
             ",
             cert.display(),
             key.display(),
@@ -134,84 +134,72 @@ fn listen(heard: &Heard, args: &[&str]) -> Duration {
 
 #[test]
 fn events_come_one_by_one_and_outlive_the_total_deadline() {
-    with_server(|section| {
-        let heard = Arc::new(Heard::default());
-        let backend = patient_backend(heard.clone());
-        let (gateway, cert) = gateway(&backend, section, "response: 30s");
-        let resolve = format!("events.example.com:{}:127.0.0.1", gateway.port2());
-        let secure = format!("https://events.example.com:{}/", gateway.port2());
-        for args in [
-            vec!["--http1.1", &gateway.url("/")],
-            vec!["--http2-prior-knowledge", &gateway.url("/")],
-            vec!["--http1.1", "--cacert", &cert, "--resolve", &resolve, &secure],
-            vec!["--http2", "--cacert", &cert, "--resolve", &resolve, &secure],
-        ] {
-            assert!(listen(&heard, &args) > Duration::from_secs(1), "longer than the deadline of the listener");
-        }
-        eventually("all four are logged", || gateway.log().iter().filter(|line| line["status"] == 200).count() == 4);
-        for line in gateway.log() {
-            assert_eq!((line.get("reason"), &line["bytes_out"]), (None, &serde_json::json!(90)), "{line}");
-        }
-    });
+    let heard = Arc::new(Heard::default());
+    let backend = patient_backend(heard.clone());
+    let (gateway, cert) = gateway(&backend, "response: 30s");
+    let resolve = format!("events.example.com:{}:127.0.0.1", gateway.port2());
+    let secure = format!("https://events.example.com:{}/", gateway.port2());
+    for args in [
+        vec!["--http1.1", &gateway.url("/")],
+        vec!["--http2-prior-knowledge", &gateway.url("/")],
+        vec!["--http1.1", "--cacert", &cert, "--resolve", &resolve, &secure],
+        vec!["--http2", "--cacert", &cert, "--resolve", &resolve, &secure],
+    ] {
+        assert!(listen(&heard, &args) > Duration::from_secs(1), "longer than the deadline of the listener");
+    }
+    eventually("all four are logged", || gateway.log().iter().filter(|line| line["status"] == 200).count() == 4);
+    for line in gateway.log() {
+        assert_eq!((line.get("reason"), &line["bytes_out"]), (None, &serde_json::json!(90)), "{line}");
+    }
 }
 
 #[test]
 fn a_client_that_hangs_up_ends_the_stream() {
-    with_server(|section| {
-        let gone = Arc::new(AtomicUsize::new(0));
-        let backend = endless_backend(gone.clone());
-        let (gateway, _) = gateway(&backend, section, "response: 30s");
-        let mut client = Client::connect(gateway.port());
-        client.send("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n");
-        let mut first = [0; 16];
-        client.stream().read_exact(&mut first).unwrap();
-        drop(client);
-        eventually("the backend learns of it", || gone.load(Ordering::SeqCst) == 1);
-        let line = gateway.wait_log(|line| line["client_closed"] == true);
-        assert_eq!(
-            (&line["status"], &line["answered_by"], line.get("reason")),
-            (&200.into(), &"upstream".into(), None),
-            "{line}"
-        );
+    let gone = Arc::new(AtomicUsize::new(0));
+    let backend = endless_backend(gone.clone());
+    let (gateway, _) = gateway(&backend, "response: 30s");
+    let mut client = Client::connect(gateway.port());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n");
+    let mut first = [0; 16];
+    client.stream().read_exact(&mut first).unwrap();
+    drop(client);
+    eventually("the backend learns of it", || gone.load(Ordering::SeqCst) == 1);
+    let line = gateway.wait_log(|line| line["client_closed"] == true);
+    assert_eq!((&line["status"], &line["answered_by"], line.get("reason")), (&200.into(), &"upstream".into(), None), "{line}");
 
-        let mut client = Command::new("curl")
-            .args(["-q", "-sS", "-N", "--http2-prior-knowledge", "--max-time", "20", &gateway.url("/")])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        client.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
-        client.kill().unwrap();
-        client.wait().unwrap();
-        eventually("the backend learns of it", || gone.load(Ordering::SeqCst) == 2);
-        eventually("no request is in flight", || gateway.metric("portcullis_in_flight") == 0.0);
-    });
+    let mut client = Command::new("curl")
+        .args(["-q", "-sS", "-N", "--http2-prior-knowledge", "--max-time", "20", &gateway.url("/")])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    client.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    client.kill().unwrap();
+    client.wait().unwrap();
+    eventually("the backend learns of it", || gone.load(Ordering::SeqCst) == 2);
+    eventually("no request is in flight", || gateway.metric("portcullis_in_flight") == 0.0);
 }
 
 #[test]
 fn events_may_be_further_apart_than_an_answer_may_take() {
-    with_server(|section| {
-        let heard = Arc::new(Heard::default());
-        let backend = patient_backend(heard.clone());
-        // Which leaves a busy machine time enough for the head.
-        let (gateway, _) = gateway(&backend, section, "response: 150ms");
-        assert!(listen(&heard, &[&gateway.url("/")]) > PAUSE * 10);
-    });
+    let heard = Arc::new(Heard::default());
+    let backend = patient_backend(heard.clone());
+    // Which leaves a busy machine time enough for the head.
+    let (gateway, _) = gateway(&backend, "response: 150ms");
+    assert!(listen(&heard, &[&gateway.url("/")]) > PAUSE * 10);
 }
 
 #[test]
 fn a_backend_that_does_not_begin_its_stream_is_given_up() {
-    with_server(|section| {
-        let backend = Backend::scripted(|mut stream| {
-            read_head(&mut stream);
-            let _ = stream.read(&mut [0; 1]);
-        });
-        let (gateway, _) = gateway(&backend, section, "response: 300ms");
-        let answer = crate::harness::request(gateway.port(), "GET", "/", &[("Accept", "text/event-stream")], b"");
-        answer.assert_problem(504, "upstream", "response_timeout");
-        get(gateway.port(), "/").assert_problem(504, "upstream", "response_timeout");
-        let answer = crate::harness::curl(&["--http2-prior-knowledge", "-H", "Accept: text/event-stream", &gateway.url("/")]);
-        answer.assert_problem(504, "upstream", "response_timeout");
+    let backend = Backend::scripted(|mut stream| {
+        read_head(&mut stream);
+        let _ = stream.read(&mut [0; 1]);
     });
+    let (gateway, _) = gateway(&backend, "response: 300ms");
+    let answer = crate::harness::request(gateway.port(), "GET", "/", &[("Accept", "text/event-stream")], b"");
+    answer.assert_problem(504, "upstream", "response_timeout");
+    get(gateway.port(), "/").assert_problem(504, "upstream", "response_timeout");
+    let answer = crate::harness::curl(&["--http2-prior-knowledge", "-H", "Accept: text/event-stream", &gateway.url("/")]);
+    answer.assert_problem(504, "upstream", "response_timeout");
 }
 
 /// Says `kind`, and a line every so often, further apart than an answer may be silent.
@@ -232,43 +220,39 @@ fn lines(kind: &'static str, pause: Duration) -> Backend {
 
 #[test]
 fn the_answers_type_says_whether_it_is_a_stream() {
-    with_server(|section| {
-        for kind in ["text/event-stream", "Application/X-NDJSON", "application/json-seq"] {
-            let backend = lines(kind, Duration::from_millis(500));
-            let (gateway, _) = gateway(&backend, section, "response: 250ms");
-            // Longer silent than an answer may be, and longer at work than the listener allows; nobody asked for it.
-            let answer = get(gateway.port(), "/");
-            assert_eq!((answer.status, answer.body.len()), (200, 12), "{kind} {answer:?}");
-            let answer = crate::harness::curl(&["--http2-prior-knowledge", &gateway.url("/")]);
-            assert_eq!((answer.status, answer.body.len()), (200, 12), "{kind} {answer:?}");
-        }
-        // What is no stream is none because it was asked for as one.
-        let backend = lines("application/json", Duration::from_secs(5));
-        let (gateway, _) = gateway(&backend, section, "response: 250ms");
-        let mut client = Client::connect(gateway.port());
-        client.send("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n");
-        assert!(client.try_answer_to("GET").is_err());
-        let line = gateway.wait_log(|line| line["path"] == "/");
-        assert_eq!((&line["answered_by"], &line["reason"]), (&"upstream".into(), &"answer_broke_off".into()), "{line}");
-        assert!(line["duration_us"].as_u64().unwrap() < 4_000_000, "{line}");
-    });
+    for kind in ["text/event-stream", "Application/X-NDJSON", "application/json-seq"] {
+        let backend = lines(kind, Duration::from_millis(500));
+        let (gateway, _) = gateway(&backend, "response: 250ms");
+        // Longer silent than an answer may be, and longer at work than the listener allows; nobody asked for it.
+        let answer = get(gateway.port(), "/");
+        assert_eq!((answer.status, answer.body.len()), (200, 12), "{kind} {answer:?}");
+        let answer = crate::harness::curl(&["--http2-prior-knowledge", &gateway.url("/")]);
+        assert_eq!((answer.status, answer.body.len()), (200, 12), "{kind} {answer:?}");
+    }
+    // What is no stream is none because it was asked for as one.
+    let backend = lines("application/json", Duration::from_secs(5));
+    let (gateway, _) = gateway(&backend, "response: 250ms");
+    let mut client = Client::connect(gateway.port());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n");
+    assert!(client.try_answer_to("GET").is_err());
+    let line = gateway.wait_log(|line| line["path"] == "/");
+    assert_eq!((&line["answered_by"], &line["reason"]), (&"upstream".into(), &"answer_broke_off".into()), "{line}");
+    assert!(line["duration_us"].as_u64().unwrap() < 4_000_000, "{line}");
 }
 
 #[test]
 fn a_route_says_that_its_answers_are_streams() {
-    with_server(|section| {
-        let backend = lines("application/json", Duration::from_millis(500));
-        let gateway = Gateway::start(&format!(
-            "
-             listeners: [ {{ bind: '127.0.0.1:$PORT', h2c: true, timeouts: {{ request: 1s }} }} ]
-             services: {{ lines: {{ endpoints: ['127.0.0.1:{}'], timeouts: {{ response: 250ms }} }} }}
-             routes: [ {{ path: /stream, service: lines, stream: true }}, {{ path: /plain, service: lines }} ]
-             {section}
-            ",
-            backend.port()
-        ));
-        let answer = get(gateway.port(), "/stream");
-        assert_eq!((answer.status, answer.body.len()), (200, 12), "{answer:?}");
-        assert!(crate::harness::try_curl(&[&gateway.url("/plain")]).is_err());
-    });
+    let backend = lines("application/json", Duration::from_millis(500));
+    let gateway = Gateway::start(&format!(
+        "
+         listeners: [ {{ bind: '127.0.0.1:$PORT', h2c: true, timeouts: {{ request: 1s }} }} ]
+         services: {{ lines: {{ endpoints: ['127.0.0.1:{}'], timeouts: {{ response: 250ms }} }} }}
+         routes: [ {{ path: /stream, service: lines, stream: true }}, {{ path: /plain, service: lines }} ]
+         {SERVER}
+        ",
+        backend.port()
+    ));
+    let answer = get(gateway.port(), "/stream");
+    assert_eq!((answer.status, answer.body.len()), (200, 12), "{answer:?}");
+    assert!(crate::harness::try_curl(&[&gateway.url("/plain")]).is_err());
 }

@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use super::{tool, with_server};
+use super::{SERVER, tool};
 use crate::harness::{Backend, Client, Files, Gateway, curl, eventually, try_curl};
 
 /// A plaintext listener and one with TLS, both behind a load balancer on loopback, and one that takes direct connections, too.
-fn gateway(files: &Files, backend: &Backend, section: &str) -> (Gateway, String) {
+fn gateway(files: &Files, backend: &Backend) -> (Gateway, String) {
     let (cert, key, _) = files.certificate(&["proxied.example.com"]);
     let gateway = Gateway::start_in(
         files,
@@ -20,7 +20,7 @@ fn gateway(files: &Files, backend: &Backend, section: &str) -> (Gateway, String)
                - {{ bind: '127.0.0.1:$PORT3', h2c: true, proxy_protocol: {{ trusted: [127.0.0.1], required: false }} }}
              services: {{ backend: {{ endpoints: ['127.0.0.1:{}'] }} }}
              routes: [ {{ path: /*, service: backend }} ]
-             {section}
+             {SERVER}
             ",
             cert.display(),
             key.display(),
@@ -47,64 +47,60 @@ const REQUEST: &[u8] = b"GET /v2 HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6
 
 #[test]
 fn curl_s_header_is_understood_before_http_and_before_tls() {
-    with_server(|section| {
-        let backend = Backend::http();
-        let (gateway, cert) = gateway(&Files::new(), &backend, section);
-        let resolve = format!("proxied.example.com:{}:127.0.0.1", gateway.port2());
-        let secure = format!("https://proxied.example.com:{}/", gateway.port2());
-        for args in [
-            vec!["--http1.1", &*gateway.url("/")],
-            vec!["--http2-prior-knowledge", &gateway.url("/")],
-            vec!["--http1.1", "--cacert", &cert, "--resolve", &resolve, &secure],
-            vec!["--http2", "--cacert", &cert, "--resolve", &resolve, &secure],
-        ] {
-            let answer = curl(&[&["--haproxy-protocol"], &args[..]].concat());
-            assert_eq!(answer.status, 200, "{args:?} {answer:?}");
-            assert_eq!(answer.json()["headers"]["x-forwarded-for"], "127.0.0.1");
-        }
-    });
+    let backend = Backend::http();
+    let (gateway, cert) = gateway(&Files::new(), &backend);
+    let resolve = format!("proxied.example.com:{}:127.0.0.1", gateway.port2());
+    let secure = format!("https://proxied.example.com:{}/", gateway.port2());
+    for args in [
+        vec!["--http1.1", &*gateway.url("/")],
+        vec!["--http2-prior-knowledge", &gateway.url("/")],
+        vec!["--http1.1", "--cacert", &cert, "--resolve", &resolve, &secure],
+        vec!["--http2", "--cacert", &cert, "--resolve", &resolve, &secure],
+    ] {
+        let answer = curl(&[&["--haproxy-protocol"], &args[..]].concat());
+        assert_eq!(answer.status, 200, "{args:?} {answer:?}");
+        assert_eq!(answer.json()["headers"]["x-forwarded-for"], "127.0.0.1");
+    }
 }
 
 #[test]
 fn the_client_it_names_is_the_client() {
-    with_server(|section| {
-        let backend = Backend::http();
-        let (gateway, _) = gateway(&Files::new(), &backend, section);
-        let v1 = b"PROXY TCP4 203.0.113.7 192.0.2.1 56324 443\r\n".to_vec();
-        let v1_6 = b"PROXY TCP6 2001:db8::7 2001:db8::1 56324 443\r\n".to_vec();
-        for (header, client) in [(v1, "203.0.113.7"), (v1_6, "2001:db8::7"), (v2([203, 0, 113, 9]), "203.0.113.9")] {
-            for port in [gateway.port(), gateway.port3()] {
-                let mut connection = Client::connect(port);
-                connection.send([&header, REQUEST].concat());
-                let answer = connection.answer_to("GET");
-                assert_eq!(answer.status, 200, "{answer:?}");
-                // What the client itself says is not believed.
-                assert_eq!(answer.json()["headers"]["x-forwarded-for"], client);
-                assert_eq!(answer.json()["headers"]["x-real-ip"], client);
-                // The header is for the whole connection.
-                assert_eq!(connection.get("/again").json()["headers"]["x-forwarded-for"], client);
-            }
-            let line = gateway.wait_log(|line| line["client"] == client);
-            assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+    let backend = Backend::http();
+    let (gateway, _) = gateway(&Files::new(), &backend);
+    let v1 = b"PROXY TCP4 203.0.113.7 192.0.2.1 56324 443\r\n".to_vec();
+    let v1_6 = b"PROXY TCP6 2001:db8::7 2001:db8::1 56324 443\r\n".to_vec();
+    for (header, client) in [(v1, "203.0.113.7"), (v1_6, "2001:db8::7"), (v2([203, 0, 113, 9]), "203.0.113.9")] {
+        for port in [gateway.port(), gateway.port3()] {
+            let mut connection = Client::connect(port);
+            connection.send([&header, REQUEST].concat());
+            let answer = connection.answer_to("GET");
+            assert_eq!(answer.status, 200, "{answer:?}");
+            // What the client itself says is not believed.
+            assert_eq!(answer.json()["headers"]["x-forwarded-for"], client);
+            assert_eq!(answer.json()["headers"]["x-real-ip"], client);
+            // The header is for the whole connection.
+            assert_eq!(connection.get("/again").json()["headers"]["x-forwarded-for"], client);
         }
-        // Byte by byte, as slow as it gets.
-        let mut connection = Client::connect(gateway.port());
-        for byte in [&v2([203, 0, 113, 10])[..], REQUEST].concat() {
-            connection.send([byte]);
-        }
-        assert_eq!(connection.answer_to("GET").json()["headers"]["x-forwarded-for"], "203.0.113.10");
-        // LOCAL: the load balancer's own health check.
-        let mut connection = Client::connect(gateway.port());
-        connection.send([b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00", REQUEST].concat());
-        assert_eq!(connection.answer_to("GET").json()["headers"]["x-forwarded-for"], "127.0.0.1");
-    });
+        let line = gateway.wait_log(|line| line["client"] == client);
+        assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+    }
+    // Byte by byte, as slow as it gets.
+    let mut connection = Client::connect(gateway.port());
+    for byte in [&v2([203, 0, 113, 10])[..], REQUEST].concat() {
+        connection.send([byte]);
+    }
+    assert_eq!(connection.answer_to("GET").json()["headers"]["x-forwarded-for"], "203.0.113.10");
+    // LOCAL: the load balancer's own health check.
+    let mut connection = Client::connect(gateway.port());
+    connection.send([b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00", REQUEST].concat());
+    assert_eq!(connection.answer_to("GET").json()["headers"]["x-forwarded-for"], "127.0.0.1");
 }
 
 #[test]
 fn a_v2_header_before_tls_is_understood() {
     let backend = Backend::http();
     let files = Files::new();
-    let (gateway, _) = gateway(&files, &backend, "server: { workers: 2 }");
+    let (gateway, _) = gateway(&files, &backend);
     // A relay that puts the header in front of whatever openssl sends.
     let port = gateway.port2();
     let relay = Backend::scripted(move |client| {
@@ -127,7 +123,7 @@ fn a_v2_header_before_tls_is_understood() {
 #[test]
 fn whoever_lacks_a_required_header_is_closed_and_counted() {
     let backend = Backend::http();
-    let (gateway, _) = gateway(&Files::new(), &backend, "server: { workers: 2 }");
+    let (gateway, _) = gateway(&Files::new(), &backend);
     let refused = || gateway.metric("portcullis_connections_refused_total{reason=\"proxy_protocol\"}");
     for (count, bytes) in [REQUEST, b"PROXY TCP4 nonsense\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2 3\r\n"].iter().enumerate() {
         let mut connection = Client::connect(gateway.port());

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{noise, tool, with_server};
+use super::{SERVER, noise, tool};
 use crate::harness::{Backend, Client, Files, Gateway, Nginx, curl, eventually, get, request};
 
 /// A gateway with one service, written out, behind every path.
@@ -41,20 +41,16 @@ fn echo() -> Backend {
     })
 }
 
-const ROAD: &str = "server: { workers: 2 }";
-
-/// On both roads, to an nginx in the clear and to one behind TLS: the test gets the section, what an nginx needs in its `server` block, and
+/// To an nginx in the clear and to one behind TLS: the test gets what an nginx needs in its `server` block, and
 /// what a service that leads there says about TLS.
-fn in_the_clear_and_over_tls(test: impl Fn(&str, &str, &str) + Sync) {
+fn in_the_clear_and_over_tls(test: impl Fn(&str, &str) + Sync) {
     let files = Files::new();
     let (cert, key, _) = files.certificate(&["inner.example.com"]);
     let (cert, key) = (cert.display(), key.display());
     let listen = format!("listen 127.0.0.1:$PORT ssl; ssl_certificate {cert}; ssl_certificate_key {key};");
     let tls = format!("tls: {{ ca: '{cert}', server_name: inner.example.com }}");
-    with_server(|section| {
-        test(section, "", "");
-        test(section, &listen, &tls);
-    });
+    test("", "");
+    test(&listen, &tls);
 }
 
 #[test]
@@ -63,48 +59,44 @@ fn a_backend_is_verified_by_authority_and_name() {
     let (cert, key, _) = files.certificate(&["inner.example.com"]);
     let (other, _, _) = files.certificate(&["inner.example.com"]);
     let behind = echo();
-    with_server(|section| {
-        let nginx = secure_nginx("", &cert, &key, behind.port());
-        let service = |tls: &str| format!("{{ endpoints: ['127.0.0.1:{}'], tls: {{ {tls} }} }}", nginx.port());
-        let (ca, wrong) = (cert.display(), other.display());
+    let nginx = secure_nginx("", &cert, &key, behind.port());
+    let service = |tls: &str| format!("{{ endpoints: ['127.0.0.1:{}'], tls: {{ {tls} }} }}", nginx.port());
+    let (ca, wrong) = (cert.display(), other.display());
 
-        let good = gateway(&Files::new(), &service(&format!("ca: '{ca}', server_name: inner.example.com")), section);
-        let answer = get(good.port(), "/about");
-        assert_eq!((answer.status, answer.text().split(' ').nth(1)), (200, Some("inner.example.com")), "{answer:?}");
-        let body = noise(1 << 20);
-        assert!(request(good.port(), "POST", "/echo", &[], &body).body == body);
+    let good = gateway(&Files::new(), &service(&format!("ca: '{ca}', server_name: inner.example.com")), SERVER);
+    let answer = get(good.port(), "/about");
+    assert_eq!((answer.status, answer.text().split(' ').nth(1)), (200, Some("inner.example.com")), "{answer:?}");
+    let body = noise(1 << 20);
+    assert!(request(good.port(), "POST", "/echo", &[], &body).body == body);
 
-        for tls in [
-            // Another name than the certificate's, another authority, and none at all but the system's.
-            format!("ca: '{ca}', server_name: outer.example.com"),
-            format!("ca: '{wrong}', server_name: inner.example.com"),
-            "server_name: inner.example.com".to_owned(),
-        ] {
-            let bad = gateway(&Files::new(), &service(&tls), section);
-            get(bad.port(), "/about").assert_problem(502, "upstream", "tls_failure");
-            let line = bad.wait_log(|line| line["status"] == 502);
-            assert_eq!(line["reason"], "tls_failure", "{line}");
-        }
-        let trusting = gateway(&Files::new(), &service("verify: false, server_name: any.example.com"), section);
-        assert_eq!(get(trusting.port(), "/about").status, 200);
-        // Five gateways, two of which got through. nginx writes its line after its answer.
-        let asked = || nginx.access_log().lines().filter(|line| line.contains("/about")).count();
-        eventually("both that got through are logged", || asked() >= 2);
-        assert_eq!(asked(), 2, "{}", nginx.access_log());
-    });
+    for tls in [
+        // Another name than the certificate's, another authority, and none at all but the system's.
+        format!("ca: '{ca}', server_name: outer.example.com"),
+        format!("ca: '{wrong}', server_name: inner.example.com"),
+        "server_name: inner.example.com".to_owned(),
+    ] {
+        let bad = gateway(&Files::new(), &service(&tls), SERVER);
+        get(bad.port(), "/about").assert_problem(502, "upstream", "tls_failure");
+        let line = bad.wait_log(|line| line["status"] == 502);
+        assert_eq!(line["reason"], "tls_failure", "{line}");
+    }
+    let trusting = gateway(&Files::new(), &service("verify: false, server_name: any.example.com"), SERVER);
+    assert_eq!(get(trusting.port(), "/about").status, 200);
+    // Five gateways, two of which got through. nginx writes its line after its answer.
+    let asked = || nginx.access_log().lines().filter(|line| line.contains("/about")).count();
+    eventually("both that got through are logged", || asked() >= 2);
+    assert_eq!(asked(), 2, "{}", nginx.access_log());
 }
 
 #[test]
 fn a_plaintext_backend_where_tls_is_expected_is_a_bad_gateway() {
-    with_server(|section| {
-        let backend = Backend::scripted(|mut stream| {
-            let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
-        });
-        let tls = "tls: { verify: false, server_name: a.test }";
-        let service = format!("{{ endpoints: ['127.0.0.1:{}'], {tls} }}", backend.port());
-        let gateway = gateway(&Files::new(), &service, section);
-        get(gateway.port(), "/").assert_problem(502, "upstream", "tls_failure");
+    let backend = Backend::scripted(|mut stream| {
+        let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
     });
+    let tls = "tls: { verify: false, server_name: a.test }";
+    let service = format!("{{ endpoints: ['127.0.0.1:{}'], {tls} }}", backend.port());
+    let gateway = gateway(&Files::new(), &service, SERVER);
+    get(gateway.port(), "/").assert_problem(502, "upstream", "tls_failure");
 }
 
 #[test]
@@ -125,7 +117,7 @@ fn http2_is_spoken_over_tls_and_in_the_clear() {
         // A busy machine shakes hands slowly.
         let timeouts = "timeouts: { connect: 20s }";
         let service = format!("{{ endpoints: ['127.0.0.1:{port}'], protocol: http2, {timeouts}, {tls} }}");
-        let gateway = gateway(&Files::new(), &service, ROAD);
+        let gateway = gateway(&Files::new(), &service, SERVER);
         let answer = request(gateway.port(), "GET", "/about", &[("Host", "shop.example.com")], b"");
         assert_eq!(answer.status, 200, "{answer:?}");
         let text = answer.text();
@@ -163,7 +155,7 @@ fn a_backend_without_http2_is_a_bad_gateway() {
     let tls = format!("tls: {{ ca: '{}', server_name: inner.example.com }}", cert.display());
     for (port, tls) in [(secure.port(), &*tls), (clear.port(), "")] {
         let service = format!("{{ endpoints: ['127.0.0.1:{port}'], protocol: http2, {tls} }}");
-        let gateway = gateway(&Files::new(), &service, ROAD);
+        let gateway = gateway(&Files::new(), &service, SERVER);
         let answer = get(gateway.port(), "/about");
         assert_eq!((answer.status, answer.header("content-type")), (502, Some("application/problem+json")), "{answer:?}");
         assert_eq!(answer.json()["policy"], "upstream");
@@ -172,10 +164,10 @@ fn a_backend_without_http2_is_a_bad_gateway() {
 
 #[test]
 fn connections_to_backends_are_kept() {
-    in_the_clear_and_over_tls(|section, listen, tls| {
+    in_the_clear_and_over_tls(|listen, tls| {
         let nginx = Nginx::start(&format!("{listen} location / {{ return 200 '$connection_requests'; }}"));
         let service = format!("{{ endpoints: ['127.0.0.1:{}'], {tls} }}", nginx.port());
-        let gateway = gateway(&Files::new(), &service, &section.replace("workers: 2", "workers: 1"));
+        let gateway = gateway(&Files::new(), &service, &SERVER.replace("workers: 2", "workers: 1"));
         // Connections of clients come and go, the one to the backend stays.
         let counts: Vec<u32> = (0..20).map(|_| get(gateway.port(), "/").text().parse().unwrap()).collect();
         let first = counts[0];
@@ -188,11 +180,11 @@ fn connections_to_backends_are_kept() {
 
 #[test]
 fn connections_that_the_backend_closes_are_made_anew() {
-    in_the_clear_and_over_tls(|section, listen, tls| {
+    in_the_clear_and_over_tls(|listen, tls| {
         // The last `keepalive_requests` of the file wins over the harness's only inside the server block.
         let nginx = Nginx::start(&format!("{listen} keepalive_requests 3; location / {{ return 200 '$connection_requests'; }}"));
         let service = format!("{{ endpoints: ['127.0.0.1:{}'], {tls} }}", nginx.port());
-        let gateway = gateway(&Files::new(), &service, &section.replace("workers: 2", "workers: 1"));
+        let gateway = gateway(&Files::new(), &service, &SERVER.replace("workers: 2", "workers: 1"));
         let mut client = Client::connect(gateway.port());
         for _ in 0..30 {
             let answer = client.get("/");
@@ -208,13 +200,13 @@ fn connections_that_the_backend_closes_are_made_anew() {
 
 #[test]
 fn files_ranges_and_conditions_pass_through() {
-    in_the_clear_and_over_tls(|section, listen, tls| {
+    in_the_clear_and_over_tls(|listen, tls| {
         let files = Files::new();
         let content = noise(5 << 20);
         files.write("file.bin", &content);
         let nginx = Nginx::start_in(&files, &format!("{listen} root {};", files.dir().display()));
         let service = format!("{{ endpoints: ['127.0.0.1:{}'], {tls} }}", nginx.port());
-        let gateway = gateway(&Files::new(), &service, section);
+        let gateway = gateway(&Files::new(), &service, SERVER);
         let mut client = Client::connect(gateway.port());
         let whole = client.get("/file.bin");
         assert!(whole.status == 200 && whole.body == content);
@@ -235,16 +227,14 @@ fn files_ranges_and_conditions_pass_through() {
 
 #[test]
 fn an_upload_that_waits_for_100_continue_gets_it() {
-    with_server(|section| {
-        let backend = echo();
-        let service = format!("{{ endpoints: ['127.0.0.1:{}'] }}", backend.port());
-        let gateway = gateway(&Files::new(), &service, section);
-        let body = noise(2 << 20);
-        let file = gateway.files().write("body", &body);
-        let data = format!("@{}", file.display());
-        // Long enough to fail the test if nobody says 100.
-        let args = ["--http1.1", "-H", "Expect: 100-continue", "--expect100-timeout", "25", "--max-time", "20"];
-        let answer = curl(&[&args[..], &["--data-binary", &data, &gateway.url("/")]].concat());
-        assert!(answer.status == 200 && answer.body == body, "{:?}", answer.status);
-    });
+    let backend = echo();
+    let service = format!("{{ endpoints: ['127.0.0.1:{}'] }}", backend.port());
+    let gateway = gateway(&Files::new(), &service, SERVER);
+    let body = noise(2 << 20);
+    let file = gateway.files().write("body", &body);
+    let data = format!("@{}", file.display());
+    // Long enough to fail the test if nobody says 100.
+    let args = ["--http1.1", "-H", "Expect: 100-continue", "--expect100-timeout", "25", "--max-time", "20"];
+    let answer = curl(&[&args[..], &["--data-binary", &data, &gateway.url("/")]].concat());
+    assert!(answer.status == 200 && answer.body == body, "{:?}", answer.status);
 }
