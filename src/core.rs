@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use crate::cache::Cache;
 use crate::exchange::RouteNames;
 use crate::ledger::Ledger;
+use crate::listen::connections::ConnectionTable;
 use crate::listen::in_flight::InFlight;
-use crate::listen::roster::Roster;
 use crate::listen::share::Shares;
 use crate::observe::{AccessLog, Metrics};
 use crate::snapshot::{Route, Snapshot, Surroundings};
@@ -31,7 +31,7 @@ pub struct Core {
     pub shares: &'static Shares,
     pub tls: Arc<TlsConnector>,
     /// The open connections, worker by worker.
-    pub rosters: Box<[Arc<Roster>]>,
+    pub connections: Box<[Arc<ConnectionTable>]>,
     pub drain: Arc<Drain>,
 }
 
@@ -41,7 +41,7 @@ impl Core {
         let cache = Cache::new(snapshot.cache_memory);
         let tls = Arc::new(TlsConnector::default());
         let drain = Arc::new(Drain::default());
-        let first = View {
+        let first = WorkerState {
             snapshot: Arc::new(snapshot),
             metrics: around.metrics.clone(),
             access_log: access_log.clone(),
@@ -58,24 +58,24 @@ impl Core {
             in_flight: InFlight::default(),
             shares: Shares::new(around.metrics.tallies()),
             tls,
-            rosters: (0..workers).map(|number| roster(around, number)).collect(),
+            connections: (0..workers).map(|number| connection_table(around, number)).collect(),
             drain,
         })
     }
 }
 
-fn roster(around: &Surroundings, number: usize) -> Arc<Roster> {
+fn connection_table(around: &Surroundings, number: usize) -> Arc<ConnectionTable> {
     let help = "Connections that a worker accepted. The kernel deals them out.";
     let accepted =
         around.metrics.tallies().counter("portcullis_connections_accepted_total", help, &[("worker", &number.to_string())]);
-    Arc::new(Roster::new(accepted))
+    Arc::new(ConnectionTable::new(accepted))
 }
 
 /// One generation, as the requests of one worker hold it.
 ///
 /// Every request holds its generation until it ends, so the number of holders changes twice with each. One number for all workers would
 /// be a cache line that every core writes for every request; so each worker has a view, and with it a count, of its own.
-pub struct View {
+pub struct WorkerState {
     pub snapshot: Arc<Snapshot>,
     pub metrics: Arc<Metrics>,
     pub access_log: Arc<AccessLog>,
@@ -84,10 +84,10 @@ pub struct View {
     pub drain: Arc<Drain>,
 }
 
-impl View {
+impl WorkerState {
     /// The same of another generation, or for another worker.
-    fn with(&self, snapshot: Arc<Snapshot>) -> Arc<View> {
-        Arc::new(View {
+    fn with(&self, snapshot: Arc<Snapshot>) -> Arc<WorkerState> {
+        Arc::new(WorkerState {
             snapshot,
             metrics: self.metrics.clone(),
             access_log: self.access_log.clone(),
@@ -103,7 +103,7 @@ impl View {
     }
 }
 
-impl RouteNames for View {
+impl RouteNames for WorkerState {
     fn route_name(&self, number: u32) -> &str {
         self.route(Some(number)).map_or("", |route| &route.id)
     }
@@ -112,14 +112,14 @@ impl RouteNames for View {
 /// The generation that is in force.
 pub struct Current {
     snapshot: ArcSwap<Snapshot>,
-    views: Box<[Arc<ArcSwap<View>>]>,
+    views: Box<[Arc<ArcSwap<WorkerState>>]>,
     /// Its number, which whoever waits for the next one looks at first.
     generation: AtomicU64,
     told: watch::Sender<u64>,
 }
 
 impl Current {
-    pub fn new(first: View, workers: usize) -> Self {
+    pub fn new(first: WorkerState, workers: usize) -> Self {
         let another = || Arc::new(ArcSwap::new(first.with(first.snapshot.clone())));
         let views = std::iter::repeat_with(another).take(workers).collect();
         let generation = first.snapshot.generation;
@@ -138,7 +138,7 @@ impl Current {
     }
 
     /// For the requests of the worker of that number, if there is one.
-    pub fn view(&self, worker: usize) -> Option<Arc<ArcSwap<View>>> {
+    pub fn view(&self, worker: usize) -> Option<Arc<ArcSwap<WorkerState>>> {
         self.views.get(worker).cloned()
     }
 

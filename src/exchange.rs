@@ -238,7 +238,7 @@ impl Stage {
 
 /// Something that a policy took for the time of one request: a place among those served at once, for instance. Given back when the
 /// request ends, whatever way it ends.
-pub trait Hold: Send + Sync {
+pub trait OnEnd: Send + Sync {
     fn release(self: Box<Self>, ending: &Ending);
 }
 
@@ -321,7 +321,7 @@ pub struct Exchange {
     /// The request's body, where a step keeps it for one that waits.
     pub body: Option<bytes::Bytes>,
     /// What is given back when the request ends.
-    pub held: smallvec::SmallVec<[Box<dyn Hold>; 1]>,
+    pub held: smallvec::SmallVec<[Box<dyn OnEnd>; 1]>,
 }
 
 impl Exchange {

@@ -15,7 +15,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::cache::{self, CachePolicy};
 use crate::carrier::strip_query_param;
-use crate::core::View;
+use crate::core::WorkerState;
 use crate::downstream::{BODY_BUDGET, BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, ExchangeControl, seen_upstream};
 use crate::exchange::{Connection, Ending, Exchange, RouteName, Verdict};
 use crate::grpc::{self, Dialect, GRPC_STATUS, GRPC_TIMEOUT};
@@ -80,9 +80,9 @@ pub enum Pause {
 
 /// A request under way, and the one generation that it sees.
 pub struct Journey {
-    pub view: Arc<View>,
+    pub view: Arc<WorkerState>,
     pub head: Box<RequestHead>,
-    /// The route's number in its generation; see [`View::route`].
+    /// The route's number in its generation; see [`WorkerState::route`].
     pub routed: Option<u32>,
     pub exchange: Exchange,
     pub outcome: Outcome,
@@ -118,7 +118,12 @@ struct Bounds {
 
 impl Journey {
     /// The first step: who is asking from where, and under which id.
-    pub fn begin(view: Arc<View>, door: &ActiveListener, connection: &Arc<Connection>, head: Box<RequestHead>) -> Box<Self> {
+    pub fn begin(
+        view: Arc<WorkerState>,
+        door: &ActiveListener,
+        connection: &Arc<Connection>,
+        head: Box<RequestHead>,
+    ) -> Box<Self> {
         let peer = connection.client.ip();
         let trusted = door.trusted_proxies.contains(peer);
         view.metrics.request_began();
@@ -405,7 +410,7 @@ impl Journey {
 
     /// The service that answers this request; for a split, chosen once, so that a retry stays with it, and so that asking which road
     /// to take does not draw lots a second time.
-    pub fn choose_service<'a>(&mut self, view: &'a View) -> Option<&'a Service> {
+    pub fn choose_service<'a>(&mut self, view: &'a WorkerState) -> Option<&'a Service> {
         let answer = &view.route(self.routed)?.answer;
         let number = *self.outcome.service.get_or_insert_with(|| answer.choose(&self.head, self.exchange.client));
         answer.service(number)

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Admin, problem};
 use crate::cidr::CidrSet;
-use crate::listen::roster::{Entry, Roster};
+use crate::listen::connections::{ConnectionTable, Entry};
 
 /// How many connections are listed unless the query says otherwise, and at most.
 const USUAL: usize = 100;
@@ -78,17 +78,17 @@ pub async fn connections(State(admin): State<Admin>, query: Result<Query<Wanted>
         Err(rejection) => Err(rejection.body_text()),
     };
     match filter {
-        Ok(filter) => Json(describe(&admin.core.rosters, &filter)).into_response(),
+        Ok(filter) => Json(describe(&admin.core.connections, &filter)).into_response(),
         Err(why) => problem(StatusCode::BAD_REQUEST, &why, json!({})),
     }
 }
 
-fn describe(rosters: &[Arc<Roster>], filter: &Filter) -> Value {
+fn describe(tables: &[Arc<ConnectionTable>], filter: &Filter) -> Value {
     let limit = filter.wanted.limit.unwrap_or(USUAL);
     let (mut workers, mut listed, mut matched) = (Vec::new(), Vec::new(), 0);
-    for (number, roster) in rosters.iter().enumerate() {
-        let open = roster.open();
-        workers.push(summary(number, roster.accepted(), &open));
+    for (number, table) in tables.iter().enumerate() {
+        let open = table.open();
+        workers.push(summary(number, table.accepted(), &open));
         if filter.wanted.worker.is_some_and(|wanted| wanted != number) {
             continue;
         }

@@ -33,7 +33,7 @@ use tokio::task::AbortHandle;
 
 use crate::admin::{self, Refused, ReloadRequest, Reloaded};
 use crate::config::Source;
-use crate::core::{Core, View};
+use crate::core::{Core, WorkerState};
 use crate::ledger::Ledger;
 use crate::limits::book::Book;
 use crate::observe::AccessLog;
@@ -54,7 +54,7 @@ struct Mounted {
     around: Surroundings,
     core: &'static Arc<Core>,
     /// What requests see, a part for each thread.
-    views: Striped<Option<Arc<ArcSwap<View>>>>,
+    views: Striped<Option<Arc<ArcSwap<WorkerState>>>>,
     watchers: Watchers,
     background: Handle,
     /// Held while a generation is made: they come one after another.
@@ -202,7 +202,7 @@ impl Gateway {
     }
 
     /// What a request of this thread sees.
-    fn view(&self) -> Option<Arc<View>> {
+    fn view(&self) -> Option<Arc<WorkerState>> {
         Some(self.0.views.mine()?.as_ref()?.load_full())
     }
 

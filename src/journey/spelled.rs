@@ -2,7 +2,7 @@
 //!
 //! Asked only where the head's reader found a spelling, which few requests have.
 
-use crate::core::View;
+use crate::core::WorkerState;
 use crate::exchange::{Exchange, Reading, Written};
 use crate::head::RequestHead;
 use crate::path::{self, AmbiguousPaths, Handling, Spelling};
@@ -11,7 +11,7 @@ use crate::route::{Found, Params, RouteTable};
 use crate::snapshot::Route;
 
 pub struct Judge<'a> {
-    pub view: &'a View,
+    pub view: &'a WorkerState,
     /// The listener's.
     pub table: &'a RouteTable,
     pub head: &'a RequestHead,

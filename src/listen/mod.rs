@@ -2,13 +2,13 @@
 
 pub mod bound;
 pub mod config;
+pub mod connections;
 pub mod forwarded;
 pub mod guard;
 pub mod holder;
 pub mod in_flight;
 pub mod proxy_protocol;
 pub mod redirect;
-pub mod roster;
 pub mod share;
 pub mod socket;
 pub mod tls;

@@ -29,9 +29,9 @@ use crate::head::{BodyFraming, RequestHead};
 use crate::journey::gauntlet::too_many_in_flight;
 use crate::journey::{CLIENT_CLOSED, CLIENT_STOPPED, Journey, Places, TimeLimit};
 use crate::listen::config::Opening;
+use crate::listen::connections::{Entry, Speaks};
 use crate::listen::guard::Permit;
 use crate::listen::proxy_protocol::{self, Received};
-use crate::listen::roster::{Entry, Speaks};
 use crate::listen::share::{Place, Purse, Seat};
 use crate::listen::socket::canonical;
 use crate::listen::tls::{Protocol, Secured};
@@ -69,7 +69,7 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<ActiveListener>, socket: TcpSt
         Err(refused) => return door.metrics.refused(refused.reason),
     };
     let _open = Open::count(&door);
-    let seat = worker.roster.enter(&door.name, peer);
+    let seat = worker.connections.enter(&door.name, peer);
     let entry = seat.entry();
     // Boxed, here and below: a future is as large as its largest part for as long as it lives, and most connections are idle most of
     // the time.

@@ -12,8 +12,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
 use super::connection;
-use crate::core::{Core, View};
-use crate::listen::roster::Roster;
+use crate::core::{Core, WorkerState};
+use crate::listen::connections::ConnectionTable;
 use crate::upstream::call::{Caller, SWEEP};
 
 /// How long those have to say goodbye who are cut off when the grace is over.
@@ -21,9 +21,9 @@ pub const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Worker {
     pub core: Arc<Core>,
     /// What this worker's requests see.
-    pub view: Arc<ArcSwap<View>>,
+    pub view: Arc<ArcSwap<WorkerState>>,
     /// This worker's open connections.
-    pub roster: Arc<Roster>,
+    pub connections: Arc<ConnectionTable>,
     /// Calls services.
     pub caller: Caller,
 }
@@ -60,17 +60,22 @@ impl Handle {
 /// No thread or no event loop can be made.
 pub fn start(core: Arc<Core>, number: usize) -> io::Result<Handle> {
     let (commands, orders) = mpsc::unbounded_channel();
-    let of_its_own = core.rosters.get(number).cloned().zip(core.snapshot.view(number));
-    let (roster, view) = of_its_own.ok_or_else(|| io::Error::other("more workers than rosters"))?;
+    let of_its_own = core.connections.get(number).cloned().zip(core.snapshot.view(number));
+    let (table, view) = of_its_own.ok_or_else(|| io::Error::other("more workers than tables"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        runtime.block_on(run(core, view, roster, orders));
+        runtime.block_on(run(core, view, table, orders));
     })?;
     Ok(Handle { commands, thread })
 }
 
-async fn run(core: Arc<Core>, view: Arc<ArcSwap<View>>, roster: Arc<Roster>, mut orders: mpsc::UnboundedReceiver<Command>) {
-    let worker = Arc::new(Worker { core, view, roster, caller: Caller::default() });
+async fn run(
+    core: Arc<Core>,
+    view: Arc<ArcSwap<WorkerState>>,
+    table: Arc<ConnectionTable>,
+    mut orders: mpsc::UnboundedReceiver<Command>,
+) {
+    let worker = Arc::new(Worker { core, view, connections: table, caller: Caller::default() });
     // Every connection's task holds a sender: the receiver ends when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     // Ahead of the first request, which would have to wait for it.
@@ -161,7 +166,7 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                worker.roster.accept();
+                worker.connections.accept();
                 let Some(door) = worker.view.load().snapshot.door(&bind).cloned() else { continue };
                 let (worker, alive) = (worker.clone(), alive.clone());
                 tokio::spawn(async move {

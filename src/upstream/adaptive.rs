@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::exchange::{Ending, Hold, Priority};
+use crate::exchange::{Ending, OnEnd, Priority};
 use crate::ledger::Ledger;
 use crate::limits::gradient::{Gradient, Settings};
 use crate::limits::nanoseconds;
@@ -96,7 +96,7 @@ struct Under {
     meters: Arc<Meters>,
 }
 
-impl Hold for Under {
+impl OnEnd for Under {
     fn release(self: Box<Self>, ending: &Ending) {
         let in_flight = self.state.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.meters.in_flight.sub(1);
@@ -165,7 +165,7 @@ impl Adaptive {
     }
 
     /// A place among those under way, to be kept until the request ends; `None` if the service has as much to do as it can.
-    pub fn enter(&self, priority: Priority) -> Option<Box<dyn Hold>> {
+    pub fn enter(&self, priority: Priority) -> Option<Box<dyn OnEnd>> {
         let most = share(self.state.limit.load(Ordering::Relaxed), priority);
         let enter = |now| (now < most || self.dry_run.is_some()).then_some(now + 1);
         match self.state.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter) {
@@ -224,7 +224,7 @@ mod tests {
         Adaptive::keep(bounds, "global", "shop", &Ledger::default(), &Tallies::default())
     }
 
-    fn admitted(control: &Adaptive, priority: Priority) -> Vec<Box<dyn Hold>> {
+    fn admitted(control: &Adaptive, priority: Priority) -> Vec<Box<dyn OnEnd>> {
         std::iter::from_fn(|| control.enter(priority)).collect()
     }
 

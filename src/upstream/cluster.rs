@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::balance::{Ask, Balance, Pick, Seat};
 use super::dns::Name;
-use super::endpoint::{Endpoint, Held};
+use super::endpoint::{Endpoint, EndpointRef};
 use crate::problem::Place;
 use crate::stripe::Striped;
 
@@ -110,7 +110,7 @@ impl Cluster {
     }
 
     /// The next endpoint whose address is not among `exclude`. See [`super::Service::pick`].
-    pub fn pick(&self, exclude: &[SocketAddr]) -> Option<Arc<Held>> {
+    pub fn pick(&self, exclude: &[SocketAddr]) -> Option<Arc<EndpointRef>> {
         let choice = self.choice.load();
         choice.pick(&Ask { turn: self.board.ticket(), exclude })?.hold()
     }

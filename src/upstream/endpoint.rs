@@ -193,15 +193,15 @@ impl Endpoint {
 }
 
 /// An endpoint, as the requests of one thread hold it: the number of holders changes with every request, so threads do not share it.
-pub struct Held(Arc<Endpoint>);
+pub struct EndpointRef(Arc<Endpoint>);
 
-impl Held {
+impl EndpointRef {
     pub fn new(endpoint: Arc<Endpoint>) -> Self {
-        Held(endpoint)
+        EndpointRef(endpoint)
     }
 }
 
-impl Deref for Held {
+impl Deref for EndpointRef {
     type Target = Endpoint;
 
     fn deref(&self) -> &Endpoint {
@@ -210,14 +210,14 @@ impl Deref for Held {
 }
 
 /// A request on its way to an endpoint: counted as in flight until this is dropped.
-pub struct Flight {
-    endpoint: Arc<Held>,
+pub struct InFlightGuard {
+    endpoint: Arc<EndpointRef>,
 }
 
-impl Flight {
-    pub fn begin(endpoint: Arc<Held>) -> Self {
+impl InFlightGuard {
+    pub fn begin(endpoint: Arc<EndpointRef>) -> Self {
         endpoint.begin();
-        Flight { endpoint }
+        InFlightGuard { endpoint }
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -225,7 +225,7 @@ impl Flight {
     }
 }
 
-impl Drop for Flight {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.endpoint.end();
     }
@@ -268,8 +268,8 @@ mod tests {
     #[test]
     fn counts_requests_that_end_on_another_thread() {
         let endpoint = endpoint();
-        let held = Arc::new(Held::new(endpoint.clone()));
-        let (one, two) = (Flight::begin(held.clone()), Flight::begin(held));
+        let held = Arc::new(EndpointRef::new(endpoint.clone()));
+        let (one, two) = (InFlightGuard::begin(held.clone()), InFlightGuard::begin(held));
         assert_eq!(endpoint.in_flight(), 2);
         std::thread::spawn(move || drop(one)).join().unwrap();
         assert_eq!(endpoint.in_flight(), 1);

@@ -22,7 +22,7 @@ pub mod watch;
 
 pub use config::{Protocol, ServiceConfig};
 pub use connect::{TlsConnector, connect_failure};
-pub use endpoint::{Endpoint, Flight};
+pub use endpoint::{Endpoint, InFlightGuard};
 pub use peer::{Trust, check_names};
 pub use service::{Picked, Service, ServiceView};
 pub use watch::{HealthChange, Watchers};

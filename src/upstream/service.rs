@@ -15,7 +15,7 @@ use super::balance::Balance;
 use super::cluster::{Board, Cluster, Member, Source};
 use super::config::{AnswerLimitsConfig, EndpointConfig, Protocol, ServiceConfig, TimeoutsConfig};
 use super::dns::Name;
-use super::endpoint::{Endpoint, EndpointView, Flight, Held};
+use super::endpoint::{Endpoint, EndpointRef, EndpointView, InFlightGuard};
 use super::health::Check;
 use super::peer::{PeerTemplate, Timeouts, Tls, Trust};
 use crate::head::{AnswerLimits, MAX_ANSWER_FIELDS};
@@ -57,13 +57,13 @@ pub struct Service {
 #[derive(Clone)]
 pub struct Picked {
     pub addr: SocketAddr,
-    pub endpoint: Arc<Held>,
+    pub endpoint: Arc<EndpointRef>,
 }
 
 impl Picked {
     /// Counts a request as in flight until the answer is dropped.
-    pub fn begin(&self) -> Flight {
-        Flight::begin(self.endpoint.clone())
+    pub fn begin(&self) -> InFlightGuard {
+        InFlightGuard::begin(self.endpoint.clone())
     }
 }
 

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::by::By;
-use crate::exchange::{Ending, Exchange, Hold};
+use crate::exchange::{Ending, Exchange, OnEnd};
 use crate::head::RequestHead;
 use crate::limits::line::{Arrival, Bounds, Gate, Lines, Pass};
 use crate::limits::{Key, nanoseconds};
@@ -87,7 +87,7 @@ struct Taken {
     key: Key,
 }
 
-impl Hold for Taken {
+impl OnEnd for Taken {
     fn release(self: Box<Self>, _: &Ending) {
         self.lines.give_back(self.key, |places| places.0 = places.0.saturating_sub(1));
     }

@@ -55,7 +55,7 @@ mod tests {
 
     use super::super::testing::seats;
     use super::*;
-    use crate::upstream::endpoint::{Flight, Held};
+    use crate::upstream::endpoint::{EndpointRef, InFlightGuard};
 
     /// How often each is picked, of so many turns.
     fn counts(seats: &[Seat], turns: u64) -> Vec<u64> {
@@ -65,9 +65,9 @@ mod tests {
         counts
     }
 
-    fn keep_busy(seat: &Seat, requests: usize) -> Vec<Flight> {
-        let held = Arc::new(Held::new(seat.endpoint.clone()));
-        std::iter::repeat_with(|| Flight::begin(held.clone())).take(requests).collect()
+    fn keep_busy(seat: &Seat, requests: usize) -> Vec<InFlightGuard> {
+        let held = Arc::new(EndpointRef::new(seat.endpoint.clone()));
+        std::iter::repeat_with(|| InFlightGuard::begin(held.clone())).take(requests).collect()
     }
 
     #[test]

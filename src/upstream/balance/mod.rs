@@ -17,7 +17,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
 use super::config::unknown_word;
-use super::endpoint::{Endpoint, Held};
+use super::endpoint::{Endpoint, EndpointRef};
 use crate::stripe::PerStripe;
 
 /// Every algorithm; the first is the default.
@@ -47,7 +47,7 @@ pub struct Seat {
     /// At least 1.
     pub weight: u32,
     /// What the requests of each thread hold.
-    held: PerStripe<Arc<Held>>,
+    held: PerStripe<Arc<EndpointRef>>,
 }
 
 impl Seat {
@@ -55,8 +55,8 @@ impl Seat {
         Seat { endpoint, weight, held: PerStripe::default() }
     }
 
-    pub(super) fn hold(&self) -> Option<Arc<Held>> {
-        self.held.mine(|| Arc::new(Held::new(self.endpoint.clone()))).cloned()
+    pub(super) fn hold(&self) -> Option<Arc<EndpointRef>> {
+        self.held.mine(|| Arc::new(EndpointRef::new(self.endpoint.clone()))).cloned()
     }
 }
 

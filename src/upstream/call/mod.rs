@@ -28,7 +28,7 @@ pub use request::{Fill, passes};
 pub use transport::Transport;
 pub use tries::Tries;
 
-use super::{Flight, Protocol, Service, TlsConnector, connect_failure};
+use super::{InFlightGuard, Protocol, Service, TlsConnector, connect_failure};
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::reply::Reply;
@@ -310,7 +310,7 @@ impl Answer {
 }
 
 /// Which connections serve this flight.
-fn key(flight: &Flight, service: &Service) -> Key {
+fn key(flight: &InFlightGuard, service: &Service) -> Key {
     let endpoint = flight.endpoint();
     match service.trust(endpoint) {
         Some(trust) => Key::Tls(endpoint.address(), trust),
@@ -329,7 +329,7 @@ async fn connect_plain(address: SocketAddr, service: &Service) -> Result<Connect
     }
 }
 
-async fn connect_tls(flight: &Flight, service: &Service, tls: &TlsConnector) -> Result<Connection, ErrorType> {
+async fn connect_tls(flight: &InFlightGuard, service: &Service, tls: &TlsConnector) -> Result<Connection, ErrorType> {
     let peer = service.peer(flight.endpoint(), None);
     match tls.connect(&peer).await {
         Ok(stream) => Ok(Connection::H1(Box::new(h1::Line::new(Transport::Tls(Tls::new(stream)))))),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::upstream::{Flight, Picked, Service};
+use crate::upstream::{InFlightGuard, Picked, Service};
 
 /// What one call has tried so far. Connections that could not be made and kept connections that turned out to be dead are counted apart:
 /// a dead connection says nothing about its endpoint, and has a second try of its own.
@@ -21,17 +21,17 @@ pub struct Tries {
     /// A kept connection turned out to be dead, and the same was asked once more: an attempt that does not count against the service's
     /// retries, and that there is no second of.
     replayed: bool,
-    flight: Option<Flight>,
+    flight: Option<InFlightGuard>,
 }
 
 impl Tries {
     /// The endpoint that is asked now.
-    pub fn flight(&self) -> Option<&Flight> {
+    pub fn flight(&self) -> Option<&InFlightGuard> {
         self.flight.as_ref()
     }
 
     /// Begins an attempt with the endpoint whose turn it is. `None` if none is healthy.
-    pub fn begin(&mut self, service: &Service) -> Option<&Flight> {
+    pub fn begin(&mut self, service: &Service) -> Option<&InFlightGuard> {
         let picked = self.next.take().or_else(|| service.pick(&self.failed))?;
         self.endpoint = Some(picked.addr);
         self.attempts += 1;

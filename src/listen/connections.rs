@@ -1,6 +1,6 @@
 //! The open connections of one worker, for whoever wants to look at them.
 //!
-//! Only its own worker writes a roster, when a connection opens and when it closes; requests touch nothing but cells of their own
+//! Only its own worker writes a table, when a connection opens and when it closes; requests touch nothing but cells of their own
 //! connection. Who reads copies the list out first, so that the worker never waits for long.
 
 use std::collections::HashMap;
@@ -126,7 +126,7 @@ impl Drop for Serving<'_> {
 }
 
 /// One worker's connections.
-pub struct Roster {
+pub struct ConnectionTable {
     accepted: Arc<Counter>,
     open: Mutex<Open>,
 }
@@ -137,9 +137,9 @@ struct Open {
     entries: HashMap<u64, Arc<Entry>, ahash::RandomState>,
 }
 
-impl Roster {
+impl ConnectionTable {
     pub fn new(accepted: Arc<Counter>) -> Self {
-        Roster { accepted, open: Mutex::default() }
+        ConnectionTable { accepted, open: Mutex::default() }
     }
 
     /// Connections accepted so far.
@@ -169,7 +169,7 @@ impl Roster {
             share: OnceLock::new(),
         });
         open.entries.insert(entry.number, entry.clone());
-        Seat { entry, roster: self.clone() }
+        Seat { entry, table: self.clone() }
     }
 
     /// Every open connection, in no order.
@@ -178,10 +178,10 @@ impl Roster {
     }
 }
 
-/// A place in the roster.
+/// A place in the table.
 pub struct Seat {
     entry: Arc<Entry>,
-    roster: Arc<Roster>,
+    table: Arc<ConnectionTable>,
 }
 
 impl Seat {
@@ -192,7 +192,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut open = self.roster.open.lock();
+        let mut open = self.table.open.lock();
         open.entries.remove(&self.entry.number);
         if open.entries.is_empty() {
             // What a flood of connections needed is not kept for ever.
@@ -207,10 +207,10 @@ mod tests {
 
     #[test]
     fn a_connection_is_listed_while_it_is_open() {
-        let roster = Arc::new(Roster::new(Arc::default()));
+        let table = Arc::new(ConnectionTable::new(Arc::default()));
         let peer = SocketAddr::from(([192, 0, 2, 1], 4000));
-        let seat = roster.enter(&"public".into(), peer);
-        let other = roster.enter(&"public".into(), peer);
+        let seat = table.enter(&"public".into(), peer);
+        let other = table.enter(&"public".into(), peer);
         let entry = seat.entry().clone();
         assert_eq!((entry.client(), entry.speaks(), entry.active()), (peer, Speaks::Nothing, 0));
         entry.identify(SocketAddr::from(([198, 51, 100, 7], 5)), Speaks::H2);
@@ -221,10 +221,10 @@ mod tests {
         drop(two);
         entry.took(&"/a".into());
         assert_eq!(entry.route().as_deref(), Some("/a"));
-        assert_eq!(roster.open().len(), 2);
+        assert_eq!(table.open().len(), 2);
         drop(seat);
-        assert_eq!(roster.open().len(), 1);
+        assert_eq!(table.open().len(), 1);
         drop(other);
-        assert!(roster.open().is_empty());
+        assert!(table.open().is_empty());
     }
 }
