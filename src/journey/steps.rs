@@ -1,0 +1,155 @@
+//! The steps of a request's route, and the body that some of them look into.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use super::refusals::{body_refusal, client_gone, no_route, too_large};
+use super::{Client, Journey};
+use crate::downstream::BODY_TIMEOUT;
+use crate::head::BodyFraming;
+use crate::policy::Work;
+use crate::reply::{Flow, Reply};
+
+/// Where a run of the steps came to rest.
+pub enum Pause {
+    Done(Flow),
+    /// The step of this number has to wait.
+    Wait(usize),
+    /// The step of this number wants the body.
+    Body(usize),
+}
+
+impl Journey {
+    /// Runs the route's steps from number `from` on, up to the first that cannot be done at once.
+    pub fn run(&mut self, from: usize) -> Pause {
+        let Journey { view, routed, head, exchange, outcome, .. } = self;
+        let Some(route) = view.route(*routed) else { return Pause::Done(Flow::Continue(())) };
+        let steps = route.plan.steps.get(from..).unwrap_or_default();
+        let Some(mut stage) = steps.first().map(|step| step.stage) else { return Pause::Done(Flow::Continue(())) };
+        let mut since = Instant::now();
+        let mut pause = Pause::Done(Flow::Continue(()));
+        for (number, step) in (from..).zip(steps) {
+            if let Some(service) = step.service {
+                let chosen = *outcome.service.get_or_insert_with(|| route.answer.choose(head, exchange.client));
+                if chosen != service {
+                    continue;
+                }
+            }
+            if step.stage != stage {
+                let now = Instant::now();
+                exchange.spent(stage, now - since);
+                (stage, since) = (step.stage, now);
+            }
+            let flow = match &step.work {
+                Work::Head(run) => run.on_request(head, exchange),
+                Work::Wait(run) => match run.at_once(head, exchange) {
+                    Some(flow) => flow,
+                    None => {
+                        pause = Pause::Wait(number);
+                        break;
+                    }
+                },
+                Work::Body(run) if !run.wants(head) => continue,
+                Work::Body(_) => {
+                    pause = Pause::Body(number);
+                    break;
+                }
+            };
+            if flow.is_break() {
+                pause = Pause::Done(flow);
+                break;
+            }
+        }
+        exchange.spent(stage, since.elapsed());
+        pause
+    }
+
+    /// Waits with the step of that number, for as long as the client and the request's time last.
+    pub async fn wait(&mut self, number: usize, client: &mut impl Client) -> Flow {
+        let limit = self.deadline().unwrap_or(Duration::MAX);
+        let since = Instant::now();
+        let Journey { view, routed, head, exchange, .. } = self;
+        let step = view.route(*routed).and_then(|route| route.plan.steps.get(number));
+        let Some((Work::Wait(run), stage)) = step.map(|step| (&step.work, step.stage)) else { return Flow::Continue(()) };
+        let flow = tokio::select! {
+            biased;
+            flow = tokio::time::timeout(limit, run.wait(head, exchange)) => flow.map_err(|_| ()),
+            _ = client.gone() => Ok(client_gone()),
+        };
+        exchange.spent(stage, since.elapsed());
+        flow.unwrap_or_else(|()| self.out_of_time().refuse())
+    }
+
+    /// Shows the body to the step of that number. It is read whole by the first step that wants it; 413 beyond the smallest bound of
+    /// all that will.
+    pub async fn body(&mut self, number: usize, client: &mut impl Client) -> Flow {
+        let limit = self.deadline().unwrap_or(Duration::MAX);
+        let since = Instant::now();
+        let Some(route) = self.route() else { return no_route() };
+        let wanting = route.plan.steps.iter().skip(number).filter_map(|step| match &step.work {
+            Work::Body(run) if run.wants(&self.head) => Some(run),
+            _ => None,
+        });
+        let bound = wanting.map(|run| run.bound()).min().unwrap_or(usize::MAX);
+        self.check_length(bound as u64)?;
+        let body = match tokio::time::timeout(limit, client.buffer_body(bound)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(error)) => return body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
+            Err(_) => return body_refusal(&BODY_TIMEOUT).map_or_else(client_gone, Reply::refuse),
+        };
+        let Journey { view, routed, head, exchange, .. } = self;
+        let step = view.route(*routed).and_then(|route| route.plan.steps.get(number));
+        let Some((Work::Body(run), stage)) = step.map(|step| (&step.work, step.stage)) else { return Flow::Continue(()) };
+        let flow = run.on_body(head, &body, exchange);
+        exchange.spent(stage, since.elapsed());
+        flow
+    }
+
+    /// Whether the route wants the whole body before it asks a backend.
+    pub fn buffers_request(&self) -> bool {
+        self.route().is_some_and(|route| route.buffer_request) && !self.head.upgrade && !self.is_grpc()
+    }
+
+    /// Reads the whole body, for as long as the request's time lasts.
+    pub async fn buffer_request(&self, client: &mut impl Client) -> Flow {
+        let bound = usize::try_from(self.max_body()).unwrap_or(usize::MAX);
+        self.in_time(async { client.buffer_body(bound).await.map(drop) }).await
+    }
+
+    /// Whether the body has to have begun before a backend is asked. Not where the backend's word comes first, or may.
+    pub fn awaits_body(&self) -> bool {
+        let interactive = self.head.expects_continue || self.head.upgrade || self.is_grpc() || self.expects_stream();
+        !interactive && !matches!(self.head.body, BodyFraming::None | BodyFraming::Length(0))
+    }
+
+    /// Waits for the beginning of the body, for as long as the request's time lasts.
+    pub async fn await_body(&self, client: &mut impl Client) -> Flow {
+        self.in_time(client.await_body(self.head.body)).await
+    }
+
+    async fn in_time(&self, reading: impl Future<Output = pingora_error::Result<()>>) -> Flow {
+        match tokio::time::timeout(self.deadline().unwrap_or(Duration::MAX), reading).await {
+            Ok(Ok(())) => Flow::Continue(()),
+            Ok(Err(error)) => body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
+            Err(_) => self.out_of_time().closing().refuse(),
+        }
+    }
+
+    /// The longest body this request may have.
+    pub fn max_body(&self) -> u64 {
+        self.route().and_then(|route| route.plan.options.max_body).unwrap_or(self.bounds.body)
+    }
+
+    /// A body that is announced as too long for this route is refused before anything else is done.
+    pub fn check_announced_length(&self) -> Flow {
+        self.check_length(self.max_body())
+    }
+
+    /// A declared length can be refused before a byte of it is read.
+    fn check_length(&self, bound: u64) -> Flow {
+        match self.head.body {
+            BodyFraming::Length(length) if length > bound => too_large().refuse(),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
