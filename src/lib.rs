@@ -28,6 +28,7 @@
 //! | [`upgrade`], [`successor`] | handing the listening sockets to the next process |
 //! | [`demo`] | the product in one command |
 //! | [`cli`] | the commands |
+//! | [`address`] | where an endpoint is: an IP address with a port, or a Unix socket |
 //! | [`authority`], [`via`] | a host's one spelling; the names of the gateways that a message has passed |
 //! | [`carrier`] | query parameters and cookies |
 //! | [`context`], [`fingerprint`] | what is there for what is compiled; what tells two configurations apart |
@@ -48,7 +49,7 @@
 //! A room may use the rooms on the lines above its own, and no others: neither one below nor one beside it. No exceptions; a test reads
 //! this list and holds every import against it. A new room needs its place here.
 //!
-//! - types that know nobody: [`authority`], [`clock`], [`fingerprint`], [`grpc`], [`ledger`], [`path`], [`plain`], [`problem`], [`stripe`], [`tally`], [`upgrade`], [`wait`]
+//! - types that know nobody: [`address`], [`authority`], [`clock`], [`fingerprint`], [`grpc`], [`ledger`], [`path`], [`plain`], [`problem`], [`stripe`], [`tally`], [`upgrade`], [`wait`]
 //! - [`head`], [`node`], [`reply`], [`successor`]
 //! - [`carrier`], [`report`], [`value`], [`via`]
 //! - [`cidr`], [`context`], [`exchange`]
@@ -68,6 +69,7 @@
 //!
 //! Pingora's proxy session is known to [`embed`] alone, the streams of HTTP/2 clients to [`downstream`], [`wire`] and [`serve`].
 
+pub mod address;
 pub mod admin;
 pub mod authority;
 pub mod cache;

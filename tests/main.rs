@@ -49,6 +49,7 @@ mod routing;
 mod shared_limits;
 mod signatures;
 mod single;
+mod sockets;
 mod stop;
 mod trailers;
 mod upgrade;

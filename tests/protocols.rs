@@ -6,7 +6,7 @@ mod grpc;
 mod grpc_refusals;
 mod h2_services;
 mod http2;
-mod peer;
+pub mod peer;
 mod proxy_protocol;
 mod timeouts;
 mod tls;

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::json::{Member, Object, STAMP, member};
+use crate::address::EndpointAddress;
 use crate::exchange::Stage;
 
 /// The most bytes of each text that are logged. What is longer is cut, which an ellipsis shows.
@@ -44,7 +45,7 @@ pub struct Record<'a> {
     pub query: &'a [u8],
     pub route: &'a str,
     pub service: &'a str,
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<EndpointAddress>,
     pub consumer: &'a str,
     /// A token's `sub`.
     pub subject: &'a str,
@@ -171,8 +172,10 @@ impl Record<'_> {
         }
         line.text(member!("route"), self.route.as_bytes(), NAME);
         line.text(member!("service"), self.service.as_bytes(), NAME);
-        if let Some(endpoint) = self.endpoint {
-            line.address(member!("endpoint"), endpoint);
+        match self.endpoint {
+            Some(EndpointAddress::Inet(address)) => line.address(member!("endpoint"), address),
+            Some(EndpointAddress::Unix(name)) => line.text(member!("endpoint"), name.to_string().as_bytes(), NAME),
+            None => {}
         }
         line.text(member!("consumer"), self.consumer.as_bytes(), NAME);
         line.text(member!("subject"), self.subject.as_bytes(), NAME);

@@ -1,13 +1,15 @@
-//! What people write as an endpoint's address: `host:port`, where the host is an IP address or a name.
+//! What people write as an endpoint's address: `host:port`, where the host is an IP address or a name, or `unix:/path`.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::address::{EndpointAddress, LONGEST_SOCKET_NAME, SocketName};
+
 /// An endpoint's address as configured.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// An IP address and a port: nothing to resolve.
-    Fixed(SocketAddr),
+    /// An IP address and a port, or a Unix socket: nothing to resolve.
+    Fixed(EndpointAddress),
     /// A host name (lower case, without the trailing dot of a root-anchored name) and a port.
     Named(Box<str>, u16),
 }
@@ -25,7 +27,7 @@ impl BadAddress {
     }
 }
 
-const SHAPE: &str = "write `host:port`, for example `10.0.0.1:9001`, `[::1]:9001` or `catalog:9001`";
+const SHAPE: &str = "write `host:port`, for example `10.0.0.1:9001`, `[::1]:9001` or `catalog:9001`, or `unix:/run/app.sock`";
 
 impl Address {
     /// Reads `host:port`, or `http://host:port`. An IPv6 address stands in brackets; the port is 1 to 65535.
@@ -35,11 +37,14 @@ impl Address {
 
     /// The same for a service that speaks TLS or not: `https://host:port` is for one that does.
     pub fn parse_of(text: &str, tls: bool) -> Result<Self, BadAddress> {
+        if let Some(name) = text.strip_prefix("unix:") {
+            return Self::of_socket(text, name);
+        }
         if let Some((scheme, rest)) = text.split_once("://") {
             return Self::of_url(text, scheme, rest, tls);
         }
         if let Ok(fixed) = text.parse::<SocketAddr>() {
-            return if fixed.port() == 0 { Err(port_zero(text)) } else { Ok(Address::Fixed(fixed)) };
+            return if fixed.port() == 0 { Err(port_zero(text)) } else { Ok(Address::Fixed(fixed.into())) };
         }
         if text.parse::<IpAddr>().is_ok() {
             return Err(BadAddress::new(format!("`{text}` has no port"), SHAPE));
@@ -87,6 +92,22 @@ impl Address {
         Err(BadAddress::new(format!("`{shown}` is no endpoint: {why}"), hint))
     }
 
+    /// `unix:/run/app.sock`, `unix:///run/app.sock`, or `unix:@app` for a name in the abstract namespace. Whether the socket exists is
+    /// seen when it is connected to.
+    fn of_socket(text: &str, name: &str) -> Result<Self, BadAddress> {
+        let name = name.strip_prefix("//").unwrap_or(name);
+        if let Some(socket) = SocketName::new(name) {
+            return Ok(Address::Fixed(EndpointAddress::Unix(socket)));
+        }
+        let (why, hint) = if name.len() > LONGEST_SOCKET_NAME {
+            let why = format!("its name is longer than {LONGEST_SOCKET_NAME} bytes");
+            (why, "the system allows no longer ones; a shorter path can be a symbolic link to the socket's folder")
+        } else {
+            ("its path does not begin with `/`".to_owned(), "write `unix:/run/app.sock`, or `unix:@app` for an abstract name")
+        };
+        Err(BadAddress::new(format!("`{text}` is no endpoint: {why}"), hint))
+    }
+
     /// A host, IP address or name, with its port given apart.
     pub fn of_host(host: &str, port: u16) -> Result<Self, BadAddress> {
         if port == 0 {
@@ -94,7 +115,7 @@ impl Address {
         }
         let bare = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
         match bare.parse::<IpAddr>() {
-            Ok(ip) => Ok(Address::Fixed(SocketAddr::new(ip, port))),
+            Ok(ip) => Ok(Address::Fixed(SocketAddr::new(ip, port).into())),
             Err(_) => Self::named(host, port),
         }
     }
@@ -103,13 +124,6 @@ impl Address {
         let host = host.strip_suffix('.').unwrap_or(host);
         check_host_name(host)?;
         Ok(Address::Named(host.to_ascii_lowercase().into(), port))
-    }
-
-    pub fn port(&self) -> u16 {
-        match self {
-            Address::Fixed(fixed) => fixed.port(),
-            Address::Named(_, port) => *port,
-        }
     }
 
     /// The host name, if it is not an IP address.
@@ -173,6 +187,14 @@ mod tests {
         {
             assert_eq!(Address::parse(text).unwrap().to_string(), want);
         }
+        for (text, want) in [
+            ("unix:/run/app.sock", "unix:/run/app.sock"),
+            ("unix:///run/app.sock", "unix:/run/app.sock"),
+            ("unix:@app", "unix:@app"),
+        ] {
+            let read = Address::parse_of(text, true).unwrap();
+            assert_eq!((read.to_string().as_str(), read.host_name()), (want, None));
+        }
         assert_eq!(Address::parse("Catalog:80").unwrap().host_name(), Some("catalog"));
         assert_eq!(Address::of_host("::1", 80).unwrap().to_string(), "[::1]:80");
         assert_eq!(Address::of_host("[::1]", 80).unwrap().to_string(), "[::1]:80");
@@ -180,7 +202,13 @@ mod tests {
 
     #[test]
     fn refuses_what_cannot_be_connected_to() {
+        let long = format!("unix:/{}", "a".repeat(LONGEST_SOCKET_NAME));
         for text in [
+            "unix:",
+            "unix:app.sock",
+            "unix:///",
+            "unix:/a\0b",
+            &long,
             "",
             ":",
             ":80",

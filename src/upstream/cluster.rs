@@ -4,7 +4,6 @@
 //! the [`Endpoint`]s, the resolved [`Name`]s and the [`Board`], through which a change of health or of addresses reaches every
 //! generation that is still in use.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -14,6 +13,7 @@ use parking_lot::Mutex;
 use super::balance::{Ask, Balance, Pick, Seat};
 use super::dns::Name;
 use super::endpoint::{Endpoint, EndpointRef};
+use crate::address::EndpointAddress;
 use crate::problem::Place;
 use crate::stripe::Striped;
 
@@ -110,7 +110,7 @@ impl Cluster {
     }
 
     /// The next endpoint whose address is not among `exclude`. See [`super::Service::pick`].
-    pub fn pick(&self, exclude: &[SocketAddr]) -> Option<Arc<EndpointRef>> {
+    pub fn pick(&self, exclude: &[EndpointAddress]) -> Option<Arc<EndpointRef>> {
         let choice = self.choice.load();
         choice.pick(&Ask { turn: self.board.ticket(), exclude })?.hold()
     }

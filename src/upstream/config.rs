@@ -20,7 +20,8 @@ use crate::value::{Period, Raw, Size, Spanned};
 #[serde(deny_unknown_fields, default)]
 pub struct ServiceConfig {
     /// Where the service answers: a list of `host:port`, or of `{ address: host:port, weight: 2 }`. A host name is resolved at the
-    /// start and kept fresh; every address it resolves to becomes an endpoint. At least one, at most 10,000.
+    /// start and kept fresh; every address it resolves to becomes an endpoint. `unix:/run/app.sock` is a Unix socket, `unix:@app` one in
+    /// Linux's abstract namespace. At least one, at most 10,000.
     pub endpoints: Spanned<Vec<EndpointConfig>>,
     #[schemars(extend("description" = super::balance::about()))]
     pub balance: Balance,
@@ -87,7 +88,7 @@ pub struct EndpointConfig {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct EndpointMap {
-    /// `host:port`; the host is an IP address (IPv6 in brackets) or a name.
+    /// `host:port`; the host is an IP address (IPv6 in brackets) or a name. Or `unix:/run/app.sock`, or `unix:@app`.
     address: Spanned<String>,
     /// How many turns it gets compared with the others, 1 to 1000. Default: 1.
     #[serde(default = "weight_of_one")]
@@ -143,7 +144,7 @@ impl JsonSchema for EndpointConfig {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let map = generator.subschema_for::<EndpointMap>();
-        json_schema!({ "anyOf": [{ "type": "string", "description": "`host:port`" }, map] })
+        json_schema!({ "anyOf": [{ "type": "string", "description": "`host:port` or `unix:PATH`" }, map] })
     }
 }
 
@@ -163,7 +164,7 @@ pub struct HealthCheckConfig {
     pub healthy_after: Spanned<u32>,
     /// How many failed checks in a row make a healthy endpoint unhealthy, 1 to 100. Default: 3.
     pub unhealthy_after: Spanned<u32>,
-    /// The `Host` that the check sends. Default: the endpoint's address as configured.
+    /// The `Host` that the check sends. Default: the endpoint's address as configured, `localhost` for a Unix socket.
     pub host: Option<Spanned<String>>,
     /// The statuses that count as well: a list of `200`, `2xx` or `200-399`. Default: `[200-399]`.
     pub status: Spanned<Vec<StatusRange>>,
@@ -335,7 +336,7 @@ pub struct UpstreamTlsConfig {
     pub verify: Spanned<bool>,
     /// A PEM file with the certificate authorities to trust, relative to this file. Default: the system's.
     pub ca: Option<Spanned<String>>,
-    /// The name to ask for (SNI) and to verify. Default: the endpoint's host name; needed where endpoints are IP addresses.
+    /// The name to ask for (SNI) and to verify. Default: the endpoint's host name; needed where endpoints are IP addresses or Unix sockets.
     pub server_name: Option<Spanned<String>>,
     /// Takes certificates that carry their name as the subject's common name alone, without a `subjectAltName`, as some old authorities
     /// make them (RFC 9525 says not to). Default: false.

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::endpoint::Endpoint;
 use super::service::Service;
+use crate::address::EndpointAddress;
 use crate::problem::{Place, Problem, Problems};
 
 /// The most addresses of one name that become endpoints.
@@ -79,13 +80,18 @@ impl Name {
         addresses.sort_unstable();
         addresses.dedup();
         addresses.truncate(MOST_ADDRESSES);
-        if known.endpoints.iter().map(|endpoint| endpoint.address()).eq(addresses.iter().copied()) {
+        if known
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.address())
+            .eq(addresses.iter().map(|address| EndpointAddress::Inet(*address)))
+        {
             return Resolved::Same;
         }
         let authority = format!("{}:{}", self.host, self.port);
         let endpoints = addresses.iter().map(|address| {
             let same = known.endpoints.iter().find(|endpoint| endpoint.address() == *address);
-            same.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(*address, &authority, Some(&self.host))))
+            same.cloned().unwrap_or_else(|| Arc::new(Endpoint::new((*address).into(), &authority, Some(&self.host))))
         });
         known.endpoints = endpoints.collect();
         Resolved::Changed

@@ -1,7 +1,6 @@
 //! One address behind a service, and what is known about it: its health and what it is doing. Lives in the ledger, so that
 //! reloads do not forget it.
 
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -11,12 +10,13 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use crate::address::EndpointAddress;
 use crate::stripe::Striped;
 
 /// An endpoint: where requests go.
 pub struct Endpoint {
-    address: SocketAddr,
-    /// `host:port` as configured: the `Host` of health checks, and for people.
+    address: EndpointAddress,
+    /// The address as configured, `host:port` or `unix:PATH`.
     authority: Box<str>,
     /// The host as configured, if it is a name: the name TLS asks for and verifies.
     host: Option<Arc<str>>,
@@ -68,7 +68,7 @@ fn as_text<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok,
 /// An endpoint, for the admin API.
 #[derive(Clone, Debug, Serialize)]
 pub struct EndpointView {
-    pub address: SocketAddr,
+    pub address: EndpointAddress,
     /// As configured: differs from `address` where a name was resolved.
     pub configured: String,
     pub weight: u32,
@@ -83,7 +83,7 @@ pub struct EndpointView {
 }
 
 impl Endpoint {
-    pub fn new(address: SocketAddr, authority: &str, host: Option<&str>) -> Self {
+    pub fn new(address: EndpointAddress, authority: &str, host: Option<&str>) -> Self {
         Endpoint {
             address,
             authority: authority.into(),
@@ -98,13 +98,18 @@ impl Endpoint {
         }
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> EndpointAddress {
         self.address
     }
 
-    /// `host:port` as configured.
+    /// The address as configured.
     pub fn authority(&self) -> &str {
         &self.authority
+    }
+
+    /// The `Host` of what the gateway itself asks of it: as configured, and `localhost` behind a Unix socket, which has no host.
+    pub fn host_header(&self) -> &str {
+        if self.address.is_unix() { "localhost" } else { &self.authority }
     }
 
     /// The host as configured, if it is a name.

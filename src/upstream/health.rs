@@ -119,7 +119,7 @@ impl Check {
     ) -> Result<Box<RequestHeader>, String> {
         let host = match host {
             Some(host) => host.clone(),
-            None => HeaderValue::from_str(endpoint.authority()).map_err(|error| error.to_string())?,
+            None => HeaderValue::from_str(endpoint.host_header()).map_err(|error| error.to_string())?,
         };
         let said = |error: Box<pingora_core::Error>| error.to_string();
         let mut request = RequestHeader::build("GET", path.as_str().as_bytes(), None).map_err(said)?;

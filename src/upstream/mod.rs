@@ -18,6 +18,7 @@ pub mod endpoint;
 pub mod health;
 pub mod peer;
 pub mod service;
+pub mod unix;
 pub mod watch;
 
 pub use config::{Protocol, ServiceConfig};

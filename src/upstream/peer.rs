@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pingora_core::protocols::TcpKeepalive;
-use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::tls::{CaType, SslDigest, TlsRef};
 use pingora_core::tls::x509::X509;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, PeerOptions, Scheme};
@@ -16,6 +15,8 @@ use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, PeerOpt
 use super::address::Address;
 use super::config::{Protocol, UpstreamTlsConfig};
 use super::endpoint::Endpoint;
+use super::unix;
+use crate::address::EndpointAddress;
 use crate::problem::{Problem, Problems};
 use crate::value::Spanned;
 
@@ -204,15 +205,20 @@ impl PeerTemplate {
     /// The peer for a request to `endpoint`. `sni` replaces the name that TLS asks for and verifies; without it, that is
     /// `tls.server_name` or else the endpoint's host name.
     pub fn peer(&self, endpoint: &Endpoint, sni: Option<&str>) -> HttpPeer {
-        HttpPeer {
-            _address: SocketAddr::Inet(endpoint.address()),
+        let mut peer = HttpPeer {
+            _address: unix::pingora_address(endpoint.address()),
             scheme: self.scheme.clone(),
             sni: self.sni(endpoint, sni),
             proxy: None,
             client_cert_key: None,
             group_key: self.group_key,
             options: self.options.clone(),
+        };
+        if let EndpointAddress::Unix(name) = endpoint.address() {
+            let limit = peer.options.connection_timeout.unwrap_or(Duration::MAX);
+            peer.options.custom_l4 = Some(Arc::new(unix::Dial { name, limit }));
         }
+        peer
     }
 
     /// What `endpoint` is held to; `None` without TLS.

@@ -1,7 +1,6 @@
 //! A service, compiled: its cluster and everything a request needs to know on the way to it.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use super::dns::Name;
 use super::endpoint::{Endpoint, EndpointRef, EndpointView, InFlightGuard};
 use super::health::Check;
 use super::peer::{PeerTemplate, Timeouts, Tls, Trust};
+use crate::address::EndpointAddress;
 use crate::head::{AnswerLimits, MAX_ANSWER_FIELDS};
 use crate::ledger::Ledger;
 use crate::problem::{Place, Problem, Problems};
@@ -56,7 +56,7 @@ pub struct Service {
 /// The endpoint whose turn it is.
 #[derive(Clone)]
 pub struct Picked {
-    pub addr: SocketAddr,
+    pub addr: EndpointAddress,
     pub endpoint: Arc<EndpointRef>,
 }
 
@@ -169,7 +169,7 @@ impl Service {
     /// and addresses do not change; over all threads, the shares are off by at most the unfinished cycle of each.
     ///
     /// `exclude` is for retries: the addresses that were tried in vain.
-    pub fn pick(&self, exclude: &[SocketAddr]) -> Option<Picked> {
+    pub fn pick(&self, exclude: &[EndpointAddress]) -> Option<Picked> {
         let endpoint = self.cluster.pick(exclude)?;
         Some(Picked { addr: endpoint.address(), endpoint })
     }

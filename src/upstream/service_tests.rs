@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use super::*;
 use crate::upstream::dns;
@@ -20,15 +21,19 @@ fn service(yaml: &str, ledger: &Ledger) -> Arc<Service> {
 fn counts(service: &Service, picks: usize) -> HashMap<u16, usize> {
     let mut counts = HashMap::new();
     for _ in 0..picks {
-        *counts.entry(service.pick(&[]).unwrap().addr.port()).or_default() += 1;
+        *counts.entry(port(service.pick(&[]).unwrap().addr)).or_default() += 1;
     }
     counts
+}
+
+fn port(address: EndpointAddress) -> u16 {
+    address.inet().unwrap().port()
 }
 
 fn set_health(service: &Service, port: u16, healthy: bool) {
     let once = Thresholds { healthy_after: 1, unhealthy_after: 1 };
     for (_, endpoint) in service.cluster.endpoints() {
-        if endpoint.address().port() == port {
+        if self::port(endpoint.address()) == port {
             endpoint.observe(healthy.then_some(()).ok_or_else(String::new), Duration::ZERO, once);
         }
     }
@@ -71,11 +76,11 @@ fn threads_together_keep_to_the_weights() {
 #[test]
 fn retries_go_elsewhere() {
     let service = service(THREE, &Ledger::default());
-    let tried: Vec<SocketAddr> = ["10.0.0.1:1", "10.0.0.1:3"].map(|text| text.parse().unwrap()).into();
+    let tried: Vec<EndpointAddress> = ["10.0.0.1:1", "10.0.0.1:3"].map(|text| text.parse::<SocketAddr>().unwrap().into()).into();
     for _ in 0..20 {
-        assert_eq!(service.pick(&tried).unwrap().addr.port(), 2);
+        assert_eq!(port(service.pick(&tried).unwrap().addr), 2);
     }
-    let all: Vec<SocketAddr> = service.cluster.endpoints().iter().map(|(_, endpoint)| endpoint.address()).collect();
+    let all: Vec<EndpointAddress> = service.cluster.endpoints().iter().map(|(_, endpoint)| endpoint.address()).collect();
     assert!(service.pick(&all).is_none());
 }
 
@@ -115,7 +120,7 @@ fn host_names_become_endpoints_when_they_resolve() {
     let said: Vec<_> = problems.iter().map(|problem| problem.message.clone()).collect();
     assert_eq!(said, ["the host `no-such-host.invalid` of the service `catalog` does not resolve"]);
     let picked = named.pick(&[]).unwrap();
-    assert!(picked.addr.ip().is_loopback() && picked.addr.port() == 81);
+    assert!(picked.addr.inet().unwrap().ip().is_loopback() && port(picked.addr) == 81);
     assert_eq!(picked.endpoint.authority(), "localhost:81");
     // The next generation starts with what is known.
     assert!(service("endpoints: ['localhost:81']", &ledger).pick(&[]).is_some());
@@ -127,7 +132,7 @@ fn an_implied_service_is_told_apart_by_its_port() {
     let one = Service::implied("127.0.0.1", 9001, Place::NOWHERE, &mut problems, &ledger).unwrap();
     let two = Service::implied("127.0.0.1", 9002, Place::NOWHERE, &mut problems, &ledger).unwrap();
     assert_eq!((&*one.name, &*one.key, &*two.key), ("127.0.0.1", "127.0.0.1:9001", "127.0.0.1:9002"));
-    assert_eq!(one.pick(&[]).unwrap().addr.port(), 9001);
+    assert_eq!(port(one.pick(&[]).unwrap().addr), 9001);
     assert!(Service::implied("not a host", 1, Place::NOWHERE, &mut problems, &ledger).is_none());
     assert!(Service::implied("host", 0, Place::NOWHERE, &mut problems, &ledger).is_none());
     assert_eq!(problems.len(), 2);

@@ -5,7 +5,6 @@
 //! so that endpoints are not all asked in the same moment.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,6 +21,7 @@ use super::dns::{Name, Resolved};
 use super::endpoint::Endpoint;
 use super::health::{Check, Prober};
 use super::service::Service;
+use crate::address::EndpointAddress;
 
 /// How many checks run at a time: a bound on descriptors, and on the burst when a large configuration is loaded.
 const MOST_CHECKS: usize = 256;
@@ -34,7 +34,7 @@ const UNRESOLVED_REFRESH: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct HealthChange<'a> {
     pub service: &'a str,
-    pub address: SocketAddr,
+    pub address: EndpointAddress,
     pub healthy: bool,
     /// Why the last check failed.
     pub reason: Option<&'a str>,

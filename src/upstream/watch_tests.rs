@@ -70,7 +70,7 @@ fn checked(addresses: &[SocketAddr], ledger: &Ledger) -> Arc<Service> {
     service(&format!("{{ endpoints: [{}], {CHECK} }}", addresses.join(", ")), ledger)
 }
 
-fn listening() -> (Watchers, mpsc::Receiver<(SocketAddr, bool, Option<String>)>) {
+fn listening() -> (Watchers, mpsc::Receiver<(EndpointAddress, bool, Option<String>)>) {
     let (sender, changes) = mpsc::channel();
     let sender = Mutex::new(sender);
     let watchers = Watchers::observed(Box::new(move |change| {
@@ -168,7 +168,7 @@ fn names_are_resolved_in_the_background_and_their_endpoints_checked() {
     while (service.cluster.available() == 0 || backend.asked() == 0) && started.elapsed() < SOON {
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert!(service.pick(&[]).unwrap().addr.ip().is_loopback());
+    assert!(service.pick(&[]).unwrap().addr.inet().unwrap().ip().is_loopback());
     assert!(backend.asked() > 0);
 }
 

@@ -10,7 +10,6 @@ mod rota;
 mod round_robin;
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -18,6 +17,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::config::unknown_word;
 use super::endpoint::{Endpoint, EndpointRef};
+use crate::address::EndpointAddress;
 use crate::stripe::PerStripe;
 
 /// Every algorithm; the first is the default.
@@ -65,7 +65,7 @@ pub struct Ask<'a> {
     /// Goes up by one with every pick of a thread.
     pub turn: u64,
     /// The addresses that were tried in vain.
-    pub exclude: &'a [SocketAddr],
+    pub exclude: &'a [EndpointAddress],
 }
 
 impl Ask<'_> {
@@ -186,7 +186,7 @@ mod tests {
     fn every_algorithm_keeps_its_word() {
         for algorithm in ALGORITHMS {
             let built = (algorithm.build)(seats(&[1, 7, 3, 1]));
-            let all: Vec<SocketAddr> = built.seats().iter().map(|seat| seat.endpoint.address()).collect();
+            let all: Vec<EndpointAddress> = built.seats().iter().map(|seat| seat.endpoint.address()).collect();
             for turn in (0..100).chain(u64::MAX - 100..u64::MAX) {
                 assert!(built.pick(&Ask { turn, exclude: &[] }).is_some(), "{}", algorithm.name);
                 for left in 0..all.len() {

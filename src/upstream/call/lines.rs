@@ -16,7 +16,6 @@ use pingora_core::protocols::{ALPN, Stream as Transport};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::ErrorType;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::{OnceCell, oneshot};
 
 use super::pool::Key;
@@ -181,8 +180,7 @@ async fn open(key: &Key, peer: &HttpPeer, service: &Service, tls: &TlsConnector)
     match key {
         Key::Plain(address) => {
             let connecting = async {
-                let stream = TcpStream::connect(address).await.map_err(|_| ErrorType::ConnectError)?;
-                let _ = stream.set_nodelay(true);
+                let stream = super::Transport::plain(*address).await.map_err(|_| ErrorType::ConnectError)?;
                 greet(stream, service).await
             };
             tokio::time::timeout(limit, connecting).await.unwrap_or(Err(ErrorType::ConnectTimedout))

@@ -13,14 +13,12 @@ pub mod request;
 mod transport;
 mod tries;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 use pingora_error::{Error, ErrorType};
-use tokio::net::TcpStream;
 
 pub use client::{Client, Own};
 pub use pool::SWEEP;
@@ -29,6 +27,7 @@ pub use transport::Transport;
 pub use tries::Tries;
 
 use super::{InFlightGuard, Protocol, Service, TlsConnector, connect_failure};
+use crate::address::EndpointAddress;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::reply::Reply;
@@ -318,12 +317,9 @@ fn key(flight: &InFlightGuard, service: &Service) -> Key {
     }
 }
 
-async fn connect_plain(address: SocketAddr, service: &Service) -> Result<Connection, ErrorType> {
-    match tokio::time::timeout(service.timeouts.connect, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => {
-            let _ = stream.set_nodelay(true);
-            Ok(Connection::H1(Box::new(h1::Line::new(Transport::Plain(stream)))))
-        }
+async fn connect_plain(address: EndpointAddress, service: &Service) -> Result<Connection, ErrorType> {
+    match tokio::time::timeout(service.timeouts.connect, Transport::plain(address)).await {
+        Ok(Ok(transport)) => Ok(Connection::H1(Box::new(h1::Line::new(transport)))),
         Ok(Err(_)) => Err(ErrorType::ConnectError),
         Err(_) => Err(ErrorType::ConnectTimedout),
     }

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::h1::Line;
+use crate::address::EndpointAddress;
 use crate::upstream::{Service, Trust};
 
 /// How often connections that were idle too long are closed.
@@ -16,15 +16,15 @@ pub const SWEEP: Duration = Duration::from_secs(5);
 /// What two connections have in common if one is as good as the other.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Key {
-    Plain(SocketAddr),
-    Tls(SocketAddr, Trust),
+    Plain(EndpointAddress),
+    Tls(EndpointAddress, Trust),
 }
 
 /// The idle connections of one worker. Plain ones and those over TLS are apart, so that none is ever taken for one of the others.
 #[derive(Default)]
 pub struct Pool {
-    plain: Shelf<SocketAddr>,
-    tls: Shelf<(SocketAddr, Trust)>,
+    plain: Shelf<EndpointAddress>,
+    tls: Shelf<(EndpointAddress, Trust)>,
 }
 
 impl Pool {

@@ -8,7 +8,10 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::address::EndpointAddress;
+use crate::upstream::unix;
 
 /// The most that one TLS record holds (RFC 8446, section 5.1).
 const RECORD: usize = 16 * 1024;
@@ -16,6 +19,7 @@ const RECORD: usize = 16 * 1024;
 /// A connection's transport.
 pub enum Transport {
     Plain(TcpStream),
+    Unix(UnixStream),
     Tls(Tls),
 }
 
@@ -28,11 +32,27 @@ pub enum Turn {
 }
 
 impl Transport {
+    /// A new connection, without TLS.
+    ///
+    /// # Errors
+    /// None could be made.
+    pub async fn plain(address: EndpointAddress) -> io::Result<Self> {
+        match address {
+            EndpointAddress::Inet(address) => {
+                let stream = TcpStream::connect(address).await?;
+                let _ = stream.set_nodelay(true);
+                Ok(Transport::Plain(stream))
+            }
+            EndpointAddress::Unix(name) => Box::pin(unix::connect(name)).await.map(Transport::Unix),
+        }
+    }
+
     /// Whether nothing has come since the last answer: neither an end nor bytes that nobody asked for. Costs no system call unless
     /// the event loop has seen something.
     pub fn is_silent(&mut self) -> bool {
         match self {
             Transport::Plain(stream) => is_not_yet(&stream.try_read(&mut [0])),
+            Transport::Unix(stream) => is_not_yet(&stream.try_read(&mut [0])),
             Transport::Tls(tls) => tls.is_silent(),
         }
     }
@@ -43,19 +63,8 @@ impl Transport {
     /// The connection takes no more.
     pub async fn write(&mut self, bytes: &mut impl Buf) -> io::Result<()> {
         match self {
-            Transport::Plain(stream) => {
-                while bytes.has_remaining() {
-                    match stream.try_write(bytes.chunk()) {
-                        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                        Ok(count) => bytes.advance(count),
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            poll_fn(|cx| stream.poll_write_ready(cx)).await?;
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-                Ok(())
-            }
+            Transport::Plain(stream) => stream.write_all_of(bytes).await,
+            Transport::Unix(stream) => stream.write_all_of(bytes).await,
             Transport::Tls(tls) => poll_fn(|cx| tls.poll_send(cx, bytes)).await,
         }
     }
@@ -67,23 +76,8 @@ impl Transport {
     /// The connection is broken.
     pub async fn turn(&mut self, read: &mut BytesMut, amount: usize, unsent: &mut impl Buf) -> io::Result<Turn> {
         match self {
-            Transport::Plain(stream) => {
-                let readable = poll_fn(|cx| match stream.poll_read_ready(cx) {
-                    Poll::Ready(_) => Poll::Ready(true),
-                    Poll::Pending => stream.poll_write_ready(cx).map(|_| false),
-                });
-                let done = if readable.await {
-                    read.reserve(amount);
-                    stream.try_read_buf(read).map(Turn::Read)
-                } else {
-                    stream.try_write(unsent.chunk()).map(|count| {
-                        unsent.advance(count);
-                        Turn::Sent
-                    })
-                };
-                // It was said to be ready and was not: the next turn waits again.
-                if is_not_yet(&done) { Ok(Turn::Sent) } else { done }
-            }
+            Transport::Plain(stream) => stream.turn_over(read, amount, unsent).await,
+            Transport::Unix(stream) => stream.turn_over(read, amount, unsent).await,
             Transport::Tls(tls) => {
                 read.reserve(amount);
                 poll_fn(|cx| match pin!(tls.read_buf(read)).poll(cx) {
@@ -96,10 +90,60 @@ impl Transport {
     }
 }
 
+/// What both kinds of sockets do in the same way, each with methods of its own for it.
+trait Socket {
+    /// See [`Transport::write`].
+    async fn write_all_of(&self, bytes: &mut impl Buf) -> io::Result<()>;
+    /// See [`Transport::turn`].
+    async fn turn_over(&self, read: &mut BytesMut, amount: usize, unsent: &mut impl Buf) -> io::Result<Turn>;
+}
+
+macro_rules! socket {
+    ($type:ty) => {
+        impl Socket for $type {
+            async fn write_all_of(&self, bytes: &mut impl Buf) -> io::Result<()> {
+                while bytes.has_remaining() {
+                    match self.try_write(bytes.chunk()) {
+                        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                        Ok(count) => bytes.advance(count),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            poll_fn(|cx| self.poll_write_ready(cx)).await?;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(())
+            }
+
+            async fn turn_over(&self, read: &mut BytesMut, amount: usize, unsent: &mut impl Buf) -> io::Result<Turn> {
+                let readable = poll_fn(|cx| match self.poll_read_ready(cx) {
+                    Poll::Ready(_) => Poll::Ready(true),
+                    Poll::Pending => self.poll_write_ready(cx).map(|_| false),
+                });
+                let done = if readable.await {
+                    read.reserve(amount);
+                    self.try_read_buf(read).map(Turn::Read)
+                } else {
+                    self.try_write(unsent.chunk()).map(|count| {
+                        unsent.advance(count);
+                        Turn::Sent
+                    })
+                };
+                // It was said to be ready and was not: the next turn waits again.
+                if is_not_yet(&done) { Ok(Turn::Sent) } else { done }
+            }
+        }
+    };
+}
+
+socket!(TcpStream);
+socket!(UnixStream);
+
 impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
             Transport::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
         }
     }
@@ -110,13 +154,14 @@ impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Transport::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
             Transport::Tls(tls) => Pin::new(&mut tls.stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Transport::Plain(_) => Poll::Ready(Ok(())),
+            Transport::Plain(_) | Transport::Unix(_) => Poll::Ready(Ok(())),
             Transport::Tls(tls) => tls.poll_flush(cx),
         }
     }
@@ -124,6 +169,7 @@ impl AsyncWrite for Transport {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Tls(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
         }
     }

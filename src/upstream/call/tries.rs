@@ -1,8 +1,8 @@
 //! The attempts of one call: which endpoint is asked, how often, and what is recorded of it.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
+use crate::address::EndpointAddress;
 use crate::upstream::{InFlightGuard, Picked, Service};
 
 /// What one call has tried so far. Connections that could not be made and kept connections that turned out to be dead are counted apart:
@@ -12,11 +12,11 @@ pub struct Tries {
     /// Every attempt, the first one among them.
     pub attempts: u32,
     /// The endpoint that was asked last.
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<EndpointAddress>,
     /// When the last attempt's request was begun to be sent.
     pub started: Option<Instant>,
     /// Endpoints that could not be connected to.
-    failed: Vec<SocketAddr>,
+    failed: Vec<EndpointAddress>,
     next: Option<Picked>,
     /// A kept connection turned out to be dead, and the same was asked once more: an attempt that does not count against the service's
     /// retries, and that there is no second of.
