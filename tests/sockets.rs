@@ -120,8 +120,8 @@ fn an_abstract_name_and_tls_are_spoken_to() {
 
 #[test]
 fn a_service_speaks_tls_and_http2_over_a_socket() {
-    let files = Files::new();
-    let (cert, key, _) = files.certificate(&["grpc.example.com"]);
+    let certificates = Files::new();
+    let (cert, key, _) = certificates.certificate(&["grpc.example.com"]);
     for (args, tls) in [
         (vec![], String::new()),
         (
@@ -129,7 +129,7 @@ fn a_service_speaks_tls_and_http2_over_a_socket() {
             format!("tls: {{ ca: '{}', server_name: grpc.example.com }}", cert.display()),
         ),
     ] {
-        let server = Peer::start("grpc_server.py", &args);
+        let (files, server) = (Files::new(), Peer::start("grpc_server.py", &args));
         let path = socket_to(&files, "grpc.sock", server.port());
         let gateway = start(&files, &format!("endpoints: ['unix:{path}'], protocol: grpc, {tls}"));
         let target = format!("127.0.0.1:{}", gateway.port());

@@ -38,12 +38,13 @@ fn of(name: SocketName) -> io::Result<UnixAddress> {
     }
 }
 
-/// What Pingora's peers hold.
+/// What Pingora's peers hold: no more than a name for its pool, which cannot tell abstract ones apart. [`Dial`] connects.
 pub fn pingora_address(address: EndpointAddress) -> SocketAddr {
     match address {
         EndpointAddress::Inet(address) => SocketAddr::Inet(address),
-        // A name that was taken always fits. If one did not, the connector would ask for its name and not for this address.
-        EndpointAddress::Unix(name) => of(name).map_or_else(|_| SocketAddr::Inet(([0, 0, 0, 0], 0).into()), SocketAddr::Unix),
+        // A name that was taken always fits.
+        EndpointAddress::Unix(name) => UnixAddress::from_pathname(name.as_str())
+            .map_or_else(|_| SocketAddr::Inet(([0, 0, 0, 0], 0).into()), SocketAddr::Unix),
     }
 }
 
