@@ -345,6 +345,19 @@ mod external {
         filled(yaml, &[("$BACKEND", backend.port()), ("$SERVICE", service)]).replace("POLICY", policy)
     }
 
+    /// The same, asked by a URL and as a service.
+    fn both(backend: &Backend, service: u16, policy: &str) -> [String; 2] {
+        let by_url = config(backend, service, policy);
+        let url = format!("url: 'http://127.0.0.1:{service}/check?x=1'");
+        assert!(by_url.contains(&url));
+        let by_service = by_url.replace(&url, "service: judge, path: '/check?x=1'");
+        [by_url, by_service.replace("services: {", &format!("services: {{ judge: {{ endpoints: [ '127.0.0.1:{service}' ] }},"))]
+    }
+
+    fn served_both(backend: &Backend, service: u16, policy: &str, test: impl Fn(&Gateway)) {
+        both(backend, service, policy).iter().for_each(|yaml| served(yaml, &test));
+    }
+
     #[test]
     fn the_service_decides_and_says_who_it_is() {
         let backend = Backend::http();
@@ -358,7 +371,7 @@ mod external {
         });
         let policy = "upstream_headers: [ X-User ], client_headers: [ Set-Cookie ], deny_statuses: [ 401, 403, 302 ], \
                       deny_headers: [ WWW-Authenticate, Location ], timeout: 5s";
-        served(&config(&backend, service.port(), policy), |gateway| {
+        served_both(&backend, service.port(), policy, |gateway| {
             let ask = |authorization: &str| {
                 let headers = [
                     ("Authorization", authorization),
@@ -406,7 +419,7 @@ mod external {
     #[test]
     fn connections_are_used_again() {
         let (backend, service) = (Backend::http(), Backend::answering(|_| said("200 OK", "")));
-        served(&config(&backend, service.port(), "timeout: 5s"), |gateway| {
+        served_both(&backend, service.port(), "timeout: 5s", |gateway| {
             let before = service.connections();
             let mut client = Client::connect(gateway.port());
             for _ in 0..50 {
@@ -470,17 +483,19 @@ mod external {
         for port in ports {
             for fail in ["closed", "open"] {
                 let policy = format!("upstream_headers: [ X-User ], timeout: 300ms, fail: {fail}");
-                let gateway = Gateway::start(&config(&backend, port, &policy));
-                let since = Instant::now();
-                let answer = request(gateway.port(), "GET", "/", &[("X-User", "forged")], b"");
-                assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
-                if fail == "closed" {
-                    answer.assert_problem(503, "external_auth", "external_auth_unavailable");
-                } else {
-                    assert_eq!(answer.status, 200);
-                    assert!(backend.last().header("x-user").is_none(), "an open door is no way to say who one is");
+                for yaml in both(&backend, port, &policy) {
+                    let gateway = Gateway::start(&yaml);
+                    let since = Instant::now();
+                    let answer = request(gateway.port(), "GET", "/", &[("X-User", "forged")], b"");
+                    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+                    if fail == "closed" {
+                        answer.assert_problem(503, "external_auth", "external_auth_unavailable");
+                    } else {
+                        assert_eq!(answer.status, 200);
+                        assert!(backend.last().header("x-user").is_none(), "an open door is no way to say who one is");
+                    }
+                    gateway.wait_metric(&format!("portcullis_external_auth_total{{outcome=\"failed_{fail}\"}}"), 1.0);
                 }
-                gateway.wait_metric(&format!("portcullis_external_auth_total{{outcome=\"failed_{fail}\"}}"), 1.0);
             }
         }
     }
@@ -495,7 +510,7 @@ mod external {
             _ => said("403 Forbidden", ""),
         });
         let policy = "timeout: 5s, upstream_headers: [ X-User ], cache: { ttl: 1h, ignore: [ path ] }";
-        served(&config(&backend, service.port(), policy), |gateway| {
+        served_both(&backend, service.port(), policy, |gateway| {
             let asked = |authorization: &str, path: &str, status: u16| {
                 let before = service.requests().len();
                 let answer = request(gateway.port(), "GET", path, &[("Authorization", authorization), ("Host", "h")], b"");
@@ -525,7 +540,7 @@ mod external {
         let service = Backend::answering(|asked| {
             if asked.body == b"{\"pay\":1}" && asked.method == "POST" { said("200 OK", "") } else { said("403 Forbidden", "") }
         });
-        served(&config(&backend, service.port(), "timeout: 5s, body: 16B"), |gateway| {
+        served_both(&backend, service.port(), "timeout: 5s, body: 16B", |gateway| {
             let ask = |body: &[u8]| request(gateway.port(), "PUT", "/", &[("Content-Type", "application/json")], body);
             assert_eq!(ask(b"{\"pay\":1}").status, 200);
             assert_eq!(backend.last().body, b"{\"pay\":1}");
@@ -545,7 +560,7 @@ mod external {
             let mut bytes = [0; 4096];
             while std::io::Read::read(&mut &stream, &mut bytes).is_ok_and(|read| read > 0) {}
         });
-        served(&config(&backend, service.port(), "timeout: 20s"), |gateway| {
+        served_both(&backend, service.port(), "timeout: 20s", |gateway| {
             let before = service.connections();
             let mut client = Client::connect(gateway.port());
             client.send_request("GET", "/", &[], b"");
@@ -555,5 +570,82 @@ mod external {
             gateway.wait_metric("portcullis_in_flight", 0.0);
             assert!(backend.requests().is_empty());
         });
+    }
+
+    /// Two endpoints, one of them dead, and one that hangs while its health check has not told yet.
+    #[test]
+    fn a_service_is_asked_with_its_balance_and_its_health() {
+        let (backend, service, dead) = (Backend::http(), Backend::answering(|_| said("200 OK", "")), Port::lease());
+        let yaml = config(&backend, service.port(), "timeout: 5s").replace("services: {", &format!(
+            "services: {{ judge: {{ endpoints: [ '127.0.0.1:{}', '127.0.0.1:{}' ], health_check: {{ tcp: true, interval: 100ms, \
+             unhealthy_after: 1 }} }},",
+            dead.number(),
+            service.port()
+        ));
+        let url = format!("url: 'http://127.0.0.1:{}/check?x=1'", service.port());
+        served(&yaml.replace(&url, "service: judge, path: /judge, host: judge.internal"), |gateway| {
+            for _ in 0..6 {
+                assert_eq!(get(gateway.port(), "/").status, 200);
+            }
+            let asked = service.last();
+            assert_eq!((&*asked.target, asked.header("host")), ("/judge", Some("judge.internal")));
+            let view = || -> serde_json::Value { serde_json::from_str(&gateway.admin_get("/upstreams").1).unwrap() };
+            let judge = |view: serde_json::Value| {
+                view["services"].as_array().unwrap().iter().find(|service| service["name"] == "judge").unwrap().clone()
+            };
+            eventually("the dead one is found dead", || judge(view())["available"] == 1);
+            assert!(judge(view())["endpoints"].as_array().unwrap().iter().any(|one| one["requests"].as_u64() > Some(0)));
+        });
+    }
+
+    /// What backends hear from a trusted proxy is what the service hears: `https`, although this connection is plain.
+    #[test]
+    fn the_service_hears_of_the_client_what_backends_hear() {
+        let (backend, service) = (Backend::http(), Backend::answering(|_| said("200 OK", "")));
+        for yaml in both(&backend, service.port(), "timeout: 5s") {
+            served(&yaml.replace("$PORT }", "$PORT, trusted_proxies: [ 127.0.0.1 ] }"), |gateway| {
+                let told = [("X-Forwarded-For", "192.0.2.7"), ("X-Forwarded-Proto", "https")];
+                assert_eq!(request(gateway.port(), "GET", "/", &told, b"").status, 200);
+                for asked in [service.last(), backend.last()] {
+                    assert_eq!((asked.header("x-forwarded-proto"), asked.all("x-forwarded-for").len()), (Some("https"), 1));
+                    assert!(asked.header("x-forwarded-for").unwrap().contains("192.0.2.7"));
+                }
+            });
+        }
+    }
+
+    /// A reload that leaves the service alone leaves its connections and counts alone.
+    #[test]
+    fn a_reload_keeps_what_is_known_of_the_service() {
+        let (backend, service) = (Backend::http(), Backend::answering(|_| said("200 OK", "")));
+        let [_, yaml] = both(&backend, service.port(), "timeout: 5s");
+        let gateway = Gateway::start(&yaml.replace("$PORT } ]", "$PORT } ]\n            server: { workers: 1 }"));
+        let mut client = Client::connect(gateway.port());
+        assert_eq!(client.get("/").status, 200);
+        gateway.rewrite(
+            &yaml.replace("timeout: 5s", "timeout: 4s").replace("$PORT } ]", "$PORT } ]\n            server: { workers: 1 }"),
+        );
+        assert_eq!(gateway.reload().0, 200);
+        assert_eq!(client.get("/").status, 200);
+        assert_eq!((service.requests().len(), service.connections()), (2, 1));
+    }
+
+    #[test]
+    fn a_service_that_is_not_there_is_a_problem() {
+        let backend = Backend::http();
+        let [_, yaml] = both(&backend, 1, "timeout: 5s");
+        for (service, said) in [
+            ("service: juge, path: '/check?x=1'", "did you mean `judge`?"),
+            ("service: judge, url: 'http://a/'", "either `url` or `service` says whom to ask, not both"),
+            ("path: /", "`external_auth` needs `url` or `service`"),
+            ("url: 'http://a/', host: b", "`host` goes with `service`"),
+            ("service: judge, path: check", "`check` is not a path that can be requested"),
+            ("service: judge, ca: x.pem", "`ca` goes with `url`"),
+        ] {
+            let files = Files::new();
+            files.write("bad.yaml", yaml.replace("$PORT", "0").replace("service: judge, path: '/check?x=1'", service));
+            let ran = portcullis(files.dir(), &["check", "bad.yaml"]);
+            assert!(ran.code != 0 && ran.stderr.contains(said), "{service}: {} {}", ran.stdout, ran.stderr);
+        }
     }
 }

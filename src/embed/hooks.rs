@@ -571,7 +571,7 @@ async fn admit(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Resul
     let place = place.insert(Places::new(&core.in_flight, snapshot.max_in_flight));
     let framing = journey.head.body;
     let mut client = StockClient { session, body, framing };
-    let flow = journey.run_gauntlet(&mut client, place).await;
+    let flow = journey.run_gauntlet(&mut client, place, gateway.caller()).await;
     if flow.is_break() {
         return Ok(if body.lacks_length { length_required().refuse() } else { flow });
     }

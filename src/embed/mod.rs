@@ -41,6 +41,7 @@ use crate::serve::{Failure, PidFile};
 use crate::snapshot::{self, ActiveListener, Snapshot, Surroundings};
 use crate::stripe::Striped;
 use crate::upstream::Watchers;
+use crate::upstream::call::{Caller, SWEEP};
 
 /// A gateway, ready to be mounted: `http_proxy_service(&server.configuration, gateway.clone())`.
 ///
@@ -53,6 +54,8 @@ struct Mounted {
     path: PathBuf,
     around: Surroundings,
     core: &'static Arc<Core>,
+    /// For policies that ask services. What clients ask goes through Pingora's own connections.
+    caller: Arc<Caller>,
     /// What requests see, a part for each thread.
     views: Striped<Option<Arc<ArcSwap<WorkerState>>>>,
     watchers: Watchers,
@@ -101,11 +104,21 @@ impl Gateway {
         around.metrics.watch_access_log(access_log.stats());
         let workers = threads(&snapshot);
         let core: &'static Arc<Core> = Box::leak(Box::new(Core::new(snapshot, &around, access_log, workers)));
+        let caller = Arc::new(Caller::default());
+        let swept = Arc::downgrade(&caller);
+        background.spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                let Some(caller) = swept.upgrade() else { return };
+                caller.sweep();
+            }
+        });
         let watchers = Watchers::new().map_err(failed("cannot start the health checks"))?;
         let gateway = Gateway(Arc::new(Mounted {
             path,
             around,
             core,
+            caller: caller.clone(),
             views: Striped::new(|stripe| core.snapshot.view(stripe % workers)),
             watchers,
             background,
@@ -199,6 +212,10 @@ impl Gateway {
 
     fn core(&self) -> &'static Arc<Core> {
         self.0.core
+    }
+
+    fn caller(&self) -> &Caller {
+        &self.0.caller
     }
 
     /// What a request of this thread sees.

@@ -12,6 +12,7 @@ use crate::downstream::Downstream;
 use crate::head::BodyFraming;
 use crate::listen::in_flight::{self, InFlight};
 use crate::reply::{Flow, Reply};
+use crate::upstream::call::Caller;
 
 /// The client's side of an exchange, as far as a route's steps have to do with it.
 pub trait Client: Send {
@@ -84,8 +85,8 @@ impl<'a> Places<'a> {
 }
 
 impl Journey {
-    /// Everything from the choice of the route to the last policy.
-    pub async fn run_gauntlet(&mut self, client: &mut impl Client, place: &mut Places<'_>) -> Flow {
+    /// Everything from the choice of the route to the last policy. `caller` is for policies that ask services.
+    pub async fn run_gauntlet(&mut self, client: &mut impl Client, place: &mut Places<'_>, caller: &Caller) -> Flow {
         self.choose_route()?;
         self.take_call_deadline()?;
         self.check_announced_length()?;
@@ -99,7 +100,7 @@ impl Journey {
                 }
                 Pause::Wait(number) => {
                     place.take()?;
-                    (number, Box::pin(self.wait(number, client)).await)
+                    (number, Box::pin(self.wait(number, client, caller)).await)
                 }
                 Pause::Body(number) => {
                     place.give_back();

@@ -9,6 +9,7 @@ use crate::downstream::BODY_TIMEOUT;
 use crate::head::BodyFraming;
 use crate::policy::Work;
 use crate::reply::{Flow, Reply};
+use crate::upstream::call::{Caller, Engine};
 
 /// Where a run of the steps came to rest.
 pub enum Pause {
@@ -65,15 +66,16 @@ impl Journey {
     }
 
     /// Waits with the step of that number, for as long as the client and the request's time last.
-    pub async fn wait(&mut self, number: usize, client: &mut impl Client) -> Flow {
+    pub async fn wait(&mut self, number: usize, client: &mut impl Client, caller: &Caller) -> Flow {
         let limit = self.deadline().unwrap_or(Duration::MAX);
         let since = Instant::now();
         let Journey { view, routed, head, exchange, .. } = self;
         let step = view.route(*routed).and_then(|route| route.plan.steps.get(number));
         let Some((Work::Wait(run), stage)) = step.map(|step| (&step.work, step.stage)) else { return Flow::Continue(()) };
+        let engine = Engine { caller, tls: &view.tls, services: &view.snapshot.services };
         let flow = tokio::select! {
             biased;
-            flow = tokio::time::timeout(limit, run.wait(head, exchange)) => flow.map_err(|_| ()),
+            flow = tokio::time::timeout(limit, run.wait(head, exchange, engine)) => flow.map_err(|_| ()),
             _ = client.gone() => Ok(client_gone()),
         };
         exchange.spent(stage, since.elapsed());

@@ -28,11 +28,13 @@ use crate::exchange::Exchange;
 pub use crate::exchange::Stage;
 use crate::head::RequestHead;
 use crate::ledger::Ledger;
-use crate::problem::{Place, Problem, Problems};
+use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::redis::Redis;
 use crate::reply::Flow;
 use crate::tally::Tallies;
 use crate::upstream::Service;
+use crate::upstream::call::Engine;
+use crate::value::Spanned;
 
 /// A policy: how it is configured, compiled and installed.
 pub trait Policy: Sized + Send + Sync + 'static {
@@ -81,6 +83,8 @@ pub struct Compile<'a> {
     pub background: Option<&'a tokio::runtime::Handle>,
     /// The Redis that gateways share: [`Compile::shared_redis`].
     pub redis: Option<&'a Arc<Redis>>,
+    /// The names under `services:`: [`Compile::service`].
+    pub services: &'a [Arc<str>],
     /// Whether there is a `redis:` in the configuration. With one that did not compile, nobody who needs it has to say so again.
     pub redis_written: bool,
 }
@@ -97,6 +101,19 @@ impl Compile<'_> {
             tallies: self.tallies,
             background: self.background,
         }
+    }
+
+    /// The name of a service that is to be called, which has an entry under `services:`.
+    pub fn service(&mut self, name: &Spanned<String>) -> Option<Arc<str>> {
+        let known = self.services.iter().find(|known| ***known == *name.value);
+        if known.is_none() {
+            let problem = Problem::error(name.place, format!("there is no service `{}` under `services`", name.value));
+            self.problems.push(match did_you_mean(&name.value, self.services.iter().map(|name| &**name)) {
+                Some(near) => problem.hint(format!("did you mean `{near}`?")),
+                None => problem.hint("define it there, with its `endpoints`"),
+            });
+        }
+        known.cloned()
     }
 
     /// The shared Redis, for what is written at `place` and needs it.
@@ -121,7 +138,8 @@ pub trait OnWait: Send + Sync {
 
     /// Called where [`OnWait::at_once`] said nothing. Dropped where it stands when the client goes away or the request's time is over,
     /// and must then leave nothing behind.
-    fn wait<'a>(&'a self, head: &'a RequestHead, exchange: &'a mut Exchange) -> Waiting<'a>;
+    /// `engine` is for whoever waits for a service.
+    fn wait<'a>(&'a self, head: &'a RequestHead, exchange: &'a mut Exchange, engine: Engine<'a>) -> Waiting<'a>;
 }
 
 /// The future of [`OnWait::wait`].

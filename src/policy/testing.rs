@@ -1,5 +1,6 @@
 //! Compiling a policy from a few lines, for the policies' unit tests.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
@@ -10,6 +11,8 @@ use crate::ledger::Ledger;
 use crate::policy::{Compile, Plan, PlanBuilder, Policy};
 use crate::problem::{Place, Problem, Problems};
 use crate::tally::Tallies;
+use crate::upstream::call::{Caller, Engine};
+use crate::upstream::{Service, TlsConnector};
 
 /// What a policy is compiled in, with nothing behind it that runs.
 pub fn context<'a>(
@@ -31,8 +34,16 @@ pub fn context<'a>(
         tallies: &TALLIES,
         background: None,
         redis: None,
+        services: &[],
         redis_written: false,
     }
+}
+
+/// Calls nobody: there are no services.
+pub fn engine() -> Engine<'static> {
+    static ALONE: LazyLock<(Caller, Arc<TlsConnector>, BTreeMap<Arc<str>, Arc<Service>>)> = LazyLock::new(Default::default);
+    let (caller, tls, services) = &*ALONE;
+    Engine { caller, tls, services }
 }
 
 /// The policy, or what is wrong with it.

@@ -544,7 +544,7 @@ async fn exchange(
     let elsewhere = door.redirect.and_then(|redirect| redirect.answer(&journey.head, journey.exchange.scheme()));
     let flow = match elsewhere {
         Some(reply) => reply.refuse(),
-        None => journey.run_gauntlet(&mut down, &mut place).await,
+        None => journey.run_gauntlet(&mut down, &mut place, &worker.caller).await,
     };
     if let Some(route) = journey.route() {
         entry.took(&route.id);

@@ -139,6 +139,8 @@ struct Compiler<'a> {
     consumers: Arc<Consumers>,
     redis: Option<Arc<Redis>>,
     services: BTreeMap<Arc<str>, Arc<Service>>,
+    /// Everything under `services:`, what could not be had of it as well.
+    service_names: Vec<Arc<str>>,
     global: Table,
     /// Each service's own policies.
     service_tables: HashMap<String, Table>,
@@ -181,6 +183,7 @@ impl<'a> Compiler<'a> {
             consumers,
             redis,
             services: BTreeMap::new(),
+            service_names: service_names(document, root),
             global: Table::default(),
             service_tables: HashMap::new(),
             shared_plans: HashMap::new(),
@@ -448,6 +451,13 @@ impl<'a> Compiler<'a> {
         }
         within(server.grace.place, server.grace.0.as_secs() <= 3600, "`grace` is at most 1h");
     }
+}
+
+/// Every name under `services:`, also of what was refused: who names it there is not wrong.
+fn service_names(document: &Document, root: Option<&Node>) -> Vec<Arc<str>> {
+    let refused = root.and_then(|root| root.get("services")).map(Node::entries).unwrap_or_default();
+    let known = document.services.keys().map(String::as_str).chain(refused.iter().map(|(key, _)| &*key.text));
+    known.collect::<BTreeSet<_>>().into_iter().map(Arc::from).collect()
 }
 
 /// Where quotas are kept: if nobody says, in the folder that systemd gives a service for its state, else beside the configuration.

@@ -20,6 +20,7 @@ use crate::policy::{Compile, OnWait, PlanBuilder, Policy, Stage, Waiting};
 use crate::problem::Problem;
 use crate::reply::{Flow, Reply};
 use crate::tally::Counter;
+use crate::upstream::call::Engine;
 use crate::value::{Period, Spanned};
 
 const DEFAULT_QUEUE: u32 = 100;
@@ -128,7 +129,7 @@ impl OnWait for ConcurrencyLimit {
         }
     }
 
-    fn wait<'a>(&'a self, head: &'a RequestHead, exchange: &'a mut Exchange) -> Waiting<'a> {
+    fn wait<'a>(&'a self, head: &'a RequestHead, exchange: &'a mut Exchange, _: Engine<'a>) -> Waiting<'a> {
         let key = self.by.key(head, exchange);
         Box::pin(async move {
             let place = self.lines.join(key);
@@ -213,7 +214,9 @@ mod tests {
         let mut second = Exchange::for_tests();
         assert!(ask(&policy, &mut second).is_none());
         let (waits, head) = (policy.clone(), RequestHead::build("GET", "/", &[]));
-        let waiting = tokio::spawn(async move { waits.wait(&head, &mut second).await.is_continue() && second.held.len() == 1 });
+        let waiting = tokio::spawn(async move {
+            waits.wait(&head, &mut second, crate::policy::testing::engine()).await.is_continue() && second.held.len() == 1
+        });
         while policy.lines.waiting() == 0 {
             tokio::task::yield_now().await;
         }

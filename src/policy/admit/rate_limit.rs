@@ -23,6 +23,7 @@ use crate::limits::shared::{Claim, take_all};
 use crate::policy::{Compile, OnRequest, OnWait, PlanBuilder, Policy, Stage, Waiting};
 use crate::problem::Problem;
 use crate::reply::{Flow, Reply};
+use crate::upstream::call::Engine;
 use crate::value::OneOrMany;
 
 /// The compiled policy.
@@ -163,7 +164,7 @@ impl OnWait for RateLimit {
         Some(self.answer(&demands, &answer, head, exchange))
     }
 
-    fn wait<'a>(&'a self, head: &'a RequestHead, exchange: &'a mut Exchange) -> Waiting<'a> {
+    fn wait<'a>(&'a self, head: &'a RequestHead, exchange: &'a mut Exchange, _: Engine<'a>) -> Waiting<'a> {
         Box::pin(async move {
             let demands = self.demands(head, exchange);
             let answer = Joint::new(&demands).wait().await;

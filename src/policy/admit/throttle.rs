@@ -23,6 +23,7 @@ use crate::policy::{Compile, OnWait, PlanBuilder, Policy, Stage, Waiting};
 use crate::problem::Problem;
 use crate::reply::{Flow, Reply};
 use crate::tally::Counter;
+use crate::upstream::call::Engine;
 use crate::value::{Period, Rate, Spanned};
 
 const DEFAULT_MAX_DELAY: Duration = Duration::from_secs(5);
@@ -165,7 +166,7 @@ impl OnWait for Throttle {
         }
     }
 
-    fn wait<'a>(&'a self, head: &'a RequestHead, exchange: &'a mut Exchange) -> Waiting<'a> {
+    fn wait<'a>(&'a self, head: &'a RequestHead, exchange: &'a mut Exchange, _: Engine<'a>) -> Waiting<'a> {
         let key = self.by.key(head, exchange);
         Box::pin(async move {
             let place = self.lines.join(key);

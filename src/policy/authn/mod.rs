@@ -50,6 +50,7 @@ use crate::exchange::{Exchange, Identity};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::problem::{Problem, did_you_mean};
 use crate::reply::Flow;
+use crate::upstream::call::Engine;
 use crate::value::{OneOrMany, Spanned};
 
 const DEFAULT_TOKENS: u32 = 10_000;
@@ -287,7 +288,7 @@ impl OnWait for Authn {
         Some(self.conclude(proofs, head, exchange))
     }
 
-    fn wait<'a>(&'a self, head: &'a RequestHead, exchange: &'a mut Exchange) -> Waiting<'a> {
+    fn wait<'a>(&'a self, head: &'a RequestHead, exchange: &'a mut Exchange, _: Engine<'a>) -> Waiting<'a> {
         Box::pin(async move {
             let proofs = self.prove_waiting(head, exchange, now()).await;
             self.conclude(proofs, head, exchange)

@@ -29,6 +29,7 @@ impl<'a> Compiler<'a> {
             tallies: self.around.metrics.tallies(),
             background: self.around.background.as_ref(),
             redis: self.redis.as_ref(),
+            services: &self.service_names,
             redis_written: self.document.redis.is_some(),
         };
         Table::compile(node, &mut cx)

@@ -8,6 +8,7 @@ pub mod client;
 mod h1;
 mod h2;
 mod lines;
+mod own;
 mod pool;
 pub mod request;
 mod transport;
@@ -21,6 +22,7 @@ use http::{HeaderMap, Method, StatusCode};
 use pingora_error::{Error, ErrorType};
 
 pub use client::{Client, Own};
+pub use own::{Engine, Question, Told};
 pub use pool::SWEEP;
 pub use request::{Fill, passes};
 pub use transport::Transport;

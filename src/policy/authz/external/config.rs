@@ -1,13 +1,16 @@
 //! What people write about a service that is asked, and what is wrong with it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use http::{HeaderName, StatusCode};
 use reqwest::Url;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::authority;
 use crate::head::TRAVEL_FIELDS;
 use crate::policy::Compile;
 use crate::problem::{Place, Problem};
@@ -25,8 +28,19 @@ const MAX_ENTRIES: u32 = 1_000_000;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExternalAuthConfig {
-    /// Where to ask: `http://127.0.0.1:9191/check`. With `GET`, or with `POST` where `body` is set.
-    pub url: Spanned<String>,
+    /// Where to ask: `http://127.0.0.1:9191/check`. With `GET`, or with `POST` where `body` is set. Either this or `service`.
+    #[serde(default)]
+    pub url: Option<Spanned<String>>,
+    /// The service to ask, by its name under `services`: with its balance, health checks, timeouts, TLS and connections. `timeout` holds
+    /// over all of it.
+    #[serde(default)]
+    pub service: Option<Spanned<String>>,
+    /// With `service`: the path to ask for, with a query if there is one. Default: `/`.
+    #[serde(default)]
+    pub path: Option<Spanned<String>>,
+    /// With `service`: the `Host` that it sees. Default: the service's name.
+    #[serde(default)]
+    pub host: Option<Spanned<String>>,
     /// The client's header fields that the service sees. Default: `Authorization` and `Cookie`.
     #[serde(default)]
     pub request_headers: Option<Vec<Spanned<String>>>,
@@ -57,7 +71,7 @@ pub struct ExternalAuthConfig {
     /// Remembers answers. Default: every request asks.
     #[serde(default)]
     pub cache: Option<CacheConfig>,
-    /// A file with the certificates (PEM) to trust for `https`, in place of the system's.
+    /// With `url`: a file with the certificates (PEM) to trust for `https`, in place of the system's.
     #[serde(default)]
     pub ca: Option<Spanned<PathBuf>>,
 }
@@ -95,9 +109,16 @@ pub enum Ignore {
     Client,
 }
 
+/// Who is asked.
+#[derive(Clone)]
+pub enum Whom {
+    Url(Url),
+    Service { name: Arc<str>, target: Box<str>, host: Box<str> },
+}
+
 /// [`ExternalAuthConfig`], checked.
 pub struct Checked {
-    pub url: Url,
+    pub whom: Whom,
     pub request_headers: Vec<HeaderName>,
     pub upstream_headers: Vec<HeaderName>,
     pub client_headers: Vec<HeaderName>,
@@ -130,7 +151,7 @@ const OWN: [&str; 10] = [
 impl ExternalAuthConfig {
     /// Says everything that is wrong before it gives up.
     pub fn check(&self, cx: &mut Compile<'_>) -> Option<Checked> {
-        let url = url(&self.url, cx);
+        let whom = self.whom(cx);
         let credentials = || vec![http::header::AUTHORIZATION, http::header::COOKIE];
         let request_headers = self.request_headers.as_ref().map_or_else(|| Some(credentials()), |list| names(list, cx));
         let upstream_headers = names(&self.upstream_headers, cx);
@@ -160,7 +181,7 @@ impl ExternalAuthConfig {
             }
         });
         Some(Checked {
-            url: url?,
+            whom: whom?,
             request_headers: request_headers?,
             upstream_headers: upstream_headers?,
             client_headers: client_headers?,
@@ -172,6 +193,39 @@ impl ExternalAuthConfig {
             cache: cache?,
             ca: ca?,
         })
+    }
+
+    fn whom(&self, cx: &mut Compile<'_>) -> Option<Whom> {
+        let for_service = [("path", &self.path), ("host", &self.host)];
+        match (&self.url, &self.service) {
+            (Some(written), None) => {
+                if let Some((key, of)) = for_service.iter().find_map(|(key, value)| Some((key, value.as_ref()?))) {
+                    let problem = Problem::error(of.place, format!("`{key}` goes with `service`"));
+                    cx.problems.push(problem.hint("`url` says all of it"));
+                    return None;
+                }
+                url(written, cx).map(Whom::Url)
+            }
+            (None, Some(service)) => {
+                if let Some(ca) = &self.ca {
+                    let problem = Problem::error(ca.place, "`ca` goes with `url`");
+                    cx.problems.push(problem.hint("write `tls: { ca: FILE }` at the service"));
+                }
+                let name = cx.service(service);
+                let target = self.path.as_ref().map_or(Some("/"), |path| target(path, cx));
+                let host = self.host.as_ref().map_or(Some(service.value.as_str()), |host| self::host(host, cx));
+                Some(Whom::Service { name: name?, target: target?.into(), host: host?.into() }).filter(|_| self.ca.is_none())
+            }
+            (Some(_), Some(service)) => {
+                cx.problems.push(Problem::error(service.place, "either `url` or `service` says whom to ask, not both"));
+                None
+            }
+            (None, None) => {
+                let problem = Problem::error(cx.place, "`external_auth` needs `url` or `service`");
+                cx.problems.push(problem.hint("for example `url: http://127.0.0.1:9191/check`"));
+                None
+            }
+        }
     }
 
     fn statuses(&self, cx: &mut Compile<'_>) -> Option<Vec<StatusCode>> {
@@ -210,6 +264,17 @@ fn within(good: bool, place: Place, message: &str, cx: &mut Compile<'_>) -> bool
         cx.problems.push(Problem::error(place, message));
     }
     good
+}
+
+fn target<'a>(text: &'a Spanned<String>, cx: &mut Compile<'_>) -> Option<&'a str> {
+    let fine = text.starts_with('/') && !text.contains('#') && PathAndQuery::try_from(text.as_str()).is_ok();
+    let message = format!("`{}` is not a path that can be requested", text.value);
+    within(fine, text.place, &message, cx).then_some(text.as_str())
+}
+
+fn host<'a>(text: &'a Spanned<String>, cx: &mut Compile<'_>) -> Option<&'a str> {
+    let fine = authority::canonical(text.as_bytes()).is_some();
+    within(fine, text.place, &format!("`{}` is not a host", text.value), cx).then_some(text.as_str())
 }
 
 fn url(text: &Spanned<String>, cx: &mut Compile<'_>) -> Option<Url> {

@@ -4,7 +4,8 @@
 //! written for them work here. What it may answer is bounded: named fields only, statuses that were named, 16 KiB, and until the
 //! deadline. Its body is not looked at: a client that is refused gets the gateway's own, with the service's status and fields.
 //!
-//! Every worker has its own connections, because a request's future runs on its worker alone; they outlive a reload.
+//! It is a service of the gateway's, asked through the engine that calls all of them, or a URL, asked by a client of the policy's own. Either
+//! way every worker has its own connections, because a request's future runs on its worker alone; they outlive a reload.
 
 mod config;
 mod decision;
@@ -23,7 +24,7 @@ use parking_lot::Mutex;
 
 pub use self::config::{CacheConfig, ExternalAuthConfig, Fail, Ignore};
 
-use self::config::Checked;
+use self::config::{Checked, Whom};
 use self::decision::{Decision, Memory, forbids_storing};
 use crate::consumers::identity::{IdentityHeaders, remove_lookalikes};
 use crate::exchange::{Exchange, is_identity};
@@ -32,8 +33,10 @@ use crate::policy::{Compile, OnBody, OnWait, PlanBuilder, Policy, Stage, Waiting
 use crate::problem::Problem;
 use crate::reply::{Flow, Reply};
 use crate::tally::{Counter, Tallies};
+use crate::upstream::call::{Engine, Question};
 
 const NAME: &str = "external_auth";
+const USER_AGENT: &str = concat!("portcullis/", env!("CARGO_PKG_VERSION"));
 
 /// Idle connections of one worker, and how long they are kept. Shorter than what servers commonly allow.
 const MAX_IDLE: usize = 64;
@@ -46,8 +49,16 @@ const MAX_DRAIN: u64 = 64 * 1024;
 pub struct ExternalAuth {
     rules: Checked,
     memory: Option<Memory>,
-    clients: Arc<Clients>,
+    way: Way,
     counts: Counts,
+}
+
+/// How the service is asked.
+enum Way {
+    /// Somewhere in the world, by a client of the policy's own.
+    Url { url: reqwest::Url, clients: Arc<Clients> },
+    /// A service of the gateway's, through the engine that calls all of them.
+    Service { name: Arc<str>, target: Box<str>, host: Box<str> },
 }
 
 impl Policy for ExternalAuth {
@@ -58,17 +69,29 @@ impl Policy for ExternalAuth {
 
     fn compile(config: &Self::Config, cx: &mut Compile<'_>) -> Option<Self> {
         let rules = config.check(cx)?;
-        let trust = rules.ca.as_deref().map(|pem| blake3::hash(pem).to_hex());
-        let key = format!("{}/{NAME}/{}/{}", cx.scope, rules.url, trust.as_deref().unwrap_or_default());
-        let clients = cx.ledger.keep(&key, || Clients::new(&rules));
-        // Once, and not kept, so that certificates that cannot be used are a problem of the configuration.
-        if let Err(error) = clients.build() {
-            let place = config.ca.as_ref().map_or(config.url.place, |ca| ca.place);
-            cx.problems.push(Problem::error(place, format!("cannot make connections with this: {error}")));
-            return None;
-        }
+        let way = match &rules.whom {
+            Whom::Service { name, target, host } => {
+                Way::Service { name: name.clone(), target: target.clone(), host: host.clone() }
+            }
+            Whom::Url(url) => {
+                let trust = rules.ca.as_deref().map(|pem| blake3::hash(pem).to_hex());
+                let key = format!("{}/{NAME}/{url}/{}", cx.scope, trust.as_deref().unwrap_or_default());
+                let clients = cx.ledger.keep(&key, || Clients {
+                    https: url.scheme() == "https",
+                    ca: rules.ca.clone(),
+                    by_thread: Mutex::default(),
+                });
+                // Once, and not kept, so that certificates that cannot be used are a problem of the configuration.
+                if let Err(error) = clients.build() {
+                    let place = config.ca.as_ref().map_or(cx.place, |ca| ca.place);
+                    cx.problems.push(Problem::error(place, format!("cannot make connections with this: {error}")));
+                    return None;
+                }
+                Way::Url { url: url.clone(), clients }
+            }
+        };
         let memory = rules.cache.clone().map(|(ttl, entries, ignore)| Memory::new(ttl, entries, ignore));
-        Some(ExternalAuth { counts: Counts::new(cx.tallies, cx.scope), rules, memory, clients })
+        Some(ExternalAuth { counts: Counts::new(cx.tallies, cx.scope), rules, memory, way })
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
@@ -108,14 +131,11 @@ impl OnWait for ExternalAuth {
         Some(self.apply(&known, head, exchange))
     }
 
-    fn wait<'a>(&'a self, head: &'a RequestHead, exchange: &'a mut Exchange) -> Waiting<'a> {
+    fn wait<'a>(&'a self, head: &'a RequestHead, exchange: &'a mut Exchange, engine: Engine<'a>) -> Waiting<'a> {
         Box::pin(async move {
-            let question = self.question(head, exchange);
-            let asked = match question {
-                Some(question) => tokio::time::timeout(self.rules.timeout, self.ask(question)).await.ok().flatten(),
-                None => None,
+            let Some((decision, may_store)) = self.decision(head, exchange, engine).await else {
+                return self.failed(head, exchange);
             };
-            let Some((decision, may_store)) = asked else { return self.failed(head, exchange) };
             match decision {
                 Decision::Allowed { .. } => self.counts.allowed.add(1),
                 Decision::Denied { .. } => self.counts.denied.add(1),
@@ -130,20 +150,36 @@ impl OnWait for ExternalAuth {
 }
 
 impl ExternalAuth {
-    /// What the service is asked. `None` if it cannot be, which is a failure.
-    fn question(&self, head: &RequestHead, exchange: &mut Exchange) -> Option<(reqwest::Client, reqwest::Request)> {
-        let client = self.clients.of_this_thread().ok()?;
+    /// The decision, and whether it may be remembered. `None` for whatever is none: the service cannot be asked, is late, or says what it
+    /// may not say.
+    async fn decision(&self, head: &RequestHead, exchange: &mut Exchange, engine: Engine<'_>) -> Option<(Decision, bool)> {
         let method = if self.rules.body.is_some() { Method::POST } else { Method::GET };
-        let mut question = reqwest::Request::new(method, self.rules.url.clone());
-        *question.headers_mut() = self.fields(head, exchange);
-        if self.rules.body.is_some() {
-            if let Some(kind) = head.header("content-type").and_then(|kind| HeaderValue::from_bytes(kind).ok()) {
-                question.headers_mut().insert(http::header::CONTENT_TYPE, kind);
-            }
-            let body = exchange.body.take().unwrap_or_default();
-            *question.body_mut() = Some(body.into());
+        let mut fields = self.fields(head, exchange);
+        let body = self.rules.body.map(|_| exchange.body.take().unwrap_or_default());
+        if body.is_some()
+            && let Some(kind) = head.header("content-type").and_then(|kind| HeaderValue::from_bytes(kind).ok())
+        {
+            fields.insert(http::header::CONTENT_TYPE, kind);
         }
-        Some((client, question))
+        match &self.way {
+            Way::Url { url, clients } => {
+                let mut question = reqwest::Request::new(method, url.clone());
+                *question.headers_mut() = fields;
+                *question.body_mut() = body.map(Into::into);
+                let client = clients.of_this_thread().ok()?;
+                tokio::time::timeout(self.rules.timeout, self.ask_url(&client, question)).await.ok().flatten()
+            }
+            Way::Service { name, target, host } => {
+                fields.insert(http::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+                let question = Question { method, target, host, fields, body };
+                let told = engine.ask(engine.services.get(name)?, question, exchange, self.rules.timeout).await?;
+                self.judge(told.status, &told.fields)
+            }
+        }
+    }
+
+    fn judge(&self, status: StatusCode, fields: &HeaderMap) -> Option<(Decision, bool)> {
+        Some((Decision::read(status, fields, &self.rules)?, !forbids_storing(fields)))
     }
 
     fn fields(&self, head: &RequestHead, exchange: &Exchange) -> HeaderMap {
@@ -188,15 +224,13 @@ impl ExternalAuth {
         fields
     }
 
-    /// The decision, and whether it may be remembered. `None` for whatever is none.
-    async fn ask(&self, (client, question): (reqwest::Client, reqwest::Request)) -> Option<(Decision, bool)> {
+    async fn ask_url(&self, client: &reqwest::Client, question: reqwest::Request) -> Option<(Decision, bool)> {
         let mut answer = client.execute(question).await.ok()?;
-        let decision = Decision::read(answer.status(), answer.headers(), &self.rules)?;
-        let may_store = !forbids_storing(answer.headers());
+        let judged = self.judge(answer.status(), answer.headers())?;
         if answer.content_length().is_some_and(|length| length <= MAX_DRAIN) {
             while let Ok(Some(_)) = answer.chunk().await {}
         }
-        Some((decision, may_store))
+        Some(judged)
     }
 
     fn apply(&self, decision: &Decision, head: &RequestHead, exchange: &mut Exchange) -> Flow {
@@ -271,10 +305,6 @@ struct Clients {
 }
 
 impl Clients {
-    fn new(rules: &Checked) -> Self {
-        Clients { https: rules.url.scheme() == "https", ca: rules.ca.clone(), by_thread: Mutex::default() }
-    }
-
     fn of_this_thread(&self) -> reqwest::Result<reqwest::Client> {
         let thread = std::thread::current().id();
         if let Some(known) = self.by_thread.lock().get(&thread) {
@@ -287,7 +317,7 @@ impl Clients {
 
     fn build(&self) -> reqwest::Result<reqwest::Client> {
         let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("portcullis/", env!("CARGO_PKG_VERSION")))
+            .user_agent(USER_AGENT)
             // A redirect is an answer for the client, or none at all; and the environment's proxy is nobody to tell credentials.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
