@@ -26,15 +26,21 @@ fn the_log_names_what_refused_and_the_client_does_not_hear_of_it() {
           - path: /limit
             service: it
             policies: {{ rate_limit: [ {{ name: wide, by: route, limit: 100/hour }}, {{ name: narrow, by: route, limit: 1/hour }} ] }}
+          - {{ path: /address, service: it, policies: {{ ip_restriction: {{ deny: [127.0.0.0/8] }} }} }}
+          - {{ path: /slow, service: it, policies: {{ throttle: {{ rate: 1/hour, max_queue: 0 }} }} }}
           - {{ path: /open, service: it }}
         ",
         backend.port()
     );
     served(&yaml, |gateway| {
         request(gateway.port(), "GET", "/limit", &[KEY], b"");
-        for (path, status, decided) in
-            [("/scope", 403, "scope orders-write"), ("/rule", 403, "route:/rule, rule 1"), ("/limit", 429, "limit narrow")]
-        {
+        request(gateway.port(), "GET", "/slow", &[KEY], b"");
+        for (path, status, decided) in [
+            ("/scope", 403, "scope orders-write"),
+            ("/rule", 403, "route:/rule, rule 1"),
+            ("/limit", 429, "limit narrow"),
+            ("/slow", 429, "route:/slow"),
+        ] {
             let answer = request(gateway.port(), "GET", path, &[KEY], b"");
             assert_eq!(answer.status, status, "{path} {answer:?}");
             let line = gateway.wait_log(|line| line["path"] == path && line["status"] == status);
@@ -42,6 +48,10 @@ fn the_log_names_what_refused_and_the_client_does_not_hear_of_it() {
             assert_eq!(answer.json().as_object().unwrap().len(), 6, "{answer:?}");
             assert!(!answer.text().contains("orders-write") && !answer.text().contains("rule 1"), "{answer:?}");
         }
+        // Before anybody is asked who he is.
+        assert_eq!(request(gateway.port(), "GET", "/address", &[KEY], b"").status, 403);
+        let line = gateway.wait_log(|line| line["path"] == "/address");
+        assert_eq!((&line["decided_by"], line.get("credential")), (&json!("route:/address"), None), "{line}");
         request(gateway.port(), "GET", "/open", &[KEY], b"");
         let line = gateway.wait_log(|line| line["path"] == "/open");
         assert_eq!((&line["credential"], line.get("decided_by")), (&json!("first-key"), None), "{line}");

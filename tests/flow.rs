@@ -130,6 +130,8 @@ fn only_so_many_are_under_way_at_once() {
     let refused = get(gateway.port(), "/slow");
     refused.assert_problem(429, "concurrency_limit", "too_many_concurrent");
     assert_eq!(refused.header("retry-after"), Some("1"));
+    let line = gateway.wait_log(|line| line["status"] == 429);
+    assert_eq!(line["decided_by"], "global", "{line}");
     // A client that goes away gives its place back.
     two.reset();
     gateway.wait_log(|line| line["status"] == 499);

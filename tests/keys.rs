@@ -144,6 +144,7 @@ fn a_rotation_overlaps_and_a_life_ends() {
     assert_eq!(with_key(&gateway, &short).status, 200);
     eventually("the key expires", || with_key(&gateway, &short).status == 401);
     refused(&gateway, &short, 401, "expired_api_key");
+    gateway.wait_log(|line| line["reason"] == "expired_api_key" && line["decided_by"] == format!("key {id}"));
     let listed = ask(&gateway, "GET", &format!("/consumers/acme/keys/{id}"), &Value::Null).json();
     assert_eq!(listed["state"], "expired");
     assert_eq!(ask(&gateway, "POST", &format!("/consumers/acme/keys/{id}/rotate"), &Value::Null).status, 409);

@@ -137,6 +137,11 @@ impl IssuedKeys {
         }
     }
 
+    /// The id of a key, also of one whose time is over.
+    pub fn id(&self, digest: &KeyDigest) -> Option<Arc<str>> {
+        Some(self.shards.get(shard_of(digest))?.load().get(digest)?.id.clone())
+    }
+
     /// Takes keys in and out. What is both removed and inserted is inserted.
     pub fn change(&self, removed: &[KeyDigest], inserted: Vec<(KeyDigest, IssuedKey)>) {
         let _writing = self.writing.lock();

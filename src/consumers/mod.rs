@@ -221,6 +221,11 @@ impl Consumers {
         }
     }
 
+    /// The id of an issued key, also of one whose time is over.
+    pub fn issued_key(&self, key: &[u8]) -> Option<Arc<str>> {
+        self.issued.as_ref()?.id(&KeyDigest::of(key))
+    }
+
     /// What there is to check a password with.
     pub fn by_login(&self, username: &str) -> Option<&Login> {
         self.logins.get(username)

@@ -25,17 +25,22 @@ pub struct AdaptiveConcurrency {
 }
 
 /// Stands before one service.
-struct Guard(Adaptive);
+struct Guard {
+    adaptive: Adaptive,
+    /// Where it was written and for which service, for the log.
+    named: Box<str>,
+}
 
 impl OnRequest for Guard {
     fn on_request(&self, _: &RequestHead, exchange: &mut Exchange) -> Flow {
-        if let Some(place) = self.0.enter(exchange.priority) {
+        if let Some(place) = self.adaptive.enter(exchange.priority) {
             exchange.held.push(place);
             return Flow::Continue(());
         }
         let detail = "The service has as much to do as it can. Try again later.";
         Reply::new(StatusCode::SERVICE_UNAVAILABLE, AdaptiveConcurrency::NAME, "shed_load", detail)
             .retry_after(Duration::from_secs(1))
+            .decided_by(&*self.named)
             .refuse()
     }
 }
@@ -55,6 +60,8 @@ impl Policy for AdaptiveConcurrency {
     fn install(self: Arc<Self>, _: &mut PlanBuilder) {}
 
     fn install_for(self: Arc<Self>, service: &Service, ledger: &Ledger, tallies: &Tallies, plan: &mut PlanBuilder) {
-        plan.on_request(Arc::new(Guard(Adaptive::keep(self.bounds, &self.scope, &service.key, ledger, tallies))));
+        let adaptive = Adaptive::keep(self.bounds, &self.scope, &service.key, ledger, tallies);
+        let named = format!("{}, service {}", self.scope, service.name).into();
+        plan.on_request(Arc::new(Guard { adaptive, named }));
     }
 }

@@ -80,6 +80,8 @@ pub struct ConcurrencyLimit {
     bounds: Bounds,
     lines: Arc<Lines<Places>>,
     dry_run: Option<Arc<Counter>>,
+    /// Where it was written, for the log.
+    scope: Box<str>,
 }
 
 /// A place that was taken.
@@ -100,10 +102,11 @@ impl ConcurrencyLimit {
         Flow::Continue(())
     }
 
-    fn refusal() -> Flow {
+    fn refusal(&self) -> Flow {
         let detail = "Too many requests are under way at once. Try again when one of them is answered.";
         Reply::new(StatusCode::TOO_MANY_REQUESTS, Self::NAME, "too_many_concurrent", detail)
             .retry_after(Duration::from_secs(1))
+            .decided_by(&*self.scope)
             .refuse()
     }
 }
@@ -125,7 +128,7 @@ impl OnWait for ConcurrencyLimit {
             Arrival::MayWait if !self.max_wait.is_zero() => None,
             // With more keys than can be remembered at once, a rehearsal still stops nobody.
             _ if self.dry_run.is_some() => Some(Flow::Continue(())),
-            _ => Some(Self::refusal()),
+            _ => Some(self.refusal()),
         }
     }
 
@@ -136,7 +139,7 @@ impl OnWait for ConcurrencyLimit {
             if place.turn(self.limit, Instant::now() + self.max_wait).await {
                 self.admitted(key, exchange)
             } else {
-                Self::refusal()
+                self.refusal()
             }
         })
     }
@@ -172,6 +175,7 @@ impl Policy for ConcurrencyLimit {
             dry_run: config
                 .dry_run
                 .then(|| cx.tallies.counter("portcullis_concurrency_dry_run_total", help, &[("scope", cx.scope)])),
+            scope: cx.scope.into(),
         })
     }
 

@@ -116,6 +116,8 @@ pub struct Throttle {
     delayed: Arc<Counter>,
     /// Would have been delayed, and would have been refused, where this is only a rehearsal.
     dry_run: Option<[Arc<Counter>; 2]>,
+    /// Where it was written, for the log.
+    scope: Box<str>,
 }
 
 impl Throttle {
@@ -144,7 +146,7 @@ impl Throttle {
                 ("throttle_delay_exceeded", "Too many requests. Try again later.", after)
             }
         };
-        Reply::new(StatusCode::TOO_MANY_REQUESTS, Self::NAME, reason, detail).retry_after(after).refuse()
+        Reply::new(StatusCode::TOO_MANY_REQUESTS, Self::NAME, reason, detail).retry_after(after).decided_by(&*self.scope).refuse()
     }
 }
 
@@ -224,6 +226,7 @@ impl Policy for Throttle {
                 &[("scope", cx.scope)],
             ),
             dry_run: config.dry_run.then(|| [counter("delay"), counter("refuse")]),
+            scope: cx.scope.into(),
         })
     }
 

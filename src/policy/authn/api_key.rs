@@ -52,6 +52,11 @@ impl Method for ApiKeyMethod {
         }
     }
 
+    fn refused(&self, head: &RequestHead) -> Option<Box<str>> {
+        let key = self.presented(head).ok()??;
+        self.consumers.issued_key(&key).map(|id| format!("key {id}").into())
+    }
+
     /// No registered scheme; a client that does not know it ignores it, as it must.
     fn scheme(&self) -> Option<&'static str> {
         Some("ApiKey")

@@ -33,8 +33,10 @@ impl Challenges {
         Challenges { realm: realm.into(), list }
     }
 
-    pub fn refuse(&self, failure: Failure) -> Flow {
+    /// `decided` names the credential that was refused, for the log.
+    pub fn refuse(&self, failure: Failure, decided: Option<Box<str>>) -> Flow {
         let mut reply = Reply::new(failure.status(), super::Authn::NAME, failure.reason(), failure.detail());
+        reply.decided_by = decided;
         if failure.status() != StatusCode::UNAUTHORIZED {
             return reply.retry_after(RETRY).refuse();
         }

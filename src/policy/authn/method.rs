@@ -69,6 +69,11 @@ pub trait Method: Send + Sync {
         Box::pin(std::future::ready(Err(Failure::MissingCredentials)))
     }
 
+    /// Which credential a refused request came with, as far as it is known and no secret: for the log.
+    fn refused(&self, _head: &RequestHead) -> Option<Box<str>> {
+        None
+    }
+
     /// The scheme that a 401 asks for (RFC 9110, section 11.6.1). `None` where a client cannot be asked for such a credential.
     fn scheme(&self) -> Option<&'static str>;
 

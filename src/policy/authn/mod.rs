@@ -250,13 +250,18 @@ impl Authn {
     fn conclude(&self, proofs: Result<Proofs, Failure>, head: &RequestHead, exchange: &mut Exchange) -> Flow {
         let (proofs, proved) = match proofs.and_then(|proofs| Ok((agreed(&proofs)?, proofs))) {
             Ok((proved, proofs)) => (proofs, proved),
-            Err(failure) => return self.challenges.refuse(failure),
+            Err(failure) => {
+                // Only where the refusal is about a key that is known: of other credentials nothing is.
+                let which = || self.methods.iter().find_map(|method| method.refused(head));
+                let decided = (failure == Failure::ExpiredApiKey).then(which).flatten();
+                return self.challenges.refuse(failure, decided);
+            }
         };
         let proved = match (proved, &self.unproved) {
             (Some(proved), _) => Some(proved),
             (None, Unproved::Nobody) => None,
             (None, Unproved::Consumer(consumer)) => Some(consumer.clone()),
-            (None, Unproved::Refused) => return self.challenges.refuse(Failure::MissingCredentials),
+            (None, Unproved::Refused) => return self.challenges.refuse(Failure::MissingCredentials, None),
         };
         let edits = &mut exchange.to_upstream;
         if !self.forward_credentials {

@@ -47,6 +47,8 @@ pub struct IpRestrictionConfig {
 /// The compiled policy.
 pub struct IpRestriction {
     map: AddressMap,
+    /// Where it was written, for the log.
+    scope: Box<str>,
 }
 
 impl OnRequest for IpRestriction {
@@ -54,7 +56,9 @@ impl OnRequest for IpRestriction {
         if self.map.admits(exchange.client) {
             return Flow::Continue(());
         }
-        Reply::new(StatusCode::FORBIDDEN, Self::NAME, "ip_denied", "This address may not use this resource.").refuse()
+        Reply::new(StatusCode::FORBIDDEN, Self::NAME, "ip_denied", "This address may not use this resource.")
+            .decided_by(&*self.scope)
+            .refuse()
     }
 }
 
@@ -84,7 +88,7 @@ impl Policy for IpRestriction {
             // An empty file locks everyone out, which can be meant; an operator should see it.
             cx.problems.push(Problem::warning(cx.place, "nobody is allowed: the list of who may is empty"));
         }
-        list.sound.then(|| IpRestriction { map: AddressMap::new(list.nets, otherwise) })
+        list.sound.then(|| IpRestriction { map: AddressMap::new(list.nets, otherwise), scope: cx.scope.into() })
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
