@@ -14,8 +14,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::connection;
 use crate::core::{Core, WorkerState};
 use crate::listen::connections::ConnectionTable;
-use crate::upstream::call::{Caller, SWEEP};
+use crate::upstream::call::{Caller, SWEEP, Warmer};
 
+/// How soon an endpoint that is new or has come back is noticed.
+const WARM: Duration = Duration::from_secs(1);
 /// How long those have to say goodbye who are cut off when the grace is over.
 pub const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Worker {
@@ -25,7 +27,7 @@ pub struct Worker {
     /// This worker's open connections.
     pub connections: Arc<ConnectionTable>,
     /// Calls services.
-    pub caller: Caller,
+    pub caller: Arc<Caller>,
 }
 
 /// What the main thread asks of a worker.
@@ -75,7 +77,7 @@ async fn run(
     table: Arc<ConnectionTable>,
     mut orders: mpsc::UnboundedReceiver<Command>,
 ) {
-    let worker = Arc::new(Worker { core, view, connections: table, caller: Caller::default() });
+    let worker = Arc::new(Worker { core, view, connections: table, caller: Arc::default() });
     // Every connection's task holds a sender: the receiver ends when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     // Ahead of the first request, which would have to wait for it.
@@ -89,6 +91,7 @@ async fn run(
             ahead.core.tls.warm().await;
         }
     });
+    let warming = tokio::spawn(keep_warm(worker.clone()));
     let mut loops: HashMap<SocketAddr, Vec<oneshot::Sender<oneshot::Sender<()>>>> = HashMap::new();
     loop {
         tokio::select! {
@@ -118,6 +121,7 @@ async fn run(
             () = worker.core.drain.begins() => break,
         }
     }
+    warming.abort();
     for stop in loops.into_values().flatten() {
         let (closed, wait) = oneshot::channel();
         if stop.send(closed).is_ok() {
@@ -141,6 +145,22 @@ async fn sweep(worker: Arc<Worker>) {
     loop {
         tokio::time::sleep(SWEEP).await;
         worker.caller.sweep();
+    }
+}
+
+/// Makes connections ahead of requests, where a service wants some.
+async fn keep_warm(worker: Arc<Worker>) {
+    let mut warmer = Warmer::default();
+    loop {
+        let generation = worker.core.snapshot.generation();
+        let services: Vec<_> = worker.view.load().snapshot.services.values().cloned().collect();
+        let wanted = warmer.turn(&worker.caller, &services, &worker.core.tls).await;
+        // Held while waiting, they would keep a generation that has passed.
+        drop(services);
+        tokio::select! {
+            () = worker.core.snapshot.passes(generation) => {}
+            () = tokio::time::sleep(WARM), if wanted => {}
+        }
     }
 }
 

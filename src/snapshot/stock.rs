@@ -18,6 +18,10 @@ pub fn check(document: &Document, problems: &mut Problems) {
                 "`keep_alive` has no effect with `engine: pingora`, which keeps idle connections to all services together";
             problems.push(Problem::warning(service.keep_alive.place, message));
         }
+        if service.warm.value > 0 {
+            let message = "`warm` cannot be had with `engine: pingora`";
+            problems.push(Problem::error(service.warm.place, message).hint("take it out, or `engine` out of `server`"));
+        }
     }
 }
 

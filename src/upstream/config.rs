@@ -41,6 +41,9 @@ pub struct ServiceConfig {
     pub tls: TlsChoice,
     /// How many idle connections to this service each core keeps open, 0 to 65536. Default: 128.
     pub keep_alive: Spanned<u32>,
+    /// How many connections to each endpoint each core makes ahead of requests, 0 to 1000: after the start, and when an endpoint is new or
+    /// is healthy again. Over HTTP/2 one carries them all. They are closed when they have been idle for `timeouts.idle`. Default: 0.
+    pub warm: Spanned<u32>,
     /// What a client is told in `Retry-After` when no endpoint is healthy, `1s` to `1h`. Default: `1s`.
     pub retry_after: Spanned<Period>,
     /// How often host names are resolved again, `1s` to `1h`. Default: `10s`.
@@ -70,6 +73,7 @@ impl Default for ServiceConfig {
             protocol: Protocol::default(),
             tls: TlsChoice::default(),
             keep_alive: unwritten(128),
+            warm: unwritten(0),
             retry_after: period(1000),
             dns_refresh: period(10_000),
             policies: None,

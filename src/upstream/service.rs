@@ -27,6 +27,8 @@ use crate::value::{Raw, Spanned, count_within, period_within};
 /// The most endpoints that one service lists.
 const MOST_ENDPOINTS: usize = 10_000;
 const MOST_WEIGHT: u32 = 1000;
+/// The most connections to one endpoint that one core makes ahead.
+const MOST_WARM: u32 = 1000;
 const HOUR: u64 = 3_600_000;
 
 /// A service: what routes lead to.
@@ -44,6 +46,8 @@ pub struct Service {
     pub retries: u32,
     /// How many idle connections each core keeps.
     pub keep_alive: usize,
+    /// How many connections to each endpoint each core makes ahead of requests.
+    pub warm: usize,
     /// What clients are told while no endpoint is healthy.
     pub retry_after: Duration,
     pub dns_refresh: Duration,
@@ -130,6 +134,14 @@ impl Service {
         let limits = compile_limits(&config.limits, problems);
         let retries = count_within("attempts", &config.retries.attempts, 0, 10, problems);
         let keep_alive = count_within("keep_alive", &config.keep_alive, 0, 65_536, problems);
+        let warm = count_within("warm", &config.warm, 0, MOST_WARM, problems);
+        if let (Some(keep_alive), Some(warm)) = (keep_alive, warm)
+            && warm > keep_alive
+        {
+            let problem =
+                Problem::error(config.warm.place, format!("`warm: {warm}` is more than `keep_alive` keeps, {keep_alive}"));
+            problems.push(problem.hint("raise `keep_alive`"));
+        }
         let retry_after = period_within("retry_after", &config.retry_after, 1000, HOUR, problems);
         let dns_refresh = period_within("dns_refresh", &config.dns_refresh, 1000, HOUR, problems);
         let tls = config.tls.0.as_ref().map(|tls| compile_tls(tls, listed, base, problems));
@@ -153,6 +165,7 @@ impl Service {
             limits: limits?,
             retries: retries?,
             keep_alive: keep_alive? as usize,
+            warm: warm? as usize,
             retry_after: retry_after?,
             dns_refresh: dns_refresh?,
             policies: config.policies.clone(),
@@ -172,6 +185,11 @@ impl Service {
     pub fn pick(&self, exclude: &[EndpointAddress]) -> Option<Picked> {
         let endpoint = self.cluster.pick(exclude)?;
         Some(Picked { addr: endpoint.address(), endpoint })
+    }
+
+    /// Whether requests may go to this endpoint now.
+    pub fn may_ask(&self, endpoint: &Endpoint) -> bool {
+        self.check.is_none() || endpoint.healthy()
     }
 
     /// How to connect to `endpoint`. `sni` replaces the name that TLS asks for and verifies. Reads are bounded by `timeouts.response`.

@@ -63,6 +63,12 @@ impl Line {
         self.kept
     }
 
+    /// The connection, made ahead of the request that it will carry. Until then it may end like one that is kept.
+    pub fn waiting(mut self: Box<Self>) -> Box<Self> {
+        self.kept = true;
+        self
+    }
+
     /// The connection, if it can carry another exchange. Bytes after the answer are nobody's: it is closed then.
     pub fn reusable(mut self: Box<Self>) -> Option<Box<Self>> {
         if !self.clean || !self.read.is_empty() {

@@ -13,6 +13,7 @@ mod pool;
 pub mod request;
 mod transport;
 mod tries;
+mod warm;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +28,9 @@ pub use pool::SWEEP;
 pub use request::{Fill, passes};
 pub use transport::Transport;
 pub use tries::Tries;
+pub use warm::Warmer;
 
-use super::{InFlightGuard, Protocol, Service, TlsConnector, connect_failure};
+use super::{Endpoint, Protocol, Service, TlsConnector, connect_failure};
 use crate::address::EndpointAddress;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
@@ -223,7 +225,7 @@ impl Caller {
                 tries.begin(service);
             }
             let Some(flight) = tries.flight() else { return Err(CallError::Service(service.unavailable())) };
-            let key = key(flight, service);
+            let key = key(flight.endpoint(), service);
             if service.protocol == Protocol::Http1
                 && let Some(kept) = (!fresh).then(|| self.idle.take(&key)).flatten()
             {
@@ -231,8 +233,10 @@ impl Caller {
             }
             // Boxed: what most requests never do must not make every request's future larger.
             let connected = match (service.protocol, &key) {
-                (Protocol::Http1, Key::Plain(address)) => Box::pin(connect_plain(*address, service)).await,
-                (Protocol::Http1, Key::Tls(..)) => Box::pin(connect_tls(flight, service, tls)).await,
+                (Protocol::Http1, Key::Plain(address)) => Box::pin(connect_plain(*address, service)).await.map(Connection::H1),
+                (Protocol::Http1, Key::Tls(..)) => {
+                    Box::pin(connect_tls(flight.endpoint(), service, tls)).await.map(Connection::H1)
+                }
                 (Protocol::Http2 | Protocol::Grpc, _) => {
                     let peer = || service.peer(flight.endpoint(), None);
                     let place = Box::pin(self.lines.place(key.clone(), peer, service, tls, fresh)).await;
@@ -310,27 +314,26 @@ impl Answer {
     }
 }
 
-/// Which connections serve this flight.
-fn key(flight: &InFlightGuard, service: &Service) -> Key {
-    let endpoint = flight.endpoint();
+/// Which connections serve requests to this endpoint.
+fn key(endpoint: &Endpoint, service: &Service) -> Key {
     match service.trust(endpoint) {
         Some(trust) => Key::Tls(endpoint.address(), trust),
         None => Key::Plain(endpoint.address()),
     }
 }
 
-async fn connect_plain(address: EndpointAddress, service: &Service) -> Result<Connection, ErrorType> {
+async fn connect_plain(address: EndpointAddress, service: &Service) -> Result<Box<h1::Line>, ErrorType> {
     match tokio::time::timeout(service.timeouts.connect, Transport::plain(address)).await {
-        Ok(Ok(transport)) => Ok(Connection::H1(Box::new(h1::Line::new(transport)))),
+        Ok(Ok(transport)) => Ok(Box::new(h1::Line::new(transport))),
         Ok(Err(_)) => Err(ErrorType::ConnectError),
         Err(_) => Err(ErrorType::ConnectTimedout),
     }
 }
 
-async fn connect_tls(flight: &InFlightGuard, service: &Service, tls: &TlsConnector) -> Result<Connection, ErrorType> {
-    let peer = service.peer(flight.endpoint(), None);
+async fn connect_tls(endpoint: &Endpoint, service: &Service, tls: &TlsConnector) -> Result<Box<h1::Line>, ErrorType> {
+    let peer = service.peer(endpoint, None);
     match tls.connect(&peer).await {
-        Ok(stream) => Ok(Connection::H1(Box::new(h1::Line::new(Transport::Tls(Tls::new(stream)))))),
+        Ok(stream) => Ok(Box::new(h1::Line::new(Transport::Tls(Tls::new(stream))))),
         Err(error) => {
             log::debug!("{error}");
             Err(error.etype)
