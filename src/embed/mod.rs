@@ -7,6 +7,7 @@
 //! | file | what it is for |
 //! |---|---|
 //! | `hooks` | `ProxyHttp`, as a table of contents |
+//! | `ctx` | what the hooks of one request share, and both ends of it |
 //! | `arrival` | a request as Pingora read it, made the one that policies see |
 //! | `body` | bodies that policies read whole, and their bounds |
 //! | `reply` | answers of the gateway's own |
@@ -15,6 +16,7 @@
 
 mod arrival;
 mod body;
+mod ctx;
 pub mod engine;
 mod hooks;
 mod reply;

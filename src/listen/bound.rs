@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::config::Listener;
+use super::listener::Listener;
 
 /// Whose hosts are whose, where it matters.
 pub struct BoundHosts {

@@ -7,6 +7,7 @@ pub mod forwarded;
 pub mod guard;
 pub mod holder;
 pub mod in_flight;
+pub mod listener;
 pub mod proxy_protocol;
 pub mod redirect;
 pub mod share;

@@ -1,47 +1,30 @@
-//! One connection from accept to close: PROXY protocol, TLS, the choice of the protocol, and then one request after the other.
+//! One connection from accept to close: one request after the other, or streams at the same time.
 
-use std::io;
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
 use pingora_core::protocols::Stream;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use smallvec::SmallVec;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
-use super::seldom::{Seldom, and_more};
+use super::one::{exchange, refuse};
+use super::opening::{Open, Opened, Spoken, handshake_failed, open, too_quick};
 use super::watched::{self, Watched};
 use super::worker::Worker;
-use crate::cache::Hit;
-use crate::downstream::h1::{Farewell, H1, Io, NextHead};
+use crate::downstream::h1::{Farewell, H1, NextHead};
 use crate::downstream::stream::H2;
-use crate::downstream::{Downstream, ExchangeControl, Returned, UNREAD, Wire};
-use crate::exchange::{Connection, Verdict};
-use crate::forward::hit::{Found, Missed};
-use crate::forward::{self, Failed};
+use crate::downstream::{Downstream, Returned, UNREAD, Wire};
+use crate::exchange::Connection;
 use crate::grpc::Dialect;
-use crate::head::{BodyFraming, RequestHead};
-use crate::journey::gauntlet::too_many_in_flight;
-use crate::journey::{CLIENT_CLOSED, CLIENT_STOPPED, Journey, Places, TimeLimit};
-use crate::listen::config::Opening;
+use crate::journey::Journey;
 use crate::listen::connections::{Entry, Speaks};
-use crate::listen::guard::Permit;
-use crate::listen::proxy_protocol::{self, Received};
-use crate::listen::share::{Place, Purse, Seat};
+use crate::listen::share::Seat;
 use crate::listen::socket::canonical;
-use crate::listen::tls::{Protocol, Secured};
-use crate::reply::Reply;
 use crate::snapshot::ActiveListener;
-use crate::upstream::Service;
 use crate::wait::{Alarm, pinned};
 use crate::wire::h2::Room;
-use crate::wire::head::{BARE_LF, HTTP_ON_TLS, MALFORMED_LINE, Refused, TLS_HELLO};
-use crate::wire::line;
+use crate::wire::head::Refused;
 
 /// How long the rest of a body may take that is read and dropped.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -56,7 +39,6 @@ const PARTING: Farewell = Farewell { all: Duration::from_secs(1), silence: Durat
 /// Connections that linger at once, in all and of one address.
 const MOST_LINGERING: usize = 4096;
 const MOST_LINGERING_OF_ONE: usize = 64;
-const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves one accepted socket until it closes.
 pub async fn serve(worker: Arc<Worker>, door: Arc<ActiveListener>, socket: TcpStream, peer: SocketAddr) {
@@ -88,208 +70,6 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<ActiveListener>, socket: TcpSt
             Box::pin(serve_h2(worker, door, connection, entry, stream)).await;
         }
     }
-}
-
-/// A connection on which requests can come.
-struct Opened {
-    connection: Arc<Connection>,
-    speaks: Spoken,
-}
-
-enum Spoken {
-    H1(Box<H1>),
-    /// Clear HTTP, on a port that speaks TLS.
-    Clear(Box<H1>, Box<Refused>),
-    H2(Stream),
-}
-
-/// PROXY protocol, TLS, and the choice of the protocol. What fails is counted here.
-async fn open(
-    worker: &Worker,
-    door: &ActiveListener,
-    mut socket: TcpStream,
-    peer: SocketAddr,
-    permit: &mut Permit,
-) -> Option<Opened> {
-    let deadline = Instant::now() + door.timeouts.handshake;
-    let local = socket.local_addr().map_or(door.bind, canonical);
-    let began = match begin(door, &mut socket, peer, deadline).await {
-        Ok(began) => began,
-        // As the health checks of balancers do.
-        Err(silent) if silent.kind() == io::ErrorKind::ConnectionAborted => return None,
-        Err(_) => {
-            door.metrics.refused("proxy_protocol");
-            return None;
-        }
-    };
-    // Counted already, unless a header has told of somebody else.
-    if began.client.ip() != peer.ip() && door.is_flooded_by(door.counted_address(began.client.ip())) {
-        too_quick(door, began.client);
-        return None;
-    }
-    if let Some(address) = door.counted_address(began.client.ip())
-        && let Err(refused) = permit.count_as(address, door.caps)
-    {
-        door.metrics.refused(refused.reason);
-        return None;
-    }
-    let (tls, speaks) = match &door.tls {
-        None if door.h2c && speaks_h2(&socket, &began.read, door.timeouts.header).await => {
-            (None, Spoken::H2(Box::new(rewound(socket, &began.read))))
-        }
-        None => (None, Spoken::H1(Box::new(H1::new(Io::Plain(socket), &began.read)))),
-        Some(acceptor) => match greeting(&socket, &began.read, deadline).await {
-            // Nothing has failed where nothing was tried.
-            Greeting::None => return None,
-            Greeting::Noise => {
-                handshake_failed(worker, door, began.client, "not_tls");
-                return None;
-            }
-            Greeting::Http(refused) => {
-                handshake_failed(worker, door, began.client, refused.bad.reason);
-                (None, Spoken::Clear(Box::new(H1::new(Io::Plain(socket), &began.read)), refused))
-            }
-            Greeting::Tls => match acceptor.accept(rewound(socket, &began.read), deadline).await {
-                Ok(Secured { stream, facts, protocol }) => {
-                    let speaks = match protocol {
-                        Protocol::H2 => Spoken::H2(Box::new(stream)),
-                        Protocol::H1 => Spoken::H1(Box::new(H1::new(Io::Boxed(Box::new(stream)), &[]))),
-                    };
-                    (Some(facts), speaks)
-                }
-                Err(error) => {
-                    handshake_failed(worker, door, began.client, error.reason());
-                    return None;
-                }
-            },
-        },
-    };
-    let listener = door.name.clone();
-    let connection = Connection { peer, local, client: began.client, listener, tls, told: Default::default() };
-    Some(Opened { connection: Arc::new(connection), speaks })
-}
-
-/// What a client says first to a port that speaks TLS.
-enum Greeting {
-    Tls,
-    Http(Box<Refused>),
-    Noise,
-    /// It came and went, or stays without a word.
-    None,
-}
-
-/// Looks at a client's first bytes, `read` of which were read already. Nothing is consumed.
-async fn greeting(socket: &TcpStream, read: &[u8], deadline: Instant) -> Greeting {
-    let mut first = [0];
-    let first = match read.first() {
-        Some(first) => *first,
-        None => match tokio::time::timeout_at(deadline, socket.peek(&mut first)).await {
-            Ok(Ok(1)) => {
-                let [first] = first;
-                first
-            }
-            _ => return Greeting::None,
-        },
-    };
-    if first == line::TLS_HANDSHAKE {
-        return Greeting::Tls;
-    }
-    let mut bytes = [0; 1024];
-    let count = match tokio::time::timeout(Duration::ZERO, socket.peek(&mut bytes)).await {
-        Ok(Ok(count)) => count,
-        _ => 0,
-    };
-    let bytes = [read, bytes.get(..count).unwrap_or_default()].concat();
-    match line::check(&bytes) {
-        Err(BARE_LF | MALFORMED_LINE | TLS_HELLO) => Greeting::Noise,
-        _ => Greeting::Http(Refused::new(HTTP_ON_TLS, &bytes)),
-    }
-}
-
-fn handshake_failed(worker: &Worker, door: &ActiveListener, client: SocketAddr, reason: &'static str) {
-    static LINES: Seldom = Seldom::new();
-    worker.core.metrics.tls_handshake_failed();
-    door.metrics.refused(reason);
-    if let Some(held_back) = LINES.allow() {
-        log::warn!("listener {}: no handshake with {client}: {reason}{}", door.name, and_more(held_back));
-    }
-}
-
-/// One more new connection than its address may bring so soon.
-fn too_quick(door: &ActiveListener, client: SocketAddr) {
-    static LINES: Seldom = Seldom::new();
-    const REASON: &str = "max_new_connections_per_address";
-    door.metrics.refused(REASON);
-    if let Some(held_back) = LINES.allow() {
-        log::warn!("listener {}: closed a new connection from {}: {REASON}{}", door.name, client.ip(), and_more(held_back));
-    }
-}
-
-/// Counts a connection as open until it is dropped.
-struct Open(Arc<ActiveListener>);
-
-impl Open {
-    fn count(door: &Arc<ActiveListener>) -> Self {
-        door.metrics.opened();
-        Open(door.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.metrics.closed();
-    }
-}
-
-/// How a connection began.
-struct Began {
-    /// The client's address, as the socket or a trusted PROXY header tells it.
-    client: SocketAddr,
-    /// Bytes that were read to see that there is no PROXY header.
-    read: SmallVec<[u8; 12]>,
-}
-
-async fn begin(door: &ActiveListener, socket: &mut TcpStream, peer: SocketAddr, deadline: Instant) -> io::Result<Began> {
-    let opening = door.opening(peer.ip());
-    match opening {
-        Opening::Plain => return Ok(Began { client: peer, read: SmallVec::new() }),
-        Opening::Refuse => return Err(io::ErrorKind::PermissionDenied.into()),
-        Opening::Header | Opening::MaybeHeader => {}
-    }
-    match proxy_protocol::read_header(socket, deadline).await? {
-        Received::Header(header) => Ok(Began { client: header.source.map_or(peer, canonical), read: SmallVec::new() }),
-        Received::None { read } if opening == Opening::MaybeHeader => Ok(Began { client: peer, read }),
-        Received::None { .. } => Err(io::ErrorKind::InvalidData.into()),
-    }
-}
-
-fn rewound(socket: TcpStream, read: &[u8]) -> L4Stream {
-    let mut stream = L4Stream::from(socket);
-    if !read.is_empty() {
-        stream.rewind(read);
-    }
-    stream
-}
-
-/// Whether the client opens with HTTP/2's preface (RFC 9113, section 3.4). Nothing is consumed; `read` was before.
-async fn speaks_h2(socket: &TcpStream, read: &[u8], limit: Duration) -> bool {
-    let look = async {
-        let mut bytes = [0u8; 24];
-        let rest = H2_PREFACE.strip_prefix(read)?;
-        loop {
-            let count = socket.peek(&mut bytes).await.ok()?.min(rest.len());
-            let seen = bytes.get(..count)?;
-            if count == 0 || !rest.starts_with(seen) {
-                return None;
-            }
-            if count == rest.len() {
-                return Some(());
-            }
-            // More has to come; peeking again at once would spin.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    matches!(tokio::time::timeout(limit, look).await, Ok(Some(())))
 }
 
 /// HTTP/1.x: one request after the other.
@@ -386,15 +166,6 @@ async fn close(worker: &Worker, entry: &Entry, wire: Box<H1>) {
     let lingering = may_linger.then(|| worker.core.shares.linger(address, MOST_LINGERING, MOST_LINGERING_OF_ONE)).flatten();
     let patience = if lingering.is_some() { LINGERING } else { PARTING };
     wire.close(patience).await;
-}
-
-async fn refuse(journey: &mut Journey, down: &mut Downstream, reply: &Reply) {
-    journey.refused(reply);
-    if reply.status != CLIENT_CLOSED {
-        // A client that does not take its refusal is gone; there is nobody left to tell.
-        let _ = down.reply(reply, journey.dialect, &journey.exchange.to_client, &journey.exchange.request_id).await;
-    }
-    journey.ended(down.body_read(), down.body_sent());
 }
 
 /// HTTP/2: streams at the same time, each one exchange.
@@ -517,175 +288,4 @@ async fn linger(stream: &mut H2) {
         // Whether the client has reset the stream or the time is over makes no difference.
         let _ = tokio::time::timeout(LINGER, stream.gone()).await;
     }
-}
-
-/// One request: the gauntlet, then a road. Gives back the connection, if there still is one.
-async fn exchange(
-    worker: &Arc<Worker>,
-    door: &Arc<ActiveListener>,
-    connection: &Arc<Connection>,
-    entry: &Entry,
-    head: Box<RequestHead>,
-    wire: Wire,
-    alarm: &mut Alarm,
-) -> Option<Returned> {
-    let _serving = entry.begin();
-    let view = worker.view.load_full();
-    let mut down = Downstream::new(wire, head.method.clone()).timeouts(door.body_pace(), door.timeouts.write);
-    let mut journey = Journey::begin(view.clone(), door, connection, head);
-    let Some(share) = share(worker, door, entry, &journey) else {
-        refuse(&mut journey, &mut down, &too_many_in_flight()).await;
-        return down.give_back();
-    };
-    if journey.head.body != BodyFraming::None {
-        down.set_purse(Purse::new(worker.core.shares, share.payer(), view.snapshot.body_memory));
-    }
-    let mut place = Places::new(&worker.core.in_flight, view.snapshot.max_in_flight);
-    let elsewhere = door.redirect.and_then(|redirect| redirect.answer(&journey.head, journey.exchange.scheme()));
-    let flow = match elsewhere {
-        Some(reply) => reply.refuse(),
-        None => journey.run_gauntlet(&mut down, &mut place, &worker.caller).await,
-    };
-    if let Some(route) = journey.route() {
-        entry.took(&route.id);
-    }
-    match flow {
-        ControlFlow::Break(reply) => refuse(&mut journey, &mut down, &reply).await,
-        ControlFlow::Continue(()) => {
-            let missed = match forward::hit::find(&journey) {
-                Some(Found::Fresh(hit)) => {
-                    from_memory(&mut journey, &mut down, &hit, alarm).await;
-                    return down.give_back();
-                }
-                Some(Found::Missed(missed)) => Some(missed),
-                None => None,
-            };
-            // Only now, for a stored answer is nobody's turn.
-            match journey.choose_service(&view) {
-                Some(service) => forward_request(worker, &mut journey, &mut down, service, missed, alarm).await,
-                None => refuse(&mut journey, &mut down, &no_service()).await,
-            }
-        }
-    }
-    // Where it is: it would be copied on its way.
-    down.take_back()
-}
-
-/// A place in the share of the client's address. `None` if that is used up.
-fn share<'a>(worker: &Worker, door: &ActiveListener, entry: &'a Entry, journey: &Journey) -> Option<Place<'a>> {
-    let most = journey.view.snapshot.max_in_flight_per_address;
-    match entry.share() {
-        Some(seat) if !journey.exchange.trusted => seat.take(most),
-        // Behind a proxy the client is another one with each request. What the proxy asks in its own name is bounded with all the rest.
-        _ => match door.counted_address(journey.exchange.client) {
-            Some(client) => worker.core.shares.of(client).take(most),
-            None => Some(Place::uncounted()),
-        },
-    }
-}
-
-/// To the service and back, under the request's total deadline.
-async fn forward_request(
-    worker: &Worker,
-    journey: &mut Journey,
-    down: &mut Downstream,
-    service: &Service,
-    missed: Option<Missed>,
-    alarm: &mut Alarm,
-) {
-    down.limit_body(journey.max_body());
-    if journey.expects_stream() {
-        down.expect_stream();
-    }
-    if service.protocol.is_http2() && journey.is_grpc() {
-        down.await_body_without_limit();
-        if journey.is_made_of_messages() {
-            down.bound_messages();
-        }
-    }
-    journey.control = Some(down.control());
-    journey.exchange.to_upstream.extend(journey.call_time_left());
-    let (due, control) = (journey.due(), down.control());
-    let ended = {
-        let road = pin!(forward::run(&worker.caller, journey, down, service, missed));
-        within_deadline(road, due, &control, alarm).await
-    };
-    journey.tries.end();
-    forwarded(journey, down, ended).await;
-}
-
-/// Every route has one; if not, it is the gateway's own fault.
-fn no_service() -> Box<Reply> {
-    Reply::new(StatusCode::BAD_GATEWAY, Service::NAME, "upstream_error", "The backend could not answer.")
-}
-
-/// A stored answer, under the request's total deadline.
-async fn from_memory(journey: &mut Journey, down: &mut Downstream, hit: &Hit, alarm: &mut Alarm) {
-    let (due, control) = (journey.due(), down.control());
-    let ended = {
-        let road = pin!(forward::hit::answer(hit, journey, down));
-        within_deadline(road, due, &control, alarm).await
-    };
-    forwarded(journey, down, ended).await;
-}
-
-/// What is left to do once it is over. `ended` is `None` if the request's time was over first.
-async fn forwarded(journey: &mut Journey, down: &mut Downstream, ended: Option<Result<(), Failed>>) {
-    let failed = match ended {
-        Some(Ok(())) => None,
-        Some(Err(failed)) => Some(failed),
-        None => Some(Failed::Answer(journey.out_of_time().closing())),
-    };
-    if let Some(failed) = failed {
-        broke(journey, down, failed).await;
-    }
-    journey.outcome.upload = down.uploaded().map(|at| at - journey.exchange.started);
-    journey.ended(down.body_read(), down.body_sent());
-}
-
-/// Tells the client what can still be told, and the log what happened.
-async fn broke(journey: &mut Journey, down: &mut Downstream, failed: Failed) {
-    let verdict = match failed {
-        Failed::Answer(reply) if !down.is_answered() => return refuse(journey, down, &reply).await,
-        Failed::Answer(reply) => {
-            if journey.dialect.is_grpc() {
-                down.end_call(reply.trailers());
-                journey.outcome.grpc_status = Some(crate::grpc::status(reply.status).into());
-            }
-            Verdict { policy: reply.policy, reason: "answer_broke_off" }
-        }
-        Failed::BrokeOff => Verdict { policy: "upstream", reason: "answer_broke_off" },
-        Failed::ClientStopped => CLIENT_STOPPED,
-        Failed::ClientGone if down.is_answered() => {
-            journey.outcome.client_closed = true;
-            return;
-        }
-        Failed::ClientGone => {
-            journey.outcome.status = CLIENT_CLOSED.as_u16();
-            Verdict { policy: "client", reason: "client_closed" }
-        }
-    };
-    journey.outcome.verdict = Some(verdict);
-}
-
-/// Lets a road run until the request's time is over; `None` if that came first. An upgrade or a stream, once begun, has only the limit
-/// that its client gave it.
-///
-/// By reference: a future that is handed over by value is held twice, and these are the largest there are.
-async fn within_deadline<T>(
-    mut road: Pin<&mut impl Future<Output = T>>,
-    due: TimeLimit,
-    control: &ExchangeControl,
-    alarm: &mut Alarm,
-) -> Option<T> {
-    let first = due.answer.into_iter().chain(due.call).min();
-    if let Ok(ended) = alarm.until(first, road.as_mut()).await {
-        return Some(ended);
-    }
-    if control.is_endless()
-        && let Ok(ended) = alarm.until(due.call, road).await
-    {
-        return Some(ended);
-    }
-    None
 }

@@ -3,6 +3,8 @@
 //! The main thread serves no traffic. It alone publishes generations, so a reload, a second reload and an upgrade never overlap.
 
 mod connection;
+mod one;
+mod opening;
 mod pid_file;
 mod process;
 mod seldom;

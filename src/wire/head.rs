@@ -2,15 +2,16 @@
 
 use std::borrow::Cow;
 
-use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderValue, Method, StatusCode, Version, header};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Method, Version, header};
 use smallvec::SmallVec;
 
+pub use super::bad_head::*;
 use super::line;
+pub use super::scan::HeadScan;
 use crate::authority;
 use crate::head::{BodyFraming, Field, RequestHead, Span};
 use crate::path;
-use crate::reply::Reply;
 use crate::wire::nominated;
 
 /// Bounds of a request head.
@@ -32,146 +33,6 @@ impl Default for HeadLimits {
 
 /// The most header fields that any configuration can allow.
 pub const MAX_FIELDS: usize = 256;
-
-/// Why a head was refused. Every one of them closes an HTTP/1.1 connection: where the next request begins is in doubt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BadHead {
-    pub status: StatusCode,
-    pub reason: &'static str,
-    pub detail: &'static str,
-}
-
-impl BadHead {
-    const fn new(status: StatusCode, reason: &'static str, detail: &'static str) -> Self {
-        BadHead { status, reason, detail }
-    }
-
-    pub fn reply(self) -> Box<Reply> {
-        let reply = Reply::new(self.status, "door", self.reason, self.detail).closing();
-        if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            // Which of them a path takes, its route says; these are refused before one is looked for.
-            return reply.header(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
-        }
-        reply
-    }
-}
-
-/// A head that was refused, and what could be read of it, for its log line.
-#[derive(Debug)]
-pub struct Refused {
-    pub bad: BadHead,
-    pub head: RequestHead,
-}
-
-impl Refused {
-    pub fn new(bad: BadHead, bytes: &[u8]) -> Box<Self> {
-        Box::new(Refused { bad, head: line::glimpse(bytes) })
-    }
-}
-
-pub(super) const fn bad(reason: &'static str, detail: &'static str) -> BadHead {
-    BadHead::new(StatusCode::BAD_REQUEST, reason, detail)
-}
-
-pub const TARGET_TOO_LONG: BadHead =
-    BadHead::new(StatusCode::URI_TOO_LONG, "uri_too_long", "The request target is longer than this gateway accepts.");
-pub const HEAD_TOO_LARGE: BadHead = BadHead::new(
-    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-    "head_too_large",
-    "The request head is larger than this gateway accepts.",
-);
-const TOO_MANY_FIELDS: BadHead = BadHead::new(
-    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-    "too_many_headers",
-    "The request has more header fields than this gateway accepts.",
-);
-pub const BARE_LF: BadHead = bad("bare_line_feed", "Lines end with CR LF.");
-pub const MALFORMED_LINE: BadHead = bad("malformed_request_line", "The request line is malformed.");
-pub const METHOD_CASE: BadHead = bad("method_case", "Methods are case-sensitive, and none has a lower-case letter.");
-pub const TLS_HELLO: BadHead = bad("tls_on_plain_port", "The client began TLS, and this port speaks plain HTTP.");
-const MALFORMED_FIELD: BadHead = bad("malformed_header", "A header field is malformed.");
-pub const BAD_VERSION: BadHead = BadHead::new(
-    StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-    "http_version",
-    "This connection speaks HTTP/1.1, HTTP/1.0, or HTTP/2 where it was negotiated.",
-);
-const TE_AND_LENGTH: BadHead = bad("ambiguous_framing", "Content-Length and Transfer-Encoding exclude each other.");
-const BAD_TE: BadHead = bad("transfer_encoding", "The only transfer coding understood is a single `chunked`, on HTTP/1.1.");
-const BAD_LENGTH: BadHead = bad("content_length", "Content-Length is one field with one decimal number.");
-const BAD_HOST: BadHead = bad("host", "A request names one valid host.");
-const BAD_TARGET: BadHead = bad("request_target", "The request target is not a valid one for this method.");
-const NO_CONNECT: BadHead =
-    BadHead::new(StatusCode::METHOD_NOT_ALLOWED, "connect", "This gateway is no forward proxy: CONNECT is not allowed.");
-/// TRACE shows a client what only the backend should see: what the gateway adds to its request. TRACK is Microsoft's name for it.
-const NO_TRACE: BadHead =
-    BadHead::new(StatusCode::METHOD_NOT_ALLOWED, "trace", "This gateway does not show requests to their senders: no TRACE.");
-const BAD_EXPECT: BadHead =
-    BadHead::new(StatusCode::EXPECTATION_FAILED, "expectation", "The only expectation understood is 100-continue.");
-const CONNECTION_FIELD: BadHead = bad("connection_header", "HTTP/2 has no connection-specific header fields.");
-
-pub const HTTP_ON_TLS: BadHead =
-    bad("http_on_tls_port", "This port speaks TLS, and the request came in clear: ask for https://.");
-
-/// Looks for the end of a head in what has arrived so far, so that the grammar runs once and not at every packet. What it says depends
-/// on the bytes alone, and never on how packets cut them: each bound is passed, and each fault shows, at one place in the stream.
-#[derive(Debug, Default)]
-pub struct HeadScan {
-    scanned: usize,
-    blank: usize,
-    /// The request line is whole and good.
-    line: bool,
-}
-
-/// Empty lines before a request line are ignored (RFC 9112, section 2.2), but an endless run of them would keep a connection open
-/// without ever being a request.
-const MAX_BLANK: usize = 2;
-
-impl HeadScan {
-    /// Whether `buffer` holds a whole head. `Err` as soon as it cannot become an acceptable one.
-    pub fn find(&mut self, buffer: &mut BytesMut, limits: &HeadLimits) -> Result<bool, BadHead> {
-        if let Some(b'\r' | b'\n') = buffer.first() {
-            while self.blank < MAX_BLANK && buffer.starts_with(b"\r\n") {
-                buffer.advance(2);
-                self.blank += 1;
-            }
-            match buffer.as_ref() {
-                [] => return Ok(false),
-                [b'\r'] if self.blank < MAX_BLANK => return Ok(false),
-                [b'\r' | b'\n', ..] => return line::check(buffer),
-                _ => {}
-            }
-        }
-        // The method, the spaces and the version take less than 64 bytes beside the target.
-        let longest = limits.target.saturating_add(64).min(limits.head);
-        // Most heads come whole, and nothing behind them.
-        if buffer.len() <= longest && buffer.ends_with(b"\r\n\r\n") {
-            *self = HeadScan::default();
-            return Ok(true);
-        }
-        if !self.line {
-            self.line = line::check(buffer.get(..longest).unwrap_or(buffer))?;
-            if !self.line {
-                return if buffer.len() > longest { Err(TARGET_TOO_LONG) } else { Ok(false) };
-            }
-        }
-        let from = self.scanned.saturating_sub(3);
-        let fresh = buffer.get(from..).unwrap_or_default();
-        // A blank line is LF CR LF; LF LF ends a head too, so that the grammar can refuse it.
-        let end = memchr::memchr_iter(b'\n', fresh).find_map(|at| match fresh.get(at + 1..).unwrap_or_default() {
-            [b'\n', ..] => Some(from + at + 2),
-            [b'\r', b'\n', ..] => Some(from + at + 3),
-            _ => None,
-        });
-        self.scanned = buffer.len();
-        if end.unwrap_or(buffer.len()) > limits.head {
-            return Err(HEAD_TOO_LARGE);
-        }
-        if end.is_some() {
-            *self = HeadScan::default();
-        }
-        Ok(end.is_some())
-    }
-}
 
 /// Takes one head off the front of `buffer`, which [`HeadScan::find`] has found to hold a whole one.
 ///

@@ -5,6 +5,7 @@
 //! 11.2) is refused, never repaired.
 
 pub mod answer;
+mod bad_head;
 pub mod body;
 mod chunk;
 pub mod encode;
@@ -13,6 +14,7 @@ pub mod h2;
 pub mod head;
 pub mod line;
 mod nominated;
+mod scan;
 pub mod scratch;
 pub mod trailers;
 pub mod websocket;
