@@ -318,6 +318,8 @@ pub struct Exchange {
     /// Time spent in each stage, indexed by `Stage as usize`.
     pub stages: [Duration; 6],
     pub priority: Priority,
+    /// The faults that were injected on purpose: `delay`, `abort` or both. Empty for all others.
+    pub fault: &'static str,
     /// The request's body, where a step keeps it for one that waits.
     pub body: Option<bytes::Bytes>,
     /// What is given back when the request ends.
@@ -396,6 +398,7 @@ impl Exchange {
             upstream_host: None,
             stages: [Duration::ZERO; 6],
             priority: Priority::default(),
+            fault: "",
             body: None,
             held: Default::default(),
         }

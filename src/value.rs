@@ -19,7 +19,7 @@ use serde::ser::{Serialize, Serializer};
 
 pub use self::bounds::{count_within, period_within, up_to_an_hour};
 pub use self::secret::Secret;
-pub use self::units::{Period, Rate, Size};
+pub use self::units::{Period, Rate, Share, Size};
 use crate::node::{self, Node, magic};
 use crate::problem::Place;
 

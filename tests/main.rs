@@ -21,6 +21,7 @@ mod embed;
 #[path = "../examples/embedded.rs"]
 #[allow(dead_code, reason = "its `main` is the example's own")]
 mod embedded;
+mod faults;
 mod floods;
 mod flow;
 mod harness;

@@ -173,6 +173,8 @@ pub struct ServerConfig {
     pub cache_memory: Size,
     /// Has no effect: every request goes the same way. It chose between two while there were two.
     pub fast_lane: Option<bool>,
+    /// Allows the policy `fault` to delay and refuse requests on purpose. Default: false, and a file that has one is refused.
+    pub fault_injection: bool,
     /// The file in which what was used of quotas is kept over restarts, where a route has a `quota`. Default: `quotas.log` in the
     /// folder that systemd gives the service for its state (`$STATE_DIRECTORY`), else `state/quotas.log` beside the configuration.
     /// Changing it takes an upgrade.
@@ -213,6 +215,7 @@ impl Default for ServerConfig {
             grace: Spanned::nowhere(Period(std::time::Duration::from_secs(30))),
             cache_memory: Size(64 * 1024 * 1024),
             fast_lane: None,
+            fault_injection: false,
             quota_log: None,
             upgrade_socket: None,
         }

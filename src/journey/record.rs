@@ -145,6 +145,7 @@ impl Journey {
             stages: exchange.stages,
             retries: self.tries.attempts.saturating_sub(1),
             cache: outcome.cache,
+            fault: exchange.fault,
             client_closed: outcome.client_closed,
             grpc_status: outcome.grpc_status,
             user_agent: head.header("user-agent").unwrap_or_default(),

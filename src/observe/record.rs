@@ -81,6 +81,8 @@ pub struct Record<'a> {
     pub retries: u32,
     /// `hit`, `miss`, `stale` ...
     pub cache: &'static str,
+    /// `delay`, `abort`: what was injected on purpose.
+    pub fault: &'static str,
     pub user_agent: &'a [u8],
     /// The configuration's generation that served it.
     pub generation: u64,
@@ -122,6 +124,7 @@ impl Default for Record<'_> {
             stages: [Duration::ZERO; 6],
             retries: 0,
             cache: "",
+            fault: "",
             user_agent: b"",
             generation: 0,
         }
@@ -197,6 +200,7 @@ impl Record<'_> {
             line.flag(member!("client_closed"));
         }
         line.word(member!("cache"), self.cache);
+        line.word(member!("fault"), self.fault);
         line.number(member!("bytes_in"), self.bytes_in);
         line.number(member!("bytes_out"), self.bytes_out);
         if self.retries > 0 {

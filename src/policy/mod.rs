@@ -83,6 +83,8 @@ pub struct Compile<'a> {
     pub background: Option<&'a tokio::runtime::Handle>,
     /// The Redis that gateways share: [`Compile::shared_redis`].
     pub redis: Option<&'a Arc<Redis>>,
+    /// Whether faults may be injected: `server.fault_injection`.
+    pub faults: bool,
     /// The names under `services:`: [`Compile::service`].
     pub services: &'a [Arc<str>],
     /// Whether there is a `redis:` in the configuration. With one that did not compile, nobody who needs it has to say so again.

@@ -114,6 +114,7 @@ pub static REGISTRY: &[Entry] = &[
     entry::<super::admit::priority::PriorityOf>(),
     entry::<super::admit::concurrency::ConcurrencyLimit>(),
     entry::<super::admit::adaptive::AdaptiveConcurrency>(),
+    entry::<super::admit::fault::Fault>(),
     entry::<super::shape::headers::RequestHeaders>(),
     entry::<super::shape::headers::ResponseHeaders>(),
     entry::<crate::cache::CachePolicy>(),

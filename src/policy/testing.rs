@@ -35,6 +35,7 @@ pub fn context<'a>(
         background: None,
         redis: None,
         services: &[],
+        faults: false,
         redis_written: false,
     }
 }

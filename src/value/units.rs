@@ -161,6 +161,57 @@ fn split_number(text: &str) -> (&str, &str) {
     (number, unit.strip_prefix(' ').unwrap_or(unit))
 }
 
+/// A share of all: `10%`, `0.5%`. Kept in millionths, so four digits behind the point count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Share(u32);
+
+const WHOLE: u32 = 1_000_000;
+
+impl Share {
+    pub const ALL: Share = Share(WHOLE);
+
+    /// # Errors
+    /// See [`Period::parse`].
+    pub fn parse(text: &str) -> Result<Share, &'static str> {
+        let number = text.strip_suffix('%').ok_or("which has no percent sign")?;
+        let number = number.strip_suffix(' ').unwrap_or(number);
+        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || !digits(part) {
+            return Err("");
+        }
+        if part.len() > 4 {
+            return Err("which is finer than a ten-thousandth of a percent");
+        }
+        let whole: u32 = whole.parse().map_err(|_| "which is more than all")?;
+        let part = format!("{part:0<4}").parse::<u32>().map_err(|_| "")?;
+        let millionths = whole.checked_mul(WHOLE / 100).and_then(|whole| whole.checked_add(part));
+        millionths.filter(|share| *share <= WHOLE).map(Share).ok_or("which is more than all")
+    }
+
+    /// Whether something drawn evenly from all numbers is within the share.
+    pub fn takes(self, drawn: u64) -> bool {
+        // The high bits times the whole: without a division.
+        ((u128::from(drawn) * u128::from(WHOLE)) >> 64) < u128::from(self.0)
+    }
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Share::ALL
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, part) = (self.0 / (WHOLE / 100), self.0 % (WHOLE / 100));
+        match part {
+            0 => write!(f, "{whole}%"),
+            part => write!(f, "{whole}.{}%", format!("{part:04}").trim_end_matches('0')),
+        }
+    }
+}
+
 /// Deserialize, Serialize (as its text) and JsonSchema of a value that is written as one string.
 macro_rules! written_as_text {
     ($type:ty, $expecting:literal, $name:literal, $pattern:literal, $example:literal) => {
@@ -235,6 +286,8 @@ written_as_text!(
     "1000/minute"
 );
 
+written_as_text!(Share, "a share such as 10% or 0.5%", "Share", "^[0-9]{1,3}([.][0-9]{1,4})? ?%$", "10%");
+
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct SizeVisitor;
@@ -296,6 +349,19 @@ impl JsonSchema for Size {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_percentages_of_all() {
+        for (text, shown) in [("10%", "10%"), ("0.5 %", "0.5%"), ("100%", "100%"), ("0%", "0%"), ("99.9999%", "99.9999%")] {
+            assert_eq!(Share::parse(text).unwrap().to_string(), shown);
+        }
+        for text in ["", "%", "10", "101%", "-1%", "1e2%", "1.%", ".5%", "0.00001%", "100.0001%", "99999999999%"] {
+            assert!(Share::parse(text).is_err(), "{text}");
+        }
+        assert!(!Share::parse("0%").unwrap().takes(0) && Share::ALL.takes(u64::MAX));
+        let tenth = Share::parse("10%").unwrap();
+        assert!(tenth.takes(u64::MAX / 10) && !tenth.takes(u64::MAX / 10 + (1 << 20)));
+    }
 
     #[test]
     fn reads_periods() {

@@ -12,7 +12,7 @@ use crate::packaging::reference;
 const MARK: &str = "<!-- From here on generated from the code: `make reference`. -->\n";
 
 /// The page that says how a policy is used, and the beginnings of the names of its metrics.
-const MORE: [(&str, &str, &[&str]); 16] = [
+const MORE: [(&str, &str, &[&str]); 17] = [
     ("bounds", "guide/limits.md#bounds-of-listeners-and-of-the-process", &[]),
     ("ip_restriction", "guide/authorization.md", &[]),
     ("address_limit", "guide/limits.md", &["portcullis_rate_limit_"]),
@@ -30,6 +30,7 @@ const MORE: [(&str, &str, &[&str]); 16] = [
     ("priority", "guide/limits.md#slower-instead-of-refused", &[]),
     ("concurrency_limit", "guide/limits.md#slower-instead-of-refused", &["portcullis_concurrency_"]),
     ("adaptive_concurrency", "guide/limits.md#slower-instead-of-refused", &["portcullis_adaptive_concurrency_"]),
+    ("fault", "guide/services.md#faults-on-purpose", &["portcullis_faults_"]),
     ("request_headers", "guide/routing.md#what-the-service-sees", &[]),
     ("response_headers", "guide/routing.md#what-the-service-sees", &[]),
     ("cache", "guide/caching.md", &["portcullis_cache_"]),

@@ -35,7 +35,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// Who refuses in this file, where the place itself does not say.
 fn refuser(path: &str) -> &'static str {
-    const FILES: [(&str, &str); 17] = [
+    const FILES: [(&str, &str); 18] = [
         ("policy/edge/size", "bounds"),
         ("policy/edge/ip_restriction", "ip_restriction"),
         ("policy/edge/address_limit", "address_limit"),
@@ -48,6 +48,7 @@ fn refuser(path: &str) -> &'static str {
         ("policy/admit/throttle", "throttle"),
         ("policy/admit/concurrency", "concurrency_limit"),
         ("policy/admit/adaptive", "adaptive_concurrency"),
+        ("policy/admit/fault", "fault"),
         ("upstream", "upstream"),
         ("forward", "upstream"),
         ("proxy", "upstream"),
@@ -59,7 +60,8 @@ fn refuser(path: &str) -> &'static str {
 
 /// The status of reasons in this file that stand beside none.
 fn status(path: &str, reason: &str) -> Option<u16> {
-    const FILES: [(&str, u16); 5] = [
+    const FILES: [(&str, u16); 6] = [
+        ("policy/admit/fault", 0),
         ("policy/authn", 401),
         ("policy/authz/external", 0),
         ("policy/authz", 403),

@@ -13,6 +13,7 @@ pub mod adaptive;
 pub mod by;
 pub mod concurrency;
 pub mod cost;
+pub mod fault;
 pub mod fields;
 pub mod joint;
 pub mod limit;

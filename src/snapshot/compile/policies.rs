@@ -30,6 +30,7 @@ impl<'a> Compiler<'a> {
             background: self.around.background.as_ref(),
             redis: self.redis.as_ref(),
             services: &self.service_names,
+            faults: self.document.server.fault_injection,
             redis_written: self.document.redis.is_some(),
         };
         Table::compile(node, &mut cx)
