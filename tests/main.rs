@@ -25,6 +25,7 @@ mod faults;
 mod floods;
 mod flow;
 mod harness;
+mod health;
 mod hits;
 mod hostile;
 mod issuers;

@@ -360,16 +360,16 @@ impl Cached<'_> {
         self.http.enabled()
     }
 
-    fn broke(&mut self, broken: Broken, journey: &Journey, down: &mut Downstream) -> Result<(), Failed> {
+    fn broke(&mut self, broken: Broken, journey: &mut Journey, down: &mut Downstream) -> Result<(), Failed> {
         self.disable(NoCacheReason::UpstreamError);
         Err(broke_off(broken, journey, down))
     }
 
     /// The service failed while only the cache was still being filled.
-    fn broke_alone(&mut self, broken: &Broken, journey: &Journey, told: Result<(), Failed>) -> Result<(), Failed> {
+    fn broke_alone(&mut self, broken: &Broken, journey: &mut Journey, told: Result<(), Failed>) -> Result<(), Failed> {
         self.disable(NoCacheReason::UpstreamError);
-        if !matches!(broken, Broken::Client(_)) {
-            journey.tries.failed();
+        if let Some(outcome) = broken.outcome() {
+            journey.service_failed(outcome);
         }
         told
     }
