@@ -25,7 +25,6 @@ mod faults;
 mod floods;
 mod flow;
 mod harness;
-mod health;
 mod hits;
 mod hostile;
 mod issuers;

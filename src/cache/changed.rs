@@ -26,9 +26,7 @@ pub(super) struct Place(u32);
 impl Place {
     /// That of a target as keys begin with it.
     pub(super) fn of(target: &[u8]) -> Self {
-        let digest = blake3::hash(target);
-        let first = digest.as_bytes().first_chunk().map_or(0, |first| u32::from_le_bytes(*first));
-        Place(first % PLACES as u32)
+        Place((key::number(target) % PLACES as u64) as u32)
     }
 }
 
@@ -43,9 +41,18 @@ impl Changes {
         }
     }
 
+    fn noted(&self, place: Place) -> u64 {
+        self.0.get(place.0 as usize).map_or(0, |noted| noted.load(Ordering::Relaxed))
+    }
+
+    /// Whether there was a change at all.
+    pub(super) fn ever(&self, place: Place) -> bool {
+        self.noted(place) != 0
+    }
+
     /// Whether there was a change since `then`, or in the very same moment.
     pub(super) fn since(&self, place: Place, then: SystemTime) -> bool {
-        let noted = self.0.get(place.0 as usize).map_or(0, |noted| noted.load(Ordering::Relaxed));
+        let noted = self.noted(place);
         noted != 0 && noted >= microseconds(then)
     }
 

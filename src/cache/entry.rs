@@ -8,7 +8,7 @@ use pingora_cache::{CacheKey, CacheMeta};
 use pingora_core::Result;
 
 use super::changed::Place;
-use super::key;
+use super::key::{self, Key};
 use super::stored::StoredHead;
 
 /// What an entry costs besides its bytes: itself, the reference counts, and about two slots in the tables.
@@ -21,6 +21,10 @@ pub(super) struct Index {
 }
 
 impl Index {
+    pub(super) fn primary(key: &Key) -> Self {
+        Index { primary: key.hash, variance: None }
+    }
+
     pub(super) fn of(key: &CacheKey) -> Self {
         Index { primary: key.primary_bin(), variance: key.variance_bin() }
     }
@@ -85,10 +89,9 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(key: &CacheKey, meta: Meta, body: Bytes) -> Self {
-        let primary: Box<[u8]> = key.primary_key().into();
-        let (place, user_tag) = (Place::of(key::target_of(&primary)), key.user_tag.as_str().into());
-        let entry = Entry { primary, user_tag, place, meta, body, weight: 0 };
+    pub(super) fn new(primary: &[u8], user_tag: &str, meta: Meta, body: Bytes) -> Self {
+        let place = Place::of(key::target_of(primary));
+        let entry = Entry { primary: primary.into(), user_tag: user_tag.into(), place, meta, body, weight: 0 };
         entry.weighed()
     }
 
@@ -97,7 +100,7 @@ impl Entry {
         self
     }
 
-    pub(super) fn is_for(&self, key: &CacheKey) -> bool {
-        *self.primary == *key.primary_key() && *self.user_tag == *key.user_tag
+    pub(super) fn is_for(&self, primary: &[u8], user_tag: &str) -> bool {
+        *self.primary == *primary && *self.user_tag == *user_tag
     }
 }

@@ -1,7 +1,4 @@
-//! A fresh stored answer, found without Pingora's state machine.
-//!
-//! These are the steps that its proxy takes on a fresh hit (pingora-proxy 0.9.1, `proxy_cache`), with the same functions behind them.
-//! Whatever is not a plain fresh hit is not found here: the request then goes the longer way ([`HttpCache`](pingora_cache::HttpCache)), which does everything else.
+//! A stored answer that can be given as it is.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,52 +6,38 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::Method;
 use http::header::{self, HeaderName};
-use pingora_cache::CacheKey;
-use pingora_cache::predictor::CacheablePredictor;
 use pingora_core::protocols::http::conditional_filter::not_modified_filter;
 use pingora_http::RequestHeader;
 
 use super::entry::Entry;
-use super::{Cache, CachePolicy, Outcome, StoredHead, key};
+use super::{Outcome, StoredHead};
 
-/// A fresh stored answer.
+/// See the module.
 pub struct Hit {
     entry: Arc<Entry>,
-    /// How old it is, in seconds, from when its backend made it.
-    pub age: u64,
+    /// How old it is, in seconds, from when its backend made it. `None` if that has validated it for this very request (RFC 9111, section
+    /// 5.1).
+    age: Option<u64>,
     /// For how many more seconds it is fresh.
     ttl: u64,
 }
 
-impl Cache {
-    /// The fresh answer that is stored under a request's key, or the variant of it that this request wants. `seen` are the values of
-    /// a field of the request as the backend sees them.
-    pub fn fresh<'v, V>(&self, policy: &CachePolicy, mut key: CacheKey, seen: impl Fn(&HeaderName) -> V) -> Option<Hit>
-    where
-        V: IntoIterator<Item = &'v [u8]>,
-    {
-        if !self.predictor.cacheable_prediction(&key) {
-            return None;
-        }
-        let primary = self.storage.find(&key)?;
-        let entry = match key::variance(policy, primary.meta.head.vary(), seen) {
-            Some(variance) if primary.meta.variance != Some(variance) => {
-                key.set_variance_key(variance);
-                let variant = self.storage.find(&key)?;
-                // A purge takes the primary away alone: variants from before it was stored anew are gone with it.
-                let counts = variant.meta.created >= primary.meta.created && variant.meta.variance == Some(variance);
-                counts.then_some(variant)?
-            }
-            _ => primary,
-        };
-        let now = SystemTime::now();
+impl Hit {
+    /// `None` if it is not fresh any more.
+    pub(super) fn fresh(entry: &Arc<Entry>, now: SystemTime) -> Option<Self> {
         let left = entry.meta.fresh_until.duration_since(now).ok()?;
         let age = now.duration_since(entry.meta.epoch).unwrap_or_default();
-        Some(Hit { age: age.as_secs(), ttl: left.as_secs(), entry })
+        Some(Hit { age: Some(age.as_secs()), ttl: left.as_secs(), entry: entry.clone() })
     }
-}
 
-impl Hit {
+    pub(super) fn validated(entry: Entry) -> Self {
+        Hit { entry: Arc::new(entry), age: None, ttl: 0 }
+    }
+
+    pub fn age(&self) -> Option<u64> {
+        self.age
+    }
+
     pub fn head(&self) -> &StoredHead {
         &self.entry.meta.head
     }
@@ -64,7 +47,7 @@ impl Hit {
     }
 
     pub fn outcome(&self) -> Outcome {
-        Outcome::Hit { ttl: self.ttl }
+        if self.age.is_some() { Outcome::Hit { ttl: self.ttl } } else { Outcome::Revalidated }
     }
 
     /// The answer for a client that has this one already, if `seen` of its request says so: `If-None-Match`, or else

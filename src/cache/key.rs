@@ -1,5 +1,7 @@
 //! What makes two requests the same for the cache: the primary key, and the variance that a backend's `Vary` asks for.
 
+use std::sync::LazyLock;
+
 use http::header::HeaderName;
 use pingora_cache::key::HashBinary;
 use pingora_cache::{CacheKey, VarianceBuilder};
@@ -7,6 +9,48 @@ use pingora_cache::{CacheKey, VarianceBuilder};
 use super::policy::{CachePolicy, QueryKey};
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
+
+/// Keyed anew by every process, so that nobody can choose keys that share a hash. Whoever finds something by it compares the whole key.
+static HASHERS: LazyLock<[ahash::RandomState; 2]> = LazyLock::new(Default::default);
+
+fn hash(bytes: &[u8]) -> HashBinary {
+    let [one, two] = &*HASHERS;
+    ((u128::from(one.hash_one(bytes)) << 64) | u128::from(two.hash_one(bytes))).to_le_bytes()
+}
+
+/// A number for a target: the same for as long as the process lives.
+pub(super) fn number(target: &[u8]) -> u64 {
+    let [one, _] = &*HASHERS;
+    one.hash_one(target)
+}
+
+/// A primary key.
+#[derive(Debug, Clone)]
+pub struct Key {
+    pub(super) primary: Vec<u8>,
+    pub(super) hash: HashBinary,
+}
+
+impl Key {
+    fn new(primary: Vec<u8>) -> Self {
+        Key { hash: hash(&primary), primary }
+    }
+
+    /// As Pingora's state machine has it.
+    pub fn to_pingora(&self) -> CacheKey {
+        let mut key = CacheKey::new(&*self.primary, "");
+        // Storage, lock and predictor all ask for this hash; without the override each of them would compute one.
+        key.set_primary_bin_override(self.hash);
+        key
+    }
+
+    /// As Pingora's predictor has it, which looks at nothing else.
+    pub(super) fn hashed(&self) -> CacheKey {
+        let mut key = CacheKey::new(Vec::new(), "");
+        key.set_primary_bin_override(self.hash);
+        key
+    }
+}
 
 /// The key of a request on a route. The bytes are those that were matched and that go to the backend.
 ///
@@ -20,7 +64,7 @@ pub fn key<'v, V>(
     seen: impl Fn(&HeaderName) -> V,
     route_id: &str,
     policy: &CachePolicy,
-) -> CacheKey
+) -> Key
 where
     V: IntoIterator<Item = &'v [u8]>,
 {
@@ -47,12 +91,7 @@ where
     if let Some(sent) = head.spelling.as_ref().map(|spelling| spelling.sent(false)).filter(|sent| **sent != *head.path) {
         bytes.put(sent.as_bytes());
     }
-    let digest = blake3::hash(&bytes.0);
-    let hash: HashBinary = digest.as_bytes().first_chunk().copied().unwrap_or_default();
-    let mut key = CacheKey::new(bytes.0, "");
-    // Storage, lock and predictor all ask for this hash; without the override each of them would compute it again.
-    key.set_primary_bin_override(hash);
-    key
+    Key::new(bytes.0)
 }
 
 /// What is asked for, as keys begin with it.
@@ -142,7 +181,7 @@ mod tests {
     }
 
     fn bytes(head: &RequestHead, policy: &CachePolicy) -> Vec<u8> {
-        key(head, &Exchange::for_tests(), seen(head), "r", policy).primary_key().to_vec()
+        key(head, &Exchange::for_tests(), seen(head), "r", policy).primary
     }
 
     #[test]
@@ -165,7 +204,8 @@ mod tests {
         let head = RequestHead::build("HEAD", "/a?x=1", &[("Host", "h")]);
         assert_eq!(bytes(&a, &policy), bytes(&head, &policy));
         let key = |head| key(head, &Exchange::for_tests(), seen(head), "r", &policy);
-        assert_eq!(key(&a).primary_bin(), key(&b).primary_bin());
+        assert_eq!(key(&a).hash, key(&b).hash);
+        assert_eq!((key(&a).to_pingora().primary_bin(), key(&a).hashed().primary_bin()), (key(&b).hash, key(&b).hash));
     }
 
     #[test]
@@ -189,13 +229,13 @@ mod tests {
         ];
         let mut keys: Vec<_> = heads.iter().map(|head| bytes(head, &policy)).collect();
         let mut exchange = Exchange::for_tests();
-        keys.push(key(&heads[0], &exchange, seen(&heads[0]), "s", &policy).primary_key().to_vec());
+        keys.push(key(&heads[0], &exchange, seen(&heads[0]), "s", &policy).primary);
         exchange.upstream_host = Some("inner".to_owned());
-        keys.push(key(&heads[0], &exchange, seen(&heads[0]), "r", &policy).primary_key().to_vec());
+        keys.push(key(&heads[0], &exchange, seen(&heads[0]), "r", &policy).primary);
         for (scheme, origin) in [("https", &b""[..]), ("http", b"a"), ("http", b"b")] {
             let told = ForwardedHeaders { scheme, origin: origin.to_vec(), ..ForwardedHeaders::new(Vec::new()) };
             let exchange = Exchange { told: Some(Arc::new(told)), ..Exchange::for_tests() };
-            keys.push(key(&heads[0], &exchange, seen(&heads[0]), "r", &policy).primary_key().to_vec());
+            keys.push(key(&heads[0], &exchange, seen(&heads[0]), "r", &policy).primary);
         }
         let count = keys.len();
         keys.sort();

@@ -10,25 +10,16 @@
 //! - A body is copied once, into a buffer of exactly its length. That makes the accounting exact (what an upstream codec hands out may
 //!   be a corner of a large buffer) and a hit a reference count. A head is kept as it is written to clients: pingora's own form costs a
 //!   MessagePack, a zstd and an HTTP parse per hit, and a header map takes more room and a copy per hit.
+//! - All that its users need is [`find`](MemoryTier::find), [`Filling`], [`refresh`](MemoryTier::refresh) and
+//!   [`forget`](MemoryTier::forget): the engine's own way ([`super::fetch`]) and Pingora's (`super::stock`) share it.
 //!
 //! Streaming a body to the clients that wait for it is deliberately left out: a tier that does it kills the client's response when
 //! its write fails.
 
-use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::SystemTime;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use http::header;
-use pingora_cache::key::CacheHashKey;
-use pingora_cache::storage::{
-    HandleHit, HandleMiss, HitHandler, MissFinishType, MissHandler, PurgeOutcome, PurgeTarget, PurgeType,
-};
-use pingora_cache::trace::SpanHandle;
-use pingora_cache::{CacheEntryKey, CacheKey, CacheMeta, Storage};
-use pingora_core::{Error, ErrorType, Result};
 use quick_cache::sync::{EntryAction, EntryResult};
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
@@ -131,8 +122,13 @@ impl MemoryTier {
     }
 
     /// Forgets one entry.
-    pub(super) fn forget(&self, key: &CacheKey) {
-        self.store.remove(&Index::of(key));
+    pub(super) fn forget(&self, index: Index) {
+        self.store.remove(&index);
+    }
+
+    /// Forgets one entry, if it has this tag. Whether it was there.
+    pub(super) fn remove(&self, index: Index, user_tag: &str) -> bool {
+        self.store.remove_if(&index, |entry| *entry.user_tag == *user_tag).is_some()
     }
 
     /// Forgets everything.
@@ -141,9 +137,22 @@ impl MemoryTier {
     }
 
     /// The entry of this very key, variance included, fresh or not.
-    pub(super) fn find(&self, key: &CacheKey) -> Option<Arc<Entry>> {
-        let current = |entry: &Arc<Entry>| entry.is_for(key) && !self.changes.since(entry.place, entry.meta.created);
-        self.store.get(&Index::of(key)).filter(current)
+    pub(super) fn find(&self, index: &Index, primary: &[u8], user_tag: &str) -> Option<Arc<Entry>> {
+        let found = self.store.get(index)?;
+        let current = found.is_for(primary, user_tag) && !self.changes.since(found.place, found.meta.created);
+        current.then_some(found)
+    }
+
+    /// Replaces an entry's metadata once it was validated, which keeps `created`: it names the entry that was looked up.
+    pub(super) fn refresh(&self, index: Index, primary: &[u8], user_tag: &str, meta: Meta) -> bool {
+        self.change(index, |entry| {
+            if !entry.is_for(primary, user_tag) || entry.meta.created != meta.created {
+                return None;
+            }
+            let mut meta = meta;
+            meta.set_length(entry.body.len());
+            Some(Entry { meta, ..entry.clone() })
+        })
     }
 
     /// Room for `bytes` more of arriving bodies.
@@ -165,7 +174,7 @@ impl MemoryTier {
 
     /// Replaces an entry's metadata, but only in the very entry that was looked up: what was purged stays purged, and what was stored
     /// anew in the meantime keeps its own header fields.
-    fn change(&self, index: Index, change: impl FnOnce(&Entry) -> Option<Entry>) -> bool {
+    pub(super) fn change(&self, index: Index, change: impl FnOnce(&Entry) -> Option<Entry>) -> bool {
         let mut grown = None;
         let found = self.store.entry(&index, Some(std::time::Duration::ZERO), |_, entry| {
             let Some(fresh) = change(entry) else { return EntryAction::Retain(false) };
@@ -189,125 +198,11 @@ impl MemoryTier {
     }
 }
 
-#[async_trait]
-impl Storage for MemoryTier {
-    async fn lookup(&'static self, key: &CacheKey, _: &SpanHandle) -> Result<Option<(CacheMeta, HitHandler)>> {
-        let Some(entry) = self.find(key) else { return Ok(None) };
-        let body = entry.body.clone();
-        let hit: HitHandler = Box::new(Hit { unread: Some(body.clone()), body, weight: entry.weight });
-        Ok(Some((entry.meta.to_meta()?, hit)))
-    }
-
-    async fn get_miss_handler(&'static self, key: &CacheKey, meta: &CacheMeta, _: &SpanHandle) -> Result<MissHandler> {
-        let index = Index::of(key);
-        let promised = meta.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let mut fill = Fill {
-            tier: self,
-            meta: Meta::of(meta, index.variance.is_some()).ok(),
-            key: key.clone(),
-            index,
-            promised,
-            body: Vec::new(),
-            reserved: 0,
-        };
-        if let Some(length) = promised {
-            fill.make_room(length);
-        }
-        Ok(Box::new(fill))
-    }
-
-    async fn purge(&'static self, target: PurgeTarget<'_>, _: PurgeType, _: &SpanHandle) -> Result<PurgeOutcome> {
-        if matches!(target, PurgeTarget::Exact(CacheEntryKey::Identified { .. })) {
-            return Ok(PurgeOutcome::NotFound); // This tier gives no ids.
-        }
-        let tag = target.key().user_tag();
-        let removed = self.store.remove_if(&Index::of_compact(target.key()), |entry| *entry.user_tag == *tag);
-        Ok(if removed.is_some() { PurgeOutcome::Purged(None) } else { PurgeOutcome::NotFound })
-    }
-
-    async fn expire(&'static self, target: PurgeTarget<'_>, _: &SpanHandle) -> Result<PurgeOutcome> {
-        if matches!(target, PurgeTarget::Exact(CacheEntryKey::Identified { .. })) {
-            return Ok(PurgeOutcome::NotFound);
-        }
-        // An answer is still fresh in the instant at which it expires.
-        let past = SystemTime::now().checked_sub(std::time::Duration::from_secs(1)).unwrap_or(SystemTime::UNIX_EPOCH);
-        let expired = self.change(Index::of_compact(target.key()), |entry| {
-            let mut entry = entry.clone();
-            entry.meta.fresh_until = entry.meta.fresh_until.min(past);
-            Some(entry)
-        });
-        Ok(if expired { PurgeOutcome::Expired } else { PurgeOutcome::NotFound })
-    }
-
-    async fn update_meta(&'static self, key: &CacheKey, meta: &CacheMeta, _: &SpanHandle) -> Result<bool> {
-        let index = Index::of(key);
-        let mut fresh = Meta::of(meta, index.variance.is_some())?;
-        Ok(self.change(index, |entry| {
-            // A revalidation keeps `created`, so it names the entry that was validated.
-            if !entry.is_for(key) || entry.meta.created != fresh.created {
-                return None;
-            }
-            fresh.set_length(entry.body.len());
-            Some(Entry { meta: fresh, ..entry.clone() })
-        }))
-    }
-
-    fn as_any(&self) -> &(dyn Any + Send + Sync + 'static) {
-        self
-    }
-}
-
-/// A body on its way out of the cache.
-struct Hit {
-    body: Bytes,
-    unread: Option<Bytes>,
-    weight: usize,
-}
-
-#[async_trait]
-impl HandleHit for Hit {
-    async fn read_body(&mut self) -> Result<Option<Bytes>> {
-        Ok(self.unread.take().filter(|body| !body.is_empty()))
-    }
-
-    async fn finish(self: Box<Self>, _: &'static (dyn Storage + Sync), _: &CacheKey, _: &SpanHandle) -> Result<()> {
-        Ok(())
-    }
-
-    fn can_seek(&self) -> bool {
-        true
-    }
-
-    /// `end` is exclusive, and may lie behind the body's end.
-    fn seek(&mut self, start: usize, end: Option<usize>) -> Result<()> {
-        let end = end.unwrap_or(usize::MAX).min(self.body.len());
-        if start >= end {
-            return Error::e_explain(ErrorType::InternalError, "range outside of the stored body");
-        }
-        self.unread = Some(self.body.slice(start..end));
-        Ok(())
-    }
-
-    fn get_eviction_weight(&self) -> usize {
-        self.weight
-    }
-
-    fn as_any(&self) -> &(dyn Any + Send + Sync) {
-        self
-    }
-
-    fn as_any_mut(&mut self) -> &mut (dyn Any + Send + Sync) {
-        self
-    }
-}
-
 /// A body on its way in. Whatever goes wrong with it is the cache's loss alone: no error ever reaches the client's response.
-struct Fill {
+pub(super) struct Filling {
     tier: &'static MemoryTier,
-    /// `None` once it is known that this answer will not be stored.
-    meta: Option<Meta>,
-    key: CacheKey,
-    index: Index,
+    /// It is not known yet that it cannot be stored.
+    wanted: bool,
     /// `Content-Length`.
     promised: Option<usize>,
     body: Vec<u8>,
@@ -315,10 +210,18 @@ struct Fill {
     reserved: usize,
 }
 
-impl Fill {
+impl Filling {
+    pub(super) fn new(tier: &'static MemoryTier, promised: Option<usize>) -> Self {
+        let mut filling = Filling { tier, wanted: true, promised, body: Vec::new(), reserved: 0 };
+        if let Some(length) = promised {
+            filling.make_room(length);
+        }
+        filling
+    }
+
     /// Makes the buffer hold `length` bytes, or gives up.
     fn make_room(&mut self, length: usize) {
-        if self.meta.is_none() || length <= self.reserved {
+        if !self.wanted || length <= self.reserved {
             return;
         }
         let longest = self.tier.longest;
@@ -334,45 +237,51 @@ impl Fill {
         }
     }
 
-    fn give_up(&mut self) {
-        if self.meta.take().is_some() {
+    pub(super) fn give_up(&mut self) {
+        if std::mem::take(&mut self.wanted) {
             self.tier.rejected.fetch_add(1, Ordering::Relaxed);
         }
         self.body = Vec::new();
-        self.tier.filling.fetch_sub(std::mem::take(&mut self.reserved), Ordering::Relaxed);
+        self.release();
     }
-}
 
-#[async_trait]
-impl HandleMiss for Fill {
-    async fn write_body(&mut self, data: Bytes, _eof: bool) -> Result<()> {
+    fn release(&mut self) {
+        let reserved = std::mem::take(&mut self.reserved);
+        if reserved > 0 {
+            self.tier.filling.fetch_sub(reserved, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn add(&mut self, data: &[u8]) {
         self.make_room(self.body.len().saturating_add(data.len()));
-        if self.meta.is_some() {
-            self.body.extend_from_slice(&data);
+        if self.wanted {
+            self.body.extend_from_slice(data);
         }
-        Ok(())
     }
 
-    async fn finish(mut self: Box<Self>) -> Result<MissFinishType> {
+    /// The body is whole: it is stored, with what `meta` makes of its length. What the entry weighs; 0 if it is not stored after all.
+    pub(super) fn finish(
+        mut self,
+        index: Index,
+        primary: &[u8],
+        user_tag: &str,
+        meta: impl FnOnce(usize) -> Option<Meta>,
+    ) -> usize {
         let whole = self.promised.is_none_or(|promised| promised == self.body.len());
-        let Some(mut meta) = self.meta.take_if(|_| whole) else {
-            self.give_up();
-            return Ok(MissFinishType::Created(0));
-        };
+        let Some(meta) = (self.wanted && whole).then(|| meta(self.body.len())).flatten() else { return 0 };
         let body = Bytes::from(std::mem::take(&mut self.body).into_boxed_slice());
-        meta.set_length(body.len());
-        let entry = Entry::new(&self.key, meta, body);
+        let entry = Entry::new(primary, user_tag, meta, body);
         if entry.weight > self.tier.longest {
-            self.tier.rejected.fetch_add(1, Ordering::Relaxed);
-            return Ok(MissFinishType::Created(0));
+            return 0;
         }
-        Ok(MissFinishType::Created(self.tier.put(self.index, entry)))
+        self.wanted = false;
+        self.tier.put(index, entry)
     }
 }
 
-impl Drop for Fill {
+impl Drop for Filling {
     fn drop(&mut self) {
-        // Still holding its meta here, it was aborted: the backend broke off, or the client left.
+        // Still wanted here, it was aborted: the backend broke off, or the client left, or it was cut short.
         self.give_up();
     }
 }

@@ -1,7 +1,9 @@
 use super::*;
+use pingora_cache::storage::{MissFinishType, PurgeOutcome, PurgeTarget, PurgeType};
 use pingora_cache::trace::Span;
+use pingora_cache::{CacheKey, CacheMeta, Storage};
 use pingora_http::ResponseHeader;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 fn meta(fields: &[(&'static str, &str)]) -> CacheMeta {
     let mut header = ResponseHeader::build(200, None).unwrap();

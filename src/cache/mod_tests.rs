@@ -1,9 +1,14 @@
+use super::stock::{on_hit, on_miss, store, vary};
 use super::*;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
+use crate::wire::answer::{self, AnswerHead};
 use bytes::Bytes;
-use pingora_cache::HitStatus;
+use bytes::BytesMut;
+use http::HeaderName;
 use pingora_cache::key::CacheHashKey;
+use pingora_cache::{HitStatus, HttpCache, RespCacheable};
+use pingora_http::ResponseHeader;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -41,12 +46,95 @@ fn at_once(cache: &'static Cache, policy: &CachePolicy, head: &RequestHead) -> O
     if matches!(asked(policy, head), Use::Bypass(_)) {
         return None;
     }
-    let hit = cache.fresh(policy, key(head, &Exchange::for_tests(), seen(head), "r", policy), seen(head))?;
+    let hit = found(cache, policy, head)?;
     Some((hit.body().clone(), hit.outcome()))
 }
 
-/// Walks pingora's state machine the way its proxy does. What the client gets, and what the cache says it did.
+fn found(cache: &'static Cache, policy: &CachePolicy, head: &RequestHead) -> Option<Hit> {
+    match cache.look(policy, key(head, &Exchange::for_tests(), seen(head), "r", policy), seen(head)) {
+        Looked::Fresh(hit) => Some(hit),
+        _ => None,
+    }
+}
+
+/// The engine's own way, and pingora's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Way {
+    Own,
+    Stock,
+}
+
+const WAYS: [Way; 2] = [Way::Own, Way::Stock];
+
+/// What the client gets, and what the cache says it did.
 async fn serve(
+    way: Way,
+    cache: &'static Cache,
+    method: &str,
+    fields: &[(&str, &str)],
+    origin: Option<(&ResponseHeader, &[u8])>,
+) -> (Vec<u8>, Outcome) {
+    match way {
+        Way::Own => own(cache, method, fields, origin).await,
+        Way::Stock => stock(cache, method, fields, origin).await,
+    }
+}
+
+fn head_of(answer: &ResponseHeader) -> Box<AnswerHead> {
+    let mut raw = format!("HTTP/1.1 {} x\r\n", answer.status.as_u16()).into_bytes();
+    answer.header_to_h1_wire(&mut raw);
+    raw.extend_from_slice(b"\r\n");
+    answer::take(&mut BytesMut::from(&raw[..]), &http::Method::GET, &Default::default()).unwrap().unwrap()
+}
+
+/// As the engine does it.
+async fn own(
+    cache: &'static Cache,
+    method: &str,
+    fields: &[(&str, &str)],
+    origin: Option<(&ResponseHeader, &[u8])>,
+) -> (Vec<u8>, Outcome) {
+    let (policy, head) = (policy(), RequestHead::build(method, "/a", fields));
+    let used = asked(&policy, &head);
+    if let Use::Bypass(why) = used {
+        let outcome = Outcome::Bypass(why);
+        cache.count(outcome);
+        return (origin.unwrap().1.to_vec(), outcome);
+    }
+    let mut patience = Patience::default();
+    let mut looked = cache.look(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), seen(&head));
+    let fetch = loop {
+        let next = match looked {
+            Looked::Fresh(hit) => {
+                cache.count(hit.outcome());
+                return (hit.body().to_vec(), hit.outcome());
+            }
+            Looked::Predicted(key) => break Fetch::predicted(key, used),
+            Looked::Missed(missed) => cache.turn(missed, used),
+        };
+        let key = match next {
+            Next::Fetch(fetch) => break fetch,
+            Next::Look(key) => key,
+            Next::Wait(key, waiting) => match waiting.verdict(patience.left().unwrap()).await {
+                Some(Verdict::Unfit) => break Fetch::alone(key),
+                _ => key,
+            },
+        };
+        looked = cache.look(&policy, key, seen(&head));
+    };
+    let (answer, body) = origin.expect("nobody should have asked the backend");
+    let (outcome, answer) = (fetch.outcome(), head_of(answer));
+    let mut keeping = cache.admit(fetch, &answer, &head.method, None, &policy, seen(&head));
+    let outcome = outcome(keeping.is_storing());
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    keeping.add(cache, body);
+    keeping.done(cache, &answer);
+    cache.count(outcome);
+    (body.to_vec(), outcome)
+}
+
+/// Walks pingora's state machine the way its proxy does.
+async fn stock(
     cache: &'static Cache,
     method: &str,
     fields: &[(&str, &str)],
@@ -57,7 +145,7 @@ async fn serve(
     let mut http = HttpCache::new();
     let used = cache.enable(&mut http, &policy, asked(&policy, &head));
     if http.enabled() {
-        http.set_cache_key(key(&head, &Exchange::for_tests(), seen(&head), "r", &policy));
+        http.set_cache_key(key(&head, &Exchange::for_tests(), seen(&head), "r", &policy).to_pingora());
         if !http.cacheable_prediction() {
             http.bypass();
         }
@@ -134,141 +222,247 @@ async fn serve(
 
 #[tokio::test]
 async fn a_miss_then_hits_for_get_and_head() {
-    let cache = Cache::new(1 << 20);
-    let origin = answer(&[("content-length", "5"), ("age", "10")]);
-    let head = serve(cache, "HEAD", &[], Some((&origin, b""))).await;
-    assert_eq!(head.1, Outcome::Miss { stored: false });
-    let first = serve(cache, "GET", &[], Some((&origin, b"hello"))).await;
-    assert_eq!(first, (b"hello".to_vec(), Outcome::Miss { stored: true }));
-    for method in ["GET", "HEAD"] {
-        let (body, outcome) = serve(cache, method, &[], None).await;
-        assert_eq!(body, b"hello");
-        assert!(matches!(outcome, Outcome::Hit { ttl: 18..=20 }), "{outcome:?}");
+    for way in WAYS {
+        let cache = Cache::new(1 << 20);
+        let origin = answer(&[("content-length", "5"), ("age", "10")]);
+        let head = serve(way, cache, "HEAD", &[], Some((&origin, b""))).await;
+        assert_eq!(head.1, Outcome::Miss { stored: false });
+        let first = serve(way, cache, "GET", &[], Some((&origin, b"hello"))).await;
+        assert_eq!(first, (b"hello".to_vec(), Outcome::Miss { stored: true }));
+        for method in ["GET", "HEAD"] {
+            let (body, outcome) = serve(way, cache, method, &[], None).await;
+            assert_eq!(body, b"hello");
+            assert!(matches!(outcome, Outcome::Hit { ttl: 18..=20 }), "{outcome:?}");
+        }
+        let bypass = serve(way, cache, "GET", &[("cookie", "a=b")], Some((&origin, b"mine"))).await;
+        assert_eq!(bypass, (b"mine".to_vec(), Outcome::Bypass(Bypass::Credentials)));
+        let stats = cache.stats();
+        assert_eq!((stats.hits, stats.misses, stats.bypassed, stats.memory.stored), (2, 2, 1, 1));
+        let the_key = key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], "r", &policy()).to_pingora();
+        assert!(cache.purge(&the_key).await && !cache.purge(&the_key).await);
+        assert_eq!(serve(way, cache, "GET", &[], Some((&origin, b"again"))).await.1, Outcome::Miss { stored: true });
     }
-    let bypass = serve(cache, "GET", &[("cookie", "a=b")], Some((&origin, b"mine"))).await;
-    assert_eq!(bypass, (b"mine".to_vec(), Outcome::Bypass(Bypass::Credentials)));
-    let stats = cache.stats();
-    assert_eq!((stats.hits, stats.misses, stats.bypassed, stats.memory.stored), (2, 2, 1, 1));
-    let the_key = key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], "r", &policy());
-    assert!(cache.purge(&the_key).await && !cache.purge(&the_key).await);
-    assert_eq!(serve(cache, "GET", &[], Some((&origin, b"again"))).await.1, Outcome::Miss { stored: true });
 }
 
 #[tokio::test]
 async fn variants_do_not_mix() {
-    let cache = Cache::new(1 << 20);
-    let origin = answer(&[("content-length", "2"), ("vary", "Accept-Language")]);
-    for round in 0..2 {
-        for (language, body) in [(None, b"--"), (Some("de"), b"de"), (Some("en"), b"en")] {
-            let fields: Vec<(&str, &str)> = language.map(|language| ("accept-language", language)).into_iter().collect();
-            let (got, outcome) = serve(cache, "GET", &fields, Some((&origin, body))).await;
-            assert_eq!(got, body);
-            assert_eq!(matches!(outcome, Outcome::Hit { .. }), round == 1, "{language:?} {outcome:?}");
+    for way in WAYS {
+        let cache = Cache::new(1 << 20);
+        let origin = answer(&[("content-length", "2"), ("vary", "Accept-Language")]);
+        for round in 0..2 {
+            for (language, body) in [(None, b"--"), (Some("de"), b"de"), (Some("en"), b"en")] {
+                let fields: Vec<(&str, &str)> = language.map(|language| ("accept-language", language)).into_iter().collect();
+                let (got, outcome) = serve(way, cache, "GET", &fields, Some((&origin, body))).await;
+                assert_eq!(got, body);
+                assert_eq!(matches!(outcome, Outcome::Hit { .. }), round == 1, "{language:?} {outcome:?}");
+            }
         }
     }
 }
 
 #[tokio::test]
 async fn what_cannot_be_stored_is_remembered_until_it_can() {
-    let cache = Cache::new(1 << 20);
-    let private = answer(&[("content-length", "1"), ("cache-control", "private")]);
-    assert_eq!(serve(cache, "GET", &[], Some((&private, b"p"))).await.1, Outcome::Miss { stored: false });
-    assert_eq!(serve(cache, "GET", &[], Some((&private, b"p"))).await.1, Outcome::Predicted { stored: false });
-    let public = answer(&[("content-length", "1")]);
-    assert_eq!(serve(cache, "GET", &[], Some((&public, b"q"))).await.1, Outcome::Predicted { stored: true });
-    assert!(matches!(serve(cache, "GET", &[], None).await.1, Outcome::Hit { .. }));
+    for way in WAYS {
+        let cache = Cache::new(1 << 20);
+        let private = answer(&[("content-length", "1"), ("cache-control", "private")]);
+        assert_eq!(serve(way, cache, "GET", &[], Some((&private, b"p"))).await.1, Outcome::Miss { stored: false });
+        assert_eq!(serve(way, cache, "GET", &[], Some((&private, b"p"))).await.1, Outcome::Predicted { stored: false });
+        let public = answer(&[("content-length", "1")]);
+        assert_eq!(serve(way, cache, "GET", &[], Some((&public, b"q"))).await.1, Outcome::Predicted { stored: true });
+        assert!(matches!(serve(way, cache, "GET", &[], None).await.1, Outcome::Hit { .. }));
+    }
 }
 
 #[tokio::test]
 async fn an_expired_answer_is_replaced_and_a_head_leaves_it_alone() {
-    let cache = Cache::new(1 << 20);
-    let short = answer(&[("content-length", "3"), ("cache-control", "max-age=1")]);
-    serve(cache, "GET", &[], Some((&short, b"old"))).await;
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert_eq!(serve(cache, "HEAD", &[], Some((&short, b""))).await.1, Outcome::Miss { stored: false });
-    assert_eq!(serve(cache, "GET", &[], Some((&short, b"new"))).await, (b"new".to_vec(), Outcome::Expired { stored: true }));
-    assert_eq!(serve(cache, "GET", &[], None).await.0, b"new");
+    for way in WAYS {
+        let cache = Cache::new(1 << 20);
+        let short = answer(&[("content-length", "3"), ("cache-control", "max-age=1")]);
+        serve(way, cache, "GET", &[], Some((&short, b"old"))).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(serve(way, cache, "HEAD", &[], Some((&short, b""))).await.1, Outcome::Miss { stored: false });
+        assert_eq!(
+            serve(way, cache, "GET", &[], Some((&short, b"new"))).await,
+            (b"new".to_vec(), Outcome::Expired { stored: true })
+        );
+        assert_eq!(serve(way, cache, "GET", &[], None).await.0, b"new");
+    }
 }
 
 #[tokio::test]
 async fn misses_at_the_same_time_ask_once() {
-    let cache = Cache::new(1 << 20);
-    let stored = Arc::new(AtomicUsize::new(0));
-    let tasks: Vec<_> = (0..20)
-        .map(|_| {
-            let stored = stored.clone();
-            tokio::spawn(async move {
-                let origin = answer(&[("content-length", "5")]);
-                let (body, outcome) = serve(cache, "GET", &[], Some((&origin, b"hello"))).await;
-                assert_eq!(body, b"hello");
-                if outcome == (Outcome::Miss { stored: true }) {
-                    stored.fetch_add(1, Ordering::Relaxed);
-                }
+    for way in WAYS {
+        let cache = Cache::new(1 << 20);
+        let stored = Arc::new(AtomicUsize::new(0));
+        let tasks: Vec<_> = (0..20)
+            .map(|_| {
+                let stored = stored.clone();
+                tokio::spawn(async move {
+                    let origin = answer(&[("content-length", "5")]);
+                    let (body, outcome) = serve(way, cache, "GET", &[], Some((&origin, b"hello"))).await;
+                    assert_eq!(body, b"hello");
+                    if outcome == (Outcome::Miss { stored: true }) {
+                        stored.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
             })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(stored.load(Ordering::Relaxed), 1);
+        assert_eq!(cache.stats().hits, 19);
     }
-    assert_eq!(stored.load(Ordering::Relaxed), 1);
-    assert_eq!(cache.stats().hits, 19);
 }
 
 #[tokio::test]
 async fn variants_from_before_a_purge_are_gone() {
-    let cache = Cache::new(1 << 20);
-    let origin = answer(&[("content-length", "2"), ("vary", "Accept-Language")]);
-    let (de, en) = ([("accept-language", "de")], [("accept-language", "en")]);
-    for (fields, body) in [(de, b"de"), (en, b"en")] {
-        serve(cache, "GET", &fields, Some((&origin, body))).await;
+    for way in WAYS {
+        let cache = Cache::new(1 << 20);
+        let origin = answer(&[("content-length", "2"), ("vary", "Accept-Language")]);
+        let (de, en) = ([("accept-language", "de")], [("accept-language", "en")]);
+        for (fields, body) in [(de, b"de"), (en, b"en")] {
+            serve(way, cache, "GET", &fields, Some((&origin, body))).await;
+        }
+        let the_key = key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], "r", &policy()).to_pingora();
+        assert!(cache.purge(&the_key).await);
+        // The primary is stored anew; the old variant is still in the store, but it is not this primary's.
+        assert_eq!(serve(way, cache, "GET", &de, Some((&origin, b"DE"))).await.0, b"DE");
+        assert_eq!(serve(way, cache, "GET", &en, Some((&origin, b"EN"))).await.0, b"EN");
+        assert_eq!(serve(way, cache, "GET", &en, None).await.0, b"EN");
     }
-    let the_key = key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], "r", &policy());
-    assert!(cache.purge(&the_key).await);
-    // The primary is stored anew; the old variant is still in the store, but it is not this primary's.
-    assert_eq!(serve(cache, "GET", &de, Some((&origin, b"DE"))).await.0, b"DE");
-    assert_eq!(serve(cache, "GET", &en, Some((&origin, b"EN"))).await.0, b"EN");
-    assert_eq!(serve(cache, "GET", &en, None).await.0, b"EN");
 }
 
 #[tokio::test]
 async fn one_cannot_be_stored_among_variants() {
-    let cache = Cache::new(1 << 20);
-    let stored = answer(&[("content-length", "2"), ("vary", "Accept-Language")]);
-    let private = answer(&[("content-length", "2"), ("vary", "Accept-Language"), ("cache-control", "private")]);
-    serve(cache, "GET", &[("accept-language", "de")], Some((&stored, b"de"))).await;
-    serve(cache, "GET", &[("accept-language", "en")], Some((&private, b"en"))).await;
-    // The predictor remembers the key, not the variant, and both ways ask it first.
-    let (_, outcome) = serve(cache, "GET", &[("accept-language", "de")], Some((&stored, b"de"))).await;
-    assert_eq!(outcome, Outcome::Predicted { stored: true });
+    for way in WAYS {
+        let cache = Cache::new(1 << 20);
+        let stored = answer(&[("content-length", "2"), ("vary", "Accept-Language")]);
+        let private = answer(&[("content-length", "2"), ("vary", "Accept-Language"), ("cache-control", "private")]);
+        serve(way, cache, "GET", &[("accept-language", "de")], Some((&stored, b"de"))).await;
+        serve(way, cache, "GET", &[("accept-language", "en")], Some((&private, b"en"))).await;
+        // The predictor remembers the key, not the variant, and both ways ask it first.
+        let (_, outcome) = serve(way, cache, "GET", &[("accept-language", "de")], Some((&stored, b"de"))).await;
+        assert_eq!(outcome, Outcome::Predicted { stored: true });
+    }
 }
 
 #[tokio::test]
 async fn a_client_that_has_it_gets_304() {
-    let cache = Cache::new(1 << 20);
-    let dated = ("last-modified", "Fri, 26 Mar 2010 00:05:00 GMT");
-    let origin = answer(&[("content-length", "5"), ("etag", "W/\"v\""), dated, ("content-type", "text/plain")]);
-    serve(cache, "GET", &[], Some((&origin, b"hello"))).await;
-    let policy = policy();
-    for (fields, expected) in [
-        (&[][..], false),
-        (&[("if-none-match", "\"v\"")], true),
-        (&[("if-none-match", "\"u\""), ("if-none-match", "\"w\", W/\"v\"")], true),
-        (&[("if-none-match", "*")], true),
-        (&[("if-none-match", "\"u\"")], false),
-        (&[("if-none-match", "")], false),
-        (&[("if-modified-since", dated.1)], true),
-        (&[("if-modified-since", "Fri, 26 Mar 2010 00:04:59 GMT")], false),
-        (&[("if-modified-since", "yesterday")], false),
-        // The tag goes first.
-        (&[("if-none-match", "\"u\""), ("if-modified-since", dated.1)], false),
-    ] {
-        let head = RequestHead::build("GET", "/a", fields);
-        let hit = cache.fresh(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), seen(&head)).unwrap();
-        let unchanged = hit.not_modified(&head.method, seen(&head));
-        assert_eq!(unchanged.is_some(), expected, "{fields:?}");
-        if let Some(unchanged) = unchanged {
-            let names: Vec<_> = unchanged.headers().map(|(name, _)| name.to_ascii_lowercase()).collect();
-            assert_eq!((unchanged.status.as_u16(), names), (304, vec![b"etag".to_vec(), b"last-modified".to_vec()]));
+    for way in WAYS {
+        let cache = Cache::new(1 << 20);
+        let dated = ("last-modified", "Fri, 26 Mar 2010 00:05:00 GMT");
+        let origin = answer(&[("content-length", "5"), ("etag", "W/\"v\""), dated, ("content-type", "text/plain")]);
+        serve(way, cache, "GET", &[], Some((&origin, b"hello"))).await;
+        let policy = policy();
+        for (fields, expected) in [
+            (&[][..], false),
+            (&[("if-none-match", "\"v\"")], true),
+            (&[("if-none-match", "\"u\""), ("if-none-match", "\"w\", W/\"v\"")], true),
+            (&[("if-none-match", "*")], true),
+            (&[("if-none-match", "\"u\"")], false),
+            (&[("if-none-match", "")], false),
+            (&[("if-modified-since", dated.1)], true),
+            (&[("if-modified-since", "Fri, 26 Mar 2010 00:04:59 GMT")], false),
+            (&[("if-modified-since", "yesterday")], false),
+            // The tag goes first.
+            (&[("if-none-match", "\"u\""), ("if-modified-since", dated.1)], false),
+        ] {
+            let head = RequestHead::build("GET", "/a", fields);
+            let hit = found(cache, &policy, &head).unwrap();
+            let unchanged = hit.not_modified(&head.method, seen(&head));
+            assert_eq!(unchanged.is_some(), expected, "{fields:?}");
+            if let Some(unchanged) = unchanged {
+                let names: Vec<_> =
+                    unchanged.headers().map(|(name, _)| name.to_ascii_lowercase()).filter(|name| name != b"date").collect();
+                assert_eq!((unchanged.status.as_u16(), names), (304, vec![b"etag".to_vec(), b"last-modified".to_vec()]));
+            }
         }
     }
+}
+
+/// The head of a 304, and what the client gets.
+async fn validate(cache: &'static Cache, fields: &[(&str, &str)], answer: &ResponseHeader) -> Hit {
+    let (policy, head) = (policy(), RequestHead::build("GET", "/a", fields));
+    let looked = cache.look(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), seen(&head));
+    let Looked::Missed(missed) = looked else { panic!("it has expired") };
+    let Next::Fetch(fetch) = cache.turn(missed, Use::Full) else { panic!("nobody else asks") };
+    assert!(fetch.validates() && fetch.is_for_all());
+    assert_eq!(fetch.validators().len(), 1);
+    cache.validated(fetch, &head_of(answer), None, &policy).unwrap()
+}
+
+#[tokio::test]
+async fn a_304_makes_what_is_stored_fresh_again() {
+    let cache = Cache::new(1 << 20);
+    let stored = answer(&[("content-length", "3"), ("etag", "\"v\""), ("cache-control", "max-age=1"), ("x-a", "old")]);
+    serve(Way::Own, cache, "GET", &[], Some((&stored, b"one"))).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let mut unchanged =
+        answer(&[("etag", "\"v\""), ("cache-control", "max-age=9"), ("x-a", "new"), ("content-length", "7"), ("age", "2")]);
+    unchanged.set_status(304).unwrap();
+    let hit = validate(cache, &[], &unchanged).await;
+    assert_eq!((hit.outcome(), hit.age(), &hit.body()[..]), (Outcome::Revalidated, None, &b"one"[..]));
+    let text = |hit: &Hit| {
+        let field = |(name, value): (&[u8], &[u8])| [name, b"=", value].concat();
+        String::from_utf8(hit.head().headers().filter(|(name, _)| *name != b"Date").map(field).collect::<Vec<_>>().join(&b' '))
+            .unwrap()
+    };
+    assert_eq!(text(&hit).to_lowercase(), "content-length=3 etag=\"v\" cache-control=max-age=9 x-a=new");
+    let (body, outcome) = serve(Way::Own, cache, "GET", &[], None).await;
+    assert!(body == b"one" && matches!(outcome, Outcome::Hit { ttl: 5..=7 }), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_304_that_forbids_is_used_this_once() {
+    let cache = Cache::new(1 << 20);
+    let stored = answer(&[("content-length", "3"), ("etag", "\"v\""), ("cache-control", "max-age=1")]);
+    serve(Way::Own, cache, "GET", &[], Some((&stored, b"one"))).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let mut private = answer(&[("etag", "\"v\""), ("cache-control", "private")]);
+    private.set_status(304).unwrap();
+    assert_eq!(validate(cache, &[], &private).await.outcome(), Outcome::Revalidated);
+    let fetched = serve(Way::Own, cache, "GET", &[], Some((&stored, b"two"))).await;
+    assert_eq!(fetched, (b"two".to_vec(), Outcome::Predicted { stored: true }));
+}
+
+#[tokio::test]
+async fn another_vary_takes_all_variants_away() {
+    let cache = Cache::new(1 << 20);
+    let by_language = answer(&[("content-length", "2"), ("vary", "Accept-Language")]);
+    let by_both = answer(&[("content-length", "2"), ("vary", "Accept-Language, Accept")]);
+    let (de, en) = ([("accept-language", "de")], [("accept-language", "en")]);
+    serve(Way::Own, cache, "GET", &de, Some((&by_language, b"de"))).await;
+    serve(Way::Own, cache, "GET", &en, Some((&by_both, b"en"))).await;
+    assert_eq!(serve(Way::Own, cache, "GET", &en, None).await.0, b"en");
+    assert_eq!(serve(Way::Own, cache, "GET", &de, Some((&by_both, b"DE"))).await.0, b"DE");
+}
+
+#[tokio::test]
+async fn what_is_cut_short_is_anothers_turn_and_what_is_too_long_is_remembered() {
+    let cache = Cache::new(1 << 20);
+    let (sized, chunked) = (answer(&[("content-length", "9")]), answer(&[("transfer-encoding", "chunked")]));
+    let short = serve(Way::Own, cache, "GET", &[], Some((&sized, b"short"))).await;
+    assert_eq!(short.1, Outcome::Miss { stored: true });
+    let long = vec![b'x'; 1025];
+    assert_eq!(serve(Way::Own, cache, "GET", &[], Some((&chunked, &long))).await.1, Outcome::Miss { stored: true });
+    assert_eq!(cache.stats().memory.entries, 0);
+    assert_eq!(serve(Way::Own, cache, "GET", &[], Some((&chunked, &long))).await.1, Outcome::Predicted { stored: false });
+    // Once it is seen to be short enough, it is stored the next time.
+    assert_eq!(serve(Way::Own, cache, "GET", &[], Some((&chunked, b"x"))).await.1, Outcome::Predicted { stored: false });
+    assert_eq!(serve(Way::Own, cache, "GET", &[], Some((&chunked, b"x"))).await.1, Outcome::Miss { stored: true });
+    assert_eq!(serve(Way::Own, cache, "GET", &[], None).await.0, b"x");
+}
+
+#[tokio::test]
+async fn what_changed_while_it_was_fetched_is_not_stored() {
+    let cache = Cache::new(1 << 20);
+    let (policy, head) = (policy(), RequestHead::build("GET", "/a", &[]));
+    let looked = cache.look(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), seen(&head));
+    let Looked::Missed(missed) = looked else { panic!("nothing is stored") };
+    let Next::Fetch(fetch) = cache.turn(missed, Use::Full) else { panic!("nobody else asks") };
+    let began = std::time::Instant::now();
+    cache.changed(&RequestHead::build("POST", "/a", &[]), "http", std::iter::empty());
+    let answer = head_of(&answer(&[("content-length", "1")]));
+    assert!(!cache.admit(fetch, &answer, &head.method, Some(began), &policy, seen(&head)).is_storing());
 }

@@ -9,7 +9,8 @@ use http::header::{self, HeaderMap};
 use pingora_cache::{CacheKey, CacheMeta, NoCacheReason, RespCacheable};
 use pingora_http::ResponseHeader;
 
-use super::{Cache, CachePolicy, rules, store};
+use super::stock::store;
+use super::{Cache, CachePolicy, rules};
 
 /// About the body as it is stored, or about the message that a field came in.
 const KEPT: [HeaderName; 5] =

@@ -11,12 +11,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{self, GetAll, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, GetAll, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 use pingora_http::ResponseHeader;
 
 use super::credentials::Credentials;
 use super::policy::CachePolicy;
+use super::said::Said;
 use crate::head::{BodyFraming, RequestHead};
 
 /// Why a request does not use the cache.
@@ -143,32 +144,29 @@ pub struct Freshness {
 }
 
 /// May this answer to a GET be stored, and how long is it fresh?
-pub fn response(answer: &ResponseHeader, policy: &CachePolicy, now: SystemTime) -> Result<Freshness, Refusal> {
-    let headers = &answer.headers;
-    if !policy.keeps_status(answer.status.as_u16()) {
+pub fn response(said: &Said<'_>, policy: &CachePolicy, now: SystemTime) -> Result<Freshness, Refusal> {
+    if !policy.keeps_status(said.status.as_u16()) {
         return Err(Refusal::Status);
     }
-    if headers.contains_key(header::SET_COOKIE) || headers.contains_key("set-cookie2") {
+    if said.set_cookie {
         return Err(Refusal::SetCookie);
     }
-    if varies_too_much(headers) {
+    if varies_too_much(said) {
         return Err(Refusal::Vary);
     }
-    match headers.get(header::CONTENT_LENGTH).map(|length| seconds(Some(length.as_bytes()))) {
+    match said.content_length.map(|length| seconds(Some(length))) {
         Some(Some(length)) if length > policy.max_body as u64 => return Err(Refusal::TooLarge),
         // A length that is no number, which the upstream codec lets through only by mistake.
         Some(None) => return Err(Refusal::Unframed),
         Some(Some(_)) => {}
-        None if is_unframed(answer) => return Err(Refusal::Unframed),
+        None if is_unframed(said) => return Err(Refusal::Unframed),
         None => {}
     }
-    freshness(headers, policy.ttl, now)
+    freshness(said, policy.ttl, now)
 }
 
-fn is_unframed(answer: &ResponseHeader) -> bool {
-    answer.version < Version::HTTP_2
-        && answer.status != StatusCode::NO_CONTENT
-        && !answer.headers.contains_key(header::TRANSFER_ENCODING)
+fn is_unframed(said: &Said<'_>) -> bool {
+    said.version < Version::HTTP_2 && said.status != StatusCode::NO_CONTENT && !said.transfer_encoding
 }
 
 /// The gateway writes these fields on the way to the backend, so the client's request does not show what the backend saw.
@@ -185,21 +183,20 @@ const WRITTEN_HERE: [&str; 9] = [
 ];
 const MOST_VARY: usize = 16;
 
-fn varies_too_much(headers: &HeaderMap) -> bool {
-    let lines = headers.get_all(header::VARY);
+fn varies_too_much(said: &Said<'_>) -> bool {
     let bad =
         |name: &[u8]| HeaderName::from_bytes(name).is_err() || name == b"*" || WRITTEN_HERE.iter().any(|known| is(name, known));
     let mut count = 0;
-    list(&lines).any(|name| {
+    members(&said.vary).any(|name| {
         count += 1;
         count > MOST_VARY || bad(name)
     })
 }
 
 /// RFC 9111, section 4.2: `s-maxage`, else `max-age`, else `Expires`, else the configured ttl, which is the upper bound as well.
-fn freshness(headers: &HeaderMap, ttl: Duration, now: SystemTime) -> Result<Freshness, Refusal> {
+fn freshness(said: &Said<'_>, ttl: Duration, now: SystemTime) -> Result<Freshness, Refusal> {
     let (mut shared, mut plain) = (None, None);
-    for (name, argument) in headers.get_all(header::CACHE_CONTROL).iter().flat_map(|line| directives(line.as_bytes())) {
+    for (name, argument) in said.cache_control.iter().copied().flat_map(directives) {
         if is(name, "no-store") || is(name, "no-cache") || is(name, "private") {
             return Err(Refusal::Forbidden);
         }
@@ -214,8 +211,8 @@ fn freshness(headers: &HeaderMap, ttl: Duration, now: SystemTime) -> Result<Fres
         let seconds = seconds(argument).unwrap_or(0);
         *lifetime = Some(lifetime.map_or(seconds, |known: u64| known.min(seconds)));
     }
-    let age = age(headers);
-    let lifetime = shared.or(plain).map(Duration::from_secs).or_else(|| expires(headers, now));
+    let age = age(said);
+    let lifetime = shared.or(plain).map(Duration::from_secs).or_else(|| expires(said, now));
     let remaining = lifetime.unwrap_or(ttl).saturating_sub(age).min(ttl);
     if remaining.is_zero() { Err(Refusal::Stale) } else { Ok(Freshness { remaining, age }) }
 }
@@ -223,22 +220,21 @@ fn freshness(headers: &HeaderMap, ttl: Duration, now: SystemTime) -> Result<Fres
 /// The longest lifetime or age that is told apart from "for ever" (RFC 9111, section 1.2.2).
 const LONGEST: u64 = 1 << 31;
 
-fn age(headers: &HeaderMap) -> Duration {
-    let first = headers.get(header::AGE).and_then(|value| list_of(value.as_bytes()).next());
+fn age(said: &Said<'_>) -> Duration {
+    let first = said.age.and_then(|value| list_of(value).next());
     Duration::from_secs(first.and_then(|value| seconds(Some(value))).unwrap_or(0))
 }
 
 /// `Expires` minus `Date`. A date that cannot be read, or more than one, means "already expired" (section 5.3).
-fn expires(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let mut lines = headers.get_all(header::EXPIRES).iter();
-    let (first, second) = (lines.next()?, lines.next());
+fn expires(said: &Said<'_>, now: SystemTime) -> Option<Duration> {
+    let (first, second) = (said.expires.first()?, said.expires.get(1));
     let until = date(first).filter(|_| second.is_none());
-    let from = headers.get(header::DATE).and_then(date).unwrap_or(now);
+    let from = said.date.and_then(date).unwrap_or(now);
     Some(until.and_then(|until| until.duration_since(from).ok()).unwrap_or_default())
 }
 
-fn date(value: &HeaderValue) -> Option<SystemTime> {
-    let timestamp = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value.as_bytes()).ok()?;
+fn date(value: &[u8]) -> Option<SystemTime> {
+    let timestamp = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(timestamp.as_second()).ok()?))
 }
 
@@ -282,6 +278,11 @@ pub fn strip(headers: &mut ResponseHeader) {
 /// Every member of a list field, over all its lines.
 pub fn list<'a>(lines: &GetAll<'a, HeaderValue>) -> impl Iterator<Item = &'a [u8]> + use<'a> {
     lines.iter().flat_map(|line| list_of(line.as_bytes()))
+}
+
+/// Every member of a list field, over all these lines.
+pub fn members<'a>(lines: &[&'a [u8]]) -> impl Iterator<Item = &'a [u8]> {
+    lines.iter().copied().flat_map(list_of)
 }
 
 /// Every member of one line of a list field.

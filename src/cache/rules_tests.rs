@@ -65,12 +65,16 @@ fn answer(status: u16, headers: &[(&'static str, &str)]) -> ResponseHeader {
     answer
 }
 
+fn judge(answer: &ResponseHeader) -> Result<Freshness, Refusal> {
+    response(&Said::by_header(answer), &policy(), now())
+}
+
 fn decide(headers: &[(&'static str, &str)]) -> Result<u64, Refusal> {
     let mut answer = answer(200, headers);
     if !answer.headers.contains_key("content-length") {
         answer.insert_header("content-length", "5").unwrap();
     }
-    response(&answer, &policy(), now()).map(|fresh| fresh.remaining.as_secs())
+    judge(&answer).map(|fresh| fresh.remaining.as_secs())
 }
 
 #[test]
@@ -131,18 +135,17 @@ fn answers() {
 
 #[test]
 fn statuses_and_framing() {
-    let policy = policy();
     for (status, kept) in [(200, true), (204, true), (404, true), (500, false), (302, false), (206, false)] {
         let answer = answer(status, &[("content-length", "0")]);
-        assert_eq!(response(&answer, &policy, now()).is_ok(), kept, "{status}");
+        assert_eq!(judge(&answer).is_ok(), kept, "{status}");
     }
     let mut plain = answer(200, &[]);
-    assert_eq!(response(&plain, &policy, now()), Err(Refusal::Unframed));
+    assert_eq!(judge(&plain), Err(Refusal::Unframed));
     plain.set_version(Version::HTTP_2);
-    assert!(response(&plain, &policy, now()).is_ok());
-    assert!(response(&answer(200, &[("transfer-encoding", "chunked")]), &policy, now()).is_ok());
-    assert!(response(&answer(204, &[]), &policy, now()).is_ok());
-    let aged = response(&answer(200, &[("content-length", "1"), ("age", "7")]), &policy, now()).unwrap();
+    assert!(judge(&plain).is_ok());
+    assert!(judge(&answer(200, &[("transfer-encoding", "chunked")])).is_ok());
+    assert!(judge(&answer(204, &[])).is_ok());
+    let aged = judge(&answer(200, &[("content-length", "1"), ("age", "7")])).unwrap();
     assert_eq!(aged.age, Duration::from_secs(7));
 }
 

@@ -1,20 +1,33 @@
 //! A stored answer's head: one buffer, and ranges into it.
 //!
-//! It is what is written to clients, so that a hit costs no header map. Pingora's state machine gets one made of it, for revalidations and
-//! ranges.
+//! It is what is written to clients, so that neither a hit nor what is stored costs a header map. Pingora's state machine, and what of
+//! Pingora judges conditions and ranges, gets one made of it.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora_core::Result;
 use pingora_http::{HeaderNameVariant, ResponseHeader};
+use smallvec::SmallVec;
 
 use super::rules;
 use crate::head::{Field, Span};
+use crate::wire::answer::AnswerHead;
+use crate::wire::body::BodyDecoder;
+use crate::wire::encode;
 
 /// What the buffer and the list of fields cost as allocations of their own.
 const ALLOCATIONS: usize = 64;
 
-/// See the module. The fields are spelled as Pingora spells them, in its order.
+/// What describes a body (RFC 9110, section 15.4.5).
+const DESCRIBING: [&str; 5] = ["content-length", "content-type", "transfer-encoding", "content-encoding", "accept-ranges"];
+/// What a 304 does not change (RFC 9111, section 3.2): it is about the body as it is stored, or about the message that a field came in.
+const KEPT: [&str; 5] = ["content-length", "transfer-encoding", "content-encoding", "content-range", "trailer"];
+
+fn is_one_of(name: &[u8], names: &[&str]) -> bool {
+    names.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+}
+
+/// See the module.
 #[derive(Debug, Clone)]
 pub struct StoredHead {
     pub status: StatusCode,
@@ -46,6 +59,54 @@ impl StoredHead {
         Ok(writer.done())
     }
 
+    /// That of an answer whose body turned out to be so long: without what belonged to its connection (RFC 9111, section 3.1), and without
+    /// the `Age` that it came with. `date` where it has none.
+    pub(super) fn of_answer(answer: &AnswerHead, date: Option<&[u8]>, length: usize) -> Self {
+        let mut writer = Writer::with_capacity(answer.status, answer.fields.len() + 2, answer.buffer.len() + 96);
+        kept(answer).filter(|(name, _)| !is(name, "age")).for_each(|(name, value)| writer.field(name, value));
+        if let Some(date) = date {
+            writer.field(b"Date", date);
+        }
+        if answer.status != StatusCode::NO_CONTENT {
+            writer.field(b"Content-Length", itoa::Buffer::new().format(length).as_bytes());
+        }
+        writer.done()
+    }
+
+    /// With what a 304 says in place of what it said before (RFC 9111, sections 3.2 and 4.3.4). `date` where that has none.
+    pub(super) fn updated(&self, by: &AnswerHead, date: Option<&[u8]>) -> Self {
+        let says = |name: &[u8]| kept(by).any(|(said, _)| said.eq_ignore_ascii_case(name) && !is_one_of(name, &KEPT));
+        let goes = |name: &[u8]| says(name) || date.is_some() && is(name, "date");
+        let mut writer = Writer::new(self.status, self.fields.len() + by.fields.len() + 1);
+        self.headers().filter(|(name, _)| !goes(name)).for_each(|(name, value)| writer.field(name, value));
+        let new = kept(by).filter(|(name, _)| !is(name, "age") && !is_one_of(name, &KEPT));
+        new.for_each(|(name, value)| writer.field(name, value));
+        if let Some(date) = date {
+            writer.field(b"Date", date);
+        }
+        writer.done()
+    }
+
+    /// The first field of that name.
+    pub(super) fn header(&self, name: &HeaderName) -> Option<&[u8]> {
+        self.headers().find(|(known, _)| is(known, name.as_str())).map(|(_, value)| value)
+    }
+
+    /// As it is written to clients, with a body so long.
+    pub fn to_answer(&self, length: usize) -> AnswerHead {
+        AnswerHead {
+            buffer: self.buffer.clone(),
+            status: self.status,
+            reason: self.reason,
+            fields: SmallVec::from_slice(&self.fields),
+            // It need not be read.
+            body: BodyDecoder::Done,
+            length: (!encode::is_bodiless(self.status)).then_some(length as u64),
+            keep_alive: true,
+            version: http::Version::HTTP_11,
+        }
+    }
+
     /// Every field, in order.
     pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.fields.iter().map(|field| (field.name.of(&self.buffer), field.value.of(&self.buffer)))
@@ -53,40 +114,33 @@ impl StoredHead {
 
     /// The members of all `Vary` fields.
     pub(super) fn vary(&self) -> impl Iterator<Item = &[u8]> {
-        self.headers().filter(|(name, _)| name.eq_ignore_ascii_case(b"vary")).flat_map(|(_, value)| rules::list_of(value))
+        self.headers().filter(|(name, _)| is(name, "vary")).flat_map(|(_, value)| rules::list_of(value))
     }
 
     /// The whole body is known now: a hit is framed by its length, whatever framing it arrived in.
     pub(super) fn with_length(&self, length: usize) -> Self {
         let sized = self.status != StatusCode::NO_CONTENT;
-        let replaced = |name: &[u8]| {
-            name.eq_ignore_ascii_case(b"transfer-encoding") || sized && name.eq_ignore_ascii_case(b"content-length")
-        };
+        let replaced = |name: &[u8]| is(name, "transfer-encoding") || sized && is(name, "content-length");
         let mut writer = Writer::new(self.status, self.fields.len() + 1);
         for (name, value) in self.headers().filter(|(name, _)| !replaced(name)) {
             writer.field(name, value);
         }
         if sized {
-            writer.field(b"Content-Length", length.to_string().as_bytes());
+            writer.field(b"Content-Length", itoa::Buffer::new().format(length).as_bytes());
         }
         writer.done()
     }
 
     /// The answer to a client that has this one already: 304, without what describes a body (RFC 9110, section 15.4.5).
     pub(super) fn not_modified(&self) -> Self {
-        const DESCRIBING: [&[u8]; 5] =
-            [b"content-length", b"content-type", b"transfer-encoding", b"content-encoding", b"accept-ranges"];
         let mut writer = Writer::new(StatusCode::NOT_MODIFIED, self.fields.len());
-        for (name, value) in self.headers() {
-            if !DESCRIBING.iter().any(|known| name.eq_ignore_ascii_case(known)) {
-                writer.field(name, value);
-            }
-        }
+        let left = self.headers().filter(|(name, _)| !is_one_of(name, &DESCRIBING));
+        left.for_each(|(name, value)| writer.field(name, value));
         writer.done()
     }
 
     /// The same as a header map.
-    pub(super) fn to_header(&self) -> Result<ResponseHeader> {
+    pub fn to_header(&self) -> Result<ResponseHeader> {
         let mut header = ResponseHeader::build_no_case(self.status, Some(self.fields.len() + 2))?;
         for field in &self.fields {
             let value = self.buffer.slice(field.value.start as usize..field.value.end as usize);
@@ -106,6 +160,25 @@ impl StoredHead {
     }
 }
 
+fn is(name: &[u8], known: &str) -> bool {
+    name.eq_ignore_ascii_case(known.as_bytes())
+}
+
+/// The fields of an answer that may be kept for others, but for those that say how long it is.
+fn kept(answer: &AnswerHead) -> impl Iterator<Item = (&[u8], &[u8])> {
+    encode::end_to_end(answer).filter(|(name, _)| {
+        !matches!(name.len(), 14 | 25) || !is(name, "content-length") && !is(name, "proxy-authentication-info")
+    })
+}
+
+/// The answer to a client that has this one already; see [`StoredHead::not_modified`].
+pub fn not_modified(answer: &AnswerHead) -> AnswerHead {
+    let mut writer = Writer::new(StatusCode::NOT_MODIFIED, answer.fields.len());
+    let left = encode::end_to_end(answer).filter(|(name, _)| !is_one_of(name, &DESCRIBING));
+    left.for_each(|(name, value)| writer.field(name, value));
+    AnswerHead { version: answer.version, ..writer.done().to_answer(0) }
+}
+
 struct Writer {
     status: StatusCode,
     bytes: Vec<u8>,
@@ -115,7 +188,12 @@ struct Writer {
 
 impl Writer {
     fn new(status: StatusCode, fields: usize) -> Self {
-        let mut writer = Writer { status, bytes: Vec::new(), reason: Span::default(), fields: Vec::with_capacity(fields) };
+        Writer::with_capacity(status, fields, 256)
+    }
+
+    fn with_capacity(status: StatusCode, fields: usize, bytes: usize) -> Self {
+        let bytes = Vec::with_capacity(bytes);
+        let mut writer = Writer { status, bytes, reason: Span::default(), fields: Vec::with_capacity(fields) };
         writer.reason = writer.put(status.canonical_reason().unwrap_or_default().as_bytes());
         writer
     }

@@ -1,22 +1,17 @@
 //! Fresh answers from the cache, given without asking anybody.
 //!
-//! For every kind of client. What is more than a plain fresh hit (a miss, a revalidation, a range) is [`super::cached`]'s, and clients must
-//! not be able to tell which of the two gave them a hit.
+//! For every kind of client. What has to be fetched or validated is [`super::cached`]'s, and parts are [`super::parts`]'.
 
 use std::sync::Arc;
 
 use http::header::{self, HeaderName};
-use http::{HeaderValue, Method, StatusCode, Version};
-use pingora_cache::CacheKey;
-use smallvec::SmallVec;
+use http::{HeaderValue, Method, StatusCode};
 
 use super::{Failed, client_failed};
-use crate::cache::{self, Bypass, CACHE_STATUS, CachePolicy, Hit, StoredHead, Use};
+use crate::cache::{self, Bypass, CACHE_STATUS, CachePolicy, Hit, Looked, Use};
 use crate::downstream::{Downstream, seen_upstream};
 use crate::head::HeaderEdit;
 use crate::journey::Journey;
-use crate::wire::answer::AnswerHead;
-use crate::wire::body::BodyDecoder;
 use crate::wire::encode::is_bodiless;
 
 /// What the cache of a request's route has for it.
@@ -32,11 +27,11 @@ pub enum Missed {
     Ask(Ask),
 }
 
-/// Nothing fresh was found at once. Somebody else may be fetching it.
+/// Nothing that can be given whole and at once was found. Somebody else may be fetching it.
 pub struct Ask {
     pub policy: Arc<CachePolicy>,
     pub used: Use,
-    pub key: CacheKey,
+    pub looked: Looked,
     /// The service that a policy has chosen already.
     pub chosen: Option<u32>,
 }
@@ -52,11 +47,10 @@ pub fn find(journey: &Journey) -> Option<Found> {
     };
     let seen = |name: &HeaderName| seen_upstream(head, exchange, name);
     let key = cache::key(head, exchange, seen, &route.id, policy);
-    // A part is not what is stored as it is.
-    let whole = seen(&header::RANGE).is_empty();
-    Some(match whole.then(|| journey.view.cache.fresh(policy, key.clone(), seen)).flatten() {
-        Some(hit) => Found::Fresh(hit),
-        None => Found::Missed(Missed::Ask(Ask { policy: policy.clone(), used, key, chosen: journey.outcome.service })),
+    Some(match journey.view.cache.look(policy, key, seen) {
+        // A part is not what is stored as it is.
+        Looked::Fresh(hit) if seen(&header::RANGE).is_empty() => Found::Fresh(hit),
+        looked => Found::Missed(Missed::Ask(Ask { policy: policy.clone(), used, looked, chosen: journey.outcome.service })),
     })
 }
 
@@ -76,10 +70,12 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
     if head.status == StatusCode::OK {
         edits.insert(0, HeaderEdit::Set(header::ACCEPT_RANGES, HeaderValue::from_static("bytes")));
     }
-    edits.insert(0, HeaderEdit::Set(header::AGE, HeaderValue::from(hit.age)));
+    if let Some(age) = hit.age() {
+        edits.insert(0, HeaderEdit::Set(header::AGE, HeaderValue::from(age)));
+    }
     edits.push(HeaderEdit::Add(CACHE_STATUS, outcome.field()));
     let bodiless = journey.head.method == Method::HEAD || is_bodiless(head.status) || hit.body().is_empty();
-    let answer = answer_head(head, hit.body().len());
+    let answer = head.to_answer(hit.body().len());
     let exchange = &journey.exchange;
     let via = exchange.via(answer.version);
     down.write_answer(&answer, &exchange.request_id, &exchange.to_client, via, bodiless)
@@ -89,18 +85,4 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
         down.write_body(hit.body().clone(), true).await.map_err(|error| client_failed(&error))?;
     }
     down.finish().await.map_err(|error| client_failed(&error))
-}
-
-fn answer_head(head: &StoredHead, length: usize) -> AnswerHead {
-    AnswerHead {
-        buffer: head.buffer.clone(),
-        status: head.status,
-        reason: head.reason,
-        fields: SmallVec::from_slice(&head.fields),
-        // It need not be read.
-        body: BodyDecoder::Done,
-        length: (!is_bodiless(head.status)).then_some(length as u64),
-        keep_alive: true,
-        version: Version::HTTP_11,
-    }
 }

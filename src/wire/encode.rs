@@ -26,6 +26,9 @@ pub enum AnswerFraming {
 pub const HOP_BY_HOP: [&str; 8] =
     ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding", "upgrade"];
 
+/// Fields that no nomination takes away: a peer that nominated them would change what the message is, or for whom.
+const KEPT: [&str; 4] = ["content-length", "set-cookie", "cache-control", "vary"];
+
 /// An answer that cannot be passed on: its own framing is in doubt.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadFraming;
@@ -93,7 +96,7 @@ pub fn strip(answer: &mut ResponseHeader) {
             .iter()
             .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
             .filter_map(|token| header::HeaderName::from_bytes(token.trim_ascii()).ok())
-            .filter(|name| !matches!(*name, header::CONTENT_LENGTH | header::SET_COOKIE | header::CACHE_CONTROL))
+            .filter(|name| !KEPT.contains(&name.as_str()))
             .collect();
         for name in named {
             answer.remove_header(&name);
@@ -147,7 +150,7 @@ pub fn relayed(
 }
 
 /// The fields that may be passed on, as [`strip`] says.
-pub(super) fn end_to_end(answer: &AnswerHead) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub fn end_to_end(answer: &AnswerHead) -> impl Iterator<Item = (&[u8], &[u8])> {
     passing(answer).map(|field| (field.name.of(&answer.buffer), field.value.of(&answer.buffer)))
 }
 
@@ -279,10 +282,9 @@ pub fn nominations<'a>(values: impl Iterator<Item = &'a [u8]>) -> SmallVec<[&'a 
     nominated
 }
 
-/// Whether a nomination takes this field away. Not these: a backend, or a client, that nominated them would change what the message is.
+/// Whether a nomination takes this field away.
 fn is_nominated(name: &[u8], token: &[u8]) -> bool {
-    let kept = [&b"content-length"[..], b"set-cookie", b"cache-control"].iter().any(|kept| name.eq_ignore_ascii_case(kept));
-    name.eq_ignore_ascii_case(token) && !kept
+    name.eq_ignore_ascii_case(token) && !KEPT.iter().any(|kept| is_name(name, kept))
 }
 
 fn end_of_head(out: &mut Vec<u8>, dated: bool, framing: AnswerFraming, keep_alive: bool, version: Version) {
@@ -317,6 +319,12 @@ pub fn head(out: &mut Vec<u8>, answer: &ResponseHeader, framing: AnswerFraming, 
     out.extend_from_slice(b"\r\n");
     answer.header_to_h1_wire(out);
     end_of_head(out, answer.headers.contains_key(header::DATE), framing, keep_alive, version);
+}
+
+/// The value of a `Date` field, now.
+pub fn date_field() -> HeaderValue {
+    // It is made of ASCII.
+    HeaderValue::from_bytes(date().as_bytes()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Now, as an IMF-fixdate (RFC 9110, section 5.6.7). Formatted once a second per thread.

@@ -88,9 +88,15 @@ impl<S: Sink> Sink for Unconditional<'_, S> {
 
 fn is_condition(name: &[u8]) -> bool {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-    let conditions =
-        is("if-match") || is("if-none-match") || is("if-modified-since") || is("if-unmodified-since") || is("if-range");
-    conditions || is("range")
+    // By length first, for most names have another.
+    match name.len() {
+        5 => is("range"),
+        8 => is("if-match") || is("if-range"),
+        13 => is("if-none-match"),
+        17 => is("if-modified-since"),
+        19 => is("if-unmodified-since"),
+        _ => false,
+    }
 }
 
 impl Parts<'_> {

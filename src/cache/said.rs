@@ -1,0 +1,84 @@
+//! What an answer says that counts for the cache, gathered in one walk over its fields: most of them say nothing of it.
+
+use http::{StatusCode, Version};
+use pingora_http::ResponseHeader;
+use smallvec::SmallVec;
+
+use super::stored::StoredHead;
+use crate::wire::answer::AnswerHead;
+
+/// The values of all fields of one name.
+pub type Lines<'a> = SmallVec<[&'a [u8]; 2]>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Said<'a> {
+    pub status: StatusCode,
+    pub version: Version,
+    pub set_cookie: bool,
+    pub transfer_encoding: bool,
+    /// The first of each.
+    pub content_length: Option<&'a [u8]>,
+    pub age: Option<&'a [u8]>,
+    pub date: Option<&'a [u8]>,
+    pub cache_control: Lines<'a>,
+    pub expires: Lines<'a>,
+    pub vary: Lines<'a>,
+}
+
+impl<'a> Said<'a> {
+    fn new(status: StatusCode, version: Version) -> Self {
+        Said {
+            status,
+            version,
+            set_cookie: false,
+            transfer_encoding: false,
+            content_length: None,
+            age: None,
+            date: None,
+            cache_control: Lines::new(),
+            expires: Lines::new(),
+            vary: Lines::new(),
+        }
+    }
+
+    pub fn by(answer: &'a AnswerHead) -> Self {
+        let mut said = Said::new(answer.status, answer.version);
+        answer.headers().for_each(|(name, value)| said.hear(name, value));
+        said
+    }
+
+    pub fn by_header(answer: &'a ResponseHeader) -> Self {
+        let mut said = Said::new(answer.status, answer.version);
+        answer.headers.iter().for_each(|(name, value)| said.hear(name.as_str().as_bytes(), value.as_bytes()));
+        said
+    }
+
+    pub fn by_stored(head: &'a StoredHead) -> Self {
+        let mut said = Said::new(head.status, Version::HTTP_11);
+        head.headers().for_each(|(name, value)| said.hear(name, value));
+        said
+    }
+
+    fn hear(&mut self, name: &[u8], value: &'a [u8]) {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        match name.len() {
+            3 if is("age") => {
+                self.age.get_or_insert(value);
+            }
+            4 if is("date") => {
+                self.date.get_or_insert(value);
+            }
+            4 if is("vary") => self.vary.push(value),
+            7 if is("expires") => self.expires.push(value),
+            10 if is("set-cookie") => self.set_cookie = true,
+            11 if is("set-cookie2") => self.set_cookie = true,
+            13 if is("cache-control") => self.cache_control.push(value),
+            14 if is("content-length") => {
+                self.content_length.get_or_insert(value);
+            }
+            17 if is("transfer-encoding") => self.transfer_encoding = true,
+            _ => {}
+        }
+    }
+}

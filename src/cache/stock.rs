@@ -1,0 +1,244 @@
+//! The same store under Pingora's own state machine (`HttpCache`), for a stock server. The hooks of `ProxyHttp` make one call each:
+//!
+//! | hook | call |
+//! |---|---|
+//! | `request_cache_filter` | [`Cache::enable`]; keep the [`Use`] in the request's context |
+//! | `cache_key_callback` | [`key()`](super::key()) (pingora's default panics) |
+//! | `cache_hit_filter` | [`on_hit`] |
+//! | `cache_miss` | [`on_miss`] |
+//! | `cache_vary_filter` | [`vary()`] |
+//! | `response_cache_filter` | [`Cache::judge`] |
+//! | `range_header_filter` | [`range()`](super::range()) |
+//! | `response_filter` | [`Outcome::of`](super::Outcome::of), append its [`Outcome::field`](super::Outcome::field) as
+//!   [`CACHE_STATUS`](super::CACHE_STATUS) |
+//! | `logging` | [`Cache::count`] |
+
+use std::any::Any;
+use std::time::{Instant, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use pingora_cache::key::{CacheHashKey, HashBinary};
+use pingora_cache::storage::{
+    HandleHit, HandleMiss, HitHandler, MissFinishType, MissHandler, PurgeOutcome, PurgeTarget, PurgeType,
+};
+use pingora_cache::trace::{Span, SpanHandle};
+use pingora_cache::{
+    CacheEntryKey, CacheKey, CacheMeta, CacheOptionOverrides, ForcedFreshness, HttpCache, NoCacheReason, RespCacheable, Storage,
+};
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+
+use super::entry::{Index, Meta};
+use super::memory::{Filling, MemoryTier};
+use super::said::Said;
+use super::{Cache, CachePolicy, LOCK_RETRIES, LOCK_WAIT, Use, Validation, key, reason, rules};
+
+impl Cache {
+    /// `request_cache_filter`: turns the cache on for this request, if it may use it ([`rules::request`]).
+    /// Keep the answer in the request's context: the other hooks want it.
+    pub fn enable(&'static self, cache: &mut HttpCache, policy: &CachePolicy, used: Use) -> Use {
+        // Enabling twice would panic; a subrequest may come with its cache set up.
+        if !matches!(used, Use::Bypass(_)) && !cache.enabled() && !cache.bypassing() {
+            let mut options = CacheOptionOverrides::default();
+            options.wait_timeout = Some(LOCK_WAIT);
+            options.max_lock_retries = Some(LOCK_RETRIES);
+            cache.enable(self.storage, self.eviction, Some(self.predictor), Some(self.lock), Some(options));
+            cache.set_max_file_size_bytes(policy.max_body);
+        }
+        used
+    }
+
+    /// Forgets what is stored under a key, with all its variants: pingora counts a variant only as long as its primary stands.
+    /// `true` if something was.
+    pub async fn purge(&'static self, key: &CacheKey) -> bool {
+        let mut key = key.to_compact();
+        key.variance = None;
+        let purged = self.storage.purge(PurgeTarget::Active(&key), PurgeType::Invalidation, &Span::inactive().handle()).await;
+        matches!(purged, Ok(PurgeOutcome::Purged(_)))
+    }
+
+    /// `response_cache_filter`: the metadata to store of an answer, or why it is not stored. `asked` is when it was asked for, `validation`
+    /// the 304 that stands for it.
+    pub fn judge(
+        &self,
+        answer: &ResponseHeader,
+        http: &HttpCache,
+        asked: Option<Instant>,
+        validation: Option<&Validation>,
+        policy: &CachePolicy,
+    ) -> RespCacheable {
+        let key = http.maybe_cache_key();
+        if key.is_some_and(|key| self.was_changed(key.primary_key(), asked)) {
+            // It may be what there was before the change.
+            return RespCacheable::Uncacheable(NoCacheReason::Custom("changed"));
+        }
+        match (validation, http.maybe_cache_meta()) {
+            (Some(validation), Some(meta)) => validation.store(answer, meta, key, self, policy),
+            _ => store(answer, policy),
+        }
+    }
+
+    /// Forgets one entry.
+    pub(super) fn forget(&self, key: &CacheKey) {
+        self.storage.forget(Index::of(key));
+    }
+}
+
+/// `cache_hit_filter`: a request that may not store must not validate either, because pingora would turn it into a GET for the whole.
+pub fn on_hit(used: Use, is_fresh: bool) -> Option<ForcedFreshness> {
+    (used == Use::ReadOnly && !is_fresh).then_some(ForcedFreshness::ForceMiss)
+}
+
+/// `cache_miss`: goes on to the backend, as a request that stores its answer or as one that does not.
+pub fn on_miss(cache: &mut HttpCache, used: Use) {
+    if used == Use::Full {
+        cache.cache_miss();
+    } else {
+        // Lets one of the requests that wait behind this one take its place.
+        cache.disable(NoCacheReason::Deferred);
+    }
+}
+
+/// `cache_vary_filter`: which variant of a stored answer a request wants; see [`key::variance`].
+pub fn vary<'v, V>(policy: &CachePolicy, meta: &CacheMeta, seen: impl Fn(&HeaderName) -> V) -> Option<HashBinary>
+where
+    V: IntoIterator<Item = &'v [u8]>,
+{
+    key::variance(policy, rules::list(&meta.headers().get_all(header::VARY)), seen)
+}
+
+/// `response_cache_filter`: the metadata to store, or why the answer is not stored.
+pub fn store(answer: &ResponseHeader, policy: &CachePolicy) -> RespCacheable {
+    let now = SystemTime::now();
+    match rules::response(&Said::by_header(answer), policy, now) {
+        Err(refusal) => RespCacheable::Uncacheable(reason(refusal)),
+        Ok(fresh) => {
+            let mut header = answer.clone();
+            rules::strip(&mut header);
+            let mut meta = CacheMeta::new(now + fresh.remaining, now, 0, 0, header);
+            // The `Age` of a hit counts from here.
+            meta.set_epoch_override(now.checked_sub(fresh.age).unwrap_or(now));
+            RespCacheable::Cacheable(meta)
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for MemoryTier {
+    async fn lookup(&'static self, key: &CacheKey, _: &SpanHandle) -> Result<Option<(CacheMeta, HitHandler)>> {
+        let Some(entry) = self.find(&Index::of(key), key.primary_key(), key.user_tag()) else { return Ok(None) };
+        let body = entry.body.clone();
+        let hit: HitHandler = Box::new(Hit { unread: Some(body.clone()), body, weight: entry.weight });
+        Ok(Some((entry.meta.to_meta()?, hit)))
+    }
+
+    async fn get_miss_handler(&'static self, key: &CacheKey, meta: &CacheMeta, _: &SpanHandle) -> Result<MissHandler> {
+        let index = Index::of(key);
+        let promised = meta.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let meta = Meta::of(meta, index.variance.is_some()).ok();
+        Ok(Box::new(Miss { filling: Filling::new(self, promised), meta, key: key.clone(), index }))
+    }
+
+    async fn purge(&'static self, target: PurgeTarget<'_>, _: PurgeType, _: &SpanHandle) -> Result<PurgeOutcome> {
+        if matches!(target, PurgeTarget::Exact(CacheEntryKey::Identified { .. })) {
+            return Ok(PurgeOutcome::NotFound); // This tier gives no ids.
+        }
+        let removed = self.remove(Index::of_compact(target.key()), target.key().user_tag());
+        Ok(if removed { PurgeOutcome::Purged(None) } else { PurgeOutcome::NotFound })
+    }
+
+    async fn expire(&'static self, target: PurgeTarget<'_>, _: &SpanHandle) -> Result<PurgeOutcome> {
+        if matches!(target, PurgeTarget::Exact(CacheEntryKey::Identified { .. })) {
+            return Ok(PurgeOutcome::NotFound);
+        }
+        // An answer is still fresh in the instant at which it expires.
+        let past = SystemTime::now().checked_sub(std::time::Duration::from_secs(1)).unwrap_or(SystemTime::UNIX_EPOCH);
+        let expired = self.change(Index::of_compact(target.key()), |entry| {
+            let mut entry = entry.clone();
+            entry.meta.fresh_until = entry.meta.fresh_until.min(past);
+            Some(entry)
+        });
+        Ok(if expired { PurgeOutcome::Expired } else { PurgeOutcome::NotFound })
+    }
+
+    async fn update_meta(&'static self, key: &CacheKey, meta: &CacheMeta, _: &SpanHandle) -> Result<bool> {
+        let index = Index::of(key);
+        Ok(self.refresh(index, key.primary_key(), key.user_tag(), Meta::of(meta, index.variance.is_some())?))
+    }
+
+    fn as_any(&self) -> &(dyn Any + Send + Sync + 'static) {
+        self
+    }
+}
+
+/// A body on its way out of the cache.
+struct Hit {
+    body: Bytes,
+    unread: Option<Bytes>,
+    weight: usize,
+}
+
+#[async_trait]
+impl HandleHit for Hit {
+    async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        Ok(self.unread.take().filter(|body| !body.is_empty()))
+    }
+
+    async fn finish(self: Box<Self>, _: &'static (dyn Storage + Sync), _: &CacheKey, _: &SpanHandle) -> Result<()> {
+        Ok(())
+    }
+
+    fn can_seek(&self) -> bool {
+        true
+    }
+
+    /// `end` is exclusive, and may lie behind the body's end.
+    fn seek(&mut self, start: usize, end: Option<usize>) -> Result<()> {
+        let end = end.unwrap_or(usize::MAX).min(self.body.len());
+        if start >= end {
+            return Error::e_explain(ErrorType::InternalError, "range outside of the stored body");
+        }
+        self.unread = Some(self.body.slice(start..end));
+        Ok(())
+    }
+
+    fn get_eviction_weight(&self) -> usize {
+        self.weight
+    }
+
+    fn as_any(&self) -> &(dyn Any + Send + Sync) {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut (dyn Any + Send + Sync) {
+        self
+    }
+}
+
+/// A body on its way into the cache.
+struct Miss {
+    filling: Filling,
+    meta: Option<Meta>,
+    key: CacheKey,
+    index: Index,
+}
+
+#[async_trait]
+impl HandleMiss for Miss {
+    async fn write_body(&mut self, data: Bytes, _eof: bool) -> Result<()> {
+        self.filling.add(&data);
+        Ok(())
+    }
+
+    async fn finish(self: Box<Self>) -> Result<MissFinishType> {
+        let Miss { filling, meta, key, index } = *self;
+        let sized = |length| {
+            let mut meta = meta?;
+            meta.set_length(length);
+            Some(meta)
+        };
+        Ok(MissFinishType::Created(filling.finish(index, key.primary_key(), key.user_tag(), sized)))
+    }
+}

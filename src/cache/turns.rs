@@ -1,0 +1,216 @@
+//! Whose turn it is to fetch what many want: one at a time for each place in the store, and the others wait for what comes of it.
+//!
+//! A fetch for which nobody waits, as nearly all are, costs a short lock to begin and one to end, and no memory of its own.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::entry::Index;
+
+const SHARDS: usize = 64;
+/// A backend that takes longer than this to answer no longer holds back the others that want the same: one of them asks again.
+pub const OLDEST: Duration = Duration::from_secs(10);
+
+/// What came of a fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing, for a reason that says nothing about the next one: it is another's turn.
+    Failed,
+    /// It is stored.
+    Stored,
+    /// It cannot be stored, and what the others would get could not either: each asks for itself, and at once.
+    Unfit,
+}
+
+#[derive(Default)]
+struct Shard {
+    fetching: Mutex<HashMap<Index, Fetching, ahash::RandomState>>,
+    /// How many fetches have ended.
+    ended: AtomicU64,
+}
+
+struct Fetching {
+    number: u64,
+    since: Instant,
+    told: Option<watch::Sender<Option<Verdict>>>,
+}
+
+/// See the module.
+pub struct Turns {
+    shards: Box<[Shard]>,
+    numbers: AtomicU64,
+}
+
+/// The right to fetch, until it is dropped.
+pub struct Turn {
+    turns: &'static Turns,
+    index: Index,
+    number: u64,
+    verdict: Verdict,
+}
+
+/// Somebody else's turn.
+pub struct Waiting {
+    told: watch::Receiver<Option<Verdict>>,
+    /// How long it can last.
+    left: Duration,
+}
+
+/// What there is to do for who has found nothing.
+pub enum Next {
+    Fetch(Turn),
+    Wait(Waiting),
+    /// A fetch has ended since it was looked: there may be an answer now.
+    Look,
+}
+
+impl Turns {
+    pub fn new() -> Self {
+        Turns { shards: std::iter::repeat_with(Shard::default).take(SHARDS).collect(), numbers: AtomicU64::new(0) }
+    }
+
+    fn shard(&self, index: &Index) -> Option<&Shard> {
+        self.shards.get(usize::from(index.primary.last().copied().unwrap_or_default()) % SHARDS)
+    }
+
+    /// To be asked before one looks into the store, and told to [`Turns::take`].
+    pub fn ended(&self, index: &Index) -> u64 {
+        self.shard(index).map_or(0, |shard| shard.ended.load(Ordering::Acquire))
+    }
+
+    /// Takes the turn to fetch what belongs there, unless it is another's.
+    pub fn take(&'static self, index: Index, looked: u64) -> Next {
+        let Some(shard) = self.shard(&index) else { return Next::Look };
+        let mut fetching = shard.fetching.lock();
+        let since = Instant::now();
+        if let Some(waiting) = fetching.get_mut(&index).and_then(|other| other.wait(since)) {
+            return Next::Wait(waiting);
+        }
+        if shard.ended.load(Ordering::Relaxed) != looked {
+            return Next::Look;
+        }
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        fetching.insert(index, Fetching { number, since, told: None });
+        Next::Fetch(Turn { turns: self, index, number, verdict: Verdict::Failed })
+    }
+
+    /// Waits for another's turn without wanting one.
+    pub fn others(&self, index: &Index) -> Option<Waiting> {
+        let mut fetching = self.shard(index)?.fetching.lock();
+        // Mostly there is none, and then it takes no clock.
+        fetching.get_mut(index)?.wait(Instant::now())
+    }
+}
+
+impl Fetching {
+    /// `None` if it has taken too long.
+    fn wait(&mut self, now: Instant) -> Option<Waiting> {
+        let left = OLDEST.checked_sub(now.saturating_duration_since(self.since)).filter(|left| !left.is_zero())?;
+        let told = self.told.get_or_insert_with(|| watch::Sender::new(None)).subscribe();
+        Some(Waiting { told, left })
+    }
+}
+
+impl Turn {
+    /// It has ended so.
+    pub fn end(mut self, verdict: Verdict) {
+        self.verdict = verdict;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(shard) = self.turns.shard(&self.index) else { return };
+        let mut fetching = shard.fetching.lock();
+        // It may have taken so long that another one has begun.
+        let ended = match fetching.get(&self.index) {
+            Some(own) if own.number == self.number => fetching.remove(&self.index),
+            _ => None,
+        };
+        shard.ended.fetch_add(1, Ordering::Release);
+        drop(fetching);
+        if let Some(told) = ended.and_then(|ended| ended.told) {
+            told.send_replace(Some(self.verdict));
+        }
+    }
+}
+
+impl Waiting {
+    /// What came of it; `None` if it took too long.
+    pub async fn verdict(mut self, most: Duration) -> Option<Verdict> {
+        match tokio::time::timeout(self.left.min(most), self.told.wait_for(Option::is_some)).await {
+            Ok(Ok(verdict)) => *verdict,
+            // Nobody is left to tell: another one took the place of a fetch that was too old.
+            Ok(Err(_)) => Some(Verdict::Failed),
+            Err(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turns() -> &'static Turns {
+        Box::leak(Box::new(Turns::new()))
+    }
+
+    fn index(byte: u8) -> Index {
+        Index { primary: [byte; 16], variance: None }
+    }
+
+    fn take(turns: &'static Turns, index: Index) -> Next {
+        turns.take(index, turns.ended(&index))
+    }
+
+    #[tokio::test]
+    async fn one_fetches_and_the_others_hear_of_it() {
+        let turns = turns();
+        for verdict in [Verdict::Stored, Verdict::Unfit, Verdict::Failed] {
+            let Next::Fetch(turn) = take(turns, index(1)) else { panic!("nobody else fetches") };
+            let Next::Fetch(other) = take(turns, index(2)) else { panic!("another one") };
+            assert!(turns.others(&index(3)).is_none());
+            let waiting: Vec<_> = (0..10)
+                .map(|_| match take(turns, index(1)) {
+                    Next::Wait(waiting) => tokio::spawn(waiting.verdict(Duration::from_secs(9))),
+                    _ => panic!("it is taken"),
+                })
+                .collect();
+            drop(other);
+            turn.end(verdict);
+            for told in waiting {
+                assert_eq!(told.await.unwrap(), Some(verdict));
+            }
+        }
+        assert!(turns.shards.iter().all(|shard| shard.fetching.lock().is_empty()));
+    }
+
+    #[tokio::test]
+    async fn who_looked_before_a_fetch_ended_looks_again() {
+        let turns = turns();
+        let looked = turns.ended(&index(1));
+        let Next::Fetch(turn) = take(turns, index(1)) else { panic!("nobody else fetches") };
+        turn.end(Verdict::Stored);
+        assert!(matches!(turns.take(index(1), looked), Next::Look));
+        assert!(matches!(take(turns, index(1)), Next::Fetch(_)));
+    }
+
+    #[tokio::test]
+    async fn one_that_takes_too_long_loses_its_turn_and_ends_nobody_elses() {
+        let turns = turns();
+        let Next::Fetch(old) = take(turns, index(1)) else { panic!("nobody else fetches") };
+        let Next::Wait(waiting) = take(turns, index(1)) else { panic!("it is taken") };
+        assert_eq!(waiting.verdict(Duration::ZERO).await, None);
+        let long_ago = Instant::now().checked_sub(OLDEST).unwrap();
+        turns.shard(&index(1)).unwrap().fetching.lock().get_mut(&index(1)).unwrap().since = long_ago;
+        let Next::Fetch(new) = take(turns, index(1)) else { panic!("it was too old") };
+        drop(old);
+        let Next::Wait(waiting) = take(turns, index(1)) else { panic!("it is the new one's turn") };
+        new.end(Verdict::Stored);
+        assert_eq!(waiting.verdict(Duration::from_secs(9)).await, Some(Verdict::Stored));
+    }
+}

@@ -1,0 +1,96 @@
+//! Stored answers, or the parts of them that are asked for (RFC 9110, section 14), given to who has waited for them, validated them, or
+//! wants no more than a part.
+
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::{HeaderValue, Method};
+use pingora_core::protocols::http::conditional_filter::{not_modified_filter, to_304};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{MultiRangeInfo, RangeType};
+
+use super::{Failed, client_failed, hit};
+use crate::cache::{self, CACHE_STATUS, Hit};
+use crate::downstream::{Downstream, apply_to_response, seen_upstream};
+use crate::journey::Journey;
+
+/// Gives what is stored, or the part of it that is asked for.
+///
+/// # Errors
+/// [`Failed::ClientGone`] or [`Failed::ClientStopped`].
+pub async fn give(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Result<(), Failed> {
+    let Some(asked) =
+        asked(journey, &[header::RANGE, header::IF_RANGE]).filter(|asked| asked.headers.contains_key(header::RANGE))
+    else {
+        return hit::answer(hit, journey, down).await;
+    };
+    let Ok(mut head) = hit.head().to_header() else { return Err(Failed::BrokeOff) };
+    if let Some(age) = hit.age() {
+        // It fits.
+        let _ = head.insert_header(header::AGE, HeaderValue::from(age));
+    }
+    let whole = hit.body();
+    let unchanged = is_unchanged(journey, || Some(head.clone()));
+    if unchanged {
+        to_304(&mut head);
+    }
+    let parts = cache::range(&asked, &mut head, whole.is_empty());
+    let body = match &parts {
+        _ if unchanged || journey.head.method == Method::HEAD => Bytes::new(),
+        RangeType::Invalid => Bytes::new(),
+        RangeType::None => whole.clone(),
+        RangeType::Single(range) => whole.slice(range.start.min(whole.len())..range.end.min(whole.len())),
+        RangeType::Multi(ranges) => assemble(ranges, whole),
+    };
+    tell(&mut head, hit, journey);
+    let end = body.is_empty();
+    let written = async {
+        down.write_head(Box::new(head), end).await?;
+        if !end {
+            down.write_body(body, true).await?;
+        }
+        down.finish().await
+    };
+    written.await.map_err(|error| client_failed(&error))
+}
+
+/// The gateway's own word on an answer, and the policies'.
+fn tell(answer: &mut ResponseHeader, hit: &Hit, journey: &mut Journey) {
+    journey.answered(answer.status);
+    let exchange = &journey.exchange;
+    if let Some(via) = exchange.via(answer.version) {
+        // Only an absurd number of fields could fail here; the answer then goes out without that one.
+        let _ = answer.append_header(header::VIA, via.clone());
+    }
+    apply_to_response(answer, &exchange.request_id, &exchange.to_client);
+    let outcome = hit.outcome();
+    journey.outcome.cache = outcome.word();
+    journey.view.cache.count(outcome);
+    let _ = answer.append_header(CACHE_STATUS, outcome.field());
+}
+
+/// Whether the client has this answer already (RFC 9110, section 13.2.2).
+pub fn is_unchanged(journey: &Journey, answer: impl FnOnce() -> Option<ResponseHeader>) -> bool {
+    let asked = asked(journey, &[header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE]);
+    asked.is_some_and(|asked| answer().is_some_and(|answer| not_modified_filter(&asked, &answer)))
+}
+
+/// The request with these fields alone, as the service would see them.
+fn asked(journey: &Journey, names: &[HeaderName]) -> Option<RequestHeader> {
+    cache::asked(&journey.head.method, names, |name| seen_upstream(&journey.head, &journey.exchange, name))
+}
+
+/// Several parts in one body (RFC 9110, section 14.6).
+fn assemble(ranges: &MultiRangeInfo, whole: &Bytes) -> Bytes {
+    let mut body = Vec::with_capacity(ranges.calculate_multipart_length());
+    for range in &ranges.ranges {
+        body.extend_from_slice(format!("\r\n--{}\r\n", ranges.boundary).as_bytes());
+        if let Some(kind) = &ranges.content_type {
+            body.extend_from_slice(format!("Content-Type: {kind}\r\n").as_bytes());
+        }
+        let last = range.end.saturating_sub(1);
+        body.extend_from_slice(format!("Content-Range: bytes {}-{last}/{}\r\n\r\n", range.start, whole.len()).as_bytes());
+        body.extend_from_slice(whole.get(range.clone()).unwrap_or_default());
+    }
+    body.extend_from_slice(format!("\r\n--{}--\r\n", ranges.boundary).as_bytes());
+    body.into()
+}
