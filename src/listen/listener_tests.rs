@@ -1,5 +1,5 @@
 use super::*;
-use crate::listen::tls::config::TlsVersion;
+use crate::listen::tls::config::{TlsConfig, TlsVersion};
 
 fn read(yaml: &str) -> ListenerConfig {
     serde_yaml::from_str(yaml).unwrap()

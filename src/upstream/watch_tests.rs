@@ -1,13 +1,13 @@
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, AtomicUsize};
 use std::sync::mpsc;
 
 use super::*;
+use crate::address::EndpointAddress;
 use crate::ledger::Ledger;
 use crate::problem::{Place, Problems};
-use crate::upstream::Kept;
 
 /// A backend that answers every request with a status that can be changed; 0 stands for an answer that never comes.
 struct Backend {
@@ -62,14 +62,7 @@ const CHECK: &str = "health_check: { path: /healthz, interval: 100ms, timeout: 1
 fn service(yaml: &str, ledger: &Ledger) -> Arc<Service> {
     let mut problems = Problems::default();
     let config = serde_yaml::from_str(yaml).unwrap();
-    let service = Service::compile(
-        "catalog",
-        Place::NOWHERE,
-        &config,
-        Path::new(""),
-        &mut problems,
-        Kept { ledger, tallies: &Arc::default() },
-    );
+    let service = Service::compile("catalog", Place::NOWHERE, &config, Path::new(""), &mut problems, ledger);
     service.unwrap_or_else(|| panic!("{problems:?}"))
 }
 
@@ -102,10 +95,10 @@ fn an_endpoint_leaves_and_comes_back_with_its_health() {
         let said = said.unwrap();
         // The connection's own limit is as long as the check's, and may be over first.
         assert!(said == reason || (status == 0 && said.contains("ReadTimedout")), "{said}");
-        assert_eq!((address, healthy), (ill.address, false));
+        assert_eq!((address, healthy), (EndpointAddress::Inet(ill.address), false));
         assert!((0..10).all(|_| service.pick(&[]).unwrap().addr == well.address));
         ill.status.store(204, Ordering::SeqCst);
-        assert_eq!(changes.recv_timeout(SOON).unwrap(), (ill.address, true, None));
+        assert_eq!(changes.recv_timeout(SOON).unwrap(), (EndpointAddress::Inet(ill.address), true, None));
         assert_eq!(service.cluster.available(), 2);
     }
     let view = serde_json::to_value(service.view()).unwrap();
