@@ -16,7 +16,7 @@ PEERS ?=
 SOAK ?=
 
 .PHONY: help run test lint lint-openssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-shared reference \
-    soak soak-hour attack install clean
+    soak soak-hour attack fuzz install clean
 
 help: ## Print this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -101,6 +101,17 @@ soak-hour: ## One hour of mixed load, with clients that misbehave; fails if memo
 
 attack: release ## Attack a gateway on loopback with all that one address can get; fails if a bound is passed.
 	loadtest/attack.py $(BINARY)
+
+# On stable Rust: what libFuzzer needs of the compiler are two flags of LLVM's. A target folder of its own, for they are for everything.
+FUZZ_FLAGS = --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
+TARGET_TO_FUZZ = $(or $(FUZZ),head)
+
+fuzz: ## Look for bytes that break a promise of fuzz/targets.rs: FUZZ=head, answer, chunked, proxy or yaml, for SECONDS=60.
+	@scripts/need.sh build
+	cd fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) run --locked --release --target-dir $(abspath $(TARGET))/fuzz \
+	    --target $$(rustc -vV | sed -n 's/^host: //p') --bin $(TARGET_TO_FUZZ) -- -max_total_time=$(or $(SECONDS),60) -max_len=4096 \
+	    -print_final_stats=1 $(abspath $(TARGET))/fuzz/corpus/$(TARGET_TO_FUZZ) seeds/$(TARGET_TO_FUZZ)
 
 # The unit goes where systemd looks under this prefix; an existing configuration is never touched.
 install: ## Install the binary, the systemd unit and an example configuration (PREFIX, DESTDIR; after `make release`).

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use crate::node::redact::{Veil, gives_itself_away, is_hidden, name_veils};
-use crate::node::{Kind, NO_LITERAL, Node, Style};
+use crate::node::{Kind, NO_LITERAL, Node, Style, text_lines};
 use crate::problem::{Place, Problem, Problems, Severity};
 
 /// Columns of a source line that are shown at most.
@@ -127,8 +127,7 @@ struct Source<'a> {
 impl<'a> Source<'a> {
     fn new(text: &'a str, root: Option<&'a Node>) -> Self {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        // As YAML breaks lines: \n, \r\n, or a lone \r.
-        let lines = text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r')).collect();
+        let lines = text_lines(text).collect();
         let mut secret = HashSet::new();
         if let Some(root) = root {
             mark(root, Veil::Nothing, &mut secret);

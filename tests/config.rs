@@ -382,6 +382,16 @@ routes: [ { path: /*, split: [ { service: a, weight: 90% }, { service: s, weight
         ran.code == 0 && ran.stderr.contains("warning: `scopes` refuses everybody") && ran.stderr.contains("two.yaml:2:"),
         "{ran:?}"
     );
+    // Limits by who nobody is, and what has no effect any more.
+    let by = "listeners: [ { bind: ':8080' } ]\nserver: { fast_lane: true }\nroutes: [ { path: /, service: 127.0.0.1, port: 80, \
+              policies: { rate_limit: [ { by: [consumer, client_address], limit: 1/s }, { name: a, by: { header: X }, limit: 1/s } ] AUTHN } } ]\n";
+    for (authn, told) in [("", true), (", authn: { api_key: {} }", false)] {
+        files.write("by.yaml", &by.replace(" AUTHN", authn));
+        let ran = portcullis(files.dir(), &["check", "by.yaml"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_eq!(ran.stderr.contains("warning: `rate_limit` tells nobody apart by who they are"), told, "{ran:?}");
+        assert!(ran.stderr.contains("warning: `fast_lane` has no effect") && ran.stderr.contains("by.yaml:2:22"), "{ran:?}");
+    }
     // A colon is no parameter.
     files.write(
         "three.yaml",

@@ -24,6 +24,7 @@ mod embedded;
 mod faults;
 mod floods;
 mod flow;
+mod fuzz;
 mod harness;
 mod hits;
 mod hostile;

@@ -172,7 +172,7 @@ pub struct ServerConfig {
     /// Memory for cached answers, in all. Default 64MiB. Changing it takes an upgrade.
     pub cache_memory: Size,
     /// Has no effect: every request goes the same way. It chose between two while there were two.
-    pub fast_lane: Option<bool>,
+    pub fast_lane: Option<Spanned<bool>>,
     /// Allows the policy `fault` to delay and refuse requests on purpose. Default: false, and a file that has one is refused.
     pub fault_injection: bool,
     /// The file in which what was used of quotas is kept over restarts, where a route has a `quota`. Default: `quotas.log` in the

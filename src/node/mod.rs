@@ -21,6 +21,7 @@ use std::sync::Arc;
 pub use self::de::decode;
 pub use self::parse::parse;
 pub use self::redact::redacted_json;
+pub use self::syntax::text_lines;
 use crate::problem::Place;
 
 /// The names by which the types in [`crate::value`] ask the deserializer for more than serde's data model carries.

@@ -4,14 +4,18 @@ use saphyr_parser::ScanError;
 
 use crate::problem::{Place, Problem};
 
+/// The lines of a text as YAML breaks them: at LF, CR LF, or a lone CR.
+pub fn text_lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
+}
+
 /// Line breaks, tabs and printable characters only.
 pub(super) fn control_character(text: &str) -> Option<Problem> {
     let bad = |c: char| (c.is_ascii_control() && !matches!(c, '\t' | '\n' | '\r')) || c == '\u{feff}';
     let (index, found) = text.char_indices().find(|(_, c)| bad(*c))?;
-    let before = text.get(..index).unwrap_or_default();
-    let line_start = before.rfind(['\n', '\r']).map_or(0, |at| at + 1);
-    let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-    let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
+    let until = text.get(..index + found.len_utf8()).unwrap_or_default();
+    let (line, last) = text_lines(until).fold((0, ""), |(count, _), line| (count + 1, line));
+    let column = last.chars().count();
     let place = Place { line: line as u32, column: column as u32, width: 1 };
     Some(
         Problem::error(place, format!("the file holds a control character (U+{:04X})", found as u32))
@@ -22,7 +26,7 @@ pub(super) fn control_character(text: &str) -> Option<Problem> {
 pub(super) fn explain(error: &ScanError, text: &str) -> Problem {
     let marker = error.marker();
     let place = Place { line: marker.line() as u32, column: marker.col() as u32 + 1, width: 1 };
-    let line = text.lines().nth(marker.line().saturating_sub(1)).unwrap_or_default();
+    let line = text_lines(text).nth(marker.line().saturating_sub(1)).unwrap_or_default();
     let (message, hint) = in_words(error.info(), line);
     let problem = Problem::error(place, message);
     match hint {

@@ -431,6 +431,10 @@ impl<'a> Compiler<'a> {
 
     fn bounds(&mut self) {
         let server = &self.document.server;
+        if let Some(written) = &server.fast_lane {
+            let message = "`fast_lane` has no effect: every request goes the same way";
+            self.problems.push(Problem::warning(written.place, message).hint("leave it out"));
+        }
         let mut within = |place: Place, good: bool, message: &str| {
             if !good {
                 self.problems.push(Problem::error(place, message));

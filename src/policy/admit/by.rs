@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use crate::exchange::{Exchange, Identity};
 use crate::head::RequestHead;
 use crate::limits::key::{Hashing, Key, Piece, Pieces};
+use crate::node::Node;
 
 /// The most things that one limit can combine.
 const MOST_PARTS: usize = 8;
@@ -43,6 +44,15 @@ pub enum Part {
 /// Whose requests are counted together: those that agree in all parts. Without any part, everybody's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct By(SmallVec<[Part; 1]>);
+
+/// The policies that count by somebody.
+pub const POLICIES: [&str; 4] = ["rate_limit", "quota", "throttle", "concurrency_limit"];
+
+/// Whether what is written under `by` is about an identity, which only `authn` gives a request.
+pub fn asks_who(by: &Node) -> bool {
+    let word = |node: &Node| node.as_str().is_some_and(|word| matches!(word, "consumer" | "credential" | "subject" | "api_key"));
+    word(by) || by.get("claim").is_some() || by.items().iter().any(asks_who)
+}
 
 impl Default for By {
     fn default() -> Self {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Compiler;
 use crate::node::Node;
+use crate::policy::admit::by;
 use crate::policy::registry::{self, REGISTRY, Site, Table};
 use crate::policy::{Compile, Plan, authz};
 use crate::problem::Problem;
@@ -75,13 +76,32 @@ impl<'a> Compiler<'a> {
         tables.find_map(|Raw(node)| node.get(policy)).filter(|node| node.as_str() != Some("false"))
     }
 
-    /// Conditions on who it is refuse everybody where nothing says who it is.
+    /// Whether an `authn` is written for any route. Where there is one, a limit for all may well count addresses on the open routes.
+    fn says_who_anywhere(&self) -> bool {
+        let of_services = self.document.services.values().map(|service| service.policies.as_ref());
+        let of_routes = self.document.routes.iter().map(|route| route.policies.as_ref());
+        let mut tables = of_services.chain(of_routes).chain([self.document.policies.as_ref()]).flatten();
+        tables.any(|Raw(node)| node.get("authn").is_some())
+    }
+
+    /// Conditions on who it is refuse everybody where nothing says who it is, and limits by who it is tell nobody apart.
     fn look_for_identity(&mut self, config: &'a RouteConfig, answer: &Answer) {
         let Some(service) = answer.services().first() else { return };
-        let Some(authz) = self.written(config, service, "authz") else { return };
         if self.written(config, service, "authn").is_some() {
             return;
         }
+        let by_nobody = if self.says_who_anywhere() { &[][..] } else { &by::POLICIES };
+        for policy in by_nobody {
+            let Some(limits) = self.written(config, service, policy) else { continue };
+            let each = if limits.items().is_empty() { std::slice::from_ref(limits) } else { limits.items() };
+            let of_identity = each.iter().filter_map(|limit| limit.get("by")).find(|by| by::asks_who(by));
+            if let Some(by) = of_identity {
+                let message = format!("`{policy}` tells nobody apart by who they are: there is no `authn` that would say it");
+                let hint = "add `authn`, here or for all routes; without it, each client address has a limit of its own";
+                self.problems.push(Problem::warning(by.place, message).hint(hint));
+            }
+        }
+        let Some(authz) = self.written(config, service, "authz") else { return };
         let entries = if authz.items().is_empty() { std::slice::from_ref(authz) } else { authz.items() };
         let of_identity = entries.iter().flat_map(Node::entries).find(|(key, _)| authz::asks_who(&key.text));
         if let Some((key, _)) = of_identity {
