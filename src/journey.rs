@@ -27,6 +27,7 @@ use crate::head::{BodyFraming, RequestHead};
 use crate::listen::forwarded::{self, Hop};
 use crate::listen::trace::{self, Trace};
 use crate::path::Handling;
+use crate::policy::shape::mirror::Watch;
 use crate::reply::{Flow, Reply};
 use crate::route::Found;
 use crate::snapshot::{ActiveListener, Route};
@@ -79,6 +80,8 @@ pub struct Journey {
     pub tries: Tries,
     /// Of the exchange that is under way.
     pub control: Option<Arc<ExchangeControl>>,
+    /// Looks at the answer, where a copy's answer is compared with it.
+    pub compared: Option<Box<Watch>>,
     /// What this request may do with the cache, on a route that has one.
     pub cache_use: Option<crate::cache::Use>,
     /// When a gRPC client's own deadline passes.
@@ -132,6 +135,7 @@ impl Journey {
                 refusal: None,
                 tries: Tries::default(),
                 control: None,
+                compared: None,
                 cache_use: None,
                 call_due: None,
                 ended: false,

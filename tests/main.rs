@@ -34,6 +34,7 @@ mod leaving;
 mod limits;
 mod listeners;
 mod memory;
+mod mirrors;
 mod mtls;
 mod observability;
 mod oidc;

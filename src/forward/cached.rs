@@ -1,11 +1,13 @@
 //! Requests of routes that have a cache and find nothing there that can be given at once: waiting for somebody else's answer, filling,
 //! and validating. The decisions are [`crate::cache`]'s; here they meet the engine that calls services, and the client.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::StatusCode;
 
 use super::hit::Ask;
-use super::{Failed, broke_off, call_failed, client_failed, parts};
+use super::{Failed, broke_off, call_failed, client_failed, mirror, parts};
 use crate::cache::stored::not_modified;
 use crate::cache::{self, CACHE_STATUS, Cache, CachePolicy, Fetch, Keeping, Looked, Next, Outcome, Patience, Use, Verdict};
 use crate::downstream::{Downstream, seen_upstream};
@@ -22,7 +24,7 @@ use crate::wire::trailers;
 /// # Errors
 /// See [`Failed`].
 pub async fn run(
-    caller: &Caller,
+    caller: &Arc<Caller>,
     journey: &mut Journey,
     down: &mut Downstream,
     service: &Service,
@@ -36,6 +38,8 @@ pub async fn run(
             return parts::give(&hit, journey, down).await;
         }
     };
+    // Its body, if it has one, is not waited for: what is cached has none.
+    drop(mirror::begin(caller, journey, down, false));
     let fill = fetch.is_for_all().then(|| Fill { validators: fetch.validators() });
     let answer = {
         let target = journey.upstream_target();

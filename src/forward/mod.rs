@@ -3,10 +3,12 @@
 
 mod cached;
 pub mod hit;
+mod mirror;
 mod parts;
 mod relay;
 mod tunnel;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -43,7 +45,7 @@ pub enum Failed {
 /// See [`Failed`]. Cancel-safe in the sense that dropping the future ends the exchange with the service and leaves the client's
 /// connection as it is.
 pub async fn run(
-    caller: &Caller,
+    caller: &Arc<Caller>,
     journey: &mut Journey,
     down: &mut Downstream,
     service: &Service,
@@ -58,18 +60,29 @@ pub async fn run(
         // Boxed: it must not make the common one's future larger.
         Some(Missed::Ask(ask)) => return Box::pin(cached::run(caller, journey, down, service, ask)).await,
     }
+    let mut copy = mirror::begin(caller, journey, down, true);
     let mut answer = {
         let target = journey.upstream_target();
         let Journey { view, head, exchange, tries, .. } = &mut *journey;
         let call = Call { head, exchange, target: target.as_deref(), fill: None };
-        caller.send(service, &call, tries, down, &view.tls).await.map_err(call_failed)?
+        let asked = match &mut copy {
+            None => caller.send(service, &call, tries, down, &view.tls).await,
+            // Boxed: it must not make the common one's future larger.
+            Some(copy) => Box::pin(caller.send(service, &call, tries, &mut mirror::Tee { down, copy }, &view.tls)).await,
+        };
+        asked.map_err(call_failed)?
     };
+    // What has not been sent by now never will be.
+    drop(copy);
     journey.answer_began(down.uploaded());
     if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Box::pin(tunnel::run(answer, journey, down, service)).await;
     }
     match relay::answer(&mut answer, journey, down, service).await {
         Ok(()) => {
+            if let Some(watch) = journey.compared.take() {
+                watch.end(answer.head.status);
+            }
             caller.keep(answer, service);
             Ok(())
         }

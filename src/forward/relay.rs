@@ -43,7 +43,12 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
             }
         };
         match piece {
-            Some(Piece::Data(data, last)) => down.write_body(data, last).await.map_err(Broken::Client)?,
+            Some(Piece::Data(data, last)) => {
+                if let Some(watch) = &mut journey.compared {
+                    watch.see(&data);
+                }
+                down.write_body(data, last).await.map_err(Broken::Client)?;
+            }
             Some(Piece::Trailers(mut fields)) => {
                 journey.note_grpc_status(&fields);
                 trailers::filter(&mut fields, &journey.exchange.to_client);

@@ -206,11 +206,13 @@ impl Plan {
 }
 
 /// What the road, rather than a step, has to obey.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Default)]
 pub struct RouteOptions {
     /// The longest request body in bytes, whatever its framing. `None`: the server's bound.
     pub max_body: Option<u64>,
     pub cache: Option<Arc<crate::cache::CachePolicy>>,
+    /// Who gets copies of the requests.
+    pub mirror: Option<Arc<shape::mirror::Mirror>>,
     /// The query parameters that carry credentials: they go neither to the backend nor into a log.
     pub credential_queries: Vec<Arc<str>>,
     /// The header fields that carry credentials.

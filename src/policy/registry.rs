@@ -118,6 +118,7 @@ pub static REGISTRY: &[Entry] = &[
     entry::<super::shape::headers::RequestHeaders>(),
     entry::<super::shape::headers::ResponseHeaders>(),
     entry::<crate::cache::CachePolicy>(),
+    entry::<super::shape::mirror::Mirror>(),
 ];
 
 /// Whether a policy that is written at a service is about how much that service is asked, and not about who may ask: behind a split,

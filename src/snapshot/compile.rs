@@ -70,7 +70,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     let unrouted = Arc::new(compiler.global.plan(&compiler.site(&[])));
     let admin = compiler.admin(&doors);
     compiler.bounds();
-    stock::check(document, compiler.problems);
+    stock::check(document, &routes, compiler.problems);
     compiler.body_memory(&doors, &routes);
     let access_log = document.access_log.compile(&base, compiler.problems);
     let admin_token = compiler.admin_token();

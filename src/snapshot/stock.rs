@@ -1,16 +1,23 @@
 //! What a file says that a stock Pingora server cannot do. Nothing of it is passed over: a bound that is written has to hold.
 
+use std::sync::Arc;
+
+use super::Route;
 use crate::config::{Document, Engine};
 use crate::listen::config::ListenerConfig;
 use crate::problem::{Place, Problem, Problems};
 
 /// Refuses what `server.engine: pingora` cannot do.
-pub fn check(document: &Document, problems: &mut Problems) {
+pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems) {
     if document.server.engine.value != Engine::Pingora {
         return;
     }
     for listener in document.listeners.iter() {
         check_listener(listener, problems);
+    }
+    if let Some(route) = routes.iter().find(|route| route.plan.options.mirror.is_some()) {
+        let message = format!("`mirror` cannot be had with `engine: pingora`, and the route `{}` has one", route.id);
+        problems.push(Problem::error(document.server.engine.place, message).hint("take `mirror` out, or `engine`"));
     }
     for service in document.services.values() {
         if service.keep_alive.place.is_known() {

@@ -12,7 +12,7 @@ use crate::packaging::reference;
 const MARK: &str = "<!-- From here on generated from the code: `make reference`. -->\n";
 
 /// The page that says how a policy is used, and the beginnings of the names of its metrics.
-const MORE: [(&str, &str, &[&str]); 17] = [
+const MORE: [(&str, &str, &[&str]); 18] = [
     ("bounds", "guide/limits.md#bounds-of-listeners-and-of-the-process", &[]),
     ("ip_restriction", "guide/authorization.md", &[]),
     ("address_limit", "guide/limits.md", &["portcullis_rate_limit_"]),
@@ -34,6 +34,7 @@ const MORE: [(&str, &str, &[&str]); 17] = [
     ("request_headers", "guide/routing.md#what-the-service-sees", &[]),
     ("response_headers", "guide/routing.md#what-the-service-sees", &[]),
     ("cache", "guide/caching.md", &["portcullis_cache_"]),
+    ("mirror", "guide/services.md#copies-of-requests", &["portcullis_mirror"]),
 ];
 
 fn is_updating() -> bool {

@@ -23,7 +23,7 @@ use http::{HeaderMap, Method, StatusCode};
 use pingora_error::{Error, ErrorType};
 
 pub use client::{Client, Own};
-pub use own::{Engine, Question, Told};
+pub use own::{Engine, Question, Told, drained};
 pub use pool::SWEEP;
 pub use request::{Fill, passes};
 pub use transport::Transport;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use super::{Answer, Call, CallError, Caller, Own, Piece, Tries};
+use super::{Answer, Broken, Call, CallError, Caller, Own, Piece, Tries};
 use crate::exchange::Exchange;
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::upstream::{Service, TlsConnector};
@@ -79,7 +79,7 @@ impl Engine<'_> {
             }
         };
         let told = Told { status: answer.head.status, fields: fields_of(&answer) };
-        if let Some(answer) = tokio::time::timeout(DRAIN, drained(answer, service)).await.ok().flatten() {
+        if let Ok(Ok(Some(answer))) = tokio::time::timeout(DRAIN, drained(answer, service, MOST_DRAINED, |_| ())).await {
             self.caller.keep(answer, service);
         }
         Some(told)
@@ -96,17 +96,32 @@ fn fields_of(answer: &Answer) -> HeaderMap {
     fields
 }
 
-/// The answer, once nothing more will come of it.
-async fn drained(mut answer: Answer, service: &Service) -> Option<Answer> {
-    let mut left = MOST_DRAINED;
+/// Reads an answer's body to its end, or up to `most` bytes of it, and shows it to `see`. Gives the answer back, for [`Caller::keep`], if
+/// that was the whole.
+///
+/// # Errors
+/// See [`Answer::more`].
+pub async fn drained(
+    mut answer: Answer,
+    service: &Service,
+    most: usize,
+    mut see: impl FnMut(&[u8]),
+) -> Result<Option<Answer>, Broken> {
     if answer.head.body.is_done() {
-        return Some(answer);
+        return Ok(Some(answer));
     }
+    let mut left = most;
     loop {
-        match answer.take().ok()? {
-            Some(Piece::End | Piece::Trailers(_) | Piece::Data(_, true)) => return Some(answer),
-            Some(Piece::Data(data, false)) => left = left.checked_sub(data.len())?,
-            None => answer.more(&mut Own(Bytes::new()), service, service.timeouts.response).await.ok()?,
+        match answer.take()? {
+            Some(Piece::End | Piece::Trailers(_)) => return Ok(Some(answer)),
+            Some(Piece::Data(data, _)) => {
+                see(&data);
+                match left.checked_sub(data.len()) {
+                    Some(rest) => left = rest,
+                    None => return Ok(None),
+                }
+            }
+            None => answer.more(&mut Own(Bytes::new()), service, service.timeouts.response).await?,
         }
     }
 }

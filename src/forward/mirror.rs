@@ -1,0 +1,231 @@
+//! Copies of requests for another service ([`Mirror`]): on tasks of their own, so that no client waits for them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use pingora_error::Result;
+use tokio::sync::oneshot;
+
+use crate::downstream::Downstream;
+use crate::exchange::Exchange;
+use crate::head::{BodyFraming, HeaderEdit, RequestHead};
+use crate::journey::Journey;
+use crate::policy::shape::mirror::{Digest, MOST_COMPARED, Mirror, Place, Seen, Watch};
+use crate::upstream::call::{Call, Caller, Client, Own, Tries, drained};
+use crate::upstream::{Service, TlsConnector};
+use crate::wire::answer::AnswerHead;
+
+const MARK: HeaderName = HeaderName::from_static("x-portcullis-mirror");
+
+/// A copy that waits for the request's body.
+pub struct Copy {
+    /// `None` once it is on its way, or will never be.
+    question: Option<Box<Question>>,
+    body: BytesMut,
+}
+
+/// All that a copy is but its body.
+struct Question {
+    mirror: Arc<Mirror>,
+    place: Place,
+    caller: Arc<Caller>,
+    tls: Arc<TlsConnector>,
+    service: Arc<Service>,
+    head: RequestHead,
+    exchange: Exchange,
+    target: Option<String>,
+    /// The client's answer, where it is to be compared.
+    seen: Option<oneshot::Receiver<Seen>>,
+}
+
+/// Begins a copy of this request, if its route wants one: sends it where the body is known, else gives it back to be fed.
+pub fn begin(caller: &Arc<Caller>, journey: &mut Journey, down: &Downstream, compares: bool) -> Option<Copy> {
+    let mirror = journey.route()?.plan.options.mirror.clone()?;
+    let streams = journey.head.upgrade || journey.dialect.is_grpc() || journey.asks_for_stream();
+    let place = if streams { None } else { mirror.take(&journey.head, &journey.exchange) }?;
+    let known = down.buffered();
+    let length = match (known, journey.head.body) {
+        (Some(body), _) => Some(body.len() as u64),
+        (None, BodyFraming::Length(length)) => Some(length),
+        (None, _) => None,
+    };
+    if length.is_some_and(|length| length > mirror.body as u64) {
+        mirror.counts.too_large.add(1);
+        return None;
+    }
+    let Journey { view, head, exchange, .. } = &*journey;
+    let service = view.snapshot.services.get(&mirror.service)?.clone();
+    let mut head = RequestHead::clone(head);
+    if down.body_is_empty() {
+        head.body = BodyFraming::None;
+    }
+    let empty = head.body == BodyFraming::None;
+    let body = known.cloned().or_else(|| empty.then(Bytes::new));
+    let (watch, seen) = (mirror.compare && compares).then(Watch::new).unzip();
+    let question = Question {
+        place,
+        caller: caller.clone(),
+        tls: view.tls.clone(),
+        service,
+        head,
+        exchange: told(exchange),
+        target: journey.upstream_target(),
+        seen,
+        mirror,
+    };
+    journey.compared = watch.map(Box::new);
+    match body {
+        Some(body) => {
+            question.send(body);
+            None
+        }
+        None => Some(Copy { question: Some(Box::new(question)), body: BytesMut::new() }),
+    }
+}
+
+/// What the service is told of an exchange, with the mark of a copy.
+fn told(exchange: &Exchange) -> Exchange {
+    let mut copy = Exchange::begun(exchange.connection.clone(), exchange.request_id.clone(), Instant::now());
+    copy.trusted = exchange.trusted;
+    copy.trusted_identity = exchange.trusted_identity;
+    copy.client = exchange.client;
+    copy.traceparent = exchange.traceparent;
+    copy.told.clone_from(&exchange.told);
+    copy.route.clone_from(&exchange.route);
+    copy.to_upstream.clone_from(&exchange.to_upstream);
+    copy.upstream_host.clone_from(&exchange.upstream_host);
+    copy.to_upstream.push(HeaderEdit::Set(MARK, HeaderValue::from_static("1")));
+    copy
+}
+
+impl Question {
+    /// On its way, on a task of this worker: it ends with the process, and with the time that it may take.
+    fn send(self, body: Bytes) {
+        tokio::spawn(async move {
+            let Question { mirror, place, caller, tls, service, mut head, exchange, target, seen } = self;
+            // Given back last.
+            let _place = place;
+            if head.body != BodyFraming::None {
+                head.body = BodyFraming::Length(body.len() as u64);
+            }
+            let call = Call { head: &head, exchange: &exchange, target: target.as_deref(), fill: None };
+            let (mut tries, mut client) = (Tries::default(), Own(body));
+            let asked = async {
+                let answer = caller.send(&service, &call, &mut tries, &mut client, &tls).await.ok()?;
+                let (status, mut digest) = (answer.head.status, Digest::default());
+                if let Some(whole) = drained(answer, &service, MOST_COMPARED, |piece| digest.see(piece)).await.ok()? {
+                    caller.keep(whole, &service);
+                }
+                Some(digest.seen(status))
+            };
+            let asked = tokio::time::timeout(mirror.timeout, asked).await;
+            if asked.is_err() {
+                tries.failed();
+            }
+            tries.end();
+            let Some(copys) = asked.ok().flatten() else { return mirror.counts.failed.add(1) };
+            mirror.counts.answered.add(1);
+            if let Some(seen) = seen
+                && let Ok(Ok(clients)) = tokio::time::timeout(mirror.timeout, seen).await
+            {
+                let route = exchange.route.as_deref().unwrap_or_default();
+                mirror.compare(&clients, &copys, (route, &exchange.request_id));
+            }
+        });
+    }
+}
+
+impl Copy {
+    fn feed(&mut self, piece: &[u8]) {
+        let most = self.question.as_ref().map_or(0, |question| question.mirror.body);
+        if self.body.len() + piece.len() <= most {
+            return self.body.extend_from_slice(piece);
+        }
+        self.body = BytesMut::new();
+        if let Some(question) = self.question.take() {
+            question.mirror.counts.too_large.add(1);
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(question) = self.question.take() {
+            question.send(std::mem::take(&mut self.body).freeze());
+        }
+    }
+}
+
+impl Drop for Copy {
+    /// The answer came before the whole request, or the request never came to its end.
+    fn drop(&mut self) {
+        if let Some(question) = &self.question {
+            question.mirror.counts.unfinished.add(1);
+        }
+    }
+}
+
+/// A client whose body goes into a copy as well.
+pub struct Tee<'a> {
+    pub down: &'a mut Downstream,
+    pub copy: &'a mut Copy,
+}
+
+impl Client for Tee<'_> {
+    fn buffered(&self) -> Option<&Bytes> {
+        self.down.buffered()
+    }
+
+    fn body_is_empty(&self) -> bool {
+        self.down.body_is_empty()
+    }
+
+    fn is_continue_owed(&self) -> bool {
+        self.down.is_continue_owed()
+    }
+
+    fn keep_for_replay(&mut self) {
+        self.down.keep_for_replay();
+    }
+
+    fn replay(&self) -> Option<Bytes> {
+        self.down.replay()
+    }
+
+    fn can_replay(&self) -> bool {
+        self.down.can_replay()
+    }
+
+    async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        let piece = self.down.read_body().await?;
+        match &piece {
+            Some(piece) => self.copy.feed(piece),
+            None => self.copy.end(),
+        }
+        Ok(piece)
+    }
+
+    fn take_trailers(&mut self) -> Option<HeaderMap> {
+        Client::take_trailers(self.down)
+    }
+
+    async fn unasked(&mut self) {
+        self.down.unasked().await;
+    }
+
+    async fn say_continue(&mut self) -> Result<()> {
+        self.down.say_continue().await
+    }
+
+    async fn write_interim(&mut self, answer: &AnswerHead) -> Result<()> {
+        self.down.write_interim(answer).await
+    }
+
+    async fn gone(&mut self) {
+        self.down.gone().await;
+    }
+
+    async fn reset(&mut self) {
+        self.down.reset().await;
+    }
+}
