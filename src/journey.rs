@@ -32,7 +32,7 @@ use crate::reply::{Flow, Reply};
 use crate::route::Found;
 use crate::snapshot::{ActiveListener, Route};
 use crate::upstream::call::Tries;
-use crate::upstream::{Protocol, Service};
+use crate::upstream::{AttemptOutcome, Protocol, Service};
 use crate::wire::answer::AnswerHead;
 pub use gauntlet::{Client, Places};
 pub use refusals::{CLIENT_CLOSED, CLIENT_STOPPED, body_refusal, out_of_time, too_large};
@@ -299,6 +299,26 @@ impl Journey {
         self.outcome.decided_by.clone_from(&reply.decided_by);
         if self.dialect.is_grpc() {
             self.outcome.grpc_status = Some(grpc::status(reply.status).into());
+        }
+    }
+
+    /// Notes that the service's endpoint failed.
+    pub fn service_failed(&mut self, failure: AttemptOutcome) {
+        let Journey { view, routed, outcome, tries, .. } = self;
+        let service = view.route(*routed).and_then(|route| route.answer.service(outcome.service?));
+        if let Some(service) = service {
+            tries.failed(service, failure);
+        }
+    }
+
+    /// Notes that the request's time was over before it was answered. That is the service's fault if it had the request, whole, for most
+    /// of that time; a client's own deadline says nothing. `uploaded`: when the client had sent the whole of a body.
+    pub fn ran_out_of_time(&mut self, uploaded: Option<Instant>) {
+        let whole = self.head.body == BodyFraming::None || uploaded.is_some();
+        let (Some(limit), Some(started)) = (self.limit(), self.tries.started) else { return };
+        let had = uploaded.map_or(started, |uploaded| started.max(uploaded)).elapsed();
+        if whole && self.outcome.upstream.is_none() && !self.is_late(Duration::ZERO) && had * 2 >= limit {
+            self.service_failed(AttemptOutcome::TimedOut);
         }
     }
 

@@ -13,6 +13,7 @@
 //! | [`policy`] | the gauntlet: one folder per stage, in the order of execution |
 //! | [`cel`] | expressions over a request, for the policies that take them |
 //! | [`forward`] | a request's way to its service, through the engine in [`upstream`] or to what the cache has, and the answer back |
+//! | [`breaker`] | not to ask what fails anyway: the arithmetic of circuit breakers |
 //! | [`limits`] | how many there may be: the arithmetic of limits and its memory |
 //! | [`consumers`] | who uses the APIs, and by which credentials they are known |
 //! | [`jose`], [`oidc`] | signed tokens and their keys; what identity providers are asked |
@@ -54,7 +55,7 @@
 //! - [`carrier`], [`report`], [`value`], [`via`]
 //! - [`cidr`], [`context`], [`exchange`]
 //! - [`cel`], [`jose`], [`redis`], [`wire`]
-//! - [`consumers`], [`limits`], [`oidc`]
+//! - [`breaker`], [`consumers`], [`limits`], [`oidc`]
 //! - rooms that do not know each other: [`cache`], [`keys`], [`listen`], [`observe`], [`route`], [`upstream`]
 //! - [`downstream`], [`policy`]
 //! - [`config`]
@@ -72,6 +73,7 @@
 pub mod address;
 pub mod admin;
 pub mod authority;
+pub mod breaker;
 pub mod cache;
 pub mod carrier;
 pub mod cel;

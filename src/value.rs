@@ -17,7 +17,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Error as _, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-pub use self::bounds::{count_within, period_within, up_to_an_hour};
+pub use self::bounds::{count_within, period_within, share_within, up_to_an_hour};
 pub use self::secret::Secret;
 pub use self::units::{Period, Rate, Share, Size};
 use crate::node::{self, Node, magic};

@@ -26,6 +26,7 @@ mod floods;
 mod flow;
 mod fuzz;
 mod harness;
+mod health;
 mod hits;
 mod hostile;
 mod issuers;

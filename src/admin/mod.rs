@@ -6,6 +6,7 @@
 
 mod access;
 mod connections;
+mod endpoints;
 mod keys;
 mod quotas;
 
@@ -26,6 +27,8 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::keys::encoded;
 use crate::core::Core;
 use crate::snapshot::Route;
+use crate::tally::{Gauge, Tallies};
+use crate::upstream::Endpoint;
 
 /// What a reload did.
 #[derive(Debug, Clone)]
@@ -60,9 +63,9 @@ pub fn router(core: Arc<Core>, reload: mpsc::Sender<ReloadRequest>) -> Router {
         .route("/metrics", get(metrics))
         .route("/config", get(config))
         .route("/routes", get(routes))
-        .route("/upstreams", get(upstreams))
         .route("/connections", get(connections::connections))
         .route("/reload", post(reload_now))
+        .merge(endpoints::router())
         .merge(keys::router())
         .merge(quotas::router())
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such resource", json!({})) })
@@ -123,16 +126,41 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     let snapshot = admin.core.snapshot.load_full();
     let metrics = &admin.core.metrics;
     // The handles live as long as the scrape: an endpoint that no generation has any more is not reported.
-    let mut held = Vec::new();
+    let (mut held, mut gauges) = (Vec::new(), Vec::new());
     for service in snapshot.services.values() {
         for (_, endpoint) in service.cluster.endpoints() {
             let handle = metrics.endpoint(&service.key, &endpoint.address().to_string());
             handle.set_healthy(endpoint.healthy());
             held.push(handle);
+            gauges.extend(standing(metrics.tallies(), &service.key, &endpoint));
         }
     }
     let text = metrics.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+/// What keeps an endpoint from getting requests beside its health, and how many it has.
+fn standing(tallies: &Tallies, service: &str, endpoint: &Endpoint) -> [Arc<Gauge>; 4] {
+    let address = endpoint.address().to_string();
+    let gauge = |name, help, value| {
+        let gauge = tallies.gauge(name, help, &[("service", service), ("endpoint", &address)]);
+        gauge.set(value);
+        gauge
+    };
+    [
+        gauge(
+            "portcullis_upstream_ejected",
+            "1 while an endpoint is left out for what came of its requests.",
+            endpoint.is_ejected().into(),
+        ),
+        gauge("portcullis_upstream_drained", "1 while an operator has taken an endpoint out.", endpoint.is_drained().into()),
+        gauge(
+            "portcullis_upstream_circuit_open",
+            "1 while an endpoint's own circuit breaker is open.",
+            endpoint.is_shut().into(),
+        ),
+        gauge("portcullis_upstream_in_flight", "Requests that an endpoint is answering.", endpoint.in_flight()),
+    ]
 }
 
 async fn config(State(admin): State<Admin>) -> Response {
@@ -152,12 +180,6 @@ fn describe(route: &Route) -> Value {
         "services": route.answer.services().iter().map(|service| &*service.key).collect::<Vec<_>>(),
         "policies": route.plan.names.iter().map(|(stage, name)| json!({ "stage": stage.name(), "policy": name })).collect::<Vec<_>>(),
     })
-}
-
-async fn upstreams(State(admin): State<Admin>) -> Response {
-    let snapshot = admin.core.snapshot.load();
-    let services: Vec<_> = snapshot.services.values().map(|service| service.view()).collect();
-    Json(json!({ "generation": snapshot.generation, "services": services })).into_response()
 }
 
 async fn reload_now(State(admin): State<Admin>, Peer(by): Peer) -> Response {

@@ -33,6 +33,10 @@ impl Client for Downstream {
         Downstream::can_replay(self)
     }
 
+    fn uploaded(&self) -> Option<std::time::Instant> {
+        Downstream::uploaded(self)
+    }
+
     async fn read_body(&mut self) -> Result<Option<Bytes>> {
         Downstream::read_body(self).await
     }

@@ -29,7 +29,7 @@ use crate::exchange::{Connection, Verdict};
 use crate::grpc::{Dialect, Messages};
 use crate::head::{BodyFraming, HeaderEdit};
 use crate::journey::{CLIENT_CLOSED, Journey};
-use crate::upstream::{Protocol, check_names};
+use crate::upstream::{AttemptOutcome, Protocol, check_names};
 use crate::wire::answer::BadAnswer;
 use crate::wire::{encode, trailers};
 
@@ -170,7 +170,7 @@ impl ProxyHttp for Gateway {
         let Some(service) = journey.choose_service(&view) else { return Err(Error::new(NO_JOURNEY)) };
         journey.outcome.interim = 0;
         let Some(flight) = journey.tries.begin(service) else {
-            journey.refusal = Some(service.unavailable());
+            journey.refusal = Some(journey.tries.unavailable(service));
             return Err(Error::new(ErrorType::HTTPStatus(503)));
         };
         let mut peer = service.peer(flight.endpoint(), None);
@@ -291,7 +291,7 @@ impl ProxyHttp for Gateway {
         reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("peer: {peer}"));
-        let Ctx { journey, body, .. } = ctx;
+        let Ctx { journey, body, uploaded, .. } = ctx;
         let Some(journey) = journey.as_deref_mut() else { return error };
         let view = journey.view.clone();
         let service = journey.choose_service(&view);
@@ -306,8 +306,20 @@ impl ProxyHttp for Gateway {
             _ => false,
         };
         error.set_retry(again);
-        if !again && *error.esource() == ErrorSource::Upstream {
-            tries.failed();
+        if !again
+            && *error.esource() == ErrorSource::Upstream
+            && let Some(service) = service
+        {
+            let outcome = if matches!(error.etype, ErrorType::ReadTimedout | ErrorType::WriteTimedout) {
+                AttemptOutcome::TimedOut
+            } else {
+                AttemptOutcome::Broken
+            };
+            // As on the gateway's own engine: who still sends may have been waited for too long.
+            match journey.head.body == BodyFraming::None || uploaded.is_some() {
+                true => tries.failed(service, outcome),
+                false => tries.failed_for_the_client(),
+            }
         }
         error
     }
@@ -339,6 +351,14 @@ impl ProxyHttp for Gateway {
             journey.refusal = Some(bad.reply());
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an answer that cannot be passed on"));
         }
+        if !interim {
+            let view = journey.view.clone();
+            if let Some(service) = journey.choose_service(&view) {
+                let Journey { tries, head, .. } = &mut *journey;
+                let field = |name: &http::HeaderName| answer.headers.get(name).map(http::HeaderValue::as_bytes);
+                tries.answered(service, head, answer.status, field, uploaded);
+            }
+        }
         if journey.cache_use.is_some() && !interim {
             // Now, so that whoever gets it later is told the same.
             cache::rules::date_it(answer, SystemTime::now());
@@ -357,7 +377,12 @@ impl ProxyHttp for Gateway {
         trailers: &mut HeaderMap,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        journey(ctx)?.note_grpc_status(trailers);
+        let journey = journey(ctx)?;
+        journey.note_grpc_status(trailers);
+        let view = journey.view.clone();
+        if let Some(service) = journey.choose_service(&view) {
+            journey.tries.ended_with(service, trailers);
+        }
         Ok(())
     }
 

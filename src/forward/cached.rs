@@ -227,9 +227,9 @@ impl Filling {
 }
 
 /// The service failed while only the cache was still being filled.
-fn broke_alone(broken: &Broken, journey: &Journey, told: Result<(), Failed>) -> Result<(), Failed> {
-    if !matches!(broken, Broken::Client(_)) {
-        journey.tries.failed();
+fn broke_alone(broken: &Broken, journey: &mut Journey, told: Result<(), Failed>) -> Result<(), Failed> {
+    if let Some(outcome) = broken.outcome() {
+        journey.service_failed(outcome);
     }
     told
 }

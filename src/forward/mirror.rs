@@ -14,7 +14,7 @@ use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::journey::Journey;
 use crate::policy::shape::mirror::{Digest, MOST_COMPARED, Mirror, Place, Seen, Watch};
 use crate::upstream::call::{Call, Caller, Client, Own, Tries, drained};
-use crate::upstream::{Service, TlsConnector};
+use crate::upstream::{AttemptOutcome, Service, TlsConnector};
 use crate::wire::answer::AnswerHead;
 
 const MARK: HeaderName = HeaderName::from_static("x-portcullis-mirror");
@@ -122,7 +122,7 @@ impl Question {
             };
             let asked = tokio::time::timeout(mirror.timeout, asked).await;
             if asked.is_err() {
-                tries.failed();
+                tries.failed(&service, AttemptOutcome::TimedOut);
             }
             tries.end();
             let Some(copys) = asked.ok().flatten() else { return mirror.counts.failed.add(1) };

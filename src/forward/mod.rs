@@ -19,7 +19,7 @@ use crate::downstream::{CLIENT_STALLED, Downstream};
 use crate::journey::{Journey, body_refusal, out_of_time};
 use crate::reply::Reply;
 use crate::upstream::call::{Broken, Call, CallError, Caller};
-use crate::upstream::{Protocol, Service};
+use crate::upstream::{AttemptOutcome, Protocol, Service};
 use crate::wire::answer::BadAnswer;
 use hit::Missed;
 
@@ -98,19 +98,19 @@ fn call_failed(error: CallError) -> Failed {
 }
 
 /// What becomes of an exchange that breaks once the answer's head is known.
-fn broke_off(broken: Broken, journey: &Journey, down: &mut Downstream) -> Failed {
+fn broke_off(broken: Broken, journey: &mut Journey, down: &mut Downstream) -> Failed {
     match broken {
         Broken::Client(error) if error.etype == ErrorType::InvalidHTTPHeader => Failed::Answer(BadAnswer::Malformed.reply()),
         Broken::Client(error) => client_failed(&error),
         // It was told what is left of the call's time, and looks at a clock of its own.
         _ if journey.is_late(CLOCKS) => Failed::Answer(out_of_time(true)),
         Broken::Reset(reason) => {
-            journey.tries.failed();
+            journey.service_failed(AttemptOutcome::Broken);
             down.pass_reset(reason);
             Failed::BrokeOff
         }
         _ => {
-            journey.tries.failed();
+            journey.service_failed(AttemptOutcome::Broken);
             Failed::BrokeOff
         }
     }

@@ -51,6 +51,7 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
             }
             Some(Piece::Trailers(mut fields)) => {
                 journey.note_grpc_status(&fields);
+                journey.tries.ended_with(service, &fields);
                 trailers::filter(&mut fields, &journey.exchange.to_client);
                 return down.finish_with(fields, trailers::wanted(&journey.head)).await.map_err(Broken::Client);
             }

@@ -89,7 +89,7 @@ pub async fn run(answer: Answer, journey: &mut Journey, down: &mut Downstream, s
     down.tunnelled(inbound.moved, outbound.moved);
     // Both ends were: no fault of the endpoint's.
     if !silent && matches!(end, Err(Failed::BrokeOff)) {
-        journey.tries.failed();
+        journey.tries.failed_for_the_client();
     }
     end
 }

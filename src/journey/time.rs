@@ -57,7 +57,7 @@ impl Journey {
 
     /// How long the request may take, counted from its head's last byte. A gRPC call has a limit only where its route says so: it may
     /// stream for hours before it is answered, and brings a deadline of its client's.
-    fn limit(&self) -> Option<Duration> {
+    pub(super) fn limit(&self) -> Option<Duration> {
         let own = self.route().and_then(|route| route.timeout);
         if self.is_grpc() { own } else { own.or(self.bounds.time) }
     }

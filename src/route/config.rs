@@ -10,6 +10,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::Device;
+use crate::breaker::config::BreakerConfig;
 use crate::path::AmbiguousPaths;
 use crate::value::{OneOrMany, Period, Raw, Spanned};
 
@@ -95,6 +96,9 @@ pub struct RouteConfig {
     /// gRPC calls. Default: false, and a service is asked as soon as a body has begun.
     #[serde(default)]
     pub buffer_request: bool,
+    /// A circuit breaker of this route's own, beside that of its service; behind a `split`, one for each of its services. Default: none.
+    #[serde(default)]
+    pub circuit_breaker: Option<Spanned<BreakerConfig>>,
     /// Policies of this route. Each replaces the service's or the global policy of that name as a whole; `false` turns it off.
     #[serde(default)]
     pub policies: Option<Raw>,

@@ -113,6 +113,9 @@ async fn forward_request(
         let road = pin!(forward::run(&worker.caller, journey, down, service, missed));
         within_deadline(road, due, &control, alarm).await
     };
+    if ended.is_none() {
+        journey.ran_out_of_time(down.uploaded());
+    }
     journey.tries.end();
     forwarded(journey, down, ended).await;
 }

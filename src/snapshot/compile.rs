@@ -32,7 +32,7 @@ use crate::policy::{Plan, Work};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::redis::Redis;
 use crate::route::{Matcher, Rewrite, RouteConfig, RouteTables};
-use crate::upstream::{Protocol, Service, dns};
+use crate::upstream::{Kept, Protocol, Service, dns};
 use crate::value::Size;
 use crate::wire::head::HeadLimits;
 
@@ -51,6 +51,11 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
+    /// For what services remember.
+    pub fn kept(&self) -> Kept<'_> {
+        Kept { ledger: &self.ledger, tallies: self.metrics.tallies() }
+    }
+
     /// For a check that serves nothing.
     pub fn detached() -> Self {
         Surroundings { ledger: Arc::default(), metrics: metrics(), background: None }
@@ -253,7 +258,7 @@ impl<'a> Compiler<'a> {
 
     fn services(&mut self) {
         for (name, config) in &self.document.services {
-            let service = Service::compile(name, config.place, config, self.base, self.problems, &self.around.ledger);
+            let service = Service::compile(name, config.place, config, self.base, self.problems, self.around.kept());
             if let Some(service) = service {
                 self.services.insert(name.as_str().into(), service);
             }
@@ -296,6 +301,7 @@ impl<'a> Compiler<'a> {
             let answer = self.answer(config);
             let id = matcher.as_ref().map_or_else(|| Arc::from(&*config.path.value), |matcher| matcher.id().clone());
             let own = config.policies.as_ref().map(|_| self.policies(&format!("route:{id}"), config.policies.as_ref()));
+            let answer = answer.and_then(|answer| self.guarded(config, &id, answer));
             let rewrite = matcher.as_ref().and_then(|matcher| Rewrite::compile(config, matcher, self.problems));
             let (Some(matcher), Some(answer)) = (matcher, answer) else { continue };
             self.ambiguous(config, &matcher);

@@ -11,6 +11,9 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::balance::Balance;
+use super::eligible::PanicConfig;
+use super::outlier::config::OutlierChoice;
+use crate::breaker::config::BreakerConfig;
 use crate::head::AnswerLimits;
 use crate::problem::{Place, foreign};
 use crate::value::{Period, Raw, Size, Spanned};
@@ -27,6 +30,15 @@ pub struct ServiceConfig {
     pub balance: Balance,
     /// Asks every endpoint regularly whether it is well. Without it, every endpoint counts as healthy.
     pub health_check: Option<Spanned<HealthCheckConfig>>,
+    /// Leaves endpoints out for a while because of what came of their requests: `false`, `true` or a map. Default: those to which three
+    /// connections in a row could not be made; `true` and a map look at what they answer, too. Never more than `max_ejected` of them, and
+    /// if nobody else is left they are asked all the same.
+    pub outlier_detection: OutlierChoice,
+    /// Stops asking a service, or an endpoint, that fails anyway. Default: none.
+    pub circuit_breaker: Option<Spanned<BreakerConfig>>,
+    /// What happens when too few endpoints are well, such as `{ below: 50%, then: ask_all }`. Default: those that are well are asked,
+    /// however few, and with none clients are told 503.
+    pub panic: Option<PanicConfig>,
     /// How long the gateway waits for an endpoint.
     pub timeouts: TimeoutsConfig,
     /// What the head of an endpoint's answer may be. Beyond, the client gets 502 (`answer_head_too_large`).
@@ -67,6 +79,9 @@ impl Default for ServiceConfig {
             endpoints: unwritten(Vec::new()),
             balance: Balance::default(),
             health_check: None,
+            outlier_detection: OutlierChoice::default(),
+            circuit_breaker: None,
+            panic: None,
             timeouts: TimeoutsConfig::default(),
             limits: AnswerLimitsConfig::default(),
             retries: RetriesConfig::default(),
@@ -94,7 +109,7 @@ pub struct EndpointConfig {
 struct EndpointMap {
     /// `host:port`; the host is an IP address (IPv6 in brackets) or a name. Or `unix:/run/app.sock`, or `unix:@app`.
     address: Spanned<String>,
-    /// How many turns it gets compared with the others, 1 to 1000. Default: 1.
+    /// How many turns it gets compared with the others, 0 to 1000; with 0 it is drained: it gets no new requests. Default: 1.
     #[serde(default = "weight_of_one")]
     weight: Spanned<u32>,
 }

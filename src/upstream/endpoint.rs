@@ -2,15 +2,20 @@
 //! reloads do not forget it.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
+use smallvec::SmallVec;
 
+use super::guard::Refused;
+use super::outlier::{AttemptOutcome, Record};
+use super::service::Service;
 use crate::address::EndpointAddress;
+use crate::breaker::{Breaker, BreakerView, Pass};
 use crate::stripe::Striped;
 
 /// An endpoint: where requests go.
@@ -22,6 +27,15 @@ pub struct Endpoint {
     host: Option<Arc<str>>,
     /// Starts out true: a gateway that has just started sends requests before the first check is in, instead of refusing them all.
     healthy: AtomicBool,
+    /// An operator has taken it out: it gets no new requests.
+    drained: AtomicBool,
+    /// Left out for what came of its requests.
+    ejected: AtomicBool,
+    /// Left out because its circuit breaker is open.
+    shut: AtomicBool,
+    pub(super) record: Record,
+    /// Where each endpoint has one.
+    breaker: OnceLock<Arc<Breaker>>,
     checks: Mutex<Checks>,
     load: Striped<Load>,
 }
@@ -72,7 +86,18 @@ pub struct EndpointView {
     /// As configured: differs from `address` where a name was resolved.
     pub configured: String,
     pub weight: u32,
+    /// `up`, or why it gets no new requests: `drained`, `unhealthy`, `ejected` or `circuit_open`.
+    pub state: &'static str,
+    /// Why it is not `up`, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// What health checks say; without any, true.
     pub healthy: bool,
+    pub drained: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejection: Option<EjectionView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<BreakerView>,
     /// Requests that are being answered now.
     pub in_flight: u64,
     /// Requests sent to it since it is known, counting retries.
@@ -82,6 +107,15 @@ pub struct EndpointView {
     pub last_check: Option<CheckView>,
 }
 
+/// How an endpoint is left out, for the admin API.
+#[derive(Clone, Debug, Serialize)]
+pub struct EjectionView {
+    pub reason: &'static str,
+    pub ends_in_ms: u64,
+    /// How often in a row.
+    pub times: u32,
+}
+
 impl Endpoint {
     pub fn new(address: EndpointAddress, authority: &str, host: Option<&str>) -> Self {
         Endpoint {
@@ -89,6 +123,11 @@ impl Endpoint {
             authority: authority.into(),
             host: host.map(Into::into),
             healthy: AtomicBool::new(true),
+            drained: AtomicBool::new(false),
+            ejected: AtomicBool::new(false),
+            shut: AtomicBool::new(false),
+            record: Record::default(),
+            breaker: OnceLock::new(),
             checks: Mutex::default(),
             load: Striped::new(|_| Load {
                 in_flight: AtomicI64::new(0),
@@ -119,6 +158,38 @@ impl Endpoint {
 
     pub fn healthy(&self) -> bool {
         self.healthy.load(Ordering::Acquire)
+    }
+
+    pub fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire)
+    }
+
+    /// Whether that changed anything.
+    pub fn set_drained(&self, drained: bool) -> bool {
+        self.drained.swap(drained, Ordering::AcqRel) != drained
+    }
+
+    pub fn is_ejected(&self) -> bool {
+        self.ejected.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_ejected(&self, ejected: bool) {
+        self.ejected.store(ejected, Ordering::Release);
+    }
+
+    /// Whether its circuit breaker is open.
+    pub fn is_shut(&self) -> bool {
+        self.shut.load(Ordering::Acquire)
+    }
+
+    /// Whether that changed anything.
+    pub(super) fn set_shut(&self, shut: bool) -> bool {
+        self.shut.swap(shut, Ordering::AcqRel) != shut
+    }
+
+    /// Its own circuit breaker, in a service where each endpoint has one.
+    pub(super) fn breaker(&self) -> &Arc<Breaker> {
+        self.breaker.get_or_init(Arc::default)
     }
 
     /// Takes in the result of a check, and tells the new health if this check changed it.
@@ -183,16 +254,41 @@ impl Endpoint {
         self.load.iter().map(|load| load.failures.load(Ordering::Relaxed)).sum()
     }
 
-    pub fn view(&self, weight: u32) -> EndpointView {
+    /// `checked`: whether what health checks have said counts.
+    pub fn view(&self, weight: u32, checked: bool, circuit_breaker: Option<BreakerView>) -> EndpointView {
+        let last_check = self.checks.lock().last.clone();
+        let ejection = self.record.ejection().filter(|_| self.is_ejected()).map(|ejection| {
+            let left = ejection.until.saturating_duration_since(Instant::now()).as_millis();
+            let (reason, times) = (ejection.reason.as_str(), ejection.times);
+            EjectionView { reason, ends_in_ms: u64::try_from(left).unwrap_or(u64::MAX), times }
+        });
+        let (state, why) = if self.is_drained() {
+            ("drained", Some("by an operator".to_owned()))
+        } else if weight == 0 {
+            ("drained", Some("its weight is 0".to_owned()))
+        } else if checked && !self.healthy() {
+            ("unhealthy", last_check.as_ref().and_then(|check| check.error.clone()))
+        } else if let Some(ejection) = &ejection {
+            ("ejected", Some(format!("{}, for {:.1} s more", ejection.reason, ejection.ends_in_ms as f64 / 1000.0)))
+        } else if self.is_shut() {
+            ("circuit_open", circuit_breaker.as_ref().and_then(|breaker| breaker.why.as_deref().map(str::to_owned)))
+        } else {
+            ("up", None)
+        };
         EndpointView {
             address: self.address,
             configured: self.authority.to_string(),
             weight,
+            state,
+            why,
             healthy: self.healthy(),
+            drained: self.is_drained(),
+            ejection,
+            circuit_breaker,
             in_flight: self.in_flight(),
             requests: self.requests(),
             failures: self.failures(),
-            last_check: self.checks.lock().last.clone(),
+            last_check,
         }
     }
 }
@@ -217,12 +313,48 @@ impl Deref for EndpointRef {
 /// A request on its way to an endpoint: counted as in flight until this is dropped.
 pub struct InFlightGuard {
     endpoint: Arc<EndpointRef>,
+    /// What the service's circuit breakers have let it through under, in their order.
+    passes: SmallVec<[Pass; 1]>,
+    /// What came of it was noted.
+    noted: bool,
 }
 
 impl InFlightGuard {
     pub fn begin(endpoint: Arc<EndpointRef>) -> Self {
         endpoint.begin();
-        InFlightGuard { endpoint }
+        InFlightGuard { endpoint, passes: SmallVec::new(), noted: false }
+    }
+
+    /// As [`InFlightGuard::begin`], if the service's circuit breakers let it.
+    ///
+    /// # Errors
+    /// One of them is open.
+    pub fn admit(endpoint: Arc<EndpointRef>, service: &Service) -> Result<Self, Refused> {
+        let mut passes = SmallVec::new();
+        for guard in &service.breakers {
+            passes.push(guard.enter(&endpoint)?);
+        }
+        let mut flight = Self::begin(endpoint);
+        flight.passes = passes;
+        Ok(flight)
+    }
+
+    /// Notes what came of it. A second time if its answer breaks off.
+    pub fn note(&mut self, service: &Service, outcome: AttemptOutcome, took: Option<Duration>) {
+        let again = std::mem::replace(&mut self.noted, true);
+        if outcome.is_local() {
+            self.endpoint.record_failure();
+        }
+        let mut look = false;
+        if let Some(rules) = service.outliers.as_deref() {
+            look = self.endpoint.record.note(rules, outcome, took, again);
+        }
+        for (guard, pass) in service.breakers.iter().zip(&mut self.passes) {
+            look |= guard.note(&self.endpoint, pass, outcome, took);
+        }
+        if look {
+            service.cluster.board().wake();
+        }
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -267,7 +399,7 @@ mod tests {
         assert_eq!([false; 3].map(|ok| check(&endpoint, ok)), [None, None, Some(false)]);
         endpoint.forget_checks();
         assert!(endpoint.healthy());
-        assert!(endpoint.view(1).last_check.is_none());
+        assert!(endpoint.view(1, true, None).last_check.is_none());
     }
 
     #[test]
@@ -280,7 +412,7 @@ mod tests {
         assert_eq!(endpoint.in_flight(), 1);
         two.endpoint().record_failure();
         drop(two);
-        let view = serde_json::to_value(endpoint.view(3)).unwrap();
+        let view = serde_json::to_value(endpoint.view(3, true, None)).unwrap();
         assert_eq!((&view["in_flight"], &view["requests"], &view["failures"]), (&0.into(), &2.into(), &1.into()));
         assert_eq!((&view["configured"], &view["weight"]), (&"catalog:80".into(), &3.into()));
     }

@@ -4,7 +4,8 @@
 //! the way that [`balance`] says; [`Service::peer`] says how to reach it. [`Watchers`] keeps health and resolved names fresh on a thread of
 //! its own, so that no event loop ever waits for a resolver or a health check. [`adaptive`] finds out how much a service can do at once.
 //!
-//! [`call`] is the one way to a service. Not in here: circuit breaking.
+//! [`call`] is the one way to a service. What comes of an attempt is noted by its [`InFlightGuard`], for [`outlier`] detection and circuit
+//! breakers ([`guard`]).
 
 pub mod adaptive;
 pub mod address;
@@ -14,8 +15,12 @@ pub mod cluster;
 pub mod config;
 pub mod connect;
 pub mod dns;
+mod eligible;
 pub mod endpoint;
+pub mod guard;
 pub mod health;
+mod occurrences;
+pub mod outlier;
 pub mod peer;
 pub mod service;
 pub mod unix;
@@ -24,6 +29,7 @@ pub mod watch;
 pub use config::{Protocol, ServiceConfig};
 pub use connect::{TlsConnector, connect_failure};
 pub use endpoint::{Endpoint, InFlightGuard};
+pub use outlier::AttemptOutcome;
 pub use peer::{Trust, check_names};
-pub use service::{Picked, Service, ServiceView};
+pub use service::{Kept, Picked, Service, ServiceView};
 pub use watch::{HealthChange, Watchers};

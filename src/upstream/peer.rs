@@ -141,6 +141,7 @@ pub struct Trust {
 }
 
 /// Everything about a connection but its address.
+#[derive(Clone)]
 pub struct PeerTemplate {
     options: PeerOptions,
     scheme: Scheme,

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -14,14 +14,20 @@ use super::balance::Balance;
 use super::cluster::{Board, Cluster, Member, Source};
 use super::config::{AnswerLimitsConfig, EndpointConfig, Protocol, ServiceConfig, TimeoutsConfig};
 use super::dns::Name;
+use super::eligible::Panic;
 use super::endpoint::{Endpoint, EndpointRef, EndpointView, InFlightGuard};
+use super::guard::{Guard, Refused};
 use super::health::Check;
+use super::outlier;
 use super::peer::{PeerTemplate, Timeouts, Tls, Trust};
 use crate::address::EndpointAddress;
+use crate::breaker::config::{BreakerConfig, Scope};
+use crate::breaker::{self, Breaker, BreakerView};
 use crate::head::{AnswerLimits, MAX_ANSWER_FIELDS};
 use crate::ledger::Ledger;
 use crate::problem::{Place, Problem, Problems};
 use crate::reply::Reply;
+use crate::tally::Tallies;
 use crate::value::{Raw, Spanned, count_within, period_within};
 
 /// The most endpoints that one service lists.
@@ -31,7 +37,15 @@ const MOST_WEIGHT: u32 = 1000;
 const MOST_WARM: u32 = 1000;
 const HOUR: u64 = 3_600_000;
 
+/// What outlives the generations, for what is compiled.
+#[derive(Clone, Copy)]
+pub struct Kept<'a> {
+    pub ledger: &'a Ledger,
+    pub tallies: &'a Arc<Tallies>,
+}
+
 /// A service: what routes lead to.
+#[derive(Clone)]
 pub struct Service {
     /// As configured.
     pub name: Box<str>,
@@ -54,6 +68,9 @@ pub struct Service {
     /// As written, for the compilation of routes.
     pub policies: Option<Raw>,
     pub(super) check: Option<Arc<Check>>,
+    pub(super) outliers: Option<Arc<outlier::Rules>>,
+    /// The service's circuit breaker, and that of the route.
+    pub(super) breakers: Vec<Arc<Guard>>,
     peers: PeerTemplate,
 }
 
@@ -66,8 +83,11 @@ pub struct Picked {
 
 impl Picked {
     /// Counts a request as in flight until the answer is dropped.
-    pub fn begin(&self) -> InFlightGuard {
-        InFlightGuard::begin(self.endpoint.clone())
+    ///
+    /// # Errors
+    /// A circuit breaker is open.
+    pub fn begin(&self, service: &Service) -> Result<InFlightGuard, Refused> {
+        InFlightGuard::admit(self.endpoint.clone(), service)
     }
 }
 
@@ -82,9 +102,22 @@ pub struct ServiceView {
     pub checked: bool,
     /// How many endpoints may be asked now.
     pub available: usize,
+    /// Whether fewer endpoints are well than `panic.below` says.
+    pub panics: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<BreakerView>,
     pub endpoints: Vec<EndpointView>,
     /// Host names that have not resolved yet.
     pub unresolved: Vec<String>,
+}
+
+/// A route's circuit breaker, for the admin API.
+#[derive(Clone, Debug, Serialize)]
+pub struct RouteBreakerView {
+    pub route: String,
+    pub service: String,
+    #[serde(flatten)]
+    pub circuit_breaker: BreakerView,
 }
 
 impl Service {
@@ -99,16 +132,16 @@ impl Service {
         config: &ServiceConfig,
         base: &Path,
         problems: &mut Problems,
-        ledger: &Ledger,
+        kept: Kept<'_>,
     ) -> Option<Arc<Self>> {
         let named = check_name(name, place, problems);
         let addresses = read_addresses(name, place, config, problems);
-        let service = Self::build(name, name, addresses.as_deref().unwrap_or_default(), config, base, problems, ledger);
+        let service = Self::build(name, name, addresses.as_deref().unwrap_or_default(), config, base, problems, kept);
         service.filter(|_| named && addresses.is_some())
     }
 
     /// The service that a route means by a host and a port without an entry under `services:`, all defaults.
-    pub fn implied(host: &str, port: u16, place: Place, problems: &mut Problems, ledger: &Ledger) -> Option<Arc<Self>> {
+    pub fn implied(host: &str, port: u16, place: Place, problems: &mut Problems, kept: Kept<'_>) -> Option<Arc<Self>> {
         let address = match Address::of_host(host, port) {
             Ok(address) => address,
             Err(bad) => {
@@ -118,7 +151,7 @@ impl Service {
         };
         let key = address.to_string();
         let listed = [Listed { address, weight: 1, place }];
-        Self::build(host, &key, &listed, &ServiceConfig::default(), Path::new(""), problems, ledger)
+        Self::build(host, &key, &listed, &ServiceConfig::default(), Path::new(""), problems, kept)
     }
 
     fn build(
@@ -128,7 +161,7 @@ impl Service {
         config: &ServiceConfig,
         base: &Path,
         problems: &mut Problems,
-        ledger: &Ledger,
+        kept: Kept<'_>,
     ) -> Option<Arc<Self>> {
         let timeouts = compile_timeouts(&config.timeouts, problems);
         let limits = compile_limits(&config.limits, problems);
@@ -152,13 +185,18 @@ impl Service {
             }
             None => None,
         };
+        let outliers = config.outlier_detection.compile(problems);
+        let panic = config.panic.as_ref().map(|panic| Panic::compile(panic, problems));
+        let breaker = config.circuit_breaker.as_ref().map(|breaker| breaker.compile(problems).zip(Some(breaker.scope.value)));
         // An inner `None` is a problem that has been told.
+        let (panic, breaker) = (panic.map_or(Some(None), |one| one.map(Some)), breaker.map_or(Some(None), |one| one.map(Some)));
         let (tls, check) = (tls.map_or(Some(None), |tls| tls.map(Some))?, check.map_or(Some(None), |check| check.map(Some))?);
         let timeouts = timeouts?;
+        let breakers = breaker?.map(|(rules, scope)| guard(rules, scope, key, None, kept)).into_iter().collect();
         Some(Arc::new(Service {
             name: name.into(),
             key: key.into(),
-            cluster: form_cluster(key, listed, check.is_some(), config.balance, ledger),
+            cluster: form_cluster(key, listed, (check.is_some(), panic?), config.balance, kept),
             balance: config.balance,
             protocol: config.protocol,
             timeouts,
@@ -170,6 +208,8 @@ impl Service {
             dns_refresh: dns_refresh?,
             policies: config.policies.clone(),
             check: check.map(Arc::new),
+            outliers: outliers?.map(Arc::new),
+            breakers,
             peers: PeerTemplate::new(timeouts, config.protocol, tls.as_ref()),
         }))
     }
@@ -189,7 +229,7 @@ impl Service {
 
     /// Whether requests may go to this endpoint now.
     pub fn may_ask(&self, endpoint: &Endpoint) -> bool {
-        self.check.is_none() || endpoint.healthy()
+        (self.check.is_none() || endpoint.healthy()) && !endpoint.is_drained() && !endpoint.is_ejected() && !endpoint.is_shut()
     }
 
     /// How to connect to `endpoint`. `sni` replaces the name that TLS asks for and verifies. Reads are bounded by `timeouts.response`.
@@ -212,9 +252,73 @@ impl Service {
         Reply::new(StatusCode::SERVICE_UNAVAILABLE, Self::NAME, "no_healthy_endpoint", detail).retry_after(self.retry_after)
     }
 
-    /// Whether there is something to watch: health checks or host names.
+    /// The same service behind a circuit breaker of a route's.
+    pub fn behind(
+        &self,
+        route: &str,
+        config: &Spanned<BreakerConfig>,
+        problems: &mut Problems,
+        kept: Kept<'_>,
+    ) -> Option<Arc<Self>> {
+        if config.scope.value == Scope::Endpoint {
+            let problem = Problem::error(config.scope.place, "a route's circuit breaker is about its service as a whole");
+            problems.push(problem.hint("a service's own may have `scope: endpoint`"));
+            return None;
+        }
+        let rules = config.compile(problems)?;
+        let mut service = self.clone();
+        service.breakers.push(guard(rules, Scope::Service, &self.key, Some(route), kept));
+        Some(Arc::new(service))
+    }
+
+    /// The answer while a circuit breaker is open: 503 with what is left of it in `Retry-After`.
+    pub fn circuit_open(&self, left: Duration) -> Box<Reply> {
+        let detail = "This service has failed too often, and is not asked for a moment.";
+        Reply::new(StatusCode::SERVICE_UNAVAILABLE, Self::NAME, "circuit_open", detail).retry_after(left)
+    }
+
+    /// How long at least no endpoint may be asked because circuit breakers are open. `None` if that is not why.
+    pub fn shut_for(&self) -> Option<Duration> {
+        self.breakers.iter().find(|guard| guard.is_of_endpoints())?;
+        let now = Instant::now();
+        let endpoints = self.cluster.endpoints();
+        endpoints
+            .iter()
+            .filter(|(_, endpoint)| endpoint.is_shut())
+            .filter_map(|(_, endpoint)| endpoint.breaker().open_left(now))
+            .min()
+    }
+
+    /// Whether a circuit breaker of the service as a whole is open: a call that has failed is not tried again.
+    pub fn is_tripped(&self) -> bool {
+        self.breakers.iter().filter_map(|guard| guard.whole()).any(|breaker| breaker.state() != breaker::State::Closed)
+    }
+
+    /// Whether it matters what the status of a gRPC call is.
+    pub fn reads_calls(&self) -> bool {
+        !self.breakers.is_empty() || self.outliers.as_ref().is_some_and(|rules| rules.looks_at_answers())
+    }
+
+    /// Whether it has to be known how long answers take.
+    pub fn measures(&self) -> bool {
+        self.outliers.as_ref().is_some_and(|rules| rules.measures()) || self.breakers.iter().any(|guard| guard.measures())
+    }
+
+    /// The circuit breaker that a route has put before it.
+    pub fn route_breaker(&self) -> Option<RouteBreakerView> {
+        let guard = self.breakers.iter().find(|guard| guard.route().is_some())?;
+        let (route, service) = (guard.route()?.to_owned(), self.key.to_string());
+        Some(RouteBreakerView { route, service, circuit_breaker: guard.view_of_whole()? })
+    }
+
+    /// Whether there is something to watch: health checks, host names, or what comes of requests.
     pub fn is_watched(&self) -> bool {
-        self.check.is_some() || self.cluster.names().next().is_some()
+        self.check.is_some() || self.outliers.is_some() || self.has_breakers() || self.cluster.names().next().is_some()
+    }
+
+    /// Whether each endpoint has a circuit breaker of its own.
+    pub(super) fn has_breakers(&self) -> bool {
+        self.breakers.iter().any(|guard| guard.is_of_endpoints())
     }
 
     pub fn view(&self) -> ServiceView {
@@ -227,10 +331,26 @@ impl Service {
             tls: self.is_tls(),
             checked: self.check.is_some(),
             available: self.cluster.available(),
-            endpoints: endpoints.into_iter().map(|(weight, endpoint)| endpoint.view(weight)).collect(),
+            panics: self.cluster.board().panics(),
+            circuit_breaker: self.breakers.iter().filter(|guard| guard.route().is_none()).find_map(|guard| guard.view_of_whole()),
+            endpoints: endpoints.into_iter().map(|(weight, endpoint)| self.view_of(weight, &endpoint)).collect(),
             unresolved: unresolved.map(|(name, _)| name.host().to_owned()).collect(),
         }
     }
+}
+
+impl Service {
+    /// One of its endpoints.
+    pub fn view_of(&self, weight: u32, endpoint: &Endpoint) -> EndpointView {
+        let each = self.breakers.iter().find(|guard| guard.is_of_endpoints());
+        endpoint.view(weight, self.check.is_some(), each.map(|guard| guard.view(endpoint.breaker())))
+    }
+}
+
+fn guard(rules: breaker::Rules, scope: Scope, service: &str, route: Option<&str>, kept: Kept<'_>) -> Arc<Guard> {
+    let key = || format!("service:{service}:breaker:{}", route.unwrap_or_default());
+    let breaker = (scope == Scope::Service).then(|| kept.ledger.keep(&key(), Breaker::default));
+    Arc::new(Guard::new(rules, service, route, breaker, kept.tallies))
 }
 
 /// An endpoint as listed, read.
@@ -276,7 +396,7 @@ fn read_addresses(name: &str, place: Place, config: &ServiceConfig, problems: &m
 }
 
 fn read_address(config: &EndpointConfig, tls: bool, known: &mut HashSet<Address>, problems: &mut Problems) -> Option<Listed> {
-    let weight = count_within("weight", &config.weight, 1, MOST_WEIGHT, problems);
+    let weight = count_within("weight", &config.weight, 0, MOST_WEIGHT, problems);
     let place = config.address.place;
     let address = match Address::parse_of(&config.address, tls) {
         Ok(address) => address,
@@ -332,7 +452,13 @@ fn compile_tls(
     }
 }
 
-fn form_cluster(key: &str, listed: &[Listed], checked: bool, balance: Balance, ledger: &Ledger) -> Arc<Cluster> {
+fn form_cluster(
+    key: &str,
+    listed: &[Listed],
+    (checked, panic): (bool, Option<Panic>),
+    balance: Balance,
+    Kept { ledger, tallies }: Kept<'_>,
+) -> Arc<Cluster> {
     let members = listed.iter().map(|listed| {
         let authority = listed.address.to_string();
         let source = match &listed.address {
@@ -347,7 +473,8 @@ fn form_cluster(key: &str, listed: &[Listed], checked: bool, balance: Balance, l
         };
         Member { source, weight: listed.weight, place: listed.place }
     });
-    Cluster::new(members.collect(), checked, balance, ledger.keep(&format!("service:{key}:board"), Board::default))
+    let board = ledger.keep(&format!("service:{key}:board"), || Board::new(key, tallies.clone()));
+    Cluster::new(members.collect(), checked, panic, balance, board)
 }
 
 #[cfg(test)]

@@ -8,7 +8,14 @@ use crate::upstream::endpoint::Thresholds;
 fn compile_with(yaml: &str, ledger: &Ledger) -> (Option<Arc<Service>>, Problems) {
     let mut problems = Problems::default();
     let config: ServiceConfig = serde_yaml::from_str(yaml).unwrap();
-    let service = Service::compile("catalog", Place::NOWHERE, &config, Path::new(""), &mut problems, ledger);
+    let service = Service::compile(
+        "catalog",
+        Place::NOWHERE,
+        &config,
+        Path::new(""),
+        &mut problems,
+        Kept { ledger, tallies: &Arc::default() },
+    );
     assert_eq!(service.is_none(), problems.has_errors(), "{yaml}: {problems:?}");
     (service, problems)
 }
@@ -128,13 +135,14 @@ fn host_names_become_endpoints_when_they_resolve() {
 
 #[test]
 fn an_implied_service_is_told_apart_by_its_port() {
-    let (ledger, mut problems) = (Ledger::default(), Problems::default());
-    let one = Service::implied("127.0.0.1", 9001, Place::NOWHERE, &mut problems, &ledger).unwrap();
-    let two = Service::implied("127.0.0.1", 9002, Place::NOWHERE, &mut problems, &ledger).unwrap();
+    let (ledger, tallies, mut problems) = (Ledger::default(), Arc::default(), Problems::default());
+    let kept = Kept { ledger: &ledger, tallies: &tallies };
+    let one = Service::implied("127.0.0.1", 9001, Place::NOWHERE, &mut problems, kept).unwrap();
+    let two = Service::implied("127.0.0.1", 9002, Place::NOWHERE, &mut problems, kept).unwrap();
     assert_eq!((&*one.name, &*one.key, &*two.key), ("127.0.0.1", "127.0.0.1:9001", "127.0.0.1:9002"));
     assert_eq!(port(one.pick(&[]).unwrap().addr), 9001);
-    assert!(Service::implied("not a host", 1, Place::NOWHERE, &mut problems, &ledger).is_none());
-    assert!(Service::implied("host", 0, Place::NOWHERE, &mut problems, &ledger).is_none());
+    assert!(Service::implied("not a host", 1, Place::NOWHERE, &mut problems, kept).is_none());
+    assert!(Service::implied("host", 0, Place::NOWHERE, &mut problems, kept).is_none());
     assert_eq!(problems.len(), 2);
 }
 

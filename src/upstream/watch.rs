@@ -20,6 +20,7 @@ use super::cluster::{Board, Standing};
 use super::dns::{Name, Resolved};
 use super::endpoint::Endpoint;
 use super::health::{Check, Prober};
+use super::outlier::judge::{self, Judge};
 use super::service::Service;
 use crate::address::EndpointAddress;
 
@@ -110,11 +111,7 @@ impl Watchers {
             stays
         });
         for service in services {
-            if service.check.is_none() {
-                // Nobody would ever find them healthy again.
-                let endpoints = service.cluster.endpoints();
-                endpoints.iter().filter(|(_, endpoint)| !endpoint.healthy()).for_each(|(_, endpoint)| endpoint.forget_checks());
-            }
+            forget_what_nobody_watches(service);
             if !service.is_watched() {
                 continue;
             }
@@ -135,6 +132,7 @@ impl Watchers {
 /// Looks after one service until it is aborted.
 async fn watch_service(mut updates: watch::Receiver<Arc<Service>>, shared: Arc<Shared>) {
     let mut checks = Checks::default();
+    let mut judge = Judge::default();
     let mut due = Instant::now();
     loop {
         let service = updates.borrow_and_update().clone();
@@ -148,11 +146,15 @@ async fn watch_service(mut updates: watch::Receiver<Arc<Service>>, shared: Arc<S
         if all {
             due = Instant::now() + next_refresh(&service);
         }
+        let look_again = look(&service, &mut judge);
+        let board = service.cluster.board().clone();
         // Held while waiting, it would keep a removed generation's endpoints in the ledger.
         drop(service);
         tokio::select! {
             changed = updates.changed() => if changed.is_err() { return },
             () = sleep_until(due), if names => (),
+            () = board.woken() => (),
+            () = sleep_until(look_again.unwrap_or(due)), if look_again.is_some() => (),
             Some(Err(ended)) = checks.tasks.join_next(), if !checks.tasks.is_empty() => {
                 if ended.is_panic() {
                     error!("a health check panicked, and is started again");
@@ -160,6 +162,36 @@ async fn watch_service(mut updates: watch::Receiver<Arc<Service>>, shared: Arc<S
                 }
             }
         }
+    }
+}
+
+/// Has a look at what has come of requests, and tells when to have the next one.
+fn look(service: &Service, judge: &mut Judge) -> Option<Instant> {
+    let now = std::time::Instant::now();
+    let (mut changed, mut next) = judge.look(service, now, |length| varied(length, 1.0, 1.1));
+    for (_, endpoint) in service.cluster.endpoints() {
+        let left = if service.has_breakers() { endpoint.breaker().open_left(now) } else { None };
+        changed |= endpoint.set_shut(left.is_some());
+        next = left.map(|left| now + left).into_iter().chain(next).min();
+    }
+    if changed {
+        service.cluster.board().publish();
+    }
+    next.map(Instant::from_std)
+}
+
+/// What earlier generations found out about endpoints that nobody looks at any more: nobody would ever take it back.
+fn forget_what_nobody_watches(service: &Service) {
+    let mut changed = false;
+    for (_, endpoint) in service.cluster.endpoints() {
+        if service.check.is_none() && !endpoint.healthy() {
+            endpoint.forget_checks();
+        }
+        changed |= !service.has_breakers() && endpoint.set_shut(false);
+    }
+    changed |= service.outliers.is_none() && Judge::default().look(service, std::time::Instant::now(), |length| length).0;
+    if changed {
+        service.cluster.board().publish();
     }
 }
 
@@ -282,8 +314,13 @@ impl CheckedEndpoint {
         let started = std::time::Instant::now();
         let result = self.check.run(&self.shared.prober, &self.endpoint).await;
         let reason = result.as_ref().err().cloned();
-        if let Some(healthy) = self.endpoint.observe(result, started.elapsed(), self.check.thresholds) {
+        let changed = self.endpoint.observe(result, started.elapsed(), self.check.thresholds);
+        let reached = reason.is_none() && judge::proved_reachable(&self.service, &self.endpoint, std::time::Instant::now());
+        if changed.is_some() || reached {
             self.board.publish();
+        }
+        if let Some(healthy) = changed {
+            self.board.count_health(healthy);
             self.tell(healthy, reason.as_deref());
         }
     }

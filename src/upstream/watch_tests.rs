@@ -8,6 +8,7 @@ use super::*;
 use crate::address::EndpointAddress;
 use crate::ledger::Ledger;
 use crate::problem::{Place, Problems};
+use crate::upstream::Kept;
 
 /// A backend that answers every request with a status that can be changed; 0 stands for an answer that never comes.
 struct Backend {
@@ -62,7 +63,14 @@ const CHECK: &str = "health_check: { path: /healthz, interval: 100ms, timeout: 1
 fn service(yaml: &str, ledger: &Ledger) -> Arc<Service> {
     let mut problems = Problems::default();
     let config = serde_yaml::from_str(yaml).unwrap();
-    let service = Service::compile("catalog", Place::NOWHERE, &config, Path::new(""), &mut problems, ledger);
+    let service = Service::compile(
+        "catalog",
+        Place::NOWHERE,
+        &config,
+        Path::new(""),
+        &mut problems,
+        Kept { ledger, tallies: &Arc::default() },
+    );
     service.unwrap_or_else(|| panic!("{problems:?}"))
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Period, Spanned};
+use super::{Period, Share, Spanned};
 use crate::problem::{Problem, Problems};
 
 /// A period within bounds, in milliseconds.
@@ -25,6 +25,15 @@ pub fn count_within(what: &str, count: &Spanned<u32>, least: u32, most: u32, pro
     let message = format!("`{what}` is {}, which is not between {least} and {most}", count.value);
     problems.push(Problem::error(count.place, message));
     None
+}
+
+/// A share that is not nothing.
+pub fn share_within(what: &str, share: &Spanned<Share>, problems: &mut Problems) -> Option<Share> {
+    if share.value.is_none() {
+        problems.push(Problem::error(share.place, format!("`{what}` is 0%, which is nothing")));
+        return None;
+    }
+    Some(share.value)
 }
 
 /// A period of at most an hour; `default` seconds if there is none.

@@ -189,6 +189,25 @@ impl Share {
         millionths.filter(|share| *share <= WHOLE).map(Share).ok_or("which is more than all")
     }
 
+    /// So many percent, of which there are at most 100.
+    pub const fn percent(whole: u32) -> Share {
+        Share(if whole < 100 { whole * (WHOLE / 100) } else { WHOLE })
+    }
+
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether so many of so many are at least this share.
+    pub fn is_reached(self, part: u64, all: u64) -> bool {
+        u128::from(part) * u128::from(WHOLE) >= u128::from(all) * u128::from(self.0)
+    }
+
+    /// The share of so many, rounded down.
+    pub fn of(self, all: usize) -> usize {
+        usize::try_from(all as u128 * u128::from(self.0) / u128::from(WHOLE)).unwrap_or(all)
+    }
+
     /// Whether something drawn evenly from all numbers is within the share.
     pub fn takes(self, drawn: u64) -> bool {
         // The high bits times the whole: without a division.

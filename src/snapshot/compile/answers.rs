@@ -33,6 +33,16 @@ impl<'a> Compiler<'a> {
         self.service(service, config.port, config.place).map(Answer::Service)
     }
 
+    /// The same services behind the route's own circuit breaker, if it has one.
+    pub(super) fn guarded(&mut self, config: &RouteConfig, route: &str, answer: Answer) -> Option<Answer> {
+        let Some(breaker) = &config.circuit_breaker else { return Some(answer) };
+        let mut guard = |service: &Arc<Service>| service.behind(route, breaker, self.problems, self.around.kept());
+        Some(match answer {
+            Answer::Service(service) => Answer::Service(guard(&service)?),
+            Answer::Split(split, services) => Answer::Split(split, services.iter().map(guard).collect::<Option<_>>()?),
+        })
+    }
+
     /// The service of that name, or, with a port, the host of that name. `of`: where the map stands that names it.
     fn service(&mut self, service: &Spanned<String>, port: Option<u16>, of: Place) -> Option<Arc<Service>> {
         let (name, place) = (service.value.as_str(), service.place);
@@ -57,7 +67,7 @@ impl<'a> Compiler<'a> {
         if let Some(known) = self.services.get(&key) {
             return Some(known.clone());
         }
-        let service = Service::implied(name, port, place, self.problems, &self.around.ledger)?;
+        let service = Service::implied(name, port, place, self.problems, self.around.kept())?;
         self.services.insert(key, service.clone());
         Some(service)
     }

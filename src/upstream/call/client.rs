@@ -26,6 +26,11 @@ pub trait Client: Send {
     /// Whether the whole body, or all that was read of it, is still at hand, and nothing of an answer has been passed on.
     fn can_replay(&self) -> bool;
 
+    /// When the whole body was there, if it came in pieces.
+    fn uploaded(&self) -> Option<std::time::Instant> {
+        None
+    }
+
     /// The next piece of the body, `None` at its end.
     ///
     /// # Errors

@@ -132,6 +132,11 @@ impl Line {
         self.early && is_at_hand(self.body, &self.read)
     }
 
+    /// Whether the client has sent all of its request, be it on its way still.
+    pub fn has_all_of_the_request(&self) -> bool {
+        self.sending.done && !self.sending.cut
+    }
+
     /// The request's head, and what there is of its body already.
     fn begin<C: Client>(&mut self, call: &Call<'_>, client: &mut C) {
         let mut out = Vec::with_capacity(1024);
@@ -144,6 +149,7 @@ impl Line {
             pending: Pending { bytes: out, sent: 0, body: Bytes::new() },
             done: framing == SentFraming::None,
             failed: false,
+            cut: false,
             withheld: expects.then(|| tokio::time::Instant::now() + CONTINUE_AFTER),
         };
         if let Some(body) = buffered.filter(|_| framing != SentFraming::None) {
@@ -405,6 +411,8 @@ struct Sending {
     done: bool,
     /// The service takes no more. What it has said before is still read.
     failed: bool,
+    /// It failed before the client had sent all.
+    cut: bool,
     /// The body is not asked for before the service says so, or this moment.
     withheld: Option<tokio::time::Instant>,
 }
@@ -433,6 +441,7 @@ impl Sending {
     fn give_up(&mut self) {
         self.pending = Pending::default();
         self.withheld = None;
+        self.cut = !self.done;
         self.done = true;
         self.failed = true;
     }

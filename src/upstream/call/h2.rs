@@ -33,6 +33,8 @@ pub struct Stream {
     taken: usize,
     piece: Option<Piece>,
     early: bool,
+    /// It took no more before the client had sent all.
+    unsent: bool,
 }
 
 enum Answer {
@@ -70,7 +72,16 @@ enum Event {
 
 impl Stream {
     pub fn new(place: Place) -> Self {
-        Stream { place, alarm: Alarm::default(), sending: None, answer: Answer::Unasked, taken: 0, piece: None, early: false }
+        Stream {
+            place,
+            alarm: Alarm::default(),
+            sending: None,
+            answer: Answer::Unasked,
+            taken: 0,
+            piece: None,
+            early: false,
+            unsent: false,
+        }
     }
 
     /// Whether the connection has carried an exchange before.
@@ -118,6 +129,11 @@ impl Stream {
             pass_interim(&head, self.sending.as_mut().map(|sending| &mut sending.withheld), client).await?;
         }
         Err(Broken::Bad(BadAnswer::TooLarge))
+    }
+
+    /// Whether the client has sent all of its request, be it on its way still.
+    pub fn has_all_of_the_request(&self) -> bool {
+        !self.unsent && self.sending.as_ref().is_none_or(|sending| sending.end.is_some())
     }
 
     /// Sends the request's head, and what there is of its body already.
@@ -186,7 +202,10 @@ impl Stream {
             }
             Event::Unasked => sending.withheld = None,
             // The service takes no more. What it has said before is still read.
-            Event::Sent(false) => self.sending = None,
+            Event::Sent(false) => {
+                self.unsent = sending.end.is_none();
+                self.sending = None;
+            }
             _ => {}
         }
         if self.sending.as_mut().is_some_and(Sending::ends) {

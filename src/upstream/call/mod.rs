@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use pingora_error::{Error, ErrorType};
 
 pub use client::{Client, Own};
@@ -30,7 +30,7 @@ pub use transport::Transport;
 pub use tries::Tries;
 pub use warm::Warmer;
 
-use super::{Endpoint, Protocol, Service, TlsConnector, connect_failure};
+use super::{AttemptOutcome, Endpoint, Protocol, Service, TlsConnector, connect_failure};
 use crate::address::EndpointAddress;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
@@ -70,9 +70,13 @@ pub enum Broken {
 }
 
 impl Broken {
-    /// Whether the service, rather than the client, is to blame.
-    fn is_services(&self) -> bool {
-        !matches!(self, Broken::Client(_) | Broken::Unfit)
+    /// What it says about the endpoint. `None` if the client is to blame.
+    pub fn outcome(&self) -> Option<AttemptOutcome> {
+        match self {
+            Broken::Client(_) | Broken::Unfit => None,
+            Broken::TimedOut => Some(AttemptOutcome::TimedOut),
+            _ => Some(AttemptOutcome::Broken),
+        }
     }
 
     /// Whether it may have been the end of a connection that nobody had noticed yet.
@@ -157,6 +161,16 @@ enum Connection {
     H2(Box<h2::Stream>),
 }
 
+impl Connection {
+    /// Whether the client has sent all of its request.
+    fn has_all_of_the_request(&self) -> bool {
+        match self {
+            Connection::H1(line) => line.has_all_of_the_request(),
+            Connection::H2(stream) => stream.has_all_of_the_request(),
+        }
+    }
+}
+
 /// An answer whose head is known.
 pub struct Answer {
     pub head: Box<AnswerHead>,
@@ -190,7 +204,12 @@ impl Caller {
                 Connection::H2(stream) => (Box::pin(stream.ask(call, client, service)).await, stream.is_kept()),
             };
             let broken = match asked {
-                Ok(head) => return Ok(Answer { head, connection, key: Some(key) }),
+                Ok(head) => {
+                    let is = |name: &HeaderName, field: &[u8]| field.eq_ignore_ascii_case(name.as_str().as_bytes());
+                    let field = |name: &HeaderName| head.headers().find(|(field, _)| is(name, field)).map(|(_, value)| value);
+                    tries.answered(service, call.head, head.status, field, client.uploaded());
+                    return Ok(Answer { head, connection, key: Some(key) });
+                }
                 Err(broken) => broken,
             };
             // A kept connection that the service had closed already: asking again does no harm if asking twice does none (RFC 9110,
@@ -204,8 +223,11 @@ impl Caller {
                 fresh = false;
                 continue;
             }
-            if broken.is_services() {
-                tries.failed();
+            match broken.outcome() {
+                // An endpoint that breaks off while the client is still sending may have had enough of waiting for it.
+                Some(_) if !connection.has_all_of_the_request() => tries.failed_for_the_client(),
+                Some(outcome) => tries.failed(service, outcome),
+                None => {}
             }
             return Err(call_error(broken, service));
         }
@@ -224,7 +246,7 @@ impl Caller {
                 fresh = false;
                 tries.begin(service);
             }
-            let Some(flight) = tries.flight() else { return Err(CallError::Service(service.unavailable())) };
+            let Some(flight) = tries.flight() else { return Err(CallError::Service(tries.unavailable(service))) };
             let key = key(flight.endpoint(), service);
             if service.protocol == Protocol::Http1
                 && let Some(kept) = (!fresh).then(|| self.idle.take(&key)).flatten()

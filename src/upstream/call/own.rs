@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use super::{Answer, Broken, Call, CallError, Caller, Own, Piece, Tries};
 use crate::exchange::Exchange;
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
-use crate::upstream::{Service, TlsConnector};
+use crate::upstream::{AttemptOutcome, Service, TlsConnector};
 
 /// A body up to this length is read to its end, so that the connection can be used again.
 const MOST_DRAINED: usize = 64 * 1024;
@@ -74,7 +74,7 @@ impl Engine<'_> {
         let answer = match tokio::time::timeout(limit, asked).await {
             Ok(answer) => answer.ok()?,
             Err(_) => {
-                tries.failed();
+                tries.failed(service, AttemptOutcome::TimedOut);
                 return None;
             }
         };

@@ -1,9 +1,15 @@
 //! The attempts of one call: which endpoint is asked, how often, and what is recorded of it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::address::EndpointAddress;
-use crate::upstream::{InFlightGuard, Picked, Service};
+use crate::grpc::{Dialect, GRPC_STATUS};
+use crate::head::RequestHead;
+use crate::reply::Reply;
+use crate::upstream::{AttemptOutcome, InFlightGuard, Picked, Service};
 
 /// What one call has tried so far. Connections that could not be made and kept connections that turned out to be dead are counted apart:
 /// a dead connection says nothing about its endpoint, and has a second try of its own.
@@ -22,6 +28,16 @@ pub struct Tries {
     /// retries, and that there is no second of.
     replayed: bool,
     flight: Option<InFlightGuard>,
+    /// A circuit breaker has let nothing through, for so long.
+    refused_for: Option<Duration>,
+    /// What is known of the gRPC call whose end is awaited.
+    call: Option<GrpcCall>,
+}
+
+/// A gRPC call whose status is behind its answer.
+struct GrpcCall {
+    /// Its client has set a deadline: that it is exceeded says nothing about the endpoint.
+    own_deadline: bool,
 }
 
 impl Tries {
@@ -30,12 +46,41 @@ impl Tries {
         self.flight.as_ref()
     }
 
-    /// Begins an attempt with the endpoint whose turn it is. `None` if none is healthy.
+    /// Begins an attempt with the endpoint whose turn it is. `None` if none may be asked; see [`Tries::unavailable`].
     pub fn begin(&mut self, service: &Service) -> Option<&InFlightGuard> {
-        let picked = self.next.take().or_else(|| service.pick(&self.failed))?;
-        self.endpoint = Some(picked.addr);
-        self.attempts += 1;
-        Some(self.flight.insert(picked.begin()))
+        (self.flight, self.refused_for, self.call) = (None, None, None);
+        let mut next = self.next.take().or_else(|| service.pick(&self.failed));
+        // Filled only where endpoints have circuit breakers of their own, and one of them is half open.
+        let mut passed_over: Vec<EndpointAddress> = Vec::new();
+        while let Some(picked) = next {
+            match picked.begin(service) {
+                Ok(flight) => {
+                    self.endpoint = Some(picked.addr);
+                    self.attempts += 1;
+                    return Some(self.flight.insert(flight));
+                }
+                Err(refused) => {
+                    self.refused_for = Some(self.refused_for.map_or(refused.left, |left| left.min(refused.left)));
+                    if refused.whole {
+                        return None;
+                    }
+                }
+            }
+            if passed_over.is_empty() {
+                passed_over.clone_from(&self.failed);
+            }
+            passed_over.push(picked.addr);
+            next = service.pick(&passed_over);
+        }
+        None
+    }
+
+    /// Why no attempt could be begun.
+    pub fn unavailable(&self, service: &Service) -> Box<Reply> {
+        match self.refused_for.or_else(|| service.shut_for()) {
+            Some(left) => service.circuit_open(left),
+            None => service.unavailable(),
+        }
     }
 
     /// Begins an attempt with the same endpoint.
@@ -43,8 +88,51 @@ impl Tries {
         self.attempts += 1;
     }
 
+    /// Notes an answer whose head has come, with a look at its fields. `uploaded`: when the client had sent the whole of a body.
+    pub fn answered<'a>(
+        &mut self,
+        service: &Service,
+        call: &RequestHead,
+        status: StatusCode,
+        field: impl Fn(&HeaderName) -> Option<&'a [u8]>,
+        uploaded: Option<Instant>,
+    ) {
+        let Some(flight) = &mut self.flight else { return };
+        let since = |started: Instant| uploaded.map_or(started, |at| started.max(at)).elapsed();
+        let took = self.started.filter(|_| service.measures()).map(since);
+        let mut status = status;
+        let is_call = || field(&CONTENT_TYPE).is_some_and(|kind| Dialect::of(kind).is_grpc());
+        if service.protocol.is_http2() && service.reads_calls() && is_call() {
+            let own_deadline = call.header("grpc-timeout").is_some();
+            let Some(code) = field(&GRPC_STATUS) else {
+                // Behind the body. The endpoint may have answered well so far, and still end with a failure.
+                self.call = Some(GrpcCall { own_deadline });
+                return;
+            };
+            let Some(meant) = meant_by(code, own_deadline) else { return };
+            status = meant;
+        }
+        flight.note(service, AttemptOutcome::Status(status), took);
+    }
+
+    /// Notes what came behind an answer's body.
+    pub fn ended_with(&mut self, service: &Service, trailers: &HeaderMap) {
+        let Some(GrpcCall { own_deadline }) = self.call.take() else { return };
+        let meant = trailers.get(GRPC_STATUS).and_then(|code| meant_by(code.as_bytes(), own_deadline));
+        if let (Some(status), Some(flight)) = (meant, &mut self.flight) {
+            flight.note(service, AttemptOutcome::Status(status), None);
+        }
+    }
+
     /// Notes that the endpoint failed.
-    pub fn failed(&self) {
+    pub fn failed(&mut self, service: &Service, outcome: AttemptOutcome) {
+        if let Some(flight) = &mut self.flight {
+            flight.note(service, outcome, None);
+        }
+    }
+
+    /// Notes that something went wrong that the client may have brought about.
+    pub fn failed_for_the_client(&self) {
         if let Some(flight) = &self.flight {
             flight.endpoint().record_failure();
         }
@@ -52,8 +140,8 @@ impl Tries {
 
     /// Notes that an endpoint could not be connected to. Whether another one may be tried.
     pub fn connect_failed(&mut self, service: &Service) -> bool {
-        if let Some(flight) = self.flight.take() {
-            flight.endpoint().record_failure();
+        if let Some(mut flight) = self.flight.take() {
+            flight.note(service, AttemptOutcome::Unreachable, None);
         }
         self.failed.extend(self.endpoint);
         if !self.may_retry(service) {
@@ -67,8 +155,8 @@ impl Tries {
     /// Notes that an endpoint refused the request before it did anything about it. Whether it may be asked for again, whole: another
     /// endpoint, or if there is none the same, for it may have meant no more than this connection.
     pub fn was_refused(&mut self, service: &Service) -> bool {
-        if let Some(flight) = self.flight.take() {
-            flight.endpoint().record_failure();
+        if let Some(mut flight) = self.flight.take() {
+            flight.note(service, AttemptOutcome::Broken, None);
         }
         if !self.may_retry(service) {
             return false;
@@ -90,11 +178,22 @@ impl Tries {
 
     /// Whether the service allows another attempt.
     fn may_retry(&self, service: &Service) -> bool {
-        self.attempts - u32::from(self.replayed).min(self.attempts) <= service.retries
+        !service.is_tripped() && self.attempts - u32::from(self.replayed).min(self.attempts) <= service.retries
     }
 
     /// The call is over: its endpoint is free again.
     pub fn end(&mut self) {
         self.flight = None;
+    }
+}
+
+/// The status of HTTP that says of an endpoint what this one of gRPC's does. `None` where it says nothing: the deadline was the client's.
+fn meant_by(code: &[u8], own_deadline: bool) -> Option<StatusCode> {
+    match code {
+        b"2" | b"13" | b"15" => Some(StatusCode::INTERNAL_SERVER_ERROR),
+        b"4" if own_deadline => None,
+        b"4" => Some(StatusCode::GATEWAY_TIMEOUT),
+        b"14" => Some(StatusCode::SERVICE_UNAVAILABLE),
+        _ => Some(StatusCode::OK),
     }
 }
