@@ -360,6 +360,12 @@ fn answers(list: &mut List, w: &Words) {
         format!("{curl} {http}/reports"),
         &["retry-after: 5"],
     );
+    list.add(
+        &[503],
+        "a fault on purpose, for who asks for it",
+        format!("{curl} -H 'X-Fault: yes' {http}/fragile"),
+        &["fault_injected"],
+    );
     list.add(&[502], "an endpoint that refuses the connection", format!("{curl} {http}/legacy"), &["connect_failure"]);
     list.add(
         &[504],
