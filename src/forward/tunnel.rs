@@ -15,6 +15,7 @@ use crate::downstream::Downstream;
 use crate::journey::Journey;
 use crate::upstream::Service;
 use crate::upstream::call::{Answer, Broken};
+use crate::wait::Alarm;
 use crate::wire::scratch;
 use crate::wire::websocket::{CLOSE_FROM_CLIENT, CLOSE_FROM_SERVER, Frames};
 
@@ -39,6 +40,7 @@ pub async fn run(answer: Answer, journey: &mut Journey, down: &mut Downstream, s
     let mut over = journey.view.drain.end_watch();
     let mut told = false;
     let mut silent = false;
+    let mut alarm = Alarm::default();
     // The last time that anything moved.
     let mut since = Instant::now();
     let end = loop {
@@ -54,18 +56,21 @@ pub async fn run(answer: Answer, journey: &mut Journey, down: &mut Downstream, s
             break Err(Failed::BrokeOff);
         }
         let tick = silence.min(patience).min(service.timeouts.write);
-        let turned = tokio::select! {
-            biased;
-            turned = poll_fn(|cx| turn(&mut inbound, &mut outbound, &mut client, &mut backend, began, cx)) => Some(turned),
-            _ = over.wait_for(|over| *over), if !told => None,
-            () = tokio::time::sleep(tick) => {
-                if since.elapsed() >= silence {
-                    silent = true;
-                    // Of one whose other end has ended its half nothing more is expected, sooner or later.
-                    break if inbound.shut || outbound.shut { Ok(()) } else { Err(Failed::BrokeOff) };
-                }
-                continue;
+        let first = async {
+            tokio::select! {
+                biased;
+                turned = poll_fn(|cx| turn(&mut inbound, &mut outbound, &mut client, &mut backend, began, cx)) => Some(turned),
+                _ = over.wait_for(|over| *over), if !told => None,
             }
+        };
+        // One timer for as long as the tunnel lasts, and not one for each message.
+        let Ok(turned) = alarm.within(tick, first).await else {
+            if since.elapsed() >= silence {
+                silent = true;
+                // Of one whose other end has ended its half nothing more is expected, sooner or later.
+                break if inbound.shut || outbound.shut { Ok(()) } else { Err(Failed::BrokeOff) };
+            }
+            continue;
         };
         since = Instant::now();
         down.tunnelled(inbound.moved, outbound.moved);

@@ -17,7 +17,6 @@ use super::request::{self, SentFraming};
 use super::{Broken, CONTINUE_AFTER, Call, Piece, gone, pass_interim};
 use crate::head::{AnswerLimits, Field, HeaderEdits, Span};
 use crate::upstream::Service;
-use crate::wait::Alarm;
 use crate::wire::answer::{AnswerHead, BadAnswer};
 use crate::wire::body::BodyDecoder;
 use crate::wire::encode::is_bodiless;
@@ -25,8 +24,7 @@ use crate::wire::trailers;
 
 /// A stream, and where it stands.
 pub struct Stream {
-    place: Place,
-    alarm: Alarm,
+    place: Box<Place>,
     sending: Option<Sending>,
     answer: Answer,
     /// Bytes that were taken off the stream, and that its window does not know of yet.
@@ -71,17 +69,8 @@ enum Event {
 }
 
 impl Stream {
-    pub fn new(place: Place) -> Self {
-        Stream {
-            place,
-            alarm: Alarm::default(),
-            sending: None,
-            answer: Answer::Unasked,
-            taken: 0,
-            piece: None,
-            early: false,
-            unsent: false,
-        }
+    pub fn new(place: Box<Place>) -> Self {
+        Stream { place, sending: None, answer: Answer::Unasked, taken: 0, piece: None, early: false, unsent: false }
     }
 
     /// Whether the connection has carried an exchange before.
@@ -177,7 +166,7 @@ impl Stream {
             Some(sending) if !sending.piece.is_empty() => service.timeouts.write,
             Some(_) => Duration::MAX,
         };
-        let Stream { answer, sending, alarm, .. } = self;
+        let Stream { answer, sending, place, .. } = self;
         let first = async {
             tokio::select! {
                 biased;
@@ -185,7 +174,7 @@ impl Stream {
                 event = send(sending, client) => event,
             }
         };
-        let event = alarm.within(limit, first).await.map_err(|_| Broken::TimedOut)??;
+        let event = place.alarm.within(limit, first).await.map_err(|_| Broken::TimedOut)??;
         self.note(&event, client);
         if matches!(event, Event::Gone) { Err(gone()) } else { Ok(event) }
     }
@@ -231,7 +220,7 @@ impl Stream {
     /// # Errors
     /// [`Broken::Client`], [`Broken::MidAnswer`] or [`Broken::Reset`].
     pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, silence: Duration) -> Result<(), Broken> {
-        let Stream { answer, sending, alarm, taken, .. } = self;
+        let Stream { answer, sending, place, taken, .. } = self;
         let Answer::Begun(body) = answer else { return Ok(()) };
         // What was taken has been passed on by now.
         let _ = body.flow_control().release_capacity(std::mem::take(taken));
@@ -242,7 +231,7 @@ impl Stream {
                 event = send(sending, client) => event.map(Ok),
             }
         };
-        let event = alarm.within(silence, first).await.map_err(|_| Broken::MidAnswer)?;
+        let event = place.alarm.within(silence, first).await.map_err(|_| Broken::MidAnswer)?;
         let piece = match event {
             Ok(Ok(event)) => {
                 self.note(&event, client);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{Connection, ResponseFuture, SendRequest};
-use h2::{Ping, SendStream};
+use h2::{Ping, PingPong, SendStream};
 use http::Request;
 use parking_lot::Mutex;
 use pingora_core::protocols::{ALPN, Stream as Transport};
@@ -20,6 +20,7 @@ use tokio::sync::{OnceCell, oneshot};
 
 use super::pool::Key;
 use crate::upstream::{Service, TlsConnector};
+use crate::wait::Alarm;
 
 /// How many requests share one connection, if the endpoint allows as many.
 const MOST_STREAMS: usize = 128;
@@ -58,6 +59,8 @@ struct Line {
     over: Arc<AtomicBool>,
     idle: Duration,
     since: Mutex<Instant>,
+    /// Of exchanges that are over, for the next ones: to set one anew costs less than to make one.
+    alarms: Mutex<Vec<Alarm>>,
 }
 
 /// A stream's place on a connection, until it is dropped.
@@ -65,6 +68,16 @@ pub struct Place {
     line: Arc<Line>,
     requests: SendRequest<Bytes>,
     kept: bool,
+    /// For the wait for answers.
+    pub alarm: Alarm,
+}
+
+/// What a connection has for a request.
+enum Room {
+    Place(Box<Place>),
+    None,
+    /// The endpoint has ended it, or has said that it takes no more requests.
+    Over,
 }
 
 impl Place {
@@ -85,6 +98,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.line.used.store(true, Ordering::Relaxed);
+        self.line.alarms.lock().push(std::mem::take(&mut self.alarm));
         if self.line.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
             *self.line.since.lock() = Instant::now();
         }
@@ -92,20 +106,24 @@ impl Drop for Place {
 }
 
 impl Line {
-    fn place(self: &Arc<Self>) -> Option<Place> {
-        let most = MOST_STREAMS.min(self.requests.current_max_send_streams().max(1));
-        if self.streams.load(Ordering::Relaxed) >= most {
-            return None;
+    /// A place, on a connection that has carried nothing yet if `unused`.
+    fn room(self: &Arc<Self>, unused: bool) -> Room {
+        let mut requests = self.requests.clone();
+        if self.over.load(Ordering::Relaxed) || is_over(&mut requests) {
+            return Room::Over;
+        }
+        let most = MOST_STREAMS.min(requests.current_max_send_streams().max(1));
+        let kept = self.used.load(Ordering::Relaxed);
+        if unused && kept || self.streams.load(Ordering::Relaxed) >= most {
+            return Room::None;
         }
         self.streams.fetch_add(1, Ordering::Relaxed);
-        let kept = self.used.load(Ordering::Relaxed);
-        Some(Place { line: self.clone(), requests: self.requests.clone(), kept })
+        let alarm = self.alarms.lock().pop().unwrap_or_default();
+        Room::Place(Box::new(Place { line: self.clone(), requests, kept, alarm }))
     }
 
-    /// Whether the endpoint has ended the connection, or has said that it takes no more requests.
     fn is_over(&self) -> bool {
-        let failed = || self.requests.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
-        self.over.load(Ordering::Relaxed) || matches!(failed(), Poll::Ready(Err(_)))
+        self.over.load(Ordering::Relaxed) || is_over(&mut self.requests.clone())
     }
 
     fn is_idle_since(&self, now: Instant) -> bool {
@@ -113,7 +131,36 @@ impl Line {
     }
 }
 
+/// Asked of a clone, which waits for no stream of its own.
+fn is_over(requests: &mut SendRequest<Bytes>) -> bool {
+    matches!(requests.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
+}
+
+impl Towards {
+    /// A place on a connection that is there. Those that are over and stand before it go.
+    fn room(&mut self, unused: bool) -> Option<Box<Place>> {
+        let mut found = None;
+        self.open.retain(|line| {
+            if found.is_some() {
+                return true;
+            }
+            match line.room(unused) {
+                Room::Place(place) => found = Some(place),
+                Room::None => {}
+                Room::Over => return false,
+            }
+            true
+        });
+        found
+    }
+}
+
 impl Lines {
+    /// A place on a connection that is there. `anew`: on one that has carried nothing yet.
+    pub fn at_once(&self, key: &Key, anew: bool) -> Option<Box<Place>> {
+        self.to.lock().get_mut(key)?.room(anew)
+    }
+
     /// A place on a connection that is there, or on one that is made for it. `anew`: on one that has carried nothing yet.
     ///
     /// # Errors
@@ -125,16 +172,14 @@ impl Lines {
         service: &Service,
         tls: &Arc<TlsConnector>,
         anew: bool,
-    ) -> Result<Place, ErrorType> {
+    ) -> Result<Box<Place>, ErrorType> {
         let mut unused = anew;
         let until = Instant::now() + service.timeouts.connect;
         loop {
             let making = {
                 let mut to = self.to.lock();
                 let towards = to.entry(key.clone()).or_default();
-                towards.open.retain(|line| !line.is_over());
-                let usable = |line: &&Arc<Line>| !unused || !line.used.load(Ordering::Relaxed);
-                if let Some(place) = towards.open.iter().filter(usable).find_map(Line::place) {
+                if let Some(place) = towards.room(unused) {
                     return Ok(place);
                 }
                 towards.making.get_or_insert_default().clone()
@@ -149,7 +194,7 @@ impl Lines {
             drop(to);
             match made {
                 Ok(line) => {
-                    if let Some(place) = line.place() {
+                    if let Room::Place(place) = line.room(false) {
                         return Ok(place);
                     }
                 }
@@ -222,6 +267,7 @@ async fn greet(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ser
         over,
         idle: service.timeouts.idle,
         since: Mutex::new(Instant::now()),
+        alarms: Mutex::default(),
     })
 }
 
@@ -231,26 +277,41 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
     over: Arc<AtomicBool>,
     ready: oneshot::Sender<()>,
 ) {
-    let pings = connection.ping_pong();
-    let dead = async move {
-        let Some(mut pings) = pings else { return std::future::pending().await };
-        let mut ready = Some(ready);
-        loop {
-            if ready.is_none() {
-                tokio::time::sleep(PING).await;
-            }
-            match tokio::time::timeout(PONG, pings.ping(Ping::opaque())).await {
-                // Nobody may wait for it any more.
-                Ok(Ok(_)) => drop(ready.take().map(|ready| ready.send(()))),
-                // It has never answered one: it may be alive all the same.
-                Err(_) if ready.is_some() => return std::future::pending().await,
-                _ => return,
-            }
+    let (dead, mut is_dead) = oneshot::channel::<()>();
+    // On a task of its own: its timers are not for every frame to look at.
+    let pinging = connection.ping_pong().map(|pings| tokio::spawn(ping(pings, ready, dead)));
+    let is_dead = async {
+        if (&mut is_dead).await.is_err() {
+            // Nobody looks.
+            std::future::pending::<()>().await;
         }
     };
     tokio::select! {
+        biased;
         ended = connection => if let Err(error) = ended { log::debug!("an HTTP/2 connection to an endpoint ended: {error}") },
-        () = dead => log::debug!("an HTTP/2 connection to an endpoint is dead"),
+        () = is_dead => log::debug!("an HTTP/2 connection to an endpoint is dead"),
     }
     over.store(true, Ordering::Relaxed);
+    if let Some(pinging) = pinging {
+        pinging.abort();
+    }
+}
+
+/// Asks now and then whether the other end is there, and says `dead` once it is not.
+async fn ping(mut pings: PingPong, ready: oneshot::Sender<()>, dead: oneshot::Sender<()>) {
+    let mut ready = Some(ready);
+    loop {
+        if ready.is_none() {
+            tokio::time::sleep(PING).await;
+        }
+        match tokio::time::timeout(PONG, pings.ping(Ping::opaque())).await {
+            // Nobody may wait for it any more.
+            Ok(Ok(_)) => drop(ready.take().map(|ready| ready.send(()))),
+            // It has never answered one: it may be alive all the same.
+            Err(_) if ready.is_some() => return,
+            _ => break,
+        }
+    }
+    // Or it has ended already.
+    let _ = dead.send(());
 }

@@ -261,7 +261,10 @@ impl Caller {
                 }
                 (Protocol::Http2 | Protocol::Grpc, _) => {
                     let peer = || service.peer(flight.endpoint(), None);
-                    let place = Box::pin(self.lines.place(key.clone(), peer, service, tls, fresh)).await;
+                    let place = match self.lines.at_once(&key, fresh) {
+                        Some(place) => Ok(place),
+                        None => Box::pin(self.lines.place(key.clone(), peer, service, tls, fresh)).await,
+                    };
                     place.map(|place| Connection::H2(Box::new(h2::Stream::new(place))))
                 }
             };

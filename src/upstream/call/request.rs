@@ -1,11 +1,16 @@
 //! What a service sees of a request: one rule, written as the bytes of an HTTP/1.1 head or as a header map.
 
+use bytes::Bytes;
 use http::header::{self, HeaderName};
+use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
-use crate::exchange::{Exchange, ForwardedHeaders, is_gateways, is_identity};
+use crate::exchange::{Exchange, ForwardedHeaders, X_REQUEST_ID, is_gateways, is_identity};
 use crate::head::{BodyFraming, Edited, RequestHead};
 use crate::wire::encode::{self, field};
+
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static REQUEST_ID: HeaderName = X_REQUEST_ID;
 
 /// How the request's body is framed towards the service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,9 +49,19 @@ pub struct Fill {
 trait Sink {
     fn field(&mut self, name: &[u8], value: &[u8]);
 
+    /// One that was made here, or read by a policy.
+    fn made(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.field(name.as_str().as_bytes(), value.as_bytes());
+    }
+
+    /// One that no other request will have.
+    fn unique(&mut self, name: &HeaderName, value: &[u8]) {
+        self.field(name.as_str().as_bytes(), value);
+    }
+
     fn told(&mut self, told: &ForwardedHeaders) {
         for (name, value) in Edited::new(&told.edits).added() {
-            self.field(name.as_str().as_bytes(), value.as_bytes());
+            self.made(name, value);
         }
     }
 }
@@ -63,15 +78,44 @@ impl Sink for Vec<u8> {
 }
 
 /// A header map, and whether all fields could be put into it.
-struct Map {
+struct Map<'a> {
     fields: HeaderMap,
     fine: bool,
+    /// The head that the client's values stand in: they are not copied.
+    head: &'a Bytes,
 }
 
-impl Sink for Map {
+impl Map<'_> {
+    fn put(&mut self, name: HeaderName, value: HeaderValue) {
+        self.fine &= self.fields.try_append(name, value).is_ok();
+    }
+
+    fn value(&self, value: &[u8]) -> Option<HeaderValue> {
+        let start = (value.as_ptr() as usize).wrapping_sub(self.head.as_ptr() as usize);
+        match start.checked_add(value.len()) {
+            Some(end) if end <= self.head.len() => HeaderValue::from_maybe_shared(self.head.slice(start..end)).ok(),
+            _ => HeaderValue::from_bytes(value).ok(),
+        }
+    }
+}
+
+impl Sink for Map<'_> {
     fn field(&mut self, name: &[u8], value: &[u8]) {
-        let put = HeaderName::from_bytes(name).ok().zip(HeaderValue::from_bytes(value).ok());
-        self.fine &= put.is_some_and(|(name, value)| self.fields.try_append(name, value).is_ok());
+        match HeaderName::from_bytes(name).ok().zip(self.value(value)) {
+            Some((name, value)) => self.put(name, value),
+            None => self.fine = false,
+        }
+    }
+
+    fn made(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.put(name.clone(), value.clone());
+    }
+
+    fn unique(&mut self, name: &HeaderName, value: &[u8]) {
+        let Ok(mut value) = HeaderValue::from_bytes(value) else { return self.fine = false };
+        // In the connection's table of fields it would take the place of what the next request has again.
+        value.set_sensitive(true);
+        self.put(name.clone(), value);
     }
 }
 
@@ -83,6 +127,21 @@ impl<S: Sink> Sink for Unconditional<'_, S> {
         if !is_condition(name) {
             self.0.field(name, value);
         }
+    }
+
+    // The conditions are the client's; what is made here is none, but for a policy's, which are not the gateway's either.
+    fn made(&mut self, name: &HeaderName, value: &HeaderValue) {
+        if !is_condition(name.as_str().as_bytes()) {
+            self.0.made(name, value);
+        }
+    }
+
+    fn unique(&mut self, name: &HeaderName, value: &[u8]) {
+        self.0.unique(name, value);
+    }
+
+    fn told(&mut self, told: &ForwardedHeaders) {
+        self.0.told(told);
     }
 }
 
@@ -124,7 +183,7 @@ impl Parts<'_> {
             Some(fill) => {
                 self.all_fields(framing, &mut Unconditional(sink));
                 for (name, value) in &fill.validators {
-                    sink.field(name.as_str().as_bytes(), value.as_bytes());
+                    sink.made(name, value);
                 }
             }
         }
@@ -149,7 +208,7 @@ impl Parts<'_> {
         }
         tell(sink, exchange, &edited);
         for (name, value) in edited.added() {
-            sink.field(name.as_str().as_bytes(), value.as_bytes());
+            sink.made(name, value);
         }
     }
 }
@@ -208,10 +267,10 @@ pub fn stream(parts: &Parts<'_>, secure: bool) -> Result<(Request<()>, SentFrami
             &built
         }
     };
-    let scheme = if secure { "https" } else { "http" };
+    let scheme = if secure { Scheme::HTTPS } else { Scheme::HTTP };
     let uri = Uri::builder().scheme(scheme).authority(parts.authority()).path_and_query(target).build().map_err(|_| Unfit)?;
     let framing = parts.framing();
-    let mut map = Map { fields: HeaderMap::with_capacity(head.fields.len() + 10), fine: true };
+    let mut map = Map { fields: HeaderMap::with_capacity(head.fields.len() + 10), fine: true, head: &head.buffer };
     parts.fields(framing, &mut map);
     // gRPC servers insist on it. Only a client of HTTP/2's can mean it.
     let trailers = head.header("te").is_some_and(|te| te.eq_ignore_ascii_case(b"trailers"));
@@ -238,7 +297,7 @@ fn tell(sink: &mut impl Sink, exchange: &Exchange, edited: &Edited<'_>) {
         if told.edits.iter().any(|edit| edited.replaces(edit.name().as_str().as_bytes())) {
             for (name, value) in Edited::new(&told.edits).added() {
                 if !edited.replaces(name.as_str().as_bytes()) {
-                    sink.field(name.as_str().as_bytes(), value.as_bytes());
+                    sink.made(name, value);
                 }
             }
         } else {
@@ -246,10 +305,10 @@ fn tell(sink: &mut impl Sink, exchange: &Exchange, edited: &Edited<'_>) {
         }
     }
     if !edited.replaces(b"traceparent") {
-        sink.field(b"traceparent", &exchange.traceparent);
+        sink.unique(&TRACEPARENT, &exchange.traceparent);
     }
     if !edited.replaces(b"x-request-id") {
-        sink.field(b"x-request-id", exchange.request_id.as_bytes());
+        sink.unique(&REQUEST_ID, exchange.request_id.as_bytes());
     }
 }
 
