@@ -1,6 +1,7 @@
 //! The commands.
 
 mod keys;
+mod status;
 
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -69,6 +70,8 @@ enum Command {
     Schema,
     /// Issue, list, rotate and revoke API keys, through the admin API of a running gateway with a `key_store`.
     Keys(keys::Keys),
+    /// Print how a running gateway stands: services, endpoints and why they get no requests, splits, quotas that run out, the last reload.
+    Status(status::Status),
     /// Read a password from standard input and print its hash, for `consumers[].passwords`.
     HashPassword,
     /// Start sample backends and a gateway in front of them, and print curl lines to try. Nothing else is needed.
@@ -111,6 +114,7 @@ pub fn main() -> ExitCode {
         Command::Policies => policies(),
         Command::Schema => print(&format!("{:#}\n", config::schema::schema())),
         Command::Keys(command) => keys::run(&command),
+        Command::Status(command) => status::run(&command),
         Command::HashPassword => hash_password(),
         Command::Demo { verify } => demo::run(verify),
         Command::Upgrade { pid_file, pid, timeout } => upgrade(pid_file.as_deref(), pid, Duration::from_secs(timeout)),

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Client, Gateway, Port, eventually, get, request};
+use crate::harness::{Client, Gateway, Port, eventually, get, portcullis, request};
 use crate::peers::{Act, Origin, answer};
+use crate::protocols::peer::{Peer, play};
 
 /// One worker, so that turns are taken in one row. `service` and `route` are flow style, without braces.
 fn yaml(service: &str, route: &str) -> String {
@@ -400,6 +401,94 @@ fn a_check_that_reaches_it_takes_an_unreachable_endpoint_back() {
 }
 
 #[test]
+fn a_grpc_server_is_asked_for_its_own_word() {
+    let server = Peer::start("grpc_server.py", &[]);
+    let checked = |grpc: &str| {
+        let check = format!("health_check: {{ grpc: {grpc}, interval: 100ms, unhealthy_after: 1, healthy_after: 1 }}");
+        // Whatever the service speaks: the check speaks gRPC.
+        let gateway = start(&format!("endpoints: [ {} ], protocol: grpc, {check}", addresses(&[server.port()])));
+        eventually("it was checked", || !endpoint(&gateway, server.port())["last_check"].is_null());
+        gateway
+    };
+    let whole = checked("true");
+    assert_eq!(state(&whole, server.port()), "up", "{}", endpoint(&whole, server.port()));
+    let unknown = checked("no.Such");
+    assert_eq!(endpoint(&unknown, server.port())["why"], "the server knows no such service");
+    let part = checked("shop.Catalog");
+    assert_eq!(endpoint(&part, server.port())["why"], "answered NOT_SERVING");
+    play("grpc_client.py", &["/portcullis.test.Echo/Recover", &format!("127.0.0.1:{}", server.port())]);
+    eventually("it serves again", || state(&part, server.port()) == "up");
+}
+
+#[test]
+fn a_check_looks_at_the_body_and_asks_as_it_is_told() {
+    let mood = Arc::new(AtomicU16::new(0));
+    let (now, well) = (mood.clone(), Origin::named("well"));
+    let origin = Origin::start(move |asked| {
+        let told = (asked.header("host"), asked.header("x-probe"));
+        let body = match (told, now.load(Ordering::SeqCst)) {
+            ((Some("inner.example"), Some("yes")), 1) => "a lot { \"ready\":  true }".to_owned() + &"x".repeat(200_000),
+            _ => "{ \"ready\": false }".to_owned(),
+        };
+        Act::Send(answer(200, &[], body))
+    });
+    // The endpoint's own port is another one, and is never checked.
+    let check = format!(
+        "health_check: {{ path: /ready, port: {}, initial: unhealthy, host: inner.example, headers: {{ X-Probe: 'yes' }}, body: {{ regex: \
+         'ready\"\\s*:\\s*true' }}, interval: 1h, unhealthy_interval: 100ms }}",
+        origin.port()
+    );
+    let gateway = start(&format!("endpoints: [ {} ], {check}", addresses(&[well.port()])));
+    // Nobody is sent there before it has proved itself.
+    get(gateway.port(), "/").assert_problem(503, "upstream", "no_healthy_endpoint");
+    eventually("it was found not ready", || {
+        endpoint(&gateway, well.port())["why"].as_str().is_some_and(|why| why.starts_with("answered 200 without a match of"))
+    });
+    mood.store(1, Ordering::SeqCst);
+    eventually("it is ready", || get(gateway.port(), "/").status == 200);
+    // Asked again soon only as long as it was not well.
+    let asked = origin.asked().len();
+    assert_eq!(state(&gateway, well.port()), "up");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(origin.asked().len() <= asked + 1);
+    assert_eq!(well.asked().iter().filter(|asked| asked.target == "/ready").count(), 0);
+}
+
+#[test]
+fn the_status_is_printed_as_tables_and_as_json() {
+    let (one, gone) = (Origin::named("one"), Port::lease());
+    let gateway = Gateway::start(&format!(
+        "listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]\nservices:\n  one: {{ endpoints: [ {one} ], circuit_breaker: {{}} }}\n  other: {{ \
+         endpoints: [ '127.0.0.1:{}' ], health_check: {{ tcp: true, interval: 100ms, unhealthy_after: 1 }} }}\nroutes:\n  - {{ id: \
+         shared, path: /*, split: [ {{ service: one, weight: 90 }}, {{ service: other, weight: 10 }} ] }}\n",
+        gone.number(),
+        one = addresses(&[one.port()])
+    ));
+    eventually("the check is in", || gateway.admin_get("/upstreams").1.contains("\"unhealthy\""));
+    let admin = format!("127.0.0.1:{}", gateway.admin());
+    let ran = portcullis(gateway.dir(), &["status", "--admin", &admin]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let line = |starts: &str, has: &str| {
+        let found = ran.stdout.lines().find(|line| line.starts_with(starts) && line.contains(has));
+        found.unwrap_or_else(|| panic!("{starts} ... {has}: {}", ran.stdout)).to_owned()
+    };
+    assert!(line("version ", "generation 1").contains("applied 20"));
+    assert!(line("one ", "round_robin").ends_with("1 of 1     closed"));
+    line("other ", "0 of 1");
+    assert!(line("other ", &format!("127.0.0.1:{}", gone.number())).contains("unhealthy"));
+    assert!(line("shared ", "one").ends_with("90"));
+    let ran = portcullis(gateway.dir(), &["status", "--json", "--admin", &admin]);
+    let all: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(
+        (&all["services"][1]["endpoints"][0]["state"], &all["splits"][0]["split"][1]["weight"]),
+        (&"unhealthy".into(), &10.into())
+    );
+    let ran = portcullis(gateway.dir(), &["status", "--admin", &format!("127.0.0.1:{}", gone.number())]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("cannot ask the gateway"), "{}", ran.stderr);
+}
+
+#[test]
 fn what_is_wrong_is_said_with_its_place() {
     let port = Port::lease();
     let files = crate::harness::Files::new();
@@ -412,7 +501,7 @@ fn what_is_wrong_is_said_with_its_place() {
             port.number()
         ),
     );
-    let ran = crate::harness::portcullis(files.dir(), &["check", file.to_str().unwrap()]);
+    let ran = portcullis(files.dir(), &["check", file.to_str().unwrap()]);
     for what in ["`outlier_detection`", "`probes` is 0", "`below` is 0%"] {
         assert!(ran.stderr.contains(what), "{what}: {}", ran.stderr);
     }

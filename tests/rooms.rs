@@ -276,7 +276,7 @@ fn only_those_that_are_named_call_by_themselves() {
         "upstream/call/h2.rs",
         "upstream/call/lines.rs",
         "upstream/connect.rs",
-        "upstream/health.rs",
+        "upstream/health/mod.rs",
     ];
     assert_eq!(found, named);
 }

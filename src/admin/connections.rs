@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Admin, problem};
 use crate::cidr::CidrSet;
+use crate::core::Core;
 use crate::listen::connections::{ConnectionTable, Entry};
 
 /// How many connections are listed unless the query says otherwise, and at most.
@@ -81,6 +82,11 @@ pub async fn connections(State(admin): State<Admin>, query: Result<Query<Wanted>
         Ok(filter) => Json(describe(&admin.core.connections, &filter)).into_response(),
         Err(why) => problem(StatusCode::BAD_REQUEST, &why, json!({})),
     }
+}
+
+/// How many client connections are open.
+pub fn count(core: &Core) -> usize {
+    core.connections.iter().map(|table| table.open().len()).sum()
 }
 
 fn describe(tables: &[Arc<ConnectionTable>], filter: &Filter) -> Value {

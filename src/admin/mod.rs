@@ -28,7 +28,7 @@ pub use self::keys::encoded;
 use crate::core::Core;
 use crate::snapshot::Route;
 use crate::tally::{Gauge, Tallies};
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Service};
 
 /// What a reload did.
 #[derive(Debug, Clone)]
@@ -63,6 +63,7 @@ pub fn router(core: Arc<Core>, reload: mpsc::Sender<ReloadRequest>) -> Router {
         .route("/metrics", get(metrics))
         .route("/config", get(config))
         .route("/routes", get(routes))
+        .route("/status", get(status))
         .route("/connections", get(connections::connections))
         .route("/reload", post(reload_now))
         .merge(endpoints::router())
@@ -175,11 +176,36 @@ async fn routes(State(admin): State<Admin>) -> Response {
 }
 
 fn describe(route: &Route) -> Value {
-    json!({
+    let services = route.answer.services().iter();
+    let split = route.answer.weights().map(|weights| {
+        let target = |(service, weight): (&Arc<Service>, u32)| json!({ "service": &*service.key, "weight": weight });
+        services.zip(weights).map(target).collect::<Vec<_>>()
+    });
+    let mut described = json!({
         "id": &*route.id,
         "services": route.answer.services().iter().map(|service| &*service.key).collect::<Vec<_>>(),
         "policies": route.plan.names.iter().map(|(stage, name)| json!({ "stage": stage.name(), "policy": name })).collect::<Vec<_>>(),
-    })
+    });
+    if let (Some(split), Some(described)) = (split, described.as_object_mut()) {
+        described.insert("split".to_owned(), split.into());
+    }
+    described
+}
+
+/// What `portcullis status` begins with.
+async fn status(State(admin): State<Admin>) -> Response {
+    let core = &admin.core;
+    let (at, succeeded) = core.metrics.last_reload();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "generation": core.snapshot.load().generation,
+        "last_reload_applied_at": at,
+        "last_reload_succeeded": succeeded,
+        "draining": core.drain.has_begun(),
+        "in_flight": core.metrics.in_flight(),
+        "connections": connections::count(core),
+    }))
+    .into_response()
 }
 
 async fn reload_now(State(admin): State<Admin>, Peer(by): Peer) -> Response {

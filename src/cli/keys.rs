@@ -116,7 +116,7 @@ fn list(ask: impl Fn(String) -> Result<Value, String>) -> Result<String, String>
     }
 }
 
-fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+pub(super) fn text<'a>(object: &'a Value, field: &str) -> &'a str {
     object.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
@@ -133,7 +133,7 @@ fn segment(name: &str) -> String {
 }
 
 /// One request on a connection of its own. What the gateway says against it is the error.
-fn ask(admin: SocketAddr, token: Option<&str>, method: &str, path: &str, body: &Value) -> Result<Value, String> {
+pub(super) fn ask(admin: SocketAddr, token: Option<&str>, method: &str, path: &str, body: &Value) -> Result<Value, String> {
     let cannot = |error: std::io::Error| format!("cannot ask the gateway at {admin}: {error}");
     let mut stream = TcpStream::connect_timeout(&admin, PATIENCE).map_err(cannot)?;
     stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE))).map_err(cannot)?;

@@ -415,6 +415,12 @@ impl Metrics {
         self.series.last_reload_applied.store(false, Ordering::Relaxed);
     }
 
+    /// When a configuration was applied last, in seconds since 1970, and whether the last attempt to load one succeeded.
+    pub fn last_reload(&self) -> (u64, bool) {
+        let series = &self.series;
+        (series.last_applied_at.load(Ordering::Relaxed), series.last_reload_applied.load(Ordering::Relaxed))
+    }
+
     /// Reports on this access log as well. The first one counts.
     pub fn watch_access_log(&self, stats: Arc<Stats>) {
         let _ = self.series.access_log.set(stats);

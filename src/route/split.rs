@@ -64,6 +64,11 @@ impl Split {
         }
     }
 
+    /// The targets' weights, in their order.
+    pub fn weights(&self) -> impl Iterator<Item = u32> {
+        self.targets.iter().map(|target| target.weight)
+    }
+
     /// The number of the target for this request. `random` decides, evenly over all of `u64`, unless the split is sticky and the
     /// request has what it sticks to.
     pub fn pick(&self, head: &RequestHead, client: IpAddr, random: u64) -> usize {

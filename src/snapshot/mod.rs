@@ -79,6 +79,14 @@ impl Answer {
         self.services().get(number as usize).map(|service| &**service)
     }
 
+    /// The weights of a split, in the order of its services.
+    pub fn weights(&self) -> Option<Vec<u32>> {
+        match self {
+            Answer::Split(split, _) => Some(split.weights().collect()),
+            _ => None,
+        }
+    }
+
     pub fn services(&self) -> &[Arc<Service>] {
         match self {
             Answer::Service(service) => std::slice::from_ref(service),

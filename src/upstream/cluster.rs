@@ -16,6 +16,7 @@ use super::balance::{Ask, Balance, Pick, Seat};
 use super::dns::Name;
 use super::eligible::{Choice, Panic, Then, eligible};
 use super::endpoint::{Endpoint, EndpointRef};
+use super::health_config::Initial;
 use super::occurrences::Occurrences;
 use crate::address::EndpointAddress;
 use crate::problem::Place;
@@ -161,7 +162,7 @@ impl Board {
 pub struct Cluster {
     members: Vec<Member>,
     /// Without checks, nothing that earlier checks said counts.
-    checked: bool,
+    checked: Option<Initial>,
     panic: Option<Panic>,
     balance: Balance,
     board: Arc<Board>,
@@ -171,7 +172,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub fn new(members: Vec<Member>, checked: bool, panic: Option<Panic>, balance: Balance, board: Arc<Board>) -> Arc<Self> {
+    pub fn new(
+        members: Vec<Member>,
+        checked: Option<Initial>,
+        panic: Option<Panic>,
+        balance: Balance,
+        board: Arc<Board>,
+    ) -> Arc<Self> {
         let choice = ArcSwap::from_pointee(balance.build(Vec::new()));
         let cluster =
             Arc::new(Cluster { members, checked, panic, balance, board: board.clone(), choice, publishing: Mutex::new(()) });

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::balance::Balance;
 use super::eligible::PanicConfig;
+use super::health_config::HealthCheckConfig;
 use super::outlier::config::OutlierChoice;
 use crate::breaker::config::BreakerConfig;
 use crate::head::AnswerLimits;
@@ -65,11 +66,11 @@ pub struct ServiceConfig {
 }
 
 /// A default: written nowhere.
-fn unwritten<T>(value: T) -> Spanned<T> {
+pub(super) fn unwritten<T>(value: T) -> Spanned<T> {
     Spanned { value, place: Place::NOWHERE }
 }
 
-fn period(millis: u64) -> Spanned<Period> {
+pub(super) fn period(millis: u64) -> Spanned<Period> {
     unwritten(Period(Duration::from_millis(millis)))
 }
 
@@ -164,113 +165,6 @@ impl JsonSchema for EndpointConfig {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let map = generator.subschema_for::<EndpointMap>();
         json_schema!({ "anyOf": [{ "type": "string", "description": "`host:port` or `unix:PATH`" }, map] })
-    }
-}
-
-/// How an endpoint is asked whether it is well. Either `path` or `tcp: true`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct HealthCheckConfig {
-    /// Healthy means: GET of this path answers with one of `status`.
-    pub path: Option<Spanned<String>>,
-    /// Healthy means: it accepts a connection (and a TLS handshake, where the service speaks TLS).
-    pub tcp: Option<Spanned<bool>>,
-    /// From one check to the next, `100ms` to `1h`, varied by a tenth so that checks do not arrive in step. Default: `5s`.
-    pub interval: Spanned<Period>,
-    /// How long one check may take in all, `10ms` to `1m`. Default: `1s`.
-    pub timeout: Spanned<Period>,
-    /// How many good checks in a row make an unhealthy endpoint healthy, 1 to 100. Default: 2.
-    pub healthy_after: Spanned<u32>,
-    /// How many failed checks in a row make a healthy endpoint unhealthy, 1 to 100. Default: 3.
-    pub unhealthy_after: Spanned<u32>,
-    /// The `Host` that the check sends. Default: the endpoint's address as configured, `localhost` for a Unix socket.
-    pub host: Option<Spanned<String>>,
-    /// The statuses that count as well: a list of `200`, `2xx` or `200-399`. Default: `[200-399]`.
-    pub status: Spanned<Vec<StatusRange>>,
-}
-
-impl Default for HealthCheckConfig {
-    fn default() -> Self {
-        HealthCheckConfig {
-            path: None,
-            tcp: None,
-            interval: period(5000),
-            timeout: period(1000),
-            healthy_after: unwritten(2),
-            unhealthy_after: unwritten(3),
-            host: None,
-            status: unwritten(vec![StatusRange { first: 200, last: 399 }]),
-        }
-    }
-}
-
-/// Statuses from `first` to `last`, both included; within 100 to 599.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StatusRange {
-    pub first: u16,
-    pub last: u16,
-}
-
-impl StatusRange {
-    pub fn contains(&self, status: u16) -> bool {
-        (self.first..=self.last).contains(&status)
-    }
-
-    /// `200`, `2xx` or `200-399`.
-    fn parse(text: &str) -> Option<Self> {
-        let number = |text: &str| {
-            let text = text.trim();
-            let three_digits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
-            three_digits.then(|| text.parse::<u16>().ok()).flatten()
-        };
-        let (first, last) = if let Some(class) = text.strip_suffix("xx") {
-            let class = class.parse::<u16>().ok().filter(|class| *class < 10)?;
-            (class * 100, class * 100 + 99)
-        } else if let Some((first, last)) = text.split_once('-') {
-            (number(first)?, number(last)?)
-        } else {
-            (number(text)?, number(text)?)
-        };
-        (100 <= first && first <= last && last <= 599).then_some(StatusRange { first, last })
-    }
-}
-
-impl<'de> Deserialize<'de> for StatusRange {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Status;
-        impl Visitor<'_> for Status {
-            type Value = StatusRange;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a status from 100 to 599, a class such as `2xx`, or a range such as `200-399`")
-            }
-
-            fn visit_u64<E: Error>(self, status: u64) -> Result<StatusRange, E> {
-                self.visit_str(&status.to_string())
-            }
-
-            fn visit_i64<E: Error>(self, status: i64) -> Result<StatusRange, E> {
-                self.visit_str(&status.to_string())
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<StatusRange, E> {
-                StatusRange::parse(text).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
-            }
-        }
-        deserializer.deserialize_any(Status)
-    }
-}
-
-impl JsonSchema for StatusRange {
-    fn schema_name() -> Cow<'static, str> {
-        "StatusRange".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [
-            { "type": "integer", "minimum": 100, "maximum": 599 },
-            { "type": "string", "pattern": "^([1-5]xx|[1-5][0-9]{2}(-[1-5][0-9]{2})?)$" },
-        ] })
     }
 }
 
@@ -417,7 +311,7 @@ macro_rules! word {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 match &*String::deserialize(deserializer)? {
                     $($word => Ok($type::$variant),)+
-                    other => Err(D::Error::custom(unknown_word($what, other, &[$($word),+]))),
+                    other => Err(D::Error::custom($crate::upstream::config::unknown_word($what, other, &[$($word),+]))),
                 }
             }
         }
@@ -433,6 +327,8 @@ macro_rules! word {
         }
     };
 }
+
+pub(super) use word;
 
 pub(super) fn unknown_word(what: &str, word: &str, known: &[&str]) -> String {
     match foreign::word(word, known) {
@@ -505,19 +401,6 @@ mod tests {
         assert!(read("balance: best").unwrap_err().contains("known: round_robin, least_requests"));
         assert_eq!(read("protocol: grpc").unwrap().protocol, Protocol::Grpc);
         assert!(read("protocol: http3").is_err());
-    }
-
-    #[test]
-    fn statuses_are_numbers_classes_and_ranges() {
-        for (text, want) in [("204", Some((204, 204))), ("2xx", Some((200, 299))), ("200-399", Some((200, 399)))] {
-            assert_eq!(StatusRange::parse(text).map(|range| (range.first, range.last)), want);
-        }
-        for wrong in ["", "99", "600", "6xx", "0xx", "xx", "399-200", "200-", "-200", "+20", "200-2000", "2x"] {
-            assert_eq!(StatusRange::parse(wrong), None, "{wrong}");
-        }
-        let config = read("health_check: { path: /, status: [200, 3xx] }").unwrap();
-        let statuses = config.health_check.unwrap().value.status.value;
-        assert!(statuses.iter().any(|range| range.contains(302)) && !statuses.iter().any(|range| range.contains(201)));
     }
 
     #[test]

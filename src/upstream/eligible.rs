@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::config::unknown_word;
 use super::endpoint::Endpoint;
+use super::health_config::Initial;
 use crate::problem::Problems;
 use crate::value::{Share, Spanned, share_within};
 
@@ -73,14 +74,14 @@ pub enum Choice {
     Panic(Then),
 }
 
-/// Those that may be asked. `checked`: what health checks have said counts.
+/// Those that may be asked. `checked`: what health checks say counts, and what an endpoint counts as before the first good one.
 pub fn eligible(
     endpoints: Vec<(u32, Arc<Endpoint>)>,
-    checked: bool,
+    checked: Option<Initial>,
     panic: Option<Panic>,
 ) -> (Vec<(u32, Arc<Endpoint>)>, Choice) {
     let mut present: Vec<_> = endpoints.into_iter().filter(|(weight, endpoint)| *weight > 0 && !endpoint.is_drained()).collect();
-    let healthy = |endpoint: &Endpoint| !checked || endpoint.healthy();
+    let healthy = |endpoint: &Endpoint| checked.is_none_or(|initial| endpoint.passes_checks(initial));
     let well = |endpoint: &Endpoint| healthy(endpoint) && !endpoint.is_ejected();
     let count = present.iter().filter(|(_, endpoint)| well(endpoint)).count();
     let too_few = |panic: &Panic| !present.is_empty() && !panic.below.is_reached(count as u64, present.len() as u64);
@@ -108,7 +109,7 @@ mod tests {
     }
 
     fn ports(four: &[(u32, Arc<Endpoint>)], checked: bool, panic: Option<Panic>) -> Vec<u16> {
-        let (may, _) = eligible(four.to_vec(), checked, panic);
+        let (may, _) = eligible(four.to_vec(), checked.then_some(Initial::Healthy), panic);
         may.iter().map(|(_, endpoint)| endpoint.address().inet().unwrap().port()).collect()
     }
 

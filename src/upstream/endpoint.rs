@@ -12,6 +12,7 @@ use serde::Serialize;
 use smallvec::SmallVec;
 
 use super::guard::Refused;
+use super::health_config::Initial;
 use super::outlier::{AttemptOutcome, Record};
 use super::service::Service;
 use crate::address::EndpointAddress;
@@ -27,6 +28,8 @@ pub struct Endpoint {
     host: Option<Arc<str>>,
     /// Starts out true: a gateway that has just started sends requests before the first check is in, instead of refusing them all.
     healthy: AtomicBool,
+    /// A check went well, once.
+    proved: AtomicBool,
     /// An operator has taken it out: it gets no new requests.
     drained: AtomicBool,
     /// Left out for what came of its requests.
@@ -123,6 +126,7 @@ impl Endpoint {
             authority: authority.into(),
             host: host.map(Into::into),
             healthy: AtomicBool::new(true),
+            proved: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             ejected: AtomicBool::new(false),
             shut: AtomicBool::new(false),
@@ -158,6 +162,23 @@ impl Endpoint {
 
     pub fn healthy(&self) -> bool {
         self.healthy.load(Ordering::Acquire)
+    }
+
+    /// What health checks make of it. `initial` is what it counts as before the first good one.
+    pub fn passes_checks(&self, initial: Initial) -> bool {
+        self.healthy() && (initial == Initial::Healthy || self.proved.load(Ordering::Acquire))
+    }
+
+    /// Notes that a check went well. Whether it was the first one.
+    pub(super) fn prove(&self) -> bool {
+        !self.proved.load(Ordering::Acquire) && !self.proved.swap(true, Ordering::AcqRel)
+    }
+
+    /// The same host on another port. `None` behind a Unix socket, which has none.
+    pub(super) fn at_port(&self, port: u16) -> Option<Endpoint> {
+        let mut address = self.address.inet()?;
+        address.set_port(port);
+        Some(Endpoint::new(address.into(), &self.authority, self.host.as_deref()))
     }
 
     pub fn is_drained(&self) -> bool {
@@ -254,8 +275,8 @@ impl Endpoint {
         self.load.iter().map(|load| load.failures.load(Ordering::Relaxed)).sum()
     }
 
-    /// `checked`: whether what health checks have said counts.
-    pub fn view(&self, weight: u32, checked: bool, circuit_breaker: Option<BreakerView>) -> EndpointView {
+    /// `checked`: what health checks say counts, and what it counts as before the first good one.
+    pub fn view(&self, weight: u32, checked: Option<Initial>, circuit_breaker: Option<BreakerView>) -> EndpointView {
         let last_check = self.checks.lock().last.clone();
         let ejection = self.record.ejection().filter(|_| self.is_ejected()).map(|ejection| {
             let left = ejection.until.saturating_duration_since(Instant::now()).as_millis();
@@ -266,8 +287,9 @@ impl Endpoint {
             ("drained", Some("by an operator".to_owned()))
         } else if weight == 0 {
             ("drained", Some("its weight is 0".to_owned()))
-        } else if checked && !self.healthy() {
-            ("unhealthy", last_check.as_ref().and_then(|check| check.error.clone()))
+        } else if checked.is_some_and(|initial| !self.passes_checks(initial)) {
+            let error = last_check.as_ref().and_then(|check| check.error.clone());
+            ("unhealthy", error.or_else(|| Some("no check has gone well yet".to_owned()).filter(|_| self.healthy())))
         } else if let Some(ejection) = &ejection {
             ("ejected", Some(format!("{}, for {:.1} s more", ejection.reason, ejection.ends_in_ms as f64 / 1000.0)))
         } else if self.is_shut() {
@@ -399,7 +421,7 @@ mod tests {
         assert_eq!([false; 3].map(|ok| check(&endpoint, ok)), [None, None, Some(false)]);
         endpoint.forget_checks();
         assert!(endpoint.healthy());
-        assert!(endpoint.view(1, true, None).last_check.is_none());
+        assert!(endpoint.view(1, Some(Initial::Healthy), None).last_check.is_none());
     }
 
     #[test]
@@ -412,7 +434,7 @@ mod tests {
         assert_eq!(endpoint.in_flight(), 1);
         two.endpoint().record_failure();
         drop(two);
-        let view = serde_json::to_value(endpoint.view(3, true, None)).unwrap();
+        let view = serde_json::to_value(endpoint.view(3, None, None)).unwrap();
         assert_eq!((&view["in_flight"], &view["requests"], &view["failures"]), (&0.into(), &2.into(), &1.into()));
         assert_eq!((&view["configured"], &view["weight"]), (&"catalog:80".into(), &3.into()));
     }

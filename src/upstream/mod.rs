@@ -19,6 +19,7 @@ mod eligible;
 pub mod endpoint;
 pub mod guard;
 pub mod health;
+pub mod health_config;
 mod occurrences;
 pub mod outlier;
 pub mod peer;

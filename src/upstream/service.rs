@@ -18,6 +18,7 @@ use super::eligible::Panic;
 use super::endpoint::{Endpoint, EndpointRef, EndpointView, InFlightGuard};
 use super::guard::{Guard, Refused};
 use super::health::Check;
+use super::health_config::Initial;
 use super::outlier;
 use super::peer::{PeerTemplate, Timeouts, Tls, Trust};
 use crate::address::EndpointAddress;
@@ -196,7 +197,7 @@ impl Service {
         Some(Arc::new(Service {
             name: name.into(),
             key: key.into(),
-            cluster: form_cluster(key, listed, (check.is_some(), panic?), config.balance, kept),
+            cluster: form_cluster(key, listed, (check.as_ref().map(|check| check.initial), panic?), config.balance, kept),
             balance: config.balance,
             protocol: config.protocol,
             timeouts,
@@ -229,7 +230,10 @@ impl Service {
 
     /// Whether requests may go to this endpoint now.
     pub fn may_ask(&self, endpoint: &Endpoint) -> bool {
-        (self.check.is_none() || endpoint.healthy()) && !endpoint.is_drained() && !endpoint.is_ejected() && !endpoint.is_shut()
+        self.check.as_ref().is_none_or(|check| endpoint.passes_checks(check.initial))
+            && !endpoint.is_drained()
+            && !endpoint.is_ejected()
+            && !endpoint.is_shut()
     }
 
     /// How to connect to `endpoint`. `sni` replaces the name that TLS asks for and verifies. Reads are bounded by `timeouts.response`.
@@ -343,7 +347,7 @@ impl Service {
     /// One of its endpoints.
     pub fn view_of(&self, weight: u32, endpoint: &Endpoint) -> EndpointView {
         let each = self.breakers.iter().find(|guard| guard.is_of_endpoints());
-        endpoint.view(weight, self.check.is_some(), each.map(|guard| guard.view(endpoint.breaker())))
+        endpoint.view(weight, self.check.as_ref().map(|check| check.initial), each.map(|guard| guard.view(endpoint.breaker())))
     }
 }
 
@@ -455,7 +459,7 @@ fn compile_tls(
 fn form_cluster(
     key: &str,
     listed: &[Listed],
-    (checked, panic): (bool, Option<Panic>),
+    (checked, panic): (Option<Initial>, Option<Panic>),
     balance: Balance,
     Kept { ledger, tallies }: Kept<'_>,
 ) -> Arc<Cluster> {

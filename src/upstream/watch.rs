@@ -20,6 +20,7 @@ use super::cluster::{Board, Standing};
 use super::dns::{Name, Resolved};
 use super::endpoint::Endpoint;
 use super::health::{Check, Prober};
+use super::health_config::Initial;
 use super::outlier::judge::{self, Judge};
 use super::service::Service;
 use crate::address::EndpointAddress;
@@ -301,10 +302,10 @@ impl CheckedEndpoint {
     async fn run(self) {
         self.check_once().await;
         // A part of the interval only: endpoints that start together are spread over it.
-        sleep(varied(self.check.interval, 0.2, 1.0)).await;
+        sleep(varied(self.check.interval(&self.endpoint), 0.2, 1.0)).await;
         loop {
             self.check_once().await;
-            sleep(varied(self.check.interval, 0.9, 1.1)).await;
+            sleep(varied(self.check.interval(&self.endpoint), 0.9, 1.1)).await;
         }
     }
 
@@ -316,7 +317,8 @@ impl CheckedEndpoint {
         let reason = result.as_ref().err().cloned();
         let changed = self.endpoint.observe(result, started.elapsed(), self.check.thresholds);
         let reached = reason.is_none() && judge::proved_reachable(&self.service, &self.endpoint, std::time::Instant::now());
-        if changed.is_some() || reached {
+        let proved = reason.is_none() && self.endpoint.prove() && self.check.initial == Initial::Unhealthy;
+        if changed.is_some() || reached || proved {
             self.board.publish();
         }
         if let Some(healthy) = changed {

@@ -79,7 +79,25 @@ def first(requests, context):
     return next(requests)
 
 
+# The statuses of grpc.health.v1: 1 is SERVING, 2 is NOT_SERVING.
+health = {b"": 1, b"shop.Catalog": 2}
+
+
+def check(request, context):
+    """`grpc.health.v1.Health/Check`: one text there, one number back."""
+    name = request[2:] if request else b""
+    if name not in health:
+        context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+    return bytes([8, health[name]])
+
+
+def recover(request, context):
+    health[b"shop.Catalog"] = 1
+    return b""
+
+
 METHODS = {
+    "Recover": grpc.unary_unary_rpc_method_handler(recover),
     "First": grpc.stream_unary_rpc_method_handler(first),
     "Unary": grpc.unary_unary_rpc_method_handler(unary),
     "Headers": grpc.unary_unary_rpc_method_handler(headers),
@@ -97,6 +115,8 @@ def main():
     options = [("grpc.max_receive_message_length", 16 << 20), ("grpc.max_send_message_length", 16 << 20), ("grpc.so_reuseport", 0)]
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=32), options=options)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, METHODS),))
+    check_handler = {"Check": grpc.unary_unary_rpc_method_handler(check)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", check_handler),))
     if len(sys.argv) == 3:
         with open(sys.argv[1], "rb") as cert, open(sys.argv[2], "rb") as key:
             credentials = grpc.ssl_server_credentials([(key.read(), cert.read())])
