@@ -23,7 +23,7 @@ use crate::core::WorkerState;
 use crate::downstream::{ExchangeControl, seen_upstream};
 use crate::exchange::{Connection, Exchange, RouteName, Verdict};
 use crate::grpc::{self, Dialect, GRPC_STATUS};
-use crate::head::{BodyFraming, RequestHead};
+use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::listen::forwarded::{self, Hop};
 use crate::listen::trace::{self, Trace};
 use crate::path::Handling;
@@ -326,6 +326,24 @@ impl Journey {
     pub fn answer_began(&mut self, uploaded: Option<Instant>) {
         let asked = self.tries.started.map(|started| uploaded.map_or(started, |uploaded| started.max(uploaded)));
         self.outcome.upstream = asked.map(|asked| asked.elapsed());
+    }
+
+    /// Lets the service's balance and its sticky sessions know that the endpoint has answered. `set_cookies` are the answer's.
+    pub fn endpoint_answered<'a>(&mut self, service: &Service, status: StatusCode, set_cookies: impl Iterator<Item = &'a [u8]>) {
+        let decay = service.balance_decay;
+        if decay.is_none() && service.sticky.is_none() {
+            return;
+        }
+        let Journey { tries, exchange, outcome, .. } = self;
+        let Some(flight) = tries.flight() else { return };
+        if let (Some(decay), Some(took)) = (decay, outcome.upstream) {
+            flight.endpoint().learn(status, took, decay);
+        }
+        if let (Some(sticky), Some(aim)) = (&service.sticky, &tries.aim) {
+            let secure = exchange.told.as_ref().is_some_and(|told| told.scheme == "https");
+            let cookie = sticky.answered(&aim.session, flight.endpoint().address(), status, set_cookies, secure);
+            exchange.to_client.extend(cookie.map(|cookie| HeaderEdit::Add(header::SET_COOKIE, cookie)));
+        }
     }
 
     /// Notes that it is over, and the bytes of both bodies.

@@ -31,7 +31,7 @@
 //! | [`cli`] | the commands |
 //! | [`address`] | where an endpoint is: an IP address with a port, or a Unix socket |
 //! | [`authority`], [`via`] | a host's one spelling; the names of the gateways that a message has passed |
-//! | [`carrier`] | query parameters and cookies |
+//! | [`carrier`], [`by`] | query parameters and cookies; what requests are told apart by |
 //! | [`context`], [`fingerprint`] | what is there for what is compiled; what tells two configurations apart |
 //! | [`cidr`], [`clock`], [`plain`], [`stripe`] | sets of addresses; the time of day; text that needs no escape; one of a thing per thread |
 //! | [`grpc`] | what a gateway has to know of gRPC |
@@ -56,6 +56,7 @@
 //! - [`cidr`], [`context`], [`exchange`]
 //! - [`cel`], [`jose`], [`redis`], [`wire`]
 //! - [`breaker`], [`consumers`], [`limits`], [`oidc`]
+//! - [`by`]
 //! - rooms that do not know each other: [`cache`], [`keys`], [`listen`], [`observe`], [`route`], [`upstream`]
 //! - [`downstream`], [`policy`]
 //! - [`config`]
@@ -74,6 +75,7 @@ pub mod address;
 pub mod admin;
 pub mod authority;
 pub mod breaker;
+pub mod by;
 pub mod cache;
 pub mod carrier;
 pub mod cel;

@@ -7,6 +7,7 @@ mod answers;
 mod authn;
 mod authority;
 mod authz;
+mod balance;
 mod caching;
 mod changes;
 mod cli;

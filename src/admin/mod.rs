@@ -129,11 +129,12 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     // The handles live as long as the scrape: an endpoint that no generation has any more is not reported.
     let (mut held, mut gauges) = (Vec::new(), Vec::new());
     for service in snapshot.services.values() {
-        for (_, endpoint) in service.cluster.endpoints() {
+        for (weight, endpoint) in service.cluster.endpoints() {
             let handle = metrics.endpoint(&service.key, &endpoint.address().to_string());
             handle.set_healthy(endpoint.healthy());
             held.push(handle);
             gauges.extend(standing(metrics.tallies(), &service.key, &endpoint));
+            gauges.extend(balance(metrics.tallies(), service, weight, &endpoint));
         }
     }
     let text = metrics.render();
@@ -162,6 +163,24 @@ fn standing(tallies: &Tallies, service: &str, endpoint: &Endpoint) -> [Arc<Gauge
         ),
         gauge("portcullis_upstream_in_flight", "Requests that an endpoint is answering.", endpoint.in_flight()),
     ]
+}
+
+/// What an endpoint's share of the requests depends on.
+fn balance(tallies: &Tallies, service: &Service, weight: u32, endpoint: &Endpoint) -> Vec<Arc<Gauge>> {
+    let address = endpoint.address().to_string();
+    let gauge = |name, help, value| {
+        let gauge = tallies.gauge(name, help, &[("service", &service.key), ("endpoint", &address)]);
+        gauge.set(value);
+        gauge
+    };
+    let weight = gauge("portcullis_upstream_weight", "An endpoint's weight, as configured or as set since.", weight.into());
+    let now = std::time::Instant::now();
+    let ewma = service.balance_decay.and_then(|decay| endpoint.latency.seconds(now, decay));
+    let ewma = ewma.map(|seconds| {
+        let help = "How long an endpoint takes to answer, as peak_ewma has it.";
+        gauge("portcullis_upstream_ewma_microseconds", help, (f64::from(seconds) * 1e6) as u64)
+    });
+    std::iter::once(weight).chain(ewma).collect()
 }
 
 async fn config(State(admin): State<Admin>) -> Response {

@@ -155,6 +155,10 @@ pub struct ServerConfig {
     /// Worker threads, each with its own event loop and connection pools. Default: one per core. 1 to 512. Changing it takes an
     /// upgrade.
     pub workers: Option<Spanned<u16>>,
+    /// Where this gateway is: of each service, endpoints of the same `zone` are asked first. Default: nowhere in particular.
+    pub zone: Option<Spanned<String>>,
+    /// Which one of a fleet this gateway is, from 0, for services of which each gateway asks a `subset`.
+    pub number: Option<Spanned<u32>>,
     /// Requests in flight at once, in all; more are answered 503 with `Retry-After`. Default 16384.
     pub max_in_flight: Spanned<u32>,
     /// Requests in flight at once from one client: an IPv4 address or an IPv6 /64, behind trusted proxies the client that they name.
@@ -208,6 +212,8 @@ impl Default for ServerConfig {
         ServerConfig {
             engine: Spanned::nowhere(Engine::Portcullis),
             workers: None,
+            zone: None,
+            number: None,
             max_in_flight: Spanned::nowhere(16384),
             max_in_flight_per_address: None,
             buffered_bytes: Spanned::nowhere(Size(256 * 1024 * 1024)),

@@ -29,6 +29,7 @@ use crate::exchange::{Connection, Verdict};
 use crate::grpc::{Dialect, Messages};
 use crate::head::{BodyFraming, HeaderEdit};
 use crate::journey::{CLIENT_CLOSED, Journey};
+use crate::upstream::aim::Aim;
 use crate::upstream::{AttemptOutcome, Protocol, check_names};
 use crate::wire::answer::BadAnswer;
 use crate::wire::{encode, trailers};
@@ -169,6 +170,7 @@ impl ProxyHttp for Gateway {
         let view = journey.view.clone();
         let Some(service) = journey.choose_service(&view) else { return Err(Error::new(NO_JOURNEY)) };
         journey.outcome.interim = 0;
+        journey.tries.aim = Aim::of(service, &journey.head, &journey.exchange);
         let Some(flight) = journey.tries.begin(service) else {
             journey.refusal = Some(journey.tries.unavailable(service));
             return Err(Error::new(ErrorType::HTTPStatus(503)));
@@ -366,6 +368,11 @@ impl ProxyHttp for Gateway {
         }
         if !interim {
             journey.answer_began(uploaded);
+            let view = journey.view.clone();
+            if let Some(service) = journey.choose_service(&view) {
+                let set = answer.headers.get_all(header::SET_COOKIE).iter().map(http::HeaderValue::as_bytes);
+                journey.endpoint_answered(service, answer.status, set);
+            }
             journey.note_grpc_status(&answer.headers);
         }
         Ok(())

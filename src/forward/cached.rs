@@ -49,6 +49,7 @@ pub async fn run(
         caller.send(service, &call, tries, down, &view.tls).await.map_err(call_failed)?
     };
     journey.answer_began(down.uploaded());
+    journey.endpoint_answered(service, answer.head.status, answer.head.header_all("set-cookie"));
     if answer.head.status == StatusCode::NOT_MODIFIED && fetch.validates() {
         let Some(hit) = journey.view.cache.validated(fetch, &answer.head, journey.tries.started, &policy) else {
             return Err(Failed::BrokeOff);

@@ -75,6 +75,7 @@ pub async fn run(
     // What has not been sent by now never will be.
     drop(copy);
     journey.answer_began(down.uploaded());
+    journey.endpoint_answered(service, answer.head.status, answer.head.header_all("set-cookie"));
     if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Box::pin(tunnel::run(answer, journey, down, service)).await;
     }

@@ -32,7 +32,7 @@ use crate::policy::{Plan, Work};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::redis::Redis;
 use crate::route::{Matcher, Rewrite, RouteConfig, RouteTables};
-use crate::upstream::{Kept, Protocol, Service, dns};
+use crate::upstream::{Kept, Protocol, Service, Site, dns};
 use crate::value::Size;
 use crate::wire::head::HeadLimits;
 
@@ -257,8 +257,11 @@ impl<'a> Compiler<'a> {
     }
 
     fn services(&mut self) {
+        let server = &self.document.server;
+        let zone = server.zone.as_ref().map(|zone| zone.value.as_str().into());
+        let site = Site { zone, number: server.number.as_ref().map(|number| number.value) };
         for (name, config) in &self.document.services {
-            let service = Service::compile(name, config.place, config, self.base, self.problems, self.around.kept());
+            let service = Service::compile_at(&site, name, config.place, config, self.base, self.problems, self.around.kept());
             if let Some(service) = service {
                 self.services.insert(name.as_str().into(), service);
             }

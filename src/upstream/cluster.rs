@@ -4,20 +4,26 @@
 //! the [`Endpoint`]s, the resolved [`Name`]s and the [`Board`], through which a change of health or of addresses reaches every
 //! generation that is still in use.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use log::{info, warn};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::balance::{Ask, Balance, Pick, Seat};
+use super::aim::Aim;
+use super::balance::levels::{Level, Levels};
+use super::balance::subset::Subset;
+use super::balance::{Ask, Balance, Seat, slow_start};
 use super::dns::Name;
 use super::eligible::{Choice, Panic, Then, eligible};
-use super::endpoint::{Endpoint, EndpointRef};
+use super::endpoint::{Crowd, Endpoint, EndpointRef, EndpointView};
 use super::health_config::Initial;
 use super::occurrences::Occurrences;
+use super::sticky::{Id, Sticky};
 use crate::address::EndpointAddress;
 use crate::problem::Place;
 use crate::stripe::Striped;
@@ -34,15 +40,81 @@ pub enum Source {
 #[derive(Clone)]
 pub struct Member {
     pub source: Source,
+    /// As configured; 0 is drained.
     pub weight: u32,
+    /// The lowest comes first.
+    pub priority: u32,
+    pub zone: Option<Arc<str>>,
+    /// How many requests may be under way at each of its addresses.
+    pub most: Option<u32>,
     pub place: Place,
+}
+
+/// How requests are spread over a cluster.
+#[derive(Clone)]
+pub struct Spread {
+    pub balance: Balance,
+    /// The gateway's own zone.
+    pub zone: Option<Arc<str>>,
+    /// By how much the healthy share of a level is overestimated before requests spill over.
+    pub overprovisioning: f64,
+    pub slow_start: Option<Duration>,
+    pub subset: Option<Subset>,
+    pub sticky: Option<Arc<Sticky>>,
+}
+
+/// An endpoint where it stands.
+struct Placed<'a> {
+    member: &'a Member,
+    endpoint: Arc<Endpoint>,
+}
+
+impl Placed<'_> {
+    /// 0 is drained.
+    fn weight(&self) -> u32 {
+        self.endpoint.weight_or(self.member.weight)
+    }
+
+    /// Whether it gets no new requests, as an operator wants it.
+    fn is_drained(&self) -> bool {
+        self.weight() == 0 || self.endpoint.is_drained()
+    }
+
+    fn seat(&self, weight: u32, steady: u32) -> Seat {
+        let mut seat = Seat::new(self.endpoint.clone(), weight);
+        (seat.steady, seat.most) = (steady, self.member.most);
+        seat
+    }
+}
+
+/// What is published: who may be asked.
+struct Published {
+    levels: Levels,
+    /// Whether some endpoint may be full.
+    limited: bool,
+    /// Where sessions may go that are bound already, by what the endpoint is called; the drained are among them.
+    bound: Box<[(Id, Seat)]>,
+}
+
+impl Published {
+    fn of(&self, id: Id) -> Option<&Seat> {
+        let at = self.bound.binary_search_by_key(&id, |(known, _)| *known).ok()?;
+        self.bound.get(at).map(|(_, seat)| seat)
+    }
+}
+
+/// Whose turn it is on one thread.
+struct Turns {
+    next: AtomicU64,
+    seed: u64,
 }
 
 /// What the generations of one service share: whose turn it is, and who wants to hear of changes.
 pub struct Board {
     /// The service's, for the log and the metrics.
     name: Box<str>,
-    turns: Striped<AtomicU64>,
+    turns: Striped<Turns>,
+    crowd: Arc<Crowd>,
     clusters: Mutex<Vec<Weak<Cluster>>>,
     /// Wakes the service's watcher.
     wake: Notify,
@@ -61,9 +133,11 @@ impl Board {
     pub fn new(name: &str, tallies: Arc<Tallies>) -> Self {
         // Each thread starts at another point of the cycle: otherwise all of them would send their first request to the same
         // endpoint.
+        let turns = |stripe| Turns { next: AtomicU64::new(stripe as u64), seed: ahash::RandomState::new().hash_one(stripe) };
         Board {
             name: name.into(),
-            turns: Striped::new(|stripe| AtomicU64::new(stripe as u64)),
+            turns: Striped::new(turns),
+            crowd: Arc::default(),
             clusters: Mutex::default(),
             wake: Notify::new(),
             occurrences: Occurrences::new(tallies),
@@ -133,8 +207,9 @@ impl Board {
         self.panics.load(Ordering::Acquire)
     }
 
-    fn ticket(&self) -> u64 {
-        self.turns.mine().map_or(0, |turn| turn.fetch_add(1, Ordering::Relaxed))
+    /// Whose turn it is, and the thread's seed.
+    fn ticket(&self) -> (u64, u64) {
+        self.turns.mine().map_or((0, 0), |turns| (turns.next.fetch_add(1, Ordering::Relaxed), turns.seed))
     }
 
     fn join(&self, cluster: &Arc<Cluster>) {
@@ -164,11 +239,13 @@ pub struct Cluster {
     /// Without checks, nothing that earlier checks said counts.
     checked: Option<Initial>,
     panic: Option<Panic>,
-    balance: Balance,
+    spread: Spread,
     board: Arc<Board>,
     /// Those that may be asked, and which of them is next.
-    choice: ArcSwap<Box<dyn Pick>>,
+    choice: ArcSwap<Published>,
     publishing: Mutex<()>,
+    /// Some endpoint starts slowly: its share is to grow.
+    warming: AtomicBool,
 }
 
 impl Cluster {
@@ -176,12 +253,13 @@ impl Cluster {
         members: Vec<Member>,
         checked: Option<Initial>,
         panic: Option<Panic>,
-        balance: Balance,
+        spread: Spread,
         board: Arc<Board>,
     ) -> Arc<Self> {
-        let choice = ArcSwap::from_pointee(balance.build(Vec::new()));
-        let cluster =
-            Arc::new(Cluster { members, checked, panic, balance, board: board.clone(), choice, publishing: Mutex::new(()) });
+        let none = Levels::new(Vec::new(), 1.0, spread.balance.build(Vec::new()));
+        let choice = ArcSwap::from_pointee(Published { levels: none, limited: false, bound: Box::default() });
+        let (publishing, warming) = (Mutex::new(()), AtomicBool::new(false));
+        let cluster = Arc::new(Cluster { members, checked, panic, spread, board: board.clone(), choice, publishing, warming });
         // First join, then publish: a change in between is published twice rather than not at all.
         board.join(&cluster);
         cluster.publish();
@@ -192,28 +270,120 @@ impl Cluster {
     fn publish(&self) {
         // One at a time, or an older view could overwrite a newer one.
         let _turn = self.publishing.lock();
-        let (eligible, choice) = eligible(self.endpoints(), self.checked, self.panic);
+        let now = Instant::now();
+        let placed = self.placed();
+        let all = placed.iter().map(|one| (one.weight(), one.endpoint.clone())).collect();
+        let (eligible, choice) = eligible(all, self.checked, self.panic);
         self.board.note_panic(choice);
-        let seats = eligible.into_iter().map(|(weight, endpoint)| Seat::new(endpoint, weight)).collect();
-        self.choice.store(Arc::new(self.balance.build(seats)));
+        let eligible: HashSet<_> = eligible.iter().map(|(_, endpoint)| Arc::as_ptr(endpoint)).collect();
+        let well: Vec<bool> = placed.iter().map(|one| eligible.contains(&Arc::as_ptr(&one.endpoint))).collect();
+        for (one, well) in placed.iter().zip(&well) {
+            one.endpoint.arrival.note(*well, now);
+            if self.spread.balance.counts_all() {
+                one.endpoint.join(&self.board.crowd);
+            }
+        }
+        let bound = if choice == Choice::Panic(Then::Refuse) { Box::default() } else { self.bound(&placed, &well) };
+        let share = |one: &Placed<'_>| self.spread.slow_start.map_or(1.0, |window| one.endpoint.arrival.share(window, now));
+        let asked = || placed.iter().zip(&well).filter(|(_, well)| **well).map(|(one, _)| one);
+        let warming = asked().any(|one| share(one) < 1.0);
+        self.warming.store(warming, Ordering::Relaxed);
+        // Each level's endpoints, and how many of them there would be.
+        let mut levels: Vec<((u32, bool), Vec<Seat>, usize)> = Vec::new();
+        for (one, well) in placed.iter().zip(well).filter(|(one, _)| !one.is_drained()) {
+            let level = (one.member.priority, self.is_elsewhere(one.member));
+            let at = levels.binary_search_by_key(&level, |(level, ..)| *level).unwrap_or_else(|at| {
+                levels.insert(at, (level, Vec::new(), 0));
+                at
+            });
+            let Some((_, seats, all)) = levels.get_mut(at) else { continue };
+            *all += 1;
+            if well {
+                let steady = one.weight();
+                let scaled = || (f64::from(steady.saturating_mul(slow_start::SCALE)) * share(one)).round() as u32;
+                let weight = if warming { scaled().max(1) } else { steady };
+                seats.push(one.seat(weight, steady));
+            }
+        }
+        let build = |(_, seats, all)| Level { pick: self.spread.balance.build(seats), all };
+        let none = self.spread.balance.build(Vec::new());
+        let levels = Levels::new(levels.into_iter().map(build).collect(), self.spread.overprovisioning, none);
+        let limited = self.members.iter().any(|member| member.most.is_some());
+        self.choice.store(Arc::new(Published { levels, limited, bound }));
     }
 
-    /// The next endpoint whose address is not among `exclude`. See [`super::Service::pick`].
-    pub fn pick(&self, exclude: &[EndpointAddress]) -> Option<Arc<EndpointRef>> {
+    /// Those that sticky sessions may go to: who may be asked, and the drained that are well.
+    fn bound(&self, placed: &[Placed<'_>], well: &[bool]) -> Box<[(Id, Seat)]> {
+        let Some(sticky) = &self.spread.sticky else { return Box::default() };
+        let stays = |one: &Placed<'_>| {
+            let endpoint = &one.endpoint;
+            let healthy = self.checked.is_none_or(|initial| endpoint.passes_checks(initial));
+            one.is_drained() && healthy && !endpoint.is_ejected() && !endpoint.is_shut()
+        };
+        let may = placed.iter().zip(well).filter(|(one, well)| **well || stays(one)).map(|(one, _)| one);
+        let mut bound: Vec<_> = may.map(|one| (sticky.id(one.endpoint.address()), one.seat(1, 1))).collect();
+        bound.sort_unstable_by_key(|(id, _)| *id);
+        bound.into()
+    }
+
+    /// Whether it is in another zone than the gateway, as far as both say.
+    fn is_elsewhere(&self, member: &Member) -> bool {
+        self.spread.zone.is_some() && member.zone != self.spread.zone
+    }
+
+    /// Lets the shares of endpoints grow that start slowly.
+    pub fn warm_up(&self) {
+        if self.warming.load(Ordering::Relaxed) {
+            self.publish();
+        }
+    }
+
+    /// The endpoint that a request may go to, whose address is not among `exclude`. See [`super::Service::pick`].
+    pub fn pick(&self, exclude: &[EndpointAddress], aim: Option<&Aim>) -> Option<Arc<EndpointRef>> {
         let choice = self.choice.load();
-        choice.pick(&Ask { turn: self.board.ticket(), exclude })?.hold()
+        let (turn, seed) = self.board.ticket();
+        let ask = Ask { turn, seed, exclude, limited: choice.limited, key: aim.and_then(Aim::key) };
+        let bound = aim.and_then(|aim| choice.of(aim.session.bound?)).filter(|seat| ask.takes(seat));
+        bound.or_else(|| choice.levels.pick(&ask))?.hold()
+    }
+
+    fn placed(&self) -> Vec<Placed<'_>> {
+        let mut placed = Vec::with_capacity(self.members.len());
+        for member in &self.members {
+            match &member.source {
+                Source::Fixed(endpoint) => placed.push(Placed { member, endpoint: endpoint.clone() }),
+                Source::Named(name) => placed.extend(name.endpoints().into_iter().map(|endpoint| Placed { member, endpoint })),
+            }
+        }
+        match self.spread.subset {
+            Some(subset) => subset.of(placed),
+            None => placed,
+        }
     }
 
     /// Every endpoint with its weight, whether it may be asked or not.
     pub fn endpoints(&self) -> Vec<(u32, Arc<Endpoint>)> {
-        let mut endpoints = Vec::with_capacity(self.members.len());
-        for member in &self.members {
-            match &member.source {
-                Source::Fixed(endpoint) => endpoints.push((member.weight, endpoint.clone())),
-                Source::Named(name) => endpoints.extend(name.endpoints().into_iter().map(|endpoint| (member.weight, endpoint))),
+        self.placed().into_iter().map(|one| (one.weight(), one.endpoint)).collect()
+    }
+
+    /// The same for people.
+    pub fn views(&self, of: impl Fn(u32, &Endpoint) -> EndpointView) -> Vec<EndpointView> {
+        let now = Instant::now();
+        let view = |one: Placed<'_>| {
+            let (weight, configured) = (one.weight(), one.member.weight);
+            let slow = self.spread.slow_start.map(|window| f64::from(weight) * one.endpoint.arrival.share(window, now));
+            let millis = |seconds: f32| (f64::from(seconds) * 1e5).round() / 100.0;
+            EndpointView {
+                configured_weight: (weight != configured).then_some(configured),
+                effective_weight: slow.map(|weight| (weight * 100.0).round() / 100.0),
+                priority: (one.member.priority > 0).then_some(one.member.priority),
+                zone: one.member.zone.as_deref().map(str::to_owned),
+                max_requests: one.member.most,
+                ewma_ms: self.spread.balance.decay().and_then(|decay| one.endpoint.latency.seconds(now, decay)).map(millis),
+                ..of(weight, &one.endpoint)
             }
-        }
-        endpoints
+        };
+        self.placed().into_iter().map(view).collect()
     }
 
     /// The host names to resolve.
@@ -226,7 +396,7 @@ impl Cluster {
 
     /// How many endpoints may be asked now.
     pub fn available(&self) -> usize {
-        self.choice.load().seats().len()
+        self.choice.load().levels.seats().count()
     }
 
     pub fn board(&self) -> &Arc<Board> {

@@ -14,6 +14,7 @@ use super::balance::Balance;
 use super::eligible::PanicConfig;
 use super::health_config::HealthCheckConfig;
 use super::outlier::config::OutlierChoice;
+use super::sticky::config::StickyConfig;
 use crate::breaker::config::BreakerConfig;
 use crate::head::AnswerLimits;
 use crate::problem::{Place, foreign};
@@ -27,8 +28,22 @@ pub struct ServiceConfig {
     /// start and kept fresh; every address it resolves to becomes an endpoint. `unix:/run/app.sock` is a Unix socket, `unix:@app` one in
     /// Linux's abstract namespace. At least one, at most 10,000.
     pub endpoints: Spanned<Vec<EndpointConfig>>,
-    #[schemars(extend("description" = super::balance::about()))]
+    #[schemars(extend("description" = super::balance::config::about()))]
     pub balance: Balance,
+    /// Sends the requests of one session to the same endpoint: `cookie`, or a map. Default: off.
+    pub sticky: Option<Spanned<StickyConfig>>,
+    /// How long an endpoint that comes or recovers takes to get its full share of the requests, which begins with a tenth, `100ms` to `1h`.
+    /// `consistent_hash` and `first` know no shares. Default: it gets it at once.
+    pub slow_start: Option<Spanned<Period>>,
+    /// By how much the healthy share of the endpoints of one priority, or of the gateway's own zone, is overestimated before requests
+    /// spill over to the next: at 1.4, up to two sevenths of them may be ill. 1 to 10. Default: 1.4.
+    pub overprovisioning: Spanned<f64>,
+    /// How many of the endpoints this gateway sends requests to, 1 to 10,000, for large services behind large fleets: each gateway has its
+    /// own part of them, by its `server.number`. Default: all.
+    pub subset: Option<Spanned<u32>>,
+    /// How many requests of this gateway may be under way at one endpoint, 1 to 1,000,000, unless it has its own `max_requests`. One that
+    /// has so many is passed over; if all have, clients are told 503 (`endpoints_full`). Default: no bound.
+    pub max_requests: Option<Spanned<u32>>,
     /// Asks every endpoint regularly whether it is well. Without it, every endpoint counts as healthy.
     pub health_check: Option<Spanned<HealthCheckConfig>>,
     /// Leaves endpoints out for a while because of what came of their requests: `false`, `true` or a map. Default: those to which three
@@ -79,6 +94,11 @@ impl Default for ServiceConfig {
         ServiceConfig {
             endpoints: unwritten(Vec::new()),
             balance: Balance::default(),
+            sticky: None,
+            slow_start: None,
+            overprovisioning: unwritten(1.4),
+            subset: None,
+            max_requests: None,
             health_check: None,
             outlier_detection: OutlierChoice::default(),
             circuit_breaker: None,
@@ -102,6 +122,9 @@ impl Default for ServiceConfig {
 pub struct EndpointConfig {
     pub address: Spanned<String>,
     pub weight: Spanned<u32>,
+    pub priority: Spanned<u32>,
+    pub zone: Option<Spanned<String>>,
+    pub max_requests: Option<Spanned<u32>>,
 }
 
 /// One endpoint, written as a map.
@@ -110,9 +133,23 @@ pub struct EndpointConfig {
 struct EndpointMap {
     /// `host:port`; the host is an IP address (IPv6 in brackets) or a name. Or `unix:/run/app.sock`, or `unix:@app`.
     address: Spanned<String>,
-    /// How many turns it gets compared with the others, 0 to 1000; with 0 it is drained: it gets no new requests. Default: 1.
+    /// How many turns it gets compared with the others, 0 to 1000. 0 drains it: it keeps the sticky sessions it has, and gets nothing
+    /// else. Default: 1.
     #[serde(default = "weight_of_one")]
     weight: Spanned<u32>,
+    /// Endpoints of the lowest number are asked first, the others as far as too few of those are healthy, 0 to 100. Default: 0.
+    #[serde(default = "first_priority")]
+    priority: Spanned<u32>,
+    /// Where it is. A gateway with a `server.zone` asks those of its own zone first, within a priority.
+    #[serde(default)]
+    zone: Option<Spanned<String>>,
+    /// How many requests of this gateway may be under way there, 1 to 1,000,000. Default: the service's `max_requests`.
+    #[serde(default)]
+    max_requests: Option<Spanned<u32>>,
+}
+
+fn first_priority() -> Spanned<u32> {
+    unwritten(0)
 }
 
 fn weight_of_one() -> Spanned<u32> {
@@ -129,8 +166,16 @@ impl<'de> Deserialize<'de> for EndpointConfig {
         // The place of the whole entry is taken first: a plain string has no inner place to take it from.
         let Spanned { value, place } = Spanned::<EndpointShape>::deserialize(deserializer)?;
         Ok(match value {
-            EndpointShape::Text(text) => EndpointConfig { address: Spanned { value: text, place }, weight: weight_of_one() },
-            EndpointShape::Map(map) => EndpointConfig { address: map.address, weight: map.weight },
+            EndpointShape::Text(text) => EndpointConfig {
+                address: Spanned { value: text, place },
+                weight: weight_of_one(),
+                priority: first_priority(),
+                zone: None,
+                max_requests: None,
+            },
+            EndpointShape::Map(EndpointMap { address, weight, priority, zone, max_requests }) => {
+                EndpointConfig { address, weight, priority, zone, max_requests }
+            }
         })
     }
 }

@@ -2,15 +2,19 @@
 //! reloads do not forget it.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
 use smallvec::SmallVec;
 
+use super::balance::latency::Latency;
+use super::balance::peak_ewma;
+use super::balance::slow_start::Arrival;
 use super::guard::Refused;
 use super::health_config::Initial;
 use super::outlier::{AttemptOutcome, Record};
@@ -18,6 +22,11 @@ use super::service::Service;
 use crate::address::EndpointAddress;
 use crate::breaker::{Breaker, BreakerView, Pass};
 use crate::stripe::Striped;
+
+/// What an attempt that failed counts as having taken, lest an endpoint that is quick to fail draws requests.
+const FAILED: Duration = Duration::from_secs(5);
+/// No weight was set while the gateway runs.
+const AS_CONFIGURED: u32 = u32::MAX;
 
 /// An endpoint: where requests go.
 pub struct Endpoint {
@@ -41,6 +50,35 @@ pub struct Endpoint {
     breaker: OnceLock<Arc<Breaker>>,
     checks: Mutex<Checks>,
     load: Striped<Load>,
+    /// How long it takes to answer, as far as its service's balance wants to know.
+    pub latency: Latency,
+    /// Since when it is asked.
+    pub(super) arrival: Arrival,
+    /// Set while the gateway runs.
+    weight: AtomicU32,
+    /// All endpoints of its service, where it matters how much they have to do together.
+    crowd: OnceLock<Arc<Crowd>>,
+}
+
+/// How many requests are under way at the endpoints of a service together.
+pub struct Crowd(Striped<AtomicI64>);
+
+impl Default for Crowd {
+    fn default() -> Self {
+        Crowd(Striped::new(|_| AtomicI64::new(0)))
+    }
+}
+
+impl Crowd {
+    fn add(&self, count: i64) {
+        if let Some(mine) = self.0.mine() {
+            mine.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    pub fn size(&self) -> u64 {
+        u64::try_from(self.0.iter().map(|part| part.load(Ordering::Relaxed)).sum::<i64>()).unwrap_or(0)
+    }
 }
 
 /// What one thread has done with an endpoint.
@@ -88,7 +126,24 @@ pub struct EndpointView {
     pub address: EndpointAddress,
     /// As configured: differs from `address` where a name was resolved.
     pub configured: String,
+    /// What counts now: 0 is drained.
     pub weight: u32,
+    /// What the configuration says, where another weight was set since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub configured_weight: Option<u32>,
+    /// What a slow start leaves of the weight, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effective_weight: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// How many requests may be under way there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<u32>,
+    /// How long it takes to answer, where the service's balance wants to know: an average that forgets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ewma_ms: Option<f64>,
     /// `up`, or why it gets no new requests: `drained`, `unhealthy`, `ejected` or `circuit_open`.
     pub state: &'static str,
     /// Why it is not `up`, in words.
@@ -138,7 +193,34 @@ impl Endpoint {
                 requests: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
             }),
+            latency: Latency::default(),
+            arrival: Arrival::default(),
+            weight: AtomicU32::new(AS_CONFIGURED),
+            crowd: OnceLock::new(),
         }
+    }
+
+    /// Replaces the configured weight, over reloads too; `None` brings it back. 0 drains the endpoint: it keeps the sticky sessions it
+    /// has, and gets nothing else. Takes effect when the service's [`super::cluster::Board`] publishes.
+    pub fn set_weight(&self, weight: Option<u32>) {
+        self.weight.store(weight.unwrap_or(AS_CONFIGURED), Ordering::Relaxed);
+    }
+
+    /// The weight that was set, or else this one.
+    pub fn weight_or(&self, configured: u32) -> u32 {
+        match self.weight.load(Ordering::Relaxed) {
+            AS_CONFIGURED => configured,
+            weight => weight,
+        }
+    }
+
+    /// From now on its requests count among those.
+    pub fn join(&self, crowd: &Arc<Crowd>) {
+        let _ = self.crowd.set(crowd.clone());
+    }
+
+    pub fn crowd(&self) -> Option<&Arc<Crowd>> {
+        self.crowd.get()
     }
 
     pub fn address(&self) -> EndpointAddress {
@@ -258,6 +340,18 @@ impl Endpoint {
         if let Some(load) = self.load.mine() {
             load.failures.fetch_add(1, Ordering::Relaxed);
         }
+        self.learn_failure();
+    }
+
+    /// Lets the balance know how long it took to answer. That it could not (502, 503, 504) counts as a failure.
+    pub fn learn(&self, status: StatusCode, took: Duration, decay: Duration) {
+        let failed = matches!(status.as_u16(), 502..=504);
+        self.latency.observe(if failed { took.max(FAILED) } else { took }, Instant::now(), decay);
+    }
+
+    /// Lets the balance know that it is no good at present.
+    pub fn learn_failure(&self) {
+        self.latency.observe(FAILED, Instant::now(), peak_ewma::DECAY);
     }
 
     /// Requests that are being answered now.
@@ -303,6 +397,12 @@ impl Endpoint {
             weight,
             state,
             why,
+            configured_weight: None,
+            effective_weight: None,
+            priority: None,
+            zone: None,
+            max_requests: None,
+            ewma_ms: None,
             healthy: self.healthy(),
             drained: self.is_drained(),
             ejection,
@@ -339,12 +439,17 @@ pub struct InFlightGuard {
     passes: SmallVec<[Pass; 1]>,
     /// What came of it was noted.
     noted: bool,
+    /// Whether it counts among those of all endpoints: the crowd may be joined meanwhile.
+    in_crowd: bool,
 }
 
 impl InFlightGuard {
     pub fn begin(endpoint: Arc<EndpointRef>) -> Self {
         endpoint.begin();
-        InFlightGuard { endpoint, passes: SmallVec::new(), noted: false }
+        let crowd = endpoint.crowd();
+        crowd.inspect(|crowd| crowd.add(1));
+        let in_crowd = crowd.is_some();
+        InFlightGuard { endpoint, in_crowd, passes: SmallVec::new(), noted: false }
     }
 
     /// As [`InFlightGuard::begin`], if the service's circuit breakers let it.
@@ -387,6 +492,9 @@ impl InFlightGuard {
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.endpoint.end();
+        if let Some(crowd) = self.endpoint.crowd().filter(|_| self.in_crowd) {
+            crowd.add(-1);
+        }
     }
 }
 

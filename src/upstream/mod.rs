@@ -9,6 +9,7 @@
 
 pub mod adaptive;
 pub mod address;
+pub mod aim;
 pub mod balance;
 pub mod call;
 pub mod cluster;
@@ -24,6 +25,7 @@ mod occurrences;
 pub mod outlier;
 pub mod peer;
 pub mod service;
+pub mod sticky;
 pub mod unix;
 pub mod watch;
 
@@ -32,5 +34,5 @@ pub use connect::{TlsConnector, connect_failure};
 pub use endpoint::{Endpoint, InFlightGuard};
 pub use outlier::AttemptOutcome;
 pub use peer::{Trust, check_names};
-pub use service::{Kept, Picked, Service, ServiceView};
+pub use service::{Kept, Picked, Service, ServiceView, Site};
 pub use watch::{HealthChange, Watchers};

@@ -10,8 +10,10 @@ use pingora_core::upstreams::peer::HttpPeer;
 use serde::Serialize;
 
 use super::address::Address;
+use super::aim::Aim;
 use super::balance::Balance;
-use super::cluster::{Board, Cluster, Member, Source};
+use super::balance::subset::Subset;
+use super::cluster::{Board, Cluster, Member, Source, Spread};
 use super::config::{AnswerLimitsConfig, EndpointConfig, Protocol, ServiceConfig, TimeoutsConfig};
 use super::dns::Name;
 use super::eligible::Panic;
@@ -21,6 +23,7 @@ use super::health::Check;
 use super::health_config::Initial;
 use super::outlier;
 use super::peer::{PeerTemplate, Timeouts, Tls, Trust};
+use super::sticky::Sticky;
 use crate::address::EndpointAddress;
 use crate::breaker::config::{BreakerConfig, Scope};
 use crate::breaker::{self, Breaker, BreakerView};
@@ -33,9 +36,12 @@ use crate::value::{Raw, Spanned, count_within, period_within};
 
 /// The most endpoints that one service lists.
 const MOST_ENDPOINTS: usize = 10_000;
-const MOST_WEIGHT: u32 = 1000;
+pub const MOST_WEIGHT: u32 = 1000;
 /// The most connections to one endpoint that one core makes ahead.
 const MOST_WARM: u32 = 1000;
+const MOST_PRIORITY: u32 = 100;
+/// The most requests under way at one endpoint.
+const MOST_REQUESTS: u32 = 1_000_000;
 const HOUR: u64 = 3_600_000;
 
 /// What outlives the generations, for what is compiled.
@@ -54,6 +60,7 @@ pub struct Service {
     pub key: Arc<str>,
     pub cluster: Arc<Cluster>,
     pub balance: Balance,
+    pub sticky: Option<Arc<Sticky>>,
     pub protocol: Protocol,
     pub timeouts: Timeouts,
     pub limits: AnswerLimits,
@@ -72,7 +79,21 @@ pub struct Service {
     pub(super) outliers: Option<Arc<outlier::Rules>>,
     /// The service's circuit breaker, and that of the route.
     pub(super) breakers: Vec<Arc<Guard>>,
+    /// The window of slow starts.
+    pub(super) slow_start: Option<Duration>,
+    aimed: bool,
+    /// How soon the balance forgets how long endpoints took, where it wants to know.
+    pub balance_decay: Option<Duration>,
     peers: PeerTemplate,
+}
+
+/// What a gateway is told of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Site {
+    /// Where it is.
+    pub zone: Option<Arc<str>>,
+    /// Which one of its fleet it is, from 0.
+    pub number: Option<u32>,
 }
 
 /// The endpoint whose turn it is.
@@ -108,6 +129,9 @@ pub struct ServiceView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<BreakerView>,
     pub endpoints: Vec<EndpointView>,
+    /// How many sticky sessions are remembered, where they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<usize>,
     /// Host names that have not resolved yet.
     pub unresolved: Vec<String>,
 }
@@ -135,9 +159,22 @@ impl Service {
         problems: &mut Problems,
         kept: Kept<'_>,
     ) -> Option<Arc<Self>> {
+        Self::compile_at(&Site::default(), name, place, config, base, problems, kept)
+    }
+
+    /// The same for a gateway that knows where it is.
+    pub fn compile_at(
+        site: &Site,
+        name: &str,
+        place: Place,
+        config: &ServiceConfig,
+        base: &Path,
+        problems: &mut Problems,
+        kept: Kept<'_>,
+    ) -> Option<Arc<Self>> {
         let named = check_name(name, place, problems);
         let addresses = read_addresses(name, place, config, problems);
-        let service = Self::build(name, name, addresses.as_deref().unwrap_or_default(), config, base, problems, kept);
+        let service = Self::build(site, name, name, addresses.as_deref().unwrap_or_default(), config, base, problems, kept);
         service.filter(|_| named && addresses.is_some())
     }
 
@@ -151,11 +188,13 @@ impl Service {
             }
         };
         let key = address.to_string();
-        let listed = [Listed { address, weight: 1, place }];
-        Self::build(host, &key, &listed, &ServiceConfig::default(), Path::new(""), problems, kept)
+        let listed = [Listed { address, weight: 1, priority: 0, zone: None, most: None, place }];
+        Self::build(&Site::default(), host, &key, &listed, &ServiceConfig::default(), Path::new(""), problems, kept)
     }
 
+    #[allow(clippy::too_many_arguments, reason = "what `compile` and `implied` have in common")]
     fn build(
+        site: &Site,
         name: &str,
         key: &str,
         listed: &[Listed],
@@ -164,8 +203,10 @@ impl Service {
         problems: &mut Problems,
         kept: Kept<'_>,
     ) -> Option<Arc<Self>> {
+        let spread = compile_spread(site, name, key, config, base, problems, kept.ledger);
         let timeouts = compile_timeouts(&config.timeouts, problems);
         let limits = compile_limits(&config.limits, problems);
+        let most = compile_most(config.max_requests.as_ref(), problems);
         let retries = count_within("attempts", &config.retries.attempts, 0, 10, problems);
         let keep_alive = count_within("keep_alive", &config.keep_alive, 0, 65_536, problems);
         let warm = count_within("warm", &config.warm, 0, MOST_WARM, problems);
@@ -192,13 +233,16 @@ impl Service {
         // An inner `None` is a problem that has been told.
         let (panic, breaker) = (panic.map_or(Some(None), |one| one.map(Some)), breaker.map_or(Some(None), |one| one.map(Some)));
         let (tls, check) = (tls.map_or(Some(None), |tls| tls.map(Some))?, check.map_or(Some(None), |check| check.map(Some))?);
-        let timeouts = timeouts?;
+        let (timeouts, spread) = (timeouts?, spread?);
+        let balance_decay = spread.balance.decay();
+        let (slow_start, aimed) = (spread.slow_start, spread.balance.key().is_some() || spread.sticky.is_some());
         let breakers = breaker?.map(|(rules, scope)| guard(rules, scope, key, None, kept)).into_iter().collect();
         Some(Arc::new(Service {
             name: name.into(),
             key: key.into(),
-            cluster: form_cluster(key, listed, (check.as_ref().map(|check| check.initial), panic?), config.balance, kept),
-            balance: config.balance,
+            balance: spread.balance.clone(),
+            sticky: spread.sticky.clone(),
+            cluster: form_cluster(key, listed, (check.as_ref().map(|check| check.initial), panic?), most?, spread, kept),
             protocol: config.protocol,
             timeouts,
             limits: limits?,
@@ -211,6 +255,9 @@ impl Service {
             check: check.map(Arc::new),
             outliers: outliers?.map(Arc::new),
             breakers,
+            slow_start,
+            aimed,
+            balance_decay,
             peers: PeerTemplate::new(timeouts, config.protocol, tls.as_ref()),
         }))
     }
@@ -224,7 +271,12 @@ impl Service {
     ///
     /// `exclude` is for retries: the addresses that were tried in vain.
     pub fn pick(&self, exclude: &[EndpointAddress]) -> Option<Picked> {
-        let endpoint = self.cluster.pick(exclude)?;
+        self.pick_for(exclude, None)
+    }
+
+    /// The same for a request that says where it wants to go.
+    pub fn pick_for(&self, exclude: &[EndpointAddress], aim: Option<&Aim>) -> Option<Picked> {
+        let endpoint = self.cluster.pick(exclude, aim)?;
         Some(Picked { addr: endpoint.address(), endpoint })
     }
 
@@ -250,8 +302,18 @@ impl Service {
         self.peers.is_tls()
     }
 
-    /// The answer while no endpoint is healthy: 503 with `Retry-After`.
+    /// Whether it matters to the choice of an endpoint what a request is.
+    pub fn is_aimed(&self) -> bool {
+        self.aimed
+    }
+
+    /// The answer while no endpoint is healthy, or all have as much to do as they may: 503 with `Retry-After`.
     pub fn unavailable(&self) -> Box<Reply> {
+        if self.cluster.available() > 0 {
+            let detail = "Every endpoint of this service has as much to do as it may.";
+            return Reply::new(StatusCode::SERVICE_UNAVAILABLE, Self::NAME, "endpoints_full", detail)
+                .retry_after(self.retry_after);
+        }
         let detail = "No endpoint of this service is available.";
         Reply::new(StatusCode::SERVICE_UNAVAILABLE, Self::NAME, "no_healthy_endpoint", detail).retry_after(self.retry_after)
     }
@@ -315,9 +377,13 @@ impl Service {
         Some(RouteBreakerView { route, service, circuit_breaker: guard.view_of_whole()? })
     }
 
-    /// Whether there is something to watch: health checks, host names, or what comes of requests.
+    /// Whether there is something to watch: health checks, shares that grow, host names, or what comes of requests.
     pub fn is_watched(&self) -> bool {
-        self.check.is_some() || self.outliers.is_some() || self.has_breakers() || self.cluster.names().next().is_some()
+        self.check.is_some()
+            || self.slow_start.is_some()
+            || self.outliers.is_some()
+            || self.has_breakers()
+            || self.cluster.names().next().is_some()
     }
 
     /// Whether each endpoint has a circuit breaker of its own.
@@ -326,7 +392,6 @@ impl Service {
     }
 
     pub fn view(&self) -> ServiceView {
-        let endpoints = self.cluster.endpoints();
         let unresolved = self.cluster.names().filter(|(name, _)| !name.is_resolved());
         ServiceView {
             name: self.name.to_string(),
@@ -337,7 +402,8 @@ impl Service {
             available: self.cluster.available(),
             panics: self.cluster.board().panics(),
             circuit_breaker: self.breakers.iter().filter(|guard| guard.route().is_none()).find_map(|guard| guard.view_of_whole()),
-            endpoints: endpoints.into_iter().map(|(weight, endpoint)| self.view_of(weight, &endpoint)).collect(),
+            endpoints: self.cluster.views(|weight, endpoint| self.view_of(weight, endpoint)),
+            sessions: self.sticky.as_deref().and_then(Sticky::sessions),
             unresolved: unresolved.map(|(name, _)| name.host().to_owned()).collect(),
         }
     }
@@ -361,6 +427,9 @@ fn guard(rules: breaker::Rules, scope: Scope, service: &str, route: Option<&str>
 struct Listed {
     address: Address,
     weight: u32,
+    priority: u32,
+    zone: Option<Arc<str>>,
+    most: Option<u32>,
     place: Place,
 }
 
@@ -401,6 +470,9 @@ fn read_addresses(name: &str, place: Place, config: &ServiceConfig, problems: &m
 
 fn read_address(config: &EndpointConfig, tls: bool, known: &mut HashSet<Address>, problems: &mut Problems) -> Option<Listed> {
     let weight = count_within("weight", &config.weight, 0, MOST_WEIGHT, problems);
+    let priority = count_within("priority", &config.priority, 0, MOST_PRIORITY, problems);
+    let most = compile_most(config.max_requests.as_ref(), problems);
+    let zone = config.zone.as_ref().map(|zone| zone.value.as_str().into());
     let place = config.address.place;
     let address = match Address::parse_of(&config.address, tls) {
         Ok(address) => address,
@@ -413,7 +485,53 @@ fn read_address(config: &EndpointConfig, tls: bool, known: &mut HashSet<Address>
         problems.push(Problem::error(place, format!("`{address}` is listed twice")).hint("give it a `weight` instead"));
         return None;
     }
-    Some(Listed { address, weight: weight?, place })
+    Some(Listed { address, weight: weight?, priority: priority?, zone, most: most?, place })
+}
+
+/// `None` only if there was a problem.
+#[allow(clippy::option_option, reason = "no bound, and a bad one")]
+fn compile_most(most: Option<&Spanned<u32>>, problems: &mut Problems) -> Option<Option<u32>> {
+    match most {
+        Some(most) => count_within("max_requests", most, 1, MOST_REQUESTS, problems).map(Some),
+        None => Some(None),
+    }
+}
+
+/// `None` only if there was a problem.
+fn compile_spread(
+    site: &Site,
+    name: &str,
+    key: &str,
+    config: &ServiceConfig,
+    base: &Path,
+    problems: &mut Problems,
+    ledger: &Ledger,
+) -> Option<Spread> {
+    let before = problems.error_count();
+    config.balance.check(problems);
+    let slow_start = config.slow_start.as_ref().and_then(|window| period_within("slow_start", window, 100, HOUR, problems));
+    let Spanned { value: overprovisioning, place } = config.overprovisioning;
+    if !(1.0..=10.0).contains(&overprovisioning) {
+        problems.push(Problem::error(place, "`overprovisioning` is not between 1 and 10"));
+    }
+    let subset = config.subset.as_ref().and_then(|size| {
+        let gateway = site.number;
+        if gateway.is_none() {
+            let problem = Problem::error(size.place, "which part of the endpoints is this gateway's?");
+            problems.push(problem.hint("say which gateway of the fleet it is with `server.number`, from 0"));
+        }
+        let size = count_within("subset", size, 1, MOST_ENDPOINTS as u32, problems)? as usize;
+        Some(Subset { size, gateway: gateway? })
+    });
+    let sticky = config.sticky.as_ref().and_then(|sticky| Sticky::compile(sticky, name, key, base, problems, ledger));
+    (problems.error_count() == before).then(|| Spread {
+        balance: config.balance.clone(),
+        zone: site.zone.clone(),
+        overprovisioning,
+        slow_start,
+        subset,
+        sticky: sticky.map(Arc::new),
+    })
 }
 
 fn compile_timeouts(config: &TimeoutsConfig, problems: &mut Problems) -> Option<Timeouts> {
@@ -460,7 +578,8 @@ fn form_cluster(
     key: &str,
     listed: &[Listed],
     (checked, panic): (Option<Initial>, Option<Panic>),
-    balance: Balance,
+    most: Option<u32>,
+    spread: Spread,
     Kept { ledger, tallies }: Kept<'_>,
 ) -> Arc<Cluster> {
     let members = listed.iter().map(|listed| {
@@ -475,10 +594,11 @@ fn form_cluster(
                 Source::Named(ledger.keep(&key, || Name::new(host, *port)))
             }
         };
-        Member { source, weight: listed.weight, place: listed.place }
+        let Listed { weight, priority, ref zone, place, .. } = *listed;
+        Member { source, weight, priority, zone: zone.clone(), most: listed.most.or(most), place }
     });
     let board = ledger.keep(&format!("service:{key}:board"), || Board::new(key, tallies.clone()));
-    Cluster::new(members.collect(), checked, panic, balance, board)
+    Cluster::new(members.collect(), checked, panic, spread, board)
 }
 
 #[cfg(test)]

@@ -149,7 +149,7 @@ fn an_implied_service_is_told_apart_by_its_port() {
 #[test]
 fn every_problem_is_told_at_once() {
     let (_, problems) = compile_with(
-        "{ endpoints: ['10.0.0.1', { address: 'a:1', weight: 0 }, 'b:1', 'B:1'], retries: { attempts: 11 }, keep_alive: 99999,
+        "{ endpoints: ['10.0.0.1', { address: 'a:1', weight: 1002 }, 'b:1', 'B:1'], retries: { attempts: 11 }, keep_alive: 99999,
            retry_after: 10ms, dns_refresh: 2h, timeouts: { connect: 2m, response: 0s, write: 0s, idle: 1ms },
            health_check: { path: healthz, interval: 99ms, timeout: 2m, healthy_after: 0, unhealthy_after: 101, host: 'a b' } }",
         &Ledger::default(),
@@ -205,4 +205,182 @@ fn a_thousand_endpoints_are_picked_from_as_quickly_as_one() {
     let least = |service: &Service| (0..5).map(|_| nanos(service)).min().unwrap();
     let (few, lots) = (least(&one), least(&many));
     assert!(lots < 4 * few + 200, "{few} ns with one, {lots} ns with a thousand");
+}
+
+fn endpoint(service: &Service, port: u16) -> Arc<Endpoint> {
+    let mut endpoints = service.cluster.endpoints().into_iter().map(|(_, endpoint)| endpoint);
+    endpoints.find(|endpoint| self::port(endpoint.address()) == port).unwrap()
+}
+
+#[test]
+fn a_weight_is_set_while_the_gateway_runs_and_outlives_a_reload() {
+    let ledger = Ledger::default();
+    let old = service(THREE, &ledger);
+    endpoint(&old, 3).set_weight(Some(6));
+    endpoint(&old, 1).set_weight(Some(0));
+    old.cluster.board().publish();
+    assert_eq!(counts(&old, 70), HashMap::from([(2, 10), (3, 60)]));
+    let new = service(THREE, &ledger);
+    assert_eq!(counts(&new, 70), HashMap::from([(2, 10), (3, 60)]));
+    let view = serde_json::to_value(new.view()).unwrap();
+    assert_eq!((&view["endpoints"][0]["weight"], &view["endpoints"][0]["configured_weight"]), (&0.into(), &1.into()));
+    endpoint(&new, 3).set_weight(None);
+    endpoint(&new, 1).set_weight(None);
+    new.cluster.board().publish();
+    assert_eq!(counts(&new, 400), HashMap::from([(1, 100), (2, 100), (3, 200)]));
+}
+
+#[test]
+fn the_drained_keep_their_sessions_and_get_nothing_else() {
+    let service =
+        service("{ endpoints: ['10.0.0.1:1', { address: '10.0.0.1:2', weight: 0 }], sticky: cookie }", &Ledger::default());
+    assert_eq!(counts(&service, 10), HashMap::from([(1, 10)]));
+    let aim = |port| {
+        let mut aim = Aim::default();
+        aim.session.bound = Some(service.sticky.as_ref().unwrap().id(endpoint(&service, port).address()));
+        aim
+    };
+    for at in [1, 2] {
+        assert_eq!(port(service.pick_for(&[], Some(&aim(at))).unwrap().addr), at);
+    }
+    // One that was tried in vain is left.
+    let tried = [endpoint(&service, 2).address()];
+    assert_eq!(port(service.pick_for(&tried, Some(&aim(2))).unwrap().addr), 1);
+}
+
+#[test]
+fn priorities_and_zones_come_first_while_they_are_well() {
+    let yaml = "{ endpoints: [{ address: '10.0.0.1:1', zone: a }, { address: '10.0.0.1:2', zone: b }, { address: '10.0.0.1:3', \
+                priority: 1 }], health_check: { tcp: true } }";
+    let ledger = Ledger::default();
+    let config: ServiceConfig = serde_yaml::from_str(yaml).unwrap();
+    let site = Site { zone: Some("b".into()), number: None };
+    let mut problems = Problems::default();
+    let compile = |site: &Site, problems: &mut Problems| {
+        let kept = Kept { ledger: &ledger, tallies: &Arc::default() };
+        Service::compile_at(site, "catalog", Place::NOWHERE, &config, Path::new(""), problems, kept).unwrap()
+    };
+    let local = compile(&site, &mut problems);
+    assert_eq!(counts(&local, 20), HashMap::from([(2, 20)]));
+    set_health(&local, 2, false);
+    assert_eq!(counts(&local, 20), HashMap::from([(1, 20)]));
+    set_health(&local, 1, false);
+    assert_eq!(counts(&local, 20), HashMap::from([(3, 20)]));
+    set_health(&local, 2, true);
+    assert_eq!(counts(&local, 20), HashMap::from([(2, 20)]));
+    // What was tried in vain is left for the next level.
+    let tried = [endpoint(&local, 2).address()];
+    assert_eq!(port(local.pick(&tried).unwrap().addr), 3);
+    set_health(&local, 1, true);
+    let anywhere = compile(&Site::default(), &mut problems);
+    assert_eq!(counts(&anywhere, 20), HashMap::from([(1, 10), (2, 10)]));
+}
+
+#[test]
+fn half_of_a_priority_takes_seven_tenths() {
+    let endpoints = "[{ address: '10.0.0.1:1' }, { address: '10.0.0.1:2' }, { address: '10.0.0.1:3', priority: 1 }]";
+    let service = service(&format!("{{ endpoints: {endpoints}, health_check: {{ tcp: true }} }}"), &Ledger::default());
+    set_health(&service, 1, false);
+    let counts = counts(&service, 10_000);
+    assert!((counts[&2] as f64 / 10_000.0 - 0.7).abs() < 0.02, "{counts:?}");
+}
+
+#[test]
+fn who_recovers_starts_slowly() {
+    let yaml = "{ endpoints: ['10.0.0.1:1', '10.0.0.1:2'], slow_start: 400ms, health_check: { tcp: true } }";
+    let service = service(yaml, &Ledger::default());
+    std::thread::sleep(Duration::from_millis(450));
+    service.cluster.warm_up();
+    assert_eq!(counts(&service, 100), HashMap::from([(1, 50), (2, 50)]));
+    set_health(&service, 2, false);
+    set_health(&service, 2, true);
+    let early = counts(&service, 1000)[&2];
+    assert!(early < 350, "{early} of 1000");
+    std::thread::sleep(Duration::from_millis(450));
+    service.cluster.warm_up();
+    assert_eq!(counts(&service, 100), HashMap::from([(1, 50), (2, 50)]));
+}
+
+#[test]
+fn the_full_are_passed_over_and_all_full_is_told() {
+    let service =
+        service("{ endpoints: ['10.0.0.1:1', { address: '10.0.0.1:2', max_requests: 1 }], max_requests: 2 }", &Ledger::default());
+    let mut busy = Vec::new();
+    for _ in 0..3 {
+        let picked = service.pick(&[]).unwrap();
+        busy.push(picked.begin(&service).unwrap());
+    }
+    assert_eq!([1, 2].map(|port| endpoint(&service, port).in_flight()), [2, 1]);
+    assert!(service.pick(&[]).is_none());
+    assert_eq!(service.unavailable().reason, "endpoints_full");
+    busy.pop();
+    assert!(service.pick(&[]).is_some());
+}
+
+#[test]
+fn a_reload_keeps_what_was_learned() {
+    let ledger = Ledger::default();
+    let yaml = "{ endpoints: ['10.0.0.1:1', '10.0.0.1:2'], balance: peak_ewma, sticky: { by: consumer } }";
+    let old = service(yaml, &ledger);
+    let decay = old.balance_decay.unwrap();
+    endpoint(&old, 1).learn(StatusCode::OK, Duration::from_millis(500), decay);
+    endpoint(&old, 2).learn(StatusCode::OK, Duration::from_millis(5), decay);
+    let new = service(yaml, &ledger);
+    drop(old);
+    assert_eq!(counts(&new, 100), HashMap::from([(2, 100)]));
+    let view = serde_json::to_value(new.view()).unwrap();
+    assert!(view["endpoints"][0]["ewma_ms"].as_f64().unwrap() > 400.0, "{view}");
+    assert_eq!(view["sessions"], 0);
+    // A quick failure does not look quick.
+    endpoint(&new, 2).learn(StatusCode::BAD_GATEWAY, Duration::from_millis(1), decay);
+    assert_eq!(counts(&new, 100), HashMap::from([(1, 100)]));
+}
+
+#[test]
+fn a_subset_wants_to_know_which_gateway_it_is() {
+    let yaml = "{ endpoints: ['10.0.0.1:1', '10.0.0.1:2', '10.0.0.1:3', '10.0.0.1:4'], subset: 2 }";
+    let ledger = Ledger::default();
+    let (none, problems) = compile_with(yaml, &ledger);
+    assert!(none.is_none() && problems.iter().any(|problem| problem.message.contains("this gateway's")));
+    let config: ServiceConfig = serde_yaml::from_str(yaml).unwrap();
+    let of = |number| {
+        let site = Site { zone: None, number: Some(number) };
+        let mut problems = Problems::default();
+        let kept = Kept { ledger: &ledger, tallies: &Arc::default() };
+        let service = Service::compile_at(&site, "catalog", Place::NOWHERE, &config, Path::new(""), &mut problems, kept);
+        counts(&service.unwrap(), 10).into_keys().collect::<HashSet<_>>()
+    };
+    let (one, two) = (of(0), of(1));
+    assert!(one.len() == 2 && two.len() == 2 && one.is_disjoint(&two), "{one:?} {two:?}");
+}
+
+#[test]
+fn what_balance_cannot_be_is_told() {
+    for (yaml, why) in [
+        ("balance: { consistent_hash: { bounded_load: 1 } }", "bounded_load"),
+        ("balance: { consistent_hash: { key: route } }", "the same endpoint"),
+        ("balance: { least_requests: { choices: 1 } }", "choices"),
+        ("balance: { peak_ewma: { decay: 1ms } }", "decay"),
+        ("slow_start: 1ms", "slow_start"),
+        ("overprovisioning: 0.5", "overprovisioning"),
+        ("max_requests: 0", "max_requests"),
+    ] {
+        let (_, problems) = compile_with(&format!("endpoints: ['10.0.0.1:1']\n{yaml}"), &Ledger::default());
+        assert!(problems.iter().any(|problem| problem.message.contains(why)), "{yaml}: {problems:?}");
+    }
+}
+
+#[test]
+fn an_operators_drain_keeps_sessions_but_an_ejection_does_not() {
+    let service = service("{ endpoints: ['10.0.0.1:1', '10.0.0.1:2'], sticky: cookie }", &Ledger::default());
+    let two = endpoint(&service, 2);
+    let mut aim = Aim::default();
+    aim.session.bound = Some(service.sticky.as_ref().unwrap().id(two.address()));
+    let goes_to = || port(service.pick_for(&[], Some(&aim)).unwrap().addr);
+    two.set_drained(true);
+    service.cluster.board().publish();
+    assert_eq!((counts(&service, 10), goes_to()), (HashMap::from([(1, 10)]), 2));
+    two.set_ejected(true);
+    service.cluster.board().publish();
+    assert_eq!(goes_to(), 1);
 }

@@ -5,8 +5,8 @@
 //! so that endpoints are not all asked in the same moment.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use log::{error, info, warn};
@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::cluster::{Board, Standing};
+use super::cluster::{Board, Cluster, Standing};
 use super::dns::{Name, Resolved};
 use super::endpoint::Endpoint;
 use super::health::{Check, Prober};
@@ -150,12 +150,14 @@ async fn watch_service(mut updates: watch::Receiver<Arc<Service>>, shared: Arc<S
         let look_again = look(&service, &mut judge);
         let board = service.cluster.board().clone();
         // Held while waiting, it would keep a removed generation's endpoints in the ledger.
+        let (cluster, slow_start) = (Arc::downgrade(&service.cluster), service.slow_start);
         drop(service);
         tokio::select! {
             changed = updates.changed() => if changed.is_err() { return },
             () = sleep_until(due), if names => (),
             () = board.woken() => (),
             () = sleep_until(look_again.unwrap_or(due)), if look_again.is_some() => (),
+            () = warm_up(cluster, slow_start) => (),
             Some(Err(ended)) = checks.tasks.join_next(), if !checks.tasks.is_empty() => {
                 if ended.is_panic() {
                     error!("a health check panicked, and is started again");
@@ -193,6 +195,17 @@ fn forget_what_nobody_watches(service: &Service) {
     changed |= service.outliers.is_none() && Judge::default().look(service, std::time::Instant::now(), |length| length).0;
     if changed {
         service.cluster.board().publish();
+    }
+}
+
+/// Lets the shares of endpoints grow that start slowly. Never ends; for a service without a slow start it does nothing.
+async fn warm_up(cluster: Weak<Cluster>, window: Option<Duration>) {
+    let Some(window) = window else { return std::future::pending().await };
+    loop {
+        sleep((window / 20).clamp(Duration::from_millis(50), Duration::from_secs(1))).await;
+        if let Some(cluster) = cluster.upgrade() {
+            cluster.warm_up();
+        }
     }
 }
 

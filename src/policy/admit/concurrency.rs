@@ -11,7 +11,7 @@ use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::by::By;
+use crate::by::By;
 use crate::exchange::{Ending, Exchange, OnEnd};
 use crate::head::RequestHead;
 use crate::limits::line::{Arrival, Bounds, Gate, Lines, Pass};

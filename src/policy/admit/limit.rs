@@ -8,10 +8,10 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::by::By;
 use super::cost::{Cost, CostConfig};
 use super::fields;
 use super::plan::{self, PlanConfig, Tiers};
+use crate::by::By;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::limits::Rule;

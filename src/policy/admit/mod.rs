@@ -1,6 +1,6 @@
 //! May it now: limits by identity, after the request has proved who sends it.
 //!
-//! One limit is a name, whose requests it counts together ([`by`]), what each of them costs ([`cost`]), how many there may be
+//! One limit is a name, whose requests it counts together ([`crate::by`]), what each of them costs ([`cost`]), how many there may be
 //! ([`crate::limits::rule`]: a token bucket or a sliding window; other plans may have other rules), and where it counts
 //! ([`limit::Counter`]: in this process, or shared with other gateways; [`joint`] asks several wherever they count).
 //! The arithmetic and the memory are [`crate::limits`]'s. [`fields`] tells the client, whatever the policy; [`rate_limit`] is the policy. [`quota`] counts by the calendar, and survives a restart. The coarse guard
@@ -10,7 +10,6 @@
 //! [`crate::limits::line`]; [`adaptive`] finds out how many a service can take ([`crate::limits::gradient`]) and sheds the rest by [`priority`].
 
 pub mod adaptive;
-pub mod by;
 pub mod concurrency;
 pub mod cost;
 pub mod fault;

@@ -14,7 +14,7 @@ use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::by::By;
+use crate::by::By;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::limits::line::{Arrival, Bounds, Gate, Lines, Pass, Refused};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Compiler;
+use crate::by;
 use crate::node::Node;
-use crate::policy::admit::by;
 use crate::policy::registry::{self, REGISTRY, Site, Table};
 use crate::policy::{Compile, Plan, authz};
 use crate::problem::Problem;

@@ -1,73 +1,92 @@
-//! `least_requests`: of two endpoints that are drawn by their weights, the one that has less to do for its weight.
+//! `least_requests`: of a few endpoints that are drawn by their weights, the one that has the least to do for its weight.
 //!
 //! Two draws are nearly as good as looking at all of them, and many gateways that look at all of them at once would send everything to
 //! the same one (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001). What an endpoint has to do is what this
 //! process sent it and has not seen answered.
 
+use std::cmp::Ordering;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
 use super::rota::Rota;
-use super::{Ask, Balancer, Seat};
+use super::{Ask, Balancer, Seat, Settings};
+use crate::problem::{Place, Problems};
+use crate::value::{Spanned, count_within};
+
+/// The most endpoints that are drawn.
+const MOST_CHOICES: u32 = 16;
+
+/// Settings of `least_requests`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LeastRequestsSettings {
+    /// How many endpoints are drawn, 2 to 16. Default: 2.
+    pub choices: Spanned<u32>,
+    /// Looks at all endpoints instead. Its cost grows with their number, and several gateways that do so send their requests to the same
+    /// endpoint at once. Default: false.
+    pub full_scan: bool,
+}
+
+impl Default for LeastRequestsSettings {
+    fn default() -> Self {
+        LeastRequestsSettings { choices: Spanned { value: 2, place: Place::NOWHERE }, full_scan: false }
+    }
+}
+
+impl Settings for LeastRequestsSettings {
+    fn check(&self, problems: &mut Problems) {
+        count_within("choices", &self.choices, 2, MOST_CHOICES, problems);
+    }
+}
 
 pub struct LeastRequests {
     /// Of the seats' numbers.
     rota: Rota<usize>,
+    /// How many are drawn; `None` for all.
+    choices: Option<usize>,
 }
 
 impl Balancer for LeastRequests {
     const NAME: &'static str = "least_requests";
     const SUMMARY: &'static str = "draws two and asks the one with fewer requests under way for its weight.";
+    type Settings = LeastRequestsSettings;
 
-    fn build(seats: &[Seat]) -> Self {
-        LeastRequests { rota: Rota::new(seats.iter().enumerate().map(|(number, seat)| (seat.weight, number))) }
+    fn build(seats: &[Seat], settings: &LeastRequestsSettings) -> Self {
+        let choices = (!settings.full_scan).then_some(settings.choices.value as usize);
+        LeastRequests { rota: Rota::of(seats), choices }
     }
 
     fn pick(&self, seats: &[Seat], ask: &Ask<'_>) -> Option<usize> {
-        let dice = mix(ask.turn);
-        let (at, one) = self.rota.at(dice)?;
-        let other = self.rota.at(mix(dice)).map(|(_, other)| other).filter(|other| *other != one);
-        let other = other.or_else(|| self.rota.after(at).next());
-        let takes = |number: &&usize| seats.get(**number).is_some_and(|seat| ask.takes(seat));
-        let drawn = [Some(one), other].into_iter().flatten().filter(takes).min_by(|one, other| {
-            let [one, other] = [**one, **other].map(|number| seats.get(number));
-            one.zip(other).map_or(std::cmp::Ordering::Equal, |(one, other)| lighter(one, other))
-        });
-        // Both were tried in vain: only retries come here.
-        drawn.or_else(|| self.rota.after(at).find(takes)).copied()
+        let lighter = |one: &Seat, other: &Seat| lighter(one, other);
+        match self.choices {
+            Some(2) => self.rota.best_of_two(seats, ask, lighter),
+            Some(choices) => self.rota.best_of(choices, seats, ask, lighter),
+            None => self.rota.best_of_all(seats, ask, lighter),
+        }
     }
 }
 
 /// Which of the two has less to do for its weight.
-fn lighter(one: &Seat, other: &Seat) -> std::cmp::Ordering {
+fn lighter(one: &Seat, other: &Seat) -> Ordering {
     let [busy, other_busy] = [one, other].map(|seat| seat.endpoint.in_flight());
     busy.saturating_mul(u64::from(other.weight)).cmp(&other_busy.saturating_mul(u64::from(one.weight)))
 }
 
-/// Turns are consecutive, and draws must not be (SplitMix64).
-fn mix(turn: u64) -> u64 {
-    let mut z = turn.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::collections::VecDeque;
 
-    use super::super::testing::seats;
+    use super::super::testing::{ask, counts as counts_of, seats, under_way};
     use super::*;
-    use crate::upstream::endpoint::{EndpointRef, InFlightGuard};
+    use crate::upstream::InFlightGuard;
 
-    /// How often each is picked, of so many turns.
     fn counts(seats: &[Seat], turns: u64) -> Vec<u64> {
-        let balancer = LeastRequests::build(seats);
-        let mut counts = vec![0; seats.len()];
-        (0..turns).for_each(|turn| counts[balancer.pick(seats, &Ask { turn, exclude: &[] }).unwrap()] += 1);
-        counts
+        counts_of(&LeastRequests::build(seats, &LeastRequestsSettings::default()), seats, turns)
     }
 
     fn keep_busy(seat: &Seat, requests: usize) -> Vec<InFlightGuard> {
-        let held = Arc::new(EndpointRef::new(seat.endpoint.clone()));
-        std::iter::repeat_with(|| InFlightGuard::begin(held.clone())).take(requests).collect()
+        std::iter::repeat_with(|| under_way(seat)).take(requests).collect()
     }
 
     #[test]
@@ -92,6 +111,32 @@ mod tests {
     fn idle_endpoints_are_asked_by_their_weight() {
         let counts = counts(&seats(&[1, 3]), 40_000);
         let share = counts[1] as f64 / 40_000.0;
-        assert!((0.7..0.8).contains(&share), "{share}");
+        assert!((0.73..0.77).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn a_full_scan_finds_the_one_that_is_idle() {
+        let seats = seats(&[1; 50]);
+        let _busy: Vec<_> = seats.iter().enumerate().filter(|(at, _)| *at != 37).map(|(_, seat)| keep_busy(seat, 1)).collect();
+        let scan = LeastRequests::build(&seats, &LeastRequestsSettings { full_scan: true, ..LeastRequestsSettings::default() });
+        assert_eq!(counts_of(&scan, &seats, 100)[37], 100);
+    }
+
+    /// Of 20 endpoints with 400 requests under way, of which the oldest ends whenever one begins, none has twice its share.
+    #[test]
+    fn two_choices_keep_everybody_below_twice_the_mean() {
+        let seats = seats(&[1; 20]);
+        let balancer = LeastRequests::build(&seats, &LeastRequestsSettings::default());
+        let mut held = VecDeque::new();
+        let mut worst = 0;
+        for turn in 0..20_000 {
+            let at = balancer.pick(&seats, &ask(turn)).unwrap();
+            held.push_back(under_way(&seats[at]));
+            if held.len() > 400 {
+                held.pop_front();
+                worst = worst.max(seats.iter().map(|seat| seat.endpoint.in_flight()).max().unwrap());
+            }
+        }
+        assert!(worst < 40, "{worst} where the mean is 20");
     }
 }

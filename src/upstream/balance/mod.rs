@@ -1,31 +1,37 @@
 //! How requests are spread over the endpoints of a service that may be asked.
 //!
-//! An algorithm is one file, with a [`Balancer`] in it, and one line in [`ALGORITHMS`]: from that come the word under `balance`, its
-//! schema and the reference. It is built anew whenever a cluster publishes its endpoints, when health or addresses change, and never
-//! changes itself: what it has to remember beyond that is the endpoints' ([`Endpoint`]), which outlive reloads. A pick stands on the path
-//! of every request: it waits for nobody and does not allocate.
+//! An algorithm is one file, with a [`Balancer`] in it, and one line in [`config`]: from that come the word under `balance`, its settings,
+//! its schema and the reference. It is built anew whenever a cluster publishes its endpoints, when health, addresses or weights change, and
+//! never changes itself: what it has to remember beyond that is the endpoints' ([`Endpoint`]), which outlive reloads. A pick stands on the
+//! path of every request: it waits for nobody and does not allocate.
+//!
+//! [`levels`] puts priorities and zones around whatever the algorithm is.
 
+pub mod config;
+mod consistent_hash;
+mod first;
+pub mod latency;
 mod least_requests;
+pub(super) mod levels;
+pub(super) mod peak_ewma;
+mod random;
 mod rota;
 mod round_robin;
+pub mod slow_start;
+pub mod subset;
 
-use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, de};
+pub use config::Balance;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 
-use super::config::unknown_word;
 use super::endpoint::{Endpoint, EndpointRef};
 use crate::address::EndpointAddress;
+use crate::by::By;
+use crate::problem::Problems;
 use crate::stripe::PerStripe;
-
-/// Every algorithm; the first is the default.
-#[rustfmt::skip]
-static ALGORITHMS: &[Algorithm] = &[
-    algorithm::<round_robin::RoundRobin>(),
-    algorithm::<least_requests::LeastRequests>(),
-];
 
 /// A way to choose among endpoints.
 pub trait Balancer: Sized + Send + Sync + 'static {
@@ -33,30 +39,70 @@ pub trait Balancer: Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// One sentence for the reference.
     const SUMMARY: &'static str;
+    /// What can be set of it.
+    type Settings: Settings;
 
     /// From the endpoints that may be asked now; there may be none.
-    fn build(seats: &[Seat]) -> Self;
+    fn build(seats: &[Seat], settings: &Self::Settings) -> Self;
 
     /// The number of one of `seats`, those it was built from, that the request may take. `None` only if there is none.
     fn pick(&self, seats: &[Seat], ask: &Ask<'_>) -> Option<usize>;
 }
 
+/// What can be set of an algorithm; all of it has defaults.
+pub trait Settings: DeserializeOwned + JsonSchema + Default + Clone + std::fmt::Debug + Send + Sync + 'static {
+    /// Says what is out of bounds.
+    fn check(&self, _problems: &mut Problems) {}
+
+    /// What requests are told apart by, where the algorithm does so.
+    fn key(&self) -> Option<&By> {
+        None
+    }
+
+    /// How soon it forgets how long endpoints took, where it wants to know.
+    fn decay(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Whether it wants to know how many requests are under way at all endpoints together.
+    fn counts_all(&self) -> bool {
+        false
+    }
+}
+
+/// Nothing can be set.
+#[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoSettings {}
+
+impl Settings for NoSettings {}
+
 /// An endpoint in its cluster.
 pub struct Seat {
     pub endpoint: Arc<Endpoint>,
-    /// At least 1.
+    /// At least 1. While an endpoint of the cluster starts slowly, all are larger in proportion.
     pub weight: u32,
+    /// The weight without what a slow start makes of it: for who must not move meanwhile.
+    pub steady: u32,
+    /// How many requests may be under way there.
+    pub most: Option<u32>,
     /// What the requests of each thread hold.
     held: PerStripe<Arc<EndpointRef>>,
 }
 
 impl Seat {
     pub(super) fn new(endpoint: Arc<Endpoint>, weight: u32) -> Self {
-        Seat { endpoint, weight, held: PerStripe::default() }
+        Seat { endpoint, weight, steady: weight, most: None, held: PerStripe::default() }
     }
 
     pub(super) fn hold(&self) -> Option<Arc<EndpointRef>> {
         self.held.mine(|| Arc::new(EndpointRef::new(self.endpoint.clone()))).cloned()
+    }
+
+    /// Whether as many requests are under way as there may be. Threads do not wait for each other to find out, so that in a rush each of
+    /// them may let one more pass.
+    fn is_full(&self) -> bool {
+        self.most.is_some_and(|most| self.endpoint.in_flight() >= u64::from(most))
     }
 }
 
@@ -64,15 +110,39 @@ impl Seat {
 pub struct Ask<'a> {
     /// Goes up by one with every pick of a thread.
     pub turn: u64,
+    /// Another number for every gateway and thread, so that they do not draw the same in step.
+    pub seed: u64,
     /// The addresses that were tried in vain.
     pub exclude: &'a [EndpointAddress],
+    /// Whether some seat may be full.
+    pub limited: bool,
+    /// What the algorithm tells requests apart by, where it does.
+    pub key: Option<&'a [u8]>,
 }
 
 impl Ask<'_> {
+    /// Whether the request may go anywhere.
+    pub fn is_open(&self) -> bool {
+        self.exclude.is_empty() && !self.limited
+    }
+
     /// Whether the request may go there.
     pub fn takes(&self, seat: &Seat) -> bool {
-        !self.exclude.contains(&seat.endpoint.address())
+        !self.exclude.contains(&seat.endpoint.address()) && (!self.limited || !seat.is_full())
     }
+
+    /// Something drawn at random.
+    fn dice(&self) -> u64 {
+        mix(self.turn ^ self.seed)
+    }
+}
+
+/// Turns are consecutive, and draws must not be (SplitMix64).
+fn mix(turn: u64) -> u64 {
+    let mut z = turn.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// An algorithm over the seats that it was built from.
@@ -96,77 +166,10 @@ impl<B: Balancer> Pick for Built<B> {
     }
 }
 
-/// An algorithm's line.
-struct Algorithm {
-    name: &'static str,
-    summary: &'static str,
-    build: fn(Vec<Seat>) -> Box<dyn Pick>,
-}
-
-const fn algorithm<B: Balancer>() -> Algorithm {
-    Algorithm {
-        name: B::NAME,
-        summary: B::SUMMARY,
-        build: |seats| Box::new(Built { balancer: B::build(&seats), seats: seats.into() }),
-    }
-}
-
-/// How requests are spread over the healthy endpoints: one of [`ALGORITHMS`].
-#[derive(Clone, Copy)]
-pub struct Balance(&'static Algorithm);
-
-impl Balance {
-    pub fn as_str(self) -> &'static str {
-        self.0.name
-    }
-
-    pub(super) fn build(self, seats: Vec<Seat>) -> Box<dyn Pick> {
-        (self.0.build)(seats)
-    }
-}
-
-impl Default for Balance {
-    fn default() -> Self {
-        static FIRST: Algorithm = algorithm::<round_robin::RoundRobin>();
-        Balance(ALGORITHMS.first().unwrap_or(&FIRST))
-    }
-}
-
-impl fmt::Debug for Balance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl<'de> Deserialize<'de> for Balance {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let word = String::deserialize(deserializer)?;
-        let names = || ALGORITHMS.iter().map(|algorithm| algorithm.name).collect::<Vec<_>>();
-        let known = ALGORITHMS.iter().find(|algorithm| algorithm.name == word);
-        known.map(Balance).ok_or_else(|| de::Error::custom(unknown_word("balance", &word, &names())))
-    }
-}
-
-impl JsonSchema for Balance {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Balance".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let words = ALGORITHMS.iter().map(|one| json_schema!({ "const": one.name, "description": one.summary }));
-        json_schema!({ "oneOf": words.collect::<Vec<_>>() })
-    }
-}
-
-/// What the reference says of the key.
-pub(super) fn about() -> String {
-    let each = ALGORITHMS.iter().map(|one| format!(" `{}` {}", one.name, one.summary));
-    format!("How requests are spread over the healthy endpoints; all honour weights.{}", each.collect::<String>())
-}
-
 #[cfg(test)]
 pub(super) mod testing {
     use super::*;
+    use crate::upstream::InFlightGuard;
 
     /// Endpoints of these weights, on ports from 1.
     pub fn seats(weights: &[u32]) -> Vec<Seat> {
@@ -174,40 +177,24 @@ pub(super) mod testing {
             |(weight, port): (&u32, u16)| Seat::new(Arc::new(Endpoint::new(([10, 0, 0, 1], port).into(), "a:1", None)), *weight);
         weights.iter().zip(1..).map(seat).collect()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::testing::seats;
-    use super::*;
-
-    /// Whatever the algorithm: each honours what was excluded, asks nobody where there is nobody, and finds the last one that is left.
-    #[test]
-    fn every_algorithm_keeps_its_word() {
-        for algorithm in ALGORITHMS {
-            let built = (algorithm.build)(seats(&[1, 7, 3, 1]));
-            let all: Vec<EndpointAddress> = built.seats().iter().map(|seat| seat.endpoint.address()).collect();
-            for turn in (0..100).chain(u64::MAX - 100..u64::MAX) {
-                assert!(built.pick(&Ask { turn, exclude: &[] }).is_some(), "{}", algorithm.name);
-                for left in 0..all.len() {
-                    let exclude: Vec<_> =
-                        all.iter().copied().enumerate().filter(|(at, _)| *at != left).map(|(_, one)| one).collect();
-                    let picked = built.pick(&Ask { turn, exclude: &exclude }).map(|seat| seat.endpoint.address());
-                    assert_eq!(picked, Some(all[left]), "{}", algorithm.name);
-                }
-                assert!(built.pick(&Ask { turn, exclude: &all }).is_none(), "{}", algorithm.name);
-            }
-            let none = (algorithm.build)(Vec::new());
-            assert!(none.pick(&Ask { turn: 5, exclude: &[] }).is_none(), "{}", algorithm.name);
-        }
+    /// A request that is under way there until this is dropped.
+    pub fn under_way(seat: &Seat) -> InFlightGuard {
+        InFlightGuard::begin(seat.hold().unwrap())
     }
 
-    #[test]
-    fn names_are_unique_and_the_first_is_the_default() {
-        let mut names: Vec<_> = ALGORITHMS.iter().map(|algorithm| algorithm.name).collect();
-        assert_eq!(Balance::default().as_str(), names[0]);
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), ALGORITHMS.len());
+    pub fn ask(turn: u64) -> Ask<'static> {
+        Ask { turn, seed: 0, exclude: &[], limited: false, key: None }
+    }
+
+    pub fn keyed(key: &[u8]) -> Ask<'_> {
+        Ask { key: Some(key), ..ask(0) }
+    }
+
+    /// How often each is picked, of so many turns.
+    pub fn counts<B: Balancer>(balancer: &B, seats: &[Seat], turns: u64) -> Vec<u64> {
+        let mut counts = vec![0; seats.len()];
+        (0..turns).for_each(|turn| counts[balancer.pick(seats, &ask(turn)).unwrap()] += 1);
+        counts
     }
 }

@@ -6,7 +6,13 @@
 //! golden section of the cycle, whose multiples spread evenly over any interval (Knuth, The Art of Computer Programming, vol. 3,
 //! section 6.4, theorem S), so that a heavy seat's turns are spread out instead of coming in a row.
 //!
+//! Draws at random, and the best of several draws, come from the same table.
+//!
 //! Memory and building time grow with the seats, not with the weights; a lookup takes two steps on average.
+
+use std::cmp::Ordering;
+
+use super::{Ask, Seat, mix};
 
 /// The share of a cycle that lies between two consecutive tickets.
 const GOLDEN: f64 = 0.618_033_988_749_894_9;
@@ -67,6 +73,59 @@ impl<T> Rota<T> {
     #[cfg(test)]
     fn cycle(&self) -> u64 {
         self.total
+    }
+}
+
+impl Rota<usize> {
+    /// Of the seats' numbers, by their weights.
+    pub fn of(seats: &[Seat]) -> Self {
+        Rota::new(seats.iter().enumerate().map(|(number, seat)| (seat.weight, number)))
+    }
+
+    /// The better of two seats that are drawn by their weights.
+    pub fn best_of_two(&self, seats: &[Seat], ask: &Ask<'_>, better: impl Fn(&Seat, &Seat) -> Ordering) -> Option<usize> {
+        let dice = ask.dice();
+        let (at, one) = self.at(dice)?;
+        let other = self.at(mix(dice)).map(|(_, other)| other).filter(|other| *other != one);
+        let other = other.or_else(|| self.after(at).next());
+        self.best([Some(one), other].into_iter().flatten(), at, seats, ask, better)
+    }
+
+    /// The best of so many that are drawn by their weights.
+    pub fn best_of(
+        &self,
+        draws: usize,
+        seats: &[Seat],
+        ask: &Ask<'_>,
+        better: impl Fn(&Seat, &Seat) -> Ordering,
+    ) -> Option<usize> {
+        let dice = ask.dice();
+        let (at, _) = self.at(dice)?;
+        let draws = std::iter::successors(Some(dice), |dice| Some(mix(*dice))).take(draws);
+        self.best(draws.filter_map(|dice| Some(self.at(dice)?.1)), at, seats, ask, better)
+    }
+
+    /// The best of all; of several that are as good, any.
+    pub fn best_of_all(&self, seats: &[Seat], ask: &Ask<'_>, better: impl Fn(&Seat, &Seat) -> Ordering) -> Option<usize> {
+        let (at, one) = self.at(ask.dice())?;
+        self.best(std::iter::once(one).chain(self.after(at)), at, seats, ask, better)
+    }
+
+    /// The best of those that take the request; if none of them does, the next that does.
+    fn best<'s>(
+        &'s self,
+        drawn: impl Iterator<Item = &'s usize>,
+        at: usize,
+        seats: &[Seat],
+        ask: &Ask<'_>,
+        better: impl Fn(&Seat, &Seat) -> Ordering,
+    ) -> Option<usize> {
+        let takes = |number: &&usize| seats.get(**number).is_some_and(|seat| ask.takes(seat));
+        let best = drawn.filter(takes).min_by(|one, other| {
+            let [one, other] = [**one, **other].map(|number| seats.get(number));
+            one.zip(other).map_or(Ordering::Equal, |(one, other)| better(one, other))
+        });
+        best.or_else(|| self.after(at).find(takes)).copied()
     }
 }
 

@@ -30,6 +30,7 @@ pub use transport::Transport;
 pub use tries::Tries;
 pub use warm::Warmer;
 
+use super::aim::Aim;
 use super::{AttemptOutcome, Endpoint, Protocol, Service, TlsConnector, connect_failure};
 use crate::address::EndpointAddress;
 use crate::exchange::Exchange;
@@ -195,6 +196,7 @@ impl Caller {
         tls: &Arc<TlsConnector>,
     ) -> Result<Answer, CallError> {
         let mut fresh = false;
+        tries.aim = Aim::of(service, call.head, call.exchange);
         loop {
             let (mut connection, key) = self.connect(service, tries, tls, fresh).await?;
             tries.started = Some(std::time::Instant::now());

@@ -9,6 +9,7 @@ use crate::address::EndpointAddress;
 use crate::grpc::{Dialect, GRPC_STATUS};
 use crate::head::RequestHead;
 use crate::reply::Reply;
+use crate::upstream::aim::Aim;
 use crate::upstream::{AttemptOutcome, InFlightGuard, Picked, Service};
 
 /// What one call has tried so far. Connections that could not be made and kept connections that turned out to be dead are counted apart:
@@ -24,6 +25,8 @@ pub struct Tries {
     /// Endpoints that could not be connected to.
     failed: Vec<EndpointAddress>,
     next: Option<Picked>,
+    /// What of the request decides where it goes, where its service wants to know.
+    pub aim: Option<Box<Aim>>,
     /// A kept connection turned out to be dead, and the same was asked once more: an attempt that does not count against the service's
     /// retries, and that there is no second of.
     replayed: bool,
@@ -46,10 +49,14 @@ impl Tries {
         self.flight.as_ref()
     }
 
+    fn pick(&self, service: &Service, exclude: &[EndpointAddress]) -> Option<Picked> {
+        service.pick_for(exclude, self.aim.as_deref())
+    }
+
     /// Begins an attempt with the endpoint whose turn it is. `None` if none may be asked; see [`Tries::unavailable`].
     pub fn begin(&mut self, service: &Service) -> Option<&InFlightGuard> {
         (self.flight, self.refused_for, self.call) = (None, None, None);
-        let mut next = self.next.take().or_else(|| service.pick(&self.failed));
+        let mut next = self.next.take().or_else(|| self.pick(service, &self.failed));
         // Filled only where endpoints have circuit breakers of their own, and one of them is half open.
         let mut passed_over: Vec<EndpointAddress> = Vec::new();
         while let Some(picked) = next {
@@ -70,7 +77,7 @@ impl Tries {
                 passed_over.clone_from(&self.failed);
             }
             passed_over.push(picked.addr);
-            next = service.pick(&passed_over);
+            next = self.pick(service, &passed_over);
         }
         None
     }
@@ -148,7 +155,7 @@ impl Tries {
             return false;
         }
         // Only if there is another one to ask: otherwise the failure itself is the better answer.
-        self.next = service.pick(&self.failed);
+        self.next = self.pick(service, &self.failed);
         self.next.is_some()
     }
 
@@ -163,7 +170,7 @@ impl Tries {
         }
         let mut tried = self.failed.clone();
         tried.extend(self.endpoint);
-        self.next = service.pick(&tried).or_else(|| service.pick(&self.failed));
+        self.next = self.pick(service, &tried).or_else(|| self.pick(service, &self.failed));
         self.next.is_some()
     }
 

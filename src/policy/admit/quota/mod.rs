@@ -25,10 +25,10 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use smallvec::SmallVec;
 
-use super::by::By;
 use super::cost::{Cost, CostConfig};
 use super::fields;
 use super::plan::{self, Tiers};
+use crate::by::By;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::limits::all::{Ask, Outcome, decide};

@@ -1,6 +1,7 @@
-//! Whose requests a limit counts together: the `by` of `rate_limit` and `quota`, and the key that it makes of a request.
+//! What requests are told apart by: the `by` of limits, the `key` of `consistent_hash`, the `by` of sticky sessions; and what it makes of a
+//! request.
 //!
-//! Deliberately not here: the limits themselves.
+//! Deliberately not here: the limits themselves, and where a request goes.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,12 +11,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use smallvec::SmallVec;
 
+use crate::carrier::query_values;
 use crate::exchange::{Exchange, Identity};
 use crate::head::RequestHead;
 use crate::limits::key::{Hashing, Key, Piece, Pieces};
 use crate::node::Node;
 
-/// The most things that one limit can combine.
+/// The most things that can be combined.
 const MOST_PARTS: usize = 8;
 
 /// One thing by which clients are told apart.
@@ -39,6 +41,8 @@ pub enum Part {
     Claim(String),
     /// What a `{name}` segment of the route's path matched.
     Param(String),
+    /// A query parameter's value. The client chooses it.
+    Query(String),
 }
 
 /// Whose requests are counted together: those that agree in all parts. Without any part, everybody's.
@@ -63,7 +67,7 @@ impl Default for By {
 impl Part {
     const WORDS: [&'static str; 5] = ["client_address", "consumer", "credential", "subject", "api_key"];
     /// Those that take a name.
-    const NAMED: [&'static str; 4] = ["header", "cookie", "claim", "param"];
+    const NAMED: [&'static str; 5] = ["header", "cookie", "claim", "param", "query"];
 
     fn parse(text: &str) -> Result<Self, String> {
         Ok(match text {
@@ -80,7 +84,9 @@ impl Part {
                 let hint = crate::problem::foreign::word(text, &known);
                 let hint = hint.map_or_else(String::new, |word| format!("; did you mean `{word}`?"));
                 let words = Self::WORDS.map(|word| format!("`{word}`")).join(", ");
-                return Err(format!("expected one of {words}, `route`, or `header: NAME`, `cookie:`, `claim:`, `param:`{hint}"));
+                return Err(format!(
+                    "expected one of {words}, `route`, or `header: NAME`, `cookie:`, `claim:`, `param:`, `query:`{hint}"
+                ));
             }
         })
     }
@@ -97,6 +103,7 @@ impl Part {
             "cookie" => Part::Cookie(name.to_owned()),
             "claim" => Part::Claim(name.to_owned()),
             "param" => Part::Param(name.to_owned()),
+            "query" => Part::Query(name.to_owned()),
             _ => return Err(format!("expected {} and a name", Self::NAMED.map(|kind| format!("`{kind}:`")).join(", "))),
         })
     }
@@ -109,7 +116,7 @@ impl Part {
             Part::Subject => "subject",
             Part::ApiKey => "api_key",
             Part::Header(name) => name.as_str(),
-            Part::Cookie(name) | Part::Claim(name) | Part::Param(name) => name,
+            Part::Cookie(name) | Part::Claim(name) | Part::Param(name) | Part::Query(name) => name,
         }
     }
 
@@ -120,6 +127,7 @@ impl Part {
             Part::Cookie(_) => "cookie:",
             Part::Claim(_) => "claim:",
             Part::Param(_) => "param:",
+            Part::Query(_) => "query:",
             _ => "",
         };
         format!("{kind}{}", self.word())
@@ -137,6 +145,7 @@ impl Part {
             Part::Cookie(name) => head.cookie(name).filter(|value| !value.is_empty()).map(Cow::Borrowed),
             Part::Claim(path) => claim(identity?, path),
             Part::Param(name) => exchange.param(name).map(|value| value.as_bytes().into()),
+            Part::Query(name) => query_values(head.query().unwrap_or_default(), name).find(|value| !value.is_empty()),
         };
         text.map(Piece::Text)
     }
@@ -184,6 +193,11 @@ impl By {
     /// address instead.
     pub fn pieces<'a>(&'a self, head: &'a RequestHead, exchange: &'a Exchange) -> Pieces<'a> {
         self.0.iter().map(|part| part.piece(head, exchange).unwrap_or(Piece::Address(exchange.client))).collect()
+    }
+
+    /// The same, or `None` if the request does not have all of it.
+    pub fn all_pieces<'a>(&'a self, head: &'a RequestHead, exchange: &'a Exchange) -> Option<Pieces<'a>> {
+        self.0.iter().map(|part| part.piece(head, exchange)).collect()
     }
 
     /// What the request counts under in this process.
@@ -318,7 +332,7 @@ impl<'de> Deserialize<'de> for Part {
 
 fn named<'de, A: MapAccess<'de>>(mut map: A) -> Result<Part, A::Error> {
     let Some((kind, name)) = map.next_entry::<String, String>()? else {
-        return Err(A::Error::custom("expected `header: NAME`, `cookie:`, `claim:` or `param:`"));
+        return Err(A::Error::custom("expected `header: NAME`, `cookie:`, `claim:`, `param:` or `query:`"));
     };
     let part = Part::named(&kind, &name).map_err(A::Error::custom)?;
     match map.next_key::<String>()? {
@@ -335,13 +349,13 @@ impl JsonSchema for By {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         let words: Vec<_> = Part::WORDS.into_iter().collect();
         let all: Vec<_> = Part::WORDS.into_iter().chain(["route"]).collect();
-        let text = json_schema!({ "type": "string", "pattern": "^(header|cookie|claim|param):" });
+        let text = json_schema!({ "type": "string", "pattern": "^(header|cookie|claim|param|query):" });
         let named = |kind: &str| json_schema!({ "type": "object", "properties": { kind: { "type": "string" } }, "required": [kind], "additionalProperties": false });
-        let [header, cookie, claim, param] = Part::NAMED.map(named);
+        let [header, cookie, claim, param, query] = Part::NAMED.map(named);
         json_schema!({ "oneOf": [
-            { "type": "string", "enum": all }, text, header, cookie, claim, param,
+            { "type": "string", "enum": all }, text, header, cookie, claim, param, query,
             { "type": "array", "minItems": 1, "maxItems": MOST_PARTS,
-              "items": { "oneOf": [{ "type": "string", "enum": words }, text, header, cookie, claim, param] } },
+              "items": { "oneOf": [{ "type": "string", "enum": words }, text, header, cookie, claim, param, query] } },
         ] })
     }
 }
