@@ -109,6 +109,7 @@ TARGET_TO_FUZZ = $(or $(FUZZ),head)
 
 fuzz: ## Look for bytes that break a promise of fuzz/targets.rs: FUZZ=head, answer, chunked, proxy or yaml, for SECONDS=60.
 	@scripts/need.sh build
+	@mkdir -p $(TARGET)/fuzz/corpus/$(TARGET_TO_FUZZ)
 	cd fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) run --locked --release --target-dir $(abspath $(TARGET))/fuzz \
 	    --target $$(rustc -vV | sed -n 's/^host: //p') --bin $(TARGET_TO_FUZZ) -- -max_total_time=$(or $(SECONDS),60) -max_len=4096 \
 	    -print_final_stats=1 $(abspath $(TARGET))/fuzz/corpus/$(TARGET_TO_FUZZ) seeds/$(TARGET_TO_FUZZ)

@@ -31,6 +31,8 @@ use compare::{Behaviour, excused};
 use crate::harness::Gateway;
 
 const CASES: usize = 3200;
+/// So many of them also to a gateway with features that must make no difference.
+const CROSSED: usize = 1200;
 /// Most of a case is waiting.
 const AT_ONCE: usize = 48;
 /// A machine that stalls may make one of the gateway's limits strike on one of them alone; it does not do so again and again.
@@ -40,16 +42,18 @@ const YAML: &str = "
 listeners:
   - bind: 127.0.0.1:$PORT
     timeouts: { header: 1s, body: 1s, keep_alive: 1s }
+    ambiguous_paths: SPELLING
 server: { workers: 2 }
 services:
-  backend: { endpoints: [ '127.0.0.1:BACKEND' ], timeouts: { connect: 5s, response: 1500ms } }
+  backend: { endpoints: [ '127.0.0.1:BACKEND'MORE ], timeouts: { connect: 5s, response: 1500ms } }
 SOLO_SERVICES
 consumers:
   - { name: known, api_keys: [ { hash: 'sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08' } ] }
 policies:
   response_headers: { set: { X-Frame-Options: DENY }, remove: [ X-Removed ] }
+POLICIES
 routes:
-  - { path: /s/*, service: backend }
+  - { path: /s/*, service: backend CACHED }
   - path: /edit/*
     service: backend
     strip_prefix: /edit
@@ -67,11 +71,23 @@ SOLO_ROUTES
 struct Subject {
     gateway: Gateway,
     backend: Backend,
+    /// Lets everybody in.
+    _doorman: crate::harness::Backend,
+}
+
+/// What a gateway has beside what the cases are about.
+#[derive(Clone, Copy, PartialEq)]
+enum Beside {
+    Nothing,
+    /// Features that must make no difference to a request that they let pass: somebody else is asked first, a second endpoint takes every
+    /// other request, and what the cache looks for and does not store goes the way of its fills.
+    AllowedSplitAndNotStored,
 }
 
 impl Subject {
-    fn start(scripts: &Arc<Scripts>) -> Subject {
-        let backend = Backend::start(scripts.clone(), generate::SOLO);
+    fn start(scripts: &Arc<Scripts>, beside: Beside, spelling: &str) -> Subject {
+        let backend = Backend::start(scripts.clone(), generate::SOLO + 1);
+        let doorman = crate::harness::Backend::http();
         let (mut services, mut routes) = (String::new(), String::new());
         for number in 0..generate::SOLO {
             let endpoint = format!("127.0.1.{}:{}", number + 1, backend.port());
@@ -79,11 +95,22 @@ impl Subject {
             let _ = writeln!(services, "  solo{number}: {{ endpoints: [ '{endpoint}' ], {timeouts} }}");
             let _ = writeln!(routes, "  - {{ path: /solo{number}/*, service: solo{number} }}");
         }
+        let (mut policies, mut more, mut cached) = (String::new(), String::new(), "");
+        if beside == Beside::AllowedSplitAndNotStored {
+            policies = format!("  external_auth: {{ url: 'http://127.0.0.1:{}/' }}\n", doorman.port());
+            more = format!(", '127.0.1.{}:BACKEND'", generate::SOLO + 1);
+            // No answer has this status.
+            cached = ", policies: { cache: { ttl: 1s, statuses: [ 299 ] } }";
+        }
         let yaml = YAML
+            .replace("SPELLING", spelling)
+            .replace("POLICIES\n", &policies)
+            .replace("MORE", &more)
+            .replace("CACHED", cached)
             .replace("SOLO_SERVICES\n", &services)
             .replace("SOLO_ROUTES\n", &routes)
             .replace("BACKEND", &backend.port().to_string());
-        Subject { gateway: Gateway::start(&yaml), backend }
+        Subject { gateway: Gateway::start(&yaml), backend, _doorman: doorman }
     }
 
     fn behaviour(&self, case: &Case) -> Behaviour {
@@ -100,15 +127,26 @@ fn number(name: &str) -> Option<usize> {
 
 #[test]
 fn the_same_requests_meet_the_same_behaviour() {
+    compared(CASES, Beside::Nothing);
+}
+
+#[test]
+fn what_lets_a_request_pass_makes_no_difference_to_it() {
+    compared(CROSSED, Beside::AllowedSplitAndNotStored);
+}
+
+fn compared(cases: usize, beside: Beside) {
     let seed = number("PORTCULLIS_SEED").unwrap_or(1);
     eprintln!("PORTCULLIS_SEED={seed}");
     let numbers: Vec<usize> = match number("PORTCULLIS_CASE") {
         Some(one) => vec![one],
-        None => (0..number("PORTCULLIS_CASES").unwrap_or(CASES)).collect(),
+        None => (0..number("PORTCULLIS_CASES").unwrap_or(cases)).collect(),
     };
+    // What could judge another spelling of a path otherwise refuses it, and somebody else who is asked could.
+    let spelling = if beside == Beside::Nothing { "auto" } else { "keep" };
     let cases: Vec<Case> = numbers.iter().map(|&number| generate::case(seed as u64, number)).collect();
     let scripts: Arc<Scripts> = Arc::new(cases.iter().map(|case| (case.number, case.scripts.clone())).collect());
-    let (one, other) = (Subject::start(&scripts), Subject::start(&scripts));
+    let (one, other) = (Subject::start(&scripts, Beside::Nothing, spelling), Subject::start(&scripts, beside, spelling));
     let tally = run(&cases, &one, &other);
     // By target, so that what was never meant to get anywhere is at least the same at both.
     let strays = |subject: &Subject| {
