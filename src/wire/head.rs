@@ -57,7 +57,8 @@ pub fn take(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Box<RequestHea
         // httparse takes a bare LF for a line's end; whoever is behind us may not.
         Ok(_) if has_bare_lf(bytes) => return refused(BARE_LF, bytes),
         Ok(method) => method,
-        Err(bad) => return refused(bad, bytes),
+        // What is wrong with a line first, byte by byte, is said: that is all that a part of it would have shown.
+        Err(bad) => return refused(line::check(bytes).err().unwrap_or(bad), bytes),
     };
     let version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     let base = bytes.as_ptr() as usize;
