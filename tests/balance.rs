@@ -93,7 +93,7 @@ fn a_key_goes_to_one_endpoint_wherever_it_comes_in() {
         services:
           it:
             endpoints: [ 127.0.0.1:$AT_A, 127.0.0.1:$AT_B, 127.0.0.1:$AT_C ]
-            balance: { consistent_hash: { key: { header: X-Tenant }, bounded_load: 1.5 } }
+            balance: { consistent_hash: { key: { header: X-Tenant } } }
         routes: [ { path: /*, service: it } ]
         ",
         &[("$AT_A", a), ("$AT_B", b), ("$AT_C", c)],
@@ -153,6 +153,20 @@ fn a_cookie_of_ours_keeps_a_session_where_it_is() {
         let forged = request(gateway.port(), "GET", "/", &[("Cookie", "sticky-it=AAAAAAAAAAAAAAAAAAAAAA")], b"");
         assert!(forged.status == 200 && forged.header("set-cookie").is_some());
     });
+}
+
+#[test]
+fn a_stock_server_keeps_sessions_too() {
+    let origins = [Origin::named("a"), Origin::named("b")];
+    let gateway = Gateway::start(&format!("{}\n        server: {{ engine: pingora, workers: 2 }}\n", two("cookie", &origins)));
+    for _ in 0..4 {
+        let first = get(gateway.port(), "/");
+        let cookie = first.header("set-cookie").expect("a cookie").split(';').next().unwrap().to_owned();
+        for _ in 0..4 {
+            let next = request(gateway.port(), "GET", "/", &[("Cookie", &cookie)], b"");
+            assert_eq!((next.text(), next.header("set-cookie")), (first.text(), None));
+        }
+    }
 }
 
 #[test]

@@ -286,7 +286,8 @@ impl Cluster {
         let bound = if choice == Choice::Panic(Then::Refuse) { Box::default() } else { self.bound(&placed, &well) };
         let share = |one: &Placed<'_>| self.spread.slow_start.map_or(1.0, |window| one.endpoint.arrival.share(window, now));
         let asked = || placed.iter().zip(&well).filter(|(_, well)| **well).map(|(one, _)| one);
-        let warming = asked().any(|one| share(one) < 1.0);
+        // A ring knows no shares, and is much to build for nothing.
+        let warming = self.spread.balance.key().is_none() && asked().any(|one| share(one) < 1.0);
         self.warming.store(warming, Ordering::Relaxed);
         // Each level's endpoints, and how many of them there would be.
         let mut levels: Vec<((u32, bool), Vec<Seat>, usize)> = Vec::new();
