@@ -74,7 +74,7 @@ impl ForwardedHeaders {
 }
 
 /// Whether a client's field of that name never reaches a backend as it came, because the gateway says it itself: what
-/// is [`ForwardedHeaders`], the request id and the trace.
+/// is [`ForwardedHeaders`], the request id, the trace and the attempt's number.
 pub fn is_gateways(name: &[u8]) -> bool {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
     match name.len() {
@@ -84,6 +84,7 @@ pub fn is_gateways(name: &[u8]) -> bool {
         15 => is("x-forwarded-for"),
         16 => is("x-forwarded-host") || is("x-forwarded-port"),
         17 => is("x-forwarded-proto"),
+        20 => is("x-portcullis-attempt"),
         _ => false,
     }
 }

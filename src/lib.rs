@@ -14,6 +14,7 @@
 //! | [`cel`] | expressions over a request, for the policies that take them |
 //! | [`forward`] | a request's way to its service, through the engine in [`upstream`] or to what the cache has, and the answer back |
 //! | [`breaker`] | not to ask what fails anyway: the arithmetic of circuit breakers |
+//! | [`retry`] | when a request is sent again, and how much that may cost |
 //! | [`limits`] | how many there may be: the arithmetic of limits and its memory |
 //! | [`consumers`] | who uses the APIs, and by which credentials they are known |
 //! | [`jose`], [`oidc`] | signed tokens and their keys; what identity providers are asked |
@@ -55,7 +56,7 @@
 //! - [`carrier`], [`report`], [`value`], [`via`]
 //! - [`cidr`], [`context`], [`exchange`]
 //! - [`cel`], [`jose`], [`redis`], [`wire`]
-//! - [`breaker`], [`consumers`], [`limits`], [`oidc`]
+//! - [`breaker`], [`consumers`], [`limits`], [`oidc`], [`retry`]
 //! - [`by`]
 //! - rooms that do not know each other: [`cache`], [`keys`], [`listen`], [`observe`], [`route`], [`upstream`]
 //! - [`downstream`], [`policy`]
@@ -111,6 +112,7 @@ pub mod problem;
 pub mod redis;
 pub mod reply;
 pub mod report;
+pub mod retry;
 pub mod route;
 pub mod serve;
 pub mod snapshot;

@@ -5,6 +5,7 @@
 
 mod bounds;
 mod secret;
+mod statuses;
 mod units;
 
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ use serde::ser::{Serialize, Serializer};
 
 pub use self::bounds::{count_within, period_within, share_within, up_to_an_hour};
 pub use self::secret::Secret;
+pub use self::statuses::StatusRange;
 pub use self::units::{Period, Rate, Share, Size};
 use crate::node::{self, Node, magic};
 use crate::problem::Place;

@@ -2,6 +2,7 @@
 //! allowed and never a part of one taken for the whole, and what the client and the log are told is true.
 
 mod client;
+mod conditions;
 pub mod faulty;
 
 use std::net::Shutdown;

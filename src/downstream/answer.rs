@@ -104,6 +104,7 @@ impl Downstream {
     /// # Errors
     /// The client cannot be written to.
     pub async fn write_interim(&mut self, answer: &AnswerHead) -> Result<()> {
+        self.told = true;
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.write_interim(answer).await,
             Some(Wire::H2(stream)) => {

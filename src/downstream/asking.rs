@@ -21,8 +21,8 @@ impl Client for Downstream {
         Downstream::is_continue_owed(self)
     }
 
-    fn keep_for_replay(&mut self) {
-        Downstream::keep_for_replay(self);
+    fn keep_for_replay(&mut self, most: usize) {
+        Downstream::keep_for_replay(self, most);
     }
 
     fn replay(&self) -> Option<Bytes> {

@@ -74,6 +74,8 @@ pub struct Downstream {
     /// Where the memory for the body comes from.
     purse: Option<Purse>,
     answered: bool,
+    /// An interim answer was passed on.
+    told: bool,
     max_body: u64,
     /// Where the body stands, if its bound is one on each of its messages.
     messages: Option<Messages>,
@@ -107,6 +109,7 @@ impl Downstream {
             retry: None,
             purse: None,
             answered: false,
+            told: false,
             max_body: u64::MAX,
             messages: None,
             body_read: 0,

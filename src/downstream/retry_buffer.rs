@@ -5,8 +5,6 @@ use bytes::{Bytes, BytesMut};
 use super::Downstream;
 use crate::listen::share::Purse;
 
-const RETRY_BUFFER: usize = 64 * 1024;
-
 /// What every request may keep of its body, to be sent a second time, without being charged for it.
 const FREE: usize = 4 * 1024;
 
@@ -14,12 +12,14 @@ const FREE: usize = 4 * 1024;
 pub(super) struct RetryBuffer {
     pub(super) bytes: BytesMut,
     pub(super) truncated: bool,
+    /// It is kept up to this length.
+    pub(super) most: usize,
 }
 
 impl RetryBuffer {
     pub(super) fn keep(&mut self, piece: &[u8], purse: Option<&mut Purse>) {
         let needed = self.bytes.len() + piece.len();
-        if self.truncated || needed > RETRY_BUFFER {
+        if self.truncated || needed > self.most {
             return self.give_up();
         }
         // A body that is longer than what every request may hold costs memory that others could need more.
@@ -41,10 +41,10 @@ impl RetryBuffer {
 }
 
 impl Downstream {
-    /// From now on what is read of the body is kept, up to 64 KiB, so that it can be sent a second time.
-    pub fn keep_for_replay(&mut self) {
+    /// From now on what is read of the body is kept, up to so many bytes, so that it can be sent a second time.
+    pub fn keep_for_replay(&mut self, most: usize) {
         if self.buffered.is_none() && self.retry.is_none() {
-            self.retry = Some(RetryBuffer { bytes: BytesMut::new(), truncated: false });
+            self.retry = Some(RetryBuffer { bytes: BytesMut::new(), truncated: false, most });
         }
     }
 
@@ -56,6 +56,7 @@ impl Downstream {
 
     pub fn can_replay(&self) -> bool {
         !self.answered
+            && !self.told
             && (self.buffered.is_some() || self.body_read == 0 || self.retry.as_ref().is_some_and(|retry| !retry.truncated))
     }
 }

@@ -46,8 +46,9 @@ pub async fn run(
         let Journey { view, head, exchange, tries, .. } = &mut *journey;
         let call = Call { head, exchange, target: target.as_deref(), fill: fill.as_ref() };
         // If it fails, it is another's turn, as it is wherever this ends before its answer is whole.
-        caller.send(service, &call, tries, down, &view.tls).await.map_err(call_failed)?
+        caller.send(service, &call, tries, down, &view.tls).await
     };
+    let answer = answer.map_err(|error| call_failed(error, journey, down))?;
     journey.answer_began(down.uploaded());
     journey.endpoint_answered(service, answer.head.status, answer.head.header_all("set-cookie"));
     if answer.head.status == StatusCode::NOT_MODIFIED && fetch.validates() {

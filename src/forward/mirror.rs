@@ -184,8 +184,8 @@ impl Client for Tee<'_> {
         self.down.is_continue_owed()
     }
 
-    fn keep_for_replay(&mut self) {
-        self.down.keep_for_replay();
+    fn keep_for_replay(&mut self, most: usize) {
+        self.down.keep_for_replay(most);
     }
 
     fn replay(&self) -> Option<Bytes> {

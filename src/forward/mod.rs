@@ -61,17 +61,17 @@ pub async fn run(
         Some(Missed::Ask(ask)) => return Box::pin(cached::run(caller, journey, down, service, ask)).await,
     }
     let mut copy = mirror::begin(caller, journey, down, true);
-    let mut answer = {
+    let answer = {
         let target = journey.upstream_target();
         let Journey { view, head, exchange, tries, .. } = &mut *journey;
         let call = Call { head, exchange, target: target.as_deref(), fill: None };
-        let asked = match &mut copy {
+        match &mut copy {
             None => caller.send(service, &call, tries, down, &view.tls).await,
             // Boxed: it must not make the common one's future larger.
             Some(copy) => Box::pin(caller.send(service, &call, tries, &mut mirror::Tee { down, copy }, &view.tls)).await,
-        };
-        asked.map_err(call_failed)?
+        }
     };
+    let mut answer = answer.map_err(|error| call_failed(error, journey, down))?;
     // What has not been sent by now never will be.
     drop(copy);
     journey.answer_began(down.uploaded());
@@ -91,9 +91,13 @@ pub async fn run(
     }
 }
 
-fn call_failed(error: CallError) -> Failed {
+fn call_failed(error: CallError, journey: &mut Journey, down: &Downstream) -> Failed {
     match error {
-        CallError::Service(reply) => Failed::Answer(reply),
+        CallError::Service(reply) => {
+            // How long it took to fail.
+            journey.answer_began(down.uploaded());
+            Failed::Answer(reply)
+        }
         CallError::Client(error) => client_failed(&error),
     }
 }

@@ -144,6 +144,7 @@ impl Journey {
             upload: outcome.upload,
             stages: exchange.stages,
             retries: self.tries.attempts.saturating_sub(1),
+            retried_for: &self.tries.why,
             cache: outcome.cache,
             fault: exchange.fault,
             client_closed: outcome.client_closed,

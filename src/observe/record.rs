@@ -79,6 +79,8 @@ pub struct Record<'a> {
     pub stages: [Duration; 6],
     /// Attempts beyond the first.
     pub retries: u32,
+    /// Why, one after the other.
+    pub retried_for: &'a str,
     /// `hit`, `miss`, `stale` ...
     pub cache: &'static str,
     /// `delay`, `abort`: what was injected on purpose.
@@ -123,6 +125,7 @@ impl Default for Record<'_> {
             upload: None,
             stages: [Duration::ZERO; 6],
             retries: 0,
+            retried_for: "",
             cache: "",
             fault: "",
             user_agent: b"",
@@ -205,6 +208,7 @@ impl Record<'_> {
         line.number(member!("bytes_out"), self.bytes_out);
         if self.retries > 0 {
             line.number(member!("retries"), self.retries.into());
+            line.text(member!("retried_for"), self.retried_for.as_bytes(), NAME);
         }
     }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use super::Device;
 use crate::breaker::config::BreakerConfig;
 use crate::path::AmbiguousPaths;
+use crate::retry::config::RetriesConfig;
 use crate::value::{OneOrMany, Period, Raw, Spanned};
 
 /// One route: which requests it takes, and what answers them.
@@ -99,6 +100,9 @@ pub struct RouteConfig {
     /// A circuit breaker of this route's own, beside that of its service; behind a `split`, one for each of its services. Default: none.
     #[serde(default)]
     pub circuit_breaker: Option<Spanned<BreakerConfig>>,
+    /// What is tried again of this route's requests, in place of what its service says. Default: the service's `retries`.
+    #[serde(default)]
+    pub retries: Option<Spanned<RetriesConfig>>,
     /// Policies of this route. Each replaces the service's or the global policy of that name as a whole; `false` turns it off.
     #[serde(default)]
     pub policies: Option<Raw>,

@@ -109,6 +109,7 @@ async fn forward_request(
     journey.control = Some(down.control());
     journey.exchange.to_upstream.extend(journey.call_time_left());
     let (due, control) = (journey.due(), down.control());
+    journey.tries.due = due.answer.into_iter().chain(due.call).min();
     let ended = {
         let road = pin!(forward::run(&worker.caller, journey, down, service, missed));
         within_deadline(road, due, &control, alarm).await

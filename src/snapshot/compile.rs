@@ -305,6 +305,7 @@ impl<'a> Compiler<'a> {
             let id = matcher.as_ref().map_or_else(|| Arc::from(&*config.path.value), |matcher| matcher.id().clone());
             let own = config.policies.as_ref().map(|_| self.policies(&format!("route:{id}"), config.policies.as_ref()));
             let answer = answer.and_then(|answer| self.guarded(config, &id, answer));
+            let answer = answer.and_then(|answer| self.retried(config, answer));
             let rewrite = matcher.as_ref().and_then(|matcher| Rewrite::compile(config, matcher, self.problems));
             let (Some(matcher), Some(answer)) = (matcher, answer) else { continue };
             self.ambiguous(config, &matcher);

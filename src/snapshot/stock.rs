@@ -6,6 +6,7 @@ use super::Route;
 use crate::config::{Document, Engine};
 use crate::listen::config::ListenerConfig;
 use crate::problem::{Place, Problem, Problems};
+use crate::retry::config::RetriesConfig;
 
 /// Refuses what `server.engine: pingora` cannot do.
 pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems) {
@@ -19,15 +20,45 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
         let message = format!("`mirror` cannot be had with `engine: pingora`, and the route `{}` has one", route.id);
         problems.push(Problem::error(document.server.engine.place, message).hint("take `mirror` out, or `engine`"));
     }
+    for route in &document.routes {
+        if let Some(retries) = &route.retries {
+            check_retries(retries, problems);
+        }
+    }
     for service in document.services.values() {
         if service.keep_alive.place.is_known() {
             let message =
                 "`keep_alive` has no effect with `engine: pingora`, which keeps idle connections to all services together";
             problems.push(Problem::warning(service.keep_alive.place, message));
         }
+        check_retries(&service.retries, problems);
+        if let Some(attempt) = &service.timeouts.attempt {
+            let message = "`timeouts.try` cannot be had with `engine: pingora`";
+            problems.push(Problem::error(attempt.place, message).hint("take it out, or `engine` out of `server`"));
+        }
         if service.warm.value > 0 {
             let message = "`warm` cannot be had with `engine: pingora`";
             problems.push(Problem::error(service.warm.place, message).hint("take it out, or `engine` out of `server`"));
+        }
+    }
+}
+
+/// There, connections are tried elsewhere, and so is what an HTTP/2 endpoint refuses; how often is all that can be said.
+fn check_retries(retries: &RetriesConfig, problems: &mut Problems) {
+    let places = [
+        (Some(retries.on.place), "on"),
+        (Some(retries.retriable_headers.place), "retriable_headers"),
+        (retries.methods.as_ref().map(|methods| methods.place), "methods"),
+        (retries.idempotency_key.as_ref().map(|key| key.place), "idempotency_key"),
+        (Some(retries.backoff.base.place), "backoff"),
+        (Some(retries.backoff.max.place), "backoff"),
+        (Some(retries.max_retry_after.place), "max_retry_after"),
+        (Some(retries.buffer.place), "buffer"),
+    ];
+    for (place, key) in places {
+        if let Some(place) = place.filter(Place::is_known) {
+            let message = format!("`retries.{key}` cannot be had with `engine: pingora`");
+            problems.push(Problem::error(place, message).hint("take it out, or `engine` out of `server`"));
         }
     }
 }

@@ -18,6 +18,7 @@ use super::sticky::config::StickyConfig;
 use crate::breaker::config::BreakerConfig;
 use crate::head::AnswerLimits;
 use crate::problem::{Place, foreign};
+use crate::retry::config::RetriesConfig;
 use crate::value::{Period, Raw, Size, Spanned};
 
 /// A service: a group of endpoints that answer the same requests, and how to talk to them.
@@ -59,7 +60,7 @@ pub struct ServiceConfig {
     pub timeouts: TimeoutsConfig,
     /// What the head of an endpoint's answer may be. Beyond, the client gets 502 (`answer_head_too_large`).
     pub limits: AnswerLimitsConfig,
-    /// What is tried again.
+    /// What is tried again, how often, and how much that may cost. A route's `retries` takes its place as a whole.
     pub retries: RetriesConfig,
     /// What the endpoints speak: `http1` (default), `http2` (over TLS, or with prior knowledge over plain TCP) or `grpc`: HTTP/2
     /// to servers of gRPC, where a bound on bodies (`limits.body`, `bounds.max_body`) is one on each message of a call, not on all of
@@ -221,6 +222,10 @@ pub struct TimeoutsConfig {
     pub connect: Spanned<Period>,
     /// For the head of the answer, and then between two reads of its body, `1ms` to `24h`. Default: `30s`.
     pub response: Spanned<Period>,
+    /// For the whole head of one attempt's answer, however slowly it comes, from the request's last byte on, `1ms` to `24h`. A
+    /// request may then be tried again (`retries`, `timeout`), else it is 504 as after `response`. Default: none.
+    #[serde(rename = "try")]
+    pub attempt: Option<Spanned<Period>>,
     /// How long nothing may come on a stream, that is on an upgraded connection (WebSocket), and in an answer that says it is one by
     /// its media type (`text/event-stream`, `application/x-ndjson`, `application/grpc` ...) or whose route does (`stream: true`), `1s`
     /// to `24h`. `response` then bounds only the wait for the answer's head, from the request's last byte on. Default: `1h`.
@@ -236,6 +241,7 @@ impl Default for TimeoutsConfig {
         TimeoutsConfig {
             connect: period(1000),
             response: period(30_000),
+            attempt: None,
             stream: period(3_600_000),
             write: period(30_000),
             idle: period(60_000),
@@ -263,22 +269,6 @@ impl Default for AnswerLimitsConfig {
             headers: unwritten(usual.fields as u32),
             interim: unwritten(usual.interim),
         }
-    }
-}
-
-/// What is tried again.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct RetriesConfig {
-    /// How many more attempts are made when no connection can be made, or when an HTTP/2 endpoint refuses a request before it has done
-    /// anything about it (`REFUSED_STREAM`, `GOAWAY`), 0 to 10. Both are safe for every method. A request whose body is no longer at
-    /// hand from its beginning is never sent again. Default: 1.
-    pub attempts: Spanned<u32>,
-}
-
-impl Default for RetriesConfig {
-    fn default() -> Self {
-        RetriesConfig { attempts: unwritten(1) }
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the head of the answer, and between two reads of its body.
     pub response: Duration,
+    /// For the head of an answer, however it comes, from the request's last byte on; a shorter limit than `response`.
+    pub attempt: Option<Duration>,
     /// Between two reads of a stream.
     pub stream: Duration,
     /// For one write.
@@ -43,7 +45,7 @@ pub struct Timeouts {
 impl Timeouts {
     /// The same limit for everything.
     pub fn all(limit: Duration) -> Self {
-        Timeouts { connect: limit, response: limit, stream: limit, write: limit, idle: limit }
+        Timeouts { connect: limit, response: limit, attempt: None, stream: limit, write: limit, idle: limit }
     }
 }
 
@@ -298,6 +300,7 @@ mod tests {
         let timeouts = Timeouts {
             connect: Duration::from_secs(1),
             response: Duration::from_secs(2),
+            attempt: None,
             stream: Duration::from_secs(5),
             write: Duration::from_secs(3),
             idle: Duration::from_secs(4),

@@ -31,6 +31,9 @@ use crate::head::{AnswerLimits, MAX_ANSWER_FIELDS};
 use crate::ledger::Ledger;
 use crate::problem::{Place, Problem, Problems};
 use crate::reply::Reply;
+use crate::retry::budget::Budget;
+use crate::retry::config::RetriesConfig;
+use crate::retry::{self, Speaks};
 use crate::tally::Tallies;
 use crate::value::{Raw, Spanned, count_within, period_within};
 
@@ -64,8 +67,8 @@ pub struct Service {
     pub protocol: Protocol,
     pub timeouts: Timeouts,
     pub limits: AnswerLimits,
-    /// How many more endpoints are tried when no connection can be made.
-    pub retries: u32,
+    /// When a call is tried again; the route's own, where it has some.
+    pub retries: Arc<retry::Rules>,
     /// How many idle connections each core keeps.
     pub keep_alive: usize,
     /// How many connections to each endpoint each core makes ahead of requests.
@@ -207,7 +210,7 @@ impl Service {
         let timeouts = compile_timeouts(&config.timeouts, problems);
         let limits = compile_limits(&config.limits, problems);
         let most = compile_most(config.max_requests.as_ref(), problems);
-        let retries = count_within("attempts", &config.retries.attempts, 0, 10, problems);
+        let retries = retries(&config.retries, config.protocol, key, problems, kept);
         let keep_alive = count_within("keep_alive", &config.keep_alive, 0, 65_536, problems);
         let warm = count_within("warm", &config.warm, 0, MOST_WARM, problems);
         if let (Some(keep_alive), Some(warm)) = (keep_alive, warm)
@@ -337,6 +340,18 @@ impl Service {
         Some(Arc::new(service))
     }
 
+    /// The same service with a route's own word on what is tried again.
+    pub fn retried(&self, config: &RetriesConfig, problems: &mut Problems, kept: Kept<'_>) -> Option<Arc<Self>> {
+        let mut service = self.clone();
+        service.retries = retries(config, self.protocol, &self.key, problems, kept)?;
+        Some(Arc::new(service))
+    }
+
+    /// How many requests its endpoints have had, in all.
+    pub fn requests(&self) -> u64 {
+        self.cluster.endpoints().iter().map(|(_, endpoint)| endpoint.requests()).sum()
+    }
+
     /// The answer while a circuit breaker is open: 503 with what is left of it in `Retry-After`.
     pub fn circuit_open(&self, left: Duration) -> Box<Reply> {
         let detail = "This service has failed too often, and is not asked for a moment.";
@@ -415,6 +430,19 @@ impl Service {
         let each = self.breakers.iter().find(|guard| guard.is_of_endpoints());
         endpoint.view(weight, self.check.as_ref().map(|check| check.initial), each.map(|guard| guard.view(endpoint.breaker())))
     }
+}
+
+/// What is spent on retries is counted for the service as a whole, whichever route it is for.
+fn retries(
+    config: &RetriesConfig,
+    protocol: Protocol,
+    key: &str,
+    problems: &mut Problems,
+    kept: Kept<'_>,
+) -> Option<Arc<retry::Rules>> {
+    let budget = kept.ledger.keep(&format!("service:{key}:retries"), || Budget::new(Instant::now()));
+    let speaks = Speaks { http2: protocol.is_http2(), calls_only: protocol == Protocol::Grpc };
+    retry::Rules::compile(config, speaks, key, budget, kept.tallies, problems)
 }
 
 fn guard(rules: breaker::Rules, scope: Scope, service: &str, route: Option<&str>, kept: Kept<'_>) -> Arc<Guard> {
@@ -539,8 +567,18 @@ fn compile_timeouts(config: &TimeoutsConfig, problems: &mut Problems) -> Option<
     let response = period_within("response", &config.response, 1, 24 * HOUR, problems);
     let stream = period_within("stream", &config.stream, 1000, 24 * HOUR, problems);
     let write = period_within("write", &config.write, 1, 24 * HOUR, problems);
+    let attempt = config.attempt.as_ref().map(|attempt| period_within("try", attempt, 1, 24 * HOUR, problems));
+    if let (Some(attempt), Some(Some(limit)), Some(response)) = (&config.attempt, attempt, response)
+        && limit >= response
+    {
+        let problem = Problem::error(attempt.place, "`try` has no effect: it is not shorter than `response`");
+        problems.push(problem.hint("make it shorter, or leave it out"));
+        return None;
+    }
+    // An inner `None` is a problem that has been told.
+    let attempt = attempt.map_or(Some(None), |attempt| attempt.map(Some));
     let idle = period_within("idle", &config.idle, 1000, HOUR, problems);
-    Some(Timeouts { connect: connect?, response: response?, stream: stream?, write: write?, idle: idle? })
+    Some(Timeouts { connect: connect?, response: response?, attempt: attempt?, stream: stream?, write: write?, idle: idle? })
 }
 
 fn compile_limits(config: &AnswerLimitsConfig, problems: &mut Problems) -> Option<AnswerLimits> {

@@ -194,6 +194,11 @@ impl Share {
         Share(if whole < 100 { whole * (WHOLE / 100) } else { WHOLE })
     }
 
+    /// 0 to 1.
+    pub fn fraction(self) -> f64 {
+        f64::from(self.0) / f64::from(WHOLE)
+    }
+
     pub const fn is_none(self) -> bool {
         self.0 == 0
     }

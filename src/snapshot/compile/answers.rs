@@ -43,6 +43,16 @@ impl<'a> Compiler<'a> {
         })
     }
 
+    /// The same services with the route's own word on retries, if it has one.
+    pub(super) fn retried(&mut self, config: &RouteConfig, answer: Answer) -> Option<Answer> {
+        let Some(retries) = &config.retries else { return Some(answer) };
+        let mut retried = |service: &Arc<Service>| service.retried(retries, self.problems, self.around.kept());
+        Some(match answer {
+            Answer::Service(service) => Answer::Service(retried(&service)?),
+            Answer::Split(split, services) => Answer::Split(split, services.iter().map(retried).collect::<Option<_>>()?),
+        })
+    }
+
     /// The service of that name, or, with a port, the host of that name. `of`: where the map stands that names it.
     fn service(&mut self, service: &Spanned<String>, port: Option<u16>, of: Place) -> Option<Arc<Service>> {
         let (name, place) = (service.value.as_str(), service.place);

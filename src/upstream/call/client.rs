@@ -17,8 +17,8 @@ pub trait Client: Send {
     /// Whether the client waits for `100 Continue` before it sends its body.
     fn is_continue_owed(&self) -> bool;
 
-    /// From now on what is read of the body is kept, within a bound, so that it can be sent a second time.
-    fn keep_for_replay(&mut self);
+    /// From now on what is read of the body is kept, up to so many bytes, so that it can be sent a second time.
+    fn keep_for_replay(&mut self, most: usize);
 
     /// What was read of the body so far, if all of it was kept.
     fn replay(&self) -> Option<Bytes>;
@@ -78,7 +78,7 @@ impl Client for Own {
         false
     }
 
-    fn keep_for_replay(&mut self) {}
+    fn keep_for_replay(&mut self, _most: usize) {}
 
     fn replay(&self) -> Option<Bytes> {
         None

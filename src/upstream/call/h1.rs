@@ -1,7 +1,7 @@
 //! One exchange over one HTTP/1.1 connection: the request there, the answer back.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::StatusCode;
@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use super::client::Client;
 use super::request::{self, SentFraming};
 use super::transport::{Transport, Turn};
-use super::{Broken, CONTINUE_AFTER, Call, Piece, gone, pass_interim};
+use super::{Broken, CONTINUE_AFTER, Call, Piece, gone, head_limit, pass_interim};
 use crate::upstream::Service;
 use crate::wait::{Alarm, within};
 use crate::wire::answer::{self, AnswerHead, BadAnswer};
@@ -41,6 +41,8 @@ pub struct Line {
     early: bool,
     /// How much is read at once.
     amount: usize,
+    /// When the attempt's time for the answer's head is over, where it has one.
+    due: Option<Instant>,
 }
 
 impl Line {
@@ -55,6 +57,7 @@ impl Line {
             body: BodyDecoder::Done,
             early: false,
             amount: READ,
+            due: None,
         }
     }
 
@@ -103,10 +106,11 @@ impl Line {
     pub async fn ask<C: Client>(
         &mut self,
         call: &Call<'_>,
+        attempt: u32,
         client: &mut C,
         service: &Service,
     ) -> Result<Box<AnswerHead>, Broken> {
-        self.begin(call, client);
+        self.begin(call, attempt, client, service);
         // A longer one is written while the answer is watched for: it may come first.
         if self.sending.done && self.sending.pending.remaining() <= WRITE_AT_ONCE {
             let Line { transport, sending, .. } = self;
@@ -138,11 +142,12 @@ impl Line {
     }
 
     /// The request's head, and what there is of its body already.
-    fn begin<C: Client>(&mut self, call: &Call<'_>, client: &mut C) {
+    fn begin<C: Client>(&mut self, call: &Call<'_>, attempt: u32, client: &mut C, service: &Service) {
+        self.due = None;
         let mut out = Vec::with_capacity(1024);
         let buffered = client.buffered().cloned();
         let expects = client.is_continue_owed();
-        let framing = request::write(&mut out, &call.parts(buffered.as_ref(), client.body_is_empty(), expects));
+        let framing = request::write(&mut out, &call.parts(attempt, buffered.as_ref(), client.body_is_empty(), expects));
         let sending = &mut self.sending;
         *sending = Sending {
             framing,
@@ -159,7 +164,7 @@ impl Line {
             }
             sending.done = true;
         } else if !sending.done {
-            client.keep_for_replay();
+            client.keep_for_replay(service.retries.buffer());
             if let Some(replay) = client.replay() {
                 sending.frame(&replay);
             }
@@ -207,7 +212,7 @@ impl Line {
             return Box::pin(self.word_or_body(client, due)).await;
         }
         let reading = !self.sending.done;
-        let limit = if reading { Duration::MAX } else { service.timeouts.response };
+        let limit = if reading { Duration::MAX } else { head_limit(&mut self.due, service) };
         let event = {
             let Line { transport, read, alarm, .. } = self;
             let first = async {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::client::Client;
 use super::lines::Place;
 use super::request::{self, SentFraming};
-use super::{Broken, CONTINUE_AFTER, Call, Piece, gone, pass_interim};
+use super::{Broken, CONTINUE_AFTER, Call, Piece, gone, head_limit, pass_interim};
 use crate::head::{AnswerLimits, Field, HeaderEdits, Span};
 use crate::upstream::Service;
 use crate::wire::answer::{AnswerHead, BadAnswer};
@@ -33,6 +33,8 @@ pub struct Stream {
     early: bool,
     /// It took no more before the client had sent all.
     unsent: bool,
+    /// When the attempt's time for the answer's head is over, where it has one.
+    due: Option<std::time::Instant>,
 }
 
 enum Answer {
@@ -70,7 +72,7 @@ enum Event {
 
 impl Stream {
     pub fn new(place: Box<Place>) -> Self {
-        Stream { place, sending: None, answer: Answer::Unasked, taken: 0, piece: None, early: false, unsent: false }
+        Stream { place, sending: None, answer: Answer::Unasked, taken: 0, piece: None, early: false, unsent: false, due: None }
     }
 
     /// Whether the connection has carried an exchange before.
@@ -85,10 +87,11 @@ impl Stream {
     pub async fn ask<C: Client>(
         &mut self,
         call: &Call<'_>,
+        attempt: u32,
         client: &mut C,
         service: &Service,
     ) -> Result<Box<AnswerHead>, Broken> {
-        self.begin(call, client, service)?;
+        self.begin(call, attempt, client, service)?;
         for seen in 0..=service.limits.interim {
             let (parts, body) = loop {
                 match self.step(client, service).await? {
@@ -126,10 +129,10 @@ impl Stream {
     }
 
     /// Sends the request's head, and what there is of its body already.
-    fn begin<C: Client>(&mut self, call: &Call<'_>, client: &mut C, service: &Service) -> Result<(), Broken> {
+    fn begin<C: Client>(&mut self, call: &Call<'_>, attempt: u32, client: &mut C, service: &Service) -> Result<(), Broken> {
         let buffered = client.buffered().cloned();
         let expects = client.is_continue_owed();
-        let parts = call.parts(buffered.as_ref(), client.body_is_empty(), expects);
+        let parts = call.parts(attempt, buffered.as_ref(), client.body_is_empty(), expects);
         let (request, framing) = request::stream(&parts, service.is_tls()).map_err(|_| Broken::Unfit)?;
         let whole = buffered.filter(|body| framing != SentFraming::None && !body.is_empty());
         // A stream whose end is not known ends with a frame of its own; that of a call (gRPC) must not end before its trailers could come.
@@ -151,7 +154,7 @@ impl Stream {
                 sending.end = Some(None);
             }
             None => {
-                client.keep_for_replay();
+                client.keep_for_replay(service.retries.buffer());
                 sending.piece = client.replay().unwrap_or_default();
             }
         }
@@ -162,7 +165,7 @@ impl Stream {
     /// Waits for whatever comes first: the head of an answer, room for the request's body, a piece of it, or the client's end.
     async fn step<C: Client>(&mut self, client: &mut C, service: &Service) -> Result<Event, Broken> {
         let limit = match &self.sending {
-            None => service.timeouts.response,
+            None => head_limit(&mut self.due, service),
             Some(sending) if !sending.piece.is_empty() => service.timeouts.write,
             Some(_) => Duration::MAX,
         };

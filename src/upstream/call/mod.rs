@@ -16,7 +16,7 @@ mod tries;
 mod warm;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
@@ -34,8 +34,9 @@ use super::aim::Aim;
 use super::{AttemptOutcome, Endpoint, Protocol, Service, TlsConnector, connect_failure};
 use crate::address::EndpointAddress;
 use crate::exchange::Exchange;
-use crate::head::RequestHead;
+use crate::head::{Edited, RequestHead};
 use crate::reply::Reply;
+use crate::retry::Why;
 use crate::wire::answer::{AnswerHead, BadAnswer};
 use lines::Lines;
 use pool::{Key, Pool};
@@ -77,6 +78,15 @@ impl Broken {
             Broken::Client(_) | Broken::Unfit => None,
             Broken::TimedOut => Some(AttemptOutcome::TimedOut),
             _ => Some(AttemptOutcome::Broken),
+        }
+    }
+
+    /// Why the request would be sent again.
+    fn why(&self) -> Option<Why> {
+        match self {
+            Broken::Stale | Broken::Lost | Broken::Failed | Broken::Reset(_) => Some(Why::Reset),
+            Broken::TimedOut => Some(Why::Timeout),
+            _ => None,
         }
     }
 
@@ -134,9 +144,9 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn parts<'p>(&'p self, buffered: Option<&Bytes>, empty: bool, expects: bool) -> request::Parts<'p> {
+    fn parts<'p>(&'p self, attempt: u32, buffered: Option<&Bytes>, empty: bool, expects: bool) -> request::Parts<'p> {
         let Call { head, exchange, target, fill } = *self;
-        request::Parts { head, exchange, target, fill, buffered: buffered.map(Bytes::len), empty, expects }
+        request::Parts { head, exchange, target, fill, attempt, buffered: buffered.map(Bytes::len), empty, expects }
     }
 
     /// The method that the service sees.
@@ -146,6 +156,15 @@ impl Call<'_> {
 
     fn may_switch(&self) -> bool {
         self.head.upgrade
+    }
+
+    /// Whether it may be asked twice, as the service says, after it was sent.
+    fn repeats(&self, service: &Service) -> bool {
+        let edited = Edited::new(&self.exchange.to_upstream);
+        service.retries.repeats(self.method(), |name| {
+            // What a policy takes away or replaces is not the client's promise.
+            self.head.header(name.as_str()).filter(|_| !edited.replaces(name.as_str().as_bytes()))
+        })
     }
 }
 
@@ -198,26 +217,35 @@ impl Caller {
         let mut fresh = false;
         tries.aim = Aim::of(service, call.head, call.exchange);
         loop {
-            let (mut connection, key) = self.connect(service, tries, tls, fresh).await?;
-            tries.started = Some(std::time::Instant::now());
+            let (mut connection, key) = self.connect(service, tries, client, tls, fresh).await?;
+            tries.started = Some(Instant::now());
+            let attempt = tries.attempts;
             let (asked, kept) = match &mut connection {
-                Connection::H1(line) => (line.ask(call, client, service).await, line.is_kept()),
+                Connection::H1(line) => (line.ask(call, attempt, client, service).await, line.is_kept()),
                 // Boxed: it must not make the other one's future larger.
-                Connection::H2(stream) => (Box::pin(stream.ask(call, client, service)).await, stream.is_kept()),
+                Connection::H2(stream) => (Box::pin(stream.ask(call, attempt, client, service)).await, stream.is_kept()),
             };
             let broken = match asked {
                 Ok(head) => {
                     let is = |name: &HeaderName, field: &[u8]| field.eq_ignore_ascii_case(name.as_str().as_bytes());
                     let field = |name: &HeaderName| head.headers().find(|(field, _)| is(name, field)).map(|(_, value)| value);
                     tries.answered(service, call.head, head.status, field, client.uploaded());
-                    return Ok(Answer { head, connection, key: Some(key) });
+                    let again = match service.retries.looks_at_answers() {
+                        true => ask_again(call, &head, service, tries, client),
+                        false => None,
+                    };
+                    let answer = Answer { head, connection, key: Some(key) };
+                    let Some(wait) = again else { return Ok(answer) };
+                    Box::pin(self.pause(Some(answer), wait, service, client)).await?;
+                    fresh = false;
+                    continue;
                 }
                 Err(broken) => broken,
             };
             // A kept connection that the service had closed already: asking again does no harm if asking twice does none (RFC 9110,
             // section 9.2.2), and the body is still at hand.
-            if broken.is_stale() && kept && call.method().is_idempotent() && client.can_replay() && tries.replay() {
-                tries.again();
+            if broken.is_stale() && kept && call.repeats(service) && client.can_replay() && tries.replay() {
+                tries.again(service);
                 fresh = true;
                 continue;
             }
@@ -231,15 +259,57 @@ impl Caller {
                 Some(outcome) => tries.failed(service, outcome),
                 None => {}
             }
+            if let Some(why) = broken.why()
+                && !call.head.upgrade
+                && client.can_replay()
+                && call.repeats(service)
+                && let Some(wait) = tries.again_for(service, why, None)
+            {
+                drop(connection);
+                Box::pin(self.pause(None, wait, service, client)).await?;
+                fresh = false;
+                continue;
+            }
             return Err(call_error(broken, service));
         }
     }
 
+    /// Waits before another attempt, for as long as the client does, and puts away what came of the last one.
+    async fn pause<C: Client>(
+        &self,
+        answer: Option<Answer>,
+        wait: Duration,
+        service: &Service,
+        client: &mut C,
+    ) -> Result<(), CallError> {
+        let whole = client.body_is_empty() || client.buffered().is_some() || client.uploaded().is_some();
+        let until = tokio::time::Instant::now() + wait;
+        let waited = async {
+            // Of a connection that still waits for its request nothing can be kept: whatever came next would be taken for a part of it.
+            if let Some(answer) = answer.filter(|answer| answer.connection.has_all_of_the_request()) {
+                self.put_away(answer, service).await;
+            }
+            tokio::time::sleep_until(until).await;
+        };
+        let left = async {
+            match whole {
+                true => client.gone().await,
+                false => client.reset().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = waited => Ok(()),
+            () = left => Err(CallError::Client(Error::new(CLIENT_GONE))),
+        }
+    }
+
     /// A connection to the endpoint whose turn it is; if it cannot be had, to the next, as often as the service says.
-    async fn connect(
+    async fn connect<C: Client>(
         &self,
         service: &Service,
         tries: &mut Tries,
+        client: &mut C,
         tls: &Arc<TlsConnector>,
         mut fresh: bool,
     ) -> Result<(Connection, Key), CallError> {
@@ -272,13 +342,17 @@ impl Caller {
             };
             match connected {
                 Ok(connection) => return Ok((connection, key)),
-                Err(error) if !tries.connect_failed(service) => {
+                Err(_) if tries.connect_failed(service) => {}
+                Err(error) => {
+                    if let Some(wait) = tries.connect_again(service) {
+                        Box::pin(self.pause(None, wait, service, client)).await?;
+                        continue;
+                    }
                     return Err(CallError::Service(
                         connect_failure(&error)
                             .unwrap_or_else(|| reply(StatusCode::BAD_GATEWAY, "upstream_error", "The backend could not answer.")),
                     ));
                 }
-                Err(_) => {}
             }
         }
     }
@@ -339,6 +413,31 @@ impl Answer {
             Connection::H2(_) => None,
         }
     }
+}
+
+/// Whether an answer is to be asked for again, and how long to wait before that.
+#[cold]
+fn ask_again<C: Client>(
+    call: &Call<'_>,
+    head: &AnswerHead,
+    service: &Service,
+    tries: &mut Tries,
+    client: &C,
+) -> Option<Duration> {
+    let is = |name: &HeaderName, field: &[u8]| field.eq_ignore_ascii_case(name.as_str().as_bytes());
+    let field = |name: &HeaderName| head.headers().find(|(field, _)| is(name, field)).map(|(_, value)| value);
+    let (why, asked) = service.retries.of_answer(head.status.as_u16(), field)?;
+    let may = !call.head.upgrade && client.can_replay() && call.repeats(service);
+    if may { tries.again_for(service, why, asked) } else { None }
+}
+
+/// What is left of the wait for an answer's head, where each attempt has a limit of its own: counted from the first time that this is
+/// asked, when the service has the whole request.
+fn head_limit(due: &mut Option<Instant>, service: &Service) -> Duration {
+    let Some(limit) = service.timeouts.attempt else { return service.timeouts.response };
+    let now = Instant::now();
+    let due = *due.get_or_insert(now + limit);
+    due.saturating_duration_since(now).min(service.timeouts.response)
 }
 
 /// Which connections serve requests to this endpoint.

@@ -79,10 +79,17 @@ impl Engine<'_> {
             }
         };
         let told = Told { status: answer.head.status, fields: fields_of(&answer) };
-        if let Ok(Ok(Some(answer))) = tokio::time::timeout(DRAIN, drained(answer, service, MOST_DRAINED, |_| ())).await {
-            self.caller.keep(answer, service);
-        }
+        self.caller.put_away(answer, service).await;
         Some(told)
+    }
+}
+
+impl Caller {
+    /// Reads what is left of an answer that nobody wants, if it is little, so that its connection can be used again.
+    pub(super) async fn put_away(&self, answer: Answer, service: &Service) {
+        if let Ok(Ok(Some(answer))) = tokio::time::timeout(DRAIN, drained(answer, service, MOST_DRAINED, |_| ())).await {
+            self.keep(answer, service);
+        }
     }
 }
 

@@ -11,6 +11,8 @@ use crate::wire::encode::{self, field};
 
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static REQUEST_ID: HeaderName = X_REQUEST_ID;
+/// Tells a service that this is not the first attempt at a request, and which one. On the first there is no such field.
+const ATTEMPT: &[u8] = b"x-portcullis-attempt";
 
 /// How the request's body is framed towards the service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Parts<'a> {
     pub empty: bool,
     /// The client waits for the service's word before it sends its body.
     pub expects: bool,
+    /// 1 for the first.
+    pub attempt: u32,
     /// The answer is for the cache as well.
     pub fill: Option<&'a Fill>,
 }
@@ -187,6 +191,9 @@ impl Parts<'_> {
                 }
             }
         }
+        if self.attempt > 1 && !Edited::new(&self.exchange.to_upstream).replaces(ATTEMPT) {
+            sink.field(ATTEMPT, itoa::Buffer::new().format(self.attempt).as_bytes());
+        }
         if let (SentFraming::Length, Some(length)) = (framing, self.buffered) {
             sink.field(b"Content-Length", itoa::Buffer::new().format(length).as_bytes());
         }
@@ -333,7 +340,10 @@ mod tests {
     /// Without the trace.
     fn written(head: &RequestHead, exchange: &Exchange) -> String {
         let mut out = Vec::new();
-        write(&mut out, &Parts { head, target: None, exchange, buffered: None, empty: false, expects: false, fill: None });
+        write(
+            &mut out,
+            &Parts { head, target: None, exchange, buffered: None, empty: false, expects: false, attempt: 1, fill: None },
+        );
         String::from_utf8(out)
             .unwrap()
             .split("\r\n")

@@ -1,5 +1,6 @@
 //! The attempts of one call: which endpoint is asked, how often, and what is recorded of it.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use http::header::CONTENT_TYPE;
@@ -9,6 +10,7 @@ use crate::address::EndpointAddress;
 use crate::grpc::{Dialect, GRPC_STATUS};
 use crate::head::RequestHead;
 use crate::reply::Reply;
+use crate::retry::Why;
 use crate::upstream::aim::Aim;
 use crate::upstream::{AttemptOutcome, InFlightGuard, Picked, Service};
 
@@ -22,8 +24,14 @@ pub struct Tries {
     pub endpoint: Option<EndpointAddress>,
     /// When the last attempt's request was begun to be sent.
     pub started: Option<Instant>,
+    /// When the request's time is over: no attempt is made for which there is none left.
+    pub due: Option<tokio::time::Instant>,
+    /// Why attempts were repeated, one after the other, for the log.
+    pub why: String,
     /// Endpoints that could not be connected to.
     failed: Vec<EndpointAddress>,
+    /// Endpoints that were asked in vain, those among them.
+    tried: Vec<EndpointAddress>,
     next: Option<Picked>,
     /// What of the request decides where it goes, where its service wants to know.
     pub aim: Option<Box<Aim>>,
@@ -90,8 +98,9 @@ impl Tries {
         }
     }
 
-    /// Begins an attempt with the same endpoint.
-    pub fn again(&mut self) {
+    /// Begins an attempt with the same endpoint, whose kept connection was dead.
+    pub fn again(&mut self, service: &Service) {
+        self.note_again(service, Why::Stale);
         self.attempts += 1;
     }
 
@@ -151,12 +160,67 @@ impl Tries {
             flight.note(service, AttemptOutcome::Unreachable, None);
         }
         self.failed.extend(self.endpoint);
-        if !self.may_retry(service) {
+        self.tried.extend(self.endpoint);
+        if !service.retries.is_for(Why::Connect) || !self.may_retry(service) {
             return false;
         }
         // Only if there is another one to ask: otherwise the failure itself is the better answer.
         self.next = self.pick(service, &self.failed);
+        if self.next.is_some() {
+            self.note_again(service, Why::Connect);
+        }
         self.next.is_some()
+    }
+
+    /// Where no other endpoint is left that could be connected to: how long to wait before the same are asked again, if somebody has
+    /// said that they shall be. Behind one address there may be many.
+    pub fn connect_again(&mut self, service: &Service) -> Option<Duration> {
+        if !service.retries.is_explicit() || !service.retries.is_for(Why::Connect) || !self.may_retry(service) {
+            return None;
+        }
+        let wait = self.wait(service, None)?;
+        self.next = self.pick(service, &[]);
+        self.next.as_ref()?;
+        self.failed.clear();
+        self.note_again(service, Why::Connect);
+        Some(wait)
+    }
+
+    /// Plans another attempt at a request that was sent, and whose sender may ask for it twice: how long to wait before it. `None`: what
+    /// came of this one is the answer. `asked`: how long the endpoint wants to be left alone.
+    pub fn again_for(&mut self, service: &Service, why: Why, asked: Option<Duration>) -> Option<Duration> {
+        if !service.retries.is_for(why) || !self.may_retry(service) {
+            return None;
+        }
+        let wait = self.wait(service, asked)?;
+        self.turn_elsewhere(service, why).then_some(wait)
+    }
+
+    /// How long to wait before the next attempt. `None` if there is no time left for it.
+    fn wait(&self, service: &Service, asked: Option<Duration>) -> Option<Duration> {
+        let wait = service.retries.backoff(self.attempts) + asked.unwrap_or_default();
+        let fits = self.due.is_none_or(|due| tokio::time::Instant::now() + wait < due);
+        fits.then_some(wait)
+    }
+
+    /// Picks an endpoint for another attempt: one that was not asked yet, or if there is none any that could be connected to.
+    fn turn_elsewhere(&mut self, service: &Service, why: Why) -> bool {
+        self.tried.extend(self.endpoint);
+        self.next = self.pick(service, &self.tried).or_else(|| self.pick(service, &self.failed));
+        if self.next.is_none() || !service.retries.spend(|| service.requests()) {
+            self.next = None;
+            return false;
+        }
+        // Free again while it is waited.
+        self.flight = None;
+        self.note_again(service, why);
+        true
+    }
+
+    fn note_again(&mut self, service: &Service, why: Why) {
+        service.retries.note(why);
+        let comma = if self.why.is_empty() { "" } else { "," };
+        let _ = write!(self.why, "{comma}{why}");
     }
 
     /// Notes that an endpoint refused the request before it did anything about it. Whether it may be asked for again, whole: another
@@ -165,13 +229,7 @@ impl Tries {
         if let Some(mut flight) = self.flight.take() {
             flight.note(service, AttemptOutcome::Broken, None);
         }
-        if !self.may_retry(service) {
-            return false;
-        }
-        let mut tried = self.failed.clone();
-        tried.extend(self.endpoint);
-        self.next = self.pick(service, &tried).or_else(|| self.pick(service, &self.failed));
-        self.next.is_some()
+        service.retries.is_for(Why::Refused) && self.may_retry(service) && self.turn_elsewhere(service, Why::Refused)
     }
 
     /// Whether the same request may be sent once more because a kept connection was dead. Once: the next one is a new connection.
@@ -185,7 +243,7 @@ impl Tries {
 
     /// Whether the service allows another attempt.
     fn may_retry(&self, service: &Service) -> bool {
-        !service.is_tripped() && self.attempts - u32::from(self.replayed).min(self.attempts) <= service.retries
+        !service.is_tripped() && self.attempts - u32::from(self.replayed).min(self.attempts) <= service.retries.attempts()
     }
 
     /// The call is over: its endpoint is free again.

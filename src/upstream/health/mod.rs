@@ -20,11 +20,11 @@ use pingora_http::RequestHeader;
 use self::compile::Expected;
 use super::config::Protocol;
 use super::endpoint::{Endpoint, Thresholds};
-use super::health_config::{HealthCheckConfig, Initial, StatusRange};
+use super::health_config::{HealthCheckConfig, Initial};
 use super::peer::{PeerTemplate, Timeouts, Tls, check_names};
 use crate::grpc::GRPC_STATUS;
 use crate::problem::{Problem, Problems};
-use crate::value::{Spanned, count_within, period_within};
+use crate::value::{Spanned, StatusRange, count_within, period_within};
 
 /// The longest reason that is kept, in characters.
 const LONGEST_REASON: usize = 300;
