@@ -17,6 +17,7 @@ mod connections;
 mod decisions;
 mod demo;
 mod differential;
+mod discovery;
 mod docs;
 mod embed;
 #[path = "../examples/embedded.rs"]

@@ -4,6 +4,7 @@
 //! the [`Endpoint`]s, the resolved [`Name`]s and the [`Board`], through which a change of health or of addresses reaches every
 //! generation that is still in use.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -18,7 +19,7 @@ use super::aim::Aim;
 use super::balance::levels::{Level, Levels};
 use super::balance::subset::Subset;
 use super::balance::{Ask, Balance, Seat, slow_start};
-use super::dns::Name;
+use super::dns::{Located, Name};
 use super::eligible::{Choice, Panic, Then, eligible};
 use super::endpoint::{Crowd, Endpoint, EndpointRef, EndpointView};
 use super::health_config::Initial;
@@ -65,7 +66,7 @@ pub struct Spread {
 
 /// An endpoint where it stands.
 struct Placed<'a> {
-    member: &'a Member,
+    member: Cow<'a, Member>,
     endpoint: Arc<Endpoint>,
 }
 
@@ -292,7 +293,7 @@ impl Cluster {
         // Each level's endpoints, and how many of them there would be.
         let mut levels: Vec<((u32, bool), Vec<Seat>, usize)> = Vec::new();
         for (one, well) in placed.iter().zip(well).filter(|(one, _)| !one.is_drained()) {
-            let level = (one.member.priority, self.is_elsewhere(one.member));
+            let level = (one.member.priority, self.is_elsewhere(&one.member));
             let at = levels.binary_search_by_key(&level, |(level, ..)| *level).unwrap_or_else(|at| {
                 levels.insert(at, (level, Vec::new(), 0));
                 at
@@ -352,8 +353,21 @@ impl Cluster {
         let mut placed = Vec::with_capacity(self.members.len());
         for member in &self.members {
             match &member.source {
-                Source::Fixed(endpoint) => placed.push(Placed { member, endpoint: endpoint.clone() }),
-                Source::Named(name) => placed.extend(name.endpoints().into_iter().map(|endpoint| Placed { member, endpoint })),
+                Source::Fixed(endpoint) => placed.push(Placed { member: Cow::Borrowed(member), endpoint: endpoint.clone() }),
+                Source::Named(name) => placed.extend(name.located().into_iter().map(|Located { said, endpoint }| {
+                    let member = match said {
+                        // What is said of the endpoint goes before what is said of all that are found.
+                        Some(said) => Cow::Owned(Member {
+                            weight: said.weight,
+                            priority: said.priority,
+                            zone: said.zone,
+                            most: said.most.or(member.most),
+                            ..member.clone()
+                        }),
+                        None => Cow::Borrowed(member),
+                    };
+                    Placed { member, endpoint }
+                })),
             }
         }
         match self.spread.subset {

@@ -11,6 +11,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::balance::Balance;
+use super::discover::config::DiscoverConfig;
 use super::eligible::PanicConfig;
 use super::health_config::HealthCheckConfig;
 use super::outlier::config::OutlierChoice;
@@ -27,8 +28,10 @@ use crate::value::{Period, Raw, Size, Spanned};
 pub struct ServiceConfig {
     /// Where the service answers: a list of `host:port`, or of `{ address: host:port, weight: 2 }`. A host name is resolved at the
     /// start and kept fresh; every address it resolves to becomes an endpoint. `unix:/run/app.sock` is a Unix socket, `unix:@app` one in
-    /// Linux's abstract namespace. At least one, at most 10,000.
+    /// Linux's abstract namespace. At least one unless there is `discover`, at most 10,000.
     pub endpoints: Spanned<Vec<EndpointConfig>>,
+    /// Where more endpoints are found: in a file, or in DNS by a resolver of the gateway's own. Default: nowhere.
+    pub discover: Option<Spanned<DiscoverConfig>>,
     #[schemars(extend("description" = super::balance::config::about()))]
     pub balance: Balance,
     /// Sends the requests of one session to the same endpoint: `cookie`, or a map. Default: off.
@@ -94,6 +97,7 @@ impl Default for ServiceConfig {
     fn default() -> Self {
         ServiceConfig {
             endpoints: unwritten(Vec::new()),
+            discover: None,
             balance: Balance::default(),
             sticky: None,
             slow_start: None,

@@ -1,41 +1,50 @@
-//! Host names of endpoints: resolved by the system's resolver (so `/etc/hosts` counts), off the event loops, and kept while the
-//! resolver is away.
-//!
-//! Not in here: TTLs, which the system's resolver does not tell; names are asked again every `dns_refresh`.
+//! What stands for endpoints that are found: host names, records, a file. Asked off the event loops, and kept while whoever knows is away.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
+use super::discover::{Discovery, Found, Said, System};
 use super::endpoint::Endpoint;
 use super::service::Service;
 use crate::address::EndpointAddress;
 use crate::problem::{Place, Problem, Problems};
 
-/// The most addresses of one name that become endpoints.
-const MOST_ADDRESSES: usize = 256;
+/// The most endpoints that one name stands for, or one file lists.
+const MOST_ADDRESSES: usize = 10_000;
 /// How long one question to the resolver may take.
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A host name with a port, and the endpoints it stands for. Lives in the ledger.
+/// Something to ask for endpoints, and those that it stands for. Lives in the ledger.
 pub struct Name {
-    host: Box<str>,
-    port: u16,
+    discovery: Box<dyn Discovery>,
     known: Mutex<Known>,
+}
+
+/// An endpoint that was found.
+#[derive(Clone)]
+pub struct Located {
+    /// `None`: as is configured.
+    pub said: Option<Said>,
+    pub endpoint: Arc<Endpoint>,
 }
 
 #[derive(Default)]
 struct Known {
     /// In the order of their addresses.
-    endpoints: Vec<Arc<Endpoint>>,
+    endpoints: Vec<Located>,
     /// Whether the last answer was a failure; `None` before the first one.
     failing: Option<bool>,
+    /// Why it failed.
+    why: String,
+    /// When the last answer wants to be asked for again.
+    again: Option<Duration>,
 }
 
-/// What an answer of the resolver changed.
+/// What an answer changed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Resolved {
     /// The endpoints are others now.
@@ -46,16 +55,32 @@ pub enum Resolved {
 }
 
 impl Name {
+    /// A host name, as the system resolves it.
     pub fn new(host: &str, port: u16) -> Self {
-        Name { host: host.into(), port, known: Mutex::default() }
+        Self::of(Box::new(System::new(host, port)))
     }
 
+    pub fn of(discovery: Box<dyn Discovery>) -> Self {
+        Name { discovery, known: Mutex::default() }
+    }
+
+    /// The host name, or whatever else is asked.
     pub fn host(&self) -> &str {
-        &self.host
+        self.discovery.what()
+    }
+
+    /// What that is.
+    pub fn kind(&self) -> &'static str {
+        self.discovery.kind()
     }
 
     /// What it stands for now; empty until it resolved for the first time.
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.known.lock().endpoints.iter().map(|located| located.endpoint.clone()).collect()
+    }
+
+    /// The same with what was said of each.
+    pub fn located(&self) -> Vec<Located> {
         self.known.lock().endpoints.clone()
     }
 
@@ -63,47 +88,60 @@ impl Name {
         !self.known.lock().endpoints.is_empty()
     }
 
-    /// Whether the resolver was ever asked.
+    /// Whether it was ever asked.
     pub fn is_tried(&self) -> bool {
         self.known.lock().failing.is_some()
     }
 
+    /// Whether the last answer was none.
+    pub fn is_failing(&self) -> bool {
+        self.known.lock().failing == Some(true)
+    }
+
+    /// Why the last answer was none.
+    pub fn why(&self) -> String {
+        self.known.lock().why.clone()
+    }
+
+    /// When the last answer wants to be asked for again, if it says so.
+    pub fn again(&self) -> Option<Duration> {
+        self.known.lock().again
+    }
+
     /// Takes in an answer. Endpoints whose addresses stay are kept with their health and counts.
-    pub fn update(&self, answer: Result<Vec<SocketAddr>, String>) -> Resolved {
+    pub fn update(&self, answer: Result<Found, String>) -> Resolved {
         let mut known = self.known.lock();
-        let mut addresses = match answer {
-            Ok(addresses) if !addresses.is_empty() => addresses,
-            _ => return if known.failing.replace(true) == Some(true) { Resolved::Same } else { Resolved::Lost },
+        let found = match answer {
+            Ok(found) if found.may_be_none || found.endpoints.as_ref().is_none_or(|found| !found.is_empty()) => found,
+            failed => {
+                known.why = failed.err().unwrap_or_else(|| "there are none".to_owned());
+                return if known.failing.replace(true) == Some(true) { Resolved::Same } else { Resolved::Lost };
+            }
         };
         known.failing = Some(false);
+        known.again = found.again;
+        let Some(mut announced) = found.endpoints else { return Resolved::Same };
         // Resolvers rotate their answers: only the set counts.
-        addresses.sort_unstable();
-        addresses.dedup();
-        addresses.truncate(MOST_ADDRESSES);
-        if known
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.address())
-            .eq(addresses.iter().map(|address| EndpointAddress::Inet(*address)))
-        {
+        announced.sort_unstable_by_key(|one| one.address);
+        announced.dedup_by_key(|one| one.address);
+        announced.truncate(MOST_ADDRESSES);
+        let before = known.endpoints.iter().map(|located| (located.endpoint.address(), &located.said));
+        if before.eq(announced.iter().map(|one| (one.address, &one.said))) {
             return Resolved::Same;
         }
-        let authority = format!("{}:{}", self.host, self.port);
-        let endpoints = addresses.iter().map(|address| {
-            let same = known.endpoints.iter().find(|endpoint| endpoint.address() == *address);
-            same.cloned().unwrap_or_else(|| Arc::new(Endpoint::new((*address).into(), &authority, Some(&self.host))))
-        });
-        known.endpoints = endpoints.collect();
+        let mut before: HashMap<EndpointAddress, Arc<Endpoint>> =
+            known.endpoints.drain(..).map(|located| (located.endpoint.address(), located.endpoint)).collect();
+        known.endpoints.extend(announced.into_iter().map(|one| {
+            let known = before.remove(&one.address);
+            let endpoint = known.unwrap_or_else(|| Arc::new(Endpoint::new(one.address, &one.authority, one.host.as_deref())));
+            Located { said: one.said, endpoint }
+        }));
         Resolved::Changed
     }
 
-    /// Asks the system's resolver. Never blocks the event loop: the question runs on the runtime's blocking threads.
-    pub async fn lookup(&self) -> Result<Vec<SocketAddr>, String> {
-        match tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((&*self.host, self.port))).await {
-            Ok(Ok(addresses)) => Ok(addresses.collect()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no answer within {LOOKUP_TIMEOUT:?}")),
-        }
+    /// Asks. Never blocks the event loop.
+    pub async fn lookup(&self) -> Result<Found, String> {
+        self.discovery.find().await
     }
 }
 
@@ -119,7 +157,7 @@ pub fn resolve(services: &[Arc<Service>], limit: Duration, problems: &mut Proble
     if wanted.is_empty() {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(16).build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build();
     let answers = match runtime {
         Ok(runtime) => {
             let answers = runtime.block_on(lookup_all(wanted.iter().map(|(name, ..)| name.clone()), limit));
@@ -137,7 +175,13 @@ pub fn resolve(services: &[Arc<Service>], limit: Duration, problems: &mut Proble
     }
     for (name, place, service) in &wanted {
         if !name.is_resolved() {
-            let message = format!("the host `{}` of the service `{service}` does not resolve", name.host());
+            let mut message = match name.is_failing() || !name.is_tried() {
+                true => format!("the {} `{}` of the service `{service}` does not resolve", name.kind(), name.host()),
+                false => format!("the {} `{}` of the service `{service}` names no endpoints", name.kind(), name.host()),
+            };
+            if name.kind() != "host" && name.is_failing() {
+                message = format!("{message}: {}", name.why());
+            }
             let hint = "the service answers 503 until it does; it is asked again and again";
             problems.push(Problem::warning(*place, message).hint(hint));
         }
@@ -148,10 +192,7 @@ pub fn resolve(services: &[Arc<Service>], limit: Duration, problems: &mut Proble
 }
 
 /// Asks for all names at once; those without an answer within `limit` are left out.
-async fn lookup_all(
-    names: impl Iterator<Item = Arc<Name>>,
-    limit: Duration,
-) -> Vec<(Arc<Name>, Result<Vec<SocketAddr>, String>)> {
+async fn lookup_all(names: impl Iterator<Item = Arc<Name>>, limit: Duration) -> Vec<(Arc<Name>, Result<Found, String>)> {
     let mut questions = JoinSet::new();
     for name in names {
         questions.spawn(async move {
@@ -173,9 +214,15 @@ async fn lookup_all(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::discover::Announced;
 
-    fn addresses(last: &[u8]) -> Vec<SocketAddr> {
-        last.iter().map(|last| ([10, 0, 0, *last], 80).into()).collect()
+    fn found(addresses: impl Iterator<Item = EndpointAddress>) -> Found {
+        let announce = |address| Announced { address, said: None, authority: "catalog:80".to_owned(), host: None };
+        Found::new(addresses.map(announce).collect())
+    }
+
+    fn addresses(last: &[u8]) -> Found {
+        found(last.iter().map(|last| ([10, 0, 0, *last], 80).into()))
     }
 
     #[test]
@@ -188,7 +235,7 @@ mod tests {
         assert_eq!(name.update(Ok(addresses(&[3, 2]))), Resolved::Changed);
         let after = name.endpoints();
         assert!(Arc::ptr_eq(&before[1], &after[0]));
-        assert_eq!(after[1].address(), addresses(&[3])[0]);
+        assert_eq!(after[1].address(), ([10, 0, 0, 3], 80).into());
     }
 
     #[test]
@@ -198,7 +245,7 @@ mod tests {
         assert!(name.is_tried() && !name.is_resolved());
         name.update(Ok(addresses(&[1])));
         assert_eq!(name.update(Err("gone".into())), Resolved::Lost);
-        assert_eq!(name.update(Ok(Vec::new())), Resolved::Same);
+        assert_eq!(name.update(Ok(Found::new(Vec::new()))), Resolved::Same);
         assert!(name.is_resolved());
         assert_eq!(name.update(Ok(addresses(&[1]))), Resolved::Same);
     }
@@ -206,14 +253,35 @@ mod tests {
     #[test]
     fn an_endless_answer_is_cut() {
         let name = Name::new("catalog", 80);
-        name.update(Ok((0..2000u16).map(|port| ([10, 0, (port >> 8) as u8, port as u8], 80).into()).collect()));
+        let many = (0..20_000u16).map(|port| ([10, 0, (port >> 8) as u8, port as u8], 80).into());
+        name.update(Ok(found(many)));
         assert_eq!(name.endpoints().len(), MOST_ADDRESSES);
+    }
+
+    #[test]
+    fn another_weight_is_a_change_and_the_endpoint_stays() {
+        let name = Name::new("catalog", 80);
+        name.update(Ok(addresses(&[1, 2])));
+        let before = name.endpoints();
+        let mut heavier = addresses(&[1, 2]);
+        let said = Said { weight: 5, priority: 0, zone: None, most: None };
+        heavier.endpoints.as_mut().unwrap()[1].said = Some(said.clone());
+        assert_eq!(name.update(Ok(heavier.clone())), Resolved::Changed);
+        assert_eq!(name.located()[1].said, Some(said));
+        assert!(Arc::ptr_eq(&before[1], &name.endpoints()[1]));
+        assert_eq!(name.update(Ok(heavier)), Resolved::Same);
+        assert_eq!(name.update(Ok(Found { endpoints: None, again: None, may_be_none: true })), Resolved::Same);
+        assert_eq!(name.update(Ok(Found { endpoints: Some(Vec::new()), again: None, may_be_none: true })), Resolved::Changed);
+        assert!(!name.is_resolved() && !name.is_failing());
     }
 
     #[tokio::test]
     async fn the_system_resolver_knows_localhost() {
-        let answer = Name::new("localhost", 8080).lookup().await.unwrap();
-        assert!(answer.iter().all(|address| address.ip().is_loopback() && address.port() == 8080) && !answer.is_empty());
+        let answer = Name::new("localhost", 8080).lookup().await.unwrap().endpoints.unwrap();
+        assert!(
+            answer.iter().all(|one| one.address.inet().is_some_and(|at| at.ip().is_loopback() && at.port() == 8080))
+                && !answer.is_empty()
+        );
         assert!(Name::new("no-such-host.invalid", 80).lookup().await.is_err());
     }
 }

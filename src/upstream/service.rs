@@ -15,6 +15,7 @@ use super::balance::Balance;
 use super::balance::subset::Subset;
 use super::cluster::{Board, Cluster, Member, Source, Spread};
 use super::config::{AnswerLimitsConfig, EndpointConfig, Protocol, ServiceConfig, TimeoutsConfig};
+use super::discover::config::{Compiled as Found, DiscoverConfig};
 use super::dns::Name;
 use super::eligible::Panic;
 use super::endpoint::{Endpoint, EndpointRef, EndpointView, InFlightGuard};
@@ -38,7 +39,7 @@ use crate::tally::Tallies;
 use crate::value::{Raw, Spanned, count_within, period_within};
 
 /// The most endpoints that one service lists.
-const MOST_ENDPOINTS: usize = 10_000;
+pub(super) const MOST_ENDPOINTS: usize = 10_000;
 pub const MOST_WEIGHT: u32 = 1000;
 /// The most connections to one endpoint that one core makes ahead.
 const MOST_WARM: u32 = 1000;
@@ -223,6 +224,16 @@ impl Service {
         let retry_after = period_within("retry_after", &config.retry_after, 1000, HOUR, problems);
         let dns_refresh = period_within("dns_refresh", &config.dns_refresh, 1000, HOUR, problems);
         let tls = config.tls.0.as_ref().map(|tls| compile_tls(tls, listed, base, problems));
+        let found = config.discover.as_ref().map(|discover| {
+            let found = DiscoverConfig::compile(discover, config.tls.0.is_some(), base, problems)?;
+            let nameless = config.tls.0.as_ref().is_some_and(|tls| tls.verify.value && tls.server_name.is_none());
+            if nameless && !found.named {
+                let problem = Problem::error(discover.place, "no name to verify the certificates of what is found against");
+                problems.push(problem.hint("set `tls.server_name` to the name that the certificates carry"));
+                return None;
+            }
+            Some((found, discover.place))
+        });
         let check = match &config.health_check {
             Some(check) => {
                 let tls = tls.as_ref().and_then(Option::as_ref);
@@ -236,6 +247,7 @@ impl Service {
         // An inner `None` is a problem that has been told.
         let (panic, breaker) = (panic.map_or(Some(None), |one| one.map(Some)), breaker.map_or(Some(None), |one| one.map(Some)));
         let (tls, check) = (tls.map_or(Some(None), |tls| tls.map(Some))?, check.map_or(Some(None), |check| check.map(Some))?);
+        let found = found.map_or(Some(None), |found| found.map(Some))?;
         let (timeouts, spread) = (timeouts?, spread?);
         let balance_decay = spread.balance.decay();
         let (slow_start, aimed) = (spread.slow_start, spread.balance.key().is_some() || spread.sticky.is_some());
@@ -245,7 +257,7 @@ impl Service {
             key: key.into(),
             balance: spread.balance.clone(),
             sticky: spread.sticky.clone(),
-            cluster: form_cluster(key, listed, (check.as_ref().map(|check| check.initial), panic?), most?, spread, kept),
+            cluster: form_cluster(key, listed, found, (check.as_ref().map(|check| check.initial), panic?), most?, spread, kept),
             protocol: config.protocol,
             timeouts,
             limits: limits?,
@@ -452,12 +464,12 @@ fn guard(rules: breaker::Rules, scope: Scope, service: &str, route: Option<&str>
 }
 
 /// An endpoint as listed, read.
-struct Listed {
-    address: Address,
-    weight: u32,
-    priority: u32,
-    zone: Option<Arc<str>>,
-    most: Option<u32>,
+pub(super) struct Listed {
+    pub address: Address,
+    pub weight: u32,
+    pub priority: u32,
+    pub zone: Option<Arc<str>>,
+    pub most: Option<u32>,
     place: Place,
 }
 
@@ -476,6 +488,9 @@ pub fn check_name(name: &str, place: Place, problems: &mut Problems) -> bool {
 fn read_addresses(name: &str, place: Place, config: &ServiceConfig, problems: &mut Problems) -> Option<Vec<Listed>> {
     let whole = place;
     let place = if config.endpoints.place.is_known() { config.endpoints.place } else { place };
+    if config.endpoints.is_empty() && config.discover.is_some() {
+        return Some(Vec::new());
+    }
     if config.endpoints.is_empty() && problems.has_lost(whole, "endpoints") {
         return None;
     }
@@ -496,7 +511,12 @@ fn read_addresses(name: &str, place: Place, config: &ServiceConfig, problems: &m
     (listed.len() == config.endpoints.len()).then_some(listed)
 }
 
-fn read_address(config: &EndpointConfig, tls: bool, known: &mut HashSet<Address>, problems: &mut Problems) -> Option<Listed> {
+pub(super) fn read_address(
+    config: &EndpointConfig,
+    tls: bool,
+    known: &mut HashSet<Address>,
+    problems: &mut Problems,
+) -> Option<Listed> {
     let weight = count_within("weight", &config.weight, 0, MOST_WEIGHT, problems);
     let priority = count_within("priority", &config.priority, 0, MOST_PRIORITY, problems);
     let most = compile_most(config.max_requests.as_ref(), problems);
@@ -615,6 +635,7 @@ fn compile_tls(
 fn form_cluster(
     key: &str,
     listed: &[Listed],
+    found: Option<(Found, Place)>,
     (checked, panic): (Option<Initial>, Option<Panic>),
     most: Option<u32>,
     spread: Spread,
@@ -635,6 +656,12 @@ fn form_cluster(
         let Listed { weight, priority, ref zone, place, .. } = *listed;
         Member { source, weight, priority, zone: zone.clone(), most: listed.most.or(most), place }
     });
+    let found = found.map(|(found, place)| {
+        let Found { key: of, discovery, .. } = found;
+        let name = ledger.keep(&format!("service:{key}:{of}"), || Name::of(discovery));
+        Member { source: Source::Named(name), weight: 1, priority: 0, zone: None, most, place }
+    });
+    let members = members.chain(found);
     let board = ledger.keep(&format!("service:{key}:board"), || Board::new(key, tallies.clone()));
     Cluster::new(members.collect(), checked, panic, spread, board)
 }

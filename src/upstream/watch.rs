@@ -211,8 +211,15 @@ async fn warm_up(cluster: Weak<Cluster>, window: Option<Duration>) {
 
 fn next_refresh(service: &Service) -> Duration {
     let resolved = service.cluster.names().all(|(name, _)| name.is_resolved());
-    let period = if resolved { service.dns_refresh } else { service.dns_refresh.min(UNRESOLVED_REFRESH) };
-    varied(period, 0.9, 1.1)
+    let unresolved = || service.dns_refresh.min(UNRESOLVED_REFRESH);
+    let usual = if resolved { service.dns_refresh } else { unresolved() };
+    let sooner =
+        service.cluster.names().filter_map(|(name, _)| if name.is_failing() { Some(unresolved()) } else { name.again() }).min();
+    // A lifetime that is over is over: asking earlier would be told what is left of it.
+    match sooner {
+        Some(sooner) if service.cluster.names().all(|(name, _)| name.again().is_some()) || sooner < usual => sooner,
+        _ => varied(usual, 0.9, 1.1),
+    }
 }
 
 /// Resolves all names, or only those that were never tried. Tells whether any endpoint came or went.
@@ -235,7 +242,6 @@ async fn refresh_name(name: &Name, service: &str, shared: &Shared) -> bool {
         let _permit = shared.lookups.acquire().await;
         name.lookup().await
     };
-    let why = answer.as_ref().err().cloned().unwrap_or_default();
     match name.update(answer) {
         Resolved::Same => false,
         Resolved::Changed => {
@@ -244,7 +250,7 @@ async fn refresh_name(name: &Name, service: &str, shared: &Shared) -> bool {
         }
         Resolved::Lost => {
             let left = if name.is_resolved() { "its last addresses stay" } else { "it has no endpoints yet" };
-            warn!("service `{service}`: `{}` does not resolve, {left}: {why}", name.host());
+            warn!("service `{service}`: `{}` does not resolve, {left}: {}", name.host(), name.why());
             false
         }
     }
