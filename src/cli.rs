@@ -16,7 +16,7 @@ use crate::consumers::password;
 use crate::embed::engine;
 use crate::policy::registry::REGISTRY;
 use crate::serve::{self, Options};
-use crate::snapshot::{self, Route, Snapshot, Surroundings};
+use crate::snapshot::{self, Answer, Route, Snapshot, Surroundings};
 use crate::{demo, successor};
 
 /// An API gateway in one binary: the single front door for every service behind it.
@@ -205,12 +205,20 @@ fn routes(path: &Path) -> ExitCode {
     print(&text)
 }
 
-/// `GET example.com/a/* -> catalog  bounds, authn, rate_limit`
+/// `GET example.com/a/*  ->  catalog  [bounds, authn, response_headers]  back: [response_headers]`
 fn line(route: &Route) -> String {
     let services: Vec<_> = route.answer.services().iter().map(|service| &*service.key).collect();
     let policies: Vec<_> = route.plan.names.iter().map(|(_, name)| *name).collect();
     let policies = if policies.is_empty() { "no policies".to_owned() } else { policies.join(", ") };
-    format!("{}  ->  {}  [{policies}]", route.id, services.join(" | "))
+    let answers = match &route.answer {
+        Answer::Own(own) => own.name().to_owned(),
+        Answer::Service(_) | Answer::Split(..) => services.join(" | "),
+    };
+    let back = match route.plan.response_names.as_slice() {
+        [] => String::new(),
+        names => format!("  back: [{}]", names.join(", ")),
+    };
+    format!("{}  ->  {answers}  [{policies}]{back}", route.id)
 }
 
 fn policies() -> ExitCode {

@@ -2,8 +2,10 @@
 //! begin, route, the steps of its route; then it is forwarded to a service. Whatever happens, its log line is written
 //! and it is counted when the [`Journey`] is dropped, so that no way out can be forgotten.
 
+mod answering;
 mod ends;
 pub mod gauntlet;
+mod own;
 mod record;
 mod refusals;
 mod spelled;
@@ -22,7 +24,7 @@ use crate::carrier::strip_query_param;
 use crate::core::WorkerState;
 use crate::downstream::{ExchangeControl, seen_upstream};
 use crate::exchange::{Connection, Exchange, RouteName, Verdict};
-use crate::grpc::{self, Dialect, GRPC_STATUS};
+use crate::grpc::{Dialect, GRPC_STATUS};
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::listen::forwarded::{self, Hop};
 use crate::listen::trace::{self, Trace};
@@ -34,7 +36,9 @@ use crate::snapshot::{ActiveListener, Route};
 use crate::upstream::call::Tries;
 use crate::upstream::{AttemptOutcome, Protocol, Service};
 use crate::wire::answer::AnswerHead;
+pub use answering::Answered;
 pub use gauntlet::{Client, Places};
+pub use own::Given;
 pub use refusals::{CLIENT_CLOSED, CLIENT_STOPPED, body_refusal, out_of_time, too_large};
 use refusals::{misdirected, no_route};
 pub use steps::Pause;
@@ -58,6 +62,8 @@ pub struct Outcome {
     pub cache: &'static str,
     /// The status of a gRPC call, whoever gave it.
     pub grpc_status: Option<u32>,
+    /// How the route answered by itself, if it did.
+    pub own: Option<&'static str>,
     /// The client went away in the middle of its answer.
     pub client_closed: bool,
     /// The version of HTTP in which the service answered.
@@ -92,6 +98,8 @@ pub struct Journey {
     pub dialect: Dialect,
     /// The 304 by which a backend said that a stored answer still holds.
     pub validation: Option<Box<cache::Validation>>,
+    /// How many changes to the answer there were before there was one. `None` without an answer, or where no policy works on it.
+    edits_before: Option<u32>,
     /// The listener's bounds, where the route has none of its own.
     bounds: Bounds,
     wall: SystemTime,
@@ -140,6 +148,7 @@ impl Journey {
                 call_due: None,
                 ended: false,
                 validation: None,
+                edits_before: None,
                 bounds,
                 wall,
             },
@@ -267,15 +276,6 @@ impl Journey {
         Some(query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")))
     }
 
-    /// The last policies' word on an answer that came from a backend or the cache.
-    pub fn answered(&mut self, status: StatusCode) {
-        self.outcome.status = status.as_u16();
-        let Journey { view, routed, exchange, .. } = self;
-        for step in view.route(*routed).iter().flat_map(|route| &route.plan.response) {
-            step.on_response(status, exchange);
-        }
-    }
-
     /// Forgets what the cache has of the target that this request has changed, if a backend's answer says that it has.
     pub fn changed<'a>(&self, status: StatusCode, fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
         if self.head.method.is_safe() || !self.view.snapshot.caches || !(status.is_success() || status.is_redirection()) {
@@ -284,22 +284,6 @@ impl Journey {
         let names = |name: &[u8]| name.eq_ignore_ascii_case(b"location") || name.eq_ignore_ascii_case(b"content-location");
         let named = fields.filter(|(name, _)| names(name)).map(|(_, value)| value);
         self.view.cache.changed(&self.head, self.exchange.scheme(), named);
-    }
-
-    /// Notes an answer of the gateway's own.
-    pub fn refused(&mut self, reply: &Reply) {
-        // An answer that has begun already, and cannot be given, has had its fields.
-        if self.outcome.status == 0 {
-            let Journey { view, routed, exchange, .. } = self;
-            let plan = view.route(*routed).map_or(&view.snapshot.unrouted, |route| &route.plan);
-            plan.response.iter().for_each(|step| step.on_refusal(exchange));
-        }
-        self.outcome.status = reply.status.as_u16();
-        self.outcome.verdict = Some(Verdict { policy: reply.policy, reason: reply.reason });
-        self.outcome.decided_by.clone_from(&reply.decided_by);
-        if self.dialect.is_grpc() {
-            self.outcome.grpc_status = Some(grpc::status(reply.status).into());
-        }
     }
 
     /// Notes that the service's endpoint failed.

@@ -50,6 +50,7 @@ mod protocols;
 mod rates;
 mod refusals;
 mod reload;
+mod responses;
 mod retries;
 mod rooms;
 mod routing;

@@ -22,6 +22,7 @@ impl Downstream {
     /// # Errors
     /// Only if the client cannot be written to.
     pub async fn reply(&mut self, reply: &Reply, dialect: Dialect, edits: &HeaderEdits, request_id: &RequestId) -> Result<()> {
+        self.stages = None;
         if let Some(Wire::H1(wire)) = &mut self.wire
             && (reply.close || wire.is_left_over(UNREAD))
         {
@@ -61,7 +62,11 @@ impl Downstream {
     ///
     /// # Errors
     /// The client cannot be written to.
-    pub async fn write_head(&mut self, mut answer: Box<ResponseHeader>, end: bool) -> Result<()> {
+    pub async fn write_head(&mut self, answer: Box<ResponseHeader>, end: bool) -> Result<()> {
+        if self.stages.is_some() { Box::pin(self.begin_staged(answer, end)).await } else { self.put_head(answer, end).await }
+    }
+
+    pub(super) async fn put_head(&mut self, mut answer: Box<ResponseHeader>, end: bool) -> Result<()> {
         if self.answered {
             return Ok(());
         }
@@ -86,6 +91,11 @@ impl Downstream {
     /// # Errors
     /// The client cannot be written to.
     pub async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
+        // Boxed, here and below: what few answers need must not make every answer's future larger.
+        if self.stages.is_some() { Box::pin(self.write_staged(data, end)).await } else { self.put_body(data, end).await }
+    }
+
+    pub(super) async fn put_body(&mut self, data: Bytes, end: bool) -> Result<()> {
         self.body_sent += data.len() as u64;
         self.control.note_sent(self.body_sent);
         match &mut self.wire {
@@ -131,6 +141,9 @@ impl Downstream {
         if switches || self.streams || streams(answer, edits) {
             self.control.set_endless();
         }
+        if self.stages.is_some() {
+            return Box::pin(self.begin_staged(Box::new(h2::answer(answer, request_id, edits, via)?), end)).await;
+        }
         match &mut self.wire {
             Some(Wire::H1(wire)) => {
                 self.answered = true;
@@ -167,6 +180,10 @@ impl Downstream {
     /// # Errors
     /// The client cannot be written to.
     pub async fn flush(&mut self) -> Result<()> {
+        if self.stages.is_some() { Box::pin(self.flush_staged()).await } else { self.put_flush().await }
+    }
+
+    pub(super) async fn put_flush(&mut self) -> Result<()> {
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.flush().await,
             _ => Ok(()),
@@ -178,6 +195,10 @@ impl Downstream {
     /// # Errors
     /// The client cannot be written to, or got less than was announced.
     pub async fn finish(&mut self) -> Result<()> {
+        if self.stages.is_some() { Box::pin(self.end_staged(None)).await } else { self.put_end().await }
+    }
+
+    pub(super) async fn put_end(&mut self) -> Result<()> {
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.finish().await?,
             Some(Wire::H2(stream)) => stream.finish()?,
@@ -192,10 +213,17 @@ impl Downstream {
     /// # Errors
     /// As [`Downstream::finish`].
     pub async fn finish_with(&mut self, fields: HeaderMap, wants: bool) -> Result<()> {
+        if self.stages.is_some() {
+            return Box::pin(self.end_staged(Some((fields, wants)))).await;
+        }
+        self.put_end_with(fields, wants).await
+    }
+
+    pub(super) async fn put_end_with(&mut self, fields: HeaderMap, wants: bool) -> Result<()> {
         match &mut self.wire {
             Some(Wire::H1(wire)) if wants => wire.finish_with(&fields).await?,
             Some(Wire::H2(stream)) if !fields.is_empty() => stream.write_trailers(fields)?,
-            _ => return self.finish().await,
+            _ => return self.put_end().await,
         }
         self.finished = true;
         Ok(())

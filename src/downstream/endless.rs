@@ -5,6 +5,7 @@ use pingora_http::ResponseHeader;
 
 use crate::head::{HeaderEdit, HeaderEdits};
 use crate::wire::answer::AnswerHead;
+use crate::wire::streams::is_stream;
 
 /// Upgrades and streams end when their parties say so.
 pub fn is_endless(answer: &ResponseHeader) -> bool {
@@ -19,24 +20,6 @@ pub(super) fn streams(answer: &AnswerHead, edits: &HeaderEdits) -> bool {
         Some(HeaderEdit::Set(_, value) | HeaderEdit::Add(_, value)) => is_stream(value.as_bytes()),
         Some(HeaderEdit::Remove(_)) => false,
     }
-}
-
-/// Media types of which an answer has no end of its own: events, lines of JSON, messages, pictures of a camera.
-const STREAMS: [&str; 8] = [
-    "text/event-stream",
-    "application/grpc",
-    "application/x-ndjson",
-    "application/ndjson",
-    "application/jsonl",
-    "application/json-seq",
-    "application/stream+json",
-    "multipart/x-mixed-replace",
-];
-
-fn is_stream(content_type: &[u8]) -> bool {
-    let begins = |kind: &&str| content_type.get(..kind.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(kind.as_bytes()));
-    // The shortest of them has 16 bytes, and the commonest of others has fewer.
-    content_type.len() >= 16 && STREAMS.iter().any(begins)
 }
 
 #[cfg(test)]

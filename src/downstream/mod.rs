@@ -11,6 +11,7 @@ pub mod h1;
 mod request_body;
 mod retry_buffer;
 mod seen;
+mod staged;
 pub mod stream;
 mod upstream_request;
 
@@ -25,6 +26,7 @@ use crate::grpc::Messages;
 use crate::listen::share::Purse;
 pub use crate::upstream::call::CLIENT_GONE;
 use crate::wait::Pace;
+use crate::wire::stages::Stages;
 pub use answer::{apply_to_response, reply_parts};
 pub use control::ExchangeControl;
 pub use endless::is_endless;
@@ -77,8 +79,10 @@ pub struct Downstream {
     /// An interim answer was passed on.
     told: bool,
     max_body: u64,
-    /// Where the body stands, if its bound is one on each of its messages.
-    messages: Option<Messages>,
+    /// Where the body stands, if its bound is one on each of its messages. Boxed, for few have one.
+    messages: Option<Box<Messages>>,
+    /// What works on the answer's body.
+    stages: Option<Box<Stages>>,
     body_read: u64,
     body_sent: u64,
     /// How the body has to come; `None` for one that may take its time.
@@ -112,6 +116,7 @@ impl Downstream {
             told: false,
             max_body: u64::MAX,
             messages: None,
+            stages: None,
             body_read: 0,
             body_sent: 0,
             pace: None,

@@ -6,7 +6,6 @@ use bytes::{Bytes, BytesMut};
 use pingora_error::{Error, Result};
 
 use super::{BODY_BUDGET, BODY_TIMEOUT, BODY_TOO_LARGE, CLIENT_GONE, Downstream, UNREAD, Wire};
-use crate::grpc::Messages;
 use crate::head::BodyFraming;
 use crate::listen::share::Purse;
 use crate::wait::{counted, within};
@@ -33,7 +32,7 @@ impl Downstream {
 
     /// The body is a gRPC stream: its bound is one on each message, for a stream may go on for hours.
     pub fn bound_messages(&mut self) {
-        self.messages = Some(Messages::default());
+        self.messages = Some(Box::default());
     }
 
     /// Bounds the body that a road reads, in bytes.
@@ -46,7 +45,7 @@ impl Downstream {
         self.purse = Some(purse);
     }
 
-    fn charge(&mut self, bytes: usize) -> Result<()> {
+    pub(super) fn charge(&mut self, bytes: usize) -> Result<()> {
         let paid = self.purse.as_mut().is_none_or(|purse| purse.charge(bytes));
         if paid { Ok(()) } else { Err(Error::new(BODY_BUDGET)) }
     }

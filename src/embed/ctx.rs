@@ -12,6 +12,7 @@ use pingora_proxy::Session;
 use super::Gateway;
 use super::body::{Body, StockClient, length_required};
 use super::reply::{MOST_LINGERING, linger};
+use super::staged::Staged;
 use crate::downstream::upstream_request;
 use crate::exchange::Connection;
 use crate::grpc::Messages;
@@ -41,6 +42,8 @@ pub struct Ctx {
     pub(super) uploaded: Option<Instant>,
     /// The answer ends when its parties say so.
     pub(super) endless: bool,
+    /// What works on the answer's body.
+    pub(super) staged: Option<Staged>,
     /// The request's place among those of its client's address, and among all.
     pub(super) share: Option<Place<'static>>,
     pub(super) place: Option<Places<'static>>,
@@ -115,6 +118,9 @@ pub(super) async fn admit(gateway: &Gateway, session: &mut Session, ctx: &mut Ct
     let flow = journey.run_gauntlet(&mut client, place, gateway.caller()).await;
     if flow.is_break() {
         return Ok(if body.lacks_length { length_required().refuse() } else { flow });
+    }
+    if journey.answers_by_itself() {
+        return Ok(ControlFlow::Continue(()));
     }
     let view = journey.view.clone();
     let Some(service) = journey.choose_service(&view) else { return Err(Error::new(NO_JOURNEY)) };

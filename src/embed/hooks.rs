@@ -22,7 +22,8 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, RangeType, Sess
 use super::Gateway;
 use super::arrival;
 use super::ctx::{Ctx, NO_JOURNEY, admit, end, journey, set_up};
-use super::reply::{LATE, explain, refuse, send, was_refused};
+use super::reply::{LATE, explain, give, refuse, send, was_refused};
+use super::staged::Staged;
 use crate::cache;
 use crate::downstream::{BODY_TOO_LARGE, CLIENT_GONE, UNREAD, apply_to_response, is_endless, seen_upstream};
 use crate::exchange::{Connection, Verdict};
@@ -32,10 +33,13 @@ use crate::journey::{CLIENT_CLOSED, Journey};
 use crate::upstream::aim::Aim;
 use crate::upstream::{AttemptOutcome, Protocol, check_names};
 use crate::wire::answer::BadAnswer;
+use crate::wire::view::AnswerView;
 use crate::wire::{encode, trailers};
 
 /// Tells connections apart that are made for one attempt only.
 static REPLAYS: AtomicU64 = AtomicU64::new(0);
+/// A policy gives another answer.
+const REPLACED: ErrorType = ErrorType::Custom("AnswerReplaced");
 
 #[async_trait]
 impl ProxyHttp for Gateway {
@@ -91,6 +95,15 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
         match admit(self, session, ctx).await {
+            Ok(ControlFlow::Continue(())) if journey(ctx)?.answers_by_itself() => {
+                match journey(ctx)?.give_own() {
+                    Ok(given) => give(session, journey(ctx)?, given).await,
+                    Err(reply) => refuse(session, journey(ctx)?, &reply).await,
+                }
+                .map_err(|error| error.into_down())?;
+                self.part(session, ctx).await;
+                Ok(true)
+            }
             Ok(ControlFlow::Continue(())) => Ok(false),
             Ok(ControlFlow::Break(reply)) if reply.status == CLIENT_CLOSED => Err(Error::new(CLIENT_GONE)),
             Ok(ControlFlow::Break(reply)) => {
@@ -417,28 +430,51 @@ impl ProxyHttp for Gateway {
             answer.remove_header(&header::TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
-        journey.answered(answer.status);
+        let answered = match journey.answered(AnswerView::from(&*answer)) {
+            Ok(answered) => answered,
+            Err(reply) => {
+                journey.refusal = Some(reply);
+                return Err(Error::new(REPLACED));
+            }
+        };
+        answer.set_status(answered.status)?;
+        let staged = answered.stages.map(|stages| Staged::new(stages, answer));
         if let Some(via) = journey.exchange.via(journey.outcome.answered_in) {
             answer.append_header(header::VIA, via.clone())?;
         }
         apply_to_response(answer, &journey.exchange.request_id, &journey.exchange.to_client);
+        if staged.is_some() && journey.head.version == Version::HTTP_11 && !answer.headers.contains_key(header::TRANSFER_ENCODING)
+        {
+            // Its length is known at its end.
+            answer.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+        }
         if let Some(used) = journey.cache_use {
             let outcome = cache::Outcome::of(&session.cache, used);
             journey.outcome.cache = outcome.word();
             journey.view.cache.count(outcome);
             answer.append_header(cache::CACHE_STATUS, outcome.field())?;
         }
+        ctx.staged = staged;
         Ok(())
     }
 
-    /// The one place in which a request's time can be looked at while its answer is on the way.
+    /// The one place in which a request's time can be looked at while its answer is on the way; and where stages work on it.
     fn response_body_filter(
         &self,
         _session: &mut Session,
-        _body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
         ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
+        if let Some(staged) = &mut ctx.staged {
+            match staged.piece(body.take().unwrap_or_default(), end_of_stream) {
+                Ok(changed) => *body = Some(changed).filter(|changed| !changed.is_empty()),
+                Err(reply) => {
+                    journey(ctx)?.refusal = Some(reply);
+                    return Err(Error::new(REPLACED));
+                }
+            }
+        }
         let due = ctx.journey.as_deref().map(|journey| journey.due());
         let now = tokio::time::Instant::now();
         let late = due.is_some_and(|due| {
@@ -460,7 +496,9 @@ impl ProxyHttp for Gateway {
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "more trailers than an answer may have"));
         }
         trailers::filter(fields, &journey.exchange.to_client);
-        Ok(None)
+        // What comes of stages at the end takes the trailers' place: Pingora cannot send both.
+        let rest = ctx.staged.as_mut().and_then(|staged| staged.piece(Bytes::new(), true).ok());
+        Ok(rest.filter(|rest| !rest.is_empty()))
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {

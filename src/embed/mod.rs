@@ -11,6 +11,7 @@
 //! | `arrival` | a request as Pingora read it, made the one that policies see |
 //! | `body` | bodies that policies read whole, and their bounds |
 //! | `reply` | answers of the gateway's own |
+//! | `staged` | stages that work on an answer's body |
 //! | `tls` | Pingora's TLS, with our listeners' settings |
 //! | [`engine`] | `server: { engine: pingora }`: all of it, from our own binary |
 
@@ -20,6 +21,7 @@ mod ctx;
 pub mod engine;
 mod hooks;
 mod reply;
+mod staged;
 mod tls;
 
 use std::net::{SocketAddr, TcpListener};

@@ -9,9 +9,10 @@ use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::body::{DRAIN_TIME, broken_on_its_way};
+use super::staged::Staged;
 use crate::downstream::{CLIENT_GONE, UNREAD, reply_parts};
 use crate::head::BodyFraming;
-use crate::journey::{Journey, body_refusal};
+use crate::journey::{Given, Journey, body_refusal};
 use crate::reply::Reply;
 use crate::upstream::connect_failure;
 use crate::wire::answer::BadAnswer;
@@ -34,7 +35,7 @@ pub const LATE: ErrorType = ErrorType::Custom("RequestTimeout");
 /// The client cannot be written to.
 pub async fn refuse(session: &mut Session, journey: &mut Journey, reply: &Reply) -> Result<()> {
     journey.refused(reply);
-    keep_or_close(session, journey, reply);
+    keep_or_close(session, journey, reply.close);
     send(session, reply, journey).await
 }
 
@@ -56,13 +57,13 @@ pub async fn linger(session: &mut Session) {
 }
 
 /// A body that is short and on its way is read and dropped, so that the connection can be kept; for any other one it is closed.
-fn keep_or_close(session: &mut Session, journey: &Journey, reply: &Reply) {
+fn keep_or_close(session: &mut Session, journey: &Journey, close: bool) {
     let short = match journey.head.body {
         BodyFraming::Length(length) => length <= UNREAD,
         BodyFraming::None | BodyFraming::Streamed => true,
     };
     let short = short && !journey.head.expects_continue;
-    if reply.close || !(short || session.is_body_done()) {
+    if close || !(short || session.is_body_done()) {
         session.set_keepalive(None);
     } else if !session.is_body_done() {
         session.set_close_on_response_before_downstream_finish(false);
@@ -87,6 +88,29 @@ pub async fn send(session: &mut Session, reply: &Reply, journey: &Journey) -> Re
     session.write_response_header(Box::new(answer), false).await?;
     session.write_response_body(Some(Bytes::from(body)), true).await?;
     // Pingora does not finish an exchange that failed; unfinished, the client's connection would be closed without a word.
+    session.as_downstream_mut().finish_body().await
+}
+
+/// Gives what a route answers by itself.
+///
+/// # Errors
+/// The client cannot be written to.
+pub async fn give(session: &mut Session, journey: &Journey, given: Given) -> Result<()> {
+    let Given { mut head, mut body, stages } = given;
+    keep_or_close(session, journey, false);
+    if let Some(stages) = stages {
+        body = Staged::new(stages, &head).piece(body, true).unwrap_or_default();
+    }
+    let bodiless = is_bodiless(head.status);
+    if !bodiless && journey.head.method != http::Method::HEAD {
+        // Stages may have changed it.
+        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    }
+    if bodiless || body.is_empty() || journey.head.method == http::Method::HEAD {
+        return session.write_response_tasks(vec![HttpTask::Header(head, true)]).await.map(drop);
+    }
+    session.write_response_header(head, false).await?;
+    session.write_response_body(Some(body), true).await?;
     session.as_downstream_mut().finish_body().await
 }
 

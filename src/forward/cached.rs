@@ -12,12 +12,14 @@ use crate::cache::stored::not_modified;
 use crate::cache::{self, CACHE_STATUS, Cache, CachePolicy, Fetch, Keeping, Looked, Next, Outcome, Patience, Use, Verdict};
 use crate::downstream::{Downstream, seen_upstream};
 use crate::head::HeaderEdit;
-use crate::journey::Journey;
+use crate::journey::{Answered, Journey};
+use crate::reply::Reply;
 use crate::upstream::Service;
 use crate::upstream::call::{Answer, Broken, Call, Caller, Fill, Own, Piece};
 use crate::wire::answer::AnswerHead;
 use crate::wire::encode::is_bodiless;
 use crate::wire::trailers;
+use crate::wire::view::AnswerView;
 
 /// Takes one request to what is stored, or to its service and the answer back and into the cache.
 ///
@@ -73,11 +75,20 @@ pub async fn run(
     let told = if unchanged { Some(not_modified(&answer.head)) } else { None };
     let head = told.as_ref().unwrap_or(&answer.head);
     let bodiless = answer.head.body.is_done() || is_bodiless(head.status);
-    tell(head, date, outcome, journey);
-    let exchange = &journey.exchange;
-    let via = exchange.via(head.version);
-    let told = down.write_answer(head, &exchange.request_id, &exchange.to_client, via, bodiless).await;
-    let told = told.map_err(|error| client_failed(&error));
+    let told = match tell(head, date, outcome, journey) {
+        Ok(answered) => {
+            let other = (answered.status != head.status).then(|| head.with_status(answered.status));
+            if answered.stages.is_some() {
+                down.stage(answered.stages);
+            }
+            let exchange = &journey.exchange;
+            let (head, via) = (other.as_ref().unwrap_or(head), exchange.via(head.version));
+            let told = down.write_answer(head, &exchange.request_id, &exchange.to_client, via, bodiless).await;
+            told.map_err(|error| client_failed(&error))
+        }
+        // What others may get is fetched all the same.
+        Err(reply) => Err(Failed::Answer(reply)),
+    };
     filling.pass_on(caller, journey, down, service, answer, bodiless, told).await
 }
 
@@ -125,16 +136,25 @@ async fn look_on(
 }
 
 /// The gateway's own word on an answer, beside the policies'.
-fn tell(answer: &AnswerHead, date: Option<http::HeaderValue>, outcome: Outcome, journey: &mut Journey) {
-    journey.answered(answer.status);
+///
+/// # Errors
+/// The answer that a policy gives instead.
+fn tell(
+    answer: &AnswerHead,
+    date: Option<http::HeaderValue>,
+    outcome: Outcome,
+    journey: &mut Journey,
+) -> Result<Answered, Box<Reply>> {
     journey.outcome.cache = outcome.word();
     journey.view.cache.count(outcome);
-    let edits = &mut journey.exchange.to_client;
+    journey.answer_begins();
     if let Some(date) = date {
         // Whoever gets it later is told the same. The policies may have another word on it.
-        edits.insert(0, HeaderEdit::Set(http::header::DATE, date));
+        journey.exchange.to_client.push(HeaderEdit::Set(http::header::DATE, date));
     }
-    edits.push(HeaderEdit::Add(CACHE_STATUS, outcome.field()));
+    let answered = journey.answered(AnswerView::from(answer))?;
+    journey.exchange.to_client.push(HeaderEdit::Add(CACHE_STATUS, outcome.field()));
+    Ok(answered)
 }
 
 /// An answer on its way to its client, and into the cache.

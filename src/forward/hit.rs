@@ -13,6 +13,7 @@ use crate::downstream::{Downstream, seen_upstream};
 use crate::head::HeaderEdit;
 use crate::journey::Journey;
 use crate::wire::encode::is_bodiless;
+use crate::wire::view::AnswerView;
 
 /// What the cache of a request's route has for it.
 pub enum Found {
@@ -61,21 +62,28 @@ pub fn find(journey: &Journey) -> Option<Found> {
 pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Result<(), Failed> {
     let unchanged = hit.not_modified(&journey.head.method, |name| seen_upstream(&journey.head, &journey.exchange, name));
     let head = unchanged.as_ref().unwrap_or_else(|| hit.head());
-    journey.answered(head.status);
+    let mut answer = head.to_answer(hit.body().len());
     let outcome = hit.outcome();
     journey.outcome.cache = outcome.word();
     journey.view.cache.count(outcome);
     // What the cache itself says of the answer: the first two for the policies to change, the last one after them.
+    journey.answer_begins();
     let edits = &mut journey.exchange.to_client;
-    if head.status == StatusCode::OK {
-        edits.insert(0, HeaderEdit::Set(header::ACCEPT_RANGES, HeaderValue::from_static("bytes")));
-    }
     if let Some(age) = hit.age() {
-        edits.insert(0, HeaderEdit::Set(header::AGE, HeaderValue::from(age)));
+        edits.push(HeaderEdit::Set(header::AGE, HeaderValue::from(age)));
     }
-    edits.push(HeaderEdit::Add(CACHE_STATUS, outcome.field()));
+    if head.status == StatusCode::OK {
+        edits.push(HeaderEdit::Set(header::ACCEPT_RANGES, HeaderValue::from_static("bytes")));
+    }
+    let answered = journey.answered(AnswerView::from(&answer)).map_err(Failed::Answer)?;
+    if answered.status != answer.status {
+        answer = answer.with_status(answered.status);
+    }
+    if answered.stages.is_some() {
+        down.stage(answered.stages);
+    }
+    journey.exchange.to_client.push(HeaderEdit::Add(CACHE_STATUS, outcome.field()));
     let bodiless = journey.head.method == Method::HEAD || is_bodiless(head.status) || hit.body().is_empty();
-    let answer = head.to_answer(hit.body().len());
     let exchange = &journey.exchange;
     let via = exchange.via(answer.version);
     down.write_answer(&answer, &exchange.request_id, &exchange.to_client, via, bodiless)

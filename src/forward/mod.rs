@@ -4,6 +4,7 @@
 mod cached;
 pub mod hit;
 mod mirror;
+pub mod own;
 mod parts;
 mod relay;
 mod tunnel;
@@ -18,9 +19,10 @@ use crate::cache::Use;
 use crate::downstream::{CLIENT_STALLED, Downstream};
 use crate::journey::{Journey, body_refusal, out_of_time};
 use crate::reply::Reply;
-use crate::upstream::call::{Broken, Call, CallError, Caller};
+use crate::upstream::call::{Broken, Call, CallError, Caller, call_error};
 use crate::upstream::{AttemptOutcome, Protocol, Service};
 use crate::wire::answer::BadAnswer;
+use crate::wire::stages::refusal;
 use hit::Missed;
 
 /// How far apart the service's clock and the gateway's may be when both look at the end of the same call.
@@ -87,7 +89,14 @@ pub async fn run(
             caller.keep(answer, service);
             Ok(())
         }
-        Err(broken) => Err(broke_off(broken, journey, down)),
+        Err(broken) => {
+            let failed = broke_off(broken, journey, down);
+            // Of an answer that is replaced, what has come is dropped; for the rest nobody waits.
+            if matches!(&failed, Failed::Answer(_)) && !down.is_answered() && relay::is_all_here(&mut answer) {
+                caller.keep(answer, service);
+            }
+            Err(failed)
+        }
     }
 }
 
@@ -109,6 +118,16 @@ fn broke_off(broken: Broken, journey: &mut Journey, down: &mut Downstream) -> Fa
         Broken::Client(error) => client_failed(&error),
         // It was told what is left of the call's time, and looks at a clock of its own.
         _ if journey.is_late(CLOCKS) => Failed::Answer(out_of_time(true)),
+        // The head waited for a body that does not come.
+        broken if !down.is_answered() => {
+            let timed_out = matches!(broken, Broken::TimedOut);
+            journey.service_failed(if timed_out { AttemptOutcome::TimedOut } else { AttemptOutcome::Broken });
+            match journey.service().map(|service| call_error(broken, service)) {
+                Some(CallError::Service(reply)) => Failed::Answer(reply),
+                Some(CallError::Client(error)) => client_failed(&error),
+                None => Failed::BrokeOff,
+            }
+        }
         Broken::Reset(reason) => {
             journey.service_failed(AttemptOutcome::Broken);
             down.pass_reset(reason);
@@ -123,7 +142,7 @@ fn broke_off(broken: Broken, journey: &mut Journey, down: &mut Downstream) -> Fa
 
 /// How it is told that the client's side failed.
 fn client_failed(error: &Error) -> Failed {
-    match body_refusal(&error.etype) {
+    match body_refusal(&error.etype).or_else(|| refusal(error)) {
         Some(reply) => Failed::Answer(reply),
         None if error.etype == CLIENT_STALLED => Failed::ClientStopped,
         None => Failed::ClientGone,

@@ -11,7 +11,9 @@ use pingora_proxy::{MultiRangeInfo, RangeType};
 use super::{Failed, client_failed, hit};
 use crate::cache::{self, CACHE_STATUS, Hit};
 use crate::downstream::{Downstream, apply_to_response, seen_upstream};
-use crate::journey::Journey;
+use crate::journey::{Answered, Journey};
+use crate::reply::Reply;
+use crate::wire::view::AnswerView;
 
 /// Gives what is stored, or the part of it that is asked for.
 ///
@@ -41,7 +43,10 @@ pub async fn give(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Re
         RangeType::Single(range) => whole.slice(range.start.min(whole.len())..range.end.min(whole.len())),
         RangeType::Multi(ranges) => assemble(ranges, whole),
     };
-    tell(&mut head, hit, journey);
+    let answered = tell(&mut head, hit, journey).map_err(Failed::Answer)?;
+    if answered.stages.is_some() {
+        down.stage(answered.stages);
+    }
     let end = body.is_empty();
     let written = async {
         down.write_head(Box::new(head), end).await?;
@@ -54,18 +59,24 @@ pub async fn give(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Re
 }
 
 /// The gateway's own word on an answer, and the policies'.
-fn tell(answer: &mut ResponseHeader, hit: &Hit, journey: &mut Journey) {
-    journey.answered(answer.status);
+///
+/// # Errors
+/// The answer that a policy gives instead.
+fn tell(answer: &mut ResponseHeader, hit: &Hit, journey: &mut Journey) -> Result<Answered, Box<Reply>> {
+    let outcome = hit.outcome();
+    journey.outcome.cache = outcome.word();
+    journey.view.cache.count(outcome);
+    let answered = journey.answered(AnswerView::from(&*answer))?;
+    // It is one that exists.
+    let _ = answer.set_status(answered.status);
     let exchange = &journey.exchange;
     if let Some(via) = exchange.via(answer.version) {
         // Only an absurd number of fields could fail here; the answer then goes out without that one.
         let _ = answer.append_header(header::VIA, via.clone());
     }
     apply_to_response(answer, &exchange.request_id, &exchange.to_client);
-    let outcome = hit.outcome();
-    journey.outcome.cache = outcome.word();
-    journey.view.cache.count(outcome);
     let _ = answer.append_header(CACHE_STATUS, outcome.field());
+    Ok(answered)
 }
 
 /// Whether the client has this answer already (RFC 9110, section 13.2.2).

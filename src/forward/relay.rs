@@ -6,7 +6,9 @@ use crate::head::HeaderEdit;
 use crate::journey::Journey;
 use crate::upstream::Service;
 use crate::upstream::call::{Answer, Broken, Piece};
+use crate::wire::stages::refused;
 use crate::wire::trailers;
+use crate::wire::view::AnswerView;
 
 /// Passes the answer on, and what is left of the request's body meanwhile.
 ///
@@ -15,7 +17,10 @@ use crate::wire::trailers;
 pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downstream, service: &Service) -> Result<(), Broken> {
     journey.changed(answer.head.status, answer.head.headers());
     journey.note_call_status(&answer.head);
-    journey.answered(answer.head.status);
+    let answered = journey.answered(AnswerView::from(&*answer.head)).map_err(|reply| Broken::Client(refused(reply)))?;
+    if answered.status != answer.head.status {
+        *answer.head = answer.head.with_status(answered.status);
+    }
     if let Some(Use::Bypass(why)) = journey.cache_use {
         let outcome = Outcome::Bypass(why);
         journey.outcome.cache = outcome.word();
@@ -25,6 +30,9 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
     }
     if answer.is_early() {
         down.give_up_body();
+    }
+    if answered.stages.is_some() {
+        down.stage(answered.stages);
     }
     let exchange = &journey.exchange;
     let via = exchange.via(answer.head.version);
@@ -62,6 +70,21 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
                 let silence = if down.is_endless() { service.timeouts.stream } else { service.timeouts.response };
                 answer.more(down, service, silence).await?;
             }
+        }
+    }
+}
+
+/// Whether all that is left of an answer that nobody wants has come already, so that its connection can be kept.
+pub fn is_all_here(answer: &mut Answer) -> bool {
+    if answer.head.body.is_done() {
+        return true;
+    }
+    loop {
+        match answer.take() {
+            Ok(Some(Piece::Data(_, last))) if last => return true,
+            Ok(Some(Piece::Data(..))) => {}
+            Ok(Some(Piece::Trailers(_) | Piece::End)) => return true,
+            Ok(None) | Err(_) => return false,
         }
     }
 }

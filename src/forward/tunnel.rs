@@ -17,6 +17,7 @@ use crate::upstream::Service;
 use crate::upstream::call::{Answer, Broken};
 use crate::wait::Alarm;
 use crate::wire::scratch;
+use crate::wire::view::AnswerView;
 use crate::wire::websocket::{CLOSE_FROM_CLIENT, CLOSE_FROM_SERVER, Frames};
 
 /// How long one end may be silent once the other has ended its half.
@@ -27,7 +28,7 @@ const HALF_CLOSED: Duration = Duration::from_secs(5);
 /// # Errors
 /// [`Failed::BrokeOff`], [`Failed::ClientGone`] or [`Failed::ClientStopped`].
 pub async fn run(answer: Answer, journey: &mut Journey, down: &mut Downstream, service: &Service) -> Result<(), Failed> {
-    journey.answered(answer.head.status);
+    journey.answered(AnswerView::from(&*answer.head)).map_err(Failed::Answer)?;
     let exchange = &journey.exchange;
     let via = exchange.via(answer.head.version);
     let written = down.write_answer(&answer.head, &exchange.request_id, &exchange.to_client, via, true).await;

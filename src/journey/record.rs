@@ -131,6 +131,7 @@ impl Journey {
             status: outcome.status,
             answered_by: match outcome.verdict {
                 Some(verdict) => verdict.policy,
+                None if outcome.own.is_some() => outcome.own.unwrap_or_default(),
                 None if outcome.cache.starts_with("hit") => "cache",
                 None => "upstream",
             },

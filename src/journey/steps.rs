@@ -109,7 +109,9 @@ impl Journey {
 
     /// Whether the route wants the whole body before it asks a backend.
     pub fn buffers_request(&self) -> bool {
-        self.route().is_some_and(|route| route.buffer_request) && !self.head.upgrade && !self.is_grpc()
+        self.route().is_some_and(|route| route.buffer_request && !route.answer.services().is_empty())
+            && !self.head.upgrade
+            && !self.is_grpc()
     }
 
     /// Reads the whole body, for as long as the request's time lasts.
@@ -120,7 +122,9 @@ impl Journey {
 
     /// Whether the body has to have begun before a backend is asked. Not where the backend's word comes first, or may.
     pub fn awaits_body(&self) -> bool {
-        let interactive = self.head.expects_continue || self.head.upgrade || self.is_grpc() || self.expects_stream();
+        // Where nobody is asked, nobody needs it.
+        let asks = self.route().is_some_and(|route| !route.answer.services().is_empty());
+        let interactive = !asks || self.head.expects_continue || self.head.upgrade || self.is_grpc() || self.expects_stream();
         !interactive && !matches!(self.head.body, BodyFraming::None | BodyFraming::Length(0))
     }
 

@@ -10,6 +10,7 @@ pub mod authn;
 pub mod authz;
 pub mod edge;
 pub mod registry;
+pub mod response;
 pub mod shape;
 #[cfg(test)]
 pub mod testing;
@@ -35,6 +36,7 @@ use crate::tally::Tallies;
 use crate::upstream::Service;
 use crate::upstream::call::Engine;
 use crate::value::Spanned;
+pub use response::{Follows, OnResponse, Outgoing};
 
 /// A policy: how it is configured, compiled and installed.
 pub trait Policy: Sized + Send + Sync + 'static {
@@ -156,16 +158,6 @@ pub trait OnBody: Send + Sync {
     fn on_body(&self, head: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow;
 }
 
-/// Works on the answer that came from a backend or the cache, by adding to `exchange.to_client`.
-pub trait OnResponse: Send + Sync {
-    fn on_response(&self, status: http::StatusCode, exchange: &mut Exchange);
-
-    /// Works on an answer of the gateway's own: a refusal, or what a client is told where a backend failed.
-    fn on_refusal(&self, exchange: &mut Exchange) {
-        let _ = exchange;
-    }
-}
-
 /// What a step does.
 pub enum Work {
     Head(Arc<dyn OnRequest>),
@@ -187,7 +179,12 @@ pub struct Step {
 pub struct Plan {
     /// In the order of the stages; within a stage, in the registry's.
     pub steps: Vec<Step>,
+    /// What is done with its answers, in the registry's order.
     pub response: Vec<Arc<dyn OnResponse>>,
+    /// A step may take an answer's whole body into memory.
+    pub holds_answers: bool,
+    /// The policies that work on answers, in the order in which they do.
+    pub response_names: Vec<&'static str>,
     /// Every policy's name, in execution order, for `portcullis routes`.
     pub names: Vec<(Stage, &'static str)>,
     /// What policies set for the road itself.
@@ -287,8 +284,17 @@ impl PlanBuilder {
         self.plan.steps.push(Step { stage: self.stage, name: self.name, work, service: self.service });
     }
 
+    /// Adds work on answers.
     pub fn on_response(&mut self, run: Arc<dyn OnResponse>) {
+        if self.plan.response_names.last() != Some(&self.name) {
+            self.plan.response_names.push(self.name);
+        }
         self.plan.response.push(run);
+    }
+
+    /// Says that a step takes whole bodies of answers into memory, which then counts as the client's.
+    pub fn holds_answers(&mut self) {
+        self.plan.holds_answers = true;
     }
 
     pub fn options(&mut self) -> &mut RouteOptions {

@@ -116,7 +116,10 @@ pub static REGISTRY: &[Entry] = &[
     entry::<super::admit::adaptive::AdaptiveConcurrency>(),
     entry::<super::admit::fault::Fault>(),
     entry::<super::shape::headers::RequestHeaders>(),
+    entry::<super::shape::etag::Etag>(),
+    entry::<super::shape::security_headers::SecurityHeaders>(),
     entry::<super::shape::headers::ResponseHeaders>(),
+    entry::<super::shape::compress::Compress>(),
     entry::<crate::cache::CachePolicy>(),
     entry::<super::shape::mirror::Mirror>(),
 ];

@@ -4,15 +4,21 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
+use bytes::BytesMut;
 use serde_json::Value;
 
 use crate::consumers::Consumers;
+use crate::exchange::Exchange;
+use crate::head::{HeaderEdits, RequestHead};
 use crate::ledger::Ledger;
-use crate::policy::{Compile, Plan, PlanBuilder, Policy};
+use crate::policy::{Compile, OnResponse, Outgoing, Plan, PlanBuilder, Policy};
 use crate::problem::{Place, Problem, Problems};
+use crate::reply::{Flow, Reply};
 use crate::tally::Tallies;
 use crate::upstream::call::{Caller, Engine};
 use crate::upstream::{Service, TlsConnector};
+use crate::wire::answer;
+use crate::wire::view::AnswerView;
 
 /// What a policy is compiled in, with nothing behind it that runs.
 pub fn context<'a>(
@@ -83,4 +89,16 @@ pub fn plan<P: Policy>(policy: P) -> Plan {
     let mut builder = PlanBuilder::new();
     builder.add(Arc::new(policy));
     builder.finish()
+}
+
+/// What a step does with the answer to this request that has this head (`HTTP/1.1 200 OK\r\n...\r\n\r\n`): its changes to the fields, or the
+/// answer that it gives instead.
+pub fn answered(step: &dyn OnResponse, request: &RequestHead, head: &str) -> Result<HeaderEdits, Box<Reply>> {
+    let came = answer::take(&mut BytesMut::from(head), &request.method, &Default::default()).unwrap().unwrap();
+    let (exchange, mut edits) = (Exchange::for_tests(), HeaderEdits::new());
+    let flow = step.on_response(&mut Outgoing::new(request, &exchange, AnswerView::from(&*came), false, &mut edits));
+    match flow {
+        Flow::Continue(()) => Ok(edits),
+        Flow::Break(reply) => Err(reply),
+    }
 }

@@ -10,6 +10,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::Device;
+use super::own::{MaintenanceConfig, RedirectConfig, RespondConfig};
 use crate::breaker::config::BreakerConfig;
 use crate::path::AmbiguousPaths;
 use crate::retry::config::RetriesConfig;
@@ -51,7 +52,8 @@ pub struct RouteConfig {
     /// The class or classes of device it serves, as far as the client's User-Agent and client hints tell. Default: any.
     #[serde(default)]
     pub device: Option<OneOrMany<Device>>,
-    /// The service that answers: an entry of `services`, or with `port` a host name. Exactly one of `service` and `split`.
+    /// The service that answers: an entry of `services`, or with `port` a host name. Exactly one of `service`, `split`, `respond`, `redirect`
+    /// and `maintenance`.
     #[serde(default)]
     pub service: Option<Spanned<String>>,
     /// The port of `service`, where that is a host name. 1 to 65535.
@@ -64,6 +66,15 @@ pub struct RouteConfig {
     /// header or the cookie are spread at random. Default: every request is.
     #[serde(default)]
     pub sticky: Option<Spanned<Sticky>>,
+    /// The answer, from this file: nobody is asked. Policies hold as for any other route.
+    #[serde(default)]
+    pub respond: Option<Spanned<RespondConfig>>,
+    /// Sends clients elsewhere. Policies hold as for any other route.
+    #[serde(default)]
+    pub redirect: Option<Spanned<RedirectConfig>>,
+    /// 503 with `Retry-After`, for as long as it is written. gRPC clients get the status UNAVAILABLE. Policies hold as for any other route.
+    #[serde(default)]
+    pub maintenance: Option<Spanned<MaintenanceConfig>>,
     /// Leading segments of `path` that the service does not see. If nothing is left it sees `/`. Not together with `rewrite`.
     #[serde(default)]
     pub strip_prefix: Option<Spanned<String>>,

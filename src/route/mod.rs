@@ -18,6 +18,7 @@
 mod config;
 mod device;
 mod matcher;
+mod own;
 mod pattern;
 mod predicate;
 mod rewrite;
@@ -32,6 +33,7 @@ mod trie;
 pub use config::{RouteConfig, SplitTarget, Sticky, ValueMatch, VersionMatch};
 pub use device::Device;
 pub use matcher::Matcher;
+pub use own::OwnAnswer;
 pub use rewrite::Rewrite;
 pub use split::Split;
 pub use table::{Found, Params, RouteTable};

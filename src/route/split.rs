@@ -58,7 +58,9 @@ impl Split {
             }
             (None, None) => {
                 let problem = Problem::error(config.path.place, "nothing answers this route");
-                problems.push(problem.hint("add `service: NAME`, or a `split` of several services"));
+                problems.push(
+                    problem.hint("add `service: NAME`, a `split` of several services, or `respond`, `redirect` or `maintenance`"),
+                );
                 None
             }
         }

@@ -20,7 +20,6 @@ use crate::reply::Reply;
 use crate::snapshot::ActiveListener;
 use crate::upstream::Service;
 use crate::wait::Alarm;
-use http::StatusCode;
 
 /// One request: the gauntlet, then a road. Gives back the connection, if there still is one.
 pub(super) async fn exchange(
@@ -51,6 +50,9 @@ pub(super) async fn exchange(
     };
     if let Some(route) = journey.route() {
         entry.took(&route.id);
+        if route.plan.holds_answers && journey.head.body == BodyFraming::None {
+            down.set_purse(Purse::new(worker.core.shares, share.payer(), view.snapshot.body_memory));
+        }
     }
     match flow {
         ControlFlow::Break(reply) => refuse(&mut journey, &mut down, &reply).await,
@@ -66,7 +68,8 @@ pub(super) async fn exchange(
             // Only now, for a stored answer is nobody's turn.
             match journey.choose_service(&view) {
                 Some(service) => forward_request(worker, &mut journey, &mut down, service, missed, alarm).await,
-                None => refuse(&mut journey, &mut down, &no_service()).await,
+                // Boxed: few routes answer by themselves.
+                None => Box::pin(by_itself(&mut journey, &mut down, alarm)).await,
             }
         }
     }
@@ -121,9 +124,14 @@ async fn forward_request(
     forwarded(journey, down, ended).await;
 }
 
-/// Every route has one; if not, it is the gateway's own fault.
-fn no_service() -> Box<Reply> {
-    Reply::new(StatusCode::BAD_GATEWAY, Service::NAME, "upstream_error", "The backend could not answer.")
+/// What a route answers by itself, under the request's total deadline.
+async fn by_itself(journey: &mut Journey, down: &mut Downstream, alarm: &mut Alarm) {
+    let (due, control) = (journey.due(), down.control());
+    let ended = {
+        let road = pin!(forward::own::answer(journey, down));
+        within_deadline(road, due, &control, alarm).await
+    };
+    forwarded(journey, down, ended).await;
 }
 
 /// A stored answer, under the request's total deadline.

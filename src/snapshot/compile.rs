@@ -13,7 +13,7 @@ use http::HeaderName;
 
 use super::{ActiveListener, Answer, Route, Snapshot, doors, stock};
 use crate::cache::Credentials;
-use crate::config::{Document, Source};
+use crate::config::{Document, Engine, Source};
 use crate::consumers::Consumers;
 use crate::keys::{self, KeyStore};
 use crate::ledger::Ledger;
@@ -311,6 +311,12 @@ impl<'a> Compiler<'a> {
             self.ambiguous(config, &matcher);
             let plan = self.plan(config, own, &answer);
             self.warn_of_bounded_streams(config, &answer);
+            if plan.holds_answers && self.document.server.engine.value == Engine::Pingora {
+                let message =
+                    "a policy of this route works on whole answers (`etag`), which cannot be had with `engine: pingora`";
+                self.problems
+                    .push(Problem::error(config.path.place, message).hint("turn it off here, or take `engine` out of `server`"));
+            }
             routes.push(Arc::new(Route {
                 metrics: self.around.metrics.route(&id),
                 answers: answer.services().iter().map(|service| self.around.metrics.answers(&id, &service.key)).collect(),

@@ -30,7 +30,7 @@ use crate::observe::{AnswerMetrics, ListenerMetrics, RouteMetrics, ServiceMetric
 use crate::path::AmbiguousPaths;
 use crate::policy::Plan;
 use crate::redis::Redis;
-use crate::route::{Rewrite, RouteTables, Split};
+use crate::route::{OwnAnswer, Rewrite, RouteTables, Split};
 use crate::upstream::Service;
 use crate::wire::head::HeadLimits;
 
@@ -64,13 +64,15 @@ impl ActiveListener {
 pub enum Answer {
     Service(Arc<Service>),
     Split(Split, Vec<Arc<Service>>),
+    /// Nobody is asked.
+    Own(Box<OwnAnswer>),
 }
 
 impl Answer {
     /// The number of the service for this request. A sticky split needs no memory: the same client always hashes to the same place.
     pub fn choose(&self, head: &RequestHead, client: IpAddr) -> u32 {
         match self {
-            Answer::Service(_) => 0,
+            Answer::Service(_) | Answer::Own(_) => 0,
             Answer::Split(split, _) => split.pick(head, client, trace::random()) as u32,
         }
     }
@@ -91,6 +93,7 @@ impl Answer {
         match self {
             Answer::Service(service) => std::slice::from_ref(service),
             Answer::Split(_, services) => services,
+            Answer::Own(_) => &[],
         }
     }
 }

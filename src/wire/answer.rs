@@ -127,6 +127,14 @@ fn unfold(bytes: &mut [u8], value: &mut Span) {
 }
 
 impl AnswerHead {
+    /// The same with another status, and without a phrase, for what the service said is not what this one means.
+    pub fn with_status(&self, status: StatusCode) -> AnswerHead {
+        let AnswerHead { buffer, fields, body, length, keep_alive, version, .. } = self;
+        let (buffer, fields) = (buffer.clone(), fields.clone());
+        let (body, length, keep_alive, version) = (*body, *length, *keep_alive, *version);
+        AnswerHead { buffer, status, reason: Span::default(), fields, body, length, keep_alive, version }
+    }
+
     pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.fields.iter().map(|field| (field.name.of(&self.buffer), field.value.of(&self.buffer)))
     }

@@ -16,5 +16,8 @@ pub mod line;
 mod nominated;
 mod scan;
 pub mod scratch;
+pub mod stages;
+pub mod streams;
 pub mod trailers;
+pub mod view;
 pub mod websocket;

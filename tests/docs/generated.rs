@@ -12,7 +12,7 @@ use crate::packaging::reference;
 const MARK: &str = "<!-- From here on generated from the code: `make reference`. -->\n";
 
 /// The page that says how a policy is used, and the beginnings of the names of its metrics.
-const MORE: [(&str, &str, &[&str]); 18] = [
+const MORE: [(&str, &str, &[&str]); 21] = [
     ("bounds", "guide/limits.md#bounds-of-listeners-and-of-the-process", &[]),
     ("ip_restriction", "guide/authorization.md", &[]),
     ("address_limit", "guide/limits.md", &["portcullis_rate_limit_"]),
@@ -32,7 +32,10 @@ const MORE: [(&str, &str, &[&str]); 18] = [
     ("adaptive_concurrency", "guide/limits.md#slower-instead-of-refused", &["portcullis_adaptive_concurrency_"]),
     ("fault", "guide/services.md#faults-on-purpose", &["portcullis_faults_"]),
     ("request_headers", "guide/routing.md#what-the-service-sees", &[]),
+    ("etag", "guide/answers.md#tags-and-304", &[]),
+    ("security_headers", "guide/answers.md#security-headers", &[]),
     ("response_headers", "guide/routing.md#what-the-service-sees", &[]),
+    ("compress", "guide/answers.md#compression", &[]),
     ("cache", "guide/caching.md", &["portcullis_cache_"]),
     ("mirror", "guide/services.md#copies-of-requests", &["portcullis_mirror"]),
 ];

@@ -35,7 +35,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// Who refuses in this file, where the place itself does not say.
 fn refuser(path: &str) -> &'static str {
-    const FILES: [(&str, &str); 18] = [
+    const FILES: [(&str, &str); 21] = [
         ("policy/edge/size", "bounds"),
         ("policy/edge/ip_restriction", "ip_restriction"),
         ("policy/edge/address_limit", "address_limit"),
@@ -49,6 +49,9 @@ fn refuser(path: &str) -> &'static str {
         ("policy/admit/concurrency", "concurrency_limit"),
         ("policy/admit/adaptive", "adaptive_concurrency"),
         ("policy/admit/fault", "fault"),
+        ("policy/shape/compress", "compress"),
+        ("route/own", "route"),
+        ("wire/stages", "upstream"),
         ("upstream", "upstream"),
         ("forward", "upstream"),
         ("proxy", "upstream"),

@@ -11,14 +11,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::{HeaderName, StatusCode};
+use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::template::Template;
 use crate::exchange::Exchange;
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
-use crate::policy::{Compile, OnRequest, OnResponse, PlanBuilder, Policy, Stage};
+use crate::policy::{Compile, OnRequest, OnResponse, Outgoing, PlanBuilder, Policy, Stage};
 use crate::problem::{Place, Problem};
 use crate::reply::Flow;
 use crate::value::Spanned;
@@ -244,10 +244,10 @@ pub struct ResponseHeaders {
 }
 
 impl OnResponse for ResponseHeaders {
-    fn on_response(&self, _: StatusCode, exchange: &mut Exchange) {
-        let mut edits = std::mem::take(&mut exchange.to_client);
-        self.all.apply(None, exchange, &mut edits);
-        exchange.to_client = edits;
+    fn on_response(&self, answer: &mut Outgoing<'_>) -> Flow {
+        let exchange = answer.exchange;
+        self.all.apply(None, exchange, answer.edits());
+        Flow::Continue(())
     }
 
     /// What is said of the site as a whole (HSTS, CORS, a policy for content) holds for a refusal too: a browser shows a page of
@@ -281,7 +281,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::policy::testing::{compile, complaint, plan};
+    use crate::policy::testing::{answered, compile, complaint, plan};
 
     fn upstream(config: Value, exchange: &mut Exchange) -> Vec<String> {
         let plan = plan(compile::<RequestHeaders>(config).unwrap());
@@ -342,9 +342,8 @@ mod tests {
             compile::<ResponseHeaders>(json!({ "set": { "X-Served-For": "{client_address}" }, "remove": ["Server"] })).unwrap(),
         );
         assert!(plan.steps.is_empty());
-        let mut exchange = Exchange::for_tests();
-        plan.response[0].on_response(StatusCode::OK, &mut exchange);
-        assert_eq!(exchange.to_client.iter().map(show).collect::<Vec<_>>(), ["-server", "=x-served-for: 192.0.2.1"]);
+        let edits = answered(&*plan.response[0], &RequestHead::build("GET", "/", &[]), "HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        assert_eq!(edits.iter().map(show).collect::<Vec<_>>(), ["-server", "=x-served-for: 192.0.2.1"]);
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! The last stage before the backend: what the request, and later the answer, is made to look like.
 //!
 //! [`template`] compiles values with placeholders, [`headers`] is the policies `request_headers` and `response_headers`, [`cache`] what
-//! a route wants of the cache, [`mirror`] who else gets the request.
+//! a route wants of the cache, [`mirror`] who else gets the request, [`security_headers`] what browsers are told, [`compress`] answers in
+//! fewer bytes, [`etag`] tags for answers that have none.
 
 pub mod cache;
+pub mod compress;
+pub mod etag;
 pub mod headers;
 pub mod mirror;
+pub mod security_headers;
 pub mod template;

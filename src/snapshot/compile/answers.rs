@@ -4,15 +4,19 @@ use std::sync::Arc;
 
 use super::Compiler;
 use crate::problem::{Place, Problem, did_you_mean};
-use crate::route::{RouteConfig, Split};
+use crate::route::{OwnAnswer, RouteConfig, Split};
 use crate::snapshot::Answer;
 use crate::upstream::Service;
 use crate::value::Spanned;
 
 impl<'a> Compiler<'a> {
     pub(super) fn answer(&mut self, config: &Spanned<RouteConfig>) -> Option<Answer> {
+        if config.respond.is_some() || config.redirect.is_some() || config.maintenance.is_some() {
+            return self.own_answer(config);
+        }
         let lost = |key: &str| self.problems.has_lost(config.place, key);
-        if (config.service.is_none() && lost("service")) || lost("split") {
+        let own = ["respond", "redirect", "maintenance"].into_iter().any(lost);
+        if (config.service.is_none() && lost("service")) || lost("split") || own {
             // What is missing was refused; what is left of a split can still be looked at.
             for target in config.split.iter().flatten() {
                 self.service(&target.service, target.port, target.place);
@@ -40,6 +44,11 @@ impl<'a> Compiler<'a> {
         Some(match answer {
             Answer::Service(service) => Answer::Service(guard(&service)?),
             Answer::Split(split, services) => Answer::Split(split, services.iter().map(guard).collect::<Option<_>>()?),
+            Answer::Own(_) => {
+                let problem = Problem::error(breaker.place, "a circuit breaker has nothing to guard where no service is asked");
+                self.problems.push(problem.hint("leave it out"));
+                return None;
+            }
         })
     }
 
@@ -50,7 +59,27 @@ impl<'a> Compiler<'a> {
         Some(match answer {
             Answer::Service(service) => Answer::Service(retried(&service)?),
             Answer::Split(split, services) => Answer::Split(split, services.iter().map(retried).collect::<Option<_>>()?),
+            // Nobody is asked, and so nobody twice.
+            own @ Answer::Own(_) => own,
         })
+    }
+
+    /// What the route answers by itself, if that is all it says.
+    fn own_answer(&mut self, config: &Spanned<RouteConfig>) -> Option<Answer> {
+        let said = [
+            ("service", config.service.as_ref().map(|service| service.place)),
+            ("split", config.split.as_ref().and_then(|targets| targets.first()).map(|target| target.place)),
+            ("respond", config.respond.as_ref().map(|respond| respond.place)),
+            ("redirect", config.redirect.as_ref().map(|redirect| redirect.place)),
+            ("maintenance", config.maintenance.as_ref().map(|maintenance| maintenance.place)),
+        ];
+        let mut said = said.into_iter().filter_map(|(key, place)| Some((key, place?)));
+        if let (Some((first, _)), Some((second, place))) = (said.next(), said.next()) {
+            let problem = Problem::error(place, format!("a route has either a `{first}` or a `{second}`, not both"));
+            self.problems.push(problem.hint(format!("comment `{first}` out for as long as `{second}` holds")));
+            return None;
+        }
+        OwnAnswer::compile(config, self.base, self.problems).map(|own| Answer::Own(Box::new(own)))
     }
 
     /// The service of that name, or, with a port, the host of that name. `of`: where the map stands that names it.

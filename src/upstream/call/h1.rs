@@ -305,7 +305,7 @@ impl Line {
     /// Waits for more of the answer's body, and sends what is left of the request's meanwhile. `silence` bounds the wait.
     ///
     /// # Errors
-    /// [`Broken::Client`] or [`Broken::MidAnswer`].
+    /// [`Broken::Client`], [`Broken::TimedOut`] or [`Broken::MidAnswer`].
     pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, silence: Duration) -> Result<(), Broken> {
         if !self.sending.done || self.sending.pending.has_remaining() {
             return match within(silence, self.step(client, service)).await.unwrap_or(Err(Broken::TimedOut)) {
@@ -315,6 +315,7 @@ impl Line {
                     Ok(())
                 }
                 Err(Broken::Client(error)) => Err(Broken::Client(error)),
+                Err(Broken::TimedOut) => Err(Broken::TimedOut),
                 Err(_) => Err(Broken::MidAnswer),
             };
         }
@@ -322,7 +323,10 @@ impl Line {
         // An answer may be endless: a client that goes away meanwhile ends the exchange.
         let count = tokio::select! {
             biased;
-            count = self.fill(amount, silence) => count.map_err(|_| Broken::MidAnswer)?,
+            count = self.fill(amount, silence) => count.map_err(|broken| match broken {
+                Broken::TimedOut => broken,
+                _ => Broken::MidAnswer,
+            })?,
             () = client.gone() => return Err(gone()),
         };
         match count {

@@ -221,7 +221,7 @@ impl Stream {
     /// Waits for more of the answer's body, and sends what is left of the request's meanwhile. `silence` bounds the wait.
     ///
     /// # Errors
-    /// [`Broken::Client`], [`Broken::MidAnswer`] or [`Broken::Reset`].
+    /// [`Broken::Client`], [`Broken::TimedOut`], [`Broken::MidAnswer`] or [`Broken::Reset`].
     pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, silence: Duration) -> Result<(), Broken> {
         let Stream { answer, sending, place, taken, .. } = self;
         let Answer::Begun(body) = answer else { return Ok(()) };
@@ -234,7 +234,7 @@ impl Stream {
                 event = send(sending, client) => event.map(Ok),
             }
         };
-        let event = place.alarm.within(silence, first).await.map_err(|_| Broken::MidAnswer)?;
+        let event = place.alarm.within(silence, first).await.map_err(|_| Broken::TimedOut)?;
         let piece = match event {
             Ok(Ok(event)) => {
                 self.note(&event, client);

@@ -471,7 +471,8 @@ fn reply(status: StatusCode, reason: &'static str, detail: &'static str) -> Box<
     Reply::new(status, Service::NAME, reason, detail)
 }
 
-fn call_error(broken: Broken, service: &Service) -> CallError {
+/// What is said of a call that broke before the client was told anything.
+pub fn call_error(broken: Broken, service: &Service) -> CallError {
     CallError::Service(match broken {
         Broken::Client(error) => return CallError::Client(error),
         Broken::Stale | Broken::Lost | Broken::Failed | Broken::MidAnswer => {

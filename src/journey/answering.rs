@@ -1,0 +1,84 @@
+//! What a route's policies make of an answer.
+
+use http::StatusCode;
+
+use super::Journey;
+use crate::exchange::Verdict;
+use crate::grpc;
+use crate::policy::Outgoing;
+use crate::reply::{Flow, Reply};
+use crate::wire::stages::Stages;
+use crate::wire::view::AnswerView;
+
+/// An answer that the policies have seen.
+pub struct Answered {
+    /// The status that the client shall see.
+    pub status: StatusCode,
+    /// What works on its body, if anything does.
+    pub stages: Option<Box<Stages>>,
+}
+
+impl Journey {
+    /// The policies' word on an answer that came from a service or the cache, or that the route gives by itself. Their changes to its
+    /// fields are behind those that were there before.
+    ///
+    /// # Errors
+    /// The answer to give instead.
+    #[inline]
+    pub fn answered(&mut self, came: AnswerView<'_>) -> Result<Answered, Box<Reply>> {
+        self.outcome.status = came.status.as_u16();
+        match self.view.route(self.routed) {
+            Some(route) if !route.plan.response.is_empty() => self.shape(came),
+            _ => Ok(Answered { status: came.status, stages: None }),
+        }
+    }
+
+    #[inline(never)]
+    fn shape(&mut self, came: AnswerView<'_>) -> Result<Answered, Box<Reply>> {
+        self.answer_begins();
+        let streams = self.expects_stream() || self.dialect.is_grpc();
+        let mut edits = std::mem::take(&mut self.exchange.to_client);
+        let mut answer = Outgoing::new(&self.head, &self.exchange, came, streams, &mut edits);
+        let plan = self.view.route(self.routed).map(|route| &route.plan);
+        let mut flow = Flow::Continue(());
+        for step in plan.iter().flat_map(|plan| &plan.response) {
+            flow = step.on_response(&mut answer);
+            if flow.is_break() {
+                break;
+            }
+        }
+        let (status, stages) = answer.into_parts();
+        self.exchange.to_client = edits;
+        if let Flow::Break(reply) = flow {
+            return Err(reply);
+        }
+        self.outcome.status = status.as_u16();
+        Ok(Answered { status, stages: (!stages.is_empty()).then(|| Box::new(stages)) })
+    }
+
+    /// From here on, changes to the answer are about one that came from somewhere: none of them is for a refusal that takes its place.
+    pub fn answer_begins(&mut self) {
+        let before = u32::try_from(self.exchange.to_client.len()).unwrap_or(u32::MAX);
+        self.edits_before.get_or_insert(before);
+    }
+
+    /// Notes an answer of the gateway's own.
+    pub fn refused(&mut self, reply: &Reply) {
+        let replaced = self.edits_before.take();
+        if let Some(before) = replaced {
+            self.exchange.to_client.truncate(before as usize);
+        }
+        // An answer that has begun already, and cannot be given, has had its fields.
+        if self.outcome.status == 0 || replaced.is_some() {
+            let Journey { view, routed, exchange, .. } = self;
+            let plan = view.route(*routed).map_or(&view.snapshot.unrouted, |route| &route.plan);
+            plan.response.iter().for_each(|step| step.on_refusal(exchange));
+        }
+        self.outcome.status = reply.status.as_u16();
+        self.outcome.verdict = Some(Verdict { policy: reply.policy, reason: reply.reason });
+        self.outcome.decided_by.clone_from(&reply.decided_by);
+        if self.dialect.is_grpc() {
+            self.outcome.grpc_status = Some(grpc::status(reply.status).into());
+        }
+    }
+}

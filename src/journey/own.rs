@@ -1,0 +1,53 @@
+//! What a route answers by itself.
+
+use bytes::Bytes;
+use http::StatusCode;
+use pingora_http::ResponseHeader;
+
+use super::Journey;
+use crate::downstream::apply_to_response;
+use crate::reply::Reply;
+use crate::snapshot::Answer;
+use crate::upstream::Service;
+use crate::wire::stages::Stages;
+use crate::wire::view::AnswerView;
+
+/// An answer that nobody was asked for, as the policies have left its head.
+pub struct Given {
+    pub head: Box<ResponseHeader>,
+    pub body: Bytes,
+    /// What works on the body, if anything does.
+    pub stages: Option<Box<Stages>>,
+}
+
+impl Journey {
+    /// Whether nobody is asked on this route.
+    pub fn answers_by_itself(&self) -> bool {
+        self.route().is_some_and(|route| matches!(route.answer, Answer::Own(_)))
+    }
+
+    /// What the route answers by itself.
+    ///
+    /// # Errors
+    /// The refusal to give instead.
+    pub fn give_own(&mut self) -> Result<Given, Box<Reply>> {
+        let view = self.view.clone();
+        let Some(Answer::Own(own)) = view.route(self.routed).map(|route| &route.answer) else {
+            // Every other route has a service; if not, it is the gateway's own fault.
+            let detail = "The backend could not answer.";
+            return Err(Reply::new(StatusCode::BAD_GATEWAY, Service::NAME, "upstream_error", detail));
+        };
+        let target = self.upstream_target().unwrap_or_else(|| match self.head.query() {
+            Some(query) => format!("{}?{query}", self.exchange.sent_path(&self.head)),
+            None => self.exchange.sent_path(&self.head).to_owned(),
+        });
+        let (head, body) = own.give(&self.head, &target, self.exchange.scheme())?;
+        let mut head = Box::new(head);
+        self.outcome.own = Some(own.name());
+        let answered = self.answered(AnswerView::from(&*head))?;
+        // It is one that exists.
+        let _ = head.set_status(answered.status);
+        apply_to_response(&mut head, &self.exchange.request_id, &self.exchange.to_client);
+        Ok(Given { head, body, stages: answered.stages })
+    }
+}
