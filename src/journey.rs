@@ -60,6 +60,8 @@ pub struct Outcome {
     /// Interim answers that the backend sent.
     pub interim: u32,
     pub cache: &'static str,
+    /// What stood in for the service's answer, if something did.
+    pub fallback: &'static str,
     /// The status of a gRPC call, whoever gave it.
     pub grpc_status: Option<u32>,
     /// How the route answered by itself, if it did.
@@ -84,6 +86,8 @@ pub struct Journey {
     pub refusal: Option<Box<Reply>>,
     /// How the service was asked.
     pub tries: Tries,
+    /// The service that is asked in the other one's place.
+    pub stand_in: Option<Arc<Service>>,
     /// Of the exchange that is under way.
     pub control: Option<Arc<ExchangeControl>>,
     /// Looks at the answer, where a copy's answer is compared with it.
@@ -142,6 +146,7 @@ impl Journey {
                 outcome: Outcome::default(),
                 refusal: None,
                 tries: Tries::default(),
+                stand_in: None,
                 control: None,
                 compared: None,
                 cache_use: None,
@@ -288,8 +293,9 @@ impl Journey {
 
     /// Notes that the service's endpoint failed.
     pub fn service_failed(&mut self, failure: AttemptOutcome) {
-        let Journey { view, routed, outcome, tries, .. } = self;
-        let service = view.route(*routed).and_then(|route| route.answer.service(outcome.service?));
+        let Journey { view, routed, outcome, tries, stand_in, .. } = self;
+        let chosen = || view.route(*routed).and_then(|route| route.answer.service(outcome.service?));
+        let service = stand_in.as_deref().or_else(chosen);
         if let Some(service) = service {
             tries.failed(service, failure);
         }

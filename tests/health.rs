@@ -455,6 +455,60 @@ fn a_check_looks_at_the_body_and_asks_as_it_is_told() {
 }
 
 #[test]
+fn a_route_answers_for_a_service_that_does_not() {
+    let (gone, spare, slow) = (
+        Port::lease(),
+        Origin::named("spare"),
+        Origin::start(|_| {
+            std::thread::sleep(Duration::from_millis(500));
+            Act::Send(answer(200, &[], "late"))
+        }),
+    );
+    let bad = Moody::start(500);
+    let gateway = Gateway::start(&format!(
+        "listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]\nservices:\n  gone: {{ endpoints: [ '127.0.0.1:{}' ] }}\n  spare: {{ endpoints: [ {} ] \
+         }}\n  slow: {{ endpoints: [ {} ], timeouts: {{ response: 100ms }} }}\n  bad: {{ endpoints: [ {} ], circuit_breaker: {{ \
+         consecutive_failures: 1, open_for: 1h }} }}\nroutes:\n  - {{ path: /static, service: gone, fallback: {{ status: 203, json: {{ items: \
+         [] }}, headers: {{ X-From: gate }} }} }}\n  - {{ path: /spare, service: gone, fallback: {{ service: spare }} }}\n  - {{ path: /slow, \
+         service: slow, fallback: {{ body: soon }} }}\n  - {{ path: /not, service: slow, fallback: {{ on: [ open ], body: soon }} }}\n  - {{ path: \
+         /due, service: slow, timeout: 50ms, fallback: {{ body: soon }} }}\n  - {{ path: /bad, service: bad, fallback: {{ status: 204 }} }}\n",
+        gone.number(),
+        addresses(&[spare.port()]),
+        addresses(&[slow.port()]),
+        addresses(&[bad.port()])
+    ));
+    let got = get(gateway.port(), "/static");
+    assert_eq!((got.status, got.text().as_str(), got.header("x-from")), (203, "{\"items\":[]}", Some("gate")));
+    assert_eq!((got.header("x-portcullis-fallback"), got.header("content-type")), (Some("static"), Some("application/json")));
+    let line = gateway.wait_log(|line| line["path"] == "/static");
+    assert_eq!(
+        (&line["fallback"], &line["answered_by"], &line["decided_by"]),
+        (&"static".into(), &"fallback".into(), &"connect_failure".into())
+    );
+    // Without a body where there is none, and with the connection as it was.
+    let mut kept = Client::connect(gateway.port());
+    assert_eq!(kept.request("HEAD", "/static", &[], b"").status, 203);
+    assert_eq!(kept.get("/static").status, 203);
+    for (method, body) in [("GET", &b""[..]), ("POST", b"order")] {
+        let got = request(gateway.port(), method, "/spare", &[], body);
+        assert_eq!(
+            (got.status, got.text().as_str(), got.header("x-portcullis-fallback")),
+            (200, "spare", Some("service")),
+            "{method}"
+        );
+        assert_eq!(spare.asked().last().unwrap().body, body);
+    }
+    assert_eq!(get(gateway.port(), "/slow").text(), "soon");
+    assert_eq!(get(gateway.port(), "/due").text(), "soon");
+    get(gateway.port(), "/not").assert_problem(504, "upstream", "response_timeout");
+    // What a service does say is its own business, until its breaker opens.
+    assert_eq!([0; 2].map(|_| get(gateway.port(), "/bad").status), [500, 204]);
+    for (cause, times) in [("error", 5.0), ("timeout", 2.0), ("open", 1.0)] {
+        gateway.wait_metric(&format!("portcullis_fallbacks_total{{cause=\"{cause}\"}}"), times);
+    }
+}
+
+#[test]
 fn the_status_is_printed_as_tables_and_as_json() {
     let (one, gone) = (Origin::named("one"), Port::lease());
     let gateway = Gateway::start(&format!(

@@ -2,6 +2,7 @@
 //! to the client.
 
 mod cached;
+pub mod fallback;
 pub mod hit;
 mod mirror;
 pub mod own;

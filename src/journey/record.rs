@@ -132,6 +132,7 @@ impl Journey {
             answered_by: match outcome.verdict {
                 Some(verdict) => verdict.policy,
                 None if outcome.own.is_some() => outcome.own.unwrap_or_default(),
+                None if outcome.fallback == "static" => "fallback",
                 None if outcome.cache.starts_with("hit") => "cache",
                 None => "upstream",
             },
@@ -147,6 +148,7 @@ impl Journey {
             retries: self.tries.attempts.saturating_sub(1),
             retried_for: &self.tries.why,
             cache: outcome.cache,
+            fallback: outcome.fallback,
             fault: exchange.fault,
             client_closed: outcome.client_closed,
             grpc_status: outcome.grpc_status,

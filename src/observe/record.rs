@@ -83,6 +83,8 @@ pub struct Record<'a> {
     pub retried_for: &'a str,
     /// `hit`, `miss`, `stale` ...
     pub cache: &'static str,
+    /// What stood in for the service's answer: `static` or `service`.
+    pub fallback: &'static str,
     /// `delay`, `abort`: what was injected on purpose.
     pub fault: &'static str,
     pub user_agent: &'a [u8],
@@ -127,6 +129,7 @@ impl Default for Record<'_> {
             retries: 0,
             retried_for: "",
             cache: "",
+            fallback: "",
             fault: "",
             user_agent: b"",
             generation: 0,
@@ -203,6 +206,7 @@ impl Record<'_> {
             line.flag(member!("client_closed"));
         }
         line.word(member!("cache"), self.cache);
+        line.word(member!("fallback"), self.fallback);
         line.word(member!("fault"), self.fault);
         line.number(member!("bytes_in"), self.bytes_in);
         line.number(member!("bytes_out"), self.bytes_out);

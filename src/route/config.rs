@@ -9,8 +9,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::Device;
 use super::own::{MaintenanceConfig, RedirectConfig, RespondConfig};
+use super::{Device, FallbackConfig};
 use crate::breaker::config::BreakerConfig;
 use crate::path::AmbiguousPaths;
 use crate::retry::config::RetriesConfig;
@@ -114,6 +114,9 @@ pub struct RouteConfig {
     /// What is tried again of this route's requests, in place of what its service says. Default: the service's `retries`.
     #[serde(default)]
     pub retries: Option<Spanned<RetriesConfig>>,
+    /// What clients get when the service answers nothing. Default: a problem document that says so.
+    #[serde(default)]
+    pub fallback: Option<Spanned<FallbackConfig>>,
     /// Policies of this route. Each replaces the service's or the global policy of that name as a whole; `false` turns it off.
     #[serde(default)]
     pub policies: Option<Raw>,

@@ -17,6 +17,7 @@
 
 mod config;
 mod device;
+mod fallback;
 mod matcher;
 mod own;
 mod pattern;
@@ -32,6 +33,7 @@ mod trie;
 
 pub use config::{RouteConfig, SplitTarget, Sticky, ValueMatch, VersionMatch};
 pub use device::Device;
+pub use fallback::{Cause, FallbackConfig};
 pub use matcher::Matcher;
 pub use own::OwnAnswer;
 pub use rewrite::Rewrite;

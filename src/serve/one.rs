@@ -121,6 +121,11 @@ async fn forward_request(
         journey.ran_out_of_time(down.uploaded());
     }
     journey.tries.end();
+    let ended = match forward::fallback::due(journey, down, ended.as_ref()) {
+        // Boxed, as all that hardly any request does.
+        Some(fallback) => Box::pin(fall_back(worker, journey, down, fallback, alarm)).await,
+        None => ended,
+    };
     forwarded(journey, down, ended).await;
 }
 
@@ -132,6 +137,25 @@ async fn by_itself(journey: &mut Journey, down: &mut Downstream, alarm: &mut Ala
         within_deadline(road, due, &control, alarm).await
     };
     forwarded(journey, down, ended).await;
+}
+
+/// Gives what stands in for the answer of a service that gave none.
+async fn fall_back(
+    worker: &Worker,
+    journey: &mut Journey,
+    down: &mut Downstream,
+    fallback: forward::fallback::Due,
+    alarm: &mut Alarm,
+) -> Option<Result<(), Failed>> {
+    let (due, control) = (journey.due(), down.control());
+    let asks = fallback.asks();
+    let ended = {
+        let road = pin!(forward::fallback::give(&worker.caller, journey, down, fallback));
+        // What is at hand is given also when the request's time is over.
+        if asks { within_deadline(road, due, &control, alarm).await } else { Some(road.await) }
+    };
+    journey.tries.end();
+    ended
 }
 
 /// A stored answer, under the request's total deadline.

@@ -306,8 +306,12 @@ impl<'a> Compiler<'a> {
             let own = config.policies.as_ref().map(|_| self.policies(&format!("route:{id}"), config.policies.as_ref()));
             let answer = answer.and_then(|answer| self.guarded(config, &id, answer));
             let answer = answer.and_then(|answer| self.retried(config, answer));
+            let fallback = match &config.fallback {
+                Some(fallback) => self.fallback(fallback, &id).map(Some),
+                None => Some(None),
+            };
             let rewrite = matcher.as_ref().and_then(|matcher| Rewrite::compile(config, matcher, self.problems));
-            let (Some(matcher), Some(answer)) = (matcher, answer) else { continue };
+            let (Some(matcher), Some(answer), Some(fallback)) = (matcher, answer, fallback) else { continue };
             self.ambiguous(config, &matcher);
             let plan = self.plan(config, own, &answer);
             self.warn_of_bounded_streams(config, &answer);
@@ -324,6 +328,7 @@ impl<'a> Compiler<'a> {
                 plan,
                 answer,
                 rewrite,
+                fallback,
                 timeout: config.timeout.as_ref().map(|timeout| timeout.0),
                 stream: config.stream,
                 buffer_request: config.buffer_request,

@@ -3,6 +3,7 @@
 
 mod compile;
 mod doors;
+pub mod fallback;
 mod stock;
 #[cfg(test)]
 mod void_tests;
@@ -104,6 +105,8 @@ pub struct Route {
     pub plan: Arc<Plan>,
     pub answer: Answer,
     pub rewrite: Option<Rewrite>,
+    /// What clients get when the service answers nothing.
+    pub fallback: Option<Arc<fallback::Fallback>>,
     /// The request's total deadline, where it differs from the listener's.
     pub timeout: Option<Duration>,
     /// Every answer is a stream.

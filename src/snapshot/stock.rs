@@ -25,6 +25,10 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
             check_retries(retries, problems);
         }
     }
+    for fallback in document.routes.iter().filter_map(|route| route.fallback.as_ref()) {
+        let problem = Problem::error(fallback.place, "`fallback` cannot be had with `engine: pingora`");
+        problems.push(problem.hint("take it out, or `engine` out of `server`"));
+    }
     for service in document.services.values() {
         if service.keep_alive.place.is_known() {
             let message =

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::Compiler;
 use crate::problem::{Place, Problem, did_you_mean};
-use crate::route::{OwnAnswer, RouteConfig, Split};
+use crate::route::{FallbackConfig, OwnAnswer, RouteConfig, Split};
 use crate::snapshot::Answer;
+use crate::snapshot::fallback::{self, Fallback, How};
 use crate::upstream::Service;
 use crate::value::Spanned;
 
@@ -80,6 +81,22 @@ impl<'a> Compiler<'a> {
             return None;
         }
         OwnAnswer::compile(config, self.base, self.problems).map(|own| Answer::Own(Box::new(own)))
+    }
+
+    /// What a route gives when its service answers nothing. `None` only if there was a problem.
+    pub(super) fn fallback(&mut self, config: &Spanned<FallbackConfig>, route: &str) -> Option<Arc<Fallback>> {
+        let how = match &config.service {
+            None => fallback::own(config, config.place, self.problems)?,
+            Some(service)
+                if config.status.is_some() || config.json.is_some() || config.body.is_some() || !config.headers.is_empty() =>
+            {
+                let message = "a fallback is another `service`, or an answer of the gateway's own, not both";
+                self.problems.push(Problem::error(service.place, message));
+                return None;
+            }
+            Some(service) => How::Service(self.service(service, config.port, config.place)?),
+        };
+        Some(Arc::new(Fallback::new(config, how, route, self.around.metrics.tallies())))
     }
 
     /// The service of that name, or, with a port, the host of that name. `of`: where the map stands that names it.

@@ -1,0 +1,116 @@
+//! What a client gets when its route's service answers nothing: the route's fallback.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+
+use super::{Failed, broke_off, call_failed, client_failed, relay};
+use crate::downstream::Downstream;
+use crate::head::HeaderEdit;
+use crate::journey::Journey;
+use crate::route::Cause;
+use crate::snapshot::fallback::{Fallback, How, read};
+use crate::upstream::Service;
+use crate::upstream::call::{Call, Caller, Tries};
+use crate::wire::answer::BadAnswer;
+use crate::wire::encode::is_bodiless;
+use crate::wire::view::AnswerView;
+
+const X_PORTCULLIS_FALLBACK: HeaderName = HeaderName::from_static("x-portcullis-fallback");
+
+/// A fallback that can be given, and why it is.
+pub struct Due {
+    fallback: Arc<Fallback>,
+    cause: Cause,
+    reason: &'static str,
+}
+
+impl Due {
+    /// Whether it asks somebody, who may take his time.
+    pub fn asks(&self) -> bool {
+        matches!(self.fallback.how, How::Service(_))
+    }
+}
+
+/// The fallback for an exchange that ended like this; `None` of it is that the request's time was over. `None` if there is none, or if the
+/// client has been answered, or cannot be.
+pub fn due(journey: &Journey, down: &Downstream, ended: Option<&Result<(), Failed>>) -> Option<Due> {
+    let fallback = journey.route()?.fallback.as_ref()?;
+    let (cause, reason) = match ended {
+        Some(Err(Failed::Answer(reply))) if reply.policy == Service::NAME => match (reply.reason, reply.status.as_u16()) {
+            (reason @ "circuit_open", _) => (Cause::Open, reason),
+            (reason, 504) => (Cause::Timeout, reason),
+            (reason, 500..) => (Cause::Error, reason),
+            _ => return None,
+        },
+        // A client's own deadline is nobody's fault.
+        None if !journey.is_late(Duration::ZERO) => (Cause::Timeout, "request_timeout"),
+        _ => return None,
+    };
+    let can_be_given = match &fallback.how {
+        How::Own { .. } => !journey.dialect.is_grpc(),
+        // There has to be time left, and all of the request: nothing of it was sent, or what was is still at hand.
+        How::Service(_) => ended.is_some() && !journey.head.upgrade && (journey.tries.started.is_none() || down.can_replay()),
+    };
+    let due = fallback.is_for(cause) && can_be_given && !down.is_answered();
+    due.then(|| Due { fallback: fallback.clone(), cause, reason })
+}
+
+/// Gives it.
+///
+/// # Errors
+/// See [`Failed`].
+pub async fn give(caller: &Caller, journey: &mut Journey, down: &mut Downstream, due: Due) -> Result<(), Failed> {
+    let Due { fallback, cause, reason } = due;
+    fallback.count(cause);
+    journey.outcome.fallback = fallback.how.as_str();
+    journey.outcome.decided_by = Some(reason.into());
+    let mark = HeaderEdit::Set(X_PORTCULLIS_FALLBACK, HeaderValue::from_static(fallback.how.as_str()));
+    journey.exchange.to_client.push(mark);
+    match &fallback.how {
+        How::Own { head, body } => {
+            let Some(mut head) = read(head) else { return Err(Failed::Answer(BadAnswer::Malformed.reply())) };
+            let answered = journey.answered(AnswerView::from(&*head)).map_err(Failed::Answer)?;
+            if answered.status != head.status {
+                *head = head.with_status(answered.status);
+            }
+            down.stage(answered.stages);
+            // Nobody will read the rest.
+            down.give_up_body();
+            let bodiless = body.is_empty() || journey.head.method == Method::HEAD || is_bodiless(head.status);
+            let exchange = &journey.exchange;
+            let via = exchange.via(head.version);
+            let written = async {
+                down.write_answer(&head, &exchange.request_id, &exchange.to_client, via, bodiless).await?;
+                if !bodiless {
+                    down.write_body(body.clone(), true).await?;
+                }
+                down.finish().await
+            };
+            written.await.map_err(|error| client_failed(&error))
+        }
+        How::Service(service) => ask(caller, journey, down, service).await,
+    }
+}
+
+/// Asks another service.
+async fn ask(caller: &Caller, journey: &mut Journey, down: &mut Downstream, service: &Arc<Service>) -> Result<(), Failed> {
+    journey.tries = Tries::default();
+    journey.stand_in = Some(service.clone());
+    let answer = {
+        let target = journey.upstream_target();
+        let Journey { view, head, exchange, tries, .. } = &mut *journey;
+        let call = Call { head, exchange, target: target.as_deref(), fill: None };
+        caller.send(service, &call, tries, down, &view.tls).await
+    };
+    let mut answer = answer.map_err(|error| call_failed(error, journey, down))?;
+    journey.answer_began(down.uploaded());
+    match relay::answer(&mut answer, journey, down, service).await {
+        Ok(()) => {
+            caller.keep(answer, service);
+            Ok(())
+        }
+        Err(broken) => Err(broke_off(broken, journey, down)),
+    }
+}

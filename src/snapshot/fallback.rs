@@ -1,0 +1,132 @@
+//! What a route gives when its service answers nothing, compiled.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+
+use crate::head::AnswerLimits;
+use crate::problem::{Place, Problem, Problems};
+use crate::route::{Cause, FallbackConfig};
+use crate::tally::{Counter, Tallies};
+use crate::upstream::Service;
+use crate::wire::answer::{self, AnswerHead};
+
+pub struct Fallback {
+    on: Vec<Cause>,
+    pub how: How,
+    counts: [Arc<Counter>; 3],
+}
+
+pub enum How {
+    /// A head as it stands on the wire, and a body.
+    Own {
+        head: Bytes,
+        body: Bytes,
+    },
+    Service(Arc<Service>),
+}
+
+impl How {
+    /// The word for the field, the log and the metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            How::Own { .. } => "static",
+            How::Service(_) => "service",
+        }
+    }
+}
+
+impl Fallback {
+    pub fn new(config: &FallbackConfig, how: How, route: &str, tallies: &Tallies) -> Self {
+        let on = if config.on.is_empty() { Cause::ALL.to_vec() } else { config.on.clone() };
+        let help = "Requests that got a route's fallback, by what it is and why.";
+        let kind = how.as_str();
+        let count = |cause: Cause| {
+            let labels = [("route", route), ("kind", kind), ("cause", cause.as_str())];
+            tallies.counter("portcullis_fallbacks_total", help, &labels)
+        };
+        Fallback { on, how, counts: Cause::ALL.map(count) }
+    }
+
+    pub fn is_for(&self, cause: Cause) -> bool {
+        self.on.contains(&cause)
+    }
+
+    pub fn count(&self, cause: Cause) {
+        if let Some(count) = self.counts.get(cause as usize) {
+            count.add(1);
+        }
+    }
+}
+
+/// An answer of the gateway's own. `None` only if there was a problem.
+pub fn own(config: &FallbackConfig, place: Place, problems: &mut Problems) -> Option<How> {
+    let status = config.status.as_ref().map_or(Some(StatusCode::OK), |status| {
+        let known = u16::try_from(status.value).ok().filter(|status| (200..600).contains(status));
+        if known.is_none() {
+            problems
+                .push(Problem::error(status.place, format!("`status` is {}, which is not between 200 and 599", status.value)));
+        }
+        known.and_then(|status| StatusCode::from_u16(status).ok())
+    });
+    let (body, media_type) = match (&config.json, &config.body) {
+        (Some(json), Some(_)) => {
+            problems.push(Problem::error(json.place, "a fallback has `json` or `body`, not both"));
+            return None;
+        }
+        (Some(json), None) => (Bytes::from(json.value.0.to_string()), Some("application/json")),
+        (None, Some(body)) => (Bytes::from(body.value.clone()), Some("text/plain; charset=utf-8")),
+        (None, None) if config.status.is_none() => {
+            let problem = Problem::error(place, "a fallback needs a `service`, or a `status`, `json` or `body`");
+            problems.push(problem.hint("for example `json: { items: [] }`"));
+            return None;
+        }
+        (None, None) => (Bytes::new(), None),
+    };
+    let gateways =
+        [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE, header::TRAILER, header::TE];
+    let (mut fields, mut fine) = (Vec::new(), true);
+    for (name, value) in &config.headers {
+        let name = HeaderName::try_from(name.as_str()).ok().filter(|name| !gateways.contains(name));
+        match name.zip(HeaderValue::from_str(value).ok()) {
+            Some(field) => fields.push(field),
+            None => {
+                fine = false;
+                problems.push(Problem::error(value.place, "this is no header field that a fallback could set"));
+            }
+        }
+    }
+    if let Some(media_type) = media_type
+        && !fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE)
+    {
+        fields.push((header::CONTENT_TYPE, HeaderValue::from_static(media_type)));
+    }
+    let status = status.filter(|_| fine)?;
+    if !body.is_empty() && matches!(status.as_u16(), 204 | 205 | 304) {
+        problems.push(Problem::error(place, format!("an answer with the status {} has no body", status.as_u16())));
+        return None;
+    }
+    let mut head = format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or_default()).into_bytes();
+    for (name, value) in &fields {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    if !matches!(status.as_u16(), 204 | 304) {
+        head.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
+    }
+    head.extend_from_slice(b"\r\n");
+    let head = Bytes::from(head);
+    if read(&head).is_none() {
+        problems.push(Problem::error(place, "this answer's header is larger than one may be"));
+        return None;
+    }
+    Some(How::Own { head, body })
+}
+
+/// The head in the form that all writers take.
+pub fn read(head: &Bytes) -> Option<Box<AnswerHead>> {
+    answer::take(&mut BytesMut::from(&**head), &Method::GET, &AnswerLimits::default()).ok().flatten()
+}
