@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(name.update(Ok(addresses(&[3, 2]))), Resolved::Changed);
         let after = name.endpoints();
         assert!(Arc::ptr_eq(&before[1], &after[0]));
-        assert_eq!(after[1].address(), ([10, 0, 0, 3], 80).into());
+        assert_eq!(after[1].address(), EndpointAddress::from(([10, 0, 0, 3], 80)));
     }
 
     #[test]
