@@ -34,7 +34,6 @@ openssl_needs() {
 test_needs() {
     need curl 'has curl'
     need nginx-light 'has nginx'
-    need redis-server 'has redis-server'
     need wrk 'has wrk'
     need nghttp2-client 'has h2load && has nghttp'
     need openssl 'has openssl'
@@ -42,6 +41,7 @@ test_needs() {
     need python3-grpcio "/usr/bin/python3 -c 'import grpc'"
     need python3-websockets "/usr/bin/python3 -c 'import websockets'"
     need redis-server 'has redis-server && has redis-cli'
+    need dnsmasq-base 'has dnsmasq'
     need systemd 'has systemd-analyze'
     # The OpenID provider of the tests is an npm package, which wants this version.
     need nodejs "node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)'"

@@ -347,7 +347,7 @@ fn limits(list: &mut List, w: &Words) {
 }
 
 fn answers(list: &mut List, w: &Words) {
-    let Words { curl, quiet, http, .. } = w;
+    let Words { curl, direct, quiet, http, admin, .. } = w;
     list.group = "Answers: from memory, as a stream, and when a backend fails";
     list.add(
         &[200],
@@ -362,6 +362,12 @@ fn answers(list: &mut List, w: &Words) {
         "the only endpoint is down, and the health check knows",
         format!("{curl} {http}/reports"),
         &["retry-after: 5"],
+    );
+    list.add(
+        &[200],
+        "a copy goes to the next version, and its answer is compared",
+        format!("{curl} {http}/mirrored; sleep 1; curl -s{direct} {admin}/metrics | grep ^portcullis_mirror"),
+        &["portcullis_mirrored_requests_total", "portcullis_mirror_compared_total"],
     );
     list.add(
         &[503],

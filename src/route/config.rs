@@ -68,13 +68,13 @@ pub struct RouteConfig {
     pub sticky: Option<Spanned<Sticky>>,
     /// The answer, from this file: nobody is asked. Policies hold as for any other route.
     #[serde(default)]
-    pub respond: Option<Spanned<RespondConfig>>,
+    pub respond: Option<Box<Spanned<RespondConfig>>>,
     /// Sends clients elsewhere. Policies hold as for any other route.
     #[serde(default)]
-    pub redirect: Option<Spanned<RedirectConfig>>,
+    pub redirect: Option<Box<Spanned<RedirectConfig>>>,
     /// 503 with `Retry-After`, for as long as it is written. gRPC clients get the status UNAVAILABLE. Policies hold as for any other route.
     #[serde(default)]
-    pub maintenance: Option<Spanned<MaintenanceConfig>>,
+    pub maintenance: Option<Box<Spanned<MaintenanceConfig>>>,
     /// Leading segments of `path` that the service does not see. If nothing is left it sees `/`. Not together with `rewrite`.
     #[serde(default)]
     pub strip_prefix: Option<Spanned<String>>,
@@ -110,13 +110,13 @@ pub struct RouteConfig {
     pub buffer_request: bool,
     /// A circuit breaker of this route's own, beside that of its service; behind a `split`, one for each of its services. Default: none.
     #[serde(default)]
-    pub circuit_breaker: Option<Spanned<BreakerConfig>>,
+    pub circuit_breaker: Option<Box<Spanned<BreakerConfig>>>,
     /// What is tried again of this route's requests, in place of what its service says. Default: the service's `retries`.
     #[serde(default)]
-    pub retries: Option<Spanned<RetriesConfig>>,
+    pub retries: Option<Box<Spanned<RetriesConfig>>>,
     /// What clients get when the service answers nothing. Default: a problem document that says so.
     #[serde(default)]
-    pub fallback: Option<Spanned<FallbackConfig>>,
+    pub fallback: Option<Box<Spanned<FallbackConfig>>>,
     /// Policies of this route. Each replaces the service's or the global policy of that name as a whole; `false` turns it off.
     #[serde(default)]
     pub policies: Option<Raw>,

@@ -23,7 +23,7 @@ pub struct RespondConfig {
     /// The body, written as JSON.
     #[serde(default)]
     #[schemars(with = "serde_json::Value")]
-    pub json: Option<Spanned<serde_json::Value>>,
+    pub json: Option<Spanned<Json>>,
     /// The body is this file's, up to 1 MiB, read when the configuration is loaded. A relative name counts from the configuration's folder.
     #[serde(default)]
     pub file: Option<Spanned<String>>,
@@ -70,4 +70,19 @@ pub struct MaintenanceConfig {
     pub retry_after: Option<Spanned<Period>>,
     /// A sentence for them. Default: `This is being worked on.`
     pub detail: Option<Spanned<String>>,
+}
+
+/// JSON that is something: nothing behind the key is a mistake here as everywhere.
+#[derive(Debug, Clone)]
+pub struct Json(pub serde_json::Value);
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        if value.is_null() {
+            let message = "expected a JSON value, found nothing; to answer JSON's null write `body: \"null\"`";
+            return Err(serde::de::Error::custom(message));
+        }
+        Ok(Json(value))
+    }
 }

@@ -107,7 +107,7 @@ impl Respond {
         }
         let (kind, body) = match config {
             RespondConfig { body: Some(text), .. } => (Some("text/plain; charset=utf-8"), Bytes::from(text.value.clone())),
-            RespondConfig { json: Some(json), .. } => (Some("application/json"), format!("{}\n", json.value).into()),
+            RespondConfig { json: Some(json), .. } => (Some("application/json"), format!("{}\n", json.value.0).into()),
             RespondConfig { file: Some(file), .. } => match read(&base.join(&file.value)) {
                 Ok(body) => (Some(kind_of(&file.value)), body),
                 Err(why) => {
