@@ -219,6 +219,26 @@ fn under_load_every_request_is_logged_and_counted() {
     assert_eq!(series["portcullis_sent_bytes_total{route=\"plain\"}"], bytes as f64);
 }
 
+/// What a service costs is seen where it fails, too: a service that times out must not look quick because only its good answers count.
+#[test]
+fn failures_enter_the_histogram_of_a_service() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gateway = Gateway::start(&format!(
+        "
+        listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]
+        services: {{ silent: {{ endpoints: ['{}'], timeouts: {{ response: 300ms }} }} }}
+        routes: [ {{ path: /*, service: silent }} ]
+        ",
+        silent.local_addr().unwrap()
+    ));
+    assert_eq!(get(gateway.port(), "/").status, 504);
+    let line = gateway.wait_log(|line| line["status"] == 504);
+    assert!(line["upstream_us"].as_u64().unwrap() >= 300_000, "{line}");
+    gateway.wait_metric("portcullis_upstream_duration_seconds_count{service=\"silent\"}", 1.0);
+    let seconds = gateway.metric("portcullis_upstream_duration_seconds_sum{service=\"silent\"}");
+    assert!((0.3..5.0).contains(&seconds), "{seconds}");
+}
+
 #[test]
 fn clients_cannot_make_series() {
     let origin = origin();

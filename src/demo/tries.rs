@@ -365,6 +365,12 @@ fn answers(list: &mut List, w: &Words) {
     );
     list.add(
         &[200],
+        "the same, with a fallback",
+        format!("{curl} {http}/reports/latest"),
+        &["x-portcullis-fallback: static", "reports"],
+    );
+    list.add(
+        &[200],
         "a copy goes to the next version, and its answer is compared",
         format!("{curl} {http}/mirrored; sleep 1; curl -s{direct} {admin}/metrics | grep ^portcullis_mirror"),
         &["portcullis_mirrored_requests_total", "portcullis_mirror_compared_total"],

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::route::fallback::JsonBody;
 use crate::value::{Period, Spanned};
 
 /// An answer that stands in the file.
@@ -22,8 +23,7 @@ pub struct RespondConfig {
     pub body: Option<Spanned<String>>,
     /// The body, written as JSON.
     #[serde(default)]
-    #[schemars(with = "serde_json::Value")]
-    pub json: Option<Spanned<Json>>,
+    pub json: Option<Spanned<JsonBody>>,
     /// The body is this file's, up to 1 MiB, read when the configuration is loaded. A relative name counts from the configuration's folder.
     #[serde(default)]
     pub file: Option<Spanned<String>>,
@@ -70,19 +70,4 @@ pub struct MaintenanceConfig {
     pub retry_after: Option<Spanned<Period>>,
     /// A sentence for them. Default: `This is being worked on.`
     pub detail: Option<Spanned<String>>,
-}
-
-/// JSON that is something: nothing behind the key is a mistake here as everywhere.
-#[derive(Debug, Clone)]
-pub struct Json(pub serde_json::Value);
-
-impl<'de> Deserialize<'de> for Json {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = serde_json::Value::deserialize(deserializer)?;
-        if value.is_null() {
-            let message = "expected a JSON value, found nothing; to answer JSON's null write `body: \"null\"`";
-            return Err(serde::de::Error::custom(message));
-        }
-        Ok(Json(value))
-    }
 }
