@@ -62,6 +62,8 @@ pub struct Fetch {
     predicted: bool,
     /// It may not store.
     read_only: bool,
+    /// Whatever its answer says of itself, it is a stream.
+    streams: bool,
 }
 
 /// How long, and how often, one request waits for others.
@@ -91,7 +93,7 @@ pub struct Storing {
     /// Where the answer has none.
     date: Option<HeaderValue>,
     filling: Filling,
-    /// Of the longest body that the route stores.
+    /// Of the longest body that the route, and the memory, stores.
     left: usize,
 }
 
@@ -136,12 +138,14 @@ impl Cache {
             // It goes to the service as it came: what has expired is not validated by a HEAD or a part.
             return match self.turns.others(&index) {
                 Some(waiting) => Next::Wait(key, waiting),
-                None => Next::Fetch(Fetch { key, index, stale: None, turn: None, predicted: false, read_only: true }),
+                None => {
+                    Next::Fetch(Fetch { key, index, stale: None, turn: None, predicted: false, read_only: true, streams: false })
+                }
             };
         }
         match self.turns.take(index, ended) {
             turns::Next::Fetch(turn) => {
-                Next::Fetch(Fetch { key, index, stale, turn: Some(turn), predicted: false, read_only: false })
+                Next::Fetch(Fetch { key, index, stale, turn: Some(turn), predicted: false, read_only: false, streams: false })
             }
             turns::Next::Wait(waiting) => Next::Wait(key, waiting),
             turns::Next::Look => Next::Look(key),
@@ -161,12 +165,19 @@ impl Cache {
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
-        let Fetch { key, mut index, stale, turn, predicted, read_only } = fetch;
+        let Fetch { key, mut index, stale, turn, predicted, read_only, streams } = fetch;
         if read_only {
             return Keeping::Nothing;
         }
-        let (said, now) = (Said::by(answer), SystemTime::now());
-        let fresh = match self.judge_said(&said, &key, asked, policy, now) {
+        let (mut said, now) = (Said::by(answer), SystemTime::now());
+        said.stream |= streams;
+        let promised = answer.length.and_then(|length| usize::try_from(length).ok());
+        let most = policy.max_body.min(self.storage.most());
+        let judged = match self.judge_said(&said, &key, asked, policy, now) {
+            Ok(_) if promised.is_some_and(|length| length > most) => Err(NoCacheReason::ResponseTooLarge),
+            judged => judged,
+        };
+        let fresh = match judged {
             Ok(fresh) => fresh,
             Err(why) => {
                 if let Some(turn) = turn {
@@ -177,13 +188,12 @@ impl Cache {
                 return Keeping::Nothing;
             }
         };
-        let promised = answer.length.and_then(|length| usize::try_from(length).ok());
         if predicted {
             let known = key.hashed();
             let too_large = self.predictor.predicted_uncacheable_reason(&known);
             if promised.is_none() && too_large.is_none_or(|reason| reason == NoCacheReason::ResponseTooLarge) {
                 // Whether it has become shorter is known at its end.
-                return Keeping::Measuring(key, policy.max_body);
+                return Keeping::Measuring(key, most);
             }
             self.predictor.mark_cacheable(&known);
             if *method != Method::GET || answer.status != StatusCode::OK {
@@ -192,12 +202,16 @@ impl Cache {
             }
         }
         let variance = key::variance(policy, rules::members(&said.vary), seen);
-        let mut turn = turn;
+        let filling = Filling::new(self.storage, promised);
+        if !filling.is_wanted() {
+            // There is no room now: nobody need wait for what will not be there.
+            turn.into_iter().for_each(|turn| turn.end(Verdict::Unfit));
+            return Keeping::Nothing;
+        }
         let mut created = now;
         if index.variance.is_some() && index.variance != variance {
             // It varies by something else now: it takes the primary place, and with it all variants go.
             index.variance = None;
-            turn.take().into_iter().for_each(|turn| turn.end(Verdict::Stored));
         } else if let Some(stale) = stale.filter(|stale| index.variance.is_none() && stale.meta.variance == variance) {
             // The variants beside it still count.
             created = stale.meta.created;
@@ -212,8 +226,8 @@ impl Cache {
             // The `Age` of a hit counts from here.
             epoch: now.checked_sub(fresh.age).unwrap_or(now),
             date: said.date.is_none().then(encode::date_field),
-            filling: Filling::new(self.storage, promised),
-            left: policy.max_body,
+            filling,
+            left: most,
         }))
     }
 
@@ -279,12 +293,17 @@ impl Fetch {
     /// One whose answer is stored only if it is not what is expected of its key.
     pub fn predicted(key: Key, used: Use) -> Self {
         let read_only = used != Use::Full;
-        Fetch { index: Index::primary(&key), key, stale: None, turn: None, predicted: true, read_only }
+        Fetch { index: Index::primary(&key), key, stale: None, turn: None, predicted: true, read_only, streams: false }
     }
 
     /// One for its own client alone.
     pub fn alone(key: Key) -> Self {
         Fetch { predicted: false, ..Fetch::predicted(key, Use::ReadOnly) }
+    }
+
+    /// Whatever the answer says of itself, it is a stream.
+    pub fn expect_stream(&mut self) {
+        self.streams = true;
     }
 
     /// Whether the service is asked for the whole, on behalf of all.
@@ -308,7 +327,7 @@ impl Fetch {
     /// What is said of it once it is known whether its answer is stored.
     pub fn outcome(&self) -> impl Fn(bool) -> Outcome + use<> {
         let (predicted, expired) = (self.predicted, self.stale.is_some());
-        move |stored| match (predicted, expired && stored) {
+        move |stored| match (predicted, expired) {
             (true, _) => Outcome::Predicted { stored },
             (false, true) => Outcome::Expired { stored },
             (false, false) => Outcome::Miss { stored },
@@ -352,13 +371,22 @@ impl Keeping {
                 Some(less) => {
                     storing.left = less;
                     storing.filling.add(data);
+                    if !storing.filling.is_wanted() {
+                        self.give_up();
+                    }
                 }
                 None => {
                     cache.became_long(&storing.key);
-                    storing.turn.take().into_iter().for_each(|turn| turn.end(Verdict::Unfit));
-                    *self = Keeping::Nothing;
+                    self.give_up();
                 }
             },
+        }
+    }
+
+    /// It will not be stored: nobody need wait for its end.
+    pub fn give_up(&mut self) {
+        if let Keeping::Storing(storing) = std::mem::replace(self, Keeping::Nothing) {
+            storing.turn.into_iter().for_each(|turn| turn.end(Verdict::Unfit));
         }
     }
 

@@ -155,6 +155,11 @@ impl MemoryTier {
         })
     }
 
+    /// The longest body that may come to be stored.
+    pub(super) fn most(&self) -> usize {
+        self.longest.min(self.filling_bound)
+    }
+
     /// Room for `bytes` more of arriving bodies.
     fn reserve(&self, bytes: usize) -> bool {
         let fits = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= self.filling_bound);
@@ -224,11 +229,11 @@ impl Filling {
         if !self.wanted || length <= self.reserved {
             return;
         }
-        let longest = self.tier.longest;
+        let most = self.tier.most();
         // Doubling keeps copying linear; a promised length is reserved as it stands.
-        let wanted = if self.promised == Some(length) { length } else { length.max(self.reserved * 2).min(longest) };
+        let wanted = if self.promised == Some(length) { length } else { length.max(self.reserved * 2).min(most) };
         let more = wanted.saturating_sub(self.reserved);
-        if length > longest || !self.tier.reserve(more) {
+        if length > most || !self.tier.reserve(more) {
             return self.give_up();
         }
         self.reserved += more;
@@ -237,7 +242,12 @@ impl Filling {
         }
     }
 
-    pub(super) fn give_up(&mut self) {
+    /// Whether it can still be stored, for all that is known.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
+    fn give_up(&mut self) {
         if std::mem::take(&mut self.wanted) {
             self.tier.rejected.fetch_add(1, Ordering::Relaxed);
         }

@@ -93,7 +93,7 @@ impl Cache {
     pub fn new(bytes: usize) -> &'static Cache {
         // What depends on the moment is not remembered: a backend that answers 503 once should find its lock in place when it is back.
         fn forget(reason: &'static str) -> bool {
-            !["set_cookie", "forbidden", "vary", "unframed"].contains(&reason)
+            !["set_cookie", "forbidden", "vary", "unframed", "stream"].contains(&reason)
         }
         Box::leak(Box::new(Cache {
             storage: MemoryTier::new(bytes),

@@ -455,6 +455,14 @@ async fn what_is_cut_short_is_anothers_turn_and_what_is_too_long_is_remembered()
 }
 
 #[tokio::test]
+async fn what_there_is_no_room_for_is_not_said_to_be_stored_and_is_remembered() {
+    let (way, cache) = (Way::Own, Cache::new(4096));
+    let (sized, body) = (answer(&[("content-length", "900")]), [b'x'; 900]);
+    assert_eq!(serve(way, cache, "GET", &[], Some((&sized, &body))).await.1, Outcome::Miss { stored: false });
+    assert_eq!(serve(way, cache, "GET", &[], Some((&sized, &body))).await.1, Outcome::Predicted { stored: false });
+}
+
+#[tokio::test]
 async fn what_changed_while_it_was_fetched_is_not_stored() {
     let cache = Cache::new(1 << 20);
     let (policy, head) = (policy(), RequestHead::build("GET", "/a", &[]));

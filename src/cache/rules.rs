@@ -116,6 +116,8 @@ pub enum Refusal {
     TooLarge,
     /// Its end is the end of the connection, so a cut one looks whole (RFC 9112, section 8).
     Unframed,
+    /// It is a stream without an announced end: it may last for hours, and nobody should wait for it.
+    Stream,
     /// Nothing of its lifetime is left.
     Stale,
 }
@@ -129,6 +131,7 @@ impl Refusal {
             Refusal::Vary => "vary",
             Refusal::TooLarge => "too_large",
             Refusal::Unframed => "unframed",
+            Refusal::Stream => "stream",
             Refusal::Stale => "stale",
         }
     }
@@ -160,6 +163,7 @@ pub fn response(said: &Said<'_>, policy: &CachePolicy, now: SystemTime) -> Resul
         Some(None) => return Err(Refusal::Unframed),
         Some(Some(_)) => {}
         None if is_unframed(said) => return Err(Refusal::Unframed),
+        None if said.stream => return Err(Refusal::Stream),
         None => {}
     }
     freshness(said, policy.ttl, now)

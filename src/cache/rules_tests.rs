@@ -145,6 +145,9 @@ fn statuses_and_framing() {
     assert!(judge(&plain).is_ok());
     assert!(judge(&answer(200, &[("transfer-encoding", "chunked")])).is_ok());
     assert!(judge(&answer(204, &[])).is_ok());
+    let events = ("content-type", "text/event-stream");
+    assert_eq!(judge(&answer(200, &[("transfer-encoding", "chunked"), events])), Err(Refusal::Stream));
+    assert!(judge(&answer(200, &[("content-length", "9"), events])).is_ok());
     let aged = judge(&answer(200, &[("content-length", "1"), ("age", "7")])).unwrap();
     assert_eq!(aged.age, Duration::from_secs(7));
 }

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::stored::StoredHead;
 use crate::wire::answer::AnswerHead;
+use crate::wire::streams::is_stream;
 
 /// The values of all fields of one name.
 pub type Lines<'a> = SmallVec<[&'a [u8]; 2]>;
@@ -17,6 +18,8 @@ pub struct Said<'a> {
     pub version: Version,
     pub set_cookie: bool,
     pub transfer_encoding: bool,
+    /// Its media type says that it ends when its parties say so.
+    pub stream: bool,
     /// The first of each.
     pub content_length: Option<&'a [u8]>,
     pub age: Option<&'a [u8]>,
@@ -33,6 +36,7 @@ impl<'a> Said<'a> {
             version,
             set_cookie: false,
             transfer_encoding: false,
+            stream: false,
             content_length: None,
             age: None,
             date: None,
@@ -73,6 +77,7 @@ impl<'a> Said<'a> {
             7 if is("expires") => self.expires.push(value),
             10 if is("set-cookie") => self.set_cookie = true,
             11 if is("set-cookie2") => self.set_cookie = true,
+            12 if is("content-type") => self.stream |= is_stream(value),
             13 if is("cache-control") => self.cache_control.push(value),
             14 if is("content-length") => {
                 self.content_length.get_or_insert(value);

@@ -76,8 +76,17 @@ impl Cache {
         }
         match (validation, http.maybe_cache_meta()) {
             (Some(validation), Some(meta)) => validation.store(answer, meta, key, self, policy),
+            _ if self.is_beyond(Said::by_header(answer).content_length) => {
+                RespCacheable::Uncacheable(NoCacheReason::ResponseTooLarge)
+            }
             _ => store(answer, policy),
         }
+    }
+
+    /// An announced length for which there is never room.
+    fn is_beyond(&self, length: Option<&[u8]>) -> bool {
+        let length = length.and_then(|length| std::str::from_utf8(length).ok()?.parse::<usize>().ok());
+        length.is_some_and(|length| length > self.storage.most())
     }
 
     /// Forgets one entry.

@@ -32,7 +32,7 @@ pub async fn run(
     service: &Service,
     Ask { policy, used, looked, chosen }: Ask,
 ) -> Result<(), Failed> {
-    let fetch = match look_on(looked, used, &policy, journey, down).await? {
+    let mut fetch = match look_on(looked, used, &policy, journey, down).await? {
         Begun::Fetch(fetch) => fetch,
         Begun::Stored(hit) => {
             // Nobody is asked.
@@ -60,6 +60,9 @@ pub async fn run(
         caller.keep(answer, service);
         return parts::give(&hit, journey, down).await;
     }
+    if journey.expects_stream() {
+        fetch.expect_stream();
+    }
     let outcome = fetch.outcome();
     let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
     let (cache, asked) = (journey.view.cache, journey.tries.started);
@@ -84,9 +87,9 @@ pub async fn run(
             let exchange = &journey.exchange;
             let (head, via) = (other.as_ref().unwrap_or(head), exchange.via(head.version));
             let told = down.write_answer(head, &exchange.request_id, &exchange.to_client, via, bodiless).await;
-            told.map_err(|error| client_failed(&error))
+            told.map_err(|error| broke_off(Broken::Client(error), journey, down))
         }
-        // What others may get is fetched all the same.
+        // What has come of it is stored all the same, for others.
         Err(reply) => Err(Failed::Answer(reply)),
     };
     filling.pass_on(caller, journey, down, service, answer, bodiless, told).await
@@ -187,12 +190,10 @@ impl Filling {
             let piece = match answer.take() {
                 Ok(piece) => piece,
                 // The client has had all that it gets.
-                Err(broken) if bodiless => return broke_alone(&broken, journey, told),
+                Err(broken) if bodiless || told.is_err() => return broke_alone(&broken, journey, told),
                 Err(broken) => {
-                    if told.is_ok() {
-                        // What waits for its first piece is all that there will be.
-                        let _ = down.flush().await;
-                    }
+                    // What waits for its first piece is all that there will be.
+                    let _ = down.flush().await;
                     return Err(broke_off(broken, journey, down));
                 }
             };
@@ -205,7 +206,8 @@ impl Filling {
                         self.done(&answer.head);
                     }
                     if told.is_ok() && !bodiless {
-                        told = down.write_body(data, last).await.map_err(|error| client_failed(&error));
+                        let written = down.write_body(data, last).await;
+                        told = written.map_err(|error| broke_off(Broken::Client(error), journey, down));
                     }
                 }
                 Some(Piece::Trailers(section)) => (ended, fields) = (true, Some(section)),
@@ -213,6 +215,11 @@ impl Filling {
                 None => {
                     if told.is_ok() {
                         told = down.flush().await.map_err(|error| client_failed(&error));
+                    }
+                    if matches!(told, Err(Failed::Answer(_))) || told.is_err() && down.is_endless() {
+                        // A refusal does not wait for the rest, and of what has no end the rest is for nobody.
+                        self.keeping.give_up();
+                        return told;
                     }
                     let silence = if down.is_endless() { service.timeouts.stream } else { service.timeouts.response };
                     let more = match told {
@@ -222,14 +229,18 @@ impl Filling {
                     match more {
                         Ok(()) => {}
                         Err(Broken::Client(error)) if self.keeping.is_storing() => told = Err(client_failed(&error)),
-                        Err(broken) if bodiless => return broke_alone(&broken, journey, told),
+                        Err(broken) if bodiless || told.is_err() => return broke_alone(&broken, journey, told),
                         Err(broken) => return Err(broke_off(broken, journey, down)),
                     }
                 }
             }
         }
         self.done(&answer.head);
-        told?;
+        if let Err(failed) = told {
+            // All of it has come.
+            caller.keep(answer, service);
+            return Err(failed);
+        }
         let finished = match fields {
             Some(mut fields) if !bodiless => {
                 trailers::filter(&mut fields, &journey.exchange.to_client);
