@@ -225,6 +225,7 @@ fn failures_enter_the_histogram_of_a_service() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let gateway = Gateway::start(&format!(
         "
+        server: {{ workers: 1 }}
         listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]
         services: {{ silent: {{ endpoints: ['{}'], timeouts: {{ response: 300ms }} }} }}
         routes: [ {{ path: /*, service: silent }} ]
