@@ -74,7 +74,7 @@ impl ForwardedHeaders {
 }
 
 /// Whether a client's field of that name never reaches a backend as it came, because the gateway says it itself: what
-/// is [`ForwardedHeaders`], the request id, the trace and the attempt's number.
+/// is [`ForwardedHeaders`], the request id, the trace, the attempt's number, and the marks of copies and of fallbacks.
 pub fn is_gateways(name: &[u8]) -> bool {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
     match name.len() {
@@ -84,7 +84,9 @@ pub fn is_gateways(name: &[u8]) -> bool {
         15 => is("x-forwarded-for"),
         16 => is("x-forwarded-host") || is("x-forwarded-port"),
         17 => is("x-forwarded-proto"),
+        19 => is("x-portcullis-mirror"),
         20 => is("x-portcullis-attempt"),
+        21 => is("x-portcullis-fallback"),
         _ => false,
     }
 }

@@ -196,6 +196,10 @@ impl Client for Tee<'_> {
         self.down.can_replay()
     }
 
+    fn uploaded(&self) -> Option<Instant> {
+        self.down.uploaded()
+    }
+
     async fn read_body(&mut self) -> Result<Option<Bytes>> {
         let piece = self.down.read_body().await?;
         match &piece {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::budget::Allowance;
 use super::{Limits, On, Speaks};
-use crate::problem::{Problem, Problems, foreign};
+use crate::problem::{Place, Problem, Problems, foreign};
 use crate::value::{Period, Share, Size, Spanned, StatusRange, count_within, period_within};
 use crate::wire::encode::is_hop_by_hop;
 
@@ -104,6 +104,11 @@ impl Default for BudgetConfig {
 }
 
 impl BudgetConfig {
+    /// Where it is written, if it is.
+    pub fn place(&self) -> Option<Place> {
+        [self.share.place, self.min_per_second.place].into_iter().find(Place::is_known)
+    }
+
     pub fn compile(&self, problems: &mut Problems) -> Option<Allowance> {
         let floor = count_within("min_per_second", &self.min_per_second, 0, 100_000, problems)?;
         Some(Allowance { share: self.share.fraction(), floor: floor.into() })
@@ -358,13 +363,17 @@ fn reaches(name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node;
 
     fn compile(yaml: &str, speaks: Speaks) -> Result<(On, Limits), String> {
-        let config: RetriesConfig = serde_yaml::from_str(yaml).map_err(|error| error.to_string())?;
         let mut problems = Problems::default();
-        let compiled = config.compile(speaks, &mut problems);
+        // As a file is read: what was written must be told from what is the default.
+        let root = node::parse(yaml, &|_| None, &mut problems);
+        let config = root.and_then(|root| node::decode::<RetriesConfig>(&root, &mut problems));
+        let compiled = config.and_then(|config| config.compile(speaks, &mut problems));
         compiled
             .map(|(on, limits, _)| (on, limits))
+            .filter(|_| problems.is_empty())
             .ok_or_else(|| problems.iter().map(|problem| problem.message.to_string()).collect::<Vec<_>>().join("; "))
     }
 

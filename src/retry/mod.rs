@@ -135,7 +135,7 @@ impl Rules {
         budget: Arc<Budget>,
         tallies: &Tallies,
         problems: &mut Problems,
-    ) -> Option<Arc<Self>> {
+    ) -> Option<Self> {
         let (on, limits, allowance) = config.compile(speaks, problems)?;
         let help = "Attempts that were made again, by why.";
         let made = |reason| tallies.counter("portcullis_retries_total", help, &[("service", service), ("reason", reason)]);
@@ -153,7 +153,13 @@ impl Rules {
         let help = "Attempts that were not made again because the service's retry budget was spent.";
         let exhausted = tallies.counter("portcullis_retry_budget_exhausted_total", help, &[("service", service)]);
         let looks_at_answers = on.looks_at_answers();
-        Some(Arc::new(Rules { on, limits, allowance, budget, made, exhausted, looks_at_answers }))
+        Some(Rules { on, limits, allowance, budget, made, exhausted, looks_at_answers })
+    }
+
+    /// The same, with what another one of the same service may spend.
+    #[must_use]
+    pub fn within(self, other: &Rules) -> Self {
+        Rules { allowance: other.allowance, ..self }
     }
 
     /// How many more attempts may be made.
@@ -272,7 +278,7 @@ mod tests {
             &Tallies::default(),
             &mut Problems::default(),
         );
-        Arc::into_inner(rules.unwrap()).unwrap()
+        rules.unwrap()
     }
 
     #[test]

@@ -58,6 +58,7 @@ fn check_retries(retries: &RetriesConfig, problems: &mut Problems) {
         (Some(retries.backoff.max.place), "backoff"),
         (Some(retries.max_retry_after.place), "max_retry_after"),
         (Some(retries.buffer.place), "buffer"),
+        (retries.budget.place(), "budget"),
     ];
     for (place, key) in places {
         if let Some(place) = place.filter(Place::is_known) {

@@ -211,7 +211,7 @@ impl Service {
         let timeouts = compile_timeouts(&config.timeouts, problems);
         let limits = compile_limits(&config.limits, problems);
         let most = compile_most(config.max_requests.as_ref(), problems);
-        let retries = retries(&config.retries, config.protocol, key, problems, kept);
+        let retries = compile_retries(&config.retries, config.protocol, key, problems, kept).map(Arc::new);
         let keep_alive = count_within("keep_alive", &config.keep_alive, 0, 65_536, problems);
         let warm = count_within("warm", &config.warm, 0, MOST_WARM, problems);
         if let (Some(keep_alive), Some(warm)) = (keep_alive, warm)
@@ -354,8 +354,14 @@ impl Service {
 
     /// The same service with a route's own word on what is tried again.
     pub fn retried(&self, config: &RetriesConfig, problems: &mut Problems, kept: Kept<'_>) -> Option<Arc<Self>> {
+        if let Some(place) = config.budget.place() {
+            let problem = Problem::error(place, "a retry budget is its service's, for all routes together");
+            problems.push(problem.hint("write `budget` under the service's `retries`"));
+            return None;
+        }
         let mut service = self.clone();
-        service.retries = retries(config, self.protocol, &self.key, problems, kept)?;
+        let rules = compile_retries(config, self.protocol, &self.key, problems, kept)?;
+        service.retries = Arc::new(rules.within(&self.retries));
         Some(Arc::new(service))
     }
 
@@ -445,13 +451,13 @@ impl Service {
 }
 
 /// What is spent on retries is counted for the service as a whole, whichever route it is for.
-fn retries(
+fn compile_retries(
     config: &RetriesConfig,
     protocol: Protocol,
     key: &str,
     problems: &mut Problems,
     kept: Kept<'_>,
-) -> Option<Arc<retry::Rules>> {
+) -> Option<retry::Rules> {
     let budget = kept.ledger.keep(&format!("service:{key}:retries"), || Budget::new(Instant::now()));
     let speaks = Speaks { http2: protocol.is_http2(), calls_only: protocol == Protocol::Grpc };
     retry::Rules::compile(config, speaks, key, budget, kept.tallies, problems)

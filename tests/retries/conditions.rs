@@ -282,8 +282,11 @@ fn an_interim_answer_that_was_passed_on_ends_it() {
 fn a_client_cannot_say_which_attempt_it_is() {
     let origin = Origin::named("well");
     let gateway = start(&format!("endpoints: [ '127.0.0.1:{}' ]", origin.port()));
-    request(gateway.port(), "GET", "/", &[("X-Portcullis-Attempt", "9")], b"");
+    let marks = ["X-Portcullis-Attempt", "X-Portcullis-Mirror", "X-Portcullis-Fallback"];
+    request(gateway.port(), "GET", "/", &marks.map(|name| (name, "9")), b"");
     assert_eq!(attempts(&origin), [None]);
+    // Nor that it is a copy, or asked in another's stead.
+    assert!(marks.iter().all(|name| origin.asked()[0].header(&name.to_ascii_lowercase()).is_none()));
 }
 
 #[test]
@@ -350,7 +353,7 @@ fn a_route_has_its_own_word_and_a_split_and_a_cache_keep_it() {
            - {{ path: /again, service: a, retries: {{ on: [ 503 ] }} }}
            - path: /split
              split: [ {{ service: a, weight: 1 }}, {{ service: b, weight: 1 }} ]
-             retries: {{ on: [ 503 ], budget: {{ share: 100% }} }}
+             retries: {{ on: [ 503 ] }}
            - {{ path: /cached, service: b, retries: {{ on: [ 503 ] }}, policies: {{ cache: {{ ttl: 1m }} }} }}
         ",
         a.port(),
@@ -390,12 +393,20 @@ fn what_cannot_be_meant_is_said_and_so_is_what_another_engine_cannot() {
         let told = check(&yaml(&format!("endpoints: [ '127.0.0.1:1' ], retries: {{ {retries} }}"), ""));
         assert!(told.contains(says), "{retries}: {told}");
     }
+    let route = "
+        listeners: [ { bind: '127.0.0.1:8080' } ]
+        services: { it: { endpoints: [ '127.0.0.1:1' ] } }
+        routes: [ { path: /, service: it, retries: { budget: { min_per_second: 1000 } } } ]
+    ";
+    let told = check(route);
+    assert!(told.contains("a retry budget is its service's") && told.contains("portcullis.yaml:4:"), "{told}");
     let stock = |service: &str| {
         check(&yaml(&format!("endpoints: [ '127.0.0.1:1' ], {service}"), "").replace("workers: 1", "engine: pingora"))
     };
     for (service, says) in [
         ("retries: { on: [ 503 ] }", "`retries.on` cannot be had"),
         ("retries: { backoff: { base: 1ms } }", "`retries.backoff` cannot be had"),
+        ("retries: { budget: { share: 5% } }", "`retries.budget` cannot be had"),
         ("timeouts: { try: 1s }", "`timeouts.try` cannot be had"),
     ] {
         let told = stock(service);

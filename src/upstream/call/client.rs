@@ -27,9 +27,7 @@ pub trait Client: Send {
     fn can_replay(&self) -> bool;
 
     /// When the whole body was there, if it came in pieces.
-    fn uploaded(&self) -> Option<std::time::Instant> {
-        None
-    }
+    fn uploaded(&self) -> Option<std::time::Instant>;
 
     /// The next piece of the body, `None` at its end.
     ///
@@ -86,6 +84,10 @@ impl Client for Own {
 
     fn can_replay(&self) -> bool {
         true
+    }
+
+    fn uploaded(&self) -> Option<std::time::Instant> {
+        None
     }
 
     async fn read_body(&mut self) -> Result<Option<Bytes>> {
