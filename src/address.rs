@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_same_name_is_kept_once() {
-        let (one, two) = (SocketName::new("/run/app.sock").unwrap(), SocketName::new(&"/run/app.sock".to_owned()).unwrap());
+        let (one, two) = (SocketName::new("/run/app.sock").unwrap(), SocketName::new("/run/app.sock").unwrap());
         assert!(one == two && std::ptr::eq(one.as_str(), two.as_str()));
         assert_eq!(EndpointAddress::Unix(one).to_string(), "unix:/run/app.sock");
         assert_eq!(SocketName::new("@app").unwrap().as_abstract(), Some("app"));

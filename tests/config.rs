@@ -386,7 +386,7 @@ routes: [ { path: /*, split: [ { service: a, weight: 90% }, { service: s, weight
     let by = "listeners: [ { bind: ':8080' } ]\nserver: { fast_lane: true }\nroutes: [ { path: /, service: 127.0.0.1, port: 80, \
               policies: { rate_limit: [ { by: [consumer, client_address], limit: 1/s }, { name: a, by: { header: X }, limit: 1/s } ] AUTHN } } ]\n";
     for (authn, told) in [("", true), (", authn: { api_key: {} }", false)] {
-        files.write("by.yaml", &by.replace(" AUTHN", authn));
+        files.write("by.yaml", by.replace(" AUTHN", authn));
         let ran = portcullis(files.dir(), &["check", "by.yaml"]);
         assert_eq!(ran.code, 0, "{ran:?}");
         assert_eq!(ran.stderr.contains("warning: `rate_limit` tells nobody apart by who they are"), told, "{ran:?}");

@@ -48,7 +48,8 @@ pub fn context<'a>(
 
 /// Calls nobody: there are no services.
 pub fn engine() -> Engine<'static> {
-    static ALONE: LazyLock<(Caller, Arc<TlsConnector>, BTreeMap<Arc<str>, Arc<Service>>)> = LazyLock::new(Default::default);
+    type Alone = (Caller, Arc<TlsConnector>, BTreeMap<Arc<str>, Arc<Service>>);
+    static ALONE: LazyLock<Alone> = LazyLock::new(Default::default);
     let (caller, tls, services) = &*ALONE;
     Engine { caller, tls, services }
 }
