@@ -337,10 +337,15 @@ impl Endpoint {
 
     /// Counts a request that failed: no connection, no answer, or whatever else the caller counts as this endpoint's fault.
     pub fn record_failure(&self) {
+        self.count_failure();
+        self.learn_failure();
+    }
+
+    /// Counts a failure that a client may have brought about: it does not make the endpoint look slow to everybody.
+    pub fn count_failure(&self) {
         if let Some(load) = self.load.mine() {
             load.failures.fetch_add(1, Ordering::Relaxed);
         }
-        self.learn_failure();
     }
 
     /// Lets the balance know how long it took to answer. That it could not (502, 503, 504) counts as a failure.
@@ -530,6 +535,16 @@ mod tests {
         endpoint.forget_checks();
         assert!(endpoint.healthy());
         assert!(endpoint.view(1, Some(Initial::Healthy), None).last_check.is_none());
+    }
+
+    #[test]
+    fn what_a_client_may_have_brought_about_makes_an_endpoint_look_slow_to_nobody() {
+        let (of_clients, own) = (endpoint(), endpoint());
+        of_clients.count_failure();
+        own.record_failure();
+        assert_eq!((of_clients.latency.last(), own.latency.last().is_some()), (None, true));
+        let failures = |endpoint: &Endpoint| serde_json::to_value(endpoint.view(1, None, None)).unwrap()["failures"].clone();
+        assert_eq!((failures(&of_clients), failures(&own)), (1.into(), 1.into()));
     }
 
     #[test]

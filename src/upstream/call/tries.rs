@@ -150,7 +150,7 @@ impl Tries {
     /// Notes that something went wrong that the client may have brought about.
     pub fn failed_for_the_client(&self) {
         if let Some(flight) = &self.flight {
-            flight.endpoint().record_failure();
+            flight.endpoint().count_failure();
         }
     }
 
