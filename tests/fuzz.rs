@@ -8,20 +8,10 @@ use std::path::Path;
 
 use targets::TARGETS;
 
+use crate::harness::Dice;
+
 /// For each seed.
 const CHANGES: u64 = 5000;
-
-/// xorshift64*: enough to be various, and the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides.max(1)
-    }
-}
 
 /// What means something to one reader or another.
 const WORDS: [&[u8]; 24] = [
@@ -52,10 +42,7 @@ const WORDS: [&[u8]; 24] = [
 ];
 
 fn changed(seed: &[u8], other: &[u8], number: u64) -> Vec<u8> {
-    let mut dice = Dice(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    (0..4).for_each(|_| {
-        dice.roll(2);
-    });
+    let mut dice = Dice::new(number);
     let mut bytes = seed.to_vec();
     for _ in 0..=dice.roll(4) {
         let at = dice.roll(bytes.len() + 1);

@@ -96,7 +96,7 @@ impl Default for Credentials {
     }
 }
 
-/// One of 64 bits, by a name's length and its last letter, in whatever case.
+/// One of 128 bits, by a name's length and its last letter, in whatever case.
 fn slot(name: &[u8]) -> u128 {
     let last = name.last().map_or(0, |last| last | 0x20);
     1 << ((name.len() * 7 + usize::from(last)) & 127)

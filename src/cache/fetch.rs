@@ -256,7 +256,7 @@ impl Cache {
         let (now, told) = (SystemTime::now(), Said::by(answer));
         let date = told.date.is_none().then(encode::date_field);
         let head = stale.meta.head.updated(answer, date.as_ref().map(HeaderValue::as_bytes));
-        let judged = if varies_alike(&stale.meta.head, &head) {
+        let judged = if rules::are_alike(stale.meta.head.vary(), head.vary()) {
             let said = Said { age: told.age, ..Said::by_stored(&head) };
             self.judge_said(&said, &key, asked, policy, now)
         } else {
@@ -411,14 +411,4 @@ impl Storing {
         // What is not stored for want of room is another's turn: it may find some.
         turn.into_iter().for_each(|turn| turn.end(if stored { Verdict::Stored } else { Verdict::Failed }));
     }
-}
-
-fn varies_alike(known: &StoredHead, now: &StoredHead) -> bool {
-    let members = |head: &StoredHead| {
-        let mut members: Vec<Vec<u8>> = head.vary().map(<[u8]>::to_ascii_lowercase).collect();
-        members.sort_unstable();
-        members.dedup();
-        members
-    };
-    members(known) == members(now)
 }

@@ -4,17 +4,12 @@
 //! Pingora takes over five fields, and neither `Vary` nor `Date` among them; so the 304 is kept when it comes, and the rest is put in
 //! when what is to be stored, and what is to be sent, is known.
 
-use http::HeaderName;
 use http::header::{self, HeaderMap};
 use pingora_cache::{CacheKey, CacheMeta, NoCacheReason, RespCacheable};
 use pingora_http::ResponseHeader;
 
 use super::stock::store;
 use super::{Cache, CachePolicy, rules};
-
-/// About the body as it is stored, or about the message that a field came in.
-const KEPT: [HeaderName; 5] =
-    [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONTENT_ENCODING, header::CONTENT_RANGE, header::TRAILER];
 
 /// A 304 that came from the backend.
 #[derive(Debug)]
@@ -37,7 +32,7 @@ impl Validation {
 
     /// Puts its fields in place of the stored ones.
     pub fn update(&self, stored: &mut ResponseHeader) {
-        for name in self.0.keys().filter(|name| !KEPT.contains(name)) {
+        for name in self.0.keys().filter(|name| !rules::is_kept(name.as_str().as_bytes())) {
             let _ = stored.remove_header(name);
             for value in self.0.get_all(name) {
                 // It came out of a header map, and fits into one.
@@ -58,20 +53,11 @@ impl Validation {
     ) -> RespCacheable {
         let mut updated = stored.clone();
         self.update(&mut updated);
-        if !varies_alike(&known.headers().get_all(header::VARY), &updated.headers.get_all(header::VARY)) {
+        let known = known.headers().get_all(header::VARY);
+        if !rules::are_alike(rules::list(&known), rules::list(&updated.headers.get_all(header::VARY))) {
             key.into_iter().for_each(|key| cache.forget(key));
             return RespCacheable::Uncacheable(NoCacheReason::Custom("another_vary"));
         }
         store(&updated, policy)
     }
-}
-
-fn varies_alike(known: &header::GetAll<'_, http::HeaderValue>, now: &header::GetAll<'_, http::HeaderValue>) -> bool {
-    let members = |lines| {
-        let mut members: Vec<Vec<u8>> = rules::list(lines).map(<[u8]>::to_ascii_lowercase).collect();
-        members.sort_unstable();
-        members.dedup();
-        members
-    };
-    members(known) == members(now)
 }

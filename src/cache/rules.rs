@@ -294,6 +294,25 @@ pub fn list_of(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
+/// What a 304 does not change (RFC 9111, section 3.2): it is about the body as it is stored, or about the message that a field came in.
+const KEPT: [&str; 5] = ["content-length", "transfer-encoding", "content-encoding", "content-range", "trailer"];
+
+/// Whether a stored answer keeps its own field of this name, whatever a 304 says.
+pub fn is_kept(name: &[u8]) -> bool {
+    KEPT.iter().any(|known| is(name, known))
+}
+
+/// Whether two `Vary` name the same fields, in whatever order, case and number.
+pub fn are_alike<'a>(known: impl Iterator<Item = &'a [u8]>, now: impl Iterator<Item = &'a [u8]>) -> bool {
+    fn sorted<'a>(members: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+        let mut members: Vec<_> = members.map(<[u8]>::to_ascii_lowercase).collect();
+        members.sort_unstable();
+        members.dedup();
+        members
+    }
+    sorted(known) == sorted(now)
+}
+
 fn is(name: &[u8], known: &str) -> bool {
     name.eq_ignore_ascii_case(known.as_bytes())
 }

@@ -20,8 +20,6 @@ const ALLOCATIONS: usize = 64;
 
 /// What describes a body (RFC 9110, section 15.4.5).
 const DESCRIBING: [&str; 5] = ["content-length", "content-type", "transfer-encoding", "content-encoding", "accept-ranges"];
-/// What a 304 does not change (RFC 9111, section 3.2): it is about the body as it is stored, or about the message that a field came in.
-const KEPT: [&str; 5] = ["content-length", "transfer-encoding", "content-encoding", "content-range", "trailer"];
 
 fn is_one_of(name: &[u8], names: &[&str]) -> bool {
     names.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
@@ -75,11 +73,11 @@ impl StoredHead {
 
     /// With what a 304 says in place of what it said before (RFC 9111, sections 3.2 and 4.3.4). `date` where that has none.
     pub(super) fn updated(&self, by: &AnswerHead, date: Option<&[u8]>) -> Self {
-        let says = |name: &[u8]| kept(by).any(|(said, _)| said.eq_ignore_ascii_case(name) && !is_one_of(name, &KEPT));
+        let says = |name: &[u8]| kept(by).any(|(said, _)| said.eq_ignore_ascii_case(name) && !rules::is_kept(name));
         let goes = |name: &[u8]| says(name) || date.is_some() && is(name, "date");
         let mut writer = Writer::new(self.status, self.fields.len() + by.fields.len() + 1);
         self.headers().filter(|(name, _)| !goes(name)).for_each(|(name, value)| writer.field(name, value));
-        let new = kept(by).filter(|(name, _)| !is(name, "age") && !is_one_of(name, &KEPT));
+        let new = kept(by).filter(|(name, _)| !is(name, "age") && !rules::is_kept(name));
         new.for_each(|(name, value)| writer.field(name, value));
         if let Some(date) = date {
             writer.field(b"Date", date);

@@ -8,6 +8,7 @@
 mod backend;
 mod client;
 mod curl;
+mod dice;
 mod files;
 pub mod frames;
 mod gateway;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 pub use backend::{Backend, RecordedRequest};
 pub use client::{Answer, Client, find, get, passes, raw, request};
 pub use curl::{curl, try_curl};
+pub use dice::Dice;
 pub use files::Files;
 pub use gateway::{Gateway, Ran, portcullis, portcullis_with, served, served_with};
 pub use nginx::Nginx;

@@ -1,22 +1,7 @@
 //! Generated attacks: two requests on one connection, changed at random but always in the same way.
 
 use super::wire::*;
-
-/// xorshift64*: enough to be various, and the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides
-    }
-
-    fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
-        from[self.roll(from.len())]
-    }
-}
+use crate::harness::Dice;
 
 const FRAMING: [&str; 24] = [
     "Content-Length: 0",
@@ -59,10 +44,7 @@ const LINES: [&str; 10] = [
 const BYTES: &[u8] = b"\r\n\t \0:;,0159afxX\x0b\x0c\x7f\x80\xa0\xff-_+\"\\/";
 
 fn attack(seed: u64) -> Vec<u8> {
-    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    (0..4).for_each(|_| {
-        dice.roll(2);
-    });
+    let mut dice = Dice::new(seed);
     let hidden = "GET /smuggled HTTP/1.1\r\nHost: h\r\nX: y\r\n\r\n";
     let body = match dice.roll(6) {
         0 => hidden.to_owned(),
