@@ -318,18 +318,10 @@ impl Journey {
         self.outcome.upstream = asked.map(|asked| asked.elapsed());
     }
 
-    /// Lets the service's balance and its sticky sessions know that the endpoint has answered. `set_cookies` are the answer's.
+    /// Lets the service's sticky sessions know that the endpoint has answered. `set_cookies` are the answer's.
     pub fn endpoint_answered<'a>(&mut self, service: &Service, status: StatusCode, set_cookies: impl Iterator<Item = &'a [u8]>) {
-        let decay = service.balance_decay;
-        if decay.is_none() && service.sticky.is_none() {
-            return;
-        }
-        let Journey { tries, exchange, outcome, .. } = self;
-        let Some(flight) = tries.flight() else { return };
-        if let (Some(decay), Some(took)) = (decay, outcome.upstream) {
-            flight.endpoint().learn(status, took, decay);
-        }
-        if let (Some(sticky), Some(aim)) = (&service.sticky, &tries.aim) {
+        let Journey { tries, exchange, .. } = self;
+        if let (Some(sticky), Some(aim), Some(flight)) = (&service.sticky, &tries.aim, tries.flight()) {
             let secure = exchange.told.as_ref().is_some_and(|told| told.scheme == "https");
             let cookie = sticky.answered(&aim.session, flight.endpoint().address(), status, set_cookies, secure);
             exchange.to_client.extend(cookie.map(|cookie| HeaderEdit::Add(header::SET_COOKIE, cookie)));

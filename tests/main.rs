@@ -48,6 +48,7 @@ mod peers;
 mod privileges;
 mod protocols;
 mod rates;
+mod recovery;
 mod refusals;
 mod reload;
 mod responses;

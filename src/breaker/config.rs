@@ -9,9 +9,10 @@ use crate::value::{Period, Share, Spanned, count_within, period_within, share_wi
 
 /// Stops asking what fails anyway. Closed, it lets every request pass and counts what comes of them; once too many fail, or take too long,
 /// it opens, and requests are answered at once: with the route's `fallback`, or 503 (`circuit_open`) and `Retry-After`. After `open_for`
-/// it is half open: `probes` requests are let through, and if all do well it closes; if one fails it opens again. A failure is an answer
-/// with a status of 500 or more (but for 501 and 505), the same in gRPC's words, no connection, no answer in time, or an answer that
-/// breaks off. What a client brings about counts for nothing: a 4xx, an abort, a request body that does not come, a deadline of its own.
+/// it is half open: up to `probes` requests at a time are let through, and once so many did well it closes; if one fails it opens again. A
+/// gRPC call does well with its first message, and fails with its status. A failure is an answer with a status of 500 or more (but for 501
+/// and 505), the same in gRPC's words, no connection, no answer in time, or an answer that breaks off. What a client brings about counts
+/// for nothing: a 4xx, an abort, a request body that does not come, a deadline of its own.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BreakerConfig {
@@ -29,7 +30,7 @@ pub struct BreakerConfig {
     pub min_requests: Spanned<u32>,
     /// How long it stays open, `100ms` to `1h`. Default: `5s`.
     pub open_for: Spanned<Period>,
-    /// How many requests are let through when it is half open, all of which have to do well, 1 to 1000. Default: 3.
+    /// How many requests are let through at a time when it is half open, and how many have to do well, 1 to 1000. Default: 3.
     pub probes: Spanned<u32>,
     /// What opens: `service`, or each `endpoint` by itself, so that the others go on. A route's is about its service. Default: `service`.
     pub scope: Spanned<Scope>,

@@ -57,8 +57,8 @@ impl State {
 /// What one thread has counted within one part of the window.
 #[derive(Default)]
 struct Bucket {
-    /// Which part, counted from the beginning of time.
-    slot: AtomicU64,
+    /// When the part begins, in milliseconds: a number that means the same when a reload makes the parts longer or shorter.
+    begins: AtomicU64,
     all: AtomicU32,
     failed: AtomicU32,
     slow: AtomicU32,
@@ -70,11 +70,11 @@ pub struct Breaker {
     cell: AtomicU64,
     /// When it is half open, or when half-open rounds that came to nothing begin anew, in milliseconds.
     until: AtomicU64,
-    /// Of the round in the upper half: how many probes were let through, and how many did well.
+    /// See [`Probes`].
     probes: AtomicU64,
     /// Failures in a row.
     row: AtomicU32,
-    /// What is not after this slot counts no more.
+    /// What was counted before this moment counts no more, in milliseconds.
     cleared: AtomicU64,
     window: Striped<[Bucket; BUCKETS]>,
     /// Why it opened last.
@@ -98,16 +98,31 @@ impl Default for Breaker {
 /// What an attempt was let through under.
 pub struct Pass {
     round: u64,
-    /// One of the few of a half-open breaker: what comes of it decides. Given back if nothing does.
-    probe: Option<Arc<Breaker>>,
-    /// Something was noted already.
-    noted: bool,
+    /// One of the few of a half-open breaker, and the wave it belongs to: what comes of it decides. Given back if nothing does.
+    probe: Option<(Arc<Breaker>, u64)>,
+    noted: Noted,
+}
+
+impl Pass {
+    /// Whether it decides what becomes of a half-open breaker.
+    pub fn is_probe(&self) -> bool {
+        self.probe.is_some()
+    }
+}
+
+/// What was noted of an attempt so far.
+#[derive(Clone, Copy)]
+enum Noted {
+    Nothing,
+    /// It was well, and counts in the part of the window that begins then.
+    Well(u64),
+    Failed,
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        if let Some(breaker) = self.probe.take() {
-            breaker.give_back(self.round);
+        if let Some((breaker, wave)) = self.probe.take() {
+            breaker.end_probe(self.round, wave, false);
         }
     }
 }
@@ -161,92 +176,137 @@ impl Breaker {
         for _ in 0..4 {
             let (state, round) = self.read();
             if state == State::Closed {
-                return (Ok(Pass { round, probe: None, noted: false }), changed);
+                return (Ok(Pass { round, probe: None, noted: Noted::Nothing }), changed);
             }
             let now = millis(now());
             let until = self.until.load(Ordering::Acquire);
             if state == State::HalfOpen {
-                if self.take_probe(round, rules.probes) {
-                    return (Ok(Pass { round, probe: Some(self.clone()), noted: false }), changed);
+                if let Some(wave) = self.take_probe(round, rules.probes) {
+                    return (Ok(Pass { round, probe: Some((self.clone(), wave)), noted: Noted::Nothing }), changed);
                 }
                 if now < until {
                     return (Err(MOMENT), changed);
                 }
+                // Those under way have come to nothing for so long: time for others. What comes of the old ones still counts.
+                let later = now.saturating_add(length(rules.open_for));
+                if self.until.compare_exchange(until, later, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                    self.next_wave(round);
+                }
+                continue;
             } else if now < until {
                 return (Err(Duration::from_millis(until - now)), changed);
             }
-            // Time for probes, or for other ones: those under way have come to nothing for so long.
             self.until.store(now.saturating_add(length(rules.open_for)), Ordering::Release);
-            if self.change((state, round), State::HalfOpen) && state == State::Open {
+            if self.change((state, round), State::HalfOpen) {
                 changed = Some(State::HalfOpen);
             }
         }
         (Err(MOMENT), changed)
     }
 
-    fn take_probe(&self, round: u64, most: u32) -> bool {
+    /// Lets a probe through, if there are not as many under way as there may be. Returns its wave.
+    fn take_probe(&self, round: u64, most: u32) -> Option<u64> {
         let take = |cell| {
-            let (issued, passed) = probes_of(cell, round);
-            (issued < most).then(|| probes(round, issued + 1, passed))
+            let probes = Probes::of(cell, round);
+            (probes.under_way < u64::from(most)).then(|| Probes { under_way: probes.under_way + 1, ..probes }.cell(round))
         };
-        self.probes.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_ok()
+        let before = self.probes.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).ok()?;
+        Some(Probes::of(before, round).wave)
     }
 
-    fn give_back(&self, round: u64) {
-        let give = |cell| {
-            let (issued, passed) = probes_of(cell, round);
-            (issued > passed).then(|| probes(round, issued - 1, passed))
+    fn next_wave(&self, round: u64) {
+        let next = |cell| {
+            let probes = Probes::of(cell, round);
+            Some(Probes { wave: probes.wave.wrapping_add(1) & WAVES, under_way: 0, ..probes }.cell(round))
         };
-        // It fails where another round has begun.
-        let _ = self.probes.fetch_update(Ordering::AcqRel, Ordering::Acquire, give);
+        let _ = self.probes.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+    }
+
+    /// A probe is over. Returns how many have done well; `None` where another round has begun.
+    fn end_probe(&self, round: u64, wave: u64, well: bool) -> Option<u64> {
+        let passed = |probes: Probes| (probes.passed + u64::from(well)).min(COUNTS);
+        let end = |cell| {
+            let probes = Probes::of(cell, round);
+            let under_way = probes.under_way.saturating_sub(u64::from(probes.wave == wave));
+            let present = cell >> 32 == round & u64::from(u32::MAX);
+            present.then(|| Probes { under_way, passed: passed(probes), ..probes }.cell(round))
+        };
+        let before = self.probes.fetch_update(Ordering::AcqRel, Ordering::Acquire, end).ok()?;
+        Some(passed(Probes::of(before, round)))
     }
 
     /// Notes what came of an attempt; a second time if an answer that had begun breaks off. Tells what that has changed.
     pub fn note(&self, rules: &Rules, pass: &mut Pass, failed: bool, slow: bool, now: Instant) -> Option<Change> {
-        let again = std::mem::replace(&mut pass.noted, true);
         let (state, round) = self.read();
         if round != pass.round {
             pass.probe = None;
             return None;
         }
         match state {
-            State::Closed => self.count(rules, (state, round), again, failed, slow, now),
+            State::Closed => self.count(rules, (state, round), &mut pass.noted, failed, slow, now),
             State::HalfOpen => {
-                pass.probe.take()?;
+                let probe = pass.probe.take();
                 if failed || slow {
                     let what = if failed { "a probe failed" } else { "a probe was slow" };
                     return self.open(rules, (state, round), what.to_owned(), now);
                 }
-                let pass = |cell| {
-                    let (issued, passed) = probes_of(cell, round);
-                    (issued > 0).then(|| probes(round, issued, passed + 1))
-                };
-                let before = self.probes.fetch_update(Ordering::AcqRel, Ordering::Acquire, pass).ok()?;
-                if probes_of(before, round).1 + 1 < rules.probes {
+                let (_, wave) = probe?;
+                if self.end_probe(round, wave, true)? < u64::from(rules.probes) {
                     return None;
                 }
                 self.row.store(0, Ordering::Relaxed);
-                self.cleared.store(millis(now) / rules.bucket.max(1), Ordering::Release);
+                // The next moment: what was counted within this one is from before.
+                self.cleared.store(millis(now).saturating_add(1), Ordering::Release);
                 self.change((state, round), State::Closed).then_some(State::Closed)
             }
             State::Open => None,
         }
     }
 
-    fn count(&self, rules: &Rules, from: (State, u64), again: bool, failed: bool, slow: bool, now: Instant) -> Option<Change> {
-        let slot = millis(now) / rules.bucket.max(1);
-        if let Some(bucket) = self.window.mine().and_then(|window| window.get((slot % BUCKETS as u64) as usize)) {
-            if bucket.slot.load(Ordering::Relaxed) != slot {
-                bucket.slot.store(slot, Ordering::Relaxed);
-                [&bucket.all, &bucket.failed, &bucket.slow].into_iter().for_each(|count| count.store(0, Ordering::Relaxed));
-            }
-            bucket.all.fetch_add(u32::from(!again), Ordering::Relaxed);
-            if failed || slow {
-                bucket.failed.fetch_add(u32::from(failed), Ordering::Relaxed);
-                bucket.slow.fetch_add(u32::from(slow), Ordering::Relaxed);
+    fn count(
+        &self,
+        rules: &Rules,
+        from: (State, u64),
+        noted: &mut Noted,
+        failed: bool,
+        slow: bool,
+        now: Instant,
+    ) -> Option<Change> {
+        let (known, again) = match *noted {
+            Noted::Nothing => (None, false),
+            Noted::Well(part) => (Some(part), true),
+            Noted::Failed => return None,
+        };
+        // How long it took was said with its head.
+        let slow = slow && !again;
+        if again && !failed {
+            return None;
+        }
+        let part = self.part(rules, millis(now));
+        *noted = if failed { Noted::Failed } else { Noted::Well(part) };
+        if let Some(window) = self.window.mine() {
+            let at = |begins: u64| window.get((begins / rules.bucket.max(1) % BUCKETS as u64) as usize);
+            let holds = |bucket: &&Bucket, begins: u64| bucket.begins.load(Ordering::Relaxed) == begins;
+            let first = self.first(rules, part);
+            // One that was counted is amended. If that was too long ago, or on another thread, what comes of it now is one more.
+            let amended = known.filter(|known| *known >= first).and_then(|known| at(known).filter(|bucket| holds(bucket, known)));
+            if let Some(bucket) = amended.or_else(|| at(part)) {
+                if amended.is_none() {
+                    if !holds(&bucket, part) {
+                        bucket.begins.store(part, Ordering::Relaxed);
+                        [&bucket.all, &bucket.failed, &bucket.slow]
+                            .into_iter()
+                            .for_each(|count| count.store(0, Ordering::Relaxed));
+                    }
+                    bucket.all.fetch_add(1, Ordering::Relaxed);
+                }
+                if failed || slow {
+                    bucket.failed.fetch_add(u32::from(failed), Ordering::Relaxed);
+                    bucket.slow.fetch_add(u32::from(slow), Ordering::Relaxed);
+                }
             }
         }
-        if !failed && self.row.load(Ordering::Relaxed) != 0 && !again {
+        if !failed && self.row.load(Ordering::Relaxed) != 0 {
             self.row.store(0, Ordering::Relaxed);
         }
         if !failed && !slow {
@@ -259,7 +319,7 @@ impl Breaker {
                 return self.open(rules, from, format!("{row} failures in a row"), now);
             }
         }
-        let (all, failures, slows) = self.sums(slot);
+        let (all, failures, slows) = self.sums(rules, part);
         let over = |count: u64, share: Share| count > 0 && share.is_reached(count, all);
         let why = if all < u64::from(rules.least) {
             return None;
@@ -289,15 +349,27 @@ impl Breaker {
 
     pub fn view(&self, rules: &Rules) -> BreakerView {
         let (now, state) = (Instant::now(), self.state());
-        let (attempts, failures, slow) = self.sums(millis(now) / rules.bucket.max(1));
+        let (attempts, failures, slow) = self.sums(rules, self.part(rules, millis(now)));
         let why = self.why().filter(|_| state != State::Closed);
         BreakerView { state: state.as_str(), open_for_ms: self.open_left(now).map(length), why, attempts, failures, slow }
     }
 
-    /// All, failed and slow attempts within the window that ends with `slot`.
-    fn sums(&self, slot: u64) -> (u64, u64, u64) {
-        let first = slot.saturating_sub(BUCKETS as u64 - 1).max(self.cleared.load(Ordering::Acquire).saturating_add(1));
-        let present = |bucket: &&Bucket| (first..=slot).contains(&bucket.slot.load(Ordering::Relaxed));
+    /// When the part of the window begins that holds this moment.
+    fn part(&self, rules: &Rules, millis: u64) -> u64 {
+        (millis - millis % rules.bucket.max(1)).max(self.cleared.load(Ordering::Acquire))
+    }
+
+    /// When the window begins that ends with `part`.
+    fn first(&self, rules: &Rules, part: u64) -> u64 {
+        let bucket = rules.bucket.max(1);
+        let window = (part - part % bucket).saturating_sub(bucket.saturating_mul(BUCKETS as u64 - 1));
+        window.max(self.cleared.load(Ordering::Acquire))
+    }
+
+    /// All, failed and slow attempts within the window that ends with `part`.
+    fn sums(&self, rules: &Rules, part: u64) -> (u64, u64, u64) {
+        let first = self.first(rules, part);
+        let present = |bucket: &&Bucket| bucket.begins.load(Ordering::Relaxed) >= first;
         self.window.iter().flatten().filter(present).fold((0, 0, 0), |(all, failed, slow), bucket| {
             let read = |count: &AtomicU32| u64::from(count.load(Ordering::Relaxed));
             (all + read(&bucket.all), failed + read(&bucket.failed), slow + read(&bucket.slow))
@@ -305,16 +377,33 @@ impl Breaker {
     }
 }
 
-/// The lower halves: how many were let through, and how many did well. None of another round's.
-fn probes_of(cell: u64, round: u64) -> (u32, u32) {
-    if cell >> 32 != round & u64::from(u32::MAX) {
-        return (0, 0);
-    }
-    (((cell >> 16) & 0xFFFF) as u32, (cell & 0xFFFF) as u32)
+/// What comes of a round's probes. In one word: the round in the upper half, then these, in their order.
+#[derive(Clone, Copy, Default)]
+struct Probes {
+    /// Goes up when those under way come to nothing for too long, and others are let through.
+    wave: u64,
+    /// Of this wave.
+    under_way: u64,
+    /// How many did well, of all waves.
+    passed: u64,
 }
 
-fn probes(round: u64, issued: u32, passed: u32) -> u64 {
-    (round << 32) | u64::from(issued & 0xFFFF) << 16 | u64::from(passed & 0xFFFF)
+/// The bits of a count, which holds [`Rules::probes`], and of a wave's number.
+const COUNTS: u64 = (1 << 11) - 1;
+const WAVES: u64 = (1 << 10) - 1;
+
+impl Probes {
+    /// None of another round's.
+    fn of(cell: u64, round: u64) -> Self {
+        if cell >> 32 != round & u64::from(u32::MAX) {
+            return Probes::default();
+        }
+        Probes { wave: cell >> 22 & WAVES, under_way: cell >> 11 & COUNTS, passed: cell & COUNTS }
+    }
+
+    fn cell(self, round: u64) -> u64 {
+        round << 32 | self.wave << 22 | self.under_way << 11 | self.passed
+    }
 }
 
 /// A breaker, for the admin API.

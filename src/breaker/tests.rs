@@ -23,6 +23,12 @@ impl Bench {
         self.breaker.note(&self.rules, pass, failed, slow, self.now);
     }
 
+    /// Attempts and failures within the window.
+    fn seen(&self) -> (u64, u64) {
+        let (all, failed, _) = self.breaker.sums(&self.rules, self.breaker.part(&self.rules, millis(self.now)));
+        (all, failed)
+    }
+
     /// Whether an attempt was let through that ends like this.
     fn attempt(&self, failed: bool) -> bool {
         let Some(mut pass) = self.enter() else { return false };
@@ -105,12 +111,76 @@ fn probes_that_come_to_nothing_do_not_block_it() {
     let streams: Vec<_> = (0..3).map(|_| bench.enter().unwrap()).collect();
     assert!(bench.enter().is_none());
     bench.later(5000);
-    let others: Vec<_> = (0..3).map(|_| bench.enter().expect("another round")).collect();
-    // Those of the round before have no place to give back.
+    let others: Vec<_> = (0..3).map(|_| bench.enter().expect("another wave")).collect();
+    // Those of the wave before have no place to give back.
     drop(streams);
     assert!(bench.enter().is_none());
     drop(others);
     assert!(bench.enter().is_some());
+}
+
+#[test]
+fn a_probe_that_is_lost_does_not_hold_the_others() {
+    let mut bench = bench(PLAIN);
+    (0..10).for_each(|_| assert!(bench.attempt(true)));
+    bench.later(5000);
+    let lost = bench.enter().unwrap();
+    assert!((0..3).all(|_| bench.attempt(false)));
+    assert_eq!(bench.state(), State::Closed, "three did well");
+    drop(lost);
+    assert_eq!(bench.state(), State::Closed);
+}
+
+#[test]
+fn probes_that_take_longer_than_it_stays_open_still_count() {
+    let mut bench = bench("{ min_requests: 10, open_for: 100ms, probes: 2 }");
+    (0..10).for_each(|_| assert!(bench.attempt(true)));
+    bench.later(100);
+    let mut probes: Vec<_> = (0..2).map(|_| bench.enter().unwrap()).collect();
+    for _ in 0..2 {
+        bench.later(100);
+        probes.extend((0..2).map(|_| bench.enter().expect("another wave")));
+        assert!(bench.enter().is_none());
+    }
+    bench.note(&mut probes[0], false, false);
+    assert_eq!(bench.state(), State::HalfOpen);
+    bench.note(&mut probes[1], false, false);
+    assert_eq!(bench.state(), State::Closed);
+}
+
+#[test]
+fn a_probe_that_breaks_off_has_failed() {
+    let mut bench = bench(PLAIN);
+    (0..10).for_each(|_| assert!(bench.attempt(true)));
+    bench.later(5000);
+    let mut probe = bench.enter().unwrap();
+    bench.note(&mut probe, false, false);
+    bench.note(&mut probe, true, false);
+    assert_eq!(bench.state(), State::Open);
+}
+
+#[test]
+fn a_reload_that_changes_the_window_forgets_nothing_and_blinds_nobody() {
+    let mut bench = bench(PLAIN);
+    (0..5).for_each(|_| assert!(bench.attempt(true)));
+    assert_eq!(bench.seen(), (5, 5));
+    for window in ["1m", "10m", "5s"] {
+        bench.rules = self::bench(&format!("{{ min_requests: 10, window: {window} }}")).rules;
+        assert_eq!(bench.seen(), (5, 5), "{window}");
+    }
+    (0..5).for_each(|_| assert!(bench.attempt(true)));
+    assert_eq!(bench.state(), State::Open);
+    bench.later(5000);
+    (0..3).for_each(|_| assert!(bench.attempt(false)));
+    assert_eq!(bench.state(), State::Closed);
+    // What it had counted is forgotten, what comes now is not, whatever the window.
+    for window in ["10m", "1s", "5s"] {
+        bench.rules = self::bench(&format!("{{ min_requests: 10, window: {window} }}")).rules;
+        assert_eq!(bench.seen(), (0, 0), "{window}");
+    }
+    bench.rules = self::bench("{ min_requests: 10, window: 10m }").rules;
+    (0..10).for_each(|_| assert!(bench.attempt(true)));
+    assert_eq!(bench.state(), State::Open);
 }
 
 #[test]
@@ -138,6 +208,24 @@ fn an_answer_that_breaks_off_later_counts_once_and_as_a_failure() {
         bench.note(&mut pass, true, false);
     }
     assert_eq!(bench.state(), State::Open);
+}
+
+#[test]
+fn no_share_is_more_than_the_whole() {
+    let mut bench = bench("{ min_requests: 100, consecutive_failures: 3, window: 10s }");
+    let mut streams: Vec<_> = (0..2).map(|_| bench.enter().unwrap()).collect();
+    streams.iter_mut().for_each(|pass| bench.note(pass, false, false));
+    bench.later(30_000);
+    // They count when they break off, for what they were counted as is long out of the window.
+    streams.iter_mut().for_each(|pass| bench.note(pass, true, false));
+    assert_eq!(bench.seen(), (2, 2));
+    // One that has failed already has failed once.
+    let mut failed = bench.enter().unwrap();
+    assert!(bench.attempt(false));
+    bench.note(&mut failed, true, false);
+    bench.note(&mut failed, true, false);
+    bench.note(&mut failed, true, false);
+    assert_eq!((bench.seen(), bench.state()), ((4, 3), State::Closed));
 }
 
 #[test]

@@ -52,6 +52,7 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
         };
         match piece {
             Some(Piece::Data(data, last)) => {
+                journey.tries.body_came(service);
                 if let Some(watch) = &mut journey.compared {
                     watch.see(&data);
                 }

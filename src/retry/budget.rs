@@ -26,7 +26,7 @@ pub struct Allowance {
 /// What is left. Outlives reloads.
 pub struct Budget {
     state: Mutex<State>,
-    /// Requests to the endpoints that no client asked for: retries and hedges.
+    /// Requests to the endpoints that no client asked for, retries and hedges, since the traffic was looked at last.
     extra: AtomicU64,
 }
 
@@ -35,14 +35,13 @@ struct State {
     /// Requests within the window, about.
     recent: f64,
     looked: Instant,
-    seen: u64,
     /// Nothing was taken before.
     unused: bool,
 }
 
 impl Budget {
     pub fn new(now: Instant) -> Self {
-        let state = State { tokens: 0.0, recent: 0.0, looked: now, seen: 0, unused: true };
+        let state = State { tokens: 0.0, recent: 0.0, looked: now, unused: true };
         Budget { state: Mutex::new(state), extra: AtomicU64::new(0) }
     }
 
@@ -51,15 +50,16 @@ impl Budget {
         self.extra.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes one. `requests`: how many the endpoints have had so far, in all.
-    pub fn take(&self, allowance: Allowance, now: Instant, requests: impl FnOnce() -> u64) -> bool {
+    /// Takes one. `new`: how many requests the endpoints have had since that was asked last.
+    pub fn take(&self, allowance: Allowance, now: Instant, new: impl FnOnce() -> u64) -> bool {
         let mut state = self.state.lock();
-        if state.unused {
-            state.unused = false;
+        let first = std::mem::take(&mut state.unused);
+        if first {
             state.tokens = allowance.floor * WINDOW.as_secs_f64();
-            state.earn(allowance, now, requests().saturating_sub(self.extra.load(Ordering::Relaxed)));
-        } else if now.saturating_duration_since(state.looked) >= LOOK {
-            state.earn(allowance, now, requests().saturating_sub(self.extra.load(Ordering::Relaxed)));
+        }
+        if first || now.saturating_duration_since(state.looked) >= LOOK {
+            let new = new();
+            state.earn(allowance, now, new.saturating_sub(self.extra.swap(0, Ordering::Relaxed)));
         }
         if state.tokens < 1.0 {
             return false;
@@ -70,12 +70,11 @@ impl Budget {
 }
 
 impl State {
-    fn earn(&mut self, allowance: Allowance, now: Instant, seen: u64) {
+    fn earn(&mut self, allowance: Allowance, now: Instant, new: u64) {
         let window = WINDOW.as_secs_f64();
         let passed = now.saturating_duration_since(self.looked).as_secs_f64();
-        // Endpoints come and go, and take their counts along.
-        let new = seen.saturating_sub(self.seen) as f64;
-        (self.looked, self.seen) = (now, seen);
+        let new = new as f64;
+        self.looked = now;
         // As if what is new had come evenly.
         let kept = (-passed / window).exp();
         let evenly = if passed > window / 1000.0 { (1.0 - kept) * window / passed } else { 1.0 };
@@ -91,11 +90,15 @@ mod tests {
 
     /// How many of `wanted` retries at each of `seconds` are made, where each second has `rate` requests.
     fn made(budget: &Budget, allowance: Allowance, start: Instant, seconds: u64, rate: u64, wanted: u64) -> u64 {
-        let mut made = 0;
+        let (mut made, mut told) = (0, 0);
         for second in 1..=seconds {
             let now = start + Duration::from_secs(second);
             for _ in 0..wanted {
-                if budget.take(allowance, now, || second * rate + made) {
+                let new = || {
+                    let all = second * rate + made;
+                    all - std::mem::replace(&mut told, all)
+                };
+                if budget.take(allowance, now, new) {
                     budget.note_extra();
                     made += 1;
                 }
@@ -129,10 +132,10 @@ mod tests {
         // An hour of much traffic, then an hour of nothing, then a storm.
         assert!(budget.take(allowance, start + Duration::from_secs(3600), || 3_600_000));
         let later = start + Duration::from_secs(7200);
-        let spent = (0..10_000).filter(|_| budget.take(allowance, later, || 3_600_000)).count();
+        let spent = (0..10_000).filter(|_| budget.take(allowance, later, || 0)).count();
         assert!(spent <= 1, "{spent}");
         // Traffic that comes evenly between two looks counts as what it is.
-        let spent = (0..10_000).filter(|_| budget.take(allowance, later + Duration::from_secs(100), || 3_700_000)).count();
+        let spent = (0..10_000).filter(|_| budget.take(allowance, later + Duration::from_secs(100), || 100_000)).count();
         assert!((1900..=2001).contains(&spent), "a fifth of ten seconds of a thousand: {spent}");
     }
 }

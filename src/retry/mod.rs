@@ -232,18 +232,23 @@ impl Rules {
         most.mul_f64(drawn as f64 / (1u64 << 53) as f64)
     }
 
-    /// Takes a retry out of the budget, if there is one left. `requests`: how many the service's endpoints have had.
-    pub fn spend(&self, requests: impl FnOnce() -> u64) -> bool {
-        let fine = self.budget.take(self.allowance, Instant::now(), requests);
+    /// Takes a retry out of the budget, if there is one left. `new`: how many requests the service's endpoints have had since that was
+    /// asked last.
+    pub fn spend(&self, new: impl FnOnce() -> u64) -> bool {
+        let fine = self.budget.take(self.allowance, Instant::now(), new);
         if !fine {
             self.exhausted.add(1);
         }
         fine
     }
 
+    /// Counts a request to an endpoint that no client asked for.
+    pub fn note_extra(&self) {
+        self.budget.note_extra();
+    }
+
     /// Counts an attempt that is made again.
     pub fn note(&self, why: Why) {
-        self.budget.note_extra();
         if let Some(Some(counter)) = self.made.get(why.kind()) {
             counter.add(1);
         }

@@ -17,7 +17,7 @@ use super::balance::peak_ewma;
 use super::balance::slow_start::Arrival;
 use super::guard::Refused;
 use super::health_config::Initial;
-use super::outlier::{AttemptOutcome, Record};
+use super::outlier::{AttemptOutcome, Noted, Record};
 use super::service::Service;
 use crate::address::EndpointAddress;
 use crate::breaker::{Breaker, BreakerView, Pass};
@@ -58,6 +58,8 @@ pub struct Endpoint {
     weight: AtomicU32,
     /// All endpoints of its service, where it matters how much they have to do together.
     crowd: OnceLock<Arc<Crowd>>,
+    /// How many of its requests the service's retry budget knows of.
+    budgeted: AtomicU64,
 }
 
 /// How many requests are under way at the endpoints of a service together.
@@ -197,6 +199,7 @@ impl Endpoint {
             arrival: Arrival::default(),
             weight: AtomicU32::new(AS_CONFIGURED),
             crowd: OnceLock::new(),
+            budgeted: AtomicU64::new(0),
         }
     }
 
@@ -370,6 +373,13 @@ impl Endpoint {
         self.load.iter().map(|load| load.requests.load(Ordering::Relaxed)).sum()
     }
 
+    /// How many requests have come since this was asked last: for the service's retry budget. Endpoints come and go, and so a sum over
+    /// them says nothing of what is new.
+    pub(super) fn new_requests(&self) -> u64 {
+        let requests = self.requests();
+        requests.saturating_sub(self.budgeted.swap(requests, Ordering::Relaxed))
+    }
+
     pub fn failures(&self) -> u64 {
         self.load.iter().map(|load| load.failures.load(Ordering::Relaxed)).sum()
     }
@@ -442,8 +452,8 @@ pub struct InFlightGuard {
     endpoint: Arc<EndpointRef>,
     /// What the service's circuit breakers have let it through under, in their order.
     passes: SmallVec<[Pass; 1]>,
-    /// What came of it was noted.
-    noted: bool,
+    /// What was noted of it.
+    noted: Noted,
     /// Whether it counts among those of all endpoints: the crowd may be joined meanwhile.
     in_crowd: bool,
 }
@@ -454,7 +464,7 @@ impl InFlightGuard {
         let crowd = endpoint.crowd();
         crowd.inspect(|crowd| crowd.add(1));
         let in_crowd = crowd.is_some();
-        InFlightGuard { endpoint, in_crowd, passes: SmallVec::new(), noted: false }
+        InFlightGuard { endpoint, in_crowd, passes: SmallVec::new(), noted: Noted::Nothing }
     }
 
     /// As [`InFlightGuard::begin`], if the service's circuit breakers let it.
@@ -473,19 +483,26 @@ impl InFlightGuard {
 
     /// Notes what came of it. A second time if its answer breaks off.
     pub fn note(&mut self, service: &Service, outcome: AttemptOutcome, took: Option<Duration>) {
-        let again = std::mem::replace(&mut self.noted, true);
         if outcome.is_local() {
             self.endpoint.record_failure();
         }
         let mut look = false;
         if let Some(rules) = service.outliers.as_deref() {
-            look = self.endpoint.record.note(rules, outcome, took, again);
+            look = self.endpoint.record.note(rules, outcome, took, &mut self.noted);
         }
         for (guard, pass) in service.breakers.iter().zip(&mut self.passes) {
             look |= guard.note(&self.endpoint, pass, outcome, took);
         }
         if look {
             service.cluster.board().wake();
+        }
+    }
+
+    /// Notes that it is well so far, for who has let it through to find out.
+    pub fn note_begun(&mut self, service: &Service, took: Option<Duration>) {
+        let well = AttemptOutcome::Status(StatusCode::OK);
+        for (guard, pass) in service.breakers.iter().zip(&mut self.passes).filter(|(_, pass)| pass.is_probe()) {
+            guard.note(&self.endpoint, pass, well, took);
         }
     }
 

@@ -365,9 +365,9 @@ impl Service {
         Some(Arc::new(service))
     }
 
-    /// How many requests its endpoints have had, in all.
-    pub fn requests(&self) -> u64 {
-        self.cluster.endpoints().iter().map(|(_, endpoint)| endpoint.requests()).sum()
+    /// How many requests its endpoints have had since this was asked last: for its retry budget.
+    pub fn new_requests(&self) -> u64 {
+        self.cluster.endpoints().iter().map(|(_, endpoint)| endpoint.new_requests()).sum()
     }
 
     /// The answer while a circuit breaker is open: 503 with what is left of it in `Retry-After`.
@@ -400,7 +400,9 @@ impl Service {
 
     /// Whether it has to be known how long answers take.
     pub fn measures(&self) -> bool {
-        self.outliers.as_ref().is_some_and(|rules| rules.measures()) || self.breakers.iter().any(|guard| guard.measures())
+        self.balance_decay.is_some()
+            || self.outliers.as_ref().is_some_and(|rules| rules.measures())
+            || self.breakers.iter().any(|guard| guard.measures())
     }
 
     /// The circuit breaker that a route has put before it.

@@ -49,6 +49,10 @@ pub struct Tries {
 struct GrpcCall {
     /// Its client has set a deadline: that it is exceeded says nothing about the endpoint.
     own_deadline: bool,
+    /// How long its head took.
+    took: Option<Duration>,
+    /// A message has come.
+    answers: bool,
 }
 
 impl Tries {
@@ -71,6 +75,10 @@ impl Tries {
             match picked.begin(service) {
                 Ok(flight) => {
                     self.endpoint = Some(picked.addr);
+                    if self.attempts > 0 {
+                        // The endpoint counts it, and no client has asked for it.
+                        service.retries.note_extra();
+                    }
                     self.attempts += 1;
                     return Some(self.flight.insert(flight));
                 }
@@ -117,26 +125,40 @@ impl Tries {
         let since = |started: Instant| uploaded.map_or(started, |at| started.max(at)).elapsed();
         let took = self.started.filter(|_| service.measures()).map(since);
         let mut status = status;
+        if let (Some(decay), Some(took)) = (service.balance_decay, took) {
+            flight.endpoint().learn(status, took, decay);
+        }
         let is_call = || field(&CONTENT_TYPE).is_some_and(|kind| Dialect::of(kind).is_grpc());
         if service.protocol.is_http2() && service.reads_calls() && is_call() {
             let own_deadline = call.header("grpc-timeout").is_some();
             let Some(code) = field(&GRPC_STATUS) else {
                 // Behind the body. The endpoint may have answered well so far, and still end with a failure.
-                self.call = Some(GrpcCall { own_deadline });
+                self.call = Some(GrpcCall { own_deadline, took, answers: false });
                 return;
             };
             let Some(meant) = meant_by(code, own_deadline) else { return };
             status = meant;
+            learn_of_call(service, flight, meant);
         }
         flight.note(service, AttemptOutcome::Status(status), took);
     }
 
+    /// Notes that something of an answer's body has come. The call may never end, and half-open breakers do not wait for that.
+    pub fn body_came(&mut self, service: &Service) {
+        let Some(call) = self.call.as_mut().filter(|call| !call.answers) else { return };
+        call.answers = true;
+        if let Some(flight) = &mut self.flight {
+            flight.note_begun(service, call.took);
+        }
+    }
+
     /// Notes what came behind an answer's body.
     pub fn ended_with(&mut self, service: &Service, trailers: &HeaderMap) {
-        let Some(GrpcCall { own_deadline }) = self.call.take() else { return };
+        let Some(GrpcCall { own_deadline, took, .. }) = self.call.take() else { return };
         let meant = trailers.get(GRPC_STATUS).and_then(|code| meant_by(code.as_bytes(), own_deadline));
         if let (Some(status), Some(flight)) = (meant, &mut self.flight) {
-            flight.note(service, AttemptOutcome::Status(status), None);
+            flight.note(service, AttemptOutcome::Status(status), took);
+            learn_of_call(service, flight, status);
         }
     }
 
@@ -207,7 +229,7 @@ impl Tries {
     fn turn_elsewhere(&mut self, service: &Service, why: Why) -> bool {
         self.tried.extend(self.endpoint);
         self.next = self.pick(service, &self.tried).or_else(|| self.pick(service, &self.failed));
-        if self.next.is_none() || !service.retries.spend(|| service.requests()) {
+        if self.next.is_none() || !service.retries.spend(|| service.new_requests()) {
             self.next = None;
             return false;
         }
@@ -249,6 +271,13 @@ impl Tries {
     /// The call is over: its endpoint is free again.
     pub fn end(&mut self) {
         self.flight = None;
+    }
+}
+
+/// Lets the balance know of a call that has failed with an answer of 200.
+fn learn_of_call(service: &Service, flight: &InFlightGuard, meant: StatusCode) {
+    if service.balance_decay.is_some() && matches!(meant.as_u16(), 502..=504) {
+        flight.endpoint().learn_failure();
     }
 }
 

@@ -125,14 +125,7 @@ impl Bench<'_> {
 /// Those that the statistics since the last look say something against.
 fn strays(rules: &Rules, endpoints: &[Arc<Endpoint>]) -> Vec<(Arc<Endpoint>, Reason)> {
     let present: Vec<_> = endpoints.iter().filter(|endpoint| !endpoint.is_ejected()).collect();
-    let sums: Vec<Sums> = present
-        .iter()
-        .map(|endpoint| {
-            let sums = endpoint.record.sums();
-            let mut judged = endpoint.record.judged.lock();
-            sums.since(std::mem::replace(&mut judged.before, sums))
-        })
-        .collect();
+    let sums: Vec<Sums> = present.iter().map(|endpoint| endpoint.record.look()).collect();
     let mut found: Vec<(usize, Reason)> = Vec::new();
     if let Some(rate) = &rules.success_rate {
         let judged = with(&sums, |sums| sums.attempts >= u64::from(rate.requests), Sums::success_rate);
@@ -180,8 +173,8 @@ fn spread(figures: &[(usize, f64)]) -> (f64, f64) {
 mod tests {
     use http::StatusCode;
 
-    use super::super::AttemptOutcome;
     use super::super::config::OutlierChoice;
+    use super::super::{AttemptOutcome, Noted};
     use super::*;
     use crate::problem::Problems;
 
@@ -191,7 +184,8 @@ mod tests {
             let endpoint = Arc::new(Endpoint::new(([10, 0, 0, 1], port).into(), "a:1", None));
             for number in 0..all {
                 let status = if number < failed { StatusCode::BAD_GATEWAY } else { StatusCode::OK };
-                endpoint.record.note(rules, AttemptOutcome::Status(status), Some(Duration::from_millis(millis)), false);
+                let took = Some(Duration::from_millis(millis));
+                endpoint.record.note(rules, AttemptOutcome::Status(status), took, &mut Noted::Nothing);
             }
             endpoint
         };

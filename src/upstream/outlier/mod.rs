@@ -52,6 +52,16 @@ impl AttemptOutcome {
     }
 }
 
+/// What was noted of one attempt so far: an answer that had begun may still break off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Noted {
+    #[default]
+    Nothing,
+    /// It was well, after so many looks of the judge's.
+    Well(u32),
+    Failed,
+}
+
 /// Why an endpoint is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -216,6 +226,8 @@ pub struct Record {
     suspicion: AtomicU8,
     /// Only where there are statistics.
     seen: OnceLock<Striped<Seen>>,
+    /// How often statistics were looked at.
+    looks: AtomicU32,
     judged: Mutex<Judged>,
 }
 
@@ -227,14 +239,19 @@ struct Judged {
 }
 
 impl Record {
-    /// Notes what an attempt came to, and tells whether the judge should have a look. `again`: something was noted of the same attempt
-    /// before, whose answer then broke off.
-    pub fn note(&self, rules: &Rules, outcome: AttemptOutcome, took: Option<Duration>, again: bool) -> bool {
+    /// Notes what an attempt came to, and tells whether the judge should have a look. `noted`: what was noted of the same one before.
+    pub fn note(&self, rules: &Rules, outcome: AttemptOutcome, took: Option<Duration>, noted: &mut Noted) -> bool {
         let failed = outcome.is_failure();
+        let (before, now) = (*noted, Noted::Well(self.looks.load(Ordering::Relaxed)));
+        if before == Noted::Failed || before != Noted::Nothing && !failed {
+            return false;
+        }
+        *noted = if failed { Noted::Failed } else { now };
         if rules.has_statistics()
             && let Some(seen) = self.seen.get_or_init(|| Striped::new(|_| Seen::default())).mine()
         {
-            seen.attempts.fetch_add(u64::from(!again), Ordering::Relaxed);
+            // One that was looked at already is one more, or else there would be more failures than attempts.
+            seen.attempts.fetch_add(u64::from(before != now), Ordering::Relaxed);
             seen.failures.fetch_add(u64::from(failed), Ordering::Relaxed);
             if let Some(took) = took {
                 seen.timed.fetch_add(1, Ordering::Relaxed);
@@ -279,6 +296,13 @@ impl Record {
         })
     }
 
+    /// What has come since the judge looked last.
+    fn look(&self) -> Sums {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        let sums = self.sums();
+        sums.since(std::mem::replace(&mut self.judged.lock().before, sums))
+    }
+
     fn suspicion(&self) -> Option<Reason> {
         Reason::of(self.suspicion.swap(0, Ordering::AcqRel))
     }
@@ -304,8 +328,8 @@ impl Record {
 
     /// The endpoint is asked again.
     fn take_back(&self, now: Instant) {
+        self.look();
         let mut judged = self.judged.lock();
-        judged.before = self.sums();
         if let Some(ejection) = &mut judged.ejection {
             ejection.over = true;
             ejection.until = ejection.until.min(now);
@@ -348,7 +372,7 @@ mod tests {
             "{ consecutive_5xx: 3, consecutive_gateway_errors: 2, consecutive_local_errors: 2, consecutive_connect_failures: 0 }",
         );
         let record = Record::default();
-        let note = |outcome| record.note(&rules, outcome, None, false).then(|| record.suspicion()).flatten();
+        let note = |outcome| record.note(&rules, outcome, None, &mut Noted::Nothing).then(|| record.suspicion()).flatten();
         assert_eq!([500, 500, 200, 500, 500].map(|code| note(status(code))), [None; 5]);
         assert_eq!(note(status(500)), Some(Reason::Consecutive5xx));
         // What clients can bring about ends a row, or is none.
@@ -359,6 +383,30 @@ mod tests {
         // Attempts without an answer say nothing about answers, and the other way about an answer of whatever status ends their row.
         assert_eq!([AttemptOutcome::Unreachable, status(500), AttemptOutcome::TimedOut].map(note), [None; 3]);
         assert_eq!(note(AttemptOutcome::Broken), Some(Reason::ConsecutiveLocalErrors));
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_is_one_attempt_and_one_failure() {
+        let rules = rules("{ consecutive_5xx: 2, consecutive_local_errors: 2, failure_percentage: {} }");
+        let record = Record::default();
+        let (mut early, mut late, mut failed) = (Noted::Nothing, Noted::Nothing, Noted::Nothing);
+        record.note(&rules, status(200), None, &mut early);
+        record.note(&rules, status(200), None, &mut late);
+        assert!(!record.note(&rules, AttemptOutcome::Broken, None, &mut early));
+        let seen = record.look();
+        assert_eq!((seen.attempts, seen.failures), (2, 1));
+        // Of an interval that has been looked at already: now it is one of this one.
+        record.note(&rules, AttemptOutcome::Broken, None, &mut late);
+        let seen = record.look();
+        assert_eq!((seen.attempts, seen.failures), (1, 1));
+        record.suspicion();
+        // A 500 that breaks off has failed once.
+        assert!(!record.note(&rules, status(500), None, &mut failed));
+        assert!(!record.note(&rules, AttemptOutcome::Broken, None, &mut failed));
+        assert!(!record.note(&rules, status(500), None, &mut failed));
+        let seen = record.look();
+        assert_eq!((seen.attempts, seen.failures), (1, 1));
+        assert!(record.note(&rules, status(500), None, &mut Noted::Nothing), "the second one in a row");
     }
 
     #[test]
