@@ -5,13 +5,16 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
+use crate::grpc::{self, GRPC_TIMEOUT};
 use crate::head::{Edited, HeaderEdits, RequestHead};
 use crate::via::Via;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// How many milliseconds are left of a request's deadline. A span and no time of day, as Envoy and gRPC have it: clocks differ.
+pub const X_REQUEST_DEADLINE: HeaderName = HeaderName::from_static("x-request-deadline");
 
 /// The name of one request: 1 to 128 characters of `A-Za-z0-9._-`. The 32 of one that the gateway made need no allocation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -74,7 +77,7 @@ impl ForwardedHeaders {
 }
 
 /// Whether a client's field of that name never reaches a backend as it came, because the gateway says it itself: what
-/// is [`ForwardedHeaders`], the request id, the trace, the attempt's number, and the marks of copies and of fallbacks.
+/// is [`ForwardedHeaders`], the request id, the trace, the deadline, the attempt's number, and the marks of copies and of fallbacks.
 pub fn is_gateways(name: &[u8]) -> bool {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
     match name.len() {
@@ -84,6 +87,7 @@ pub fn is_gateways(name: &[u8]) -> bool {
         15 => is("x-forwarded-for"),
         16 => is("x-forwarded-host") || is("x-forwarded-port"),
         17 => is("x-forwarded-proto"),
+        18 => is("x-request-deadline"),
         19 => is("x-portcullis-mirror"),
         20 => is("x-portcullis-attempt"),
         21 => is("x-portcullis-fallback"),
@@ -287,6 +291,32 @@ pub struct Reading {
 /// What a route's `{name}` segments matched, undecoded.
 pub type Params = SmallVec<[(Arc<str>, Box<str>); 4]>;
 
+/// A deadline that the service is told of. It is told what is left of it when it is asked, so that a second attempt has less.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    pub at: Instant,
+    /// In gRPC's own words.
+    pub grpc: bool,
+}
+
+impl Deadline {
+    pub fn name(self) -> &'static HeaderName {
+        static NAMES: [HeaderName; 2] = [X_REQUEST_DEADLINE, GRPC_TIMEOUT];
+        let [plain, grpc] = &NAMES;
+        if self.grpc { grpc } else { plain }
+    }
+
+    /// What is left of it, rounded down: the service must not think that it has longer.
+    pub fn left(self) -> HeaderValue {
+        let left = self.at.saturating_duration_since(Instant::now());
+        match self.grpc {
+            // It is made of digits and a letter.
+            true => HeaderValue::try_from(grpc::write_timeout(left)).unwrap_or(HeaderValue::from_static("0n")),
+            false => HeaderValue::from(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
 /// One request's memory. Policies read and write it; the log line and the metrics are made from it.
 pub struct Exchange {
     pub connection: Arc<Connection>,
@@ -302,6 +332,8 @@ pub struct Exchange {
     pub traceparent: [u8; 55],
     /// What the backend is told about the client. The request id and the trace are not in it.
     pub told: Option<Arc<ForwardedHeaders>>,
+    /// What the service is told of how long it has, where that is bounded.
+    pub deadline: Option<Deadline>,
     /// The route, once there is one.
     pub route: Option<RouteName>,
     pub params: Params,
@@ -390,6 +422,7 @@ impl Exchange {
             request_id,
             traceparent: *b"00-00000000000000000000000000000000-0000000000000000-00",
             told: None,
+            deadline: None,
             route: None,
             params: Default::default(),
             identity: None,

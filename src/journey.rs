@@ -94,8 +94,10 @@ pub struct Journey {
     pub compared: Option<Box<Watch>>,
     /// What this request may do with the cache, on a route that has one.
     pub cache_use: Option<crate::cache::Use>,
-    /// When a gRPC client's own deadline passes.
+    /// When the deadline of a gRPC call passes.
     call_due: Option<Instant>,
+    /// When that of any other request passes, where a trusted proxy has set one.
+    asked_due: Option<Instant>,
     /// It ended by itself, in whatever way: it was not cut off with the process.
     ended: bool,
     /// How the client wants to be answered.
@@ -151,6 +153,7 @@ impl Journey {
                 compared: None,
                 cache_use: None,
                 call_due: None,
+                asked_due: None,
                 ended: false,
                 validation: None,
                 edits_before: None,

@@ -14,6 +14,7 @@ mod cli;
 mod clients_own;
 mod config;
 mod connections;
+mod deadlines;
 mod decisions;
 mod demo;
 mod differential;

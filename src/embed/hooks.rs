@@ -28,7 +28,7 @@ use crate::cache;
 use crate::downstream::{BODY_TOO_LARGE, CLIENT_GONE, UNREAD, apply_to_response, is_endless, seen_upstream};
 use crate::exchange::{Connection, Verdict};
 use crate::grpc::{Dialect, Messages};
-use crate::head::{BodyFraming, HeaderEdit};
+use crate::head::BodyFraming;
 use crate::journey::{CLIENT_CLOSED, Journey};
 use crate::upstream::aim::Aim;
 use crate::upstream::{AttemptOutcome, Protocol, check_names};
@@ -232,8 +232,8 @@ impl ProxyHttp for Gateway {
             // Their interim answers are not heard, so they are not asked for one.
             request.remove_header(&header::EXPECT);
         }
-        if let Some(HeaderEdit::Set(name, left)) = journey.call_time_left() {
-            request.insert_header(name, left)?;
+        if let Some(deadline) = journey.told_deadline() {
+            request.insert_header(deadline.name(), deadline.left())?;
         }
         Ok(())
     }

@@ -88,7 +88,7 @@ impl Journey {
     /// Everything from the choice of the route to the last policy. `caller` is for policies that ask services.
     pub async fn run_gauntlet(&mut self, client: &mut impl Client, place: &mut Places<'_>, caller: &Caller) -> Flow {
         self.choose_route()?;
-        self.take_call_deadline()?;
+        self.take_deadline()?;
         self.check_announced_length()?;
         let mut from = 0;
         loop {

@@ -21,10 +21,10 @@ pub fn too_large() -> Box<Reply> {
     Reply::new(StatusCode::PAYLOAD_TOO_LARGE, "bounds", "body_too_large", "The body is larger than this route accepts.")
 }
 
-/// The answer once the request's time is over; whether it is the client's own time.
+/// The answer once the request's time is over; whether it is the caller's own time.
 pub fn out_of_time(clients_own: bool) -> Box<Reply> {
     let (reason, detail) = match clients_own {
-        true => ("deadline_exceeded", "The call's deadline has passed."),
+        true => ("deadline_exceeded", "The deadline that the caller has set has passed."),
         false => ("request_timeout", "The request took longer than it may."),
     };
     Reply::new(StatusCode::GATEWAY_TIMEOUT, "door", reason, detail)

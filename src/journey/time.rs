@@ -1,28 +1,48 @@
-//! How long a request may take: its route's time, its listener's, and the deadline that a gRPC client brings.
+//! How long a request may take: its route's time, its listener's, and the deadline that its caller brings.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 
 use super::Journey;
 use super::refusals::out_of_time;
+use crate::exchange::Deadline;
 use crate::grpc::{self, GRPC_TIMEOUT};
 use crate::head::HeaderEdit;
 use crate::reply::{Flow, Reply};
+
+/// The most digits of a deadline in milliseconds: 31 years.
+const MOST_DIGITS: usize = 12;
 
 /// When a request's time is over.
 #[derive(Clone, Copy)]
 pub struct TimeLimit {
     /// An answer has ended by then, or has begun if it is a stream.
     pub answer: Option<tokio::time::Instant>,
-    /// A stream, too, has ended by then: its client's own deadline.
+    /// A stream, too, has ended by then: the deadline of a gRPC call.
     pub call: Option<tokio::time::Instant>,
 }
 
+impl TimeLimit {
+    /// What comes first.
+    pub fn first(self) -> Option<tokio::time::Instant> {
+        self.answer.into_iter().chain(self.call).min()
+    }
+
+    /// Whether it is too late already to ask anybody.
+    pub fn is_over(self) -> bool {
+        self.first().is_some_and(|due| due <= tokio::time::Instant::now())
+    }
+}
+
 impl Journey {
-    /// Takes the deadline that a gRPC client sends along. It counts from the head's arrival, for the client cannot know more.
-    pub fn take_call_deadline(&mut self) -> Flow {
+    /// Takes the deadline that the caller sends along: `grpc-timeout` of whoever makes a gRPC call, and `X-Request-Deadline` of a trusted
+    /// proxy. It counts from the head's arrival, for the caller cannot know more.
+    pub fn take_deadline(&mut self) -> Flow {
+        if self.exchange.trusted {
+            self.take_plain_deadline()?;
+        }
         if !self.dialect.is_grpc() {
             return ControlFlow::Continue(());
         }
@@ -33,26 +53,65 @@ impl Journey {
             return Reply::new(StatusCode::BAD_REQUEST, "door", "malformed_grpc_timeout", detail).refuse();
         };
         // One that no clock reaches is none.
-        self.call_due = self.exchange.started.checked_add(timeout);
+        let due = self.exchange.started.checked_add(timeout);
+        self.call_due = due.into_iter().chain(self.call_due).min();
         if timeout.is_zero() { self.out_of_time().refuse() } else { ControlFlow::Continue(()) }
     }
 
-    /// What is left of the client's own deadline, as the backend of a gRPC call is told. `None` where a policy has its own word on it.
-    pub fn call_time_left(&self) -> Option<HeaderEdit> {
-        let left = self.call_due?.saturating_duration_since(Instant::now());
-        let said = self.exchange.to_upstream.iter().any(|edit| *edit.name() == GRPC_TIMEOUT);
-        let left = HeaderValue::try_from(grpc::write_timeout(left)).ok().filter(|_| !said)?;
-        Some(HeaderEdit::Set(GRPC_TIMEOUT, left))
+    fn take_plain_deadline(&mut self) -> Flow {
+        let mut said = self.head.header_all("x-request-deadline");
+        let Some(text) = said.next() else { return ControlFlow::Continue(()) };
+        let Some(left) = read_millis(text).filter(|_| said.next().is_none()) else {
+            let detail = "The field X-Request-Deadline is malformed: it is a number of milliseconds.";
+            return Reply::new(StatusCode::BAD_REQUEST, "door", "malformed_deadline", detail).refuse();
+        };
+        let due = self.exchange.started.checked_add(left);
+        // A call's is one on its stream, too, as gRPC has it.
+        if self.dialect.is_grpc() {
+            self.call_due = due
+        } else {
+            self.asked_due = due
+        }
+        if left.is_zero() { out_of_time(true).refuse() } else { ControlFlow::Continue(()) }
     }
 
-    /// Whether the client's own time for this call (gRPC) is over, give or take so much.
+    /// What the service is told of how long it has: what is left of the caller's own deadline and, where the answer is not expected to
+    /// outlive it as a stream, of the route's or the listener's. `None` where a policy has its own word on it.
+    pub fn told_deadline(&self) -> Option<Deadline> {
+        let deadline = match self.call_due {
+            Some(at) => Deadline { at, grpc: true },
+            None => {
+                let own = self.limit().filter(|_| !self.asks_for_stream());
+                let own = own.and_then(|limit| self.exchange.started.checked_add(limit));
+                Deadline { at: own.into_iter().chain(self.asked_due).min()?, grpc: false }
+            }
+        };
+        let said = self.exchange.to_upstream.iter().any(|edit| edit.name() == deadline.name());
+        (!said).then_some(deadline)
+    }
+
+    /// Lets the service be told.
+    pub fn hand_deadline_on(&mut self) {
+        self.exchange.deadline = self.told_deadline();
+        if self.exchange.deadline.is_some_and(|deadline| deadline.grpc) {
+            // What the client has said is more than what is left.
+            self.exchange.to_upstream.push(HeaderEdit::Remove(GRPC_TIMEOUT));
+        }
+    }
+
+    /// The deadline that the caller brought.
+    fn callers_due(&self) -> Option<Instant> {
+        self.call_due.into_iter().chain(self.asked_due).min()
+    }
+
+    /// Whether the time that the caller gave itself is over, give or take so much.
     pub fn is_late(&self, leeway: Duration) -> bool {
-        self.call_due.is_some_and(|due| due.saturating_duration_since(Instant::now()) <= leeway)
+        self.callers_due().is_some_and(|due| due.saturating_duration_since(Instant::now()) <= leeway)
     }
 
     /// The answer once the request's time is over.
     pub fn out_of_time(&self) -> Box<Reply> {
-        out_of_time(self.call_due.is_some_and(|due| due <= Instant::now()))
+        out_of_time(self.is_late(Duration::ZERO))
     }
 
     /// How long the request may take, counted from its head's last byte. A gRPC call has a limit only where its route says so: it may
@@ -64,18 +123,41 @@ impl Journey {
 
     /// When the request's time is over.
     pub fn due(&self) -> TimeLimit {
-        let answer = self.limit().and_then(|limit| self.exchange.started.checked_add(limit));
+        let own = self.limit().and_then(|limit| self.exchange.started.checked_add(limit));
         let instant = tokio::time::Instant::from_std;
+        let answer = own.into_iter().chain(self.asked_due).min();
         TimeLimit { answer: answer.map(instant), call: self.call_due.map(instant) }
     }
 
     /// What is left of the request's time.
     pub fn deadline(&self) -> Option<Duration> {
         let left = self.limit().map(|limit| limit.saturating_sub(self.exchange.started.elapsed()));
-        let call = self.call_due.map(|due| due.saturating_duration_since(Instant::now()));
+        let call = self.callers_due().map(|due| due.saturating_duration_since(Instant::now()));
         match (left, call) {
             (Some(left), Some(call)) => Some(left.min(call)),
             (left, call) => left.or(call),
+        }
+    }
+}
+
+fn read_millis(text: &[u8]) -> Option<Duration> {
+    if !(1..=MOST_DIGITS).contains(&text.len()) || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(Duration::from_millis(text.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_a_number_of_milliseconds() {
+        for (text, millis) in [("0", Some(0)), ("1500", Some(1500)), ("999999999999", Some(999_999_999_999))] {
+            assert_eq!(read_millis(text.as_bytes()), millis.map(Duration::from_millis), "{text}");
+        }
+        for bad in ["", "1500ms", "-1", "+1", "1.5", " 1", "1000000000000", "\u{661}"] {
+            assert_eq!(read_millis(bad.as_bytes()), None, "{bad}");
         }
     }
 }

@@ -36,7 +36,8 @@ pub struct ListenerConfig {
     #[serde(default)]
     pub proxy_protocol: Option<ProxyProtocolConfig>,
     /// Addresses and CIDR ranges of HTTP proxies in front whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are believed.
-    /// From anyone else these fields are replaced. Default: nobody.
+    /// From anyone else these fields are replaced. Their `X-Request-Deadline`, so many milliseconds, is obeyed; anyone else's is dropped.
+    /// Default: nobody.
     #[serde(default)]
     pub trusted_proxies: Vec<Spanned<String>>,
     /// Addresses and CIDR ranges of peers that have proved who the client is, and may say so: their `X-Consumer-Name`, `X-Auth-*`,

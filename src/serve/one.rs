@@ -110,10 +110,13 @@ async fn forward_request(
         }
     }
     journey.control = Some(down.control());
-    journey.exchange.to_upstream.extend(journey.call_time_left());
+    journey.hand_deadline_on();
     let (due, control) = (journey.due(), down.control());
-    journey.tries.due = due.answer.into_iter().chain(due.call).min();
-    let ended = {
+    journey.tries.due = due.first();
+    // What was waited for before may have taken all of it.
+    let ended = if due.is_over() {
+        None
+    } else {
         let road = pin!(forward::run(&worker.caller, journey, down, service, missed));
         within_deadline(road, due, &control, alarm).await
     };
@@ -149,7 +152,9 @@ async fn fall_back(
 ) -> Option<Result<(), Failed>> {
     let (due, control) = (journey.due(), down.control());
     let asks = fallback.asks();
-    let ended = {
+    let ended = if asks && due.is_over() {
+        None
+    } else {
         let road = pin!(forward::fallback::give(&worker.caller, journey, down, fallback));
         // What is at hand is given also when the request's time is over.
         if asks { within_deadline(road, due, &control, alarm).await } else { Some(road.await) }
@@ -217,8 +222,7 @@ async fn within_deadline<T>(
     control: &ExchangeControl,
     alarm: &mut Alarm,
 ) -> Option<T> {
-    let first = due.answer.into_iter().chain(due.call).min();
-    if let Ok(ended) = alarm.until(first, road.as_mut()).await {
+    if let Ok(ended) = alarm.until(due.first(), road.as_mut()).await {
         return Some(ended);
     }
     if control.is_endless()

@@ -191,6 +191,9 @@ impl Parts<'_> {
                 }
             }
         }
+        if let Some(deadline) = self.exchange.deadline {
+            sink.unique(deadline.name(), deadline.left().as_bytes());
+        }
         if self.attempt > 1 && !Edited::new(&self.exchange.to_upstream).replaces(ATTEMPT) {
             sink.field(ATTEMPT, itoa::Buffer::new().format(self.attempt).as_bytes());
         }

@@ -265,7 +265,10 @@ impl Tries {
 
     /// Whether the service allows another attempt.
     fn may_retry(&self, service: &Service) -> bool {
-        !service.is_tripped() && self.attempts - u32::from(self.replayed).min(self.attempts) <= service.retries.attempts()
+        let late = self.due.is_some_and(|due| due <= tokio::time::Instant::now());
+        !late
+            && !service.is_tripped()
+            && self.attempts - u32::from(self.replayed).min(self.attempts) <= service.retries.attempts()
     }
 
     /// The call is over: its endpoint is free again.
