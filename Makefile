@@ -71,7 +71,7 @@ bench-instructions: bare-pingora ## Count instructions per request under callgri
 	@scripts/need.sh instructions
 	loadtest/instructions.py --binary $(BINARY)
 
-bench-growth: release ## Count them again beside 10,000 routes, 100,000 API keys, 1,000 endpoints, 100 policies; fails over 5 % more.
+bench-growth: release ## Count them again beside 10,000 routes, 100,000 API keys, 1,000 endpoints (also changing), 100 policies; fails over 5 % more.
 	@scripts/need.sh instructions
 	loadtest/growth.py --binary $(BINARY)
 
