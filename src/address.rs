@@ -5,7 +5,9 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 
 use parking_lot::Mutex;
 use serde::{Serialize, Serializer};
@@ -66,6 +68,58 @@ impl EndpointAddress {
 
     pub fn is_unix(self) -> bool {
         matches!(self, EndpointAddress::Unix(_))
+    }
+}
+
+/// An address with its hash, which was made once: for the maps that every request looks into.
+#[derive(Clone, Copy, Debug)]
+pub struct HashedAddress {
+    address: EndpointAddress,
+    hash: u64,
+}
+
+impl HashedAddress {
+    pub fn get(self) -> EndpointAddress {
+        self.address
+    }
+}
+
+impl From<EndpointAddress> for HashedAddress {
+    fn from(address: EndpointAddress) -> Self {
+        static HASHER: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
+        HashedAddress { address, hash: HASHER.hash_one(address) }
+    }
+}
+
+impl PartialEq for HashedAddress {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.address == other.address
+    }
+}
+
+impl Eq for HashedAddress {}
+
+impl Hash for HashedAddress {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// For maps by [`HashedAddress`]: the hash is there already.
+#[derive(Default)]
+pub struct AsHashed(u64);
+
+impl Hasher for AsHashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
     }
 }
 

@@ -164,7 +164,7 @@ impl Current {
         let mut told = pin!(told.wait_for(|generation| *generation != seen));
         let mut waits = false;
         poll_fn(|cx| {
-            // As in [`Drain::begins`].
+            // As in [`is_told`].
             if waits && self.generation() == seen {
                 return Poll::Pending;
             }
@@ -180,12 +180,14 @@ impl Current {
 pub struct Drain {
     begun: Arc<AtomicBool>,
     told: watch::Sender<bool>,
+    ended: AtomicBool,
     over: watch::Sender<bool>,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Drain { begun: Arc::default(), told: watch::channel(false).0, over: watch::channel(false).0 }
+        let (told, over) = (watch::channel(false).0, watch::channel(false).0);
+        Drain { begun: Arc::default(), told, ended: AtomicBool::new(false), over }
     }
 }
 
@@ -206,11 +208,12 @@ impl Drain {
 
     /// The time is over.
     pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
         self.over.send_replace(true);
     }
 
     pub fn is_over(&self) -> bool {
-        *self.over.borrow()
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// Becomes true when the time is over.
@@ -220,18 +223,29 @@ impl Drain {
 
     /// Waits for it to begin. To be polled by one task only.
     pub async fn begins(&self) {
-        let mut told = self.told.subscribe();
-        let mut told = pin!(told.wait_for(|begun| *begun));
-        let mut waits = false;
-        poll_fn(|cx| {
-            // Connections wait for this beside every request. The list of those who wait has a lock that all cores would meet at; once
-            // on the list, the flag says as much.
-            if waits && !self.has_begun() {
-                return Poll::Pending;
-            }
-            waits = true;
-            told.as_mut().poll(cx).map(drop)
-        })
-        .await;
+        is_told(&self.told, || self.has_begun()).await;
     }
+
+    /// Waits for its time to be over. To be polled by one task only.
+    pub async fn ends(&self) {
+        is_told(&self.over, || self.is_over()).await;
+    }
+}
+
+/// Waits for `told` to become true, which `flag` has by then. To be polled by one task only.
+///
+/// Connections wait for this beside every request, or message. The list of those who wait has a lock that all cores would meet at; once on
+/// the list, the flag says as much.
+async fn is_told(told: &watch::Sender<bool>, flag: impl Fn() -> bool) {
+    let mut told = told.subscribe();
+    let mut told = pin!(told.wait_for(|told| *told));
+    let mut waits = false;
+    poll_fn(|cx| {
+        if waits && !flag() {
+            return Poll::Pending;
+        }
+        waits = true;
+        told.as_mut().poll(cx).map(drop)
+    })
+    .await;
 }

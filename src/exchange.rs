@@ -1,20 +1,25 @@
 //! What one request remembers, from its first byte to its log line.
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Deref;
-use std::sync::Arc;
+use std::ops::{Deref, Range};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use http::{HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::header::VIA;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use crate::grpc::{self, GRPC_TIMEOUT};
-use crate::head::{Edited, HeaderEdits, RequestHead};
+use crate::head::{Edited, HeaderEdit, HeaderEdits, RequestHead};
 use crate::via::Via;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How many milliseconds are left of a request's deadline. A span and no time of day, as Envoy and gRPC have it: clocks differ.
 pub const X_REQUEST_DEADLINE: HeaderName = HeaderName::from_static("x-request-deadline");
+
+/// How many fields a request has that goes to a service, the gateway's among them; few have more.
+const MOSTLY: usize = 20;
 
 /// The name of one request: 1 to 128 characters of `A-Za-z0-9._-`. The 32 of one that the gateway made need no allocation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -48,12 +53,16 @@ impl Deref for RequestId {
 
 /// What a backend is told about the client, whatever the client says itself: `X-Forwarded-*`, `Via` and the like. What policies change
 /// comes after it.
-#[derive(Debug)]
+///
+/// Made once for a connection, and for every request behind a proxy. Mostly it is wanted as it stands in an HTTP/1.1 head and in no other
+/// form: the others are made when somebody asks for them.
+#[derive(Debug, Default)]
 pub struct ForwardedHeaders {
-    /// Each replaces, removes or (`Via`) extends the client's fields of its name.
-    pub edits: HeaderEdits,
-    /// The same as they stand in an HTTP/1.1 head.
+    /// As it stands in an HTTP/1.1 head.
     pub wire: Vec<u8>,
+    /// The fields but for `Via`, and where in `wire` their values stand; `None` for one that is removed.
+    pub fields: SmallVec<[ToldField; 6]>,
+    pub forms: Forms,
     /// `http` or `https`: how the client came, as far as can be known.
     pub scheme: &'static str,
     /// What the backend may make of where the client went: the scheme, the host and the port that it is told. Not who the client is.
@@ -64,7 +73,18 @@ pub struct ForwardedHeaders {
     pub via: Option<Arc<Via>>,
 }
 
+/// The other forms of what is told, once somebody has asked for them.
+#[derive(Debug, Default)]
+pub struct Forms {
+    edits: OnceLock<HeaderEdits>,
+    map: OnceLock<HeaderMap>,
+}
+
+/// A field's name, and where its value stands.
+pub type ToldField = (&'static HeaderName, Option<Range<usize>>);
+
 impl ForwardedHeaders {
+    /// Of edits that are there already.
     pub fn new(edits: HeaderEdits) -> Self {
         let mut wire = Vec::with_capacity(256);
         for (name, value) in Edited::new(&edits).added() {
@@ -72,7 +92,39 @@ impl ForwardedHeaders {
                 wire.extend_from_slice(part);
             }
         }
-        ForwardedHeaders { edits, wire, scheme: "http", origin: Vec::new(), version: http::Version::HTTP_11, via: None }
+        let forms = Forms { edits: edits.into(), ..Forms::default() };
+        ForwardedHeaders { wire, forms, scheme: "http", ..ForwardedHeaders::default() }
+    }
+
+    /// Each replaces, removes or (`Via`) extends the client's fields of its name.
+    pub fn edits(&self) -> &HeaderEdits {
+        self.forms.edits.get_or_init(|| {
+            let text = Bytes::copy_from_slice(&self.wire);
+            let edit = |(name, place): &ToldField| {
+                let name: &HeaderName = name;
+                let value = place.clone().filter(|place| place.end <= text.len()).map(|place| text.slice(place));
+                match value.map(HeaderValue::from_maybe_shared) {
+                    Some(Ok(value)) => HeaderEdit::Set(name.clone(), value),
+                    _ => HeaderEdit::Remove(name.clone()),
+                }
+            };
+            let via = self.via.as_ref().map(|via| HeaderEdit::Add(VIA, via.value(self.version).clone()));
+            self.fields.iter().map(edit).chain(via).collect()
+        })
+    }
+
+    /// The fields that replace the client's, as a map: what an HTTP/2 head begins with.
+    pub fn map(&self) -> &HeaderMap {
+        self.forms.map.get_or_init(|| {
+            // With room for the client's, of which there are mostly no more: the copies are as large.
+            let mut map = HeaderMap::with_capacity(MOSTLY);
+            for edit in self.edits() {
+                if let HeaderEdit::Set(name, value) = edit {
+                    map.insert(name.clone(), value.clone());
+                }
+            }
+            map
+        })
     }
 }
 

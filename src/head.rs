@@ -296,6 +296,11 @@ impl<'a> Edited<'a> {
         Edited { edits, lengths, doubtful }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.edits.is_empty()
+    }
+
     /// Whether an edit replaces or removes the fields of that name, whatever its case.
     pub fn replaces(&self, name: &[u8]) -> bool {
         self.lengths & bit(name.len()) != 0 && is_replaced(self.edits, name)

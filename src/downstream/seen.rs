@@ -12,7 +12,7 @@ use crate::upstream::call::passes;
 /// that a backend tells what its answer varies by must look at the request that the backend got.
 pub fn seen_upstream<'a>(head: &'a RequestHead, exchange: &'a Exchange, name: &HeaderName) -> SmallVec<[&'a [u8]; 2]> {
     let mut values = sent(head, exchange, name);
-    let told = exchange.told.iter().flat_map(|told| &told.edits);
+    let told = exchange.told.iter().flat_map(|told| told.edits());
     for edit in told.chain(&exchange.to_upstream).filter(|edit| edit.name() == name) {
         if !matches!(edit, HeaderEdit::Add(..)) {
             values.clear();

@@ -50,7 +50,7 @@ pub fn upstream_request(head: &RequestHead, target: Option<&str>, exchange: &Exc
     }
     request.insert_header(TRACEPARENT, exchange.traceparent.as_slice())?;
     request.insert_header(X_REQUEST_ID, exchange.request_id.as_bytes())?;
-    let told = exchange.told.iter().flat_map(|told| &told.edits);
+    let told = exchange.told.iter().flat_map(|told| told.edits());
     for edit in told.chain(&exchange.to_upstream) {
         match edit {
             HeaderEdit::Set(name, value) => request.insert_header(name.clone(), value.clone())?,

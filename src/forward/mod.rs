@@ -22,6 +22,7 @@ use crate::journey::{Journey, body_refusal, out_of_time};
 use crate::reply::Reply;
 use crate::upstream::call::{Broken, Call, CallError, Caller, call_error};
 use crate::upstream::{AttemptOutcome, Protocol, Service};
+use crate::wait::pinned;
 use crate::wire::answer::BadAnswer;
 use crate::wire::stages::refusal;
 use hit::Missed;
@@ -80,7 +81,7 @@ pub async fn run(
     journey.answer_began(down.uploaded());
     journey.endpoint_answered(service, answer.head.status, answer.head.header_all("set-cookie"));
     if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return Box::pin(tunnel::run(answer, journey, down, service)).await;
+        return pinned(|| tunnel::run(answer, journey, down, service)).await;
     }
     match relay::answer(&mut answer, journey, down, service).await {
         Ok(()) => {

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,7 +15,6 @@ use crate::downstream::Downstream;
 use crate::journey::Journey;
 use crate::upstream::Service;
 use crate::upstream::call::{Answer, Broken};
-use crate::wait::Alarm;
 use crate::wire::scratch;
 use crate::wire::view::AnswerView;
 use crate::wire::websocket::{CLOSE_FROM_CLIENT, CLOSE_FROM_SERVER, Frames};
@@ -34,14 +33,14 @@ pub async fn run(answer: Answer, journey: &mut Journey, down: &mut Downstream, s
     let written = down.write_answer(&answer.head, &exchange.request_id, &exchange.to_client, via, true).await;
     written.map_err(|error| broke_off(Broken::Client(error), journey, down))?;
     let speaks_frames = journey.head.header("upgrade").is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
-    let Some((mut backend, said)) = answer.into_tunnel() else { return Err(Failed::BrokeOff) };
+    let Some((mut backend, said, mut alarm)) = answer.into_tunnel() else { return Err(Failed::BrokeOff) };
     let Some((mut client, asked, patience)) = down.into_tunnel() else { return Err(Failed::ClientGone) };
     let mut inbound = Half::new(asked, speaks_frames);
     let mut outbound = Half::new(said, speaks_frames);
-    let mut over = journey.view.drain.end_watch();
+    let drain = journey.view.drain.clone();
+    let mut over = pin!(drain.ends());
     let mut told = false;
     let mut silent = false;
-    let mut alarm = Alarm::default();
     // The last time that anything moved.
     let mut since = Instant::now();
     let end = loop {
@@ -61,7 +60,7 @@ pub async fn run(answer: Answer, journey: &mut Journey, down: &mut Downstream, s
             tokio::select! {
                 biased;
                 turned = poll_fn(|cx| turn(&mut inbound, &mut outbound, &mut client, &mut backend, began, cx)) => Some(turned),
-                _ = over.wait_for(|over| *over), if !told => None,
+                () = &mut over, if !told => None,
             }
         };
         // One timer for as long as the tunnel lasts, and not one for each message.

@@ -14,6 +14,9 @@ use parking_lot::Mutex;
 use super::share;
 use crate::tally::Counter;
 
+/// Room for so many is kept while nobody is connected: a client that comes alone, again and again, would make it each time.
+const KEPT: usize = 64;
+
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -194,7 +197,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut open = self.table.open.lock();
         open.entries.remove(&self.entry.number);
-        if open.entries.is_empty() {
+        if open.entries.is_empty() && open.entries.capacity() > KEPT {
             // What a flood of connections needed is not kept for ever.
             open.entries.shrink_to_fit();
         }

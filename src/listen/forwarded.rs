@@ -7,8 +7,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use smallvec::SmallVec;
 
 use crate::authority::{self, canonical, without_default_port};
@@ -21,6 +20,7 @@ static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+static FORWARDED: HeaderName = http::header::FORWARDED;
 static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Nobody has this many proxies in a row; it bounds the work of a head that is full of trusted addresses.
@@ -265,37 +265,78 @@ fn tell(head: &RequestHead, hop: &Hop<'_>) -> ForwardedHeaders {
     let port = told_port(head, hop, host);
     let before = hop.proxies.map(|_| Before::of(head)).unwrap_or_default();
 
-    // One buffer for all the values; each is a slice of it.
-    let mut values = Values { text: Vec::with_capacity(256), fields: SmallVec::new() };
-    let mut edits = HeaderEdits::new();
-    values.put(&X_FORWARDED_FOR, |text| {
+    let mut told = ForwardedHeaders {
+        wire: Vec::with_capacity(320),
+        scheme: hop.scheme,
+        version: head.version,
+        via: hop.via.cloned(),
+        ..ForwardedHeaders::default()
+    };
+    let peer = hop.peer.to_canonical();
+    // Where the peer's address stands: it is written up to three times, and the others are copies.
+    let mut own = 0..0;
+    put(&mut told, &X_FORWARDED_FOR, |text| {
         before.addresses(text);
-        push_address(text, hop.peer.to_canonical());
+        let start = text.len();
+        push_address(text, peer);
+        own = start..text.len();
     });
-    values.put(&X_FORWARDED_PROTO, |text| text.extend_from_slice(hop.scheme.as_bytes()));
+    put(&mut told, &X_FORWARDED_PROTO, |text| text.extend_from_slice(hop.scheme.as_bytes()));
     if host.is_empty() {
         // An HTTP/1.0 client named no host; someone else's claim must not stand in for it.
-        edits.push(HeaderEdit::Remove(X_FORWARDED_HOST.clone()));
+        told.fields.push((&X_FORWARDED_HOST, None));
     } else {
-        values.put(&X_FORWARDED_HOST, |text| text.extend_from_slice(host));
+        put(&mut told, &X_FORWARDED_HOST, |text| text.extend_from_slice(host));
     }
-    values.put(&X_FORWARDED_PORT, |text| text.extend_from_slice(itoa::Buffer::new().format(port).as_bytes()));
-    values.put(&http::header::FORWARDED, |text| {
+    put(&mut told, &X_FORWARDED_PORT, |text| text.extend_from_slice(itoa::Buffer::new().format(port).as_bytes()));
+    put(&mut told, &FORWARDED, |text| {
         before.elements(text, hop.scheme, host);
-        push_forwarded(text, hop, head.authority());
+        match peer {
+            IpAddr::V4(_) => {
+                text.extend_from_slice(b"for=");
+                text.extend_from_within(own.clone());
+            }
+            IpAddr::V6(_) => push_node(text, Some(peer)),
+        }
+        push_came(text, if hop.secure { "https" } else { "http" }, head.authority());
     });
-    values.put(&X_REAL_IP, |text| push_address(text, hop.client.to_canonical()));
-    values.into_edits(&mut edits);
+    put(&mut told, &X_REAL_IP, |text| match hop.client.to_canonical() {
+        client if client == peer => text.extend_from_within(own.clone()),
+        client => push_address(text, client),
+    });
     if let Some(via) = hop.via {
-        edits.push(HeaderEdit::Add(http::header::VIA, via.value(head.version).clone()));
+        for part in [&b"via: "[..], via.value(head.version).as_bytes(), b"\r\n"] {
+            told.wire.extend_from_slice(part);
+        }
     }
-    let mut origin = Vec::with_capacity(64);
+    told.origin = Vec::with_capacity(64);
     let port = port.to_be_bytes();
-    [hop.scheme.as_bytes(), host, &port].into_iter().for_each(|part| push_framed(&mut origin, part));
+    [hop.scheme.as_bytes(), host, &port].into_iter().for_each(|part| push_framed(&mut told.origin, part));
     if hop.proxies.is_some() {
-        before.origin(head, &mut origin);
+        before.origin(head, &mut told.origin);
     }
-    ForwardedHeaders { scheme: hop.scheme, origin, version: head.version, via: hop.via.cloned(), ..ForwardedHeaders::new(edits) }
+    told
+}
+
+/// Writes a field.
+fn put(told: &mut ForwardedHeaders, name: &'static HeaderName, write: impl FnOnce(&mut Vec<u8>)) {
+    let wire = &mut told.wire;
+    let line = wire.len();
+    wire.extend_from_slice(name.as_str().as_bytes());
+    wire.extend_from_slice(b": ");
+    let start = wire.len();
+    write(wire);
+    let place = start..wire.len();
+    // Without a way out, so that it takes many bytes at a time.
+    let value = wire.get(start..).unwrap_or_default();
+    if value.iter().fold(true, |fine, &byte| fine & ((byte >= b' ') & (byte != 0x7f) | (byte == b'\t'))) {
+        wire.extend_from_slice(b"\r\n");
+        told.fields.push((name, Some(place)));
+    } else {
+        // What cannot stand in a field (it came from the client) is dropped along with what the client claimed under that name.
+        wire.truncate(line);
+        told.fields.push((name, None));
+    }
 }
 
 /// The port of the host that is told; where it names none, the one that a trusted proxy adds, or else the scheme's.
@@ -399,31 +440,6 @@ fn push_framed(out: &mut Vec<u8>, part: &[u8]) {
     out.extend_from_slice(part);
 }
 
-struct Values<'a> {
-    text: Vec<u8>,
-    fields: SmallVec<[(&'a HeaderName, usize); 8]>,
-}
-
-impl<'a> Values<'a> {
-    fn put(&mut self, name: &'a HeaderName, write: impl FnOnce(&mut Vec<u8>)) {
-        write(&mut self.text);
-        self.fields.push((name, self.text.len()));
-    }
-
-    fn into_edits(self, edits: &mut HeaderEdits) {
-        let text = Bytes::from(self.text);
-        let mut start = 0;
-        for (name, end) in self.fields {
-            // What cannot stand in a field (it came from the client) is dropped along with what the client claimed under that name.
-            edits.push(match HeaderValue::from_maybe_shared(text.slice(start..end)) {
-                Ok(value) => HeaderEdit::Set(name.clone(), value),
-                Err(_) => HeaderEdit::Remove(name.clone()),
-            });
-            start = end;
-        }
-    }
-}
-
 /// IPv4 by hand: it is written several times for every connection, and the library's way costs ten times as much.
 fn push_address(text: &mut Vec<u8>, address: IpAddr) {
     let IpAddr::V4(address) = address else { return push_display(text, address) };
@@ -450,12 +466,7 @@ impl Write for ShortText<'_> {
     }
 }
 
-/// `for=192.0.2.1;proto=https;host="example.com"` (RFC 7239, section 4): how the last hop came.
-fn push_forwarded(text: &mut Vec<u8>, hop: &Hop<'_>, authority: &[u8]) {
-    push_node(text, Some(hop.peer.to_canonical()));
-    push_came(text, if hop.secure { "https" } else { "http" }, authority);
-}
-
+/// The beginning of an element of `Forwarded` (RFC 7239, section 4): `for=192.0.2.1;proto=https;host="example.com"`.
 fn push_node(text: &mut Vec<u8>, node: Option<IpAddr>) {
     text.extend_from_slice(b"for=");
     match node {

@@ -100,7 +100,7 @@ fn of_both_fields_the_common_one_counts() {
 /// The fields that the backend sees, by name; `None` for a removed one.
 fn forwarded(headers: &[(&str, &str)], peer: &str, trusted: bool) -> std::collections::BTreeMap<String, Option<String>> {
     let (told, mut edits) = told_to(headers, peer, trusted);
-    edits.splice(0..0, told.edits);
+    edits.splice(0..0, told.edits().iter().cloned());
     edits
         .iter()
         .map(|edit| match edit {

@@ -21,6 +21,9 @@ use crate::tally::{Gauge, Tallies};
 /// As in the guard: the cores should seldom meet at one lock.
 const SHARDS: usize = 64;
 
+/// Room for so many addresses a shard is kept while nobody is connected.
+const KEPT: usize = 8;
+
 type Shard = Mutex<HashMap<Occupant, Arc<Account>, ahash::RandomState>>;
 
 /// The accounts of all addresses that are connected, and what all of them have taken together. There is one for the process.
@@ -180,7 +183,7 @@ impl Drop for Address {
         let is_this = shard.get(&occupant).is_some_and(|known| Arc::ptr_eq(known, &self.account));
         if is_this && self.account.holders.load(Ordering::Acquire) == 0 {
             shard.remove(&occupant);
-            if shard.is_empty() {
+            if shard.is_empty() && shard.capacity() > KEPT {
                 // What a flood of addresses needed is not kept for ever.
                 shard.shrink_to_fit();
             }

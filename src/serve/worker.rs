@@ -15,6 +15,7 @@ use super::connection;
 use crate::core::{Core, WorkerState};
 use crate::listen::connections::ConnectionTable;
 use crate::upstream::call::{Caller, SWEEP, Warmer};
+use crate::wait::pinned;
 
 /// How soon an endpoint that is new or has come back is noticed.
 const WARM: Duration = Duration::from_secs(1);
@@ -189,10 +190,11 @@ async fn accept(
                 worker.connections.accept();
                 let Some(door) = worker.view.load().snapshot.door(&bind).cloned() else { continue };
                 let (worker, alive) = (worker.clone(), alive.clone());
-                tokio::spawn(async move {
+                // Boxed: spawning moves a future several times, and its end is written over it.
+                tokio::spawn(pinned(|| async move {
                     connection::serve(worker, door, stream, peer).await;
                     drop(alive);
-                });
+                }));
             }
             Err(error) => {
                 // Out of descriptors, most likely: accepting again at once would spin.

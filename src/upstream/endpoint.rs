@@ -19,7 +19,7 @@ use super::guard::Refused;
 use super::health_config::Initial;
 use super::outlier::{AttemptOutcome, Noted, Record};
 use super::service::Service;
-use crate::address::EndpointAddress;
+use crate::address::{EndpointAddress, HashedAddress};
 use crate::breaker::{Breaker, BreakerView, Pass};
 use crate::stripe::Striped;
 
@@ -30,7 +30,7 @@ const AS_CONFIGURED: u32 = u32::MAX;
 
 /// An endpoint: where requests go.
 pub struct Endpoint {
-    address: EndpointAddress,
+    address: HashedAddress,
     /// The address as configured, `host:port` or `unix:PATH`.
     authority: Box<str>,
     /// The host as configured, if it is a name: the name TLS asks for and verifies.
@@ -179,7 +179,7 @@ pub struct EjectionView {
 impl Endpoint {
     pub fn new(address: EndpointAddress, authority: &str, host: Option<&str>) -> Self {
         Endpoint {
-            address,
+            address: address.into(),
             authority: authority.into(),
             host: host.map(Into::into),
             healthy: AtomicBool::new(true),
@@ -227,6 +227,10 @@ impl Endpoint {
     }
 
     pub fn address(&self) -> EndpointAddress {
+        self.address.get()
+    }
+
+    pub fn hashed_address(&self) -> HashedAddress {
         self.address
     }
 
@@ -237,7 +241,7 @@ impl Endpoint {
 
     /// The `Host` of what the gateway itself asks of it: as configured, and `localhost` behind a Unix socket, which has no host.
     pub fn host_header(&self) -> &str {
-        if self.address.is_unix() { "localhost" } else { &self.authority }
+        if self.address().is_unix() { "localhost" } else { &self.authority }
     }
 
     /// The host as configured, if it is a name.
@@ -261,7 +265,7 @@ impl Endpoint {
 
     /// The same host on another port. `None` behind a Unix socket, which has none.
     pub(super) fn at_port(&self, port: u16) -> Option<Endpoint> {
-        let mut address = self.address.inet()?;
+        let mut address = self.address().inet()?;
         address.set_port(port);
         Some(Endpoint::new(address.into(), &self.authority, self.host.as_deref()))
     }
@@ -407,7 +411,7 @@ impl Endpoint {
             ("up", None)
         };
         EndpointView {
-            address: self.address,
+            address: self.address(),
             configured: self.authority.to_string(),
             weight,
             state,
@@ -482,7 +486,18 @@ impl InFlightGuard {
     }
 
     /// Notes what came of it. A second time if its answer breaks off.
+    #[inline]
     pub fn note(&mut self, service: &Service, outcome: AttemptOutcome, took: Option<Duration>) {
+        // By far the most: an answer, where nobody wants to know which.
+        if service.notes_answers || outcome.is_local() {
+            self.look_into(service, outcome, took);
+        } else if self.noted == Noted::Nothing {
+            self.noted = if outcome.is_failure() { Noted::Failed } else { Noted::Well(0) };
+            self.endpoint.record.answered();
+        }
+    }
+
+    fn look_into(&mut self, service: &Service, outcome: AttemptOutcome, took: Option<Duration>) {
         if outcome.is_local() {
             self.endpoint.record_failure();
         }

@@ -83,6 +83,8 @@ pub struct Service {
     pub(super) outliers: Option<Arc<outlier::Rules>>,
     /// The service's circuit breaker, and that of the route.
     pub(super) breakers: Vec<Arc<Guard>>,
+    /// Whether it matters what an answer is: see [`InFlightGuard::note`].
+    pub(super) notes_answers: bool,
     /// The window of slow starts.
     pub(super) slow_start: Option<Duration>,
     aimed: bool,
@@ -251,7 +253,8 @@ impl Service {
         let (timeouts, spread) = (timeouts?, spread?);
         let balance_decay = spread.balance.decay();
         let (slow_start, aimed) = (spread.slow_start, spread.balance.key().is_some() || spread.sticky.is_some());
-        let breakers = breaker?.map(|(rules, scope)| guard(rules, scope, key, None, kept)).into_iter().collect();
+        let breakers: Vec<_> = breaker?.map(|(rules, scope)| guard(rules, scope, key, None, kept)).into_iter().collect();
+        let outliers = outliers?.map(Arc::new);
         Some(Arc::new(Service {
             name: name.into(),
             key: key.into(),
@@ -268,7 +271,8 @@ impl Service {
             dns_refresh: dns_refresh?,
             policies: config.policies.clone(),
             check: check.map(Arc::new),
-            outliers: outliers?.map(Arc::new),
+            notes_answers: looks_at_answers(&breakers, outliers.as_deref()),
+            outliers,
             breakers,
             slow_start,
             aimed,
@@ -349,6 +353,7 @@ impl Service {
         let rules = config.compile(problems)?;
         let mut service = self.clone();
         service.breakers.push(guard(rules, Scope::Service, &self.key, Some(route), kept));
+        service.notes_answers = true;
         Some(Arc::new(service))
     }
 
@@ -395,7 +400,7 @@ impl Service {
 
     /// Whether it matters what the status of a gRPC call is.
     pub fn reads_calls(&self) -> bool {
-        !self.breakers.is_empty() || self.outliers.as_ref().is_some_and(|rules| rules.looks_at_answers())
+        self.notes_answers
     }
 
     /// Whether it has to be known how long answers take.
@@ -450,6 +455,10 @@ impl Service {
         let each = self.breakers.iter().find(|guard| guard.is_of_endpoints());
         endpoint.view(weight, self.check.as_ref().map(|check| check.initial), each.map(|guard| guard.view(endpoint.breaker())))
     }
+}
+
+fn looks_at_answers(breakers: &[Arc<Guard>], outliers: Option<&outlier::Rules>) -> bool {
+    !breakers.is_empty() || outliers.is_some_and(outlier::Rules::looks_at_answers)
 }
 
 /// What is spent on retries is counted for the service as a whole, whichever route it is for.

@@ -46,13 +46,14 @@ pub struct Line {
 }
 
 impl Line {
-    pub fn new(transport: Transport) -> Self {
+    /// `alarm`: what the wait for the connection was timed with, if it was.
+    pub fn new(transport: Transport, alarm: Alarm) -> Self {
         Line {
             transport,
             read: BytesMut::new(),
             kept: false,
             clean: false,
-            alarm: Alarm::default(),
+            alarm,
             sending: Sending::default(),
             body: BodyDecoder::Done,
             early: false,
@@ -89,9 +90,9 @@ impl Line {
         self.transport.is_silent()
     }
 
-    /// The connection under an upgrade, and what was read of it already.
-    pub fn into_tunnel(self) -> (Transport, BytesMut) {
-        (self.transport, self.read)
+    /// The connection under an upgrade, what was read of it already, and what its waits are timed with.
+    pub fn into_tunnel(self) -> (Transport, BytesMut, Alarm) {
+        (self.transport, self.read, self.alarm)
     }
 
     /// How the connection ended, when it did so in order.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method, StatusCode, Version, response};
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -33,6 +34,8 @@ pub struct Stream {
     early: bool,
     /// It took no more before the client had sent all.
     unsent: bool,
+    /// The request's end was sent.
+    sent: bool,
     /// When the attempt's time for the answer's head is over, where it has one.
     due: Option<std::time::Instant>,
 }
@@ -72,7 +75,7 @@ enum Event {
 
 impl Stream {
     pub fn new(place: Box<Place>) -> Self {
-        Stream { place, sending: None, answer: Answer::Unasked, taken: 0, piece: None, early: false, unsent: false, due: None }
+        Stream { place, sending: None, answer: Answer::Unasked, taken: 0, piece: None, early: false, unsent: false, sent: false, due: None }
     }
 
     /// Whether the connection has carried an exchange before.
@@ -140,6 +143,7 @@ impl Stream {
             framing == SentFraming::None || framing == SentFraming::Length && whole.is_none() && client.body_is_empty();
         let (answer, stream) = self.place.send(request, bodiless).map_err(|error| broken(&error))?;
         self.answer = Answer::Awaited(answer);
+        self.sent = bodiless;
         if bodiless {
             return Ok(());
         }
@@ -202,6 +206,23 @@ impl Stream {
         }
         if self.sending.as_mut().is_some_and(Sending::ends) {
             self.sending = None;
+            self.sent = true;
+        }
+    }
+
+    /// The answer is whole.
+    fn end(&mut self) {
+        if let Answer::Begun(body) = std::mem::replace(&mut self.answer, Answer::Over)
+            && self.sent
+        {
+            self.place.retire(body);
+        }
+    }
+
+    /// Lets the stream go, where its answer was one without a body.
+    pub fn let_go(mut self) {
+        if matches!(&self.answer, Answer::Begun(body) if body.is_end_stream()) {
+            self.end();
         }
     }
 
@@ -226,7 +247,9 @@ impl Stream {
         let Stream { answer, sending, place, taken, .. } = self;
         let Answer::Begun(body) = answer else { return Ok(()) };
         // What was taken has been passed on by now.
-        let _ = body.flow_control().release_capacity(std::mem::take(taken));
+        if *taken > 0 {
+            let _ = body.flow_control().release_capacity(std::mem::take(taken));
+        }
         let first = async {
             tokio::select! {
                 biased;
@@ -256,11 +279,11 @@ impl Stream {
             Piece::Data(data, last) => {
                 self.taken = data.len();
                 if *last {
-                    self.answer = Answer::Over;
+                    self.end();
                 }
             }
             Piece::Trailers(fields) if trailers::size(fields) > service.limits.head => return Err(Broken::MidAnswer),
-            Piece::Trailers(_) | Piece::End => self.answer = Answer::Over,
+            Piece::Trailers(_) | Piece::End => self.end(),
         }
         self.piece = Some(piece);
         Ok(())
@@ -378,19 +401,20 @@ fn head_of(parts: &response::Parts, end: bool, method: &Method, limits: &AnswerL
         Span { start, end: buffer.len() as u32 }
     };
     let reason = put(reason.as_bytes());
-    let fields: SmallVec<[Field; 16]> = parts
-        .headers
-        .iter()
-        .map(|(name, value)| Field { name: put(name.as_str().as_bytes()), value: put(value.as_bytes()) })
-        .collect();
-    let mut lengths = parts.headers.get_all(http::header::CONTENT_LENGTH).iter();
-    let length = match (lengths.next(), lengths.next()) {
-        (None, _) => None,
-        (Some(one), None) if !one.is_empty() && one.as_bytes().iter().all(u8::is_ascii_digit) => {
-            Some(one.to_str().ok().and_then(|digits| digits.parse().ok()).ok_or(BadAnswer::Malformed)?)
+    let mut fields: SmallVec<[Field; 16]> = SmallVec::new();
+    let mut length = None;
+    for (name, value) in &parts.headers {
+        fields.push(Field { name: put(name.as_str().as_bytes()), value: put(value.as_bytes()) });
+        if name != CONTENT_LENGTH {
+            continue;
         }
-        _ => return Err(BadAnswer::Malformed),
-    };
+        let digits = value.to_str().ok().filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let told: u64 = digits.and_then(|digits| digits.parse().ok()).ok_or(BadAnswer::Malformed)?;
+        // It may be told once.
+        if length.replace(told).is_some() {
+            return Err(BadAnswer::Malformed);
+        }
+    }
     let bodiless = end || *method == Method::HEAD || is_bodiless(parts.status);
     // What marks an open end: the stream itself says where it is.
     let body = if bodiless { BodyDecoder::Done } else { BodyDecoder::UntilClose };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{Connection, ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, SendStream};
+use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::Request;
 use parking_lot::Mutex;
 use pingora_core::protocols::{ALPN, Stream as Transport};
@@ -17,6 +17,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::ErrorType;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OnceCell, oneshot};
+use tokio::task::AbortHandle;
 
 use super::pool::Key;
 use crate::upstream::{Service, TlsConnector};
@@ -61,7 +62,13 @@ struct Line {
     since: Mutex<Instant>,
     /// Of exchanges that are over, for the next ones: to set one anew costs less than to make one.
     alarms: Mutex<Vec<Alarm>>,
+    /// Streams that are over. The library wakes the connection's task when one is dropped, for nothing but to see that it is gone; dropped
+    /// when the next request has woken it already, they cost no turn of their own.
+    over_with: Mutex<Vec<RecvStream>>,
 }
+
+/// How many streams that are over wait for the next request.
+const OVER_WITH: usize = 8;
 
 /// A stream's place on a connection, until it is dropped.
 pub struct Place {
@@ -91,7 +98,17 @@ impl Place {
     /// # Errors
     /// The connection takes none.
     pub fn send(&mut self, request: Request<()>, end: bool) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        self.requests.send_request(request, end)
+        let sent = self.requests.send_request(request, end)?;
+        self.line.over_with.lock().clear();
+        Ok(sent)
+    }
+
+    /// Takes a stream of which both halves have ended, and nothing is left to be read.
+    pub fn retire(&self, stream: RecvStream) {
+        let mut over_with = self.line.over_with.lock();
+        if over_with.len() < OVER_WITH {
+            over_with.push(stream);
+        }
     }
 }
 
@@ -225,7 +242,7 @@ async fn open(key: &Key, peer: &HttpPeer, service: &Service, tls: &TlsConnector)
     match key {
         Key::Plain(address) => {
             let connecting = async {
-                let stream = super::Transport::plain(*address).await.map_err(|_| ErrorType::ConnectError)?;
+                let stream = super::Transport::plain(address.get()).await.map_err(|_| ErrorType::ConnectError)?;
                 greet(stream, service).await
             };
             tokio::time::timeout(limit, connecting).await.unwrap_or(Err(ErrorType::ConnectTimedout))
@@ -255,7 +272,7 @@ async fn greet(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ser
     let (requests, connection) = options.handshake(stream).await.map_err(|_| ErrorType::ConnectError)?;
     let over = Arc::new(AtomicBool::new(false));
     let (ready, is_ready) = oneshot::channel();
-    tokio::spawn(drive(connection, over.clone(), ready));
+    drive(connection, over.clone(), ready);
     // How many streams the endpoint takes comes before its answer to a ping. One that answers none is used all the same.
     if let Ok(Err(_)) = tokio::time::timeout(FIRST_PONG, is_ready).await {
         return Err(ErrorType::ConnectError);
@@ -268,37 +285,43 @@ async fn greet(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ser
         idle: service.timeouts.idle,
         since: Mutex::new(Instant::now()),
         alarms: Mutex::default(),
+        over_with: Mutex::default(),
     })
 }
 
-/// Moves the connection's bytes, until it ends or is found dead. It ends by itself once nobody can send on it any more.
-async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
-    mut connection: Connection<T, Bytes>,
-    over: Arc<AtomicBool>,
-    ready: oneshot::Sender<()>,
-) {
-    let (dead, mut is_dead) = oneshot::channel::<()>();
-    // On a task of its own: its timers are not for every frame to look at.
-    let pinging = connection.ping_pong().map(|pings| tokio::spawn(ping(pings, ready, dead)));
-    let is_dead = async {
-        if (&mut is_dead).await.is_err() {
-            // Nobody looks.
-            std::future::pending::<()>().await;
+/// Moves the connection's bytes, on a task of its own, until it ends or is found dead. It ends by itself once nobody can send on it any more.
+///
+/// It is pinged from another task: that one's timers are not for every frame to look at.
+fn drive<T>(mut connection: Connection<T, Bytes>, over: Arc<AtomicBool>, ready: oneshot::Sender<()>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let pings = connection.ping_pong();
+    let (pinging, pinger) = oneshot::channel::<AbortHandle>();
+    let ended = over.clone();
+    let driving = tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            log::debug!("an HTTP/2 connection to an endpoint ended: {error}");
         }
-    };
-    tokio::select! {
-        biased;
-        ended = connection => if let Err(error) = ended { log::debug!("an HTTP/2 connection to an endpoint ended: {error}") },
-        () = is_dead => log::debug!("an HTTP/2 connection to an endpoint is dead"),
-    }
-    over.store(true, Ordering::Relaxed);
-    if let Some(pinging) = pinging {
-        pinging.abort();
-    }
+        ended.store(true, Ordering::Relaxed);
+        if let Ok(pinger) = pinger.await {
+            pinger.abort();
+        }
+    });
+    let Some(pings) = pings else { return };
+    let driving = driving.abort_handle();
+    let pinger = tokio::spawn(async move {
+        // It may have ended already.
+        if is_found_dead(pings, ready).await && !over.swap(true, Ordering::Relaxed) {
+            log::debug!("an HTTP/2 connection to an endpoint is dead");
+            driving.abort();
+        }
+    });
+    let _ = pinging.send(pinger.abort_handle());
 }
 
-/// Asks now and then whether the other end is there, and says `dead` once it is not.
-async fn ping(mut pings: PingPong, ready: oneshot::Sender<()>, dead: oneshot::Sender<()>) {
+/// Asks now and then whether the other end is there. `true` once it is not; `false` if nobody can tell.
+async fn is_found_dead(mut pings: PingPong, ready: oneshot::Sender<()>) -> bool {
     let mut ready = Some(ready);
     loop {
         if ready.is_none() {
@@ -308,10 +331,8 @@ async fn ping(mut pings: PingPong, ready: oneshot::Sender<()>, dead: oneshot::Se
             // Nobody may wait for it any more.
             Ok(Ok(_)) => drop(ready.take().map(|ready| ready.send(()))),
             // It has never answered one: it may be alive all the same.
-            Err(_) if ready.is_some() => return,
-            _ => break,
+            Err(_) if ready.is_some() => return false,
+            _ => return true,
         }
     }
-    // Or it has ended already.
-    let _ = dead.send(());
 }

@@ -37,6 +37,7 @@ use crate::exchange::Exchange;
 use crate::head::{Edited, RequestHead};
 use crate::reply::Reply;
 use crate::retry::Why;
+use crate::wait::{Alarm, pinned};
 use crate::wire::answer::{AnswerHead, BadAnswer};
 use lines::Lines;
 use pool::{Key, Pool};
@@ -223,7 +224,7 @@ impl Caller {
             let (asked, kept) = match &mut connection {
                 Connection::H1(line) => (line.ask(call, attempt, client, service).await, line.is_kept()),
                 // Boxed: it must not make the other one's future larger.
-                Connection::H2(stream) => (Box::pin(stream.ask(call, attempt, client, service)).await, stream.is_kept()),
+                Connection::H2(stream) => (pinned(|| stream.ask(call, attempt, client, service)).await, stream.is_kept()),
             };
             let broken = match asked {
                 Ok(head) => {
@@ -327,7 +328,9 @@ impl Caller {
             }
             // Boxed: what most requests never do must not make every request's future larger.
             let connected = match (service.protocol, &key) {
-                (Protocol::Http1, Key::Plain(address)) => Box::pin(connect_plain(*address, service)).await.map(Connection::H1),
+                (Protocol::Http1, Key::Plain(address)) => {
+                    Box::pin(connect_plain(address.get(), service)).await.map(Connection::H1)
+                }
                 (Protocol::Http1, Key::Tls(..)) => {
                     Box::pin(connect_tls(flight.endpoint(), service, tls)).await.map(Connection::H1)
                 }
@@ -360,11 +363,15 @@ impl Caller {
     /// Takes a connection back, once the answer is whole and passed on.
     pub fn keep(&self, answer: Answer, service: &Service) {
         let Answer { head, connection, key } = answer;
-        if let (Connection::H1(mut line), Some(key)) = (connection, key) {
-            line.end(head.keep_alive);
-            if let Some(line) = line.reusable() {
-                self.idle.keep(line, key, service);
+        match (connection, key) {
+            (Connection::H1(mut line), Some(key)) => {
+                line.end(head.keep_alive);
+                if let Some(line) = line.reusable() {
+                    self.idle.keep(line, key, service);
+                }
             }
+            (Connection::H2(stream), _) => stream.let_go(),
+            (Connection::H1(_), None) => {}
         }
     }
 
@@ -402,12 +409,12 @@ impl Answer {
     pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, silence: Duration) -> Result<(), Broken> {
         match &mut self.connection {
             Connection::H1(line) => line.more(client, service, silence).await,
-            Connection::H2(stream) => Box::pin(stream.more(client, service, silence)).await,
+            Connection::H2(stream) => pinned(|| stream.more(client, service, silence)).await,
         }
     }
 
-    /// The connection under an upgrade, and what was read of it already.
-    pub fn into_tunnel(self) -> Option<(Transport, BytesMut)> {
+    /// The connection under an upgrade, what was read of it already, and what its waits are timed with.
+    pub fn into_tunnel(self) -> Option<(Transport, BytesMut, Alarm)> {
         match self.connection {
             Connection::H1(line) => Some(line.into_tunnel()),
             Connection::H2(_) => None,
@@ -443,14 +450,16 @@ fn head_limit(due: &mut Option<Instant>, service: &Service) -> Duration {
 /// Which connections serve requests to this endpoint.
 fn key(endpoint: &Endpoint, service: &Service) -> Key {
     match service.trust(endpoint) {
-        Some(trust) => Key::Tls(endpoint.address(), trust),
-        None => Key::Plain(endpoint.address()),
+        Some(trust) => Key::Tls(endpoint.hashed_address(), trust),
+        None => Key::Plain(endpoint.hashed_address()),
     }
 }
 
 async fn connect_plain(address: EndpointAddress, service: &Service) -> Result<Box<h1::Line>, ErrorType> {
-    match tokio::time::timeout(service.timeouts.connect, Transport::plain(address)).await {
-        Ok(Ok(transport)) => Ok(Box::new(h1::Line::new(transport))),
+    // The connection's own from then on.
+    let mut alarm = Alarm::default();
+    match alarm.within(service.timeouts.connect, Transport::plain(address)).await {
+        Ok(Ok(transport)) => Ok(Box::new(h1::Line::new(transport, alarm))),
         Ok(Err(_)) => Err(ErrorType::ConnectError),
         Err(_) => Err(ErrorType::ConnectTimedout),
     }
@@ -459,7 +468,7 @@ async fn connect_plain(address: EndpointAddress, service: &Service) -> Result<Bo
 async fn connect_tls(endpoint: &Endpoint, service: &Service, tls: &TlsConnector) -> Result<Box<h1::Line>, ErrorType> {
     let peer = service.peer(endpoint, None);
     match tls.connect(&peer).await {
-        Ok(stream) => Ok(Box::new(h1::Line::new(Transport::Tls(Tls::new(stream))))),
+        Ok(stream) => Ok(Box::new(h1::Line::new(Transport::Tls(Tls::new(stream)), Alarm::default()))),
         Err(error) => {
             log::debug!("{error}");
             Err(error.etype)

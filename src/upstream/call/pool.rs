@@ -1,13 +1,13 @@
 //! Idle connections over HTTP/1.1, one pool per worker.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::h1::Line;
-use crate::address::EndpointAddress;
+use crate::address::{AsHashed, HashedAddress};
 use crate::upstream::{Service, Trust};
 
 /// How often connections that were idle too long are closed.
@@ -16,15 +16,15 @@ pub const SWEEP: Duration = Duration::from_secs(5);
 /// What two connections have in common if one is as good as the other.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Key {
-    Plain(EndpointAddress),
-    Tls(EndpointAddress, Trust),
+    Plain(HashedAddress),
+    Tls(HashedAddress, Trust),
 }
 
 /// The idle connections of one worker. Plain ones and those over TLS are apart, so that none is ever taken for one of the others.
 #[derive(Default)]
 pub struct Pool {
-    plain: Shelf<EndpointAddress>,
-    tls: Shelf<(EndpointAddress, Trust)>,
+    plain: Shelf<HashedAddress, BuildHasherDefault<AsHashed>>,
+    tls: Shelf<(HashedAddress, Trust), ahash::RandomState>,
 }
 
 impl Pool {
@@ -53,8 +53,8 @@ impl Pool {
 }
 
 /// Connections of one kind. The lock is never contended: only this worker's tasks take it.
-struct Shelf<K> {
-    idle: Mutex<HashMap<K, Vec<Kept>, ahash::RandomState>>,
+struct Shelf<K, S> {
+    idle: Mutex<HashMap<K, Vec<Kept>, S>>,
 }
 
 struct Kept {
@@ -62,13 +62,13 @@ struct Kept {
     until: Instant,
 }
 
-impl<K> Default for Shelf<K> {
+impl<K, S: Default> Default for Shelf<K, S> {
     fn default() -> Self {
         Shelf { idle: Mutex::default() }
     }
 }
 
-impl<K: Eq + Hash> Shelf<K> {
+impl<K: Eq + Hash, S: BuildHasher> Shelf<K, S> {
     fn take(&self, key: &K) -> Option<Box<Line>> {
         let mut idle = self.idle.lock();
         let kept = idle.get_mut(key)?;

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use http::header::{self, HeaderName};
-use http::uri::Scheme;
+use http::uri::{self, Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
 use crate::exchange::{Exchange, ForwardedHeaders, X_REQUEST_ID, is_gateways, is_identity};
-use crate::head::{BodyFraming, Edited, RequestHead};
+use crate::head::{BodyFraming, Edited, HeaderEdit, RequestHead};
 use crate::wire::encode::{self, field};
 
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -64,7 +64,7 @@ trait Sink {
     }
 
     fn told(&mut self, told: &ForwardedHeaders) {
-        for (name, value) in Edited::new(&told.edits).added() {
+        for (name, value) in Edited::new(told.edits()).added() {
             self.made(name, value);
         }
     }
@@ -81,7 +81,8 @@ impl Sink for Vec<u8> {
     }
 }
 
-/// A header map, and whether all fields could be put into it.
+/// A header map, and whether all fields could be put into it. Where no policy has another word on it, it begins as a copy of
+/// [`ForwardedHeaders::map`], which costs a quarter of what it costs to put the fields in one by one.
 struct Map<'a> {
     fields: HeaderMap,
     fine: bool,
@@ -113,6 +114,15 @@ impl Sink for Map<'_> {
 
     fn made(&mut self, name: &HeaderName, value: &HeaderValue) {
         self.put(name.clone(), value.clone());
+    }
+
+    /// Behind the client's own fields of the same names. The others are there already.
+    fn told(&mut self, told: &ForwardedHeaders) {
+        for edit in told.edits() {
+            if let HeaderEdit::Add(name, value) = edit {
+                self.made(name, value);
+            }
+        }
     }
 
     fn unique(&mut self, name: &HeaderName, value: &[u8]) {
@@ -179,6 +189,20 @@ impl Parts<'_> {
 
     fn authority(&self) -> &[u8] {
         self.exchange.upstream_host.as_deref().map_or_else(|| self.head.authority(), str::as_bytes)
+    }
+
+    /// For a header map's `:path`.
+    fn path_and_query(&self) -> Bytes {
+        if let Some(target) = self.target {
+            return Bytes::copy_from_slice(target.as_bytes());
+        }
+        let (path, query) = (self.head.path.as_bytes(), self.head.query_bytes());
+        let Some(query) = query else { return Bytes::copy_from_slice(path) };
+        let mut target = Vec::with_capacity(path.len() + 1 + query.len());
+        target.extend_from_slice(path);
+        target.push(b'?');
+        target.extend_from_slice(query);
+        target.into()
     }
 
     fn fields(&self, framing: SentFraming, sink: &mut impl Sink) {
@@ -268,19 +292,15 @@ pub struct Unfit;
 /// The host or the target is none for HTTP/2.
 pub fn stream(parts: &Parts<'_>, secure: bool) -> Result<(Request<()>, SentFraming), Unfit> {
     let head = parts.head;
-    let built;
-    let target = match (parts.target, head.query()) {
-        (Some(target), _) => target,
-        (None, None) => head.path.as_str(),
-        (None, Some(query)) => {
-            built = format!("{}?{query}", head.path);
-            &built
-        }
-    };
-    let scheme = if secure { Scheme::HTTPS } else { Scheme::HTTP };
-    let uri = Uri::builder().scheme(scheme).authority(parts.authority()).path_and_query(target).build().map_err(|_| Unfit)?;
+    let mut uri = uri::Parts::default();
+    uri.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
+    uri.authority = Some(Authority::from_maybe_shared(Bytes::copy_from_slice(parts.authority())).map_err(|_| Unfit)?);
+    uri.path_and_query = Some(PathAndQuery::from_maybe_shared(parts.path_and_query()).map_err(|_| Unfit)?);
+    let uri = Uri::from_parts(uri).map_err(|_| Unfit)?;
     let framing = parts.framing();
-    let mut map = Map { fields: HeaderMap::with_capacity(head.fields.len() + 10), fine: true, head: &head.buffer };
+    let told = parts.exchange.told.as_deref().filter(|told| !is_contradicted(told, &Edited::new(&parts.exchange.to_upstream)));
+    let fields = told.map_or_else(|| HeaderMap::with_capacity(head.fields.len() + 10), |told| told.map().clone());
+    let mut map = Map { fields, fine: true, head: &head.buffer };
     parts.fields(framing, &mut map);
     // gRPC servers insist on it. Only a client of HTTP/2's can mean it.
     let trailers = head.header("te").is_some_and(|te| te.eq_ignore_ascii_case(b"trailers"));
@@ -301,11 +321,16 @@ pub fn stream(parts: &Parts<'_>, secure: bool) -> Result<(Request<()>, SentFrami
     Ok((request, framing))
 }
 
+/// Whether a policy has something else to say than what the gateway tells of the client.
+fn is_contradicted(told: &ForwardedHeaders, edited: &Edited<'_>) -> bool {
+    !edited.is_empty() && told.edits().iter().any(|edit| edited.replaces(edit.name().as_str().as_bytes()))
+}
+
 /// What the gateway itself tells the service, except where a policy has something else to say.
 fn tell(sink: &mut impl Sink, exchange: &Exchange, edited: &Edited<'_>) {
     if let Some(told) = &exchange.told {
-        if told.edits.iter().any(|edit| edited.replaces(edit.name().as_str().as_bytes())) {
-            for (name, value) in Edited::new(&told.edits).added() {
+        if is_contradicted(told, edited) {
+            for (name, value) in Edited::new(told.edits()).added() {
                 if !edited.replaces(name.as_str().as_bytes()) {
                     sink.made(name, value);
                 }
@@ -338,7 +363,7 @@ pub fn passes(name: &[u8], trusted_identity: bool) -> bool {
 mod tests {
     use super::*;
     use crate::exchange::ForwardedHeaders;
-    use crate::head::{HeaderEdit, HeaderEdits};
+    use crate::head::HeaderEdits;
 
     /// Without the trace.
     fn written(head: &RequestHead, exchange: &Exchange) -> String {

@@ -96,7 +96,7 @@ impl Caller {
         }
         for _ in 0..service.warm {
             let line = match &key {
-                Key::Plain(address) => connect_plain(*address, service).await?,
+                Key::Plain(address) => connect_plain(address.get(), service).await?,
                 Key::Tls(..) => connect_tls(endpoint, service, tls).await?,
             };
             self.idle.keep(line.waiting(), key.clone(), service);

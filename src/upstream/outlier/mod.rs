@@ -278,6 +278,14 @@ impl Record {
         suspect
     }
 
+    /// Notes an answer, where it makes no difference which: it ends the rows of attempts that had none.
+    #[inline]
+    pub fn answered(&self) {
+        let [.., local, unreachable] = &self.rows;
+        end(local);
+        end(unreachable);
+    }
+
     fn lengthen(&self, row: &AtomicU32, most: u32, reason: Reason) -> bool {
         if row.fetch_add(1, Ordering::Relaxed).saturating_add(1) < most {
             return false;
@@ -346,6 +354,7 @@ impl Record {
 }
 
 /// Ends a row. A line that nobody writes stays in every core's cache, so where there is nothing to end, nothing is written.
+#[inline]
 fn end(row: &AtomicU32) {
     if row.load(Ordering::Relaxed) != 0 {
         row.store(0, Ordering::Relaxed);
