@@ -1,5 +1,6 @@
 //! The pages: whatever they say has to be true, lead somewhere, and be current.
 
+mod examples;
 mod generated;
 mod links;
 mod refusals;

@@ -104,6 +104,9 @@ pub static REGISTRY: &[Entry] = &[
     entry::<super::edge::size::Bounds>(),
     entry::<super::edge::ip_restriction::IpRestriction>(),
     entry::<super::edge::address_limit::AddressLimit>(),
+    // Here and below: the examples of docs/develop/add-a-policy.md, tried as they stand there.
+    #[cfg(test)]
+    entry::<super::edge::maintenance::Maintenance>(),
     entry::<super::validate::request::Validate>(),
     entry::<super::authn::Authn>(),
     entry::<super::authz::Authz>(),
@@ -122,6 +125,10 @@ pub static REGISTRY: &[Entry] = &[
     entry::<super::shape::compress::Compress>(),
     entry::<crate::cache::CachePolicy>(),
     entry::<super::shape::mirror::Mirror>(),
+    #[cfg(test)]
+    entry::<super::shape::served_by::ServedBy>(),
+    #[cfg(test)]
+    entry::<super::shape::shout::Shout>(),
 ];
 
 /// Whether a policy that is written at a service is about how much that service is asked, and not about who may ask: behind a split,

@@ -6,6 +6,8 @@ mod doors;
 pub mod fallback;
 mod stock;
 #[cfg(test)]
+mod examples_tests;
+#[cfg(test)]
 mod void_tests;
 
 use std::collections::{BTreeMap, HashMap};

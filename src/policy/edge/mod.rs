@@ -3,4 +3,8 @@
 
 pub mod address_limit;
 pub mod ip_restriction;
+// An example of docs/develop/add-a-policy.md, as it stands there.
+#[cfg(test)]
+#[path = "../../../docs/develop/examples/maintenance.rs"]
+pub mod maintenance;
 pub mod size;

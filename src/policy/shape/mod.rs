@@ -10,4 +10,11 @@ pub mod etag;
 pub mod headers;
 pub mod mirror;
 pub mod security_headers;
+// Examples of docs/develop/add-a-policy.md, as they stand there.
+#[cfg(test)]
+#[path = "../../../docs/develop/examples/served_by.rs"]
+pub mod served_by;
+#[cfg(test)]
+#[path = "../../../docs/develop/examples/shout.rs"]
+pub mod shout;
 pub mod template;
