@@ -61,8 +61,12 @@ fn code(text: &str) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// Where the item that begins at `from` ends: at its `;`, or with its braces.
+/// Where the item that begins at `from` ends: at its `;`, or with its braces. An element of a list ends at its `,`.
 fn item_end(code: &str, from: usize) -> usize {
+    let first = code[from..].trim_start().split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
+    let is_item =
+        ["pub", "fn", "mod", "use", "impl", "static", "const", "struct", "enum", "type", "trait", "async", "unsafe", "let"]
+            .contains(&first);
     let mut depth = 0usize;
     for (at, byte) in code.bytes().enumerate().skip(from) {
         match byte {
@@ -71,6 +75,7 @@ fn item_end(code: &str, from: usize) -> usize {
             b'}' if depth == 1 => return at + 1,
             b'}' => depth -= 1,
             b';' if depth == 0 => return at + 1,
+            b',' if depth == 0 && !is_item => return at + 1,
             _ => {}
         }
     }
@@ -210,6 +215,7 @@ fn a_wrong_import_is_found() {
         "const C: char = '\"'; use crate::high; const D: char = '\"';",
         "#[cfg(test)]\nmod tests { fn f() { let brace = '}'; let more = \"}}\"; } }\nuse crate::high;",
         "#[cfg(test)]\nuse crate::low;\nuse crate::high;",
+        "static ALL: [u8; 2] = [\n    #[cfg(test)]\n    crate::low::<A>(b, c),\n    crate::high::d(),\n];",
         "fn f<'a>(x: &'a str) {} use crate::high;",
         "const R: &str = r#\"\"{\"#; use crate::high;",
     ] {

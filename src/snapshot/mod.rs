@@ -3,10 +3,10 @@
 
 mod compile;
 mod doors;
-pub mod fallback;
-mod stock;
 #[cfg(test)]
 mod examples_tests;
+pub mod fallback;
+mod stock;
 #[cfg(test)]
 mod void_tests;
 

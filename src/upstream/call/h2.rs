@@ -75,7 +75,17 @@ enum Event {
 
 impl Stream {
     pub fn new(place: Box<Place>) -> Self {
-        Stream { place, sending: None, answer: Answer::Unasked, taken: 0, piece: None, early: false, unsent: false, sent: false, due: None }
+        Stream {
+            place,
+            sending: None,
+            answer: Answer::Unasked,
+            taken: 0,
+            piece: None,
+            early: false,
+            unsent: false,
+            sent: false,
+            due: None,
+        }
     }
 
     /// Whether the connection has carried an exchange before.
