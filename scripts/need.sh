@@ -42,6 +42,8 @@ test_needs() {
     need python3-websockets "/usr/bin/python3 -c 'import websockets'"
     need redis-server 'has redis-server && has redis-cli'
     need dnsmasq-base 'has dnsmasq'
+    # A real browser for what only browsers do.
+    need chromium-headless-shell 'has chromium-headless-shell'
     need systemd 'has systemd-analyze'
     # The OpenID provider of the tests is an npm package, which wants this version.
     need nodejs "node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)'"

@@ -6,6 +6,7 @@ mod answering;
 mod ends;
 pub mod gauntlet;
 mod own;
+mod preflight;
 mod record;
 mod refusals;
 mod spelled;
@@ -17,7 +18,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 
 use crate::cache::{self, CachePolicy};
 use crate::carrier::strip_query_param;
@@ -181,6 +182,9 @@ impl Journey {
     /// Chooses the route. 404 without one; 405 where only the method is wrong.
     pub fn choose_route(&mut self) -> Flow {
         self.check_first()?;
+        if self.head.method == Method::OPTIONS {
+            self.check_preflight()?;
+        }
         let listener = &self.exchange.connection.listener;
         let found = self.view.snapshot.tables.of(listener).find(&self.head);
         if let Some(bound) = &self.view.snapshot.bound_hosts

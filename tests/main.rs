@@ -8,6 +8,7 @@ mod authn;
 mod authority;
 mod authz;
 mod balance;
+mod browsers;
 mod caching;
 mod changes;
 mod cli;

@@ -175,6 +175,21 @@ fn refusals(list: &mut List, w: &Words) {
     let Words { curl, http, api_key, .. } = w;
     let json = "-H 'Content-Type: application/json'";
     let once = "-H 'Idempotency-Key: 7'";
+    list.group = "Browsers: pages of other origins";
+    let page = "-H 'Origin: https://app.example.com'";
+    let asks = "-X OPTIONS -H 'Access-Control-Request-Method: GET' -H 'Access-Control-Request-Headers: x-api-key'";
+    list.add(
+        &[204],
+        "a browser asks before a page may ask, and needs no key for that",
+        format!("{curl} {page} {asks} {http}/products/42"),
+        &["access-control-allow-origin: https://app.example.com", "access-control-allow-headers: x-api-key"],
+    );
+    list.add(
+        &[403],
+        "what another site has a browser send",
+        format!("{curl} -H 'Sec-Fetch-Site: cross-site' -d x {http}/cart/checkout"),
+        &["cross_origin"],
+    );
     list.group = "Malformed and oversized: refused before anybody asks who it is, and before a backend hears of it";
     list.add(&[400], "an escape that is none", format!("{curl} {http}/products/%zz"), &["application/problem+json"]);
     list.add(

@@ -70,9 +70,13 @@ impl Journey {
         }
         // An answer that has begun already, and cannot be given, has had its fields.
         if self.outcome.status == 0 || replaced.is_some() {
-            let Journey { view, routed, exchange, .. } = self;
+            let Journey { view, routed, head, exchange, .. } = self;
             let plan = view.route(*routed).map_or(&view.snapshot.unrouted, |route| &route.plan);
-            plan.response.iter().for_each(|step| step.on_refusal(exchange));
+            plan.response.iter().for_each(|step| step.on_refusal(head, exchange));
+        }
+        if reply.status.is_success() {
+            // It was what the client wanted to know.
+            self.outcome.own = Some(reply.policy);
         }
         self.outcome.status = reply.status.as_u16();
         self.outcome.verdict = Some(Verdict { policy: reply.policy, reason: reply.reason });

@@ -30,7 +30,9 @@ impl Drop for Journey {
             answers.observe(outcome.status);
         }
         route.observe(&self.head.method, outcome.status, took, outcome.bytes_in, outcome.bytes_out);
-        if let Some(verdict) = outcome.verdict {
+        if let Some(verdict) = outcome.verdict
+            && outcome.own != Some(verdict.policy)
+        {
             metrics.refusal(verdict.policy, verdict.reason);
             route.refused(verdict.policy, verdict.reason);
         }

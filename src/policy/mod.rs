@@ -208,6 +208,8 @@ pub struct RouteOptions {
     /// The longest request body in bytes, whatever its framing. `None`: the server's bound.
     pub max_body: Option<u64>,
     pub cache: Option<Arc<crate::cache::CachePolicy>>,
+    /// Who answers the questions of browsers, before anything else is done.
+    pub cors: Option<Arc<edge::cors::Cors>>,
     /// Who gets copies of the requests.
     pub mirror: Option<Arc<shape::mirror::Mirror>>,
     /// The query parameters that carry credentials: they go neither to the backend nor into a log.

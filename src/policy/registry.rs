@@ -101,12 +101,14 @@ fn only_required<C: JsonSchema>(node: &Node) -> Option<String> {
 
 /// In the order of execution.
 pub static REGISTRY: &[Entry] = &[
+    entry::<super::edge::cors::Cors>(),
     entry::<super::edge::size::Bounds>(),
     entry::<super::edge::ip_restriction::IpRestriction>(),
     entry::<super::edge::address_limit::AddressLimit>(),
     // Here and below: the examples of docs/develop/add-a-policy.md, tried as they stand there.
     #[cfg(test)]
     entry::<super::edge::maintenance::Maintenance>(),
+    entry::<super::validate::csrf::Csrf>(),
     entry::<super::validate::request::Validate>(),
     entry::<super::authn::Authn>(),
     entry::<super::authz::Authz>(),

@@ -24,8 +24,8 @@ pub trait OnResponse: Send + Sync {
     fn on_response(&self, answer: &mut Outgoing<'_>) -> Flow;
 
     /// Works on an answer of the gateway's own: a refusal, or what a client is told where a backend failed.
-    fn on_refusal(&self, exchange: &mut Exchange) {
-        let _ = exchange;
+    fn on_refusal(&self, head: &RequestHead, exchange: &mut Exchange) {
+        let _ = (head, exchange);
     }
 }
 

@@ -294,7 +294,6 @@ const POLICIES: &[(&str, &str)] = &[
     ("forward-auth", "write `external_auth`"),
     ("forward_auth", "write `external_auth`"),
     ("forwardauth", "write `external_auth`"),
-    ("cors", "there is no such policy: `response_headers` sets the fields, and the service answers preflights"),
     ("timeout", "a route's `timeout` stands beside `policies`, a service's `timeouts` at the service"),
     ("timeouts", "a route's `timeout` stands beside `policies`, a service's `timeouts` at the service"),
     ("retries", "`retries` stands at the service, or at the route beside `policies`"),

@@ -108,12 +108,24 @@ impl DeviceSet {
 /// A request's device, found out at most once and only if somebody asks.
 pub(super) struct Facts<'a> {
     pub head: &'a RequestHead,
+    pub method: &'a Method,
+    /// Lists of fields that the request will have, whatever their values: of one that is still to come.
+    announced: &'a [&'a [u8]],
     device: std::cell::OnceCell<Device>,
 }
 
 impl<'a> Facts<'a> {
     pub(super) fn new(head: &'a RequestHead) -> Self {
-        Facts { head, device: std::cell::OnceCell::new() }
+        Facts { head, method: &head.method, announced: &[], device: std::cell::OnceCell::new() }
+    }
+
+    pub(super) fn announced(head: &'a RequestHead, method: &'a Method, announced: &'a [&'a [u8]]) -> Self {
+        Facts { head, method, announced, device: std::cell::OnceCell::new() }
+    }
+
+    fn announces(&self, name: &HeaderName) -> bool {
+        let mut names = self.announced.iter().flat_map(|list| list.split(|&byte| byte == b','));
+        names.any(|known| known.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
     }
 
     fn device(&self) -> Device {
@@ -134,6 +146,9 @@ impl Predicate {
     pub(super) fn holds(&self, facts: &Facts<'_>) -> bool {
         match self {
             Predicate::Header(name, wanted) => {
+                if !facts.announced.is_empty() && facts.announces(name) {
+                    return *wanted != ValueMatch::Present(false);
+                }
                 let value = facts.head.header(name.as_str());
                 match wanted {
                     ValueMatch::Exact(text) => value == Some(text.as_bytes()),

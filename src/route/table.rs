@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use ahash::AHashMap;
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 use smallvec::SmallVec;
 
 use super::matcher::Matcher;
@@ -106,16 +106,25 @@ impl RouteTable {
 
     /// The route that would answer it if its path were another one.
     pub fn find_as<'a>(&'a self, head: &'a RequestHead, path: &'a str) -> Found<'a> {
-        let Some(routes) = self.host(&head.host) else { return Found::NotFound };
-        let facts = Facts::new(head);
+        self.find_by(&Facts::new(head), path)
+    }
+
+    /// The route of a request that a browser asks about beforehand: with this method, and with fields of which these lists have the names.
+    pub fn find_announced<'a>(&'a self, head: &'a RequestHead, method: &Method, fields: &[&[u8]]) -> Found<'a> {
+        self.find_by(&Facts::announced(head, method, fields), &head.path)
+    }
+
+    #[inline]
+    fn find_by<'a>(&'a self, facts: &Facts<'_>, path: &'a str) -> Found<'a> {
+        let Some(routes) = self.host(&facts.head.host) else { return Found::NotFound };
         let mut method_failed = false;
         let mut found = Found::NotFound;
         // The outcome is written here rather than broken with: it would be copied at every level of the tree.
         let walked = routes.walk(path, &mut |leaf, captured, rest| {
             for entry in leaf.iter().filter_map(|at| self.entries.get(*at as usize)) {
-                if !entry.conditions.method_passes(&head.method) {
+                if !entry.conditions.method_passes(facts.method) {
                     method_failed = true;
-                } else if entry.conditions.predicates_hold(&facts) {
+                } else if entry.conditions.predicates_hold(facts) {
                     let mut params = Params::new();
                     if !entry.params.is_empty() {
                         params.extend(entry.params.iter().zip(captured.iter().copied()));
@@ -127,10 +136,10 @@ impl RouteTable {
             ControlFlow::Continue(())
         });
         // Only where nothing was found is it worth asking what a refused method's other predicates said.
-        if walked.is_continue() && method_failed { self.refused_method(routes, &facts, path) } else { found }
+        if walked.is_continue() && method_failed { self.refused_method(routes, facts, path) } else { found }
     }
 
-    fn refused_method<'a>(&'a self, routes: &'a HostRoutes, facts: &Facts<'a>, path: &'a str) -> Found<'a> {
+    fn refused_method<'a>(&'a self, routes: &'a HostRoutes, facts: &Facts<'_>, path: &'a str) -> Found<'a> {
         let mut allowed: Option<MethodSet> = None;
         let _ = routes.walk(path, &mut |leaf, _, _| {
             for entry in leaf.iter().filter_map(|at| self.entries.get(*at as usize)) {

@@ -35,7 +35,9 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// Who refuses in this file, where the place itself does not say.
 fn refuser(path: &str) -> &'static str {
-    const FILES: [(&str, &str); 21] = [
+    const FILES: [(&str, &str); 23] = [
+        ("policy/edge/cors", "cors"),
+        ("policy/validate/csrf", "csrf"),
         ("policy/edge/size", "bounds"),
         ("policy/edge/ip_restriction", "ip_restriction"),
         ("policy/edge/address_limit", "address_limit"),

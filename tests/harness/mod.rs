@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports, reason = "a toolbox: what one module does not use, the next one does")]
 
 mod backend;
+mod browser;
 mod client;
 mod curl;
 mod dice;
@@ -19,6 +20,7 @@ mod redis;
 use std::time::{Duration, Instant};
 
 pub use backend::{Backend, RecordedRequest};
+pub use browser::in_browser;
 pub use client::{Answer, Client, find, get, passes, raw, request};
 pub use curl::{curl, try_curl};
 pub use dice::Dice;

@@ -2,9 +2,11 @@
 //! coarse limit by client address.
 
 pub mod address_limit;
+pub mod cors;
 pub mod ip_restriction;
 // An example of docs/develop/add-a-policy.md, as it stands there.
 #[cfg(test)]
 #[path = "../../../docs/develop/examples/maintenance.rs"]
 pub mod maintenance;
+pub mod origin;
 pub mod size;

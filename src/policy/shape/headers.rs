@@ -252,7 +252,7 @@ impl OnResponse for ResponseHeaders {
 
     /// What is said of the site as a whole (HSTS, CORS, a policy for content) holds for a refusal too: a browser shows a page of
     /// another origin none that lacks its CORS fields. What is about the content of an answer does not.
-    fn on_refusal(&self, exchange: &mut Exchange) {
+    fn on_refusal(&self, _: &RequestHead, exchange: &mut Exchange) {
         let mut edits = std::mem::take(&mut exchange.to_client);
         Ops::apply_all(self.of_the_site.iter().filter_map(|at| self.all.0.get(*at)), None, exchange, &mut edits);
         exchange.to_client = edits;

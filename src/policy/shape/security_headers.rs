@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::exchange::Exchange;
-use crate::head::HeaderEdit;
+use crate::head::{HeaderEdit, RequestHead};
 use crate::policy::{Compile, OnResponse, Outgoing, PlanBuilder, Policy, Stage};
 use crate::problem::Problem;
 use crate::reply::Flow;
@@ -70,7 +70,7 @@ impl OnResponse for SecurityHeaders {
         Flow::Continue(())
     }
 
-    fn on_refusal(&self, exchange: &mut Exchange) {
+    fn on_refusal(&self, _: &RequestHead, exchange: &mut Exchange) {
         let edits: Vec<_> = self.of(exchange).map(|field| HeaderEdit::Set(field.name.clone(), field.value.clone())).collect();
         exchange.to_client.extend(edits);
     }
@@ -143,7 +143,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::head::RequestHead;
     use crate::policy::testing::{answered, compile, complaint};
 
     fn names(policy: &SecurityHeaders, fields: &str) -> Vec<String> {
@@ -161,7 +160,7 @@ mod tests {
         let policy = compile::<SecurityHeaders>(config).unwrap();
         assert_eq!(names(&policy, "X-Frame-Options: SAMEORIGIN\r\nReferrer-Policy: origin\r\n"), ["x-frame-options"]);
         let mut exchange = Exchange::for_tests();
-        policy.on_refusal(&mut exchange);
+        policy.on_refusal(&RequestHead::build("GET", "/", &[]), &mut exchange);
         assert_eq!(exchange.to_client.len(), 1);
     }
 

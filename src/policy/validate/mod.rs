@@ -2,6 +2,7 @@
 //!
 //! [`json`] and [`media`] are grammar; [`request`] is the policy.
 
+pub mod csrf;
 pub mod json;
 pub mod media;
 pub mod request;

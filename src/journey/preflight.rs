@@ -1,0 +1,40 @@
+//! A browser's question whether a page of another origin may send a request (Fetch, "CORS-preflight fetch").
+
+use http::Method;
+
+use super::Journey;
+use crate::exchange::RouteName;
+use crate::policy::edge::cors::Preflight;
+use crate::reply::Flow;
+use crate::route::Found;
+
+impl Journey {
+    /// Answers for the route of the request that the browser wants to send, if that route has `cors`. It is found by the method that the request
+    /// will have, and with its fields as far as they are announced. Any other OPTIONS is a request like others.
+    #[cold]
+    pub(super) fn check_preflight(&mut self) -> Flow {
+        let Some(asked) = Preflight::of(&self.head) else { return Flow::Continue(()) };
+        let listener = &self.exchange.connection.listener;
+        let table = self.view.snapshot.tables.of(listener);
+        let (found, takes) = match table.find_announced(&self.head, &asked.method, &asked.fields) {
+            Found::MethodNotAllowed { allow } => {
+                // Another method's route can tell that this one is not there.
+                let other = allow.to_str().ok().and_then(|names| names.split(", ").next()?.parse::<Method>().ok());
+                let found = other.map_or(Found::NotFound, |other| table.find_announced(&self.head, &other, &asked.fields));
+                (found, Some(allow))
+            }
+            found => (found, None),
+        };
+        let Found::Route { index, .. } = found else { return Flow::Continue(()) };
+        let Some(route) = self.view.route(Some(index)) else { return Flow::Continue(()) };
+        let misdirected =
+            self.view.snapshot.bound_hosts.as_ref().is_some_and(|bound| bound.misdirected(&self.head.host, listener));
+        let Some(cors) = route.plan.options.cors.as_ref().filter(|_| !misdirected || route.names_listeners) else {
+            return Flow::Continue(());
+        };
+        let reply = cors.answer(&self.head, &asked, takes.as_ref());
+        self.exchange.route = Some(RouteName { names: self.view.clone(), number: index });
+        self.routed = Some(index);
+        reply.refuse()
+    }
+}
