@@ -133,6 +133,54 @@ fn no_more_copies_are_under_way_than_may_be() {
 }
 
 #[test]
+fn who_sends_slowly_takes_no_place_and_his_time_is_not_the_services() {
+    let (main, shadow) = (Backend::http(), Backend::http());
+    let yaml = config(main.port(), shadow.port(), "max_in_flight: 1").replace(
+        &format!("'127.0.0.1:{}' ]", main.port()),
+        &format!("'127.0.0.1:{}' ], circuit_breaker: {{ slow_after: 300ms, min_requests: 100 }}", main.port()),
+    );
+    let gateway = Gateway::start(&yaml);
+    let mut slow: Vec<_> = (0..3).map(|_| Client::connect(gateway.port())).collect();
+    for client in &mut slow {
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345");
+    }
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(get(gateway.port(), "/quick").status, 200);
+    copies(&gateway, "answered", 1);
+    for (client, sent) in slow.iter_mut().zip(2..) {
+        client.send("67890");
+        assert_eq!(client.answer_to("POST").status, 200);
+        copies(&gateway, "answered", sent);
+        assert_eq!(shadow.last().body, b"1234567890");
+    }
+    let upstreams: serde_json::Value = serde_json::from_str(&gateway.admin_get("/upstreams").1).unwrap();
+    let breaker = &upstreams["services"][0]["circuit_breaker"];
+    assert_eq!((&breaker["attempts"], &breaker["slow"]), (&4.into(), &0.into()), "{upstreams}");
+}
+
+#[test]
+fn copies_are_charged_for_the_memory_that_they_hold() {
+    let main = Backend::http();
+    let silent = Backend::scripted(|stream| {
+        let mut bytes = [0; 4096];
+        while (&stream).read(&mut bytes).is_ok_and(|read| read > 0) {}
+    });
+    let yaml = config(main.port(), silent.port(), "timeout: 2s, body: 1MiB, max_in_flight: 100")
+        .replace("server: { workers: 1 }", "server: { workers: 1, buffered_bytes: 2MiB, buffered_bytes_per_address: 2MiB }");
+    let gateway = Gateway::start(&yaml);
+    let mut client = Client::connect(gateway.port());
+    for _ in 0..10 {
+        assert_eq!(client.request("POST", "/", &[], &[b'x'; 300 << 10]).status, 200);
+    }
+    // What is held is held by the copies alone, and by no more of them than there is room for beside the requests themselves.
+    let dropped = gateway.metric("portcullis_mirrored_requests_total{outcome=\"dropped\"}");
+    assert!((4.0..=8.0).contains(&dropped), "{dropped}");
+    gateway.wait_metric("portcullis_buffered_bytes", (10.0 - dropped) * f64::from(300 << 10));
+    copies(&gateway, "failed", 10 - dropped as u64);
+    gateway.wait_metric("portcullis_buffered_bytes", 0.0);
+}
+
+#[test]
 fn what_is_too_large_or_a_stream_or_cached_is_not_copied() {
     let (main, shadow) = (Backend::http(), Backend::http());
     let gateway = Gateway::start(&config(main.port(), shadow.port(), "body: 100B"));

@@ -42,9 +42,9 @@ impl Client for Downstream {
     }
 
     /// Of streams only: the section behind an HTTP/1.1 client's chunks is held to the rules of fields, and dropped.
-    fn take_trailers(&mut self) -> Option<HeaderMap> {
-        match &mut self.wire {
-            Some(Wire::H2(stream)) => stream.take_trailers(),
+    fn trailers(&self) -> Option<HeaderMap> {
+        match &self.wire {
+            Some(Wire::H2(stream)) => stream.trailers().cloned(),
             _ => None,
         }
     }

@@ -45,6 +45,11 @@ impl Downstream {
         self.purse = Some(purse);
     }
 
+    /// A purse for a copy of the body.
+    pub fn purse_beside(&self) -> Option<Purse> {
+        self.purse.as_ref().map(Purse::beside)
+    }
+
     pub(super) fn charge(&mut self, bytes: usize) -> Result<()> {
         let paid = self.purse.as_mut().is_none_or(|purse| purse.charge(bytes));
         if paid { Ok(()) } else { Err(Error::new(BODY_BUDGET)) }

@@ -100,13 +100,16 @@ impl H2 {
         }
     }
 
-    /// The fields that came behind the body.
-    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
-        self.trailers.take()
+    /// The fields that came behind the body: kept, for a body that is sent a second time has them, too.
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
     }
 
     /// `ask`: a client that waits for `100 Continue` gets it, if nothing is there.
     fn poll_body(&mut self, cx: &mut Context<'_>, ask: bool) -> Poll<Result<Option<Bytes>>> {
+        if self.done {
+            return Poll::Ready(Ok(None));
+        }
         loop {
             let piece = match self.body.poll_data(cx) {
                 Poll::Ready(Some(Ok(piece))) => piece,

@@ -12,11 +12,14 @@ use crate::downstream::Downstream;
 use crate::exchange::Exchange;
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::journey::Journey;
+use crate::listen::share::Purse;
 use crate::policy::shape::mirror::{Digest, MOST_COMPARED, Mirror, Place, Seen, Watch};
 use crate::upstream::call::{Call, Caller, Client, Own, Tries, drained};
 use crate::upstream::{AttemptOutcome, Service, TlsConnector};
 use crate::wire::answer::AnswerHead;
 
+/// What is allocated at first for a body that comes in pieces.
+const SMALLEST: usize = 1024;
 const MARK: HeaderName = HeaderName::from_static("x-portcullis-mirror");
 
 /// A copy that waits for the request's body.
@@ -24,12 +27,14 @@ pub struct Copy {
     /// `None` once it is on its way, or will never be.
     question: Option<Box<Question>>,
     body: BytesMut,
+    /// How long it may become.
+    most: usize,
+    purse: Option<Purse>,
 }
 
 /// All that a copy is but its body.
 struct Question {
     mirror: Arc<Mirror>,
-    place: Place,
     caller: Arc<Caller>,
     tls: Arc<TlsConnector>,
     service: Arc<Service>,
@@ -44,7 +49,9 @@ struct Question {
 pub fn begin(caller: &Arc<Caller>, journey: &mut Journey, down: &Downstream, compares: bool) -> Option<Copy> {
     let mirror = journey.route()?.plan.options.mirror.clone()?;
     let streams = journey.head.upgrade || journey.dialect.is_grpc() || journey.asks_for_stream();
-    let place = if streams { None } else { mirror.take(&journey.head, &journey.exchange) }?;
+    if streams || !mirror.wants(&journey.head, &journey.exchange) {
+        return None;
+    }
     let known = down.buffered();
     let length = match (known, journey.head.body) {
         (Some(body), _) => Some(body.len() as u64),
@@ -63,9 +70,17 @@ pub fn begin(caller: &Arc<Caller>, journey: &mut Journey, down: &Downstream, com
     }
     let empty = head.body == BodyFraming::None;
     let body = known.cloned().or_else(|| empty.then(Bytes::new));
+    let mut purse = down.purse_beside();
+    if let (Some(body), Some(purse)) = (&body, &mut purse)
+        && !purse.charge(body.len())
+    {
+        mirror.counts.dropped.add(1);
+        return None;
+    }
+    // Whoever sends his body slowly takes no place meanwhile.
+    let place = if body.is_some() { Some(mirror.place()?) } else { None };
     let (watch, seen) = (mirror.compare && compares).then(Watch::new).unzip();
     let question = Question {
-        place,
         caller: caller.clone(),
         tls: view.tls.clone(),
         service,
@@ -76,12 +91,15 @@ pub fn begin(caller: &Arc<Caller>, journey: &mut Journey, down: &Downstream, com
         mirror,
     };
     journey.compared = watch.map(Box::new);
-    match body {
-        Some(body) => {
-            question.send(body);
+    match (body, place) {
+        (Some(body), Some(place)) => {
+            question.send(body, (place, purse));
             None
         }
-        None => Some(Copy { question: Some(Box::new(question)), body: BytesMut::new() }),
+        _ => {
+            let most = length.map_or(question.mirror.body, |length| length as usize);
+            Some(Copy { question: Some(Box::new(question)), body: BytesMut::new(), most, purse })
+        }
     }
 }
 
@@ -102,11 +120,11 @@ fn told(exchange: &Exchange) -> Exchange {
 
 impl Question {
     /// On its way, on a task of this worker: it ends with the process, and with the time that it may take.
-    fn send(self, body: Bytes) {
+    fn send(self, body: Bytes, taken: (Place, Option<Purse>)) {
         tokio::spawn(async move {
-            let Question { mirror, place, caller, tls, service, mut head, exchange, target, seen } = self;
             // Given back last.
-            let _place = place;
+            let _taken = taken;
+            let Question { mirror, caller, tls, service, mut head, exchange, target, seen } = self;
             if head.body != BodyFraming::None {
                 head.body = BodyFraming::Length(body.len() as u64);
             }
@@ -139,19 +157,36 @@ impl Question {
 
 impl Copy {
     fn feed(&mut self, piece: &[u8]) {
-        let most = self.question.as_ref().map_or(0, |question| question.mirror.body);
-        if self.body.len() + piece.len() <= most {
-            return self.body.extend_from_slice(piece);
-        }
-        self.body = BytesMut::new();
-        if let Some(question) = self.question.take() {
-            question.mirror.counts.too_large.add(1);
+        let Some(question) = &self.question else { return };
+        let counts = &question.mirror.counts;
+        let (needed, before) = (self.body.len() + piece.len(), self.body.capacity());
+        let given_up = if needed > self.most {
+            Some(&counts.too_large)
+        } else if needed > before {
+            // What is charged is what is allocated.
+            let after = needed.max((2 * before).min(self.most)).max(SMALLEST);
+            let paid = self.purse.as_mut().is_none_or(|purse| purse.charge(after - before));
+            if paid {
+                self.body.reserve(after - self.body.len());
+            }
+            (!paid).then_some(&counts.dropped)
+        } else {
+            None
+        };
+        match given_up {
+            None => self.body.extend_from_slice(piece),
+            Some(count) => {
+                count.add(1);
+                (self.question, self.body, self.purse) = (None, BytesMut::new(), None);
+            }
         }
     }
 
     fn end(&mut self) {
-        if let Some(question) = self.question.take() {
-            question.send(std::mem::take(&mut self.body).freeze());
+        if let Some(question) = self.question.take()
+            && let Some(place) = question.mirror.place()
+        {
+            question.send(std::mem::take(&mut self.body).freeze(), (place, self.purse.take()));
         }
     }
 }
@@ -209,8 +244,8 @@ impl Client for Tee<'_> {
         Ok(piece)
     }
 
-    fn take_trailers(&mut self) -> Option<HeaderMap> {
-        Client::take_trailers(self.down)
+    fn trailers(&self) -> Option<HeaderMap> {
+        Client::trailers(self.down)
     }
 
     async fn unasked(&mut self) {

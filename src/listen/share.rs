@@ -306,6 +306,15 @@ impl Purse {
         Purse { shares, payer, bounds, held: 0 }
     }
 
+    /// An empty one for what outlives the request, and perhaps its connection.
+    pub fn beside(&self) -> Self {
+        let address = |payer: &Payer| match payer {
+            Payer::Seat(seat) => seat.address().clone(),
+            Payer::Account(address) => address.clone(),
+        };
+        Purse { payer: self.payer.as_ref().map(|payer| Payer::Account(address(payer))), held: 0, ..*self }
+    }
+
     /// Takes so many bytes more, if there are as many for all and for this address.
     pub fn charge(&mut self, bytes: usize) -> bool {
         if !self.shares.bytes.add_within(bytes as u64, self.bounds.all as u64) {

@@ -78,7 +78,7 @@ async fn run(
     table: Arc<ConnectionTable>,
     mut orders: mpsc::UnboundedReceiver<Command>,
 ) {
-    let worker = Arc::new(Worker { core, view, connections: table, caller: Arc::default() });
+    let worker = Arc::new(Worker { core, view, connections: table, caller: Caller::listed() });
     // Every connection's task holds a sender: the receiver ends when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     // Ahead of the first request, which would have to wait for it.
@@ -155,7 +155,8 @@ async fn keep_warm(worker: Arc<Worker>) {
     loop {
         let generation = worker.core.snapshot.generation();
         let services: Vec<_> = worker.view.load().snapshot.services.values().cloned().collect();
-        let wanted = warmer.turn(&worker.caller, &services, &worker.core.tls).await;
+        let passes = worker.core.snapshot.passes(generation);
+        let wanted = warmer.turn(&worker.caller, &services, &worker.core.tls, passes).await;
         // Held while waiting, they would keep a generation that has passed.
         drop(services);
         tokio::select! {

@@ -4,6 +4,7 @@ const http2 = require('http2');
 
 const server = http2.createServer({ settings: { maxConcurrentStreams: Number(process.argv[2] || 100) } });
 let connections = 0;
+let busy = 0;
 server.on('session', () => { connections += 1; });
 server.on('stream', (stream, headers) => {
   const path = headers[':path'];
@@ -25,6 +26,8 @@ server.on('stream', (stream, headers) => {
   if (path.startsWith('/hints')) stream.additionalHeaders({ ':status': 103, link: '</style.css>' });
   if (headers.expect) stream.additionalHeaders({ ':status': 100 });
   const answer = () => {
+    // Once it has read all of it.
+    if (path.startsWith('/busy') && busy++ % 2 === 0) return stream.respond({ ':status': 503 }, { endStream: true });
     const facts = JSON.stringify({ headers: { ...headers }, body: body.length, trailers, connections });
     stream.respond({ ':status': 200, 'content-type': 'application/json' }, { waitForTrailers: true });
     stream.on('wantTrailers', () => stream.sendTrailers({ 'x-checksum': 'abc' }));

@@ -23,6 +23,8 @@ fn setup(streams: &str) -> Setup {
          routes:
            - {{ path: /*, service: it }}
            - {{ path: /cached/*, service: it, policies: {{ cache: {{ ttl: 1m }} }} }}
+           - {{ path: /busy/*, service: it, retries: {{ on: [ 503 ], methods: [ POST ], backoff: {{ base: 0s }} }} }}
+           - {{ path: /busy/read, service: it, retries: {{ on: [ 503 ], methods: [ POST ] }}, policies: {{ validate: {{ json: true }} }} }}
            - {{ path: /changed/*, service: it, policies: {{ request_headers: {{ set: {{ x-late: ours }} }} }} }}
         ",
         service.port()
@@ -66,6 +68,19 @@ fn trailers_pass_in_both_directions() {
     client.send("GET /b HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: close\r\n\r\n");
     let answer = String::from_utf8_lossy(&client.rest()).into_owned();
     assert!(answer.ends_with("\r\n0\r\nx-checksum: abc\r\n\r\n"), "{answer}");
+}
+
+#[test]
+fn trailers_are_sent_again_with_their_body() {
+    let setup = setup("100");
+    for path in ["/busy/a", "/busy/read"] {
+        let request = json!({ "path": path, "method": "POST", "headers": { "content-type": "application/json" }, "body": "[1]",
+            "trailers": { "x-late": "yes", "x-consumer-name": "root" } });
+        let facts = setup.one(&request);
+        let seen = seen(&facts);
+        assert_eq!(seen["headers"]["x-portcullis-attempt"], "2", "{path}: {facts}");
+        assert_eq!((&seen["body"], &seen["trailers"]), (&json!(3), &json!({ "x-late": "yes" })), "{path}: {facts}");
+    }
 }
 
 #[test]

@@ -78,7 +78,7 @@ pub struct Mirror {
 pub struct Counts {
     pub answered: Arc<Counter>,
     pub failed: Arc<Counter>,
-    dropped: Arc<Counter>,
+    pub dropped: Arc<Counter>,
     pub too_large: Arc<Counter>,
     pub unfinished: Arc<Counter>,
     same: Arc<Counter>,
@@ -154,14 +154,15 @@ impl Counts {
 }
 
 impl Mirror {
-    /// A place for a copy of this request, if it is to be copied and there is one.
-    pub fn take(&self, head: &RequestHead, exchange: &Exchange) -> Option<Place> {
-        let wanted = self.share.takes(trace::random())
+    /// Whether this request is to be copied.
+    pub fn wants(&self, head: &RequestHead, exchange: &Exchange) -> bool {
+        self.share.takes(trace::random())
             // A condition that fails on a request is not met.
-            && self.when.as_ref().is_none_or(|when| when.bool(head, exchange).unwrap_or(false));
-        if !wanted {
-            return None;
-        }
+            && self.when.as_ref().is_none_or(|when| when.bool(head, exchange).unwrap_or(false))
+    }
+
+    /// A place for a copy that can be sent now, if there is one.
+    pub fn place(&self) -> Option<Place> {
         let taken = self.in_flight.mine().is_some_and(|mine| mine.fetch_add(1, Ordering::Relaxed) < self.most);
         // Made at once, for it gives back what was taken also where that was too much.
         let place = Place(self.in_flight.clone());

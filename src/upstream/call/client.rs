@@ -36,7 +36,7 @@ pub trait Client: Send {
     fn read_body(&mut self) -> impl Future<Output = Result<Option<Bytes>>> + Send;
 
     /// The fields that came behind the body, once its end was read.
-    fn take_trailers(&mut self) -> Option<HeaderMap>;
+    fn trailers(&self) -> Option<HeaderMap>;
 
     /// Waits until something of the body is there, or its end, without asking for it.
     fn unasked(&mut self) -> impl Future<Output = ()> + Send;
@@ -94,7 +94,7 @@ impl Client for Own {
         Ok(None)
     }
 
-    fn take_trailers(&mut self) -> Option<HeaderMap> {
+    fn trailers(&self) -> Option<HeaderMap> {
         None
     }
 

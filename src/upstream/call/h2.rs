@@ -165,7 +165,7 @@ impl Stream {
         match whole {
             Some(body) => {
                 sending.piece = body;
-                sending.end = Some(None);
+                sending.end = Some(trailers_of(client, &call.exchange.to_upstream));
             }
             None => {
                 client.keep_for_replay(service.retries.buffer());
@@ -202,9 +202,7 @@ impl Stream {
         match event {
             Event::Piece(Some(piece)) => sending.piece = piece.clone(),
             Event::Piece(None) => {
-                let mut fields = client.take_trailers();
-                fields.iter_mut().for_each(|fields| filter(fields, &sending.edits));
-                sending.end = Some(fields);
+                sending.end = Some(trailers_of(client, &sending.edits));
             }
             Event::Unasked => sending.withheld = None,
             // The service takes no more. What it has said before is still read.
@@ -324,6 +322,13 @@ impl Sending {
         drop(ended);
         true
     }
+}
+
+/// What the service is to have of the fields that came behind the client's body.
+fn trailers_of<C: Client>(client: &C, edits: &HeaderEdits) -> Option<HeaderMap> {
+    let mut fields = client.trailers()?;
+    filter(&mut fields, edits);
+    Some(fields)
 }
 
 /// Takes away what a request's trailers must not say: what those of an answer must not, and what its head must not.

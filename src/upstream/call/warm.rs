@@ -3,6 +3,7 @@
 //! They wait in the pool like any other, and are closed like any other when they have been idle too long.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,8 +39,16 @@ enum State {
 }
 
 impl Warmer {
-    /// Makes what is missing. Whether there is anybody to come back for.
-    pub async fn turn(&mut self, caller: &Arc<Caller>, services: &[Arc<Service>], tls: &Arc<TlsConnector>) -> bool {
+    /// Makes what is missing, until these services have `passed`: who does not accept must not keep them. Whether there is anybody to come
+    /// back for.
+    pub async fn turn(
+        &mut self,
+        caller: &Arc<Caller>,
+        services: &[Arc<Service>],
+        tls: &Arc<TlsConnector>,
+        passed: impl Future<Output = ()>,
+    ) -> bool {
+        let mut passed = std::pin::pin!(passed);
         let mut before = std::mem::take(&mut self.known);
         let (mut tasks, mut wanted) = (JoinSet::new(), false);
         let now = Instant::now();
@@ -59,8 +68,9 @@ impl Warmer {
                             Some(State::Cold { wait, .. }) => wait,
                             _ => FIRST_WAIT,
                         };
-                        if tasks.len() >= AT_ONCE {
-                            self.note(tasks.join_next().await);
+                        if tasks.len() >= AT_ONCE && !self.note_next(&mut tasks, passed.as_mut()).await {
+                            self.known.extend(before);
+                            return wanted;
                         }
                         let (caller, service, tls) = (caller.clone(), service.clone(), tls.clone());
                         tasks.spawn(async move {
@@ -74,10 +84,20 @@ impl Warmer {
                 }
             }
         }
-        while !tasks.is_empty() {
-            self.note(tasks.join_next().await);
-        }
+        while !tasks.is_empty() && self.note_next(&mut tasks, passed.as_mut()).await {}
         wanted
+    }
+
+    /// Waits for the next one, and notes it. `false`: they have passed.
+    async fn note_next(&mut self, tasks: &mut JoinSet<Made>, passed: Pin<&mut impl Future<Output = ()>>) -> bool {
+        tokio::select! {
+            biased;
+            made = tasks.join_next() => {
+                self.note(made);
+                true
+            }
+            () = passed => false,
+        }
     }
 
     fn note(&mut self, made: Option<Result<Made, JoinError>>) {

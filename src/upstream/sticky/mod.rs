@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 
-use self::cookie::OwnCookie;
+use self::cookie::{Change, OwnCookie};
 use self::table::Table;
 use crate::address::EndpointAddress;
 use crate::by::By;
@@ -129,8 +129,13 @@ impl Sticky {
                 if let Some(name) = session.known_by.filter(|_| moved && !fails) {
                     table.bind(name, id);
                 }
-                for value in set_cookies.filter_map(|field| cookie::set_value(field, cookie)) {
-                    table.bind(table.name(|hasher| hasher.text(value)), id);
+                for change in set_cookies.filter_map(|field| cookie::change(field, cookie)) {
+                    match (change, session.known_by) {
+                        (Change::Set(value), _) => table.bind(table.name(|hasher| hasher.text(value)), id),
+                        // The session that the client had is over.
+                        (Change::Unset, Some(name)) => table.forget(name),
+                        (Change::Unset, None) => {}
+                    }
                 }
                 None
             }

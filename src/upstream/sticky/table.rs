@@ -58,6 +58,10 @@ impl Table {
         self.sessions.insert(name, Entry { id, seen: now() });
     }
 
+    pub fn forget(&self, name: u64) {
+        self.sessions.remove(&name);
+    }
+
     pub fn len(&self) -> usize {
         self.sessions.len()
     }

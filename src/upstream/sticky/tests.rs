@@ -96,6 +96,10 @@ fn the_services_own_cookie_is_learned() {
         &["JSESSIONID=; Max-Age=0", "JSESSIONID=gone; max-age=0", "JSESSIONIDX=no"],
     );
     assert_eq!(sticky.sessions(), Some(1));
+    // A session that its endpoint ends is forgotten, as PHP says it.
+    let ended = ["JSESSIONID=deleted; expires=Thu, 01-Jan-1970 00:00:01 GMT; Max-Age=0; path=/"];
+    answered(&sticky, &session(&sticky, &[("Cookie", "JSESSIONID=abc")]), 1, 200, &ended);
+    assert_eq!(sticky.sessions(), Some(0));
 }
 
 #[test]
