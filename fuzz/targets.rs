@@ -10,6 +10,7 @@ use http::Method;
 use portcullis::config::Source;
 use portcullis::head::{AnswerLimits, BodyFraming};
 use portcullis::listen::proxy_protocol::{Parse, parse};
+use portcullis::upstream::discover::message::{self, Data};
 use portcullis::wire::answer;
 use portcullis::wire::body::{BodyDecoder, Decoded};
 use portcullis::wire::head::{self, HeadLimits, HeadScan};
@@ -17,7 +18,8 @@ use portcullis::wire::head::{self, HeadLimits, HeadScan};
 /// A target, and the folder of its seeds.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub static TARGETS: [Target; 5] = [("head", head), ("answer", answer), ("chunked", chunked), ("proxy", proxy), ("yaml", yaml)];
+pub static TARGETS: [Target; 6] =
+    [("head", head), ("answer", answer), ("chunked", chunked), ("proxy", proxy), ("yaml", yaml), ("dns", dns)];
 
 /// The input without its first byte, and where that says it is cut.
 fn cut(data: &[u8]) -> Option<(&[u8], usize)> {
@@ -142,4 +144,28 @@ pub fn yaml(data: &[u8]) {
         assert!(problem.place.line as usize <= lines, "{problem:?}");
     }
     source.report(false);
+}
+
+/// A DNS server's answer: names are what could be connected to, and one that is cut off says the same, or that there is more, or nothing.
+pub fn dns(data: &[u8]) {
+    let Some((data, at)) = cut(data) else { return };
+    for kind in [message::A, message::AAAA, message::SRV] {
+        let question = message::question(7, "a.test", kind).expect("a name");
+        let whole = message::answer(data, &question);
+        for record in whole.iter().flat_map(|answer| &answer.records) {
+            let named = match &record.data {
+                Data::Address(_) => "",
+                Data::Alias(name) | Data::Service { target: name, .. } => name,
+            };
+            for name in [&*record.owner, named] {
+                assert!(
+                    name.len() <= 255 && name.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase()),
+                    "{name}"
+                );
+            }
+        }
+        if let Some(part) = message::answer(&data[..at], &question) {
+            assert!(part.truncated || Some(&part) == whole.as_ref(), "{part:?}, then {whole:?}");
+        }
+    }
 }

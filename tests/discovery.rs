@@ -111,6 +111,12 @@ fn many_endpoints_that_change_all_the_time_harm_no_request() {
     assert_eq!((endpoints(&gateway).len(), client.get("/").status), (1000, 200));
 }
 
+/// Distributions keep it where the path of users who are not root may not lead.
+fn dnsmasq() -> &'static str {
+    let elsewhere = "/usr/sbin/dnsmasq";
+    if Path::new(elsewhere).exists() { elsewhere } else { "dnsmasq" }
+}
+
 /// A DNS server with these records, from apt's `dnsmasq-base`.
 struct Dns {
     port: Port,
@@ -130,7 +136,7 @@ impl Dns {
         self.stop();
         let configuration: PathBuf = self.folder.path().join("dnsmasq.conf");
         std::fs::write(&configuration, records.join("\n")).unwrap();
-        let mut command = Command::new("dnsmasq");
+        let mut command = Command::new(dnsmasq());
         command.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--bind-interfaces", "--listen-address=127.0.0.1"]);
         command.args(["--local-ttl=1", "--auth-ttl=1", "--pid-file=", "--user=", "--local=/test/"]);
         command.arg(format!("--port={}", self.port.number())).arg(format!("--conf-file={}", configuration.display()));

@@ -105,3 +105,59 @@ fn a_retry_budget_does_not_starve_when_endpoints_change() {
     let asked = second.asked().len() - before;
     assert!(asked > 300, "200 requests and {} retries", asked - 200);
 }
+
+#[test]
+fn a_retry_takes_no_turn_from_the_requests_to_come() {
+    let origins = [Origin::start(|_| Act::Send(answer(503, &[], "busy"))), Origin::named("b"), Origin::named("c")];
+    let [bad, b, c] = origins.each_ref().map(Origin::port);
+    let gateway = Gateway::start(&filled(
+        "
+        listeners: [ { bind: '127.0.0.1:$PORT' } ]
+        server: { workers: 1 }
+        services:
+          it:
+            endpoints: [ '127.0.0.1:$BAD', '127.0.0.1:$B', '127.0.0.1:$C' ]
+            retries: { on: [ 503 ], backoff: { base: 0s }, budget: { share: 100% } }
+        routes: [ { path: /*, service: it } ]
+        ",
+        &[("$BAD", bad), ("$B", b), ("$C", c)],
+    ));
+    let mut client = Client::connect(gateway.port());
+    for _ in 0..60 {
+        assert_eq!(client.get("/").status, 200);
+    }
+    let [bad, b, c] = origins.each_ref().map(|origin| origin.asked().len());
+    assert_eq!((bad, b + c), (20, 60), "a third of the first attempts each");
+    assert!(b.min(c) > 20, "{b} {c}");
+}
+
+#[test]
+fn what_cannot_be_found_is_told_and_so_are_idle_connections() {
+    let origin = Origin::named("well");
+    let files = Files::new();
+    files.write("endpoints.yaml", format!("[ '127.0.0.1:{}' ]", origin.port()));
+    let gateway = Gateway::start_in(
+        &files,
+        "
+        listeners: [ { bind: '127.0.0.1:$PORT' } ]
+        server: { workers: 1 }
+        services: { it: { discover: { file: endpoints.yaml }, balance: peak_ewma } }
+        routes: [ { path: /*, service: it } ]
+        ",
+    );
+    assert_eq!(get(gateway.port(), "/").text(), "well");
+    eventually("its connection is kept", || service(&gateway)["endpoints"][0]["idle_connections"] == 1);
+    assert!(service(&gateway)["failing"].is_null());
+    files.write("endpoints.yaml", "[ 'a: 1");
+    eventually("it is told", || service(&gateway)["failing"][0]["kind"] == "file");
+    eventually("it is counted", || {
+        gateway.metric("portcullis_upstream_discovery_failures_total{service=\"it\",kind=\"file\"}") >= 1.0
+    });
+    assert_eq!(get(gateway.port(), "/").text(), "well");
+    let ran = crate::harness::portcullis(gateway.dir(), &["status", "--admin", &format!("127.0.0.1:{}", gateway.admin())]);
+    let line = |has: &str| ran.stdout.lines().find(|line| line.contains(has)).unwrap_or_default().to_owned();
+    assert!(line("endpoints.yaml").contains("no list of endpoints"), "{}", ran.stdout);
+    let columns: Vec<String> = line("127.0.0.1:").split_whitespace().map(str::to_owned).collect();
+    // Service, endpoint, state, weight, in flight, idle, milliseconds, requests, failures.
+    assert_eq!((columns.len(), &*columns[5], &*columns[7]), (9, "1", "2"), "{}", ran.stdout);
+}

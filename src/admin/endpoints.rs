@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::{Admin, Peer, problem};
 use crate::snapshot::Snapshot;
+use crate::upstream::call::idle_connections;
 use crate::upstream::service::MOST_WEIGHT;
 use crate::upstream::{Endpoint, Service};
 
@@ -28,7 +29,8 @@ pub(super) fn router() -> Router<Admin> {
 
 async fn list(State(admin): State<Admin>) -> Response {
     let snapshot = admin.core.snapshot.load();
-    let services: Vec<_> = snapshot.services.values().map(|service| service.view()).collect();
+    let idle = idle_connections();
+    let services: Vec<_> = snapshot.services.values().map(|service| service.view_with(idle.as_ref())).collect();
     let routes = snapshot.routes.iter().flat_map(|route| route.answer.services());
     let breakers: Vec<_> = routes.filter_map(|service| service.route_breaker()).collect();
     Json(json!({ "generation": snapshot.generation, "services": services, "route_circuit_breakers": breakers })).into_response()

@@ -204,6 +204,17 @@ impl Breaker {
         (Err(MOMENT), changed)
     }
 
+    /// Whether [`Breaker::enter`] would let an attempt through, as far as one can tell without asking.
+    pub fn admits(&self, rules: &Rules, now: Instant) -> bool {
+        let (state, round) = self.read();
+        let full = || Probes::of(self.probes.load(Ordering::Acquire), round).under_way >= u64::from(rules.probes);
+        match state {
+            State::Closed => true,
+            State::HalfOpen if !full() => true,
+            _ => self.until.load(Ordering::Acquire) <= millis(now),
+        }
+    }
+
     /// Lets a probe through, if there are not as many under way as there may be. Returns its wave.
     fn take_probe(&self, round: u64, most: u32) -> Option<u64> {
         let take = |cell| {

@@ -96,13 +96,30 @@ fn tables(all: &Value) -> String {
                 text(endpoint, "state").to_owned(),
                 number(endpoint, "weight").to_string(),
                 number(endpoint, "in_flight").to_string(),
+                endpoint.get("idle_connections").map(Value::to_string).unwrap_or_default(),
+                endpoint.get("ewma_ms").map(Value::to_string).unwrap_or_default(),
                 number(endpoint, "requests").to_string(),
                 number(endpoint, "failures").to_string(),
                 text(endpoint, "why").to_owned(),
             ]
         })
     });
-    table(&mut out, &["SERVICE", "ENDPOINT", "STATE", "WEIGHT", "IN FLIGHT", "REQUESTS", "FAILURES", "WHY"], rows);
+    table(
+        &mut out,
+        &["SERVICE", "ENDPOINT", "STATE", "WEIGHT", "IN FLIGHT", "IDLE", "EWMA MS", "REQUESTS", "FAILURES", "WHY"],
+        rows,
+    );
+    let rows = services.iter().flat_map(|service| {
+        array(service, "failing").map(|one| {
+            vec![
+                text(service, "name").to_owned(),
+                text(one, "kind").to_owned(),
+                text(one, "name").to_owned(),
+                text(one, "why").to_owned(),
+            ]
+        })
+    });
+    table(&mut out, &["SERVICE", "NOT FOUND", "NAME", "WHY"], rows);
     let rows = array(all, "route_circuit_breakers")
         .map(|one| vec![text(one, "route").to_owned(), text(one, "service").to_owned(), breaker(Some(one))]);
     table(&mut out, &["ROUTE", "SERVICE", "CIRCUIT"], rows);

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::aim::Aim;
 use super::balance::levels::{Level, Levels};
 use super::balance::subset::Subset;
-use super::balance::{Ask, Balance, Seat, slow_start};
+use super::balance::{self, Ask, Balance, Seat, slow_start};
 use super::dns::{Located, Name};
 use super::eligible::{Choice, Panic, Then, eligible};
 use super::endpoint::{Crowd, Endpoint, EndpointRef, EndpointView};
@@ -107,6 +107,8 @@ impl Published {
 /// Whose turn it is on one thread.
 struct Turns {
     next: AtomicU64,
+    /// Draws of those whose turn it is not.
+    drawn: AtomicU64,
     seed: u64,
 }
 
@@ -134,7 +136,11 @@ impl Board {
     pub fn new(name: &str, tallies: Arc<Tallies>) -> Self {
         // Each thread starts at another point of the cycle: otherwise all of them would send their first request to the same
         // endpoint.
-        let turns = |stripe| Turns { next: AtomicU64::new(stripe as u64), seed: ahash::RandomState::new().hash_one(stripe) };
+        let turns = |stripe| Turns {
+            next: AtomicU64::new(stripe as u64),
+            drawn: AtomicU64::new(0),
+            seed: ahash::RandomState::new().hash_one(stripe),
+        };
         Board {
             name: name.into(),
             turns: Striped::new(turns),
@@ -178,6 +184,13 @@ impl Board {
         self.occurrences.count("portcullis_upstream_health_changes_total", help, &labels, to);
     }
 
+    /// Counts a question for endpoints that had no answer.
+    pub(super) fn count_not_found(&self, kind: &'static str) {
+        let help = "Questions for a service's endpoints that had no answer that can be used, by what was asked: a host, a record or a file.";
+        let labels = [("service", &*self.name), ("kind", kind)];
+        self.occurrences.count("portcullis_upstream_discovery_failures_total", help, &labels, kind);
+    }
+
     /// Counts endpoints that an operator takes out or back.
     pub fn count_drained(&self, drained: bool) {
         let help = "Endpoints that an operator took out, or back.";
@@ -213,6 +226,12 @@ impl Board {
         self.turns.mine().map_or((0, 0), |turns| (turns.next.fetch_add(1, Ordering::Relaxed), turns.seed))
     }
 
+    /// The same for who asks a second time: any turn, so that none is taken from the requests to come.
+    fn another_ticket(&self) -> (u64, u64) {
+        let draw = |turns: &Turns| (balance::mix(turns.drawn.fetch_add(1, Ordering::Relaxed) ^ !turns.seed), turns.seed);
+        self.turns.mine().map_or((0, 0), draw)
+    }
+
     fn join(&self, cluster: &Arc<Cluster>) {
         let mut clusters = self.clusters.lock();
         clusters.retain(|known| known.strong_count() > 0);
@@ -226,11 +245,23 @@ impl Board {
         Some(Standing { available: present.available(), all: present.endpoints().len() })
     }
 
-    /// Makes every generation's choice follow a change of health or of addresses.
+    /// Makes every generation's choice follow a change of health or of addresses: the present one's at once, and that of one that has
+    /// passed when a request of its asks for it, for it may have no more than a download under way.
     pub fn publish(&self) {
         // Collected first, because a cluster may be dropped here, and its drop must not find the lock taken.
         let clusters: Vec<_> = self.clusters.lock().iter().filter_map(Weak::upgrade).collect();
-        clusters.iter().for_each(|cluster| cluster.publish());
+        let Some((present, passed)) = clusters.split_last() else { return };
+        passed.iter().for_each(|cluster| cluster.stale.store(true, Ordering::Release));
+        present.publish();
+    }
+
+    fn is_present(&self, cluster: &Cluster) -> bool {
+        self.clusters
+            .lock()
+            .iter()
+            .rev()
+            .find(|known| known.strong_count() > 0)
+            .is_some_and(|last| std::ptr::eq(last.as_ptr(), cluster))
     }
 }
 
@@ -247,6 +278,8 @@ pub struct Cluster {
     publishing: Mutex<()>,
     /// Some endpoint starts slowly: its share is to grow.
     warming: AtomicBool,
+    /// Of a generation that has passed: what is published may be so no more.
+    stale: AtomicBool,
 }
 
 impl Cluster {
@@ -259,8 +292,9 @@ impl Cluster {
     ) -> Arc<Self> {
         let none = Levels::new(Vec::new(), 1.0, spread.balance.build(Vec::new()));
         let choice = ArcSwap::from_pointee(Published { levels: none, limited: false, bound: Box::default() });
-        let (publishing, warming) = (Mutex::new(()), AtomicBool::new(false));
-        let cluster = Arc::new(Cluster { members, checked, panic, spread, board: board.clone(), choice, publishing, warming });
+        let (publishing, warming, stale) = (Mutex::new(()), AtomicBool::new(false), AtomicBool::new(false));
+        let cluster =
+            Arc::new(Cluster { members, checked, panic, spread, board: board.clone(), choice, publishing, warming, stale });
         // First join, then publish: a change in between is published twice rather than not at all.
         board.join(&cluster);
         cluster.publish();
@@ -271,14 +305,19 @@ impl Cluster {
     fn publish(&self) {
         // One at a time, or an older view could overwrite a newer one.
         let _turn = self.publishing.lock();
+        self.stale.store(false, Ordering::Release);
         let now = Instant::now();
+        // What is noted of endpoints and told to people is the present generation's word alone.
+        let present = self.board.is_present(self);
         let placed = self.placed();
         let all = placed.iter().map(|one| (one.weight(), one.endpoint.clone())).collect();
         let (eligible, choice) = eligible(all, self.checked, self.panic);
-        self.board.note_panic(choice);
+        if present {
+            self.board.note_panic(choice);
+        }
         let eligible: HashSet<_> = eligible.iter().map(|(_, endpoint)| Arc::as_ptr(endpoint)).collect();
         let well: Vec<bool> = placed.iter().map(|one| eligible.contains(&Arc::as_ptr(&one.endpoint))).collect();
-        for (one, well) in placed.iter().zip(&well) {
+        for (one, well) in placed.iter().zip(&well).filter(|_| present) {
             one.endpoint.arrival.note(*well, now);
             if self.spread.balance.counts_all() {
                 one.endpoint.join(&self.board.crowd);
@@ -314,6 +353,13 @@ impl Cluster {
         self.choice.store(Arc::new(Published { levels, limited, bound }));
     }
 
+    /// Publishes what has changed since this generation has passed, or since a newer one came that was not taken.
+    fn refresh(&self) {
+        if self.stale.load(Ordering::Acquire) && self.stale.swap(false, Ordering::AcqRel) {
+            self.publish();
+        }
+    }
+
     /// Those that sticky sessions may go to: who may be asked, and the drained that are well.
     fn bound(&self, placed: &[Placed<'_>], well: &[bool]) -> Box<[(Id, Seat)]> {
         let Some(sticky) = &self.spread.sticky else { return Box::default() };
@@ -335,16 +381,28 @@ impl Cluster {
 
     /// Lets the shares of endpoints grow that start slowly.
     pub fn warm_up(&self) {
-        if self.warming.load(Ordering::Relaxed) {
+        if self.warming.load(Ordering::Relaxed) && self.board.is_present(self) {
             self.publish();
         }
     }
 
     /// The endpoint that a request may go to, whose address is not among `exclude`. See [`super::Service::pick`].
     pub fn pick(&self, exclude: &[EndpointAddress], aim: Option<&Aim>) -> Option<Arc<EndpointRef>> {
+        self.pick_of(exclude, aim, None)
+    }
+
+    /// The same among those that are `admitted`.
+    pub fn pick_of(
+        &self,
+        exclude: &[EndpointAddress],
+        aim: Option<&Aim>,
+        admitted: Option<&dyn Fn(&Endpoint) -> bool>,
+    ) -> Option<Arc<EndpointRef>> {
+        self.refresh();
         let choice = self.choice.load();
-        let (turn, seed) = self.board.ticket();
-        let ask = Ask { turn, seed, exclude, limited: choice.limited, key: aim.and_then(Aim::key) };
+        let first = exclude.is_empty() && admitted.is_none();
+        let (turn, seed) = if first { self.board.ticket() } else { self.board.another_ticket() };
+        let ask = Ask { turn, seed, exclude, limited: choice.limited, key: aim.and_then(Aim::key), admitted };
         let bound = aim.and_then(|aim| choice.of(aim.session.bound?)).filter(|seat| ask.takes(seat));
         bound.or_else(|| choice.levels.pick(&ask))?.hold()
     }
@@ -411,6 +469,7 @@ impl Cluster {
 
     /// How many endpoints may be asked now.
     pub fn available(&self) -> usize {
+        self.refresh();
         self.choice.load().levels.seats().count()
     }
 

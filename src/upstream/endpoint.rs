@@ -160,6 +160,9 @@ pub struct EndpointView {
     pub circuit_breaker: Option<BreakerView>,
     /// Requests that are being answered now.
     pub in_flight: u64,
+    /// Connections to it that wait for a request, at all workers together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_connections: Option<usize>,
     /// Requests sent to it since it is known, counting retries.
     pub requests: u64,
     /// Those of them that the caller recorded as failed.
@@ -427,6 +430,7 @@ impl Endpoint {
             ejection,
             circuit_breaker,
             in_flight: self.in_flight(),
+            idle_connections: None,
             requests: self.requests(),
             failures: self.failures(),
             last_check,

@@ -116,6 +116,11 @@ impl Guard {
         })
     }
 
+    /// Whether an endpoint's own breaker would let an attempt through.
+    pub fn admits(&self, endpoint: &Endpoint, now: Instant) -> bool {
+        !self.is_of_endpoints() || endpoint.breaker().admits(&self.rules, now)
+    }
+
     /// Notes what came of an attempt. Whether an endpoint may not be asked any more.
     pub fn note(&self, endpoint: &Endpoint, pass: &mut Pass, outcome: AttemptOutcome, took: Option<Duration>) -> bool {
         let slow = self.rules.slow_after.zip(took).is_some_and(|(most, took)| took > most);

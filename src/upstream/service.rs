@@ -13,6 +13,7 @@ use super::address::Address;
 use super::aim::Aim;
 use super::balance::Balance;
 use super::balance::subset::Subset;
+use super::call::{IdleConnections, idle_connections};
 use super::cluster::{Board, Cluster, Member, Source, Spread};
 use super::config::{AnswerLimitsConfig, EndpointConfig, Protocol, ServiceConfig, TimeoutsConfig};
 use super::discover::config::{Compiled as Found, DiscoverConfig};
@@ -140,6 +141,18 @@ pub struct ServiceView {
     pub sessions: Option<usize>,
     /// Host names that have not resolved yet.
     pub unresolved: Vec<String>,
+    /// What cannot be asked for endpoints now. The last ones that it named stay.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failing: Vec<FailingView>,
+}
+
+/// What was asked for endpoints in vain, for the admin API.
+#[derive(Clone, Debug, Serialize)]
+pub struct FailingView {
+    /// `host`, `record` or `file`.
+    pub kind: &'static str,
+    pub name: String,
+    pub why: String,
 }
 
 /// A route's circuit breaker, for the admin API.
@@ -299,6 +312,14 @@ impl Service {
         Some(Picked { addr: endpoint.address(), endpoint })
     }
 
+    /// The same where the endpoint's own circuit breaker lets one through.
+    pub fn pick_admitted(&self, exclude: &[EndpointAddress], aim: Option<&Aim>) -> Option<Picked> {
+        let now = Instant::now();
+        let admitted = |endpoint: &Endpoint| self.breakers.iter().all(|guard| guard.admits(endpoint, now));
+        let endpoint = self.cluster.pick_of(exclude, aim, Some(&admitted))?;
+        Some(Picked { addr: endpoint.address(), endpoint })
+    }
+
     /// Whether requests may go to this endpoint now.
     pub fn may_ask(&self, endpoint: &Endpoint) -> bool {
         self.check.as_ref().is_none_or(|check| endpoint.passes_checks(check.initial))
@@ -432,6 +453,13 @@ impl Service {
     }
 
     pub fn view(&self) -> ServiceView {
+        self.view_with(idle_connections().as_ref())
+    }
+
+    /// The same, with the connections that all services' views have in common.
+    pub fn view_with(&self, idle: Option<&IdleConnections>) -> ServiceView {
+        let of = |endpoint: &Endpoint| idle.map(|idle| idle.get(&endpoint.address()).copied().unwrap_or_default());
+        let failing = self.cluster.names().filter(|(name, _)| name.is_failing());
         let unresolved = self.cluster.names().filter(|(name, _)| !name.is_resolved());
         ServiceView {
             name: self.name.to_string(),
@@ -442,9 +470,14 @@ impl Service {
             available: self.cluster.available(),
             panics: self.cluster.board().panics(),
             circuit_breaker: self.breakers.iter().filter(|guard| guard.route().is_none()).find_map(|guard| guard.view_of_whole()),
-            endpoints: self.cluster.views(|weight, endpoint| self.view_of(weight, endpoint)),
+            endpoints: self
+                .cluster
+                .views(|weight, endpoint| EndpointView { idle_connections: of(endpoint), ..self.view_of(weight, endpoint) }),
             sessions: self.sticky.as_deref().and_then(Sticky::sessions),
             unresolved: unresolved.map(|(name, _)| name.host().to_owned()).collect(),
+            failing: failing
+                .map(|(name, _)| FailingView { kind: name.kind(), name: name.host().to_owned(), why: name.why() })
+                .collect(),
         }
     }
 }

@@ -384,3 +384,47 @@ fn an_operators_drain_keeps_sessions_but_an_ejection_does_not() {
     service.cluster.board().publish();
     assert_eq!(goes_to(), 1);
 }
+
+#[test]
+fn a_generation_that_has_passed_follows_without_a_word() {
+    let ledger = Ledger::default();
+    let list = "endpoints: ['10.0.0.1:1', '10.0.0.1:2'], health_check: { tcp: true }";
+    let old = service(&format!("{{ {list}, panic: {{ below: 100% }} }}"), &ledger);
+    let new = service(&format!("{{ {list} }}"), &ledger);
+    let board = new.cluster.board();
+    set_health(&new, 1, false);
+    assert!(!board.panics(), "what the old one would call a panic is none");
+    // It asks all of them, as it was told; the new one asks who is well.
+    assert_eq!((counts(&old, 10).len(), counts(&new, 10)), (2, HashMap::from([(2, 10)])));
+    assert!(!board.panics());
+    set_health(&new, 1, true);
+    endpoint(&new, 2).set_drained(true);
+    board.publish();
+    assert_eq!([&old, &new].map(|service| counts(service, 10)), [(); 2].map(|()| HashMap::from([(1, 10)])));
+    // One that was compiled and not taken leaves everything as it was.
+    let refused = service(&format!("{{ {list}, panic: {{ below: 100% }} }}"), &ledger);
+    endpoint(&new, 2).set_drained(false);
+    board.publish();
+    drop(refused);
+    assert_eq!((counts(&new, 10).len(), new.cluster.available()), (2, 2));
+}
+
+#[test]
+fn one_of_many_whose_breaker_lets_a_request_through_is_found_at_once() {
+    let many: Vec<_> = (0..3000).map(|number| format!("'10.0.{}.{}:1'", number / 250, number % 250)).collect();
+    let rules = "circuit_breaker: { scope: endpoint, consecutive_failures: 1, open_for: 1h, probes: 1 }";
+    let service = service(&format!("{{ endpoints: [{}], {rules} }}", many.join(", ")), &Ledger::default());
+    let well = service.pick(&[]).unwrap();
+    let guard = service.breakers[0].clone();
+    for (_, endpoint) in service.cluster.endpoints().iter().filter(|(_, endpoint)| endpoint.address() != well.addr) {
+        // The judge has not seen it yet, so that it is among those that may be asked.
+        guard.note(endpoint, &mut guard.enter(endpoint).unwrap(), outlier::AttemptOutcome::Broken, None);
+    }
+    let began = Instant::now();
+    for _ in 0..20 {
+        let mut tries = crate::upstream::call::Tries::default();
+        assert!(tries.begin(&service).is_some());
+        assert_eq!(tries.endpoint, Some(well.addr));
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}

@@ -13,7 +13,7 @@ use log::{error, info, warn};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, oneshot, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::cluster::{Board, Cluster, Standing};
@@ -29,6 +29,8 @@ use crate::address::EndpointAddress;
 const MOST_CHECKS: usize = 256;
 /// How many names are resolved at a time; each takes a thread of the resolver's.
 const MOST_LOOKUPS: usize = 16;
+/// How much time there is at least between two looks at what has come of requests, unless something else is due.
+const PAUSE: Duration = Duration::from_millis(10);
 /// How soon a name that has never resolved is asked again, unless `dns_refresh` is sooner.
 const UNRESOLVED_REFRESH: Duration = Duration::from_secs(1);
 
@@ -134,30 +136,30 @@ impl Watchers {
 async fn watch_service(mut updates: watch::Receiver<Arc<Service>>, shared: Arc<Shared>) {
     let mut checks = Checks::default();
     let mut judge = Judge::default();
-    let mut due = Instant::now();
+    let mut lookups = Lookups::default();
+    let mut warmer = Instant::now();
     loop {
         let service = updates.borrow_and_update().clone();
         checks.align(&service, &shared);
-        let all = due <= Instant::now();
-        if refresh_names(&service, all, &shared).await {
-            service.cluster.board().publish();
-            checks.align(&service, &shared);
-        }
-        let names = service.cluster.names().next().is_some();
-        if all {
-            due = Instant::now() + next_refresh(&service);
-        }
+        let ask_again = lookups.turn(&service, &shared);
+        let looked = Instant::now();
         let look_again = look(&service, &mut judge);
+        let turn_again = ask_again.into_iter().chain(look_again).min();
         let board = service.cluster.board().clone();
         // Held while waiting, it would keep a removed generation's endpoints in the ledger.
         let (cluster, slow_start) = (Arc::downgrade(&service.cluster), service.slow_start);
         drop(service);
         tokio::select! {
             changed = updates.changed() => if changed.is_err() { return },
-            () = sleep_until(due), if names => (),
-            () = board.woken() => (),
-            () = sleep_until(look_again.unwrap_or(due)), if look_again.is_some() => (),
-            () = warm_up(cluster, slow_start) => (),
+            () = sleep_until(turn_again.unwrap_or(looked)), if turn_again.is_some() => (),
+            () = woken(&board, looked + PAUSE) => (),
+            () = warm_up(cluster, slow_start, &mut warmer) => (),
+            Some(ended) = lookups.tasks.join_next(), if !lookups.tasks.is_empty() => {
+                let service = updates.borrow().clone();
+                if lookups.ended(ended, &service) {
+                    service.cluster.board().publish();
+                }
+            }
             Some(Err(ended)) = checks.tasks.join_next(), if !checks.tasks.is_empty() => {
                 if ended.is_panic() {
                     error!("a health check panicked, and is started again");
@@ -166,6 +168,13 @@ async fn watch_service(mut updates: watch::Receiver<Arc<Service>>, shared: Arc<S
             }
         }
     }
+}
+
+/// Waits for something that wants a look, though not for every failure of a storm.
+async fn woken(board: &Board, not_before: Instant) {
+    board.woken().await;
+    // Ends early where something else makes the watcher look, which is as good.
+    sleep_until(not_before).await;
 }
 
 /// Has a look at what has come of requests, and tells when to have the next one.
@@ -198,51 +207,86 @@ fn forget_what_nobody_watches(service: &Service) {
     }
 }
 
-/// Lets the shares of endpoints grow that start slowly. Never ends; for a service without a slow start it does nothing.
-async fn warm_up(cluster: Weak<Cluster>, window: Option<Duration>) {
+/// Lets the shares of endpoints grow that start slowly. Never ends; for a service without a slow start it does nothing. `next`: when they
+/// grow again, however often this is begun anew.
+async fn warm_up(cluster: Weak<Cluster>, window: Option<Duration>, next: &mut Instant) {
     let Some(window) = window else { return std::future::pending().await };
     loop {
-        sleep((window / 20).clamp(Duration::from_millis(50), Duration::from_secs(1))).await;
+        sleep_until(*next).await;
+        *next = Instant::now() + (window / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
         if let Some(cluster) = cluster.upgrade() {
             cluster.warm_up();
         }
     }
 }
 
-fn next_refresh(service: &Service) -> Duration {
-    let resolved = service.cluster.names().all(|(name, _)| name.is_resolved());
-    let unresolved = || service.dns_refresh.min(UNRESOLVED_REFRESH);
-    let usual = if resolved { service.dns_refresh } else { unresolved() };
-    let sooner =
-        service.cluster.names().filter_map(|(name, _)| if name.is_failing() { Some(unresolved()) } else { name.again() }).min();
-    // A lifetime that is over is over: asking earlier would be told what is left of it.
-    match sooner {
-        Some(sooner) if service.cluster.names().all(|(name, _)| name.again().is_some()) || sooner < usual => sooner,
-        _ => varied(usual, 0.9, 1.1),
+/// What one service's names are asked, each at its own time and beside everything else: whoever does not answer holds up nobody.
+#[derive(Default)]
+struct Lookups {
+    /// By the name's address in memory, when to ask again; `None` while it is asked.
+    names: HashMap<usize, (Arc<Name>, Option<Instant>)>,
+    tasks: JoinSet<(usize, bool)>,
+}
+
+impl Lookups {
+    /// Asks what it is time to ask. Tells when it is time again.
+    fn turn(&mut self, service: &Service, shared: &Arc<Shared>) -> Option<Instant> {
+        let now = Instant::now();
+        let wanted: HashMap<usize, &Arc<Name>> =
+            service.cluster.names().map(|(name, _)| (Arc::as_ptr(name) as usize, name)).collect();
+        self.names.retain(|id, _| wanted.contains_key(id));
+        for (id, name) in wanted {
+            let (name, due) = self.names.entry(id).or_insert_with(|| (name.clone(), Some(now)));
+            if due.is_some_and(|due| due <= now) {
+                *due = None;
+                let (name, board, shared) = (name.clone(), service.cluster.board().clone(), shared.clone());
+                let service = service.name.clone();
+                self.tasks.spawn(async move { (id, refresh_name(&name, &service, &board, &shared).await) });
+            }
+        }
+        self.names.values().filter_map(|(_, due)| *due).min()
+    }
+
+    /// Takes in the end of a question. Tells whether any endpoint came or went.
+    fn ended(&mut self, ended: Result<(usize, bool), JoinError>, service: &Service) -> bool {
+        let soon = || Some(Instant::now() + UNRESOLVED_REFRESH);
+        match ended {
+            Ok((id, changed)) => {
+                if let Some((name, due)) = self.names.get_mut(&id) {
+                    *due = Some(Instant::now() + next_refresh(name, service.dns_refresh));
+                }
+                changed
+            }
+            Err(ended) => {
+                error!("a question for endpoints ended badly, and is asked again: {ended}");
+                self.names.values_mut().filter(|(_, due)| due.is_none()).for_each(|(_, due)| *due = soon());
+                false
+            }
+        }
     }
 }
 
-/// Resolves all names, or only those that were never tried. Tells whether any endpoint came or went.
-async fn refresh_names(service: &Service, all: bool, shared: &Arc<Shared>) -> bool {
-    let mut questions = JoinSet::new();
-    for (name, _) in service.cluster.names().filter(|(name, _)| all || !name.is_tried()) {
-        let (name, shared, service) = (name.clone(), shared.clone(), service.name.clone());
-        questions.spawn(async move { refresh_name(&name, &service, &shared).await });
+fn next_refresh(name: &Name, usual: Duration) -> Duration {
+    match name.again() {
+        // A lifetime that is over is over: asking earlier would be told what is left of it.
+        Some(again) if !name.is_failing() => again,
+        None if name.is_resolved() && !name.is_failing() => varied(usual, 0.9, 1.1),
+        _ => varied(usual.min(UNRESOLVED_REFRESH), 0.9, 1.1),
     }
-    let mut changed = false;
-    while let Some(answer) = questions.join_next().await {
-        changed |= answer.unwrap_or(false);
-    }
-    changed
 }
 
-async fn refresh_name(name: &Name, service: &str, shared: &Shared) -> bool {
+/// Tells whether any endpoint came or went.
+async fn refresh_name(name: &Name, service: &str, board: &Board, shared: &Shared) -> bool {
     let answer = {
         // The semaphore is never closed.
         let _permit = shared.lookups.acquire().await;
         name.lookup().await
     };
-    match name.update(answer) {
+    let resolved = name.update(answer);
+    if name.is_failing() {
+        board.count_not_found(name.kind());
+    }
+    match resolved {
         Resolved::Same => false,
         Resolved::Changed => {
             info!("service `{service}`: `{}` stands for {} addresses", name.host(), name.endpoints().len());

@@ -187,3 +187,43 @@ fn variation_stays_within_its_bounds() {
     assert!(all.iter().all(|period| (900..=1100).contains(&period.as_millis())));
     assert!(all.iter().max().unwrap().as_millis() > 1080 && all.iter().min().unwrap().as_millis() < 920);
 }
+
+/// What watches turns for many reasons, and begins to wait anew each time.
+#[tokio::test]
+async fn shares_grow_however_often_the_watcher_turns() {
+    let (start, mut next) = (Instant::now(), Instant::now());
+    // In steps of 100 ms.
+    let window = Some(Duration::from_secs(2));
+    for _ in 0..30 {
+        let waited = tokio::time::timeout(Duration::from_millis(20), warm_up(Weak::new(), window, &mut next)).await;
+        assert!(waited.is_err());
+    }
+    assert!(next - start > Duration::from_millis(500), "{:?}", next - start);
+}
+
+#[test]
+fn who_does_not_answer_for_a_name_holds_up_nobody() {
+    let silent: Vec<_> = (0..3).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    let servers: Vec<_> = silent.iter().map(|socket| format!("'{}'", socket.local_addr().unwrap())).collect();
+    let yaml = format!(
+        "{{ endpoints: ['10.0.0.1:1', '10.0.0.1:2'], discover: {{ dns: 'catalog.test:80', servers: [{}] }} }}",
+        servers.join(", ")
+    );
+    let service = service(&yaml, &Ledger::default());
+    let (watchers, _changes) = listening();
+    watchers.sync(std::slice::from_ref(&service));
+    let mut packet = [0; 512];
+    silent[0].set_read_timeout(Some(SOON)).unwrap();
+    silent[0].recv(&mut packet).expect("it is asked");
+    let began = std::time::Instant::now();
+    let picked = service.pick(&[]).unwrap();
+    for _ in 0..3 {
+        let mut flight = picked.begin(&service).unwrap();
+        flight.note(&service, crate::upstream::AttemptOutcome::Unreachable, None);
+    }
+    while !picked.endpoint.is_ejected() {
+        // All of them together have nine seconds.
+        assert!(began.elapsed() < Duration::from_secs(4), "nobody looks");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

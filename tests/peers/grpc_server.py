@@ -4,6 +4,7 @@ Prints its port, and ends when its standard input closes, so that it cannot outl
 Arguments: none for plaintext, or a certificate and a key file for TLS.
 """
 
+import itertools
 import json
 import sys
 import threading
@@ -32,6 +33,16 @@ def headers(request, context):
 def fail(request, context):
     context.set_trailing_metadata((("x-why", "because"),))
     context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no more: äöü %")
+
+
+flaky_calls = itertools.count()
+
+
+def flaky(request, context):
+    """Every other call is refused. The answer says which attempt it is."""
+    if next(flaky_calls) % 2 == 0:
+        context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+    return dict(context.invocation_metadata()).get("x-portcullis-attempt", "").encode()
 
 
 def slow(request, context):
@@ -101,6 +112,7 @@ METHODS = {
     "First": grpc.stream_unary_rpc_method_handler(first),
     "Unary": grpc.unary_unary_rpc_method_handler(unary),
     "Headers": grpc.unary_unary_rpc_method_handler(headers),
+    "Flaky": grpc.unary_unary_rpc_method_handler(flaky),
     "Fail": grpc.unary_unary_rpc_method_handler(fail),
     "Slow": grpc.unary_unary_rpc_method_handler(slow),
     "WasCancelled": grpc.unary_unary_rpc_method_handler(was_cancelled),

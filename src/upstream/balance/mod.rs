@@ -118,17 +118,21 @@ pub struct Ask<'a> {
     pub limited: bool,
     /// What the algorithm tells requests apart by, where it does.
     pub key: Option<&'a [u8]>,
+    /// Where circuit breakers let the request go, if they are to be asked.
+    pub admitted: Option<&'a dyn Fn(&Endpoint) -> bool>,
 }
 
 impl Ask<'_> {
     /// Whether the request may go anywhere.
     pub fn is_open(&self) -> bool {
-        self.exclude.is_empty() && !self.limited
+        self.exclude.is_empty() && !self.limited && self.admitted.is_none()
     }
 
     /// Whether the request may go there.
     pub fn takes(&self, seat: &Seat) -> bool {
-        !self.exclude.contains(&seat.endpoint.address()) && (!self.limited || !seat.is_full())
+        !self.exclude.contains(&seat.endpoint.address())
+            && (!self.limited || !seat.is_full())
+            && self.admitted.is_none_or(|admitted| admitted(&seat.endpoint))
     }
 
     /// Something drawn at random.
@@ -138,7 +142,7 @@ impl Ask<'_> {
 }
 
 /// Turns are consecutive, and draws must not be (SplitMix64).
-fn mix(turn: u64) -> u64 {
+pub(super) fn mix(turn: u64) -> u64 {
     let mut z = turn.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -184,7 +188,7 @@ pub(super) mod testing {
     }
 
     pub fn ask(turn: u64) -> Ask<'static> {
-        Ask { turn, seed: 0, exclude: &[], limited: false, key: None }
+        Ask { turn, seed: 0, exclude: &[], limited: false, key: None, admitted: None }
     }
 
     pub fn keyed(key: &[u8]) -> Ask<'_> {

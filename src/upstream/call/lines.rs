@@ -20,6 +20,7 @@ use tokio::sync::{OnceCell, oneshot};
 use tokio::task::AbortHandle;
 
 use super::pool::Key;
+use crate::address::EndpointAddress;
 use crate::upstream::{Service, TlsConnector};
 use crate::wait::Alarm;
 
@@ -222,6 +223,14 @@ impl Lines {
                 return Err(ErrorType::ConnectTimedout);
             }
             unused = false;
+        }
+    }
+
+    /// Tells how many that carry nothing there are to each address.
+    pub fn count(&self, tell: &mut impl FnMut(EndpointAddress, usize)) {
+        for (key, towards) in self.to.lock().iter() {
+            let idle = |line: &&Arc<Line>| line.streams.load(Ordering::Relaxed) == 0 && !line.over.load(Ordering::Relaxed);
+            tell(key.address(), towards.open.iter().filter(idle).count());
         }
     }
 

@@ -15,11 +15,13 @@ mod transport;
 mod tries;
 mod warm;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
+use parking_lot::Mutex;
 use pingora_error::{Error, ErrorType};
 
 pub use client::{Client, Own};
@@ -176,6 +178,24 @@ pub struct Caller {
     lines: Lines,
 }
 
+/// Those of the workers, for who wants to know how many connections they keep.
+static LISTED: Mutex<Vec<Weak<Caller>>> = Mutex::new(Vec::new());
+
+/// Idle connections, by the endpoint's address.
+pub type IdleConnections = HashMap<EndpointAddress, usize>;
+
+/// How many idle connections all workers keep. `None` where another engine keeps them.
+pub fn idle_connections() -> Option<IdleConnections> {
+    let callers: Vec<_> = LISTED.lock().iter().filter_map(Weak::upgrade).collect();
+    let mut idle = IdleConnections::new();
+    for caller in &callers {
+        let mut tell = |address, count| *idle.entry(address).or_default() += count;
+        caller.idle.count(&mut tell);
+        caller.lines.count(&mut tell);
+    }
+    (!callers.is_empty()).then_some(idle)
+}
+
 /// Boxed: it goes from hand to hand, and stays where it is from one request to the next.
 enum Connection {
     H1(Box<h1::Line>),
@@ -200,6 +220,15 @@ pub struct Answer {
 }
 
 impl Caller {
+    /// One whose connections count in [`idle_connections`].
+    pub fn listed() -> Arc<Caller> {
+        let caller = Arc::new(Caller::default());
+        let mut listed = LISTED.lock();
+        listed.retain(|known| known.strong_count() > 0);
+        listed.push(Arc::downgrade(&caller));
+        caller
+    }
+
     /// Sends a call to an endpoint of the service; to another one where that does no harm and the service allows it. Returns with the
     /// head of the final answer.
     ///

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::h1::Line;
-use crate::address::{AsHashed, HashedAddress};
+use crate::address::{AsHashed, EndpointAddress, HashedAddress};
 use crate::upstream::{Service, Trust};
 
 /// How often connections that were idle too long are closed.
@@ -18,6 +18,14 @@ pub const SWEEP: Duration = Duration::from_secs(5);
 pub enum Key {
     Plain(HashedAddress),
     Tls(HashedAddress, Trust),
+}
+
+impl Key {
+    pub fn address(&self) -> EndpointAddress {
+        match self {
+            Key::Plain(address) | Key::Tls(address, _) => address.get(),
+        }
+    }
 }
 
 /// The idle connections of one worker. Plain ones and those over TLS are apart, so that none is ever taken for one of the others.
@@ -44,6 +52,12 @@ impl Pool {
         }
     }
 
+    /// Tells how many there are to each address.
+    pub fn count(&self, tell: &mut impl FnMut(EndpointAddress, usize)) {
+        self.plain.count(|address| address.get(), tell);
+        self.tls.count(|(address, _)| address.get(), tell);
+    }
+
     /// Closes what has been idle too long.
     pub fn sweep(&self) {
         let now = Instant::now();
@@ -52,7 +66,8 @@ impl Pool {
     }
 }
 
-/// Connections of one kind. The lock is never contended: only this worker's tasks take it.
+/// Connections of one kind. The lock is hardly ever contended: only this worker's tasks take it, and whoever wants to know how many there
+/// are.
 struct Shelf<K, S> {
     idle: Mutex<HashMap<K, Vec<Kept>, S>>,
 }
@@ -86,6 +101,10 @@ impl<K: Eq + Hash, S: BuildHasher> Shelf<K, S> {
         if kept.len() < service.keep_alive {
             kept.push(Kept { connection, until: Instant::now() + service.timeouts.idle });
         }
+    }
+
+    fn count(&self, address: impl Fn(&K) -> EndpointAddress, tell: &mut impl FnMut(EndpointAddress, usize)) {
+        self.idle.lock().iter().for_each(|(key, kept)| tell(address(key), kept.len()));
     }
 
     fn sweep(&self, now: Instant) {

@@ -14,6 +14,9 @@ use crate::retry::Why;
 use crate::upstream::aim::Aim;
 use crate::upstream::{AttemptOutcome, InFlightGuard, Picked, Service};
 
+/// How often a call looks for another endpoint whose circuit breaker lets it through.
+const MOST_TURNED_AWAY: u32 = 8;
+
 /// What one call has tried so far. Connections that could not be made and kept connections that turned out to be dead are counted apart:
 /// a dead connection says nothing about its endpoint, and has a second try of its own.
 #[derive(Default)]
@@ -69,8 +72,8 @@ impl Tries {
     pub fn begin(&mut self, service: &Service) -> Option<&InFlightGuard> {
         (self.flight, self.refused_for, self.call) = (None, None, None);
         let mut next = self.next.take().or_else(|| self.pick(service, &self.failed));
-        // Filled only where endpoints have circuit breakers of their own, and one of them is half open.
-        let mut passed_over: Vec<EndpointAddress> = Vec::new();
+        // Only where endpoints have circuit breakers of their own, and others take the last places for probes meanwhile.
+        let mut turned_away = 0;
         while let Some(picked) = next {
             match picked.begin(service) {
                 Ok(flight) => {
@@ -89,11 +92,8 @@ impl Tries {
                     }
                 }
             }
-            if passed_over.is_empty() {
-                passed_over.clone_from(&self.failed);
-            }
-            passed_over.push(picked.addr);
-            next = self.pick(service, &passed_over);
+            turned_away += 1;
+            next = if turned_away < MOST_TURNED_AWAY { service.pick_admitted(&self.failed, self.aim.as_deref()) } else { None };
         }
         None
     }

@@ -6,7 +6,7 @@
 
 pub mod config;
 mod file;
-mod message;
+pub mod message;
 mod records;
 mod stub;
 mod system;

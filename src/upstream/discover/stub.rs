@@ -19,6 +19,7 @@ const CONFIGURATION: &str = "/etc/resolv.conf";
 const MOST_SERVERS: usize = 3;
 
 /// The servers to ask; those of the system if none are named.
+#[derive(Clone)]
 pub struct Stub(pub Vec<SocketAddr>);
 
 impl Stub {

@@ -94,10 +94,12 @@ impl Bench<'_> {
         let board = self.service.cluster.board();
         let out = self.endpoints.iter().filter(|endpoint| endpoint.is_ejected()).count();
         if out >= self.rules.may_eject(self.endpoints.len()) {
-            if self.endpoints.len() > 1 {
-                warn!("service `{name}`: the endpoint {address} would be left out ({why}), but {out} others are already");
+            if endpoint.record.is_spared_anew(self.rules, self.now) {
+                if self.endpoints.len() > 1 {
+                    warn!("service `{name}`: the endpoint {address} would be left out ({why}), but {out} others are already");
+                }
+                board.count_prevented(reason.as_str());
             }
-            board.count_prevented(reason.as_str());
             return false;
         }
         let (ejection, length) = endpoint.record.eject(self.rules, reason, self.now, vary);

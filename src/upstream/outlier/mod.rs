@@ -236,6 +236,8 @@ struct Judged {
     /// When statistics were looked at last.
     before: Sums,
     ejection: Option<Ejection>,
+    /// How long it would be left out, had not too many been already.
+    spared: Option<Instant>,
 }
 
 impl Record {
@@ -332,6 +334,17 @@ impl Record {
         let ejection = Ejection { reason, until: now.checked_add(length).unwrap_or(now), times, over: false };
         judged.ejection = Some(ejection);
         (ejection, length)
+    }
+
+    /// Notes that the endpoint would be left out if not so many were already. Whether that is news: not within the time that it would have
+    /// been left out for.
+    fn is_spared_anew(&self, rules: &Rules, now: Instant) -> bool {
+        let mut judged = self.judged.lock();
+        let anew = judged.spared.is_none_or(|until| until <= now);
+        if anew {
+            judged.spared = now.checked_add(rules.base);
+        }
+        anew
     }
 
     /// The endpoint is asked again.
@@ -436,6 +449,14 @@ mod tests {
         assert_eq!(eject(after(78)), 20);
         record.forget();
         assert_eq!(eject(after(500)), 10);
+    }
+
+    #[test]
+    fn who_is_spared_is_told_of_once_in_a_while() {
+        let rules = rules("{ base_ejection: 10s }");
+        let (record, start) = (Record::default(), Instant::now());
+        let told = (0..30).filter(|second| record.is_spared_anew(&rules, start + Duration::from_secs(*second))).count();
+        assert_eq!(told, 3);
     }
 
     #[test]
