@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Stand-in services for the pages in docs/guide: on each port, answers with its port, the method and the target, then the fields that it
-got. /status/401 is answered with that status, /slow after two seconds.
+got. /status/401 is answered with that status, /slow after two seconds, /redirect with 302 to /login and a cookie.
 
     python3 examples/echo.py 9001 9002
 """
@@ -21,7 +21,12 @@ class Echo(http.server.BaseHTTPRequestHandler):
             time.sleep(2)
         status = int(self.path.rsplit("/", 1)[1]) if self.path.startswith("/status/") else 200
         told = f"{self.server.server_port} {self.command} {self.path}\n{self.headers}".encode()
+        if self.path == "/redirect":
+            status = 302
         self.send_response(status)
+        if status == 302:
+            self.send_header("Location", "/login")
+            self.send_header("Set-Cookie", "id=1; Path=/")
         self.send_header("Content-Type", "text/plain")
         self.send_header("Content-Length", str(len(told)))
         self.end_headers()

@@ -142,6 +142,12 @@ pub fn port(authority: &[u8]) -> Option<&[u8]> {
     authority.get(colon + 1..)
 }
 
+/// The host of a canonical authority, brackets kept around an IPv6 address.
+pub fn host(authority: &str) -> &str {
+    let behind = port(authority.as_bytes()).map_or(0, |port| port.len() + 1);
+    authority.get(..authority.len() - behind).unwrap_or(authority)
+}
+
 /// The port that a scheme means when none is named.
 pub fn default_port(scheme: &str) -> &'static str {
     if scheme == "https" { "443" } else { "80" }

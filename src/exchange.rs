@@ -338,6 +338,8 @@ pub struct Written {
 pub struct Reading {
     pub path: String,
     pub params: Params,
+    /// It is not the path itself, but where the request wants something to go.
+    pub destination: bool,
 }
 
 /// What a route's `{name}` segments matched, undecoded.

@@ -3,6 +3,7 @@
 //! and it is counted when the [`Journey`] is dropped, so that no way out can be forgotten.
 
 mod answering;
+mod back;
 mod ends;
 pub mod gauntlet;
 mod own;
@@ -38,6 +39,7 @@ use crate::upstream::call::Tries;
 use crate::upstream::{AttemptOutcome, Protocol, Service};
 use crate::wire::answer::AnswerHead;
 pub use answering::Answered;
+pub use back::Mending;
 pub use gauntlet::{Client, Places};
 pub use own::Given;
 pub use refusals::{CLIENT_CLOSED, CLIENT_STOPPED, body_refusal, out_of_time, too_large};
@@ -214,8 +216,17 @@ impl Journey {
                 if let Some(rewrite) = &route.rewrite {
                     self.exchange.upstream_host = rewrite.host().map(str::to_owned);
                 }
+                if let Some(rewrite) = &route.rewrite {
+                    self.exchange.to_upstream.extend(back::prefix_told(rewrite, &self.head, self.exchange.trusted));
+                }
                 self.exchange.route = Some(RouteName { names: self.view.clone(), number: index });
                 self.routed = Some(index);
+                if route.back.is_some() {
+                    match self.destination(index, route) {
+                        Ok(destination) => destination.apply(&mut self.exchange),
+                        Err(refusal) => return refusal.refuse(),
+                    }
+                }
                 ControlFlow::Continue(())
             }
             Found::MethodNotAllowed { allow } => {
@@ -294,8 +305,15 @@ impl Journey {
             return;
         }
         let names = |name: &[u8]| name.eq_ignore_ascii_case(b"location") || name.eq_ignore_ascii_case(b"content-location");
-        let named = fields.filter(|(name, _)| names(name)).map(|(_, value)| value);
-        self.view.cache.changed(&self.head, self.exchange.scheme(), named);
+        let mending = self.mending();
+        let named = fields.filter(|(name, _)| names(name)).map(|(_, value)| match &mending {
+            Some(mending) => mending.map(value),
+            None => Cow::Borrowed(value),
+        });
+        let named: Vec<_> = named.collect();
+        // What a WebDAV request has put elsewhere is new there, too.
+        let put = self.head.header_all("destination").filter(|_| matches!(self.head.method.as_str(), "COPY" | "MOVE"));
+        self.view.cache.changed(&self.head, self.exchange.scheme(), named.iter().map(|value| &**value).chain(put));
     }
 
     /// Notes that the service's endpoint failed.

@@ -39,6 +39,7 @@ mod leaving;
 mod limits;
 mod listeners;
 mod memory;
+mod mended;
 mod mirrors;
 mod mtls;
 mod observability;

@@ -115,6 +115,8 @@ impl Downstream {
     /// The client cannot be written to.
     pub async fn write_interim(&mut self, answer: &AnswerHead) -> Result<()> {
         self.told = true;
+        let other = self.interim.as_ref().and_then(|map| map(answer));
+        let answer = other.as_ref().unwrap_or(answer);
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.write_interim(answer).await,
             Some(Wire::H2(stream)) => {

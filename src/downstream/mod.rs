@@ -26,6 +26,7 @@ use crate::grpc::Messages;
 use crate::listen::share::Purse;
 pub use crate::upstream::call::CLIENT_GONE;
 use crate::wait::Pace;
+use crate::wire::answer::AnswerHead;
 use crate::wire::stages::Stages;
 pub use answer::{apply_to_response, reply_parts};
 pub use control::ExchangeControl;
@@ -64,6 +65,9 @@ pub enum Wire {
     H2(Box<H2>),
 }
 
+/// Another interim answer in the place of one, or `None` to pass it on as it came.
+pub type Interim = Box<dyn Fn(&AnswerHead) -> Option<AnswerHead> + Send + Sync>;
+
 /// One exchange with one client.
 pub struct Downstream {
     wire: Option<Wire>,
@@ -81,6 +85,8 @@ pub struct Downstream {
     max_body: u64,
     /// Where the body stands, if its bound is one on each of its messages. Boxed, for few have one.
     messages: Option<Box<Messages>>,
+    /// What is made of interim answers, on the few routes that change any.
+    interim: Option<Interim>,
     /// What works on the answer's body.
     stages: Option<Box<Stages>>,
     body_read: u64,
@@ -116,6 +122,7 @@ impl Downstream {
             told: false,
             max_body: u64::MAX,
             messages: None,
+            interim: None,
             stages: None,
             body_read: 0,
             body_sent: 0,
@@ -147,6 +154,11 @@ impl Downstream {
     /// Whatever the answer says of itself, it is a stream.
     pub fn expect_stream(&mut self) {
         self.streams = true;
+    }
+
+    /// What is made of interim answers.
+    pub fn map_interim(&mut self, interim: Interim) {
+        self.interim = Some(interim);
     }
 
     pub fn body_read(&self) -> u64 {

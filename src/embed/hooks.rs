@@ -410,6 +410,14 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(&self, session: &mut Session, answer: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
         if is_interim(answer) {
+            // Of these, only what a browser loads in advance.
+            if let Some(mending) = journey(ctx)?.mending() {
+                let links: Vec<_> = answer.headers.get_all(header::LINK).iter().map(|link| mending.link(link)).collect();
+                answer.remove_header(&header::LINK);
+                for link in links {
+                    answer.append_header(header::LINK, link)?;
+                }
+            }
             return Ok(());
         }
         ctx.endless = is_endless(answer);

@@ -58,6 +58,11 @@ pub async fn run(
     if service.protocol == Protocol::Http1 {
         down.look_ahead().await;
     }
+    if journey.route().is_some_and(|route| route.back.is_some())
+        && let Some(mending) = journey.mending()
+    {
+        down.map_interim(Box::new(move |answer| mending.interim(answer)));
+    }
     match missed {
         None => {}
         Some(Missed::Bypass(why)) => journey.cache_use = Some(Use::Bypass(why)),

@@ -7,6 +7,7 @@ use crate::exchange::Verdict;
 use crate::grpc;
 use crate::policy::Outgoing;
 use crate::reply::{Flow, Reply};
+use crate::snapshot::fallback::STATIC;
 use crate::wire::stages::Stages;
 use crate::wire::view::AnswerView;
 
@@ -28,7 +29,7 @@ impl Journey {
     pub fn answered(&mut self, came: AnswerView<'_>) -> Result<Answered, Box<Reply>> {
         self.outcome.status = came.status.as_u16();
         match self.view.route(self.routed) {
-            Some(route) if !route.plan.response.is_empty() => self.shape(came),
+            Some(route) if !route.plan.response.is_empty() || route.back.is_some() => self.shape(came),
             _ => Ok(Answered { status: came.status, stages: None }),
         }
     }
@@ -39,6 +40,10 @@ impl Journey {
         let streams = self.expects_stream() || self.dialect.is_grpc();
         let mut edits = std::mem::take(&mut self.exchange.to_client);
         let mut answer = Outgoing::new(&self.head, &self.exchange, came, streams, &mut edits);
+        // The gateway's own answers need no mending.
+        if self.outcome.fallback != STATIC {
+            self.mend(&mut answer);
+        }
         let plan = self.view.route(self.routed).map(|route| &route.plan);
         let mut flow = Flow::Continue(());
         for step in plan.iter().flat_map(|plan| &plan.response) {

@@ -64,7 +64,7 @@ impl Judge<'_> {
             }
             if options.by_readings {
                 let params = theirs.into_iter().map(|(name, value)| (name.clone(), value.into())).collect();
-                kept.push(Reading { params, path });
+                kept.push(Reading { params, path, destination: false });
             }
         }
         Ok(kept)

@@ -135,6 +135,29 @@ impl<'a> Outgoing<'a> {
         self.edits.push(HeaderEdit::Remove(name));
     }
 
+    /// Puts another value in the place of each that the service has said and `map` has one for. What the gateway itself says stays.
+    pub fn mend(&mut self, name: &HeaderName, map: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+        let mut changed = false;
+        let mut values: SmallVec<[HeaderValue; 2]> = SmallVec::new();
+        for value in self.came.all(name.as_str()) {
+            let mapped = map(value).and_then(|mapped| HeaderValue::try_from(mapped).ok());
+            changed |= mapped.is_some();
+            values.extend(mapped.or_else(|| HeaderValue::from_bytes(value).ok()));
+        }
+        if !changed {
+            return;
+        }
+        for edit in self.edits.iter().filter(|edit| edit.name() == name) {
+            match edit {
+                HeaderEdit::Add(_, value) => values.push(value.clone()),
+                // It is the gateway's alone already.
+                HeaderEdit::Set(..) | HeaderEdit::Remove(_) => return,
+            }
+        }
+        self.remove(name.clone());
+        values.into_iter().for_each(|value| self.add(name.clone(), value));
+    }
+
     /// Says that the answer depends on a field of the request.
     pub fn vary(&mut self, by: &'static str) {
         if !self.lists(&header::VARY, by) && !self.lists(&header::VARY, "*") {
@@ -252,6 +275,23 @@ mod tests {
             answer.set_status(StatusCode::ACCEPTED);
         });
         assert_eq!(status, StatusCode::ACCEPTED);
+    }
+
+    #[test]
+    fn what_the_service_says_is_mended_and_what_the_gateway_says_stays() {
+        let raw = "HTTP/1.1 200 OK\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nLink: c\r\n\r\n";
+        let (.., edits) = out("GET", raw, |answer| {
+            answer.add(header::SET_COOKIE, HeaderValue::from_static("a"));
+            answer.set(header::LINK, HeaderValue::from_static("ours"));
+            for name in [header::SET_COOKIE, header::LINK, header::LOCATION] {
+                answer.mend(&name, |value| (value != b"b").then(|| [value, b"'"].concat()));
+            }
+            assert_eq!(answer.all(&header::SET_COOKIE).to_vec(), [&b"a'"[..], b"b", b"a"]);
+        });
+        assert_eq!(
+            edits,
+            ["+set-cookie: a", "=link: ours", "-set-cookie", "+set-cookie: a'", "+set-cookie: b", "+set-cookie: a"]
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::back::RewriteBackConfig;
 use super::own::{MaintenanceConfig, RedirectConfig, RespondConfig};
 use super::{Device, FallbackConfig};
 use crate::breaker::config::BreakerConfig;
@@ -85,6 +86,10 @@ pub struct RouteConfig {
     /// The `Host` that the service sees. Default: the client's.
     #[serde(default)]
     pub rewrite_host: Option<Spanned<String>>,
+    /// Whether what the service says of its own addresses is mapped to what clients see, where `strip_prefix`, `rewrite` and `rewrite_host`
+    /// have it see something else; see `RewriteBackConfig`. Default: false.
+    #[serde(default)]
+    pub rewrite_back: Option<Box<Spanned<RewriteBackConfig>>>,
     /// What happens to a path that a backend may read otherwise: one with an encoded slash or backslash (`%2F`, `%5C`), a path parameter
     /// (`;x=1`) or something encoded twice (`%252F`). `auto`: sent as it came, but refused (400, `ambiguous_path`) where another reading
     /// takes another route or none, or meets another decision of a policy that looks at the path. `refuse`, or `keep` for a service that

@@ -15,6 +15,7 @@
 //! could predict), and whatever happens after the choice: `policies` are kept as they were written, services are looked up by the
 //! snapshot.
 
+pub mod back;
 mod config;
 mod device;
 mod fallback;

@@ -14,7 +14,16 @@ use crate::value::Spanned;
 #[derive(Debug, Clone)]
 pub struct Rewrite {
     path: PathRewrite,
+    /// By what the service's paths and the clients' differ. `None` where the one says nothing of the other.
+    beginnings: Option<Beginnings>,
     host: Option<Box<str>>,
+}
+
+/// What the service's paths begin with, and so many segments of the client's in its place. What is behind them is the same.
+#[derive(Debug, Clone, Default)]
+struct Beginnings {
+    inside: Box<[Piece]>,
+    outside: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -40,7 +49,7 @@ impl Rewrite {
     /// `problems`.
     pub fn compile(config: &RouteConfig, matcher: &Matcher, problems: &mut Problems) -> Option<Rewrite> {
         let path = match (&config.strip_prefix, &config.rewrite) {
-            (None, None) => Ok(PathRewrite::Keep),
+            (None, None) => Ok((PathRewrite::Keep, Some(Beginnings::default()))),
             (Some(prefix), None) => located(prefix, "strip_prefix", strip(prefix, &matcher.path)),
             (None, Some(template)) => located(template, "rewrite", parse(template, &matcher.path)),
             (Some(prefix), Some(_)) => {
@@ -52,14 +61,30 @@ impl Rewrite {
         let path = path.map_err(|problem| problems.push(problem));
         let host = host.map_err(|problem| problems.push(problem));
         match (path.ok()?, host.ok()?) {
-            (PathRewrite::Keep, None) => None,
-            (path, host) => Some(Rewrite { path, host }),
+            ((PathRewrite::Keep, _), None) => None,
+            ((path, beginnings), host) => Some(Rewrite { path, beginnings, host }),
         }
     }
 
     /// The `Host` that the service sees, if it is not the client's.
     pub fn host(&self) -> Option<&str> {
         self.host.as_deref()
+    }
+
+    /// What the service's paths begin with, and what the client's, of this canonical path, has in its place: nothing, or whole segments.
+    /// `None` where the one says nothing of the other.
+    pub fn beginnings<'p>(&self, path: &'p str) -> Option<(String, &'p str)> {
+        let Beginnings { inside, outside } = self.beginnings.as_ref()?;
+        let mut beginning = String::new();
+        inside.iter().for_each(|piece| piece.push(path, &mut beginning));
+        beginning.truncate(beginning.trim_end_matches('/').len());
+        Some((beginning, first_segments(path, *outside)))
+    }
+
+    /// What has to be put before the service's paths for them to be the client's. `None` where that is not how they differ.
+    pub fn prefix<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let beginnings = self.beginnings.as_ref()?;
+        beginnings.inside.is_empty().then(|| first_segments(path, beginnings.outside))
     }
 
     /// The path and query that the service sees, or `None` if they are the client's. The parameters are found again by their
@@ -70,11 +95,7 @@ impl Rewrite {
         match &self.path {
             PathRewrite::Keep => return None,
             PathRewrite::Strip(count) => target.push_str(after_segments(path, *count)),
-            PathRewrite::Template(pieces) => pieces.iter().for_each(|piece| match piece {
-                Piece::Text(text) => target.push_str(text),
-                Piece::Param(at) => target.push_str(segment_at(path, *at)),
-                Piece::Rest(count) => target.push_str(after_segments(path, *count)),
-            }),
+            PathRewrite::Template(pieces) => pieces.iter().for_each(|piece| piece.push(path, &mut target)),
         }
         if target.is_empty() {
             target.push('/');
@@ -87,6 +108,16 @@ impl Rewrite {
             target.push_str(query);
         }
         Some(target)
+    }
+}
+
+impl Piece {
+    fn push(&self, path: &str, target: &mut String) {
+        target.push_str(match self {
+            Piece::Text(text) => text,
+            Piece::Param(at) => segment_at(path, *at),
+            Piece::Rest(count) => after_segments(path, *count),
+        });
     }
 }
 
@@ -105,11 +136,17 @@ fn after_segments(path: &str, count: usize) -> &str {
     rest
 }
 
+/// The first `count` segments of a canonical path, without a slash behind them.
+fn first_segments(path: &str, count: usize) -> &str {
+    let rest = after_segments(path, count).len();
+    path.get(..path.len() - rest).unwrap_or_default().trim_end_matches('/')
+}
+
 fn segment_at(path: &str, at: usize) -> &str {
     after_segments(path, at).split('/').find(|segment| !segment.is_empty()).unwrap_or_default()
 }
 
-fn strip(prefix: &str, path: &PathPattern) -> Result<PathRewrite, String> {
+fn strip(prefix: &str, path: &PathPattern) -> Result<(PathRewrite, Option<Beginnings>), String> {
     let trimmed = prefix.strip_suffix("/*").or(prefix.strip_suffix('/')).unwrap_or(prefix);
     if trimmed.is_empty() {
         return Err("it strips nothing; leave it out".to_owned());
@@ -118,28 +155,50 @@ fn strip(prefix: &str, path: &PathPattern) -> Result<PathRewrite, String> {
     if prefix.prefix || !path.segments.starts_with(&prefix.segments) {
         return Err(format!("the route's path `{path}` does not begin with these segments"));
     }
-    Ok(PathRewrite::Strip(prefix.segments.len()))
+    let outside = prefix.segments.len();
+    Ok((PathRewrite::Strip(outside), Some(Beginnings { inside: [].into(), outside })))
 }
 
-fn parse(template: &str, path: &PathPattern) -> Result<PathRewrite, String> {
+fn parse(template: &str, path: &PathPattern) -> Result<(PathRewrite, Option<Beginnings>), String> {
     let relative = template.strip_prefix('/').ok_or("a path begins with a slash")?;
-    let mut pieces = Vec::new();
+    let (mut written, mut rest): (Vec<Vec<Piece>>, bool) = (Vec::new(), false);
     let mut segments = relative.split('/').peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
         match segment {
             "*" | "{*}" if !last => return Err("the star stands at the end".to_owned()),
             "*" | "{*}" if !path.prefix => return Err(format!("the route's path `{path}` has no star to take it from")),
-            // Brings its own slash, or nothing.
-            "*" | "{*}" => pieces.push(Piece::Rest(path.segments.len())),
+            "*" | "{*}" => rest = true,
             "" if !last => return Err("it holds an empty segment".to_owned()),
             segment => {
-                pieces.push(Piece::Text("/".into()));
+                let mut pieces = Vec::new();
                 push_segment(segment, path, &mut pieces)?;
+                written.push(pieces);
             }
         }
     }
-    Ok(PathRewrite::Template(join(pieces)))
+    let beginnings = (path.prefix == rest).then(|| beginnings(&written, path));
+    // Brings its own slash, or nothing.
+    let rest = rest.then_some(Piece::Rest(path.segments.len()));
+    Ok((PathRewrite::Template(join(slashed(&written).chain(rest))), beginnings))
+}
+
+fn slashed(segments: &[Vec<Piece>]) -> impl Iterator<Item = Piece> {
+    segments.iter().flat_map(|pieces| std::iter::once(Piece::Text("/".into())).chain(pieces.iter().cloned()))
+}
+
+/// What is left of both when the segments are left out in which they end alike.
+fn beginnings(written: &[Vec<Piece>], path: &PathPattern) -> Beginnings {
+    let alike = |(pieces, (at, segment)): &(&Vec<Piece>, (usize, &Segment))| match (pieces.as_slice(), segment) {
+        ([], Segment::Static(known)) => known.is_empty(),
+        ([Piece::Text(text)], Segment::Static(known)) => text == known,
+        ([Piece::Param(place)], Segment::Param(_)) => place == at,
+        _ => false,
+    };
+    let segments = path.segments.iter().enumerate().rev();
+    let common = written.iter().rev().zip(segments).take_while(alike).count();
+    let inside = written.get(..written.len() - common).unwrap_or_default();
+    Beginnings { inside: join(slashed(inside)), outside: path.segments.len() - common }
 }
 
 /// One segment: text, a parameter, or both as in `{sku}.json`.
@@ -172,8 +231,8 @@ fn static_text(text: &str, mixed: bool) -> Result<Box<str>, String> {
     static_segment(text)
 }
 
-fn join(pieces: Vec<Piece>) -> Box<[Piece]> {
-    let mut joined: Vec<Piece> = Vec::with_capacity(pieces.len());
+fn join(pieces: impl Iterator<Item = Piece>) -> Box<[Piece]> {
+    let mut joined: Vec<Piece> = Vec::new();
     for piece in pieces {
         match (joined.last_mut(), piece) {
             (Some(Piece::Text(before)), Piece::Text(text)) => *before = format!("{before}{text}").into(),
@@ -207,6 +266,29 @@ mod tests {
         assert!(problems.is_empty(), "{yaml}: {problems:?}");
         let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
         rewrite.unwrap().target(path, query)
+    }
+
+    #[test]
+    fn says_by_what_the_paths_differ() {
+        for (yaml, path, inside, outside, prefix) in [
+            ("{ path: /shop/*, strip_prefix: /shop }", "/shop/a/b", "", "/shop", Some("/shop")),
+            ("{ path: /shop/*, strip_prefix: /shop }", "/shop", "", "/shop", Some("/shop")),
+            ("{ path: '/t/{x}/*', strip_prefix: '/t/{x}' }", "/t/y/z", "", "/t/y", Some("/t/y")),
+            ("{ path: /shop/*, rewrite: '/*' }", "/shop/a", "", "/shop", Some("/shop")),
+            ("{ path: /shop/*, rewrite: '/v2/*' }", "/shop/a", "/v2", "/shop", None),
+            ("{ path: /api/v2/*, rewrite: '/v2/*' }", "/api/v2/a", "", "/api", Some("/api")),
+            ("{ path: '/items/{id}', rewrite: '/v2/items/{id}' }", "/items/7", "/v2", "", None),
+            ("{ path: '/{t}/api/*', rewrite: '/of/{t}/*' }", "/acme/api/x", "/of/acme", "/acme/api", None),
+            ("{ path: /a/, rewrite: /b/ }", "/a/", "/b", "/a", None),
+            ("{ path: /a/, rewrite: /b }", "/a/", "/b", "/a", None),
+            ("{ path: /*, rewrite_host: app.internal }", "/a", "", "", Some("")),
+        ] {
+            let rewrite = compile(yaml).0.unwrap();
+            assert_eq!(rewrite.beginnings(path), Some((inside.to_owned(), outside)), "{yaml}");
+            assert_eq!(rewrite.prefix(path), prefix, "{yaml}");
+        }
+        let everything = compile("{ path: /shop/*, rewrite: /index.html }").0.unwrap();
+        assert_eq!((everything.beginnings("/shop/a"), everything.prefix("/shop/a")), (None, None));
     }
 
     #[test]

@@ -311,7 +311,8 @@ impl<'a> Compiler<'a> {
                 None => Some(None),
             };
             let rewrite = matcher.as_ref().and_then(|matcher| Rewrite::compile(config, matcher, self.problems));
-            let (Some(matcher), Some(answer), Some(fallback)) = (matcher, answer, fallback) else { continue };
+            let back = self.rewrite_back(config, answer.as_ref());
+            let (Some(matcher), Some(answer), Some(fallback), Some(back)) = (matcher, answer, fallback, back) else { continue };
             self.ambiguous(config, &matcher);
             let plan = self.plan(config, own, &answer);
             self.warn_of_bounded_streams(config, &answer);
@@ -328,6 +329,7 @@ impl<'a> Compiler<'a> {
                 plan,
                 answer,
                 rewrite,
+                back,
                 fallback,
                 timeout: config.timeout.as_ref().map(|timeout| timeout.0),
                 stream: config.stream,

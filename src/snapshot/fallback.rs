@@ -12,6 +12,9 @@ use crate::tally::{Counter, Tallies};
 use crate::upstream::Service;
 use crate::wire::answer::{self, AnswerHead};
 
+/// The word for an answer of the gateway's own.
+pub const STATIC: &str = "static";
+
 pub struct Fallback {
     on: Vec<Cause>,
     pub how: How,
@@ -31,7 +34,7 @@ impl How {
     /// The word for the field, the log and the metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
-            How::Own { .. } => "static",
+            How::Own { .. } => STATIC,
             How::Service(_) => "service",
         }
     }

@@ -33,6 +33,7 @@ use crate::observe::{AnswerMetrics, ListenerMetrics, RouteMetrics, ServiceMetric
 use crate::path::AmbiguousPaths;
 use crate::policy::Plan;
 use crate::redis::Redis;
+use crate::route::back::Back;
 use crate::route::{OwnAnswer, Rewrite, RouteTables, Split};
 use crate::upstream::Service;
 use crate::wire::head::HeadLimits;
@@ -107,6 +108,8 @@ pub struct Route {
     pub plan: Arc<Plan>,
     pub answer: Answer,
     pub rewrite: Option<Rewrite>,
+    /// What the service says of its own addresses is mapped to what clients see.
+    pub back: Option<Box<Back>>,
     /// What clients get when the service answers nothing.
     pub fallback: Option<Arc<fallback::Fallback>>,
     /// The request's total deadline, where it differs from the listener's.

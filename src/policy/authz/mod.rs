@@ -180,6 +180,9 @@ impl Authz {
             std::mem::swap(&mut exchange.params, &mut reading.params);
             let flow = self.decide(&read, exchange);
             std::mem::swap(&mut exchange.params, &mut reading.params);
+            if flow.is_break() && reading.destination {
+                return flow;
+            }
             if flow.is_break() {
                 return Reply::ambiguous_path().refuse();
             }

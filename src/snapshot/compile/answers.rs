@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Compiler;
 use crate::problem::{Place, Problem, did_you_mean};
+use crate::route::back::Back;
 use crate::route::{FallbackConfig, OwnAnswer, RouteConfig, Split};
 use crate::snapshot::Answer;
 use crate::snapshot::fallback::{self, Fallback, How};
@@ -63,6 +64,18 @@ impl<'a> Compiler<'a> {
             // Nobody is asked, and so nobody twice.
             own @ Answer::Own(_) => own,
         })
+    }
+
+    /// How answers are mapped back to what clients see, if they are. `None` only if there was a problem.
+    pub(super) fn rewrite_back(&mut self, config: &RouteConfig, answer: Option<&Answer>) -> Option<Option<Box<Back>>> {
+        let Some(written) = &config.rewrite_back else { return Some(None) };
+        let back = Back::compile(written, self.problems)?;
+        if back.is_some() && matches!(answer, Some(Answer::Own(_))) {
+            let problem = Problem::error(written.place, "`rewrite_back` is about what a service says, and none is asked here");
+            self.problems.push(problem.hint("leave it out"));
+            return None;
+        }
+        Some(back)
     }
 
     /// What the route answers by itself, if that is all it says.
