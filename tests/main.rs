@@ -31,6 +31,7 @@ mod flow;
 mod fuzz;
 mod harness;
 mod health;
+mod hedging;
 mod hits;
 mod hostile;
 mod issuers;

@@ -51,7 +51,7 @@ impl Drop for Journey {
             if let Some(time) = outcome.upstream {
                 served.observe(time);
             }
-            (1..self.tries.attempts).for_each(|_| served.retried());
+            (0..self.tries.retries()).for_each(|_| served.retried());
         }
         if self.view.access_log.is_on()
             && let Some(suppressed) = self.samples()
@@ -147,8 +147,9 @@ impl Journey {
             upstream: outcome.upstream,
             upload: outcome.upload,
             stages: exchange.stages,
-            retries: self.tries.attempts.saturating_sub(1),
+            retries: self.tries.retries(),
             retried_for: &self.tries.why,
+            hedge: self.tries.hedge,
             cache: outcome.cache,
             fallback: outcome.fallback,
             fault: exchange.fault,

@@ -81,6 +81,8 @@ pub struct Record<'a> {
     pub retries: u32,
     /// Why, one after the other.
     pub retried_for: &'a str,
+    /// What came of a second copy: `won` or `lost`.
+    pub hedge: &'static str,
     /// `hit`, `miss`, `stale` ...
     pub cache: &'static str,
     /// What stood in for the service's answer: `static` or `service`.
@@ -128,6 +130,7 @@ impl Default for Record<'_> {
             stages: [Duration::ZERO; 6],
             retries: 0,
             retried_for: "",
+            hedge: "",
             cache: "",
             fallback: "",
             fault: "",
@@ -205,6 +208,7 @@ impl Record<'_> {
         if self.client_closed {
             line.flag(member!("client_closed"));
         }
+        line.word(member!("hedge"), self.hedge);
         line.word(member!("cache"), self.cache);
         line.word(member!("fallback"), self.fallback);
         line.word(member!("fault"), self.fault);

@@ -105,6 +105,8 @@ const KEYS: &[(&str, &str)] = &[
     ("panic_threshold", "panic"),
     ("retry", "retries"),
     ("retry_policy", "retries"),
+    ("hedge", "hedging"),
+    ("hedge_policy", "hedging"),
     ("retryPolicy", "retries"),
     ("proxy_next_upstream", "retries"),
     ("num_retries", "attempts"),

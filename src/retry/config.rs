@@ -337,6 +337,9 @@ impl RetriesConfig {
             problems.push(Problem::error(self.on.place, "`on` has no effect with `attempts: 0`").hint("leave one of them out"));
         }
         let Some(risky) = self.on.iter().find(|condition| !condition.is_harmless()) else {
+            if speaks.hedged {
+                return;
+            }
             for place in
                 [self.methods.as_ref().map(|it| it.place), self.idempotency_key.as_ref().map(|it| it.place)].into_iter().flatten()
             {
@@ -377,8 +380,8 @@ mod tests {
             .ok_or_else(|| problems.iter().map(|problem| problem.message.to_string()).collect::<Vec<_>>().join("; "))
     }
 
-    const HTTP1: Speaks = Speaks { http2: false, calls_only: false };
-    const GRPC: Speaks = Speaks { http2: true, calls_only: true };
+    const HTTP1: Speaks = Speaks { http2: false, calls_only: false, hedged: false };
+    const GRPC: Speaks = Speaks { http2: true, calls_only: true, hedged: false };
 
     #[test]
     fn conditions_are_read() {

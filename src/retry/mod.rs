@@ -4,6 +4,8 @@
 
 pub mod budget;
 pub mod config;
+pub mod hedge;
+mod learned;
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -105,6 +107,8 @@ pub struct Speaks {
     pub http2: bool,
     /// gRPC and nothing else.
     pub calls_only: bool,
+    /// Requests are sent twice also where nothing has failed.
+    pub hedged: bool,
 }
 
 /// The rules of one service, or of a service on one route.
@@ -277,7 +281,7 @@ mod tests {
         let budget = Arc::new(Budget::new(Instant::now()));
         let rules = Rules::compile(
             &config,
-            Speaks { http2: false, calls_only: false },
+            Speaks { http2: false, calls_only: false, hedged: false },
             "it",
             budget,
             &Tallies::default(),

@@ -15,6 +15,7 @@ use super::{Device, FallbackConfig};
 use crate::breaker::config::BreakerConfig;
 use crate::path::AmbiguousPaths;
 use crate::retry::config::RetriesConfig;
+use crate::retry::hedge::HedgingConfig;
 use crate::value::{OneOrMany, Period, Raw, Spanned};
 
 /// One route: which requests it takes, and what answers them.
@@ -119,6 +120,10 @@ pub struct RouteConfig {
     /// What is tried again of this route's requests, in place of what its service says. Default: the service's `retries`.
     #[serde(default)]
     pub retries: Option<Box<Spanned<RetriesConfig>>>,
+    /// When a second copy of this route's requests is sent to another endpoint, in place of what its service says; `false` for never.
+    /// What a route learns (`p95`) it learns of its own answers. Default: the service's `hedging`.
+    #[serde(default)]
+    pub hedging: Option<Box<Spanned<HedgingConfig>>>,
     /// What clients get when the service answers nothing. Default: a problem document that says so.
     #[serde(default)]
     pub fallback: Option<Box<Spanned<FallbackConfig>>>,

@@ -306,6 +306,7 @@ impl<'a> Compiler<'a> {
             let own = config.policies.as_ref().map(|_| self.policies(&format!("route:{id}"), config.policies.as_ref()));
             let answer = answer.and_then(|answer| self.guarded(config, &id, answer));
             let answer = answer.and_then(|answer| self.retried(config, answer));
+            let answer = answer.and_then(|answer| self.hedged(config, &id, answer));
             let fallback = match &config.fallback {
                 Some(fallback) => self.fallback(fallback, &id).map(Some),
                 None => Some(None),

@@ -24,6 +24,7 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
         if let Some(retries) = &route.retries {
             check_retries(retries, problems);
         }
+        check_hedging(route.hedging.as_ref().map(|hedging| hedging.place), problems);
     }
     for fallback in document.routes.iter().filter_map(|route| route.fallback.as_ref()) {
         let problem = Problem::error(fallback.place, "`fallback` cannot be had with `engine: pingora`");
@@ -36,6 +37,7 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
             problems.push(Problem::warning(service.keep_alive.place, message));
         }
         check_retries(&service.retries, problems);
+        check_hedging(service.hedging.as_ref().map(|hedging| hedging.place), problems);
         if let Some(attempt) = &service.timeouts.attempt {
             let message = "`timeouts.try` cannot be had with `engine: pingora`";
             problems.push(Problem::error(attempt.place, message).hint("take it out, or `engine` out of `server`"));
@@ -44,6 +46,13 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
             let message = "`warm` cannot be had with `engine: pingora`";
             problems.push(Problem::error(service.warm.place, message).hint("take it out, or `engine` out of `server`"));
         }
+    }
+}
+
+fn check_hedging(place: Option<Place>, problems: &mut Problems) {
+    if let Some(place) = place {
+        let message = "`hedging` cannot be had with `engine: pingora`";
+        problems.push(Problem::error(place, message).hint("take it out, or `engine` out of `server`"));
     }
 }
 

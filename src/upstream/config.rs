@@ -20,6 +20,7 @@ use crate::breaker::config::BreakerConfig;
 use crate::head::AnswerLimits;
 use crate::problem::{Place, foreign};
 use crate::retry::config::RetriesConfig;
+use crate::retry::hedge::HedgingConfig;
 use crate::value::{Period, Raw, Size, Spanned};
 
 /// A service: a group of endpoints that answer the same requests, and how to talk to them.
@@ -65,6 +66,11 @@ pub struct ServiceConfig {
     pub limits: AnswerLimitsConfig,
     /// What is tried again, how often, and how much that may cost. A route's `retries` takes its place as a whole.
     pub retries: RetriesConfig,
+    /// Sends a second copy of a request to another endpoint if the first has not answered after a while, and takes the first good answer:
+    /// after the time within which 95 of 100 answers begin (`p95`, `p50` to `p99.9`; learned, never for more than the share that is left,
+    /// 5 %), or after a set time such as `50ms`, `1ms` to `1m`. The rules of `retries` say what may be sent twice (`methods`,
+    /// `idempotency_key`, `buffer`), and copies are within its `budget`. A route's `hedging` takes its place. Default: `false`.
+    pub hedging: Option<Spanned<HedgingConfig>>,
     /// What the endpoints speak: `http1` (default), `http2` (over TLS, or with prior knowledge over plain TCP) or `grpc`: HTTP/2
     /// to servers of gRPC, where a bound on bodies (`limits.body`, `bounds.max_body`) is one on each message of a call, not on all of
     /// a stream's together.
@@ -111,6 +117,7 @@ impl Default for ServiceConfig {
             timeouts: TimeoutsConfig::default(),
             limits: AnswerLimitsConfig::default(),
             retries: RetriesConfig::default(),
+            hedging: None,
             protocol: Protocol::default(),
             tls: TlsChoice::default(),
             keep_alive: unwritten(128),

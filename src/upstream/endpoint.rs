@@ -364,6 +364,14 @@ impl Endpoint {
         self.latency.observe(if failed { took.max(FAILED) } else { took }, Instant::now(), decay);
     }
 
+    /// Lets the balance know that it takes at least so long: nobody has waited for the end.
+    pub fn learn_at_least(&self, waited: Duration, decay: Duration) {
+        let now = Instant::now();
+        if self.latency.seconds(now, decay).is_none_or(|known| known < waited.as_secs_f32()) {
+            self.latency.observe(waited, now, decay);
+        }
+    }
+
     /// Lets the balance know that it is no good at present.
     pub fn learn_failure(&self) {
         self.latency.observe(FAILED, Instant::now(), peak_ewma::DECAY);

@@ -35,6 +35,7 @@ use crate::problem::{Place, Problem, Problems};
 use crate::reply::Reply;
 use crate::retry::budget::Budget;
 use crate::retry::config::RetriesConfig;
+use crate::retry::hedge::{Hedging, HedgingConfig};
 use crate::retry::{self, Speaks};
 use crate::tally::Tallies;
 use crate::value::{Raw, Spanned, count_within, period_within};
@@ -71,6 +72,8 @@ pub struct Service {
     pub limits: AnswerLimits,
     /// When a call is tried again; the route's own, where it has some.
     pub retries: Arc<retry::Rules>,
+    /// When a second copy of a call is sent elsewhere; the route's own, where it has some.
+    pub hedging: Option<Arc<Hedging>>,
     /// How many idle connections each core keeps.
     pub keep_alive: usize,
     /// How many connections to each endpoint each core makes ahead of requests.
@@ -226,7 +229,8 @@ impl Service {
         let timeouts = compile_timeouts(&config.timeouts, problems);
         let limits = compile_limits(&config.limits, problems);
         let most = compile_most(config.max_requests.as_ref(), problems);
-        let retries = compile_retries(&config.retries, config.protocol, key, problems, kept).map(Arc::new);
+        let hedged = config.hedging.is_some();
+        let retries = compile_retries(&config.retries, config.protocol, hedged, key, problems, kept).map(Arc::new);
         let keep_alive = count_within("keep_alive", &config.keep_alive, 0, 65_536, problems);
         let warm = count_within("warm", &config.warm, 0, MOST_WARM, problems);
         if let (Some(keep_alive), Some(warm)) = (keep_alive, warm)
@@ -263,7 +267,20 @@ impl Service {
         let (panic, breaker) = (panic.map_or(Some(None), |one| one.map(Some)), breaker.map_or(Some(None), |one| one.map(Some)));
         let (tls, check) = (tls.map_or(Some(None), |tls| tls.map(Some))?, check.map_or(Some(None), |check| check.map(Some))?);
         let found = found.map_or(Some(None), |found| found.map(Some))?;
-        let (timeouts, spread) = (timeouts?, spread?);
+        let (timeouts, spread, retries) = (timeouts?, spread?, retries?);
+        let alone = matches!(listed, [Listed { address: Address::Fixed(_), .. }]) && found.is_none();
+        let hedging = match &config.hedging {
+            None => None,
+            Some(hedging) => {
+                if alone && hedging.value != HedgingConfig::Off {
+                    let problem = Problem::error(hedging.place, "`hedging` has no effect: there is no second endpoint");
+                    problems.push(problem.hint("a copy is sent to another endpoint than the first"));
+                    return None;
+                }
+                let sticky = spread.sticky.is_some();
+                compile_hedging(hedging, (key, None), &timeouts, (config.protocol, &retries, sticky), problems, kept)?
+            }
+        };
         let balance_decay = spread.balance.decay();
         let (slow_start, aimed) = (spread.slow_start, spread.balance.key().is_some() || spread.sticky.is_some());
         let breakers: Vec<_> = breaker?.map(|(rules, scope)| guard(rules, scope, key, None, kept)).into_iter().collect();
@@ -277,7 +294,8 @@ impl Service {
             protocol: config.protocol,
             timeouts,
             limits: limits?,
-            retries: retries?,
+            retries,
+            hedging,
             keep_alive: keep_alive? as usize,
             warm: warm? as usize,
             retry_after: retry_after?,
@@ -379,16 +397,29 @@ impl Service {
     }
 
     /// The same service with a route's own word on what is tried again.
-    pub fn retried(&self, config: &RetriesConfig, problems: &mut Problems, kept: Kept<'_>) -> Option<Arc<Self>> {
+    pub fn retried(&self, config: &RetriesConfig, hedged: bool, problems: &mut Problems, kept: Kept<'_>) -> Option<Arc<Self>> {
         if let Some(place) = config.budget.place() {
             let problem = Problem::error(place, "a retry budget is its service's, for all routes together");
             problems.push(problem.hint("write `budget` under the service's `retries`"));
             return None;
         }
         let mut service = self.clone();
-        let rules = compile_retries(config, self.protocol, &self.key, problems, kept)?;
+        let rules = compile_retries(config, self.protocol, hedged, &self.key, problems, kept)?;
         service.retries = Arc::new(rules.within(&self.retries));
         Some(Arc::new(service))
+    }
+
+    /// The same service with a route's own word on second copies.
+    pub fn hedged(
+        &self,
+        config: &Spanned<HedgingConfig>,
+        route: &str,
+        problems: &mut Problems,
+        kept: Kept<'_>,
+    ) -> Option<Arc<Self>> {
+        let about = (self.protocol, &*self.retries, self.sticky.is_some());
+        let hedging = compile_hedging(config, (&self.key, Some(route)), &self.timeouts, about, problems, kept)?;
+        Some(Arc::new(Service { hedging, ..self.clone() }))
     }
 
     /// How many requests its endpoints have had since this was asked last: for its retry budget.
@@ -498,13 +529,43 @@ fn looks_at_answers(breakers: &[Arc<Guard>], outliers: Option<&outlier::Rules>) 
 fn compile_retries(
     config: &RetriesConfig,
     protocol: Protocol,
+    hedged: bool,
     key: &str,
     problems: &mut Problems,
     kept: Kept<'_>,
 ) -> Option<retry::Rules> {
     let budget = kept.ledger.keep(&format!("service:{key}:retries"), || Budget::new(Instant::now()));
-    let speaks = Speaks { http2: protocol.is_http2(), calls_only: protocol == Protocol::Grpc };
+    let speaks = Speaks { http2: protocol.is_http2(), calls_only: protocol == Protocol::Grpc, hedged };
     retry::Rules::compile(config, speaks, key, budget, kept.tallies, problems)
+}
+
+/// The outer `None` only if there was a problem.
+#[allow(clippy::option_option, reason = "off, and a bad one")]
+fn compile_hedging(
+    config: &Spanned<HedgingConfig>,
+    (service, route): (&str, Option<&str>),
+    timeouts: &Timeouts,
+    (protocol, retries, sticky): (Protocol, &retry::Rules, bool),
+    problems: &mut Problems,
+    kept: Kept<'_>,
+) -> Option<Option<Arc<Hedging>>> {
+    if config.value == HedgingConfig::Off {
+        return Some(None);
+    }
+    if sticky {
+        let problem = Problem::error(config.place, "`hedging` sends copies to other endpoints, and sessions are `sticky`");
+        problems.push(problem.hint("leave one of them out"));
+        return None;
+    }
+    if protocol == Protocol::Grpc && !retries.repeats(&http::Method::POST, |_| Some(b"1")) {
+        let problem = Problem::error(config.place, "gRPC calls are POST, which is not sent twice, for it may be done twice");
+        problems.push(problem.hint("if this service's calls may be done twice, say so: `retries: { methods: [ POST ] }`"));
+        return None;
+    }
+    let limit = timeouts.attempt.unwrap_or(timeouts.response).min(timeouts.response);
+    let before = problems.error_count();
+    let hedging = Hedging::compile(config, service, route, limit, (kept.ledger, kept.tallies), problems);
+    (problems.error_count() == before).then(|| hedging.map(Arc::new))
 }
 
 fn guard(rules: breaker::Rules, scope: Scope, service: &str, route: Option<&str>, kept: Kept<'_>) -> Arc<Guard> {

@@ -16,6 +16,8 @@ pub enum Fault {
     CloseAtAccept,
     /// Reads nothing else once it has the head, and gives no room to send more.
     Stall,
+    /// Takes the whole request, and never answers.
+    Silent,
     CloseAfterHead,
     ResetAfterHead,
     CloseAfterPart,
@@ -64,6 +66,8 @@ pub struct Seen {
     pub whole: Vec<Vec<u8>>,
     /// The codes of the RST_STREAMs that came.
     pub resets: Vec<u32>,
+    /// How many HTTP/1.1 connections were closed on which it was silent.
+    pub closed: usize,
     /// How many requests are still to meet the fault, and after how much of their body.
     left: usize,
     part: usize,
@@ -240,6 +244,11 @@ impl Peer {
             }
             let said = body.len().to_string();
             self.seen.lock().unwrap().whole.push(body);
+            if faulty && self.fault == Fault::Silent {
+                while self.fill().is_some() {}
+                self.seen.lock().unwrap().closed += 1;
+                return None;
+            }
             if faulty && self.fault == Fault::HalfAnswer {
                 self.stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc").ok()?;
                 return None;
@@ -327,6 +336,9 @@ impl Peer {
         let body = std::mem::take(&mut stream.body);
         let said = body.len().to_string();
         self.seen.lock().unwrap().whole.push(body);
+        if stream.faulty && self.fault == Fault::Silent {
+            return Some(());
+        }
         // `:status: 200` is the eighth entry of the static table (RFC 7541, appendix A).
         self.send(HEADERS, END_HEADERS, stream.number, &[0x88])?;
         if stream.faulty && self.fault == Fault::HalfAnswer {

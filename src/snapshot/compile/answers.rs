@@ -57,13 +57,17 @@ impl<'a> Compiler<'a> {
     /// The same services with the route's own word on retries, if it has one.
     pub(super) fn retried(&mut self, config: &RouteConfig, answer: Answer) -> Option<Answer> {
         let Some(retries) = &config.retries else { return Some(answer) };
-        let mut retried = |service: &Arc<Service>| service.retried(retries, self.problems, self.around.kept());
-        Some(match answer {
-            Answer::Service(service) => Answer::Service(retried(&service)?),
-            Answer::Split(split, services) => Answer::Split(split, services.iter().map(retried).collect::<Option<_>>()?),
-            // Nobody is asked, and so nobody twice.
-            own @ Answer::Own(_) => own,
-        })
+        let own = config.hedging.is_some();
+        let retried = |service: &Arc<Service>| {
+            service.retried(retries, own || service.hedging.is_some(), self.problems, self.around.kept())
+        };
+        with_services(answer, retried)
+    }
+
+    /// The same services with the route's own word on second copies, if it has one.
+    pub(super) fn hedged(&mut self, config: &RouteConfig, route: &str, answer: Answer) -> Option<Answer> {
+        let Some(hedging) = &config.hedging else { return Some(answer) };
+        with_services(answer, |service| service.hedged(hedging, route, self.problems, self.around.kept()))
     }
 
     /// How answers are mapped back to what clients see, if they are. `None` only if there was a problem.
@@ -170,4 +174,13 @@ impl<'a> Compiler<'a> {
 /// A name as it may be said: not one with a user, and a password perhaps, in it.
 fn shown(name: &str) -> &str {
     if name.contains('@') { "..." } else { name }
+}
+
+/// The same answer with other services. Where nobody is asked, nobody is asked twice.
+fn with_services(answer: Answer, mut other: impl FnMut(&Arc<Service>) -> Option<Arc<Service>>) -> Option<Answer> {
+    Some(match answer {
+        Answer::Service(service) => Answer::Service(other(&service)?),
+        Answer::Split(split, services) => Answer::Split(split, services.iter().map(other).collect::<Option<_>>()?),
+        own @ Answer::Own(_) => own,
+    })
 }

@@ -7,6 +7,7 @@
 pub mod client;
 mod h1;
 mod h2;
+mod hedge;
 mod lines;
 mod own;
 mod pool;
@@ -161,6 +162,11 @@ impl Call<'_> {
         self.head.upgrade
     }
 
+    /// Whether a second copy of it may be sent while the first is under way: one at most.
+    fn may_be_hedged(&self, service: &Service, tries: &Tries) -> bool {
+        tries.hedge.is_empty() && !self.head.upgrade && self.repeats(service)
+    }
+
     /// Whether it may be asked twice, as the service says, after it was sent.
     fn repeats(&self, service: &Service) -> bool {
         let edited = Edited::new(&self.exchange.to_upstream);
@@ -203,6 +209,28 @@ enum Connection {
 }
 
 impl Connection {
+    /// Sends the request, and waits for the head of the final answer.
+    async fn ask<C: Client>(
+        &mut self,
+        call: &Call<'_>,
+        attempt: u32,
+        client: &mut C,
+        service: &Service,
+    ) -> Result<Box<AnswerHead>, Broken> {
+        match self {
+            Connection::H1(line) => line.ask(call, attempt, client, service).await,
+            Connection::H2(stream) => stream.ask(call, attempt, client, service).await,
+        }
+    }
+
+    /// Whether it has carried an exchange before.
+    fn is_kept(&self) -> bool {
+        match self {
+            Connection::H1(line) => line.is_kept(),
+            Connection::H2(stream) => stream.is_kept(),
+        }
+    }
+
     /// Whether the client has sent all of its request.
     fn has_all_of_the_request(&self) -> bool {
         match self {
@@ -247,19 +275,27 @@ impl Caller {
         let mut fresh = false;
         tries.aim = Aim::of(service, call.head, call.exchange);
         loop {
-            let (mut connection, key) = self.connect(service, tries, client, tls, fresh).await?;
+            let (mut connection, mut key) = self.connect(service, tries, client, tls, fresh).await?;
             tries.started = Some(Instant::now());
             let attempt = tries.attempts;
-            let (asked, kept) = match &mut connection {
-                Connection::H1(line) => (line.ask(call, attempt, client, service).await, line.is_kept()),
-                // Boxed: it must not make the other one's future larger.
-                Connection::H2(stream) => (pinned(|| stream.ask(call, attempt, client, service)).await, stream.is_kept()),
+            let asked = if let Some(hedging) = &service.hedging
+                && call.may_be_hedged(service, tries)
+            {
+                // Boxed, as all that few services want.
+                let asking = Box::pin(self.ask_hedged(service, hedging, call, tries, client, tls, (connection, key)));
+                let ended = asking.await;
+                (connection, key) = (ended.1, ended.2);
+                ended.0
+            } else {
+                match &mut connection {
+                    Connection::H1(line) => line.ask(call, attempt, client, service).await,
+                    // Boxed: it must not make the other one's future larger.
+                    Connection::H2(stream) => pinned(|| stream.ask(call, attempt, client, service)).await,
+                }
             };
             let broken = match asked {
                 Ok(head) => {
-                    let is = |name: &HeaderName, field: &[u8]| field.eq_ignore_ascii_case(name.as_str().as_bytes());
-                    let field = |name: &HeaderName| head.headers().find(|(field, _)| is(name, field)).map(|(_, value)| value);
-                    tries.answered(service, call.head, head.status, field, client.uploaded());
+                    tries.answered(service, call.head, head.status, field_of(&head), client.uploaded());
                     let again = match service.retries.looks_at_answers() {
                         true => ask_again(call, &head, service, tries, client),
                         false => None,
@@ -274,7 +310,7 @@ impl Caller {
             };
             // A kept connection that the service had closed already: asking again does no harm if asking twice does none (RFC 9110,
             // section 9.2.2), and the body is still at hand.
-            if broken.is_stale() && kept && call.repeats(service) && client.can_replay() && tries.replay() {
+            if broken.is_stale() && connection.is_kept() && call.repeats(service) && client.can_replay() && tries.replay() {
                 tries.again(service);
                 fresh = true;
                 continue;
@@ -451,6 +487,14 @@ impl Answer {
     }
 }
 
+/// The first field of a name in an answer's head.
+fn field_of<'a>(head: &'a AnswerHead) -> impl Fn(&HeaderName) -> Option<&'a [u8]> {
+    move |name| {
+        let is = |field: &[u8]| field.eq_ignore_ascii_case(name.as_str().as_bytes());
+        head.headers().find(|(field, _)| is(field)).map(|(_, value)| value)
+    }
+}
+
 /// Whether an answer is to be asked for again, and how long to wait before that.
 #[cold]
 fn ask_again<C: Client>(
@@ -460,9 +504,7 @@ fn ask_again<C: Client>(
     tries: &mut Tries,
     client: &C,
 ) -> Option<Duration> {
-    let is = |name: &HeaderName, field: &[u8]| field.eq_ignore_ascii_case(name.as_str().as_bytes());
-    let field = |name: &HeaderName| head.headers().find(|(field, _)| is(name, field)).map(|(_, value)| value);
-    let (why, asked) = service.retries.of_answer(head.status.as_u16(), field)?;
+    let (why, asked) = service.retries.of_answer(head.status.as_u16(), field_of(head))?;
     let may = !call.head.upgrade && client.can_replay() && call.repeats(service);
     if may { tries.again_for(service, why, asked) } else { None }
 }

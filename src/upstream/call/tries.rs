@@ -46,6 +46,8 @@ pub struct Tries {
     refused_for: Option<Duration>,
     /// What is known of the gRPC call whose end is awaited.
     call: Option<GrpcCall>,
+    /// What came of a second copy of the request, if one was sent: `won` or `lost`.
+    pub hedge: &'static str,
 }
 
 /// A gRPC call whose status is behind its answer.
@@ -110,6 +112,36 @@ impl Tries {
     pub fn again(&mut self, service: &Service) {
         self.note_again(service, Why::Stale);
         self.attempts += 1;
+    }
+
+    /// For a second copy of a request that is under way: where it goes, which is not where the first one is. `None` if there is nowhere.
+    pub fn aside(&self, service: &Service) -> Option<Box<Tries>> {
+        if service.is_tripped() {
+            return None;
+        }
+        let mut tried = self.tried.clone();
+        tried.extend(self.failed.iter().copied().chain(self.endpoint));
+        let next = self.pick(service, &tried)?;
+        Some(Box::new(Tries { attempts: self.attempts, due: self.due, failed: tried, next: Some(next), ..Tries::default() }))
+    }
+
+    /// Notes that another endpoint has answered first, after this one was waited for so long.
+    pub fn overtaken(&self, service: &Service, waited: Duration) {
+        if let (Some(flight), Some(decay)) = (&self.flight, service.balance_decay) {
+            flight.endpoint().learn_at_least(waited, decay);
+        }
+    }
+
+    /// The second copy's answer is the one. The endpoint of the first is free again.
+    pub fn go_on_as(&mut self, other: Tries) {
+        self.tried.extend(self.endpoint);
+        (self.endpoint, self.started, self.flight) = (other.endpoint, other.started, other.flight);
+        (self.call, self.hedge) = (None, "won");
+    }
+
+    /// How many attempts were made because others had failed.
+    pub fn retries(&self) -> u32 {
+        self.attempts.saturating_sub(1 + u32::from(!self.hedge.is_empty()))
     }
 
     /// Notes an answer whose head has come, with a look at its fields. `uploaded`: when the client had sent the whole of a body.
@@ -268,7 +300,7 @@ impl Tries {
         let late = self.due.is_some_and(|due| due <= tokio::time::Instant::now());
         !late
             && !service.is_tripped()
-            && self.attempts - u32::from(self.replayed).min(self.attempts) <= service.retries.attempts()
+            && self.retries() - u32::from(self.replayed).min(self.retries()) < service.retries.attempts()
     }
 
     /// The call is over: its endpoint is free again.
@@ -282,6 +314,11 @@ fn learn_of_call(service: &Service, flight: &InFlightGuard, meant: StatusCode) {
     if service.balance_decay.is_some() && matches!(meant.as_u16(), 502..=504) {
         flight.endpoint().learn_failure();
     }
+}
+
+/// Whether the head of an answer says that a gRPC call has failed at its service.
+pub(super) fn is_failed_call<'a>(field: impl Fn(&HeaderName) -> Option<&'a [u8]>) -> bool {
+    field(&GRPC_STATUS).and_then(|code| meant_by(code, false)).is_some_and(|status| status.is_server_error())
 }
 
 /// The status of HTTP that says of an endpoint what this one of gRPC's does. `None` where it says nothing: the deadline was the client's.
