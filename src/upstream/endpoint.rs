@@ -20,7 +20,7 @@ use super::health_config::Initial;
 use super::outlier::{AttemptOutcome, Noted, Record};
 use super::service::Service;
 use crate::address::{EndpointAddress, HashedAddress};
-use crate::breaker::{Breaker, BreakerView, Pass};
+use crate::breaker::{Breaker, BreakerView, Pass, State};
 use crate::stripe::Striped;
 
 /// What an attempt that failed counts as having taken, lest an endpoint that is quick to fail draws requests.
@@ -148,7 +148,7 @@ pub struct EndpointView {
     pub ewma_ms: Option<f64>,
     /// `up`, or why it gets no new requests: `drained`, `unhealthy`, `ejected` or `circuit_open`.
     pub state: &'static str,
-    /// Why it is not `up`, in words.
+    /// Why it is not `up`, or not for all requests, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// What health checks say; without any, true.
@@ -419,7 +419,8 @@ impl Endpoint {
         } else if self.is_shut() {
             ("circuit_open", circuit_breaker.as_ref().and_then(|breaker| breaker.why.as_deref().map(str::to_owned)))
         } else {
-            ("up", None)
+            let half_open = circuit_breaker.as_ref().is_some_and(|breaker| breaker.state == State::HalfOpen.as_str());
+            ("up", half_open.then(|| "its circuit breaker is half open".to_owned()))
         };
         EndpointView {
             address: self.address(),
