@@ -273,23 +273,25 @@ fn tell(head: &RequestHead, hop: &Hop<'_>) -> ForwardedHeaders {
         ..ForwardedHeaders::default()
     };
     let peer = hop.peer.to_canonical();
+    // Whether something of what others have sent is in the lists.
+    let theirs = hop.proxies.is_some();
     // Where the peer's address stands: it is written up to three times, and the others are copies.
     let mut own = 0..0;
-    put(&mut told, &X_FORWARDED_FOR, |text| {
+    put(&mut told, &X_FORWARDED_FOR, theirs, |text| {
         before.addresses(text);
         let start = text.len();
         push_address(text, peer);
         own = start..text.len();
     });
-    put(&mut told, &X_FORWARDED_PROTO, |text| text.extend_from_slice(hop.scheme.as_bytes()));
+    put(&mut told, &X_FORWARDED_PROTO, false, |text| text.extend_from_slice(hop.scheme.as_bytes()));
     if host.is_empty() {
         // An HTTP/1.0 client named no host; someone else's claim must not stand in for it.
         told.fields.push((&X_FORWARDED_HOST, None));
     } else {
-        put(&mut told, &X_FORWARDED_HOST, |text| text.extend_from_slice(host));
+        put(&mut told, &X_FORWARDED_HOST, true, |text| text.extend_from_slice(host));
     }
-    put(&mut told, &X_FORWARDED_PORT, |text| text.extend_from_slice(itoa::Buffer::new().format(port).as_bytes()));
-    put(&mut told, &FORWARDED, |text| {
+    put(&mut told, &X_FORWARDED_PORT, false, |text| text.extend_from_slice(itoa::Buffer::new().format(port).as_bytes()));
+    put(&mut told, &FORWARDED, true, |text| {
         before.elements(text, hop.scheme, host);
         match peer {
             IpAddr::V4(_) => {
@@ -300,7 +302,7 @@ fn tell(head: &RequestHead, hop: &Hop<'_>) -> ForwardedHeaders {
         }
         push_came(text, if hop.secure { "https" } else { "http" }, head.authority());
     });
-    put(&mut told, &X_REAL_IP, |text| match hop.client.to_canonical() {
+    put(&mut told, &X_REAL_IP, false, |text| match hop.client.to_canonical() {
         client if client == peer => text.extend_from_within(own.clone()),
         client => push_address(text, client),
     });
@@ -318,8 +320,8 @@ fn tell(head: &RequestHead, hop: &Hop<'_>) -> ForwardedHeaders {
     told
 }
 
-/// Writes a field.
-fn put(told: &mut ForwardedHeaders, name: &'static HeaderName, write: impl FnOnce(&mut Vec<u8>)) {
+/// Writes a field. `theirs`: there is something in it that was sent.
+fn put(told: &mut ForwardedHeaders, name: &'static HeaderName, theirs: bool, write: impl FnOnce(&mut Vec<u8>)) {
     let wire = &mut told.wire;
     let line = wire.len();
     wire.extend_from_slice(name.as_str().as_bytes());
@@ -328,8 +330,8 @@ fn put(told: &mut ForwardedHeaders, name: &'static HeaderName, write: impl FnOnc
     write(wire);
     let place = start..wire.len();
     // Without a way out, so that it takes many bytes at a time.
-    let value = wire.get(start..).unwrap_or_default();
-    if value.iter().fold(true, |fine, &byte| fine & ((byte >= b' ') & (byte != 0x7f) | (byte == b'\t'))) {
+    let passes = |value: &[u8]| value.iter().fold(true, |fine, &byte| fine & ((byte >= b' ') & (byte != 0x7f) | (byte == b'\t')));
+    if !theirs || passes(wire.get(start..).unwrap_or_default()) {
         wire.extend_from_slice(b"\r\n");
         told.fields.push((name, Some(place)));
     } else {

@@ -73,7 +73,7 @@ pub(super) async fn open(
         None if door.h2c && speaks_h2(&socket, &began.read, door.timeouts.header).await => {
             (None, Spoken::H2(Box::new(rewound(socket, &began.read))))
         }
-        None => (None, Spoken::H1(Box::new(H1::new(Io::Plain(socket), &began.read)))),
+        None => (None, Spoken::H1(Box::new(H1::accepted(socket, &began.read)))),
         Some(acceptor) => match greeting(&socket, &began.read, deadline).await {
             // Nothing has failed where nothing was tried.
             Greeting::None => return None,

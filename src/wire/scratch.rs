@@ -7,10 +7,12 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
+use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, ReadBuf};
 
 /// The most that one read takes.
@@ -41,6 +43,16 @@ pub fn poll_read(from: Pin<&mut impl AsyncRead>, cx: &mut Context<'_>, to: &mut 
     })
 }
 
+/// Appends what a socket has at this moment, at most [`SIZE`] bytes: for one that is new, of which the event loop does not know yet what it
+/// has. An end or an error is left for who reads next.
+pub fn read_at_once(from: impl AsFd, to: &mut BytesMut) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if let Ok((count, _)) = rustix::net::recv(from, &mut **scratch, RecvFlags::DONTWAIT) {
+            to.extend_from_slice(scratch.get(..count).unwrap_or_default());
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,6 +66,14 @@ mod tests {
         assert_eq!(read(&mut from, &mut to).await.unwrap(), 5);
         assert_eq!(read(&mut from, &mut to).await.unwrap(), 0);
         assert_eq!((to.len(), &to[..3]), (SIZE + 7, &b"abx"[..]));
+        let (one, mut other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut at_once = BytesMut::new();
+        read_at_once(&one, &mut at_once);
+        std::io::Write::write_all(&mut other, b"abc").unwrap();
+        read_at_once(&one, &mut at_once);
+        drop(other);
+        read_at_once(&one, &mut at_once);
+        assert_eq!(at_once, "abc");
         let mut small = BytesMut::new();
         read(&mut &b"GET / HTTP/1.1\r\n\r\n"[..], &mut small).await.unwrap();
         assert_eq!(small.capacity(), small.len());

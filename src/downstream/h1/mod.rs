@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http::{StatusCode, Version};
 use pingora_error::{Error, OrErr, Result};
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{BODY_MALFORMED, CLIENT_GONE};
@@ -81,6 +82,16 @@ impl H1 {
             patience: Duration::from_secs(60),
             draining: Arc::default(),
         }
+    }
+
+    /// A connection that was accepted just now. Most clients have sent their request by then: it is read without waiting for a turn of the
+    /// event loop that says so.
+    pub fn accepted(socket: TcpStream, read: &[u8]) -> Self {
+        let mut h1 = H1::new(Io::Plain(socket), read);
+        if let Io::Plain(socket) = &h1.io {
+            scratch::read_at_once(socket, &mut h1.read);
+        }
+        h1
     }
 
     /// Once this is true, answers say that they are the connection's last.

@@ -2,11 +2,15 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+use socket2::{Domain, Protocol, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -38,11 +42,7 @@ impl Transport {
     /// None could be made.
     pub async fn plain(address: EndpointAddress) -> io::Result<Self> {
         match address {
-            EndpointAddress::Inet(address) => {
-                let stream = TcpStream::connect(address).await?;
-                let _ = stream.set_nodelay(true);
-                Ok(Transport::Plain(stream))
-            }
+            EndpointAddress::Inet(address) => connect(address).await.map(Transport::Plain),
             EndpointAddress::Unix(name) => Box::pin(unix::connect(name)).await.map(Transport::Unix),
         }
     }
@@ -90,6 +90,26 @@ impl Transport {
     }
 }
 
+/// A new connection. One to the same host stands as soon as it has been asked for, though the kernel says that it is under way: then there is
+/// no turn of the event loop to wait for.
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let _ = socket.set_tcp_nodelay(true);
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
+        _ => {}
+    }
+    let stands = socket.peer_addr().is_ok();
+    let stream = TcpStream::from_std(socket.into())?;
+    if !stands {
+        poll_fn(|cx| stream.poll_write_ready(cx)).await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+    }
+    Ok(stream)
+}
+
 /// What both kinds of sockets do in the same way, each with methods of its own for it.
 trait Socket {
     /// See [`Transport::write`].
@@ -102,8 +122,14 @@ macro_rules! socket {
     ($type:ty) => {
         impl Socket for $type {
             async fn write_all_of(&self, bytes: &mut impl Buf) -> io::Result<()> {
+                let mut first = true;
                 while bytes.has_remaining() {
-                    match self.try_write(bytes.chunk()) {
+                    let mut written = self.try_write(bytes.chunk());
+                    if std::mem::take(&mut first) && is_not_yet(&written) {
+                        // Of a connection that is new the event loop does not know yet that it takes bytes.
+                        written = rustix::net::send(self, bytes.chunk(), SendFlags::NOSIGNAL).map_err(io::Error::from);
+                    }
+                    match written {
                         Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                         Ok(count) => bytes.advance(count),
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
