@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use pingora_core::tls::ssl::{SslAcceptor, SslStream};
+
 use super::case::{Piece, Script, When};
 use crate::harness::find;
 
@@ -45,6 +47,20 @@ struct Shared {
     changed: Condvar,
 }
 
+/// What a connection's bytes go over.
+trait Channel: Read + Write {
+    /// Says that this end is one, where that is not said by closing the socket.
+    fn end(&mut self) {}
+}
+
+impl Channel for TcpStream {}
+
+impl Channel for SslStream<TcpStream> {
+    fn end(&mut self) {
+        let _ = self.shutdown();
+    }
+}
+
 /// It listens on many addresses of loopback: each of them is an endpoint, and a pool, of its own.
 pub struct Backend {
     port: u16,
@@ -52,18 +68,24 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// On 127.0.0.1, and on 127.0.1.1 and so many after it.
-    pub fn start(scripts: Arc<Scripts>, more: usize) -> Backend {
+    /// On 127.0.0.1, and on 127.0.1.1 and so many after it; behind TLS, or not.
+    pub fn start(scripts: Arc<Scripts>, more: usize, tls: Option<&SslAcceptor>) -> Backend {
         let (port, listeners) = listeners(more);
         let shared = Arc::new(Shared::default());
         for listener in listeners {
-            let (shared, scripts) = (shared.clone(), scripts.clone());
+            let (shared, scripts, tls) = (shared.clone(), scripts.clone(), tls.cloned());
             std::thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
-                    let (shared, scripts) = (shared.clone(), scripts.clone());
+                    let (shared, scripts, tls) = (shared.clone(), scripts.clone(), tls.clone());
                     std::thread::spawn(move || {
                         let _ = stream.set_nodelay(true);
-                        Connection { stream, read: Vec::new(), shared: &shared, scripts: &scripts }.serve();
+                        let mut channel: Box<dyn Channel> = match tls.map(|tls| tls.accept(stream.try_clone().unwrap())) {
+                            None => Box::new(stream),
+                            Some(Ok(secured)) => Box::new(secured),
+                            Some(Err(_)) => return,
+                        };
+                        Connection { stream: &mut *channel, read: Vec::new(), shared: &shared, scripts: &scripts }.serve();
+                        channel.end();
                     });
                 }
             });
@@ -133,7 +155,7 @@ pub fn values<'a>(head: &'a [u8], name: &str) -> Vec<&'a [u8]> {
 }
 
 struct Connection<'a> {
-    stream: TcpStream,
+    stream: &'a mut dyn Channel,
     read: Vec<u8>,
     shared: &'a Shared,
     scripts: &'a Scripts,
@@ -181,6 +203,10 @@ impl Connection<'_> {
     fn follow(&mut self, script: &Script) -> bool {
         script.pieces.iter().all(|piece| match piece {
             Piece::Bytes(bytes) => self.stream.write_all(bytes).is_ok(),
+            Piece::Filler(count) => {
+                let filler = [b'f'; 64 * 1024];
+                (0..*count).step_by(filler.len()).all(|at| self.stream.write_all(&filler[..filler.len().min(count - at)]).is_ok())
+            }
             Piece::Pause(time) => {
                 std::thread::sleep(*time);
                 true

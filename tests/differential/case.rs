@@ -10,6 +10,8 @@ pub enum Act {
     AwaitHeads(usize),
     /// Waits until this many answers have come, interim ones included, or the gateway has closed.
     AwaitAnswers(usize),
+    /// Does nothing for so long, and does not read either.
+    Stop(Duration),
     /// Goes away without listening any further.
     Leave,
 }
@@ -34,6 +36,8 @@ pub enum When {
 #[derive(Clone)]
 pub enum Piece {
     Bytes(Vec<u8>),
+    /// So many bytes that mean nothing.
+    Filler(usize),
     Pause(Duration),
     /// The backend closes its connection.
     End,
@@ -62,6 +66,8 @@ pub struct Case {
     pub acts: Vec<Act>,
     /// For the case's first request at the backend, its second, and so on. Whatever comes after them is answered with 200.
     pub scripts: Vec<Script>,
+    /// What the first final answer has to begin with, beside being the same.
+    pub must: Option<&'static str>,
 }
 
 impl Case {
@@ -79,6 +85,7 @@ impl Case {
                 Act::Send(bytes) => format!("  client sends {}\n", shortened(bytes)),
                 Act::AwaitHeads(count) => format!("  client waits until the backend has {count} heads\n"),
                 Act::AwaitAnswers(count) => format!("  client waits for {count} answers\n"),
+                Act::Stop(time) => format!("  client does nothing for {time:?}\n"),
                 Act::Leave => "  client goes away\n".to_owned(),
             };
         }
@@ -91,11 +98,15 @@ impl Case {
             for piece in &script.pieces {
                 text += &match piece {
                     Piece::Bytes(bytes) => format!(" {}", shortened(bytes)),
+                    Piece::Filler(count) => format!(" [{count} bytes]"),
                     Piece::Pause(time) => format!(" [{time:?}]"),
                     Piece::End => " [closes]".to_owned(),
                 };
             }
             text.push('\n');
+        }
+        if let Some(must) = self.must {
+            text += &format!("  the answer must begin with {must:?}\n");
         }
         text
     }

@@ -50,6 +50,10 @@ struct Client<'a> {
 pub fn play(case: &Case, port: u16, backend: &Backend) -> Heard {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
     stream.set_nodelay(true).unwrap();
+    if case.acts.iter().any(|act| matches!(act, Act::Stop(_))) {
+        // What it does not read must not wait in its own socket.
+        socket2::SockRef::from(&stream).set_recv_buffer_size(64 * 1024).unwrap();
+    }
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     let mut client = Client { stream, bytes: Vec::new(), end: None, case };
     for act in &case.acts {
@@ -70,6 +74,7 @@ pub fn play(case: &Case, port: u16, backend: &Backend) -> Heard {
                 });
             }
             Act::AwaitAnswers(count) => client.until(|client| client.parsed().0.len() >= *count),
+            Act::Stop(time) => std::thread::sleep(*time),
             Act::Leave => client.end = Some(End::Left),
         }
     }

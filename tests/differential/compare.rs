@@ -25,8 +25,9 @@ impl Behaviour {
                 let (head, id) = head(&answer.head, port, true);
                 let content = replaced(&answer.content, &id, b"ID");
                 let whole = if answer.is_whole { "" } else { BROKEN_OFF };
-                // A client that left heard what it happened to hear.
-                let content = if heard.end == End::Left { String::new() } else { shortened(&content) };
+                // A client that left heard what it happened to hear, and so did one that stopped reading.
+                let some = heard.end == End::Left || case.kind == "silence" && !answer.is_whole;
+                let content = if some { String::new() } else { shortened(&content) };
                 format!("{head}  {content}{whole}")
             })
             .collect();
@@ -44,6 +45,12 @@ impl Behaviour {
             format!("{}  {body} {content}", head(&seen.head, port, false).0)
         });
         Behaviour { client, backend: backend.collect(), hung: heard.end == End::Hung }
+    }
+
+    /// Whether the first final answer begins so.
+    pub fn answers(&self, begin: &str) -> bool {
+        let interim = |answer: &&String| answer.starts_with("HTTP/1.1 1");
+        self.client.iter().find(|answer| !interim(answer)).is_some_and(|answer| answer.starts_with(begin))
     }
 
     fn lines(&self) -> Vec<String> {

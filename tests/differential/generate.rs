@@ -46,7 +46,8 @@ pub fn case(seed: u64, number: usize) -> Case {
     let mut dice = Dice::new(seed, number);
     let maker = Maker { dice: &mut dice, number };
     match maker.dice.roll(100) {
-        0..36 => maker.plain(),
+        0..32 => maker.plain(),
+        32..36 => maker.silence(),
         36..50 => maker.framing(),
         50..64 => maker.mutated(),
         64..86 => maker.odd_answer(),
@@ -69,7 +70,7 @@ struct Request {
 
 impl Maker<'_> {
     fn done(self, kind: &'static str, acts: Vec<Act>, scripts: Vec<Script>) -> Case {
-        Case { number: self.number, kind, acts, scripts }
+        Case { number: self.number, kind, acts, scripts, must: None }
     }
 
     /// The last request of most cases: its answer shows where the gateway takes the one before it to have ended.
@@ -448,6 +449,66 @@ impl Maker<'_> {
         }
         acts.push(Act::Leave);
         self.done("abort", acts, Vec::new())
+    }
+
+    /// Somebody says nothing any more, and nobody else ends it: the gateway has to.
+    fn silence(self) -> Case {
+        let solo = if self.dice.chance(50) { self.number % HALF } else { HALF + self.number % HALF };
+        let target = format!("/solo{solo}/s/{}/silence", self.number);
+        match self.dice.roll(9) {
+            0..4 => self.silent_client(&target),
+            4..8 => self.silent_backend(&target),
+            _ => self.stopped_reader(&target),
+        }
+    }
+
+    fn silent_client(self, target: &str) -> Case {
+        let head = format!("POST {target} HTTP/1.1\r\nHost: h\r\n");
+        let some_chunks = ["", "5", "5\r\nab", "5\r\nabcde\r\n", "5\r\nabcde\r\n0\r\n"];
+        let (bytes, must) = match self.dice.roll(6) {
+            0 => (String::new(), None),
+            1 => (head[..1 + self.dice.roll(head.len() - 1)].to_owned(), Some("HTTP/1.1 408")),
+            2 => (format!("{head}Content-Length: 10\r\n\r\n{}", "a".repeat(self.dice.roll(10))), Some("HTTP/1.1 408")),
+            3 => (format!("{head}Transfer-Encoding: chunked\r\n\r\n{}", self.dice.pick(&some_chunks)), Some("HTTP/1.1 408")),
+            4 => (format!("{head}Expect: 100-continue\r\nContent-Length: 10\r\n\r\n"), Some("HTTP/1.1 408")),
+            // Between two requests.
+            _ => (format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"), Some("HTTP/1.1 200")),
+        };
+        let acts = vec![Act::Send(bytes.into_bytes())];
+        Case { must, ..self.done("silence", acts, Vec::new()) }
+    }
+
+    fn silent_backend(self, target: &str) -> Case {
+        let request = match self.dice.roll(3) {
+            0 => format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"),
+            1 => format!("POST {target} HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"),
+            _ => format!("POST {target} HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n{}", "a".repeat(200_000)),
+        };
+        let late = Some("HTTP/1.1 504");
+        let (said, must) = match self.dice.roll(8) {
+            0 | 1 => ("", late),
+            2 => ("HTTP/1.1 2", late),
+            3 => ("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", late),
+            4 => ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", None),
+            5 => ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabcde", None),
+            6 => ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n5\r\nab", None),
+            _ => ("HTTP/1.1 200 OK\r\n\r\nto the end", None),
+        };
+        let pieces = vec![Piece::Bytes(said.into()), Piece::Pause(Duration::from_millis(3500)), Piece::End];
+        // It may not even read the body.
+        let when = if self.dice.chance(30) { When::Early } else { When::Whole };
+        let acts = vec![Act::Send(request.into_bytes())];
+        Case { must, ..self.done("silence", acts, vec![Script { when, pieces }]) }
+    }
+
+    /// A client that does not take its answer for longer than the gateway waits for it.
+    fn stopped_reader(self, target: &str) -> Case {
+        const LONG: usize = 24 << 20;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LONG}\r\n\r\n");
+        let script = Script { when: When::Whole, pieces: vec![Piece::Bytes(head.into_bytes()), Piece::Filler(LONG)] };
+        let request = format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n");
+        let acts = vec![Act::Send(request.into_bytes()), Act::Stop(Duration::from_millis(3500))];
+        Case { must: Some("HTTP/1.1 200"), ..self.done("silence", acts, vec![script]) }
     }
 
     /// A backend that answers before it has the body, and a client that sends the rest afterwards.
