@@ -13,6 +13,7 @@
 //! | [`policy`] | the gauntlet: one folder per stage, in the order of execution |
 //! | [`cel`] | expressions over a request, for the policies that take them |
 //! | [`forward`] | a request's way to its service, through the engine in [`upstream`] or to what the cache has, and the answer back |
+//! | [`tcp`] | connections that are no HTTP, carried as they are: by port, or by the name that TLS asks for |
 //! | [`breaker`] | not to ask what fails anyway: the arithmetic of circuit breakers |
 //! | [`retry`] | when a request is sent again, and how much that may cost |
 //! | [`limits`] | how many there may be: the arithmetic of limits and its memory |
@@ -59,7 +60,7 @@
 //! - [`breaker`], [`consumers`], [`limits`], [`oidc`], [`retry`]
 //! - [`by`]
 //! - rooms that do not know each other: [`cache`], [`keys`], [`listen`], [`observe`], [`route`], [`upstream`]
-//! - [`downstream`], [`policy`]
+//! - [`downstream`], [`policy`], [`tcp`]
 //! - [`config`]
 //! - [`snapshot`]
 //! - [`core`]
@@ -119,6 +120,7 @@ pub mod snapshot;
 pub mod stripe;
 pub mod successor;
 pub mod tally;
+pub mod tcp;
 pub mod upgrade;
 pub mod upstream;
 pub mod value;

@@ -65,6 +65,7 @@ mod signatures;
 mod single;
 mod sockets;
 mod stop;
+mod tcp;
 mod trailers;
 mod upgrade;
 mod upstreams;

@@ -26,7 +26,7 @@ const MOST: usize = 1000;
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
     listener: Option<String>,
-    /// `opening`, `h1` or `h2`.
+    /// `opening`, `h1`, `h2` or `tcp`.
     protocol: Option<String>,
     /// `idle` or `active`.
     state: Option<String>,
@@ -47,7 +47,7 @@ impl Filter {
             Some(value) if !known.contains(&&**value) => Err(format!("`{name}` is one of {}", known.join(", "))),
             _ => Ok(()),
         };
-        one_of("protocol", &wanted.protocol, &["opening", "h1", "h2"])?;
+        one_of("protocol", &wanted.protocol, &["opening", "h1", "h2", "tcp"])?;
         one_of("state", &wanted.state, &["idle", "active"])?;
         if !(1..=MOST).contains(&wanted.limit.unwrap_or(USUAL)) {
             return Err(format!("`limit` is a number from 1 to {MOST}"));

@@ -16,6 +16,7 @@ use crate::listen::share::BodyMemory;
 use crate::observe::{AccessLogConfig, Output};
 use crate::redis::RedisConfig;
 use crate::route::RouteConfig;
+use crate::tcp::TcpRouteConfig;
 use crate::upstream::ServiceConfig;
 use crate::value::{Period, Raw, Secret, Size, Spanned};
 
@@ -46,6 +47,9 @@ pub struct Document {
     /// Which request goes where.
     #[serde(default)]
     pub routes: Vec<Spanned<RouteConfig>>,
+    /// Which connection goes where, of those that are carried as they are: plain TCP, and TLS by the name that the client asks for.
+    #[serde(default)]
+    pub tcp_routes: Vec<Spanned<TcpRouteConfig>>,
     /// The operator's API. On by default, on 127.0.0.1:9901; `false` turns it off.
     #[serde(default, deserialize_with = "or_false")]
     #[schemars(schema_with = "or_false_schema::<AdminConfig>")]

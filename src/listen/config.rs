@@ -21,6 +21,10 @@ pub struct ListenerConfig {
     pub name: Option<Spanned<String>>,
     /// `0.0.0.0:8080`, `[::]:443`, or `:8080` for every address of this host, IPv4 and IPv6.
     pub bind: Spanned<String>,
+    /// What is spoken here: `http`, by which `routes` go, or `tcp`, which is anything: connections then go by `tcp_routes`, and what is
+    /// about requests has no place on the listener. Default: `http`.
+    #[serde(default)]
+    pub protocol: Spanned<ListenerProtocol>,
     /// Serve TLS. Default: plain text.
     #[serde(default)]
     pub tls: Option<TlsConfig>,
@@ -83,6 +87,15 @@ impl ListenerConfig {
     pub fn name(&self) -> &str {
         self.name.as_ref().map_or(self.bind.value.trim(), |name| &name.value)
     }
+}
+
+/// What is spoken on a listener.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ListenerProtocol {
+    #[default]
+    Http,
+    Tcp,
 }
 
 /// The PROXY protocol on a listener.

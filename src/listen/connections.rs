@@ -25,6 +25,8 @@ pub enum Speaks {
     Nothing,
     H1,
     H2,
+    /// Whatever its ends like.
+    Tcp,
 }
 
 impl Speaks {
@@ -33,6 +35,7 @@ impl Speaks {
             Speaks::Nothing => "opening",
             Speaks::H1 => "h1",
             Speaks::H2 => "h2",
+            Speaks::Tcp => "tcp",
         }
     }
 }
@@ -68,6 +71,7 @@ impl Entry {
         match self.speaks.load(Ordering::Relaxed) {
             1 => Speaks::H1,
             2 => Speaks::H2,
+            3 => Speaks::Tcp,
             _ => Speaks::Nothing,
         }
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{LimitsConfig, ListenerConfig, ProxyProtocolConfig, TimeoutsConfig, ViaConfig};
+use super::config::{LimitsConfig, ListenerConfig, ListenerProtocol, ProxyProtocolConfig, TimeoutsConfig, ViaConfig};
 use super::guard::Caps;
 use super::redirect::Redirect;
 use super::tls::TlsAcceptor;
@@ -25,6 +25,7 @@ use crate::wait::Pace;
 pub struct Listener {
     pub name: Arc<str>,
     pub bind: SocketAddr,
+    pub protocol: ListenerProtocol,
     pub tls: Option<Arc<TlsAcceptor>>,
     /// What is answered instead of serving.
     pub redirect: Option<Redirect>,
@@ -89,7 +90,11 @@ impl Listener {
     pub fn compile(config: &ListenerConfig, base: &Path, problems: &mut Problems) -> Option<Listener> {
         let bind = bind_address(&config.bind, problems);
         let name = name(config, problems);
-        let tls = config.tls.as_ref().map(|tls| TlsAcceptor::compile(tls, config.bind.place, base, problems));
+        let tls =
+            config.tls.as_ref().map(|tls| TlsAcceptor::compile(tls, config.protocol.value, config.bind.place, base, problems));
+        if config.protocol.value == ListenerProtocol::Tcp {
+            refuse_what_is_about_requests(config, problems);
+        }
         if config.h2c && config.tls.is_some() {
             let message = "`h2c` is HTTP/2 without TLS, and this listener has TLS: it has no effect";
             problems.push(Problem::warning(config.bind.place, message).hint("HTTP/2 over TLS is `tls.h2`"));
@@ -115,6 +120,7 @@ impl Listener {
         Some(Listener {
             name: name?,
             bind: bind?,
+            protocol: config.protocol.value,
             tls,
             redirect: None,
             h2c: config.h2c && config.tls.is_none(),
@@ -128,6 +134,11 @@ impl Listener {
             timeouts: timeouts?,
             limits: limits?,
         })
+    }
+
+    /// Whether connections are carried as they are.
+    pub fn is_tcp(&self) -> bool {
+        self.protocol == ListenerProtocol::Tcp
     }
 
     /// Whether there is no connection without a good client certificate.
@@ -163,6 +174,34 @@ impl Listener {
         let proxy = self.trusted_proxies.contains(address)
             || self.proxy_protocol.as_ref().is_some_and(|proxy| proxy.trusted.contains(address));
         (!proxy).then_some(address)
+    }
+}
+
+/// A bound that is written and does not hold is worse than none.
+fn refuse_what_is_about_requests(config: &ListenerConfig, problems: &mut Problems) {
+    let (timeouts, limits) = (&config.timeouts, &config.limits);
+    let written = [
+        (config.redirect.as_ref().map(|redirect| redirect.place), "redirect"),
+        (config.h2c.then_some(config.bind.place), "h2c"),
+        (config.trusted_identity.first().map(|address| address.place), "trusted_identity"),
+        (config.via.as_ref().map(|via| via.place), "via"),
+        (Some(timeouts.header.place), "timeouts.header"),
+        (Some(timeouts.keep_alive.place), "timeouts.keep_alive"),
+        (Some(timeouts.body.place), "timeouts.body"),
+        (Some(timeouts.body_grace.place), "timeouts.body_grace"),
+        (Some(timeouts.write.place), "timeouts.write"),
+        (timeouts.request.as_ref().map(|request| request.place), "timeouts.request"),
+        (Some(limits.head.place), "limits.head"),
+        (Some(limits.headers.place), "limits.headers"),
+        (Some(limits.uri.place), "limits.uri"),
+        (Some(limits.body.place), "limits.body"),
+        (Some(limits.body_rate.place), "limits.body_rate"),
+    ];
+    for (place, key) in written {
+        if let Some(place) = place.filter(Place::is_known) {
+            let message = format!("`{key}` is about requests, and this listener has `protocol: tcp`");
+            problems.push(Problem::error(place, message).hint("leave it out; `tcp_routes` have `timeouts` of their own"));
+        }
     }
 }
 

@@ -28,6 +28,7 @@ pub use self::certificate::CertificateFacts;
 use self::certificate::Loaded;
 use self::client_auth::ClientAuth;
 use self::config::{ClientAuthMode, TlsConfig, TlsVersion};
+use super::config::ListenerProtocol;
 use crate::exchange::TlsFacts;
 use crate::problem::{Place, Problem, Problems};
 
@@ -104,7 +105,13 @@ impl fmt::Debug for TlsAcceptor {
 impl TlsAcceptor {
     /// Reads the files. `place` is the listener's, for what has no place of its own; `base` is the folder that relative names count
     /// from. `None` only if a problem was found.
-    pub fn compile(config: &TlsConfig, place: Place, base: &Path, problems: &mut Problems) -> Option<TlsAcceptor> {
+    pub fn compile(
+        config: &TlsConfig,
+        speaks: ListenerProtocol,
+        place: Place,
+        base: &Path,
+        problems: &mut Problems,
+    ) -> Option<TlsAcceptor> {
         if config.certificates.is_empty() {
             let hint = "write `certificates: [ { cert: edge.pem, key: edge.key } ]`";
             problems.push(Problem::error(place, "`tls.certificates` is empty").hint(hint));
@@ -118,22 +125,27 @@ impl TlsAcceptor {
             Some(written) => Some(ClientAuth::compile(written, base, problems)?),
             None => None,
         };
-        TlsAcceptor::build(config, loaded, client_auth.as_ref())
+        TlsAcceptor::build(config, speaks, loaded, client_auth.as_ref())
             .map_err(|error| problems.push(Problem::error(place, format!("TLS cannot be set up: {error}"))))
             .ok()
     }
 
-    fn build(config: &TlsConfig, loaded: Vec<Loaded>, client_auth: Option<&ClientAuth>) -> Result<TlsAcceptor, ErrorStack> {
+    fn build(
+        config: &TlsConfig,
+        speaks: ListenerProtocol,
+        loaded: Vec<Loaded>,
+        client_auth: Option<&ClientAuth>,
+    ) -> Result<TlsAcceptor, ErrorStack> {
         let mut contexts = Vec::with_capacity(loaded.len());
         for certificate in &loaded {
-            contexts.push(context(config, certificate, client_auth)?.build().into_context());
+            contexts.push(context(config, speaks, certificate, client_auth)?.build().into_context());
         }
         let certificates: Vec<CertificateFacts> = loaded.iter().map(|certificate| certificate.facts.clone()).collect();
         let by_name = Arc::new(ByName::new(&certificates, &contexts));
         let default = contexts.into_iter().next().ok_or_else(ErrorStack::get)?;
         // The first certificate's context again, this time with the one look at the server name that serves all.
         let first = loaded.first().ok_or_else(ErrorStack::get)?;
-        let mut acceptor = context(config, first, client_auth)?;
+        let mut acceptor = context(config, speaks, first, client_auth)?;
         let names = by_name.clone();
         acceptor.set_servername_callback(move |ssl: &mut SslRef, _alert: &mut _| {
             let chosen = ssl.servername(NameType::HOST_NAME).and_then(|name| names.find(name)).cloned();
@@ -155,7 +167,7 @@ impl TlsAcceptor {
             Some(written) => Some(ClientAuth::compile(written, base, problems)?),
             None => None,
         };
-        context(config, &first, client_auth.as_ref())
+        context(config, ListenerProtocol::Http, &first, client_auth.as_ref())
             .map_err(|error| problems.push(Problem::error(place, format!("TLS cannot be set up: {error}"))))
             .ok()
     }
@@ -238,7 +250,12 @@ fn reason(error: &str) -> &'static str {
 }
 
 /// Everything of a context but the choice by server name.
-fn context(config: &TlsConfig, certificate: &Loaded, client_auth: Option<&ClientAuth>) -> Result<SslAcceptorBuilder, ErrorStack> {
+fn context(
+    config: &TlsConfig,
+    speaks: ListenerProtocol,
+    certificate: &Loaded,
+    client_auth: Option<&ClientAuth>,
+) -> Result<SslAcceptorBuilder, ErrorStack> {
     let mut context = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls())?;
     let least = match config.min_version {
         TlsVersion::V1_2 => SslVersion::TLS1_2,
@@ -253,11 +270,14 @@ fn context(config: &TlsConfig, certificate: &Loaded, client_auth: Option<&Client
     context.set_read_ahead(true);
     // Sessions come back through any of a listener's contexts, and the library wants a name for whose they are.
     context.set_session_id_context(b"portcullis")?;
-    let offer: &'static [u8] = if config.h2 { b"\x02h2\x08http/1.1" } else { b"\x08http/1.1" };
-    context.set_alpn_select_callback(move |_, offered| {
-        // No common protocol: `no_application_protocol` (RFC 7301, section 3.2), which also stops cross-protocol attacks.
-        select_next_proto(offer, offered).ok_or(AlpnError::ALERT_FATAL)
-    });
+    // What else is spoken inside of TLS is not known here, and what a client offers is passed over.
+    if speaks == ListenerProtocol::Http {
+        let offer: &'static [u8] = if config.h2 { b"\x02h2\x08http/1.1" } else { b"\x08http/1.1" };
+        context.set_alpn_select_callback(move |_, offered| {
+            // No common protocol: `no_application_protocol` (RFC 7301, section 3.2), which also stops cross-protocol attacks.
+            select_next_proto(offer, offered).ok_or(AlpnError::ALERT_FATAL)
+        });
+    }
     context.set_certificate(&certificate.leaf)?;
     for intermediate in &certificate.intermediates {
         context.add_extra_chain_cert(intermediate.clone())?;

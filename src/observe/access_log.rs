@@ -23,7 +23,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::record::{Clock, Record};
+use super::record::{Clock, Line};
 use super::writer;
 use crate::cidr::Occupant;
 use crate::limits::heavy_hitters::{Allowance, HeavyHitters, LONGEST};
@@ -367,8 +367,8 @@ impl AccessLog {
         suppressed
     }
 
-    /// Logs a request. Never waits for the output; the line reaches it within about 50 ms.
-    pub fn write(&self, record: &Record<'_>) {
+    /// Logs a request, or a connection. Never waits for the output; the line reaches it within about 50 ms.
+    pub fn write(&self, record: &impl Line) {
         let shared = &*self.shared;
         if !self.is_on() {
             return;

@@ -17,7 +17,7 @@ const HOST: usize = 256;
 const PATH: usize = 2 * 1024;
 const USER_AGENT: usize = 256;
 /// Identifiers: request and trace ids, names from the configuration, a token's subject.
-const NAME: usize = 256;
+pub(super) const NAME: usize = 256;
 /// How long a line commonly is at most.
 const COMMON: usize = 1024;
 
@@ -145,9 +145,15 @@ pub fn trace_id(traceparent: &[u8; 55]) -> &[u8] {
     traceparent.get(3..35).unwrap_or_default()
 }
 
-impl Record<'_> {
-    /// Appends the line, its newline included: at most 48 KiB where a client aims for it, and commonly 500 bytes.
-    pub(super) fn write(&self, out: &mut Vec<u8>, clock: &mut Clock, query: bool) {
+/// What can be logged.
+pub trait Line {
+    /// Appends the line, its newline included. `query`: whether queries are to be in it.
+    fn write(&self, out: &mut Vec<u8>, clock: &mut Clock, query: bool);
+}
+
+impl Line for Record<'_> {
+    /// At most 48 KiB where a client aims for it, and commonly 500 bytes.
+    fn write(&self, out: &mut Vec<u8>, clock: &mut Clock, query: bool) {
         out.reserve(COMMON);
         let mut line = Object::open(out);
         line.stamp(member!("time"), clock.stamp(self.time));
@@ -162,7 +168,9 @@ impl Record<'_> {
         line.close();
         out.push(b'\n');
     }
+}
 
+impl Record<'_> {
     fn write_connection(&self, line: &mut Object<'_>) {
         if let Some(client) = self.client {
             line.ip(member!("client"), client);
@@ -184,11 +192,7 @@ impl Record<'_> {
         }
         line.text(member!("route"), self.route.as_bytes(), NAME);
         line.text(member!("service"), self.service.as_bytes(), NAME);
-        match self.endpoint {
-            Some(EndpointAddress::Inet(address)) => line.address(member!("endpoint"), address),
-            Some(EndpointAddress::Unix(name)) => line.text(member!("endpoint"), name.to_string().as_bytes(), NAME),
-            None => {}
-        }
+        write_endpoint(line, self.endpoint);
         line.text(member!("consumer"), self.consumer.as_bytes(), NAME);
         line.text(member!("subject"), self.subject.as_bytes(), NAME);
         line.text(member!("credential"), self.credential.as_bytes(), NAME);
@@ -251,13 +255,21 @@ fn stage_member(stage: Stage) -> Member {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn write_endpoint(line: &mut Object<'_>, endpoint: Option<EndpointAddress>) {
+    match endpoint {
+        Some(EndpointAddress::Inet(address)) => line.address(member!("endpoint"), address),
+        Some(EndpointAddress::Unix(name)) => line.text(member!("endpoint"), name.to_string().as_bytes(), NAME),
+        None => {}
+    }
+}
+
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Writes times in RFC 3339, and remembers how the last second looks.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub struct Clock {
     /// `None` before the first call.
     second: Option<u64>,
     /// `2026-11-22T03:12:20.123456Z`, of the last call.
@@ -272,7 +284,7 @@ impl Default for Clock {
 
 impl Clock {
     /// `2026-11-22T03:12:20.123456Z`. Times before 1970 count as 1970.
-    fn stamp(&mut self, time: SystemTime) -> &[u8; STAMP] {
+    pub(super) fn stamp(&mut self, time: SystemTime) -> &[u8; STAMP] {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         if self.second != Some(since.as_secs()) {
             self.second = Some(since.as_secs());

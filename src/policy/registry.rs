@@ -225,6 +225,18 @@ impl Table {
         merged
     }
 
+    /// What it says of these policies, and of no others.
+    pub fn only(mut self, names: &[&str]) -> Table {
+        self.0.retain(|index, _| REGISTRY.get(*index).is_some_and(|entry| names.contains(&entry.name)));
+        self
+    }
+
+    /// The policies that are on, but for these.
+    pub fn names_beside(&self, names: &[&str]) -> Vec<&'static str> {
+        let on = self.0.iter().filter(|(_, slot)| !matches!(slot, Slot::Off));
+        on.filter_map(|(index, _)| REGISTRY.get(*index)).map(|entry| entry.name).filter(|name| !names.contains(name)).collect()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

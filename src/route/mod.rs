@@ -37,6 +37,7 @@ pub use device::Device;
 pub use fallback::{Cause, FallbackConfig};
 pub use matcher::Matcher;
 pub use own::OwnAnswer;
+pub use pattern::HostPattern;
 pub use rewrite::Rewrite;
 pub use split::Split;
 pub use table::{Found, Params, RouteTable};

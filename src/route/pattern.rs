@@ -15,7 +15,7 @@ pub(super) const LONGEST_HOST: usize = 253;
 
 /// A host or a family of hosts. Ordered as ids list them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum HostPattern {
+pub enum HostPattern {
     /// Lower case.
     Exact(Box<str>),
     /// What follows `*.`, in lower case: `example.com` for `*.example.com`, which does not match `example.com` itself.
@@ -24,7 +24,7 @@ pub(super) enum HostPattern {
 }
 
 impl HostPattern {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, String> {
         if text == "*" {
             return Ok(HostPattern::Any);
         }
@@ -86,7 +86,7 @@ pub(super) struct PathPattern {
 }
 
 impl PathPattern {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, String> {
         let relative = text.strip_prefix('/').ok_or_else(|| match text.starts_with(['~', '^', '=']) {
             true => "a path begins with a slash; there are no regular expressions, but `/x/{id}` and `/x/*`",
             false => "a path begins with a slash",

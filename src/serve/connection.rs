@@ -8,6 +8,7 @@ use std::time::Duration;
 use pingora_core::protocols::Stream;
 use tokio::net::TcpStream;
 
+use super::carried;
 use super::one::{exchange, refuse};
 use super::opening::{Open, Opened, Spoken, handshake_failed, open, too_quick};
 use super::watched::{self, Watched};
@@ -65,6 +66,7 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<ActiveListener>, socket: TcpSt
             serve_h1(worker, door, connection, entry, h1).await;
         }
         Spoken::Clear(h1, refused) => refuse_head(&worker, &door, &connection, entry, refused, h1).await,
+        Spoken::Other(arrival) => Box::pin(carried::serve(&worker, &door, &connection, entry, arrival)).await,
         Spoken::H2(stream) => {
             entry.identify(connection.client, Speaks::H2);
             Box::pin(serve_h2(worker, door, connection, entry, stream)).await;

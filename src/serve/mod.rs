@@ -2,7 +2,9 @@
 //!
 //! The main thread serves no traffic. It alone publishes generations, so a reload, a second reload and an upgrade never overlap.
 
+mod carried;
 mod connection;
+mod naming;
 mod one;
 mod opening;
 mod pid_file;

@@ -11,10 +11,12 @@ use smallvec::SmallVec;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::carried::Arrival;
+use super::naming::{self, Chosen, Ends};
 use super::seldom::{Seldom, and_more};
 use super::worker::Worker;
 use crate::downstream::h1::{H1, Io};
-use crate::exchange::Connection;
+use crate::exchange::{Connection, TlsFacts};
 use crate::listen::guard::Permit;
 use crate::listen::listener::Opening;
 use crate::listen::proxy_protocol::{self, Received};
@@ -37,6 +39,8 @@ pub(super) enum Spoken {
     /// Clear HTTP, on a port that speaks TLS.
     Clear(Box<H1>, Box<Refused>),
     H2(Stream),
+    /// Whatever it is, it is carried as it is.
+    Other(Box<Arrival>),
 }
 
 /// PROXY protocol, TLS, and the choice of the protocol. What fails is counted here.
@@ -49,7 +53,7 @@ pub(super) async fn open(
 ) -> Option<Opened> {
     let deadline = Instant::now() + door.timeouts.handshake;
     let local = socket.local_addr().map_or(door.bind, canonical);
-    let began = match begin(door, &mut socket, peer, deadline).await {
+    let mut began = match begin(door, &mut socket, peer, deadline).await {
         Ok(began) => began,
         // As the health checks of balancers do.
         Err(silent) if silent.kind() == io::ErrorKind::ConnectionAborted => return None,
@@ -68,6 +72,20 @@ pub(super) async fn open(
     {
         door.metrics.refused(refused.reason);
         return None;
+    }
+    if door.is_tcp() || door.tcp.is_some() {
+        let ends = Ends { client: began.client, destination: began.destination.unwrap_or(local) };
+        match Box::pin(naming::choose(worker, door, socket, &began.read, ends, deadline)).await {
+            Chosen::Served(unchanged, read) => {
+                socket = unchanged;
+                began.read = SmallVec::from_vec(read);
+            }
+            Chosen::Carried(arrival, tls) => {
+                let connection = connection(door, peer, local, began.client, tls);
+                return Some(Opened { connection, speaks: Spoken::Other(arrival) });
+            }
+            Chosen::Nothing => return None,
+        }
     }
     let (tls, speaks) = match &door.tls {
         None if door.h2c && speaks_h2(&socket, &began.read, door.timeouts.header).await => {
@@ -100,9 +118,17 @@ pub(super) async fn open(
             },
         },
     };
-    let listener = door.name.clone();
-    let connection = Connection { peer, local, client: began.client, listener, tls, told: Default::default() };
-    Some(Opened { connection: Arc::new(connection), speaks })
+    Some(Opened { connection: connection(door, peer, local, began.client, tls), speaks })
+}
+
+fn connection(
+    door: &ActiveListener,
+    peer: SocketAddr,
+    local: SocketAddr,
+    client: SocketAddr,
+    tls: Option<TlsFacts>,
+) -> Arc<Connection> {
+    Arc::new(Connection { peer, local, client, listener: door.name.clone(), tls, told: Default::default() })
 }
 
 /// What a client says first to a port that speaks TLS.
@@ -181,6 +207,8 @@ impl Drop for Open {
 struct Began {
     /// The client's address, as the socket or a trusted PROXY header tells it.
     client: SocketAddr,
+    /// Where the client meant to go, as a header tells it.
+    destination: Option<SocketAddr>,
     /// Bytes that were read to see that there is no PROXY header.
     read: SmallVec<[u8; 12]>,
 }
@@ -188,18 +216,21 @@ struct Began {
 async fn begin(door: &ActiveListener, socket: &mut TcpStream, peer: SocketAddr, deadline: Instant) -> io::Result<Began> {
     let opening = door.opening(peer.ip());
     match opening {
-        Opening::Plain => return Ok(Began { client: peer, read: SmallVec::new() }),
+        Opening::Plain => return Ok(Began { client: peer, destination: None, read: SmallVec::new() }),
         Opening::Refuse => return Err(io::ErrorKind::PermissionDenied.into()),
         Opening::Header | Opening::MaybeHeader => {}
     }
     match proxy_protocol::read_header(socket, deadline).await? {
-        Received::Header(header) => Ok(Began { client: header.source.map_or(peer, canonical), read: SmallVec::new() }),
-        Received::None { read } if opening == Opening::MaybeHeader => Ok(Began { client: peer, read }),
+        Received::Header(header) => {
+            let destination = header.destination.map(canonical);
+            Ok(Began { client: header.source.map_or(peer, canonical), destination, read: SmallVec::new() })
+        }
+        Received::None { read } if opening == Opening::MaybeHeader => Ok(Began { client: peer, destination: None, read }),
         Received::None { .. } => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
-fn rewound(socket: TcpStream, read: &[u8]) -> L4Stream {
+pub(super) fn rewound(socket: TcpStream, read: &[u8]) -> L4Stream {
     let mut stream = L4Stream::from(socket);
     if !read.is_empty() {
         stream.rewind(read);

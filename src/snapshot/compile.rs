@@ -2,6 +2,7 @@
 
 mod answers;
 mod policies;
+mod tcp;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use crate::keys::{self, KeyStore};
 use crate::ledger::Ledger;
 use crate::limits::heavy_hitters::HeavyHitters;
 use crate::listen::bound::BoundHosts;
-use crate::listen::config::ListenerConfig;
+use crate::listen::config::{ListenerConfig, ListenerProtocol};
 use crate::listen::guard::Guard;
 use crate::listen::listener::{Limits, Listener};
 use crate::listen::redirect::Redirect;
@@ -33,7 +34,7 @@ use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::redis::Redis;
 use crate::route::{Matcher, Rewrite, RouteConfig, RouteTables};
 use crate::upstream::{Kept, Protocol, Service, Site, dns};
-use crate::value::Size;
+use crate::value::{Size, Spanned};
 use crate::wire::head::HeadLimits;
 
 /// How long all host names together may take to resolve. The rest is left to the background.
@@ -68,9 +69,15 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     let mut problems = std::mem::take(&mut source.problems);
     let root = source.root.clone();
     let mut compiler = Compiler::new(document, root.as_deref(), &base, around, &mut problems);
-    let doors = compiler.doors();
+    let mut doors = compiler.doors();
     compiler.services();
-    let bound_hosts = BoundHosts::of(doors.iter().map(|door| &door.listener));
+    compiler.tcp(&mut doors);
+    let of_requests = doors.iter().filter(|door| !door.is_tcp());
+    let mut bound_hosts = BoundHosts::of(of_requests.clone().map(|door| &door.listener));
+    for (door, routes) in of_requests.filter_map(|door| Some((door, door.tcp.as_ref()?))) {
+        let bound = bound_hosts.get_or_insert_default();
+        routes.listed().for_each(|(host, below)| bound.pass_on(&door.name, host, below));
+    }
     let (tables, routes) = compiler.routes(&doors, bound_hosts.as_ref());
     let unrouted = Arc::new(compiler.global.plan(&compiler.site(&[])));
     let admin = compiler.admin(&doors);
@@ -221,7 +228,8 @@ impl<'a> Compiler<'a> {
 
     /// The port of the listener with TLS, if there is exactly one.
     fn tls_port(&self) -> Option<u16> {
-        let mut ports = self.document.listeners.iter().filter(|config| config.tls.is_some());
+        let https = |config: &ListenerConfig| config.tls.is_some() && config.protocol.value == ListenerProtocol::Http;
+        let mut ports = self.document.listeners.iter().filter(|config| https(config));
         let port = ports.next().and_then(|config| config.bind.rsplit_once(':')?.1.parse().ok());
         if ports.next().is_some() { None } else { port }
     }
@@ -229,7 +237,9 @@ impl<'a> Compiler<'a> {
     /// Whoever serves TLS hardly means to serve the same to those who do without, but where the clear text stays on this host or behind
     /// a proxy.
     fn warn_of_clear_text(&mut self, config: &ListenerConfig, name: &str) {
-        let Some(with_tls) = self.document.listeners.iter().find(|other| other.tls.is_some()) else { return };
+        let speaks_http = |listener: &ListenerConfig| listener.protocol.value == ListenerProtocol::Http;
+        let with_tls = self.document.listeners.iter().find(|other| other.tls.is_some() && speaks_http(other));
+        let Some(with_tls) = with_tls.filter(|_| speaks_http(config)) else { return };
         let local = config.bind.parse::<SocketAddr>().is_ok_and(|bind| bind.ip().is_loopback());
         let behind = !config.trusted_proxies.is_empty() || config.proxy_protocol.is_some();
         // A route that names this listener alone is meant to be here.
@@ -253,6 +263,7 @@ impl<'a> Compiler<'a> {
             arrivals,
             metrics: self.around.metrics.listener(&listener.name),
             listener,
+            tcp: None,
         })
     }
 
@@ -289,7 +300,8 @@ impl<'a> Compiler<'a> {
     fn routes(&mut self, doors: &[Arc<ActiveListener>], bound: Option<&BoundHosts>) -> (RouteTables, Vec<Arc<Route>>) {
         let mut routes = Vec::with_capacity(self.document.routes.len());
         let mut matchers = Vec::with_capacity(self.document.routes.len());
-        if self.document.routes.is_empty() {
+        let serves = |listener: &ListenerConfig| listener.protocol.value == ListenerProtocol::Http;
+        if self.document.routes.is_empty() && self.document.listeners.iter().any(|listener| serves(listener)) {
             self.problems.push(Problem::warning(Place::NOWHERE, "there is no route: every request will be answered 404"));
         }
         let decoded: HashSet<Place> = self.document.routes.iter().map(|config| config.place).collect();
@@ -362,18 +374,21 @@ impl<'a> Compiler<'a> {
 
     /// Says of each listener that a route names whether there is one.
     fn listeners(&mut self, config: &RouteConfig) {
-        let known = || self.document.listeners.iter().map(|listener| listener.name());
         for named in config.listeners.iter().flat_map(|names| &names.0) {
-            if !known().any(|name| name == named.value) {
-                let hint = match did_you_mean(&named.value, known()) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => {
-                        format!("the listeners are {}", known().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))
-                    }
-                };
-                self.problems.push(Problem::error(named.place, format!("unknown listener `{}`", named.value)).hint(hint));
+            if !self.document.listeners.iter().any(|listener| listener.name() == named.value) {
+                self.unknown_listener(named);
             }
+            self.named_for_http(named);
         }
+    }
+
+    fn unknown_listener(&mut self, named: &Spanned<String>) {
+        let known = || self.document.listeners.iter().map(|listener| listener.name());
+        let hint = match did_you_mean(&named.value, known()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("the listeners are {}", known().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
+        };
+        self.problems.push(Problem::error(named.place, format!("unknown listener `{}`", named.value)).hint(hint));
     }
 
     /// A stream of gRPC's to a service that is not declared as gRPC is bounded as a whole, which nobody expects.

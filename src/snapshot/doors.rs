@@ -17,9 +17,9 @@ pub fn warn(
     document: &Document,
     problems: &mut Problems,
 ) {
-    let strict = doors.iter().find(|door| door.requires_certificate());
-    // One that redirects serves nothing.
-    for door in doors.iter().filter(|door| door.redirect.is_none()) {
+    let strict = doors.iter().find(|door| door.requires_certificate() && !door.is_tcp());
+    // One that redirects serves nothing, and one that speaks no HTTP no requests.
+    for door in doors.iter().filter(|door| door.redirect.is_none() && !door.is_tcp()) {
         let place = document.listeners.iter().find(|listener| listener.name() == &*door.name).map(|listener| listener.bind.place);
         let Some(place) = place else { continue };
         let reached = |matcher: &Matcher| {

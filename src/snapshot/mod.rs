@@ -7,6 +7,7 @@ mod doors;
 mod examples_tests;
 pub mod fallback;
 mod stock;
+pub mod tcp;
 #[cfg(test)]
 mod void_tests;
 
@@ -46,6 +47,8 @@ pub struct ActiveListener {
     /// Who connects how often.
     pub arrivals: Arc<HeavyHitters>,
     pub metrics: Arc<ListenerMetrics>,
+    /// Who takes connections as they are, and, on a listener for HTTPS, under which names.
+    pub tcp: Option<tcp::TcpRoutes>,
 }
 
 impl std::ops::Deref for ActiveListener {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Route;
 use crate::config::{Document, Engine};
-use crate::listen::config::ListenerConfig;
+use crate::listen::config::{ListenerConfig, ListenerProtocol};
 use crate::problem::{Place, Problem, Problems};
 use crate::retry::config::RetriesConfig;
 
@@ -15,6 +15,10 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
     }
     for listener in document.listeners.iter() {
         check_listener(listener, problems);
+    }
+    if let Some(route) = document.tcp_routes.first() {
+        let problem = Problem::error(route.place, "`tcp_routes` cannot be had with `engine: pingora`");
+        problems.push(problem.hint("take them out, or `engine` out of `server`"));
     }
     if let Some(route) = routes.iter().find(|route| route.plan.options.mirror.is_some()) {
         let message = format!("`mirror` cannot be had with `engine: pingora`, and the route `{}` has one", route.id);
@@ -91,6 +95,9 @@ fn check_listener(listener: &ListenerConfig, problems: &mut Problems) {
     }
     if let Some(rate) = &listener.max_new_connections_per_address {
         refuse(rate.place, "`max_new_connections_per_address`");
+    }
+    if listener.protocol.value == ListenerProtocol::Tcp {
+        refuse(listener.protocol.place, "`protocol: tcp`");
     }
     let (timeouts, limits) = (&listener.timeouts, &listener.limits);
     for (place, what) in [

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use http::StatusCode;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::protocols::Stream;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::Peer;
 use pingora_error::{ErrorType, Result};
 use tokio::sync::Mutex;
 
@@ -27,7 +27,7 @@ impl TlsConnector {
     ///
     /// # Errors
     /// For [`connect_failure`] to explain.
-    pub async fn connect(&self, peer: &HttpPeer) -> Result<Stream> {
+    pub async fn connect<P: Peer + Send + Sync + 'static>(&self, peer: &P) -> Result<Stream> {
         let stream = self.warm().await.new_stream(peer).await?;
         check_names(stream.get_ssl_digest().as_deref())?;
         Ok(stream)

@@ -22,7 +22,7 @@ pub mod endpoint;
 pub mod guard;
 pub mod health;
 pub mod health_config;
-mod occurrences;
+pub mod occurrences;
 pub mod outlier;
 pub mod peer;
 pub mod service;

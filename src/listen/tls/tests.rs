@@ -37,7 +37,7 @@ impl Files {
     fn compile(&self, yaml: &str) -> (Option<TlsAcceptor>, Problems) {
         let config: TlsConfig = serde_yaml::from_str(yaml).unwrap();
         let mut problems = Problems::default();
-        let acceptor = TlsAcceptor::compile(&config, Place::NOWHERE, self.folder.path(), &mut problems);
+        let acceptor = TlsAcceptor::compile(&config, ListenerProtocol::Http, Place::NOWHERE, self.folder.path(), &mut problems);
         (acceptor, problems)
     }
 

@@ -117,7 +117,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// The service of that name, or, with a port, the host of that name. `of`: where the map stands that names it.
-    fn service(&mut self, service: &Spanned<String>, port: Option<u16>, of: Place) -> Option<Arc<Service>> {
+    pub(super) fn service(&mut self, service: &Spanned<String>, port: Option<u16>, of: Place) -> Option<Arc<Service>> {
         let (name, place) = (service.value.as_str(), service.place);
         if self.document.services.contains_key(name) {
             if port.is_some() {

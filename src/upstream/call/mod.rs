@@ -9,6 +9,7 @@ mod h1;
 mod h2;
 mod hedge;
 mod lines;
+mod open;
 mod own;
 mod pool;
 pub mod request;
@@ -538,7 +539,7 @@ async fn connect_plain(address: EndpointAddress, service: &Service) -> Result<Bo
 
 async fn connect_tls(endpoint: &Endpoint, service: &Service, tls: &TlsConnector) -> Result<Box<h1::Line>, ErrorType> {
     let peer = service.peer(endpoint, None);
-    match tls.connect(&peer).await {
+    match tls.connect(&*peer).await {
         Ok(stream) => Ok(Box::new(h1::Line::new(Transport::Tls(Tls::new(stream)), Alarm::default()))),
         Err(error) => {
             log::debug!("{error}");

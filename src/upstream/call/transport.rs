@@ -5,12 +5,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
 use rustix::io::Errno;
 use rustix::net::SendFlags;
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, SockRef, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -44,6 +45,18 @@ impl Transport {
         match address {
             EndpointAddress::Inet(address) => connect(address).await.map(Transport::Plain),
             EndpointAddress::Unix(name) => Box::pin(unix::connect(name)).await.map(Transport::Unix),
+        }
+    }
+
+    /// Breaks the connection off, so that its other end does not take what it has read for the whole.
+    pub fn abort(self) {
+        match self {
+            Transport::Plain(stream) => {
+                let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            }
+            // Closing it is all that there is.
+            Transport::Unix(_) => {}
+            Transport::Tls(mut tls) => tls.broken = true,
         }
     }
 
@@ -208,11 +221,13 @@ pub struct Tls {
     unflushed: bool,
     /// How the connection ended, if that was found out behind bytes that had to be told first.
     end: Option<io::Result<()>>,
+    /// It is not to look as if it had come to its end.
+    broken: bool,
 }
 
 impl Tls {
     pub fn new(stream: Stream) -> Self {
-        Tls { stream, unflushed: false, end: None }
+        Tls { stream, unflushed: false, end: None, broken: false }
     }
 
     /// Session tickets, which a backend sends when it likes, are silence: they are no bytes of an answer.
@@ -274,6 +289,9 @@ impl AsyncRead for Tls {
 impl Drop for Tls {
     /// Says that this end is one, if the socket takes it at once (RFC 8446, section 6.1).
     fn drop(&mut self) {
+        if self.broken {
+            return;
+        }
         let _ = Pin::new(&mut self.stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
     }
 }

@@ -194,6 +194,16 @@ impl Tries {
         }
     }
 
+    /// Notes that a connection could be made on which no request is sent. That is all that will be known of the endpoint.
+    pub fn connected(&mut self, service: &Service, took: Duration) {
+        if let Some(flight) = &mut self.flight {
+            flight.note(service, AttemptOutcome::Status(StatusCode::OK), Some(took));
+            if let Some(decay) = service.balance_decay {
+                flight.endpoint().learn(StatusCode::OK, took, decay);
+            }
+        }
+    }
+
     /// Notes that the endpoint failed.
     pub fn failed(&mut self, service: &Service, outcome: AttemptOutcome) {
         if let Some(flight) = &mut self.flight {

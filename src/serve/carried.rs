@@ -1,0 +1,244 @@
+//! A connection that is carried as it is: which route takes it, what that asks of it, and what it leaves in the log.
+
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::tls::SslStream;
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use super::seldom::{Seldom, and_more};
+use super::worker::Worker;
+use crate::core::WorkerState;
+use crate::exchange::{Connection, Exchange};
+use crate::head::RequestHead;
+use crate::listen::connections::{Entry, Speaks};
+use crate::listen::trace;
+use crate::observe::CarriedRecord;
+use crate::policy::Work;
+use crate::snapshot::ActiveListener;
+use crate::snapshot::tcp::TcpRoute;
+use crate::tcp::announce;
+use crate::tcp::pump::{self, Bounds, End};
+use crate::upstream::aim::Aim;
+use crate::upstream::call::Tries;
+
+/// What is told to a client whose name nobody takes: a fatal alert, `unrecognized_name` (RFC 6066, section 3).
+const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
+
+/// The client's side.
+pub(super) enum Client {
+    /// With what was read of it already.
+    Plain(TcpStream, Vec<u8>),
+    Tls(Box<SslStream<L4Stream>>),
+}
+
+/// A connection that is to be carried.
+pub(super) struct Arrival {
+    pub client: Client,
+    /// Who takes it, or why nobody does.
+    pub route: Result<Arc<TcpRoute>, &'static str>,
+    /// `TLSv1.3`, or `passthrough`; empty without TLS.
+    pub tls: &'static str,
+    pub server_name: Option<Arc<str>>,
+    /// Where the client meant to go, as the socket or a PROXY header tells it.
+    pub destination: SocketAddr,
+}
+
+pub(super) async fn serve(
+    worker: &Arc<Worker>,
+    door: &Arc<ActiveListener>,
+    connection: &Arc<Connection>,
+    entry: &Entry,
+    arrival: Box<Arrival>,
+) {
+    let Arrival { client, route, tls, server_name, destination } = *arrival;
+    entry.identify(connection.client, Speaks::Tcp);
+    let mut session = Session {
+        view: worker.view.load_full(),
+        connection: connection.clone(),
+        accepted: SystemTime::now(),
+        started: Instant::now(),
+        route: None,
+        tls,
+        server_name,
+        tries: Tries::default(),
+        reason: "shutdown",
+        refused: false,
+        decided_by: None,
+        connect: None,
+        received: 0,
+        sent: 0,
+    };
+    let route = match route {
+        Ok(route) => route,
+        Err(reason) => {
+            door.metrics.refused(reason);
+            session.refuse(reason);
+            if let (Client::Plain(socket, _), "no_route", "passthrough") = (&client, reason, tls) {
+                let _ = socket.try_write(UNRECOGNIZED_NAME);
+            }
+            return;
+        }
+    };
+    session.route = Some(route.clone());
+    entry.took(&route.id);
+    let _serving = entry.begin();
+    let Some(_open) = route.counts.enter(route.max_connections) else { return session.refuse("max_connections") };
+    let (head, mut exchange) = (RequestHead::unreadable(), exchange(connection, session.started));
+    if let Err(refused) = admitted(&route, &head, &mut exchange) {
+        session.decided_by = refused.decided_by;
+        return session.refuse(refused.reason);
+    }
+    session.tries.aim = Aim::of(&route.service, &head, &exchange);
+    drop((head, exchange));
+    let first: Arc<[u8]> = match route.announce {
+        Some(version) => announce::header(version, connection.client, destination).into(),
+        None => Arc::default(),
+    };
+    let opened = Box::pin(worker.caller.open(&route.service, &mut session.tries, &first, &worker.core.tls)).await;
+    let mut service = match opened {
+        Ok(service) => service,
+        Err(reply) => {
+            session.reason = reply.reason;
+            note_failure(door, &route, reply.reason);
+            return client.abort();
+        }
+    };
+    session.connect = Some(session.started.elapsed());
+    let until = route.lifetime.map(|lifetime| tokio::time::Instant::now() + lifetime);
+    let bounds = Bounds { idle: route.idle, until };
+    let mut over = worker.core.drain.end_watch();
+    let cut = over.wait_for(|over| *over);
+    let (received, sent) = (&mut session.received, &mut session.sent);
+    let moved = |more_received, more_sent| {
+        *received += more_received;
+        *sent += more_sent;
+        route.counts.moved(more_received, more_sent);
+    };
+    let (client, end) = match client {
+        Client::Plain(mut socket, read) => {
+            let end = pump::carry(&mut socket, &mut service, &read, bounds, cut, moved).await;
+            (Client::Plain(socket, Vec::new()), end)
+        }
+        Client::Tls(mut stream) => {
+            let end = pump::carry(&mut *stream, &mut service, &[], bounds, cut, moved).await;
+            (Client::Tls(stream), end)
+        }
+    };
+    session.reason = end.reason();
+    // What did not come to its end must not look to anybody as if it had.
+    if !end.is_whole() {
+        if end != End::ClientReset {
+            client.abort();
+        }
+        service.abort();
+    }
+}
+
+impl Client {
+    /// Breaks the connection off.
+    fn abort(self) {
+        match self {
+            Client::Plain(socket, _) => {
+                let _ = SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO));
+            }
+            // It is closed without a `close_notify`, by which its client knows (RFC 8446, section 6.1).
+            Client::Tls(stream) => drop(stream),
+        }
+    }
+}
+
+fn exchange(connection: &Arc<Connection>, started: Instant) -> Exchange {
+    Exchange::begun(connection.clone(), trace::new_request_id(), started)
+}
+
+/// Why a connection is not carried.
+struct Denied {
+    reason: &'static str,
+    decided_by: Option<Box<str>>,
+}
+
+/// Runs the policies that look at nothing but the client's address.
+fn admitted(route: &TcpRoute, head: &RequestHead, exchange: &mut Exchange) -> Result<(), Denied> {
+    for step in &route.plan.steps {
+        if let Work::Head(run) = &step.work
+            && let ControlFlow::Break(reply) = run.on_request(head, exchange)
+        {
+            return Err(Denied { reason: reply.reason, decided_by: reply.decided_by });
+        }
+    }
+    Ok(())
+}
+
+fn note_failure(door: &ActiveListener, route: &TcpRoute, reason: &'static str) {
+    static LINES: Seldom = Seldom::new();
+    if let Some(held_back) = LINES.allow() {
+        let service = &route.service.name;
+        log::warn!("listener {}: no connection to service `{service}`: {reason}{}", door.name, and_more(held_back));
+    }
+}
+
+/// What is known of one connection. It is logged and counted when this is dropped, however that comes about.
+struct Session {
+    view: Arc<WorkerState>,
+    connection: Arc<Connection>,
+    accepted: SystemTime,
+    started: Instant,
+    route: Option<Arc<TcpRoute>>,
+    tls: &'static str,
+    server_name: Option<Arc<str>>,
+    tries: Tries,
+    /// If it is dropped where it stands, the process ends.
+    reason: &'static str,
+    /// The gateway did not let it in.
+    refused: bool,
+    decided_by: Option<Box<str>>,
+    connect: Option<std::time::Duration>,
+    received: u64,
+    sent: u64,
+}
+
+impl Session {
+    fn refuse(&mut self, reason: &'static str) {
+        (self.reason, self.refused) = (reason, true);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(route) = &self.route {
+            route.counts.ended(self.reason);
+        }
+        let log = &self.view.access_log;
+        let client = self.connection.client.ip();
+        if !log.is_on() {
+            return;
+        }
+        let Some(suppressed) = (if self.refused { log.samples(client) } else { Some(0) }) else { return };
+        log.write(&CarriedRecord {
+            time: self.accepted,
+            client,
+            peer: self.connection.peer,
+            listener: &self.connection.listener,
+            tls: self.tls,
+            server_name: self.server_name.as_deref().unwrap_or_default(),
+            route: self.route.as_ref().map_or("", |route| &route.id),
+            service: self.route.as_ref().map_or("", |route| &route.service.key),
+            endpoint: self.tries.endpoint,
+            reason: self.reason,
+            decided_by: self.decided_by.as_deref().unwrap_or_default(),
+            suppressed,
+            bytes_in: self.received,
+            bytes_out: self.sent,
+            duration: self.started.elapsed(),
+            connect: self.connect,
+            retries: self.tries.attempts.saturating_sub(1),
+            retried_for: &self.tries.why,
+            generation: self.view.snapshot.generation,
+        });
+    }
+}

@@ -1,0 +1,65 @@
+//! What people write under `tcp_routes:`.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::value::{OneOrMany, Period, Raw, Spanned};
+
+/// Connections that go to a service as they are: plain TCP by the listener, TLS by the name that the client asks for.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TcpRouteConfig {
+    /// Names the route in logs and metrics. Unique; 1 to 512 printable characters. Default: `SNI@LISTENER`, or the listener alone.
+    #[serde(default)]
+    pub id: Option<Spanned<String>>,
+    /// The name or names of the listeners that serve it. Those with `protocol: tcp`; or, to pass some names on and serve the rest as
+    /// HTTPS, those with `tls`.
+    pub listeners: OneOrMany<Spanned<String>>,
+    /// The server name or names that the client asks for in TLS: `db.example.com`, `*.example.com` (one or more labels in place of the
+    /// star), or `*` for all TLS, also without a name. An exact name goes before a wildcard, a longer wildcard before a shorter. Default:
+    /// every connection that no other route of the listener takes, with TLS or without.
+    #[serde(default)]
+    pub sni: Option<OneOrMany<Spanned<String>>>,
+    /// The service that the connections go to: an entry of `services`, or with `port` a host name.
+    pub service: Spanned<String>,
+    /// The port of `service`, where that is a host name. 1 to 65535.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// On a listener with `tls`: whether the client's TLS goes on to the service as it is, and is the service's to answer. Else the gateway
+    /// answers it, with the listener's certificates, and the service gets what is inside. A listener without `tls` passes all on. Default:
+    /// false.
+    #[serde(default)]
+    pub passthrough: Option<Spanned<bool>>,
+    /// Begins the connection to the service with a PROXY protocol header that says who the client is: `v1` or `v2`. The service has to
+    /// expect it. Default: none.
+    #[serde(default)]
+    pub send_proxy_protocol: Option<ProxyVersion>,
+    /// The most connections of this route at once, 1 to 1,000,000; more are closed as they come. Default: the listener's bounds.
+    #[serde(default)]
+    pub max_connections: Option<Spanned<u32>>,
+    /// How long connections may last.
+    #[serde(default)]
+    pub timeouts: TcpTimeoutsConfig,
+    /// `ip_restriction` and `address_limit` (connections of one address), in place of the service's and the global ones, which hold
+    /// otherwise. Other policies are about requests.
+    #[serde(default)]
+    pub policies: Option<Raw>,
+}
+
+/// How long connections may last.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TcpTimeoutsConfig {
+    /// How long nothing may come from either end, `1s` to `24h`. Default: the service's `timeouts.stream`, an hour.
+    pub idle: Option<Spanned<Period>>,
+    /// How long a connection may last in all, `1s` to `30d`. Default: for as long as its ends like.
+    pub lifetime: Option<Spanned<Period>>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyVersion {
+    V1,
+    V2,
+}

@@ -1,0 +1,271 @@
+//! Bytes both ways between two ends, each half by itself, until both are over.
+//!
+//! What one end has sent is in the other's socket before more is read of it, so that whoever reads slowly slows its peer down and nothing
+//! piles up here: at most [`SIZE`] bytes a direction, and none while nothing waits. An end that closes its half is heard by the other,
+//! which may go on; one that breaks off breaks the other off.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+/// The most that is read at once, and held of one direction.
+pub const SIZE: usize = 32 * 1024;
+
+/// How long the end that is left may take to read what it was sent, once the other one is gone.
+const LINGER: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SIZE].into_boxed_slice());
+}
+
+/// How long it may go on.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// While nothing moves.
+    pub idle: Duration,
+    /// Until then, whatever moves.
+    pub until: Option<Instant>,
+}
+
+/// Why it is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Both ends have ended, the client first.
+    ClientClosed,
+    /// Both ends have ended, the service first.
+    ServiceClosed,
+    ClientReset,
+    ServiceReset,
+    Idle,
+    Lifetime,
+    /// The process ends.
+    Cut,
+}
+
+impl End {
+    /// A stable word for the log and the metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            End::ClientClosed => "client_closed",
+            End::ServiceClosed => "service_closed",
+            End::ClientReset => "client_reset",
+            End::ServiceReset => "service_reset",
+            End::Idle => "idle_timeout",
+            End::Lifetime => "lifetime",
+            End::Cut => "shutdown",
+        }
+    }
+
+    /// Whether both ends have said all that they wanted to.
+    pub fn is_whole(self) -> bool {
+        matches!(self, End::ClientClosed | End::ServiceClosed)
+    }
+}
+
+/// Carries bytes until it is over. `first` was read of the client already. `moved` hears of every progress how many bytes more came of the
+/// client and how many went to it; `cut` ends it.
+pub async fn carry(
+    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    service: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    first: &[u8],
+    bounds: Bounds,
+    cut: impl Future,
+    mut moved: impl FnMut(u64, u64),
+) -> End {
+    let mut inbound = Half { held: BytesMut::from(first), ..Half::default() };
+    let mut outbound = Half::default();
+    let mut lingers_until = None;
+    let mut since = Instant::now();
+    let mut timer = pin!(tokio::time::sleep_until(bounds.due(since, None)));
+    let mut cut = pin!(cut);
+    let mut first_to_end = None;
+    poll_fn(|cx| {
+        let (before, state) = ((inbound.moved, outbound.moved), (inbound.state(), outbound.state()));
+        let failed = match inbound.poll(client, service, cx) {
+            Poll::Ready(Err(Failing::Speaker)) => Some(End::ClientReset),
+            _ => None,
+        };
+        if inbound.ended {
+            first_to_end.get_or_insert(End::ClientClosed);
+        }
+        let failed = failed.or_else(|| match outbound.poll(service, client, cx) {
+            Poll::Ready(Err(Failing::Speaker)) => Some(End::ServiceReset),
+            _ => None,
+        });
+        if outbound.ended {
+            first_to_end.get_or_insert(End::ServiceClosed);
+        }
+        let progress = (inbound.moved - before.0, outbound.moved - before.1);
+        if progress != (0, 0) {
+            moved(progress.0, progress.1);
+        }
+        if let Some(end) = failed {
+            return Poll::Ready(end);
+        }
+        if inbound.shut && outbound.shut {
+            return Poll::Ready(first_to_end.unwrap_or(End::ClientClosed));
+        }
+        if cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(End::Cut);
+        }
+        if progress != (0, 0) || (inbound.state(), outbound.state()) != state {
+            since = Instant::now();
+            // One end has said all, and hears nothing more: the other one is only waited for so that it can read what it was sent.
+            if lingers_until.is_none() && (inbound.deaf && outbound.shut || outbound.deaf && inbound.shut) {
+                lingers_until = Some(since + LINGER);
+                timer.as_mut().reset(bounds.due(since, lingers_until));
+            }
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if lingers_until.is_some_and(|until| until <= now) {
+                return Poll::Ready(first_to_end.unwrap_or(End::ClientClosed));
+            }
+            if bounds.until.is_some_and(|until| until <= now) {
+                return Poll::Ready(End::Lifetime);
+            }
+            if since + bounds.idle <= now {
+                return Poll::Ready(End::Idle);
+            }
+            // One timer for as long as the connection lasts, and not one for each movement.
+            timer.as_mut().reset(bounds.due(since, lingers_until));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+impl Bounds {
+    /// When to look at the clock next.
+    fn due(&self, since: Instant, lingers_until: Option<Instant>) -> Instant {
+        [self.until, lingers_until].into_iter().flatten().fold(since + self.idle, Instant::min)
+    }
+}
+
+/// One direction.
+#[derive(Default)]
+struct Half {
+    /// What was read and could not be written at once.
+    held: BytesMut,
+    /// Bytes were written and may still be held back below.
+    unflushed: bool,
+    /// Whoever speaks here has ended.
+    ended: bool,
+    /// And whoever listens was told.
+    shut: bool,
+    /// Whoever listens takes nothing more.
+    deaf: bool,
+    moved: u64,
+}
+
+/// Whose end failed.
+enum Failing {
+    Speaker,
+    Listener,
+}
+
+impl Half {
+    fn state(&self) -> (bool, bool, bool) {
+        (self.ended, self.shut, self.deaf)
+    }
+
+    /// Moves what can be moved at once. Where whoever listens takes nothing more, what comes is read and dropped: a connection that is
+    /// closed with something unread is reset, and takes with it what its other end has not read yet.
+    fn poll(
+        &mut self,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failing>> {
+        if self.shut {
+            return Poll::Ready(Ok(()));
+        }
+        if !self.deaf {
+            let polled = self.move_on(from, to, cx);
+            if !matches!(polled, Poll::Ready(Err(Failing::Listener))) {
+                return polled;
+            }
+            self.deaf = true;
+            self.held = BytesMut::new();
+        }
+        while !self.ended {
+            self.ended = ready!(SCRATCH.with_borrow_mut(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(|_| Failing::Speaker)?;
+                Poll::Ready(Ok::<_, Failing>(buffer.filled().is_empty()))
+            }))?;
+        }
+        self.shut = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn move_on(
+        &mut self,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failing>> {
+        loop {
+            while !self.held.is_empty() {
+                let count = ready!(self.write(to, None, cx))?;
+                self.held.advance(count);
+            }
+            // A connection on which nothing waits holds no buffer.
+            if self.held.capacity() > 0 {
+                self.held = BytesMut::new();
+            }
+            if self.unflushed {
+                ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| Failing::Listener)?;
+                self.unflushed = false;
+            }
+            if self.ended {
+                // Whoever listens may be gone, and has nothing left to hear.
+                let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
+                self.shut = true;
+                return Poll::Ready(Ok(()));
+            }
+            ready!(SCRATCH.with_borrow_mut(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(|_| Failing::Speaker)?;
+                let mut read = buffer.filled();
+                self.ended = read.is_empty();
+                while !read.is_empty() {
+                    match self.write(to, Some(read), cx) {
+                        Poll::Ready(count) => read = read.get(count?..).unwrap_or_default(),
+                        Poll::Pending => {
+                            self.held.extend_from_slice(read);
+                            break;
+                        }
+                    }
+                }
+                Poll::Ready(Ok::<_, Failing>(()))
+            }))?;
+        }
+    }
+
+    /// Writes some of these bytes, or else of those that are held.
+    fn write(
+        &mut self,
+        to: &mut (impl AsyncWrite + Unpin),
+        bytes: Option<&[u8]>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, Failing>> {
+        let bytes = bytes.unwrap_or(&self.held);
+        let written = ready!(Pin::new(&mut *to).poll_write(cx, bytes)).and_then(some);
+        let count = written.map_err(|_| Failing::Listener)?;
+        self.unflushed = true;
+        self.moved += count as u64;
+        Poll::Ready(Ok(count))
+    }
+}
+
+fn some(count: usize) -> io::Result<usize> {
+    if count == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(count) }
+}

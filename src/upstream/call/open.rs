@@ -1,0 +1,163 @@
+//! A connection to a service for bytes of any kind: no request is sent on it, and it is never used again.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use http::StatusCode;
+use pingora_core::connectors::l4::Connect;
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::tls::ALPN;
+use pingora_core::upstreams::peer::{HttpPeer, Peer, PeerOptions};
+use pingora_error::{Error, ErrorType};
+use socket2::{SockRef, TcpKeepalive};
+
+use super::transport::Tls;
+use super::{Caller, Transport, Tries, reply};
+use crate::address::EndpointAddress;
+use crate::reply::Reply;
+use crate::upstream::{Endpoint, Service, TlsConnector, connect_failure};
+
+/// A connection that is idle for long is asked now and then whether its other end is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+impl Caller {
+    /// Connects to an endpoint of the service; to another one where that fails and the service allows it. `first` is sent before
+    /// anything else, before TLS, too: what tells the service who its client is.
+    ///
+    /// The endpoint counts as busy for as long as `tries` is there.
+    ///
+    /// # Errors
+    /// No connection can be had; what that means.
+    pub async fn open(
+        &self,
+        service: &Service,
+        tries: &mut Tries,
+        first: &Arc<[u8]>,
+        tls: &TlsConnector,
+    ) -> Result<Transport, Box<Reply>> {
+        loop {
+            tries.begin(service);
+            let Some(flight) = tries.flight() else { return Err(tries.unavailable(service)) };
+            let started = Instant::now();
+            let connected = match service.is_tls() {
+                true => over_tls(flight.endpoint(), service, first, tls).await,
+                false => plain(flight.endpoint().address(), service, first).await,
+            };
+            match connected {
+                Ok(transport) => {
+                    tries.connected(service, started.elapsed());
+                    return Ok(transport);
+                }
+                Err(_) if tries.connect_failed(service) => {}
+                Err(error) => match tries.connect_again(service) {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => {
+                        let failed = || reply(StatusCode::BAD_GATEWAY, "connect_failure", "The backend could not be reached.");
+                        return Err(connect_failure(&error).unwrap_or_else(failed));
+                    }
+                },
+            }
+        }
+    }
+}
+
+async fn plain(address: EndpointAddress, service: &Service, first: &[u8]) -> Result<Transport, ErrorType> {
+    let connecting = async {
+        let mut transport = Transport::plain(address).await?;
+        if let Transport::Plain(stream) = &transport {
+            let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 6).with_retries(3);
+            let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+        }
+        transport.write(&mut &*first).await?;
+        Ok::<_, std::io::Error>(transport)
+    };
+    match tokio::time::timeout(service.timeouts.connect, connecting).await {
+        Ok(Ok(transport)) => Ok(transport),
+        Ok(Err(_)) => Err(ErrorType::ConnectError),
+        Err(_) => Err(ErrorType::ConnectTimedout),
+    }
+}
+
+async fn over_tls(endpoint: &Endpoint, service: &Service, first: &Arc<[u8]>, tls: &TlsConnector) -> Result<Transport, ErrorType> {
+    let mut peer = service.peer(endpoint, None);
+    if !first.is_empty() {
+        let limit = service.timeouts.connect;
+        peer.options.custom_l4 = Some(Arc::new(Announced { address: endpoint.address(), first: first.clone(), limit }));
+    }
+    match tls.connect(&Bare(peer)).await {
+        Ok(stream) => Ok(Transport::Tls(Tls::new(stream))),
+        Err(error) => {
+            log::debug!("{error}");
+            Err(error.etype)
+        }
+    }
+}
+
+/// A peer to which no protocol is offered: what is spoken inside of TLS is the client's affair.
+#[derive(Clone)]
+struct Bare(Box<HttpPeer>);
+
+impl fmt::Display for Bare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Peer for Bare {
+    fn address(&self) -> &SocketAddr {
+        self.0.address()
+    }
+
+    fn tls(&self) -> bool {
+        self.0.tls()
+    }
+
+    fn sni(&self) -> &str {
+        self.0.sni()
+    }
+
+    fn reuse_hash(&self) -> u64 {
+        self.0.reuse_hash()
+    }
+
+    fn get_peer_options(&self) -> Option<&PeerOptions> {
+        Some(&self.0.options)
+    }
+
+    fn get_mut_peer_options(&mut self) -> Option<&mut PeerOptions> {
+        Some(&mut self.0.options)
+    }
+
+    fn get_alpn(&self) -> Option<&ALPN> {
+        None
+    }
+}
+
+/// Connects, and says first what comes before TLS.
+#[derive(Debug)]
+struct Announced {
+    address: EndpointAddress,
+    first: Arc<[u8]>,
+    limit: Duration,
+}
+
+#[async_trait]
+impl Connect for Announced {
+    async fn connect(&self, _address: &SocketAddr) -> pingora_error::Result<L4Stream> {
+        let connecting = async {
+            let mut transport = Transport::plain(self.address).await?;
+            transport.write(&mut &*self.first).await?;
+            Ok::<_, std::io::Error>(transport)
+        };
+        match tokio::time::timeout(self.limit, connecting).await {
+            Ok(Ok(Transport::Plain(stream))) => Ok(stream.into()),
+            Ok(Ok(Transport::Unix(stream))) => Ok(stream.into()),
+            Ok(Ok(Transport::Tls(_))) => Error::e_explain(ErrorType::InternalError, "TLS where there is none yet"),
+            Ok(Err(error)) => Err(Error::because(ErrorType::ConnectError, "an announced connection", error)),
+            Err(_) => Error::e_explain(ErrorType::ConnectTimedout, "an announced connection"),
+        }
+    }
+}
