@@ -107,7 +107,7 @@ FUZZ_FLAGS = --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverag
     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
 TARGET_TO_FUZZ = $(or $(FUZZ),head)
 
-fuzz: ## Look for bytes that break a promise of fuzz/targets.rs: FUZZ=head, answer, chunked, proxy, yaml or dns, for SECONDS=60.
+fuzz: ## Look for bytes that break a promise of fuzz/targets.rs: FUZZ=head, answer, chunked, proxy, hello, yaml or dns, for SECONDS=60.
 	@scripts/need.sh build
 	@mkdir -p $(TARGET)/fuzz/corpus/$(TARGET_TO_FUZZ)
 	cd fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) run --locked --release --target-dir $(abspath $(TARGET))/fuzz \

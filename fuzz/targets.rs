@@ -10,6 +10,7 @@ use http::Method;
 use portcullis::config::Source;
 use portcullis::head::{AnswerLimits, BodyFraming};
 use portcullis::listen::proxy_protocol::{Parse, parse};
+use portcullis::tcp::hello::{Greeting, MOST, Reader};
 use portcullis::upstream::discover::message::{self, Data};
 use portcullis::wire::answer;
 use portcullis::wire::body::{BodyDecoder, Decoded};
@@ -18,8 +19,8 @@ use portcullis::wire::head::{self, HeadLimits, HeadScan};
 /// A target, and the folder of its seeds.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub static TARGETS: [Target; 6] =
-    [("head", head), ("answer", answer), ("chunked", chunked), ("proxy", proxy), ("yaml", yaml), ("dns", dns)];
+pub static TARGETS: [Target; 7] =
+    [("head", head), ("answer", answer), ("chunked", chunked), ("proxy", proxy), ("hello", hello), ("yaml", yaml), ("dns", dns)];
 
 /// The input without its first byte, and where that says it is cut.
 fn cut(data: &[u8]) -> Option<(&[u8], usize)> {
@@ -167,5 +168,28 @@ pub fn dns(data: &[u8]) {
         if let Some(part) = message::answer(&data[..at], &question) {
             assert!(part.truncated || Some(&part) == whole.as_ref(), "{part:?}, then {whole:?}");
         }
+    }
+}
+
+/// A TLS hello says the same however it was cut, nothing behind it matters, and the name is one that can be logged and compared.
+pub fn hello(data: &[u8]) {
+    let Some((data, at)) = cut(data) else { return };
+    let told = |pieces: &[&[u8]]| {
+        let mut reader = Reader::default();
+        pieces.iter().find_map(|piece| reader.push(piece))
+    };
+    let whole = told(&[data]);
+    let (one, other) = data.split_at(at);
+    assert_eq!(told(&[one, other]), whole, "cut at {at}");
+    let single: Vec<&[u8]> = data.chunks(1).collect();
+    assert_eq!(told(&single), whole, "byte by byte");
+    if whole.is_some() {
+        assert_eq!(told(&[data, b"\x16\x03\x01\x00\x05more!"]), whole);
+    } else {
+        assert!(data.len() <= MOST);
+    }
+    if let Some(Greeting::Hello(Some(name))) = whole {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_:".contains(&byte);
+        assert!((1..=253).contains(&name.len()) && name.bytes().all(plain) && !name.ends_with('.'), "{name}");
     }
 }

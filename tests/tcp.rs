@@ -13,6 +13,8 @@ use crate::harness::*;
 
 #[path = "tcp/names.rs"]
 mod names;
+#[path = "tcp/written.rs"]
+mod written;
 
 /// A connection to this port, on which nobody waits for ever.
 fn connect(port: u16) -> TcpStream {
@@ -189,7 +191,6 @@ fn a_killed_server_costs_the_connections_that_it_had_and_no_other() {
     let mut clients: Vec<_> = (0..20).map(|_| connect(gateway.port())).collect();
     assert!(clients.iter_mut().all(pings));
     one.kill();
-    eventually("half of them are told", || gateway.log().len() >= 5);
     let mut alive = 0;
     for client in &mut clients {
         alive += usize::from(pings(client));
@@ -265,7 +266,7 @@ fn two_thousand_connections_at_once() {
     assert!(clients.iter_mut().rev().all(pings));
     drop(clients);
     gateway.wait_metric("portcullis_tcp_connections_total{route=\"front\",reason=\"client_closed\"}", 2000.0);
-    assert_eq!(gateway.log().len(), 2000);
+    gateway.wait_lines(2000);
 }
 
 #[test]
@@ -290,7 +291,7 @@ fn connections_are_bounded_by_route_by_address_and_in_number() {
     closed(&gateway, "ip_denied", 1.0);
     assert_eq!(gateway.wait_log(|_| true)["decided_by"], "tcp_route:front");
     // The global ones hold unless the route has its own.
-    let global = "policies: { ip_restriction: { deny: [ 127.0.0.0/8 ] }, authz: { authenticated: true } }\n";
+    let global = "policies: { ip_restriction: { deny: [ 127.0.0.0/8 ] }, rate_limit: { limit: 1/hour } }\n";
     let yaml = plain(&[redis.port()], "", "").replace("        server:", &format!("        {global}        server:"));
     closed(&Gateway::start(&yaml), "ip_denied", 1.0);
     let gateway = Gateway::start(&yaml.replace("service: back", "service: back, policies: { ip_restriction: false }"));

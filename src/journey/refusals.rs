@@ -13,7 +13,7 @@ pub(super) fn no_route() -> Flow {
 }
 
 pub(super) fn misdirected() -> Box<Reply> {
-    let detail = "This host is served to clients with a certificate, on another connection.";
+    let detail = "This host is served on another connection than this one.";
     Reply::new(StatusCode::MISDIRECTED_REQUEST, "route", "misdirected", detail)
 }
 

@@ -77,7 +77,7 @@ pub(super) async fn serve(
         Ok(route) => route,
         Err(reason) => {
             door.metrics.refused(reason);
-            session.refuse(reason);
+            session.turn_away(reason);
             if let (Client::Plain(socket, _), "no_route", "passthrough") = (&client, reason, tls) {
                 let _ = socket.try_write(UNRECOGNIZED_NAME);
             }
@@ -87,11 +87,11 @@ pub(super) async fn serve(
     session.route = Some(route.clone());
     entry.took(&route.id);
     let _serving = entry.begin();
-    let Some(_open) = route.counts.enter(route.max_connections) else { return session.refuse("max_connections") };
+    let Some(_open) = route.counts.enter(route.max_connections) else { return session.turn_away("max_connections") };
     let (head, mut exchange) = (RequestHead::unreadable(), exchange(connection, session.started));
     if let Err(refused) = admitted(&route, &head, &mut exchange) {
         session.decided_by = refused.decided_by;
-        return session.refuse(refused.reason);
+        return session.turn_away(refused.reason);
     }
     session.tries.aim = Aim::of(&route.service, &head, &exchange);
     drop((head, exchange));
@@ -203,7 +203,7 @@ struct Session {
 }
 
 impl Session {
-    fn refuse(&mut self, reason: &'static str) {
+    fn turn_away(&mut self, reason: &'static str) {
         (self.reason, self.refused) = (reason, true);
     }
 }

@@ -78,7 +78,7 @@ impl Reader {
                 }
                 continue;
             }
-            let (now, rest) = bytes.split_at_checked(self.left).unwrap_or((bytes, &[]));
+            let (now, rest) = bytes.split_at_checked(self.left.min(MOST - self.seen)).unwrap_or((bytes, &[]));
             self.left -= now.len();
             self.seen += now.len();
             bytes = rest;

@@ -13,7 +13,7 @@ struct Tls {
 fn tls_server(files: &Files, names: &[&str], says: &str) -> Tls {
     let (cert, key, _) = files.certificate(names);
     let conf = format!(
-        "listen 127.0.0.1:$PORT ssl; http2 on; ssl_certificate {}; ssl_certificate_key {}; location / {{ return 200 '{says} $ssl_server_name $server_protocol'; }}",
+        "listen 127.0.0.1:$PORT ssl http2; ssl_certificate {}; ssl_certificate_key {}; location / {{ return 200 '{says} $ssl_server_name $server_protocol'; }}",
         cert.display(),
         key.display()
     );
@@ -23,7 +23,8 @@ fn tls_server(files: &Files, names: &[&str], says: &str) -> Tls {
 /// What curl gets at `https://NAME:PORT/`, if it trusts that certificate.
 fn https(port: u16, name: &str, ca: &std::path::Path, more: &[&str]) -> Result<String, String> {
     let (url, resolve) = (format!("https://{name}:{port}/"), format!("{name}:{port}:127.0.0.1"));
-    let args = [&["--resolve", &resolve, "--cacert", &ca.display().to_string(), &url], more].concat();
+    let ca = ca.display().to_string();
+    let args = [&["--resolve", &resolve, "--cacert", &ca, &url], more].concat();
     try_curl(&args).map(|answer| answer.text())
 }
 

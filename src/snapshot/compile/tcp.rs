@@ -101,11 +101,7 @@ impl<'a> Compiler<'a> {
                 Err(why) => self.problems.push(Problem::error(name.place, format!("`{}`: {why}", name.value))),
             }
         }
-        if names.is_empty() {
-            let problem = Problem::error(config.service.place, "`sni` is empty, so nobody comes this way");
-            self.problems.push(problem.hint("leave it out for every connection"));
-        }
-        (patterns.len() == names.len() && !names.is_empty()).then_some(patterns)
+        (patterns.len() == names.len()).then_some(patterns)
     }
 
     fn taken_twice(&mut self, config: &Spanned<TcpRouteConfig>, name: Option<&Spanned<HostPattern>>, at: &ListenerConfig) {
