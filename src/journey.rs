@@ -257,11 +257,17 @@ impl Journey {
         self.route()?.plan.options.cache.clone()
     }
 
-    /// What this request may do with its route's cache.
-    pub fn cache_use(&self, policy: &CachePolicy) -> cache::Use {
+    /// What this request may do with its route's cache, and what it wants of it.
+    pub fn cache_use(&self, policy: &CachePolicy) -> (cache::Use, cache::Wishes) {
         let Journey { view, head, exchange, .. } = self;
         let handed = |name: &_| !seen_upstream(head, exchange, name).is_empty();
-        cache::rules::request(head, exchange.identity.is_some(), &view.snapshot.credentials, policy, handed)
+        match cache::rules::request(head, exchange.identity.is_some(), &view.snapshot.credentials, policy, handed) {
+            used @ cache::Use::Bypass(_) => (used, cache::Wishes::default()),
+            used => match cache::Wishes::of(head, policy) {
+                wishes if wishes.no_store => (cache::Use::Bypass(cache::Bypass::Asked), wishes),
+                wishes => (used, wishes),
+            },
+        }
     }
 
     /// The service that answers this request; for a split, chosen once, so that a retry stays with it, and so that asking which road

@@ -29,6 +29,7 @@ mod embedded;
 mod faults;
 mod floods;
 mod flow;
+mod freshness;
 mod fuzz;
 mod harness;
 mod health;

@@ -35,10 +35,18 @@ impl Changes {
         Changes(std::iter::repeat_with(AtomicU64::default).take(PLACES).collect())
     }
 
-    fn note(&self, place: Place, now: SystemTime) {
+    pub(super) fn note(&self, place: Place, now: SystemTime) {
         if let Some(noted) = self.0.get(place.0 as usize) {
             noted.fetch_max(microseconds(now), Ordering::Relaxed);
         }
+    }
+
+    /// Everything was.
+    pub(super) fn all(&self) {
+        let now = microseconds(SystemTime::now());
+        self.0.iter().for_each(|noted| {
+            noted.fetch_max(now, Ordering::Relaxed);
+        });
     }
 
     fn noted(&self, place: Place) -> u64 {

@@ -9,6 +9,7 @@ use pingora_core::Result;
 
 use super::changed::Place;
 use super::key::{self, Key};
+use super::rules::Freshness;
 use super::stored::StoredHead;
 
 /// What an entry costs besides its bytes: itself, the reference counts, and about two slots in the tables.
@@ -68,6 +69,13 @@ impl Meta {
             meta.set_variance(variance);
         }
         Ok(meta)
+    }
+
+    /// It is as fresh as the service says now.
+    pub(super) fn renew(&mut self, fresh: &Freshness, now: SystemTime) {
+        self.fresh_until = now + fresh.remaining;
+        self.epoch = now.checked_sub(fresh.age).unwrap_or(now);
+        (self.stale_while_revalidate, self.stale_if_error) = (fresh.while_revalidate, fresh.if_error);
     }
 
     /// The whole body is known now.

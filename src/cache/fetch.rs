@@ -12,19 +12,24 @@ use http::{HeaderValue, Method, StatusCode};
 use pingora_cache::NoCacheReason;
 use pingora_cache::key::HashBinary;
 use pingora_cache::predictor::CacheablePredictor;
+use smallvec::SmallVec;
 
+use super::control::Control;
 use super::entry::{Entry, Index, Meta};
-use super::hit::Hit;
+use super::hit::{Excuse, Hit};
 use super::memory::Filling;
 use super::said::Said;
 use super::turns::{self, Turn, Verdict, Waiting};
-use super::{Cache, CachePolicy, Key, LOCK_RETRIES, LOCK_WAIT, Outcome, StoredHead, Use, key, reason, rules};
+use super::{Cache, CachePolicy, Key, LOCK_RETRIES, LOCK_WAIT, Outcome, StoredHead, Use, Wishes, key, reason, rules};
 use crate::wire::answer::AnswerHead;
 use crate::wire::encode;
 
 /// What is stored for a request.
 pub enum Looked {
+    /// It can be given as it is.
     Fresh(Hit),
+    /// It can be, and somebody should fetch another one.
+    Stale(Hit, Missed),
     /// Nothing that can be given as it is.
     Missed(Missed),
     /// The key's earlier answers could not be stored, so it was not looked for.
@@ -36,10 +41,22 @@ pub struct Missed {
     key: Key,
     /// Where its answer belongs.
     index: Index,
-    /// What stands there and has expired.
+    /// What stands there and has expired, or is not what the client wants.
     stale: Option<Arc<Entry>>,
     /// How many fetches had ended before it was looked.
     ended: u64,
+    why: Why,
+}
+
+/// Why what is stored is not given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Nothing,
+    Expired,
+    /// It has to be validated each time: what another one is told is not for this one.
+    NeverFresh,
+    /// The client wants none that is stored, or none like this.
+    Asked,
 }
 
 /// What there is to do about a miss.
@@ -54,16 +71,19 @@ pub enum Next {
 
 /// A request to the service, and what may become of its answer.
 pub struct Fetch {
-    key: Key,
-    index: Index,
-    stale: Option<Arc<Entry>>,
-    /// `None` if its answer is not stored, or is as an exception.
-    turn: Option<Turn>,
+    pub(super) key: Key,
+    pub(super) index: Index,
+    pub(super) stale: Option<Arc<Entry>>,
+    /// `None` if nobody waits for it.
+    pub(super) turn: Option<Turn>,
+    why: Why,
     predicted: bool,
     /// It may not store.
     read_only: bool,
     /// Whatever its answer says of itself, it is a stream.
     streams: bool,
+    /// What is stored is not to be validated.
+    whole: bool,
 }
 
 /// How long, and how often, one request waits for others.
@@ -88,10 +108,16 @@ pub struct Storing {
     index: Index,
     variance: Option<HashBinary>,
     fresh_until: SystemTime,
+    /// The next one may have it without asking.
+    lasts: bool,
     created: SystemTime,
     epoch: SystemTime,
+    stale_while_revalidate: u32,
+    stale_if_error: u32,
     /// Where the answer has none.
     date: Option<HeaderValue>,
+    /// Fields that are not stored, in lower case.
+    withheld: SmallVec<[Box<[u8]>; 1]>,
     filling: Filling,
     /// Of the longest body that the route, and the memory, stores.
     left: usize,
@@ -100,18 +126,51 @@ pub struct Storing {
 impl Cache {
     /// What is stored under a request's key, or the variant of it that this request wants. `seen` are the values of a field of the
     /// request as the backend sees them.
-    pub fn look<'v, V>(&self, policy: &CachePolicy, key: Key, seen: impl Fn(&HeaderName) -> V) -> Looked
+    pub fn look<'v, V>(&self, policy: &CachePolicy, key: Key, wishes: &Wishes, seen: impl Fn(&HeaderName) -> V) -> Looked
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
         if !self.predictor.cacheable_prediction(&key.hashed()) {
             return Looked::Predicted(key);
         }
-        let mut index = Index::primary(&key);
-        let mut ended = self.turns.ended(&index);
-        let Some(mut entry) = self.storage.find(&index, &key.primary, "") else {
-            return Looked::Missed(Missed { key, index, stale: None, ended });
+        let (index, entry, ended) = self.stored(policy, &key, seen);
+        let missed = |stale, why| Missed { key, index, stale, ended, why };
+        let Some(entry) = entry else {
+            return Looked::Missed(missed(None, if wishes.reload { Why::Asked } else { Why::Nothing }));
         };
+        let now = SystemTime::now();
+        if let Some(hit) = Hit::fresh(&entry, now) {
+            return match hit.suits(wishes) {
+                true => Looked::Fresh(hit),
+                false => Looked::Missed(missed(Some(entry), Why::Asked)),
+            };
+        }
+        let why = match wishes.reload {
+            true => Why::Asked,
+            false if rules::is_never_fresh(&Said::by_stored(&entry.meta.head), policy) => Why::NeverFresh,
+            false => Why::Expired,
+        };
+        let excuse =
+            || Hit::stale(&entry, now, Excuse::Revalidating).filter(|_| wishes.max_age.is_none() && wishes.min_fresh.is_none());
+        if why == Why::Expired
+            && let Some(hit) = excuse()
+        {
+            return Looked::Stale(hit, missed(Some(entry), why));
+        }
+        match Hit::stale(&entry, now, Excuse::Asked(*wishes)) {
+            Some(hit) => Looked::Fresh(hit),
+            None => Looked::Missed(missed(Some(entry), why)),
+        }
+    }
+
+    /// Where the answer to a request stands, or belongs; and how many fetches had ended before it was looked.
+    fn stored<'v, V>(&self, policy: &CachePolicy, key: &Key, seen: impl Fn(&HeaderName) -> V) -> (Index, Option<Arc<Entry>>, u64)
+    where
+        V: IntoIterator<Item = &'v [u8]>,
+    {
+        let mut index = Index::primary(key);
+        let mut ended = self.turns.ended(&index);
+        let Some(entry) = self.storage.find(&index, &key.primary, "") else { return (index, None, ended) };
         if let Some(variance) = key::variance(policy, entry.meta.head.vary(), seen)
             && entry.meta.variance != Some(variance)
         {
@@ -120,33 +179,40 @@ impl Cache {
             // A purge takes the primary away alone: variants from before it was stored anew are gone with it.
             let counts =
                 |variant: &Arc<Entry>| variant.meta.created >= entry.meta.created && variant.meta.variance == Some(variance);
-            match self.storage.find(&index, &key.primary, "").filter(counts) {
-                Some(variant) => entry = variant,
-                None => return Looked::Missed(Missed { key, index, stale: None, ended }),
-            }
+            return (index, self.storage.find(&index, &key.primary, "").filter(counts), ended);
         }
-        match Hit::fresh(&entry, SystemTime::now()) {
-            Some(hit) => Looked::Fresh(hit),
-            None => Looked::Missed(Missed { key, index, stale: Some(entry), ended }),
-        }
+        (index, Some(entry), ended)
+    }
+
+    /// What is stored for a request, fresh or with this excuse, without a thought of fetching it.
+    pub fn kept<'v, V>(&self, policy: &CachePolicy, key: &Key, excuse: Excuse, seen: impl Fn(&HeaderName) -> V) -> Option<Hit>
+    where
+        V: IntoIterator<Item = &'v [u8]>,
+    {
+        let (entry, now) = (self.stored(policy, key, seen).1?, SystemTime::now());
+        Hit::fresh(&entry, now).or_else(|| Hit::stale(&entry, now, excuse))
     }
 
     /// Takes the turn to fetch what was missed. A request that may not store takes none, but waits for others.
     pub fn turn(&'static self, missed: Missed, used: Use) -> Next {
-        let Missed { key, index, stale, ended } = missed;
-        if used != Use::Full {
+        let Missed { key, index, stale, ended, why } = missed;
+        let read_only = used != Use::Full;
+        let fetch = |key, turn| {
+            let whole = false;
+            Next::Fetch(Fetch { key, index, stale, turn, why, predicted: false, read_only, streams: false, whole })
+        };
+        if matches!(why, Why::NeverFresh | Why::Asked) {
+            return fetch(key, None);
+        }
+        if read_only {
             // It goes to the service as it came: what has expired is not validated by a HEAD or a part.
             return match self.turns.others(&index) {
                 Some(waiting) => Next::Wait(key, waiting),
-                None => {
-                    Next::Fetch(Fetch { key, index, stale: None, turn: None, predicted: false, read_only: true, streams: false })
-                }
+                None => fetch(key, None),
             };
         }
         match self.turns.take(index, ended) {
-            turns::Next::Fetch(turn) => {
-                Next::Fetch(Fetch { key, index, stale, turn: Some(turn), predicted: false, read_only: false, streams: false })
-            }
+            turns::Next::Fetch(turn) => fetch(key, Some(turn)),
             turns::Next::Wait(waiting) => Next::Wait(key, waiting),
             turns::Next::Look => Next::Look(key),
         }
@@ -165,15 +231,19 @@ impl Cache {
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
-        let Fetch { key, mut index, stale, turn, predicted, read_only, streams } = fetch;
-        if read_only {
+        let came = self.came(asked);
+        if fetch.read_only {
+            if *method == Method::HEAD && answer.status == StatusCode::OK {
+                self.headed(fetch, answer, came, policy);
+            }
             return Keeping::Nothing;
         }
-        let (mut said, now) = (Said::by(answer), SystemTime::now());
+        let Fetch { key, mut index, stale, turn, predicted, streams, .. } = fetch;
+        let (mut said, now) = (Said::by(answer), came.now);
         said.stream |= streams;
         let promised = answer.length.and_then(|length| usize::try_from(length).ok());
         let most = policy.max_body.min(self.storage.most());
-        let judged = match self.judge_said(&said, &key, asked, policy, now) {
+        let judged = match self.judge_said(&said, &key, asked, policy, came) {
             Ok(_) if promised.is_some_and(|length| length > most) => Err(NoCacheReason::ResponseTooLarge),
             judged => judged,
         };
@@ -222,61 +292,32 @@ impl Cache {
             index,
             variance,
             fresh_until: now + fresh.remaining,
+            lasts: !fresh.remaining.is_zero(),
             created,
             // The `Age` of a hit counts from here.
             epoch: now.checked_sub(fresh.age).unwrap_or(now),
+            stale_while_revalidate: fresh.while_revalidate,
+            stale_if_error: fresh.if_error,
             date: said.date.is_none().then(encode::date_field),
+            withheld: Control::of(&said).withheld().iter().map(|name| name.to_ascii_lowercase().into()).collect(),
             filling,
             left: most,
         }))
     }
 
-    fn judge_said(
+    pub(super) fn judge_said(
         &self,
         said: &Said<'_>,
         key: &Key,
         asked: Option<Instant>,
         policy: &CachePolicy,
-        now: SystemTime,
+        came: rules::Came,
     ) -> Result<rules::Freshness, NoCacheReason> {
         if self.was_changed(&key.primary, asked) {
             // It may be what there was before the change.
             return Err(NoCacheReason::Custom("changed"));
         }
-        rules::response(said, policy, now).map_err(reason)
-    }
-
-    /// The service says that what is stored still holds: this is what it is now. `None` if nothing was.
-    ///
-    /// With another `Vary` it is another one's answer as well, and is fetched anew by whoever wants it next; it may be used this once all
-    /// the same (RFC 9111, section 4.3.4).
-    pub fn validated(&self, fetch: Fetch, answer: &AnswerHead, asked: Option<Instant>, policy: &CachePolicy) -> Option<Hit> {
-        let Fetch { key, index, stale, turn, .. } = fetch;
-        let stale = stale?;
-        let (now, told) = (SystemTime::now(), Said::by(answer));
-        let date = told.date.is_none().then(encode::date_field);
-        let head = stale.meta.head.updated(answer, date.as_ref().map(HeaderValue::as_bytes));
-        let judged = if rules::are_alike(stale.meta.head.vary(), head.vary()) {
-            let said = Said { age: told.age, ..Said::by_stored(&head) };
-            self.judge_said(&said, &key, asked, policy, now)
-        } else {
-            self.storage.forget(index);
-            Err(NoCacheReason::Custom("another_vary"))
-        };
-        let mut meta = Meta { head, ..stale.meta.clone() };
-        match judged {
-            Ok(fresh) => {
-                meta.fresh_until = now + fresh.remaining;
-                meta.epoch = now.checked_sub(fresh.age).unwrap_or(now);
-                self.storage.refresh(index, &key.primary, "", meta.clone());
-                turn.into_iter().for_each(|turn| turn.end(Verdict::Stored));
-            }
-            Err(why) => {
-                self.predictor.mark_uncacheable(&key.hashed(), why);
-                turn.into_iter().for_each(|turn| turn.end(Verdict::Unfit));
-            }
-        }
-        Some(Hit::validated(Entry { meta, ..Entry::clone(&stale) }))
+        rules::response(said, policy, came).map_err(reason)
     }
 
     /// A body that was only counted was short enough.
@@ -289,11 +330,27 @@ impl Cache {
     }
 }
 
+impl Missed {
+    /// What may be given in its place.
+    pub fn excuse(&self, excuse: Excuse) -> Option<Hit> {
+        Hit::stale(self.stale.as_ref()?, SystemTime::now(), excuse)
+    }
+}
+
 impl Fetch {
     /// One whose answer is stored only if it is not what is expected of its key.
     pub fn predicted(key: Key, used: Use) -> Self {
-        let read_only = used != Use::Full;
-        Fetch { index: Index::primary(&key), key, stale: None, turn: None, predicted: true, read_only, streams: false }
+        Fetch {
+            index: Index::primary(&key),
+            key,
+            stale: None,
+            turn: None,
+            why: Why::Nothing,
+            predicted: true,
+            read_only: used != Use::Full,
+            streams: false,
+            whole: true,
+        }
     }
 
     /// One for its own client alone.
@@ -306,19 +363,39 @@ impl Fetch {
         self.streams = true;
     }
 
-    /// Whether the service is asked for the whole, on behalf of all.
+    /// Whether the service is asked for the whole, whatever part of it, and on whatever condition, the client wants.
     pub fn is_for_all(&self) -> bool {
-        self.turn.is_some()
+        !self.read_only && !self.predicted
     }
 
     /// Whether there is something that the service may validate.
     pub fn validates(&self) -> bool {
+        self.stale.is_some() && self.is_for_all() && !self.whole
+    }
+
+    /// What is stored did not help: the whole is asked for.
+    pub fn ask_whole(&mut self) {
+        self.whole = true;
+    }
+
+    /// Whether anything is stored that has expired.
+    pub fn has_stale(&self) -> bool {
         self.stale.is_some()
+    }
+
+    /// What may be given in the place of an error.
+    pub fn excuse(&self, excuse: Excuse) -> Option<Hit> {
+        Hit::stale(self.stale.as_ref()?, SystemTime::now(), excuse)
+    }
+
+    /// The client would not have what is stored.
+    pub(super) fn is_asked(&self) -> bool {
+        self.why == Why::Asked
     }
 
     /// The conditions under which the service need not answer with the whole.
     pub fn validators(&self) -> Vec<(HeaderName, HeaderValue)> {
-        let Some(stale) = &self.stale else { return Vec::new() };
+        let Some(stale) = self.stale.as_ref().filter(|_| self.validates()) else { return Vec::new() };
         let pairs = [(header::IF_MODIFIED_SINCE, header::LAST_MODIFIED), (header::IF_NONE_MATCH, header::ETAG)];
         let value = |stored: &HeaderName| HeaderValue::from_bytes(stale.meta.head.header(stored)?).ok();
         pairs.into_iter().filter_map(|(asked, stored)| Some((asked, value(&stored)?))).collect()
@@ -326,11 +403,12 @@ impl Fetch {
 
     /// What is said of it once it is known whether its answer is stored.
     pub fn outcome(&self) -> impl Fn(bool) -> Outcome + use<> {
-        let (predicted, expired) = (self.predicted, self.stale.is_some());
-        move |stored| match (predicted, expired) {
+        let (predicted, why) = (self.predicted, self.why);
+        move |stored| match (predicted, why) {
             (true, _) => Outcome::Predicted { stored },
-            (false, true) => Outcome::Expired { stored },
-            (false, false) => Outcome::Miss { stored },
+            (false, Why::Nothing) => Outcome::Miss { stored },
+            (false, Why::Expired | Why::NeverFresh) => Outcome::Expired { stored },
+            (false, Why::Asked) => Outcome::Reloaded { stored },
         }
     }
 }
@@ -402,13 +480,21 @@ impl Keeping {
 
 impl Storing {
     fn done(self, answer: &AnswerHead) {
-        let Storing { turn, key, index, variance, fresh_until, created, epoch, date, filling, .. } = self;
+        let Storing { turn, key, index, variance, fresh_until, created, epoch, filling, .. } = self;
         let meta = |length| {
-            let head = StoredHead::of_answer(answer, date.as_ref().map(HeaderValue::as_bytes), length);
-            Some(Meta { fresh_until, created, epoch, variance, stale_while_revalidate: 0, stale_if_error: 0, head })
+            let date = self.date.as_ref().map(HeaderValue::as_bytes);
+            let head = StoredHead::of_answer(answer, date, length, &self.withheld);
+            let (stale_while_revalidate, stale_if_error) = (self.stale_while_revalidate, self.stale_if_error);
+            Some(Meta { fresh_until, created, epoch, variance, stale_while_revalidate, stale_if_error, head })
         };
         let stored = filling.finish(index, &key.primary, "", meta) > 0;
-        // What is not stored for want of room is another's turn: it may find some.
-        turn.into_iter().for_each(|turn| turn.end(if stored { Verdict::Stored } else { Verdict::Failed }));
+        // What is not stored for want of room is another's turn: it may find some. What nobody else may have without asking is no news to them.
+        turn.into_iter().for_each(|turn| {
+            turn.end(match stored {
+                true if self.lasts => Verdict::Stored,
+                true => Verdict::Unfit,
+                false => Verdict::Failed,
+            })
+        });
     }
 }

@@ -1,7 +1,7 @@
-//! A stored answer that can be given as it is.
+//! A stored answer that can be given as it is: fresh, validated for this request, or stale with an excuse.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::Method;
@@ -10,6 +10,8 @@ use pingora_core::protocols::http::conditional_filter::not_modified_filter;
 use pingora_http::RequestHeader;
 
 use super::entry::Entry;
+use super::rules::{self, Wishes};
+use super::said::Said;
 use super::{Outcome, StoredHead};
 
 /// See the module.
@@ -18,20 +20,65 @@ pub struct Hit {
     /// How old it is, in seconds, from when its backend made it. `None` if that has validated it for this very request (RFC 9111, section
     /// 5.1).
     age: Option<u64>,
-    /// For how many more seconds it is fresh.
-    ttl: u64,
+    outcome: Outcome,
+}
+
+/// Why a stale answer is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excuse {
+    /// Another one is being asked for (RFC 5861, section 3).
+    Revalidating,
+    /// The service answered nothing, or this status (RFC 5861, section 4).
+    Error(Option<u16>),
+    /// The client takes it so old.
+    Asked(Wishes),
+    /// The route's fallback: it has been stale for no longer than this.
+    Fallback(Duration),
+}
+
+impl Excuse {
+    /// In RFC 9211's `detail`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Excuse::Revalidating => "stale-while-revalidate",
+            Excuse::Error(_) => "stale-if-error",
+            Excuse::Asked(_) => "max-stale",
+            Excuse::Fallback(_) => "fallback",
+        }
+    }
 }
 
 impl Hit {
     /// `None` if it is not fresh any more.
     pub(super) fn fresh(entry: &Arc<Entry>, now: SystemTime) -> Option<Self> {
-        let left = entry.meta.fresh_until.duration_since(now).ok()?;
-        let age = now.duration_since(entry.meta.epoch).unwrap_or_default();
-        Some(Hit { age: Some(age.as_secs()), ttl: left.as_secs(), entry: entry.clone() })
+        let left = entry.meta.fresh_until.duration_since(now).ok().filter(|left| !left.is_zero())?;
+        Some(Hit { age: Some(age(entry, now).as_secs()), outcome: Outcome::Hit { ttl: left.as_secs() }, entry: entry.clone() })
     }
 
-    pub(super) fn validated(entry: Entry) -> Self {
-        Hit { entry: Arc::new(entry), age: None, ttl: 0 }
+    /// `None` if there is no such excuse for it. This is the one way to a stale answer.
+    pub(super) fn stale(entry: &Arc<Entry>, now: SystemTime, excuse: Excuse) -> Option<Self> {
+        let (meta, age) = (&entry.meta, age(entry, now));
+        let since = now.duration_since(meta.fresh_until).unwrap_or_default();
+        let within = |seconds: u32| since < Duration::from_secs(u64::from(seconds));
+        let excused = match excuse {
+            Excuse::Revalidating => within(meta.stale_while_revalidate),
+            Excuse::Error(_) => within(meta.stale_if_error),
+            Excuse::Asked(wishes) => wishes.take_stale(age, since) && rules::may_be_stale(&Said::by_stored(&meta.head)),
+            Excuse::Fallback(most) => since <= most && rules::may_be_stale(&Said::by_stored(&meta.head)),
+        };
+        let outcome = Outcome::Stale { since: since.as_secs(), excuse };
+        excused.then(|| Hit { age: Some(age.as_secs()), outcome, entry: entry.clone() })
+    }
+
+    /// `asked`: it was fresh, but its client would not have it so.
+    pub(super) fn validated(entry: Entry, asked: bool) -> Self {
+        Hit { entry: Arc::new(entry), age: None, outcome: Outcome::Revalidated { asked } }
+    }
+
+    /// Whether a client with these wishes has it.
+    pub(super) fn suits(&self, wishes: &Wishes) -> bool {
+        let Outcome::Hit { ttl } = self.outcome else { return true };
+        wishes.take(Duration::from_secs(self.age.unwrap_or(0)), Duration::from_secs(ttl))
     }
 
     pub fn age(&self) -> Option<u64> {
@@ -47,7 +94,7 @@ impl Hit {
     }
 
     pub fn outcome(&self) -> Outcome {
-        if self.age.is_some() { Outcome::Hit { ttl: self.ttl } } else { Outcome::Revalidated }
+        self.outcome
     }
 
     /// The answer for a client that has this one already, if `seen` of its request says so: `If-None-Match`, or else
@@ -60,6 +107,10 @@ impl Hit {
         // Few requests get here, so the judgement itself can be Pingora's.
         not_modified_filter(&request?, &self.head().to_header().ok()?).then(|| self.head().not_modified())
     }
+}
+
+fn age(entry: &Entry, now: SystemTime) -> Duration {
+    now.duration_since(entry.meta.epoch).unwrap_or_default()
 }
 
 /// A request with these fields alone, for Pingora's filters to look at. `None` if it has none of them. `seen` are the values of a field of the

@@ -169,7 +169,7 @@ impl Framed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::rules;
+    use crate::cache::control::list_of;
     use crate::cache::tests::{policy, seen};
     use crate::exchange::ForwardedHeaders;
     use http::header;
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn variance_sees_absence_order_and_lines() {
         fn vary(policy: &CachePolicy, lines: &[&str], request: &[(&str, &'static str)]) -> Option<HashBinary> {
-            variance(policy, lines.iter().flat_map(|line| rules::list_of(line.as_bytes())), |name| {
+            variance(policy, lines.iter().flat_map(|line| list_of(line.as_bytes())), |name| {
                 let same = |field: &&(&str, &'static str)| field.0 == name.as_str();
                 request.iter().filter(same).map(|(_, value)| value.as_bytes()).collect::<Vec<_>>()
             })

@@ -131,8 +131,9 @@ impl MemoryTier {
         self.store.remove_if(&index, |entry| *entry.user_tag == *user_tag).is_some()
     }
 
-    /// Forgets everything.
+    /// Forgets everything, and all that is still on its way.
     pub fn clear(&self) {
+        self.changes.all();
         self.store.clear();
     }
 

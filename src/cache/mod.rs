@@ -6,10 +6,12 @@
 //! (`HttpCache`) wants every head as a header map, in its own form, and costs more than the whole rest of a request. It serves on a stock
 //! server ([`stock`]), over the same store and rules.
 //!
-//! Not in here: tiers on disk or in Redis, purging by tag, serving stale answers, and who may purge.
+//! Not in here: tiers on disk or in Redis, purging by tag, and who may purge.
 
 mod changed;
+mod control;
 pub mod credentials;
+mod date;
 mod entry;
 mod fetch;
 mod hit;
@@ -24,6 +26,7 @@ pub mod status;
 pub mod stock;
 pub mod stored;
 mod turns;
+mod validated;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -38,13 +41,13 @@ use crate::head::RequestHead;
 use changed::Place;
 pub use credentials::Credentials;
 pub use fetch::{Fetch, Keeping, Looked, Next, Patience};
-pub use hit::{Hit, asked};
+pub use hit::{Excuse, Hit, asked};
 pub use key::{Key, key};
 pub use memory::{MemoryStats, MemoryTier};
 pub use policy::CachePolicy;
 pub use range::range;
 pub use revalidate::Validation;
-pub use rules::{Bypass, Use};
+pub use rules::{Bypass, Use, Wishes};
 pub use status::{CACHE_STATUS, Outcome};
 pub use stored::StoredHead;
 use turns::Turns;
@@ -93,7 +96,7 @@ impl Cache {
     pub fn new(bytes: usize) -> &'static Cache {
         // What depends on the moment is not remembered: a backend that answers 503 once should find its lock in place when it is back.
         fn forget(reason: &'static str) -> bool {
-            !["set_cookie", "forbidden", "vary", "unframed", "stream"].contains(&reason)
+            !["set_cookie", "forbidden", "vary", "unframed", "stream", "unnamed", "stale"].contains(&reason)
         }
         Box::leak(Box::new(Cache {
             storage: MemoryTier::new(bytes),
@@ -111,9 +114,9 @@ impl Cache {
     /// `logging`: counts what came of the request. For routes with a cache policy only.
     pub fn count(&self, outcome: Outcome) {
         let counter = match outcome {
-            Outcome::Hit { .. } => &self.hits,
-            Outcome::Revalidated => &self.revalidated,
-            Outcome::Miss { .. } | Outcome::Expired { .. } => &self.misses,
+            Outcome::Hit { .. } | Outcome::Stale { .. } => &self.hits,
+            Outcome::Revalidated { .. } => &self.revalidated,
+            Outcome::Miss { .. } | Outcome::Expired { .. } | Outcome::Reloaded { .. } => &self.misses,
             Outcome::Predicted { .. } | Outcome::Bypass(_) => &self.bypassed,
         };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -143,9 +146,14 @@ impl Cache {
         changes.ever(place) && asked().is_some_and(|asked| changes.since(place, asked))
     }
 
-    /// Forgets everything.
+    /// Forgets everything, what is being fetched included.
     pub fn clear(&self) {
         self.storage.clear();
+    }
+
+    /// When an answer came that was asked for then.
+    fn came(&self, asked: Option<Instant>) -> rules::Came {
+        rules::Came { now: SystemTime::now(), after: asked.map(|asked| asked.elapsed()).unwrap_or_default() }
     }
 }
 

@@ -14,7 +14,14 @@ use std::sync::atomic::AtomicUsize;
 
 pub(crate) fn policy() -> CachePolicy {
     CachePolicy {
-        ttl: Duration::from_secs(30),
+        default_ttl: Duration::from_secs(30),
+        min_ttl: Duration::ZERO,
+        max_ttl: Duration::from_secs(30),
+        heuristic: None,
+        stale_while_revalidate: Duration::ZERO,
+        stale_if_error: Duration::ZERO,
+        max_stale: Duration::from_secs(3600),
+        ignore_requests: false,
         max_body: 1024,
         key_headers: Box::new([]),
         handed: Box::new([]),
@@ -51,7 +58,7 @@ fn at_once(cache: &'static Cache, policy: &CachePolicy, head: &RequestHead) -> O
 }
 
 fn found(cache: &'static Cache, policy: &CachePolicy, head: &RequestHead) -> Option<Hit> {
-    match cache.look(policy, key(head, &Exchange::for_tests(), seen(head), "r", policy), seen(head)) {
+    match cache.look(policy, key(head, &Exchange::for_tests(), seen(head), "r", policy), &Wishes::default(), seen(head)) {
         Looked::Fresh(hit) => Some(hit),
         _ => None,
     }
@@ -102,13 +109,15 @@ async fn own(
         return (origin.unwrap().1.to_vec(), outcome);
     }
     let mut patience = Patience::default();
-    let mut looked = cache.look(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), seen(&head));
+    let mut looked =
+        cache.look(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), &Wishes::default(), seen(&head));
     let fetch = loop {
         let next = match looked {
             Looked::Fresh(hit) => {
                 cache.count(hit.outcome());
                 return (hit.body().to_vec(), hit.outcome());
             }
+            Looked::Stale(..) => panic!("nothing says that it may be stale"),
             Looked::Predicted(key) => break Fetch::predicted(key, used),
             Looked::Missed(missed) => cache.turn(missed, used),
         };
@@ -120,7 +129,7 @@ async fn own(
                 _ => key,
             },
         };
-        looked = cache.look(&policy, key, seen(&head));
+        looked = cache.look(&policy, key, &Wishes::default(), seen(&head));
     };
     let (answer, body) = origin.expect("nobody should have asked the backend");
     let (outcome, answer) = (fetch.outcome(), head_of(answer));
@@ -166,7 +175,7 @@ async fn stock(
             continue;
         }
         let fresh = meta.is_fresh(SystemTime::now());
-        let status = match on_hit(used, fresh) {
+        let status = match on_hit(used, &Wishes::default(), &meta, fresh) {
             Some(_) => HitStatus::ForceMiss,
             None if fresh => HitStatus::Fresh,
             None => HitStatus::Expired,
@@ -189,7 +198,7 @@ async fn stock(
     assert_eq!(found, None, "the short way finds what pingora's does not");
     let (answer, body) = origin.expect("nobody should have asked the backend");
     if http.enabled() || http.bypassing() {
-        match store(answer, &policy) {
+        match store(answer, &policy, cache.came(None)) {
             RespCacheable::Cacheable(meta) => {
                 if http.bypassing() {
                     http.response_became_cacheable();
@@ -384,12 +393,13 @@ async fn a_client_that_has_it_gets_304() {
 /// The head of a 304, and what the client gets.
 async fn validate(cache: &'static Cache, fields: &[(&str, &str)], answer: &ResponseHeader) -> Hit {
     let (policy, head) = (policy(), RequestHead::build("GET", "/a", fields));
-    let looked = cache.look(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), seen(&head));
+    let looked =
+        cache.look(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), &Wishes::default(), seen(&head));
     let Looked::Missed(missed) = looked else { panic!("it has expired") };
     let Next::Fetch(fetch) = cache.turn(missed, Use::Full) else { panic!("nobody else asks") };
     assert!(fetch.validates() && fetch.is_for_all());
     assert_eq!(fetch.validators().len(), 1);
-    cache.validated(fetch, &head_of(answer), None, &policy).unwrap()
+    cache.validated(fetch, &head_of(answer), None, &policy).ok().unwrap()
 }
 
 #[tokio::test]
@@ -402,7 +412,7 @@ async fn a_304_makes_what_is_stored_fresh_again() {
         answer(&[("etag", "\"v\""), ("cache-control", "max-age=9"), ("x-a", "new"), ("content-length", "7"), ("age", "2")]);
     unchanged.set_status(304).unwrap();
     let hit = validate(cache, &[], &unchanged).await;
-    assert_eq!((hit.outcome(), hit.age(), &hit.body()[..]), (Outcome::Revalidated, None, &b"one"[..]));
+    assert_eq!((hit.outcome(), hit.age(), &hit.body()[..]), (Outcome::Revalidated { asked: false }, None, &b"one"[..]));
     let text = |hit: &Hit| {
         let field = |(name, value): (&[u8], &[u8])| [name, b"=", value].concat();
         String::from_utf8(hit.head().headers().filter(|(name, _)| *name != b"Date").map(field).collect::<Vec<_>>().join(&b' '))
@@ -421,7 +431,7 @@ async fn a_304_that_forbids_is_used_this_once() {
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let mut private = answer(&[("etag", "\"v\""), ("cache-control", "private")]);
     private.set_status(304).unwrap();
-    assert_eq!(validate(cache, &[], &private).await.outcome(), Outcome::Revalidated);
+    assert_eq!(validate(cache, &[], &private).await.outcome(), Outcome::Revalidated { asked: false });
     let fetched = serve(Way::Own, cache, "GET", &[], Some((&stored, b"two"))).await;
     assert_eq!(fetched, (b"two".to_vec(), Outcome::Predicted { stored: true }));
 }
@@ -466,7 +476,8 @@ async fn what_there_is_no_room_for_is_not_said_to_be_stored_and_is_remembered() 
 async fn what_changed_while_it_was_fetched_is_not_stored() {
     let cache = Cache::new(1 << 20);
     let (policy, head) = (policy(), RequestHead::build("GET", "/a", &[]));
-    let looked = cache.look(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), seen(&head));
+    let looked =
+        cache.look(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), &Wishes::default(), seen(&head));
     let Looked::Missed(missed) = looked else { panic!("nothing is stored") };
     let Next::Fetch(fetch) = cache.turn(missed, Use::Full) else { panic!("nobody else asks") };
     let began = std::time::Instant::now();

@@ -6,6 +6,7 @@ use http::HeaderName;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::control::LONGEST;
 use super::credentials;
 
 /// What of the query string is part of the key.
@@ -22,8 +23,19 @@ pub enum QueryKey {
 /// A route's compiled cache policy.
 #[derive(Debug, Clone)]
 pub struct CachePolicy {
-    /// Upper bound and default of an answer's freshness.
-    pub ttl: Duration,
+    /// Lifetime of an answer that names none.
+    pub default_ttl: Duration,
+    /// What lifetimes that answers name are raised to, and cut to.
+    pub min_ttl: Duration,
+    pub max_ttl: Duration,
+    pub heuristic: Option<Heuristic>,
+    /// For how long an answer may be given that is stale, if it does not say so itself.
+    pub stale_while_revalidate: Duration,
+    pub stale_if_error: Duration,
+    /// The most that both may be, whoever says it.
+    pub max_stale: Duration,
+    /// What clients say in `Cache-Control` makes no difference.
+    pub ignore_requests: bool,
     /// Longest body in bytes.
     pub max_body: usize,
     /// Sorted, each once. With those that the route's policies make for each client.
@@ -31,9 +43,19 @@ pub struct CachePolicy {
     /// Credentials that the route's policies hand to the backend: a request with one never uses the cache.
     pub handed: Box<[HeaderName]>,
     pub query: QueryKey,
-    /// Sorted.
+    /// Of answers that name no lifetime. Sorted.
     pub statuses: Box<[u16]>,
 }
+
+/// A lifetime guessed by how long ago the answer was last changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heuristic {
+    pub percent: u32,
+    pub max: Duration,
+}
+
+/// As long as a lifetime can be.
+pub const UNBOUNDED: Duration = Duration::from_secs(LONGEST);
 
 impl CachePolicy {
     pub fn keeps_status(&self, status: u16) -> bool {

@@ -8,6 +8,7 @@ use http::header::{self, HeaderMap};
 use pingora_cache::{CacheKey, CacheMeta, NoCacheReason, RespCacheable};
 use pingora_http::ResponseHeader;
 
+use super::rules::Came;
 use super::stock::store;
 use super::{Cache, CachePolicy, rules};
 
@@ -50,7 +51,14 @@ impl Validation {
         key: Option<&CacheKey>,
         cache: &Cache,
         policy: &CachePolicy,
+        came: Came,
     ) -> RespCacheable {
+        let tag = known.headers().get(header::ETAG).map(|tag| tag.as_bytes());
+        if self.0.get_all(header::ETAG).iter().any(|new| tag.is_none_or(|known| !rules::is_same_tag(new.as_bytes(), known))) {
+            // It speaks of something else (section 4.3.4). Pingora gives what was stored this once.
+            key.into_iter().for_each(|key| cache.forget(key));
+            return RespCacheable::Uncacheable(NoCacheReason::Custom("another_tag"));
+        }
         let mut updated = stored.clone();
         self.update(&mut updated);
         let known = known.headers().get_all(header::VARY);
@@ -58,6 +66,6 @@ impl Validation {
             key.into_iter().for_each(|key| cache.forget(key));
             return RespCacheable::Uncacheable(NoCacheReason::Custom("another_vary"));
         }
-        store(&updated, policy)
+        store(&updated, policy, came)
     }
 }

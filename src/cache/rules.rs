@@ -4,10 +4,9 @@
 //!
 //! - Requests with credentials never use the cache, although section 3.5 would let a backend allow it; nor do those to which a policy
 //!   adds some. Other fields that a policy makes for each client are part of the key.
-//! - `no-cache` and `private` with a list of fields count as without the list (sections 5.2.2.4 and 5.2.2.7 allow it).
-//! - An answer that is stale when it arrives is not stored, not even to be validated later.
-//! - Stale answers are never served; `stale-while-revalidate` and `stale-if-error` are not read.
-//! - `only-if-cached`, `max-stale`, `min-fresh` and a positive `max-age` of a request are advice that is not taken.
+//! - Of `no-cache` and `private` with a list of fields, those fields are not stored, and the rest is.
+//! - An answer that is stale when it arrives is stored only if it can be validated.
+//! - What the answer says of its own staleness counts beside `s-maxage`, which by itself forbids stale answers.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,10 +14,13 @@ use http::header::{self, GetAll, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 use pingora_http::ResponseHeader;
 
+use super::control::{Control, LONGEST, directives, list_of, seconds};
 use super::credentials::Credentials;
+use super::date;
 use super::policy::CachePolicy;
 use super::said::Said;
 use crate::head::{BodyFraming, RequestHead};
+use crate::wire::encode;
 
 /// Why a request does not use the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub enum Bypass {
     Content,
     /// It carries credentials: what it gets may be for one client only.
     Credentials,
-    /// Its `Cache-Control` or `Pragma` wants an answer from the backend.
+    /// Its `Cache-Control` wants nothing to be kept of it.
     Asked,
 }
 
@@ -75,24 +77,79 @@ pub fn request(
     if identified || credentials.are_in(head, &policy.key_headers) || policy.handed.iter().any(handed) {
         return Use::Bypass(Bypass::Credentials);
     }
-    if wants_the_backend(head) {
-        return Use::Bypass(Bypass::Asked);
-    }
     if read_only { Use::ReadOnly } else { Use::Full }
 }
 
-/// RFC 9111, sections 5.2.1.1, 5.2.1.4, 5.2.1.5 and 5.4.
-fn wants_the_backend(head: &RequestHead) -> bool {
-    let mut controlled = false;
-    for line in head.header_all("cache-control") {
-        controlled = true;
-        for (name, argument) in directives(line) {
-            if is(name, "no-cache") || is(name, "no-store") || (is(name, "max-age") && seconds(argument) == Some(0)) {
-                return true;
+/// What a request says of the answers that it takes (RFC 9111, section 5.2.1). In seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Nothing of it is kept, and nothing that was kept is wanted.
+    pub no_store: bool,
+    /// What is stored has to be validated, or fetched anew.
+    pub reload: bool,
+    pub max_age: Option<u64>,
+    pub min_fresh: Option<u64>,
+    /// It takes what has been stale for so long.
+    pub max_stale: Option<u64>,
+    /// It wants no answer of a backend.
+    pub only_if_cached: bool,
+}
+
+impl Wishes {
+    /// Those of a request, if the route listens to them.
+    pub fn of(head: &RequestHead, policy: &CachePolicy) -> Self {
+        let mut wishes = Wishes::default();
+        if policy.ignore_requests {
+            return wishes;
+        }
+        let mut controlled = false;
+        for line in head.header_all("cache-control") {
+            controlled = true;
+            directives(line).for_each(|(name, argument)| wishes.hear(name, argument));
+        }
+        // Section 5.4.
+        if !controlled {
+            wishes.reload = head.header_all("pragma").flat_map(directives).any(|(name, _)| is(name, "no-cache"));
+        }
+        wishes
+    }
+
+    fn hear(&mut self, name: &[u8], argument: Option<&[u8]>) {
+        let least = |known: Option<u64>, seconds: u64| Some(known.map_or(seconds, |known| known.min(seconds)));
+        match name.len() {
+            7 if is(name, "max-age") => {
+                // One that is no number is not the client's to use for making the service work.
+                let Some(seconds) = seconds(argument) else { return };
+                self.max_age = least(self.max_age, seconds);
+                self.reload |= seconds == 0;
             }
+            8 if is(name, "no-cache") => self.reload = true,
+            8 if is(name, "no-store") => self.no_store = true,
+            9 if is(name, "max-stale") => {
+                // Without a number: however stale it is.
+                let most = if argument.is_none() { Some(u64::MAX) } else { seconds(argument) };
+                self.max_stale = most.map_or(self.max_stale, |most| least(self.max_stale, most));
+            }
+            9 if is(name, "min-fresh") => {
+                let Some(seconds) = seconds(argument) else { return };
+                self.min_fresh = Some(self.min_fresh.unwrap_or(0).max(seconds));
+            }
+            14 if is(name, "only-if-cached") => self.only_if_cached = true,
+            _ => {}
         }
     }
-    !controlled && head.header_all("pragma").flat_map(directives).any(|(name, _)| is(name, "no-cache"))
+
+    /// Whether it takes an answer so old that is fresh for so much longer.
+    pub fn take(&self, age: Duration, left: Duration) -> bool {
+        !self.reload
+            && self.max_age.is_none_or(|most| age <= Duration::from_secs(most))
+            && self.min_fresh.is_none_or(|least| left >= Duration::from_secs(least))
+    }
+
+    /// Whether it takes an answer so old that has been stale for so long.
+    pub fn take_stale(&self, age: Duration, since: Duration) -> bool {
+        self.max_stale.is_some_and(|most| since <= Duration::from_secs(most)) && self.take(age, Duration::ZERO)
+    }
 }
 
 /// Whether a `Range` field has a part that is the last 0 bytes (RFC 9110, section 14.1.2).
@@ -104,11 +161,11 @@ pub fn asks_for_no_bytes(range: &[u8]) -> bool {
 /// Why an answer is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Its status is not one the route keeps.
+    /// Its status is not one that the route keeps if the answer names no lifetime, or is of a part, or of no final answer.
     Status,
     /// `Set-Cookie` is for one client.
     SetCookie,
-    /// `Cache-Control` says `no-store`, `no-cache` or `private`.
+    /// `Cache-Control` says `no-store` or `private`, or `no-cache` of what cannot be validated.
     Forbidden,
     /// It varies by what no key can hold: `*`, fields that this gateway writes itself, or more fields than anyone needs.
     Vary,
@@ -118,6 +175,8 @@ pub enum Refusal {
     Unframed,
     /// It is a stream without an announced end: it may last for hours, and nobody should wait for it.
     Stream,
+    /// It names no lifetime, and neither does the route.
+    Unnamed,
     /// Nothing of its lifetime is left.
     Stale,
 }
@@ -132,6 +191,7 @@ impl Refusal {
             Refusal::TooLarge => "too_large",
             Refusal::Unframed => "unframed",
             Refusal::Stream => "stream",
+            Refusal::Unnamed => "unnamed",
             Refusal::Stale => "stale",
         }
     }
@@ -140,19 +200,46 @@ impl Refusal {
 /// How long an answer may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Freshness {
-    /// Counted from now; never zero.
+    /// Counted from now. Zero for what has to be validated before it is used.
     pub remaining: Duration,
-    /// How old the answer was when it arrived, from its `Age`.
+    /// How old the answer was when it arrived (RFC 9111, section 4.2.3).
     pub age: Duration,
+    /// For how many seconds after that it may be given while another one is asked for.
+    pub while_revalidate: u32,
+    /// For how many seconds after that it may be given in the place of an error.
+    pub if_error: u32,
+}
+
+/// When an answer came.
+#[derive(Debug, Clone, Copy)]
+pub struct Came {
+    pub now: SystemTime,
+    /// How long the backend took for it.
+    pub after: Duration,
 }
 
 /// May this answer to a GET be stored, and how long is it fresh?
-pub fn response(said: &Said<'_>, policy: &CachePolicy, now: SystemTime) -> Result<Freshness, Refusal> {
-    if !policy.keeps_status(said.status.as_u16()) {
+pub fn response(said: &Said<'_>, policy: &CachePolicy, came: Came) -> Result<Freshness, Refusal> {
+    let control = Control::of(said);
+    if said.status.is_informational() || matches!(said.status.as_u16(), 206 | 304) {
         return Err(Refusal::Status);
     }
-    if said.set_cookie {
+    let expires = if control.targeted { None } else { expires(said, came.now) };
+    let explicit = control.lifetime().map(Duration::from_secs).or(expires);
+    let listed = policy.keeps_status(said.status.as_u16());
+    if explicit.is_none() && !listed {
+        return Err(Refusal::Status);
+    }
+    if said.set_cookie && !control.withheld().iter().any(|name| is(name, "set-cookie")) {
         return Err(Refusal::SetCookie);
+    }
+    // Section 5.2.2.3: whoever understands the status goes by the rest.
+    let understood = is_understood(said.status);
+    if control.private || (control.no_store && !(control.must_understand && understood)) {
+        return Err(Refusal::Forbidden);
+    }
+    if control.must_understand && !understood {
+        return Err(Refusal::Forbidden);
     }
     if varies_too_much(said) {
         return Err(Refusal::Vary);
@@ -166,7 +253,12 @@ pub fn response(said: &Said<'_>, policy: &CachePolicy, now: SystemTime) -> Resul
         None if said.stream => return Err(Refusal::Stream),
         None => {}
     }
-    freshness(said, policy.ttl, now)
+    freshness(said, &control, explicit, policy, came)
+}
+
+/// Those of RFC 9110 that a whole answer can have.
+fn is_understood(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200..=205 | 300..=303 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 451 | 500..=505)
 }
 
 fn is_unframed(said: &Said<'_>) -> bool {
@@ -197,60 +289,92 @@ fn varies_too_much(said: &Said<'_>) -> bool {
     })
 }
 
-/// RFC 9111, section 4.2: `s-maxage`, else `max-age`, else `Expires`, else the configured ttl, which is the upper bound as well.
-fn freshness(said: &Said<'_>, ttl: Duration, now: SystemTime) -> Result<Freshness, Refusal> {
-    let (mut shared, mut plain) = (None, None);
-    for (name, argument) in said.cache_control.iter().copied().flat_map(directives) {
-        if is(name, "no-store") || is(name, "no-cache") || is(name, "private") {
-            return Err(Refusal::Forbidden);
-        }
-        let lifetime = if is(name, "s-maxage") {
-            &mut shared
-        } else if is(name, "max-age") {
-            &mut plain
-        } else {
-            continue;
-        };
-        // Section 4.2.1: of several the shortest, and what is not a number counts as stale.
-        let seconds = seconds(argument).unwrap_or(0);
-        *lifetime = Some(lifetime.map_or(seconds, |known: u64| known.min(seconds)));
+/// RFC 9111, section 4.2: `s-maxage`, else `max-age`, else `Expires`, else what the route says.
+fn freshness(
+    said: &Said<'_>,
+    control: &Control<'_>,
+    explicit: Option<Duration>,
+    policy: &CachePolicy,
+    came: Came,
+) -> Result<Freshness, Refusal> {
+    let reported = reported_age(said) + came.after;
+    let (lifetime, age) = match explicit {
+        Some(lifetime) => (lifetime.max(policy.min_ttl), reported.max(apparent_age(said, came.now))),
+        // The route's word counts from when the answer came, whatever the backend's clock says.
+        None => (heuristic(said, policy, came.now).unwrap_or(policy.default_ttl), reported_age(said)),
+    };
+    let remaining = match control.no_cache {
+        true => Duration::ZERO,
+        false => lifetime.saturating_sub(age).min(policy.max_ttl),
+    };
+    if remaining.is_zero() && !said.etag && said.last_modified.is_none() {
+        return Err(match explicit {
+            _ if control.no_cache => Refusal::Forbidden,
+            None if lifetime.is_zero() => Refusal::Unnamed,
+            _ => Refusal::Stale,
+        });
     }
-    let age = age(said);
-    let lifetime = shared.or(plain).map(Duration::from_secs).or_else(|| expires(said, now));
-    let remaining = lifetime.unwrap_or(ttl).saturating_sub(age).min(ttl);
-    if remaining.is_zero() { Err(Refusal::Stale) } else { Ok(Freshness { remaining, age }) }
+    let window = |said: Option<u64>, own: Duration| {
+        // Section 4.2.4: `s-maxage` forbids it, unless the answer names the exception beside it.
+        let said = said.map(Duration::from_secs).or_else(|| control.s_maxage.is_none().then_some(own)).unwrap_or_default();
+        let seconds = said.min(policy.max_stale).as_secs();
+        if control.no_cache || control.revalidate { 0 } else { u32::try_from(seconds).unwrap_or(u32::MAX) }
+    };
+    Ok(Freshness {
+        remaining,
+        age,
+        while_revalidate: window(control.stale_while_revalidate, policy.stale_while_revalidate),
+        if_error: window(control.stale_if_error, policy.stale_if_error),
+    })
 }
 
-/// The longest lifetime or age that is told apart from "for ever" (RFC 9111, section 1.2.2).
-const LONGEST: u64 = 1 << 31;
+/// Whether an answer may ever be given once it is stale, by someone who is told to (RFC 9111, section 4.2.4).
+pub fn may_be_stale(said: &Said<'_>) -> bool {
+    let control = Control::of(said);
+    !control.no_cache && !control.revalidate && control.s_maxage.is_none()
+}
 
-fn age(said: &Said<'_>) -> Duration {
+/// Whether it has to be validated each time that it is wanted.
+pub fn is_never_fresh(said: &Said<'_>, policy: &CachePolicy) -> bool {
+    let control = Control::of(said);
+    control.no_cache || (control.lifetime() == Some(0) && policy.min_ttl.is_zero())
+}
+
+/// Section 4.2.2: a part of the time since it was last changed.
+fn heuristic(said: &Said<'_>, policy: &CachePolicy, now: SystemTime) -> Option<Duration> {
+    let heuristic = policy.heuristic.as_ref()?;
+    let changed = date::parse(said.last_modified?, now)?;
+    let made = said.date.and_then(|made| date::parse(made, now)).unwrap_or(now);
+    let since = made.duration_since(changed).ok()?;
+    Some((since * heuristic.percent / 100).min(heuristic.max))
+}
+
+/// `Age`. What is no number is left out (section 5.1).
+fn reported_age(said: &Said<'_>) -> Duration {
     let first = said.age.and_then(|value| list_of(value).next());
     Duration::from_secs(first.and_then(|value| seconds(Some(value))).unwrap_or(0))
+}
+
+/// How old it looks by its `Date`, which was cut to the second.
+fn apparent_age(said: &Said<'_>, now: SystemTime) -> Duration {
+    let made = said.date.and_then(|made| date::parse(made, now));
+    let since = made.and_then(|made| now.duration_since(made).ok()).unwrap_or_default();
+    since.saturating_sub(Duration::from_secs(1))
 }
 
 /// `Expires` minus `Date`. A date that cannot be read, or more than one, means "already expired" (section 5.3).
 fn expires(said: &Said<'_>, now: SystemTime) -> Option<Duration> {
     let (first, second) = (said.expires.first()?, said.expires.get(1));
-    let until = date(first).filter(|_| second.is_none());
-    let from = said.date.and_then(date).unwrap_or(now);
-    Some(until.and_then(|until| until.duration_since(from).ok()).unwrap_or_default())
-}
-
-fn date(value: &[u8]) -> Option<SystemTime> {
-    let timestamp = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(timestamp.as_second()).ok()?))
+    let until = date::parse(first, now).filter(|_| second.is_none());
+    let from = said.date.and_then(|made| date::parse(made, now)).unwrap_or(now);
+    let lifetime = until.and_then(|until| until.duration_since(from).ok()).unwrap_or_default();
+    Some(lifetime.min(Duration::from_secs(LONGEST)))
 }
 
 /// A message without a `Date` is from the moment in which it came (RFC 9110, section 6.6.1).
-pub fn date_it(answer: &mut ResponseHeader, now: SystemTime) {
-    if answer.headers.contains_key(header::DATE) {
-        return;
-    }
-    let written =
-        jiff::Timestamp::try_from(now).map(|now| jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now));
-    if let Ok(Ok(date)) = written {
-        let _ = answer.insert_header(header::DATE, date);
+pub fn date_it(answer: &mut ResponseHeader) {
+    if !answer.headers.contains_key(header::DATE) {
+        let _ = answer.insert_header(header::DATE, encode::date_field());
     }
 }
 
@@ -289,11 +413,6 @@ pub fn members<'a>(lines: &[&'a [u8]]) -> impl Iterator<Item = &'a [u8]> {
     lines.iter().copied().flat_map(list_of)
 }
 
-/// Every member of one line of a list field.
-pub fn list_of(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
-}
-
 /// What a 304 does not change (RFC 9111, section 3.2): it is about the body as it is stored, or about the message that a field came in.
 const KEPT: [&str; 5] = ["content-length", "transfer-encoding", "content-encoding", "content-range", "trailer"];
 
@@ -313,63 +432,23 @@ pub fn are_alike<'a>(known: impl Iterator<Item = &'a [u8]>, now: impl Iterator<I
     sorted(known) == sorted(now)
 }
 
+/// Whether a field is one that `private` or `no-cache` names. What the cache itself goes by stays.
+pub fn is_withheld(name: &[u8], listed: &[u8]) -> bool {
+    const NEEDED: [&str; 5] = ["vary", "cache-control", "content-length", "transfer-encoding", "date"];
+    let same = |listed: &[u8]| name.eq_ignore_ascii_case(listed);
+    (same(listed) || listed == b"set-cookie" && same(b"set-cookie2")) && !NEEDED.iter().any(|known| is(name, known))
+}
+
+/// Whether a validator of an answer is that of a stored one: a strong one is only itself (RFC 9110, section 8.8.3.2).
+pub fn is_same_tag(tag: &[u8], known: &[u8]) -> bool {
+    match tag.strip_prefix(b"W/") {
+        None => tag == known,
+        Some(tag) => known.strip_prefix(b"W/").unwrap_or(known) == tag,
+    }
+}
+
 fn is(name: &[u8], known: &str) -> bool {
     name.eq_ignore_ascii_case(known.as_bytes())
-}
-
-/// Delta-seconds, quoted or not, capped at 2^31. `None` if it is not a number.
-fn seconds(argument: Option<&[u8]>) -> Option<u64> {
-    let argument = argument?;
-    let digits = argument.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(argument);
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    Some(digits.iter().fold(0u64, |sum, digit| (sum * 10 + u64::from(digit - b'0')).min(LONGEST)))
-}
-
-/// The directives of one `Cache-Control` line: names, and arguments with their quotes. A comma inside quotes does not separate.
-fn directives(line: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-    let mut rest = line;
-    std::iter::from_fn(move || {
-        while !rest.is_empty() {
-            let (member, after) = split_member(rest);
-            rest = after;
-            let member = member.trim_ascii();
-            if member.is_empty() {
-                continue;
-            }
-            return Some(match memchr::memchr(b'=', member).and_then(|at| member.split_at_checked(at)) {
-                Some((name, argument)) => (name.trim_ascii(), Some(argument.get(1..).unwrap_or_default().trim_ascii())),
-                None => (member, None),
-            });
-        }
-        None
-    })
-}
-
-/// Up to the first comma outside quotes, and what follows it. A quote that is never closed takes the rest only if nothing is lost
-/// by it: the line is then split at plain commas, so that no `no-store` can hide behind a stray quote.
-fn split_member(line: &[u8]) -> (&[u8], &[u8]) {
-    let (mut quoted, mut escaped, mut end) = (false, false, None);
-    for (at, &byte) in line.iter().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b',' if !quoted => {
-                end = Some(at);
-                break;
-            }
-            _ => {}
-        }
-    }
-    if quoted {
-        end = memchr::memchr(b',', line);
-    }
-    match end.and_then(|at| line.split_at_checked(at)) {
-        Some((member, after)) => (member, after.get(1..).unwrap_or_default()),
-        None => (line, b""),
-    }
 }
 
 #[cfg(test)]

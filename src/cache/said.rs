@@ -24,7 +24,13 @@ pub struct Said<'a> {
     pub content_length: Option<&'a [u8]>,
     pub age: Option<&'a [u8]>,
     pub date: Option<&'a [u8]>,
+    pub last_modified: Option<&'a [u8]>,
+    /// It can be validated.
+    pub etag: bool,
     pub cache_control: Lines<'a>,
+    /// `Portcullis-Cache-Control` and `CDN-Cache-Control`.
+    pub own_control: Lines<'a>,
+    pub cdn_control: Lines<'a>,
     pub expires: Lines<'a>,
     pub vary: Lines<'a>,
 }
@@ -40,7 +46,11 @@ impl<'a> Said<'a> {
             content_length: None,
             age: None,
             date: None,
+            last_modified: None,
+            etag: false,
             cache_control: Lines::new(),
+            own_control: Lines::new(),
+            cdn_control: Lines::new(),
             expires: Lines::new(),
             vary: Lines::new(),
         }
@@ -73,16 +83,22 @@ impl<'a> Said<'a> {
             4 if is("date") => {
                 self.date.get_or_insert(value);
             }
+            4 if is("etag") => self.etag = true,
             4 if is("vary") => self.vary.push(value),
             7 if is("expires") => self.expires.push(value),
             10 if is("set-cookie") => self.set_cookie = true,
             11 if is("set-cookie2") => self.set_cookie = true,
             12 if is("content-type") => self.stream |= is_stream(value),
             13 if is("cache-control") => self.cache_control.push(value),
+            13 if is("last-modified") => {
+                self.last_modified.get_or_insert(value);
+            }
             14 if is("content-length") => {
                 self.content_length.get_or_insert(value);
             }
             17 if is("transfer-encoding") => self.transfer_encoding = true,
+            17 if is("cdn-cache-control") => self.cdn_control.push(value),
+            24 if is("portcullis-cache-control") => self.own_control.push(value),
             _ => {}
         }
     }

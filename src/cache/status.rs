@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use http::{HeaderName, HeaderValue};
 use pingora_cache::{CachePhase, HttpCache, NoCacheReason};
 
+use super::hit::Excuse;
 use super::rules::{Bypass, Use};
 
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -19,8 +20,19 @@ pub enum Outcome {
     Hit {
         ttl: u64,
     },
-    /// A stored answer had expired; the backend said that it still holds.
-    Revalidated,
+    /// A stored answer had expired, for so many seconds, and was given all the same.
+    Stale {
+        since: u64,
+        excuse: Excuse,
+    },
+    /// A stored answer had expired, or its client wanted it looked after; the backend said that it still holds.
+    Revalidated {
+        asked: bool,
+    },
+    /// Asked the backend because the client would not have what is stored.
+    Reloaded {
+        stored: bool,
+    },
     /// Asked the backend because the stored answer had expired.
     Expired {
         stored: bool,
@@ -44,12 +56,16 @@ impl Outcome {
             return Outcome::Bypass(why);
         }
         let has_meta = cache.maybe_cache_meta().is_some();
+        let (now, until) = (SystemTime::now(), cache.maybe_cache_meta().map(|meta| meta.fresh_until()));
+        let since = || until.and_then(|until| now.duration_since(until).ok()).unwrap_or_default().as_secs();
         match cache.phase() {
-            CachePhase::Hit | CachePhase::Stale | CachePhase::StaleUpdating => {
-                let left = cache.maybe_cache_meta().and_then(|meta| meta.fresh_until().duration_since(SystemTime::now()).ok());
-                Outcome::Hit { ttl: left.unwrap_or_default().as_secs() }
+            CachePhase::Hit => {
+                let left = until.and_then(|until| until.duration_since(now).ok()).unwrap_or_default();
+                Outcome::Hit { ttl: left.as_secs() }
             }
-            CachePhase::Revalidated | CachePhase::RevalidatedNoCache(_) => Outcome::Revalidated,
+            CachePhase::Stale => Outcome::Stale { since: since(), excuse: Excuse::Error(None) },
+            CachePhase::StaleUpdating => Outcome::Stale { since: since(), excuse: Excuse::Revalidating },
+            CachePhase::Revalidated | CachePhase::RevalidatedNoCache(_) => Outcome::Revalidated { asked: false },
             CachePhase::Expired => Outcome::Expired { stored: has_meta },
             CachePhase::Miss if cache.lookup_duration().is_some() => Outcome::Miss { stored: has_meta },
             CachePhase::Miss => Outcome::Predicted { stored: has_meta },
@@ -65,7 +81,9 @@ impl Outcome {
     pub fn word(self) -> &'static str {
         match self {
             Outcome::Hit { .. } => "hit",
-            Outcome::Revalidated => "revalidated",
+            Outcome::Stale { .. } => "stale",
+            Outcome::Revalidated { .. } => "revalidated",
+            Outcome::Reloaded { .. } => "reloaded",
             Outcome::Expired { .. } => "expired",
             Outcome::Miss { .. } => "miss",
             Outcome::Predicted { .. } | Outcome::Bypass(_) => "bypass",
@@ -82,7 +100,10 @@ impl Outcome {
                 let _ = write!(value, "portcullis; hit; ttl={ttl}");
                 HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("portcullis; hit"))
             }
-            Outcome::Revalidated => HeaderValue::from_static("portcullis; fwd=stale; fwd-status=304"),
+            Outcome::Stale { since, excuse } => stale(since, excuse),
+            Outcome::Revalidated { asked: false } => HeaderValue::from_static("portcullis; fwd=stale; fwd-status=304"),
+            Outcome::Revalidated { asked: true } => HeaderValue::from_static("portcullis; fwd=request; fwd-status=304"),
+            Outcome::Reloaded { stored: kept } => stored("portcullis; fwd=request", "portcullis; fwd=request; stored", kept),
             Outcome::Expired { stored: kept } => stored("portcullis; fwd=stale", "portcullis; fwd=stale; stored", kept),
             Outcome::Miss { stored: kept } => stored("portcullis; fwd=miss", "portcullis; fwd=miss; stored", kept),
             Outcome::Predicted { stored: kept } => {
@@ -97,6 +118,18 @@ impl Outcome {
     }
 }
 
+/// Whoever was asked in vain is said to have been.
+fn stale(since: u64, excuse: Excuse) -> HeaderValue {
+    let mut value = String::with_capacity(80);
+    let _ = match excuse {
+        Excuse::Error(Some(status)) => write!(value, "portcullis; fwd=stale; fwd-status={status}; ttl=-{since}"),
+        Excuse::Error(None) | Excuse::Fallback(_) => write!(value, "portcullis; fwd=stale; ttl=-{since}"),
+        Excuse::Revalidating | Excuse::Asked(_) => write!(value, "portcullis; hit; ttl=-{since}"),
+    };
+    let _ = write!(value, "; detail={}", excuse.as_str());
+    HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("portcullis; fwd=stale"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,7 +141,15 @@ mod tests {
             (Outcome::Miss { stored: true }, "portcullis; fwd=miss; stored"),
             (Outcome::Miss { stored: false }, "portcullis; fwd=miss"),
             (Outcome::Expired { stored: true }, "portcullis; fwd=stale; stored"),
-            (Outcome::Revalidated, "portcullis; fwd=stale; fwd-status=304"),
+            (Outcome::Revalidated { asked: false }, "portcullis; fwd=stale; fwd-status=304"),
+            (Outcome::Revalidated { asked: true }, "portcullis; fwd=request; fwd-status=304"),
+            (Outcome::Reloaded { stored: true }, "portcullis; fwd=request; stored"),
+            (Outcome::Stale { since: 7, excuse: Excuse::Revalidating }, "portcullis; hit; ttl=-7; detail=stale-while-revalidate"),
+            (
+                Outcome::Stale { since: 7, excuse: Excuse::Error(Some(503)) },
+                "portcullis; fwd=stale; fwd-status=503; ttl=-7; detail=stale-if-error",
+            ),
+            (Outcome::Stale { since: 7, excuse: Excuse::Error(None) }, "portcullis; fwd=stale; ttl=-7; detail=stale-if-error"),
             (Outcome::Bypass(Bypass::Method), "portcullis; fwd=method"),
             (Outcome::Bypass(Bypass::Asked), "portcullis; fwd=request"),
             (Outcome::Bypass(Bypass::Credentials), "portcullis; fwd=bypass; detail=credentials"),

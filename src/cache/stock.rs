@@ -5,6 +5,7 @@
 //! | `request_cache_filter` | [`Cache::enable`]; keep the [`Use`] in the request's context |
 //! | `cache_key_callback` | [`key()`](super::key()) (pingora's default panics) |
 //! | `cache_hit_filter` | [`on_hit`] |
+//! | `should_serve_stale` | [`is_excused`] |
 //! | `cache_miss` | [`on_miss`] |
 //! | `cache_vary_filter` | [`vary()`] |
 //! | `response_cache_filter` | [`Cache::judge`] |
@@ -27,13 +28,16 @@ use pingora_cache::trace::{Span, SpanHandle};
 use pingora_cache::{
     CacheEntryKey, CacheKey, CacheMeta, CacheOptionOverrides, ForcedFreshness, HttpCache, NoCacheReason, RespCacheable, Storage,
 };
-use pingora_core::{Error, ErrorType, Result};
+use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
+use super::changed::Place;
+use super::control::Control;
 use super::entry::{Index, Meta};
 use super::memory::{Filling, MemoryTier};
+use super::rules::Came;
 use super::said::Said;
-use super::{Cache, CachePolicy, LOCK_RETRIES, LOCK_WAIT, Use, Validation, key, reason, rules};
+use super::{Cache, CachePolicy, LOCK_RETRIES, LOCK_WAIT, Use, Validation, Wishes, key, reason, rules};
 
 impl Cache {
     /// `request_cache_filter`: turns the cache on for this request, if it may use it ([`rules::request`]).
@@ -53,6 +57,8 @@ impl Cache {
     /// Forgets what is stored under a key, with all its variants: pingora counts a variant only as long as its primary stands.
     /// `true` if something was.
     pub async fn purge(&'static self, key: &CacheKey) -> bool {
+        // Nor is what is being fetched now stored as if it were from after this.
+        self.storage.changes.note(Place::of(key::target_of(key.primary_key())), SystemTime::now());
         let mut key = key.to_compact();
         key.variance = None;
         let purged = self.storage.purge(PurgeTarget::Active(&key), PurgeType::Invalidation, &Span::inactive().handle()).await;
@@ -75,11 +81,11 @@ impl Cache {
             return RespCacheable::Uncacheable(NoCacheReason::Custom("changed"));
         }
         match (validation, http.maybe_cache_meta()) {
-            (Some(validation), Some(meta)) => validation.store(answer, meta, key, self, policy),
+            (Some(validation), Some(meta)) => validation.store(answer, meta, key, self, policy, self.came(asked)),
             _ if self.is_beyond(Said::by_header(answer).content_length) => {
                 RespCacheable::Uncacheable(NoCacheReason::ResponseTooLarge)
             }
-            _ => store(answer, policy),
+            _ => store(answer, policy, self.came(asked)),
         }
     }
 
@@ -95,9 +101,33 @@ impl Cache {
     }
 }
 
-/// `cache_hit_filter`: a request that may not store must not validate either, because pingora would turn it into a GET for the whole.
-pub fn on_hit(used: Use, is_fresh: bool) -> Option<ForcedFreshness> {
-    (used == Use::ReadOnly && !is_fresh).then_some(ForcedFreshness::ForceMiss)
+/// `cache_hit_filter`: what the client says of the answers that it takes. A request that may not store must not validate either, because
+/// pingora would turn it into a GET for the whole.
+pub fn on_hit(used: Use, wishes: &Wishes, meta: &CacheMeta, is_fresh: bool) -> Option<ForcedFreshness> {
+    let now = SystemTime::now();
+    let age = now.duration_since(meta.epoch()).unwrap_or_default();
+    let (left, since) = (meta.fresh_until().duration_since(now), now.duration_since(meta.fresh_until()));
+    let suits = is_fresh && wishes.take(age, left.unwrap_or_default());
+    if suits {
+        return None;
+    }
+    let takes = wishes.take_stale(age, since.unwrap_or_default());
+    if !is_fresh && takes && rules::may_be_stale(&Said::by_header(meta.response_header())) {
+        return Some(ForcedFreshness::ForceFresh);
+    }
+    match used {
+        Use::ReadOnly => Some(ForcedFreshness::ForceMiss),
+        _ => is_fresh.then_some(ForcedFreshness::ForceExpired),
+    }
+}
+
+/// `should_serve_stale`: in the place of an error. While another one is fetched, nobody gets a stale answer here: Pingora would send the
+/// whole request through all policies once more.
+pub fn is_excused(error: Option<&Error>) -> bool {
+    error.is_some_and(|error| match error.etype {
+        ErrorType::HTTPStatus(status) => matches!(status, 500 | 502 | 503 | 504),
+        _ => *error.esource() == ErrorSource::Upstream,
+    })
 }
 
 /// `cache_miss`: goes on to the backend, as a request that stores its answer or as one that does not.
@@ -119,14 +149,23 @@ where
 }
 
 /// `response_cache_filter`: the metadata to store, or why the answer is not stored.
-pub fn store(answer: &ResponseHeader, policy: &CachePolicy) -> RespCacheable {
-    let now = SystemTime::now();
-    match rules::response(&Said::by_header(answer), policy, now) {
+pub fn store(answer: &ResponseHeader, policy: &CachePolicy, came: Came) -> RespCacheable {
+    let said = Said::by_header(answer);
+    match rules::response(&said, policy, came) {
         Err(refusal) => RespCacheable::Uncacheable(reason(refusal)),
         Ok(fresh) => {
             let mut header = answer.clone();
             rules::strip(&mut header);
-            let mut meta = CacheMeta::new(now + fresh.remaining, now, 0, 0, header);
+            for listed in Control::of(&said).withheld() {
+                let listed = listed.to_ascii_lowercase();
+                let names: Vec<HeaderName> =
+                    header.headers.keys().filter(|name| rules::is_withheld(name.as_str().as_bytes(), &listed)).cloned().collect();
+                names.iter().for_each(|name| {
+                    header.remove_header(name);
+                });
+            }
+            let now = came.now;
+            let mut meta = CacheMeta::new(now + fresh.remaining, now, fresh.while_revalidate, fresh.if_error, header);
             // The `Age` of a hit counts from here.
             meta.set_epoch_override(now.checked_sub(fresh.age).unwrap_or(now));
             RespCacheable::Cacheable(meta)

@@ -9,6 +9,7 @@ use pingora_core::Result;
 use pingora_http::{HeaderNameVariant, ResponseHeader};
 use smallvec::SmallVec;
 
+use super::control::list_of;
 use super::rules;
 use crate::head::{Field, Span};
 use crate::wire::answer::AnswerHead;
@@ -58,10 +59,11 @@ impl StoredHead {
     }
 
     /// That of an answer whose body turned out to be so long: without what belonged to its connection (RFC 9111, section 3.1), and without
-    /// the `Age` that it came with. `date` where it has none.
-    pub(super) fn of_answer(answer: &AnswerHead, date: Option<&[u8]>, length: usize) -> Self {
+    /// the `Age` that it came with. `date` where it has none. Nor are the `withheld` fields for others.
+    pub(super) fn of_answer(answer: &AnswerHead, date: Option<&[u8]>, length: usize, withheld: &[Box<[u8]>]) -> Self {
         let mut writer = Writer::with_capacity(answer.status, answer.fields.len() + 2, answer.buffer.len() + 96);
-        kept(answer).filter(|(name, _)| !is(name, "age")).for_each(|(name, value)| writer.field(name, value));
+        let goes = |name: &[u8]| is(name, "age") || withheld.iter().any(|known| rules::is_withheld(name, known));
+        kept(answer).filter(|(name, _)| !goes(name)).for_each(|(name, value)| writer.field(name, value));
         if let Some(date) = date {
             writer.field(b"Date", date);
         }
@@ -112,7 +114,7 @@ impl StoredHead {
 
     /// The members of all `Vary` fields.
     pub(super) fn vary(&self) -> impl Iterator<Item = &[u8]> {
-        self.headers().filter(|(name, _)| is(name, "vary")).flat_map(|(_, value)| rules::list_of(value))
+        self.headers().filter(|(name, _)| is(name, "vary")).flat_map(|(_, value)| list_of(value))
     }
 
     /// The whole body is known now: a hit is framed by its length, whatever framing it arrived in.

@@ -13,6 +13,7 @@ use super::Gateway;
 use super::body::{Body, StockClient, length_required};
 use super::reply::{MOST_LINGERING, linger};
 use super::staged::Staged;
+use crate::cache::Wishes;
 use crate::downstream::upstream_request;
 use crate::exchange::Connection;
 use crate::grpc::Messages;
@@ -36,6 +37,8 @@ pub struct Ctx {
     pub(super) door: Option<Arc<ActiveListener>>,
     /// The answer to a head that is refused, until it is given.
     pub(super) refused: Option<Box<Reply>>,
+    /// What the client says of stored answers.
+    pub(super) wishes: Wishes,
     pub(super) body: Body,
     /// Where the stream of messages stands, if the body's bound is one on each of them.
     pub(super) messages: Option<Messages>,

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -30,6 +30,7 @@ use crate::exchange::{Connection, Verdict};
 use crate::grpc::{Dialect, Messages};
 use crate::head::BodyFraming;
 use crate::journey::{CLIENT_CLOSED, Journey};
+use crate::policy::shape::cache::not_cached;
 use crate::upstream::aim::Aim;
 use crate::upstream::{AttemptOutcome, Protocol, check_names};
 use crate::wire::answer::BadAnswer;
@@ -118,9 +119,10 @@ impl ProxyHttp for Gateway {
     // The cache.
 
     fn request_cache_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
-        let journey = journey(ctx)?;
+        let Ctx { journey: Some(journey), wishes, .. } = ctx else { return Err(Error::new(NO_JOURNEY)) };
         if let Some(policy) = journey.cache_policy() {
-            let used = journey.cache_use(&policy);
+            let (used, wanted) = journey.cache_use(&policy);
+            *wishes = wanted;
             journey.cache_use = Some(journey.view.cache.enable(&mut session.cache, &policy, used));
         }
         Ok(())
@@ -136,12 +138,21 @@ impl ProxyHttp for Gateway {
     async fn cache_hit_filter(
         &self,
         _session: &mut Session,
-        _meta: &CacheMeta,
+        meta: &CacheMeta,
         _hit: &mut HitHandler,
         is_fresh: bool,
         ctx: &mut Self::CTX,
     ) -> Result<Option<ForcedFreshness>> {
-        Ok(journey(ctx)?.cache_use.and_then(|used| cache::stock::on_hit(used, is_fresh)))
+        let wishes = ctx.wishes;
+        Ok(journey(ctx)?.cache_use.and_then(|used| cache::stock::on_hit(used, &wishes, meta, is_fresh)))
+    }
+
+    fn should_serve_stale(&self, _session: &mut Session, ctx: &mut Self::CTX, error: Option<&Error>) -> bool {
+        let excused = cache::stock::is_excused(error);
+        if let Some(journey) = ctx.journey.as_deref_mut().filter(|_| excused) {
+            journey.refusal = None;
+        }
+        excused
     }
 
     fn cache_miss(&self, session: &mut Session, ctx: &mut Self::CTX) {
@@ -178,7 +189,11 @@ impl ProxyHttp for Gateway {
             // Whatever made Pingora ask again: what would be sent is not the request.
             return Err(Error::explain(ErrorType::ConnectionClosed, "the body's beginning is gone"));
         }
-        let Ctx { journey: Some(journey), body, messages, .. } = ctx else { return Err(Error::new(NO_JOURNEY)) };
+        let Ctx { journey: Some(journey), body, messages, wishes, .. } = ctx else { return Err(Error::new(NO_JOURNEY)) };
+        if wishes.only_if_cached && !matches!(journey.cache_use, None | Some(cache::Use::Bypass(_))) {
+            journey.refusal = Some(not_cached());
+            return Err(Error::new(ErrorType::HTTPStatus(504)));
+        }
         (body.passed, *messages) = (0, None);
         let view = journey.view.clone();
         let Some(service) = journey.choose_service(&view) else { return Err(Error::new(NO_JOURNEY)) };
@@ -376,7 +391,7 @@ impl ProxyHttp for Gateway {
         }
         if journey.cache_use.is_some() && !interim {
             // Now, so that whoever gets it later is told the same.
-            cache::rules::date_it(answer, SystemTime::now());
+            cache::rules::date_it(answer);
             journey.validation = cache::Validation::of(answer);
         }
         if !interim {

@@ -7,16 +7,19 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::hit::Ask;
-use super::{Failed, broke_off, call_failed, client_failed, mirror, parts};
+use super::{Failed, broke_off, call_failed, client_failed, mirror, parts, refresh, relay, stale};
 use crate::cache::stored::not_modified;
-use crate::cache::{self, CACHE_STATUS, Cache, CachePolicy, Fetch, Keeping, Looked, Next, Outcome, Patience, Use, Verdict};
+use crate::cache::{
+    CACHE_STATUS, Cache, CachePolicy, Excuse, Fetch, Hit, Keeping, Looked, Next, Outcome, Patience, Use, Verdict, Wishes,
+};
 use crate::downstream::{Downstream, seen_upstream};
 use crate::head::HeaderEdit;
 use crate::journey::{Answered, Journey};
+use crate::policy::shape::cache::not_cached;
 use crate::reply::Reply;
 use crate::upstream::Service;
-use crate::upstream::call::{Answer, Broken, Call, Caller, Fill, Own, Piece};
-use crate::wire::answer::AnswerHead;
+use crate::upstream::call::{Answer, Broken, Call, CallError, Caller, Fill, Own, Piece};
+use crate::wire::answer::{AnswerHead, BadAnswer};
 use crate::wire::encode::is_bodiless;
 use crate::wire::trailers;
 use crate::wire::view::AnswerView;
@@ -30,36 +33,69 @@ pub async fn run(
     journey: &mut Journey,
     down: &mut Downstream,
     service: &Service,
-    Ask { policy, used, looked, chosen }: Ask,
+    Ask { policy, used, wishes, looked, chosen }: Ask,
 ) -> Result<(), Failed> {
-    let mut fetch = match look_on(looked, used, &policy, journey, down).await? {
+    let mut fetch = match look_on(looked, used, &wishes, &policy, journey, down).await? {
         Begun::Fetch(fetch) => fetch,
-        Begun::Stored(hit) => {
-            // Nobody is asked.
-            journey.outcome.service = chosen;
+        Begun::Stored(hit, behind) => {
+            match behind {
+                Some(fetch) => refresh::begin(caller, journey, service, &policy, fetch),
+                // Nobody is asked.
+                None => journey.outcome.service = chosen,
+            }
             return parts::give(&hit, journey, down).await;
         }
     };
     // Its body, if it has one, is not waited for: what is cached has none.
     drop(mirror::begin(caller, journey, down, false));
-    let fill = fetch.is_for_all().then(|| Fill { validators: fetch.validators() });
-    let answer = {
-        let target = journey.upstream_target();
-        let Journey { view, head, exchange, tries, .. } = &mut *journey;
-        let call = Call { head, exchange, target: target.as_deref(), fill: fill.as_ref() };
-        // If it fails, it is another's turn, as it is wherever this ends before its answer is whole.
-        caller.send(service, &call, tries, down, &view.tls).await
-    };
-    let answer = answer.map_err(|error| call_failed(error, journey, down))?;
-    journey.answer_began(down.uploaded());
-    journey.endpoint_answered(service, answer.head.status, answer.head.header_all("set-cookie"));
-    if answer.head.status == StatusCode::NOT_MODIFIED && fetch.validates() {
-        let Some(hit) = journey.view.cache.validated(fetch, &answer.head, journey.tries.started, &policy) else {
-            return Err(Failed::BrokeOff);
+    let (answer, fill) = loop {
+        let fill = fetch.is_for_all().then(|| Fill { validators: fetch.validators() });
+        let answer = {
+            let target = journey.upstream_target();
+            let Journey { view, head, exchange, tries, .. } = &mut *journey;
+            let call = Call { head, exchange, target: target.as_deref(), fill: fill.as_ref() };
+            // If it fails, it is another's turn, as it is wherever this ends before its answer is whole.
+            caller.send(service, &call, tries, down, &view.tls).await
         };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(CallError::Service(reply)) if stale::is_failure(&reply) => {
+                let Some(hit) = fetch.excuse(Excuse::Error(None)) else {
+                    return Err(call_failed(CallError::Service(reply), journey, down));
+                };
+                drop(fetch);
+                journey.answer_began(down.uploaded());
+                journey.outcome.decided_by = Some(reply.reason.into());
+                return stale::give(&hit, journey, down).await;
+            }
+            Err(error) => return Err(call_failed(error, journey, down)),
+        };
+        journey.answer_began(down.uploaded());
+        journey.endpoint_answered(service, answer.head.status, answer.head.header_all("set-cookie"));
+        if stale::is_error(answer.head.status)
+            && let Some(hit) = fetch.excuse(Excuse::Error(Some(answer.head.status.as_u16())))
+        {
+            drop(fetch);
+            let mut answer = answer;
+            if relay::is_all_here(&mut answer) {
+                caller.keep(answer, service);
+            }
+            return stale::give(&hit, journey, down).await;
+        }
+        if answer.head.status != StatusCode::NOT_MODIFIED || !fetch.is_for_all() {
+            break (answer, fill);
+        }
+        if !fetch.validates() {
+            // Nobody has asked whether it holds.
+            return Err(Failed::Answer(BadAnswer::Malformed.reply()));
+        }
+        let validated = journey.view.cache.validated(fetch, &answer.head, journey.tries.started, &policy);
         caller.keep(answer, service);
-        return parts::give(&hit, journey, down).await;
-    }
+        match validated {
+            Ok(hit) => return parts::give(&hit, journey, down).await,
+            Err(anew) => fetch = *anew,
+        }
+    };
     if journey.expects_stream() {
         fetch.expect_stream();
     }
@@ -98,25 +134,42 @@ pub async fn run(
 /// What a request does that has found nothing that it could be given at once.
 enum Begun {
     Fetch(Fetch),
-    Stored(cache::Hit),
+    /// It is given one, and another one may be fetched behind its back.
+    Stored(Hit, Option<Fetch>),
 }
 
 /// Takes the turn to fetch, or waits for who has it.
 async fn look_on(
     mut looked: Looked,
     used: Use,
+    wishes: &Wishes,
     policy: &CachePolicy,
     journey: &Journey,
     down: &mut Downstream,
 ) -> Result<Begun, Failed> {
     let cache = journey.view.cache;
     let mut patience = Patience::default();
+    let mut failed = false;
     loop {
         let missed = match looked {
-            Looked::Fresh(hit) => return Ok(Begun::Stored(hit)),
+            Looked::Fresh(hit) => return Ok(Begun::Stored(hit, None)),
+            Looked::Stale(hit, _) if wishes.only_if_cached => return Ok(Begun::Stored(hit, None)),
+            Looked::Stale(hit, missed) => {
+                let behind = match cache.turn(missed, Use::Full) {
+                    Next::Fetch(fetch) => Some(fetch),
+                    // Somebody does it already.
+                    Next::Wait(..) | Next::Look(_) => None,
+                };
+                return Ok(Begun::Stored(hit, behind));
+            }
+            Looked::Predicted(_) | Looked::Missed(_) if wishes.only_if_cached => return Err(Failed::Answer(not_cached())),
             Looked::Predicted(key) => return Ok(Begun::Fetch(Fetch::predicted(key, used))),
             Looked::Missed(missed) => missed,
         };
+        // Whoever was waited for got none: so would this one, after as long.
+        if let Some(hit) = missed.excuse(Excuse::Error(None)).filter(|_| failed) {
+            return Ok(Begun::Stored(hit, None));
+        }
         let key = match cache.turn(missed, used) {
             Next::Fetch(fetch) => return Ok(Begun::Fetch(fetch)),
             Next::Look(key) => key,
@@ -130,11 +183,12 @@ async fn look_on(
                 if verdict == Some(Verdict::Unfit) {
                     return Ok(Begun::Fetch(Fetch::alone(key)));
                 }
+                failed = verdict != Some(Verdict::Stored);
                 // There may be an answer now, or the next one may fetch it.
                 key
             }
         };
-        looked = cache.look(policy, key, |name| seen_upstream(&journey.head, &journey.exchange, name));
+        looked = cache.look(policy, key, wishes, |name| seen_upstream(&journey.head, &journey.exchange, name));
     }
 }
 

@@ -8,7 +8,7 @@ use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, StatusCode};
 
 use super::{Failed, client_failed};
-use crate::cache::{self, Bypass, CACHE_STATUS, CachePolicy, Hit, Looked, Use};
+use crate::cache::{self, Bypass, CACHE_STATUS, CachePolicy, Hit, Looked, Use, Wishes};
 use crate::downstream::{Downstream, seen_upstream};
 use crate::head::HeaderEdit;
 use crate::journey::Journey;
@@ -32,6 +32,7 @@ pub enum Missed {
 pub struct Ask {
     pub policy: Arc<CachePolicy>,
     pub used: Use,
+    pub wishes: Wishes,
     pub looked: Looked,
     /// The service that a policy has chosen already.
     pub chosen: Option<u32>,
@@ -42,16 +43,19 @@ pub fn find(journey: &Journey) -> Option<Found> {
     let route = journey.route()?;
     let policy = route.plan.options.cache.as_ref()?;
     let Journey { head, exchange, .. } = journey;
-    let used = match journey.cache_use(policy) {
-        Use::Bypass(why) => return Some(Found::Missed(Missed::Bypass(why))),
-        used => used,
+    let (used, wishes) = match journey.cache_use(policy) {
+        (Use::Bypass(why), _) => return Some(Found::Missed(Missed::Bypass(why))),
+        use_of_it => use_of_it,
     };
     let seen = |name: &HeaderName| seen_upstream(head, exchange, name);
     let key = cache::key(head, exchange, seen, &route.id, policy);
-    Some(match journey.view.cache.look(policy, key, seen) {
+    Some(match journey.view.cache.look(policy, key, &wishes, seen) {
         // A part is not what is stored as it is.
         Looked::Fresh(hit) if seen(&header::RANGE).is_empty() => Found::Fresh(hit),
-        looked => Found::Missed(Missed::Ask(Ask { policy: policy.clone(), used, looked, chosen: journey.outcome.service })),
+        looked => {
+            let chosen = journey.outcome.service;
+            Found::Missed(Missed::Ask(Ask { policy: policy.clone(), used, wishes, looked, chosen }))
+        }
     })
 }
 

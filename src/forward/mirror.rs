@@ -85,7 +85,7 @@ pub fn begin(caller: &Arc<Caller>, journey: &mut Journey, down: &Downstream, com
         tls: view.tls.clone(),
         service,
         head,
-        exchange: told(exchange),
+        exchange: copied(exchange),
         target: journey.upstream_target(),
         seen,
         mirror,
@@ -104,7 +104,14 @@ pub fn begin(caller: &Arc<Caller>, journey: &mut Journey, down: &Downstream, com
 }
 
 /// What the service is told of an exchange, with the mark of a copy.
-fn told(exchange: &Exchange) -> Exchange {
+fn copied(exchange: &Exchange) -> Exchange {
+    let mut copy = told(exchange);
+    copy.to_upstream.push(HeaderEdit::Set(MARK, HeaderValue::from_static("1")));
+    copy
+}
+
+/// What a service is told of an exchange.
+pub fn told(exchange: &Exchange) -> Exchange {
     let mut copy = Exchange::begun(exchange.connection.clone(), exchange.request_id.clone(), Instant::now());
     copy.trusted = exchange.trusted;
     copy.trusted_identity = exchange.trusted_identity;
@@ -114,7 +121,6 @@ fn told(exchange: &Exchange) -> Exchange {
     copy.route.clone_from(&exchange.route);
     copy.to_upstream.clone_from(&exchange.to_upstream);
     copy.upstream_host.clone_from(&exchange.upstream_host);
-    copy.to_upstream.push(HeaderEdit::Set(MARK, HeaderValue::from_static("1")));
     copy
 }
 

@@ -7,7 +7,9 @@ pub mod hit;
 mod mirror;
 pub mod own;
 mod parts;
+mod refresh;
 mod relay;
+pub mod stale;
 mod tunnel;
 
 use std::sync::Arc;

@@ -135,7 +135,7 @@ impl Journey {
                 Some(verdict) => verdict.policy,
                 None if outcome.own.is_some() => outcome.own.unwrap_or_default(),
                 None if outcome.fallback == "static" => "fallback",
-                None if outcome.cache.starts_with("hit") => "cache",
+                None if matches!(outcome.cache, "hit" | "stale") => "cache",
                 None => "upstream",
             },
             reason: outcome.verdict.map_or("", |verdict| verdict.reason),

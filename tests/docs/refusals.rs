@@ -35,7 +35,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// Who refuses in this file, where the place itself does not say.
 fn refuser(path: &str) -> &'static str {
-    const FILES: [(&str, &str); 23] = [
+    const FILES: [(&str, &str); 24] = [
         ("policy/edge/cors", "cors"),
         ("policy/validate/csrf", "csrf"),
         ("policy/edge/size", "bounds"),
@@ -51,6 +51,7 @@ fn refuser(path: &str) -> &'static str {
         ("policy/admit/concurrency", "concurrency_limit"),
         ("policy/admit/adaptive", "adaptive_concurrency"),
         ("policy/admit/fault", "fault"),
+        ("policy/shape/cache", "cache"),
         ("policy/shape/compress", "compress"),
         ("route/own", "route"),
         ("wire/stages", "upstream"),

@@ -6,18 +6,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, header};
+use http::{HeaderName, StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::cache::CachePolicy;
-use crate::cache::policy::QueryKey;
+use crate::cache::policy::{Heuristic, QueryKey, UNBOUNDED};
 use crate::policy::{Compile, PlanBuilder, Policy, Stage};
 use crate::problem::{Place, Problem};
-use crate::value::{Period, Size, Spanned};
+use crate::reply::Reply;
+use crate::value::{Period, Size, Spanned, count_within, period_within};
 
 /// A longer lifetime than this is a mistake more often than a wish; purging by hand is the only way out of it.
-const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
+const LONGEST_TTL: u64 = 30 * DAY;
+const DAY: u64 = 24 * 3_600_000;
 /// Every key header multiplies the entries of a route.
 const MOST_KEY_HEADERS: usize = 16;
 const DEFAULT_MAX_BODY: u64 = 1024 * 1024;
@@ -26,16 +28,43 @@ const DEFAULT_MAX_BODY: u64 = 1024 * 1024;
 /// or about the backend's state rather than about the resource (405, 414, 501), and without 206, which is a part of an answer.
 const DEFAULT_STATUSES: [u16; 8] = [200, 203, 204, 300, 301, 308, 404, 410];
 
-/// Keeps answers to GET requests in memory and gives them to the next client that asks for the same, GET or HEAD. Requests with
+/// Keeps answers to GET requests in memory and gives them to the next client that asks for the same, GET or HEAD. How long is the
+/// service's to say, by `Cache-Control` and `Expires` (RFC 9111), or in `Portcullis-Cache-Control` or `CDN-Cache-Control` (RFC 9213), which
+/// then take their place; `{}` keeps what it says, and nothing else. Requests with
 /// credentials never use the cache: with `Authorization`, `Cookie`, `Signature`, one of the usual fields for keys and tokens
 /// (`X-API-Key`, `Api-Key`, `X-Auth-Token` and the like), anything that an `authn` of this file reads, or a proved identity. Fields that
 /// `request_headers` or `external_auth` make for each client are part of the key.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CacheConfig {
-    /// How long an answer is fresh when the backend does not say; also the most it may say. `Cache-Control: s-maxage` or `max-age`
-    /// and `Expires` shorten it, never lengthen it; an `Age` that the answer arrives with is subtracted. More than 0, at most `30d`.
-    pub ttl: Spanned<Period>,
+    /// Short for `default_ttl` and `max_ttl` of this length: how long an answer is fresh when the service does not say, and the most
+    /// it may say. More than 0, at most `30d`. Not beside these two.
+    pub ttl: Option<Spanned<Period>>,
+    /// How long an answer is fresh that names no lifetime; an `Age` that it arrives with is subtracted. At most `30d`. Default: `0s`, for
+    /// not at all.
+    pub default_ttl: Option<Spanned<Period>>,
+    /// Lifetimes that answers name are raised to this. It changes nothing about `no-store`, `private` and `no-cache`. At most `30d`.
+    /// Default: `0s`.
+    pub min_ttl: Option<Spanned<Period>>,
+    /// Lifetimes that answers name are cut to this. More than 0. Default: none.
+    pub max_ttl: Option<Spanned<Period>>,
+    /// Guesses the lifetime of answers that name none, by how long ago their `Last-Modified` was, before `default_ttl` counts. Default: it
+    /// does not.
+    pub heuristic: Option<HeuristicConfig>,
+    /// For how long after its lifetime an answer may be given while a new one is fetched behind it, where it does not say so itself
+    /// (`stale-while-revalidate`) and does not forbid it (`must-revalidate`, `proxy-revalidate`, `no-cache`, `s-maxage`). At most `30d`.
+    /// Default: `0s`.
+    pub stale_while_revalidate: Option<Spanned<Period>>,
+    /// For how long after its lifetime an answer may be given when the service cannot be reached, or answers 500, 502, 503 or 504; as
+    /// above (`stale-if-error`). At most `30d`. Default: `0s`.
+    pub stale_if_error: Option<Spanned<Period>>,
+    /// The most that either of them may be, whoever says it. `0s` means that no stale answer is ever given. At most `30d`. Default: `1d`, or
+    /// the longer of the two.
+    pub max_stale: Option<Spanned<Period>>,
+    /// Whether what clients say in `Cache-Control` counts: `no-cache`, `no-store`, `max-age`, `min-fresh`, `max-stale`, `only-if-cached`.
+    /// `ignore` keeps them from making the service work. Default: `honour`.
+    #[serde(default)]
+    pub client_directives: ClientDirectives,
     /// The longest body that is kept; longer ones are passed on uncached. At least 1 byte. Default: `1MiB`.
     #[serde(default = "default_max_body")]
     pub max_body: Spanned<Size>,
@@ -47,9 +76,37 @@ pub struct CacheConfig {
     /// Whether the query string is part of the key. `none` is for backends that do not look at it. Default: `all`.
     #[serde(default)]
     pub query: QueryKey,
-    /// The statuses that may be kept, 200 to 599 without 206 and 304. Default: 200, 203, 204, 300, 301, 308, 404, 410.
+    /// The statuses of answers that are kept although they name no lifetime, 200 to 599 without 206 and 304. Default: 200, 203, 204, 300,
+    /// 301, 308, 404, 410.
     #[serde(default)]
     pub statuses: Option<Vec<Spanned<u16>>>,
+}
+
+/// A lifetime by how long ago an answer was last changed (RFC 9111, section 4.2.2).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeuristicConfig {
+    /// How much of that time, 1 to 100. Default: 10.
+    pub percent: Option<Spanned<u32>>,
+    /// The most that comes of it, 1s to `30d`. Default: `1d`.
+    pub max: Option<Spanned<Period>>,
+}
+
+/// What clients' directives do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientDirectives {
+    /// They count.
+    #[default]
+    Honour,
+    /// They make no difference.
+    Ignore,
+}
+
+/// The client wants no answer of the service, and there is no other (RFC 9111, section 5.2.1.7).
+pub fn not_cached() -> Box<Reply> {
+    let detail = "Nothing is stored that could be given, and the request wants nothing else.";
+    Reply::new(StatusCode::GATEWAY_TIMEOUT, CachePolicy::NAME, "not_cached", detail)
 }
 
 fn default_max_body() -> Spanned<Size> {
@@ -63,12 +120,25 @@ impl Policy for CachePolicy {
     type Config = CacheConfig;
 
     fn compile(config: &Self::Config, cx: &mut Compile<'_>) -> Option<Self> {
-        let ttl = check_ttl(&config.ttl, cx);
+        let lifetimes = check_lifetimes(config, cx);
+        let heuristic = config.heuristic.as_ref().map(|heuristic| check_heuristic(heuristic, cx));
+        let stale = check_stale(config, cx);
         let max_body = check_max_body(&config.max_body, cx);
         let key_headers = check_key_headers(&config.key_headers, cx);
         let statuses = check_statuses(config.statuses.as_deref(), cx);
+        let ((default_ttl, min_ttl, max_ttl), (stale_while_revalidate, stale_if_error, max_stale)) = (lifetimes?, stale?);
         Some(CachePolicy {
-            ttl: ttl?,
+            default_ttl,
+            min_ttl,
+            max_ttl,
+            heuristic: match heuristic {
+                Some(heuristic) => Some(heuristic?),
+                None => None,
+            },
+            stale_while_revalidate,
+            stale_if_error,
+            max_stale,
+            ignore_requests: config.client_directives == ClientDirectives::Ignore,
             max_body: max_body?,
             key_headers: key_headers?,
             handed: Box::default(),
@@ -83,18 +153,75 @@ impl Policy for CachePolicy {
     }
 }
 
+/// The default, the least and the most.
+fn check_lifetimes(config: &CacheConfig, cx: &mut Compile<'_>) -> Option<(Duration, Duration, Duration)> {
+    let CacheConfig { ttl, default_ttl, min_ttl, max_ttl, .. } = config;
+    let mut bounded = |what: &str, period: &Option<Spanned<Period>>, least: u64, absent: Duration| match period {
+        Some(period) => period_within(what, period, least, LONGEST_TTL, cx.problems),
+        None => Some(absent),
+    };
+    let min = bounded("min_ttl", min_ttl, 0, Duration::ZERO);
+    let (default, max) = match ttl {
+        None => (bounded("default_ttl", default_ttl, 0, Duration::ZERO), bounded("max_ttl", max_ttl, 1, UNBOUNDED)),
+        Some(ttl) => {
+            if let Some(other) = default_ttl.as_ref().or(max_ttl.as_ref()) {
+                let message = "`ttl` is short for `default_ttl` and `max_ttl`, and does not stand beside them";
+                cx.problems.push(Problem::error(other.place, message).hint("write `default_ttl` and `max_ttl` alone"));
+                return None;
+            }
+            let ttl = check_ttl(ttl, cx);
+            (ttl, ttl)
+        }
+    };
+    let (default, min, max) = (default?, min?, max?);
+    let place = [min_ttl, default_ttl, max_ttl, ttl].into_iter().flatten().next().map_or(cx.place, |period| period.place);
+    if min > max || default > max {
+        let message = "`max_ttl` is shorter than `min_ttl` or `default_ttl`";
+        cx.problems.push(Problem::error(place, message).hint("make it the longest of the three"));
+        return None;
+    }
+    Some((default, min, max))
+}
+
 fn check_ttl(ttl: &Spanned<Period>, cx: &mut Compile<'_>) -> Option<Duration> {
-    let Period(period) = ttl.value;
-    if period.is_zero() {
-        let problem = Problem::error(ttl.place, "a ttl of 0 keeps nothing");
-        cx.problems.push(problem.hint("write `cache: false` to turn an inherited cache off"));
+    if ttl.value.0.is_zero() {
+        let hint = "write `cache: false` to turn an inherited cache off, or no `ttl` to keep what the service says how long";
+        cx.problems.push(Problem::error(ttl.place, "a ttl of 0 keeps nothing").hint(hint));
         return None;
     }
-    if period > LONGEST_TTL {
-        cx.problems.push(Problem::error(ttl.place, "the ttl is longer than 30 days").hint("write 30d or less"));
+    period_within("ttl", ttl, 1, LONGEST_TTL, cx.problems)
+}
+
+fn check_heuristic(config: &HeuristicConfig, cx: &mut Compile<'_>) -> Option<Heuristic> {
+    let percent = match &config.percent {
+        Some(percent) => count_within("percent", percent, 1, 100, cx.problems),
+        None => Some(10),
+    };
+    let max = match &config.max {
+        Some(max) => period_within("max", max, 1000, LONGEST_TTL, cx.problems),
+        None => Some(Duration::from_millis(DAY)),
+    };
+    Some(Heuristic { percent: percent?, max: max? })
+}
+
+/// While a new one is fetched, in the place of an error, and the most of both.
+fn check_stale(config: &CacheConfig, cx: &mut Compile<'_>) -> Option<(Duration, Duration, Duration)> {
+    let mut bounded = |what: &str, period: &Option<Spanned<Period>>| {
+        period.as_ref().map(|period| period_within(what, period, 0, LONGEST_TTL, cx.problems))
+    };
+    let while_revalidate = bounded("stale_while_revalidate", &config.stale_while_revalidate);
+    let if_error = bounded("stale_if_error", &config.stale_if_error);
+    let most = bounded("max_stale", &config.max_stale);
+    let (while_revalidate, if_error) =
+        (while_revalidate.unwrap_or(Some(Duration::ZERO))?, if_error.unwrap_or(Some(Duration::ZERO))?);
+    let longer = while_revalidate.max(if_error);
+    let most = most.unwrap_or(Some(longer.max(Duration::from_millis(DAY))))?;
+    if let Some(period) = config.max_stale.as_ref().filter(|_| most < longer) {
+        let message = "`max_stale` is shorter than `stale_while_revalidate` or `stale_if_error`";
+        cx.problems.push(Problem::error(period.place, message).hint("make it the longest of the three"));
         return None;
     }
-    Some(period)
+    Some((while_revalidate, if_error, most))
 }
 
 fn check_max_body(size: &Spanned<Size>, cx: &mut Compile<'_>) -> Option<usize> {
@@ -181,12 +308,45 @@ mod tests {
 
     #[test]
     fn the_smallest_configuration_has_sane_defaults() {
-        let (policy, problems) = compile("ttl: 30s");
+        let (policy, problems) = compile("{}");
         let policy = policy.unwrap();
         assert!(problems.is_empty());
-        assert_eq!((policy.ttl, policy.max_body, policy.query), (Duration::from_secs(30), 1 << 20, QueryKey::All));
+        assert_eq!((policy.default_ttl, policy.min_ttl, policy.max_ttl), (Duration::ZERO, Duration::ZERO, UNBOUNDED));
+        assert_eq!((policy.max_body, policy.query, policy.heuristic), (1 << 20, QueryKey::All, None));
+        assert_eq!((policy.stale_while_revalidate, policy.stale_if_error), (Duration::ZERO, Duration::ZERO));
+        assert!(policy.max_stale == Duration::from_millis(DAY) && !policy.ignore_requests);
         assert!(policy.keeps_status(200) && policy.keeps_status(404) && !policy.keeps_status(206) && !policy.keeps_status(500));
         assert!(policy.statuses.is_sorted());
+    }
+
+    #[test]
+    fn ttl_is_short_for_two() {
+        let thirty = Duration::from_secs(30);
+        for yaml in ["ttl: 30s", "{default_ttl: 30s, max_ttl: 30s}"] {
+            let policy = compile(yaml).0.unwrap();
+            assert_eq!((policy.default_ttl, policy.min_ttl, policy.max_ttl), (thirty, Duration::ZERO, thirty), "{yaml}");
+        }
+        for yaml in [
+            "{ttl: 1s, default_ttl: 1s}",
+            "{ttl: 1s, max_ttl: 1s}",
+            "{ttl: 1s, min_ttl: 2s}",
+            "{default_ttl: 2s, max_ttl: 1s}",
+            "{min_ttl: 2s, max_ttl: 1s}",
+            "max_ttl: 0s",
+            "default_ttl: 31d",
+            "heuristic: {percent: 0}",
+            "heuristic: {percent: 101}",
+            "heuristic: {max: 0s}",
+            "{stale_if_error: 2h, max_stale: 1h}",
+            "{stale_while_revalidate: 31d}",
+        ] {
+            let (policy, problems) = compile(yaml);
+            assert!(policy.is_none() && problems.len() == 1, "{yaml}: {problems:?}");
+        }
+        let policy = compile("{stale_if_error: 3d, heuristic: {}}").0.unwrap();
+        assert_eq!(policy.max_stale, Duration::from_millis(3 * DAY));
+        assert_eq!(policy.heuristic, Some(Heuristic { percent: 10, max: Duration::from_millis(DAY) }));
+        assert_eq!(compile("max_stale: 0s").0.unwrap().max_stale, Duration::ZERO);
     }
 
     #[test]

@@ -1,0 +1,110 @@
+//! Fetching behind the clients' backs what they have got stale (RFC 5861, section 3): on a task of its own, so that no client waits for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+
+use super::{mirror, stale};
+use crate::cache::{Cache, CachePolicy, Fetch};
+use crate::downstream::seen_upstream;
+use crate::exchange::Exchange;
+use crate::head::RequestHead;
+use crate::journey::Journey;
+use crate::upstream::call::{Answer, Call, Caller, Fill, Own, Piece, Tries};
+use crate::upstream::{AttemptOutcome, Service, TlsConnector};
+
+/// The longest that one may take. Until then nobody else does it.
+const LONGEST: Duration = Duration::from_secs(60);
+
+struct Refresh {
+    caller: Arc<Caller>,
+    cache: &'static Cache,
+    policy: Arc<CachePolicy>,
+    fetch: Fetch,
+    tls: Arc<TlsConnector>,
+    service: Arc<Service>,
+    head: RequestHead,
+    exchange: Exchange,
+    target: Option<String>,
+}
+
+/// Begins one, on a task of this worker.
+pub fn begin(caller: &Arc<Caller>, journey: &Journey, service: &Service, policy: &Arc<CachePolicy>, fetch: Fetch) {
+    let is_it = |known: &&Arc<Service>| std::ptr::eq(&***known, service);
+    let Some(service) = journey.route().and_then(|route| route.answer.services().iter().find(is_it)).cloned() else { return };
+    let mut head = RequestHead::clone(&journey.head);
+    head.method = Method::GET;
+    let refresh = Refresh {
+        caller: caller.clone(),
+        cache: journey.view.cache,
+        policy: policy.clone(),
+        fetch,
+        tls: journey.view.tls.clone(),
+        service,
+        head,
+        exchange: mirror::told(&journey.exchange),
+        target: journey.upstream_target(),
+    };
+    tokio::spawn(refresh.run());
+}
+
+impl Refresh {
+    async fn run(self) {
+        let service = self.service.clone();
+        let mut tries = Tries::default();
+        // Whatever goes wrong with it, the turn is given up when the fetch is dropped.
+        let done = tokio::time::timeout(LONGEST, self.ask(&mut tries)).await;
+        if done.is_err() {
+            tries.failed(&service, AttemptOutcome::TimedOut);
+        }
+        tries.end();
+    }
+
+    async fn ask(self, tries: &mut Tries) {
+        let Refresh { caller, cache, policy, mut fetch, tls, service, head, exchange, target } = self;
+        let answer = loop {
+            let fill = Fill { validators: fetch.validators() };
+            let call = Call { head: &head, exchange: &exchange, target: target.as_deref(), fill: Some(&fill) };
+            let Ok(answer) = caller.send(&service, &call, tries, &mut Own(Bytes::new()), &tls).await else { return };
+            if answer.head.status != StatusCode::NOT_MODIFIED || !fetch.validates() {
+                break answer;
+            }
+            let validated = cache.validated(fetch, &answer.head, tries.started, &policy);
+            caller.keep(answer, &service);
+            match validated {
+                Ok(_) => return,
+                Err(anew) => fetch = *anew,
+            }
+        };
+        if stale::is_error(answer.head.status) && fetch.has_stale() {
+            // What there is, is better.
+            return;
+        }
+        let seen = |name: &_| seen_upstream(&head, &exchange, name);
+        let mut keeping = cache.admit(fetch, &answer.head, &head.method, tries.started, &policy, seen);
+        let mut answer: Answer = answer;
+        let mut ended = answer.head.body.is_done();
+        while !ended {
+            if !keeping.is_storing() {
+                return;
+            }
+            match answer.take() {
+                Ok(Some(Piece::Data(data, last))) => {
+                    keeping.add(cache, &data);
+                    ended = last;
+                }
+                Ok(Some(Piece::Trailers(_) | Piece::End)) => ended = true,
+                Ok(None) => {
+                    if answer.more(&mut Own(Bytes::new()), &service, service.timeouts.response).await.is_err() {
+                        return tries.failed(&service, AttemptOutcome::Broken);
+                    }
+                }
+                Err(_) => return tries.failed(&service, AttemptOutcome::Broken),
+            }
+        }
+        keeping.done(cache, &answer.head);
+        caller.keep(answer, &service);
+    }
+}

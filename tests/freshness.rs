@@ -1,0 +1,387 @@
+//! How long an answer is fresh, who says so, and what is given once it is not.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::harness::{Answer, Client, Gateway, eventually, get, request};
+use crate::peers::{Act, Asked, Origin, answer};
+
+/// What the origin answers to each path, and how often it has answered at all: the body is its number.
+#[derive(Clone, Default)]
+struct Script(Arc<Mutex<Vec<(String, u16, Vec<(String, String)>)>>>, Arc<AtomicUsize>);
+
+impl Script {
+    fn set(&self, path: &str, status: u16, fields: &[(&str, &str)]) {
+        let mut lines = self.0.lock().unwrap();
+        lines.retain(|(known, ..)| known != path);
+        let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        lines.push((path.to_owned(), status, fields));
+    }
+
+    fn behave(&self, asked: &Asked) -> Vec<u8> {
+        let path = asked.target.split('?').next().unwrap();
+        let lines = self.0.lock().unwrap();
+        let number = self.1.fetch_add(1, Ordering::SeqCst) + 1;
+        let Some((_, status, fields)) = lines.iter().find(|(known, ..)| known == path) else {
+            return answer(404, &[("Cache-Control", "no-store")], "unknown");
+        };
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let tag = fields.iter().find(|(name, _)| *name == "ETag").map(|(_, value)| *value);
+        // `X-304` is the tag of an origin that takes every condition for met.
+        let lie = fields.iter().find(|(name, _)| *name == "X-304").map(|(_, value)| *value);
+        match (asked.header("if-none-match"), tag, lie) {
+            (Some(_), _, Some(other)) => answer(304, &[("ETag", other)], ""),
+            (Some(asked), Some(tag), _) if asked == tag => answer(304, &fields, ""),
+            _ => answer(*status, &fields, number.to_string()),
+        }
+    }
+}
+
+struct Played {
+    gateway: Gateway,
+    origin: Origin,
+    script: Script,
+}
+
+impl Played {
+    fn start(cache: &str) -> Played {
+        Self::with(cache, "")
+    }
+
+    fn with(cache: &str, more: &str) -> Played {
+        let script = Script::default();
+        let played = script.clone();
+        let origin = Origin::start(move |asked| Act::Send(played.behave(asked)));
+        let yaml = format!(
+            "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\n{more}\nservices: {{ origin: {{ endpoints: [ 127.0.0.1:{} ] }} }}\n\
+             routes: [ {{ path: /*, service: origin, policies: {{ cache: {cache} }} }} ]",
+            origin.port()
+        );
+        Played { gateway: Gateway::start(&yaml), origin, script }
+    }
+
+    fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        request(self.gateway.port(), "GET", path, headers, b"")
+    }
+
+    fn state(&self, path: &str, headers: &[(&str, &str)]) -> String {
+        self.get(path, headers).header("cache-status").unwrap_or("-").to_owned()
+    }
+
+    /// Until what is stored has expired.
+    fn expired(&self, path: &str) {
+        eventually("it expires", || !self.state(path, &[("Cache-Control", "only-if-cached")]).starts_with("portcullis; hit"));
+    }
+}
+
+#[track_caller]
+fn says(answer: &Answer, state: &str, body: &str) {
+    assert!(answer.header("cache-status").unwrap_or("-").starts_with(state), "{state}: {:?}", answer.headers);
+    assert_eq!(answer.text(), body, "{:?}", answer.headers);
+}
+
+#[test]
+fn a_route_that_says_nothing_keeps_what_the_origin_says() {
+    let played = Played::start("{}");
+    let control = |path: &str, value: &str| played.script.set(path, 200, &[("Cache-Control", value)]);
+    played.script.set("/silent", 200, &[]);
+    control("/hour", "max-age=3600");
+    control("/shared", "max-age=0, s-maxage=60");
+    control("/none", "no-store");
+    played.script.set("/moved", 302, &[("Location", "/"), ("Cache-Control", "max-age=60")]);
+    played.script.set("/broken", 500, &[("Cache-Control", "max-age=60")]);
+    played.script.set("/moved-silently", 302, &[("Location", "/")]);
+    played.script.set("/targeted", 200, &[("Cache-Control", "no-store"), ("CDN-Cache-Control", "max-age=60")]);
+    played.script.set("/ours", 200, &[("CDN-Cache-Control", "no-store"), ("Portcullis-Cache-Control", "max-age=60")]);
+    for (path, kept) in [
+        ("/silent", false),
+        ("/hour", true),
+        ("/shared", true),
+        ("/none", false),
+        ("/moved", true),
+        ("/broken", true),
+        ("/moved-silently", false),
+        ("/targeted", true),
+        ("/ours", true),
+    ] {
+        let first = played.get(path, &[]).text();
+        let second = played.get(path, &[]);
+        assert_eq!(second.header("cache-status").unwrap().starts_with("portcullis; hit"), kept, "{path} {:?}", second.headers);
+        assert_eq!(second.text() == first, kept, "{path}");
+    }
+    let hour = played.state("/hour", &[]);
+    let left: u64 = hour.split("ttl=").nth(1).unwrap().parse().unwrap();
+    assert!((3500..=3600).contains(&left), "{hour}");
+}
+
+#[test]
+fn an_old_date_is_an_old_answer() {
+    let played = Played::start("{}");
+    let date = |seconds: i64| {
+        let stamp = jiff::Timestamp::now().checked_sub(jiff::SignedDuration::from_secs(seconds)).unwrap();
+        stamp.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+    };
+    for (path, age) in [("/young", 10), ("/old", 100), ("/ahead", -100)] {
+        played.script.set(path, 200, &[("Cache-Control", "max-age=50"), ("Date", &date(age))]);
+        played.get(path, &[]);
+    }
+    let young = played.get("/young", &[]);
+    assert!(young.header("cache-status").unwrap().contains("hit"), "{:?}", young.headers);
+    let age: u64 = young.header("age").unwrap().parse().unwrap();
+    assert!((8..30).contains(&age), "{age}");
+    assert!(!played.state("/old", &[]).contains("hit"));
+    assert!(played.state("/ahead", &[]).contains("hit"));
+}
+
+#[test]
+fn what_may_not_be_used_without_asking_is_asked_for_each_time() {
+    let played = Played::start("{}");
+    played.script.set("/a", 200, &[("Cache-Control", "no-cache"), ("ETag", "\"v1\"")]);
+    says(&played.get("/a", &[]), "portcullis; fwd=miss; stored", "1");
+    for _ in 0..2 {
+        says(&played.get("/a", &[]), "portcullis; fwd=stale; fwd-status=304", "1");
+    }
+    // Also many at once, none of whom waits for another's.
+    std::thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| says(&played.get("/a", &[]), "portcullis; fwd=stale; fwd-status=304", "1"));
+        }
+    });
+    assert_eq!(played.origin.count("/a"), 13);
+    played.script.set("/a", 200, &[("Cache-Control", "no-cache"), ("ETag", "\"v2\"")]);
+    says(&played.get("/a", &[]), "portcullis; fwd=stale; stored", "14");
+    // A client's own validator is answered from what is stored, once the origin has said that it holds.
+    let unchanged = played.get("/a", &[("If-None-Match", "\"v2\"")]);
+    assert_eq!((unchanged.status, unchanged.header("etag")), (304, Some("\"v2\"")), "{:?}", unchanged.headers);
+    assert_eq!(played.get("/a", &[("If-None-Match", "\"v1\"")]).status, 200);
+}
+
+#[test]
+fn fields_that_are_for_one_client_are_not_stored() {
+    let played = Played::start("{}");
+    let fields = [
+        ("Cache-Control", "max-age=60, private=\"Set-Cookie, X-User\", no-cache=\"x-now\""),
+        ("Set-Cookie", "id=1"),
+        ("X-User", "ann"),
+        ("X-Now", "1"),
+        ("X-All", "1"),
+    ];
+    played.script.set("/a", 200, &fields);
+    let first = played.get("/a", &[]);
+    assert_eq!(
+        (first.header("set-cookie"), first.header("x-user"), first.header("x-now")),
+        (Some("id=1"), Some("ann"), Some("1"))
+    );
+    let second = played.get("/a", &[]);
+    says(&second, "portcullis; hit", "1");
+    assert_eq!((second.header("set-cookie"), second.header("x-user"), second.header("x-now")), (None, None, None));
+    assert_eq!(second.header("x-all"), Some("1"));
+    played.script.set("/b", 200, &[("Cache-Control", "max-age=60, private=\"X-User\""), ("Set-Cookie", "id=1")]);
+    for number in ["2", "3"] {
+        assert_eq!(played.get("/b", &[]).text(), number);
+    }
+}
+
+#[test]
+fn a_304_about_something_else_changes_nothing() {
+    let played = Played::start("{}");
+    for (path, tag, other) in [("/strong", "\"v1\"", "\"v2\""), ("/weak", "W/\"v1\"", "\"v1\"")] {
+        played.script.set(path, 200, &[("Cache-Control", "max-age=1"), ("ETag", tag), ("X-304", other)]);
+        let first = played.get(path, &[]).text();
+        played.expired(path);
+        let whole = played.get(path, &[]);
+        assert_eq!((whole.status, whole.header("etag")), (200, Some(tag)), "{:?}", whole.headers);
+        assert_ne!(whole.text(), first);
+        let asked: Vec<_> = played.origin.asked().into_iter().filter(|asked| asked.target == path).collect();
+        let conditions: Vec<_> = asked.iter().map(|asked| asked.header("if-none-match")).collect();
+        assert_eq!(conditions, [None, Some(tag), None], "{path}");
+    }
+}
+
+#[test]
+fn what_a_client_says_of_stored_answers() {
+    let played = Played::start("{}");
+    let control = |value| [("Cache-Control", value)];
+    played.script.set("/a", 200, &[("Cache-Control", "max-age=60"), ("Age", "20")]);
+    let refused = played.get("/a", &control("only-if-cached"));
+    refused.assert_problem(504, "cache", "not_cached");
+    assert_eq!(played.origin.count("/a"), 0);
+    played.get("/a", &[]);
+    says(&played.get("/a", &control("only-if-cached")), "portcullis; hit", "1");
+    for takes in ["max-age=30", "min-fresh=20", "max-stale", "max-age=x", "only-if-cached, max-age=50"] {
+        says(&played.get("/a", &control(takes)), "portcullis; hit", "1");
+    }
+    // What is let through replaces what is stored.
+    let mut number = 1;
+    for refuses in ["no-cache", "max-age=0", "max-age=10", "min-fresh=50"] {
+        number += 1;
+        says(&played.get("/a", &control(refuses)), "portcullis; fwd=request; stored", &number.to_string());
+        says(&played.get("/a", &[]), "portcullis; hit", &number.to_string());
+    }
+    number += 1;
+    says(&played.get("/a", &[("Pragma", "no-cache")]), "portcullis; fwd=request; stored", &number.to_string());
+    says(&played.get("/a", &control("no-store")), "portcullis; fwd=request", "7");
+    says(&played.get("/a", &[]), "portcullis; hit", "6");
+    // Where there is something to ask about, that is asked.
+    played.script.set("/tagged", 200, &[("Cache-Control", "max-age=60"), ("ETag", "\"v\"")]);
+    says(&played.get("/tagged", &[]), "portcullis; fwd=miss", "8");
+    says(&played.get("/tagged", &control("no-cache")), "portcullis; fwd=request; fwd-status=304", "8");
+
+    played.script.set("/short", 200, &[("Cache-Control", "max-age=1")]);
+    played.script.set("/strict", 200, &[("Cache-Control", "max-age=1, must-revalidate")]);
+    let (short, strict) = (played.get("/short", &[]).text(), played.get("/strict", &[]).text());
+    played.expired("/short");
+    played.expired("/strict");
+    let stale = played.get("/short", &control("max-stale=30"));
+    says(&stale, "portcullis; hit; ttl=-", &short);
+    assert!(stale.header("cache-status").unwrap().ends_with("detail=max-stale"), "{:?}", stale.headers);
+    assert_ne!(played.get("/strict", &control("max-stale=30")).text(), strict);
+
+    let deaf = Played::start("{ client_directives: ignore }");
+    deaf.script.set("/a", 200, &[("Cache-Control", "max-age=60")]);
+    for directive in ["only-if-cached", "no-cache", "no-store", "max-age=0"] {
+        deaf.get("/a", &control(directive));
+    }
+    assert_eq!(deaf.origin.count("/a"), 1);
+}
+
+#[test]
+fn the_last_good_answer_stands_for_an_error() {
+    let mut played = Played::start("{ stale_if_error: 1h }");
+    for (path, control) in [
+        ("/a", "max-age=1"),
+        ("/own", "max-age=1, stale-if-error=60"),
+        ("/short", "max-age=1, stale-if-error=0"),
+        ("/strict", "max-age=1, must-revalidate"),
+        ("/shared", "s-maxage=1"),
+    ] {
+        played.script.set(path, 200, &[("Cache-Control", control)]);
+        played.get(path, &[]);
+    }
+    let paths = ["/a", "/own", "/short", "/strict", "/shared"];
+    paths.iter().for_each(|path| played.expired(path));
+    for path in paths {
+        played.script.set(path, 503, &[]);
+    }
+    for (path, body) in [("/a", Some("1")), ("/own", Some("2")), ("/short", None), ("/strict", None), ("/shared", None)] {
+        let answer = played.get(path, &[]);
+        match body {
+            Some(body) => says(&answer, "portcullis; fwd=stale; fwd-status=503; ttl=-", body),
+            None => assert_eq!(answer.status, 503, "{path}"),
+        }
+    }
+    let line = played.gateway.wait_log(|line| line["cache"] == "stale");
+    assert_eq!((line["status"].as_u64(), line["answered_by"].as_str()), (Some(200), Some("cache")), "{line}");
+    assert!(played.gateway.metric("portcullis_cache_requests_total{state=\"stale\"}") >= 2.0);
+    // What is no failure of the service is an answer.
+    played.script.set("/a", 404, &[]);
+    assert_eq!(played.get("/a", &[]).status, 404);
+
+    played.script.set("/b", 200, &[("Cache-Control", "max-age=1"), ("ETag", "\"b\"")]);
+    let good = played.get("/b", &[]).text();
+    played.expired("/b");
+    played.origin.stop();
+    let stale = played.get("/b", &[]);
+    assert_eq!((stale.status, stale.text()), (200, good.clone()), "{:?}", stale.headers);
+    let said = stale.header("cache-status").unwrap();
+    assert!(said.starts_with("portcullis; fwd=stale; ttl=-") && said.ends_with("detail=stale-if-error"), "{said}");
+    assert!(stale.header("age").unwrap().parse::<u64>().unwrap() >= 1);
+    // Many at once, each of them.
+    std::thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| assert_eq!(played.get("/b", &[]).text(), good));
+        }
+    });
+    let part = played.get("/b", &[("Range", "bytes=0-0")]);
+    assert_eq!((part.status, part.text()), (206, good[..1].to_owned()), "{:?}", part.headers);
+    assert_eq!(request(played.gateway.port(), "HEAD", "/b", &[], b"").status, 200);
+    assert_eq!(get(played.gateway.port(), "/nothing").status, 502);
+    // It comes back, and is asked again.
+    played.origin.back();
+    eventually("it is fresh again", || played.state("/b", &[]).contains("fwd-status=304"));
+    assert!(played.state("/b", &[]).starts_with("portcullis; hit"));
+}
+
+#[test]
+fn a_stale_answer_is_given_while_another_one_is_fetched() {
+    // Pingora's own engine does not do this.
+    let played = Played::with("{ stale_while_revalidate: 1h }", "server: { workers: 2 }");
+    played.script.set("/a", 200, &[("Cache-Control", "max-age=1")]);
+    played.script.set("/tagged", 200, &[("Cache-Control", "max-age=1"), ("ETag", "\"v\"")]);
+    played.script.set("/strict", 200, &[("Cache-Control", "max-age=1, must-revalidate")]);
+    for path in ["/a", "/tagged", "/strict"] {
+        played.get(path, &[]);
+    }
+    for path in ["/a", "/tagged"] {
+        let asked = played.origin.count(path);
+        let mut last = None;
+        eventually("it is given stale", || {
+            let answer = played.get(path, &[]);
+            let said = answer.header("cache-status").unwrap().to_owned();
+            let stale = said.starts_with("portcullis; hit; ttl=-") && said.ends_with("detail=stale-while-revalidate");
+            last = Some(said);
+            stale
+        });
+        eventually("another one was fetched", || played.origin.count(path) > asked);
+        eventually("and is given", || !played.state(path, &[]).contains("ttl=-"));
+    }
+    assert_eq!(played.get("/tagged", &[]).text(), "2");
+    assert_ne!(played.get("/a", &[]).text(), "1");
+    let validations: Vec<_> = played.origin.asked().into_iter().filter(|asked| asked.target == "/tagged").collect();
+    assert!(validations[1..].iter().all(|asked| asked.header("if-none-match") == Some("\"v\"")), "{validations:?}");
+    eventually("what has to be asked for is", || played.state("/strict", &[]).contains("fwd=stale"));
+    // A failing service is asked behind everybody's back.
+    played.script.set("/a", 500, &[]);
+    eventually("it is asked in vain", || {
+        assert_eq!(played.get("/a", &[]).status, 200);
+        played.gateway.metric("portcullis_cache_requests_total{state=\"stale\"}") > 4.0
+    });
+}
+
+#[test]
+fn a_head_tells_what_is_stored() {
+    let played = Played::start("{}");
+    let head = |headers: &[(&str, &str)]| request(played.gateway.port(), "HEAD", "/a", headers, b"");
+    let fields = |tag: &'static str, x: &'static str| [("Cache-Control", "max-age=60"), ("ETag", tag), ("X-A", x)];
+    played.script.set("/a", 200, &fields("\"v1\"", "one"));
+    played.get("/a", &[]);
+    played.script.set("/a", 200, &fields("\"v1\"", "two"));
+    // It is asked for by the client, and says that the same is there with another field.
+    assert_eq!(head(&[("Cache-Control", "no-cache")]).header("x-a"), Some("two"));
+    let updated = played.get("/a", &[]);
+    says(&updated, "portcullis; hit", "1");
+    assert_eq!(updated.header("x-a"), Some("two"));
+    played.script.set("/a", 200, &fields("\"v2\"", "three"));
+    head(&[("Cache-Control", "no-cache")]);
+    says(&played.get("/a", &[]), "portcullis; fwd=miss; stored", "4");
+}
+
+/// What has been stored for everybody is forgotten by whoever changes it, while somebody fetches it.
+#[test]
+fn a_change_in_the_middle_of_a_fetch_is_after_it() {
+    let (begun, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (seen, wait) = (begun.clone(), go.clone());
+    let origin = Origin::start(move |asked| {
+        if asked.target == "/a" && asked.body.is_empty() {
+            seen.fetch_add(1, Ordering::SeqCst);
+            let until = Instant::now() + Duration::from_secs(20);
+            while wait.load(Ordering::SeqCst) == 0 && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Act::Send(answer(200, &[("Cache-Control", "max-age=60")], "before"))
+    });
+    let gateway = Gateway::start(&format!(
+        "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nroutes: [ {{ path: /*, service: 127.0.0.1, port: {}, policies: {{ cache: {{}} }} }} ]",
+        origin.port()
+    ));
+    let mut client = Client::connect(gateway.port());
+    client.send_request("GET", "/a", &[], b"");
+    eventually("the origin is asked", || begun.load(Ordering::SeqCst) == 1);
+    assert_eq!(request(gateway.port(), "PUT", "/a", &[], b"x").status, 200);
+    go.store(1, Ordering::SeqCst);
+    assert_eq!(client.answer_to("GET").text(), "before");
+    let next = get(gateway.port(), "/a");
+    assert!(!next.header("cache-status").unwrap().contains("hit"), "{:?}", next.headers);
+}
