@@ -27,6 +27,7 @@ mod embed;
 #[allow(dead_code, reason = "its `main` is the example's own")]
 mod embedded;
 mod faults;
+mod fills;
 mod floods;
 mod flow;
 mod freshness;

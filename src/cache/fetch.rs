@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, StatusCode};
 use pingora_cache::NoCacheReason;
@@ -16,6 +17,7 @@ use smallvec::SmallVec;
 
 use super::control::Control;
 use super::entry::{Entry, Index, Meta};
+use super::flow::{Flow, Flowing};
 use super::hit::{Excuse, Hit};
 use super::memory::Filling;
 use super::said::Said;
@@ -119,6 +121,8 @@ pub struct Storing {
     /// Fields that are not stored, in lower case.
     withheld: SmallVec<[Box<[u8]>; 1]>,
     filling: Filling,
+    /// Those who wait have been told that it comes.
+    told: bool,
     /// Of the longest body that the route, and the memory, stores.
     left: usize,
 }
@@ -182,6 +186,15 @@ impl Cache {
             return (index, self.storage.find(&index, &key.primary, "").filter(counts), ended);
         }
         (index, Some(entry), ended)
+    }
+
+    /// The answer that is on its way, if it is one for this request as well.
+    pub fn flowing<'v, V>(&self, policy: &CachePolicy, flowing: &Flowing, seen: impl Fn(&HeaderName) -> V) -> Option<Hit>
+    where
+        V: IntoIterator<Item = &'v [u8]>,
+    {
+        let meta = &flowing.entry.meta;
+        (key::variance(policy, meta.head.vary(), seen) == meta.variance).then(|| Hit::flowing(flowing, SystemTime::now()))
     }
 
     /// What is stored for a request, fresh or with this excuse, without a thought of fetching it.
@@ -301,6 +314,7 @@ impl Cache {
             date: said.date.is_none().then(encode::date_field),
             withheld: Control::of(&said).withheld().iter().map(|name| name.to_ascii_lowercase().into()).collect(),
             filling,
+            told: false,
             left: most,
         }))
     }
@@ -461,6 +475,23 @@ impl Keeping {
         }
     }
 
+    /// Its body is not all here yet: those who wait for it may have what comes, if they know how long it will be.
+    pub fn flows(&mut self, answer: &AnswerHead) {
+        if let Keeping::Storing(storing) = self
+            && !storing.told
+        {
+            storing.tell(answer);
+        }
+    }
+
+    /// The body as it comes, for its own client, who is slower.
+    pub fn share(&mut self) -> Option<Arc<Flow>> {
+        match self {
+            Keeping::Storing(storing) => Some(storing.filling.share()),
+            _ => None,
+        }
+    }
+
     /// It will not be stored: nobody need wait for its end.
     pub fn give_up(&mut self) {
         if let Keeping::Storing(storing) = std::mem::replace(self, Keeping::Nothing) {
@@ -479,22 +510,42 @@ impl Keeping {
 }
 
 impl Storing {
-    fn done(self, answer: &AnswerHead) {
-        let Storing { turn, key, index, variance, fresh_until, created, epoch, filling, .. } = self;
-        let meta = |length| {
-            let date = self.date.as_ref().map(HeaderValue::as_bytes);
-            let head = StoredHead::of_answer(answer, date, length, &self.withheld);
-            let (stale_while_revalidate, stale_if_error) = (self.stale_while_revalidate, self.stale_if_error);
-            Some(Meta { fresh_until, created, epoch, variance, stale_while_revalidate, stale_if_error, head })
-        };
-        let stored = filling.finish(index, &key.primary, "", meta) > 0;
-        // What is not stored for want of room is another's turn: it may find some. What nobody else may have without asking is no news to them.
+    fn meta(&self, answer: &AnswerHead, length: usize) -> Meta {
+        let date = self.date.as_ref().map(HeaderValue::as_bytes);
+        Meta {
+            fresh_until: self.fresh_until,
+            created: self.created,
+            epoch: self.epoch,
+            variance: self.variance,
+            stale_while_revalidate: self.stale_while_revalidate,
+            stale_if_error: self.stale_if_error,
+            head: StoredHead::of_answer(answer, date, length, &self.withheld),
+        }
+    }
+
+    #[cold]
+    fn tell(&mut self, answer: &AnswerHead) {
+        self.told = true;
+        // Of one without a length it is not known whether it is short enough, and what has to be asked about is for nobody else.
+        let Some(length) = self.filling.promised().filter(|_| self.lasts) else { return };
+        let Some(turn) = &self.turn else { return };
+        let entry = Arc::new(Entry::new(&self.key.primary, "", self.meta(answer, length), Bytes::new()));
+        turn.flows(Flowing { flow: self.filling.share(), length, entry });
+    }
+
+    fn done(mut self, answer: &AnswerHead) {
+        let turn = self.turn.take();
+        let length = self.filling.length();
+        let meta = self.meta(answer, length);
+        let stored = self.filling.finish(self.index, &self.key.primary, "", |_| Some(meta)) > 0;
+        // What is not stored for want of room is another's turn: it may find some. What nobody else may have without asking is no news
+        // to them.
         turn.into_iter().for_each(|turn| {
             turn.end(match stored {
                 true if self.lasts => Verdict::Stored,
                 true => Verdict::Unfit,
                 false => Verdict::Failed,
-            })
+            });
         });
     }
 }

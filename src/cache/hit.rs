@@ -10,6 +10,7 @@ use pingora_core::protocols::http::conditional_filter::not_modified_filter;
 use pingora_http::RequestHeader;
 
 use super::entry::Entry;
+use super::flow::{Flow, Flowing};
 use super::rules::{self, Wishes};
 use super::said::Said;
 use super::{Outcome, StoredHead};
@@ -21,6 +22,8 @@ pub struct Hit {
     /// 5.1).
     age: Option<u64>,
     outcome: Outcome,
+    /// Its body is still on its way.
+    flowing: Option<(Arc<Flow>, usize)>,
 }
 
 /// Why a stale answer is given.
@@ -52,7 +55,12 @@ impl Hit {
     /// `None` if it is not fresh any more.
     pub(super) fn fresh(entry: &Arc<Entry>, now: SystemTime) -> Option<Self> {
         let left = entry.meta.fresh_until.duration_since(now).ok().filter(|left| !left.is_zero())?;
-        Some(Hit { age: Some(age(entry, now).as_secs()), outcome: Outcome::Hit { ttl: left.as_secs() }, entry: entry.clone() })
+        Some(Hit {
+            age: Some(age(entry, now).as_secs()),
+            outcome: Outcome::Hit { ttl: left.as_secs() },
+            entry: entry.clone(),
+            flowing: None,
+        })
     }
 
     /// `None` if there is no such excuse for it. This is the one way to a stale answer.
@@ -67,12 +75,29 @@ impl Hit {
             Excuse::Fallback(most) => since <= most && rules::may_be_stale(&Said::by_stored(&meta.head)),
         };
         let outcome = Outcome::Stale { since: since.as_secs(), excuse };
-        excused.then(|| Hit { age: Some(age.as_secs()), outcome, entry: entry.clone() })
+        excused.then(|| Hit { age: Some(age.as_secs()), outcome, entry: entry.clone(), flowing: None })
     }
 
     /// `asked`: it was fresh, but its client would not have it so.
     pub(super) fn validated(entry: Entry, asked: bool) -> Self {
-        Hit { entry: Arc::new(entry), age: None, outcome: Outcome::Revalidated { asked } }
+        Hit { entry: Arc::new(entry), age: None, outcome: Outcome::Revalidated { asked }, flowing: None }
+    }
+
+    /// Somebody else has asked for it, and it is coming.
+    pub(super) fn flowing(flowing: &Flowing, now: SystemTime) -> Self {
+        let age = age(&flowing.entry, now).as_secs();
+        let (entry, flow) = (flowing.entry.clone(), Some((flowing.flow.clone(), flowing.length)));
+        Hit { age: Some(age), outcome: Outcome::Collapsed, entry, flowing: flow }
+    }
+
+    /// How long the body is, or will be.
+    pub fn length(&self) -> usize {
+        self.flowing.as_ref().map_or(self.entry.body.len(), |(_, length)| *length)
+    }
+
+    /// The body that is still on its way.
+    pub fn flow(&self) -> Option<&Arc<Flow>> {
+        self.flowing.as_ref().map(|(flow, _)| flow)
     }
 
     /// Whether a client with these wishes has it.

@@ -13,8 +13,8 @@
 //! - All that its users need is [`find`](MemoryTier::find), [`Filling`], [`refresh`](MemoryTier::refresh) and
 //!   [`forget`](MemoryTier::forget): the engine's own way ([`super::fetch`]) and Pingora's (`super::stock`) share it.
 //!
-//! Streaming a body to the clients that wait for it is deliberately left out: a tier that does it kills the client's response when
-//! its write fails.
+//! Pingora's own streaming of a body to the clients that wait for it is deliberately left out: a tier that does it kills the client's
+//! response when its write fails. The engine's is [`super::flow`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -25,6 +25,7 @@ use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
 use super::changed::Changes;
 use super::entry::{Entry, Index, Meta};
+use super::flow::Flow;
 
 /// Only sizes the tables' memory of what was evicted.
 const TYPICAL_ENTRY: usize = 16 * 1024;
@@ -211,14 +212,29 @@ pub(super) struct Filling {
     wanted: bool,
     /// `Content-Length`.
     promised: Option<usize>,
-    body: Vec<u8>,
+    body: Arriving,
     /// Of the tier's bound for arriving bodies; at least the buffer's capacity.
     reserved: usize,
 }
 
+enum Arriving {
+    Own(Vec<u8>),
+    /// Others read it.
+    Shared(Arc<Flow>),
+}
+
+impl Arriving {
+    fn with<T>(&mut self, work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        match self {
+            Arriving::Own(bytes) => work(bytes),
+            Arriving::Shared(flow) => flow.with(work),
+        }
+    }
+}
+
 impl Filling {
     pub(super) fn new(tier: &'static MemoryTier, promised: Option<usize>) -> Self {
-        let mut filling = Filling { tier, wanted: true, promised, body: Vec::new(), reserved: 0 };
+        let mut filling = Filling { tier, wanted: true, promised, body: Arriving::Own(Vec::new()), reserved: 0 };
         if let Some(length) = promised {
             filling.make_room(length);
         }
@@ -238,7 +254,7 @@ impl Filling {
             return self.give_up();
         }
         self.reserved += more;
-        if self.body.try_reserve_exact(wanted.saturating_sub(self.body.len())).is_err() {
+        if self.body.with(|body| body.try_reserve_exact(wanted.saturating_sub(body.len()))).is_err() {
             self.give_up();
         }
     }
@@ -252,8 +268,31 @@ impl Filling {
         if std::mem::take(&mut self.wanted) {
             self.tier.rejected.fetch_add(1, Ordering::Relaxed);
         }
-        self.body = Vec::new();
+        match std::mem::replace(&mut self.body, Arriving::Own(Vec::new())) {
+            Arriving::Own(_) => {}
+            Arriving::Shared(flow) => flow.give_up(),
+        }
         self.release();
+    }
+
+    /// `Content-Length`.
+    pub(super) fn promised(&self) -> Option<usize> {
+        self.promised
+    }
+
+    /// How much of it has come.
+    pub(super) fn length(&mut self) -> usize {
+        self.body.with(|body| body.len())
+    }
+
+    /// From now on others may read it while it comes.
+    pub(super) fn share(&mut self) -> Arc<Flow> {
+        let flow = match &mut self.body {
+            Arriving::Own(bytes) => Flow::of(std::mem::take(bytes)),
+            Arriving::Shared(flow) => return flow.clone(),
+        };
+        self.body = Arriving::Shared(flow.clone());
+        flow
     }
 
     fn release(&mut self) {
@@ -264,9 +303,10 @@ impl Filling {
     }
 
     pub(super) fn add(&mut self, data: &[u8]) {
-        self.make_room(self.body.len().saturating_add(data.len()));
+        let length = self.length();
+        self.make_room(length.saturating_add(data.len()));
         if self.wanted {
-            self.body.extend_from_slice(data);
+            self.body.with(|body| body.extend_from_slice(data));
         }
     }
 
@@ -278,9 +318,13 @@ impl Filling {
         user_tag: &str,
         meta: impl FnOnce(usize) -> Option<Meta>,
     ) -> usize {
-        let whole = self.promised.is_none_or(|promised| promised == self.body.len());
-        let Some(meta) = (self.wanted && whole).then(|| meta(self.body.len())).flatten() else { return 0 };
-        let body = Bytes::from(std::mem::take(&mut self.body).into_boxed_slice());
+        let length = self.length();
+        let whole = self.promised.is_none_or(|promised| promised == length);
+        let Some(meta) = (self.wanted && whole).then(|| meta(length)).flatten() else { return 0 };
+        let body = match std::mem::replace(&mut self.body, Arriving::Own(Vec::new())) {
+            Arriving::Own(body) => Bytes::from(body.into_boxed_slice()),
+            Arriving::Shared(flow) => flow.end(),
+        };
         let entry = Entry::new(primary, user_tag, meta, body);
         if entry.weight > self.tier.longest {
             return 0;

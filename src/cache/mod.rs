@@ -14,6 +14,7 @@ pub mod credentials;
 mod date;
 mod entry;
 mod fetch;
+mod flow;
 mod hit;
 pub mod key;
 pub mod memory;
@@ -41,6 +42,7 @@ use crate::head::RequestHead;
 use changed::Place;
 pub use credentials::Credentials;
 pub use fetch::{Fetch, Keeping, Looked, Next, Patience};
+pub use flow::{Flow, Piece as Flown};
 pub use hit::{Excuse, Hit, asked};
 pub use key::{Key, key};
 pub use memory::{MemoryStats, MemoryTier};
@@ -51,7 +53,7 @@ pub use rules::{Bypass, Use, Wishes};
 pub use status::{CACHE_STATUS, Outcome};
 pub use stored::StoredHead;
 use turns::Turns;
-pub use turns::Verdict;
+pub use turns::{Heard, Verdict, Waiting};
 
 /// The longest that a request waits for another one's answer before it asks the backend itself, uncached.
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -114,7 +116,7 @@ impl Cache {
     /// `logging`: counts what came of the request. For routes with a cache policy only.
     pub fn count(&self, outcome: Outcome) {
         let counter = match outcome {
-            Outcome::Hit { .. } | Outcome::Stale { .. } => &self.hits,
+            Outcome::Hit { .. } | Outcome::Collapsed | Outcome::Stale { .. } => &self.hits,
             Outcome::Revalidated { .. } => &self.revalidated,
             Outcome::Miss { .. } | Outcome::Expired { .. } | Outcome::Reloaded { .. } => &self.misses,
             Outcome::Predicted { .. } | Outcome::Bypass(_) => &self.bypassed,

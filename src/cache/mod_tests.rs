@@ -124,7 +124,7 @@ async fn own(
         let key = match next {
             Next::Fetch(fetch) => break fetch,
             Next::Look(key) => key,
-            Next::Wait(key, waiting) => match waiting.verdict(patience.left().unwrap()).await {
+            Next::Wait(key, mut waiting) => match waiting.verdict(patience.left().unwrap()).await {
                 Some(Verdict::Unfit) => break Fetch::alone(key),
                 _ => key,
             },

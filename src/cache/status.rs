@@ -20,6 +20,8 @@ pub enum Outcome {
     Hit {
         ttl: u64,
     },
+    /// Answered with what another request has asked for, while it came.
+    Collapsed,
     /// A stored answer had expired, for so many seconds, and was given all the same.
     Stale {
         since: u64,
@@ -81,6 +83,7 @@ impl Outcome {
     pub fn word(self) -> &'static str {
         match self {
             Outcome::Hit { .. } => "hit",
+            Outcome::Collapsed => "hit",
             Outcome::Stale { .. } => "stale",
             Outcome::Revalidated { .. } => "revalidated",
             Outcome::Reloaded { .. } => "reloaded",
@@ -100,6 +103,7 @@ impl Outcome {
                 let _ = write!(value, "portcullis; hit; ttl={ttl}");
                 HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("portcullis; hit"))
             }
+            Outcome::Collapsed => HeaderValue::from_static("portcullis; fwd=miss; collapsed"),
             Outcome::Stale { since, excuse } => stale(since, excuse),
             Outcome::Revalidated { asked: false } => HeaderValue::from_static("portcullis; fwd=stale; fwd-status=304"),
             Outcome::Revalidated { asked: true } => HeaderValue::from_static("portcullis; fwd=request; fwd-status=304"),

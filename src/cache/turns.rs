@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::entry::Index;
+use super::flow::Flowing;
 
 const SHARDS: usize = 64;
 /// A backend that takes longer than this to answer no longer holds back the others that want the same: one of them asks again.
@@ -36,7 +37,17 @@ struct Shard {
 struct Fetching {
     number: u64,
     since: Instant,
-    told: Option<watch::Sender<Option<Verdict>>>,
+    told: Option<watch::Sender<Heard>>,
+    flowing: Option<Flowing>,
+}
+
+/// What those hear who wait.
+#[derive(Clone)]
+pub enum Heard {
+    Nothing,
+    /// It is on its way.
+    Flowing(Flowing),
+    Over(Verdict),
 }
 
 /// See the module.
@@ -55,7 +66,7 @@ pub struct Turn {
 
 /// Somebody else's turn.
 pub struct Waiting {
-    told: watch::Receiver<Option<Verdict>>,
+    told: watch::Receiver<Heard>,
     /// How long it can last.
     left: Duration,
 }
@@ -94,7 +105,7 @@ impl Turns {
             return Next::Look;
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        fetching.insert(index, Fetching { number, since, told: None });
+        fetching.insert(index, Fetching { number, since, told: None, flowing: None });
         Next::Fetch(Turn { turns: self, index, number, verdict: Verdict::Failed })
     }
 
@@ -110,12 +121,25 @@ impl Fetching {
     /// `None` if it has taken too long.
     fn wait(&mut self, now: Instant) -> Option<Waiting> {
         let left = OLDEST.checked_sub(now.saturating_duration_since(self.since)).filter(|left| !left.is_zero())?;
-        let told = self.told.get_or_insert_with(|| watch::Sender::new(None)).subscribe();
+        let flowing = || self.flowing.clone().map_or(Heard::Nothing, Heard::Flowing);
+        let told = self.told.get_or_insert_with(|| watch::Sender::new(flowing())).subscribe();
         Some(Waiting { told, left })
     }
 }
 
 impl Turn {
+    /// It is on its way, for all who want it.
+    pub fn flows(&self, flowing: Flowing) {
+        let Some(shard) = self.turns.shard(&self.index) else { return };
+        let mut fetching = shard.fetching.lock();
+        if let Some(own) = fetching.get_mut(&self.index).filter(|own| own.number == self.number) {
+            if let Some(told) = &own.told {
+                told.send_replace(Heard::Flowing(flowing.clone()));
+            }
+            own.flowing = Some(flowing);
+        }
+    }
+
     /// It has ended so.
     pub fn end(mut self, verdict: Verdict) {
         self.verdict = verdict;
@@ -134,18 +158,30 @@ impl Drop for Turn {
         shard.ended.fetch_add(1, Ordering::Release);
         drop(fetching);
         if let Some(told) = ended.and_then(|ended| ended.told) {
-            told.send_replace(Some(self.verdict));
+            told.send_replace(Heard::Over(self.verdict));
         }
     }
 }
 
 impl Waiting {
     /// What came of it; `None` if it took too long.
-    pub async fn verdict(mut self, most: Duration) -> Option<Verdict> {
-        match tokio::time::timeout(self.left.min(most), self.told.wait_for(Option::is_some)).await {
-            Ok(Ok(verdict)) => *verdict,
+    pub async fn verdict(&mut self, most: Duration) -> Option<Verdict> {
+        match self.heard(most, |heard| matches!(heard, Heard::Over(_))).await {
+            Some(Heard::Over(verdict)) => Some(verdict),
+            _ => None,
+        }
+    }
+
+    /// The first news of it.
+    pub async fn news(&mut self, most: Duration) -> Option<Heard> {
+        self.heard(most, |heard| !matches!(heard, Heard::Nothing)).await
+    }
+
+    async fn heard(&mut self, most: Duration, is_it: impl FnMut(&Heard) -> bool) -> Option<Heard> {
+        match tokio::time::timeout(self.left.min(most), self.told.wait_for(is_it)).await {
+            Ok(Ok(heard)) => Some(heard.clone()),
             // Nobody is left to tell: another one took the place of a fetch that was too old.
-            Ok(Err(_)) => Some(Verdict::Failed),
+            Ok(Err(_)) => Some(Heard::Over(Verdict::Failed)),
             Err(_) => None,
         }
     }
@@ -176,7 +212,7 @@ mod tests {
             assert!(turns.others(&index(3)).is_none());
             let waiting: Vec<_> = (0..10)
                 .map(|_| match take(turns, index(1)) {
-                    Next::Wait(waiting) => tokio::spawn(waiting.verdict(Duration::from_secs(9))),
+                    Next::Wait(mut waiting) => tokio::spawn(async move { waiting.verdict(Duration::from_secs(9)).await }),
                     _ => panic!("it is taken"),
                 })
                 .collect();
@@ -203,13 +239,13 @@ mod tests {
     async fn one_that_takes_too_long_loses_its_turn_and_ends_nobody_elses() {
         let turns = turns();
         let Next::Fetch(old) = take(turns, index(1)) else { panic!("nobody else fetches") };
-        let Next::Wait(waiting) = take(turns, index(1)) else { panic!("it is taken") };
+        let Next::Wait(mut waiting) = take(turns, index(1)) else { panic!("it is taken") };
         assert_eq!(waiting.verdict(Duration::ZERO).await, None);
         let long_ago = Instant::now().checked_sub(OLDEST).unwrap();
         turns.shard(&index(1)).unwrap().fetching.lock().get_mut(&index(1)).unwrap().since = long_ago;
         let Next::Fetch(new) = take(turns, index(1)) else { panic!("it was too old") };
         drop(old);
-        let Next::Wait(waiting) = take(turns, index(1)) else { panic!("it is the new one's turn") };
+        let Next::Wait(mut waiting) = take(turns, index(1)) else { panic!("it is the new one's turn") };
         new.end(Verdict::Stored);
         assert_eq!(waiting.verdict(Duration::from_secs(9)).await, Some(Verdict::Stored));
     }

@@ -2,15 +2,17 @@
 //! and validating. The decisions are [`crate::cache`]'s; here they meet the engine that calls services, and the client.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::StatusCode;
+use http::header::{self, HeaderName};
 
+use super::filling::Filling;
 use super::hit::Ask;
-use super::{Failed, broke_off, call_failed, client_failed, mirror, parts, refresh, relay, stale};
+use super::{Failed, broke_off, call_failed, mirror, parts, refresh, relay, stale};
 use crate::cache::stored::not_modified;
 use crate::cache::{
-    CACHE_STATUS, Cache, CachePolicy, Excuse, Fetch, Hit, Keeping, Looked, Next, Outcome, Patience, Use, Verdict, Wishes,
+    CACHE_STATUS, CachePolicy, Excuse, Fetch, Heard, Hit, Looked, Next, Outcome, Patience, Use, Verdict, Waiting, Wishes,
 };
 use crate::downstream::{Downstream, seen_upstream};
 use crate::head::HeaderEdit;
@@ -18,10 +20,9 @@ use crate::journey::{Answered, Journey};
 use crate::policy::shape::cache::not_cached;
 use crate::reply::Reply;
 use crate::upstream::Service;
-use crate::upstream::call::{Answer, Broken, Call, CallError, Caller, Fill, Own, Piece};
+use crate::upstream::call::{Broken, Call, CallError, Caller, Fill};
 use crate::wire::answer::{AnswerHead, BadAnswer};
 use crate::wire::encode::is_bodiless;
-use crate::wire::trailers;
 use crate::wire::view::AnswerView;
 
 /// Takes one request to what is stored, or to its service and the answer back and into the cache.
@@ -102,7 +103,7 @@ pub async fn run(
     let outcome = fetch.outcome();
     let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
     let (cache, asked) = (journey.view.cache, journey.tries.started);
-    let mut filling = Filling { cache, keeping: cache.admit(fetch, &answer.head, &journey.head.method, asked, &policy, seen) };
+    let mut filling = Filling::new(cache, cache.admit(fetch, &answer.head, &journey.head.method, asked, &policy, seen));
     let outcome = outcome(filling.keeping.is_storing());
     let date = filling.keeping.date().cloned();
     if answer.head.body.is_done() {
@@ -173,12 +174,16 @@ async fn look_on(
         let key = match cache.turn(missed, used) {
             Next::Fetch(fetch) => return Ok(Begun::Fetch(fetch)),
             Next::Look(key) => key,
-            Next::Wait(key, waiting) => {
+            Next::Wait(key, mut waiting) => {
                 let Some(left) = patience.left() else { return Ok(Begun::Fetch(Fetch::alone(key))) };
-                let verdict = tokio::select! {
+                let heard = tokio::select! {
                     biased;
-                    verdict = waiting.verdict(left) => verdict,
+                    heard = hear(&mut waiting, left, policy, journey) => heard,
                     () = down.gone() => return Err(Failed::ClientGone),
+                };
+                let verdict = match heard {
+                    Ok(hit) => return Ok(Begun::Stored(hit, None)),
+                    Err(verdict) => verdict,
                 };
                 if verdict == Some(Verdict::Unfit) {
                     return Ok(Begun::Fetch(Fetch::alone(key)));
@@ -189,6 +194,23 @@ async fn look_on(
             }
         };
         looked = cache.look(policy, key, wishes, |name| seen_upstream(&journey.head, &journey.exchange, name));
+    }
+}
+
+/// Waits for what another one fetches: until it comes, or, if this request wants something else of it, until it is over.
+async fn hear(waiting: &mut Waiting, most: Duration, policy: &CachePolicy, journey: &Journey) -> Result<Hit, Option<Verdict>> {
+    let until = Instant::now() + most;
+    match waiting.news(most).await {
+        Some(Heard::Flowing(flowing)) => {
+            let seen = |name: &HeaderName| seen_upstream(&journey.head, &journey.exchange, name);
+            // A part is cut from the whole.
+            match journey.view.cache.flowing(policy, &flowing, seen).filter(|_| seen(&header::RANGE).is_empty()) {
+                Some(hit) => Ok(hit),
+                None => Err(waiting.verdict(until.saturating_duration_since(Instant::now())).await),
+            }
+        }
+        Some(Heard::Over(verdict)) => Err(Some(verdict)),
+        Some(Heard::Nothing) | None => Err(None),
     }
 }
 
@@ -212,111 +234,4 @@ fn tell(
     let answered = journey.answered(AnswerView::from(answer))?;
     journey.exchange.to_client.push(HeaderEdit::Add(CACHE_STATUS, outcome.field()));
     Ok(answered)
-}
-
-/// An answer on its way to its client, and into the cache.
-struct Filling {
-    cache: &'static Cache,
-    keeping: Keeping,
-}
-
-impl Filling {
-    /// The body, to the cache and to the client. A client that goes away in the middle does not end what others may want.
-    #[allow(clippy::too_many_arguments, reason = "the ends of one pipe")]
-    async fn pass_on(
-        &mut self,
-        caller: &Caller,
-        journey: &mut Journey,
-        down: &mut Downstream,
-        service: &Service,
-        mut answer: Answer,
-        bodiless: bool,
-        mut told: Result<(), Failed>,
-    ) -> Result<(), Failed> {
-        let mut ended = answer.head.body.is_done();
-        let mut fields = None;
-        while !ended {
-            if !self.keeping.is_storing() && (told.is_err() || bodiless) {
-                // Nobody wants the rest.
-                told?;
-                return down.finish().await.map_err(|error| client_failed(&error));
-            }
-            let piece = match answer.take() {
-                Ok(piece) => piece,
-                // The client has had all that it gets.
-                Err(broken) if bodiless || told.is_err() => return broke_alone(&broken, journey, told),
-                Err(broken) => {
-                    // What waits for its first piece is all that there will be.
-                    let _ = down.flush().await;
-                    return Err(broke_off(broken, journey, down));
-                }
-            };
-            match piece {
-                Some(Piece::Data(data, last)) => {
-                    ended = last;
-                    self.keeping.add(self.cache, &data);
-                    if last {
-                        // Before the client has all of it, and may ask again.
-                        self.done(&answer.head);
-                    }
-                    if told.is_ok() && !bodiless {
-                        let written = down.write_body(data, last).await;
-                        told = written.map_err(|error| broke_off(Broken::Client(error), journey, down));
-                    }
-                }
-                Some(Piece::Trailers(section)) => (ended, fields) = (true, Some(section)),
-                Some(Piece::End) => ended = true,
-                None => {
-                    if told.is_ok() {
-                        told = down.flush().await.map_err(|error| client_failed(&error));
-                    }
-                    if matches!(told, Err(Failed::Answer(_))) || told.is_err() && down.is_endless() {
-                        // A refusal does not wait for the rest, and of what has no end the rest is for nobody.
-                        self.keeping.give_up();
-                        return told;
-                    }
-                    let silence = if down.is_endless() { service.timeouts.stream } else { service.timeouts.response };
-                    let more = match told {
-                        Ok(()) => answer.more(down, service, silence).await,
-                        Err(_) => answer.more(&mut Own(Bytes::new()), service, silence).await,
-                    };
-                    match more {
-                        Ok(()) => {}
-                        Err(Broken::Client(error)) if self.keeping.is_storing() => told = Err(client_failed(&error)),
-                        Err(broken) if bodiless || told.is_err() => return broke_alone(&broken, journey, told),
-                        Err(broken) => return Err(broke_off(broken, journey, down)),
-                    }
-                }
-            }
-        }
-        self.done(&answer.head);
-        if let Err(failed) = told {
-            // All of it has come.
-            caller.keep(answer, service);
-            return Err(failed);
-        }
-        let finished = match fields {
-            Some(mut fields) if !bodiless => {
-                trailers::filter(&mut fields, &journey.exchange.to_client);
-                down.finish_with(fields, trailers::wanted(&journey.head)).await
-            }
-            _ => down.finish().await,
-        };
-        finished.map_err(|error| broke_off(Broken::Client(error), journey, down))?;
-        caller.keep(answer, service);
-        Ok(())
-    }
-
-    /// The body is whole.
-    fn done(&mut self, answer: &AnswerHead) {
-        self.keeping.done(self.cache, answer);
-    }
-}
-
-/// The service failed while only the cache was still being filled.
-fn broke_alone(broken: &Broken, journey: &mut Journey, told: Result<(), Failed>) -> Result<(), Failed> {
-    if let Some(outcome) = broken.outcome() {
-        journey.service_failed(outcome);
-    }
-    told
 }

@@ -8,7 +8,7 @@ use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, StatusCode};
 
 use super::{Failed, client_failed};
-use crate::cache::{self, Bypass, CACHE_STATUS, CachePolicy, Hit, Looked, Use, Wishes};
+use crate::cache::{self, Bypass, CACHE_STATUS, CachePolicy, Flow, Flown, Hit, Looked, Use, Wishes};
 use crate::downstream::{Downstream, seen_upstream};
 use crate::head::HeaderEdit;
 use crate::journey::Journey;
@@ -66,7 +66,7 @@ pub fn find(journey: &Journey) -> Option<Found> {
 pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Result<(), Failed> {
     let unchanged = hit.not_modified(&journey.head.method, |name| seen_upstream(&journey.head, &journey.exchange, name));
     let head = unchanged.as_ref().unwrap_or_else(|| hit.head());
-    let mut answer = head.to_answer(hit.body().len());
+    let mut answer = head.to_answer(hit.length());
     let outcome = hit.outcome();
     journey.outcome.cache = outcome.word();
     journey.view.cache.count(outcome);
@@ -87,14 +87,45 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
         down.stage(answered.stages);
     }
     journey.exchange.to_client.push(HeaderEdit::Add(CACHE_STATUS, outcome.field()));
-    let bodiless = journey.head.method == Method::HEAD || is_bodiless(head.status) || hit.body().is_empty();
+    let bodiless = journey.head.method == Method::HEAD || is_bodiless(head.status) || hit.length() == 0;
     let exchange = &journey.exchange;
     let via = exchange.via(answer.version);
     down.write_answer(&answer, &exchange.request_id, &exchange.to_client, via, bodiless)
         .await
         .map_err(|error| client_failed(&error))?;
-    if !bodiless {
-        down.write_body(hit.body().clone(), true).await.map_err(|error| client_failed(&error))?;
+    match hit.flow() {
+        _ if bodiless => {}
+        None => down.write_body(hit.body().clone(), true).await.map_err(|error| client_failed(&error))?,
+        // Boxed: few wait for one.
+        Some(flow) => Box::pin(follow(flow, down)).await?,
     }
     down.finish().await.map_err(|error| client_failed(&error))
+}
+
+/// A body as it comes.
+async fn follow(flow: &Flow, down: &mut Downstream) -> Result<(), Failed> {
+    let mut sent = 0;
+    loop {
+        match flow.at(sent) {
+            Flown::Some(piece, last) => {
+                sent += piece.len();
+                down.write_body(piece, last).await.map_err(|error| client_failed(&error))?;
+                if last {
+                    return Ok(());
+                }
+            }
+            Flown::Broken => {
+                let _ = down.flush().await;
+                return Err(Failed::BrokeOff);
+            }
+            Flown::NoneYet => {
+                down.flush().await.map_err(|error| client_failed(&error))?;
+                tokio::select! {
+                    biased;
+                    _ = flow.next(sent) => {}
+                    () = down.gone() => return Err(Failed::ClientGone),
+                }
+            }
+        }
+    }
 }

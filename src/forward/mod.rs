@@ -3,6 +3,7 @@
 
 mod cached;
 pub mod fallback;
+mod filling;
 pub mod hit;
 mod mirror;
 pub mod own;

@@ -12,7 +12,7 @@ use crate::downstream::seen_upstream;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::journey::Journey;
-use crate::upstream::call::{Answer, Call, Caller, Fill, Own, Piece, Tries};
+use crate::upstream::call::{Call, Caller, Fill, Own, Piece, Tries};
 use crate::upstream::{AttemptOutcome, Service, TlsConnector};
 
 /// The longest that one may take. Until then nobody else does it.
@@ -84,7 +84,7 @@ impl Refresh {
         }
         let seen = |name: &_| seen_upstream(&head, &exchange, name);
         let mut keeping = cache.admit(fetch, &answer.head, &head.method, tries.started, &policy, seen);
-        let mut answer: Answer = answer;
+        let mut answer = answer;
         let mut ended = answer.head.body.is_done();
         while !ended {
             if !keeping.is_storing() {
@@ -97,6 +97,7 @@ impl Refresh {
                 }
                 Ok(Some(Piece::Trailers(_) | Piece::End)) => ended = true,
                 Ok(None) => {
+                    keeping.flows(&answer.head);
                     if answer.more(&mut Own(Bytes::new()), &service, service.timeouts.response).await.is_err() {
                         return tries.failed(&service, AttemptOutcome::Broken);
                     }

@@ -1,0 +1,220 @@
+//! An answer on its way to its client, and into the cache: as fast as the service gives it, up to what is stored, however slowly the client
+//! reads. It reads the rest from what is stored.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use super::{Failed, broke_off, client_failed};
+use crate::cache::{Cache, Flow, Flown, Keeping};
+use crate::downstream::Downstream;
+use crate::journey::Journey;
+use crate::upstream::Service;
+use crate::upstream::call::{Answer, Broken, Caller, Own, Piece};
+use crate::wire::answer::AnswerHead;
+use crate::wire::trailers;
+
+/// See the module.
+pub struct Filling {
+    cache: &'static Cache,
+    pub keeping: Keeping,
+    /// All of the body has come.
+    ended: bool,
+    /// What came behind it.
+    fields: Option<HeaderMap>,
+    /// The service broke off.
+    broken: Option<Broken>,
+    /// What the client lags behind by, beyond what is in the flow.
+    tail: VecDeque<Bytes>,
+}
+
+impl Filling {
+    pub fn new(cache: &'static Cache, keeping: Keeping) -> Self {
+        Filling { cache, keeping, ended: false, fields: None, broken: None, tail: VecDeque::new() }
+    }
+
+    /// The body, to the cache and to the client. A client that goes away in the middle does not end what others may want.
+    #[allow(clippy::too_many_arguments, reason = "the ends of one pipe")]
+    pub async fn pass_on(
+        &mut self,
+        caller: &Caller,
+        journey: &mut Journey,
+        down: &mut Downstream,
+        service: &Service,
+        mut answer: Answer,
+        bodiless: bool,
+        mut told: Result<(), Failed>,
+    ) -> Result<(), Failed> {
+        self.ended = answer.head.body.is_done();
+        // How much of the body the client has been given.
+        let mut sent = 0;
+        while !self.ended {
+            if !self.keeping.is_storing() && (told.is_err() || bodiless) {
+                // Nobody wants the rest.
+                told?;
+                return down.finish().await.map_err(|error| client_failed(&error));
+            }
+            let piece = match self.broken.take().map_or_else(|| answer.take(), Err) {
+                Ok(piece) => piece,
+                // The client has had all that it gets.
+                Err(broken) if bodiless || told.is_err() => return broke_alone(&broken, journey, told),
+                Err(broken) => {
+                    // What waits for its first piece is all that there will be.
+                    let _ = down.flush().await;
+                    return Err(broke_off(broken, journey, down));
+                }
+            };
+            match piece {
+                Some(Piece::Data(data, last)) => {
+                    self.ended = last;
+                    self.keeping.add(self.cache, &data);
+                    if last {
+                        // Before the client has all of it, and may ask again.
+                        self.done(&answer.head);
+                    }
+                    if told.is_err() || bodiless {
+                        continue;
+                    }
+                    sent += data.len();
+                    let (written, flow) = {
+                        let mut writing = pin!(down.write_body(data, last));
+                        match poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
+                            Poll::Ready(written) => (written, None),
+                            Poll::Pending => match self.keeping.share().filter(|_| !last) {
+                                None => (writing.await, None),
+                                Some(flow) => (Box::pin(self.beside(writing, &mut answer, service)).await, Some(flow)),
+                            },
+                        }
+                    };
+                    told = written.map_err(|error| broke_off(Broken::Client(error), journey, down));
+                    if let (Some(flow), Ok(())) = (flow, &told) {
+                        let caught_up = Box::pin(self.catch_up(&flow, &mut sent, down, &mut answer, service)).await;
+                        told = caught_up.map_err(|error| broke_off(Broken::Client(error), journey, down));
+                    }
+                }
+                Some(Piece::Trailers(section)) => (self.ended, self.fields) = (true, Some(section)),
+                Some(Piece::End) => self.ended = true,
+                None => {
+                    self.keeping.flows(&answer.head);
+                    if told.is_ok() {
+                        told = down.flush().await.map_err(|error| client_failed(&error));
+                    }
+                    if matches!(told, Err(Failed::Answer(_))) || told.is_err() && down.is_endless() {
+                        // A refusal does not wait for the rest, and of what has no end the rest is for nobody.
+                        self.keeping.give_up();
+                        return told;
+                    }
+                    let silence = if down.is_endless() { service.timeouts.stream } else { service.timeouts.response };
+                    let more = match told {
+                        Ok(()) => answer.more(down, service, silence).await,
+                        Err(_) => answer.more(&mut Own(Bytes::new()), service, silence).await,
+                    };
+                    match more {
+                        Ok(()) => {}
+                        Err(Broken::Client(error)) if self.keeping.is_storing() => told = Err(client_failed(&error)),
+                        Err(broken) if bodiless || told.is_err() => return broke_alone(&broken, journey, told),
+                        Err(broken) => return Err(broke_off(broken, journey, down)),
+                    }
+                }
+            }
+        }
+        self.done(&answer.head);
+        if let Err(failed) = told {
+            // All of it has come.
+            caller.keep(answer, service);
+            return Err(failed);
+        }
+        let finished = match self.fields.take() {
+            Some(mut fields) if !bodiless => {
+                trailers::filter(&mut fields, &journey.exchange.to_client);
+                down.finish_with(fields, trailers::wanted(&journey.head)).await
+            }
+            _ => down.finish().await,
+        };
+        finished.map_err(|error| broke_off(Broken::Client(error), journey, down))?;
+        caller.keep(answer, service);
+        Ok(())
+    }
+
+    /// Takes in what the service gives, while the client takes its time with what it is given.
+    async fn beside<T>(&mut self, mut writing: Pin<&mut impl Future<Output = T>>, answer: &mut Answer, service: &Service) -> T {
+        self.keeping.flows(&answer.head);
+        loop {
+            while self.goes_on() {
+                match answer.take() {
+                    Ok(Some(Piece::Data(data, last))) => {
+                        self.ended = last;
+                        self.keeping.add(self.cache, &data);
+                        if !self.keeping.is_storing() {
+                            self.tail.push_back(data);
+                        }
+                    }
+                    Ok(Some(Piece::Trailers(section))) => (self.ended, self.fields) = (true, Some(section)),
+                    Ok(Some(Piece::End)) => self.ended = true,
+                    Ok(None) => break,
+                    Err(broken) => self.broken = Some(broken),
+                }
+            }
+            if self.ended {
+                self.done(&answer.head);
+            }
+            if !self.goes_on() {
+                return writing.await;
+            }
+            let mut nobody = Own(Bytes::new());
+            tokio::select! {
+                biased;
+                written = &mut writing => return written,
+                more = answer.more(&mut nobody, service, service.timeouts.response) => {
+                    self.broken = more.err();
+                }
+            }
+        }
+    }
+
+    /// Whether there is anything to take in that is to be stored.
+    fn goes_on(&self) -> bool {
+        !self.ended && self.broken.is_none() && self.keeping.is_storing()
+    }
+
+    /// Gives the client what has come meanwhile, until it has all that is here.
+    async fn catch_up(
+        &mut self,
+        flow: &Arc<Flow>,
+        sent: &mut usize,
+        down: &mut Downstream,
+        answer: &mut Answer,
+        service: &Service,
+    ) -> pingora_error::Result<()> {
+        loop {
+            let piece = match flow.at(*sent) {
+                Flown::Some(piece, _) if !piece.is_empty() => piece,
+                _ => match self.tail.pop_front() {
+                    Some(piece) => piece,
+                    None => return Ok(()),
+                },
+            };
+            *sent += piece.len();
+            let writing = pin!(down.write_body(piece, false));
+            self.beside(writing, answer, service).await?;
+        }
+    }
+
+    /// The body is whole.
+    pub fn done(&mut self, answer: &AnswerHead) {
+        self.keeping.done(self.cache, answer);
+    }
+}
+
+/// The service failed while only the cache was still being filled.
+fn broke_alone(broken: &Broken, journey: &mut Journey, told: Result<(), Failed>) -> Result<(), Failed> {
+    if let Some(outcome) = broken.outcome() {
+        journey.service_failed(outcome);
+    }
+    told
+}

@@ -1,0 +1,226 @@
+//! Answers that many want while one fetches them: nobody waits for a client that reads slowly, nor for more than what has come.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::harness::{Client, Gateway, eventually, get, request};
+
+/// Longer than what sockets hold.
+const LONG: usize = 8 << 20;
+
+/// A backend that gives what it is told, piece by piece.
+struct Slow {
+    port: u16,
+    asked: Arc<AtomicUsize>,
+    gate: Arc<(Mutex<usize>, Condvar)>,
+}
+
+impl Slow {
+    /// `pieces` of a body, each after the gate has let one more through.
+    fn start(head: &'static str, pieces: Vec<Vec<u8>>) -> Slow {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (asked, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new((Mutex::new(0), Condvar::new())));
+        let (count, lets) = (asked.clone(), gate.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (count, lets, pieces) = (count.clone(), lets.clone(), pieces.clone());
+                std::thread::spawn(move || answer(stream, head, &pieces, &count, &lets));
+            }
+        });
+        Slow { port, asked, gate }
+    }
+
+    fn let_through(&self, pieces: usize) {
+        *self.gate.0.lock().unwrap() = pieces;
+        self.gate.1.notify_all();
+    }
+
+    fn gateway(&self, cache: &str) -> Gateway {
+        // The engine's own way of doing it.
+        Gateway::start(&format!(
+            "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ workers: 2, cache_memory: 512MiB, max_in_flight_per_address: 5000 }}\nroutes: [ {{ path: /*, service: 127.0.0.1, port: {}, \
+             policies: {{ cache: {cache} }} }} ]",
+            self.port
+        ))
+    }
+}
+
+fn answer(mut stream: TcpStream, head: &str, pieces: &[Vec<u8>], asked: &AtomicUsize, gate: &(Mutex<usize>, Condvar)) {
+    loop {
+        let mut request = Vec::new();
+        let mut byte = [0];
+        while !request.ends_with(b"\r\n\r\n") {
+            match stream.read(&mut byte) {
+                Ok(1) => request.push(byte[0]),
+                _ => return,
+            }
+        }
+        asked.fetch_add(1, Ordering::SeqCst);
+        let _ = stream.write_all(head.as_bytes());
+        for (number, piece) in pieces.iter().enumerate() {
+            let open = gate.0.lock().unwrap();
+            let wait = |open: &mut usize| *open <= number;
+            drop(gate.1.wait_timeout_while(open, Duration::from_secs(30), wait).unwrap());
+            if piece.is_empty() || stream.write_all(piece).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn ask(port: u16, path: &str) -> Client {
+    let mut client = Client::connect(port);
+    client.send_request("GET", path, &[], b"");
+    client
+}
+
+fn long() -> Vec<u8> {
+    (0..LONG).map(|at| (at / 1000) as u8).collect()
+}
+
+#[test]
+fn a_client_that_reads_nothing_holds_up_nobody() {
+    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 8388608\r\n\r\n";
+    let slow = Slow::start(head, vec![long()]);
+    slow.let_through(1);
+    let gateway = slow.gateway("{ max_body: 9MiB }");
+    // It asks first, and never reads.
+    let idle = ask(gateway.port(), "/a");
+    eventually("the backend is asked", || slow.asked.load(Ordering::SeqCst) == 1);
+    let begun = Instant::now();
+    let other = get(gateway.port(), "/a");
+    assert!(other.body == long(), "{} bytes", other.body.len());
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    eventually("it is stored", || get(gateway.port(), "/a").header("cache-status").unwrap().starts_with("portcullis; hit"));
+    assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
+    // Nor does it get anything else, once it reads.
+    let mut idle = idle;
+    assert!(idle.answer_to("GET").body == long());
+    assert_eq!(idle.get("/a").status, 200, "and its connection is as good as before");
+}
+
+#[test]
+fn nor_does_one_whose_answer_has_no_length_and_is_too_long() {
+    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut body = Vec::new();
+    for chunk in long().chunks(1 << 20) {
+        body.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        body.extend_from_slice(chunk);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(b"0\r\n\r\n");
+    let slow = Slow::start(head, vec![body]);
+    slow.let_through(1);
+    let gateway = slow.gateway("{ max_body: 6MiB }");
+    let mut idle = ask(gateway.port(), "/a");
+    eventually("the backend is asked", || slow.asked.load(Ordering::SeqCst) == 1);
+    // It is fetched as far as it can be stored, and then each asks for itself.
+    let other = get(gateway.port(), "/a");
+    assert!(other.body == long(), "{} bytes", other.body.len());
+    assert!(idle.answer_to("GET").body == long());
+    assert!(!get(gateway.port(), "/a").header("cache-status").unwrap().contains("hit"));
+}
+
+#[test]
+fn those_who_wait_get_what_has_come() {
+    let head =
+        "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"v\"\r\nVary: Accept-Language\r\nContent-Length: 10\r\n\r\n";
+    let slow = Slow::start(head, vec![b"01234".to_vec(), b"56789".to_vec()]);
+    let gateway = slow.gateway("{}");
+    let mut first = ask(gateway.port(), "/a");
+    eventually("the backend is asked", || slow.asked.load(Ordering::SeqCst) == 1);
+    slow.let_through(1);
+    let mut seen = Vec::new();
+    // Whoever fetches has the half, so it has come.
+    while !seen.ends_with(b"01234") {
+        let mut some = [0; 512];
+        let count = first.stream().read(&mut some).unwrap();
+        assert!(count > 0);
+        seen.extend_from_slice(&some[..count]);
+    }
+    let mut others: Vec<Client> = (0..20).map(|_| ask(gateway.port(), "/a")).collect();
+    for other in &mut others {
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"01234") {
+            let mut some = [0; 512];
+            let count = other.stream().read(&mut some).unwrap();
+            assert!(count > 0, "{}", String::from_utf8_lossy(&seen));
+            seen.extend_from_slice(&some[..count]);
+        }
+        let text = String::from_utf8(seen).unwrap().to_lowercase();
+        assert!(text.contains("cache-status: portcullis; fwd=miss; collapsed\r\n") && text.contains("\r\nage: "), "{text}");
+    }
+    assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
+    // One that has it already need not wait for the rest, and neither does a HEAD.
+    assert_eq!(request(gateway.port(), "GET", "/a", &[("If-None-Match", "\"v\"")], b"").status, 304);
+    let head = request(gateway.port(), "HEAD", "/a", &[], b"");
+    assert_eq!((head.status, head.header("content-length")), (200, Some("10")));
+    // Another variant is another answer, and a part is cut from the whole.
+    let mut german = Client::connect(gateway.port());
+    german.send_request("GET", "/a", &[("Accept-Language", "de")], b"");
+    let mut part = Client::connect(gateway.port());
+    part.send_request("GET", "/a", &[("Range", "bytes=4-5")], b"");
+    slow.let_through(2);
+    let part = part.answer_to("GET");
+    assert_eq!((part.status, part.text()), (206, "45".to_owned()));
+    assert_eq!(german.answer_to("GET").text(), "0123456789");
+    for other in &mut others {
+        let mut rest = [0; 5];
+        other.stream().read_exact(&mut rest).unwrap();
+        assert_eq!(&rest, b"56789");
+        assert_eq!(other.get("/a").header("cache-status").unwrap().split(';').nth(1), Some(" hit"));
+    }
+    let mut rest = [0; 5];
+    first.stream().read_exact(&mut rest).unwrap();
+    assert_eq!(&rest, b"56789");
+    assert_eq!(slow.asked.load(Ordering::SeqCst), 2, "once for each variant");
+}
+
+#[test]
+fn a_fill_that_breaks_off_is_not_stored_and_looks_whole_to_nobody() {
+    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 10\r\n\r\n";
+    let slow = Slow::start(head, vec![b"01234".to_vec(), Vec::new()]);
+    let gateway = slow.gateway("{}");
+    slow.let_through(1);
+    let mut clients = vec![ask(gateway.port(), "/a")];
+    eventually("the backend is asked", || slow.asked.load(Ordering::SeqCst) == 1);
+    clients.extend((0..5).map(|_| ask(gateway.port(), "/a")));
+    let mut half = [0; 64];
+    for client in &mut clients {
+        assert!(client.stream().read(&mut half).unwrap() > 0);
+    }
+    slow.let_through(2);
+    for client in &mut clients {
+        let rest = client.rest();
+        assert!(
+            !rest.ends_with(b"0123456789") && !rest.windows(5).any(|five| five == b"56789"),
+            "{}",
+            String::from_utf8_lossy(&rest)
+        );
+    }
+    assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
+    let again = ask(gateway.port(), "/a").rest();
+    assert!(!String::from_utf8_lossy(&again).to_lowercase().contains("portcullis; hit"));
+    assert!(!gateway.stderr().contains("panicked"), "{}", gateway.stderr());
+}
+
+#[test]
+fn a_thousand_on_a_cold_key_ask_once() {
+    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\n";
+    let slow = Slow::start(head, vec![b"ok".to_vec()]);
+    let gateway = slow.gateway("{}");
+    let mut clients: Vec<Client> = (0..1000).map(|_| ask(gateway.port(), "/cold")).collect();
+    eventually("the backend is asked", || slow.asked.load(Ordering::SeqCst) >= 1);
+    let begun = Instant::now();
+    slow.let_through(1);
+    for client in &mut clients {
+        let answer = client.answer_to("GET");
+        assert_eq!((answer.status, answer.text()), (200, "ok".to_owned()));
+    }
+    assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
