@@ -131,7 +131,7 @@ fn those_who_wait_get_what_has_come() {
         "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"v\"\r\nVary: Accept-Language\r\nContent-Length: 10\r\n\r\n";
     let slow = Slow::start(head, vec![b"01234".to_vec(), b"56789".to_vec()]);
     let gateway = slow.gateway("{}");
-    let mut first = ask(gateway.port(), "/a");
+    let first = ask(gateway.port(), "/a");
     eventually("the backend is asked", || slow.asked.load(Ordering::SeqCst) == 1);
     slow.let_through(1);
     let mut seen = Vec::new();
