@@ -9,7 +9,10 @@ use crate::peers::{Act, Asked, Origin, answer};
 
 /// What the origin answers to each path, and how often it has answered at all: the body is its number.
 #[derive(Clone, Default)]
-struct Script(Arc<Mutex<Vec<(String, u16, Vec<(String, String)>)>>>, Arc<AtomicUsize>);
+struct Script(Arc<Mutex<Vec<Line>>>, Arc<AtomicUsize>);
+
+/// A path, its status, and its fields.
+type Line = (String, u16, Vec<(String, String)>);
 
 impl Script {
     fn set(&self, path: &str, status: u16, fields: &[(&str, &str)]) {

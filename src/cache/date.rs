@@ -101,7 +101,7 @@ impl Rest<'_> {
         let (name, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         let known = |day: &&str| if length == 3 { day.as_bytes().starts_with(name) } else { day.as_bytes() == name };
-        DAYS.iter().any(|day| known(&day)).then_some(())
+        DAYS.iter().any(known).then_some(())
     }
 
     fn month(&mut self) -> Option<i64> {

@@ -31,7 +31,7 @@ pub enum Looked {
     /// It can be given as it is.
     Fresh(Hit),
     /// It can be, and somebody should fetch another one.
-    Stale(Hit, Missed),
+    Stale(Box<(Hit, Missed)>),
     /// Nothing that can be given as it is.
     Missed(Missed),
     /// The key's earlier answers could not be stored, so it was not looked for.
@@ -159,9 +159,10 @@ impl Cache {
         if why == Why::Expired
             && let Some(hit) = excuse()
         {
-            return Looked::Stale(hit, missed(Some(entry), why));
+            return Looked::Stale(Box::new((hit, missed(Some(entry), why))));
         }
-        match Hit::stale(&entry, now, Excuse::Asked(*wishes)) {
+        let takes = wishes.max_stale.and_then(|_| Hit::stale(&entry, now, Excuse::Asked));
+        match takes.filter(|hit| hit.suits_stale(wishes)) {
             Some(hit) => Looked::Fresh(hit),
             None => Looked::Missed(missed(Some(entry), why)),
         }

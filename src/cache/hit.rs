@@ -34,7 +34,7 @@ pub enum Excuse {
     /// The service answered nothing, or this status (RFC 5861, section 4).
     Error(Option<u16>),
     /// The client takes it so old.
-    Asked(Wishes),
+    Asked,
     /// The route's fallback: it has been stale for no longer than this.
     Fallback(Duration),
 }
@@ -45,7 +45,7 @@ impl Excuse {
         match self {
             Excuse::Revalidating => "stale-while-revalidate",
             Excuse::Error(_) => "stale-if-error",
-            Excuse::Asked(_) => "max-stale",
+            Excuse::Asked => "max-stale",
             Excuse::Fallback(_) => "fallback",
         }
     }
@@ -71,7 +71,7 @@ impl Hit {
         let excused = match excuse {
             Excuse::Revalidating => within(meta.stale_while_revalidate),
             Excuse::Error(_) => within(meta.stale_if_error),
-            Excuse::Asked(wishes) => wishes.take_stale(age, since) && rules::may_be_stale(&Said::by_stored(&meta.head)),
+            Excuse::Asked => rules::may_be_stale(&Said::by_stored(&meta.head)),
             Excuse::Fallback(most) => since <= most && rules::may_be_stale(&Said::by_stored(&meta.head)),
         };
         let outcome = Outcome::Stale { since: since.as_secs(), excuse };
@@ -88,6 +88,12 @@ impl Hit {
         let age = age(&flowing.entry, now).as_secs();
         let (entry, flow) = (flowing.entry.clone(), Some((flowing.flow.clone(), flowing.length)));
         Hit { age: Some(age), outcome: Outcome::Collapsed, entry, flowing: flow }
+    }
+
+    /// Whether a client with these wishes has it, stale as it is.
+    pub(super) fn suits_stale(&self, wishes: &Wishes) -> bool {
+        let Outcome::Stale { since, .. } = self.outcome else { return false };
+        wishes.take_stale(Duration::from_secs(self.age.unwrap_or(0)), Duration::from_secs(since))
     }
 
     /// How long the body is, or will be.

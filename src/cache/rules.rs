@@ -87,10 +87,10 @@ pub struct Wishes {
     pub no_store: bool,
     /// What is stored has to be validated, or fetched anew.
     pub reload: bool,
-    pub max_age: Option<u64>,
-    pub min_fresh: Option<u64>,
+    pub max_age: Option<u32>,
+    pub min_fresh: Option<u32>,
     /// It takes what has been stale for so long.
-    pub max_stale: Option<u64>,
+    pub max_stale: Option<u32>,
     /// It wants no answer of a backend.
     pub only_if_cached: bool,
 }
@@ -115,11 +115,12 @@ impl Wishes {
     }
 
     fn hear(&mut self, name: &[u8], argument: Option<&[u8]>) {
-        let least = |known: Option<u64>, seconds: u64| Some(known.map_or(seconds, |known| known.min(seconds)));
+        let seconds = || seconds(argument).map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
+        let least = |known: Option<u32>, seconds: u32| Some(known.map_or(seconds, |known| known.min(seconds)));
         match name.len() {
             7 if is(name, "max-age") => {
                 // One that is no number is not the client's to use for making the service work.
-                let Some(seconds) = seconds(argument) else { return };
+                let Some(seconds) = seconds() else { return };
                 self.max_age = least(self.max_age, seconds);
                 self.reload |= seconds == 0;
             }
@@ -127,11 +128,11 @@ impl Wishes {
             8 if is(name, "no-store") => self.no_store = true,
             9 if is(name, "max-stale") => {
                 // Without a number: however stale it is.
-                let most = if argument.is_none() { Some(u64::MAX) } else { seconds(argument) };
+                let most = if argument.is_none() { Some(u32::MAX) } else { seconds() };
                 self.max_stale = most.map_or(self.max_stale, |most| least(self.max_stale, most));
             }
             9 if is(name, "min-fresh") => {
-                let Some(seconds) = seconds(argument) else { return };
+                let Some(seconds) = seconds() else { return };
                 self.min_fresh = Some(self.min_fresh.unwrap_or(0).max(seconds));
             }
             14 if is(name, "only-if-cached") => self.only_if_cached = true,
@@ -142,13 +143,13 @@ impl Wishes {
     /// Whether it takes an answer so old that is fresh for so much longer.
     pub fn take(&self, age: Duration, left: Duration) -> bool {
         !self.reload
-            && self.max_age.is_none_or(|most| age <= Duration::from_secs(most))
-            && self.min_fresh.is_none_or(|least| left >= Duration::from_secs(least))
+            && self.max_age.is_none_or(|most| age <= Duration::from_secs(most.into()))
+            && self.min_fresh.is_none_or(|least| left >= Duration::from_secs(least.into()))
     }
 
     /// Whether it takes an answer so old that has been stale for so long.
     pub fn take_stale(&self, age: Duration, since: Duration) -> bool {
-        self.max_stale.is_some_and(|most| since <= Duration::from_secs(most)) && self.take(age, Duration::ZERO)
+        self.max_stale.is_some_and(|most| since <= Duration::from_secs(most.into())) && self.take(age, Duration::ZERO)
     }
 }
 

@@ -64,7 +64,7 @@ fn wishes() {
         (&[("cache-control", "max-age=\"0\"")], Wishes { max_age: Some(0), ..reload }),
         (&[("cache-control", "max-age=9, max-age=4")], Wishes { max_age: Some(4), ..none }),
         (&[("cache-control", "max-age=x, min-fresh, max-stale=x, max-age")], none),
-        (&[("cache-control", "max-stale")], stale(u64::MAX)),
+        (&[("cache-control", "max-stale")], stale(u32::MAX)),
         (&[("cache-control", "max-stale=7, max-stale")], stale(7)),
         (&[("cache-control", "min-fresh=7, min-fresh=5")], Wishes { min_fresh: Some(7), ..none }),
         (&[("cache-control", "only-if-cached, no-cachex, xno-store")], Wishes { only_if_cached: true, ..none }),

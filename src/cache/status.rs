@@ -128,7 +128,7 @@ fn stale(since: u64, excuse: Excuse) -> HeaderValue {
     let _ = match excuse {
         Excuse::Error(Some(status)) => write!(value, "portcullis; fwd=stale; fwd-status={status}; ttl=-{since}"),
         Excuse::Error(None) | Excuse::Fallback(_) => write!(value, "portcullis; fwd=stale; ttl=-{since}"),
-        Excuse::Revalidating | Excuse::Asked(_) => write!(value, "portcullis; hit; ttl=-{since}"),
+        Excuse::Revalidating | Excuse::Asked => write!(value, "portcullis; hit; ttl=-{since}"),
     };
     let _ = write!(value, "; detail={}", excuse.as_str());
     HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("portcullis; fwd=stale"))

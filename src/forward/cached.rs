@@ -154,8 +154,9 @@ async fn look_on(
     loop {
         let missed = match looked {
             Looked::Fresh(hit) => return Ok(Begun::Stored(hit, None)),
-            Looked::Stale(hit, _) if wishes.only_if_cached => return Ok(Begun::Stored(hit, None)),
-            Looked::Stale(hit, missed) => {
+            Looked::Stale(both) if wishes.only_if_cached => return Ok(Begun::Stored(both.0, None)),
+            Looked::Stale(both) => {
+                let (hit, missed) = *both;
                 let behind = match cache.turn(missed, Use::Full) {
                     Next::Fetch(fetch) => Some(fetch),
                     // Somebody does it already.
