@@ -147,6 +147,7 @@ fn what_cannot_be_found_is_told_and_so_are_idle_connections() {
     );
     assert_eq!(get(gateway.port(), "/").text(), "well");
     eventually("its connection is kept", || service(&gateway)["endpoints"][0]["idle_connections"] == 1);
+    assert_eq!(gateway.metric("portcullis_upstream_idle_connections{service=\"it\"}"), 1.0);
     assert!(service(&gateway)["failing"].is_null());
     files.write("endpoints.yaml", "[ 'a: 1");
     eventually("it is told", || service(&gateway)["failing"][0]["kind"] == "file");
@@ -160,4 +161,33 @@ fn what_cannot_be_found_is_told_and_so_are_idle_connections() {
     let columns: Vec<String> = line("127.0.0.1:").split_whitespace().map(str::to_owned).collect();
     // Service, endpoint, state, weight, in flight, idle, milliseconds, requests, failures.
     assert_eq!((columns.len(), &*columns[5], &*columns[7]), (9, "1", "2"), "{}", ran.stdout);
+}
+
+/// It says that it is well, each time, and then it is not.
+#[test]
+fn an_endpoint_whose_answers_all_break_off_is_left_out() {
+    let well = Origin::named("well");
+    let broken = Origin::start(|_| Act::Last(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf".to_vec()));
+    let gateway = Gateway::start(&filled(
+        "
+        listeners: [ { bind: '127.0.0.1:$PORT' } ]
+        server: { workers: 1 }
+        services:
+          it: { endpoints: [ '127.0.0.1:$WELL', '127.0.0.1:$BROKEN' ], outlier_detection: { consecutive_local_errors: 4 } }
+        routes: [ { path: /*, service: it } ]
+        ",
+        &[("$WELL", well.port()), ("$BROKEN", broken.port())],
+    ));
+    for _ in 0..8 {
+        let mut client = Client::connect(gateway.port());
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        client.rest();
+    }
+    eventually("it is left out", || {
+        let endpoints = service(&gateway)["endpoints"].as_array().unwrap().clone();
+        endpoints.iter().any(|one| one["ejection"]["reason"] == "consecutive_local_errors")
+    });
+    for _ in 0..4 {
+        assert_eq!(get(gateway.port(), "/").text(), "well");
+    }
 }

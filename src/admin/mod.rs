@@ -28,6 +28,7 @@ pub use self::keys::encoded;
 use crate::core::Core;
 use crate::snapshot::Route;
 use crate::tally::{Gauge, Tallies};
+use crate::upstream::call::{IdleConnections, idle_connections};
 use crate::upstream::{Endpoint, Service};
 
 /// What a reload did.
@@ -128,13 +129,15 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     let metrics = &admin.core.metrics;
     // The handles live as long as the scrape: an endpoint that no generation has any more is not reported.
     let (mut held, mut gauges) = (Vec::new(), Vec::new());
+    let idle = idle_connections();
     for service in snapshot.services.values() {
         for (weight, endpoint) in service.cluster.endpoints() {
             let handle = metrics.endpoint(&service.key, &endpoint.address().to_string());
-            handle.set_healthy(endpoint.healthy());
+            handle.set_healthy(weight > 0 && service.may_ask(&endpoint));
             held.push(handle);
             gauges.extend(standing(metrics.tallies(), &service.key, &endpoint));
             gauges.extend(balance(metrics.tallies(), service, weight, &endpoint));
+            gauges.extend(idle.as_ref().map(|idle| pooled(metrics.tallies(), service, &endpoint, idle)));
         }
     }
     let text = metrics.render();
@@ -163,6 +166,15 @@ fn standing(tallies: &Tallies, service: &str, endpoint: &Endpoint) -> [Arc<Gauge
         ),
         gauge("portcullis_upstream_in_flight", "Requests that an endpoint is answering.", endpoint.in_flight()),
     ]
+}
+
+/// The connections to an endpoint that wait for requests.
+fn pooled(tallies: &Tallies, service: &Service, endpoint: &Endpoint, idle: &IdleConnections) -> Arc<Gauge> {
+    let address = endpoint.address().to_string();
+    let help = "Connections to an endpoint's address that wait for requests, of all workers.";
+    let gauge = tallies.gauge("portcullis_upstream_idle_connections", help, &[("service", &service.key), ("endpoint", &address)]);
+    gauge.set(idle.get(&endpoint.address()).map_or(0, |count| *count as u64));
+    gauge
 }
 
 /// What an endpoint's share of the requests depends on.

@@ -114,8 +114,11 @@ impl Pass {
 #[derive(Clone, Copy)]
 enum Noted {
     Nothing,
-    /// It was well, and counts in the part of the window that begins then.
-    Well(u64),
+    /// It was well, counts in the part of the window that begins then, and has ended a row of so many failures.
+    Well {
+        part: u64,
+        row: u32,
+    },
     Failed,
 }
 
@@ -285,7 +288,7 @@ impl Breaker {
     ) -> Option<Change> {
         let (known, again) = match *noted {
             Noted::Nothing => (None, false),
-            Noted::Well(part) => (Some(part), true),
+            Noted::Well { part, row } => (Some((part, row)), true),
             Noted::Failed => return None,
         };
         // How long it took was said with its head.
@@ -294,13 +297,18 @@ impl Breaker {
             return None;
         }
         let part = self.part(rules, millis(now));
-        *noted = if failed { Noted::Failed } else { Noted::Well(part) };
+        *noted = match failed {
+            true => Noted::Failed,
+            false if self.row.load(Ordering::Relaxed) != 0 => Noted::Well { part, row: self.row.swap(0, Ordering::Relaxed) },
+            false => Noted::Well { part, row: 0 },
+        };
         if let Some(window) = self.window.mine() {
             let at = |begins: u64| window.get((begins / rules.bucket.max(1) % BUCKETS as u64) as usize);
             let holds = |bucket: &&Bucket, begins: u64| bucket.begins.load(Ordering::Relaxed) == begins;
             let first = self.first(rules, part);
             // One that was counted is amended. If that was too long ago, or on another thread, what comes of it now is one more.
-            let amended = known.filter(|known| *known >= first).and_then(|known| at(known).filter(|bucket| holds(bucket, known)));
+            let amended =
+                known.filter(|(part, _)| *part >= first).and_then(|(part, _)| at(part).filter(|bucket| holds(bucket, part)));
             if let Some(bucket) = amended.or_else(|| at(part)) {
                 if amended.is_none() {
                     if !holds(&bucket, part) {
@@ -317,15 +325,14 @@ impl Breaker {
                 }
             }
         }
-        if !failed && self.row.load(Ordering::Relaxed) != 0 {
-            self.row.store(0, Ordering::Relaxed);
-        }
         if !failed && !slow {
             // What is well opens nothing.
             return None;
         }
         if failed {
-            let row = self.row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+            // The row that it seemed to end goes on.
+            let more = known.map_or(0, |(_, row)| row).saturating_add(1);
+            let row = self.row.fetch_add(more, Ordering::Relaxed).saturating_add(more);
             if rules.row > 0 && row >= rules.row {
                 return self.open(rules, from, format!("{row} failures in a row"), now);
             }

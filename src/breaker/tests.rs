@@ -211,6 +211,17 @@ fn an_answer_that_breaks_off_later_counts_once_and_as_a_failure() {
 }
 
 #[test]
+fn answers_that_all_break_off_are_a_row() {
+    let bench = bench("{ consecutive_failures: 3 }");
+    for state in [State::Closed, State::Closed, State::Open] {
+        let mut pass = bench.enter().unwrap();
+        bench.note(&mut pass, false, false);
+        bench.note(&mut pass, true, false);
+        assert_eq!(bench.state(), state);
+    }
+}
+
+#[test]
 fn no_share_is_more_than_the_whole() {
     let mut bench = bench("{ min_requests: 100, consecutive_failures: 3, window: 10s }");
     let mut streams: Vec<_> = (0..2).map(|_| bench.enter().unwrap()).collect();

@@ -118,12 +118,27 @@ pub struct Board {
     name: Box<str>,
     turns: Striped<Turns>,
     crowd: Arc<Crowd>,
-    clusters: Mutex<Vec<Weak<Cluster>>>,
+    clusters: Mutex<Generations>,
     /// Wakes the service's watcher.
     wake: Notify,
     occurrences: Occurrences,
     /// Too few endpoints were well when the present generation's choice was last built.
     panics: AtomicBool,
+}
+
+/// The clusters of a service's generations that are in use.
+#[derive(Default)]
+struct Generations {
+    all: Vec<Weak<Cluster>>,
+    /// That of the generation that was taken last. One that was only compiled may be refused.
+    taken: Weak<Cluster>,
+}
+
+impl Generations {
+    fn present(&self) -> Weak<Cluster> {
+        let lives = |cluster: &&Weak<Cluster>| cluster.strong_count() > 0;
+        Some(&self.taken).filter(lives).or_else(|| self.all.iter().rfind(lives)).cloned().unwrap_or_default()
+    }
 }
 
 /// How a service stands.
@@ -234,14 +249,23 @@ impl Board {
 
     fn join(&self, cluster: &Arc<Cluster>) {
         let mut clusters = self.clusters.lock();
-        clusters.retain(|known| known.strong_count() > 0);
-        clusters.push(Arc::downgrade(cluster));
+        clusters.all.retain(|known| known.strong_count() > 0);
+        clusters.all.push(Arc::downgrade(cluster));
+    }
+
+    /// From now on this one is that of the present generation.
+    pub fn take(&self, cluster: &Arc<Cluster>) {
+        let cluster_ref = Arc::downgrade(cluster);
+        let before = std::mem::replace(&mut self.clusters.lock().taken, cluster_ref);
+        if !std::ptr::eq(before.as_ptr(), Arc::as_ptr(cluster)) {
+            cluster.publish();
+        }
     }
 
     /// How many endpoints the present generation has, and how many of them may be asked.
     pub fn standing(&self) -> Option<Standing> {
         // A cluster may be dropped here as well.
-        let present = self.clusters.lock().iter().rev().find_map(Weak::upgrade)?;
+        let present = self.clusters.lock().present().upgrade()?;
         Some(Standing { available: present.available(), all: present.endpoints().len() })
     }
 
@@ -249,19 +273,21 @@ impl Board {
     /// passed when a request of its asks for it, for it may have no more than a download under way.
     pub fn publish(&self) {
         // Collected first, because a cluster may be dropped here, and its drop must not find the lock taken.
-        let clusters: Vec<_> = self.clusters.lock().iter().filter_map(Weak::upgrade).collect();
-        let Some((present, passed)) = clusters.split_last() else { return };
-        passed.iter().for_each(|cluster| cluster.stale.store(true, Ordering::Release));
-        present.publish();
+        let (clusters, present): (Vec<_>, _) = {
+            let clusters = self.clusters.lock();
+            (clusters.all.iter().filter_map(Weak::upgrade).collect(), clusters.present())
+        };
+        for cluster in clusters {
+            if std::ptr::eq(present.as_ptr(), Arc::as_ptr(&cluster)) {
+                cluster.publish();
+            } else {
+                cluster.stale.store(true, Ordering::Release);
+            }
+        }
     }
 
     fn is_present(&self, cluster: &Cluster) -> bool {
-        self.clusters
-            .lock()
-            .iter()
-            .rev()
-            .find(|known| known.strong_count() > 0)
-            .is_some_and(|last| std::ptr::eq(last.as_ptr(), cluster))
+        std::ptr::eq(self.clusters.lock().present().as_ptr(), cluster)
     }
 }
 

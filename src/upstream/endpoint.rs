@@ -505,8 +505,8 @@ impl InFlightGuard {
         if service.notes_answers || outcome.is_local() {
             self.look_into(service, outcome, took);
         } else if self.noted == Noted::Nothing {
-            self.noted = if outcome.is_failure() { Noted::Failed } else { Noted::Well(0) };
-            self.endpoint.record.answered();
+            let noted = self.endpoint.record.answered();
+            self.noted = if outcome.is_failure() { Noted::Failed } else { noted };
         }
     }
 

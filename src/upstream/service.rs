@@ -452,7 +452,7 @@ impl Service {
 
     /// Whether it matters what the status of a gRPC call is.
     pub fn reads_calls(&self) -> bool {
-        self.notes_answers
+        self.notes_answers || self.balance_decay.is_some()
     }
 
     /// Whether it has to be known how long answers take.

@@ -402,9 +402,12 @@ fn a_generation_that_has_passed_follows_without_a_word() {
     board.publish();
     assert_eq!([&old, &new].map(|service| counts(service, 10)), [(); 2].map(|()| HashMap::from([(1, 10)])));
     // One that was compiled and not taken leaves everything as it was.
+    board.take(&new.cluster);
     let refused = service(&format!("{{ {list}, panic: {{ below: 100% }} }}"), &ledger);
     endpoint(&new, 2).set_drained(false);
-    board.publish();
+    set_health(&new, 1, false);
+    assert!(!board.panics());
+    set_health(&new, 1, true);
     drop(refused);
     assert_eq!((counts(&new, 10).len(), new.cluster.available()), (2, 2));
 }
@@ -427,4 +430,21 @@ fn one_of_many_whose_breaker_lets_a_request_through_is_found_at_once() {
         assert_eq!(tries.endpoint, Some(well.addr));
     }
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_call_that_fails_behind_its_answer_is_slow_to_the_balance() {
+    let service = service("{ endpoints: ['10.0.0.1:1'], protocol: grpc, balance: peak_ewma }", &Ledger::default());
+    let grpc = http::HeaderValue::from_static("application/grpc");
+    for (status, least, most) in [("0", 0.0, 1.0), ("14", 4.9, 5.1)] {
+        let mut tries = crate::upstream::call::Tries::default();
+        tries.begin(&service).unwrap();
+        tries.started = Some(Instant::now());
+        let field = |name: &http::HeaderName| (name == "content-type").then_some(grpc.as_bytes());
+        tries.answered(&service, &crate::head::RequestHead::build("POST", "/a.B/C", &[]), StatusCode::OK, field, None);
+        let trailers = [(crate::grpc::GRPC_STATUS, http::HeaderValue::from_static(status))].into_iter().collect();
+        tries.ended_with(&service, &trailers);
+        let known = endpoint(&service, 1).latency.last().unwrap();
+        assert!((least..most).contains(&known), "{status}: {known}");
+    }
 }

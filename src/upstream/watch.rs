@@ -114,6 +114,7 @@ impl Watchers {
             stays
         });
         for service in services {
+            service.cluster.board().take(&service.cluster);
             forget_what_nobody_watches(service);
             if !service.is_watched() {
                 continue;

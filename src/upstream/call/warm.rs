@@ -124,3 +124,34 @@ impl Caller {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::ledger::Ledger;
+    use crate::problem::{Place, Problems};
+    use crate::upstream::Kept;
+
+    #[tokio::test]
+    async fn who_does_not_answer_keeps_no_generation() {
+        // Whoever connects waits for a handshake.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let yaml = format!(
+            "{{ endpoints: ['{}'], tls: {{ verify: false }}, warm: 1, timeouts: {{ connect: 30s }} }}",
+            silent.local_addr().unwrap()
+        );
+        let (config, ledger, mut problems) = (serde_yaml::from_str(&yaml).unwrap(), Ledger::default(), Problems::default());
+        let kept = Kept { ledger: &ledger, tallies: &Arc::default() };
+        let service = Service::compile("it", Place::NOWHERE, &config, Path::new(""), &mut problems, kept);
+        let services = [service.unwrap_or_else(|| panic!("{problems:?}"))];
+        let began = Instant::now();
+        let passed = tokio::time::sleep(Duration::from_millis(50));
+        assert!(Warmer::default().turn(&Arc::default(), &services, &Arc::default(), passed).await);
+        while Arc::strong_count(&services[0]) > 1 {
+            tokio::task::yield_now().await;
+            assert!(began.elapsed() < Duration::from_secs(15));
+        }
+    }
+}

@@ -57,8 +57,11 @@ impl AttemptOutcome {
 pub enum Noted {
     #[default]
     Nothing,
-    /// It was well, after so many looks of the judge's.
-    Well(u32),
+    /// It was well, after so many looks of the judge's, and has ended a row of so many attempts without an answer.
+    Well {
+        looks: u32,
+        row: u32,
+    },
     Failed,
 }
 
@@ -244,16 +247,19 @@ impl Record {
     /// Notes what an attempt came to, and tells whether the judge should have a look. `noted`: what was noted of the same one before.
     pub fn note(&self, rules: &Rules, outcome: AttemptOutcome, took: Option<Duration>, noted: &mut Noted) -> bool {
         let failed = outcome.is_failure();
-        let (before, now) = (*noted, Noted::Well(self.looks.load(Ordering::Relaxed)));
-        if before == Noted::Failed || before != Noted::Nothing && !failed {
-            return false;
-        }
-        *noted = if failed { Noted::Failed } else { now };
+        let now = self.looks.load(Ordering::Relaxed);
+        let (anew, before) = match *noted {
+            Noted::Failed => return false,
+            Noted::Well { .. } if !failed => return false,
+            Noted::Nothing => (true, 0),
+            Noted::Well { looks, row } => (looks != now, row),
+        };
+        *noted = if failed { Noted::Failed } else { Noted::Well { looks: now, row: 0 } };
         if rules.has_statistics()
             && let Some(seen) = self.seen.get_or_init(|| Striped::new(|_| Seen::default())).mine()
         {
             // One that was looked at already is one more, or else there would be more failures than attempts.
-            seen.attempts.fetch_add(u64::from(before != now), Ordering::Relaxed);
+            seen.attempts.fetch_add(u64::from(anew), Ordering::Relaxed);
             seen.failures.fetch_add(u64::from(failed), Ordering::Relaxed);
             if let Some(took) = took {
                 seen.timed.fetch_add(1, Ordering::Relaxed);
@@ -272,9 +278,14 @@ impl Record {
                 continue;
             }
             if is(&lengthens) {
-                suspect |= self.lengthen(row, *most, reason);
+                // The row that it seemed to end goes on.
+                let more = if reason == Reason::ConsecutiveLocalErrors { before + 1 } else { 1 };
+                suspect |= self.lengthen(row, more, *most, reason);
             } else if is(&ends) {
-                end(row);
+                let length = end(row);
+                if let (Noted::Well { row, .. }, Reason::ConsecutiveLocalErrors) = (&mut *noted, reason) {
+                    *row = length;
+                }
             }
         }
         suspect
@@ -282,14 +293,14 @@ impl Record {
 
     /// Notes an answer, where it makes no difference which: it ends the rows of attempts that had none.
     #[inline]
-    pub fn answered(&self) {
+    pub fn answered(&self) -> Noted {
         let [.., local, unreachable] = &self.rows;
-        end(local);
         end(unreachable);
+        Noted::Well { looks: 0, row: end(local) }
     }
 
-    fn lengthen(&self, row: &AtomicU32, most: u32, reason: Reason) -> bool {
-        if row.fetch_add(1, Ordering::Relaxed).saturating_add(1) < most {
+    fn lengthen(&self, row: &AtomicU32, more: u32, most: u32, reason: Reason) -> bool {
+        if row.fetch_add(more, Ordering::Relaxed).saturating_add(more) < most {
             return false;
         }
         row.store(0, Ordering::Relaxed);
@@ -355,7 +366,9 @@ impl Record {
             ejection.over = true;
             ejection.until = ejection.until.min(now);
         }
-        self.rows.iter().for_each(end);
+        for row in &self.rows {
+            end(row);
+        }
         self.suspicion.store(0, Ordering::Release);
     }
 
@@ -366,12 +379,11 @@ impl Record {
     }
 }
 
-/// Ends a row. A line that nobody writes stays in every core's cache, so where there is nothing to end, nothing is written.
+/// Ends a row, and tells how long it was. A line that nobody writes stays in every core's cache, so where there is nothing to end, nothing
+/// is written.
 #[inline]
-fn end(row: &AtomicU32) {
-    if row.load(Ordering::Relaxed) != 0 {
-        row.store(0, Ordering::Relaxed);
-    }
+fn end(row: &AtomicU32) -> u32 {
+    if row.load(Ordering::Relaxed) != 0 { row.swap(0, Ordering::Relaxed) } else { 0 }
 }
 
 #[cfg(test)]
@@ -429,6 +441,18 @@ mod tests {
         let seen = record.look();
         assert_eq!((seen.attempts, seen.failures), (1, 1));
         assert!(record.note(&rules, status(500), None, &mut Noted::Nothing), "the second one in a row");
+    }
+
+    #[test]
+    fn answers_that_all_break_off_are_a_row() {
+        let rules = rules("{ consecutive_local_errors: 3 }");
+        let record = Record::default();
+        let suspect = [(); 3].map(|()| {
+            let mut noted = Noted::Nothing;
+            record.note(&rules, status(200), None, &mut noted);
+            record.note(&rules, AttemptOutcome::Broken, None, &mut noted)
+        });
+        assert_eq!(suspect, [false, false, true]);
     }
 
     #[test]
