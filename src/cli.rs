@@ -14,6 +14,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::config::{self, Source};
 use crate::consumers::password;
 use crate::embed::engine;
+use crate::policy::Plan;
 use crate::policy::registry::REGISTRY;
 use crate::serve::{self, Options};
 use crate::snapshot::{self, Answer, Route, Snapshot, Surroundings};
@@ -178,11 +179,15 @@ fn check(path: &Path) -> ExitCode {
                 let _ = writeln!(anstream::stderr().lock(), "{}", report.trim_end());
             }
             print(&format!(
-                "{}: ok ({} listeners, {} services, {} routes)\n",
+                "{}: ok ({} listeners, {} services, {} routes{})\n",
                 path.display(),
                 snapshot.doors.len(),
                 snapshot.services.len(),
-                snapshot.routes.len()
+                snapshot.routes.len(),
+                match snapshot.tcp_routes.len() {
+                    0 => String::new(),
+                    count => format!(", {count} TCP routes"),
+                }
             ))
         }
         None => fail(&report),
@@ -202,14 +207,21 @@ fn routes(path: &Path) -> ExitCode {
         text.push_str(&line(route));
         text.push('\n');
     }
+    for route in &snapshot.tcp_routes {
+        text.push_str(&format!("tcp {}  ->  {}  [{}]\n", route.id, route.service.key, policies_of(&route.plan)));
+    }
     print(&text)
+}
+
+fn policies_of(plan: &Plan) -> String {
+    let names: Vec<_> = plan.names.iter().map(|(_, name)| *name).collect();
+    if names.is_empty() { "no policies".to_owned() } else { names.join(", ") }
 }
 
 /// `GET example.com/a/*  ->  catalog  [bounds, authn, response_headers]  back: [response_headers]`
 fn line(route: &Route) -> String {
     let services: Vec<_> = route.answer.services().iter().map(|service| &*service.key).collect();
-    let policies: Vec<_> = route.plan.names.iter().map(|(_, name)| *name).collect();
-    let policies = if policies.is_empty() { "no policies".to_owned() } else { policies.join(", ") };
+    let policies = policies_of(&route.plan);
     let answers = match &route.answer {
         Answer::Own(own) => own.name().to_owned(),
         Answer::Service(_) | Answer::Split(..) => services.join(" | "),

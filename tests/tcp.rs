@@ -422,3 +422,114 @@ fn an_upgrade_refuses_nobody_and_leaves_connections_their_time() {
     drop(old);
     assert_eq!(gateway.wait_exit(Duration::from_secs(25)).code(), Some(0));
 }
+
+#[test]
+fn the_header_comes_before_tls_and_through_a_unix_socket() {
+    let files = Files::new();
+    let (cert, key, _) = files.certificate(&["a.example.org"]);
+    let nginx = Nginx::start(&format!(
+        "listen 127.0.0.1:$PORT ssl proxy_protocol; ssl_certificate {}; ssl_certificate_key {}; location / {{ return 200 $proxy_protocol_addr; }}",
+        cert.display(),
+        key.display()
+    ));
+    let service = format!(", tls: {{ ca: '{}', server_name: a.example.org }}", cert.display());
+    let gateway = Gateway::start(&plain(&[nginx.port()], ", send_proxy_protocol: v2", &service));
+    assert_eq!(get(gateway.port(), "/").text(), "127.0.0.1");
+    let socket = std::os::unix::net::UnixListener::bind(files.dir().join("back.sock")).unwrap();
+    let heard = std::thread::spawn(move || {
+        let (mut stream, _) = socket.accept().unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        String::from_utf8(all).unwrap()
+    });
+    let path = files.dir().join("back.sock").display().to_string();
+    let yaml = plain(&[], ", send_proxy_protocol: v1", "").replace("endpoints: [  ]", &format!("endpoints: [ 'unix:{path}' ]"));
+    let gateway = Gateway::start(&yaml);
+    let mut client = connect(gateway.port());
+    client.write_all(b"and the rest").unwrap();
+    let from = client.local_addr().unwrap().port();
+    drop(client);
+    assert_eq!(heard.join().unwrap(), format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from} {}\r\nand the rest", gateway.port()));
+}
+
+#[test]
+fn a_services_own_rules_hold_for_connections() {
+    let named = |name: &'static str| {
+        Backend::scripted(move |mut stream| {
+            let _ = stream.write_all(name.as_bytes());
+            let _ = rest(&mut stream);
+        })
+    };
+    let (one, two, three) = (named("1"), named("2"), named("3"));
+    let ports = [one.port(), two.port(), three.port()];
+    let whom = |gateway: &Gateway| {
+        let mut client = connect(gateway.port());
+        ask(&mut client, b"", 1).map(|name| name[0] as char).unwrap_or('-')
+    };
+    // One address, one endpoint.
+    let gateway = Gateway::start(&plain(&ports, "", ", balance: consistent_hash"));
+    let first = whom(&gateway);
+    assert!((0..20).all(|_| whom(&gateway) == first) && first != '-');
+    // By connections that are open.
+    let gateway = Gateway::start(
+        &plain(&ports, "", ", balance: { least_requests: { full_scan: true } }").replace("workers: 2", "workers: 1"),
+    );
+    let mut held: Vec<_> = (0..9).map(|_| connect(gateway.port())).collect();
+    let mut names: Vec<_> = held.iter_mut().map(|client| ask(client, b"", 1).unwrap()[0]).collect();
+    names.sort_unstable();
+    assert_eq!(names, b"111222333");
+    // Whoever fails its checks gets nothing, and with nobody left a connection is closed.
+    drop(held);
+    let check = ", health_check: { tcp: true, interval: 100ms, unhealthy_after: 1, healthy_after: 1 }";
+    let gateway = Gateway::start(&plain(&ports, "", check));
+    assert_ne!(whom(&gateway), '-');
+    drop((one, two));
+    eventually("the third has them all", || (0..6).all(|_| whom(&gateway) == '3'));
+    let (_, routes) = gateway.admin_get("/routes");
+    let routes: serde_json::Value = serde_json::from_str(&routes).unwrap();
+    assert_eq!((&routes["tcp_routes"][0]["id"], &routes["tcp_routes"][0]["service"]), (&json!("front"), &json!("back")));
+    drop(three);
+    eventually("nobody is left", || {
+        assert!(matches!(whom(&gateway), '-' | '3'));
+        gateway.log().iter().any(|line| line["reason"] == "no_healthy_endpoint")
+    });
+    let listed = portcullis(gateway.dir(), &["routes", "-c", "gateway.yaml"]);
+    assert_eq!(listed.stdout, "tcp front  ->  back  [no policies]\n");
+    let nobody = Port::lease();
+    let breaker = ", outlier_detection: false, circuit_breaker: { consecutive_failures: 2 }";
+    let gateway = Gateway::start(&plain(&[nobody.number()], "", breaker));
+    eventually("it is not asked any more", || {
+        whom(&gateway);
+        gateway.log().iter().any(|line| line["reason"] == "circuit_open")
+    });
+}
+
+#[test]
+fn both_directions_have_their_turn() {
+    const MUCH: usize = 200_000_000;
+    let back = listening(|mut stream| {
+        let mut reads = stream.try_clone().unwrap();
+        let reading = std::thread::spawn(move || std::io::copy(&mut reads, &mut std::io::sink()).unwrap());
+        let block = vec![b'd'; 1 << 20];
+        (0..MUCH / block.len()).for_each(|_| stream.write_all(&block).unwrap());
+        stream.shutdown(Shutdown::Write).unwrap();
+        reading.join().unwrap();
+    });
+    let gateway = Gateway::start(&plain(&[back], "", "").replace("workers: 2", "workers: 1"));
+    let mut client = connect(gateway.port());
+    let mut writes = client.try_clone().unwrap();
+    let writing = std::thread::spawn(move || {
+        let block = vec![b'u'; 1 << 20];
+        (0..MUCH / block.len()).for_each(|_| writes.write_all(&block).unwrap());
+        writes.shutdown(Shutdown::Write).unwrap();
+    });
+    // Meanwhile another connection of the same worker is served.
+    let other = connect(gateway.port());
+    let mut some = vec![0; 1 << 20];
+    (&other).read_exact(&mut some).unwrap();
+    drop(other);
+    assert_eq!(rest(&mut client).unwrap().len(), MUCH / (1 << 20) * (1 << 20));
+    writing.join().unwrap();
+    let line = gateway.wait_log(|line| line["bytes_in"].as_u64() > Some(0));
+    assert_eq!(line["bytes_in"], line["bytes_out"], "{line}");
+}

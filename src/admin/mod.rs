@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::keys::encoded;
 use crate::core::Core;
 use crate::snapshot::Route;
+use crate::snapshot::tcp::TcpRoute;
 use crate::tally::{Gauge, Tallies};
 use crate::upstream::call::{IdleConnections, idle_connections};
 use crate::upstream::{Endpoint, Service};
@@ -203,7 +204,21 @@ async fn config(State(admin): State<Admin>) -> Response {
 async fn routes(State(admin): State<Admin>) -> Response {
     let snapshot = admin.core.snapshot.load();
     let routes: Vec<_> = snapshot.routes.iter().map(|route| describe(route)).collect();
-    Json(json!({ "generation": snapshot.generation, "routes": routes })).into_response()
+    let mut all = json!({ "generation": snapshot.generation, "routes": routes });
+    let tcp_routes: Vec<_> = snapshot.tcp_routes.iter().map(|route| describe_tcp(route)).collect();
+    if let (false, Some(all)) = (tcp_routes.is_empty(), all.as_object_mut()) {
+        all.insert("tcp_routes".to_owned(), tcp_routes.into());
+    }
+    Json(all).into_response()
+}
+
+fn describe_tcp(route: &TcpRoute) -> Value {
+    json!({
+        "id": &*route.id,
+        "service": &*route.service.key,
+        "policies": route.plan.names.iter().map(|(_, name)| *name).collect::<Vec<_>>(),
+        "open": route.counts.open(),
+    })
 }
 
 fn describe(route: &Route) -> Value {

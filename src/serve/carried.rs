@@ -12,12 +12,11 @@ use tokio::net::TcpStream;
 
 use super::seldom::{Seldom, and_more};
 use super::worker::Worker;
-use crate::core::WorkerState;
 use crate::exchange::{Connection, Exchange};
 use crate::head::RequestHead;
 use crate::listen::connections::{Entry, Speaks};
 use crate::listen::trace;
-use crate::observe::CarriedRecord;
+use crate::observe::{AccessLog, CarriedRecord};
 use crate::policy::Work;
 use crate::snapshot::ActiveListener;
 use crate::snapshot::tcp::TcpRoute;
@@ -58,7 +57,8 @@ pub(super) async fn serve(
     let Arrival { client, route, tls, server_name, destination } = *arrival;
     entry.identify(connection.client, Speaks::Tcp);
     let mut session = Session {
-        view: worker.view.load_full(),
+        log: worker.core.access_log.clone(),
+        generation: worker.view.load().snapshot.generation,
         connection: connection.clone(),
         accepted: SystemTime::now(),
         started: Instant::now(),
@@ -183,8 +183,11 @@ fn note_failure(door: &ActiveListener, route: &TcpRoute, reason: &'static str) {
 }
 
 /// What is known of one connection. It is logged and counted when this is dropped, however that comes about.
+///
+/// It holds nothing of its generation but the route: it may outlast many.
 struct Session {
-    view: Arc<WorkerState>,
+    log: Arc<AccessLog>,
+    generation: u64,
     connection: Arc<Connection>,
     accepted: SystemTime,
     started: Instant,
@@ -213,7 +216,7 @@ impl Drop for Session {
         if let Some(route) = &self.route {
             route.counts.ended(self.reason);
         }
-        let log = &self.view.access_log;
+        let log = &self.log;
         let client = self.connection.client.ip();
         if !log.is_on() {
             return;
@@ -238,7 +241,7 @@ impl Drop for Session {
             connect: self.connect,
             retries: self.tries.attempts.saturating_sub(1),
             retried_for: &self.tries.why,
-            generation: self.view.snapshot.generation,
+            generation: self.generation,
         });
     }
 }

@@ -71,7 +71,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     let mut compiler = Compiler::new(document, root.as_deref(), &base, around, &mut problems);
     let mut doors = compiler.doors();
     compiler.services();
-    compiler.tcp(&mut doors);
+    let tcp_routes = compiler.tcp(&mut doors);
     let of_requests = doors.iter().filter(|door| !door.is_tcp());
     let mut bound_hosts = BoundHosts::of(of_requests.clone().map(|door| &door.listener));
     for (door, routes) in of_requests.filter_map(|door| Some((door, door.tcp.as_ref()?))) {
@@ -119,6 +119,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
         tables,
         bound_hosts,
         routes,
+        tcp_routes,
         unrouted,
         max_in_flight: *server.max_in_flight as usize,
         max_in_flight_per_address: server.in_flight_per_address(),

@@ -141,6 +141,8 @@ pub struct Snapshot {
     /// Hosts that not every listener may serve. `None` for most.
     pub bound_hosts: Option<BoundHosts>,
     pub routes: Vec<Arc<Route>>,
+    /// Those of connections that are carried as they are.
+    pub tcp_routes: Vec<Arc<tcp::TcpRoute>>,
     /// The global policies, as far as they are about the answer to a request that no route takes.
     pub unrouted: Arc<Plan>,
     pub services: BTreeMap<Arc<str>, Arc<Service>>,

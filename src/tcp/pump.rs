@@ -18,6 +18,8 @@ use tokio::time::Instant;
 /// The most that is read at once, and held of one direction.
 pub const SIZE: usize = 32 * 1024;
 
+/// So often one direction is served before it is the other's turn, and that of other connections.
+const TURN: usize = 16;
 /// How long the end that is left may take to read what it was sent, once the other one is gone.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -212,7 +214,7 @@ impl Half {
         to: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failing>> {
-        loop {
+        for _ in 0..TURN {
             while !self.held.is_empty() {
                 let count = ready!(self.write(to, None, cx))?;
                 self.held.advance(count);
@@ -248,6 +250,8 @@ impl Half {
                 Poll::Ready(Ok::<_, Failing>(()))
             }))?;
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Writes some of these bytes, or else of those that are held.

@@ -22,10 +22,11 @@ const DAY: u64 = 24 * 60 * 60 * 1000;
 const LONGEST_ID: usize = 512;
 
 impl<'a> Compiler<'a> {
-    /// Gives every listener the routes of its connections.
-    pub(super) fn tcp(&mut self, doors: &mut [Arc<ActiveListener>]) {
+    /// Gives every listener the routes of its connections, and gives all of those.
+    pub(super) fn tcp(&mut self, doors: &mut [Arc<ActiveListener>]) -> Vec<Arc<TcpRoute>> {
         let mut tables: HashMap<String, TcpRoutes> = HashMap::new();
         let mut ids = HashSet::new();
+        let mut all = Vec::new();
         let document = self.document;
         for config in &document.tcp_routes {
             let patterns = self.patterns(config);
@@ -41,6 +42,7 @@ impl<'a> Compiler<'a> {
             }
             let route = self.tcp_route(config, &id, &listeners);
             let (Some(patterns), Some(route)) = (patterns, route) else { continue };
+            all.push(route.clone());
             for listener in listeners {
                 let table = tables.entry(listener.name().to_owned()).or_default();
                 for pattern in &patterns {
@@ -63,6 +65,7 @@ impl<'a> Compiler<'a> {
                 door.tcp = routes;
             }
         }
+        all
     }
 
     /// Says which HTTP routes name a listener that speaks no HTTP.
