@@ -15,7 +15,7 @@ PEERS ?=
 # What is passed on to loadtest/soak.py: make soak-hour SOAK='--seconds 90'
 SOAK ?=
 
-.PHONY: help run test lint lint-openssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-shared reference \
+.PHONY: help run test lint lint-openssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-websockets bench-bulk bench-shared reference \
     soak soak-hour attack fuzz install clean
 
 help: ## Print this list.
@@ -29,6 +29,7 @@ run: ## Build (quickly) and run the demo: sample backends, a gateway, and curl l
 test: ## Install what the tests need (apt, as root, only what is missing) and run them all.
 	@scripts/need.sh build test
 	@tests/oidc/install.sh $(TARGET)/oidc
+	@tests/grpc/install.sh $(TARGET)/grpc
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    set -x; $(CARGO) nextest run --locked --config-file .ci/nextest.toml $(TESTS); \
 	else \
@@ -83,6 +84,17 @@ bench-peers: bare-pingora ## Measure Portcullis beside bare Pingora, nginx, HAPr
 reference: ## Write docs/reference.md, docs/policies/ and docs/operate/refusals.md anew from what the code says.
 	UPDATE_REFERENCE=1 $(CARGO) test --locked --test main -- --exact packaging::the_reference_is_the_schema \
 	    docs::generated::every_policy_has_a_page_and_the_pages_are_current docs::generated::every_reason_is_in_the_table_of_refusals
+
+# The short forms of both are in `make test`. Each WebSocket takes two file descriptors of the gateway and two of the test.
+bench-websockets: release ## Say what each of 10,000 idle WebSockets holds, both of its connections; fails over 12 KiB.
+	@scripts/need.sh build test
+	ulimit -n 24000 && PORTCULLIS_BINARY=$(abspath $(BINARY)) PORTCULLIS_WEBSOCKETS=10000 \
+	    $(CARGO) test --locked --test main -- --exact --nocapture memory::an_idle_websocket_holds_little
+
+bench-bulk: release ## Move 4 GiB up and down, over HTTP/1.1 and HTTP/2; fails if memory grows by 32 MiB.
+	@scripts/need.sh build test
+	PORTCULLIS_BINARY=$(abspath $(BINARY)) PORTCULLIS_BULK_MIB=4096 \
+	    $(CARGO) test --locked --test main -- --exact --nocapture memory::a_body_of_any_length_takes_constant_memory
 
 bench-shared: ## Measure limits that gateways share in a Redis, and whether they hold, Redis paused for 10 s included.
 	@scripts/need.sh build test

@@ -41,8 +41,10 @@ impl Core {
         let cache = Cache::new(snapshot.cache_memory);
         let tls = Arc::new(TlsConnector::default());
         let drain = Arc::new(Drain::default());
+        let snapshot = Arc::new(snapshot);
         let first = WorkerState {
-            snapshot: Arc::new(snapshot),
+            newest: Arc::new(ArcSwap::new(snapshot.clone())),
+            snapshot,
             metrics: around.metrics.clone(),
             access_log: access_log.clone(),
             cache,
@@ -77,6 +79,8 @@ fn connection_table(around: &Surroundings, number: usize) -> Arc<ConnectionTable
 /// be a cache line that every core writes for every request; so each worker has a view, and with it a count, of its own.
 pub struct WorkerState {
     pub snapshot: Arc<Snapshot>,
+    /// The generation that is in force by now, for requests that live longer than their own.
+    pub newest: Arc<ArcSwap<Snapshot>>,
     pub metrics: Arc<Metrics>,
     pub access_log: Arc<AccessLog>,
     pub cache: &'static Cache,
@@ -89,6 +93,7 @@ impl WorkerState {
     fn with(&self, snapshot: Arc<Snapshot>) -> Arc<WorkerState> {
         Arc::new(WorkerState {
             snapshot,
+            newest: self.newest.clone(),
             metrics: self.metrics.clone(),
             access_log: self.access_log.clone(),
             cache: self.cache,
@@ -111,7 +116,7 @@ impl RouteNames for WorkerState {
 
 /// The generation that is in force.
 pub struct Current {
-    snapshot: ArcSwap<Snapshot>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
     views: Box<[Arc<ArcSwap<WorkerState>>]>,
     /// Its number, which whoever waits for the next one looks at first.
     generation: AtomicU64,
@@ -124,7 +129,7 @@ impl Current {
         let views = std::iter::repeat_with(another).take(workers).collect();
         let generation = first.snapshot.generation;
         let (generation, told) = (AtomicU64::new(generation), watch::channel(generation).0);
-        Current { snapshot: ArcSwap::new(first.snapshot), views, generation, told }
+        Current { snapshot: first.newest, views, generation, told }
     }
 
     /// For whoever asks now and then.
@@ -148,6 +153,9 @@ impl Current {
         self.snapshot.store(snapshot.clone());
         for view in &self.views {
             view.store(view.load().with(snapshot.clone()));
+        }
+        if let Some(view) = self.views.first() {
+            view.load().drain.tell();
         }
         self.generation.store(snapshot.generation, Ordering::Release);
         self.told.send_replace(snapshot.generation);
@@ -182,12 +190,16 @@ pub struct Drain {
     told: watch::Sender<bool>,
     ended: AtomicBool,
     over: watch::Sender<bool>,
+    /// How often there was something to be told to those who stay for long: that the time is over, or another generation in force.
+    news: AtomicU64,
+    heard: watch::Sender<u64>,
 }
 
 impl Default for Drain {
     fn default() -> Self {
         let (told, over) = (watch::channel(false).0, watch::channel(false).0);
-        Drain { begun: Arc::default(), told, ended: AtomicBool::new(false), over }
+        let (news, heard) = (AtomicU64::new(0), watch::channel(0).0);
+        Drain { begun: Arc::default(), told, ended: AtomicBool::new(false), over, news, heard }
     }
 }
 
@@ -210,6 +222,7 @@ impl Drain {
     pub fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
         self.over.send_replace(true);
+        self.tell();
     }
 
     pub fn is_over(&self) -> bool {
@@ -221,24 +234,39 @@ impl Drain {
         self.over.subscribe()
     }
 
+    fn tell(&self) {
+        let number = self.news.fetch_add(1, Ordering::AcqRel) + 1;
+        self.heard.send_replace(number);
+    }
+
+    /// How often there was news.
+    pub fn news(&self) -> u64 {
+        self.news.load(Ordering::Acquire)
+    }
+
+    /// Waits until there is more than was `seen`: the time is over, or another generation is in force. To be polled by one task only.
+    pub async fn hears(&self, seen: u64) {
+        is_told(&self.heard, |number| *number != seen, || self.news() != seen).await;
+    }
+
     /// Waits for it to begin. To be polled by one task only.
     pub async fn begins(&self) {
-        is_told(&self.told, || self.has_begun()).await;
+        is_told(&self.told, |told| *told, || self.has_begun()).await;
     }
 
     /// Waits for its time to be over. To be polled by one task only.
     pub async fn ends(&self) {
-        is_told(&self.over, || self.is_over()).await;
+        is_told(&self.over, |over| *over, || self.is_over()).await;
     }
 }
 
-/// Waits for `told` to become true, which `flag` has by then. To be polled by one task only.
+/// Waits until what is `told` is what is waited for, which `flag` says by then. To be polled by one task only.
 ///
 /// Connections wait for this beside every request, or message. The list of those who wait has a lock that all cores would meet at; once on
 /// the list, the flag says as much.
-async fn is_told(told: &watch::Sender<bool>, flag: impl Fn() -> bool) {
+async fn is_told<T>(told: &watch::Sender<T>, is: impl Fn(&T) -> bool, flag: impl Fn() -> bool) {
     let mut told = told.subscribe();
-    let mut told = pin!(told.wait_for(|told| *told));
+    let mut told = pin!(told.wait_for(is));
     let mut waits = false;
     poll_fn(|cx| {
         if waits && !flag() {

@@ -3,6 +3,8 @@
 //! After gRPC's [protocol over HTTP/2](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md), and gRPC-Web's
 //! [over any HTTP](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md). Nothing here looks into a message.
 
+pub mod web;
+
 use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
@@ -48,6 +50,10 @@ impl Dialect {
 
     pub fn is_grpc(self) -> bool {
         self != Dialect::Plain
+    }
+
+    pub fn is_web(self) -> bool {
+        matches!(self, Dialect::Web | Dialect::WebText)
     }
 
     /// The media type of an answer of the gateway's own.

@@ -26,6 +26,7 @@ use crate::carrier::strip_query_param;
 use crate::core::WorkerState;
 use crate::downstream::{ExchangeControl, seen_upstream};
 use crate::exchange::{Connection, Exchange, RouteName, Verdict};
+use crate::grpc::web::Web;
 use crate::grpc::{Dialect, GRPC_STATUS};
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::listen::forwarded::{self, Hop};
@@ -67,6 +68,8 @@ pub struct Outcome {
     pub fallback: &'static str,
     /// The status of a gRPC call, whoever gave it.
     pub grpc_status: Option<u32>,
+    /// What was said through a tunnel, once it is closed.
+    pub tunnelled: Option<Box<Tunnelled>>,
     /// How the route answered by itself, if it did.
     pub own: Option<&'static str>,
     /// The client went away in the middle of its answer.
@@ -75,6 +78,16 @@ pub struct Outcome {
     pub answered_in: http::Version,
     pub bytes_in: u64,
     pub bytes_out: u64,
+}
+
+/// What was said through a WebSocket, and how it was closed.
+pub struct Tunnelled {
+    pub messages_in: u64,
+    pub messages_out: u64,
+    /// What the first close frame said, whoever sent it. `None` if there was none.
+    pub code: Option<u16>,
+    /// `client`, `service` or `gateway`.
+    pub closed_by: &'static str,
 }
 
 /// A request under way, and the one generation that it sees.
@@ -105,6 +118,8 @@ pub struct Journey {
     ended: bool,
     /// How the client wants to be answered.
     pub dialect: Dialect,
+    /// How what a service of gRPC answers is told to a browser.
+    pub web: Option<Web>,
     /// The 304 by which a backend said that a stored answer still holds.
     pub validation: Option<Box<cache::Validation>>,
     /// How many changes to the answer there were before there was one. `None` without an answer, or where no policy works on it.
@@ -147,6 +162,7 @@ impl Journey {
                 routed: None,
                 exchange: Exchange::begun(connection_held, id, started),
                 dialect,
+                web: None,
                 head,
                 outcome: Outcome::default(),
                 refusal: None,
@@ -372,6 +388,17 @@ impl Journey {
         self.head.version == http::Version::HTTP_2
             && self.dialect == Dialect::Grpc
             && services.all(|service| service.protocol.is_http2())
+    }
+
+    /// A call of gRPC-Web to services that take gRPC alone: it is made one of theirs.
+    pub fn is_web_call(&self) -> bool {
+        let mut services = self.route().into_iter().flat_map(|route| route.answer.services()).peekable();
+        self.dialect.is_web() && services.peek().is_some() && services.all(|service| service.protocol == Protocol::Grpc)
+    }
+
+    /// A call, whichever of the two.
+    pub fn is_call(&self) -> bool {
+        self.is_grpc() || self.is_web_call()
     }
 
     /// A gRPC call to services that take nothing else. On others the messages would be anything that a client says they are.

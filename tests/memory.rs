@@ -131,3 +131,151 @@ fn ten_thousand_routes_fit() {
     eprintln!("{:.1} MiB for 10,000 routes", more / KIB / KIB);
     assert!(more < 50.0 * KIB * KIB, "10,000 routes hold {:.1} MiB", more / KIB / KIB);
 }
+
+/// A service that takes every WebSocket, and leaves it be: on one thread, however many there are.
+fn quiet_service() -> u16 {
+    let (told, tells) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            told.send(listener.local_addr().unwrap().port()).unwrap();
+            while let Ok((mut socket, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                    let mut buffer = [0; 1024];
+                    let _ = socket.read(&mut buffer).await;
+                    let _ = socket.write_all(b"HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+                    // Until it is closed.
+                    while socket.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+                });
+            }
+        });
+    });
+    tells.recv().unwrap()
+}
+
+/// `make bench-websockets` opens 10,000 of them.
+#[test]
+fn an_idle_websocket_holds_little() {
+    let count = std::env::var("PORTCULLIS_WEBSOCKETS").ok().and_then(|count| count.parse().ok()).unwrap_or(1000);
+    let service = quiet_service();
+    for (rules, bound) in [("false", 12.0), ("{ max_message: 64KiB, messages: 100/s, idle: 1h, ping: 1m }", 13.0)] {
+        let gateway = Gateway::start(
+            &filled(
+                "
+                listeners: [ { bind: '127.0.0.1:$PORT', max_connections: 20000, max_connections_per_address: 20000 } ]
+                server: { max_in_flight: 20000, max_in_flight_per_address: 20000 }
+                services: { quiet: { endpoints: [ '127.0.0.1:$SERVICE' ] } }
+                routes: [ { path: /*, service: quiet, policies: { websocket: $RULES } } ]
+                ",
+                &[("$SERVICE", service)],
+            )
+            .replace("$RULES", rules),
+        );
+        let open = || {
+            let mut client = Client::connect(gateway.port());
+            client.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+            assert_eq!(client.answer_to("GET").status, 101);
+            client
+        };
+        let warm: Vec<_> = (0..200).map(|_| open()).collect();
+        std::thread::sleep(Duration::from_millis(200));
+        let before = resident(&gateway);
+        let all: Vec<_> = (0..count).map(|_| open()).collect();
+        eventually("all are open", || gateway.metric("portcullis_websockets_open{route=\"/*\"}") == (count + warm.len()) as f64);
+        std::thread::sleep(Duration::from_millis(200));
+        let each = (resident(&gateway) - before) / count as f64;
+        eprintln!("{:.1} KiB per idle WebSocket of {count}, both of its connections, with {rules}", each / KIB);
+        assert!(each < bound * KIB, "an idle WebSocket holds {:.1} KiB with {rules}", each / KIB);
+    }
+}
+
+/// The most that was ever resident since the last time that this was asked to forget it.
+fn peak(gateway: &Gateway) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() * KIB
+}
+
+/// `make bench-bulk` moves 4 GiB each way.
+#[test]
+fn a_body_of_any_length_takes_constant_memory() {
+    const PIECE: usize = 1 << 20;
+    let pieces: usize = std::env::var("PORTCULLIS_BULK_MIB").ok().and_then(|count| count.parse().ok()).unwrap_or(512);
+    let backend = Backend::scripted(move |mut stream| {
+        let mut seen = Vec::new();
+        let mut buffer = vec![0; 64 * 1024];
+        while !seen.windows(4).any(|window| window == b"\r\n\r\n") {
+            match stream.read(&mut buffer) {
+                Ok(count) if count > 0 => seen.extend_from_slice(&buffer[..count]),
+                _ => return,
+            }
+        }
+        let end = seen.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+        let head = String::from_utf8_lossy(&seen[..end]).to_ascii_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+        if let Some(length) = length {
+            let mut left = length - (seen.len() - end);
+            while left > 0 {
+                match stream.read(&mut buffer) {
+                    Ok(count) if count > 0 => left -= count,
+                    _ => return,
+                }
+            }
+            let text = length.to_string();
+            let _ = stream.write_all(format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n{text}", text.len()).as_bytes());
+            return;
+        }
+        let _ = stream.write_all(format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n", pieces * PIECE).as_bytes());
+        let piece = vec![b'd'; PIECE];
+        for _ in 0..pieces {
+            if stream.write_all(&piece).is_err() {
+                return;
+            }
+        }
+    });
+    let gateway = Gateway::start(&filled(
+        "
+        listeners: [ { bind: '127.0.0.1:$PORT', h2c: true, limits: { body: 8GiB } } ]
+        services: { backend: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes: [ { path: /*, service: backend } ]
+        ",
+        &[("$BACKEND", backend.port())],
+    ));
+    let whole = (pieces * PIECE).to_string();
+    let moves = |version: &str, length: usize, up: bool| {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["-sS", "--max-time", "280", version, &gateway.url("/bulk")]);
+        let header = format!("Content-Length: {length}");
+        if up {
+            curl.args(["-T", "-", "-H", &header, "-H", "Expect:"]).stdin(std::process::Stdio::piped());
+        } else {
+            curl.args(["-o", "/dev/null", "-w", "%{size_download}"]);
+        }
+        let mut curl = curl.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        if let Some(mut to) = curl.stdin.take() {
+            let piece = vec![b'u'; PIECE];
+            (0..length / PIECE).for_each(|_| to.write_all(&piece).unwrap());
+        }
+        let said = curl.wait_with_output().unwrap();
+        assert!(said.status.success(), "{version} up: {up}");
+        assert_eq!(
+            String::from_utf8_lossy(&said.stdout),
+            if up { length.to_string() } else { whole.clone() },
+            "{version} up: {up}"
+        );
+    };
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        moves(version, PIECE, true);
+        // From here on the peak is of what follows.
+        std::fs::write(format!("/proc/{}/clear_refs", gateway.pid()), "5").unwrap();
+        let before = resident(&gateway);
+        for up in [true, false] {
+            moves(version, pieces * PIECE, up);
+            let grown = (peak(&gateway) - before) / KIB / KIB;
+            eprintln!("{grown:.1} MiB more at the peak of {pieces} MiB, {version}, up: {up}");
+            assert!(grown < 32.0, "{grown:.1} MiB more, {version}, up: {up}");
+        }
+    }
+}

@@ -3,7 +3,9 @@
 mod events;
 mod frames;
 mod grpc;
+mod grpc_clients;
 mod grpc_refusals;
+mod grpc_web;
 mod h2_services;
 mod http2;
 pub mod peer;
@@ -13,6 +15,8 @@ mod tls;
 mod upstream;
 mod upstream_tls;
 mod websocket;
+mod websocket_h2;
+mod websocket_limits;
 
 /// The `server` section that these tests are for.
 const SERVER: &str = "server: { workers: 2 }";

@@ -152,7 +152,11 @@ impl Downstream {
                 wire.write_answer(answer, request_id, edits, via, &self.method, end).await
             }
             Some(Wire::H2(stream)) => {
-                stream.write_head(h2::answer(answer, request_id, edits, via)?, end)?;
+                let mut head = h2::answer(answer, request_id, edits, via)?;
+                if switches {
+                    stream.switch(&mut head);
+                }
+                stream.write_head(head, end && !switches)?;
                 self.answered = true;
                 Ok(())
             }

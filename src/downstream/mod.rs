@@ -13,6 +13,7 @@ mod retry_buffer;
 mod seen;
 mod staged;
 pub mod stream;
+mod tunnel;
 mod upstream_request;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use http::{HeaderName, Method};
 use pingora_error::ErrorType;
 
 use crate::grpc::Messages;
+use crate::grpc::web::TextReader;
 use crate::listen::share::Purse;
 pub use crate::upstream::call::CLIENT_GONE;
 use crate::wait::Pace;
@@ -35,6 +37,7 @@ use h1::H1;
 use retry_buffer::RetryBuffer;
 pub use seen::seen_upstream;
 use stream::H2;
+pub use tunnel::Tunnel;
 pub use upstream_request::upstream_request;
 
 /// How a body that cannot be read ends a request.
@@ -87,6 +90,8 @@ pub struct Downstream {
     messages: Option<Box<Messages>>,
     /// What is made of interim answers, on the few routes that change any.
     interim: Option<Interim>,
+    /// Reads the body, if it is base64 of what the service gets (gRPC-Web).
+    text: Option<Box<TextReader>>,
     /// What works on the answer's body.
     stages: Option<Box<Stages>>,
     body_read: u64,
@@ -123,6 +128,7 @@ impl Downstream {
             max_body: u64::MAX,
             messages: None,
             interim: None,
+            text: None,
             stages: None,
             body_read: 0,
             body_sent: 0,
@@ -201,11 +207,18 @@ impl Downstream {
         }
     }
 
-    /// The connection under an upgrade, what was read of it already, and how long the client may take nothing. It does not come back.
-    pub fn into_tunnel(&mut self) -> Option<(h1::Io, BytesMut, Duration)> {
-        match self.wire.take() {
-            Some(Wire::H1(wire)) => Some(wire.into_tunnel()),
-            _ => None,
+    /// The connection or stream under an upgrade, what was read of it already, and how long the client may take nothing. It does not come
+    /// back.
+    pub fn into_tunnel(&mut self) -> Option<(Tunnel, BytesMut, Duration)> {
+        match self.wire.take()? {
+            Wire::H1(wire) => {
+                let (io, read, patience) = wire.into_tunnel();
+                Some((Tunnel::H1(io), read, patience))
+            }
+            Wire::H2(stream) => {
+                let (stream, patience) = stream.into_tunnel()?;
+                Some((Tunnel::H2(Box::new(stream)), BytesMut::new(), patience))
+            }
         }
     }
 

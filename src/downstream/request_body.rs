@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use pingora_error::{Error, Result};
 
-use super::{BODY_BUDGET, BODY_TIMEOUT, BODY_TOO_LARGE, CLIENT_GONE, Downstream, UNREAD, Wire};
+use super::{BODY_BUDGET, BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, CLIENT_GONE, Downstream, UNREAD, Wire};
+use crate::grpc::Messages;
+use crate::grpc::web::TextReader;
 use crate::head::BodyFraming;
 use crate::listen::share::Purse;
 use crate::wait::{counted, within};
@@ -31,8 +33,31 @@ impl Downstream {
     }
 
     /// The body is a gRPC stream: its bound is one on each message, for a stream may go on for hours.
-    pub fn bound_messages(&mut self) {
-        self.messages = Some(Box::default());
+    ///
+    /// # Errors
+    /// [`BODY_TOO_LARGE`]: one of the messages that were read already is beyond it.
+    pub fn bound_messages(&mut self) -> Result<()> {
+        let mut messages = Box::<Messages>::default();
+        let read = self.buffered.iter().chain(&self.begun);
+        let within = read.fold(true, |within, piece| within && messages.are_within(self.max_body, piece));
+        self.messages = Some(messages);
+        if within { Ok(()) } else { Err(Error::new(BODY_TOO_LARGE)) }
+    }
+
+    /// The body is base64 of what the service gets, also what was read of it before.
+    ///
+    /// # Errors
+    /// [`BODY_MALFORMED`]: what was read is none.
+    pub fn read_text(&mut self) -> Result<()> {
+        let mut reader = TextReader::default();
+        for known in [&mut self.buffered, &mut self.begun].into_iter().filter(|known| known.is_some()) {
+            *known = decoded(&mut reader, known.take())?;
+        }
+        if self.buffered.is_some() {
+            return decoded(&mut reader, None).map(drop);
+        }
+        self.text = Some(Box::new(reader));
+        Ok(())
     }
 
     /// Bounds the body that a road reads, in bytes.
@@ -151,13 +176,18 @@ impl Downstream {
                 None => Err(Error::new(CLIENT_GONE)),
             }
         };
-        let piece = within(limit, counted(&mut self.waited, read)).await.map_err(|_| Error::new(BODY_TIMEOUT))??;
+        let mut piece = within(limit, counted(&mut self.waited, read)).await.map_err(|_| Error::new(BODY_TIMEOUT))??;
         if self.wire_body_done() {
             self.uploaded.get_or_insert_with(std::time::Instant::now);
         }
         if let Some(piece) = &piece {
             self.body_read += piece.len() as u64;
             self.control.note_read(self.body_read);
+        }
+        if let Some(text) = &mut self.text {
+            piece = decoded(text, piece)?;
+        }
+        if let Some(piece) = &piece {
             let within = match &mut self.messages {
                 None => self.body_read <= self.max_body,
                 Some(messages) => messages.are_within(self.max_body, piece),
@@ -235,6 +265,7 @@ impl Downstream {
         if let (None, None, Some(Wire::H2(stream))) = (&self.buffered, &self.begun, &mut self.wire)
             && !stream.is_body_done()
             && !stream.is_continue_owed()
+            && !stream.is_connect()
         {
             let _ = Box::pin(within(FIRST_FRAME, stream.unasked())).await;
         }
@@ -248,5 +279,16 @@ impl Downstream {
         {
             wire.close_after();
         }
+    }
+}
+
+/// What a piece of base64 stands for.
+#[cold]
+fn decoded(text: &mut TextReader, piece: Option<Bytes>) -> Result<Option<Bytes>> {
+    let malformed = || Error::explain(BODY_MALFORMED, "the body is no base64");
+    match piece {
+        Some(piece) => text.decode(&piece).map(Some).map_err(|_| malformed()),
+        None if text.is_whole() => Ok(None),
+        None => Err(malformed()),
     }
 }

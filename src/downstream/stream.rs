@@ -7,13 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Response, StatusCode, header, request};
+use http::{HeaderMap, Method, Response, StatusCode, header, request};
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
 
 use super::{CLIENT_GONE, CLIENT_STALLED};
 use crate::wait::within;
+use crate::wire::duplex::Duplex;
+use crate::wire::websocket::handshake;
 
 /// A stream, and where it stands in its one exchange.
 pub struct H2 {
@@ -32,6 +34,8 @@ pub struct H2 {
     /// The answer's body, once its head is sent.
     send: Option<SendStream<Bytes>>,
     ended: bool,
+    /// The service has switched to the protocol that an extended CONNECT asks for.
+    switched: bool,
     /// How long the client may take nothing of an answer.
     patience: Duration,
 }
@@ -50,6 +54,7 @@ impl H2 {
             respond,
             send: None,
             ended: false,
+            switched: false,
             patience: Duration::from_secs(60),
         }
     }
@@ -57,6 +62,23 @@ impl H2 {
     /// The request as the protocol's layer read it.
     pub fn request(&self) -> &request::Parts {
         &self.request
+    }
+
+    /// Whether it is to become a tunnel (RFC 8441): what its client sends is no body.
+    pub fn is_connect(&self) -> bool {
+        self.request.method == Method::CONNECT
+    }
+
+    /// Turns the head by which an HTTP/1.1 service switches protocols into what HTTP/2 has for it.
+    pub fn switch(&mut self, answer: &mut ResponseHeader) {
+        answer.remove_header(handshake::ACCEPT);
+        answer.remove_header(&header::CONTENT_LENGTH);
+        self.switched = answer.set_status(StatusCode::OK).is_ok();
+    }
+
+    /// The stream as a transport, and how long the client may take nothing. `None` before the answer's head.
+    pub fn into_tunnel(self) -> Option<(Duplex<()>, Duration)> {
+        Some((Duplex::new(self.body, self.send?, ()), self.patience))
     }
 
     pub fn set_patience(&mut self, patience: Duration) {
@@ -166,6 +188,10 @@ impl H2 {
     pub fn write_head(&mut self, mut answer: ResponseHeader, end: bool) -> Result<()> {
         if self.send.is_some() || self.ended {
             return Ok(());
+        }
+        if self.is_connect() && answer.status.is_success() && !self.switched {
+            // To its client it would be the tunnel.
+            answer.set_status(StatusCode::BAD_GATEWAY)?;
         }
         if !answer.headers.contains_key(header::DATE) {
             answer.insert_header(header::DATE, get_cached_date())?;

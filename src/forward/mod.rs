@@ -12,15 +12,17 @@ mod refresh;
 mod relay;
 pub mod stale;
 mod tunnel;
+pub mod web;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{StatusCode, Version};
 use pingora_error::{Error, ErrorType};
 
 use crate::cache::Use;
 use crate::downstream::{CLIENT_STALLED, Downstream};
+use crate::exchange::Verdict;
 use crate::journey::{Journey, body_refusal, out_of_time};
 use crate::reply::Reply;
 use crate::upstream::call::{Broken, Call, CallError, Caller, call_error};
@@ -44,6 +46,8 @@ pub enum Failed {
     ClientStopped,
     /// The service broke off in the middle of its answer.
     BrokeOff,
+    /// The gateway has closed a WebSocket, for this reason.
+    Closed(Verdict),
 }
 
 /// Takes one request to its service and the answer back.
@@ -90,6 +94,11 @@ pub async fn run(
     journey.endpoint_answered(service, answer.head.status, answer.head.header_all("set-cookie"));
     if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
         return pinned(|| tunnel::run(answer, journey, down, service)).await;
+    }
+    if journey.head.upgrade && journey.head.version == Version::HTTP_2 && answer.head.status.is_success() {
+        // To a client of HTTP/2's, this would be the tunnel.
+        let detail = "The service has answered the handshake of a WebSocket, but has not switched to it.";
+        return Err(Failed::Answer(Reply::new(StatusCode::BAD_GATEWAY, Service::NAME, "not_switched", detail)));
     }
     match relay::answer(&mut answer, journey, down, service).await {
         Ok(()) => {

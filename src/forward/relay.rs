@@ -1,5 +1,6 @@
 //! A service's answer on its way to the client.
 
+use super::web;
 use crate::cache::{CACHE_STATUS, Outcome, Use};
 use crate::downstream::Downstream;
 use crate::head::HeaderEdit;
@@ -17,6 +18,9 @@ use crate::wire::view::AnswerView;
 pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downstream, service: &Service) -> Result<(), Broken> {
     journey.changed(answer.head.status, answer.head.headers());
     journey.note_call_status(&answer.head);
+    if journey.web.is_some() {
+        web::dress(answer, journey);
+    }
     let answered = journey.answered(AnswerView::from(&*answer.head)).map_err(|reply| Broken::Client(refused(reply)))?;
     if answered.status != answer.head.status {
         *answer.head = answer.head.with_status(answered.status);
@@ -56,12 +60,20 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
                 if let Some(watch) = &mut journey.compared {
                     watch.see(&data);
                 }
+                let data = match journey.web {
+                    None => data,
+                    Some(web) => web.encode(data),
+                };
                 down.write_body(data, last).await.map_err(Broken::Client)?;
             }
             Some(Piece::Trailers(mut fields)) => {
                 journey.note_grpc_status(&fields);
                 journey.tries.ended_with(service, &fields);
                 trailers::filter(&mut fields, &journey.exchange.to_client);
+                if let Some(web) = journey.web {
+                    down.write_body(web.trailers(&fields), true).await.map_err(Broken::Client)?;
+                    return down.finish().await.map_err(Broken::Client);
+                }
                 return down.finish_with(fields, trailers::wanted(&journey.head)).await.map_err(Broken::Client);
             }
             Some(Piece::End) => return down.finish().await.map_err(Broken::Client),

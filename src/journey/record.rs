@@ -155,6 +155,7 @@ impl Journey {
             fault: exchange.fault,
             client_closed: outcome.client_closed,
             grpc_status: outcome.grpc_status,
+            tunnelled: outcome.tunnelled.as_ref().map(|all| (all.messages_in, all.messages_out, all.code, all.closed_by)),
             user_agent: head.header("user-agent").unwrap_or_default(),
             generation: self.view.snapshot.generation,
         }

@@ -124,7 +124,7 @@ impl Journey {
     pub fn awaits_body(&self) -> bool {
         // Where nobody is asked, nobody needs it.
         let asks = self.route().is_some_and(|route| !route.answer.services().is_empty());
-        let interactive = !asks || self.head.expects_continue || self.head.upgrade || self.is_grpc() || self.expects_stream();
+        let interactive = !asks || self.head.expects_continue || self.head.upgrade || self.is_call() || self.expects_stream();
         !interactive && !matches!(self.head.body, BodyFraming::None | BodyFraming::Length(0))
     }
 
@@ -154,7 +154,8 @@ impl Journey {
     /// A declared length can be refused before a byte of it is read.
     fn check_length(&self, bound: u64) -> Flow {
         match self.head.body {
-            BodyFraming::Length(length) if length > bound => too_large().refuse(),
+            // Of a browser's call each message is bounded, and it may be in base64.
+            BodyFraming::Length(length) if length > bound && !self.is_web_call() => too_large().refuse(),
             _ => ControlFlow::Continue(()),
         }
     }

@@ -21,6 +21,7 @@ use super::answers::AnswerMetrics;
 use super::collect::Scrape;
 use super::consumers::Consumers;
 use super::histogram::{Histogram, Totals};
+use super::websockets::WebSocketMetrics;
 use super::words::Words;
 use crate::tally::Tallies;
 use crate::tally::shard::{Counter, Sharded};
@@ -79,6 +80,8 @@ pub struct RouteMetrics {
     shards: Sharded<RouteShard>,
     /// Made with the first refusal.
     refusals: OnceLock<Words>,
+    /// Made with the first WebSocket.
+    websockets: OnceLock<Box<WebSocketMetrics>>,
 }
 
 /// A route's counts, summed up.
@@ -99,7 +102,17 @@ impl RouteTotals {
 
 impl RouteMetrics {
     fn new(route: &str) -> Self {
-        RouteMetrics { route: route.to_owned(), shards: Sharded::default(), refusals: OnceLock::new() }
+        RouteMetrics {
+            route: route.to_owned(),
+            shards: Sharded::default(),
+            refusals: OnceLock::new(),
+            websockets: OnceLock::new(),
+        }
+    }
+
+    /// What is counted of its WebSockets.
+    pub fn websockets(&self, tallies: &Arc<Tallies>) -> &WebSocketMetrics {
+        self.websockets.get_or_init(|| Box::new(WebSocketMetrics::new(tallies, &self.route)))
     }
 
     /// Counts a refusal on this route.

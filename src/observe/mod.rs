@@ -14,6 +14,7 @@ pub mod record;
 
 mod collect;
 mod consumers;
+mod websockets;
 mod words;
 mod writer;
 

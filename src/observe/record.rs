@@ -89,6 +89,8 @@ pub struct Record<'a> {
     pub fallback: &'static str,
     /// `delay`, `abort`: what was injected on purpose.
     pub fault: &'static str,
+    /// A WebSocket's messages from the client and to it, the code that it was closed with, and who closed it.
+    pub tunnelled: Option<(u64, u64, Option<u16>, &'static str)>,
     pub user_agent: &'a [u8],
     /// The configuration's generation that served it.
     pub generation: u64,
@@ -134,6 +136,7 @@ impl Default for Record<'_> {
             cache: "",
             fallback: "",
             fault: "",
+            tunnelled: None,
             user_agent: b"",
             generation: 0,
         }
@@ -218,6 +221,14 @@ impl Record<'_> {
         line.word(member!("fault"), self.fault);
         line.number(member!("bytes_in"), self.bytes_in);
         line.number(member!("bytes_out"), self.bytes_out);
+        if let Some((messages_in, messages_out, code, closed_by)) = self.tunnelled {
+            line.number(member!("messages_in"), messages_in);
+            line.number(member!("messages_out"), messages_out);
+            if let Some(code) = code {
+                line.number(member!("close_code"), code.into());
+            }
+            line.word(member!("closed_by"), closed_by);
+        }
         if self.retries > 0 {
             line.number(member!("retries"), self.retries.into());
             line.text(member!("retried_for"), self.retried_for.as_bytes(), NAME);

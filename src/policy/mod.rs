@@ -212,6 +212,8 @@ pub struct RouteOptions {
     pub cors: Option<Arc<edge::cors::Cors>>,
     /// Who gets copies of the requests.
     pub mirror: Option<Arc<shape::mirror::Mirror>>,
+    /// What WebSockets may do, where that is bounded.
+    pub websocket: Option<Arc<edge::websocket::WebSocket>>,
     /// The query parameters that carry credentials: they go neither to the backend nor into a log.
     pub credential_queries: Vec<Arc<str>>,
     /// The header fields that carry credentials.

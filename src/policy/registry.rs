@@ -105,6 +105,7 @@ pub static REGISTRY: &[Entry] = &[
     entry::<super::edge::size::Bounds>(),
     entry::<super::edge::ip_restriction::IpRestriction>(),
     entry::<super::edge::address_limit::AddressLimit>(),
+    entry::<super::edge::websocket::WebSocket>(),
     // Here and below: the examples of docs/develop/add-a-policy.md, tried as they stand there.
     #[cfg(test)]
     entry::<super::edge::maintenance::Maintenance>(),

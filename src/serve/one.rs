@@ -106,7 +106,13 @@ async fn forward_request(
     if service.protocol.is_http2() && journey.is_grpc() {
         down.await_body_without_limit();
         if journey.is_made_of_messages() {
-            down.bound_messages();
+            // Nothing of it was read yet.
+            let _ = down.bound_messages();
+        }
+    }
+    if journey.dialect.is_web() {
+        if let Err(reply) = forward::web::begin(journey, down, service) {
+            return refuse(journey, down, &reply).await;
         }
     }
     journey.control = Some(down.control());
@@ -193,12 +199,17 @@ async fn broke(journey: &mut Journey, down: &mut Downstream, failed: Failed) {
         Failed::Answer(reply) if !down.is_answered() => return refuse(journey, down, &reply).await,
         Failed::Answer(reply) => {
             if journey.dialect.is_grpc() {
-                down.end_call(reply.trailers());
+                match journey.web {
+                    // It is over whether this can be told or not.
+                    Some(web) => drop(down.write_body(web.trailers(&reply.trailers()), true).await),
+                    None => down.end_call(reply.trailers()),
+                }
                 journey.outcome.grpc_status = Some(crate::grpc::status(reply.status).into());
             }
             Verdict { policy: reply.policy, reason: "answer_broke_off" }
         }
         Failed::BrokeOff => Verdict { policy: "upstream", reason: "answer_broke_off" },
+        Failed::Closed(verdict) => verdict,
         Failed::ClientStopped => CLIENT_STOPPED,
         Failed::ClientGone if down.is_answered() => {
             journey.outcome.client_closed = true;

@@ -11,9 +11,9 @@ pub mod tcp;
 #[cfg(test)]
 mod void_tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderName;
@@ -141,6 +141,8 @@ pub struct Snapshot {
     /// Hosts that not every listener may serve. `None` for most.
     pub bound_hosts: Option<BoundHosts>,
     pub routes: Vec<Arc<Route>>,
+    /// Their names, once anybody has asked.
+    route_ids: OnceLock<HashSet<Arc<str>, ahash::RandomState>>,
     /// Those of connections that are carried as they are.
     pub tcp_routes: Vec<Arc<tcp::TcpRoute>>,
     /// The global policies, as far as they are about the answer to a request that no route takes.
@@ -183,5 +185,10 @@ pub struct Snapshot {
 impl Snapshot {
     pub fn door(&self, bind: &SocketAddr) -> Option<&Arc<ActiveListener>> {
         self.doors.get(*self.by_bind.get(bind)?)
+    }
+
+    /// Whether there is a route of that name. Made for being asked by very many at once: after a reload, by every tunnel.
+    pub fn has_route(&self, id: &str) -> bool {
+        self.route_ids.get_or_init(|| self.routes.iter().map(|route| route.id.clone()).collect()).contains(id)
     }
 }

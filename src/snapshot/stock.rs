@@ -24,6 +24,10 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
         let message = format!("`mirror` cannot be had with `engine: pingora`, and the route `{}` has one", route.id);
         problems.push(Problem::error(document.server.engine.place, message).hint("take `mirror` out, or `engine`"));
     }
+    if let Some(route) = routes.iter().find(|route| route.plan.options.websocket.is_some()) {
+        let message = format!("`websocket` cannot be had with `engine: pingora`, and the route `{}` has it", route.id);
+        problems.push(Problem::error(document.server.engine.place, message).hint("take `websocket` out, or `engine`"));
+    }
     for route in &document.routes {
         if let Some(retries) = &route.retries {
             check_retries(retries, problems);

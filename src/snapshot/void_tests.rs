@@ -185,8 +185,16 @@ fn an_empty_list_says_nothing_where_it_could_mean_all() {
 #[test]
 fn a_policy_without_a_setting_is_refused_or_does_what_it_is_for() {
     /// These work without a setting.
-    const WORK: [&str; 7] =
-        ["adaptive_concurrency", "compress", "csrf", "priority", "request_headers", "response_headers", "security_headers"];
+    const WORK: [&str; 8] = [
+        "adaptive_concurrency",
+        "compress",
+        "csrf",
+        "priority",
+        "request_headers",
+        "response_headers",
+        "security_headers",
+        "websocket",
+    ];
     for entry in crate::policy::registry::REGISTRY.iter().filter(|entry| !WORK.contains(&entry.name)) {
         let file = json!({ "listeners": [{ "bind": "127.0.0.1:8080" }], "policies": { entry.name: {} } });
         let said = said_of(&file);

@@ -76,6 +76,8 @@ pub(super) const BAD_HOST: BadHead = bad("host", "A request names one valid host
 pub(super) const BAD_TARGET: BadHead = bad("request_target", "The request target is not a valid one for this method.");
 pub(super) const NO_CONNECT: BadHead =
     BadHead::new(StatusCode::METHOD_NOT_ALLOWED, "connect", "This gateway is no forward proxy: CONNECT is not allowed.");
+pub(super) const CONNECT_PROTOCOL: BadHead =
+    BadHead::new(StatusCode::NOT_IMPLEMENTED, "connect_protocol", "CONNECT is taken for the protocol websocket alone.");
 /// TRACE shows a client what only the backend should see: what the gateway adds to its request. TRACK is Microsoft's name for it.
 pub(super) const NO_TRACE: BadHead =
     BadHead::new(StatusCode::METHOD_NOT_ALLOWED, "trace", "This gateway does not show requests to their senders: no TRACE.");

@@ -47,6 +47,8 @@ pub fn options(head: usize, room: Room) -> Builder {
     let mut options = Builder::new();
     options
         .max_concurrent_streams(room.streams)
+        // For WebSockets (RFC 8441).
+        .enable_connect_protocol()
         // The library answers what is larger on its own, without a word to anybody. Up to here the gateway does, and logs it.
         .max_header_list_size(u32::try_from(head.saturating_mul(2)).unwrap_or(u32::MAX))
         // One stream may fill a quarter of the connection's window, so that a slow upload does not stop its neighbours.

@@ -13,6 +13,7 @@ use crate::authority;
 use crate::head::{BodyFraming, Field, RequestHead, Span};
 use crate::path;
 use crate::wire::nominated;
+use crate::wire::websocket::handshake;
 
 /// Bounds of a request head.
 #[derive(Debug, Clone, Copy)]
@@ -351,7 +352,15 @@ pub fn from_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits)
 }
 
 fn read_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> Result<Box<RequestHead>, BadHead> {
-    let method = method(request.method.as_str())?;
+    let websocket = match request.extensions.get::<h2::ext::Protocol>() {
+        None => false,
+        Some(protocol) if protocol.as_str().eq_ignore_ascii_case("websocket") => true,
+        // As for `Upgrade`, any other would open a way past every check here.
+        Some(_) => return Err(CONNECT_PROTOCOL),
+    };
+    // An extended CONNECT (RFC 8441) is the handshake of a WebSocket in HTTP/2's words. From here on it is the same request as in
+    // HTTP/1.1's, so that no route and no policy has to know of two.
+    let method = if websocket { Method::GET } else { method(request.method.as_str())? };
     let mut text = BytesMut::with_capacity(512);
     let mut put = |part: &[u8]| {
         let start = text.len() as u32;
@@ -370,6 +379,8 @@ fn read_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> 
         match name.as_str() {
             "connection" | "proxy-connection" | "keep-alive" | "transfer-encoding" | "upgrade" => return Err(CONNECTION_FIELD),
             "te" if !value.as_bytes().eq_ignore_ascii_case(b"trailers") => return Err(CONNECTION_FIELD),
+            // The key is between two ends of HTTP/1.1.
+            handshake::KEY if websocket => {}
             // HTTP/2 splits cookies for compression; HTTP/1.1 knows one field (RFC 9113, section 8.2.3).
             "cookie" => cookies.push(value.as_bytes()),
             name => fields.push(Field { name: put(name.as_bytes()), value: put(value.as_bytes().trim_ascii()) }),
@@ -380,6 +391,10 @@ fn read_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> 
     }
     if fields.len() > limits.fields {
         return Err(TOO_MANY_FIELDS);
+    }
+    if websocket {
+        fields.push(Field { name: put(b"connection"), value: put(b"Upgrade") });
+        fields.push(Field { name: put(b"upgrade"), value: put(b"websocket") });
     }
     if text.len() > limits.head {
         return Err(HEAD_TOO_LARGE);
@@ -415,6 +430,11 @@ fn read_h2(request: &http::request::Parts, empty: bool, limits: &HeadLimits) -> 
     read_fields(&mut head, pseudo.is_some())?;
     head.version = Version::HTTP_2;
     head.keep_alive = true;
+    if websocket {
+        // Its stream is no body, and has no length.
+        head.expects_continue = false;
+        return if head.upgrade && head.header("content-length").is_none() { Ok(head) } else { Err(BAD_LENGTH) };
+    }
     // Most requests end with their head.
     if head.body == BodyFraming::None && head.header("content-length").is_none() && !empty {
         head.body = BodyFraming::Streamed;

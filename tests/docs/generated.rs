@@ -12,12 +12,13 @@ use crate::packaging::reference;
 const MARK: &str = "<!-- From here on generated from the code: `make reference`. -->\n";
 
 /// The page that says how a policy is used, and the beginnings of the names of its metrics.
-const MORE: [(&str, &str, &[&str]); 23] = [
+const MORE: [(&str, &str, &[&str]); 24] = [
     ("cors", "guide/browsers.md", &["portcullis_cors_"]),
     ("csrf", "guide/browsers.md#what-pages-may-not-send", &[]),
     ("bounds", "guide/limits.md#bounds-of-listeners-and-of-the-process", &[]),
     ("ip_restriction", "guide/authorization.md", &[]),
     ("address_limit", "guide/limits.md", &["portcullis_rate_limit_"]),
+    ("websocket", "guide/protocols.md#websocket", &["portcullis_websocket"]),
     ("validate", "concepts.md", &[]),
     (
         "authn",

@@ -35,12 +35,13 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// Who refuses in this file, where the place itself does not say.
 fn refuser(path: &str) -> &'static str {
-    const FILES: [(&str, &str); 24] = [
+    const FILES: [(&str, &str); 25] = [
         ("policy/edge/cors", "cors"),
         ("policy/validate/csrf", "csrf"),
         ("policy/edge/size", "bounds"),
         ("policy/edge/ip_restriction", "ip_restriction"),
         ("policy/edge/address_limit", "address_limit"),
+        ("policy/edge/websocket", "websocket"),
         ("policy/validate", "validate"),
         ("policy/authn", "authn"),
         ("policy/authz/external", "external_auth"),
@@ -169,7 +170,7 @@ pub fn all() -> BTreeMap<String, Told> {
     found
 }
 
-const STATUSES: [(&str, u16); 22] = [
+const STATUSES: [(&str, u16); 23] = [
     ("NO_CONTENT", 204),
     ("MOVED_PERMANENTLY", 301),
     ("PERMANENT_REDIRECT", 308),
@@ -187,6 +188,7 @@ const STATUSES: [(&str, u16); 22] = [
     ("MISDIRECTED_REQUEST", 421),
     ("TOO_MANY_REQUESTS", 429),
     ("REQUEST_HEADER_FIELDS_TOO_LARGE", 431),
+    ("NOT_IMPLEMENTED", 501),
     ("BAD_GATEWAY", 502),
     ("SERVICE_UNAVAILABLE", 503),
     ("GATEWAY_TIMEOUT", 504),

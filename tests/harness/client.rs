@@ -176,6 +176,12 @@ impl Client {
         self.read.is_empty() && matches!(self.fill(), Ok(false))
     }
 
+    /// The next so many bytes.
+    #[track_caller]
+    pub fn take(&mut self, count: usize) -> Vec<u8> {
+        self.need(|read| (read.len() >= count).then_some(count)).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// Bytes that came and were not consumed, and everything up to the close.
     pub fn rest(&mut self) -> Vec<u8> {
         while matches!(self.fill(), Ok(true)) {}

@@ -49,7 +49,12 @@ impl Drop for Peer {
 /// Runs a client to its end and reads the line of JSON that it prints.
 #[track_caller]
 pub fn play(name: &str, args: &[&str]) -> serde_json::Value {
-    let output = script(name)
+    finished(script(name), name, args)
+}
+
+#[track_caller]
+fn finished(mut command: Command, name: &str, args: &[&str]) -> serde_json::Value {
+    let output = command
         .args(args)
         .stdin(Stdio::null())
         .output()
@@ -57,4 +62,17 @@ pub fn play(name: &str, args: &[&str]) -> serde_json::Value {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} {args:?} failed: {said}");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{name} {args:?}: {error}: {output:?}"))
+}
+
+/// Runs one of the clients in tests/grpc, which stand on packages of npm's. Installs those first where `make test` did not.
+#[track_caller]
+pub fn play_npm(name: &str, args: &[&str]) -> serde_json::Value {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let folder = target.join("grpc");
+    let done = Command::new(root.join("tests/grpc/install.sh")).arg(&folder).status();
+    assert!(done.is_ok_and(|done| done.success()), "these tests need node (20 or later), npm and its registry");
+    let mut command = Command::new("node");
+    command.arg(root.join("tests/grpc").join(name)).env("NODE_PATH", folder.join("node_modules"));
+    finished(command, name, args)
 }

@@ -1,5 +1,5 @@
-//! Before anything costs anything: bounds on the request's size and shape, lists of client addresses, and the
-//! coarse limit by client address.
+//! Before anything costs anything: bounds on the request's size and shape, lists of client addresses, the coarse limit by client address,
+//! and which pages may open WebSockets.
 
 pub mod address_limit;
 pub mod cors;
@@ -10,3 +10,4 @@ pub mod ip_restriction;
 pub mod maintenance;
 pub mod origin;
 pub mod size;
+pub mod websocket;

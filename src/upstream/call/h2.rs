@@ -8,7 +8,7 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, Method, StatusCode, Version, response};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, response};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -20,6 +20,7 @@ use crate::head::{AnswerLimits, Field, HeaderEdits, Span};
 use crate::upstream::Service;
 use crate::wire::answer::{AnswerHead, BadAnswer};
 use crate::wire::body::BodyDecoder;
+use crate::wire::duplex::Duplex;
 use crate::wire::encode::is_bodiless;
 use crate::wire::trailers;
 
@@ -27,6 +28,8 @@ use crate::wire::trailers;
 pub struct Stream {
     place: Box<Place>,
     sending: Option<Sending>,
+    /// What the client will say once the service has switched (RFC 8441).
+    switching: Option<SendStream<Bytes>>,
     answer: Answer,
     /// Bytes that were taken off the stream, and that its window does not know of yet.
     taken: usize,
@@ -78,6 +81,7 @@ impl Stream {
         Stream {
             place,
             sending: None,
+            switching: None,
             answer: Answer::Unasked,
             taken: 0,
             piece: None,
@@ -106,13 +110,16 @@ impl Stream {
     ) -> Result<Box<AnswerHead>, Broken> {
         self.begin(call, attempt, client, service)?;
         for seen in 0..=service.limits.interim {
-            let (parts, body) = loop {
+            let (mut parts, body) = loop {
                 match self.step(client, service).await? {
                     Event::Interim(parts) => break (parts, None),
                     Event::Final(parts, body) => break (parts, Some(body)),
                     _ => {}
                 }
             };
+            if body.is_some() {
+                self.switch(&mut parts);
+            }
             let end = body.as_ref().is_none_or(RecvStream::is_end_stream);
             let head = head_of(&parts, end, call.method(), &service.limits).map_err(Broken::Bad)?;
             if let Some(body) = body {
@@ -124,7 +131,7 @@ impl Stream {
                 }
                 return Ok(head);
             }
-            if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            if parts.status == StatusCode::SWITCHING_PROTOCOLS {
                 // There is no such thing in HTTP/2 (RFC 9113, section 8.6).
                 return Err(Broken::Bad(BadAnswer::Malformed));
             }
@@ -134,6 +141,30 @@ impl Stream {
             pass_interim(&head, self.sending.as_mut().map(|sending| &mut sending.withheld), client).await?;
         }
         Err(Broken::Bad(BadAnswer::TooLarge))
+    }
+
+    /// Says of a final answer to an extended CONNECT what HTTP/1.1 would: that the service has switched, where it has, so that nobody else
+    /// has to know of two ways. Where it has not, nothing more is said to it.
+    fn switch(&mut self, parts: &mut response::Parts) {
+        let Some(stream) = &mut self.switching else {
+            return;
+        };
+        if parts.status.is_success() {
+            parts.status = StatusCode::SWITCHING_PROTOCOLS;
+            parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        } else {
+            // It fails on a stream that is over.
+            let _ = stream.send_data(Bytes::new(), true);
+            self.switching = None;
+        }
+    }
+
+    /// The stream under an upgrade.
+    pub fn into_tunnel(self) -> Option<Duplex<Box<Place>>> {
+        match (self.answer, self.switching) {
+            (Answer::Begun(receive), Some(send)) => Some(Duplex::new(receive, send, self.place)),
+            _ => None,
+        }
     }
 
     /// Whether the client has sent all of its request, be it on its way still.
@@ -146,14 +177,19 @@ impl Stream {
         let buffered = client.buffered().cloned();
         let expects = client.is_continue_owed();
         let parts = call.parts(attempt, buffered.as_ref(), client.body_is_empty(), expects);
-        let (request, framing) = request::stream(&parts, service.is_tls()).map_err(|_| Broken::Unfit)?;
+        let switches = call.may_switch() && self.place.takes_connect();
+        let (request, framing) = request::stream(&parts, service.is_tls(), switches).map_err(|_| Broken::Unfit)?;
         let whole = buffered.filter(|body| framing != SentFraming::None && !body.is_empty());
         // A stream whose end is not known ends with a frame of its own; that of a call (gRPC) must not end before its trailers could come.
         let bodiless =
             framing == SentFraming::None || framing == SentFraming::Length && whole.is_none() && client.body_is_empty();
-        let (answer, stream) = self.place.send(request, bodiless).map_err(|error| broken(&error))?;
+        let (answer, stream) = self.place.send(request, bodiless && !switches).map_err(|error| broken(&error))?;
         self.answer = Answer::Awaited(answer);
         self.sent = bodiless;
+        if switches {
+            self.switching = Some(stream);
+            return Ok(());
+        }
         if bodiless {
             return Ok(());
         }

@@ -94,6 +94,11 @@ impl Place {
         self.kept
     }
 
+    /// Whether the endpoint has said that it takes an extended CONNECT (RFC 8441).
+    pub fn takes_connect(&self) -> bool {
+        self.requests.is_extended_connect_protocol_enabled()
+    }
+
     /// Begins an exchange.
     ///
     /// # Errors

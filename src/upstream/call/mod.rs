@@ -15,6 +15,7 @@ mod pool;
 pub mod request;
 mod transport;
 mod tries;
+mod upgraded;
 mod warm;
 
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ pub use pool::SWEEP;
 pub use request::{Fill, passes};
 pub use transport::Transport;
 pub use tries::Tries;
+pub use upgraded::Upgraded;
 pub use warm::Warmer;
 
 use super::aim::Aim;
@@ -479,11 +481,14 @@ impl Answer {
         }
     }
 
-    /// The connection under an upgrade, what was read of it already, and what its waits are timed with.
-    pub fn into_tunnel(self) -> Option<(Transport, BytesMut, Alarm)> {
+    /// The connection or stream under an upgrade, what was read of it already, and what its waits are timed with.
+    pub fn into_tunnel(self) -> Option<(Upgraded, BytesMut, Alarm)> {
         match self.connection {
-            Connection::H1(line) => Some(line.into_tunnel()),
-            Connection::H2(_) => None,
+            Connection::H1(line) => {
+                let (transport, read, alarm) = line.into_tunnel();
+                Some((Upgraded::H1(transport), read, alarm))
+            }
+            Connection::H2(stream) => Some((Upgraded::H2(Box::new(stream.into_tunnel()?)), BytesMut::new(), Alarm::default())),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a service sees of a request: one rule, written as the bytes of an HTTP/1.1 head or as a header map.
 
 use bytes::Bytes;
+use h2::ext::Protocol;
 use http::header::{self, HeaderName};
 use http::uri::{self, Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
@@ -8,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use crate::exchange::{Exchange, ForwardedHeaders, X_REQUEST_ID, is_gateways, is_identity};
 use crate::head::{BodyFraming, Edited, HeaderEdit, RequestHead};
 use crate::wire::encode::{self, field};
+use crate::wire::websocket::handshake;
 
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static REQUEST_ID: HeaderName = X_REQUEST_ID;
@@ -277,20 +279,29 @@ pub fn write(out: &mut Vec<u8>, parts: &Parts<'_>) -> SentFraming {
     if let Some(protocol) = head.header("upgrade").filter(|_| head.upgrade) {
         out.extend_from_slice(b"Connection: Upgrade\r\n");
         field(out, b"Upgrade", protocol);
+        if head.version == Version::HTTP_2 {
+            field(out, b"Sec-WebSocket-Key", handshake_key(parts.exchange).as_bytes());
+        }
     }
     out.extend_from_slice(b"\r\n");
     framing
+}
+
+/// The key of the handshake that a service of HTTP/1.1 is asked for in the name of a client of HTTP/2, who has none.
+pub fn handshake_key(exchange: &Exchange) -> String {
+    handshake::key(&[&exchange.traceparent, exchange.request_id.as_bytes()])
 }
 
 /// A request that HTTP/2 cannot carry.
 #[derive(Debug)]
 pub struct Unfit;
 
-/// An HTTP/2 head (RFC 9113, section 8.3), for a connection with or without TLS.
+/// An HTTP/2 head (RFC 9113, section 8.3), for a connection with or without TLS; `switches`: an extended CONNECT in place of an upgrade
+/// (RFC 8441).
 ///
 /// # Errors
 /// The host or the target is none for HTTP/2.
-pub fn stream(parts: &Parts<'_>, secure: bool) -> Result<(Request<()>, SentFraming), Unfit> {
+pub fn stream(parts: &Parts<'_>, secure: bool, switches: bool) -> Result<(Request<()>, SentFraming), Unfit> {
     let head = parts.head;
     let mut uri = uri::Parts::default();
     uri.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
@@ -317,6 +328,11 @@ pub fn stream(parts: &Parts<'_>, secure: bool) -> Result<(Request<()>, SentFrami
     *request.method_mut() = parts.method().clone();
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_2;
+    if switches {
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from_static("websocket"));
+        map.fields.remove(handshake::KEY);
+    }
     *request.headers_mut() = map.fields;
     Ok((request, framing))
 }
