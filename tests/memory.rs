@@ -183,7 +183,9 @@ fn an_idle_websocket_holds_little() {
         std::thread::sleep(Duration::from_millis(200));
         let before = resident(&gateway);
         let all: Vec<_> = (0..count).map(|_| open()).collect();
-        eventually("all are open", || gateway.metric("portcullis_websockets_open{route=\"/*\"}") == (count + warm.len()) as f64);
+        eventually("all are open", || {
+            gateway.metric("portcullis_websockets_open{route=\"/*\"}") == (all.len() + warm.len()) as f64
+        });
         std::thread::sleep(Duration::from_millis(200));
         let each = (resident(&gateway) - before) / count as f64;
         eprintln!("{:.1} KiB per idle WebSocket of {count}, both of its connections, with {rules}", each / KIB);

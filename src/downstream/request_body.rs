@@ -38,8 +38,8 @@ impl Downstream {
     /// [`BODY_TOO_LARGE`]: one of the messages that were read already is beyond it.
     pub fn bound_messages(&mut self) -> Result<()> {
         let mut messages = Box::<Messages>::default();
-        let read = self.buffered.iter().chain(&self.begun);
-        let within = read.fold(true, |within, piece| within && messages.are_within(self.max_body, piece));
+        let mut read = self.buffered.iter().chain(&self.begun);
+        let within = read.all(|piece| messages.are_within(self.max_body, piece));
         self.messages = Some(messages);
         if within { Ok(()) } else { Err(Error::new(BODY_TOO_LARGE)) }
     }

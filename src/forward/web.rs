@@ -24,11 +24,11 @@ pub fn begin(journey: &mut Journey, down: &mut Downstream, service: &Service) ->
     let dialect = Dialect::of(asked);
     let (Some(web), Some(kind)) = (Web::wanted(dialect, journey.head.header("accept")), as_grpc(asked)) else { return Ok(()) };
     if dialect == Dialect::WebText {
-        down.read_text().map_err(refused)?;
+        down.read_text().map_err(|error| refused(&error))?;
         // What is sent has another length.
         journey.head.body = BodyFraming::Streamed;
     }
-    down.bound_messages().map_err(refused)?;
+    down.bound_messages().map_err(|error| refused(&error))?;
     let edits = &mut journey.exchange.to_upstream;
     edits.push(HeaderEdit::Set(header::CONTENT_TYPE, kind));
     // Servers of gRPC insist on it.
@@ -38,7 +38,7 @@ pub fn begin(journey: &mut Journey, down: &mut Downstream, service: &Service) ->
     Ok(())
 }
 
-fn refused(error: Box<Error>) -> Box<Reply> {
+fn refused(error: &Error) -> Box<Reply> {
     body_refusal(&error.etype).unwrap_or_else(too_large)
 }
 

@@ -110,10 +110,10 @@ async fn forward_request(
             let _ = down.bound_messages();
         }
     }
-    if journey.dialect.is_web() {
-        if let Err(reply) = forward::web::begin(journey, down, service) {
-            return refuse(journey, down, &reply).await;
-        }
+    if journey.dialect.is_web()
+        && let Err(reply) = forward::web::begin(journey, down, service)
+    {
+        return refuse(journey, down, &reply).await;
     }
     journey.control = Some(down.control());
     journey.hand_deadline_on();

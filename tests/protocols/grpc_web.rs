@@ -18,6 +18,7 @@ const YAML: &str = "
       - { path: /private/*, service: grpc, policies: { authn: { api_key: {} } } }
       - { path: /hurried/*, service: grpc, strip_prefix: /hurried, timeout: 400ms }
       - { path: /hashed/*, service: grpc, strip_prefix: /hashed, buffer_request: true, policies: { compress: {}, response_headers: { set: { X-Seen: '1' } } } }
+      - { path: /pages/*, service: grpc, strip_prefix: /pages, policies: { cors: { origins: 'https://app.example.com' } } }
       - { path: /plain/*, service: plain }
 ";
 
@@ -191,6 +192,28 @@ fn what_is_wrong_with_a_call_is_a_status_in_the_head() {
     let all = messages(&late.body);
     let (flag, last) = all.last().unwrap();
     assert!(all.len() > 3 && *flag == 0x80 && last.contains("grpc-status: 4"), "{all:?}");
+}
+
+/// A page of another origin: its preflight is answered, and it may read what became of its call.
+#[test]
+fn pages_of_other_origins_call_where_cors_lets_them() {
+    let setup = setup();
+    let page = ("Origin", "https://app.example.com");
+    let path = "/pages/portcullis.test.Echo/Unary";
+    let asks = [page, ("Access-Control-Request-Method", "POST"), ("Access-Control-Request-Headers", "content-type,x-grpc-web")];
+    let answer = request(setup.gateway.port(), "OPTIONS", path, &asks, b"");
+    assert_eq!(
+        (answer.status, answer.header("access-control-allow-origin")),
+        (204, Some("https://app.example.com")),
+        "{answer:?}"
+    );
+    for (path, message_of) in [(path, true), ("/pages/portcullis.test.Nobody/Call", false)] {
+        let answer = setup.call(path, "application/grpc-web+proto", &[page], &message(0, b"hello"));
+        assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example.com"), "{answer:?}");
+        let exposed = answer.header("access-control-expose-headers").unwrap().to_ascii_lowercase();
+        assert!(exposed.contains("grpc-status") && exposed.contains("grpc-message"), "{answer:?}");
+        assert_eq!(!answer.body.is_empty(), message_of, "{answer:?}");
+    }
 }
 
 #[test]

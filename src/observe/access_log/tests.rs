@@ -1,6 +1,8 @@
 use super::*;
 use std::time::Instant;
 
+use crate::observe::Record;
+
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn settings(target: Target) -> Settings {

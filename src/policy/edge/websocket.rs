@@ -13,7 +13,7 @@ use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::authority;
+use super::origin::{self, Origins};
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::policy::{Compile, OnRequest, PlanBuilder, Policy, Stage};
@@ -29,9 +29,9 @@ const PONG: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WebSocketConfig {
-    /// The origins whose pages may open WebSockets, as browsers name them: `https://shop.example.com`, or `https://*.example.com` for one
-    /// label or more in place of the star. A handshake from any other is refused with 403. Clients that send no `Origin` are no browsers,
-    /// and are not held to this. Default: any.
+    /// The origins whose pages may open WebSockets, written as the `origins` of `cors`. A handshake from any other is refused with 403. Clients
+    /// that send no `Origin` are no browsers, and are not held to this. Default: any; `csrf` refuses what comes from elsewhere than the
+    /// gateway's own pages.
     pub origins: Option<OneOrMany<Spanned<String>>>,
     /// The longest message that a client may send, all its fragments together, as it is on the wire: compressed where the two ends have
     /// agreed on that. Both ends are closed with 1009 for a longer one, of which nothing more is passed on. Default: any.
@@ -53,49 +53,13 @@ pub struct WebSocketConfig {
 
 /// The compiled policy.
 pub struct WebSocket {
-    origins: Option<Box<[Origin]>>,
+    origins: Option<Origins>,
     max_message: Option<u64>,
     max_service_message: Option<u64>,
     messages: Option<Rate>,
     pub idle: Option<Duration>,
     pub ping: Option<Duration>,
     pub pong: Duration,
-}
-
-/// `https://*.example.com:8443`, in pieces.
-#[derive(Debug)]
-struct Origin {
-    scheme: &'static str,
-    /// Lower case, with the port where it is not the scheme's own. Behind a star, what has to come after it, with the dot.
-    authority: String,
-    star: bool,
-}
-
-impl Origin {
-    fn parse(text: &str) -> Option<Origin> {
-        let (scheme, rest) = split(text)?;
-        let (star, rest) = rest.strip_prefix("*.").map_or((false, rest), |rest| (true, rest));
-        let known = authority::canonical(rest.as_bytes())?;
-        let plain = authority::without_default_port(known.text.as_bytes(), scheme);
-        let authority = std::str::from_utf8(plain).ok().filter(|authority| !authority.is_empty())?;
-        Some(Origin { scheme, authority: if star { format!(".{authority}") } else { authority.to_owned() }, star })
-    }
-
-    fn is(&self, scheme: &str, authority: &str) -> bool {
-        let same = match self.star {
-            true => authority.len() > self.authority.len() && authority.ends_with(&self.authority),
-            false => authority == self.authority,
-        };
-        same && scheme == self.scheme
-    }
-}
-
-/// An origin's scheme, and what comes behind it.
-fn split(text: &str) -> Option<(&'static str, &str)> {
-    ["https", "http"].into_iter().find_map(|scheme| {
-        let rest = text.get(scheme.len()..)?.strip_prefix("://")?;
-        text.get(..scheme.len())?.eq_ignore_ascii_case(scheme).then_some((scheme, rest))
-    })
 }
 
 impl WebSocket {
@@ -109,20 +73,14 @@ impl WebSocket {
             Speaker::Service => Law::new(from, extensions, self.max_service_message, None),
         }
     }
-
-    fn takes(&self, origin: &[u8]) -> bool {
-        let Some(origins) = &self.origins else { return true };
-        // A page without an origin of its own says `null`.
-        let Some((scheme, rest)) = std::str::from_utf8(origin).ok().and_then(split) else { return false };
-        let Some(known) = authority::canonical(rest.as_bytes()) else { return false };
-        let plain = authority::without_default_port(known.text.as_bytes(), scheme);
-        std::str::from_utf8(plain).is_ok_and(|authority| origins.iter().any(|origin| origin.is(scheme, authority)))
-    }
 }
 
 impl OnRequest for WebSocket {
     fn on_request(&self, head: &RequestHead, _: &mut Exchange) -> Flow {
-        if head.upgrade && !head.header_all("origin").all(|origin| self.takes(origin)) {
+        let Some(origins) = self.origins.as_ref().filter(|_| head.upgrade && head.header("origin").is_some()) else {
+            return Flow::Continue(());
+        };
+        if !origin::of(head).is_some_and(|origin| origins.contain(origin)) {
             let detail = "Pages of this origin may not open WebSockets here.";
             return Reply::new(StatusCode::FORBIDDEN, Self::NAME, "origin", detail).refuse();
         }
@@ -138,17 +96,7 @@ impl Policy for WebSocket {
 
     fn compile(config: &Self::Config, cx: &mut Compile<'_>) -> Option<Self> {
         let before = cx.problems.len();
-        let origins = config.origins.as_ref().map(|origins| {
-            let known = origins.iter().filter_map(|text| {
-                let origin = Origin::parse(&text.value);
-                if origin.is_none() {
-                    let problem = Problem::error(text.place, format!("`{}` is no origin", text.value));
-                    cx.problems.push(problem.hint("write `https://shop.example.com`: a scheme and a host, and no path"));
-                }
-                origin
-            });
-            known.collect()
-        });
+        let origins = config.origins.as_ref().map(|origins| Origins::compile(origins, &[], cx.problems));
         if config.origins.as_ref().is_some_and(|origins| origins.is_empty()) {
             cx.problems.push(Problem::error(cx.place, "an empty list of origins would refuse every browser"));
         }
@@ -232,7 +180,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         assert!(complaint::<WebSocket>(json!({ "origins": [] })).contains("empty"));
-        for origin in ["shop.example.com", "https://shop.example.com/", "ftp://a", "https://", "*", "https://*"] {
+        for origin in ["shop.example.com", "https://shop.example.com/", "https://", "https://*"] {
             assert!(complaint::<WebSocket>(json!({ "origins": [origin] })).contains("origin"), "{origin}");
         }
         assert!(complaint::<WebSocket>(json!({ "max_message": 0 })).contains("max_message"));
