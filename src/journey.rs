@@ -404,7 +404,7 @@ impl Journey {
     /// A gRPC call to services that take nothing else. On others the messages would be anything that a client says they are.
     pub fn is_made_of_messages(&self) -> bool {
         let mut services = self.route().into_iter().flat_map(|route| route.answer.services());
-        self.is_grpc() && services.all(|service| service.protocol == Protocol::Grpc)
+        self.is_grpc() && services.all(|service| matches!(service.protocol, Protocol::Grpc | Protocol::Auto))
     }
 
     /// Its route says that every answer is a stream.

@@ -26,6 +26,7 @@ mod embed;
 #[path = "../examples/embedded.rs"]
 #[allow(dead_code, reason = "its `main` is the example's own")]
 mod embedded;
+mod fallbacks;
 mod faults;
 mod fills;
 mod floods;

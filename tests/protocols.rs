@@ -1,5 +1,6 @@
 //! Every protocol that the gateway speaks, with real clients and real backends.
 
+mod auto;
 mod events;
 mod frames;
 mod grpc;

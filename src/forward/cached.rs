@@ -9,7 +9,7 @@ use http::header::{self, HeaderName};
 
 use super::filling::Filling;
 use super::hit::Ask;
-use super::{Failed, broke_off, call_failed, mirror, parts, refresh, relay, stale};
+use super::{Failed, broke_off, call_failed, fallback, let_go, mirror, parts, refresh, relay, stale};
 use crate::cache::stored::not_modified;
 use crate::cache::{
     CACHE_STATUS, CachePolicy, Excuse, Fetch, Heard, Hit, Looked, Next, Outcome, Patience, Use, Verdict, Waiting, Wishes,
@@ -82,6 +82,13 @@ pub async fn run(
                 caller.keep(answer, service);
             }
             return stale::give(&hit, journey, down).await;
+        }
+        if answer.head.status.as_u16() >= 400
+            && let Some(reply) = fallback::replaces(journey, down, answer.head.status)
+        {
+            // It is another's turn to ask.
+            drop(fetch);
+            return Err(let_go(caller, answer, service, reply));
         }
         if answer.head.status != StatusCode::NOT_MODIFIED || !fetch.is_for_all() {
             break (answer, fill);

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{Failed, broke_off, call_failed, client_failed, relay};
 use crate::downstream::Downstream;
 use crate::head::HeaderEdit;
 use crate::journey::Journey;
+use crate::reply::Reply;
 use crate::route::Cause;
 use crate::snapshot::fallback::{Fallback, How, read};
 use crate::upstream::Service;
@@ -18,6 +19,9 @@ use crate::wire::encode::is_bodiless;
 use crate::wire::view::AnswerView;
 
 const X_PORTCULLIS_FALLBACK: HeaderName = HeaderName::from_static("x-portcullis-fallback");
+
+/// The reason where there is an answer, and nobody is to see it.
+const UNWANTED: &str = "unwanted_answer";
 
 /// A fallback that can be given, and why it is.
 pub struct Due {
@@ -39,6 +43,7 @@ pub fn due(journey: &Journey, down: &Downstream, ended: Option<&Result<(), Faile
     let fallback = journey.route()?.fallback.as_ref()?;
     let (cause, reason) = match ended {
         Some(Err(Failed::Answer(reply))) if reply.policy == Service::NAME => match (reply.reason, reply.status.as_u16()) {
+            (UNWANTED, _) => (Cause::Status, UNWANTED),
             (reason @ "circuit_open", _) => (Cause::Open, reason),
             (reason, 504) => (Cause::Timeout, reason),
             (reason, 500..) => (Cause::Error, reason),
@@ -48,13 +53,26 @@ pub fn due(journey: &Journey, down: &Downstream, ended: Option<&Result<(), Faile
         None if !journey.is_late(Duration::ZERO) => (Cause::Timeout, "request_timeout"),
         _ => return None,
     };
-    let can_be_given = match &fallback.how {
-        How::Own { .. } => !journey.dialect.is_grpc(),
-        // There has to be time left, and all of the request: nothing of it was sent, or what was is still at hand.
-        How::Service(_) => ended.is_some() && !journey.head.upgrade && (journey.tries.started.is_none() || down.can_replay()),
-    };
-    let due = fallback.is_for(cause) && can_be_given && !down.is_answered();
+    let due = (cause == Cause::Status || fallback.is_for(cause)) && can_be_given(fallback, journey, down, ended.is_some());
     due.then(|| Due { fallback: fallback.clone(), cause, reason })
+}
+
+fn can_be_given(fallback: &Fallback, journey: &Journey, down: &Downstream, in_time: bool) -> bool {
+    !down.is_answered()
+        && match &fallback.how {
+            How::Own { .. } => !journey.dialect.is_grpc(),
+            // There has to be time left, and all of the request: nothing of it was sent, or what was is still at hand.
+            How::Service(_) => in_time && !journey.head.upgrade && (journey.tries.started.is_none() || down.can_replay()),
+        }
+}
+
+/// What an answer's status is taken for where the route's fallback is given in its place. `None` for all that are passed on, for most have
+/// none, and it must be one that can be given.
+pub fn replaces(journey: &Journey, down: &Downstream, status: StatusCode) -> Option<Box<Reply>> {
+    let fallback = journey.route()?.fallback.as_ref()?;
+    let replaced = fallback.replaces(status) && can_be_given(fallback, journey, down, true);
+    let detail = "The backend's answer has a status for which this route has something else.";
+    replaced.then(|| Reply::new(status, Service::NAME, UNWANTED, detail))
 }
 
 /// Gives it.
@@ -68,6 +86,8 @@ pub async fn give(caller: &Caller, journey: &mut Journey, down: &mut Downstream,
     journey.outcome.decided_by = Some(reason.into());
     let mark = HeaderEdit::Set(X_PORTCULLIS_FALLBACK, HeaderValue::from_static(fallback.how.as_str()));
     journey.exchange.to_client.push(mark);
+    // There is no answer that a copy's could be compared with.
+    journey.compared = None;
     match &fallback.how {
         How::Own { head, body } => {
             let Some(mut head) = read(head) else { return Err(Failed::Answer(BadAnswer::Malformed.reply())) };

@@ -25,7 +25,7 @@ use crate::downstream::{CLIENT_STALLED, Downstream};
 use crate::exchange::Verdict;
 use crate::journey::{Journey, body_refusal, out_of_time};
 use crate::reply::Reply;
-use crate::upstream::call::{Broken, Call, CallError, Caller, call_error};
+use crate::upstream::call::{Answer, Broken, Call, CallError, Caller, call_error};
 use crate::upstream::{AttemptOutcome, Protocol, Service};
 use crate::wait::pinned;
 use crate::wire::answer::BadAnswer;
@@ -62,7 +62,7 @@ pub async fn run(
     service: &Service,
     missed: Option<Missed>,
 ) -> Result<(), Failed> {
-    if service.protocol == Protocol::Http1 {
+    if service.protocol.plain() == Protocol::Http1 {
         down.look_ahead().await;
     }
     if journey.route().is_some_and(|route| route.back.is_some())
@@ -92,6 +92,11 @@ pub async fn run(
     drop(copy);
     journey.answer_began(down.uploaded());
     journey.endpoint_answered(service, answer.head.status, answer.head.header_all("set-cookie"));
+    if answer.head.status.as_u16() >= 400
+        && let Some(reply) = fallback::replaces(journey, down, answer.head.status)
+    {
+        return Err(let_go(caller, answer, service, reply));
+    }
     if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
         return pinned(|| tunnel::run(answer, journey, down, service)).await;
     }
@@ -117,6 +122,14 @@ pub async fn run(
             Err(failed)
         }
     }
+}
+
+/// Lets go of an answer that another one takes the place of.
+fn let_go(caller: &Caller, mut answer: Answer, service: &Service, reply: Box<Reply>) -> Failed {
+    if relay::is_all_here(&mut answer) {
+        caller.keep(answer, service);
+    }
+    Failed::Answer(reply)
 }
 
 fn call_failed(error: CallError, journey: &mut Journey, down: &Downstream) -> Failed {

@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::value::Spanned;
+use crate::value::{Spanned, StatusRange};
 
 /// What clients get when the route's service answers nothing: an answer of the gateway's own (`status`, `headers`, and `json` or `body`), or
 /// that of another `service`. Marked by `X-Portcullis-Fallback` and in the log. gRPC calls get only another service.
@@ -14,8 +16,9 @@ use crate::value::Spanned;
 #[serde(deny_unknown_fields, default)]
 pub struct FallbackConfig {
     /// When: `open` (a circuit breaker is), `error` (no endpoint is well, none can be reached, or it breaks off before it answers), `timeout`
-    /// (none answers in time). Default: all of them.
-    pub on: Vec<Cause>,
+    /// (none answers in time), or a status of the service's answer from 400 on: `503`, `5xx`, `502-504`. Such an answer is let go of before
+    /// anything of it is passed on. Default: `open`, `error` and `timeout`.
+    pub on: Vec<Spanned<Condition>>,
     /// The status of an answer of the gateway's own, 200 to 599. Default: 200.
     pub status: Option<Spanned<u32>>,
     /// Its header fields, by name.
@@ -31,41 +34,81 @@ pub struct FallbackConfig {
     pub port: Option<u16>,
 }
 
-/// Why a service has answered nothing.
+/// When a fallback is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    Cause(Cause),
+    Statuses(StatusRange),
+}
+
+/// Why there is no answer of the service's to give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     Open,
     Error,
     Timeout,
+    /// There is one, of a status that nobody is to see.
+    Status,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 3] = [Cause::Open, Cause::Error, Cause::Timeout];
+    pub const ALL: [Cause; 4] = [Cause::Open, Cause::Error, Cause::Timeout, Cause::Status];
+    /// Those that are written by their names, and count where nothing is written.
+    pub const NAMED: [Cause; 3] = [Cause::Open, Cause::Error, Cause::Timeout];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Cause::Open => "open",
             Cause::Error => "error",
             Cause::Timeout => "timeout",
+            Cause::Status => "status",
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Cause {
+impl<'de> Deserialize<'de> for Condition {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let word = String::deserialize(deserializer)?;
-        let known = Cause::ALL.into_iter().find(|cause| cause.as_str() == word);
-        known.ok_or_else(|| serde::de::Error::unknown_variant(&word, &["open", "error", "timeout"]))
+        struct Either;
+
+        impl Visitor<'_> for Either {
+            type Value = Condition;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`open`, `error`, `timeout`, or a status from 400 on, such as 503 or 5xx")
+            }
+
+            fn visit_u64<E: Error>(self, status: u64) -> Result<Condition, E> {
+                self.visit_str(&status.to_string())
+            }
+
+            fn visit_i64<E: Error>(self, status: i64) -> Result<Condition, E> {
+                self.visit_str(&status.to_string())
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Condition, E> {
+                if let Some(cause) = Cause::NAMED.into_iter().find(|cause| cause.as_str() == text) {
+                    return Ok(Condition::Cause(cause));
+                }
+                let statuses = StatusRange::parse(text).filter(|statuses| statuses.first >= 400);
+                statuses.map(Condition::Statuses).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
     }
 }
 
-impl JsonSchema for Cause {
+impl JsonSchema for Condition {
     fn schema_name() -> Cow<'static, str> {
-        "FallbackCause".into()
+        "FallbackCondition".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "enum": ["open", "error", "timeout"] })
+        json_schema!({ "anyOf": [
+            { "type": "string", "enum": ["open", "error", "timeout"] },
+            { "type": "integer", "minimum": 400, "maximum": 599 },
+            { "type": "string", "pattern": "^([45]xx|[45][0-9]{2}(-[45][0-9]{2})?)$" },
+        ] })
     }
 }
 

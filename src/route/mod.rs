@@ -34,7 +34,7 @@ mod trie;
 
 pub use config::{RouteConfig, SplitTarget, Sticky, ValueMatch, VersionMatch};
 pub use device::Device;
-pub use fallback::{Cause, FallbackConfig};
+pub use fallback::{Cause, Condition, FallbackConfig};
 pub use matcher::Matcher;
 pub use own::OwnAnswer;
 pub use pattern::HostPattern;

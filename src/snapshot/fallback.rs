@@ -7,9 +7,10 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::head::AnswerLimits;
 use crate::problem::{Place, Problem, Problems};
-use crate::route::{Cause, FallbackConfig};
+use crate::route::{Cause, Condition, FallbackConfig};
 use crate::tally::{Counter, Tallies};
 use crate::upstream::Service;
+use crate::value::StatusRange;
 use crate::wire::answer::{self, AnswerHead};
 
 /// The word for an answer of the gateway's own.
@@ -17,8 +18,10 @@ pub const STATIC: &str = "static";
 
 pub struct Fallback {
     on: Vec<Cause>,
+    /// Answers of these statuses are none.
+    statuses: Vec<StatusRange>,
     pub how: How,
-    counts: [Arc<Counter>; 3],
+    counts: [Arc<Counter>; 4],
 }
 
 pub enum How {
@@ -42,18 +45,32 @@ impl How {
 
 impl Fallback {
     pub fn new(config: &FallbackConfig, how: How, route: &str, tallies: &Tallies) -> Self {
-        let on = if config.on.is_empty() { Cause::ALL.to_vec() } else { config.on.clone() };
+        let (mut on, mut statuses) = (Vec::new(), Vec::new());
+        for condition in &config.on {
+            match condition.value {
+                Condition::Cause(cause) => on.push(cause),
+                Condition::Statuses(range) => statuses.push(range),
+            }
+        }
+        if config.on.is_empty() {
+            on.extend(Cause::NAMED);
+        }
         let help = "Requests that got a route's fallback, by what it is and why.";
         let kind = how.as_str();
         let count = |cause: Cause| {
             let labels = [("route", route), ("kind", kind), ("cause", cause.as_str())];
             tallies.counter("portcullis_fallbacks_total", help, &labels)
         };
-        Fallback { on, how, counts: Cause::ALL.map(count) }
+        Fallback { on, statuses, how, counts: Cause::ALL.map(count) }
     }
 
     pub fn is_for(&self, cause: Cause) -> bool {
         self.on.contains(&cause)
+    }
+
+    /// Whether an answer of that status is replaced.
+    pub fn replaces(&self, status: StatusCode) -> bool {
+        self.statuses.iter().any(|range| range.contains(status.as_u16()))
     }
 
     pub fn count(&self, cause: Cause) {

@@ -7,6 +7,7 @@ use crate::config::{Document, Engine};
 use crate::listen::config::{ListenerConfig, ListenerProtocol};
 use crate::problem::{Place, Problem, Problems};
 use crate::retry::config::RetriesConfig;
+use crate::upstream::Protocol;
 
 /// Refuses what `server.engine: pingora` cannot do.
 pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems) {
@@ -49,6 +50,11 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
         if let Some(attempt) = &service.timeouts.attempt {
             let message = "`timeouts.try` cannot be had with `engine: pingora`";
             problems.push(Problem::error(attempt.place, message).hint("take it out, or `engine` out of `server`"));
+        }
+        if service.protocol == Protocol::Auto {
+            let message = "`protocol: auto` cannot be had with `engine: pingora`";
+            let hint = "write two services with the same endpoints, one with `protocol: grpc`, or take `engine` out of `server`";
+            problems.push(Problem::error(service.endpoints.place, message).hint(hint));
         }
         if service.warm.value > 0 {
             let message = "`warm` cannot be had with `engine: pingora`";

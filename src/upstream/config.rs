@@ -71,9 +71,9 @@ pub struct ServiceConfig {
     /// 5 %), or after a set time such as `50ms`, `1ms` to `1m`. The rules of `retries` say what may be sent twice (`methods`,
     /// `idempotency_key`, `buffer`), and copies are within its `budget`. A route's `hedging` takes its place. Default: `false`.
     pub hedging: Option<Spanned<HedgingConfig>>,
-    /// What the endpoints speak: `http1` (default), `http2` (over TLS, or with prior knowledge over plain TCP) or `grpc`: HTTP/2
+    /// What the endpoints speak: `http1` (default), `http2` (over TLS, or with prior knowledge over plain TCP), `grpc`: HTTP/2
     /// to servers of gRPC, where a bound on bodies (`limits.body`, `bounds.max_body`) is one on each message of a call, not on all of
-    /// a stream's together.
+    /// a stream's together; or `auto`, for ports that speak both: calls as with `grpc`, everything else as with `http1`.
     pub protocol: Protocol,
     /// TLS to the endpoints: `true`, or `{ verify, ca, server_name }`. Default: plain TCP.
     pub tls: TlsChoice,
@@ -392,9 +392,11 @@ pub enum Protocol {
     Http2,
     /// HTTP/2 to servers that take nothing but gRPC calls.
     Grpc,
+    /// Both: gRPC calls go over HTTP/2, and everything else over HTTP/1.1.
+    Auto,
 }
 
-word!(Protocol, "protocol", "http1" => Http1, "http2" => Http2, "grpc" => Grpc);
+word!(Protocol, "protocol", "http1" => Http1, "http2" => Http2, "grpc" => Grpc, "auto" => Auto);
 
 impl Protocol {
     pub fn as_str(self) -> &'static str {
@@ -402,11 +404,27 @@ impl Protocol {
             Protocol::Http1 => "http1",
             Protocol::Http2 => "http2",
             Protocol::Grpc => "grpc",
+            Protocol::Auto => "auto",
         }
     }
 
+    /// Whether it can be HTTP/2.
     pub fn is_http2(self) -> bool {
         self != Protocol::Http1
+    }
+
+    /// What is spoken for one request: never [`Protocol::Auto`]. `is_call`: whether it is a call of gRPC's.
+    pub fn spoken(self, is_call: impl FnOnce() -> bool) -> Protocol {
+        match self {
+            Protocol::Auto if is_call() => Protocol::Grpc,
+            Protocol::Auto => Protocol::Http1,
+            known => known,
+        }
+    }
+
+    /// What is spoken for what is no call.
+    pub fn plain(self) -> Protocol {
+        self.spoken(|| false)
     }
 }
 
@@ -447,6 +465,9 @@ mod tests {
         assert!(read("balance: best").unwrap_err().contains("known: round_robin, least_requests"));
         assert_eq!(read("protocol: grpc").unwrap().protocol, Protocol::Grpc);
         assert!(read("protocol: http3").is_err());
+        let auto = read("protocol: auto").unwrap().protocol;
+        assert_eq!((auto.spoken(|| true), auto.spoken(|| false)), (Protocol::Grpc, Protocol::Http1));
+        assert_eq!(Protocol::Http2.spoken(|| unreachable!()), Protocol::Http2);
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl PeerTemplate {
         // `downstream::upstream_request`); a second pass here would only take away the `te: trailers` that gRPC needs.
         options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
         match protocol {
-            Protocol::Http1 => options.set_http_version(1, 1),
+            Protocol::Http1 | Protocol::Auto => options.set_http_version(1, 1),
             Protocol::Http2 | Protocol::Grpc => {
                 options.set_http_version(2, 2);
                 options.max_h2_streams = H2_STREAMS;

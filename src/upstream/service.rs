@@ -95,6 +95,8 @@ pub struct Service {
     /// How soon the balance forgets how long endpoints took, where it wants to know.
     pub balance_decay: Option<Duration>,
     peers: PeerTemplate,
+    /// For calls of gRPC's, where they go another way than everything else.
+    calls: Option<Arc<PeerTemplate>>,
 }
 
 /// What a gateway is told of itself.
@@ -308,7 +310,9 @@ impl Service {
             slow_start,
             aimed,
             balance_decay,
-            peers: PeerTemplate::new(timeouts, config.protocol, tls.as_ref()),
+            peers: PeerTemplate::new(timeouts, config.protocol.plain(), tls.as_ref()),
+            calls: (config.protocol == Protocol::Auto)
+                .then(|| Arc::new(PeerTemplate::new(timeouts, Protocol::Grpc, tls.as_ref()))),
         }))
     }
 
@@ -349,6 +353,11 @@ impl Service {
     /// How to connect to `endpoint`. `sni` replaces the name that TLS asks for and verifies. Reads are bounded by `timeouts.response`.
     pub fn peer(&self, endpoint: &Endpoint, sni: Option<&str>) -> Box<HttpPeer> {
         Box::new(self.peers.peer(endpoint, sni))
+    }
+
+    /// The same over HTTP/2.
+    pub fn http2_peer(&self, endpoint: &Endpoint) -> Box<HttpPeer> {
+        Box::new(self.calls.as_deref().unwrap_or(&self.peers).peer(endpoint, None))
     }
 
     /// What `endpoint` is held to before a connection to it may be used; `None` without TLS.

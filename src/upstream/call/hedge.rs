@@ -282,7 +282,8 @@ impl Caller {
     ) -> Copied {
         let mut fresh = false;
         loop {
-            let connected = self.connect(service, &mut tries, &mut client, tls, fresh).await;
+            let connected =
+                self.connect(service, service.protocol.spoken(|| call.is_grpc()), &mut tries, &mut client, tls, fresh).await;
             let Ok((mut connection, key)) = connected else { return Copied { tries, answer: None } };
             tries.started = Some(Instant::now());
             let kept = connection.is_kept();

@@ -40,7 +40,8 @@ use super::aim::Aim;
 use super::{AttemptOutcome, Endpoint, Protocol, Service, TlsConnector, connect_failure};
 use crate::address::EndpointAddress;
 use crate::exchange::Exchange;
-use crate::head::{Edited, RequestHead};
+use crate::grpc::Dialect;
+use crate::head::{Edited, HeaderEdit, RequestHead};
 use crate::reply::Reply;
 use crate::retry::Why;
 use crate::wait::{Alarm, pinned};
@@ -161,6 +162,18 @@ impl Call<'_> {
         if self.fill.is_some() { &Method::GET } else { &self.head.method }
     }
 
+    /// Whether the service sees a call of gRPC's.
+    fn is_grpc(&self) -> bool {
+        let name = http::header::CONTENT_TYPE;
+        let edited = self.exchange.to_upstream.iter().rev().find(|edit| *edit.name() == name);
+        let kind = match edited {
+            Some(HeaderEdit::Set(_, value) | HeaderEdit::Add(_, value)) => Some(value.as_bytes()),
+            Some(HeaderEdit::Remove(_)) => None,
+            None => self.head.header("content-type"),
+        };
+        kind.is_some_and(|kind| Dialect::of(kind) == Dialect::Grpc)
+    }
+
     fn may_switch(&self) -> bool {
         self.head.upgrade
     }
@@ -276,9 +289,10 @@ impl Caller {
         tls: &Arc<TlsConnector>,
     ) -> Result<Answer, CallError> {
         let mut fresh = false;
+        let spoken = service.protocol.spoken(|| call.is_grpc());
         tries.aim = Aim::of(service, call.head, call.exchange);
         loop {
-            let (mut connection, mut key) = self.connect(service, tries, client, tls, fresh).await?;
+            let (mut connection, mut key) = self.connect(service, spoken, tries, client, tls, fresh).await?;
             tries.started = Some(Instant::now());
             let attempt = tries.attempts;
             let asked = if let Some(hedging) = &service.hedging
@@ -377,6 +391,7 @@ impl Caller {
     async fn connect<C: Client>(
         &self,
         service: &Service,
+        spoken: Protocol,
         tries: &mut Tries,
         client: &mut C,
         tls: &Arc<TlsConnector>,
@@ -389,21 +404,21 @@ impl Caller {
             }
             let Some(flight) = tries.flight() else { return Err(CallError::Service(tries.unavailable(service))) };
             let key = key(flight.endpoint(), service);
-            if service.protocol == Protocol::Http1
+            if spoken == Protocol::Http1
                 && let Some(kept) = (!fresh).then(|| self.idle.take(&key)).flatten()
             {
                 return Ok((Connection::H1(kept), key));
             }
             // Boxed: what most requests never do must not make every request's future larger.
-            let connected = match (service.protocol, &key) {
-                (Protocol::Http1, Key::Plain(address)) => {
+            let connected = match (spoken, &key) {
+                (Protocol::Http1 | Protocol::Auto, Key::Plain(address)) => {
                     Box::pin(connect_plain(address.get(), service)).await.map(Connection::H1)
                 }
-                (Protocol::Http1, Key::Tls(..)) => {
+                (Protocol::Http1 | Protocol::Auto, Key::Tls(..)) => {
                     Box::pin(connect_tls(flight.endpoint(), service, tls)).await.map(Connection::H1)
                 }
                 (Protocol::Http2 | Protocol::Grpc, _) => {
-                    let peer = || service.peer(flight.endpoint(), None);
+                    let peer = || service.http2_peer(flight.endpoint());
                     let place = match self.lines.at_once(&key, fresh) {
                         Some(place) => Ok(place),
                         None => Box::pin(self.lines.place(key.clone(), peer, service, tls, fresh)).await,

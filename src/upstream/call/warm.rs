@@ -111,8 +111,8 @@ impl Caller {
     /// Makes as many connections to an endpoint as its service wants to have ahead of requests. Over HTTP/2 one carries them all.
     async fn warm_up(&self, service: &Service, endpoint: &Endpoint, tls: &Arc<TlsConnector>) -> Result<(), ErrorType> {
         let key = key(endpoint, service);
-        if service.protocol != Protocol::Http1 {
-            return self.lines.place(key, || service.peer(endpoint, None), service, tls, false).await.map(drop);
+        if service.protocol.plain() != Protocol::Http1 {
+            return self.lines.place(key, || service.http2_peer(endpoint), service, tls, false).await.map(drop);
         }
         for _ in 0..service.warm {
             let line = match &key {

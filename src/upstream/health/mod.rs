@@ -109,7 +109,7 @@ impl Check {
         let port = port.map_or(Some(None), |port| port.map(Some))?;
         let thresholds = Thresholds { healthy_after: healthy_after?, unhealthy_after: unhealthy_after? };
         // A service that is asked in gRPC's words hears them in its protocol.
-        let protocol = if matches!(kind, Kind::Grpc(_)) { Protocol::Grpc } else { protocol };
+        let protocol = if matches!(kind, Kind::Grpc(_)) { Protocol::Grpc } else { protocol.plain() };
         let peers = PeerTemplate::new(Timeouts::all(timeout), protocol, tls).unshared();
         let initial = config.initial;
         let asked = format!(
@@ -197,7 +197,7 @@ impl Check {
         let path = &question.path;
         let mut request = RequestHeader::build(question.method.clone(), path.as_str().as_bytes(), None).map_err(said)?;
         match self.protocol {
-            Protocol::Http1 => request.insert_header(header::CONNECTION, "close").map_err(said)?,
+            Protocol::Http1 | Protocol::Auto => request.insert_header(header::CONNECTION, "close").map_err(said)?,
             // Otherwise `:scheme` would be `https` over plain TCP as well, which strict servers refuse.
             Protocol::Http2 | Protocol::Grpc => {
                 let scheme = if self.peers.is_tls() { "https" } else { "http" };

@@ -1,0 +1,114 @@
+//! What a route gives in the place of answers that nobody is to see.
+
+use crate::harness::*;
+
+/// Answers with the status that the request asks for.
+fn moody() -> Backend {
+    Backend::answering(|request| {
+        let status = request.header("x-status").unwrap_or("200");
+        let body = format!("{status} {}", request.body.len());
+        let kind = "Cache-Control: max-age=60\r\nContent-Type: text/plain";
+        format!("HTTP/1.1 {status} As asked\r\n{kind}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    })
+}
+
+const YAML: &str = "
+    listeners: [ { bind: '127.0.0.1:$PORT', h2c: true } ]
+    server: { workers: 1 }
+    services:
+      a: { endpoints: [ '127.0.0.1:$BACKEND' ] }
+      calls: { endpoints: [ '127.0.0.1:$BACKEND' ], protocol: auto }
+      spare: { endpoints: [ '127.0.0.1:$SPARE' ] }
+    routes:
+      - { path: /static, service: a, fallback: { on: [ error, 5xx ], json: { items: [] }, headers: { Cache-Control: no-store } } }
+      - { path: /spare, service: a, fallback: { on: [ 404, 502-503 ], service: spare } }
+      - { path: /usual, service: a, fallback: { body: x } }
+      - { path: /tried, service: a, retries: { attempts: 1, on: [ 503 ], backoff: { base: 1ms } }, fallback: { on: [ 503 ], body: soon } }
+      - { path: /cached, service: a, policies: { cache: { ttl: 60s } }, fallback: { on: [ 5xx ], body: stand-in } }
+      - { path: /split, split: [ { service: a, weight: 1 }, { service: a, weight: 1 } ], fallback: { on: [ 500 ], status: 204 } }
+      - { path: '/pkg.Svc/Call', service: calls, fallback: { on: [ 5xx ], body: x } }
+";
+
+fn setup() -> (Backend, Backend, Gateway) {
+    let (backend, spare) = (moody(), Backend::named("spare"));
+    let gateway = Gateway::start(&filled(YAML, &[("$BACKEND", backend.port()), ("$SPARE", spare.port())]));
+    (backend, spare, gateway)
+}
+
+#[test]
+fn answers_of_a_status_are_replaced_before_anybody_sees_them() {
+    let (backend, spare, gateway) = setup();
+    let mut client = Client::connect(gateway.port());
+    let mut ask = |method: &str, path: &str, status: &str, body: &[u8]| {
+        let answer = client.request(method, path, &[("X-Status", status)], body);
+        let fallback = answer.header("x-portcullis-fallback").unwrap_or("none").to_owned();
+        (answer.status, answer.text(), fallback)
+    };
+    let items = || (200, "{\"items\":[]}".to_owned(), "static".to_owned());
+    for status in ["500", "503", "599"] {
+        assert_eq!(ask("GET", "/static", status, b""), items(), "{status}");
+        assert_eq!(ask("POST", "/static", status, &[b'x'; 100_000]), items(), "{status}");
+    }
+    assert_eq!(ask("HEAD", "/static", "500", b""), (200, String::new(), "static".into()));
+    for status in ["200", "404", "499"] {
+        assert_eq!(ask("GET", "/static", status, b"").0.to_string(), status);
+    }
+    // What is not written is passed on.
+    assert_eq!(ask("GET", "/usual", "503", b""), (503, "503 0".into(), "none".into()));
+    assert_eq!(ask("GET", "/spare", "500", b""), (500, "500 0".into(), "none".into()));
+    for (status, body) in [("404", &b""[..]), ("502", b"order"), ("503", b"")] {
+        let (code, text, fallback) = ask(if body.is_empty() { "GET" } else { "PUT" }, "/spare", status, body);
+        assert_eq!((code, fallback.as_str()), (200, "service"), "{status} {text}");
+        assert!(text.contains("\"spare\""), "{text}");
+        assert_eq!(spare.last().body, body);
+    }
+    assert_eq!(ask("GET", "/split", "500", b""), (204, String::new(), "static".into()));
+    let before = backend.requests().len();
+    assert_eq!(ask("GET", "/tried", "503", b""), (200, "soon".into(), "static".into()));
+    assert_eq!(backend.requests().len(), before + 2, "it is tried again first");
+    let line = gateway.wait_log(|line| line["path"] == "/tried");
+    assert_eq!((&line["fallback"], &line["decided_by"]), (&"static".into(), &"unwanted_answer".into()), "{line}");
+    gateway.wait_metric("portcullis_fallbacks_total{cause=\"status\",kind=\"service\"}", 3.0);
+    // What is let go of costs no connection.
+    assert_eq!(backend.connections(), 1);
+    let h2 = curl(&["--http2-prior-knowledge", "-H", "X-Status: 500", &gateway.url("/static")]);
+    assert_eq!((h2.status, h2.text().as_str()), (200, "{\"items\":[]}"));
+    // A reload turns it off.
+    let yaml = std::fs::read_to_string(gateway.config_path()).unwrap();
+    gateway.rewrite(&yaml.replace("on: [ error, 5xx ]", "on: [ error ]"));
+    assert_eq!(gateway.reload().0, 200);
+    assert_eq!(ask("GET", "/static", "500", b"").0, 500);
+}
+
+#[test]
+fn what_stands_in_is_not_stored() {
+    let (backend, _, gateway) = setup();
+    let mut client = Client::connect(gateway.port());
+    for _ in 0..2 {
+        let answer = client.request("GET", "/cached", &[("X-Status", "500")], b"");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "stand-in"));
+    }
+    assert_eq!(client.get("/cached").text(), "200 0");
+    assert_eq!(client.request("GET", "/cached", &[("X-Status", "500")], b"").text(), "200 0");
+    assert_eq!(backend.requests().len(), 3);
+}
+
+#[test]
+fn calls_get_no_static_answer() {
+    let (.., gateway) = setup();
+    let call = ["--http2-prior-knowledge", "-X", "POST", "-H", "Content-Type: application/grpc+x", "-H", "X-Status: 503"];
+    let answer = curl(&[&call[..], &[&gateway.url("/pkg.Svc/Call")]].concat());
+    assert_eq!(answer.header("x-portcullis-fallback"), None, "{answer:?}");
+    assert!(answer.text() != "x", "{answer:?}");
+}
+
+#[test]
+fn conditions_that_are_none_are_refused() {
+    let files = Files::new();
+    for wrong in ["200", "3xx", "often", "399-500", "600"] {
+        let route = format!("{{ path: /a, service: h, port: 1, fallback: {{ on: [ {wrong} ], body: x }} }}");
+        files.write("bad.yaml", format!("listeners: [ {{ bind: '127.0.0.1:1' }} ]\nroutes: [ {route} ]\n"));
+        let ran = portcullis(files.dir(), &["check", "-c", "bad.yaml"]);
+        assert!(ran.stderr.contains("a status from 400 on"), "{wrong}: {} {}", ran.stdout, ran.stderr);
+    }
+}
