@@ -15,8 +15,11 @@ const YAML: &str = "
 
 fn spoken(gateway: &Gateway, path: &str, version: &str, kind: &str) -> String {
     let kind = format!("Content-Type: {kind}");
-    let answer = curl(&[version, "-H", &kind, "-H", "TE: trailers", "--data-binary", "hello", &gateway.url(path)]);
-    assert_eq!((answer.status, answer.text().as_str()), (200, "5"), "{path} {version} {kind}");
+    // One message of five bytes.
+    let message = gateway.files().write("message", b"\0\0\0\0\x05hello");
+    let body = format!("@{}", message.display());
+    let answer = curl(&[version, "-H", &kind, "-H", "TE: trailers", "--data-binary", &body, &gateway.url(path)]);
+    assert_eq!((answer.status, answer.text().as_str()), (200, "10"), "{path} {version} {kind}");
     answer.header("x-spoken").unwrap().to_owned()
 }
 
