@@ -7,7 +7,8 @@ fn moody() -> Backend {
     Backend::answering(|request| {
         let status = request.header("x-status").unwrap_or("200");
         let body = format!("{status} {}", request.body.len());
-        let kind = "Cache-Control: max-age=60\r\nContent-Type: text/plain";
+        let kept = request.header("x-keep").unwrap_or("max-age=60");
+        let kind = format!("Cache-Control: {kept}\r\nContent-Type: text/plain");
         format!("HTTP/1.1 {status} As asked\r\n{kind}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
     })
 }
@@ -25,6 +26,7 @@ const YAML: &str = "
       - { path: /usual, service: a, fallback: { body: x } }
       - { path: /tried, service: a, retries: { attempts: 1, on: [ 503 ], backoff: { base: 1ms } }, fallback: { on: [ 503 ], body: soon } }
       - { path: /cached, service: a, policies: { cache: { ttl: 60s } }, fallback: { on: [ 5xx ], body: stand-in } }
+      - { path: /kept/*, service: a, policies: { cache: {} }, fallback: { on: [ error, 5xx ], cached: 1h, body: none } }
       - { path: /split, split: [ { service: a, weight: 1 }, { service: a, weight: 1 } ], fallback: { on: [ 500 ], status: 204 } }
       - { path: '/pkg.Svc/Call', service: calls, fallback: { on: [ 5xx ], body: x } }
 ";
@@ -94,6 +96,37 @@ fn what_stands_in_is_not_stored() {
 }
 
 #[test]
+fn the_last_good_answer_stands_in_while_it_may() {
+    let (_backend, _, gateway) = setup();
+    let mut client = Client::connect(gateway.port());
+    let mut ask =
+        |path: &str, status: &str, keep: &str| client.request("GET", path, &[("X-Status", status), ("X-Keep", keep)], b"");
+    let stands = |answer: &Answer| answer.header("x-portcullis-fallback").unwrap_or("none").to_owned();
+    for (path, keep, given) in [
+        ("/kept/a", "max-age=1", "cached"),
+        // Its service has forbidden it.
+        ("/kept/b", "max-age=1, must-revalidate", "static"),
+        ("/kept/c", "no-store", "static"),
+    ] {
+        assert_eq!(ask(path, "200", keep).text(), "200 0");
+        eventually("it has expired", || stands(&ask(path, "503", "no-store")) != "none");
+        let answer = ask(path, "503", "no-store");
+        let text = if given == "cached" { "200 0" } else { "none" };
+        assert_eq!((answer.status, answer.text().as_str(), stands(&answer).as_str()), (200, text, given), "{path}");
+        assert_eq!(answer.header("cache-status").is_some_and(|said| said.contains("fallback")), given == "cached", "{answer:?}");
+        let line = gateway.wait_log(|line| line["path"] == path && line["fallback"] == given);
+        assert_eq!(line["decided_by"], "unwanted_answer", "{line}");
+    }
+    assert_eq!(stands(&ask("/kept/never", "500", "no-store")), "static");
+    // A request that does not use the cache gets nothing of it.
+    let own = [("X-Status", "503"), ("Authorization", "Bearer x")];
+    assert_eq!(stands(&request(gateway.port(), "GET", "/kept/a", &own, b"")), "static");
+    assert!(gateway.metric("portcullis_fallbacks_total{cause=\"status\",kind=\"cached\"}") >= 2.0);
+    // The service is well again.
+    assert_eq!(stands(&ask("/kept/a", "200", "max-age=1")), "none");
+}
+
+#[test]
 fn calls_get_no_static_answer() {
     let (.., gateway) = setup();
     let call = ["--http2-prior-knowledge", "-X", "POST", "-H", "Content-Type: application/grpc+x", "-H", "X-Status: 503"];
@@ -110,5 +143,13 @@ fn conditions_that_are_none_are_refused() {
         files.write("bad.yaml", format!("listeners: [ {{ bind: '127.0.0.1:1' }} ]\nroutes: [ {route} ]\n"));
         let ran = portcullis(files.dir(), &["check", "-c", "bad.yaml"]);
         assert!(ran.stderr.contains("a status from 400 on"), "{wrong}: {} {}", ran.stdout, ran.stderr);
+    }
+    for (fallback, said) in
+        [("cached: 1h", "the route has no `cache`"), ("cached: 1ms", "cached"), ("on: [ 503 ]", "a fallback needs")]
+    {
+        let route = format!("{{ path: /a, service: h, port: 1, fallback: {{ {fallback} }} }}");
+        files.write("bad.yaml", format!("listeners: [ {{ bind: '127.0.0.1:1' }} ]\nroutes: [ {route} ]\n"));
+        let ran = portcullis(files.dir(), &["check", "-c", "bad.yaml"]);
+        assert!(ran.stderr.contains(said), "{fallback}: {} {}", ran.stdout, ran.stderr);
     }
 }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use super::{Failed, broke_off, call_failed, client_failed, relay};
+use super::{Failed, broke_off, call_failed, client_failed, relay, stale};
+use crate::cache::Hit;
 use crate::downstream::Downstream;
 use crate::head::HeaderEdit;
 use crate::journey::Journey;
 use crate::reply::Reply;
 use crate::route::Cause;
-use crate::snapshot::fallback::{Fallback, How, read};
+use crate::snapshot::fallback::{CACHED, Fallback, How, read};
 use crate::upstream::Service;
 use crate::upstream::call::{Call, Caller, Tries};
 use crate::wire::answer::BadAnswer;
@@ -26,14 +27,21 @@ const UNWANTED: &str = "unwanted_answer";
 /// A fallback that can be given, and why it is.
 pub struct Due {
     fallback: Arc<Fallback>,
+    given: Given,
     cause: Cause,
     reason: &'static str,
+}
+
+/// What of it is given.
+enum Given {
+    Cached(Box<Hit>),
+    How,
 }
 
 impl Due {
     /// Whether it asks somebody, who may take his time.
     pub fn asks(&self) -> bool {
-        matches!(self.fallback.how, How::Service(_))
+        matches!(self.given, Given::How) && matches!(self.fallback.how, Some(How::Service(_)))
     }
 }
 
@@ -53,24 +61,33 @@ pub fn due(journey: &Journey, down: &Downstream, ended: Option<&Result<(), Faile
         None if !journey.is_late(Duration::ZERO) => (Cause::Timeout, "request_timeout"),
         _ => return None,
     };
-    let due = (cause == Cause::Status || fallback.is_for(cause)) && can_be_given(fallback, journey, down, ended.is_some());
-    due.then(|| Due { fallback: fallback.clone(), cause, reason })
+    if cause != Cause::Status && !fallback.is_for(cause) {
+        return None;
+    }
+    let given = given(fallback, journey, down, ended.is_some())?;
+    Some(Due { fallback: fallback.clone(), given, cause, reason })
 }
 
-fn can_be_given(fallback: &Fallback, journey: &Journey, down: &Downstream, in_time: bool) -> bool {
-    !down.is_answered()
-        && match &fallback.how {
-            How::Own { .. } => !journey.dialect.is_grpc(),
-            // There has to be time left, and all of the request: nothing of it was sent, or what was is still at hand.
-            How::Service(_) => in_time && !journey.head.upgrade && (journey.tries.started.is_none() || down.can_replay()),
-        }
+fn given(fallback: &Fallback, journey: &Journey, down: &Downstream, in_time: bool) -> Option<Given> {
+    if down.is_answered() {
+        return None;
+    }
+    if let Some(hit) = fallback.cached.and_then(|within| stale::last_good(journey, within)) {
+        return Some(Given::Cached(Box::new(hit)));
+    }
+    let can_be_given = match fallback.how.as_ref()? {
+        How::Own { .. } => !journey.dialect.is_grpc(),
+        // There has to be time left, and all of the request: nothing of it was sent, or what was is still at hand.
+        How::Service(_) => in_time && !journey.head.upgrade && (journey.tries.started.is_none() || down.can_replay()),
+    };
+    can_be_given.then_some(Given::How)
 }
 
 /// What an answer's status is taken for where the route's fallback is given in its place. `None` for all that are passed on, for most have
 /// none, and it must be one that can be given.
 pub fn replaces(journey: &Journey, down: &Downstream, status: StatusCode) -> Option<Box<Reply>> {
     let fallback = journey.route()?.fallback.as_ref()?;
-    let replaced = fallback.replaces(status) && can_be_given(fallback, journey, down, true);
+    let replaced = fallback.replaces(status) && given(fallback, journey, down, true).is_some();
     let detail = "The backend's answer has a status for which this route has something else.";
     replaced.then(|| Reply::new(status, Service::NAME, UNWANTED, detail))
 }
@@ -80,16 +97,24 @@ pub fn replaces(journey: &Journey, down: &Downstream, status: StatusCode) -> Opt
 /// # Errors
 /// See [`Failed`].
 pub async fn give(caller: &Caller, journey: &mut Journey, down: &mut Downstream, due: Due) -> Result<(), Failed> {
-    let Due { fallback, cause, reason } = due;
-    fallback.count(cause);
-    journey.outcome.fallback = fallback.how.as_str();
+    let Due { fallback, given, cause, reason } = due;
+    let kind = match (&given, &fallback.how) {
+        (Given::How, Some(how)) => how.as_str(),
+        _ => CACHED,
+    };
+    fallback.count(cause, kind == CACHED);
+    journey.outcome.fallback = kind;
     journey.outcome.decided_by = Some(reason.into());
-    let mark = HeaderEdit::Set(X_PORTCULLIS_FALLBACK, HeaderValue::from_static(fallback.how.as_str()));
+    let mark = HeaderEdit::Set(X_PORTCULLIS_FALLBACK, HeaderValue::from_static(kind));
     journey.exchange.to_client.push(mark);
     // There is no answer that a copy's could be compared with.
     journey.compared = None;
+    if let Given::Cached(hit) = given {
+        down.give_up_body();
+        return stale::give(&hit, journey, down).await;
+    }
     match &fallback.how {
-        How::Own { head, body } => {
+        Some(How::Own { head, body }) => {
             let Some(mut head) = read(head) else { return Err(Failed::Answer(BadAnswer::Malformed.reply())) };
             let answered = journey.answered(AnswerView::from(&*head)).map_err(Failed::Answer)?;
             if answered.status != head.status {
@@ -110,7 +135,8 @@ pub async fn give(caller: &Caller, journey: &mut Journey, down: &mut Downstream,
             };
             written.await.map_err(|error| client_failed(&error))
         }
-        How::Service(service) => ask(caller, journey, down, service).await,
+        Some(How::Service(service)) => ask(caller, journey, down, service).await,
+        None => Err(Failed::BrokeOff),
     }
 }
 

@@ -8,10 +8,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::value::{Spanned, StatusRange};
+use crate::value::{Period, Spanned, StatusRange};
 
-/// What clients get when the route's service answers nothing: an answer of the gateway's own (`status`, `headers`, and `json` or `body`), or
-/// that of another `service`. Marked by `X-Portcullis-Fallback` and in the log. gRPC calls get only another service.
+/// What clients get when the route's service answers nothing: an answer of the gateway's own (`status`, `headers`, and `json` or `body`), that of another `service`, or the last good one
+/// that was `cached`. Marked by `X-Portcullis-Fallback` and in the log. gRPC calls get only another service.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FallbackConfig {
@@ -19,6 +19,9 @@ pub struct FallbackConfig {
     /// (none answers in time), or a status of the service's answer from 400 on: `503`, `5xx`, `502-504`. Such an answer is let go of before
     /// anything of it is passed on. Default: `open`, `error` and `timeout`.
     pub on: Vec<Spanned<Condition>>,
+    /// Give the last good answer that the route's cache has, as long as it expired no longer ago than this, `1s` to `30d`, and its service has
+    /// not forbidden it (`must-revalidate`, `no-cache`). Goes before the others, which are given where there is none.
+    pub cached: Option<Spanned<Period>>,
     /// The status of an answer of the gateway's own, 200 to 599. Default: 200.
     pub status: Option<Spanned<u32>>,
     /// Its header fields, by name.

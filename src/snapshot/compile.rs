@@ -331,6 +331,13 @@ impl<'a> Compiler<'a> {
             self.ambiguous(config, &matcher);
             let plan = self.plan(config, own, &answer);
             self.warn_of_bounded_streams(config, &answer);
+            if let Some(cached) = config.fallback.as_ref().and_then(|fallback| fallback.cached.as_ref())
+                && plan.options.cache.is_none()
+            {
+                let problem =
+                    Problem::error(cached.place, "nothing was kept that this fallback could give: the route has no `cache`");
+                self.problems.push(problem.hint("add `cache` to the route's policies"));
+            }
             if plan.holds_answers && self.document.server.engine.value == Engine::Pingora {
                 let message =
                     "a policy of this route works on whole answers (`etag`), which cannot be had with `engine: pingora`";

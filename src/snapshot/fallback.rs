@@ -1,6 +1,7 @@
 //! What a route gives when its service answers nothing, compiled.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -10,7 +11,7 @@ use crate::problem::{Place, Problem, Problems};
 use crate::route::{Cause, Condition, FallbackConfig};
 use crate::tally::{Counter, Tallies};
 use crate::upstream::Service;
-use crate::value::StatusRange;
+use crate::value::{StatusRange, period_within};
 use crate::wire::answer::{self, AnswerHead};
 
 /// The word for an answer of the gateway's own.
@@ -20,9 +21,17 @@ pub struct Fallback {
     on: Vec<Cause>,
     /// Answers of these statuses are none.
     statuses: Vec<StatusRange>,
-    pub how: How,
+    /// How long ago what the cache has may have expired, where that is given.
+    pub cached: Option<Duration>,
+    /// What is given where it has nothing.
+    pub how: Option<How>,
     counts: [Arc<Counter>; 4],
+    counts_of_cached: [Arc<Counter>; 4],
 }
+
+/// The word for an answer of the cache's.
+pub const CACHED: &str = "cached";
+const LONGEST_CACHED: u64 = 30 * 24 * 3_600_000;
 
 pub enum How {
     /// A head as it stands on the wire, and a body.
@@ -44,7 +53,7 @@ impl How {
 }
 
 impl Fallback {
-    pub fn new(config: &FallbackConfig, how: How, route: &str, tallies: &Tallies) -> Self {
+    pub fn new(config: &FallbackConfig, cached: Option<Duration>, how: Option<How>, route: &str, tallies: &Tallies) -> Self {
         let (mut on, mut statuses) = (Vec::new(), Vec::new());
         for condition in &config.on {
             match condition.value {
@@ -56,12 +65,14 @@ impl Fallback {
             on.extend(Cause::NAMED);
         }
         let help = "Requests that got a route's fallback, by what it is and why.";
-        let kind = how.as_str();
-        let count = |cause: Cause| {
+        let count = |kind: &str, cause: Cause| {
             let labels = [("route", route), ("kind", kind), ("cause", cause.as_str())];
             tallies.counter("portcullis_fallbacks_total", help, &labels)
         };
-        Fallback { on, statuses, how, counts: Cause::ALL.map(count) }
+        let kind = how.as_ref().map_or(CACHED, How::as_str);
+        let (counts, counts_of_cached) =
+            (Cause::ALL.map(|cause| count(kind, cause)), Cause::ALL.map(|cause| count(CACHED, cause)));
+        Fallback { on, statuses, cached, how, counts, counts_of_cached }
     }
 
     pub fn is_for(&self, cause: Cause) -> bool {
@@ -73,11 +84,18 @@ impl Fallback {
         self.statuses.iter().any(|range| range.contains(status.as_u16()))
     }
 
-    pub fn count(&self, cause: Cause) {
-        if let Some(count) = self.counts.get(cause as usize) {
+    pub fn count(&self, cause: Cause, cached: bool) {
+        let counts = if cached { &self.counts_of_cached } else { &self.counts };
+        if let Some(count) = counts.get(cause as usize) {
             count.add(1);
         }
     }
+}
+
+/// How long ago what the cache has may have expired. `None` only if there was a problem.
+pub fn cached(config: &FallbackConfig, problems: &mut Problems) -> Option<Option<Duration>> {
+    let Some(written) = &config.cached else { return Some(None) };
+    period_within("cached", written, 1000, LONGEST_CACHED, problems).map(Some)
 }
 
 /// An answer of the gateway's own. `None` only if there was a problem.

@@ -102,18 +102,19 @@ impl<'a> Compiler<'a> {
 
     /// What a route gives when its service answers nothing. `None` only if there was a problem.
     pub(super) fn fallback(&mut self, config: &Spanned<FallbackConfig>, route: &str) -> Option<Arc<Fallback>> {
+        let cached = fallback::cached(config, self.problems);
+        let own = config.status.is_some() || config.json.is_some() || config.body.is_some() || !config.headers.is_empty();
         let how = match &config.service {
-            None => fallback::own(config, config.place, self.problems)?,
-            Some(service)
-                if config.status.is_some() || config.json.is_some() || config.body.is_some() || !config.headers.is_empty() =>
-            {
+            None if !own && config.cached.is_some() => None,
+            None => Some(fallback::own(config, config.place, self.problems)?),
+            Some(service) if own => {
                 let message = "a fallback is another `service`, or an answer of the gateway's own, not both";
                 self.problems.push(Problem::error(service.place, message));
                 return None;
             }
-            Some(service) => How::Service(self.service(service, config.port, config.place)?),
+            Some(service) => Some(How::Service(self.service(service, config.port, config.place)?)),
         };
-        Some(Arc::new(Fallback::new(config, how, route, self.around.metrics.tallies())))
+        Some(Arc::new(Fallback::new(config, cached?, how, route, self.around.metrics.tallies())))
     }
 
     /// The service of that name, or, with a port, the host of that name. `of`: where the map stands that names it.
