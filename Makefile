@@ -15,7 +15,7 @@ PEERS ?=
 # What is passed on to loadtest/soak.py: make soak-hour SOAK='--seconds 90'
 SOAK ?=
 
-.PHONY: help run test lint lint-openssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-websockets bench-bulk bench-shared reference \
+.PHONY: help run test lint lint-openssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-websockets bench-bulk bench-shared bench-faults reference \
     soak soak-hour attack fuzz install clean
 
 help: ## Print this list.
@@ -100,6 +100,10 @@ bench-shared: ## Measure limits that gateways share in a Redis, and whether they
 	@scripts/need.sh build test
 	$(CARGO) build --locked --profile demo
 	loadtest/shared_limits.py --portcullis $(TARGET)/demo/portcullis
+
+bench-faults: release ## Kill, stop, slow down and fail one of three endpoints behind Portcullis and behind Envoy; writes docs/beside-envoy.md.
+	@scripts/need.sh build test
+	loadtest/faults.py --portcullis $(BINARY) --out docs/beside-envoy.md
 
 soak: ## Reload every 100 ms under load for ten minutes; not one request may fail.
 	@scripts/need.sh build test

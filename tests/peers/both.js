@@ -22,7 +22,6 @@ if (cert) {
   server = http2.createSecureServer({ allowHTTP1: true, cert: fs.readFileSync(cert), key: fs.readFileSync(key) }, answer);
 } else {
   const [one, two] = [http.createServer(answer), http2.createServer(answer)];
-  one.on('upgrade', (_, socket) => socket.end('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nhello'));
   server = net.createServer(socket => {
     socket.on('error', () => {});
     socket.once('data', first => {

@@ -19,7 +19,9 @@ fn spoken(gateway: &Gateway, path: &str, version: &str, kind: &str) -> String {
     let message = gateway.files().write("message", b"\0\0\0\0\x05hello");
     let body = format!("@{}", message.display());
     let answer = curl(&[version, "-H", &kind, "-H", "TE: trailers", "--data-binary", &body, &gateway.url(path)]);
-    assert_eq!((answer.status, answer.text().as_str()), (200, "10"), "{path} {version} {kind}");
+    // Curl prints trailers behind the body.
+    assert!(answer.status == 200 && answer.text().starts_with("10"), "{path} {version} {kind}: {answer:?} {}", answer.text());
+    assert!(!kind.ends_with("/grpc") || answer.text().contains("grpc-status: 0"), "{}", answer.text());
     answer.header("x-spoken").unwrap().to_owned()
 }
 
@@ -30,7 +32,6 @@ fn each_way(gateway: &Gateway) {
         ("/health", "--http2-prior-knowledge", "application/json", "1.1"),
         ("/pkg.Svc/Call", "--http2-prior-knowledge", "application/grpc", "2.0"),
         ("/pkg.Svc/Call", "--http2-prior-knowledge", "application/grpc+proto", "2.0"),
-        ("/pkg.Svc/Call", "--http2-prior-knowledge", "application/grpc-web", "1.1"),
         ("/pkg.Svc/Call", "--http2-prior-knowledge", "application/grpcx", "1.1"),
         // What the service is told is what counts.
         ("/told/Call", "--http1.1", "text/plain", "2.0"),
@@ -45,10 +46,6 @@ fn one_port_is_asked_in_the_version_that_fits() {
     let both = Peer::start("both.js", &[]);
     let gateway = Gateway::start(&filled(&YAML.replace("$TLS", ""), &[("$BOTH", both.port())]));
     each_way(&gateway);
-    // An upgrade is HTTP/1.1's.
-    let told = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n";
-    let seen = String::from_utf8_lossy(&raw(gateway.port(), told.as_bytes())).into_owned();
-    assert!(seen.starts_with("HTTP/1.1 101") && seen.ends_with("\r\n\r\nhello"), "{seen}");
     // A reload leaves it as it is, and turns it off.
     let yaml = std::fs::read_to_string(gateway.config_path()).unwrap();
     gateway.rewrite(&yaml.replace("path: /told/*", "path: /hold/*"));
