@@ -258,7 +258,8 @@ impl Board {
         let cluster_ref = Arc::downgrade(cluster);
         let before = std::mem::replace(&mut self.clusters.lock().taken, cluster_ref);
         if !std::ptr::eq(before.as_ptr(), Arc::as_ptr(cluster)) {
-            cluster.publish();
+            // What was built when it was compiled is as good but for shares, which depend on what is noted now.
+            cluster.note_and_publish(cluster.spread.slow_start.is_some());
         }
     }
 
@@ -329,9 +330,14 @@ impl Cluster {
 
     /// Builds the choice anew from what is known now.
     fn publish(&self) {
+        self.note_and_publish(true);
+    }
+
+    /// Notes what is the present generation's to note, and builds the choice anew if `anew`, or if it is not what is known now.
+    fn note_and_publish(&self, anew: bool) {
         // One at a time, or an older view could overwrite a newer one.
         let _turn = self.publishing.lock();
-        self.stale.store(false, Ordering::Release);
+        let anew = self.stale.swap(false, Ordering::AcqRel) || anew;
         let now = Instant::now();
         // What is noted of endpoints and told to people is the present generation's word alone.
         let present = self.board.is_present(self);
@@ -348,6 +354,9 @@ impl Cluster {
             if self.spread.balance.counts_all() {
                 one.endpoint.join(&self.board.crowd);
             }
+        }
+        if !anew {
+            return;
         }
         let bound = if choice == Choice::Panic(Then::Refuse) { Box::default() } else { self.bound(&placed, &well) };
         let share = |one: &Placed<'_>| self.spread.slow_start.map_or(1.0, |window| one.endpoint.arrival.share(window, now));
