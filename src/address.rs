@@ -162,6 +162,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_hash_that_was_made_once_finds_the_same() {
+        let address = |port: u16| HashedAddress::from(EndpointAddress::from(([127, 0, 0, 1], port)));
+        let mut map: std::collections::HashMap<HashedAddress, u16, std::hash::BuildHasherDefault<AsHashed>> = Default::default();
+        map.extend((1..500).map(|port| (address(port), port)));
+        assert!((1..500).all(|port| map.get(&address(port)) == Some(&port)));
+        assert!(map.get(&address(500)).is_none() && address(1) != address(2) && address(1).get() == ([127, 0, 0, 1], 1).into());
+    }
+
+    #[test]
     fn is_no_larger_than_an_ip_address_with_its_port() {
         assert_eq!(size_of::<EndpointAddress>(), size_of::<SocketAddr>());
     }

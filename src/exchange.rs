@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::VIA;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
@@ -78,6 +79,7 @@ pub struct ForwardedHeaders {
 pub struct Forms {
     edits: OnceLock<HeaderEdits>,
     map: OnceLock<HeaderMap>,
+    authority: OnceLock<Option<Authority>>,
 }
 
 /// A field's name, and where its value stands.
@@ -111,6 +113,12 @@ impl ForwardedHeaders {
             let via = self.via.as_ref().map(|via| HeaderEdit::Add(VIA, via.value(self.version).clone()));
             self.fields.iter().map(edit).chain(via).collect()
         })
+    }
+
+    /// The authority that all requests name which are told this, as an HTTP/2 head has it. `None` if it is none for HTTP/2.
+    pub fn authority(&self, named: &[u8]) -> Option<Authority> {
+        let read = || Authority::from_maybe_shared(Bytes::copy_from_slice(named)).ok();
+        self.forms.authority.get_or_init(read).clone()
     }
 
     /// The fields that replace the client's, as a map: what an HTTP/2 head begins with.

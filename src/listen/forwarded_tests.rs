@@ -145,6 +145,26 @@ const CLAIMS: &[(&str, &str)] = &[
     ("X-Real-IP", "6.6.6.6"),
 ];
 
+/// What an HTTP/1.1 service is told, and what any other is.
+#[test]
+fn all_forms_of_it_say_the_same() {
+    let cases: [(&[(&str, &str)], &str, bool); 5] = [
+        (CLAIMS, "192.0.2.9", false),
+        (CLAIMS, "2001:db8:aaaa::1", true),
+        (&[], "192.0.2.77", false),
+        (&[("Host", "a"), ("X-Forwarded-For", "1.1.1.1, x\x7fy")], "10.0.0.1", true),
+        (&[("Host", "a"), ("Forwarded", "for=1.1.1.1;by=\"\x01\"")], "10.0.0.1", true),
+    ];
+    for (headers, peer, trusted) in cases {
+        let (told, _) = told_to(headers, peer, trusted);
+        let same = ForwardedHeaders::new(told.edits().clone());
+        assert_eq!(told.wire.escape_ascii().to_string(), same.wire.escape_ascii().to_string());
+        let removed = told.edits().iter().filter(|edit| matches!(edit, HeaderEdit::Remove(_))).count();
+        assert_eq!(told.map().len() + removed, told.fields.len());
+        assert!(told.wire.iter().all(|byte| *byte >= b' ' && *byte != 0x7f || b"\r\n".contains(byte)));
+    }
+}
+
 #[test]
 fn a_strangers_claims_are_replaced() {
     let fields = forwarded(CLAIMS, "192.0.2.9", false);

@@ -305,7 +305,10 @@ pub fn stream(parts: &Parts<'_>, secure: bool, switches: bool) -> Result<(Reques
     let head = parts.head;
     let mut uri = uri::Parts::default();
     uri.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
-    uri.authority = Some(Authority::from_maybe_shared(Bytes::copy_from_slice(parts.authority())).map_err(|_| Unfit)?);
+    uri.authority = Some(match (&parts.exchange.told, &parts.exchange.upstream_host) {
+        (Some(told), None) => told.authority(head.authority()).ok_or(Unfit)?,
+        _ => Authority::from_maybe_shared(Bytes::copy_from_slice(parts.authority())).map_err(|_| Unfit)?,
+    });
     uri.path_and_query = Some(PathAndQuery::from_maybe_shared(parts.path_and_query()).map_err(|_| Unfit)?);
     let uri = Uri::from_parts(uri).map_err(|_| Unfit)?;
     let framing = parts.framing();
@@ -424,6 +427,48 @@ mod tests {
         exchange.to_upstream.push(set("x-request-id", "theirs"));
         let less = "GET / HTTP/1.1\nHost: h\nx-forwarded-for: 192.0.2.1\nx-request-id: theirs\n\n";
         assert_eq!(written(&head, &exchange), less);
+    }
+
+    /// Whatever the map is begun with, and whatever a policy has another word on.
+    #[test]
+    fn a_header_map_says_what_the_bytes_say() {
+        let headers = [("Host", "h"), ("Via", "1.0 theirs"), ("User-Agent", "a"), ("X-Forwarded-For", "6.6.6.6"), ("X-A", "1")];
+        let head = RequestHead::build("GET", "/a?b", &headers);
+        let field = |name, value| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        let set = |name, value| HeaderEdit::Set(field(name, value).0, field(name, value).1);
+        let add = |name, value| HeaderEdit::Add(field(name, value).0, field(name, value).1);
+        let told = [set("x-forwarded-for", "192.0.2.1"), set("x-real-ip", "192.0.2.1"), add("via", "1.1 gate")];
+        let told = std::sync::Arc::new(ForwardedHeaders::new(HeaderEdits::from_iter(told)));
+        for edits in [
+            vec![],
+            vec![set("x-a", "2"), add("x-a", "3")],
+            vec![add("x-forwarded-for", "192.0.2.2")],
+            vec![set("x-real-ip", "192.0.2.3")],
+            vec![HeaderEdit::Remove(HeaderName::from_static("via")), set("x-request-id", "theirs")],
+        ] {
+            let mut exchange = Exchange::for_tests();
+            (exchange.told, exchange.to_upstream) = (Some(told.clone()), edits.clone());
+            let text = written(&head, &exchange);
+            let mut lines: Vec<String> = text.lines().skip(2).filter(|line| !line.is_empty()).map(str::to_lowercase).collect();
+            let parts = Parts {
+                head: &head,
+                target: None,
+                exchange: &exchange,
+                buffered: None,
+                empty: false,
+                expects: false,
+                attempt: 1,
+                fill: None,
+            };
+            let (request, _) = stream(&parts, false).unwrap();
+            assert_eq!(request.uri(), "http://h/a?b");
+            let fields = request.headers().iter().filter(|(name, _)| *name != TRACEPARENT);
+            let mut fields: Vec<String> = fields.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+            // The order of fields of other names means nothing.
+            let name = |line: &String| line.split(':').next().unwrap().to_owned();
+            (lines.sort_by_key(name), fields.sort_by_key(name));
+            assert_eq!(lines, fields, "{edits:?}");
+        }
     }
 
     #[test]
