@@ -12,6 +12,7 @@ use crate::exchange::{RequestId, X_REQUEST_ID};
 use crate::grpc::Dialect;
 use crate::head::{HeaderEdit, HeaderEdits};
 use crate::reply::Reply;
+use crate::wait::pinned;
 use crate::wire::answer::AnswerHead;
 use crate::wire::{encode, h2};
 
@@ -102,7 +103,7 @@ impl Downstream {
             Some(Wire::H1(wire)) => wire.write_body(data, end).await?,
             Some(Wire::H2(_)) if data.is_empty() && !end => {}
             // Boxed: with the timers in it, it is larger than all that HTTP/1.1 may have to wait for.
-            Some(Wire::H2(stream)) => Box::pin(stream.write_body(data, end)).await?,
+            Some(Wire::H2(stream)) => pinned(|| stream.write_body(data, end)).await?,
             None => return Err(Error::new(CLIENT_GONE)),
         }
         self.finished |= end;

@@ -56,7 +56,7 @@ pub async fn serve(worker: Arc<Worker>, door: Arc<ActiveListener>, socket: TcpSt
     let entry = seat.entry();
     // Boxed, here and below: a future is as large as its largest part for as long as it lives, and most connections are idle most of
     // the time.
-    let Some(Opened { connection, speaks }) = Box::pin(open(&worker, &door, socket, peer, &mut permit)).await else { return };
+    let Some(Opened { connection, speaks }) = pinned(|| open(&worker, &door, socket, peer, &mut permit)).await else { return };
     if let Some(client) = door.counted_address(connection.client.ip()) {
         entry.sit(worker.core.shares.of(client).sit());
     }
@@ -232,7 +232,7 @@ async fn serve_h2(
                 let (held, stream) = (open.clone(), Box::new(H2::new(request, respond)));
                 let (worker, door, connection, entry) = (worker.clone(), door.clone(), connection.clone(), entry.clone());
                 // Boxed: spawning moves a future many times.
-                tokio::spawn(Box::pin(async move {
+                tokio::spawn(pinned(|| async move {
                     serve_stream(&worker, &door, &connection, &entry, stream).await;
                     drop(held);
                 }));

@@ -412,7 +412,7 @@ impl Caller {
             // Boxed: what most requests never do must not make every request's future larger.
             let connected = match (spoken, &key) {
                 (Protocol::Http1 | Protocol::Auto, Key::Plain(address)) => {
-                    Box::pin(connect_plain(address.get(), service)).await.map(Connection::H1)
+                    pinned(|| connect_plain(address.get(), service)).await.map(Connection::H1)
                 }
                 (Protocol::Http1 | Protocol::Auto, Key::Tls(..)) => {
                     Box::pin(connect_tls(flight.endpoint(), service, tls)).await.map(Connection::H1)
