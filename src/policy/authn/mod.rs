@@ -264,6 +264,8 @@ impl Authn {
             (None, Unproved::Refused) => return self.challenges.refuse(Failure::MissingCredentials, None),
         };
         let edits = &mut exchange.to_upstream;
+        // For its own and for what the policies behind it change: to grow is to copy all that is there.
+        edits.reserve(8);
         if !self.forward_credentials {
             edits.extend(self.carriers.headers.iter().cloned().map(HeaderEdit::Remove));
             edits.extend(strip_cookies(head, &self.carriers.cookies));
