@@ -167,7 +167,11 @@ mod tests {
         let mut map: std::collections::HashMap<HashedAddress, u16, std::hash::BuildHasherDefault<AsHashed>> = Default::default();
         map.extend((1..500).map(|port| (address(port), port)));
         assert!((1..500).all(|port| map.get(&address(port)) == Some(&port)));
-        assert!(map.get(&address(500)).is_none() && address(1) != address(2) && address(1).get() == ([127, 0, 0, 1], 1).into());
+        assert!(
+            map.get(&address(500)).is_none()
+                && address(1) != address(2)
+                && address(1).get() == EndpointAddress::from(([127, 0, 0, 1], 1))
+        );
     }
 
     #[test]

@@ -277,12 +277,16 @@ fn tell(head: &RequestHead, hop: &Hop<'_>) -> ForwardedHeaders {
     let theirs = hop.proxies.is_some();
     // Where the peer's address stands: it is written up to three times, and the others are copies.
     let mut own = 0..0;
-    put(&mut told, &X_FORWARDED_FOR, theirs, |text| {
+    let stands = put(&mut told, &X_FORWARDED_FOR, theirs, |text| {
         before.addresses(text);
         let start = text.len();
         push_address(text, peer);
         own = start..text.len();
     });
+    let push_peer = |text: &mut Vec<u8>| match stands {
+        true => text.extend_from_within(own.clone()),
+        false => push_address(text, peer),
+    };
     put(&mut told, &X_FORWARDED_PROTO, false, |text| text.extend_from_slice(hop.scheme.as_bytes()));
     if host.is_empty() {
         // An HTTP/1.0 client named no host; someone else's claim must not stand in for it.
@@ -296,14 +300,14 @@ fn tell(head: &RequestHead, hop: &Hop<'_>) -> ForwardedHeaders {
         match peer {
             IpAddr::V4(_) => {
                 text.extend_from_slice(b"for=");
-                text.extend_from_within(own.clone());
+                push_peer(text);
             }
             IpAddr::V6(_) => push_node(text, Some(peer)),
         }
         push_came(text, if hop.secure { "https" } else { "http" }, head.authority());
     });
     put(&mut told, &X_REAL_IP, false, |text| match hop.client.to_canonical() {
-        client if client == peer => text.extend_from_within(own.clone()),
+        client if client == peer => push_peer(text),
         client => push_address(text, client),
     });
     if let Some(via) = hop.via {
@@ -320,8 +324,8 @@ fn tell(head: &RequestHead, hop: &Hop<'_>) -> ForwardedHeaders {
     told
 }
 
-/// Writes a field. `theirs`: there is something in it that was sent.
-fn put(told: &mut ForwardedHeaders, name: &'static HeaderName, theirs: bool, write: impl FnOnce(&mut Vec<u8>)) {
+/// Writes a field. `theirs`: there is something in it that was sent. Whether it stands.
+fn put(told: &mut ForwardedHeaders, name: &'static HeaderName, theirs: bool, write: impl FnOnce(&mut Vec<u8>)) -> bool {
     let wire = &mut told.wire;
     let line = wire.len();
     wire.extend_from_slice(name.as_str().as_bytes());
@@ -331,14 +335,15 @@ fn put(told: &mut ForwardedHeaders, name: &'static HeaderName, theirs: bool, wri
     let place = start..wire.len();
     // Without a way out, so that it takes many bytes at a time.
     let passes = |value: &[u8]| value.iter().fold(true, |fine, &byte| fine & ((byte >= b' ') & (byte != 0x7f) | (byte == b'\t')));
-    if !theirs || passes(wire.get(start..).unwrap_or_default()) {
+    let stands = !theirs || passes(wire.get(start..).unwrap_or_default());
+    if stands {
         wire.extend_from_slice(b"\r\n");
-        told.fields.push((name, Some(place)));
     } else {
         // What cannot stand in a field (it came from the client) is dropped along with what the client claimed under that name.
         wire.truncate(line);
-        told.fields.push((name, None));
     }
+    told.fields.push((name, stands.then_some(place)));
+    stands
 }
 
 /// The port of the host that is told; where it names none, the one that a trusted proxy adds, or else the scheme's.

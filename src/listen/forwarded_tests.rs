@@ -163,6 +163,13 @@ fn all_forms_of_it_say_the_same() {
         assert_eq!(told.map().len() + removed, told.fields.len());
         assert!(told.wire.iter().all(|byte| *byte >= b' ' && *byte != 0x7f || b"\r\n".contains(byte)));
     }
+    // What cannot be told takes nothing else along.
+    let (told, _) = told_to(&[("Host", "a"), ("X-Forwarded-For", "1.1.1.1, x\x7fy")], "10.0.0.1", true);
+    let text = String::from_utf8(told.wire).unwrap();
+    assert!(
+        text.starts_with("x-forwarded-proto: https\r\n") && text.contains("for=10.0.0.1;proto=https;host=\"a\"\r\n"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -460,7 +460,7 @@ mod tests {
                 attempt: 1,
                 fill: None,
             };
-            let (request, _) = stream(&parts, false).unwrap();
+            let (request, _) = stream(&parts, false, false).unwrap();
             assert_eq!(request.uri(), "http://h/a?b");
             let fields = request.headers().iter().filter(|(name, _)| *name != TRACEPARENT);
             let mut fields: Vec<String> = fields.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
