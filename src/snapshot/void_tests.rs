@@ -185,8 +185,9 @@ fn an_empty_list_says_nothing_where_it_could_mean_all() {
 #[test]
 fn a_policy_without_a_setting_is_refused_or_does_what_it_is_for() {
     /// These work without a setting.
-    const WORK: [&str; 8] = [
+    const WORK: [&str; 9] = [
         "adaptive_concurrency",
+        "cache",
         "compress",
         "csrf",
         "priority",

@@ -193,7 +193,11 @@ impl Frames {
             _ => [0; 4],
         };
         for byte in payload {
-            let Some(place) = self.note.get_mut(usize::from(self.noted)) else { return };
+            let Some(place) = self.note.get_mut(usize::from(self.noted)) else {
+                // Longer than what is kept of it.
+                self.noted = u8::MAX;
+                return;
+            };
             *place = byte ^ mask.get(usize::from(self.noted) & 3).copied().unwrap_or_default();
             self.noted += 1;
         }
