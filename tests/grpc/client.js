@@ -65,7 +65,7 @@ const scenes = {
   // The client leaves while the server is blocked on a call that has no answer yet.
   async cancelled() {
     const call = client.makeUnaryRequest(SERVICE + 'Slow', raw, raw, Buffer.from(''), new grpc.Metadata(), soon(), () => {});
-    setTimeout(() => call.cancel(), 300);
+    setTimeout(() => call.cancel(), 1500);
     await new Promise(resolve => call.on('status', resolve));
     return { cancelled: (await scenes.was_cancelled()).answer };
   },

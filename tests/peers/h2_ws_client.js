@@ -30,6 +30,7 @@ client.once('remoteSettings', () => wanted.forEach((want, number) => {
     if (fact.status !== 200) { stream.on('data', piece => { fact.body += piece; }); return stream.end(); }
     read(stream, (opcode, payload) => {
       if (opcode === 8) { fact.code = payload.length > 1 ? payload.readUInt16BE(0) : 1005; stream.end(); return; }
+      if (opcode === 9) { stream.write(frame(10, payload, true)); return; }
       if (payload.length > 10000) fact.big = payload.length; else fact.heard.push(payload.toString());
       due -= 1;
       if (due === 0) last();

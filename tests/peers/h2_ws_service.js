@@ -17,7 +17,10 @@ server.on('stream', (stream, headers) => {
     return stream.end('not for you');
   }
   stream.respond({ ':status': 200, 'sec-websocket-protocol': headers['sec-websocket-protocol'] || 'none' });
-  if (headers[':path'].startsWith('/reset')) return setTimeout(() => stream.close(http2.constants.NGHTTP2_INTERNAL_ERROR), 200);
+  if (headers[':path'].startsWith('/reset')) {
+    // More than any window has room for, so that the reset is not behind an end.
+    return setTimeout(() => { stream.write(frame(2, 'x'.repeat(4 << 20), false)); stream.close(http2.constants.NGHTTP2_INTERNAL_ERROR); }, 200);
+  }
   if (headers[':path'].startsWith('/headers')) stream.write(frame(1, JSON.stringify({ ...headers }), false));
   // A reset comes with an end of its own.
   stream.on('close', () => { if (stream.rstCode) ended = `reset ${stream.rstCode}`; });

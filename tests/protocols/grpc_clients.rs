@@ -66,9 +66,7 @@ fn refusals_and_errors_are_the_same_status_to_both() {
         ("/portcullis.test.Echo/Fail", "RESOURCE_EXHAUSTED"),
         ("/portcullis.test.Echo/Unary", "OK"),
     ] {
-        let python = setup.python(path);
-        // What was cancelled once is at this server not slow any more.
-        let node = if path.ends_with("/Slow") { self::setup().node(path) } else { setup.node(path) };
+        let (python, node) = (setup.python(path), setup.node(path));
         assert_eq!((&python["code"], &node["code"]), (&json!(code), &json!(code)), "{path} {python} {node}");
         assert_eq!(python["details"], node["details"], "{path}");
         for name in ["retry-after", "grpc-retry-pushback-ms", "x-why", "x-length"] {
