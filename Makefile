@@ -86,7 +86,7 @@ reference: ## Write docs/reference.md, docs/policies/ and docs/operate/refusals.
 	    docs::generated::every_policy_has_a_page_and_the_pages_are_current docs::generated::every_reason_is_in_the_table_of_refusals
 
 # The short forms of both are in `make test`. Each WebSocket takes two file descriptors of the gateway and two of the test.
-bench-websockets: release ## Say what each of 10,000 idle WebSockets holds, both of its connections; fails over 12 KiB.
+bench-websockets: release ## Say what each of 10,000 idle WebSockets holds, both of its connections; fails over 16 KiB.
 	@scripts/need.sh build test
 	ulimit -n 24000 && PORTCULLIS_BINARY=$(abspath $(BINARY)) PORTCULLIS_WEBSOCKETS=10000 \
 	    $(CARGO) test --locked --test main -- --exact --nocapture memory::an_idle_websocket_holds_little
