@@ -289,7 +289,7 @@ fn wrong_files_and_exactly_what_is_said_of_them() {
                 "3:11 `x/y` is no path pattern",
                 "4:5 unknown key `method`; did you mean `methods`?",
                 "8:7 unknown policy `jwt`; write `authn: { jwt: ... }`",
-                "9:7 unknown policy `cors`; there is no such policy",
+                "9:7 `cors` without an origin lets nobody in",
                 "10:7 unknown policy `timeout`; a route's `timeout` stands beside `policies`",
                 "11:19 `rate_limit` is a table; write `rate_limit: { limit: 5/minute }`",
             ],
