@@ -533,3 +533,31 @@ fn both_directions_have_their_turn() {
     let line = gateway.wait_log(|line| line["bytes_in"].as_u64() > Some(0));
     assert_eq!(line["bytes_in"], line["bytes_out"], "{line}");
 }
+
+#[test]
+fn connections_of_an_endpoint_that_is_not_well_are_broken_off_where_that_is_wanted() {
+    let (one, two) = (Redis::start(), Redis::start());
+    // Their health is told on another port.
+    let health = Backend::scripted(|_| ());
+    let port = health.port();
+    let check = format!(", health_check: {{ tcp: true, port: {port}, interval: 100ms, unhealthy_after: 1, healthy_after: 1 }}");
+    let yaml = format!(
+        "
+        listeners: [ {{ name: front, bind: '127.0.0.1:$PORT', protocol: tcp }}, {{ name: stays, bind: '127.0.0.1:$PORT2', protocol: tcp }} ]
+        services:
+          back: {{ endpoints: [ '127.0.0.1:{}' ]{check} }}
+          same: {{ endpoints: [ '127.0.0.1:{}' ]{check} }}
+        tcp_routes: [ {{ listeners: front, service: back, close_on_unhealthy: true }}, {{ listeners: stays, service: same }} ]
+        server: {{ workers: 2 }}
+        ",
+        one.port(),
+        two.port()
+    );
+    let gateway = Gateway::start(&yaml);
+    let (mut closes, mut stays) = (connect(gateway.port()), connect(gateway.port2()));
+    assert!(pings(&mut closes) && pings(&mut stays));
+    drop(health);
+    assert_eq!(rest(&mut closes).map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+    assert_eq!(gateway.wait_log(|_| true)["reason"], "endpoint_unhealthy");
+    assert!(pings(&mut stays));
+}

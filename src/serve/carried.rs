@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::tls::SslStream;
@@ -24,9 +24,13 @@ use crate::tcp::announce;
 use crate::tcp::pump::{self, Bounds, End};
 use crate::upstream::aim::Aim;
 use crate::upstream::call::Tries;
+use crate::upstream::{Endpoint, Service};
 
 /// What is told to a client whose name nobody takes: a fatal alert, `unrecognized_name` (RFC 6066, section 3).
 const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
+
+/// How soon it is noticed that an endpoint is not well.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The client's side.
 pub(super) enum Client {
@@ -112,7 +116,15 @@ pub(super) async fn serve(
     let until = route.lifetime.map(|lifetime| tokio::time::Instant::now() + lifetime);
     let bounds = Bounds { idle: route.idle, until };
     let mut over = worker.core.drain.end_watch();
-    let cut = over.wait_for(|over| *over);
+    // One that was not well to begin with is asked because nobody is: then there is nowhere else to go.
+    let left = |endpoint: &&Endpoint| route.close_on_unhealthy && !route.service.is_unwell(endpoint);
+    let endpoint = session.tries.flight().map(|flight| flight.endpoint()).filter(left);
+    let cut = async {
+        tokio::select! {
+            _ = over.wait_for(|over| *over) => End::Cut,
+            () = unwell(&route.service, endpoint) => End::Unhealthy,
+        }
+    };
     let (received, sent) = (&mut session.received, &mut session.sent);
     let moved = |more_received, more_sent| {
         *received += more_received;
@@ -139,12 +151,20 @@ pub(super) async fn serve(
     }
 }
 
+/// Waits until checks say of the endpoint that it is not well; for ever, if that is of no interest.
+async fn unwell(service: &Service, endpoint: Option<&Endpoint>) {
+    let Some(endpoint) = endpoint else { return std::future::pending().await };
+    while !service.is_unwell(endpoint) {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 impl Client {
     /// Breaks the connection off.
     fn abort(self) {
         match self {
             Client::Plain(socket, _) => {
-                let _ = SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO));
+                let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
             }
             // It is closed without a `close_notify`, by which its client knows (RFC 8446, section 6.1).
             Client::Tls(stream) => drop(stream),
@@ -200,7 +220,7 @@ struct Session {
     /// The gateway did not let it in.
     refused: bool,
     decided_by: Option<Box<str>>,
-    connect: Option<std::time::Duration>,
+    connect: Option<Duration>,
     received: u64,
     sent: u64,
 }

@@ -19,6 +19,7 @@ pub struct TcpRoute {
     /// How the service is told who the client is.
     pub announce: Option<ProxyVersion>,
     pub max_connections: Option<u64>,
+    pub close_on_unhealthy: bool,
     pub idle: Duration,
     pub lifetime: Option<Duration>,
     pub counts: Counts,

@@ -37,6 +37,10 @@ pub struct TcpRouteConfig {
     /// The most connections of this route at once, 1 to 1,000,000; more are closed as they come. Default: the listener's bounds.
     #[serde(default)]
     pub max_connections: Option<Spanned<u32>>,
+    /// Breaks connections off, within a second, once health checks find that their endpoint is not well: what stands is not left to an
+    /// endpoint that new connections no longer go to. Takes a `health_check` of the service. Default: false, and they go on.
+    #[serde(default)]
+    pub close_on_unhealthy: Option<Spanned<bool>>,
     /// How long connections may last.
     #[serde(default)]
     pub timeouts: TcpTimeoutsConfig,

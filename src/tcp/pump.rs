@@ -47,6 +47,8 @@ pub enum End {
     ServiceReset,
     Idle,
     Lifetime,
+    /// The service's endpoint is not well.
+    Unhealthy,
     /// The process ends.
     Cut,
 }
@@ -61,6 +63,7 @@ impl End {
             End::ServiceReset => "service_reset",
             End::Idle => "idle_timeout",
             End::Lifetime => "lifetime",
+            End::Unhealthy => "endpoint_unhealthy",
             End::Cut => "shutdown",
         }
     }
@@ -72,13 +75,13 @@ impl End {
 }
 
 /// Carries bytes until it is over. `first` was read of the client already. `moved` hears of every progress how many bytes more came of the
-/// client and how many went to it; `cut` ends it.
+/// client and how many went to it; `cut` ends it, and says why.
 pub async fn carry(
     client: &mut (impl AsyncRead + AsyncWrite + Unpin),
     service: &mut (impl AsyncRead + AsyncWrite + Unpin),
     first: &[u8],
     bounds: Bounds,
-    cut: impl Future,
+    cut: impl Future<Output = End>,
     mut moved: impl FnMut(u64, u64),
 ) -> End {
     let mut inbound = Half { held: BytesMut::from(first), ..Half::default() };
@@ -114,8 +117,8 @@ pub async fn carry(
         if inbound.shut && outbound.shut {
             return Poll::Ready(first_to_end.unwrap_or(End::ClientClosed));
         }
-        if cut.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(End::Cut);
+        if let Poll::Ready(end) = cut.as_mut().poll(cx) {
+            return Poll::Ready(end);
         }
         if progress != (0, 0) || (inbound.state(), outbound.state()) != state {
             since = Instant::now();

@@ -350,6 +350,16 @@ impl Service {
             && !endpoint.is_shut()
     }
 
+    /// Whether health checks have found that this endpoint is not well.
+    pub fn is_unwell(&self, endpoint: &Endpoint) -> bool {
+        self.check.as_ref().is_some_and(|check| !endpoint.passes_checks(check.initial))
+    }
+
+    /// Whether its endpoints are checked.
+    pub fn is_checked(&self) -> bool {
+        self.check.is_some()
+    }
+
     /// How to connect to `endpoint`. `sni` replaces the name that TLS asks for and verifies. Reads are bounded by `timeouts.response`.
     pub fn peer(&self, endpoint: &Endpoint, sni: Option<&str>) -> Box<HttpPeer> {
         Box::new(self.peers.peer(endpoint, sni))

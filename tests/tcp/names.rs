@@ -146,6 +146,14 @@ fn some_names_are_passed_on_and_the_others_served() {
     assert_eq!(shared.status, 421, "{shared:?}");
     gateway.wait_log(|line| line["route"] == "db.example.org@edge" && line["tls"] == "passthrough");
     gateway.wait_log(|line| line["protocol"] == "h2" && line["status"] == 200);
+    // Where a balancer may say who the client is, and does not, its look for a header has read the beginning of the hello.
+    let behind = yaml.replace("timeouts: {", "proxy_protocol: { trusted: [ 127.0.0.1 ], required: false }, timeouts: {");
+    gateway.rewrite(&behind);
+    assert_eq!(gateway.reload().0, 200);
+    assert!(https(port, "db.example.org", &passed.ca, &[]).unwrap().starts_with("passed db.example.org"));
+    assert_eq!(https(port, "www.example.org", &cert, &[]).unwrap(), "served");
+    let through = https(port, "db.example.org", &passed.ca, &["--haproxy-protocol"]).unwrap();
+    assert!(through.starts_with("passed db.example.org"));
 }
 
 #[test]

@@ -60,6 +60,7 @@ fn every_problem_is_told_at_its_place() {
         ("{ listeners: raw, service: db, max_connections: 0 }", "`max_connections` is 0", ""),
         ("{ listeners: raw, service: db, timeouts: { idle: 1ms } }", "`idle`", ""),
         ("{ listeners: raw, service: db, timeouts: { lifetime: 31d } }", "`lifetime`", ""),
+        ("{ listeners: raw, service: db, close_on_unhealthy: true }", "has no `health_check`", "tcp: true"),
         ("{ listeners: raw, service: db, send_proxy_protocol: v3 }", "v3", ""),
         (
             "{ listeners: raw, service: db, policies: { authn: { api_key: {} } } }",

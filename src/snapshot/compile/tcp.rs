@@ -183,6 +183,7 @@ impl<'a> Compiler<'a> {
                 Some(most) => Some(most?.into()),
                 None => None,
             },
+            close_on_unhealthy: config.close_on_unhealthy.as_ref().is_some_and(|close| close.value),
             idle: idle?.unwrap_or(service.timeouts.stream),
             lifetime: lifetime?,
             counts: Counts::new(id, self.around.metrics.tallies()),
@@ -211,6 +212,10 @@ impl<'a> Compiler<'a> {
                 service.name
             );
             self.problems.push(Problem::warning(config.service.place, message).hint("say who may connect with `ip_restriction`"));
+        }
+        if let Some(close) = config.close_on_unhealthy.as_ref().filter(|close| close.value && !service.is_checked()) {
+            let message = format!("service `{}` has no `health_check` that would find its endpoints unhealthy", service.name);
+            self.problems.push(Problem::error(close.place, message).hint("add one, such as `health_check: { tcp: true }`"));
         }
         let passes =
             |listener: &&ListenerConfig| listener.tls.is_none() || config.passthrough.as_ref().is_some_and(|it| it.value);
