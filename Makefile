@@ -30,6 +30,7 @@ test: ## Install what the tests need (apt, as root, only what is missing) and ru
 	@scripts/need.sh build test
 	@tests/oidc/install.sh $(TARGET)/oidc
 	@tests/grpc/install.sh $(TARGET)/grpc
+	@tests/contracts/install.sh $(TARGET)/json-schema-suite
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    set -x; $(CARGO) nextest run --locked --config-file .ci/nextest.toml $(TESTS); \
 	else \

@@ -38,6 +38,7 @@ test_needs() {
     need nghttp2-client 'has h2load && has nghttp'
     need openssl 'has openssl'
     need python3 '[ -x /usr/bin/python3 ]'
+    need python3-pip "python3 -m pip --version"
     need python3-grpcio "/usr/bin/python3 -c 'import grpc'"
     need python3-websockets "/usr/bin/python3 -c 'import websockets'"
     need redis-server 'has redis-server && has redis-cli'

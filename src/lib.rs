@@ -11,6 +11,7 @@
 //! | [`journey`] | one request's steps, and the log line it leaves whatever happens |
 //! | [`route`], [`path`] | which route a request takes |
 //! | [`policy`] | the gauntlet: one folder per stage, in the order of execution |
+//! | [`schema`] | JSON Schema: what a value may be |
 //! | [`cel`] | expressions over a request, for the policies that take them |
 //! | [`forward`] | a request's way to its service, through the engine in [`upstream`] or to what the cache has, and the answer back |
 //! | [`tcp`] | connections that are no HTTP, carried as they are: by port, or by the name that TLS asks for |
@@ -52,7 +53,7 @@
 //! A room may use the rooms on the lines above its own, and no others: neither one below nor one beside it. No exceptions; a test reads
 //! this list and holds every import against it. A new room needs its place here.
 //!
-//! - types that know nobody: [`address`], [`authority`], [`clock`], [`fingerprint`], [`grpc`], [`ledger`], [`path`], [`plain`], [`problem`], [`stripe`], [`tally`], [`upgrade`], [`wait`]
+//! - types that know nobody: [`address`], [`authority`], [`clock`], [`fingerprint`], [`grpc`], [`ledger`], [`path`], [`plain`], [`problem`], [`schema`], [`stripe`], [`tally`], [`upgrade`], [`wait`]
 //! - [`head`], [`node`], [`reply`], [`successor`]
 //! - [`carrier`], [`report`], [`value`], [`via`]
 //! - [`cidr`], [`context`], [`exchange`]
@@ -115,6 +116,7 @@ pub mod reply;
 pub mod report;
 pub mod retry;
 pub mod route;
+pub mod schema;
 pub mod serve;
 pub mod snapshot;
 pub mod stripe;

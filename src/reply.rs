@@ -27,6 +27,8 @@ pub struct Reply {
     pub headers: SmallVec<[(HeaderName, HeaderValue); 2]>,
     /// The connection cannot be used again: its framing is in doubt.
     pub close: bool,
+    /// More members of the problem document, each with its comma before it: `,"errors":[...]`.
+    pub members: Option<Box<str>>,
     /// Which rule, limit, scope ... decided, in the configuration's words: for the log, never for the client.
     pub decided_by: Option<Box<str>>,
 }
@@ -49,7 +51,16 @@ impl Reply {
     ) -> Box<Self> {
         Box::write(
             Box::new_uninit(),
-            Reply { status, policy, reason, detail: detail.into(), headers: SmallVec::new(), close: false, decided_by: None },
+            Reply {
+                status,
+                policy,
+                reason,
+                detail: detail.into(),
+                headers: SmallVec::new(),
+                close: false,
+                members: None,
+                decided_by: None,
+            },
         )
     }
 
@@ -142,6 +153,7 @@ impl Reply {
         body.extend_from_slice(self.reason.as_bytes());
         body.extend_from_slice(b"\",\"request_id\":");
         push_json(&mut body, request_id);
+        body.extend_from_slice(self.members.as_deref().unwrap_or_default().as_bytes());
         body.extend_from_slice(b"}\n");
         body
     }

@@ -15,6 +15,7 @@ mod cli;
 mod clients_own;
 mod config;
 mod connections;
+mod contracts;
 mod crossings;
 mod deadlines;
 mod decisions;

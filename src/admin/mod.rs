@@ -6,6 +6,7 @@
 
 mod access;
 mod connections;
+mod contracts;
 mod endpoints;
 mod keys;
 mod quotas;
@@ -71,6 +72,7 @@ pub fn router(core: Arc<Core>, reload: mpsc::Sender<ReloadRequest>) -> Router {
         .merge(endpoints::router())
         .merge(keys::router())
         .merge(quotas::router())
+        .merge(contracts::router())
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such resource", json!({})) })
         .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED, "wrong method", json!({})) })
         .layer(from_fn_with_state(admin.clone(), access::writes_need_the_token))

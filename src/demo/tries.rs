@@ -211,6 +211,12 @@ fn refusals(list: &mut List, w: &Words) {
         &["json_malformed"],
     );
     list.add(
+        &[400],
+        "the body is not what its schema says, and all of it is told at once",
+        format!("{curl} {once} {json} {api_key} -d '{{\"amount\":0}}' {http}/cart/items"),
+        &["contract_broken", "\"pointer\":\"/amount\"", "must have the member `sku`"],
+    );
+    list.add(
         &[415],
         "a content type that is not taken",
         format!("{curl} {once} -d sku=1 {http}/cart/items"),

@@ -122,6 +122,7 @@ pub static REGISTRY: &[Entry] = &[
     entry::<super::admit::adaptive::AdaptiveConcurrency>(),
     entry::<super::admit::fault::Fault>(),
     entry::<super::shape::headers::RequestHeaders>(),
+    entry::<super::shape::answer_contract::AnswerContract>(),
     entry::<super::shape::etag::Etag>(),
     entry::<super::shape::security_headers::SecurityHeaders>(),
     entry::<super::shape::headers::ResponseHeaders>(),

@@ -12,14 +12,14 @@ use crate::packaging::reference;
 const MARK: &str = "<!-- From here on generated from the code: `make reference`. -->\n";
 
 /// The page that says how a policy is used, and the beginnings of the names of its metrics.
-const MORE: [(&str, &str, &[&str]); 24] = [
+const MORE: [(&str, &str, &[&str]); 25] = [
     ("cors", "guide/browsers.md", &["portcullis_cors_"]),
     ("csrf", "guide/browsers.md#what-pages-may-not-send", &[]),
     ("bounds", "guide/limits.md#bounds-of-listeners-and-of-the-process", &[]),
     ("ip_restriction", "guide/authorization.md", &[]),
     ("address_limit", "guide/limits.md", &["portcullis_rate_limit_"]),
     ("websocket", "guide/protocols.md#websocket", &["portcullis_websocket"]),
-    ("validate", "concepts.md", &[]),
+    ("validate", "guide/contracts.md", &["portcullis_contract_"]),
     (
         "authn",
         "guide/authentication.md",
@@ -35,6 +35,7 @@ const MORE: [(&str, &str, &[&str]); 24] = [
     ("adaptive_concurrency", "guide/limits.md#slower-instead-of-refused", &["portcullis_adaptive_concurrency_"]),
     ("fault", "guide/services.md#faults-on-purpose", &["portcullis_faults_"]),
     ("request_headers", "guide/routing.md#what-the-service-sees", &[]),
+    ("answer_contract", "guide/contracts.md#answers", &["portcullis_contract_"]),
     ("etag", "guide/answers.md#tags-and-304", &[]),
     ("security_headers", "guide/answers.md#security-headers", &[]),
     ("response_headers", "guide/routing.md#what-the-service-sees", &[]),

@@ -35,7 +35,8 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// Who refuses in this file, where the place itself does not say.
 fn refuser(path: &str) -> &'static str {
-    const FILES: [(&str, &str); 25] = [
+    const FILES: [(&str, &str); 26] = [
+        ("policy/shape/answer_contract", "answer_contract"),
         ("policy/edge/cors", "cors"),
         ("policy/validate/csrf", "csrf"),
         ("policy/edge/size", "bounds"),
@@ -75,7 +76,11 @@ fn status(path: &str, reason: &str) -> Option<u16> {
         ("policy/admit/throttle", 429),
         ("wire/answer", 502),
     ];
-    const REASONS: [(&str, u16); 11] = [
+    const REASONS: [(&str, u16); 15] = [
+        ("json_duplicate_name", 400),
+        ("json_too_many_members", 400),
+        ("json_too_many_elements", 400),
+        ("json_string_too_long", 400),
         ("charset_unsupported", 415),
         ("content_type_missing", 415),
         ("content_type_unsupported", 415),

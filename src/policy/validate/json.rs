@@ -1,9 +1,13 @@
 //! Is this well-formed JSON (RFC 8259)? Reads the text once, builds nothing, and uses no recursion, so that depth costs a byte per level.
 //!
-//! Strict UTF-8, no byte order mark, exactly one value. Duplicate names and lone `\u` surrogates are well-formed, and pass.
+//! Strict UTF-8, no byte order mark, exactly one value. Lone `\u` surrogates are well-formed, and pass. So are duplicate names, of which two
+//! readers take two different values: they are refused where [`Limits::unique`] says so.
 //!
 //! Deliberately not here: what the values mean (a schema's business).
 
+use std::borrow::Cow;
+
+use ahash::AHashSet;
 use smallvec::SmallVec;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +18,42 @@ pub enum FaultKind {
     /// Another byte, or the end, where the grammar wants something else.
     Syntax,
     TooDeep,
+    DuplicateName,
+    TooManyMembers,
+    TooManyElements,
+    StringTooLong,
+}
+
+/// How large a value may be, in every respect but the whole of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How deep arrays and objects may be nested.
+    pub depth: usize,
+    /// The most members of one object.
+    pub members: u32,
+    /// The most elements of one array.
+    pub elements: u32,
+    /// The longest string, names included, in bytes as it is written.
+    pub string: usize,
+    /// No object has a name twice.
+    pub unique: bool,
+}
+
+impl Limits {
+    /// Nothing but the depth.
+    pub fn deep(depth: usize) -> Self {
+        Limits { depth, members: u32::MAX, elements: u32::MAX, string: usize::MAX, unique: false }
+    }
+}
+
+/// An array or object that is open.
+struct Open {
+    /// The byte that closes it.
+    close: u8,
+    /// What is in it so far.
+    count: u32,
+    /// Tells the names of one object from those of others.
+    number: u32,
 }
 
 /// What is wrong, and at which byte, counted from 0.
@@ -41,12 +81,20 @@ enum Expect {
 /// # Errors
 /// The first fault.
 pub fn check(text: &[u8], max_depth: usize) -> Result<(), Fault> {
+    check_within(text, &Limits::deep(max_depth))
+}
+
+/// Checks that `text` is one JSON value within these limits.
+///
+/// # Errors
+/// The first fault.
+pub fn check_within(text: &[u8], limits: &Limits) -> Result<(), Fault> {
     if let Err(error) = std::str::from_utf8(text) {
         return Err(Fault { offset: error.valid_up_to(), kind: FaultKind::NotUtf8 });
     }
-    let mut reader = Reader { text, at: 0 };
-    // The closing byte of every array and object that is open.
-    let mut open: SmallVec<[u8; 128]> = SmallVec::new();
+    let mut reader = Reader { text, at: 0, limits, objects: 0 };
+    let mut open: SmallVec<[Open; 16]> = SmallVec::new();
+    let mut names: AHashSet<(u32, Cow<'_, [u8]>)> = AHashSet::new();
     let mut expect = Expect::Value;
     reader.space();
     if reader.peek().is_none() {
@@ -55,20 +103,32 @@ pub fn check(text: &[u8], max_depth: usize) -> Result<(), Fault> {
     loop {
         reader.space();
         match expect {
-            Expect::ValueOrEnd | Expect::NameOrEnd if reader.peek() == open.last().copied() => {
+            Expect::ValueOrEnd | Expect::NameOrEnd if reader.peek() == open.last().map(|open| open.close) => {
                 reader.at += 1;
                 open.pop();
                 expect = Expect::Next;
             }
             Expect::NameOrEnd | Expect::Name => {
+                let start = reader.at;
                 reader.take(b'"')?;
                 reader.string()?;
+                if let Some(object) = open.last_mut() {
+                    reader.count(object, start, limits.members, FaultKind::TooManyMembers)?;
+                    if limits.unique && !names.insert((object.number, decoded(text.get(start..reader.at).unwrap_or_default()))) {
+                        return Err(Fault { offset: start, kind: FaultKind::DuplicateName });
+                    }
+                }
                 reader.space();
                 reader.take(b':')?;
                 expect = Expect::Value;
             }
-            Expect::Value | Expect::ValueOrEnd => expect = reader.value(&mut open, max_depth)?,
-            Expect::Next => match (open.last().copied(), reader.peek()) {
+            Expect::Value | Expect::ValueOrEnd => {
+                if let Some(array) = open.last_mut().filter(|open| open.close == b']') {
+                    reader.count(array, reader.at, limits.elements, FaultKind::TooManyElements)?;
+                }
+                expect = reader.value(&mut open)?;
+            }
+            Expect::Next => match (open.last().map(|open| open.close), reader.peek()) {
                 (None, None) => return Ok(()),
                 (Some(close), Some(byte)) if close == byte => {
                     reader.at += 1;
@@ -84,9 +144,20 @@ pub fn check(text: &[u8], max_depth: usize) -> Result<(), Fault> {
     }
 }
 
+/// What a name says, whatever its escapes.
+fn decoded(name: &[u8]) -> Cow<'_, [u8]> {
+    match name.contains(&b'\\').then(|| serde_json::from_slice::<String>(name)) {
+        Some(Ok(name)) => Cow::Owned(format!("\"{name}\"").into_bytes()),
+        _ => Cow::Borrowed(name),
+    }
+}
+
 struct Reader<'a> {
     text: &'a [u8],
     at: usize,
+    limits: &'a Limits,
+    /// How many objects there were.
+    objects: u32,
 }
 
 impl Reader<'_> {
@@ -112,7 +183,12 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn value(&mut self, open: &mut SmallVec<[u8; 128]>, max_depth: usize) -> Result<Expect, Fault> {
+    fn count(&self, open: &mut Open, at: usize, most: u32, kind: FaultKind) -> Result<(), Fault> {
+        open.count = open.count.saturating_add(1);
+        if open.count > most { Err(Fault { offset: at, kind }) } else { Ok(()) }
+    }
+
+    fn value(&mut self, open: &mut SmallVec<[Open; 16]>) -> Result<Expect, Fault> {
         let (close, expect) = match self.peek() {
             Some(b'{') => (b'}', Expect::NameOrEnd),
             Some(b'[') => (b']', Expect::ValueOrEnd),
@@ -125,11 +201,12 @@ impl Reader<'_> {
             Some(b'n') => return self.word(b"null"),
             _ => return self.number().map(|()| Expect::Next),
         };
-        if open.len() >= max_depth {
+        if open.len() >= self.limits.depth {
             return Err(Fault { offset: self.at, kind: FaultKind::TooDeep });
         }
         self.at += 1;
-        open.push(close);
+        self.objects = self.objects.wrapping_add(1);
+        open.push(Open { close, count: 0, number: self.objects });
         Ok(expect)
     }
 
@@ -140,11 +217,14 @@ impl Reader<'_> {
 
     /// After the opening quote, up to and with the closing one.
     fn string(&mut self) -> Result<(), Fault> {
+        let start = self.at;
         loop {
             match self.peek() {
                 Some(b'"') => {
+                    let length = self.at - start;
                     self.at += 1;
-                    return Ok(());
+                    let fits = length <= self.limits.string;
+                    return if fits { Ok(()) } else { Err(Fault { offset: start, kind: FaultKind::StringTooLong }) };
                 }
                 Some(b'\\') => {
                     self.at += 1;
@@ -289,6 +369,28 @@ mod tests {
         assert_eq!(check(&nested(5_000_000), usize::MAX), Ok(()));
         assert_eq!(check(b"1", 0), Ok(()));
         assert_eq!(fault(&vec![b'['; 1_000_000]).1, FaultKind::TooDeep);
+    }
+
+    #[test]
+    fn what_is_too_much_is_named() {
+        let limits = Limits { depth: 9, members: 2, elements: 2, string: 3, unique: true };
+        let judge = |text: &str| check_within(text.as_bytes(), &limits).map_err(|fault| (fault.offset, fault.kind));
+        use FaultKind::*;
+        for (text, said) in [
+            (r#"{"a":[1,2],"b":{"a":1,"b":2}}"#, Ok(())),
+            (r#"[{"a":1},{"a":1}]"#, Ok(())),
+            (r#"{"a":1,"a":2}"#, Err((7, DuplicateName))),
+            (r#"{"a":1,"\u0061":2}"#, Err((8, StringTooLong))),
+            (r#"{"a":{"b":1},"b":2,"c":3}"#, Err((19, TooManyMembers))),
+            ("[1,2,3]", Err((5, TooManyElements))),
+            ("[[1,2],[1,2]]", Ok(())),
+            (r#"["abc","abcd"]"#, Err((8, StringTooLong))),
+        ] {
+            assert_eq!(judge(text), said, "{text}");
+        }
+        let unique = Limits { unique: true, ..Limits::deep(9) };
+        let escaped = check_within(br#"{"a":{"a":1},"\u0061":2}"#, &unique);
+        assert_eq!(escaped.map_err(|fault| fault.kind), Err(DuplicateName));
     }
 
     proptest! {

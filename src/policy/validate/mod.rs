@@ -1,8 +1,10 @@
 //! Structure: is this a request that the backend could understand at all? Before authentication, because it is cheaper to say no to.
 //!
-//! [`json`] and [`media`] are grammar; [`request`] is the policy.
+//! [`json`] and [`media`] are grammar; [`request`] is the policy, [`contract`] what it does with JSON Schema, [`report`] what became of that.
 
+pub mod contract;
 pub mod csrf;
 pub mod json;
 pub mod media;
+pub mod report;
 pub mod request;

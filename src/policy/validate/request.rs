@@ -4,8 +4,11 @@
 //! A `Content-Type` is asked for only where there is a body. Refusals name what is missing, which the configuration wrote, and a byte's
 //! offset, and never repeat anything that the client sent.
 //!
-//! Deliberately not here: JSON Schema and OpenAPI.
+//! With schemas it holds a request to a contract: [`super::contract`].
+//!
+//! Deliberately not here: OpenAPI.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +16,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::json::{self, FaultKind};
+use super::contract::{BodyConfig, Contract, Mode, SchemaConfig, Written};
+use super::json::{self, Fault, FaultKind, Limits};
 use super::media::{MediaType, Pattern};
 use crate::exchange::Exchange;
 use crate::head::{BodyFraming, RequestHead};
@@ -25,6 +29,8 @@ use crate::value::{Size, Spanned};
 const DEFAULT_MAX_BODY: u64 = 1 << 20;
 const DEFAULT_MAX_DEPTH: u32 = 128;
 const MOST_MAX_DEPTH: u32 = 10_000;
+/// As deep as a body may be that becomes a tree, which takes stack.
+const MOST_TREE_DEPTH: u32 = 127;
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -37,12 +43,36 @@ pub struct ValidateConfig {
     /// refused with 415. Default: anything.
     pub content_types: Option<Vec<Spanned<String>>>,
     /// Whether a body whose type is JSON (`application/json` or any `+json`) must be well-formed JSON in UTF-8; else 400. Such a body is
-    /// read into memory before a backend is asked. Default: false.
+    /// read into memory before a backend is asked. Default: false, unless `body` has a schema.
     pub json: bool,
-    /// How deep arrays and objects in a JSON body may be nested, 1 to 10000. Default: 128.
+    /// Whether an object in a JSON body may have a name twice. Two readers take two different values then, so that what is checked here may
+    /// not be what the service sees. Default: false.
+    pub duplicate_names: bool,
+    /// How deep arrays and objects in a JSON body may be nested, 1 to 10000; with a schema up to 127. Default: 128, or 127.
     pub max_json_depth: Option<Spanned<u32>>,
+    /// The most members of an object in a JSON body. Default: as many as the body holds.
+    pub max_json_members: Option<Spanned<u32>>,
+    /// The most elements of an array in a JSON body. Default: as many as the body holds.
+    pub max_json_elements: Option<Spanned<u32>>,
+    /// The longest text in a JSON body, names included, in bytes as it is written. Default: as long as the body.
+    pub max_json_string: Option<Spanned<Size>>,
     /// The longest body that is checked as JSON; a longer one is refused with 413. Other bodies are not bounded by this. Default: 1MiB.
     pub max_body: Option<Spanned<Size>>,
+    /// What a JSON body has to be.
+    pub body: Option<BodyConfig>,
+    /// What header fields have to be, by name, each a JSON Schema. A number is asked for with `type: integer`, a list with `type: array` (its
+    /// parts have commas), and `required: true` refuses requests without the field.
+    pub headers: BTreeMap<String, SchemaConfig>,
+    /// The same for query parameters. A list is a parameter that comes several times.
+    pub query: BTreeMap<String, SchemaConfig>,
+    /// The same for what the `{name}` segments of the route's path take.
+    pub path: BTreeMap<String, SchemaConfig>,
+    /// Whether `format` in schemas asserts something: `date-time`, `date`, `time`, `email`, `hostname`, `ipv4`, `ipv6`, `uri`, `uuid` and `json-pointer`
+    /// do then. Default: false, as JSON Schema has it.
+    pub formats: bool,
+    /// What is done with requests that break the schemas: refused (`enforce`), counted and let pass (`report`), or nothing (`off`). Everything
+    /// else that is written here holds in any mode.
+    pub mode: Mode,
 }
 
 /// The compiled policy.
@@ -52,13 +82,16 @@ pub struct Validate {
     content_types: Option<Vec<Pattern>>,
     /// What a 415 says it would take (RFC 9110, sections 12.5.1 and 15.5.16).
     accept: HeaderValue,
-    json: Option<JsonCheck>,
+    json: Option<Arc<JsonCheck>>,
+    contract: Option<Arc<Contract>>,
 }
 
-#[derive(Clone, Copy)]
 struct JsonCheck {
-    max_depth: usize,
+    limits: Limits,
     max_body: usize,
+    contract: Option<Arc<Contract>>,
+    /// What is not even JSON is reported as what breaks the schema: nobody asked for more.
+    reports: bool,
 }
 
 fn refuse(status: StatusCode, reason: &'static str, detail: impl Into<std::borrow::Cow<'static, str>>) -> Box<Reply> {
@@ -70,6 +103,9 @@ fn empty_json() -> Flow {
 }
 
 impl Validate {
+    /// For those who refuse in its name.
+    pub const NAME_OF: &'static str = "validate";
+
     fn unsupported(&self, reason: &'static str, detail: &'static str) -> Flow {
         refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason, detail).header(header::ACCEPT, self.accept.clone()).refuse()
     }
@@ -91,14 +127,14 @@ impl Validate {
                 Some(_) => {}
             }
         }
-        match (self.json, media) {
-            (Some(check), Some(media)) if media.is_json() => self.check_json_head(check, &media, head),
+        match (&self.json, media) {
+            (Some(check), Some(media)) if media.is_json() && !check.reports => self.check_json_head(check, &media, head),
             _ => Flow::Continue(()),
         }
     }
 
     /// What can be said of a JSON body before it is read.
-    fn check_json_head(&self, check: JsonCheck, media: &MediaType<'_>, head: &RequestHead) -> Flow {
+    fn check_json_head(&self, check: &JsonCheck, media: &MediaType<'_>, head: &RequestHead) -> Flow {
         if head.body != BodyFraming::None && !media.is_utf8() {
             return self.unsupported("charset_unsupported", "JSON is taken in UTF-8 only.");
         }
@@ -115,7 +151,7 @@ impl Validate {
 }
 
 impl OnRequest for Validate {
-    fn on_request(&self, head: &RequestHead, _: &mut Exchange) -> Flow {
+    fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow {
         let missing =
             self.headers.iter().find(|(name, _)| head.header(name.as_str()).is_none_or(|value| value.trim_ascii().is_empty()));
         if let Some((_, detail)) = missing {
@@ -123,6 +159,9 @@ impl OnRequest for Validate {
         }
         if let Some((_, detail)) = self.query.iter().find(|(name, _)| head.query_param(name).is_none()) {
             return refuse(StatusCode::BAD_REQUEST, "query_parameter_missing", detail.clone()).refuse();
+        }
+        if let Some(contract) = &self.contract {
+            contract.head(head, exchange)?;
         }
         if self.content_types.is_some() || self.json.is_some() {
             return self.check_content(head);
@@ -141,22 +180,38 @@ impl OnBody for JsonCheck {
             && head.header("content-type").and_then(MediaType::parse).is_some_and(|media| media.is_json())
     }
 
-    fn on_body(&self, _: &RequestHead, body: &Bytes, _: &mut Exchange) -> Flow {
-        let Err(fault) = json::check(body, self.max_depth) else { return Flow::Continue(()) };
-        let (reason, what) = match fault.kind {
-            FaultKind::Empty => return empty_json(),
-            FaultKind::NotUtf8 => ("json_not_utf8", "is not UTF-8"),
-            FaultKind::Syntax => ("json_malformed", "is not well-formed JSON"),
-            FaultKind::TooDeep => ("json_too_deep", "is nested too deeply"),
-        };
-        refuse(StatusCode::BAD_REQUEST, reason, format!("The body {what}, at byte {}.", fault.offset)).refuse()
+    fn on_body(&self, _: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow {
+        match (json::check_within(body, &self.limits), &self.contract) {
+            (Err(_), Some(contract)) if self.reports => {
+                contract.note_unreadable("must be JSON, within its bounds", exchange);
+                Flow::Continue(())
+            }
+            (Err(fault), _) => malformed(fault),
+            (Ok(()), Some(contract)) => contract.body(body, exchange),
+            (Ok(()), None) => Flow::Continue(()),
+        }
     }
+}
+
+fn malformed(fault: Fault) -> Flow {
+    let (reason, what) = match fault.kind {
+        FaultKind::Empty => return empty_json(),
+        FaultKind::NotUtf8 => ("json_not_utf8", "is not UTF-8"),
+        FaultKind::Syntax => ("json_malformed", "is not well-formed JSON"),
+        FaultKind::TooDeep => ("json_too_deep", "is nested too deeply"),
+        FaultKind::DuplicateName => ("json_duplicate_name", "has an object with a name twice"),
+        FaultKind::TooManyMembers => ("json_too_many_members", "has an object with too many members"),
+        FaultKind::TooManyElements => ("json_too_many_elements", "has an array with too many elements"),
+        FaultKind::StringTooLong => ("json_string_too_long", "has a text that is too long"),
+    };
+    refuse(StatusCode::BAD_REQUEST, reason, format!("The body {what}, at byte {}.", fault.offset)).refuse()
 }
 
 impl Policy for Validate {
     const NAME: &'static str = "validate";
     const STAGE: Stage = Stage::Validate;
-    const SUMMARY: &'static str = "Checks required header fields and query parameters, content types and JSON (400, 413, 415).";
+    const SUMMARY: &'static str =
+        "Holds requests to a contract: header fields, parameters, content types, JSON and JSON Schema (400, 413, 415).";
     type Config = ValidateConfig;
 
     fn compile(config: &Self::Config, cx: &mut Compile<'_>) -> Option<Self> {
@@ -176,27 +231,45 @@ impl Policy for Validate {
             }
             query.push((name.value.clone(), format!("The query parameter {} is missing.", name.value)));
         }
-        let content_types = config.content_types.as_deref().map(|types| patterns(types, cx));
-        let json = json_check(config, cx);
+        let written = Written {
+            body: config.body.as_ref(),
+            headers: &config.headers,
+            query: &config.query,
+            path: &config.path,
+            mode: config.mode,
+            formats: config.formats,
+        };
+        let contract = Contract::compile(&written, cx).map(Arc::new);
+        let enforces = contract.as_ref().is_some_and(|contract| contract.has_body() && contract.mode == Mode::Enforce);
+        let mut content_types = config.content_types.as_deref().map(|types| patterns(types, cx));
+        if content_types.is_none() && enforces {
+            content_types = Some(JSON_TYPES.iter().filter_map(|text| Pattern::parse(text)).collect());
+        }
+        let json = json_check(config, contract.as_ref(), cx);
         let accept = match config.content_types.as_deref() {
             Some(types) => types.iter().map(|text| text.as_str()).collect::<Vec<_>>().join(", "),
+            None if enforces => JSON_TYPES.join(", "),
             None => "application/json".to_owned(),
         };
         // Patterns are tokens: they make a legal value.
         let accept = HeaderValue::try_from(accept).unwrap_or(HeaderValue::from_static("*/*"));
-        let json = config.json.then_some(json);
-        (cx.problems.len() == before).then_some(Validate { headers, query, content_types, accept, json })
+        let json = (config.json || contract.as_ref().is_some_and(|contract| contract.has_body())).then(|| Arc::new(json));
+        (cx.problems.len() == before).then_some(Validate { headers, query, content_types, accept, json, contract })
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
-        let json = self.json;
+        let json = self.json.clone();
+        plan.options().by_params |= self.contract.as_ref().is_some_and(|contract| contract.look_at_params());
         // The head first: what is wrong there needs no body.
         plan.on_request(self);
         if let Some(check) = json {
-            plan.on_body(Arc::new(check));
+            plan.on_body(check);
         }
     }
 }
+
+/// What a body with a schema may be, where nobody says otherwise.
+const JSON_TYPES: [&str; 2] = ["application/json", "*/*+json"];
 
 fn patterns(types: &[Spanned<String>], cx: &mut Compile<'_>) -> Vec<Pattern> {
     if types.is_empty() {
@@ -215,31 +288,49 @@ fn patterns(types: &[Spanned<String>], cx: &mut Compile<'_>) -> Vec<Pattern> {
     patterns
 }
 
-fn json_check(config: &ValidateConfig, cx: &mut Compile<'_>) -> JsonCheck {
-    if !config.json {
-        let unused = [
-            ("max_json_depth", config.max_json_depth.as_ref().map(|depth| depth.place)),
-            ("max_body", config.max_body.as_ref().map(|size| size.place)),
-        ];
-        for (name, place) in unused {
-            if let Some(place) = place {
-                cx.problems.push(
-                    Problem::error(place, format!("`{name}` bounds the JSON check, which is off")).hint("add `json: true`"),
-                );
-            }
+fn json_check(config: &ValidateConfig, contract: Option<&Arc<Contract>>, cx: &mut Compile<'_>) -> JsonCheck {
+    let has_schema = config.body.is_some();
+    let counts = [
+        ("max_json_depth", &config.max_json_depth),
+        ("max_json_members", &config.max_json_members),
+        ("max_json_elements", &config.max_json_elements),
+    ];
+    let sizes = [("max_json_string", &config.max_json_string), ("max_body", &config.max_body)];
+    let placed = counts.iter().map(|(name, count)| (*name, count.as_ref().map(|count| count.place)));
+    let placed = placed.chain(sizes.iter().map(|(name, size)| (*name, size.as_ref().map(|size| size.place))));
+    for (name, place) in placed.filter(|_| !config.json && !has_schema) {
+        if let Some(place) = place {
+            cx.problems
+                .push(Problem::error(place, format!("`{name}` bounds the JSON check, which is off")).hint("add `json: true`"));
         }
     }
     let depth = config.max_json_depth.as_ref();
-    if let Some(depth) = depth.filter(|depth| !(1..=MOST_MAX_DEPTH).contains(&depth.value)) {
-        cx.problems.push(Problem::error(depth.place, format!("max_json_depth is between 1 and {MOST_MAX_DEPTH}")));
+    let most_depth = if has_schema { MOST_TREE_DEPTH } else { MOST_MAX_DEPTH };
+    if let Some(depth) = depth.filter(|depth| !(1..=most_depth).contains(&depth.value)) {
+        let with = if has_schema { ", with a schema" } else { "" };
+        cx.problems.push(Problem::error(depth.place, format!("max_json_depth is between 1 and {most_depth}{with}")));
     }
-    let size = config.max_body.as_ref();
-    if let Some(size) = size.filter(|size| size.value.0 == 0) {
-        cx.problems.push(Problem::error(size.place, "no JSON fits in 0 bytes"));
+    for (name, size) in sizes {
+        if let Some(size) = size.as_ref().filter(|size| size.value.0 == 0) {
+            cx.problems.push(Problem::error(size.place, format!("no JSON fits in {name} of 0 bytes")));
+        }
     }
+    let bytes = |size: &Option<Spanned<Size>>, default: u64| {
+        usize::try_from(size.as_ref().map_or(default, |size| size.value.0)).unwrap_or(usize::MAX)
+    };
+    let count = |count: &Option<Spanned<u32>>| count.as_ref().map_or(u32::MAX, |count| count.value);
+    let contract = contract.filter(|contract| contract.has_body()).cloned();
     JsonCheck {
-        max_depth: depth.map_or(DEFAULT_MAX_DEPTH, |depth| depth.value) as usize,
-        max_body: usize::try_from(size.map_or(DEFAULT_MAX_BODY, |size| size.value.0)).unwrap_or(usize::MAX),
+        limits: Limits {
+            depth: depth.map_or(DEFAULT_MAX_DEPTH.min(most_depth), |depth| depth.value) as usize,
+            members: count(&config.max_json_members),
+            elements: count(&config.max_json_elements),
+            string: bytes(&config.max_json_string, u64::MAX),
+            unique: !config.duplicate_names,
+        },
+        max_body: bytes(&config.max_body, DEFAULT_MAX_BODY),
+        reports: !config.json && contract.as_ref().is_some_and(|contract| contract.mode == Mode::Report),
+        contract,
     }
 }
 
@@ -322,7 +413,7 @@ mod tests {
 
     #[test]
     fn the_refusal_repeats_nothing() {
-        let check = JsonCheck { max_depth: 9, max_body: 100 };
+        let check = JsonCheck { limits: Limits::deep(9), max_body: 100, contract: None, reports: false };
         let head = head("POST", BodyFraming::Streamed, &[]);
         let reply = check.on_body(&head, &b"{\"secret\": oops}"[..].into(), &mut Exchange::for_tests()).break_value().unwrap();
         assert_eq!(reply.detail, "The body is not well-formed JSON, at byte 11.");

@@ -1,0 +1,42 @@
+//! `GET /contracts`: what broke the schemas of `validate`, refused or not, by where they are written.
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::Admin;
+use crate::policy::validate::report::{Kind, Reports};
+
+pub(super) fn router() -> Router<Admin> {
+    Router::new().route("/contracts", get(list))
+}
+
+async fn list(State(admin): State<Admin>) -> Json<Value> {
+    let all = Reports::of(&admin.core.ledger).all();
+    let scopes = all.into_iter().map(|(scope, mut kinds)| {
+        kinds.sort_by_key(|kind| std::cmp::Reverse(kind.count));
+        json!({ "scope": scope, "broken": kinds.iter().map(describe).collect::<Vec<_>>() })
+    });
+    Json(json!({ "contracts": scopes.collect::<Vec<_>>() }))
+}
+
+fn describe(kind: &Kind) -> Value {
+    let time = |seconds: u64| {
+        let at = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+        at.map(|at| at.to_string())
+    };
+    let consumers = kind.consumers.iter().map(|(name, count)| json!({ "consumer": name, "count": count }));
+    json!({
+        "in": kind.part.name(),
+        "name": kind.name,
+        "pointer": kind.pointer,
+        "keyword": kind.keyword,
+        "detail": kind.detail,
+        "count": kind.count,
+        "consumers": consumers.collect::<Vec<_>>(),
+        "first": time(kind.first),
+        "last": time(kind.last),
+    })
+}

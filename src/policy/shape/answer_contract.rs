@@ -1,0 +1,150 @@
+//! `answer_contract`: holds what a service answers to a JSON Schema, so that nothing leaves that clients were not promised.
+//!
+//! An answer is held back until it is whole and known to be good. The service is asked without `Accept-Encoding`: what it codes itself cannot be
+//! read here, and counts as broken.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+use pingora_http::ResponseHeader;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::exchange::Exchange;
+use crate::head::{HeaderEdit, RequestHead};
+use crate::policy::validate::contract::{Mode, SchemaConfig, parsed, schema};
+use crate::policy::validate::media::MediaType;
+use crate::policy::validate::report::{Outcome, Part, Report};
+use crate::policy::{Compile, Follows, OnRequest, OnResponse, Outgoing, PlanBuilder, Policy, Stage};
+use crate::problem::Problem;
+use crate::reply::{Flow, Reply};
+use crate::schema::{Schema, Violation};
+use crate::value::{Size, Spanned};
+use crate::wire::stages::{Beyond, BodyStage, Changed, Validator, Whole};
+
+/// The longest answer that may be held back, in bytes, and the longest that is where nobody says otherwise.
+const MOST: u64 = 16 << 20;
+const DEFAULT: u64 = 1 << 20;
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerContractConfig {
+    /// What the body of an answer with the status 2xx has to be. It is JSON.
+    pub schema: SchemaConfig,
+    /// Whether `format` in the schema asserts something. Default: false.
+    #[serde(default)]
+    pub formats: bool,
+    /// What is done with answers that break it: clients get 502 instead (`enforce`), or the answer goes out and is counted (`report`), or nothing
+    /// is looked at (`off`).
+    #[serde(default)]
+    pub mode: Mode,
+    /// The longest body that is looked at, up to 16MiB: it is held back until it is whole. A longer one breaks the contract, and passes with
+    /// `mode: report`. Default: 1MiB.
+    pub up_to: Option<Spanned<Size>>,
+}
+
+/// The compiled policy.
+pub struct AnswerContract {
+    inner: Arc<Inner>,
+    up_to: usize,
+}
+
+struct Inner {
+    schema: Schema,
+    mode: Mode,
+    report: Arc<Report>,
+}
+
+/// Looks at one answer.
+struct Looking {
+    inner: Arc<Inner>,
+    consumer: Option<Arc<str>>,
+    json: bool,
+}
+
+impl Inner {
+    fn broken(&self, violations: &[Violation], consumer: Option<&str>) -> Result<(), Box<Reply>> {
+        violations.iter().for_each(|violation| self.report.note(Part::Answer, "", violation, consumer));
+        if self.mode == Mode::Report {
+            self.report.count(Part::Answer, Outcome::Reported);
+            return Ok(());
+        }
+        self.report.count(Part::Answer, Outcome::Refused);
+        let detail = "The service's answer is not what was agreed on.";
+        let reply = Reply::new(StatusCode::BAD_GATEWAY, AnswerContract::NAME, "answer_breaks_contract", detail);
+        // For the operator, not for the client: it is about the service.
+        let first = violations.first().map_or_else(String::new, |one| format!("{} {}", one.keyword, one.pointer));
+        Err(reply.decided_by(first.trim_end()))
+    }
+}
+
+impl Whole for Looking {
+    fn whole(self: Box<Self>, _: &mut ResponseHeader, body: &Bytes) -> Changed<Option<Bytes>> {
+        let consumer = self.consumer.as_deref();
+        let broken = match self.json.then(|| parsed(body)).flatten() {
+            Some(value) => self.inner.schema.broken(&value, crate::policy::validate::contract::steps(body.len()), 20),
+            None => {
+                let violation = Violation { pointer: String::new(), keyword: "json", detail: "must be JSON".to_owned() };
+                self.inner.broken(&[violation], consumer)?;
+                return Ok(None);
+            }
+        };
+        if let Some(broken) = broken {
+            self.inner.broken(&broken.violations, consumer)?;
+        }
+        Ok(None)
+    }
+}
+
+impl OnRequest for AnswerContract {
+    fn on_request(&self, _: &RequestHead, exchange: &mut Exchange) -> Flow {
+        exchange.to_upstream.push(HeaderEdit::Remove(header::ACCEPT_ENCODING));
+        Flow::Continue(())
+    }
+}
+
+impl OnResponse for AnswerContract {
+    fn on_response(&self, answer: &mut Outgoing<'_>) -> Flow {
+        if !answer.status().is_success() || answer.follows() != Follows::Body {
+            return Flow::Continue(());
+        }
+        let is_json = answer.first(&header::CONTENT_TYPE).and_then(MediaType::parse).is_some_and(|media| media.is_json());
+        let json = is_json && answer.all(&header::CONTENT_ENCODING).is_empty();
+        let consumer = answer.exchange.identity.as_ref().and_then(|identity| identity.consumer.clone());
+        let beyond = if self.inner.mode == Mode::Enforce { Beyond::Refuse(Self::NAME) } else { Beyond::Pass };
+        let run = Box::new(Looking { inner: self.inner.clone(), consumer, json });
+        // The body stays what it is; nobody asks for the validator.
+        let stage = BodyStage::Whole { bound: self.up_to, beyond, validator: Validator::Weaken, run };
+        answer.whole(|| stage);
+        Flow::Continue(())
+    }
+}
+
+impl Policy for AnswerContract {
+    const NAME: &'static str = "answer_contract";
+    const STAGE: Stage = Stage::Shape;
+    const SUMMARY: &'static str = "Holds answers of the service to a JSON Schema (502).";
+    type Config = AnswerContractConfig;
+
+    fn compile(config: &Self::Config, cx: &mut Compile<'_>) -> Option<Self> {
+        let up_to = config.up_to.as_ref().map_or(DEFAULT, |size| size.value.0);
+        if !(1..=MOST).contains(&up_to) {
+            let place = config.up_to.as_ref().map_or(cx.place, |size| size.place);
+            cx.problems.push(Problem::error(place, "`up_to` is from 1 to 16MiB"));
+            return None;
+        }
+        let (schema, _) = schema(&config.schema.0, config.formats, cx)?;
+        let report = Report::of(cx.ledger, cx.tallies, cx.scope);
+        let inner = Arc::new(Inner { schema, mode: config.mode, report });
+        Some(AnswerContract { inner, up_to: usize::try_from(up_to).ok()? })
+    }
+
+    fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
+        if self.inner.mode != Mode::Off {
+            plan.holds_answers();
+            plan.on_request(self.clone());
+            plan.on_response(self);
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! What a request is held to by JSON Schema: its body, and its header fields, query and path parameters.
+//!
+//! Everything that is wrong is told at once, as members `errors` of the problem document, each with its place, the keyword and a sentence. Never a
+//! value: what a client sent can be a password, and an answer ends up in logs.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, StatusCode};
+use schemars::{JsonSchema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::report::{Outcome, Part, Report};
+use crate::exchange::Exchange;
+use crate::head::RequestHead;
+use crate::policy::Compile;
+use crate::problem::{Place, Problem};
+use crate::reply::{Flow, Reply, push_json};
+use crate::schema::{Broken, Schema, Types, Violation};
+use crate::value::Spanned;
+
+/// So many ways in which a request is wrong are told.
+const MOST_TOLD: usize = 20;
+/// The longest file with a schema, in bytes.
+const LARGEST_FILE: u64 = 16 << 20;
+/// What a check may take: so many steps, and so many for each byte. Longer than that nobody's body keeps a worker.
+const STEPS: u64 = 100_000;
+const STEPS_PER_BYTE: u64 = 8;
+
+/// A JSON Schema, written here or in a file.
+#[derive(Debug, Clone)]
+pub struct SchemaConfig(pub Spanned<Value>);
+
+impl<'de> Deserialize<'de> for SchemaConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Spanned::deserialize(deserializer).map(SchemaConfig)
+    }
+}
+
+impl JsonSchema for SchemaConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "JsonSchema".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> schemars::Schema {
+        json_schema!({
+            "description": "A JSON Schema (draft 4 to 2020-12), or `{ file: order.json }`. References stay in the document.",
+            "type": "object"
+        })
+    }
+}
+
+/// What is done with what breaks a schema.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It is refused.
+    #[default]
+    Enforce,
+    /// It passes, and is counted: `GET /contracts` of the admin API.
+    Report,
+    /// Nobody looks.
+    Off,
+}
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BodyConfig {
+    /// What a JSON body has to be; else 400. A body of another type is refused with 415, unless `content_types` takes it.
+    pub schema: SchemaConfig,
+}
+
+/// Compiled.
+pub struct Contract {
+    body: Option<Schema>,
+    params: Vec<Param>,
+    pub mode: Mode,
+    report: Arc<Report>,
+}
+
+struct Param {
+    part: Part,
+    name: Box<str>,
+    /// The same for [`Part::Header`].
+    field: Option<HeaderName>,
+    required: bool,
+    schema: Schema,
+}
+
+/// What of a request is wrong, and where.
+struct Wrong<'a> {
+    part: Part,
+    name: &'a str,
+    violation: Violation,
+}
+
+/// Schemas as they are written.
+pub struct Written<'a> {
+    pub body: Option<&'a BodyConfig>,
+    pub headers: &'a BTreeMap<String, SchemaConfig>,
+    pub query: &'a BTreeMap<String, SchemaConfig>,
+    pub path: &'a BTreeMap<String, SchemaConfig>,
+    pub mode: Mode,
+    pub formats: bool,
+}
+
+impl Contract {
+    /// `None` without a schema. What is wrong goes to `cx.problems`.
+    pub fn compile(written: &Written<'_>, cx: &mut Compile<'_>) -> Option<Contract> {
+        let body = written.body.and_then(|body| schema(&body.schema.0, written.formats, cx)).map(|(schema, _)| schema);
+        let mut params = Vec::new();
+        for (part, all) in [(Part::Header, written.headers), (Part::Query, written.query), (Part::Path, written.path)] {
+            for (name, config) in all {
+                let field = (part == Part::Header).then(|| HeaderName::from_bytes(name.as_bytes()));
+                if let Some(Err(_)) = field {
+                    cx.problems.push(Problem::error(config.0.place, format!("`{name}` is not a header name")));
+                    continue;
+                }
+                if let Some((schema, required)) = schema(&config.0, written.formats, cx) {
+                    params.push(Param { part, name: name.as_str().into(), field: field.and_then(Result::ok), required, schema });
+                }
+            }
+        }
+        if (body.is_none() && params.is_empty()) || written.mode == Mode::Off {
+            return None;
+        }
+        Some(Contract { body, params, mode: written.mode, report: Report::of(cx.ledger, cx.tallies, cx.scope) })
+    }
+
+    pub fn has_body(&self) -> bool {
+        self.body.is_some()
+    }
+
+    pub fn look_at_params(&self) -> bool {
+        self.params.iter().any(|param| param.part == Part::Path)
+    }
+
+    /// Judges the header fields and parameters.
+    pub fn head(&self, head: &RequestHead, exchange: &Exchange) -> Flow {
+        let mut wrong = Vec::new();
+        for param in &self.params {
+            let values = param.values(head, exchange);
+            if values.is_empty() {
+                if param.required {
+                    let violation = Violation { pointer: String::new(), keyword: "required", detail: "must be there".to_owned() };
+                    wrong.push(Wrong { part: param.part, name: &param.name, violation });
+                }
+                continue;
+            }
+            let value = param.value(&values);
+            let length: usize = values.iter().map(|value| value.len()).sum();
+            if let Some(broken) = param.schema.broken(&value, steps(length), MOST_TOLD - wrong.len()) {
+                let each = broken.violations.into_iter();
+                wrong.extend(each.map(|violation| Wrong { part: param.part, name: &param.name, violation }));
+            }
+            if wrong.len() >= MOST_TOLD {
+                break;
+            }
+        }
+        self.verdict(wrong, false, exchange)
+    }
+
+    /// Judges a body that is well-formed.
+    pub fn body(&self, body: &Bytes, exchange: &Exchange) -> Flow {
+        let Some(schema) = &self.body else { return Flow::Continue(()) };
+        let broken = match parsed(body) {
+            Some(value) => schema.broken(&value, steps(body.len()), MOST_TOLD),
+            // What the grammar takes and the reader does not: a lone surrogate.
+            None => Some(unreadable("must be text that can be read")),
+        };
+        let Some(Broken { violations, more }) = broken else { return Flow::Continue(()) };
+        let wrong = violations.into_iter().map(|violation| Wrong { part: Part::Body, name: "", violation }).collect();
+        self.verdict(wrong, more, exchange)
+    }
+
+    /// A body that nothing more can be said of, where that is only to be reported.
+    pub fn note_unreadable(&self, detail: &'static str, exchange: &Exchange) {
+        let wrong = unreadable(detail).violations.into_iter().map(|violation| Wrong { part: Part::Body, name: "", violation });
+        let _ = self.verdict(wrong.collect(), false, exchange);
+    }
+
+    fn verdict(&self, wrong: Vec<Wrong<'_>>, more: bool, exchange: &Exchange) -> Flow {
+        if wrong.is_empty() {
+            return Flow::Continue(());
+        }
+        let outcome = if self.mode == Mode::Report { Outcome::Reported } else { Outcome::Refused };
+        let consumer = exchange.identity.as_ref().and_then(|identity| identity.consumer.as_deref());
+        for one in &wrong {
+            self.report.note(one.part, one.name, &one.violation, consumer);
+        }
+        self.report.count(wrong.first().map_or(Part::Body, |one| one.part), outcome);
+        if outcome == Outcome::Reported {
+            return Flow::Continue(());
+        }
+        let mut reply = Reply::new(
+            StatusCode::BAD_REQUEST,
+            super::request::Validate::NAME_OF,
+            "contract_broken",
+            "The request is not what is taken here: `errors` says where.",
+        );
+        reply.members = Some(told(&wrong, more || wrong.len() >= MOST_TOLD).into());
+        reply.refuse()
+    }
+}
+
+fn unreadable(detail: &'static str) -> Broken {
+    let violation = Violation { pointer: String::new(), keyword: "json", detail: detail.to_owned() };
+    Broken { violations: vec![violation], more: false }
+}
+
+/// The value that a body is.
+pub fn parsed(body: &[u8]) -> Option<Value> {
+    serde_json::from_slice(body).ok()
+}
+
+/// How many steps the check of a value of so many bytes may take.
+pub fn steps(bytes: usize) -> u64 {
+    STEPS + STEPS_PER_BYTE * bytes as u64
+}
+
+/// The member `errors`, and whether there may be more.
+fn told(wrong: &[Wrong<'_>], more: bool) -> String {
+    let mut out = b",\"errors\":[".to_vec();
+    for (number, Wrong { part, name, violation }) in wrong.iter().enumerate() {
+        if number > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(b"{\"in\":");
+        push_json(&mut out, part.name());
+        for (key, text) in [
+            ("name", *name),
+            ("pointer", violation.pointer.as_str()),
+            ("keyword", violation.keyword),
+            ("detail", violation.detail.as_str()),
+        ] {
+            if key != "name" || !text.is_empty() {
+                out.push(b',');
+                push_json(&mut out, key);
+                out.push(b':');
+                push_json(&mut out, text);
+            }
+        }
+        out.push(b'}');
+    }
+    out.push(b']');
+    if more {
+        out.extend_from_slice(b",\"more_errors\":true");
+    }
+    String::from_utf8(out).unwrap_or_default()
+}
+
+impl Param {
+    fn values<'a>(&'a self, head: &'a RequestHead, exchange: &'a Exchange) -> Vec<Cow<'a, str>> {
+        match self.part {
+            Part::Header => {
+                let name = self.field.as_ref().map_or("", HeaderName::as_str);
+                head.header_all(name).map(String::from_utf8_lossy).collect()
+            }
+            Part::Query => head.query().map_or_else(Vec::new, |query| query_values(query, &self.name)),
+            Part::Path => exchange.param(&self.name).map(|text| unescaped(text, false)).into_iter().collect(),
+            Part::Body | Part::Answer => Vec::new(),
+        }
+    }
+
+    /// What the texts stand for, as the schema has it: a list in one header field or path segment has commas, one in a query comes as several
+    /// parameters of one name.
+    fn value(&self, texts: &[Cow<'_, str>]) -> Value {
+        let types = self.schema.types();
+        if !types.has("array") {
+            let joined = if texts.len() > 1 { Cow::Owned(texts.join(", ")) } else { texts.first().cloned().unwrap_or_default() };
+            return typed(&joined, types);
+        }
+        let items = self.schema.item_types();
+        match self.part {
+            Part::Query => texts.iter().map(|text| typed(text, items)).collect(),
+            _ => texts.iter().flat_map(|text| text.split(',')).map(|text| typed(text.trim(), items)).collect(),
+        }
+    }
+}
+
+/// A text as a number, a boolean or nothing, where one of these is asked for and the text is one.
+fn typed(text: &str, types: Types) -> Value {
+    let parsed = || serde_json::from_str::<Value>(text).ok().filter(|_| text.trim() == text);
+    let wanted = |value: &Value| match value {
+        Value::Number(_) => types.has("number") || types.has("integer"),
+        Value::Bool(_) => types.has("boolean"),
+        _ => false,
+    };
+    let is_plain =
+        types.is_any() || types.has("string") && !types.has("number") && !types.has("integer") && !types.has("boolean");
+    match if is_plain { None } else { parsed().filter(wanted) } {
+        Some(value) => value,
+        None => Value::String(text.to_owned()),
+    }
+}
+
+fn query_values<'a>(query: &'a str, name: &str) -> Vec<Cow<'a, str>> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.filter(|(key, _)| unescaped(key, true) == name).map(|(_, value)| unescaped(value, true)).collect()
+}
+
+/// `%41` is A, and in a query `+` is a space. What is no escape stands for itself; what is no UTF-8 is replaced.
+fn unescaped(text: &str, query: bool) -> Cow<'_, str> {
+    if !(text.contains('%') || query && text.contains('+')) {
+        return Cow::Borrowed(text);
+    }
+    let spaced = if query { text.replace('+', " ") } else { text.to_owned() };
+    let mut bytes = Vec::with_capacity(spaced.len());
+    let mut rest = spaced.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|_| first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A schema, and whether a parameter says `required: true` in it.
+pub fn schema(written: &Spanned<Value>, formats: bool, cx: &mut Compile<'_>) -> Option<(Schema, bool)> {
+    let mut document = match file(&written.value) {
+        Some(name) => read(&cx.base.join(name), name, written.place, cx)?,
+        None => written.value.clone(),
+    };
+    let required = document.get("required") == Some(&Value::Bool(true));
+    if required && let Some(map) = document.as_object_mut() {
+        map.shift_remove("required");
+    }
+    match Schema::compile(&document, formats) {
+        Ok(schema) => Some((schema, required)),
+        Err(faults) => {
+            for fault in faults {
+                let at =
+                    if fault.pointer.is_empty() { "the schema".to_owned() } else { format!("the schema at `{}`", fault.pointer) };
+                cx.problems.push(Problem::error(written.place, format!("{at}: {}", fault.message)));
+            }
+            None
+        }
+    }
+}
+
+/// `{ file: order.json }`
+fn file(written: &Value) -> Option<&str> {
+    let map = written.as_object().filter(|map| map.len() == 1)?;
+    map.get("file")?.as_str()
+}
+
+fn read(path: &Path, name: &str, place: Place, cx: &mut Compile<'_>) -> Option<Value> {
+    let text = match std::fs::metadata(path) {
+        Ok(data) if data.len() > LARGEST_FILE => Err("it is longer than 16MiB".to_owned()),
+        Ok(_) => std::fs::read_to_string(path).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let is_yaml = [".yaml", ".yml"].iter().any(|end| name.ends_with(end));
+    let parsed = text.and_then(|text| match is_yaml {
+        true => serde_yaml::from_str(&text).map_err(|error| error.to_string()),
+        false => serde_json::from_str(&text).map_err(|error| error.to_string()),
+    });
+    parsed.map_err(|why| cx.problems.push(Problem::error(place, format!("cannot read the schema in `{name}`: {why}")))).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_become_what_is_asked_for() {
+        let types = |schema: Value| Schema::compile(&schema, false).unwrap().types();
+        let number = types(serde_json::json!({ "type": ["integer", "null"] }));
+        assert_eq!(typed("7", number), 7);
+        for text in ["07", " 7", "7x", "", "true", "[7]"] {
+            assert_eq!(typed(text, number), Value::String(text.to_owned()), "{text}");
+        }
+        assert_eq!(typed("true", types(serde_json::json!({ "type": "boolean" }))), true);
+        assert_eq!(typed("7", types(serde_json::json!({ "type": "string" }))), "7");
+        assert_eq!(typed("7", types(serde_json::json!({}))), "7");
+    }
+
+    #[test]
+    fn escapes_are_read_once() {
+        assert_eq!(unescaped("a+b%20c%2541", true), "a b c%41");
+        assert_eq!(unescaped("a+b%zz%4", false), "a+b%zz%4");
+        assert_eq!(query_values("a=1&b=2&%61=3&a", "a"), ["1", "3", ""]);
+    }
+}

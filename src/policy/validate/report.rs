@@ -1,0 +1,193 @@
+//! What broke its contract, whether or not it was refused: so that one can be switched on without fear.
+//!
+//! Kept over reloads, for each place where `validate` is written, up to a bound; the oldest kinds go first. No value of a client's is in it; the pointer
+//! has the names of members, which are the client's where the schema does not know them, and its numbers of elements are left out.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use crate::ledger::Ledger;
+use crate::schema::Violation;
+use crate::tally::{Counter, Tallies};
+
+/// Kinds of one place that are remembered, and consumers of one kind.
+const MOST_KINDS: usize = 100;
+const MOST_CONSUMERS: usize = 20;
+/// The longest pointer that is remembered, in bytes.
+const LONGEST: usize = 200;
+
+/// Where in a request or an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    Header,
+    Query,
+    Path,
+    Body,
+    Answer,
+}
+
+impl Part {
+    const ALL: [Part; 5] = [Part::Header, Part::Query, Part::Path, Part::Body, Part::Answer];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Header => "header",
+            Part::Query => "query",
+            Part::Path => "path",
+            Part::Body => "body",
+            Part::Answer => "answer",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Refused,
+    Reported,
+}
+
+/// One way in which a contract was broken.
+#[derive(Debug, Clone)]
+pub struct Kind {
+    pub part: Part,
+    /// The field's or parameter's.
+    pub name: Box<str>,
+    /// With `*` for elements.
+    pub pointer: Box<str>,
+    pub keyword: &'static str,
+    /// Of the last time.
+    pub detail: String,
+    pub count: u64,
+    /// Who, and how often.
+    pub consumers: BTreeMap<Box<str>, u64>,
+    /// In seconds since 1970.
+    pub first: u64,
+    pub last: u64,
+}
+
+/// What is remembered for one place.
+pub struct Report {
+    /// Held by those whom it lists, for the ledger holds nothing.
+    all: Arc<Reports>,
+    counters: Vec<(Part, [Arc<Counter>; 2])>,
+    kinds: Mutex<Vec<Kind>>,
+}
+
+/// All of them.
+#[derive(Default)]
+pub struct Reports(Mutex<BTreeMap<String, Weak<Report>>>);
+
+impl Reports {
+    pub fn of(ledger: &Ledger) -> Arc<Reports> {
+        ledger.keep("contracts", Reports::default)
+    }
+
+    /// By where they are written.
+    pub fn all(&self) -> Vec<(String, Vec<Kind>)> {
+        let mut all = self.0.lock();
+        all.retain(|_, report| report.strong_count() > 0);
+        let reports = all.iter().filter_map(|(scope, report)| Some((scope.clone(), report.upgrade()?)));
+        reports.map(|(scope, report)| (scope, report.kinds.lock().clone())).collect()
+    }
+}
+
+impl Report {
+    pub fn of(ledger: &Ledger, tallies: &Tallies, scope: &str) -> Arc<Report> {
+        let all = Reports::of(ledger);
+        let report = ledger.keep(&format!("{scope}/contract"), || {
+            let help = "Requests and answers that broke their contract, by part and by what became of them.";
+            let count = |part: Part, outcome| {
+                let labels = [("scope", scope), ("part", part.name()), ("outcome", outcome)];
+                tallies.counter("portcullis_contract_broken_total", help, &labels)
+            };
+            let counters = Part::ALL.map(|part| (part, [count(part, "refused"), count(part, "reported")]));
+            Report { all, counters: counters.into(), kinds: Mutex::default() }
+        });
+        report.all.0.lock().insert(scope.to_owned(), Arc::downgrade(&report));
+        report
+    }
+
+    pub fn count(&self, part: Part, outcome: Outcome) {
+        let [refused, reported] = match self.counters.iter().find(|(known, _)| *known == part) {
+            Some((_, counters)) => counters,
+            None => return,
+        };
+        if outcome == Outcome::Refused { refused } else { reported }.add(1);
+    }
+
+    /// Remembers one. Only what breaks a contract takes the lock.
+    pub fn note(&self, part: Part, name: &str, violation: &Violation, consumer: Option<&str>) {
+        let pointer = general(&violation.pointer);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let mut kinds = self.kinds.lock();
+        let same = |kind: &Kind| {
+            kind.part == part && *kind.name == *name && *kind.pointer == *pointer && kind.keyword == violation.keyword
+        };
+        let at = match kinds.iter().position(same) {
+            Some(at) => at,
+            None => {
+                if kinds.len() >= MOST_KINDS
+                    && let Some(oldest) = kinds.iter().enumerate().min_by_key(|(_, kind)| kind.last).map(|(at, _)| at)
+                {
+                    kinds.swap_remove(oldest);
+                }
+                kinds.push(Kind {
+                    part,
+                    name: name.into(),
+                    pointer: pointer.into(),
+                    keyword: violation.keyword,
+                    detail: String::new(),
+                    count: 0,
+                    consumers: BTreeMap::new(),
+                    first: now,
+                    last: now,
+                });
+                kinds.len() - 1
+            }
+        };
+        let Some(kind) = kinds.get_mut(at) else { return };
+        kind.count += 1;
+        kind.last = now;
+        kind.detail.clone_from(&violation.detail);
+        let consumer = consumer.unwrap_or("");
+        if kind.consumers.contains_key(consumer) || kind.consumers.len() < MOST_CONSUMERS {
+            *kind.consumers.entry(consumer.into()).or_default() += 1;
+        }
+    }
+}
+
+/// A pointer with a `*` for each number.
+fn general(pointer: &str) -> String {
+    let parts = pointer.split('/').map(|part| {
+        let is_number = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if is_number { "*" } else { part }
+    });
+    let mut text = parts.collect::<Vec<_>>().join("/");
+    let end = (0..=LONGEST.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.truncate(end);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_bounded_and_counted() {
+        let report = Report::of(&Ledger::default(), &Tallies::default(), "route:/test");
+        for number in 0..300 {
+            let pointer = format!("/items/{number}/price");
+            let violation = Violation { pointer, keyword: "type", detail: "must be of the type number".to_owned() };
+            report.note(Part::Body, "", &violation, Some("acme"));
+            let other = Violation { pointer: format!("/x{number}"), keyword: "type", detail: String::new() };
+            report.note(Part::Body, "", &other, None);
+        }
+        let kinds = report.kinds.lock();
+        assert_eq!(kinds.len(), MOST_KINDS);
+        let prices = kinds.iter().find(|kind| &*kind.pointer == "/items/*/price");
+        assert!(prices.is_none_or(|kind| kind.consumers.contains_key("acme")));
+    }
+}

@@ -1,0 +1,380 @@
+//! What requests are held to by JSON Schema.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use portcullis::schema::{Draft, Schema};
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+/// The JSON Schema Test Suite: every case of every required file, in every draft, but for documents that refer to others, which are never
+/// fetched, and for meta-schemas that leave vocabularies out. Whatever is compiled has to be right.
+#[test]
+fn the_json_schema_test_suite_passes() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let suite = target.join("json-schema-suite");
+    let done = Command::new(root.join("tests/contracts/install.sh")).arg(&suite).status().unwrap();
+    assert!(done.success(), "cannot get the JSON Schema Test Suite: this test needs python3 with pip, and its registry");
+    for (name, draft, least, left_out) in [
+        ("draft4", Draft::Draft4, 580, 10),
+        ("draft6", Draft::Draft6, 800, 13),
+        ("draft7", Draft::Draft7, 880, 13),
+        ("draft2019-09", Draft::Draft201909, 1180, 19),
+        ("draft2020-12", Draft::Draft202012, 1200, 24),
+    ] {
+        let (mut passed, mut skipped) = (0, Vec::new());
+        let tests = suite.join("json/tests").join(name);
+        // Of the optional ones, the formats that are asserted and the patterns.
+        let mut files: Vec<(PathBuf, bool)> = std::fs::read_dir(&tests)
+            .unwrap()
+            .map(|file| (file.unwrap().path(), false))
+            .filter(|(path, _)| path.is_file())
+            .collect();
+        if name == "draft2020-12" {
+            let formats = ["date-time", "date", "time", "email", "hostname", "ipv4", "ipv6", "uri", "uuid", "json-pointer"];
+            files.extend(formats.map(|format| (tests.join(format!("optional/format/{format}.json")), true)));
+            files.push((tests.join("optional/ecmascript-regex.json"), true));
+        }
+        for (file, formats) in files {
+            let groups: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+            for group in groups.as_array().unwrap() {
+                let what = format!("{name} {}: {}", file.display(), group["description"]);
+                let schema = match Schema::compile_as(&group["schema"], formats, draft) {
+                    Ok(schema) => schema,
+                    Err(faults) => {
+                        let known = ["nothing is fetched", "not known", "lookaround", "backreference"];
+                        assert!(
+                            faults.iter().all(|fault| known.iter().any(|known| fault.message.contains(known))),
+                            "{what}: {faults:?}"
+                        );
+                        skipped.push(what);
+                        continue;
+                    }
+                };
+                for test in group["tests"].as_array().unwrap() {
+                    let valid = test["valid"].as_bool().unwrap();
+                    let told = schema.broken(&test["data"], 1_000_000, 20);
+                    assert_eq!(told.is_none(), valid, "{what}: {}: {told:?}", test["description"]);
+                    assert_eq!(schema.is_valid(&test["data"], 1_000_000), valid, "{what}: {}", test["description"]);
+                    passed += 1;
+                }
+            }
+        }
+        assert!(passed >= least && skipped.len() <= left_out + 3, "{name}: {passed} passed, left out: {skipped:#?}");
+    }
+}
+
+const ORDER: &str = r##"{
+    "$schema": "http://json-schema.org/draft-07/schema#",
+    "type": "object",
+    "required": ["sku", "amount"],
+    "properties": {
+        "sku": { "type": "string", "pattern": "^[A-Z]{2}-[0-9]+$" },
+        "amount": { "type": "integer", "minimum": 1 },
+        "note": { "type": ["string", "null"] },
+        "parts": { "type": "array", "items": { "$ref": "#" } }
+    },
+    "additionalProperties": false
+}"##;
+
+const SHOP: &str = "
+    listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+    services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+    routes:
+      - path: /orders
+        service: a
+        policies: { validate: { body: { schema: { file: order.json } } } }
+      - path: /trial
+        service: a
+        policies: { validate: { body: { schema: { file: order.json } }, mode: report } }
+      - path: '/items/{id}'
+        service: a
+        policies:
+          validate:
+            path: { id: { type: integer, minimum: 1 } }
+            query:
+              limit: { type: integer, maximum: 100 }
+              sort: { enum: [ name, price ], required: true }
+              tag: { type: array, items: { type: string, maxLength: 3 }, maxItems: 2 }
+            headers: { X-Tenant: { type: string, pattern: '^t-[0-9]+$', required: true } }
+      - path: /json
+        service: a
+        policies: { validate: { json: true, max_json_members: 3, max_json_elements: 4, max_json_string: 8B } }
+";
+
+fn shop(backend: &Backend) -> (Files, String) {
+    let files = Files::new();
+    files.write("order.json", ORDER);
+    (files, filled(SHOP, &[("$BACKEND", backend.port())]))
+}
+
+fn errors(answer: &Answer) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let json = answer.json();
+    let list = json["errors"].as_array().unwrap_or_else(|| panic!("{answer:?}")).clone();
+    let mut all: Vec<_> = list
+        .iter()
+        .map(|error| {
+            (format!("{} {}{}", text(&error["in"]), text(&error["name"]), text(&error["pointer"])), text(&error["keyword"]))
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_body_is_held_to_its_schema() {
+    let backend = Backend::http();
+    let (files, yaml) = shop(&backend);
+    let gateway = Gateway::start_in(&files, &yaml);
+    let kind = ("Content-Type", "application/json");
+    let post = |path: &str, body: &[u8]| request(gateway.port(), "POST", path, &[kind], body);
+    let good = br#"{"sku":"AB-1","amount":2.0,"parts":[{"sku":"CD-2","amount":1}]}"#;
+    assert_eq!(post("/orders", good).status, 200);
+    assert_eq!(backend.last().body, good, "the body goes on as it came");
+    let wrong = post("/orders", br#"{"sku":"hunter2","amount":0,"parts":[{"sku":"CD-2","amount":"many"}],"a/b":1}"#);
+    assert_eq!((wrong.status, &wrong.json()["reason"]), (400, &json!("contract_broken")));
+    let said = [
+        ("body /amount", "minimum"),
+        ("body /a~1b", "additionalProperties"),
+        ("body /parts/0/amount", "type"),
+        ("body /sku", "pattern"),
+    ];
+    assert_eq!(errors(&wrong), said.map(|(place, keyword)| (place.to_owned(), keyword.to_owned())));
+    assert!(!wrong.text().contains("hunter2") && !wrong.text().contains("many"), "no value is repeated: {}", wrong.text());
+    let line = gateway.wait_log(|line| line["status"] == 400);
+    assert_eq!((&line["answered_by"], &line["reason"]), (&json!("validate"), &json!("contract_broken")));
+
+    for (body, reason) in [
+        (&br#"{"sku":"AB-1","sku":"x","amount":1}"#[..], "json_duplicate_name"),
+        (br#"{"sku":"AB-1","\u0073ku":"x","amount":1}"#, "json_duplicate_name"),
+        (b"{", "json_malformed"),
+        (b"", "json_empty"),
+    ] {
+        let refused = post("/orders", body);
+        assert_eq!((refused.status, &refused.json()["reason"]), (400, &json!(reason)), "{refused:?}");
+    }
+    let form = request(gateway.port(), "POST", "/orders", &[("Content-Type", "application/x-www-form-urlencoded")], b"sku=AB-1");
+    assert_eq!((form.status, form.header("accept")), (415, Some("application/json, */*+json")));
+    assert_eq!(request(gateway.port(), "GET", "/orders", &[], b"").status, 200, "no body is held to nothing");
+
+    // Many wrong things make no long answer, and something that nests without end takes no time.
+    let many = format!("{{\"sku\":\"AB-1\",\"amount\":1,\"parts\":[{}0]}}", "1,".repeat(50_000));
+    let refused = post("/orders", many.as_bytes());
+    assert_eq!((refused.json()["errors"].as_array().unwrap().len(), &refused.json()["more_errors"]), (20, &json!(true)));
+    let deep = format!("{}{}", "{\"sku\":\"AB-1\",\"amount\":1,\"parts\":[".repeat(90), "]}".repeat(90));
+    assert_eq!(post("/orders", deep.as_bytes()).json()["reason"], "json_too_deep");
+
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let answer = curl(&[version, "-H", "Content-Type: application/json", "-d", "[]", &gateway.url("/orders")]);
+        assert_eq!((answer.status, errors(&answer)), (400, vec![("body ".to_owned(), "type".to_owned())]), "{version}");
+        let chunked = ["-H", "Transfer-Encoding: chunked"];
+        let rest =
+            [version, "-H", "Content-Type: application/json", "-d", r#"{"sku":"AB-1","amount":1}"#, &gateway.url("/orders")];
+        let args: Vec<&str> = if version == "--http1.1" { [&rest[..], &chunked].concat() } else { rest.to_vec() };
+        assert_eq!(curl(&args).status, 200, "{version}");
+    }
+}
+
+#[test]
+fn a_contract_on_trial_refuses_nobody_and_tells_what_it_would() {
+    let backend = Backend::http();
+    let (files, yaml) = shop(&backend);
+    let gateway = Gateway::start_in(&files, &yaml);
+    let post = |kind: &str, body: &[u8]| request(gateway.port(), "POST", "/trial", &[("Content-Type", kind)], body).status;
+    for _ in 0..3 {
+        assert_eq!(post("application/json", br#"{"sku":"AB-1","amount":0}"#), 200);
+    }
+    assert_eq!(post("application/json", b"{"), 200);
+    assert_eq!(post("text/plain", b"x"), 200);
+    gateway.wait_metric("portcullis_contract_broken_total{part=\"body\",outcome=\"reported\"}", 4.0);
+    gateway.rewrite(&yaml);
+    assert_eq!(gateway.reload().0, 200);
+    let (status, text) = gateway.admin_get("/contracts");
+    let told: Value = serde_json::from_str(&text).unwrap();
+    let trial =
+        told["contracts"].as_array().unwrap().iter().find(|one| one["scope"].as_str().unwrap().contains("/trial")).unwrap();
+    let first = &trial["broken"][0];
+    assert_eq!(
+        (status, &first["pointer"], &first["keyword"], &first["count"]),
+        (200, &json!("/amount"), &json!("minimum"), &json!(3))
+    );
+    assert_eq!((&first["detail"], &first["in"]), (&json!("must be at least 1"), &json!("body")));
+    assert!(first["first"].is_string() && first["last"].is_string(), "{first}");
+    assert_eq!(trial["broken"][1]["keyword"], "json");
+}
+
+#[test]
+fn parameters_and_header_fields_are_held_to_theirs() {
+    let backend = Backend::http();
+    let (files, yaml) = shop(&backend);
+    let gateway = Gateway::start_in(&files, &yaml);
+    let get = |target: &str, tenant: Option<&str>| {
+        let fields: Vec<(&str, &str)> = tenant.map(|tenant| ("X-Tenant", tenant)).into_iter().collect();
+        request(gateway.port(), "GET", target, &fields, b"")
+    };
+    assert_eq!(get("/items/7?sort=name&limit=10&tag=a&tag=b%63", Some("t-1")).status, 200);
+    let wrong = get("/items/x?limit=1e3&sort=a&tag=a&tag=b&tag=long", Some("t-"));
+    let said = [
+        ("header X-Tenant", "pattern"),
+        ("path id", "type"),
+        ("query limit", "maximum"),
+        ("query sort", "enum"),
+        ("query tag", "maxItems"),
+        ("query tag/2", "maxLength"),
+    ];
+    assert_eq!(errors(&wrong), said.map(|(place, keyword)| (place.to_owned(), keyword.to_owned())));
+    let missing = get("/items/0", None);
+    let said = [("header X-Tenant", "required"), ("path id", "minimum"), ("query sort", "required")];
+    assert_eq!(errors(&missing), said.map(|(place, keyword)| (place.to_owned(), keyword.to_owned())));
+    assert_eq!(backend.requests().len(), 1);
+}
+
+#[test]
+fn json_has_bounds_beside_its_depth() {
+    let backend = Backend::http();
+    let (files, yaml) = shop(&backend);
+    let gateway = Gateway::start_in(&files, &yaml);
+    let post = |body: &[u8]| request(gateway.port(), "POST", "/json", &[("Content-Type", "application/json")], body);
+    assert_eq!(post(br#"{"a":[1,2,3,4],"b":"12345678","c":{}}"#).status, 200);
+    for (body, reason) in [
+        (&br#"{"a":1,"b":1,"c":1,"d":1}"#[..], "json_too_many_members"),
+        (b"[1,2,3,4,5]", "json_too_many_elements"),
+        (br#"["123456789"]"#, "json_string_too_long"),
+        (br#"{"a":1,"a":1}"#, "json_duplicate_name"),
+    ] {
+        let refused = post(body);
+        assert_eq!((refused.status, &refused.json()["reason"]), (400, &json!(reason)));
+    }
+}
+
+#[test]
+fn a_schema_that_cannot_be_held_is_a_problem_with_its_place() {
+    let files = Files::new();
+    files.write("bad.json", r#"{ "properties": { "a": { "pattern": "(?!x)" }, "b": { "$ref": "other.json" } } }"#);
+    files.write(
+        "gateway.yaml",
+        "
+listeners: [ { bind: 127.0.0.1:8080 } ]
+services: { a: { endpoints: [ '127.0.0.1:1' ] } }
+routes:
+  - path: /a
+    service: a
+    policies:
+      validate:
+        body: { schema: { file: bad.json } }
+        query: { n: { type: number, minimum: none } }
+        headers: { X-A: { file: none.json } }
+        max_json_depth: 200
+",
+    );
+    let ran = portcullis(files.dir(), &["check", "gateway.yaml"]);
+    let said = format!("{}{}", ran.stdout, ran.stderr);
+    for what in [
+        "`/properties/a/pattern`: the pattern cannot be used: lookaround",
+        "`/properties/b/$ref`: `other.json` leads nowhere in this document, and nothing is fetched",
+        "`/minimum`: `minimum` is a number",
+        "cannot read the schema in `none.json`",
+        "max_json_depth is between 1 and 127, with a schema",
+    ] {
+        assert!(said.contains(what), "{what} is not in:\n{said}");
+    }
+    assert!(said.contains("gateway.yaml:9:"), "{said}");
+}
+
+/// A schema with 200 patterns, a hundred times.
+#[test]
+fn reloads_leave_memory_where_it_was() {
+    let backend = Backend::http();
+    let (files, yaml) = shop(&backend);
+    let members: serde_json::Map<String, Value> = (0..200)
+        .map(|n| (format!("m{n}"), json!({ "type": "string", "pattern": format!("^a{n}[a-z]*$"), "maxLength": n })))
+        .collect();
+    files.write("order.json", json!({ "type": "object", "properties": members }).to_string());
+    let gateway = Gateway::start_in(&files, &yaml);
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap()
+    };
+    let reload = |times: usize| {
+        for number in 0..times {
+            gateway.rewrite(&yaml.replace("max_json_members: 3", &format!("max_json_members: {}", number + 3)));
+            assert_eq!(gateway.reload().0, 200);
+        }
+    };
+    reload(20);
+    let before = resident();
+    reload(100);
+    let after = resident();
+    assert!(after < before + before / 4 + 8 * 1024, "{before} kB became {after} kB");
+}
+
+/// Answers that keep what was agreed on go out as they came; others do not go out.
+#[test]
+fn answers_are_held_to_theirs() {
+    let backend = Backend::answering(|request| {
+        let (kind, fields, body) = match request.target.as_str() {
+            "/good" => ("application/json", "ETag: \"a\"\r\n", r#"{"name":"x"}"#),
+            "/html" => ("text/html", "", "<p>"),
+            "/coded" => ("application/json", "Content-Encoding: gzip\r\n", "{}"),
+            "/long" => {
+                ("application/json", "", r#"{"name":"0123456789012345678901234567890123456789012345678901234567890123456789"}"#)
+            }
+            "/gone" => return b"HTTP/1.1 404 Not Found\r\nContent-Length: 1\r\n\r\nx".to_vec(),
+            "/events" => ("text/event-stream", "", "data: {}\n\n"),
+            "/empty" => return b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+            _ => ("application/json", "", r#"{"name":"x","secret":"hunter2"}"#),
+        };
+        let length = body.len();
+        let body = if request.method == "HEAD" { "" } else { body };
+        format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{fields}Content-Length: {length}\r\n\r\n{body}").into_bytes()
+    });
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 1 }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        policies:
+          cors: { origins: https://app.test }
+          answer_contract:
+            schema: { type: object, properties: { name: { type: string } }, additionalProperties: false }
+            up_to: 64B
+        routes:
+          - { path: /*, service: a }
+          - { path: /cached, service: a, policies: { cache: { ttl: 60s } } }
+          - path: /trial
+            service: a
+            policies: { answer_contract: { schema: { type: object, maxProperties: 1 }, mode: report } }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    let run = |gateway: &Gateway| {
+        for version in ["--http1.1", "--http2-prior-knowledge"] {
+            let get = |path: &str| curl(&[version, "--compressed", "-H", "Origin: https://app.test", &gateway.url(path)]);
+            let good = get("/good");
+            assert_eq!((good.status, good.text().as_str(), good.header("etag")), (200, r#"{"name":"x"}"#, Some("\"a\"")));
+            for path in ["/secret", "/html", "/coded", "/cached", "/cached"] {
+                let broken = get(path);
+                let said = broken.json();
+                assert_eq!((broken.status, &said["reason"]), (502, &json!("answer_breaks_contract")), "{path}");
+                assert!(!broken.text().contains("hunter2") && said["errors"].is_null(), "{said}");
+                assert_eq!(broken.header("access-control-allow-origin"), Some("https://app.test"));
+            }
+            let long = get("/long");
+            assert_eq!((long.status, &long.json()["reason"]), (502, &json!("answer_too_large")));
+            for (path, status) in [("/gone", 404), ("/events", 200), ("/empty", 204), ("/trial", 200)] {
+                assert_eq!(get(path).status, status, "{path}");
+            }
+            assert_eq!(curl(&[version, "-I", &gateway.url("/secret")]).status, 200, "nothing of it is told");
+        }
+        assert!(backend.requests().iter().all(|request| request.header("accept-encoding").is_none()));
+        let line = gateway.wait_log(|line| line["path"] == "/secret" && line["status"] == 502);
+        let decided = &line["decided_by"];
+        assert_eq!((&line["answered_by"], decided), (&json!("answer_contract"), &json!("additionalProperties /secret")));
+        gateway.wait_metric("portcullis_contract_broken_total{part=\"answer\",outcome=\"reported\"}", 2.0);
+    };
+    run(&Gateway::start(&yaml));
+}
