@@ -56,6 +56,7 @@ mod paths;
 mod peers;
 mod privileges;
 mod protocols;
+mod queues;
 mod rates;
 mod recovery;
 mod refusals;

@@ -58,7 +58,7 @@ pub async fn run(answer: Answer, journey: &mut Journey, down: &mut Downstream, s
     let rules = journey.route().and_then(|route| route.plan.options.websocket.clone());
     let extended = answer.head.header_all("sec-websocket-extensions").next().is_some();
     let law = |from| rules.as_ref().map(|rules| rules.law(from, extended));
-    let Some((mut backend, said, mut alarm)) = answer.into_tunnel() else { return Err(Failed::BrokeOff) };
+    let Some((mut backend, said, mut alarm, _place)) = answer.into_tunnel() else { return Err(Failed::BrokeOff) };
     let Some((mut client, asked, patience)) = down.into_tunnel() else { return Err(Failed::ClientGone) };
     let mut ends = Ends {
         inbound: Half::new(asked, law(Speaker::Client)),

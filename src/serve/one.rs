@@ -116,9 +116,11 @@ async fn forward_request(
         return refuse(journey, down, &reply).await;
     }
     journey.control = Some(down.control());
-    journey.hand_deadline_on();
     let (due, control) = (journey.due(), down.control());
     journey.tries.due = due.first();
+    if journey.tries.due.is_some() {
+        journey.hand_deadline_on();
+    }
     // What was waited for before may have taken all of it.
     let ended = if due.is_over() {
         None

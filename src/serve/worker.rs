@@ -146,6 +146,7 @@ async fn sweep(worker: Arc<Worker>) {
     loop {
         tokio::time::sleep(SWEEP).await;
         worker.caller.sweep();
+        worker.view.load().snapshot.services.values().for_each(|service| service.sweep());
     }
 }
 

@@ -47,6 +47,12 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
         }
         check_retries(&service.retries, problems);
         check_hedging(service.hedging.as_ref().map(|hedging| hedging.place), problems);
+        for (key, bound) in [("max_connections", &service.max_connections), ("max_pending", &service.max_pending)] {
+            if let Some(bound) = bound {
+                let message = format!("`{key}` cannot be had with `engine: pingora`");
+                problems.push(Problem::error(bound.place, message).hint("take it out, or `engine` out of `server`"));
+            }
+        }
         if let Some(attempt) = &service.timeouts.attempt {
             let message = "`timeouts.try` cannot be had with `engine: pingora`";
             problems.push(Problem::error(attempt.place, message).hint("take it out, or `engine` out of `server`"));

@@ -49,6 +49,14 @@ pub struct ServiceConfig {
     /// How many requests of this gateway may be under way at one endpoint, 1 to 1,000,000, unless it has its own `max_requests`. One that
     /// has so many is passed over; if all have, clients are told 503 (`endpoints_full`). Default: no bound.
     pub max_requests: Option<Spanned<u32>>,
+    /// How many connections of this gateway there may be to one endpoint, idle ones and all cores together, 1 to 65,536. A request that
+    /// finds an endpoint full goes to one that is not; if all are it waits, see `max_pending`. Not for HTTP/2, where `max_requests` says as
+    /// much. Default: no bound.
+    pub max_connections: Option<Spanned<u32>>,
+    /// How many requests may wait for a place at one endpoint, 0 to 1,000,000: for one of `max_connections`, or over HTTP/2 for one of
+    /// `max_requests`. They wait for `timeouts.queue`. Beyond, clients are told 503 (`queue_full`, `queue_timeout`). Default: 100 with
+    /// `max_connections`, else none.
+    pub max_pending: Option<Spanned<u32>>,
     /// Asks every endpoint regularly whether it is well. Without it, every endpoint counts as healthy.
     pub health_check: Option<Spanned<HealthCheckConfig>>,
     /// Leaves endpoints out for a while because of what came of their requests: `false`, `true` or a map. Default: those to which three
@@ -110,6 +118,8 @@ impl Default for ServiceConfig {
             overprovisioning: unwritten(1.4),
             subset: None,
             max_requests: None,
+            max_connections: None,
+            max_pending: None,
             health_check: None,
             outlier_detection: OutlierChoice::default(),
             circuit_breaker: None,
@@ -243,6 +253,8 @@ pub struct TimeoutsConfig {
     pub stream: Spanned<Period>,
     /// For one write of the request, `1ms` to `24h`. Default: `30s`.
     pub write: Spanned<Period>,
+    /// For a place at an endpoint that is full (`max_pending`), `1ms` to `10m`. Default: `1s`.
+    pub queue: Spanned<Period>,
     /// How long an unused connection is kept open, `1s` to `1h`. Keep it shorter than the endpoints' own. Default: `60s`.
     pub idle: Spanned<Period>,
 }
@@ -255,6 +267,7 @@ impl Default for TimeoutsConfig {
             attempt: None,
             stream: period(3_600_000),
             write: period(30_000),
+            queue: period(1000),
             idle: period(60_000),
         }
     }

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use super::balance::latency::Latency;
 use super::balance::peak_ewma;
 use super::balance::slow_start::Arrival;
+use super::gate::{Gate, Place};
 use super::guard::Refused;
 use super::health_config::Initial;
 use super::outlier::{AttemptOutcome, Noted, Record};
@@ -48,6 +49,8 @@ pub struct Endpoint {
     pub(super) record: Record,
     /// Where each endpoint has one.
     breaker: OnceLock<Arc<Breaker>>,
+    /// Where it has room for so many only.
+    gate: OnceLock<Arc<Gate>>,
     checks: Mutex<Checks>,
     load: Striped<Load>,
     /// How long it takes to answer, as far as its service's balance wants to know.
@@ -143,6 +146,12 @@ pub struct EndpointView {
     /// How many requests may be under way there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_requests: Option<u32>,
+    /// How many connections there are to it, or requests over HTTP/2, where they are bounded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub occupied: Option<usize>,
+    /// How many requests wait for one of them to end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending: Option<usize>,
     /// How long it takes to answer, where the service's balance wants to know: an average that forgets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ewma_ms: Option<f64>,
@@ -192,6 +201,7 @@ impl Endpoint {
             shut: AtomicBool::new(false),
             record: Record::default(),
             breaker: OnceLock::new(),
+            gate: OnceLock::new(),
             checks: Mutex::default(),
             load: Striped::new(|_| Load {
                 in_flight: AtomicI64::new(0),
@@ -303,6 +313,11 @@ impl Endpoint {
     /// Its own circuit breaker, in a service where each endpoint has one.
     pub(super) fn breaker(&self) -> &Arc<Breaker> {
         self.breaker.get_or_init(Arc::default)
+    }
+
+    /// Who may be there, in a service whose endpoints have room for so many.
+    pub(super) fn gate(&self) -> &Arc<Gate> {
+        self.gate.get_or_init(Arc::default)
     }
 
     /// Takes in the result of a check, and tells the new health if this check changed it.
@@ -433,6 +448,8 @@ impl Endpoint {
             priority: None,
             zone: None,
             max_requests: None,
+            occupied: self.gate.get().map(|gate| gate.there()),
+            pending: self.gate.get().map(|gate| gate.waiting()),
             ewma_ms: None,
             healthy: self.healthy(),
             drained: self.is_drained(),
@@ -473,15 +490,26 @@ pub struct InFlightGuard {
     noted: Noted,
     /// Whether it counts among those of all endpoints: the crowd may be joined meanwhile.
     in_crowd: bool,
+    /// Its place, where an endpoint has room for so many requests.
+    place: Option<Place>,
 }
 
 impl InFlightGuard {
+    /// Takes a place for as long as it lasts.
+    pub(super) fn hold(&mut self, place: Place) {
+        self.place = Some(place);
+    }
+
+    pub(super) fn holds(&self) -> bool {
+        self.place.is_some()
+    }
+
     pub fn begin(endpoint: Arc<EndpointRef>) -> Self {
         endpoint.begin();
         let crowd = endpoint.crowd();
         crowd.inspect(|crowd| crowd.add(1));
         let in_crowd = crowd.is_some();
-        InFlightGuard { endpoint, in_crowd, passes: SmallVec::new(), noted: Noted::Nothing }
+        InFlightGuard { endpoint, in_crowd, passes: SmallVec::new(), noted: Noted::Nothing, place: None }
     }
 
     /// As [`InFlightGuard::begin`], if the service's circuit breakers let it.

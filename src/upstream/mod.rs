@@ -19,6 +19,7 @@ pub mod discover;
 pub mod dns;
 mod eligible;
 pub mod endpoint;
+pub mod gate;
 pub mod guard;
 pub mod health;
 pub mod health_config;

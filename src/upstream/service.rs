@@ -20,6 +20,7 @@ use super::discover::config::{Compiled as Found, DiscoverConfig};
 use super::dns::Name;
 use super::eligible::Panic;
 use super::endpoint::{Endpoint, EndpointRef, EndpointView, InFlightGuard};
+use super::gate::Queue;
 use super::guard::{Guard, Refused};
 use super::health::Check;
 use super::health_config::Initial;
@@ -48,6 +49,8 @@ const MOST_WARM: u32 = 1000;
 const MOST_PRIORITY: u32 = 100;
 /// The most requests under way at one endpoint.
 const MOST_REQUESTS: u32 = 1_000_000;
+/// How many requests wait for a connection, unless the file says.
+const USUAL_PENDING: u32 = 100;
 const HOUR: u64 = 3_600_000;
 
 /// What outlives the generations, for what is compiled.
@@ -74,6 +77,8 @@ pub struct Service {
     pub retries: Arc<retry::Rules>,
     /// When a second copy of a call is sent elsewhere; the route's own, where it has some.
     pub hedging: Option<Arc<Hedging>>,
+    /// How many may be at each endpoint, and how many wait for that, where it is bounded.
+    pub queue: Option<Queue>,
     /// How many idle connections each core keeps.
     pub keep_alive: usize,
     /// How many connections to each endpoint each core makes ahead of requests.
@@ -231,6 +236,7 @@ impl Service {
         let timeouts = compile_timeouts(&config.timeouts, problems);
         let limits = compile_limits(&config.limits, problems);
         let most = compile_most(config.max_requests.as_ref(), problems);
+        let queue = compile_queue(config, problems);
         let hedged = config.hedging.is_some();
         let retries = compile_retries(&config.retries, config.protocol, hedged, key, problems, kept).map(Arc::new);
         let keep_alive = count_within("keep_alive", &config.keep_alive, 0, 65_536, problems);
@@ -269,7 +275,9 @@ impl Service {
         let (panic, breaker) = (panic.map_or(Some(None), |one| one.map(Some)), breaker.map_or(Some(None), |one| one.map(Some)));
         let (tls, check) = (tls.map_or(Some(None), |tls| tls.map(Some))?, check.map_or(Some(None), |check| check.map(Some))?);
         let found = found.map_or(Some(None), |found| found.map(Some))?;
-        let (timeouts, spread, retries) = (timeouts?, spread?, retries?);
+        let (timeouts, spread, retries, queue) = (timeouts?, spread?, retries?, queue?);
+        // There, who has no place waits for one.
+        let most = if queue.is_some() && config.protocol.is_http2() { Some(None) } else { most };
         let alone = matches!(listed, [Listed { address: Address::Fixed(_), .. }]) && found.is_none();
         let hedging = match &config.hedging {
             None => None,
@@ -298,6 +306,7 @@ impl Service {
             limits: limits?,
             retries,
             hedging,
+            queue,
             keep_alive: keep_alive? as usize,
             warm: warm? as usize,
             retry_after: retry_after?,
@@ -340,6 +349,49 @@ impl Service {
         let admitted = |endpoint: &Endpoint| self.breakers.iter().all(|guard| guard.admits(endpoint, now));
         let endpoint = self.cluster.pick_of(exclude, aim, Some(&admitted))?;
         Some(Picked { addr: endpoint.address(), endpoint })
+    }
+
+    /// The same where endpoints have room for so many only: one that has a place free, or else, if the request may wait, one whose queue has.
+    pub fn pick_open(&self, exclude: &[EndpointAddress], aim: Option<&Aim>, queue: &Queue, waits: bool) -> Option<Picked> {
+        let first = self.pick_for(exclude, aim)?;
+        if !first.endpoint.gate().is_full(queue.most) {
+            return Some(first);
+        }
+        let now = Instant::now();
+        let admitted = |endpoint: &Endpoint| self.breakers.iter().all(|guard| guard.admits(endpoint, now));
+        let free = |endpoint: &Endpoint| !endpoint.gate().is_full(queue.most) && admitted(endpoint);
+        if let Some(endpoint) = self.cluster.pick_of(exclude, aim, Some(&free)) {
+            return Some(Picked { addr: endpoint.address(), endpoint });
+        }
+        if !waits {
+            return None;
+        }
+        if first.endpoint.gate().has_room(queue.pending) {
+            return Some(first);
+        }
+        let room = |endpoint: &Endpoint| endpoint.gate().has_room(queue.pending) && admitted(endpoint);
+        let endpoint = self.cluster.pick_of(exclude, aim, Some(&room))?;
+        Some(Picked { addr: endpoint.address(), endpoint })
+    }
+
+    /// Closes connections that have been idle too long.
+    pub fn sweep(&self) {
+        if self.queue.is_some() {
+            let now = Instant::now();
+            self.cluster.endpoints().iter().for_each(|(_, endpoint)| endpoint.gate().sweep(now));
+        }
+    }
+
+    /// The answer where as many requests wait for an endpoint as may: 503 with `Retry-After`.
+    pub fn queue_full(&self) -> Box<Reply> {
+        let detail = "As many requests wait for this service as may.";
+        Reply::new(StatusCode::SERVICE_UNAVAILABLE, Self::NAME, "queue_full", detail).retry_after(self.retry_after)
+    }
+
+    /// The answer where no endpoint had room in time: 503 with `Retry-After`.
+    pub fn queue_timeout(&self) -> Box<Reply> {
+        let detail = "No endpoint of this service had room for the request in time.";
+        Reply::new(StatusCode::SERVICE_UNAVAILABLE, Self::NAME, "queue_timeout", detail).retry_after(self.retry_after)
     }
 
     /// Whether requests may go to this endpoint now.
@@ -386,6 +438,9 @@ impl Service {
 
     /// The answer while no endpoint is healthy, or all have as much to do as they may: 503 with `Retry-After`.
     pub fn unavailable(&self) -> Box<Reply> {
+        if self.cluster.available() > 0 && self.queue.is_some() {
+            return self.queue_full();
+        }
         if self.cluster.available() > 0 {
             let detail = "Every endpoint of this service has as much to do as it may.";
             return Reply::new(StatusCode::SERVICE_UNAVAILABLE, Self::NAME, "endpoints_full", detail)
@@ -673,6 +728,59 @@ fn compile_most(most: Option<&Spanned<u32>>, problems: &mut Problems) -> Option<
         Some(most) => count_within("max_requests", most, 1, MOST_REQUESTS, problems).map(Some),
         None => Some(None),
     }
+}
+
+/// The outer `None` only if there was a problem.
+#[allow(clippy::option_option, reason = "no bound, and a bad one")]
+fn compile_queue(config: &ServiceConfig, problems: &mut Problems) -> Option<Option<Queue>> {
+    let wait = period_within("queue", &config.timeouts.queue, 1, 600_000, problems);
+    let pending = match &config.max_pending {
+        Some(pending) => count_within("max_pending", pending, 0, MOST_REQUESTS, problems)?,
+        None => USUAL_PENDING,
+    };
+    let refuse = |place: Place, message: &str, hint: &str, problems: &mut Problems| {
+        problems.push(Problem::error(place, message.to_owned()).hint(hint.to_owned()));
+        None
+    };
+    let bound = config.max_connections.as_ref().or(config.max_pending.as_ref());
+    if let Some(bound) = bound.filter(|_| config.protocol == Protocol::Auto) {
+        let message = "`protocol: auto` has both connections and streams: neither can be counted for the other";
+        return refuse(bound.place, message, "give the calls a service of their own, with `protocol: grpc`", problems);
+    }
+    let most = match (&config.max_connections, &config.max_pending, &config.max_requests) {
+        (Some(most), ..) if config.protocol.is_http2() => {
+            let message = "HTTP/2 has one connection of each core to an endpoint for all requests";
+            return refuse(
+                most.place,
+                message,
+                "bound the requests with `max_requests`, and who waits with `max_pending`",
+                problems,
+            );
+        }
+        (Some(most), ..) if config.warm.value > 0 => {
+            let message = "`max_connections` bounds the connections of all cores together, and `warm` is for each core";
+            return refuse(most.place, message, "leave `warm` out", problems);
+        }
+        (Some(most), ..) => count_within("max_connections", most, 1, 65_536, problems)?,
+        (None, Some(pending), Some(most)) if config.protocol.is_http2() => {
+            if config.endpoints.iter().any(|endpoint| endpoint.max_requests.is_some()) {
+                let message = "with `max_pending`, `max_requests` is the service's, for each of its endpoints";
+                return refuse(pending.place, message, "leave `max_requests` of the endpoints out", problems);
+            }
+            count_within("max_requests", most, 1, MOST_REQUESTS, problems)?
+        }
+        (None, Some(pending), _) => {
+            let message = "`max_pending` has no effect: there is nothing to wait for";
+            let what = if config.protocol.is_http2() { "max_requests" } else { "max_connections" };
+            return refuse(pending.place, message, &format!("set `{what}`"), problems);
+        }
+        (None, None, _) if config.timeouts.queue.place.is_known() => {
+            let message = "`timeouts.queue` has no effect: there is nothing to wait for";
+            return refuse(config.timeouts.queue.place, message, "set `max_connections`", problems);
+        }
+        (None, None, _) => return Some(None),
+    };
+    Some(Some(Queue { most: most as usize, pending: pending as usize, wait: wait? }))
 }
 
 /// `None` only if there was a problem.

@@ -12,6 +12,7 @@ use super::request::{self, SentFraming};
 use super::transport::{Transport, Turn};
 use super::{Broken, CONTINUE_AFTER, Call, Piece, gone, head_limit, pass_interim};
 use crate::upstream::Service;
+use crate::upstream::gate::Place;
 use crate::wait::{Alarm, within};
 use crate::wire::answer::{self, AnswerHead, BadAnswer};
 use crate::wire::body::{BodyDecoder, Decoded};
@@ -43,9 +44,21 @@ pub struct Line {
     amount: usize,
     /// When the attempt's time for the answer's head is over, where it has one.
     due: Option<Instant>,
+    /// Its place at an endpoint that has room for so many. Behind the transport: it is free once that is closed.
+    place: Option<Place>,
 }
 
 impl Line {
+    /// Gives it the place that it takes.
+    pub fn hold(&mut self, place: Place) {
+        self.place = Some(place);
+    }
+
+    /// Its place, for who keeps both.
+    pub fn take_place(&mut self) -> Option<Place> {
+        self.place.take()
+    }
+
     /// `alarm`: what the wait for the connection was timed with, if it was.
     pub fn new(transport: Transport, alarm: Alarm) -> Self {
         Line {
@@ -59,6 +72,7 @@ impl Line {
             early: false,
             amount: READ,
             due: None,
+            place: None,
         }
     }
 
@@ -90,9 +104,9 @@ impl Line {
         self.transport.is_silent()
     }
 
-    /// The connection under an upgrade, what was read of it already, and what its waits are timed with.
-    pub fn into_tunnel(self) -> (Transport, BytesMut, Alarm) {
-        (self.transport, self.read, self.alarm)
+    /// The connection under an upgrade, what was read of it already, what its waits are timed with, and its place.
+    pub fn into_tunnel(self) -> (Transport, BytesMut, Alarm, Option<Place>) {
+        (self.transport, self.read, self.alarm, self.place)
     }
 
     /// How the connection ended, when it did so in order.

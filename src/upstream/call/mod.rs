@@ -28,7 +28,9 @@ use parking_lot::Mutex;
 use pingora_error::{Error, ErrorType};
 
 pub use client::{Client, Own};
+pub(super) use h1::Line;
 pub use own::{Engine, Question, Told, drained};
+pub(super) use pool::Key;
 pub use pool::SWEEP;
 pub use request::{Fill, passes};
 pub use transport::Transport;
@@ -37,6 +39,7 @@ pub use upgraded::Upgraded;
 pub use warm::Warmer;
 
 use super::aim::Aim;
+use super::gate::{Entered, Gate, Place, Queue, Shut};
 use super::{AttemptOutcome, Endpoint, Protocol, Service, TlsConnector, connect_failure};
 use crate::address::EndpointAddress;
 use crate::exchange::Exchange;
@@ -47,7 +50,7 @@ use crate::retry::Why;
 use crate::wait::{Alarm, pinned};
 use crate::wire::answer::{AnswerHead, BadAnswer};
 use lines::Lines;
-use pool::{Key, Pool};
+use pool::Pool;
 use transport::Tls;
 
 /// How long the service's `100 Continue` is waited for before the gateway says it itself.
@@ -365,7 +368,6 @@ impl Caller {
         service: &Service,
         client: &mut C,
     ) -> Result<(), CallError> {
-        let whole = client.body_is_empty() || client.buffered().is_some() || client.uploaded().is_some();
         let until = tokio::time::Instant::now() + wait;
         let waited = async {
             // Of a connection that still waits for its request nothing can be kept: whatever came next would be taken for a part of it.
@@ -374,17 +376,43 @@ impl Caller {
             }
             tokio::time::sleep_until(until).await;
         };
-        let left = async {
-            match whole {
-                true => client.gone().await,
-                false => client.reset().await,
-            }
-        };
         tokio::select! {
             biased;
             () = waited => Ok(()),
-            () = left => Err(CallError::Client(Error::new(CLIENT_GONE))),
+            () = left(client) => Err(CallError::Client(Error::new(CLIENT_GONE))),
         }
+    }
+
+    /// A place at the endpoint whose turn it is, for whose service only so many are: waits for one, for as long as the client does.
+    /// `kept`: an idle connection of this kind will do. `None` if it has one already.
+    async fn enter<C: Client>(
+        &self,
+        service: &Service,
+        queue: Queue,
+        tries: &mut Tries,
+        client: &mut C,
+        kept: Option<&Key>,
+    ) -> Result<Option<Entered>, CallError> {
+        let Some(gate) = tries.flight().filter(|_| !tries.holds()).map(|flight| flight.endpoint().gate().clone()) else {
+            return Ok(None);
+        };
+        let entered = tokio::select! {
+            biased;
+            entered = gate.enter(self.number(), kept, queue) => entered,
+            () = left(client) => return Err(CallError::Client(Error::new(CLIENT_GONE))),
+        };
+        entered.map(Some).map_err(|shut| {
+            tries.end();
+            CallError::Service(match shut {
+                Shut::Full => service.queue_full(),
+                Shut::TimedOut => service.queue_timeout(),
+            })
+        })
+    }
+
+    /// Tells it from the others.
+    fn number(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// A connection to the endpoint whose turn it is; if it cannot be had, to the next, as often as the service says.
@@ -404,11 +432,20 @@ impl Caller {
             }
             let Some(flight) = tries.flight() else { return Err(CallError::Service(tries.unavailable(service))) };
             let key = key(flight.endpoint(), service);
-            if spoken == Protocol::Http1
+            let mut place = None;
+            if let Some(queue) = service.queue {
+                let kept = Some(&key).filter(|_| !fresh && spoken == Protocol::Http1);
+                match Box::pin(self.enter(service, queue, tries, client, kept)).await? {
+                    Some(Entered::Line(line)) => return Ok((Connection::H1(line), key)),
+                    Some(Entered::Place(free)) => place = Some(free),
+                    None => {}
+                }
+            } else if spoken == Protocol::Http1
                 && let Some(kept) = (!fresh).then(|| self.idle.take(&key)).flatten()
             {
                 return Ok((Connection::H1(kept), key));
             }
+            let Some(flight) = tries.flight() else { return Err(CallError::Service(tries.unavailable(service))) };
             // Boxed: what most requests never do must not make every request's future larger.
             let connected = match (spoken, &key) {
                 (Protocol::Http1 | Protocol::Auto, Key::Plain(address)) => {
@@ -427,7 +464,15 @@ impl Caller {
                 }
             };
             match connected {
-                Ok(connection) => return Ok((connection, key)),
+                Ok(mut connection) => {
+                    match (&mut connection, place) {
+                        (_, None) => {}
+                        (Connection::H1(line), Some(place)) => line.hold(place),
+                        // It is for as long as the request.
+                        (Connection::H2(_), Some(place)) => tries.hold(place),
+                    }
+                    return Ok((connection, key));
+                }
                 Err(_) if tries.connect_failed(service) => {}
                 Err(error) => {
                     if let Some(wait) = tries.connect_again(service) {
@@ -449,8 +494,11 @@ impl Caller {
         match (connection, key) {
             (Connection::H1(mut line), Some(key)) => {
                 line.end(head.keep_alive);
-                if let Some(line) = line.reusable() {
-                    self.idle.keep(line, key, service);
+                if let Some(mut line) = line.reusable() {
+                    match line.take_place() {
+                        None => self.idle.keep(line, key, service),
+                        Some(place) => Gate::keep(place, line, key, self.number(), Instant::now() + service.timeouts.idle),
+                    }
                 }
             }
             (Connection::H2(stream), _) => stream.let_go(),
@@ -496,14 +544,16 @@ impl Answer {
         }
     }
 
-    /// The connection or stream under an upgrade, what was read of it already, and what its waits are timed with.
-    pub fn into_tunnel(self) -> Option<(Upgraded, BytesMut, Alarm)> {
+    /// The connection or stream under an upgrade, what was read of it already, what its waits are timed with, and its place.
+    pub fn into_tunnel(self) -> Option<(Upgraded, BytesMut, Alarm, Option<Place>)> {
         match self.connection {
             Connection::H1(line) => {
-                let (transport, read, alarm) = line.into_tunnel();
-                Some((Upgraded::H1(transport), read, alarm))
+                let (transport, read, alarm, place) = line.into_tunnel();
+                Some((Upgraded::H1(transport), read, alarm, place))
             }
-            Connection::H2(stream) => Some((Upgraded::H2(Box::new(stream.into_tunnel()?)), BytesMut::new(), Alarm::default())),
+            Connection::H2(stream) => {
+                Some((Upgraded::H2(Box::new(stream.into_tunnel()?)), BytesMut::new(), Alarm::default(), None))
+            }
         }
     }
 }
@@ -513,6 +563,15 @@ fn field_of<'a>(head: &'a AnswerHead) -> impl Fn(&HeaderName) -> Option<&'a [u8]
     move |name| {
         let is = |field: &[u8]| field.eq_ignore_ascii_case(name.as_str().as_bytes());
         head.headers().find(|(field, _)| is(field)).map(|(_, value)| value)
+    }
+}
+
+/// Waits until the client goes away, whether it is still sending or not.
+async fn left<C: Client>(client: &mut C) {
+    let whole = client.body_is_empty() || client.buffered().is_some() || client.uploaded().is_some();
+    match whole {
+        true => client.gone().await,
+        false => client.reset().await,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::head::RequestHead;
 use crate::reply::Reply;
 use crate::retry::Why;
 use crate::upstream::aim::Aim;
+use crate::upstream::gate::Place;
 use crate::upstream::{AttemptOutcome, InFlightGuard, Picked, Service};
 
 /// How often a call looks for another endpoint whose circuit breaker lets it through.
@@ -46,6 +47,8 @@ pub struct Tries {
     refused_for: Option<Duration>,
     /// What is known of the gRPC call whose end is awaited.
     call: Option<GrpcCall>,
+    /// It is for nobody to wait for: a place is free at once, or it is not asked for.
+    waits_for_nobody: bool,
     /// What came of a second copy of the request, if one was sent: `won` or `lost`.
     pub hedge: &'static str,
 }
@@ -67,7 +70,21 @@ impl Tries {
     }
 
     fn pick(&self, service: &Service, exclude: &[EndpointAddress]) -> Option<Picked> {
-        service.pick_for(exclude, self.aim.as_deref())
+        match &service.queue {
+            None => service.pick_for(exclude, self.aim.as_deref()),
+            Some(queue) => service.pick_open(exclude, self.aim.as_deref(), queue, !self.waits_for_nobody),
+        }
+    }
+
+    /// Takes a place at the endpoint for as long as the attempt.
+    pub(super) fn hold(&mut self, place: Place) {
+        if let Some(flight) = &mut self.flight {
+            flight.hold(place);
+        }
+    }
+
+    pub(super) fn holds(&self) -> bool {
+        self.flight.as_ref().is_some_and(InFlightGuard::holds)
     }
 
     /// Begins an attempt with the endpoint whose turn it is. `None` if none may be asked; see [`Tries::unavailable`].
@@ -121,8 +138,13 @@ impl Tries {
         }
         let mut tried = self.tried.clone();
         tried.extend(self.failed.iter().copied().chain(self.endpoint));
-        let next = self.pick(service, &tried)?;
-        Some(Box::new(Tries { attempts: self.attempts, due: self.due, failed: tried, next: Some(next), ..Tries::default() }))
+        let mut other = Box::new(Tries { attempts: self.attempts, due: self.due, waits_for_nobody: true, ..Tries::default() });
+        let free = match &service.queue {
+            None => self.pick(service, &tried),
+            Some(queue) => service.pick_open(&tried, self.aim.as_deref(), queue, false),
+        };
+        (other.next, other.failed) = (Some(free?), tried);
+        Some(other)
     }
 
     /// Notes that another endpoint has answered first, after this one was waited for so long.
