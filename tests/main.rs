@@ -23,6 +23,7 @@ mod demo;
 mod differential;
 mod discovery;
 mod docs;
+mod dying;
 mod embed;
 #[path = "../examples/embedded.rs"]
 #[allow(dead_code, reason = "its `main` is the example's own")]

@@ -35,27 +35,37 @@ impl Nginx {
              uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;\n\
              server {{ {listen}\n{server_conf}\n}} }}\n"
         );
-        let path = files.write("nginx.conf", conf.replace("$PORT", &port.number().to_string()));
-        let process = Command::new("nginx")
-            .arg("-p")
-            .arg(files.dir())
-            .arg("-c")
-            .arg(&path)
-            .arg("-e")
-            .arg(files.dir().join("nginx-error.log"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("these tests need nginx: {error}"));
-        let mut nginx = Nginx { process, port, files: files.clone() };
+        files.write("nginx.conf", conf.replace("$PORT", &port.number().to_string()));
+        let mut nginx = Nginx { process: spawn(files), port, files: files.clone() };
+        nginx.await_ready();
+        nginx
+    }
+
+    fn await_ready(&mut self) {
         let until = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(("127.0.0.1", nginx.port())).is_err() {
-            let ended = nginx.process.try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < until, "nginx did not start ({ended:?}): {}", nginx.error_log());
+        while TcpStream::connect(("127.0.0.1", self.port())).is_err() {
+            let ended = self.process.try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < until, "nginx did not start ({ended:?}): {}", self.error_log());
             std::thread::sleep(Duration::from_millis(10));
         }
-        nginx
+    }
+
+    /// SIGKILL: its connections are reset, and nobody listens any more.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again on the same port.
+    pub fn back(&mut self) {
+        self.process = spawn(&self.files);
+        self.await_ready();
+    }
+
+    /// A signal such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.process.id().to_string()).status().unwrap();
+        assert!(sent.success());
     }
 
     pub fn port(&self) -> u16 {
@@ -69,6 +79,21 @@ impl Nginx {
     pub fn error_log(&self) -> String {
         std::fs::read_to_string(self.files.dir().join("nginx-error.log")).unwrap_or_default()
     }
+}
+
+fn spawn(files: &Files) -> Child {
+    Command::new("nginx")
+        .arg("-p")
+        .arg(files.dir())
+        .arg("-c")
+        .arg(files.dir().join("nginx.conf"))
+        .arg("-e")
+        .arg(files.dir().join("nginx-error.log"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("these tests need nginx: {error}"))
 }
 
 impl Drop for Nginx {
