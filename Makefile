@@ -31,6 +31,7 @@ test: ## Install what the tests need (apt, as root, only what is missing) and ru
 	@tests/oidc/install.sh $(TARGET)/oidc
 	@tests/grpc/install.sh $(TARGET)/grpc
 	@tests/contracts/install.sh $(TARGET)/json-schema-suite
+	@tests/npm.sh tests/cache_suite $(TARGET)/cache-suite
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    set -x; $(CARGO) nextest run --locked --config-file .ci/nextest.toml $(TESTS); \
 	else \

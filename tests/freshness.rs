@@ -334,6 +334,11 @@ fn a_stale_answer_is_given_while_another_one_is_fetched() {
     let validations: Vec<_> = played.origin.asked().into_iter().filter(|asked| asked.target == "/tagged").collect();
     assert!(validations[1..].iter().all(|asked| asked.header("if-none-match") == Some("\"v\"")), "{validations:?}");
     eventually("what has to be asked for is", || played.state("/strict", &[]).contains("fwd=stale"));
+    // Also what is never fresh: one request asks for all.
+    played.script.set("/zero", 200, &[("Cache-Control", "max-age=0, stale-while-revalidate=60")]);
+    played.get("/zero", &[]);
+    let said = played.state("/zero", &[]);
+    assert!(said.starts_with("portcullis; hit; ttl=-"), "{said}");
     // A failing service is asked behind everybody's back.
     played.script.set("/a", 500, &[]);
     eventually("it is asked in vain", || {

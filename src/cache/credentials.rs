@@ -1,4 +1,4 @@
-//! Which requests carry credentials, so that what they get may be for one client only.
+//! Which requests carry credentials, so that what they get may be for one client only, or fields that make it an answer to another request.
 //!
 //! A backend may check a key that this gateway never reads. So the fields that usually carry one count, on every route, along with
 //! those that any `authn` of the configuration reads; a route that names one in `key_headers` keeps an entry for each value instead.
@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
+use super::rules::Bypass;
 use crate::carrier::query_values;
 use crate::head::RequestHead;
 
@@ -49,6 +50,25 @@ const USUAL: [&str; 35] = [
     "x-vault-token",
 ];
 
+/// Fields by which a service may answer for another target, host or method than what is asked for, and than what the key says: what it
+/// answers then is for nobody else. (`X-Forwarded-Prefix` and the like come from trusted proxies only, and are part of the key.)
+const OVERRIDING: [&str; 14] = [
+    "front-end-https",
+    "x-host",
+    "x-http-host-override",
+    "x-http-method",
+    "x-http-method-override",
+    "x-http-path-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-uri",
+    "x-original-url",
+    "x-override-url",
+    "x-rewrite-url",
+    "x-scheme",
+    "x-url-scheme",
+];
+
 /// Whether a field of that name usually carries a credential.
 pub fn is_usual(name: &HeaderName) -> bool {
     USUAL.binary_search(&name.as_str()).is_ok()
@@ -68,7 +88,8 @@ pub struct Credentials {
 impl Credentials {
     /// The usual fields, and those that the configuration reads credentials from.
     pub fn new(headers: impl IntoIterator<Item = HeaderName>, queries: impl IntoIterator<Item = Arc<str>>) -> Self {
-        let mut headers: Vec<HeaderName> = USUAL.into_iter().map(HeaderName::from_static).chain(headers).collect();
+        let mut headers: Vec<HeaderName> =
+            USUAL.into_iter().chain(OVERRIDING).map(HeaderName::from_static).chain(headers).collect();
         let order = |name: &HeaderName| (name.as_str().len(), name.to_string());
         headers.sort_by_cached_key(order);
         headers.dedup();
@@ -76,17 +97,19 @@ impl Credentials {
         Credentials { headers: headers.into(), slots, queries: queries.into_iter().collect() }
     }
 
-    /// Whether a request has any, but for fields that are part of its key. One walk over its fields.
-    pub fn are_in(&self, head: &RequestHead, keyed: &[HeaderName]) -> bool {
+    /// Why a request that carries such a field does not use the cache, but for fields that are part of its key. One walk over its fields.
+    pub fn forbid(&self, head: &RequestHead, keyed: &[HeaderName]) -> Option<Bypass> {
         let named = |name: &[u8]| {
             let from = self.headers.partition_point(|known| known.as_str().len() < name.len());
             let mut alike = self.headers.iter().skip(from).take_while(|known| known.as_str().len() == name.len());
             let known = alike.find(|known| name.eq_ignore_ascii_case(known.as_str().as_bytes()));
-            known.is_some_and(|known| !keyed.contains(known))
+            known.filter(|known| !keyed.contains(known))
         };
+        let why = |name: &HeaderName| if OVERRIDING.contains(&name.as_str()) { Bypass::Overriding } else { Bypass::Credentials };
         let asked = |query: &str| self.queries.iter().any(|name| query_values(query, name).next().is_some());
-        head.headers().any(|(name, _)| self.slots & slot(name) != 0 && named(name))
-            || !self.queries.is_empty() && head.query().is_some_and(asked)
+        let found = head.headers().filter(|(name, _)| self.slots & slot(name) != 0).find_map(|(name, _)| named(name)).map(why);
+        let queried = || (!self.queries.is_empty() && head.query().is_some_and(asked)).then_some(Bypass::Credentials);
+        found.or_else(queried)
     }
 }
 
@@ -110,9 +133,14 @@ mod tests {
     fn the_usual_fields_and_those_of_the_configuration_count() {
         let credentials = Credentials::new([HeaderName::from_static("x-shop-key")], ["api_key".into()]);
         let has = |target: &str, fields: &[(&str, &str)], keyed: &[HeaderName]| {
-            credentials.are_in(&RequestHead::build("GET", target, fields), keyed)
+            credentials.forbid(&RequestHead::build("GET", target, fields), keyed) == Some(Bypass::Credentials)
         };
-        assert!(USUAL.is_sorted());
+        assert!(USUAL.is_sorted() && OVERRIDING.is_sorted());
+        for name in OVERRIDING {
+            let head = RequestHead::build("GET", "/", &[(name, "/b")]);
+            assert_eq!(credentials.forbid(&head, &[]), Some(Bypass::Overriding), "{name}");
+            assert_eq!(credentials.forbid(&head, &[HeaderName::from_static(name)]), None, "{name}");
+        }
         for name in USUAL.into_iter().chain(["x-shop-key"]) {
             let field = HeaderName::from_static(name);
             assert!(has("/", &[("host", "a"), (&name.to_uppercase(), "")], &[]), "{name}");

@@ -15,6 +15,9 @@ use super::stored::StoredHead;
 /// What an entry costs besides its bytes: itself, the reference counts, and about two slots in the tables.
 const FIXED_WEIGHT: usize = std::mem::size_of::<Entry>() + 320;
 
+/// The most variants of one answer, beside the first.
+pub(super) const VARIANTS: u8 = 64;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Index {
     pub(super) primary: HashBinary,
@@ -24,6 +27,17 @@ pub(super) struct Index {
 impl Index {
     pub(super) fn primary(key: &Key) -> Self {
         Index { primary: key.hash, variance: None }
+    }
+
+    /// Where it stands in the store: a key has room for so many variants, and who asks for ever more of them pushes out his own. Which one
+    /// it is, the entry says.
+    pub(super) fn slot(mut self) -> Self {
+        if let Some(variance) = &mut self.variance {
+            let slot = variance.first().copied().unwrap_or_default() % VARIANTS;
+            *variance = Default::default();
+            variance.iter_mut().take(1).for_each(|first| *first = slot);
+        }
+        self
     }
 
     pub(super) fn of(key: &CacheKey) -> Self {

@@ -149,18 +149,15 @@ impl Cache {
                 false => Looked::Missed(missed(Some(entry), Why::Asked)),
             };
         }
+        let patient = !wishes.reload && wishes.max_age.is_none() && wishes.min_fresh.is_none();
+        if let Some(hit) = Hit::stale(&entry, now, Excuse::Revalidating).filter(|_| patient) {
+            return Looked::Stale(Box::new((hit, missed(Some(entry), Why::Expired))));
+        }
         let why = match wishes.reload {
             true => Why::Asked,
             false if rules::is_never_fresh(&Said::by_stored(&entry.meta.head), policy) => Why::NeverFresh,
             false => Why::Expired,
         };
-        let excuse =
-            || Hit::stale(&entry, now, Excuse::Revalidating).filter(|_| wishes.max_age.is_none() && wishes.min_fresh.is_none());
-        if why == Why::Expired
-            && let Some(hit) = excuse()
-        {
-            return Looked::Stale(Box::new((hit, missed(Some(entry), why))));
-        }
         let takes = wishes.max_stale.and_then(|_| Hit::stale(&entry, now, Excuse::Asked));
         match takes.filter(|hit| hit.suits_stale(wishes)) {
             Some(hit) => Looked::Fresh(hit),
@@ -195,6 +192,10 @@ impl Cache {
         V: IntoIterator<Item = &'v [u8]>,
     {
         let meta = &flowing.entry.meta;
+        if self.storage.changes.since(flowing.entry.place, meta.created) {
+            // It may be what there was before the change.
+            return None;
+        }
         (key::variance(policy, meta.head.vary(), seen) == meta.variance).then(|| Hit::flowing(flowing, SystemTime::now()))
     }
 

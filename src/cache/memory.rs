@@ -124,12 +124,12 @@ impl MemoryTier {
 
     /// Forgets one entry.
     pub(super) fn forget(&self, index: Index) {
-        self.store.remove(&index);
+        self.store.remove(&index.slot());
     }
 
     /// Forgets one entry, if it has this tag. Whether it was there.
     pub(super) fn remove(&self, index: Index, user_tag: &str) -> bool {
-        self.store.remove_if(&index, |entry| *entry.user_tag == *user_tag).is_some()
+        self.store.remove_if(&index.slot(), |entry| *entry.user_tag == *user_tag).is_some()
     }
 
     /// Forgets everything, and all that is still on its way.
@@ -140,8 +140,9 @@ impl MemoryTier {
 
     /// The entry of this very key, variance included, fresh or not.
     pub(super) fn find(&self, index: &Index, primary: &[u8], user_tag: &str) -> Option<Arc<Entry>> {
-        let found = self.store.get(index)?;
-        let current = found.is_for(primary, user_tag) && !self.changes.since(found.place, found.meta.created);
+        let found = self.store.get(&index.slot())?;
+        let same = index.variance.is_none() || index.variance == found.meta.variance;
+        let current = found.is_for(primary, user_tag) && same && !self.changes.since(found.place, found.meta.created);
         current.then_some(found)
     }
 
@@ -169,6 +170,7 @@ impl MemoryTier {
     }
 
     fn put(&self, index: Index, entry: Entry) -> usize {
+        let index = index.slot();
         let weight = entry.weight;
         let mut swept = Vec::new();
         self.store.insert_with_lifecycle(index, Arc::new(entry), &mut swept);
@@ -182,6 +184,7 @@ impl MemoryTier {
     /// Replaces an entry's metadata, but only in the very entry that was looked up: what was purged stays purged, and what was stored
     /// anew in the meantime keeps its own header fields.
     pub(super) fn change(&self, index: Index, change: impl FnOnce(&Entry) -> Option<Entry>) -> bool {
+        let index = index.slot();
         let mut grown = None;
         let found = self.store.entry(&index, Some(std::time::Duration::ZERO), |_, entry| {
             let Some(fresh) = change(entry) else { return EntryAction::Retain(false) };

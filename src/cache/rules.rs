@@ -19,6 +19,7 @@ use super::credentials::Credentials;
 use super::date;
 use super::policy::CachePolicy;
 use super::said::Said;
+use crate::exchange::is_gateways;
 use crate::head::{BodyFraming, RequestHead};
 use crate::wire::encode;
 
@@ -31,6 +32,8 @@ pub enum Bypass {
     Content,
     /// It carries credentials: what it gets may be for one client only.
     Credentials,
+    /// It carries a field that may make it a request for something else, which the key does not know.
+    Overriding,
     /// Its `Cache-Control` wants nothing to be kept of it.
     Asked,
 }
@@ -41,6 +44,7 @@ impl Bypass {
             Bypass::Method => "method",
             Bypass::Content => "content",
             Bypass::Credentials => "credentials",
+            Bypass::Overriding => "overriding",
             Bypass::Asked => "asked",
         }
     }
@@ -74,8 +78,11 @@ pub fn request(
     if head.body != BodyFraming::None || head.upgrade {
         return Use::Bypass(Bypass::Content);
     }
-    if identified || credentials.are_in(head, &policy.key_headers) || policy.handed.iter().any(handed) {
+    if identified || policy.handed.iter().any(handed) {
         return Use::Bypass(Bypass::Credentials);
+    }
+    if let Some(why) = credentials.forbid(head, &policy.key_headers) {
+        return Use::Bypass(why);
     }
     if read_only { Use::ReadOnly } else { Use::Full }
 }
@@ -266,23 +273,12 @@ fn is_unframed(said: &Said<'_>) -> bool {
     said.version < Version::HTTP_2 && said.status != StatusCode::NO_CONTENT && !said.transfer_encoding
 }
 
-/// The gateway writes these fields on the way to the backend, so the client's request does not show what the backend saw.
-const WRITTEN_HERE: [&str; 9] = [
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-proto",
-    "x-real-ip",
-    "x-request-id",
-    "traceparent",
-    "tracestate",
-];
 const MOST_VARY: usize = 16;
 
 fn varies_too_much(said: &Said<'_>) -> bool {
-    let bad =
-        |name: &[u8]| HeaderName::from_bytes(name).is_err() || name == b"*" || WRITTEN_HERE.iter().any(|known| is(name, known));
+    // What the gateway writes on the way to the backend: the client's request does not show what that saw.
+    let written_here = |name: &[u8]| is_gateways(name) || is(name, "tracestate");
+    let bad = |name: &[u8]| HeaderName::from_bytes(name).is_err() || name == b"*" || written_here(name);
     let mut count = 0;
     members(&said.vary).any(|name| {
         count += 1;
@@ -308,25 +304,24 @@ fn freshness(
         true => Duration::ZERO,
         false => lifetime.saturating_sub(age).min(policy.max_ttl),
     };
-    if remaining.is_zero() && !said.etag && said.last_modified.is_none() {
-        return Err(match explicit {
-            _ if control.no_cache => Refusal::Forbidden,
-            None if lifetime.is_zero() => Refusal::Unnamed,
-            _ => Refusal::Stale,
-        });
-    }
     let window = |said: Option<u64>, own: Duration| {
         // Section 4.2.4: `s-maxage` forbids it, unless the answer names the exception beside it.
         let said = said.map(Duration::from_secs).or_else(|| control.s_maxage.is_none().then_some(own)).unwrap_or_default();
         let seconds = said.min(policy.max_stale).as_secs();
         if control.no_cache || control.revalidate { 0 } else { u32::try_from(seconds).unwrap_or(u32::MAX) }
     };
-    Ok(Freshness {
-        remaining,
-        age,
-        while_revalidate: window(control.stale_while_revalidate, policy.stale_while_revalidate),
-        if_error: window(control.stale_if_error, policy.stale_if_error),
-    })
+    let while_revalidate = window(control.stale_while_revalidate, policy.stale_while_revalidate);
+    let if_error = window(control.stale_if_error, policy.stale_if_error);
+    let is_of_use =
+        !remaining.is_zero() || said.etag || said.last_modified.is_some() || explicit.is_some() && while_revalidate > 0;
+    if !is_of_use {
+        return Err(match explicit {
+            _ if control.no_cache => Refusal::Forbidden,
+            None if lifetime.is_zero() => Refusal::Unnamed,
+            _ => Refusal::Stale,
+        });
+    }
+    Ok(Freshness { remaining, age, while_revalidate, if_error })
 }
 
 /// Whether an answer may ever be given once it is stale, by someone who is told to (RFC 9111, section 4.2.4).
@@ -350,10 +345,14 @@ fn heuristic(said: &Said<'_>, policy: &CachePolicy, now: SystemTime) -> Option<D
     Some((since * heuristic.percent / 100).min(heuristic.max))
 }
 
-/// `Age`. What is no number is left out (section 5.1).
+/// `Age`. Of one that is said twice, or is no number, nobody knows how old it is: the least fresh wins (section 5.1 would leave it out).
 fn reported_age(said: &Said<'_>) -> Duration {
-    let first = said.age.and_then(|value| list_of(value).next());
-    Duration::from_secs(first.and_then(|value| seconds(Some(value))).unwrap_or(0))
+    let seconds = match said.age.as_slice() {
+        [] => 0,
+        [age] => seconds(Some(age)).filter(|_| !age.starts_with(b"\"")).unwrap_or(LONGEST),
+        _ => LONGEST,
+    };
+    Duration::from_secs(seconds)
 }
 
 /// How old it looks by its `Date`, which was cut to the second.
@@ -415,7 +414,8 @@ pub fn members<'a>(lines: &[&'a [u8]]) -> impl Iterator<Item = &'a [u8]> {
 }
 
 /// What a 304 does not change (RFC 9111, section 3.2): it is about the body as it is stored, or about the message that a field came in.
-const KEPT: [&str; 5] = ["content-length", "transfer-encoding", "content-encoding", "content-range", "trailer"];
+const KEPT: [&str; 7] =
+    ["content-length", "transfer-encoding", "content-encoding", "content-range", "content-md5", "content-digest", "trailer"];
 
 /// Whether a stored answer keeps its own field of this name, whatever a 304 says.
 pub fn is_kept(name: &[u8]) -> bool {

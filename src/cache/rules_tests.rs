@@ -143,8 +143,12 @@ fn answers() {
         (&[("cache-control", "max-age=3600"), ("age", "100")], Ok(30)),
         (&[("cache-control", "max-age=20"), ("age", "20")], Err(Stale)),
         (&[("age", "10")], Ok(20)),
-        (&[("age", "10, 25")], Ok(20)),
-        (&[("age", "x")], Ok(30)),
+        (&[("age", "10, 25")], Err(Stale)),
+        (&[("age", "0"), ("age", "0")], Err(Stale)),
+        (&[("age", "x")], Err(Stale)),
+        (&[("age", "-1")], Err(Stale)),
+        (&[("age", "\"1\"")], Err(Stale)),
+        (&[("age", "99999999999999999999")], Err(Stale)),
         (&[("cache-control", "no-store")], Err(Forbidden)),
         (&[("cache-control", "No-Cache")], Err(Forbidden)),
         (&[("cache-control", "max-age=60,PRIVATE")], Err(Forbidden)),
@@ -339,6 +343,8 @@ fn stale_answers() {
         assert_eq!(decide(&generous, &format!("max-age=1, stale-if-error=9, {never}")), (0, 0), "{never}");
     }
     assert_eq!(decide(&generous, "s-maxage=1"), (0, 0));
+    // Nothing of its lifetime is left, but it may be given while another one is fetched.
+    assert_eq!(decide(&silent, "max-age=0, stale-while-revalidate=5"), (5, 0));
     let none = CachePolicy { max_stale: Duration::ZERO, ..generous };
     assert_eq!(decide(&none, "max-age=1, stale-if-error=9"), (0, 0));
 }

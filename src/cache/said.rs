@@ -22,11 +22,11 @@ pub struct Said<'a> {
     pub stream: bool,
     /// The first of each.
     pub content_length: Option<&'a [u8]>,
-    pub age: Option<&'a [u8]>,
     pub date: Option<&'a [u8]>,
     pub last_modified: Option<&'a [u8]>,
     /// It can be validated.
     pub etag: bool,
+    pub age: Lines<'a>,
     pub cache_control: Lines<'a>,
     /// `Portcullis-Cache-Control` and `CDN-Cache-Control`.
     pub own_control: Lines<'a>,
@@ -44,10 +44,10 @@ impl<'a> Said<'a> {
             transfer_encoding: false,
             stream: false,
             content_length: None,
-            age: None,
             date: None,
             last_modified: None,
             etag: false,
+            age: Lines::new(),
             cache_control: Lines::new(),
             own_control: Lines::new(),
             cdn_control: Lines::new(),
@@ -77,9 +77,7 @@ impl<'a> Said<'a> {
     fn hear(&mut self, name: &[u8], value: &'a [u8]) {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         match name.len() {
-            3 if is("age") => {
-                self.age.get_or_insert(value);
-            }
+            3 if is("age") => self.age.push(value),
             4 if is("date") => {
                 self.date.get_or_insert(value);
             }

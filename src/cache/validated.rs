@@ -41,10 +41,10 @@ impl Cache {
         };
         let was_asked = fetch.is_asked();
         let Fetch { key, index, turn, .. } = fetch;
-        let (came, told) = (self.came(asked), Said::by(answer));
+        let came = self.came(asked);
         let mut meta = updated(&stale, answer);
         let judged = if rules::are_alike(stale.meta.head.vary(), meta.head.vary()) {
-            let said = Said { age: told.age, ..Said::by_stored(&meta.head) };
+            let said = Said { age: Said::by(answer).age, ..Said::by_stored(&meta.head) };
             self.judge_said(&said, &key, asked, policy, came)
         } else {
             self.storage.forget(index);

@@ -29,6 +29,16 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
         let message = format!("`websocket` cannot be had with `engine: pingora`, and the route `{}` has it", route.id);
         problems.push(Problem::error(document.server.engine.place, message).hint("take `websocket` out, or `engine`"));
     }
+    let refreshes =
+        |route: &&Arc<Route>| route.plan.options.cache.as_ref().is_some_and(|cache| !cache.stale_while_revalidate.is_zero());
+    if let Some(route) = routes.iter().find(refreshes) {
+        let message = format!(
+            "`cache.stale_while_revalidate` cannot be had with `engine: pingora`, and the route `{}` has one: what has expired is \
+             validated first there",
+            route.id
+        );
+        problems.push(Problem::error(document.server.engine.place, message).hint("take it out, or `engine` out of `server`"));
+    }
     for route in &document.routes {
         if let Some(retries) = &route.retries {
             check_retries(retries, problems);

@@ -1,16 +1,6 @@
 #!/usr/bin/env bash
-# Installs the OpenID provider that the tests talk to, from the npm registry, exactly as package-lock.json says, into target/oidc.
-# Once: as long as the lock file is the one that was installed, this does nothing. Needs node (20 or later) and npm, but not root.
+# Installs the OpenID provider that the tests talk to: see tests/npm.sh.
 set -euo pipefail
 into=${1:?"usage: install.sh FOLDER"}
-mkdir -p "$into"
-into=$(cd "$into" && pwd)
-cd "$(dirname "$0")"
-exec 9>"$into/.lock"
-flock 9
-if ! cmp -s package-lock.json "$into/.installed"; then
-    cp package.json package-lock.json "$into/"
-    npm ci --prefix "$into" --no-audit --no-fund --ignore-scripts --loglevel error
-    cp package-lock.json "$into/.installed"
-fi
-cp provider.mjs "$into/"
+here=$(dirname "$0")
+exec "$here/../npm.sh" "$here" "$into"

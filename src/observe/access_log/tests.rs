@@ -1,4 +1,5 @@
 use super::*;
+use crate::observe::Record;
 use std::time::Instant;
 
 use crate::observe::Record;

@@ -1,0 +1,177 @@
+//! The public tests of HTTP caches (the npm package `http-cache-tests`, those of cache-tests.fyi), run against the gateway with their own
+//! server behind it. What comes of them is listed in docs/develop/cache-tests.md.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::harness::{Files, Gateway, Port, eventually, request};
+
+/// Tests of what a cache must do that this one does not do, and why.
+const EXPLAINED: [(&str, &str); 6] = [
+    (
+        "headers-store-Set-Cookie",
+        "An answer that sets a cookie is for one client and is not stored, unless `private=\"Set-Cookie\"` says which part of it that is.",
+    ),
+    ("headers-store-Set-Cookie2", "The same."),
+    ("304-etag-update-response-Set-Cookie", "The same: there is nothing stored to update."),
+    ("304-etag-update-response-Set-Cookie2", "The same."),
+    (
+        "headers-store-Transfer-Encoding",
+        "The suite's server answers with a `Transfer-Encoding` that does not exist, which is an answer that cannot be framed: 502.",
+    ),
+    (
+        "304-etag-update-response-ETag",
+        "The suite's 304 names another `ETag` than what is stored; RFC 9111, section 4.3.4, has that update nothing, so the answer is fetched whole.",
+    ),
+];
+
+/// The suite's own server.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Passes,
+    Fails,
+    /// What it builds on does not hold.
+    Depends,
+    /// It did not come to what it is about.
+    Setup,
+    /// It is for browsers.
+    NotRun,
+}
+
+struct Results(BTreeMap<String, Value>);
+
+impl Results {
+    fn verdict(&self, id: &str) -> Verdict {
+        let Some(test) = self.0.get(id) else { return Verdict::NotRun };
+        let depends = |on: &Value| !matches!(self.verdict(on.as_str().unwrap()), Verdict::Passes | Verdict::NotRun);
+        match &test["result"] {
+            _ if test["depends"].as_array().unwrap().iter().any(depends) => Verdict::Depends,
+            Value::Bool(true) => Verdict::Passes,
+            Value::Null => Verdict::NotRun,
+            Value::Array(said) if said[0] == "Setup" => Verdict::Setup,
+            _ => Verdict::Fails,
+        }
+    }
+
+    /// Those of a kind that do not pass.
+    fn missing<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (&'a str, &'a Value, Verdict)> {
+        let of_kind = self.0.iter().filter(move |(_, test)| test["kind"] == kind);
+        let judged = of_kind.map(|(id, test)| (id.as_str(), test, self.verdict(id)));
+        judged.filter(|(_, _, verdict)| !matches!(verdict, Verdict::Passes | Verdict::NotRun))
+    }
+
+    fn count(&self, suite: Option<&str>, kind: &str) -> (usize, usize) {
+        let of_kind = self.0.iter().filter(|(_, test)| test["kind"] == kind && suite.is_none_or(|suite| test["suite"] == suite));
+        let judged: Vec<_> = of_kind.map(|(id, _)| self.verdict(id)).filter(|verdict| *verdict != Verdict::NotRun).collect();
+        (judged.iter().filter(|verdict| **verdict == Verdict::Passes).count(), judged.len())
+    }
+}
+
+fn folder() -> PathBuf {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let folder = target.join("cache-suite");
+    let done = Command::new(root.join("tests/npm.sh")).arg(root.join("tests/cache_suite")).arg(&folder).status();
+    assert!(done.unwrap().success(), "cannot install http-cache-tests: this test needs node (20 or later), npm and its registry");
+    folder
+}
+
+fn run(cache: &str) -> Results {
+    let (folder, files, port) = (folder(), Files::new(), Port::lease());
+    let suite = folder.join("node_modules/http-cache-tests");
+    let server = Command::new("node")
+        .arg("server/server.mjs")
+        .current_dir(&suite)
+        .env("npm_config_protocol", "http")
+        .env("npm_config_port", port.number().to_string())
+        .env("npm_config_pidfile", files.dir().join("pid"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(files.dir().join("stderr")).unwrap())
+        .spawn()
+        .unwrap_or_else(|error| panic!("this test needs node: {error}"));
+    let _server = Server(server);
+    let gateway = Gateway::start(&format!(
+        "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ workers: 2, max_in_flight_per_address: 5000 }}\nroutes: [ {{ path: /*, service: \
+         127.0.0.1, port: {}, policies: {{ cache: {cache} }} }} ]",
+        port.number()
+    ));
+    eventually("the suite's server is there", || {
+        request(gateway.port(), "GET", "/", &[("Cache-Control", "no-store")], b"").status == 200
+    });
+    let told = Command::new("node")
+        .arg(folder.join("run.mjs"))
+        .arg(format!("http://127.0.0.1:{}", gateway.port()))
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(told.status.success());
+    let lines = String::from_utf8(told.stdout).unwrap();
+    let tests = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    assert!(!gateway.stderr().contains("panicked"), "{}", gateway.stderr());
+    Results(tests.map(|test| (test["id"].as_str().unwrap().to_owned(), test)).collect())
+}
+
+fn page(results: &Results) -> String {
+    let (required, optimal) = (results.count(None, "required"), results.count(None, "optimal"));
+    let mut out = format!(
+        "# The public tests of HTTP caches\n\nThe npm package `http-cache-tests` (0.4.5, that of cache-tests.fyi) is part of the test suite. It runs \
+         against a route with\n`cache: {{ heuristic: {{}} }}`, and this page is written by it: `UPDATE_REFERENCE=1 cargo test --test main cache_suite`.\n\n\
+         It passes {} of {} tests of what a cache must do, and {} of {} of what makes a good one.\n\n| suite | must | should |\n|---|---|---|\n",
+        required.0, required.1, optimal.0, optimal.1
+    );
+    let mut suites: Vec<&str> = results.0.values().map(|test| test["suite"].as_str().unwrap()).collect();
+    suites.sort_unstable();
+    suites.dedup();
+    for suite in suites {
+        let cell = |(passed, all): (usize, usize)| if all == 0 { String::new() } else { format!("{passed}/{all}") };
+        let of = |kind| cell(results.count(Some(suite), kind));
+        let _ = writeln!(out, "| {suite} | {} | {} |", of("required"), of("optimal"));
+    }
+    out.push_str("\n## What it must do and does not\n\n| test | why |\n|---|---|\n");
+    for (id, _, verdict) in results.missing("required") {
+        let why = EXPLAINED.iter().find(|(known, _)| *known == id).map(|(_, why)| *why);
+        let why = why.unwrap_or(if verdict == Verdict::Depends { "It builds on one of the others." } else { "?" });
+        let _ = writeln!(out, "| `{id}` | {why} |");
+    }
+    out.push_str("\n## What it could do and does not\n\n| test | what it asks for |\n|---|---|\n");
+    for (id, test, _) in results.missing("optimal") {
+        let name = test["name"].as_str().unwrap().replace('|', "\\|");
+        let _ = writeln!(out, "| `{id}` | {name} |");
+    }
+    out
+}
+
+#[test]
+fn what_comes_of_the_public_tests_is_listed_and_explained() {
+    let results = run("{ heuristic: {} }");
+    let unexplained: Vec<_> = results
+        .missing("required")
+        .filter(|(id, _, verdict)| *verdict != Verdict::Depends && EXPLAINED.iter().all(|(known, _)| known != id))
+        .map(|(id, test, _)| format!("{id}: {}", test["result"]))
+        .collect();
+    assert!(unexplained.is_empty(), "{unexplained:#?}");
+    for (id, _) in EXPLAINED {
+        assert!(!matches!(results.verdict(id), Verdict::Passes | Verdict::NotRun), "{id} passes, and needs no explanation");
+    }
+    let (path, page) = (PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/develop/cache-tests.md"), page(&results));
+    if std::env::var_os("UPDATE_REFERENCE").is_some() {
+        return std::fs::write(path, page).unwrap();
+    }
+    let known = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(known == page, "docs/develop/cache-tests.md is not what comes of the tests now:\n{page}");
+}
