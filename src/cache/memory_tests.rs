@@ -87,7 +87,13 @@ async fn equal_hashes_are_not_equal_keys() {
     let mut variant = one.clone();
     variant.set_variance_key([1; 16]);
     assert!(read(tier, &variant).await.is_none());
-    write(tier, &variant, &meta(&[]), &[b"de"]).await;
+    let mut german = meta(&[]);
+    german.set_variance([1; 16]);
+    write(tier, &variant, &german, &[b"de"]).await;
+    // Two variants may share a place: then there is one of them.
+    let mut other = one.clone();
+    other.set_variance_key([1 + super::super::entry::VARIANTS; 16]);
+    assert!(read(tier, &other).await.is_none());
     assert_eq!(read(tier, &one).await.unwrap().1, b"secret");
     assert_eq!(read(tier, &variant).await.unwrap().1, b"de");
     let tagged = CacheKey::new("one", "tag");

@@ -289,7 +289,10 @@ async fn an_expired_answer_is_replaced_and_a_head_leaves_it_alone() {
         let short = answer(&[("content-length", "3"), ("cache-control", "max-age=1")]);
         serve(way, cache, "GET", &[], Some((&short, b"old"))).await;
         tokio::time::sleep(Duration::from_millis(1100)).await;
-        assert_eq!(serve(way, cache, "HEAD", &[], Some((&short, b""))).await.1, Outcome::Miss { stored: false });
+        let headed = serve(way, cache, "HEAD", &[], Some((&short, b""))).await.1;
+        // Pingora takes what a request may not validate for a miss.
+        let (own, stock) = (Outcome::Expired { stored: false }, Outcome::Miss { stored: false });
+        assert_eq!(headed, if way == Way::Own { own } else { stock });
         assert_eq!(
             serve(way, cache, "GET", &[], Some((&short, b"new"))).await,
             (b"new".to_vec(), Outcome::Expired { stored: true })

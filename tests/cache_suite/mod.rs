@@ -12,14 +12,18 @@ use serde_json::Value;
 use crate::harness::{Files, Gateway, Port, eventually, request};
 
 /// Tests of what a cache must do that this one does not do, and why.
-const EXPLAINED: [(&str, &str); 6] = [
+const EXPLAINED: [(&str, &str); 7] = [
+    (
+        "age-parse-prefix",
+        "`Age: 0,7200` counts as stale here, as `Age: 0, 0` and two `Age` do in the suite: the least fresh wins. (So says the test's own name.)",
+    ),
     (
         "headers-store-Set-Cookie",
         "An answer that sets a cookie is for one client and is not stored, unless `private=\"Set-Cookie\"` says which part of it that is.",
     ),
-    ("headers-store-Set-Cookie2", "The same."),
-    ("304-etag-update-response-Set-Cookie", "The same: there is nothing stored to update."),
-    ("304-etag-update-response-Set-Cookie2", "The same."),
+    ("headers-store-Set-Cookie2", "As with `Set-Cookie`."),
+    ("304-etag-update-response-Set-Cookie", "An answer that sets a cookie is not stored, so there is nothing to update."),
+    ("304-etag-update-response-Set-Cookie2", "As with `Set-Cookie`."),
     (
         "headers-store-Transfer-Encoding",
         "The suite's server answers with a `Transfer-Encoding` that does not exist, which is an answer that cannot be framed: 502.",
@@ -142,6 +146,17 @@ fn page(results: &Results) -> String {
         let of = |kind| cell(results.count(Some(suite), kind));
         let _ = writeln!(out, "| {suite} | {} | {} |", of("required"), of("optimal"));
     }
+    out.push_str(
+        "\n## Beside others\n\nWhat the package itself records of other caches.\n\n| cache | must | should |\n|---|---|---|\n",
+    );
+    for name in ["apache", "nginx", "squid", "trafficserver", "varnish"] {
+        let path = folder().join(format!("node_modules/http-cache-tests/results/{name}.json"));
+        let recorded: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let mut other = Results(results.0.clone());
+        other.0.iter_mut().for_each(|(id, test)| test["result"] = recorded[id.as_str()].clone());
+        let (must, should) = (other.count(None, "required"), other.count(None, "optimal"));
+        let _ = writeln!(out, "| {name} | {}/{} | {}/{} |", must.0, must.1, should.0, should.1);
+    }
     out.push_str("\n## What it must do and does not\n\n| test | why |\n|---|---|\n");
     for (id, _, verdict) in results.missing("required") {
         let why = EXPLAINED.iter().find(|(known, _)| *known == id).map(|(_, why)| *why);
@@ -156,22 +171,30 @@ fn page(results: &Results) -> String {
     out
 }
 
+/// Whether each that does not pass is explained, and each that is explained does not pass.
+fn explained(results: &Results) -> Result<(), String> {
+    let is_known = |id: &str| EXPLAINED.iter().any(|(known, _)| *known == id);
+    let of_itself = results.missing("required").filter(|(.., verdict)| *verdict != Verdict::Depends);
+    let strange = of_itself.filter(|(id, ..)| !is_known(id)).map(|(id, test, _)| format!("{id}: {}", test["result"]));
+    let needless = EXPLAINED.iter().filter(|(id, _)| matches!(results.verdict(id), Verdict::Passes | Verdict::NotRun));
+    let wrong: Vec<String> = strange.chain(needless.map(|(id, _)| format!("{id} passes"))).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(format!("{wrong:#?}")) }
+}
+
 #[test]
 fn what_comes_of_the_public_tests_is_listed_and_explained() {
-    let results = run("{ heuristic: {} }");
-    let unexplained: Vec<_> = results
-        .missing("required")
-        .filter(|(id, _, verdict)| *verdict != Verdict::Depends && EXPLAINED.iter().all(|(known, _)| known != id))
-        .map(|(id, test, _)| format!("{id}: {}", test["result"]))
-        .collect();
-    assert!(unexplained.is_empty(), "{unexplained:#?}");
-    for (id, _) in EXPLAINED {
-        assert!(!matches!(results.verdict(id), Verdict::Passes | Verdict::NotRun), "{id} passes, and needs no explanation");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/develop/cache-tests.md");
+    let mut wrong = String::new();
+    // Some of them go by the clock, and fail where it is late.
+    for _ in 0..3 {
+        let results = run("{ heuristic: {} }");
+        let page = page(&results);
+        match explained(&results) {
+            Ok(()) if std::env::var_os("UPDATE_REFERENCE").is_some() => return std::fs::write(path, page).unwrap(),
+            Ok(()) if std::fs::read_to_string(&path).unwrap_or_default() == page => return,
+            Ok(()) => wrong = format!("docs/develop/cache-tests.md is not what comes of the tests now:\n{page}"),
+            Err(unexplained) => wrong = unexplained,
+        }
     }
-    let (path, page) = (PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/develop/cache-tests.md"), page(&results));
-    if std::env::var_os("UPDATE_REFERENCE").is_some() {
-        return std::fs::write(path, page).unwrap();
-    }
-    let known = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(known == page, "docs/develop/cache-tests.md is not what comes of the tests now:\n{page}");
+    panic!("{wrong}");
 }

@@ -1,5 +1,4 @@
 use super::*;
-use crate::observe::Record;
 use std::time::Instant;
 
 use crate::observe::Record;
