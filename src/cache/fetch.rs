@@ -384,6 +384,11 @@ impl Fetch {
         !self.read_only && !self.predicted
     }
 
+    /// Whether the service is asked for the whole once more, because its 304 was about something else than what is stored.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
     /// Whether there is something that the service may validate.
     pub fn validates(&self) -> bool {
         self.stale.is_some() && self.is_for_all() && !self.whole

@@ -183,7 +183,8 @@ mod tests {
                 "name": "shop", "protocol": "http1", "balance": "round_robin", "available": 1,
                 "circuit_breaker": { "state": "open", "open_for_ms": 1500, "why": "10 of 10 failed" },
                 "endpoints": [
-                    { "address": "10.0.0.1:80", "state": "up", "weight": 1, "in_flight": 2, "requests": 10, "failures": 0 },
+                    { "address": "10.0.0.1:80", "state": "up", "weight": 1, "in_flight": 2, "requests": 10, "failures": 0,
+                      "idle_connections": 3, "ewma_ms": 1.5 },
                     { "address": "10.0.0.20:80", "state": "unhealthy", "weight": 10, "why": "answered 500" },
                 ],
             }],
@@ -193,9 +194,9 @@ mod tests {
                         2 requests in flight, 5 connections\n\n\
                         SERVICE  PROTOCOL  BALANCE      AVAILABLE  CIRCUIT\n\
                         shop     http1     round_robin  1 of 2     open for 1.5 s: 10 of 10 failed\n\n\
-                        SERVICE  ENDPOINT      STATE      WEIGHT  IN FLIGHT  REQUESTS  FAILURES  WHY\n\
-                        shop     10.0.0.1:80   up         1       2          10        0\n\
-                        shop     10.0.0.20:80  unhealthy  10      0          0         0         answered 500\n";
+                        SERVICE  ENDPOINT      STATE      WEIGHT  IN FLIGHT  IDLE  EWMA MS  REQUESTS  FAILURES  WHY\n\
+                        shop     10.0.0.1:80   up         1       2          3     1.5      10        0\n\
+                        shop     10.0.0.20:80  unhealthy  10      0                         0         0         answered 500\n";
         assert_eq!(text, expected);
     }
 

@@ -90,12 +90,13 @@ pub async fn run(
             drop(fetch);
             return Err(let_go(caller, answer, service, reply));
         }
-        if answer.head.status != StatusCode::NOT_MODIFIED || !fetch.is_for_all() {
-            break (answer, fill);
-        }
-        if !fetch.validates() {
-            // Nobody has asked whether it holds.
+        if answer.head.status == StatusCode::NOT_MODIFIED && fetch.is_whole() {
+            // Of nothing that anybody could be given.
             return Err(Failed::Answer(BadAnswer::Malformed.reply()));
+        }
+        // One that nobody has asked for is the client's, as it would be without a cache.
+        if answer.head.status != StatusCode::NOT_MODIFIED || !fetch.validates() {
+            break (answer, fill);
         }
         let validated = journey.view.cache.validated(fetch, &answer.head, journey.tries.started, &policy);
         caller.keep(answer, service);

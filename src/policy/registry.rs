@@ -99,6 +99,10 @@ fn only_required<C: JsonSchema>(node: &Node) -> Option<String> {
     }
 }
 
+/// The examples of docs/develop/add-a-policy.md, which are policies in this build alone.
+#[cfg(test)]
+pub const EXAMPLES: [&str; 3] = ["maintenance", "served_by", "shout"];
+
 /// In the order of execution.
 pub static REGISTRY: &[Entry] = &[
     entry::<super::edge::cors::Cors>(),
@@ -106,7 +110,7 @@ pub static REGISTRY: &[Entry] = &[
     entry::<super::edge::ip_restriction::IpRestriction>(),
     entry::<super::edge::address_limit::AddressLimit>(),
     entry::<super::edge::websocket::WebSocket>(),
-    // Here and below: the examples of docs/develop/add-a-policy.md, tried as they stand there.
+    // Here and below: the examples, tried as they stand on their page.
     #[cfg(test)]
     entry::<super::edge::maintenance::Maintenance>(),
     entry::<super::validate::csrf::Csrf>(),
