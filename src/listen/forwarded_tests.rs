@@ -148,7 +148,8 @@ const CLAIMS: &[(&str, &str)] = &[
 /// What an HTTP/1.1 service is told, and what any other is.
 #[test]
 fn all_forms_of_it_say_the_same() {
-    let cases: [(&[(&str, &str)], &str, bool); 5] = [
+    type Fields = &'static [(&'static str, &'static str)];
+    let cases: [(Fields, &str, bool); 5] = [
         (CLAIMS, "192.0.2.9", false),
         (CLAIMS, "2001:db8:aaaa::1", true),
         (&[], "192.0.2.77", false),

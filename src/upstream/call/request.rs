@@ -466,7 +466,8 @@ mod tests {
             let mut fields: Vec<String> = fields.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
             // The order of fields of other names means nothing.
             let name = |line: &String| line.split(':').next().unwrap().to_owned();
-            (lines.sort_by_key(name), fields.sort_by_key(name));
+            lines.sort_by_key(name);
+            fields.sort_by_key(name);
             assert_eq!(lines, fields, "{edits:?}");
         }
     }
