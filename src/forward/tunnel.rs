@@ -145,6 +145,8 @@ pub async fn run(answer: Answer, journey: &mut Journey, down: &mut Downstream, s
         }
         match turned {
             Some(Ok(true)) => break Ok(()),
+            // Other connections have their turn, too.
+            Some(Ok(false)) if ends.inbound.busy || ends.outbound.busy => tokio::task::yield_now().await,
             Some(Ok(false)) => {}
             Some(Err(_)) if ends.closing.is_some() => break Ok(()),
             Some(Err(Side::Client(reason))) => {

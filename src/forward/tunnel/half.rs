@@ -14,6 +14,9 @@ use crate::wire::duplex::reset_reason;
 use crate::wire::scratch;
 use crate::wire::websocket::{Fault, Frames, Law, Met};
 
+/// So often one direction is served before it is the other's turn, and that of other connections.
+const TURN: usize = 16;
+
 /// Who fails.
 pub enum Failing {
     /// With the reason for which a stream was broken off.
@@ -52,11 +55,13 @@ pub struct Half {
     flushed: bool,
     pub moved: u64,
     pub messages: u64,
-    /// Something came since this was looked at last; and it was of a message.
+    /// Something came since this was looked at last, or could not have been heard; and it was of a message.
     pub heard: bool,
     pub spoke: bool,
     /// Since when nothing of `bytes` was taken.
     waits: Option<Instant>,
+    /// Its turn was over before there was nothing left to move.
+    pub busy: bool,
 }
 
 impl Half {
@@ -82,6 +87,7 @@ impl Half {
             heard: false,
             spoke: false,
             waits: None,
+            busy: false,
         };
         half.take_in(0);
         half
@@ -90,6 +96,11 @@ impl Half {
     /// Whether whoever listens has taken nothing for too long.
     pub fn stalls(&self, patience: Duration) -> bool {
         self.waits.is_some_and(|since| since.elapsed() >= patience)
+    }
+
+    /// Whether whoever listens has yet to take something. Nothing more is read before that.
+    pub fn waits(&self) -> bool {
+        self.waits.is_some()
     }
 
     /// What whoever speaks here has closed with.
@@ -218,14 +229,15 @@ impl Half {
         }
     }
 
-    /// Moves what can be moved at once. Ready once this half is over, or a frame broke the law.
+    /// Moves what can be moved at once, for a turn. Ready once this half is over, or a frame broke the law.
     pub fn poll(
         &mut self,
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failing>> {
-        loop {
+        self.busy = false;
+        for _ in 0..TURN {
             while self.ready > 0 {
                 let piece = self.bytes.get(..self.ready).unwrap_or_default();
                 let count = match Pin::new(&mut *to).poll_write(cx, piece) {
@@ -235,11 +247,11 @@ impl Half {
                         return Poll::Pending;
                     }
                 };
-                self.waits = None;
+                self.taken();
                 self.flushed = false;
                 self.bytes.advance(count);
                 self.ready -= count;
-                self.held = self.held.map(|held| held - count);
+                self.held = self.held.map(|held| held.saturating_sub(count));
                 self.moved += count as u64;
             }
             if !self.flushed {
@@ -254,7 +266,7 @@ impl Half {
                         return Poll::Pending;
                     }
                 }
-                self.waits = None;
+                self.taken();
                 self.flushed = true;
             }
             if self.ended || self.finish {
@@ -271,6 +283,14 @@ impl Half {
             }
             ready!(self.read(from, cx))?;
         }
+        self.busy = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Whoever listens takes something. While it did not, whoever speaks was not read, and could not be heard.
+    fn taken(&mut self) {
+        self.heard |= self.waits.take().is_some();
     }
 
     fn read(&mut self, from: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<Result<(), Failing>> {
@@ -286,8 +306,8 @@ impl Half {
         match ready!(scratch::poll_read(Pin::new(&mut *from), cx, &mut self.bytes)) {
             Ok(0) => {
                 self.ended = true;
-                // What will not be whole is passed on as it is.
-                self.ready = self.bytes.len();
+                // What will not be whole is passed on as it is, what may have been an answer to the gateway included.
+                (self.ready, self.held) = (self.bytes.len(), None);
             }
             Ok(_) => {
                 self.heard = true;
@@ -369,6 +389,26 @@ mod tests {
             assert_eq!(passed(&mut half, &all, size), expected, "{size}");
             assert_eq!((half.pongs, half.messages), (0, 3), "{size}");
         }
+    }
+
+    #[test]
+    fn an_answer_to_a_ping_that_breaks_off_is_passed_on() {
+        let mut ours = ping(Speaker::Client);
+        ours[0] = 0x8a;
+        let (all, mut out) = ([text(2), ours[..9].to_vec()].concat(), Vec::new());
+        let mut half = Half::new(BytesMut::new(), law(Speaker::Client));
+        half.pongs = 1;
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(matches!(half.poll(&mut &all[..], &mut out, &mut cx), Poll::Ready(Ok(()))));
+        assert!(half.ended && half.shut && out == all, "{}", out.escape_ascii());
+    }
+
+    #[test]
+    fn one_direction_has_its_turn_and_no_more() {
+        let (mut from, mut out, mut cx) = (tokio::io::repeat(b'x'), Vec::new(), Context::from_waker(Waker::noop()));
+        let mut half = Half::new(BytesMut::new(), None);
+        assert!(half.poll(&mut from, &mut out, &mut cx).is_pending());
+        assert!(half.busy && half.moved == out.len() as u64 && half.moved > 0);
     }
 
     #[test]

@@ -49,7 +49,9 @@ impl Pulse {
         to: &mut Half,
         as_whom: Speaker,
     ) -> Option<Duration> {
-        if std::mem::take(&mut from.heard) {
+        // An end whose words the other one does not take is not read, and its answer could not be heard: how long that may last is for the
+        // bound of writing.
+        if std::mem::take(&mut from.heard) | from.waits() {
             (self.heard, self.asked) = (now, None);
         }
         if from.ended {
@@ -104,5 +106,62 @@ impl Care {
             }
         }
         Watch::For(time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    use bytes::BytesMut;
+    use tokio::io::AsyncWrite;
+
+    use super::*;
+    use crate::wire::websocket::Law;
+
+    /// Takes nothing, until it is `true`.
+    struct Listener(bool);
+
+    impl AsyncWrite for Listener {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+            if self.0 { Poll::Ready(Ok(bytes.len())) } else { Poll::Pending }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_not_read_is_not_called_silent() {
+        const OFTEN: Duration = Duration::from_secs(10);
+        const PONG: Duration = Duration::from_secs(5);
+        let half = |from| Half::new(BytesMut::new(), Some(Law::new(from, false, None, None)));
+        let (mut inbound, mut outbound) = (half(Speaker::Client), half(Speaker::Service));
+        let began = Instant::now();
+        let mut pulse = Pulse { heard: began, asked: None };
+        let mut look =
+            |after, inbound: &mut Half| pulse.look(began + after, OFTEN, PONG, inbound, &mut outbound, Speaker::Service);
+        assert_eq!(look(OFTEN, &mut inbound), Some(PONG), "it is asked");
+        // Its answer stands behind what the other end does not take.
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut said, mut to) = (&[0x81, 0x80, 0, 0, 0, 0][..], Listener(false));
+        let _ = inbound.poll(&mut said, &mut to, &mut cx);
+        assert!(inbound.waits());
+        assert_eq!(look(OFTEN * 2, &mut inbound), Some(OFTEN));
+        assert_eq!(look(OFTEN * 3, &mut inbound), Some(OFTEN));
+        assert_eq!(look(OFTEN * 4, &mut inbound), Some(OFTEN));
+        // It is read again: from now on its silence counts.
+        to.0 = true;
+        let _ = inbound.poll(&mut tokio::io::repeat(0), &mut to, &mut cx);
+        assert!(!inbound.waits() && inbound.heard);
+        assert_eq!(look(OFTEN * 5, &mut inbound), Some(OFTEN));
+        assert_eq!(look(OFTEN * 6, &mut inbound), Some(PONG));
+        assert_eq!(look(OFTEN * 6 + PONG, &mut inbound), None);
     }
 }
