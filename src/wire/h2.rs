@@ -33,6 +33,15 @@ impl Room {
         let each = |of: usize| u32::try_from(of / connections.max(1)).unwrap_or(u32::MAX);
         Room { streams: each(streams).clamp(LEAST.streams, MOST.streams), window: each(bytes).clamp(LEAST.window, MOST.window) }
     }
+
+    /// What the library may keep of small frames that nobody has read yet. Each costs it some 256 bytes beside its payload, which windows do
+    /// not count; beyond this it ends the connection, with all that goes on there. A client that keeps to its windows must not come to that
+    /// for its messages being short: the least window full of frames of 8 bytes is within it, and the bound of what a connection takes up is
+    /// this and its window.
+    fn frames(self) -> usize {
+        const LEAST: usize = 2 * 1024 * 1024;
+        LEAST.max(self.window as usize * 4)
+    }
 }
 
 impl Default for Room {
@@ -54,6 +63,7 @@ pub fn options(head: usize, room: Room) -> Builder {
         // One stream may fill a quarter of the connection's window, so that a slow upload does not stop its neighbours.
         .initial_window_size(256 * 1024)
         .initial_connection_window_size(room.window)
+        .data_frame_budget(room.frames())
         .max_send_buffer_size(256 * 1024)
         // Rapid reset (CVE-2023-44487): streams that were reset but not yet accepted are bounded too.
         .max_pending_accept_reset_streams(32)
