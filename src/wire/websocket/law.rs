@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{CLOSE, Head, POLICY_VIOLATION, PROTOCOL_ERROR, Speaker, TOO_BIG};
+use super::{CLOSE, Head, PING, POLICY_VIOLATION, PONG, PROTOCOL_ERROR, Speaker, TOO_BIG};
 use crate::exchange::Verdict;
 
 /// What a frame breaks.
@@ -45,7 +45,8 @@ pub struct Law {
     message: u64,
     /// A message goes on in another frame.
     fragmented: bool,
-    /// Nothing comes after a close frame.
+    /// After a close frame there is nothing but pongs: an end that has closed answers pings until it hears the other one's close (RFC 6455,
+    /// section 5.5.2).
     closed: bool,
 }
 
@@ -89,7 +90,7 @@ impl Law {
         if head.is_control() {
             self.closed |= head.opcode() == CLOSE;
             // Answers are as many as their questions, which are counted where they are asked.
-            return if head.opcode() == super::PING { self.count() } else { Ok(()) };
+            return if head.opcode() == PING { self.count() } else { Ok(()) };
         }
         // A message without end could be made of fragments with nothing in them.
         if head.begins() || head.length == 0 && !head.is_final() {
@@ -112,7 +113,8 @@ impl Law {
             _ => false,
         };
         let masked = head.masked == (self.from == Speaker::Client);
-        let fine = opcode && masked && head.minimal && (reserved == 0 || self.extensions) && !self.closed;
+        let late = self.closed && head.opcode() != PONG;
+        let fine = opcode && masked && head.minimal && (reserved == 0 || self.extensions) && !late;
         if fine { Ok(()) } else { Err(Fault::Malformed) }
     }
 
@@ -172,6 +174,7 @@ mod tests {
         assert_eq!(judge(&mut service, &frame(0x81, 3)), Err(Fault::Malformed), "services do not mask");
         assert_eq!(judge(&mut service, &close(Speaker::Service, 1000, "")), Ok(()));
         assert_eq!(judge(&mut service, &[0x81, 3]), Err(Fault::Malformed), "behind a close");
+        assert_eq!(judge(&mut service, &[0x8a, 3]), Ok(()), "the answer to a ping that came before the other's close");
         assert_eq!(judge(&mut Law::new(Speaker::Client, true, None, None), &frame(0xc1, 3)), Ok(()), "compressed");
     }
 
