@@ -313,7 +313,8 @@ impl<'s> Check<'s> {
         if let Some(most) = rules.most.filter(|most| length > *most) {
             valid = self.fail("maxItems", at, || format!("must have at most {most} elements"));
         }
-        if rules.unique && (valid || !self.is_done()) && !are_unique(items) {
+        // Not of an array that is too long already: it is the dearest of all.
+        if rules.unique && valid && !self.are_unique(items) {
             valid = self.fail("uniqueItems", at, || "must not have an element twice".to_owned());
         }
         let each = rules.prefix.iter().copied().map(Some).chain(std::iter::repeat(rules.items));
@@ -348,6 +349,33 @@ impl<'s> Check<'s> {
             }
         }
         valid
+    }
+
+    /// Whether no two are the same. Every value that is hashed is a step, and so is each that is compared.
+    fn are_unique(&mut self, items: &[Value]) -> bool {
+        if items.len() < 2 {
+            return true;
+        }
+        let state = ahash::RandomState::new();
+        let mut known: AHashMap<u64, SmallVec<[&Value; 1]>> = AHashMap::with_capacity(items.len());
+        for item in items {
+            let mut hasher = state.build_hasher();
+            let values = hash(item, &state, &mut hasher);
+            let like = known.entry(hasher.finish()).or_default();
+            let cost = values.saturating_mul(1 + like.len() as u64);
+            let Some(left) = self.steps.checked_sub(cost) else {
+                // That is what is told then, and nothing of elements.
+                self.steps = 0;
+                self.exhausted = true;
+                return true;
+            };
+            self.steps = left;
+            if like.iter().any(|other| equal(item, other)) {
+                return false;
+            }
+            like.push(item);
+        }
+        true
     }
 
     fn object<'v>(
@@ -544,39 +572,43 @@ pub fn equal(one: &Value, other: &Value) -> bool {
     }
 }
 
-fn are_unique(items: &[Value]) -> bool {
-    if items.len() <= 8 {
-        let later = |at: usize| items.get(at + 1..).unwrap_or_default();
-        return items.iter().enumerate().all(|(at, one)| !later(at).iter().any(|other| equal(one, other)));
-    }
-    let state = ahash::RandomState::new();
-    let mut known: AHashMap<u64, SmallVec<[&Value; 1]>> = AHashMap::with_capacity(items.len());
-    items.iter().all(|item| {
-        let mut hasher = state.build_hasher();
-        hash(item, &state, &mut hasher);
-        let like = known.entry(hasher.finish()).or_default();
-        let fresh = !like.iter().any(|other| equal(item, other));
-        like.push(item);
-        fresh
-    })
-}
-
-/// The same for values that are [`equal`].
-fn hash(value: &Value, state: &ahash::RandomState, hasher: &mut impl Hasher) {
+/// The same for values that are [`equal`], and for others hardly ever. So many values are in it.
+fn hash(value: &Value, state: &ahash::RandomState, hasher: &mut impl Hasher) -> u64 {
     match value {
-        Value::Null => 0u8.hash(hasher),
-        Value::Bool(value) => value.hash(hasher),
-        Value::Number(number) => (number.as_f64().unwrap_or_default() + 0.0).to_bits().hash(hasher),
-        Value::String(text) => text.hash(hasher),
-        Value::Array(items) => items.iter().for_each(|item| hash(item, state, hasher)),
+        Value::Null => {
+            0u8.hash(hasher);
+            1
+        }
+        Value::Bool(value) => {
+            (1u8, value).hash(hasher);
+            1
+        }
+        Value::Number(value) => {
+            2u8.hash(hasher);
+            number::hash(value, hasher);
+            1
+        }
+        Value::String(text) => {
+            (3u8, text).hash(hasher);
+            1
+        }
+        Value::Array(items) => {
+            // Where an array begins and ends is part of it: [[1], 2] is not [1, [2]].
+            (4u8, items.len()).hash(hasher);
+            items.iter().fold(1, |values, item| values + hash(item, state, hasher))
+        }
         Value::Object(map) => {
-            let members = map.iter().map(|(key, value)| {
+            (5u8, map.len()).hash(hasher);
+            let (mut values, mut members) = (1, 0u64);
+            for (key, value) in map {
                 let mut member = state.build_hasher();
                 key.hash(&mut member);
-                hash(value, state, &mut member);
-                member.finish()
-            });
-            members.fold(0u64, u64::wrapping_add).hash(hasher);
+                values += hash(value, state, &mut member);
+                // Members have no order.
+                members = members.wrapping_add(member.finish());
+            }
+            members.hash(hasher);
+            values
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Numbers of JSON, compared as the numbers that they are and not as what a machine makes of them.
 
 use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
 
 use serde_json::Number;
 
 /// A decimal number: digits, and the power of ten that they are multiplied with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Decimal {
     digits: i128,
     power: i32,
@@ -47,6 +48,11 @@ pub fn compare(one: &Number, other: &Number) -> Ordering {
         }
     }
     one.as_f64().partial_cmp(&other.as_f64()).unwrap_or(Ordering::Equal)
+}
+
+/// The same for numbers that compare as equal, and for no others: no digit is rounded away.
+pub fn hash(number: &Number, hasher: &mut impl Hasher) {
+    Decimal::of(number).hash(hasher);
 }
 
 pub fn is_integer(number: &Number) -> bool {

@@ -135,3 +135,52 @@ fn patterns_are_those_of_ecma() {
         assert_eq!(broken(json!({ "pattern": pattern }), json!(text)).is_empty(), good, "{pattern} {text}");
     }
 }
+
+#[test]
+fn elements_are_told_apart_in_linear_time() {
+    let unique = |value: Value| broken(json!({ "uniqueItems": true }), value).is_empty();
+    let filled = |more: Value| {
+        let mut items: Vec<Value> = (0..10).map(|number| json!([number])).collect();
+        items.push(more);
+        Value::Array(items)
+    };
+    for (more, is_new) in [
+        (json!([1]), false),
+        (json!([1.0]), false),
+        (json!([10]), true),
+        (json!([[1]]), true),
+        (json!([1, []]), true),
+        (json!({ "a": 1 }), true),
+        (json!(["1"]), true),
+    ] {
+        assert_eq!(unique(filled(more.clone())), is_new, "{more}");
+    }
+    assert!(!unique(json!([{ "a": 1, "b": [0.0] }, { "b": [-0.0], "a": 1 }])));
+
+    // Leaves alone would make one of all of these, and so would numbers that are rounded.
+    let shapes = |number: usize| {
+        let bits = (0..17).map(|bit| if number >> bit & 1 == 1 { json!([[], []]) } else { json!([[[]]]) });
+        Value::Array(bits.collect())
+    };
+    let close = |number: usize| {
+        json!([9_223_372_036_854_770_000_u64 + (number % 700) as u64, 9_223_372_036_854_770_000_u64 + (number / 700) as u64])
+    };
+    let schema = Schema::compile(&json!({ "uniqueItems": true }), false).unwrap();
+    let started = std::time::Instant::now();
+    assert!(schema.is_valid(&(0..20_000).map(shapes).collect(), 3_000_000));
+    assert!(schema.is_valid(&(0..20_000).map(close).collect(), 3_000_000));
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+}
+
+#[test]
+fn telling_elements_apart_takes_steps() {
+    let schema = json!({ "type": "array", "uniqueItems": true, "items": { "$ref": "#" }, "maxItems": 5 });
+    let schema = Schema::compile(&schema, false).unwrap();
+    let nested = (0..60).fold(json!([[]]), |inner, _| json!([inner, []]));
+    assert!(schema.is_valid(&nested, 10_000));
+    let broken = schema.broken(&nested, 1_000, 20).unwrap();
+    assert_eq!(broken.violations.last().unwrap().keyword, "complexity", "{broken:?}");
+    let many = Value::Array(vec![json!(1); 10]);
+    let said: Vec<_> = schema.broken(&many, 10_000, 20).unwrap().violations.iter().map(|one| one.keyword).collect();
+    assert!(said.contains(&"maxItems") && !said.contains(&"uniqueItems"), "{said:?}");
+}
