@@ -13,7 +13,8 @@ use serde::Deserialize;
 
 use crate::exchange::Exchange;
 use crate::head::{HeaderEdit, RequestHead};
-use crate::policy::validate::contract::{Mode, SchemaConfig, parsed, schema};
+use crate::jose::json;
+use crate::policy::validate::contract::{Mode, SchemaConfig, schema};
 use crate::policy::validate::media::MediaType;
 use crate::policy::validate::report::{Outcome, Part, Report};
 use crate::policy::{Compile, Follows, OnRequest, OnResponse, Outgoing, PlanBuilder, Policy, Stage};
@@ -82,7 +83,7 @@ impl Inner {
 impl Whole for Looking {
     fn whole(self: Box<Self>, _: &mut ResponseHeader, body: &Bytes) -> Changed<Option<Bytes>> {
         let consumer = self.consumer.as_deref();
-        let broken = match self.json.then(|| parsed(body)).flatten() {
+        let broken = match self.json.then(|| json::value(body)).flatten() {
             Some(value) => self.inner.schema.broken(&value, crate::policy::validate::contract::steps(body.len()), 20),
             None => {
                 let violation = Violation { pointer: String::new(), keyword: "json", detail: "must be JSON".to_owned() };

@@ -12,11 +12,12 @@ use bytes::Bytes;
 use http::{HeaderName, StatusCode};
 use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use super::report::{Outcome, Part, Report};
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
+use crate::jose::json;
 use crate::policy::Compile;
 use crate::problem::{Place, Problem};
 use crate::reply::{Flow, Reply, push_json};
@@ -37,7 +38,11 @@ pub struct SchemaConfig(pub Spanned<Value>);
 
 impl<'de> Deserialize<'de> for SchemaConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Spanned::deserialize(deserializer).map(SchemaConfig)
+        let schema = Spanned::<Value>::deserialize(deserializer)?;
+        if schema.value.is_null() {
+            return Err(serde::de::Error::custom("found nothing where a JSON Schema is expected"));
+        }
+        Ok(SchemaConfig(schema))
     }
 }
 
@@ -167,7 +172,7 @@ impl Contract {
     /// Judges a body that is well-formed.
     pub fn body(&self, body: &Bytes, exchange: &Exchange) -> Flow {
         let Some(schema) = &self.body else { return Flow::Continue(()) };
-        let broken = match parsed(body) {
+        let broken = match json::value(body) {
             Some(value) => schema.broken(&value, steps(body.len()), MOST_TOLD),
             // What the grammar takes and the reader does not: a lone surrogate.
             None => Some(unreadable("must be text that can be read")),
@@ -177,10 +182,10 @@ impl Contract {
         self.verdict(wrong, more, exchange)
     }
 
-    /// A body that nothing more can be said of, where that is only to be reported.
-    pub fn note_unreadable(&self, detail: &'static str, exchange: &Exchange) {
-        let wrong = unreadable(detail).violations.into_iter().map(|violation| Wrong { part: Part::Body, name: "", violation });
-        let _ = self.verdict(wrong.collect(), false, exchange);
+    /// Something about a body as a whole, where that is only to be reported.
+    pub fn note_body(&self, keyword: &'static str, detail: &'static str, exchange: &Exchange) {
+        let violation = Violation { pointer: String::new(), keyword, detail: detail.to_owned() };
+        let _ = self.verdict(vec![Wrong { part: Part::Body, name: "", violation }], false, exchange);
     }
 
     fn verdict(&self, wrong: Vec<Wrong<'_>>, more: bool, exchange: &Exchange) -> Flow {
@@ -210,11 +215,6 @@ impl Contract {
 fn unreadable(detail: &'static str) -> Broken {
     let violation = Violation { pointer: String::new(), keyword: "json", detail: detail.to_owned() };
     Broken { violations: vec![violation], more: false }
-}
-
-/// The value that a body is.
-pub fn parsed(body: &[u8]) -> Option<Value> {
-    serde_json::from_slice(body).ok()
 }
 
 /// How many steps the check of a value of so many bytes may take.
@@ -284,18 +284,18 @@ impl Param {
 
 /// A text as a number, a boolean or nothing, where one of these is asked for and the text is one.
 fn typed(text: &str, types: Types) -> Value {
-    let parsed = || serde_json::from_str::<Value>(text).ok().filter(|_| text.trim() == text);
-    let wanted = |value: &Value| match value {
-        Value::Number(_) => types.has("number") || types.has("integer"),
-        Value::Bool(_) => types.has("boolean"),
-        _ => false,
+    let value = match text {
+        "true" | "false" if types.has("boolean") => Some(Value::Bool(text == "true")),
+        "null" if types.has("null") && !types.has("string") => Some(Value::Null),
+        // A number and nothing else: what begins so cannot be a tree.
+        _ if text.starts_with(|first: char| first == '-' || first.is_ascii_digit())
+            && (types.has("number") || types.has("integer")) =>
+        {
+            text.parse::<Number>().ok().map(Value::Number)
+        }
+        _ => None,
     };
-    let is_plain =
-        types.is_any() || types.has("string") && !types.has("number") && !types.has("integer") && !types.has("boolean");
-    match if is_plain { None } else { parsed().filter(wanted) } {
-        Some(value) => value,
-        None => Value::String(text.to_owned()),
-    }
+    value.unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
 fn query_values<'a>(query: &'a str, name: &str) -> Vec<Cow<'a, str>> {
@@ -379,9 +379,12 @@ mod tests {
         let types = |schema: Value| Schema::compile(&schema, false).unwrap().types();
         let number = types(serde_json::json!({ "type": ["integer", "null"] }));
         assert_eq!(typed("7", number), 7);
-        for text in ["07", " 7", "7x", "", "true", "[7]"] {
+        assert_eq!(typed("null", number), Value::Null);
+        let raw = r#"{"$serde_json::private::RawValue":"5"}"#;
+        for text in ["07", " 7", "7 ", "7x", "-", "--7", "1e999", "", "true", "[7]", raw] {
             assert_eq!(typed(text, number), Value::String(text.to_owned()), "{text}");
         }
+        assert_eq!((typed("-0.5", number), typed("1e2", number)), (serde_json::json!(-0.5), serde_json::json!(1e2)));
         assert_eq!(typed("true", types(serde_json::json!({ "type": "boolean" }))), true);
         assert_eq!(typed("7", types(serde_json::json!({ "type": "string" }))), "7");
         assert_eq!(typed("7", types(serde_json::json!({}))), "7");

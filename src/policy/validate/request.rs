@@ -56,7 +56,8 @@ pub struct ValidateConfig {
     pub max_json_elements: Option<Spanned<u32>>,
     /// The longest text in a JSON body, names included, in bytes as it is written. Default: as long as the body.
     pub max_json_string: Option<Spanned<Size>>,
-    /// The longest body that is checked as JSON; a longer one is refused with 413. Other bodies are not bounded by this. Default: 1MiB.
+    /// The longest body that is checked as JSON; a longer one is refused with 413. Other bodies are not bounded by this. Default: 1MiB, beyond which
+    /// bodies of a known length pass unchecked where `mode: report` alone has them looked at.
     pub max_body: Option<Spanned<Size>>,
     /// What a JSON body has to be.
     pub body: Option<BodyConfig>,
@@ -92,7 +93,12 @@ struct JsonCheck {
     contract: Option<Arc<Contract>>,
     /// What is not even JSON is reported as what breaks the schema: nobody asked for more.
     reports: bool,
+    /// What is longer passes, and is reported as unchecked: nobody wrote a bound.
+    passes_longer: bool,
 }
+
+/// Methods that have a body, whose absence is a mistake.
+const WITH_BODY: [Method; 3] = [Method::POST, Method::PUT, Method::PATCH];
 
 fn refuse(status: StatusCode, reason: &'static str, detail: impl Into<std::borrow::Cow<'static, str>>) -> Box<Reply> {
     Reply::new(status, Validate::NAME, reason, detail)
@@ -110,7 +116,7 @@ impl Validate {
         refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason, detail).header(header::ACCEPT, self.accept.clone()).refuse()
     }
 
-    fn check_content(&self, head: &RequestHead) -> Flow {
+    fn check_content(&self, head: &RequestHead, exchange: &Exchange) -> Flow {
         let mut types = head.header_all("content-type");
         let first = types.next();
         if types.next().is_some() {
@@ -118,7 +124,13 @@ impl Validate {
         }
         let media = first.and_then(MediaType::parse);
         let has_body = !matches!(head.body, BodyFraming::None | BodyFraming::Length(0));
-        if has_body && let Some(patterns) = &self.content_types {
+        // Nothing at all is held to the schema of a body too, or whoever leaves it out would get by.
+        let contract = self.contract.as_ref().filter(|contract| contract.has_body());
+        let lacking = contract.filter(|_| !has_body && WITH_BODY.contains(&head.method));
+        let enforced = lacking.is_some_and(|contract| contract.mode == Mode::Enforce);
+        if (has_body || enforced && first.is_some())
+            && let Some(patterns) = &self.content_types
+        {
             match &media {
                 None => return self.unsupported("content_type_missing", "The body needs a Content-Type."),
                 Some(media) if !patterns.iter().any(|pattern| pattern.matches(media)) => {
@@ -128,8 +140,21 @@ impl Validate {
             }
         }
         match (&self.json, media) {
-            (Some(check), Some(media)) if media.is_json() && !check.reports => self.check_json_head(check, &media, head),
-            _ => Flow::Continue(()),
+            (Some(check), Some(media)) if media.is_json() && !check.reports => self.check_json_head(check, &media, head)?,
+            (Some(check), Some(media)) if media.is_json() && check.passes(head) => {
+                if let Some(contract) = contract {
+                    contract.note_body("unchecked", "is longer than what is looked at without `max_body`", exchange);
+                }
+            }
+            _ => {}
+        }
+        match lacking {
+            Some(_) if enforced => empty_json(),
+            Some(contract) => {
+                contract.note_body("json", "must be there", exchange);
+                Flow::Continue(())
+            }
+            None => Flow::Continue(()),
         }
     }
 
@@ -141,7 +166,7 @@ impl Validate {
         match head.body {
             BodyFraming::Length(0) => empty_json(),
             // Many clients send a Content-Type with every GET. Where a body is the point of the method, its absence is a mistake.
-            BodyFraming::None if [Method::POST, Method::PUT, Method::PATCH].contains(&head.method) => empty_json(),
+            BodyFraming::None if WITH_BODY.contains(&head.method) => empty_json(),
             BodyFraming::Length(length) if length > check.max_body as u64 => {
                 refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The request body is too large.").refuse()
             }
@@ -164,9 +189,16 @@ impl OnRequest for Validate {
             contract.head(head, exchange)?;
         }
         if self.content_types.is_some() || self.json.is_some() {
-            return self.check_content(head);
+            return self.check_content(head, exchange);
         }
         Flow::Continue(())
+    }
+}
+
+impl JsonCheck {
+    /// Whether this is a body that is let pass because it is too long to be looked at.
+    fn passes(&self, head: &RequestHead) -> bool {
+        self.passes_longer && matches!(head.body, BodyFraming::Length(length) if length > self.max_body as u64)
     }
 }
 
@@ -176,14 +208,17 @@ impl OnBody for JsonCheck {
     }
 
     fn wants(&self, head: &RequestHead) -> bool {
+        // A length of 0 was judged with the head.
         head.body != BodyFraming::None
+            && !(self.reports && head.body == BodyFraming::Length(0) && WITH_BODY.contains(&head.method))
+            && !self.passes(head)
             && head.header("content-type").and_then(MediaType::parse).is_some_and(|media| media.is_json())
     }
 
     fn on_body(&self, _: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow {
         match (json::check_within(body, &self.limits), &self.contract) {
             (Err(_), Some(contract)) if self.reports => {
-                contract.note_unreadable("must be JSON, within its bounds", exchange);
+                contract.note_body("json", "must be JSON, within its bounds", exchange);
                 Flow::Continue(())
             }
             (Err(fault), _) => malformed(fault),
@@ -320,6 +355,7 @@ fn json_check(config: &ValidateConfig, contract: Option<&Arc<Contract>>, cx: &mu
     };
     let count = |count: &Option<Spanned<u32>>| count.as_ref().map_or(u32::MAX, |count| count.value);
     let contract = contract.filter(|contract| contract.has_body()).cloned();
+    let reports = !config.json && contract.as_ref().is_some_and(|contract| contract.mode == Mode::Report);
     JsonCheck {
         limits: Limits {
             depth: depth.map_or(DEFAULT_MAX_DEPTH.min(most_depth), |depth| depth.value) as usize,
@@ -329,7 +365,8 @@ fn json_check(config: &ValidateConfig, contract: Option<&Arc<Contract>>, cx: &mu
             unique: !config.duplicate_names,
         },
         max_body: bytes(&config.max_body, DEFAULT_MAX_BODY),
-        reports: !config.json && contract.as_ref().is_some_and(|contract| contract.mode == Mode::Report),
+        reports,
+        passes_longer: reports && config.max_body.is_none(),
         contract,
     }
 }
@@ -412,8 +449,49 @@ mod tests {
     }
 
     #[test]
+    fn a_body_that_is_left_out_does_not_get_by_its_schema() {
+        let held = || json!({ "body": { "schema": { "type": "object" } } });
+        let trial = || json!({ "body": { "schema": { "type": "object" } }, "mode": "report" });
+        for method in ["POST", "PUT", "PATCH"] {
+            for framing in [BodyFraming::None, BodyFraming::Length(0)] {
+                assert_eq!(run(held(), &head(method, framing, &[]), b""), Some((400, "json_empty")), "{method}");
+                let text = head(method, framing, &[("Content-Type", "text/plain")]);
+                assert_eq!(run(held(), &text, b""), Some((415, "content_type_unsupported")), "{method}");
+                let empty = head(method, framing, &[("Content-Type", "application/json")]);
+                assert_eq!(run(held(), &empty, b""), Some((400, "json_empty")), "{method}");
+                for head in [head(method, framing, &[]), text, empty] {
+                    assert_eq!(run(trial(), &head, b""), None, "{method}");
+                }
+            }
+        }
+        assert_eq!(run(held(), &head("GET", BodyFraming::None, &[]), b""), None);
+        assert_eq!(run(held(), &head("DELETE", BodyFraming::Length(0), &[]), b""), None);
+    }
+
+    #[test]
+    fn a_schema_sees_what_the_service_sees() {
+        let held = json!({ "body": { "schema": { "properties": { "id": { "type": "integer" } } } } });
+        let body = br#"{"id":{"$serde_json::private::RawValue":"5"}}"#;
+        let post = head("POST", BodyFraming::Length(body.len() as u64), &[("Content-Type", "application/json")]);
+        assert_eq!(run(held, &post, body), Some((400, "contract_broken")));
+    }
+
+    #[test]
+    fn what_is_too_long_passes_on_trial_unless_a_bound_is_written() {
+        let wants = |config: Value, length: u64| {
+            let post = head("POST", BodyFraming::Length(length), &[("Content-Type", "application/json")]);
+            let plan = plan(compile::<Validate>(config).unwrap());
+            plan.bodies().any(|run| run.wants(&post))
+        };
+        let trial = json!({ "body": { "schema": {} }, "mode": "report" });
+        let bounded = json!({ "body": { "schema": {} }, "mode": "report", "max_body": 10 });
+        assert!(wants(trial.clone(), 1 << 20) && !wants(trial, (1 << 20) + 1));
+        assert!(wants(bounded, 11) && wants(json!({ "body": { "schema": {} } }), 2 << 20));
+    }
+
+    #[test]
     fn the_refusal_repeats_nothing() {
-        let check = JsonCheck { limits: Limits::deep(9), max_body: 100, contract: None, reports: false };
+        let check = JsonCheck { limits: Limits::deep(9), max_body: 100, contract: None, reports: false, passes_longer: false };
         let head = head("POST", BodyFraming::Streamed, &[]);
         let reply = check.on_body(&head, &b"{\"secret\": oops}"[..].into(), &mut Exchange::for_tests()).break_value().unwrap();
         assert_eq!(reply.detail, "The body is not well-formed JSON, at byte 11.");
