@@ -218,6 +218,42 @@ fn without_any_server_a_connection_is_closed_and_says_why_in_the_log() {
 }
 
 #[test]
+fn a_service_has_no_more_connections_than_it_may() {
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counts = (now.clone(), most.clone());
+    let back = listening(move |mut stream| {
+        let there = counts.0.fetch_add(1, Ordering::SeqCst) + 1;
+        counts.1.fetch_max(there, Ordering::SeqCst);
+        let mut byte = [0];
+        while stream.read_exact(&mut byte).is_ok() {
+            stream.write_all(&byte).unwrap();
+        }
+        counts.0.fetch_sub(1, Ordering::SeqCst);
+    });
+    let gateway = Gateway::start(&plain(&[back], "", ", max_connections: 2, max_pending: 1, timeouts: { queue: 2s }"));
+    let echoes = |stream: &mut TcpStream| ask(stream, b"x", 1).is_ok();
+    let (mut first, mut second) = (connect(gateway.port()), connect(gateway.port()));
+    assert!(echoes(&mut first) && echoes(&mut second));
+    let mut third = connect(gateway.port());
+    gateway.wait_metric("portcullis_tcp_connections_open{route=\"front\"}", 3.0);
+    let closed = |mut stream: TcpStream| rest(&mut stream).map_or(true, |all| all.is_empty());
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(closed(connect(gateway.port())), "one waits already");
+    gateway.wait_log(|line| line["reason"] == "queue_full");
+    assert_eq!(now.load(Ordering::SeqCst), 2);
+    // A place that is left is the next one's.
+    drop(first);
+    assert!(echoes(&mut third) && echoes(&mut second));
+    assert!(closed(connect(gateway.port())), "nobody leaves in time");
+    let line = gateway.wait_log(|line| line["reason"] == "queue_timeout");
+    assert!(line["duration_us"].as_u64() >= Some(1_900_000), "{line}");
+    drop((second, third));
+    eventually("all places are free", || now.load(Ordering::SeqCst) == 0);
+    assert!(most.load(Ordering::SeqCst) <= 3, "two, and one that has not heard yet that it is over");
+    assert!(echoes(&mut connect(gateway.port())));
+}
+
+#[test]
 fn whoever_does_not_read_slows_the_other_down_and_nothing_piles_up() {
     let sent = Arc::new(AtomicUsize::new(0));
     let count = sent.clone();

@@ -2,7 +2,7 @@
 //!
 //! What one end has sent is in the other's socket before more is read of it, so that whoever reads slowly slows its peer down and nothing
 //! piles up here: at most [`SIZE`] bytes a direction, and none while nothing waits. An end that closes its half is heard by the other,
-//! which may go on; one that breaks off breaks the other off.
+//! which may go on; one that breaks off breaks the other off, and so does one whose TLS ends without the word that belongs to its end.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -12,8 +12,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::tls::SslStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+
+use crate::upstream::call::{Transport, is_cut_off};
 
 /// The most that is read at once, and held of one direction.
 pub const SIZE: usize = 32 * 1024;
@@ -36,6 +41,31 @@ pub struct Bounds {
     pub until: Option<Instant>,
 }
 
+/// One of the two ends.
+pub trait Side: AsyncRead + AsyncWrite + Unpin {
+    /// Whether it was cut off, once there is nothing more to read: anybody on the way can end a TCP connection, and only in TLS does an end
+    /// have a word of its own.
+    fn is_cut_off(&self) -> bool;
+}
+
+impl Side for TcpStream {
+    fn is_cut_off(&self) -> bool {
+        false
+    }
+}
+
+impl Side for SslStream<L4Stream> {
+    fn is_cut_off(&self) -> bool {
+        is_cut_off(self.ssl())
+    }
+}
+
+impl Side for Transport {
+    fn is_cut_off(&self) -> bool {
+        Transport::is_cut_off(self)
+    }
+}
+
 /// Why it is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -45,6 +75,10 @@ pub enum End {
     ServiceClosed,
     ClientReset,
     ServiceReset,
+    /// The client's TLS ended without `close_notify`.
+    ClientCutOff,
+    /// The service's did.
+    ServiceCutOff,
     Idle,
     Lifetime,
     /// The service's endpoint is not well.
@@ -61,6 +95,8 @@ impl End {
             End::ServiceClosed => "service_closed",
             End::ClientReset => "client_reset",
             End::ServiceReset => "service_reset",
+            End::ClientCutOff => "client_cut_off",
+            End::ServiceCutOff => "service_cut_off",
             End::Idle => "idle_timeout",
             End::Lifetime => "lifetime",
             End::Unhealthy => "endpoint_unhealthy",
@@ -77,8 +113,8 @@ impl End {
 /// Carries bytes until it is over. `first` was read of the client already. `moved` hears of every progress how many bytes more came of the
 /// client and how many went to it; `cut` ends it, and says why.
 pub async fn carry(
-    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    service: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    client: &mut impl Side,
+    service: &mut impl Side,
     first: &[u8],
     bounds: Bounds,
     cut: impl Future<Output = End>,
@@ -95,6 +131,7 @@ pub async fn carry(
         let (before, state) = ((inbound.moved, outbound.moved), (inbound.state(), outbound.state()));
         let failed = match inbound.poll(client, service, cx) {
             Poll::Ready(Err(Failing::Speaker)) => Some(End::ClientReset),
+            Poll::Ready(Err(Failing::CutOff)) => Some(End::ClientCutOff),
             _ => None,
         };
         if inbound.ended {
@@ -102,6 +139,7 @@ pub async fn carry(
         }
         let failed = failed.or_else(|| match outbound.poll(service, client, cx) {
             Poll::Ready(Err(Failing::Speaker)) => Some(End::ServiceReset),
+            Poll::Ready(Err(Failing::CutOff)) => Some(End::ServiceCutOff),
             _ => None,
         });
         if outbound.ended {
@@ -173,6 +211,8 @@ struct Half {
 /// Whose end failed.
 enum Failing {
     Speaker,
+    /// The speaker's, which looks like an end and is none.
+    CutOff,
     Listener,
 }
 
@@ -183,12 +223,7 @@ impl Half {
 
     /// Moves what can be moved at once. Where whoever listens takes nothing more, what comes is read and dropped: a connection that is
     /// closed with something unread is reset, and takes with it what its other end has not read yet.
-    fn poll(
-        &mut self,
-        from: &mut (impl AsyncRead + Unpin),
-        to: &mut (impl AsyncWrite + Unpin),
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Failing>> {
+    fn poll(&mut self, from: &mut impl Side, to: &mut impl Side, cx: &mut Context<'_>) -> Poll<Result<(), Failing>> {
         if self.shut {
             return Poll::Ready(Ok(()));
         }
@@ -211,12 +246,7 @@ impl Half {
         Poll::Ready(Ok(()))
     }
 
-    fn move_on(
-        &mut self,
-        from: &mut (impl AsyncRead + Unpin),
-        to: &mut (impl AsyncWrite + Unpin),
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Failing>> {
+    fn move_on(&mut self, from: &mut impl Side, to: &mut impl Side, cx: &mut Context<'_>) -> Poll<Result<(), Failing>> {
         for _ in 0..TURN {
             while !self.held.is_empty() {
                 let count = ready!(self.write(to, None, cx))?;
@@ -240,6 +270,9 @@ impl Half {
                 let mut buffer = ReadBuf::new(scratch);
                 ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(|_| Failing::Speaker)?;
                 let mut read = buffer.filled();
+                if read.is_empty() && from.is_cut_off() {
+                    return Poll::Ready(Err(Failing::CutOff));
+                }
                 self.ended = read.is_empty();
                 while !read.is_empty() {
                     match self.write(to, Some(read), cx) {

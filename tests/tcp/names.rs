@@ -2,6 +2,8 @@
 
 use std::process::{Command, Stdio};
 
+use pingora_core::tls::ssl::{Ssl, SslAcceptor, SslContextBuilder, SslFiletype, SslMethod, SslStream, SslVerifyMode};
+
 use super::*;
 
 /// An nginx with TLS of its own that says who it is, and its certificate.
@@ -243,4 +245,74 @@ fn what_is_cut_off_inside_of_tls_does_not_look_whole() {
     let (_, complained) = says("r");
     assert!(complained.contains("unexpected eof") || complained.contains("errno=104"), "{complained}");
     gateway.wait_log(|line| line["reason"] == "service_reset");
+}
+
+#[test]
+fn tls_that_ends_without_saying_so_is_a_break() {
+    let files = Files::new();
+    let (cert, key, _) = files.certificate(&["example.org"]);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let noted = heard.clone();
+    let back = listening(move |mut stream| {
+        let all = rest(&mut stream).map_err(|error| error.kind());
+        noted.lock().unwrap().push(all);
+    });
+    // One that says the same, and ends as it is asked to.
+    let mut acceptor = SslAcceptor::mozilla_intermediate(SslMethod::tls()).unwrap();
+    acceptor.set_private_key_file(&key, SslFiletype::PEM).unwrap();
+    acceptor.set_certificate_chain_file(&cert).unwrap();
+    let acceptor = acceptor.build();
+    let secure = listening(move |stream| {
+        let Ok(mut stream) = acceptor.accept(stream) else { return };
+        let mut asked = [0];
+        stream.read_exact(&mut asked).unwrap();
+        stream.write_all(b"said").unwrap();
+        end(&mut stream, asked == *b"w");
+    });
+    let (cert, key) = (cert.display(), key.display());
+    let yaml = format!(
+        "
+        listeners:
+          - {{ name: edge, bind: '127.0.0.1:$PORT', protocol: tcp, tls: {{ certificates: [ {{ cert: '{cert}', key: '{key}' }} ] }} }}
+          - {{ name: again, bind: '127.0.0.1:$PORT2', protocol: tcp }}
+        services:
+          back: {{ endpoints: [ '127.0.0.1:{back}' ] }}
+          secure: {{ endpoints: [ '127.0.0.1:{secure}' ], tls: {{ ca: '{cert}', server_name: example.org }} }}
+        tcp_routes: [ {{ listeners: edge, service: back }}, {{ listeners: again, service: secure }} ]
+        server: {{ workers: 2 }}
+        "
+    );
+    let gateway = Gateway::start_in(&files, &yaml);
+    let mut context = SslContextBuilder::new(SslMethod::tls()).unwrap();
+    context.set_verify(SslVerifyMode::NONE);
+    let context = context.build();
+    // OpenSSL takes such an end for an error.
+    let words =
+        if cfg!(feature = "boringssl") { ["client_cut_off", "service_cut_off"] } else { ["client_reset", "service_reset"] };
+    for (whole, reason) in [(true, "client_closed"), (false, words[0])] {
+        let mut client = Ssl::new(&context).unwrap().connect(connect(gateway.port())).unwrap();
+        client.write_all(b"half").unwrap();
+        gateway.wait_metric("portcullis_tcp_bytes_total{route=\"edge\",direction=\"in\"}", if whole { 4.0 } else { 8.0 });
+        end(&mut client, whole);
+        gateway.wait_log(|line| line["reason"] == reason);
+    }
+    eventually("both were heard", || heard.lock().unwrap().len() == 2);
+    assert_eq!(*heard.lock().unwrap(), [Ok(b"half".to_vec()), Err(ErrorKind::ConnectionReset)]);
+    for (word, reason, whole) in [(b"w", "service_closed", true), (b"c", words[1], false)] {
+        let mut client = connect(gateway.port2());
+        client.write_all(word).unwrap();
+        let all = rest(&mut client).map_err(|error| error.kind());
+        assert_eq!(all.is_ok(), whole, "{all:?}");
+        assert!(all.is_ok_and(|all| all == b"said") || !whole);
+        drop(client);
+        gateway.wait_log(|line| line["reason"] == reason);
+    }
+}
+
+/// Ends it, with the word that belongs to that or without.
+fn end(stream: &mut SslStream<TcpStream>, whole: bool) {
+    if whole {
+        stream.shutdown().unwrap();
+    }
+    stream.get_ref().shutdown(Shutdown::Write).unwrap();
 }

@@ -33,7 +33,7 @@ pub use own::{Engine, Question, Told, drained};
 pub(super) use pool::Key;
 pub use pool::SWEEP;
 pub use request::{Fill, passes};
-pub use transport::Transport;
+pub use transport::{Transport, is_cut_off};
 pub use tries::Tries;
 pub use upgraded::Upgraded;
 pub use warm::Warmer;
@@ -188,12 +188,17 @@ impl Call<'_> {
 
     /// Whether it may be asked twice, as the service says, after it was sent.
     fn repeats(&self, service: &Service) -> bool {
-        let edited = Edited::new(&self.exchange.to_upstream);
-        service.retries.repeats(self.method(), |name| {
-            // What a policy takes away or replaces is not the client's promise.
-            self.head.header(name.as_str()).filter(|_| !edited.replaces(name.as_str().as_bytes()))
-        })
+        may_be_repeated(service, self.method(), self.head, self.exchange)
     }
+}
+
+/// Whether a request that was sent to the service may be sent once more, to it or to another, as the service says.
+pub fn may_be_repeated(service: &Service, method: &Method, head: &RequestHead, exchange: &Exchange) -> bool {
+    let edited = Edited::new(&exchange.to_upstream);
+    service.retries.repeats(method, |name| {
+        // What a policy takes away or replaces is not the client's promise.
+        head.header(name.as_str()).filter(|_| !edited.replaces(name.as_str().as_bytes()))
+    })
 }
 
 /// Calls services. One per worker: nothing of it is shared between cores.
@@ -403,10 +408,7 @@ impl Caller {
         };
         entered.map(Some).map_err(|shut| {
             tries.end();
-            CallError::Service(match shut {
-                Shut::Full => service.queue_full(),
-                Shut::TimedOut => service.queue_timeout(),
-            })
+            CallError::Service(no_place(service, shut))
         })
     }
 
@@ -572,6 +574,14 @@ async fn left<C: Client>(client: &mut C) {
     match whole {
         true => client.gone().await,
         false => client.reset().await,
+    }
+}
+
+/// The answer where no endpoint has a place.
+fn no_place(service: &Service, shut: Shut) -> Box<Reply> {
+    match shut {
+        Shut::Full => service.queue_full(),
+        Shut::TimedOut => service.queue_timeout(),
     }
 }
 

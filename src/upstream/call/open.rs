@@ -15,9 +15,10 @@ use pingora_error::{Error, ErrorType};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::transport::Tls;
-use super::{Caller, Transport, Tries, reply};
+use super::{Caller, Transport, Tries, no_place, reply};
 use crate::address::EndpointAddress;
 use crate::reply::Reply;
+use crate::upstream::gate::{Entered, Queue};
 use crate::upstream::{Endpoint, Service, TlsConnector, connect_failure};
 
 /// A connection that is idle for long is asked now and then whether its other end is still there.
@@ -27,7 +28,8 @@ impl Caller {
     /// Connects to an endpoint of the service; to another one where that fails and the service allows it. `first` is sent before
     /// anything else, before TLS, too: what tells the service who its client is.
     ///
-    /// The endpoint counts as busy for as long as `tries` is there.
+    /// The endpoint counts as busy for as long as `tries` is there, and where it has room for so many only, a place there is taken as long. It is
+    /// waited for; whether the client is still there cannot be told without reading what is meant for the service.
     ///
     /// # Errors
     /// No connection can be had; what that means.
@@ -40,6 +42,9 @@ impl Caller {
     ) -> Result<Transport, Box<Reply>> {
         loop {
             tries.begin(service);
+            if let Some(queue) = service.queue {
+                self.take_place(service, queue, tries).await?;
+            }
             let Some(flight) = tries.flight() else { return Err(tries.unavailable(service)) };
             let started = Instant::now();
             let connected = match service.is_tls() {
@@ -59,6 +64,27 @@ impl Caller {
                         return Err(connect_failure(&error).unwrap_or_else(failed));
                     }
                 },
+            }
+        }
+    }
+
+    /// Takes a place at the endpoint whose turn it is. No idle connection is of use here, but the oldest one is closed where it has the last place.
+    async fn take_place(&self, service: &Service, queue: Queue, tries: &mut Tries) -> Result<(), Box<Reply>> {
+        let Some(gate) = tries.flight().map(|flight| flight.endpoint().gate().clone()) else { return Ok(()) };
+        match gate.enter(self.number(), None, queue).await {
+            Ok(Entered::Place(place)) => {
+                tries.hold(place);
+                Ok(())
+            }
+            // It was not asked for; what it holds is free again.
+            Ok(Entered::Line(line)) => {
+                drop(line);
+                tries.end();
+                Err(service.queue_full())
+            }
+            Err(shut) => {
+                tries.end();
+                Err(no_place(service, shut))
             }
         }
     }

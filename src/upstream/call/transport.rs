@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
+use pingora_core::tls::ssl::SslRef;
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use socket2::{Domain, Protocol, SockRef, Type};
@@ -57,6 +58,14 @@ impl Transport {
             // Closing it is all that there is.
             Transport::Unix(_) => {}
             Transport::Tls(mut tls) => tls.broken = true,
+        }
+    }
+
+    /// Whether its end, which was read, is one of TLS that its peer has not announced.
+    pub fn is_cut_off(&self) -> bool {
+        match self {
+            Transport::Plain(_) | Transport::Unix(_) => false,
+            Transport::Tls(tls) => tls.stream.get_ssl().is_some_and(is_cut_off),
         }
     }
 
@@ -294,6 +303,25 @@ impl Drop for Tls {
         }
         let _ = Pin::new(&mut self.stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
     }
+}
+
+/// Whether a connection whose end was read has ended without `close_notify` (RFC 8446, section 6.1). The library reads such an end like any
+/// other, and its Rust binding tells the difference only to whoever has the stream that Pingora wraps.
+#[cfg(feature = "boringssl")]
+#[allow(unsafe_code)]
+pub fn is_cut_off(ssl: &SslRef) -> bool {
+    use foreign_types_shared::ForeignTypeRef;
+    use pingora_core::tls::ssl_sys;
+
+    // SAFETY: it is valid for as long as it is borrowed, and nothing is done but to read two of its flags.
+    let told = unsafe { ssl_sys::SSL_get_shutdown(ssl.as_ptr()) };
+    told & ssl_sys::SSL_RECEIVED_SHUTDOWN == 0
+}
+
+/// OpenSSL takes it for an error, and not for an end.
+#[cfg(not(feature = "boringssl"))]
+pub fn is_cut_off(_: &SslRef) -> bool {
+    false
 }
 
 fn is_not_yet<T>(done: &io::Result<T>) -> bool {
