@@ -4,13 +4,22 @@ use http::Method;
 
 use super::Journey;
 use crate::exchange::RouteName;
+use crate::policy::edge::address_limit::AddressLimit;
 use crate::policy::edge::cors::Preflight;
+use crate::policy::edge::ip_restriction::IpRestriction;
+use crate::policy::{Policy, Work};
 use crate::reply::Flow;
 use crate::route::Found;
+
+/// The policies that look at nothing but the client's address.
+const BY_ADDRESS: [&str; 2] = [IpRestriction::NAME, AddressLimit::NAME];
 
 impl Journey {
     /// Answers for the route of the request that the browser wants to send, if that route has `cors`. It is found by the method that the request
     /// will have, and with its fields as far as they are announced. Any other OPTIONS is a request like others.
+    ///
+    /// Whoever may not come, or comes too often, by his address alone is refused here as well: that needs no credentials, and the network that is kept
+    /// out must not learn what there is. What only one service of a split asks is asked once that is chosen.
     #[cold]
     pub(super) fn check_preflight(&mut self) -> Flow {
         let Some(asked) = Preflight::of(&self.head) else { return Flow::Continue(()) };
@@ -32,9 +41,13 @@ impl Journey {
         let Some(cors) = route.plan.options.cors.as_ref().filter(|_| !misdirected || route.names_listeners) else {
             return Flow::Continue(());
         };
-        let reply = cors.answer(&self.head, &asked, takes.as_ref());
         self.exchange.route = Some(RouteName { names: self.view.clone(), number: index });
         self.routed = Some(index);
-        reply.refuse()
+        for step in route.plan.steps.iter().filter(|step| BY_ADDRESS.contains(&step.name) && step.service.is_none()) {
+            if let Work::Head(run) = &step.work {
+                run.on_request(&self.head, &mut self.exchange)?;
+            }
+        }
+        cors.answer(&self.head, &asked, takes.as_ref()).refuse()
     }
 }

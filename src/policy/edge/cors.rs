@@ -1,8 +1,8 @@
 //! `cors`: what pages of other origins may read and send, as browsers ask for it (the Fetch standard).
 //!
 //! A browser asks beforehand about a request that a page could not have made without scripts (OPTIONS with `Origin` and
-//! `Access-Control-Request-Method`, a "preflight"). The gateway answers that itself, when the route is chosen and before anything else is
-//! done: a preflight has no credentials, so nothing that asks for them can stand before it. Every other answer of the route says whether
+//! `Access-Control-Request-Method`, a "preflight"). The gateway answers that itself, when the route is chosen and the client's address has
+//! passed (`ip_restriction`, `address_limit`): a preflight has no credentials, so nothing that asks for them can stand before it. Every other answer of the route says whether
 //! the page may read it, the gateway's own refusals included, for a page that cannot read a 401 or a 429 cannot act on it.
 //!
 //! A service's own `Access-Control-*` fields are replaced: two words on the same thing are none to a browser. It is done behind the cache's
