@@ -20,9 +20,14 @@ const YAML: &str = "
       a: { endpoints: [ '127.0.0.1:$BACKEND' ] }
       calls: { endpoints: [ '127.0.0.1:$BACKEND' ], protocol: auto }
       spare: { endpoints: [ '127.0.0.1:$SPARE' ] }
+      gone: { endpoints: [ '127.0.0.1:1' ] }
+      slow: { endpoints: [ '127.0.0.1:$SLOW' ], timeouts: { response: 300ms } }
     routes:
       - { path: /static, service: a, fallback: { on: [ error, 5xx ], json: { items: [] }, headers: { Cache-Control: no-store } } }
       - { path: /spare, service: a, fallback: { on: [ 404, 502-503 ], service: spare } }
+      - { path: /keyed, service: a, retries: { on: [ reset ], idempotency_key: Idempotency-Key }, fallback: { on: [ 503 ], service: spare } }
+      - { path: /gone, service: gone, fallback: { service: spare } }
+      - { path: /slow, service: slow, fallback: { service: spare } }
       - { path: /usual, service: a, fallback: { body: x } }
       - { path: /tried, service: a, retries: { attempts: 1, on: [ 503 ], backoff: { base: 1ms } }, fallback: { on: [ 503 ], body: soon } }
       - { path: /cached, service: a, policies: { cache: { ttl: 60s } }, fallback: { on: [ 5xx ], body: stand-in } }
@@ -33,7 +38,11 @@ const YAML: &str = "
 
 fn setup() -> (Backend, Backend, Gateway) {
     let (backend, spare) = (moody(), Backend::named("spare"));
-    let gateway = Gateway::start(&filled(YAML, &[("$BACKEND", backend.port()), ("$SPARE", spare.port())]));
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let slow = silent.local_addr().unwrap().port();
+    // Takes every connection, and says nothing on any.
+    std::thread::spawn(move || silent.incoming().collect::<Vec<_>>());
+    let gateway = Gateway::start(&filled(YAML, &[("$BACKEND", backend.port()), ("$SPARE", spare.port()), ("$SLOW", slow)]));
     (backend, spare, gateway)
 }
 
@@ -80,6 +89,28 @@ fn answers_of_a_status_are_replaced_before_anybody_sees_them() {
     gateway.rewrite(&yaml.replace("on: [ error, 5xx ]", "on: [ error ]"));
     assert_eq!(gateway.reload().0, 200);
     assert_eq!(ask("GET", "/static", "500", b"").0, 500);
+}
+
+#[test]
+fn what_may_have_been_done_is_not_sent_to_another_service() {
+    let (backend, spare, gateway) = setup();
+    let ask = |method: &str, path: &str, fields: &[(&str, &str)]| {
+        let fields = [&[("X-Status", "503")], fields].concat();
+        let answer = request(gateway.port(), method, path, &fields, b"order");
+        (answer.status, answer.header("x-portcullis-fallback").unwrap_or("none").to_owned())
+    };
+    assert_eq!(ask("POST", "/spare", &[]), (503, "none".into()));
+    assert_eq!(ask("PATCH", "/spare", &[]), (503, "none".into()));
+    assert_eq!(ask("POST", "/keyed", &[]), (503, "none".into()));
+    assert_eq!(ask("POST", "/slow", &[]), (504, "none".into()));
+    assert_eq!((backend.requests().len(), spare.requests().len()), (3, 0));
+    // It is promised to be done once, or nothing was sent.
+    assert_eq!(ask("POST", "/keyed", &[("Idempotency-Key", "7")]), (200, "service".into()));
+    assert_eq!(ask("POST", "/gone", &[]), (200, "service".into()));
+    assert_eq!(ask("PUT", "/slow", &[]), (200, "service".into()));
+    assert_eq!(spare.requests().len(), 3);
+    // What asks nobody is given for everything.
+    assert_eq!(ask("POST", "/static", &[]), (200, "static".into()));
 }
 
 #[test]

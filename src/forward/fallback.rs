@@ -14,7 +14,7 @@ use crate::reply::Reply;
 use crate::route::Cause;
 use crate::snapshot::fallback::{CACHED, Fallback, How, read};
 use crate::upstream::Service;
-use crate::upstream::call::{Call, Caller, Tries};
+use crate::upstream::call::{Call, Caller, Tries, may_be_repeated};
 use crate::wire::answer::BadAnswer;
 use crate::wire::encode::is_bodiless;
 use crate::wire::view::AnswerView;
@@ -77,10 +77,19 @@ fn given(fallback: &Fallback, journey: &Journey, down: &Downstream, in_time: boo
     }
     let can_be_given = match fallback.how.as_ref()? {
         How::Own { .. } => !journey.dialect.is_grpc(),
-        // There has to be time left, and all of the request: nothing of it was sent, or what was is still at hand.
-        How::Service(_) => in_time && !journey.head.upgrade && (journey.tries.started.is_none() || down.can_replay()),
+        // There has to be time left, and all of the request: nothing of it was sent, or what was is still at hand and may be sent twice.
+        How::Service(_) => {
+            let unsent = journey.tries.started.is_none();
+            in_time && !journey.head.upgrade && (unsent || down.can_replay() && may_be_sent_twice(journey))
+        }
     };
     can_be_given.then_some(Given::How)
+}
+
+/// Whether the request may be sent to another service once the route's has had it, which may have done what it says: as for its retries.
+fn may_be_sent_twice(journey: &Journey) -> bool {
+    let Journey { head, exchange, .. } = journey;
+    journey.service().is_some_and(|service| may_be_repeated(service, &head.method, head, exchange))
 }
 
 /// What an answer's status is taken for where the route's fallback is given in its place. `None` for all that are passed on, for most have

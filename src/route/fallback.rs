@@ -30,8 +30,9 @@ pub struct FallbackConfig {
     pub json: Option<Spanned<JsonBody>>,
     /// Its body, as a text.
     pub body: Option<Spanned<String>>,
-    /// The service that is asked instead, written like the route's `service`. Not for upgrades, nor once a part of the request's body that is
-    /// not kept has been sent.
+    /// The service that is asked instead, written like the route's `service`. Not for upgrades; and once something was sent to the
+    /// route's service, only for requests that its `retries` would repeat: idempotent methods, or what `methods` and `idempotency_key` say. Nor
+    /// once a part of the request's body that is not kept has been sent.
     pub service: Option<Spanned<String>>,
     /// The port of `service`, where that is a host name. 1 to 65535.
     pub port: Option<u16>,
