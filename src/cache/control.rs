@@ -108,6 +108,11 @@ impl<'a> Control<'a> {
     pub fn withheld(&self) -> SmallVec<[&'a [u8]; 4]> {
         self.fields.iter().copied().flat_map(list_of).collect()
     }
+
+    /// The same in lower case, and for keeps.
+    pub fn withheld_names(&self) -> SmallVec<[Box<[u8]>; 1]> {
+        self.withheld().iter().map(|name| name.to_ascii_lowercase().into()).collect()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

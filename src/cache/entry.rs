@@ -1,5 +1,6 @@
 //! One stored answer: its full key, its parsed metadata, its body, and what all of it weighs.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -14,6 +15,8 @@ use super::stored::StoredHead;
 
 /// What an entry costs besides its bytes: itself, the reference counts, and about two slots in the tables.
 const FIXED_WEIGHT: usize = std::mem::size_of::<Entry>() + 320;
+
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 /// The most variants of one answer, beside the first.
 pub(super) const VARIANTS: u8 = 64;
@@ -106,6 +109,8 @@ pub(super) struct Entry {
     pub(super) place: Place,
     pub(super) meta: Meta,
     pub(super) body: Bytes,
+    /// Of this body alone: one that replaces another inherits what that was `created`, so that the variants beside it still count.
+    pub(super) number: u64,
     /// In bytes; kept, because the store asks for it under its locks.
     pub(super) weight: usize,
 }
@@ -113,7 +118,8 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn new(primary: &[u8], user_tag: &str, meta: Meta, body: Bytes) -> Self {
         let place = Place::of(key::target_of(primary));
-        let entry = Entry { primary: primary.into(), user_tag: user_tag.into(), place, meta, body, weight: 0 };
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let entry = Entry { primary: primary.into(), user_tag: user_tag.into(), place, meta, body, number, weight: 0 };
         entry.weighed()
     }
 

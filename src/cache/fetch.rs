@@ -150,7 +150,7 @@ impl Cache {
             };
         }
         let patient = !wishes.reload && wishes.max_age.is_none() && wishes.min_fresh.is_none();
-        if let Some(hit) = Hit::stale(&entry, now, Excuse::Revalidating).filter(|_| patient) {
+        if let Some(hit) = Hit::stale(&entry, now, Excuse::Revalidating, policy).filter(|_| patient) {
             return Looked::Stale(Box::new((hit, missed(Some(entry), Why::Expired))));
         }
         let why = match wishes.reload {
@@ -158,7 +158,7 @@ impl Cache {
             false if rules::is_never_fresh(&Said::by_stored(&entry.meta.head), policy) => Why::NeverFresh,
             false => Why::Expired,
         };
-        let takes = wishes.max_stale.and_then(|_| Hit::stale(&entry, now, Excuse::Asked));
+        let takes = wishes.max_stale.and_then(|_| Hit::stale(&entry, now, Excuse::Asked, policy));
         match takes.filter(|hit| hit.suits_stale(wishes)) {
             Some(hit) => Looked::Fresh(hit),
             None => Looked::Missed(missed(Some(entry), why)),
@@ -187,7 +187,13 @@ impl Cache {
     }
 
     /// The answer that is on its way, if it is one for this request as well.
-    pub fn flowing<'v, V>(&self, policy: &CachePolicy, flowing: &Flowing, seen: impl Fn(&HeaderName) -> V) -> Option<Hit>
+    pub fn flowing<'v, V>(
+        &self,
+        policy: &CachePolicy,
+        wishes: &Wishes,
+        flowing: &Flowing,
+        seen: impl Fn(&HeaderName) -> V,
+    ) -> Option<Hit>
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
@@ -196,7 +202,10 @@ impl Cache {
             // It may be what there was before the change.
             return None;
         }
-        (key::variance(policy, meta.head.vary(), seen) == meta.variance).then(|| Hit::flowing(flowing, SystemTime::now()))
+        if key::variance(policy, meta.head.vary(), seen) != meta.variance {
+            return None;
+        }
+        Hit::flowing(flowing, SystemTime::now(), wishes)
     }
 
     /// What is stored for a request, fresh or with this excuse, without a thought of fetching it.
@@ -205,7 +214,7 @@ impl Cache {
         V: IntoIterator<Item = &'v [u8]>,
     {
         let (entry, now) = (self.stored(policy, key, seen).1?, SystemTime::now());
-        Hit::fresh(&entry, now).or_else(|| Hit::stale(&entry, now, excuse))
+        Hit::fresh(&entry, now).or_else(|| Hit::stale(&entry, now, excuse, policy))
     }
 
     /// Takes the turn to fetch what was missed. A request that may not store takes none, but waits for others.
@@ -314,7 +323,7 @@ impl Cache {
             stale_while_revalidate: fresh.while_revalidate,
             stale_if_error: fresh.if_error,
             date: said.date.is_none().then(encode::date_field),
-            withheld: Control::of(&said).withheld().iter().map(|name| name.to_ascii_lowercase().into()).collect(),
+            withheld: Control::of(&said).withheld_names(),
             filling,
             told: false,
             left: most,
@@ -348,8 +357,8 @@ impl Cache {
 
 impl Missed {
     /// What may be given in its place.
-    pub fn excuse(&self, excuse: Excuse) -> Option<Hit> {
-        Hit::stale(self.stale.as_ref()?, SystemTime::now(), excuse)
+    pub fn excuse(&self, excuse: Excuse, policy: &CachePolicy) -> Option<Hit> {
+        Hit::stale(self.stale.as_ref()?, SystemTime::now(), excuse, policy)
     }
 }
 
@@ -405,8 +414,8 @@ impl Fetch {
     }
 
     /// What may be given in the place of an error.
-    pub fn excuse(&self, excuse: Excuse) -> Option<Hit> {
-        Hit::stale(self.stale.as_ref()?, SystemTime::now(), excuse)
+    pub fn excuse(&self, excuse: Excuse, policy: &CachePolicy) -> Option<Hit> {
+        Hit::stale(self.stale.as_ref()?, SystemTime::now(), excuse, policy)
     }
 
     /// The client would not have what is stored.

@@ -13,7 +13,7 @@ use super::entry::Entry;
 use super::flow::{Flow, Flowing};
 use super::rules::{self, Wishes};
 use super::said::Said;
-use super::{Outcome, StoredHead};
+use super::{CachePolicy, Outcome, StoredHead};
 
 /// See the module.
 pub struct Hit {
@@ -63,8 +63,11 @@ impl Hit {
         })
     }
 
-    /// `None` if there is no such excuse for it. This is the one way to a stale answer.
-    pub(super) fn stale(entry: &Arc<Entry>, now: SystemTime, excuse: Excuse) -> Option<Self> {
+    /// `None` if there is no such excuse for it, or the route has none at all. This is the one way to a stale answer.
+    pub(super) fn stale(entry: &Arc<Entry>, now: SystemTime, excuse: Excuse, policy: &CachePolicy) -> Option<Self> {
+        if policy.max_stale.is_zero() {
+            return None;
+        }
         let (meta, age) = (&entry.meta, age(entry, now));
         let since = now.duration_since(meta.fresh_until).unwrap_or_default();
         let within = |seconds: u32| since < Duration::from_secs(u64::from(seconds));
@@ -83,11 +86,13 @@ impl Hit {
         Hit { entry: Arc::new(entry), age: None, outcome: Outcome::Revalidated { asked }, flowing: None }
     }
 
-    /// Somebody else has asked for it, and it is coming.
-    pub(super) fn flowing(flowing: &Flowing, now: SystemTime) -> Self {
+    /// Somebody else has asked for it, and it is coming. `None` if a client with these wishes would not have it so.
+    pub(super) fn flowing(flowing: &Flowing, now: SystemTime, wishes: &Wishes) -> Option<Self> {
         let age = age(&flowing.entry, now).as_secs();
+        let left = flowing.entry.meta.fresh_until.duration_since(now).unwrap_or_default().as_secs();
         let (entry, flow) = (flowing.entry.clone(), Some((flowing.flow.clone(), flowing.length)));
-        Hit { age: Some(age), outcome: Outcome::Collapsed, entry, flowing: flow }
+        let suits = wishes.take(Duration::from_secs(age), Duration::from_secs(left));
+        suits.then_some(Hit { age: Some(age), outcome: Outcome::Collapsed, entry, flowing: flow })
     }
 
     /// Whether a client with these wishes has it, stale as it is.

@@ -146,10 +146,12 @@ impl MemoryTier {
         current.then_some(found)
     }
 
-    /// Replaces an entry's metadata once it was validated, which keeps `created`: it names the entry that was looked up.
-    pub(super) fn refresh(&self, index: Index, primary: &[u8], user_tag: &str, meta: Meta) -> bool {
+    /// Replaces an entry's metadata once it was validated, which keeps `created` and `number`: they name the entry that was looked up.
+    /// Pingora does not know the number; of two that were `created` at once, what it says is taken to be of either.
+    pub(super) fn refresh(&self, index: Index, primary: &[u8], user_tag: &str, meta: Meta, number: Option<u64>) -> bool {
         self.change(index, |entry| {
-            if !entry.is_for(primary, user_tag) || entry.meta.created != meta.created {
+            let same = entry.meta.created == meta.created && number.is_none_or(|number| entry.number == number);
+            if !entry.is_for(primary, user_tag) || !same {
                 return None;
             }
             let mut meta = meta;

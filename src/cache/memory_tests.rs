@@ -145,6 +145,21 @@ async fn metadata_changes_only_in_the_entry_that_was_validated() {
 }
 
 #[tokio::test]
+async fn what_is_said_of_one_body_is_not_said_of_the_one_that_took_its_place() {
+    let tier = MemoryTier::new(1 << 20);
+    let (index, key, told) = (Index::of(&key("a")), key("a"), meta(&[("etag", "1")]));
+    write(tier, &key, &told, &[b"x"]).await;
+    let old = tier.find(&index, key.primary_key(), "").unwrap();
+    // Another one inherits what the first was created.
+    write(tier, &key, &told, &[b"y"]).await;
+    let new = tier.find(&index, key.primary_key(), "").unwrap();
+    assert_eq!(old.meta.created, new.meta.created);
+    let refresh = |of: &Entry| tier.refresh(index, key.primary_key(), "", of.meta.clone(), Some(of.number));
+    assert!(!refresh(&old));
+    assert!(refresh(&new) && refresh(&new), "and once it was refreshed it is still itself");
+}
+
+#[tokio::test]
 async fn what_is_cut_short_or_too_long_is_dropped_in_silence() {
     let tier = MemoryTier::new(1 << 20);
     assert_eq!(write(tier, &key("short"), &meta(&[("content-length", "9")]), &[b"x"]).await, 0);

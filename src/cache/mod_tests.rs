@@ -440,6 +440,87 @@ async fn a_304_that_forbids_is_used_this_once() {
 }
 
 #[tokio::test]
+async fn what_a_304_says_to_one_client_is_not_kept_for_others() {
+    let told = [
+        &[("set-cookie", "id=2"), ("cache-control", "max-age=9, private=\"X-User\", no-cache=\"Set-Cookie\"")][..],
+        // What was said before still counts where the 304 says nothing of it.
+        &[("set-cookie", "id=2")][..],
+    ];
+    for more in told {
+        let cache = Cache::new(1 << 20);
+        let before = [
+            ("content-length", "3"),
+            ("etag", "\"v\""),
+            ("cache-control", "max-age=1, no-cache=\"set-cookie, x-user\""),
+            ("x-user", "first"),
+        ];
+        serve(Way::Own, cache, "GET", &[], Some((&answer(&before), b"one"))).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let own = [("etag", "\"v\""), ("x-user", "second"), ("x-a", "new")];
+        let mut unchanged = answer(&[&own[..], more].concat());
+        unchanged.set_status(304).unwrap();
+        let hit = validate(cache, &[], &unchanged).await;
+        let user = HeaderName::from_static("x-user");
+        assert_eq!(hit.head().header(&user), Some(&b"second"[..]), "its own client has all of it");
+        let (policy, head) = (policy(), RequestHead::build("GET", "/a", &[]));
+        let of_route = key(&head, &Exchange::for_tests(), seen(&head), "r", &policy);
+        let other = cache.kept(&policy, &of_route, Excuse::Fallback(Duration::from_secs(60)), seen(&head)).unwrap();
+        let field = |name| other.head().header(&HeaderName::from_static(name));
+        assert_eq!((field("set-cookie"), field("x-user"), field("x-a")), (None, None, Some(&b"new"[..])), "{more:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_304_makes_private_is_gone() {
+    for control in ["private", "no-store"] {
+        let cache = Cache::new(1 << 20);
+        let stored = [("content-length", "3"), ("etag", "\"v\""), ("portcullis-cache-control", "max-age=1")];
+        serve(Way::Own, cache, "GET", &[], Some((&answer(&stored), b"one"))).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let mut unchanged = answer(&[("etag", "\"v\""), ("cache-control", control)]);
+        unchanged.set_status(304).unwrap();
+        validate(cache, &[], &unchanged).await;
+        assert_eq!(cache.stats().memory.entries, 0, "{control}");
+    }
+}
+
+#[tokio::test]
+async fn a_route_without_stale_answers_gives_none_whoever_wants_them() {
+    let cache = Cache::new(1 << 20);
+    let stored = answer(&[("content-length", "3"), ("etag", "\"v\""), ("cache-control", "max-age=1")]);
+    serve(Way::Own, cache, "GET", &[], Some((&stored, b"one"))).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let head = RequestHead::build("GET", "/a", &[]);
+    for (most, given) in [(Duration::from_secs(3600), true), (Duration::ZERO, false)] {
+        let policy = CachePolicy { max_stale: most, ..policy() };
+        let of_route = || key(&head, &Exchange::for_tests(), seen(&head), "r", &policy);
+        let wishes = Wishes { max_stale: Some(u32::MAX), ..Wishes::default() };
+        assert_eq!(matches!(cache.look(&policy, of_route(), &wishes, seen(&head)), Looked::Fresh(_)), given);
+        let fallback = Excuse::Fallback(Duration::from_secs(3600));
+        assert_eq!(cache.kept(&policy, &of_route(), fallback, seen(&head)).is_some(), given);
+    }
+}
+
+#[test]
+fn who_waits_is_held_to_what_he_wants() {
+    let now = std::time::SystemTime::now();
+    let meta = entry::Meta {
+        fresh_until: now + Duration::from_secs(10),
+        created: now,
+        epoch: now - Duration::from_secs(20),
+        variance: None,
+        stale_while_revalidate: 0,
+        stale_if_error: 0,
+        head: StoredHead::of(&answer(&[])).unwrap(),
+    };
+    let entry = Arc::new(entry::Entry::new(b"a", "", meta, Bytes::new()));
+    let flowing = flow::Flowing { flow: flow::Flow::of(Vec::new()), length: 1, entry };
+    let has = |max_age, min_fresh| Hit::flowing(&flowing, now, &Wishes { max_age, min_fresh, ..Wishes::default() }).is_some();
+    assert!(has(None, None) && has(Some(20), Some(10)));
+    assert!(!has(Some(19), None) && !has(None, Some(11)));
+}
+
+#[tokio::test]
 async fn another_vary_takes_all_variants_away() {
     let cache = Cache::new(1 << 20);
     let by_language = answer(&[("content-length", "2"), ("vary", "Accept-Language")]);

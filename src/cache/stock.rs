@@ -213,7 +213,7 @@ impl Storage for MemoryTier {
 
     async fn update_meta(&'static self, key: &CacheKey, meta: &CacheMeta, _: &SpanHandle) -> Result<bool> {
         let index = Index::of(key);
-        Ok(self.refresh(index, key.primary_key(), key.user_tag(), Meta::of(meta, index.variance.is_some())?))
+        Ok(self.refresh(index, key.primary_key(), key.user_tag(), Meta::of(meta, index.variance.is_some())?, None))
     }
 
     fn as_any(&self) -> &(dyn Any + Send + Sync + 'static) {

@@ -87,6 +87,14 @@ impl StoredHead {
         writer.done()
     }
 
+    /// Without the fields that are for others.
+    pub(super) fn without(&self, withheld: &[Box<[u8]>]) -> Self {
+        let goes = |name: &[u8]| withheld.iter().any(|known| rules::is_withheld(name, known));
+        let mut writer = Writer::new(self.status, self.fields.len());
+        self.headers().filter(|(name, _)| !goes(name)).for_each(|(name, value)| writer.field(name, value));
+        writer.done()
+    }
+
     /// The first field of that name.
     pub(super) fn header(&self, name: &HeaderName) -> Option<&[u8]> {
         self.headers().find(|(known, _)| is(known, name.as_str())).map(|(_, value)| value)

@@ -9,13 +9,14 @@ use http::header;
 use pingora_cache::NoCacheReason;
 use pingora_cache::predictor::CacheablePredictor;
 
+use super::control::Control;
 use super::entry::{Entry, Meta};
 use super::fetch::Fetch;
 use super::hit::Hit;
-use super::rules::{self, Came};
+use super::rules::{self, Came, Refusal};
 use super::said::Said;
 use super::turns::Verdict;
-use super::{Cache, CachePolicy};
+use super::{Cache, CachePolicy, reason};
 use crate::wire::answer::AnswerHead;
 use crate::wire::encode;
 
@@ -43,7 +44,9 @@ impl Cache {
         let Fetch { key, index, turn, .. } = fetch;
         let came = self.came(asked);
         let mut meta = updated(&stale, answer);
-        let judged = if rules::are_alike(stale.meta.head.vary(), meta.head.vary()) {
+        let judged = if is_forbidden(answer) {
+            Err(reason(Refusal::Forbidden))
+        } else if rules::are_alike(stale.meta.head.vary(), meta.head.vary()) {
             let said = Said { age: Said::by(answer).age, ..Said::by_stored(&meta.head) };
             self.judge_said(&said, &key, asked, policy, came)
         } else {
@@ -53,11 +56,15 @@ impl Cache {
         match judged {
             Ok(fresh) => {
                 meta.renew(&fresh, came.now);
-                self.storage.refresh(index, &key.primary, "", meta.clone());
+                self.storage.refresh(index, &key.primary, "", for_all(&meta, answer), Some(stale.number));
                 let verdict = if fresh.remaining.is_zero() { Verdict::Unfit } else { Verdict::Stored };
                 turn.into_iter().for_each(|turn| turn.end(verdict));
             }
             Err(why) => {
+                if is_forbidden(answer) {
+                    // Not even in the place of an error, or as a fallback.
+                    self.storage.forget(index);
+                }
                 self.predictor.mark_uncacheable(&key.hashed(), why);
                 turn.into_iter().for_each(|turn| turn.end(Verdict::Unfit));
             }
@@ -82,12 +89,12 @@ impl Cache {
         let alike = rules::are_alike(stale.meta.head.vary(), meta.head.vary());
         let judged = {
             let told = Said { age: Said::by(answer).age, ..Said::by_stored(&meta.head) };
-            rules::response(&told, policy, came).ok().filter(|_| alike)
+            rules::response(&told, policy, came).ok().filter(|_| alike && !is_forbidden(answer))
         };
         match judged {
             Some(fresh) => {
                 meta.renew(&fresh, came.now);
-                self.storage.refresh(index, &key.primary, "", meta);
+                self.storage.refresh(index, &key.primary, "", for_all(&meta, answer), Some(stale.number));
             }
             None => self.storage.forget(index),
         }
@@ -97,6 +104,25 @@ impl Cache {
 fn updated(stale: &Entry, by: &AnswerHead) -> Meta {
     let date = Said::by(by).date.is_none().then(encode::date_field);
     Meta { head: stale.meta.head.updated(by, date.as_ref().map(HeaderValue::as_bytes)), ..stale.meta.clone() }
+}
+
+/// What others may have of it: not the fields that the stored answer or this one keeps for one client, as when it was admitted. Its own
+/// client has them.
+fn for_all(meta: &Meta, by: &AnswerHead) -> Meta {
+    let mut withheld = Control::of(&Said::by_stored(&meta.head)).withheld_names();
+    // A field that is meant for this cache may be left from before, and say nothing of what came now.
+    withheld.extend(Control::of(&Said::by(by)).withheld_names());
+    let mut meta = meta.clone();
+    if !withheld.is_empty() {
+        meta.head = meta.head.without(&withheld);
+    }
+    meta
+}
+
+/// Whether it says of itself that it is not for this cache, whatever was said before.
+fn is_forbidden(answer: &AnswerHead) -> bool {
+    let control = Control::of(&Said::by(answer));
+    control.private || control.no_store && !control.must_understand
 }
 
 /// Whether a 304 is about what is stored: it names no tag, or the same one (RFC 9111, section 4.3.4).

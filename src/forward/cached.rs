@@ -61,7 +61,7 @@ pub async fn run(
         let answer = match answer {
             Ok(answer) => answer,
             Err(CallError::Service(reply)) if stale::is_failure(&reply) => {
-                let Some(hit) = fetch.excuse(Excuse::Error(None)) else {
+                let Some(hit) = fetch.excuse(Excuse::Error(None), &policy) else {
                     return Err(call_failed(CallError::Service(reply), journey, down));
                 };
                 drop(fetch);
@@ -74,7 +74,7 @@ pub async fn run(
         journey.answer_began(down.uploaded());
         journey.endpoint_answered(service, answer.head.status, answer.head.header_all("set-cookie"));
         if stale::is_error(answer.head.status)
-            && let Some(hit) = fetch.excuse(Excuse::Error(Some(answer.head.status.as_u16())))
+            && let Some(hit) = fetch.excuse(Excuse::Error(Some(answer.head.status.as_u16())), &policy)
         {
             drop(fetch);
             let mut answer = answer;
@@ -177,7 +177,7 @@ async fn look_on(
             Looked::Missed(missed) => missed,
         };
         // Whoever was waited for got none: so would this one, after as long.
-        if let Some(hit) = missed.excuse(Excuse::Error(None)).filter(|_| failed) {
+        if let Some(hit) = missed.excuse(Excuse::Error(None), policy).filter(|_| failed) {
             return Ok(Begun::Stored(hit, None));
         }
         let key = match cache.turn(missed, used) {
@@ -187,7 +187,7 @@ async fn look_on(
                 let Some(left) = patience.left() else { return Ok(Begun::Fetch(Fetch::alone(key))) };
                 let heard = tokio::select! {
                     biased;
-                    heard = hear(&mut waiting, left, policy, journey) => heard,
+                    heard = hear(&mut waiting, left, policy, wishes, journey) => heard,
                     () = down.gone() => return Err(Failed::ClientGone),
                 };
                 let verdict = match heard {
@@ -207,13 +207,19 @@ async fn look_on(
 }
 
 /// Waits for what another one fetches: until it comes, or, if this request wants something else of it, until it is over.
-async fn hear(waiting: &mut Waiting, most: Duration, policy: &CachePolicy, journey: &Journey) -> Result<Hit, Option<Verdict>> {
+async fn hear(
+    waiting: &mut Waiting,
+    most: Duration,
+    policy: &CachePolicy,
+    wishes: &Wishes,
+    journey: &Journey,
+) -> Result<Hit, Option<Verdict>> {
     let until = Instant::now() + most;
     match waiting.news(most).await {
         Some(Heard::Flowing(flowing)) => {
             let seen = |name: &HeaderName| seen_upstream(&journey.head, &journey.exchange, name);
             // A part is cut from the whole.
-            match journey.view.cache.flowing(policy, &flowing, seen).filter(|_| seen(&header::RANGE).is_empty()) {
+            match journey.view.cache.flowing(policy, wishes, &flowing, seen).filter(|_| seen(&header::RANGE).is_empty()) {
                 Some(hit) => Ok(hit),
                 None => Err(waiting.verdict(until.saturating_duration_since(Instant::now())).await),
             }
