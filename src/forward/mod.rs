@@ -17,7 +17,7 @@ pub mod web;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{StatusCode, Version};
+use http::StatusCode;
 use pingora_error::{Error, ErrorType};
 
 use crate::cache::Use;
@@ -100,10 +100,8 @@ pub async fn run(
     if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
         return pinned(|| tunnel::run(answer, journey, down, service)).await;
     }
-    if journey.head.upgrade && journey.head.version == Version::HTTP_2 && answer.head.status.is_success() {
-        // To a client of HTTP/2's, this would be the tunnel.
-        let detail = "The service has answered the handshake of a WebSocket, but has not switched to it.";
-        return Err(Failed::Answer(Reply::new(StatusCode::BAD_GATEWAY, Service::NAME, "not_switched", detail)));
+    if let Some(reply) = journey.not_switched(answer.head.status) {
+        return Err(Failed::Answer(reply));
     }
     match relay::answer(&mut answer, journey, down, service).await {
         Ok(()) => {

@@ -1,6 +1,6 @@
 //! What a route's policies make of an answer.
 
-use http::StatusCode;
+use http::{StatusCode, Version};
 
 use super::Journey;
 use crate::exchange::Verdict;
@@ -8,6 +8,7 @@ use crate::grpc;
 use crate::policy::Outgoing;
 use crate::reply::{Flow, Reply};
 use crate::snapshot::fallback::STATIC;
+use crate::upstream::Service;
 use crate::wire::stages::Stages;
 use crate::wire::view::AnswerView;
 
@@ -27,11 +28,24 @@ impl Journey {
     /// The answer to give instead.
     #[inline]
     pub fn answered(&mut self, came: AnswerView<'_>) -> Result<Answered, Box<Reply>> {
+        if let Some(reply) = self.not_switched(came.status) {
+            return Err(reply);
+        }
         self.outcome.status = came.status.as_u16();
         match self.view.route(self.routed) {
             Some(route) if !route.plan.response.is_empty() || route.back.is_some() => self.shape(came),
             _ => Ok(Answered { status: came.status, stages: None }),
         }
+    }
+
+    /// What a client of HTTP/2's that asks for a WebSocket gets instead of an answer of 2xx that is no switch: it would be the tunnel.
+    #[inline]
+    pub fn not_switched(&self, status: StatusCode) -> Option<Box<Reply>> {
+        let is_one = self.head.upgrade && self.head.version == Version::HTTP_2 && status.is_success();
+        is_one.then(|| {
+            let detail = "The handshake of a WebSocket was answered, but not with a switch to it.";
+            Reply::new(StatusCode::BAD_GATEWAY, Service::NAME, "not_switched", detail)
+        })
     }
 
     #[inline(never)]
@@ -55,6 +69,9 @@ impl Journey {
         let (status, stages) = answer.into_parts();
         self.exchange.to_client = edits;
         if let Flow::Break(reply) = flow {
+            return Err(reply);
+        }
+        if let Some(reply) = self.not_switched(status) {
             return Err(reply);
         }
         self.outcome.status = status.as_u16();

@@ -247,6 +247,8 @@ async fn within_deadline<T>(
 }
 
 pub(super) async fn refuse(journey: &mut Journey, down: &mut Downstream, reply: &Reply) {
+    let instead = journey.not_switched(reply.status);
+    let reply = instead.as_deref().unwrap_or(reply);
     journey.refused(reply);
     if reply.status != CLIENT_CLOSED {
         // A client that does not take its refusal is gone; there is nobody left to tell.

@@ -64,7 +64,8 @@ pub fn options(head: usize, room: Room) -> Builder {
         .initial_window_size(256 * 1024)
         .initial_connection_window_size(room.window)
         .data_frame_budget(room.frames())
-        .max_send_buffer_size(256 * 1024)
+        // Counted in payload, while each frame costs some 300 bytes beside it: many small ones that a client does not take are many times this.
+        .max_send_buffer_size(64 * 1024)
         // Rapid reset (CVE-2023-44487): streams that were reset but not yet accepted are bounded too.
         .max_pending_accept_reset_streams(32)
         .max_concurrent_reset_streams(32);

@@ -181,6 +181,9 @@ fn every_rule_of_the_route_holds() {
     assert_eq!(status(10), Some(501), "{}", all[10]);
     assert!(status(11).is_none_or(|status| status == 400), "{}", all[11]);
     setup.gateway.wait_log(|line| line["reason"] == "message_too_large" && line["protocol"] == "h2");
+    // The log says what the client has seen.
+    let own = setup.gateway.wait_log(|line| line["path"] == "/own");
+    assert_eq!((&own["status"], &own["reason"]), (&json!(502), &json!("not_switched")), "{own}");
 }
 
 #[test]
@@ -297,4 +300,102 @@ fn http_1_1_is_as_it_was() {
     assert_eq!(client.answer_to("GET").status, 200);
     client.send("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n");
     assert_eq!(client.answer_to("GET").status, 405);
+}
+
+/// On a connection that has the least room there is.
+#[test]
+fn short_messages_up_to_the_window_are_no_flood() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const COUNT: usize = 5000;
+    runtime().block_on(async {
+        let (mut near, far) = tokio::io::duplex(1 << 20);
+        let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+            [&[0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream][..], payload].concat()
+        };
+        let mut all = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        all.extend(frame(4, 0, 0, b""));
+        // `POST http://a/`.
+        all.extend(frame(1, 4, 1, b"\x83\x86\x84\x41\x01a"));
+        all.extend(frame(0, 0, 1, b"12345678").repeat(COUNT));
+        all.extend(frame(0, 1, 1, b""));
+        near.write_all(&all).await.unwrap();
+        let options = portcullis::wire::h2::options(16 * 1024, portcullis::wire::h2::Room::of(1, 1, 1));
+        let mut wire = options.handshake::<_, bytes::Bytes>(far).await.unwrap();
+        let (request, mut respond) = wire.accept().await.unwrap().unwrap();
+        // Nobody reads before all of it is there.
+        let driven = tokio::spawn(async move { while wire.accept().await.is_some_and(|accepted| accepted.is_ok()) {} });
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let (mut body, mut count) = (request.into_body(), 0);
+        while let Some(piece) = body.data().await {
+            count += piece.expect("the connection stands").len();
+        }
+        assert_eq!(count, COUNT * 8);
+        respond.send_response(http::Response::new(()), true).unwrap();
+        assert!(near.read_u8().await.is_ok() && !driven.is_finished());
+    });
+}
+
+/// A service that says two bytes at a time on `/ticks`, as many as fill a window, and then ends `/held`.
+fn ticking() -> u16 {
+    use bytes::Bytes;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    listener.set_nonblocking(true).unwrap();
+    std::thread::spawn(move || {
+        runtime().block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut options = h2::server::Builder::new();
+                    let mut wire = options.max_send_buffer_size(4096).handshake::<_, Bytes>(socket).await.unwrap();
+                    let full = std::sync::Arc::new(tokio::sync::Notify::new());
+                    while let Some(Ok((request, mut respond))) = wire.accept().await {
+                        let full = full.clone();
+                        let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+                        tokio::spawn(async move {
+                            if request.uri().path() == "/held" {
+                                full.notified().await;
+                                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                                return drop(stream.send_data(Bytes::from_static(b"done"), true));
+                            }
+                            for _ in 0..128 * 1024 {
+                                stream.reserve_capacity(2);
+                                while stream.capacity() < 2 {
+                                    let Some(Ok(_)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else { return };
+                                }
+                                if stream.send_data(Bytes::from_static(b"\n\n"), false).is_err() {
+                                    return;
+                                }
+                            }
+                            full.notify_one();
+                            std::future::pending::<()>().await;
+                        });
+                    }
+                });
+            }
+        });
+    });
+    port
+}
+
+#[test]
+fn short_messages_that_one_client_does_not_read_break_nobody_elses_stream() {
+    let ports = [("$H1", 9), ("$H2", ticking()), ("$MUTE", 9)];
+    let gateway = Gateway::start(&filled(&YAML.replace("write: 2s", "write: 60s"), &ports));
+    runtime().block_on(async {
+        let socket = tokio::net::TcpStream::connect(("127.0.0.1", gateway.port())).await.unwrap();
+        let mut options = h2::client::Builder::new();
+        let (mut send, connection) =
+            options.initial_window_size(1024).data_frame_budget(1 << 30).handshake::<_, bytes::Bytes>(socket).await.unwrap();
+        let driver = tokio::spawn(connection);
+        let mut ask = |path: &str| {
+            let request = http::Request::builder().uri(format!("http://a/h2{path}")).body(()).unwrap();
+            send.send_request(request, true).unwrap().0
+        };
+        let mut held = ask("/held").await.unwrap().into_body();
+        let _ticks = ask("/ticks").await.unwrap();
+        let said = tokio::time::timeout(std::time::Duration::from_secs(30), held.data()).await.expect("in time");
+        assert_eq!(said.unwrap().unwrap(), &b"done"[..]);
+        driver.abort();
+    });
 }
