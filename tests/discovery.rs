@@ -182,7 +182,8 @@ fn srv_records_become_endpoints_with_their_weights() {
     // The records' lifetime of a second is obeyed.
     dns.restart(&[host, &third]);
     eventually("others are found", || endpoints(&gateway) == [(format!("127.0.0.1:{}", spare.port()), 1)]);
-    assert_eq!(client.get("/").json()["name"], "spare");
+    // A worker hears of it a moment later than the admin API.
+    eventually("they are asked", || client.get("/").json()["name"] == "spare");
     // Away, and then without such a name: the last good ones stay.
     dns.stop();
     eventually("it is told", || gateway.stderr().contains("does not resolve, its last addresses stay"));
