@@ -28,8 +28,8 @@ run: ## Build (quickly) and run the demo: sample backends, a gateway, and curl l
 
 test: ## Install what the tests need (apt, as root, only what is missing) and run them all.
 	@scripts/need.sh build test
-	@tests/oidc/install.sh $(TARGET)/oidc
-	@tests/grpc/install.sh $(TARGET)/grpc
+	@tests/npm.sh tests/oidc $(TARGET)/oidc
+	@tests/npm.sh tests/grpc $(TARGET)/grpc
 	@tests/contracts/install.sh $(TARGET)/json-schema-suite
 	@tests/npm.sh tests/cache_suite $(TARGET)/cache-suite
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \

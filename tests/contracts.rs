@@ -1,7 +1,6 @@
 //! What requests are held to by JSON Schema.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use portcullis::schema::{Draft, Schema};
 use serde_json::{Value, json};
@@ -12,11 +11,7 @@ use crate::harness::*;
 /// fetched, and for meta-schemas that leave vocabularies out. Whatever is compiled has to be right.
 #[test]
 fn the_json_schema_test_suite_passes() {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let suite = target.join("json-schema-suite");
-    let done = Command::new(root.join("tests/contracts/install.sh")).arg(&suite).status().unwrap();
-    assert!(done.success(), "cannot get the JSON Schema Test Suite: this test needs python3 with pip, and its registry");
+    let suite = installed("json-schema-suite", &["tests/contracts/install.sh"]);
     for (name, draft, least, left_out) in [
         ("draft4", Draft::Draft4, 580, 10),
         ("draft6", Draft::Draft6, 800, 13),

@@ -13,4 +13,4 @@ if ! cmp -s package-lock.json "$into/.installed"; then
     npm ci --prefix "$into" --no-audit --no-fund --ignore-scripts --loglevel error
     cp package-lock.json "$into/.installed"
 fi
-cp ./*.mjs "$into/"
+find . -maxdepth 1 -name "*.mjs" -exec cp {} "$into/" \;

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{Files, Gateway, Port, eventually, request};
+use crate::harness::{Files, Gateway, Port, eventually, installed, request};
 
 /// Tests of what a cache must do that this one does not do, and why.
 const EXPLAINED: [(&str, &str); 7] = [
@@ -86,12 +86,7 @@ impl Results {
 }
 
 fn folder() -> PathBuf {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let folder = target.join("cache-suite");
-    let done = Command::new(root.join("tests/npm.sh")).arg(root.join("tests/cache_suite")).arg(&folder).status();
-    assert!(done.unwrap().success(), "cannot install http-cache-tests: this test needs node (20 or later), npm and its registry");
-    folder
+    installed("cache-suite", &["tests/npm.sh", "tests/cache_suite"])
 }
 
 fn run(cache: &str) -> Results {

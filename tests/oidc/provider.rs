@@ -1,27 +1,15 @@
 //! A real OpenID provider: the npm package `oidc-provider`, in a process of its own.
 
 use std::fs::File;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Answer, Files, Port, request};
+use crate::harness::{Answer, Files, Port, installed, request};
 
 /// How long it may take to start on a machine that is busy with everything else.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The installed packages, and the script beside them. Installs them first where `make test` did not.
-fn folder() -> PathBuf {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let folder = target.join("oidc");
-    let done = Command::new(root.join("tests/oidc/install.sh")).arg(&folder).status();
-    let done = done.unwrap_or_else(|error| panic!("cannot install the OpenID provider: {error}"));
-    assert!(done.success(), "cannot install the OpenID provider: these tests need node (20 or later), npm and its registry");
-    folder
-}
 
 pub struct Provider {
     process: Option<Child>,
@@ -46,7 +34,7 @@ impl Provider {
     #[track_caller]
     pub fn run(&mut self, keys: &str) {
         self.stop();
-        let folder = folder();
+        let folder = installed("oidc", &["tests/npm.sh", "tests/oidc"]);
         let said = self.files.dir().join("stdout");
         let process = Command::new("node")
             .arg(folder.join("provider.mjs"))

@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use crate::harness::installed;
+
 /// Not whichever `python3` comes first in the path: the packages belong to this one.
 const PYTHON: &str = "/usr/bin/python3";
 
@@ -67,12 +69,10 @@ fn finished(mut command: Command, name: &str, args: &[&str]) -> serde_json::Valu
 /// Runs one of the clients in tests/grpc, which stand on packages of npm's. Installs those first where `make test` did not.
 #[track_caller]
 pub fn play_npm(name: &str, args: &[&str]) -> serde_json::Value {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let folder = target.join("grpc");
-    let done = Command::new(root.join("tests/grpc/install.sh")).arg(&folder).status();
-    assert!(done.is_ok_and(|done| done.success()), "these tests need node (20 or later), npm and its registry");
+    let folder = installed("grpc", &["tests/npm.sh", "tests/grpc"]);
     let mut command = Command::new("node");
-    command.arg(root.join("tests/grpc").join(name)).env("NODE_PATH", folder.join("node_modules"));
+    command
+        .arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/grpc").join(name))
+        .env("NODE_PATH", folder.join("node_modules"));
     finished(command, name, args)
 }
