@@ -13,7 +13,6 @@ mod retry_buffer;
 mod seen;
 mod staged;
 pub mod stream;
-mod tunnel;
 mod upstream_request;
 
 use std::sync::Arc;
@@ -30,6 +29,7 @@ pub use crate::upstream::call::CLIENT_GONE;
 use crate::wait::Pace;
 use crate::wire::answer::AnswerHead;
 use crate::wire::stages::Stages;
+use crate::wire::upgraded::Upgraded;
 pub use answer::{apply_to_response, reply_parts};
 pub use control::ExchangeControl;
 pub use endless::is_endless;
@@ -37,8 +37,10 @@ use h1::H1;
 use retry_buffer::RetryBuffer;
 pub use seen::seen_upstream;
 use stream::H2;
-pub use tunnel::Tunnel;
 pub use upstream_request::upstream_request;
+
+/// What is under an upgrade on the client's side.
+pub type Tunnel = Upgraded<h1::Io, ()>;
 
 /// How a body that cannot be read ends a request.
 pub const BODY_TIMEOUT: ErrorType = ErrorType::Custom("BodyTimeout");

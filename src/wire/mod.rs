@@ -20,5 +20,6 @@ pub mod scratch;
 pub mod stages;
 pub mod streams;
 pub mod trailers;
+pub mod upgraded;
 pub mod view;
 pub mod websocket;

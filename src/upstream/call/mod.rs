@@ -15,7 +15,6 @@ mod pool;
 pub mod request;
 mod transport;
 mod tries;
-mod upgraded;
 mod warm;
 
 use std::collections::HashMap;
@@ -35,7 +34,6 @@ pub use pool::SWEEP;
 pub use request::{Fill, passes};
 pub use transport::{Transport, is_cut_off};
 pub use tries::Tries;
-pub use upgraded::Upgraded;
 pub use warm::Warmer;
 
 use super::aim::Aim;
@@ -49,6 +47,7 @@ use crate::reply::Reply;
 use crate::retry::Why;
 use crate::wait::{Alarm, pinned};
 use crate::wire::answer::{AnswerHead, BadAnswer};
+use crate::wire::upgraded::Upgraded;
 use lines::Lines;
 use pool::Pool;
 use transport::Tls;
@@ -57,6 +56,9 @@ use transport::Tls;
 const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 /// The client is not there any more.
 pub const CLIENT_GONE: ErrorType = ErrorType::Custom("ClientGone");
+
+/// What is under an upgrade on the service's side.
+pub type Tunnel = Upgraded<Transport, Box<lines::Place>>;
 
 /// Why an exchange broke.
 #[derive(Debug)]
@@ -547,7 +549,7 @@ impl Answer {
     }
 
     /// The connection or stream under an upgrade, what was read of it already, what its waits are timed with, and its place.
-    pub fn into_tunnel(self) -> Option<(Upgraded, BytesMut, Alarm, Option<Place>)> {
+    pub fn into_tunnel(self) -> Option<(Tunnel, BytesMut, Alarm, Option<Place>)> {
         match self.connection {
             Connection::H1(line) => {
                 let (transport, read, alarm, place) = line.into_tunnel();
