@@ -36,6 +36,23 @@ pub fn strip_query_param(query: &str, name: &str) -> String {
 
 /// Undoes `application/x-www-form-urlencoded`: `%XX` and `+`. A `%` that begins no escape stands for itself, as it does to backends.
 pub fn decode(text: &str) -> Cow<'_, [u8]> {
+    decode_with(text, b' ')
+}
+
+/// As [`decode`], where `+` is a plus: in paths and in fragments.
+pub fn decode_escapes(text: &str) -> Cow<'_, [u8]> {
+    decode_with(text, b'+')
+}
+
+/// What was decoded of a text, as a text: what is no UTF-8 is replaced.
+pub fn lossy(decoded: Cow<'_, [u8]>) -> Cow<'_, str> {
+    match decoded {
+        Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
+        Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
+    }
+}
+
+fn decode_with(text: &str, plus: u8) -> Cow<'_, [u8]> {
     if memchr::memchr2(b'%', b'+', text.as_bytes()).is_none() {
         return Cow::Borrowed(text.as_bytes());
     }
@@ -53,7 +70,7 @@ pub fn decode(text: &str) -> Cow<'_, [u8]> {
                 out.push(high << 4 | low);
                 rest = after.get(2..).unwrap_or_default();
             }
-            None if byte == b'+' => out.push(b' '),
+            None if byte == b'+' => out.push(plus),
             None => out.push(byte),
         }
     }
@@ -108,6 +125,15 @@ mod tests {
         ] {
             assert_eq!(strip_query_param(query, "key"), kept, "{query}");
         }
+    }
+
+    #[test]
+    fn what_is_no_escape_stands_for_itself() {
+        assert_eq!(lossy(decode("a+b%20c%2541")), "a b c%41");
+        assert_eq!(lossy(decode_escapes("a+b%zz%4")), "a+b%zz%4");
+        assert_eq!(lossy(decode_escapes("%+1%-1% 1%c3%A4%ff")), "%+1%-1% 1\u{e4}\u{fffd}", "digits have no sign");
+        let values: Vec<_> = query_values("a=1&b=2&%61=3&a", "a").map(lossy).collect();
+        assert_eq!(values, ["1", "3", ""]);
     }
 
     #[test]

@@ -53,11 +53,11 @@
 //! A room may use the rooms on the lines above its own, and no others: neither one below nor one beside it. No exceptions; a test reads
 //! this list and holds every import against it. A new room needs its place here.
 //!
-//! - types that know nobody: [`address`], [`authority`], [`clock`], [`fingerprint`], [`grpc`], [`ledger`], [`path`], [`plain`], [`problem`], [`schema`], [`stripe`], [`tally`], [`upgrade`], [`wait`]
+//! - types that know nobody: [`address`], [`authority`], [`clock`], [`fingerprint`], [`grpc`], [`ledger`], [`path`], [`plain`], [`problem`], [`stripe`], [`tally`], [`upgrade`], [`wait`]
 //! - [`head`], [`node`], [`reply`], [`successor`]
 //! - [`carrier`], [`report`], [`value`], [`via`]
 //! - [`cidr`], [`context`], [`exchange`]
-//! - [`cel`], [`jose`], [`redis`], [`wire`]
+//! - [`cel`], [`jose`], [`redis`], [`schema`], [`wire`]
 //! - [`breaker`], [`consumers`], [`limits`], [`oidc`], [`retry`]
 //! - [`by`]
 //! - rooms that do not know each other: [`cache`], [`keys`], [`listen`], [`observe`], [`route`], [`upstream`]

@@ -12,6 +12,7 @@ use cel::common::value::{CowVal, StaticVal, Val};
 use serde_json::{Map, Value};
 
 use super::variables::cow;
+use crate::carrier::{decode, lossy};
 use crate::cidr::CidrSet;
 use crate::head::RequestHead;
 
@@ -74,26 +75,7 @@ fn header<'a>(head: &'a RequestHead, name: &str) -> Option<Cow<'a, str>> {
 
 /// A query's name or value, as forms encode them. What is no escape stands as it is.
 fn decoded(text: &str) -> Cow<'_, str> {
-    if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        match (byte, tail) {
-            (b'+', _) => out.push(b' '),
-            (b'%', [high, low, after @ ..]) => match (char::from(*high).to_digit(16), char::from(*low).to_digit(16)) {
-                (Some(high), Some(low)) => {
-                    out.push((high << 4 | low) as u8);
-                    rest = after;
-                }
-                _ => out.push(byte),
-            },
-            _ => out.push(byte),
-        }
-    }
-    Cow::Owned(String::from_utf8_lossy(&out).into_owned())
+    lossy(decode(text))
 }
 
 /// A JSON value; objects inside are looked up as they are needed.

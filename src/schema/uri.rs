@@ -1,5 +1,7 @@
 //! URI references (RFC 3986, section 5), as far as the parts of one document name each other by them.
 
+use crate::carrier::decode_escapes;
+
 /// The reference, resolved against a base. The fragment stays.
 pub fn join(base: &str, reference: &str) -> String {
     if has_scheme(reference) || base.is_empty() {
@@ -63,20 +65,5 @@ fn without_dots(path: &str) -> String {
 
 /// Decodes the escapes of a URI's fragment; as it is where they make no text.
 pub fn decoded(fragment: &str) -> String {
-    let mut bytes = Vec::with_capacity(fragment.len());
-    let mut rest = fragment.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let digits = after.get(..2).filter(|_| first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| fragment.to_owned())
+    String::from_utf8(decode_escapes(fragment).into_owned()).unwrap_or_else(|_| fragment.to_owned())
 }

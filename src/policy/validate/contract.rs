@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Number, Value};
 
 use super::report::{Outcome, Part, Report};
+use crate::carrier::{decode_escapes, lossy, query_values};
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::jose::json;
@@ -260,8 +261,8 @@ impl Param {
                 let name = self.field.as_ref().map_or("", HeaderName::as_str);
                 head.header_all(name).map(String::from_utf8_lossy).collect()
             }
-            Part::Query => head.query().map_or_else(Vec::new, |query| query_values(query, &self.name)),
-            Part::Path => exchange.param(&self.name).map(|text| unescaped(text, false)).into_iter().collect(),
+            Part::Query => head.query().map_or_else(Vec::new, |query| query_values(query, &self.name).map(lossy).collect()),
+            Part::Path => exchange.param(&self.name).map(|text| lossy(decode_escapes(text))).into_iter().collect(),
             Part::Body | Part::Answer => Vec::new(),
         }
     }
@@ -296,35 +297,6 @@ fn typed(text: &str, types: Types) -> Value {
         _ => None,
     };
     value.unwrap_or_else(|| Value::String(text.to_owned()))
-}
-
-fn query_values<'a>(query: &'a str, name: &str) -> Vec<Cow<'a, str>> {
-    let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    pairs.filter(|(key, _)| unescaped(key, true) == name).map(|(_, value)| unescaped(value, true)).collect()
-}
-
-/// `%41` is A, and in a query `+` is a space. What is no escape stands for itself; what is no UTF-8 is replaced.
-fn unescaped(text: &str, query: bool) -> Cow<'_, str> {
-    if !(text.contains('%') || query && text.contains('+')) {
-        return Cow::Borrowed(text);
-    }
-    let spaced = if query { text.replace('+', " ") } else { text.to_owned() };
-    let mut bytes = Vec::with_capacity(spaced.len());
-    let mut rest = spaced.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let digits = after.get(..2).filter(|_| first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A schema, and whether a parameter says `required: true` in it.
@@ -388,12 +360,5 @@ mod tests {
         assert_eq!(typed("true", types(serde_json::json!({ "type": "boolean" }))), true);
         assert_eq!(typed("7", types(serde_json::json!({ "type": "string" }))), "7");
         assert_eq!(typed("7", types(serde_json::json!({}))), "7");
-    }
-
-    #[test]
-    fn escapes_are_read_once() {
-        assert_eq!(unescaped("a+b%20c%2541", true), "a b c%41");
-        assert_eq!(unescaped("a+b%zz%4", false), "a+b%zz%4");
-        assert_eq!(query_values("a=1&b=2&%61=3&a", "a"), ["1", "3", ""]);
     }
 }
