@@ -15,6 +15,7 @@ mod steps;
 mod time;
 
 use std::borrow::Cow;
+use std::cell::LazyCell;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -327,8 +328,8 @@ impl Journey {
             return;
         }
         let names = |name: &[u8]| name.eq_ignore_ascii_case(b"location") || name.eq_ignore_ascii_case(b"content-location");
-        let mending = self.mending();
-        let named = fields.filter(|(name, _)| names(name)).map(|(_, value)| match &mending {
+        let mending = LazyCell::new(|| self.mending());
+        let named = fields.filter(|(name, _)| names(name)).map(|(_, value)| match &*mending {
             Some(mending) => mending.map(value),
             None => Cow::Borrowed(value),
         });
@@ -352,8 +353,7 @@ impl Journey {
     /// of that time; a client's own deadline says nothing. `uploaded`: when the client had sent the whole of a body.
     pub fn ran_out_of_time(&mut self, uploaded: Option<Instant>) {
         let whole = self.head.body == BodyFraming::None || uploaded.is_some();
-        let (Some(limit), Some(started)) = (self.limit(), self.tries.started) else { return };
-        let had = uploaded.map_or(started, |uploaded| started.max(uploaded)).elapsed();
+        let (Some(limit), Some(had)) = (self.limit(), self.tries.had(uploaded)) else { return };
         if whole && self.outcome.upstream.is_none() && !self.is_late(Duration::ZERO) && had * 2 >= limit {
             self.service_failed(AttemptOutcome::TimedOut);
         }
@@ -361,8 +361,7 @@ impl Journey {
 
     /// Notes how long the service took. It does not before the client has sent the whole of its body.
     pub fn answer_began(&mut self, uploaded: Option<Instant>) {
-        let asked = self.tries.started.map(|started| uploaded.map_or(started, |uploaded| started.max(uploaded)));
-        self.outcome.upstream = asked.map(|asked| asked.elapsed());
+        self.outcome.upstream = self.tries.had(uploaded);
     }
 
     /// Lets the service's sticky sessions know that the endpoint has answered. `set_cookies` are the answer's.

@@ -3,10 +3,10 @@
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Admin;
+use super::keys::timestamp;
 use crate::policy::validate::report::{Kind, Reports};
 
 pub(super) fn router() -> Router<Admin> {
@@ -23,10 +23,6 @@ async fn list(State(admin): State<Admin>) -> Json<Value> {
 }
 
 fn describe(kind: &Kind) -> Value {
-    let time = |seconds: u64| {
-        let at = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-        at.map(|at| at.to_string())
-    };
     let consumers = kind.consumers.iter().map(|(name, count)| json!({ "consumer": name, "count": count }));
     json!({
         "in": kind.part.name(),
@@ -36,7 +32,7 @@ fn describe(kind: &Kind) -> Value {
         "detail": kind.detail,
         "count": kind.count,
         "consumers": consumers.collect::<Vec<_>>(),
-        "first": time(kind.first),
-        "last": time(kind.last),
+        "first": timestamp(kind.first),
+        "last": timestamp(kind.last),
     })
 }

@@ -215,7 +215,7 @@ fn describe(record: &Record, now: u64) -> Value {
     })
 }
 
-fn timestamp(seconds: u64) -> Option<String> {
+pub(super) fn timestamp(seconds: u64) -> Option<String> {
     let seconds = i64::try_from(seconds).ok()?;
     Some(jiff::Timestamp::from_second(seconds).ok()?.to_string())
 }

@@ -5,7 +5,7 @@ use http::header;
 use pingora_http::ResponseHeader;
 
 use crate::reply::Reply;
-use crate::wire::stages::Stages;
+use crate::wire::stages::{Stages, join};
 
 /// See the module. The head has gone before: stages that change it once the body is whole are refused while the file is compiled.
 pub struct Staged {
@@ -34,6 +34,6 @@ impl Staged {
         let first = if data.is_empty() { data } else { self.stages.piece(data)? };
         self.ended = last || self.left == Some(0);
         let then = if self.ended { self.stages.end()? } else { self.stages.flush()? };
-        Ok([first, then].concat().into())
+        Ok(join(first, then))
     }
 }

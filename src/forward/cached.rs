@@ -60,14 +60,14 @@ pub async fn run(
         };
         let answer = match answer {
             Ok(answer) => answer,
-            Err(CallError::Service(reply)) if stale::is_failure(&reply) => {
+            Err(CallError::Service(reply)) if stale::is_error(reply.status) => {
                 let Some(hit) = fetch.excuse(Excuse::Error(None), &policy) else {
                     return Err(call_failed(CallError::Service(reply), journey, down));
                 };
                 drop(fetch);
                 journey.answer_began(down.uploaded());
                 journey.outcome.decided_by = Some(reply.reason.into());
-                return stale::give(&hit, journey, down).await;
+                return parts::give(&hit, journey, down).await;
             }
             Err(error) => return Err(call_failed(error, journey, down)),
         };
@@ -81,7 +81,7 @@ pub async fn run(
             if relay::is_all_here(&mut answer) {
                 caller.keep(answer, service);
             }
-            return stale::give(&hit, journey, down).await;
+            return parts::give(&hit, journey, down).await;
         }
         if answer.head.status.as_u16() >= 400
             && let Some(reply) = fallback::replaces(journey, down, answer.head.status)

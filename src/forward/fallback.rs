@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use super::{Failed, broke_off, call_failed, client_failed, relay, stale};
+use super::{Failed, broke_off, call_failed, client_failed, parts, relay, stale};
 use crate::cache::Hit;
 use crate::downstream::Downstream;
 use crate::head::HeaderEdit;
 use crate::journey::Journey;
 use crate::reply::Reply;
 use crate::route::Cause;
-use crate::snapshot::fallback::{CACHED, Fallback, How, read};
+use crate::snapshot::fallback::{CACHED, Fallback, How};
 use crate::upstream::Service;
 use crate::upstream::call::{Call, Caller, Tries, may_be_repeated};
-use crate::wire::answer::BadAnswer;
 use crate::wire::encode::is_bodiless;
 use crate::wire::view::AnswerView;
 
@@ -120,15 +119,13 @@ pub async fn give(caller: &Caller, journey: &mut Journey, down: &mut Downstream,
     journey.compared = None;
     if let Given::Cached(hit) = given {
         down.give_up_body();
-        return stale::give(&hit, journey, down).await;
+        return parts::give(&hit, journey, down).await;
     }
     match &fallback.how {
         Some(How::Own { head, body }) => {
-            let Some(mut head) = read(head) else { return Err(Failed::Answer(BadAnswer::Malformed.reply())) };
-            let answered = journey.answered(AnswerView::from(&*head)).map_err(Failed::Answer)?;
-            if answered.status != head.status {
-                *head = head.with_status(answered.status);
-            }
+            let answered = journey.answered(AnswerView::from(&**head)).map_err(Failed::Answer)?;
+            let other = (answered.status != head.status).then(|| head.with_status(answered.status));
+            let head = other.as_ref().unwrap_or(head);
             down.stage(answered.stages);
             // Nobody will read the rest.
             down.give_up_body();
@@ -136,7 +133,7 @@ pub async fn give(caller: &Caller, journey: &mut Journey, down: &mut Downstream,
             let exchange = &journey.exchange;
             let via = exchange.via(head.version);
             let written = async {
-                down.write_answer(&head, &exchange.request_id, &exchange.to_client, via, bodiless).await?;
+                down.write_answer(head, &exchange.request_id, &exchange.to_client, via, bodiless).await?;
                 if !bodiless {
                     down.write_body(body.clone(), true).await?;
                 }

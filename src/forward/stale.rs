@@ -1,13 +1,11 @@
-//! Stale answers: the one way to give what has expired, whoever allows it. Which excuse is good for how long is the cache's to say
-//! ([`Excuse`]).
+//! Stale answers: when what has expired may be given. Which excuse is good for how long is the cache's to say ([`Excuse`]); it is given
+//! as any hit is.
 
 use std::time::Duration;
 
-use super::{Failed, parts};
 use crate::cache::{self, Excuse, Hit, Use};
-use crate::downstream::{Downstream, seen_upstream};
+use crate::downstream::seen_upstream;
 use crate::journey::Journey;
-use crate::reply::Reply;
 
 /// The last good answer to this request, fresh or expired for at most `within`, if its service has not forbidden that (`must-revalidate` and
 /// the like). `None` on a route without a cache, and for requests that do not use it.
@@ -22,20 +20,7 @@ pub fn last_good(journey: &Journey, within: Duration) -> Option<Hit> {
     journey.view.cache.kept(policy, &key, Excuse::Fallback(within), seen)
 }
 
-/// Gives it, whole or the part that is asked for.
-///
-/// # Errors
-/// See [`Failed`].
-pub async fn give(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Result<(), Failed> {
-    parts::give(hit, journey, down).await
-}
-
 /// The statuses in whose place a stale answer may be given (RFC 5861, section 4).
 pub fn is_error(status: http::StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
-}
-
-/// Whether this is what is told of a service that gave no answer.
-pub fn is_failure(reply: &Reply) -> bool {
-    is_error(reply.status)
 }

@@ -2,6 +2,7 @@
 //! wants something to go becomes what the service knows it by.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -75,12 +76,14 @@ impl Mending {
         // A service that knows under which name it was asked, and its own port (nginx's `port_in_redirect`).
         let known_host = host == authority::host(&self.public) || host == authority::host(&self.seen);
         let own_port = port.filter(|_| known_host);
+        // As an address is written, and not otherwise.
+        let at = whole.parse::<SocketAddr>().ok().filter(|at| at.to_string() == whole);
         let mut endpoints = self.services().flat_map(|service| service.cluster.endpoints());
         let own = endpoints.any(|(_, endpoint)| {
             let named = endpoint.authority();
             named.eq_ignore_ascii_case(&whole)
                 || own_port.is_some_and(|own| named.rsplit_once(':').is_some_and(|(_, port)| port == own))
-                || endpoint.address().to_string() == whole
+                || at.is_some() && endpoint.address().inet() == at
         });
         own.then_some(Own::Services)
     }

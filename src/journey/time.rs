@@ -81,8 +81,7 @@ impl Journey {
         let deadline = match self.call_due {
             Some(at) => Deadline { at, grpc: true },
             None => {
-                let own = self.limit().filter(|_| !self.asks_for_stream());
-                let own = own.and_then(|limit| self.exchange.started.checked_add(limit));
+                let own = self.own_due().filter(|_| !self.asks_for_stream());
                 Deadline { at: own.into_iter().chain(self.asked_due).min()?, grpc: false }
             }
         };
@@ -123,20 +122,21 @@ impl Journey {
 
     /// When the request's time is over.
     pub fn due(&self) -> TimeLimit {
-        let own = self.limit().and_then(|limit| self.exchange.started.checked_add(limit));
+        let own = self.own_due();
         let instant = tokio::time::Instant::from_std;
         let answer = own.into_iter().chain(self.asked_due).min();
         TimeLimit { answer: answer.map(instant), call: self.call_due.map(instant) }
     }
 
+    /// When the time is over that the gateway itself gives the request. Never, if no clock reaches that.
+    fn own_due(&self) -> Option<Instant> {
+        self.exchange.started.checked_add(self.limit()?)
+    }
+
     /// What is left of the request's time.
     pub fn deadline(&self) -> Option<Duration> {
-        let left = self.limit().map(|limit| limit.saturating_sub(self.exchange.started.elapsed()));
-        let call = self.callers_due().map(|due| due.saturating_duration_since(Instant::now()));
-        match (left, call) {
-            (Some(left), Some(call)) => Some(left.min(call)),
-            (left, call) => left.or(call),
-        }
+        let due = self.due().first()?;
+        Some(due.saturating_duration_since(tokio::time::Instant::now()))
     }
 }
 

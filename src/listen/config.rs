@@ -87,6 +87,11 @@ impl ListenerConfig {
     pub fn name(&self) -> &str {
         self.name.as_ref().map_or(self.bind.value.trim(), |name| &name.value)
     }
+
+    /// Whether it carries connections as they are, and serves no requests.
+    pub fn is_tcp(&self) -> bool {
+        self.protocol.value == ListenerProtocol::Tcp
+    }
 }
 
 /// What is spoken on a listener.

@@ -92,7 +92,7 @@ impl Listener {
         let name = name(config, problems);
         let tls =
             config.tls.as_ref().map(|tls| TlsAcceptor::compile(tls, config.protocol.value, config.bind.place, base, problems));
-        if config.protocol.value == ListenerProtocol::Tcp {
+        if config.is_tcp() {
             refuse_what_is_about_requests(config, problems);
         }
         if config.h2c && config.tls.is_some() {

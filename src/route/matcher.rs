@@ -87,7 +87,8 @@ impl Matcher {
     }
 }
 
-fn check_id(id: &str, place: Place, problems: &mut Problems) -> Option<()> {
+/// Says whether a route may have this name.
+pub fn check_id(id: &str, place: Place, problems: &mut Problems) -> Option<()> {
     let good = (1..=LONGEST_ID).contains(&id.len()) && !id.chars().any(char::is_control);
     if !good {
         problems.push(Problem::error(place, format!("an id has 1 to {LONGEST_ID} printable characters")));

@@ -35,7 +35,7 @@ mod trie;
 pub use config::{RouteConfig, SplitTarget, Sticky, ValueMatch, VersionMatch};
 pub use device::Device;
 pub use fallback::{Cause, Condition, FallbackConfig};
-pub use matcher::Matcher;
+pub use matcher::{Matcher, check_id};
 pub use own::OwnAnswer;
 pub use pattern::HostPattern;
 pub use rewrite::Rewrite;

@@ -7,6 +7,7 @@ use ahash::{AHashMap, AHashSet};
 use serde_json::{Map, Number, Value};
 use smallvec::SmallVec;
 
+use super::compile::escaped;
 use super::{Broken, Node, Schema, Types, Violation, number};
 
 /// The most schemas within one another that look at one value and what is in it: what is nested deeper is taken for broken.
@@ -29,7 +30,7 @@ impl Place<'_> {
             Place::Key(above, key) => {
                 above.write(out);
                 out.push('/');
-                out.push_str(&key.replace('~', "~0").replace('/', "~1"));
+                out.push_str(&escaped(key));
             }
             Place::Index(above, at) => {
                 above.write(out);
@@ -546,14 +547,14 @@ impl<'s> Check<'s> {
 
 fn is_of(types: Types, value: &Value, strict: bool) -> bool {
     match value {
-        Value::Null => types.has("null"),
-        Value::Bool(_) => types.has("boolean"),
-        Value::Object(_) => types.has("object"),
-        Value::Array(_) => types.has("array"),
-        Value::String(_) => types.has("string"),
+        Value::Null => types.has(Types::NULL),
+        Value::Bool(_) => types.has(Types::BOOLEAN),
+        Value::Object(_) => types.has(Types::OBJECT),
+        Value::Array(_) => types.has(Types::ARRAY),
+        Value::String(_) => types.has(Types::STRING),
         Value::Number(number) => {
-            let whole = if strict { number.is_i64() || number.is_u64() } else { number::is_integer(number) };
-            types.has("number") || types.has("integer") && whole
+            let whole = || if strict { number.is_i64() || number.is_u64() } else { number::is_integer(number) };
+            types.has(Types::NUMBER) || types.has(Types::INTEGER) && whole()
         }
     }
 }

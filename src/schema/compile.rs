@@ -105,7 +105,8 @@ fn address(value: &Value) -> usize {
     std::ptr::from_ref(value) as usize
 }
 
-fn escaped(token: &str) -> String {
+/// A name as a JSON Pointer has it (RFC 6901, section 3).
+pub(super) fn escaped(token: &str) -> String {
     token.replace('~', "~0").replace('/', "~1")
 }
 

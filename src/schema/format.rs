@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::uri::has_scheme;
+
 /// A format that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -163,13 +165,11 @@ fn is_literal(host: &str) -> bool {
 
 /// RFC 3986: a scheme, and nothing that has to be escaped.
 fn is_uri(text: &str) -> bool {
-    let Some((scheme, rest)) = text.split_once(':') else { return false };
-    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    let Some((_, rest)) = text.split_once(':') else { return false };
     let escapes =
         rest.split('%').skip(1).all(|rest| rest.as_bytes().get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit)));
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte);
-    is_scheme && escapes && rest.bytes().all(is_plain)
+    has_scheme(text) && escapes && rest.bytes().all(is_plain)
 }
 
 fn is_uuid(text: &str) -> bool {

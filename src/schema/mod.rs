@@ -128,6 +128,15 @@ impl Schema {
 pub struct Types(u8);
 
 impl Types {
+    pub const NULL: Types = Types(1);
+    pub const BOOLEAN: Types = Types(1 << 1);
+    pub const OBJECT: Types = Types(1 << 2);
+    pub const ARRAY: Types = Types(1 << 3);
+    pub const NUMBER: Types = Types(1 << 4);
+    pub const STRING: Types = Types(1 << 5);
+    pub const INTEGER: Types = Types(1 << 6);
+
+    /// In the order of their bits.
     const NAMES: [&'static str; 7] = ["null", "boolean", "object", "array", "number", "string", "integer"];
 
     fn add(&mut self, name: &str) -> bool {
@@ -140,12 +149,14 @@ impl Types {
         self.0 == 0
     }
 
-    pub fn has(self, name: &str) -> bool {
-        Types::NAMES.iter().position(|known| *known == name).is_some_and(|bit| self.0 & 1 << bit != 0)
+    /// Whether it names one of these.
+    pub fn has(self, these: Types) -> bool {
+        self.0 & these.0 != 0
     }
 
     fn names(self) -> String {
-        let names: Vec<_> = Types::NAMES.into_iter().filter(|name| self.has(name)).collect();
+        let names: Vec<_> =
+            Types::NAMES.into_iter().enumerate().filter(|(bit, _)| self.0 & 1 << bit != 0).map(|(_, name)| name).collect();
         names.join(" or ")
     }
 }

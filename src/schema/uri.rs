@@ -41,7 +41,7 @@ pub fn join(base: &str, reference: &str) -> String {
     format!("{scheme}{authority}{path}{fragment}")
 }
 
-fn has_scheme(text: &str) -> bool {
+pub(super) fn has_scheme(text: &str) -> bool {
     text.split_once(':').is_some_and(|(scheme, _)| {
         scheme.starts_with(|c: char| c.is_ascii_alphabetic())
             && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))

@@ -20,7 +20,7 @@ use crate::keys::{self, KeyStore};
 use crate::ledger::Ledger;
 use crate::limits::heavy_hitters::HeavyHitters;
 use crate::listen::bound::BoundHosts;
-use crate::listen::config::{ListenerConfig, ListenerProtocol};
+use crate::listen::config::ListenerConfig;
 use crate::listen::guard::Guard;
 use crate::listen::listener::{Limits, Listener};
 use crate::listen::redirect::Redirect;
@@ -230,7 +230,7 @@ impl<'a> Compiler<'a> {
 
     /// The port of the listener with TLS, if there is exactly one.
     fn tls_port(&self) -> Option<u16> {
-        let https = |config: &ListenerConfig| config.tls.is_some() && config.protocol.value == ListenerProtocol::Http;
+        let https = |config: &ListenerConfig| config.tls.is_some() && !config.is_tcp();
         let mut ports = self.document.listeners.iter().filter(|config| https(config));
         let port = ports.next().and_then(|config| config.bind.rsplit_once(':')?.1.parse().ok());
         if ports.next().is_some() { None } else { port }
@@ -239,7 +239,7 @@ impl<'a> Compiler<'a> {
     /// Whoever serves TLS hardly means to serve the same to those who do without, but where the clear text stays on this host or behind
     /// a proxy.
     fn warn_of_clear_text(&mut self, config: &ListenerConfig, name: &str) {
-        let speaks_http = |listener: &ListenerConfig| listener.protocol.value == ListenerProtocol::Http;
+        let speaks_http = |listener: &ListenerConfig| !listener.is_tcp();
         let with_tls = self.document.listeners.iter().find(|other| other.tls.is_some() && speaks_http(other));
         let Some(with_tls) = with_tls.filter(|_| speaks_http(config)) else { return };
         let local = config.bind.parse::<SocketAddr>().is_ok_and(|bind| bind.ip().is_loopback());
@@ -302,7 +302,7 @@ impl<'a> Compiler<'a> {
     fn routes(&mut self, doors: &[Arc<ActiveListener>], bound: Option<&BoundHosts>) -> (RouteTables, Vec<Arc<Route>>) {
         let mut routes = Vec::with_capacity(self.document.routes.len());
         let mut matchers = Vec::with_capacity(self.document.routes.len());
-        let serves = |listener: &ListenerConfig| listener.protocol.value == ListenerProtocol::Http;
+        let serves = |listener: &ListenerConfig| !listener.is_tcp();
         if self.document.routes.is_empty() && self.document.listeners.iter().any(|listener| serves(listener)) {
             self.problems.push(Problem::warning(Place::NOWHERE, "there is no route: every request will be answered 404"));
         }

@@ -34,9 +34,9 @@ pub const CACHED: &str = "cached";
 const LONGEST_CACHED: u64 = 30 * 24 * 3_600_000;
 
 pub enum How {
-    /// A head as it stands on the wire, and a body.
+    /// A head, and a body.
     Own {
-        head: Bytes,
+        head: Box<AnswerHead>,
         body: Bytes,
     },
     Service(Arc<Service>),
@@ -156,15 +156,10 @@ pub fn own(config: &FallbackConfig, place: Place, problems: &mut Problems) -> Op
         head.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
     }
     head.extend_from_slice(b"\r\n");
-    let head = Bytes::from(head);
-    if read(&head).is_none() {
+    // In the form that all writers take.
+    let Some(head) = answer::take(&mut BytesMut::from(&*head), &Method::GET, &AnswerLimits::default()).ok().flatten() else {
         problems.push(Problem::error(place, "this answer's header is larger than one may be"));
         return None;
-    }
+    };
     Some(How::Own { head, body })
-}
-
-/// The head in the form that all writers take.
-pub fn read(head: &Bytes) -> Option<Box<AnswerHead>> {
-    answer::take(&mut BytesMut::from(&**head), &Method::GET, &AnswerLimits::default()).ok().flatten()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Route;
 use crate::config::{Document, Engine};
-use crate::listen::config::{ListenerConfig, ListenerProtocol};
+use crate::listen::config::ListenerConfig;
 use crate::problem::{Place, Problem, Problems};
 use crate::retry::config::RetriesConfig;
 use crate::upstream::Protocol;
@@ -43,11 +43,12 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
         if let Some(retries) = &route.retries {
             check_retries(retries, problems);
         }
-        check_hedging(route.hedging.as_ref().map(|hedging| hedging.place), problems);
+        if let Some(hedging) = &route.hedging {
+            refuse(hedging.place, "`hedging`", problems);
+        }
     }
     for fallback in document.routes.iter().filter_map(|route| route.fallback.as_ref()) {
-        let problem = Problem::error(fallback.place, "`fallback` cannot be had with `engine: pingora`");
-        problems.push(problem.hint("take it out, or `engine` out of `server`"));
+        refuse(fallback.place, "`fallback`", problems);
     }
     for service in document.services.values() {
         if service.keep_alive.place.is_known() {
@@ -56,16 +57,16 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
             problems.push(Problem::warning(service.keep_alive.place, message));
         }
         check_retries(&service.retries, problems);
-        check_hedging(service.hedging.as_ref().map(|hedging| hedging.place), problems);
-        for (key, bound) in [("max_connections", &service.max_connections), ("max_pending", &service.max_pending)] {
+        if let Some(hedging) = &service.hedging {
+            refuse(hedging.place, "`hedging`", problems);
+        }
+        for (key, bound) in [("`max_connections`", &service.max_connections), ("`max_pending`", &service.max_pending)] {
             if let Some(bound) = bound {
-                let message = format!("`{key}` cannot be had with `engine: pingora`");
-                problems.push(Problem::error(bound.place, message).hint("take it out, or `engine` out of `server`"));
+                refuse(bound.place, key, problems);
             }
         }
         if let Some(attempt) = &service.timeouts.attempt {
-            let message = "`timeouts.try` cannot be had with `engine: pingora`";
-            problems.push(Problem::error(attempt.place, message).hint("take it out, or `engine` out of `server`"));
+            refuse(attempt.place, "`timeouts.try`", problems);
         }
         if service.protocol == Protocol::Auto {
             let message = "`protocol: auto` cannot be had with `engine: pingora`";
@@ -73,17 +74,15 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
             problems.push(Problem::error(service.endpoints.place, message).hint(hint));
         }
         if service.warm.value > 0 {
-            let message = "`warm` cannot be had with `engine: pingora`";
-            problems.push(Problem::error(service.warm.place, message).hint("take it out, or `engine` out of `server`"));
+            refuse(service.warm.place, "`warm`", problems);
         }
     }
 }
 
-fn check_hedging(place: Option<Place>, problems: &mut Problems) {
-    if let Some(place) = place {
-        let message = "`hedging` cannot be had with `engine: pingora`";
-        problems.push(Problem::error(place, message).hint("take it out, or `engine` out of `server`"));
-    }
+/// Says of a key that this engine does not have it.
+fn refuse(place: Place, what: &str, problems: &mut Problems) {
+    let message = format!("{what} cannot be had with `engine: pingora`");
+    problems.push(Problem::error(place, message).hint("take it out, or `engine` out of `server`"));
 }
 
 /// There, connections are tried elsewhere, and so is what an HTTP/2 endpoint refuses; how often is all that can be said.
@@ -101,17 +100,13 @@ fn check_retries(retries: &RetriesConfig, problems: &mut Problems) {
     ];
     for (place, key) in places {
         if let Some(place) = place.filter(Place::is_known) {
-            let message = format!("`retries.{key}` cannot be had with `engine: pingora`");
-            problems.push(Problem::error(place, message).hint("take it out, or `engine` out of `server`"));
+            refuse(place, &format!("`retries.{key}`"), problems);
         }
     }
 }
 
 fn check_listener(listener: &ListenerConfig, problems: &mut Problems) {
-    let mut refuse = |place: Place, what: &str| {
-        let message = format!("{what} cannot be had with `engine: pingora`");
-        problems.push(Problem::error(place, message).hint("take it out, or `engine` out of `server`"));
-    };
+    let mut refuse = |place: Place, what: &str| refuse(place, what, problems);
     if let Some(proxy) = &listener.proxy_protocol {
         let place = proxy.trusted.first().map_or(listener.bind.place, |trusted| trusted.place);
         refuse(place, "the PROXY protocol");
@@ -122,7 +117,7 @@ fn check_listener(listener: &ListenerConfig, problems: &mut Problems) {
     if let Some(rate) = &listener.max_new_connections_per_address {
         refuse(rate.place, "`max_new_connections_per_address`");
     }
-    if listener.protocol.value == ListenerProtocol::Tcp {
+    if listener.is_tcp() {
         refuse(listener.protocol.place, "`protocol: tcp`");
     }
     let (timeouts, limits) = (&listener.timeouts, &listener.limits);

@@ -346,9 +346,7 @@ impl Service {
     /// The same where the endpoint's own circuit breaker lets one through.
     pub fn pick_admitted(&self, exclude: &[EndpointAddress], aim: Option<&Aim>) -> Option<Picked> {
         let now = Instant::now();
-        let admitted = |endpoint: &Endpoint| self.breakers.iter().all(|guard| guard.admits(endpoint, now));
-        let endpoint = self.cluster.pick_of(exclude, aim, Some(&admitted))?;
-        Some(Picked { addr: endpoint.address(), endpoint })
+        self.pick_of(exclude, aim, &|endpoint| self.admits(endpoint, now))
     }
 
     /// The same where endpoints have room for so many only: one that has a place free, or else, if the request may wait, one whose queue has.
@@ -358,20 +356,26 @@ impl Service {
             return Some(first);
         }
         let now = Instant::now();
-        let admitted = |endpoint: &Endpoint| self.breakers.iter().all(|guard| guard.admits(endpoint, now));
-        let free = |endpoint: &Endpoint| !endpoint.gate().is_full(queue.most) && admitted(endpoint);
-        if let Some(endpoint) = self.cluster.pick_of(exclude, aim, Some(&free)) {
-            return Some(Picked { addr: endpoint.address(), endpoint });
-        }
-        if !waits {
-            return None;
+        let free = |endpoint: &Endpoint| !endpoint.gate().is_full(queue.most) && self.admits(endpoint, now);
+        let picked = self.pick_of(exclude, aim, &free);
+        if picked.is_some() || !waits {
+            return picked;
         }
         if first.endpoint.gate().has_room(queue.pending) {
             return Some(first);
         }
-        let room = |endpoint: &Endpoint| endpoint.gate().has_room(queue.pending) && admitted(endpoint);
-        let endpoint = self.cluster.pick_of(exclude, aim, Some(&room))?;
+        self.pick_of(exclude, aim, &|endpoint| endpoint.gate().has_room(queue.pending) && self.admits(endpoint, now))
+    }
+
+    /// The same among those that fit.
+    fn pick_of(&self, exclude: &[EndpointAddress], aim: Option<&Aim>, fits: &dyn Fn(&Endpoint) -> bool) -> Option<Picked> {
+        let endpoint = self.cluster.pick_of(exclude, aim, Some(fits))?;
         Some(Picked { addr: endpoint.address(), endpoint })
+    }
+
+    /// Whether the endpoint's own circuit breakers let one through.
+    fn admits(&self, endpoint: &Endpoint, now: Instant) -> bool {
+        self.breakers.iter().all(|guard| guard.admits(endpoint, now))
     }
 
     /// Closes connections that have been idle too long.

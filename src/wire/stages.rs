@@ -245,7 +245,8 @@ pub fn weak(tag: &HeaderValue) -> HeaderValue {
     HeaderValue::from_bytes(&[b"W/", bytes].concat()).unwrap_or_else(|_| tag.clone())
 }
 
-fn join(first: Bytes, then: Bytes) -> Bytes {
+/// The one behind the other, copied only where both are something.
+pub fn join(first: Bytes, then: Bytes) -> Bytes {
     match (first.is_empty(), then.is_empty()) {
         (_, true) => first,
         (true, _) => then,

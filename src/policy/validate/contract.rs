@@ -19,7 +19,7 @@ use crate::carrier::{decode_escapes, lossy, query_values};
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::jose::json;
-use crate::policy::Compile;
+use crate::policy::{Compile, Policy};
 use crate::problem::{Place, Problem};
 use crate::reply::{Flow, Reply, push_json};
 use crate::schema::{Broken, Schema, Types, Violation};
@@ -204,7 +204,7 @@ impl Contract {
         }
         let mut reply = Reply::new(
             StatusCode::BAD_REQUEST,
-            super::request::Validate::NAME_OF,
+            super::request::Validate::NAME,
             "contract_broken",
             "The request is not what is taken here: `errors` says where.",
         );
@@ -271,7 +271,7 @@ impl Param {
     /// parameters of one name.
     fn value(&self, texts: &[Cow<'_, str>]) -> Value {
         let types = self.schema.types();
-        if !types.has("array") {
+        if !types.has(Types::ARRAY) {
             let joined = if texts.len() > 1 { Cow::Owned(texts.join(", ")) } else { texts.first().cloned().unwrap_or_default() };
             return typed(&joined, types);
         }
@@ -286,11 +286,11 @@ impl Param {
 /// A text as a number, a boolean or nothing, where one of these is asked for and the text is one.
 fn typed(text: &str, types: Types) -> Value {
     let value = match text {
-        "true" | "false" if types.has("boolean") => Some(Value::Bool(text == "true")),
-        "null" if types.has("null") && !types.has("string") => Some(Value::Null),
+        "true" | "false" if types.has(Types::BOOLEAN) => Some(Value::Bool(text == "true")),
+        "null" if types.has(Types::NULL) && !types.has(Types::STRING) => Some(Value::Null),
         // A number and nothing else: what begins so cannot be a tree.
         _ if text.starts_with(|first: char| first == '-' || first.is_ascii_digit())
-            && (types.has("number") || types.has("integer")) =>
+            && (types.has(Types::NUMBER) || types.has(Types::INTEGER)) =>
         {
             text.parse::<Number>().ok().map(Value::Number)
         }

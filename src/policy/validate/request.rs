@@ -109,9 +109,6 @@ fn empty_json() -> Flow {
 }
 
 impl Validate {
-    /// For those who refuse in its name.
-    pub const NAME_OF: &'static str = "validate";
-
     fn unsupported(&self, reason: &'static str, detail: &'static str) -> Flow {
         refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason, detail).header(header::ACCEPT, self.accept.clone()).refuse()
     }

@@ -165,9 +165,11 @@ impl Respond {
 
 /// Whether one of the tags of an `If-None-Match` is this one, in the weak comparison (RFC 9110, section 8.8.3.2).
 fn matches(asked: &[u8], tag: &[u8]) -> bool {
-    let opaque = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
-    let own = opaque(tag);
-    asked.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).any(|one| one == b"*" || opaque(one) == own)
+    asked.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).any(|one| one == b"*" || opaque(one) == opaque(tag))
+}
+
+fn opaque(tag: &[u8]) -> &[u8] {
+    tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
 impl Redirect {

@@ -8,7 +8,7 @@ use crate::listen::config::{ListenerConfig, ListenerProtocol};
 use crate::node::Node;
 use crate::policy::registry::{REGISTRY, Table};
 use crate::problem::{Place, Problem};
-use crate::route::HostPattern;
+use crate::route::{HostPattern, check_id};
 use crate::snapshot::ActiveListener;
 use crate::snapshot::tcp::{TcpRoute, TcpRoutes};
 use crate::tcp::counts::Counts;
@@ -18,8 +18,6 @@ use crate::value::{Period, Raw, Spanned, count_within, period_within};
 
 const MOST_CONNECTIONS: u32 = 1_000_000;
 const DAY: u64 = 24 * 60 * 60 * 1000;
-/// The longest name of a route, as of one for requests.
-const LONGEST_ID: usize = 512;
 
 impl<'a> Compiler<'a> {
     /// Gives every listener the routes of its connections, and gives all of those.
@@ -71,7 +69,7 @@ impl<'a> Compiler<'a> {
     /// Says which HTTP routes name a listener that speaks no HTTP.
     pub(super) fn named_for_http(&mut self, named: &Spanned<String>) {
         let listener = self.document.listeners.iter().find(|listener| listener.name() == named.value);
-        if listener.is_some_and(|listener| listener.protocol.value == ListenerProtocol::Tcp) {
+        if listener.is_some_and(|listener| listener.is_tcp()) {
             let message = format!("`{}` has `protocol: tcp`, and serves no requests", named.value);
             self.problems.push(Problem::error(named.place, message).hint("its routes are those under `tcp_routes`"));
         }
@@ -79,11 +77,7 @@ impl<'a> Compiler<'a> {
 
     fn tcp_id(&mut self, config: &Spanned<TcpRouteConfig>) -> Arc<str> {
         if let Some(id) = &config.id {
-            let good = (1..=LONGEST_ID).contains(&id.value.len()) && !id.value.chars().any(char::is_control);
-            if !good {
-                let message = format!("an id has 1 to {LONGEST_ID} printable characters");
-                self.problems.push(Problem::error(id.place, message));
-            }
+            let _ = check_id(&id.value, id.place, self.problems);
             return id.value.as_str().into();
         }
         let all = |names: &[Spanned<String>]| names.iter().map(|name| &*name.value).collect::<Vec<_>>().join(",");

@@ -400,17 +400,27 @@ impl Caller {
         client: &mut C,
         kept: Option<&Key>,
     ) -> Result<Option<Entered>, CallError> {
+        tokio::select! {
+            biased;
+            entered = self.place(service, queue, tries, kept) => entered.map_err(CallError::Service),
+            () = left(client) => Err(CallError::Client(Error::new(CLIENT_GONE))),
+        }
+    }
+
+    /// The same, whoever wants it.
+    async fn place(
+        &self,
+        service: &Service,
+        queue: Queue,
+        tries: &mut Tries,
+        kept: Option<&Key>,
+    ) -> Result<Option<Entered>, Box<Reply>> {
         let Some(gate) = tries.flight().filter(|_| !tries.holds()).map(|flight| flight.endpoint().gate().clone()) else {
             return Ok(None);
         };
-        let entered = tokio::select! {
-            biased;
-            entered = gate.enter(self.number(), kept, queue) => entered,
-            () = left(client) => return Err(CallError::Client(Error::new(CLIENT_GONE))),
-        };
-        entered.map(Some).map_err(|shut| {
+        gate.enter(self.number(), kept, queue).await.map(Some).map_err(|shut| {
             tries.end();
-            CallError::Service(no_place(service, shut))
+            no_place(service, shut)
         })
     }
 

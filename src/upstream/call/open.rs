@@ -15,10 +15,10 @@ use pingora_error::{Error, ErrorType};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::transport::Tls;
-use super::{Caller, Transport, Tries, no_place, reply};
+use super::{Caller, Transport, Tries, reply};
 use crate::address::EndpointAddress;
 use crate::reply::Reply;
-use crate::upstream::gate::{Entered, Queue};
+use crate::upstream::gate::Entered;
 use crate::upstream::{Endpoint, Service, TlsConnector, connect_failure};
 
 /// A connection that is idle for long is asked now and then whether its other end is still there.
@@ -43,7 +43,10 @@ impl Caller {
         loop {
             tries.begin(service);
             if let Some(queue) = service.queue {
-                self.take_place(service, queue, tries).await?;
+                // No idle connection is of use here, but the oldest one is closed where it has the last place.
+                if let Some(Entered::Place(place)) = self.place(service, queue, tries, None).await? {
+                    tries.hold(place);
+                }
             }
             let Some(flight) = tries.flight() else { return Err(tries.unavailable(service)) };
             let started = Instant::now();
@@ -64,27 +67,6 @@ impl Caller {
                         return Err(connect_failure(&error).unwrap_or_else(failed));
                     }
                 },
-            }
-        }
-    }
-
-    /// Takes a place at the endpoint whose turn it is. No idle connection is of use here, but the oldest one is closed where it has the last place.
-    async fn take_place(&self, service: &Service, queue: Queue, tries: &mut Tries) -> Result<(), Box<Reply>> {
-        let Some(gate) = tries.flight().map(|flight| flight.endpoint().gate().clone()) else { return Ok(()) };
-        match gate.enter(self.number(), None, queue).await {
-            Ok(Entered::Place(place)) => {
-                tries.hold(place);
-                Ok(())
-            }
-            // It was not asked for; what it holds is free again.
-            Ok(Entered::Line(line)) => {
-                drop(line);
-                tries.end();
-                Err(service.queue_full())
-            }
-            Err(shut) => {
-                tries.end();
-                Err(no_place(service, shut))
             }
         }
     }

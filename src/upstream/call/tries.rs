@@ -166,6 +166,11 @@ impl Tries {
         self.attempts.saturating_sub(1 + u32::from(!self.hedge.is_empty()))
     }
 
+    /// How long the endpoint has had the whole request. `uploaded`: when the client had sent the whole of a body.
+    pub fn had(&self, uploaded: Option<Instant>) -> Option<Duration> {
+        self.started.map(|started| uploaded.map_or(started, |uploaded| started.max(uploaded)).elapsed())
+    }
+
     /// Notes an answer whose head has come, with a look at its fields. `uploaded`: when the client had sent the whole of a body.
     pub fn answered<'a>(
         &mut self,
@@ -175,9 +180,8 @@ impl Tries {
         field: impl Fn(&HeaderName) -> Option<&'a [u8]>,
         uploaded: Option<Instant>,
     ) {
+        let took = if service.measures() { self.had(uploaded) } else { None };
         let Some(flight) = &mut self.flight else { return };
-        let since = |started: Instant| uploaded.map_or(started, |at| started.max(at)).elapsed();
-        let took = self.started.filter(|_| service.measures()).map(since);
         let mut status = status;
         if let (Some(decay), Some(took)) = (service.balance_decay, took) {
             flight.endpoint().learn(status, took, decay);
