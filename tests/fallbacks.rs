@@ -1,5 +1,7 @@
 //! What a route gives in the place of answers that nobody is to see.
 
+use std::io::{Read, Write};
+
 use crate::harness::*;
 
 /// Answers with the status that the request asks for.
@@ -182,5 +184,31 @@ fn conditions_that_are_none_are_refused() {
         files.write("bad.yaml", format!("listeners: [ {{ bind: '127.0.0.1:1' }} ]\nroutes: [ {route} ]\n"));
         let ran = portcullis(files.dir(), &["check", "-c", "bad.yaml"]);
         assert!(ran.stderr.contains(said), "{fallback}: {} {}", ran.stdout, ran.stderr);
+    }
+}
+
+/// An answer that is held back until it is whole, and breaks off, leaves nothing in the one that is given for it.
+#[test]
+fn nothing_is_left_of_an_answer_that_was_held_back() {
+    let broken = Backend::scripted(|mut stream| {
+        let mut head = [0; 4096];
+        if stream.read(&mut head).is_ok_and(|count| count > 0) {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nhalf of");
+        }
+    });
+    let spare = Backend::answering(|_| b"HTTP/1.1 200 OK\r\nETag: \"spare\"\r\nContent-Length: 5\r\n\r\nwhole".to_vec());
+    let yaml = "
+        listeners: [ { bind: '127.0.0.1:$PORT' } ]
+        server: { workers: 1 }
+        services: { broken: { endpoints: [ '127.0.0.1:$BROKEN' ] }, spare: { endpoints: [ '127.0.0.1:$SPARE' ] } }
+        routes:
+          - { path: /*, service: broken, policies: { etag: { up_to: 64KiB } }, fallback: { service: spare } }
+          - { path: /cached, service: broken, policies: { etag: { up_to: 64KiB }, cache: {} }, fallback: { service: spare } }
+    ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BROKEN", broken.port()), ("$SPARE", spare.port())]));
+    for path in ["/", "/cached"] {
+        let answer = get(gateway.port(), path);
+        assert_eq!((answer.status, answer.text().as_str()), (200, "whole"), "{path}");
+        assert_eq!((answer.header("etag"), answer.header("content-type")), (Some("\"spare\""), None), "{path}");
     }
 }

@@ -14,7 +14,7 @@ use crate::wire::stages::{Stages, describing, refused};
 const AT_ONCE: usize = 64 * 1024;
 
 impl Downstream {
-    /// What works on the body of the answer whose head is written next.
+    /// What works on the body of the answer whose head is written next, in the place of what was to work on one that came to nothing.
     pub fn stage(&mut self, stages: Option<Box<Stages>>) {
         self.stages = stages;
     }

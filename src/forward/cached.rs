@@ -126,9 +126,7 @@ pub async fn run(
     let told = match tell(head, date, outcome, journey) {
         Ok(answered) => {
             let other = (answered.status != head.status).then(|| head.with_status(answered.status));
-            if answered.stages.is_some() {
-                down.stage(answered.stages);
-            }
+            down.stage(answered.stages);
             let exchange = &journey.exchange;
             let (head, via) = (other.as_ref().unwrap_or(head), exchange.via(head.version));
             let told = down.write_answer(head, &exchange.request_id, &exchange.to_client, via, bodiless).await;

@@ -83,9 +83,7 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
     if answered.status != answer.status {
         answer = answer.with_status(answered.status);
     }
-    if answered.stages.is_some() {
-        down.stage(answered.stages);
-    }
+    down.stage(answered.stages);
     journey.exchange.to_client.push(HeaderEdit::Add(CACHE_STATUS, outcome.field()));
     let bodiless = journey.head.method == Method::HEAD || is_bodiless(head.status) || hit.length() == 0;
     let exchange = &journey.exchange;

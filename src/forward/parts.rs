@@ -44,9 +44,7 @@ pub async fn give(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Re
         RangeType::Multi(ranges) => assemble(ranges, whole),
     };
     let answered = tell(&mut head, hit, journey).map_err(Failed::Answer)?;
-    if answered.stages.is_some() {
-        down.stage(answered.stages);
-    }
+    down.stage(answered.stages);
     let end = body.is_empty();
     let written = async {
         down.write_head(Box::new(head), end).await?;

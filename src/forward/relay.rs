@@ -35,9 +35,7 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
     if answer.is_early() {
         down.give_up_body();
     }
-    if answered.stages.is_some() {
-        down.stage(answered.stages);
-    }
+    down.stage(answered.stages);
     let exchange = &journey.exchange;
     let via = exchange.via(answer.head.version);
     let end = answer.head.body.is_done();
