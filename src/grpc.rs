@@ -67,6 +67,31 @@ impl Dialect {
     }
 }
 
+/// What failed calls end with, by name.
+pub const CODES: [(&str, u8); 16] = [
+    ("cancelled", 1),
+    ("unknown", 2),
+    ("invalid_argument", 3),
+    ("deadline_exceeded", 4),
+    ("not_found", 5),
+    ("already_exists", 6),
+    ("permission_denied", 7),
+    ("resource_exhausted", 8),
+    ("failed_precondition", 9),
+    ("aborted", 10),
+    ("out_of_range", 11),
+    ("unimplemented", 12),
+    ("internal", 13),
+    ("unavailable", 14),
+    ("data_loss", 15),
+    ("unauthenticated", 16),
+];
+
+/// Reads a `grpc-status`. Those that nobody has given a meaning are of no use here.
+pub fn read_status(value: &[u8]) -> Option<u8> {
+    std::str::from_utf8(value).ok()?.parse().ok().filter(|code| *code <= 16)
+}
+
 /// What gRPC calls a refusal that HTTP has this status for.
 pub fn status(refusal: StatusCode) -> u8 {
     match refusal.as_u16() {

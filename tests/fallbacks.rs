@@ -212,3 +212,72 @@ fn nothing_is_left_of_an_answer_that_was_held_back() {
         assert_eq!((answer.header("etag"), answer.header("content-type")), (Some("\"spare\""), None), "{path}");
     }
 }
+
+/// Calls that fail at once have their status in the head of an answer of 200.
+#[test]
+fn calls_that_fail_at_once_can_be_had_elsewhere() {
+    let call = |code: &'static str| {
+        H2Backend::start(move |request, mut respond| async move {
+            let code = request.headers().get("x-code").map_or(code, |_| "5");
+            let answer = http::Response::builder().header("content-type", "application/grpc").header("grpc-status", code);
+            let _ = respond.send_response(answer.body(()).unwrap(), true);
+        })
+    };
+    let (down, spare) = (call("14"), call("0"));
+    let yaml = "
+        listeners: [ { bind: '127.0.0.1:$PORT', h2c: true } ]
+        server: { workers: 1 }
+        services:
+          calls: { endpoints: [ '127.0.0.1:$DOWN' ], protocol: grpc, retries: { on: [ reset ], methods: [ POST ] } }
+          once: { endpoints: [ '127.0.0.1:$DOWN' ], protocol: grpc }
+          spare: { endpoints: [ '127.0.0.1:$SPARE' ], protocol: grpc }
+        routes:
+          - { path: /pkg.Svc/Call, service: calls, fallback: { on: [ unavailable, internal ], service: spare } }
+          - { path: /pkg.Svc/Once, service: once, fallback: { on: [ unavailable ], service: spare } }
+          - { path: /pkg.Svc/Usual, service: calls, fallback: { service: spare } }
+    ";
+    let gateway = Gateway::start(&filled(yaml, &[("$DOWN", down.port()), ("$SPARE", spare.port())]));
+    let call = |path: &str, more: &[&str]| {
+        let fields = ["--http2-prior-knowledge", "-X", "POST", "-H", "Content-Type: application/grpc", "-H", "TE: trailers"];
+        let answer = curl(&[&fields[..], more, &[&gateway.url(path)]].concat());
+        let said = |name: &str| answer.header(name).unwrap_or("none").to_owned();
+        (said("grpc-status"), said("x-portcullis-fallback"))
+    };
+    assert_eq!(call("/pkg.Svc/Call", &[]), ("0".into(), "service".into()));
+    let line = gateway.wait_log(|line| line["path"] == "/pkg.Svc/Call");
+    assert_eq!((&line["fallback"], &line["decided_by"]), (&"service".into(), &"unwanted_answer".into()), "{line}");
+    // Another status, what may have been done, and where none is written.
+    assert_eq!(call("/pkg.Svc/Call", &["-H", "X-Code: 5"]), ("5".into(), "none".into()));
+    assert_eq!(call("/pkg.Svc/Once", &[]), ("14".into(), "none".into()));
+    assert_eq!(call("/pkg.Svc/Usual", &[]), ("14".into(), "none".into()));
+    assert_eq!((down.asked().len(), spare.asked().len()), (4, 1));
+}
+
+/// A service of HTTP/2's can say that it did nothing about a request, which may then be sent elsewhere, whatever its method.
+#[test]
+fn what_was_refused_unprocessed_is_sent_to_another_service() {
+    let refusing = H2Backend::start(|request, mut respond| async move {
+        let reason = if request.uri().path() == "/reset" { h2::Reason::INTERNAL_ERROR } else { h2::Reason::REFUSED_STREAM };
+        respond.send_reset(reason);
+    });
+    let spare = Backend::named("spare");
+    let yaml = "
+        listeners: [ { bind: '127.0.0.1:$PORT', h2c: true } ]
+        server: { workers: 1 }
+        services:
+          it: { endpoints: [ '127.0.0.1:$IT' ], protocol: http2 }
+          spare: { endpoints: [ '127.0.0.1:$SPARE' ] }
+        routes: [ { path: /*, service: it, fallback: { service: spare } }, { path: /none, service: it } ]
+    ";
+    let gateway = Gateway::start(&filled(yaml, &[("$IT", refusing.port()), ("$SPARE", spare.port())]));
+    let answer = request(gateway.port(), "POST", "/order", &[], b"order");
+    assert_eq!((answer.status, answer.header("x-portcullis-fallback")), (200, Some("service")), "{}", answer.text());
+    assert_eq!((spare.last().method.as_str(), &*spare.last().body, spare.requests().len()), ("POST", &b"order"[..], 1));
+    assert_eq!(refusing.asked().len(), 2, "it may have meant no more than that connection");
+    let h2 = curl(&["--http2-prior-knowledge", "-d", "order", &gateway.url("/order")]);
+    assert_eq!((h2.status, h2.header("x-portcullis-fallback")), (200, Some("service")));
+    // What may have been done is sent to nobody else.
+    request(gateway.port(), "POST", "/reset", &[], b"order").assert_problem(502, "upstream", "upstream_reset");
+    request(gateway.port(), "POST", "/none", &[], b"order").assert_problem(503, "upstream", "upstream_refused");
+    assert_eq!(spare.requests().len(), 2);
+}

@@ -83,9 +83,7 @@ pub async fn run(
             }
             return parts::give(&hit, journey, down).await;
         }
-        if answer.head.status.as_u16() >= 400
-            && let Some(reply) = fallback::replaces(journey, down, answer.head.status)
-        {
+        if let Some(reply) = fallback::replaces(journey, down, &answer.head) {
             // It is another's turn to ask.
             drop(fetch);
             return Err(let_go(caller, answer, service, reply));

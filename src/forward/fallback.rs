@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::{Failed, broke_off, call_failed, client_failed, parts, relay, stale};
 use crate::cache::Hit;
 use crate::downstream::Downstream;
+use crate::grpc::{GRPC_STATUS, read_status};
 use crate::head::HeaderEdit;
 use crate::journey::Journey;
 use crate::reply::Reply;
@@ -15,6 +16,7 @@ use crate::route::Cause;
 use crate::snapshot::fallback::{CACHED, Fallback, How};
 use crate::upstream::Service;
 use crate::upstream::call::{Call, Caller, Tries, may_be_repeated};
+use crate::wire::answer::AnswerHead;
 use crate::wire::encode::is_bodiless;
 use crate::wire::view::AnswerView;
 
@@ -76,10 +78,13 @@ fn given(fallback: &Fallback, journey: &Journey, down: &Downstream, in_time: boo
     }
     let can_be_given = match fallback.how.as_ref()? {
         How::Own { .. } => !journey.dialect.is_grpc(),
-        // There has to be time left, and all of the request: nothing of it was sent, or what was is still at hand and may be sent twice.
+        // There has to be time left, and all of the request: nothing of it was sent, or what was is still at hand, and nothing was done about it
+        // or it may be sent twice.
         How::Service(_) => {
             let unsent = journey.tries.started.is_none();
-            in_time && !journey.head.upgrade && (unsent || down.can_replay() && may_be_sent_twice(journey))
+            in_time
+                && !journey.head.upgrade
+                && (unsent || down.can_replay() && (journey.tries.undone || may_be_sent_twice(journey)))
         }
     };
     can_be_given.then_some(Given::How)
@@ -93,11 +98,25 @@ fn may_be_sent_twice(journey: &Journey) -> bool {
 
 /// What an answer's status is taken for where the route's fallback is given in its place. `None` for all that are passed on, for most have
 /// none, and it must be one that can be given.
-pub fn replaces(journey: &Journey, down: &Downstream, status: StatusCode) -> Option<Box<Reply>> {
+#[inline]
+pub fn replaces(journey: &Journey, down: &Downstream, answer: &AnswerHead) -> Option<Box<Reply>> {
+    if answer.status.as_u16() < 400 && !journey.dialect.is_grpc() {
+        return None;
+    }
+    unwanted(journey, down, answer)
+}
+
+fn unwanted(journey: &Journey, down: &Downstream, answer: &AnswerHead) -> Option<Box<Reply>> {
     let fallback = journey.route()?.fallback.as_ref()?;
-    let replaced = fallback.replaces(status) && given(fallback, journey, down, true).is_some();
+    let status = if fallback.replaces(answer.status) {
+        answer.status
+    } else {
+        let code = answer.header_all(GRPC_STATUS.as_str()).next().and_then(read_status);
+        code.filter(|code| fallback.replaces_call(*code)).map(|_| StatusCode::BAD_GATEWAY)?
+    };
+    given(fallback, journey, down, true)?;
     let detail = "The backend's answer has a status for which this route has something else.";
-    replaced.then(|| Reply::new(status, Service::NAME, UNWANTED, detail))
+    Some(Reply::new(status, Service::NAME, UNWANTED, detail))
 }
 
 /// Gives it.

@@ -92,9 +92,7 @@ pub async fn run(
     drop(copy);
     journey.answer_began(down.uploaded());
     journey.endpoint_answered(service, answer.head.status, answer.head.header_all("set-cookie"));
-    if answer.head.status.as_u16() >= 400
-        && let Some(reply) = fallback::replaces(journey, down, answer.head.status)
-    {
+    if let Some(reply) = fallback::replaces(journey, down, &answer.head) {
         return Err(let_go(caller, answer, service, reply));
     }
     if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::budget::Allowance;
 use super::{Limits, On, Speaks};
+use crate::grpc;
 use crate::problem::{Place, Problem, Problems, foreign};
 use crate::value::{Period, Share, Size, Spanned, StatusRange, count_within, period_within};
 use crate::wire::encode::is_hop_by_hop;
@@ -129,16 +130,9 @@ pub enum Condition {
 }
 
 /// The statuses of gRPC that may be over the next time.
-pub(super) const CODES: [(&str, u8); 8] = [
-    ("cancelled", 1),
-    ("unknown", 2),
-    ("deadline_exceeded", 4),
-    ("resource_exhausted", 8),
-    ("aborted", 10),
-    ("internal", 13),
-    ("unavailable", 14),
-    ("data_loss", 15),
-];
+fn codes() -> impl Iterator<Item = (&'static str, u8)> {
+    grpc::CODES.into_iter().filter(|(_, code)| matches!(code, 1 | 2 | 4 | 8 | 10 | 13 | 14 | 15))
+}
 
 const WORDS: [(&str, Condition); 6] = [
     ("connect", Condition::Connect),
@@ -180,13 +174,13 @@ impl Condition {
         if let Some((_, known)) = WORDS.iter().find(|(word, _)| *word == text) {
             return Ok(*known);
         }
-        if let Some((_, code)) = CODES.iter().find(|(word, _)| *word == text) {
-            return Ok(Condition::Grpc(*code));
+        if let Some((_, code)) = codes().find(|(word, _)| *word == text) {
+            return Ok(Condition::Grpc(code));
         }
         if let Some(range) = StatusRange::parse(text) {
             return Ok(Condition::Statuses(range));
         }
-        let known: Vec<&str> = WORDS.iter().map(|(word, _)| *word).chain(CODES.iter().map(|(word, _)| *word)).collect();
+        let known: Vec<&str> = WORDS.iter().map(|(word, _)| *word).chain(codes().map(|(word, _)| word)).collect();
         let lower = text.to_ascii_lowercase();
         let near =
             FOREIGN.iter().find(|(word, _)| *word == lower).map(|(_, here)| *here).or_else(|| foreign::word(&lower, &known));
@@ -234,7 +228,7 @@ impl JsonSchema for Condition {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let words: Vec<&str> = WORDS.iter().map(|(word, _)| *word).chain(CODES.iter().map(|(word, _)| *word)).collect();
+        let words: Vec<&str> = WORDS.iter().map(|(word, _)| *word).chain(codes().map(|(word, _)| word)).collect();
         let statuses = generator.subschema_for::<StatusRange>();
         json_schema!({ "anyOf": [{ "type": "string", "enum": words }, statuses] })
     }

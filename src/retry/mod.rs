@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use http::{HeaderName, Method, header};
 
 use self::budget::{Allowance, Budget};
-use self::config::{CODES, RetriesConfig};
-use crate::grpc::{GRPC_RETRY_PUSHBACK, GRPC_STATUS};
+use self::config::RetriesConfig;
+use crate::grpc::{CODES, GRPC_RETRY_PUSHBACK, GRPC_STATUS, read_status};
 use crate::problem::Problems;
 use crate::tally::{Counter, Tallies};
 use crate::value::StatusRange;
@@ -210,11 +210,11 @@ impl Rules {
 
     /// Why an answer is to be asked for again, and how long it asks to be left alone.
     pub fn of_answer<'a>(&self, status: u16, field: impl Fn(&HeaderName) -> Option<&'a [u8]>) -> Option<(Why, Option<Duration>)> {
-        let code = || field(&GRPC_STATUS).and_then(|code| std::str::from_utf8(code).ok()?.parse::<u8>().ok());
+        let code = || field(&GRPC_STATUS).and_then(read_status);
         let why = if self.on.covers(status) {
             Why::Status(status)
         } else if self.on.codes != 0
-            && let Some(code) = code().filter(|code| *code < 32 && self.on.codes & 1 << code != 0)
+            && let Some(code) = code().filter(|code| self.on.codes & 1 << code != 0)
         {
             Why::Code(code)
         } else if self.on.headers.iter().any(|name| field(name).is_some()) {

@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::grpc::CODES;
 use crate::value::{Period, Spanned, StatusRange};
 
 /// What clients get when the route's service answers nothing: an answer of the gateway's own (`status`, `headers`, and `json` or `body`), that of another `service`, or the last good one
@@ -16,8 +17,9 @@ use crate::value::{Period, Spanned, StatusRange};
 #[serde(deny_unknown_fields, default)]
 pub struct FallbackConfig {
     /// When: `open` (a circuit breaker is), `error` (no endpoint is well, none can be reached, or it breaks off before it answers), `timeout`
-    /// (none answers in time), or a status of the service's answer from 400 on: `503`, `5xx`, `502-504`. Such an answer is let go of before
-    /// anything of it is passed on. Default: `open`, `error` and `timeout`.
+    /// (none answers in time), a status of the service's answer from 400 on: `503`, `5xx`, `502-504`, or one of gRPC's that stands in an
+    /// answer's head, as it does where a call fails at once: `unavailable`, `resource_exhausted`, `internal` and so on. Such an answer is let go
+    /// of before anything of it is passed on. Default: `open`, `error` and `timeout`.
     pub on: Vec<Spanned<Condition>>,
     /// Give the last good answer that the route's cache has, as long as it expired no longer ago than this, `1s` to `30d`, and its service has
     /// not forbidden it (`must-revalidate`, `no-cache`). Goes before the others, which are given where there is none.
@@ -43,6 +45,8 @@ pub struct FallbackConfig {
 pub enum Condition {
     Cause(Cause),
     Statuses(StatusRange),
+    /// A status of gRPC.
+    Grpc(u8),
 }
 
 /// Why there is no answer of the service's to give.
@@ -78,7 +82,7 @@ impl<'de> Deserialize<'de> for Condition {
             type Value = Condition;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`open`, `error`, `timeout`, or a status from 400 on, such as 503 or 5xx")
+                f.write_str("`open`, `error`, `timeout`, a status from 400 on, such as 503 or 5xx, or one of gRPC's, such as `unavailable`")
             }
 
             fn visit_u64<E: Error>(self, status: u64) -> Result<Condition, E> {
@@ -92,6 +96,9 @@ impl<'de> Deserialize<'de> for Condition {
             fn visit_str<E: Error>(self, text: &str) -> Result<Condition, E> {
                 if let Some(cause) = Cause::NAMED.into_iter().find(|cause| cause.as_str() == text) {
                     return Ok(Condition::Cause(cause));
+                }
+                if let Some((_, code)) = CODES.iter().find(|(name, _)| *name == text) {
+                    return Ok(Condition::Grpc(*code));
                 }
                 let statuses = StatusRange::parse(text).filter(|statuses| statuses.first >= 400);
                 statuses.map(Condition::Statuses).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
@@ -108,8 +115,10 @@ impl JsonSchema for Condition {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let named = Cause::NAMED.iter().map(|cause| cause.as_str());
+        let words: Vec<&str> = named.chain(CODES.iter().map(|(name, _)| *name)).collect();
         json_schema!({ "anyOf": [
-            { "type": "string", "enum": ["open", "error", "timeout"] },
+            { "type": "string", "enum": words },
             { "type": "integer", "minimum": 400, "maximum": 599 },
             { "type": "string", "pattern": "^([45]xx|[45][0-9]{2}(-[45][0-9]{2})?)$" },
         ] })

@@ -21,6 +21,8 @@ pub struct Fallback {
     on: Vec<Cause>,
     /// Answers of these statuses are none.
     statuses: Vec<StatusRange>,
+    /// Nor are calls that fail at once with one of these statuses of gRPC, a bit each.
+    codes: u32,
     /// How long ago what the cache has may have expired, where that is given.
     pub cached: Option<Duration>,
     /// What is given where it has nothing.
@@ -54,11 +56,12 @@ impl How {
 
 impl Fallback {
     pub fn new(config: &FallbackConfig, cached: Option<Duration>, how: Option<How>, route: &str, tallies: &Tallies) -> Self {
-        let (mut on, mut statuses) = (Vec::new(), Vec::new());
+        let (mut on, mut statuses, mut codes) = (Vec::new(), Vec::new(), 0);
         for condition in &config.on {
             match condition.value {
                 Condition::Cause(cause) => on.push(cause),
                 Condition::Statuses(range) => statuses.push(range),
+                Condition::Grpc(code) => codes |= 1 << code,
             }
         }
         if config.on.is_empty() {
@@ -72,7 +75,7 @@ impl Fallback {
         let kind = how.as_ref().map_or(CACHED, How::as_str);
         let (counts, counts_of_cached) =
             (Cause::ALL.map(|cause| count(kind, cause)), Cause::ALL.map(|cause| count(CACHED, cause)));
-        Fallback { on, statuses, cached, how, counts, counts_of_cached }
+        Fallback { on, statuses, codes, cached, how, counts, counts_of_cached }
     }
 
     pub fn is_for(&self, cause: Cause) -> bool {
@@ -82,6 +85,11 @@ impl Fallback {
     /// Whether an answer of that status is replaced.
     pub fn replaces(&self, status: StatusCode) -> bool {
         self.statuses.iter().any(|range| range.contains(status.as_u16()))
+    }
+
+    /// Whether that of a call that has failed at once is. `code`: see [`grpc::read_status`](crate::grpc::read_status).
+    pub fn replaces_call(&self, code: u8) -> bool {
+        self.codes & 1 << code != 0
     }
 
     pub fn count(&self, cause: Cause, cached: bool) {

@@ -303,7 +303,7 @@ impl Caller {
         tries.aim = Aim::of(service, call.head, call.exchange);
         loop {
             let (mut connection, mut key) = self.connect(service, spoken, tries, client, tls, fresh).await?;
-            tries.started = Some(Instant::now());
+            tries.sends();
             let attempt = tries.attempts;
             let asked = if let Some(hedging) = &service.hedging
                 && call.may_be_hedged(service, tries)

@@ -28,6 +28,9 @@ pub struct Tries {
     pub endpoint: Option<EndpointAddress>,
     /// When the last attempt's request was begun to be sent.
     pub started: Option<Instant>,
+    /// Whoever was sent the request last has said that it did nothing about it. Then nobody has that was sent it before, or it is one that
+    /// may be sent twice.
+    pub undone: bool,
     /// When the request's time is over: no attempt is made for which there is none left.
     pub due: Option<tokio::time::Instant>,
     /// Why attempts were repeated, one after the other, for the log.
@@ -130,6 +133,11 @@ impl Tries {
         self.note_again(service, Why::Stale);
         self.attempts += 1;
     }
+    /// Notes that the request is about to be sent.
+    pub(super) fn sends(&mut self) {
+        (self.started, self.undone) = (Some(Instant::now()), false);
+    }
+
 
     /// For a second copy of a request that is under way: where it goes, which is not where the first one is. `None` if there is nowhere.
     pub fn aside(&self, service: &Service) -> Option<Box<Tries>> {
@@ -235,6 +243,11 @@ impl Tries {
         if let Some(flight) = &mut self.flight {
             flight.note(service, outcome, None);
         }
+    }
+
+    /// Whether it is a gRPC call of which no message has come.
+    pub fn awaits_a_message(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| !call.answers)
     }
 
     /// Notes that something went wrong that the client may have brought about.
@@ -359,6 +372,7 @@ pub(super) fn is_failed_call<'a>(field: impl Fn(&HeaderName) -> Option<&'a [u8]>
 
 /// The status of HTTP that says of an endpoint what this one of gRPC's does. `None` where it says nothing: the deadline was the client's.
 fn meant_by(code: &[u8], own_deadline: bool) -> Option<StatusCode> {
+        self.undone = true;
     match code {
         b"2" | b"13" | b"15" => Some(StatusCode::INTERNAL_SERVER_ERROR),
         b"4" if own_deadline => None,
