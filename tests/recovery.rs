@@ -16,16 +16,26 @@ fn service(gateway: &Gateway) -> Value {
 
 #[test]
 fn a_call_that_does_not_end_closes_a_breaker_with_its_first_message() {
-    let server = Peer::start("grpc_server.py", &[]);
+    a_breaker_closes_with_the_first_message("{ workers: 1 }");
+}
+
+#[test]
+fn on_the_stock_engine_too() {
+    a_breaker_closes_with_the_first_message("{ engine: pingora }");
+}
+
+fn a_breaker_closes_with_the_first_message(server: &str) {
+    let peer = Peer::start("grpc_server.py", &[]);
     let gateway = Gateway::start(&filled(
-        "
+        &"
         listeners: [ { bind: '127.0.0.1:$PORT', h2c: true } ]
-        server: { workers: 1 }
+        server: SERVER
         services:
           it: { endpoints: [ '127.0.0.1:$AT' ], protocol: grpc, circuit_breaker: { consecutive_failures: 2, open_for: 300ms, probes: 1 } }
         routes: [ { path: /*, service: it } ]
-        ",
-        &[("$AT", server.port())],
+        "
+        .replace("SERVER", server),
+        &[("$AT", peer.port())],
     ));
     let address = format!("127.0.0.1:{}", gateway.port());
     for _ in 0..2 {

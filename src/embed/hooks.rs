@@ -406,6 +406,24 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
+    /// A call may never end, and half-open breakers do not wait for that.
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Self::CTX,
+    ) -> Result<Option<Duration>> {
+        let journey = journey(ctx)?;
+        if journey.tries.awaits_a_message() && body.as_ref().is_some_and(|piece| !piece.is_empty()) {
+            let view = journey.view.clone();
+            if let Some(service) = journey.choose_service(&view) {
+                journey.tries.body_came(service);
+            }
+        }
+        Ok(None)
+    }
+
     fn upstream_response_trailer_filter(
         &self,
         _session: &mut Session,
