@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue};
-use pingora_error::Result;
+use http::{HeaderName, HeaderValue};
 use tokio::sync::oneshot;
 
 use crate::downstream::Downstream;
@@ -14,9 +13,9 @@ use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::journey::Journey;
 use crate::listen::share::Purse;
 use crate::policy::shape::mirror::{Digest, MOST_COMPARED, Mirror, Place, Seen, Watch};
+use crate::upstream::call::client::Ear;
 use crate::upstream::call::{Call, Caller, Client, Own, Tries, drained};
 use crate::upstream::{AttemptOutcome, Service, TlsConnector};
-use crate::wire::answer::AnswerHead;
 
 /// What is allocated at first for a body that comes in pieces.
 const SMALLEST: usize = 1024;
@@ -206,71 +205,12 @@ impl Drop for Copy {
     }
 }
 
-/// A client whose body goes into a copy as well.
-pub struct Tee<'a> {
-    pub down: &'a mut Downstream,
-    pub copy: &'a mut Copy,
-}
-
-impl Client for Tee<'_> {
-    fn buffered(&self) -> Option<&Bytes> {
-        self.down.buffered()
-    }
-
-    fn body_is_empty(&self) -> bool {
-        self.down.body_is_empty()
-    }
-
-    fn is_continue_owed(&self) -> bool {
-        self.down.is_continue_owed()
-    }
-
-    fn keep_for_replay(&mut self, most: usize) {
-        self.down.keep_for_replay(most);
-    }
-
-    fn replay(&self) -> Option<Bytes> {
-        self.down.replay()
-    }
-
-    fn can_replay(&self) -> bool {
-        self.down.can_replay()
-    }
-
-    fn uploaded(&self) -> Option<Instant> {
-        self.down.uploaded()
-    }
-
-    async fn read_body(&mut self) -> Result<Option<Bytes>> {
-        let piece = self.down.read_body().await?;
-        match &piece {
-            Some(piece) => self.copy.feed(piece),
-            None => self.copy.end(),
+/// The client's body goes into the copy as well.
+impl Ear for &mut Copy {
+    fn piece(&mut self, _client: &impl Client, piece: Option<&Bytes>) {
+        match piece {
+            Some(piece) => self.feed(piece),
+            None => self.end(),
         }
-        Ok(piece)
-    }
-
-    fn trailers(&self) -> Option<HeaderMap> {
-        Client::trailers(self.down)
-    }
-
-    async fn unasked(&mut self) {
-        self.down.unasked().await;
-    }
-
-    async fn say_continue(&mut self) -> Result<()> {
-        self.down.say_continue().await
-    }
-
-    async fn write_interim(&mut self, answer: &AnswerHead) -> Result<()> {
-        self.down.write_interim(answer).await
-    }
-
-    async fn gone(&mut self) {
-        self.down.gone().await;
-    }
-
-    async fn reset(&mut self) {
-        self.down.reset().await;
     }
 }

@@ -25,6 +25,7 @@ use crate::downstream::{CLIENT_STALLED, Downstream};
 use crate::exchange::Verdict;
 use crate::journey::{Journey, body_refusal, out_of_time};
 use crate::reply::Reply;
+use crate::upstream::call::client::Overheard;
 use crate::upstream::call::{Answer, Broken, Call, CallError, Caller, call_error};
 use crate::upstream::{AttemptOutcome, Protocol, Service};
 use crate::wait::pinned;
@@ -84,7 +85,10 @@ pub async fn run(
         match &mut copy {
             None => caller.send(service, &call, tries, down, &view.tls).await,
             // Boxed: it must not make the common one's future larger.
-            Some(copy) => Box::pin(caller.send(service, &call, tries, &mut mirror::Tee { down, copy }, &view.tls)).await,
+            Some(copy) => {
+                let mut client = Overheard { client: &mut *down, by: copy };
+                Box::pin(caller.send(service, &call, tries, &mut client, &view.tls)).await
+            }
         }
     };
     let mut answer = answer.map_err(|error| call_failed(error, journey, down))?;

@@ -60,6 +60,82 @@ pub trait Client: Send {
     fn reset(&mut self) -> impl Future<Output = ()> + Send;
 }
 
+/// Who hears what passes between a client and the engine.
+pub trait Ear: Send {
+    /// A piece of the client's body was read, or its end.
+    fn piece(&mut self, client: &impl Client, piece: Option<&Bytes>);
+
+    /// The client is about to be told something of an answer.
+    fn interim(&mut self) {}
+}
+
+/// A client to whom somebody listens.
+pub struct Overheard<'a, C, E> {
+    pub client: &'a mut C,
+    pub by: E,
+}
+
+impl<C: Client, E: Ear> Client for Overheard<'_, C, E> {
+    fn buffered(&self) -> Option<&Bytes> {
+        self.client.buffered()
+    }
+
+    fn body_is_empty(&self) -> bool {
+        self.client.body_is_empty()
+    }
+
+    fn is_continue_owed(&self) -> bool {
+        self.client.is_continue_owed()
+    }
+
+    fn keep_for_replay(&mut self, most: usize) {
+        self.client.keep_for_replay(most);
+    }
+
+    fn replay(&self) -> Option<Bytes> {
+        self.client.replay()
+    }
+
+    fn can_replay(&self) -> bool {
+        self.client.can_replay()
+    }
+
+    fn uploaded(&self) -> Option<std::time::Instant> {
+        self.client.uploaded()
+    }
+
+    async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        let piece = self.client.read_body().await?;
+        self.by.piece(self.client, piece.as_ref());
+        Ok(piece)
+    }
+
+    fn trailers(&self) -> Option<HeaderMap> {
+        self.client.trailers()
+    }
+
+    async fn unasked(&mut self) {
+        self.client.unasked().await;
+    }
+
+    async fn say_continue(&mut self) -> Result<()> {
+        self.client.say_continue().await
+    }
+
+    async fn write_interim(&mut self, answer: &AnswerHead) -> Result<()> {
+        self.by.interim();
+        self.client.write_interim(answer).await
+    }
+
+    async fn gone(&mut self) {
+        self.client.gone().await;
+    }
+
+    async fn reset(&mut self) {
+        self.client.reset().await;
+    }
+}
+
 /// The gateway itself, with a body that it has made.
 pub struct Own(pub Bytes);
 

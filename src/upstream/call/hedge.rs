@@ -11,9 +11,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderMap;
-use pingora_error::Result;
 
+use super::client::{Ear, Overheard};
 use super::pool::Key;
 use super::{Broken, Call, Caller, Client, Connection, Own, Tries, field_of, gone};
 use crate::retry::hedge::Hedging;
@@ -68,74 +67,17 @@ impl Seen {
     }
 }
 
-/// The client, as the first copy sees it.
-struct Watched<'a, C> {
-    client: &'a mut C,
-    seen: &'a Seen,
-}
-
-impl<C: Client> Client for Watched<'_, C> {
-    fn buffered(&self) -> Option<&Bytes> {
-        self.client.buffered()
-    }
-
-    fn body_is_empty(&self) -> bool {
-        self.client.body_is_empty()
-    }
-
-    fn is_continue_owed(&self) -> bool {
-        self.client.is_continue_owed()
-    }
-
-    fn keep_for_replay(&mut self, most: usize) {
-        self.client.keep_for_replay(most);
-    }
-
-    fn replay(&self) -> Option<Bytes> {
-        self.client.replay()
-    }
-
-    fn can_replay(&self) -> bool {
-        self.client.can_replay()
-    }
-
-    fn uploaded(&self) -> Option<Instant> {
-        self.client.uploaded()
-    }
-
-    async fn read_body(&mut self) -> Result<Option<Bytes>> {
-        let piece = self.client.read_body().await?;
+impl Ear for &Seen {
+    fn piece(&mut self, client: &impl Client, piece: Option<&Bytes>) {
         // A copy has no trailers.
-        let plain = || self.client.trailers().is_none_or(|fields| fields.is_empty());
-        if piece.is_none() && self.client.can_replay() && plain() {
-            let _ = self.seen.whole.set((self.client.replay().unwrap_or_default(), Instant::now()));
+        let plain = || client.trailers().is_none_or(|fields| fields.is_empty());
+        if piece.is_none() && client.can_replay() && plain() {
+            let _ = self.whole.set((client.replay().unwrap_or_default(), Instant::now()));
         }
-        Ok(piece)
     }
 
-    fn trailers(&self) -> Option<HeaderMap> {
-        self.client.trailers()
-    }
-
-    async fn unasked(&mut self) {
-        self.client.unasked().await;
-    }
-
-    async fn say_continue(&mut self) -> Result<()> {
-        self.client.say_continue().await
-    }
-
-    async fn write_interim(&mut self, answer: &AnswerHead) -> Result<()> {
-        self.seen.spoiled.store(true, Ordering::Relaxed);
-        self.client.write_interim(answer).await
-    }
-
-    async fn gone(&mut self) {
-        self.client.gone().await;
-    }
-
-    async fn reset(&mut self) {
-        self.client.reset().await;
+    fn interim(&mut self) {
+        self.spoiled.store(true, Ordering::Relaxed);
     }
 }
 
@@ -171,7 +113,7 @@ impl Caller {
     ) -> Ended {
         hedging.earn();
         let (attempt, started, seen) = (tries.attempts, Instant::now(), Seen::of(client));
-        let mut watched = Watched { client, seen: &seen };
+        let mut watched = Overheard { client, by: &seen };
         let raced = {
             let mut asking = pin!(connection.ask(call, attempt, &mut watched, service));
             let early = match hedging.after() {
@@ -285,7 +227,7 @@ impl Caller {
             let connected =
                 self.connect(service, service.protocol.spoken(|| call.is_grpc()), &mut tries, &mut client, tls, fresh).await;
             let Ok((mut connection, key)) = connected else { return Copied { tries, answer: None } };
-            tries.started = Some(Instant::now());
+            tries.sends();
             let kept = connection.is_kept();
             let asked = connection.ask(call, tries.attempts, &mut client, service).await;
             let good = is_good(&asked, service);
