@@ -109,10 +109,10 @@ impl Filling {
                         self.keeping.give_up();
                         return told;
                     }
-                    let silence = if down.is_endless() { service.timeouts.stream } else { service.timeouts.response };
+                    let endless = down.is_endless();
                     let more = match told {
-                        Ok(()) => answer.more(down, service, silence).await,
-                        Err(_) => answer.more(&mut Own(Bytes::new()), service, silence).await,
+                        Ok(()) => answer.more(down, service, endless).await,
+                        Err(_) => answer.more(&mut Own(Bytes::new()), service, endless).await,
                     };
                     match more {
                         Ok(()) => {}
@@ -170,7 +170,7 @@ impl Filling {
             tokio::select! {
                 biased;
                 written = &mut writing => return written,
-                more = answer.more(&mut nobody, service, service.timeouts.response) => {
+                more = answer.more(&mut nobody, service, false) => {
                     self.broken = more.err();
                 }
             }

@@ -47,6 +47,8 @@ pub enum Failed {
     ClientStopped,
     /// The service broke off in the middle of its answer.
     BrokeOff,
+    /// The gateway broke it off, for it came too slowly.
+    TooSlow,
     /// The gateway has closed a WebSocket, for this reason.
     Closed(Verdict),
 }
@@ -167,7 +169,7 @@ fn broke_off(broken: Broken, journey: &mut Journey, down: &mut Downstream) -> Fa
         }
         _ => {
             journey.service_failed(AttemptOutcome::Broken);
-            Failed::BrokeOff
+            if matches!(broken, Broken::TooSlow) { Failed::TooSlow } else { Failed::BrokeOff }
         }
     }
 }

@@ -98,7 +98,7 @@ impl Refresh {
                 Ok(Some(Piece::Trailers(_) | Piece::End)) => ended = true,
                 Ok(None) => {
                     keeping.flows(&answer.head);
-                    if answer.more(&mut Own(Bytes::new()), &service, service.timeouts.response).await.is_err() {
+                    if answer.more(&mut Own(Bytes::new()), &service, false).await.is_err() {
                         return tries.failed(&service, AttemptOutcome::Broken);
                     }
                 }

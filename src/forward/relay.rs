@@ -78,8 +78,8 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
             None => {
                 // What was gathered so far must not wait for what may take a while.
                 down.flush().await.map_err(Broken::Client)?;
-                let silence = if down.is_endless() { service.timeouts.stream } else { service.timeouts.response };
-                answer.more(down, service, silence).await?;
+                let endless = down.is_endless();
+                answer.more(down, service, endless).await?;
             }
         }
     }

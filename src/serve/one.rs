@@ -211,6 +211,7 @@ async fn broke(journey: &mut Journey, down: &mut Downstream, failed: Failed) {
             Verdict { policy: reply.policy, reason: "answer_broke_off" }
         }
         Failed::BrokeOff => Verdict { policy: "upstream", reason: "answer_broke_off" },
+        Failed::TooSlow => Verdict { policy: "upstream", reason: "answer_too_slow" },
         Failed::Closed(verdict) => verdict,
         Failed::ClientStopped => CLIENT_STOPPED,
         Failed::ClientGone if down.is_answered() => {

@@ -68,6 +68,13 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
         if let Some(attempt) = &service.timeouts.attempt {
             refuse(attempt.place, "`timeouts.try`", problems);
         }
+        for (place, key) in
+            [(service.timeouts.body_grace.place, "`timeouts.body_grace`"), (service.limits.body_rate.place, "`limits.body_rate`")]
+        {
+            if place.is_known() {
+                refuse(place, key, problems);
+            }
+        }
         if service.protocol == Protocol::Auto {
             let message = "`protocol: auto` cannot be had with `engine: pingora`";
             let hint = "write two services with the same endpoints, one with `protocol: grpc`, or take `engine` out of `server`";

@@ -209,6 +209,12 @@ impl Board {
     /// Counts endpoints that an operator takes out or back.
     pub fn count_drained(&self, drained: bool) {
         let help = "Endpoints that an operator took out, or back.";
+    /// Counts an answer that came too slowly to be waited for.
+    pub(super) fn count_too_slow(&self) {
+        let help = "Answers that were given up because their bodies came more slowly than `limits.body_rate`.";
+        self.occurrences.count("portcullis_upstream_answers_too_slow_total", help, &[("service", &*self.name)], "");
+    }
+
         let to = if drained { "drained" } else { "undrained" };
         let labels = [("service", &*self.name), ("to", to)];
         self.occurrences.count("portcullis_upstream_drains_total", help, &labels, to);

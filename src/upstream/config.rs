@@ -256,6 +256,8 @@ pub struct TimeoutsConfig {
     /// For a place at an endpoint that is full (`max_pending`), `1ms` to `10m`. Default: `1s`.
     pub queue: Spanned<Period>,
     /// How long an unused connection is kept open, `1s` to `1h`. Keep it shorter than the endpoints' own. Default: `60s`.
+    /// How long an answer's body may be awaited, in all, before `limits.body_rate` counts, `1s` to `24h`. Default: `5m`.
+    pub body_grace: Spanned<Period>,
     pub idle: Spanned<Period>,
 }
 
@@ -271,6 +273,7 @@ impl Default for TimeoutsConfig {
             idle: period(60_000),
         }
     }
+            body_grace: period(300_000),
 }
 
 /// Bounds of what comes before an answer's body.
@@ -288,6 +291,10 @@ pub struct AnswerLimitsConfig {
 impl Default for AnswerLimitsConfig {
     fn default() -> Self {
         let usual = AnswerLimits::default();
+    /// The least rate of an answer's body, in bytes per second, over its whole length: what is awaited of it may take `timeouts.body_grace`,
+    /// and a second more for each so many bytes that came; beyond it the answer is given up (`answer_too_slow`). The time in which the client
+    /// does not take what came is not counted. Not for upgrades and streams (see `timeouts.stream`). 0: no least rate. Default: 100.
+    pub body_rate: Spanned<Size>,
         AnswerLimitsConfig {
             head: unwritten(Size(usual.head as u64)),
             headers: unwritten(usual.fields as u32),
@@ -297,6 +304,7 @@ impl Default for AnswerLimitsConfig {
 }
 
 /// TLS to the endpoints: `true`, `false`, or a map.
+            body_rate: unwritten(Size(100)),
 #[derive(Debug, Clone, Default)]
 pub struct TlsChoice(pub Option<Spanned<UpstreamTlsConfig>>);
 

@@ -40,6 +40,7 @@ use crate::retry::hedge::{Hedging, HedgingConfig};
 use crate::retry::{self, Speaks};
 use crate::tally::Tallies;
 use crate::value::{Raw, Spanned, count_within, period_within};
+use crate::wait::Pace;
 
 /// The most endpoints that one service lists.
 pub(super) const MOST_ENDPOINTS: usize = 10_000;
@@ -73,6 +74,8 @@ pub struct Service {
     pub protocol: Protocol,
     pub timeouts: Timeouts,
     pub limits: AnswerLimits,
+    /// How an answer's body has to come.
+    pace: Pace,
     /// When a call is tried again; the route's own, where it has some.
     pub retries: Arc<retry::Rules>,
     /// When a second copy of a call is sent elsewhere; the route's own, where it has some.
@@ -237,6 +240,7 @@ impl Service {
         let limits = compile_limits(&config.limits, problems);
         let most = compile_most(config.max_requests.as_ref(), problems);
         let queue = compile_queue(config, problems);
+        let grace = period_within("body_grace", &config.timeouts.body_grace, 1000, 24 * HOUR, problems);
         let hedged = config.hedging.is_some();
         let retries = compile_retries(&config.retries, config.protocol, hedged, key, problems, kept).map(Arc::new);
         let keep_alive = count_within("keep_alive", &config.keep_alive, 0, 65_536, problems);
@@ -304,6 +308,7 @@ impl Service {
             protocol: config.protocol,
             timeouts,
             limits: limits?,
+        let pace = Pace { silence: timeouts.response, grace: grace?, rate: config.limits.body_rate.value.0 };
             retries,
             hedging,
             queue,
@@ -313,6 +318,7 @@ impl Service {
             dns_refresh: dns_refresh?,
             policies: config.policies.clone(),
             check: check.map(Arc::new),
+            pace,
             notes_answers: looks_at_answers(&breakers, outliers.as_deref()),
             outliers,
             breakers,
@@ -522,6 +528,14 @@ impl Service {
             .filter_map(|(_, endpoint)| endpoint.breaker().open_left(now))
             .min()
     }
+    /// How an answer's body has to come; what has no end of its own may be silent for longer, and is not held to a rate.
+    pub fn pace(&self, endless: bool) -> Pace {
+        match endless {
+            false => self.pace,
+            true => Pace { silence: self.timeouts.stream, rate: 0, ..self.pace },
+        }
+    }
+
 
     /// Whether a circuit breaker of the service as a whole is open: a call that has failed is not tried again.
     pub fn is_tripped(&self) -> bool {

@@ -10,10 +10,10 @@ use tokio::io::AsyncReadExt;
 use super::client::Client;
 use super::request::{self, SentFraming};
 use super::transport::{Transport, Turn};
-use super::{Broken, CONTINUE_AFTER, Call, Piece, gone, head_limit, pass_interim};
+use super::{Broken, CONTINUE_AFTER, Call, Came, Piece, gone, head_limit, pass_interim};
 use crate::upstream::Service;
 use crate::upstream::gate::Place;
-use crate::wait::{Alarm, within};
+use crate::wait::{Alarm, Pace, counted, within};
 use crate::wire::answer::{self, AnswerHead, BadAnswer};
 use crate::wire::body::{BodyDecoder, Decoded};
 use crate::wire::{encode, scratch, trailers};
@@ -38,6 +38,7 @@ pub struct Line {
     sending: Sending,
     /// What is still to come of the answer.
     body: BodyDecoder,
+    came: Came,
     /// The answer began before the service had the whole request.
     early: bool,
     /// How much is read at once.
@@ -69,6 +70,7 @@ impl Line {
             alarm,
             sending: Sending::default(),
             body: BodyDecoder::Done,
+            came: Came::default(),
             early: false,
             amount: READ,
             due: None,
@@ -136,7 +138,7 @@ impl Line {
             }
         }
         let answer = self.interim_and_final(call, client, service).await?;
-        self.body = answer.body;
+        (self.body, self.came) = (answer.body, Came::default());
         // A service that answers before it has the whole request may not read the rest as a part of it.
         self.early = !self.sending.done || self.sending.pending.has_remaining() || self.sending.failed;
         if self.early && self.sending.withheld.take().is_some() {
@@ -317,13 +319,14 @@ impl Line {
         }
     }
 
-    /// Waits for more of the answer's body, and sends what is left of the request's meanwhile. `silence` bounds the wait.
+    /// Waits for more of the answer's body, and sends what is left of the request's meanwhile. `pace` bounds the wait; as long as there is
+    /// something to send it may be the client who is waited for, so that only silence counts.
     ///
     /// # Errors
-    /// [`Broken::Client`], [`Broken::TimedOut`] or [`Broken::MidAnswer`].
-    pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, silence: Duration) -> Result<(), Broken> {
+    /// [`Broken::Client`], [`Broken::TimedOut`], [`Broken::TooSlow`] or [`Broken::MidAnswer`].
+    pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, pace: Pace) -> Result<(), Broken> {
         if !self.sending.done || self.sending.pending.has_remaining() {
-            return match within(silence, self.step(client, service)).await.unwrap_or(Err(Broken::TimedOut)) {
+            return match within(pace.silence, self.step(client, service)).await.unwrap_or(Err(Broken::TimedOut)) {
                 Ok(()) => Ok(()),
                 Err(Broken::Stale | Broken::Lost) if self.body == BodyDecoder::UntilClose => {
                     self.body = BodyDecoder::Done;
@@ -338,8 +341,8 @@ impl Line {
         // An answer may be endless: a client that goes away meanwhile ends the exchange.
         let count = tokio::select! {
             biased;
-            count = self.fill(amount, silence) => count.map_err(|broken| match broken {
-                Broken::TimedOut => broken,
+            count = self.fill(amount, pace) => count.map_err(|broken| match broken {
+                Broken::TimedOut | Broken::TooSlow => broken,
                 _ => Broken::MidAnswer,
             })?,
             () = client.gone() => return Err(gone()),
@@ -357,8 +360,9 @@ impl Line {
         self.clean = keep_alive && !self.early;
     }
 
-    async fn fill(&mut self, amount: usize, limit: Duration) -> Result<usize, Broken> {
-        let Line { transport, read, alarm, .. } = self;
+    async fn fill(&mut self, amount: usize, pace: Pace) -> Result<usize, Broken> {
+        let (limit, late) = self.came.left(pace);
+        let Line { transport, read, alarm, came, .. } = self;
         let filling = async {
             if amount <= scratch::SIZE {
                 return scratch::read(transport, read).await;
@@ -366,10 +370,13 @@ impl Line {
             read.reserve(amount);
             transport.read_buf(read).await
         };
-        match alarm.within(limit, filling).await {
-            Ok(Ok(count)) => Ok(count),
+        match alarm.within(limit, counted(&mut came.waited, filling)).await {
+            Ok(Ok(count)) => {
+                came.bytes += count as u64;
+                Ok(count)
+            }
             Ok(Err(_)) => Err(Broken::Failed),
-            Err(_) => Err(Broken::TimedOut),
+            Err(_) => Err(late),
         }
     }
 }

@@ -15,9 +15,10 @@ use tokio::time::Instant;
 use super::client::Client;
 use super::lines::Place;
 use super::request::{self, SentFraming};
-use super::{Broken, CONTINUE_AFTER, Call, Piece, gone, head_limit, pass_interim};
+use super::{Broken, CONTINUE_AFTER, Call, Came, Piece, gone, head_limit, pass_interim};
 use crate::head::{AnswerLimits, Field, HeaderEdits, Span};
 use crate::upstream::Service;
+use crate::wait::{Pace, counted};
 use crate::wire::answer::{AnswerHead, BadAnswer};
 use crate::wire::body::BodyDecoder;
 use crate::wire::duplex::Duplex;
@@ -34,6 +35,7 @@ pub struct Stream {
     /// Bytes that were taken off the stream, and that its window does not know of yet.
     taken: usize,
     piece: Option<Piece>,
+    came: Came,
     early: bool,
     /// It took no more before the client had sent all.
     unsent: bool,
@@ -85,6 +87,7 @@ impl Stream {
             answer: Answer::Unasked,
             taken: 0,
             piece: None,
+            came: Came::default(),
             early: false,
             unsent: false,
             sent: false,
@@ -283,12 +286,15 @@ impl Stream {
         }
     }
 
-    /// Waits for more of the answer's body, and sends what is left of the request's meanwhile. `silence` bounds the wait.
+    /// Waits for more of the answer's body, and sends what is left of the request's meanwhile. `pace` bounds the wait; as long as there is
+    /// something to send it may be the client who is waited for, so that only silence counts.
     ///
     /// # Errors
-    /// [`Broken::Client`], [`Broken::TimedOut`], [`Broken::MidAnswer`] or [`Broken::Reset`].
-    pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, silence: Duration) -> Result<(), Broken> {
-        let Stream { answer, sending, place, taken, .. } = self;
+    /// [`Broken::Client`], [`Broken::TimedOut`], [`Broken::TooSlow`], [`Broken::MidAnswer`] or [`Broken::Reset`].
+    pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, pace: Pace) -> Result<(), Broken> {
+        let pace = if self.sending.is_some() { Pace { rate: 0, ..pace } } else { pace };
+        let (limit, late) = self.came.left(pace);
+        let Stream { answer, sending, place, taken, came, .. } = self;
         let Answer::Begun(body) = answer else { return Ok(()) };
         // What was taken has been passed on by now.
         if *taken > 0 {
@@ -301,7 +307,9 @@ impl Stream {
                 event = send(sending, client) => event.map(Ok),
             }
         };
-        let event = place.alarm.within(silence, first).await.map_err(|_| Broken::TimedOut)?;
+        let mut unrated = Duration::ZERO;
+        let waited = if pace.rate > 0 { &mut came.waited } else { &mut unrated };
+        let event = place.alarm.within(limit, counted(waited, first)).await.map_err(|_| late)?;
         let piece = match event {
             Ok(Ok(event)) => {
                 self.note(&event, client);
@@ -322,6 +330,7 @@ impl Stream {
         match &piece {
             Piece::Data(data, last) => {
                 self.taken = data.len();
+                self.came.bytes += data.len() as u64;
                 if *last {
                     self.end();
                 }

@@ -45,7 +45,7 @@ use crate::grpc::Dialect;
 use crate::head::{Edited, HeaderEdit, RequestHead};
 use crate::reply::Reply;
 use crate::retry::Why;
-use crate::wait::{Alarm, pinned};
+use crate::wait::{Alarm, Pace, pinned};
 use crate::wire::answer::{AnswerHead, BadAnswer};
 use crate::wire::upgraded::Upgraded;
 use lines::Lines;
@@ -73,6 +73,8 @@ pub enum Broken {
     /// The service has said that it did nothing about the request: it may be asked for again, whatever the method (RFC 9113, section 8.7).
     Refused,
     /// The service broke the stream off.
+    /// Its answer comes, and too slowly to be waited for.
+    TooSlow,
     Reset(::h2::Reason),
     /// The answer cannot be passed on.
     Bad(BadAnswer),
@@ -89,7 +91,7 @@ impl Broken {
     pub fn outcome(&self) -> Option<AttemptOutcome> {
         match self {
             Broken::Client(_) | Broken::Unfit => None,
-            Broken::TimedOut => Some(AttemptOutcome::TimedOut),
+            Broken::TimedOut | Broken::TooSlow => Some(AttemptOutcome::TimedOut),
             _ => Some(AttemptOutcome::Broken),
         }
     }
@@ -127,6 +129,21 @@ async fn pass_interim<C: Client>(
 fn gone() -> Broken {
     Broken::Client(Error::new(CLIENT_GONE))
 }
+/// How much of an answer's body came, and how long it was waited for.
+#[derive(Default)]
+struct Came {
+    bytes: u64,
+    waited: Duration,
+}
+
+impl Came {
+    /// How long more may be waited, and what it means that it was.
+    fn left(&self, pace: Pace) -> (Duration, Broken) {
+        let left = pace.left(self.waited, self.bytes);
+        (left, if left < pace.silence { Broken::TooSlow } else { Broken::TimedOut })
+    }
+}
+
 
 /// How a call ended that did not get an answer.
 #[derive(Debug)]
@@ -547,14 +564,18 @@ impl Answer {
         }
     }
 
-    /// Waits for more of the body, and sends what is left of the request's meanwhile. `silence` bounds the wait.
+    /// Waits for more of the body, and sends what is left of the request's meanwhile. `endless`: it is one that may be silent for long.
     ///
     /// # Errors
-    /// [`Broken::Client`], [`Broken::MidAnswer`] or [`Broken::Reset`].
-    pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, silence: Duration) -> Result<(), Broken> {
-        match &mut self.connection {
-            Connection::H1(line) => line.more(client, service, silence).await,
-            Connection::H2(stream) => pinned(|| stream.more(client, service, silence)).await,
+    /// [`Broken::Client`], [`Broken::TimedOut`], [`Broken::TooSlow`], [`Broken::MidAnswer`] or [`Broken::Reset`].
+    pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, endless: bool) -> Result<(), Broken> {
+        let pace = service.pace(endless);
+        let more = match &mut self.connection {
+            Connection::H1(line) => line.more(client, service, pace).await,
+            Connection::H2(stream) => pinned(|| stream.more(client, service, pace)).await,
+        };
+        if matches!(more, Err(Broken::TooSlow)) {
+            service.cluster.board().count_too_slow();
         }
     }
 
@@ -670,3 +691,4 @@ pub fn call_error(broken: Broken, service: &Service) -> CallError {
         Broken::Unfit => reply(StatusCode::BAD_GATEWAY, "upstream_error", "The request cannot be told over HTTP/2."),
     })
 }
+        Broken::TooSlow => reply(StatusCode::GATEWAY_TIMEOUT, "answer_too_slow", "The backend's answer came too slowly."),

@@ -128,7 +128,7 @@ pub async fn drained(
                     None => return Ok(None),
                 }
             }
-            None => answer.more(&mut Own(Bytes::new()), service, service.timeouts.response).await?,
+            None => answer.more(&mut Own(Bytes::new()), service, false).await?,
         }
     }
 }
