@@ -19,6 +19,7 @@ use super::aim::Aim;
 use super::balance::levels::{Level, Levels};
 use super::balance::subset::Subset;
 use super::balance::{self, Ask, Balance, Seat, slow_start};
+use super::discover::family::Family;
 use super::dns::{Located, Name};
 use super::eligible::{Choice, Panic, Then, eligible};
 use super::endpoint::{Crowd, Endpoint, EndpointRef, EndpointView};
@@ -62,6 +63,8 @@ pub struct Spread {
     pub slow_start: Option<Duration>,
     pub subset: Option<Subset>,
     pub sticky: Option<Arc<Sticky>>,
+    /// Which addresses of host names come first.
+    pub family: Family,
 }
 
 /// An endpoint where it stands.
@@ -418,6 +421,11 @@ impl Cluster {
     /// Whether it is in another zone than the gateway, as far as both say.
     fn is_elsewhere(&self, member: &Member) -> bool {
         self.spread.zone.is_some() && member.zone != self.spread.zone
+    }
+
+    /// Whether it is an address of a host name's, and not of the family that is preferred.
+    fn stands_by(&self, one: &Placed<'_>) -> bool {
+        matches!(one.member.source, Source::Named(_)) && self.spread.family.stands_by(one.endpoint.address())
     }
 
     /// Lets the shares of endpoints grow that start slowly.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::balance::Balance;
 use super::discover::config::DiscoverConfig;
+use super::discover::family::Family;
 use super::eligible::PanicConfig;
 use super::health_config::HealthCheckConfig;
 use super::outlier::config::OutlierChoice;
@@ -94,6 +95,9 @@ pub struct ServiceConfig {
     pub retry_after: Spanned<Period>,
     /// How often host names are resolved again, `1s` to `1h`. Default: `10s`.
     pub dns_refresh: Spanned<Period>,
+    /// Which addresses of host names are asked, those of `discover` among them: `any`; `ipv4` or `ipv6` alone; or `prefer_ipv4` or
+    /// `prefer_ipv6`, which leave those of the other family for when too few of these are well, or none can be connected to. Default: `any`.
+    pub dns_family: Spanned<Family>,
     /// Policies for every route that leads to this service. A route may replace each one whole, or turn it off with `false`.
     pub policies: Option<Raw>,
 }
@@ -134,6 +138,7 @@ impl Default for ServiceConfig {
             warm: unwritten(0),
             retry_after: period(1000),
             dns_refresh: period(10_000),
+            dns_family: unwritten(Family::Any),
             policies: None,
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
+use super::discover::family::Family;
 use super::discover::{Discovery, Found, Said, System};
 use super::endpoint::Endpoint;
 use super::service::Service;
@@ -56,8 +57,8 @@ pub enum Resolved {
 
 impl Name {
     /// A host name, as the system resolves it.
-    pub fn new(host: &str, port: u16) -> Self {
-        Self::of(Box::new(System::new(host, port)))
+    pub fn new(host: &str, port: u16, family: Family) -> Self {
+        Self::of(Box::new(System::new(host, port, family)))
     }
 
     pub fn of(discovery: Box<dyn Discovery>) -> Self {
@@ -227,7 +228,7 @@ mod tests {
 
     #[test]
     fn endpoints_stay_while_their_addresses_do() {
-        let name = Name::new("catalog", 80);
+        let name = Name::new("catalog", 80, Family::Any);
         assert!(!name.is_tried());
         assert_eq!(name.update(Ok(addresses(&[2, 1]))), Resolved::Changed);
         let before = name.endpoints();
@@ -240,7 +241,7 @@ mod tests {
 
     #[test]
     fn the_last_good_addresses_survive_the_resolver() {
-        let name = Name::new("catalog", 80);
+        let name = Name::new("catalog", 80, Family::Any);
         assert_eq!(name.update(Err("gone".into())), Resolved::Lost);
         assert!(name.is_tried() && !name.is_resolved());
         name.update(Ok(addresses(&[1])));
@@ -252,7 +253,7 @@ mod tests {
 
     #[test]
     fn an_endless_answer_is_cut() {
-        let name = Name::new("catalog", 80);
+        let name = Name::new("catalog", 80, Family::Any);
         let many = (0..20_000u16).map(|port| ([10, 0, (port >> 8) as u8, port as u8], 80).into());
         name.update(Ok(found(many)));
         assert_eq!(name.endpoints().len(), MOST_ADDRESSES);
@@ -260,7 +261,7 @@ mod tests {
 
     #[test]
     fn another_weight_is_a_change_and_the_endpoint_stays() {
-        let name = Name::new("catalog", 80);
+        let name = Name::new("catalog", 80, Family::Any);
         name.update(Ok(addresses(&[1, 2])));
         let before = name.endpoints();
         let mut heavier = addresses(&[1, 2]);
@@ -277,11 +278,18 @@ mod tests {
 
     #[tokio::test]
     async fn the_system_resolver_knows_localhost() {
-        let answer = Name::new("localhost", 8080).lookup().await.unwrap().endpoints.unwrap();
+        let answer = Name::new("localhost", 8080, Family::Any).lookup().await.unwrap().endpoints.unwrap();
         assert!(
             answer.iter().all(|one| one.address.inet().is_some_and(|at| at.ip().is_loopback() && at.port() == 8080))
                 && !answer.is_empty()
         );
-        assert!(Name::new("no-such-host.invalid", 80).lookup().await.is_err());
+        assert!(Name::new("no-such-host.invalid", 80, Family::Any).lookup().await.is_err());
+        // It is in every `/etc/hosts`, with an address of IPv4 at least.
+        let of = async |family| Name::new("localhost", 8080, family).lookup().await;
+        assert!(of(Family::Ipv4).await.unwrap().endpoints.unwrap().iter().all(|one| one.address.inet().unwrap().is_ipv4()));
+        match of(Family::Ipv6).await {
+            Ok(found) => assert!(found.endpoints.unwrap().iter().all(|one| one.address.inet().unwrap().is_ipv6())),
+            Err(why) => assert_eq!(why, "it has no IPv6 address"),
+        }
     }
 }

@@ -256,7 +256,7 @@ impl Service {
         let dns_refresh = period_within("dns_refresh", &config.dns_refresh, 1000, HOUR, problems);
         let tls = config.tls.0.as_ref().map(|tls| compile_tls(tls, listed, base, problems));
         let found = config.discover.as_ref().map(|discover| {
-            let found = DiscoverConfig::compile(discover, config.tls.0.is_some(), base, problems)?;
+            let found = DiscoverConfig::compile(discover, config.tls.0.is_some(), config.dns_family.value, base, problems)?;
             let nameless = config.tls.0.as_ref().is_some_and(|tls| tls.verify.value && tls.server_name.is_none());
             if nameless && !found.named {
                 let problem = Problem::error(discover.place, "no name to verify the certificates of what is found against");
@@ -285,6 +285,13 @@ impl Service {
         let alone = matches!(listed, [Listed { address: Address::Fixed(_), .. }]) && found.is_none();
         let hedging = match &config.hedging {
             None => None,
+        // Unix sockets and addresses of a file have no family to choose.
+        let named = listed.iter().any(|one| matches!(one.address, Address::Named(..)))
+            || config.discover.as_ref().is_some_and(|discover| discover.file.is_none());
+        if config.dns_family.place.is_known() && !named {
+            problems.push(Problem::error(config.dns_family.place, "`dns_family` has no effect: the service has no host name"));
+            return None;
+        }
             Some(hedging) => {
                 if alone && hedging.value != HedgingConfig::Off {
                     let problem = Problem::error(hedging.place, "`hedging` has no effect: there is no second endpoint");
@@ -376,6 +383,18 @@ impl Service {
     /// The same among those that fit.
     fn pick_of(&self, exclude: &[EndpointAddress], aim: Option<&Aim>, fits: &dyn Fn(&Endpoint) -> bool) -> Option<Picked> {
         let endpoint = self.cluster.pick_of(exclude, aim, Some(fits))?;
+    /// The same among the addresses that the endpoint's host has of the other family.
+    pub fn pick_of_other_family(&self, exclude: &[EndpointAddress], aim: Option<&Aim>, endpoint: &Endpoint) -> Option<Picked> {
+        let now = Instant::now();
+        self.pick_of(exclude, aim, &|other| endpoint.is_of_other_family(other) && self.admits(other, now))
+    }
+
+    /// Whether a connection that is long in the making may have another one beside it: see [`super::call`]. Where endpoints have room for
+    /// so many only, the second one would take a place that others wait for.
+    pub fn may_race(&self) -> bool {
+        self.named && self.queue.is_none() && self.retries.is_for(Why::Connect) && self.retries.attempts() > 0
+    }
+
         Some(Picked { addr: endpoint.address(), endpoint })
     }
 
@@ -838,6 +857,7 @@ fn compile_spread(
     })
 }
 
+        family: config.dns_family.value,
 fn compile_timeouts(config: &TimeoutsConfig, problems: &mut Problems) -> Option<Timeouts> {
     let connect = period_within("connect", &config.connect, 1, 60_000, problems);
     let response = period_within("response", &config.response, 1, 24 * HOUR, problems);
@@ -905,8 +925,9 @@ fn form_cluster(
                 Source::Fixed(ledger.keep(&key, || Endpoint::new(*address, &authority, None)))
             }
             Address::Named(host, port) => {
-                let key = format!("service:{key}:name:{authority}");
-                Source::Named(ledger.keep(&key, || Name::new(host, *port)))
+                let family = spread.family;
+                let key = format!("service:{key}:name:{authority}{}", family.key());
+                Source::Named(ledger.keep(&key, || Name::new(host, *port, family)))
             }
         };
         let Listed { weight, priority, ref zone, place, .. } = *listed;

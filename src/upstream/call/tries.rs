@@ -146,13 +146,44 @@ impl Tries {
         }
         let mut tried = self.tried.clone();
         tried.extend(self.failed.iter().copied().chain(self.endpoint));
-        let mut other = Box::new(Tries { attempts: self.attempts, due: self.due, waits_for_nobody: true, ..Tries::default() });
-        let free = match &service.queue {
-            None => self.pick(service, &tried),
-            Some(queue) => service.pick_open(&tried, self.aim.as_deref(), queue, false),
-        };
-        (other.next, other.failed) = (Some(free?), tried);
-        Some(other)
+        let free = self.pick_as(service, &tried, false)?;
+        Some(self.branch(free, tried))
+    }
+
+    /// For a second connection, beside one that is long in the making: to an address of the same host in the other family. `None` if there
+    /// is none that may be asked.
+    pub(super) fn to_other_family(&self, service: &Service) -> Option<Box<Tries>> {
+        let endpoint = self.flight.as_ref()?.endpoint();
+        if !self.may_retry(service) {
+            return None;
+        }
+        let mut failed = self.failed.clone();
+        failed.push(endpoint.address());
+        let other = service.pick_of_other_family(&failed, self.aim.as_deref(), endpoint)?;
+        Some(self.branch(other, failed))
+    }
+
+    /// What goes on beside this: it begins with `next`.
+    fn branch(&self, next: Picked, failed: Vec<EndpointAddress>) -> Box<Tries> {
+        let (attempts, due, next) = (self.attempts, self.due, Some(next));
+        Box::new(Tries { attempts, due, next, failed, waits_for_nobody: true, ..Tries::default() })
+    }
+
+    /// The second connection stands first, and is the one.
+    pub(super) fn go_over_to(&mut self, service: &Service, other: Tries) {
+        self.unreachable(service);
+        self.note_again(service, Why::Connect);
+        if !other.why.is_empty() {
+            let _ = write!(self.why, ",{}", other.why);
+        }
+        self.failed = other.failed;
+        (self.endpoint, self.flight, self.attempts) = (other.endpoint, other.flight, other.attempts);
+    }
+
+    /// No second connection could be made: what was tried for it is not tried again.
+    pub(super) fn shun(&mut self, other: Tries) {
+        self.failed = other.failed;
+        self.failed.retain(|address| Some(*address) != self.endpoint);
     }
 
     /// Notes that another endpoint has answered first, after this one was waited for so long.

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Discovery;
+use super::family::Family;
 use super::file::File;
 use super::records::{Records, Wanted};
 use super::stub::Stub;
@@ -60,7 +61,7 @@ pub struct Compiled {
 
 impl DiscoverConfig {
     /// `None` only if there was a problem.
-    pub fn compile(config: &Spanned<Self>, tls: bool, base: &Path, problems: &mut Problems) -> Option<Compiled> {
+    pub fn compile(config: &Spanned<Self>, tls: bool, family: Family, base: &Path, problems: &mut Problems) -> Option<Compiled> {
         let servers: Option<Vec<_>> = config.servers.iter().map(|server| read_server(server, problems)).collect();
         let least = config.min_ttl.as_ref().map_or(Some(LEAST), |ttl| period_within("min_ttl", ttl, 100, HOUR, problems));
         let most = config.max_ttl.as_ref().map_or(Some(MOST), |ttl| period_within("max_ttl", ttl, 1000, 24 * HOUR, problems));
@@ -115,9 +116,13 @@ impl DiscoverConfig {
             Wanted::Services { name } => format!("srv:{name}"),
         };
         let believes_none = config.missing == Missing::Drop;
-        let key = format!("{what}:{servers:?}:{least:?}:{most:?}:{believes_none}");
+        let key = format!("{what}:{servers:?}:{least:?}:{most:?}:{believes_none}{}", family.key());
         let named = matches!(wanted, Wanted::Addresses { .. });
-        Some(Compiled { key, named, discovery: Box::new(Records { wanted, stub: Stub(servers), least, most, believes_none }) })
+        Some(Compiled {
+            key,
+            named,
+            discovery: Box::new(Records { wanted, stub: Stub(servers), family, least, most, believes_none }),
+        })
     }
 }
 

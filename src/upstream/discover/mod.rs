@@ -5,6 +5,7 @@
 //! another registry (etcd, Consul ...) there is a file to add here, and a key in [`config`].
 
 pub mod config;
+pub mod family;
 mod file;
 pub mod message;
 mod records;

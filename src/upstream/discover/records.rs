@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::family::Family;
 use super::message::{A, AAAA, Answer, Data, SRV};
 use super::stub::Stub;
 use super::{Announced, Discovery, Finding, Found, Said};
@@ -37,6 +38,7 @@ pub enum Wanted {
 pub struct Records {
     pub wanted: Wanted,
     pub stub: Stub,
+    pub family: Family,
     /// Within which lifetimes are obeyed.
     pub least: Duration,
     pub most: Duration,
@@ -63,7 +65,7 @@ impl Discovery for Records {
         Box::pin(async {
             let (endpoints, ttl) = match &self.wanted {
                 Wanted::Addresses { host, port } => {
-                    let (addresses, ttl) = addresses_of(&self.stub, host).await?;
+                    let (addresses, ttl) = addresses_of(&self.stub, host, self.family).await?;
                     let announce = |ip: IpAddr| Announced {
                         address: std::net::SocketAddr::new(ip, *port).into(),
                         said: None,
@@ -84,13 +86,15 @@ impl Discovery for Records {
 /// What a host name stands for, and for how long.
 type Addresses = (Vec<IpAddr>, Option<Duration>);
 
-/// Both families at once. One of them may fail where the other has something.
-async fn addresses_of(stub: &Stub, host: &str) -> Result<Addresses, String> {
-    let (four, six) = tokio::join!(stub.ask(host, A), stub.ask(host, AAAA));
+/// Both families at once, as far as they are of use: there are servers that never answer for one of them. One of them may fail where the other
+/// has something.
+async fn addresses_of(stub: &Stub, host: &str, family: Family) -> Result<Addresses, String> {
+    let ask = async |wanted: bool, kind| if wanted { Some(stub.ask(host, kind).await) } else { None };
+    let (four, six) = tokio::join!(ask(family.has_ipv4(), A), ask(family.has_ipv6(), AAAA));
     let (mut addresses, mut ttl, mut failure) = (Vec::new(), None, None);
-    for answer in [four, six] {
+    for answer in [four, six].into_iter().flatten() {
         match answer {
-            Ok(answer) => gather(&answer, host, &mut addresses, &mut ttl),
+            Ok(answer) => gather(&answer, host, family, &mut addresses, &mut ttl),
             Err(why) => failure = Some(why),
         }
     }
@@ -101,13 +105,13 @@ async fn addresses_of(stub: &Stub, host: &str) -> Result<Addresses, String> {
 }
 
 /// The same of several, some at a time.
-async fn addresses_of_all(stub: &Stub, hosts: BTreeSet<String>) -> Result<HashMap<String, Addresses>, String> {
+async fn addresses_of_all(stub: &Stub, hosts: BTreeSet<String>, family: Family) -> Result<HashMap<String, Addresses>, String> {
     let (mut known, mut asking, mut hosts) = (HashMap::new(), JoinSet::new(), hosts.into_iter());
     loop {
         for host in hosts.by_ref().take(AT_ONCE - asking.len().min(AT_ONCE)) {
             let stub = stub.clone();
             asking.spawn(async move {
-                let found = addresses_of(&stub, &host).await;
+                let found = addresses_of(&stub, &host, family).await;
                 (host, found)
             });
         }
@@ -140,13 +144,13 @@ impl Records {
                 continue;
             }
             let mut addresses = Vec::new();
-            gather(&answer, target, &mut addresses, &mut ttl);
+            gather(&answer, target, self.family, &mut addresses, &mut ttl);
             match addresses.is_empty() {
                 true => drop(untold.insert((*target).clone())),
                 false => drop(told.insert(target.to_string(), addresses)),
             }
         }
-        for (target, (addresses, lives)) in addresses_of_all(&self.stub, untold).await? {
+        for (target, (addresses, lives)) in addresses_of_all(&self.stub, untold, self.family).await? {
             ttl = lives.map_or(ttl, |lives| shorter(ttl, lives));
             told.insert(target, addresses);
         }
@@ -188,10 +192,12 @@ fn canonical(answer: &Answer, name: &str) -> (String, Option<Duration>) {
     (name, ttl)
 }
 
-fn gather(answer: &Answer, host: &str, addresses: &mut Vec<IpAddr>, ttl: &mut Option<Duration>) {
+fn gather(answer: &Answer, host: &str, family: Family, addresses: &mut Vec<IpAddr>, ttl: &mut Option<Duration>) {
     let (owner, alias) = canonical(answer, host);
     for record in answer.records.iter().filter(|record| record.owner == owner) {
-        if let Data::Address(ip) = record.data {
+        if let Data::Address(ip) = record.data
+            && family.takes(ip)
+        {
             addresses.push(ip);
             *ttl = shorter(*ttl, alias.map_or(record.ttl, |alias| alias.min(record.ttl)));
         }
@@ -251,6 +257,7 @@ mod tests {
         let records = Records {
             wanted: Wanted::Services { name: "_http._tcp.test".into() },
             stub: Stub(vec![server(targets, delay)]),
+            family: Family::Any,
             least: Duration::from_secs(1),
             most: Duration::from_secs(60),
             believes_none: false,

@@ -1,5 +1,6 @@
 //! Host names as the system resolves them: `/etc/hosts`, search domains and whatever else it was set up with count. It tells no lifetimes.
 
+use super::family::Family;
 use super::{Announced, Discovery, Finding, Found};
 use crate::upstream::dns::LOOKUP_TIMEOUT;
 
@@ -7,11 +8,12 @@ use crate::upstream::dns::LOOKUP_TIMEOUT;
 pub struct System {
     host: Box<str>,
     port: u16,
+    family: Family,
 }
 
 impl System {
-    pub fn new(host: &str, port: u16) -> Self {
-        System { host: host.into(), port }
+    pub fn new(host: &str, port: u16, family: Family) -> Self {
+        System { host: host.into(), port, family }
     }
 }
 
@@ -33,13 +35,23 @@ impl Discovery for System {
                 Ok(Err(error)) => return Err(error.to_string()),
                 Err(_) => return Err(format!("no answer within {LOOKUP_TIMEOUT:?}")),
             };
-            let announced = addresses.map(|address| Announced {
+            let mut others = false;
+            let taken = addresses.filter(|address| {
+                let takes = self.family.takes(address.ip());
+                others |= !takes;
+                takes
+            });
+            let announced = taken.map(|address| Announced {
                 address: address.into(),
                 said: None,
                 authority: format!("{}:{}", self.host, self.port),
                 host: Some(self.host.to_string()),
             });
-            Ok(Found::new(announced.collect()))
+            let announced: Vec<_> = announced.collect();
+            if announced.is_empty() && others {
+                return Err(self.family.none_of());
+            }
+            Ok(Found::new(announced))
         })
     }
 }
