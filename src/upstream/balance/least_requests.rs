@@ -3,6 +3,10 @@
 //! Two draws are nearly as good as looking at all of them, and many gateways that look at all of them at once would send everything to
 //! the same one (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001). What an endpoint has to do is what this
 //! process sent it and has not seen answered.
+//!
+//! That is a count, and no time. Where many requests are under way all endpoints have the same number of them, so that each gets as many as it
+//! answers: of one that is 20 times as slow as two others, every 41st request waits. Where mostly none is under way, there is nothing to tell
+//! endpoints apart by, and it gets its third. To look at all of them changes neither. `peak_ewma` is for who wants time to count.
 
 use std::cmp::Ordering;
 
@@ -75,7 +79,8 @@ fn lighter(one: &Seat, other: &Seat) -> Ordering {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use std::cmp::Reverse;
+    use std::collections::{BinaryHeap, VecDeque};
 
     use super::super::testing::{ask, counts as counts_of, seats, under_way};
     use super::*;
@@ -120,6 +125,38 @@ mod tests {
         let _busy: Vec<_> = seats.iter().enumerate().filter(|(at, _)| *at != 37).map(|(_, seat)| keep_busy(seat, 1)).collect();
         let scan = LeastRequests::build(&seats, &LeastRequestsSettings { full_scan: true, ..LeastRequestsSettings::default() });
         assert_eq!(counts_of(&scan, &seats, 100)[37], 100);
+    }
+
+    /// What an endpoint gets of the requests that is 20 times as slow as two others, with so many clients who wait so long between two.
+    fn share_of_the_slow_one(settings: &LeastRequestsSettings, clients: usize, pause: u64) -> f64 {
+        let seats = seats(&[1, 1, 1]);
+        let balancer = LeastRequests::build(&seats, settings);
+        let mut held: Vec<Option<InFlightGuard>> = std::iter::repeat_with(|| None).take(clients).collect();
+        let mut next: BinaryHeap<_> = (0..clients).map(|client| Reverse((client as u64, client))).collect();
+        let (mut turn, mut counts) = (0, [0u64; 3]);
+        while turn < 20_000 {
+            let Reverse((now, client)) = next.pop().unwrap();
+            if held[client].take().is_some() {
+                next.push(Reverse((now + pause, client)));
+                continue;
+            }
+            let at = balancer.pick(&seats, &ask(turn)).unwrap();
+            counts[at] += 1;
+            held[client] = Some(under_way(&seats[at]));
+            next.push(Reverse((now + if at == 2 { 200 } else { 10 }, client)));
+            turn += 1;
+        }
+        counts[2] as f64 / 20_000.0
+    }
+
+    #[test]
+    fn a_count_says_little_of_who_is_slow() {
+        for full_scan in [false, true] {
+            let settings = LeastRequestsSettings { full_scan, ..LeastRequestsSettings::default() };
+            let (busy, quiet) = (share_of_the_slow_one(&settings, 30, 0), share_of_the_slow_one(&settings, 1, 90));
+            assert!((0.018..0.032).contains(&busy), "{full_scan}: {busy}");
+            assert!((0.3..0.37).contains(&quiet), "{full_scan}: {quiet}");
+        }
     }
 
     /// Of 20 endpoints with 400 requests under way, of which the oldest ends whenever one begins, none has twice its share.
