@@ -1,12 +1,11 @@
 //! Endpoints that are found: in a file, and in the records of a real DNS server.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Backend, Client, Files, Gateway, Port, eventually, get, portcullis};
+use crate::harness::{Backend, Client, Dns, Files, Gateway, eventually, get, portcullis};
 
 fn start(files: &Files, service: &str) -> Gateway {
     let yaml = format!(
@@ -109,56 +108,6 @@ fn many_endpoints_that_change_all_the_time_harm_no_request() {
     });
     assert_eq!(gateway.reload().0, 200);
     assert_eq!((endpoints(&gateway).len(), client.get("/").status), (1000, 200));
-}
-
-/// Distributions keep it where the path of users who are not root may not lead.
-fn dnsmasq() -> &'static str {
-    let elsewhere = "/usr/sbin/dnsmasq";
-    if Path::new(elsewhere).exists() { elsewhere } else { "dnsmasq" }
-}
-
-/// A DNS server with these records, from apt's `dnsmasq-base`.
-struct Dns {
-    port: Port,
-    child: Child,
-    folder: tempfile::TempDir,
-}
-
-impl Dns {
-    fn start(records: &[&str]) -> Dns {
-        let mut dns =
-            Dns { port: Port::lease(), child: Command::new("true").spawn().unwrap(), folder: tempfile::tempdir().unwrap() };
-        dns.restart(records);
-        dns
-    }
-
-    fn restart(&mut self, records: &[&str]) {
-        self.stop();
-        let configuration: PathBuf = self.folder.path().join("dnsmasq.conf");
-        std::fs::write(&configuration, records.join("\n")).unwrap();
-        let mut command = Command::new(dnsmasq());
-        command.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--bind-interfaces", "--listen-address=127.0.0.1"]);
-        command.args(["--local-ttl=1", "--auth-ttl=1", "--pid-file=", "--user=", "--local=/test/"]);
-        command.arg(format!("--port={}", self.port.number())).arg(format!("--conf-file={}", configuration.display()));
-        self.child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("dnsmasq is there (apt: dnsmasq-base)");
-        let port = self.port.number();
-        eventually("the DNS server listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-    }
-
-    fn stop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    fn server(&self) -> String {
-        format!("'127.0.0.1:{}'", self.port.number())
-    }
-}
-
-impl Drop for Dns {
-    fn drop(&mut self) {
-        self.stop();
-    }
 }
 
 #[test]

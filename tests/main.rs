@@ -24,12 +24,14 @@ mod demo;
 mod differential;
 mod discovery;
 mod docs;
+mod dribbles;
 mod dying;
 mod embed;
 #[path = "../examples/embedded.rs"]
 #[allow(dead_code, reason = "its `main` is the example's own")]
 mod embedded;
 mod fallbacks;
+mod families;
 mod faults;
 mod fills;
 mod floods;

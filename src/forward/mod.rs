@@ -154,8 +154,7 @@ fn broke_off(broken: Broken, journey: &mut Journey, down: &mut Downstream) -> Fa
         _ if journey.is_late(CLOCKS) => Failed::Answer(out_of_time(true)),
         // The head waited for a body that does not come.
         broken if !down.is_answered() => {
-            let timed_out = matches!(broken, Broken::TimedOut);
-            journey.service_failed(if timed_out { AttemptOutcome::TimedOut } else { AttemptOutcome::Broken });
+            journey.service_failed(broken.outcome().unwrap_or(AttemptOutcome::Broken));
             match journey.service().map(|service| call_error(broken, service)) {
                 Some(CallError::Service(reply)) => Failed::Answer(reply),
                 Some(CallError::Client(error)) => client_failed(&error),
@@ -167,7 +166,7 @@ fn broke_off(broken: Broken, journey: &mut Journey, down: &mut Downstream) -> Fa
             down.pass_reset(reason);
             Failed::BrokeOff
         }
-        _ => {
+        broken => {
             journey.service_failed(AttemptOutcome::Broken);
             if matches!(broken, Broken::TooSlow) { Failed::TooSlow } else { Failed::BrokeOff }
         }

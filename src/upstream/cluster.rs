@@ -67,6 +67,9 @@ pub struct Spread {
     pub family: Family,
 }
 
+/// What endpoints of one level have in common: their priority, whether they are in another zone, and not of the preferred family.
+type Rank = (u32, bool, bool);
+
 /// An endpoint where it stands.
 struct Placed<'a> {
     member: Cow<'a, Member>,
@@ -209,15 +212,15 @@ impl Board {
         self.occurrences.count("portcullis_upstream_discovery_failures_total", help, &labels, kind);
     }
 
-    /// Counts endpoints that an operator takes out or back.
-    pub fn count_drained(&self, drained: bool) {
-        let help = "Endpoints that an operator took out, or back.";
     /// Counts an answer that came too slowly to be waited for.
     pub(super) fn count_too_slow(&self) {
         let help = "Answers that were given up because their bodies came more slowly than `limits.body_rate`.";
         self.occurrences.count("portcullis_upstream_answers_too_slow_total", help, &[("service", &*self.name)], "");
     }
 
+    /// Counts endpoints that an operator takes out or back.
+    pub fn count_drained(&self, drained: bool) {
+        let help = "Endpoints that an operator took out, or back.";
         let to = if drained { "drained" } else { "undrained" };
         let labels = [("service", &*self.name), ("to", to)];
         self.occurrences.count("portcullis_upstream_drains_total", help, &labels, to);
@@ -374,9 +377,9 @@ impl Cluster {
         let warming = self.spread.balance.key().is_none() && asked().any(|one| share(one) < 1.0);
         self.warming.store(warming, Ordering::Relaxed);
         // Each level's endpoints, and how many of them there would be.
-        let mut levels: Vec<((u32, bool), Vec<Seat>, usize)> = Vec::new();
+        let mut levels: Vec<(Rank, Vec<Seat>, usize)> = Vec::new();
         for (one, well) in placed.iter().zip(well).filter(|(one, _)| !one.is_drained()) {
-            let level = (one.member.priority, self.is_elsewhere(&one.member));
+            let level = (one.member.priority, self.is_elsewhere(&one.member), self.stands_by(one));
             let at = levels.binary_search_by_key(&level, |(level, ..)| *level).unwrap_or_else(|at| {
                 levels.insert(at, (level, Vec::new(), 0));
                 at

@@ -71,7 +71,7 @@ pub struct ServiceConfig {
     pub panic: Option<PanicConfig>,
     /// How long the gateway waits for an endpoint.
     pub timeouts: TimeoutsConfig,
-    /// What the head of an endpoint's answer may be. Beyond, the client gets 502 (`answer_head_too_large`).
+    /// What the head of an endpoint's answer may be (beyond, the client gets 502 `answer_head_too_large`), and how fast its body has to come.
     pub limits: AnswerLimitsConfig,
     /// What is tried again, how often, and how much that may cost. A route's `retries` takes its place as a whole.
     pub retries: RetriesConfig,
@@ -256,13 +256,13 @@ pub struct TimeoutsConfig {
     /// its media type (`text/event-stream`, `application/x-ndjson`, `application/grpc` ...) or whose route does (`stream: true`), `1s`
     /// to `24h`. `response` then bounds only the wait for the answer's head, from the request's last byte on. Default: `1h`.
     pub stream: Spanned<Period>,
+    /// How long an answer's body may be awaited, in all, before `limits.body_rate` counts, `1s` to `24h`. Default: `5m`.
+    pub body_grace: Spanned<Period>,
     /// For one write of the request, `1ms` to `24h`. Default: `30s`.
     pub write: Spanned<Period>,
     /// For a place at an endpoint that is full (`max_pending`), `1ms` to `10m`. Default: `1s`.
     pub queue: Spanned<Period>,
     /// How long an unused connection is kept open, `1s` to `1h`. Keep it shorter than the endpoints' own. Default: `60s`.
-    /// How long an answer's body may be awaited, in all, before `limits.body_rate` counts, `1s` to `24h`. Default: `5m`.
-    pub body_grace: Spanned<Period>,
     pub idle: Spanned<Period>,
 }
 
@@ -273,15 +273,15 @@ impl Default for TimeoutsConfig {
             response: period(30_000),
             attempt: None,
             stream: period(3_600_000),
+            body_grace: period(300_000),
             write: period(30_000),
             queue: period(1000),
             idle: period(60_000),
         }
     }
-            body_grace: period(300_000),
 }
 
-/// Bounds of what comes before an answer's body.
+/// Bounds of an answer's head, and how fast its body has to come.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AnswerLimitsConfig {
@@ -291,25 +291,25 @@ pub struct AnswerLimitsConfig {
     pub headers: Spanned<u32>,
     /// Interim answers (1xx) before the final one, 1 to 256. Default: 16.
     pub interim: Spanned<u32>,
+    /// The least rate of an answer's body, in bytes per second, over its whole length: what is awaited of it may take `timeouts.body_grace`,
+    /// and a second more for each so many bytes that came; beyond it the answer is given up (`answer_too_slow`). The time in which the client
+    /// does not take what came is not counted. Not for upgrades and streams (see `timeouts.stream`). 0: no least rate. Default: 100.
+    pub body_rate: Spanned<Size>,
 }
 
 impl Default for AnswerLimitsConfig {
     fn default() -> Self {
         let usual = AnswerLimits::default();
-    /// The least rate of an answer's body, in bytes per second, over its whole length: what is awaited of it may take `timeouts.body_grace`,
-    /// and a second more for each so many bytes that came; beyond it the answer is given up (`answer_too_slow`). The time in which the client
-    /// does not take what came is not counted. Not for upgrades and streams (see `timeouts.stream`). 0: no least rate. Default: 100.
-    pub body_rate: Spanned<Size>,
         AnswerLimitsConfig {
             head: unwritten(Size(usual.head as u64)),
             headers: unwritten(usual.fields as u32),
             interim: unwritten(usual.interim),
+            body_rate: unwritten(Size(100)),
         }
     }
 }
 
 /// TLS to the endpoints: `true`, `false`, or a map.
-            body_rate: unwritten(Size(100)),
 #[derive(Debug, Clone, Default)]
 pub struct TlsChoice(pub Option<Spanned<UpstreamTlsConfig>>);
 

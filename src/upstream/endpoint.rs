@@ -262,6 +262,12 @@ impl Endpoint {
         self.host.as_ref()
     }
 
+    /// Whether both are addresses of one host, and of different families.
+    pub(super) fn is_of_other_family(&self, other: &Endpoint) -> bool {
+        let families = self.address().inet().zip(other.address().inet());
+        families.is_some_and(|(one, other)| one.is_ipv4() != other.is_ipv4()) && self.authority == other.authority
+    }
+
     pub fn healthy(&self) -> bool {
         self.healthy.load(Ordering::Acquire)
     }
@@ -564,6 +570,10 @@ impl InFlightGuard {
 
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    pub(super) fn held(&self) -> Arc<EndpointRef> {
+        self.endpoint.clone()
     }
 }
 

@@ -37,7 +37,7 @@ use crate::reply::Reply;
 use crate::retry::budget::Budget;
 use crate::retry::config::RetriesConfig;
 use crate::retry::hedge::{Hedging, HedgingConfig};
-use crate::retry::{self, Speaks};
+use crate::retry::{self, Speaks, Why};
 use crate::tally::Tallies;
 use crate::value::{Raw, Spanned, count_within, period_within};
 use crate::wait::Pace;
@@ -100,6 +100,8 @@ pub struct Service {
     /// The window of slow starts.
     pub(super) slow_start: Option<Duration>,
     aimed: bool,
+    /// Some of its endpoints are found by name.
+    named: bool,
     /// How soon the balance forgets how long endpoints took, where it wants to know.
     pub balance_decay: Option<Duration>,
     peers: PeerTemplate,
@@ -238,9 +240,9 @@ impl Service {
         let spread = compile_spread(site, name, key, config, base, problems, kept.ledger);
         let timeouts = compile_timeouts(&config.timeouts, problems);
         let limits = compile_limits(&config.limits, problems);
+        let grace = period_within("body_grace", &config.timeouts.body_grace, 1000, 24 * HOUR, problems);
         let most = compile_most(config.max_requests.as_ref(), problems);
         let queue = compile_queue(config, problems);
-        let grace = period_within("body_grace", &config.timeouts.body_grace, 1000, 24 * HOUR, problems);
         let hedged = config.hedging.is_some();
         let retries = compile_retries(&config.retries, config.protocol, hedged, key, problems, kept).map(Arc::new);
         let keep_alive = count_within("keep_alive", &config.keep_alive, 0, 65_536, problems);
@@ -283,8 +285,6 @@ impl Service {
         // There, who has no place waits for one.
         let most = if queue.is_some() && config.protocol.is_http2() { Some(None) } else { most };
         let alone = matches!(listed, [Listed { address: Address::Fixed(_), .. }]) && found.is_none();
-        let hedging = match &config.hedging {
-            None => None,
         // Unix sockets and addresses of a file have no family to choose.
         let named = listed.iter().any(|one| matches!(one.address, Address::Named(..)))
             || config.discover.as_ref().is_some_and(|discover| discover.file.is_none());
@@ -292,6 +292,8 @@ impl Service {
             problems.push(Problem::error(config.dns_family.place, "`dns_family` has no effect: the service has no host name"));
             return None;
         }
+        let hedging = match &config.hedging {
+            None => None,
             Some(hedging) => {
                 if alone && hedging.value != HedgingConfig::Off {
                     let problem = Problem::error(hedging.place, "`hedging` has no effect: there is no second endpoint");
@@ -306,6 +308,7 @@ impl Service {
         let (slow_start, aimed) = (spread.slow_start, spread.balance.key().is_some() || spread.sticky.is_some());
         let breakers: Vec<_> = breaker?.map(|(rules, scope)| guard(rules, scope, key, None, kept)).into_iter().collect();
         let outliers = outliers?.map(Arc::new);
+        let pace = Pace { silence: timeouts.response, grace: grace?, rate: config.limits.body_rate.value.0 };
         Some(Arc::new(Service {
             name: name.into(),
             key: key.into(),
@@ -315,7 +318,7 @@ impl Service {
             protocol: config.protocol,
             timeouts,
             limits: limits?,
-        let pace = Pace { silence: timeouts.response, grace: grace?, rate: config.limits.body_rate.value.0 };
+            pace,
             retries,
             hedging,
             queue,
@@ -325,12 +328,12 @@ impl Service {
             dns_refresh: dns_refresh?,
             policies: config.policies.clone(),
             check: check.map(Arc::new),
-            pace,
             notes_answers: looks_at_answers(&breakers, outliers.as_deref()),
             outliers,
             breakers,
             slow_start,
             aimed,
+            named,
             balance_decay,
             peers: PeerTemplate::new(timeouts, config.protocol.plain(), tls.as_ref()),
             calls: (config.protocol == Protocol::Auto)
@@ -380,9 +383,6 @@ impl Service {
         self.pick_of(exclude, aim, &|endpoint| endpoint.gate().has_room(queue.pending) && self.admits(endpoint, now))
     }
 
-    /// The same among those that fit.
-    fn pick_of(&self, exclude: &[EndpointAddress], aim: Option<&Aim>, fits: &dyn Fn(&Endpoint) -> bool) -> Option<Picked> {
-        let endpoint = self.cluster.pick_of(exclude, aim, Some(fits))?;
     /// The same among the addresses that the endpoint's host has of the other family.
     pub fn pick_of_other_family(&self, exclude: &[EndpointAddress], aim: Option<&Aim>, endpoint: &Endpoint) -> Option<Picked> {
         let now = Instant::now();
@@ -395,6 +395,9 @@ impl Service {
         self.named && self.queue.is_none() && self.retries.is_for(Why::Connect) && self.retries.attempts() > 0
     }
 
+    /// The same among those that fit.
+    fn pick_of(&self, exclude: &[EndpointAddress], aim: Option<&Aim>, fits: &dyn Fn(&Endpoint) -> bool) -> Option<Picked> {
+        let endpoint = self.cluster.pick_of(exclude, aim, Some(fits))?;
         Some(Picked { addr: endpoint.address(), endpoint })
     }
 
@@ -525,6 +528,14 @@ impl Service {
         Some(Arc::new(Service { hedging, ..self.clone() }))
     }
 
+    /// How an answer's body has to come; what has no end of its own may be silent for longer, and is not held to a rate.
+    pub fn pace(&self, endless: bool) -> Pace {
+        match endless {
+            false => self.pace,
+            true => Pace { silence: self.timeouts.stream, rate: 0, ..self.pace },
+        }
+    }
+
     /// How many requests its endpoints have had since this was asked last: for its retry budget.
     pub fn new_requests(&self) -> u64 {
         self.cluster.endpoints().iter().map(|(_, endpoint)| endpoint.new_requests()).sum()
@@ -547,14 +558,6 @@ impl Service {
             .filter_map(|(_, endpoint)| endpoint.breaker().open_left(now))
             .min()
     }
-    /// How an answer's body has to come; what has no end of its own may be silent for longer, and is not held to a rate.
-    pub fn pace(&self, endless: bool) -> Pace {
-        match endless {
-            false => self.pace,
-            true => Pace { silence: self.timeouts.stream, rate: 0, ..self.pace },
-        }
-    }
-
 
     /// Whether a circuit breaker of the service as a whole is open: a call that has failed is not tried again.
     pub fn is_tripped(&self) -> bool {
@@ -854,10 +857,10 @@ fn compile_spread(
         slow_start,
         subset,
         sticky: sticky.map(Arc::new),
+        family: config.dns_family.value,
     })
 }
 
-        family: config.dns_family.value,
 fn compile_timeouts(config: &TimeoutsConfig, problems: &mut Problems) -> Option<Timeouts> {
     let connect = period_within("connect", &config.connect, 1, 60_000, problems);
     let response = period_within("response", &config.response, 1, 24 * HOUR, problems);

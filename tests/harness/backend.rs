@@ -87,7 +87,8 @@ impl Backend {
         Backend::answering_on(listener(port), echo)
     }
 
-    fn answering_on(listener: TcpListener, answer: impl Fn(&RecordedRequest) -> Vec<u8> + Send + Sync + 'static) -> Backend {
+    /// The same behind a listener of the test's own.
+    pub fn answering_on(listener: TcpListener, answer: impl Fn(&RecordedRequest) -> Vec<u8> + Send + Sync + 'static) -> Backend {
         Backend::serve(listener, move |stream, number, seen| {
             let mut reader = Reader { stream, read: Vec::new() };
             while let Some(request) = reader.request(number) {

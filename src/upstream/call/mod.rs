@@ -12,6 +12,7 @@ mod lines;
 mod open;
 mod own;
 mod pool;
+mod race;
 pub mod request;
 mod transport;
 mod tries;
@@ -37,6 +38,7 @@ pub use tries::Tries;
 pub use warm::Warmer;
 
 use super::aim::Aim;
+use super::endpoint::EndpointRef;
 use super::gate::{Entered, Gate, Place, Queue, Shut};
 use super::{AttemptOutcome, Endpoint, Protocol, Service, TlsConnector, connect_failure};
 use crate::address::EndpointAddress;
@@ -50,6 +52,7 @@ use crate::wire::answer::{AnswerHead, BadAnswer};
 use crate::wire::upgraded::Upgraded;
 use lines::Lines;
 use pool::Pool;
+use race::Dialling;
 use transport::Tls;
 
 /// How long the service's `100 Continue` is waited for before the gateway says it itself.
@@ -70,11 +73,11 @@ pub enum Broken {
     /// It failed instead of ending: whatever came of an answer is not the whole of it (RFC 9112, section 8).
     Failed,
     TimedOut,
+    /// Its answer comes, and too slowly to be waited for.
+    TooSlow,
     /// The service has said that it did nothing about the request: it may be asked for again, whatever the method (RFC 9113, section 8.7).
     Refused,
     /// The service broke the stream off.
-    /// Its answer comes, and too slowly to be waited for.
-    TooSlow,
     Reset(::h2::Reason),
     /// The answer cannot be passed on.
     Bad(BadAnswer),
@@ -126,9 +129,6 @@ async fn pass_interim<C: Client>(
     client.say_continue().await.map_err(Broken::Client)
 }
 
-fn gone() -> Broken {
-    Broken::Client(Error::new(CLIENT_GONE))
-}
 /// How much of an answer's body came, and how long it was waited for.
 #[derive(Default)]
 struct Came {
@@ -144,6 +144,9 @@ impl Came {
     }
 }
 
+fn gone() -> Broken {
+    Broken::Client(Error::new(CLIENT_GONE))
+}
 
 /// How a call ended that did not get an answer.
 #[derive(Debug)]
@@ -477,25 +480,26 @@ impl Caller {
                 return Ok((Connection::H1(kept), key));
             }
             let Some(flight) = tries.flight() else { return Err(CallError::Service(tries.unavailable(service))) };
-            // Boxed: what most requests never do must not make every request's future larger.
-            let connected = match (spoken, &key) {
-                (Protocol::Http1 | Protocol::Auto, Key::Plain(address)) => {
-                    pinned(|| connect_plain(address.get(), service)).await.map(Connection::H1)
-                }
-                (Protocol::Http1 | Protocol::Auto, Key::Tls(..)) => {
-                    Box::pin(connect_tls(flight.endpoint(), service, tls)).await.map(Connection::H1)
-                }
-                (Protocol::Http2 | Protocol::Grpc, _) => {
-                    let peer = || service.http2_peer(flight.endpoint());
-                    let place = match self.lines.at_once(&key, fresh) {
-                        Some(place) => Ok(place),
-                        None => Box::pin(self.lines.place(key.clone(), peer, service, tls, fresh)).await,
-                    };
-                    place.map(|place| Connection::H2(Box::new(h2::Stream::new(place))))
+            let ready = match spoken {
+                Protocol::Http2 | Protocol::Grpc => self.lines.at_once(&key, fresh),
+                Protocol::Http1 | Protocol::Auto => None,
+            };
+            let connected = match ready {
+                Some(place) => Ok((Connection::H2(Box::new(h2::Stream::new(place))), key)),
+                None => {
+                    let dialling = self.dial(service, spoken, flight.held(), key, tls, fresh);
+                    match service.may_race() {
+                        false => dialling.await,
+                        // Boxed: what most requests never do must not make every request's future larger.
+                        true => {
+                            let beside = |other| self.connect_beside(service, spoken, other, tls);
+                            Box::pin(race::race(service, tries, dialling, beside)).await
+                        }
+                    }
                 }
             };
             match connected {
-                Ok(mut connection) => {
+                Ok((mut connection, key)) => {
                     match (&mut connection, place) {
                         (_, None) => {}
                         (Connection::H1(line), Some(place)) => line.hold(place),
@@ -516,6 +520,36 @@ impl Caller {
                     ));
                 }
             }
+        }
+    }
+
+    /// A new connection to an endpoint, or a place on one that is made for it.
+    fn dial<'a>(
+        &'a self,
+        service: &'a Service,
+        spoken: Protocol,
+        endpoint: Arc<EndpointRef>,
+        key: Key,
+        tls: &'a Arc<TlsConnector>,
+        fresh: bool,
+    ) -> Dialling<'a, (Connection, Key)> {
+        match (spoken, &key) {
+            (Protocol::Http1 | Protocol::Auto, Key::Plain(address)) => {
+                let address = address.get();
+                Box::pin(async move {
+                    let line = connect_plain(address, service).await?;
+                    Ok((Connection::H1(line), key))
+                })
+            }
+            (Protocol::Http1 | Protocol::Auto, Key::Tls(..)) => Box::pin(async move {
+                let line = connect_tls(&endpoint, service, tls).await?;
+                Ok((Connection::H1(line), key))
+            }),
+            (Protocol::Http2 | Protocol::Grpc, _) => Box::pin(async move {
+                let peer = || service.http2_peer(&endpoint);
+                let place = self.lines.place(key.clone(), peer, service, tls, fresh).await?;
+                Ok((Connection::H2(Box::new(h2::Stream::new(place))), key))
+            }),
         }
     }
 
@@ -577,6 +611,7 @@ impl Answer {
         if matches!(more, Err(Broken::TooSlow)) {
             service.cluster.board().count_too_slow();
         }
+        more
     }
 
     /// The connection or stream under an upgrade, what was read of it already, what its waits are timed with, and its place.
@@ -682,6 +717,7 @@ pub fn call_error(broken: Broken, service: &Service) -> CallError {
             reply(StatusCode::BAD_GATEWAY, "connection_lost", "The connection to the backend was lost.")
         }
         Broken::TimedOut => reply(StatusCode::GATEWAY_TIMEOUT, "response_timeout", "The backend did not answer in time."),
+        Broken::TooSlow => reply(StatusCode::GATEWAY_TIMEOUT, "answer_too_slow", "The backend's answer came too slowly."),
         Broken::Refused => {
             let detail = "The backend refused the request before it did anything about it.";
             reply(StatusCode::SERVICE_UNAVAILABLE, "upstream_refused", detail).retry_after(service.retry_after)
@@ -691,4 +727,3 @@ pub fn call_error(broken: Broken, service: &Service) -> CallError {
         Broken::Unfit => reply(StatusCode::BAD_GATEWAY, "upstream_error", "The request cannot be told over HTTP/2."),
     })
 }
-        Broken::TooSlow => reply(StatusCode::GATEWAY_TIMEOUT, "answer_too_slow", "The backend's answer came too slowly."),

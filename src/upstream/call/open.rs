@@ -14,6 +14,7 @@ use pingora_core::upstreams::peer::{HttpPeer, Peer, PeerOptions};
 use pingora_error::{Error, ErrorType};
 use socket2::{SockRef, TcpKeepalive};
 
+use super::race::{Beside, Dialling, race};
 use super::transport::Tls;
 use super::{Caller, Transport, Tries, reply};
 use crate::address::EndpointAddress;
@@ -40,6 +41,19 @@ impl Caller {
         first: &Arc<[u8]>,
         tls: &TlsConnector,
     ) -> Result<Transport, Box<Reply>> {
+        let (transport, took) = self.opened(service, tries, first, tls).await?;
+        tries.connected(service, took);
+        Ok(transport)
+    }
+
+    /// The same, and how long it took; nothing is noted of that yet.
+    async fn opened(
+        &self,
+        service: &Service,
+        tries: &mut Tries,
+        first: &Arc<[u8]>,
+        tls: &TlsConnector,
+    ) -> Result<(Transport, Duration), Box<Reply>> {
         loop {
             tries.begin(service);
             if let Some(queue) = service.queue {
@@ -49,16 +63,20 @@ impl Caller {
                 }
             }
             let Some(flight) = tries.flight() else { return Err(tries.unavailable(service)) };
-            let started = Instant::now();
-            let connected = match service.is_tls() {
-                true => over_tls(flight.endpoint(), service, first, tls).await,
-                false => plain(flight.endpoint().address(), service, first).await,
+            let (endpoint, started) = (flight.held(), Instant::now());
+            let dialling: Dialling<'_, _> = Box::pin(async move {
+                let transport = match service.is_tls() {
+                    true => over_tls(&endpoint, service, first, tls).await?,
+                    false => plain(endpoint.address(), service, first).await?,
+                };
+                Ok((transport, started.elapsed()))
+            });
+            let connected = match service.may_race() {
+                true => race(service, tries, dialling, |other| self.open_beside(service, other, first, tls)).await,
+                false => dialling.await,
             };
             match connected {
-                Ok(transport) => {
-                    tries.connected(service, started.elapsed());
-                    return Ok(transport);
-                }
+                Ok(opened) => return Ok(opened),
                 Err(_) if tries.connect_failed(service) => {}
                 Err(error) => match tries.connect_again(service) {
                     Some(wait) => tokio::time::sleep(wait).await,
@@ -69,6 +87,22 @@ impl Caller {
                 },
             }
         }
+    }
+}
+
+impl Caller {
+    /// For [`race`].
+    fn open_beside<'a>(
+        &'a self,
+        service: &'a Service,
+        mut tries: Box<Tries>,
+        first: &'a Arc<[u8]>,
+        tls: &'a TlsConnector,
+    ) -> Beside<'a, (Transport, Duration)> {
+        Box::pin(async move {
+            let made = self.opened(service, &mut tries, first, tls).await;
+            (tries, made.ok())
+        })
     }
 }
 

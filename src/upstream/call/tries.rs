@@ -73,9 +73,14 @@ impl Tries {
     }
 
     fn pick(&self, service: &Service, exclude: &[EndpointAddress]) -> Option<Picked> {
+        self.pick_as(service, exclude, !self.waits_for_nobody)
+    }
+
+    /// The same for who may wait for a place, or not.
+    fn pick_as(&self, service: &Service, exclude: &[EndpointAddress], waits: bool) -> Option<Picked> {
         match &service.queue {
             None => service.pick_for(exclude, self.aim.as_deref()),
-            Some(queue) => service.pick_open(exclude, self.aim.as_deref(), queue, !self.waits_for_nobody),
+            Some(queue) => service.pick_open(exclude, self.aim.as_deref(), queue, waits),
         }
     }
 
@@ -128,16 +133,16 @@ impl Tries {
         }
     }
 
-    /// Begins an attempt with the same endpoint, whose kept connection was dead.
-    pub fn again(&mut self, service: &Service) {
-        self.note_again(service, Why::Stale);
-        self.attempts += 1;
-    }
     /// Notes that the request is about to be sent.
     pub(super) fn sends(&mut self) {
         (self.started, self.undone) = (Some(Instant::now()), false);
     }
 
+    /// Begins an attempt with the same endpoint, whose kept connection was dead.
+    pub fn again(&mut self, service: &Service) {
+        self.note_again(service, Why::Stale);
+        self.attempts += 1;
+    }
 
     /// For a second copy of a request that is under way: where it goes, which is not where the first one is. `None` if there is nowhere.
     pub fn aside(&self, service: &Service) -> Option<Box<Tries>> {
@@ -240,6 +245,11 @@ impl Tries {
         flight.note(service, AttemptOutcome::Status(status), took);
     }
 
+    /// Whether it is a gRPC call of which no message has come.
+    pub fn awaits_a_message(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| !call.answers)
+    }
+
     /// Notes that something of an answer's body has come. The call may never end, and half-open breakers do not wait for that.
     pub fn body_came(&mut self, service: &Service) {
         let Some(call) = self.call.as_mut().filter(|call| !call.answers) else { return };
@@ -276,11 +286,6 @@ impl Tries {
         }
     }
 
-    /// Whether it is a gRPC call of which no message has come.
-    pub fn awaits_a_message(&self) -> bool {
-        self.call.as_ref().is_some_and(|call| !call.answers)
-    }
-
     /// Notes that something went wrong that the client may have brought about.
     pub fn failed_for_the_client(&self) {
         if let Some(flight) = &self.flight {
@@ -290,11 +295,7 @@ impl Tries {
 
     /// Notes that an endpoint could not be connected to. Whether another one may be tried.
     pub fn connect_failed(&mut self, service: &Service) -> bool {
-        if let Some(mut flight) = self.flight.take() {
-            flight.note(service, AttemptOutcome::Unreachable, None);
-        }
-        self.failed.extend(self.endpoint);
-        self.tried.extend(self.endpoint);
+        self.unreachable(service);
         if !service.retries.is_for(Why::Connect) || !self.may_retry(service) {
             return false;
         }
@@ -304,6 +305,14 @@ impl Tries {
             self.note_again(service, Why::Connect);
         }
         self.next.is_some()
+    }
+
+    fn unreachable(&mut self, service: &Service) {
+        if let Some(mut flight) = self.flight.take() {
+            flight.note(service, AttemptOutcome::Unreachable, None);
+        }
+        self.failed.extend(self.endpoint);
+        self.tried.extend(self.endpoint);
     }
 
     /// Where no other endpoint is left that could be connected to: how long to wait before the same are asked again, if somebody has
@@ -363,6 +372,7 @@ impl Tries {
         if let Some(mut flight) = self.flight.take() {
             flight.note(service, AttemptOutcome::Broken, None);
         }
+        self.undone = true;
         service.retries.is_for(Why::Refused) && self.may_retry(service) && self.turn_elsewhere(service, Why::Refused)
     }
 
@@ -403,7 +413,6 @@ pub(super) fn is_failed_call<'a>(field: impl Fn(&HeaderName) -> Option<&'a [u8]>
 
 /// The status of HTTP that says of an endpoint what this one of gRPC's does. `None` where it says nothing: the deadline was the client's.
 fn meant_by(code: &[u8], own_deadline: bool) -> Option<StatusCode> {
-        self.undone = true;
     match code {
         b"2" | b"13" | b"15" => Some(StatusCode::INTERNAL_SERVER_ERROR),
         b"4" if own_deadline => None,
