@@ -34,7 +34,7 @@ use crate::listen::forwarded::{self, Hop};
 use crate::listen::trace::{self, Trace};
 use crate::path::Handling;
 use crate::policy::shape::mirror::Watch;
-use crate::reply::{Flow, Reply};
+use crate::reply::{Flow, Page, Reply};
 use crate::route::Found;
 use crate::snapshot::{ActiveListener, Route};
 use crate::upstream::call::Tries;
@@ -119,6 +119,8 @@ pub struct Journey {
     ended: bool,
     /// How the client wants to be answered.
     pub dialect: Dialect,
+    /// What a refusal looks like to the client, where it prefers something else to a problem document.
+    page: Option<Arc<Page>>,
     /// How what a service of gRPC answers is told to a browser.
     pub web: Option<Web>,
     /// The 304 by which a backend said that a stored answer still holds.
@@ -163,6 +165,7 @@ impl Journey {
                 routed: None,
                 exchange: Exchange::begun(connection_held, id, started),
                 dialect,
+                page: None,
                 web: None,
                 head,
                 outcome: Outcome::default(),

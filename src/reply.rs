@@ -1,6 +1,8 @@
 //! The answers that the gateway makes itself: every refusal and every error, as `application/problem+json` (RFC 9457), or as the
 //! status of a gRPC call.
 
+mod page;
+
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 
@@ -9,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::grpc::{self, Dialect, GRPC_MESSAGE, GRPC_RETRY_PUSHBACK, GRPC_STATUS};
 use crate::plain::all_plain;
+pub use page::Page;
 
 /// Ok to go on, or the answer that ends the request here. Works with `?`.
 pub type Flow = ControlFlow<Box<Reply>>;
@@ -33,10 +36,18 @@ pub struct Reply {
     pub decided_by: Option<Box<str>>,
 }
 
+/// How a client wants to be told.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wording<'a> {
+    pub dialect: Dialect,
+    /// In place of a problem document.
+    pub page: Option<&'a Page>,
+}
+
 /// A [`Reply`] in the words of the client that it goes to.
-pub struct Worded {
+pub struct Worded<'a> {
     pub status: StatusCode,
-    pub media_type: &'static str,
+    pub media_type: &'a str,
     pub body: Vec<u8>,
     /// What is said beside [`Reply::headers`].
     pub fields: Vec<(HeaderName, HeaderValue)>,
@@ -100,12 +111,16 @@ impl Reply {
 
     /// The answer as a client of this dialect understands it: gRPC has 200 for every call, and its status in a head that is all there is
     /// ("Trailers-Only").
-    pub fn worded(&self, dialect: Dialect, request_id: &str) -> Worded {
+    pub fn worded<'a>(&self, wording: Wording<'a>, request_id: &str) -> Worded<'a> {
+        let Wording { dialect, page } = wording;
         if dialect.is_grpc() {
             return self.worded_as_grpc(dialect);
         }
-        let fields = Vec::new();
-        Worded { status: self.status, media_type: dialect.media_type(), body: self.body(request_id), fields }
+        let (media_type, body) = match page {
+            Some(page) => (page.media_type(), page.filled(self, request_id)),
+            None => (dialect.media_type(), self.body(request_id)),
+        };
+        Worded { status: self.status, media_type, body, fields: Vec::new() }
     }
 
     /// The same as the end of a call that was answered already.
@@ -122,13 +137,20 @@ impl Reply {
     }
 
     #[cold]
-    fn worded_as_grpc(&self, dialect: Dialect) -> Worded {
+    fn worded_as_grpc(&self, dialect: Dialect) -> Worded<'static> {
         let mut fields = self.grpc_fields();
-        let after = self.headers.iter().find(|(name, _)| *name == header::RETRY_AFTER).and_then(|(_, value)| value.to_str().ok());
-        if let Some(seconds) = after.and_then(|seconds| seconds.parse::<u64>().ok()) {
+        if let Some(seconds) = self.retry_after_field().and_then(|seconds| seconds.parse::<u64>().ok()) {
             fields.push((GRPC_RETRY_PUSHBACK, HeaderValue::from(seconds.saturating_mul(1000))));
         }
         Worded { status: StatusCode::OK, media_type: dialect.media_type(), body: Vec::new(), fields }
+    }
+
+    fn title(&self) -> &'static str {
+        self.status.canonical_reason().unwrap_or("Error")
+    }
+
+    fn retry_after_field(&self) -> Option<&str> {
+        self.headers.iter().find(|(name, _)| *name == header::RETRY_AFTER).and_then(|(_, value)| value.to_str().ok())
     }
 
     /// The RFC 9457 body. `type` is left out, which means `about:blank`: the status says what kind of problem it is, `policy` and
@@ -138,7 +160,7 @@ impl Reply {
             return Vec::new();
         }
         let mut body = Vec::with_capacity(384);
-        let title = self.status.canonical_reason().unwrap_or("Error");
+        let title = self.title();
         // These three are words of the program's own, which need no escape.
         debug_assert!([title, self.policy, self.reason].iter().all(|word| all_plain(word.as_bytes())));
         body.extend_from_slice(b"{\"title\":\"");
@@ -206,13 +228,13 @@ mod tests {
     fn a_call_is_told_its_status_in_the_head() {
         let reply = Reply::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit", "limited", "50 % \u{e9}")
             .retry_after(std::time::Duration::from_secs(3));
-        let worded = reply.worded(Dialect::Grpc, "r-1");
+        let worded = reply.worded(Wording { dialect: Dialect::Grpc, page: None }, "r-1");
         let fields: Vec<_> = worded.fields.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         let wanted =
             [("grpc-status", "8"), ("grpc-message", "50 %25 %C3%A9 (rate_limit: limited)"), ("grpc-retry-pushback-ms", "3000")];
         assert_eq!((worded.status, worded.media_type, fields.as_slice()), (StatusCode::OK, "application/grpc", &wanted[..]));
         assert!(worded.body.is_empty());
-        let worded = reply.worded(Dialect::Plain, "r-1");
+        let worded = reply.worded(Wording::default(), "r-1");
         assert_eq!((worded.status.as_u16(), worded.media_type), (429, "application/problem+json"));
         assert!(worded.fields.is_empty() && !worded.body.is_empty());
     }

@@ -30,6 +30,7 @@ mod embed;
 #[path = "../examples/embedded.rs"]
 #[allow(dead_code, reason = "its `main` is the example's own")]
 mod embedded;
+mod error_pages;
 mod fallbacks;
 mod families;
 mod faults;

@@ -137,6 +137,12 @@ fn routing(list: &mut List, w: &Words) {
     list.add(&[200], "an answer from the file", format!("{curl} {http}/hello"), &[r#"{"hello":"world"}"#]);
     list.add(&[308], "sent elsewhere", format!("{curl} {http}/old/path"), &["location: /catalog/shoes"]);
     list.add(&[503], "closed for a while", format!("{curl} {http}/closed"), &[r#""reason":"maintenance""#]);
+    list.add(
+        &[503],
+        "the same for a browser",
+        format!("{curl} -H 'Accept: text/html' {http}/closed"),
+        &["<h1>503 Service Unavailable</h1>"],
+    );
     list.add(&[200], "by host", format!("{curl} -H 'Host: shop.example.com' {http}/any/path"), CATALOG);
     list.add(&[200], "by wildcard host", format!("{curl} -H 'Host: beta.example.com' {http}/any/path"), CANARY);
     list.add(&[200], "version 2 of the API, by header", format!("{curl} -H 'API-Version: 2' {http}/items/7"), CANARY);

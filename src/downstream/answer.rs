@@ -9,20 +9,25 @@ use pingora_http::ResponseHeader;
 use super::endless::{is_endless, streams};
 use super::{CLIENT_GONE, Downstream, UNREAD, Wire};
 use crate::exchange::{RequestId, X_REQUEST_ID};
-use crate::grpc::Dialect;
 use crate::head::{HeaderEdit, HeaderEdits};
-use crate::reply::Reply;
+use crate::reply::{Reply, Wording};
 use crate::wait::pinned;
 use crate::wire::answer::AnswerHead;
 use crate::wire::{encode, h2};
 
 impl Downstream {
-    /// Writes an answer of the gateway's own, a refusal or an error, as the client's `dialect` has it. `edits` are the fields that every
+    /// Writes an answer of the gateway's own, a refusal or an error, in the client's `wording`. `edits` are the fields that every
     /// answer carries.
     ///
     /// # Errors
     /// Only if the client cannot be written to.
-    pub async fn reply(&mut self, reply: &Reply, dialect: Dialect, edits: &HeaderEdits, request_id: &RequestId) -> Result<()> {
+    pub async fn reply(
+        &mut self,
+        reply: &Reply,
+        wording: Wording<'_>,
+        edits: &HeaderEdits,
+        request_id: &RequestId,
+    ) -> Result<()> {
         self.stages = None;
         if let Some(Wire::H1(wire)) = &mut self.wire
             && (reply.close || wire.is_left_over(UNREAD))
@@ -30,7 +35,7 @@ impl Downstream {
             wire.close_after();
         }
         if let Some(Wire::H1(wire)) = &mut self.wire {
-            let worded = reply.worded(dialect, request_id);
+            let worded = reply.worded(wording, request_id);
             self.answered = true;
             if self.method != Method::HEAD {
                 self.body_sent += worded.body.len() as u64;
@@ -39,17 +44,17 @@ impl Downstream {
             self.finished = true;
             return Ok(());
         }
-        Box::pin(self.reply_to_stream(reply, dialect, edits, request_id)).await
+        Box::pin(self.reply_to_stream(reply, wording, edits, request_id)).await
     }
 
     async fn reply_to_stream(
         &mut self,
         reply: &Reply,
-        dialect: Dialect,
+        wording: Wording<'_>,
         edits: &HeaderEdits,
         request_id: &RequestId,
     ) -> Result<()> {
-        let (answer, body) = reply_parts(reply, dialect, edits, request_id)?;
+        let (answer, body) = reply_parts(reply, wording, edits, request_id)?;
         // A call's status in the head is the whole of the answer: one HEADERS frame that ends the stream.
         let bodiless = self.method == Method::HEAD || body.is_empty();
         self.write_head(Box::new(answer), bodiless).await?;
@@ -243,15 +248,15 @@ impl Downstream {
 /// Never in practice: every name and value was checked when it was made.
 pub fn reply_parts(
     reply: &Reply,
-    dialect: Dialect,
+    wording: Wording<'_>,
     edits: &HeaderEdits,
     request_id: &RequestId,
 ) -> Result<(ResponseHeader, Vec<u8>)> {
-    let worded = reply.worded(dialect, request_id);
+    let worded = reply.worded(wording, request_id);
     let mut answer = ResponseHeader::build(worded.status, Some(8))?;
     if !encode::is_bodiless(worded.status) {
         answer.insert_header(header::CONTENT_TYPE, worded.media_type)?;
-        if !dialect.is_grpc() {
+        if !wording.dialect.is_grpc() {
             answer.insert_header(header::CONTENT_LENGTH, worded.body.len())?;
         }
         answer.insert_header(header::CACHE_CONTROL, "no-store")?;

@@ -76,7 +76,7 @@ fn keep_or_close(session: &mut Session, journey: &Journey, close: bool) {
 /// # Errors
 /// The client cannot be written to.
 pub async fn send(session: &mut Session, reply: &Reply, journey: &Journey) -> Result<()> {
-    let (mut answer, body) = reply_parts(reply, journey.dialect, &journey.exchange.to_client, &journey.exchange.request_id)?;
+    let (mut answer, body) = reply_parts(reply, journey.wording(), &journey.exchange.to_client, &journey.exchange.request_id)?;
     if !session.is_http2() && !is_bodiless(answer.status) && !answer.headers.contains_key(header::CONTENT_LENGTH) {
         // A call's refusal ends with its head over HTTP/2. Over HTTP/1.1 it would end with the connection, which stays.
         answer.insert_header(header::CONTENT_LENGTH, body.len())?;

@@ -6,7 +6,7 @@ use super::Journey;
 use crate::exchange::Verdict;
 use crate::grpc;
 use crate::policy::Outgoing;
-use crate::reply::{Flow, Reply};
+use crate::reply::{Flow, Reply, Wording};
 use crate::snapshot::fallback::STATIC;
 use crate::upstream::Service;
 use crate::wire::stages::Stages;
@@ -84,6 +84,11 @@ impl Journey {
         self.edits_before.get_or_insert(before);
     }
 
+    /// How the client is told what was noted last with [`Journey::refused`].
+    pub fn wording(&self) -> Wording<'_> {
+        Wording { dialect: self.dialect, page: self.page.as_deref() }
+    }
+
     /// Notes an answer of the gateway's own.
     pub fn refused(&mut self, reply: &Reply) {
         let replaced = self.edits_before.take();
@@ -96,6 +101,9 @@ impl Journey {
             let plan = view.route(*routed).map_or(&view.snapshot.unrouted, |route| &route.plan);
             plan.response.iter().for_each(|step| step.on_refusal(head, exchange));
         }
+        let Journey { view, routed, head, .. } = &*self;
+        let plan = view.route(*routed).map_or(&view.snapshot.unrouted, |route| &route.plan);
+        self.page = plan.options.error_pages.as_ref().and_then(|pages| pages.choose(head, reply.status));
         if reply.status.is_success() {
             // It was what the client wanted to know.
             self.outcome.own = Some(reply.policy);

@@ -210,6 +210,8 @@ pub struct RouteOptions {
     pub cache: Option<Arc<crate::cache::CachePolicy>>,
     /// Who answers the questions of browsers, before anything else is done.
     pub cors: Option<Arc<edge::cors::Cors>>,
+    /// What refusals and errors look like to clients that want no problem document.
+    pub error_pages: Option<Arc<shape::error_pages::ErrorPages>>,
     /// Who gets copies of the requests.
     pub mirror: Option<Arc<shape::mirror::Mirror>>,
     /// What WebSockets may do, where that is bounded.

@@ -132,6 +132,7 @@ pub static REGISTRY: &[Entry] = &[
     entry::<super::shape::headers::ResponseHeaders>(),
     entry::<super::shape::compress::Compress>(),
     entry::<crate::cache::CachePolicy>(),
+    entry::<super::shape::error_pages::ErrorPages>(),
     entry::<super::shape::mirror::Mirror>(),
     #[cfg(test)]
     entry::<super::shape::served_by::ServedBy>(),

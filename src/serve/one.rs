@@ -253,7 +253,7 @@ pub(super) async fn refuse(journey: &mut Journey, down: &mut Downstream, reply: 
     journey.refused(reply);
     if reply.status != CLIENT_CLOSED {
         // A client that does not take its refusal is gone; there is nobody left to tell.
-        let _ = down.reply(reply, journey.dialect, &journey.exchange.to_client, &journey.exchange.request_id).await;
+        let _ = down.reply(reply, journey.wording(), &journey.exchange.to_client, &journey.exchange.request_id).await;
     }
     journey.ended(down.body_read(), down.body_sent());
 }

@@ -41,6 +41,7 @@ const MORE: [(&str, &str, &[&str]); 25] = [
     ("response_headers", "guide/routing.md#what-the-service-sees", &[]),
     ("compress", "guide/answers.md#compression", &[]),
     ("cache", "guide/caching.md", &["portcullis_cache_"]),
+    ("error_pages", "guide/answers.md#pages-for-errors", &[]),
     ("mirror", "guide/services.md#copies-of-requests", &["portcullis_mirror"]),
 ];
 

@@ -87,7 +87,7 @@ impl H1 {
     pub async fn write_own(
         &mut self,
         reply: &Reply,
-        worded: &Worded,
+        worded: &Worded<'_>,
         request_id: &RequestId,
         edits: &HeaderEdits,
         method: &Method,

@@ -2,11 +2,13 @@
 //!
 //! [`template`] compiles values with placeholders, [`headers`] is the policies `request_headers` and `response_headers`, [`cache`] what
 //! a route wants of the cache, [`mirror`] who else gets the request, [`security_headers`] what browsers are told, [`compress`] answers in
-//! fewer bytes, [`etag`] tags for answers that have none, [`answer_contract`] what answers have to be.
+//! fewer bytes, [`etag`] tags for answers that have none, [`answer_contract`] what answers have to be,
+//! [`error_pages`] what refusals look like.
 
 pub mod answer_contract;
 pub mod cache;
 pub mod compress;
+pub mod error_pages;
 pub mod etag;
 pub mod headers;
 pub mod mirror;

@@ -307,7 +307,11 @@ fn field(name: &str, value: &Spanned<String>, problems: &mut Problems) -> Option
     Some((name, value))
 }
 
-fn read(path: &Path) -> Result<Bytes, String> {
+/// A file that the configuration names, up to [`LONGEST`].
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn read(path: &Path) -> Result<Bytes, String> {
     use std::io::Read;
     let mut body = Vec::new();
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;

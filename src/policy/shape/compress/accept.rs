@@ -34,7 +34,7 @@ pub fn choose<'a>(fields: impl Iterator<Item = &'a [u8]>, offered: &[Coding]) ->
 }
 
 /// `0.5`, `1`, `0.001`. What is no weight counts as none: the client then gets the answer as it is.
-fn weight(text: &[u8]) -> Weight {
+pub fn weight(text: &[u8]) -> Weight {
     let text = std::str::from_utf8(text).unwrap_or_default();
     let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
     let digits = rest.len() <= 3 && rest.bytes().all(|byte| byte.is_ascii_digit());

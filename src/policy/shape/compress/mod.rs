@@ -5,7 +5,7 @@
 //!
 //! Deliberately not here: bodies of requests; what is coded already; parts of a body (206).
 
-mod accept;
+pub(super) mod accept;
 mod encoder;
 
 use std::sync::Arc;
@@ -160,8 +160,14 @@ impl OnResponse for Compress {
             answer.vary("Accept-Encoding");
             return Flow::Continue(());
         }
+        if follows == Follows::Part {
+            // A part is of the body as it came; it says all the same what would have chosen the whole (RFC 9110, section 15.3.7).
+            // Of several parts at once the type is not that of the whole, whose length they do not say either.
+            answer.vary("Accept-Encoding");
+            return Flow::Continue(());
+        }
         let none = follows == Follows::Nothing && answer.head.method != Method::HEAD;
-        if none || follows == Follows::Part || !self.is_worth_it(answer) {
+        if none || !self.is_worth_it(answer) {
             return Flow::Continue(());
         }
         answer.vary("Accept-Encoding");
@@ -252,7 +258,7 @@ mod tests {
         ] {
             assert_eq!(changed("GET", "gzip", 200, fields), Vec::<String>::new(), "{fields}");
         }
-        assert_eq!(changed("GET", "gzip", 206, LONG), Vec::<String>::new());
+        assert_eq!(changed("GET", "gzip", 206, LONG), ["vary: Accept-Encoding"]);
         assert_eq!(changed("GET", "gzip", 204, LONG), Vec::<String>::new());
         assert_eq!(changed("GET", "gzip", 404, LONG).len(), 2);
     }
