@@ -108,7 +108,7 @@ fn every_protocol_and_every_refusal_has_them() {
     ]);
     assert_eq!((call.status, call.header("grpc-status"), call.body.len()), (200, Some("16"), 0));
     let line = gateway.wait_log(|line| line["reason"] == "missing_credentials");
-    assert_eq!((&line["status"], &line["policy"]), (&401.into(), &"authn".into()));
+    assert_eq!((&line["status"], &line["answered_by"]), (&401.into(), &"authn".into()));
 }
 
 #[test]

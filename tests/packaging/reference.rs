@@ -78,6 +78,10 @@ impl<'a> Writer<'a> {
             found.push((place.to_owned(), schema));
         }
         let mut inner: Vec<Found<'a>> = choices(schema).flat_map(|one| self.objects(one, place, true)).collect();
+        if let Some(only) = schema["properties"].as_object().filter(|_| found.is_empty()) {
+            // One key is said with the value; what stands below it is not.
+            inner.extend(only.iter().flat_map(|(key, property)| self.objects(property, &format!("{place}.{key}"), false)));
+        }
         if schema["items"].is_object() {
             inner.extend(self.objects(&schema["items"], &format!("{place}[]"), choice));
         }
