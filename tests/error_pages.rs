@@ -71,18 +71,18 @@ fn clients_are_told_in_what_they_prefer() {
     assert_eq!(head.header("content-length"), Some(html.body.len().to_string().as_str()));
 
     // A failure on the way to a service, and a route without pages of its own or with others.
-    assert!(client.request("GET", "/down", &[BROWSER], b"").text().contains("Bad Gateway"));
-    client.request("GET", "/without", &[BROWSER], b"").assert_problem(502, "upstream", "connect_failure");
-    let closed = client.request("GET", "/closed", &[("Accept", "text/*")], b"");
+    assert!(request(gateway.port(), "GET", "/down", &[BROWSER], b"").text().contains("Bad Gateway"));
+    request(gateway.port(), "GET", "/without", &[BROWSER], b"").assert_problem(502, "upstream", "connect_failure");
+    let closed = request(gateway.port(), "GET", "/closed", &[("Accept", "text/*")], b"");
     assert_eq!((closed.status, closed.text().as_str()), (503, "Back at <noon>. In 600 s."));
 
     // What pages may read stays so, whatever it looks like.
-    let page = client.request("GET", "/pages", &[BROWSER, ("Origin", "https://a.example")], b"");
+    let page = request(gateway.port(), "GET", "/pages", &[BROWSER, ("Origin", "https://a.example")], b"");
     assert_eq!((page.status, page.header("access-control-allow-origin")), (403, Some("https://a.example")));
     assert!(page.text().contains("Forbidden"));
 
     // A service's own errors are its own.
-    assert_eq!(client.request("GET", "/missing", &[BROWSER], b"").text(), "the service's own");
+    assert_eq!(request(gateway.port(), "GET", "/missing", &[BROWSER], b"").text(), "the service's own");
 }
 
 #[test]
