@@ -208,7 +208,10 @@ fn routes(path: &Path) -> ExitCode {
         text.push('\n');
     }
     for route in &snapshot.tcp_routes {
-        text.push_str(&format!("tcp {}  ->  {}  [{}]\n", route.id, route.service.key, policies_of(&route.plan)));
+        let services: Vec<_> = route.services().collect();
+        let mut policies: Vec<_> = route.targets.iter().map(|target| policies_of(&target.plan)).collect();
+        policies.dedup();
+        text.push_str(&format!("tcp {}  ->  {}  [{}]\n", route.id, services.join(" | "), policies.join(" | ")));
     }
     print(&text)
 }

@@ -11,8 +11,12 @@ use socket2::SockRef;
 
 use crate::harness::*;
 
+#[path = "tcp/bounds.rs"]
+mod bounds;
 #[path = "tcp/names.rs"]
 mod names;
+#[path = "tcp/split.rs"]
+mod split;
 #[path = "tcp/written.rs"]
 mod written;
 

@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::keys::encoded;
 use crate::core::Core;
 use crate::snapshot::Route;
-use crate::snapshot::tcp::TcpRoute;
+use crate::snapshot::tcp::{Target, TcpRoute};
 use crate::tally::{Gauge, Tallies};
 use crate::upstream::call::{IdleConnections, idle_connections};
 use crate::upstream::{Endpoint, Service};
@@ -215,12 +215,19 @@ async fn routes(State(admin): State<Admin>) -> Response {
 }
 
 fn describe_tcp(route: &TcpRoute) -> Value {
-    json!({
+    let names = |target: &Target| target.plan.names.iter().map(|(_, name)| *name).collect::<Vec<_>>();
+    let mut described = json!({
         "id": &*route.id,
-        "service": &*route.service.key,
-        "policies": route.plan.names.iter().map(|(_, name)| *name).collect::<Vec<_>>(),
+        "service": route.services().next(),
+        "policies": route.targets.first().map(names),
         "open": route.counts.open(),
-    })
+    });
+    if let (Some(split), Some(described)) = (&route.split, described.as_object_mut()) {
+        let target = |(target, weight): (&Target, u32)| json!({ "service": &*target.service.key, "weight": weight, "policies": names(target) });
+        described.retain(|key, _| key == "id" || key == "open");
+        described.insert("split".to_owned(), route.targets.iter().zip(split.weights()).map(target).collect());
+    }
+    described
 }
 
 fn describe(route: &Route) -> Value {

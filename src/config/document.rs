@@ -66,6 +66,13 @@ pub struct Document {
     pub server: ServerConfig,
 }
 
+impl Document {
+    /// The listener of this name.
+    pub fn listener(&self, name: &str) -> Option<&Spanned<ListenerConfig>> {
+        self.listeners.iter().find(|listener| listener.name() == name)
+    }
+}
+
 /// What the metrics tell apart.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -27,7 +27,7 @@ impl Gateway {
         let (mut source, document) = Source::read(&self.0.path);
         let refused = |source: &Source| Failure::Config(source.report(false));
         let Some(document) = document else { return Err(refused(&source)) };
-        let Some(config) = document.listeners.iter().find(|config| config.name() == listener) else {
+        let Some(config) = document.listener(listener) else {
             return Err(Failure::Config(format!("there is no listener `{listener}`")));
         };
         let (Some(tls), Some(bind)) = (&config.tls, self.bind_of(listener)) else { return Ok(None) };

@@ -2,7 +2,7 @@
 //! (<https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>).
 //!
 //! Who may send such a header is decided elsewhere: it is read only from trusted peers. Type-length-value fields are checked to be
-//! well formed and skipped, but for the CRC-32C, which is verified. The sending side is not here.
+//! well formed and skipped, but for the CRC-32C, which is verified. What is written of it to services is with those who write it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,10 +13,16 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-const V1_PREFIX: &[u8] = b"PROXY ";
+pub const V1_PREFIX: &str = "PROXY ";
+pub const V1_TCP4: &str = "TCP4";
+pub const V1_TCP6: &str = "TCP6";
 /// The longest version 1 line, CR LF included.
 const V1_MAX: usize = 107;
-const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+pub const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// Version 2, a connection that is carried for somebody.
+pub const V2_PROXY: u8 = 0x21;
+pub const V2_TCP4: u8 = 0x11;
+pub const V2_TCP6: u8 = 0x21;
 const V2_FIXED: usize = 16;
 /// The longest version 2 header that is taken, the fixed 16 bytes included. The format allows 65,551; real ones are under 600.
 const V2_MAX: usize = 4096;
@@ -45,7 +51,7 @@ pub enum Parse {
 pub fn parse(bytes: &[u8]) -> Parse {
     if starts_like(bytes, V2_SIGNATURE) {
         if bytes.len() < V2_FIXED { Parse::Incomplete } else { parse_v2(bytes) }
-    } else if starts_like(bytes, V1_PREFIX) {
+    } else if starts_like(bytes, V1_PREFIX.as_bytes()) {
         parse_v1(bytes)
     } else {
         Parse::NotProxy
@@ -63,7 +69,7 @@ fn parse_v1(bytes: &[u8]) -> Parse {
         return if window.len() == V1_MAX { Parse::Invalid("the line is too long") } else { Parse::Incomplete };
     };
     let line = window.get(..end).and_then(|line| line.strip_suffix(b"\r"));
-    let Some(line) = line.and_then(|line| std::str::from_utf8(line).ok()).and_then(|line| line.strip_prefix("PROXY ")) else {
+    let Some(line) = line.and_then(|line| std::str::from_utf8(line).ok()).and_then(|line| line.strip_prefix(V1_PREFIX)) else {
         return Parse::Invalid("the line is malformed");
     };
     let consumed = end + 1;
@@ -83,8 +89,8 @@ fn v1_addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let family = words.next()?;
     let address = |text: &str| -> Option<IpAddr> {
         match family {
-            "TCP4" => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
-            "TCP6" => text.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+            V1_TCP4 => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+            V1_TCP6 => text.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
             _ => None,
         }
     };
@@ -122,8 +128,8 @@ fn parse_v2(bytes: &[u8]) -> Parse {
     let Some(header) = bytes.get(..consumed) else { return Parse::Incomplete };
     let payload = header.get(V2_FIXED..).unwrap_or_default();
     let addresses = match family {
-        0x11 => 12,
-        0x21 => 36,
+        V2_TCP4 => 12,
+        V2_TCP6 => 36,
         0x31 | 0x32 => 216,
         0x00 => 0,
         // A datagram of the proxy's cannot have come to this socket.
@@ -233,7 +239,7 @@ async fn read(stream: &mut TcpStream) -> io::Result<Received> {
         // Every wish below is certain to lie within a header, should this be one.
         let wanted = match (bytes.get(14), bytes.get(15)) {
             _ if bytes.len() < V2_SIGNATURE.len() => V2_SIGNATURE.len() - bytes.len(),
-            _ if bytes.starts_with(V1_PREFIX) => v1_available(stream).await?,
+            _ if bytes.starts_with(V1_PREFIX.as_bytes()) => v1_available(stream).await?,
             (Some(&high), Some(&low)) => (V2_FIXED + usize::from(u16::from_be_bytes([high, low]))).saturating_sub(bytes.len()),
             _ => V2_FIXED - bytes.len(),
         };

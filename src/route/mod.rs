@@ -39,6 +39,6 @@ pub use matcher::{Matcher, check_id};
 pub use own::{OwnAnswer, read};
 pub use pattern::HostPattern;
 pub use rewrite::Rewrite;
-pub use split::Split;
+pub use split::{Answering, Split};
 pub use table::{Found, Params, RouteTable};
 pub use tables::RouteTables;

@@ -10,11 +10,36 @@ use std::net::IpAddr;
 
 use super::config::{RouteConfig, SplitTarget, Sticky};
 use crate::head::RequestHead;
-use crate::problem::{Problem, Problems};
+use crate::problem::{Place, Problem, Problems};
 use crate::value::Spanned;
 
 /// The largest weight. Keeps sums far from any overflow, and is a fine enough grain for a canary of one in a million.
 const LARGEST_WEIGHT: u32 = 1_000_000;
+
+/// What is written about who answers a route, of requests or of connections.
+pub struct Answering<'a> {
+    pub service: Option<&'a Spanned<String>>,
+    pub port: Option<u16>,
+    pub split: Option<&'a [Spanned<SplitTarget>]>,
+    pub sticky: Option<&'a Spanned<Sticky>>,
+    /// Of the route.
+    pub place: Place,
+    /// What may be added where nothing answers.
+    pub instead: &'static str,
+}
+
+impl<'a> From<&'a RouteConfig> for Answering<'a> {
+    fn from(config: &'a RouteConfig) -> Self {
+        Answering {
+            service: config.service.as_ref(),
+            port: config.port,
+            split: config.split.as_deref(),
+            sticky: config.sticky.as_ref(),
+            place: config.path.place,
+            instead: "add `service: NAME`, a `split` of several services, or `respond`, `redirect` or `maintenance`",
+        }
+    }
+}
 
 /// A compiled `split`.
 #[derive(Debug, Clone)]
@@ -45,22 +70,20 @@ enum Key {
 impl Split {
     /// Checks what answers a route: one `service`, or a `split`, never both and never neither. `Some` is a split; the indices that
     /// [`Split::pick`] returns count `config.split`. `None` is a single service, or a problem.
-    pub fn compile(config: &RouteConfig, problems: &mut Problems) -> Option<Split> {
-        if let (None, Some(sticky)) = (&config.split, &config.sticky) {
+    pub fn compile(written: &Answering<'_>, problems: &mut Problems) -> Option<Split> {
+        if let (None, Some(sticky)) = (written.split, written.sticky) {
             problems.push(Problem::error(sticky.place, "`sticky` has a meaning for a `split` only"));
         }
-        match (&config.service, &config.split) {
+        match (written.service, written.split) {
             (Some(_), None) => None,
-            (None, Some(targets)) => split(config, targets, problems),
+            (None, Some(targets)) => split(written, targets, problems),
             (Some(service), Some(_)) => {
                 problems.push(Problem::error(service.place, "a route has either a `service` or a `split`, not both"));
                 None
             }
             (None, None) => {
-                let problem = Problem::error(config.path.place, "nothing answers this route");
-                problems.push(
-                    problem.hint("add `service: NAME`, a `split` of several services, or `respond`, `redirect` or `maintenance`"),
-                );
+                let problem = Problem::error(written.place, "nothing answers this route");
+                problems.push(problem.hint(written.instead));
                 None
             }
         }
@@ -132,10 +155,10 @@ fn hash_address(client: IpAddr) -> u64 {
     }
 }
 
-fn split(config: &RouteConfig, list: &[Spanned<SplitTarget>], problems: &mut Problems) -> Option<Split> {
+fn split(written: &Answering<'_>, list: &[Spanned<SplitTarget>], problems: &mut Problems) -> Option<Split> {
     let before = problems.len();
-    if let Some(port) = config.port {
-        problems.push(Problem::error(config.path.place, format!("with `split`, port {port} belongs to one of its targets")));
+    if let Some(port) = written.port {
+        problems.push(Problem::error(written.place, format!("with `split`, port {port} belongs to one of its targets")));
     }
     let mut targets: Vec<Target> = Vec::with_capacity(list.len());
     for target in list {
@@ -152,10 +175,10 @@ fn split(config: &RouteConfig, list: &[Spanned<SplitTarget>], problems: &mut Pro
     }
     let total = targets.iter().map(|target| u64::from(target.weight)).sum();
     if total == 0 {
-        let place = list.first().map_or(config.path.place, |target| target.place);
+        let place = list.first().map_or(written.place, |target| target.place);
         problems.push(Problem::error(place, "no target of this split has a weight over 0: nothing would answer"));
     }
-    let key = key(config.sticky.as_ref(), problems);
+    let key = key(written.sticky, problems);
     (problems.len() == before).then(|| Split { targets: targets.into(), total, key })
 }
 
@@ -182,7 +205,6 @@ fn key(sticky: Option<&Spanned<Sticky>>, problems: &mut Problems) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::Place;
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
@@ -200,7 +222,7 @@ mod tests {
 
     fn compile(config: &RouteConfig) -> (Option<Split>, Problems) {
         let mut problems = Problems::default();
-        (Split::compile(config, &mut problems), problems)
+        (Split::compile(&Answering::from(config), &mut problems), problems)
     }
 
     fn by_user(weights: &[u32]) -> Split {

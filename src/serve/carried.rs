@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::tls::SslStream;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 
 use super::seldom::{Seldom, and_more};
@@ -17,17 +19,20 @@ use crate::head::RequestHead;
 use crate::listen::connections::{Entry, Speaks};
 use crate::listen::trace;
 use crate::observe::{AccessLog, CarriedRecord};
-use crate::policy::Work;
+use crate::policy::{Plan, Work};
 use crate::snapshot::ActiveListener;
 use crate::snapshot::tcp::TcpRoute;
 use crate::tcp::announce;
 use crate::tcp::pump::{self, Bounds, End};
 use crate::upstream::aim::Aim;
-use crate::upstream::call::Tries;
+use crate::upstream::call::{CallError, Tries};
 use crate::upstream::{Endpoint, Service};
 
 /// What is told to a client whose name nobody takes: a fatal alert, `unrecognized_name` (RFC 6066, section 3).
 const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
+
+/// So much is read at once of a client that waits.
+const READ: usize = 2048;
 
 /// How soon it is noticed that an endpoint is not well.
 const LOOK: Duration = Duration::from_secs(1);
@@ -36,7 +41,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(super) enum Client {
     /// With what was read of it already.
     Plain(TcpStream, Vec<u8>),
-    Tls(Box<SslStream<L4Stream>>),
+    Tls(Box<SslStream<L4Stream>>, Vec<u8>),
 }
 
 /// A connection that is to be carried.
@@ -58,7 +63,7 @@ pub(super) async fn serve(
     entry: &Entry,
     arrival: Box<Arrival>,
 ) {
-    let Arrival { client, route, tls, server_name, destination } = *arrival;
+    let Arrival { mut client, route, tls, server_name, destination } = *arrival;
     entry.identify(connection.client, Speaks::Tcp);
     let mut session = Session {
         log: worker.core.access_log.clone(),
@@ -67,6 +72,7 @@ pub(super) async fn serve(
         accepted: SystemTime::now(),
         started: Instant::now(),
         route: None,
+        service: None,
         tls,
         server_name,
         tries: Tries::default(),
@@ -92,37 +98,52 @@ pub(super) async fn serve(
     entry.took(&route.id);
     let _serving = entry.begin();
     let Some(_open) = route.counts.enter(route.max_connections) else { return session.turn_away("max_connections") };
+    let address = connection.client.ip();
+    let _permit = match route.per_address.as_ref().map(|bound| bound.enter(address)).transpose() {
+        Ok(permit) => permit,
+        Err(refused) => return session.turn_away(refused.reason),
+    };
+    let Some(target) = route.choose(address) else { return session.turn_away("no_route") };
+    let service = &target.service;
+    session.service = Some(service.clone());
     let (head, mut exchange) = (RequestHead::unreadable(), exchange(connection, session.started));
-    if let Err(refused) = admitted(&route, &head, &mut exchange) {
+    if let Err(refused) = admitted(&target.plan, &head, &mut exchange) {
         session.decided_by = refused.decided_by;
         return session.turn_away(refused.reason);
     }
-    session.tries.aim = Aim::of(&route.service, &head, &exchange);
+    session.tries.aim = Aim::of(service, &head, &exchange);
     drop((head, exchange));
     let first: Arc<[u8]> = match route.announce {
         Some(version) => announce::header(version, connection.client, destination).into(),
         None => Arc::default(),
     };
-    let opened = Box::pin(worker.caller.open(&route.service, &mut session.tries, &first, &worker.core.tls)).await;
-    let mut service = match opened {
-        Ok(service) => service,
-        Err(reply) => {
+    let opened = {
+        let left = pin!(client.leaves());
+        Box::pin(worker.caller.open(service, &mut session.tries, &first, &worker.core.tls, left)).await
+    };
+    let mut opened = match opened {
+        Ok(opened) => opened,
+        Err(CallError::Service(reply)) => {
             session.reason = reply.reason;
-            note_failure(door, &route, reply.reason);
+            note_failure(door, service, reply.reason);
             return client.abort();
+        }
+        Err(CallError::Client(_)) => {
+            session.reason = "client_left";
+            return;
         }
     };
     session.connect = Some(session.started.elapsed());
     let until = route.lifetime.map(|lifetime| tokio::time::Instant::now() + lifetime);
-    let bounds = Bounds { idle: route.idle, until };
+    let bounds = Bounds { idle: target.idle, half_closed: route.half_closed.min(target.idle), until };
     let mut over = worker.core.drain.end_watch();
     // One that was not well to begin with is asked because nobody is: then there is nowhere else to go.
-    let left = |endpoint: &&Endpoint| route.close_on_unhealthy && !route.service.is_unwell(endpoint);
+    let left = |endpoint: &&Endpoint| route.close_on_unhealthy && !service.is_unwell(endpoint);
     let endpoint = session.tries.flight().map(|flight| flight.endpoint()).filter(left);
     let cut = async {
         tokio::select! {
             _ = over.wait_for(|over| *over) => End::Cut,
-            () = unwell(&route.service, endpoint) => End::Unhealthy,
+            () = unwell(service, endpoint) => End::Unhealthy,
         }
     };
     let (received, sent) = (&mut session.received, &mut session.sent);
@@ -133,12 +154,12 @@ pub(super) async fn serve(
     };
     let (client, end) = match client {
         Client::Plain(mut socket, read) => {
-            let end = pump::carry(&mut socket, &mut service, &read, bounds, cut, moved).await;
+            let end = pump::carry(&mut socket, &mut opened, &read, bounds, route.bandwidth, cut, moved).await;
             (Client::Plain(socket, Vec::new()), end)
         }
-        Client::Tls(mut stream) => {
-            let end = pump::carry(&mut *stream, &mut service, &[], bounds, cut, moved).await;
-            (Client::Tls(stream), end)
+        Client::Tls(mut stream, read) => {
+            let end = pump::carry(&mut *stream, &mut opened, &read, bounds, route.bandwidth, cut, moved).await;
+            (Client::Tls(stream, Vec::new()), end)
         }
     };
     session.reason = end.reason();
@@ -147,7 +168,7 @@ pub(super) async fn serve(
         if end != End::ClientReset {
             client.abort();
         }
-        service.abort();
+        opened.abort();
     }
 }
 
@@ -160,6 +181,16 @@ async fn unwell(service: &Service, endpoint: Option<&Endpoint>) {
 }
 
 impl Client {
+    /// Ends once the client has ended or broken off. What it says until then is read, up to what is held of it in any case, and is the
+    /// service's later. An end counts although it may only be that of its half: most that end while they wait have gone, and which of the
+    /// two it is nobody can tell.
+    async fn leaves(&mut self) {
+        match self {
+            Client::Plain(socket, read) => read_until_it_leaves(socket, read).await,
+            Client::Tls(stream, read) => read_until_it_leaves(&mut **stream, read).await,
+        }
+    }
+
     /// Breaks the connection off.
     fn abort(self) {
         match self {
@@ -167,9 +198,22 @@ impl Client {
                 let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
             }
             // It is closed without a `close_notify`, by which its client knows (RFC 8446, section 6.1).
-            Client::Tls(stream) => drop(stream),
+            Client::Tls(stream, _) => drop(stream),
         }
     }
+}
+
+async fn read_until_it_leaves(client: &mut (impl AsyncRead + Unpin), read: &mut Vec<u8>) {
+    while let Some(room) = pump::SIZE.checked_sub(read.len()).filter(|room| *room > 0) {
+        let most = room.min(READ);
+        read.reserve(most);
+        match (&mut *client).take(most as u64).read_buf(read).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+    // It cannot be told any more without taking more.
+    std::future::pending().await
 }
 
 fn exchange(connection: &Arc<Connection>, started: Instant) -> Exchange {
@@ -183,8 +227,8 @@ struct Denied {
 }
 
 /// Runs the policies that look at nothing but the client's address.
-fn admitted(route: &TcpRoute, head: &RequestHead, exchange: &mut Exchange) -> Result<(), Denied> {
-    for step in &route.plan.steps {
+fn admitted(plan: &Plan, head: &RequestHead, exchange: &mut Exchange) -> Result<(), Denied> {
+    for step in &plan.steps {
         if let Work::Head(run) = &step.work
             && let ControlFlow::Break(reply) = run.on_request(head, exchange)
         {
@@ -194,17 +238,17 @@ fn admitted(route: &TcpRoute, head: &RequestHead, exchange: &mut Exchange) -> Re
     Ok(())
 }
 
-fn note_failure(door: &ActiveListener, route: &TcpRoute, reason: &'static str) {
+fn note_failure(door: &ActiveListener, service: &Service, reason: &'static str) {
     static LINES: Seldom = Seldom::new();
     if let Some(held_back) = LINES.allow() {
-        let service = &route.service.name;
-        log::warn!("listener {}: no connection to service `{service}`: {reason}{}", door.name, and_more(held_back));
+        let (door, service) = (&door.name, &service.name);
+        log::warn!("listener {door}: no connection to service `{service}`: {reason}{}", and_more(held_back));
     }
 }
 
 /// What is known of one connection. It is logged and counted when this is dropped, however that comes about.
 ///
-/// It holds nothing of its generation but the route: it may outlast many.
+/// It holds nothing of its generation but the route and its service: it may outlast many.
 struct Session {
     log: Arc<AccessLog>,
     generation: u64,
@@ -212,6 +256,7 @@ struct Session {
     accepted: SystemTime,
     started: Instant,
     route: Option<Arc<TcpRoute>>,
+    service: Option<Arc<Service>>,
     tls: &'static str,
     server_name: Option<Arc<str>>,
     tries: Tries,
@@ -250,7 +295,7 @@ impl Drop for Session {
             tls: self.tls,
             server_name: self.server_name.as_deref().unwrap_or_default(),
             route: self.route.as_ref().map_or("", |route| &route.id),
-            service: self.route.as_ref().map_or("", |route| &route.service.key),
+            service: self.service.as_ref().map_or("", |service| &service.key),
             endpoint: self.tries.endpoint,
             reason: self.reason,
             decided_by: self.decided_by.as_deref().unwrap_or_default(),

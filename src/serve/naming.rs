@@ -117,7 +117,7 @@ async fn decrypted(
     match acceptor.accept(stream, deadline).await {
         Ok(secured) => {
             let version = secured.facts.version;
-            Chosen::Carried(arrival(Client::Tls(Box::new(secured.stream)), version), Some(secured.facts))
+            Chosen::Carried(arrival(Client::Tls(Box::new(secured.stream), Vec::new()), version), Some(secured.facts))
         }
         Err(error) => {
             handshake_failed(worker, door, ends.client, error.reason());

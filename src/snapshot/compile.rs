@@ -383,7 +383,7 @@ impl<'a> Compiler<'a> {
     /// Says of each listener that a route names whether there is one.
     fn listeners(&mut self, config: &RouteConfig) {
         for named in config.listeners.iter().flat_map(|names| &names.0) {
-            if !self.document.listeners.iter().any(|listener| listener.name() == named.value) {
+            if self.document.listener(&named.value).is_none() {
                 self.unknown_listener(named);
             }
             self.named_for_http(named);

@@ -20,7 +20,7 @@ pub fn warn(
     let strict = doors.iter().find(|door| door.requires_certificate() && !door.is_tcp());
     // One that redirects serves nothing, and one that speaks no HTTP no requests.
     for door in doors.iter().filter(|door| door.redirect.is_none() && !door.is_tcp()) {
-        let place = document.listeners.iter().find(|listener| listener.name() == &*door.name).map(|listener| listener.bind.place);
+        let place = document.listener(&door.name).map(|listener| listener.bind.place);
         let Some(place) = place else { continue };
         let reached = |matcher: &Matcher| {
             matcher.is_on(&door.name) && !matcher.hosts_all(|host| bound.is_some_and(|bound| bound.misdirected(host, &door.name)))

@@ -4,25 +4,20 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::config::ProxyVersion;
-
-const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Version 2, a connection that is carried for somebody.
-const PROXY: u8 = 0x21;
-const TCP4: u8 = 0x11;
-const TCP6: u8 = 0x21;
+use crate::listen::proxy_protocol::{V1_PREFIX, V1_TCP4, V1_TCP6, V2_PROXY, V2_SIGNATURE, V2_TCP4, V2_TCP6};
 
 /// The header for a connection of `client`, who had connected to `destination`.
 pub fn header(version: ProxyVersion, client: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     let (client, destination) = alike(client, destination);
     match version {
         ProxyVersion::V1 => {
-            let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
+            let family = if client.is_ipv4() { V1_TCP4 } else { V1_TCP6 };
             let (source, target) = (client.ip(), destination.ip());
-            format!("PROXY {family} {source} {target} {} {}\r\n", client.port(), destination.port()).into_bytes()
+            format!("{V1_PREFIX}{family} {source} {target} {} {}\r\n", client.port(), destination.port()).into_bytes()
         }
         ProxyVersion::V2 => {
             let mut header = V2_SIGNATURE.to_vec();
-            header.push(PROXY);
+            header.push(V2_PROXY);
             let mut addresses = Vec::with_capacity(36);
             for address in [client, destination] {
                 match address.ip() {
@@ -32,7 +27,7 @@ pub fn header(version: ProxyVersion, client: SocketAddr, destination: SocketAddr
             }
             addresses.extend_from_slice(&client.port().to_be_bytes());
             addresses.extend_from_slice(&destination.port().to_be_bytes());
-            header.push(if client.is_ipv4() { TCP4 } else { TCP6 });
+            header.push(if client.is_ipv4() { V2_TCP4 } else { V2_TCP6 });
             header.extend_from_slice(&(addresses.len() as u16).to_be_bytes());
             header.extend_from_slice(&addresses);
             header

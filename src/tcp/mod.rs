@@ -12,9 +12,10 @@ pub mod config;
 pub mod counts;
 pub mod hello;
 pub mod names;
+pub mod pace;
 pub mod pump;
 
-pub use config::{ProxyVersion, TcpRouteConfig};
+pub use config::{BandwidthConfig, ProxyVersion, TcpRouteConfig};
 pub use names::Names;
 
 /// The policies that hold for connections as they do for requests: those that look at nothing but the client's address.

@@ -2,7 +2,8 @@
 //!
 //! What one end has sent is in the other's socket before more is read of it, so that whoever reads slowly slows its peer down and nothing
 //! piles up here: at most [`SIZE`] bytes a direction, and none while nothing waits. An end that closes its half is heard by the other,
-//! which may go on; one that breaks off breaks the other off, and so does one whose TLS ends without the word that belongs to its end.
+//! which may go on for as long as it says something; one that breaks off breaks the other off, and so does one whose TLS ends without the
+//! word that belongs to its end. Where there is a rate, what is over it is not read ([`Pace`]).
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::pace::{Bandwidth, Pace};
 use crate::upstream::call::{Transport, is_cut_off};
 
 /// The most that is read at once, and held of one direction.
@@ -37,6 +39,8 @@ thread_local! {
 pub struct Bounds {
     /// While nothing moves.
     pub idle: Duration,
+    /// The same, once one end has ended and only the other one may still speak.
+    pub half_closed: Duration,
     /// Until then, whatever moves.
     pub until: Option<Instant>,
 }
@@ -80,6 +84,8 @@ pub enum End {
     /// The service's did.
     ServiceCutOff,
     Idle,
+    /// One end had ended, and the other one said nothing more and did not end.
+    HalfClosed,
     Lifetime,
     /// The service's endpoint is not well.
     Unhealthy,
@@ -98,6 +104,7 @@ impl End {
             End::ClientCutOff => "client_cut_off",
             End::ServiceCutOff => "service_cut_off",
             End::Idle => "idle_timeout",
+            End::HalfClosed => "half_closed_timeout",
             End::Lifetime => "lifetime",
             End::Unhealthy => "endpoint_unhealthy",
             End::Cut => "shutdown",
@@ -117,14 +124,19 @@ pub async fn carry(
     service: &mut impl Side,
     first: &[u8],
     bounds: Bounds,
+    bandwidth: Bandwidth,
     cut: impl Future<Output = End>,
     mut moved: impl FnMut(u64, u64),
 ) -> End {
-    let mut inbound = Half { held: BytesMut::from(first), ..Half::default() };
-    let mut outbound = Half::default();
-    let mut lingers_until = None;
     let mut since = Instant::now();
-    let mut timer = pin!(tokio::time::sleep_until(bounds.due(since, None)));
+    let mut inbound = Half { held: BytesMut::from(first), pace: Pace::of(bandwidth.upload, since), ..Half::default() };
+    let mut outbound = Half { pace: Pace::of(bandwidth.download, since), ..Half::default() };
+    if let Some(pace) = &mut inbound.pace {
+        pace.took(first.len());
+    }
+    let mut lingers_until = None;
+    let mut silence = bounds.idle;
+    let mut timer = pin!(tokio::time::sleep_until(bounds.due(since + silence, None)));
     let mut cut = pin!(cut);
     let mut first_to_end = None;
     poll_fn(|cx| {
@@ -160,10 +172,15 @@ pub async fn carry(
         }
         if progress != (0, 0) || (inbound.state(), outbound.state()) != state {
             since = Instant::now();
+            // Less patience than before: the timer may be set too late for it.
+            if (inbound.ended || outbound.ended) && silence != bounds.half_closed {
+                silence = bounds.half_closed;
+                timer.as_mut().reset(bounds.due(since + silence, lingers_until));
+            }
             // One end has said all, and hears nothing more: the other one is only waited for so that it can read what it was sent.
             if lingers_until.is_none() && (inbound.deaf && outbound.shut || outbound.deaf && inbound.shut) {
                 lingers_until = Some(since + LINGER);
-                timer.as_mut().reset(bounds.due(since, lingers_until));
+                timer.as_mut().reset(bounds.due(since + silence, lingers_until));
             }
         }
         while timer.as_mut().poll(cx).is_ready() {
@@ -174,11 +191,11 @@ pub async fn carry(
             if bounds.until.is_some_and(|until| until <= now) {
                 return Poll::Ready(End::Lifetime);
             }
-            if since + bounds.idle <= now {
-                return Poll::Ready(End::Idle);
+            if since + silence <= now {
+                return Poll::Ready(if inbound.ended || outbound.ended { End::HalfClosed } else { End::Idle });
             }
             // One timer for as long as the connection lasts, and not one for each movement.
-            timer.as_mut().reset(bounds.due(since, lingers_until));
+            timer.as_mut().reset(bounds.due(since + silence, lingers_until));
         }
         Poll::Pending
     })
@@ -187,8 +204,8 @@ pub async fn carry(
 
 impl Bounds {
     /// When to look at the clock next.
-    fn due(&self, since: Instant, lingers_until: Option<Instant>) -> Instant {
-        [self.until, lingers_until].into_iter().flatten().fold(since + self.idle, Instant::min)
+    fn due(&self, silent_until: Instant, lingers_until: Option<Instant>) -> Instant {
+        [self.until, lingers_until].into_iter().flatten().fold(silent_until, Instant::min)
     }
 }
 
@@ -206,6 +223,7 @@ struct Half {
     /// Whoever listens takes nothing more.
     deaf: bool,
     moved: u64,
+    pace: Option<Pace>,
 }
 
 /// Whose end failed.
@@ -266,10 +284,17 @@ impl Half {
                 self.shut = true;
                 return Poll::Ready(Ok(()));
             }
+            let most = match &mut self.pace {
+                Some(pace) => ready!(pace.poll(cx)),
+                None => SIZE,
+            };
             ready!(SCRATCH.with_borrow_mut(|scratch| {
-                let mut buffer = ReadBuf::new(scratch);
+                let mut buffer = ReadBuf::new(scratch.get_mut(..most).unwrap_or_default());
                 ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(|_| Failing::Speaker)?;
                 let mut read = buffer.filled();
+                if let Some(pace) = &mut self.pace {
+                    pace.took(read.len());
+                }
                 if read.is_empty() && from.is_cut_off() {
                     return Poll::Ready(Err(Failing::CutOff));
                 }

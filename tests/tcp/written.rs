@@ -37,7 +37,8 @@ fn what_is_right_passes() {
   - { listeners: raw, sni: [ a.example.org, '*.example.org' ], service: db }
   - { listeners: opened, sni: a.example.org, service: db, passthrough: true }
   - { listeners: https, sni: [ b.example.org ], service: localhost, port: 5432, passthrough: true }
-  - { id: all, listeners: raw, sni: '*', service: db, policies: { ip_restriction: { allow: [ 10.0.0.0/8 ] }, address_limit: false } }
+  - { listeners: raw, sni: c.test, split: [ { service: db, weight: 90% }, { service: localhost, port: 5432, weight: 10% } ], sticky: client_address }
+  - { id: all, listeners: raw, sni: '*', service: db, max_connections_per_address: 5, bandwidth: { upload: 1KiB, download: 10GiB }, timeouts: { half_closed: 5m }, policies: { ip_restriction: { allow: [ 10.0.0.0/8 ] }, address_limit: false } }
 ",
     );
     assert!(code == 0 && said.contains("ok (4 listeners"), "{said}");
@@ -72,6 +73,22 @@ fn every_problem_is_told_at_its_place() {
         ("{ listeners: raw, service: db, port: 5432 }", "already says its ports", ""),
         ("{ listeners: raw, service: db, sni: null }", "sni", ""),
         ("{ service: db }", "listeners", ""),
+        ("{ listeners: raw }", "nothing answers this route", "`service: NAME`, or a `split`"),
+        ("{ listeners: raw, split: [] }", "an empty list says nothing here", ""),
+        ("{ listeners: raw, service: db, sticky: client_address }", "`sticky` has a meaning for a `split` only", ""),
+        ("{ listeners: raw, split: [ { service: db, weight: 1 } ], sticky: { header: A } }", "sticky", ""),
+        ("{ listeners: raw, service: db, split: [ { service: db, weight: 1 } ] }", "not both", ""),
+        ("{ listeners: raw, split: [ { service: db, weight: 0 } ] }", "no target of this split has a weight", ""),
+        ("{ listeners: raw, split: [ { service: bd, weight: 1 } ] }", "unknown service `bd`", "did you mean `db`?"),
+        (
+            "{ listeners: raw, split: [ { service: db, weight: 1 }, { service: db, weight: 1 } ] }",
+            "stands in this split twice",
+            "",
+        ),
+        ("{ listeners: raw, service: db, max_connections_per_address: 0 }", "`max_connections_per_address` is 0", ""),
+        ("{ listeners: raw, service: db, timeouts: { half_closed: 10ms } }", "`half_closed`", ""),
+        ("{ listeners: raw, service: db, bandwidth: { upload: 1000 } }", "`upload` is 1000 bytes a second", ""),
+        ("{ listeners: raw, service: db, bandwidth: { download: 2TiB } }", "`download`", "1KiB and 1TiB"),
         ("{ id: \"a\\u0007\", listeners: raw, service: db }", "printable", ""),
         (
             "{ listeners: raw, sni: a.b, service: db }\n  - { id: two, listeners: raw, sni: [ c.d, A.b. ], service: db }",

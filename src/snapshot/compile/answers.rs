@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Compiler;
 use crate::problem::{Place, Problem, did_you_mean};
 use crate::route::back::Back;
-use crate::route::{FallbackConfig, OwnAnswer, RouteConfig, Split};
+use crate::route::{Answering, FallbackConfig, OwnAnswer, RouteConfig, Split};
 use crate::snapshot::Answer;
 use crate::snapshot::fallback::{self, Fallback, How};
 use crate::upstream::Service;
@@ -26,7 +26,7 @@ impl<'a> Compiler<'a> {
             return None;
         }
         // Says it, too, where there is neither a service nor a split, or both.
-        let split = Split::compile(config, self.problems);
+        let split = Split::compile(&Answering::from(&**config), self.problems);
         if let Some(split) = split {
             let mut services = Vec::new();
             for target in config.split.iter().flat_map(|targets| targets.iter()) {

@@ -2,22 +2,29 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Compiler;
 use crate::listen::config::{ListenerConfig, ListenerProtocol};
+use crate::listen::guard::Guard;
 use crate::node::Node;
 use crate::policy::registry::{REGISTRY, Table};
 use crate::problem::{Place, Problem};
-use crate::route::{HostPattern, check_id};
+use crate::route::{Answering, HostPattern, Split, Sticky, check_id};
 use crate::snapshot::ActiveListener;
-use crate::snapshot::tcp::{TcpRoute, TcpRoutes};
+use crate::snapshot::tcp::{PerAddress, Target, TcpRoute, TcpRoutes};
 use crate::tcp::counts::Counts;
-use crate::tcp::{POLICIES, TcpRouteConfig};
+use crate::tcp::pace::{self, Bandwidth};
+use crate::tcp::{BandwidthConfig, POLICIES, TcpRouteConfig};
 use crate::upstream::Service;
-use crate::value::{Period, Raw, Spanned, count_within, period_within};
+use crate::value::{Period, Raw, Size, Spanned, count_within, period_within};
 
 const MOST_CONNECTIONS: u32 = 1_000_000;
 const DAY: u64 = 24 * 60 * 60 * 1000;
+/// How long the end that is left may be silent, where nothing is written about it.
+const HALF_CLOSED: Duration = Duration::from_secs(60);
+/// In bytes per second.
+const LARGEST_BANDWIDTH: u64 = 1 << 40;
 
 impl<'a> Compiler<'a> {
     /// Gives every listener the routes of its connections, and gives all of those.
@@ -52,9 +59,9 @@ impl<'a> Compiler<'a> {
         }
         for door in doors {
             let routes = tables.remove(&*door.name);
-            if door.is_tcp() && routes.is_none() {
-                let listed = document.listeners.iter().find(|listener| listener.name() == &*door.name);
-                let place = listed.map_or(Place::NOWHERE, |listener| listener.bind.place);
+            let names = |config: &TcpRouteConfig| config.listeners.iter().any(|named| *named.value == *door.name);
+            if door.is_tcp() && !document.tcp_routes.iter().any(|config| names(config)) {
+                let place = document.listener(&door.name).map_or(Place::NOWHERE, |listener| listener.bind.place);
                 let message = "no route takes this listener's connections: all of them will be closed";
                 self.problems.push(Problem::warning(place, message).hint("add one under `tcp_routes` that names it"));
             }
@@ -68,8 +75,7 @@ impl<'a> Compiler<'a> {
 
     /// Says which HTTP routes name a listener that speaks no HTTP.
     pub(super) fn named_for_http(&mut self, named: &Spanned<String>) {
-        let listener = self.document.listeners.iter().find(|listener| listener.name() == named.value);
-        if listener.is_some_and(|listener| listener.is_tcp()) {
+        if self.document.listener(&named.value).is_some_and(|listener| listener.is_tcp()) {
             let message = format!("`{}` has `protocol: tcp`, and serves no requests", named.value);
             self.problems.push(Problem::error(named.place, message).hint("its routes are those under `tcp_routes`"));
         }
@@ -111,10 +117,10 @@ impl<'a> Compiler<'a> {
     }
 
     /// The listeners that it names, as far as they are right for it.
-    fn tcp_listeners(&mut self, config: &TcpRouteConfig, by_name: bool) -> Vec<&'a ListenerConfig> {
+    fn tcp_listeners(&mut self, config: &Spanned<TcpRouteConfig>, by_name: bool) -> Vec<&'a ListenerConfig> {
         let mut listeners = Vec::new();
         for named in config.listeners.iter() {
-            let Some(listener) = self.document.listeners.iter().find(|listener| listener.name() == named.value) else {
+            let Some(listener) = self.document.listener(&named.value) else {
                 self.unknown_listener(named);
                 continue;
             };
@@ -146,43 +152,103 @@ impl<'a> Compiler<'a> {
             }
         }
         if config.listeners.is_empty() {
-            let problem = Problem::error(config.service.place, "`listeners` is empty, so nobody comes this way");
+            let problem = Problem::error(config.place, "`listeners` is empty, so nobody comes this way");
             self.problems.push(problem.hint("name the listeners whose connections it takes"));
         }
         listeners
     }
 
-    fn tcp_route(&mut self, config: &Spanned<TcpRouteConfig>, id: &Arc<str>, at: &[&ListenerConfig]) -> Option<Arc<TcpRoute>> {
-        let service = self.service(&config.service, config.port, config.place);
+    fn tcp_route(&mut self, config: &'a Spanned<TcpRouteConfig>, id: &Arc<str>, at: &[&ListenerConfig]) -> Option<Arc<TcpRoute>> {
+        let answer = self.tcp_answer(config);
         let own = config.policies.as_ref().map(|Raw(node)| self.tcp_policies(id, node)).unwrap_or_default();
-        let most = config.max_connections.as_ref();
-        let max_connections = most.map(|most| count_within("max_connections", most, 1, MOST_CONNECTIONS, self.problems));
+        let mut most = |key: &str, most: Option<&Spanned<u32>>| match most {
+            Some(most) => count_within(key, most, 1, MOST_CONNECTIONS, self.problems).map(Some),
+            None => Some(None),
+        };
+        let max_connections = most("max_connections", config.max_connections.as_ref());
+        let per_address = most("max_connections_per_address", config.max_connections_per_address.as_ref());
+        let bandwidth = self.bandwidth(&config.bandwidth);
         let mut within = |key: &str, period: Option<&Spanned<Period>>, most: u64| match period {
             Some(period) => period_within(key, period, 1000, most, self.problems).map(Some),
             None => Some(None),
         };
         let idle = within("idle", config.timeouts.idle.as_ref(), DAY);
+        let half_closed = within("half_closed", config.timeouts.half_closed.as_ref(), DAY);
         let lifetime = within("lifetime", config.timeouts.lifetime.as_ref(), 30 * DAY);
-        let service = service?;
-        self.look_at_service(config, &service, at);
-        let of_service = self.service_tables.get(&*service.key).cloned().unwrap_or_default();
-        let table = self.global.overlaid(&of_service).overlaid(&own).only(&POLICIES);
-        let plan = Arc::new(table.plan(&self.site(std::slice::from_ref(&service))));
+        let (split, services) = answer?;
+        let per_address = per_address?.map(|most| PerAddress {
+            guard: self.around.ledger.keep(&format!("tcp_route:{id}"), Guard::new),
+            most: most as usize,
+        });
+        let idle = idle?;
+        let mut targets = Vec::new();
+        for (service, place) in services {
+            self.look_at_service(config, &service, place, at);
+            let of_service = self.service_tables.get(&*service.key).cloned().unwrap_or_default();
+            let table = self.global.overlaid(&of_service).overlaid(&own).only(&POLICIES);
+            let plan = Arc::new(table.plan(&self.site(std::slice::from_ref(&service))));
+            targets.push(Target { plan, idle: idle.unwrap_or(service.timeouts.stream), service });
+        }
         Some(Arc::new(TcpRoute {
             id: id.clone(),
-            plan,
+            targets: targets.into(),
+            split,
             passthrough: config.passthrough.as_ref().is_some_and(|passthrough| passthrough.value),
             announce: config.send_proxy_protocol,
-            max_connections: match max_connections {
-                Some(most) => Some(most?.into()),
-                None => None,
-            },
+            max_connections: max_connections?.map(u64::from),
+            per_address,
+            bandwidth: bandwidth?,
             close_on_unhealthy: config.close_on_unhealthy.as_ref().is_some_and(|close| close.value),
-            idle: idle?.unwrap_or(service.timeouts.stream),
+            half_closed: half_closed?.unwrap_or(HALF_CLOSED),
             lifetime: lifetime?,
             counts: Counts::new(id, self.around.metrics.tallies()),
-            service,
         }))
+    }
+
+    /// Who answers: a service, or those of a split, each with where it is written.
+    fn tcp_answer(&mut self, config: &'a Spanned<TcpRouteConfig>) -> Option<(Option<Split>, Vec<(Arc<Service>, Place)>)> {
+        let lost = |key: &str| self.problems.has_lost(config.place, key);
+        let lost = (config.service.is_none() && lost("service")) || lost("split");
+        let sticky = config.sticky.as_ref().map(|sticky| Spanned::new(Sticky::from(sticky.value), sticky.place));
+        let answering = Answering {
+            service: config.service.as_ref(),
+            port: config.port,
+            split: config.split.as_deref(),
+            sticky: sticky.as_ref(),
+            place: config.place,
+            instead: "add `service: NAME`, or a `split` of several services",
+        };
+        // What is missing was refused; what is left of a split can still be looked at.
+        let split = if lost { None } else { Split::compile(&answering, self.problems) };
+        let services = match (&config.service, &config.split) {
+            (Some(service), None) => vec![(self.service(service, config.port, config.place)?, service.place)],
+            (_, targets) => {
+                let targets = targets.iter().flatten();
+                let services = targets.map(|target| {
+                    let service = self.service(&target.service, target.port, target.place);
+                    service.map(|service| (service, target.service.place))
+                });
+                // All of them, so that what is wrong with any is said.
+                let services: Vec<_> = services.collect();
+                services.into_iter().collect::<Option<_>>()?
+            }
+        };
+        (!lost && (split.is_some() || (config.split.is_none() && config.service.is_some()))).then_some((split, services))
+    }
+
+    fn bandwidth(&mut self, config: &BandwidthConfig) -> Option<Bandwidth> {
+        let mut rate = |key: &str, written: Option<&Spanned<Size>>| {
+            let Some(written) = written else { return Some(None) };
+            let Size(rate) = written.value;
+            if (pace::LEAST..=LARGEST_BANDWIDTH).contains(&rate) {
+                return Some(Some(rate));
+            }
+            let message = format!("`{key}` is {rate} bytes a second, which is not between 1KiB and 1TiB");
+            self.problems.push(Problem::error(written.place, message));
+            None
+        };
+        let (upload, download) = (rate("upload", config.upload.as_ref()), rate("download", config.download.as_ref()));
+        Some(Bandwidth { upload: upload?, download: download? })
     }
 
     /// What is about requests cannot hold for a connection that nobody looks into.
@@ -198,14 +264,14 @@ impl<'a> Compiler<'a> {
         self.table(&format!("tcp_route:{id}"), node)
     }
 
-    fn look_at_service(&mut self, config: &TcpRouteConfig, service: &Service, at: &[&ListenerConfig]) {
+    fn look_at_service(&mut self, config: &TcpRouteConfig, service: &Service, place: Place, at: &[&ListenerConfig]) {
         let passed = self.service_tables.get(&*service.key).map(|table| table.names_beside(&POLICIES)).unwrap_or_default();
         if let Some(first) = passed.first() {
             let message = format!(
                 "`{first}` of service `{}` is about requests, and does not hold for this route's connections",
                 service.name
             );
-            self.problems.push(Problem::warning(config.service.place, message).hint("say who may connect with `ip_restriction`"));
+            self.problems.push(Problem::warning(place, message).hint("say who may connect with `ip_restriction`"));
         }
         if let Some(close) = config.close_on_unhealthy.as_ref().filter(|close| close.value && !service.is_checked()) {
             let message = format!("service `{}` has no `health_check` that would find its endpoints unhealthy", service.name);
@@ -216,7 +282,7 @@ impl<'a> Compiler<'a> {
         if service.is_tls() && config.sni.is_some() && at.iter().any(passes) {
             let message = format!("service `{}` has `tls`, so that the client's TLS goes inside of the gateway's", service.name);
             let hint = "leave `tls` out of a service whose endpoints answer the clients' own TLS";
-            self.problems.push(Problem::warning(config.service.place, message).hint(hint));
+            self.problems.push(Problem::warning(place, message).hint(hint));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A connection to a service for bytes of any kind: no request is sent on it, and it is never used again.
 
 use std::fmt;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,9 +17,8 @@ use socket2::{SockRef, TcpKeepalive};
 
 use super::race::{Beside, Dialling, race};
 use super::transport::Tls;
-use super::{Caller, Transport, Tries, reply};
+use super::{CLIENT_GONE, CallError, Caller, Transport, Tries, reply};
 use crate::address::EndpointAddress;
-use crate::reply::Reply;
 use crate::upstream::gate::Entered;
 use crate::upstream::{Endpoint, Service, TlsConnector, connect_failure};
 
@@ -30,18 +30,19 @@ impl Caller {
     /// anything else, before TLS, too: what tells the service who its client is.
     ///
     /// The endpoint counts as busy for as long as `tries` is there, and where it has room for so many only, a place there is taken as long. It is
-    /// waited for; whether the client is still there cannot be told without reading what is meant for the service.
+    /// waited for until `left` says that the client has gone; that is asked only while there is something to wait for.
     ///
     /// # Errors
-    /// No connection can be had; what that means.
+    /// No connection can be had, and what that means; or nobody wants it any more.
     pub async fn open(
         &self,
         service: &Service,
         tries: &mut Tries,
         first: &Arc<[u8]>,
         tls: &TlsConnector,
-    ) -> Result<Transport, Box<Reply>> {
-        let (transport, took) = self.opened(service, tries, first, tls).await?;
+        left: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> Result<Transport, CallError> {
+        let (transport, took) = self.opened(service, tries, first, tls, left).await?;
         tries.connected(service, took);
         Ok(transport)
     }
@@ -53,16 +54,22 @@ impl Caller {
         tries: &mut Tries,
         first: &Arc<[u8]>,
         tls: &TlsConnector,
-    ) -> Result<(Transport, Duration), Box<Reply>> {
+        mut left: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> Result<(Transport, Duration), CallError> {
         loop {
             tries.begin(service);
             if let Some(queue) = service.queue {
                 // No idle connection is of use here, but the oldest one is closed where it has the last place.
-                if let Some(Entered::Place(place)) = self.place(service, queue, tries, None).await? {
+                let entered = tokio::select! {
+                    biased;
+                    entered = self.place(service, queue, tries, None) => entered.map_err(CallError::Service)?,
+                    () = left.as_mut() => return Err(gone(tries)),
+                };
+                if let Some(Entered::Place(place)) = entered {
                     tries.hold(place);
                 }
             }
-            let Some(flight) = tries.flight() else { return Err(tries.unavailable(service)) };
+            let Some(flight) = tries.flight() else { return Err(CallError::Service(tries.unavailable(service))) };
             let (endpoint, started) = (flight.held(), Instant::now());
             let dialling: Dialling<'_, _> = Box::pin(async move {
                 let transport = match service.is_tls() {
@@ -79,10 +86,14 @@ impl Caller {
                 Ok(opened) => return Ok(opened),
                 Err(_) if tries.connect_failed(service) => {}
                 Err(error) => match tries.connect_again(service) {
-                    Some(wait) => tokio::time::sleep(wait).await,
+                    Some(wait) => tokio::select! {
+                        biased;
+                        () = tokio::time::sleep(wait) => {}
+                        () = left.as_mut() => return Err(gone(tries)),
+                    },
                     None => {
                         let failed = || reply(StatusCode::BAD_GATEWAY, "connect_failure", "The backend could not be reached.");
-                        return Err(connect_failure(&error).unwrap_or_else(failed));
+                        return Err(CallError::Service(connect_failure(&error).unwrap_or_else(failed)));
                     }
                 },
             }
@@ -100,10 +111,16 @@ impl Caller {
         tls: &'a TlsConnector,
     ) -> Beside<'a, (Transport, Duration)> {
         Box::pin(async move {
-            let made = self.opened(service, &mut tries, first, tls).await;
+            let made = self.opened(service, &mut tries, first, tls, pin!(std::future::pending())).await;
             (tries, made.ok())
         })
     }
+}
+
+/// The client is not there any more, and gives back what it waited for.
+fn gone(tries: &mut Tries) -> CallError {
+    tries.end();
+    CallError::Client(Error::new(CLIENT_GONE))
 }
 
 async fn plain(address: EndpointAddress, service: &Service, first: &[u8]) -> Result<Transport, ErrorType> {
