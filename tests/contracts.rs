@@ -198,7 +198,23 @@ fn a_contract_on_trial_refuses_nobody_and_tells_what_it_would() {
     assert_eq!(post("text/plain", b"x"), 200);
     assert_eq!(request(gateway.port(), "POST", "/trial", &[], b"").status, 200);
     assert_eq!(post("application/json", &vec![b'1'; (1 << 20) + 1]), 200);
-    gateway.wait_metric("portcullis_contract_broken_total{part=\"body\",outcome=\"reported\"}", 6.0);
+    assert_eq!(post("application/json; charset=utf-16", b"\0{\0}"), 200);
+    // What says nothing of its length goes on all the same, from its first byte.
+    let long: Vec<u8> = (0..3_000_000u32).map(|number| b'0' + (number % 10) as u8).collect();
+    let file = files.write("long.json", &long).display().to_string();
+    for (version, field) in [("--http1.1", "Transfer-Encoding: chunked"), ("--http2-prior-knowledge", "Content-Length:")] {
+        let (data, url) = (format!("@{file}"), gateway.url("/trial"));
+        let args = [version, "-H", "Content-Type: application/json", "-H", field, "-H", "Expect:", "--data-binary", &data, &url];
+        assert_eq!(curl(&args).status, 200, "{version}");
+        assert!(backend.last().body == long, "{version}: {} bytes", backend.last().body.len());
+    }
+    gateway.wait_metric("portcullis_contract_broken_total{part=\"body\",outcome=\"reported\"}", 10.0);
+    // The gateway's own bounds hold.
+    gateway.rewrite(&yaml.replace("mode: report } }", "mode: report }, bounds: { max_body: 2MiB } }"));
+    assert_eq!(gateway.reload().0, 200);
+    let (data, url) = (format!("@{file}"), gateway.url("/trial"));
+    let args = ["-H", "Content-Type: application/json", "-H", "Transfer-Encoding: chunked", "-H", "Expect:", "--data-binary"];
+    assert_eq!(curl(&[&args[..], &[&data, &url]].concat()).json()["reason"], "body_too_large");
     gateway.rewrite(&yaml);
     assert_eq!(gateway.reload().0, 200);
     let (status, text) = gateway.admin_get("/contracts");
@@ -213,7 +229,7 @@ fn a_contract_on_trial_refuses_nobody_and_tells_what_it_would() {
     assert_eq!((&first["detail"], &first["in"]), (&json!("must be at least 1"), &json!("body")));
     assert!(first["first"].is_string() && first["last"].is_string(), "{first}");
     let keywords: Vec<_> = trial["broken"].as_array().unwrap().iter().map(|kind| kind["keyword"].as_str().unwrap()).collect();
-    assert!(["json", "unchecked"].iter().all(|keyword| keywords.contains(keyword)), "{trial}");
+    assert!(["json", "max_body", "content_type", "charset"].iter().all(|keyword| keywords.contains(keyword)), "{trial}");
 }
 
 #[test]

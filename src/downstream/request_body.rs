@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use pingora_error::{Error, Result};
+use pingora_error::{Error, ErrorType, Result};
 
 use super::{BODY_BUDGET, BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, CLIENT_GONE, Downstream, UNREAD, Wire};
 use crate::grpc::Messages;
@@ -101,21 +101,55 @@ impl Downstream {
         if let Some(body) = &self.buffered {
             return Ok(body.clone());
         }
+        match self.gather_all(bound).await? {
+            Ok(body) => Ok(body),
+            Err(why) => {
+                self.begun = None;
+                Err(Error::new(why))
+            }
+        }
+    }
+
+    /// The same, but a body beyond `bound`, or one that there is no memory for, is nobody's fault: `None`, and what was read of it is kept for
+    /// whoever reads it later.
+    ///
+    /// # Errors
+    /// As [`Downstream::buffer_body`], but for that.
+    pub async fn try_body(&mut self, bound: usize) -> Result<Option<Bytes>> {
+        Ok(self.gather_all(bound).await?.ok())
+    }
+
+    /// The whole body, or why it cannot be had whole; what came of it is what has begun, then.
+    async fn gather_all(&mut self, bound: usize) -> Result<std::result::Result<Bytes, ErrorType>> {
+        if let Some(body) = &self.buffered {
+            return Ok(Ok(body.clone()));
+        }
         let mut whole = BytesMut::new();
         while let Some(piece) = self.read_body().await? {
-            if whole.len() + piece.len() > bound {
-                return Err(Error::new(BODY_TOO_LARGE));
+            let is_all = whole.is_empty() && self.wire_body_done();
+            let why = if whole.len() + piece.len() > bound {
+                Some(BODY_TOO_LARGE)
+            } else if is_all {
+                self.charge(piece.len()).is_err().then_some(BODY_BUDGET)
+            } else {
+                self.gather(&mut whole, &piece, bound).is_err().then_some(BODY_BUDGET)
+            };
+            if let Some(why) = why {
+                if !whole.is_empty() {
+                    // One piece more than was paid for.
+                    whole.extend_from_slice(&piece);
+                }
+                self.begun = Some(if whole.is_empty() { piece } else { whole.freeze() });
+                return Ok(Err(why));
             }
-            if whole.is_empty() && self.wire_body_done() {
-                self.charge(piece.len())?;
+            if is_all {
                 self.buffered = Some(piece.clone());
-                return Ok(piece);
+                return Ok(Ok(piece));
             }
-            self.gather(&mut whole, &piece, bound)?;
         }
         let whole = whole.freeze();
         self.buffered = Some(whole.clone());
-        Ok(whole)
+        Ok(Ok(whole))
     }
 
     /// Waits for the beginning of a body of this framing, and keeps it for whoever reads the body later: a backend's connection is not for

@@ -97,6 +97,14 @@ impl Client for StockClient<'_> {
         Ok(whole)
     }
 
+    async fn try_body(&mut self, bound: usize) -> Result<Option<Bytes>> {
+        match self.framing {
+            // What is read of it and cannot be kept cannot be given back.
+            BodyFraming::Streamed if self.body.whole.is_none() => Ok(None),
+            _ => self.buffer_body(bound).await.map(Some),
+        }
+    }
+
     async fn await_body(&mut self, _: BodyFraming) -> Result<()> {
         // What is read here could not be given back.
         Ok(())

@@ -28,6 +28,13 @@ pub trait Client: Send {
     /// As [`Downstream::buffer_body`].
     fn buffer_body(&mut self, bound: usize) -> impl Future<Output = Result<Bytes>> + Send;
 
+    /// The same, but nothing is lost of a body that is longer, or that could not be given back if it were: `None`, and it goes on as if nobody
+    /// had looked.
+    ///
+    /// # Errors
+    /// As [`Downstream::buffer_body`], but for that.
+    fn try_body(&mut self, bound: usize) -> impl Future<Output = Result<Option<Bytes>>> + Send;
+
     /// Waits for the beginning of a body of this framing.
     ///
     /// # Errors
@@ -46,6 +53,10 @@ impl Client for Downstream {
 
     fn buffer_body(&mut self, bound: usize) -> impl Future<Output = Result<Bytes>> + Send {
         Downstream::buffer_body(self, bound)
+    }
+
+    fn try_body(&mut self, bound: usize) -> impl Future<Output = Result<Option<Bytes>>> + Send {
+        Downstream::try_body(self, bound)
     }
 
     fn await_body(&mut self, framing: BodyFraming) -> impl Future<Output = Result<()>> + Send {

@@ -92,9 +92,20 @@ impl Journey {
             Work::Body(run) if run.wants(&self.head) => Some(run),
             _ => None,
         });
-        let bound = wanting.map(|run| run.bound()).min().unwrap_or(usize::MAX);
+        // Those that let longer ones pass do not bound it, but for themselves.
+        let bound = wanting.filter(|run| !run.passes_longer()).map(|run| run.bound()).min().unwrap_or(usize::MAX);
         self.check_length(bound as u64)?;
-        let body = match tokio::time::timeout(limit, client.buffer_body(bound)).await {
+        let own = match route.plan.steps.get(number).map(|step| &step.work) {
+            Some(Work::Body(run)) if run.passes_longer() => Some(run.bound()).filter(|own| *own < bound),
+            _ => None,
+        };
+        let reading = async {
+            match own {
+                Some(own) => client.try_body(own).await,
+                None => client.buffer_body(bound).await.map(Some),
+            }
+        };
+        let body = match tokio::time::timeout(limit, reading).await {
             Ok(Ok(body)) => body,
             Ok(Err(error)) => return body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
             Err(_) => return body_refusal(&BODY_TIMEOUT).map_or_else(client_gone, Reply::refuse),
@@ -102,7 +113,13 @@ impl Journey {
         let Journey { view, routed, head, exchange, .. } = self;
         let step = view.route(*routed).and_then(|route| route.plan.steps.get(number));
         let Some((Work::Body(run), stage)) = step.map(|step| (&step.work, step.stage)) else { return Flow::Continue(()) };
-        let flow = run.on_body(head, &body, exchange);
+        let flow = match body {
+            Some(body) => run.on_body(head, &body, exchange),
+            None => {
+                run.on_longer(exchange);
+                Flow::Continue(())
+            }
+        };
         exchange.spent(stage, since.elapsed());
         flow
     }

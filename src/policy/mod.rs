@@ -156,6 +156,12 @@ pub trait OnBody: Send + Sync {
     /// Whether this request's body has to be read at all.
     fn wants(&self, head: &RequestHead) -> bool;
     fn on_body(&self, head: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow;
+    /// Whether a body that turns out to be longer than the bound goes on its way all the same, without having been looked at.
+    fn passes_longer(&self) -> bool {
+        false
+    }
+    /// It does now.
+    fn on_longer(&self, _exchange: &mut Exchange) {}
 }
 
 /// What a step does.

@@ -29,6 +29,8 @@ use crate::value::{Size, Spanned};
 const DEFAULT_MAX_BODY: u64 = 1 << 20;
 const DEFAULT_MAX_DEPTH: u32 = 128;
 const MOST_MAX_DEPTH: u32 = 10_000;
+/// What is told of a body that is longer than what is looked at, where nobody is refused.
+const LONGER: (&str, &str) = ("max_body", "is longer than `max_body`, and was not looked at");
 /// As deep as a body may be that becomes a tree, which takes stack.
 const MOST_TREE_DEPTH: u32 = 127;
 
@@ -56,8 +58,8 @@ pub struct ValidateConfig {
     pub max_json_elements: Option<Spanned<u32>>,
     /// The longest text in a JSON body, names included, in bytes as it is written. Default: as long as the body.
     pub max_json_string: Option<Spanned<Size>>,
-    /// The longest body that is checked as JSON; a longer one is refused with 413. Other bodies are not bounded by this. Default: 1MiB, beyond which
-    /// bodies of a known length pass unchecked where `mode: report` alone has them looked at.
+    /// The longest body that is checked as JSON; a longer one is refused with 413, or passes without
+    /// having been looked at, and is counted, where `mode: report` alone has them looked at. Other bodies are not bounded by this. Default: 1MiB.
     pub max_body: Option<Spanned<Size>>,
     /// What a JSON body has to be.
     pub body: Option<BodyConfig>,
@@ -93,8 +95,6 @@ struct JsonCheck {
     contract: Option<Arc<Contract>>,
     /// What is not even JSON is reported as what breaks the schema: nobody asked for more.
     reports: bool,
-    /// What is longer passes, and is reported as unchecked: nobody wrote a bound.
-    passes_longer: bool,
 }
 
 /// Methods that have a body, whose absence is a mistake.
@@ -136,17 +136,34 @@ impl Validate {
                 Some(_) => {}
             }
         }
-        match (&self.json, media) {
-            (Some(check), Some(media)) if media.is_json() && !check.reports => self.check_json_head(check, &media, head)?,
-            (Some(check), Some(media)) if media.is_json() && check.passes(head) => {
-                if let Some(contract) = contract {
-                    contract.note_body("unchecked", "is longer than what is looked at without `max_body`", exchange);
+        match (&self.json, contract) {
+            (Some(check), Some(contract)) if check.reports => {
+                let typed = has_body || lacking.is_some() && first.is_some();
+                let media = media.as_ref();
+                let told = if self.content_types.is_none() && typed && media.is_none_or(|media| !media.is_json()) {
+                    Some(("content_type", "must be JSON"))
+                } else if has_body && media.is_some_and(|media| media.is_json() && !media.is_utf8()) {
+                    Some(("charset", "must be in UTF-8"))
+                } else if media.is_some_and(MediaType::is_json) && check.passes(head) {
+                    Some(LONGER)
+                } else {
+                    lacking.map(|_| ("json", "must be there"))
+                };
+                if let Some((keyword, detail)) = told {
+                    contract.note_body(keyword, detail, exchange);
                 }
+                return Flow::Continue(());
             }
             _ => {}
         }
+        if let (Some(check), Some(media)) = (&self.json, media)
+            && media.is_json()
+        {
+            self.check_json_head(check, &media, head)?;
+        }
         match lacking {
             Some(_) if enforced => empty_json(),
+            // Of a schema on trial beside `json: true`, which is none.
             Some(contract) => {
                 contract.note_body("json", "must be there", exchange);
                 Flow::Continue(())
@@ -195,7 +212,7 @@ impl OnRequest for Validate {
 impl JsonCheck {
     /// Whether this is a body that is let pass because it is too long to be looked at.
     fn passes(&self, head: &RequestHead) -> bool {
-        self.passes_longer && matches!(head.body, BodyFraming::Length(length) if length > self.max_body as u64)
+        self.reports && matches!(head.body, BodyFraming::Length(length) if length > self.max_body as u64)
     }
 }
 
@@ -209,7 +226,20 @@ impl OnBody for JsonCheck {
         head.body != BodyFraming::None
             && !(self.reports && head.body == BodyFraming::Length(0) && WITH_BODY.contains(&head.method))
             && !self.passes(head)
-            && head.header("content-type").and_then(MediaType::parse).is_some_and(|media| media.is_json())
+            && head.header("content-type").and_then(MediaType::parse).is_some_and(|media| {
+                // What is in another charset was told with the head.
+                media.is_json() && (!self.reports || media.is_utf8())
+            })
+    }
+
+    fn passes_longer(&self) -> bool {
+        self.reports
+    }
+
+    fn on_longer(&self, exchange: &mut Exchange) {
+        if let (Some(contract), (keyword, detail)) = (&self.contract, LONGER) {
+            contract.note_body(keyword, detail, exchange);
+        }
     }
 
     fn on_body(&self, _: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow {
@@ -363,7 +393,6 @@ fn json_check(config: &ValidateConfig, contract: Option<&Arc<Contract>>, cx: &mu
         },
         max_body: bytes(&config.max_body, DEFAULT_MAX_BODY),
         reports,
-        passes_longer: reports && config.max_body.is_none(),
         contract,
     }
 }
@@ -474,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_passes_on_trial_unless_a_bound_is_written() {
+    fn what_is_too_long_passes_on_trial() {
         let wants = |config: Value, length: u64| {
             let post = head("POST", BodyFraming::Length(length), &[("Content-Type", "application/json")]);
             let plan = plan(compile::<Validate>(config).unwrap());
@@ -483,12 +512,16 @@ mod tests {
         let trial = json!({ "body": { "schema": {} }, "mode": "report" });
         let bounded = json!({ "body": { "schema": {} }, "mode": "report", "max_body": 10 });
         assert!(wants(trial.clone(), 1 << 20) && !wants(trial, (1 << 20) + 1));
-        assert!(wants(bounded, 11) && wants(json!({ "body": { "schema": {} } }), 2 << 20));
+        assert!(wants(bounded.clone(), 10) && !wants(bounded, 11) && wants(json!({ "body": { "schema": {} } }), 2 << 20));
+        let passes = |config: Value| plan(compile::<Validate>(config).unwrap()).bodies().all(|run| run.passes_longer());
+        assert!(passes(json!({ "body": { "schema": {} }, "mode": "report" })));
+        assert!(!passes(json!({ "body": { "schema": {} }, "mode": "report", "json": true })));
+        assert!(!passes(json!({ "body": { "schema": {} } })));
     }
 
     #[test]
     fn the_refusal_repeats_nothing() {
-        let check = JsonCheck { limits: Limits::deep(9), max_body: 100, contract: None, reports: false, passes_longer: false };
+        let check = JsonCheck { limits: Limits::deep(9), max_body: 100, contract: None, reports: false };
         let head = head("POST", BodyFraming::Streamed, &[]);
         let reply = check.on_body(&head, &b"{\"secret\": oops}"[..].into(), &mut Exchange::for_tests()).break_value().unwrap();
         assert_eq!(reply.detail, "The body is not well-formed JSON, at byte 11.");
