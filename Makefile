@@ -89,9 +89,7 @@ reference: ## Write docs/reference.md, docs/policies/ and docs/operate/refusals.
 
 # The short forms of both are in `make test`. Each WebSocket takes two file descriptors of the gateway and two of the test.
 bench-websockets: release ## Say what each of 10,000 idle WebSockets holds, both of its connections; fails over 16 KiB.
-	@scripts/need.sh build test
-	ulimit -n 24000 && PORTCULLIS_BINARY=$(abspath $(BINARY)) PORTCULLIS_WEBSOCKETS=10000 \
-	    $(CARGO) test --locked --test main -- --exact --nocapture memory::an_idle_websocket_holds_little
+	loadtest/websockets.py $(BINARY)
 
 bench-bulk: release ## Move 4 GiB up and down, over HTTP/1.1 and HTTP/2; fails if memory grows by 32 MiB.
 	@scripts/need.sh build test

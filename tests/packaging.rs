@@ -346,6 +346,16 @@ fn the_load_test_counts_what_comes_back() {
     assert!(said.lines().any(|line| line.starts_with("  200 ")) && said.lines().any(|line| line.starts_with("  404 ")), "{said}");
 }
 
+#[test]
+fn idle_websockets_can_be_measured() {
+    let mut command = Command::new("python3");
+    command.args(["loadtest/websockets.py", BINARY, "--count", "300"]).current_dir(root());
+    let (_, said) = tool(&mut command, "python3");
+    // What they hold in a debug build is for another test.
+    let figures: Vec<_> = said.lines().filter(|line| line.contains(" KiB (")).collect();
+    assert!(figures.len() == 2 && figures.iter().all(|line| line.contains("one gateway") && line.ends_with(" 0 lost")), "{said}");
+}
+
 /// What docs/operate/security.md says of one address, with nothing configured.
 #[test]
 fn one_address_is_bounded_by_default() {
