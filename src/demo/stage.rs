@@ -33,6 +33,8 @@ pub struct Stage {
     pub https: Port,
     /// The listener that wants a PROXY header.
     pub balanced: Port,
+    /// The listener that knows no HTTP.
+    pub tcp: Port,
     pub admin: Port,
     _dead: [Port; 3],
     /// The key itself: the configuration has only its hash.
@@ -54,6 +56,7 @@ impl Stage {
             http: Port::claim(8080)?,
             https: Port::claim(8443)?,
             balanced: Port::claim(8081)?,
+            tcp: Port::claim(8082)?,
             admin: Port::claim(9901)?,
             _dead: [reports, legacy, redis],
             api_key: format!("demo_{}", URL_SAFE_NO_PAD.encode(random::<32>()?)),
@@ -62,6 +65,7 @@ impl Stage {
             ("http", stage.http.number),
             ("https", stage.https.number),
             ("balanced", stage.balanced.number),
+            ("tcp", stage.tcp.number),
             ("admin", stage.admin.number),
         ]);
         stage.write_certificates()?;
@@ -95,6 +99,7 @@ impl Stage {
             ("configuration", file("gateway.yaml")),
             ("access log", file("access.log")),
             ("gateway", format!("http://127.0.0.1:{}  https://127.0.0.1:{}", self.http.number, self.https.number)),
+            ("TCP, as it is", format!("127.0.0.1:{}", self.tcp.number)),
             ("admin API", format!("http://127.0.0.1:{}", self.admin.number)),
         ]
     }

@@ -54,6 +54,7 @@ struct Words {
     http: String,
     https: String,
     balanced: String,
+    tcp: u16,
     admin: String,
     api_key: String,
     /// The key alone.
@@ -89,6 +90,7 @@ impl Words {
             http: format!("http://127.0.0.1:{}", stage.http.number),
             https: format!("https://127.0.0.1:{}", stage.https.number),
             balanced: format!("http://127.0.0.1:{}", stage.balanced.number),
+            tcp: stage.tcp.number,
             admin: format!("http://127.0.0.1:{}", stage.admin.number),
             api_key: format!("-H 'X-API-Key: {}'", stage.api_key),
             key: stage.api_key.clone(),
@@ -430,8 +432,8 @@ fn answers(list: &mut List, w: &Words) {
 }
 
 fn doors(list: &mut List, w: &Words) {
-    let Words { curl, http, https, balanced, authorities, https_port, client, .. } = w;
-    list.group = "Doors: TLS, HTTP/2, PROXY protocol";
+    let Words { curl, quiet, http, https, balanced, tcp, authorities, https_port, client, log, .. } = w;
+    list.group = "Doors: TLS, HTTP/2, PROXY protocol, TCP";
     list.add(
         &[200],
         "a client's certificate says who it is",
@@ -469,6 +471,24 @@ fn doors(list: &mut List, w: &Words) {
         "an address that may not come here",
         format!("{curl} --haproxy-protocol -H 'X-Forwarded-For: 203.0.113.77' {balanced}/office"),
         &["ip_denied"],
+    );
+    list.add(
+        &[200],
+        "TCP: bytes go to a service as they are",
+        format!("{curl} http://127.0.0.1:{tcp}/products/42"),
+        &[r#""service": "catalog-service""#],
+    );
+    list.add(
+        &[200],
+        "TLS goes on unopened, by its server name: the certificate is the service's own",
+        format!("{curl} {authorities} --connect-to ::127.0.0.1:{tcp} https://shop.example.com/"),
+        &[r#""host": "shop.example.com""#],
+    );
+    list.add(
+        &[],
+        "what the access log says of a connection",
+        format!("{quiet} http://127.0.0.1:{tcp}/; sleep 1; grep '\"protocol\":\"tcp\"' {log} | tail -n 1"),
+        &[r#""route":"anything""#, r#""reason":"client_closed""#],
     );
 }
 
