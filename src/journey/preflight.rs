@@ -19,7 +19,8 @@ impl Journey {
     /// will have, and with its fields as far as they are announced. Any other OPTIONS is a request like others.
     ///
     /// Whoever may not come, or comes too often, by his address alone is refused here as well: that needs no credentials, and the network that is kept
-    /// out must not learn what there is. What only one service of a split asks is asked once that is chosen.
+    /// out must not learn what there is. Nothing else of the plan is run. `bounds` is about requests that go on, and the listener's own limits have
+    /// held for this one; what the services of a split have apart from each other is about how much each is asked, and none is asked here.
     #[cold]
     pub(super) fn check_preflight(&mut self) -> Flow {
         let Some(asked) = Preflight::of(&self.head) else { return Flow::Continue(()) };
@@ -43,7 +44,7 @@ impl Journey {
         };
         self.exchange.route = Some(RouteName { names: self.view.clone(), number: index });
         self.routed = Some(index);
-        for step in route.plan.steps.iter().filter(|step| BY_ADDRESS.contains(&step.name) && step.service.is_none()) {
+        for step in route.plan.steps.iter().filter(|step| BY_ADDRESS.contains(&step.name)) {
             if let Work::Head(run) = &step.work {
                 run.on_request(&self.head, &mut self.exchange)?;
             }
