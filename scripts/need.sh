@@ -42,6 +42,8 @@ test_needs() {
     need python3-grpcio "/usr/bin/python3 -c 'import grpc'"
     need python3-websockets "/usr/bin/python3 -c 'import websockets'"
     need redis-server 'has redis-server && has redis-cli'
+    # Debian has its server on nobody's path.
+    need postgresql '[ -n "$(ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null)" ] && has psql'
     need dnsmasq-base 'has dnsmasq'
     # A real browser for what only browsers do.
     need chromium-headless-shell 'has chromium-headless-shell'
@@ -112,7 +114,7 @@ install_packages() {
     for package in "$@"; do
         case $package in
         nginx-light) systemctl --quiet disable nginx.service >/dev/null 2>&1 || true ;;
-        haproxy | h2o | redis-server) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
+        haproxy | h2o | redis-server | postgresql) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
         esac
     done
 }

@@ -11,8 +11,12 @@ use socket2::SockRef;
 
 use crate::harness::*;
 
+#[path = "tcp/attacks.rs"]
+mod attacks;
 #[path = "tcp/bounds.rs"]
 mod bounds;
+#[path = "tcp/databases.rs"]
+mod databases;
 #[path = "tcp/names.rs"]
 mod names;
 #[path = "tcp/split.rs"]

@@ -18,6 +18,7 @@ mod h2_backend;
 mod installed;
 mod nginx;
 mod port;
+mod postgres;
 mod redis;
 
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ pub use h2_backend::H2Backend;
 pub use installed::installed;
 pub use nginx::Nginx;
 pub use port::Port;
+pub use postgres::{Postgres, psql, psql_version};
 pub use redis::{Cluster, Redis};
 
 /// Polls until the condition holds, for at most 10 seconds.
