@@ -97,15 +97,15 @@ pub(super) async fn serve(
     session.route = Some(route.clone());
     entry.took(&route.id);
     let _serving = entry.begin();
-    let Some(_open) = route.counts.enter(route.max_connections) else { return session.turn_away("max_connections") };
     let address = connection.client.ip();
+    let Some(target) = route.choose(address) else { return session.turn_away("no_route") };
+    let service = &target.service;
+    session.service = Some(service.clone());
+    let Some(_open) = route.counts.enter(route.max_connections) else { return session.turn_away("max_connections") };
     let _permit = match route.per_address.as_ref().map(|bound| bound.enter(address)).transpose() {
         Ok(permit) => permit,
         Err(refused) => return session.turn_away(refused.reason),
     };
-    let Some(target) = route.choose(address) else { return session.turn_away("no_route") };
-    let service = &target.service;
-    session.service = Some(service.clone());
     let (head, mut exchange) = (RequestHead::unreadable(), exchange(connection, session.started));
     if let Err(refused) = admitted(&target.plan, &head, &mut exchange) {
         session.decided_by = refused.decided_by;
