@@ -26,6 +26,9 @@ const HALF_CLOSED: Duration = Duration::from_secs(60);
 /// In bytes per second.
 const LARGEST_BANDWIDTH: u64 = 1 << 40;
 
+/// The services of a route, each with where it is written.
+type Services = Vec<(Arc<Service>, Place)>;
+
 impl<'a> Compiler<'a> {
     /// Gives every listener the routes of its connections, and gives all of those.
     pub(super) fn tcp(&mut self, doors: &mut [Arc<ActiveListener>]) -> Vec<Arc<TcpRoute>> {
@@ -206,7 +209,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// Who answers: a service, or those of a split, each with where it is written.
-    fn tcp_answer(&mut self, config: &'a Spanned<TcpRouteConfig>) -> Option<(Option<Split>, Vec<(Arc<Service>, Place)>)> {
+    fn tcp_answer(&mut self, config: &'a Spanned<TcpRouteConfig>) -> Option<(Option<Split>, Services)> {
         let lost = |key: &str| self.problems.has_lost(config.place, key);
         let lost = (config.service.is_none() && lost("service")) || lost("split");
         let sticky = config.sticky.as_ref().map(|sticky| Spanned::new(Sticky::from(sticky.value), sticky.place));
