@@ -1,6 +1,7 @@
 //! The commands.
 
 mod keys;
+mod openapi;
 mod status;
 
 use std::io::Write;
@@ -73,6 +74,8 @@ enum Command {
     Keys(keys::Keys),
     /// Print how a running gateway stands: services, endpoints and why they get no requests, splits, quotas that run out, the last reload.
     Status(status::Status),
+    /// Say what can be served of a document of OpenAPI.
+    Openapi(openapi::Openapi),
     /// Read a password from standard input and print its hash, for `consumers[].passwords`.
     HashPassword,
     /// Start sample backends and a gateway in front of them, and print curl lines to try. Nothing else is needed.
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Schema => print(&format!("{:#}\n", config::schema::schema())),
         Command::Keys(command) => keys::run(&command),
         Command::Status(command) => status::run(&command),
+        Command::Openapi(command) => openapi::run(&command),
         Command::HashPassword => hash_password(),
         Command::Demo { verify } => demo::run(verify),
         Command::Upgrade { pid_file, pid, timeout } => upgrade(pid_file.as_deref(), pid, Duration::from_secs(timeout)),

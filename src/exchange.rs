@@ -270,6 +270,26 @@ impl Deref for RouteName {
     }
 }
 
+/// Where operations have their names.
+pub trait OperationNames: Send + Sync {
+    fn operation_name(&self, number: u32) -> &str;
+}
+
+/// The operation of a document of OpenAPI that a request asks for.
+#[derive(Clone)]
+pub struct OperationName {
+    pub names: Arc<dyn OperationNames>,
+    pub number: u32,
+}
+
+impl Deref for OperationName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.names.operation_name(self.number)
+    }
+}
+
 /// Why a request ended the way it did: a policy's name and a stable word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
@@ -398,6 +418,8 @@ pub struct Exchange {
     pub deadline: Option<Deadline>,
     /// The route, once there is one.
     pub route: Option<RouteName>,
+    /// The operation, where the route has a document.
+    pub operation: Option<OperationName>,
     pub params: Params,
     pub identity: Option<Arc<Identity>>,
     /// Policies' changes to the request on its way to the backend.
@@ -486,6 +508,7 @@ impl Exchange {
             told: None,
             deadline: None,
             route: None,
+            operation: None,
             params: Default::default(),
             identity: None,
             to_upstream: HeaderEdits::new(),

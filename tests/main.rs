@@ -55,6 +55,7 @@ mod mirrors;
 mod mtls;
 mod observability;
 mod oidc;
+mod openapi;
 mod packaging;
 mod passwords;
 mod paths;

@@ -24,7 +24,7 @@ async fn list(State(admin): State<Admin>) -> Json<Value> {
 
 fn describe(kind: &Kind) -> Value {
     let consumers = kind.consumers.iter().map(|(name, count)| json!({ "consumer": name, "count": count }));
-    json!({
+    let mut told = json!({
         "in": kind.part.name(),
         "name": kind.name,
         "pointer": kind.pointer,
@@ -34,5 +34,9 @@ fn describe(kind: &Kind) -> Value {
         "consumers": consumers.collect::<Vec<_>>(),
         "first": timestamp(kind.first),
         "last": timestamp(kind.last),
-    })
+    });
+    if let Some(told) = told.as_object_mut().filter(|_| !kind.operation.is_empty()) {
+        told.insert("operation".to_owned(), Value::from(&*kind.operation));
+    }
+    told
 }

@@ -22,6 +22,7 @@ use crate::consumers::password;
 pub const DOWN: &str = "reports-service";
 /// The configuration, with `@NAME@` where a port or a hash belongs.
 const TEMPLATE: &str = include_str!("gateway.yaml");
+const OPENAPI: &str = include_str!("openapi.yaml");
 /// The password of the demo's one user, which its lines show.
 pub const PASSWORD: &str = "correct horse battery staple";
 const HOUR: u64 = 3600;
@@ -77,6 +78,7 @@ impl Stage {
             config = config.replace(&format!("@{name}@"), &port.to_string());
         }
         std::fs::write(stage.config(), config)?;
+        std::fs::write(stage.file("openapi.yaml"), OPENAPI)?;
         Ok(stage)
     }
 

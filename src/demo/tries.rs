@@ -225,6 +225,18 @@ fn refusals(list: &mut List, w: &Words) {
         &["contract_broken", "\"pointer\":\"/amount\"", "must have the member `sku`"],
     );
     list.add(
+        &[400],
+        "a request that is not as the API's document of OpenAPI says",
+        format!("{curl} {once} '{http}/v1/products?limit=500&filter%5Bcolour%5D=green'"),
+        &["\"name\":\"limit\"", "must be at most 100", "\"pointer\":\"/colour\""],
+    );
+    list.add(
+        &[405],
+        "a method that the document does not have",
+        format!("{curl} -X DELETE {http}/v1/products/7"),
+        &["allow: GET, HEAD"],
+    );
+    list.add(
         &[415],
         "a content type that is not taken",
         format!("{curl} {once} -d sku=1 {http}/cart/items"),

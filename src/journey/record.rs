@@ -153,6 +153,7 @@ impl Journey {
             cache: outcome.cache,
             fallback: outcome.fallback,
             fault: exchange.fault,
+            operation: exchange.operation.as_deref().unwrap_or_default(),
             client_closed: outcome.client_closed,
             grpc_status: outcome.grpc_status,
             tunnelled: outcome.tunnelled.as_ref().map(|all| (all.messages_in, all.messages_out, all.code, all.closed_by)),

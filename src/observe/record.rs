@@ -44,6 +44,8 @@ pub struct Record<'a> {
     /// Without the `?`. Logged only if the configuration says so, whatever is given here.
     pub query: &'a [u8],
     pub route: &'a str,
+    /// The operation of a document of OpenAPI.
+    pub operation: &'a str,
     pub service: &'a str,
     pub endpoint: Option<EndpointAddress>,
     pub consumer: &'a str,
@@ -112,6 +114,7 @@ impl Default for Record<'_> {
             path: b"",
             query: b"",
             route: "",
+            operation: "",
             service: "",
             endpoint: None,
             consumer: "",
@@ -194,6 +197,7 @@ impl Record<'_> {
             line.text(member!("query"), self.query, PATH);
         }
         line.text(member!("route"), self.route.as_bytes(), NAME);
+        line.text(member!("operation"), self.operation.as_bytes(), NAME);
         line.text(member!("service"), self.service.as_bytes(), NAME);
         write_endpoint(line, self.endpoint);
         line.text(member!("consumer"), self.consumer.as_bytes(), NAME);

@@ -80,7 +80,9 @@ pub struct Compile<'a> {
     /// The file in which quotas are kept.
     pub quota_log: &'a std::path::Path,
     /// Where the policy counts what is its own.
-    pub tallies: &'a Tallies,
+    pub tallies: &'a Arc<Tallies>,
+    /// The path of the route that it is written for, without `/*`; empty elsewhere.
+    pub prefix: &'a str,
     /// Where state may run tasks of its own: they hold it weakly, so that they end with it. `None` where nothing is served, as in `check`.
     pub background: Option<&'a tokio::runtime::Handle>,
     /// The Redis that gateways share: [`Compile::shared_redis`].
@@ -282,6 +284,13 @@ impl PlanBuilder {
 
     pub fn on_request(&mut self, run: Arc<dyn OnRequest>) {
         self.step(Work::Head(run));
+    }
+
+    /// Work on the head that is not done in the policy's own stage.
+    pub fn on_request_at(&mut self, stage: Stage, run: Arc<dyn OnRequest>) {
+        let own = std::mem::replace(&mut self.stage, stage);
+        self.on_request(run);
+        self.stage = own;
     }
 
     pub fn on_wait(&mut self, run: Arc<dyn OnWait>) {

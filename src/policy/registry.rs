@@ -115,6 +115,7 @@ pub static REGISTRY: &[Entry] = &[
     entry::<super::edge::maintenance::Maintenance>(),
     entry::<super::validate::csrf::Csrf>(),
     entry::<super::validate::request::Validate>(),
+    entry::<super::validate::openapi::Openapi>(),
     entry::<super::authn::Authn>(),
     entry::<super::authz::Authz>(),
     entry::<super::authz::external::ExternalAuth>(),

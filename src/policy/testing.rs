@@ -28,7 +28,7 @@ pub fn context<'a>(
     consumers: &'a Arc<Consumers>,
     base: &'a Path,
 ) -> Compile<'a> {
-    static TALLIES: LazyLock<Tallies> = LazyLock::new(Tallies::default);
+    static TALLIES: LazyLock<Arc<Tallies>> = LazyLock::new(Default::default);
     Compile {
         problems,
         place: Place::NOWHERE,
@@ -38,6 +38,7 @@ pub fn context<'a>(
         base,
         quota_log: Path::new("quotas.log"),
         tallies: &TALLIES,
+        prefix: "",
         background: None,
         redis: None,
         services: &[],

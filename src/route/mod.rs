@@ -27,6 +27,7 @@ mod rewrite;
 mod split;
 mod table;
 mod tables;
+pub mod templates;
 #[cfg(test)]
 mod tests;
 mod tie;

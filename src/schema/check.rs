@@ -8,7 +8,7 @@ use serde_json::{Map, Number, Value};
 use smallvec::SmallVec;
 
 use super::compile::escaped;
-use super::{Broken, Node, Schema, Types, Violation, number};
+use super::{Broken, Direction, Logic, Node, Schema, Types, Violation, number};
 
 /// The most schemas within one another that look at one value and what is in it: what is nested deeper is taken for broken.
 const DEEPEST: u32 = 700;
@@ -72,6 +72,15 @@ impl<'v> Seen<'v> {
     }
 }
 
+/// What came of a `discriminator`.
+enum Chosen {
+    Node(u32),
+    /// None of them, which was said.
+    None,
+    /// The alternatives have to say it themselves.
+    Open,
+}
+
 pub struct Check<'s> {
     schema: &'s Schema,
     /// What is left of them.
@@ -81,17 +90,30 @@ pub struct Check<'s> {
     quiet: u32,
     depth: u32,
     exhausted: bool,
+    direction: Direction,
     broken: Broken,
 }
 
 impl<'s> Check<'s> {
     /// With no violation to tell, the answer is yes or no.
     pub fn new(schema: &'s Schema, steps: u64, most: usize) -> Self {
-        Check { schema, steps, most, quiet: u32::from(most == 0), depth: 0, exhausted: false, broken: Broken::default() }
+        let quiet = u32::from(most == 0);
+        Check { schema, steps, most, quiet, depth: 0, exhausted: false, direction: Direction::Neither, broken: Broken::default() }
     }
 
-    pub fn run(mut self, value: &Value) -> Option<Broken> {
-        let valid = self.node(self.schema.root, value, &Place::Root, None, None);
+    /// Holds what goes one way only against the way that this value goes.
+    pub fn going(mut self, direction: Direction) -> Self {
+        self.direction = if self.schema.one_way { direction } else { Direction::Neither };
+        self
+    }
+
+    pub fn run(self, value: &Value) -> Option<Broken> {
+        let root = self.schema.root;
+        self.run_at(root, value)
+    }
+
+    pub fn run_at(mut self, root: u32, value: &Value) -> Option<Broken> {
+        let valid = self.node(root, value, &Place::Root, None, None);
         if self.exhausted {
             let detail = "is more than is looked at: it takes too many steps to check".to_owned();
             self.broken.more = true;
@@ -391,6 +413,9 @@ impl<'s> Check<'s> {
         let Some(rules) = &node.objects else { return true };
         let mut valid = true;
         for name in rules.required.iter().filter(|name| !map.contains_key(&***name)) {
+            if self.other_way(rules.properties.get(&**name).copied()).is_some() {
+                continue;
+            }
             valid = self.fail("required", at, || format!("must have the member `{name}`"));
         }
         let length = map.len() as u64;
@@ -413,7 +438,11 @@ impl<'s> Check<'s> {
             let mut known = false;
             if let Some(rule) = rules.properties.get(name.as_str()) {
                 known = true;
-                valid &= self.node(*rule, member, &here, scope, None);
+                valid &= match self.other_way(Some(*rule)) {
+                    None => self.node(*rule, member, &here, scope, None),
+                    Some("readOnly") => self.fail("readOnly", &here, || "is not taken from clients".to_owned()),
+                    Some(keyword) => self.fail(keyword, &here, || "is not told to clients".to_owned()),
+                };
             }
             for (pattern, rule) in &rules.patterns {
                 if pattern.is_match(name) {
@@ -444,6 +473,15 @@ impl<'s> Check<'s> {
         valid
     }
 
+    /// The keyword by which a member goes the other way than this value, if one does.
+    fn other_way(&self, rule: Option<u32>) -> Option<&'static str> {
+        match self.direction {
+            Direction::Neither => None,
+            Direction::ToService => self.schema.is_one_way(rule?, |node| node.read_only).then_some("readOnly"),
+            Direction::ToClient => self.schema.is_one_way(rule?, |node| node.write_only).then_some("writeOnly"),
+        }
+    }
+
     /// Of what no other keyword has looked at. Where nothing of the kind is taken, the keyword says so.
     fn other(&mut self, keyword: &'static str, rule: u32, value: &Value, at: &Place<'_>, scope: Option<&Scope<'_>>) -> bool {
         if self.schema.nodes.get(rule as usize).is_some_and(|node| node.never) {
@@ -469,7 +507,17 @@ impl<'s> Check<'s> {
                 return false;
             }
         }
-        if !logic.any.is_empty() {
+        let chosen = self.chosen(logic, value, at);
+        match chosen {
+            Chosen::Node(rule) => valid &= self.node(rule, value, at, scope, seen.as_deref_mut()),
+            Chosen::None => valid = false,
+            Chosen::Open => {}
+        }
+        if !valid && self.is_done() {
+            return false;
+        }
+        let by_themselves = matches!(chosen, Chosen::Open);
+        if !logic.any.is_empty() && by_themselves {
             let mut found = false;
             for rule in &logic.any {
                 found |= self.quietly(|check| check.node(*rule, value, at, scope, seen.as_deref_mut()));
@@ -482,7 +530,7 @@ impl<'s> Check<'s> {
                 valid = self.fail("anyOf", at, || "must be as one of the alternatives".to_owned());
             }
         }
-        if !logic.one.is_empty() {
+        if !logic.one.is_empty() && by_themselves {
             let mut found = 0;
             for rule in &logic.one {
                 found += u32::from(self.quietly(|check| check.node(*rule, value, at, scope, seen.as_deref_mut())));
@@ -509,6 +557,35 @@ impl<'s> Check<'s> {
             }
         }
         valid
+    }
+
+    /// Which of the alternatives a value says that it is.
+    fn chosen(&mut self, logic: &Logic, value: &Value, at: &Place<'_>) -> Chosen {
+        let (Some(choice), Value::Object(map)) = (&logic.choice, value) else { return Chosen::Open };
+        match map.get(&*choice.property) {
+            Some(said) => match said.as_str().and_then(|said| choice.by.get(said)) {
+                Some(node) => Chosen::Node(*node),
+                None if !choice.complete => Chosen::Open,
+                None => {
+                    self.fail("discriminator", &Place::Key(at, &choice.property), || {
+                        let mut known: Vec<&str> = choice.by.keys().map(|name| &**name).collect();
+                        known.sort_unstable();
+                        let list = known.join(", ");
+                        if list.len() <= 200 {
+                            format!("must be one of: {list}")
+                        } else {
+                            "must name one of the kinds".to_owned()
+                        }
+                    });
+                    Chosen::None
+                }
+            },
+            None if !choice.complete => Chosen::Open,
+            None => {
+                self.fail("discriminator", at, || format!("must have the member `{}`", choice.property));
+                Chosen::None
+            }
+        }
     }
 
     #[inline(never)]

@@ -5,12 +5,18 @@ use regex::Regex;
 use serde_json::{Map, Number, Value};
 
 use super::format::Format;
-use super::{Arrays, BadSchema, Contains, Draft, Logic, Node, Numbers, Objects, Options, Schema, Strings, Types, pattern, uri};
+use super::{
+    Arrays, BadSchema, Choice, Contains, Dialect, Draft, Logic, Node, Numbers, Objects, Options, Parts, Schema, Strings, Types,
+    pattern, uri,
+};
 
 /// The most subschemas of one document.
 const MOST_NODES: usize = 200_000;
+/// The most of a document that has many schemas in it.
+const MOST_NODES_OF_MANY: usize = 1_000_000;
 /// So many faults are told.
 const MOST_FAULTS: usize = 20;
+const MOST_FAULTS_OF_MANY: usize = 200;
 
 /// Keywords with one schema, with a list of them, and with a table of them.
 const ONE: [&str; 12] = [
@@ -39,6 +45,12 @@ struct Resource<'v> {
 struct Compiler<'v> {
     draft: Draft,
     formats: bool,
+    /// See [`Dialect`].
+    openapi_30: bool,
+    lenient: bool,
+    most_faults: usize,
+    left_out: Vec<BadSchema>,
+    one_way: bool,
     resources: Vec<Resource<'v>>,
     by_uri: AHashMap<String, u32>,
     anchors: AHashMap<(u32, String), &'v Value>,
@@ -63,42 +75,22 @@ pub fn compile(document: &Value, formats: bool, default: Option<Draft>) -> Resul
         }
         None => default.unwrap_or(Draft::Draft202012),
     };
-    let mut compiler = Compiler {
-        draft,
-        formats,
-        resources: vec![Resource { uri: String::new(), root: document }],
-        by_uri: AHashMap::new(),
-        anchors: AHashMap::new(),
-        dynamic: Vec::new(),
-        home: AHashMap::new(),
-        nodes: Vec::new(),
-        known: AHashMap::new(),
-        open: Vec::new(),
-        faults: Vec::new(),
-    };
+    let dialect = Dialect { draft, openapi_30: false, formats, lenient: false };
+    let mut compiler = Compiler::new(document, dialect, MOST_FAULTS);
     compiler.index(document, 0, true);
     let root = compiler.node(document, String::new());
-    let mut anchors = Vec::new();
-    for (resource, name, value) in compiler.dynamic.clone() {
-        let node = compiler.node(value, String::new());
-        anchors.push((resource, name.into(), node));
+    compiler.finish(root, MOST_NODES).map(|(schema, _)| schema)
+}
+
+/// The schemas at these places of a document.
+pub fn compile_parts(document: &Value, dialect: Dialect, roots: &[(&Value, String)]) -> Result<Parts, Vec<BadSchema>> {
+    let mut compiler = Compiler::new(document, dialect, MOST_FAULTS_OF_MANY);
+    for (value, _) in roots {
+        compiler.index(value, 0, false);
     }
-    while let Some((number, value, pointer)) = compiler.open.pop() {
-        compiler.build(number, value, &pointer);
-        if compiler.nodes.len() > MOST_NODES || compiler.faults.len() >= MOST_FAULTS {
-            break;
-        }
-    }
-    if compiler.nodes.len() > MOST_NODES {
-        compiler.fault("", format!("it has more than {MOST_NODES} parts"));
-    }
-    if compiler.faults.is_empty() && circles(&compiler.nodes) {
-        compiler.fault("", "a reference leads back to itself, whatever the value");
-    }
-    match compiler.faults.is_empty() {
-        true => Ok(Schema { nodes: compiler.nodes, root, dynamic: anchors }),
-        false => Err(compiler.faults),
-    }
+    let roots = roots.iter().map(|(value, pointer)| compiler.node(value, pointer.clone())).collect();
+    let (schema, left_out) = compiler.finish(0, MOST_NODES_OF_MANY)?;
+    Ok(Parts { schema, roots, left_out })
 }
 
 fn address(value: &Value) -> usize {
@@ -106,7 +98,7 @@ fn address(value: &Value) -> usize {
 }
 
 /// A name as a JSON Pointer has it (RFC 6901, section 3).
-pub(super) fn escaped(token: &str) -> String {
+pub fn escaped(token: &str) -> String {
     token.replace('~', "~0").replace('/', "~1")
 }
 
@@ -119,8 +111,55 @@ fn count(value: &Value) -> Option<u64> {
 }
 
 impl<'v> Compiler<'v> {
+    fn new(document: &'v Value, dialect: Dialect, most_faults: usize) -> Self {
+        Compiler {
+            draft: dialect.draft,
+            formats: dialect.formats,
+            openapi_30: dialect.openapi_30,
+            lenient: dialect.lenient,
+            most_faults,
+            left_out: Vec::new(),
+            one_way: false,
+            resources: vec![Resource { uri: String::new(), root: document }],
+            by_uri: AHashMap::new(),
+            anchors: AHashMap::new(),
+            dynamic: Vec::new(),
+            home: AHashMap::new(),
+            nodes: Vec::new(),
+            known: AHashMap::new(),
+            open: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// Makes all nodes that are still open.
+    fn finish(mut self, root: u32, most: usize) -> Result<(Schema, Vec<BadSchema>), Vec<BadSchema>> {
+        let mut anchors = Vec::new();
+        for (resource, name, value) in self.dynamic.clone() {
+            let node = self.node(value, String::new());
+            anchors.push((resource, name.into(), node));
+        }
+        while let Some((number, value, pointer)) = self.open.pop() {
+            self.build(number, value, &pointer);
+            if self.nodes.len() > most || self.faults.len() >= self.most_faults {
+                break;
+            }
+        }
+        if self.nodes.len() > most {
+            self.fault("", format!("it has more than {most} parts"));
+        }
+        if self.faults.is_empty() && circles(&self.nodes) {
+            self.fault("", "a reference leads back to itself, whatever the value");
+        }
+        if !self.faults.is_empty() {
+            return Err(self.faults);
+        }
+        self.nodes.shrink_to_fit();
+        Ok((Schema { nodes: self.nodes, root, dynamic: anchors, one_way: self.one_way }, self.left_out))
+    }
+
     fn fault(&mut self, pointer: &str, message: impl Into<String>) {
-        if self.faults.len() < MOST_FAULTS {
+        if self.faults.len() < self.most_faults {
             self.faults.push(BadSchema { pointer: pointer.to_owned(), message: message.into() });
         }
     }
@@ -141,7 +180,7 @@ impl<'v> Compiler<'v> {
         };
         let lonely_ref = map.contains_key("$ref") && !self.refs_have_company();
         let word = if self.draft == Draft::Draft4 { "id" } else { "$id" };
-        if let Some(id) = map.get(word).and_then(Value::as_str).filter(|_| !lonely_ref) {
+        if let Some(id) = map.get(word).and_then(Value::as_str).filter(|_| !lonely_ref && !self.openapi_30) {
             let base = self.resources.get(resource as usize).map_or("", |resource| &resource.uri);
             match id.strip_prefix('#').filter(|anchor| !anchor.is_empty() && self.draft < Draft::Draft201909) {
                 Some(anchor) => drop(self.anchors.insert((resource, anchor.to_owned()), value)),
@@ -270,12 +309,20 @@ impl<'v> Compiler<'v> {
             }
         }
         self.fill_dynamic(node, map, pointer);
-        node.strict_integers = self.draft == Draft::Draft4;
+        node.strict_integers = self.draft == Draft::Draft4 && !self.openapi_30;
+        node.read_only = map.get("readOnly") == Some(&Value::Bool(true));
+        node.write_only = map.get("writeOnly") == Some(&Value::Bool(true));
+        self.one_way |= node.read_only || node.write_only;
         match map.get("type") {
             None => {}
             Some(Value::String(name)) if node.types.add(name) => {}
             Some(Value::Array(names)) if names.iter().all(|name| name.as_str().is_some_and(|name| node.types.add(name))) => {}
+            // What OpenAPI 3.0 has for the bytes of a file, as documents that were once of version 2 still write it.
+            Some(Value::String(name)) if name == "file" && self.openapi_30 => {}
             Some(_) => self.fault(&below("type"), format!("`type` is one of {}, or a list of them", Types::NAMES.join(", "))),
+        }
+        if self.openapi_30 && !node.types.is_any() && map.get("nullable") == Some(&Value::Bool(true)) {
+            node.types.add("null");
         }
         match map.get("enum") {
             None => {}
@@ -310,12 +357,47 @@ impl<'v> Compiler<'v> {
             logic.then = self.one(map, "then", pointer).filter(|_| logic.condition.is_some());
             logic.otherwise = self.one(map, "else", pointer).filter(|_| logic.condition.is_some());
         }
+        logic.choice = self.choice(map, pointer).map(Box::new);
         let has_logic = !logic.all.is_empty() || !logic.any.is_empty() || !logic.one.is_empty();
         node.logic = (has_logic || logic.not.is_some() || logic.condition.is_some()).then(|| Box::new(logic));
         if self.draft >= Draft::Draft201909 {
             node.unevaluated_items = self.one(map, "unevaluatedItems", pointer);
             node.unevaluated_properties = self.one(map, "unevaluatedProperties", pointer);
         }
+    }
+
+    /// OpenAPI's `discriminator`, where it chooses among alternatives that have names.
+    fn choice(&mut self, map: &'v Map<String, Value>, pointer: &str) -> Option<Choice> {
+        let said = map.get("discriminator")?.as_object()?;
+        let property: Box<str> = said.get("propertyName")?.as_str()?.into();
+        let alternatives = map.get("oneOf").or(map.get("anyOf"))?.as_array()?;
+        let (mut by, mut complete) = (AHashMap::new(), true);
+        for alternative in alternatives {
+            let name = alternative.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
+            match name {
+                Some(name) => drop(by.insert(name.into(), self.node(alternative, pointer.to_owned()))),
+                // A null says nothing of itself, and needs not to.
+                None => complete &= alternative.get("type").and_then(Value::as_str) == Some("null"),
+            }
+        }
+        for (value, target) in said.get("mapping").and_then(Value::as_object).into_iter().flatten() {
+            let target = target.as_str().unwrap_or_default();
+            let path = match target.contains(['#', '/', '.']) {
+                true => target.to_owned(),
+                false => format!("#/components/schemas/{target}"),
+            };
+            match self.resolve(&path, 0) {
+                Some(found) => {
+                    let node = self.node(found, path);
+                    by.insert(value.as_str().into(), node);
+                }
+                None => self.fault(
+                    &format!("{pointer}/discriminator/mapping/{}", escaped(value)),
+                    "this leads nowhere in this document, and nothing is fetched",
+                ),
+            }
+        }
+        Some(Choice { property, by, complete })
     }
 
     fn fill_dynamic(&mut self, node: &mut Node, map: &'v Map<String, Value>, pointer: &str) {
@@ -423,7 +505,12 @@ impl<'v> Compiler<'v> {
         match pattern::compile(text) {
             Ok(pattern) => Some(pattern),
             Err(why) => {
-                self.fault(pointer, format!("the pattern cannot be used: {why}"));
+                let message = format!("the pattern cannot be used: {why}");
+                if !self.lenient {
+                    self.fault(pointer, message);
+                } else if self.left_out.len() < self.most_faults {
+                    self.left_out.push(BadSchema { pointer: pointer.to_owned(), message });
+                }
                 None
             }
         }
@@ -551,6 +638,7 @@ fn circles(nodes: &[Node]) -> bool {
         if let Some(logic) = &node.logic {
             all.extend(logic.all.iter().chain(&logic.any).chain(&logic.one));
             all.extend(logic.not.into_iter().chain(logic.condition).chain(logic.then).chain(logic.otherwise));
+            all.extend(logic.choice.iter().flat_map(|choice| choice.by.values()));
         }
         if let Some(objects) = &node.objects {
             all.extend(objects.dependent_schemas.iter().map(|(_, node)| *node));

@@ -18,6 +18,9 @@ mod pattern;
 #[cfg(test)]
 mod tests;
 mod uri;
+mod view;
+
+pub use compile::escaped;
 
 use ahash::AHashSet;
 use regex::Regex;
@@ -47,6 +50,37 @@ impl Draft {
             _ => return None,
         })
     }
+}
+
+/// How the schemas of a document are to be read that is not itself one.
+#[derive(Debug, Clone, Copy)]
+pub struct Dialect {
+    pub draft: Draft,
+    /// OpenAPI 3.0: `nullable`, no names (`id`), and 1.0 is an integer.
+    pub openapi_30: bool,
+    /// `format` asserts.
+    pub formats: bool,
+    /// A pattern that cannot be run is left out, and noted, rather than a fault.
+    pub lenient: bool,
+}
+
+/// The schemas of one document, compiled into one table.
+#[derive(Debug)]
+pub struct Parts {
+    pub schema: Schema,
+    /// The nodes of the schemas that were asked for, in their order.
+    pub roots: Vec<u32>,
+    /// What was left out of them.
+    pub left_out: Vec<BadSchema>,
+}
+
+/// Which way a value goes: what is `readOnly` is not taken from clients, what is `writeOnly` not told to them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Direction {
+    #[default]
+    Neither,
+    ToService,
+    ToClient,
 }
 
 /// What is wrong with a schema, and where in it (a JSON Pointer).
@@ -81,6 +115,8 @@ pub struct Schema {
     root: u32,
     /// Where `$dynamicRef` may lead: the resource, the anchor, the node.
     dynamic: Vec<(u32, Box<str>, u32)>,
+    /// Some of it goes one way only.
+    one_way: bool,
 }
 
 impl Schema {
@@ -98,6 +134,28 @@ impl Schema {
     /// As there.
     pub fn compile_as(document: &Value, formats: bool, draft: Draft) -> Result<Schema, Vec<BadSchema>> {
         compile::compile(document, formats, Some(draft))
+    }
+
+    /// Compiles the schemas that stand at these places of a document, each with its JSON Pointer, and whatever they refer to in it.
+    ///
+    /// # Errors
+    /// What is wrong with them, up to a bound.
+    pub fn compile_parts(document: &Value, dialect: Dialect, roots: &[(&Value, String)]) -> Result<Parts, Vec<BadSchema>> {
+        compile::compile_parts(document, dialect, roots)
+    }
+
+    /// As [`Schema::broken`], for one of several schemas of a document.
+    pub fn broken_at(&self, root: u32, value: &Value, steps: u64, most: usize, direction: Direction) -> Option<Broken> {
+        check::Check::new(self, steps, most.max(1)).going(direction).run_at(root, value)
+    }
+
+    /// How many schemas and subschemas there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
     }
 
     /// Whether the value is as the schema says. `steps` bounds the work.
@@ -174,6 +232,8 @@ struct Node {
     types: Types,
     /// A number without a fraction (1.0) is no integer: draft 4.
     strict_integers: bool,
+    read_only: bool,
+    write_only: bool,
     options: Option<Box<Options>>,
     constant: Option<Box<Value>>,
     numbers: Option<Box<Numbers>>,
@@ -251,4 +311,15 @@ struct Logic {
     condition: Option<u32>,
     then: Option<u32>,
     otherwise: Option<u32>,
+    /// Which of `any` or `one` it is, by a member's value.
+    choice: Option<Box<Choice>>,
+}
+
+/// OpenAPI's `discriminator`.
+#[derive(Debug)]
+struct Choice {
+    property: Box<str>,
+    by: ahash::AHashMap<Box<str>, u32>,
+    /// Nothing else than these is taken.
+    complete: bool,
 }

@@ -34,7 +34,7 @@ use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::redis::Redis;
 use crate::route::{Matcher, Rewrite, RouteConfig, RouteTables};
 use crate::upstream::{Kept, Protocol, Service, Site, dns};
-use crate::value::{Size, Spanned};
+use crate::value::{Raw, Size, Spanned};
 use crate::wire::head::HeadLimits;
 
 /// How long all host names together may take to resolve. The rest is left to the background.
@@ -295,7 +295,7 @@ impl<'a> Compiler<'a> {
     /// Says what is wrong with the policies of something that could not be had as a whole.
     fn look_through(&mut self, scope: &str, node: &Node) {
         if let Some(policies) = node.get("policies") {
-            self.table(scope, policies);
+            self.table(scope, "", policies);
         }
     }
 
@@ -317,7 +317,7 @@ impl<'a> Compiler<'a> {
             self.listeners(config);
             let answer = self.answer(config);
             let id = matcher.as_ref().map_or_else(|| Arc::from(&*config.path.value), |matcher| matcher.id().clone());
-            let own = config.policies.as_ref().map(|_| self.policies(&format!("route:{id}"), config.policies.as_ref()));
+            let own = config.policies.as_ref().map(|Raw(node)| self.table(&format!("route:{id}"), &config.path.value, node));
             let answer = answer.and_then(|answer| self.guarded(config, &id, answer));
             let answer = answer.and_then(|answer| self.retried(config, answer));
             let answer = answer.and_then(|answer| self.hedged(config, &id, answer));

@@ -12,7 +12,7 @@ use crate::packaging::reference;
 const MARK: &str = "<!-- From here on generated from the code: `make reference`. -->\n";
 
 /// The page that says how a policy is used, and the beginnings of the names of its metrics.
-const MORE: [(&str, &str, &[&str]); 26] = [
+const MORE: [(&str, &str, &[&str]); 27] = [
     ("cors", "guide/browsers.md", &["portcullis_cors_"]),
     ("csrf", "guide/browsers.md#what-pages-may-not-send", &[]),
     ("bounds", "guide/limits.md#bounds-of-listeners-and-of-the-process", &[]),
@@ -20,6 +20,7 @@ const MORE: [(&str, &str, &[&str]); 26] = [
     ("address_limit", "guide/limits.md", &["portcullis_rate_limit_"]),
     ("websocket", "guide/protocols.md#websocket", &["portcullis_websocket"]),
     ("validate", "guide/contracts.md", &["portcullis_contract_"]),
+    ("openapi", "guide/openapi.md", &["portcullis_openapi_"]),
     (
         "authn",
         "guide/authentication.md",

@@ -35,7 +35,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// Who refuses in this file, where the place itself does not say.
 fn refuser(path: &str) -> &'static str {
-    const FILES: [(&str, &str); 26] = [
+    const FILES: [(&str, &str); 27] = [
         ("policy/shape/answer_contract", "answer_contract"),
         ("policy/edge/cors", "cors"),
         ("policy/validate/csrf", "csrf"),
@@ -43,6 +43,7 @@ fn refuser(path: &str) -> &'static str {
         ("policy/edge/ip_restriction", "ip_restriction"),
         ("policy/edge/address_limit", "address_limit"),
         ("policy/edge/websocket", "websocket"),
+        ("policy/validate/openapi", "openapi"),
         ("policy/validate", "validate"),
         ("policy/authn", "authn"),
         ("policy/authz/external", "external_auth"),

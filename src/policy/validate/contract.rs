@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderName, StatusCode};
 use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
-use serde_json::{Number, Value};
+use serde_json::Value;
 
 use super::report::{Outcome, Part, Report};
 use crate::carrier::{decode_escapes, lossy, query_values};
@@ -26,7 +26,7 @@ use crate::schema::{Broken, Schema, Types, Violation};
 use crate::value::Spanned;
 
 /// So many ways in which a request is wrong are told.
-const MOST_TOLD: usize = 20;
+pub const MOST_TOLD: usize = 20;
 /// The longest file with a schema, in bytes.
 const LARGEST_FILE: u64 = 16 << 20;
 /// What a check may take: so many steps, and so many for each byte. Longer than that nobody's body keeps a worker.
@@ -98,10 +98,10 @@ struct Param {
 }
 
 /// What of a request is wrong, and where.
-struct Wrong<'a> {
-    part: Part,
-    name: &'a str,
-    violation: Violation,
+pub struct Wrong<'a> {
+    pub part: Part,
+    pub name: &'a str,
+    pub violation: Violation,
 }
 
 /// Schemas as they are written.
@@ -224,7 +224,7 @@ pub fn steps(bytes: usize) -> u64 {
 }
 
 /// The member `errors`, and whether there may be more.
-fn told(wrong: &[Wrong<'_>], more: bool) -> String {
+pub fn told(wrong: &[Wrong<'_>], more: bool) -> String {
     let mut out = b",\"errors\":[".to_vec();
     for (number, Wrong { part, name, violation }) in wrong.iter().enumerate() {
         if number > 0 {
@@ -263,7 +263,7 @@ impl Param {
             }
             Part::Query => head.query().map_or_else(Vec::new, |query| query_values(query, &self.name).map(lossy).collect()),
             Part::Path => exchange.param(&self.name).map(|text| lossy(decode_escapes(text))).into_iter().collect(),
-            Part::Body | Part::Answer => Vec::new(),
+            Part::Cookie | Part::Body | Part::Answer => Vec::new(),
         }
     }
 
@@ -273,30 +273,14 @@ impl Param {
         let types = self.schema.types();
         if !types.has(Types::ARRAY) {
             let joined = if texts.len() > 1 { Cow::Owned(texts.join(", ")) } else { texts.first().cloned().unwrap_or_default() };
-            return typed(&joined, types);
+            return types.read(&joined);
         }
         let items = self.schema.item_types();
         match self.part {
-            Part::Query => texts.iter().map(|text| typed(text, items)).collect(),
-            _ => texts.iter().flat_map(|text| text.split(',')).map(|text| typed(text.trim(), items)).collect(),
+            Part::Query => texts.iter().map(|text| items.read(text)).collect(),
+            _ => texts.iter().flat_map(|text| text.split(',')).map(|text| items.read(text.trim())).collect(),
         }
     }
-}
-
-/// A text as a number, a boolean or nothing, where one of these is asked for and the text is one.
-fn typed(text: &str, types: Types) -> Value {
-    let value = match text {
-        "true" | "false" if types.has(Types::BOOLEAN) => Some(Value::Bool(text == "true")),
-        "null" if types.has(Types::NULL) && !types.has(Types::STRING) => Some(Value::Null),
-        // A number and nothing else: what begins so cannot be a tree.
-        _ if text.starts_with(|first: char| first == '-' || first.is_ascii_digit())
-            && (types.has(Types::NUMBER) || types.has(Types::INTEGER)) =>
-        {
-            text.parse::<Number>().ok().map(Value::Number)
-        }
-        _ => None,
-    };
-    value.unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
 /// A schema, and whether a parameter says `required: true` in it.
@@ -350,15 +334,15 @@ mod tests {
     fn texts_become_what_is_asked_for() {
         let types = |schema: Value| Schema::compile(&schema, false).unwrap().types();
         let number = types(serde_json::json!({ "type": ["integer", "null"] }));
-        assert_eq!(typed("7", number), 7);
-        assert_eq!(typed("null", number), Value::Null);
+        assert_eq!(number.read("7"), 7);
+        assert_eq!(number.read("null"), Value::Null);
         let raw = r#"{"$serde_json::private::RawValue":"5"}"#;
         for text in ["07", " 7", "7 ", "7x", "-", "--7", "1e999", "", "true", "[7]", raw] {
-            assert_eq!(typed(text, number), Value::String(text.to_owned()), "{text}");
+            assert_eq!(number.read(text), Value::String(text.to_owned()), "{text}");
         }
-        assert_eq!((typed("-0.5", number), typed("1e2", number)), (serde_json::json!(-0.5), serde_json::json!(1e2)));
-        assert_eq!(typed("true", types(serde_json::json!({ "type": "boolean" }))), true);
-        assert_eq!(typed("7", types(serde_json::json!({ "type": "string" }))), "7");
-        assert_eq!(typed("7", types(serde_json::json!({}))), "7");
+        assert_eq!((number.read("-0.5"), number.read("1e2")), (serde_json::json!(-0.5), serde_json::json!(1e2)));
+        assert_eq!(types(serde_json::json!({ "type": "boolean" })).read("true"), true);
+        assert_eq!(types(serde_json::json!({ "type": "string" })).read("7"), "7");
+        assert_eq!(types(serde_json::json!({})).read("7"), "7");
     }
 }

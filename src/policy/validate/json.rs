@@ -24,6 +24,22 @@ pub enum FaultKind {
     StringTooLong,
 }
 
+impl FaultKind {
+    /// What would have been right.
+    pub fn must(self) -> &'static str {
+        match self {
+            FaultKind::Empty => "must not be empty",
+            FaultKind::NotUtf8 => "must be UTF-8",
+            FaultKind::Syntax => "must be well-formed JSON",
+            FaultKind::TooDeep => "must not be nested so deeply",
+            FaultKind::DuplicateName => "must not have a name twice in an object",
+            FaultKind::TooManyMembers => "must not have so many members in an object",
+            FaultKind::TooManyElements => "must not have so many elements in an array",
+            FaultKind::StringTooLong => "must not have so long a text",
+        }
+    }
+}
+
 /// How large a value may be, in every respect but the whole of its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -23,6 +23,29 @@ impl<'a> MediaType<'a> {
             || suffix(self.subtype).is_some_and(|suffix| suffix.eq_ignore_ascii_case("json"))
     }
 
+    /// `application/xml`, `text/xml`, or any type whose subtype ends in `+xml` (RFC 7303).
+    pub fn is_xml(&self) -> bool {
+        self.is("application", "xml")
+            || self.is("text", "xml")
+            || suffix(self.subtype).is_some_and(|suffix| suffix.eq_ignore_ascii_case("xml"))
+    }
+
+    pub fn is(&self, kind: &str, subtype: &str) -> bool {
+        self.kind.eq_ignore_ascii_case(kind) && self.subtype.eq_ignore_ascii_case(subtype)
+    }
+
+    /// The value of a parameter, unquoted. `None` if there is none of that name before what is not understood.
+    pub fn parameter(&self, wanted: &str) -> Option<&'a str> {
+        let mut rest = self.parameters;
+        while let Some((name, value, after)) = parameter(rest) {
+            if name.eq_ignore_ascii_case(wanted) {
+                return Some(value);
+            }
+            rest = after;
+        }
+        None
+    }
+
     /// Whether there is no `charset`, or one that says UTF-8. Parameters that are not understood count as another charset.
     pub fn is_utf8(&self) -> bool {
         let mut rest = self.parameters;
@@ -92,6 +115,16 @@ impl Pattern {
         // `*/json` is no media range.
         let headless = kind.is_none() && matches!(subtype, Subtype::Exact(_));
         (parameters.is_empty() && !strays && !headless).then_some(Pattern { kind, subtype })
+    }
+
+    /// How much of a type it says: the more, the sooner it is meant.
+    pub fn rank(&self) -> u8 {
+        let subtype = match &self.subtype {
+            Subtype::Exact(_) => 4,
+            Subtype::Suffix(_) => 2,
+            Subtype::Any => 0,
+        };
+        subtype + u8::from(self.kind.is_some())
     }
 
     pub fn matches(&self, media: &MediaType<'_>) -> bool {

@@ -15,6 +15,8 @@ use crate::tally::{Counter, Tallies};
 
 /// Kinds of one place that are remembered, and consumers of one kind.
 const MOST_KINDS: usize = 100;
+/// The same of one with operations.
+const MOST_KINDS_OF_MANY: usize = 1000;
 const MOST_CONSUMERS: usize = 20;
 /// The longest pointer that is remembered, in bytes.
 const LONGEST: usize = 200;
@@ -25,18 +27,20 @@ pub enum Part {
     Header,
     Query,
     Path,
+    Cookie,
     Body,
     Answer,
 }
 
 impl Part {
-    const ALL: [Part; 5] = [Part::Header, Part::Query, Part::Path, Part::Body, Part::Answer];
+    const ALL: [Part; 6] = [Part::Header, Part::Query, Part::Path, Part::Cookie, Part::Body, Part::Answer];
 
     pub fn name(self) -> &'static str {
         match self {
             Part::Header => "header",
             Part::Query => "query",
             Part::Path => "path",
+            Part::Cookie => "cookie",
             Part::Body => "body",
             Part::Answer => "answer",
         }
@@ -52,6 +56,8 @@ pub enum Outcome {
 /// One way in which a contract was broken.
 #[derive(Debug, Clone)]
 pub struct Kind {
+    /// The operation of a document, where there is one.
+    pub operation: Box<str>,
     pub part: Part,
     /// The field's or parameter's.
     pub name: Box<str>,
@@ -120,21 +126,31 @@ impl Report {
 
     /// Remembers one. Only what breaks a contract takes the lock.
     pub fn note(&self, part: Part, name: &str, violation: &Violation, consumer: Option<&str>) {
+        self.note_of("", part, name, violation, consumer);
+    }
+
+    /// Remembers one of an operation.
+    pub fn note_of(&self, operation: &str, part: Part, name: &str, violation: &Violation, consumer: Option<&str>) {
         let pointer = general(&violation.pointer);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let mut kinds = self.kinds.lock();
         let same = |kind: &Kind| {
-            kind.part == part && *kind.name == *name && *kind.pointer == *pointer && kind.keyword == violation.keyword
+            kind.part == part
+                && *kind.operation == *operation
+                && *kind.name == *name
+                && *kind.pointer == *pointer
+                && kind.keyword == violation.keyword
         };
         let at = match kinds.iter().position(same) {
             Some(at) => at,
             None => {
-                if kinds.len() >= MOST_KINDS
+                if kinds.len() >= (if operation.is_empty() { MOST_KINDS } else { MOST_KINDS_OF_MANY })
                     && let Some(oldest) = kinds.iter().enumerate().min_by_key(|(_, kind)| kind.last).map(|(at, _)| at)
                 {
                     kinds.swap_remove(oldest);
                 }
                 kinds.push(Kind {
+                    operation: operation.into(),
                     part,
                     name: name.into(),
                     pointer: pointer.into(),

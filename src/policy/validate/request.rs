@@ -6,7 +6,7 @@
 //!
 //! With schemas it holds a request to a contract: [`super::contract`].
 //!
-//! Deliberately not here: OpenAPI.
+//! Deliberately not here: OpenAPI, which is [`super::openapi`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -15,10 +15,11 @@ use crate::value::Raw;
 
 impl<'a> Compiler<'a> {
     pub(super) fn policies(&mut self, scope: &str, raw: Option<&Raw>) -> Table {
-        raw.map(|Raw(node)| self.table(scope, node)).unwrap_or_default()
+        raw.map(|Raw(node)| self.table(scope, "", node)).unwrap_or_default()
     }
 
-    pub(super) fn table(&mut self, scope: &str, node: &Node) -> Table {
+    /// `path`: of the route that they are written for.
+    pub(super) fn table(&mut self, scope: &str, path: &str, node: &Node) -> Table {
         let mut cx = Compile {
             problems: self.problems,
             place: node.place(),
@@ -28,6 +29,7 @@ impl<'a> Compiler<'a> {
             base: self.base,
             quota_log: &self.quota_log,
             tallies: self.around.metrics.tallies(),
+            prefix: path.strip_suffix("/*").unwrap_or(path),
             background: self.around.background.as_ref(),
             redis: self.redis.as_ref(),
             services: &self.service_names,

@@ -264,7 +264,7 @@ impl<'a> Compiler<'a> {
                 self.problems.push(Problem::error(key.place, message).hint(hint));
             }
         }
-        self.table(&format!("tcp_route:{id}"), node)
+        self.table(&format!("tcp_route:{id}"), "", node)
     }
 
     fn look_at_service(&mut self, config: &TcpRouteConfig, service: &Service, place: Place, at: &[&ListenerConfig]) {

@@ -1,0 +1,118 @@
+//! What a service answers, held to its operation.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+use pingora_http::ResponseHeader;
+
+use super::super::contract::{MOST_TOLD, Mode, steps};
+use super::super::media::MediaType;
+use super::super::report::{Outcome, Part};
+use super::document::Operation;
+use super::{Contract, Openapi, broken};
+use crate::exchange::Exchange;
+use crate::jose::json;
+use crate::policy::{Follows, OnResponse, Outgoing, Policy};
+use crate::reply::{Flow, Reply};
+use crate::schema::{Direction, Violation};
+use crate::wire::stages::{Beyond, BodyStage, Changed, Validator, Whole};
+
+/// The step that looks at answers.
+pub struct Answers(pub Arc<Contract>);
+
+/// Looks at one answer that has begun.
+struct Looking {
+    contract: Arc<Contract>,
+    number: u32,
+    node: Option<u32>,
+    consumer: Option<Arc<str>>,
+}
+
+impl Contract {
+    /// What is to be done with an answer that is not as the document says.
+    fn breaks(
+        &self,
+        number: u32,
+        operation: &Operation,
+        violations: &[Violation],
+        consumer: Option<&str>,
+    ) -> Result<(), Box<Reply>> {
+        violations.iter().for_each(|violation| self.report.note_of(&operation.id, Part::Answer, "", violation, consumer));
+        let outcome = if self.answers == Mode::Enforce { Outcome::Refused } else { Outcome::Reported };
+        self.report.count(Part::Answer, outcome);
+        self.counts.broken(&operation.id, number, outcome);
+        if outcome == Outcome::Reported {
+            return Ok(());
+        }
+        let detail = "The service's answer is not what was agreed on.";
+        let reply = Reply::new(StatusCode::BAD_GATEWAY, Openapi::NAME, "answer_breaks_contract", detail);
+        // For the operator, not for the client: it is about the service.
+        let first = violations.first().map_or_else(String::new, |one| format!("{} {}", one.keyword, one.pointer));
+        Err(reply.decided_by(first.trim_end()))
+    }
+}
+
+impl OnResponse for Answers {
+    fn on_response(&self, answer: &mut Outgoing<'_>) -> Flow {
+        let contract = &self.0;
+        let exchange: &Exchange = answer.exchange;
+        let Some((number, operation)) = contract.operation(exchange) else { return Flow::Continue(()) };
+        let consumer = exchange.identity.as_ref().and_then(|identity| identity.consumer.clone());
+        let judge = |violation: Violation| match contract.breaks(number, operation, &[violation], consumer.as_deref()) {
+            Ok(()) => Flow::Continue(()),
+            Err(reply) => reply.refuse(),
+        };
+        let status = answer.status();
+        let Some((_, content)) = operation.answers.iter().find(|(of, _)| of.takes(status.as_u16())) else {
+            // What a service says of its own failures, or of a client's, few documents tell whole.
+            return if status.is_success() {
+                judge(broken("responses", "has a status that is not in the document"))
+            } else {
+                Flow::Continue(())
+            };
+        };
+        if answer.follows() != Follows::Body || content.is_empty() {
+            return Flow::Continue(());
+        }
+        let media = answer.first(&header::CONTENT_TYPE).and_then(MediaType::parse);
+        let Some(one) = media.and_then(|media| content.iter().find(|one| one.pattern.matches(&media))) else {
+            let is_empty = answer.length() == Some(0);
+            return if is_empty {
+                Flow::Continue(())
+            } else {
+                judge(broken("content", "has a Content-Type that is not in the document"))
+            };
+        };
+        if !media.is_some_and(|media| media.is_json()) || one.node.is_none() {
+            return Flow::Continue(());
+        }
+        if !answer.all(&header::CONTENT_ENCODING).is_empty() {
+            return judge(broken("json", "must be without a coding"));
+        }
+        let beyond = if contract.answers == Mode::Enforce { Beyond::Refuse(Openapi::NAME) } else { Beyond::Pass };
+        let run = Box::new(Looking { contract: contract.clone(), number, node: one.node, consumer });
+        let stage = BodyStage::Whole { bound: contract.up_to, beyond, validator: Validator::Weaken, run };
+        answer.whole(|| stage);
+        Flow::Continue(())
+    }
+}
+
+impl Whole for Looking {
+    fn whole(self: Box<Self>, _: &mut ResponseHeader, body: &Bytes) -> Changed<Option<Bytes>> {
+        let Some(operation) = self.contract.document.operations.get(self.number as usize) else { return Ok(None) };
+        let schema = &self.contract.document.schema;
+        let violations = match (json::value(body), self.node) {
+            (Some(value), Some(node)) => {
+                let told = schema.broken_at(node, &value, steps(body.len()), MOST_TOLD, Direction::ToClient);
+                told.map(|told| told.violations).unwrap_or_default()
+            }
+            (None, _) => vec![broken("json", "must be JSON")],
+            _ => Vec::new(),
+        };
+        if !violations.is_empty() {
+            self.contract.breaks(self.number, operation, &violations, self.consumer.as_deref())?;
+        }
+        Ok(None)
+    }
+}
