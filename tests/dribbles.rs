@@ -141,7 +141,11 @@ fn an_answer_that_dribbles_is_given_up() {
 fn so_is_one_over_http2() {
     let service = H2Backend::start(|request, mut respond| async move {
         let path = request.uri().path();
-        let kind = if path == "/events" { "text/event-stream" } else { "text/plain" };
+        let kind = match path {
+            "/events" => "text/event-stream",
+            "/calls" => "application/grpc",
+            _ => "text/plain",
+        };
         let whole = path == "/whole";
         let answer = http::Response::builder().header("content-type", kind).header("cache-control", "max-age=60");
         let Ok(mut body) = respond.send_response(answer.body(()).unwrap(), false) else { return };
@@ -165,6 +169,8 @@ fn so_is_one_over_http2() {
     let spare = Backend::named("spare");
     let gateway = Gateway::start(&yaml(service.port(), spare.port(), ", protocol: http2"));
     assert_bounded(&gateway);
+    let (came, took) = taken(&gateway, "/calls");
+    assert!(came > 10 && took >= LONG, "{came} in {took:?}");
 }
 
 #[test]

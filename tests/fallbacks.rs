@@ -281,3 +281,44 @@ fn what_was_refused_unprocessed_is_sent_to_another_service() {
     request(gateway.port(), "POST", "/none", &[], b"order").assert_problem(503, "upstream", "upstream_refused");
     assert_eq!(spare.requests().len(), 2);
 }
+
+/// A service that goes away: it takes connections, and its GOAWAY leaves out every stream.
+#[test]
+fn what_a_goaway_leaves_out_is_sent_to_another_service() {
+    let going = Backend::scripted(|mut stream| {
+        let mut preface = [0; 24];
+        let mut head = [0; 9];
+        if stream.read_exact(&mut preface).is_err() {
+            return;
+        }
+        let _ = stream.write_all(&[0, 0, 0, frames::SETTINGS, 0, 0, 0, 0, 0]);
+        while stream.read_exact(&mut head).is_ok() {
+            let mut rest = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+            if stream.read_exact(&mut rest).is_err() {
+                return;
+            }
+            let said = match (head[3], head[4]) {
+                (frames::SETTINGS, 0) => [&[0, 0, 0, frames::SETTINGS, frames::ACK, 0, 0, 0, 0][..], &[]].concat(),
+                (frames::PING, 0) => [&[0, 0, 8, frames::PING, frames::ACK, 0, 0, 0, 0][..], &rest].concat(),
+                (frames::HEADERS, _) => [&[0, 0, 8, frames::GOAWAY, 0, 0, 0, 0, 0][..], &[0; 8]].concat(),
+                _ => Vec::new(),
+            };
+            let _ = stream.write_all(&said);
+        }
+    });
+    let spare = Backend::named("spare");
+    let yaml = "
+        listeners: [ { bind: '127.0.0.1:$PORT' } ]
+        server: { workers: 1 }
+        services:
+          it: { endpoints: [ '127.0.0.1:$IT' ], protocol: http2 }
+          spare: { endpoints: [ '127.0.0.1:$SPARE' ] }
+        routes: [ { path: /*, service: it, fallback: { service: spare } } ]
+    ";
+    let gateway = Gateway::start(&filled(yaml, &[("$IT", going.port()), ("$SPARE", spare.port())]));
+    for body in [&b"order"[..], b""] {
+        let answer = request(gateway.port(), "POST", "/order", &[], body);
+        assert_eq!((answer.status, answer.header("x-portcullis-fallback")), (200, Some("service")), "{}", answer.text());
+        assert_eq!(spare.last().body, body);
+    }
+}
