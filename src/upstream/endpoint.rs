@@ -46,6 +46,8 @@ pub struct Endpoint {
     ejected: AtomicBool,
     /// Left out because its circuit breaker is open.
     shut: AtomicBool,
+    /// When a connection to it was overtaken by one to another address of its host.
+    overtaken: Mutex<Option<Instant>>,
     pub(super) record: Record,
     /// Where each endpoint has one.
     breaker: OnceLock<Arc<Breaker>>,
@@ -199,6 +201,7 @@ impl Endpoint {
             drained: AtomicBool::new(false),
             ejected: AtomicBool::new(false),
             shut: AtomicBool::new(false),
+            overtaken: Mutex::new(None),
             record: Record::default(),
             breaker: OnceLock::new(),
             gate: OnceLock::new(),
@@ -260,6 +263,16 @@ impl Endpoint {
     /// The host as configured, if it is a name.
     pub fn host(&self) -> Option<&Arc<str>> {
         self.host.as_ref()
+    }
+
+    /// When a connection to it was overtaken by one to another address of its host, and none has stood first since.
+    pub(super) fn overtaken(&self) -> Option<Instant> {
+        *self.overtaken.lock()
+    }
+
+    /// Notes who stood first.
+    pub(super) fn note_overtaken(&self, at: Option<Instant>) {
+        *self.overtaken.lock() = at;
     }
 
     /// Whether both are addresses of one host, and of different families.

@@ -1,21 +1,25 @@
 //! Connections to hosts that have addresses of both families (RFC 8305, "happy eyeballs"): where one to an address is long in the making, one
 //! to an address of the other family is made beside it, and whichever stands first is used.
 //!
-//! The one that was overtaken counts as one that could not be made. So an address that always loses is left out for a while after three of
-//! them, as one is that nobody can connect to, and requests do not even wait for the head start.
+//! The one that was overtaken counts as one that could not be made, so that an address that always loses is left out after three of them, as
+//! one is that nobody can connect to. Until then, and where most addresses are such that not all can be left out, the loser has no head
+//! start for a while, and nobody waits for it. To lose without one says nothing of it: the other address may have had a connection at hand.
 
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pingora_error::ErrorType;
 
 use super::pool::Key;
 use super::{Caller, Connection, Own, Tries};
-use crate::upstream::{Protocol, Service, TlsConnector};
+use crate::upstream::{InFlightGuard, Protocol, Service, TlsConnector};
 
 /// How long the first one is alone: RFC 8305's Connection Attempt Delay.
-pub(super) const HEAD_START: Duration = Duration::from_millis(250);
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How long the one that was overtaken has none.
+const MEMORY: Duration = Duration::from_secs(10);
 
 /// A connection in the making.
 pub(super) type Dialling<'a, T> = Pin<Box<dyn Future<Output = Result<T, ErrorType>> + Send + 'a>>;
@@ -30,7 +34,11 @@ pub(super) async fn race<'a, T>(
     mut first: Dialling<'_, T>,
     second: impl FnOnce(Box<Tries>) -> Beside<'a, T>,
 ) -> Result<T, ErrorType> {
-    if let Ok(made) = tokio::time::timeout(HEAD_START, first.as_mut()).await {
+    let Some(endpoint) = tries.flight().map(InFlightGuard::held) else { return first.await };
+    let lost_lately = endpoint.overtaken().is_some_and(|at| at.elapsed() < MEMORY);
+    let head_start = if lost_lately { Duration::ZERO } else { HEAD_START };
+    if let Ok(made) = tokio::time::timeout(head_start, first.as_mut()).await {
+        endpoint.note_overtaken(None);
         return made;
     }
     let Some(other) = tries.to_other_family(service) else { return first.await };
@@ -38,13 +46,20 @@ pub(super) async fn race<'a, T>(
     let (error, (other, made)) = tokio::select! {
         biased;
         made = first.as_mut() => match made {
-            Ok(made) => return Ok(made),
+            Ok(made) => {
+                endpoint.note_overtaken(None);
+                return Ok(made);
+            }
             Err(error) => (Some(error), second.await),
         },
         ended = second.as_mut() => (None, ended),
     };
     match (made, error) {
         (Some(made), _) => {
+            if !lost_lately {
+                endpoint.note_overtaken(Some(Instant::now()));
+                tries.unreachable(service);
+            }
             tries.go_over_to(service, *other);
             Ok(made)
         }

@@ -176,7 +176,7 @@ impl Tries {
 
     /// The second connection stands first, and is the one.
     pub(super) fn go_over_to(&mut self, service: &Service, other: Tries) {
-        self.unreachable(service);
+        self.tried.extend(self.endpoint);
         self.note_again(service, Why::Connect);
         if !other.why.is_empty() {
             let _ = write!(self.why, ",{}", other.why);
@@ -307,7 +307,8 @@ impl Tries {
         self.next.is_some()
     }
 
-    fn unreachable(&mut self, service: &Service) {
+    /// Notes that alone.
+    pub(super) fn unreachable(&mut self, service: &Service) {
         if let Some(mut flight) = self.flight.take() {
             flight.note(service, AttemptOutcome::Unreachable, None);
         }
