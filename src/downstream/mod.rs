@@ -50,6 +50,8 @@ pub const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
 pub const BODY_BUDGET: ErrorType = ErrorType::Custom("BodyBudget");
 /// The client took nothing of its answer for too long.
 pub const CLIENT_STALLED: ErrorType = ErrorType::Custom("ClientStalled");
+/// The client takes its time, and there is no memory left for what is kept for it meanwhile.
+pub const UNPAID: ErrorType = ErrorType::Custom("AnswerBudget");
 
 /// What came back.
 pub struct Returned {
@@ -191,11 +193,11 @@ impl Downstream {
         self.control.is_endless()
     }
 
-    /// Waits until the client resets its connection or stream, and takes nothing in.
+    /// Waits until the client resets its connection or stream, and takes nothing in that is not held anyway.
     pub async fn reset(&mut self) {
         match &mut self.wire {
             Some(Wire::H1(wire)) => wire.reset().await,
-            Some(Wire::H2(stream)) => stream.gone().await,
+            Some(Wire::H2(stream)) => stream.reset_while_unread().await,
             None => {}
         }
     }

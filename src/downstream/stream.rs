@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Method, Response, StatusCode, header, request};
@@ -15,6 +15,7 @@ use pingora_http::ResponseHeader;
 use super::{CLIENT_GONE, CLIENT_STALLED};
 use crate::wait::within;
 use crate::wire::duplex::Duplex;
+use crate::wire::small::{SMALL, SmallFrames, gather};
 use crate::wire::websocket::handshake;
 
 /// A stream, and where it stands in its one exchange.
@@ -23,6 +24,8 @@ pub struct H2 {
     body: RecvStream,
     /// What was read of the body to see whether there is one.
     ahead: Option<Bytes>,
+    /// What has come of it in small frames while nobody read.
+    gathered: BytesMut,
     /// Anything of the body was read.
     begun: bool,
     /// The body's end was read, with these fields behind it.
@@ -33,6 +36,7 @@ pub struct H2 {
     respond: SendResponse<Bytes>,
     /// The answer's body, once its head is sent.
     send: Option<SendStream<Bytes>>,
+    small: SmallFrames,
     ended: bool,
     /// The service has switched to the protocol that an extended CONNECT asks for.
     switched: bool,
@@ -47,12 +51,14 @@ impl H2 {
             request,
             body,
             ahead: None,
+            gathered: BytesMut::new(),
             begun: false,
             done: false,
             trailers: None,
             continue_owed: false,
             respond,
             send: None,
+            small: SmallFrames::default(),
             ended: false,
             switched: false,
             patience: Duration::from_secs(60),
@@ -78,7 +84,7 @@ impl H2 {
 
     /// The stream as a transport, and how long the client may take nothing. `None` before the answer's head.
     pub fn into_tunnel(self) -> Option<(Duplex<()>, Duration)> {
-        Some((Duplex::new(self.body, self.send?, ()), self.patience))
+        Some((Duplex::new(self.body, self.send?, self.gathered, ()), self.patience))
     }
 
     pub fn set_patience(&mut self, patience: Duration) {
@@ -105,7 +111,7 @@ impl H2 {
 
     /// Whether all of the body was read.
     pub fn is_body_done(&self) -> bool {
-        self.ahead.is_none() && (self.done || self.body.is_end_stream())
+        self.ahead.is_none() && self.gathered.is_empty() && (self.done || self.body.is_end_stream())
     }
 
     /// The next piece of the body, `None` at its end. Cancel-safe.
@@ -129,6 +135,12 @@ impl H2 {
 
     /// `ask`: a client that waits for `100 Continue` gets it, if nothing is there.
     fn poll_body(&mut self, cx: &mut Context<'_>, ask: bool) -> Poll<Result<Option<Bytes>>> {
+        if !self.gathered.is_empty() {
+            let piece = std::mem::take(&mut self.gathered).freeze();
+            let _ = self.body.flow_control().release_capacity(piece.len());
+            (self.begun, self.continue_owed) = (true, false);
+            return Poll::Ready(Ok(Some(piece)));
+        }
         if self.done {
             return Poll::Ready(Ok(None));
         }
@@ -152,11 +164,20 @@ impl H2 {
             // What is taken may be sent anew. It fails only on a stream that is over.
             let _ = self.body.flow_control().release_capacity(piece.len());
             if !piece.is_empty() {
-                self.begun = true;
                 self.continue_owed = false;
-                return Poll::Ready(Ok(Some(piece)));
+                // The first is mostly the only one.
+                let small = std::mem::replace(&mut self.begun, true) && piece.len() < SMALL;
+                return Poll::Ready(Ok(Some(if small { self.with_the_next(&piece, cx) } else { piece })));
             }
         }
+    }
+
+    /// A small piece, and all that has come behind it.
+    fn with_the_next(&mut self, piece: &[u8], cx: &mut Context<'_>) -> Bytes {
+        let mut gathered = BytesMut::from(piece);
+        gather(&mut self.body, &mut gathered, cx);
+        let _ = self.body.flow_control().release_capacity(gathered.len() - piece.len());
+        gathered.freeze()
     }
 
     /// Tells a client that waits for it to send its body. Once.
@@ -212,13 +233,20 @@ impl H2 {
         }
         let Some(send) = &mut self.send else { return Error::e_explain(ErrorType::InternalError, "a body before its head") };
         while !data.is_empty() {
-            send.reserve_capacity(data.len());
-            let room = within(self.patience, poll_fn(|cx| send.poll_capacity(cx))).await;
+            let (small, body, gathered) = (&self.small, &mut self.body, &mut self.gathered);
+            let room = poll_fn(|cx| {
+                let room = small.poll_room(send, data.len(), cx);
+                if room.is_pending() {
+                    gather(body, gathered, cx);
+                }
+                room
+            });
+            let room = within(self.patience, room).await;
             let room = room.map_err(|_| Error::explain(CLIENT_STALLED, "the client took nothing for too long"))?;
             let Some(Ok(room)) = room else { return Error::e_explain(CLIENT_GONE, "the stream takes no more bytes") };
-            let piece = data.split_to(room.min(data.len()));
+            let piece = data.split_to(room);
             self.ended = end && data.is_empty();
-            send.send_data(piece, self.ended).or_err(CLIENT_GONE, "sending the answer's body")?;
+            self.small.send(send, piece, self.ended).or_err(CLIENT_GONE, "sending the answer's body")?;
         }
         if end { self.finish() } else { Ok(()) }
     }
@@ -266,6 +294,17 @@ impl H2 {
     /// Waits until the client resets the stream, or its connection is lost.
     pub async fn gone(&mut self) {
         poll_fn(|cx| self.poll_gone(cx)).await;
+    }
+
+    /// The same, while nobody reads the request's body: what comes of it takes no more memory than its bytes, be its frames ever so small.
+    pub async fn reset_while_unread(&mut self) {
+        poll_fn(|cx| {
+            if !self.done && !self.continue_owed {
+                gather(&mut self.body, &mut self.gathered, cx);
+            }
+            self.poll_gone(cx)
+        })
+        .await;
     }
 
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -1,5 +1,7 @@
 //! A service's answer on its way to the client.
 
+use std::pin::pin;
+
 use super::web;
 use crate::cache::{CACHE_STATUS, Outcome, Use};
 use crate::downstream::Downstream;
@@ -62,7 +64,7 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
                     None => data,
                     Some(web) => web.encode(data),
                 };
-                down.write_body(data, last).await.map_err(Broken::Client)?;
+                answer.meanwhile(pin!(down.write_body(data, last))).await.map_err(Broken::Client)?;
             }
             Some(Piece::Trailers(mut fields)) => {
                 journey.note_grpc_status(&fields);
@@ -77,7 +79,7 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
             Some(Piece::End) => return down.finish().await.map_err(Broken::Client),
             None => {
                 // What was gathered so far must not wait for what may take a while.
-                down.flush().await.map_err(Broken::Client)?;
+                answer.meanwhile(pin!(down.flush())).await.map_err(Broken::Client)?;
                 let endless = down.is_endless();
                 answer.more(down, service, endless).await?;
             }

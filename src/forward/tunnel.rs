@@ -25,6 +25,7 @@ use crate::upstream::Service;
 use crate::upstream::call::request::handshake_key;
 use crate::upstream::call::{Answer, Broken};
 use crate::wire::answer::BadAnswer;
+use crate::wire::duplex::Absorb;
 use crate::wire::view::AnswerView;
 use crate::wire::websocket::{Fault, GOING_AWAY, Speaker, close, handshake};
 use half::{Failing, Half};
@@ -312,8 +313,8 @@ impl Ends {
     /// the law.
     fn turn(
         &mut self,
-        client: &mut (impl AsyncRead + AsyncWrite + Unpin),
-        backend: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        client: &mut (impl AsyncRead + AsyncWrite + Absorb + Unpin),
+        backend: &mut (impl AsyncRead + AsyncWrite + Absorb + Unpin),
         began: u64,
         cx: &mut Context<'_>,
     ) -> Poll<Result<bool, Side>> {

@@ -1,4 +1,4 @@
-//! The transport of an HTTP/2 connection, watched for streams that the library resets on its own.
+//! The transport of an HTTP/2 connection, read in turns, and watched for streams that the library resets on its own.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,17 +12,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::seldom::{Seldom, and_more};
 use crate::snapshot::ActiveListener;
 use crate::wire::frames::Frames;
+use crate::wire::turn::Turn;
 
 pub struct Watched {
     stream: Stream,
     frames: Frames,
+    turn: Turn,
     door: Arc<ActiveListener>,
     client: SocketAddr,
 }
 
 impl Watched {
     pub fn new(stream: Stream, door: Arc<ActiveListener>, client: SocketAddr) -> Self {
-        Watched { stream, frames: Frames::default(), door, client }
+        Watched { stream, frames: Frames::default(), turn: Turn::default(), door, client }
     }
 
     fn wrote(&mut self, bytes: &[u8]) {
@@ -58,7 +60,8 @@ pub fn refused(door: &ActiveListener, client: SocketAddr, reason: &'static str) 
 
 impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+        let this = self.get_mut();
+        this.turn.poll_read(Pin::new(&mut this.stream), cx, buffer)
     }
 }
 

@@ -20,27 +20,27 @@ pub struct Room {
     pub streams: u32,
     /// Bytes of bodies that nobody has read yet.
     pub window: u32,
+    /// What the library may keep of small frames that nobody has read yet: each costs it some 256 bytes beside its payload, which windows do
+    /// not count. Beyond this it ends the connection, with all that goes on there. A client that keeps to its windows seldom comes to that
+    /// for its messages being short: whoever waits for something else takes them in meanwhile. It has to do for what comes in one turn
+    /// ([`Turn`](super::turn::Turn)).
+    pub frames: u32,
 }
 
 /// Every connection has this much, however many there are.
-const LEAST: Room = Room { streams: 8, window: 64 * 1024 };
-const MOST: Room = Room { streams: MAX_STREAMS, window: 1024 * 1024 };
+const LEAST: Room = Room { streams: 8, window: 64 * 1024, frames: 384 * 1024 };
+const MOST: Room = Room { streams: MAX_STREAMS, window: 1024 * 1024, frames: 4 * 1024 * 1024 };
 
 impl Room {
     /// For one of so many connections that share so many streams and bytes. The more there are, the less each is told that it may have: a
     /// client that obeys waits instead of being refused.
     pub fn of(connections: usize, streams: usize, bytes: usize) -> Room {
         let each = |of: usize| u32::try_from(of / connections.max(1)).unwrap_or(u32::MAX);
-        Room { streams: each(streams).clamp(LEAST.streams, MOST.streams), window: each(bytes).clamp(LEAST.window, MOST.window) }
-    }
-
-    /// What the library may keep of small frames that nobody has read yet. Each costs it some 256 bytes beside its payload, which windows do
-    /// not count; beyond this it ends the connection, with all that goes on there. A client that keeps to its windows must not come to that
-    /// for its messages being short: the least window full of frames of 8 bytes is within it, and the bound of what a connection takes up is
-    /// this and its window.
-    fn frames(self) -> usize {
-        const LEAST: usize = 2 * 1024 * 1024;
-        LEAST.max(self.window as usize * 4)
+        Room {
+            streams: each(streams).clamp(LEAST.streams, MOST.streams),
+            window: each(bytes).clamp(LEAST.window, MOST.window),
+            frames: each(bytes).clamp(LEAST.frames, MOST.frames),
+        }
     }
 }
 
@@ -63,8 +63,8 @@ pub fn options(head: usize, room: Room) -> Builder {
         // One stream may fill a quarter of the connection's window, so that a slow upload does not stop its neighbours.
         .initial_window_size(256 * 1024)
         .initial_connection_window_size(room.window)
-        .data_frame_budget(room.frames())
-        // Counted in payload, while each frame costs some 300 bytes beside it: many small ones that a client does not take are many times this.
+        .data_frame_budget(room.frames as usize)
+        // Counted in payload; `SmallFrames` bounds what small ones cost beside it.
         .max_send_buffer_size(64 * 1024)
         // Rapid reset (CVE-2023-44487): streams that were reset but not yet accepted are bounded too.
         .max_pending_accept_reset_streams(32)
@@ -143,6 +143,7 @@ mod tests {
         let all: Vec<_> = (1..=1024).map(|connections| Room::of(connections, 2048, 64 << 20)).collect();
         assert!(all.iter().map(|room| room.streams).sum::<u32>() < 16_384, "of `max_in_flight`");
         assert!(all.iter().map(|room| u64::from(room.window)).sum::<u64>() < 384 << 20);
+        assert!(all.iter().map(|room| u64::from(room.frames)).sum::<u64>() < 544 << 20);
     }
 
     #[test]

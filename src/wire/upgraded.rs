@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::duplex::Duplex;
+use super::duplex::{Absorb, Duplex};
 
 /// See the module. `C` is the connection, and `H` what a stream holds as long as it lives.
 pub enum Upgraded<C, H> {
@@ -20,6 +20,15 @@ impl<C, H> Upgraded<C, H> {
     pub fn reset(&mut self, reason: Reason) {
         if let Upgraded::H2(stream) = self {
             stream.reset(reason);
+        }
+    }
+}
+
+impl<C, H> Absorb for Upgraded<C, H> {
+    fn absorb(&mut self, cx: &mut Context<'_>) {
+        // What comes on a connection of its own waits in the socket.
+        if let Upgraded::H2(stream) = self {
+            stream.absorb(cx);
         }
     }
 }

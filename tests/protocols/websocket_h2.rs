@@ -305,6 +305,8 @@ fn http_1_1_is_as_it_was() {
 /// On a connection that has the least room there is.
 #[test]
 fn short_messages_up_to_the_window_are_no_flood() {
+    use portcullis::wire::small::gather;
+    use portcullis::wire::turn::InTurns;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     const COUNT: usize = 5000;
     runtime().block_on(async {
@@ -320,12 +322,17 @@ fn short_messages_up_to_the_window_are_no_flood() {
         all.extend(frame(0, 1, 1, b""));
         near.write_all(&all).await.unwrap();
         let options = portcullis::wire::h2::options(16 * 1024, portcullis::wire::h2::Room::of(1, 1, 1));
-        let mut wire = options.handshake::<_, bytes::Bytes>(far).await.unwrap();
+        let mut wire = options.handshake::<_, bytes::Bytes>(InTurns::new(far)).await.unwrap();
         let (request, mut respond) = wire.accept().await.unwrap().unwrap();
-        // Nobody reads before all of it is there.
+        // Nobody passes anything on before all of it is there.
         let driven = tokio::spawn(async move { while wire.accept().await.is_some_and(|accepted| accepted.is_ok()) {} });
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        let (mut body, mut count) = (request.into_body(), 0);
+        let (mut body, mut gathered) = (request.into_body(), bytes::BytesMut::new());
+        let waiting = std::future::poll_fn(|cx| {
+            gather(&mut body, &mut gathered, cx);
+            std::task::Poll::<()>::Pending
+        });
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(300), waiting).await.is_err());
+        let mut count = gathered.len();
         while let Some(piece) = body.data().await {
             count += piece.expect("the connection stands").len();
         }

@@ -10,7 +10,7 @@ use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use crate::wire::duplex::reset_reason;
+use crate::wire::duplex::{Absorb, reset_reason};
 use crate::wire::scratch;
 use crate::wire::websocket::{Fault, Frames, Law, Met};
 
@@ -232,7 +232,7 @@ impl Half {
     /// Moves what can be moved at once, for a turn. Ready once this half is over, or a frame broke the law.
     pub fn poll(
         &mut self,
-        from: &mut (impl AsyncRead + Unpin),
+        from: &mut (impl AsyncRead + Absorb + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failing>> {
@@ -244,6 +244,7 @@ impl Half {
                     Poll::Ready(count) => count.and_then(some).map_err(|error| Failing::Listener(reset_reason(&error)))?,
                     Poll::Pending => {
                         self.waits.get_or_insert_with(Instant::now);
+                        from.absorb(cx);
                         return Poll::Pending;
                     }
                 };
@@ -263,6 +264,7 @@ impl Half {
                     Poll::Ready(flushed) => flushed.map_err(|error| Failing::Listener(reset_reason(&error)))?,
                     Poll::Pending => {
                         self.waits.get_or_insert_with(Instant::now);
+                        from.absorb(cx);
                         return Poll::Pending;
                     }
                 }

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
@@ -23,6 +23,7 @@ use crate::wire::answer::{AnswerHead, BadAnswer};
 use crate::wire::body::BodyDecoder;
 use crate::wire::duplex::Duplex;
 use crate::wire::encode::is_bodiless;
+use crate::wire::small::{SMALL, SmallFrames, gather};
 use crate::wire::trailers;
 
 /// A stream, and where it stands.
@@ -34,6 +35,10 @@ pub struct Stream {
     answer: Answer,
     /// Bytes that were taken off the stream, and that its window does not know of yet.
     taken: usize,
+    /// What has come while the client took nothing.
+    gathered: BytesMut,
+    /// How many small pieces of it have come, as far as anybody counts.
+    small: u8,
     piece: Option<Piece>,
     came: Came,
     early: bool,
@@ -61,6 +66,7 @@ struct Sending {
     end: Option<Option<HeaderMap>>,
     /// The body is not asked for before the service says so, or this moment.
     withheld: Option<Instant>,
+    small: SmallFrames,
     /// The end was sent.
     over: bool,
     /// What the policies have changed, which trailers must not change back.
@@ -86,6 +92,8 @@ impl Stream {
             switching: None,
             answer: Answer::Unasked,
             taken: 0,
+            gathered: BytesMut::new(),
+            small: 0,
             piece: None,
             came: Came::default(),
             early: false,
@@ -165,7 +173,7 @@ impl Stream {
     /// The stream under an upgrade.
     pub fn into_tunnel(self) -> Option<Duplex<Box<Place>>> {
         match (self.answer, self.switching) {
-            (Answer::Begun(receive), Some(send)) => Some(Duplex::new(receive, send, self.place)),
+            (Answer::Begun(receive), Some(send)) => Some(Duplex::new(receive, send, self.gathered, self.place)),
             _ => None,
         }
     }
@@ -197,7 +205,8 @@ impl Stream {
             return Ok(());
         }
         let withheld = expects.then(|| Instant::now() + CONTINUE_AFTER);
-        let mut sending = Sending { stream, piece: Bytes::new(), end: None, withheld, over: false, edits: HeaderEdits::new() };
+        let (small, edits) = (SmallFrames::default(), HeaderEdits::new());
+        let mut sending = Sending { stream, piece: Bytes::new(), end: None, withheld, small, over: false, edits };
         if whole.is_none() {
             sending.edits.clone_from(&call.exchange.to_upstream);
         }
@@ -280,9 +289,31 @@ impl Stream {
 
     /// What there is of the answer's body without waiting.
     pub fn take(&mut self) -> Option<Piece> {
+        if !self.gathered.is_empty() {
+            let data = std::mem::take(&mut self.gathered).freeze();
+            self.taken += data.len();
+            self.came.bytes += data.len() as u64;
+            return Some(Piece::Data(data, false));
+        }
         match self.answer {
             Answer::Over => Some(self.piece.take().unwrap_or(Piece::End)),
             _ => self.piece.take(),
+        }
+    }
+
+    /// Whether a small piece is not one of the few that most answers have.
+    fn is_one_of_many(&mut self) -> bool {
+        const FEW: u8 = 4;
+        self.small = self.small.saturating_add(1);
+        self.small > FEW
+    }
+
+    /// Takes in what comes of the answer's body while the client takes its time. Left to the library, small frames would take many times
+    /// their bytes, until it ends the connection, with all that others do there. The window, which this does not open, bounds it.
+    pub fn absorb(&mut self, cx: &mut Context<'_>) {
+        if let (Answer::Begun(body), None) = (&mut self.answer, &self.piece) {
+            // An end, or an error, is for whoever waits for more.
+            gather(body, &mut self.gathered, cx);
         }
     }
 
@@ -328,8 +359,13 @@ impl Stream {
             None => Broken::MidAnswer,
         })?;
         match &piece {
+            Piece::Data(data, false) if data.len() < SMALL && self.is_one_of_many() => {
+                self.gathered.extend_from_slice(data);
+                poll_fn(|cx| Poll::Ready(self.absorb(cx))).await;
+                return Ok(());
+            }
             Piece::Data(data, last) => {
-                self.taken = data.len();
+                self.taken += data.len();
                 self.came.bytes += data.len() as u64;
                 if *last {
                     self.end();
@@ -346,11 +382,12 @@ impl Stream {
 impl Sending {
     /// Sends what there is room for. Whether the service takes it.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.stream.reserve_capacity(self.piece.len());
-        let Some(Ok(room)) = ready!(self.stream.poll_capacity(cx)) else { return Poll::Ready(false) };
-        let part = self.piece.split_to(room.min(self.piece.len()));
+        let Some(Ok(room)) = ready!(self.small.poll_room(&mut self.stream, self.piece.len(), cx)) else {
+            return Poll::Ready(false);
+        };
+        let part = self.piece.split_to(room);
         self.over = self.piece.is_empty() && matches!(self.end, Some(None));
-        Poll::Ready(self.stream.send_data(part, self.over).is_ok())
+        Poll::Ready(self.small.send(&mut self.stream, part, self.over).is_ok())
     }
 
     /// Ends the body, if all of it is sent. Whether nothing is left to do.

@@ -23,6 +23,7 @@ use super::pool::Key;
 use crate::address::EndpointAddress;
 use crate::upstream::{Service, TlsConnector};
 use crate::wait::Alarm;
+use crate::wire::turn::InTurns;
 
 /// How many requests share one connection, if the endpoint allows as many.
 const MOST_STREAMS: usize = 128;
@@ -31,10 +32,10 @@ const WINDOW: u32 = 256 * 1024;
 /// As much as all streams together: a client that does not read its answer holds up nobody else's.
 const CONNECTION_WINDOW: u32 = WINDOW * MOST_STREAMS as u32;
 /// What the library may keep of small frames that nobody has read yet: each costs it some 256 bytes beside its payload, which windows do not
-/// count. Beyond this it ends the connection, with all that others do on it. One stream whose client does not read never comes to that, be
-/// its whole window full of frames of one byte; with messages of 30 bytes, it takes more than 30 such streams. The bound of what waits on a
-/// connection is this and its window.
-const FRAMES: usize = WINDOW as usize * 256;
+/// count. Beyond this it ends the connection, with all that others do on it. Streams whose clients do not read do not come to that, be their
+/// windows full of frames of one byte: what comes is taken in meanwhile ([`absorb`](super::Answer::absorb)). It has to do for what
+/// comes in one [turn](InTurns).
+const FRAMES: usize = 4 * 1024 * 1024;
 /// How often a connection is pinged, and how long an answer to that may take: a dead one is noticed before many requests are lost on it.
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
@@ -289,7 +290,7 @@ async fn greet(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ser
         .max_send_buffer_size(256 * 1024)
         // The library answers what is larger on its own, without saying how much too large it was. Up to here the engine judges.
         .max_header_list_size(u32::try_from(service.limits.head.saturating_mul(2)).unwrap_or(u32::MAX));
-    let (requests, connection) = options.handshake(stream).await.map_err(|_| ErrorType::ConnectError)?;
+    let (requests, connection) = options.handshake(InTurns::new(stream)).await.map_err(|_| ErrorType::ConnectError)?;
     let over = Arc::new(AtomicBool::new(false));
     let (ready, is_ready) = oneshot::channel();
     drive(connection, over.clone(), ready);

@@ -19,7 +19,10 @@ mod tries;
 mod warm;
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -612,6 +615,24 @@ impl Answer {
             service.cluster.board().count_too_slow();
         }
         more
+    }
+
+    /// Takes in what comes of the body while the client takes its time, where that costs less memory than to leave it be.
+    pub fn absorb(&mut self, cx: &mut Context<'_>) {
+        if let Connection::H2(stream) = &mut self.connection {
+            stream.absorb(cx);
+        }
+    }
+
+    /// Waits for the client, and meanwhile [absorbs](Answer::absorb).
+    pub fn meanwhile<T>(&mut self, mut work: Pin<&mut impl Future<Output = T>>) -> impl Future<Output = T> {
+        poll_fn(move |cx| {
+            let done = work.as_mut().poll(cx);
+            if done.is_pending() {
+                self.absorb(cx);
+            }
+            done
+        })
     }
 
     /// The connection or stream under an upgrade, what was read of it already, what its waits are timed with, and its place.

@@ -1,0 +1,105 @@
+//! Turns at a connection of HTTP/2: so much is read of it before those that its frames are for have theirs.
+//!
+//! The library takes in all that a socket has before anybody else runs. What comes in small frames would pile up meanwhile, each of them many
+//! times its bytes, until the library takes it for an attack and ends the connection.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Read at a turn.
+const MOST: usize = 16 * 1024;
+
+/// How much of the present turn is over.
+#[derive(Debug, Default)]
+pub struct Turn(usize);
+
+impl Turn {
+    /// Reads, if it is not somebody else's turn.
+    #[inline]
+    pub fn poll_read(
+        &mut self,
+        from: Pin<&mut (impl AsyncRead + ?Sized)>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.0 >= MOST {
+            self.0 = 0;
+            // Behind those who have been woken.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let read = from.poll_read(cx, buffer);
+        self.0 = if read.is_ready() { self.0 + buffer.filled().len() - before } else { 0 };
+        read
+    }
+}
+
+/// A transport that is read in turns.
+pub struct InTurns<T> {
+    transport: T,
+    turn: Turn,
+}
+
+impl<T> InTurns<T> {
+    pub fn new(transport: T) -> Self {
+        InTurns { transport, turn: Turn::default() }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for InTurns<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.turn.poll_read(Pin::new(&mut this.transport), cx, buffer)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for InTurns<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().transport).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().transport).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().transport).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn others_have_their_turn_before_all_is_read() {
+        let mut endless = InTurns::new(tokio::io::join(tokio::io::repeat(b'x'), tokio::io::sink()));
+        let reading = tokio::spawn(async move {
+            let mut piece = [0; 1000];
+            let mut count = 0;
+            while count < 10 * MOST {
+                count += endless.read(&mut piece).await.unwrap();
+            }
+        });
+        let mut turns = 0;
+        while !reading.is_finished() {
+            turns += 1;
+            tokio::task::yield_now().await;
+        }
+        assert!((9..=12).contains(&turns), "{turns}");
+    }
+}
