@@ -44,7 +44,7 @@ pub use answering::Answered;
 pub use back::Mending;
 pub use gauntlet::{Client, Places};
 pub use own::Given;
-pub use refusals::{CLIENT_CLOSED, CLIENT_STOPPED, body_refusal, out_of_time, too_large};
+pub use refusals::{ANSWER_BUDGET, CLIENT_CLOSED, CLIENT_STOPPED, body_refusal, out_of_time, too_large};
 use refusals::{misdirected, no_route};
 pub use steps::Pause;
 pub use time::TimeLimit;

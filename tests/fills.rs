@@ -40,10 +40,14 @@ impl Slow {
     }
 
     fn gateway(&self, cache: &str) -> Gateway {
+        self.gateway_with(&format!("cache: {cache}"))
+    }
+
+    fn gateway_with(&self, policies: &str) -> Gateway {
         // The engine's own way of doing it.
         Gateway::start(&format!(
             "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ workers: 2, cache_memory: 512MiB, max_in_flight_per_address: 5000 }}\nroutes: [ {{ path: /*, service: 127.0.0.1, port: {}, \
-             policies: {{ cache: {cache} }} }} ]",
+             policies: {{ {policies} }} }} ]",
             self.port
         ))
     }
@@ -65,6 +69,10 @@ fn answer(mut stream: TcpStream, head: &str, pieces: &[Vec<u8>], asked: &AtomicU
             let open = gate.0.lock().unwrap();
             let wait = |open: &mut usize| *open <= number;
             drop(gate.1.wait_timeout_while(open, Duration::from_secs(30), wait).unwrap());
+            if number > 0 && pieces.len() > 100 {
+                // Each by itself.
+                std::thread::sleep(Duration::from_millis(1));
+            }
             if piece.is_empty() || stream.write_all(piece).is_err() {
                 return;
             }
@@ -123,6 +131,30 @@ fn nor_does_one_whose_answer_has_no_length_and_is_too_long() {
     assert!(other.body == long(), "{} bytes", other.body.len());
     assert!(idle.answer_to("GET").body == long());
     assert!(!get(gateway.port(), "/a").header("cache-status").unwrap().contains("hit"));
+}
+
+/// Each piece is small, so that nearly all that is written to it is what compression lets go between two of them.
+#[test]
+fn nor_does_one_whose_answer_is_compressed() {
+    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Type: text/plain\r\nContent-Length: 8388608\r\n\r\n";
+    let mut state = 1u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    let body: Vec<u8> = (0..LONG).map(|_| noise()).collect();
+    let slow = Slow::start(head, body.chunks(8192).map(<[u8]>::to_vec).collect());
+    slow.let_through(usize::MAX);
+    let gateway = slow.gateway_with("compress: {}, cache: { max_body: 9MiB }");
+    let mut idle = Client::connect(gateway.port());
+    idle.send_request("GET", "/a", &[("Accept-Encoding", "gzip")], b"");
+    eventually("the backend is asked", || slow.asked.load(Ordering::SeqCst) == 1);
+    let begun = Instant::now();
+    assert!(get(gateway.port(), "/a").body == body);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
+    let answer = idle.answer_to("GET");
+    assert_eq!((answer.status, answer.header("content-encoding")), (200, Some("gzip")));
 }
 
 #[test]

@@ -60,6 +60,7 @@ mod packaging;
 mod passwords;
 mod paths;
 mod peers;
+mod pinned;
 mod poisoning;
 mod privileges;
 mod protocols;

@@ -19,6 +19,7 @@ use super::control::Control;
 use super::entry::{Entry, Index, Meta};
 use super::flow::{Flow, Flowing};
 use super::hit::{Excuse, Hit};
+use super::lent::Lent;
 use super::memory::Filling;
 use super::said::Said;
 use super::turns::{self, Turn, Verdict, Waiting};
@@ -501,9 +502,12 @@ impl Keeping {
     }
 
     /// The body as it comes, for its own client, who is slower.
-    pub fn share(&mut self) -> Option<Arc<Flow>> {
+    pub fn share(&mut self) -> Option<(Arc<Flow>, Lent)> {
         match self {
-            Keeping::Storing(storing) => Some(storing.filling.share()),
+            Keeping::Storing(storing) => {
+                let flow = storing.filling.share();
+                Some((flow.clone(), Lent::flowing(&storing.key, storing.variance, flow)))
+            }
             _ => None,
         }
     }

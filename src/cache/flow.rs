@@ -38,6 +38,14 @@ pub enum Piece {
     Broken,
 }
 
+/// What has become of a flow.
+pub(super) enum Left {
+    Growing,
+    Whole(Bytes),
+    /// It was given up: so many bytes are kept for who has begun to read them.
+    Part(usize),
+}
+
 impl Flow {
     pub(super) fn of(bytes: Vec<u8>) -> Arc<Self> {
         Arc::new(Flow { body: Mutex::new(Arrived { bytes, ..Arrived::default() }), grown: Notify::new() })
@@ -68,6 +76,16 @@ impl Flow {
             body.broken = body.whole.is_none();
         }
         self.grown.notify_waiters();
+    }
+
+    /// What there is of it while nobody but its readers has it: nothing while it grows, for then it is counted as what arrives.
+    pub(super) fn left(&self) -> Left {
+        let body = self.body.lock();
+        match &body.whole {
+            Some(whole) => Left::Whole(whole.clone()),
+            None if body.broken => Left::Part(body.bytes.len()),
+            None => Left::Growing,
+        }
     }
 
     /// What there is from here on.

@@ -11,6 +11,7 @@ use pingora_http::RequestHeader;
 
 use super::entry::Entry;
 use super::flow::{Flow, Flowing};
+use super::lent::Lent;
 use super::rules::{self, Wishes};
 use super::said::Said;
 use super::{CachePolicy, Outcome, StoredHead};
@@ -109,6 +110,14 @@ impl Hit {
     /// The body that is still on its way.
     pub fn flow(&self) -> Option<&Arc<Flow>> {
         self.flowing.as_ref().map(|(flow, _)| flow)
+    }
+
+    /// Its body, for who reads it.
+    pub fn lent(&self) -> Lent {
+        match &self.flowing {
+            Some((flow, _)) => Lent::of_entry(&self.entry, flow.clone()),
+            None => Lent::whole(&self.entry),
+        }
     }
 
     /// Whether a client with these wishes has it.

@@ -13,7 +13,7 @@ use crate::head::RequestHead;
 /// Keyed anew by every process, so that nobody can choose keys that share a hash. Whoever finds something by it compares the whole key.
 static HASHERS: LazyLock<[ahash::RandomState; 2]> = LazyLock::new(Default::default);
 
-fn hash(bytes: &[u8]) -> HashBinary {
+pub(super) fn hash(bytes: &[u8]) -> HashBinary {
     let [one, two] = &*HASHERS;
     ((u128::from(one.hash_one(bytes)) << 64) | u128::from(two.hash_one(bytes))).to_le_bytes()
 }

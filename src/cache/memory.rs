@@ -2,7 +2,7 @@
 //!
 //! - The bound counts everything an entry holds: its key, its header fields, its body and what the tables need for it. Seven eighths
 //!   are for entries, one eighth for bodies that are still arriving; where either is full, an answer goes to its client uncached.
-//!   Not counted: evicted bodies that some slow client is still reading.
+//!   Not counted: evicted bodies that some slow client is still reading. Those are of the client's share ([`super::lent`]).
 //! - The store is `quick_cache`: sharded, a hit takes a shared lock, and what is asked for once (a crawler's walk) does not push out
 //!   what is asked for often, which it would in an LRU.
 //! - The index key is a 128-bit hash, since that is all that a purge is told. The entry holds the full key as well, and a lookup
@@ -144,6 +144,11 @@ impl MemoryTier {
         let same = index.variance.is_none() || index.variance == found.meta.variance;
         let current = found.is_for(primary, user_tag) && same && !self.changes.since(found.place, found.meta.created);
         current.then_some(found)
+    }
+
+    /// Whether this very body is what is stored there.
+    pub(super) fn has_body(&self, index: &Index, body: &Bytes) -> bool {
+        self.store.peek(&index.slot()).is_some_and(|entry| entry.body.as_ptr() == body.as_ptr())
     }
 
     /// Replaces an entry's metadata once it was validated, which keeps `created` and `number`: they name the entry that was looked up.

@@ -177,8 +177,9 @@ pub struct ServerConfig {
     /// eighth of `max_in_flight`, or 256 if that is more, and never more than half of it.
     pub max_in_flight_per_address: Option<Spanned<u32>>,
     /// Memory for request bodies that are read before a service gets them, in all: for checks of the body, for `buffer_request`, and to
-    /// send a body a second time. What finds none left is answered 503 with `Retry-After` (a second attempt is not made). Default
-    /// 256MiB.
+    /// send a body a second time; and for what the cache has no room for any more while a slow client still reads it. What finds none
+    /// left is answered 503 with `Retry-After` (a second attempt is not made, and an answer that is read too slowly is broken off).
+    /// Default 256MiB.
     pub buffered_bytes: Spanned<Size>,
     /// The same for one client, who is the one of `max_in_flight_per_address`. Default: a quarter of `buffered_bytes`.
     pub buffered_bytes_per_address: Option<Spanned<Size>>,

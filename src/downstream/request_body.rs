@@ -70,7 +70,12 @@ impl Downstream {
         self.purse = Some(purse);
     }
 
-    /// A purse for a copy of the body.
+    /// The same, if nothing was said yet.
+    pub fn set_purse_if_none(&mut self, purse: impl FnOnce() -> Purse) {
+        self.purse.get_or_insert_with(purse);
+    }
+
+    /// A purse for a copy of the body, or for what is kept of the answer.
     pub fn purse_beside(&self) -> Option<Purse> {
         self.purse.as_ref().map(Purse::beside)
     }

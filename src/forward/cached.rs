@@ -109,7 +109,8 @@ pub async fn run(
     let outcome = fetch.outcome();
     let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
     let (cache, asked) = (journey.view.cache, journey.tries.started);
-    let mut filling = Filling::new(cache, cache.admit(fetch, &answer.head, &journey.head.method, asked, &policy, seen));
+    let keeping = cache.admit(fetch, &answer.head, &journey.head.method, asked, &policy, seen);
+    let mut filling = Filling::new(cache, keeping, down);
     let outcome = outcome(filling.keeping.is_storing());
     let date = filling.keeping.date().cloned();
     if answer.head.body.is_done() {

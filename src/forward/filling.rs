@@ -1,5 +1,5 @@
 //! An answer on its way to its client, and into the cache: as fast as the service gives it, up to what is stored, however slowly the client
-//! reads. It reads the rest from what is stored.
+//! reads. It reads the rest from what is stored, as any other client does ([`super::paid`]).
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -10,14 +10,18 @@ use std::task::Poll;
 use bytes::Bytes;
 use http::HeaderMap;
 
+use super::paid::Reading;
 use super::{Failed, broke_off, client_failed};
 use crate::cache::{Cache, Flow, Flown, Keeping};
 use crate::downstream::Downstream;
 use crate::journey::Journey;
+use crate::listen::share::Purse;
 use crate::upstream::Service;
 use crate::upstream::call::{Answer, Broken, Caller, Own, Piece};
 use crate::wire::answer::AnswerHead;
 use crate::wire::trailers;
+
+type Written = pingora_error::Result<()>;
 
 /// See the module.
 pub struct Filling {
@@ -31,11 +35,15 @@ pub struct Filling {
     broken: Option<Broken>,
     /// What the client lags behind by, beyond what is in the flow.
     tail: VecDeque<Bytes>,
+    purse: Option<Purse>,
+    /// What it lags behind by is of its share, once nobody else has it.
+    reading: Option<Reading>,
 }
 
 impl Filling {
-    pub fn new(cache: &'static Cache, keeping: Keeping) -> Self {
-        Filling { cache, keeping, ended: false, fields: None, broken: None, tail: VecDeque::new() }
+    pub fn new(cache: &'static Cache, keeping: Keeping, down: &Downstream) -> Self {
+        let purse = if keeping.is_storing() { down.purse_beside() } else { None };
+        Filling { cache, keeping, ended: false, fields: None, broken: None, tail: VecDeque::new(), purse, reading: None }
     }
 
     /// The body, to the cache and to the client. A client that goes away in the middle does not end what others may want.
@@ -85,10 +93,7 @@ impl Filling {
                         let mut writing = pin!(down.write_body(data, last));
                         match poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
                             Poll::Ready(written) => (written, None),
-                            Poll::Pending => match self.keeping.share().filter(|_| !last) {
-                                None => (writing.await, None),
-                                Some(flow) => (Box::pin(self.beside(writing, &mut answer, service)).await, Some(flow)),
-                            },
+                            Poll::Pending => Box::pin(self.lag(writing, &mut answer, service)).await,
                         }
                     };
                     told = written.map_err(|error| broke_off(Broken::Client(error), journey, down));
@@ -102,7 +107,22 @@ impl Filling {
                 None => {
                     self.keeping.flows(&answer.head);
                     if told.is_ok() {
-                        told = down.flush().await.map_err(|error| client_failed(&error));
+                        let (flushed, flow) = {
+                            let mut flushing = pin!(down.flush());
+                            match poll_fn(|cx| Poll::Ready(flushing.as_mut().poll(cx))).await {
+                                Poll::Ready(flushed) => (flushed, None),
+                                Poll::Pending => Box::pin(self.lag(flushing, &mut answer, service)).await,
+                            }
+                        };
+                        told = flushed.map_err(|error| client_failed(&error));
+                        if let (Some(flow), Ok(()), false) = (&flow, &told, bodiless) {
+                            let caught_up = Box::pin(self.catch_up(flow, &mut sent, down, &mut answer, service)).await;
+                            told = caught_up.map_err(|error| broke_off(Broken::Client(error), journey, down));
+                        }
+                        if flow.is_some() {
+                            // Its end may have come meanwhile.
+                            continue;
+                        }
                     }
                     if matches!(told, Err(Failed::Answer(_))) || told.is_err() && down.is_endless() {
                         // A refusal does not wait for the rest, and of what has no end the rest is for nobody.
@@ -141,8 +161,26 @@ impl Filling {
         Ok(())
     }
 
+    /// The client takes its time: what it is behind by goes into a flow, if it is stored.
+    async fn lag(
+        &mut self,
+        writing: Pin<&mut impl Future<Output = Written>>,
+        answer: &mut Answer,
+        service: &Service,
+    ) -> (Written, Option<Arc<Flow>>) {
+        let Some((flow, lent)) = self.keeping.share() else { return (answer.meanwhile(writing).await, None) };
+        let (cache, purse) = (self.cache, &mut self.purse);
+        self.reading.get_or_insert_with(|| Reading::new(cache, lent, purse.take()));
+        (self.beside(writing, answer, service).await, Some(flow))
+    }
+
     /// Takes in what the service gives, while the client takes its time with what it is given.
-    async fn beside<T>(&mut self, mut writing: Pin<&mut impl Future<Output = T>>, answer: &mut Answer, service: &Service) -> T {
+    async fn beside(
+        &mut self,
+        mut writing: Pin<&mut impl Future<Output = Written>>,
+        answer: &mut Answer,
+        service: &Service,
+    ) -> Written {
         self.keeping.flows(&answer.head);
         loop {
             while self.goes_on() {
@@ -164,7 +202,10 @@ impl Filling {
                 self.done(&answer.head);
             }
             if !self.goes_on() {
-                return writing.await;
+                return match &mut self.reading {
+                    Some(reading) => answer.meanwhile(pin!(reading.during(writing))).await,
+                    None => answer.meanwhile(writing).await,
+                };
             }
             let mut nobody = Own(Bytes::new());
             tokio::select! {
@@ -190,7 +231,7 @@ impl Filling {
         down: &mut Downstream,
         answer: &mut Answer,
         service: &Service,
-    ) -> pingora_error::Result<()> {
+    ) -> Written {
         loop {
             let piece = match flow.at(*sent) {
                 Flown::Some(piece, _) if !piece.is_empty() => piece,

@@ -2,12 +2,14 @@
 //!
 //! For every kind of client. What has to be fetched or validated is [`super::cached`]'s, and parts are [`super::parts`]'.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, StatusCode};
 
-use super::{Failed, client_failed};
+use super::paid::{FREE, Reading};
+use super::{Failed, client_failed, paid};
 use crate::cache::{self, Bypass, CACHE_STATUS, CachePolicy, Flow, Flown, Hit, Looked, Use, Wishes};
 use crate::downstream::{Downstream, seen_upstream};
 use crate::head::HeaderEdit;
@@ -93,21 +95,30 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
         .map_err(|error| client_failed(&error))?;
     match hit.flow() {
         _ if bodiless => {}
-        None => down.write_body(hit.body().clone(), true).await.map_err(|error| client_failed(&error))?,
-        // Boxed: few wait for one.
-        Some(flow) => Box::pin(follow(flow, down)).await?,
+        None if hit.length() <= FREE => {
+            down.write_body(hit.body().clone(), true).await.map_err(|error| client_failed(&error))?;
+        }
+        // Boxed, as the next one: few are so long, and few wait for one.
+        None => {
+            let written = Box::pin(paid::write(hit, journey.view.cache, down)).await;
+            written.map_err(|error| client_failed(&error))?;
+        }
+        Some(flow) => {
+            let reading = Reading::new(journey.view.cache, hit.lent(), down.purse_beside());
+            Box::pin(follow(flow, reading, down)).await?;
+        }
     }
     down.finish().await.map_err(|error| client_failed(&error))
 }
 
 /// A body as it comes.
-async fn follow(flow: &Flow, down: &mut Downstream) -> Result<(), Failed> {
+async fn follow(flow: &Flow, mut reading: Reading, down: &mut Downstream) -> Result<(), Failed> {
     let mut sent = 0;
     loop {
         match flow.at(sent) {
             Flown::Some(piece, last) => {
                 sent += piece.len();
-                down.write_body(piece, last).await.map_err(|error| client_failed(&error))?;
+                reading.during(pin!(down.write_body(piece, last))).await.map_err(|error| client_failed(&error))?;
                 if last {
                     return Ok(());
                 }
@@ -117,7 +128,7 @@ async fn follow(flow: &Flow, down: &mut Downstream) -> Result<(), Failed> {
                 return Err(Failed::BrokeOff);
             }
             Flown::NoneYet => {
-                down.flush().await.map_err(|error| client_failed(&error))?;
+                reading.during(pin!(down.flush())).await.map_err(|error| client_failed(&error))?;
                 tokio::select! {
                     biased;
                     _ = flow.next(sent) => {}

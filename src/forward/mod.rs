@@ -7,6 +7,7 @@ mod filling;
 pub mod hit;
 mod mirror;
 pub mod own;
+pub mod paid;
 mod parts;
 mod refresh;
 mod relay;
@@ -21,9 +22,9 @@ use http::StatusCode;
 use pingora_error::{Error, ErrorType};
 
 use crate::cache::Use;
-use crate::downstream::{CLIENT_STALLED, Downstream};
+use crate::downstream::{CLIENT_STALLED, Downstream, UNPAID};
 use crate::exchange::Verdict;
-use crate::journey::{Journey, body_refusal, out_of_time};
+use crate::journey::{ANSWER_BUDGET, Journey, body_refusal, out_of_time};
 use crate::reply::Reply;
 use crate::upstream::call::client::Overheard;
 use crate::upstream::call::{Answer, Broken, Call, CallError, Caller, call_error};
@@ -49,7 +50,7 @@ pub enum Failed {
     BrokeOff,
     /// The gateway broke it off, for it came too slowly.
     TooSlow,
-    /// The gateway has closed a WebSocket, for this reason.
+    /// The gateway has closed a WebSocket, or broken off an answer to a client that is too slow, for this reason.
     Closed(Verdict),
 }
 
@@ -178,6 +179,7 @@ fn client_failed(error: &Error) -> Failed {
     match body_refusal(&error.etype).or_else(|| refusal(error)) {
         Some(reply) => Failed::Answer(reply),
         None if error.etype == CLIENT_STALLED => Failed::ClientStopped,
+        None if error.etype == UNPAID => Failed::Closed(ANSWER_BUDGET),
         None => Failed::ClientGone,
     }
 }

@@ -1,6 +1,8 @@
 //! Stored answers, or the parts of them that are asked for (RFC 9110, section 14), given to who has waited for them, validated them, or
 //! wants no more than a part.
 
+use std::pin::pin;
+
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Method};
@@ -8,10 +10,11 @@ use pingora_core::protocols::http::conditional_filter::{not_modified_filter, to_
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{MultiRangeInfo, RangeType};
 
+use super::paid::Reading;
 use super::{Failed, client_failed, hit};
 use crate::cache::{self, CACHE_STATUS, Hit};
-use crate::downstream::{Downstream, apply_to_response, seen_upstream};
-use crate::journey::{Answered, Journey};
+use crate::downstream::{BODY_BUDGET, Downstream, apply_to_response, seen_upstream};
+use crate::journey::{Answered, Journey, body_refusal};
 use crate::reply::Reply;
 use crate::wire::view::AnswerView;
 
@@ -36,11 +39,16 @@ pub async fn give(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Re
         to_304(&mut head);
     }
     let parts = cache::range(&asked, &mut head, whole.is_empty());
+    let mut reading = Reading::new(journey.view.cache, hit.lent(), down.purse_beside());
     let body = match &parts {
         _ if unchanged || journey.head.method == Method::HEAD => Bytes::new(),
         RangeType::Invalid => Bytes::new(),
         RangeType::None => whole.clone(),
         RangeType::Single(range) => whole.slice(range.start.min(whole.len())..range.end.min(whole.len())),
+        // What is put together is this client's alone.
+        RangeType::Multi(ranges) if !reading.pays(ranges.calculate_multipart_length()) => {
+            return Err(body_refusal(&BODY_BUDGET).map_or(Failed::BrokeOff, Failed::Answer));
+        }
         RangeType::Multi(ranges) => assemble(ranges, whole),
     };
     let answered = tell(&mut head, hit, journey).map_err(Failed::Answer)?;
@@ -49,7 +57,7 @@ pub async fn give(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Re
     let written = async {
         down.write_head(Box::new(head), end).await?;
         if !end {
-            down.write_body(body, true).await?;
+            reading.during(pin!(down.write_body(body, true))).await?;
         }
         down.finish().await
     };

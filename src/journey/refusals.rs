@@ -43,6 +43,9 @@ pub const CLIENT_CLOSED: StatusCode = match StatusCode::from_u16(499) {
 /// A client that took nothing of its answer until `timeouts.write` was over.
 pub const CLIENT_STOPPED: Verdict = Verdict { policy: "client", reason: "client_write_timeout" };
 
+/// A client that reads so slowly what the cache has no room for any more that its share of the memory for bodies was used up.
+pub const ANSWER_BUDGET: Verdict = Verdict { policy: "client", reason: "answer_budget" };
+
 /// The answer to a body that did not come as it should have; `None` if nobody is left to be answered.
 pub fn body_refusal(kind: &pingora_error::ErrorType) -> Option<Box<Reply>> {
     if *kind == BODY_TOO_LARGE {

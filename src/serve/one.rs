@@ -10,6 +10,7 @@ use crate::cache::Hit;
 use crate::downstream::{Downstream, ExchangeControl, Returned, Wire};
 use crate::exchange::{Connection, Verdict};
 use crate::forward::hit::{Found, Missed};
+use crate::forward::paid::FREE;
 use crate::forward::{self, Failed};
 use crate::head::{BodyFraming, RequestHead};
 use crate::journey::gauntlet::too_many_in_flight;
@@ -39,8 +40,9 @@ pub(super) async fn exchange(
         refuse(&mut journey, &mut down, &too_many_in_flight()).await;
         return down.give_back();
     };
+    let purse = || Purse::new(worker.core.shares, share.payer(), view.snapshot.body_memory);
     if journey.head.body != BodyFraming::None {
-        down.set_purse(Purse::new(worker.core.shares, share.payer(), view.snapshot.body_memory));
+        down.set_purse(purse());
     }
     let mut place = Places::new(&worker.core.in_flight, view.snapshot.max_in_flight);
     let elsewhere = door.redirect.and_then(|redirect| redirect.answer(&journey.head, journey.exchange.scheme()));
@@ -51,7 +53,7 @@ pub(super) async fn exchange(
     if let Some(route) = journey.route() {
         entry.took(&route.id);
         if route.plan.holds_answers && journey.head.body == BodyFraming::None {
-            down.set_purse(Purse::new(worker.core.shares, share.payer(), view.snapshot.body_memory));
+            down.set_purse(purse());
         }
     }
     match flow {
@@ -59,10 +61,16 @@ pub(super) async fn exchange(
         ControlFlow::Continue(()) => {
             let missed = match forward::hit::find(&journey) {
                 Some(Found::Fresh(hit)) => {
+                    if hit.length() > FREE {
+                        down.set_purse_if_none(purse);
+                    }
                     from_memory(&mut journey, &mut down, &hit, alarm).await;
                     return down.give_back();
                 }
-                Some(Found::Missed(missed)) => Some(missed),
+                Some(Found::Missed(missed)) => {
+                    down.set_purse_if_none(purse);
+                    Some(missed)
+                }
                 None => None,
             };
             // Only now, for a stored answer is nobody's turn.

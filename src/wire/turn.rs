@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Read at a turn.
-const MOST: usize = 16 * 1024;
+const MOST: usize = 8 * 1024;
 
 /// How much of the present turn is over.
 #[derive(Debug, Default)]
@@ -100,6 +100,6 @@ mod tests {
             turns += 1;
             tokio::task::yield_now().await;
         }
-        assert!((9..=12).contains(&turns), "{turns}");
+        assert!((9..=14).contains(&turns), "{turns}");
     }
 }

@@ -326,17 +326,21 @@ fn short_messages_up_to_the_window_are_no_flood() {
         let (request, mut respond) = wire.accept().await.unwrap().unwrap();
         // Nobody passes anything on before all of it is there.
         let driven = tokio::spawn(async move { while wire.accept().await.is_some_and(|accepted| accepted.is_ok()) {} });
-        let (mut body, mut gathered) = (request.into_body(), bytes::BytesMut::new());
-        let waiting = std::future::poll_fn(|cx| {
-            gather(&mut body, &mut gathered, cx);
-            std::task::Poll::<()>::Pending
+        // A task of its own, as every stream has: it has its turn.
+        let waits = tokio::spawn(async move {
+            let (mut body, mut gathered) = (request.into_body(), bytes::BytesMut::new());
+            let waiting = std::future::poll_fn(|cx| {
+                gather(&mut body, &mut gathered, cx);
+                std::task::Poll::<()>::Pending
+            });
+            assert!(tokio::time::timeout(std::time::Duration::from_millis(300), waiting).await.is_err());
+            let mut count = gathered.len();
+            while let Some(piece) = body.data().await {
+                count += piece.expect("the connection stands").len();
+            }
+            count
         });
-        assert!(tokio::time::timeout(std::time::Duration::from_millis(300), waiting).await.is_err());
-        let mut count = gathered.len();
-        while let Some(piece) = body.data().await {
-            count += piece.expect("the connection stands").len();
-        }
-        assert_eq!(count, COUNT * 8);
+        assert_eq!(waits.await.unwrap(), COUNT * 8);
         respond.send_response(http::Response::new(()), true).unwrap();
         assert!(near.read_u8().await.is_ok() && !driven.is_finished());
     });

@@ -361,7 +361,11 @@ impl Stream {
         match &piece {
             Piece::Data(data, false) if data.len() < SMALL && self.is_one_of_many() => {
                 self.gathered.extend_from_slice(data);
-                poll_fn(|cx| Poll::Ready(self.absorb(cx))).await;
+                let all = poll_fn(|cx| {
+                    self.absorb(cx);
+                    Poll::Ready(())
+                });
+                all.await;
                 return Ok(());
             }
             Piece::Data(data, last) => {
