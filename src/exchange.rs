@@ -441,6 +441,8 @@ pub struct Exchange {
     pub fault: &'static str,
     /// The request's body, where a step keeps it for one that waits.
     pub body: Option<bytes::Bytes>,
+    /// The body that goes on in place of the one that a step was shown.
+    pub new_body: Option<bytes::Bytes>,
     /// What is given back when the request ends.
     pub held: smallvec::SmallVec<[Box<dyn OnEnd>; 1]>,
 }
@@ -521,6 +523,7 @@ impl Exchange {
             priority: Priority::default(),
             fault: "",
             body: None,
+            new_body: None,
             held: Default::default(),
         }
     }

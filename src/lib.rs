@@ -32,6 +32,7 @@
 //! | [`upgrade`], [`successor`] | handing the listening sockets to the next process |
 //! | [`demo`] | the product in one command |
 //! | [`cli`] | the commands |
+//! | [`json`] | JSON that is worked on as a text: filtered as it comes, or edited as a tree |
 //! | [`address`] | where an endpoint is: an IP address with a port, or a Unix socket |
 //! | [`authority`], [`via`] | a host's one spelling; the names of the gateways that a message has passed |
 //! | [`carrier`], [`by`] | query parameters and cookies; what requests are told apart by |
@@ -53,7 +54,7 @@
 //! A room may use the rooms on the lines above its own, and no others: neither one below nor one beside it. No exceptions; a test reads
 //! this list and holds every import against it. A new room needs its place here.
 //!
-//! - types that know nobody: [`address`], [`authority`], [`clock`], [`fingerprint`], [`grpc`], [`ledger`], [`path`], [`plain`], [`problem`], [`stripe`], [`tally`], [`upgrade`], [`wait`]
+//! - types that know nobody: [`address`], [`authority`], [`clock`], [`fingerprint`], [`grpc`], [`json`], [`ledger`], [`path`], [`plain`], [`problem`], [`stripe`], [`tally`], [`upgrade`], [`wait`]
 //! - [`head`], [`node`], [`reply`], [`successor`]
 //! - [`carrier`], [`report`], [`value`], [`via`]
 //! - [`cidr`], [`context`], [`exchange`]
@@ -99,6 +100,7 @@ pub mod grpc;
 pub mod head;
 pub mod jose;
 pub mod journey;
+pub mod json;
 pub mod keys;
 
 pub mod ledger;

@@ -69,6 +69,7 @@ mod rates;
 mod recovery;
 mod refusals;
 mod reload;
+mod reshape;
 mod responses;
 mod retries;
 mod rooms;

@@ -354,6 +354,12 @@ impl Checker<'_> {
         let (wanted, name) = match kind {
             Kind::Bool => (Shape::Bool, "true or false"),
             Kind::Int => (Shape::Int, "a whole number"),
+            Kind::Any => {
+                if matches!(known(root), Some(Known::Shape(Shape::Map) | Known::Bytes)) {
+                    self.refuse(root.id, "this expression comes to no value that JSON has a form for here".to_owned(), None);
+                }
+                return;
+            }
         };
         if let Some(shape) = other_than(root, wanted) {
             self.refuse(root.id, format!("this expression comes to {}, and has to come to {name}", described(shape)), None);

@@ -42,6 +42,9 @@ pub const MAX_SOURCE: usize = 4096;
 /// The deepest nesting of one expression in another.
 pub const MAX_DEPTH: usize = 64;
 
+/// How deep the lists of a value may be nested.
+const DEEPEST_VALUE: usize = 16;
+
 /// What one evaluation may cost: the turns of its macros (`all`, `exists`, `map`, `filter`), each weighed with the size of the
 /// request's head and 1 KiB, come to no more than this many bytes. A request of 1 KiB may turn 2,048 times, one of 31 KiB 128 times.
 pub const WORK: usize = 4 << 20;
@@ -51,6 +54,8 @@ pub const WORK: usize = 4 << 20;
 pub enum Kind {
     Bool,
     Int,
+    /// A text, a number, a boolean, `null`, or a list of such: what can be written as JSON.
+    Any,
 }
 
 /// A compiled expression.
@@ -131,6 +136,11 @@ impl Expression {
             Some(value) => Some(*value.inner()),
             None => value.downcast_ref::<CelUInt>().and_then(|value| i64::try_from(*value.inner()).ok()),
         })
+    }
+
+    /// What a value comes to, as JSON. Maps are no values: their members are.
+    pub fn json(&self, head: &RequestHead, exchange: &Exchange) -> Result<serde_json::Value, RuleError> {
+        self.evaluate(head, exchange, |value| values::written(value, DEEPEST_VALUE))
     }
 
     fn evaluate<T>(

@@ -94,6 +94,31 @@ pub fn json(value: &Value) -> Box<dyn Val + '_> {
     }
 }
 
+/// A value as JSON: the other way round. `None` for what has no such form, and for what is nested too deeply.
+pub fn written(value: &dyn Val, depth: usize) -> Option<Value> {
+    if let Some(text) = value.downcast_ref::<CelString>() {
+        return Some(Value::String(text.inner().to_owned()));
+    }
+    if let Some(number) = value.downcast_ref::<CelInt>() {
+        return Some(Value::from(*number.inner()));
+    }
+    if let Some(number) = value.downcast_ref::<CelUInt>() {
+        return Some(Value::from(*number.inner()));
+    }
+    if let Some(number) = value.downcast_ref::<CelDouble>() {
+        return serde_json::Number::from_f64(*number.inner()).map(Value::Number);
+    }
+    if let Some(value) = value.downcast_ref::<CelBool>() {
+        return Some(Value::Bool(*value.inner()));
+    }
+    if value.downcast_ref::<CelNull>().is_some() {
+        return Some(Value::Null);
+    }
+    let list = value.downcast_ref::<CelList>()?;
+    let depth = depth.checked_sub(1)?;
+    list.inner().iter().map(|item| written(&**item, depth)).collect()
+}
+
 /// A map that copies nothing: a member is made when it is asked for, the list of names when somebody goes through them.
 #[derive(Debug)]
 pub struct View<'a> {

@@ -62,8 +62,8 @@ mod tests {
     /// Wherever the schema lets people choose the keys and write any text as their values, nothing says what the text is.
     #[test]
     fn what_people_may_write_under_names_of_their_own_is_not_shown() {
-        /// Names of fields and claims, and what a token's holder can read in it.
-        const SHOWN: [&str; 2] = ["claims_to_headers", "claims"];
+        /// Names of fields and claims, places in bodies, and what a token's holder can read in it.
+        const SHOWN: [&str; 7] = ["claims_to_headers", "claims", "header", "move", "rename", "unwrap", "wrap"];
         const CANARY: &str = "canary-4711";
         let schema = schema();
         let mut free = std::collections::BTreeMap::new();

@@ -397,6 +397,12 @@ fn answers(list: &mut List, w: &Words) {
         &["cache-status: ", "hit", "age:"],
     );
     list.add(&[200], "credentials bypass the cache", format!("{curl} -b session=1 {http}/prices/42"), &["cache-status: "]);
+    list.add(
+        &[200],
+        "a field that goes on as a header, and no internal ones in the answer",
+        format!("{curl} -H 'Content-Type: application/json' -d '{{\"customerId\": 7.10}}' {http}/public/42"),
+        &[r#""x-customer": "7.10""#],
+    );
     list.add(&[200], "server-sent events, as they come", format!("{curl} -N {http}/events"), &["\"number\":3"]);
     list.add(
         &[503],

@@ -157,6 +157,17 @@ impl Downstream {
         Ok(Ok(whole))
     }
 
+    /// Puts another body in the place of the one that was read whole.
+    ///
+    /// # Errors
+    /// [`BODY_BUDGET`] where it is longer, and there is no memory left for that.
+    pub fn replace_body(&mut self, body: Bytes) -> Result<()> {
+        let before = self.buffered.as_ref().map_or(0, Bytes::len);
+        self.charge(body.len().saturating_sub(before))?;
+        self.buffered = Some(body);
+        Ok(())
+    }
+
     /// Waits for the beginning of a body of this framing, and keeps it for whoever reads the body later: a backend's connection is not for
     /// clients that have nothing to send yet. Where the length is known that is a good part of it; where it is not, whatever comes
     /// first, for the client may wait for a word in return.

@@ -105,6 +105,16 @@ impl Client for StockClient<'_> {
         }
     }
 
+    fn replace_body(&mut self, body: Bytes) -> Result<()> {
+        let before = self.body.whole.as_ref().map_or(0, Bytes::len);
+        let more = body.len().saturating_sub(before);
+        if !self.body.purse.as_mut().is_none_or(|purse| purse.charge(more)) {
+            return Err(Error::new(BODY_BUDGET));
+        }
+        self.body.whole = Some(body);
+        Ok(())
+    }
+
     async fn await_body(&mut self, _: BodyFraming) -> Result<()> {
         // What is read here could not be given back.
         Ok(())

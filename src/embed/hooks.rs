@@ -538,8 +538,14 @@ impl ProxyHttp for Gateway {
         }
         trailers::filter(fields, &journey.exchange.to_client);
         // What comes of stages at the end takes the trailers' place: Pingora cannot send both.
-        let rest = ctx.staged.as_mut().and_then(|staged| staged.piece(Bytes::new(), true).ok());
-        Ok(rest.filter(|rest| !rest.is_empty()))
+        let Some(staged) = &mut ctx.staged else { return Ok(None) };
+        match staged.piece(Bytes::new(), true) {
+            Ok(rest) => Ok(Some(rest).filter(|rest| !rest.is_empty())),
+            Err(reply) => {
+                super::ctx::journey(ctx)?.refusal = Some(reply);
+                Err(Error::new(REPLACED))
+            }
+        }
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {

@@ -35,6 +35,12 @@ pub trait Client: Send {
     /// As [`Downstream::buffer_body`], but for that.
     fn try_body(&mut self, bound: usize) -> impl Future<Output = Result<Option<Bytes>>> + Send;
 
+    /// Puts another body in the place of one that was read whole.
+    ///
+    /// # Errors
+    /// As [`Downstream::replace_body`].
+    fn replace_body(&mut self, body: Bytes) -> Result<()>;
+
     /// Waits for the beginning of a body of this framing.
     ///
     /// # Errors
@@ -57,6 +63,10 @@ impl Client for Downstream {
 
     fn try_body(&mut self, bound: usize) -> impl Future<Output = Result<Option<Bytes>>> + Send {
         Downstream::try_body(self, bound)
+    }
+
+    fn replace_body(&mut self, body: Bytes) -> Result<()> {
+        Downstream::replace_body(self, body)
     }
 
     fn await_body(&mut self, framing: BodyFraming) -> impl Future<Output = Result<()>> + Send {

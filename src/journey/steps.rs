@@ -113,15 +113,21 @@ impl Journey {
         let Journey { view, routed, head, exchange, .. } = self;
         let step = view.route(*routed).and_then(|route| route.plan.steps.get(number));
         let Some((Work::Body(run), stage)) = step.map(|step| (&step.work, step.stage)) else { return Flow::Continue(()) };
-        let flow = match body {
-            Some(body) => run.on_body(head, &body, exchange),
+        let flow = match &body {
+            Some(body) => run.on_body(head, body, exchange),
             None => {
                 run.on_longer(exchange);
                 Flow::Continue(())
             }
         };
         exchange.spent(stage, since.elapsed());
-        flow
+        let Some(other) = exchange.new_body.take() else { return flow };
+        drop(body);
+        head.body = BodyFraming::Length(other.len() as u64);
+        match client.replace_body(other) {
+            Ok(()) => flow,
+            Err(error) => body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
+        }
     }
 
     /// Whether the route wants the whole body before it asks a backend.

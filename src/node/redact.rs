@@ -48,7 +48,7 @@ impl Veil {
         if key == "key" && map.iter().any(|(key, _)| key.text == "cert" || key.text == "certificate") {
             return Veil::Nothing;
         }
-        if matches!(key, "set" | "add" | "append" | "headers" | "query") { Veil::Fields } else { by_name(key) }
+        if matches!(key, "set" | "add" | "append" | "default" | "headers" | "query") { Veil::Fields } else { by_name(key) }
     }
 
     /// Over the items of a list that is itself under this veil.

@@ -127,6 +127,7 @@ pub static REGISTRY: &[Entry] = &[
     entry::<super::admit::adaptive::AdaptiveConcurrency>(),
     entry::<super::admit::fault::Fault>(),
     entry::<super::shape::headers::RequestHeaders>(),
+    entry::<super::shape::reshape::Reshape>(),
     entry::<super::shape::answer_contract::AnswerContract>(),
     entry::<super::shape::etag::Etag>(),
     entry::<super::shape::security_headers::SecurityHeaders>(),
@@ -148,7 +149,7 @@ pub fn is_of_service(entry: &Entry) -> bool {
 }
 
 /// Policies that do nothing with `{}`: written at a route, that would undo what a service or all routes have.
-const EMPTY_SAYS_NOTHING: [&str; 3] = ["bounds", "ip_restriction", "validate"];
+const EMPTY_SAYS_NOTHING: [&str; 4] = ["bounds", "ip_restriction", "reshape", "validate"];
 
 /// What one `policies:` table says about one policy.
 #[derive(Clone)]

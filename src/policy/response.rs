@@ -7,6 +7,7 @@
 //! A step sees the head as the steps before it have left it. It may change fields and the status, give another answer instead, and put a
 //! stage in the body's way. What is said of the body (`Content-Length`, `ETag`, digests, `Accept-Ranges`) stays true by itself.
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use smallvec::SmallVec;
 
@@ -14,7 +15,7 @@ use crate::exchange::Exchange;
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::reply::Flow;
 use crate::wire::encode::is_bodiless;
-use crate::wire::stages::{BodyStage, Pieces, Stages, Validator, describing, weak};
+use crate::wire::stages::{BodyStage, Changed, Pieces, Stages, Validator, describing, weak};
 use crate::wire::streams::is_stream;
 use crate::wire::view::AnswerView;
 
@@ -199,6 +200,14 @@ impl<'a> Outgoing<'a> {
         }
     }
 
+    /// Leaves nothing of the body, whatever follows.
+    pub fn without_body(&mut self) {
+        self.changes_body(Validator::Drop);
+        if self.follows() != Follows::Nothing {
+            self.stages.push(BodyStage::Pieces(Box::new(Nothing)));
+        }
+    }
+
     /// Takes away what would not be true of another body: for the answer to a HEAD that would have one.
     pub fn changes_body(&mut self, validator: Validator) {
         for name in describing() {
@@ -223,21 +232,21 @@ impl<'a> Outgoing<'a> {
     }
 }
 
+/// Leaves nothing of a body.
+struct Nothing;
+
+impl Pieces for Nothing {
+    fn piece(&mut self, _: Bytes) -> Changed {
+        Ok(Bytes::new())
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use bytes::{Bytes, BytesMut};
+    use bytes::BytesMut;
 
     use super::*;
     use crate::wire::answer::AnswerHead;
-    use crate::wire::stages::Changed;
-
-    struct Nothing;
-
-    impl Pieces for Nothing {
-        fn piece(&mut self, data: Bytes) -> Changed {
-            Ok(data)
-        }
-    }
 
     fn answer(raw: &str) -> Box<AnswerHead> {
         crate::wire::answer::take(&mut BytesMut::from(raw), &Method::GET, &Default::default()).unwrap().unwrap()

@@ -123,6 +123,12 @@ impl<'s> Check<'s> {
         (!valid || self.exhausted).then_some(self.broken)
     }
 
+    /// Whether a value is valid against one of the schemas, and how many steps are left then; none where they did not suffice.
+    pub fn asked(mut self, rule: u32, value: &Value) -> (bool, u64) {
+        let valid = self.node(rule, value, &Place::Root, None, None);
+        (valid, if self.exhausted { 0 } else { self.steps })
+    }
+
     /// Whether nothing more has to be looked at, now that something was found to be wrong.
     fn is_done(&self) -> bool {
         self.quiet > 0 || self.exhausted || self.broken.violations.len() >= self.most

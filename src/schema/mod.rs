@@ -15,6 +15,7 @@ mod compile;
 mod format;
 mod number;
 mod pattern;
+mod strip;
 #[cfg(test)]
 mod tests;
 mod uri;

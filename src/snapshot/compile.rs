@@ -339,7 +339,7 @@ impl<'a> Compiler<'a> {
                 self.problems.push(problem.hint("add `cache` to the route's policies"));
             }
             if plan.holds_answers && self.document.server.engine.value == Engine::Pingora {
-                let message = "a policy of this route works on whole answers (`etag`, `answer_contract`), which cannot be had with `engine: pingora`";
+                let message = "a policy of this route works on whole answers (`etag`, `answer_contract`, `reshape` with other steps than `keep` and `remove`), which cannot be had with `engine: pingora`";
                 self.problems
                     .push(Problem::error(config.path.place, message).hint("turn it off here, or take `engine` out of `server`"));
             }

@@ -37,6 +37,11 @@ pub trait Pieces: Send + Sync {
     fn end(&mut self) -> Changed {
         Ok(Bytes::new())
     }
+
+    /// How many bytes are kept, where that may be many.
+    fn held(&self) -> usize {
+        0
+    }
 }
 
 /// Works on a body that is there whole. The head has not been sent.
@@ -126,7 +131,10 @@ impl Stages {
 
     /// How many bytes are gathered.
     pub fn held(&self) -> usize {
-        let held = |link: &Link| if let Link::Whole(gathering) = link { gathering.body.len() } else { 0 };
+        let held = |link: &Link| match link {
+            Link::Pieces(run) => run.held(),
+            Link::Whole(gathering) => gathering.body.len(),
+        };
         self.links.iter().map(held).sum()
     }
 

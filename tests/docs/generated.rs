@@ -12,7 +12,7 @@ use crate::packaging::reference;
 const MARK: &str = "<!-- From here on generated from the code: `make reference`. -->\n";
 
 /// The page that says how a policy is used, and the beginnings of the names of its metrics.
-const MORE: [(&str, &str, &[&str]); 27] = [
+const MORE: [(&str, &str, &[&str]); 28] = [
     ("cors", "guide/browsers.md", &["portcullis_cors_"]),
     ("csrf", "guide/browsers.md#what-pages-may-not-send", &[]),
     ("bounds", "guide/limits.md#bounds-of-listeners-and-of-the-process", &[]),
@@ -36,6 +36,7 @@ const MORE: [(&str, &str, &[&str]); 27] = [
     ("adaptive_concurrency", "guide/limits.md#slower-instead-of-refused", &["portcullis_adaptive_concurrency_"]),
     ("fault", "guide/services.md#faults-on-purpose", &["portcullis_faults_"]),
     ("request_headers", "guide/routing.md#what-the-service-sees", &[]),
+    ("reshape", "guide/reshape.md", &["portcullis_reshape_"]),
     ("answer_contract", "guide/contracts.md#answers", &["portcullis_contract_"]),
     ("etag", "guide/answers.md#tags-and-304", &[]),
     ("security_headers", "guide/answers.md#security-headers", &[]),

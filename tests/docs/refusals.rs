@@ -35,7 +35,8 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// Who refuses in this file, where the place itself does not say.
 fn refuser(path: &str) -> &'static str {
-    const FILES: [(&str, &str); 27] = [
+    const FILES: [(&str, &str); 28] = [
+        ("policy/shape/reshape", "reshape"),
         ("policy/shape/answer_contract", "answer_contract"),
         ("policy/edge/cors", "cors"),
         ("policy/validate/csrf", "csrf"),

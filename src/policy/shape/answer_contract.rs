@@ -6,15 +6,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 use pingora_http::ResponseHeader;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::exchange::Exchange;
+use crate::grpc::Dialect;
 use crate::head::{HeaderEdit, RequestHead};
 use crate::jose::json;
-use crate::policy::validate::contract::{Mode, SchemaConfig, schema};
+use crate::json::Tree;
+use crate::policy::validate::contract::{SchemaConfig, schema};
 use crate::policy::validate::media::MediaType;
 use crate::policy::validate::report::{Outcome, Part, Report};
 use crate::policy::{Compile, Follows, OnRequest, OnResponse, Outgoing, PlanBuilder, Policy, Stage};
@@ -23,6 +26,7 @@ use crate::reply::{Flow, Reply};
 use crate::schema::{Schema, Violation};
 use crate::value::{Size, Spanned};
 use crate::wire::stages::{Beyond, BodyStage, Changed, Validator, Whole};
+use crate::wire::streams::is_stream;
 
 /// The longest answer that may be held back, in bytes, and the longest that is where nobody says otherwise.
 const MOST: u64 = 16 << 20;
@@ -37,12 +41,27 @@ pub struct AnswerContractConfig {
     #[serde(default)]
     pub formats: bool,
     /// What is done with answers that break it: clients get 502 instead (`enforce`), or the answer goes out and is counted (`report`), or nothing
-    /// is looked at (`off`).
+    /// is looked at (`off`); or what the schema does not know is taken out (`strip`), and what is left is held to it.
     #[serde(default)]
-    pub mode: Mode,
+    pub mode: AnswerMode,
     /// The longest body that is looked at, up to 16MiB: it is held back until it is whole. A longer one breaks the contract, and passes with
     /// `mode: report`. Default: 1MiB.
     pub up_to: Option<Spanned<Size>>,
+}
+
+/// What is done with answers that break the schema.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerMode {
+    /// Clients get 502 instead.
+    #[default]
+    Enforce,
+    /// They go out, and are counted: `GET /contracts` of the admin API.
+    Report,
+    /// Members of objects that the schema does not know are taken out; what is left has to be as it says, else 502.
+    Strip,
+    /// Nobody looks.
+    Off,
 }
 
 /// The compiled policy.
@@ -53,7 +72,7 @@ pub struct AnswerContract {
 
 struct Inner {
     schema: Schema,
-    mode: Mode,
+    mode: AnswerMode,
     report: Arc<Report>,
 }
 
@@ -67,7 +86,7 @@ struct Looking {
 impl Inner {
     fn broken(&self, violations: &[Violation], consumer: Option<&str>) -> Result<(), Box<Reply>> {
         violations.iter().for_each(|violation| self.report.note(Part::Answer, "", violation, consumer));
-        if self.mode == Mode::Report {
+        if self.mode == AnswerMode::Report {
             self.report.count(Part::Answer, Outcome::Reported);
             return Ok(());
         }
@@ -80,43 +99,92 @@ impl Inner {
     }
 }
 
+/// What is wrong with an answer as a whole.
+fn wrong(keyword: &'static str, detail: &str) -> Violation {
+    Violation { pointer: String::new(), keyword, detail: detail.to_owned() }
+}
+
+impl Looking {
+    /// Takes out what the schema does not know: the body without it, where there was something; `None` where that cannot be told.
+    fn strip(&self, body: &Bytes, value: &mut Value, steps: u64) -> Option<Option<Bytes>> {
+        let mut tree = Tree::parse(body, 0).ok()?;
+        if self.inner.schema.strip(&mut tree, value, steps)? == 0 {
+            return Some(None);
+        }
+        let left = tree.write();
+        *value = json::value(&left)?;
+        Some(Some(left.into()))
+    }
+}
+
 impl Whole for Looking {
     fn whole(self: Box<Self>, _: &mut ResponseHeader, body: &Bytes) -> Changed<Option<Bytes>> {
         let consumer = self.consumer.as_deref();
-        let broken = match self.json.then(|| json::value(body)).flatten() {
-            Some(value) => self.inner.schema.broken(&value, crate::policy::validate::contract::steps(body.len()), 20),
-            None => {
-                let violation = Violation { pointer: String::new(), keyword: "json", detail: "must be JSON".to_owned() };
-                self.inner.broken(&[violation], consumer)?;
-                return Ok(None);
-            }
+        let steps = crate::policy::validate::contract::steps(body.len());
+        let Some(mut value) = self.json.then(|| json::value(body)).flatten() else {
+            self.inner.broken(&[wrong("json", "must be JSON")], consumer)?;
+            return Ok(None);
         };
-        if let Some(broken) = broken {
+        let mut left = None;
+        if self.inner.mode == AnswerMode::Strip {
+            match self.strip(body, &mut value, steps) {
+                Some(body) => left = body,
+                None => self.inner.broken(&[wrong("strip", "must be what can be taken apart")], consumer)?,
+            }
+        }
+        if let Some(broken) = self.inner.schema.broken(&value, steps, 20) {
             self.inner.broken(&broken.violations, consumer)?;
         }
-        Ok(None)
+        Ok(left)
     }
 }
 
 impl OnRequest for AnswerContract {
     fn on_request(&self, _: &RequestHead, exchange: &mut Exchange) -> Flow {
         exchange.to_upstream.push(HeaderEdit::Remove(header::ACCEPT_ENCODING));
+        if self.inner.mode != AnswerMode::Report {
+            // Of a part nobody can say whether it is of what was agreed on.
+            let whole = [header::RANGE, header::IF_RANGE];
+            exchange.to_upstream.extend(whole.map(HeaderEdit::Remove));
+        }
         Flow::Continue(())
     }
 }
 
 impl OnResponse for AnswerContract {
     fn on_response(&self, answer: &mut Outgoing<'_>) -> Flow {
-        if !answer.status().is_success() || answer.follows() != Follows::Body {
+        let follows = answer.follows();
+        if !answer.status().is_success() || self.inner.mode == AnswerMode::Off {
             return Flow::Continue(());
+        }
+        let strips = self.inner.mode == AnswerMode::Strip;
+        let calls = || Dialect::of(answer.head.header("content-type").unwrap_or_default()).is_grpc();
+        let streams = || answer.first(&header::CONTENT_TYPE).is_some_and(is_stream);
+        match follows {
+            // Whoever says that he calls by gRPC gets no other answer by that than others do.
+            Follows::Stream if self.inner.mode != AnswerMode::Report && calls() && !streams() => {
+                let violation = wrong("json", "must not be a stream");
+                return self.inner.broken(&[violation], None).map_or_else(Reply::refuse, Flow::Continue);
+            }
+            Follows::Part if self.inner.mode != AnswerMode::Report => {
+                let violation = wrong("json", "must be whole");
+                let consumer = answer.exchange.identity.as_ref().and_then(|identity| identity.consumer.as_deref());
+                return self.inner.broken(&[violation], consumer).map_or_else(Reply::refuse, Flow::Continue);
+            }
+            Follows::Nothing if strips && answer.head.method == Method::HEAD => {
+                answer.changes_body(Validator::Drop);
+                return Flow::Continue(());
+            }
+            Follows::Body => {}
+            _ => return Flow::Continue(()),
         }
         let is_json = answer.first(&header::CONTENT_TYPE).and_then(MediaType::parse).is_some_and(|media| media.is_json());
         let json = is_json && answer.all(&header::CONTENT_ENCODING).is_empty();
         let consumer = answer.exchange.identity.as_ref().and_then(|identity| identity.consumer.clone());
-        let beyond = if self.inner.mode == Mode::Enforce { Beyond::Refuse(Self::NAME) } else { Beyond::Pass };
+        let beyond = if self.inner.mode == AnswerMode::Report { Beyond::Pass } else { Beyond::Refuse(Self::NAME) };
         let run = Box::new(Looking { inner: self.inner.clone(), consumer, json });
-        // The body stays what it is; nobody asks for the validator.
-        let stage = BodyStage::Whole { bound: self.up_to, beyond, validator: Validator::Weaken, run };
+        // Where nothing is taken out, the body stays what it is, and nobody asks for the validator.
+        let stage = BodyStage::Whole { bound: self.up_to, beyond, validator: Validator::Drop, run };
         answer.whole(|| stage);
         Flow::Continue(())
     }
@@ -142,7 +210,7 @@ impl Policy for AnswerContract {
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
-        if self.inner.mode != Mode::Off {
+        if self.inner.mode != AnswerMode::Off {
             plan.holds_answers();
             plan.on_request(self.clone());
             plan.on_response(self);

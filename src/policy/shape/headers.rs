@@ -183,7 +183,8 @@ impl Ops {
 const RESERVED: [&str; 8] =
     ["connection", "content-length", "transfer-encoding", "host", "te", "trailer", "upgrade", "keep-alive"];
 
-fn name(text: &str, place: Place, cx: &mut Compile<'_>) -> Option<HeaderName> {
+/// A field that may be changed, or a problem.
+pub fn name(text: &str, place: Place, cx: &mut Compile<'_>) -> Option<HeaderName> {
     let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
         cx.problems.push(Problem::error(place, format!("`{text}` is not a header name")));
         return None;

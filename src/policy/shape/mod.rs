@@ -3,7 +3,7 @@
 //! [`template`] compiles values with placeholders, [`headers`] is the policies `request_headers` and `response_headers`, [`cache`] what
 //! a route wants of the cache, [`mirror`] who else gets the request, [`security_headers`] what browsers are told, [`compress`] answers in
 //! fewer bytes, [`etag`] tags for answers that have none, [`answer_contract`] what answers have to be,
-//! [`error_pages`] what refusals look like.
+//! [`error_pages`] what refusals look like, [`reshape`] bodies in other shapes.
 
 pub mod answer_contract;
 pub mod cache;
@@ -12,6 +12,7 @@ pub mod error_pages;
 pub mod etag;
 pub mod headers;
 pub mod mirror;
+pub mod reshape;
 pub mod security_headers;
 // Examples of docs/develop/add-a-policy.md, as they stand there.
 #[cfg(test)]

@@ -1,0 +1,390 @@
+//! A document without what is to be dropped of it, as it comes: pieces in, pieces out.
+//!
+//! What is kept is copied as it is written, and no tree is built: beside the pieces themselves there is a byte for each level, the place within the
+//! pointers for each level that is looked into, and the name of one member. Of a name that an object has twice, both are judged alike.
+//! What is no JSON is a fault as soon as it is seen, and one that ends too early is one at its end: what came before must then not be taken
+//! for an answer.
+
+use std::sync::Arc;
+
+use super::lex::{self, Number};
+use super::program::{Fate, Mode, Program, States};
+use super::{DEEPEST, Fault, LONGEST_NAME};
+
+/// What the grammar wants next.
+#[derive(Debug, Clone, Copy)]
+enum Lex {
+    Value,
+    /// After `[`.
+    ValueOrEnd,
+    /// After a comma in an object.
+    Name,
+    /// After `{`.
+    NameOrEnd,
+    Colon,
+    /// After a value.
+    Next,
+    /// Within a text.
+    Text,
+    /// Behind its backslash.
+    Escape,
+    /// So many digits of `\u`.
+    Hex(u8),
+    Number(Number),
+    /// The rest of a word.
+    Word(&'static [u8]),
+    /// Nothing but space.
+    Done,
+}
+
+/// A value that is not looked into.
+#[derive(Debug, Clone, Copy)]
+struct Raw {
+    copied: bool,
+    /// How many levels are around it.
+    depth: usize,
+}
+
+/// An object or array that is looked into.
+struct Frame {
+    states: States,
+    /// The number of the element.
+    index: u64,
+    /// Something of it was written.
+    written: bool,
+}
+
+/// See the module.
+pub struct Filter {
+    program: Arc<Program>,
+    lex: Lex,
+    /// What opened each level.
+    levels: Vec<u8>,
+    frames: Vec<Frame>,
+    raw: Option<Raw>,
+    /// The text that is read is a member's name.
+    in_name: bool,
+    name: Vec<u8>,
+    /// Where in this piece that begins which is copied, or the name.
+    from: usize,
+    /// Bytes of a letter that the next piece completes.
+    letter: Letter,
+    out: Vec<u8>,
+    begun: bool,
+    fault: Option<Fault>,
+}
+
+impl Filter {
+    pub fn new(program: Arc<Program>) -> Filter {
+        Filter {
+            program,
+            lex: Lex::Value,
+            levels: Vec::new(),
+            frames: Vec::new(),
+            raw: None,
+            in_name: false,
+            name: Vec::new(),
+            from: 0,
+            letter: Letter::default(),
+            out: Vec::new(),
+            begun: false,
+            fault: None,
+        }
+    }
+
+    /// The whole document.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn whole(program: Arc<Program>, text: &[u8]) -> Result<Vec<u8>, Fault> {
+        let mut filter = Filter::new(program);
+        let first = filter.piece(text)?;
+        let rest = filter.end()?;
+        Ok(if rest.is_empty() { first } else { [first, rest].concat() })
+    }
+
+    /// What is left of one more piece.
+    ///
+    /// # Errors
+    /// This is no JSON.
+    pub fn piece(&mut self, piece: &[u8]) -> Result<Vec<u8>, Fault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        self.out.reserve(piece.len());
+        match self.letter.take(piece).and_then(|()| self.read(piece)) {
+            Ok(()) => Ok(std::mem::take(&mut self.out)),
+            Err(fault) => {
+                self.fault = Some(fault);
+                Err(fault)
+            }
+        }
+    }
+
+    /// The document has ended. Nothing at all is nothing.
+    ///
+    /// # Errors
+    /// It ends too early.
+    pub fn end(&mut self) -> Result<Vec<u8>, Fault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let number = matches!(self.lex, Lex::Number(number) if number.is_whole() && self.levels.is_empty());
+        match number || matches!(self.lex, Lex::Done) || !self.begun && self.letter.is_whole() {
+            true => Ok(std::mem::take(&mut self.out)),
+            false => Err(Fault::Truncated),
+        }
+    }
+
+    fn read(&mut self, piece: &[u8]) -> Result<(), Fault> {
+        let mut at = 0;
+        self.from = 0;
+        while at < piece.len() {
+            let rest = piece.get(at..).unwrap_or_default();
+            at = match self.lex {
+                Lex::Text => self.text(piece, at + lex::plain(rest))?,
+                Lex::Number(number) => self.number(piece, at, number)?,
+                Lex::Escape => {
+                    self.lex = match rest.first() {
+                        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Lex::Text,
+                        Some(b'u') => Lex::Hex(4),
+                        _ => return Err(Fault::Syntax),
+                    };
+                    at + 1
+                }
+                Lex::Hex(left) => {
+                    if !rest.first().is_some_and(u8::is_ascii_hexdigit) {
+                        return Err(Fault::Syntax);
+                    }
+                    self.lex = if left > 1 { Lex::Hex(left - 1) } else { Lex::Text };
+                    at + 1
+                }
+                Lex::Word(left) => {
+                    let Some((wanted, left)) = left.split_first() else { return Err(Fault::Syntax) };
+                    if rest.first() != Some(wanted) {
+                        return Err(Fault::Syntax);
+                    }
+                    self.lex = Lex::Word(left);
+                    if left.is_empty() {
+                        self.ended(piece, at + 1);
+                    }
+                    at + 1
+                }
+                _ => match rest.first() {
+                    Some(byte) if lex::is_space(*byte) => at + 1,
+                    Some(byte) => self.mark(piece, at, *byte)?,
+                    None => at,
+                },
+            };
+        }
+        // What is copied, or a name, goes on in the next piece.
+        let rest = piece.get(self.from..).unwrap_or_default();
+        match self.raw {
+            Some(raw) if raw.copied => self.out.extend_from_slice(rest),
+            None if self.in_name => self.keep_name(rest)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn keep_name(&mut self, part: &[u8]) -> Result<(), Fault> {
+        if self.name.len() + part.len() > LONGEST_NAME {
+            return Err(Fault::NameTooLong);
+        }
+        self.name.extend_from_slice(part);
+        Ok(())
+    }
+
+    /// Within a text, where its plain part ends.
+    #[inline]
+    fn text(&mut self, piece: &[u8], at: usize) -> Result<usize, Fault> {
+        match piece.get(at) {
+            Some(b'"') if self.in_name => {
+                self.in_name = false;
+                self.lex = Lex::Colon;
+                if self.raw.is_none() {
+                    self.keep_name(piece.get(self.from..=at).unwrap_or_default())?;
+                }
+            }
+            Some(b'"') => self.ended(piece, at + 1),
+            Some(b'\\') => self.lex = Lex::Escape,
+            Some(_) => return Err(Fault::Syntax),
+            None => return Ok(at),
+        }
+        Ok(at + 1)
+    }
+
+    #[inline]
+    fn number(&mut self, piece: &[u8], mut at: usize, mut number: Number) -> Result<usize, Fault> {
+        while let Some(byte) = piece.get(at) {
+            match number.step(*byte) {
+                Some(next) => number = next,
+                None if number.is_whole() => {
+                    self.ended(piece, at);
+                    return Ok(at);
+                }
+                None => return Err(Fault::Syntax),
+            }
+            at += 1;
+        }
+        self.lex = Lex::Number(number);
+        Ok(at)
+    }
+
+    /// A byte that is no space, outside of texts, numbers and words.
+    #[inline]
+    fn mark(&mut self, piece: &[u8], at: usize, byte: u8) -> Result<usize, Fault> {
+        let level = self.levels.last().copied();
+        match (self.lex, byte) {
+            (Lex::Name | Lex::NameOrEnd, b'"') => {
+                self.in_name = true;
+                self.lex = Lex::Text;
+                if self.raw.is_none() {
+                    self.name.clear();
+                    self.from = at;
+                }
+            }
+            (Lex::Colon, b':') => self.lex = Lex::Value,
+            (Lex::Next, b',') => {
+                self.lex = if level == Some(b'{') { Lex::Name } else { Lex::Value };
+                if let Some(frame) = self.frames.last_mut().filter(|_| self.raw.is_none()) {
+                    frame.index += 1;
+                }
+            }
+            (Lex::Next | Lex::NameOrEnd, b'}') if level == Some(b'{') => self.close(piece, at, byte),
+            (Lex::Next | Lex::ValueOrEnd, b']') if level == Some(b'[') => self.close(piece, at, byte),
+            (Lex::Value | Lex::ValueOrEnd, _) => self.begin(at, byte)?,
+            _ => return Err(Fault::Syntax),
+        }
+        Ok(at + 1)
+    }
+
+    fn close(&mut self, piece: &[u8], at: usize, byte: u8) {
+        self.levels.pop();
+        if self.raw.is_none() {
+            self.frames.pop();
+            self.out.push(byte);
+        }
+        self.ended(piece, at + 1);
+    }
+
+    /// The first byte of a value.
+    fn begin(&mut self, at: usize, byte: u8) -> Result<(), Fault> {
+        self.begun = true;
+        let container = matches!(byte, b'{' | b'[');
+        let mut part = None;
+        if self.raw.is_none() {
+            let fate = match (self.frames.last(), self.levels.last()) {
+                (Some(frame), Some(b'{')) => self.program.member(&frame.states, &self.name, container),
+                (Some(frame), _) => self.program.element(&frame.states, frame.index, container),
+                (None, _) => self.program.root(container),
+            };
+            match fate {
+                Fate::Whole => {
+                    self.announce();
+                    self.from = at;
+                    self.raw = Some(Raw { copied: true, depth: self.levels.len() });
+                }
+                Fate::Gone => {
+                    if self.frames.is_empty() {
+                        // A document is never nothing.
+                        self.out.extend_from_slice(b"null");
+                    }
+                    self.raw = Some(Raw { copied: false, depth: self.levels.len() });
+                }
+                Fate::Part(states) => {
+                    self.announce();
+                    self.out.push(byte);
+                    part = Some(states);
+                }
+            }
+        }
+        self.lex = match byte {
+            b'{' => Lex::NameOrEnd,
+            b'[' => Lex::ValueOrEnd,
+            b'"' => Lex::Text,
+            _ => match (Number::begin(byte), lex::word(byte)) {
+                (Some(number), _) => Lex::Number(number),
+                (None, Some(word)) => Lex::Word(word.get(1..).unwrap_or_default()),
+                (None, None) => return Err(Fault::Syntax),
+            },
+        };
+        if container {
+            if self.levels.len() >= DEEPEST {
+                return Err(Fault::TooDeep);
+            }
+            self.levels.push(byte);
+            self.frames.extend(part.map(|states| Frame { states, index: 0, written: false }));
+        }
+        Ok(())
+    }
+
+    /// Writes what stands before a value: the comma, and the name.
+    fn announce(&mut self) {
+        let Some(frame) = self.frames.last_mut() else { return };
+        if std::mem::replace(&mut frame.written, true) {
+            self.out.push(b',');
+        }
+        if self.levels.last() == Some(&b'{') {
+            self.out.extend_from_slice(&self.name);
+            self.out.push(b':');
+        }
+    }
+
+    /// A value ends before `at`.
+    #[inline]
+    fn ended(&mut self, piece: &[u8], at: usize) {
+        if let Some(raw) = self.raw.filter(|raw| raw.depth == self.levels.len()) {
+            if raw.copied {
+                self.out.extend_from_slice(piece.get(self.from..at).unwrap_or_default());
+            }
+            self.raw = None;
+        }
+        self.lex = if self.levels.is_empty() { Lex::Done } else { Lex::Next };
+    }
+
+    /// Whether it drops what is named, or everything else.
+    pub fn mode(&self) -> Mode {
+        self.program.mode()
+    }
+}
+
+/// UTF-8 that comes in pieces: the beginning of a letter whose end is still to come.
+#[derive(Default)]
+struct Letter {
+    bytes: [u8; 4],
+    length: usize,
+}
+
+impl Letter {
+    fn is_whole(&self) -> bool {
+        self.length == 0
+    }
+
+    fn take(&mut self, mut piece: &[u8]) -> Result<(), Fault> {
+        while self.length > 0 {
+            let Some((byte, rest)) = piece.split_first() else { return Ok(()) };
+            piece = rest;
+            let slot = self.bytes.get_mut(self.length).ok_or(Fault::NotUtf8)?;
+            *slot = *byte;
+            self.length += 1;
+            match std::str::from_utf8(self.bytes.get(..self.length).unwrap_or_default()) {
+                Ok(_) => self.length = 0,
+                Err(error) if error.error_len().is_none() => {}
+                Err(_) => return Err(Fault::NotUtf8),
+            }
+        }
+        match std::str::from_utf8(piece) {
+            Ok(_) => Ok(()),
+            Err(error) if error.error_len().is_none() => {
+                let begun = piece.get(error.valid_up_to()..).unwrap_or_default();
+                self.length = begun.len().min(self.bytes.len());
+                for (slot, byte) in self.bytes.iter_mut().zip(begun) {
+                    *slot = *byte;
+                }
+                Ok(())
+            }
+            Err(_) => Err(Fault::NotUtf8),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Many pointers at once, asked from the root on: what is kept of a document, and what is dropped.
+
+use std::borrow::Cow;
+
+use smallvec::SmallVec;
+
+use super::lex;
+use super::pointer::{Pointer, Token, index};
+
+/// What becomes of what the pointers name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It is all that is left, with the objects and arrays around it.
+    Keep,
+    /// It goes.
+    Remove,
+}
+
+/// Where one is within the pointers.
+pub type States = SmallVec<[u32; 4]>;
+
+/// What becomes of a value.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays as it is, with everything in it.
+    Whole,
+    /// It goes.
+    Gone,
+    /// It is an object or array of which something may go.
+    Part(States),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    names: Vec<(Box<str>, Option<u64>, u32)>,
+    each: Option<u32>,
+    /// Where `**` leads, which begins here.
+    deep: Option<u32>,
+    /// It is within `**`: whatever comes leads here again.
+    stays: bool,
+    /// A pointer ends here.
+    end: bool,
+}
+
+/// Pointers, compiled.
+#[derive(Debug)]
+pub struct Program {
+    mode: Mode,
+    states: Vec<State>,
+}
+
+impl Program {
+    pub fn new<'a>(mode: Mode, pointers: impl IntoIterator<Item = &'a Pointer>) -> Program {
+        let mut program = Program { mode, states: vec![State::default()] };
+        for pointer in pointers {
+            let mut at = 0;
+            for token in &pointer.0 {
+                at = program.next(at, token);
+            }
+            if let Some(state) = program.states.get_mut(at as usize) {
+                state.end = true;
+            }
+        }
+        program
+    }
+
+    fn next(&mut self, at: u32, token: &Token) -> u32 {
+        let fresh = u32::try_from(self.states.len()).unwrap_or(u32::MAX);
+        let Some(state) = self.states.get_mut(at as usize) else { return at };
+        let known = match token {
+            Token::Each => *state.each.get_or_insert(fresh),
+            Token::Deep => *state.deep.get_or_insert(fresh),
+            Token::Name(name) => match state.names.iter().find(|(known, ..)| known == name) {
+                Some((.., next)) => *next,
+                None => {
+                    state.names.push((name.clone(), index(name), fresh));
+                    fresh
+                }
+            },
+        };
+        if known == fresh {
+            self.states.push(State { stays: *token == Token::Deep, ..State::default() });
+        }
+        known
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// What becomes of the whole document.
+    pub fn root(&self, container: bool) -> Fate {
+        let mut states = States::new();
+        self.enter(&mut states, 0);
+        self.judge(states, container)
+    }
+
+    /// What becomes of the member with this name, quotes and all, of an object that is one of `states`.
+    #[inline]
+    pub fn member(&self, states: &States, quoted: &[u8], container: bool) -> Fate {
+        let inner = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
+        let name = match memchr::memchr(b'\\', inner) {
+            None => Some(Cow::Borrowed(inner)),
+            // What no text can be is no pointer's name.
+            Some(_) => lex::said(quoted).map(|name| Cow::Owned(name.into_owned().into_bytes())),
+        };
+        self.step(states, container, |(known, ..)| name.as_deref() == Some(known.as_bytes()))
+    }
+
+    /// What becomes of the element with this number.
+    #[inline]
+    pub fn element(&self, states: &States, number: u64, container: bool) -> Fate {
+        self.step(states, container, |(_, known, _)| *known == Some(number))
+    }
+
+    fn step(&self, states: &States, container: bool, is: impl Fn(&(Box<str>, Option<u64>, u32)) -> bool) -> Fate {
+        let mut next = States::new();
+        for &number in states {
+            let Some(state) = self.states.get(number as usize) else { continue };
+            if let Some((.., found)) = state.names.iter().find(|known| is(known)) {
+                self.enter(&mut next, *found);
+            }
+            if let Some(each) = state.each {
+                self.enter(&mut next, each);
+            }
+            if state.stays {
+                self.enter(&mut next, number);
+            }
+        }
+        self.judge(next, container)
+    }
+
+    fn enter(&self, states: &mut States, number: u32) {
+        if states.contains(&number) {
+            return;
+        }
+        states.push(number);
+        if let Some(deep) = self.states.get(number as usize).and_then(|state| state.deep) {
+            self.enter(states, deep);
+        }
+    }
+
+    fn judge(&self, states: States, container: bool) -> Fate {
+        let named = states.iter().any(|number| self.states.get(*number as usize).is_some_and(|state| state.end));
+        let (named_is, other_is) = match self.mode {
+            Mode::Keep => (Fate::Whole, Fate::Gone),
+            Mode::Remove => (Fate::Gone, Fate::Whole),
+        };
+        match named {
+            true => named_is,
+            false if states.is_empty() || !container => other_is,
+            false => Fate::Part(states),
+        }
+    }
+}

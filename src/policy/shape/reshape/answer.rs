@@ -1,0 +1,277 @@
+//! An answer's body on its way to the client.
+//!
+//! What was meant not to leave does not leave by another way either. On a route whose answers are reshaped the service and the cache are asked for
+//! whole answers (no ranges), without conditions (no 304 for what the client has of another shape) and uncoded; a part that comes all the
+//! same is refused, and so is what cannot be read, unless somebody wrote otherwise. The service's `ETag` and `Last-Modified` are not the
+//! client's: `etag` gives a tag that is. Where the shape depends on who asks, caches between here and the client are told to keep the answer
+//! for nobody else.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use pingora_http::ResponseHeader;
+
+use super::config::Otherwise;
+use super::steps::{Settled, Way};
+use super::{Inner, Outcome, Reshape, is_coded, is_json};
+use crate::exchange::Exchange;
+use crate::head::{HeaderEdit, RequestHead};
+use crate::json::{Fault, Filter, Program};
+use crate::policy::{Follows, OnRequest, OnResponse, Outgoing, Policy};
+use crate::reply::{Flow, Reply};
+use crate::wire::stages::{Beyond, BodyStage, Changed, Pieces, Validator, Whole};
+
+/// See the module.
+pub struct Answers {
+    inner: Arc<Inner>,
+    /// Two clients that ask for the same may get different shapes.
+    differs: bool,
+    /// The fields that tell clients apart.
+    credentials: Vec<HeaderValue>,
+}
+
+impl Answers {
+    pub fn new(inner: Arc<Inner>, credentials: Vec<HeaderName>) -> Self {
+        let mut names: Vec<HeaderValue> = credentials.into_iter().map(HeaderValue::from).collect();
+        if names.is_empty() {
+            names.push(HeaderValue::from_static("authorization"));
+        }
+        let differs = inner.response.differ();
+        Answers { inner, differs, credentials: names }
+    }
+
+    /// Tells caches what this answer is worth.
+    fn tell(&self, answer: &mut Outgoing<'_>) {
+        for name in [header::ETAG, header::LAST_MODIFIED] {
+            if answer.first(&name).is_some() {
+                answer.remove(name);
+            }
+        }
+        if !self.differs {
+            return;
+        }
+        for name in ["cdn-cache-control", "surrogate-control"] {
+            answer.remove(HeaderName::from_static(name));
+        }
+        let said = answer.all(&header::CACHE_CONTROL).join(&b", "[..]);
+        if let Ok(private) = HeaderValue::try_from(private(&said)) {
+            answer.set(header::CACHE_CONTROL, private);
+        }
+        for name in &self.credentials {
+            let known = name.to_str().is_ok_and(|name| answer.lists(&header::VARY, name));
+            if !known && !answer.lists(&header::VARY, "*") {
+                answer.add(header::VARY, name.clone());
+            }
+        }
+    }
+
+    /// The answer is of a kind that cannot be reshaped.
+    fn other(&self, answer: &mut Outgoing<'_>) -> Flow {
+        let counts = &self.inner.counts;
+        if self.inner.other_types == Otherwise::Pass {
+            counts.count(Way::Response, Outcome::Passed);
+            return Flow::Continue(());
+        }
+        counts.count(Way::Response, Outcome::Refused);
+        if answer.status().is_success() {
+            let detail = "The service's answer cannot be reshaped: it is not JSON, or coded.";
+            return Reply::new(StatusCode::BAD_GATEWAY, Reshape::NAME, "answer_not_json", detail).refuse();
+        }
+        // Its status and fields are what matters: where to go instead, who may not, when to come back.
+        answer.remove(header::CONTENT_TYPE);
+        answer.remove(header::CONTENT_ENCODING);
+        answer.without_body();
+        Flow::Continue(())
+    }
+}
+
+/// `Cache-Control` for answers that are for one client alone.
+fn private(said: &[u8]) -> Vec<u8> {
+    let mut kept: Vec<&[u8]> = Vec::new();
+    let (mut quoted, mut from) = (false, 0);
+    for (at, byte) in said.iter().chain(b",").enumerate() {
+        match byte {
+            b'"' => quoted = !quoted,
+            b',' if !quoted || at == said.len() => {
+                kept.extend(said.get(from..at).map(<[u8]>::trim_ascii));
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    kept.retain(|directive| {
+        let name = directive.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+        let is = |known: &&str| name.eq_ignore_ascii_case(known.as_bytes());
+        !name.is_empty() && !["public", "private", "s-maxage", "proxy-revalidate"].iter().any(is)
+    });
+    kept.push(b"private");
+    kept.join(&b", "[..])
+}
+
+impl OnRequest for Answers {
+    fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow {
+        // Also of who asks for an upgrade: he may get an ordinary answer.
+        exchange.to_upstream.push(HeaderEdit::Set(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+        if head.method == Method::GET || head.method == Method::HEAD {
+            let whole = [header::RANGE, header::IF_RANGE, header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE];
+            exchange.to_upstream.extend(whole.map(HeaderEdit::Remove));
+        }
+        Flow::Continue(())
+    }
+}
+
+impl OnResponse for Answers {
+    fn on_response(&self, answer: &mut Outgoing<'_>) -> Flow {
+        let (inner, status) = (&self.inner, answer.status());
+        if status.is_informational() {
+            return Flow::Continue(());
+        }
+        self.tell(answer);
+        let statuses = &inner.statuses;
+        let follows = answer.follows();
+        let bodiless = follows == Follows::Nothing && answer.head.method != Method::HEAD || answer.length() == Some(0);
+        if bodiless || !statuses.is_empty() && !statuses.iter().any(|range| range.contains(status.as_u16())) {
+            return Flow::Continue(());
+        }
+        let settled = inner.response.settle(answer.head, answer.exchange);
+        if !inner.response.work(&settled) {
+            return Flow::Continue(());
+        }
+        let kind = answer.first(&header::CONTENT_TYPE);
+        if follows == Follows::Nothing && kind.is_none() {
+            // HEAD is not always told.
+            answer.changes_body(Validator::Drop);
+            return Flow::Continue(());
+        }
+        let json = kind.is_some_and(is_json);
+        if !json || answer.all(&header::CONTENT_ENCODING).iter().any(|coding| is_coded(coding)) {
+            return self.other(answer);
+        }
+        match follows {
+            Follows::Nothing => answer.changes_body(Validator::Drop),
+            Follows::Part if !status.is_success() => {
+                answer.remove(header::CONTENT_TYPE);
+                answer.without_body();
+            }
+            Follows::Part => return self.cannot("The service's answer cannot be reshaped: it is a part of one."),
+            _ if inner.streams() => {
+                inner.counts.count(Way::Response, Outcome::Changed);
+                for program in inner.response.filters(&settled) {
+                    answer.pieces(Validator::Drop, Box::new(Filtering { filter: Filter::new(program), inner: inner.clone() }));
+                }
+                if answer.head.version == Version::HTTP_10 {
+                    // Its end is the connection's, whether it is whole or not.
+                    answer.pieces(Validator::Drop, Box::new(Holding { body: BytesMut::new(), inner: inner.clone() }));
+                }
+            }
+            Follows::Stream => return self.cannot("The service's answer cannot be reshaped: its route is a stream."),
+            Follows::Body => {
+                let beyond = if inner.beyond == Otherwise::Refuse { Beyond::Refuse(Reshape::NAME) } else { Beyond::Pass };
+                let run = Box::new(Reshaping { inner: inner.clone(), settled });
+                answer.whole(|| BodyStage::Whole { bound: inner.up_to, beyond, validator: Validator::Drop, run });
+            }
+        }
+        Flow::Continue(())
+    }
+}
+
+impl Answers {
+    fn cannot(&self, detail: &'static str) -> Flow {
+        // Whatever else may pass: a client could have brought this about.
+        self.inner.counts.count(Way::Response, Outcome::Refused);
+        Reply::new(StatusCode::BAD_GATEWAY, Reshape::NAME, "answer_partial", detail).refuse()
+    }
+}
+
+fn malformed(fault: Fault, inner: &Inner) -> Box<Reply> {
+    inner.counts.count(Way::Response, Outcome::Refused);
+    let detail = "The service's answer cannot be reshaped: it is not what it says it is.";
+    // For the operator, not for the client: it is about the service.
+    Reply::new(StatusCode::BAD_GATEWAY, Reshape::NAME, "answer_malformed", detail).decided_by(fault.word())
+}
+
+/// Takes out of a body what is to go, as it comes.
+struct Filtering {
+    filter: Filter,
+    inner: Arc<Inner>,
+}
+
+impl Pieces for Filtering {
+    fn piece(&mut self, data: Bytes) -> Changed {
+        self.filter.piece(&data).map(Bytes::from).map_err(|fault| malformed(fault, &self.inner))
+    }
+
+    fn end(&mut self) -> Changed {
+        self.filter.end().map(Bytes::from).map_err(|fault| malformed(fault, &self.inner))
+    }
+}
+
+/// Gives a body when it is whole, and not before.
+struct Holding {
+    body: BytesMut,
+    inner: Arc<Inner>,
+}
+
+impl Pieces for Holding {
+    fn piece(&mut self, data: Bytes) -> Changed {
+        if self.body.len() + data.len() > self.inner.up_to {
+            return Err(malformed(Fault::TooLarge, &self.inner));
+        }
+        self.body.extend_from_slice(&data);
+        Ok(Bytes::new())
+    }
+
+    fn end(&mut self) -> Changed {
+        Ok(std::mem::take(&mut self.body).freeze())
+    }
+
+    fn held(&self) -> usize {
+        self.body.len()
+    }
+}
+
+/// Works on a body that is whole.
+struct Reshaping {
+    inner: Arc<Inner>,
+    settled: Settled,
+}
+
+impl Reshaping {
+    fn reshape(&self, head: &mut ResponseHeader, body: &[u8]) -> Result<Vec<u8>, Fault> {
+        let steps = &self.inner.response;
+        if steps.filter_only() {
+            let mut programs = steps.filters(&self.settled).into_iter();
+            let first = programs.next().map_or_else(|| Ok(body.to_vec()), |program| Filter::whole(program, body))?;
+            return programs.try_fold(first, |body, program: Arc<Program>| Filter::whole(program, &body));
+        }
+        let (other, beside) = steps.apply(body, &self.settled, self.inner.up_to)?;
+        for (name, value) in beside.headers {
+            match value {
+                // One more field: only an absurd number could be too many, and then the answer goes without.
+                Some(value) => drop(head.insert_header(name, value)),
+                None => drop(head.remove_header(&name)),
+            }
+        }
+        Ok(other)
+    }
+}
+
+impl Whole for Reshaping {
+    fn whole(self: Box<Self>, head: &mut ResponseHeader, body: &Bytes) -> Changed<Option<Bytes>> {
+        if body.is_empty() {
+            return Ok(None);
+        }
+        match self.reshape(head, body) {
+            Ok(other) => {
+                self.inner.counts.count(Way::Response, Outcome::Changed);
+                Ok(Some(other.into()))
+            }
+            Err(fault) if self.inner.on_unparsable == Otherwise::Pass && fault.is_of_text() => {
+                self.inner.counts.count(Way::Response, Outcome::Passed);
+                Ok(None)
+            }
+            Err(fault) => Err(malformed(fault, &self.inner)),
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! `reshape` through real sockets: what leaves, for whom, and what never does.
+
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::*;
+
+/// An answer with this body.
+fn answer(fields: &str, body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len())
+        .into_bytes()
+}
+
+const PRODUCT: &str =
+    r#"{"id":12345678901234567890,"price":1.10,"cost":0.7,"name":"caf\u00e9","variants":[{"sku":"a","cost":1e400},{"sku":"b"}]}"#;
+const FILTERED: &str = r#"{"id":12345678901234567890,"price":1.10,"name":"caf\u00e9","variants":[{"sku":"a"},{"sku":"b"}]}"#;
+
+#[test]
+fn requests_arrive_in_the_service_s_shape() {
+    let backend = Backend::http();
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes:
+          - path: /orders/{shop}
+            service: a
+            policies:
+              reshape:
+                up_to: 64KiB
+                forms: true
+                request:
+                  - rename: { /customerId: customer_id, /items/*/qty: quantity }
+                  - set: { /shop: { param: shop }, /client: { expr: request.client } }
+                  - default: { /currency: EUR }
+                  - header: { X-Customer: /customer_id }
+                  - query: { customer: /customer_id }
+                  - remove: /debug
+          - { path: /long, service: a, policies: { reshape: { up_to: 10B, beyond: pass, request: [ { remove: /a } ] } } }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    served(&yaml, |gateway| {
+        for version in ["--http1.1", "--http2-prior-knowledge"] {
+            let body = r#"{ "customerId": 1.10, "debug": true, "items": [ { "qty": 20 } ] }"#;
+            let url = gateway.url("/orders/berlin?a=1");
+            let json = ["-H", "Content-Type: application/json"];
+            for chunked in [None, Some("Transfer-Encoding: chunked")] {
+                let framing = chunked.filter(|_| version == "--http1.1").unwrap_or("X-None: 1");
+                let sent =
+                    curl(&[&[version, "-d", body, "-H", "Digest: sha-256=x", "-H", framing, &url], &json[..]].concat()).json();
+                assert_eq!(
+                    sent["body"],
+                    r#"{"customer_id":1.10,"items":[{"quantity":20}],"shop":"berlin","client":"127.0.0.1","currency":"EUR"}"#
+                );
+                assert_eq!(
+                    (&sent["target"], &sent["headers"]["x-customer"]),
+                    (&json!("/orders/berlin?a=1&customer=1.10"), &json!("1.10"))
+                );
+                let length = sent["body"].as_str().unwrap().len().to_string();
+                assert_eq!(
+                    (&sent["headers"]["content-length"], &sent["headers"]["digest"]),
+                    (&json!(length), &json!(null)),
+                    "{sent}"
+                );
+                assert!(sent["headers"]["transfer-encoding"].is_null());
+            }
+            let form = curl(&[version, "-d", "customerId=7&tag=a&tag=b", &url]).json();
+            assert_eq!(
+                form["body"],
+                r#"{"customer_id":"7","tag":["a","b"],"shop":"berlin","client":"127.0.0.1","currency":"EUR"}"#
+            );
+            assert_eq!(form["headers"]["content-type"], "application/json");
+            for (body, kind, status, reason) in [
+                ("{", "application/json", 400, "body_malformed"),
+                (r#"{"a":1,"a":2}"#, "application/json", 400, "body_malformed"),
+                ("x", "text/plain", 415, "body_not_json"),
+                (&"[".repeat(60_000), "application/json", 400, "body_malformed"),
+                (&"[".repeat(70_000), "application/json", 413, "body_too_large"),
+            ] {
+                let kind = format!("Content-Type: {kind}");
+                let refused = curl(&[version, "-d", body, "-H", &kind, &url]);
+                assert_eq!((refused.status, &refused.json()["reason"]), (status, &json!(reason)), "{}", body.len());
+            }
+            assert_eq!(curl(&[version, &url]).status, 200, "nothing needs no shape");
+            let long = curl(&[&[version, "-d", r#"{"a":1,"b":22222}"#, &gateway.url("/long")], &json[..]].concat()).json();
+            assert_eq!(long["body"], r#"{"a":1,"b":22222}"#);
+        }
+        gateway.wait_metric("portcullis_reshape_bodies_total{way=\"request\",outcome=\"changed\"}", 6.0);
+    });
+}
+
+#[test]
+fn internal_fields_never_leave() {
+    let backend = Backend::answering(|request| {
+        let path = request.target.split('?').next().unwrap_or_default().to_owned();
+        let nothing = request.method == "HEAD";
+        let made = match path.as_str() {
+            "/chunked" => {
+                let mut made = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\nTrailer: Digest\r\n\r\n".to_vec();
+                for piece in PRODUCT.as_bytes().chunks(7) {
+                    made.extend(format!("{:x}\r\n", piece.len()).bytes().chain(piece.iter().copied()).chain(*b"\r\n"));
+                }
+                made.extend(b"0\r\nDigest: sha-256=x\r\n\r\n");
+                made
+            }
+            "/html" => b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\ncost".to_vec(),
+            "/coded" => answer("Content-Encoding: gzip\r\n", "cost"),
+            "/moved" => b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\ncost".to_vec(),
+            "/busy" => b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\ncost".to_vec(),
+            "/failed" => {
+                let body = r#"{"title":"no","cost":1}"#;
+                format!("HTTP/1.1 404 No\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into()
+            }
+            "/part" => b"HTTP/1.1 206 Part\r\nContent-Type: application/json\r\nContent-Range: bytes 0-3/9\r\nContent-Length: 4\r\n\r\ncost".to_vec(),
+            "/range" => b"HTTP/1.1 416 No\r\nContent-Range: bytes */9\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\ncost".to_vec(),
+            "/empty" => b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            "/events" => b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\ndata: cost\n\n".to_vec(),
+            "/nothing" => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+            "/root" => answer("", "\"cost\""),
+            _ => answer("ETag: \"a\"\r\nLast-Modified: Sat, 28 Nov 2026 10:00:00 GMT\r\nAccept-Ranges: bytes\r\nDigest: sha-256=x\r\nContent-MD5: x\r\n", PRODUCT),
+        };
+        let head = find(&made, b"\r\n\r\n").unwrap() + 4;
+        if nothing { made[..head].to_vec() } else { made }
+    });
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes:
+          - { path: /*, service: a, policies: { reshape: { response: [ { remove: [ /cost, '/variants/*/cost' ] } ] } } }
+          - { path: /root, service: a, policies: { reshape: { response: [ { keep: /id } ] } } }
+          - { path: /kept, service: a, policies: { reshape: { response: [ { keep: [ /id, /variants/1 ] } ] } } }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    served(&yaml, |gateway| {
+        for version in ["--http1.1", "--http2-prior-knowledge"] {
+            let get = |path: &str, more: &[&str]| curl(&[&[version, &gateway.url(path)], more].concat());
+            for path in ["/plain", "/chunked"] {
+                let conditions: [&[&str]; 3] =
+                    [&[], &["-H", "Range: bytes=30-60"], &["-H", "If-None-Match: \"a\"", "--compressed"]];
+                for more in conditions {
+                    let got = get(path, more);
+                    assert_eq!((got.status, got.text().as_str()), (200, FILTERED), "{path} {more:?}");
+                    for gone in ["etag", "last-modified", "accept-ranges", "digest", "content-md5"] {
+                        assert_eq!(got.header(gone), None, "{gone}");
+                    }
+                }
+            }
+            let head = get("/plain", &["-I"]);
+            assert_eq!((head.status, head.header("content-length"), head.header("etag")), (200, None, None));
+            assert_eq!(get("/kept", &[]).text(), r#"{"id":12345678901234567890,"variants":[{"sku":"b"}]}"#);
+            assert_eq!(get("/root", &[]).text(), "null");
+            let range = get("/range", &[]);
+            assert_eq!((range.status, range.header("content-range"), range.text().as_str()), (416, Some("bytes */9"), ""));
+            let upgrade = ["-H", "Connection: Upgrade", "-H", "Upgrade: websocket", "-H", "Range: bytes=0-9"];
+            if version == "--http1.1" {
+                assert_eq!(get("/plain", &upgrade).text(), FILTERED, "who asks for an upgrade gets no other answer");
+            }
+            for path in ["/html", "/coded", "/events"] {
+                let refused = get(path, &[]);
+                assert_eq!((refused.status, &refused.json()["reason"]), (502, &json!("answer_not_json")), "{path}");
+            }
+            assert_eq!(get("/part", &[]).json()["reason"], "answer_partial");
+            let moved = get("/moved", &[]);
+            assert_eq!((moved.status, moved.header("location"), moved.text().as_str()), (302, Some("/x"), ""));
+            let busy = get("/busy", &[]);
+            assert_eq!((busy.status, busy.header("retry-after"), busy.text().as_str()), (503, Some("7"), ""));
+            let failed = get("/failed", &[]);
+            assert_eq!((failed.status, failed.text().as_str()), (404, r#"{"title":"no"}"#));
+            assert_eq!((get("/empty", &[]).status, get("/nothing", &[]).status), (200, 204));
+        }
+        let old = raw(gateway.port(), b"GET /plain HTTP/1.0\r\nHost: a\r\n\r\n");
+        assert!(String::from_utf8_lossy(&old).ends_with(FILTERED));
+        let asked = backend.requests();
+        assert!(
+            asked
+                .iter()
+                .all(|request| request.header("accept-encoding") == Some("identity") && request.header("range").is_none())
+        );
+        assert!(asked.iter().all(|request| request.header("if-none-match").is_none()));
+    });
+}
+
+/// Sends the beginning of an answer, and what follows it is up to the path.
+fn breaking(mut stream: TcpStream) {
+    let mut seen = Vec::new();
+    let mut buffer = [0; 4096];
+    while !seen.ends_with(b"\r\n\r\n") {
+        match std::io::Read::read(&mut stream, &mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(count) => seen.extend_from_slice(&buffer[..count]),
+        }
+    }
+    let path = String::from_utf8_lossy(&seen).split(' ').nth(1).unwrap_or_default().to_owned();
+    let begun = br#"{"id":1,"list":[{"cost":1,"a":2},"#;
+    let chunked = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunk = |data: &[u8]| [format!("{:x}\r\n", data.len()).as_bytes(), data, b"\r\n"].concat();
+    let mut out = Vec::new();
+    out.extend_from_slice(chunked);
+    out.extend(chunk(begun));
+    match path.as_str() {
+        // It ends well, but is not whole.
+        "/short" => out.extend_from_slice(b"0\r\n\r\n"),
+        "/trailers" => out.extend_from_slice(b"0\r\nX-End: 1\r\n\r\n"),
+        "/wrong" => {
+            out.extend(chunk(b"nonsense]}"));
+            out.extend_from_slice(b"0\r\n\r\n");
+        }
+        // It breaks off.
+        _ => {}
+    }
+    let _ = stream.write_all(&out);
+    if path == "/wrong" {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn an_answer_that_is_not_whole_looks_broken() {
+    let backend = Backend::scripted(breaking);
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes:
+          - { path: /*, service: a, policies: { reshape: { response: [ { remove: '/list/*/cost' } ] } } }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    served(&yaml, |gateway| {
+        for path in ["/short", "/trailers", "/wrong", "/breaks"] {
+            for version in ["--http1.1", "--http2-prior-knowledge"] {
+                // Or another one is given, where nothing of it has gone.
+                let got = try_curl(&[version, &gateway.url(path)]);
+                assert!(got.as_ref().is_err() || got.as_ref().is_ok_and(|got| got.status == 502), "{path} {version}: {got:?}");
+            }
+            let old = raw(gateway.port(), format!("GET {path} HTTP/1.0\r\nHost: a\r\n\r\n").as_bytes());
+            assert!(!String::from_utf8_lossy(&old).contains("\"id\""), "{path}");
+        }
+        let line = gateway.wait_log(|line| line["path"] == "/short" && line["answered_by"] == "reshape");
+        assert!(["answer_broke_off", "answer_malformed"].contains(&line["reason"].as_str().unwrap()), "{line}");
+    });
+}
+
+#[test]
+fn answers_are_reshaped_whole() {
+    let backend = Backend::answering(|request| match request.target.as_str() {
+        "/broken" | "/passed" => answer("ETag: \"a\"\r\n", "{\"a\":"),
+        "/twice" => answer("", "{\"a\":1,\"a\":2}"),
+        "/long" => answer("", &format!("{{\"a\":\"{}\"}}", "x".repeat(100))),
+        _ => answer("ETag: \"a\"\r\n", r#"{"data":{"user_id":7.0,"total":"1.10","secret":true}}"#),
+    });
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 1 }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        policies:
+          compress: { min_size: 0 }
+          etag: { up_to: 1KiB }
+          answer_contract: { schema: { type: object, properties: { userId: {}, total: { type: number }, q: {} }, additionalProperties: false } }
+          reshape:
+            up_to: 100B
+            response:
+              - unwrap: { '': data }
+              - header: { X-User: /user_id }
+              - rename: { /user_id: userId }
+              - convert: { /total: number }
+              - remove: /secret
+              - set: { /q: { query: q } }
+        routes:
+          - { path: /*, service: a }
+          - { path: /passed, service: a, policies: { answer_contract: false, reshape: { on_unparsable: pass, response: [ { remove: /a } ] } } }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    let gateway = Gateway::start(&yaml);
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let get = |path: &str, more: &[&str]| curl(&[&[version, "--compressed", &gateway.url(path)], more].concat());
+        let made = get("/", &[]);
+        assert_eq!(
+            (made.status, made.text().as_str(), made.header("x-user")),
+            (200, r#"{"userId":7.0,"total":1.10}"#, Some("7.0"))
+        );
+        let tag = made.header("etag").unwrap().to_owned();
+        assert!(tag.starts_with("W/") && made.header("content-encoding").is_some());
+        assert_eq!(get("/", &["-H", &format!("If-None-Match: {tag}")]).status, 304);
+        assert_eq!(get("/", &["-H", "If-None-Match: \"a\""]).status, 200);
+        assert_eq!(get("/?q=x", &["-H", &format!("If-None-Match: {tag}")]).text(), r#"{"userId":7.0,"total":1.10,"q":"x"}"#);
+        for (path, reason) in [("/broken", "answer_malformed"), ("/twice", "answer_malformed"), ("/long", "answer_too_large")] {
+            let refused = get(path, &[]);
+            assert_eq!((refused.status, &refused.json()["reason"]), (502, &json!(reason)), "{path}");
+        }
+        assert_eq!(get("/passed", &[]).text(), "{\"a\":");
+    }
+    let stock = yaml.replace("workers: 1", "engine: pingora").replace("$PORT", "1");
+    gateway.files().write("stock.yaml", stock);
+    let refused = portcullis(gateway.dir(), &["check", "stock.yaml"]);
+    assert!(refused.code != 0 && refused.stderr.contains("works on whole answers"), "{}", refused.stderr);
+}
+
+#[test]
+fn each_audience_gets_its_own_also_from_the_cache() {
+    let backend = Backend::answering(|request| {
+        let fields = "ETag: \"a\"\r\nCache-Control: public, max-age=60, s-maxage=90\r\n";
+        let made = answer(fields, PRODUCT);
+        std::thread::sleep(Duration::from_millis(if request.target == "/slow" { 300 } else { 0 }));
+        let head = find(&made, b"\r\n\r\n").unwrap() + 4;
+        if request.method == "HEAD" { made[..head].to_vec() } else { made }
+    });
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes:
+          - path: /*
+            service: a
+            policies:
+              cache: { default_ttl: 60s }
+              reshape:
+                response:
+                  - { remove: [ /cost, '/variants/*/cost' ], when: \"request.headers['x-audience'] != 'staff'\" }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    served(&yaml, |gateway| {
+        let get = |path: &str, audience: &str, more: &[&str]| {
+            let audience = format!("X-Audience: {audience}");
+            curl(&[&["-H", &audience, &gateway.url(path)], more].concat())
+        };
+        for version in ["--http1.1", "--http2-prior-knowledge"] {
+            for _ in 0..2 {
+                let staff = get("/p", "staff", &[version]);
+                assert_eq!((staff.text().as_str(), staff.header("etag")), (PRODUCT, None));
+                for more in [
+                    &[][..],
+                    &["-H", "Range: bytes=30-60"],
+                    &["-H", "If-None-Match: \"a\""],
+                    &["-H", "If-None-Match: W/\"a\", *"],
+                ] {
+                    let public = get("/p", "public", &[more, &[version]].concat());
+                    assert_eq!((public.status, public.text().as_str()), (200, FILTERED), "{more:?}");
+                    assert_eq!(public.header("cache-control"), Some("max-age=60, private"));
+                    assert!(public.header("vary").is_some_and(|vary| vary.contains("authorization")));
+                }
+                // Whoever does not say who he is gets less, not more.
+                assert_eq!(curl(&[version, &gateway.url("/p")]).text(), FILTERED);
+            }
+            let head = get("/p", "public", &["-I", version]);
+            assert_eq!((head.status, head.header("content-length"), head.header("etag")), (200, None, None));
+        }
+        assert_eq!(backend.requests().len(), 1, "all others were hits");
+        // Many who wait for one fetch, each for his own.
+        std::thread::scope(|scope| {
+            let waiting: Vec<_> = (0..8)
+                .map(|number| {
+                    let audience = if number % 2 == 0 { "staff" } else { "public" };
+                    let get = &get;
+                    (audience, scope.spawn(move || get("/slow", audience, &[]).text()))
+                })
+                .collect();
+            for (audience, got) in waiting {
+                assert_eq!(got.join().unwrap(), if audience == "staff" { PRODUCT } else { FILTERED }, "{audience}");
+            }
+        });
+    });
+}
+
+#[test]
+fn what_the_schema_does_not_know_is_stripped() {
+    let backend = Backend::answering(|request| match request.target.as_str() {
+        "/wrong" => answer("", r#"{"id":"x","secret":1}"#),
+        "/part" => {
+            b"HTTP/1.1 206 Part\r\nContent-Type: application/json\r\nContent-Range: bytes 0-3/9\r\nContent-Length: 4\r\n\r\n\"sec"
+                .to_vec()
+        }
+        "/html" => b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\nsecret".to_vec(),
+        "/clean" => answer("ETag: \"a\"\r\n", r#"{ "id": 1.0 }"#),
+        _ => answer(
+            "ETag: \"a\"\r\n",
+            r#"{ "id": 12345678901234567890, "secret": 1, "list": [ { "sku": "caf\u00e9", "cost": 1 } ] }"#,
+        ),
+    });
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 1 }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        policies:
+          cache: { default_ttl: 60s }
+          answer_contract:
+            mode: strip
+            schema:
+              type: object
+              properties: { id: { type: number }, list: { type: array, items: { properties: { sku: {} }, additionalProperties: false } } }
+        routes:
+          - { path: /*, service: a }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    let gateway = Gateway::start(&yaml);
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        for more in [&[][..], &["-H", "Range: bytes=0-90"]] {
+            let got = curl(&[&[version, &gateway.url("/")], more].concat());
+            assert_eq!(got.text(), r#"{"id":12345678901234567890,"list":[{"sku":"caf\u00e9"}]}"#);
+            assert_eq!((got.status, got.header("etag")), (200, None));
+        }
+        let clean = curl(&[version, &gateway.url("/clean")]);
+        assert_eq!((clean.text().as_str(), clean.header("etag")), (r#"{ "id": 1.0 }"#, Some("\"a\"")));
+        for path in ["/wrong", "/part", "/html"] {
+            let refused = curl(&[version, &gateway.url(path)]);
+            assert_eq!((refused.status, &refused.json()["reason"]), (502, &json!("answer_breaks_contract")), "{path}");
+        }
+    }
+}
+
+#[test]
+fn another_shape_after_a_reload_is_another_answer() {
+    let backend = Backend::answering(|request| match request.header("if-none-match") {
+        Some(_) => b"HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n\r\n".to_vec(),
+        None => answer("ETag: \"a\"\r\nCache-Control: max-age=60\r\n", r#"{"a":1,"b":2,"c":3}"#),
+    });
+    let yaml = |steps: &str| {
+        filled(
+            &"
+            listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+            services:
+              a: { endpoints: [ '127.0.0.1:$BACKEND' ] }
+              b: { endpoints: [ '127.0.0.1:$BACKEND' ] }
+            routes:
+              - { path: /cached, service: a, policies: { cache: {}, reshape: { response: [ STEPS ] } } }
+              - { path: /split, split: [ { service: a, weight: 1 }, { service: b, weight: 1 } ], policies: { reshape: { response: [ STEPS ] } } }
+            "
+            .replace("STEPS", steps),
+            &[("$BACKEND", backend.port())],
+        )
+    };
+    served(&yaml("{ remove: /a }"), |gateway| {
+        gateway.rewrite(&yaml("{ remove: /a }"));
+        assert_eq!(gateway.reload().0, 200);
+        for path in ["/cached", "/cached", "/split", "/split"] {
+            assert_eq!(curl(&["-H", "If-None-Match: \"a\"", &gateway.url(path)]).text(), r#"{"b":2,"c":3}"#);
+        }
+        gateway.rewrite(&yaml("{ keep: /a }"));
+        assert_eq!(gateway.reload().0, 200);
+        for path in ["/cached", "/split", "/split"] {
+            assert_eq!(curl(&["-H", "If-None-Match: \"a\"", &gateway.url(path)]).text(), r#"{"a":1}"#);
+        }
+        assert_eq!(
+            backend.requests().iter().filter(|request| request.target == "/cached").count(),
+            1,
+            "one entry for all shapes"
+        );
+    });
+}
