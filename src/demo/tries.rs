@@ -505,8 +505,8 @@ fn doors(list: &mut List, w: &Words) {
     list.add(
         &[],
         "what the access log says of a connection",
-        format!("{quiet} http://127.0.0.1:{tcp}/; sleep 1; grep '\"protocol\":\"tcp\"' {log} | tail -n 1"),
-        &[r#""route":"anything""#, r#""reason":"client_closed""#],
+        format!("{quiet} http://127.0.0.1:{tcp}/; sleep 2; grep '\"listener\":\"anything\"' {log} | tail -n 1"),
+        &[r#""protocol":"tcp""#, r#""reason":"client_closed""#],
     );
 }
 
