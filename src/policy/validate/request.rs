@@ -116,7 +116,10 @@ impl Validate {
     fn check_content(&self, head: &RequestHead, exchange: &Exchange) -> Flow {
         let mut types = head.header_all("content-type");
         let first = types.next();
-        if types.next().is_some() {
+        // A schema that is on trial alone refuses nobody.
+        let on_trial = self.content_types.is_none() && self.json.as_ref().is_some_and(|check| check.reports);
+        let several = types.next().is_some();
+        if several && !on_trial {
             return refuse(StatusCode::BAD_REQUEST, "ambiguous_content_type", "There is more than one Content-Type.").refuse();
         }
         let media = first.and_then(MediaType::parse);
@@ -136,25 +139,23 @@ impl Validate {
                 Some(_) => {}
             }
         }
-        match (&self.json, contract) {
-            (Some(check), Some(contract)) if check.reports => {
-                let typed = has_body || lacking.is_some() && first.is_some();
-                let media = media.as_ref();
-                let told = if self.content_types.is_none() && typed && media.is_none_or(|media| !media.is_json()) {
+        if let (Some(check), Some(contract)) = (&self.json, contract)
+            && check.reports
+        {
+            let typed = has_body || lacking.is_some() && first.is_some();
+            let told = match &media {
+                _ if several => Some(("content_type", "must be there once")),
+                media if self.content_types.is_none() && typed && media.as_ref().is_none_or(|media| !media.is_json()) => {
                     Some(("content_type", "must be JSON"))
-                } else if has_body && media.is_some_and(|media| media.is_json() && !media.is_utf8()) {
-                    Some(("charset", "must be in UTF-8"))
-                } else if media.is_some_and(MediaType::is_json) && check.passes(head) {
-                    Some(LONGER)
-                } else {
-                    lacking.map(|_| ("json", "must be there"))
-                };
-                if let Some((keyword, detail)) = told {
-                    contract.note_body(keyword, detail, exchange);
                 }
-                return Flow::Continue(());
+                Some(media) if has_body && media.is_json() && !media.is_utf8() => Some(("charset", "must be in UTF-8")),
+                Some(media) if media.is_json() && check.passes(head) => Some(LONGER),
+                _ => lacking.map(|_| ("json", "must be there")),
+            };
+            if let Some((keyword, detail)) = told {
+                contract.note_body(keyword, detail, exchange);
             }
-            _ => {}
+            return Flow::Continue(());
         }
         if let (Some(check), Some(media)) = (&self.json, media)
             && media.is_json()
@@ -485,7 +486,8 @@ mod tests {
                 assert_eq!(run(held(), &text, b""), Some((415, "content_type_unsupported")), "{method}");
                 let empty = head(method, framing, &[("Content-Type", "application/json")]);
                 assert_eq!(run(held(), &empty, b""), Some((400, "json_empty")), "{method}");
-                for head in [head(method, framing, &[]), text, empty] {
+                let twice = head(method, framing, &[("Content-Type", "application/json"), ("Content-Type", "text/plain")]);
+                for head in [head(method, framing, &[]), text, empty, twice] {
                     assert_eq!(run(trial(), &head, b""), None, "{method}");
                 }
             }
