@@ -337,3 +337,19 @@ fn families_that_are_none_are_refused() {
         assert!(ran.code == 1 && told.contains(said), "{service}: {told}");
     }
 }
+
+/// Who is overtaken says nothing of the service, which is being reached: its breaker stays closed, though many lose before one has won.
+#[test]
+fn those_who_are_overtaken_open_no_breaker_of_the_service() {
+    let (four, six) = both();
+    let port = four.local_addr().unwrap().port();
+    let (_backend, _hole, dns) = (saying(four, "here"), hole(six), dns());
+    let gateway = start(&dns, port, &format!("{LIMIT}, circuit_breaker: {{ consecutive_failures: 2, open_for: 60s }}"));
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| assert_eq!(get(gateway.port(), "/").text(), "here"));
+            }
+        });
+    }
+}

@@ -155,7 +155,7 @@ fn broke_off(broken: Broken, journey: &mut Journey, down: &mut Downstream) -> Fa
         _ if journey.is_late(CLOCKS) => Failed::Answer(out_of_time(true)),
         // The head waited for a body that does not come.
         broken if !down.is_answered() => {
-            journey.service_failed(broken.outcome().unwrap_or(AttemptOutcome::Broken));
+            broken.outcome().into_iter().for_each(|outcome| journey.service_failed(outcome));
             match journey.service().map(|service| call_error(broken, service)) {
                 Some(CallError::Service(reply)) => Failed::Answer(reply),
                 Some(CallError::Client(error)) => client_failed(&error),
@@ -167,9 +167,10 @@ fn broke_off(broken: Broken, journey: &mut Journey, down: &mut Downstream) -> Fa
             down.pass_reset(reason);
             Failed::BrokeOff
         }
-        broken => {
+        Broken::TooSlow => Failed::TooSlow,
+        _ => {
             journey.service_failed(AttemptOutcome::Broken);
-            if matches!(broken, Broken::TooSlow) { Failed::TooSlow } else { Failed::BrokeOff }
+            Failed::BrokeOff
         }
     }
 }

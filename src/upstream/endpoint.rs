@@ -557,6 +557,17 @@ impl InFlightGuard {
         }
     }
 
+    /// Notes that a connection to it was overtaken by one to another endpoint. That is about this one alone: the service is being reached.
+    pub(super) fn note_unreachable_alone(&mut self, service: &Service) {
+        let passes = std::mem::take(&mut self.passes);
+        for (guard, mut pass) in service.breakers.iter().zip(passes).filter(|(guard, _)| guard.is_of_endpoints()) {
+            if guard.note(&self.endpoint, &mut pass, AttemptOutcome::Unreachable, None) {
+                service.cluster.board().wake();
+            }
+        }
+        self.note(service, AttemptOutcome::Unreachable, None);
+    }
+
     fn look_into(&mut self, service: &Service, outcome: AttemptOutcome, took: Option<Duration>) {
         if outcome.is_local() {
             self.endpoint.record_failure();

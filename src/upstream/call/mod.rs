@@ -93,11 +93,11 @@ pub enum Broken {
 }
 
 impl Broken {
-    /// What it says about the endpoint. `None` if the client is to blame.
+    /// What it says about the endpoint. `None` if the client is to blame, or the gateway: some answers are quiet, and their endpoints are well.
     pub fn outcome(&self) -> Option<AttemptOutcome> {
         match self {
-            Broken::Client(_) | Broken::Unfit => None,
-            Broken::TimedOut | Broken::TooSlow => Some(AttemptOutcome::TimedOut),
+            Broken::Client(_) | Broken::Unfit | Broken::TooSlow => None,
+            Broken::TimedOut => Some(AttemptOutcome::TimedOut),
             _ => Some(AttemptOutcome::Broken),
         }
     }

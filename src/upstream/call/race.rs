@@ -58,7 +58,7 @@ pub(super) async fn race<'a, T>(
         (Some(made), _) => {
             if !lost_lately {
                 endpoint.note_overtaken(Some(Instant::now()));
-                tries.unreachable(service);
+                tries.outpaced(service);
             }
             tries.go_over_to(service, *other);
             Ok(made)

@@ -308,12 +308,20 @@ impl Tries {
     }
 
     /// Notes that alone.
-    pub(super) fn unreachable(&mut self, service: &Service) {
+    fn unreachable(&mut self, service: &Service) {
         if let Some(mut flight) = self.flight.take() {
             flight.note(service, AttemptOutcome::Unreachable, None);
         }
         self.failed.extend(self.endpoint);
         self.tried.extend(self.endpoint);
+    }
+
+    /// Notes that a connection to the endpoint was overtaken by one to another.
+    pub(super) fn outpaced(&mut self, service: &Service) {
+        if let Some(mut flight) = self.flight.take() {
+            flight.note_unreachable_alone(service);
+        }
+        self.failed.extend(self.endpoint);
     }
 
     /// Where no other endpoint is left that could be connected to: how long to wait before the same are asked again, if somebody has
