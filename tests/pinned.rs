@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use portcullis::wire::small::SmallFrames;
 use tokio::runtime::Runtime;
 
 use crate::harness::{Backend, Client, Gateway, eventually, filled, get};
@@ -441,45 +440,4 @@ fn a_thousand_streams_that_end_with_an_empty_frame_share_a_connection() {
     ));
     let said = crate::protocols::peer::play("h2_empty_ends.js", &[&gateway.url(""), "1000"]);
     assert_eq!(said, serde_json::json!({ "answered": 1000, "connections": 1 }));
-}
-
-#[tokio::test]
-async fn small_frames_wait_until_those_before_them_are_sent() {
-    let (near, far) = tokio::io::duplex(64 * 1024);
-    let served = tokio::spawn(async move {
-        let mut options = h2::server::Builder::new();
-        let mut wire = options.initial_window_size(1 << 20).handshake::<_, Bytes>(far).await.unwrap();
-        let (_, mut respond) = wire.accept().await.unwrap().unwrap();
-        let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
-        let (mut small, mut sent) = (SmallFrames::default(), 0);
-        // Nobody drives the connection, so nothing of this goes out.
-        let stuck = async {
-            for _ in 0..10_000 {
-                let room = std::future::poll_fn(|cx| small.poll_room(&mut stream, 2, cx)).await.unwrap().unwrap();
-                small.send(&mut stream, Bytes::from(vec![b'x'; room]), false).unwrap();
-                sent += 1;
-            }
-        };
-        assert!(tokio::time::timeout(Duration::from_millis(50), stuck).await.is_err());
-        assert!((100..200).contains(&sent), "{sent}");
-        tokio::spawn(async move { while wire.accept().await.is_some() {} });
-        for _ in sent..5_000 {
-            let room = std::future::poll_fn(|cx| small.poll_room(&mut stream, 2, cx)).await.unwrap().unwrap();
-            small.send(&mut stream, Bytes::from(vec![b'x'; room]), false).unwrap();
-        }
-        small.send(&mut stream, Bytes::new(), true).unwrap();
-        respond
-    });
-    let mut options = h2::client::Builder::new();
-    options.initial_window_size(1 << 20).initial_connection_window_size(1 << 20).data_frame_budget(1 << 24);
-    let (mut requests, wire) = options.handshake::<_, Bytes>(near).await.unwrap();
-    tokio::spawn(wire);
-    let (answer, _) = requests.send_request(http::Request::new(()), true).unwrap();
-    let mut body = answer.await.unwrap().into_body();
-    let mut came = 0;
-    while let Some(piece) = body.data().await {
-        came += piece.unwrap().len();
-    }
-    assert!((9_000..=10_000).contains(&came), "{came}");
-    drop(served.await.unwrap());
 }

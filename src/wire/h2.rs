@@ -28,7 +28,7 @@ pub struct Room {
 }
 
 /// Every connection has this much, however many there are.
-const LEAST: Room = Room { streams: 8, window: 64 * 1024, frames: 512 * 1024 };
+const LEAST: Room = Room { streams: 8, window: 64 * 1024, frames: 1280 * 1024 };
 const MOST: Room = Room { streams: MAX_STREAMS, window: 1024 * 1024, frames: 4 * 1024 * 1024 };
 
 impl Room {
@@ -143,7 +143,7 @@ mod tests {
         let all: Vec<_> = (1..=1024).map(|connections| Room::of(connections, 2048, 64 << 20)).collect();
         assert!(all.iter().map(|room| room.streams).sum::<u32>() < 16_384, "of `max_in_flight`");
         assert!(all.iter().map(|room| u64::from(room.window)).sum::<u64>() < 384 << 20);
-        assert!(all.iter().map(|room| u64::from(room.frames)).sum::<u64>() < 656 << 20);
+        assert!(all.iter().map(|room| u64::from(room.frames)).sum::<u64>() < 1408 << 20);
     }
 
     #[test]
