@@ -11,7 +11,7 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use tokio::runtime::Runtime;
 
-use crate::harness::{Backend, Client, Gateway, eventually, filled, get};
+use crate::harness::{Backend, Client, Gateway, H2Backend, eventually, filled, get};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -289,6 +289,55 @@ fn who_does_not_read_the_small_pieces_of_a_shared_connection_ends_nobody_elses_s
     go.notify_one();
     assert_eq!(neighbour.answer_to("GET").text(), "done", "on the connection that all share");
     assert!(!gateway.stderr().contains("panicked"), "{}", gateway.stderr());
+}
+
+/// A client that takes nothing for a while, and then all that the service has said until it was stopped. Nothing more follows.
+#[test]
+fn what_came_while_a_client_took_nothing_does_not_wait_for_more() {
+    let (sent, stuck) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (count, done) = (sent.clone(), stuck.clone());
+    let service = H2Backend::start(move |_, mut respond| {
+        let (count, done) = (count.clone(), done.clone());
+        async move {
+            let answer = http::Response::builder().header("content-type", "text/event-stream").body(()).unwrap();
+            let mut stream = respond.send_response(answer, false).unwrap();
+            loop {
+                stream.reserve_capacity(1024);
+                let room = std::future::poll_fn(|cx| stream.poll_capacity(cx));
+                let Ok(Some(Ok(room))) = tokio::time::timeout(Duration::from_millis(700), room).await else { break };
+                let event = vec![b'~'; room.min(1024)];
+                count.fetch_add(event.len(), Ordering::Relaxed);
+                stream.send_data(event.into(), false).unwrap();
+            }
+            done.fetch_add(1, Ordering::Relaxed);
+            // Until the client goes.
+            let _ = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+        }
+    });
+    let gateway = Gateway::start(&filled(
+        "
+        listeners: [ { bind: '127.0.0.1:$PORT' } ]
+        server: { workers: 1 }
+        services: { events: { endpoints: [ '127.0.0.1:$SERVICE' ], protocol: http2 } }
+        routes: [ { path: /*, service: events } ]
+        ",
+        &[("$SERVICE", service.port())],
+    ));
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&std::net::SocketAddr::from(([127, 0, 0, 1], gateway.port())).into()).unwrap();
+    let mut client: TcpStream = socket.into();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    eventually("the service is stopped", || stuck.load(Ordering::Relaxed) == 1);
+    let sent = sent.load(Ordering::Relaxed);
+    client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let (mut came, mut buffer) = (0, vec![0; 64 * 1024]);
+    while came < sent {
+        match client.read(&mut buffer) {
+            Ok(count @ 1..) => came += buffer[..count].iter().filter(|byte| **byte == b'~').count(),
+            other => panic!("{came} of {sent} bytes, then {other:?}"),
+        }
+    }
 }
 
 /// What is sent in few large pieces, and not read: the windows and the sockets bound it.

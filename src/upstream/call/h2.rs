@@ -325,11 +325,15 @@ impl Stream {
     pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, pace: Pace) -> Result<(), Broken> {
         let pace = if self.sending.is_some() { Pace { rate: 0, ..pace } } else { pace };
         let (limit, late) = self.came.left(pace);
-        let Stream { answer, sending, place, taken, came, .. } = self;
+        let Stream { answer, sending, place, taken, gathered, came, .. } = self;
         let Answer::Begun(body) = answer else { return Ok(()) };
         // What was taken has been passed on by now.
         if *taken > 0 {
             let _ = body.flow_control().release_capacity(std::mem::take(taken));
+        }
+        // What came while the client took its time is more already, and perhaps all that there will be for long.
+        if !gathered.is_empty() {
+            return Ok(());
         }
         let first = async {
             tokio::select! {
