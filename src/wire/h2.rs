@@ -23,7 +23,8 @@ pub struct Room {
     /// What the library may keep of small frames that nobody has read yet: each costs it some 256 bytes beside its payload, which windows do
     /// not count. Beyond this it ends the connection, with all that goes on there. A client that keeps to its windows seldom comes to that
     /// for its messages being short: whoever waits for something else takes them in meanwhile. It has to do for what comes in one turn
-    /// ([`Turn`](super::turn::Turn)).
+    /// ([`Turn`](super::turn::Turn)), and where nobody takes it in (a policy asks somebody else, a connection is made): a whole window of
+    /// messages of some fifty bytes costs four times its bytes.
     pub frames: u32,
 }
 
@@ -36,10 +37,11 @@ impl Room {
     /// client that obeys waits instead of being refused.
     pub fn of(connections: usize, streams: usize, bytes: usize) -> Room {
         let each = |of: usize| u32::try_from(of / connections.max(1)).unwrap_or(u32::MAX);
+        let window = each(bytes).clamp(LEAST.window, MOST.window);
         Room {
             streams: each(streams).clamp(LEAST.streams, MOST.streams),
-            window: each(bytes).clamp(LEAST.window, MOST.window),
-            frames: each(bytes).clamp(LEAST.frames, MOST.frames),
+            window,
+            frames: (4 * window).clamp(LEAST.frames, MOST.frames),
         }
     }
 }
@@ -143,7 +145,8 @@ mod tests {
         let all: Vec<_> = (1..=1024).map(|connections| Room::of(connections, 2048, 64 << 20)).collect();
         assert!(all.iter().map(|room| room.streams).sum::<u32>() < 16_384, "of `max_in_flight`");
         assert!(all.iter().map(|room| u64::from(room.window)).sum::<u64>() < 384 << 20);
-        assert!(all.iter().map(|room| u64::from(room.frames)).sum::<u64>() < 1408 << 20);
+        assert!(all.iter().map(|room| u64::from(room.frames)).sum::<u64>() < 1600 << 20);
+        assert!(all.iter().all(|room| room.frames >= 4 * room.window && room.frames >= LEAST.frames));
     }
 
     #[test]
