@@ -31,6 +31,7 @@ test: ## Install what the tests need (apt, as root, only what is missing) and ru
 	@tests/npm.sh tests/oidc $(TARGET)/oidc
 	@tests/npm.sh tests/grpc $(TARGET)/grpc
 	@tests/contracts/install.sh $(TARGET)/json-schema-suite
+	@tests/openapi/install.sh $(TARGET)/openapi-documents
 	@tests/npm.sh tests/cache_suite $(TARGET)/cache-suite
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    set -x; $(CARGO) nextest run --locked --config-file .ci/nextest.toml $(TESTS); \

@@ -1,5 +1,7 @@
 //! Routes that are held to a document of OpenAPI.
 
+mod documents;
+
 use serde_json::{Value, json};
 
 use crate::harness::*;
@@ -509,4 +511,233 @@ fn what_was_skipped_is_closed() {
     let gateway = Gateway::start_in(&files, &yaml);
     assert_eq!(get(gateway.port(), "/a").status, 200);
     get(gateway.port(), "/b").assert_problem(501, "openapi", "operation_unsupported");
+}
+
+const SECURED: &str = "
+openapi: 3.0.0
+info: { title: Secured, version: '1' }
+security: [ { key: [] } ]
+paths:
+  /open: { get: { operationId: open, security: [], responses: {} } }
+  /either: { get: { operationId: either, security: [ {}, { key: [] } ], responses: {} } }
+  /keyed: { get: { operationId: keyed, responses: {} } }
+  /scoped: { get: { operationId: scoped, security: [ { oauth: [ 'pets:write' ] } ], responses: {} } }
+components:
+  securitySchemes:
+    key: { type: apiKey, in: header, name: X-Key }
+    oauth: { type: oauth2, flows: {} }
+";
+
+#[test]
+fn operations_are_closed_to_whoever_has_not_proved_what_they_need() {
+    let backend = Backend::http();
+    let files = Files::new();
+    files.write("secured.yaml", SECURED);
+    let keys: String = ["writer", "reader"]
+        .map(|name| {
+            let scopes = if name == "writer" { "[ 'pets:write' ]" } else { "[ 'pets:read' ]" };
+            format!(
+                "\n      - {{ name: {name}, scopes: {scopes}, api_keys: [ {{ hash: 'sha256:{}' }} ] }}",
+                sha256(&format!("{name}-key-0123456789"))
+            )
+        })
+        .concat();
+    let yaml = filled(
+        "
+    listeners: [ { bind: 127.0.0.1:$PORT } ]
+    services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+    consumers:$KEYS
+    policies:
+      authn: { api_key: { header: X-Key }, optional: true }
+    routes:
+      - path: /v1/*
+        service: a
+        policies: { openapi: { file: secured.yaml, schemes: { oauth: api_key } } }
+      - path: /trial/*
+        service: a
+        policies: { openapi: { file: secured.yaml, schemes: { oauth: api_key }, mode: report } }
+      - path: /off/*
+        service: a
+        policies: { authn: false, openapi: { file: secured.yaml, security: off } }
+",
+        &[("$BACKEND", backend.port())],
+    )
+    .replace("$KEYS", &keys);
+    let gateway = Gateway::start_in(&files, &yaml);
+    let ask = |path: &str, key: &str| {
+        let key = format!("{key}-key-0123456789");
+        let fields: Vec<(&str, &str)> = if key.starts_with('-') { Vec::new() } else { vec![("X-Key", &key)] };
+        request(gateway.port(), "GET", path, &fields, b"")
+    };
+    for (path, nobody, reader, writer) in
+        [("/v1/open", 200, 200, 200), ("/v1/either", 200, 200, 200), ("/v1/keyed", 401, 200, 200), ("/v1/scoped", 401, 403, 200)]
+    {
+        assert_eq!(
+            [ask(path, "").status, ask(path, "reader").status, ask(path, "writer").status],
+            [nobody, reader, writer],
+            "{path}"
+        );
+        assert_eq!(ask(&path.replace("/v1", "/trial"), "").status, 200);
+        assert_eq!(ask(&path.replace("/v1", "/off"), "").status, 200);
+    }
+    let refused = ask("/v1/keyed", "");
+    refused.assert_problem(401, "openapi", "credentials_needed");
+    assert_eq!(refused.header("www-authenticate"), Some("ApiKey realm=\"api\""));
+    ask("/v1/scoped", "reader").assert_problem(403, "openapi", "operation_scope_missing");
+    gateway.wait_log(|line| line["decided_by"] == "pets:write" && line["operation"] == "scoped");
+    assert_eq!(ask("/v1/keyed", "wrong").status, 401);
+
+    let files = Files::new();
+    files.write("secured.yaml", SECURED);
+    let check = |policies: &str| {
+        let yaml = format!(
+            "listeners: [ {{ bind: 127.0.0.1:8080 }} ]\nservices: {{ a: {{ endpoints: [ '127.0.0.1:1' ] }} }}\nroutes:\n  - path: /*\n    service: a\n    policies: {{ {policies} }}\n"
+        );
+        files.write("gateway.yaml", yaml);
+        let ran = portcullis(files.dir(), &["check", "gateway.yaml"]);
+        (ran.code, format!("{}{}", ran.stdout, ran.stderr))
+    };
+    let (code, said) = check("openapi: { file: secured.yaml }");
+    assert!(code == 1 && said.contains("the operation keyed needs `key`, and nothing here proves it"), "{said}");
+    assert!(said.contains("the operation scoped needs `oauth`") && said.contains("gateway.yaml:6:"), "{said}");
+    let (code, said) =
+        check("authn: { api_key: { header: X-Key } }, openapi: { file: secured.yaml, schemes: { oauth: api_key } }");
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = check("openapi: { file: secured.yaml, schemes: { ouath: jwt }, security: off }");
+    assert_eq!(code, 0, "with `security: off` nothing is needed: {said}");
+    let (code, said) = check("authn: { api_key: {} }, openapi: { file: secured.yaml, schemes: { ouath: jwt } }");
+    assert!(code == 1 && said.contains("no security scheme `ouath`"), "{said}");
+}
+
+const MOCKED: &str = r##"
+openapi: 3.1.0
+info: { title: Mocked, version: '1' }
+paths:
+  /pets/{id}:
+    get:
+      operationId: getPet
+      responses:
+        "404": { content: { application/problem+json: { example: { title: gone } } } }
+        "200":
+          content:
+            application/json:
+              examples:
+                cat: { value: { name: tom } }
+                dog: { $ref: "#/components/examples/dog" }
+            text/plain: { example: a pet }
+        default: { content: { application/json: { schema: { $ref: "#/components/schemas/Tree" } } } }
+    delete: { responses: { "204": { description: gone } } }
+  /trees:
+    post:
+      requestBody: { content: { application/json: { schema: { $ref: "#/components/schemas/Tree" } } } }
+      responses: { "201": { content: { application/json: { schema: { $ref: "#/components/schemas/Tree" } } } } }
+components:
+  examples: { dog: { value: { name: rex } } }
+  schemas:
+    Tree:
+      type: object
+      required: [ name, code, secret ]
+      properties:
+        name: { type: string, minLength: 3, maxLength: 6 }
+        code: { type: string, pattern: "^[A-Z]{2}-[0-9]+$" }
+        amount: { type: integer, exclusiveMinimum: 4, multipleOf: 3 }
+        secret: { type: string, writeOnly: true }
+        below: { type: array, items: { $ref: "#/components/schemas/Tree" }, minItems: 1 }
+"##;
+
+#[test]
+fn mocks_answer_from_the_document() {
+    let files = Files::new();
+    files.write("mocked.yaml", MOCKED);
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        policies: { cors: { origins: https://app.test } }
+        routes:
+          - { path: /v1/*, mock: { openapi: mocked.yaml }, policies: { openapi: { file: mocked.yaml } } }
+          - { path: /fixed/*, mock: { openapi: mocked.yaml, prefer: false } }
+    ";
+    let gateway = Gateway::start_in(&files, yaml);
+    let ask = |path: &str, fields: &[(&str, &str)]| request(gateway.port(), "GET", path, fields, b"");
+    let first = ask("/v1/pets/7", &[("Origin", "https://app.test")]);
+    assert_eq!((first.status, first.json()), (200, json!({ "name": "tom" })));
+    assert_eq!(first.header("access-control-allow-origin"), Some("https://app.test"), "answers pass the route's policies");
+    for (prefer, status, body) in [
+        ("example=dog", 200, json!({ "name": "rex" })),
+        ("code=404", 404, json!({ "title": "gone" })),
+        ("Code=\"200\" , example=cat", 200, json!({ "name": "tom" })),
+        ("respond-async", 200, json!({ "name": "tom" })),
+    ] {
+        let answer = ask("/v1/pets/7", &[("Prefer", prefer)]);
+        assert_eq!((answer.status, answer.json()), (status, body), "{prefer}");
+    }
+    assert_eq!(ask("/v1/pets/7", &[("Prefer", "code=404")]).header("content-type"), Some("application/problem+json"));
+    let made = ask("/v1/pets/7", &[("Prefer", "code=418")]);
+    assert_eq!((made.status, &made.json()["code"]), (418, &json!("AA-0")), "`default` stands for any: {}", made.text());
+    ask("/v1/pets/7", &[("Prefer", "example=cow")]).assert_problem(404, "route", "no_example");
+    let plain = ask("/v1/pets/7", &[("Accept", "text/plain")]);
+    assert_eq!((plain.text().as_str(), plain.header("content-type")), ("a pet", Some("text/plain")));
+    assert_eq!(ask("/fixed/pets/7", &[("Prefer", "code=404")]).status, 200);
+    ask("/v1/none", &[]).assert_problem(404, "openapi", "no_operation");
+    ask("/fixed/none", &[]).assert_problem(404, "route", "no_operation");
+    let head = request(gateway.port(), "HEAD", "/v1/pets/7", &[], b"");
+    assert_eq!((head.status, head.header("content-length")), (200, Some("14")));
+    let gone = request(gateway.port(), "DELETE", "/v1/pets/7", &[], b"");
+    assert_eq!((gone.status, gone.header("content-length")), (204, None));
+    let put = request(gateway.port(), "PUT", "/fixed/pets/7", &[], b"");
+    assert_eq!((put.status, put.header("allow")), (405, Some("GET, HEAD, DELETE")));
+
+    let post =
+        |body: &str| request(gateway.port(), "POST", "/v1/trees", &[("Content-Type", "application/json")], body.as_bytes());
+    let made = post(r#"{"name":"oak","code":"AB-1","secret":"x"}"#);
+    assert_eq!(made.status, 201, "{}", made.text());
+    let tree = made.json();
+    let name = tree["name"].as_str().unwrap().len();
+    assert!((3..=6).contains(&name) && tree["code"] == "AA-0" && tree["amount"] == 6, "{tree}");
+    assert!(tree.get("secret").is_none() && tree["below"][0].is_object(), "{tree}");
+    assert!(made.text().len() < 10_000, "what is within itself ends somewhere");
+    assert_eq!(
+        errors(&post(r#"{"name":"oak"}"#)),
+        ["body : required", "body : required"],
+        "a mocked route can be held to the document too"
+    );
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        assert_eq!(curl(&[version, &gateway.url("/v1/pets/7")]).json(), json!({ "name": "tom" }), "{version}");
+    }
+    let line = gateway.wait_log(|line| line["path"] == "/v1/trees" && line["status"] == 201);
+    assert_eq!((&line["answered_by"], &line["operation"]), (&json!("mock"), &json!("POST /trees")));
+    files.write("mocked.yaml", MOCKED.replace("name: tom", "name: kitty"));
+    assert_eq!(gateway.reload().0, 200);
+    assert_eq!(ask("/v1/pets/7", &[]).json(), json!({ "name": "kitty" }));
+}
+
+#[test]
+fn bodies_are_what_they_claim_to_be_without_a_document_too() {
+    let backend = Backend::http();
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes:
+          - { path: /*, service: a, policies: { validate: { form: true, multipart: true, xml: true, max_body: 100B } } }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    served(&yaml, |gateway| {
+        let post = |kind: &str, body: &str| request(gateway.port(), "POST", "/", &[("Content-Type", kind)], body.as_bytes());
+        let (form, multipart) = ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x");
+        for (kind, good, bad, reason) in [
+            (form, "a=%20&b", "a=%zz", "form_malformed"),
+            (multipart, "--x\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n--x--", "--x\r\n", "multipart_malformed"),
+            ("multipart/form-data", "", "--x--", "multipart_malformed"),
+            ("text/xml; charset=utf-8", "<a/>", "<!DOCTYPE a><a/>", "xml_malformed"),
+            ("image/svg+xml", "<a/>", "<a>", "xml_malformed"),
+        ] {
+            assert_eq!(post(kind, good).status, 200, "{kind}");
+            post(kind, bad).assert_problem(400, "validate", reason);
+        }
+        assert_eq!(post("application/octet-stream", "\u{1}").status, 200);
+        assert_eq!(post(form, &"a".repeat(101)).status, 413);
+        let h2 = curl(&["--http2-prior-knowledge", "-H", "Content-Type: text/xml", "-d", "<a>", &gateway.url("/")]);
+        h2.assert_problem(400, "validate", "xml_malformed");
+    });
 }

@@ -231,6 +231,12 @@ fn refusals(list: &mut List, w: &Words) {
         &["\"name\":\"limit\"", "must be at most 100", "\"pointer\":\"/colour\""],
     );
     list.add(
+        &[200],
+        "an answer made from the document, before there is a service",
+        format!("{curl} {http}/mock/products/7"),
+        &["\"colour\":\"red\""],
+    );
+    list.add(
         &[405],
         "a method that the document does not have",
         format!("{curl} -X DELETE {http}/v1/products/7"),

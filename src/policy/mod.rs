@@ -222,6 +222,8 @@ pub struct RouteOptions {
     pub error_pages: Option<Arc<shape::error_pages::ErrorPages>>,
     /// Who gets copies of the requests.
     pub mirror: Option<Arc<shape::mirror::Mirror>>,
+    /// The document that the route is held to.
+    pub openapi: Option<Arc<validate::openapi::Openapi>>,
     /// What WebSockets may do, where that is bounded.
     pub websocket: Option<Arc<edge::websocket::WebSocket>>,
     /// The query parameters that carry credentials: they go neither to the backend nor into a log.

@@ -10,7 +10,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::back::RewriteBackConfig;
-use super::own::{MaintenanceConfig, RedirectConfig, RespondConfig};
+use super::own::{MaintenanceConfig, MockConfig, RedirectConfig, RespondConfig};
 use super::{Device, FallbackConfig};
 use crate::breaker::config::BreakerConfig;
 use crate::path::AmbiguousPaths;
@@ -54,8 +54,8 @@ pub struct RouteConfig {
     /// The class or classes of device it serves, as far as the client's User-Agent and client hints tell. Default: any.
     #[serde(default)]
     pub device: Option<OneOrMany<Device>>,
-    /// The service that answers: an entry of `services`, or with `port` a host name. Exactly one of `service`, `split`, `respond`, `redirect`
-    /// and `maintenance`.
+    /// The service that answers: an entry of `services`, or with `port` a host name. Exactly one of `service`, `split`, `respond`, `redirect`,
+    /// `maintenance` and `mock`.
     #[serde(default)]
     pub service: Option<Spanned<String>>,
     /// The port of `service`, where that is a host name. 1 to 65535.
@@ -77,6 +77,9 @@ pub struct RouteConfig {
     /// 503 with `Retry-After`, for as long as it is written. gRPC clients get the status UNAVAILABLE. Policies hold as for any other route.
     #[serde(default)]
     pub maintenance: Option<Box<Spanned<MaintenanceConfig>>>,
+    /// Answers from the examples of a document of OpenAPI, or with values that its schemas allow, without a service.
+    #[serde(default)]
+    pub mock: Option<Box<Spanned<MockConfig>>>,
     /// Leading segments of `path` that the service does not see. If nothing is left it sees `/`. Not together with `rewrite`.
     #[serde(default)]
     pub strip_prefix: Option<Spanned<String>>,

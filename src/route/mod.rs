@@ -37,7 +37,7 @@ pub use config::{RouteConfig, SplitTarget, Sticky, ValueMatch, VersionMatch};
 pub use device::Device;
 pub use fallback::{Cause, Condition, FallbackConfig};
 pub use matcher::{Matcher, check_id};
-pub use own::{OwnAnswer, read};
+pub use own::{Mock, MockConfig, OwnAnswer, read};
 pub use pattern::HostPattern;
 pub use rewrite::Rewrite;
 pub use split::{Answering, Split};

@@ -35,6 +35,9 @@ impl Template {
         let relative = path.strip_prefix('/').ok_or("a path begins with a slash")?;
         let mut template =
             Template { pattern: PathPattern { segments: Vec::new(), prefix: false }, mixed: Vec::new(), names: Vec::new() };
+        if relative.contains(['?', '#']) {
+            return Err("a path has neither a query nor a fragment".to_owned());
+        }
         let count = relative.split('/').count();
         if count > MOST_SEGMENTS {
             return Err(format!("a path has at most {MOST_SEGMENTS} segments"));

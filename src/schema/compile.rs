@@ -391,10 +391,8 @@ impl<'v> Compiler<'v> {
                     let node = self.node(found, path);
                     by.insert(value.as_str().into(), node);
                 }
-                None => self.fault(
-                    &format!("{pointer}/discriminator/mapping/{}", escaped(value)),
-                    "this leads nowhere in this document, and nothing is fetched",
-                ),
+                // It says nothing of what is valid: the alternatives do then.
+                None => complete = false,
             }
         }
         Some(Choice { property, by, complete })

@@ -22,6 +22,7 @@ mod uri;
 mod view;
 
 pub use compile::escaped;
+pub use pattern::syntax as pattern_syntax;
 
 use ahash::AHashSet;
 use regex::Regex;

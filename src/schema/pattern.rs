@@ -23,6 +23,11 @@ pub fn compile(pattern: &str) -> Result<Regex, String> {
     })
 }
 
+/// The pattern as what it is made of, for whoever makes texts of it. `None` if it cannot be used.
+pub fn syntax(pattern: &str) -> Option<regex_syntax::hir::Hir> {
+    regex_syntax::parse(&translated(pattern).ok()?).ok()
+}
+
 fn translated(pattern: &str) -> Result<String, String> {
     let mut out = String::with_capacity(pattern.len() + 8);
     let mut chars = pattern.chars().peekable();

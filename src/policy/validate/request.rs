@@ -16,6 +16,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::content::ContentCheck;
 use super::contract::{BodyConfig, Contract, Mode, SchemaConfig, Written};
 use super::json::{self, Fault, FaultKind, Limits};
 use super::media::{MediaType, Pattern};
@@ -47,6 +48,14 @@ pub struct ValidateConfig {
     /// Whether a body whose type is JSON (`application/json` or any `+json`) must be well-formed JSON in UTF-8; else 400. Such a body is
     /// read into memory before a backend is asked. Default: false, unless `body` has a schema.
     pub json: bool,
+    /// Whether a body of the type `application/x-www-form-urlencoded` must be one: escapes that are escapes, UTF-8, up to 1000 fields; else 400. Default: false.
+    pub form: bool,
+    /// Whether a body of the type `multipart/form-data` must be one (RFC 7578), read strictly: what two readers could read in two ways is refused with 400.
+    /// Default: false.
+    pub multipart: bool,
+    /// Whether a body whose type is XML (`application/xml`, `text/xml` or any `+xml`) must be well-formed, in UTF-8, nested up to 128 deep, without a document
+    /// type, and so without entities; else 400. Default: false.
+    pub xml: bool,
     /// Whether an object in a JSON body may have a name twice. Two readers take two different values then, so that what is checked here may
     /// not be what the service sees. Default: false.
     pub duplicate_names: bool,
@@ -86,6 +95,8 @@ pub struct Validate {
     /// What a 415 says it would take (RFC 9110, sections 12.5.1 and 15.5.16).
     accept: HeaderValue,
     json: Option<Arc<JsonCheck>>,
+    /// Other kinds of bodies that are looked at.
+    content: Option<Arc<ContentCheck>>,
     contract: Option<Arc<Contract>>,
 }
 
@@ -317,15 +328,20 @@ impl Policy for Validate {
         // Patterns are tokens: they make a legal value.
         let accept = HeaderValue::try_from(accept).unwrap_or(HeaderValue::from_static("*/*"));
         let json = (config.json || contract.as_ref().is_some_and(|contract| contract.has_body())).then(|| Arc::new(json));
-        (cx.problems.len() == before).then_some(Validate { headers, query, content_types, accept, json, contract })
+        let max_body = config.max_body.as_ref().map_or(DEFAULT_MAX_BODY, |size| size.value.0);
+        let content = ContentCheck::new(config.form, config.multipart, config.xml, max_body).map(Arc::new);
+        (cx.problems.len() == before).then_some(Validate { headers, query, content_types, accept, json, content, contract })
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
-        let json = self.json.clone();
+        let (json, content) = (self.json.clone(), self.content.clone());
         plan.options().by_params |= self.contract.as_ref().is_some_and(|contract| contract.look_at_params());
         // The head first: what is wrong there needs no body.
         plan.on_request(self);
         if let Some(check) = json {
+            plan.on_body(check);
+        }
+        if let Some(check) = content {
             plan.on_body(check);
         }
     }
@@ -361,7 +377,8 @@ fn json_check(config: &ValidateConfig, contract: Option<&Arc<Contract>>, cx: &mu
     let sizes = [("max_json_string", &config.max_json_string), ("max_body", &config.max_body)];
     let placed = counts.iter().map(|(name, count)| (*name, count.as_ref().map(|count| count.place)));
     let placed = placed.chain(sizes.iter().map(|(name, size)| (*name, size.as_ref().map(|size| size.place))));
-    for (name, place) in placed.filter(|_| !config.json && !has_schema) {
+    let looks = config.form || config.multipart || config.xml;
+    for (name, place) in placed.filter(|(name, _)| !(config.json || has_schema || looks && *name == "max_body")) {
         if let Some(place) = place {
             cx.problems
                 .push(Problem::error(place, format!("`{name}` bounds the JSON check, which is off")).hint("add `json: true`"));

@@ -53,6 +53,24 @@ pub struct RedirectConfig {
     pub query: Query,
 }
 
+/// Answers from a document of OpenAPI.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MockConfig {
+    /// The document: OpenAPI 3.0 or 3.1, YAML or JSON, up to 32MiB. A relative name counts from the configuration's folder.
+    pub openapi: Spanned<String>,
+    /// What stands before the document's paths, as clients see them: `/v1`. Default: the route's path without `/*`.
+    #[serde(default)]
+    pub base: Option<Spanned<String>>,
+    /// Whether clients may choose the answer: `Prefer: code=404, example=cat`. Default: true.
+    #[serde(default = "yes")]
+    pub prefer: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// What becomes of the query.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

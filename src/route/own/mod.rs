@@ -16,7 +16,7 @@ use crate::problem::{Place, Problem, Problems};
 use crate::reply::Reply;
 use crate::value::{Spanned, period_within};
 use crate::wire::encode::is_bodiless;
-pub use config::{MaintenanceConfig, Query, RedirectConfig, RespondConfig};
+pub use config::{MaintenanceConfig, MockConfig, Query, RedirectConfig, RespondConfig};
 
 /// The longest body that stands in the file, or in one that it names, in bytes.
 const LONGEST: u64 = 1024 * 1024;
@@ -27,6 +27,14 @@ pub enum OwnAnswer {
     Respond(Respond),
     Redirect(Redirect),
     Maintenance(Box<Reply>),
+    Mock(Box<dyn Mock>),
+}
+
+/// Answers from a document, which others read.
+pub trait Mock: std::fmt::Debug + Send + Sync {
+    /// # Errors
+    /// A refusal.
+    fn give(&self, head: &RequestHead) -> Result<pingora_error::Result<(ResponseHeader, Bytes)>, Box<Reply>>;
 }
 
 /// An answer from the file.
@@ -75,6 +83,7 @@ impl OwnAnswer {
             OwnAnswer::Respond(_) => "respond",
             OwnAnswer::Redirect(_) => "redirect",
             OwnAnswer::Maintenance(_) => "maintenance",
+            OwnAnswer::Mock(_) => "mock",
         }
     }
 
@@ -87,6 +96,7 @@ impl OwnAnswer {
             OwnAnswer::Respond(respond) => respond.give(head),
             OwnAnswer::Redirect(redirect) => redirect.give(head, target, scheme)?,
             OwnAnswer::Maintenance(reply) => return Err(reply.clone()),
+            OwnAnswer::Mock(mock) => mock.give(head)?,
         };
         made.map_err(|_| Reply::new(StatusCode::INTERNAL_SERVER_ERROR, "route", "answer_failed", "The answer cannot be made."))
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Compiler;
+use crate::policy::validate::openapi::mock::Mocks;
 use crate::problem::{Place, Problem, did_you_mean};
 use crate::route::back::Back;
 use crate::route::{Answering, FallbackConfig, OwnAnswer, RouteConfig, Split};
@@ -13,11 +14,11 @@ use crate::value::Spanned;
 
 impl<'a> Compiler<'a> {
     pub(super) fn answer(&mut self, config: &Spanned<RouteConfig>) -> Option<Answer> {
-        if config.respond.is_some() || config.redirect.is_some() || config.maintenance.is_some() {
+        if config.respond.is_some() || config.redirect.is_some() || config.maintenance.is_some() || config.mock.is_some() {
             return self.own_answer(config);
         }
         let lost = |key: &str| self.problems.has_lost(config.place, key);
-        let own = ["respond", "redirect", "maintenance"].into_iter().any(lost);
+        let own = ["respond", "redirect", "maintenance", "mock"].into_iter().any(lost);
         if (config.service.is_none() && lost("service")) || lost("split") || own {
             // What is missing was refused; what is left of a split can still be looked at.
             for target in config.split.iter().flatten() {
@@ -90,12 +91,18 @@ impl<'a> Compiler<'a> {
             ("respond", config.respond.as_ref().map(|respond| respond.place)),
             ("redirect", config.redirect.as_ref().map(|redirect| redirect.place)),
             ("maintenance", config.maintenance.as_ref().map(|maintenance| maintenance.place)),
+            ("mock", config.mock.as_ref().map(|mock| mock.place)),
         ];
         let mut said = said.into_iter().filter_map(|(key, place)| Some((key, place?)));
         if let (Some((first, _)), Some((second, place))) = (said.next(), said.next()) {
             let problem = Problem::error(place, format!("a route has either a `{first}` or a `{second}`, not both"));
             self.problems.push(problem.hint(format!("comment `{first}` out for as long as `{second}` holds")));
             return None;
+        }
+        if let Some(mock) = &config.mock {
+            let path = &config.path.value;
+            let mocks = Mocks::compile(mock, path.strip_suffix("/*").unwrap_or(path), self.base, self.problems)?;
+            return Some(Answer::Own(Box::new(OwnAnswer::Mock(Box::new(mocks)))));
         }
         OwnAnswer::compile(config, self.base, self.problems).map(|own| Answer::Own(Box::new(own)))
     }

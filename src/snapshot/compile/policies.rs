@@ -71,6 +71,19 @@ impl<'a> Compiler<'a> {
         Site { services, ledger: &self.around.ledger, tallies: self.around.metrics.tallies() }
     }
 
+    /// Whoever a document of OpenAPI wants proved, has to be proved by something.
+    pub(super) fn look_for_proof(&mut self, config: &'a RouteConfig, answer: &Answer, plan: &Plan) {
+        let Some(openapi) = &plan.options.openapi else { return };
+        let authn = match answer.services().first() {
+            Some(service) => self.written(config, service, "authn"),
+            None => {
+                let mut tables = [config.policies.as_ref(), self.document.policies.as_ref()].into_iter().flatten();
+                tables.find_map(|Raw(node)| node.get("authn")).filter(|node| node.as_str() != Some("false"))
+            }
+        };
+        openapi.look_for_proof(authn, self.problems);
+    }
+
     /// What is written about this policy for a route with this service: by the route, the service, or for all. `None` if it is off.
     fn written(&self, config: &'a RouteConfig, service: &Service, policy: &str) -> Option<&'a Node> {
         let of_service = self.document.services.get(&*service.key).and_then(|config| config.policies.as_ref());

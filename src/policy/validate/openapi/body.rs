@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::super::media::{MediaType, Pattern};
-use super::super::{json as grammar, multipart, xml};
+use super::super::{form, json as grammar, multipart, xml};
 use super::params::{Style, Tree, leaf, pairs};
 use crate::carrier::{decode, lossy};
 use crate::jose::json;
@@ -83,8 +83,8 @@ impl Media {
         match kind {
             Kind::Json => json_value(body, limits).map(Some),
             Kind::Form => {
-                let text = std::str::from_utf8(body).map_err(|_| malformed("form", "must be UTF-8"))?;
-                self.form(schema, text).map(Some)
+                form::check(body).map_err(|why| malformed("form", why))?;
+                self.form(schema, std::str::from_utf8(body).unwrap_or_default()).map(Some)
             }
             Kind::Multipart => self.multipart(schema, media, body, limits).map(Some),
             Kind::Xml => xml::check(body, limits.depth).map(|()| None).map_err(|why| malformed("xml", why)),

@@ -6,6 +6,8 @@
 //! | [`document`], [`read`] | a document, compiled; how it is read |
 //! | [`params`], [`body`] | texts that become values: parameters, media types |
 //! | [`answers`] | what a service answers |
+//! | [`security`] | who may ask |
+//! | [`mock`], [`sample`] | answers from the document; values that are as a schema says |
 //! | [`place`] | where in a file something is wrong |
 //!
 //! `servers` is not looked at: where an API is, the route says.
@@ -14,9 +16,12 @@ mod answers;
 mod body;
 mod counts;
 pub mod document;
+pub mod mock;
 mod params;
 mod place;
 mod read;
+pub mod sample;
+mod security;
 
 use std::sync::{Arc, OnceLock};
 
@@ -30,6 +35,7 @@ use self::body::Kind;
 use self::counts::Counts;
 use self::document::{Document, Loaded, Met, Operation, Options};
 use self::params::{MOST_PAIRS, pairs};
+use self::security::{Needed, Proving, Schemes, Security};
 use super::contract::{MOST_TOLD, Mode, Wrong, steps, told};
 use super::json::Limits;
 use super::media::MediaType;
@@ -37,8 +43,9 @@ use super::report::{Outcome, Part, Report};
 use crate::context::Context;
 use crate::exchange::{Exchange, OperationName};
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
+use crate::node::Node;
 use crate::policy::{Compile, OnBody, OnRequest, PlanBuilder, Policy, Stage};
-use crate::problem::{Problem, Severity};
+use crate::problem::{Problem, Problems, Severity};
 use crate::reply::{Flow, Reply};
 use crate::route::templates::{Taken, Template};
 use crate::schema::{Direction, Violation};
@@ -82,6 +89,14 @@ pub struct OpenapiConfig {
     /// 1MiB.
     #[serde(default)]
     pub max_body: Option<Spanned<Size>>,
+    /// Whether the document's word on who may ask counts (`security`): an operation that needs a scheme is closed to whoever did not prove who he is by a
+    /// method of `authn` that satisfies it. A scheme that none does is a problem of `check`. `off` where the service sees to it. Default: `enforce`.
+    #[serde(default)]
+    pub security: Security,
+    /// By the name of a security scheme: the methods of `authn` that satisfy it, one of them. Default, by the scheme's type: `api_key` for `apiKey`, `basic` for
+    /// HTTP Basic, `jwt` or `introspection` for bearer tokens, OAuth 2.0 and OpenID Connect, `mtls` for `mutualTLS`.
+    #[serde(default)]
+    pub schemes: Schemes,
     /// What is done with answers that are not as the document says: clients get 502 instead (`enforce`), or they go out and are counted
     /// (`report`). Default: `off`. Answers are held back until they are whole then.
     #[serde(default)]
@@ -125,6 +140,8 @@ struct Contract {
     limits: Limits,
     answers: Mode,
     up_to: usize,
+    /// Who may ask, where the document says it.
+    needed: Option<Needed>,
     report: Arc<Report>,
     counts: Counts,
 }
@@ -515,6 +532,15 @@ fn size(key: &str, written: Option<&Spanned<Size>>, default: u64, most: u64, cx:
     }
 }
 
+impl Openapi {
+    /// Says which security schemes of the document nothing proves on a route with this `authn`.
+    pub fn look_for_proof(&self, authn: Option<&Node>, problems: &mut Problems) {
+        if let Some(needed) = &self.0.needed {
+            needed.look(&self.0.document, authn, problems);
+        }
+    }
+}
+
 impl Policy for Openapi {
     const NAME: &'static str = "openapi";
     const STAGE: Stage = Stage::Validate;
@@ -536,7 +562,10 @@ impl Policy for Openapi {
             return None;
         }
         let document = found.document.clone()?;
+        let needed = (config.security == Security::Enforce && config.mode != Mode::Off)
+            .then(|| Needed::compile(&document, &config.schemes, config.file.place, cx.problems));
         Some(Openapi(Arc::new(Contract {
+            needed,
             counts: Counts::of(document.operations.len(), cx),
             document,
             _kept: loaded,
@@ -558,7 +587,11 @@ impl Policy for Openapi {
             return;
         }
         plan.options().by_readings = true;
+        plan.options().openapi = Some(self.clone());
         plan.on_request(Arc::new(Meeting(contract.clone())));
+        if contract.needed.is_some() {
+            plan.on_request_at(Stage::Authz, Arc::new(Proving(contract.clone())));
+        }
         if contract.mode == Mode::Report {
             plan.on_request_at(Stage::Authz, Arc::new(Late(contract.clone())));
         }
