@@ -135,6 +135,12 @@ fn parameters_are_read_as_their_style_says() {
         ("flag", vec![]),
         ("flag=", vec![]),
         ("flag=yes", vec!["query flag: type"]),
+        ("flag=&flag=yes", vec!["query flag: type"]),
+        ("limit=1&limit[$gt]=1", vec!["query limit: style"]),
+        ("filter[age]=1&filter=x", vec!["query filter: style"]),
+        ("filter[age=x", vec!["query filter: style"]),
+        ("filter[age]x=1", vec!["query filter: style"]),
+        ("filter[age]=1&filter[age][x]=1", vec!["query filter: style"]),
         ("q=%7B%22a%22:1%7D", vec![]),
         ("q=%7B%7D", vec!["query q: required"]),
         ("q=%7B", vec!["query q: style"]),
@@ -187,6 +193,7 @@ fn parameters_are_read_as_their_style_says() {
         }
     }
     assert_eq!(errors(&get("/strict/x/pets?limit=1&evil=1", &[])), ["query : unknown"]);
+    assert_eq!(errors(&get("/strict/x/pets?limit[$gt]=", &[])), ["query : unknown"]);
     assert_eq!(get("/strict/x/pets?limit=1&from=1&filter[age]=1", &[]).status, 200);
     let many = "a=1&".repeat(1001);
     assert_eq!(errors(&get(&format!("/v1/pets?{many}"), &[])), ["query : maxProperties"]);
@@ -240,6 +247,10 @@ fn bodies_are_what_they_claim_to_be() {
     judge(form, b"name=rex&name=max", &["body /name: type"]);
     judge(form, b"name=rex&other=1", &["body /other: additionalProperties"]);
     judge(form, b"name=rex&kind=%7B", &["body /kind: json"]);
+    judge(form, b"name=rex&name[]=max", &["body /name: form"]);
+    judge(form, b"kind[is]=dog&name=rex&kind=x", &["body /kind: form"]);
+    judge(form, b"name=rex&kind[is]=dog&kind[is][x]=1", &["body : form"]);
+    judge(form, b"name=rex&kind[is=dog", &["body : form"]);
     let multipart = "multipart/form-data; boundary=xx";
     let part = |fields: &str, body: &str| format!("--xx\r\nContent-Disposition: form-data; {fields}\r\n\r\n{body}\r\n");
     let photo =
@@ -252,6 +263,8 @@ fn bodies_are_what_they_claim_to_be() {
     judge(multipart, whole(&[&name, &photo.replace("image/png", "text/html")]).as_bytes(), &["body /photo: encoding"]);
     judge(multipart, whole(&[&name, &name, photo]).as_bytes(), &["body /name: type"]);
     judge(multipart, whole(&[&name, photo, &part("name=x", "1")]).as_bytes(), &["body /x: additionalProperties"]);
+    judge(multipart, whole(&[&name, photo, &part("name=\"name[]\"", "1")]).as_bytes(), &["body : multipart"]);
+    judge("multipart/form-data; boundary=xx; boundary=yy", whole(&[&name, photo]).as_bytes(), &["body : multipart"]);
     judge(multipart, b"--xx\r\nbroken", &["body : multipart"]);
     judge("multipart/form-data", b"--xx--", &["body : multipart"]);
     judge("application/xml", b"<a b='1'>x</a>", &[]);
@@ -305,6 +318,14 @@ fn a_document_on_trial_refuses_nobody_and_tells_whom_it_would() {
     assert_eq!(ask("GET", "/trial/none", ""), 200);
     assert_eq!(ask("PUT", "/trial/pets", "{}"), 200);
     let scope = "scope=\"route:/trial/*\"";
+    // Whoever gives no length is not refused for it either.
+    let long = format!("{{\"name\":\"{}\"}}", "x".repeat(1 << 20));
+    assert_eq!(ask("POST", "/trial/pets", &long), 200);
+    let mut client = Client::connect(gateway.port());
+    client.send("POST /trial/pets HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n");
+    client.send(format!("{:x}\r\n{long}\r\n0\r\n\r\n", long.len()));
+    assert_eq!(client.answer_to("POST").status, 200);
+    gateway.wait_metric(&format!("portcullis_openapi_broken_total{{{scope},operation=\"createPet\",outcome=\"reported\"}}"), 3.0);
     gateway.wait_metric(&format!("portcullis_openapi_broken_total{{{scope},operation=\"listPets\",outcome=\"reported\"}}"), 2.0);
     gateway.rewrite(&yaml.replace("max_body: 200B", "max_body: 300B"));
     assert_eq!(gateway.reload().0, 200);
@@ -314,7 +335,7 @@ fn a_document_on_trial_refuses_nobody_and_tells_whom_it_would() {
     let first = kinds[0];
     assert_eq!((&first["operation"], &first["in"], &first["name"]), (&json!("listPets"), &json!("query"), &json!("limit")));
     assert_eq!((&first["count"], &first["consumers"]), (&json!(2), &json!([{ "consumer": "acme", "count": 2 }])));
-    for keyword in ["required", "paths", "method"] {
+    for keyword in ["required", "paths", "method", "max_body"] {
         assert!(kinds.iter().any(|kind| kind["keyword"] == keyword), "{keyword}: {trial}");
     }
     assert_eq!(ask("GET", "/trial/pets?limit=x", ""), 200);
@@ -363,6 +384,8 @@ fn answers_are_held_to_their_operation() {
             "html" => answer("200 OK", "text/html", "<p>"),
             "status" => answer("202 Accepted", "application/json", "[]"),
             "failed" => answer("500 Internal Server Error", "text/plain", "x"),
+            "part" => answer("200 OK", "application/json\r\nContent-Range: bytes 0-1/9", "[]"),
+            "range" if request.header("range").is_some() => answer("206 Partial Content", "application/json", "[]"),
             _ => answer("200 OK", "application/json", r#"[{"name":"rex"}]"#),
         }
     });
@@ -395,6 +418,15 @@ fn answers_are_held_to_their_operation() {
             "{case}"
         );
     }
+    // Nobody gets out of it by asking for a part, or by saying that he calls by gRPC.
+    assert_eq!(ask("/v1/pets", "part"), 502);
+    for field in [("Range", "bytes=0-1"), ("Content-Type", "application/grpc")] {
+        let answer = request(gateway.port(), "GET", "/v1/pets", &[("X-Case", "range"), field], b"");
+        assert!(answer.status != 206 && !answer.text().contains("rex"), "{field:?}: {answer:?}");
+    }
+    gateway.wait_log(|line| line["decided_by"] == "json" && line["reason"] == "answer_breaks_contract");
+    let part = request(gateway.port(), "GET", "/trial/pets", &[("X-Case", "range"), ("Range", "bytes=0-1")], b"");
+    assert_eq!(part.status, 206, "with `answers: report` parts pass");
     assert_eq!(ask("/trial/none", "good"), 200, "with `mode: off` requests are not looked at");
     gateway.wait_log(|line| line["decided_by"] == "writeOnly /0/secret");
 }

@@ -34,16 +34,17 @@ impl<'a> MediaType<'a> {
         self.kind.eq_ignore_ascii_case(kind) && self.subtype.eq_ignore_ascii_case(subtype)
     }
 
-    /// The value of a parameter, unquoted. `None` if there is none of that name before what is not understood.
-    pub fn parameter(&self, wanted: &str) -> Option<&'a str> {
-        let mut rest = self.parameters;
+    /// The value of a parameter, unquoted, where nobody can read it otherwise: all parameters are understood, and no other one begins with that name (`boundary`, `boundary*`).
+    pub fn only_parameter(&self, wanted: &str) -> Option<&'a str> {
+        let (mut rest, mut found) = (self.parameters, None);
         while let Some((name, value, after)) = parameter(rest) {
-            if name.eq_ignore_ascii_case(wanted) {
-                return Some(value);
+            let begins = name.get(..wanted.len()).is_some_and(|start| start.eq_ignore_ascii_case(wanted));
+            if begins && (name.len() > wanted.len() || found.replace(value).is_some()) {
+                return None;
             }
             rest = after;
         }
-        None
+        found.filter(|_| rest.trim_matches([' ', '\t', ';']).is_empty())
     }
 
     /// Whether there is no `charset`, or one that says UTF-8. Parameters that are not understood count as another charset.
@@ -80,7 +81,7 @@ fn suffix(subtype: &str) -> Option<&str> {
     subtype.rsplit_once('+').map(|(_, suffix)| suffix)
 }
 
-fn is_token(text: &str) -> bool {
+pub fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
@@ -125,6 +126,18 @@ impl Pattern {
             Subtype::Any => 0,
         };
         subtype + u8::from(self.kind.is_some())
+    }
+
+    /// Whether types of JSON are among what it takes.
+    pub fn takes_json(&self) -> bool {
+        match &self.subtype {
+            Subtype::Any => self.kind.as_deref().is_none_or(|kind| kind.eq_ignore_ascii_case("application")),
+            Subtype::Suffix(suffix) => suffix.eq_ignore_ascii_case("json"),
+            Subtype::Exact(subtype) => {
+                let kind = self.kind.as_deref().unwrap_or_default();
+                MediaType { kind, subtype, parameters: "" }.is_json()
+            }
+        }
     }
 
     pub fn matches(&self, media: &MediaType<'_>) -> bool {
@@ -174,6 +187,40 @@ mod tests {
             "a/b; charset = utf-16",
         ] {
             assert!(!media(text).unwrap().is_utf8(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_boundary_is_one() {
+        let boundary = |text| media(text).unwrap().only_parameter("boundary");
+        for text in ["a/b; boundary=x", "a/b;charset=utf-8; BOUNDARY=\"x\" ;"] {
+            assert_eq!(boundary(text), Some("x"), "{text}");
+        }
+        for text in [
+            "a/b",
+            "a/b; boundary=x; boundary=y",
+            "a/b; boundary=x; boundary*=utf-8''y",
+            "a/b; boundary*0=x",
+            "a/b; boundary=x; y",
+            "a/b; boundary=x y; z=1",
+        ] {
+            assert_eq!(boundary(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn patterns_take_json_or_not() {
+        for (pattern, takes) in [
+            ("application/json", true),
+            ("application/vnd.a+json", true),
+            ("application/*", true),
+            ("*/*", true),
+            ("*/*+json", true),
+            ("image/*", false),
+            ("text/csv", false),
+            ("*/*+xml", false),
+        ] {
+            assert_eq!(Pattern::parse(pattern).unwrap().takes_json(), takes, "{pattern}");
         }
     }
 

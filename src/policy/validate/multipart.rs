@@ -1,6 +1,6 @@
 //! The parts of a `multipart/form-data` body (RFC 7578), read strictly: what is taken here in another way than by the service would get by.
 
-use super::media::MediaType;
+use super::media::{MediaType, is_token};
 
 /// The most parts of one body, and the most header lines of one part.
 pub const MOST_PARTS: usize = 1000;
@@ -18,13 +18,13 @@ pub struct Part<'a> {
     pub body: &'a [u8],
 }
 
-/// The boundary that a `Content-Type` names.
+/// The boundary that a `Content-Type` names, in one way only.
 pub fn boundary<'a>(media: &MediaType<'a>) -> Option<&'a str> {
     let is_taken = |text: &&str| {
         let byte = |byte: u8| byte.is_ascii_alphanumeric() || b"'()+_,-./:=? ".contains(&byte);
         (1..=LONGEST_BOUNDARY).contains(&text.len()) && text.bytes().all(byte) && !text.ends_with(' ')
     };
-    media.parameter("boundary").filter(is_taken)
+    media.only_parameter("boundary").filter(is_taken)
 }
 
 /// The parts, in their order.
@@ -35,6 +35,7 @@ pub fn parts<'a>(body: &'a [u8], boundary: &str) -> Result<Vec<Part<'a>>, &'stat
     let first = format!("--{boundary}");
     let delimiter = format!("\r\n{first}");
     let finder = memchr::memmem::Finder::new(delimiter.as_bytes());
+    let inner = memchr::memmem::Finder::new(first.as_bytes());
     // What stands before the first boundary says nothing (a preamble), and nobody sends one.
     let mut rest = body.strip_prefix(first.as_bytes()).ok_or("does not begin with its boundary")?;
     let mut parts = Vec::new();
@@ -50,7 +51,13 @@ pub fn parts<'a>(body: &'a [u8], boundary: &str) -> Result<Vec<Part<'a>>, &'stat
         }
         let end = finder.find(rest).ok_or("ends before its last boundary")?;
         let (one, after) = rest.split_at_checked(end).unwrap_or((rest, b""));
-        parts.push(part(one)?);
+        let part = part(one)?;
+        // Behind a lone CR or LF, many take it for a delimiter.
+        let begins_line = |at: usize| at.checked_sub(1).is_none_or(|at| matches!(part.body.get(at), Some(b'\r' | b'\n')));
+        if inner.find_iter(part.body).any(begins_line) {
+            return Err("has a part with its boundary at the beginning of a line");
+        }
+        parts.push(part);
         rest = after.get(delimiter.len()..).unwrap_or_default();
     }
 }
@@ -67,9 +74,15 @@ fn part(text: &[u8]) -> Result<Part<'_>, &'static str> {
         if line.is_empty() {
             break;
         }
+        // A lone CR or LF ends a line for many, and a NUL a name.
+        if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+            return Err("has a part with a control character in its header");
+        }
         let line = std::str::from_utf8(line).map_err(|_| "has a header line that is not UTF-8")?;
         let (name, value) = line.split_once(':').ok_or("has a part with a header line without a colon")?;
         let slot = match name {
+            name if name.starts_with([' ', '\t']) => return Err("has a folded header line"),
+            name if !is_token(name) => return Err("has a part with a malformed header line"),
             name if name.eq_ignore_ascii_case("content-disposition") => &mut disposition,
             name if name.eq_ignore_ascii_case("content-type") => &mut content_type,
             // RFC 7578, section 4.7: no coding is left by which a part could hide what it is.
@@ -80,7 +93,6 @@ fn part(text: &[u8]) -> Result<Part<'_>, &'static str> {
                 }
                 continue;
             }
-            name if name.starts_with([' ', '\t']) || name.is_empty() => return Err("has a folded header line"),
             _ => continue,
         };
         if slot.replace(value.trim_matches([' ', '\t'])).is_some() {
@@ -103,14 +115,21 @@ fn fields(disposition: &str) -> Result<(&str, Option<&str>), &'static str> {
         let (value, after) = match after.strip_prefix('"') {
             // Browsers write a quote as %22; a backslash before one is read in two ways.
             Some(quoted) => quoted.split_once('"').filter(|(value, _)| !value.ends_with('\\')),
-            None => Some(after.split_at(after.find(';').unwrap_or(after.len()))),
+            None => {
+                Some(after.split_at(after.find([';', ' ', '\t']).unwrap_or(after.len()))).filter(|(value, _)| is_token(value))
+            }
         }
         .ok_or("has a part with a malformed Content-Disposition")?;
-        let slot = match key.trim_end() {
+        let slot = match key {
+            // Not in form-data (RFC 7578, section 4.2), and some take `name*` before `name`.
+            key if key.contains('*') => return Err("has a part with a `*` in its Content-Disposition"),
+            key if !is_token(key) => return Err("has a part with a malformed Content-Disposition"),
+            // A backslash in it is there for some, and gone for others.
+            key if key.eq_ignore_ascii_case("name") && value.contains('\\') => {
+                return Err("has a part with a backslash in its name");
+            }
             key if key.eq_ignore_ascii_case("name") => Some(&mut name),
             key if key.eq_ignore_ascii_case("filename") => Some(&mut filename),
-            // Not in form-data (RFC 7578, section 4.2), and some take it before `filename`.
-            key if key.eq_ignore_ascii_case("filename*") => return Err("has a part with `filename*`"),
             _ => None,
         };
         if slot.is_some_and(|slot| slot.replace(value).is_some()) {
@@ -161,6 +180,17 @@ mod tests {
             whole(&format!("{head}\r\n folded: x")),
             whole(&format!("{head}\r\nContent-Transfer-Encoding: base64")),
             whole("X: y"),
+            whole(&format!("{head}; name*=UTF-8''b")),
+            whole(&format!("{head}; name*0=b")),
+            whole(&format!("{head}; filename =b")),
+            whole(&format!("{head}; filename=b c")),
+            whole("Content-Disposition: form-data; name=\"a\\b\""),
+            whole(&format!("X: y\nContent-Disposition: form-data; name=b\r\n{head}")),
+            whole(&format!("{head}\rX: y")),
+            whole(&format!("{head}\r\nX: a\0b")),
+            whole(&format!("{head}\r\nContent-Disposition : form-data; name=b")),
+            whole(head).replace("1\r\n", "1\n--x\nContent-Disposition: form-data; name=b\n\n2\r\n"),
+            whole(head).replace("1\r\n", "1\r--x--\r\n"),
             "--x\r\nno colon\r\n\r\n1\r\n--x--".to_owned(),
             "--x\r\nA: b\r\n--x--".to_owned(),
             "--x \r\n\r\n--x--".to_owned(),

@@ -31,7 +31,7 @@ const DEFAULT_MAX_BODY: u64 = 1 << 20;
 const DEFAULT_MAX_DEPTH: u32 = 128;
 const MOST_MAX_DEPTH: u32 = 10_000;
 /// What is told of a body that is longer than what is looked at, where nobody is refused.
-const LONGER: (&str, &str) = ("max_body", "is longer than `max_body`, and was not looked at");
+pub const LONGER: (&str, &str) = ("max_body", "is longer than `max_body`, and was not looked at");
 /// As deep as a body may be that becomes a tree, which takes stack.
 const MOST_TREE_DEPTH: u32 = 127;
 

@@ -10,13 +10,15 @@ use super::super::contract::{MOST_TOLD, Mode, steps};
 use super::super::media::MediaType;
 use super::super::report::{Outcome, Part};
 use super::document::Operation;
-use super::{Contract, Openapi, broken};
+use super::{Contract, Openapi, body, broken};
 use crate::exchange::Exchange;
+use crate::grpc::Dialect;
 use crate::jose::json;
 use crate::policy::{Follows, OnResponse, Outgoing, Policy};
 use crate::reply::{Flow, Reply};
 use crate::schema::{Direction, Violation};
 use crate::wire::stages::{Beyond, BodyStage, Changed, Validator, Whole};
+use crate::wire::streams::is_stream;
 
 /// The step that looks at answers.
 pub struct Answers(pub Arc<Contract>);
@@ -53,6 +55,12 @@ impl Contract {
     }
 }
 
+/// Whether what it answers to a GET is looked into.
+pub fn is_looked_into(operation: &Operation) -> bool {
+    let content = |status| operation.answers.iter().find(|(of, _)| of.takes(status)).map(|(_, content)| content);
+    [200, 206].into_iter().filter_map(content).flatten().any(body::Media::is_looked_into)
+}
+
 impl OnResponse for Answers {
     fn on_response(&self, answer: &mut Outgoing<'_>) -> Flow {
         let contract = &self.0;
@@ -72,8 +80,18 @@ impl OnResponse for Answers {
                 Flow::Continue(())
             };
         };
-        if answer.follows() != Follows::Body || content.is_empty() {
+        if content.is_empty() {
             return Flow::Continue(());
+        }
+        let enforces = contract.answers == Mode::Enforce && content.iter().any(body::Media::is_looked_into);
+        let calls = || Dialect::of(answer.head.header("content-type").unwrap_or_default()).is_grpc();
+        let streams = || answer.first(&header::CONTENT_TYPE).is_some_and(is_stream);
+        match answer.follows() {
+            Follows::Body => {}
+            // Whoever says that he calls by gRPC gets no other answer by that than others do.
+            Follows::Stream if enforces && calls() && !streams() => return judge(broken("json", "must not be a stream")),
+            Follows::Part if enforces => return judge(broken("json", "must be whole")),
+            _ => return Flow::Continue(()),
         }
         let media = answer.first(&header::CONTENT_TYPE).and_then(MediaType::parse);
         let Some(one) = media.and_then(|media| content.iter().find(|one| one.pattern.matches(&media))) else {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::super::media::{MediaType, Pattern};
 use super::super::{form, json as grammar, multipart, xml};
-use super::params::{Style, Tree, leaf, pairs};
+use super::params::{BOTH, Style, Tree, has_brackets, leaf, pairs};
 use crate::carrier::{decode, lossy};
 use crate::jose::json;
 use crate::schema::{Schema, Types, Violation};
@@ -64,6 +64,11 @@ fn malformed(keyword: &'static str, detail: impl Into<String>) -> Malformed {
 }
 
 impl Media {
+    /// Whether there is JSON of it that a schema is held to.
+    pub fn is_looked_into(&self) -> bool {
+        self.node.is_some() && self.pattern.takes_json()
+    }
+
     fn encoding(&self, name: &str) -> Option<&Encoding> {
         self.encodings.iter().find(|(known, _)| **known == *name).map(|(_, encoding)| encoding)
     }
@@ -100,10 +105,13 @@ impl Media {
         let mut members = Map::new();
         for (key, _) in &pairs {
             let name = key.split('[').next().unwrap_or_default();
-            let is_deep = name.len() < key.len() && key.ends_with(']');
-            let name = if is_deep { name } else { key };
+            let is_deep = name.len() < key.len();
             if members.contains_key(name) {
                 continue;
+            }
+            let other = |key: &str| if is_deep { *key == *name } else { has_brackets(key, name) };
+            if pairs.iter().any(|(key, _)| other(key)) {
+                return Err((format!("/{}", crate::schema::escaped(name)), "form", BOTH.to_owned()));
             }
             let node = self.node.and_then(|node| schema.member_at(node, name));
             let value = if is_deep {
@@ -157,6 +165,10 @@ impl Media {
         let boundary = multipart::boundary(media).ok_or_else(|| malformed("multipart", "must name its boundary"))?;
         let parts = multipart::parts(body, boundary).map_err(|why| malformed("multipart", why))?;
         let mut members: Map<String, Value> = Map::new();
+        let names: ahash::AHashSet<&str> = parts.iter().map(|part| part.name).collect();
+        if names.iter().any(|name| name.split_once('[').is_some_and(|(plain, _)| names.contains(plain))) {
+            return Err(malformed("multipart", BOTH));
+        }
         let mut lists: ahash::AHashSet<&str> = ahash::AHashSet::new();
         for part in &parts {
             let node = self.node.and_then(|node| schema.member_at(node, part.name));

@@ -40,6 +40,7 @@ use super::contract::{MOST_TOLD, Mode, Wrong, steps, told};
 use super::json::Limits;
 use super::media::MediaType;
 use super::report::{Outcome, Part, Report};
+use super::request::LONGER;
 use crate::context::Context;
 use crate::exchange::{Exchange, OperationName};
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
@@ -257,7 +258,7 @@ impl Contract {
                         continue;
                     }
                 };
-                let (Some(node), false) = (param.node, param.may_be_empty(&query)) else { continue };
+                let (Some(node), false) = (param.node, param.is_rightly_empty(&query)) else { continue };
                 let length = head.query_bytes().map_or(0, <[u8]>::len) + head.path.len();
                 let check = |value, most| schema.broken_at(node, value, steps(length), most, Direction::ToService);
                 if found.len() > 1 && found.iter().any(|value| check(value, 1).is_none()) {
@@ -268,12 +269,8 @@ impl Contract {
             }
         }
         if self.refuses_unknown_query {
-            let known = |name: &str| {
-                operation.params.iter().filter(|param| param.part == Part::Query).any(|param| {
-                    let below = name.strip_prefix(&*param.name).is_some_and(|rest| rest.is_empty() || rest.starts_with('['));
-                    below || param.takes_members() && param.node.is_some_and(|node| schema.member_at(node, name).is_some())
-                })
-            };
+            let params = || operation.params.iter().filter(|param| param.part == Part::Query);
+            let known = |name: &str| params().any(|param| param.takes_name(schema, name));
             if query.iter().any(|(name, _)| !known(name)) {
                 // Its name is the client's.
                 wrong.push(Wrong {
@@ -324,6 +321,9 @@ impl Contract {
                 refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding_unsupported", "Bodies are taken without a coding.");
             return Err(reply.header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
         }
+        if self.lets_pass(head) {
+            add(broken(LONGER.0, LONGER.1));
+        }
         Ok(())
     }
 
@@ -370,6 +370,11 @@ impl Contract {
         Some((one, media, Kind::of(&media)?))
     }
 
+    /// Whether its length says that it is let pass, because it is too long to be looked at.
+    fn lets_pass(&self, head: &RequestHead) -> bool {
+        self.passes_longer && matches!(head.body, BodyFraming::Length(length) if length > self.max_body as u64)
+    }
+
     fn is_coded(head: &RequestHead) -> bool {
         head.header_all("content-encoding").any(|coding| !coding.trim_ascii().eq_ignore_ascii_case(b"identity"))
     }
@@ -403,6 +408,11 @@ impl OnRequest for Meeting {
         drop(places);
         if contract.answers != Mode::Off {
             exchange.to_upstream.push(HeaderEdit::Remove(header::ACCEPT_ENCODING));
+            let operation = contract.document.operations.get(number as usize);
+            if contract.answers == Mode::Enforce && operation.is_some_and(answers::is_looked_into) {
+                // Of a part nobody can say whether it is of what was agreed on.
+                exchange.to_upstream.extend([header::RANGE, header::IF_RANGE].map(HeaderEdit::Remove));
+            }
         }
         exchange.operation = Some(name);
         flow
@@ -426,11 +436,8 @@ impl OnBody for Body {
 
     fn wants(&self, head: &RequestHead) -> bool {
         let contract = &*self.0;
-        if matches!(head.body, BodyFraming::None | BodyFraming::Length(0)) || Contract::is_coded(head) {
-            return false;
-        }
-        let longer = matches!(head.body, BodyFraming::Length(length) if length > contract.max_body as u64);
-        if contract.passes_longer && longer {
+        let has_none = matches!(head.body, BodyFraming::None | BodyFraming::Length(0));
+        if has_none || Contract::is_coded(head) || contract.lets_pass(head) {
             return false;
         }
         match contract.meet(head, &head.path) {
@@ -440,6 +447,18 @@ impl OnBody for Body {
             }
             _ => false,
         }
+    }
+
+    fn passes_longer(&self) -> bool {
+        self.0.passes_longer
+    }
+
+    fn on_longer(&self, exchange: &mut Exchange) {
+        let contract = &*self.0;
+        let Some((number, operation)) = contract.operation(exchange) else { return };
+        let wrong = vec![Wrong { part: Part::Body, name: "", violation: broken(LONGER.0, LONGER.1) }];
+        // A contract on trial: it refuses nobody.
+        let _ = contract.verdict(wrong, false, exchange, number, operation);
     }
 
     fn on_body(&self, head: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow {

@@ -154,7 +154,12 @@ impl Param {
     fn in_query(&self, schema: &Schema, query: &Pairs<'_>, others: &[Param]) -> Result<Option<Candidates>, &'static str> {
         let form = |text| lossy(decode(text));
         let types = self.types(schema);
+        let is_other = |name: &str| others.iter().any(|other| other.part == Part::Query && *other.name == *name);
         let named: Vec<&str> = query.iter().filter(|(name, _)| **name == *self.name).map(|(_, value)| *value).collect();
+        let with_brackets = |(key, _): &(Cow<'_, str>, &str)| has_brackets(key, &self.name) && !is_other(key);
+        if !named.is_empty() && query.iter().any(with_brackets) {
+            return Err(BOTH);
+        }
         match self.style {
             Style::DeepObject => {
                 let tree = Tree::of(query, &self.name)?;
@@ -171,7 +176,6 @@ impl Param {
             }
             Style::Form if self.explode && types.has(Types::OBJECT) && named.is_empty() && !self.json => {
                 let mut members = Map::new();
-                let is_other = |name: &str| others.iter().any(|other| other.part == Part::Query && *other.name == *name);
                 for (name, _) in query.iter().filter(|(name, _)| !is_other(name)) {
                     let Some(node) = self.node.and_then(|node| schema.member_at(node, name)) else { continue };
                     let texts: Vec<&str> = query.iter().filter(|(other, _)| other == name).map(|(_, value)| *value).collect();
@@ -272,13 +276,21 @@ impl Param {
     }
 
     /// Whether the members of an object stand in the query under their own names.
-    pub fn takes_members(&self) -> bool {
+    fn takes_members(&self) -> bool {
         self.style == Style::Form && self.explode && !self.json
     }
 
-    /// Whether nothing at all may stand for it.
-    pub fn may_be_empty(&self, query: &Pairs<'_>) -> bool {
-        self.allow_empty && query.iter().any(|(name, value)| **name == *self.name && value.is_empty())
+    /// Whether nothing at all stands for it, and may.
+    pub fn is_rightly_empty(&self, query: &Pairs<'_>) -> bool {
+        let mut named = query.iter().filter(|(name, _)| **name == *self.name);
+        self.allow_empty && matches!((named.next(), named.next()), (Some((_, "")), None))
+    }
+
+    /// Whether a name in a query is this one's, or one below it.
+    pub fn takes_name(&self, schema: &Schema, name: &str) -> bool {
+        let deep = self.style == Style::DeepObject && has_brackets(name, &self.name) && path(name, &self.name).is_some();
+        let member = || self.takes_members() && self.node.is_some_and(|node| schema.member_at(node, name).is_some());
+        *name == *self.name || deep || member()
     }
 }
 
@@ -310,8 +322,24 @@ pub fn leaf<'t>(schema: &Schema, node: Option<u32>, texts: &[&'t str], plain: im
     fitting.or(all.first()).cloned().unwrap_or_default()
 }
 
+/// What is wrong with `a=1&a[b]=2`: services read it in many ways.
+pub const BOTH: &str = "must not be there with brackets and without";
+
+/// Whether this name is `name[`, and whatever follows.
+pub fn has_brackets(key: &str, name: &str) -> bool {
+    key.strip_prefix(name).is_some_and(|rest| rest.starts_with('['))
+}
+
+/// `b` and `c` of `a[b][c]`; `None` where the brackets are not of that spelling: `a[b`, `a[b]c`, `a[[b]]`, `a[][b]`.
+fn path<'k>(key: &'k str, name: &str) -> Option<SmallVec<[&'k str; DEEPEST]>> {
+    let inner = key.strip_prefix(name)?.strip_prefix('[')?.strip_suffix(']')?;
+    let path: SmallVec<[&str; DEEPEST]> = inner.split("][").collect();
+    let (last, before) = path.split_last()?;
+    (!last.contains(['[', ']']) && before.iter().all(|name| !name.is_empty() && !name.contains(['[', ']']))).then_some(path)
+}
+
 /// What `a[b][c]=1` says.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub struct Tree<'a> {
     texts: Vec<&'a str>,
     below: Vec<(String, Tree<'a>)>,
@@ -321,24 +349,30 @@ impl<'a> Tree<'a> {
     /// Everything below this name; `None` if there is nothing.
     ///
     /// # Errors
-    /// It goes too deep.
+    /// It goes too deep, or can be read in more than one way.
     pub fn of(pairs: &Pairs<'a>, name: &str) -> Result<Option<Tree<'a>>, &'static str> {
         let mut tree = Tree::default();
         for (key, value) in pairs {
-            let Some(path) = key.strip_prefix(name).filter(|path| path.starts_with('[') && path.ends_with(']')) else { continue };
-            let path: Vec<&str> = path.get(1..path.len() - 1).unwrap_or_default().split("][").collect();
+            if !has_brackets(key, name) {
+                continue;
+            }
+            let path = path(key, name).ok_or("must have its brackets as in `a[b][c]`")?;
             if path.len() > DEEPEST {
                 return Err("goes too deep");
             }
-            tree.insert(&path, value);
+            tree.insert(&path, value)?;
         }
         Ok((!tree.below.is_empty()).then_some(tree))
     }
 
-    fn insert(&mut self, path: &[&str], value: &'a str) {
+    fn insert(&mut self, path: &[&str], value: &'a str) -> Result<(), &'static str> {
+        // A value, or what is below it, but not both: one of them would be lost.
+        if if path.is_empty() { !self.below.is_empty() } else { !self.texts.is_empty() } {
+            return Err(BOTH);
+        }
         let Some((first, rest)) = path.split_first() else {
             self.texts.push(value);
-            return;
+            return Ok(());
         };
         let at = match self.below.iter().position(|(name, _)| name == first) {
             Some(at) => at,
@@ -347,9 +381,7 @@ impl<'a> Tree<'a> {
                 self.below.len() - 1
             }
         };
-        if let Some((_, below)) = self.below.get_mut(at) {
-            below.insert(rest, value);
-        }
+        self.below.get_mut(at).map_or(Ok(()), |(_, below)| below.insert(rest, value))
     }
 
     /// As a value, as far as the schema tells its shape.
@@ -373,5 +405,43 @@ impl<'a> Tree<'a> {
             (name.clone(), below.value(schema, node))
         });
         Value::Object(members.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brackets_are_read_in_one_way_or_not_at_all() {
+        let tree = |query: &'static str| Tree::of(&pairs(query).unwrap(), "a").map(|tree| tree.is_some());
+        for query in ["a[b]=1", "a%5Bb%5D[c]=1&a[d]=2", "a[]=1&a[]=2", "a[b][]=1", "a[b]=1&a[b]=2"] {
+            assert_eq!(tree(query), Ok(true), "{query}");
+        }
+        for query in ["a=1", "ab[c]=1", ""] {
+            assert_eq!(tree(query), Ok(false), "{query}");
+        }
+        for query in ["a[b=1", "a[b]c=1", "a[[b]]=1", "a[b]]=1", "a[][b]=1", "a[=1", "a[b]=1&a[b][c]=1", "a[b][c]=1&a[b]=1"] {
+            assert!(tree(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn only_one_empty_value_is_empty() {
+        let param = Param {
+            part: Part::Query,
+            name: "q".into(),
+            field: None,
+            place: 0,
+            required: false,
+            style: Style::Form,
+            explode: true,
+            allow_empty: true,
+            json: false,
+            node: None,
+        };
+        let empty = |query| param.is_rightly_empty(&pairs(query).unwrap());
+        assert!(empty("q") && empty("a=1&q="));
+        assert!(!empty("q=&q=x") && !empty("q=x&q=") && !empty("q=&q=") && !empty("q=x") && !empty(""));
     }
 }
