@@ -11,7 +11,7 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use tokio::runtime::Runtime;
 
-use crate::harness::{Backend, Client, Gateway, H2Backend, eventually, filled, get};
+use crate::harness::{Backend, Client, Gateway, H2Backend, eventually, filled, get, request};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -104,6 +104,54 @@ fn what_is_cached_no_more_is_held_for_slow_readers_up_to_their_share() {
     drop(runtime);
     eventually("nothing is held", || gateway.metric("portcullis_buffered_bytes") == 0.0);
     assert_eq!(get(gateway.port(), "/popular").body.len(), LENGTH);
+}
+
+/// It is in memory once, however many read it: those of one address need not have room for it as often.
+#[test]
+fn what_several_slow_readers_share_is_charged_once() {
+    const LENGTH: usize = 1536 * 1024;
+    let backend = lasting(LENGTH);
+    let gateway = Gateway::start(&filled(
+        "
+        listeners: [ { bind: '127.0.0.1:$PORT', h2c: true } ]
+        server: { workers: 1, cache_memory: 16MiB, buffered_bytes: 64MiB, buffered_bytes_per_address: 4MiB }
+        routes: [ { path: /*, service: 127.0.0.1, port: $BACKEND, policies: { cache: { max_body: 2MiB } } } ]
+        ",
+        &[("$BACKEND", backend.port())],
+    ));
+    // Of the host that they ask.
+    let ask_anew = |method: &str| request(gateway.port(), method, "/shared", &[("Host", "a")], b"").body.len();
+    assert_eq!(ask_anew("GET"), LENGTH);
+    let held = || gateway.metric("portcullis_buffered_bytes");
+    let runtime = runtime();
+    let (mut readers, requests) = runtime.block_on(async {
+        let mut requests = connect(gateway.port(), 0).await;
+        let mut readers = Vec::new();
+        for _ in 0..12 {
+            readers.push(ask(&mut requests, "/shared").await.unwrap().into_body());
+        }
+        (readers, requests)
+    });
+    assert_eq!(held(), 0.0);
+    // What is changed is asked for again, and takes the place of what they read.
+    assert_eq!(ask_anew("POST"), LENGTH);
+    eventually("one of them pays", || {
+        assert_eq!(ask_anew("GET"), LENGTH);
+        held() == LENGTH as f64
+    });
+    for left in (1..12).rev() {
+        drop(readers.remove(0));
+        eventually("one is gone", || gateway.metric("portcullis_in_flight") == f64::from(left));
+    }
+    eventually("the last one pays", || held() == LENGTH as f64);
+    runtime.block_on(async {
+        let last = tokio::time::timeout(Duration::from_millis(600), readers[0].data()).await;
+        assert!(last.is_err(), "{last:?}");
+    });
+    assert_eq!(held(), LENGTH as f64);
+    drop((readers, requests));
+    eventually("nothing is held", || held() == 0.0);
+    assert!(gateway.log().iter().all(|line| line["reason"] != "answer_budget"));
 }
 
 /// A client that speaks HTTP/2 by hand and never reads: its windows are as wide as can be, and its socket is small.

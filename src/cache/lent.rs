@@ -1,8 +1,10 @@
 //! A body that a client reads, and may read for longer than it is stored.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use pingora_cache::key::HashBinary;
 
 use super::Cache;
@@ -36,17 +38,47 @@ impl Lent {
     }
 }
 
+/// Memory that only the readers of a body still have, all of them together.
+pub struct Held {
+    pub bytes: usize,
+    /// Where it is: nothing else is there as long as one of them reads it.
+    place: usize,
+}
+
+/// The bodies that one of their readers pays for.
+#[derive(Default)]
+pub(super) struct Payers(Mutex<HashSet<usize>>);
+
+/// A reader's word that it pays for a body, so that the others need not: until it is dropped.
+pub struct Paying {
+    payers: &'static Payers,
+    place: usize,
+}
+
+impl Drop for Paying {
+    fn drop(&mut self) {
+        self.payers.0.lock().remove(&self.place);
+    }
+}
+
 impl Cache {
-    /// How many bytes of memory a body takes that only its readers still have. 0 while it is stored, or on its way to be: it is counted there.
-    pub fn held_by_readers(&self, lent: &Lent) -> usize {
-        match &lent.body {
-            Body::Whole(whole) => self.if_gone(lent, whole),
+    /// What of a body only its readers still have. `None` while it is stored, or on its way to be: it is counted there.
+    pub fn held_by_readers(&self, lent: &Lent) -> Option<Held> {
+        let (bytes, place) = match &lent.body {
+            Body::Whole(whole) => (self.if_gone(lent, whole), whole.as_ptr().addr()),
             Body::Flowing(flow) => match flow.left() {
-                Left::Growing => 0,
-                Left::Whole(whole) => self.if_gone(lent, &whole),
-                Left::Part(length) => length,
+                Left::Growing => return None,
+                Left::Whole(whole) => (self.if_gone(lent, &whole), whole.as_ptr().addr()),
+                Left::Part(length) => (length, Arc::as_ptr(flow).addr()),
             },
-        }
+        };
+        (bytes > 0).then_some(Held { bytes, place })
+    }
+
+    /// For the first who asks of those who read it. Whoever gets it has to read it as long as he keeps it.
+    pub fn pay_for(&'static self, held: &Held) -> Option<Paying> {
+        let is_first = self.payers.0.lock().insert(held.place);
+        is_first.then(|| Paying { payers: &self.payers, place: held.place })
     }
 
     fn if_gone(&self, lent: &Lent, body: &Bytes) -> usize {

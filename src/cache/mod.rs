@@ -46,7 +46,7 @@ pub use fetch::{Fetch, Keeping, Looked, Next, Patience};
 pub use flow::{Flow, Piece as Flown};
 pub use hit::{Excuse, Hit, asked};
 pub use key::{Key, key};
-pub use lent::Lent;
+pub use lent::{Lent, Paying};
 pub use memory::{MemoryStats, MemoryTier};
 pub use policy::CachePolicy;
 pub use range::range;
@@ -75,6 +75,7 @@ pub struct Cache {
     /// Pingora's own, for a stock server.
     lock: &'static CacheKeyLockImpl,
     turns: Turns,
+    payers: lent::Payers,
     predictor: &'static Predictor<PREDICTOR_SHARDS>,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -107,6 +108,7 @@ impl Cache {
             eviction: None,
             lock: Box::leak(CacheLock::new_boxed(turns::OLDEST)),
             turns: Turns::new(),
+            payers: lent::Payers::default(),
             predictor: Box::leak(Box::new(Predictor::new(PREDICTED, Some(forget)))),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
