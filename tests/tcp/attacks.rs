@@ -102,6 +102,8 @@ fn what_is_no_hello_reaches_nobody_and_says_why() {
         if reason.is_empty() {
             // Bytes behind a whole hello are the service's to judge.
             assert_eq!(ask(&mut client, b"", 1).unwrap(), b"A");
+            drop(client);
+            eventually("its line", || gateway.log().len() > before);
             continue;
         }
         let got = rest(&mut client).unwrap_or_default();
