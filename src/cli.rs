@@ -231,6 +231,10 @@ fn line(route: &Route) -> String {
     let policies = policies_of(&route.plan);
     let answers = match &route.answer {
         Answer::Own(own) => own.name().to_owned(),
+        Answer::Compose(composed) => {
+            let services: Vec<_> = composed.services.iter().map(|service| &*service.key).collect();
+            format!("compose of {}", services.join(" + "))
+        }
         Answer::Service(_) | Answer::Split(..) => services.join(" | "),
     };
     let back = match route.plan.response_names.as_slice() {

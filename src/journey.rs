@@ -44,7 +44,7 @@ pub use answering::Answered;
 pub use back::Mending;
 pub use gauntlet::{Client, Places};
 pub use own::Given;
-pub use refusals::{ANSWER_BUDGET, CLIENT_CLOSED, CLIENT_STOPPED, body_refusal, out_of_time, too_large};
+pub use refusals::{ANSWER_BUDGET, CLIENT_CLOSED, CLIENT_STOPPED, body_refusal, no_memory, out_of_time, too_large};
 use refusals::{misdirected, no_route};
 pub use steps::Pause;
 pub use time::TimeLimit;
@@ -73,6 +73,8 @@ pub struct Outcome {
     pub tunnelled: Option<Box<Tunnelled>>,
     /// How the route answered by itself, if it did.
     pub own: Option<&'static str>,
+    /// What became of the parts that the answer is made of, if it is made of any.
+    pub parts: Option<Box<str>>,
     /// The client went away in the middle of its answer.
     pub client_closed: bool,
     /// The version of HTTP in which the service answered.

@@ -4,6 +4,7 @@
 //! a policy is not in here.
 
 mod bounds;
+pub mod braces;
 mod secret;
 mod statuses;
 mod units;

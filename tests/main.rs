@@ -14,6 +14,7 @@ mod caching;
 mod changes;
 mod cli;
 mod clients_own;
+mod compose;
 mod config;
 mod connections;
 mod contracts;

@@ -294,7 +294,7 @@ fn resources_beside_conditions_are_mapped() {
 fn what_cannot_be_mapped_back_is_said() {
     let files = Files::new();
     for (route, said) in [
-        ("{ path: /a, respond: { body: x }, rewrite_back: true }", "none is asked here"),
+        ("{ path: /a, respond: { body: x }, rewrite_back: true }", "no answer here is one service's"),
         ("{ path: /a, service: h, port: 1, rewrite_back: { origins: [ app.internal ] } }", "this is no origin"),
         ("{ path: /a, service: h, port: 1, rewrite_back: { origins: [ 'http://h/path' ] } }", "this is no origin"),
         ("{ path: /a, service: h, port: 1, rewrite_back: { fields: [ X ] } }", "unknown key"),

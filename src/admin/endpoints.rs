@@ -31,7 +31,7 @@ async fn list(State(admin): State<Admin>) -> Response {
     let snapshot = admin.core.snapshot.load();
     let idle = idle_connections();
     let services: Vec<_> = snapshot.services.values().map(|service| service.view_with(idle.as_ref())).collect();
-    let routes = snapshot.routes.iter().flat_map(|route| route.answer.services());
+    let routes = snapshot.routes.iter().flat_map(|route| route.answer.asked());
     let breakers: Vec<_> = routes.filter_map(|service| service.route_breaker()).collect();
     Json(json!({ "generation": snapshot.generation, "services": services, "route_circuit_breakers": breakers })).into_response()
 }

@@ -238,7 +238,7 @@ fn describe(route: &Route) -> Value {
     });
     let mut described = json!({
         "id": &*route.id,
-        "services": route.answer.services().iter().map(|service| &*service.key).collect::<Vec<_>>(),
+        "services": route.answer.asked().iter().map(|service| &*service.key).collect::<Vec<_>>(),
         "policies": route.plan.names.iter().map(|(stage, name)| json!({ "stage": stage.name(), "policy": name })).collect::<Vec<_>>(),
     });
     if let (Some(split), Some(described)) = (split, described.as_object_mut()) {

@@ -8,7 +8,7 @@ use cel::common::types::CelBool;
 use cel::{Env, add_member_overload, extensions};
 
 use super::values::{Network, Pattern, contains_ip, matches};
-use super::variables::{Shape, VARIABLES};
+use super::variables::{PARTS, Shape, VARIABLES};
 use super::{ENV, Expression, Kind, MAX_DEPTH, MAX_SOURCE};
 use crate::cidr::CidrSet;
 use crate::problem::{Place, Problem, Problems, did_you_mean};
@@ -67,7 +67,7 @@ pub fn environment() -> Env {
 
 use cel::common::types::CelString as CelText;
 
-pub fn compile(source: &str, place: Place, problems: &mut Problems, kind: Kind) -> Option<Expression> {
+pub fn compile(source: &str, place: Place, problems: &mut Problems, kind: Kind, parts: &[&str]) -> Option<Expression> {
     let mut refuse = |message: String| {
         problems.push(Problem::error(place, message));
         None
@@ -99,6 +99,8 @@ pub fn compile(source: &str, place: Place, problems: &mut Problems, kind: Kind) 
         info: &info,
         source,
         scope: Vec::new(),
+        parts,
+        named: Vec::new(),
         patterns: Vec::new(),
         networks: Vec::new(),
         by_path: false,
@@ -109,12 +111,12 @@ pub fn compile(source: &str, place: Place, problems: &mut Problems, kind: Kind) 
     if checker.sound {
         checker.result(&root, kind);
     }
-    let Checker { sound, patterns, networks, by_path, misspelt, problems, .. } = checker;
+    let Checker { sound, patterns, networks, by_path, misspelt, problems, named, .. } = checker;
     for (text, canonical) in misspelt.into_iter().filter(|_| by_path) {
         let problem = Problem::warning(place, format!("no request's path holds `{text}`: paths are compared in one spelling"));
         problems.push(problem.hint(format!("write `{canonical}`")));
     }
-    sound.then_some(Expression { root, patterns, networks, by_path })
+    sound.then_some(Expression { root, patterns, networks, by_path, parts: named })
 }
 
 struct Checker<'a> {
@@ -124,6 +126,9 @@ struct Checker<'a> {
     source: &'a str,
     /// The variables of the macros around.
     scope: Vec<String>,
+    /// The parts of a composed answer that it may name, and those that it does.
+    parts: &'a [&'a str],
+    named: Vec<String>,
     patterns: Vec<Pattern>,
     networks: Vec<Network>,
     by_path: bool,
@@ -172,6 +177,15 @@ impl Checker<'_> {
                     && !self.is_local(root)
                 {
                     let full = format!("{root}.{}", select.field);
+                    if root == PARTS && !self.parts.is_empty() {
+                        if select.test {
+                            let hint = format!("compare it: {full} != null");
+                            self.refuse(id, format!("`{full}` is always there, if only as null"), Some(hint));
+                        }
+                        self.part(select.operand.id, &select.field);
+                        node.expr = Expr::Ident(full);
+                        return;
+                    }
                     if select.test && VARIABLES.iter().any(|variable| variable.name == full) {
                         let hint = "`has` asks for a member: has(request.headers.cookie); what is not known is empty";
                         self.refuse(id, format!("`{full}` is always there"), Some(hint.to_owned()));
@@ -227,6 +241,17 @@ impl Checker<'_> {
         } else {
             self.variable(id, name);
         }
+    }
+
+    fn part(&mut self, id: u64, name: &str) {
+        if self.parts.contains(&name) {
+            if !self.named.iter().any(|known| known == name) {
+                self.named.push(name.to_owned());
+            }
+            return;
+        }
+        let hint = did_you_mean(name, self.parts.iter().copied()).map(|near| format!("did you mean `{PARTS}.{near}`?"));
+        self.refuse(id, format!("there is no call `{name}`"), hint);
     }
 
     fn variable(&mut self, id: u64, name: &str) {

@@ -29,6 +29,7 @@ use std::sync::{Arc, LazyLock};
 use cel::common::ast::IdedExpr;
 use cel::common::types::{CelBool, CelInt, CelUInt};
 use cel::{Context, Env, ExecutionError, Value};
+use serde_json::{Map, Value as JsonValue};
 
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
@@ -65,6 +66,16 @@ pub struct Expression {
     patterns: Vec<Pattern>,
     networks: Vec<Network>,
     by_path: bool,
+    /// Which of the parts that there may be it looks at.
+    parts: Vec<String>,
+}
+
+/// What an expression may look at beside the request, by name: what the services of a composed answer have said so far.
+#[derive(Clone, Copy)]
+pub struct Parts<'a> {
+    pub values: &'a Map<String, JsonValue>,
+    /// What they take, in bytes: every turn of a macro is weighed with it.
+    pub weight: usize,
 }
 
 /// Why an expression came to nothing. Carries nothing of the request's, so that it may be logged and counted.
@@ -117,7 +128,17 @@ impl Expression {
     /// Compiles `source`, which was written at `place`. Everything that is wrong with it goes to `problems`; `None` only if something
     /// is.
     pub fn compile(source: &str, place: Place, problems: &mut Problems, kind: Kind) -> Option<Expression> {
-        check::compile(source, place, problems, kind)
+        check::compile(source, place, problems, kind, &[])
+    }
+
+    /// As [`Expression::compile`], of one that may name these parts of a composed answer as `parts.NAME`.
+    pub fn compile_among(source: &str, place: Place, problems: &mut Problems, kind: Kind, parts: &[&str]) -> Option<Expression> {
+        check::compile(source, place, problems, kind, parts)
+    }
+
+    /// The parts that it names.
+    pub fn parts(&self) -> &[String] {
+        &self.parts
     }
 
     /// Whether it looks at the path, or at what a route's parameters took of it.
@@ -127,12 +148,17 @@ impl Expression {
 
     /// What a condition comes to.
     pub fn bool(&self, head: &RequestHead, exchange: &Exchange) -> Result<bool, RuleError> {
-        self.evaluate(head, exchange, |value| value.downcast_ref::<CelBool>().map(|value| *value.inner()))
+        self.evaluate(head, exchange, None, |value| value.downcast_ref::<CelBool>().map(|value| *value.inner()))
+    }
+
+    /// What a condition comes to that looks at parts of an answer as well. One that is not there is null.
+    pub fn bool_among(&self, head: &RequestHead, exchange: &Exchange, parts: Parts<'_>) -> Result<bool, RuleError> {
+        self.evaluate(head, exchange, Some(parts), |value| value.downcast_ref::<CelBool>().map(|value| *value.inner()))
     }
 
     /// What a number comes to. An unsigned one beyond the signed is an error.
     pub fn int(&self, head: &RequestHead, exchange: &Exchange) -> Result<i64, RuleError> {
-        self.evaluate(head, exchange, |value| match value.downcast_ref::<CelInt>() {
+        self.evaluate(head, exchange, None, |value| match value.downcast_ref::<CelInt>() {
             Some(value) => Some(*value.inner()),
             None => value.downcast_ref::<CelUInt>().and_then(|value| i64::try_from(*value.inner()).ok()),
         })
@@ -140,16 +166,19 @@ impl Expression {
 
     /// What a value comes to, as JSON. Maps are no values: their members are.
     pub fn json(&self, head: &RequestHead, exchange: &Exchange) -> Result<serde_json::Value, RuleError> {
-        self.evaluate(head, exchange, |value| values::written(value, DEEPEST_VALUE))
+        self.evaluate(head, exchange, None, |value| values::written(value, DEEPEST_VALUE))
     }
 
     fn evaluate<T>(
         &self,
         head: &RequestHead,
         exchange: &Exchange,
+        parts: Option<Parts<'_>>,
         read: impl Fn(&dyn cel::common::value::Val) -> Option<T>,
     ) -> Result<T, RuleError> {
-        let facts = Facts { head, exchange, expression: self, turns: AtomicU32::new(turns(head)) };
+        let turns = turns(head, parts.map_or(0, |parts| parts.weight));
+        let facts =
+            Facts { head, exchange, expression: self, parts: parts.map(|parts| parts.values), turns: AtomicU32::new(turns) };
         // The evaluator is a library's, and holds a few assertions of its own: whatever a client finds, it costs this rule only.
         let result = catch_unwind(AssertUnwindSafe(|| {
             let mut context = Context::with_env(ENV.clone());
@@ -186,6 +215,6 @@ impl RuleError {
 }
 
 /// How many turns a request may take; never 0, which stands for exhausted.
-fn turns(head: &RequestHead) -> u32 {
-    u32::try_from(WORK / (1024 + head.buffer.len() + head.path.len())).unwrap_or(u32::MAX).max(1) + 1
+fn turns(head: &RequestHead, more: usize) -> u32 {
+    u32::try_from(WORK / (1024 + head.buffer.len() + head.path.len() + more)).unwrap_or(u32::MAX).max(1) + 1
 }

@@ -65,11 +65,16 @@ pub static VARIABLES: &[Variable] = &[
     variable("route.params", Shape::Map, "what the path's {name} segments matched, undecoded"),
 ];
 
+/// What has been had of the parts of a composed answer: each is a member of it.
+pub const PARTS: &str = "parts";
+
 /// What one evaluation reads from.
 pub(super) struct Facts<'a> {
     pub head: &'a RequestHead,
     pub exchange: &'a Exchange,
     pub expression: &'a Expression,
+    /// What parts of a composed answer have come to, where it may be asked.
+    pub parts: Option<&'a Map<String, Value>>,
     /// How many turns its macros may still take, and one; 0 once they took too many.
     pub turns: AtomicU32,
 }
@@ -87,6 +92,10 @@ impl VariableResolver for Facts<'_> {
                 "request" => self.request(field),
                 "identity" => self.identity(field),
                 "route" => self.route(field),
+                // What stands in it is looked up in it: the evaluator asks for the longest name first.
+                PARTS if !field.contains('.') => {
+                    Some(CowVal::Owned(values::json(self.parts?.get(field).unwrap_or(&Value::Null))))
+                }
                 _ => None,
             };
         }

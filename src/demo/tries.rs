@@ -394,7 +394,7 @@ fn limits(list: &mut List, w: &Words) {
 }
 
 fn answers(list: &mut List, w: &Words) {
-    let Words { curl, direct, quiet, http, admin, .. } = w;
+    let Words { curl, direct, quiet, http, admin, api_key, .. } = w;
     list.group = "Answers: from memory, as a stream, and when a backend fails";
     list.add(
         &[200],
@@ -421,6 +421,16 @@ fn answers(list: &mut List, w: &Words) {
         "the same, with a fallback",
         format!("{curl} {http}/reports/latest"),
         &["x-portcullis-fallback: static", "reports"],
+    );
+    list.add(
+        &[200],
+        "one answer of five services, one of them down",
+        format!("{curl} {api_key} {http}/api/dashboard"),
+        &[
+            "x-portcullis-parts: profile=ok, orders=ok, feed=ok, notifications=ok, ads=fallback",
+            "/users/acme-mobile",
+            r#""ads":[]"#,
+        ],
     );
     list.add(
         &[200],

@@ -2,6 +2,7 @@
 //! to the client.
 
 mod cached;
+pub mod compose;
 pub mod fallback;
 mod filling;
 pub mod hit;

@@ -1,18 +1,34 @@
 //! Answers of routes that answer by themselves.
 
-use http::Method;
+use bytes::Bytes;
+use http::{Method, StatusCode};
 
-use super::{Failed, client_failed};
+use super::{Failed, client_failed, compose};
 use crate::downstream::Downstream;
-use crate::journey::Journey;
+use crate::head::BodyFraming;
+use crate::journey::{Given, Journey, no_memory};
+use crate::listen::share::Purse;
+use crate::policy::validate::json;
+use crate::reply::Reply;
+use crate::upstream::call::Caller;
 use crate::wire::encode::is_bodiless;
+
+/// The longest request's body that calls are made of, in bytes.
+const LONGEST_BODY: u64 = 1024 * 1024;
+/// How deep it may be nested.
+const DEEPEST_BODY: usize = 64;
 
 /// Gives what the route answers by itself.
 ///
 /// # Errors
 /// [`Failed::Answer`] with a refusal, [`Failed::ClientGone`] or [`Failed::ClientStopped`].
-pub async fn answer(journey: &mut Journey, down: &mut Downstream) -> Result<(), Failed> {
-    let given = journey.give_own().map_err(Failed::Answer)?;
+pub async fn answer(caller: &Caller, journey: &mut Journey, down: &mut Downstream) -> Result<(), Failed> {
+    // What it takes of the memory for bodies is given back once the answer is written.
+    let (given, _purse) = match journey.composed().map(|composed| composed.composition.reads_body) {
+        None => (journey.give_own().map_err(Failed::Answer)?, None),
+        // Boxed, as all that few requests do.
+        Some(reads_body) => Box::pin(composed(caller, journey, down, reads_body)).await?,
+    };
     down.give_up_body();
     down.stage(given.stages);
     let bodiless = given.body.is_empty() || journey.head.method == Method::HEAD || is_bodiless(given.head.status);
@@ -24,4 +40,57 @@ pub async fn answer(journey: &mut Journey, down: &mut Downstream) -> Result<(), 
         down.finish().await
     };
     written.await.map_err(|error| client_failed(&error))
+}
+
+/// Makes an answer of several, for as long as the client waits for it.
+async fn composed(
+    caller: &Caller,
+    journey: &mut Journey,
+    down: &mut Downstream,
+    reads_body: bool,
+) -> Result<(Given, Option<Purse>), Failed> {
+    let mut purse = down.purse_beside();
+    let body = match body(journey, down, reads_body).await? {
+        None => None,
+        Some(text) => {
+            // What it is once it is read is more than it was.
+            if !purse.as_mut().is_none_or(|purse| purse.charge(compose::takes(&text))) {
+                return Err(Failed::Answer(no_memory()));
+            }
+            Some(serde_json::from_slice(&text).map_err(|_| malformed())?)
+        }
+    };
+    tokio::select! {
+        biased;
+        gathered = compose::gather(caller, journey, purse, body) => gathered.map_err(Failed::Answer),
+        () = down.gone() => Err(Failed::ClientGone),
+    }
+}
+
+/// The request's body, if it has one and any call is made of it.
+async fn body(journey: &Journey, down: &mut Downstream, reads_body: bool) -> Result<Option<Bytes>, Failed> {
+    if journey.head.body == BodyFraming::None || down.body_is_empty() {
+        return Ok(None);
+    }
+    if !reads_body {
+        let detail = "Nothing becomes of a body here: send the request without one.";
+        return Err(Failed::Answer(Reply::new(StatusCode::BAD_REQUEST, "compose", "body_not_taken", detail)));
+    }
+    let bound = journey.max_body().min(LONGEST_BODY);
+    down.limit_body(bound);
+    let reading = down.buffer_body(usize::try_from(bound).unwrap_or(usize::MAX));
+    let read = match journey.due().first() {
+        Some(due) => tokio::time::timeout_at(due, reading).await.map_err(|_| Failed::Answer(journey.out_of_time().closing()))?,
+        None => reading.await,
+    };
+    let body = read.map_err(|error| client_failed(&error))?;
+    if body.is_empty() {
+        return Ok(None);
+    }
+    json::check(&body, DEEPEST_BODY).map(|()| Some(body)).map_err(|_| malformed())
+}
+
+fn malformed() -> Failed {
+    let detail = "The body is not JSON, or nested too deeply.";
+    Failed::Answer(Reply::new(StatusCode::BAD_REQUEST, "compose", "malformed_json", detail))
 }

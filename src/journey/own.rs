@@ -7,7 +7,7 @@ use pingora_http::ResponseHeader;
 use super::Journey;
 use crate::downstream::apply_to_response;
 use crate::reply::Reply;
-use crate::snapshot::Answer;
+use crate::snapshot::{Answer, Composed};
 use crate::upstream::Service;
 use crate::wire::stages::Stages;
 use crate::wire::view::AnswerView;
@@ -23,7 +23,12 @@ pub struct Given {
 impl Journey {
     /// Whether nobody is asked on this route.
     pub fn answers_by_itself(&self) -> bool {
-        self.route().is_some_and(|route| matches!(route.answer, Answer::Own(_)))
+        self.route().is_some_and(|route| matches!(route.answer, Answer::Own(_) | Answer::Compose(_)))
+    }
+
+    /// What the answer is made of, where it is made of those of several services.
+    pub fn composed(&self) -> Option<&Composed> {
+        self.route()?.answer.composed()
     }
 
     /// What the route answers by itself.
@@ -32,7 +37,12 @@ impl Journey {
     /// The refusal to give instead.
     pub fn give_own(&mut self) -> Result<Given, Box<Reply>> {
         let view = self.view.clone();
-        let Some(Answer::Own(own)) = view.route(self.routed).map(|route| &route.answer) else {
+        let answer = view.route(self.routed).map(|route| &route.answer);
+        if let Some(Answer::Compose(_)) = answer {
+            let detail = "This gateway stands on a server that cannot make one answer of several.";
+            return Err(Reply::new(StatusCode::NOT_IMPLEMENTED, "compose", "not_here", detail));
+        }
+        let Some(Answer::Own(own)) = answer else {
             // Every other route has a service; if not, it is the gateway's own fault.
             let detail = "The backend could not answer.";
             return Err(Reply::new(StatusCode::BAD_GATEWAY, Service::NAME, "upstream_error", detail));
@@ -42,8 +52,15 @@ impl Journey {
             None => self.exchange.sent_path(&self.head).to_owned(),
         });
         let (head, body) = own.give(&self.head, &target, self.exchange.scheme())?;
-        let mut head = Box::new(head);
-        self.outcome.own = Some(own.name());
+        self.dress(Box::new(head), body, own.name())
+    }
+
+    /// An answer of the gateway's own on its way to the client, as the policies leave it. `name`: what it is called in the log.
+    ///
+    /// # Errors
+    /// The refusal to give instead.
+    pub fn dress(&mut self, mut head: Box<ResponseHeader>, body: Bytes, name: &'static str) -> Result<Given, Box<Reply>> {
+        self.outcome.own = Some(name);
         let answered = self.answered(AnswerView::from(&*head))?;
         // It is one that exists.
         let _ = head.set_status(answered.status);

@@ -152,6 +152,7 @@ impl Journey {
             hedge: self.tries.hedge,
             cache: outcome.cache,
             fallback: outcome.fallback,
+            parts: outcome.parts.as_deref().unwrap_or_default(),
             fault: exchange.fault,
             operation: exchange.operation.as_deref().unwrap_or_default(),
             client_closed: outcome.client_closed,

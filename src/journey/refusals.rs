@@ -46,14 +46,18 @@ pub const CLIENT_STOPPED: Verdict = Verdict { policy: "client", reason: "client_
 /// A client that reads so slowly what the cache has no room for any more that its share of the memory for bodies was used up.
 pub const ANSWER_BUDGET: Verdict = Verdict { policy: "client", reason: "answer_budget" };
 
+/// What there would be no memory for is refused before it is read.
+pub fn no_memory() -> Box<Reply> {
+    let detail = "The gateway has no memory left for another body.";
+    Reply::new(StatusCode::SERVICE_UNAVAILABLE, "door", "body_budget", detail).retry_after(Duration::from_secs(1))
+}
+
 /// The answer to a body that did not come as it should have; `None` if nobody is left to be answered.
 pub fn body_refusal(kind: &pingora_error::ErrorType) -> Option<Box<Reply>> {
     if *kind == BODY_TOO_LARGE {
         Some(too_large().closing())
     } else if *kind == BODY_BUDGET {
-        let detail = "The gateway has no memory left for another body.";
-        let reply = Reply::new(StatusCode::SERVICE_UNAVAILABLE, "door", "body_budget", detail);
-        Some(reply.retry_after(Duration::from_secs(1)).closing())
+        Some(no_memory().closing())
     } else if *kind == BODY_TIMEOUT {
         let detail = "The request's body did not come in time.";
         Some(Reply::new(StatusCode::REQUEST_TIMEOUT, "door", "body_timeout", detail).closing())

@@ -103,6 +103,11 @@ impl Journey {
         self.call_due.into_iter().chain(self.asked_due).min()
     }
 
+    /// Whether the time that the caller gave itself is over before that which the gateway gives.
+    pub fn has_own_deadline(&self) -> bool {
+        self.callers_due().is_some_and(|due| self.own_due().is_none_or(|own| due < own))
+    }
+
     /// Whether the time that the caller gave itself is over, give or take so much.
     pub fn is_late(&self, leeway: Duration) -> bool {
         self.callers_due().is_some_and(|due| due.saturating_duration_since(Instant::now()) <= leeway)

@@ -18,6 +18,8 @@ const PATH: usize = 2 * 1024;
 const USER_AGENT: usize = 256;
 /// Identifiers: request and trace ids, names from the configuration, a token's subject.
 pub(super) const NAME: usize = 256;
+/// The states of 32 parts.
+const PARTS: usize = 2 * 1024;
 /// How long a line commonly is at most.
 const COMMON: usize = 1024;
 
@@ -89,6 +91,8 @@ pub struct Record<'a> {
     pub cache: &'static str,
     /// What stood in for the service's answer: `static` or `service`.
     pub fallback: &'static str,
+    /// What became of the parts of a composed answer.
+    pub parts: &'a str,
     /// `delay`, `abort`: what was injected on purpose.
     pub fault: &'static str,
     /// A WebSocket's messages from the client and to it, the code that it was closed with, and who closed it.
@@ -138,6 +142,7 @@ impl Default for Record<'_> {
             hedge: "",
             cache: "",
             fallback: "",
+            parts: "",
             fault: "",
             tunnelled: None,
             user_agent: b"",
@@ -222,6 +227,7 @@ impl Record<'_> {
         line.word(member!("hedge"), self.hedge);
         line.word(member!("cache"), self.cache);
         line.word(member!("fallback"), self.fallback);
+        line.text(member!("parts"), self.parts.as_bytes(), PARTS);
         line.word(member!("fault"), self.fault);
         line.number(member!("bytes_in"), self.bytes_in);
         line.number(member!("bytes_out"), self.bytes_out);

@@ -10,6 +10,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::back::RewriteBackConfig;
+use super::compose::ComposeConfig;
 use super::own::{MaintenanceConfig, MockConfig, RedirectConfig, RespondConfig};
 use super::{Device, FallbackConfig};
 use crate::breaker::config::BreakerConfig;
@@ -54,8 +55,8 @@ pub struct RouteConfig {
     /// The class or classes of device it serves, as far as the client's User-Agent and client hints tell. Default: any.
     #[serde(default)]
     pub device: Option<OneOrMany<Device>>,
-    /// The service that answers: an entry of `services`, or with `port` a host name. Exactly one of `service`, `split`, `respond`, `redirect`,
-    /// `maintenance` and `mock`.
+    /// The service that answers: an entry of `services`, or with `port` a host name. Exactly one of `service`, `split`, `compose`, `respond`,
+    /// `redirect`, `maintenance` and `mock`.
     #[serde(default)]
     pub service: Option<Spanned<String>>,
     /// The port of `service`, where that is a host name. 1 to 65535.
@@ -68,6 +69,9 @@ pub struct RouteConfig {
     /// header or the cookie are spread at random. Default: every request is.
     #[serde(default)]
     pub sticky: Option<Spanned<Sticky>>,
+    /// One answer made of those of several services, which are asked at once. Policies hold as for any other route.
+    #[serde(default)]
+    pub compose: Option<Box<Spanned<ComposeConfig>>>,
     /// The answer, from this file: nobody is asked. Policies hold as for any other route.
     #[serde(default)]
     pub respond: Option<Box<Spanned<RespondConfig>>>,

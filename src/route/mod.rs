@@ -16,6 +16,7 @@
 //! snapshot.
 
 pub mod back;
+pub mod compose;
 mod config;
 mod device;
 mod fallback;

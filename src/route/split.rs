@@ -36,7 +36,7 @@ impl<'a> From<&'a RouteConfig> for Answering<'a> {
             split: config.split.as_deref(),
             sticky: config.sticky.as_ref(),
             place: config.path.place,
-            instead: "add `service: NAME`, a `split` of several services, or `respond`, `redirect`, `maintenance` or `mock`",
+            instead: "add `service: NAME`, a `split` of several services, or `compose`, `respond`, `redirect`, `maintenance` or `mock`",
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::listen::share::{Place, Purse};
 use crate::reply::Reply;
 use crate::snapshot::ActiveListener;
 use crate::upstream::Service;
+use crate::upstream::call::Caller;
 use crate::wait::Alarm;
 
 /// One request: the gauntlet, then a road. Gives back the connection, if there still is one.
@@ -52,7 +53,8 @@ pub(super) async fn exchange(
     };
     if let Some(route) = journey.route() {
         entry.took(&route.id);
-        if route.plan.holds_answers && journey.head.body == BodyFraming::None {
+        let holds = route.plan.holds_answers || route.answer.composed().is_some();
+        if holds && journey.head.body == BodyFraming::None {
             down.set_purse(purse());
         }
     }
@@ -77,7 +79,7 @@ pub(super) async fn exchange(
             match journey.choose_service(&view) {
                 Some(service) => forward_request(worker, &mut journey, &mut down, service, missed, alarm).await,
                 // Boxed: few routes answer by themselves.
-                None => Box::pin(by_itself(&mut journey, &mut down, alarm)).await,
+                None => Box::pin(by_itself(&worker.caller, &mut journey, &mut down, alarm)).await,
             }
         }
     }
@@ -149,11 +151,13 @@ async fn forward_request(
 }
 
 /// What a route answers by itself, under the request's total deadline.
-async fn by_itself(journey: &mut Journey, down: &mut Downstream, alarm: &mut Alarm) {
+async fn by_itself(caller: &Caller, journey: &mut Journey, down: &mut Downstream, alarm: &mut Alarm) {
     let (due, control) = (journey.due(), down.control());
+    let composes = journey.composed().is_some();
     let ended = {
-        let road = pin!(forward::own::answer(journey, down));
-        within_deadline(road, due, &control, alarm).await
+        let road = pin!(forward::own::answer(caller, journey, down));
+        // Parts are had within the request's time, and what is had by then is given also when it is over.
+        if composes { Some(road.await) } else { within_deadline(road, due, &control, alarm).await }
     };
     forwarded(journey, down, ended).await;
 }

@@ -1,6 +1,7 @@
 //! From the document to a snapshot. Every step reports what is wrong and goes on, so that one run shows everything.
 
 mod answers;
+mod compose;
 mod policies;
 mod tcp;
 
@@ -315,8 +316,8 @@ impl<'a> Compiler<'a> {
         for config in &self.document.routes {
             let matcher = Matcher::compile(config, self.problems);
             self.listeners(config);
-            let answer = self.answer(config);
             let id = matcher.as_ref().map_or_else(|| Arc::from(&*config.path.value), |matcher| matcher.id().clone());
+            let answer = self.answer(config, &id);
             let own = config.policies.as_ref().map(|Raw(node)| self.table(&format!("route:{id}"), &config.path.value, node));
             let answer = answer.and_then(|answer| self.guarded(config, &id, answer));
             let answer = answer.and_then(|answer| self.retried(config, answer));

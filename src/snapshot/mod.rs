@@ -35,7 +35,9 @@ use crate::path::AmbiguousPaths;
 use crate::policy::Plan;
 use crate::redis::Redis;
 use crate::route::back::Back;
+use crate::route::compose::{Composition, state};
 use crate::route::{OwnAnswer, Rewrite, RouteTables, Split};
+use crate::tally::{Counter, Tallies};
 use crate::upstream::Service;
 use crate::wire::head::HeadLimits;
 
@@ -73,13 +75,44 @@ pub enum Answer {
     Split(Split, Vec<Arc<Service>>),
     /// Nobody is asked.
     Own(Box<OwnAnswer>),
+    /// Several are, and their answers are made one.
+    Compose(Box<Composed>),
+}
+
+/// What an answer is made of, and the services that are asked for it.
+pub struct Composed {
+    pub composition: Composition,
+    /// In the order of the composition's numbers.
+    pub services: Vec<Arc<Service>>,
+    /// In the order of its parts.
+    pub counts: Box<[PartCounts]>,
+}
+
+/// How the parts of one call ended.
+pub struct PartCounts(Vec<(&'static str, Arc<Counter>)>);
+
+impl PartCounts {
+    pub fn new(route: &str, part: &str, tallies: &Tallies) -> Self {
+        let help = "Parts of composed answers, by how they ended.";
+        let count = |word| {
+            let labels = [("route", route), ("part", part), ("outcome", word)];
+            (word, tallies.counter("portcullis_composed_parts_total", help, &labels))
+        };
+        PartCounts(state::WORDS.map(count).into())
+    }
+
+    pub fn note(&self, word: &str) {
+        if let Some((_, count)) = self.0.iter().find(|(known, _)| *known == word) {
+            count.add(1);
+        }
+    }
 }
 
 impl Answer {
     /// The number of the service for this request. A sticky split needs no memory: the same client always hashes to the same place.
     pub fn choose(&self, head: &RequestHead, client: IpAddr) -> u32 {
         match self {
-            Answer::Service(_) | Answer::Own(_) => 0,
+            Answer::Service(_) | Answer::Own(_) | Answer::Compose(_) => 0,
             Answer::Split(split, _) => split.pick(head, client, trace::random()) as u32,
         }
     }
@@ -100,8 +133,17 @@ impl Answer {
         match self {
             Answer::Service(service) => std::slice::from_ref(service),
             Answer::Split(_, services) => services,
-            Answer::Own(_) => &[],
+            Answer::Own(_) | Answer::Compose(_) => &[],
         }
+    }
+
+    pub fn composed(&self) -> Option<&Composed> {
+        if let Answer::Compose(composed) = self { Some(composed) } else { None }
+    }
+
+    /// All that may be asked for a request, by whoever looks after them: one of [`Answer::services`], or several at once.
+    pub fn asked(&self) -> &[Arc<Service>] {
+        self.composed().map_or_else(|| self.services(), |composed| &composed.services)
     }
 }
 

@@ -47,6 +47,9 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
             refuse(hedging.place, "`hedging`", problems);
         }
     }
+    for compose in document.routes.iter().filter_map(|route| route.compose.as_ref()) {
+        refuse(compose.place, "`compose`", problems);
+    }
     for fallback in document.routes.iter().filter_map(|route| route.fallback.as_ref()) {
         refuse(fallback.place, "`fallback`", problems);
     }

@@ -11,10 +11,11 @@ use super::root;
 pub type Told = BTreeMap<String, Known>;
 
 /// What refuses without being a policy, with the words for it.
-pub const OTHERS: [(&str, &str); 4] = [
+pub const OTHERS: [(&str, &str); 5] = [
     ("door", "the reading of requests, deadlines, overload"),
     ("route", "the choice of the route"),
     ("upstream", "the services"),
+    ("compose", "answers made of those of several services"),
     ("client", "the client itself; it is logged, never sent"),
 ];
 
@@ -131,8 +132,8 @@ pub struct Known {
 pub fn all() -> BTreeMap<String, Told> {
     const WORD: &str = r#""([a-z][a-z0-9]*(?:_[a-z0-9]+)*)""#;
     // `"reason", "The sentence."`, or a sentence that is put together.
-    let beside = format!(r#"(?:"(door|route|upstream|client|bounds)",\s*)?{WORD},\s*(?:"([A-Z][^"]*)"|detail|format!)"#);
-    let named = format!(r#"(?:NAME|"(door|route|upstream|client)"),\s*{WORD}()"#);
+    let beside = format!(r#"(?:"(door|route|upstream|compose|client|bounds)",\s*)?{WORD},\s*(?:"([A-Z][^"]*)"|detail|format!)"#);
+    let named = format!(r#"(?:NAME|"(door|route|upstream|compose|client)"),\s*{WORD}()"#);
     let verdict = format!(r#"Verdict \{{ policy: "(\w+)", reason: {WORD}()"#);
     let called = format!(r#"()(?:refuse|bad)\((?:StatusCode::\w+,\s*)?{WORD}()"#);
     let json = r#"()=> \("(json_[a-z0-9_]+)"()"#.to_owned();

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::problem::did_you_mean;
+use crate::value::braces::{self, Part};
 
 const WORDS: [&str; 5] = ["request_id", "client_address", "consumer", "subject", "host"];
 
@@ -110,34 +111,11 @@ fn fixed(text: &str) -> Result<HeaderValue, String> {
 }
 
 fn pieces(text: &str) -> Result<Vec<Piece>, String> {
-    let mut pieces = Vec::new();
-    let mut literal = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find(['{', '}']) {
-        let (before, from) = rest.split_at(at);
-        literal.push_str(before);
-        if let Some(after) = from.strip_prefix("{{") {
-            literal.push('{');
-            rest = after;
-        } else if let Some(after) = from.strip_prefix("}}") {
-            literal.push('}');
-            rest = after;
-        } else if let Some(after) = from.strip_prefix('{') {
-            let (name, after) = after.split_once('}').ok_or("`{` without `}`; a literal brace is written `{{`")?;
-            if !literal.is_empty() {
-                pieces.push(Piece::Text(std::mem::take(&mut literal).into()));
-            }
-            pieces.push(placeholder(name)?);
-            rest = after;
-        } else {
-            return Err("`}` without `{`; a literal brace is written `}}`".to_owned());
-        }
-    }
-    literal.push_str(rest);
-    if !literal.is_empty() {
-        pieces.push(Piece::Text(literal.into()));
-    }
-    Ok(pieces)
+    let piece = |part| match part {
+        Part::Text(text) => Ok(Piece::Text(text.into())),
+        Part::Name(name) => placeholder(name),
+    };
+    braces::parts(text)?.into_iter().map(piece).collect()
 }
 
 fn placeholder(name: &str) -> Result<Piece, String> {

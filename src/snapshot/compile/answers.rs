@@ -13,12 +13,13 @@ use crate::upstream::Service;
 use crate::value::Spanned;
 
 impl<'a> Compiler<'a> {
-    pub(super) fn answer(&mut self, config: &Spanned<RouteConfig>) -> Option<Answer> {
-        if config.respond.is_some() || config.redirect.is_some() || config.maintenance.is_some() || config.mock.is_some() {
-            return self.own_answer(config);
+    pub(super) fn answer(&mut self, config: &Spanned<RouteConfig>, route: &str) -> Option<Answer> {
+        let own = [config.respond.is_some(), config.redirect.is_some(), config.maintenance.is_some(), config.mock.is_some()];
+        if config.compose.is_some() || own.contains(&true) {
+            return self.own_answer(config, route);
         }
         let lost = |key: &str| self.problems.has_lost(config.place, key);
-        let own = ["respond", "redirect", "maintenance", "mock"].into_iter().any(lost);
+        let own = ["compose", "respond", "redirect", "maintenance", "mock"].into_iter().any(lost);
         if (config.service.is_none() && lost("service")) || lost("split") || own {
             // What is missing was refused; what is left of a split can still be looked at.
             for target in config.split.iter().flatten() {
@@ -47,6 +48,10 @@ impl<'a> Compiler<'a> {
         Some(match answer {
             Answer::Service(service) => Answer::Service(guard(&service)?),
             Answer::Split(split, services) => Answer::Split(split, services.iter().map(guard).collect::<Option<_>>()?),
+            Answer::Compose(mut composed) => {
+                composed.services = composed.services.iter().map(guard).collect::<Option<_>>()?;
+                Answer::Compose(composed)
+            }
             Answer::Own(_) => {
                 let problem = Problem::error(breaker.place, "a circuit breaker has nothing to guard where no service is asked");
                 self.problems.push(problem.hint("leave it out"));
@@ -75,8 +80,9 @@ impl<'a> Compiler<'a> {
     pub(super) fn rewrite_back(&mut self, config: &RouteConfig, answer: Option<&Answer>) -> Option<Option<Box<Back>>> {
         let Some(written) = &config.rewrite_back else { return Some(None) };
         let back = Back::compile(written, self.problems)?;
-        if back.is_some() && matches!(answer, Some(Answer::Own(_))) {
-            let problem = Problem::error(written.place, "`rewrite_back` is about what a service says, and none is asked here");
+        if back.is_some() && matches!(answer, Some(Answer::Own(_) | Answer::Compose(_))) {
+            let problem =
+                Problem::error(written.place, "`rewrite_back` is about what a service says, and no answer here is one service's");
             self.problems.push(problem.hint("leave it out"));
             return None;
         }
@@ -84,10 +90,11 @@ impl<'a> Compiler<'a> {
     }
 
     /// What the route answers by itself, if that is all it says.
-    fn own_answer(&mut self, config: &Spanned<RouteConfig>) -> Option<Answer> {
+    fn own_answer(&mut self, config: &Spanned<RouteConfig>, route: &str) -> Option<Answer> {
         let said = [
             ("service", config.service.as_ref().map(|service| service.place)),
             ("split", config.split.as_ref().and_then(|targets| targets.first()).map(|target| target.place)),
+            ("compose", config.compose.as_ref().map(|compose| compose.place)),
             ("respond", config.respond.as_ref().map(|respond| respond.place)),
             ("redirect", config.redirect.as_ref().map(|redirect| redirect.place)),
             ("maintenance", config.maintenance.as_ref().map(|maintenance| maintenance.place)),
@@ -103,6 +110,9 @@ impl<'a> Compiler<'a> {
             let path = &config.path.value;
             let mocks = Mocks::compile(mock, path.strip_suffix("/*").unwrap_or(path), self.base, self.problems)?;
             return Some(Answer::Own(Box::new(OwnAnswer::Mock(Box::new(mocks)))));
+        }
+        if let Some(compose) = &config.compose {
+            return self.composed(config, compose, route);
         }
         OwnAnswer::compile(config, self.base, self.problems).map(|own| Answer::Own(Box::new(own)))
     }
@@ -189,6 +199,10 @@ fn with_services(answer: Answer, mut other: impl FnMut(&Arc<Service>) -> Option<
     Some(match answer {
         Answer::Service(service) => Answer::Service(other(&service)?),
         Answer::Split(split, services) => Answer::Split(split, services.iter().map(other).collect::<Option<_>>()?),
+        Answer::Compose(mut composed) => {
+            composed.services = composed.services.iter().map(other).collect::<Option<_>>()?;
+            Answer::Compose(composed)
+        }
         own @ Answer::Own(_) => own,
     })
 }

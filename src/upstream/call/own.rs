@@ -86,7 +86,7 @@ impl Engine<'_> {
 
 impl Caller {
     /// Reads what is left of an answer that nobody wants, if it is little, so that its connection can be used again.
-    pub(super) async fn put_away(&self, answer: Answer, service: &Service) {
+    pub async fn put_away(&self, answer: Answer, service: &Service) {
         if let Ok(Ok(Some(answer))) = tokio::time::timeout(DRAIN, drained(answer, service, MOST_DRAINED, |_| ())).await {
             self.keep(answer, service);
         }

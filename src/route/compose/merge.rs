@@ -1,0 +1,289 @@
+//! Where the parts of a composed answer stand in it, and what is left of each.
+//!
+//! A part that nobody looks into goes into the answer byte for byte as its service wrote it: no number changes its digits.
+
+use ahash::AHashMap;
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use super::config::CallConfig;
+use super::text::{Steps, steps, within};
+use crate::problem::{Place, Problem, Problems};
+use crate::reply::push_json;
+
+/// Where one part stands, and what is left of it.
+#[derive(Debug)]
+pub struct Standing {
+    /// Empty: its fields are the answer's.
+    group: Steps,
+    append: bool,
+    target: Option<Steps>,
+    keep: Vec<Steps>,
+    rename: Vec<(Box<str>, Box<str>)>,
+}
+
+/// What a part has come to.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// JSON as it came.
+    Raw(Bytes),
+    Value(Value),
+    /// One for each element that its call was made for.
+    Many(Vec<Body>),
+}
+
+impl Standing {
+    pub fn compile(name: &str, config: &CallConfig, problems: &mut Problems) -> Option<Standing> {
+        let before = problems.len();
+        let mut read = |text: &str, place: Place| {
+            steps(text).map_err(|why| problems.push(Problem::error(place, why))).ok().unwrap_or_default()
+        };
+        let group = match config.group.as_ref().map(|group| (group.value.as_str(), group.place)) {
+            None => Steps::from([Box::from(name)]),
+            Some((".", _)) => Steps::default(),
+            Some((group, place)) => read(group, place),
+        };
+        let target = config.target.as_ref().map(|target| read(&target.value, target.place));
+        let keep = config.keep.iter().map(|field| read(&field.value, field.place)).collect();
+        let rename = config.rename.iter().map(|(old, new)| (old.as_str().into(), new.value.as_str().into())).collect();
+        if group.is_empty() && config.append {
+            let place = config.group.as_ref().map_or(Place::NOWHERE, |group| group.place);
+            problems.push(Problem::error(place, "the answer itself is no list to append to").hint("give `group` a name"));
+        }
+        (problems.len() == before).then_some(Standing { group, append: config.append, target, keep, rename })
+    }
+
+    /// Whether it stands in the answer as it came.
+    pub fn is_plain(&self) -> bool {
+        !self.group.is_empty() && !self.append && self.target.is_none() && self.keep.is_empty() && self.rename.is_empty()
+    }
+
+    /// What is left of a value.
+    pub fn shape(&self, mut value: Value) -> Value {
+        if let Some(target) = &self.target {
+            value = target.iter().fold(value, |mut value, step| take(&mut value, step));
+        }
+        if !self.keep.is_empty() {
+            value = each(value, &|value| self.kept(&value));
+        }
+        if self.rename.is_empty() {
+            return value;
+        }
+        each(value, &|value| match value {
+            Value::Object(members) => {
+                let new =
+                    |name: String| self.rename.iter().find(|(old, _)| **old == *name).map_or(name, |(_, new)| new.to_string());
+                Value::Object(members.into_iter().map(|(name, member)| (new(name), member)).collect())
+            }
+            other => other,
+        })
+    }
+
+    fn kept(&self, value: &Value) -> Value {
+        if !value.is_object() {
+            return value.clone();
+        }
+        let mut kept = Map::new();
+        for steps in &self.keep {
+            let Some(found) = within(value, steps) else { continue };
+            insert(&mut kept, steps, found.clone());
+        }
+        Value::Object(kept)
+    }
+}
+
+/// Puts a value in its place, and the objects around it where there are none.
+fn insert(members: &mut Map<String, Value>, steps: &[Box<str>], value: Value) {
+    match steps {
+        [] => {}
+        [last] => drop(members.insert(last.to_string(), value)),
+        [step, rest @ ..] => {
+            let next = members.entry(&**step).or_insert(Value::Null);
+            if !next.is_object() {
+                *next = Value::Object(Map::new());
+            }
+            if let Value::Object(within) = next {
+                insert(within, rest, value);
+            }
+        }
+    }
+}
+
+/// Takes a member out.
+fn take(value: &mut Value, step: &str) -> Value {
+    let found = match value {
+        Value::Object(members) => members.get_mut(step),
+        Value::Array(items) => step.parse::<usize>().ok().and_then(|at| items.get_mut(at)),
+        _ => None,
+    };
+    found.map(Value::take).unwrap_or_default()
+}
+
+/// Of a list, each element.
+fn each(value: Value, work: &dyn Fn(Value) -> Value) -> Value {
+    match value {
+        Value::Array(items) => Value::Array(items.into_iter().map(work).collect()),
+        value => work(value),
+    }
+}
+
+/// Says of each two parts that cannot both stand where they shall.
+pub fn check_standings(standings: &[(&Standing, Place)], problems: &mut Problems) {
+    for (number, (one, _)) in standings.iter().enumerate() {
+        for (other, place) in standings.iter().skip(number + 1) {
+            let (short, long) = if one.group.len() <= other.group.len() { (one, other) } else { (other, one) };
+            if short.group.is_empty() || !long.group.starts_with(&short.group) {
+                continue;
+            }
+            let same = short.group.len() == long.group.len();
+            if !(same && short.append && long.append) {
+                let message = format!("two parts of the answer cannot both stand at `{}`", short.group.join("."));
+                let hint = "give one of them another `group`, or both `append: true`";
+                problems.push(Problem::error(*place, message).hint(hint));
+            }
+        }
+    }
+}
+
+/// A composed answer that is put together.
+#[derive(Default)]
+pub struct Whole<'a> {
+    members: Vec<(&'a str, Node<'a>)>,
+    places: AHashMap<&'a str, usize>,
+}
+
+enum Node<'a> {
+    Body(&'a Body),
+    Value(&'a Value),
+    List(Vec<Node<'a>>),
+    Object(Whole<'a>),
+}
+
+impl<'a> Whole<'a> {
+    /// Puts a part in its place.
+    pub fn put(&mut self, standing: &'a Standing, body: &'a Body) {
+        let Some((last, way)) = standing.group.split_last() else {
+            // What has no fields adds none.
+            if let Body::Value(Value::Object(members)) = body {
+                members.iter().for_each(|(name, member)| self.set(name, Node::Value(member)));
+            }
+            return;
+        };
+        if !standing.append {
+            return self.object(way, &mut |at| at.set(last, Node::Body(body)));
+        }
+        self.object(way, &mut |at| {
+            let items: Vec<Node<'a>> = match body {
+                Body::Many(bodies) => bodies.iter().flat_map(elements).collect(),
+                body => elements(body),
+            };
+            match at.places.get(&**last).and_then(|place| at.members.get_mut(*place)) {
+                Some((_, Node::List(list))) => list.extend(items),
+                _ => at.set(last, Node::List(items)),
+            }
+        });
+    }
+
+    /// Makes sure that a list is there, though nothing is in it.
+    pub fn promise(&mut self, standing: &'a Standing) {
+        if standing.append {
+            const NOTHING: &Body = &Body::Many(Vec::new());
+            self.put(standing, NOTHING);
+        }
+    }
+
+    /// Adds a member of the gateway's own.
+    pub fn add(&mut self, name: &'static str, value: &'a Value) {
+        self.set(name, Node::Value(value));
+    }
+
+    fn set(&mut self, name: &'a str, node: Node<'a>) {
+        match self.places.get(name).and_then(|place| self.members.get_mut(*place)) {
+            Some((_, known)) => *known = node,
+            None => {
+                self.places.insert(name, self.members.len());
+                self.members.push((name, node));
+            }
+        }
+    }
+
+    /// The object of that name, and those within it, made where there are none.
+    fn object(&mut self, way: &'a [Box<str>], put: &mut dyn FnMut(&mut Whole<'a>)) {
+        let Some((name, rest)) = way.split_first() else { return put(self) };
+        let known = self.places.get(&**name).and_then(|place| self.members.get(*place));
+        if !matches!(known, Some((_, Node::Object(_)))) {
+            self.set(name, Node::Object(Whole::default()));
+        }
+        let place = self.places.get(&**name).copied();
+        if let Some((_, Node::Object(whole))) = place.and_then(|place| self.members.get_mut(place)) {
+            whole.object(rest, put);
+        }
+    }
+
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.push(b'{');
+        for (number, (name, node)) in self.members.iter().enumerate() {
+            if number > 0 {
+                out.push(b',');
+            }
+            push_json(out, name);
+            out.push(b':');
+            node.write(out);
+        }
+        out.push(b'}');
+    }
+}
+
+fn elements(body: &Body) -> Vec<Node<'_>> {
+    match body {
+        Body::Value(Value::Array(items)) => items.iter().map(Node::Value).collect(),
+        Body::Value(Value::Null) => Vec::new(),
+        body => vec![Node::Body(body)],
+    }
+}
+
+impl Node<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Node::Body(body) => body.write(out),
+            Node::Value(value) => write_value(value, out),
+            Node::Object(whole) => whole.write(out),
+            Node::List(items) => {
+                out.push(b'[');
+                for (number, item) in items.iter().enumerate() {
+                    if number > 0 {
+                        out.push(b',');
+                    }
+                    item.write(out);
+                }
+                out.push(b']');
+            }
+        }
+    }
+}
+
+impl Body {
+    pub const NULL: Body = Body::Value(Value::Null);
+
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Body::Raw(bytes) => out.extend_from_slice(bytes.trim_ascii()),
+            Body::Value(value) => write_value(value, out),
+            Body::Many(bodies) => {
+                out.push(b'[');
+                for (number, body) in bodies.iter().enumerate() {
+                    if number > 0 {
+                        out.push(b',');
+                    }
+                    body.write(out);
+                }
+                out.push(b']');
+            }
+        }
+    }
+}
+
+fn write_value(value: &Value, out: &mut Vec<u8>) {
+    // Writing to memory does not fail, and a value's names are texts.
+    let _ = serde_json::to_writer(out, value);
+}

@@ -1,0 +1,213 @@
+//! A call's request, compiled, and what it comes to in one client's request.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, header};
+use serde_json::{Map, Value};
+
+use super::Names;
+use super::config::CallConfig;
+use super::text::{Found, Known, LONGEST, Source, Text, encode};
+use crate::carrier::lossy;
+use crate::head::TRAVEL_FIELDS;
+use crate::path;
+use crate::problem::{Place, Problem, Problems};
+use crate::value::Spanned;
+
+/// A compiled request.
+#[derive(Debug, Clone)]
+pub struct Request {
+    method: Method,
+    path: Text,
+    /// Names as they are written in a query.
+    query: Vec<(Box<str>, Text)>,
+    fields: Vec<(HeaderName, Text)>,
+    body: Option<Json>,
+}
+
+/// A request as it is sent.
+#[derive(Debug)]
+pub struct Rendered {
+    pub method: Method,
+    /// The path, and the query if there is one.
+    pub target: String,
+    pub fields: Vec<(HeaderName, HeaderValue)>,
+    pub body: Option<Bytes>,
+}
+
+#[derive(Debug, Clone)]
+enum Json {
+    Plain(Value),
+    Text(Text),
+    List(Vec<Json>),
+    Object(Vec<(String, Json)>),
+}
+
+impl Request {
+    /// Compiles a call's. `None` if something is wrong, which then is in `problems`.
+    pub fn compile(config: &CallConfig, names: &Names<'_>, problems: &mut Problems) -> Option<Request> {
+        let before = problems.len();
+        let method = match config.method.as_ref().map(|method| (method.value.as_str(), method.place)) {
+            None | Some(("GET", _)) => Method::GET,
+            Some(("POST", _)) => Method::POST,
+            Some(("PUT", _)) => Method::PUT,
+            Some(("PATCH", _)) => Method::PATCH,
+            Some(("DELETE", _)) => Method::DELETE,
+            Some((other, place)) => {
+                let problem = Problem::error(place, format!("a call cannot be made with `{other}`"));
+                problems.push(problem.hint("GET, POST, PUT, PATCH or DELETE"));
+                Method::GET
+            }
+        };
+        let path = path(&config.path, names, problems);
+        let mut query = Vec::new();
+        for (name, value) in &config.query {
+            let mut written = String::new();
+            encode(name.as_bytes(), &mut written);
+            query.extend(text(value, names, problems).map(|text| (written.into(), text)));
+        }
+        let mut fields = Vec::new();
+        for (name, value) in &config.headers {
+            fields.extend(field(name, value, names, problems));
+        }
+        let body = config.body.as_ref().and_then(|body| {
+            if method == Method::GET {
+                problems.push(Problem::error(body.place, "a GET has no body").hint("write `method: POST`"));
+            }
+            json(&body.value.0, names).map_err(|why| problems.push(Problem::error(body.place, why))).ok()
+        });
+        let path = path?;
+        (problems.len() == before).then_some(Request { method, path, query, fields, body })
+    }
+
+    /// The same request for another path.
+    pub fn with_path(&self, written: &Spanned<String>, names: &Names<'_>, problems: &mut Problems) -> Option<Request> {
+        Some(Request { path: path(written, names, problems)?, ..self.clone() })
+    }
+
+    /// All that it is made of.
+    pub fn sources(&self) -> Vec<&Source> {
+        let mut all: Vec<&Source> = self.path.sources().collect();
+        all.extend(self.query.iter().flat_map(|(_, text)| text.sources()));
+        all.extend(self.fields.iter().flat_map(|(_, text)| text.sources()));
+        if let Some(body) = &self.body {
+            body.sources(&mut all);
+        }
+        all
+    }
+
+    /// What is sent. `None` where a value is missing that it cannot be without.
+    pub fn render(&self, known: &Known<'_>) -> Option<Rendered> {
+        let mut target = self.path.path(known)?;
+        let mut mark = '?';
+        for (name, value) in &self.query {
+            let Some(value) = value.bytes(known) else { continue };
+            target.push(mark);
+            target.push_str(name);
+            target.push('=');
+            encode(&value, &mut target);
+            mark = '&';
+        }
+        if target.len() > LONGEST {
+            return None;
+        }
+        let field =
+            |(name, value): &(HeaderName, Text)| Some((name.clone(), HeaderValue::from_bytes(&value.bytes(known)?).ok()?));
+        let mut fields: Vec<_> = self.fields.iter().filter_map(field).collect();
+        let body = match &self.body {
+            None => None,
+            Some(body) => Some(Bytes::from(body.value(known)?.to_string())),
+        };
+        if body.is_some() && !fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
+            fields.push((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
+        }
+        Some(Rendered { method: self.method.clone(), target, fields, body })
+    }
+}
+
+impl Json {
+    fn sources<'a>(&'a self, all: &mut Vec<&'a Source>) {
+        match self {
+            Json::Plain(_) => {}
+            Json::Text(text) => all.extend(text.sources()),
+            Json::List(items) => items.iter().for_each(|item| item.sources(all)),
+            Json::Object(members) => members.iter().for_each(|(_, member)| member.sources(all)),
+        }
+    }
+
+    /// `None` where a text is made of a value that is missing.
+    fn value(&self, known: &Known<'_>) -> Option<Value> {
+        Some(match self {
+            Json::Plain(value) => value.clone(),
+            Json::Text(text) => match text.alone() {
+                None => Value::String(text.json(known)?),
+                Some(source) => match source.get(known) {
+                    None => Value::Null,
+                    Some(Found::Json(value)) => value.clone(),
+                    Some(Found::Bytes(bytes)) => Value::String(lossy(bytes).into_owned()),
+                },
+            },
+            Json::List(items) => items.iter().map(|item| item.value(known)).collect::<Option<_>>()?,
+            Json::Object(members) => {
+                let member = |(name, member): &(String, Json)| Some((name.clone(), member.value(known)?));
+                Value::Object(members.iter().map(member).collect::<Option<Map<_, _>>>()?)
+            }
+        })
+    }
+}
+
+fn json(value: &Value, names: &Names<'_>) -> Result<Json, String> {
+    Ok(match value {
+        Value::String(text) if text.contains(['{', '}']) => Json::Text(Text::parse(text, names)?),
+        Value::Array(items) => Json::List(items.iter().map(|item| json(item, names)).collect::<Result<_, _>>()?),
+        Value::Object(members) => {
+            let member = |(name, member): (&String, &Value)| Ok((name.clone(), json(member, names)?));
+            Json::Object(members.iter().map(member).collect::<Result<_, String>>()?)
+        }
+        plain => Json::Plain(plain.clone()),
+    })
+}
+
+fn text(written: &Spanned<String>, names: &Names<'_>, problems: &mut Problems) -> Option<Text> {
+    Text::parse(&written.value, names).map_err(|why| problems.push(Problem::error(written.place, why))).ok()
+}
+
+fn path(written: &Spanned<String>, names: &Names<'_>, problems: &mut Problems) -> Option<Text> {
+    let text = text(written, names, problems)?;
+    let outline = text.outline();
+    let plain = outline.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'#' | b'\\'));
+    let (wrong, hint) = match outline.as_str() {
+        path if !path.starts_with('/') => ("it begins with `/`", "write `path: /...`"),
+        path if path.contains('?') => ("it has a query", "write its parameters under `query`"),
+        _ if !plain => ("it holds what no path may", "write what is not printable ASCII with percent signs"),
+        path if path::normalise(path.as_bytes()).is_ok_and(|canonical| canonical == path) => return Some(text),
+        _ => (
+            "it is not written as paths are compared",
+            "leave out dot segments, needless escapes and slashes that follow each other",
+        ),
+    };
+    problems.push(Problem::error(written.place, format!("`{}` is no path of a call: {wrong}", written.value)).hint(hint));
+    None
+}
+
+fn field(name: &str, value: &Spanned<String>, names: &Names<'_>, problems: &mut Problems) -> Option<(HeaderName, Text)> {
+    let mut refuse = |place: Place, why: String| {
+        problems.push(Problem::error(place, why));
+        None
+    };
+    let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
+        return refuse(value.place, format!("`{name}` is not a header name"));
+    };
+    if TRAVEL_FIELDS.contains(&parsed.as_str()) {
+        return refuse(value.place, format!("`{name}` says how a message travels: the gateway writes it"));
+    }
+    if parsed == header::ACCEPT_ENCODING {
+        return refuse(value.place, "the gateway reads what the service answers, and asks for it uncoded".to_owned());
+    }
+    if HeaderValue::from_str(&value.value).is_err() {
+        return refuse(value.place, "this cannot be a header's value".to_owned());
+    }
+    Text::parse(&value.value, names)
+        .map_err(|why| problems.push(Problem::error(value.place, why)))
+        .ok()
+        .map(|text| (parsed, text))
+}

@@ -1,0 +1,235 @@
+//! Texts with placeholders over a request and what was answered so far, and how a value is written where it stands: percent-encoded in a
+//! path and in a query, as bytes that are legal in a field, as itself in JSON. No value ever becomes more than what it stands for.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+use super::Names;
+use crate::carrier::{decode_escapes, lossy, query_values};
+use crate::exchange::Exchange;
+use crate::head::RequestHead;
+use crate::problem::did_you_mean;
+use crate::value::braces::{self, Part};
+
+/// The longest target, and the longest value of a field, that are made of texts, in bytes.
+pub const LONGEST: usize = 8 * 1024;
+
+/// Fields within a JSON value, one in the other; of a list, an element by its number.
+pub type Steps = Box<[Box<str>]>;
+
+/// What a placeholder stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    Param(Box<str>),
+    Query(Box<str>),
+    Header(Box<str>),
+    Claim(Steps),
+    Subject,
+    Consumer,
+    ClientAddress,
+    RequestId,
+    Host,
+    /// The request's body.
+    Body(Steps),
+    /// What a call was answered.
+    Part(Box<str>, Steps),
+    /// The element that the call is made for.
+    Item(Steps),
+}
+
+/// What is known when a call is made.
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
+    pub head: &'a RequestHead,
+    pub exchange: &'a Exchange,
+    pub parts: &'a Map<String, Value>,
+    pub body: Option<&'a Value>,
+    pub item: Option<&'a Value>,
+}
+
+/// What a placeholder stands for in this request.
+pub enum Found<'a> {
+    Bytes(Cow<'a, [u8]>),
+    Json(&'a Value),
+}
+
+impl<'a> Found<'a> {
+    /// As it is written where everything is text. Lists and objects are no text, and nothing is none.
+    fn bytes(self) -> Option<Cow<'a, [u8]>> {
+        match self {
+            Found::Bytes(bytes) => Some(bytes),
+            Found::Json(Value::String(text)) => Some(Cow::Borrowed(text.as_bytes())),
+            Found::Json(value @ (Value::Number(_) | Value::Bool(_))) => Some(Cow::Owned(value.to_string().into_bytes())),
+            Found::Json(_) => None,
+        }
+    }
+}
+
+impl Source {
+    /// # Errors
+    /// A sentence about what is wrong.
+    pub fn parse(name: &str, names: &Names<'_>) -> Result<Source, String> {
+        const WORDS: [&str; 5] = ["subject", "consumer", "client_address", "request_id", "host"];
+        let (root, rest) = name.split_once('.').map_or((name, None), |(root, rest)| (root, Some(rest)));
+        let member = || rest.filter(|rest| !rest.is_empty()).ok_or(format!("`{{{name}}}` stands for nothing: which one?"));
+        Ok(match (root, rest) {
+            ("subject", None) => Source::Subject,
+            ("consumer", None) => Source::Consumer,
+            ("client_address", None) => Source::ClientAddress,
+            ("request_id", None) => Source::RequestId,
+            ("host", None) => Source::Host,
+            ("param", _) => {
+                let param = member()?;
+                if !names.pattern.contains(&format!("{{{param}}}")) {
+                    return Err(format!("`{{{name}}}` stands for nothing: the route's path has no `{{{param}}}`"));
+                }
+                Source::Param(param.into())
+            }
+            ("query", _) => Source::Query(member()?.into()),
+            ("header", _) => Source::Header(member()?.to_ascii_lowercase().into()),
+            ("claim", _) => Source::Claim(steps(member()?)?),
+            ("body", _) => Source::Body(rest.map_or(Ok(Steps::default()), steps)?),
+            ("item", _) if names.each => Source::Item(rest.map_or(Ok(Steps::default()), steps)?),
+            ("item", _) => return Err("`{item}` has a meaning with `for_each` only".to_owned()),
+            ("parts", _) => {
+                let (call, field) = member()?.split_once('.').map_or((member()?, None), |(call, field)| (call, Some(field)));
+                if !names.calls.contains(&call) {
+                    let near = did_you_mean(call, names.calls.iter().copied());
+                    let hint = near.map_or_else(String::new, |near| format!("; did you mean `parts.{near}`?"));
+                    return Err(format!("there is no call `{call}`{hint}"));
+                }
+                Source::Part(call.into(), field.map_or(Ok(Steps::default()), steps)?)
+            }
+            _ => {
+                let near = did_you_mean(name, WORDS).map(|word| format!("; did you mean `{{{word}}}`?"));
+                let roots = "; there are `param`, `query`, `header`, `claim`, `body`, `parts` and others";
+                return Err(format!("`{{{name}}}` stands for nothing{}", near.unwrap_or_else(|| roots.to_owned())));
+            }
+        })
+    }
+
+    /// What it stands for. `None` where there is no such thing.
+    pub fn get<'a>(&'a self, known: &Known<'a>) -> Option<Found<'a>> {
+        let Known { head, exchange, .. } = *known;
+        let identity = exchange.identity.as_deref();
+        let text = |text: &'a str| Found::Bytes(Cow::Borrowed(text.as_bytes()));
+        Some(match self {
+            Source::Param(name) => Found::Bytes(decode_escapes(exchange.param(name)?)),
+            Source::Query(name) => Found::Bytes(query_values(head.query()?, name).next()?),
+            Source::Header(name) => Found::Bytes(Cow::Borrowed(head.header(name)?)),
+            Source::Claim(steps) => Found::Json(within(identity?.claims.as_deref()?, steps)?),
+            Source::Subject => text(&identity?.subject),
+            Source::Consumer => text(identity?.consumer.as_deref()?),
+            Source::ClientAddress => Found::Bytes(Cow::Owned(exchange.client.to_canonical().to_string().into_bytes())),
+            Source::RequestId => text(&exchange.request_id),
+            Source::Host => text(&head.host),
+            Source::Body(steps) => Found::Json(within(known.body?, steps)?),
+            Source::Part(call, steps) => Found::Json(within(known.parts.get(&**call)?, steps)?),
+            Source::Item(steps) => Found::Json(within(known.item?, steps)?),
+        })
+    }
+}
+
+/// What stands there in a value.
+pub fn within<'a>(value: &'a Value, steps: &[Box<str>]) -> Option<&'a Value> {
+    steps.iter().try_fold(value, |value, step| match value {
+        Value::Object(members) => members.get(&**step),
+        Value::Array(items) => items.get(step.parse::<usize>().ok()?),
+        _ => None,
+    })
+}
+
+/// `a.b.0`, as in a configuration.
+///
+/// # Errors
+/// A sentence about what is wrong.
+pub fn steps(text: &str) -> Result<Steps, String> {
+    if text.split('.').any(str::is_empty) || text.split('.').count() > 16 {
+        return Err(format!("`{text}` is no field such as `a` or `a.b`"));
+    }
+    Ok(text.split('.').map(Box::from).collect())
+}
+
+/// A compiled text.
+#[derive(Debug, Clone)]
+pub struct Text(Vec<Piece>);
+
+#[derive(Debug, Clone)]
+enum Piece {
+    Text(Box<str>),
+    Of(Source),
+}
+
+impl Text {
+    /// # Errors
+    /// A sentence about what is wrong.
+    pub fn parse(text: &str, names: &Names<'_>) -> Result<Text, String> {
+        let piece = |part| match part {
+            Part::Text(text) => Ok(Piece::Text(text.into())),
+            Part::Name(name) => Source::parse(name, names).map(Piece::Of),
+        };
+        braces::parts(text)?.into_iter().map(piece).collect::<Result<_, _>>().map(Text)
+    }
+
+    /// What it is, if it is one placeholder and nothing else.
+    pub fn alone(&self) -> Option<&Source> {
+        if let [Piece::Of(source)] = self.0.as_slice() { Some(source) } else { None }
+    }
+
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.0.iter().filter_map(|piece| if let Piece::Of(source) = piece { Some(source) } else { None })
+    }
+
+    /// With a letter for each placeholder: what is written beside them.
+    pub fn outline(&self) -> String {
+        self.0.iter().map(|piece| if let Piece::Text(text) = piece { text } else { "x" }).collect()
+    }
+
+    /// As bytes. `None` where a value is missing.
+    pub fn bytes(&self, known: &Known<'_>) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
+                Piece::Of(source) => out.extend_from_slice(&source.get(known)?.bytes()?),
+            }
+        }
+        (out.len() <= LONGEST).then_some(out)
+    }
+
+    /// As a path: what is written stands as it is, a value becomes letters of one segment. `None` where a value is missing or empty, or a
+    /// segment would be one of dots.
+    pub fn path(&self, known: &Known<'_>) -> Option<String> {
+        let mut out = String::new();
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(text) => out.push_str(text),
+                Piece::Of(source) => {
+                    let value = source.get(known)?.bytes().filter(|value| !value.is_empty())?;
+                    encode(&value, &mut out);
+                }
+            }
+        }
+        let dots = out.split('/').any(|segment| segment == "." || segment == "..");
+        (!dots && out.len() <= LONGEST).then_some(out)
+    }
+
+    /// As text in JSON. `None` where a value is missing.
+    pub fn json(&self, known: &Known<'_>) -> Option<String> {
+        self.bytes(known).map(|bytes| lossy(Cow::Owned(bytes)).into_owned())
+    }
+}
+
+/// Writes a value so that nothing in it means anything in a URL.
+pub fn encode(value: &[u8], out: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).map_or('0', |&digit| char::from(digit));
+    for &byte in value {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.extend(['%', digit(byte >> 4), digit(byte & 15)]);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Calls that need what others have answered: their order, their conditions, one for each element, and each question once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::{ok, yaml};
+use crate::harness::*;
+
+/// Orders, prices by SKU, and whatever else is asked.
+fn shop() -> Backend {
+    Backend::answering(|request| match request.target.as_str() {
+        "/me" => ok(r#"{"id":7,"tier":"gold","tags":["a b","c/d"],"shop":{"city":"Köln"}}"#),
+        "/orders/7" => ok(r#"{"items":[{"sku":"SKU-1"},{"sku":"SKU-2"},{"sku":"SKU-1"}]}"#),
+        target => ok(&format!("{{\"asked\":{}}}", serde_json::json!(target))),
+    })
+}
+
+#[test]
+fn calls_name_what_others_have_answered() {
+    let shop = shop();
+    let compose = "
+      calls:
+        city: { service: shop, path: '/city/{parts.me.shop.city}/{parts.me.tags.1}' }
+        prices: { service: shop, path: '/prices/{item.sku}', for_each: { in: parts.orders.items, max: 10, at_once: 2 }, target: asked }
+        orders: { service: shop, path: '/orders/{parts.me.id}', keep: [nothing] }
+        me: { service: shop, path: /me, keep: [id, shop.city] }
+        gold: { service: shop, path: /gold, when: 'parts.me.tier == \"gold\"' }
+        silver: { service: shop, path: /silver, when: 'parts.me.tier == \"silver\"' }
+        after_silver: { service: shop, path: /after, when: 'parts.silver == null' }
+        broken: { service: shop, path: /broken, when: 'parts.me.nothing.at == 1', optional: true }";
+    let gateway = Gateway::start(&yaml(&[("shop", &shop)], compose));
+    let answer = get(gateway.port(), "/api/dashboard");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let expected = serde_json::json!({
+        "city": { "asked": "/city/K%C3%B6ln/c%2Fd" },
+        "prices": ["/prices/SKU-1", "/prices/SKU-2", "/prices/SKU-1"],
+        "orders": {},
+        "me": { "id": 7, "shop": { "city": "Köln" } },
+        "gold": { "asked": "/gold" },
+        "after_silver": { "asked": "/after" },
+    });
+    assert_eq!(answer.json(), expected);
+    let parts = "city=ok, prices=ok, orders=ok, me=ok, gold=ok, silver=skipped, after_silver=ok, broken=condition";
+    assert_eq!(answer.header("x-portcullis-parts"), Some(parts));
+    let asked = |target: &str| shop.requests().iter().filter(|request| request.target == target).count();
+    assert_eq!(
+        (asked("/prices/SKU-1"), asked("/prices/SKU-2"), asked("/silver"), asked("/me")),
+        (1, 1, 0, 1),
+        "each question once"
+    );
+}
+
+#[test]
+fn a_list_is_bounded_and_so_is_how_much_of_it_is_asked_for_at_once() {
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counts = (now.clone(), most.clone());
+    let items = Backend::answering(move |request| {
+        if let Some(count) = request.target.strip_prefix("/list/") {
+            let items: Vec<usize> = (0..count.parse().unwrap()).collect();
+            return ok(&serde_json::json!(items).to_string());
+        }
+        let under_way = counts.0.fetch_add(1, Ordering::SeqCst) + 1;
+        counts.1.fetch_max(under_way, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(10));
+        counts.0.fetch_sub(1, Ordering::SeqCst);
+        match request.target.as_str() {
+            "/each/3" => b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            target => ok(&serde_json::json!(target).to_string()),
+        }
+    });
+    let compose = "
+      calls:
+        list: { service: items, path: '/list/{query.count}', group: none }
+        each: { service: items, path: '/each/{item}', for_each: { in: parts.list, max: 30, at_once: 3 }, optional: true }";
+    let gateway = Gateway::start(&yaml(&[("items", &items)], compose));
+    let answer = get(gateway.port(), "/api/dashboard?count=30");
+    let each = &answer.json()["each"];
+    assert_eq!(
+        (each.as_array().unwrap().len(), &each[2], &each[3], &each[29]),
+        (30, &"/each/2".into(), &().into(), &"/each/29".into())
+    );
+    assert_eq!(answer.header("x-portcullis-parts"), Some("list=ok, each=status;code=500"));
+    assert!((2..=3).contains(&most.load(Ordering::SeqCst)), "{most:?}");
+    for count in ["31", "10000"] {
+        let before = items.requests().len();
+        let answer = get(gateway.port(), &format!("/api/dashboard?count={count}"));
+        assert_eq!(answer.header("x-portcullis-parts"), Some("list=ok, each=too_many"));
+        assert_eq!(items.requests().len(), before + 1, "none is asked for");
+    }
+    assert_eq!(get(gateway.port(), "/api/dashboard?count=0").json()["each"], serde_json::json!([]));
+}
+
+#[test]
+fn a_request_of_json_becomes_calls() {
+    let shop = Backend::answering(|request| match request.method.as_str() {
+        "POST" => ok(&String::from_utf8_lossy(&request.body)),
+        _ => ok("{\"id\":9007199254740993}"),
+    });
+    let compose = "
+      calls:
+        cart: { service: shop, path: /cart }
+        order:
+          service: shop
+          method: POST
+          path: '/orders/{body.kind}'
+          headers: { X-Kind: '{body.kind}' }
+          body: { cart: '{parts.cart.id}', items: '{body.items}', note: 'for {body.name}, \"quoted\"', fixed: [1, true], none: '{body.nothing}' }";
+    let gateway = Gateway::start(&yaml(&[("shop", &shop)], compose));
+    let body = br#"{"kind":"a/b","items":[{"sku":"x"}],"name":"Ada \",\"admin\":true,\"x\":\""}"#;
+    let answer = request(gateway.port(), "POST", "/api/dashboard", &[("Content-Type", "application/json")], body);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let order = &answer.json()["order"];
+    let expected = serde_json::json!({
+        "cart": 9_007_199_254_740_993_u64, "items": [{ "sku": "x" }], "note": "for Ada \",\"admin\":true,\"x\":\", \"quoted\"", "fixed": [1, true], "none": null
+    });
+    assert_eq!(order, &expected);
+    let seen = shop.requests().into_iter().find(|request| request.method == "POST").unwrap();
+    assert_eq!((seen.target.as_str(), seen.header("x-kind")), ("/orders/a%2Fb", Some("a/b")));
+    assert_eq!((seen.header("content-type"), seen.all("content-length").len()), (Some("application/json"), 1));
+    let port = gateway.port();
+    request(port, "POST", "/api/dashboard", &[], b"{").assert_problem(400, "compose", "malformed_json");
+    request(port, "GET", "/api/dashboard", &[], b"").assert_problem(502, "compose", "part_failed");
+    let large = vec![b' '; 2 << 20];
+    assert_eq!(request(port, "POST", "/api/dashboard", &[], &large).status, 413);
+}
+
+#[test]
+fn collections_are_appended_and_fields_lifted() {
+    let shop = Backend::answering(|request| match request.target.as_str() {
+        "/one" => ok(r#"{"items":[1,2],"name":"one","id":1}"#),
+        "/two" => ok(r#"{"items":3,"name":"two"}"#),
+        _ => ok("[4]"),
+    });
+    let compose = "
+      calls:
+        one: { service: shop, path: /one, target: items, group: all.items, append: true }
+        two: { service: shop, path: /two, target: items, group: all.items, append: true }
+        three: { service: shop, path: /three, group: all.items, append: true }
+        lifted: { service: shop, path: /one, group: ., keep: [name, id] }
+        over: { service: shop, path: /two, group: ., keep: [name] }
+        deep: { service: shop, path: /two, group: all.deep, rename: { name: title } }";
+    let gateway = Gateway::start(&yaml(&[("shop", &shop)], compose));
+    let expected =
+        serde_json::json!({ "all": { "items": [1, 2, 3, 4], "deep": { "items": 3, "title": "two" } }, "name": "two", "id": 1 });
+    assert_eq!(get(gateway.port(), "/api/dashboard").json(), expected);
+    assert_eq!(shop.requests().len(), 3, "each question once");
+}
+
+/// Services of HTTP/2 and gRPC's neighbours are parts as any others are.
+#[test]
+fn parts_come_over_http2_as_well() {
+    let inner = Backend::answering(|request| ok(&serde_json::json!(request.target).to_string()));
+    let service = Gateway::start(&format!(
+        "listeners: [ {{ bind: 127.0.0.1:$PORT, h2c: true }} ]\nservices: {{ a: {{ endpoints: [ '127.0.0.1:{}' ] }} }}\nroutes: [ {{ path: /*, service: a }} ]",
+        inner.port()
+    ));
+    let compose = "
+      calls:
+        a: { service: shop, path: /a, query: { q: '{query.q}' } }
+        b: { service: shop, path: /b }";
+    let config = yaml(&[("shop", &inner)], compose)
+        .replace(&format!("'127.0.0.1:{}' ]", inner.port()), &format!("'127.0.0.1:{}' ], protocol: http2", service.port()));
+    let gateway = Gateway::start(&config);
+    for _ in 0..3 {
+        let answer = get(gateway.port(), "/api/dashboard?q=1%262");
+        assert_eq!(answer.text(), r#"{"a":"/a?q=1%262","b":"/b"}"#);
+    }
+    assert!(service.log().iter().all(|line| line["protocol"] == "h2"));
+}
