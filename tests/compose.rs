@@ -182,6 +182,39 @@ fn fields_of_parts_become_those_of_the_answer() {
     assert_eq!((again.status, again.body.len()), (304, 0));
 }
 
+/// What a service lets caches keep under a URL that names somebody is nothing for the same URL of everybody.
+#[test]
+fn no_cache_is_told_to_give_one_client_what_was_made_for_another() {
+    let one = Backend::answering(|_| json("Cache-Control: public, max-age=60, s-maxage=600\r\n", "{}"));
+    for (call, said, varies) in [
+        ("path: '/{query.id}'", "max-age=60, s-maxage=600", None),
+        ("path: '/{client_address}'", "private, max-age=60", None),
+        ("path: /, query: { user: '{subject}' }", "private, max-age=60", None),
+        ("path: /, when: 'request.headers[\"x-who\"] == \"a\"'", "private, max-age=60", None),
+        ("path: /, when: 'true'", "max-age=60, s-maxage=600", None),
+        ("path: '/{header.X-Who}'", "max-age=60, s-maxage=600", Some("x-who")),
+    ] {
+        let gateway = Gateway::start(&yaml(&[("one", &one)], &format!("\n      calls: {{ one: {{ service: one, {call} }} }}")));
+        let answer = request(gateway.port(), "GET", "/api/dashboard?id=1", &[("X-Who", "a")], b"");
+        assert_eq!((answer.status, answer.header("cache-control"), answer.header("vary")), (200, Some(said), varies), "{call}");
+    }
+}
+
+#[test]
+fn a_client_cannot_send_a_call_elsewhere() {
+    let one = Backend::answering(|_| ok("{}"));
+    let gateway = Gateway::start(&yaml(&[("one", &one)], "\n      calls: { one: { service: one, path: /inner } }"));
+    let fields = [("X-Original-URL", "/admin"), ("X-HTTP-Method-Override", "DELETE"), ("X-Host", "evil"), ("X-Fine", "1")];
+    assert_eq!(request(gateway.port(), "GET", "/api/dashboard", &fields, b"").status, 200);
+    let seen = one.last();
+    assert_eq!((seen.target.as_str(), seen.header("x-fine")), ("/inner", Some("1")));
+    assert!(
+        ["x-original-url", "x-http-method-override", "x-host"].iter().all(|name| seen.header(name).is_none()),
+        "{}",
+        seen.head_text()
+    );
+}
+
 #[test]
 fn the_routes_policies_are_asked_first_and_services_are_not_reached_around_theirs() {
     let (one, other) = (Backend::answering(|_| ok("{}")), Backend::answering(|_| ok("{}")));

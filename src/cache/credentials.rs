@@ -69,6 +69,11 @@ const OVERRIDING: [&str; 14] = [
     "x-url-scheme",
 ];
 
+/// Whether a service may take a field of that name for another target, host or method than what it is asked for.
+pub fn is_overriding(name: &[u8]) -> bool {
+    OVERRIDING.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+}
+
 /// Whether a field of that name usually carries a credential.
 pub fn is_usual(name: &HeaderName) -> bool {
     USUAL.binary_search(&name.as_str()).is_ok()

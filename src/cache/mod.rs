@@ -41,7 +41,7 @@ use pingora_cache::predictor::Predictor;
 use crate::head::RequestHead;
 
 use changed::Place;
-pub use credentials::Credentials;
+pub use credentials::{Credentials, is_overriding};
 pub use fetch::{Fetch, Keeping, Looked, Next, Patience};
 pub use flow::{Flow, Piece as Flown};
 pub use hit::{Excuse, Hit, asked};

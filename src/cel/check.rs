@@ -104,6 +104,7 @@ pub fn compile(source: &str, place: Place, problems: &mut Problems, kind: Kind, 
         patterns: Vec::new(),
         networks: Vec::new(),
         by_path: false,
+        by_request: false,
         misspelt: Vec::new(),
         sound: true,
     };
@@ -111,12 +112,12 @@ pub fn compile(source: &str, place: Place, problems: &mut Problems, kind: Kind, 
     if checker.sound {
         checker.result(&root, kind);
     }
-    let Checker { sound, patterns, networks, by_path, misspelt, problems, named, .. } = checker;
+    let Checker { sound, patterns, networks, by_path, by_request, misspelt, problems, named, .. } = checker;
     for (text, canonical) in misspelt.into_iter().filter(|_| by_path) {
         let problem = Problem::warning(place, format!("no request's path holds `{text}`: paths are compared in one spelling"));
         problems.push(problem.hint(format!("write `{canonical}`")));
     }
-    sound.then_some(Expression { root, patterns, networks, by_path, parts: named })
+    sound.then_some(Expression { root, patterns, networks, by_path, by_request, parts: named })
 }
 
 struct Checker<'a> {
@@ -132,6 +133,7 @@ struct Checker<'a> {
     patterns: Vec<Pattern>,
     networks: Vec<Network>,
     by_path: bool,
+    by_request: bool,
     /// Paths that are not canonical, and what they are then.
     misspelt: Vec<(String, String)>,
     sound: bool,
@@ -255,6 +257,7 @@ impl Checker<'_> {
     }
 
     fn variable(&mut self, id: u64, name: &str) {
+        self.by_request = true;
         self.by_path |= matches!(name, "request.path" | "route.params" | "route.id");
         if VARIABLES.iter().any(|variable| variable.name == name) {
             return;

@@ -66,6 +66,7 @@ pub struct Expression {
     patterns: Vec<Pattern>,
     networks: Vec<Network>,
     by_path: bool,
+    by_request: bool,
     /// Which of the parts that there may be it looks at.
     parts: Vec<String>,
 }
@@ -134,6 +135,11 @@ impl Expression {
     /// As [`Expression::compile`], of one that may name these parts of a composed answer as `parts.NAME`.
     pub fn compile_among(source: &str, place: Place, problems: &mut Problems, kind: Kind, parts: &[&str]) -> Option<Expression> {
         check::compile(source, place, problems, kind, parts)
+    }
+
+    /// Whether it looks at anything of the request, or at who has sent it.
+    pub fn looks_at_request(&self) -> bool {
+        self.by_request
     }
 
     /// The parts that it names.

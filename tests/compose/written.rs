@@ -58,6 +58,7 @@ fn mistakes_are_said_with_their_place_and_a_hint() {
         ("{ calls: { a: { service: a, path: / } } }\n    rewrite: /x", &["`rewrite` is about one service"]),
         ("{ calls: { a: { service: a, path: / } } }\n    policies: { cache: { ttl: 1m } }", &["`cache` keeps what one service"]),
         ("{ calls: { a: { service: a, path: / } } }\n    fallback: { json: 1 }", &["at the call"]),
+        ("{ calls: { a: { service: a, path: /, group: _meta.x } }, answer: { meta: true } }", &["`_meta` is what"]),
         ("{ calls: { a: null } }", &["nothing"]),
         ("{ calls: { a: { service: a, path: /, optional: } } }", &["nothing"]),
     ] {

@@ -11,6 +11,7 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::fields::Fields;
+use crate::cache::is_overriding;
 use crate::core::WorkerState;
 use crate::exchange::{Deadline, Exchange};
 use crate::forward::mirror::told;
@@ -256,10 +257,11 @@ fn unreadable(head: &AnswerHead, part: &Part) -> Option<Fault> {
     (!is_json).then_some(Fault::NotJson)
 }
 
-/// Fields of the client's that are about its own message, or about the answer as the client would have it.
+/// Fields of the client's that are about its own message, or about the answer as the client would have it; and those by which a service
+/// may answer for another target than the call's.
 fn is_about_the_message(name: &[u8]) -> bool {
     let begins = |start: &[u8]| name.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start));
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
     let about = ["accept", "accept-encoding", "range", "te", "trailer", "expect", "grpc-timeout", "cache-control", "pragma"];
-    begins(b"content-") || begins(b"if-") || begins(b"sec-websocket-") || about.into_iter().any(is)
+    begins(b"content-") || begins(b"if-") || begins(b"sec-websocket-") || is_overriding(name) || about.into_iter().any(is)
 }

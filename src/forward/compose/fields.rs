@@ -31,11 +31,11 @@ impl Fields {
     pub fn of(head: &AnswerHead) -> Fields {
         let age = head.header_all("age").next().and_then(number).unwrap_or_default();
         let vary = head.header_all("vary").flat_map(|line| line.split(|&byte| byte == b','));
-        let vary = vary.map(|name| String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase().into());
+        let vary = vary.map(|name| String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase());
         let cookies = head.header_all("set-cookie").filter_map(|cookie| HeaderValue::from_bytes(cookie).ok());
         Fields {
             freshness: Freshness::of(head.header_all("cache-control"), age),
-            vary: vary.filter(|name: &Box<str>| !name.is_empty()).collect(),
+            vary: vary.filter(|name| !name.is_empty()).map(Into::into).collect(),
             set_cookie: cookies.collect(),
         }
     }
@@ -111,11 +111,12 @@ pub fn cache_control<'a>(parts: impl Iterator<Item = &'a Fields> + Clone, partia
     Some(said)
 }
 
-/// The `Vary` of an answer made of parts. `None` where none varies.
-pub fn vary<'a>(parts: impl Iterator<Item = &'a Fields>) -> Option<String> {
-    let names: BTreeSet<&str> = parts.flat_map(|fields| fields.vary.iter().map(|name| &**name)).collect();
-    // The gateway asks in its own way what they are coded in, and which media type.
-    let names: Vec<&str> = names.into_iter().filter(|name| !matches!(*name, "accept-encoding" | "accept")).collect();
+/// The `Vary` of an answer made of parts, whose calls are made of these fields of the client's. `None` where nothing varies.
+pub fn vary<'a>(parts: impl Iterator<Item = &'a Fields>, own: &'a [Box<str>]) -> Option<String> {
+    let names = parts.flat_map(|fields| &fields.vary).filter(|name| !matches!(&***name, "accept-encoding" | "accept"));
+    let names: BTreeSet<&str> = names.chain(own).map(|name| &**name).collect();
+    // (The gateway asks in its own way what they are coded in, and which media type.)
+    let names: Vec<&str> = names.into_iter().collect();
     if names.contains(&"*") {
         return Some("*".to_owned());
     }
@@ -168,8 +169,8 @@ mod tests {
     #[test]
     fn the_whole_varies_by_what_any_part_does() {
         let (one, other) = (fields("Vary: Accept-Language, X-A\r\n"), fields("Vary: accept-encoding\r\nVary: x-a\r\n"));
-        assert_eq!(vary([&one, &other].into_iter()).unwrap(), "accept-language, x-a");
-        assert_eq!(vary([&other, &fields("Vary: *\r\n")].into_iter()).unwrap(), "*");
-        assert_eq!(vary([&fields("")].into_iter()), None);
+        assert_eq!(vary([&one, &other].into_iter(), &["x-b".into()]).unwrap(), "accept-language, x-a, x-b");
+        assert_eq!(vary([&other, &fields("Vary: *\r\n")].into_iter(), &[]).unwrap(), "*");
+        assert_eq!(vary([&fields("")].into_iter(), &[]), None);
     }
 }

@@ -341,6 +341,7 @@ fn answer(composed: &Composed, dones: &[Done], journey: &Journey) -> Result<(Box
     }
     let mut body = Vec::new();
     whole.write(&mut body);
+    let private = composition.private || journey.exchange.identity.is_some();
     let made = || {
         let mut head = Box::new(ResponseHeader::build(StatusCode::OK, Some(8))?);
         head.insert_header(header::CONTENT_TYPE, "application/json")?;
@@ -350,11 +351,11 @@ fn answer(composed: &Composed, dones: &[Done], journey: &Journey) -> Result<(Box
         let cookies: Vec<HeaderValue> =
             with_cookies.flat_map(|done| &done.got).flat_map(|got: &Arc<Got>| got.fields.set_cookie.clone()).collect();
         if matches!(journey.head.method, Method::GET | Method::HEAD)
-            && let Some(said) = fields::cache_control(all.clone(), partial, !cookies.is_empty())
+            && let Some(said) = fields::cache_control(all.clone(), partial, private || !cookies.is_empty())
         {
             head.insert_header(header::CACHE_CONTROL, said)?;
         }
-        if let Some(vary) = fields::vary(all) {
+        if let Some(vary) = fields::vary(all, &composition.varies) {
             head.insert_header(header::VARY, vary)?;
         }
         for cookie in cookies {

@@ -53,6 +53,11 @@ impl Standing {
         (problems.len() == before).then_some(Standing { group, append: config.append, target, keep, rename })
     }
 
+    /// Whether it stands there, or within what does.
+    pub fn is_at(&self, name: &str) -> bool {
+        self.group.first().is_some_and(|first| **first == *name)
+    }
+
     /// Whether it stands in the answer as it came.
     pub fn is_plain(&self) -> bool {
         !self.group.is_empty() && !self.append && self.target.is_none() && self.keep.is_empty() && self.rename.is_empty()

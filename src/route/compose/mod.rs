@@ -9,6 +9,7 @@ pub mod request;
 pub mod state;
 pub mod text;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -51,6 +52,10 @@ pub struct Composition {
     pub failed: Option<StatusCode>,
     /// Whether any call has something of the request's body.
     pub reads_body: bool,
+    /// Whether it depends on who asks, whatever the services say: what they are asked for may name him, and what the client asks for does not.
+    pub private: bool,
+    /// The client's fields that calls are made of.
+    pub varies: Box<[Box<str>]>,
 }
 
 /// A compiled call.
@@ -99,6 +104,14 @@ pub struct Each {
     pub at_once: usize,
 }
 
+/// What of a request a call is made of.
+struct Needs {
+    body: bool,
+    /// Anything that tells one client from another.
+    client: bool,
+    fields: Vec<Box<str>>,
+}
+
 /// A service that a call names, for whoever knows them, in the order of their numbers.
 pub struct Wanted<'a> {
     pub service: &'a Spanned<String>,
@@ -129,7 +142,7 @@ impl Composition {
         let names: Vec<&str> = calls.iter().map(|(name, _)| name.as_str()).collect();
         let mut wanted = Vec::new();
         let mut compiler = Compiler { pattern, calls: &names, wanted: &mut wanted, problems };
-        let parts: Vec<Option<(Part, bool)>> = calls.iter().map(|(name, call)| compiler.part(name, call)).collect();
+        let parts: Vec<Option<(Part, Needs)>> = calls.iter().map(|(name, call)| compiler.part(name, call)).collect();
         let number = |name: &Spanned<String>, problems: &mut Problems| {
             let known = names.iter().position(|known| *known == name.value);
             if known.is_none() {
@@ -149,7 +162,7 @@ impl Composition {
         if problems.len() > before {
             return None;
         }
-        let mut parts: Vec<(Part, bool)> = parts.into_iter().collect::<Option<_>>()?;
+        let mut parts: Vec<(Part, Needs)> = parts.into_iter().collect::<Option<_>>()?;
         let afters: Vec<Box<[usize]>> = parts.iter().map(|(part, _)| part.after.clone()).collect();
         if let Some(circle) = circle(&afters) {
             let told = circle.iter().filter_map(|number| names.get(*number)).map(|name| format!("`{name}`"));
@@ -165,9 +178,18 @@ impl Composition {
                 part.read = true;
             }
         }
-        let reads_body = parts.iter().any(|(_, reads_body)| *reads_body);
+        if let Some((_, (_, call))) = parts.iter().zip(calls).find(|((part, _), _)| answer.meta && part.standing.is_at("_meta")) {
+            problems.push(
+                Problem::error(call.place, "`_meta` is what the answer says of its parts").hint("give `group` another name"),
+            );
+            return None;
+        }
+        let reads_body = parts.iter().any(|(_, needs)| needs.body);
+        let private = parts.iter().any(|(_, needs)| needs.client);
+        let varies: BTreeSet<&str> = parts.iter().flat_map(|(_, needs)| needs.fields.iter().map(|name| &**name)).collect();
+        let varies = varies.into_iter().map(Box::from).collect();
         let parts = parts.into_iter().map(|(part, _)| part).collect();
-        Some((Composition { parts, meta: answer.meta, set_cookie, failed, reads_body }, wanted))
+        Some((Composition { parts, meta: answer.meta, set_cookie, failed, reads_body, private, varies }, wanted))
     }
 }
 
@@ -179,8 +201,8 @@ struct Compiler<'c, 'a> {
 }
 
 impl<'a> Compiler<'_, 'a> {
-    /// One call, and whether it has something of the request's body.
-    fn part(&mut self, name: &str, config: &'a Spanned<CallConfig>) -> Option<(Part, bool)> {
+    /// One call, and what it is made of.
+    fn part(&mut self, name: &str, config: &'a Spanned<CallConfig>) -> Option<(Part, Needs)> {
         let before = self.problems.len();
         let names = Names { pattern: self.pattern, calls: self.calls, each: config.for_each.is_some() };
         let service = self.wanted.len();
@@ -227,7 +249,17 @@ impl<'a> Compiler<'_, 'a> {
         sources.extend(each.as_ref().map(|each| &each.list));
         let named = sources.iter().filter_map(|source| if let Source::Part(call, _) = source { Some(&**call) } else { None });
         let named: Vec<&str> = named.chain(when.iter().flat_map(|when| when.parts().iter().map(String::as_str))).collect();
-        let reads_body = sources.iter().any(|source| matches!(source, Source::Body(_)));
+        let by_client = |source: &&Source| {
+            matches!(source, Source::Claim(_) | Source::Subject | Source::Consumer | Source::ClientAddress | Source::RequestId)
+        };
+        let needs = Needs {
+            body: sources.iter().any(|source| matches!(source, Source::Body(_))),
+            client: sources.iter().any(by_client) || when.as_ref().is_some_and(Expression::looks_at_request),
+            fields: sources
+                .iter()
+                .filter_map(|source| if let Source::Header(name) = source { Some(name.clone()) } else { None })
+                .collect(),
+        };
         let after = self.calls.iter().enumerate().filter(|(_, call)| named.contains(call)).map(|(number, _)| number).collect();
         let part = Part {
             name: name.into(),
@@ -245,7 +277,7 @@ impl<'a> Compiler<'_, 'a> {
             standing: standing?,
             request,
         };
-        Some((part, reads_body))
+        Some((part, needs))
     }
 
     /// `None` only if there was a problem.
