@@ -121,14 +121,15 @@ fn what_services_see_is_what_they_would_see_of_a_plain_route() {
       calls:
         one:
           service: one
-          path: '/users/{query.id}/x-{header.x-part}'
+          path: '/users/{query.id}/x-{header.x-part}/{query.mail}'
           query: { q: '{query.q}', missing: '{query.nothing}', host: '{host}' }
           headers: { X-Given: 'a {query.q} b', X-Missing: '{subject}' }
         other: { service: other, path: /, client_headers: [Accept-Language], timeout: 5s }
       answer: { set_cookie: [one] }";
     let gateway = Gateway::start(&(yaml(&[("one", &one), ("other", &other)], compose) + "    timeout: 20s\n"));
     let sent = [
-        ("X-Part", "p/../q?a#b"),
+        ("X-Part", "p..q?a#b"),
+        ("X-Missing", "forged"),
         ("Accept-Language", "de"),
         ("Cookie", "c=1"),
         ("If-None-Match", "\"x\""),
@@ -136,10 +137,10 @@ fn what_services_see_is_what_they_would_see_of_a_plain_route() {
         ("Accept-Encoding", "gzip"),
         ("X-Auth-Subject", "forged"),
     ];
-    let answer = request(gateway.port(), "GET", "/api/dashboard?id=a%2F..%2Fb%3F%23&q=1%262%3D3%20%E2%82%AC", &sent, b"");
+    let answer = request(gateway.port(), "GET", "/api/dashboard?id=a%20b%3F%23&mail=a%40b.c&q=1%262%3D3%20%E2%82%AC", &sent, b"");
     assert_eq!(answer.status, 200, "{}", answer.text());
     let seen = one.last();
-    let target = "/users/a%2F..%2Fb%3F%23/x-p%2F..%2Fq%3Fa%23b?host=127.0.0.1&q=1%262%3D3%20%E2%82%AC";
+    let target = "/users/a%20b%3F%23/x-p..q%3Fa%23b/a@b.c?host=127.0.0.1&q=1%262%3D3%20%E2%82%AC";
     assert_eq!(seen.target, target);
     assert_eq!(seen.all("x-given").len(), 1);
     assert_eq!(
@@ -153,9 +154,10 @@ fn what_services_see_is_what_they_would_see_of_a_plain_route() {
     let left: u64 = seen.header("x-request-deadline").unwrap().parse().unwrap();
     assert!(left <= 5000, "{left}");
     assert_eq!(one.last().header("traceparent"), seen.header("traceparent"));
-    // Dots are no way up, and nothing is no segment.
-    for bad in ["/api/dashboard?id=..", "/api/dashboard?id=", "/api/dashboard"] {
-        let answer = request(gateway.port(), "GET", bad, &[("X-Part", "1")], b"");
+    // Dots are no way up, nothing is no segment, and what some service decodes to more than one is none either.
+    let bad = ["&id=..", "&id=", "", "&id=..%2Fadmin", "&id=a%2Fb", "&id=..%5Cadmin", "&id=a%00", "&id=..%3Bx", "&id=%252e%252e"];
+    for bad in bad.map(|query| format!("/api/dashboard?mail=x{query}")) {
+        let answer = request(gateway.port(), "GET", &bad, &[("X-Part", "1")], b"");
         answer.assert_problem(502, "compose", "part_failed");
         assert_eq!((&answer.json()["part"], &answer.json()["why"]), (&"one".into(), &"no_value".into()), "{bad}");
     }
@@ -188,15 +190,32 @@ fn no_cache_is_told_to_give_one_client_what_was_made_for_another() {
     let one = Backend::answering(|_| json("Cache-Control: public, max-age=60, s-maxage=600\r\n", "{}"));
     for (call, said, varies) in [
         ("path: '/{query.id}'", "max-age=60, s-maxage=600", None),
-        ("path: '/{client_address}'", "private, max-age=60", None),
-        ("path: /, query: { user: '{subject}' }", "private, max-age=60", None),
-        ("path: /, when: 'request.headers[\"x-who\"] == \"a\"'", "private, max-age=60", None),
+        ("path: '/{client_address}'", "private, max-age=60", Some("authorization")),
+        ("path: /, query: { user: '{subject}' }", "private, max-age=60", Some("authorization")),
+        ("path: /, headers: { X-User: '{claim.id}' }", "private, max-age=60", Some("authorization")),
+        ("path: /, method: POST, body: { user: '{consumer}' }", "private, max-age=60", Some("authorization")),
+        ("path: /, fallback: { path: '/{subject}' }", "private, max-age=60", Some("authorization")),
+        ("path: /, when: 'request.headers[\"x-who\"] == \"a\"'", "private, max-age=60", Some("authorization")),
+        ("path: /, when: 'has(request.headers.x_who) || true'", "private, max-age=60", Some("authorization")),
+        ("path: /, when: 'identity.subject == \"\"'", "private, max-age=60", Some("authorization")),
         ("path: /, when: 'true'", "max-age=60, s-maxage=600", None),
         ("path: '/{header.X-Who}'", "max-age=60, s-maxage=600", Some("x-who")),
     ] {
         let gateway = Gateway::start(&yaml(&[("one", &one)], &format!("\n      calls: {{ one: {{ service: one, {call} }} }}")));
         let answer = request(gateway.port(), "GET", "/api/dashboard?id=1", &[("X-Who", "a")], b"");
         assert_eq!((answer.status, answer.header("cache-control"), answer.header("vary")), (200, Some(said), varies), "{call}");
+    }
+    // Whoever reads them, credentials make an answer one client's; and no cache tells requests apart by their bodies.
+    let calls = "\n      calls: { one: { service: one, path: /, query: { x: '{header.x-who}' } }, two: { service: one, path: '/{body.id}', optional: true } }";
+    let gateway = Gateway::start(&yaml(&[("one", &one)], calls));
+    for (name, value) in [("Authorization", "Bearer x"), ("Cookie", "a=1"), ("X-Api-Key", "k")] {
+        let answer = request(gateway.port(), "GET", "/api/dashboard", &[(name, value)], br#"{"id":1}"#);
+        assert_eq!((answer.header("cache-control"), answer.header("vary")), (Some("no-store"), Some("authorization, x-who")));
+    }
+    let gateway = Gateway::start(&yaml(&[("one", &one)], "\n      calls: { one: { service: one, path: / } }"));
+    for (name, value) in [("Authorization", "Bearer x"), ("Cookie", "a=1"), ("X-Api-Key", "k")] {
+        let answer = request(gateway.port(), "GET", "/api/dashboard", &[(name, value)], b"");
+        assert_eq!((answer.header("cache-control"), answer.header("vary")), (Some("private, max-age=60"), Some("authorization")));
     }
 }
 

@@ -191,6 +191,27 @@ fn memory_is_bounded_and_given_back() {
     }
 }
 
+/// One small answer, over and over: what it comes to is paid before it is there.
+#[test]
+fn an_answer_that_repeats_a_part_is_paid_before_it_is_made() {
+    let items = format!("[{}]", vec!["1"; 1000].join(","));
+    let shop = Backend::answering(move |request| match request.target.as_str() {
+        "/list" => ok(&items),
+        _ => ok(&format!("\"{}\"", "x".repeat(20_000))),
+    });
+    let compose = "
+      calls:
+        list: { service: shop, path: /list, group: none }
+        each: { service: shop, path: '/each/{item}', for_each: { in: parts.list, max: 1000 } }";
+    let config = yaml(&[("shop", &shop)], compose);
+    let gateway =
+        Gateway::start(&config.replace("workers: 1", "workers: 1, buffered_bytes: 8MiB, buffered_bytes_per_address: 8MiB"));
+    let answer = get(gateway.port(), "/api/dashboard");
+    answer.assert_problem(503, "door", "body_budget");
+    assert_eq!(shop.requests().len(), 2, "each question once");
+    gateway.wait_metric("portcullis_buffered_bytes", 0.0);
+}
+
 /// A service that takes its time for one client takes nothing of the others', and nobody gets what is another one's.
 #[test]
 fn clients_do_not_meet_in_a_composed_answer() {

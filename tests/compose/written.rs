@@ -59,6 +59,10 @@ fn mistakes_are_said_with_their_place_and_a_hint() {
         ("{ calls: { a: { service: a, path: / } } }\n    policies: { cache: { ttl: 1m } }", &["`cache` keeps what one service"]),
         ("{ calls: { a: { service: a, path: / } } }\n    fallback: { json: 1 }", &["at the call"]),
         ("{ calls: { a: { service: a, path: /, group: _meta.x } }, answer: { meta: true } }", &["`_meta` is what"]),
+        (
+            "{ calls: { a: { service: a, path: /, group: ., for_each: { in: parts.b } }, b: { service: b, path: / } } }",
+            &["a list has no fields", "give `group` a name"],
+        ),
         ("{ calls: { a: null } }", &["nothing"]),
         ("{ calls: { a: { service: a, path: /, optional: } } }", &["nothing"]),
     ] {
@@ -88,6 +92,14 @@ fn a_services_own_policies_are_not_gone_around() {
     let fine = with("{ ip_restriction: { deny: [10.0.0.0/8] } }", "\n    policies: { ip_restriction: false }");
     assert!(!fine.contains("error"), "{fine}");
     assert!(!with("{ response_headers: { set: { A: b } } }", "").contains("error"));
+    // What is kept from clients is kept from them here, too, or the route says that it need not be.
+    for policy in ["reshape: { response: [ { remove: [ /secret ] } ] }", "answer_contract: { schema: { type: object } }"] {
+        let name = policy.split(':').next().unwrap();
+        let said = with(&format!("{{ {policy} }}"), "");
+        assert!(said.contains(&format!("`a` has a `{name}` of its own")) && said.contains("`keep`"), "{said}");
+        let fine = with(&format!("{{ {policy} }}"), &format!("\n    policies: {{ {name}: false }}"));
+        assert!(!fine.contains("error"), "{fine}");
+    }
 }
 
 #[test]

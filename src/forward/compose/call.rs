@@ -142,7 +142,10 @@ impl Asking<'_> {
         let edits = &mut exchange.to_upstream;
         edits.push(HeaderEdit::Set(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
         edits.push(HeaderEdit::Set(header::ACCEPT, HeaderValue::from_static("application/json")));
-        edits.extend(request.fields.iter().map(|(name, value)| HeaderEdit::Set(name.clone(), value.clone())));
+        edits.extend(request.fields.iter().map(|(name, value)| match value {
+            Some(value) => HeaderEdit::Set(name.clone(), value.clone()),
+            None => HeaderEdit::Remove(name.clone()),
+        }));
         let said = edits.iter().any(|edit| self.deadline.is_some_and(|deadline| edit.name() == deadline.name()));
         let at = due.map(Instant::into_std).into_iter().chain(self.deadline.map(|deadline| deadline.at)).min();
         exchange.deadline = at.filter(|_| !said).map(|at| Deadline { at, grpc: false });
@@ -233,8 +236,10 @@ fn key(how: &How<'_>, request: &Rendered) -> Vec<u8> {
     for (name, value) in &request.fields {
         key.push(b'\n');
         key.extend_from_slice(name.as_str().as_bytes());
-        key.push(b':');
-        key.extend_from_slice(value.as_bytes());
+        if let Some(value) = value {
+            key.push(b':');
+            key.extend_from_slice(value.as_bytes());
+        }
     }
     key
 }

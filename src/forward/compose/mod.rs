@@ -104,10 +104,7 @@ pub async fn gather(
     {
         return Err(refusal(composed, part, fault));
     }
-    let (head, body) = answer(composed, &dones, journey)?;
-    if !purse.as_mut().is_none_or(|purse| purse.charge(body.len())) {
-        return Err(no_memory());
-    }
+    let (head, body) = answer(composed, &dones, journey, body.is_some(), &mut purse)?;
     journey.dress(head, body, "compose").map(|given| (given, purse))
 }
 
@@ -324,8 +321,14 @@ pub fn takes(text: &[u8]) -> usize {
     text.len() + 160 * values + 512 * nested
 }
 
-/// The answer's head and body.
-fn answer(composed: &Composed, dones: &[Done], journey: &Journey) -> Result<(Box<ResponseHeader>, Bytes), Box<Reply>> {
+/// The answer's head and body. `by_body`: the request has one, which is nothing that a cache tells requests apart by.
+fn answer(
+    composed: &Composed,
+    dones: &[Done],
+    journey: &Journey,
+    by_body: bool,
+    purse: &mut Option<Purse>,
+) -> Result<(Box<ResponseHeader>, Bytes), Box<Reply>> {
     let composition = &composed.composition;
     let partial = dones.iter().any(|done| !done.state.is_whole());
     let meta = composition.meta.then(|| meta(composed, dones));
@@ -339,9 +342,23 @@ fn answer(composed: &Composed, dones: &[Done], journey: &Journey) -> Result<(Box
     if let Some(meta) = &meta {
         whole.add("_meta", meta);
     }
-    let mut body = Vec::new();
+    // Paid before it is there: many elements may be one answer's bytes over and over.
+    let length = whole.length();
+    if !purse.as_mut().is_none_or(|purse| purse.charge(length)) {
+        return Err(no_memory());
+    }
+    let mut body = Vec::with_capacity(length);
     whole.write(&mut body);
-    let private = composition.private || journey.exchange.identity.is_some();
+    let credentials = &journey.view.snapshot.credentials;
+    let proves = journey.exchange.identity.is_some() || credentials.forbid(&journey.head, &[]).is_some();
+    let private = composition.private || proves;
+    let mut varies: Vec<&str> = composition.varies.iter().map(|name| &**name).collect();
+    if private {
+        // So that not even a client's own cache mistakes one of its users for another.
+        let read = journey.route().map(|route| route.plan.options.credential_headers.as_slice()).unwrap_or_default();
+        varies.extend(read.iter().map(HeaderName::as_str));
+        varies.extend(read.is_empty().then_some("authorization"));
+    }
     let made = || {
         let mut head = Box::new(ResponseHeader::build(StatusCode::OK, Some(8))?);
         head.insert_header(header::CONTENT_TYPE, "application/json")?;
@@ -351,11 +368,11 @@ fn answer(composed: &Composed, dones: &[Done], journey: &Journey) -> Result<(Box
         let cookies: Vec<HeaderValue> =
             with_cookies.flat_map(|done| &done.got).flat_map(|got: &Arc<Got>| got.fields.set_cookie.clone()).collect();
         if matches!(journey.head.method, Method::GET | Method::HEAD)
-            && let Some(said) = fields::cache_control(all.clone(), partial, private || !cookies.is_empty())
+            && let Some(said) = fields::cache_control(all.clone(), partial || by_body, private || !cookies.is_empty())
         {
             head.insert_header(header::CACHE_CONTROL, said)?;
         }
-        if let Some(vary) = fields::vary(all, &composition.varies) {
+        if let Some(vary) = fields::vary(all, &varies) {
             head.insert_header(header::VARY, vary)?;
         }
         for cookie in cookies {

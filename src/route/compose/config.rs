@@ -43,12 +43,13 @@ pub struct CallConfig {
     /// GET, POST, PUT, PATCH or DELETE. Default: GET.
     #[serde(default)]
     pub method: Option<Spanned<String>>,
-    /// The path, a text with placeholders, without a query. Where a value is missing the call is not made, and its part fails (`no_value`).
+    /// The path, a text with placeholders, without a query. Where a value is missing, or could be read as more than one segment
+    /// (`a/b`), the call is not made, and its part fails (`no_value`).
     pub path: Spanned<String>,
     /// Query parameters: texts with placeholders. One whose value is missing is left out.
     #[serde(default)]
     pub query: BTreeMap<String, Spanned<String>>,
-    /// Header fields: texts with placeholders. One whose value is missing is left out.
+    /// Header fields: texts with placeholders. One whose value is missing is left out, and so is the client's of that name.
     #[serde(default)]
     pub headers: BTreeMap<String, Spanned<String>>,
     /// The client's fields that the service sees, by name; `[]` for none. Default: those that a service of a plain route would see, but for

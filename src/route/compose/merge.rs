@@ -2,6 +2,8 @@
 //!
 //! A part that nobody looks into goes into the answer byte for byte as its service wrote it: no number changes its digits.
 
+use std::io::Write;
+
 use ahash::AHashMap;
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -9,7 +11,6 @@ use serde_json::{Map, Value};
 use super::config::CallConfig;
 use super::text::{Steps, steps, within};
 use crate::problem::{Place, Problem, Problems};
-use crate::reply::push_json;
 
 /// Where one part stands, and what is left of it.
 #[derive(Debug)]
@@ -49,6 +50,12 @@ impl Standing {
         if group.is_empty() && config.append {
             let place = config.group.as_ref().map_or(Place::NOWHERE, |group| group.place);
             problems.push(Problem::error(place, "the answer itself is no list to append to").hint("give `group` a name"));
+        }
+        if group.is_empty()
+            && let Some(each) = &config.for_each
+        {
+            let problem = Problem::error(each.place, "a list has no fields that could be the answer's");
+            problems.push(problem.hint("give `group` a name"));
         }
         (problems.len() == before).then_some(Standing { group, append: config.append, target, keep, rename })
     }
@@ -225,17 +232,24 @@ impl<'a> Whole<'a> {
         }
     }
 
-    pub fn write(&self, out: &mut Vec<u8>) {
-        out.push(b'{');
+    /// How long it is, in bytes, once it is written.
+    pub fn length(&self) -> usize {
+        let mut length = Length(0);
+        self.write(&mut length);
+        length.0
+    }
+
+    pub fn write(&self, out: &mut impl Write) {
+        put(out, b"{");
         for (number, (name, node)) in self.members.iter().enumerate() {
             if number > 0 {
-                out.push(b',');
+                put(out, b",");
             }
-            push_json(out, name);
-            out.push(b':');
+            let _ = serde_json::to_writer(&mut *out, name);
+            put(out, b":");
             node.write(out);
         }
-        out.push(b'}');
+        put(out, b"}");
     }
 }
 
@@ -248,20 +262,20 @@ fn elements(body: &Body) -> Vec<Node<'_>> {
 }
 
 impl Node<'_> {
-    fn write(&self, out: &mut Vec<u8>) {
+    fn write(&self, out: &mut impl Write) {
         match self {
             Node::Body(body) => body.write(out),
             Node::Value(value) => write_value(value, out),
             Node::Object(whole) => whole.write(out),
             Node::List(items) => {
-                out.push(b'[');
+                put(out, b"[");
                 for (number, item) in items.iter().enumerate() {
                     if number > 0 {
-                        out.push(b',');
+                        put(out, b",");
                     }
                     item.write(out);
                 }
-                out.push(b']');
+                put(out, b"]");
             }
         }
     }
@@ -270,25 +284,44 @@ impl Node<'_> {
 impl Body {
     pub const NULL: Body = Body::Value(Value::Null);
 
-    fn write(&self, out: &mut Vec<u8>) {
+    fn write(&self, out: &mut impl Write) {
         match self {
-            Body::Raw(bytes) => out.extend_from_slice(bytes.trim_ascii()),
+            Body::Raw(bytes) => put(out, bytes.trim_ascii()),
             Body::Value(value) => write_value(value, out),
             Body::Many(bodies) => {
-                out.push(b'[');
+                put(out, b"[");
                 for (number, body) in bodies.iter().enumerate() {
                     if number > 0 {
-                        out.push(b',');
+                        put(out, b",");
                     }
                     body.write(out);
                 }
-                out.push(b']');
+                put(out, b"]");
             }
         }
     }
 }
 
-fn write_value(value: &Value, out: &mut Vec<u8>) {
+/// Counts what is written, and keeps nothing of it.
+struct Length(usize);
+
+impl Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn put(out: &mut impl Write, bytes: &[u8]) {
+    // Writing to memory does not fail.
+    let _ = out.write_all(bytes);
+}
+
+fn write_value(value: &Value, out: &mut impl Write) {
     // Writing to memory does not fail, and a value's names are texts.
     let _ = serde_json::to_writer(out, value);
 }

@@ -30,7 +30,8 @@ pub struct Rendered {
     pub method: Method,
     /// The path, and the query if there is one.
     pub target: String,
-    pub fields: Vec<(HeaderName, HeaderValue)>,
+    /// `None`: the service sees no field of that name, whoever has sent one.
+    pub fields: Vec<(HeaderName, Option<HeaderValue>)>,
     pub body: Option<Bytes>,
 }
 
@@ -110,15 +111,15 @@ impl Request {
         if target.len() > LONGEST {
             return None;
         }
-        let field =
-            |(name, value): &(HeaderName, Text)| Some((name.clone(), HeaderValue::from_bytes(&value.bytes(known)?).ok()?));
-        let mut fields: Vec<_> = self.fields.iter().filter_map(field).collect();
+        // What stands in the file is the gateway's to say: where it has nothing to say, the client does not say it instead.
+        let value = |text: &Text| HeaderValue::from_bytes(&text.bytes(known)?).ok();
+        let mut fields: Vec<_> = self.fields.iter().map(|(name, text)| (name.clone(), value(text))).collect();
         let body = match &self.body {
             None => None,
             Some(body) => Some(Bytes::from(body.value(known)?.to_string())),
         };
-        if body.is_some() && !fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
-            fields.push((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
+        if body.is_some() && !fields.iter().any(|(name, value)| *name == header::CONTENT_TYPE && value.is_some()) {
+            fields.push((header::CONTENT_TYPE, Some(HeaderValue::from_static("application/json"))));
         }
         Some(Rendered { method: self.method.clone(), target, fields, body })
     }

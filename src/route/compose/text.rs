@@ -9,6 +9,7 @@ use super::Names;
 use crate::carrier::{decode_escapes, lossy, query_values};
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
+use crate::path;
 use crate::problem::did_you_mean;
 use crate::value::braces::{self, Part};
 
@@ -198,8 +199,9 @@ impl Text {
         (out.len() <= LONGEST).then_some(out)
     }
 
-    /// As a path: what is written stands as it is, a value becomes letters of one segment. `None` where a value is missing or empty, or a
-    /// segment would be one of dots.
+    /// As a path in its one spelling: what is written stands as it is, a value becomes letters of one segment. `None` where a value is
+    /// missing or empty, a segment would be one of dots, or some service might read more segments or another one (`..%2Fadmin`, `%252e`):
+    /// what a client could not ask for by itself, it cannot have asked for either.
     pub fn path(&self, known: &Known<'_>) -> Option<String> {
         let mut out = String::new();
         for piece in &self.0 {
@@ -207,12 +209,20 @@ impl Text {
                 Piece::Text(text) => out.push_str(text),
                 Piece::Of(source) => {
                     let value = source.get(known)?.bytes().filter(|value| !value.is_empty())?;
+                    let from = out.len();
                     encode(&value, &mut out);
+                    if out.get(from..).is_none_or(path::is_ambiguous) {
+                        return None;
+                    }
                 }
             }
         }
         let dots = out.split('/').any(|segment| segment == "." || segment == "..");
-        (!dots && out.len() <= LONGEST).then_some(out)
+        let canonical = path::normalise(out.as_bytes()).ok()?;
+        let levels = |path: &str| path.split('/').count();
+        // A value and what is written beside it may be an escape together.
+        let fine = !path::is_ambiguous(&canonical) || path::is_ambiguous(&self.outline());
+        (!dots && fine && levels(&canonical) == levels(&out) && canonical.len() <= LONGEST).then(|| canonical.into_owned())
     }
 
     /// As text in JSON. `None` where a value is missing.

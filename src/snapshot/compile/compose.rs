@@ -10,6 +10,9 @@ use crate::route::compose::{ComposeConfig, Composition};
 use crate::snapshot::{Answer, Composed, PartCounts};
 use crate::value::{Raw, Spanned};
 
+/// Policies that change bodies on the way to a service, or keep something of its answers back.
+const KEEPING: [&str; 2] = ["answer_contract", "reshape"];
+
 impl<'a> Compiler<'a> {
     /// What such a route answers with. `None` only if there was a problem.
     pub(super) fn composed(
@@ -72,24 +75,26 @@ impl<'a> Compiler<'a> {
     }
 
     /// What judges the requests to a service judges those for a part as well, or the route says that it shall not: nobody comes to a service
-    /// through a composed answer who would not come to it by itself.
+    /// through a composed answer who would not come to it by itself, nor to what of its answers is kept from clients. The latter is about
+    /// documents that are not the composed one, so that no other place's word is the route's.
     fn look_at_policies_of(&mut self, config: &RouteConfig, service: &Spanned<String>) {
         let of_service = self.document.services.get(&service.value).and_then(|service| service.policies.as_ref());
         let own = |name: &str| config.policies.as_ref().is_some_and(|Raw(node)| node.get(name).is_some());
         let global = |name: &str| self.document.policies.as_ref().and_then(|Raw(node)| node.get(name));
-        let judging = REGISTRY.iter().filter(|entry| entry.stage != Stage::Shape);
+        let judging = REGISTRY.iter().filter(|entry| entry.stage != Stage::Shape || KEEPING.contains(&entry.name));
         let missed = judging.filter(|entry| {
             let said = of_service.and_then(|Raw(node)| node.get(entry.name)).filter(|node| node.as_str() != Some("false"));
             let same = || global(entry.name).zip(said).is_some_and(|(one, other)| one.says_the_same(other));
-            said.is_some() && !own(entry.name) && !same()
+            said.is_some() && !own(entry.name) && (KEEPING.contains(&entry.name) || !same())
         });
         let problems: Vec<Problem> = missed
             .map(|entry| {
                 let name = entry.name;
                 let message =
                     format!("`{}` has a `{name}` of its own, which a part of a composed answer does not pass", service.value);
-                Problem::error(service.place, message)
-                    .hint(format!("write `{name}` under this route's `policies`, the same or another, or `{name}: false`"))
+                let hint = format!("write `{name}` under this route's `policies`, the same or another, or `{name}: false`");
+                let keeping = KEEPING.contains(&name).then_some("; the call's `keep` and `target` say what is left of a part");
+                Problem::error(service.place, message).hint(hint + keeping.unwrap_or_default())
             })
             .collect();
         problems.into_iter().for_each(|problem| self.problems.push(problem));
