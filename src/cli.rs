@@ -1,5 +1,6 @@
 //! The commands.
 
+mod cache;
 mod keys;
 mod openapi;
 mod status;
@@ -72,6 +73,8 @@ enum Command {
     Schema,
     /// Issue, list, rotate and revoke API keys, through the admin API of a running gateway with a `key_store`.
     Keys(keys::Keys),
+    /// Take answers out of a running gateway's cache.
+    Cache(cache::Cache),
     /// Print how a running gateway stands: services, endpoints and why they get no requests, splits, quotas that run out, the last reload.
     Status(status::Status),
     /// Say what can be served of a document of OpenAPI.
@@ -118,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Policies => policies(),
         Command::Schema => print(&format!("{:#}\n", config::schema::schema())),
         Command::Keys(command) => keys::run(&command),
+        Command::Cache(command) => cache::run(&command),
         Command::Status(command) => status::run(&command),
         Command::Openapi(command) => openapi::run(&command),
         Command::HashPassword => hash_password(),

@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
 use crate::cache::Cache;
+use crate::cache::sharing::{self, Figures};
 use crate::exchange::RouteNames;
 use crate::ledger::Ledger;
 use crate::listen::connections::ConnectionTable;
@@ -63,6 +64,15 @@ impl Core {
             connections: (0..workers).map(|number| connection_table(around, number)).collect(),
             drain,
         })
+    }
+
+    /// Does with the cache what the gateways do with theirs that share a Redis with this one, for as long as the process lives.
+    pub async fn follow_purges(core: Arc<Core>) {
+        let current = || {
+            let snapshot = core.snapshot.load();
+            snapshot.redis.clone().filter(|_| snapshot.caches)
+        };
+        sharing::follow(core.cache, current, || Figures::new(core.metrics.tallies())).await;
     }
 }
 

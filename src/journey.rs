@@ -344,6 +344,19 @@ impl Journey {
         self.view.cache.changed(&self.head, self.exchange.scheme(), named.iter().map(|value| &**value).chain(put));
     }
 
+    /// What an answer's tags say is for the gateway's cache, on a route that has one.
+    pub fn hide_tags(&mut self, answer: &AnswerHead) {
+        if self.hides_tags() && answer.headers().any(|(name, _)| cache::tags::is_one(name)) {
+            let fields = [cache::tags::SURROGATE_KEY, cache::tags::CACHE_TAG];
+            self.exchange.to_client.extend(fields.map(HeaderEdit::Remove));
+        }
+    }
+
+    /// Whether clients do not see the tags of answers.
+    pub fn hides_tags(&self) -> bool {
+        self.route().and_then(|route| route.plan.options.cache.as_ref()).is_some_and(|cache| !cache.keep_tags)
+    }
+
     /// Notes that the service's endpoint failed.
     pub fn service_failed(&mut self, failure: AttemptOutcome) {
         let Journey { view, routed, outcome, tries, stand_in, .. } = self;

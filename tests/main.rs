@@ -65,6 +65,7 @@ mod pinned;
 mod poisoning;
 mod privileges;
 mod protocols;
+mod purging;
 mod queues;
 mod rates;
 mod recovery;

@@ -5,6 +5,7 @@
 //! What changes anything but the generation leaves a line in the log that begins with `audit:`.
 
 mod access;
+mod cache;
 mod connections;
 mod contracts;
 mod endpoints;
@@ -73,6 +74,7 @@ pub fn router(core: Arc<Core>, reload: mpsc::Sender<ReloadRequest>) -> Router {
         .merge(keys::router())
         .merge(quotas::router())
         .merge(contracts::router())
+        .merge(cache::router())
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such resource", json!({})) })
         .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED, "wrong method", json!({})) })
         .layer(from_fn_with_state(admin.clone(), access::writes_need_the_token))

@@ -5,11 +5,11 @@
 //! targets may share a place: an entry then goes for another one's change, and never stays for want of room.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use reqwest::Url;
 
 use super::key;
+use super::moment::Moment;
 use crate::head::RequestHead;
 use crate::path;
 
@@ -35,15 +35,15 @@ impl Changes {
         Changes(std::iter::repeat_with(AtomicU64::default).take(PLACES).collect())
     }
 
-    pub(super) fn note(&self, place: Place, now: SystemTime) {
+    pub(super) fn note(&self, place: Place, now: Moment) {
         if let Some(noted) = self.0.get(place.0 as usize) {
-            noted.fetch_max(microseconds(now), Ordering::Relaxed);
+            noted.fetch_max(now.get(), Ordering::Relaxed);
         }
     }
 
     /// Everything was.
     pub(super) fn all(&self) {
-        let now = microseconds(SystemTime::now());
+        let now = Moment::now().get();
         self.0.iter().for_each(|noted| {
             noted.fetch_max(now, Ordering::Relaxed);
         });
@@ -53,21 +53,23 @@ impl Changes {
         self.0.get(place.0 as usize).map_or(0, |noted| noted.load(Ordering::Relaxed))
     }
 
-    /// Whether there was a change at all.
-    pub(super) fn ever(&self, place: Place) -> bool {
-        self.noted(place) != 0
-    }
-
     /// Whether there was a change since `then`, or in the very same moment.
-    pub(super) fn since(&self, place: Place, then: SystemTime) -> bool {
-        let noted = self.noted(place);
-        noted != 0 && noted >= microseconds(then)
+    pub(super) fn since(&self, place: Place, then: u64) -> bool {
+        self.noted(place) >= then
     }
 
     /// Notes what a request has changed that was answered without an error: its target, and what the answer names of the same origin.
-    pub(super) fn by<'a>(&self, head: &RequestHead, scheme: &str, named: impl Iterator<Item = &'a [u8]>) {
-        let now = SystemTime::now();
-        self.target(head, &head.path, head.query(), now);
+    /// And tells what that is: host, path and query.
+    pub(super) fn by<'a>(
+        &self,
+        head: &RequestHead,
+        scheme: &str,
+        named: impl Iterator<Item = &'a [u8]>,
+        mut tell: impl FnMut(&str, &str, Option<&str>),
+    ) {
+        let now = Moment::now();
+        self.target(&head.host, &head.path, head.query(), now);
+        tell(&head.host, &head.path, head.query());
         let mut base = None;
         for reference in named {
             let Some(base) = base.get_or_insert_with(|| base_of(head, scheme)) else { return };
@@ -77,16 +79,17 @@ impl Changes {
             // Both without their schemes' own ports: behind somebody else's TLS a backend may write `http`.
             let same = url.host() == base.host() && url.port() == base.port() && matches!(url.scheme(), "http" | "https");
             if let (true, Ok(path)) = (same, path::normalise(url.path().as_bytes())) {
-                self.target(head, &path, url.query(), now);
+                self.target(&head.host, &path, url.query(), now);
+                tell(&head.host, &path, url.query());
             }
         }
     }
 
-    fn target(&self, head: &RequestHead, path: &str, query: Option<&str>, now: SystemTime) {
-        self.note(Place::of(&key::target(&head.host, path, query)), now);
+    pub(super) fn target(&self, host: &str, path: &str, query: Option<&str>, now: Moment) {
+        self.note(Place::of(&key::target(host, path, query)), now);
         if query.is_some() {
             // As it is stored where the query is not part of the key.
-            self.note(Place::of(&key::target(&head.host, path, None)), now);
+            self.note(Place::of(&key::target(host, path, None)), now);
         }
     }
 }
@@ -97,10 +100,6 @@ fn base_of(head: &RequestHead, scheme: &str) -> Option<Url> {
     Url::parse(&format!("{scheme}://{authority}{}{query}", head.path)).ok()
 }
 
-fn microseconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,8 +108,8 @@ mod tests {
     fn notes_the_target_and_what_the_answer_names_of_its_origin() {
         let head = RequestHead::build("POST", "/items/1?draft", &[("host", "shop.example:8080")]);
         let changed = |named: &[&str], path: &str, query: Option<&str>| {
-            let (changes, before) = (Changes::new(), SystemTime::now());
-            changes.by(&head, "http", named.iter().map(|text| text.as_bytes()));
+            let (changes, before) = (Changes::new(), Moment::now().get());
+            changes.by(&head, "http", named.iter().map(|text| text.as_bytes()), |_, _, _| {});
             changes.since(Place::of(&key::target("shop.example", path, query)), before)
         };
         assert!(changed(&[], "/items/1", Some("draft")) && changed(&[], "/items/1", None));

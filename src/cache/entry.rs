@@ -10,8 +10,10 @@ use pingora_core::Result;
 
 use super::changed::Place;
 use super::key::{self, Key};
-use super::rules::Freshness;
+use super::moment::Moment;
+use super::rules::{Came, Freshness};
 use super::stored::StoredHead;
+use super::tags::Tags;
 
 /// What an entry costs besides its bytes: itself, the reference counts, and about two slots in the tables.
 const FIXED_WEIGHT: usize = std::mem::size_of::<Entry>() + 320;
@@ -62,12 +64,25 @@ pub(super) struct Meta {
     pub(super) variance: Option<HashBinary>,
     pub(super) stale_while_revalidate: u32,
     pub(super) stale_if_error: u32,
+    /// When its service was asked for it: it is held against what was changed or purged since.
+    pub(super) asked: u64,
+    pub(super) tags: Option<Tags>,
     pub(super) head: StoredHead,
+}
+
+/// What Pingora carries along for this store.
+#[derive(Clone)]
+pub(super) struct Marks {
+    pub(super) asked: u64,
+    pub(super) tags: Option<Tags>,
 }
 
 impl Meta {
     pub(super) fn of(meta: &CacheMeta, is_variant: bool) -> Result<Self> {
+        let marks = meta.extensions().get::<Marks>();
         Ok(Meta {
+            asked: marks.map_or_else(|| Moment::now().get(), |marks| marks.asked),
+            tags: marks.and_then(|marks| marks.tags.clone()),
             fresh_until: meta.fresh_until(),
             created: if is_variant { meta.created() } else { meta.provenance() },
             epoch: meta.epoch(),
@@ -85,11 +100,14 @@ impl Meta {
         if let Some(variance) = self.variance {
             meta.set_variance(variance);
         }
+        meta.extensions_mut().insert(Marks { asked: self.asked, tags: self.tags.clone() });
         Ok(meta)
     }
 
     /// It is as fresh as the service says now.
-    pub(super) fn renew(&mut self, fresh: &Freshness, now: SystemTime) {
+    pub(super) fn renew(&mut self, fresh: &Freshness, came: Came) {
+        let now = came.now;
+        self.asked = came.asked;
         self.fresh_until = now + fresh.remaining;
         self.epoch = now.checked_sub(fresh.age).unwrap_or(now);
         (self.stale_while_revalidate, self.stale_if_error) = (fresh.while_revalidate, fresh.if_error);
@@ -113,18 +131,47 @@ pub(super) struct Entry {
     pub(super) number: u64,
     /// In bytes; kept, because the store asks for it under its locks.
     pub(super) weight: usize,
+    /// It was held against all that was purged before.
+    pub(super) checked: Checked,
+}
+
+pub(super) struct Checked(AtomicU64);
+
+impl Checked {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set(&self, moment: u64) {
+        self.0.fetch_max(moment, Ordering::Relaxed);
+    }
+}
+
+impl From<u64> for Checked {
+    fn from(moment: u64) -> Self {
+        Checked(AtomicU64::new(moment))
+    }
+}
+
+impl Clone for Checked {
+    fn clone(&self) -> Self {
+        Checked::from(self.get())
+    }
 }
 
 impl Entry {
     pub(super) fn new(primary: &[u8], user_tag: &str, meta: Meta, body: Bytes) -> Self {
         let place = Place::of(key::target_of(primary));
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry { primary: primary.into(), user_tag: user_tag.into(), place, meta, body, number, weight: 0 };
+        let checked = Checked::from(meta.asked);
+        let entry = Entry { primary: primary.into(), user_tag: user_tag.into(), place, meta, body, number, weight: 0, checked };
         entry.weighed()
     }
 
     pub(super) fn weighed(mut self) -> Self {
-        self.weight = FIXED_WEIGHT + self.primary.len() + self.user_tag.len() + self.meta.head.weight() + self.body.len();
+        let tags = self.meta.tags.as_ref().map_or(0, Tags::weight);
+        let head = self.meta.head.weight();
+        self.weight = FIXED_WEIGHT + self.primary.len() + self.user_tag.len() + head + tags + self.body.len();
         self
     }
 

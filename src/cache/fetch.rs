@@ -22,6 +22,7 @@ use super::hit::{Excuse, Hit};
 use super::lent::Lent;
 use super::memory::Filling;
 use super::said::Said;
+use super::tags::{self, Tags};
 use super::turns::{self, Turn, Verdict, Waiting};
 use super::{Cache, CachePolicy, Key, LOCK_RETRIES, LOCK_WAIT, Outcome, StoredHead, Use, Wishes, key, reason, rules};
 use crate::wire::answer::AnswerHead;
@@ -117,6 +118,8 @@ pub struct Storing {
     epoch: SystemTime,
     stale_while_revalidate: u32,
     stale_if_error: u32,
+    asked: u64,
+    tags: Option<Tags>,
     /// Where the answer has none.
     date: Option<HeaderValue>,
     /// Fields that are not stored, in lower case.
@@ -199,7 +202,7 @@ impl Cache {
         V: IntoIterator<Item = &'v [u8]>,
     {
         let meta = &flowing.entry.meta;
-        if self.storage.changes.since(flowing.entry.place, meta.created) {
+        if self.storage.is_purged(&flowing.entry) {
             // It may be what there was before the change.
             return None;
         }
@@ -303,6 +306,10 @@ impl Cache {
             turn.into_iter().for_each(|turn| turn.end(Verdict::Unfit));
             return Keeping::Nothing;
         }
+        let mut withheld = Control::of(&said).withheld_names();
+        if said.names_tags() && !policy.keep_tags {
+            withheld.extend(tags::fields());
+        }
         let mut created = now;
         if index.variance.is_some() && index.variance != variance {
             // It varies by something else now: it takes the primary place, and with it all variants go.
@@ -324,7 +331,10 @@ impl Cache {
             stale_while_revalidate: fresh.while_revalidate,
             stale_if_error: fresh.if_error,
             date: said.date.is_none().then(encode::date_field),
-            withheld: Control::of(&said).withheld_names(),
+            asked: came.asked,
+            // With too many of them it would not be stored.
+            tags: Tags::of(&said).ok().flatten(),
+            withheld,
             filling,
             told: false,
             left: most,
@@ -539,6 +549,8 @@ impl Storing {
             variance: self.variance,
             stale_while_revalidate: self.stale_while_revalidate,
             stale_if_error: self.stale_if_error,
+            asked: self.asked,
+            tags: self.tags.clone(),
             head: StoredHead::of_answer(answer, date, length, &self.withheld),
         }
     }

@@ -101,15 +101,39 @@ pub(super) fn target(host: &str, path: &str, query: Option<&str>) -> Vec<u8> {
     bytes.0
 }
 
+/// What a key says of where its answer is stored.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Parts<'a> {
+    /// All before the route's name.
+    pub(super) target: &'a [u8],
+    pub(super) host: &'a [u8],
+    pub(super) path: &'a [u8],
+    pub(super) query: Option<&'a [u8]>,
+    pub(super) route: &'a [u8],
+}
+
+/// Reads a key's beginning.
+pub(super) fn read(primary: &[u8]) -> Parts<'_> {
+    let all = || {
+        let part = |at: usize| {
+            let length = primary.get(at..)?.first_chunk().map(|length| u32::from_le_bytes(*length))?;
+            let from = at.checked_add(LENGTH)?;
+            let end = from.checked_add(usize::try_from(length).ok()?)?;
+            Some((primary.get(from..end)?, end))
+        };
+        let (host, end) = part(0)?;
+        let (path, flag) = part(end)?;
+        let (query, end) = part(flag.checked_add(1)?)?;
+        let (route, _) = part(end)?;
+        let query = (primary.get(flag) == Some(&1)).then_some(query);
+        Some(Parts { target: primary.get(..end)?, host, path, query, route })
+    };
+    all().unwrap_or_else(|| Parts { target: primary, ..Parts::default() })
+}
+
 /// The target that a key begins with.
 pub(super) fn target_of(primary: &[u8]) -> &[u8] {
-    let part = |at: usize| {
-        let length = primary.get(at..)?.first_chunk().map(|length| u32::from_le_bytes(*length))?;
-        at.checked_add(LENGTH)?.checked_add(usize::try_from(length).ok()?)
-    };
-    // Host, path, a flag, query.
-    let end = part(0).and_then(part).and_then(|flag| part(flag + 1));
-    end.and_then(|end| primary.get(..end)).unwrap_or(primary)
+    read(primary).target
 }
 
 /// The variance of a stored answer for a request: a hash over what the request has in the fields that the answer's `Vary` names.
@@ -194,6 +218,9 @@ mod tests {
         policy.query = QueryKey::None;
         assert_eq!(target_of(&bytes(&get("/a?x=1", &[("host", "h")]), &policy)), target("h", "/a", None));
         assert_eq!(target_of(b"short"), b"short");
+        let bytes = bytes(&get("/a?x=1", &[("host", "h")]), &super::super::tests::policy());
+        let Parts { host, path, query, route, .. } = read(&bytes);
+        assert_eq!((host, path, query, route), (&b"h"[..], &b"/a"[..], Some(&b"x=1"[..]), &b"r"[..]));
     }
 
     #[test]

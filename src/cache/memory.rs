@@ -18,6 +18,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use quick_cache::sync::{EntryAction, EntryResult};
@@ -26,6 +27,7 @@ use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 use super::changed::Changes;
 use super::entry::{Entry, Index, Meta};
 use super::flow::Flow;
+use super::purges::{Finding, Purges};
 
 /// Only sizes the tables' memory of what was evicted.
 const TYPICAL_ENTRY: usize = 16 * 1024;
@@ -59,6 +61,8 @@ pub struct MemoryTier {
     store: Store,
     /// What was stored before its target was changed is no answer.
     pub(super) changes: Changes,
+    /// Nor is what was stored before somebody purged it.
+    pub(super) purges: Purges,
     /// The most that one entry may weigh.
     longest: usize,
     /// Bytes held by bodies that are still arriving, and their bound.
@@ -103,6 +107,7 @@ impl MemoryTier {
         Box::leak(Box::new(MemoryTier {
             store,
             changes: Changes::new(),
+            purges: Purges::new(),
             longest,
             filling: AtomicUsize::new(0),
             filling_bound,
@@ -142,8 +147,43 @@ impl MemoryTier {
     pub(super) fn find(&self, index: &Index, primary: &[u8], user_tag: &str) -> Option<Arc<Entry>> {
         let found = self.store.get(&index.slot())?;
         let same = index.variance.is_none() || index.variance == found.meta.variance;
-        let current = found.is_for(primary, user_tag) && same && !self.changes.since(found.place, found.meta.created);
-        current.then_some(found)
+        if !found.is_for(primary, user_tag) || !same || self.changes.since(found.place, found.meta.asked) {
+            return None;
+        }
+        if self.purges.concern(found.checked.get()) {
+            return self.look_again(index.slot(), found);
+        }
+        Some(found)
+    }
+
+    /// Somebody has purged something since an entry was looked at last.
+    #[cold]
+    fn look_again(&self, index: Index, found: Arc<Entry>) -> Option<Arc<Entry>> {
+        let (finding, until) = self.purges.look_at(&found);
+        match finding {
+            Finding::Untouched => {
+                found.checked.set(until);
+                Some(found)
+            }
+            Finding::Stale => {
+                let mut aged = Entry::clone(&found);
+                aged.meta.fresh_until = aged.meta.fresh_until.min(SystemTime::now());
+                aged.checked.set(until);
+                let aged = Arc::new(aged);
+                self.change(index, |entry| (entry.number == found.number).then(|| Entry::clone(&aged)));
+                Some(aged)
+            }
+            Finding::Gone => {
+                self.store.remove_if(&index, |entry| entry.number == found.number);
+                None
+            }
+        }
+    }
+
+    /// Whether an answer that is not stored yet was purged since it was asked for.
+    pub(super) fn is_purged(&self, entry: &Entry) -> bool {
+        let (since, checked) = (self.changes.since(entry.place, entry.meta.asked), entry.checked.get());
+        since || self.purges.concern(checked) && self.purges.look_at(entry).0 != Finding::Untouched
     }
 
     /// Whether this very body is what is stored there.
@@ -161,7 +201,9 @@ impl MemoryTier {
             }
             let mut meta = meta;
             meta.set_length(entry.body.len());
-            Some(Entry { meta, ..entry.clone() })
+            meta.tags = meta.tags.or_else(|| entry.meta.tags.clone());
+            let checked = meta.asked.into();
+            Some(Entry { meta, checked, ..entry.clone() })
         })
     }
 

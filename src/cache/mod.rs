@@ -6,7 +6,7 @@
 //! (`HttpCache`) wants every head as a header map, in its own form, and costs more than the whole rest of a request. It serves on a stock
 //! server ([`stock`]), over the same store and rules.
 //!
-//! Not in here: tiers on disk or in Redis, purging by tag, and who may purge.
+//! Not in here: tiers on disk or in Redis, and who may purge.
 
 mod changed;
 mod control;
@@ -19,14 +19,18 @@ mod hit;
 pub mod key;
 mod lent;
 pub mod memory;
+mod moment;
 pub mod policy;
+mod purges;
 mod range;
 mod revalidate;
 pub mod rules;
 mod said;
+pub mod sharing;
 pub mod status;
 pub mod stock;
 pub mod stored;
+pub mod tags;
 mod turns;
 mod validated;
 
@@ -48,10 +52,13 @@ pub use hit::{Excuse, Hit, asked};
 pub use key::{Key, key};
 pub use lent::{Lent, Paying};
 pub use memory::{MemoryStats, MemoryTier};
+use moment::Moment;
 pub use policy::CachePolicy;
+pub use purges::{Purge, Within, host};
 pub use range::range;
 pub use revalidate::Validation;
 pub use rules::{Bypass, Use, Wishes};
+use sharing::Sharing;
 pub use status::{CACHE_STATUS, Outcome};
 pub use stored::StoredHead;
 use turns::Turns;
@@ -76,6 +83,8 @@ pub struct Cache {
     lock: &'static CacheKeyLockImpl,
     turns: Turns,
     payers: lent::Payers,
+    /// What the other gateways are told.
+    pub sharing: Sharing,
     predictor: &'static Predictor<PREDICTOR_SHARDS>,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -103,12 +112,14 @@ impl Cache {
         fn forget(reason: &'static str) -> bool {
             !["set_cookie", "forbidden", "vary", "unframed", "stream", "unnamed", "stale"].contains(&reason)
         }
+        Moment::begin();
         Box::leak(Box::new(Cache {
             storage: MemoryTier::new(bytes),
             eviction: None,
             lock: Box::leak(CacheLock::new_boxed(turns::OLDEST)),
             turns: Turns::new(),
             payers: lent::Payers::default(),
+            sharing: Sharing::new(),
             predictor: Box::leak(Box::new(Predictor::new(PREDICTED, Some(forget)))),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
@@ -141,15 +152,18 @@ impl Cache {
     /// A request that is not safe was answered without an error: forgets what it has changed. `named` are the answer's `Location` and
     /// `Content-Location`.
     pub fn changed<'a>(&self, head: &RequestHead, scheme: &str, named: impl Iterator<Item = &'a [u8]>) {
-        self.storage.changes.by(head, scheme, named);
+        self.storage.changes.by(head, scheme, named, |host, path, query| self.sharing.changed(host, path, query));
     }
 
-    /// Whether what is kept under a key was changed since it was asked for: the answer may be from before the change. Mostly nothing ever
-    /// was, and then it takes no clock.
+    /// Takes out what an operator wants to have out; or marks it stale, so that it may be given only as what has expired may. At once, and
+    /// whatever is stored: what it concerns is found out when it is looked for ([`purges`]).
+    pub fn purge(&self, purge: &Purge, soft: bool) {
+        self.storage.purges.note(purge, soft);
+    }
+
+    /// Whether what is kept under a key was changed since it was asked for: the answer may be from before the change.
     fn was_changed(&self, primary: &[u8], asked: Option<Instant>) -> bool {
-        let (place, changes) = (Place::of(key::target_of(primary)), &self.storage.changes);
-        let asked = || asked.and_then(|asked| SystemTime::now().checked_sub(asked.elapsed()));
-        changes.ever(place) && asked().is_some_and(|asked| changes.since(place, asked))
+        asked.is_some_and(|asked| self.storage.changes.since(Place::of(key::target_of(primary)), Moment::of(asked).get()))
     }
 
     /// Forgets everything, what is being fetched included.
@@ -159,7 +173,8 @@ impl Cache {
 
     /// When an answer came that was asked for then.
     fn came(&self, asked: Option<Instant>) -> rules::Came {
-        rules::Came { now: SystemTime::now(), after: asked.map(|asked| asked.elapsed()).unwrap_or_default() }
+        let after = asked.map(|asked| asked.elapsed()).unwrap_or_default();
+        rules::Came { now: SystemTime::now(), after, asked: asked.map_or_else(Moment::now, Moment::of).get() }
     }
 }
 

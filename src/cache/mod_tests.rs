@@ -26,6 +26,7 @@ pub(crate) fn policy() -> CachePolicy {
         key_headers: Box::new([]),
         handed: Box::new([]),
         query: policy::QueryKey::All,
+        keep_tags: false,
         statuses: Box::new([200, 204, 404]),
     }
 }
@@ -248,7 +249,7 @@ async fn a_miss_then_hits_for_get_and_head() {
         let stats = cache.stats();
         assert_eq!((stats.hits, stats.misses, stats.bypassed, stats.memory.stored), (2, 2, 1, 1));
         let the_key = key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], "r", &policy()).to_pingora();
-        assert!(cache.purge(&the_key).await && !cache.purge(&the_key).await);
+        assert!(cache.purge_key(&the_key).await && !cache.purge_key(&the_key).await);
         assert_eq!(serve(way, cache, "GET", &[], Some((&origin, b"again"))).await.1, Outcome::Miss { stored: true });
     }
 }
@@ -337,7 +338,7 @@ async fn variants_from_before_a_purge_are_gone() {
             serve(way, cache, "GET", &fields, Some((&origin, body))).await;
         }
         let the_key = key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], "r", &policy()).to_pingora();
-        assert!(cache.purge(&the_key).await);
+        assert!(cache.purge_key(&the_key).await);
         // The primary is stored anew; the old variant is still in the store, but it is not this primary's.
         assert_eq!(serve(way, cache, "GET", &de, Some((&origin, b"DE"))).await.0, b"DE");
         assert_eq!(serve(way, cache, "GET", &en, Some((&origin, b"EN"))).await.0, b"EN");
@@ -511,6 +512,8 @@ fn who_waits_is_held_to_what_he_wants() {
         variance: None,
         stale_while_revalidate: 0,
         stale_if_error: 0,
+        asked: 1,
+        tags: None,
         head: StoredHead::of(&answer(&[])).unwrap(),
     };
     let entry = Arc::new(entry::Entry::new(b"a", "", meta, Bytes::new()));

@@ -43,6 +43,8 @@ pub struct CachePolicy {
     /// Credentials that the route's policies hand to the backend: a request with one never uses the cache.
     pub handed: Box<[HeaderName]>,
     pub query: QueryKey,
+    /// Clients see the tags that answers bear.
+    pub keep_tags: bool,
     /// Of answers that name no lifetime. Sorted.
     pub statuses: Box<[u16]>,
 }

@@ -19,6 +19,7 @@ use super::credentials::Credentials;
 use super::date;
 use super::policy::CachePolicy;
 use super::said::Said;
+use super::tags::Tags;
 use crate::exchange::is_gateways;
 use crate::head::{BodyFraming, RequestHead};
 use crate::wire::encode;
@@ -187,6 +188,8 @@ pub enum Refusal {
     Unnamed,
     /// Nothing of its lifetime is left.
     Stale,
+    /// It bears more tags, or longer ones, than are kept: a purge might miss it.
+    Tags,
 }
 
 impl Refusal {
@@ -201,6 +204,7 @@ impl Refusal {
             Refusal::Stream => "stream",
             Refusal::Unnamed => "unnamed",
             Refusal::Stale => "stale",
+            Refusal::Tags => "tags",
         }
     }
 }
@@ -224,6 +228,8 @@ pub struct Came {
     pub now: SystemTime,
     /// How long the backend took for it.
     pub after: Duration,
+    /// When it was asked for; see [`super::moment`].
+    pub asked: u64,
 }
 
 /// May this answer to a GET be stored, and how long is it fresh?
@@ -251,6 +257,9 @@ pub fn response(said: &Said<'_>, policy: &CachePolicy, came: Came) -> Result<Fre
     }
     if varies_too_much(said) {
         return Err(Refusal::Vary);
+    }
+    if Tags::of(said).is_err() {
+        return Err(Refusal::Tags);
     }
     match said.content_length.map(|length| seconds(Some(length))) {
         Some(Some(length)) if length > policy.max_body as u64 => return Err(Refusal::TooLarge),

@@ -97,7 +97,7 @@ fn answer(status: u16, headers: &[(&'static str, &str)]) -> ResponseHeader {
 }
 
 fn came() -> Came {
-    Came { now: now(), after: Duration::ZERO }
+    Came { now: now(), after: Duration::ZERO, asked: 1 }
 }
 
 fn judge(answer: &ResponseHeader) -> Result<Freshness, Refusal> {

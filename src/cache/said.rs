@@ -33,6 +33,9 @@ pub struct Said<'a> {
     pub cdn_control: Lines<'a>,
     pub expires: Lines<'a>,
     pub vary: Lines<'a>,
+    /// Those that name tags.
+    pub surrogate_key: Lines<'a>,
+    pub cache_tag: Lines<'a>,
 }
 
 impl<'a> Said<'a> {
@@ -53,6 +56,8 @@ impl<'a> Said<'a> {
             cdn_control: Lines::new(),
             expires: Lines::new(),
             vary: Lines::new(),
+            surrogate_key: Lines::new(),
+            cache_tag: Lines::new(),
         }
     }
 
@@ -74,6 +79,11 @@ impl<'a> Said<'a> {
         said
     }
 
+    /// Whether it bears tags.
+    pub fn names_tags(&self) -> bool {
+        !self.surrogate_key.is_empty() || !self.cache_tag.is_empty()
+    }
+
     fn hear(&mut self, name: &[u8], value: &'a [u8]) {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         match name.len() {
@@ -84,10 +94,12 @@ impl<'a> Said<'a> {
             4 if is("etag") => self.etag = true,
             4 if is("vary") => self.vary.push(value),
             7 if is("expires") => self.expires.push(value),
+            9 if is("cache-tag") => self.cache_tag.push(value),
             10 if is("set-cookie") => self.set_cookie = true,
             11 if is("set-cookie2") => self.set_cookie = true,
             12 if is("content-type") => self.stream |= is_stream(value),
             13 if is("cache-control") => self.cache_control.push(value),
+            13 if is("surrogate-key") => self.surrogate_key.push(value),
             13 if is("last-modified") => {
                 self.last_modified.get_or_insert(value);
             }

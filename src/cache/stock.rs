@@ -33,10 +33,12 @@ use pingora_http::ResponseHeader;
 
 use super::changed::Place;
 use super::control::Control;
-use super::entry::{Index, Meta};
+use super::entry::{Index, Marks, Meta};
 use super::memory::{Filling, MemoryTier};
+use super::moment::Moment;
 use super::rules::Came;
 use super::said::Said;
+use super::tags::{self, Tags};
 use super::{Cache, CachePolicy, LOCK_RETRIES, LOCK_WAIT, Use, Validation, Wishes, key, reason, rules};
 
 impl Cache {
@@ -56,9 +58,9 @@ impl Cache {
 
     /// Forgets what is stored under a key, with all its variants: pingora counts a variant only as long as its primary stands.
     /// `true` if something was.
-    pub async fn purge(&'static self, key: &CacheKey) -> bool {
+    pub async fn purge_key(&'static self, key: &CacheKey) -> bool {
         // Nor is what is being fetched now stored as if it were from after this.
-        self.storage.changes.note(Place::of(key::target_of(key.primary_key())), SystemTime::now());
+        self.storage.changes.note(Place::of(key::target_of(key.primary_key())), Moment::now());
         let mut key = key.to_compact();
         key.variance = None;
         let purged = self.storage.purge(PurgeTarget::Active(&key), PurgeType::Invalidation, &Span::inactive().handle()).await;
@@ -156,6 +158,10 @@ pub fn store(answer: &ResponseHeader, policy: &CachePolicy, came: Came) -> RespC
         Ok(fresh) => {
             let mut header = answer.clone();
             rules::strip(&mut header);
+            if !policy.keep_tags {
+                header.remove_header(&tags::SURROGATE_KEY);
+                header.remove_header(&tags::CACHE_TAG);
+            }
             for listed in Control::of(&said).withheld() {
                 let listed = listed.to_ascii_lowercase();
                 let names: Vec<HeaderName> =
@@ -168,6 +174,7 @@ pub fn store(answer: &ResponseHeader, policy: &CachePolicy, came: Came) -> RespC
             let mut meta = CacheMeta::new(now + fresh.remaining, now, fresh.while_revalidate, fresh.if_error, header);
             // The `Age` of a hit counts from here.
             meta.set_epoch_override(now.checked_sub(fresh.age).unwrap_or(now));
+            meta.extensions_mut().insert(Marks { asked: came.asked, tags: Tags::of(&said).ok().flatten() });
             RespCacheable::Cacheable(meta)
         }
     }

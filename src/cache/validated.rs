@@ -15,6 +15,7 @@ use super::fetch::Fetch;
 use super::hit::Hit;
 use super::rules::{self, Came, Refusal};
 use super::said::Said;
+use super::tags::{self, Tags};
 use super::turns::Verdict;
 use super::{Cache, CachePolicy, reason};
 use crate::wire::answer::AnswerHead;
@@ -43,7 +44,7 @@ impl Cache {
         let was_asked = fetch.is_asked();
         let Fetch { key, index, turn, .. } = fetch;
         let came = self.came(asked);
-        let mut meta = updated(&stale, answer);
+        let mut meta = updated(&stale, answer, policy);
         let judged = if is_forbidden(answer) {
             Err(reason(Refusal::Forbidden))
         } else if rules::are_alike(stale.meta.head.vary(), meta.head.vary()) {
@@ -55,7 +56,7 @@ impl Cache {
         };
         match judged {
             Ok(fresh) => {
-                meta.renew(&fresh, came.now);
+                meta.renew(&fresh, came);
                 self.storage.refresh(index, &key.primary, "", for_all(&meta, answer), Some(stale.number));
                 let verdict = if fresh.remaining.is_zero() { Verdict::Unfit } else { Verdict::Stored };
                 turn.into_iter().for_each(|turn| turn.end(verdict));
@@ -85,7 +86,7 @@ impl Cache {
         if said(&header::ETAG).is_none() && said(&header::LAST_MODIFIED).is_none() {
             return;
         }
-        let mut meta = updated(&stale, answer);
+        let mut meta = updated(&stale, answer, policy);
         let alike = rules::are_alike(stale.meta.head.vary(), meta.head.vary());
         let judged = {
             let told = Said { age: Said::by(answer).age, ..Said::by_stored(&meta.head) };
@@ -93,7 +94,7 @@ impl Cache {
         };
         match judged {
             Some(fresh) => {
-                meta.renew(&fresh, came.now);
+                meta.renew(&fresh, came);
                 self.storage.refresh(index, &key.primary, "", for_all(&meta, answer), Some(stale.number));
             }
             None => self.storage.forget(index),
@@ -101,9 +102,18 @@ impl Cache {
     }
 }
 
-fn updated(stale: &Entry, by: &AnswerHead) -> Meta {
-    let date = Said::by(by).date.is_none().then(encode::date_field);
-    Meta { head: stale.meta.head.updated(by, date.as_ref().map(HeaderValue::as_bytes)), ..stale.meta.clone() }
+fn updated(stale: &Entry, by: &AnswerHead, policy: &CachePolicy) -> Meta {
+    let said = Said::by(by);
+    let date = said.date.is_none().then(encode::date_field);
+    let mut meta = Meta { head: stale.meta.head.updated(by, date.as_ref().map(HeaderValue::as_bytes)), ..stale.meta.clone() };
+    if said.names_tags() {
+        // Too many of them: it is not stored any longer.
+        meta.tags = Tags::of(&said).ok().flatten();
+        if !policy.keep_tags {
+            meta.head = meta.head.without(&tags::fields());
+        }
+    }
+    meta
 }
 
 /// What others may have of it: not the fields that the stored answer or this one keeps for one client, as when it was admitted. Its own
@@ -121,8 +131,9 @@ fn for_all(meta: &Meta, by: &AnswerHead) -> Meta {
 
 /// Whether it says of itself that it is not for this cache, whatever was said before.
 fn is_forbidden(answer: &AnswerHead) -> bool {
-    let control = Control::of(&Said::by(answer));
-    control.private || control.no_store && !control.must_understand
+    let said = Said::by(answer);
+    let control = Control::of(&said);
+    Tags::of(&said).is_err() || control.private || control.no_store && !control.must_understand
 }
 
 /// Whether a 304 is about what is stored: it names no tag, or the same one (RFC 9111, section 4.3.4).

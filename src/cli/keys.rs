@@ -19,6 +19,13 @@ const LONGEST: u64 = 4 << 20;
 pub struct Keys {
     #[command(subcommand)]
     action: Action,
+    #[command(flatten)]
+    access: Access,
+}
+
+/// Where the admin API is, and what it wants to see.
+#[derive(Args)]
+pub(super) struct Access {
     /// The gateway's admin API (`admin.bind`).
     #[arg(long, global = true, default_value = "127.0.0.1:9901", value_name = "ADDRESS")]
     admin: SocketAddr,
@@ -63,18 +70,27 @@ pub fn run(keys: &Keys) -> ExitCode {
     }
 }
 
-fn perform(keys: &Keys) -> Result<String, String> {
-    let token = match &keys.token_file {
-        Some(file) => {
-            let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-            Some(text.trim_end().to_owned())
+impl Access {
+    /// Asks with the operator's token, if there is one.
+    pub(super) fn asker(&self) -> Result<impl Fn(&str, &str, &Value) -> Result<Value, String>, String> {
+        let token = match &self.token_file {
+            Some(file) => {
+                let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+                Some(text.trim_end().to_owned())
+            }
+            None => std::env::var(TOKEN).ok().filter(|token| !token.is_empty()),
+        };
+        if token.as_deref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err("the admin token is printable ASCII without spaces".to_owned());
         }
-        None => std::env::var(TOKEN).ok().filter(|token| !token.is_empty()),
-    };
-    if token.as_deref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
-        return Err("the admin token is printable ASCII without spaces".to_owned());
+        let admin = self.admin;
+        Ok(move |method: &str, path: &str, body: &Value| ask(admin, token.as_deref(), method, path, body))
     }
-    let ask = |method: &str, path: &str, body: Value| ask(keys.admin, token.as_deref(), method, path, &body);
+}
+
+fn perform(keys: &Keys) -> Result<String, String> {
+    let asker = keys.access.asker()?;
+    let ask = |method: &str, path: &str, body: Value| asker(method, path, &body);
     match &keys.action {
         Action::Create { consumer, label, scopes, expires_in } => {
             let scopes = (!scopes.is_empty()).then_some(scopes);

@@ -466,6 +466,10 @@ impl ProxyHttp for Gateway {
             validation.update(answer);
         }
         strip(answer);
+        if journey.hides_tags() {
+            answer.remove_header(&cache::tags::SURROGATE_KEY);
+            answer.remove_header(&cache::tags::CACHE_TAG);
+        }
         if journey.head.version == Version::HTTP_10 && answer.headers.contains_key(header::TRANSFER_ENCODING) {
             // The client knows no chunks: its answer ends with the connection.
             answer.remove_header(&header::TRANSFER_ENCODING);

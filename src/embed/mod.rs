@@ -108,6 +108,7 @@ impl Gateway {
         around.metrics.watch_access_log(access_log.stats());
         let workers = threads(&snapshot);
         let core: &'static Arc<Core> = Box::leak(Box::new(Core::new(snapshot, &around, access_log, workers)));
+        background.spawn(Core::follow_purges(core.clone()));
         let caller = Arc::new(Caller::default());
         let swept = Arc::downgrade(&caller);
         background.spawn(async move {

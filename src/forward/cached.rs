@@ -122,6 +122,7 @@ pub async fn run(
     let told = if unchanged { Some(not_modified(&answer.head)) } else { None };
     let head = told.as_ref().unwrap_or(&answer.head);
     let bodiless = answer.head.body.is_done() || is_bodiless(head.status);
+    journey.hide_tags(&answer.head);
     let told = match tell(head, date, outcome, journey) {
         Ok(answered) => {
             let other = (answered.status != head.status).then(|| head.with_status(answered.status));

@@ -23,6 +23,9 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
     if journey.web.is_some() {
         web::dress(answer, journey);
     }
+    if journey.cache_use.is_some() {
+        journey.hide_tags(&answer.head);
+    }
     let answered = journey.answered(AnswerView::from(&*answer.head)).map_err(|reply| Broken::Client(refused(reply)))?;
     if answered.status != answer.head.status {
         *answer.head = answer.head.with_status(answered.status);

@@ -150,6 +150,7 @@ impl Process {
             let serving = tokio::spawn(admin::serve(socket, admin::router(core.clone(), reload)));
             serving_admin = Some(serving.abort_handle());
         }
+        tokio::spawn(Core::follow_purges(core.clone()));
         let handles = (0..workers).map(|number| worker::start(core.clone(), number)).collect::<io::Result<Vec<_>>>();
         let mut process = Process {
             options,

@@ -76,6 +76,9 @@ pub struct CacheConfig {
     /// Whether the query string is part of the key. `none` is for backends that do not look at it. Default: `all`.
     #[serde(default)]
     pub query: QueryKey,
+    /// Whether clients see the fields by which a service tags its answers for purges (`Surrogate-Key`, `Cache-Tag`). Default: false.
+    #[serde(default)]
+    pub keep_tags: bool,
     /// The statuses of answers that are kept although they name no lifetime, 200 to 599 without 206 and 304. Default: 200, 203, 204, 300,
     /// 301, 308, 404, 410.
     #[serde(default)]
@@ -143,6 +146,7 @@ impl Policy for CachePolicy {
             key_headers: key_headers?,
             handed: Box::default(),
             query: config.query,
+            keep_tags: config.keep_tags,
             statuses: statuses?,
         })
     }

@@ -1,0 +1,150 @@
+//! `POST /cache/purge`: takes out of the cache what a URL, a prefix, a host or a tag names, here and on every gateway that shares a Redis.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, response};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Admin, Peer, problem};
+use crate::cache::sharing::Order;
+use crate::cache::tags::LONGEST as LONGEST_TAG;
+use crate::cache::{Purge, Within, host};
+use crate::snapshot::Snapshot;
+
+/// The longest request body, in bytes, and the most that one order names.
+const LONGEST_BODY: usize = 1 << 20;
+const MOST: usize = 1000;
+/// The longest URL, prefix or host.
+const LONGEST_NAME: usize = 8192;
+
+pub(super) fn router() -> Router<Admin> {
+    Router::new().route("/cache/purge", post(purge)).layer(DefaultBodyLimit::max(LONGEST_BODY))
+}
+
+/// Makes a purge of what a person has written.
+type Read = fn(&str) -> Result<Purge, &'static str>;
+
+/// What is to be purged; any of it may be left out, but not all.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Wanted {
+    urls: Vec<String>,
+    prefixes: Vec<String>,
+    hosts: Vec<String>,
+    tags: Vec<String>,
+    everything: bool,
+    /// How far the tags go: one of these three.
+    host: Option<String>,
+    route: Option<String>,
+    everywhere: bool,
+    /// It may be given for as long as stale answers may.
+    soft: bool,
+}
+
+impl Wanted {
+    fn order(&self, snapshot: &Snapshot) -> Result<Order, String> {
+        let count = self.urls.len() + self.prefixes.len() + self.hosts.len() + self.tags.len();
+        if count == 0 && !self.everything {
+            return Err("the body names what to purge: `urls`, `prefixes`, `hosts`, `tags` or `everything`".to_owned());
+        }
+        if count > MOST {
+            return Err(format!("one request purges at most {MOST} things; `prefixes`, `hosts` and `tags` name many at once"));
+        }
+        let bad = |what: &str, text: &str, why: &str| format!("{what} `{}`: {why}", text.escape_debug());
+        let mut purges = Vec::with_capacity(count + 1);
+        let ways: [(&str, &[String], Read); 3] = [
+            ("the URL", &self.urls, Purge::url),
+            ("the prefix", &self.prefixes, Purge::prefix),
+            ("the host", &self.hosts, Purge::host),
+        ];
+        for (what, texts, read) in ways {
+            for text in texts {
+                if text.len() > LONGEST_NAME {
+                    return Err(format!("{what} has more than {LONGEST_NAME} bytes"));
+                }
+                purges.push(read(text).map_err(|why| bad(what, text, why))?);
+            }
+        }
+        if self.tags.is_empty() && (self.everywhere || self.host.is_some() || self.route.is_some()) {
+            return Err("`host`, `route` and `everywhere` say how far `tags` go, and there are none".to_owned());
+        }
+        for tag in &self.tags {
+            if tag.is_empty() || tag.len() > LONGEST_TAG || tag.contains(['\n', '\r']) {
+                return Err(bad("the tag", tag, "it has 1 to 1024 bytes"));
+            }
+            purges.push(Purge::Tag(tag.clone(), self.within(snapshot)?));
+        }
+        if self.everything {
+            purges.push(Purge::Everything);
+        }
+        Ok(Order { soft: self.soft, purges })
+    }
+
+    /// A tag is what a service says of its own answers, and another service may say the same of its own.
+    fn within(&self, snapshot: &Snapshot) -> Result<Within, String> {
+        match (&self.host, &self.route, self.everywhere) {
+            (None, None, true) => Ok(Within::Everywhere),
+            (Some(text), None, false) => {
+                Ok(Within::Host(host(text).map_err(|why| format!("the host `{}`: {why}", text.escape_debug()))?))
+            }
+            (None, Some(route), false) => match snapshot.routes.iter().any(|known| *known.id == **route) {
+                true => Ok(Within::Route(route.clone())),
+                false => Err(format!("there is no route `{}`; `GET /routes` has them all", route.escape_debug())),
+            },
+            _ => Err("`tags` go with one of `host`, `route` and `everywhere: true`, which says whose they are".to_owned()),
+        }
+    }
+}
+
+async fn purge(State(admin): State<Admin>, Peer(by): Peer, body: Result<Bytes, BytesRejection>) -> response::Result<Response> {
+    let body = body.map_err(|rejection| problem(rejection.status(), "the body is too long, or did not come", json!({})))?;
+    let wanted: Wanted = serde_json::from_slice(&body)
+        .map_err(|error| problem(StatusCode::BAD_REQUEST, &format!("the body is no order to purge: {error}"), json!({})))?;
+    let snapshot = admin.core.snapshot.load_full();
+    let order = wanted.order(&snapshot).map_err(|why| problem(StatusCode::UNPROCESSABLE_ENTITY, &why, json!({})))?;
+    let cache = admin.core.cache;
+    order.purges.iter().for_each(|purge| cache.purge(purge, order.soft));
+    let how = if order.soft { "marked stale" } else { "purged" };
+    log::info!("audit: {how} {} of the cache{by}", named(&order.purges));
+    let mut answer = json!({ "purged": order.purges.len(), "soft": order.soft });
+    let mut say = |others: &str, why: Option<String>| {
+        if let Some(answer) = answer.as_object_mut() {
+            answer.insert("others".to_owned(), others.into());
+            answer.extend(why.map(|why| ("detail".to_owned(), why.into())));
+        }
+    };
+    let status = match snapshot.redis.as_ref().filter(|_| snapshot.caches) {
+        None => {
+            say("none", None);
+            StatusCode::OK
+        }
+        Some(redis) => match cache.sharing.tell(redis, &order).await {
+            Ok(()) => {
+                say("told", None);
+                StatusCode::OK
+            }
+            Err(error) => {
+                log::warn!("the other gateways were not told of a purge, and will be: Redis: {error}");
+                let why = format!("purged here; the other gateways have not been told, and will be when Redis is back: {error}");
+                say("not_told", Some(why));
+                StatusCode::ACCEPTED
+            }
+        },
+    };
+    Ok((status, Json(answer)).into_response())
+}
+
+/// For the audit: the first few.
+fn named(purges: &[Purge]) -> String {
+    const FEW: usize = 5;
+    let first: Vec<_> = purges.iter().take(FEW).map(|purge| format!("{purge:?}")).collect();
+    let more = purges.len().saturating_sub(FEW);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", first.join(", "))
+}

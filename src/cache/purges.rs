@@ -1,0 +1,301 @@
+//! What an operator has taken out of the cache: by URL, prefix, host or tag, or all of it.
+//!
+//! Nothing is looked for when a purge comes, and nothing is walked: it is noted, with its moment, and an entry that is found afterwards is
+//! held against what was noted since it was asked for. That is done once for every entry and purge; from then on the entry knows that it
+//! was looked at. So a purge costs the same whatever is stored, and a hit costs one comparison as long as nothing is purged. What was asked
+//! for before a purge and comes after it is held against it as well.
+//!
+//! The notes are bounded. Where they would grow beyond that, the older half goes, and what was stored before the youngest of those counts as
+//! purged: it is fetched anew, and never stays for want of room.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+
+use super::entry::Entry;
+use super::key::{self, Parts};
+use super::moment::Moment;
+use crate::{authority, path};
+
+/// The most notes: 16 MiB with their table, once so many different things were purged.
+const MOST: usize = 1 << 18;
+
+/// What is purged. Hosts are as keys have them, paths canonical.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purge {
+    Everything,
+    /// One target, on whatever route, scheme and port it is stored.
+    Target {
+        host: String,
+        path: String,
+        query: Option<String>,
+    },
+    /// All whose path begins so.
+    Prefix {
+        host: String,
+        path: String,
+    },
+    Host(String),
+    Tag(String, Within),
+}
+
+/// How far a tag goes: a service that puts another one's tag on its answers has no part in that one's purges.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Within {
+    Everywhere,
+    Host(String),
+    Route(String),
+}
+
+impl Purge {
+    /// One URL, as clients ask for it. The scheme may be left out, and the port makes no difference.
+    ///
+    /// # Errors
+    /// It is none that a client could ask for.
+    pub fn url(text: &str) -> Result<Self, &'static str> {
+        let (host, path, query) = split(text)?;
+        let query = query.map(|query| {
+            let canonical = path::encode_query(query.as_bytes()).and_then(|bytes| String::from_utf8(bytes).ok());
+            canonical.unwrap_or_else(|| query.to_owned())
+        });
+        Ok(Purge::Target { host, path, query })
+    }
+
+    /// All URLs that begin so, up to their queries.
+    ///
+    /// # Errors
+    /// As [`Purge::url`], or it has a query.
+    pub fn prefix(text: &str) -> Result<Self, &'static str> {
+        match split(text)? {
+            (_, _, Some(_)) => Err("a prefix ends before the query"),
+            (host, path, None) => Ok(Purge::Prefix { host, path }),
+        }
+    }
+
+    /// All of a host.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn host(text: &str) -> Result<Self, &'static str> {
+        Ok(Purge::Host(host(text)?))
+    }
+}
+
+/// A host in the one spelling there is, without a port.
+///
+/// # Errors
+/// It is none.
+pub fn host(text: &str) -> Result<String, &'static str> {
+    let canonical =
+        authority::canonical(text.as_bytes()).ok_or("that is no host; one with other letters is written in ASCII (xn--)")?;
+    Ok(canonical.host().to_owned())
+}
+
+/// Host, canonical path and query.
+fn split(text: &str) -> Result<(String, String, Option<&str>), &'static str> {
+    let rest = match text.split_once("://") {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => rest,
+        Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+            return Err("only http and https are cached");
+        }
+        _ => text,
+    };
+    if rest.contains('#') {
+        return Err("nothing that clients send has a fragment (`#`)");
+    }
+    let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
+    let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+    let path = path::normalise(path.as_bytes()).map_err(path::PathProblem::detail)?;
+    Ok((host(authority)?, path.into_owned(), query))
+}
+
+/// When something was purged; 0 for never.
+#[derive(Debug, Clone, Copy, Default)]
+struct Noted {
+    hard: u64,
+    soft: u64,
+}
+
+impl Noted {
+    fn note(&mut self, soft: bool, at: u64) {
+        *(if soft { &mut self.soft } else { &mut self.hard }) = at;
+    }
+
+    fn last(self) -> u64 {
+        self.hard.max(self.soft)
+    }
+
+    fn later(self, other: Noted) -> Noted {
+        Noted { hard: self.hard.max(other.hard), soft: self.soft.max(other.soft) }
+    }
+}
+
+/// What the purges make of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Finding {
+    Untouched,
+    /// It may be given only as what is stale may.
+    Stale,
+    Gone,
+}
+
+/// See the module.
+pub(super) struct Purges {
+    /// When the last one came.
+    newest: AtomicU64,
+    book: RwLock<Book>,
+    hasher: [ahash::RandomState; 2],
+    most: usize,
+}
+
+#[derive(Default)]
+struct Book {
+    noted: HashMap<u128, Noted, ahash::RandomState>,
+    /// The lengths that the prefixes have, and when one of that length was last purged.
+    lengths: BTreeMap<usize, u64>,
+    everything: Noted,
+    /// When a tag was last purged, anywhere, on one host, on one route.
+    tags: [u64; 3],
+    /// What was asked for before that counts as purged.
+    forgotten: u64,
+}
+
+/// Of what is noted, so that a host is not taken for a tag.
+#[derive(Clone, Copy)]
+enum Kind {
+    Target = 1,
+    Prefix,
+    Host,
+    Tag,
+    TagOfHost,
+    TagOfRoute,
+}
+
+impl Purges {
+    pub(super) fn new() -> Self {
+        Purges::of_most(MOST)
+    }
+
+    fn of_most(most: usize) -> Self {
+        Purges { newest: AtomicU64::new(0), book: RwLock::default(), hasher: Default::default(), most }
+    }
+
+    fn number(&self, kind: Kind, parts: &[&[u8]]) -> u128 {
+        let [one, two] = self.hasher.each_ref().map(|hasher| {
+            let mut hasher = hasher.build_hasher();
+            hasher.write_u8(kind as u8);
+            for part in parts {
+                hasher.write_usize(part.len());
+                hasher.write(part);
+            }
+            hasher.finish()
+        });
+        u128::from(one) << 64 | u128::from(two)
+    }
+
+    /// Notes it, as of now.
+    pub(super) fn note(&self, purge: &Purge, soft: bool) {
+        let mut book = self.book.write();
+        // Under the lock, and after whatever was noted before: the last moment is that of the last note.
+        let at = Moment::now().get().max(self.newest.load(Ordering::Relaxed).saturating_add(1));
+        let mut put = |number| book.noted.entry(number).or_default().note(soft, at);
+        match purge {
+            Purge::Everything => book.everything.note(soft, at),
+            Purge::Target { host, path, query } => {
+                put(self.number(Kind::Target, &[&key::target(host, path, query.as_deref())]));
+                if query.is_some() {
+                    // As it is stored where the query is no part of the key, or only some of it.
+                    put(self.number(Kind::Target, &[&key::target(host, path, None)]));
+                }
+            }
+            Purge::Prefix { host, path } => {
+                put(self.number(Kind::Prefix, &[host.as_bytes(), path.as_bytes()]));
+                book.lengths.insert(path.len(), at);
+            }
+            Purge::Host(host) => put(self.number(Kind::Host, &[host.as_bytes()])),
+            Purge::Tag(tag, within) => {
+                let tag = tag.as_bytes();
+                let (number, place) = match within {
+                    Within::Everywhere => (self.number(Kind::Tag, &[tag]), 0),
+                    Within::Host(host) => (self.number(Kind::TagOfHost, &[host.as_bytes(), tag]), 1),
+                    Within::Route(route) => (self.number(Kind::TagOfRoute, &[route.as_bytes(), tag]), 2),
+                };
+                put(number);
+                if let Some(last) = book.tags.get_mut(place) {
+                    *last = at;
+                }
+            }
+        }
+        if book.noted.len() > self.most {
+            book.halve();
+        }
+        self.newest.store(at, Ordering::Release);
+    }
+
+    /// Whether there is a purge that an entry was not held against yet.
+    pub(super) fn concern(&self, checked: u64) -> bool {
+        self.newest.load(Ordering::Acquire) >= checked
+    }
+
+    /// Holds an entry against all that was purged since it was looked at last, or asked for. And up to which moment it was looked at.
+    pub(super) fn look_at(&self, entry: &Entry) -> (Finding, u64) {
+        let checked = entry.checked.get();
+        let book = self.book.read();
+        let now = self.newest.load(Ordering::Relaxed).saturating_add(1);
+        if book.forgotten >= entry.meta.asked {
+            return (Finding::Gone, now);
+        }
+        let mut noted = book.everything;
+        let mut look = |kind, parts: &[&[u8]]| {
+            if let Some(found) = book.noted.get(&self.number(kind, parts)) {
+                noted = noted.later(*found);
+            }
+        };
+        let Parts { target, host, path, route, .. } = key::read(&entry.primary);
+        look(Kind::Target, &[target]);
+        look(Kind::Host, &[host]);
+        for (length, _) in book.lengths.range(..=path.len()).filter(|(_, last)| **last >= checked) {
+            look(Kind::Prefix, &[host, path.get(..*length).unwrap_or_default()]);
+        }
+        let [anywhere, on_host, on_route] = book.tags.map(|last| last >= checked);
+        for tag in entry.meta.tags.iter().flat_map(|tags| tags.iter()) {
+            if anywhere {
+                look(Kind::Tag, &[tag.as_bytes()]);
+            }
+            if on_host {
+                look(Kind::TagOfHost, &[host, tag.as_bytes()]);
+            }
+            if on_route {
+                look(Kind::TagOfRoute, &[route, tag.as_bytes()]);
+            }
+        }
+        let finding = match noted {
+            Noted { hard, .. } if hard >= checked => Finding::Gone,
+            Noted { soft, .. } if soft >= checked => Finding::Stale,
+            _ => Finding::Untouched,
+        };
+        (finding, now)
+    }
+}
+
+impl Book {
+    /// The older half of the notes goes, and with it the right to tell what they were about.
+    fn halve(&mut self) {
+        let mut times: Vec<u64> = self.noted.values().map(|noted| noted.last()).collect();
+        let middle = times.len() / 2;
+        let (_, median, _) = times.select_nth_unstable(middle);
+        let median = *median;
+        self.forgotten = self.forgotten.max(median);
+        self.noted.retain(|_, noted| noted.last() > median);
+        self.lengths.retain(|_, last| *last > median);
+    }
+}
+
+#[cfg(test)]
+#[path = "purges_tests.rs"]
+mod tests;
