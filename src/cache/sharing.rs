@@ -24,8 +24,8 @@ const EVERY: Duration = Duration::from_millis(200);
 /// For one command: no request waits for it.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// About so many of each are remembered in Redis.
-const PURGES_KEPT: usize = 10_000;
-const CHANGES_KEPT: usize = 2_000;
+const PURGES_KEPT: usize = 1_000;
+const CHANGES_KEPT: usize = 200;
 /// Records of one look.
 const BATCH: usize = 500;
 /// Orders that wait for Redis; beyond that the others are to forget everything.
