@@ -88,6 +88,18 @@ fn cookie_pair(cookie: &[u8]) -> (&[u8], &[u8]) {
     (name.trim_ascii(), value.strip_prefix(b"=").unwrap_or_default().trim_ascii())
 }
 
+/// Every cookie of the request, as names and values.
+pub fn cookies_of(head: &RequestHead) -> impl Iterator<Item = (&[u8], &[u8])> {
+    cookies(head).filter(|cookie| !cookie.is_empty()).map(cookie_pair)
+}
+
+/// The cookies of a field's value, without those whose names are `dropped`.
+pub fn kept_cookies(field: &[u8], dropped: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+    let cookies = field.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
+    let kept: Vec<&[u8]> = cookies.filter(|cookie| !cookie.is_empty() && !dropped(cookie_pair(cookie).0)).collect();
+    kept.join(&b"; "[..])
+}
+
 /// The values of every cookie called `name`.
 pub fn cookie_values<'a>(head: &'a RequestHead, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     cookies(head).map(cookie_pair).filter(|(known, _)| *known == name.as_bytes()).map(|(_, value)| value)

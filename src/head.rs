@@ -331,3 +331,30 @@ fn bit(number: usize) -> u64 {
 /// Changes in the order in which they apply. Most requests have few or none, and each takes 80 bytes: not kept where the request is, which
 /// is copied when it is made.
 pub type HeaderEdits = Vec<HeaderEdit>;
+
+/// A member of a list of what a client accepts, and its weight in thousandths (RFC 9110, section 12.4.2). One that is no number is none.
+pub fn weighed(member: &[u8]) -> (&[u8], u16) {
+    let mut parts = member.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
+    let name = parts.next().unwrap_or_default();
+    let said = parts.find_map(|part| {
+        let (name, value) = part.split_at_checked(2)?;
+        name.eq_ignore_ascii_case(b"q=").then_some(value)
+    });
+    (name, said.map_or(1000, weight))
+}
+
+/// `0.5`, `1`, `0.001`, in thousandths. What is no weight counts as none.
+pub fn weight(value: &[u8]) -> u16 {
+    let (whole, rest) = match value {
+        [b'1', rest @ ..] => (1000, rest),
+        [b'0', rest @ ..] => (0, rest),
+        _ => return 0,
+    };
+    let digits = match rest {
+        [] => return whole,
+        [b'.', digits @ ..] if digits.len() <= 3 && digits.iter().all(u8::is_ascii_digit) => digits,
+        _ => return 0,
+    };
+    let fraction: u16 = digits.iter().zip([100, 10, 1]).map(|(digit, part)| u16::from(digit - b'0') * part).sum();
+    if whole + fraction > 1000 { 0 } else { whole + fraction }
+}

@@ -22,8 +22,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{Method, StatusCode, header};
 
+use crate::cache::policy::QueryKey;
 use crate::cache::{self, CachePolicy};
 use crate::carrier::strip_query_param;
+use crate::cel::Expression;
 use crate::core::WorkerState;
 use crate::downstream::{ExchangeControl, seen_upstream};
 use crate::exchange::{Connection, Exchange, RouteName, Verdict};
@@ -283,12 +285,40 @@ impl Journey {
     pub fn cache_use(&self, policy: &CachePolicy) -> (cache::Use, cache::Wishes) {
         let Journey { view, head, exchange, .. } = self;
         let handed = |name: &_| !seen_upstream(head, exchange, name).is_empty();
-        match cache::rules::request(head, exchange.identity.is_some(), &view.snapshot.credentials, policy, handed) {
+        let used = match &policy.extra {
+            Some(extra) => self.extra_use(extra, policy),
+            None => cache::rules::request(head, exchange.identity.is_some(), &view.snapshot.credentials, policy, handed),
+        };
+        match used {
             used @ cache::Use::Bypass(_) => (used, cache::Wishes::default()),
             used => match cache::Wishes::of(head, policy) {
                 wishes if wishes.no_store => (cache::Use::Bypass(cache::Bypass::Asked), wishes),
                 wishes => (used, wishes),
             },
+        }
+    }
+
+    /// The same where the route asks more of its cache.
+    #[cold]
+    fn extra_use(&self, extra: &cache::Extra, policy: &CachePolicy) -> cache::Use {
+        let Journey { view, head, exchange, .. } = self;
+        let credentials = &view.snapshot.credentials;
+        let shown = |name: &_| !seen_upstream(head, exchange, name).is_empty();
+        let by_consumer = extra.per_consumer && exchange.identity.as_ref().is_some_and(|identity| identity.consumer.is_some());
+        let used = match by_consumer {
+            true => {
+                let hidden = self.route().is_some_and(|route| !route.plan.options.forward_credentials);
+                cache::rules::consumers(head, credentials, hidden || policy.query == QueryKey::All, shown)
+            }
+            false => cache::rules::request(head, exchange.identity.is_some(), credentials, policy, shown),
+        };
+        // An expression that comes to nothing is for the careful side.
+        let holds = |rule: &Option<Expression>| rule.as_ref().is_some_and(|rule| rule.bool(head, exchange).unwrap_or(true));
+        match used {
+            cache::Use::Bypass(_) => used,
+            _ if holds(&extra.bypass) => cache::Use::Bypass(cache::Bypass::Rule),
+            _ if holds(&extra.no_store) => cache::Use::ReadOnly,
+            _ => used,
         }
     }
 

@@ -86,3 +86,4 @@ mod trailers;
 mod upgrade;
 mod upstreams;
 mod validation;
+mod variants;

@@ -9,6 +9,7 @@ use crate::peers::{Act, Asked, Origin, answer};
 
 const CONFIG: &str = "
     listeners: [ { bind: 127.0.0.1:$PORT } ]
+    server: { workers: 2 }
     services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
     routes:
       - { path: /*, service: a, policies: { cache: { ttl: 1h, stale_while_revalidate: 10m } } }
@@ -246,6 +247,29 @@ fn orders_are_checked_and_need_the_operators_token() {
         assert_eq!(state(&get_of(&gateway, SHOP, "/a/red")), "miss", "{args:?}");
     }
     assert!(gateway.stderr().contains("audit: purged"));
+}
+
+#[test]
+fn a_stock_server_purges_as_well() {
+    let origin = origin();
+    let yaml = filled(CONFIG, &[("$BACKEND", origin.port())]);
+    let yaml = yaml.replace("workers: 2", "engine: pingora").replace(", stale_while_revalidate: 10m", "");
+    let gateway = Gateway::start(&yaml);
+    for body in [
+        json!({ "urls": ["shop.example/a/red"] }),
+        json!({ "prefixes": ["shop.example/a/"] }),
+        json!({ "tags": ["red"], "host": SHOP }),
+        json!({ "hosts": [SHOP], "soft": true }),
+    ] {
+        warm(&gateway, &[(SHOP, "/a/red"), (OTHER, "/a/red")]);
+        purge(&gateway, &body);
+        let answer = get_of(&gateway, SHOP, "/a/red");
+        assert_eq!((state(&answer), answer.header("cache-tag")), ("miss", None), "{body}");
+        let answer = get_of(&gateway, SHOP, "/a/red");
+        assert_eq!((state(&answer), answer.header("cache-tag")), ("hit", None), "{body}");
+        assert_eq!(state(&get_of(&gateway, OTHER, "/a/red")), "hit", "{body}");
+    }
+    assert_eq!(get_of(&gateway, SHOP, "/seen/red").header("surrogate-key"), Some("red"));
 }
 
 fn shared(redis: &Redis, origin: &Origin) -> [Gateway; 2] {

@@ -1,21 +1,32 @@
-//! `POST /cache/purge`: takes out of the cache what a URL, a prefix, a host or a tag names, here and on every gateway that shares a Redis.
+//! The cache: what is in it, and out of it.
+//!
+//! | | |
+//! |---|---|
+//! | `POST /cache/purge` | takes out what a URL, a prefix, a host or a tag names, here and on every gateway that shares a Redis |
+//! | `GET /cache/explain?url=...&method=GET&header=Name:Value` | what is stored of a URL, and what such a request would get |
+//! | `GET /cache/top?limit=20` | the largest entries, and what each route has |
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, response};
+use bytes::BytesMut;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{Admin, Peer, problem};
 use crate::cache::sharing::Order;
 use crate::cache::tags::LONGEST as LONGEST_TAG;
+use crate::cache::watch::Asking;
 use crate::cache::{Purge, Within, host};
+use crate::carrier;
+use crate::route::Found;
 use crate::snapshot::Snapshot;
+use crate::wire::head::{self, HeadLimits};
 
 /// The longest request body, in bytes, and the most that one order names.
 const LONGEST_BODY: usize = 1 << 20;
@@ -24,7 +35,11 @@ const MOST: usize = 1000;
 const LONGEST_NAME: usize = 8192;
 
 pub(super) fn router() -> Router<Admin> {
-    Router::new().route("/cache/purge", post(purge)).layer(DefaultBodyLimit::max(LONGEST_BODY))
+    Router::new()
+        .route("/cache/purge", post(purge))
+        .route("/cache/explain", get(explain))
+        .route("/cache/top", get(top))
+        .layer(DefaultBodyLimit::max(LONGEST_BODY))
 }
 
 /// Makes a purge of what a person has written.
@@ -138,6 +153,70 @@ async fn purge(State(admin): State<Admin>, Peer(by): Peer, body: Result<Bytes, B
         },
     };
     Ok((status, Json(answer)).into_response())
+}
+
+/// The parameters of a query, decoded.
+fn parameters(query: Option<&str>) -> Vec<(String, String)> {
+    let text = |text: &str| String::from_utf8_lossy(&carrier::decode(text)).into_owned();
+    let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(name, value)| (text(name), text(value))).collect()
+}
+
+async fn top(State(admin): State<Admin>, RawQuery(query): RawQuery) -> response::Result<Response> {
+    let mut limit = 20;
+    for (name, value) in parameters(query.as_deref()) {
+        let wanted = value.parse().ok().filter(|limit| (1..=MOST).contains(limit) && name == "limit");
+        limit = wanted.ok_or_else(|| problem(StatusCode::BAD_REQUEST, "the query takes `limit`, from 1 to 1000", json!({})))?;
+    }
+    let cache = admin.core.cache;
+    let told = tokio::task::spawn_blocking(move || cache.top(limit)).await;
+    Ok(told.map_or_else(
+        |_| problem(StatusCode::SERVICE_UNAVAILABLE, "the process is ending", json!({})),
+        |told| Json(told).into_response(),
+    ))
+}
+
+async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> response::Result<Response> {
+    let bad = |why: &str| problem(StatusCode::BAD_REQUEST, why, json!({}));
+    let (mut url, mut method, mut listener, mut fields) = (None, "GET".to_owned(), None, Vec::new());
+    for (name, value) in parameters(query.as_deref()) {
+        match &*name {
+            "url" => url = Some(value),
+            "method" => method = value,
+            "listener" => listener = Some(value),
+            "header" => fields.push(value),
+            _ => {
+                return Err(bad("the query takes `url`, `method`, `header` (as Name:Value, several times) and `listener`").into());
+            }
+        }
+    }
+    let url = url.ok_or_else(|| bad("the query names a `url`"))?;
+    let purge = Purge::url(&url).map_err(|why| bad(&format!("the URL `{}`: {why}", url.escape_debug())))?;
+    let Purge::Target { host, path, query } = &purge else { return Err(bad("that is no URL").into()) };
+    let query = query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut head = format!("{method} {path}{query} HTTP/1.1\r\nHost: {host}\r\n");
+    for field in &fields {
+        head.push_str(field);
+        head.push_str("\r\n");
+    }
+    head.push_str("\r\n");
+    let mut buffer = BytesMut::from(head.as_bytes());
+    let head = head::take(&mut buffer, &HeadLimits::default());
+    let head = head.ok().filter(|_| buffer.is_empty()).ok_or_else(|| bad("that is no request: look at `method` and `header`"))?;
+    let snapshot = admin.core.snapshot.load_full();
+    let listener = listener.or_else(|| Some(snapshot.doors.first()?.name.to_string())).unwrap_or_default();
+    let route = match snapshot.tables.of(&listener).find(&head) {
+        Found::Route { index, .. } => snapshot.routes.get(index as usize).cloned(),
+        _ => None,
+    };
+    let cache = admin.core.cache;
+    let told = tokio::task::spawn_blocking(move || {
+        let policy = route.as_ref().and_then(|route| route.plan.options.cache.as_deref());
+        let asking =
+            Asking { head: &head, route: route.as_ref().map(|route| &*route.id), policy, credentials: &snapshot.credentials };
+        cache.explain(&purge, &asking)
+    });
+    Ok(told.await.map_or_else(|_| bad("the process is ending"), |told| Json(told).into_response()))
 }
 
 /// For the audit: the first few.

@@ -79,6 +79,11 @@ pub fn is_usual(name: &HeaderName) -> bool {
     USUAL.binary_search(&name.as_str()).is_ok()
 }
 
+/// As [`is_usual`], in whatever case.
+pub fn is_usual_name(name: &[u8]) -> bool {
+    HeaderName::from_bytes(name).is_ok_and(|name| is_usual(&name))
+}
+
 /// Where requests may carry credentials, for all routes of a configuration.
 #[derive(Debug)]
 pub struct Credentials {
@@ -104,17 +109,25 @@ impl Credentials {
 
     /// Why a request that carries such a field does not use the cache, but for fields that are part of its key. One walk over its fields.
     pub fn forbid(&self, head: &RequestHead, keyed: &[HeaderName]) -> Option<Bypass> {
+        self.forbid_but(head, |name| keyed.contains(name)).or_else(|| self.asked(head))
+    }
+
+    /// A query parameter with a credential.
+    pub fn asked(&self, head: &RequestHead) -> Option<Bypass> {
+        let asked = |query: &str| self.queries.iter().any(|name| query_values(query, name).next().is_some());
+        (!self.queries.is_empty() && head.query().is_some_and(asked)).then_some(Bypass::Credentials)
+    }
+
+    /// The same of fields alone, but for those that are `keyed`.
+    pub fn forbid_but(&self, head: &RequestHead, keyed: impl Fn(&HeaderName) -> bool) -> Option<Bypass> {
         let named = |name: &[u8]| {
             let from = self.headers.partition_point(|known| known.as_str().len() < name.len());
             let mut alike = self.headers.iter().skip(from).take_while(|known| known.as_str().len() == name.len());
             let known = alike.find(|known| name.eq_ignore_ascii_case(known.as_str().as_bytes()));
-            known.filter(|known| !keyed.contains(known))
+            known.filter(|known| !keyed(known))
         };
         let why = |name: &HeaderName| if OVERRIDING.contains(&name.as_str()) { Bypass::Overriding } else { Bypass::Credentials };
-        let asked = |query: &str| self.queries.iter().any(|name| query_values(query, name).next().is_some());
-        let found = head.headers().filter(|(name, _)| self.slots & slot(name) != 0).find_map(|(name, _)| named(name)).map(why);
-        let queried = || (!self.queries.is_empty() && head.query().is_some_and(asked)).then_some(Bypass::Credentials);
-        found.or_else(queried)
+        head.headers().filter(|(name, _)| self.slots & slot(name) != 0).find_map(|(name, _)| named(name)).map(why)
     }
 }
 

@@ -299,6 +299,11 @@ impl Cache {
                 return Keeping::Nothing;
             }
         }
+        if stale.is_none() && policy.asks_twice() && !self.was_asked(key.halves()) {
+            // Others who want it now are asking for the second time.
+            turn.into_iter().for_each(|turn| turn.end(Verdict::Failed));
+            return Keeping::Nothing;
+        }
         let variance = key::variance(policy, rules::members(&said.vary), seen);
         let filling = Filling::new(self.storage, promised);
         if !filling.is_wanted() {

@@ -6,9 +6,11 @@ use http::header::HeaderName;
 use pingora_cache::key::HashBinary;
 use pingora_cache::{CacheKey, VarianceBuilder};
 
-use super::policy::{CachePolicy, QueryKey};
+use super::credentials;
+use super::policy::{CachePolicy, Extra, QueryKey};
+use crate::carrier;
 use crate::exchange::Exchange;
-use crate::head::RequestHead;
+use crate::head::{HeaderEdit, RequestHead};
 
 /// Keyed anew by every process, so that nobody can choose keys that share a hash. Whoever finds something by it compares the whole key.
 static HASHERS: LazyLock<[ahash::RandomState; 2]> = LazyLock::new(Default::default);
@@ -16,6 +18,11 @@ static HASHERS: LazyLock<[ahash::RandomState; 2]> = LazyLock::new(Default::defau
 pub(super) fn hash(bytes: &[u8]) -> HashBinary {
     let [one, two] = &*HASHERS;
     ((u128::from(one.hash_one(bytes)) << 64) | u128::from(two.hash_one(bytes))).to_le_bytes()
+}
+
+pub(super) fn halves(hash: HashBinary) -> (u64, u64) {
+    let number = u128::from_le_bytes(hash);
+    ((number >> 64) as u64, number as u64)
 }
 
 /// A number for a target: the same for as long as the process lives.
@@ -34,6 +41,11 @@ pub struct Key {
 impl Key {
     fn new(primary: Vec<u8>) -> Self {
         Key { hash: hash(&primary), primary }
+    }
+
+    /// Two numbers that have nothing to do with each other.
+    pub(super) fn halves(&self) -> (u64, u64) {
+        halves(self.hash)
     }
 
     /// As Pingora's state machine has it.
@@ -87,6 +99,14 @@ where
         }
         bytes.flag(false);
     }
+    match &policy.query {
+        QueryKey::All | QueryKey::None => {}
+        QueryKey::Only(names) => bytes.parameters(head, |name| names.have(name)),
+        QueryKey::Ignore(names) => bytes.parameters(head, |name| !names.have(name)),
+    }
+    if let Some(extra) = &policy.extra {
+        bytes.extra(extra, head, exchange);
+    }
     // What goes to the backend as it came may be told apart there: `/a//b` and `/a/b`, `%2f` and `%2F`.
     if let Some(sent) = head.spelling.as_ref().map(|spelling| spelling.sent(false)).filter(|sent| **sent != *head.path) {
         bytes.put(sent.as_bytes());
@@ -110,6 +130,7 @@ pub(super) struct Parts<'a> {
     pub(super) path: &'a [u8],
     pub(super) query: Option<&'a [u8]>,
     pub(super) route: &'a [u8],
+    pub(super) scheme: &'a [u8],
 }
 
 /// Reads a key's beginning.
@@ -124,9 +145,10 @@ pub(super) fn read(primary: &[u8]) -> Parts<'_> {
         let (host, end) = part(0)?;
         let (path, flag) = part(end)?;
         let (query, end) = part(flag.checked_add(1)?)?;
-        let (route, _) = part(end)?;
+        let (route, behind) = part(end)?;
+        let scheme = part(behind).map_or(&b""[..], |(scheme, _)| scheme);
         let query = (primary.get(flag) == Some(&1)).then_some(query);
-        Some(Parts { target: primary.get(..end)?, host, path, query, route })
+        Some(Parts { target: primary.get(..end)?, host, path, query, route, scheme })
     };
     all().unwrap_or_else(|| Parts { target: primary, ..Parts::default() })
 }
@@ -179,6 +201,64 @@ impl Framed {
 
     fn flag(&mut self, flag: bool) {
         self.0.push(u8::from(flag));
+    }
+
+    /// Some of the query's parameters, by their names. Those of one name stay in their order, and each is taken as it is written.
+    fn parameters(&mut self, head: &RequestHead, wanted: impl Fn(&[u8]) -> bool) {
+        let pairs = head.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty());
+        let name = |pair: &str| carrier::decode(pair.split_once('=').map_or(pair, |(name, _)| name)).into_owned();
+        // Where a semicolon separates as well, another parameter stands behind it.
+        let mut pairs: Vec<_> =
+            pairs.map(|pair| (name(pair), pair)).filter(|(name, pair)| wanted(name) || pair.contains(';')).collect();
+        pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
+        for (_, pair) in pairs {
+            self.flag(true);
+            self.put(pair.as_bytes());
+        }
+        self.flag(false);
+    }
+
+    fn extra(&mut self, extra: &Extra, head: &RequestHead, exchange: &Exchange) {
+        for (name, value) in carrier::cookies_of(head).filter(|(name, _)| extra.key_cookies.have(name)) {
+            self.flag(true);
+            self.put(name);
+            self.put(value);
+        }
+        self.flag(false);
+        let identity = exchange.identity.as_ref().filter(|_| extra.per_consumer);
+        let consumer = identity.and_then(|identity| identity.consumer.as_deref());
+        self.flag(consumer.is_some());
+        if let Some(consumer) = consumer {
+            self.put(consumer.as_bytes());
+            self.shown(head, exchange);
+        }
+    }
+
+    /// Whatever of somebody the service is told or shown: it may answer by it. What a policy has put in the place of a field, or taken
+    /// out, is all that is seen of it.
+    fn shown(&mut self, head: &RequestHead, exchange: &Exchange) {
+        let told = exchange.told.iter().flat_map(|told| told.edits());
+        let edits = || told.clone().chain(&exchange.to_upstream).filter(|edit| credentials::is_usual(edit.name()));
+        for edit in edits() {
+            let value = match edit {
+                HeaderEdit::Set(_, value) | HeaderEdit::Add(_, value) => Some(value.as_bytes()),
+                HeaderEdit::Remove(_) => None,
+            };
+            self.flag(true);
+            self.put(edit.name().as_str().as_bytes());
+            self.flag(value.is_some());
+            self.put(value.unwrap_or_default());
+        }
+        self.flag(false);
+        let replaced = |name: &[u8]| {
+            edits().any(|edit| !matches!(edit, HeaderEdit::Add(..)) && edit.name().as_str().as_bytes().eq_ignore_ascii_case(name))
+        };
+        for (name, value) in head.headers().filter(|(name, _)| credentials::is_usual_name(name) && !replaced(name)) {
+            self.flag(true);
+            self.put(&name.to_ascii_lowercase());
+            self.put(value);
+        }
+        self.flag(false);
     }
 
     fn target(&mut self, host: &str, path: &str, query: Option<&[u8]>) {

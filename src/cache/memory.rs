@@ -32,6 +32,8 @@ use super::purges::{Finding, Purges};
 /// Only sizes the tables' memory of what was evicted.
 const TYPICAL_ENTRY: usize = 16 * 1024;
 const SHARD: usize = 16 * 1024 * 1024;
+/// No answer is longer than three quarters of a shard: of a large store, a twenty-fourth can be one.
+const SHARDS: usize = 16;
 
 #[derive(Clone)]
 struct ByBytes;
@@ -92,7 +94,7 @@ impl MemoryTier {
     pub fn new(capacity: usize) -> &'static Self {
         let filling_bound = capacity / 8;
         let entries_bound = capacity - filling_bound;
-        let shards = (entries_bound / SHARD).clamp(1, 64).next_power_of_two();
+        let shards = (entries_bound / SHARD).clamp(1, SHARDS).next_power_of_two();
         // A rounded-up share per shard must not add up to more than the whole.
         let entries_bound = entries_bound / shards * shards;
         let items = (entries_bound / TYPICAL_ENTRY).max(shards * 64);
@@ -178,6 +180,19 @@ impl MemoryTier {
                 None
             }
         }
+    }
+
+    /// All that is stored and would be found, one shard after the other: for operators, who look now and then.
+    pub(super) fn all(&self) -> impl Iterator<Item = Arc<Entry>> {
+        self.store.iter().map(|(_, entry)| entry).filter(|entry| {
+            let purged = || self.purges.concern(entry.checked.get()) && self.purges.look_at(entry).0 == Finding::Gone;
+            !self.changes.since(entry.place, entry.meta.asked) && !purged()
+        })
+    }
+
+    /// Whether it was purged softly, and has not been found since.
+    pub(super) fn is_aged(&self, entry: &Entry) -> bool {
+        self.purges.concern(entry.checked.get()) && self.purges.look_at(entry).0 == Finding::Stale
     }
 
     /// Whether an answer that is not stored yet was purged since it was asked for.

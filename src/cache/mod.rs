@@ -8,6 +8,7 @@
 //!
 //! Not in here: tiers on disk or in Redis, and who may purge.
 
+pub mod accept;
 mod changed;
 mod control;
 pub mod credentials;
@@ -33,7 +34,9 @@ pub mod stored;
 pub mod tags;
 mod turns;
 mod validated;
+pub mod watch;
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -53,7 +56,7 @@ pub use key::{Key, key};
 pub use lent::{Lent, Paying};
 pub use memory::{MemoryStats, MemoryTier};
 use moment::Moment;
-pub use policy::CachePolicy;
+pub use policy::{CachePolicy, Extra};
 pub use purges::{Purge, Within, host};
 pub use range::range;
 pub use revalidate::Validation;
@@ -72,6 +75,8 @@ pub const LOCK_RETRIES: usize = 5;
 /// How many keys per shard are remembered as "cannot be stored", so that they skip the lookup and, above all, the lock.
 const PREDICTED: usize = 512;
 const PREDICTOR_SHARDS: usize = 16;
+/// How many keys are remembered as asked for once, where a route wants to know.
+const ASKED: usize = 1 << 17;
 
 /// The process's cache. Built once at boot, never freed.
 pub struct Cache {
@@ -86,6 +91,8 @@ pub struct Cache {
     /// What the other gateways are told.
     pub sharing: Sharing,
     predictor: &'static Predictor<PREDICTOR_SHARDS>,
+    /// What was asked for before, for routes that store nothing at the first time.
+    asked: OnceLock<Box<[AtomicU64]>>,
     hits: AtomicU64,
     misses: AtomicU64,
     revalidated: AtomicU64,
@@ -121,6 +128,7 @@ impl Cache {
             payers: lent::Payers::default(),
             sharing: Sharing::new(),
             predictor: Box::leak(Box::new(Predictor::new(PREDICTED, Some(forget)))),
+            asked: OnceLock::new(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             revalidated: AtomicU64::new(0),
@@ -164,6 +172,13 @@ impl Cache {
     /// Whether what is kept under a key was changed since it was asked for: the answer may be from before the change.
     fn was_changed(&self, primary: &[u8], asked: Option<Instant>) -> bool {
         asked.is_some_and(|asked| self.storage.changes.since(Place::of(key::target_of(primary)), Moment::of(asked).get()))
+    }
+
+    /// Whether something of that key was missed before, for all that is remembered. It is from now on.
+    fn was_asked(&self, (place, mark): (u64, u64)) -> bool {
+        let places = self.asked.get_or_init(|| std::iter::repeat_with(AtomicU64::default).take(ASKED).collect());
+        let Some(place) = places.get((place % ASKED as u64) as usize) else { return false };
+        place.swap(mark | 1, Ordering::Relaxed) == mark | 1
     }
 
     /// Forgets everything, what is being fetched included.

@@ -26,6 +26,7 @@ pub(crate) fn policy() -> CachePolicy {
         key_headers: Box::new([]),
         handed: Box::new([]),
         query: policy::QueryKey::All,
+        extra: None,
         keep_tags: false,
         statuses: Box::new([200, 204, 404]),
     }

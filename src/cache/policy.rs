@@ -1,23 +1,65 @@
 //! What a route wants of the cache. What people write is `policy::shape::cache`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use schemars::JsonSchema;
-use serde::Deserialize;
 
 use super::control::LONGEST;
 use super::credentials;
+use crate::cel::Expression;
 
 /// What of the query string is part of the key.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum QueryKey {
     /// All of it, byte for byte.
     #[default]
     All,
     /// Nothing: requests that differ only in their query share an entry.
     None,
+    /// The parameters of these names, in the order of their names.
+    Only(Names),
+    /// All but these, in the order of their names.
+    Ignore(Names),
+}
+
+/// Names of parameters or cookies. One with a `*` at its end is the beginning of many.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names(Box<[Box<str>]>);
+
+impl Names {
+    pub fn new(names: impl IntoIterator<Item = Box<str>>) -> Self {
+        Names(names.into_iter().collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn have(&self, name: &[u8]) -> bool {
+        self.0.iter().any(|known| match known.strip_suffix('*') {
+            Some(beginning) => name.starts_with(beginning.as_bytes()),
+            None => known.as_bytes() == name,
+        })
+    }
+}
+
+/// What few routes ask of their cache.
+#[derive(Debug, Default)]
+pub struct Extra {
+    /// Codings, and languages, to which what clients accept is cut down.
+    pub accept_encoding: Option<Box<[Box<str>]>>,
+    pub accept_language: Option<Box<[Box<str>]>>,
+    /// Cookies that are part of the key, and those that the service is not shown.
+    pub key_cookies: Names,
+    pub drop_cookies: Names,
+    /// Who has proved to be a consumer has entries of that consumer's.
+    pub per_consumer: bool,
+    /// Requests for which one of them holds do not use the cache, or store nothing.
+    pub bypass: Option<Expression>,
+    pub no_store: Option<Expression>,
+    /// What is asked for once is not stored.
+    pub second_request: bool,
 }
 
 /// A route's compiled cache policy.
@@ -43,6 +85,7 @@ pub struct CachePolicy {
     /// Credentials that the route's policies hand to the backend: a request with one never uses the cache.
     pub handed: Box<[HeaderName]>,
     pub query: QueryKey,
+    pub extra: Option<Arc<Extra>>,
     /// Clients see the tags that answers bear.
     pub keep_tags: bool,
     /// Of answers that name no lifetime. Sorted.
@@ -59,9 +102,21 @@ pub struct Heuristic {
 /// As long as a lifetime can be.
 pub const UNBOUNDED: Duration = Duration::from_secs(LONGEST);
 
+impl Extra {
+    /// Whether the service is asked in other words than the client's.
+    pub fn asks_otherwise(&self) -> bool {
+        self.accept_encoding.is_some() || self.accept_language.is_some() || !self.drop_cookies.is_empty()
+    }
+}
+
 impl CachePolicy {
     pub fn keeps_status(&self, status: u16) -> bool {
         self.statuses.binary_search(&status).is_ok()
+    }
+
+    /// What is asked for once is not stored.
+    pub fn asks_twice(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.second_request)
     }
 
     /// On a route whose policies make fields of these names for each client.

@@ -15,11 +15,12 @@ use http::{StatusCode, Version};
 use pingora_http::ResponseHeader;
 
 use super::control::{Control, LONGEST, directives, list_of, seconds};
-use super::credentials::Credentials;
+use super::credentials::{self, Credentials};
 use super::date;
-use super::policy::CachePolicy;
+use super::policy::{CachePolicy, Extra};
 use super::said::Said;
 use super::tags::Tags;
+use crate::carrier;
 use crate::exchange::is_gateways;
 use crate::head::{BodyFraming, RequestHead};
 use crate::wire::encode;
@@ -37,6 +38,8 @@ pub enum Bypass {
     Overriding,
     /// Its `Cache-Control` wants nothing to be kept of it.
     Asked,
+    /// The route says so.
+    Rule,
 }
 
 impl Bypass {
@@ -47,6 +50,7 @@ impl Bypass {
             Bypass::Credentials => "credentials",
             Bypass::Overriding => "overriding",
             Bypass::Asked => "asked",
+            Bypass::Rule => "rule",
         }
     }
 }
@@ -71,6 +75,37 @@ pub fn request(
     policy: &CachePolicy,
     handed: impl Fn(&HeaderName) -> bool,
 ) -> Use {
+    let used = by_form(head);
+    if matches!(used, Use::Bypass(_)) {
+        return used;
+    }
+    if identified || policy.handed.iter().any(handed) {
+        return Use::Bypass(Bypass::Credentials);
+    }
+    let forbidden = match policy.extra.as_ref().is_some_and(|extra| knows_cookies(extra, head)) {
+        false => credentials.forbid(head, &policy.key_headers),
+        true => {
+            let keyed = |name: &HeaderName| *name == header::COOKIE || policy.key_headers.contains(name);
+            credentials.forbid_but(head, keyed).or_else(|| credentials.asked(head))
+        }
+    };
+    forbidden.map_or(used, Use::Bypass)
+}
+
+/// As [`request`], of one by a consumer on a route that keeps entries for each: all that the service is `shown` of him is part of the key.
+/// `query`: so is all of the query.
+pub fn consumers(head: &RequestHead, credentials: &Credentials, query: bool, shown: impl Fn(&HeaderName) -> bool) -> Use {
+    let used = by_form(head);
+    if matches!(used, Use::Bypass(_)) {
+        return used;
+    }
+    let keyed = |name: &HeaderName| credentials::is_usual(name) || !shown(name);
+    let forbidden = credentials.forbid_but(head, keyed).or_else(|| credentials.asked(head).filter(|_| !query));
+    forbidden.map_or(used, Use::Bypass)
+}
+
+/// By its method, and what it brings.
+fn by_form(head: &RequestHead) -> Use {
     let read_only = match head.method.as_str() {
         "GET" => head.header("range").is_some(),
         "HEAD" => true,
@@ -79,13 +114,12 @@ pub fn request(
     if head.body != BodyFraming::None || head.upgrade {
         return Use::Bypass(Bypass::Content);
     }
-    if identified || policy.handed.iter().any(handed) {
-        return Use::Bypass(Bypass::Credentials);
-    }
-    if let Some(why) = credentials.forbid(head, &policy.key_headers) {
-        return Use::Bypass(why);
-    }
     if read_only { Use::ReadOnly } else { Use::Full }
+}
+
+/// Whether every cookie of a request is part of the key, or is not shown to the service.
+fn knows_cookies(extra: &Extra, head: &RequestHead) -> bool {
+    carrier::cookies_of(head).all(|(name, _)| extra.key_cookies.have(name) || extra.drop_cookies.have(name))
 }
 
 /// What a request says of the answers that it takes (RFC 9111, section 5.2.1). In seconds.

@@ -118,6 +118,7 @@ impl Outcome {
             Outcome::Bypass(Bypass::Asked) => HeaderValue::from_static("portcullis; fwd=request"),
             Outcome::Bypass(Bypass::Credentials) => HeaderValue::from_static("portcullis; fwd=bypass; detail=credentials"),
             Outcome::Bypass(Bypass::Overriding) => HeaderValue::from_static("portcullis; fwd=bypass; detail=overriding"),
+            Outcome::Bypass(Bypass::Rule) => HeaderValue::from_static("portcullis; fwd=bypass; detail=rule"),
             Outcome::Bypass(Bypass::Content) => HeaderValue::from_static("portcullis; fwd=bypass; detail=content"),
         }
     }

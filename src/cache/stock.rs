@@ -87,6 +87,9 @@ impl Cache {
             _ if self.is_beyond(Said::by_header(answer).content_length) => {
                 RespCacheable::Uncacheable(NoCacheReason::ResponseTooLarge)
             }
+            _ if policy.asks_twice() && !key.is_some_and(|key| self.was_asked(key::halves(key.primary_bin()))) => {
+                RespCacheable::Uncacheable(NoCacheReason::Custom("first_request"))
+            }
             _ => store(answer, policy, self.came(asked)),
         }
     }

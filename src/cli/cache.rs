@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::keys::{Access, text};
+use crate::admin::encoded;
 
 /// Things of one order.
 const TOGETHER: usize = 1000;
@@ -22,6 +23,22 @@ pub struct Cache {
 enum Action {
     /// Take answers out of the cache: at once here, within a second on every gateway that shares the Redis.
     Purge(Purge),
+    /// Say what is stored of a URL, and what a request for it would get, and why.
+    Explain {
+        url: String,
+        /// The request's method.
+        #[arg(long, default_value = "GET")]
+        method: String,
+        /// A field of the request, such as 'Accept-Language: de'. Several times for several fields.
+        #[arg(long = "header", value_name = "FIELD")]
+        headers: Vec<String>,
+    },
+    /// List what each route has stored, and the entries that take the most room.
+    Top {
+        /// How many entries, up to 1000.
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
 }
 
 #[derive(Args)]
@@ -55,11 +72,24 @@ struct Purge {
 }
 
 pub fn run(cache: &Cache) -> ExitCode {
-    let Action::Purge(purge) = &cache.action;
-    match perform(purge, &cache.access) {
+    let done = match &cache.action {
+        Action::Purge(purge) => perform(purge, &cache.access),
+        Action::Explain { url, method, headers } => {
+            let fields = headers.iter().map(|field| format!("&header={}", encoded(field))).collect::<String>();
+            look(&cache.access, &format!("/cache/explain?url={}&method={}{fields}", encoded(url), encoded(method)))
+        }
+        Action::Top { limit } => look(&cache.access, &format!("/cache/top?limit={limit}")),
+    };
+    match done {
         Ok(text) => super::print(&text),
         Err(why) => super::fail(&why),
     }
+}
+
+/// What the gateway says, as it says it.
+fn look(access: &Access, path: &str) -> Result<String, String> {
+    let told = access.asker()?("GET", path, &Value::Null)?;
+    Ok(format!("{told:#}\n"))
 }
 
 fn perform(purge: &Purge, access: &Access) -> Result<String, String> {

@@ -402,6 +402,18 @@ fn answers(list: &mut List, w: &Words) {
         format!("{quiet} {http}/prices/42; {curl} {http}/prices/42"),
         &["cache-status: ", "hit", "age:"],
     );
+    list.add(
+        &[200],
+        "and so where only what nobody looks at is another",
+        format!("{quiet} {http}/prices/42; {curl} '{http}/prices/42?utm_source=mail'"),
+        &["cache-status: ", "hit"],
+    );
+    list.add(
+        &[200],
+        "until an operator takes it out",
+        format!("{quiet} -d '{{\"everything\":true}}' {admin}/cache/purge; {curl} {http}/prices/42"),
+        &["cache-status: ", "fwd=miss"],
+    );
     list.add(&[200], "credentials bypass the cache", format!("{curl} -b session=1 {http}/prices/42"), &["cache-status: "]);
     list.add(
         &[200],

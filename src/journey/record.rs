@@ -44,6 +44,8 @@ impl Drop for Journey {
         }
         if !outcome.cache.is_empty() {
             metrics.cache(outcome.cache);
+            let saved = if matches!(outcome.cache, "hit" | "stale" | "revalidated") { outcome.bytes_out } else { 0 };
+            route.cached(outcome.cache, saved);
         }
         if (outcome.upstream.is_some() || self.tries.attempts > 1)
             && let Some(served) = self.service().and_then(|service| self.view.snapshot.service_metrics.get(&service.key))

@@ -57,6 +57,13 @@ const CONSUMERS: Family = family(
     MetricType::COUNTER,
     "Requests by consumer and class of the answer's status, where `metrics.consumers` asks for it.",
 );
+const ROUTE_CACHE: Family =
+    family("portcullis_route_cache_requests_total", MetricType::COUNTER, "Requests by route and what its cache did.");
+const ROUTE_SAVED: Family = family(
+    "portcullis_route_cache_bytes_total",
+    MetricType::COUNTER,
+    "Body bytes that clients got from a route's cache, and its service did not send.",
+);
 const CACHE: Family = family("portcullis_cache_requests_total", MetricType::COUNTER, "Requests by what the cache did.");
 const CONNECTIONS: Family = family("portcullis_connections", MetricType::GAUGE, "Open client connections.");
 const REFUSED: Family = family(
@@ -112,7 +119,7 @@ impl Scrape {
 
     fn routes(&self) -> Vec<MetricFamily> {
         let (mut requests, mut durations, mut received, mut sent) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut refusals = Vec::new();
+        let (mut refusals, mut cached, mut saved) = (Vec::new(), Vec::new(), Vec::new());
         let mut add = |route: &RouteMetrics| {
             let totals = route.totals();
             if totals.requests() == 0 {
@@ -123,6 +130,10 @@ impl Scrape {
             durations.push(histogram(&totals.duration, &[label]));
             received.push(counter(totals.bytes_in, &[label]));
             sent.push(counter(totals.bytes_out, &[label]));
+            if let Some((states, bytes)) = route.cache() {
+                cached.extend(states.into_iter().map(|(state, count)| counter(count, &[label, ("state", state)])));
+                saved.push(counter(bytes, &[label]));
+            }
             let counts = route.refusals().into_iter();
             refusals
                 .extend(counts.map(|((policy, reason), count)| counter(count, &[label, ("policy", policy), ("reason", reason)])));
@@ -138,6 +149,8 @@ impl Scrape {
         });
         vec![
             of(REQUESTS, requests),
+            of(ROUTE_CACHE, cached),
+            of(ROUTE_SAVED, saved),
             of(ANSWERS, answers),
             of(DURATION, durations),
             of(RECEIVED, received),

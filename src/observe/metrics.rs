@@ -80,8 +80,23 @@ pub struct RouteMetrics {
     shards: Sharded<RouteShard>,
     /// Made with the first refusal.
     refusals: OnceLock<Words>,
+    /// Made with the first request to a cache.
+    cached: OnceLock<Box<CacheMetrics>>,
     /// Made with the first WebSocket.
     websockets: OnceLock<Box<WebSocketMetrics>>,
+}
+
+/// What a route's cache did.
+#[derive(Debug)]
+struct CacheMetrics {
+    states: Words,
+    saved: Counter,
+}
+
+impl Default for CacheMetrics {
+    fn default() -> Self {
+        CacheMetrics { states: Words::new(FEW), saved: Counter::default() }
+    }
 }
 
 /// A route's counts, summed up.
@@ -106,6 +121,7 @@ impl RouteMetrics {
             route: route.to_owned(),
             shards: Sharded::default(),
             refusals: OnceLock::new(),
+            cached: OnceLock::new(),
             websockets: OnceLock::new(),
         }
     }
@@ -113,6 +129,21 @@ impl RouteMetrics {
     /// What is counted of its WebSockets.
     pub fn websockets(&self, tallies: &Arc<Tallies>) -> &WebSocketMetrics {
         self.websockets.get_or_init(|| Box::new(WebSocketMetrics::new(tallies, &self.route)))
+    }
+
+    /// Counts a request by what the cache did, and what of the answer's body came from there.
+    pub fn cached(&self, state: &'static str, saved: u64) {
+        let cached = self.cached.get_or_init(Box::default);
+        cached.states.counter(state, "").add(1);
+        if saved > 0 {
+            cached.saved.add(saved);
+        }
+    }
+
+    /// Requests by what the cache did, and the bytes that it gave.
+    pub(super) fn cache(&self) -> Option<(Vec<(&'static str, u64)>, u64)> {
+        let cached = self.cached.get()?;
+        Some((cached.states.counts().into_iter().map(|((state, _), count)| (state, count)).collect(), cached.saved.sum()))
     }
 
     /// Counts a refusal on this route.

@@ -10,18 +10,23 @@ use http::{HeaderName, StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::cache::CachePolicy;
-use crate::cache::policy::{Heuristic, QueryKey, UNBOUNDED};
-use crate::policy::{Compile, PlanBuilder, Policy, Stage};
+use crate::cache::policy::{Extra, Heuristic, Names, QueryKey, UNBOUNDED};
+use crate::cache::{CachePolicy, accept};
+use crate::cel::{Expression, Kind};
+use crate::exchange::Exchange;
+use crate::head::RequestHead;
+use crate::policy::{Compile, OnRequest, PlanBuilder, Policy, Stage};
 use crate::problem::{Place, Problem};
-use crate::reply::Reply;
-use crate::value::{Period, Size, Spanned, count_within, period_within};
+use crate::reply::{Flow, Reply};
+use crate::value::{OneOrMany, Period, Size, Spanned, count_within, period_within};
 
 /// A longer lifetime than this is a mistake more often than a wish; purging by hand is the only way out of it.
 const LONGEST_TTL: u64 = 30 * DAY;
 const DAY: u64 = 24 * 3_600_000;
 /// Every key header multiplies the entries of a route.
 const MOST_KEY_HEADERS: usize = 16;
+/// Names of query parameters, and of cookies that are not shown.
+const MOST_PARAMETERS: usize = 64;
 const DEFAULT_MAX_BODY: u64 = 1024 * 1024;
 
 /// The statuses that RFC 9110, section 15.1, calls heuristically cacheable, without those that say something about this one request
@@ -73,9 +78,33 @@ pub struct CacheConfig {
     /// Default: none.
     #[serde(default)]
     pub key_headers: Vec<Spanned<String>>,
-    /// Whether the query string is part of the key. `none` is for backends that do not look at it. Default: `all`.
+    /// What of the query string is part of the key: `all` as it is written, `none` for services that do not look at it, `{ only: [ page, q ] }`
+    /// or `{ ignore: [ 'utm_*', fbclid ] }`; with these two the order of the parameters makes no difference. The service is sent all of it
+    /// whatever this says. Default: `all`.
     #[serde(default)]
-    pub query: QueryKey,
+    pub query: QueryConfig,
+    /// What clients accept, cut down to what matters, so that those who would get the same share it. Default: as they say it.
+    #[serde(default)]
+    pub vary: Option<VaryConfig>,
+    /// Which cookies a request may carry that uses the cache. Default: none.
+    #[serde(default)]
+    pub cookies: Option<CookiesConfig>,
+    /// `consumer`: requests that `authn` has proved to be a consumer's use the cache, each consumer's entries being his own; what else the
+    /// service is told of who asks (a token's subject, its scopes, a credential that is forwarded) is part of the key. Default: they do not use
+    /// it.
+    #[serde(default)]
+    pub per: Option<Per>,
+    /// Requests for which this CEL expression is true do not use the cache. So do those of which it cannot be told.
+    #[serde(default)]
+    pub bypass: Option<Spanned<String>>,
+    /// Requests for which this CEL expression is true may be answered from the cache, but what the service answers them is not stored. So with
+    /// those of which it cannot be told.
+    #[serde(default)]
+    pub no_store: Option<Spanned<String>>,
+    /// `second_request` stores nothing that was asked for but once, so that what is asked for once takes no room. What was asked for is
+    /// remembered for some 100,000 keys. Default: `first_request`.
+    #[serde(default)]
+    pub store_on: StoreOn,
     /// Whether clients see the fields by which a service tags its answers for purges (`Surrogate-Key`, `Cache-Tag`). Default: false.
     #[serde(default)]
     pub keep_tags: bool,
@@ -93,6 +122,62 @@ pub struct HeuristicConfig {
     pub percent: Option<Spanned<u32>>,
     /// The most that comes of it, 1s to `30d`. Default: `1d`.
     pub max: Option<Spanned<Period>>,
+}
+
+/// What of the query is part of the key.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum QueryConfig {
+    /// All of it, as it is written.
+    #[default]
+    All,
+    /// Nothing.
+    None,
+    /// These parameters. A `*` at the end of a name stands for anything.
+    Only(OneOrMany<Spanned<String>>),
+    /// All but these.
+    Ignore(OneOrMany<Spanned<String>>),
+}
+
+/// What clients accept, in the words in which the service is asked.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct VaryConfig {
+    /// The codings that matter, the best first: `Accept-Encoding` becomes those that the client accepts, or `identity`. At most 8. Default: as
+    /// it came.
+    pub accept_encoding: Option<OneOrMany<Spanned<String>>>,
+    /// The languages that there are: `Accept-Language` becomes the one that suits the client best, and goes where none does. At most 64.
+    /// Default: as it came.
+    pub accept_language: Option<OneOrMany<Spanned<String>>>,
+}
+
+/// Which cookies a request may carry that uses the cache; one with any other does not.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CookiesConfig {
+    /// Those whose values are part of the key. A `*` at the end of a name stands for anything. At most 16.
+    pub key: Vec<Spanned<String>>,
+    /// Those that are not shown to the service with GET and HEAD, such as `_ga*`. At most 64.
+    pub drop: Vec<Spanned<String>>,
+}
+
+/// Whose the entries are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Per {
+    /// A consumer's.
+    Consumer,
+}
+
+/// When an answer is stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreOn {
+    /// As soon as it is asked for.
+    #[default]
+    FirstRequest,
+    /// Once it was asked for before.
+    SecondRequest,
 }
 
 /// What clients' directives do.
@@ -129,6 +214,7 @@ impl Policy for CachePolicy {
         let max_body = check_max_body(&config.max_body, cx);
         let key_headers = check_key_headers(&config.key_headers, cx);
         let statuses = check_statuses(config.statuses.as_deref(), cx);
+        let (query, extra) = (check_query(&config.query, cx), check_extra(config, cx));
         let ((default_ttl, min_ttl, max_ttl), (stale_while_revalidate, stale_if_error, max_stale)) = (lifetimes?, stale?);
         Some(CachePolicy {
             default_ttl,
@@ -145,16 +231,101 @@ impl Policy for CachePolicy {
             max_body: max_body?,
             key_headers: key_headers?,
             handed: Box::default(),
-            query: config.query,
+            query: query?,
+            extra: extra?,
             keep_tags: config.keep_tags,
             statuses: statuses?,
         })
     }
 
-    /// The road itself asks the cache, between the last step and the backend; there is no step to install.
+    /// The road itself asks the cache, between the last step and the backend; the one step there may be is how the service is asked.
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
+        let extra = self.extra.clone();
         plan.options().cache = Some(self);
+        let Some(extra) = extra else { return };
+        plan.options().by_path |= [&extra.bypass, &extra.no_store].into_iter().flatten().any(Expression::looks_at_path);
+        if extra.asks_otherwise() {
+            plan.on_request(Arc::new(Asking(extra)));
+        }
     }
+}
+
+/// Has the service asked in words that many clients share.
+struct Asking(Arc<Extra>);
+
+impl OnRequest for Asking {
+    fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow {
+        accept::ask(&self.0, head, &mut exchange.to_upstream);
+        Flow::Continue(())
+    }
+}
+
+fn check_query(query: &QueryConfig, cx: &mut Compile<'_>) -> Option<QueryKey> {
+    Some(match query {
+        QueryConfig::All => QueryKey::All,
+        QueryConfig::None => QueryKey::None,
+        QueryConfig::Only(names) => QueryKey::Only(check_names("parameters", names, MOST_PARAMETERS, cx)?),
+        QueryConfig::Ignore(names) => QueryKey::Ignore(check_names("parameters", names, MOST_PARAMETERS, cx)?),
+    })
+}
+
+fn check_names(what: &str, names: &[Spanned<String>], most: usize, cx: &mut Compile<'_>) -> Option<Names> {
+    let mut ok = true;
+    for name in names {
+        let beginning = name.value.strip_suffix('*').unwrap_or(&name.value);
+        if name.value.is_empty() || beginning.contains('*') || beginning.contains(['=', ';', '&']) {
+            let message = format!("`{}` is no name, nor the beginning of one", name.value.escape_debug());
+            cx.problems.push(Problem::error(name.place, message).hint("write it like `utm_*` or `page`, decoded"));
+            ok = false;
+        }
+    }
+    if let Some(extra) = names.get(most) {
+        cx.problems.push(Problem::error(extra.place, format!("more than {most} {what}")));
+        ok = false;
+    }
+    ok.then(|| Names::new(names.iter().map(|name| name.value.as_str().into())))
+}
+
+/// `None` of it where the route asks for nothing of all this.
+#[allow(clippy::option_option, reason = "the outer one is whether there was a problem")]
+fn check_extra(config: &CacheConfig, cx: &mut Compile<'_>) -> Option<Option<Arc<Extra>>> {
+    let before = cx.problems.len();
+    let mut extra = Extra { per_consumer: config.per.is_some(), ..Extra::default() };
+    extra.second_request = config.store_on == StoreOn::SecondRequest;
+    if let Some(vary) = &config.vary {
+        extra.accept_encoding = vary.accept_encoding.as_ref().and_then(|names| check_tokens(names, 8, "gzip", cx));
+        extra.accept_language = vary.accept_language.as_ref().and_then(|names| check_tokens(names, 64, "de or pt-BR", cx));
+    }
+    if let Some(cookies) = &config.cookies {
+        extra.key_cookies = check_names("cookies", &cookies.key, MOST_KEY_HEADERS, cx).unwrap_or_default();
+        extra.drop_cookies = check_names("cookies", &cookies.drop, MOST_PARAMETERS, cx).unwrap_or_default();
+    }
+    let mut expression = |text: &Option<Spanned<String>>| {
+        text.as_ref().and_then(|text| Expression::compile(&text.value, text.place, cx.problems, Kind::Bool))
+    };
+    (extra.bypass, extra.no_store) = (expression(&config.bypass), expression(&config.no_store));
+    let cookies = config.cookies.is_some();
+    let asked = cookies || config.vary.is_some() || config.per.is_some() || config.bypass.is_some() || config.no_store.is_some();
+    let asked = asked || extra.second_request;
+    (cx.problems.len() == before).then(|| asked.then(|| Arc::new(extra)))
+}
+
+/// Codings or languages.
+fn check_tokens(names: &[Spanned<String>], most: usize, like: &str, cx: &mut Compile<'_>) -> Option<Box<[Box<str>]>> {
+    let mut ok = true;
+    for name in names {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if name.value.is_empty() || name.value.len() > 64 || !name.value.bytes().all(good) {
+            let message = format!("`{}` is none", name.value.escape_debug());
+            cx.problems.push(Problem::error(name.place, message).hint(format!("write it like {like}")));
+            ok = false;
+        }
+    }
+    if let Some(extra) = names.get(most) {
+        cx.problems.push(Problem::error(extra.place, format!("more than {most}: each multiplies the entries")));
+        ok = false;
+    }
+    ok.then(|| names.iter().map(|name| name.value.as_str().into()).collect())
 }
 
 /// The default, the least and the most.
@@ -316,7 +487,7 @@ mod tests {
         let policy = policy.unwrap();
         assert!(problems.is_empty());
         assert_eq!((policy.default_ttl, policy.min_ttl, policy.max_ttl), (Duration::ZERO, Duration::ZERO, UNBOUNDED));
-        assert_eq!((policy.max_body, policy.query, policy.heuristic), (1 << 20, QueryKey::All, None));
+        assert_eq!((policy.max_body, &policy.query, policy.heuristic), (1 << 20, &QueryKey::All, None));
         assert_eq!((policy.stale_while_revalidate, policy.stale_if_error), (Duration::ZERO, Duration::ZERO));
         assert!(policy.max_stale == Duration::from_millis(DAY) && !policy.ignore_requests);
         assert!(policy.keeps_status(200) && policy.keeps_status(404) && !policy.keeps_status(206) && !policy.keeps_status(500));
@@ -372,6 +543,32 @@ mod tests {
         let policy = policy.unwrap();
         assert_eq!(policy.key_headers.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["x-a", "x-b"]);
         assert_eq!(policy.query, QueryKey::None);
+    }
+
+    #[test]
+    fn what_few_routes_ask_for_is_checked() {
+        for yaml in [
+            "query: !only ['']",
+            "query: !ignore 'a*b'",
+            "query: !ignore ['a=b']",
+            "vary: {accept_encoding: 'gz ip'}",
+            "vary: {accept_language: ['*']}",
+            "cookies: {key: ['a;b']}",
+            "bypass: 'request.path =='",
+        ] {
+            let (policy, problems) = compile(yaml);
+            assert!(policy.is_none() && !problems.is_empty(), "{yaml}");
+        }
+        let many: Vec<String> = (0..65).map(|number| format!("p{number}")).collect();
+        assert!(compile(&format!("query: !ignore [{}]", many.join(","))).0.is_none());
+        assert!(compile("{}").0.unwrap().extra.is_none());
+        let policy = compile("{query: !ignore ['utm_*', x], cookies: {drop: ['_ga*']}, per: consumer, store_on: second_request}")
+            .0
+            .unwrap();
+        let QueryKey::Ignore(names) = &policy.query else { panic!("{:?}", policy.query) };
+        assert!(names.have(b"utm_source") && names.have(b"x") && !names.have(b"xy") && !names.have(b"utm"));
+        let extra = policy.extra.unwrap();
+        assert!(extra.per_consumer && extra.second_request && extra.asks_otherwise() && extra.drop_cookies.have(b"_gat"));
     }
 
     #[test]

@@ -8,8 +8,7 @@ use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::compress::accept::weight;
-use crate::head::RequestHead;
+use crate::head::{RequestHead, weight};
 use crate::policy::{Compile, PlanBuilder, Policy, Stage};
 use crate::problem::Problem;
 use crate::reply::Page;

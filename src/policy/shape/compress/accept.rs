@@ -1,6 +1,7 @@
 //! Which coding a client takes: `Accept-Encoding` (RFC 9110, section 12.5.3).
 
 use super::Coding;
+use crate::head::weighed;
 
 /// A weight in thousandths.
 type Weight = u16;
@@ -11,9 +12,8 @@ pub fn choose<'a>(fields: impl Iterator<Item = &'a [u8]>, offered: &[Coding]) ->
     let mut said: [Option<Weight>; Coding::ALL.len()] = Default::default();
     let (mut any, mut identity) = (None, None);
     for member in fields.flat_map(|field| field.split(|&byte| byte == b',')) {
-        let mut parts = member.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
-        let name = parts.next().unwrap_or_default();
-        let weight = parts.find_map(|part| part.strip_prefix(b"q=").or(part.strip_prefix(b"Q="))).map_or(1000, weight);
+        // What is no weight counts as none: the client then gets the answer as it is.
+        let (name, weight) = weighed(member);
         if name == b"*" {
             any = Some(weight);
         } else if name.eq_ignore_ascii_case(b"identity") {
@@ -31,18 +31,6 @@ pub fn choose<'a>(fields: impl Iterator<Item = &'a [u8]>, offered: &[Coding]) ->
         }
     }
     best.filter(|(_, weight)| identity.is_none_or(|identity| *weight >= identity)).map(|(coding, _)| coding)
-}
-
-/// `0.5`, `1`, `0.001`. What is no weight counts as none: the client then gets the answer as it is.
-pub fn weight(text: &[u8]) -> Weight {
-    let text = std::str::from_utf8(text).unwrap_or_default();
-    let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
-    let digits = rest.len() <= 3 && rest.bytes().all(|byte| byte.is_ascii_digit());
-    match (whole, digits) {
-        ("1", true) if rest.bytes().all(|byte| byte == b'0') => 1000,
-        ("0", true) => format!("{rest:0<3}").parse().unwrap_or(0),
-        _ => 0,
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,165 @@
+//! What is in the cache, for operators: what is stored of a URL and why a request would or would not get it, and what takes the room.
+//!
+//! It walks over all that is stored, off the event loops and one shard after the other: for a look now and then.
+
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
+use std::time::SystemTime;
+
+use http::HeaderName;
+use serde_json::{Value, json};
+
+use super::entry::Entry;
+use super::key::{self, Parts};
+use super::rules::{self, Use, Wishes};
+use super::{Cache, CachePolicy, Credentials, Purge, accept};
+use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
+
+/// Of one URL.
+const MOST_STORED: usize = 200;
+
+/// The request that is thought of.
+pub struct Asking<'a> {
+    pub head: &'a RequestHead,
+    /// The route that it would take.
+    pub route: Option<&'a str>,
+    pub policy: Option<&'a CachePolicy>,
+    pub credentials: &'a Credentials,
+}
+
+impl Cache {
+    /// What is stored of a URL, on every route, and what such a request would get. What policies make of a request for each client, and a
+    /// proved identity, are not known here.
+    pub fn explain(&self, url: &Purge, asking: &Asking<'_>) -> Value {
+        let Purge::Target { host, path, query } = url else { return Value::Null };
+        // As it is stored, and as it is stored where the query is no part of the key, or only some of it.
+        let targets = [key::target(host, path, query.as_deref()), key::target(host, path, None)];
+        let (now, mut stored, mut best) = (SystemTime::now(), Vec::new(), None);
+        let mut edits = HeaderEdits::new();
+        if let Some(extra) = asking.policy.and_then(|policy| policy.extra.as_deref()) {
+            accept::ask(extra, asking.head, &mut edits);
+        }
+        let of_url = |entry: &Entry| targets.iter().any(|target| target == key::read(&entry.primary).target);
+        for entry in self.storage.all().filter(|entry| of_url(entry)).take(MOST_STORED) {
+            let mut told = self.describe(&entry, now);
+            let fits = asking.fits(&entry, &edits);
+            if let Some(told) = told.as_object_mut() {
+                told.insert("fits".to_owned(), fits.into());
+            }
+            if fits {
+                let left = self.left(&entry, now);
+                best = best.max(Some(left));
+            }
+            stored.push(told);
+        }
+        let (verdict, why) = asking.verdict(best);
+        json!({ "url": url_of(host, path, query.as_deref()), "route": asking.route, "would": verdict, "why": why, "stored": stored })
+    }
+
+    /// The largest entries, without their queries, which may hold what is nobody's business; and what each route has stored.
+    pub fn top(&self, limit: usize) -> Value {
+        let now = SystemTime::now();
+        let mut routes: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        let mut largest = BinaryHeap::new();
+        for entry in self.storage.all() {
+            let route = String::from_utf8_lossy(key::read(&entry.primary).route).into_owned();
+            let (entries, bytes) = routes.entry(route).or_default();
+            *entries += 1;
+            *bytes += entry.weight as u64;
+            largest.push(std::cmp::Reverse((entry.weight, entry.number)));
+            if largest.len() > limit {
+                largest.pop();
+            }
+        }
+        let numbers: HashSet<u64> = largest.into_iter().map(|std::cmp::Reverse((_, number))| number).collect();
+        let mut entries: Vec<_> = self.storage.all().filter(|entry| numbers.contains(&entry.number)).collect();
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.weight));
+        let entries: Vec<Value> = entries.iter().map(|entry| self.describe(entry, now)).collect();
+        let routes: Vec<Value> = routes
+            .into_iter()
+            .map(|(route, (entries, bytes))| json!({ "route": route, "entries": entries, "bytes": bytes }))
+            .collect();
+        let stats = self.stats().memory;
+        let totals = json!({
+            "entries": stats.entries, "bytes": stats.bytes, "stored": stats.stored, "evicted": stats.evicted, "rejected": stats.rejected,
+        });
+        json!({ "memory": totals, "routes": routes, "largest": entries })
+    }
+
+    /// Seconds that it is fresh for; fewer than 1 where it is not.
+    fn left(&self, entry: &Entry, now: SystemTime) -> i64 {
+        let until = entry.meta.fresh_until;
+        let seconds = |duration: std::time::Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        match until.duration_since(now) {
+            Ok(_) if self.storage.is_aged(entry) => 0,
+            Ok(left) => seconds(left).max(i64::from(!left.is_zero())),
+            Err(since) => -seconds(since.duration()),
+        }
+    }
+
+    fn describe(&self, entry: &Entry, now: SystemTime) -> Value {
+        let Parts { host, path, query, route, scheme, .. } = key::read(&entry.primary);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let meta = &entry.meta;
+        json!({
+            "host": text(host),
+            "path": text(path),
+            "query": query.is_some(),
+            "route": text(route),
+            "scheme": text(scheme),
+            "status": meta.head.status.as_u16(),
+            "age": now.duration_since(meta.epoch).unwrap_or_default().as_secs(),
+            "ttl": self.left(entry, now),
+            "stale_while_revalidate": meta.stale_while_revalidate,
+            "stale_if_error": meta.stale_if_error,
+            "body": entry.body.len(),
+            "bytes": entry.weight,
+            "vary": meta.head.vary().map(text).collect::<Vec<_>>(),
+            "tags": meta.tags.iter().flat_map(|tags| tags.iter()).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Asking<'_> {
+    /// Whether an entry is one for this request, as far as its route and what it varies by say.
+    fn fits(&self, entry: &Entry, edits: &HeaderEdits) -> bool {
+        let (Some(policy), Some(route)) = (self.policy, self.route) else { return false };
+        let seen = seen(self.head, edits);
+        let variance = key::variance(policy, entry.meta.head.vary(), seen);
+        key::read(&entry.primary).route == route.as_bytes() && variance == entry.meta.variance
+    }
+
+    fn verdict(&self, best: Option<i64>) -> (&'static str, &'static str) {
+        let Some(policy) = self.policy else {
+            let why = if self.route.is_some() { "its route has no cache" } else { "it has no route" };
+            return ("bypass", why);
+        };
+        match rules::request(self.head, false, self.credentials, policy, |_| false) {
+            Use::Bypass(why) => return ("bypass", why.reason()),
+            Use::Full | Use::ReadOnly => {}
+        }
+        let wishes = Wishes::of(self.head, policy);
+        match best {
+            _ if wishes.no_store => ("bypass", "asked"),
+            None => ("miss", "nothing that fits is stored"),
+            Some(_) if wishes.reload => ("miss", "the client wants none that is stored"),
+            Some(left) if left > 0 => ("hit", "it is fresh"),
+            Some(_) => ("revalidate", "what is stored has expired"),
+        }
+    }
+}
+
+/// A request's fields as the service would see them.
+fn seen<'a>(head: &'a RequestHead, edits: &'a HeaderEdits) -> impl Fn(&HeaderName) -> Vec<&'a [u8]> {
+    move |name| match edits.iter().rev().find(|edit| edit.name() == name) {
+        Some(HeaderEdit::Set(_, value) | HeaderEdit::Add(_, value)) => vec![value.as_bytes()],
+        Some(HeaderEdit::Remove(_)) => Vec::new(),
+        None => {
+            let is = |known: &[u8]| known.eq_ignore_ascii_case(name.as_str().as_bytes());
+            head.headers().filter(|(known, _)| is(known)).map(|(_, value)| value).collect()
+        }
+    }
+}
+
+fn url_of(host: &str, path: &str, query: Option<&str>) -> String {
+    format!("{host}{path}{}", query.map(|query| format!("?{query}")).unwrap_or_default())
+}
