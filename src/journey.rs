@@ -25,7 +25,6 @@ use http::{Method, StatusCode, header};
 use crate::cache::policy::QueryKey;
 use crate::cache::{self, CachePolicy};
 use crate::carrier::strip_query_param;
-use crate::cel::Expression;
 use crate::core::WorkerState;
 use crate::downstream::{ExchangeControl, seen_upstream};
 use crate::exchange::{Connection, Exchange, RouteName, Verdict};
@@ -312,12 +311,10 @@ impl Journey {
             }
             false => cache::rules::request(head, exchange.identity.is_some(), credentials, policy, shown),
         };
-        // An expression that comes to nothing is for the careful side.
-        let holds = |rule: &Option<Expression>| rule.as_ref().is_some_and(|rule| rule.bool(head, exchange).unwrap_or(true));
         match used {
             cache::Use::Bypass(_) => used,
-            _ if holds(&extra.bypass) => cache::Use::Bypass(cache::Bypass::Rule),
-            _ if holds(&extra.no_store) => cache::Use::ReadOnly,
+            _ if extra.bypasses(head, exchange) => cache::Use::Bypass(cache::Bypass::Rule),
+            _ if extra.stores_nothing(head, exchange) => cache::Use::ReadOnly,
             _ => used,
         }
     }

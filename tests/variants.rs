@@ -69,7 +69,8 @@ routes:
     path: /rules/*
     service: a
     policies:
-      cache: {{ bypass: 'request.headers[\"x-debug\"] == \"1\"', no_store: '\"preview\" in request.query' }}
+      cache: {{ bypass: '\"x-debug\" in request.headers && request.headers[\"x-debug\"] == \"1\"', no_store: '\"preview\" in request.query' }}
+  - {{ path: /unsure/*, service: a, policies: {{ cache: {{ bypass: 'request.headers[\"x-debug\"] == \"1\"' }} }} }}
   - {{ path: /twice/*, service: a, policies: {{ cache: {{ store_on: second_request }} }} }}
   - {{ id: plain, path: /*, service: a, policies: {{ cache: {{}} }} }}
 ",
@@ -254,8 +255,10 @@ fn rules_say_what_uses_the_cache_and_what_is_stored() {
     let plain = [("X-Debug", "0")];
     assert!(!hit("/rules/a", &plain) && hit("/rules/a", &plain));
     assert!(!hit("/rules/a", &[("X-Debug", "1")]) && hit("/rules/a", &plain));
+    assert!(hit("/rules/a", &[]));
     // Of which it cannot be told: for the careful side.
-    let answer = request(gateway.port(), "GET", "/rules/a", &[], b"");
+    assert!(!hit("/unsure/a", &plain) && hit("/unsure/a", &plain));
+    let answer = request(gateway.port(), "GET", "/unsure/a", &[], b"");
     assert!(answer.header("cache-status").unwrap().contains("detail=rule"), "{answer:?}");
     assert!(!hit("/rules/a?preview", &plain) && !hit("/rules/a?preview", &plain));
     // What is asked for but once takes no room.

@@ -6,6 +6,9 @@
 //! | `GET /cache/explain?url=...&method=GET&header=Name:Value` | what is stored of a URL, and what such a request would get |
 //! | `GET /cache/top?limit=20` | the largest entries, and what each route has |
 
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -24,6 +27,7 @@ use crate::cache::tags::LONGEST as LONGEST_TAG;
 use crate::cache::watch::Asking;
 use crate::cache::{Purge, Within, host};
 use crate::carrier;
+use crate::exchange::{Connection, Exchange};
 use crate::route::Found;
 use crate::snapshot::Snapshot;
 use crate::wire::head::{self, HeadLimits};
@@ -210,13 +214,24 @@ async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> respo
         _ => None,
     };
     let cache = admin.core.cache;
+    let exchange = nobodys(&listener, route.as_ref().and_then(|route| route.rewrite.as_ref()?.host()));
     let told = tokio::task::spawn_blocking(move || {
         let policy = route.as_ref().and_then(|route| route.plan.options.cache.as_deref());
-        let asking =
-            Asking { head: &head, route: route.as_ref().map(|route| &*route.id), policy, credentials: &snapshot.credentials };
+        let (route, credentials) = (route.as_ref().map(|route| &*route.id), &snapshot.credentials);
+        let asking = Asking { head: &head, route, policy, credentials, exchange: &exchange };
         cache.explain(&purge, &asking)
     });
     Ok(told.await.map_or_else(|_| bad("the process is ending"), |told| Json(told).into_response()))
+}
+
+/// What is known of a request that is only thought of: nothing of its client.
+fn nobodys(listener: &str, upstream_host: Option<&str>) -> Exchange {
+    let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let (listener, told) = (listener.into(), Default::default());
+    let connection = Connection { peer: nowhere, local: nowhere, client: nowhere, listener, tls: None, told };
+    let mut exchange = Exchange::new(Arc::new(connection), "explain".into());
+    exchange.upstream_host = upstream_host.map(str::to_owned);
+    exchange
 }
 
 /// For the audit: the first few.

@@ -59,17 +59,9 @@ impl Changes {
     }
 
     /// Notes what a request has changed that was answered without an error: its target, and what the answer names of the same origin.
-    /// And tells what that is: host, path and query.
-    pub(super) fn by<'a>(
-        &self,
-        head: &RequestHead,
-        scheme: &str,
-        named: impl Iterator<Item = &'a [u8]>,
-        mut tell: impl FnMut(&str, &str, Option<&str>),
-    ) {
+    pub(super) fn by<'a>(&self, head: &RequestHead, scheme: &str, named: impl Iterator<Item = &'a [u8]>) {
         let now = Moment::now();
         self.target(&head.host, &head.path, head.query(), now);
-        tell(&head.host, &head.path, head.query());
         let mut base = None;
         for reference in named {
             let Some(base) = base.get_or_insert_with(|| base_of(head, scheme)) else { return };
@@ -80,12 +72,11 @@ impl Changes {
             let same = url.host() == base.host() && url.port() == base.port() && matches!(url.scheme(), "http" | "https");
             if let (true, Ok(path)) = (same, path::normalise(url.path().as_bytes())) {
                 self.target(&head.host, &path, url.query(), now);
-                tell(&head.host, &path, url.query());
             }
         }
     }
 
-    pub(super) fn target(&self, host: &str, path: &str, query: Option<&str>, now: Moment) {
+    fn target(&self, host: &str, path: &str, query: Option<&str>, now: Moment) {
         self.note(Place::of(&key::target(host, path, query)), now);
         if query.is_some() {
             // As it is stored where the query is not part of the key.
@@ -109,7 +100,7 @@ mod tests {
         let head = RequestHead::build("POST", "/items/1?draft", &[("host", "shop.example:8080")]);
         let changed = |named: &[&str], path: &str, query: Option<&str>| {
             let (changes, before) = (Changes::new(), Moment::now().get());
-            changes.by(&head, "http", named.iter().map(|text| text.as_bytes()), |_, _, _| {});
+            changes.by(&head, "http", named.iter().map(|text| text.as_bytes()));
             changes.since(Place::of(&key::target("shop.example", path, query)), before)
         };
         assert!(changed(&[], "/items/1", Some("draft")) && changed(&[], "/items/1", None));

@@ -361,6 +361,11 @@ impl Cache {
         rules::response(said, policy, came).map_err(reason)
     }
 
+    /// What was found before, if it has not been taken out meanwhile.
+    fn stale(&self, entry: &Arc<Entry>, excuse: Excuse, policy: &CachePolicy) -> Option<Hit> {
+        Hit::stale(entry, SystemTime::now(), excuse, policy).filter(|_| !self.storage.is_gone(entry))
+    }
+
     /// A body that was only counted was short enough.
     fn became_short(&self, key: &Key) {
         self.predictor.mark_cacheable(&key.hashed());
@@ -373,8 +378,8 @@ impl Cache {
 
 impl Missed {
     /// What may be given in its place.
-    pub fn excuse(&self, excuse: Excuse, policy: &CachePolicy) -> Option<Hit> {
-        Hit::stale(self.stale.as_ref()?, SystemTime::now(), excuse, policy)
+    pub fn excuse(&self, cache: &Cache, excuse: Excuse, policy: &CachePolicy) -> Option<Hit> {
+        cache.stale(self.stale.as_ref()?, excuse, policy)
     }
 }
 
@@ -430,8 +435,8 @@ impl Fetch {
     }
 
     /// What may be given in the place of an error.
-    pub fn excuse(&self, excuse: Excuse, policy: &CachePolicy) -> Option<Hit> {
-        Hit::stale(self.stale.as_ref()?, SystemTime::now(), excuse, policy)
+    pub fn excuse(&self, cache: &Cache, excuse: Excuse, policy: &CachePolicy) -> Option<Hit> {
+        cache.stale(self.stale.as_ref()?, excuse, policy)
     }
 
     /// The client would not have what is stored.

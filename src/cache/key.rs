@@ -1,5 +1,6 @@
 //! What makes two requests the same for the cache: the primary key, and the variance that a backend's `Vary` asks for.
 
+use std::hash::Hash;
 use std::sync::LazyLock;
 
 use http::header::HeaderName;
@@ -99,6 +100,9 @@ where
         }
         bytes.flag(false);
     }
+    if matches!(policy.query, QueryKey::Only(_) | QueryKey::Ignore(_)) {
+        bytes.mark(&policy.query);
+    }
     match &policy.query {
         QueryKey::All | QueryKey::None => {}
         QueryKey::Only(names) => bytes.parameters(head, |name| names.have(name)),
@@ -131,6 +135,8 @@ pub(super) struct Parts<'a> {
     pub(super) query: Option<&'a [u8]>,
     pub(super) route: &'a [u8],
     pub(super) scheme: &'a [u8],
+    /// All behind what says where the client went, and whom the service is asked as.
+    pub(super) rest: &'a [u8],
 }
 
 /// Reads a key's beginning.
@@ -146,9 +152,12 @@ pub(super) fn read(primary: &[u8]) -> Parts<'_> {
         let (path, flag) = part(end)?;
         let (query, end) = part(flag.checked_add(1)?)?;
         let (route, behind) = part(end)?;
-        let scheme = part(behind).map_or(&b""[..], |(scheme, _)| scheme);
+        let (scheme, end_of_scheme) = part(behind).unwrap_or((&b""[..], behind));
+        // The origin, the port and the service's host.
+        let rest = (0..3).try_fold(end_of_scheme, |at, _| Some(part(at)?.1)).and_then(|at| primary.get(at..));
+        let rest = rest.unwrap_or_default();
         let query = (primary.get(flag) == Some(&1)).then_some(query);
-        Some(Parts { target: primary.get(..end)?, host, path, query, route, scheme })
+        Some(Parts { target: primary.get(..end)?, host, path, query, route, scheme, rest })
     };
     all().unwrap_or_else(|| Parts { target: primary, ..Parts::default() })
 }
@@ -203,6 +212,12 @@ impl Framed {
         self.0.push(u8::from(flag));
     }
 
+    /// The lists by which the rest is made: what was stored by others is not found by these.
+    fn mark(&mut self, lists: &impl Hash) {
+        let [one, _] = &*HASHERS;
+        self.put(&one.hash_one(lists).to_le_bytes());
+    }
+
     /// Some of the query's parameters, by their names. Those of one name stay in their order, and each is taken as it is written.
     fn parameters(&mut self, head: &RequestHead, wanted: impl Fn(&[u8]) -> bool) {
         let pairs = head.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty());
@@ -219,6 +234,7 @@ impl Framed {
     }
 
     fn extra(&mut self, extra: &Extra, head: &RequestHead, exchange: &Exchange) {
+        self.mark(&(&extra.accept_encoding, &extra.accept_language, &extra.key_cookies, &extra.drop_cookies));
         for (name, value) in carrier::cookies_of(head).filter(|(name, _)| extra.key_cookies.have(name)) {
             self.flag(true);
             self.put(name);
@@ -355,6 +371,29 @@ mod tests {
         let mut policy = policy();
         policy.query = QueryKey::None;
         assert_eq!(bytes(&get("/a?x=1", &[]), &policy), bytes(&get("/a?x=2", &[]), &policy));
+    }
+
+    #[test]
+    fn other_lists_make_other_keys() {
+        let names = |name: &str| super::super::policy::Names::new([name.into()]);
+        let extra = |extra: Extra| CachePolicy { extra: Some(Arc::new(extra)), ..policy() };
+        let list = |word: &str| -> Option<Box<[Box<str>]>> { Some(Box::new([word.into()])) };
+        let policies = [
+            policy(),
+            CachePolicy { query: QueryKey::Only(names("a")), ..policy() },
+            CachePolicy { query: QueryKey::Only(names("b")), ..policy() },
+            CachePolicy { query: QueryKey::Ignore(names("a")), ..policy() },
+            extra(Extra::default()),
+            extra(Extra { accept_encoding: list("br"), ..Extra::default() }),
+            extra(Extra { accept_language: list("br"), ..Extra::default() }),
+            extra(Extra { key_cookies: names("a"), ..Extra::default() }),
+            extra(Extra { drop_cookies: names("a"), ..Extra::default() }),
+        ];
+        let mut keys: Vec<_> = policies.iter().map(|policy| bytes(&get("/a", &[("host", "h")]), policy)).collect();
+        assert!(policies.iter().zip(&keys).all(|(policy, key)| bytes(&get("/a", &[("host", "h")]), policy) == *key));
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), policies.len());
     }
 
     #[test]

@@ -201,6 +201,12 @@ impl MemoryTier {
         since || self.purges.concern(checked) && self.purges.look_at(entry).0 != Finding::Untouched
     }
 
+    /// Whether nothing of an entry may be given any more, although somebody has found it before.
+    pub(super) fn is_gone(&self, entry: &Entry) -> bool {
+        let (since, checked) = (self.changes.since(entry.place, entry.meta.asked), entry.checked.get());
+        since || self.purges.concern(checked) && self.purges.look_at(entry).0 == Finding::Gone
+    }
+
     /// Whether this very body is what is stored there.
     pub(super) fn has_body(&self, index: &Index, body: &Bytes) -> bool {
         self.store.peek(&index.slot()).is_some_and(|entry| entry.body.as_ptr() == body.as_ptr())

@@ -117,7 +117,7 @@ impl Cache {
     pub fn new(bytes: usize) -> &'static Cache {
         // What depends on the moment is not remembered: a backend that answers 503 once should find its lock in place when it is back.
         fn forget(reason: &'static str) -> bool {
-            !["set_cookie", "forbidden", "vary", "unframed", "stream", "unnamed", "stale"].contains(&reason)
+            !["set_cookie", "forbidden", "vary", "tags", "unframed", "stream", "unnamed", "stale"].contains(&reason)
         }
         Moment::begin();
         Box::leak(Box::new(Cache {
@@ -160,7 +160,7 @@ impl Cache {
     /// A request that is not safe was answered without an error: forgets what it has changed. `named` are the answer's `Location` and
     /// `Content-Location`.
     pub fn changed<'a>(&self, head: &RequestHead, scheme: &str, named: impl Iterator<Item = &'a [u8]>) {
-        self.storage.changes.by(head, scheme, named, |host, path, query| self.sharing.changed(host, path, query));
+        self.storage.changes.by(head, scheme, named);
     }
 
     /// Takes out what an operator wants to have out; or marks it stale, so that it may be given only as what has expired may. At once, and

@@ -8,9 +8,11 @@ use http::HeaderName;
 use super::control::LONGEST;
 use super::credentials;
 use crate::cel::Expression;
+use crate::exchange::Exchange;
+use crate::head::RequestHead;
 
 /// What of the query string is part of the key.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum QueryKey {
     /// All of it, byte for byte.
     #[default]
@@ -24,7 +26,7 @@ pub enum QueryKey {
 }
 
 /// Names of parameters or cookies. One with a `*` at its end is the beginning of many.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Names(Box<[Box<str>]>);
 
 impl Names {
@@ -103,10 +105,25 @@ pub struct Heuristic {
 pub const UNBOUNDED: Duration = Duration::from_secs(LONGEST);
 
 impl Extra {
+    /// Whether a rule keeps this request from the cache.
+    pub fn bypasses(&self, head: &RequestHead, exchange: &Exchange) -> bool {
+        holds(self.bypass.as_ref(), head, exchange)
+    }
+
+    /// Whether a rule keeps what this request is answered from being stored.
+    pub fn stores_nothing(&self, head: &RequestHead, exchange: &Exchange) -> bool {
+        holds(self.no_store.as_ref(), head, exchange)
+    }
+
     /// Whether the service is asked in other words than the client's.
     pub fn asks_otherwise(&self) -> bool {
         self.accept_encoding.is_some() || self.accept_language.is_some() || !self.drop_cookies.is_empty()
     }
+}
+
+/// An expression that comes to nothing is for the careful side.
+fn holds(rule: Option<&Expression>, head: &RequestHead, exchange: &Exchange) -> bool {
+    rule.is_some_and(|rule| rule.bool(head, exchange).unwrap_or(true))
 }
 
 impl CachePolicy {

@@ -1,20 +1,20 @@
-//! What one gateway's cache has lost, told to all that share a Redis: what an operator purges, and what requests have changed.
+//! What an operator takes out of one gateway's cache, told to all that share a Redis.
 //!
-//! Two streams in Redis, which every gateway looks at a few times a second. What is purged here is purged at once, and written down for the
+//! One stream in Redis, which every gateway looks at a few times a second. What is purged here is purged at once, and written down for the
 //! others; where that fails it is kept and told when Redis is back. A gateway that has missed purges, because Redis has lost them, takes all
-//! that it has stored for stale; one that was away for longer than purges are kept forgets all of it. What requests have changed (RFC 9111,
-//! section 4.4) is told as well, but nobody makes up for it: the standard asks for it of the cache that the request passes, and no more.
+//! that it has stored for stale; one that was away for longer than purges are kept forgets all of it.
+//!
+//! Bounded in bytes on all its ways: a record, what one look brings, what waits to be told. Only operators write here: what requests change
+//! (RFC 9111, section 4.4) goes from the cache that they pass and from no other, for whoever may send a POST could write without end.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::moment::Moment;
 use super::{Cache, Purge};
 use crate::redis::{Redis, Script, Unavailable, cmd};
 use crate::tally::{Counter, Gauge, Tallies};
@@ -23,29 +23,27 @@ use crate::tally::{Counter, Gauge, Tallies};
 const EVERY: Duration = Duration::from_millis(200);
 /// For one command: no request waits for it.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// About so many of each are remembered in Redis.
-const PURGES_KEPT: usize = 1_000;
-const CHANGES_KEPT: usize = 200;
-/// Records of one look.
-const BATCH: usize = 500;
-/// Orders that wait for Redis; beyond that the others are to forget everything.
-const MOST_UNTOLD: usize = 1_000;
-/// Changes that wait to be told.
-const MOST_CHANGED: usize = 1_024;
-/// Targets of one record.
-const TOGETHER: usize = 256;
+/// About so many records are remembered in Redis.
+const KEPT: usize = 1_000;
+/// A record goes no further than the thing that takes it beyond so many bytes.
+const RECORD: usize = 32 << 10;
+/// Records of one look, which ends before as well once it has brought so many bytes.
+const BATCH: usize = 64;
+const BATCH_BYTES: usize = 256 << 10;
+/// What waits for Redis, or may have to be told again; beyond that the others are to forget everything.
+const MOST: usize = 1_000;
+const MOST_BYTES: usize = 4 << 20;
 /// For how long an order is told again if Redis turns out to have lost what it was told.
 const REPEATED: Duration = Duration::from_secs(60);
-const MOST_REPEATED: usize = 1_000;
 
 /// `{ how, last, by, what, by, what ... }`: `lost` where what was seen is not there any more, nor anything after it, `trimmed` where there is
-/// but something after it, else `next`. Seen is `0-0` by who has seen nothing.
+/// but something after it, else `all`, or `more` where `last` is not the newest. Seen is `0-0` by who has seen nothing.
 static NEWS: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local seen = ARGV[1]
          local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
          local last = newest and newest[1] or '0-0'
-         if seen == last then return { 'next', last } end
+         if seen == last then return { 'all', last } end
          local found = redis.call('XRANGE', KEYS[1], seen, '+', 'COUNT', ARGV[2])
          local from = 1
          if seen ~= '0-0' then
@@ -53,11 +51,16 @@ static NEWS: LazyLock<Script> = LazyLock::new(|| {
            if found[1][1] ~= seen then return { 'trimmed', last } end
            from = 2
          end
-         local answer = { 'next', found[#found][1] }
+         local answer, bytes = { 'all', seen }, 0
          for i = from, #found do
-           answer[#answer + 1] = found[i][2][2]
-           answer[#answer + 1] = found[i][2][4]
+           local by, what = found[i][2][2] or '', found[i][2][4] or ''
+           answer[2] = found[i][1]
+           answer[#answer + 1] = by
+           answer[#answer + 1] = what
+           bytes = bytes + #what
+           if bytes >= tonumber(ARGV[3]) then break end
          end
+         if answer[2] ~= last then answer[1] = 'more' end
          return answer",
     )
 });
@@ -69,110 +72,128 @@ pub struct Order {
     pub purges: Vec<Purge>,
 }
 
-/// What a record says. Another version of this program may say it otherwise.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Word {
-    Purge(Order),
-    /// Hosts, paths and queries.
-    Changed(Vec<(String, String, Option<String>)>),
-}
-
 /// What this gateway has to tell.
 pub struct Sharing {
     /// This gateway's name among the others.
     name: String,
-    /// There is a Redis to tell it to.
-    active: AtomicBool,
     waiting: Mutex<Outbox>,
 }
 
+/// A record, and when it was told, if it was.
+type Told = (Option<Instant>, Arc<str>);
+
 #[derive(Default)]
 struct Outbox {
-    untold: VecDeque<Arc<str>>,
-    told: VecDeque<(Instant, Arc<str>)>,
-    changed: Vec<(String, String, Option<String>)>,
-    dropped: u64,
+    untold: VecDeque<Told>,
+    told: VecDeque<Told>,
+}
+
+impl Order {
+    /// As it is written down: in pieces that are short enough. An order says nothing of the order in which it is obeyed.
+    fn records(&self) -> Vec<Arc<str>> {
+        let (mut records, mut piece, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let written = |purges: &mut Vec<Purge>| {
+            let piece = Order { soft: self.soft, purges: std::mem::take(purges) };
+            serde_json::to_string(&piece).ok().map(Arc::<str>::from)
+        };
+        for purge in &self.purges {
+            piece.push(purge.clone());
+            bytes += serde_json::to_string(purge).map_or(0, |text| text.len() + 1);
+            if bytes >= RECORD {
+                records.extend(written(&mut piece));
+                bytes = 0;
+            }
+        }
+        if !piece.is_empty() {
+            records.extend(written(&mut piece));
+        }
+        records
+    }
 }
 
 impl Sharing {
     pub(super) fn new() -> Self {
         let half = |which: u8| RandomState::new().hash_one((which, std::process::id()));
-        Sharing { name: format!("{:016x}{:016x}", half(0), half(1)), active: AtomicBool::new(false), waiting: Mutex::default() }
-    }
-
-    /// A request has changed this.
-    pub(super) fn changed(&self, host: &str, path: &str, query: Option<&str>) {
-        if !self.active.load(Ordering::Relaxed) {
-            return;
-        }
-        let mut waiting = self.waiting.lock();
-        if waiting.changed.len() >= MOST_CHANGED {
-            waiting.dropped += 1;
-            return;
-        }
-        waiting.changed.push((host.to_owned(), path.to_owned(), query.map(str::to_owned)));
+        Sharing { name: format!("{:016x}{:016x}", half(0), half(1)), waiting: Mutex::default() }
     }
 
     /// Tells the other gateways of what was purged here.
     ///
     /// # Errors
-    /// They have not been told. They will be, once Redis is back.
+    /// They have not been told, or not of all. They will be, once Redis is back.
     pub async fn tell(&self, redis: &Redis, order: &Order) -> Result<(), Unavailable> {
-        let Ok(word) = serde_json::to_string(&Word::Purge(order.clone())) else { return Err(Unavailable::Nonsense) };
-        let word: Arc<str> = word.into();
-        let told = self.write(redis, PURGES, PURGES_KEPT, &word).await;
-        let mut waiting = self.waiting.lock();
-        match told {
-            Ok(()) => waiting.remember(word),
-            Err(_) => waiting.put_off(word),
+        let mut done = Ok(());
+        for record in order.records() {
+            // Once it has failed nobody waits for the rest.
+            if done.is_ok() {
+                done = self.write(redis, &record).await;
+            }
+            let mut waiting = self.waiting.lock();
+            match done {
+                Ok(()) => waiting.remember(None, record),
+                Err(_) => waiting.put_off((None, record)),
+            }
         }
-        told
+        done
     }
 
-    async fn write(&self, redis: &Redis, stream: &str, kept: usize, word: &str) -> Result<(), Unavailable> {
+    async fn write(&self, redis: &Redis, record: &str) -> Result<(), Unavailable> {
         let mut add = cmd("XADD");
-        add.arg(stream_of(redis, stream)).arg("MAXLEN").arg("~").arg(kept).arg("*");
-        add.arg("by").arg(&self.name).arg("what").arg(word);
-        redis.run_within::<String>(PATIENCE, &add).await.map(drop)
+        add.arg(stream_of(redis)).arg("MAXLEN").arg("~").arg(KEPT).arg("*");
+        add.arg("by").arg(&self.name).arg("what").arg(record);
+        redis.run_aside::<String>(PATIENCE, &add).await.map(drop)
     }
 }
 
+/// Whether there is no room for one more.
+fn is_full(records: &VecDeque<Told>, record: &str) -> bool {
+    records.len() >= MOST || records.iter().map(|(_, known)| known.len()).sum::<usize>() + record.len() > MOST_BYTES
+}
+
+/// What stands for more than can be remembered.
+fn everything() -> Option<Arc<str>> {
+    Order { soft: false, purges: vec![Purge::Everything] }.records().pop()
+}
+
+fn is_old((at, _): &Told) -> bool {
+    at.is_some_and(|at| at.elapsed() > REPEATED)
+}
+
 impl Outbox {
-    fn remember(&mut self, word: Arc<str>) {
-        let now = Instant::now();
-        let old = |(at, _): &(Instant, Arc<str>)| now.saturating_duration_since(*at) > REPEATED;
-        while self.told.front().is_some_and(old) || self.told.len() >= MOST_REPEATED {
+    /// `first`: when it was told before.
+    fn remember(&mut self, first: Option<Instant>, record: Arc<str>) {
+        // Not as of now: what is told again and again would never be old.
+        let record = (first.or_else(|| Some(Instant::now())), record);
+        while self.told.front().is_some_and(is_old) {
             self.told.pop_front();
         }
-        self.told.push_back((now, word));
+        if !is_full(&self.told, &record.1) {
+            return self.told.push_back(record);
+        }
+        self.told.clear();
+        self.told.extend(everything().map(|all| (Some(Instant::now()), all)));
     }
 
-    fn put_off(&mut self, word: Arc<str>) {
-        if self.untold.len() < MOST_UNTOLD {
-            return self.untold.push_back(word);
+    fn put_off(&mut self, record: Told) {
+        if !is_full(&self.untold, &record.1) {
+            return self.untold.push_back(record);
         }
-        let all = Word::Purge(Order { soft: false, purges: vec![Purge::Everything] });
         self.untold.clear();
-        self.untold.extend(serde_json::to_string(&all).ok().map(Arc::from));
+        self.untold.extend(everything().map(|all| (None, all)));
     }
 
     /// Redis has lost what it was told.
     fn repeat(&mut self) {
-        let now = Instant::now();
         let again = std::mem::take(&mut self.told);
-        let young = again.into_iter().filter(|(at, _)| now.saturating_duration_since(*at) <= REPEATED);
-        young.for_each(|(_, word)| self.put_off(word));
+        again.into_iter().filter(|record| !is_old(record)).for_each(|record| self.put_off(record));
     }
 }
 
-const PURGES: &str = "purges";
-const CHANGES: &str = "changes";
 /// Where a stream begins.
 const NOTHING: &str = "0-0";
 
-fn stream_of(redis: &Redis, name: &str) -> String {
-    format!("{}{{cache}}:{name}", redis.prefix())
+fn stream_of(redis: &Redis) -> String {
+    format!("{}{{cache}}:purges", redis.prefix())
 }
 
 /// Does what the other gateways tell, and tells them what waits for that, for as long as the process lives. `current` is the Redis of the
@@ -186,7 +207,6 @@ pub async fn follow(
     loop {
         tokio::time::sleep(EVERY).await;
         let redis = current();
-        cache.sharing.active.store(redis.is_some(), Ordering::Relaxed);
         let Some(redis) = redis else {
             following = None;
             continue;
@@ -200,12 +220,11 @@ pub async fn follow(
     }
 }
 
-/// How far the streams of one Redis were followed.
+/// How far the stream of one Redis was followed.
 struct Following {
     cache: &'static Cache,
     redis: Arc<Redis>,
-    purges: String,
-    changes: String,
+    seen: String,
     answered: Instant,
     /// Something was asked for in vain since Redis answered last.
     fails: bool,
@@ -217,7 +236,6 @@ pub struct Figures {
     behind: Arc<Gauge>,
     heard: Arc<Counter>,
     missed: Arc<Counter>,
-    dropped: Arc<Counter>,
 }
 
 impl Figures {
@@ -231,20 +249,21 @@ impl Figures {
                 "portcullis_cache_purges_missed_total",
                 "Times that purges may have been missed, so that all was stale.",
             ),
-            dropped: counter("portcullis_cache_changes_untold_total", "Changes that the other gateways were not told of."),
         }
     }
 }
 
 impl Following {
-    /// From the streams' beginnings: what was purged while this process was on its way here concerns what it has stored meanwhile.
+    /// From the stream's beginning: what was purged while this process was on its way here concerns what it has stored meanwhile.
     fn new(cache: &'static Cache, redis: Arc<Redis>, figures: Figures) -> Self {
-        let (purges, changes) = (NOTHING.to_owned(), NOTHING.to_owned());
-        Following { cache, redis, purges, changes, answered: Instant::now(), fails: false, figures }
+        Following { cache, redis, seen: NOTHING.to_owned(), answered: Instant::now(), fails: false, figures }
     }
 
     async fn step(&mut self) {
-        let done = self.exchange().await;
+        let done = match self.hear().await {
+            Ok(()) => self.tell().await,
+            failed => failed,
+        };
         match done {
             Ok(()) => {
                 self.answered = Instant::now();
@@ -261,53 +280,44 @@ impl Following {
         self.figures.behind.set(if self.fails { self.answered.elapsed().as_secs().max(1) } else { 0 });
     }
 
-    async fn exchange(&mut self) -> Result<(), Unavailable> {
-        self.hear_purges().await?;
-        self.tell_purges().await?;
-        self.tell_changes().await?;
+    async fn hear(&mut self) -> Result<(), Unavailable> {
         loop {
-            let news = self.news(CHANGES, &self.changes).await?;
-            news.words.iter().for_each(|word| self.obey(word));
-            self.changes = news.last;
-            if news.words.len() < BATCH - 1 {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn hear_purges(&mut self) -> Result<(), Unavailable> {
-        loop {
-            let news = self.news(PURGES, &self.purges).await?;
+            // Wherever it breaks off, it goes on from there.
+            let news = self.news().await?;
             match &*news.how {
-                "next" => {}
+                "all" | "more" => {}
                 "lost" => {
                     log::warn!("Redis has lost purges of the cache: all that is stored counts as stale");
-                    self.figures.missed.add(1);
-                    self.cache.purge(&Purge::Everything, true);
-                    self.cache.sharing.waiting.lock().repeat();
+                    self.missed(true);
                     // What the others have told it since.
-                    self.purges = NOTHING.to_owned();
+                    self.seen = NOTHING.to_owned();
                     continue;
                 }
                 _ => {
                     log::warn!("more of the cache was purged than Redis remembers: all that is stored is forgotten");
-                    self.figures.missed.add(1);
-                    self.cache.purge(&Purge::Everything, false);
+                    self.missed(false);
                 }
             }
-            news.words.iter().for_each(|word| self.obey(word));
-            self.purges = news.last;
-            if news.words.len() < BATCH - 1 {
+            news.words.iter().flatten().for_each(|word| self.obey(word));
+            self.seen = news.last;
+            if news.how != "more" {
                 return Ok(());
             }
         }
     }
 
+    /// Nobody knows what has been purged; nor whether Redis, if it is another one now, has been told of what was purged here.
+    fn missed(&self, soft: bool) {
+        self.figures.missed.add(1);
+        self.cache.purge(&Purge::Everything, soft);
+        self.cache.sharing.waiting.lock().repeat();
+    }
+
     /// What there is beyond what was seen.
-    async fn news(&self, stream: &str, seen: &str) -> Result<News, Unavailable> {
-        let (key, count) = (stream_of(&self.redis, stream), BATCH.to_string());
-        let args = [seen.as_bytes(), count.as_bytes()];
-        let answer: Vec<String> = self.redis.eval_within(PATIENCE, &NEWS, &[key.as_bytes()], &args).await?;
+    async fn news(&self) -> Result<News, Unavailable> {
+        let (key, count, bytes) = (stream_of(&self.redis), (BATCH + 1).to_string(), BATCH_BYTES.to_string());
+        let args = [self.seen.as_bytes(), count.as_bytes(), bytes.as_bytes()];
+        let answer: Vec<String> = self.redis.eval_aside(PATIENCE, &NEWS, &[key.as_bytes()], &args).await?;
         let mut answer = answer.into_iter();
         let (Some(how), Some(last)) = (answer.next(), answer.next()) else { return Err(Unavailable::Nonsense) };
         let rest: Vec<String> = answer.collect();
@@ -316,18 +326,13 @@ impl Following {
         Ok(News { how, last, words })
     }
 
-    fn obey(&self, word: &Option<String>) {
-        let Some(word) = word else { return };
-        match serde_json::from_str(word) {
-            Ok(Word::Purge(order)) => {
+    fn obey(&self, word: &str) {
+        match serde_json::from_str::<Order>(word) {
+            Ok(order) => {
                 self.figures.heard.add(1);
                 order.purges.iter().for_each(|purge| self.cache.purge(purge, order.soft));
             }
-            Ok(Word::Changed(targets)) => {
-                let now = Moment::now();
-                let changes = &self.cache.storage.changes;
-                targets.iter().for_each(|(host, path, query)| changes.target(host, path, query.as_deref(), now));
-            }
+            // Another version of this program may say it otherwise.
             Err(_) => {
                 log::error!("another gateway's word on the cache cannot be read: all that is stored counts as stale");
                 self.figures.missed.add(1);
@@ -336,40 +341,18 @@ impl Following {
         }
     }
 
-    async fn tell_purges(&self) -> Result<(), Unavailable> {
+    async fn tell(&self) -> Result<(), Unavailable> {
         let sharing = &self.cache.sharing;
         loop {
             let next = sharing.waiting.lock().untold.front().cloned();
-            let Some(word) = next else { return Ok(()) };
-            sharing.write(&self.redis, PURGES, PURGES_KEPT, &word).await?;
+            let Some((first, record)) = next else { return Ok(()) };
+            sharing.write(&self.redis, &record).await?;
             let mut waiting = sharing.waiting.lock();
             // Unless too many have come meanwhile.
-            if waiting.untold.front().is_some_and(|first| Arc::ptr_eq(first, &word)) {
+            if waiting.untold.front().is_some_and(|(_, known)| Arc::ptr_eq(known, &record)) {
                 waiting.untold.pop_front();
             }
-            waiting.remember(word);
-        }
-    }
-
-    async fn tell_changes(&self) -> Result<(), Unavailable> {
-        let sharing = &self.cache.sharing;
-        loop {
-            let targets = {
-                let mut waiting = sharing.waiting.lock();
-                self.figures.dropped.add(std::mem::take(&mut waiting.dropped));
-                let some = waiting.changed.len().min(TOGETHER);
-                waiting.changed.drain(..some).collect::<Vec<_>>()
-            };
-            if targets.is_empty() {
-                return Ok(());
-            }
-            let count = targets.len() as u64;
-            let Ok(word) = serde_json::to_string(&Word::Changed(targets)) else { return Err(Unavailable::Nonsense) };
-            let told = sharing.write(&self.redis, CHANGES, CHANGES_KEPT, &word).await;
-            if told.is_err() {
-                self.figures.dropped.add(count);
-            }
-            told?;
+            waiting.remember(first, record);
         }
     }
 }
@@ -379,4 +362,48 @@ struct News {
     last: String,
     /// `None` for what this gateway has said itself.
     words: Vec<Option<String>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(count: usize, length: usize) -> Order {
+        let purges = (0..count).map(|number| Purge::Host(format!("{number:0length$}"))).collect();
+        Order { soft: true, purges }
+    }
+
+    #[test]
+    fn an_order_is_written_in_short_records() {
+        for (count, length) in [(1, 3), (1_000, 10), (1_000, 1_024), (100, 8_192), (1, 100_000)] {
+            let records = order(count, length).records();
+            assert!(records.iter().all(|record| record.len() <= RECORD + length + 64), "{count} {length}");
+            let read: Vec<Order> = records.iter().map(|record| serde_json::from_str(record).unwrap()).collect();
+            assert!(read.iter().all(|order| order.soft));
+            let purges: Vec<Purge> = read.into_iter().flat_map(|order| order.purges).collect();
+            assert_eq!(purges, order(count, length).purges);
+        }
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_nothing_of_it_is_lost() {
+        let purged = |records: &VecDeque<Told>| -> Vec<Purge> {
+            records.iter().flat_map(|(_, text)| serde_json::from_str::<Order>(text).unwrap().purges).collect()
+        };
+        let mut outbox = Outbox::default();
+        for number in 0..3 * MOST {
+            let record = order(1, 1 + number).records().pop().unwrap();
+            outbox.put_off((None, record.clone()));
+            outbox.remember(None, record);
+            for records in [&outbox.untold, &outbox.told] {
+                assert!(records.len() <= MOST && records.iter().map(|(_, text)| text.len()).sum::<usize>() <= MOST_BYTES);
+                assert!(number < MOST || purged(records).contains(&Purge::Everything), "{number}");
+            }
+        }
+        // What was told is told again, once.
+        let (mut outbox, first) = (Outbox::default(), Instant::now());
+        outbox.remember(Some(first), "a".into());
+        outbox.repeat();
+        assert_eq!((outbox.told.len(), outbox.untold.front()), (0, Some(&(Some(first), "a".into()))));
+    }
 }

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::entry::Entry;
 use super::key::{self, Parts};
-use super::rules::{self, Use, Wishes};
+use super::rules::{self, Bypass, Use, Wishes};
 use super::{Cache, CachePolicy, Credentials, Purge, accept};
+use crate::exchange::Exchange;
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 
 /// Of one URL.
@@ -24,6 +25,8 @@ pub struct Asking<'a> {
     pub route: Option<&'a str>,
     pub policy: Option<&'a CachePolicy>,
     pub credentials: &'a Credentials,
+    /// One that nobody is known of.
+    pub exchange: &'a Exchange,
 }
 
 impl Cache {
@@ -120,12 +123,17 @@ impl Cache {
 }
 
 impl Asking<'_> {
-    /// Whether an entry is one for this request, as far as its route and what it varies by say.
+    /// Whether an entry is one for this request: it has its key, whatever scheme and port it was asked for at, and varies as it does.
     fn fits(&self, entry: &Entry, edits: &HeaderEdits) -> bool {
         let (Some(policy), Some(route)) = (self.policy, self.route) else { return false };
         let seen = seen(self.head, edits);
-        let variance = key::variance(policy, entry.meta.head.vary(), seen);
-        key::read(&entry.primary).route == route.as_bytes() && variance == entry.meta.variance
+        let variance = key::variance(policy, entry.meta.head.vary(), &seen);
+        let key = key::key(self.head, self.exchange, seen, route, policy);
+        let of = |primary| {
+            let Parts { target, route, rest, .. } = key::read(primary);
+            (target.to_vec(), route.to_vec(), rest.to_vec())
+        };
+        of(&key.primary) == of(&entry.primary) && variance == entry.meta.variance
     }
 
     fn verdict(&self, best: Option<i64>) -> (&'static str, &'static str) {
@@ -137,9 +145,15 @@ impl Asking<'_> {
             Use::Bypass(why) => return ("bypass", why.reason()),
             Use::Full | Use::ReadOnly => {}
         }
+        let extra = policy.extra.as_deref();
+        if extra.is_some_and(|extra| extra.bypasses(self.head, self.exchange)) {
+            return ("bypass", Bypass::Rule.reason());
+        }
+        let unkept = extra.is_some_and(|extra| extra.stores_nothing(self.head, self.exchange));
         let wishes = Wishes::of(self.head, policy);
         match best {
             _ if wishes.no_store => ("bypass", "asked"),
+            None if unkept => ("miss", "nothing that fits is stored, nor will be: `no_store`"),
             None => ("miss", "nothing that fits is stored"),
             Some(_) if wishes.reload => ("miss", "the client wants none that is stored"),
             Some(left) if left > 0 => ("hit", "it is fresh"),

@@ -105,6 +105,8 @@ pub fn compile(source: &str, place: Place, problems: &mut Problems, kind: Kind, 
         networks: Vec::new(),
         by_path: false,
         by_request: false,
+        read: Vec::new(),
+        asked: Vec::new(),
         misspelt: Vec::new(),
         sound: true,
     };
@@ -112,12 +114,15 @@ pub fn compile(source: &str, place: Place, problems: &mut Problems, kind: Kind, 
     if checker.sound {
         checker.result(&root, kind);
     }
-    let Checker { sound, patterns, networks, by_path, by_request, misspelt, problems, named, .. } = checker;
+    let Checker { sound, patterns, networks, by_path, by_request, read, asked, misspelt, problems, named, .. } = checker;
     for (text, canonical) in misspelt.into_iter().filter(|_| by_path) {
         let problem = Problem::warning(place, format!("no request's path holds `{text}`: paths are compared in one spelling"));
         problems.push(problem.hint(format!("write `{canonical}`")));
     }
-    sound.then_some(Expression { root, patterns, networks, by_path, by_request, parts: named })
+    // What a route's path has is there.
+    let unsure = |member: &String| !asked.contains(member) && !member.starts_with("route.params.");
+    let unsure = read.into_iter().find(unsure).map(String::into_boxed_str);
+    sound.then_some(Expression { root, patterns, networks, by_path, by_request, parts: named, unsure })
 }
 
 struct Checker<'a> {
@@ -134,6 +139,9 @@ struct Checker<'a> {
     networks: Vec<Network>,
     by_path: bool,
     by_request: bool,
+    /// The members of maps that it reads, and those of which it asks whether they are there.
+    read: Vec<String>,
+    asked: Vec<String>,
     /// Paths that are not canonical, and what they are then.
     misspelt: Vec<(String, String)>,
     sound: bool,
@@ -198,8 +206,13 @@ impl Checker<'_> {
                     return;
                 }
                 self.expr(&mut select.operand, depth + 1);
-                if let Some(member) = (!select.test).then(|| member(&select.operand.expr, &select.field)).flatten() {
-                    node.expr = Expr::Ident(member);
+                match member(&select.operand.expr, &select.field) {
+                    Some(member) if select.test => self.asked.push(member),
+                    Some(member) => {
+                        self.read.push(member.clone());
+                        node.expr = Expr::Ident(member);
+                    }
+                    None => {}
                 }
             }
             Expr::Call(_) => self.call(node, depth),
@@ -302,13 +315,18 @@ impl Checker<'_> {
             return;
         }
         self.operands(id, call_of(node));
-        if let Expr::Call(call) = &node.expr
-            && call.func_name == operators::INDEX
-            && let [map, key] = call.args.as_slice()
-            && let Expr::Literal(LiteralValue::String(key)) = &key.expr
+        let Expr::Call(call) = &node.expr else { return };
+        let (asks, [one, other]) = (call.func_name == operators::IN, call.args.as_slice()) else { return };
+        let (map, key) = if asks { (other, one) } else { (one, other) };
+        if let Expr::Literal(LiteralValue::String(key)) = &key.expr
             && let Some(member) = member(&map.expr, key.inner())
         {
-            node.expr = Expr::Ident(member);
+            if asks {
+                self.asked.push(member);
+            } else if call.func_name == operators::INDEX {
+                self.read.push(member.clone());
+                node.expr = Expr::Ident(member);
+            }
         }
     }
 

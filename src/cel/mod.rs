@@ -69,6 +69,8 @@ pub struct Expression {
     by_request: bool,
     /// Which of the parts that there may be it looks at.
     parts: Vec<String>,
+    /// See [`Expression::unsure`].
+    unsure: Option<Box<str>>,
 }
 
 /// What an expression may look at beside the request, by name: what the services of a composed answer have said so far.
@@ -150,6 +152,11 @@ impl Expression {
     /// Whether it looks at the path, or at what a route's parameters took of it.
     pub fn looks_at_path(&self) -> bool {
         self.by_path
+    }
+
+    /// A header, parameter or claim that it reads and nowhere asks whether it is there: where it is not, the expression may come to nothing.
+    pub fn unsure(&self) -> Option<&str> {
+        self.unsure.as_deref()
     }
 
     /// What a condition comes to.

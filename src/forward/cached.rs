@@ -61,7 +61,7 @@ pub async fn run(
         let answer = match answer {
             Ok(answer) => answer,
             Err(CallError::Service(reply)) if stale::is_error(reply.status) => {
-                let Some(hit) = fetch.excuse(Excuse::Error(None), &policy) else {
+                let Some(hit) = fetch.excuse(journey.view.cache, Excuse::Error(None), &policy) else {
                     return Err(call_failed(CallError::Service(reply), journey, down));
                 };
                 drop(fetch);
@@ -74,7 +74,7 @@ pub async fn run(
         journey.answer_began(down.uploaded());
         journey.endpoint_answered(service, answer.head.status, answer.head.header_all("set-cookie"));
         if stale::is_error(answer.head.status)
-            && let Some(hit) = fetch.excuse(Excuse::Error(Some(answer.head.status.as_u16())), &policy)
+            && let Some(hit) = fetch.excuse(journey.view.cache, Excuse::Error(Some(answer.head.status.as_u16())), &policy)
         {
             drop(fetch);
             let mut answer = answer;
@@ -175,7 +175,7 @@ async fn look_on(
             Looked::Missed(missed) => missed,
         };
         // Whoever was waited for got none: so would this one, after as long.
-        if let Some(hit) = missed.excuse(Excuse::Error(None), policy).filter(|_| failed) {
+        if let Some(hit) = missed.excuse(cache, Excuse::Error(None), policy).filter(|_| failed) {
             return Ok(Begun::Stored(hit, None));
         }
         let key = match cache.turn(missed, used) {

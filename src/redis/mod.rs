@@ -149,6 +149,39 @@ impl Redis {
         self.within(self.deadline, command, None).await
     }
 
+    /// Runs one command past the breaker, neither held up by it nor counted in it: for work whose failure says nothing of what requests
+    /// would be answered.
+    ///
+    /// # Errors
+    /// As [`Redis::run`].
+    pub async fn run_aside<T: FromRedisValue>(&self, deadline: Duration, command: &Cmd) -> Result<T, Unavailable> {
+        self.aside(deadline, command, None).await
+    }
+
+    /// [`Redis::eval`] as [`Redis::run_aside`] runs a command.
+    ///
+    /// # Errors
+    /// As [`Redis::run`].
+    pub async fn eval_aside<T: FromRedisValue>(
+        &self,
+        deadline: Duration,
+        script: &Script,
+        keys: &[&[u8]],
+        args: &[&[u8]],
+    ) -> Result<T, Unavailable> {
+        self.aside(deadline, &script.by_digest(keys, args), Some(&|| script.by_text(keys, args))).await
+    }
+
+    async fn aside<T: FromRedisValue>(
+        &self,
+        deadline: Duration,
+        command: &Cmd,
+        text: Option<&(dyn Fn() -> Cmd + Send + Sync)>,
+    ) -> Result<T, Unavailable> {
+        let asked = crate::wait::within(deadline, self.link().ask(command, text)).await;
+        ::redis::from_redis_value(asked.unwrap_or(Err(Unavailable::Timeout))?).map_err(|_| Unavailable::Nonsense)
+    }
+
     /// Runs one command with a deadline of its own, for work in the background that no request waits for.
     ///
     /// # Errors

@@ -289,7 +289,7 @@ fn check_names(what: &str, names: &[Spanned<String>], most: usize, cx: &mut Comp
 /// `None` of it where the route asks for nothing of all this.
 #[allow(clippy::option_option, reason = "the outer one is whether there was a problem")]
 fn check_extra(config: &CacheConfig, cx: &mut Compile<'_>) -> Option<Option<Arc<Extra>>> {
-    let before = cx.problems.len();
+    let before = cx.problems.error_count();
     let mut extra = Extra { per_consumer: config.per.is_some(), ..Extra::default() };
     extra.second_request = config.store_on == StoreOn::SecondRequest;
     if let Some(vary) = &config.vary {
@@ -300,14 +300,26 @@ fn check_extra(config: &CacheConfig, cx: &mut Compile<'_>) -> Option<Option<Arc<
         extra.key_cookies = check_names("cookies", &cookies.key, MOST_KEY_HEADERS, cx).unwrap_or_default();
         extra.drop_cookies = check_names("cookies", &cookies.drop, MOST_PARAMETERS, cx).unwrap_or_default();
     }
-    let mut expression = |text: &Option<Spanned<String>>| {
-        text.as_ref().and_then(|text| Expression::compile(&text.value, text.place, cx.problems, Kind::Bool))
+    let mut unsure = Vec::new();
+    let mut expression = |what: &str, text: &Option<Spanned<String>>| {
+        let text = text.as_ref()?;
+        let expression = Expression::compile(&text.value, text.place, cx.problems, Kind::Bool)?;
+        unsure.extend(expression.unsure().map(|member| {
+            let message = format!("`{member}` is not always there, and `{what}` counts as true for requests without it");
+            let mut parts = member.splitn(3, '.');
+            let (root, map, key) = (parts.next(), parts.next(), parts.next());
+            let [root, map, key] = [root, map, key].map(Option::unwrap_or_default);
+            let hint = format!("ask for it first, if that is not meant: `\"{key}\" in {root}.{map} && ...`");
+            Problem::warning(text.place, message).hint(hint)
+        }));
+        Some(expression)
     };
-    (extra.bypass, extra.no_store) = (expression(&config.bypass), expression(&config.no_store));
+    (extra.bypass, extra.no_store) = (expression("bypass", &config.bypass), expression("no_store", &config.no_store));
     let cookies = config.cookies.is_some();
     let asked = cookies || config.vary.is_some() || config.per.is_some() || config.bypass.is_some() || config.no_store.is_some();
     let asked = asked || extra.second_request;
-    (cx.problems.len() == before).then(|| asked.then(|| Arc::new(extra)))
+    unsure.into_iter().for_each(|problem| cx.problems.push(problem));
+    (cx.problems.error_count() == before).then(|| asked.then(|| Arc::new(extra)))
 }
 
 /// Codings or languages.
@@ -569,6 +581,22 @@ mod tests {
         assert!(names.have(b"utm_source") && names.have(b"x") && !names.have(b"xy") && !names.have(b"utm"));
         let extra = policy.extra.unwrap();
         assert!(extra.per_consumer && extra.second_request && extra.asks_otherwise() && extra.drop_cookies.have(b"_gat"));
+    }
+
+    #[test]
+    fn a_rule_that_may_come_to_nothing_is_warned_of() {
+        for (rule, warned) in [
+            ("request.headers[\"x-debug\"] == \"1\"", true),
+            ("request.headers.accept == \"1\" && \"x-debug\" in request.headers", true),
+            ("\"x-debug\" in request.headers && request.headers[\"X-Debug\"] == \"1\"", false),
+            ("has(request.query.debug) && \"1\" in request.query.debug", false),
+            ("request.path.startsWith(\"/debug\")", false),
+        ] {
+            let (policy, problems) = compile(&format!("{{bypass: '{rule}'}}"));
+            assert!(policy.is_some(), "{rule}: {problems:?}");
+            let found = problems.iter().any(|problem| problem.contains("counts as true for requests without it"));
+            assert_eq!(found, warned, "{rule}: {problems:?}");
+        }
     }
 
     #[test]
