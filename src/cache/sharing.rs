@@ -369,7 +369,7 @@ mod tests {
     use super::*;
 
     fn order(count: usize, length: usize) -> Order {
-        let purges = (0..count).map(|number| Purge::Host(format!("{number:0length$}"))).collect();
+        let purges = (0..count).map(|number| Purge::Host(format!("{}{number}", "x".repeat(length)))).collect();
         Order { soft: true, purges }
     }
 
