@@ -271,7 +271,7 @@ impl Cache {
         said.stream |= streams;
         let promised = answer.length.and_then(|length| usize::try_from(length).ok());
         let most = policy.max_body.min(self.storage.most());
-        let judged = match self.judge_said(&said, &key, asked, policy, came) {
+        let judged = match self.judge_said(&said, &key, policy, came) {
             Ok(_) if promised.is_some_and(|length| length > most) => Err(NoCacheReason::ResponseTooLarge),
             judged => judged,
         };
@@ -350,11 +350,10 @@ impl Cache {
         &self,
         said: &Said<'_>,
         key: &Key,
-        asked: Option<Instant>,
         policy: &CachePolicy,
         came: rules::Came,
     ) -> Result<rules::Freshness, NoCacheReason> {
-        if self.was_changed(&key.primary, asked) {
+        if self.was_changed(&key.primary, came) {
             // It may be what there was before the change.
             return Err(NoCacheReason::Custom("changed"));
         }

@@ -139,22 +139,24 @@ pub(super) struct Parts<'a> {
     pub(super) rest: &'a [u8],
 }
 
+/// The part that begins there, and where the next one does.
+fn part(primary: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    let length = primary.get(at..)?.first_chunk().map(|length| u32::from_le_bytes(*length))?;
+    let from = at.checked_add(LENGTH)?;
+    let end = from.checked_add(usize::try_from(length).ok()?)?;
+    Some((primary.get(from..end)?, end))
+}
+
 /// Reads a key's beginning.
 pub(super) fn read(primary: &[u8]) -> Parts<'_> {
     let all = || {
-        let part = |at: usize| {
-            let length = primary.get(at..)?.first_chunk().map(|length| u32::from_le_bytes(*length))?;
-            let from = at.checked_add(LENGTH)?;
-            let end = from.checked_add(usize::try_from(length).ok()?)?;
-            Some((primary.get(from..end)?, end))
-        };
-        let (host, end) = part(0)?;
-        let (path, flag) = part(end)?;
-        let (query, end) = part(flag.checked_add(1)?)?;
-        let (route, behind) = part(end)?;
-        let (scheme, end_of_scheme) = part(behind).unwrap_or((&b""[..], behind));
+        let (host, end) = part(primary, 0)?;
+        let (path, flag) = part(primary, end)?;
+        let (query, end) = part(primary, flag.checked_add(1)?)?;
+        let (route, behind) = part(primary, end)?;
+        let (scheme, end_of_scheme) = part(primary, behind).unwrap_or((&b""[..], behind));
         // The origin, the port and the service's host.
-        let rest = (0..3).try_fold(end_of_scheme, |at, _| Some(part(at)?.1)).and_then(|at| primary.get(at..));
+        let rest = (0..3).try_fold(end_of_scheme, |at, _| Some(part(primary, at)?.1)).and_then(|at| primary.get(at..));
         let rest = rest.unwrap_or_default();
         let query = (primary.get(flag) == Some(&1)).then_some(query);
         Some(Parts { target: primary.get(..end)?, host, path, query, route, scheme, rest })
@@ -162,9 +164,14 @@ pub(super) fn read(primary: &[u8]) -> Parts<'_> {
     all().unwrap_or_else(|| Parts { target: primary, ..Parts::default() })
 }
 
-/// The target that a key begins with.
+/// The target that a key begins with, for those who want nothing else of it.
 pub(super) fn target_of(primary: &[u8]) -> &[u8] {
-    read(primary).target
+    let end = || {
+        let (_, end) = part(primary, 0)?;
+        let (_, flag) = part(primary, end)?;
+        Some(part(primary, flag.checked_add(1)?)?.1)
+    };
+    end().and_then(|end| primary.get(..end)).unwrap_or(primary)
 }
 
 /// The variance of a stored answer for a request: a hash over what the request has in the fields that the answer's `Vary` names.

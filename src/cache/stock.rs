@@ -77,20 +77,20 @@ impl Cache {
         validation: Option<&Validation>,
         policy: &CachePolicy,
     ) -> RespCacheable {
-        let key = http.maybe_cache_key();
-        if key.is_some_and(|key| self.was_changed(key.primary_key(), asked)) {
+        let (key, came) = (http.maybe_cache_key(), self.came(asked));
+        if key.is_some_and(|key| self.was_changed(key.primary_key(), came)) {
             // It may be what there was before the change.
             return RespCacheable::Uncacheable(NoCacheReason::Custom("changed"));
         }
         match (validation, http.maybe_cache_meta()) {
-            (Some(validation), Some(meta)) => validation.store(answer, meta, key, self, policy, self.came(asked)),
+            (Some(validation), Some(meta)) => validation.store(answer, meta, key, self, policy, came),
             _ if self.is_beyond(Said::by_header(answer).content_length) => {
                 RespCacheable::Uncacheable(NoCacheReason::ResponseTooLarge)
             }
             _ if policy.asks_twice() && !key.is_some_and(|key| self.was_asked(key::halves(key.primary_bin()))) => {
                 RespCacheable::Uncacheable(NoCacheReason::Custom("first_request"))
             }
-            _ => store(answer, policy, self.came(asked)),
+            _ => store(answer, policy, came),
         }
     }
 
