@@ -344,7 +344,7 @@ pub fn weighed(member: &[u8]) -> (&[u8], u16) {
 }
 
 /// `0.5`, `1`, `0.001`, in thousandths. What is no weight counts as none.
-pub fn weight(value: &[u8]) -> u16 {
+fn weight(value: &[u8]) -> u16 {
     let (whole, rest) = match value {
         [b'1', rest @ ..] => (1000, rest),
         [b'0', rest @ ..] => (0, rest),

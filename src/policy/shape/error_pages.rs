@@ -8,7 +8,7 @@ use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::head::{RequestHead, weight};
+use crate::head::{RequestHead, weighed};
 use crate::policy::{Compile, PlanBuilder, Policy, Stage};
 use crate::problem::Problem;
 use crate::reply::Page;
@@ -108,11 +108,7 @@ fn named(head: &RequestHead, media_type: &str) -> u16 {
 }
 
 fn ranges(head: &RequestHead) -> impl Iterator<Item = (&[u8], u16)> {
-    head.header_all("accept").flat_map(|field| field.split(|&byte| byte == b',')).map(|member| {
-        let mut parts = member.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
-        let range = parts.next().unwrap_or_default();
-        (range, parts.find_map(|part| part.strip_prefix(b"q=").or(part.strip_prefix(b"Q="))).map_or(1000, weight))
-    })
+    head.header_all("accept").flat_map(|field| field.split(|&byte| byte == b',')).map(weighed)
 }
 
 impl Policy for ErrorPages {

@@ -5,7 +5,7 @@
 //!
 //! Deliberately not here: bodies of requests; what is coded already; parts of a body (206).
 
-pub(super) mod accept;
+mod accept;
 mod encoder;
 
 use std::sync::Arc;
