@@ -42,6 +42,7 @@ test_needs() {
     need python3-grpcio "/usr/bin/python3 -c 'import grpc'"
     need python3-websockets "/usr/bin/python3 -c 'import websockets'"
     need redis-server 'has redis-server && has redis-cli'
+    need haproxy 'has haproxy'
     # Debian has its server on nobody's path.
     need postgresql '[ -n "$(ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null)" ] && has psql'
     need dnsmasq-base 'has dnsmasq'

@@ -17,6 +17,8 @@ mod attacks;
 mod bounds;
 #[path = "tcp/databases.rs"]
 mod databases;
+#[path = "tcp/haproxy.rs"]
+mod haproxy;
 #[path = "tcp/names.rs"]
 mod names;
 #[path = "tcp/split.rs"]
