@@ -27,7 +27,8 @@ fn haproxy(files: &Files, port: u16, sections: &str) -> HaProxy {
     let log = std::fs::File::create(files.dir().join(format!("{name}.log"))).unwrap();
     let mut command = Command::new("haproxy");
     command.env("PATH", format!("{}:/usr/sbin", std::env::var("PATH").unwrap()));
-    let process = command.arg("-db").arg("-f").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+    let process =
+        command.arg("-db").arg("-f").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
     let haproxy = HaProxy(process);
     eventually("haproxy listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     haproxy
