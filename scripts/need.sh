@@ -45,6 +45,8 @@ test_needs() {
     need haproxy 'has haproxy'
     # Debian has its server on nobody's path.
     need postgresql '[ -n "$(ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null)" ] && has psql'
+    need mosquitto 'has mosquitto'
+    need mosquitto-clients 'has mosquitto_pub && has mosquitto_sub'
     need dnsmasq-base 'has dnsmasq'
     # A real browser for what only browsers do.
     need chromium-headless-shell 'has chromium-headless-shell'
@@ -115,7 +117,7 @@ install_packages() {
     for package in "$@"; do
         case $package in
         nginx-light) systemctl --quiet disable nginx.service >/dev/null 2>&1 || true ;;
-        haproxy | h2o | redis-server | postgresql) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
+        haproxy | h2o | redis-server | postgresql | mosquitto) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
         esac
     done
 }

@@ -19,6 +19,8 @@ mod bounds;
 mod databases;
 #[path = "tcp/haproxy.rs"]
 mod haproxy;
+#[path = "tcp/mqtt.rs"]
+mod mqtt;
 #[path = "tcp/names.rs"]
 mod names;
 #[path = "tcp/split.rs"]
