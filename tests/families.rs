@@ -236,6 +236,19 @@ fn with_no_address_left_the_limit_holds() {
     assert_eq!(asked, 1);
 }
 
+/// A second connection that could not be made either is an attempt like another.
+#[test]
+fn what_was_tried_beside_the_first_is_counted() {
+    let (four, six) = both();
+    let port = four.local_addr().unwrap().port();
+    drop(four);
+    let (_hole, dns) = (hole(six), dns());
+    let gateway = start(&dns, port, "dns_family: prefer_ipv6, timeouts: { connect: 800ms }");
+    get(gateway.port(), "/").assert_problem(504, "upstream", "connect_timeout");
+    let line = gateway.wait_log(|line| line["status"] == 504);
+    assert_eq!((&line["retries"], &line["retried_for"]), (&1.into(), &"connect".into()), "{line}");
+}
+
 #[test]
 fn the_preferred_family_is_asked_while_it_is_there() {
     let (four, six) = both();

@@ -164,6 +164,27 @@ fn clients_do_not_see_tags_unless_the_route_shows_them() {
 }
 
 #[test]
+fn a_stand_ins_tags_are_hidden_as_well() {
+    let origin = origin();
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        server: { workers: 1 }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] }, gone: { endpoints: [ '127.0.0.1:1' ] } }
+        routes:
+          - { path: /seen/*, service: gone, fallback: { service: a }, policies: { cache: { keep_tags: true } } }
+          - { path: /*, service: gone, fallback: { service: a }, policies: { cache: {} } }
+    ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", origin.port())]));
+    for (path, tags) in [("/a/red", None), ("/seen/red", Some("red"))] {
+        for fields in [&[][..], &[("Cookie", "a=1")]] {
+            let answer = request(gateway.port(), "GET", path, fields, b"");
+            let told = answer.header("surrogate-key").or(answer.header("cache-tag"));
+            assert_eq!((answer.header("x-portcullis-fallback"), told), (Some("service"), tags), "{path} {fields:?}");
+        }
+    }
+}
+
+#[test]
 fn what_was_asked_for_before_a_purge_is_not_given_after_it() {
     let origin = origin();
     let gateway = start(&origin);
@@ -336,6 +357,8 @@ fn gateways_that_share_a_redis_purge_together() {
     eventually("it is told once Redis is back", || !is_hit(&two, path));
     two.wait_metric("portcullis_cache_purges_behind_seconds", 0.0);
     assert!(is_hit(&two, "/a/blue"));
+    let said = two.stderr();
+    assert!(said.contains("what is purged goes from the cache of this gateway alone") && !said.contains("ERROR"), "{said}");
     // Killed, and back with nothing in it: what was stored is looked after, and what was purged meanwhile is gone.
     warm_both();
     redis.kill();

@@ -328,10 +328,24 @@ fn operators_see_what_is_stored_and_why() {
         ("&header=Cookie:a%3d1", "bypass", "credentials"),
         ("&header=Cache-Control:no-store", "bypass", "asked"),
         ("&header=Cache-Control:no-cache&header=Accept-Language:de", "miss", "the client wants none that is stored"),
+        (
+            "&header=Cache-Control:min-fresh%3d9999&header=Accept-Language:de",
+            "revalidate",
+            "the client wants one that is fresher than what is stored",
+        ),
+        ("&header=Cache-Control:max-age%3d300,min-fresh%3d1&header=Accept-Language:de", "hit", "it is fresh"),
+        (
+            "&header=Cache-Control:only-if-cached",
+            "refused",
+            "nothing is stored that could be given, and the client wants nothing else",
+        ),
     ] {
         let told = explain(&format!("{url}{more}"));
         assert_eq!((&told["would"], &told["why"]), (&would.into(), &why.into()), "{more}");
     }
+    // Whose they are depends on who proves to be whom.
+    let told = explain(&format!("url=http://{host}/each/a"));
+    assert_eq!(told["would"], "depends", "{told}");
     for bad in ["", "url=x%20y", "url=ftp://h/", "url=h/&method=A%20B", "url=h/&header=nonsense", "url=h/&colour=red"] {
         assert_eq!(gateway.admin_get(&format!("/cache/explain?{bad}")).0, 400, "{bad}");
     }

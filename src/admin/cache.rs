@@ -217,8 +217,9 @@ async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> respo
     let exchange = nobodys(&listener, route.as_ref().and_then(|route| route.rewrite.as_ref()?.host()));
     let told = tokio::task::spawn_blocking(move || {
         let policy = route.as_ref().and_then(|route| route.plan.options.cache.as_deref());
+        let identified = route.as_ref().is_some_and(|route| route.plan.options.identified);
         let (route, credentials) = (route.as_ref().map(|route| &*route.id), &snapshot.credentials);
-        let asking = Asking { head: &head, route, policy, credentials, exchange: &exchange };
+        let asking = Asking { head: &head, route, policy, credentials, identified, exchange: &exchange };
         cache.explain(&purge, &asking)
     });
     Ok(told.await.map_or_else(|_| bad("the process is ending"), |told| Json(told).into_response()))

@@ -54,13 +54,47 @@ pub struct Missed {
 
 /// Why what is stored is not given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Why {
+pub(super) enum Why {
     Nothing,
     Expired,
     /// It has to be validated each time: what another one is told is not for this one.
     NeverFresh,
     /// The client wants none that is stored, or none like this.
     Asked,
+}
+
+/// What a stored answer is to a request.
+pub(super) enum Worth {
+    Given(Hit),
+    /// While somebody fetches another one.
+    Meanwhile(Hit),
+    Nothing(Why),
+}
+
+impl Worth {
+    #[inline]
+    pub(super) fn of(entry: &Arc<Entry>, policy: &CachePolicy, wishes: &Wishes) -> Self {
+        let now = SystemTime::now();
+        match Hit::fresh(entry, now) {
+            Some(hit) if hit.suits(wishes) => Worth::Given(hit),
+            Some(_) => Worth::Nothing(Why::Asked),
+            None => Worth::of_stale(entry, policy, wishes, now),
+        }
+    }
+
+    fn of_stale(entry: &Arc<Entry>, policy: &CachePolicy, wishes: &Wishes, now: SystemTime) -> Self {
+        let patient = !wishes.reload && wishes.max_age.is_none() && wishes.min_fresh.is_none();
+        if let Some(hit) = Hit::stale(entry, now, Excuse::Revalidating, policy).filter(|_| patient) {
+            return Worth::Meanwhile(hit);
+        }
+        let why = match wishes.reload {
+            true => Why::Asked,
+            false if rules::is_never_fresh(&Said::by_stored(&entry.meta.head), policy) => Why::NeverFresh,
+            false => Why::Expired,
+        };
+        let takes = wishes.max_stale.and_then(|_| Hit::stale(entry, now, Excuse::Asked, policy));
+        takes.filter(|hit| hit.suits_stale(wishes)).map_or(Worth::Nothing(why), Worth::Given)
+    }
 }
 
 /// What there is to do about a miss.
@@ -146,26 +180,10 @@ impl Cache {
         let Some(entry) = entry else {
             return Looked::Missed(missed(None, if wishes.reload { Why::Asked } else { Why::Nothing }));
         };
-        let now = SystemTime::now();
-        if let Some(hit) = Hit::fresh(&entry, now) {
-            return match hit.suits(wishes) {
-                true => Looked::Fresh(hit),
-                false => Looked::Missed(missed(Some(entry), Why::Asked)),
-            };
-        }
-        let patient = !wishes.reload && wishes.max_age.is_none() && wishes.min_fresh.is_none();
-        if let Some(hit) = Hit::stale(&entry, now, Excuse::Revalidating, policy).filter(|_| patient) {
-            return Looked::Stale(Box::new((hit, missed(Some(entry), Why::Expired))));
-        }
-        let why = match wishes.reload {
-            true => Why::Asked,
-            false if rules::is_never_fresh(&Said::by_stored(&entry.meta.head), policy) => Why::NeverFresh,
-            false => Why::Expired,
-        };
-        let takes = wishes.max_stale.and_then(|_| Hit::stale(&entry, now, Excuse::Asked, policy));
-        match takes.filter(|hit| hit.suits_stale(wishes)) {
-            Some(hit) => Looked::Fresh(hit),
-            None => Looked::Missed(missed(Some(entry), why)),
+        match Worth::of(&entry, policy, wishes) {
+            Worth::Given(hit) => Looked::Fresh(hit),
+            Worth::Meanwhile(hit) => Looked::Stale(Box::new((hit, missed(Some(entry), Why::Expired)))),
+            Worth::Nothing(why) => Looked::Missed(missed(Some(entry), why)),
         }
     }
 

@@ -168,8 +168,7 @@ impl MemoryTier {
                 Some(found)
             }
             Finding::Stale => {
-                let mut aged = Entry::clone(&found);
-                aged.meta.fresh_until = aged.meta.fresh_until.min(SystemTime::now());
+                let aged = aged(&found);
                 aged.checked.set(until);
                 let aged = Arc::new(aged);
                 self.change(index, |entry| (entry.number == found.number).then(|| Entry::clone(&aged)));
@@ -188,6 +187,11 @@ impl MemoryTier {
             let purged = || self.purges.concern(entry.checked.get()) && self.purges.look_at(entry).0 == Finding::Gone;
             !self.changes.since(entry.place, entry.meta.asked) && !purged()
         })
+    }
+
+    /// What a request would find of it that is stored.
+    pub(super) fn as_found(&self, entry: Arc<Entry>) -> Arc<Entry> {
+        if self.is_aged(&entry) { Arc::new(aged(&entry)) } else { entry }
     }
 
     /// Whether it was purged softly, and has not been found since.
@@ -276,6 +280,13 @@ impl MemoryTier {
         }
         done
     }
+}
+
+/// The same once it was purged softly.
+fn aged(entry: &Entry) -> Entry {
+    let mut aged = Entry::clone(entry);
+    aged.meta.fresh_until = aged.meta.fresh_until.min(SystemTime::now());
+    aged
 }
 
 /// A body on its way in. Whatever goes wrong with it is the cache's loss alone: no error ever reaches the client's response.

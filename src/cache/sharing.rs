@@ -273,7 +273,10 @@ impl Following {
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.fails, true) {
-                    log::error!("the cache does not hear of the other gateways' purges, nor they of its own: Redis: {error}");
+                    log::warn!(
+                        "Redis does not answer ({error}): until it does, what is purged goes from the cache of this gateway alone, and \
+                         what others purge stays in it; requests are answered as before"
+                    );
                 }
             }
         }

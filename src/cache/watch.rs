@@ -3,15 +3,17 @@
 //! It walks over all that is stored, off the event loops and one shard after the other: for a look now and then.
 
 use std::collections::{BTreeMap, BinaryHeap, HashSet};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderName;
 use serde_json::{Value, json};
 
 use super::entry::Entry;
+use super::fetch::{Why, Worth};
 use super::key::{self, Parts};
 use super::rules::{self, Bypass, Use, Wishes};
-use super::{Cache, CachePolicy, Credentials, Purge, accept};
+use super::{Cache, CachePolicy, Credentials, Outcome, Purge, accept};
 use crate::exchange::Exchange;
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 
@@ -25,6 +27,8 @@ pub struct Asking<'a> {
     pub route: Option<&'a str>,
     pub policy: Option<&'a CachePolicy>,
     pub credentials: &'a Credentials,
+    /// Whoever the route lets pass has proved who he is, or is taken for somebody.
+    pub identified: bool,
     /// One that nobody is known of.
     pub exchange: &'a Exchange,
 }
@@ -36,7 +40,7 @@ impl Cache {
         let Purge::Target { host, path, query } = url else { return Value::Null };
         // As it is stored, and as it is stored where the query is no part of the key, or only some of it.
         let targets = [key::target(host, path, query.as_deref()), key::target(host, path, None)];
-        let (now, mut stored, mut best) = (SystemTime::now(), Vec::new(), None);
+        let (now, mut stored, mut fitting) = (SystemTime::now(), Vec::new(), Vec::new());
         let mut edits = HeaderEdits::new();
         if let Some(extra) = asking.policy.and_then(|policy| policy.extra.as_deref()) {
             accept::ask(extra, asking.head, &mut edits);
@@ -49,12 +53,11 @@ impl Cache {
                 told.insert("fits".to_owned(), fits.into());
             }
             if fits {
-                let left = self.left(&entry, now);
-                best = best.max(Some(left));
+                fitting.push(self.storage.as_found(entry));
             }
             stored.push(told);
         }
-        let (verdict, why) = asking.verdict(best);
+        let (verdict, why) = asking.verdict(&fitting);
         json!({ "url": url_of(host, path, query.as_deref()), "route": asking.route, "would": verdict, "why": why, "stored": stored })
     }
 
@@ -136,28 +139,48 @@ impl Asking<'_> {
         of(&key.primary) == of(&entry.primary) && variance == entry.meta.variance
     }
 
-    fn verdict(&self, best: Option<i64>) -> (&'static str, &'static str) {
+    /// What it would get of those that fit it.
+    fn verdict(&self, fitting: &[Arc<Entry>]) -> (&'static str, &'static str) {
         let Some(policy) = self.policy else {
             let why = if self.route.is_some() { "its route has no cache" } else { "it has no route" };
             return ("bypass", why);
         };
-        match rules::request(self.head, false, self.credentials, policy, |_| false) {
+        let extra = policy.extra.as_deref();
+        let used = rules::request(self.head, self.identified, self.credentials, policy, |_| false);
+        match used {
+            Use::Bypass(Bypass::Credentials) if extra.is_some_and(|extra| extra.per_consumer) => {
+                return ("depends", "it is a consumer's who proves to be one, and each has entries of his own (`per: consumer`)");
+            }
             Use::Bypass(why) => return ("bypass", why.reason()),
             Use::Full | Use::ReadOnly => {}
         }
-        let extra = policy.extra.as_deref();
         if extra.is_some_and(|extra| extra.bypasses(self.head, self.exchange)) {
             return ("bypass", Bypass::Rule.reason());
         }
         let unkept = extra.is_some_and(|extra| extra.stores_nothing(self.head, self.exchange));
         let wishes = Wishes::of(self.head, policy);
-        match best {
-            _ if wishes.no_store => ("bypass", "asked"),
-            None if unkept => ("miss", "nothing that fits is stored, nor will be: `no_store`"),
-            None => ("miss", "nothing that fits is stored"),
-            Some(_) if wishes.reload => ("miss", "the client wants none that is stored"),
-            Some(left) if left > 0 => ("hit", "it is fresh"),
-            Some(_) => ("revalidate", "what is stored has expired"),
+        if wishes.no_store {
+            return ("bypass", Bypass::Asked.reason());
+        }
+        let none = match unkept {
+            true => ("miss", "nothing that fits is stored, nor will be: `no_store`"),
+            false => ("miss", "nothing that fits is stored"),
+        };
+        let told = |worth: Worth| match worth {
+            Worth::Given(hit) if matches!(hit.outcome(), Outcome::Stale { .. }) => {
+                (4, "hit", "it has expired, and the client takes it so")
+            }
+            Worth::Given(_) => (4, "hit", "it is fresh"),
+            Worth::Meanwhile(_) => (3, "stale", "it has expired, and is given while another one is fetched"),
+            Worth::Nothing(Why::Asked) if wishes.reload => (2, "miss", "the client wants none that is stored"),
+            Worth::Nothing(Why::Asked) => (2, "revalidate", "the client wants one that is fresher than what is stored"),
+            Worth::Nothing(_) => (1, "revalidate", "what is stored has expired"),
+        };
+        let best = fitting.iter().map(|entry| told(Worth::of(entry, policy, &wishes))).max_by_key(|(rank, ..)| *rank);
+        let (would, why) = best.map_or(none, |(_, would, why)| (would, why));
+        match wishes.only_if_cached && matches!(would, "miss" | "revalidate") {
+            true => ("refused", "nothing is stored that could be given, and the client wants nothing else"),
+            false => (would, why),
         }
     }
 }

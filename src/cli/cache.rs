@@ -10,6 +10,8 @@ use crate::admin::encoded;
 
 /// Things of one order.
 const TOGETHER: usize = 1000;
+/// Bytes that they have in it: half of what the gateway reads.
+const TOGETHER_BYTES: usize = 512 << 10;
 
 #[derive(Args)]
 pub struct Cache {
@@ -99,12 +101,12 @@ fn perform(purge: &Purge, access: &Access) -> Result<String, String> {
         urls.retain(|url| url != "-");
         urls.extend(lines.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
     }
-    let mut orders: Vec<Value> = urls.chunks(TOGETHER).map(|some| json!({ "urls": some, "soft": purge.soft })).collect();
+    let mut orders: Vec<Value> = pieces(&urls).map(|some| json!({ "urls": some, "soft": purge.soft })).collect();
     let many = [("prefixes", &purge.prefixes), ("hosts", &purge.hosts)];
     for (kind, names) in many {
-        orders.extend(names.chunks(TOGETHER).map(|some| json!({ kind: some, "soft": purge.soft })));
+        orders.extend(pieces(names).map(|some| json!({ kind: some, "soft": purge.soft })));
     }
-    orders.extend(purge.tags.chunks(TOGETHER).map(|some| {
+    orders.extend(pieces(&purge.tags).map(|some| {
         json!({ "tags": some, "soft": purge.soft, "host": purge.of_host, "route": purge.of_route, "everywhere": purge.everywhere })
     }));
     if purge.everything {
@@ -130,4 +132,38 @@ fn perform(purge: &Purge, access: &Access) -> Result<String, String> {
     let everywhere = if told { ", here and on the gateways that share the Redis" } else { "" };
     let done = if purge.soft { "marked stale" } else { "purged" };
     Ok(format!("{done}: {count}{everywhere}\n"))
+}
+
+/// As many of them at once as one order takes.
+fn pieces(names: &[String]) -> impl Iterator<Item = &[String]> {
+    let mut rest = names;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |name: &&String| {
+            bytes += json!(name).to_string().len() + 1;
+            bytes <= TOGETHER_BYTES
+        };
+        // At least one: too long by itself, it is for the gateway to refuse.
+        let count = rest.iter().take(TOGETHER).take_while(fits).count().max(1);
+        let (piece, others) = rest.split_at(count.min(rest.len()));
+        rest = others;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_has_no_more_things_and_bytes_than_the_gateway_takes() {
+        let url = |number: usize, length: usize| format!("https://shop.example/{number}/{}", "\"".repeat(length));
+        for (count, length, orders) in [(0, 1, 0), (1, 1, 1), (1000, 1, 1), (1001, 1, 2), (200, 4000, 4), (3, 600_000, 3)] {
+            let urls: Vec<_> = (0..count).map(|number| url(number, length)).collect();
+            let pieces: Vec<_> = pieces(&urls).collect();
+            assert_eq!((pieces.len(), pieces.concat()), (orders, urls), "{count} {length}");
+            let short = |piece: &&[String]| piece.len() == 1 || json!(piece).to_string().len() <= TOGETHER_BYTES + 2;
+            assert!(pieces.iter().all(short), "{count} {length}");
+        }
+    }
 }

@@ -23,7 +23,8 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
     if journey.web.is_some() {
         web::dress(answer, journey);
     }
-    if journey.cache_use.is_some() {
+    // A stand-in's answer has tags of its own, and its route's cache may not have been asked not to be used.
+    if journey.cache_use.is_some() || journey.stand_in.is_some() {
         journey.hide_tags(&answer.head);
     }
     let answered = journey.answered(AnswerView::from(&*answer.head)).map_err(|reply| Broken::Client(refused(reply)))?;

@@ -234,6 +234,8 @@ pub struct RouteOptions {
     pub per_client: Vec<http::HeaderName>,
     /// The fields under which this route's backends hear who the client is, beside those that every backend knows.
     pub identity_fields: Vec<http::HeaderName>,
+    /// Whoever passes has proved who he is, or is taken for somebody.
+    pub identified: bool,
     /// The request's credentials go to the backend as they came.
     pub forward_credentials: bool,
     /// Clients cannot prove who they are without a certificate.

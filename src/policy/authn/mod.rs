@@ -203,6 +203,7 @@ impl Policy for Authn {
             plan.options().forward_credentials = true;
         }
         plan.options().by_certificate = self.by_certificate;
+        plan.options().identified = plan.service.is_none() && !matches!(self.unproved, Unproved::Nobody);
         plan.options().credential_queries.clone_from(&self.carriers.queries);
         plan.options().credential_headers.clone_from(&self.carriers.headers);
         plan.options().identity_fields.extend_from_slice(&self.set_by_methods);

@@ -38,7 +38,9 @@ pub(super) async fn race<'a, T>(
     let lost_lately = endpoint.overtaken().is_some_and(|at| at.elapsed() < MEMORY);
     let head_start = if lost_lately { Duration::ZERO } else { HEAD_START };
     if let Ok(made) = tokio::time::timeout(head_start, first.as_mut()).await {
-        endpoint.note_overtaken(None);
+        if made.is_ok() {
+            endpoint.note_overtaken(None);
+        }
         return made;
     }
     let Some(other) = tries.to_other_family(service) else { return first.await };
@@ -64,7 +66,7 @@ pub(super) async fn race<'a, T>(
             Ok(made)
         }
         (None, error) => {
-            tries.shun(*other);
+            tries.shun(service, *other);
             match error {
                 Some(error) => Err(error),
                 None => first.await,

@@ -186,7 +186,11 @@ impl Tries {
     }
 
     /// No second connection could be made: what was tried for it is not tried again.
-    pub(super) fn shun(&mut self, other: Tries) {
+    pub(super) fn shun(&mut self, service: &Service, other: Tries) {
+        if other.attempts > self.attempts {
+            self.attempts = other.attempts;
+            self.note_again(service, Why::Connect);
+        }
         self.failed = other.failed;
         self.failed.retain(|address| Some(*address) != self.endpoint);
     }
