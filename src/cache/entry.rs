@@ -9,7 +9,7 @@ use pingora_cache::{CacheKey, CacheMeta};
 use pingora_core::Result;
 
 use super::changed::Place;
-use super::key::{self, Key};
+use super::key::Key;
 use super::moment::Moment;
 use super::rules::{Came, Freshness};
 use super::stored::StoredHead;
@@ -160,8 +160,13 @@ impl Clone for Checked {
 }
 
 impl Entry {
+    #[cfg(test)]
     pub(super) fn new(primary: &[u8], user_tag: &str, meta: Meta, body: Bytes) -> Self {
-        let place = Place::of(key::target_of(primary));
+        Entry::at(Place::of(super::key::target_of(primary)), primary, user_tag, meta, body)
+    }
+
+    /// `place` is that of the key's target.
+    pub(super) fn at(place: Place, primary: &[u8], user_tag: &str, meta: Meta, body: Bytes) -> Self {
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let checked = Checked::from(meta.asked);
         let entry = Entry { primary: primary.into(), user_tag: user_tag.into(), place, meta, body, number, weight: 0, checked };

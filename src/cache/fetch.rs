@@ -15,6 +15,7 @@ use pingora_cache::key::HashBinary;
 use pingora_cache::predictor::CacheablePredictor;
 use smallvec::SmallVec;
 
+use super::changed::Place;
 use super::control::Control;
 use super::entry::{Entry, Index, Meta};
 use super::flow::{Flow, Flowing};
@@ -143,6 +144,7 @@ pub enum Keeping {
 pub struct Storing {
     turn: Option<Turn>,
     key: Key,
+    place: Place,
     index: Index,
     variance: Option<HashBinary>,
     fresh_until: SystemTime,
@@ -154,6 +156,8 @@ pub struct Storing {
     stale_if_error: u32,
     asked: u64,
     tags: Option<Tags>,
+    /// It has fields for them.
+    tagged: bool,
     /// Where the answer has none.
     date: Option<HeaderValue>,
     /// Fields that are not stored, in lower case.
@@ -289,7 +293,8 @@ impl Cache {
         said.stream |= streams;
         let promised = answer.length.and_then(|length| usize::try_from(length).ok());
         let most = policy.max_body.min(self.storage.most());
-        let judged = match self.judge_said(&said, &key, policy, came) {
+        let place = key.place();
+        let judged = match self.judge_said(&said, place, policy, came) {
             Ok(_) if promised.is_some_and(|length| length > most) => Err(NoCacheReason::ResponseTooLarge),
             judged => judged,
         };
@@ -330,7 +335,8 @@ impl Cache {
             return Keeping::Nothing;
         }
         let mut withheld = Control::of(&said).withheld_names();
-        if said.names_tags() && !policy.keep_tags {
+        let tagged = said.names_tags();
+        if tagged && !policy.keep_tags {
             withheld.extend(tags::fields());
         }
         let mut created = now;
@@ -344,6 +350,7 @@ impl Cache {
         Keeping::Storing(Box::new(Storing {
             turn,
             key,
+            place,
             index,
             variance,
             fresh_until: now + fresh.remaining,
@@ -357,6 +364,7 @@ impl Cache {
             asked: came.asked,
             // With too many of them it would not be stored.
             tags: Tags::of(&said).ok().flatten(),
+            tagged,
             withheld,
             filling,
             told: false,
@@ -367,11 +375,11 @@ impl Cache {
     pub(super) fn judge_said(
         &self,
         said: &Said<'_>,
-        key: &Key,
+        place: Place,
         policy: &CachePolicy,
         came: rules::Came,
     ) -> Result<rules::Freshness, NoCacheReason> {
-        if self.was_changed(&key.primary, came) {
+        if self.was_changed(place, came) {
             // It may be what there was before the change.
             return Err(NoCacheReason::Custom("changed"));
         }
@@ -497,6 +505,14 @@ impl Keeping {
         matches!(self, Keeping::Storing(_))
     }
 
+    /// Whether the answer may have fields for tags: of one that is stored it is known.
+    pub fn may_be_tagged(&self) -> bool {
+        match self {
+            Keeping::Storing(storing) => storing.tagged,
+            _ => true,
+        }
+    }
+
     /// What the client is told of when the answer was made, where the service has not.
     pub fn date(&self) -> Option<&HeaderValue> {
         match self {
@@ -588,7 +604,7 @@ impl Storing {
         // Of one without a length it is not known whether it is short enough, and what has to be asked about is for nobody else.
         let Some(length) = self.filling.promised().filter(|_| self.lasts) else { return };
         let Some(turn) = &self.turn else { return };
-        let entry = Arc::new(Entry::new(&self.key.primary, "", self.meta(answer, length), Bytes::new()));
+        let entry = Arc::new(Entry::at(self.place, &self.key.primary, "", self.meta(answer, length), Bytes::new()));
         turn.flows(Flowing { flow: self.filling.share(), length, entry });
     }
 
@@ -596,7 +612,7 @@ impl Storing {
         let turn = self.turn.take();
         let length = self.filling.length();
         let meta = self.meta(answer, length);
-        let stored = self.filling.finish(self.index, &self.key.primary, "", |_| Some(meta)) > 0;
+        let stored = self.filling.finish(self.index, self.place, (&self.key.primary, ""), |_| Some(meta)) > 0;
         // What is not stored for want of room is another's turn: it may find some. What nobody else may have without asking is no news
         // to them.
         turn.into_iter().for_each(|turn| {

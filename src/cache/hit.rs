@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::Method;
-use http::header::{self, HeaderName};
+use http::header::HeaderName;
 use pingora_core::protocols::http::conditional_filter::not_modified_filter;
 use pingora_http::RequestHeader;
 
@@ -142,15 +142,11 @@ impl Hit {
         self.outcome
     }
 
-    /// The answer for a client that has this one already, if `seen` of its request says so: `If-None-Match`, or else
+    /// The answer for a client that has this one already, if the conditions of its request say so: `If-None-Match`, or else
     /// `If-Modified-Since` (RFC 9110, section 13.2.2).
-    pub fn not_modified<'v, V>(&self, method: &Method, seen: impl Fn(&HeaderName) -> V) -> Option<StoredHead>
-    where
-        V: IntoIterator<Item = &'v [u8]>,
-    {
-        let request = asked(method, &[header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE], seen);
+    pub fn not_modified(&self, conditions: &RequestHeader) -> Option<StoredHead> {
         // Few requests get here, so the judgement itself can be Pingora's.
-        not_modified_filter(&request?, &self.head().to_header().ok()?).then(|| self.head().not_modified())
+        not_modified_filter(conditions, &self.head().to_header().ok()?).then(|| self.head().not_modified())
     }
 }
 

@@ -7,6 +7,7 @@ use http::header::HeaderName;
 use pingora_cache::key::HashBinary;
 use pingora_cache::{CacheKey, VarianceBuilder};
 
+use super::changed::Place;
 use super::credentials;
 use super::policy::{CachePolicy, Extra, QueryKey};
 use crate::carrier;
@@ -37,11 +38,18 @@ pub(super) fn number(target: &[u8]) -> u64 {
 pub struct Key {
     pub(super) primary: Vec<u8>,
     pub(super) hash: HashBinary,
+    /// Where the target ends that it begins with.
+    end: u32,
 }
 
 impl Key {
-    fn new(primary: Vec<u8>) -> Self {
-        Key { hash: hash(&primary), primary }
+    fn new(primary: Vec<u8>, end: usize) -> Self {
+        Key { hash: hash(&primary), primary, end: u32::try_from(end).unwrap_or(u32::MAX) }
+    }
+
+    /// Where it is noted that its target was changed.
+    pub(super) fn place(&self) -> Place {
+        Place::of(self.primary.get(..self.end as usize).unwrap_or(&self.primary))
     }
 
     /// Two numbers that have nothing to do with each other.
@@ -85,6 +93,7 @@ where
     let mut bytes = Framed(Vec::with_capacity(128 + route_id.len() + origin.len() + 2 * head.host.len() + head.path.len()));
     // First, so that it can be told from the rest: `target_of`.
     bytes.target(&head.host, &head.path, head.query_bytes().filter(|_| policy.query == QueryKey::All));
+    let end = bytes.0.len();
     bytes.put(route_id.as_bytes());
     bytes.put(exchange.scheme().as_bytes());
     bytes.put(origin);
@@ -115,7 +124,7 @@ where
     if let Some(sent) = head.spelling.as_ref().map(|spelling| spelling.sent(false)).filter(|sent| **sent != *head.path) {
         bytes.put(sent.as_bytes());
     }
-    Key::new(bytes.0)
+    Key::new(bytes.0, end)
 }
 
 /// What is asked for, as keys begin with it.

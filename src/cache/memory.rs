@@ -24,7 +24,7 @@ use bytes::Bytes;
 use quick_cache::sync::{EntryAction, EntryResult};
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
-use super::changed::Changes;
+use super::changed::{Changes, Place};
 use super::entry::{Entry, Index, Meta};
 use super::flow::Flow;
 use super::purges::{Finding, Purges};
@@ -398,8 +398,8 @@ impl Filling {
     pub(super) fn finish(
         mut self,
         index: Index,
-        primary: &[u8],
-        user_tag: &str,
+        place: Place,
+        (primary, user_tag): (&[u8], &str),
         meta: impl FnOnce(usize) -> Option<Meta>,
     ) -> usize {
         let length = self.length();
@@ -409,7 +409,7 @@ impl Filling {
             Arriving::Own(body) => Bytes::from(body.into_boxed_slice()),
             Arriving::Shared(flow) => flow.end(),
         };
-        let entry = Entry::new(primary, user_tag, meta, body);
+        let entry = Entry::at(place, primary, user_tag, meta, body);
         if entry.weight > self.tier.longest {
             return 0;
         }

@@ -170,8 +170,8 @@ impl Cache {
     }
 
     /// Whether what is kept under a key was changed since it was asked for: the answer may be from before the change.
-    fn was_changed(&self, primary: &[u8], came: rules::Came) -> bool {
-        self.storage.changes.since(Place::of(key::target_of(primary)), came.asked)
+    fn was_changed(&self, place: Place, came: rules::Came) -> bool {
+        self.storage.changes.since(place, came.asked)
     }
 
     /// Whether something of that key was missed before, for all that is remembered. It is from now on.
@@ -187,6 +187,7 @@ impl Cache {
     }
 
     /// When an answer came that was asked for then; now, if nobody was asked.
+    #[inline]
     fn came(&self, asked: Option<Instant>) -> rules::Came {
         let after = asked.map(|asked| asked.elapsed()).unwrap_or_default();
         rules::Came { now: SystemTime::now(), after, asked: asked.map_or_else(Moment::now, Moment::of).get() }

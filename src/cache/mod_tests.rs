@@ -6,6 +6,7 @@ use crate::wire::answer::{self, AnswerHead};
 use bytes::Bytes;
 use bytes::BytesMut;
 use http::HeaderName;
+use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use pingora_cache::key::CacheHashKey;
 use pingora_cache::{HitStatus, HttpCache, RespCacheable};
 use pingora_http::ResponseHeader;
@@ -384,7 +385,8 @@ async fn a_client_that_has_it_gets_304() {
         ] {
             let head = RequestHead::build("GET", "/a", fields);
             let hit = found(cache, &policy, &head).unwrap();
-            let unchanged = hit.not_modified(&head.method, seen(&head));
+            let conditions = hit::asked(&head.method, &[IF_NONE_MATCH, IF_MODIFIED_SINCE], seen(&head));
+            let unchanged = conditions.and_then(|conditions| hit.not_modified(&conditions));
             assert_eq!(unchanged.is_some(), expected, "{fields:?}");
             if let Some(unchanged) = unchanged {
                 let names: Vec<_> =

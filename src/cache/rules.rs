@@ -105,6 +105,7 @@ pub fn consumers(head: &RequestHead, credentials: &Credentials, query: bool, sho
 }
 
 /// By its method, and what it brings.
+#[inline]
 fn by_form(head: &RequestHead) -> Use {
     let read_only = match head.method.as_str() {
         "GET" => head.header("range").is_some(),
@@ -144,15 +145,19 @@ impl Wishes {
         if policy.ignore_requests {
             return wishes;
         }
-        let mut controlled = false;
-        for line in head.header_all("cache-control") {
-            controlled = true;
-            directives(line).for_each(|(name, argument)| wishes.hear(name, argument));
+        let (mut controlled, mut pragma) = (false, false);
+        for (name, line) in head.headers() {
+            match name.len() {
+                13 if is(name, "cache-control") => {
+                    controlled = true;
+                    directives(line).for_each(|(name, argument)| wishes.hear(name, argument));
+                }
+                6 if is(name, "pragma") => pragma |= directives(line).any(|(name, _)| is(name, "no-cache")),
+                _ => {}
+            }
         }
         // Section 5.4.
-        if !controlled {
-            wishes.reload = head.header_all("pragma").flat_map(directives).any(|(name, _)| is(name, "no-cache"));
-        }
+        wishes.reload |= pragma && !controlled;
         wishes
     }
 

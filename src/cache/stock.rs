@@ -78,7 +78,7 @@ impl Cache {
         policy: &CachePolicy,
     ) -> RespCacheable {
         let (key, came) = (http.maybe_cache_key(), self.came(asked));
-        if key.is_some_and(|key| self.was_changed(key.primary_key(), came)) {
+        if key.is_some_and(|key| self.was_changed(Place::of(key::target_of(key.primary_key())), came)) {
             // It may be what there was before the change.
             return RespCacheable::Uncacheable(NoCacheReason::Custom("changed"));
         }
@@ -292,11 +292,12 @@ impl HandleMiss for Miss {
 
     async fn finish(self: Box<Self>) -> Result<MissFinishType> {
         let Miss { filling, meta, key, index } = *self;
+        let place = Place::of(key::target_of(key.primary_key()));
         let sized = |length| {
             let mut meta = meta?;
             meta.set_length(length);
             Some(meta)
         };
-        Ok(MissFinishType::Created(filling.finish(index, key.primary_key(), key.user_tag(), sized)))
+        Ok(MissFinishType::Created(filling.finish(index, place, (key.primary_key(), key.user_tag()), sized)))
     }
 }

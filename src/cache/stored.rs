@@ -61,7 +61,9 @@ impl StoredHead {
     /// That of an answer whose body turned out to be so long: without what belonged to its connection (RFC 9111, section 3.1), and without
     /// the `Age` that it came with. `date` where it has none. Nor are the `withheld` fields for others.
     pub(super) fn of_answer(answer: &AnswerHead, date: Option<&[u8]>, length: usize, withheld: &[Box<[u8]>]) -> Self {
-        let mut writer = Writer::with_capacity(answer.status, answer.fields.len() + 2, answer.buffer.len() + 96);
+        // Nearly what it will have, for what is much too large is copied once more.
+        let more = if date.is_some() { 34 } else { 0 } + if answer.length.is_some() { 0 } else { 34 };
+        let mut writer = Writer::with_capacity(answer.status, answer.fields.len() + 1, answer.buffer.len() + more);
         let goes = |name: &[u8]| is(name, "age") || withheld.iter().any(|known| rules::is_withheld(name, known));
         kept(answer).filter(|(name, _)| !goes(name)).for_each(|(name, value)| writer.field(name, value));
         if let Some(date) = date {

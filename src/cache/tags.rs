@@ -30,11 +30,13 @@ pub struct TooMany;
 pub struct Tags(Arc<str>);
 
 impl Tags {
-    /// `None` if it has none.
+    /// `None` if it has none, as most have.
+    #[inline]
     pub fn of(said: &Said<'_>) -> Result<Option<Self>, TooMany> {
-        if !said.names_tags() {
-            return Ok(None);
-        }
+        if said.names_tags() { Tags::named(said) } else { Ok(None) }
+    }
+
+    fn named(said: &Said<'_>) -> Result<Option<Self>, TooMany> {
         let words = said.surrogate_key.iter().flat_map(|line| line.split(|&byte| byte == b' ' || byte == b'\t'));
         let members = said.cache_tag.iter().flat_map(|line| list_of(line));
         let mut found: Vec<&str> = Vec::new();

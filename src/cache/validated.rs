@@ -49,7 +49,7 @@ impl Cache {
             Err(reason(Refusal::Forbidden))
         } else if rules::are_alike(stale.meta.head.vary(), meta.head.vary()) {
             let said = Said { age: Said::by(answer).age, ..Said::by_stored(&meta.head) };
-            self.judge_said(&said, &key, policy, came)
+            self.judge_said(&said, key.place(), policy, came)
         } else {
             self.storage.forget(index);
             Err(NoCacheReason::Custom("another_vary"))

@@ -161,7 +161,7 @@ mod tests {
         for (count, length, orders) in [(0, 1, 0), (1, 1, 1), (1000, 1, 1), (1001, 1, 2), (200, 4000, 4), (3, 600_000, 3)] {
             let urls: Vec<_> = (0..count).map(|number| url(number, length)).collect();
             let pieces: Vec<_> = pieces(&urls).collect();
-            assert_eq!((pieces.len(), pieces.concat()), (orders, urls), "{count} {length}");
+            assert_eq!((pieces.len(), &pieces.concat()), (orders, &urls), "{count} {length}");
             let short = |piece: &&[String]| piece.len() == 1 || json!(piece).to_string().len() <= TOGETHER_BYTES + 2;
             assert!(pieces.iter().all(short), "{count} {length}");
         }

@@ -35,7 +35,7 @@ pub use control::ExchangeControl;
 pub use endless::is_endless;
 use h1::H1;
 use retry_buffer::RetryBuffer;
-pub use seen::seen_upstream;
+pub use seen::{may_see_upstream, seen_upstream};
 use stream::H2;
 pub use upstream_request::upstream_request;
 

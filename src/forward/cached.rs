@@ -110,9 +110,9 @@ pub async fn run(
     let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
     let (cache, asked) = (journey.view.cache, journey.tries.started);
     let keeping = cache.admit(fetch, &answer.head, &journey.head.method, asked, &policy, seen);
-    let mut filling = Filling::new(cache, keeping, down);
+    let mut filling = Filling::new(cache, keeping);
     let outcome = outcome(filling.keeping.is_storing());
-    let date = filling.keeping.date().cloned();
+    let (date, tagged) = (filling.keeping.date().cloned(), filling.keeping.may_be_tagged());
     if answer.head.body.is_done() {
         // Before the client hears of it, who may ask again at once.
         filling.done(&answer.head);
@@ -122,7 +122,9 @@ pub async fn run(
     let told = if unchanged { Some(not_modified(&answer.head)) } else { None };
     let head = told.as_ref().unwrap_or(&answer.head);
     let bodiless = answer.head.body.is_done() || is_bodiless(head.status);
-    journey.hide_tags(&answer.head);
+    if tagged {
+        journey.hide_tags(&answer.head);
+    }
     let told = match tell(head, date, outcome, journey) {
         Ok(answered) => {
             let other = (answered.status != head.status).then(|| head.with_status(answered.status));

@@ -41,9 +41,16 @@ pub struct Filling {
 }
 
 impl Filling {
-    pub fn new(cache: &'static Cache, keeping: Keeping, down: &Downstream) -> Self {
-        let purse = if keeping.is_storing() { down.purse_beside() } else { None };
-        Filling { cache, keeping, ended: false, fields: None, broken: None, tail: VecDeque::new(), purse, reading: None }
+    pub fn new(cache: &'static Cache, keeping: Keeping) -> Self {
+        let tail = VecDeque::new();
+        Filling { cache, keeping, ended: false, fields: None, broken: None, tail, purse: None, reading: None }
+    }
+
+    /// Before something that the client may take its time with while more comes: of a body that is here nobody has more than is stored.
+    fn take_purse(&mut self, down: &Downstream) {
+        if self.purse.is_none() && self.reading.is_none() && self.keeping.is_storing() {
+            self.purse = down.purse_beside();
+        }
     }
 
     /// The body, to the cache and to the client. A client that goes away in the middle does not end what others may want.
@@ -88,6 +95,9 @@ impl Filling {
                     if told.is_err() || bodiless {
                         continue;
                     }
+                    if !last {
+                        self.take_purse(down);
+                    }
                     sent += data.len();
                     let (written, flow) = {
                         let mut writing = pin!(down.write_body(data, last));
@@ -107,6 +117,7 @@ impl Filling {
                 None => {
                     self.keeping.flows(&answer.head);
                     if told.is_ok() {
+                        self.take_purse(down);
                         let (flushed, flow) = {
                             let mut flushing = pin!(down.flush());
                             match poll_fn(|cx| Poll::Ready(flushing.as_mut().poll(cx))).await {

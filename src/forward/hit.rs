@@ -9,9 +9,9 @@ use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, StatusCode};
 
 use super::paid::{FREE, Reading};
-use super::{Failed, client_failed, paid};
+use super::{Failed, client_failed, paid, parts};
 use crate::cache::{self, Bypass, CACHE_STATUS, CachePolicy, Flow, Flown, Hit, Looked, Use, Wishes};
-use crate::downstream::{Downstream, seen_upstream};
+use crate::downstream::{Downstream, may_see_upstream, seen_upstream};
 use crate::head::HeaderEdit;
 use crate::journey::Journey;
 use crate::wire::encode::is_bodiless;
@@ -53,7 +53,9 @@ pub fn find(journey: &Journey) -> Option<Found> {
     let key = cache::key(head, exchange, seen, &route.id, policy);
     Some(match journey.view.cache.look(policy, key, &wishes, seen) {
         // A part is not what is stored as it is.
-        Looked::Fresh(hit) if seen(&header::RANGE).is_empty() => Found::Fresh(hit),
+        Looked::Fresh(hit) if !may_see_upstream(head, exchange, &[header::RANGE]) || seen(&header::RANGE).is_empty() => {
+            Found::Fresh(hit)
+        }
         looked => {
             let chosen = journey.outcome.service;
             Found::Missed(Missed::Ask(Ask { policy: policy.clone(), used, wishes, looked, chosen }))
@@ -66,7 +68,7 @@ pub fn find(journey: &Journey) -> Option<Found> {
 /// # Errors
 /// [`Failed::ClientGone`] or [`Failed::ClientStopped`].
 pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Result<(), Failed> {
-    let unchanged = hit.not_modified(&journey.head.method, |name| seen_upstream(&journey.head, &journey.exchange, name));
+    let unchanged = parts::conditions(journey).and_then(|conditions| hit.not_modified(&conditions));
     let head = unchanged.as_ref().unwrap_or_else(|| hit.head());
     let mut answer = head.to_answer(hit.length());
     let outcome = hit.outcome();

@@ -79,7 +79,7 @@ pub async fn run(
         None => {}
         Some(Missed::Bypass(why)) => journey.cache_use = Some(Use::Bypass(why)),
         // Boxed: it must not make the common one's future larger.
-        Some(Missed::Ask(ask)) => return Box::pin(cached::run(caller, journey, down, service, ask)).await,
+        Some(Missed::Ask(ask)) => return pinned(|| cached::run(caller, journey, down, service, ask)).await,
     }
     let mut copy = mirror::begin(caller, journey, down, true);
     let answer = {

@@ -13,7 +13,7 @@ use pingora_proxy::{MultiRangeInfo, RangeType};
 use super::paid::Reading;
 use super::{Failed, client_failed, hit};
 use crate::cache::{self, CACHE_STATUS, Hit};
-use crate::downstream::{BODY_BUDGET, Downstream, apply_to_response, seen_upstream};
+use crate::downstream::{BODY_BUDGET, Downstream, apply_to_response, may_see_upstream, seen_upstream};
 use crate::journey::{Answered, Journey, body_refusal};
 use crate::reply::Reply;
 use crate::wire::view::AnswerView;
@@ -87,13 +87,21 @@ fn tell(answer: &mut ResponseHeader, hit: &Hit, journey: &mut Journey) -> Result
 
 /// Whether the client has this answer already (RFC 9110, section 13.2.2).
 pub fn is_unchanged(journey: &Journey, answer: impl FnOnce() -> Option<ResponseHeader>) -> bool {
-    let asked = asked(journey, &[header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE]);
-    asked.is_some_and(|asked| answer().is_some_and(|answer| not_modified_filter(&asked, &answer)))
+    conditions(journey).is_some_and(|conditions| answer().is_some_and(|answer| not_modified_filter(&conditions, &answer)))
+}
+
+/// What a request says of an answer that its client has, as the service would see it. `None` if it says nothing.
+pub fn conditions(journey: &Journey) -> Option<RequestHeader> {
+    asked(journey, &[header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE])
 }
 
 /// The request with these fields alone, as the service would see them.
 fn asked(journey: &Journey, names: &[HeaderName]) -> Option<RequestHeader> {
-    cache::asked(&journey.head.method, names, |name| seen_upstream(&journey.head, &journey.exchange, name))
+    let Journey { head, exchange, .. } = journey;
+    if !may_see_upstream(head, exchange, names) {
+        return None;
+    }
+    cache::asked(&head.method, names, |name| seen_upstream(head, exchange, name))
 }
 
 /// Several parts in one body (RFC 9110, section 14.6).

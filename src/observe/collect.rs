@@ -190,7 +190,7 @@ impl Scrape {
         let refusals = refusals.map(|((policy, reason), count)| counter(count, &[("policy", policy), ("reason", reason)]));
         let consumers = series.consumers.counts().into_iter();
         let consumers = consumers.map(|(name, class, count)| counter(count, &[("consumer", &name), ("status_class", class)]));
-        let cache = series.cache.counts().into_iter().map(|((state, _), count)| counter(count, &[("state", state)]));
+        let cache = series.cache.counts().into_iter().map(|(state, count)| counter(count, &[("state", state)]));
         let reloads = [("applied", &series.reloads_applied), ("refused", &series.reloads_refused)];
         let reloads = reloads.map(|(result, count)| counter(count.sum(), &[("result", result)]));
         let build: Vec<Label<'_>> = std::iter::once(("version", &*series.version))

@@ -39,7 +39,7 @@ pub const NO_ROUTE: &str = "-";
 const REFUSALS: usize = 1024;
 /// The most pairs of one route. What has no place among them is counted under `other`.
 const ROUTE_REFUSALS: usize = 48;
-/// The most reasons to refuse a connection, and the most cache states.
+/// The most reasons to refuse a connection.
 const FEW: usize = 64;
 
 fn method_index(method: &Method) -> usize {
@@ -61,6 +61,27 @@ pub(super) fn class_index(status: u16) -> usize {
     match status {
         100..=599 => usize::from(status / 100 - 1),
         _ => 5,
+    }
+}
+
+/// What a cache can have done with a request ([`crate::cache::Outcome::word`]).
+const STATES: [&str; 7] = ["hit", "miss", "bypass", "expired", "revalidated", "stale", "reloaded"];
+
+/// Requests by what a cache did with them.
+#[derive(Debug, Default)]
+pub struct States([Counter; STATES.len()]);
+
+impl States {
+    fn count(&self, state: &str) {
+        if let Some((_, counter)) = STATES.iter().zip(&self.0).find(|(known, _)| **known == state) {
+            counter.add(1);
+        }
+    }
+
+    /// Those that there were any of.
+    pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
+        let all = STATES.iter().zip(&self.0).map(|(state, counter)| (*state, counter.sum()));
+        all.filter(|(_, count)| *count > 0).collect()
     }
 }
 
@@ -87,16 +108,10 @@ pub struct RouteMetrics {
 }
 
 /// What a route's cache did.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct CacheMetrics {
-    states: Words,
+    states: States,
     saved: Counter,
-}
-
-impl Default for CacheMetrics {
-    fn default() -> Self {
-        CacheMetrics { states: Words::new(FEW), saved: Counter::default() }
-    }
 }
 
 /// A route's counts, summed up.
@@ -134,7 +149,7 @@ impl RouteMetrics {
     /// Counts a request by what the cache did, and what of the answer's body came from there.
     pub fn cached(&self, state: &'static str, saved: u64) {
         let cached = self.cached.get_or_init(Box::default);
-        cached.states.counter(state, "").add(1);
+        cached.states.count(state);
         if saved > 0 {
             cached.saved.add(saved);
         }
@@ -143,7 +158,7 @@ impl RouteMetrics {
     /// Requests by what the cache did, and the bytes that it gave.
     pub(super) fn cache(&self) -> Option<(Vec<(&'static str, u64)>, u64)> {
         let cached = self.cached.get()?;
-        Some((cached.states.counts().into_iter().map(|((state, _), count)| (state, count)).collect(), cached.saved.sum()))
+        Some((cached.states.counts(), cached.saved.sum()))
     }
 
     /// Counts a refusal on this route.
@@ -305,7 +320,7 @@ pub(super) struct Series {
     endpoints: Shelf<EndpointMetrics>,
     listeners: Shelf<ListenerMetrics>,
     pub refusals: Words,
-    pub cache: Words,
+    pub cache: States,
     pub tls_failures: Counter,
     pub in_flight: Counter,
     pub reloads_applied: Counter,
@@ -362,7 +377,7 @@ impl Metrics {
             endpoints: Shelf::default(),
             listeners: Shelf::default(),
             refusals: Words::new(REFUSALS),
-            cache: Words::new(FEW),
+            cache: States::default(),
             tls_failures: Counter::default(),
             in_flight: Counter::default(),
             reloads_applied: Counter::default(),
@@ -423,7 +438,7 @@ impl Metrics {
 
     /// Counts a request by what the cache did: `hit`, `miss`, `stale` ...
     pub fn cache(&self, state: &'static str) {
-        self.series.cache.counter(state, "").add(1);
+        self.series.cache.count(state);
     }
 
     pub fn tls_handshake_failed(&self) {

@@ -70,7 +70,9 @@ pub(super) async fn exchange(
                     return down.give_back();
                 }
                 Some(Found::Missed(missed)) => {
-                    down.set_purse_if_none(purse);
+                    if matches!(missed, Missed::Ask(_)) {
+                        down.set_purse_if_none(purse);
+                    }
                     Some(missed)
                 }
                 None => None,

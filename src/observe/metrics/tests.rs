@@ -201,3 +201,22 @@ fn every_status_has_a_class() {
         assert_eq!(method_index(&Method::from_bytes(name.as_bytes()).unwrap()), index);
     }
 }
+
+#[test]
+fn every_word_of_the_cache_is_counted() {
+    use crate::cache::{Bypass, Outcome};
+    let outcomes = [
+        Outcome::Hit { ttl: 1 },
+        Outcome::Collapsed,
+        Outcome::Stale { since: 1, excuse: crate::cache::Excuse::Asked },
+        Outcome::Revalidated { asked: false },
+        Outcome::Reloaded { stored: false },
+        Outcome::Expired { stored: false },
+        Outcome::Miss { stored: false },
+        Outcome::Predicted { stored: false },
+        Outcome::Bypass(Bypass::Method),
+    ];
+    let states = States::default();
+    outcomes.iter().for_each(|outcome| states.count(outcome.word()));
+    assert_eq!(states.counts().iter().map(|(_, count)| count).sum::<u64>(), outcomes.len() as u64);
+}
