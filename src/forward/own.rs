@@ -6,9 +6,10 @@ use http::{Method, StatusCode};
 use super::{Failed, client_failed, compose};
 use crate::downstream::Downstream;
 use crate::head::BodyFraming;
+use crate::jose::json::value;
 use crate::journey::{Given, Journey, no_memory};
 use crate::listen::share::Purse;
-use crate::policy::validate::json;
+use crate::policy::validate::json::{self, Limits};
 use crate::reply::Reply;
 use crate::upstream::call::Caller;
 use crate::wire::encode::is_bodiless;
@@ -57,7 +58,7 @@ async fn composed(
             if !purse.as_mut().is_none_or(|purse| purse.charge(compose::takes(&text))) {
                 return Err(Failed::Answer(no_memory()));
             }
-            Some(serde_json::from_slice(&text).map_err(|_| malformed())?)
+            Some(value(&text).ok_or_else(malformed)?)
         }
     };
     tokio::select! {
@@ -87,10 +88,12 @@ async fn body(journey: &Journey, down: &mut Downstream, reads_body: bool) -> Res
     if body.is_empty() {
         return Ok(None);
     }
-    json::check(&body, DEEPEST_BODY).map(|()| Some(body)).map_err(|_| malformed())
+    // A name that is there twice is one thing to whoever looked at the body before, and may be another here.
+    let limits = Limits { unique: true, ..Limits::deep(DEEPEST_BODY) };
+    json::check_within(&body, &limits).map(|()| Some(body)).map_err(|_| malformed())
 }
 
 fn malformed() -> Failed {
-    let detail = "The body is not JSON, or nested too deeply.";
+    let detail = "The body is not JSON, nested too deeply, or has an object with a name twice.";
     Failed::Answer(Reply::new(StatusCode::BAD_REQUEST, "compose", "malformed_json", detail))
 }

@@ -168,3 +168,24 @@ fn parts_come_over_http2_as_well() {
     }
     assert!(service.log().iter().all(|line| line["protocol"] == "h2"));
 }
+
+#[test]
+fn calls_are_made_of_what_everybody_else_sees_in_a_body() {
+    let shop = Backend::answering(|_| ok(r#"{"id":{"$serde_json::private::RawValue":"\"admin\""}}"#));
+    let compose = "
+      calls:
+        first: { service: shop, path: '/{body.kind}', keep: [ id ] }
+        second: { service: shop, path: '/of/{parts.first.id}', optional: true }";
+    let gateway = Gateway::start(&yaml(&[("shop", &shop)], compose));
+    let post =
+        |body: &str| request(gateway.port(), "POST", "/api/dashboard", &[("Content-Type", "application/json")], body.as_bytes());
+    post(r#"{"kind":"a","kind":"b"}"#).assert_problem(400, "compose", "malformed_json");
+    // A name of serde_json's own is a name: an object is no segment of a path.
+    let named = post(r#"{"kind":{"$serde_json::private::RawValue":"\"admin\""}}"#);
+    assert_ne!(named.status, 200, "{}", named.text());
+    assert_eq!(shop.requests().len(), 0);
+    let answer = post(r#"{"kind":"a"}"#);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(answer.text().contains(r#""id":{"$serde_json::private::RawValue":"#), "{}", answer.text());
+    assert!(shop.requests().iter().all(|request| request.target == "/a"));
+}

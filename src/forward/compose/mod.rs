@@ -17,6 +17,7 @@ use pingora_http::ResponseHeader;
 use serde_json::{Map, Value, json};
 
 use crate::cel;
+use crate::jose::json;
 use crate::journey::{Given, Journey, no_memory};
 use crate::listen::share::Purse;
 use crate::reply::{Reply, push_json};
@@ -300,7 +301,7 @@ impl<'a> Gathering<'a> {
         if !self.asking.pays(takes(&got.body).saturating_mul(times)) {
             return Err(Fault::Memory);
         }
-        let value: Value = serde_json::from_slice(&got.body).map_err(|_| Fault::Malformed)?;
+        let value = json::value(&got.body).ok_or(Fault::Malformed)?;
         let (body, value) = match (plain, part.read) {
             (true, _) => (Body::Raw(got.body.clone()), Some(value)),
             (false, true) => (Body::Value(part.standing.shape(value.clone())), Some(value)),
