@@ -10,12 +10,14 @@
 //! Deliberately not here: the length bound (the door's), `OPTIONS *` and absolute-form targets (the door takes them apart), and which
 //! route a reading takes.
 
+mod made;
 mod readings;
 mod spelling;
 
 use std::borrow::Cow;
 use std::fmt;
 
+pub use made::{Made, push_value, value};
 pub use readings::{TooMany, is_ambiguous, readings};
 pub use spelling::{AmbiguousPaths, Handling, Spelling};
 

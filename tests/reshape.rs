@@ -307,7 +307,7 @@ fn answers_are_reshaped_whole() {
 #[test]
 fn each_audience_gets_its_own_also_from_the_cache() {
     let backend = Backend::answering(|request| {
-        let fields = "ETag: \"a\"\r\nCache-Control: public, max-age=60, s-maxage=90\r\n";
+        let fields = "ETag: \"a\"\r\nCache-Control: public, max-age=60, s-maxage=90\r\nPortcullis-Cache-Control: max-age=90\r\n";
         let made = answer(fields, PRODUCT);
         std::thread::sleep(Duration::from_millis(if request.target == "/slow" { 300 } else { 0 }));
         let head = find(&made, b"\r\n\r\n").unwrap() + 4;
@@ -337,6 +337,7 @@ fn each_audience_gets_its_own_also_from_the_cache() {
             for _ in 0..2 {
                 let staff = get("/p", "staff", &[version]);
                 assert_eq!((staff.text().as_str(), staff.header("etag")), (PRODUCT, None));
+                assert_eq!(staff.header("portcullis-cache-control"), None, "another gateway on the way would keep it for all");
                 for more in [
                     &[][..],
                     &["-H", "Range: bytes=30-60"],
@@ -456,5 +457,29 @@ fn another_shape_after_a_reload_is_another_answer() {
             1,
             "one entry for all shapes"
         );
+    });
+}
+
+#[test]
+fn a_body_does_not_lead_a_request_elsewhere() {
+    let backend = Backend::http();
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes:
+          - { path: /*, service: a, policies: { reshape: { request: [ { path: '/orders/{/id}/items' } ] } } }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    served(&yaml, |gateway| {
+        let post = |id: &str| {
+            let body = json!({ "id": id }).to_string();
+            request(gateway.port(), "POST", "/", &[("Content-Type", "application/json")], body.as_bytes())
+        };
+        assert_eq!(post("a b?").json()["target"], "/orders/a%20b%3F/items");
+        for id in ["..", "../admin", "%2e%2e%2f", "%2e%2e", "a;b", "a\\b", "", &"x".repeat(9000)] {
+            post(id).assert_problem(400, "reshape", "body_malformed");
+        }
     });
 }

@@ -177,24 +177,11 @@ fn created(consumer: &str, minted: Minted, more: Value) -> Response {
     }
     let mut response = (StatusCode::CREATED, axum::Json(body)).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let place = format!("/consumers/{}/keys/{}", encoded(consumer), minted.record.id);
+    let place = format!("/consumers/{}/keys/{}", crate::path::value(consumer.as_bytes()), minted.record.id);
     if let Ok(place) = HeaderValue::from_str(&place) {
         response.headers_mut().insert(header::LOCATION, place);
     }
     response
-}
-
-/// A name as a segment of a path.
-pub fn encoded(name: &str) -> String {
-    let mut out = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
 }
 
 fn describe(record: &Record, now: u64) -> Value {
@@ -350,6 +337,5 @@ mod tests {
             assert!(scopes(Some(vec![bad.into()])).is_err(), "{bad}");
         }
         assert!(scopes(Some(vec!["catalog:read".into()])).is_ok() && scopes(Some(vec![])).is_ok());
-        assert_eq!(encoded("acme / é"), "acme%20%2F%20%C3%A9");
     }
 }

@@ -26,7 +26,6 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::keys::encoded;
 use crate::core::Core;
 use crate::snapshot::Route;
 use crate::snapshot::tcp::{Target, TcpRoute};

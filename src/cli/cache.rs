@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::keys::{Access, text};
-use crate::admin::encoded;
+use crate::path;
 
 /// Things of one order.
 const TOGETHER: usize = 1000;
@@ -77,8 +77,11 @@ pub fn run(cache: &Cache) -> ExitCode {
     let done = match &cache.action {
         Action::Purge(purge) => perform(purge, &cache.access),
         Action::Explain { url, method, headers } => {
-            let fields = headers.iter().map(|field| format!("&header={}", encoded(field))).collect::<String>();
-            look(&cache.access, &format!("/cache/explain?url={}&method={}{fields}", encoded(url), encoded(method)))
+            let fields = headers.iter().map(|field| format!("&header={}", path::value(field.as_bytes()))).collect::<String>();
+            look(
+                &cache.access,
+                &format!("/cache/explain?url={}&method={}{fields}", path::value(url.as_bytes()), path::value(method.as_bytes())),
+            )
         }
         Action::Top { limit } => look(&cache.access, &format!("/cache/top?limit={limit}")),
     };

@@ -145,7 +145,7 @@ fn path(consumer: &str, id: Option<&str>) -> String {
 
 /// A name as a segment of a path.
 fn segment(name: &str) -> String {
-    crate::admin::encoded(name)
+    crate::path::value(name.as_bytes())
 }
 
 /// One request on a connection of its own. What the gateway says against it is the error.

@@ -250,7 +250,7 @@ impl<'a> Compiler<'_, 'a> {
         let named = sources.iter().filter_map(|source| if let Source::Part(call, _) = source { Some(&**call) } else { None });
         let named: Vec<&str> = named.chain(when.iter().flat_map(|when| when.parts().iter().map(String::as_str))).collect();
         let by_client = |source: &&Source| {
-            matches!(source, Source::Claim(_) | Source::Subject | Source::Consumer | Source::ClientAddress | Source::RequestId)
+            matches!(source, Source::Claim(..) | Source::Subject | Source::Consumer | Source::ClientAddress | Source::RequestId)
         };
         let needs = Needs {
             body: sources.iter().any(|source| matches!(source, Source::Body(_))),

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::Names;
 use super::config::CallConfig;
-use super::text::{Found, Known, LONGEST, Source, Text, encode};
+use super::text::{Found, Known, LONGEST, Source, Text};
 use crate::carrier::lossy;
 use crate::head::TRAVEL_FIELDS;
 use crate::path;
@@ -62,9 +62,7 @@ impl Request {
         let path = path(&config.path, names, problems);
         let mut query = Vec::new();
         for (name, value) in &config.query {
-            let mut written = String::new();
-            encode(name.as_bytes(), &mut written);
-            query.extend(text(value, names, problems).map(|text| (written.into(), text)));
+            query.extend(text(value, names, problems).map(|text| (path::value(name.as_bytes()).into(), text)));
         }
         let mut fields = Vec::new();
         for (name, value) in &config.headers {
@@ -105,7 +103,7 @@ impl Request {
             target.push(mark);
             target.push_str(name);
             target.push('=');
-            encode(&value, &mut target);
+            path::push_value(&value, &mut target);
             mark = '&';
         }
         if target.len() > LONGEST {

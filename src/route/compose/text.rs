@@ -25,7 +25,8 @@ pub enum Source {
     Param(Box<str>),
     Query(Box<str>),
     Header(Box<str>),
-    Claim(Steps),
+    /// A claim of that name, which may be a URL, or else what stands in others.
+    Claim(Box<str>, Option<Steps>),
     Subject,
     Consumer,
     ClientAddress,
@@ -89,7 +90,11 @@ impl Source {
             }
             ("query", _) => Source::Query(member()?.into()),
             ("header", _) => Source::Header(member()?.to_ascii_lowercase().into()),
-            ("claim", _) => Source::Claim(steps(member()?)?),
+            ("claim", _) => {
+                let name = member()?;
+                // `https://example.com/tenant` is one name, whatever its dots.
+                Source::Claim(name.into(), if name.contains(':') { None } else { Some(steps(name)?) })
+            }
             ("body", _) => Source::Body(rest.map_or(Ok(Steps::default()), steps)?),
             ("item", _) if names.each => Source::Item(rest.map_or(Ok(Steps::default()), steps)?),
             ("item", _) => return Err("`{item}` has a meaning with `for_each` only".to_owned()),
@@ -119,7 +124,10 @@ impl Source {
             Source::Param(name) => Found::Bytes(decode_escapes(exchange.param(name)?)),
             Source::Query(name) => Found::Bytes(query_values(head.query()?, name).next()?),
             Source::Header(name) => Found::Bytes(Cow::Borrowed(head.header(name)?)),
-            Source::Claim(steps) => Found::Json(within(identity?.claims.as_deref()?, steps)?),
+            Source::Claim(name, steps) => {
+                let claims = identity?.claims.as_deref()?;
+                Found::Json(claims.get(&**name).or_else(|| within(claims, steps.as_ref()?))?)
+            }
             Source::Subject => text(&identity?.subject),
             Source::Consumer => text(identity?.consumer.as_deref()?),
             Source::ClientAddress => Found::Bytes(Cow::Owned(exchange.client.to_canonical().to_string().into_bytes())),
@@ -199,30 +207,16 @@ impl Text {
         (out.len() <= LONGEST).then_some(out)
     }
 
-    /// As a path in its one spelling: what is written stands as it is, a value becomes letters of one segment. `None` where a value is
-    /// missing or empty, a segment would be one of dots, or some service might read more segments or another one (`..%2Fadmin`, `%252e`):
-    /// what a client could not ask for by itself, it cannot have asked for either.
+    /// As a path in its one spelling. `None` where a value is missing, or none that a path can have ([`path::Made`]).
     pub fn path(&self, known: &Known<'_>) -> Option<String> {
-        let mut out = String::new();
+        let mut made = path::Made::default();
         for piece in &self.0 {
             match piece {
-                Piece::Text(text) => out.push_str(text),
-                Piece::Of(source) => {
-                    let value = source.get(known)?.bytes().filter(|value| !value.is_empty())?;
-                    let from = out.len();
-                    encode(&value, &mut out);
-                    if out.get(from..).is_none_or(path::is_ambiguous) {
-                        return None;
-                    }
-                }
+                Piece::Text(text) => made.text(text),
+                Piece::Of(source) => made.value(&source.get(known)?.bytes()?)?,
             }
         }
-        let dots = out.split('/').any(|segment| segment == "." || segment == "..");
-        let canonical = path::normalise(out.as_bytes()).ok()?;
-        let levels = |path: &str| path.split('/').count();
-        // A value and what is written beside it may be an escape together.
-        let fine = !path::is_ambiguous(&canonical) || path::is_ambiguous(&self.outline());
-        (!dots && fine && levels(&canonical) == levels(&out) && canonical.len() <= LONGEST).then(|| canonical.into_owned())
+        made.path()
     }
 
     /// As text in JSON. `None` where a value is missing.
@@ -231,15 +225,35 @@ impl Text {
     }
 }
 
-/// Writes a value so that nothing in it means anything in a URL.
-pub fn encode(value: &[u8], out: &mut String) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).map_or('0', |&digit| char::from(digit));
-    for &byte in value {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            out.extend(['%', digit(byte >> 4), digit(byte & 15)]);
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::exchange::Identity;
+
+    #[test]
+    fn claims_are_found_by_their_whole_name_and_within_others() {
+        let claims = json!({ "https://a.test/tenant": "acme", "org": { "id": 7, "teams": ["x"] }, "org.id": "whole" });
+        let identity = Identity { claims: Some(Arc::new(claims)), ..Identity::default() };
+        let exchange = Exchange { identity: Some(Arc::new(identity)), ..Exchange::for_tests() };
+        let (head, parts) = (RequestHead::build("GET", "/", &[]), Map::new());
+        let known = Known { head: &head, exchange: &exchange, parts: &parts, body: None, item: None };
+        let names = Names { pattern: "/", calls: &[], each: false };
+        let said = |name: &str| {
+            let text = Text::parse(&format!("{{claim.{name}}}"), &names).unwrap();
+            text.bytes(&known).map(|bytes| String::from_utf8(bytes).unwrap())
+        };
+        for (name, value) in [
+            ("https://a.test/tenant", Some("acme")),
+            ("org.id", Some("whole")),
+            ("org.teams.0", Some("x")),
+            ("https://a.test/x", None),
+        ] {
+            assert_eq!(said(name).as_deref(), value, "{name}");
         }
+        assert!(Text::parse("{claim.a..b}", &names).is_err());
     }
 }

@@ -51,7 +51,8 @@ impl Answers {
         if !self.differs {
             return;
         }
-        for name in ["cdn-cache-control", "surrogate-control"] {
+        // What the service says to caches on the way, this one among them, it says of another answer.
+        for name in ["cdn-cache-control", "surrogate-control", "portcullis-cache-control"] {
             answer.remove(HeaderName::from_static(name));
         }
         let said = answer.all(&header::CACHE_CONTROL).join(&b", "[..]);

@@ -11,6 +11,7 @@ use crate::carrier::{decode, strip_query_param};
 use crate::exchange::Exchange;
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::json::Fault;
+use crate::path;
 use crate::policy::validate::media::MediaType;
 use crate::policy::{OnBody, OnRequest, Policy};
 use crate::reply::{Flow, Reply};
@@ -181,22 +182,11 @@ fn tell(beside: Beside, head: &RequestHead, exchange: &mut Exchange) {
         if !query.is_empty() {
             query.push('&');
         }
-        encode(&name, &mut query);
+        path::push_value(name.as_bytes(), &mut query);
         query.push('=');
-        encode(&value, &mut query);
+        path::push_value(value.as_bytes(), &mut query);
     }
     exchange.upstream_target = Some(if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") });
-}
-
-/// As a form has it: nothing but letters, digits and `-._~` as it is.
-pub fn encode(text: &str, out: &mut String) {
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
 }
 
 /// A form as an object of texts, in its order.

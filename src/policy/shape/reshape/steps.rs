@@ -15,6 +15,7 @@ use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::json::tree::{Id, Kind, Rewrite, Spot};
 use crate::json::{Fault, Mode, Pointer, Program, Token, Tree, lex};
+use crate::path::Made;
 use crate::policy::Compile;
 use crate::problem::{Place, Problem};
 use crate::value::Spanned;
@@ -373,23 +374,14 @@ impl Work {
                 }
             }
             Work::Path(pieces, rest) => {
-                let mut path = String::new();
+                let mut made = Made::default();
                 for (before, at) in pieces {
-                    path.push_str(before);
+                    made.text(before);
                     let text = select(tree, at).first().and_then(|id| plain(tree, *id)).ok_or(Fault::Absent)?;
-                    if matches!(text.as_str(), "" | "." | "..") {
-                        return Err(Fault::Absent);
-                    }
-                    super::request::encode(&text, &mut path);
+                    made.value(text.as_bytes()).ok_or(Fault::Absent)?;
                 }
-                path.push_str(rest);
-                // What a client could not have asked for, its body does not ask for either.
-                let canonical = crate::path::normalise(path.as_bytes()).map_err(|_| Fault::Absent)?;
-                let levels = |path: &str| path.split('/').count();
-                if levels(&canonical) != levels(&path) || ["%2F", "%5C"].iter().any(|escape| canonical.contains(escape)) {
-                    return Err(Fault::Absent);
-                }
-                beside.path = Some(canonical.into_owned());
+                made.text(rest);
+                beside.path = Some(made.path().ok_or(Fault::Absent)?);
             }
         }
         Ok(())
