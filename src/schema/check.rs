@@ -522,8 +522,9 @@ impl<'s> Check<'s> {
         if !valid && self.is_done() {
             return false;
         }
-        let by_themselves = matches!(chosen, Chosen::Open);
-        if !logic.any.is_empty() && by_themselves {
+        // The list that it is chosen of has been asked then, the other one has not.
+        let asked = logic.choice.as_ref().filter(|_| !matches!(chosen, Chosen::Open)).map(|choice| choice.of_one);
+        if !logic.any.is_empty() && asked != Some(false) {
             let mut found = false;
             for rule in &logic.any {
                 found |= self.quietly(|check| check.node(*rule, value, at, scope, seen.as_deref_mut()));
@@ -536,7 +537,7 @@ impl<'s> Check<'s> {
                 valid = self.fail("anyOf", at, || "must be as one of the alternatives".to_owned());
             }
         }
-        if !logic.one.is_empty() && by_themselves {
+        if !logic.one.is_empty() && asked != Some(true) {
             let mut found = 0;
             for rule in &logic.one {
                 found += u32::from(self.quietly(|check| check.node(*rule, value, at, scope, seen.as_deref_mut())));

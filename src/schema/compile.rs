@@ -46,6 +46,7 @@ struct Compiler<'v> {
     draft: Draft,
     formats: bool,
     /// See [`Dialect`].
+    openapi: bool,
     openapi_30: bool,
     lenient: bool,
     most_faults: usize,
@@ -75,7 +76,7 @@ pub fn compile(document: &Value, formats: bool, default: Option<Draft>) -> Resul
         }
         None => default.unwrap_or(Draft::Draft202012),
     };
-    let dialect = Dialect { draft, openapi_30: false, formats, lenient: false };
+    let dialect = Dialect { draft, openapi: false, openapi_30: false, formats, lenient: false };
     let mut compiler = Compiler::new(document, dialect, MOST_FAULTS);
     compiler.index(document, 0, true);
     let root = compiler.node(document, String::new());
@@ -115,6 +116,7 @@ impl<'v> Compiler<'v> {
         Compiler {
             draft: dialect.draft,
             formats: dialect.formats,
+            openapi: dialect.openapi,
             openapi_30: dialect.openapi_30,
             lenient: dialect.lenient,
             most_faults,
@@ -368,9 +370,11 @@ impl<'v> Compiler<'v> {
 
     /// OpenAPI's `discriminator`, where it chooses among alternatives that have names.
     fn choice(&mut self, map: &'v Map<String, Value>, pointer: &str) -> Option<Choice> {
-        let said = map.get("discriminator")?.as_object()?;
+        // In a plain JSON Schema it is a word like any other, and says nothing.
+        let said = map.get("discriminator").filter(|_| self.openapi)?.as_object()?;
         let property: Box<str> = said.get("propertyName")?.as_str()?.into();
-        let alternatives = map.get("oneOf").or(map.get("anyOf"))?.as_array()?;
+        let of_one = map.contains_key("oneOf");
+        let alternatives = map.get(if of_one { "oneOf" } else { "anyOf" })?.as_array()?;
         let (mut by, mut complete) = (AHashMap::new(), true);
         for alternative in alternatives {
             let name = alternative.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
@@ -395,7 +399,7 @@ impl<'v> Compiler<'v> {
                 None => complete = false,
             }
         }
-        Some(Choice { property, by, complete })
+        Some(Choice { property, of_one, by, complete })
     }
 
     fn fill_dynamic(&mut self, node: &mut Node, map: &'v Map<String, Value>, pointer: &str) {

@@ -58,6 +58,8 @@ impl Draft {
 #[derive(Debug, Clone, Copy)]
 pub struct Dialect {
     pub draft: Draft,
+    /// OpenAPI: `discriminator`.
+    pub openapi: bool,
     /// OpenAPI 3.0: `nullable`, no names (`id`), and 1.0 is an integer.
     pub openapi_30: bool,
     /// `format` asserts.
@@ -321,6 +323,8 @@ struct Logic {
 #[derive(Debug)]
 struct Choice {
     property: Box<str>,
+    /// It chooses of `one`; else of `any`.
+    of_one: bool,
     by: ahash::AHashMap<Box<str>, u32>,
     /// Nothing else than these is taken.
     complete: bool,

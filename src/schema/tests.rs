@@ -184,3 +184,26 @@ fn telling_elements_apart_takes_steps() {
     let said: Vec<_> = schema.broken(&many, 10_000, 20).unwrap().violations.iter().map(|one| one.keyword).collect();
     assert!(said.contains(&"maxItems") && !said.contains(&"uniqueItems"), "{said:?}");
 }
+
+#[test]
+fn a_discriminator_chooses_in_openapi_alone_and_of_one_list() {
+    let schema = json!({
+        "discriminator": { "propertyName": "is" },
+        "oneOf": [{ "$ref": "#/$defs/Cat" }, { "$ref": "#/$defs/Dog" }],
+        "anyOf": [{ "required": ["name"] }, { "required": ["nick"] }],
+        "$defs": { "Cat": { "required": ["lives"] }, "Dog": { "required": ["barks"] } }
+    });
+    let openapi = |schema: &Value, value: Value| {
+        let dialect = Dialect { draft: Draft::Draft202012, openapi: true, openapi_30: false, formats: false, lenient: false };
+        let parts = Schema::compile_parts(schema, dialect, &[(schema, String::new())]).unwrap();
+        let broken = parts.schema.broken_at(parts.roots[0], &value, 1000, 20, Direction::Neither);
+        broken.map_or_else(Vec::new, |broken| broken.violations.iter().map(|one| one.keyword).collect())
+    };
+    assert_eq!(openapi(&schema, json!({ "is": "Cat", "lives": 9, "name": "tom" })), [""; 0]);
+    assert_eq!(openapi(&schema, json!({ "is": "Cat", "lives": 9 })), ["anyOf"], "the other list says something too");
+    assert_eq!(openapi(&schema, json!({ "is": "Dog", "lives": 9, "name": "tom" })), ["required"]);
+    assert_eq!(openapi(&schema, json!({ "is": "Cow", "barks": true, "name": "tom" })), ["discriminator"]);
+    let plain = |value| broken(schema.clone(), value).into_iter().map(|(_, keyword)| keyword).collect::<Vec<_>>();
+    assert_eq!(plain(json!({ "is": "Cow", "barks": true, "name": "tom" })), [""; 0], "a word like any other");
+    assert_eq!(plain(json!({ "barks": true, "lives": 9, "name": "tom" })), ["oneOf"]);
+}

@@ -45,6 +45,15 @@ impl Schema {
         found.or(other)
     }
 
+    /// Whether an object's member has this name among those that are named.
+    pub fn has_member(&self, node: u32, name: &str) -> bool {
+        let mut found = false;
+        self.each(node, DEEPEST, &mut { MOST }, &mut |node| {
+            found |= node.objects.as_ref().is_some_and(|objects| objects.properties.contains_key(name));
+        });
+        found
+    }
+
     /// Every schema that says something of the same value.
     fn each(&self, node: u32, depth: u32, left: &mut u32, visit: &mut impl FnMut(&Node)) {
         let (Some(depth), Some(fewer)) = (depth.checked_sub(1), left.checked_sub(1)) else { return };

@@ -8,10 +8,10 @@ use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
-use super::super::media::Pattern;
+use super::super::media::{MediaType, Pattern};
 use super::super::report::Part;
 use super::body::{Encoding, Media};
-use super::document::{Body, Document, Fault, Loaded, Needs, Operation, Options, Scheme, Status, Version};
+use super::document::{Body, Document, Fault, Loaded, Needs, Operation, Options, Scheme, Status};
 use super::params::{Param, Style};
 use crate::carrier::{decode_escapes, lossy};
 use crate::route::templates::{Template, Templates};
@@ -44,7 +44,7 @@ struct Reader<'v> {
     /// The schemas that are needed, each with its pointer.
     roots: Vec<(&'v Value, String)>,
     faults: Vec<Fault>,
-    /// The one whose parts are being read.
+    /// The one whose parts are being read; empty where it is none.
     id: Box<str>,
     lost: bool,
 }
@@ -60,7 +60,7 @@ struct Source<'v> {
 }
 
 pub fn read(document: &Value, options: Options) -> Loaded {
-    let (version, dialect) = match edition(document, options) {
+    let dialect = match edition(document, options) {
         Ok(found) => found,
         Err(fault) => return Loaded { document: None, faults: vec![fault] },
     };
@@ -79,54 +79,49 @@ pub fn read(document: &Value, options: Options) -> Loaded {
     };
     reader.read_schemes();
     let (mut operations, mut sources, mut templates, mut by_template) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut known: HashMap<String, usize> = HashMap::new();
+    let mut known: HashMap<String, Vec<&Method>> = HashMap::new();
     let mut ids: BTreeSet<Box<str>> = BTreeSet::new();
     for (path, item) in paths.iter().filter(|(path, _)| !path.starts_with("x-")) {
         let pointer = format!("/paths/{}", escaped(path));
+        let before = reader.faults.len();
+        reader.id = Box::default();
+        let Some((item, below)) = reader.table(item, pointer.clone()) else {
+            // Nobody knows which of them there would be.
+            reader.faults.iter_mut().skip(before).for_each(|fault| fault.operations = vec![path.as_str().into()]);
+            continue;
+        };
         let template = match Template::parse(path) {
-            Ok(template) => Some(template),
+            Ok(template) => template,
             Err(why) => {
-                let names =
-                    item.as_object().into_iter().flat_map(|item| METHODS.iter().filter(|(key, _)| item.contains_key(*key)));
-                let operations = names.map(|(_, method)| format!("{method} {path}").into()).collect();
+                let all = METHODS.iter().filter_map(|(key, method)| Some(named(item.get(*key)?, method, path)));
+                let operations = all.collect();
                 reader.faults.push(Fault { operations, ..fault(&pointer, format!("the path cannot be served: {why}")) });
                 continue;
             }
         };
-        let Some((item, pointer)) = reader.table(item, pointer) else { continue };
         let mut here: SmallVec<[(Method, u32); 4]> = SmallVec::new();
-        let names = template.as_ref().map(|template| template.names.clone()).unwrap_or_default();
+        // The same path with other names is the same path.
+        let twins = known.entry(template.shape()).or_default();
         for (key, method) in &METHODS {
             let Some(value) = item.get(*key) else { continue };
-            let pointer = format!("{pointer}/{key}");
+            let pointer = format!("{below}/{key}");
             if operations.len() >= MOST_OPERATIONS {
                 let message = format!("there are more than {MOST_OPERATIONS} operations");
                 return Loaded { document: None, faults: vec![fault(&pointer, message)] };
             }
             let from = reader.roots.len();
             let shared = item.get("parameters");
-            let operation = reader.operation(value, shared, &pointer, path, method, &names, &mut ids);
+            let mut operation = reader.operation(value, shared, &pointer, path, method, &template.names, &mut ids);
+            if twins.contains(&method) {
+                reader.fault(&pointer, format!("{method} {path} stands here twice, under other names"));
+                operation.lost = true;
+            }
             here.push((method.clone(), operations.len() as u32));
             operations.push(operation);
             sources.push(Source { pointer, value, shared, roots: from..reader.roots.len() });
         }
-        // The same path with other names is the same path.
-        let alike: String = shape(path);
-        if let Some(first) = known.get(&alike).copied() {
-            let twice: Option<&SmallVec<[(Method, u32); 4]>> = by_template.get(first);
-            for (method, number) in &here {
-                if twice.is_some_and(|all| all.iter().any(|(known, _)| known == method)) {
-                    let message = format!("{method} {path} stands here twice, under other names");
-                    let names = operations.get_mut(*number as usize).map(|operation: &mut Operation| {
-                        operation.lost = true;
-                        operation.id.clone()
-                    });
-                    reader.faults.push(Fault { operations: names.into_iter().collect(), ..fault(&pointer, message) });
-                }
-            }
-        }
-        known.entry(alike).or_insert(templates.len());
-        templates.extend(template);
+        twins.extend(METHODS.iter().map(|(_, method)| method).filter(|method| here.iter().any(|(known, _)| known == *method)));
+        templates.push(template);
         by_template.push(here);
     }
     let parts = reader.compile(dialect, &mut operations, &sources);
@@ -139,43 +134,33 @@ pub fn read(document: &Value, options: Options) -> Loaded {
         let body = operation.body.iter_mut().flat_map(|body| &mut body.content);
         answers.chain(body).for_each(|media| node(&mut media.node));
     }
-    let title = document.pointer("/info/title").and_then(Value::as_str).unwrap_or_default().into();
     let templates = Templates::new(templates);
-    let document = Document { version, title, operations, templates, by_template, schema, schemes };
+    let document = Document { operations, templates, by_template, schema, schemes };
     Loaded { document: Some(Arc::new(document)), faults }
 }
 
-/// The path without the names of its places.
-fn shape(path: &str) -> String {
-    let mut out = String::new();
-    for piece in path.split('{') {
-        match piece.split_once('}') {
-            Some((_, after)) => {
-                out.push_str("{}");
-                out.push_str(after);
-            }
-            None => out.push_str(piece),
-        }
-    }
-    out
+/// What an operation is called: `operationId`, or else its method and path.
+fn named(operation: &Value, method: &Method, path: &str) -> Box<str> {
+    let said = operation.get("operationId").and_then(Value::as_str).filter(|id| !id.is_empty() && id.len() <= 256);
+    said.map_or_else(|| format!("{method} {path}").into(), Into::into)
 }
 
 fn fault(pointer: &str, message: impl Into<String>) -> Fault {
     Fault { pointer: pointer.to_owned(), ..Fault::whole(message, None) }
 }
 
-/// Which edition it is of, and how its schemas are read.
-fn edition(document: &Value, options: Options) -> Result<(Version, Dialect), Fault> {
+/// How its schemas are read, by the edition that it is of.
+fn edition(document: &Value, options: Options) -> Result<Dialect, Fault> {
     if document.get("swagger").is_some() {
         let hint = "convert it to OpenAPI 3.0, with swagger2openapi for example";
         return Err(Fault::whole("is of Swagger 2.0, and OpenAPI 3.0 and 3.1 are known", Some(hint)));
     }
     let said = document.get("openapi").map(|said| said.as_str().map_or_else(|| said.to_string(), str::to_owned));
-    let dialect = |draft, openapi_30| Dialect { draft, openapi_30, formats: options.formats, lenient: true };
+    let dialect = |draft, openapi_30| Dialect { draft, openapi: true, openapi_30, formats: options.formats, lenient: true };
     match said.as_deref() {
-        Some("3.0") => Ok((Version::V30, dialect(Draft::Draft4, true))),
-        Some("3.1") => Ok((Version::V31, dialect(Draft::Draft202012, false))),
-        Some(said) if said.starts_with("3.0.") => Ok((Version::V30, dialect(Draft::Draft4, true))),
+        Some("3.0") => Ok(dialect(Draft::Draft4, true)),
+        Some("3.1") => Ok(dialect(Draft::Draft202012, false)),
+        Some(said) if said.starts_with("3.0.") => Ok(dialect(Draft::Draft4, true)),
         Some(said) if said.starts_with("3.1.") => {
             let draft = match document.get("jsonSchemaDialect").and_then(Value::as_str) {
                 None => Draft::Draft202012,
@@ -183,7 +168,7 @@ fn edition(document: &Value, options: Options) -> Result<(Version, Dialect), Fau
                 Some(uri) => Draft::of(uri)
                     .ok_or_else(|| fault("/jsonSchemaDialect", "names an edition of JSON Schema that is not known"))?,
             };
-            Ok((Version::V31, dialect(draft, false)))
+            Ok(dialect(draft, false))
         }
         Some(said) => {
             let said: String = said.chars().take(20).collect();
@@ -196,7 +181,8 @@ fn edition(document: &Value, options: Options) -> Result<(Version, Dialect), Fau
 impl<'v> Reader<'v> {
     fn fault(&mut self, pointer: &str, message: impl Into<String>) {
         self.lost = true;
-        self.faults.push(Fault { operations: vec![self.id.clone()], ..fault(pointer, message) });
+        let operations = if self.id.is_empty() { Vec::new() } else { vec![self.id.clone()] };
+        self.faults.push(Fault { operations, ..fault(pointer, message) });
     }
 
     /// Where a `$ref` leads, and the pointer to it; the value itself if it is none.
@@ -257,14 +243,12 @@ impl<'v> Reader<'v> {
         names: &[Box<str>],
         ids: &mut BTreeSet<Box<str>>,
     ) -> Operation {
-        let own = format!("{method} {path}");
-        let said = value.get("operationId").and_then(Value::as_str).filter(|id| !id.is_empty() && id.len() <= 256);
-        self.id = said.unwrap_or(&own).into();
+        self.id = named(value, method, path);
         self.lost = false;
         if !ids.insert(self.id.clone()) {
             let message = format!("another operation has the operationId `{}`", self.id);
             self.fault(pointer, message);
-            self.id = own.into();
+            self.id = format!("{method} {path}").into();
             ids.insert(self.id.clone());
         }
         let mut params = Vec::new();
@@ -370,7 +354,7 @@ impl<'v> Reader<'v> {
                     self.fault(&format!("{pointer}/content"), "`content` has one media type");
                     return None;
                 };
-                json = media.split(';').next().is_some_and(|media| media.ends_with("json"));
+                json = MediaType::parse(media.as_bytes()).is_some_and(|media| media.is_json());
                 let at = format!("{pointer}/content/{}/schema", escaped(media));
                 inner.get("schema").and_then(|schema| self.root(schema, at))
             }
@@ -405,8 +389,7 @@ impl<'v> Reader<'v> {
         let mut all = Vec::new();
         for (name, value) in table.get("content")?.as_object()? {
             let pointer = format!("{pointer}/content/{}", escaped(name));
-            let essence = name.split(';').next().unwrap_or_default().trim();
-            let Some(pattern) = Pattern::parse(essence) else {
+            let Some(pattern) = Pattern::of(name) else {
                 let shown: String = name.chars().take(80).collect();
                 self.fault(&pointer, format!("`{shown}` is not a media type"));
                 continue;
@@ -417,7 +400,7 @@ impl<'v> Reader<'v> {
                 let text = |key: &str| encoding.get(key).and_then(Value::as_str);
                 let style = text("style").and_then(Style::parse);
                 let types = text("contentType").into_iter().flat_map(|types| types.split(','));
-                let types = types.filter_map(|one| Pattern::parse(one.split(';').next().unwrap_or_default().trim()));
+                let types = types.filter_map(Pattern::of);
                 let explode = encoding.get("explode").and_then(Value::as_bool);
                 let explode = explode.unwrap_or(style.is_none_or(|style| style == Style::Form));
                 encodings.push((property.as_str().into(), Encoding { types: types.collect(), style, explode }));
