@@ -247,6 +247,7 @@ fn bodies_are_what_they_claim_to_be() {
     judge(form, b"name=rex&name=max", &["body /name: type"]);
     judge(form, b"name=rex&other=1", &["body /other: additionalProperties"]);
     judge(form, b"name=rex&kind=%7B", &["body /kind: json"]);
+    judge(form, b"name=rex&kind=%7B%22is%22:%22dog%22,%22is%22:%22cow%22%7D", &["body /kind: json"]);
     judge(form, b"name=rex&name[]=max", &["body /name: form"]);
     judge(form, b"kind[is]=dog&name=rex&kind=x", &["body /kind: form"]);
     judge(form, b"name=rex&kind[is]=dog&kind[is][x]=1", &["body : form"]);
@@ -264,6 +265,10 @@ fn bodies_are_what_they_claim_to_be() {
     judge(multipart, whole(&[&name, &name, photo]).as_bytes(), &["body /name: type"]);
     judge(multipart, whole(&[&name, photo, &part("name=x", "1")]).as_bytes(), &["body /x: additionalProperties"]);
     judge(multipart, whole(&[&name, photo, &part("name=\"name[]\"", "1")]).as_bytes(), &["body : multipart"]);
+    // To many services `a[]` is an element of `a`.
+    judge(multipart, whole(&[&name, photo, &part("name=\"codes[]\"", "1")]).as_bytes(), &[]);
+    judge(multipart, whole(&[&name, photo, &part("name=\"codes[]\"", "x")]).as_bytes(), &["body /codes/0: type"]);
+    judge(multipart, whole(&[photo, &part("name=\"name[]\"", "rex")]).as_bytes(), &["body /name: multipart"]);
     judge("multipart/form-data; boundary=xx; boundary=yy", whole(&[&name, photo]).as_bytes(), &["body : multipart"]);
     judge(multipart, b"--xx\r\nbroken", &["body : multipart"]);
     judge("multipart/form-data", b"--xx--", &["body : multipart"]);
@@ -273,6 +278,7 @@ fn bodies_are_what_they_claim_to_be() {
         (&[][..], "content_type_missing"),
         (&[("Content-Type", "text/csv")], "content_type_unsupported"),
         (&[("Content-Type", "application/json; charset=latin1")], "charset_unsupported"),
+        (&[("Content-Type", "multipart/form-data; boundary=x; charset=utf-7")], "charset_unsupported"),
         (&[("Content-Type", json), ("Content-Encoding", "gzip")], "content_encoding_unsupported"),
     ] {
         request(gateway.port(), "POST", "/v1/pets", fields, b"{}").assert_problem(415, "openapi", reason);
@@ -445,6 +451,10 @@ paths:
     post:
       operationId: far
       requestBody: { content: { application/json: { schema: { $ref: 'other.yaml#/X' } } } }
+  /twins/{a}: { get: { operationId: twin, parameters: [ { name: a, in: path, required: true, schema: {} } ], responses: {} } }
+  /twins/{b}: { post: { operationId: other, responses: {} } }
+  /twins/{c}: { post: { operationId: third, responses: {} } }
+  /far: { $ref: 'far.yaml' }
   /lookahead:
     post:
       operationId: ahead
@@ -483,12 +493,14 @@ routes:
         let ran = portcullis(files.dir(), &["check", "gateway.yaml"]);
         (ran.code == 0, format!("{}{}", ran.stdout, ran.stderr))
     };
-    let expected: [&str; 5] = [
-        "bad.yaml:5:3: the path cannot be served: nothing tells where one value ends and the next begins (GET /a{b}{c})",
+    let expected: [&str; 7] = [
+        "bad.yaml:5:3: the path cannot be served: nothing tells where one value ends and the next begins (merged)",
         "bad.yaml:9:63: `other.yaml#/X` leads nowhere in this document, and nothing is fetched (far)",
-        "bad.yaml:28:28: the pattern cannot be used: lookaround",
-        "bad.yaml:21:34: there is no such `style` for a parameter that stands there (odd)",
-        "bad.yaml:22:11: the path has no `{b}` (odd)",
+        "bad.yaml:32:28: the pattern cannot be used: lookaround",
+        "bad.yaml:25:34: there is no such `style` for a parameter that stands there (odd)",
+        "bad.yaml:26:11: the path has no `{b}` (odd)",
+        "POST /twins/{c} stands here twice, under other names (third)",
+        "`far.yaml` leads nowhere in this document, and nothing is fetched (/far)",
     ];
     let (fine, said) = gateway("");
     assert!(!fine && said.contains("gateway.yaml:7:"), "{said}");
@@ -500,7 +512,7 @@ routes:
 
     let ran = portcullis(files.dir(), &["openapi", "check", "bad.yaml"]);
     assert!(ran.code != 0 && expected.iter().all(|what| ran.stderr.contains(what)), "{}", ran.stderr);
-    assert!(ran.stderr.contains("2 of 4 operations can be served; 1 patterns"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("4 of 7 operations can be served; 1 patterns"), "{}", ran.stderr);
     let ran = portcullis(files.dir(), &["openapi", "routes", "bad.yaml"]);
     assert!(ran.code == 0 && ran.stdout.contains("GET     /good"), "{}{}", ran.stdout, ran.stderr);
     assert!(ran.stdout.contains("not served: bad.yaml:9:63"), "{}", ran.stdout);
@@ -522,6 +534,28 @@ routes:
         assert_ne!(portcullis(files.dir(), &["openapi", "routes", "bad.yaml"]).code, 0);
     }
     assert_ne!(portcullis(files.dir(), &["openapi", "check", "none.yaml"]).code, 0);
+}
+
+#[test]
+fn what_stands_before_a_documents_paths_is_in_one_spelling() {
+    let backend = Backend::http();
+    let files = Files::new();
+    files.write("menu.yaml", "openapi: 3.0.0\npaths: { /menu: { get: { responses: {} } } }\n");
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes:
+          - { path: '/café/*', service: a, policies: { openapi: { file: menu.yaml } } }
+          - { path: '/b/*', service: a, policies: { openapi: { file: menu.yaml, base: '/%62/{any}' } } }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    let gateway = Gateway::start_in(&files, &yaml);
+    for path in ["/caf%C3%A9/menu", "/caf%c3%a9/menu", "/b/x/menu"] {
+        assert_eq!(get(gateway.port(), path).status, 200, "{path}");
+    }
+    get(gateway.port(), "/caf%C3%A9/other").assert_problem(404, "openapi", "no_operation");
 }
 
 #[test]
@@ -706,8 +740,10 @@ fn mocks_answer_from_the_document() {
     let made = ask("/v1/pets/7", &[("Prefer", "code=418")]);
     assert_eq!((made.status, &made.json()["code"]), (418, &json!("AA-0")), "`default` stands for any: {}", made.text());
     ask("/v1/pets/7", &[("Prefer", "example=cow")]).assert_problem(404, "route", "no_example");
-    let plain = ask("/v1/pets/7", &[("Accept", "text/plain")]);
-    assert_eq!((plain.text().as_str(), plain.header("content-type")), ("a pet", Some("text/plain")));
+    for accept in ["text/plain", "application/json;q=0.5, text/plain;q=0.9", "*/*;q=0.1, TEXT/*"] {
+        let plain = ask("/v1/pets/7", &[("Accept", accept)]);
+        assert_eq!((plain.text().as_str(), plain.header("content-type")), ("a pet", Some("text/plain")), "{accept}");
+    }
     assert_eq!(ask("/fixed/pets/7", &[("Prefer", "code=404")]).status, 200);
     ask("/v1/none", &[]).assert_problem(404, "openapi", "no_operation");
     ask("/fixed/none", &[]).assert_problem(404, "route", "no_operation");
@@ -766,6 +802,11 @@ fn bodies_are_what_they_claim_to_be_without_a_document_too() {
         ] {
             assert_eq!(post(kind, good).status, 200, "{kind}");
             post(kind, bad).assert_problem(400, "validate", reason);
+        }
+        for kind in [form, multipart, "text/xml"] {
+            post(&format!("{kind}; charset=utf-7"), "+ADw-a+AD4-").assert_problem(415, "validate", "charset_unsupported");
+            let twice = [("Content-Type", "text/plain"), ("Content-Type", kind)];
+            request(gateway.port(), "POST", "/", &twice, b"<").assert_problem(400, "validate", "ambiguous_content_type");
         }
         assert_eq!(post("application/octet-stream", "\u{1}").status, 200);
         assert_eq!(post(form, &"a".repeat(101)).status, 413);

@@ -4,7 +4,7 @@
 //! a name of serde_json's own for the JSON in its text, and reads it with the whole depth again: one nested body would be read into something that
 //! nobody else sees in it, or until the stack ends. The visitor here knows no such names.
 //!
-//! [`object`] reads strictly: a member that occurs twice is an error, at any depth.
+//! [`object`] and [`unique`] read strictly: a member that occurs twice is an error, at any depth.
 //! RFC 7515 (section 4) and RFC 7519 (section 4) leave parsers the choice of taking the last of two equal members. Two parties that
 //! choose differently see two different tokens under one signature, so this one does not choose.
 
@@ -16,10 +16,12 @@ use serde_json::{Map, Number, Value};
 /// The object that `bytes` hold, and nothing else beside it. `None` for anything that is no JSON text in UTF-8, no object, nested
 /// deeper than 128 levels, or has a duplicate member.
 pub fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
-    match serde_json::from_slice::<Tree<true>>(bytes) {
-        Ok(Tree(Value::Object(members))) => Some(members),
-        _ => None,
-    }
+    if let Value::Object(members) = unique(bytes)? { Some(members) } else { None }
+}
+
+/// The value that `bytes` hold, read as strictly as [`object`].
+pub fn unique(bytes: &[u8]) -> Option<Value> {
+    serde_json::from_slice::<Tree<true>>(bytes).ok().map(|Tree(value)| value)
 }
 
 /// The value that `bytes` hold, and nothing else beside it. `None` for anything that is no JSON text in UTF-8, or nested deeper than 128 levels.
@@ -129,6 +131,7 @@ mod tests {
         assert!(object(br#"{"a":1,"\u0061":2}"#).is_none(), "the same name in another spelling");
         assert!(object(br#"{"x":[{"a":1,"a":2}]}"#).is_none());
         assert!(object(br#"{"x":{"a":1},"y":{"a":2}}"#).is_some());
+        assert!(unique(br#"[{"a":1,"a":2}]"#).is_none() && unique(b"[1,1]").is_some());
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::lex::{self, Number};
-use super::program::{Fate, Mode, Program, States};
+use super::program::{Fate, Program, States};
 use super::{DEEPEST, Fault, LONGEST_NAME};
 
 /// What the grammar wants next.
@@ -341,11 +341,6 @@ impl Filter {
             self.raw = None;
         }
         self.lex = if self.levels.is_empty() { Lex::Done } else { Lex::Next };
-    }
-
-    /// Whether it drops what is named, or everything else.
-    pub fn mode(&self) -> Mode {
-        self.program.mode()
     }
 }
 

@@ -84,10 +84,6 @@ impl Program {
         known
     }
 
-    pub fn mode(&self) -> Mode {
-        self.mode
-    }
-
     /// What becomes of the whole document.
     pub fn root(&self, container: bool) -> Fate {
         let mut states = States::new();

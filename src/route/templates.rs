@@ -83,6 +83,32 @@ impl Template {
         Ok(())
     }
 
+    /// Its segments as requests have them, `None` for one that has a place.
+    pub fn segments(&self) -> Vec<Option<Box<str>>> {
+        let segment = |segment: &Segment| if let Segment::Static(text) = segment { Some(text.clone()) } else { None };
+        self.pattern.segments.iter().map(segment).collect()
+    }
+
+    /// What tells it from others, which is not how its places are called.
+    pub fn shape(&self) -> String {
+        let mut out = String::new();
+        let mut mixed = self.mixed.iter();
+        for segment in &self.pattern.segments {
+            out.push('/');
+            match segment {
+                Segment::Static(text) => out.push_str(text),
+                Segment::Param(_) => match mixed.next() {
+                    Some(Some(pieces)) => pieces.iter().for_each(|piece| match piece {
+                        Piece::Text(text) => out.push_str(text),
+                        Piece::Place => out.push_str("{}"),
+                    }),
+                    _ => out.push_str("{}"),
+                },
+            }
+        }
+        out
+    }
+
     /// How much of its segments with places is text: the more, the sooner it is tried.
     fn text(&self) -> usize {
         let pieces = self.mixed.iter().flatten().flatten();
@@ -150,10 +176,6 @@ impl Templates {
             }
         }
         Templates { trie: builder.finish(), templates }
-    }
-
-    pub fn names(&self, number: u32) -> &[Box<str>] {
-        self.templates.get(number as usize).map_or(&[], |template| &template.names)
     }
 
     /// Calls `visit` with the number of each that the path is one of, the most specific first, and what its places took, until it says

@@ -8,7 +8,8 @@ use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::head::{RequestHead, weighed};
+use crate::head::RequestHead;
+use crate::policy::validate::media::{preference, ranges};
 use crate::policy::{Compile, PlanBuilder, Policy, Stage};
 use crate::problem::Problem;
 use crate::reply::Page;
@@ -78,37 +79,10 @@ impl ErrorPages {
     }
 }
 
-/// How much a client likes a media type, in thousandths: what its `Accept` says of the most special range that has it in it (RFC 9110, section
-/// 12.5.1). Nothing at all, where it says nothing: nobody who does not ask gets anything but a problem document.
-fn preference(head: &RequestHead, media_type: &str) -> u16 {
-    let mut found = (0, 0);
-    for (range, weight) in ranges(head) {
-        let special = if range.eq_ignore_ascii_case(media_type.as_bytes()) {
-            3
-        } else if range == b"*/*" {
-            1
-        } else if let Some(kind) = range.strip_suffix(b"/*")
-            && media_type.split('/').next().is_some_and(|own| own.as_bytes().eq_ignore_ascii_case(kind))
-        {
-            2
-        } else {
-            continue;
-        };
-        if special > found.0 {
-            found = (special, weight);
-        }
-    }
-    found.1
-}
-
-/// The same of a range that is written out.
+/// How much a client likes a media type of which it says so by that name.
 fn named(head: &RequestHead, media_type: &str) -> u16 {
     let found = ranges(head).find(|(range, _)| range.eq_ignore_ascii_case(media_type.as_bytes()));
     found.map_or(0, |(_, weight)| weight)
-}
-
-fn ranges(head: &RequestHead) -> impl Iterator<Item = (&[u8], u16)> {
-    head.header_all("accept").flat_map(|field| field.split(|&byte| byte == b',')).map(weighed)
 }
 
 impl Policy for ErrorPages {

@@ -29,7 +29,7 @@ impl ContentCheck {
         (form || multipart || xml).then_some(ContentCheck { form, multipart, xml, max_body })
     }
 
-    fn looks_at(&self, media: &MediaType<'_>) -> bool {
+    pub fn looks_at(&self, media: &MediaType<'_>) -> bool {
         self.form && media.is("application", "x-www-form-urlencoded")
             || self.multipart && media.is("multipart", "form-data")
             || self.xml && media.is_xml()

@@ -1,4 +1,6 @@
-//! Media types (RFC 9110, section 8.3.1), and the patterns that a configuration writes for them.
+//! Media types (RFC 9110, section 8.3.1), the patterns that a configuration writes for them, and what clients say of them (`Accept`).
+
+use crate::head::{RequestHead, weighed};
 
 /// A `Content-Type` that was understood. Type and subtype are compared without regard to case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,19 +105,28 @@ enum Subtype {
 impl Pattern {
     /// `None` if this is none of the forms above.
     pub fn parse(text: &str) -> Option<Self> {
-        let MediaType { kind, subtype, parameters } = MediaType::parse(text.as_bytes())?;
+        let media = MediaType::parse(text.as_bytes())?;
+        if media.parameters.is_empty() { Pattern::new(&media) } else { None }
+    }
+
+    /// The same of one that may have parameters, which say nothing here.
+    pub fn of(text: &str) -> Option<Self> {
+        Pattern::new(&MediaType::parse(text.as_bytes())?)
+    }
+
+    fn new(MediaType { kind, subtype, .. }: &MediaType<'_>) -> Option<Self> {
         let subtype = match subtype.strip_prefix('*') {
             Some("") => Subtype::Any,
             Some(rest) => Subtype::Suffix(rest.strip_prefix('+').filter(|suffix| !suffix.is_empty())?.to_owned()),
-            None => Subtype::Exact(subtype.to_owned()),
+            None => Subtype::Exact((*subtype).to_owned()),
         };
-        let kind = (kind != "*").then(|| kind.to_owned());
+        let kind = (*kind != "*").then(|| (*kind).to_owned());
         let stray = |text: &str| text.contains('*');
         let strays =
             kind.as_deref().is_some_and(stray) || matches!(&subtype, Subtype::Suffix(text) | Subtype::Exact(text) if stray(text));
         // `*/json` is no media range.
         let headless = kind.is_none() && matches!(subtype, Subtype::Exact(_));
-        (parameters.is_empty() && !strays && !headless).then_some(Pattern { kind, subtype })
+        (!strays && !headless).then_some(Pattern { kind, subtype })
     }
 
     /// How much of a type it says: the more, the sooner it is meant.
@@ -148,6 +159,34 @@ impl Pattern {
                 Subtype::Exact(subtype) => subtype.eq_ignore_ascii_case(media.subtype),
             }
     }
+}
+
+/// How much a client likes a media type, in thousandths: what its `Accept` says of the most special range that has it in it (RFC 9110, section
+/// 12.5.1). Nothing at all, where it says nothing.
+pub fn preference(head: &RequestHead, media_type: &str) -> u16 {
+    let mut found = (0, 0);
+    for (range, weight) in ranges(head) {
+        let special = if range.eq_ignore_ascii_case(media_type.as_bytes()) {
+            3
+        } else if range == b"*/*" {
+            1
+        } else if let Some(kind) = range.strip_suffix(b"/*")
+            && media_type.split('/').next().is_some_and(|own| own.as_bytes().eq_ignore_ascii_case(kind))
+        {
+            2
+        } else {
+            continue;
+        };
+        if special > found.0 {
+            found = (special, weight);
+        }
+    }
+    found.1
+}
+
+/// The members of `Accept`, each with its weight.
+pub fn ranges(head: &RequestHead) -> impl Iterator<Item = (&[u8], u16)> {
+    head.header_all("accept").flat_map(|field| field.split(|&byte| byte == b',')).map(weighed)
 }
 
 #[cfg(test)]

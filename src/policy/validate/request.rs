@@ -128,7 +128,8 @@ impl Validate {
         let mut types = head.header_all("content-type");
         let first = types.next();
         // A schema that is on trial alone refuses nobody.
-        let on_trial = self.content_types.is_none() && self.json.as_ref().is_some_and(|check| check.reports);
+        let nothing_else = self.content_types.is_none() && self.content.is_none();
+        let on_trial = nothing_else && self.json.as_ref().is_some_and(|check| check.reports);
         let several = types.next().is_some();
         if several && !on_trial {
             return refuse(StatusCode::BAD_REQUEST, "ambiguous_content_type", "There is more than one Content-Type.").refuse();
@@ -149,6 +150,14 @@ impl Validate {
                 }
                 Some(_) => {}
             }
+        }
+        // Bytes that are to be read in another charset are none of those that are looked at.
+        if let (Some(check), Some(media)) = (&self.content, &media)
+            && has_body
+            && check.looks_at(media)
+            && !media.is_utf8()
+        {
+            return self.unsupported("charset_unsupported", "Forms and XML are taken in UTF-8 only.");
         }
         if let (Some(check), Some(contract)) = (&self.json, contract)
             && check.reports
@@ -214,7 +223,7 @@ impl OnRequest for Validate {
         if let Some(contract) = &self.contract {
             contract.head(head, exchange)?;
         }
-        if self.content_types.is_some() || self.json.is_some() {
+        if self.content_types.is_some() || self.json.is_some() || self.content.is_some() {
             return self.check_content(head, exchange);
         }
         Flow::Continue(())

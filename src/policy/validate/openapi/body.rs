@@ -8,7 +8,7 @@ use super::super::{form, json as grammar, multipart, xml};
 use super::params::{BOTH, Style, Tree, has_brackets, leaf, pairs};
 use crate::carrier::{decode, lossy};
 use crate::jose::json;
-use crate::schema::{Schema, Types, Violation};
+use crate::schema::{Schema, Types, Violation, escaped};
 
 /// A media type that is taken or given, and what is said of it.
 #[derive(Debug)]
@@ -104,14 +104,16 @@ impl Media {
         let pairs = pairs(text).ok_or_else(|| malformed("form", "must have at most 1000 fields"))?;
         let mut members = Map::new();
         for (key, _) in &pairs {
-            let name = key.split('[').next().unwrap_or_default();
+            // A document may name a field with its brackets.
+            let is_named = self.node.is_some_and(|node| schema.has_member(node, key));
+            let name = if is_named { key } else { key.split('[').next().unwrap_or_default() };
             let is_deep = name.len() < key.len();
             if members.contains_key(name) {
                 continue;
             }
             let other = |key: &str| if is_deep { *key == *name } else { has_brackets(key, name) };
             if pairs.iter().any(|(key, _)| other(key)) {
-                return Err((format!("/{}", crate::schema::escaped(name)), "form", BOTH.to_owned()));
+                return Err((below(name), "form", BOTH.to_owned()));
             }
             let node = self.node.and_then(|node| schema.member_at(node, name));
             let value = if is_deep {
@@ -150,7 +152,8 @@ impl Media {
         if let [one] = texts
             && (says_json || types == Types::OBJECT)
         {
-            return json::value(&decode(one)).ok_or_else(|| (format!("/{name}"), "json", "must be JSON".to_owned()));
+            let detail = || "must be JSON in which no object has a name twice".to_owned();
+            return json::unique(&decode(one)).ok_or_else(|| (below(name), "json", detail()));
         }
         Ok(leaf(schema, node, texts, |text| lossy(decode(text))))
     }
@@ -171,51 +174,70 @@ impl Media {
         }
         let mut lists: ahash::AHashSet<&str> = ahash::AHashSet::new();
         for part in &parts {
-            let node = self.node.and_then(|node| schema.member_at(node, part.name));
+            let name = self.member(schema, part.name)?;
+            let node = self.node.and_then(|node| schema.member_at(node, name));
             let types = node.map_or(Types::default(), |node| schema.types_at(node));
             let is_list = types.has(Types::ARRAY);
             let node = if is_list { node.and_then(|node| schema.items_at(node)) } else { node };
-            let value = self.part(schema, node, part, limits)?;
-            match members.get_mut(part.name) {
+            let value = self.part(schema, node, (name, part), limits)?;
+            match members.get_mut(name) {
                 None => {
-                    members.insert(part.name.to_owned(), if is_list { Value::Array(vec![value]) } else { value });
+                    members.insert(name.to_owned(), if is_list { Value::Array(vec![value]) } else { value });
                 }
-                Some(Value::Array(list)) if is_list || lists.contains(part.name) => list.push(value),
+                Some(Value::Array(list)) if is_list || lists.contains(name) => list.push(value),
                 // Two of what is no list: two readers take two different ones.
                 Some(first) => {
                     *first = Value::Array(vec![first.take(), value]);
-                    lists.insert(part.name);
+                    lists.insert(name);
                 }
             }
         }
         Ok(Value::Object(members))
     }
 
+    /// The member that a part is one of: `a[]` is an element of the list `a` to many services, and is held to what is said of that. Of other
+    /// brackets behind a name that is known nobody can say what they stand for.
+    fn member<'p>(&self, schema: &Schema, name: &'p str) -> Result<&'p str, Malformed> {
+        let is_known = |name: &str| self.node.is_some_and(|node| schema.has_member(node, name));
+        let Some((plain, brackets)) = name.split_once('[').filter(|(plain, _)| !is_known(name) && is_known(plain)) else {
+            return Ok(name);
+        };
+        let node = self.node.and_then(|node| schema.member_at(node, plain));
+        match brackets == "]" && node.is_some_and(|node| schema.types_at(node).has(Types::ARRAY)) {
+            true => Ok(plain),
+            false => Err((below(plain), "multipart", "must not have brackets behind its name".to_owned())),
+        }
+    }
+
     fn part(
         &self,
         schema: &Schema,
         node: Option<u32>,
-        part: &multipart::Part<'_>,
+        (name, part): (&str, &multipart::Part<'_>),
         limits: &grammar::Limits,
     ) -> Result<Value, Malformed> {
         let types = node.map_or(Types::default(), |node| schema.types_at(node));
         let said = part.content_type.and_then(|text| MediaType::parse(text.as_bytes()));
-        if let Some(encoding) = self.encoding(part.name).filter(|encoding| !encoding.types.is_empty()) {
+        if let Some(encoding) = self.encoding(name).filter(|encoding| !encoding.types.is_empty()) {
             let plain = MediaType::parse(b"text/plain");
             let is_taken = said.or(plain).is_some_and(|media| encoding.types.iter().any(|one| one.matches(&media)));
             if !is_taken {
                 let detail = "must be of a Content-Type that is taken for it".to_owned();
-                return Err((format!("/{}", crate::schema::escaped(part.name)), "encoding", detail));
+                return Err((below(name), "encoding", detail));
             }
         }
         let is_json = said.is_some_and(|media| media.is_json()) || said.is_none() && types == Types::OBJECT;
         if is_json && part.filename.is_none() {
-            return json_value(part.body, limits)
-                .map_err(|(_, keyword, detail)| (format!("/{}", crate::schema::escaped(part.name)), keyword, detail));
+            return json_value(part.body, limits).map_err(|(_, keyword, detail)| (below(name), keyword, detail));
         }
         let text = String::from_utf8_lossy(part.body);
         Ok(if part.filename.is_some() { Value::String(text.into_owned()) } else { types.read(&text) })
     }
+}
+
+/// The JSON Pointer of a member.
+fn below(name: &str) -> String {
+    format!("/{}", escaped(name))
 }
 
 fn has_json(types: &[Pattern]) -> bool {

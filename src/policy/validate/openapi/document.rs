@@ -18,13 +18,6 @@ use crate::schema::Schema;
 /// The longest file, in bytes.
 pub const LARGEST_FILE: u64 = 32 << 20;
 
-/// The editions that are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    V30,
-    V31,
-}
-
 /// What a document is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Options {
@@ -57,8 +50,6 @@ pub struct Loaded {
 }
 
 pub struct Document {
-    pub version: Version,
-    pub title: Box<str>,
     pub operations: Vec<Operation>,
     pub(super) templates: Templates,
     /// The operations of each template.

@@ -9,6 +9,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use pingora_http::ResponseHeader;
 use serde_json::Value;
 
+use super::super::media::{MediaType, preference};
 use super::document::{Document, Met, Options, Status};
 use super::sample::Sampler;
 use super::{Base, document};
@@ -42,12 +43,20 @@ impl std::fmt::Debug for Mocks {
     }
 }
 
+impl Given {
+    fn has_body(&self) -> bool {
+        !self.kind.is_empty()
+    }
+}
+
 /// One answer.
 struct Given {
     status: Status,
     /// The example's name.
     name: Box<str>,
     media: HeaderValue,
+    /// The same without parameters; empty where there is no body.
+    kind: Box<str>,
     is_json: bool,
     body: Bytes,
 }
@@ -123,22 +132,15 @@ impl Mocks {
                 return Err(not_there());
             }
         }
-        let accepts = |one: &&&Given| {
-            let accept = head.header("accept").unwrap_or(b"*/*");
-            let media = one.media.as_bytes();
-            let kind = media.split(|byte| *byte == b'/').next().unwrap_or_default();
-            accept
-                .split(|byte| *byte == b',')
-                .map(|range| range.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii())
-                .any(|range| {
-                    range == b"*/*"
-                        || range.eq_ignore_ascii_case(media)
-                        || range.strip_suffix(b"/*").is_some_and(|one| one.eq_ignore_ascii_case(kind))
-                })
-        };
-        let has_body = |one: &&&Given| !one.media.is_empty();
-        let first = here.iter().filter(has_body).find(accepts);
-        let given = first.or_else(|| here.iter().filter(has_body).find(|one| one.is_json)).or_else(|| here.iter().find(has_body));
+        let mut given = here.iter().find(|one| one.is_json).or_else(|| here.iter().find(|one| one.has_body()));
+        // The one that the client likes best, the first of several. Who says nothing takes anything.
+        let mut best = 0;
+        for one in here.iter().filter(|one| one.has_body()) {
+            let liked = if head.header("accept").is_some() { preference(head, &one.kind) } else { 1000 };
+            if liked > best {
+                (best, given) = (liked, Some(one));
+            }
+        }
         let status = StatusCode::from_u16(status).map_err(|_| not_there())?;
         Ok((status, given.copied()))
     }
@@ -173,21 +175,24 @@ fn given<'v>(sampler: &Sampler<'v>, operation: &'v Value) -> Vec<Given> {
                 status,
                 name: Box::default(),
                 media: HeaderValue::from_static(""),
+                kind: Box::default(),
                 is_json: false,
                 body: Bytes::new(),
             });
         }
         for (media, content) in content.into_iter().flatten() {
-            let is_json = media.split(';').next().is_some_and(|media| media.trim_end().ends_with("json"));
-            let Ok(name) = HeaderValue::try_from(if media.contains('*') { "application/json" } else { media }) else { continue };
+            let media = if media.contains('*') { "application/json" } else { media };
+            let Some(kind) = MediaType::parse(media.as_bytes()) else { continue };
+            let (is_json, kind) = (kind.is_json(), format!("{}/{}", kind.kind, kind.subtype));
+            let Ok(name) = HeaderValue::try_from(media) else { continue };
             let mut add = |example: &str, value: &Value| {
                 let text = match value {
                     Value::String(text) if !is_json => text.clone(),
                     other => other.to_string(),
                 };
                 if text.len() <= LONGEST {
-                    let (media, name) = (name.clone(), example.into());
-                    all.push(Given { status, name, media, is_json, body: text.into() });
+                    let (media, kind, name) = (name.clone(), kind.as_str().into(), example.into());
+                    all.push(Given { status, name, media, kind, is_json, body: text.into() });
                 }
             };
             let examples = content.get("examples").and_then(Value::as_object);

@@ -147,7 +147,7 @@ struct Contract {
     counts: Counts,
 }
 
-/// What stands before the document's paths.
+/// What stands before the document's paths: segments in the spelling of requests, or any.
 pub struct Base(Vec<Option<Box<str>>>);
 
 impl Base {
@@ -158,9 +158,7 @@ impl Base {
         if text.is_empty() {
             return Ok(Base(Vec::new()));
         }
-        Template::parse(text)?;
-        let segments = text.split('/').skip(1);
-        Ok(Base(segments.map(|segment| (!segment.contains('{')).then(|| segment.into())).collect()))
+        Ok(Base(Template::parse(text)?.segments()))
     }
 
     /// The path below it.
@@ -312,8 +310,10 @@ impl Contract {
         if !body.content.iter().any(|one| one.pattern.matches(&media)) {
             return unsupported("content_type_unsupported", "This Content-Type is not taken here.");
         }
-        let Some(kind) = Kind::of(&media) else { return Ok(()) };
-        if !media.is_utf8() && kind != Kind::Multipart {
+        if Kind::of(&media).is_none() {
+            return Ok(());
+        }
+        if !media.is_utf8() {
             return unsupported("charset_unsupported", "Text is taken in UTF-8 only.");
         }
         if head.header_all("content-encoding").any(|coding| !coding.trim_ascii().eq_ignore_ascii_case(b"identity")) {

@@ -295,7 +295,7 @@ impl Param {
 }
 
 fn as_json(text: &str) -> Result<Value, &'static str> {
-    json::value(text.as_bytes()).ok_or("must be JSON")
+    json::unique(text.as_bytes()).ok_or("must be JSON in which no object has a name twice")
 }
 
 /// What texts of one name stand for: a list where one is asked for, else the one value that there is.
