@@ -1,7 +1,14 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::path::Path;
+
+use http::StatusCode;
 
 use super::*;
+use crate::address::EndpointAddress;
+use crate::problem::{Place, Problems};
+use crate::upstream::ServiceConfig;
+use crate::upstream::aim::Aim;
 use crate::upstream::dns;
 use crate::upstream::endpoint::Thresholds;
 

@@ -1,49 +1,40 @@
-//! A service, compiled: its cluster and everything a request needs to know on the way to it.
+//! From what is written of a service to a service.
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::StatusCode;
-use pingora_core::upstreams::peer::HttpPeer;
-use serde::Serialize;
-
-use super::address::Address;
-use super::aim::Aim;
-use super::balance::Balance;
-use super::balance::subset::Subset;
-use super::call::{IdleConnections, idle_connections};
-use super::cluster::{Board, Cluster, Member, Source, Spread};
-use super::config::{AnswerLimitsConfig, EndpointConfig, Protocol, ServiceConfig, TimeoutsConfig};
-use super::discover::config::{Compiled as Found, DiscoverConfig};
-use super::dns::Name;
-use super::eligible::Panic;
-use super::endpoint::{Endpoint, EndpointRef, EndpointView, InFlightGuard};
-use super::gate::Queue;
-use super::guard::{Guard, Refused};
-use super::health::Check;
-use super::health_config::Initial;
-use super::outlier;
-use super::peer::{PeerTemplate, Timeouts, Tls, Trust};
-use super::sticky::Sticky;
-use crate::address::EndpointAddress;
+use super::{Kept, Service, Site};
 use crate::breaker::config::{BreakerConfig, Scope};
-use crate::breaker::{self, Breaker, BreakerView};
+use crate::breaker::{self, Breaker};
 use crate::head::{AnswerLimits, MAX_ANSWER_FIELDS};
 use crate::ledger::Ledger;
 use crate::problem::{Place, Problem, Problems};
-use crate::reply::Reply;
 use crate::retry::budget::Budget;
 use crate::retry::config::RetriesConfig;
 use crate::retry::hedge::{Hedging, HedgingConfig};
-use crate::retry::{self, Speaks, Why};
-use crate::tally::Tallies;
-use crate::value::{Raw, Spanned, count_within, period_within};
+use crate::retry::{self, Speaks};
+use crate::upstream::address::Address;
+use crate::upstream::balance::subset::Subset;
+use crate::upstream::cluster::{Board, Cluster, Member, Source, Spread};
+use crate::upstream::config::{AnswerLimitsConfig, EndpointConfig, Protocol, ServiceConfig, TimeoutsConfig, UpstreamTlsConfig};
+use crate::upstream::discover::config::{Compiled as Found, DiscoverConfig};
+use crate::upstream::dns::Name;
+use crate::upstream::eligible::Panic;
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::gate::Queue;
+use crate::upstream::guard::Guard;
+use crate::upstream::health::Check;
+use crate::upstream::health_config::Initial;
+use crate::upstream::outlier;
+use crate::upstream::peer::{PeerTemplate, Timeouts, Tls};
+use crate::upstream::sticky::Sticky;
+use crate::value::{Spanned, count_within, period_within};
 use crate::wait::Pace;
 
 /// The most endpoints that one service lists.
-pub(super) const MOST_ENDPOINTS: usize = 10_000;
+pub(in crate::upstream) const MOST_ENDPOINTS: usize = 10_000;
 pub const MOST_WEIGHT: u32 = 1000;
 /// The most connections to one endpoint that one core makes ahead.
 const MOST_WARM: u32 = 1000;
@@ -54,137 +45,9 @@ const MOST_REQUESTS: u32 = 1_000_000;
 const USUAL_PENDING: u32 = 100;
 const HOUR: u64 = 3_600_000;
 
-/// What outlives the generations, for what is compiled.
-#[derive(Clone, Copy)]
-pub struct Kept<'a> {
-    pub ledger: &'a Ledger,
-    pub tallies: &'a Arc<Tallies>,
-}
-
-/// A service: what routes lead to.
-#[derive(Clone)]
-pub struct Service {
-    /// As configured.
-    pub name: Box<str>,
-    /// Its identity, for the ledger and the watchers: the name, and for a service without an entry the port, too.
-    pub key: Arc<str>,
-    pub cluster: Arc<Cluster>,
-    pub balance: Balance,
-    pub sticky: Option<Arc<Sticky>>,
-    pub protocol: Protocol,
-    pub timeouts: Timeouts,
-    pub limits: AnswerLimits,
-    /// How an answer's body has to come.
-    pace: Pace,
-    /// When a call is tried again; the route's own, where it has some.
-    pub retries: Arc<retry::Rules>,
-    /// When a second copy of a call is sent elsewhere; the route's own, where it has some.
-    pub hedging: Option<Arc<Hedging>>,
-    /// How many may be at each endpoint, and how many wait for that, where it is bounded.
-    pub queue: Option<Queue>,
-    /// How many idle connections each core keeps.
-    pub keep_alive: usize,
-    /// How many connections to each endpoint each core makes ahead of requests.
-    pub warm: usize,
-    /// What clients are told while no endpoint is healthy.
-    pub retry_after: Duration,
-    pub dns_refresh: Duration,
-    /// As written, for the compilation of routes.
-    pub policies: Option<Raw>,
-    pub(super) check: Option<Arc<Check>>,
-    pub(super) outliers: Option<Arc<outlier::Rules>>,
-    /// The service's circuit breaker, and that of the route.
-    pub(super) breakers: Vec<Arc<Guard>>,
-    /// Whether it matters what an answer is: see [`InFlightGuard::note`].
-    pub(super) notes_answers: bool,
-    /// The window of slow starts.
-    pub(super) slow_start: Option<Duration>,
-    aimed: bool,
-    /// Some of its endpoints are found by name.
-    named: bool,
-    /// How soon the balance forgets how long endpoints took, where it wants to know.
-    pub balance_decay: Option<Duration>,
-    peers: PeerTemplate,
-    /// For calls of gRPC's, where they go another way than everything else.
-    calls: Option<Arc<PeerTemplate>>,
-}
-
-/// What a gateway is told of itself.
-#[derive(Clone, Debug, Default)]
-pub struct Site {
-    /// Where it is.
-    pub zone: Option<Arc<str>>,
-    /// Which one of its fleet it is, from 0.
-    pub number: Option<u32>,
-}
-
-/// The endpoint whose turn it is.
-#[derive(Clone)]
-pub struct Picked {
-    pub addr: EndpointAddress,
-    pub endpoint: Arc<EndpointRef>,
-}
-
-impl Picked {
-    /// Counts a request as in flight until the answer is dropped.
-    ///
-    /// # Errors
-    /// A circuit breaker is open.
-    pub fn begin(&self, service: &Service) -> Result<InFlightGuard, Refused> {
-        InFlightGuard::admit(self.endpoint.clone(), service)
-    }
-}
-
-/// A service, for the admin API.
-#[derive(Clone, Debug, Serialize)]
-pub struct ServiceView {
-    pub name: String,
-    pub balance: &'static str,
-    pub protocol: &'static str,
-    pub tls: bool,
-    /// Whether health checks run.
-    pub checked: bool,
-    /// How many endpoints may be asked now.
-    pub available: usize,
-    /// Whether fewer endpoints are well than `panic.below` says.
-    pub panics: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub circuit_breaker: Option<BreakerView>,
-    pub endpoints: Vec<EndpointView>,
-    /// How many sticky sessions are remembered, where they are.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sessions: Option<usize>,
-    /// Host names that have not resolved yet.
-    pub unresolved: Vec<String>,
-    /// What cannot be asked for endpoints now. The last ones that it named stay.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub failing: Vec<FailingView>,
-}
-
-/// What was asked for endpoints in vain, for the admin API.
-#[derive(Clone, Debug, Serialize)]
-pub struct FailingView {
-    /// `host`, `record` or `file`.
-    pub kind: &'static str,
-    pub name: String,
-    pub why: String,
-}
-
-/// A route's circuit breaker, for the admin API.
-#[derive(Clone, Debug, Serialize)]
-pub struct RouteBreakerView {
-    pub route: String,
-    pub service: String,
-    #[serde(flatten)]
-    pub circuit_breaker: BreakerView,
-}
-
 impl Service {
-    /// The policy name in the answers that the gateway makes in a service's stead.
-    pub const NAME: &'static str = "upstream";
-
     /// Compiles the entry `name` under `services:`, which was written at `place`. Files are read relative to `base`; host names are
-    /// not resolved here (see [`super::dns::resolve`]). `None` only if there was a problem.
+    /// not resolved here (see [`crate::upstream::dns::resolve`]). `None` only if there was a problem.
     pub fn compile(
         name: &str,
         place: Place,
@@ -341,147 +204,6 @@ impl Service {
         }))
     }
 
-    /// The endpoint whose turn it is, at a cost that does not grow with their number; `None` if no endpoint is healthy, or if
-    /// `exclude` holds all that are: unhealthy endpoints are never asked, not even when there are no others.
-    ///
-    /// Every thread takes turns of its own, so that cores do not contend for one counter. Over any whole cycle of one thread's
-    /// picks (as many as the weights, divided by their common divisor, add up to) the weights are met exactly, as long as health
-    /// and addresses do not change; over all threads, the shares are off by at most the unfinished cycle of each.
-    ///
-    /// `exclude` is for retries: the addresses that were tried in vain.
-    pub fn pick(&self, exclude: &[EndpointAddress]) -> Option<Picked> {
-        self.pick_for(exclude, None)
-    }
-
-    /// The same for a request that says where it wants to go.
-    pub fn pick_for(&self, exclude: &[EndpointAddress], aim: Option<&Aim>) -> Option<Picked> {
-        let endpoint = self.cluster.pick(exclude, aim)?;
-        Some(Picked { addr: endpoint.address(), endpoint })
-    }
-
-    /// The same where the endpoint's own circuit breaker lets one through.
-    pub fn pick_admitted(&self, exclude: &[EndpointAddress], aim: Option<&Aim>) -> Option<Picked> {
-        let now = Instant::now();
-        self.pick_of(exclude, aim, &|endpoint| self.admits(endpoint, now))
-    }
-
-    /// The same where endpoints have room for so many only: one that has a place free, or else, if the request may wait, one whose queue has.
-    pub fn pick_open(&self, exclude: &[EndpointAddress], aim: Option<&Aim>, queue: &Queue, waits: bool) -> Option<Picked> {
-        let first = self.pick_for(exclude, aim)?;
-        if !first.endpoint.gate().is_full(queue.most) {
-            return Some(first);
-        }
-        let now = Instant::now();
-        let free = |endpoint: &Endpoint| !endpoint.gate().is_full(queue.most) && self.admits(endpoint, now);
-        let picked = self.pick_of(exclude, aim, &free);
-        if picked.is_some() || !waits {
-            return picked;
-        }
-        if first.endpoint.gate().has_room(queue.pending) {
-            return Some(first);
-        }
-        self.pick_of(exclude, aim, &|endpoint| endpoint.gate().has_room(queue.pending) && self.admits(endpoint, now))
-    }
-
-    /// The same among the addresses that the endpoint's host has of the other family.
-    pub fn pick_of_other_family(&self, exclude: &[EndpointAddress], aim: Option<&Aim>, endpoint: &Endpoint) -> Option<Picked> {
-        let now = Instant::now();
-        self.pick_of(exclude, aim, &|other| endpoint.is_of_other_family(other) && self.admits(other, now))
-    }
-
-    /// Whether a connection that is long in the making may have another one beside it: see [`super::call`]. Where endpoints have room for
-    /// so many only, the second one would take a place that others wait for.
-    pub fn may_race(&self) -> bool {
-        self.named && self.queue.is_none() && self.retries.is_for(Why::Connect) && self.retries.attempts() > 0
-    }
-
-    /// The same among those that fit.
-    fn pick_of(&self, exclude: &[EndpointAddress], aim: Option<&Aim>, fits: &dyn Fn(&Endpoint) -> bool) -> Option<Picked> {
-        let endpoint = self.cluster.pick_of(exclude, aim, Some(fits))?;
-        Some(Picked { addr: endpoint.address(), endpoint })
-    }
-
-    /// Whether the endpoint's own circuit breakers let one through.
-    fn admits(&self, endpoint: &Endpoint, now: Instant) -> bool {
-        self.breakers.iter().all(|guard| guard.admits(endpoint, now))
-    }
-
-    /// Closes connections that have been idle too long.
-    pub fn sweep(&self) {
-        if self.queue.is_some() {
-            let now = Instant::now();
-            self.cluster.endpoints().iter().for_each(|(_, endpoint)| endpoint.gate().sweep(now));
-        }
-    }
-
-    /// The answer where as many requests wait for an endpoint as may: 503 with `Retry-After`.
-    pub fn queue_full(&self) -> Box<Reply> {
-        let detail = "As many requests wait for this service as may.";
-        Reply::new(StatusCode::SERVICE_UNAVAILABLE, Self::NAME, "queue_full", detail).retry_after(self.retry_after)
-    }
-
-    /// The answer where no endpoint had room in time: 503 with `Retry-After`.
-    pub fn queue_timeout(&self) -> Box<Reply> {
-        let detail = "No endpoint of this service had room for the request in time.";
-        Reply::new(StatusCode::SERVICE_UNAVAILABLE, Self::NAME, "queue_timeout", detail).retry_after(self.retry_after)
-    }
-
-    /// Whether requests may go to this endpoint now.
-    pub fn may_ask(&self, endpoint: &Endpoint) -> bool {
-        self.check.as_ref().is_none_or(|check| endpoint.passes_checks(check.initial))
-            && !endpoint.is_drained()
-            && !endpoint.is_ejected()
-            && !endpoint.is_shut()
-    }
-
-    /// Whether health checks have found that this endpoint is not well.
-    pub fn is_unwell(&self, endpoint: &Endpoint) -> bool {
-        self.check.as_ref().is_some_and(|check| !endpoint.passes_checks(check.initial))
-    }
-
-    /// Whether its endpoints are checked.
-    pub fn is_checked(&self) -> bool {
-        self.check.is_some()
-    }
-
-    /// How to connect to `endpoint`. `sni` replaces the name that TLS asks for and verifies. Reads are bounded by `timeouts.response`.
-    pub fn peer(&self, endpoint: &Endpoint, sni: Option<&str>) -> Box<HttpPeer> {
-        Box::new(self.peers.peer(endpoint, sni))
-    }
-
-    /// The same over HTTP/2.
-    pub fn http2_peer(&self, endpoint: &Endpoint) -> Box<HttpPeer> {
-        Box::new(self.calls.as_deref().unwrap_or(&self.peers).peer(endpoint, None))
-    }
-
-    /// What `endpoint` is held to before a connection to it may be used; `None` without TLS.
-    pub fn trust(&self, endpoint: &Endpoint) -> Option<Trust> {
-        self.peers.trust(endpoint)
-    }
-
-    pub fn is_tls(&self) -> bool {
-        self.peers.is_tls()
-    }
-
-    /// Whether it matters to the choice of an endpoint what a request is.
-    pub fn is_aimed(&self) -> bool {
-        self.aimed
-    }
-
-    /// The answer while no endpoint is healthy, or all have as much to do as they may: 503 with `Retry-After`.
-    pub fn unavailable(&self) -> Box<Reply> {
-        if self.cluster.available() > 0 && self.queue.is_some() {
-            return self.queue_full();
-        }
-        if self.cluster.available() > 0 {
-            let detail = "Every endpoint of this service has as much to do as it may.";
-            return Reply::new(StatusCode::SERVICE_UNAVAILABLE, Self::NAME, "endpoints_full", detail)
-                .retry_after(self.retry_after);
-        }
-        let detail = "No endpoint of this service is available.";
-        Reply::new(StatusCode::SERVICE_UNAVAILABLE, Self::NAME, "no_healthy_endpoint", detail).retry_after(self.retry_after)
-    }
-
     /// The same service behind a circuit breaker of a route's.
     pub fn behind(
         &self,
@@ -526,112 +248,6 @@ impl Service {
         let about = (self.protocol, &*self.retries, self.sticky.is_some());
         let hedging = compile_hedging(config, (&self.key, Some(route)), &self.timeouts, about, problems, kept)?;
         Some(Arc::new(Service { hedging, ..self.clone() }))
-    }
-
-    /// How an answer's body has to come; what has no end of its own may be silent for longer, and is not held to a rate.
-    pub fn pace(&self, endless: bool) -> Pace {
-        match endless {
-            false => self.pace,
-            true => Pace { silence: self.timeouts.stream, rate: 0, ..self.pace },
-        }
-    }
-
-    /// How many requests its endpoints have had since this was asked last: for its retry budget.
-    pub fn new_requests(&self) -> u64 {
-        self.cluster.endpoints().iter().map(|(_, endpoint)| endpoint.new_requests()).sum()
-    }
-
-    /// The answer while a circuit breaker is open: 503 with what is left of it in `Retry-After`.
-    pub fn circuit_open(&self, left: Duration) -> Box<Reply> {
-        let detail = "This service has failed too often, and is not asked for a moment.";
-        Reply::new(StatusCode::SERVICE_UNAVAILABLE, Self::NAME, "circuit_open", detail).retry_after(left)
-    }
-
-    /// How long at least no endpoint may be asked because circuit breakers are open. `None` if that is not why.
-    pub fn shut_for(&self) -> Option<Duration> {
-        self.breakers.iter().find(|guard| guard.is_of_endpoints())?;
-        let now = Instant::now();
-        let endpoints = self.cluster.endpoints();
-        endpoints
-            .iter()
-            .filter(|(_, endpoint)| endpoint.is_shut())
-            .filter_map(|(_, endpoint)| endpoint.breaker().open_left(now))
-            .min()
-    }
-
-    /// Whether a circuit breaker of the service as a whole is open: a call that has failed is not tried again.
-    pub fn is_tripped(&self) -> bool {
-        self.breakers.iter().filter_map(|guard| guard.whole()).any(|breaker| breaker.state() != breaker::State::Closed)
-    }
-
-    /// Whether it matters what the status of a gRPC call is.
-    pub fn reads_calls(&self) -> bool {
-        self.notes_answers || self.balance_decay.is_some()
-    }
-
-    /// Whether it has to be known how long answers take.
-    pub fn measures(&self) -> bool {
-        self.balance_decay.is_some()
-            || self.outliers.as_ref().is_some_and(|rules| rules.measures())
-            || self.breakers.iter().any(|guard| guard.measures())
-    }
-
-    /// The circuit breaker that a route has put before it.
-    pub fn route_breaker(&self) -> Option<RouteBreakerView> {
-        let guard = self.breakers.iter().find(|guard| guard.route().is_some())?;
-        let (route, service) = (guard.route()?.to_owned(), self.key.to_string());
-        Some(RouteBreakerView { route, service, circuit_breaker: guard.view_of_whole()? })
-    }
-
-    /// Whether there is something to watch: health checks, shares that grow, host names, or what comes of requests.
-    pub fn is_watched(&self) -> bool {
-        self.check.is_some()
-            || self.slow_start.is_some()
-            || self.outliers.is_some()
-            || self.has_breakers()
-            || self.cluster.names().next().is_some()
-    }
-
-    /// Whether each endpoint has a circuit breaker of its own.
-    pub(super) fn has_breakers(&self) -> bool {
-        self.breakers.iter().any(|guard| guard.is_of_endpoints())
-    }
-
-    pub fn view(&self) -> ServiceView {
-        self.view_with(idle_connections().as_ref())
-    }
-
-    /// The same, with the connections that all services' views have in common.
-    pub fn view_with(&self, idle: Option<&IdleConnections>) -> ServiceView {
-        let of = |endpoint: &Endpoint| idle.map(|idle| idle.get(&endpoint.address()).copied().unwrap_or_default());
-        let failing = self.cluster.names().filter(|(name, _)| name.is_failing());
-        let unresolved = self.cluster.names().filter(|(name, _)| !name.is_resolved());
-        ServiceView {
-            name: self.name.to_string(),
-            balance: self.balance.as_str(),
-            protocol: self.protocol.as_str(),
-            tls: self.is_tls(),
-            checked: self.check.is_some(),
-            available: self.cluster.available(),
-            panics: self.cluster.board().panics(),
-            circuit_breaker: self.breakers.iter().filter(|guard| guard.route().is_none()).find_map(|guard| guard.view_of_whole()),
-            endpoints: self
-                .cluster
-                .views(|weight, endpoint| EndpointView { idle_connections: of(endpoint), ..self.view_of(weight, endpoint) }),
-            sessions: self.sticky.as_deref().and_then(Sticky::sessions),
-            unresolved: unresolved.map(|(name, _)| name.host().to_owned()).collect(),
-            failing: failing
-                .map(|(name, _)| FailingView { kind: name.kind(), name: name.host().to_owned(), why: name.why() })
-                .collect(),
-        }
-    }
-}
-
-impl Service {
-    /// One of its endpoints.
-    pub fn view_of(&self, weight: u32, endpoint: &Endpoint) -> EndpointView {
-        let each = self.breakers.iter().find(|guard| guard.is_of_endpoints());
-        endpoint.view(weight, self.check.as_ref().map(|check| check.initial), each.map(|guard| guard.view(endpoint.breaker())))
     }
 }
 
@@ -689,7 +305,7 @@ fn guard(rules: breaker::Rules, scope: Scope, service: &str, route: Option<&str>
 }
 
 /// An endpoint as listed, read.
-pub(super) struct Listed {
+pub(in crate::upstream) struct Listed {
     pub address: Address,
     pub weight: u32,
     pub priority: u32,
@@ -736,7 +352,7 @@ fn read_addresses(name: &str, place: Place, config: &ServiceConfig, problems: &m
     (listed.len() == config.endpoints.len()).then_some(listed)
 }
 
-pub(super) fn read_address(
+pub(in crate::upstream) fn read_address(
     config: &EndpointConfig,
     tls: bool,
     known: &mut HashSet<Address>,
@@ -892,12 +508,7 @@ fn compile_limits(config: &AnswerLimitsConfig, problems: &mut Problems) -> Optio
 }
 
 /// Pingora verifies nothing where it has no name to verify. That must not happen unasked.
-fn compile_tls(
-    config: &Spanned<super::config::UpstreamTlsConfig>,
-    listed: &[Listed],
-    base: &Path,
-    problems: &mut Problems,
-) -> Option<Tls> {
+fn compile_tls(config: &Spanned<UpstreamTlsConfig>, listed: &[Listed], base: &Path, problems: &mut Problems) -> Option<Tls> {
     let tls = Tls::compile(config, base, problems)?;
     let nameless = listed.iter().find(|listed| listed.address.host_name().is_none());
     match nameless {
@@ -945,7 +556,3 @@ fn form_cluster(
     let board = ledger.keep(&format!("service:{key}:board"), || Board::new(key, tallies.clone()));
     Cluster::new(members.collect(), checked, panic, spread, board)
 }
-
-#[cfg(test)]
-#[path = "service_tests.rs"]
-mod tests;
