@@ -3,7 +3,7 @@
 //! Both protocols build this type, and nothing below the door sees any other. It is immutable: what a policy wants
 //! changed on the way to the backend it writes into the exchange's [`HeaderEdits`].
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Method, Version};
 use smallvec::SmallVec;
 
@@ -112,6 +112,18 @@ impl RequestHead {
     /// The query for those who only copy it.
     pub fn query_bytes(&self) -> Option<&[u8]> {
         self.query.map(|span| span.of(&self.buffer))
+    }
+
+    /// Asks for another query.
+    pub fn set_query(&mut self, query: Option<&str>) {
+        self.query = query.map(|query| {
+            let mut buffer = BytesMut::with_capacity(self.buffer.len() + query.len());
+            buffer.extend_from_slice(&self.buffer);
+            buffer.extend_from_slice(query.as_bytes());
+            let span = Span { start: self.buffer.len() as u32, end: buffer.len() as u32 };
+            self.buffer = buffer.freeze();
+            span
+        });
     }
 
     pub fn authority(&self) -> &[u8] {

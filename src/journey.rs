@@ -283,39 +283,13 @@ impl Journey {
     /// What this request may do with its route's cache, and what it wants of it.
     pub fn cache_use(&self, policy: &CachePolicy) -> (cache::Use, cache::Wishes) {
         let Journey { view, head, exchange, .. } = self;
-        let handed = |name: &_| !seen_upstream(head, exchange, name).is_empty();
-        let used = match &policy.extra {
-            Some(extra) => self.extra_use(extra, policy),
-            None => cache::rules::request(head, exchange.identity.is_some(), &view.snapshot.credentials, policy, handed),
-        };
-        match used {
+        let hides = || self.route().is_some_and(|route| !route.plan.options.forward_credentials);
+        match use_of(&view.snapshot.credentials, head, exchange, policy, hides) {
             used @ cache::Use::Bypass(_) => (used, cache::Wishes::default()),
             used => match cache::Wishes::of(head, policy) {
                 wishes if wishes.no_store => (cache::Use::Bypass(cache::Bypass::Asked), wishes),
                 wishes => (used, wishes),
             },
-        }
-    }
-
-    /// The same where the route asks more of its cache.
-    #[cold]
-    fn extra_use(&self, extra: &cache::Extra, policy: &CachePolicy) -> cache::Use {
-        let Journey { view, head, exchange, .. } = self;
-        let credentials = &view.snapshot.credentials;
-        let shown = |name: &_| !seen_upstream(head, exchange, name).is_empty();
-        let by_consumer = extra.per_consumer && exchange.identity.as_ref().is_some_and(|identity| identity.consumer.is_some());
-        let used = match by_consumer {
-            true => {
-                let hidden = self.route().is_some_and(|route| !route.plan.options.forward_credentials);
-                cache::rules::consumers(head, credentials, hidden || policy.query == QueryKey::All, shown)
-            }
-            false => cache::rules::request(head, exchange.identity.is_some(), credentials, policy, shown),
-        };
-        match used {
-            cache::Use::Bypass(_) => used,
-            _ if extra.bypasses(head, exchange) => cache::Use::Bypass(cache::Bypass::Rule),
-            _ if extra.stores_nothing(head, exchange) => cache::Use::ReadOnly,
-            _ => used,
         }
     }
 
@@ -460,6 +434,44 @@ impl Journey {
     pub fn asks_for_stream(&self) -> bool {
         let events = |accept: &[u8]| memchr::memmem::find(accept, b"text/event-stream").is_some();
         self.head.upgrade || self.expects_stream() || self.head.header("accept").is_some_and(events) || self.is_grpc()
+    }
+}
+
+/// What a request may do with a cache. `hides`: whether its service is not shown the credentials that it brings in its query.
+pub fn use_of(
+    credentials: &cache::Credentials,
+    head: &RequestHead,
+    exchange: &Exchange,
+    policy: &CachePolicy,
+    hides: impl FnOnce() -> bool,
+) -> cache::Use {
+    let shown = |name: &_| !seen_upstream(head, exchange, name).is_empty();
+    match &policy.extra {
+        Some(extra) => extra_use(extra, credentials, (head, exchange), policy, hides),
+        None => cache::rules::request(head, exchange.identity.is_some(), credentials, policy, shown),
+    }
+}
+
+/// The same where the route asks more of its cache.
+#[cold]
+fn extra_use(
+    extra: &cache::Extra,
+    credentials: &cache::Credentials,
+    (head, exchange): (&RequestHead, &Exchange),
+    policy: &CachePolicy,
+    hides: impl FnOnce() -> bool,
+) -> cache::Use {
+    let shown = |name: &_| !seen_upstream(head, exchange, name).is_empty();
+    let by_consumer = extra.per_consumer && exchange.identity.as_ref().is_some_and(|identity| identity.consumer.is_some());
+    let used = match by_consumer {
+        true => cache::rules::consumers(head, credentials, hides() || policy.query == QueryKey::All, shown),
+        false => cache::rules::request(head, exchange.identity.is_some(), credentials, policy, shown),
+    };
+    match used {
+        cache::Use::Bypass(_) => used,
+        _ if extra.bypasses(head, exchange) => cache::Use::Bypass(cache::Bypass::Rule),
+        _ if extra.stores_nothing(head, exchange) => cache::Use::ReadOnly,
+        _ => used,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod faults;
 mod graph;
+mod kept;
 mod written;
 
 use std::time::{Duration, Instant};

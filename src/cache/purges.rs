@@ -272,6 +272,10 @@ impl Purges {
             }
             if on_route {
                 look(Kind::TagOfRoute, &[route, tag.as_bytes()]);
+                // What is kept of a call is its route's as well: `route#call#service`.
+                for route in memchr::memchr_iter(b'#', route).filter_map(|at| route.get(..at)) {
+                    look(Kind::TagOfRoute, &[route, tag.as_bytes()]);
+                }
             }
         }
         let finding = match noted {

@@ -11,16 +11,22 @@ pub fn schema() -> Value {
     let mut generator = SchemaGenerator::default();
     let document = Document::json_schema(&mut generator);
     let policies = policies(&mut generator);
+    let cache = policies.get("properties").and_then(|all| all.get("cache")).cloned().unwrap_or_default();
     let mut root = document.to_value();
     let mut definitions = Value::Object(generator.take_definitions(true));
-    put_policies(&mut root, &policies);
-    put_policies(&mut definitions, &policies);
+    put_policies(&mut root, &policies, &cache);
+    put_policies(&mut definitions, &policies, &cache);
     if let Some(root) = root.as_object_mut() {
         root.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
         root.insert("title".into(), "Portcullis configuration".into());
         root.insert("$defs".into(), definitions);
     }
     root
+}
+
+/// Whether a schema says nothing of what is written there.
+fn is_raw(schema: &Value) -> bool {
+    schema.as_object().is_none_or(|words| words.keys().all(|word| matches!(word.as_str(), "description" | "default")))
 }
 
 fn policies(generator: &mut SchemaGenerator) -> Schema {
@@ -35,8 +41,8 @@ fn policies(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "additionalProperties": false, "properties": properties })
 }
 
-/// Replaces each object's `policies` property, which the derived schemas know only as raw YAML.
-fn put_policies(value: &mut Value, policies: &Schema) {
+/// Replaces each object's `policies` property, and a call's `cache`, which the derived schemas know only as raw YAML.
+fn put_policies(value: &mut Value, policies: &Schema, cache: &Value) {
     match value {
         Value::Object(object) => {
             if let Some(Value::Object(properties)) = object.get_mut("properties")
@@ -48,9 +54,18 @@ fn put_policies(value: &mut Value, policies: &Schema) {
                     slot.insert("description".into(), meaning);
                 }
             }
-            object.values_mut().for_each(|inner| put_policies(inner, policies));
+            if let Some(Value::Object(properties)) = object.get_mut("properties")
+                && let Some(slot) = properties.get_mut("cache").filter(|slot| is_raw(slot))
+            {
+                let meaning = slot.get("description").cloned();
+                *slot = cache.clone();
+                if let (Some(slot), Some(meaning)) = (slot.as_object_mut(), meaning) {
+                    slot.insert("description".into(), meaning);
+                }
+            }
+            object.values_mut().for_each(|inner| put_policies(inner, policies, cache));
         }
-        Value::Array(items) => items.iter_mut().for_each(|inner| put_policies(inner, policies)),
+        Value::Array(items) => items.iter_mut().for_each(|inner| put_policies(inner, policies, cache)),
         _ => {}
     }
 }

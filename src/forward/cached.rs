@@ -1,6 +1,7 @@
 //! Requests of routes that have a cache and find nothing there that can be given at once: waiting for somebody else's answer, filling,
 //! and validating. The decisions are [`crate::cache`]'s; here they meet the engine that calls services, and the client.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,11 @@ use super::hit::Ask;
 use super::{Failed, broke_off, call_failed, fallback, let_go, mirror, parts, refresh, relay, stale};
 use crate::cache::stored::not_modified;
 use crate::cache::{
-    CACHE_STATUS, CachePolicy, Excuse, Fetch, Heard, Hit, Looked, Next, Outcome, Patience, Use, Verdict, Waiting, Wishes,
+    CACHE_STATUS, Cache, CachePolicy, Excuse, Fetch, Heard, Hit, Looked, Next, Outcome, Patience, Use, Verdict, Waiting, Wishes,
 };
 use crate::downstream::{Downstream, seen_upstream};
-use crate::head::HeaderEdit;
+use crate::exchange::Exchange;
+use crate::head::{HeaderEdit, RequestHead};
 use crate::journey::{Answered, Journey};
 use crate::policy::shape::cache::not_cached;
 use crate::reply::Reply;
@@ -36,7 +38,11 @@ pub async fn run(
     service: &Service,
     Ask { policy, used, wishes, looked, chosen }: Ask,
 ) -> Result<(), Failed> {
-    let mut fetch = match look_on(looked, used, &wishes, &policy, journey, down).await? {
+    let begun = {
+        let Journey { view, head, exchange, .. } = &*journey;
+        look_on(looked, used, &wishes, &policy, &Asker { cache: view.cache, head, exchange }, pin!(down.gone())).await?
+    };
+    let mut fetch = match begun {
         Begun::Fetch(fetch) => fetch,
         Begun::Stored(hit, behind) => {
             match behind {
@@ -141,22 +147,32 @@ pub async fn run(
 }
 
 /// What a request does that has found nothing that it could be given at once.
-enum Begun {
+pub(super) enum Begun {
     Fetch(Fetch),
     /// It is given one, and another one may be fetched behind its back.
     Stored(Hit, Option<Fetch>),
 }
 
-/// Takes the turn to fetch, or waits for who has it.
-async fn look_on(
+/// Who wants what is stored, as far as the cache has to know.
+pub(super) struct Asker<'a> {
+    pub cache: &'static Cache,
+    pub head: &'a RequestHead,
+    pub exchange: &'a Exchange,
+}
+
+/// Takes the turn to fetch, or waits for who has it, unless the client is `gone`.
+///
+/// # Errors
+/// [`Failed::Answer`] for who wants nothing but what is stored; [`Failed::ClientGone`].
+pub(super) async fn look_on(
     mut looked: Looked,
     used: Use,
     wishes: &Wishes,
     policy: &CachePolicy,
-    journey: &Journey,
-    down: &mut Downstream,
+    asker: &Asker<'_>,
+    mut gone: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Begun, Failed> {
-    let cache = journey.view.cache;
+    let cache = asker.cache;
     let mut patience = Patience::default();
     let mut failed = false;
     loop {
@@ -187,8 +203,8 @@ async fn look_on(
                 let Some(left) = patience.left() else { return Ok(Begun::Fetch(Fetch::alone(key))) };
                 let heard = tokio::select! {
                     biased;
-                    heard = hear(&mut waiting, left, policy, wishes, journey) => heard,
-                    () = down.gone() => return Err(Failed::ClientGone),
+                    heard = hear(&mut waiting, left, policy, wishes, asker) => heard,
+                    () = &mut gone => return Err(Failed::ClientGone),
                 };
                 let verdict = match heard {
                     Ok(hit) => return Ok(Begun::Stored(hit, None)),
@@ -202,7 +218,7 @@ async fn look_on(
                 key
             }
         };
-        looked = cache.look(policy, key, wishes, |name| seen_upstream(&journey.head, &journey.exchange, name));
+        looked = cache.look(policy, key, wishes, |name| seen_upstream(asker.head, asker.exchange, name));
     }
 }
 
@@ -212,14 +228,14 @@ async fn hear(
     most: Duration,
     policy: &CachePolicy,
     wishes: &Wishes,
-    journey: &Journey,
+    asker: &Asker<'_>,
 ) -> Result<Hit, Option<Verdict>> {
     let until = Instant::now() + most;
     match waiting.news(most).await {
         Some(Heard::Flowing(flowing)) => {
-            let seen = |name: &HeaderName| seen_upstream(&journey.head, &journey.exchange, name);
+            let seen = |name: &HeaderName| seen_upstream(asker.head, asker.exchange, name);
             // A part is cut from the whole.
-            match journey.view.cache.flowing(policy, wishes, &flowing, seen).filter(|_| seen(&header::RANGE).is_empty()) {
+            match asker.cache.flowing(policy, wishes, &flowing, seen).filter(|_| seen(&header::RANGE).is_empty()) {
                 Some(hit) => Ok(hit),
                 None => Err(waiting.verdict(until.saturating_duration_since(Instant::now())).await),
             }

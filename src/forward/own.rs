@@ -1,5 +1,7 @@
 //! Answers of routes that answer by themselves.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
@@ -23,7 +25,7 @@ const DEEPEST_BODY: usize = 64;
 ///
 /// # Errors
 /// [`Failed::Answer`] with a refusal, [`Failed::ClientGone`] or [`Failed::ClientStopped`].
-pub async fn answer(caller: &Caller, journey: &mut Journey, down: &mut Downstream) -> Result<(), Failed> {
+pub async fn answer(caller: &Arc<Caller>, journey: &mut Journey, down: &mut Downstream) -> Result<(), Failed> {
     // What it takes of the memory for bodies is given back once the answer is written.
     let (given, _purse) = match journey.composed().map(|composed| composed.composition.reads_body) {
         None => (journey.give_own().map_err(Failed::Answer)?, None),
@@ -45,7 +47,7 @@ pub async fn answer(caller: &Caller, journey: &mut Journey, down: &mut Downstrea
 
 /// Makes an answer of several, for as long as the client waits for it.
 async fn composed(
-    caller: &Caller,
+    caller: &Arc<Caller>,
     journey: &mut Journey,
     down: &mut Downstream,
     reads_body: bool,

@@ -18,16 +18,16 @@ use crate::upstream::{AttemptOutcome, Service, TlsConnector};
 /// The longest that one may take. Until then nobody else does it.
 const LONGEST: Duration = Duration::from_secs(60);
 
-struct Refresh {
-    caller: Arc<Caller>,
-    cache: &'static Cache,
-    policy: Arc<CachePolicy>,
-    fetch: Fetch,
-    tls: Arc<TlsConnector>,
-    service: Arc<Service>,
-    head: RequestHead,
-    exchange: Exchange,
-    target: Option<String>,
+pub(super) struct Refresh {
+    pub caller: Arc<Caller>,
+    pub cache: &'static Cache,
+    pub policy: Arc<CachePolicy>,
+    pub fetch: Fetch,
+    pub tls: Arc<TlsConnector>,
+    pub service: Arc<Service>,
+    pub head: RequestHead,
+    pub exchange: Exchange,
+    pub target: Option<String>,
 }
 
 /// Begins one, on a task of this worker.
@@ -47,10 +47,15 @@ pub fn begin(caller: &Arc<Caller>, journey: &Journey, service: &Service, policy:
         exchange: mirror::told(&journey.exchange),
         target: journey.upstream_target(),
     };
-    tokio::spawn(refresh.run());
+    refresh.begin();
 }
 
 impl Refresh {
+    /// Begins it, on a task of this worker.
+    pub(super) fn begin(self) {
+        tokio::spawn(self.run());
+    }
+
     async fn run(self) {
         let service = self.service.clone();
         let mut tries = Tries::default();

@@ -153,7 +153,7 @@ async fn forward_request(
 }
 
 /// What a route answers by itself, under the request's total deadline.
-async fn by_itself(caller: &Caller, journey: &mut Journey, down: &mut Downstream, alarm: &mut Alarm) {
+async fn by_itself(caller: &Arc<Caller>, journey: &mut Journey, down: &mut Downstream, alarm: &mut Alarm) {
     let (due, control) = (journey.due(), down.control());
     let composes = journey.composed().is_some();
     let ended = {

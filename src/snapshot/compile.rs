@@ -111,7 +111,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     reserved_fields.dedup();
     Some(Snapshot {
         reserved_fields,
-        caches: options().any(|options| options.cache.is_some()),
+        caches: options().any(|options| options.cache.is_some()) || routes.iter().any(|route| route.answer.keeps_parts()),
         credentials: Credentials::new(credential_headers, credential_queries.iter().cloned()),
         credential_queries: credential_queries.into_iter().collect(),
         generation,
@@ -317,8 +317,8 @@ impl<'a> Compiler<'a> {
             let matcher = Matcher::compile(config, self.problems);
             self.listeners(config);
             let id = matcher.as_ref().map_or_else(|| Arc::from(&*config.path.value), |matcher| matcher.id().clone());
-            let answer = self.answer(config, &id);
             let own = config.policies.as_ref().map(|Raw(node)| self.table(&format!("route:{id}"), &config.path.value, node));
+            let answer = self.answer(config, &id, own.as_ref());
             let answer = answer.and_then(|answer| self.guarded(config, &id, answer));
             let answer = answer.and_then(|answer| self.retried(config, answer));
             let answer = answer.and_then(|answer| self.hedged(config, &id, answer));

@@ -20,6 +20,7 @@ use http::HeaderName;
 
 pub use compile::{Surroundings, compile, metrics};
 
+use crate::cache::CachePolicy;
 use crate::cidr::Occupant;
 use crate::consumers::Consumers;
 use crate::head::RequestHead;
@@ -32,7 +33,7 @@ use crate::listen::share::BodyMemory;
 use crate::listen::trace;
 use crate::observe::{AnswerMetrics, ListenerMetrics, RouteMetrics, ServiceMetrics};
 use crate::path::AmbiguousPaths;
-use crate::policy::Plan;
+use crate::policy::{OnRequest, Plan};
 use crate::redis::Redis;
 use crate::route::back::Back;
 use crate::route::compose::{Composition, state};
@@ -84,8 +85,23 @@ pub struct Composed {
     pub composition: Composition,
     /// In the order of the composition's numbers.
     pub services: Vec<Arc<Service>>,
+    /// How each of them is asked, in the same order.
+    pub roads: Box<[Road]>,
+    /// Fields by which services hear who asks, beside those that all know.
+    pub identity: Box<[HeaderName]>,
+    /// A policy of a service decides by what the path's parameters took.
+    pub by_params: bool,
     /// In the order of its parts.
     pub counts: Box<[PartCounts]>,
+}
+
+/// What the policies make of the calls to one service.
+pub struct Road {
+    /// What is done with the head on its way.
+    pub steps: Vec<Arc<dyn OnRequest>>,
+    pub cache: Option<Arc<CachePolicy>>,
+    /// Under which name its answers are kept.
+    pub id: Arc<str>,
 }
 
 /// How the parts of one call ended.
@@ -139,6 +155,11 @@ impl Answer {
 
     pub fn composed(&self) -> Option<&Composed> {
         if let Answer::Compose(composed) = self { Some(composed) } else { None }
+    }
+
+    /// Whether anything that it is made of is kept.
+    pub fn keeps_parts(&self) -> bool {
+        self.composed().is_some_and(|composed| composed.roads.iter().any(|road| road.cache.is_some()))
     }
 
     /// All that may be asked for a request, by whoever looks after them: one of [`Answer::services`], or several at once.

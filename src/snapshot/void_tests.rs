@@ -46,7 +46,8 @@ fn walk(root: &Value, schema: &Value, path: &mut Vec<Step>, found: &mut Vec<Foun
     for (key, property) in schema["properties"].as_object().into_iter().flatten() {
         path.push(Step::Key(key.clone()));
         // Policies are looked at once, where they stand for all.
-        if key != "policies" || path.len() == 1 {
+        let again = key == "policies" && path.len() > 1 || key == "cache" && path.iter().any(|step| step.is("calls"));
+        if !again {
             found.push(Found { path: path.clone(), list: is_list(root, property) });
             walk(root, property, path, found);
         }
@@ -65,6 +66,12 @@ fn walk(root: &Value, schema: &Value, path: &mut Vec<Step>, found: &mut Vec<Foun
     }
     for alternative in ["anyOf", "oneOf"].iter().flat_map(|word| schema[word].as_array()).flatten() {
         walk(root, alternative, path, found);
+    }
+}
+
+impl Step {
+    fn is(&self, name: &str) -> bool {
+        matches!(self, Step::Key(key) if key == name)
     }
 }
 

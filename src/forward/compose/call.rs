@@ -5,22 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::fields::Fields;
-use crate::cache::is_overriding;
+use super::kept::Kept;
+use crate::cache::{Keeping, credentials, is_overriding};
 use crate::core::WorkerState;
-use crate::exchange::{Deadline, Exchange};
+use crate::exchange::{Deadline, Exchange, is_identity};
 use crate::forward::mirror::told;
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::listen::share::Purse;
+use crate::observe::RouteMetrics;
 use crate::policy::validate::json::{self, FaultKind};
 use crate::route::compose::Part;
 use crate::route::compose::request::Rendered;
-use crate::route::compose::state::Fault;
+use crate::route::compose::state::{Fault, State};
+use crate::snapshot::{Composed, Road};
 use crate::upstream::call::{Answer, Call, CallError, Caller, Own, Piece, Tries};
 use crate::upstream::{AttemptOutcome, Service};
 use crate::wire::answer::AnswerHead;
@@ -34,6 +37,8 @@ const SMALLEST: usize = 1024;
 #[derive(Debug)]
 pub struct Got {
     pub status: StatusCode,
+    /// Whether the service was asked for it.
+    pub state: State,
     /// One JSON value, or nothing.
     pub body: Bytes,
     pub fields: Fields,
@@ -43,8 +48,10 @@ pub type Ended = Result<Arc<Got>, Fault>;
 
 /// What the calls for one client's request share.
 pub struct Asking<'a> {
-    pub caller: &'a Caller,
+    pub caller: &'a Arc<Caller>,
     pub view: &'a WorkerState,
+    pub composed: &'a Composed,
+    pub metrics: &'a RouteMetrics,
     pub head: &'a RequestHead,
     pub exchange: &'a Exchange,
     /// What they take of the memory for bodies.
@@ -62,8 +69,11 @@ pub struct Asking<'a> {
 /// How one call is made.
 pub struct How<'a> {
     pub part: &'a Part,
-    pub service: &'a Service,
+    pub service: &'a Arc<Service>,
+    pub road: &'a Road,
     pub timeout: Option<Duration>,
+    /// See [`Part::last_good`].
+    pub last_good: Option<Duration>,
 }
 
 impl Asking<'_> {
@@ -83,18 +93,23 @@ impl Asking<'_> {
     }
 
     async fn send(&self, how: &How<'_>, request: &Rendered) -> Ended {
-        let How { part, service, timeout } = *how;
+        let How { part, service, road, timeout, last_good } = *how;
         let began = Instant::now();
         let own = timeout.map(|timeout| began + timeout);
         let due = own.into_iter().chain(self.due).min();
+        let head = self.head_of(part, road, request);
+        let exchange = self.exchange_of(part, road, &head, request, due);
+        let kept = self.kept(how, &head, &exchange);
+        let last_good = last_good.zip(kept.as_ref()).map(|(within, kept)| (within, kept.key.clone()));
+        let is_over =
+            |fault| last_good.as_ref().and_then(|(within, key)| self.last_good(how, &head, &exchange, key, *within, fault));
         if due.is_some_and(|due| due <= began) {
-            return Err(Fault::Timeout);
+            return is_over(Fault::Timeout).unwrap_or(Err(Fault::Timeout));
         }
-        let (head, exchange) = (self.head_of(part, request), self.exchange_of(request, due));
         let mut tries = Tries::default();
         tries.due = due;
         let asked = {
-            let asking = self.read(how, &head, &exchange, request, &mut tries);
+            let asking = self.read(how, &head, &exchange, request, &mut tries, kept);
             match due {
                 Some(due) => tokio::time::timeout_at(due, asking).await,
                 None => Ok(asking.await),
@@ -116,11 +131,14 @@ impl Asking<'_> {
             }
             (0..tries.retries()).for_each(|_| served.retried());
         }
-        ended
+        match ended {
+            Err(fault) => is_over(fault).unwrap_or(ended),
+            ended => ended,
+        }
     }
 
     /// The client's head, as far as the service is to see it, for another request.
-    fn head_of(&self, part: &Part, request: &Rendered) -> RequestHead {
+    fn head_of(&self, part: &Part, road: &Road, request: &Rendered) -> RequestHead {
         let mut head = self.head.clone();
         let RequestHead { fields, buffer, .. } = &mut head;
         let named = |name: &[u8], known: &str| name.eq_ignore_ascii_case(known.as_bytes());
@@ -130,15 +148,36 @@ impl Asking<'_> {
             named(name, "host") || listed && !is_about_the_message(name)
         });
         head.method = request.method.clone();
-        head.path = request.target.split('?').next().unwrap_or_default().to_owned();
-        (head.query, head.spelling) = (None, None);
+        let (path, query) = match request.target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (request.target.as_str(), None),
+        };
+        head.path = path.to_owned();
+        head.spelling = None;
+        // For whoever knows requests by it: the service is asked for the target.
+        head.set_query(query.filter(|_| road.cache.is_some() || request.method != Method::GET));
         head.body = request.body.as_ref().map_or(BodyFraming::None, |body| BodyFraming::Length(body.len() as u64));
         (head.expects_continue, head.upgrade) = (false, false);
         head
     }
 
-    fn exchange_of(&self, request: &Rendered, due: Option<Instant>) -> Exchange {
+    fn exchange_of(&self, part: &Part, road: &Road, head: &RequestHead, request: &Rendered, due: Option<Instant>) -> Exchange {
         let mut exchange = told(self.exchange);
+        exchange.params.clone_from(&self.exchange.params);
+        if part.anonymous {
+            let says_who = |name: &HeaderName| {
+                credentials::is_usual(name) || is_identity(name.as_str().as_bytes()) || self.composed.identity.contains(name)
+            };
+            for edit in exchange.to_upstream.iter_mut().filter(|edit| says_who(edit.name())) {
+                *edit = HeaderEdit::Remove(edit.name().clone());
+            }
+        } else {
+            exchange.identity.clone_from(&self.exchange.identity);
+        }
+        for step in &road.steps {
+            // They are those that change fields, and refuse nobody.
+            let _ = step.on_request(head, &mut exchange);
+        }
         let edits = &mut exchange.to_upstream;
         edits.push(HeaderEdit::Set(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
         edits.push(HeaderEdit::Set(header::ACCEPT, HeaderValue::from_static("application/json")));
@@ -152,28 +191,59 @@ impl Asking<'_> {
         exchange
     }
 
-    async fn read(&self, how: &How<'_>, head: &RequestHead, exchange: &Exchange, request: &Rendered, tries: &mut Tries) -> Ended {
+    async fn read(
+        &self,
+        how: &How<'_>,
+        head: &RequestHead,
+        exchange: &Exchange,
+        request: &Rendered,
+        tries: &mut Tries,
+        kept: Option<Kept>,
+    ) -> Ended {
         let How { part, service, .. } = *how;
-        let call = Call { head, exchange, target: Some(&request.target), fill: None };
-        let mut client = Own(request.body.clone().unwrap_or_default());
-        let asked = self.caller.send(service, &call, tries, &mut client, &self.view.tls).await;
-        let answer = asked.map_err(|error| match error {
-            CallError::Service(reply) if reply.status == StatusCode::GATEWAY_TIMEOUT => Fault::Timeout,
-            _ => Fault::Unavailable,
-        })?;
+        let (mut answer, mut keeping) = match kept {
+            Some(kept) => match self.look(how, (head, exchange), &request.target, tries, kept).await? {
+                Ok(asked) => asked,
+                Err(hit) => return self.stored(part, &hit).await,
+            },
+            None => {
+                let call = Call { head, exchange, target: Some(&request.target), fill: None };
+                let mut client = Own(request.body.clone().unwrap_or_default());
+                let asked = self.caller.send(service, &call, tries, &mut client, &self.view.tls).await;
+                (asked.map_err(unanswered)?, Keeping::Nothing)
+            }
+        };
         let status = answer.head.status;
-        if !status.is_success() {
-            self.caller.put_away(answer, service).await;
-            let code = status.as_u16();
-            return Err(if status.is_redirection() { Fault::Redirect(code) } else { Fault::Status(code) });
+        if !request.method.is_safe() && self.view.snapshot.caches && (status.is_success() || status.is_redirection()) {
+            let named = ["location", "content-location"].into_iter().flat_map(|name| answer.head.header_all(name));
+            self.view.cache.changed(head, exchange.scheme(), named);
         }
-        let fields = Fields::of(&answer.head);
-        if let Some(fault) = unreadable(&answer.head, part) {
+        if let Some(fault) = unwanted(status) {
+            // It is kept as it is for any other route: there may be nothing there for a while.
+            if keeping.is_storing() {
+                if self.body(&mut answer, service, part.max_body, &mut keeping).await.is_ok() {
+                    keeping.done(self.view.cache, &answer.head);
+                    self.caller.keep(answer, service);
+                }
+            } else {
+                self.caller.put_away(answer, service).await;
+            }
+            return Err(fault);
+        }
+        let mut fields = Fields::of(&answer.head, None);
+        if let (Some(sticky), Some(aim), Some(flight)) = (&service.sticky, &tries.aim, tries.flight()) {
+            let secure = exchange.scheme() == "https";
+            let set_cookies = answer.head.header_all("set-cookie");
+            fields.set_cookie.extend(sticky.answered(&aim.session, flight.endpoint().address(), status, set_cookies, secure));
+        }
+        if let Some(fault) = unreadable(&answer.head, answer.head.body.is_done(), part) {
+            keeping.give_up();
             self.caller.put_away(answer, service).await;
             return Err(fault);
         }
-        let body = match self.body(answer, service, part.max_body).await {
+        let body = match self.body(&mut answer, service, part.max_body, &mut keeping).await {
             Err(fault) => {
+                keeping.give_up();
                 if fault == Fault::CutOff {
                     tries.failed(service, AttemptOutcome::Broken);
                 }
@@ -181,57 +251,101 @@ impl Asking<'_> {
             }
             Ok(body) => body,
         };
-        if body.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Arc::new(Got { status, body: Bytes::new(), fields }));
+        let read = part_of(status, State::Ok, body, fields);
+        match &read {
+            Ok(_) => keeping.done(self.view.cache, &answer.head),
+            // Nobody is served by what nobody can read.
+            Err(_) => keeping.give_up(),
         }
-        match json::check(&body, DEEPEST) {
-            Ok(()) => Ok(Arc::new(Got { status, body, fields })),
-            Err(fault) if fault.kind == FaultKind::TooDeep => Err(Fault::TooDeep),
-            Err(_) => Err(Fault::Malformed),
-        }
+        self.caller.keep(answer, service);
+        read
     }
 
-    /// The whole body, and the connection back where it came from.
-    async fn body(&self, mut answer: Answer, service: &Service, most: usize) -> Result<Bytes, Fault> {
-        let mut body = BytesMut::new();
+    /// The whole body.
+    async fn body(&self, answer: &mut Answer, service: &Service, most: usize, keeping: &mut Keeping) -> Result<Bytes, Fault> {
+        let mut body = Gathered { asking: self, bytes: BytesMut::new(), most };
         let mut ended = answer.head.body.is_done();
         while !ended {
-            let data = match answer.take() {
+            match answer.take() {
                 Ok(Some(Piece::Data(data, last))) => {
                     ended = last;
-                    data
+                    keeping.add(self.view.cache, &data);
+                    body.add(&data)?;
                 }
                 Ok(Some(Piece::Trailers(_) | Piece::End)) => break,
                 Ok(None) => {
+                    keeping.flows(&answer.head);
                     answer.more(&mut Own(Bytes::new()), service, false).await.map_err(|_| Fault::CutOff)?;
-                    continue;
                 }
                 Err(_) => return Err(Fault::CutOff),
-            };
-            let (needed, before) = (body.len() + data.len(), body.capacity());
-            if needed > most {
-                return Err(Fault::TooLarge);
             }
-            if needed > before {
-                // What is charged is what is allocated.
-                let after = needed.max((2 * before).min(most)).max(SMALLEST);
-                if !self.pays(after - before) {
-                    return Err(Fault::Memory);
-                }
-                body.reserve(after - body.len());
-            }
-            body.extend_from_slice(&data);
         }
-        self.caller.keep(answer, service);
-        Ok(body.freeze())
+        Ok(body.bytes.freeze())
+    }
+}
+
+/// A body that is gathered, and paid.
+pub struct Gathered<'a> {
+    pub asking: &'a Asking<'a>,
+    pub bytes: BytesMut,
+    pub most: usize,
+}
+
+impl Gathered<'_> {
+    pub fn add(&mut self, data: &[u8]) -> Result<(), Fault> {
+        let (needed, before) = (self.bytes.len() + data.len(), self.bytes.capacity());
+        if needed > self.most {
+            return Err(Fault::TooLarge);
+        }
+        if needed > before {
+            // What is charged is what is allocated.
+            let after = needed.max((2 * before).min(self.most)).max(SMALLEST);
+            if !self.asking.pays(after - before) {
+                return Err(Fault::Memory);
+            }
+            self.bytes.reserve(after - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+}
+
+/// Why a service has not answered.
+pub fn unanswered(error: CallError) -> Fault {
+    match error {
+        CallError::Service(reply) if reply.status == StatusCode::GATEWAY_TIMEOUT => Fault::Timeout,
+        _ => Fault::Unavailable,
+    }
+}
+
+/// Why an answer of this status is no part.
+pub fn unwanted(status: StatusCode) -> Option<Fault> {
+    let code = status.as_u16();
+    match status.is_redirection() {
+        true => Some(Fault::Redirect(code)),
+        false => (!status.is_success()).then_some(Fault::Status(code)),
+    }
+}
+
+/// An answer, if its body is one value of JSON, or nothing.
+pub fn part_of(status: StatusCode, state: State, body: Bytes, fields: Fields) -> Ended {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Arc::new(Got { status, state, body: Bytes::new(), fields }));
+    }
+    match json::check(&body, DEEPEST) {
+        Ok(()) => Ok(Arc::new(Got { status, state, body, fields })),
+        Err(fault) if fault.kind == FaultKind::TooDeep => Err(Fault::TooDeep),
+        Err(_) => Err(Fault::Malformed),
     }
 }
 
 /// What tells questions apart.
 fn key(how: &How<'_>, request: &Rendered) -> Vec<u8> {
-    let How { part, service, timeout } = *how;
-    let mut key = format!("{}\n{}\n{timeout:?}\n{:?}\n", std::ptr::from_ref(service).addr(), part.max_body, part.client_fields)
-        .into_bytes();
+    let How { part, service, road, timeout, last_good } = *how;
+    let Part { max_body, client_fields, anonymous, .. } = part;
+    let place = Arc::as_ptr(service).addr();
+    let mut key =
+        format!("{place}\n{}\n{max_body}\n{timeout:?}\n{last_good:?}\n{anonymous}\n{client_fields:?}\n", road.id).into_bytes();
     key.extend_from_slice(request.target.as_bytes());
     for (name, value) in &request.fields {
         key.push(b'\n');
@@ -244,9 +358,9 @@ fn key(how: &How<'_>, request: &Rendered) -> Vec<u8> {
     key
 }
 
-/// Why the body behind a head cannot be a part, if that can be told.
-fn unreadable(head: &AnswerHead, part: &Part) -> Option<Fault> {
-    if head.body.is_done() {
+/// Why the body behind a head cannot be a part, if that can be told. `empty`: there is none.
+pub fn unreadable(head: &AnswerHead, empty: bool, part: &Part) -> Option<Fault> {
+    if empty {
         return None;
     }
     if head.length.is_some_and(|length| length > part.max_body as u64) {

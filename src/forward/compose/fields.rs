@@ -28,8 +28,9 @@ struct Freshness {
 }
 
 impl Fields {
-    pub fn of(head: &AnswerHead) -> Fields {
-        let age = head.header_all("age").next().and_then(number).unwrap_or_default();
+    /// `age`: of one that was stored, in seconds.
+    pub fn of(head: &AnswerHead, age: Option<u64>) -> Fields {
+        let age = age.or_else(|| head.header_all("age").next().and_then(number)).unwrap_or_default();
         let vary = head.header_all("vary").flat_map(|line| line.split(|&byte| byte == b','));
         let vary = vary.map(|name| String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase());
         let cookies = head.header_all("set-cookie").filter_map(|cookie| HeaderValue::from_bytes(cookie).ok());
@@ -133,7 +134,7 @@ mod tests {
     fn fields(lines: &str) -> Fields {
         let raw = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: 0\r\n\r\n");
         let head = crate::wire::answer::take(&mut BytesMut::from(raw.as_bytes()), &Method::GET, &Default::default());
-        Fields::of(&head.unwrap().unwrap())
+        Fields::of(&head.unwrap().unwrap(), None)
     }
 
     fn told(parts: &[&str]) -> String {

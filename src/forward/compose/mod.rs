@@ -6,6 +6,7 @@
 mod call;
 mod crowd;
 mod fields;
+mod kept;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,18 +72,21 @@ impl Done {
 /// # Errors
 /// The refusal to give instead.
 pub async fn gather(
-    caller: &Caller,
+    caller: &Arc<Caller>,
     journey: &mut Journey,
     purse: Option<Purse>,
     body: Option<Value>,
 ) -> Result<(Given, Option<Purse>), Box<Reply>> {
     let view = journey.view.clone();
-    let Some(composed) = view.route(journey.routed).and_then(|route| route.answer.composed()) else {
+    let route = view.route(journey.routed);
+    let Some((composed, metrics)) = route.and_then(|route| Some((route.answer.composed()?, &route.metrics))) else {
         return Err(Reply::new(StatusCode::INTERNAL_SERVER_ERROR, "compose", "no_parts", "The answer cannot be made."));
     };
     let asking = Asking {
         caller,
         view: &view,
+        composed,
+        metrics,
         head: &journey.head,
         exchange: &journey.exchange,
         purse: Mutex::new(purse),
@@ -238,15 +242,10 @@ impl<'a> Gathering<'a> {
         };
         let is_over = |one: &One| matches!(one.state, State::Failed(_)) && !part.optional;
         let ones = crowd::all(questions.iter().map(|question| self.one(part, question)), each.at_once, is_over).await;
-        let mut done = Done { took: began.elapsed(), ..Done::without(State::Ok) };
+        let state = ones.iter().flatten().map(|one| one.state).reduce(State::with).unwrap_or(State::Ok);
+        let mut done = Done { took: began.elapsed(), ..Done::without(state) };
         let (mut bodies, mut values) = (Vec::new(), Vec::new());
         for one in ones.into_iter().flatten() {
-            // The worst there is of any.
-            match (done.state, one.state) {
-                (State::Failed(_), _) => {}
-                (_, State::Failed(_) | State::Fallback) => done.state = one.state,
-                _ => {}
-            }
             bodies.push(one.body);
             values.extend(one.value);
             done.got.extend(one.got);
@@ -257,8 +256,11 @@ impl<'a> Gathering<'a> {
     }
 
     async fn one(&self, part: &Part, question: &Question) -> One {
-        let how = |service: usize, timeout| Some(How { part, service: self.composed.services.get(service)?, timeout });
-        let asked: Ended = match how(part.service, part.timeout) {
+        let how = |service: usize, timeout, last_good| {
+            let (known, road) = (self.composed.services.get(service)?, self.composed.roads.get(service)?);
+            Some(How { part, service: known, road, timeout, last_good })
+        };
+        let asked: Ended = match how(part.service, part.timeout, part.last_good) {
             Some(how) => self.asking.ask(&how, &question.request).await,
             None => Err(Fault::Unavailable),
         };
@@ -269,7 +271,7 @@ impl<'a> Gathering<'a> {
         match &part.fallback {
             Some(Fallback::Json(value)) if fault != Fault::Memory => self.stand_in(part, value),
             Some(Fallback::Call(other)) if fault != Fault::Memory => {
-                let asked = match how(other.service, other.timeout).zip(question.other.as_ref()) {
+                let asked = match how(other.service, other.timeout, None).zip(question.other.as_ref()) {
                     Some((how, request)) => self.asking.ask(&how, request).await,
                     None => Err(fault),
                 };
@@ -292,10 +294,10 @@ impl<'a> Gathering<'a> {
     fn taken(&self, part: &Part, got: Arc<Got>) -> Result<One, Fault> {
         let plain = part.standing.is_plain();
         if got.body.is_empty() {
-            return Ok(One { state: State::Ok, body: Body::NULL, value: part.read.then_some(Value::Null), got: Some(got) });
+            return Ok(One { state: got.state, body: Body::NULL, value: part.read.then_some(Value::Null), got: Some(got) });
         }
         if plain && !part.read {
-            return Ok(One { state: State::Ok, body: Body::Raw(got.body.clone()), value: None, got: Some(got) });
+            return Ok(One { state: got.state, body: Body::Raw(got.body.clone()), value: None, got: Some(got) });
         }
         let times = 1 + usize::from(part.read && !plain) + usize::from(part.read);
         if !self.asking.pays(takes(&got.body).saturating_mul(times)) {
@@ -307,7 +309,7 @@ impl<'a> Gathering<'a> {
             (false, true) => (Body::Value(part.standing.shape(value.clone())), Some(value)),
             (false, false) => (Body::Value(part.standing.shape(value)), None),
         };
-        Ok(One { state: State::Ok, body, value, got: Some(got) })
+        Ok(One { state: got.state, body, value, got: Some(got) })
     }
 }
 
@@ -379,7 +381,7 @@ fn answer(
         for cookie in cookies {
             head.append_header(header::SET_COOKIE, cookie)?;
         }
-        if partial {
+        if !dones.iter().all(|done| done.state.is_plain()) {
             let states = composition.parts.iter().zip(dones).map(|(part, done)| (part, done.state, done.took));
             head.insert_header(X_PORTCULLIS_PARTS, state::list(states, false))?;
         }
@@ -397,6 +399,8 @@ fn meta(composed: &Composed, dones: &[Done]) -> Value {
     let of = |(part, done): (&Part, &Done)| {
         let source = match done.state {
             State::Ok => "live",
+            State::Hit(_) => "cache",
+            State::Stale(_) => "stale",
             State::Fallback => "fallback",
             _ => "none",
         };
@@ -405,8 +409,9 @@ fn meta(composed: &Composed, dones: &[Done]) -> Value {
             _ => done.got.first().map(|got| got.status.as_u16()),
         };
         let mut told = json!({ "state": done.state.word(), "source": source, "ms": u64::try_from(done.took.as_millis()).unwrap_or(u64::MAX) });
-        if let (Value::Object(members), Some(code)) = (&mut told, code) {
-            members.insert("status".to_owned(), code.into());
+        if let Value::Object(members) = &mut told {
+            members.extend(code.map(|code| ("status".to_owned(), code.into())));
+            members.extend(done.state.age().map(|age| ("age".to_owned(), age.into())));
         }
         (part.name.to_string(), told)
     };

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::retry::config::RetriesConfig;
 use crate::route::fallback::JsonBody;
-use crate::value::{Period, Size, Spanned};
+use crate::value::{Period, Raw, Size, Spanned};
 
 /// One answer made of those of several services.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -76,6 +76,16 @@ pub struct CallConfig {
     /// not hold the call is not made, and its part left out. One that cannot be evaluated fails the part (`condition`).
     #[serde(default)]
     pub when: Option<Spanned<String>>,
+    /// Keeps the answers to this call, as a route's `cache` keeps its; `false` for not at all. Only a GET is kept, and what tells the service
+    /// who asks keeps it from the cache, unless it is `per: consumer`, or the call is `anonymous`. Default: the route's `cache`, else the
+    /// service's.
+    #[serde(default)]
+    pub cache: Option<Raw>,
+    /// Tells the service nothing of who asks: no credentials, no cookies, nothing of what `authn` and other policies make for each client, and
+    /// no fields of the client's but those of `client_headers`. What it answers is then for everybody, and may be kept for all of them.
+    /// Default: false.
+    #[serde(default)]
+    pub anonymous: bool,
     /// What stands in for an answer that cannot be had.
     #[serde(default)]
     pub fallback: Option<Box<Spanned<PartFallbackConfig>>>,
@@ -104,10 +114,15 @@ pub struct CallConfig {
     pub append: bool,
 }
 
-/// Another answer, `json`, or another call: `service` and `path`, with the call's own method, fields and body.
+/// The last good answer that was `cached`, another answer, `json`, or another call: `service` and `path`, with the call's own method, fields
+/// and body.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PartFallbackConfig {
+    /// The last good answer that the call's `cache` has, as long as it expired no longer ago than this, `1s` to `30d`, and its service has not
+    /// forbidden it (`must-revalidate`, `no-cache`); not where the service has answered 4xx, but for 408 and 429. Goes before the others.
+    #[serde(default)]
+    pub cached: Option<Spanned<Period>>,
     /// A value that stands in this file, in place of what the service would have answered.
     #[serde(default)]
     pub json: Option<Spanned<JsonBody>>,
@@ -123,6 +138,13 @@ pub struct PartFallbackConfig {
     /// Default: the call's `timeout`, anew.
     #[serde(default)]
     pub timeout: Option<Spanned<Period>>,
+}
+
+impl PartFallbackConfig {
+    /// Whether it is the last good answer, and nothing else where there is none.
+    pub fn is_cached_alone(&self) -> bool {
+        self.json.is_none() && self.service.is_none() && self.port.is_none() && self.path.is_none() && self.timeout.is_none()
+    }
 }
 
 /// Which list, and how much of it.

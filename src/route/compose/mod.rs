@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::cel::{Expression, Kind};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::retry::config::RetriesConfig;
-use crate::value::{Spanned, count_within, period_within};
+use crate::value::{Raw, Spanned, count_within, period_within};
 pub use config::{CallConfig, Calls, ComposeConfig, ComposedAnswerConfig, ForEachConfig, PartFallbackConfig};
 use merge::Standing;
 use request::Request;
@@ -32,6 +32,8 @@ const LONGEST_NAME: usize = 32;
 const COMMON_BODY: u64 = 1024 * 1024;
 const LARGEST_BODY: u64 = 16 * 1024 * 1024;
 const LONGEST_WAIT: u64 = 3_600_000;
+/// How old the last good answer of a service may be, in milliseconds.
+const OLDEST: u64 = 30 * 24 * 3_600_000;
 
 /// What a text may name.
 pub struct Names<'a> {
@@ -72,8 +74,12 @@ pub struct Part {
     pub max_body: usize,
     /// The only fields of the client's that its service sees.
     pub client_fields: Option<Box<[Box<str>]>>,
+    /// Its service is told nothing of who asks.
+    pub anonymous: bool,
     pub when: Option<Expression>,
     pub fallback: Option<Fallback>,
+    /// For how long after it has expired a stored answer stands in for it.
+    pub last_good: Option<Duration>,
     pub each: Option<Each>,
     /// Statuses that are the whole answer's.
     pub pass: Box<[StatusCode]>,
@@ -120,6 +126,8 @@ pub struct Wanted<'a> {
     pub of: Place,
     /// The call's own word on retries.
     pub retries: Option<&'a Spanned<RetriesConfig>>,
+    /// The call's own word on what is kept of its answers, and its name.
+    pub cache: Option<(&'a str, &'a Raw)>,
 }
 
 impl Composition {
@@ -202,12 +210,13 @@ struct Compiler<'c, 'a> {
 
 impl<'a> Compiler<'_, 'a> {
     /// One call, and what it is made of.
-    fn part(&mut self, name: &str, config: &'a Spanned<CallConfig>) -> Option<(Part, Needs)> {
+    fn part(&mut self, name: &'a str, config: &'a Spanned<CallConfig>) -> Option<(Part, Needs)> {
         let before = self.problems.len();
         let names = Names { pattern: self.pattern, calls: self.calls, each: config.for_each.is_some() };
         let service = self.wanted.len();
         let retries = config.retries.as_deref();
-        self.wanted.push(Wanted { service: &config.service, port: config.port, of: config.place, retries });
+        let cache = config.cache.as_ref().map(|raw| (name, raw));
+        self.wanted.push(Wanted { service: &config.service, port: config.port, of: config.place, retries, cache });
         let request = Request::compile(config, &names, self.problems);
         let when = config
             .when
@@ -229,14 +238,21 @@ impl<'a> Compiler<'_, 'a> {
             let problem = Problem::error(status.place, "an optional part does not decide what the whole answer is");
             self.problems.push(problem.hint("leave out `pass_statuses`, or `optional`"));
         }
+        let last_good = config.fallback.as_ref().and_then(|written| written.cached.as_ref());
+        let last_good = last_good.and_then(|cached| period_within("cached", cached, 1000, OLDEST, self.problems));
         let fallback = match (&config.fallback, &request) {
-            (Some(written), Some(request)) => self.fallback(written, config, request, &names).map(Some),
+            (Some(written), Some(_)) if written.cached.is_some() && written.is_cached_alone() => Some(None),
+            (Some(written), Some(request)) => self.fallback(written, (name, config), request, &names).map(Some),
             _ => Some(None),
         };
         let standing = Standing::compile(name, config, self.problems);
         let client_fields = config.client_headers.as_ref();
         let client_fields =
             client_fields.map(|fields| fields.iter().map(|name| name.value.to_ascii_lowercase().into()).collect());
+        let client_fields: Option<Box<[Box<str>]>> = match client_fields {
+            None if config.anonymous => Some(Box::default()),
+            listed => listed,
+        };
         if self.problems.len() > before {
             return None;
         }
@@ -252,6 +268,14 @@ impl<'a> Compiler<'_, 'a> {
         let by_client = |source: &&Source| {
             matches!(source, Source::Claim(..) | Source::Subject | Source::Consumer | Source::ClientAddress | Source::RequestId)
         };
+        let names_client =
+            |source: &&Source| matches!(source, Source::Claim(..) | Source::Subject | Source::Consumer | Source::ClientAddress);
+        if config.anonymous && sources.iter().any(names_client) {
+            let message = "this call is `anonymous`, and is made of who asks";
+            let hint = "take out `{subject}`, `{consumer}`, `{claim.x}` and `{client_address}`, or `anonymous`";
+            self.problems.push(Problem::error(config.place, message).hint(hint));
+            return None;
+        }
         let needs = Needs {
             body: sources.iter().any(|source| matches!(source, Source::Body(_))),
             client: sources.iter().any(by_client) || when.as_ref().is_some_and(Expression::looks_at_request),
@@ -269,8 +293,10 @@ impl<'a> Compiler<'_, 'a> {
             timeout: timeout?,
             max_body: usize::try_from(max_body).unwrap_or(usize::MAX),
             client_fields,
+            anonymous: config.anonymous,
             when,
             fallback,
+            last_good,
             each,
             pass,
             read: false,
@@ -289,7 +315,7 @@ impl<'a> Compiler<'_, 'a> {
     fn fallback(
         &mut self,
         written: &'a Spanned<PartFallbackConfig>,
-        config: &'a Spanned<CallConfig>,
+        (name, config): (&'a str, &'a Spanned<CallConfig>),
         request: &Request,
         names: &Names<'_>,
     ) -> Option<Fallback> {
@@ -307,8 +333,10 @@ impl<'a> Compiler<'_, 'a> {
                 None
             }
             (None, _) if written.service.is_none() && written.path.is_none() => {
-                let problem =
-                    Problem::error(written.place, "a fallback needs `json`, or the `service` or the `path` of another call");
+                let problem = Problem::error(
+                    written.place,
+                    "a fallback needs `json`, `cached`, or the `service` or the `path` of another call",
+                );
                 self.problems.push(problem.hint("for example `fallback: { json: [] }`"));
                 None
             }
@@ -316,7 +344,8 @@ impl<'a> Compiler<'_, 'a> {
                 let (named, port) =
                     written.service.as_ref().map_or((&config.service, config.port), |named| (named, written.port));
                 let service = self.wanted.len();
-                self.wanted.push(Wanted { service: named, port, of: written.place, retries: None });
+                let cache = config.cache.as_ref().map(|raw| (name, raw));
+                self.wanted.push(Wanted { service: named, port, of: written.place, retries: None, cache });
                 let request = match &written.path {
                     Some(path) => request.with_path(path, names, self.problems)?,
                     None => request.clone(),

@@ -9,6 +9,10 @@ use super::Part;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Ok,
+    /// The service was not asked: it was stored, and is so many seconds old.
+    Hit(u64),
+    /// The same, and it has expired.
+    Stale(u64),
     /// Its condition did not hold.
     Skipped,
     /// Something stood in for it.
@@ -42,8 +46,10 @@ pub enum Fault {
 }
 
 /// Every word there is, for the metrics.
-pub const WORDS: [&str; 18] = [
+pub const WORDS: [&str; 20] = [
     "ok",
+    "hit",
+    "stale",
     "skipped",
     "fallback",
     "cancelled",
@@ -93,6 +99,8 @@ impl State {
     pub fn word(self) -> &'static str {
         match self {
             State::Ok => "ok",
+            State::Hit(_) => "hit",
+            State::Stale(_) => "stale",
             State::Skipped => "skipped",
             State::Fallback => "fallback",
             State::Failed(fault) => fault.word(),
@@ -102,7 +110,36 @@ impl State {
 
     /// Whether the answer has all that it should have of it.
     pub fn is_whole(self) -> bool {
+        matches!(self, State::Ok | State::Hit(_) | State::Skipped)
+    }
+
+    /// Whether there is nothing to say of it.
+    pub fn is_plain(self) -> bool {
         matches!(self, State::Ok | State::Skipped)
+    }
+
+    /// How old what was stored is, in seconds.
+    pub fn age(self) -> Option<u64> {
+        if let State::Hit(age) | State::Stale(age) = self { Some(age) } else { None }
+    }
+
+    /// What two parts of one are together: what there is worse to say of either.
+    #[must_use]
+    pub fn with(self, other: State) -> State {
+        let rank = |state: State| match state {
+            State::Failed(_) => 5,
+            State::Cancelled => 4,
+            State::Fallback => 3,
+            State::Stale(_) => 2,
+            State::Ok | State::Skipped => 1,
+            State::Hit(_) => 0,
+        };
+        match (self, other) {
+            (State::Hit(one), State::Hit(other)) => State::Hit(one.max(other)),
+            (State::Stale(one), State::Stale(other)) => State::Stale(one.max(other)),
+            (one, other) if rank(other) > rank(one) => other,
+            (one, _) => one,
+        }
     }
 }
 
@@ -117,6 +154,9 @@ pub fn list<'a>(parts: impl Iterator<Item = (&'a Part, State, Duration)>, timed:
             && let Some(status) = fault.status()
         {
             let _ = write!(list, ";code={status}");
+        }
+        if let Some(age) = state.age() {
+            let _ = write!(list, ";age={age}");
         }
         if timed && state != State::Skipped {
             let _ = write!(list, ";ms={}", took.as_millis());

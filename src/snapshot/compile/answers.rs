@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Compiler;
+use crate::policy::registry::Table;
 use crate::policy::validate::openapi::mock::Mocks;
 use crate::problem::{Place, Problem, did_you_mean};
 use crate::route::back::Back;
@@ -13,10 +14,10 @@ use crate::upstream::Service;
 use crate::value::Spanned;
 
 impl<'a> Compiler<'a> {
-    pub(super) fn answer(&mut self, config: &Spanned<RouteConfig>, route: &str) -> Option<Answer> {
+    pub(super) fn answer(&mut self, config: &Spanned<RouteConfig>, route: &str, policies: Option<&Table>) -> Option<Answer> {
         let own = [config.respond.is_some(), config.redirect.is_some(), config.maintenance.is_some(), config.mock.is_some()];
         if config.compose.is_some() || own.contains(&true) {
-            return self.own_answer(config, route);
+            return self.own_answer(config, route, policies);
         }
         let lost = |key: &str| self.problems.has_lost(config.place, key);
         let own = ["compose", "respond", "redirect", "maintenance", "mock"].into_iter().any(lost);
@@ -90,7 +91,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// What the route answers by itself, if that is all it says.
-    fn own_answer(&mut self, config: &Spanned<RouteConfig>, route: &str) -> Option<Answer> {
+    fn own_answer(&mut self, config: &Spanned<RouteConfig>, route: &str, policies: Option<&Table>) -> Option<Answer> {
         let said = [
             ("service", config.service.as_ref().map(|service| service.place)),
             ("split", config.split.as_ref().and_then(|targets| targets.first()).map(|target| target.place)),
@@ -112,7 +113,7 @@ impl<'a> Compiler<'a> {
             return Some(Answer::Own(Box::new(OwnAnswer::Mock(Box::new(mocks)))));
         }
         if let Some(compose) = &config.compose {
-            return self.composed(config, compose, route);
+            return self.composed(config, compose, route, policies);
         }
         OwnAnswer::compile(config, self.base, self.problems).map(|own| Answer::Own(Box::new(own)))
     }

@@ -1,14 +1,24 @@
 //! Routes whose answers are made of those of several services.
 
 use super::Compiler;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::HeaderName;
+
+use crate::cache::credentials;
 use crate::node::Node;
-use crate::policy::Stage;
-use crate::policy::registry::REGISTRY;
+use crate::policy::registry::{REGISTRY, Table};
+use crate::policy::{Plan, Stage, Work};
 use crate::problem::Problem;
 use crate::route::RouteConfig;
-use crate::route::compose::{ComposeConfig, Composition};
-use crate::snapshot::{Answer, Composed, PartCounts};
+use crate::route::compose::{ComposeConfig, Composition, Wanted};
+use crate::snapshot::{Answer, Composed, PartCounts, Road};
+use crate::upstream::Service;
 use crate::value::{Raw, Spanned};
+
+/// Policies that work on each call of a composed answer, and not on its client's request.
+const OF_CALLS: [&str; 2] = ["request_headers", "cache"];
 
 /// Policies that change bodies on the way to a service, or keep something of its answers back.
 const KEEPING: [&str; 2] = ["answer_contract", "reshape"];
@@ -20,14 +30,31 @@ impl<'a> Compiler<'a> {
         config: &Spanned<RouteConfig>,
         written: &Spanned<ComposeConfig>,
         route: &str,
+        own: Option<&Table>,
     ) -> Option<Answer> {
         self.refuse_what_calls_say(config);
         let (composition, wanted) = Composition::compile(written, &config.path.value, self.problems)?;
-        let mut services = Vec::new();
+        let whole = match own {
+            Some(own) => self.global.overlaid(own),
+            None => self.global.clone(),
+        };
+        let options = whole.plan(&self.site(&[])).options;
+        self.look_at_anonymous(&composition, &wanted);
+        let (mut services, mut roads, mut by_params) = (Vec::new(), Vec::new(), false);
+        let mut tables = BTreeMap::new();
         for wanted in wanted {
+            if let Some((call, Raw(node))) = wanted.cache {
+                tables.entry(call).or_insert_with(|| self.table_of("cache", &format!("route:{route}#{call}"), node));
+            }
+            let of_call = wanted.cache.and_then(|(call, _)| Some((call, tables.get(call)?)));
             let service = self.service(wanted.service, wanted.port, wanted.of);
             if service.is_some() {
                 self.look_at_policies_of(config, wanted.service);
+            }
+            if let Some(service) = &service {
+                let (road, looks) = self.road(route, own, service, of_call, &options.per_client);
+                roads.push(road);
+                by_params |= looks;
             }
             services.push(match (service, wanted.retries) {
                 (Some(service), Some(retries)) => {
@@ -39,7 +66,71 @@ impl<'a> Compiler<'a> {
         let services = services.into_iter().collect::<Option<_>>()?;
         let tallies = self.around.metrics.tallies();
         let counts = composition.parts.iter().map(|part| PartCounts::new(route, &part.name, tallies)).collect();
-        Some(Answer::Compose(Box::new(Composed { composition, services, counts })))
+        for (part, call) in composition.parts.iter().zip(&written.calls.0) {
+            let cached = call.1.fallback.as_ref().and_then(|fallback| fallback.cached.as_ref());
+            let keeps = roads.get(part.service).is_some_and(|road| road.cache.is_some());
+            if let Some(cached) = cached.filter(|_| !keeps) {
+                let problem =
+                    Problem::error(cached.place, "nothing was kept that this fallback could give: the call has no `cache`");
+                self.problems.push(problem.hint("add `cache` to the call, or to the route's policies"));
+                return None;
+            }
+        }
+        let identity = options.identity_fields.into_iter().chain(options.per_client).chain(options.credential_headers);
+        let (identity, roads) = (identity.collect(), roads.into());
+        Some(Answer::Compose(Box::new(Composed { composition, services, roads, identity, by_params, counts })))
+    }
+
+    /// What is made of the calls to one service: what the route says of it, else the service, else all routes; of what is kept, the call goes
+    /// before them. `true` beside it if that looks at what the path's parameters took.
+    fn road(
+        &self,
+        route: &str,
+        own: Option<&Table>,
+        service: &Service,
+        of_call: Option<(&str, &Table)>,
+        per_client: &[HeaderName],
+    ) -> (Road, bool) {
+        let mut table = self.global.clone();
+        if let Some(of_service) = self.service_tables.get(&*service.key) {
+            table = table.overlaid(of_service);
+        }
+        if let Some(own) = own {
+            table = table.overlaid(own);
+        }
+        if let Some((_, of_call)) = of_call {
+            table = table.overlaid(of_call);
+        }
+        let id = format!("{route}#{}#{}", of_call.map(|(call, _)| call).unwrap_or_default(), service.key);
+        let Plan { steps, options, .. } = table.only(&OF_CALLS).plan(&self.site(&[]));
+        let steps = steps.into_iter().filter_map(|step| if let Work::Head(run) = step.work { Some(run) } else { None }).collect();
+        let cache = options.cache.map(|cache| if per_client.is_empty() { cache } else { Arc::new(cache.beside(per_client)) });
+        (Road { steps, cache, id: id.into() }, options.by_params)
+    }
+
+    /// Nobody is anonymous who is let through with his key.
+    fn look_at_anonymous(&mut self, composition: &Composition, wanted: &[Wanted<'_>]) {
+        for part in composition.parts.iter().filter(|part| part.anonymous) {
+            let listed = part.client_fields.iter().flatten();
+            let Some(name) = listed.into_iter().find(|name| credentials::is_usual_name(name.as_bytes())) else { continue };
+            let Some(call) = wanted.get(part.service) else { continue };
+            let message = format!("`{name}` says who asks, and this call is `anonymous`");
+            self.problems
+                .push(Problem::error(call.of, message).hint("take it out of `client_headers`, or `anonymous` out of the call"));
+        }
+    }
+
+    /// What is done with the client's request of such a route: the rest is done with each call.
+    pub(super) fn composed_plan(&self, own: Option<Table>, composed: &Composed) -> Arc<Plan> {
+        let table = match own {
+            Some(own) => self.global.overlaid(&own),
+            None => self.global.clone(),
+        };
+        let mut plan = table.plan(&self.site(&[]));
+        plan.steps.retain(|step| !OF_CALLS.contains(&step.name));
+        plan.options.cache = None;
+        plan.options.by_params |= composed.by_params;
+        Arc::new(plan)
     }
 
     /// What a route says of its one service has no meaning where each call says it itself.
@@ -63,11 +154,6 @@ impl<'a> Compiler<'a> {
             let node = config.policies.as_ref().and_then(|Raw(node)| node.get(name));
             node.filter(|node| node.as_str() != Some("false")).map(Node::place)
         };
-        if let Some(place) = written("cache") {
-            let problem = Problem::error(place, "`cache` keeps what one service answers, and no answer that is made of several");
-            self.problems
-                .push(problem.hint("take it out: clients and caches in front of this gateway are told how long the parts hold"));
-        }
         if let Some(place) = written("mirror") {
             let problem = Problem::error(place, "`mirror` copies requests to one service, and here are calls to several");
             self.problems.push(problem.hint("take it out"));

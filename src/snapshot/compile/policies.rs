@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Compiler;
 use crate::by;
-use crate::node::Node;
+use crate::node::{Key, Kind, Node};
 use crate::policy::registry::{self, REGISTRY, Site, Table};
 use crate::policy::{Compile, Plan, authz};
 use crate::problem::Problem;
@@ -16,6 +16,13 @@ use crate::value::Raw;
 impl<'a> Compiler<'a> {
     pub(super) fn policies(&mut self, scope: &str, raw: Option<&Raw>) -> Table {
         raw.map(|Raw(node)| self.table(scope, "", node)).unwrap_or_default()
+    }
+
+    /// One policy that is written by itself.
+    pub(super) fn table_of(&mut self, policy: &str, scope: &str, node: &Arc<Node>) -> Table {
+        let key = Key { text: policy.to_owned(), place: node.place() };
+        let alone = Node { kind: Kind::Map(vec![(key, Node::clone(node))]), ..Node::clone(node) };
+        self.table(scope, "", &alone)
     }
 
     /// `path`: of the route that they are written for.
@@ -40,6 +47,9 @@ impl<'a> Compiler<'a> {
     }
 
     pub(super) fn plan(&mut self, config: &'a RouteConfig, own: Option<Table>, answer: &Answer) -> Arc<Plan> {
+        if let Answer::Compose(composed) = answer {
+            return self.composed_plan(own, composed);
+        }
         self.look_for_identity(config, answer);
         if let Answer::Split(_, services) = answer {
             let table = self.split_table(config, services);

@@ -1,0 +1,322 @@
+//! What is done with each call: what its service's policies make of it, and what of its answers is kept.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use serde_json::json;
+
+use super::{json, ok, yaml};
+use crate::harness::*;
+
+/// A service that says how often it was asked.
+fn counting(fields: &'static str) -> Backend {
+    let count = AtomicUsize::new(0);
+    Backend::answering(move |_| json(fields, &count.fetch_add(1, Ordering::Relaxed).to_string()))
+}
+
+fn parts(answer: &Answer) -> &str {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.header("x-portcullis-parts").unwrap_or_default()
+}
+
+fn dashboard(gateway: &Gateway) -> Answer {
+    get(gateway.port(), "/api/dashboard")
+}
+
+#[test]
+fn a_services_own_fields_are_set_and_removed_for_parts_as_well() {
+    let (one, other) = (Backend::answering(|_| ok("1")), Backend::answering(|_| ok("2")));
+    let config = |of_one: &str, route: &str| {
+        let all = yaml(
+            &[("one", &one), ("other", &other)],
+            &format!(
+                "\n      calls: {{ one: {{ service: one, path: '/1', headers: {{ X-Said: call }} }}, other: {{ service: other, path: /2 }} }}{route}\n\
+                 policies: {{ request_headers: {{ set: {{ X-All: '1', X-Who: all }} }} }}"
+            ),
+        );
+        all.replacen("' ] }", &format!("' ], policies: {of_one} }}"), 1)
+    };
+    let sent = [("X-Internal", "secret"), ("Cookie", "a=1")];
+    let set = "{ request_headers: { remove: [X-Internal, Cookie], set: { X-Who: 'one {host}', X-Said: service } } }";
+    let gateway = Gateway::start(&config(set, ""));
+    assert_eq!(request(gateway.port(), "GET", "/api/dashboard", &sent, b"").status, 200);
+    let seen = one.last();
+    assert_eq!((seen.header("x-internal"), seen.header("cookie")), (None, None), "{}", seen.head_text());
+    assert_eq!((seen.header("x-who"), seen.header("x-all")), (Some("one 127.0.0.1"), None), "one in the place of the other");
+    assert_eq!(seen.all("x-said"), ["call"], "a call knows best");
+    let seen = other.last();
+    assert_eq!((seen.header("x-internal"), seen.header("x-who"), seen.header("x-all")), (Some("secret"), Some("all"), Some("1")));
+    // What the route says holds for all its calls.
+    let gateway = Gateway::start(&config(set, "\n    policies: { request_headers: { set: { X-Who: route } } }"));
+    assert_eq!(request(gateway.port(), "GET", "/api/dashboard", &sent, b"").status, 200);
+    assert_eq!((one.last().header("x-who"), one.last().header("x-internal")), (Some("route"), Some("secret")));
+    assert_eq!((other.last().header("x-who"), other.last().header("x-all")), (Some("route"), None));
+}
+
+#[test]
+fn parts_are_kept_one_by_one() {
+    let (one, other) = (counting(""), counting(""));
+    let compose = "
+      calls:
+        one: { service: one, path: /1, query: { page: '{query.page}' }, cache: { ttl: 1h } }
+        other: { service: other, path: /2 }
+      answer: { meta: true }";
+    let gateway = Gateway::start(&yaml(&[("one", &one), ("other", &other)], compose));
+    let first = dashboard(&gateway);
+    assert_eq!((parts(&first), &first.json()["_meta"]["one"]["source"]), ("", &"live".into()));
+    let second = dashboard(&gateway);
+    assert_eq!((&second.json()["one"], &second.json()["other"]), (&0.into(), &1.into()));
+    assert!(parts(&second).starts_with("one=hit;age=") && parts(&second).ends_with(", other=ok"), "{}", parts(&second));
+    let meta = &second.json()["_meta"]["one"];
+    assert_eq!((&meta["state"], &meta["source"], &meta["status"]), (&"hit".into(), &"cache".into(), &200.into()));
+    assert!(meta["age"].is_u64() && second.json()["_meta"]["other"].get("age").is_none(), "{meta}");
+    assert_eq!(second.header("cache-control"), None, "nobody but the gateway was told that it may be kept");
+    let page = get(gateway.port(), "/api/dashboard?page=2");
+    assert_eq!(page.json()["one"], 1, "another question");
+    let line = gateway.wait_log(|line| line["parts"].as_str().is_some_and(|parts| parts.contains("one=hit")));
+    assert_eq!(line["answered_by"], "compose");
+    gateway.wait_metric("portcullis_composed_parts_total{route=\"/api/dashboard\",part=\"one\",outcome=\"hit\"}", 1.0);
+    gateway.wait_metric("portcullis_route_cache_requests_total{route=\"/api/dashboard\",state=\"hit\"}", 1.0);
+    // A reload that leaves the call alone leaves what is kept alone.
+    gateway.rewrite(&yaml(&[("one", &one), ("other", &other)], &compose.replace("path: /2", "path: /3")));
+    assert_eq!(gateway.reload().0, 200);
+    assert!(parts(&dashboard(&gateway)).starts_with("one=hit"));
+    // What the client wants of caches, it wants of the parts.
+    let anew = request(gateway.port(), "GET", "/api/dashboard", &[("Cache-Control", "no-cache")], b"");
+    assert_eq!((parts(&anew), &anew.json()["one"]), ("", &2.into()));
+}
+
+#[test]
+fn the_routes_cache_is_that_of_its_calls_and_a_call_knows_better() {
+    let (one, other) = (counting("Cache-Control: max-age=60\r\nX-A: 1\r\n"), counting("Cache-Control: max-age=100\r\n"));
+    let third = counting("Cache-Control: max-age=100\r\n");
+    let compose = "
+      calls:
+        one: { service: one, path: /1 }
+        same: { service: one, path: /1, group: twin }
+        other: { service: other, path: /2, cache: false }
+        sent: { service: third, path: /3, method: POST, body: {} }
+    policies: { cache: {} }";
+    let gateway = Gateway::start(&yaml(&[("one", &one), ("other", &other), ("third", &third)], compose));
+    assert_eq!(dashboard(&gateway).json(), json!({ "one": 0, "twin": 0, "other": 0, "sent": 0 }));
+    let second = dashboard(&gateway);
+    assert_eq!(second.json(), json!({ "one": 0, "twin": 0, "other": 1, "sent": 1 }));
+    assert!(parts(&second).starts_with("one=hit;age=") && parts(&second).contains("same=hit;age="), "{}", parts(&second));
+    let told = second.header("cache-control").unwrap();
+    let left: u64 = told.strip_prefix("max-age=").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&left), "{told}: as strict as the strictest, and no longer than is left of it");
+    // A call that changes something forgets what was kept of it.
+    let changing = "
+      calls: { read: { service: one, path: '/item/{query.id}' }, write: { service: one, path: '/item/{query.id}', method: DELETE, when: request.method == 'DELETE' } }
+    policies: { cache: { ttl: 1h } }";
+    let gateway = Gateway::start(&yaml(&[("one", &one)], changing));
+    let ask = |method: &str| request(gateway.port(), method, "/api/dashboard?id=7", &[], b"");
+    ask("GET");
+    assert!(parts(&ask("GET")).contains("read=hit"));
+    assert_eq!(ask("DELETE").status, 200);
+    assert!(!parts(&ask("GET")).contains("read=hit"), "it was changed");
+}
+
+#[test]
+fn a_stale_part_stands_in_and_says_how_old_it_is() {
+    let down = Arc::new(AtomicBool::new(false));
+    let status = |down: &Arc<AtomicBool>, fields: &'static str, failed: &'static str| {
+        let down = down.clone();
+        Backend::answering(move |_| match down.load(Ordering::Relaxed) {
+            true => format!("HTTP/1.1 {failed} X\r\nContent-Length: 0\r\n\r\n").into_bytes(),
+            false => json(fields, "\"good\""),
+        })
+    };
+    let excused = status(&down, "Cache-Control: max-age=1, stale-if-error=600\r\n", "503");
+    let kept = status(&down, "Cache-Control: max-age=1\r\n", "500");
+    let refused = status(&down, "Cache-Control: max-age=1\r\n", "403");
+    let compose = "
+      calls:
+        excused: { service: excused, path: /, cache: {} }
+        kept: { service: kept, path: /, cache: {}, fallback: { cached: 1h } }
+        refused: { service: refused, path: /, cache: {}, optional: true, fallback: { cached: 1h } }
+      answer: { meta: true }";
+    let gateway = Gateway::start(&yaml(&[("excused", &excused), ("kept", &kept), ("refused", &refused)], compose));
+    assert_eq!(dashboard(&gateway).status, 200);
+    down.store(true, Ordering::Relaxed);
+    eventually("they have expired", || !parts(&dashboard(&gateway)).contains("hit"));
+    let answer = dashboard(&gateway);
+    let said = parts(&answer);
+    assert!(said.starts_with("excused=stale;age=") && said.contains(", kept=stale;age="), "{said}");
+    assert!(said.contains("refused=status;code=403"), "what a service refuses now is not given: {said}");
+    assert_eq!((&answer.json()["kept"], &answer.json()["_meta"]["kept"]["source"]), (&"good".into(), &"stale".into()));
+    assert_eq!((answer.header("cache-control"), answer.json().get("refused")), (Some("no-store"), None));
+    // Nothing was ever kept: the next best thing.
+    let gateway = Gateway::start(&yaml(
+        &[("kept", &kept)],
+        "\n      calls: { never: { service: kept, path: /, cache: {}, fallback: { cached: 1h, json: none } } }",
+    ));
+    assert_eq!((parts(&dashboard(&gateway)), dashboard(&gateway).json()), ("never=fallback", json!({ "never": "none" })));
+}
+
+#[test]
+fn what_many_clients_want_at_once_is_asked_for_once() {
+    let slow = Backend::answering(|_| {
+        std::thread::sleep(Duration::from_millis(300));
+        json("Cache-Control: max-age=60\r\n", "\"one\"")
+    });
+    let compose = "\n      calls: { one: { service: one, path: /1, cache: {} } }";
+    let gateway = Gateway::start(&yaml(&[("one", &slow)], compose).replace("workers: 1", "workers: 2"));
+    let port = gateway.port();
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(move || {
+                let answer = get(port, "/api/dashboard");
+                assert_eq!((answer.status, answer.text().as_str()), (200, r#"{"one":"one"}"#));
+            });
+        }
+    });
+    assert_eq!(slow.requests().len(), 1);
+    // One that leaves while others wait leaves them with another one's turn.
+    let slow = Backend::answering(|asked| {
+        std::thread::sleep(Duration::from_millis(if asked.target == "/warm" { 0 } else { 300 }));
+        json("Cache-Control: max-age=60\r\n", "\"one\"")
+    });
+    let gateway = Gateway::start(&yaml(&[("one", &slow)], compose));
+    let mut first = Client::connect(gateway.port());
+    first.send("GET /api/dashboard HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+    eventually("it is asked", || slow.requests().len() == 1);
+    let port = gateway.port();
+    let second = std::thread::spawn(move || get(port, "/api/dashboard"));
+    std::thread::sleep(Duration::from_millis(50));
+    first.reset();
+    assert_eq!(second.join().unwrap().text(), r#"{"one":"one"}"#);
+}
+
+#[test]
+fn what_cannot_be_a_part_is_not_kept() {
+    for bytes in ["{", "<html>"] {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        let bad = Backend::answering(move |_| match counted.fetch_add(1, Ordering::Relaxed) {
+            0 => json("Cache-Control: max-age=60\r\n", bytes),
+            _ => json("Cache-Control: max-age=60\r\n", "1"),
+        });
+        let gateway = Gateway::start(&yaml(&[("bad", &bad)], "\n      calls: { a: { service: bad, path: /, cache: {} } }"));
+        dashboard(&gateway).assert_problem(502, "compose", "part_failed");
+        assert_eq!(dashboard(&gateway).text(), r#"{"a":1}"#);
+        assert!(parts(&dashboard(&gateway)).starts_with("a=hit"));
+    }
+    // What is not there is not there for as long as the service says, as on any route.
+    let absent = Backend::answering(|_| b"HTTP/1.1 404 X\r\nCache-Control: max-age=60\r\nContent-Length: 0\r\n\r\n".to_vec());
+    let gateway = Gateway::start(&yaml(
+        &[("bad", &absent)],
+        "\n      calls: { a: { service: bad, path: /, cache: {}, pass_statuses: [404] } }",
+    ));
+    for _ in 0..3 {
+        dashboard(&gateway).assert_problem(404, "compose", "part_refused");
+    }
+    assert_eq!(absent.requests().len(), 1);
+}
+
+#[test]
+fn a_part_is_validated_and_what_has_changed_is_fetched() {
+    let tag = Arc::new(AtomicUsize::new(1));
+    let now = tag.clone();
+    let one = Backend::answering(move |asked| {
+        let tag = format!("\"{}\"", now.load(Ordering::Relaxed));
+        match asked.header("if-none-match") == Some(&tag) {
+            true => format!("HTTP/1.1 304 Not Modified\r\nETag: {tag}\r\nCache-Control: no-cache\r\n\r\n").into_bytes(),
+            false => json(&format!("ETag: {tag}\r\nCache-Control: no-cache\r\n"), &tag),
+        }
+    });
+    let gateway = Gateway::start(&yaml(
+        &[("one", &one)],
+        "\n      calls: { one: { service: one, path: /, cache: {} } }\n    policies: { etag: { up_to: 1MiB } }",
+    ));
+    let first = dashboard(&gateway);
+    assert_eq!((parts(&first), first.text().as_str()), ("", r#"{"one":"1"}"#));
+    let again = dashboard(&gateway);
+    assert_eq!((again.text(), again.header("etag")), (first.text(), first.header("etag")));
+    assert!(parts(&again).starts_with("one=hit"), "{}", parts(&again));
+    assert_eq!(one.last().header("if-none-match"), Some("\"1\""));
+    let seen = [("If-None-Match", first.header("etag").unwrap())];
+    assert_eq!(request(gateway.port(), "GET", "/api/dashboard", &seen, b"").status, 304);
+    tag.store(2, Ordering::Relaxed);
+    let changed = request(gateway.port(), "GET", "/api/dashboard", &seen, b"");
+    assert_eq!((changed.status, changed.text().as_str()), (200, r#"{"one":"2"}"#));
+    assert_ne!(changed.header("etag"), first.header("etag"));
+}
+
+#[test]
+fn a_purge_reaches_parts_by_tag_and_by_url() {
+    let one = counting("Cache-Control: max-age=600\r\nCache-Tag: red, blue\r\n");
+    let compose = "\n      calls: { one: { service: one, path: /inner, query: { a: '1' }, cache: {} } }";
+    let gateway = Gateway::start(&yaml(&[("one", &one)], compose));
+    let order = |body: serde_json::Value| {
+        let answer = request(
+            gateway.admin(),
+            "POST",
+            "/cache/purge",
+            &[("Content-Type", "application/json")],
+            body.to_string().as_bytes(),
+        );
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    for (number, purge) in [
+        json!({ "tags": ["red"], "everywhere": true }),
+        json!({ "urls": ["http://127.0.0.1/inner?a=1"] }),
+        json!({ "tags": ["blue"], "route": "/api/dashboard" }),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(dashboard(&gateway).json()["one"], number);
+        assert!(parts(&dashboard(&gateway)).starts_with("one=hit"));
+        order(json!({ "tags": ["green"], "everywhere": true }));
+        assert!(parts(&dashboard(&gateway)).starts_with("one=hit"));
+        order(purge);
+    }
+    assert_eq!(dashboard(&gateway).json()["one"], 3);
+}
+
+/// Nobody gets what was made for another, and what nobody is told of may be everybody's.
+#[test]
+fn a_part_is_kept_for_all_only_if_its_service_hears_of_nobody() {
+    let hash = |key: &str| {
+        let digest = digest::digest(&digest::SHA256, key.as_bytes());
+        format!("sha256:{}", digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    };
+    let echo = Backend::answering(|asked| {
+        let who =
+            asked.header("x-consumer-name").or(asked.header("authorization")).or(asked.header("cookie")).unwrap_or("nobody");
+        json("Cache-Control: max-age=600\r\n", &format!("\"{who}\""))
+    });
+    let compose = "
+      calls:
+        open: { service: one, path: /open, cache: {} }
+        each: { service: one, path: /each, cache: { per: consumer } }
+        all: { service: one, path: /all, anonymous: true, cache: {} }
+    policies: { authn: { api_key: {} } }";
+    let (north, south) = ("north-key-0123456789", "south-key-0123456789");
+    let consumers = format!(
+        "\nconsumers: [ {{ name: north, api_keys: [ {{ hash: {} }} ] }}, {{ name: south, api_keys: [ {{ hash: {} }} ] }} ]\n",
+        hash(north),
+        hash(south)
+    );
+    let gateway = Gateway::start(&(yaml(&[("one", &echo)], compose) + &consumers));
+    let ask = |key: &str| request(gateway.port(), "GET", "/api/dashboard", &[("X-API-Key", key), ("Cookie", "c=1")], b"");
+    let first = ask(north);
+    assert_eq!(first.json(), json!({ "open": "north", "each": "north", "all": "nobody" }), "{}", first.text());
+    assert_eq!(first.header("cache-control").map(|said| said.starts_with("private")), Some(true));
+    let second = ask(south);
+    assert_eq!(second.json(), json!({ "open": "south", "each": "south", "all": "nobody" }));
+    assert_eq!(parts(&second).split(';').next(), Some("open=ok, each=ok, all=hit"));
+    let third = ask(north);
+    assert_eq!(third.json(), first.json());
+    let states: Vec<&str> = parts(&third).split(", ").map(|part| part.split(';').next().unwrap()).collect();
+    assert_eq!(states, ["open=ok", "each=hit", "all=hit"]);
+    let seen: Vec<_> = echo.requests().into_iter().filter(|asked| asked.target == "/all").collect();
+    assert_eq!(seen.len(), 1);
+    for name in ["x-consumer-name", "x-auth-subject", "x-auth-method", "x-api-key", "cookie"] {
+        assert_eq!(seen[0].header(name), None, "{}", seen[0].head_text());
+    }
+    assert!(seen[0].header("x-forwarded-for").is_some() && seen[0].header("traceparent").is_some());
+}
