@@ -1,6 +1,7 @@
 //! Answers made of those of several services.
 
 mod faults;
+mod figures;
 mod graph;
 mod kept;
 mod written;
@@ -218,6 +219,52 @@ fn no_cache_is_told_to_give_one_client_what_was_made_for_another() {
         let answer = request(gateway.port(), "GET", "/api/dashboard", &[(name, value)], b"");
         assert_eq!((answer.header("cache-control"), answer.header("vary")), (Some("private, max-age=60"), Some("authorization")));
     }
+}
+
+/// One path, and a screen for each kind of client: nothing of one is given to another, here or in a cache on the way.
+#[test]
+fn each_kind_of_client_has_its_own_screen() {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let shop = Backend::answering(move |asked| {
+        let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let target = &asked.target;
+        json("Cache-Control: max-age=60\r\nETag: \"x\"\r\n", &format!("{{\"for\":\"{target}\",\"number\":{number}}}"))
+    });
+    let config = format!(
+        "
+listeners: [ {{ bind: 127.0.0.1:$PORT }} ]
+server: {{ workers: 1 }}
+services: {{ shop: {{ endpoints: [ '127.0.0.1:{}' ] }} }}
+policies: {{ cache: {{}} }}
+routes:
+  - {{ id: web, path: /home, compose: {{ calls: {{ all: {{ service: shop, path: /same }} }} }}, policies: {{ etag: {{ up_to: 1MiB }} }} }}
+  - {{ id: mobile, path: /home, device: [mobile], compose: {{ calls: {{ all: {{ service: shop, path: /same, keep: [number] }} }} }}, policies: {{ etag: {{ up_to: 1MiB }} }} }}
+  - {{ id: tv, path: /home, headers: {{ X-Client: tv }}, compose: {{ calls: {{ all: {{ service: shop, path: /tv }} }} }} }}
+  - {{ id: other, path: /home, query: {{ view: {{ present: true }} }}, respond: {{ status: 400, json: {{ error: none }} }} }}
+",
+        shop.port()
+    );
+    let gateway = Gateway::start(&config);
+    let ask = |fields: &[(&str, &str)]| request(gateway.port(), "GET", "/home", fields, b"");
+    let (phone, tv) = (("Sec-CH-UA-Mobile", "?1"), ("X-Client", "tv"));
+    let mut tags = Vec::new();
+    for _ in 0..2 {
+        let (web, mobile) = (ask(&[]), ask(&[phone]));
+        assert_eq!(web.json(), serde_json::json!({ "all": { "for": "/same", "number": 0 } }));
+        assert_eq!(mobile.json(), serde_json::json!({ "all": { "number": 1 } }), "its own, though the question is the same");
+        assert_eq!(ask(&[tv]).json()["all"]["for"], "/tv");
+        for answer in [&web, &mobile, &ask(&[tv])] {
+            let vary = answer.header("vary").unwrap();
+            assert_eq!(vary, "sec-ch-ua-mobile, sec-ch-ua-platform, user-agent, x-client");
+        }
+        tags.extend([web, mobile].map(|answer| answer.header("etag").unwrap().to_owned()));
+    }
+    assert_eq!(shop.requests().len(), 3, "the second time nobody was asked");
+    assert!(tags[0] != tags[1] && tags[0] == tags[2] && tags[1] == tags[3], "{tags:?}");
+    assert_eq!(ask(&[phone, ("If-None-Match", &tags[0])]).status, 200, "that was another one's");
+    assert_eq!(ask(&[phone, ("If-None-Match", &tags[1])]).status, 304);
+    assert_eq!(get(gateway.port(), "/home?view=nobodys").status, 400);
+    gateway.wait_log(|line| line["route"] == "mobile");
 }
 
 #[test]

@@ -39,7 +39,8 @@ impl Asking<'_> {
         // What is stored would be older than what the client takes; its part is looked after like the whole.
         let wishes = Wishes::of(self.head, policy);
         let used = match use_of(&self.view.snapshot.credentials, head, exchange, policy, || true) {
-            Use::Full if wishes.no_store => Use::Bypass(cache::Bypass::Asked),
+            used @ Use::Bypass(_) => used,
+            _ if wishes.no_store => Use::Bypass(cache::Bypass::Asked),
             used => used,
         };
         if let Use::Bypass(why) = used {

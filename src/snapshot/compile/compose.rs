@@ -1,7 +1,7 @@
 //! Routes whose answers are made of those of several services.
 
 use super::Compiler;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use http::HeaderName;
@@ -33,7 +33,10 @@ impl<'a> Compiler<'a> {
         own: Option<&Table>,
     ) -> Option<Answer> {
         self.refuse_what_calls_say(config);
-        let (composition, wanted) = Composition::compile(written, &config.path.value, self.problems)?;
+        let (mut composition, wanted) = Composition::compile(written, &config.path.value, self.problems)?;
+        let mut varies = self.chosen_by(&config.path.value);
+        varies.extend(composition.varies);
+        composition.varies = varies.into_iter().collect();
         let whole = match own {
             Some(own) => self.global.overlaid(own),
             None => self.global.clone(),
@@ -118,6 +121,19 @@ impl<'a> Compiler<'a> {
             self.problems
                 .push(Problem::error(call.of, message).hint("take it out of `client_headers`, or `anonymous` out of the call"));
         }
+    }
+
+    /// The client's fields by which a route of this path is chosen among others: to a cache before the gateway they have the same URL.
+    fn chosen_by(&self, path: &str) -> BTreeSet<Box<str>> {
+        let mut names = BTreeSet::new();
+        for route in self.document.routes.iter().filter(|route| route.path.value == path) {
+            names.extend(route.headers.keys().map(|name| name.to_ascii_lowercase().into()));
+            names.extend(route.version.iter().map(|version| version.value.header.to_ascii_lowercase().into()));
+            if route.device.is_some() {
+                names.extend(["sec-ch-ua-mobile", "sec-ch-ua-platform", "user-agent"].map(Box::from));
+            }
+        }
+        names
     }
 
     /// What is done with the client's request of such a route: the rest is done with each call.
