@@ -273,9 +273,14 @@ impl Deref for RouteName {
 /// Where operations have their names.
 pub trait OperationNames: Send + Sync {
     fn operation_name(&self, number: u32) -> &str;
+
+    /// What it costs, where that is known.
+    fn operation_cost(&self, _: u32) -> Option<u64> {
+        None
+    }
 }
 
-/// The operation of a document of OpenAPI that a request asks for.
+/// The operation that a request asks for: of a document of OpenAPI, or of one of GraphQL.
 #[derive(Clone)]
 pub struct OperationName {
     pub names: Arc<dyn OperationNames>,
@@ -418,7 +423,7 @@ pub struct Exchange {
     pub deadline: Option<Deadline>,
     /// The route, once there is one.
     pub route: Option<RouteName>,
-    /// The operation, where the route has a document.
+    /// The operation, where the route knows of any.
     pub operation: Option<OperationName>,
     pub params: Params,
     pub identity: Option<Arc<Identity>>,

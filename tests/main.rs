@@ -40,6 +40,7 @@ mod floods;
 mod flow;
 mod freshness;
 mod fuzz;
+mod graphql;
 mod harness;
 mod health;
 mod hedging;

@@ -243,6 +243,18 @@ fn refusals(list: &mut List, w: &Words) {
         &["allow: GET, HEAD"],
     );
     list.add(
+        &[200],
+        "a query of GraphQL, within its bounds",
+        format!("{curl} {json} -d '{{\"query\":\"query Shoes {{ search {{ sku price }} }}\"}}' {http}/graphql"),
+        &["\"path\": \"/graphql\""],
+    );
+    list.add(
+        &[400],
+        "one that costs too much: sixty times a search",
+        format!("{curl} {json} -d '{{\"query\":\"{{ search(first: 60) {{ sku }} }}\"}}' {http}/graphql"),
+        &["query_too_costly"],
+    );
+    list.add(
         &[415],
         "a content type that is not taken",
         format!("{curl} {once} -d sku=1 {http}/cart/items"),

@@ -103,7 +103,8 @@ impl Journey {
         }
         let Journey { view, routed, head, .. } = &*self;
         let plan = view.route(*routed).map_or(&view.snapshot.unrouted, |route| &route.plan);
-        self.page = plan.options.error_pages.as_ref().and_then(|pages| pages.choose(head, reply.status));
+        let chosen = plan.options.error_pages.as_ref().and_then(|pages| pages.choose(head, reply.status));
+        self.page = chosen.or_else(|| plan.options.graphql.as_ref()?.page(head, reply.status));
         if reply.status.is_success() {
             // It was what the client wanted to know.
             self.outcome.own = Some(reply.policy);

@@ -224,6 +224,8 @@ pub struct RouteOptions {
     pub mirror: Option<Arc<shape::mirror::Mirror>>,
     /// The document that the route is held to.
     pub openapi: Option<Arc<validate::openapi::Openapi>>,
+    /// What a client may ask of GraphQL, and how it is told that it may not.
+    pub graphql: Option<Arc<validate::graphql::Graphql>>,
     /// What WebSockets may do, where that is bounded.
     pub websocket: Option<Arc<edge::websocket::WebSocket>>,
     /// The query parameters that carry credentials: they go neither to the backend nor into a log.

@@ -116,6 +116,7 @@ pub static REGISTRY: &[Entry] = &[
     entry::<super::validate::csrf::Csrf>(),
     entry::<super::validate::request::Validate>(),
     entry::<super::validate::openapi::Openapi>(),
+    entry::<super::validate::graphql::Graphql>(),
     entry::<super::authn::Authn>(),
     entry::<super::authz::Authz>(),
     entry::<super::authz::external::ExternalAuth>(),

@@ -192,11 +192,12 @@ fn an_empty_list_says_nothing_where_it_could_mean_all() {
 #[test]
 fn a_policy_without_a_setting_is_refused_or_does_what_it_is_for() {
     /// These work without a setting.
-    const WORK: [&str; 9] = [
+    const WORK: [&str; 10] = [
         "adaptive_concurrency",
         "cache",
         "compress",
         "csrf",
+        "graphql",
         "priority",
         "request_headers",
         "response_headers",

@@ -82,7 +82,8 @@ fn a_dashboard_costs_little_more_than_its_five_requests() {
     let dashboard = ["/api/dashboard".to_owned()];
     let plain = NAMES.map(|name| format!("/plain/{name}"));
     // Once for what is done but once.
-    (spent(&dashboard), spent(&plain));
+    spent(&dashboard);
+    spent(&plain);
     let (mut composed, mut alone) = (0, 0);
     for _ in 0..3 {
         composed += spent(&dashboard);

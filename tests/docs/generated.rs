@@ -12,7 +12,7 @@ use crate::packaging::reference;
 const MARK: &str = "<!-- From here on generated from the code: `make reference`. -->\n";
 
 /// The page that says how a policy is used, and the beginnings of the names of its metrics.
-const MORE: [(&str, &str, &[&str]); 28] = [
+const MORE: [(&str, &str, &[&str]); 29] = [
     ("cors", "guide/browsers.md", &["portcullis_cors_"]),
     ("csrf", "guide/browsers.md#what-pages-may-not-send", &[]),
     ("bounds", "guide/limits.md#bounds-of-listeners-and-of-the-process", &[]),
@@ -21,6 +21,7 @@ const MORE: [(&str, &str, &[&str]); 28] = [
     ("websocket", "guide/protocols.md#websocket", &["portcullis_websocket"]),
     ("validate", "guide/contracts.md", &["portcullis_contract_"]),
     ("openapi", "guide/openapi.md", &["portcullis_openapi_"]),
+    ("graphql", "guide/graphql.md", &["portcullis_graphql_"]),
     (
         "authn",
         "guide/authentication.md",

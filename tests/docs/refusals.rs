@@ -36,7 +36,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// Who refuses in this file, where the place itself does not say.
 fn refuser(path: &str) -> &'static str {
-    const FILES: [(&str, &str); 28] = [
+    const FILES: [(&str, &str); 29] = [
         ("policy/shape/reshape", "reshape"),
         ("policy/shape/answer_contract", "answer_contract"),
         ("policy/edge/cors", "cors"),
@@ -46,6 +46,7 @@ fn refuser(path: &str) -> &'static str {
         ("policy/edge/address_limit", "address_limit"),
         ("policy/edge/websocket", "websocket"),
         ("policy/validate/openapi", "openapi"),
+        ("policy/validate/graphql", "graphql"),
         ("policy/validate", "validate"),
         ("policy/authn", "authn"),
         ("policy/authz/external", "external_auth"),

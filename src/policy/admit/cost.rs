@@ -28,6 +28,8 @@ pub enum CostConfig {
     Fixed(u64),
     Header(HeaderCost),
     Cel(CelCost),
+    /// What the policy `graphql` has found that it costs.
+    Graphql,
 }
 
 impl Default for CostConfig {
@@ -78,6 +80,7 @@ pub enum Cost {
         max: u64,
         failed: Arc<Counter>,
     },
+    Graphql,
 }
 
 impl Cost {
@@ -101,6 +104,7 @@ impl Cost {
         match &config.value {
             // Above.
             CostConfig::Cel(_) => None,
+            CostConfig::Graphql => Some(Cost::Graphql),
             CostConfig::Fixed(cost) if *cost <= MOST => Some(Cost::Fixed(*cost)),
             CostConfig::Fixed(_) => wrong(format!("a request costs at most {MOST}")),
             CostConfig::Header(HeaderCost { header, max, default }) => match HeaderName::from_bytes(header.as_bytes()) {
@@ -122,6 +126,10 @@ impl Cost {
     pub fn of(&self, head: &RequestHead, exchange: &Exchange) -> u64 {
         match self {
             Cost::Fixed(cost) => *cost,
+            Cost::Graphql => {
+                let operation = exchange.operation.as_ref();
+                operation.and_then(|operation| operation.names.operation_cost(operation.number)).unwrap_or(1).min(MOST)
+            }
             Cost::Header { name, max, default } => match head.header(name.as_str()) {
                 None => *default,
                 Some(value) => number(value.trim_ascii()).unwrap_or(*max).min(*max),
@@ -180,7 +188,7 @@ impl<'de> Deserialize<'de> for CostConfig {
             type Value = CostConfig;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a whole number, { header: NAME, max: NUMBER } or { cel: EXPRESSION, max: NUMBER }")
+                f.write_str("a whole number, `graphql`, { header: NAME, max: NUMBER } or { cel: EXPRESSION, max: NUMBER }")
             }
 
             fn visit_u64<E: de::Error>(self, cost: u64) -> Result<CostConfig, E> {
@@ -192,6 +200,9 @@ impl<'de> Deserialize<'de> for CostConfig {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<CostConfig, E> {
+                if text == "graphql" {
+                    return Ok(CostConfig::Graphql);
+                }
                 number(text.as_bytes()).map(CostConfig::Fixed).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
             }
 
@@ -211,7 +222,7 @@ impl JsonSchema for CostConfig {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let (header, cel) = (generator.subschema_for::<HeaderCost>(), generator.subschema_for::<CelCost>());
-        json_schema!({ "oneOf": [{ "type": "integer", "minimum": 0, "maximum": MOST }, header, cel] })
+        json_schema!({ "oneOf": [{ "type": "integer", "minimum": 0, "maximum": MOST }, { "type": "string", "enum": ["graphql"] }, header, cel] })
     }
 }
 
