@@ -385,6 +385,11 @@ impl Journey {
 
     /// Lets the service's sticky sessions know that the endpoint has answered. `set_cookies` are the answer's.
     pub fn endpoint_answered<'a>(&mut self, service: &Service, status: StatusCode, set_cookies: impl Iterator<Item = &'a [u8]>) {
+        if service.sticky.is_none() {
+            return;
+        }
+        // The cookie is of this answer, and goes if another one is given in its place.
+        self.answer_begins();
         let Journey { tries, exchange, .. } = self;
         if let (Some(sticky), Some(aim), Some(flight)) = (&service.sticky, &tries.aim, tries.flight()) {
             let secure = exchange.told.as_ref().is_some_and(|told| told.scheme == "https");

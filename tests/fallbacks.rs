@@ -322,3 +322,120 @@ fn what_a_goaway_leaves_out_is_sent_to_another_service() {
         assert_eq!(spare.last().body, body);
     }
 }
+
+/// Of an answer that came and was dropped, nothing is said to the client: neither how its body was coded, nor what a policy has added, nor
+/// which endpoint the session stays with.
+#[test]
+fn nothing_of_a_dropped_answer_is_left_in_a_fallback() {
+    // Says more than it sends, or fails.
+    let broken = Backend::scripted(|mut stream| {
+        let mut read = [0; 4096];
+        while let Ok(1..) = stream.read(&mut read) {
+            let fails = read.windows(5).any(|text| text == b"/fail");
+            let answer = if fails {
+                "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n".to_owned()
+            } else {
+                format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n{}", "x".repeat(2000))
+            };
+            if stream.write_all(answer.as_bytes()).is_err() || !fails {
+                return;
+            }
+        }
+    });
+    let spare = moody();
+    let yaml = "
+        listeners: [ { bind: '127.0.0.1:$PORT', h2c: true } ]
+        server: { workers: 1 }
+        policies: { response_headers: { add: { X-A: one } } }
+        services:
+          it: { endpoints: [ '127.0.0.1:$BROKEN' ], sticky: cookie }
+          spare: { endpoints: [ '127.0.0.1:$SPARE' ], sticky: { cookie: { name: spare } } }
+        routes:
+          - path: /own/*
+            service: it
+            retries: { attempts: 0 }
+            fallback: { on: [ error, 5xx ], json: { f: 1 } }
+            policies: { compress: { min_size: 1 }, etag: { up_to: 1MiB }, cache: { default_ttl: 1m } }
+          - path: /other/*
+            service: it
+            retries: { attempts: 0 }
+            fallback: { on: [ error, 5xx ], service: spare }
+            policies: { etag: { up_to: 1MiB } }
+    ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BROKEN", broken.port()), ("$SPARE", spare.port())]));
+    for path in ["/own/cut", "/own/fail"] {
+        // As it is, and as a client says it that takes no codings: the bodies are the same.
+        for coding in ["gzip", "identity"] {
+            for how in ["--http1.1", "--http2-prior-knowledge"] {
+                let answer = curl(&[how, "-H", &format!("Accept-Encoding: {coding}"), &gateway.url(path)]);
+                assert_eq!((answer.status, answer.header("x-portcullis-fallback")), (200, Some("static")), "{path} {coding}");
+                let plain = match answer.header("content-encoding") {
+                    None => answer.text(),
+                    Some(_) => {
+                        let mut text = String::new();
+                        flate2::read::GzDecoder::new(&answer.body[..]).read_to_string(&mut text).unwrap();
+                        text
+                    }
+                };
+                assert_eq!(plain.trim(), "{\"f\":1}", "{path} {coding} {how}");
+                assert_eq!(answer.header("content-length"), Some(answer.body.len().to_string().as_str()));
+                assert_eq!(answer.all("x-a"), ["one"], "{path} {coding} {how}");
+                assert!(answer.all("cache-status").is_empty() && answer.all("set-cookie").is_empty(), "{path}: {answer:?}");
+            }
+        }
+    }
+    for path in ["/other/cut", "/other/fail"] {
+        let answer = request(gateway.port(), "GET", path, &[], b"");
+        assert_eq!((answer.status, answer.header("x-portcullis-fallback")), (200, Some("service")), "{path}");
+        assert_eq!(answer.all("x-a"), ["one"], "{path}");
+        let cookies = answer.all("set-cookie");
+        assert!(matches!(cookies.as_slice(), [one] if one.starts_with("spare=")), "{path}: {cookies:?}");
+    }
+}
+
+/// A client can bring a failure of the first service about, so that the second one's rules would be none.
+#[test]
+fn a_services_own_policies_hold_where_it_stands_in() {
+    let check = |global: &str, first: &str, second: &str, route: &str| {
+        let files = Files::new();
+        files.write(
+            "gateway.yaml",
+            format!(
+                "listeners: [ {{ bind: 127.0.0.1:8080 }} ]\npolicies: {{ {global} }}\nservices:\n  \
+                 a: {{ endpoints: [ 127.0.0.1:1 ], policies: {{ {first} }} }}\n  \
+                 b: {{ endpoints: [ 127.0.0.1:2 ], policies: {{ {second} }} }}\n\
+                 routes: [ {{ path: /a, service: a, fallback: {{ service: b }}, policies: {{ {route} }} }} ]\n"
+            ),
+        );
+        let ran = portcullis(files.dir(), &["check", "gateway.yaml"]);
+        (ran.code, ran.stdout + &ran.stderr)
+    };
+    let deny = "ip_restriction: { deny: [ 10.0.0.0/8 ] }";
+    let keep = "reshape: { response: [ { keep: /id } ] }";
+    for (global, first, second, route) in [
+        ("", "", deny, ""),
+        ("", "ip_restriction: { deny: [ 10.0.0.0/7 ] }", deny, ""),
+        // The first one's word is not the second's.
+        (deny, "ip_restriction: false", "", ""),
+        ("", "", "rate_limit: { by: route, limit: 1/s }", ""),
+        ("", "", keep, ""),
+        ("", "", "answer_contract: { schema: { type: object } }", ""),
+    ] {
+        let (code, said) = check(global, first, second, route);
+        assert!(code == 1 && said.contains("stands in here for another service"), "{first} {second}: {said}");
+        assert!(said.contains(": false`") && said.contains("gateway.yaml:6:"), "{said}");
+    }
+    for (global, first, second, route) in [
+        ("", "", "", ""),
+        (deny, "", deny, ""),
+        ("", deny, deny, ""),
+        ("", "", deny, deny),
+        ("", "", deny, "ip_restriction: false"),
+        ("", "", keep, "reshape: false"),
+        (deny, "", "ip_restriction: false", ""),
+        ("", "", "compress: {}, response_headers: { set: { A: b } }", ""),
+    ] {
+        let (code, said) = check(global, first, second, route);
+        assert_eq!(code, 0, "{first} {second} {route}: {said}");
+    }
+}

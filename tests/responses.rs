@@ -355,6 +355,8 @@ const OWN: &str = "
       - { path: '/was/{id}', redirect: { to: 'https://new.example.com/', query: drop }, rewrite: '/is/{id}' }
       - { path: /fixed, redirect: { to: /elsewhere, status: 301 } }
       - { path: /secure/*, redirect: { https: true, status: 307 } }
+      - { path: /asked, redirect: { to: '/help#faq?' } }
+      - { path: /told, redirect: { to: 'https://new.example.com/help?a=1#faq' } }
       - { path: '/pkg.Svc/Call', maintenance: { retry_after: 10m } }
       - { path: /down, maintenance: { detail: Back at noon. } }
       - { path: /away, service: 127.0.0.1, port: $BACKEND }
@@ -409,11 +411,18 @@ fn answers_by_itself(gateway: &Gateway) {
         ("/was/7?x=1", 302, "https://new.example.com/is/7"),
         ("/fixed?x=1", 301, "/elsewhere?x=1"),
         ("/secure/a?b", 307, "https://shop.example/secure/a?b"),
+        ("/asked", 302, "/help#faq?"),
+        ("/asked?x=1", 302, "/help?x=1#faq?"),
+        ("/told?x=1", 302, "https://new.example.com/help?a=1#faq"),
         ("/old//evil.example/x", 308, "https://new.example.com/evil.example/x"),
     ] {
         let sent = client.request("GET", target, &[("Host", "shop.example:80")], b"");
         assert_eq!((sent.status, sent.header("location"), sent.body.len()), (status, Some(location), 0), "{target}");
     }
+
+    let claimed = [("Host", "inner"), ("X-Forwarded-Host", "shop.example")];
+    let sent = client.request("GET", "/secure/a", &claimed, b"");
+    assert_eq!(sent.header("location"), Some("https://inner/secure/a"), "nobody's word is believed who is not trusted");
 
     let down = client.get("/down");
     down.assert_problem(503, "route", "maintenance");

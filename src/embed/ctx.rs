@@ -112,7 +112,7 @@ pub(super) async fn admit(gateway: &Gateway, session: &mut Session, ctx: &mut Ct
         body.purse = Some(Purse::new(core.shares, taken.payer(), snapshot.body_memory));
     }
     *share = Some(taken);
-    if let Some(reply) = door.redirect.and_then(|redirect| redirect.answer(&journey.head, journey.exchange.scheme())) {
+    if let Some(reply) = journey.sent_to_tls(door) {
         return Ok(reply.refuse());
     }
     let place = place.insert(Places::new(&core.in_flight, snapshot.max_in_flight));

@@ -132,6 +132,8 @@ pub async fn give(caller: &Caller, journey: &mut Journey, down: &mut Downstream,
     fallback.count(cause, kind == CACHED);
     journey.outcome.fallback = kind;
     journey.outcome.decided_by = Some(reason.into());
+    // An answer may have come, and been dropped: nothing that was made of it is the fallback's.
+    journey.answer_dropped();
     let mark = HeaderEdit::Set(X_PORTCULLIS_FALLBACK, HeaderValue::from_static(kind));
     journey.exchange.to_client.push(mark);
     // There is no answer that a copy's could be compared with.
@@ -177,6 +179,7 @@ async fn ask(caller: &Caller, journey: &mut Journey, down: &mut Downstream, serv
     };
     let mut answer = answer.map_err(|error| call_failed(error, journey, down))?;
     journey.answer_began(down.uploaded());
+    journey.endpoint_answered(service, answer.head.status, answer.head.header_all("set-cookie"));
     match relay::answer(&mut answer, journey, down, service).await {
         Ok(()) => {
             caller.keep(answer, service);

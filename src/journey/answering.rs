@@ -31,6 +31,7 @@ impl Journey {
         if let Some(reply) = self.not_switched(came.status) {
             return Err(reply);
         }
+        self.answer_begins();
         self.outcome.status = came.status.as_u16();
         match self.view.route(self.routed) {
             Some(route) if !route.plan.response.is_empty() || route.back.is_some() => self.shape(came),
@@ -50,7 +51,6 @@ impl Journey {
 
     #[inline(never)]
     fn shape(&mut self, came: AnswerView<'_>) -> Result<Answered, Box<Reply>> {
-        self.answer_begins();
         let streams = self.expects_stream() || self.dialect.is_grpc();
         let mut edits = std::mem::take(&mut self.exchange.to_client);
         let mut answer = Outgoing::new(&self.head, &self.exchange, came, streams, &mut edits);
@@ -84,6 +84,15 @@ impl Journey {
         self.edits_before.get_or_insert(before);
     }
 
+    /// Takes back what the client was to be told of an answer that it does not get after all. Whether there was one.
+    pub fn answer_dropped(&mut self) -> bool {
+        let before = self.edits_before.take();
+        if let Some(before) = before {
+            self.exchange.to_client.truncate(before as usize);
+        }
+        before.is_some()
+    }
+
     /// How the client is told what was noted last with [`Journey::refused`].
     pub fn wording(&self) -> Wording<'_> {
         Wording { dialect: self.dialect, page: self.page.as_deref() }
@@ -91,12 +100,9 @@ impl Journey {
 
     /// Notes an answer of the gateway's own.
     pub fn refused(&mut self, reply: &Reply) {
-        let replaced = self.edits_before.take();
-        if let Some(before) = replaced {
-            self.exchange.to_client.truncate(before as usize);
-        }
+        let replaced = self.answer_dropped();
         // An answer that has begun already, and cannot be given, has had its fields.
-        if self.outcome.status == 0 || replaced.is_some() {
+        if self.outcome.status == 0 || replaced {
             let Journey { view, routed, head, exchange, .. } = self;
             let plan = view.route(*routed).map_or(&view.snapshot.unrouted, |route| &route.plan);
             plan.response.iter().for_each(|step| step.on_refusal(head, exchange));

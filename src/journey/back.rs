@@ -173,7 +173,7 @@ impl Journey {
     }
 
     /// The host under which the client came to the outermost proxy that is trusted, as services are told it.
-    fn public_authority(&self) -> String {
+    pub fn public_authority(&self) -> String {
         let Some(told) = &self.exchange.told else { return String::new() };
         let of = |name: &str| {
             let field = told.edits().iter().find(|edit| edit.name().as_str() == name)?;

@@ -7,7 +7,7 @@ use pingora_http::ResponseHeader;
 use super::Journey;
 use crate::downstream::apply_to_response;
 use crate::reply::Reply;
-use crate::snapshot::{Answer, Composed};
+use crate::snapshot::{ActiveListener, Answer, Composed};
 use crate::upstream::Service;
 use crate::wire::stages::Stages;
 use crate::wire::view::AnswerView;
@@ -31,6 +31,11 @@ impl Journey {
         self.route()?.answer.composed()
     }
 
+    /// What a client gets that came in clear to a listener which sends everybody to TLS.
+    pub fn sent_to_tls(&self, door: &ActiveListener) -> Option<Box<Reply>> {
+        door.redirect?.answer(&self.head, self.exchange.scheme(), || self.public_authority())
+    }
+
     /// What the route answers by itself.
     ///
     /// # Errors
@@ -51,7 +56,7 @@ impl Journey {
             Some(query) => format!("{}?{query}", self.exchange.sent_path(&self.head)),
             None => self.exchange.sent_path(&self.head).to_owned(),
         });
-        let (head, body) = own.give(&self.head, &target, self.exchange.scheme())?;
+        let (head, body) = own.give(&self.head, &target, self.exchange.scheme(), || self.public_authority())?;
         self.dress(Box::new(head), body, own.name())
     }
 

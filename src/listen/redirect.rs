@@ -8,6 +8,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::authority;
 use crate::head::RequestHead;
 use crate::reply::Reply;
 
@@ -82,13 +83,13 @@ impl Redirect {
         Redirect { port, beside: config.port.or(tls).unwrap_or(HTTPS) }
     }
 
-    /// The answer to a request; `None` if it came over TLS as far as a trusted proxy (the request's scheme is then `https`), which would
-    /// otherwise be sent in a circle.
-    pub fn answer(&self, head: &RequestHead, scheme: &str) -> Option<Box<Reply>> {
+    /// The answer to a request that named `authority`, or whose outermost trusted proxy did; `None` if it came over TLS as far as such a proxy
+    /// (the request's scheme is then `https`), which would otherwise be sent in a circle.
+    pub fn answer(&self, head: &RequestHead, scheme: &str, authority: impl FnOnce() -> String) -> Option<Box<Reply>> {
         if scheme == "https" {
             return None;
         }
-        Some(self.location(head).map_or_else(nowhere, |location| {
+        Some(self.location(head, &authority()).map_or_else(nowhere, |location| {
             // What is safe to repeat may be remembered by everybody; what is not keeps its method and body (RFC 9110, 15.4.9).
             let safe = matches!(head.method, Method::GET | Method::HEAD);
             let status = if safe { StatusCode::MOVED_PERMANENTLY } else { StatusCode::PERMANENT_REDIRECT };
@@ -96,13 +97,13 @@ impl Redirect {
         }))
     }
 
-    fn location(&self, head: &RequestHead) -> Option<HeaderValue> {
-        if !is_host(&head.host) {
+    fn location(&self, head: &RequestHead, authority: &str) -> Option<HeaderValue> {
+        let host = authority::host(authority);
+        if !is_host(host) {
             return None;
         }
-        // `shop.example:8080`, and not only a trailing dot or colon more than the host.
-        let port = if head.authority().len() > head.host.len() + 1 { self.beside } else { self.port };
-        let mut location = format!("https://{}", head.host).into_bytes();
+        let port = if authority::port(authority.as_bytes()).is_some() { self.beside } else { self.port };
+        let mut location = format!("https://{host}").into_bytes();
         if port != HTTPS {
             location.extend_from_slice(format!(":{port}").as_bytes());
         }
@@ -141,9 +142,8 @@ mod tests {
     use super::*;
 
     fn asked(redirect: Redirect, method: &str, target: &str, host: &str) -> (u16, String) {
-        let mut head = RequestHead::build(method, target, &[("host", host)]);
-        host.rsplit_once(':').map_or(host, |(host, _)| host).clone_into(&mut head.host);
-        let reply = redirect.answer(&head, "http").unwrap();
+        let head = RequestHead::build(method, target, &[("host", "inner")]);
+        let reply = redirect.answer(&head, "http", || host.to_owned()).unwrap();
         let location = reply.headers.iter().find(|(name, _)| name == header::LOCATION);
         (reply.status.as_u16(), location.map(|(_, value)| value.to_str().unwrap().to_owned()).unwrap_or_default())
     }
@@ -155,6 +155,8 @@ mod tests {
             asked(redirect, "GET", "/a/b?c=%20d&e", "shop.example"),
             (301, "https://shop.example/a/b?c=%20d&e".to_owned())
         );
+        assert_eq!(asked(redirect, "GET", "/", "shop.example:8080"), (301, "https://shop.example:8443/".to_owned()));
+        assert_eq!(asked(redirect, "GET", "/", "[2001:db8::1]"), (301, "https://[2001:db8::1]/".to_owned()));
         assert_eq!(asked(redirect, "POST", "/a", "shop.example"), (308, "https://shop.example/a".to_owned()));
         let fixed = Redirect::compile(&RedirectConfig { port: Some(9443) }, Some(8443));
         assert_eq!(asked(fixed, "HEAD", "/", "shop.example"), (301, "https://shop.example:9443/".to_owned()));

@@ -34,7 +34,8 @@ pub struct FallbackConfig {
     pub body: Option<Spanned<String>>,
     /// The service that is asked instead, written like the route's `service`. Not for upgrades; and once something was sent to the
     /// route's service, only for requests that its `retries` would repeat: idempotent methods, or what `methods` and `idempotency_key` say. Nor
-    /// once a part of the request's body that is not kept has been sent.
+    /// once a part of the request's body that is not kept has been sent. Policies of its own that the route has not are a problem of `check`:
+    /// they would not hold here.
     pub service: Option<Spanned<String>>,
     /// The port of `service`, where that is a host name. 1 to 65535.
     pub port: Option<u16>,

@@ -46,8 +46,7 @@ pub(super) async fn exchange(
         down.set_purse(purse());
     }
     let mut place = Places::new(&worker.core.in_flight, view.snapshot.max_in_flight);
-    let elsewhere = door.redirect.and_then(|redirect| redirect.answer(&journey.head, journey.exchange.scheme()));
-    let flow = match elsewhere {
+    let flow = match journey.sent_to_tls(door) {
         Some(reply) => reply.refuse(),
         None => journey.run_gauntlet(&mut down, &mut place, &worker.caller).await,
     };

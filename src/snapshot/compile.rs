@@ -332,6 +332,7 @@ impl<'a> Compiler<'a> {
             self.ambiguous(config, &matcher);
             let plan = self.plan(config, own, &answer);
             self.look_for_proof(config, &answer, &plan);
+            self.look_at_stand_in(config, &answer);
             self.warn_of_bounded_streams(config, &answer);
             if let Some(cached) = config.fallback.as_ref().and_then(|fallback| fallback.cached.as_ref())
                 && plan.options.cache.is_none()

@@ -300,6 +300,16 @@ fn a_plain_listener_redirects_to_tls() {
     // What a trusted proxy took over TLS would be sent in a circle.
     assert_eq!(ask(fixed, "GET", "/", &[("Host", "shop.example"), ("X-Forwarded-Proto", "https")]).status, 200);
     assert_eq!(backend.requests().len(), 1, "nothing else was served");
+    // The host is the one that the client named, as far as a trusted proxy says it; everybody else's word counts nothing.
+    for (port, claimed, location) in [
+        (fixed, "shop.example", "https://shop.example:9443/a"),
+        (fixed, "shop.example:8080", "https://shop.example:9443/a"),
+        (fixed, "evil.example/x", "https://inner:9443/a"),
+        (plain, "shop.example", "https://inner/a"),
+    ] {
+        let answer = ask(port, "GET", "/a", &[("Host", "inner"), ("X-Forwarded-Host", claimed)]);
+        assert_eq!((answer.status, answer.header("location")), (301, Some(location)), "{port} {claimed}");
+    }
     assert_eq!(ask(plain, "GET", "/", &[("Host", "shop.example"), ("X-Forwarded-Proto", "https")]).status, 301, "nobody's word");
     // Hosts by which a URL would lead elsewhere.
     for host in ["evil.example/", "a@evil.example", "a\\evil.example", "", "shop.example:80@evil.example"] {

@@ -61,8 +61,8 @@ enum To {
     Https,
     /// Another origin, the same path.
     Origin(Box<str>),
-    /// All but the query; whether it has one of its own.
-    Fixed(Box<str>, bool),
+    /// All but the query, and the fragment that comes behind it; whether it has a query of its own.
+    Fixed { url: Box<str>, fragment: Box<str>, own_query: bool },
 }
 
 impl OwnAnswer {
@@ -87,14 +87,21 @@ impl OwnAnswer {
         }
     }
 
-    /// The answer to a request. `target` is its path and query as a service would see them, `scheme` how it came.
+    /// The answer to a request. `target` is its path and query as a service would see them, `scheme` how it came, and `authority` to whom, as
+    /// the outermost proxy that is trusted says.
     ///
     /// # Errors
     /// A refusal.
-    pub fn give(&self, head: &RequestHead, target: &str, scheme: &str) -> Result<(ResponseHeader, Bytes), Box<Reply>> {
+    pub fn give(
+        &self,
+        head: &RequestHead,
+        target: &str,
+        scheme: &str,
+        authority: impl FnOnce() -> String,
+    ) -> Result<(ResponseHeader, Bytes), Box<Reply>> {
         let made = match self {
             OwnAnswer::Respond(respond) => respond.give(head),
-            OwnAnswer::Redirect(redirect) => redirect.give(head, target, scheme)?,
+            OwnAnswer::Redirect(redirect) => redirect.give(target, scheme, authority)?,
             OwnAnswer::Maintenance(reply) => return Err(reply.clone()),
             OwnAnswer::Mock(mock) => mock.give(head)?,
         };
@@ -202,27 +209,28 @@ impl Redirect {
 
     fn give(
         &self,
-        head: &RequestHead,
         target: &str,
         scheme: &str,
+        authority: impl FnOnce() -> String,
     ) -> Result<pingora_error::Result<(ResponseHeader, Bytes)>, Box<Reply>> {
         let refuse = |status, reason, detail| Err(Reply::new(status, "route", reason, detail));
         let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-        let (mut location, own_query) = match &self.to {
+        let (mut location, fragment, own_query) = match &self.to {
             To::Https if scheme == "https" => {
                 return refuse(StatusCode::NOT_FOUND, "redirected", "This is served elsewhere, and the request came from there.");
             }
-            To::Https => match authority::canonical(head.host.as_bytes()) {
-                Some(host) => (format!("https://{}{path}", host.host()), false),
+            To::Https => match authority::canonical(authority().as_bytes()) {
+                Some(host) => (format!("https://{}{path}", host.host()), "", false),
                 None => return refuse(StatusCode::BAD_REQUEST, "host_needed", "The request names no host to be sent to."),
             },
-            To::Origin(origin) => (format!("{origin}{path}"), false),
-            To::Fixed(url, own_query) => (url.to_string(), *own_query),
+            To::Origin(origin) => (format!("{origin}{path}"), "", false),
+            To::Fixed { url, fragment, own_query } => (url.to_string(), &**fragment, *own_query),
         };
         if let Some(query) = query.filter(|_| self.query == Query::Keep && !own_query) {
             location.push('?');
             location.push_str(query);
         }
+        location.push_str(fragment);
         let Ok(location) = HeaderValue::try_from(location) else {
             return refuse(StatusCode::BAD_REQUEST, "malformed_target", "The target cannot be part of a URL.");
         };
@@ -243,12 +251,13 @@ fn destination(to: &Spanned<String>) -> Result<To, String> {
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return wrong("write what is not printable ASCII with percent signs");
     }
-    let own_query = text.contains('?');
+    let (url, fragment) = text.split_at(text.find('#').unwrap_or(text.len()));
+    let fixed = || To::Fixed { url: url.into(), fragment: fragment.into(), own_query: url.contains('?') };
     if text.starts_with('/') {
         if text.starts_with("//") || text.contains('\\') {
             return wrong("browsers take it for another host");
         }
-        return Ok(To::Fixed(text.into(), own_query));
+        return Ok(fixed());
     }
     let Some(rest) = text.strip_prefix("https://").or(text.strip_prefix("http://")) else {
         return wrong("it begins with `https://`, `http://` or `/`");
@@ -260,7 +269,7 @@ fn destination(to: &Spanned<String>) -> Result<To, String> {
     }
     match path {
         "" | "/" => Ok(To::Origin(text.trim_end_matches('/').into())),
-        _ => Ok(To::Fixed(text.into(), own_query)),
+        _ => Ok(fixed()),
     }
 }
 

@@ -1,15 +1,16 @@
 //! Routes whose answers are made of those of several services.
 
-use super::Compiler;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use http::HeaderName;
 
+use super::Compiler;
+use super::policies::SHAPING;
 use crate::cache::credentials;
 use crate::node::Node;
-use crate::policy::registry::{REGISTRY, Table};
-use crate::policy::{Plan, Stage, Work};
+use crate::policy::registry::Table;
+use crate::policy::{Plan, Work};
 use crate::problem::Problem;
 use crate::route::RouteConfig;
 use crate::route::compose::{ComposeConfig, Composition, Wanted};
@@ -19,9 +20,6 @@ use crate::value::{Raw, Spanned};
 
 /// Policies that work on each call of a composed answer, and not on its client's request.
 const OF_CALLS: [&str; 2] = ["request_headers", "cache"];
-
-/// Policies that change bodies on the way to a service, or keep something of its answers back.
-const KEEPING: [&str; 2] = ["answer_contract", "reshape"];
 
 impl<'a> Compiler<'a> {
     /// What such a route answers with. `None` only if there was a problem.
@@ -181,24 +179,17 @@ impl<'a> Compiler<'a> {
     /// documents that are not the composed one, so that no other place's word is the route's.
     fn look_at_policies_of(&mut self, config: &RouteConfig, service: &Spanned<String>) {
         let of_service = self.document.services.get(&service.value).and_then(|service| service.policies.as_ref());
-        let own = |name: &str| config.policies.as_ref().is_some_and(|Raw(node)| node.get(name).is_some());
+        let itself = |name: &str| of_service.is_some_and(|Raw(node)| node.get(name).is_some());
         let global = |name: &str| self.document.policies.as_ref().and_then(|Raw(node)| node.get(name));
-        let judging = REGISTRY.iter().filter(|entry| entry.stage != Stage::Shape || KEEPING.contains(&entry.name));
-        let missed = judging.filter(|entry| {
-            let said = of_service.and_then(|Raw(node)| node.get(entry.name)).filter(|node| node.as_str() != Some("false"));
-            let same = || global(entry.name).zip(said).is_some_and(|(one, other)| one.says_the_same(other));
-            said.is_some() && !own(entry.name) && (KEEPING.contains(&entry.name) || !same())
+        let missed = self.missed(config, &service.value, |entry| {
+            global(entry.name).filter(|_| !(SHAPING.contains(&entry.name) && itself(entry.name)))
         });
-        let problems: Vec<Problem> = missed
-            .map(|entry| {
-                let name = entry.name;
-                let message =
-                    format!("`{}` has a `{name}` of its own, which a part of a composed answer does not pass", service.value);
-                let hint = format!("write `{name}` under this route's `policies`, the same or another, or `{name}: false`");
-                let keeping = KEEPING.contains(&name).then_some("; the call's `keep` and `target` say what is left of a part");
-                Problem::error(service.place, message).hint(hint + keeping.unwrap_or_default())
-            })
-            .collect();
-        problems.into_iter().for_each(|problem| self.problems.push(problem));
+        for name in missed {
+            let message =
+                format!("`{}` has a `{name}` of its own, which a part of a composed answer does not pass", service.value);
+            let hint = format!("write `{name}` under this route's `policies`, the same or another, or `{name}: false`");
+            let keeping = SHAPING.contains(&name).then_some("; the call's `keep` and `target` say what is left of a part");
+            self.problems.push(Problem::error(service.place, message).hint(hint + keeping.unwrap_or_default()));
+        }
     }
 }

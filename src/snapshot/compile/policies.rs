@@ -5,13 +5,16 @@ use std::sync::Arc;
 use super::Compiler;
 use crate::by;
 use crate::node::{Key, Kind, Node};
-use crate::policy::registry::{self, REGISTRY, Site, Table};
-use crate::policy::{Compile, Plan, authz};
+use crate::policy::registry::{self, Entry, REGISTRY, Site, Table};
+use crate::policy::{Compile, Plan, Stage, authz};
 use crate::problem::Problem;
 use crate::route::RouteConfig;
 use crate::snapshot::Answer;
 use crate::upstream::Service;
 use crate::value::Raw;
+
+/// Policies that change bodies on the way to a service, or keep something of its answers back.
+pub(super) const SHAPING: [&str; 2] = ["answer_contract", "reshape"];
 
 impl<'a> Compiler<'a> {
     pub(super) fn policies(&mut self, scope: &str, raw: Option<&Raw>) -> Table {
@@ -96,8 +99,17 @@ impl<'a> Compiler<'a> {
 
     /// What is written about this policy for a route with this service: by the route, the service, or for all. `None` if it is off.
     fn written(&self, config: &'a RouteConfig, service: &Service, policy: &str) -> Option<&'a Node> {
-        let of_service = self.document.services.get(&*service.key).and_then(|config| config.policies.as_ref());
-        let mut tables = [config.policies.as_ref(), of_service, self.document.policies.as_ref()].into_iter().flatten();
+        let own = config.policies.as_ref().and_then(|Raw(node)| node.get(policy));
+        match own {
+            Some(own) => Some(own).filter(|node| node.as_str() != Some("false")),
+            None => self.of_service(&service.key, policy),
+        }
+    }
+
+    /// The same where the route says nothing of it.
+    pub(super) fn of_service(&self, service: &str, policy: &str) -> Option<&'a Node> {
+        let of_service = self.document.services.get(service).and_then(|config| config.policies.as_ref());
+        let mut tables = [of_service, self.document.policies.as_ref()].into_iter().flatten();
         tables.find_map(|Raw(node)| node.get(policy)).filter(|node| node.as_str() != Some("false"))
     }
 
@@ -132,6 +144,40 @@ impl<'a> Compiler<'a> {
         if let Some((key, _)) = of_identity {
             let message = format!("`{}` refuses everybody: there is no `authn` that would say who a client is", key.text);
             self.problems.push(Problem::warning(key.place, message).hint("add `authn`, here or for all routes"));
+        }
+    }
+
+    /// The policies that requests to a service meet, and answers of it, but for those who come to it by another road: those that the route does
+    /// not name, and in whose stead there is not the same `here`.
+    pub(super) fn missed(
+        &self,
+        config: &RouteConfig,
+        service: &str,
+        here: impl Fn(&Entry) -> Option<&'a Node>,
+    ) -> Vec<&'static str> {
+        let own = |name: &str| config.policies.as_ref().is_some_and(|Raw(node)| node.get(name).is_some());
+        let meant = REGISTRY.iter().filter(|entry| entry.stage != Stage::Shape || SHAPING.contains(&entry.name));
+        let missed = meant.filter(|entry| {
+            !own(entry.name)
+                && self
+                    .of_service(service, entry.name)
+                    .is_some_and(|there| !here(entry).is_some_and(|here| here.says_the_same(there)))
+        });
+        missed.map(|entry| entry.name).collect()
+    }
+
+    /// Nobody comes to a service as another one's stand-in who would not come to it by itself, nor to what of its answers is kept from
+    /// clients: a client can bring about many a failure of the first one.
+    pub(super) fn look_at_stand_in(&mut self, config: &RouteConfig, answer: &Answer) {
+        let Some(stand_in) = config.fallback.as_ref().and_then(|fallback| fallback.service.as_ref()) else { return };
+        let first = answer.services().first().map(|service| service.key.clone());
+        let missed =
+            self.missed(config, &stand_in.value, |entry| self.of_service(first.as_deref().unwrap_or_default(), entry.name));
+        for name in missed {
+            let message =
+                format!("`{}` has a `{name}` that is not this route's, and stands in here for another service", stand_in.value);
+            let hint = format!("write `{name}` under this route's `policies`, the same or another, or `{name}: false`");
+            self.problems.push(Problem::error(stand_in.place, message).hint(hint));
         }
     }
 
