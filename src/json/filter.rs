@@ -1,6 +1,6 @@
 //! A document without what is to be dropped of it, as it comes: pieces in, pieces out.
 //!
-//! What is kept is copied as it is written, and no tree is built: beside the pieces themselves there is a byte for each level, the place within the
+//! What is kept is copied as it is written, in runs as long as nothing between is dropped, and no tree is built: beside the pieces themselves there is a byte for each level, the place within the
 //! pointers for each level that is looked into, and the name of one member. Of a name that an object has twice, both are judged alike.
 //! What is no JSON is a fault as soon as it is seen, and one that ends too early is one at its end: what came before must then not be taken
 //! for an answer.
@@ -65,8 +65,12 @@ pub struct Filter {
     /// The text that is read is a member's name.
     in_name: bool,
     name: Vec<u8>,
+    /// The same, where the name stands whole in this piece.
+    name_here: Option<(usize, usize)>,
     /// Where in this piece that begins which is copied, or the name.
     from: usize,
+    /// What of this piece is to be written next.
+    run: (usize, usize),
     /// Bytes of a letter that the next piece completes.
     letter: Letter,
     out: Vec<u8>,
@@ -84,7 +88,9 @@ impl Filter {
             raw: None,
             in_name: false,
             name: Vec::new(),
+            name_here: None,
             from: 0,
+            run: (0, 0),
             letter: Letter::default(),
             out: Vec::new(),
             begun: false,
@@ -139,6 +145,7 @@ impl Filter {
     fn read(&mut self, piece: &[u8]) -> Result<(), Fault> {
         let mut at = 0;
         self.from = 0;
+        self.run = (0, 0);
         while at < piece.len() {
             let rest = piece.get(at..).unwrap_or_default();
             at = match self.lex {
@@ -178,13 +185,44 @@ impl Filter {
             };
         }
         // What is copied, or a name, goes on in the next piece.
-        let rest = piece.get(self.from..).unwrap_or_default();
         match self.raw {
-            Some(raw) if raw.copied => self.out.extend_from_slice(rest),
-            None if self.in_name => self.keep_name(rest)?,
+            Some(raw) if raw.copied => self.write(piece, self.from, piece.len()),
+            None if self.in_name => self.keep_name(piece.get(self.from..).unwrap_or_default())?,
             _ => {}
         }
+        if let Some((from, to)) = self.name_here.take() {
+            self.keep_name(piece.get(from..to).unwrap_or_default())?;
+        }
+        self.flush(piece);
         Ok(())
+    }
+
+    /// Writes a part of this piece, together with what was written of it before where that ends here.
+    #[inline]
+    fn write(&mut self, piece: &[u8], from: usize, to: usize) {
+        if self.run.1 != from {
+            self.flush(piece);
+            self.run.0 = from;
+        }
+        self.run.1 = to;
+    }
+
+    #[inline]
+    fn flush(&mut self, piece: &[u8]) {
+        self.out.extend_from_slice(piece.get(self.run.0..self.run.1).unwrap_or_default());
+        self.run.0 = self.run.1;
+    }
+
+    /// Writes a mark, as it stands in this piece, if it does.
+    #[inline]
+    fn write_mark(&mut self, piece: &[u8], at: Option<usize>, mark: u8) {
+        match at {
+            Some(at) if piece.get(at) == Some(&mark) => self.write(piece, at, at + 1),
+            _ => {
+                self.flush(piece);
+                self.out.push(mark);
+            }
+        }
     }
 
     fn keep_name(&mut self, part: &[u8]) -> Result<(), Fault> {
@@ -216,7 +254,12 @@ impl Filter {
 
     #[inline]
     fn number(&mut self, piece: &[u8], mut at: usize, mut number: Number) -> Result<usize, Fault> {
-        while let Some(byte) = piece.get(at) {
+        loop {
+            if matches!(number, Number::Digits | Number::Fraction | Number::Power) {
+                let digits = piece.get(at..).unwrap_or_default().iter().take_while(|byte| byte.is_ascii_digit());
+                at += digits.count();
+            }
+            let Some(byte) = piece.get(at) else { break };
             match number.step(*byte) {
                 Some(next) => number = next,
                 None if number.is_whole() => {
@@ -237,12 +280,29 @@ impl Filter {
         let level = self.levels.last().copied();
         match (self.lex, byte) {
             (Lex::Name | Lex::NameOrEnd, b'"') => {
-                self.in_name = true;
-                self.lex = Lex::Text;
+                let end = at + 1 + lex::plain(piece.get(at + 1..).unwrap_or_default());
                 if self.raw.is_none() {
                     self.name.clear();
                     self.from = at;
                 }
+                if piece.get(end) != Some(&b'"') {
+                    self.in_name = true;
+                    self.lex = Lex::Text;
+                    return Ok(end);
+                }
+                // All of it is here, and says what is written.
+                if self.raw.is_none() {
+                    if end + 1 - at > LONGEST_NAME {
+                        return Err(Fault::NameTooLong);
+                    }
+                    self.name_here = Some((at, end + 1));
+                }
+                if piece.get(end + 1) == Some(&b':') {
+                    self.lex = Lex::Value;
+                    return Ok(end + 2);
+                }
+                self.lex = Lex::Colon;
+                return Ok(end + 1);
             }
             (Lex::Colon, b':') => self.lex = Lex::Value,
             (Lex::Next, b',') => {
@@ -251,37 +311,43 @@ impl Filter {
                     frame.index += 1;
                 }
             }
-            (Lex::Next | Lex::NameOrEnd, b'}') if level == Some(b'{') => self.close(piece, at, byte),
-            (Lex::Next | Lex::ValueOrEnd, b']') if level == Some(b'[') => self.close(piece, at, byte),
-            (Lex::Value | Lex::ValueOrEnd, _) => self.begin(at, byte)?,
+            (Lex::Next | Lex::NameOrEnd, b'}') if level == Some(b'{') => self.close(piece, at),
+            (Lex::Next | Lex::ValueOrEnd, b']') if level == Some(b'[') => self.close(piece, at),
+            (Lex::Value | Lex::ValueOrEnd, _) => return self.begin(piece, at, byte),
             _ => return Err(Fault::Syntax),
         }
         Ok(at + 1)
     }
 
-    fn close(&mut self, piece: &[u8], at: usize, byte: u8) {
+    fn close(&mut self, piece: &[u8], at: usize) {
         self.levels.pop();
         if self.raw.is_none() {
             self.frames.pop();
-            self.out.push(byte);
+            self.write(piece, at, at + 1);
         }
         self.ended(piece, at + 1);
     }
 
-    /// The first byte of a value.
-    fn begin(&mut self, at: usize, byte: u8) -> Result<(), Fault> {
+    /// The first byte of a value, and the rest of one that ends in this piece.
+    #[inline]
+    fn begin(&mut self, piece: &[u8], at: usize, byte: u8) -> Result<usize, Fault> {
         self.begun = true;
         let container = matches!(byte, b'{' | b'[');
         let mut part = None;
         if self.raw.is_none() {
             let fate = match (self.frames.last(), self.levels.last()) {
-                (Some(frame), Some(b'{')) => self.program.member(&frame.states, &self.name, container),
+                (Some(frame), Some(b'{')) => match self.name_here {
+                    Some((from, to)) => {
+                        self.program.plain_member(&frame.states, piece.get(from..to).unwrap_or_default(), container)
+                    }
+                    None => self.program.member(&frame.states, &self.name, container),
+                },
                 (Some(frame), _) => self.program.element(&frame.states, frame.index, container),
                 (None, _) => self.program.root(container),
             };
             match fate {
                 Fate::Whole => {
-                    self.announce();
+                    self.announce(piece, at);
                     self.from = at;
                     self.raw = Some(Raw { copied: true, depth: self.levels.len() });
                 }
@@ -293,19 +359,30 @@ impl Filter {
                     self.raw = Some(Raw { copied: false, depth: self.levels.len() });
                 }
                 Fate::Part(states) => {
-                    self.announce();
-                    self.out.push(byte);
+                    self.announce(piece, at);
+                    self.write(piece, at, at + 1);
                     part = Some(states);
                 }
             }
+            self.name_here = None;
         }
         self.lex = match byte {
             b'{' => Lex::NameOrEnd,
             b'[' => Lex::ValueOrEnd,
-            b'"' => Lex::Text,
+            b'"' => {
+                self.lex = Lex::Text;
+                return self.text(piece, at + 1 + lex::plain(piece.get(at + 1..).unwrap_or_default()));
+            }
             _ => match (Number::begin(byte), lex::word(byte)) {
-                (Some(number), _) => Lex::Number(number),
-                (None, Some(word)) => Lex::Word(word.get(1..).unwrap_or_default()),
+                (Some(number), _) => return self.number(piece, at + 1, number),
+                (None, Some(word)) => {
+                    let rest = piece.get(at..).unwrap_or_default();
+                    if rest.starts_with(word) {
+                        self.ended(piece, at + word.len());
+                        return Ok(at + word.len());
+                    }
+                    Lex::Word(word.get(1..).unwrap_or_default())
+                }
                 (None, None) => return Err(Fault::Syntax),
             },
         };
@@ -316,19 +393,34 @@ impl Filter {
             self.levels.push(byte);
             self.frames.extend(part.map(|states| Frame { states, index: 0, written: false }));
         }
-        Ok(())
+        Ok(at + 1)
     }
 
-    /// Writes what stands before a value: the comma, and the name.
-    fn announce(&mut self) {
+    /// Writes what stands before the value at this place: the comma, and the name.
+    #[inline]
+    fn announce(&mut self, piece: &[u8], at: usize) {
         let Some(frame) = self.frames.last_mut() else { return };
-        if std::mem::replace(&mut frame.written, true) {
-            self.out.push(b',');
+        let follows = std::mem::replace(&mut frame.written, true);
+        let named = self.levels.last() == Some(&b'{');
+        let here = if named { self.name_here.map(|(from, _)| from) } else { Some(at) };
+        if follows {
+            self.write_mark(piece, here.and_then(|at| at.checked_sub(1)), b',');
         }
-        if self.levels.last() == Some(&b'{') {
-            self.out.extend_from_slice(&self.name);
-            self.out.push(b':');
+        if !named {
+            return;
         }
+        let behind = match self.name_here {
+            Some((from, to)) => {
+                self.write(piece, from, to);
+                Some(to)
+            }
+            None => {
+                self.flush(piece);
+                self.out.extend_from_slice(&self.name);
+                None
+            }
+        };
+        self.write_mark(piece, behind, b':');
     }
 
     /// A value ends before `at`.
@@ -336,7 +428,7 @@ impl Filter {
     fn ended(&mut self, piece: &[u8], at: usize) {
         if let Some(raw) = self.raw.filter(|raw| raw.depth == self.levels.len()) {
             if raw.copied {
-                self.out.extend_from_slice(piece.get(self.from..at).unwrap_or_default());
+                self.write(piece, self.from, at);
             }
             self.raw = None;
         }

@@ -44,12 +44,14 @@ pub enum Fault {
     NoContainer,
     /// Something that is needed is not there.
     Absent,
+    /// It is to become what has no words for it.
+    Unsayable,
 }
 
 impl Fault {
     /// Whether the text itself is at fault, and not what was to be made of it.
     pub fn is_of_text(self) -> bool {
-        !matches!(self, Fault::TooLarge | Fault::NoContainer | Fault::Absent)
+        !matches!(self, Fault::TooLarge | Fault::NoContainer | Fault::Absent | Fault::Unsayable)
     }
 
     /// For logs.
@@ -64,6 +66,7 @@ impl Fault {
             Fault::TooLarge => "too_large",
             Fault::NoContainer => "no_container",
             Fault::Absent => "absent",
+            Fault::Unsayable => "unsayable",
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Many pointers at once, asked from the root on: what is kept of a document, and what is dropped.
 
-use std::borrow::Cow;
-
 use smallvec::SmallVec;
 
 use super::lex;
@@ -95,12 +93,19 @@ impl Program {
     #[inline]
     pub fn member(&self, states: &States, quoted: &[u8], container: bool) -> Fate {
         let inner = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
-        let name = match memchr::memchr(b'\\', inner) {
-            None => Some(Cow::Borrowed(inner)),
-            // What no text can be is no pointer's name.
-            Some(_) => lex::said(quoted).map(|name| Cow::Owned(name.into_owned().into_bytes())),
-        };
-        self.step(states, container, |(known, ..)| name.as_deref() == Some(known.as_bytes()))
+        if lex::plain(inner) == inner.len() {
+            return self.plain_member(states, quoted, container);
+        }
+        // What no text can be is no pointer's name.
+        let name = lex::said(quoted);
+        self.step(states, container, |(known, ..)| name.as_deref() == Some(&**known))
+    }
+
+    /// The same of a name that is written without escapes.
+    #[inline]
+    pub fn plain_member(&self, states: &States, quoted: &[u8], container: bool) -> Fate {
+        let name = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
+        self.step(states, container, |(known, ..)| *known.as_bytes() == *name)
     }
 
     /// What becomes of the element with this number.
@@ -110,6 +115,15 @@ impl Program {
     }
 
     fn step(&self, states: &States, container: bool, is: impl Fn(&(Box<str>, Option<u64>, u32)) -> bool) -> Fate {
+        // Most members of most objects are none that is named.
+        if let [number] = states.as_slice()
+            && let Some(state) = self.states.get(*number as usize)
+            && state.each.is_none()
+            && !state.stays
+            && !state.names.iter().any(&is)
+        {
+            return self.judge(States::new(), container);
+        }
         let mut next = States::new();
         for &number in states {
             let Some(state) = self.states.get(number as usize) else { continue };

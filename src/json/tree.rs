@@ -235,6 +235,11 @@ impl Tree {
         Some(self.span(node.text))
     }
 
+    /// A member's name with its quotes; empty of others.
+    pub fn name(&self, id: Id) -> &[u8] {
+        self.node(id).map_or(&[], |node| self.span(node.name))
+    }
+
     /// What is in an object or array, in its order.
     pub fn children(&self, id: Id) -> impl Iterator<Item = Id> + '_ {
         let mut next = self.node(id).map_or(NONE, |node| node.first);
