@@ -483,3 +483,139 @@ fn a_body_does_not_lead_a_request_elsewhere() {
         }
     });
 }
+
+const ORDER: &str = "<?xml version=\"1.0\"?>\n<o:order xmlns:o=\"urn:o\" id=\"7\">\n  <line sku=\"a\">2</line>\n  <note>&lt;caf\u{e9}&gt;</note>\n</o:order>";
+
+#[test]
+fn services_of_xml_have_clients_of_json() {
+    let backend = Backend::answering(|request| {
+        let (kind, body) = match request.target.split('?').next().unwrap_or_default() {
+            "/doctype" => ("text/xml", "<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><a>&x;</a>".to_owned()),
+            "/latin" => ("text/xml; charset=iso-8859-1", "<a/>".to_owned()),
+            "/deep" => ("text/xml", format!("{}{}", "<a>".repeat(61), "</a>".repeat(61))),
+            "/many" => ("text/xml", format!("<a>{}</a>", "<b/>".repeat(20_000))),
+            "/echo" => ("application/xml", String::from_utf8(request.body.clone()).unwrap()),
+            "/json" => ("application/json", r#"{"o:order":{"note":"1.0"}}"#.to_owned()),
+            _ => ("application/vnd.order+xml", ORDER.to_owned()),
+        };
+        let fields = "ETag: \"a\"\r\nContent-MD5: x\r\nCache-Control: max-age=60\r\n";
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
+        (if request.method == "HEAD" { head } else { head + &body }).into_bytes()
+    });
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 1 }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes:
+          - path: /*
+            service: a
+            policies:
+              cache: {}
+              reshape:
+                up_to: 64KiB
+                xml: { request: xml, response: json, lists: [ line ], root: order }
+                request: [ { remove: /secret } ]
+                response: [ { unwrap: { '': 'o:order' } }, { convert: { /@id: integer, '/line/*/#text': number } } ]
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    let gateway = Gateway::start(&yaml);
+    let wanted = r##"{"@xmlns:o":"urn:o","@id":7,"line":[{"@sku":"a","#text":2}],"note":"<caf\u00e9>"}"##;
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        for time in 0..2 {
+            let answer = curl(&[version, &gateway.url("/order")]);
+            assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")), "{}", answer.text());
+            assert_eq!(answer.json(), serde_json::from_str::<serde_json::Value>(wanted).unwrap(), "{time}");
+            assert_eq!(answer.header("content-length").unwrap(), answer.body.len().to_string());
+            assert_eq!((answer.header("etag"), answer.header("content-md5")), (None, None));
+            let head = curl(&["-I", version, &gateway.url("/order")]);
+            assert_eq!((head.header("content-type"), head.header("content-length")), (Some("application/json"), None));
+        }
+        assert_eq!(curl(&[version, &gateway.url("/json")]).json(), json!({ "note": "1.0" }), "JSON is taken as well");
+        for path in ["/doctype", "/deep", "/many"] {
+            let refused = curl(&[version, &gateway.url(path)]);
+            refused.assert_problem(502, "reshape", if path == "/many" { "answer_too_large" } else { "answer_malformed" });
+        }
+        curl(&[version, &gateway.url("/latin")]).assert_problem(502, "reshape", "answer_not_json");
+
+        let post = |kind: &str, body: &str| {
+            curl(&[version, "-H", &format!("Content-Type: {kind}"), "--data-binary", body, &gateway.url("/echo")])
+        };
+        let made = post("application/json", r#"{"secret":1,"item":[1.10,{"@id":"a&b"}],"none":null}"#);
+        assert_eq!(made.json(), json!({ "order": { "item": ["1.10", { "@id": "a&b" }], "none": "" } }));
+        let sent = backend.last();
+        assert_eq!(sent.header("content-type"), Some("application/xml; charset=utf-8"));
+        assert_eq!(
+            String::from_utf8_lossy(&sent.body),
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<order><item>1.10</item><item id=\"a&amp;b\"/><none/></order>"
+        );
+        assert_eq!(sent.header("content-length").unwrap(), sent.body.len().to_string());
+        // XML goes on as XML, by the same steps.
+        post("text/xml", "<a><b/></a>");
+        assert_eq!(String::from_utf8_lossy(&backend.last().body), "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<a><b/></a>");
+        for (kind, body, status, reason) in [
+            ("application/json", r#"{"a b":1}"#, 400, "body_malformed"),
+            ("application/json", "{\"a\":\"\\u0000\"}", 400, "body_malformed"),
+            ("text/xml", "<a>", 400, "body_malformed"),
+            ("text/xml", "<!DOCTYPE a><a/>", 400, "body_malformed"),
+            ("text/xml; charset=utf-7", "<a/>", 415, "body_not_json"),
+        ] {
+            post(kind, body).assert_problem(status, "reshape", reason);
+        }
+    }
+    let stock = yaml.replace("workers: 1", "engine: pingora").replace("$PORT", "1");
+    gateway.files().write("stock.yaml", stock);
+    let refused = portcullis(gateway.dir(), &["check", "stock.yaml"]);
+    assert!(refused.code != 0 && refused.stderr.contains("works on whole answers"), "{}", refused.stderr);
+}
+
+#[test]
+fn clients_choose_between_json_and_xml() {
+    let backend = Backend::answering(|request| match request.target.as_str() {
+        "/xml" => b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: 8\r\n\r\n<a>1</a>".to_vec(),
+        "/gone" => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+        _ => answer("Cache-Control: max-age=60\r\nVary: x-a\r\n", r#"{"a":1}"#),
+    });
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        server: { workers: 1 }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes:
+          - { path: /*, service: a, policies: { cache: {}, reshape: { xml: { response: accept, media_type: text/xml } } } }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    let gateway = Gateway::start(&yaml);
+    let xml = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<a>1</a>";
+    for (path, accept, kind, body) in [
+        ("/json", "application/json", "application/json", r#"{"a":1}"#),
+        ("/json", "*/*", "application/json", r#"{"a":1}"#),
+        ("/json", "application/json;q=0.5, application/xml", "text/xml", xml),
+        ("/json", "text/xml", "text/xml", xml),
+        ("/xml", "text/xml", "text/xml", "<a>1</a>"),
+        ("/xml", "application/json", "application/json", r#"{"a":"1"}"#),
+        ("/xml", "text/html", "text/xml", "<a>1</a>"),
+    ] {
+        let answer = request(gateway.port(), "GET", path, &[("Accept", accept)], b"");
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some(kind)), "{path} {accept}");
+        assert_eq!(answer.text(), body, "{path} {accept}");
+        assert!(answer.all("vary").iter().any(|vary| vary.contains("accept")), "{path} {accept}");
+    }
+    assert_eq!(backend.requests().len(), 4, "one entry of the cache is for both");
+    assert_eq!(get(gateway.port(), "/gone").status, 204);
+    for (written, what) in [
+        ("{}", "says nothing of requests"),
+        ("{ request: accept }", "goes on as `json` or as `xml`"),
+        ("{ response: json, lists: 'a b' }", "is no name of an element"),
+        ("{ response: xml, media_type: text/plain }", "is no type of XML"),
+        ("{ response: yaml }", "accept"),
+    ] {
+        gateway
+            .files()
+            .write("bad.yaml", yaml.replace("$PORT", "1").replace("{ response: accept, media_type: text/xml }", written));
+        let refused = portcullis(gateway.dir(), &["check", "bad.yaml"]);
+        assert!(refused.code != 0 && refused.stderr.contains(what), "{written}: {}", refused.stderr);
+    }
+}

@@ -1,4 +1,5 @@
-//! Is this well-formed XML (XML 1.0, fifth edition), without a document type? Reads the text once, builds nothing, and uses no recursion.
+//! XML (1.0, fifth edition) without a document type, read strictly. Reads the text once, tells whoever listens what is there ([`Sink`]), builds
+//! nothing itself, and uses no recursion.
 //!
 //! A document type is refused whatever is in it: entities are what makes a small body large and reads files that are nobody's business, and no
 //! service needs them. With none, the five entities that XML has by itself and references to characters are all that there is to check.
@@ -8,27 +9,78 @@ use ahash::AHashSet;
 
 /// The most attributes of one element.
 const MOST_ATTRIBUTES: usize = 256;
+/// Of fewer, one that is there twice is looked for one by one.
+const FEW: usize = 8;
 
+/// Whether it is well-formed.
+///
 /// # Errors
 /// The first fault, as a sentence about the body.
 pub fn check(text: &[u8], deepest: usize) -> Result<(), String> {
-    let text = std::str::from_utf8(text).map_err(|error| format!("must be UTF-8, at byte {}", error.valid_up_to()))?;
-    let mut reader = Reader { text, at: 0 };
+    read(text, deepest, &mut Nobody).map_err(|(what, at)| format!("{what}, at byte {at}"))
+}
+
+/// Tells of everything that is there.
+///
+/// # Errors
+/// The first fault, and where it is.
+pub fn read<'a>(text: &'a [u8], deepest: usize, sink: &mut impl Sink<'a>) -> Result<(), (Fault, usize)> {
+    let text = std::str::from_utf8(text).map_err(|error| (NOT_UTF8, error.valid_up_to()))?;
+    let mut reader = Reader { text, at: 0, attributes: Vec::new(), sink };
     // A byte order mark says UTF-8, which it is.
     reader.skip("\u{feff}");
-    reader.document(deepest).map_err(|what| format!("{what}, at byte {}", reader.at))
+    reader.document(deepest).map_err(|what| (what, reader.at))
 }
 
-type Fault = &'static str;
+/// Who is told what is in a document.
+pub trait Sink<'a> {
+    /// An element begins, and ends at once if it is empty. The attributes' values are as they are written.
+    ///
+    /// # Errors
+    /// There is too much of it.
+    fn start(&mut self, name: &'a str, attributes: &[(&'a str, &'a str)], is_empty: bool) -> Result<(), Fault>;
 
+    /// The innermost one ends, which was not empty.
+    fn end(&mut self);
+
+    /// Text as it is written: with references, or literally (CDATA).
+    ///
+    /// # Errors
+    /// There is too much of it.
+    fn text(&mut self, raw: &'a str, literal: bool) -> Result<(), Fault>;
+}
+
+struct Nobody;
+
+impl<'a> Sink<'a> for Nobody {
+    fn start(&mut self, _: &'a str, _: &[(&'a str, &'a str)], _: bool) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn end(&mut self) {}
+
+    fn text(&mut self, _: &'a str, _: bool) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// What is wrong, as a sentence about the body.
+pub type Fault = &'static str;
+
+pub const NOT_UTF8: Fault = "must be UTF-8";
+pub const TOO_DEEP: Fault = "must not be nested so deeply";
+pub const TOO_MUCH: Fault = "must not have so many elements";
 const MALFORMED: Fault = "must be well-formed XML";
 
-struct Reader<'a> {
+struct Reader<'a, 's, S> {
     text: &'a str,
     at: usize,
+    /// Those of the element that begins.
+    attributes: Vec<(&'a str, &'a str)>,
+    sink: &'s mut S,
 }
 
-impl<'a> Reader<'a> {
+impl<'a, S: Sink<'a>> Reader<'a, '_, S> {
     fn rest(&self) -> &'a str {
         self.text.get(self.at..).unwrap_or_default()
     }
@@ -77,8 +129,9 @@ impl<'a> Reader<'a> {
             // After `<`, of an element that begins.
             let (name, is_empty) = self.start()?;
             if open.len() >= deepest {
-                return Err("must not be nested so deeply");
+                return Err(TOO_DEEP);
             }
+            self.sink.start(name, &self.attributes, is_empty)?;
             if !is_empty {
                 open.push(name);
             }
@@ -95,7 +148,11 @@ impl<'a> Reader<'a> {
         while let Some(name) = open.last() {
             let rest = self.rest();
             let length = rest.find('<').ok_or(MALFORMED)?;
-            self.characters(rest.get(..length).unwrap_or_default(), true)?;
+            let text = rest.get(..length).unwrap_or_default();
+            self.characters(text, true)?;
+            if length > 0 {
+                self.sink.text(text, false)?;
+            }
             if self.skip("</") {
                 if self.name()? != *name {
                     return Err("must close its elements in their order");
@@ -103,10 +160,12 @@ impl<'a> Reader<'a> {
                 self.space();
                 self.need(">")?;
                 open.pop();
+                self.sink.end();
             } else if self.skip("<!--") {
                 self.comment()?;
             } else if self.skip("<![CDATA[") {
-                self.until("]]>")?;
+                let text = self.until("]]>")?;
+                self.sink.text(text, true)?;
             } else if self.skip("<?") {
                 self.instruction()?;
             } else {
@@ -192,6 +251,7 @@ impl<'a> Reader<'a> {
     /// The name, and whether it is closed at once.
     fn start(&mut self) -> Result<(&'a str, bool), Fault> {
         let name = self.name()?;
+        self.attributes.clear();
         let mut known: AHashSet<&str> = AHashSet::new();
         loop {
             let apart = self.space();
@@ -205,10 +265,17 @@ impl<'a> Reader<'a> {
                 return Err(MALFORMED);
             }
             let attribute = self.name()?;
-            if known.len() >= MOST_ATTRIBUTES {
+            if self.attributes.len() >= MOST_ATTRIBUTES {
                 return Err("must not have so many attributes in an element");
             }
-            if !known.insert(attribute) {
+            if self.attributes.len() == FEW {
+                known.extend(self.attributes.iter().map(|(name, _)| *name));
+            }
+            let is_known = match self.attributes.len() < FEW {
+                true => self.attributes.iter().any(|(name, _)| *name == attribute),
+                false => !known.insert(attribute),
+            };
+            if is_known {
                 return Err("must not have an attribute twice in an element");
             }
             self.space();
@@ -224,6 +291,7 @@ impl<'a> Reader<'a> {
                 return Err(MALFORMED);
             }
             self.characters(value, false)?;
+            self.attributes.push((attribute, value));
             self.at += 1;
         }
     }
@@ -237,15 +305,7 @@ impl<'a> Reader<'a> {
         let mut rest = text;
         while let Some((_, after)) = rest.split_once('&') {
             let (name, after) = after.split_once(';').ok_or(MALFORMED)?;
-            let character = match name.strip_prefix("#x") {
-                Some(digits) => u32::from_str_radix(digits, 16).ok().filter(|_| digits.bytes().all(|b| b.is_ascii_hexdigit())),
-                None => name
-                    .strip_prefix('#')
-                    .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
-                    .and_then(|d| d.parse().ok()),
-            };
-            let is_known = matches!(name, "amp" | "lt" | "gt" | "apos" | "quot");
-            if !is_known && !character.and_then(char::from_u32).is_some_and(is_char) {
+            if character(name).is_none() {
                 return Err(if name.starts_with('#') { MALFORMED } else { "must not have entities" });
             }
             rest = after;
@@ -255,7 +315,34 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn is_char(c: char) -> bool {
+/// The character that a reference stands for: one of the five that have names, or one by its number.
+pub fn character(name: &str) -> Option<char> {
+    let number = match name.strip_prefix("#x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_hexdigit())),
+        None => match name.strip_prefix('#') {
+            Some(digits) => digits.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit())),
+            None => {
+                return Some(match name {
+                    "amp" => '&',
+                    "lt" => '<',
+                    "gt" => '>',
+                    "apos" => '\'',
+                    "quot" => '"',
+                    _ => return None,
+                });
+            }
+        },
+    };
+    number.and_then(char::from_u32).filter(|c| is_char(*c))
+}
+
+/// Whether an element or an attribute may be called so.
+pub fn is_element(name: &str) -> bool {
+    name.starts_with(is_name_start) && name.chars().all(is_name)
+}
+
+/// Whether text may have it at all.
+pub fn is_char(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }
 

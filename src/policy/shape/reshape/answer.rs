@@ -12,9 +12,10 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora_http::ResponseHeader;
 
-use super::config::Otherwise;
+use super::config::{Format, Otherwise};
 use super::steps::{Settled, Way};
-use super::{Inner, Outcome, Reshape, is_coded, is_json};
+use super::xml::Form;
+use super::{Inner, Outcome, Reshape, is_coded, is_json, is_xml};
 use crate::exchange::Exchange;
 use crate::head::{HeaderEdit, RequestHead};
 use crate::json::{Fault, Filter, Program};
@@ -47,6 +48,12 @@ impl Answers {
             if answer.first(&name).is_some() {
                 answer.remove(name);
             }
+        }
+        if self.inner.answer_form().is_some_and(|xml| xml.response == Some(Format::Accept))
+            && !answer.lists(&header::VARY, "accept")
+            && !answer.lists(&header::VARY, "*")
+        {
+            answer.add(header::VARY, HeaderValue::from_static("accept"));
         }
         if !self.differs {
             return;
@@ -136,21 +143,30 @@ impl OnResponse for Answers {
             return Flow::Continue(());
         }
         let settled = inner.response.settle(answer.head, answer.exchange);
-        if !inner.response.work(&settled) {
+        let kind = answer.first(&header::CONTENT_TYPE);
+        let forms = self.forms(answer, kind);
+        let other_type = forms.filter(|(is, becomes)| is != becomes);
+        if other_type.is_none() && !inner.response.work(&settled) {
             return Flow::Continue(());
         }
-        let kind = answer.first(&header::CONTENT_TYPE);
         if follows == Follows::Nothing && kind.is_none() {
             // HEAD is not always told.
             answer.changes_body(Validator::Drop);
             return Flow::Continue(());
         }
-        let json = kind.is_some_and(is_json);
-        if !json || answer.all(&header::CONTENT_ENCODING).iter().any(|coding| is_coded(coding)) {
+        if forms.is_none() && !kind.is_some_and(is_json)
+            || answer.all(&header::CONTENT_ENCODING).iter().any(|coding| is_coded(coding))
+        {
             return self.other(answer);
         }
         match follows {
-            Follows::Nothing => answer.changes_body(Validator::Drop),
+            Follows::Nothing => {
+                // As GET would be told.
+                if let Some(((_, becomes), xml)) = other_type.zip(inner.xml.as_ref()) {
+                    answer.set(header::CONTENT_TYPE, xml.media_type(becomes));
+                }
+                answer.changes_body(Validator::Drop);
+            }
             Follows::Part if !status.is_success() => {
                 answer.remove(header::CONTENT_TYPE);
                 answer.without_body();
@@ -169,7 +185,7 @@ impl OnResponse for Answers {
             Follows::Stream => return self.cannot("The service's answer cannot be reshaped: its route is a stream."),
             Follows::Body => {
                 let beyond = if inner.beyond == Otherwise::Refuse { Beyond::Refuse(Reshape::NAME) } else { Beyond::Pass };
-                let run = Box::new(Reshaping { inner: inner.clone(), settled });
+                let run = Box::new(Reshaping { inner: inner.clone(), settled, forms });
                 answer.whole(|| BodyStage::Whole { bound: inner.up_to, beyond, validator: Validator::Drop, run });
             }
         }
@@ -178,6 +194,16 @@ impl OnResponse for Answers {
 }
 
 impl Answers {
+    /// What the body is and becomes, where it may be XML.
+    fn forms(&self, answer: &Outgoing<'_>, kind: Option<&[u8]>) -> Option<(Form, Form)> {
+        let is = match kind? {
+            kind if is_json(kind) => Form::Json,
+            kind if is_xml(kind) => Form::Xml,
+            _ => return None,
+        };
+        Some((is, self.inner.answer_form()?.answer(is, answer.head)?))
+    }
+
     fn cannot(&self, detail: &'static str) -> Flow {
         // Whatever else may pass: a client could have brought this about.
         self.inner.counts.count(Way::Response, Outcome::Refused);
@@ -236,17 +262,24 @@ impl Pieces for Holding {
 struct Reshaping {
     inner: Arc<Inner>,
     settled: Settled,
+    forms: Option<(Form, Form)>,
 }
 
 impl Reshaping {
     fn reshape(&self, head: &mut ResponseHeader, body: &[u8]) -> Result<Vec<u8>, Fault> {
         let steps = &self.inner.response;
-        if steps.filter_only() {
+        if steps.filter_only() && self.forms.is_none() {
             let mut programs = steps.filters(&self.settled).into_iter();
             let first = programs.next().map_or_else(|| Ok(body.to_vec()), |program| Filter::whole(program, body))?;
             return programs.try_fold(first, |body, program: Arc<Program>| Filter::whole(program, &body));
         }
-        let (other, beside) = steps.apply(body, &self.settled, self.inner.up_to)?;
+        let (other, beside) = self.inner.made(steps, &self.settled, body, self.forms)?;
+        if let Some(((is, becomes), xml)) = self.forms.zip(self.inner.xml.as_ref())
+            && is != becomes
+        {
+            // One field in place of another: it cannot fail in practice.
+            drop(head.insert_header(header::CONTENT_TYPE, xml.media_type(becomes)));
+        }
         for (name, value) in beside.headers {
             match value {
                 // One more field: only an absurd number could be too many, and then the answer goes without.

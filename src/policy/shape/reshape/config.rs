@@ -34,6 +34,35 @@ pub struct ReshapeConfig {
     /// Whether a form (`application/x-www-form-urlencoded`) is taken for an object of texts, and goes to the service as JSON; a name that comes several
     /// times becomes an array. Default: false.
     pub forms: bool,
+    /// Whether bodies may be XML, and in which form they go on. Default: they are JSON.
+    pub xml: Option<Box<XmlConfig>>,
+}
+
+/// Bodies of XML and JSON. Steps work on JSON, whatever a body was and becomes.
+#[derive(Debug, Clone, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct XmlConfig {
+    /// The form in which requests go on to the service: `json` or `xml`. Default: XML is another type than JSON.
+    pub request: Option<Format>,
+    /// The form in which answers go on to the client: `json`, `xml`, or `accept`, which is the one that it likes better by its `Accept`, else what the service
+    /// sent.
+    pub response: Option<Format>,
+    /// Elements that are always lists in JSON, also where there is one of them.
+    pub lists: Option<OneOrMany<Spanned<String>>>,
+    /// The element around what has not one member alone. Default: `root`.
+    pub root: Option<Spanned<String>>,
+    /// The `Content-Type` of XML that is made. Default: `application/xml; charset=utf-8`.
+    pub media_type: Option<Spanned<String>>,
+}
+
+/// See [`XmlConfig`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "BodyFormat")]
+pub enum Format {
+    Json,
+    Xml,
+    Accept,
 }
 
 /// What becomes of what cannot be reshaped.

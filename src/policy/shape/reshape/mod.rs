@@ -6,6 +6,7 @@
 //!
 //! - [`config`]: what people write.
 //! - [`steps`], [`values`]: what that becomes, and what it does to a body.
+//! - [`xml`]: XML as JSON, and back.
 //! - [`request`]: the way to the service; forms.
 //! - [`answer`]: the way back.
 
@@ -16,9 +17,11 @@ pub mod steps;
 #[cfg(test)]
 mod tests;
 pub mod values;
+pub mod xml;
 
 use std::sync::Arc;
 
+use crate::json::Fault;
 use crate::policy::validate::media::MediaType;
 use crate::policy::{Compile, PlanBuilder, Policy, Stage};
 use crate::problem::Problem;
@@ -26,7 +29,8 @@ use crate::tally::{Counter, Tallies};
 use crate::value::StatusRange;
 use crate::wire::streams::is_stream;
 use config::{Otherwise, ReshapeConfig};
-use steps::{Steps, Way};
+use steps::{Beside, Settled, Steps, Way};
+use xml::{Form, Xml};
 
 /// The longest body that may be held, in bytes, and the longest that is where nobody says otherwise.
 const MOST: u64 = 16 << 20;
@@ -48,6 +52,7 @@ pub struct Inner {
     on_unparsable: Otherwise,
     other_types: Otherwise,
     forms: bool,
+    xml: Option<Box<Xml>>,
     counts: Counts,
 }
 
@@ -82,13 +87,51 @@ impl Counts {
 impl Inner {
     /// Whether answers are worked on as they come.
     fn streams(&self) -> bool {
-        self.response.filter_only() && self.on_unparsable == Otherwise::Refuse
+        self.response.filter_only() && self.on_unparsable == Otherwise::Refuse && self.answer_form().is_none()
+    }
+
+    /// `xml`, where it is about answers.
+    fn answer_form(&self) -> Option<&Xml> {
+        self.xml.as_deref().filter(|xml| xml.response.is_some())
+    }
+
+    /// A body in another shape, and in another form where that is said, and what is said beside it.
+    fn made(
+        &self,
+        steps: &Steps,
+        settled: &Settled,
+        body: &[u8],
+        forms: Option<(Form, Form)>,
+    ) -> Result<(Vec<u8>, Beside), Fault> {
+        let most = body.len().saturating_add(self.up_to);
+        let Some(((is, becomes), xml)) = forms.zip(self.xml.as_deref()) else {
+            return steps.apply(body, settled, self.up_to, |tree| Ok(tree.write()));
+        };
+        let read;
+        let json = match is {
+            Form::Json => body,
+            Form::Xml => {
+                read = xml.read(body, most)?;
+                &read
+            }
+        };
+        steps.apply(
+            json,
+            settled,
+            self.up_to,
+            |tree| if becomes == Form::Json { Ok(tree.write()) } else { xml.write(tree, most) },
+        )
     }
 }
 
 /// Whether a body of this type is one document of JSON, in UTF-8.
 fn is_json(kind: &[u8]) -> bool {
     !is_stream(kind) && MediaType::parse(kind).is_some_and(|media| media.is_json() && media.is_utf8())
+}
+
+/// Whether a body of this type is one document of XML, in UTF-8.
+fn is_xml(kind: &[u8]) -> bool {
+    MediaType::parse(kind).is_some_and(|media| media.is_xml() && media.is_utf8())
 }
 
 /// Whether a body with this `Content-Encoding` is coded.
@@ -116,7 +159,8 @@ impl Policy for Reshape {
         if config.statuses.is_some() && statuses.is_empty() {
             cx.problems.push(Problem::error(cx.place, "`statuses` is empty: no answer would be worked on"));
         }
-        if cx.problems.len() == before && request.is_empty() && response.is_empty() && !config.forms {
+        let xml = config.xml.as_deref().map(|xml| Box::new(Xml::compile(xml, cx)));
+        if cx.problems.len() == before && request.is_empty() && response.is_empty() && !config.forms && xml.is_none() {
             let problem = Problem::error(cx.place, "`reshape` without steps does nothing");
             cx.problems.push(problem.hint("write `response: [ { remove: /internal } ]`"));
         }
@@ -132,17 +176,18 @@ impl Policy for Reshape {
             on_unparsable: config.on_unparsable,
             other_types: config.other_types,
             forms: config.forms,
+            xml,
             counts: Counts::new(cx.tallies, cx.scope),
         };
         Some(Reshape { inner: Arc::new(inner) })
     }
 
     fn install(self: Arc<Self>, plan: &mut PlanBuilder) {
-        let Inner { request, response, forms, .. } = &*self.inner;
+        let Inner { request, response, forms, xml, .. } = &*self.inner;
         let options = plan.options();
         options.by_path |= request.looks_at_path() || response.looks_at_path();
         options.by_params |= request.looks_at_params() || response.looks_at_params();
-        if !response.is_empty() {
+        if !response.is_empty() || self.inner.answer_form().is_some() {
             let told = options.credential_headers.clone();
             let answers = Arc::new(answer::Answers::new(self.inner.clone(), told));
             if !self.inner.streams() {
@@ -151,7 +196,7 @@ impl Policy for Reshape {
             plan.on_request(answers.clone());
             plan.on_response(answers);
         }
-        if !request.is_empty() || *forms {
+        if !request.is_empty() || *forms || xml.as_ref().is_some_and(|xml| xml.request.is_some()) {
             let requests = Arc::new(request::Requests(self.inner.clone()));
             plan.on_request(requests.clone());
             plan.on_body(requests);

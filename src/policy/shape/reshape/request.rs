@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 
 use super::config::Otherwise;
 use super::steps::{Beside, Settled, Way};
-use super::{Inner, Outcome, Reshape, is_coded, is_json};
+use super::xml::Form;
+use super::{Inner, Outcome, Reshape, is_coded, is_json, is_xml};
 use crate::carrier::{decode, strip_query_param};
 use crate::exchange::Exchange;
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
@@ -27,6 +28,7 @@ enum Content {
     None,
     Json,
     Form,
+    Xml,
     Other,
 }
 
@@ -47,9 +49,25 @@ impl Inner {
         };
         match () {
             () if is_json(kind) => Content::Json,
+            () if self.request_form().is_some() && is_xml(kind) => Content::Xml,
             () if self.forms && MediaType::parse(kind).is_some_and(is_form) => Content::Form,
             () => Content::Other,
         }
+    }
+
+    /// What bodies become, where XML is taken.
+    fn request_form(&self) -> Option<Form> {
+        self.xml.as_ref()?.request()
+    }
+
+    /// The types that are taken.
+    fn taken(&self) -> HeaderValue {
+        HeaderValue::from_static(match (self.forms, self.request_form().is_some()) {
+            (false, false) => "application/json",
+            (true, false) => "application/json, application/x-www-form-urlencoded",
+            (false, true) => "application/json, application/xml, text/xml",
+            (true, true) => "application/json, application/xml, text/xml, application/x-www-form-urlencoded",
+        })
     }
 
     /// The body is none that the path could be made of, where it is to be.
@@ -71,23 +89,18 @@ impl OnRequest for Requests {
         match inner.content(head) {
             Content::Other if inner.other_types == Otherwise::Refuse => {
                 inner.counts.count(Way::Request, Outcome::Refused);
-                let detail = "A body has to be JSON here, and not coded.";
+                let detail = "A body of this type, or one that is coded, is not taken here.";
                 let reply = Reply::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Reshape::NAME, "body_not_json", detail);
-                let accept = if inner.forms {
-                    HeaderValue::from_static("application/json, application/x-www-form-urlencoded")
-                } else {
-                    HeaderValue::from_static("application/json")
-                };
                 // RFC 9110, section 15.5.16.
-                let reply = reply.header(header::ACCEPT, accept);
+                let reply = reply.header(header::ACCEPT, inner.taken());
                 reply.header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")).refuse()
             }
-            Content::Json | Content::Form if inner.is_beyond(head) && inner.beyond == Otherwise::Pass => {
+            Content::Json | Content::Form | Content::Xml if inner.is_beyond(head) && inner.beyond == Otherwise::Pass => {
                 inner.counts.count(Way::Request, Outcome::Passed);
                 lacking(exchange)
             }
             Content::None | Content::Other => lacking(exchange),
-            Content::Json | Content::Form => Flow::Continue(()),
+            Content::Json | Content::Form | Content::Xml => Flow::Continue(()),
         }
     }
 }
@@ -98,7 +111,7 @@ impl OnBody for Requests {
     }
 
     fn wants(&self, head: &RequestHead) -> bool {
-        matches!(self.0.content(head), Content::Json | Content::Form)
+        matches!(self.0.content(head), Content::Json | Content::Form | Content::Xml)
             && !(self.0.beyond == Otherwise::Pass && self.0.is_beyond(head))
     }
 
@@ -112,17 +125,21 @@ impl OnBody for Requests {
 
     fn on_body(&self, head: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow {
         let inner = &self.0;
-        let is_form = inner.content(head) == Content::Form;
+        let content = inner.content(head);
         let settled = inner.request.settle(head, exchange);
         if body.is_empty() {
             return inner.lacking(&settled);
         }
-        if !is_form && !inner.request.work(&settled) {
+        let is = if content == Content::Xml { Form::Xml } else { Form::Json };
+        let forms = inner.request_form().map(|becomes| (is, becomes));
+        let becomes = forms.map_or(Form::Json, |(_, becomes)| becomes);
+        let other_type = content == Content::Form || is != becomes;
+        if !other_type && !inner.request.work(&settled) {
             return Flow::Continue(());
         }
-        let made = match is_form {
-            true => form(body).and_then(|json| inner.request.apply(&json, &settled, inner.up_to)),
-            false => inner.request.apply(body, &settled, inner.up_to),
+        let made = match content {
+            Content::Form => form(body).and_then(|json| inner.made(&inner.request, &settled, &json, forms)),
+            _ => inner.made(&inner.request, &settled, body, forms),
         };
         let (other, beside) = match made {
             Ok(made) => made,
@@ -139,8 +156,9 @@ impl OnBody for Requests {
         let said_of_bytes =
             describing().into_iter().filter(|name| *name != header::CONTENT_LENGTH && *name != header::ACCEPT_RANGES);
         exchange.to_upstream.extend(said_of_bytes.map(HeaderEdit::Remove));
-        if is_form {
-            exchange.to_upstream.push(HeaderEdit::Set(header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
+        if other_type {
+            let kind = inner.xml.as_ref().map_or(HeaderValue::from_static("application/json"), |xml| xml.media_type(becomes));
+            exchange.to_upstream.push(HeaderEdit::Set(header::CONTENT_TYPE, kind));
         }
         tell(beside, head, exchange);
         exchange.new_body = Some(other.into());
@@ -154,6 +172,7 @@ fn refuse(fault: Fault) -> Flow {
         Fault::TooDeep => "The body is nested too deeply.",
         Fault::NoContainer => "The body has a value where an object or array is expected.",
         Fault::TooLarge => "The body would become too large.",
+        Fault::Unsayable => "The body has what cannot be said in XML.",
         Fault::Absent => "The body lacks what the path to the service is made of, or has what no path can be made of.",
         _ => "The body is not well-formed.",
     };

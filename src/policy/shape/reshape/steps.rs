@@ -264,17 +264,23 @@ impl Steps {
         Self::are_on(&self.steps, settled).filter_map(filter).collect()
     }
 
-    /// Reshapes a body.
+    /// Reshapes a body, and writes what has become of it.
     ///
     /// # Errors
     /// It cannot be done. Nothing of it is to be used.
-    pub fn apply(&self, body: &[u8], settled: &Settled, room: usize) -> Result<(Vec<u8>, Beside), Fault> {
+    pub fn apply(
+        &self,
+        body: &[u8],
+        settled: &Settled,
+        room: usize,
+        write: impl FnOnce(&Tree) -> Result<Vec<u8>, Fault>,
+    ) -> Result<(Vec<u8>, Beside), Fault> {
         let mut tree = Tree::parse(body, room)?;
         let mut beside = Beside::default();
         for work in Self::are_on(&self.steps, settled) {
             work.apply(&mut tree, Spot::ROOT, settled, &mut beside)?;
         }
-        let written = tree.write();
+        let written = write(&tree)?;
         // What has been put into itself several times over may be more than was added.
         if written.len() > body.len().saturating_add(room) { Err(Fault::TooLarge) } else { Ok((written, beside)) }
     }

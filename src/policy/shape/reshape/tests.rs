@@ -13,7 +13,7 @@ use crate::reply::Flow;
 fn apply_as(steps: Value, body: &str, head: &RequestHead, exchange: &Exchange) -> Result<String, Fault> {
     let policy = compile::<Reshape>(json!({ "request": steps })).unwrap_or_else(|problems| panic!("{problems:?}"));
     let settled = policy.inner.request.settle(head, exchange);
-    let made = policy.inner.request.apply(body.as_bytes(), &settled, 10_000);
+    let made = policy.inner.request.apply(body.as_bytes(), &settled, 10_000, |tree| Ok(tree.write()));
     made.map(|(body, _)| String::from_utf8(body).unwrap())
 }
 
