@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use brotli::CompressorWriter as BrotliEncoder;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -21,6 +22,11 @@ static TAKEN: AtomicUsize = AtomicUsize::new(0);
 /// Fast enough for every answer; slower ones win a few percent.
 const GZIP_LEVEL: u32 = 5;
 const ZSTD_LEVEL: i32 = 3;
+/// Of 11. From 5 on each step takes much more time and memory for a few percent.
+const BROTLI_QUALITY: u32 = 4;
+/// 256 KiB of a window, by its logarithm, for what an encoder takes; any decoder takes 16 MiB.
+const BROTLI_WINDOW: u32 = 18;
+const BROTLI_BUFFER: usize = 4096;
 /// 128 KiB of a window: decoders of browsers take up to 8 MiB, and each encoder takes a multiple of it.
 const ZSTD_WINDOW: u32 = 17;
 
@@ -33,6 +39,7 @@ impl Allowance {
         let cost = match coding {
             Coding::Gzip => 320 * 1024,
             Coding::Zstd => 1024 * 1024,
+            Coding::Br => 2 * 1024 * 1024,
         };
         let more = |taken: usize| taken.checked_add(cost).filter(|sum| *sum <= MOST);
         TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Allowance(cost))
@@ -56,6 +63,7 @@ pub struct Encoder {
 enum Run {
     Gzip(GzEncoder<Vec<u8>>),
     Zstd(ZstdEncoder<'static, Vec<u8>>),
+    Br(Box<BrotliEncoder<Vec<u8>>>),
 }
 
 impl Encoder {
@@ -68,6 +76,7 @@ impl Encoder {
                 run.set_parameter(CParameter::WindowLog(ZSTD_WINDOW)).ok()?;
                 Run::Zstd(run)
             }
+            Coding::Br => Run::Br(Box::new(BrotliEncoder::new(Vec::new(), BROTLI_BUFFER, BROTLI_QUALITY, BROTLI_WINDOW))),
         };
         Some(Encoder { run: Some(run), pending: false, _allowance: allowance })
     }
@@ -77,6 +86,7 @@ impl Encoder {
             None => Ok(Bytes::new()),
             Some(Run::Gzip(run)) => work(run).map(|()| std::mem::take(run.get_mut()).into()).map_err(|_| failed()),
             Some(Run::Zstd(run)) => work(run).map(|()| std::mem::take(run.get_mut()).into()).map_err(|_| failed()),
+            Some(Run::Br(run)) => work(&mut **run).map(|()| std::mem::take(run.get_mut()).into()).map_err(|_| failed()),
         }
     }
 }
@@ -96,6 +106,7 @@ impl Pieces for Encoder {
             None => Ok(Vec::new()),
             Some(Run::Gzip(run)) => run.finish(),
             Some(Run::Zstd(run)) => run.finish(),
+            Some(Run::Br(run)) => Ok(run.into_inner()),
         };
         rest.map(Bytes::from).map_err(|_| failed())
     }
@@ -117,6 +128,7 @@ mod tests {
         let read = match coding {
             Coding::Gzip => flate2::read::GzDecoder::new(coded).read_to_end(&mut plain),
             Coding::Zstd => zstd::stream::read::Decoder::new(coded).unwrap().read_to_end(&mut plain),
+            Coding::Br => brotli::Decompressor::new(coded, 4096).read_to_end(&mut plain),
         };
         // Of a body that has not ended yet, its pieces can be read all the same.
         drop(read);

@@ -26,15 +26,17 @@ use encoder::{Allowance, Encoder};
 #[serde(rename_all = "snake_case")]
 pub enum Coding {
     Zstd,
+    Br,
     Gzip,
 }
 
 impl Coding {
-    const ALL: [Coding; 2] = [Coding::Zstd, Coding::Gzip];
+    const ALL: [Coding; 3] = [Coding::Zstd, Coding::Br, Coding::Gzip];
 
     fn of(name: &[u8]) -> Option<Coding> {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         match name.len() {
+            2 if is("br") => Some(Coding::Br),
             4 if is("zstd") => Some(Coding::Zstd),
             4 if is("gzip") => Some(Coding::Gzip),
             6 if is("x-gzip") => Some(Coding::Gzip),
@@ -45,6 +47,7 @@ impl Coding {
     fn name(self) -> HeaderValue {
         HeaderValue::from_static(match self {
             Coding::Zstd => "zstd",
+            Coding::Br => "br",
             Coding::Gzip => "gzip",
         })
     }
@@ -53,7 +56,7 @@ impl Coding {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CompressConfig {
-    /// `zstd` and `gzip`, the one first that is taken where a client likes both alike. Default: `[ zstd, gzip ]`.
+    /// `zstd`, `br` (brotli) and `gzip`, the one first that is taken where a client likes several alike. Default: `[ zstd, br, gzip ]`.
     pub codings: Spanned<OneOrMany<Coding>>,
     /// Media types, such as `application/json`, `text/*` or `*+json`. Default: texts, JSON, XML, scripts, SVG and WebAssembly.
     pub types: Spanned<OneOrMany<Spanned<String>>>,
@@ -186,7 +189,7 @@ impl OnResponse for Compress {
 impl Policy for Compress {
     const NAME: &'static str = "compress";
     const STAGE: Stage = Stage::Shape;
-    const SUMMARY: &'static str = "Sends answers in zstd or gzip to clients that take them so.";
+    const SUMMARY: &'static str = "Sends answers in zstd, brotli or gzip to clients that take them so.";
     type Config = CompressConfig;
 
     fn compile(config: &Self::Config, cx: &mut Compile<'_>) -> Option<Self> {
@@ -241,7 +244,9 @@ mod tests {
         for method in ["GET", "HEAD"] {
             let wanted = ["vary: Accept-Encoding", "content-encoding: zstd", "etag: W/\"a\""];
             assert_eq!(changed(method, "zstd, gzip", 200, &fields), wanted, "{method}");
-            assert_eq!(changed(method, "br", 200, &fields), ["vary: Accept-Encoding"], "{method}");
+            let wanted = ["vary: Accept-Encoding", "content-encoding: br", "etag: W/\"a\""];
+            assert_eq!(changed(method, "gzip, br", 200, &fields), wanted, "{method}");
+            assert_eq!(changed(method, "deflate", 200, &fields), ["vary: Accept-Encoding"], "{method}");
         }
         assert_eq!(changed("GET", "gzip", 304, "ETag: \"a\"\r\n"), ["etag: W/\"a\"", "vary: Accept-Encoding"]);
     }
