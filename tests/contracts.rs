@@ -228,6 +228,7 @@ fn a_contract_on_trial_refuses_nobody_and_tells_what_it_would() {
     );
     assert_eq!((&first["detail"], &first["in"]), (&json!("must be at least 1"), &json!("body")));
     assert!(first["first"].is_string() && first["last"].is_string(), "{first}");
+    assert_eq!(first["example"], "integer", "what was there, and not which");
     let keywords: Vec<_> = trial["broken"].as_array().unwrap().iter().map(|kind| kind["keyword"].as_str().unwrap()).collect();
     assert!(["json", "max_body", "content_type", "charset"].iter().all(|keyword| keywords.contains(keyword)), "{trial}");
 }

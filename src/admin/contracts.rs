@@ -35,8 +35,13 @@ fn describe(kind: &Kind) -> Value {
         "first": timestamp(kind.first),
         "last": timestamp(kind.last),
     });
-    if let Some(told) = told.as_object_mut().filter(|_| !kind.operation.is_empty()) {
-        told.insert("operation".to_owned(), Value::from(&*kind.operation));
+    if let Some(told) = told.as_object_mut() {
+        if !kind.operation.is_empty() {
+            told.insert("operation".to_owned(), Value::from(&*kind.operation));
+        }
+        if let Some(example) = &kind.example {
+            told.insert("example".to_owned(), example.clone());
+        }
     }
     told
 }

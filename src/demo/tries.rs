@@ -433,6 +433,12 @@ fn answers(list: &mut List, w: &Words) {
         format!("{curl} -H 'Content-Type: application/json' -d '{{\"customerId\": 7.10}}' {http}/public/42"),
         &[r#""x-customer": "7.10""#],
     );
+    list.add(
+        &[200],
+        "what a service says in JSON, in XML for who likes it better",
+        format!("{curl} -H 'Accept: application/xml' {http}/forms/42"),
+        &["<product><method>GET</method>"],
+    );
     list.add(&[200], "server-sent events, as they come", format!("{curl} -N {http}/events"), &["\"number\":3"]);
     list.add(
         &[503],

@@ -104,6 +104,13 @@ pub struct Violation {
     pub detail: String,
 }
 
+impl Violation {
+    /// Of a value as a whole.
+    pub fn whole(keyword: &'static str, detail: impl Into<String>) -> Violation {
+        Violation { pointer: String::new(), keyword, detail: detail.into() }
+    }
+}
+
 /// What came of a check.
 #[derive(Debug, Default)]
 pub struct Broken {

@@ -19,7 +19,7 @@ use crate::jose::json;
 use crate::json::Tree;
 use crate::policy::validate::contract::{SchemaConfig, schema};
 use crate::policy::validate::media::MediaType;
-use crate::policy::validate::report::{Outcome, Part, Report};
+use crate::policy::validate::report::{Outcome, Part, Report, Wrong};
 use crate::policy::{Compile, Follows, OnRequest, OnResponse, Outgoing, PlanBuilder, Policy, Stage};
 use crate::problem::Problem;
 use crate::reply::{Flow, Reply};
@@ -84,8 +84,8 @@ struct Looking {
 }
 
 impl Inner {
-    fn broken(&self, violations: &[Violation], consumer: Option<&str>) -> Result<(), Box<Reply>> {
-        violations.iter().for_each(|violation| self.report.note(Part::Answer, "", violation, consumer));
+    fn broken(&self, wrong: &[Wrong<'_>], consumer: Option<&str>) -> Result<(), Box<Reply>> {
+        wrong.iter().for_each(|one| self.report.note(one, consumer));
         if self.mode == AnswerMode::Report {
             self.report.count(Part::Answer, Outcome::Reported);
             return Ok(());
@@ -94,14 +94,14 @@ impl Inner {
         let detail = "The service's answer is not what was agreed on.";
         let reply = Reply::new(StatusCode::BAD_GATEWAY, AnswerContract::NAME, "answer_breaks_contract", detail);
         // For the operator, not for the client: it is about the service.
-        let first = violations.first().map_or_else(String::new, |one| format!("{} {}", one.keyword, one.pointer));
+        let first = wrong.first().map_or_else(String::new, |one| format!("{} {}", one.violation.keyword, one.violation.pointer));
         Err(reply.decided_by(first.trim_end()))
     }
 }
 
 /// What is wrong with an answer as a whole.
-fn wrong(keyword: &'static str, detail: &str) -> Violation {
-    Violation { pointer: String::new(), keyword, detail: detail.to_owned() }
+fn wrong(keyword: &'static str, detail: &str) -> Wrong<'static> {
+    Wrong::new(Part::Answer, "", Violation::whole(keyword, detail))
 }
 
 impl Looking {
@@ -133,7 +133,9 @@ impl Whole for Looking {
             }
         }
         if let Some(broken) = self.inner.schema.broken(&value, steps, 20) {
-            self.inner.broken(&broken.violations, consumer)?;
+            let each = broken.violations.into_iter();
+            let wrong: Vec<_> = each.map(|violation| Wrong::in_value(Part::Answer, "", violation, &value)).collect();
+            self.inner.broken(&wrong, consumer)?;
         }
         Ok(left)
     }
@@ -163,13 +165,13 @@ impl OnResponse for AnswerContract {
         match follows {
             // Whoever says that he calls by gRPC gets no other answer by that than others do.
             Follows::Stream if self.inner.mode != AnswerMode::Report && calls() && !streams() => {
-                let violation = wrong("json", "must not be a stream");
-                return self.inner.broken(&[violation], None).map_or_else(Reply::refuse, Flow::Continue);
+                let one = wrong("json", "must not be a stream");
+                return self.inner.broken(&[one], None).map_or_else(Reply::refuse, Flow::Continue);
             }
             Follows::Part if self.inner.mode != AnswerMode::Report => {
-                let violation = wrong("json", "must be whole");
+                let one = wrong("json", "must be whole");
                 let consumer = answer.exchange.identity.as_ref().and_then(|identity| identity.consumer.as_deref());
-                return self.inner.broken(&[violation], consumer).map_or_else(Reply::refuse, Flow::Continue);
+                return self.inner.broken(&[one], consumer).map_or_else(Reply::refuse, Flow::Continue);
             }
             Follows::Nothing if strips && answer.head.method == Method::HEAD => {
                 answer.changes_body(Validator::Drop);

@@ -14,7 +14,7 @@ use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::report::{Outcome, Part, Report};
+use super::report::{Outcome, Part, Report, Wrong};
 use crate::carrier::{decode_escapes, lossy, query_values};
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
@@ -97,13 +97,6 @@ struct Param {
     schema: Schema,
 }
 
-/// What of a request is wrong, and where.
-pub struct Wrong<'a> {
-    pub part: Part,
-    pub name: &'a str,
-    pub violation: Violation,
-}
-
 /// Schemas as they are written.
 pub struct Written<'a> {
     pub body: Option<&'a BodyConfig>,
@@ -152,8 +145,8 @@ impl Contract {
             let values = param.values(head, exchange);
             if values.is_empty() {
                 if param.required {
-                    let violation = Violation { pointer: String::new(), keyword: "required", detail: "must be there".to_owned() };
-                    wrong.push(Wrong { part: param.part, name: &param.name, violation });
+                    let violation = Violation::whole("required", "must be there");
+                    wrong.push(Wrong::new(param.part, &param.name, violation));
                 }
                 continue;
             }
@@ -161,7 +154,7 @@ impl Contract {
             let length: usize = values.iter().map(|value| value.len()).sum();
             if let Some(broken) = param.schema.broken(&value, steps(length), MOST_TOLD - wrong.len()) {
                 let each = broken.violations.into_iter();
-                wrong.extend(each.map(|violation| Wrong { part: param.part, name: &param.name, violation }));
+                wrong.extend(each.map(|violation| Wrong::in_value(param.part, &param.name, violation, &value)));
             }
             if wrong.len() >= MOST_TOLD {
                 break;
@@ -173,20 +166,21 @@ impl Contract {
     /// Judges a body that is well-formed.
     pub fn body(&self, body: &Bytes, exchange: &Exchange) -> Flow {
         let Some(schema) = &self.body else { return Flow::Continue(()) };
-        let broken = match json::value(body) {
-            Some(value) => schema.broken(&value, steps(body.len()), MOST_TOLD),
-            // What the grammar takes and the reader does not: a lone surrogate.
-            None => Some(unreadable("must be text that can be read")),
+        // What the grammar takes and the reader does not: a lone surrogate.
+        let Some(value) = json::value(body) else {
+            let violation = Violation::whole("json", "must be text that can be read");
+            return self.verdict(vec![Wrong::new(Part::Body, "", violation)], false, exchange);
         };
-        let Some(Broken { violations, more }) = broken else { return Flow::Continue(()) };
-        let wrong = violations.into_iter().map(|violation| Wrong { part: Part::Body, name: "", violation }).collect();
+        let Some(Broken { violations, more }) = schema.broken(&value, steps(body.len()), MOST_TOLD) else {
+            return Flow::Continue(());
+        };
+        let wrong = violations.into_iter().map(|violation| Wrong::in_value(Part::Body, "", violation, &value)).collect();
         self.verdict(wrong, more, exchange)
     }
 
     /// Something about a body as a whole, where that is only to be reported.
     pub fn note_body(&self, keyword: &'static str, detail: &'static str, exchange: &Exchange) {
-        let violation = Violation { pointer: String::new(), keyword, detail: detail.to_owned() };
-        let _ = self.verdict(vec![Wrong { part: Part::Body, name: "", violation }], false, exchange);
+        let _ = self.verdict(vec![Wrong::new(Part::Body, "", Violation::whole(keyword, detail))], false, exchange);
     }
 
     fn verdict(&self, wrong: Vec<Wrong<'_>>, more: bool, exchange: &Exchange) -> Flow {
@@ -196,7 +190,7 @@ impl Contract {
         let outcome = if self.mode == Mode::Report { Outcome::Reported } else { Outcome::Refused };
         let consumer = exchange.identity.as_ref().and_then(|identity| identity.consumer.as_deref());
         for one in &wrong {
-            self.report.note(one.part, one.name, &one.violation, consumer);
+            self.report.note(one, consumer);
         }
         self.report.count(wrong.first().map_or(Part::Body, |one| one.part), outcome);
         if outcome == Outcome::Reported {
@@ -213,11 +207,6 @@ impl Contract {
     }
 }
 
-fn unreadable(detail: &'static str) -> Broken {
-    let violation = Violation { pointer: String::new(), keyword: "json", detail: detail.to_owned() };
-    Broken { violations: vec![violation], more: false }
-}
-
 /// How many steps the check of a value of so many bytes may take.
 pub fn steps(bytes: usize) -> u64 {
     STEPS + STEPS_PER_BYTE * bytes as u64
@@ -226,7 +215,7 @@ pub fn steps(bytes: usize) -> u64 {
 /// The member `errors`, and whether there may be more.
 pub fn told(wrong: &[Wrong<'_>], more: bool) -> String {
     let mut out = b",\"errors\":[".to_vec();
-    for (number, Wrong { part, name, violation }) in wrong.iter().enumerate() {
+    for (number, Wrong { part, name, violation, .. }) in wrong.iter().enumerate() {
         if number > 0 {
             out.push(b',');
         }

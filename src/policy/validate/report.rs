@@ -1,13 +1,14 @@
 //! What broke its contract, whether or not it was refused: so that one can be switched on without fear.
 //!
 //! Kept over reloads, for each place where `validate` is written, up to a bound; the oldest kinds go first. No value of a client's is in it; the pointer
-//! has the names of members, which are the client's where the schema does not know them, and its numbers of elements are left out.
+//! and the example have the names of members, which are the client's where the schema does not know them, and its numbers of elements are left out.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use serde_json::{Map, Value};
 
 use crate::ledger::Ledger;
 use crate::schema::Violation;
@@ -18,6 +19,10 @@ const MOST_KINDS: usize = 100;
 /// The same of one with operations.
 const MOST_KINDS_OF_MANY: usize = 1000;
 const MOST_CONSUMERS: usize = 20;
+/// How much of a shape is remembered: levels, values, and bytes of a name.
+const DEEPEST: usize = 3;
+const LARGEST: usize = 24;
+const LONGEST_NAME: usize = 32;
 /// The longest pointer that is remembered, in bytes.
 const LONGEST: usize = 200;
 
@@ -69,6 +74,8 @@ pub struct Kind {
     pub count: u64,
     /// Who, and how often.
     pub consumers: BTreeMap<Box<str>, u64>,
+    /// The shape of what was there the first time: names and types, and no value.
+    pub example: Option<Value>,
     /// In seconds since 1970.
     pub first: u64,
     pub last: u64,
@@ -125,12 +132,14 @@ impl Report {
     }
 
     /// Remembers one. Only what breaks a contract takes the lock.
-    pub fn note(&self, part: Part, name: &str, violation: &Violation, consumer: Option<&str>) {
-        self.note_of("", part, name, violation, consumer);
+    pub fn note(&self, wrong: &Wrong<'_>, consumer: Option<&str>) {
+        self.note_of("", wrong, consumer);
     }
 
     /// Remembers one of an operation.
-    pub fn note_of(&self, operation: &str, part: Part, name: &str, violation: &Violation, consumer: Option<&str>) {
+    pub fn note_of(&self, operation: &str, wrong: &Wrong<'_>, consumer: Option<&str>) {
+        let Wrong { part, name, violation, example } = wrong;
+        let (part, name) = (*part, *name);
         let pointer = general(&violation.pointer);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let mut kinds = self.kinds.lock();
@@ -158,6 +167,7 @@ impl Report {
                     detail: String::new(),
                     count: 0,
                     consumers: BTreeMap::new(),
+                    example: None,
                     first: now,
                     last: now,
                 });
@@ -168,11 +178,82 @@ impl Report {
         kind.count += 1;
         kind.last = now;
         kind.detail.clone_from(&violation.detail);
+        if kind.example.is_none() {
+            kind.example.clone_from(example);
+        }
         let consumer = consumer.unwrap_or("");
         if kind.consumers.contains_key(consumer) || kind.consumers.len() < MOST_CONSUMERS {
             *kind.consumers.entry(consumer.into()).or_default() += 1;
         }
     }
+}
+
+/// What of a request or an answer is wrong, and where.
+pub struct Wrong<'a> {
+    pub part: Part,
+    pub name: &'a str,
+    pub violation: Violation,
+    /// The shape of what is there, where something is.
+    pub example: Option<Value>,
+}
+
+impl<'a> Wrong<'a> {
+    pub fn new(part: Part, name: &'a str, violation: Violation) -> Self {
+        Wrong { part, name, violation, example: None }
+    }
+
+    /// With what is wrong in this value.
+    pub fn in_value(part: Part, name: &'a str, violation: Violation, value: &Value) -> Self {
+        let example = value.pointer(&violation.pointer).map(|there| shape(there, DEEPEST, &mut { LARGEST }));
+        Wrong { part, name, violation, example }
+    }
+}
+
+/// The names and types of a value, as far as there is room: `{"sku":"string","tags":["string"]}`.
+fn shape(value: &Value, depth: usize, left: &mut usize) -> Value {
+    *left = left.saturating_sub(1);
+    let (deeper, more) = (depth.saturating_sub(1), "...".to_owned());
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(_) => "boolean".into(),
+        Value::Number(number) if number.is_f64() => "number".into(),
+        Value::Number(_) => "integer".into(),
+        Value::String(_) => "string".into(),
+        Value::Array(items) if depth > 0 => {
+            let mut shapes: Vec<Value> = Vec::new();
+            for item in items.iter().take(LARGEST) {
+                let of = shape(item, deeper, left);
+                if !shapes.contains(&of) {
+                    shapes.push(of);
+                }
+                if *left == 0 {
+                    shapes.push(more.into());
+                    break;
+                }
+            }
+            shapes.into()
+        }
+        Value::Object(members) if depth > 0 => {
+            let mut shapes = Map::new();
+            for (name, member) in members {
+                if *left == 0 {
+                    shapes.insert(more, Value::Null);
+                    break;
+                }
+                let name = if is_plain_name(name) { name.as_str() } else { "*" };
+                shapes.insert(name.to_owned(), shape(member, deeper, left));
+            }
+            shapes.into()
+        }
+        Value::Array(_) => "array".into(),
+        Value::Object(_) => "object".into(),
+    }
+}
+
+/// Whether a name looks like one that somebody has given to a member, and not like what could be somebody's: an address, a number, a key.
+fn is_plain_name(name: &str) -> bool {
+    let letters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'$'));
+    letters && name.len() <= LONGEST_NAME && name.bytes().filter(u8::is_ascii_digit).count() <= 3
 }
 
 /// A pointer with a `*` for each number.
@@ -192,14 +273,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_example_is_a_shape() {
+        let value = serde_json::json!({
+            "list": [{ "pin": 4711, "who": "ada", "ada@x.test": true, "4929123456781234": null }, { "pin": 1.5, "deep": { "in": {} } }],
+            "many": (0..100).collect::<Vec<_>>(),
+        });
+        let at = |pointer: &str| {
+            let violation = Violation { pointer: pointer.to_owned(), keyword: "type", detail: String::new() };
+            Wrong::in_value(Part::Body, "", violation, &value).example.map_or_else(String::new, |example| example.to_string())
+        };
+        assert_eq!(at("/list/0/who"), "\"string\"");
+        assert_eq!(at("/list/0"), r#"{"pin":"integer","who":"string","*":"null"}"#);
+        assert_eq!(at("/list/1"), r#"{"pin":"number","deep":{"in":{}}}"#);
+        assert_eq!(at("/many"), r#"["integer","..."]"#);
+        assert_eq!(at("/none"), "");
+        assert!(at("").len() < 500 && !at("").contains("ada") && !at("").contains("47"), "{}", at(""));
+    }
+
+    #[test]
     fn kinds_are_bounded_and_counted() {
         let report = Report::of(&Ledger::default(), &Tallies::default(), "route:/test");
         for number in 0..300 {
             let pointer = format!("/items/{number}/price");
             let violation = Violation { pointer, keyword: "type", detail: "must be of the type number".to_owned() };
-            report.note(Part::Body, "", &violation, Some("acme"));
+            report.note(&Wrong::new(Part::Body, "", violation), Some("acme"));
             let other = Violation { pointer: format!("/x{number}"), keyword: "type", detail: String::new() };
-            report.note(Part::Body, "", &other, None);
+            report.note(&Wrong::new(Part::Body, "", other), None);
         }
         let kinds = report.kinds.lock();
         assert_eq!(kinds.len(), MOST_KINDS);

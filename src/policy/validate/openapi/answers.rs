@@ -8,9 +8,9 @@ use pingora_http::ResponseHeader;
 
 use super::super::contract::{MOST_TOLD, Mode, steps};
 use super::super::media::MediaType;
-use super::super::report::{Outcome, Part};
+use super::super::report::{Outcome, Part, Wrong};
 use super::document::Operation;
-use super::{Contract, Openapi, body, broken};
+use super::{Contract, Openapi, body};
 use crate::exchange::Exchange;
 use crate::grpc::Dialect;
 use crate::jose::json;
@@ -33,14 +33,8 @@ struct Looking {
 
 impl Contract {
     /// What is to be done with an answer that is not as the document says.
-    fn breaks(
-        &self,
-        number: u32,
-        operation: &Operation,
-        violations: &[Violation],
-        consumer: Option<&str>,
-    ) -> Result<(), Box<Reply>> {
-        violations.iter().for_each(|violation| self.report.note_of(&operation.id, Part::Answer, "", violation, consumer));
+    fn breaks(&self, number: u32, operation: &Operation, wrong: &[Wrong<'_>], consumer: Option<&str>) -> Result<(), Box<Reply>> {
+        wrong.iter().for_each(|one| self.report.note_of(&operation.id, one, consumer));
         let outcome = if self.answers == Mode::Enforce { Outcome::Refused } else { Outcome::Reported };
         self.report.count(Part::Answer, outcome);
         self.counts.broken(&operation.id, number, outcome);
@@ -50,7 +44,7 @@ impl Contract {
         let detail = "The service's answer is not what was agreed on.";
         let reply = Reply::new(StatusCode::BAD_GATEWAY, Openapi::NAME, "answer_breaks_contract", detail);
         // For the operator, not for the client: it is about the service.
-        let first = violations.first().map_or_else(String::new, |one| format!("{} {}", one.keyword, one.pointer));
+        let first = wrong.first().map_or_else(String::new, |one| format!("{} {}", one.violation.keyword, one.violation.pointer));
         Err(reply.decided_by(first.trim_end()))
     }
 }
@@ -67,15 +61,18 @@ impl OnResponse for Answers {
         let exchange: &Exchange = answer.exchange;
         let Some((number, operation)) = contract.operation(exchange) else { return Flow::Continue(()) };
         let consumer = exchange.identity.as_ref().and_then(|identity| identity.consumer.clone());
-        let judge = |violation: Violation| match contract.breaks(number, operation, &[violation], consumer.as_deref()) {
-            Ok(()) => Flow::Continue(()),
-            Err(reply) => reply.refuse(),
+        let judge = |violation: Violation| {
+            let wrong = [Wrong::new(Part::Answer, "", violation)];
+            match contract.breaks(number, operation, &wrong, consumer.as_deref()) {
+                Ok(()) => Flow::Continue(()),
+                Err(reply) => reply.refuse(),
+            }
         };
         let status = answer.status();
         let Some((_, content)) = operation.answers.iter().find(|(of, _)| of.takes(status.as_u16())) else {
             // What a service says of its own failures, or of a client's, few documents tell whole.
             return if status.is_success() {
-                judge(broken("responses", "has a status that is not in the document"))
+                judge(Violation::whole("responses", "has a status that is not in the document"))
             } else {
                 Flow::Continue(())
             };
@@ -89,8 +86,10 @@ impl OnResponse for Answers {
         match answer.follows() {
             Follows::Body => {}
             // Whoever says that he calls by gRPC gets no other answer by that than others do.
-            Follows::Stream if enforces && calls() && !streams() => return judge(broken("json", "must not be a stream")),
-            Follows::Part if enforces => return judge(broken("json", "must be whole")),
+            Follows::Stream if enforces && calls() && !streams() => {
+                return judge(Violation::whole("json", "must not be a stream"));
+            }
+            Follows::Part if enforces => return judge(Violation::whole("json", "must be whole")),
             _ => return Flow::Continue(()),
         }
         let media = answer.first(&header::CONTENT_TYPE).and_then(MediaType::parse);
@@ -99,14 +98,14 @@ impl OnResponse for Answers {
             return if is_empty {
                 Flow::Continue(())
             } else {
-                judge(broken("content", "has a Content-Type that is not in the document"))
+                judge(Violation::whole("content", "has a Content-Type that is not in the document"))
             };
         };
         if !media.is_some_and(|media| media.is_json()) || one.node.is_none() {
             return Flow::Continue(());
         }
         if !answer.all(&header::CONTENT_ENCODING).is_empty() {
-            return judge(broken("json", "must be without a coding"));
+            return judge(Violation::whole("json", "must be without a coding"));
         }
         let beyond = if contract.answers == Mode::Enforce { Beyond::Refuse(Openapi::NAME) } else { Beyond::Pass };
         let run = Box::new(Looking { contract: contract.clone(), number, node: one.node, consumer });
@@ -120,16 +119,17 @@ impl Whole for Looking {
     fn whole(self: Box<Self>, _: &mut ResponseHeader, body: &Bytes) -> Changed<Option<Bytes>> {
         let Some(operation) = self.contract.document.operations.get(self.number as usize) else { return Ok(None) };
         let schema = &self.contract.document.schema;
-        let violations = match (json::value(body), self.node) {
+        let wrong: Vec<Wrong<'_>> = match (json::value(body), self.node) {
             (Some(value), Some(node)) => {
                 let told = schema.broken_at(node, &value, steps(body.len()), MOST_TOLD, Direction::ToClient);
-                told.map(|told| told.violations).unwrap_or_default()
+                let each = told.map(|told| told.violations).unwrap_or_default().into_iter();
+                each.map(|violation| Wrong::in_value(Part::Answer, "", violation, &value)).collect()
             }
-            (None, _) => vec![broken("json", "must be JSON")],
+            (None, _) => vec![Wrong::new(Part::Answer, "", Violation::whole("json", "must be JSON"))],
             _ => Vec::new(),
         };
-        if !violations.is_empty() {
-            self.contract.breaks(self.number, operation, &violations, self.consumer.as_deref())?;
+        if !wrong.is_empty() {
+            self.contract.breaks(self.number, operation, &wrong, self.consumer.as_deref())?;
         }
         Ok(None)
     }

@@ -36,10 +36,10 @@ use self::counts::Counts;
 use self::document::{Document, Loaded, Met, Operation, Options};
 use self::params::{MOST_PAIRS, pairs};
 use self::security::{Needed, Proving, Schemes, Security};
-use super::contract::{MOST_TOLD, Mode, Wrong, steps, told};
+use super::contract::{MOST_TOLD, Mode, steps, told};
 use super::json::Limits;
 use super::media::MediaType;
-use super::report::{Outcome, Part, Report};
+use super::report::{Outcome, Part, Report, Wrong};
 use super::request::LONGER;
 use crate::context::Context;
 use crate::exchange::{Exchange, OperationName};
@@ -188,10 +188,6 @@ fn refuse(status: StatusCode, reason: &'static str, detail: impl Into<std::borro
     Reply::new(status, Openapi::NAME, reason, detail)
 }
 
-fn broken(keyword: &'static str, detail: impl Into<String>) -> Violation {
-    Violation { pointer: String::new(), keyword, detail: detail.into() }
-}
-
 impl Contract {
     fn meet<'a>(&'a self, head: &RequestHead, path: &'a str) -> Met<'a> {
         self.base.below(path).map_or(Met::Nothing, |path| self.document.meet(&head.method, path))
@@ -232,8 +228,8 @@ impl Contract {
         let schema = &self.document.schema;
         let query = head.query().unwrap_or_default();
         let Some(query) = pairs(query) else {
-            let violation = broken("maxProperties", format!("must have at most {MOST_PAIRS} parameters"));
-            wrong.push(Wrong { part: Part::Query, name: "", violation });
+            let violation = Violation::whole("maxProperties", format!("must have at most {MOST_PAIRS} parameters"));
+            wrong.push(Wrong::new(Part::Query, "", violation));
             return;
         };
         let nothing = Taken::new();
@@ -243,16 +239,16 @@ impl Contract {
                 if wrong.len() >= MOST_TOLD {
                     return;
                 }
-                let mut add = |violation| wrong.push(Wrong { part: param.part, name: &param.name, violation });
+                let mut add = |violation| wrong.push(Wrong::new(param.part, &param.name, violation));
                 let found = match param.read(schema, head, taken, &query, &operation.params) {
                     Ok(None) if param.required => {
-                        add(broken("required", "must be there"));
+                        add(Violation::whole("required", "must be there"));
                         continue;
                     }
                     Ok(None) => continue,
                     Ok(Some(found)) => found,
                     Err(detail) => {
-                        add(broken("style", detail));
+                        add(Violation::whole("style", detail));
                         continue;
                     }
                 };
@@ -262,8 +258,11 @@ impl Contract {
                 if found.len() > 1 && found.iter().any(|value| check(value, 1).is_none()) {
                     continue;
                 }
-                let told = found.first().and_then(|first| check(first, MOST_TOLD));
-                told.into_iter().flat_map(|told| told.violations).for_each(add);
+                let told = found.first().and_then(|first| Some((first, check(first, MOST_TOLD)?)));
+                if let Some((value, told)) = told {
+                    let each = told.violations.into_iter();
+                    wrong.extend(each.map(|violation| Wrong::in_value(param.part, &param.name, violation, value)));
+                }
             }
         }
         if self.refuses_unknown_query {
@@ -271,11 +270,7 @@ impl Contract {
             let known = |name: &str| params().any(|param| param.takes_name(schema, name));
             if query.iter().any(|(name, _)| !known(name)) {
                 // Its name is the client's.
-                wrong.push(Wrong {
-                    part: Part::Query,
-                    name: "",
-                    violation: broken("unknown", "has a parameter that is not known"),
-                });
+                wrong.push(Wrong::new(Part::Query, "", Violation::whole("unknown", "has a parameter that is not known")));
             }
         }
         wrong.truncate(MOST_TOLD);
@@ -284,23 +279,23 @@ impl Contract {
     /// What is wrong with a body before it is read. `Err` is a refusal of its own.
     fn body_head<'a>(&self, operation: &'a Operation, head: &RequestHead, wrong: &mut Vec<Wrong<'a>>) -> Result<(), Box<Reply>> {
         let has_body = !matches!(head.body, BodyFraming::None | BodyFraming::Length(0));
-        let mut add = |violation| wrong.push(Wrong { part: Part::Body, name: "", violation });
+        let mut add = |violation| wrong.push(Wrong::new(Part::Body, "", violation));
         let Some(body) = &operation.body else {
             if has_body {
-                add(broken("requestBody", "must not be there: the operation takes none"));
+                add(Violation::whole("requestBody", "must not be there: the operation takes none"));
             }
             return Ok(());
         };
         if !has_body {
             if body.required {
-                add(broken("required", "must be there"));
+                add(Violation::whole("required", "must be there"));
             }
             return Ok(());
         }
         let mut types = head.header_all("content-type");
         let media = types.next().and_then(MediaType::parse);
         if types.next().is_some() {
-            add(broken("contentType", "must have one Content-Type"));
+            add(Violation::whole("contentType", "must have one Content-Type"));
             return Ok(());
         }
         let unsupported = |reason, detail: &'static str| {
@@ -322,7 +317,7 @@ impl Contract {
             return Err(reply.header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
         }
         if self.lets_pass(head) {
-            add(broken(LONGER.0, LONGER.1));
+            add(Violation::whole(LONGER.0, LONGER.1));
         }
         Ok(())
     }
@@ -338,7 +333,7 @@ impl Contract {
                 self.counts.broken(&operation.id, number, Outcome::Refused);
                 return reply.refuse();
             }
-            wrong.push(Wrong { part: Part::Body, name: "", violation: broken("contentType", reply.detail.into_owned()) });
+            wrong.push(Wrong::new(Part::Body, "", Violation::whole("contentType", reply.detail.into_owned())));
         }
         self.verdict(wrong, false, exchange, number, operation)
     }
@@ -350,7 +345,7 @@ impl Contract {
         let outcome = if self.mode == Mode::Report { Outcome::Reported } else { Outcome::Refused };
         let consumer = exchange.identity.as_ref().and_then(|identity| identity.consumer.as_deref());
         for one in &wrong {
-            self.report.note_of(&operation.id, one.part, one.name, &one.violation, consumer);
+            self.report.note_of(&operation.id, one, consumer);
         }
         self.report.count(wrong.first().map_or(Part::Body, |one| one.part), outcome);
         self.counts.broken(&operation.id, number, outcome);
@@ -394,7 +389,7 @@ impl OnRequest for Meeting {
                     StatusCode::METHOD_NOT_ALLOWED => ("method", "must be by a method that the path has"),
                     _ => ("paths", "must be one of the document's"),
                 };
-                contract.report.note(Part::Path, "", &broken(keyword, detail), consumer);
+                contract.report.note(&Wrong::new(Part::Path, "", Violation::whole(keyword, detail)), consumer);
                 contract.report.count(Part::Path, Outcome::Reported);
                 return Flow::Continue(());
             }
@@ -456,7 +451,7 @@ impl OnBody for Body {
     fn on_longer(&self, exchange: &mut Exchange) {
         let contract = &*self.0;
         let Some((number, operation)) = contract.operation(exchange) else { return };
-        let wrong = vec![Wrong { part: Part::Body, name: "", violation: broken(LONGER.0, LONGER.1) }];
+        let wrong = vec![Wrong::new(Part::Body, "", Violation::whole(LONGER.0, LONGER.1))];
         // A contract on trial: it refuses nobody.
         let _ = contract.verdict(wrong, false, exchange, number, operation);
     }
@@ -467,13 +462,13 @@ impl OnBody for Body {
         let Some((one, media, kind)) = contract.looks_at(operation, head) else { return Flow::Continue(()) };
         let mut wrong = Vec::new();
         let mut more = false;
-        let mut add = |violation| wrong.push(Wrong { part: Part::Body, name: "", violation });
+        let mut add = |violation| wrong.push(Wrong::new(Part::Body, "", violation));
         let schema = &contract.document.schema;
         let is_required = operation.body.as_ref().is_some_and(|body| body.required);
         // Chunked, and nothing in it.
         if body.is_empty() {
             if is_required {
-                add(broken("required", "must be there"));
+                add(Violation::whole("required", "must be there"));
             }
             return contract.verdict(wrong, false, exchange, number, operation);
         }
@@ -484,7 +479,8 @@ impl OnBody for Body {
                     one.node.and_then(|node| schema.broken_at(node, &value, steps(body.len()), MOST_TOLD, Direction::ToService));
                 if let Some(told) = told {
                     more = told.more;
-                    told.violations.into_iter().for_each(add);
+                    let each = told.violations.into_iter();
+                    wrong.extend(each.map(|violation| Wrong::in_value(Part::Body, "", violation, &value)));
                 }
             }
             Ok(None) => {}

@@ -6,16 +6,17 @@ use http::{HeaderValue, StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::super::contract::{Mode, Wrong};
-use super::super::report::Part;
+use super::super::contract::Mode;
+use super::super::report::{Part, Wrong};
 use super::document::{Document, Needs, Operation, Scheme};
-use super::{Contract, broken, refuse};
+use super::{Contract, refuse};
 use crate::exchange::{Exchange, Identity};
 use crate::head::RequestHead;
 use crate::node::Node;
 use crate::policy::OnRequest;
 use crate::problem::{Place, Problem, Problems};
 use crate::reply::Flow;
+use crate::schema::Violation;
 use crate::value::{OneOrMany, Spanned};
 
 /// A method of `authn`.
@@ -166,10 +167,10 @@ impl OnRequest for Proving {
         let Some(lack) = needed.lacks(alternatives, exchange.identity.as_deref()) else { return Flow::Continue(()) };
         if contract.mode == Mode::Report {
             let violation = match lack {
-                Lack::Proof => broken("security", "must prove who asks"),
-                Lack::Scope(_) => broken("security", "must have the scopes that are needed"),
+                Lack::Proof => Violation::whole("security", "must prove who asks"),
+                Lack::Scope(_) => Violation::whole("security", "must have the scopes that are needed"),
             };
-            let wrong = vec![Wrong { part: Part::Header, name: "", violation }];
+            let wrong = vec![Wrong::new(Part::Header, "", violation)];
             return contract.verdict(wrong, false, exchange, number, operation);
         }
         match lack {
