@@ -251,3 +251,33 @@ fn mistakes_are_said_when_the_file_is_loaded() {
         assert!(said.contains(words) && said.contains("error"), "{policies}\n{said}");
     }
 }
+
+/// A known query by GET is an answer for everybody, as any other is; and a file that has changed counts with the next reload.
+#[test]
+fn known_queries_are_kept_and_known_anew_after_a_reload() {
+    let (backend, files) = (service(), Files::new());
+    let known = |documents: &[&str]| {
+        let all: serde_json::Map<String, Value> = documents.iter().map(|text| (sha256(text), (*text).into())).collect();
+        files.write("operations.json", Value::Object(all).to_string());
+    };
+    let by_hash = |text: &str| {
+        let hash = sha256(text);
+        format!("/graphql?extensions=%7B%22persistedQuery%22:%7B%22version%22:1,%22sha256Hash%22:%22{hash}%22%7D%7D")
+    };
+    known(&["{ one }"]);
+    let gateway =
+        Gateway::start_in(&files, &yaml(&backend, "graphql: { persisted: { file: operations.json } }, cache: { ttl: 1h }"));
+    for _ in 0..3 {
+        assert_eq!(get(gateway.port(), &by_hash("{ one }")).status, 200);
+    }
+    assert_eq!(backend.requests().len(), 1, "the next ones had it from memory");
+    get(gateway.port(), &by_hash("{ two }")).assert_problem(400, "graphql", "not_persisted");
+    known(&["{ two }"]);
+    assert_eq!(gateway.reload().0, 200);
+    assert_eq!(get(gateway.port(), &by_hash("{ two }")).status, 200);
+    // What is kept of it is not given either: it is not known any more.
+    get(gateway.port(), &by_hash("{ one }")).assert_problem(400, "graphql", "not_persisted");
+    files.write("operations.json", "{");
+    assert_ne!(gateway.reload().0, 200, "a file that cannot be read leaves everything as it is");
+    assert_eq!(get(gateway.port(), &by_hash("{ two }")).status, 200);
+}
