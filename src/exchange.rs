@@ -457,6 +457,20 @@ impl Exchange {
         self.params.iter().find(|(known, _)| &**known == name).map(|(_, value)| &**value)
     }
 
+    /// What a service is told of it, for another request about the same.
+    pub fn retold(&self) -> Exchange {
+        let mut copy = Exchange::begun(self.connection.clone(), self.request_id.clone(), Instant::now());
+        copy.trusted = self.trusted;
+        copy.trusted_identity = self.trusted_identity;
+        copy.client = self.client;
+        copy.traceparent = self.traceparent;
+        copy.told.clone_from(&self.told);
+        copy.route.clone_from(&self.route);
+        copy.to_upstream.clone_from(&self.to_upstream);
+        copy.upstream_host.clone_from(&self.upstream_host);
+        copy
+    }
+
     /// `http` or `https`: how the client came to the outermost proxy that is trusted, or to the gateway itself. Backends are told the same.
     pub fn scheme(&self) -> &'static str {
         match &self.told {

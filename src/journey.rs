@@ -263,7 +263,8 @@ impl Journey {
 
     /// Notes the status that a backend gave a gRPC call, in its answer's head or behind its body.
     pub fn note_grpc_status(&mut self, fields: &http::HeaderMap) {
-        let Some(status) = fields.get(GRPC_STATUS).filter(|_| self.dialect.is_grpc()) else { return };
+        let is_call = self.dialect.is_grpc() || self.tries.transcoded.is_some();
+        let Some(status) = fields.get(GRPC_STATUS).filter(|_| is_call) else { return };
         self.outcome.grpc_status = status.to_str().ok().and_then(|status| status.parse().ok());
     }
 

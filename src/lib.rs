@@ -32,6 +32,7 @@
 //! | [`upgrade`], [`successor`] | handing the listening sockets to the next process |
 //! | [`demo`] | the product in one command |
 //! | [`cli`] | the commands |
+//! | [`transcode`] | gRPC methods for clients that speak REST and JSON |
 //! | [`json`] | JSON that is worked on as a text: filtered as it comes, or edited as a tree |
 //! | [`address`] | where an endpoint is: an IP address with a port, or a Unix socket |
 //! | [`authority`], [`via`] | a host's one spelling; the names of the gateways that a message has passed |
@@ -59,7 +60,7 @@
 //! - [`carrier`], [`report`], [`value`], [`via`]
 //! - [`cidr`], [`context`], [`exchange`]
 //! - [`cel`], [`jose`], [`redis`], [`schema`], [`wire`]
-//! - [`breaker`], [`consumers`], [`limits`], [`oidc`], [`retry`]
+//! - [`breaker`], [`consumers`], [`limits`], [`oidc`], [`retry`], [`transcode`]
 //! - [`by`]
 //! - rooms that do not know each other: [`cache`], [`keys`], [`listen`], [`observe`], [`route`], [`upstream`]
 //! - [`downstream`], [`policy`], [`tcp`]
@@ -125,6 +126,7 @@ pub mod stripe;
 pub mod successor;
 pub mod tally;
 pub mod tcp;
+pub mod transcode;
 pub mod upgrade;
 pub mod upstream;
 pub mod value;

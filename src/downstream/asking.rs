@@ -61,6 +61,14 @@ impl Client for Downstream {
         Downstream::write_interim(self, answer).await
     }
 
+    async fn whole(&mut self, most: usize) -> Result<Bytes> {
+        Downstream::buffer_body(self, most).await
+    }
+
+    fn pays(&mut self, bytes: usize) -> Result<()> {
+        self.charge(bytes)
+    }
+
     async fn gone(&mut self) {
         Downstream::gone(self).await;
     }

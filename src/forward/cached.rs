@@ -60,7 +60,7 @@ pub async fn run(
         let answer = {
             let target = journey.upstream_target();
             let Journey { view, head, exchange, tries, .. } = &mut *journey;
-            let call = Call { head, exchange, target: target.as_deref(), fill: fill.as_ref() };
+            let call = Call { head, exchange, target: target.as_deref(), fill: fill.as_ref(), stands_for: None };
             // If it fails, it is another's turn, as it is wherever this ends before its answer is whole.
             caller.send(service, &call, tries, down, &view.tls).await
         };

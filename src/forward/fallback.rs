@@ -174,7 +174,7 @@ async fn ask(caller: &Caller, journey: &mut Journey, down: &mut Downstream, serv
     let answer = {
         let target = journey.upstream_target();
         let Journey { view, head, exchange, tries, .. } = &mut *journey;
-        let call = Call { head, exchange, target: target.as_deref(), fill: None };
+        let call = Call { head, exchange, target: target.as_deref(), fill: None, stands_for: None };
         caller.send(service, &call, tries, down, &view.tls).await
     };
     let mut answer = answer.map_err(|error| call_failed(error, journey, down))?;

@@ -1,7 +1,6 @@
 //! Copies of requests for another service ([`Mirror`]): on tasks of their own, so that no client waits for them.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
@@ -104,22 +103,8 @@ pub fn begin(caller: &Arc<Caller>, journey: &mut Journey, down: &Downstream, com
 
 /// What the service is told of an exchange, with the mark of a copy.
 fn copied(exchange: &Exchange) -> Exchange {
-    let mut copy = told(exchange);
+    let mut copy = exchange.retold();
     copy.to_upstream.push(HeaderEdit::Set(MARK, HeaderValue::from_static("1")));
-    copy
-}
-
-/// What a service is told of an exchange.
-pub fn told(exchange: &Exchange) -> Exchange {
-    let mut copy = Exchange::begun(exchange.connection.clone(), exchange.request_id.clone(), Instant::now());
-    copy.trusted = exchange.trusted;
-    copy.trusted_identity = exchange.trusted_identity;
-    copy.client = exchange.client;
-    copy.traceparent = exchange.traceparent;
-    copy.told.clone_from(&exchange.told);
-    copy.route.clone_from(&exchange.route);
-    copy.to_upstream.clone_from(&exchange.to_upstream);
-    copy.upstream_host.clone_from(&exchange.upstream_host);
     copy
 }
 
@@ -133,7 +118,7 @@ impl Question {
             if head.body != BodyFraming::None {
                 head.body = BodyFraming::Length(body.len() as u64);
             }
-            let call = Call { head: &head, exchange: &exchange, target: target.as_deref(), fill: None };
+            let call = Call { head: &head, exchange: &exchange, target: target.as_deref(), fill: None, stands_for: None };
             let (mut tries, mut client) = (Tries::default(), Own(body));
             let asked = async {
                 let answer = caller.send(&service, &call, &mut tries, &mut client, &tls).await.ok()?;

@@ -85,7 +85,7 @@ pub async fn run(
     let answer = {
         let target = journey.upstream_target();
         let Journey { view, head, exchange, tries, .. } = &mut *journey;
-        let call = Call { head, exchange, target: target.as_deref(), fill: None };
+        let call = Call { head, exchange, target: target.as_deref(), fill: None, stands_for: None };
         match &mut copy {
             None => caller.send(service, &call, tries, down, &view.tls).await,
             // Boxed: it must not make the common one's future larger.

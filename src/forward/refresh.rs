@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use super::{mirror, stale};
+use super::stale;
 use crate::cache::{Cache, CachePolicy, Fetch};
 use crate::downstream::seen_upstream;
 use crate::exchange::Exchange;
@@ -44,7 +44,7 @@ pub fn begin(caller: &Arc<Caller>, journey: &Journey, service: &Service, policy:
         tls: journey.view.tls.clone(),
         service,
         head,
-        exchange: mirror::told(&journey.exchange),
+        exchange: journey.exchange.retold(),
         target: journey.upstream_target(),
     };
     refresh.begin();
@@ -71,7 +71,7 @@ impl Refresh {
         let Refresh { caller, cache, policy, mut fetch, tls, service, head, exchange, target } = self;
         let answer = loop {
             let fill = Fill { validators: fetch.validators() };
-            let call = Call { head: &head, exchange: &exchange, target: target.as_deref(), fill: Some(&fill) };
+            let call = Call { head: &head, exchange: &exchange, target: target.as_deref(), fill: Some(&fill), stands_for: None };
             let Ok(answer) = caller.send(&service, &call, tries, &mut Own(Bytes::new()), &tls).await else { return };
             if answer.head.status != StatusCode::NOT_MODIFIED || !fetch.validates() {
                 break answer;

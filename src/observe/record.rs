@@ -57,6 +57,8 @@ pub struct Record<'a> {
     pub credential: &'a str,
     /// 0: the client was gone before there was one.
     pub status: u16,
+    /// The method of gRPC's that a request was made into.
+    pub grpc_method: &'a str,
     /// How a gRPC call ended, if it came to that.
     pub grpc_status: Option<u32>,
     /// `upstream`, `cache`, a policy's name, `door` ...
@@ -125,6 +127,7 @@ impl Default for Record<'_> {
             subject: "",
             credential: "",
             status: 0,
+            grpc_method: "",
             grpc_status: None,
             answered_by: "",
             reason: "",
@@ -212,6 +215,7 @@ impl Record<'_> {
 
     fn write_answer(&self, line: &mut Object<'_>) {
         line.number(member!("status"), self.status.into());
+        line.text(member!("grpc_method"), self.grpc_method.as_bytes(), NAME);
         if let Some(status) = self.grpc_status {
             line.number(member!("grpc_status"), status.into());
         }

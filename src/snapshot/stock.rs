@@ -83,6 +83,9 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
             let hint = "write two services with the same endpoints, one with `protocol: grpc`, or take `engine` out of `server`";
             problems.push(Problem::error(service.endpoints.place, message).hint(hint));
         }
+        if let Some(transcode) = &service.transcode {
+            refuse(transcode.place, "`transcode`", problems);
+        }
         if service.warm.value > 0 {
             refuse(service.warm.place, "`warm`", problems);
         }

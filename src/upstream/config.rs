@@ -22,6 +22,7 @@ use crate::head::AnswerLimits;
 use crate::problem::{Place, foreign};
 use crate::retry::config::RetriesConfig;
 use crate::retry::hedge::HedgingConfig;
+use crate::transcode::config::TranscodeConfig;
 use crate::value::{Period, Raw, Size, Spanned};
 
 /// A service: a group of endpoints that answer the same requests, and how to talk to them.
@@ -98,6 +99,9 @@ pub struct ServiceConfig {
     /// Which addresses of host names are asked, those of `discover` among them: `any`; `ipv4` or `ipv6` alone; or `prefer_ipv4` or
     /// `prefer_ipv6`, which leave those of the other family for when too few of these are well, or none can be connected to. Default: `any`.
     pub dns_family: Spanned<Family>,
+    /// gRPC methods of the service for clients that speak REST and JSON, by the methods' `google.api.http` annotations or by rules. Default:
+    /// none.
+    pub transcode: Option<Spanned<TranscodeConfig>>,
     /// Policies for every route that leads to this service. A route may replace each one whole, or turn it off with `false`.
     pub policies: Option<Raw>,
 }
@@ -139,6 +143,7 @@ impl Default for ServiceConfig {
             retry_after: period(1000),
             dns_refresh: period(10_000),
             dns_family: unwritten(Family::Any),
+            transcode: None,
             policies: None,
         }
     }

@@ -15,7 +15,6 @@ use super::kept::Kept;
 use crate::cache::{Keeping, credentials, is_overriding};
 use crate::core::WorkerState;
 use crate::exchange::{Deadline, Exchange, is_identity};
-use crate::forward::mirror::told;
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::listen::share::Purse;
 use crate::observe::RouteMetrics;
@@ -162,7 +161,7 @@ impl Asking<'_> {
     }
 
     fn exchange_of(&self, part: &Part, road: &Road, head: &RequestHead, request: &Rendered, due: Option<Instant>) -> Exchange {
-        let mut exchange = told(self.exchange);
+        let mut exchange = self.exchange.retold();
         exchange.params.clone_from(&self.exchange.params);
         if part.anonymous {
             let says_who = |name: &HeaderName| {
@@ -207,7 +206,7 @@ impl Asking<'_> {
                 Err(hit) => return self.stored(part, &hit).await,
             },
             None => {
-                let call = Call { head, exchange, target: Some(&request.target), fill: None };
+                let call = Call { head, exchange, target: Some(&request.target), fill: None, stands_for: None };
                 let mut client = Own(request.body.clone().unwrap_or_default());
                 let asked = self.caller.send(service, &call, tries, &mut client, &self.view.tls).await;
                 (asked.map_err(unanswered)?, Keeping::Nothing)

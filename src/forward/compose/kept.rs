@@ -14,7 +14,7 @@ use crate::downstream::seen_upstream;
 use crate::exchange::Exchange;
 use crate::forward::cached::{Asker, Begun, look_on};
 use crate::forward::refresh::Refresh;
-use crate::forward::{mirror, stale};
+use crate::forward::stale;
 use crate::head::RequestHead;
 use crate::journey::use_of;
 use crate::route::compose::Part;
@@ -80,7 +80,7 @@ impl Asking<'_> {
                         tls: self.view.tls.clone(),
                         service: service.clone(),
                         head: head.clone(),
-                        exchange: mirror::told(exchange),
+                        exchange: exchange.retold(),
                         target: Some(target.to_owned()),
                     };
                     refresh.begin();
@@ -90,7 +90,7 @@ impl Asking<'_> {
         };
         loop {
             let fill = fetch.is_for_all().then(|| Fill { validators: fetch.validators() });
-            let call = Call { head, exchange, target: Some(target), fill: fill.as_ref() };
+            let call = Call { head, exchange, target: Some(target), fill: fill.as_ref(), stands_for: None };
             let answer = match self.caller.send(service, &call, tries, &mut Own(bytes::Bytes::new()), &self.view.tls).await {
                 Ok(answer) => answer,
                 Err(error) => {

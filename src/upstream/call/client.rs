@@ -53,6 +53,18 @@ pub trait Client: Send {
     /// The client cannot be written to.
     fn write_interim(&mut self, answer: &AnswerHead) -> impl Future<Output = Result<()>> + Send;
 
+    /// The whole body, up to `most` bytes of it.
+    ///
+    /// # Errors
+    /// It does not come as it should, is longer, or there is no memory for it.
+    fn whole(&mut self, most: usize) -> impl Future<Output = Result<Bytes>> + Send;
+
+    /// Takes so many bytes more of the memory that there is for bodies, for as long as the request.
+    ///
+    /// # Errors
+    /// There is none left.
+    fn pays(&mut self, bytes: usize) -> Result<()>;
+
     /// Waits until the client goes away.
     fn gone(&mut self) -> impl Future<Output = ()> + Send;
 
@@ -127,6 +139,22 @@ impl<C: Client, E: Ear> Client for Overheard<'_, C, E> {
         self.client.write_interim(answer).await
     }
 
+    async fn whole(&mut self, most: usize) -> Result<Bytes> {
+        let known = self.client.buffered().is_some();
+        let body = self.client.whole(most).await?;
+        if !known {
+            if !body.is_empty() {
+                self.by.piece(self.client, Some(&body));
+            }
+            self.by.piece(self.client, None);
+        }
+        Ok(body)
+    }
+
+    fn pays(&mut self, bytes: usize) -> Result<()> {
+        self.client.pays(bytes)
+    }
+
     async fn gone(&mut self) {
         self.client.gone().await;
     }
@@ -181,6 +209,14 @@ impl Client for Own {
     }
 
     async fn write_interim(&mut self, _answer: &AnswerHead) -> Result<()> {
+        Ok(())
+    }
+
+    async fn whole(&mut self, _most: usize) -> Result<Bytes> {
+        Ok(self.0.clone())
+    }
+
+    fn pays(&mut self, _bytes: usize) -> Result<()> {
         Ok(())
     }
 

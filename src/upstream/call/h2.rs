@@ -493,7 +493,12 @@ fn broken(error: &h2::Error) -> Broken {
 }
 
 /// An answer's head, in the one form that all writers take.
-fn head_of(parts: &response::Parts, end: bool, method: &Method, limits: &AnswerLimits) -> Result<Box<AnswerHead>, BadAnswer> {
+pub(super) fn head_of(
+    parts: &response::Parts,
+    end: bool,
+    method: &Method,
+    limits: &AnswerLimits,
+) -> Result<Box<AnswerHead>, BadAnswer> {
     let reason = parts.status.canonical_reason().unwrap_or_default();
     let size = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
     if "HTTP/1.1 200 \r\n\r\n".len() + reason.len() + size > limits.head || parts.headers.len() > limits.fields {

@@ -14,6 +14,7 @@ mod own;
 mod pool;
 mod race;
 pub mod request;
+mod transcoded;
 mod transport;
 mod tries;
 mod warm;
@@ -36,6 +37,7 @@ pub use own::{Engine, Question, Told, drained};
 pub(super) use pool::Key;
 pub use pool::SWEEP;
 pub use request::{Fill, passes};
+pub use transcoded::Transcoded;
 pub use transport::{Transport, is_cut_off};
 pub use tries::Tries;
 pub use warm::Warmer;
@@ -56,6 +58,7 @@ use crate::wire::upgraded::Upgraded;
 use lines::Lines;
 use pool::Pool;
 use race::Dialling;
+use transcoded::Made;
 use transport::Tls;
 
 /// How long the service's `100 Continue` is waited for before the gateway says it itself.
@@ -177,11 +180,13 @@ pub struct Call<'a> {
     /// Another target than the head's.
     pub target: Option<&'a str>,
     pub fill: Option<&'a Fill>,
+    /// The method of the request that the call was made of, where it was: what may be repeated is said of that one.
+    pub stands_for: Option<&'a Method>,
 }
 
 impl Call<'_> {
     fn parts<'p>(&'p self, attempt: u32, buffered: Option<&Bytes>, empty: bool, expects: bool) -> request::Parts<'p> {
-        let Call { head, exchange, target, fill } = *self;
+        let Call { head, exchange, target, fill, .. } = *self;
         request::Parts { head, exchange, target, fill, attempt, buffered: buffered.map(Bytes::len), empty, expects }
     }
 
@@ -213,7 +218,7 @@ impl Call<'_> {
 
     /// Whether it may be asked twice, as the service says, after it was sent.
     fn repeats(&self, service: &Service) -> bool {
-        may_be_repeated(service, self.method(), self.head, self.exchange)
+        may_be_repeated(service, self.stands_for.unwrap_or_else(|| self.method()), self.head, self.exchange)
     }
 }
 
@@ -255,6 +260,8 @@ pub fn idle_connections() -> Option<IdleConnections> {
 enum Connection {
     H1(Box<h1::Line>),
     H2(Box<h2::Stream>),
+    /// None: the answer was made of another one, whose connection is in here if it still comes.
+    Made(Box<Made>),
 }
 
 impl Connection {
@@ -269,6 +276,7 @@ impl Connection {
         match self {
             Connection::H1(line) => line.ask(call, attempt, client, service).await,
             Connection::H2(stream) => stream.ask(call, attempt, client, service).await,
+            Connection::Made(_) => Err(Broken::Unfit),
         }
     }
 
@@ -277,6 +285,7 @@ impl Connection {
         match self {
             Connection::H1(line) => line.is_kept(),
             Connection::H2(stream) => stream.is_kept(),
+            Connection::Made(_) => false,
         }
     }
 
@@ -285,6 +294,7 @@ impl Connection {
         match self {
             Connection::H1(line) => line.has_all_of_the_request(),
             Connection::H2(stream) => stream.has_all_of_the_request(),
+            Connection::Made(_) => true,
         }
     }
 }
@@ -321,9 +331,26 @@ impl Caller {
         client: &mut C,
         tls: &Arc<TlsConnector>,
     ) -> Result<Answer, CallError> {
+        tries.aim = Aim::of(service, call.head, call.exchange);
+        if let Some(transcoder) = &service.transcoder
+            && !call.is_grpc()
+        {
+            return Box::pin(transcoded::send(self, transcoder, service, call, (tries, client), tls)).await;
+        }
+        self.dispatch(service, call, tries, client, tls).await
+    }
+
+    /// The same, as it stands.
+    async fn dispatch<C: Client>(
+        &self,
+        service: &Service,
+        call: &Call<'_>,
+        tries: &mut Tries,
+        client: &mut C,
+        tls: &Arc<TlsConnector>,
+    ) -> Result<Answer, CallError> {
         let mut fresh = false;
         let spoken = service.protocol.spoken(|| call.is_grpc());
-        tries.aim = Aim::of(service, call.head, call.exchange);
         loop {
             let (mut connection, mut key) = self.connect(service, spoken, tries, client, tls, fresh).await?;
             tries.sends();
@@ -341,6 +368,7 @@ impl Caller {
                     Connection::H1(line) => line.ask(call, attempt, client, service).await,
                     // Boxed: it must not make the other one's future larger.
                     Connection::H2(stream) => pinned(|| stream.ask(call, attempt, client, service)).await,
+                    Connection::Made(_) => Err(Broken::Unfit),
                 }
             };
             let broken = match asked {
@@ -507,7 +535,7 @@ impl Caller {
                         (_, None) => {}
                         (Connection::H1(line), Some(place)) => line.hold(place),
                         // It is for as long as the request.
-                        (Connection::H2(_), Some(place)) => tries.hold(place),
+                        (Connection::H2(_) | Connection::Made(_), Some(place)) => tries.hold(place),
                     }
                     return Ok((connection, key));
                 }
@@ -570,7 +598,19 @@ impl Caller {
                 }
             }
             (Connection::H2(stream), _) => stream.let_go(),
+            (Connection::Made(made), _) => {
+                if let Made::Streaming(streaming) = *made {
+                    self.keep_told(streaming.into_answer(), service);
+                }
+            }
             (Connection::H1(_), None) => {}
+        }
+    }
+
+    /// The same of one that another was made of, which is one of a stream's.
+    fn keep_told(&self, answer: Answer, _service: &Service) {
+        if let Connection::H2(stream) = answer.connection {
+            stream.let_go();
         }
     }
 
@@ -587,6 +627,7 @@ impl Answer {
         match &self.connection {
             Connection::H1(line) => line.is_early(),
             Connection::H2(stream) => stream.is_early(),
+            Connection::Made(_) => false,
         }
     }
 
@@ -598,6 +639,7 @@ impl Answer {
         match &mut self.connection {
             Connection::H1(line) => line.take(),
             Connection::H2(stream) => Ok(stream.take()),
+            Connection::Made(made) => made.take(),
         }
     }
 
@@ -610,6 +652,7 @@ impl Answer {
         let more = match &mut self.connection {
             Connection::H1(line) => line.more(client, service, pace).await,
             Connection::H2(stream) => pinned(|| stream.more(client, service, pace)).await,
+            Connection::Made(made) => Box::pin(made.more(client, service)).await,
         };
         if matches!(more, Err(Broken::TooSlow)) {
             service.cluster.board().count_too_slow();
@@ -619,8 +662,10 @@ impl Answer {
 
     /// Takes in what comes of the body while the client takes its time, where that costs less memory than to leave it be.
     pub fn absorb(&mut self, cx: &mut Context<'_>) {
-        if let Connection::H2(stream) = &mut self.connection {
-            stream.absorb(cx);
+        match &mut self.connection {
+            Connection::H1(_) => {}
+            Connection::H2(stream) => stream.absorb(cx),
+            Connection::Made(made) => made.absorb(cx),
         }
     }
 
@@ -645,6 +690,7 @@ impl Answer {
             Connection::H2(stream) => {
                 Some((Upgraded::H2(Box::new(stream.into_tunnel()?)), BytesMut::new(), Alarm::default(), None))
             }
+            Connection::Made(_) => None,
         }
     }
 }

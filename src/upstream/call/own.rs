@@ -58,7 +58,7 @@ impl Engine<'_> {
             last = name.or(last);
             exchange.to_upstream.extend(last.clone().map(|name| HeaderEdit::Add(name, value)));
         }
-        let call = Call { head: &head, exchange: &exchange, target: None, fill: None };
+        let call = Call { head: &head, exchange: &exchange, target: None, fill: None, stands_for: None };
         let (mut tries, mut client) = (Tries::default(), Own(body.unwrap_or_default()));
         let asked = async {
             let mut asked = self.caller.send(service, &call, &mut tries, &mut client, self.tls).await;

@@ -12,6 +12,7 @@ use crate::head::RequestHead;
 use crate::reply::Reply;
 use crate::retry::Why;
 use crate::upstream::aim::Aim;
+use crate::upstream::call::transcoded::Transcoded;
 use crate::upstream::gate::Place;
 use crate::upstream::{AttemptOutcome, InFlightGuard, Picked, Service};
 
@@ -54,6 +55,8 @@ pub struct Tries {
     waits_for_nobody: bool,
     /// What came of a second copy of the request, if one was sent: `won` or `lost`.
     pub hedge: &'static str,
+    /// The call that the request was made into, where it was.
+    pub transcoded: Option<Box<Transcoded>>,
 }
 
 /// A gRPC call whose status is behind its answer.

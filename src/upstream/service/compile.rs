@@ -15,6 +15,8 @@ use crate::retry::budget::Budget;
 use crate::retry::config::RetriesConfig;
 use crate::retry::hedge::{Hedging, HedgingConfig};
 use crate::retry::{self, Speaks};
+use crate::transcode::Transcoder;
+use crate::transcode::config::TranscodeConfig;
 use crate::upstream::address::Address;
 use crate::upstream::balance::subset::Subset;
 use crate::upstream::cluster::{Board, Cluster, Member, Source, Spread};
@@ -109,6 +111,8 @@ impl Service {
         let hedged = config.hedging.is_some();
         let retries = compile_retries(&config.retries, config.protocol, hedged, key, problems, kept).map(Arc::new);
         let keep_alive = count_within("keep_alive", &config.keep_alive, 0, 65_536, problems);
+        let transcoder =
+            config.transcode.as_ref().map(|transcode| compile_transcoder(transcode, config.protocol, base, problems));
         let warm = count_within("warm", &config.warm, 0, MOST_WARM, problems);
         if let (Some(keep_alive), Some(warm)) = (keep_alive, warm)
             && warm > keep_alive
@@ -141,6 +145,7 @@ impl Service {
         let panic = config.panic.as_ref().map(|panic| Panic::compile(panic, problems));
         let breaker = config.circuit_breaker.as_ref().map(|breaker| breaker.compile(problems).zip(Some(breaker.scope.value)));
         // An inner `None` is a problem that has been told.
+        let transcoder = transcoder.map_or(Some(None), |one| one.map(Some))?;
         let (panic, breaker) = (panic.map_or(Some(None), |one| one.map(Some)), breaker.map_or(Some(None), |one| one.map(Some)));
         let (tls, check) = (tls.map_or(Some(None), |tls| tls.map(Some))?, check.map_or(Some(None), |check| check.map(Some))?);
         let found = found.map_or(Some(None), |found| found.map(Some))?;
@@ -186,6 +191,7 @@ impl Service {
             hedging,
             queue,
             keep_alive: keep_alive? as usize,
+            transcoder,
             warm: warm? as usize,
             retry_after: retry_after?,
             dns_refresh: dns_refresh?,
@@ -475,6 +481,20 @@ fn compile_spread(
         sticky: sticky.map(Arc::new),
         family: config.dns_family.value,
     })
+}
+
+fn compile_transcoder(
+    config: &Spanned<TranscodeConfig>,
+    protocol: Protocol,
+    base: &Path,
+    problems: &mut Problems,
+) -> Option<Arc<Transcoder>> {
+    if !protocol.is_http2() {
+        let problem = Problem::error(config.place, "`transcode` makes calls of gRPC's, and the service speaks HTTP/1.1");
+        problems.push(problem.hint("protocol: grpc"));
+        return None;
+    }
+    Transcoder::compile(config, base, problems).map(Arc::new)
 }
 
 fn compile_timeouts(config: &TimeoutsConfig, problems: &mut Problems) -> Option<Timeouts> {

@@ -25,6 +25,7 @@ use crate::ledger::Ledger;
 use crate::retry;
 use crate::retry::hedge::Hedging;
 use crate::tally::Tallies;
+use crate::transcode::Transcoder;
 use crate::value::Raw;
 use crate::wait::Pace;
 
@@ -63,6 +64,8 @@ pub struct Service {
     pub queue: Option<Queue>,
     /// How many idle connections each core keeps.
     pub keep_alive: usize,
+    /// What requests mean that are no calls of gRPC's, where the service takes nothing else.
+    pub transcoder: Option<Arc<Transcoder>>,
     /// How many connections to each endpoint each core makes ahead of requests.
     pub warm: usize,
     /// What clients are told while no endpoint is healthy.

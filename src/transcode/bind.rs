@@ -1,0 +1,225 @@
+//! A request into the message that it means: the body, what the query adds to it, and what the path says.
+
+use std::borrow::Cow;
+
+use http::{HeaderValue, Method as HttpMethod, StatusCode, header};
+use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, Value};
+
+use super::config::Unknown;
+use super::field::{FieldPath, Lost, one_of_its_kind};
+use super::table::Found;
+use super::{Body, Meant, Transcoder, framed, is_http_body, wkt};
+use crate::carrier::{decode, decode_escapes};
+use crate::jose::json;
+use crate::reply::{Reply, push_json};
+
+/// The most parameters of a query that are looked at.
+const MOST_PARAMETERS: usize = 1000;
+
+const NAME: &str = "transcode";
+
+/// The request is at fault.
+fn refused(status: StatusCode, reason: &'static str, detail: &'static str) -> Box<Reply> {
+    Reply::new(status, NAME, reason, detail)
+}
+
+/// The same, and where.
+fn wrong(part: &str, key: &str, at: &str, must: &str) -> Box<Reply> {
+    let mut members = b",\"errors\":[{\"in\":".to_vec();
+    push_json(&mut members, part);
+    for (key, text) in [(key, at), ("detail", must)] {
+        members.push(b',');
+        push_json(&mut members, key);
+        members.push(b':');
+        push_json(&mut members, text);
+    }
+    members.extend_from_slice(b"}]");
+    let mut reply =
+        refused(StatusCode::BAD_REQUEST, "unfit_message", "The request cannot be made into a message: `errors` says where.");
+    reply.members = String::from_utf8(members).ok().map(Into::into);
+    reply
+}
+
+impl Transcoder {
+    /// Which method a request means. `path` is canonical.
+    ///
+    /// # Errors
+    /// The answer to one that means none.
+    pub fn find<'t, 'p>(&'t self, method: &HttpMethod, path: &'p str) -> Result<Meant<'t, 'p>, Box<Reply>> {
+        let (number, segments) = match self.table.find(method, path) {
+            Found::Rule(number, segments) => (number, segments),
+            Found::Others(methods) => {
+                let mut names: Vec<&str> = methods.iter().map(HttpMethod::as_str).collect();
+                if methods.contains(&HttpMethod::GET) && !methods.contains(&HttpMethod::HEAD) {
+                    names.push("HEAD");
+                }
+                names.sort_unstable();
+                let reply = refused(StatusCode::METHOD_NOT_ALLOWED, "method_not_bound", "This path does not take this method.");
+                // They are tokens.
+                let allow = HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static(""));
+                return Err(reply.header(header::ALLOW, allow));
+            }
+            Found::Nothing => return Err(refused(StatusCode::NOT_FOUND, "no_rule", "No method of the service is at this path.")),
+        };
+        let missing = || refused(StatusCode::NOT_FOUND, "no_rule", "No method of the service is at this path.");
+        let rule = self.rules.get(number).ok_or_else(missing)?;
+        let method = self.methods.get(rule.method).ok_or_else(missing)?;
+        if method.takes_stream {
+            let detail = "This method takes a stream of messages, and can be called by clients of gRPC's only.";
+            return Err(refused(StatusCode::NOT_IMPLEMENTED, "stream_needed", detail));
+        }
+        Ok(Meant { transcoder: self, rule, method, segments })
+    }
+}
+
+impl Meant<'_, '_> {
+    /// The request as gRPC sends it: one message, behind its prefix.
+    ///
+    /// # Errors
+    /// The answer to a request that cannot be made into one.
+    pub fn bind(&self, query: Option<&str>, content_type: Option<&[u8]>, body: &[u8]) -> Result<Vec<u8>, Box<Reply>> {
+        let mut message = self.body(content_type, body)?;
+        self.query(&mut message, query.unwrap_or_default())?;
+        self.path(&mut message)?;
+        let frame = framed(&message);
+        if frame.len() - 5 > self.transcoder.max_message {
+            return Err(refused(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "message_too_large",
+                "The message is larger than the service takes.",
+            ));
+        }
+        Ok(frame)
+    }
+
+    fn body(&self, content_type: Option<&[u8]>, body: &[u8]) -> Result<DynamicMessage, Box<Reply>> {
+        let input = &self.method.input;
+        let mut message = DynamicMessage::new(input.clone());
+        match &self.rule.body {
+            Body::None if body.is_empty() => {}
+            Body::None => {
+                let detail = "This method takes no body: what it wants to know stands in the path and the query.";
+                return Err(refused(StatusCode::BAD_REQUEST, "unexpected_body", detail));
+            }
+            Body::Whole if is_http_body(input) => message = raw(input, content_type, body)?,
+            Body::Whole if body.is_empty() => {}
+            Body::Whole => {
+                let json = tree(content_type, body)?;
+                let read = self.transcoder.reader.message(input, &json);
+                message = read.map_err(|why| wrong("body", "pointer", &why.at, &why.must))?;
+            }
+            Body::Field(field) => {
+                let value = match field.kind().as_message() {
+                    Some(kind) if is_http_body(kind) && !field.is_list() => Some(Value::Message(raw(kind, content_type, body)?)),
+                    _ if body.is_empty() => None,
+                    _ => {
+                        let json = tree(content_type, body)?;
+                        let read = self.transcoder.reader.field(field, &json);
+                        read.map_err(|why| wrong("body", "pointer", &why.at, &why.must))?
+                    }
+                };
+                if let Some(value) = value {
+                    set(&mut message, field, value).map_err(|must| wrong("body", "pointer", "", &must))?;
+                }
+            }
+        }
+        Ok(message)
+    }
+
+    /// What the body does not say, nor the path.
+    fn query(&self, message: &mut DynamicMessage, query: &str) -> Result<(), Box<Reply>> {
+        let mut given: Vec<FieldPath> = Vec::new();
+        for (number, pair) in query.split('&').filter(|pair| !pair.is_empty()).enumerate() {
+            if number == MOST_PARAMETERS {
+                return Err(refused(StatusCode::BAD_REQUEST, "too_many_parameters", "The query has too many parameters."));
+            }
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = utf8(decode(name)).ok_or_else(|| wrong("query", "name", "", "must be UTF-8"))?;
+            let wrong = |must: &str| wrong("query", "name", &name, must);
+            let path = match FieldPath::find(&self.method.input, &name) {
+                Ok(path) if self.leaves(&path) => path,
+                _ if self.transcoder.unknown_query == Unknown::Ignore => continue,
+                Ok(_) if matches!(self.rule.body, Body::Whole) => return Err(wrong("must stand in the body")),
+                Ok(_) => return Err(wrong("must not stand in the query, for the body or the path says it")),
+                Err(lost @ (Lost::Unknown | Lost::TooDeep | Lost::ThroughMany | Lost::NoText)) => return Err(wrong(lost.must())),
+            };
+            let value = utf8(decode(value)).ok_or_else(|| wrong("must be UTF-8"))?;
+            if !path.is_list() {
+                if given.iter().any(|other| other.meets(&path)) {
+                    return Err(wrong("must not be there twice"));
+                }
+                given.push(path.clone());
+            }
+            path.put(message, &value).map_err(|must| wrong(&must))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a field is for the query to say.
+    fn leaves(&self, path: &FieldPath) -> bool {
+        let of_body = match &self.rule.body {
+            Body::None => false,
+            Body::Whole => true,
+            Body::Field(field) => path.first() == Some(field),
+        };
+        !of_body && !self.rule.variables.iter().any(|(other, _)| other.meets(path))
+    }
+
+    /// What the path says goes before what the body says.
+    fn path(&self, message: &mut DynamicMessage) -> Result<(), Box<Reply>> {
+        for (path, variable) in &self.rule.variables {
+            let wrong = |must: &str| wrong("path", "name", &variable.field, must);
+            let to = variable.to.unwrap_or(self.segments.len());
+            let segments = self.segments.get(variable.from..to).unwrap_or_default();
+            let read = |segment: &&str| utf8(if variable.several { unescaped(segment) } else { decode_escapes(segment) });
+            let segments: Option<Vec<_>> = segments.iter().map(read).collect();
+            let value = segments.ok_or_else(|| wrong("must be UTF-8"))?.join("/");
+            path.clear(message);
+            path.put(message, &value).map_err(|must| wrong(&must))?;
+        }
+        Ok(())
+    }
+}
+
+fn set(message: &mut DynamicMessage, field: &FieldDescriptor, value: Value) -> Result<(), String> {
+    one_of_its_kind(message, field)?;
+    message.try_set_field(field, value).map_err(|_| "must be of the field's type".to_owned())
+}
+
+/// A body that is passed on as it is.
+fn raw(kind: &MessageDescriptor, content_type: Option<&[u8]>, body: &[u8]) -> Result<DynamicMessage, Box<Reply>> {
+    let content_type = content_type.map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+    let mut message = DynamicMessage::new(kind.clone());
+    let filled = wkt::set(&mut message, "content_type", Value::String(content_type));
+    let filled = filled.and_then(|()| wkt::set(&mut message, "data", Value::Bytes(body.to_vec().into())));
+    filled.map_err(|must| wrong("body", "pointer", "", &must))?;
+    Ok(message)
+}
+
+/// The JSON that a body is.
+fn tree(content_type: Option<&[u8]>, body: &[u8]) -> Result<serde_json::Value, Box<Reply>> {
+    let kind = content_type.unwrap_or_default();
+    let essence = kind.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
+    let is_json = matches!(&*essence, b"" | b"application/json" | b"text/json") || essence.ends_with(b"+json");
+    if !is_json {
+        return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "json_needed", "The body has to be JSON here."));
+    }
+    json::unique(body).ok_or_else(|| {
+        let detail =
+            "The body is no JSON that has one meaning: it is malformed, nested too deeply, or has a name twice in an object.";
+        refused(StatusCode::BAD_REQUEST, "malformed_json", detail)
+    })
+}
+
+fn utf8(bytes: Cow<'_, [u8]>) -> Option<String> {
+    String::from_utf8(bytes.into_owned()).ok()
+}
+
+/// A segment of several, without its escapes, but for slashes that are part of it.
+fn unescaped(segment: &str) -> Cow<'_, [u8]> {
+    if !segment.contains("%2F") {
+        return decode_escapes(segment);
+    }
+    let parts: Vec<_> = segment.split("%2F").map(decode_escapes).collect();
+    Cow::Owned(parts.join(&b"%2F"[..]))
+}

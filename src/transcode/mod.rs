@@ -1,0 +1,211 @@
+//! gRPC methods for clients that speak REST and JSON: which method a request means, the message that it is made into, and the JSON that the
+//! answer is made into. After [`google.api.http`](https://github.com/googleapis/googleapis/blob/master/google/api/http.proto) and
+//! [proto3's JSON mapping](https://protobuf.dev/programming-guides/json/).
+//!
+//! - [`source`]: descriptors, from files.
+//! - [`template`], [`table`], [`annotation`], [`compile`]: the rules.
+//! - [`bind`], [`field`]: path, query and body into a message.
+//! - [`read`], [`write`], [`scalar`], [`wkt`]: JSON and messages.
+//! - [`frames`], [`status`]: what gRPC puts around messages, and how a call ends.
+//!
+//! Nothing here waits or talks to anybody: the calls are made where all calls are, in [`crate::upstream::call`].
+
+mod annotation;
+mod bind;
+mod compile;
+pub mod config;
+mod field;
+pub mod frames;
+mod read;
+mod scalar;
+mod source;
+pub mod status;
+mod table;
+mod template;
+mod wkt;
+pub mod write;
+
+use prost_reflect::prost::Message;
+use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor};
+
+use config::Unknown;
+use field::FieldPath;
+use read::Reader;
+use table::Table;
+use template::Variable;
+use write::{Style, Unwritable, Writer};
+
+/// How much longer than the longest message its JSON may be.
+const JSON_LONGER: usize = 4;
+
+/// What a service's methods are to clients that speak REST.
+pub struct Transcoder {
+    table: Table,
+    rules: Vec<Rule>,
+    methods: Vec<Method>,
+    reader: Reader,
+    style: Style,
+    unknown_query: Unknown,
+    /// The longest message, in bytes.
+    pub max_message: usize,
+    /// Errors are written in what the service's own descriptors know.
+    near: Option<MessageDescriptor>,
+}
+
+impl std::fmt::Debug for Transcoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transcoder").field("methods", &self.methods.len()).field("rules", &self.rules.len()).finish()
+    }
+}
+
+/// A method of gRPC's.
+#[derive(Debug)]
+pub struct Method {
+    /// `/package.Service/Method`.
+    pub path: Box<str>,
+    input: MessageDescriptor,
+    output: MessageDescriptor,
+    /// It answers with any number of messages.
+    pub streams: bool,
+    /// It takes any number of messages.
+    takes_stream: bool,
+}
+
+/// Requests that mean a method.
+#[derive(Debug)]
+struct Rule {
+    method: usize,
+    body: Body,
+    /// The field of the answer that is the whole answer.
+    answer: Option<FieldDescriptor>,
+    variables: Vec<(FieldPath, Variable)>,
+}
+
+#[derive(Debug)]
+enum Body {
+    None,
+    Whole,
+    Field(FieldDescriptor),
+}
+
+/// The method that a request means, and what its path says.
+pub struct Meant<'t, 'p> {
+    transcoder: &'t Transcoder,
+    rule: &'t Rule,
+    pub method: &'t Method,
+    segments: Vec<&'p str>,
+}
+
+/// An answer's body.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Told {
+    /// `None`: it is JSON.
+    pub content_type: Option<String>,
+    pub body: Vec<u8>,
+}
+
+impl Transcoder {
+    /// How long the JSON of a message may be.
+    pub fn max_json(&self) -> usize {
+        self.max_message.saturating_mul(JSON_LONGER)
+    }
+}
+
+/// How one answer of a method is written.
+#[derive(Clone)]
+pub struct Answering {
+    output: MessageDescriptor,
+    field: Option<FieldDescriptor>,
+    style: Style,
+    most: usize,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    /// It is no message of the type that the method answers with.
+    Undecodable,
+    Unwritable(Unwritable),
+}
+
+impl Unfit {
+    pub fn why(self) -> &'static str {
+        match self {
+            Unfit::Undecodable => "of another type",
+            Unfit::Unwritable(why) => why.why(),
+        }
+    }
+}
+
+impl Meant<'_, '_> {
+    /// For when the request is gone.
+    pub fn answering(&self) -> Answering {
+        let (output, field) = (self.method.output.clone(), self.rule.answer.clone());
+        Answering { output, field, style: self.transcoder.style, most: self.transcoder.max_json() }
+    }
+}
+
+impl Answering {
+    /// Whether answers are raw bodies, and not JSON.
+    pub fn is_raw(&self) -> bool {
+        match &self.field {
+            Some(field) => !field.is_list() && field.kind().as_message().is_some_and(is_http_body),
+            None => is_http_body(&self.output),
+        }
+    }
+
+    /// What a client is told of a message.
+    ///
+    /// # Errors
+    /// See [`Unfit`].
+    pub fn told(&self, message: &[u8]) -> Result<Told, Unfit> {
+        let message = DynamicMessage::decode(self.output.clone(), message).map_err(|_| Unfit::Undecodable)?;
+        if self.is_raw() {
+            let raw = match &self.field {
+                Some(field) => message.get_field(field).as_message().cloned(),
+                None => Some(message),
+            };
+            return Ok(raw.map_or(Told { content_type: None, body: Vec::new() }, raw_body));
+        }
+        let mut body = Vec::with_capacity(256);
+        let mut writer = Writer::new(self.style, &mut body, self.most);
+        let written = match &self.field {
+            Some(field) => writer.field(field, &message.get_field(field)),
+            None => writer.message(&message),
+        };
+        written.map_err(Unfit::Unwritable)?;
+        if body.len() > self.most {
+            return Err(Unfit::Unwritable(Unwritable::TooLarge));
+        }
+        Ok(Told { content_type: None, body })
+    }
+}
+
+/// A body that is passed on as it is.
+fn is_http_body(message: &MessageDescriptor) -> bool {
+    message.full_name() == "google.api.HttpBody"
+}
+
+fn raw_body(body: DynamicMessage) -> Told {
+    let kind = body.get_field_by_name("content_type").and_then(|kind| kind.as_str().map(str::to_owned));
+    let data = body.get_field_by_name("data").and_then(|data| data.as_bytes().map(|data| data.to_vec()));
+    let kind = kind.filter(|kind| !kind.is_empty()).unwrap_or_else(|| "application/octet-stream".to_owned());
+    Told { content_type: Some(kind), body: data.unwrap_or_default() }
+}
+
+/// The type's name in the URL of an `Any`.
+fn type_name(url: &str) -> Option<&str> {
+    url.rsplit_once('/').map(|(_, name)| name).filter(|name| !name.is_empty())
+}
+
+/// A message behind its prefix, as gRPC sends it.
+fn framed(message: &DynamicMessage) -> Vec<u8> {
+    let length = message.encoded_len();
+    let mut frame = Vec::with_capacity(5 + length);
+    frame.push(0);
+    // It is no longer than what it was made of, by an order.
+    frame.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+    // There is always room in a vector.
+    let _ = message.encode(&mut frame);
+    frame
+}

@@ -1,0 +1,411 @@
+//! Calls to a service that speaks gRPC for who speaks REST ([`crate::transcode`]): the request becomes a call, and the call's answer becomes
+//! one as any service of HTTP's would have given, so that nobody else has to know. What a call is refused, retried and counted for is
+//! what it is for all.
+
+mod fields;
+mod streaming;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header, response};
+use pingora_error::Result;
+use std::task::Context;
+
+use super::client::Client;
+use super::{Answer, Broken, Call, CallError, Caller, Connection, Piece, call_error};
+use crate::exchange::RequestId;
+use crate::grpc::{GRPC_MESSAGE, GRPC_RETRY_PUSHBACK, GRPC_STATUS};
+use crate::head::AnswerLimits;
+use crate::reply::Reply;
+use crate::transcode::frames::{Bad, Frames};
+use crate::transcode::{Answering, Transcoder, status};
+use crate::upstream::{AttemptOutcome, Service, TlsConnector};
+use crate::wire::answer::AnswerHead;
+use fields::{Metadata, head_of};
+use std::sync::Arc;
+use streaming::{Form, Streaming};
+
+const NAME: &str = "transcode";
+const DETAILS: &str = "grpc-status-details-bin";
+/// What problem documents are.
+const PROBLEM: &str = "application/problem+json";
+
+/// For the log.
+#[derive(Debug)]
+pub struct Transcoded {
+    /// `/package.Service/Method`.
+    pub method: Box<str>,
+    /// How the call ended. `None` as long as that is not known.
+    pub status: Option<u32>,
+}
+
+/// The body of an answer that was made of a call's.
+pub enum Made {
+    /// It is whole, and this is left of it.
+    Whole(Bytes),
+    Streaming(Box<Streaming>),
+}
+
+/// The client, with its request's message in place of its body.
+pub struct Framed<'a, C> {
+    client: &'a mut C,
+    frame: Bytes,
+}
+
+/// Makes the call that a request means.
+///
+/// # Errors
+/// See [`CallError`]. A request that means none is refused.
+pub async fn send<C: Client>(
+    caller: &Caller,
+    transcoder: &Arc<Transcoder>,
+    service: &Service,
+    call: &Call<'_>,
+    (tries, client): (&mut super::Tries, &mut C),
+    tls: &Arc<TlsConnector>,
+) -> std::result::Result<Answer, CallError> {
+    let target = call.target.map(|target| target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query))));
+    let (path, query) = target.unwrap_or_else(|| (call.head.path.as_str(), call.head.query()));
+    let meant = transcoder.find(call.method(), path).map_err(CallError::Service)?;
+    let body = client.whole(transcoder.max_json()).await.map_err(CallError::Client)?;
+    let content_type = fields::content_type(call);
+    let frame = meant.bind(query, content_type, &body).map_err(CallError::Service)?;
+    drop(body);
+    client.pays(frame.len()).map_err(CallError::Client)?;
+    let (answering, streams) = (meant.answering(), meant.method.streams);
+    let method: Box<str> = meant.method.path.clone();
+    let head = fields::request(call, &method, frame.len());
+    let exchange = fields::exchange(call.exchange);
+    let form = Form::wanted(&answering, call.head);
+    tries.transcoded = Some(Box::new(Transcoded { method, status: None }));
+    let inner = Call { head: &head, exchange: &exchange, target: None, fill: None, stands_for: Some(call.method()) };
+    let mut framed = Framed { client, frame: frame.into() };
+    let answer = caller.dispatch(service, &inner, tries, &mut framed, tls).await?;
+    let answering = Receiving {
+        caller,
+        transcoder,
+        service,
+        answering,
+        request_id: &call.exchange.request_id,
+        is_head: call.fill.is_none() && call.head.method == Method::HEAD,
+    };
+    if streams {
+        answering.stream(answer, form, (tries, &mut framed)).await
+    } else {
+        answering.unary(answer, tries, &mut framed).await
+    }
+}
+
+/// One call's answer on its way.
+struct Receiving<'a> {
+    caller: &'a Caller,
+    transcoder: &'a Arc<Transcoder>,
+    service: &'a Service,
+    answering: Answering,
+    request_id: &'a RequestId,
+    is_head: bool,
+}
+
+type Answered = std::result::Result<Answer, CallError>;
+
+impl Receiving<'_> {
+    /// What is no gRPC, or is not what the method answers with.
+    fn bad(&self, tries: &mut super::Tries, reason: &'static str, detail: &'static str) -> CallError {
+        tries.failed(self.service, AttemptOutcome::Broken);
+        CallError::Service(Reply::new(StatusCode::BAD_GATEWAY, NAME, reason, detail))
+    }
+
+    /// Looks at the head. Something: the call has ended with it.
+    async fn head(&self, answer: Answer, tries: &mut super::Tries) -> std::result::Result<(Answer, Option<u32>), CallError> {
+        if fields::is_grpc(&answer.head) {
+            let code = fields::first(&answer.head, GRPC_STATUS.as_str()).map(code_of);
+            return Ok((answer, code));
+        }
+        let status = answer.head.status;
+        self.caller.put_away(answer, self.service).await;
+        if status.is_success() {
+            return Err(self.bad(tries, "no_grpc", "The backend has answered with something else than gRPC."));
+        }
+        // Somebody before it has answered, and was counted as its answer.
+        let detail = "The backend's place was taken by somebody who does not speak gRPC.";
+        let shown = match status.as_u16() {
+            429 | 503 | 504 => status,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        Err(CallError::Service(Reply::new(shown, NAME, "no_grpc", detail)))
+    }
+
+    async fn unary<C: Client>(self, answer: Answer, tries: &mut super::Tries, client: &mut C) -> Answered {
+        let (mut answer, ended) = self.head(answer, tries).await?;
+        let mut metadata = Metadata::of(&answer.head);
+        let mut frames = Frames::new(self.transcoder.max_message);
+        let mut message = None;
+        let mut paid = 0;
+        let code = match ended {
+            Some(code) => Some(code),
+            None if answer.head.body.is_done() => None,
+            None => loop {
+                match answer.take() {
+                    Ok(Some(Piece::Data(data, last))) => {
+                        tries.body_came(self.service);
+                        frames.add(&data);
+                        let held = frames.held();
+                        client.pays(held.saturating_sub(paid)).map_err(CallError::Client)?;
+                        paid = paid.max(held);
+                        loop {
+                            match frames.next() {
+                                Ok(None) => break,
+                                Ok(Some(one)) if message.is_none() => message = Some(one),
+                                Ok(Some(_)) => {
+                                    return Err(self.bad(tries, "bad_answer", "The backend has answered one call twice."));
+                                }
+                                Err(bad) => return Err(self.bad_frame(tries, bad)),
+                            }
+                        }
+                        if last {
+                            break None;
+                        }
+                    }
+                    Ok(Some(Piece::Trailers(fields))) => {
+                        tries.ended_with(self.service, &fields);
+                        let code = fields.get(GRPC_STATUS).map(|code| code_of(code.as_bytes()));
+                        metadata.add(&fields);
+                        break code;
+                    }
+                    Ok(Some(Piece::End)) => break None,
+                    Ok(None) => {
+                        if let Err(broken) = answer.more(client, self.service, false).await {
+                            broken.outcome().into_iter().for_each(|outcome| tries.failed(self.service, outcome));
+                            return Err(call_error(broken, self.service));
+                        }
+                    }
+                    Err(broken) => {
+                        tries.failed(self.service, AttemptOutcome::Broken);
+                        return Err(call_error(broken, self.service));
+                    }
+                }
+            },
+        };
+        self.caller.keep(answer, self.service);
+        let Some(code) = code else {
+            return Err(self.bad(tries, "no_grpc_status", "The backend has broken off before it said how the call ended."));
+        };
+        note(tries, code);
+        if code != 0 {
+            return self.failed(code, &metadata);
+        }
+        let Some(message) = message.filter(|_| !frames.is_cut()) else {
+            return Err(self.bad(tries, "bad_answer", "The backend has answered without a whole message."));
+        };
+        let told = match self.answering.told(&message) {
+            Ok(told) => told,
+            Err(unfit) => {
+                let detail = "The backend's message cannot be written as JSON.";
+                let reply = Reply::new(StatusCode::BAD_GATEWAY, NAME, "unfit_answer", detail).decided_by(unfit.why());
+                return Err(CallError::Service(reply));
+            }
+        };
+        client.pays(told.body.len()).map_err(CallError::Client)?;
+        let kind = match &told.content_type {
+            None => HeaderValue::from_static("application/json"),
+            Some(kind) => HeaderValue::try_from(kind).unwrap_or(HeaderValue::from_static("application/octet-stream")),
+        };
+        let fields = metadata.into_fields(kind, told.content_type.is_some());
+        self.whole(StatusCode::OK, fields, told.body)
+    }
+
+    fn bad_frame(&self, tries: &mut super::Tries, bad: Bad) -> CallError {
+        match bad {
+            Bad::TooLarge => self.bad(tries, "answer_too_large", "The backend's message is larger than `max_message`."),
+            Bad::Compressed => self.bad(tries, "bad_answer", "The backend's message is compressed, which nobody has asked for."),
+        }
+    }
+
+    /// An answer that is known as a whole.
+    fn whole(&self, status: StatusCode, mut fields: HeaderMap, body: Vec<u8>) -> Answered {
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let end = body.is_empty() || self.is_head;
+        let body = if end { Bytes::new() } else { body.into() };
+        self.made(status, fields, end, Made::Whole(body))
+    }
+
+    fn made(&self, status: StatusCode, fields: HeaderMap, end: bool, told: Made) -> Answered {
+        let head = built(status, fields, end, &self.service.limits);
+        let head = head.map_err(|bad| CallError::Service(bad.reply()))?;
+        Ok(Answer { head, connection: Connection::Made(Box::new(told)), key: None })
+    }
+
+    /// A call that has failed, as a problem document.
+    fn failed(&self, code: u32, metadata: &Metadata) -> Answered {
+        let problem = problem(self.transcoder, code, metadata.fields());
+        let body = problem.body(self.request_id);
+        let mut fields = metadata.clone().into_fields(HeaderValue::from_static(PROBLEM), false);
+        for (name, value) in &problem.headers {
+            fields.insert(name.clone(), value.clone());
+        }
+        fields.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        self.whole(problem.status, fields, body)
+    }
+
+    async fn stream<C: Client>(
+        self,
+        answer: Answer,
+        form: Form,
+        (tries, client): (&mut super::Tries, &mut Framed<'_, C>),
+    ) -> Answered {
+        let (answer, ended) = self.head(answer, tries).await?;
+        let metadata = Metadata::of(&answer.head);
+        if let Some(code) = ended {
+            self.caller.keep(answer, self.service);
+            note(tries, code);
+            if code != 0 {
+                return self.failed(code, &metadata);
+            }
+            let mut fields = metadata.into_fields(form.kind(), false);
+            fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            return self.whole(StatusCode::OK, fields, form.empty().to_vec());
+        }
+        let mut streaming =
+            Streaming::new(answer, form, self.answering.clone(), self.transcoder.clone(), self.request_id.clone());
+        let mut kind = form.kind();
+        let is_raw = form == Form::Raw;
+        if is_raw {
+            // What it is, is known with the first of it.
+            kind = streaming.first(self.service, (tries, client)).await?;
+        }
+        let mut fields = metadata.into_fields(kind, is_raw);
+        fields.remove(header::CONTENT_LENGTH);
+        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if !is_raw {
+            fields.append(header::VARY, HeaderValue::from_static("accept"));
+        }
+        self.made(StatusCode::OK, fields, self.is_head, Made::Streaming(Box::new(streaming)))
+    }
+}
+
+/// What a client is told of a call that has failed.
+pub(super) fn problem(transcoder: &Transcoder, code: u32, fields: &HeaderMap) -> Box<Reply> {
+    let code = u8::try_from(code).unwrap_or(2);
+    let said = fields.get(GRPC_MESSAGE).map(|message| status::message(message.as_bytes())).filter(|said| !said.is_empty());
+    let detail = said.unwrap_or_else(|| "The service has failed the call, and does not say why.".to_owned());
+    let mut reply = Reply::new(status::http(code), NAME, "call_failed", detail);
+    let members = transcoder.members(code, fields.get(DETAILS).map(HeaderValue::as_bytes));
+    reply.members = Some(members.into());
+    let pushback = fields.get(GRPC_RETRY_PUSHBACK).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match pushback {
+        Some(millis) => reply.retry_after(std::time::Duration::from_millis(millis)),
+        None => reply,
+    }
+}
+
+/// A code that nobody knows is UNKNOWN.
+fn code_of(value: &[u8]) -> u32 {
+    crate::grpc::read_status(value).unwrap_or(2).into()
+}
+
+fn note(tries: &mut super::Tries, code: u32) {
+    if let Some(transcoded) = &mut tries.transcoded {
+        transcoded.status = Some(code);
+    }
+}
+
+/// A head as it would have come over HTTP/2.
+fn built(
+    status: StatusCode,
+    fields: HeaderMap,
+    end: bool,
+    limits: &AnswerLimits,
+) -> std::result::Result<Box<AnswerHead>, crate::wire::answer::BadAnswer> {
+    let (mut parts, ()): (response::Parts, ()) = http::Response::new(()).into_parts();
+    (parts.status, parts.headers) = (status, fields);
+    head_of(&parts, end, limits)
+}
+
+impl Made {
+    pub fn take(&mut self) -> std::result::Result<Option<Piece>, Broken> {
+        match self {
+            Made::Whole(body) if body.is_empty() => Ok(Some(Piece::End)),
+            Made::Whole(body) => Ok(Some(Piece::Data(std::mem::take(body), true))),
+            Made::Streaming(streaming) => streaming.take(),
+        }
+    }
+
+    /// Waits for more of the call's own answer. It may be silent for as long as a stream may.
+    pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service) -> std::result::Result<(), Broken> {
+        match self {
+            Made::Whole(_) => Ok(()),
+            Made::Streaming(streaming) => {
+                client.pays(streaming.owes()).map_err(Broken::Client)?;
+                streaming.answer().more(client, service, true).await
+            }
+        }
+    }
+
+    pub fn absorb(&mut self, cx: &mut Context<'_>) {
+        if let Made::Streaming(streaming) = self {
+            streaming.answer().absorb(cx);
+        }
+    }
+}
+
+impl<C: Client> Client for Framed<'_, C> {
+    fn buffered(&self) -> Option<&Bytes> {
+        Some(&self.frame)
+    }
+
+    fn body_is_empty(&self) -> bool {
+        false
+    }
+
+    fn is_continue_owed(&self) -> bool {
+        false
+    }
+
+    fn keep_for_replay(&mut self, _most: usize) {}
+
+    fn replay(&self) -> Option<Bytes> {
+        None
+    }
+
+    fn can_replay(&self) -> bool {
+        true
+    }
+
+    fn uploaded(&self) -> Option<std::time::Instant> {
+        self.client.uploaded()
+    }
+
+    async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        Ok(None)
+    }
+
+    fn trailers(&self) -> Option<HeaderMap> {
+        None
+    }
+
+    async fn unasked(&mut self) {}
+
+    async fn say_continue(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// gRPC has none that mean anything.
+    async fn write_interim(&mut self, _answer: &AnswerHead) -> Result<()> {
+        Ok(())
+    }
+
+    async fn gone(&mut self) {
+        self.client.gone().await;
+    }
+
+    async fn reset(&mut self) {
+        self.client.reset().await;
+    }
+
+    async fn whole(&mut self, _most: usize) -> Result<Bytes> {
+        Ok(self.frame.clone())
+    }
+
+    fn pays(&mut self, bytes: usize) -> Result<()> {
+        self.client.pays(bytes)
+    }
+}

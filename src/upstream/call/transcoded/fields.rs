@@ -1,0 +1,179 @@
+//! Header fields and metadata: what of a request's fields a call takes along, and what of a call's metadata is told.
+//!
+//! Fields go as they are, by their names, as far as they would go to any service. What is about the message as it was (its type, its
+//! length, its coding, conditions) does not, nor does anything whose name is gRPC's own, nor what metadata cannot hold.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, response};
+
+use super::super::Call;
+use super::super::h2;
+use crate::exchange::{Deadline, Exchange};
+use crate::grpc::Dialect;
+use crate::head::{AnswerLimits, BodyFraming, HeaderEdit, HeaderEdits, RequestHead};
+use crate::wire::answer::{AnswerHead, BadAnswer};
+use crate::wire::encode::is_hop_by_hop;
+
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+
+/// The media type of the body that goes to the service.
+pub fn content_type<'a>(call: &'a Call<'_>) -> Option<&'a [u8]> {
+    let edited = call.exchange.to_upstream.iter().rev().find(|edit| *edit.name() == header::CONTENT_TYPE);
+    match edited {
+        Some(HeaderEdit::Set(_, value) | HeaderEdit::Add(_, value)) => Some(value.as_bytes()),
+        Some(HeaderEdit::Remove(_)) => None,
+        None => call.head.header("content-type"),
+    }
+}
+
+/// The head of the call.
+pub fn request(call: &Call<'_>, method: &str, length: usize) -> RequestHead {
+    let mut head = call.head.clone();
+    let RequestHead { fields, buffer, .. } = &mut head;
+    fields.retain(|field| goes(field.name.of(buffer), field.value.of(buffer)));
+    method.clone_into(&mut head.path);
+    (head.method, head.version) = (Method::POST, Version::HTTP_2);
+    (head.query, head.spelling) = (None, None);
+    head.body = BodyFraming::Length(length as u64);
+    (head.expects_continue, head.upgrade) = (false, false);
+    head
+}
+
+/// What the service is told beside the head.
+pub fn exchange(exchange: &Exchange) -> Exchange {
+    let mut call = exchange.retold();
+    call.to_upstream = edits(&exchange.to_upstream);
+    call.deadline = exchange.deadline.map(|deadline| Deadline { grpc: true, ..deadline });
+    call
+}
+
+fn edits(policies: &HeaderEdits) -> HeaderEdits {
+    let goes = |edit: &&HeaderEdit| match edit {
+        HeaderEdit::Set(name, value) | HeaderEdit::Add(name, value) => goes(name.as_str().as_bytes(), value.as_bytes()),
+        HeaderEdit::Remove(name) => !is_about_the_message(name.as_str().as_bytes()),
+    };
+    let mut edits: HeaderEdits = policies.iter().filter(goes).cloned().collect();
+    edits.push(HeaderEdit::Set(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")));
+    edits.push(HeaderEdit::Set(header::TE, HeaderValue::from_static("trailers")));
+    edits.push(HeaderEdit::Set(ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+    edits
+}
+
+/// Whether a field can be metadata: printable ASCII, or base64 behind a name that says so.
+fn goes(name: &[u8], value: &[u8]) -> bool {
+    let fits = match ends_in_bin(name) {
+        true => value.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b',' | b' ')),
+        false => value.iter().all(|byte| matches!(byte, 0x20..=0x7e)),
+    };
+    fits && !is_about_the_message(name)
+}
+
+fn ends_in_bin(name: &[u8]) -> bool {
+    name.len() > 4 && name.get(name.len() - 4..).is_some_and(|end| end.eq_ignore_ascii_case(b"-bin"))
+}
+
+fn begins(name: &[u8], start: &[u8]) -> bool {
+    name.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start))
+}
+
+/// About the request as HTTP has it, or gRPC's own.
+fn is_about_the_message(name: &[u8]) -> bool {
+    const ABOUT: [&str; 10] = [
+        "accept",
+        "accept-charset",
+        "accept-encoding",
+        "range",
+        "te",
+        "trailer",
+        "expect",
+        "cache-control",
+        "pragma",
+        "priority",
+    ];
+    let is = |known: &&str| name.eq_ignore_ascii_case(known.as_bytes());
+    begins(name, b"content-")
+        || begins(name, b"if-")
+        || begins(name, b"grpc-")
+        || begins(name, b"sec-websocket-")
+        || ABOUT.iter().any(|known| is(&known))
+}
+
+pub fn is_grpc(head: &AnswerHead) -> bool {
+    head.header_all("content-type").next().is_some_and(|kind| Dialect::of(kind) == Dialect::Grpc)
+}
+
+pub fn first<'a>(head: &'a AnswerHead, name: &'a str) -> Option<&'a [u8]> {
+    head.header_all(name).next()
+}
+
+/// See [`h2::head_of`].
+pub fn head_of(parts: &response::Parts, end: bool, limits: &AnswerLimits) -> Result<Box<AnswerHead>, BadAnswer> {
+    h2::head_of(parts, end, &Method::GET, limits)
+}
+
+/// What came with a call's answer beside its messages: before them, and behind them.
+#[derive(Debug, Clone)]
+pub struct Metadata(HeaderMap);
+
+impl Metadata {
+    pub fn of(head: &AnswerHead) -> Metadata {
+        let mut fields = HeaderMap::with_capacity(head.fields.len() + 4);
+        for (name, value) in head.headers() {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+                fields.append(name, value);
+            }
+        }
+        Metadata(fields)
+    }
+
+    /// What came behind the messages is told with the rest, for it is known before anything is told.
+    pub fn add(&mut self, trailers: &HeaderMap) {
+        for (name, value) in trailers {
+            // Only an absurd number of fields could be too many.
+            let _ = self.0.try_append(name.clone(), value.clone());
+        }
+    }
+
+    pub fn fields(&self) -> &HeaderMap {
+        &self.0
+    }
+
+    /// The fields of an answer of this media type. `raw`: its body is as the service has made it.
+    pub fn into_fields(self, kind: HeaderValue, raw: bool) -> HeaderMap {
+        let mut fields = self.0;
+        let own = |name: &HeaderName| {
+            let name = name.as_str().as_bytes();
+            let coding = raw && (name == b"content-encoding" || name == b"content-language" || name == b"content-disposition");
+            is_hop_by_hop(name) || begins(name, b"grpc-") || begins(name, b"content-") && !coding
+        };
+        let names: Vec<HeaderName> = fields.keys().filter(|name| own(name)).cloned().collect();
+        for name in names {
+            fields.remove(name);
+        }
+        fields.insert(header::CONTENT_TYPE, kind);
+        fields
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_about_the_message_stays() {
+        for (name, value, goes_on) in [
+            ("authorization", "Bearer x", true),
+            ("x-Request-Id", "1", true),
+            ("accept-language", "de", true),
+            ("Content-Type", "application/json", false),
+            ("grpc-timeout", "1H", false),
+            ("GRPC-Status", "0", false),
+            ("If-None-Match", "*", false),
+            ("cache-control", "no-cache", false),
+            ("x-blob-bin", "AAH/", true),
+            ("x-blob-bin", "not base64!", false),
+            ("x-name", "caf\u{e9}", false),
+        ] {
+            assert_eq!(goes(name.as_bytes(), value.as_bytes()), goes_on, "{name}: {value}");
+        }
+    }
+}
