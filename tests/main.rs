@@ -84,6 +84,7 @@ mod sockets;
 mod stop;
 mod tcp;
 mod trailers;
+mod transcode;
 mod upgrade;
 mod upstreams;
 mod validation;

@@ -71,6 +71,7 @@ impl Backends {
             });
             ports.push((name, port));
         }
+        ports.push(("grpc", super::grpc::start(&runtime)?));
         let (stop, stopped) = oneshot::channel::<()>();
         std::thread::Builder::new().name("backends".to_owned()).spawn(move || {
             // An error means that the sender was dropped, which is how it is told to stop.

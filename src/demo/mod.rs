@@ -6,6 +6,7 @@
 //! [`tries`] the curl lines, and [`verify`] what pastes them. The gateway itself is the one that `portcullis run` serves.
 
 mod backends;
+mod grpc;
 mod ports;
 mod signals;
 mod stage;

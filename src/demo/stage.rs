@@ -79,6 +79,7 @@ impl Stage {
         }
         std::fs::write(stage.config(), config)?;
         std::fs::write(stage.file("openapi.yaml"), OPENAPI)?;
+        std::fs::write(stage.file("catalog.proto"), super::grpc::PROTO)?;
         Ok(stage)
     }
 

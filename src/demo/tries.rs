@@ -147,6 +147,18 @@ fn routing(list: &mut List, w: &Words) {
     );
     list.add(&[200], "by host", format!("{curl} -H 'Host: shop.example.com' {http}/any/path"), CATALOG);
     list.add(&[200], "by wildcard host", format!("{curl} -H 'Host: beta.example.com' {http}/any/path"), CANARY);
+    list.add(
+        &[200],
+        "REST to a service that speaks gRPC",
+        format!("{curl} -H 'Host: rest.example.com' {http}/products/SKU-789"),
+        &[r#"{"sku":"SKU-789","name":"Wireless Headphones","price":79.99}"#],
+    );
+    list.add(
+        &[404],
+        "the status that its call ended with",
+        format!("{curl} -H 'Host: rest.example.com' {http}/products/SKU-0"),
+        &[r#""grpc_code":"NOT_FOUND""#],
+    );
     list.add(&[200], "version 2 of the API, by header", format!("{curl} -H 'API-Version: 2' {http}/items/7"), CANARY);
     list.add(&[200], "version 2 of the API, by path", format!("{curl} {http}/v2/items/7"), CANARY);
     list.add(&[200], "by a header's presence", format!("{curl} -H 'X-Beta: yes' {http}/search"), CANARY);

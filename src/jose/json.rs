@@ -30,11 +30,6 @@ pub fn value(bytes: &[u8]) -> Option<Value> {
     serde_json::from_slice::<Tree<false>>(bytes).ok().map(|Tree(value)| value)
 }
 
-/// As [`value`], but `None` too where an object has a member twice.
-pub fn unique(bytes: &[u8]) -> Option<Value> {
-    serde_json::from_slice::<Tree<true>>(bytes).ok().map(|Tree(value)| value)
-}
-
 /// `UNIQUE`: no object has a member twice.
 struct Tree<const UNIQUE: bool>(Value);
 

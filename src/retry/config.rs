@@ -343,7 +343,7 @@ impl RetriesConfig {
             return;
         };
         let post = self.methods.as_ref().is_some_and(|methods| methods.iter().any(|method| method.value == "POST"));
-        let is_call = matches!(risky.value, Condition::Grpc(_)) || speaks.calls_only;
+        let is_call = matches!(risky.value, Condition::Grpc(_)) && !speaks.transcodes || speaks.calls_only;
         if is_call && !post && self.idempotency_key.is_none() {
             let message = "gRPC calls are POST, which is not repeated once it was sent, for it may have been done";
             let problem = Problem::error(risky.place, message);
@@ -374,8 +374,8 @@ mod tests {
             .ok_or_else(|| problems.iter().map(|problem| problem.message.to_string()).collect::<Vec<_>>().join("; "))
     }
 
-    const HTTP1: Speaks = Speaks { http2: false, calls_only: false, hedged: false };
-    const GRPC: Speaks = Speaks { http2: true, calls_only: true, hedged: false };
+    const HTTP1: Speaks = Speaks { http2: false, calls_only: false, transcodes: false, hedged: false };
+    const GRPC: Speaks = Speaks { http2: true, calls_only: true, transcodes: false, hedged: false };
 
     #[test]
     fn conditions_are_read() {

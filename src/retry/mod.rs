@@ -107,6 +107,8 @@ pub struct Speaks {
     pub http2: bool,
     /// gRPC and nothing else.
     pub calls_only: bool,
+    /// Calls are made of requests, of which some may be repeated.
+    pub transcodes: bool,
     /// Requests are sent twice also where nothing has failed.
     pub hedged: bool,
 }
@@ -281,7 +283,7 @@ mod tests {
         let budget = Arc::new(Budget::new(Instant::now()));
         let rules = Rules::compile(
             &config,
-            Speaks { http2: false, calls_only: false, hedged: false },
+            Speaks { http2: false, calls_only: false, transcodes: false, hedged: false },
             "it",
             budget,
             &Tallies::default(),

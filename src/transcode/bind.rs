@@ -6,7 +6,7 @@ use http::{HeaderValue, Method as HttpMethod, StatusCode, header};
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, Value};
 
 use super::config::Unknown;
-use super::field::{FieldPath, Lost, one_of_its_kind};
+use super::field::{FieldPath, one_of_its_kind};
 use super::table::Found;
 use super::{Body, Meant, Transcoder, framed, is_http_body, wkt};
 use crate::carrier::{decode, decode_escapes};
@@ -141,7 +141,7 @@ impl Meant<'_, '_> {
                 _ if self.transcoder.unknown_query == Unknown::Ignore => continue,
                 Ok(_) if matches!(self.rule.body, Body::Whole) => return Err(wrong("must stand in the body")),
                 Ok(_) => return Err(wrong("must not stand in the query, for the body or the path says it")),
-                Err(lost @ (Lost::Unknown | Lost::TooDeep | Lost::ThroughMany | Lost::NoText)) => return Err(wrong(lost.must())),
+                Err(lost) => return Err(wrong(lost.must())),
             };
             let value = utf8(decode(value)).ok_or_else(|| wrong("must be UTF-8"))?;
             if !path.is_list() {

@@ -42,7 +42,7 @@ impl Frames {
 
     /// # Errors
     /// See [`Bad`]. Of what announces itself as too long nothing is waited for.
-    pub fn next(&mut self) -> Result<Option<Bytes>, Bad> {
+    pub fn message(&mut self) -> Result<Option<Bytes>, Bad> {
         let Some([flag, a, b, c, d]) = self.begun.first_chunk::<PREFIX>().copied() else { return Ok(None) };
         if flag != 0 {
             return Err(Bad::Compressed);
@@ -71,7 +71,7 @@ mod tests {
             let mut messages = Vec::new();
             for piece in stream.chunks(size) {
                 frames.add(piece);
-                while let Some(message) = frames.next().unwrap() {
+                while let Some(message) = frames.message().unwrap() {
                     messages.push(message);
                 }
             }
@@ -84,11 +84,11 @@ mod tests {
     fn what_is_announced_is_judged_before_it_comes() {
         let mut frames = Frames::new(3);
         frames.add(b"\0\0\0\0");
-        assert_eq!((frames.next(), frames.is_cut()), (Ok(None), true));
+        assert_eq!((frames.message(), frames.is_cut()), (Ok(None), true));
         frames.add(b"\x04");
-        assert_eq!(frames.next(), Err(Bad::TooLarge));
+        assert_eq!(frames.message(), Err(Bad::TooLarge));
         let mut frames = Frames::new(3);
         frames.add(b"\x01\0\0\0\x01");
-        assert_eq!(frames.next(), Err(Bad::Compressed));
+        assert_eq!(frames.message(), Err(Bad::Compressed));
     }
 }

@@ -65,17 +65,17 @@ pub fn plain_integer(text: &str) -> Option<i128> {
 pub fn of_number(kind: &Kind, number: Number) -> Result<Value, String> {
     let whole = |bounds: &str| number.whole().ok_or_else(|| format!("must be a whole number {bounds}"));
     macro_rules! integer {
-        ($value:ident, $type:ty) => {{
-            let bounds = concat!("of ", stringify!($type));
+        ($value:ident, $type:ty, $name:literal) => {{
+            let bounds = concat!("of ", $name);
             let whole = whole(bounds)?;
             <$type>::try_from(whole).map(Value::$value).map_err(|_| format!("must be a whole number {bounds}"))
         }};
     }
     match kind {
-        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => integer!(I32, i32),
-        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => integer!(I64, i64),
-        Kind::Uint32 | Kind::Fixed32 => integer!(U32, u32),
-        Kind::Uint64 | Kind::Fixed64 => integer!(U64, u64),
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => integer!(I32, i32, "int32"),
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => integer!(I64, i64, "int64"),
+        Kind::Uint32 | Kind::Fixed32 => integer!(U32, u32, "uint32"),
+        Kind::Uint64 | Kind::Fixed64 => integer!(U64, u64, "uint64"),
         Kind::Double => Ok(Value::F64(number.float())),
         #[allow(clippy::cast_possible_truncation, reason = "what is too large is refused")]
         Kind::Float => {

@@ -73,14 +73,14 @@ impl Source {
     }
 }
 
-type Read_ = Result<(DescriptorPool, HashSet<String>), Box<Problem>>;
+type Sourced = Result<(DescriptorPool, HashSet<String>), Box<Problem>>;
 
 /// A problem and what to do about it.
 fn wrong(place: Place, message: String) -> Box<Problem> {
     Box::new(Problem::error(place, message))
 }
 
-fn sets_of(config: &TranscodeConfig, base: &Path) -> Read_ {
+fn sets_of(config: &TranscodeConfig, base: &Path) -> Sourced {
     let mut left = MOST_BYTES;
     let (mut pool, mut named) = (DescriptorPool::new(), HashSet::new());
     for set in config.descriptors.iter() {
@@ -109,7 +109,7 @@ fn sets_of(config: &TranscodeConfig, base: &Path) -> Read_ {
     Ok((pool, named))
 }
 
-fn compiled(config: &TranscodeConfig, base: &Path) -> Read_ {
+fn compiled(config: &TranscodeConfig, base: &Path) -> Sourced {
     let mut roots: Vec<PathBuf> = config.imports.iter().map(|folder| base.join(&folder.value)).collect();
     for (folder, root) in config.imports.iter().zip(&roots) {
         if !root.is_dir() {

@@ -108,12 +108,12 @@ impl Table {
         // With what stands behind the last colon as a verb, and then without.
         if let Some((plain, verb)) = relative.rsplit_once(':').filter(|(_, verb)| !verb.contains('/')) {
             let segments = segments(plain);
-            if let Some(rule) = search.from(0, &segments, Some(verb)) {
+            if let Some(rule) = search.below(0, &segments, Some(verb)) {
                 return Found::Rule(rule, segments);
             }
         }
         let segments = segments(relative);
-        if let Some(rule) = search.from(0, &segments, None) {
+        if let Some(rule) = search.below(0, &segments, None) {
             return Found::Rule(rule, segments);
         }
         if search.others.is_empty() { Found::Nothing } else { Found::Others(search.others) }
@@ -132,7 +132,7 @@ struct Search<'t> {
 
 impl Search<'_> {
     /// As deep as the deepest template is long.
-    fn from(&mut self, at: usize, left: &[&str], verb: Option<&str>) -> Option<usize> {
+    fn below(&mut self, at: usize, left: &[&str], verb: Option<&str>) -> Option<usize> {
         let node = self.table.nodes.get(at)?;
         match left.split_first() {
             None => {
@@ -141,10 +141,10 @@ impl Search<'_> {
                 }
             }
             Some((segment, left)) => {
-                if let Some(rule) = node.literals.get(*segment).and_then(|next| self.from(*next, left, verb)) {
+                if let Some(rule) = node.literals.get(*segment).and_then(|next| self.below(*next, left, verb)) {
                     return Some(rule);
                 }
-                if let Some(rule) = node.one.filter(|_| !segment.is_empty()).and_then(|next| self.from(next, left, verb)) {
+                if let Some(rule) = node.one.filter(|_| !segment.is_empty()).and_then(|next| self.below(next, left, verb)) {
                     return Some(rule);
                 }
             }

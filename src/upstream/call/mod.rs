@@ -599,18 +599,13 @@ impl Caller {
             }
             (Connection::H2(stream), _) => stream.let_go(),
             (Connection::Made(made), _) => {
-                if let Made::Streaming(streaming) = *made {
-                    self.keep_told(streaming.into_answer(), service);
+                if let Made::Streaming(streaming) = *made
+                    && let Connection::H2(stream) = streaming.into_answer().connection
+                {
+                    stream.let_go();
                 }
             }
             (Connection::H1(_), None) => {}
-        }
-    }
-
-    /// The same of one that another was made of, which is one of a stream's.
-    fn keep_told(&self, answer: Answer, _service: &Service) {
-        if let Connection::H2(stream) = answer.connection {
-            stream.let_go();
         }
     }
 

@@ -152,7 +152,7 @@ impl Receiving<'_> {
                         client.pays(held.saturating_sub(paid)).map_err(CallError::Client)?;
                         paid = paid.max(held);
                         loop {
-                            match frames.next() {
+                            match frames.message() {
                                 Ok(None) => break,
                                 Ok(Some(one)) if message.is_none() => message = Some(one),
                                 Ok(Some(_)) => {

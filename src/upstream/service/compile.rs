@@ -109,7 +109,9 @@ impl Service {
         let most = compile_most(config.max_requests.as_ref(), problems);
         let queue = compile_queue(config, problems);
         let hedged = config.hedging.is_some();
-        let retries = compile_retries(&config.retries, config.protocol, hedged, key, problems, kept).map(Arc::new);
+        let retries =
+            compile_retries(&config.retries, (config.protocol, config.transcode.is_some()), hedged, key, problems, kept)
+                .map(Arc::new);
         let keep_alive = count_within("keep_alive", &config.keep_alive, 0, 65_536, problems);
         let transcoder =
             config.transcode.as_ref().map(|transcode| compile_transcoder(transcode, config.protocol, base, problems));
@@ -169,7 +171,14 @@ impl Service {
                     return None;
                 }
                 let sticky = spread.sticky.is_some();
-                compile_hedging(hedging, (key, None), &timeouts, (config.protocol, &retries, sticky), problems, kept)?
+                compile_hedging(
+                    hedging,
+                    (key, None),
+                    &timeouts,
+                    ((config.protocol, config.transcode.is_some()), &retries, sticky),
+                    problems,
+                    kept,
+                )?
             }
         };
         let balance_decay = spread.balance.decay();
@@ -238,7 +247,7 @@ impl Service {
             return None;
         }
         let mut service = self.clone();
-        let rules = compile_retries(config, self.protocol, hedged, &self.key, problems, kept)?;
+        let rules = compile_retries(config, (self.protocol, self.transcoder.is_some()), hedged, &self.key, problems, kept)?;
         service.retries = Arc::new(rules.within(&self.retries));
         Some(Arc::new(service))
     }
@@ -251,7 +260,7 @@ impl Service {
         problems: &mut Problems,
         kept: Kept<'_>,
     ) -> Option<Arc<Self>> {
-        let about = (self.protocol, &*self.retries, self.sticky.is_some());
+        let about = ((self.protocol, self.transcoder.is_some()), &*self.retries, self.sticky.is_some());
         let hedging = compile_hedging(config, (&self.key, Some(route)), &self.timeouts, about, problems, kept)?;
         Some(Arc::new(Service { hedging, ..self.clone() }))
     }
@@ -264,14 +273,15 @@ fn looks_at_answers(breakers: &[Arc<Guard>], outliers: Option<&outlier::Rules>) 
 /// What is spent on retries is counted for the service as a whole, whichever route it is for.
 fn compile_retries(
     config: &RetriesConfig,
-    protocol: Protocol,
+    (protocol, transcodes): (Protocol, bool),
     hedged: bool,
     key: &str,
     problems: &mut Problems,
     kept: Kept<'_>,
 ) -> Option<retry::Rules> {
     let budget = kept.ledger.keep(&format!("service:{key}:retries"), || Budget::new(Instant::now()));
-    let speaks = Speaks { http2: protocol.is_http2(), calls_only: protocol == Protocol::Grpc, hedged };
+    let calls_only = protocol == Protocol::Grpc && !transcodes;
+    let speaks = Speaks { http2: protocol.is_http2(), calls_only, transcodes, hedged };
     retry::Rules::compile(config, speaks, key, budget, kept.tallies, problems)
 }
 
@@ -281,7 +291,7 @@ fn compile_hedging(
     config: &Spanned<HedgingConfig>,
     (service, route): (&str, Option<&str>),
     timeouts: &Timeouts,
-    (protocol, retries, sticky): (Protocol, &retry::Rules, bool),
+    ((protocol, transcodes), retries, sticky): ((Protocol, bool), &retry::Rules, bool),
     problems: &mut Problems,
     kept: Kept<'_>,
 ) -> Option<Option<Arc<Hedging>>> {
@@ -293,7 +303,7 @@ fn compile_hedging(
         problems.push(problem.hint("leave one of them out"));
         return None;
     }
-    if protocol == Protocol::Grpc && !retries.repeats(&http::Method::POST, |_| Some(b"1")) {
+    if protocol == Protocol::Grpc && !transcodes && !retries.repeats(&http::Method::POST, |_| Some(b"1")) {
         let problem = Problem::error(config.place, "gRPC calls are POST, which is not sent twice, for it may be done twice");
         problems.push(problem.hint("if this service's calls may be done twice, say so: `retries: { methods: [ POST ] }`"));
         return None;

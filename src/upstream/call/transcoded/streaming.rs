@@ -160,7 +160,7 @@ impl Streaming {
     ) -> Result<HeaderValue, CallError> {
         let octets = HeaderValue::from_static("application/octet-stream");
         loop {
-            let message = match self.frames.next() {
+            let message = match self.frames.message() {
                 Ok(message) => message,
                 Err(bad) => {
                     tries.failed(service, AttemptOutcome::Broken);
@@ -207,7 +207,7 @@ impl Streaming {
                 End::Broken => return Err(Broken::MidAnswer),
                 End::Over => return Ok(Some(Piece::End)),
             }
-            match self.frames.next() {
+            match self.frames.message() {
                 Ok(Some(message)) => {
                     self.told(&message);
                     continue;

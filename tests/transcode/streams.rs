@@ -1,0 +1,102 @@
+//! Calls with many messages for an answer.
+
+use super::*;
+
+fn accepting(shop: &Shop, target: &str, accept: &str) -> Answer {
+    request(shop.gateway.port(), "GET", target, &[("Accept", accept)], b"")
+}
+
+#[test]
+fn messages_are_an_array_lines_or_events() {
+    let shop = shop();
+    let one = |number: u32| format!(r#"{{"sku":"{number}"}}"#);
+    let answer = shop.get("/v1/watch?count=3");
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+    assert_eq!(answer.text(), format!("[{},{},{}]", one(0), one(1), one(2)));
+    assert_eq!((answer.header("vary"), answer.header("cache-control")), (Some("accept"), Some("no-store")));
+    assert_eq!(shop.get("/v1/watch?count=0").text(), "[]");
+    let answer = accepting(&shop, "/v1/watch?count=2", "application/x-ndjson");
+    assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
+    assert_eq!(answer.text(), format!("{}\n{}\n", one(0), one(1)));
+    let answer = accepting(&shop, "/v1/watch?count=2", "text/html, text/event-stream;q=0.9");
+    assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+    assert_eq!(answer.text(), format!("data: {}\n\ndata: {}\n\n", one(0), one(1)));
+    let line = shop.gateway.wait_log(|line| line["path"] == "/v1/watch");
+    assert_eq!((&line["grpc_method"], &line["grpc_status"]), (&json!("/shop.v1.Catalog/Watch"), &json!(0)), "{line}");
+}
+
+#[test]
+fn each_message_is_told_when_it_comes() {
+    let shop = shop();
+    let mut client = Client::connect(shop.gateway.port());
+    let before = std::time::Instant::now();
+    client.send("GET /v1/watch?count=2&pause_ms=3000 HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n\r\n");
+    let mut seen = Vec::new();
+    while find(&seen, br#"{"sku":"0"}"#).is_none() {
+        seen.extend(client.take(1));
+    }
+    assert!(before.elapsed() < std::time::Duration::from_millis(2500), "{:?}", before.elapsed());
+    client.reset();
+    eventually("nothing is in flight", || shop.gateway.metric("portcullis_in_flight") == 0.0);
+}
+
+#[test]
+fn a_call_that_fails_before_it_answers_has_a_status() {
+    let shop = shop();
+    for accept in ["", "text/event-stream", "application/x-ndjson"] {
+        let answer = accepting(&shop, "/v1/watch?count=0&fail_with=5", accept);
+        answer.assert_problem(404, "transcode", "call_failed");
+    }
+    let answer = shop.get("/v1/download?count=0&fail_with=7");
+    answer.assert_problem(403, "transcode", "call_failed");
+}
+
+#[test]
+fn a_call_that_fails_in_the_middle_is_no_whole_answer() {
+    let shop = shop();
+    let answer = accepting(&shop, "/v1/watch?count=1&fail_with=13", "application/x-ndjson");
+    let lines: Vec<Value> = answer.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), &lines[0]), (2, &json!({ "sku": "0" })));
+    let error = &lines[1]["error"];
+    assert_eq!(
+        (&error["status"], &error["grpc_code"], &error["detail"]),
+        (&json!(500), &json!("INTERNAL"), &json!("in the middle"))
+    );
+    let answer = accepting(&shop, "/v1/watch?count=1&fail_with=13", "text/event-stream");
+    assert!(answer.text().contains("\n\nevent: error\ndata: {\"error\":{"), "{}", answer.text());
+    // An array is not closed, and the connection tells as much.
+    let mut client = Client::connect(shop.gateway.port());
+    client.send("GET /v1/watch?count=1&fail_with=13 HTTP/1.1\r\nHost: x\r\n\r\n");
+    let rest = String::from_utf8(client.rest()).unwrap();
+    assert!(rest.contains(r#"[{"sku":"0"}"#) && rest.contains(r#",{"error":{"#), "{rest}");
+    assert!(!rest.trim_end().ends_with("0"), "{rest}");
+    let line = shop.gateway.wait_log(|line| line["grpc_status"] == 13);
+    assert_eq!(line["status"], 200, "{line}");
+}
+
+#[test]
+fn raw_bodies_come_in_pieces() {
+    let shop = shop();
+    let answer = shop.get("/v1/download?count=3");
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/csv")));
+    assert_eq!(answer.text(), "0,\n1,\n2,\n");
+    assert_eq!(shop.get("/v1/download?count=0").text(), "");
+}
+
+#[test]
+fn a_slow_client_is_waited_for() {
+    let shop = shop();
+    let mut client = Client::connect(shop.gateway.port());
+    // 64 MiB, of which nothing is read at first.
+    client.send(
+        "GET /v1/watch?count=1024&size=65536 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: application/x-ndjson\r\n\r\n",
+    );
+    let head = client.take(17);
+    assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let resident = std::fs::read_to_string(format!("/proc/{}/status", shop.gateway.pid())).unwrap();
+    let line = resident.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(kib < 200 * 1024, "{line}");
+    assert!(client.rest().len() > 64 << 20);
+}
