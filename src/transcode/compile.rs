@@ -90,6 +90,7 @@ impl Transcoder {
         }
         let Compiling { table, rules, methods, problems, .. } = compiling;
         (problems.error_count() == before).then(|| Transcoder {
+            counts: Vec::new(),
             near: source.pool.get_message_by_name("google.rpc.Status"),
             table,
             rules,

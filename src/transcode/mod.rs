@@ -25,6 +25,8 @@ mod template;
 mod wkt;
 pub mod write;
 
+use std::sync::Arc;
+
 use prost_reflect::prost::Message;
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor};
 
@@ -34,6 +36,8 @@ use read::Reader;
 use table::Table;
 use template::Variable;
 use write::{Style, Unwritable, Writer};
+
+use crate::tally::{Counter, Tallies};
 
 /// How much longer than the longest message its JSON may be.
 const JSON_LONGER: usize = 4;
@@ -48,6 +52,8 @@ pub struct Transcoder {
     unknown_query: Unknown,
     /// The longest message, in bytes.
     pub max_message: usize,
+    /// How calls ended, by their code.
+    counts: Vec<Arc<Counter>>,
     /// Errors are written in what the service's own descriptors know.
     near: Option<MessageDescriptor>,
 }
@@ -105,6 +111,24 @@ pub struct Told {
 }
 
 impl Transcoder {
+    /// The same, with its calls counted for a service of this name.
+    pub fn counted(mut self, service: &str, tallies: &Tallies) -> Self {
+        let help = "Calls of gRPC's that requests were made into, by the code that they ended with.";
+        let count = |code: u8| {
+            let code = if code == 0 { "OK".to_owned() } else { status::name(code) };
+            tallies.counter("portcullis_transcoded_calls_total", help, &[("service", service), ("code", &code)])
+        };
+        self.counts = (0..=16).map(count).collect();
+        self
+    }
+
+    /// Notes how a call ended.
+    pub fn count(&self, code: u32) {
+        if let Some(count) = usize::try_from(code).ok().and_then(|code| self.counts.get(code)) {
+            count.add(1);
+        }
+    }
+
     /// How long the JSON of a message may be.
     pub fn max_json(&self) -> usize {
         self.max_message.saturating_mul(JSON_LONGER)

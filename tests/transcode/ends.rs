@@ -37,6 +37,7 @@ fn statuses_are_those_of_the_canonical_table() {
     let line = shop.gateway.wait_log(|line| line["path"] == "/v1/fail/16");
     assert_eq!((&line["grpc_method"], &line["grpc_status"]), (&json!("/shop.v1.Catalog/Fail"), &json!(16)), "{line}");
     assert_eq!((&line["status"], &line["answered_by"]), (&json!(401), &json!("upstream")), "{line}");
+    assert_eq!(shop.gateway.metric("portcullis_transcoded_calls_total{service=\"shop\",code=\"UNAUTHENTICATED\"}"), 2.0);
     let answer = shop.get("/v1/fail/14?pushback_ms=2500");
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("3")));
 }

@@ -114,6 +114,14 @@ impl Receiving<'_> {
         CallError::Service(Reply::new(StatusCode::BAD_GATEWAY, NAME, reason, detail))
     }
 
+    /// Notes how the call ended.
+    fn note(&self, tries: &mut super::Tries, code: u32) {
+        self.transcoder.count(code);
+        if let Some(transcoded) = &mut tries.transcoded {
+            transcoded.status = Some(code);
+        }
+    }
+
     /// Looks at the head. Something: the call has ended with it.
     async fn head(&self, answer: Answer, tries: &mut super::Tries) -> std::result::Result<(Answer, Option<u32>), CallError> {
         if fields::is_grpc(&answer.head) {
@@ -189,7 +197,7 @@ impl Receiving<'_> {
         let Some(code) = code else {
             return Err(self.bad(tries, "no_grpc_status", "The backend has broken off before it said how the call ended."));
         };
-        note(tries, code);
+        self.note(tries, code);
         if code != 0 {
             return self.failed(code, &metadata);
         }
@@ -256,7 +264,7 @@ impl Receiving<'_> {
         let metadata = Metadata::of(&answer.head);
         if let Some(code) = ended {
             self.caller.keep(answer, self.service);
-            note(tries, code);
+            self.note(tries, code);
             if code != 0 {
                 return self.failed(code, &metadata);
             }
@@ -300,12 +308,6 @@ pub(super) fn problem(transcoder: &Transcoder, code: u32, fields: &HeaderMap) ->
 /// A code that nobody knows is UNKNOWN.
 fn code_of(value: &[u8]) -> u32 {
     crate::grpc::read_status(value).unwrap_or(2).into()
-}
-
-fn note(tries: &mut super::Tries, code: u32) {
-    if let Some(transcoded) = &mut tries.transcoded {
-        transcoded.status = Some(code);
-    }
 }
 
 /// A head as it would have come over HTTP/2.

@@ -113,8 +113,10 @@ impl Service {
             compile_retries(&config.retries, (config.protocol, config.transcode.is_some()), hedged, key, problems, kept)
                 .map(Arc::new);
         let keep_alive = count_within("keep_alive", &config.keep_alive, 0, 65_536, problems);
-        let transcoder =
-            config.transcode.as_ref().map(|transcode| compile_transcoder(transcode, config.protocol, base, problems));
+        let transcoder = config
+            .transcode
+            .as_ref()
+            .map(|transcode| compile_transcoder(transcode, config.protocol, (key, base), problems, kept));
         let warm = count_within("warm", &config.warm, 0, MOST_WARM, problems);
         if let (Some(keep_alive), Some(warm)) = (keep_alive, warm)
             && warm > keep_alive
@@ -496,15 +498,17 @@ fn compile_spread(
 fn compile_transcoder(
     config: &Spanned<TranscodeConfig>,
     protocol: Protocol,
-    base: &Path,
+    (service, base): (&str, &Path),
     problems: &mut Problems,
+    kept: Kept<'_>,
 ) -> Option<Arc<Transcoder>> {
     if !protocol.is_http2() {
         let problem = Problem::error(config.place, "`transcode` makes calls of gRPC's, and the service speaks HTTP/1.1");
         problems.push(problem.hint("protocol: grpc"));
         return None;
     }
-    Transcoder::compile(config, base, problems).map(Arc::new)
+    let transcoder = Transcoder::compile(config, base, problems)?;
+    Some(Arc::new(transcoder.counted(service, kept.tallies)))
 }
 
 fn compile_timeouts(config: &TimeoutsConfig, problems: &mut Problems) -> Option<Timeouts> {

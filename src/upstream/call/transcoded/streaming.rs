@@ -179,6 +179,7 @@ impl Streaming {
                 Ok(Some(Piece::Trailers(fields))) => {
                     tries.ended_with(service, &fields);
                     let code = fields.get(GRPC_STATUS).map_or(2, |code| super::code_of(code.as_bytes()));
+                    self.transcoder.count(code);
                     if code != 0 {
                         return Err(CallError::Service(problem(&self.transcoder, code, &fields)));
                     }
@@ -246,6 +247,7 @@ impl Streaming {
 
     fn ends(&mut self, fields: HeaderMap) {
         let code = fields.get(GRPC_STATUS).map_or(2, |code| super::code_of(code.as_bytes()));
+        self.transcoder.count(code);
         if code != 0 {
             let problem = problem(&self.transcoder, code, &fields);
             self.failure(&problem);
