@@ -77,14 +77,19 @@ pub enum Unknown {
 pub struct RuleConfig {
     /// `package.Service.Method`.
     pub method: Spanned<String>,
+    /// The template, for GET requests.
     #[serde(default)]
     pub get: Option<Spanned<String>>,
+    /// The same for PUT.
     #[serde(default)]
     pub put: Option<Spanned<String>>,
+    /// The same for POST.
     #[serde(default)]
     pub post: Option<Spanned<String>>,
+    /// The same for DELETE.
     #[serde(default)]
     pub delete: Option<Spanned<String>>,
+    /// The same for PATCH.
     #[serde(default)]
     pub patch: Option<Spanned<String>>,
     /// Another method of HTTP, or `*` for all.
@@ -105,5 +110,6 @@ pub struct RuleConfig {
 pub struct CustomConfig {
     /// `HEAD`, `OPTIONS`, or whatever; `*` for all.
     pub kind: Spanned<String>,
+    /// The template.
     pub path: Spanned<String>,
 }
