@@ -79,7 +79,7 @@ fn every_key_that_a_page_names_is_a_key_of_the_file() {
     let keys: BTreeSet<String> = reference::keys(&schema).into_iter().collect();
     let code = Regex::new(r"`([a-z_]+(?:\[\])?(?:\.[a-z_]+(?:\[\])?)+)(?:: [^`]*)?`").unwrap();
     // Variables of rules, claims, files, and names of others.
-    let other = Regex::new(r"^(request|identity|route|params|realm_access|org|quotas|keys|nginx)\.|\.(yaml|yml|json|py|md|log|rs|sh|redb|pem|service|example|com|lua)$")
+    let other = Regex::new(r"^(request|identity|route|params|realm_access|org|quotas|keys|nginx|google)\.|\.(yaml|yml|json|proto|py|md|log|rs|sh|redb|pem|service|example|com|lua)$")
         .unwrap();
     let (mut wrong, mut count) = (Vec::new(), 0);
     for (path, text) in written() {
