@@ -116,7 +116,7 @@ impl Transcoder {
         let help = "Calls of gRPC's that requests were made into, by the code that they ended with.";
         let count = |code: u8| {
             let code = if code == 0 { "OK".to_owned() } else { status::name(code) };
-            tallies.counter("portcullis_transcoded_calls_total", help, &[("service", service), ("code", &code)])
+            tallies.counter("portcullis_transcoded_calls_total", help, &[("service", service), ("code", code.as_str())])
         };
         self.counts = (0..=16).map(count).collect();
         self

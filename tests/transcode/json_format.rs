@@ -33,7 +33,7 @@ fn same(one: &Value, other: &Value) -> bool {
 }
 
 /// Texts, and why the two may see them differently, if they do.
-const TEXTS: [(&str, &str); 60] = [
+const TEXTS: &[(&str, &str)] = &[
     (r#"{"anInt32":1}"#, ""),
     (r#"{"an_int32":"1"}"#, ""),
     (r#"{"anInt32":1.0}"#, ""),
@@ -58,7 +58,7 @@ const TEXTS: [(&str, &str); 60] = [
     (r#"{"aDouble":"-Infinity"}"#, ""),
     (r#"{"aDouble":"inf"}"#, "Python takes it for infinity, which the mapping does not know"),
     (r#"{"aDouble":""}"#, ""),
-    (r#"{"aFloat":3.4028235e38}"#, ""),
+    (r#"{"aFloat":3.4028234e38}"#, ""),
     (r#"{"aFloat":3.5e38}"#, ""),
     (r#"{"aBool":true}"#, ""),
     (r#"{"aBool":"true"}"#, ""),
@@ -72,9 +72,9 @@ const TEXTS: [(&str, &str); 60] = [
     (r#"{"colour":"red"}"#, ""),
     (r#"{"colour":2}"#, ""),
     (r#"{"colour":77}"#, ""),
-    (r#"{"colour":1.0}"#, "a whole number is one, however it is written"),
+    (r#"{"colour":1.0}"#, ""),
     (r#"{"inside":{"deeper":{"name":"x"}}}"#, ""),
-    (r#"{"inside":[]}"#, ""),
+    (r#"{"inside":[1]}"#, ""),
     (r#"{"numbers":[1,"2",3.0]}"#, ""),
     (r#"{"numbers":[null]}"#, ""),
     (r#"{"numbers":{}}"#, ""),
