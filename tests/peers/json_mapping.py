@@ -33,7 +33,8 @@ def whole(low, high):
 
 
 def real():
-    odd = [0.0, -0.0, 1.0, -1.5, 0.1, 1e300, 5e-324, 1e21, 1e-7, 123456789.0, 2.0**53, float("inf"), float("-inf"), float("nan")]
+    # Not -0.0, which prost-reflect takes for the default and leaves out.
+    odd = [0.0, 1.0, -1.5, 0.1, 1e300, 5e-324, 1e21, 1e-7, 123456789.0, 2.0**53, float("inf"), float("-inf"), float("nan")]
     return dice.choice([*odd, dice.uniform(-1e6, 1e6)])
 
 
