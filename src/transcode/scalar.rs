@@ -23,9 +23,9 @@ impl Number {
         if let Some(whole) = plain_integer(text) {
             return Some(Number::Whole(whole));
         }
-        let json = serde_json::from_str::<f64>(text).ok()?;
-        // Without the white space that JSON has around values.
-        (text.trim() == text).then_some(Number::Float(json))
+        // As JSON writes it, without the white space that it has around values. The library's own reading may be off in the last digit.
+        let is_json = text.trim() == text && serde_json::from_str::<f64>(text).is_ok();
+        text.parse().ok().filter(|_| is_json).map(Number::Float)
     }
 
     pub fn of_json(number: &serde_json::Number) -> Option<Number> {
