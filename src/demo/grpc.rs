@@ -7,7 +7,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use prost_reflect::prost::{self, Message};
+use prost_reflect::prost::Message;
 use tokio::runtime::Runtime;
 
 use crate::grpc::{GRPC_MESSAGE, GRPC_STATUS};

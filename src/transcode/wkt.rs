@@ -141,8 +141,8 @@ pub fn text(known: Known, message: &DynamicMessage) -> Option<String> {
 fn fraction(text: &mut String, nanos: u64) {
     let _ = match nanos {
         0 => Ok(()),
-        _ if nanos % 1_000_000 == 0 => write!(text, ".{:03}", nanos / 1_000_000),
-        _ if nanos % 1000 == 0 => write!(text, ".{:06}", nanos / 1000),
+        _ if nanos.is_multiple_of(1_000_000) => write!(text, ".{:03}", nanos / 1_000_000),
+        _ if nanos.is_multiple_of(1000) => write!(text, ".{:06}", nanos / 1000),
         _ => write!(text, ".{nanos:09}"),
     };
 }

@@ -153,7 +153,7 @@ impl<'o> Writer<'o> {
                 let Kind::Message(entry) = kind else { return Err(Unwritable::Malformed) };
                 let values = entry.map_entry_value_field().kind();
                 let mut entries: Vec<(&MapKey, &Value)> = map.iter().collect();
-                entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+                entries.sort_unstable_by_key(|entry| entry.0);
                 let mut first = true;
                 self.out.push(b'{');
                 for (key, value) in entries {

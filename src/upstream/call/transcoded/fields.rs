@@ -94,7 +94,7 @@ fn is_about_the_message(name: &[u8]) -> bool {
         || begins(name, b"if-")
         || begins(name, b"grpc-")
         || begins(name, b"sec-websocket-")
-        || ABOUT.iter().any(|known| is(&known))
+        || ABOUT.iter().any(is)
 }
 
 pub fn is_grpc(head: &AnswerHead) -> bool {
