@@ -300,3 +300,140 @@ fn curl_waits_for_100_continue() {
         assert_eq!(client.answer_to("POST").json()["body"], "hello");
     });
 }
+
+/// A request over HTTP/2 whose client learns late how much body there is.
+fn late_end(port: u16, method: &str, path: &str, body: &'static [u8]) -> u16 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let (mut send, connection) = h2::client::handshake(socket).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = http::Request::builder().method(method).uri(format!("http://a{path}"));
+        let request = request.header("content-type", "application/json").body(()).unwrap();
+        let (answer, mut rest) = send.send_request(request, false).unwrap();
+        // The head is on its way alone.
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        rest.send_data(bytes::Bytes::from_static(body), true).unwrap();
+        let status = answer.await.unwrap().status().as_u16();
+        connection.abort();
+        status
+    })
+}
+
+/// Of a body of unknown length nobody knows whether it is one before something of it has come.
+#[test]
+fn a_body_of_which_nothing_came_is_none() {
+    let backend = Backend::http();
+    let files = Files::new();
+    files.write(
+        "api.yaml",
+        "{ openapi: 3.1.0, info: { title: a, version: '1' }, paths: { /x: { get: { responses: { '200': { description: x } } } } } }",
+    );
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 1 }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes:
+          - { path: /openapi/*, service: a, policies: { openapi: { file: api.yaml } } }
+          - { path: /schema/*, service: a, policies: { validate: { body: { schema: { type: object } } } } }
+          - { path: /reshape/*, service: a, policies: { reshape: { request: [ { set: { /a: 1 } } ] } } }
+          - { path: /compose/x, compose: { calls: { one: { service: a, path: /x, group: none } } } }
+          - { path: /plain/*, service: a }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    let gateway = Gateway::start_in(&files, &yaml);
+    let port = gateway.port();
+    let chunked = |method: &str, path: &str, body: &[u8]| {
+        request(port, method, path, &[JSON, ("Transfer-Encoding", "chunked")], body).status
+    };
+    for path in ["/openapi/x", "/schema/x", "/reshape/x", "/compose/x", "/plain/x"] {
+        assert_eq!((chunked("GET", path, b"0\r\n\r\n"), late_end(port, "GET", path, b"")), (200, 200), "{path}");
+        assert!(backend.last().body.is_empty() && backend.last().header("transfer-encoding").is_none(), "{path}");
+    }
+    for (path, status) in [("/openapi/x", 400), ("/schema/x", 400), ("/reshape/x", 400), ("/compose/x", 400)] {
+        let one = (chunked("GET", path, b"1\r\n{\r\n0\r\n\r\n"), late_end(port, "GET", path, b"{"));
+        assert_eq!(one, (status, status), "{path}");
+    }
+    // What has to be there is not there.
+    assert_eq!((chunked("POST", "/schema/x", b"0\r\n\r\n"), late_end(port, "POST", "/schema/x", b"")), (400, 400));
+    // Who comes late is served as everybody else.
+    let mut client = Client::connect(port);
+    client.send("POST /schema/x HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n");
+    assert_eq!(request(port, "GET", "/openapi/x", &[], b"").status, 200);
+    client.send("2\r\n{}\r\n0\r\n\r\n");
+    assert_eq!(client.answer_to("POST").status, 200);
+    assert_eq!(client.request("GET", "/openapi/x", &[], b"").status, 200);
+}
+
+/// What is read into memory is bounded by whoever reads it, and by the route.
+#[test]
+fn who_refuses_a_long_body_says_so() {
+    let backend = Backend::http();
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        server: { workers: 1 }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes:
+          - { path: /json, service: a, policies: { validate: { json: true, max_body: 10B } } }
+          - { path: /both, service: a, policies: { validate: { json: true }, bounds: { max_body: 10B } } }
+          - { path: /steps, service: a, policies: { reshape: { up_to: 10B, request: [ { set: { /a: 1 } } ] } } }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    let gateway = Gateway::start(&yaml);
+    for (path, policy) in [("/json", "validate"), ("/both", "bounds"), ("/steps", "reshape")] {
+        let post = |fields: &[(&str, &str)], body: &[u8]| request(gateway.port(), "POST", path, fields, body);
+        post(&[JSON], b"[1,2,3,4,5,6,7]").assert_problem(413, policy, "body_too_large");
+        let chunked = b"f\r\n[1,2,3,4,5,6,7]\r\n0\r\n\r\n";
+        post(&[JSON, ("Transfer-Encoding", "chunked")], chunked).assert_problem(413, policy, "body_too_large");
+    }
+    assert_eq!(backend.requests().len(), 0);
+}
+
+/// A coding hides what is to be looked at.
+#[test]
+fn a_coded_body_is_not_looked_at_and_not_taken() {
+    let backend = Backend::http();
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes:
+          - { path: /json, service: a, policies: { validate: { json: true, form: true, xml: true, multipart: true } } }
+          - { path: /schema, service: a, policies: { validate: { body: { schema: { type: object } } } } }
+          - { path: /trial, service: a, policies: { validate: { body: { schema: { type: object } }, mode: report } } }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    served(&yaml, |gateway| {
+        let before = backend.requests().len();
+        let post = |path: &str, kind: &str, coding: &str| {
+            request(gateway.port(), "POST", path, &[("Content-Type", kind), ("Content-Encoding", coding)], b"{}")
+        };
+        for (path, kind) in [
+            ("/json", "application/json"),
+            ("/json", "application/x-www-form-urlencoded"),
+            ("/json", "text/xml"),
+            ("/json", "multipart/form-data; boundary=a"),
+            ("/schema", "application/json"),
+        ] {
+            let refused = post(path, kind, "br");
+            refused.assert_problem(415, "validate", "content_encoding_unsupported");
+            assert_eq!(refused.header("accept-encoding"), Some("identity"));
+        }
+        assert_eq!(backend.requests().len(), before, "nothing of it arrives");
+        for (path, kind, coding) in [
+            ("/json", "application/json", "identity"),
+            ("/schema", "application/json", "identity"),
+            ("/json", "image/png", "br"),
+            ("/trial", "application/json", "br"),
+        ] {
+            assert_eq!(post(path, kind, coding).status, 200, "{path} {kind} {coding}");
+        }
+        let (_, told) = gateway.admin_get("/contracts");
+        assert!(told.contains("contentEncoding"), "{told}");
+    });
+}

@@ -9,10 +9,10 @@ use super::{Failed, client_failed, compose};
 use crate::downstream::Downstream;
 use crate::head::BodyFraming;
 use crate::jose::json::value;
-use crate::journey::{Given, Journey, no_memory};
+use crate::journey::{CLIENT_CLOSED, Given, Journey, no_memory};
 use crate::listen::share::Purse;
 use crate::policy::validate::json::{self, Limits};
-use crate::reply::Reply;
+use crate::reply::{Flow, Reply};
 use crate::upstream::call::Caller;
 use crate::wire::encode::is_bodiless;
 
@@ -71,8 +71,16 @@ async fn composed(
 }
 
 /// The request's body, if it has one and any call is made of it.
-async fn body(journey: &Journey, down: &mut Downstream, reads_body: bool) -> Result<Option<Bytes>, Failed> {
+async fn body(journey: &mut Journey, down: &mut Downstream, reads_body: bool) -> Result<Option<Bytes>, Failed> {
     if journey.head.body == BodyFraming::None || down.body_is_empty() {
+        return Ok(None);
+    }
+    if journey.is_unsettled()
+        && let Flow::Break(reply) = journey.settle_body(down).await
+    {
+        return Err(if reply.status == CLIENT_CLOSED { Failed::ClientGone } else { Failed::Answer(reply) });
+    }
+    if journey.head.body == BodyFraming::None {
         return Ok(None);
     }
     if !reads_body {

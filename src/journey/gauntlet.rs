@@ -41,6 +41,9 @@ pub trait Client: Send {
     /// As [`Downstream::replace_body`].
     fn replace_body(&mut self, body: Bytes) -> Result<()>;
 
+    /// Whether nothing of a body came or will come, as far as that is known.
+    fn body_is_empty(&self) -> bool;
+
     /// Waits for the beginning of a body of this framing.
     ///
     /// # Errors
@@ -67,6 +70,10 @@ impl Client for Downstream {
 
     fn replace_body(&mut self, body: Bytes) -> Result<()> {
         Downstream::replace_body(self, body)
+    }
+
+    fn body_is_empty(&self) -> bool {
+        Downstream::body_is_empty(self)
     }
 
     fn await_body(&mut self, framing: BodyFraming) -> impl Future<Output = Result<()>> + Send {
@@ -111,25 +118,30 @@ impl Journey {
         self.choose_route()?;
         self.take_deadline()?;
         self.check_announced_length()?;
-        let mut from = 0;
+        let (mut from, mut unsettled) = (0, self.is_unsettled());
         loop {
             // Boxed: what most requests never do must not make every request's future larger.
-            let (done, flow) = match self.run(from) {
+            let (next, flow) = match self.run(from, unsettled) {
                 Pause::Done(flow) => {
                     flow?;
                     break;
                 }
                 Pause::Wait(number) => {
                     place.take()?;
-                    (number, Box::pin(self.wait(number, client, caller)).await)
+                    (number + 1, Box::pin(self.wait(number, client, caller)).await)
+                }
+                Pause::Settle(number) => {
+                    place.give_back();
+                    unsettled = false;
+                    (number, Box::pin(self.settle_body(client)).await)
                 }
                 Pause::Body(number) => {
                     place.give_back();
-                    (number, Box::pin(self.body(number, client)).await)
+                    (number + 1, Box::pin(self.body(number, client)).await)
                 }
             };
             flow?;
-            from = done + 1;
+            from = next;
         }
         self.check_last_hop()?;
         if self.head.body != BodyFraming::None {

@@ -17,6 +17,16 @@ pub(super) fn misdirected() -> Box<Reply> {
     Reply::new(StatusCode::MISDIRECTED_REQUEST, "route", "misdirected", detail)
 }
 
+/// Who bounds bodies that no policy looks into: the server's bound is the one that a route has where it says nothing.
+pub(super) const BOUNDS: &str = "bounds";
+
+/// What [`too_large`] says, in the name of the policy that takes no more.
+pub(super) fn too_large_for(policy: &'static str) -> Box<Reply> {
+    let mut reply = too_large();
+    reply.policy = policy;
+    reply
+}
+
 pub fn too_large() -> Box<Reply> {
     Reply::new(StatusCode::PAYLOAD_TOO_LARGE, "bounds", "body_too_large", "The body is larger than this route accepts.")
 }

@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::refusals::{body_refusal, client_gone, no_route, too_large};
+use super::refusals::{BOUNDS, body_refusal, client_gone, no_route, too_large_for};
 use super::{Client, Journey};
-use crate::downstream::BODY_TIMEOUT;
-use crate::head::BodyFraming;
+use crate::downstream::{BODY_TIMEOUT, BODY_TOO_LARGE};
+use crate::head::{BodyFraming, RequestHead};
 use crate::policy::Work;
 use crate::reply::{Flow, Reply};
 use crate::upstream::call::{Caller, Engine};
@@ -16,13 +16,16 @@ pub enum Pause {
     Done(Flow),
     /// The step of this number has to wait.
     Wait(usize),
+    /// The step of this number has to know whether there is a body.
+    Settle(usize),
     /// The step of this number wants the body.
     Body(usize),
 }
 
 impl Journey {
-    /// Runs the route's steps from number `from` on, up to the first that cannot be done at once.
-    pub fn run(&mut self, from: usize) -> Pause {
+    /// Runs the route's steps from number `from` on, up to the first that cannot be done at once. `unsettled`: whether there is a body is not
+    /// known yet.
+    pub fn run(&mut self, from: usize, unsettled: bool) -> Pause {
         let Journey { view, routed, head, exchange, outcome, .. } = self;
         let Some(route) = view.route(*routed) else { return Pause::Done(Flow::Continue(())) };
         let steps = route.plan.steps.get(from..).unwrap_or_default();
@@ -42,6 +45,10 @@ impl Journey {
                 (stage, since) = (step.stage, now);
             }
             let flow = match &step.work {
+                Work::Head(run) if unsettled && run.asks_for_body() => {
+                    pause = Pause::Settle(number);
+                    break;
+                }
                 Work::Head(run) => run.on_request(head, exchange),
                 Work::Wait(run) => match run.at_once(head, exchange) {
                     Some(flow) => flow,
@@ -89,12 +96,20 @@ impl Journey {
         let since = Instant::now();
         let Some(route) = self.route() else { return no_route() };
         let wanting = route.plan.steps.iter().skip(number).filter_map(|step| match &step.work {
-            Work::Body(run) if run.wants(&self.head) => Some(run),
+            Work::Body(run) if run.wants(&self.head) => Some((run, step.name)),
             _ => None,
         });
         // Those that let longer ones pass do not bound it, but for themselves.
-        let bound = wanting.filter(|run| !run.passes_longer()).map(|run| run.bound()).min().unwrap_or(usize::MAX);
-        self.check_length(bound as u64)?;
+        let bounding = wanting.filter(|(run, _)| !run.passes_longer()).map(|(run, name)| (run.bound(), name));
+        let (mut bound, mut by) = bounding.min().unwrap_or((usize::MAX, BOUNDS));
+        // Of a call each message is bounded, and not the whole.
+        if let Ok(most) = usize::try_from(self.max_body())
+            && most <= bound
+            && !self.is_call()
+        {
+            (bound, by) = (most, BOUNDS);
+        }
+        self.check_length(bound as u64, by)?;
         let own = match route.plan.steps.get(number).map(|step| &step.work) {
             Some(Work::Body(run)) if run.passes_longer() => Some(run.bound()).filter(|own| *own < bound),
             _ => None,
@@ -107,6 +122,7 @@ impl Journey {
         };
         let body = match tokio::time::timeout(limit, reading).await {
             Ok(Ok(body)) => body,
+            Ok(Err(error)) if error.etype == BODY_TOO_LARGE => return too_large_for(by).closing().refuse(),
             Ok(Err(error)) => return body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
             Err(_) => return body_refusal(&BODY_TIMEOUT).map_or_else(client_gone, Reply::refuse),
         };
@@ -128,6 +144,24 @@ impl Journey {
             Ok(()) => flow,
             Err(error) => body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
         }
+    }
+
+    /// Whether nobody knows yet if there is a body, and it can be found out: who waits for a word before he sends one has one, and a call's
+    /// first message may come after the service's.
+    pub fn is_unsettled(&self) -> bool {
+        let RequestHead { body, expects_continue, upgrade, .. } = &*self.head;
+        *body == BodyFraming::Streamed && !expects_continue && !upgrade && !self.is_call()
+    }
+
+    /// Finds out whether a body of unknown length is one, for as long as the request's time lasts: where nothing came but its end, nothing was sent
+    /// (RFC 9113, section 8.1).
+    pub async fn settle_body(&mut self, client: &mut impl Client) -> Flow {
+        client.limit_body(self.max_body());
+        self.await_body(client).await?;
+        if client.body_is_empty() {
+            self.head.body = BodyFraming::None;
+        }
+        Flow::Continue(())
     }
 
     /// Whether the route wants the whole body before it asks a backend.
@@ -171,14 +205,14 @@ impl Journey {
 
     /// A body that is announced as too long for this route is refused before anything else is done.
     pub fn check_announced_length(&self) -> Flow {
-        self.check_length(self.max_body())
+        self.check_length(self.max_body(), BOUNDS)
     }
 
     /// A declared length can be refused before a byte of it is read.
-    fn check_length(&self, bound: u64) -> Flow {
+    fn check_length(&self, bound: u64, by: &'static str) -> Flow {
         match self.head.body {
             // Of a browser's call each message is bounded, and it may be in base64.
-            BodyFraming::Length(length) if length > bound && !self.is_web_call() => too_large().refuse(),
+            BodyFraming::Length(length) if length > bound && !self.is_web_call() => too_large_for(by).refuse(),
             _ => ControlFlow::Continue(()),
         }
     }

@@ -135,6 +135,10 @@ impl Compile<'_> {
 /// Works on the head alone, without waiting.
 pub trait OnRequest: Send + Sync {
     fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow;
+    /// Whether it has to know if there is a body where none is announced: it is waited for until something of it has come, or its end.
+    fn asks_for_body(&self) -> bool {
+        false
+    }
 }
 
 /// Works on the head, and may have to wait for somebody else: another server, or its turn.

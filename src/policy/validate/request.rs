@@ -19,7 +19,7 @@ use serde::Deserialize;
 use super::content::ContentCheck;
 use super::contract::{BodyConfig, Contract, Mode, SchemaConfig, Written};
 use super::json::{self, Fault, FaultKind, Limits};
-use super::media::{MediaType, Pattern};
+use super::media::{MediaType, Pattern, UNCODED, is_coded};
 use crate::exchange::Exchange;
 use crate::head::{BodyFraming, RequestHead};
 use crate::policy::{Compile, OnBody, OnRequest, PlanBuilder, Policy, Stage};
@@ -159,6 +159,17 @@ impl Validate {
         {
             return self.unsupported("charset_unsupported", "Forms and XML are taken in UTF-8 only.");
         }
+        // What stands behind a coding would be looked at by whoever undoes it, and by nobody here.
+        let coded = has_body && head.header_all("content-encoding").any(is_coded);
+        let looked_at = |media: &MediaType<'_>| {
+            let json = self.json.as_ref().is_some_and(|check| !check.reports) && media.is_json();
+            json || self.content.as_ref().is_some_and(|check| check.looks_at(media))
+        };
+        if coded && media.as_ref().is_some_and(looked_at) {
+            let detail = "Bodies are taken without a coding.";
+            let reply = refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding_unsupported", detail);
+            return reply.header(header::ACCEPT_ENCODING, UNCODED).refuse();
+        }
         if let (Some(check), Some(contract)) = (&self.json, contract)
             && check.reports
         {
@@ -169,6 +180,7 @@ impl Validate {
                     Some(("content_type", "must be JSON"))
                 }
                 Some(media) if has_body && media.is_json() && !media.is_utf8() => Some(("charset", "must be in UTF-8")),
+                Some(media) if coded && media.is_json() => Some(("contentEncoding", "must be without a coding")),
                 Some(media) if media.is_json() && check.passes(head) => Some(LONGER),
                 _ => lacking.map(|_| ("json", "must be there")),
             };
@@ -211,6 +223,10 @@ impl Validate {
 }
 
 impl OnRequest for Validate {
+    fn asks_for_body(&self) -> bool {
+        self.content_types.is_some() || self.json.is_some() || self.content.is_some()
+    }
+
     fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow {
         let missing =
             self.headers.iter().find(|(name, _)| head.header(name.as_str()).is_none_or(|value| value.trim_ascii().is_empty()));
@@ -247,6 +263,8 @@ impl OnBody for JsonCheck {
         head.body != BodyFraming::None
             && !(self.reports && head.body == BodyFraming::Length(0) && WITH_BODY.contains(&head.method))
             && !self.passes(head)
+            // On trial, that was told with the head.
+            && !(self.reports && head.header_all("content-encoding").any(is_coded))
             && head.header("content-type").and_then(MediaType::parse).is_some_and(|media| {
                 // What is in another charset was told with the head.
                 media.is_json() && (!self.reports || media.is_utf8())
