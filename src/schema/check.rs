@@ -20,6 +20,8 @@ const LONGEST_POINTER: usize = 512;
 enum Place<'a> {
     Root,
     Key(&'a Place<'a>, &'a str),
+    /// A member whose name the schema does not have.
+    Other(&'a Place<'a>, &'a str),
     Index(&'a Place<'a>, usize),
 }
 
@@ -27,7 +29,7 @@ impl Place<'_> {
     fn write(&self, out: &mut String) {
         match self {
             Place::Root => {}
-            Place::Key(above, key) => {
+            Place::Key(above, key) | Place::Other(above, key) => {
                 above.write(out);
                 out.push('/');
                 out.push_str(&escaped(key));
@@ -36,6 +38,22 @@ impl Place<'_> {
                 above.write(out);
                 out.push('/');
                 out.push_str(&at.to_string());
+            }
+        }
+    }
+
+    /// See [`Violation::place`].
+    fn write_place(&self, out: &mut String) {
+        match self {
+            Place::Root => {}
+            Place::Key(above, key) => {
+                above.write_place(out);
+                out.push('/');
+                out.push_str(&escaped(key));
+            }
+            Place::Other(above, _) | Place::Index(above, _) => {
+                above.write_place(out);
+                out.push_str("/*");
             }
         }
     }
@@ -118,7 +136,7 @@ impl<'s> Check<'s> {
             let detail = "is more than is looked at: it takes too many steps to check".to_owned();
             self.broken.more = true;
             self.broken.violations.truncate(self.most.saturating_sub(1));
-            self.broken.violations.push(Violation { pointer: String::new(), keyword: "complexity", detail });
+            self.broken.violations.push(Violation { keyword: "complexity", detail, ..Violation::default() });
         }
         (!valid || self.exhausted).then_some(self.broken)
     }
@@ -136,13 +154,14 @@ impl<'s> Check<'s> {
 
     fn fail(&mut self, keyword: &'static str, at: &Place<'_>, detail: impl FnOnce() -> String) -> bool {
         if self.quiet == 0 {
-            let mut pointer = String::new();
+            let (mut pointer, mut place) = (String::new(), String::new());
             at.write(&mut pointer);
-            if pointer.len() > LONGEST_POINTER {
-                let end = (0..=LONGEST_POINTER).rev().find(|end| pointer.is_char_boundary(*end)).unwrap_or(0);
-                pointer.truncate(end);
+            at.write_place(&mut place);
+            for text in [&mut pointer, &mut place].into_iter().filter(|text| text.len() > LONGEST_POINTER) {
+                let end = (0..=LONGEST_POINTER).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+                text.truncate(end);
             }
-            self.broken.violations.push(Violation { pointer, keyword, detail: detail() });
+            self.broken.violations.push(Violation { pointer, place, keyword, detail: detail() });
             self.broken.more = self.broken.violations.len() >= self.most;
         }
         false
@@ -440,7 +459,8 @@ impl<'s> Check<'s> {
             if !valid && self.is_done() {
                 return false;
             }
-            let here = Place::Key(at, name);
+            let has_name = rules.properties.contains_key(name.as_str());
+            let here = if has_name { Place::Key(at, name) } else { Place::Other(at, name) };
             let mut known = false;
             if let Some(rule) = rules.properties.get(name.as_str()) {
                 known = true;
@@ -618,7 +638,7 @@ impl<'s> Check<'s> {
         if let (Some(rule), Value::Object(map)) = (node.unevaluated_properties, value) {
             for (name, member) in map.iter().filter(|(name, _)| !seen.all_properties && !seen.properties.contains(name.as_str()))
             {
-                valid &= self.other("unevaluatedProperties", rule, member, &Place::Key(at, name), scope);
+                valid &= self.other("unevaluatedProperties", rule, member, &Place::Other(at, name), scope);
                 if !valid && self.is_done() {
                     return false;
                 }

@@ -95,10 +95,12 @@ pub struct BadSchema {
 }
 
 /// One way in which a value breaks its schema.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Violation {
     /// Where, as a JSON Pointer into the value; empty for the whole of it.
     pub pointer: String,
+    /// The same with `*` for each element, and for each member whose name is not the schema's: as many as the schema has, whatever is sent.
+    pub place: String,
     pub keyword: &'static str,
     /// What would have been right. Never what was sent.
     pub detail: String,
@@ -107,7 +109,7 @@ pub struct Violation {
 impl Violation {
     /// Of a value as a whole.
     pub fn whole(keyword: &'static str, detail: impl Into<String>) -> Violation {
-        Violation { pointer: String::new(), keyword, detail: detail.into() }
+        Violation { keyword, detail: detail.into(), ..Violation::default() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What broke its contract, whether or not it was refused: so that one can be switched on without fear.
 //!
-//! Kept over reloads, for each place where `validate` is written, up to a bound; the oldest kinds go first. No value of a client's is in it; the pointer
-//! and the example have the names of members, which are the client's where the schema does not know them, and its numbers of elements are left out.
+//! Kept over reloads, for each place where `validate` is written, up to a bound; the kinds that were seen least go first. No value of a client's is in it:
+//! the pointer has the names of members that the schema has, and `*` for others and for elements, so that no client can make kinds as it likes.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -23,8 +23,6 @@ const MOST_CONSUMERS: usize = 20;
 const DEEPEST: usize = 3;
 const LARGEST: usize = 24;
 const LONGEST_NAME: usize = 32;
-/// The longest pointer that is remembered, in bytes.
-const LONGEST: usize = 200;
 
 /// Where in a request or an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,7 +64,7 @@ pub struct Kind {
     pub part: Part,
     /// The field's or parameter's.
     pub name: Box<str>,
-    /// With `*` for elements.
+    /// With `*` for elements, and for members that the schema does not name.
     pub pointer: Box<str>,
     pub keyword: &'static str,
     /// Of the last time.
@@ -140,7 +138,7 @@ impl Report {
     pub fn note_of(&self, operation: &str, wrong: &Wrong<'_>, consumer: Option<&str>) {
         let Wrong { part, name, violation, example } = wrong;
         let (part, name) = (*part, *name);
-        let pointer = general(&violation.pointer);
+        let pointer = violation.place.as_str();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let mut kinds = self.kinds.lock();
         let same = |kind: &Kind| {
@@ -154,9 +152,10 @@ impl Report {
             Some(at) => at,
             None => {
                 if kinds.len() >= (if operation.is_empty() { MOST_KINDS } else { MOST_KINDS_OF_MANY })
-                    && let Some(oldest) = kinds.iter().enumerate().min_by_key(|(_, kind)| kind.last).map(|(at, _)| at)
+                    && let Some(rarest) =
+                        kinds.iter().enumerate().min_by_key(|(_, kind)| (kind.count, kind.last)).map(|(at, _)| at)
                 {
-                    kinds.swap_remove(oldest);
+                    kinds.swap_remove(rarest);
                 }
                 kinds.push(Kind {
                     operation: operation.into(),
@@ -256,18 +255,6 @@ fn is_plain_name(name: &str) -> bool {
     letters && name.len() <= LONGEST_NAME && name.bytes().filter(u8::is_ascii_digit).count() <= 3
 }
 
-/// A pointer with a `*` for each number.
-fn general(pointer: &str) -> String {
-    let parts = pointer.split('/').map(|part| {
-        let is_number = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-        if is_number { "*" } else { part }
-    });
-    let mut text = parts.collect::<Vec<_>>().join("/");
-    let end = (0..=LONGEST.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text.truncate(end);
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,7 +266,7 @@ mod tests {
             "many": (0..100).collect::<Vec<_>>(),
         });
         let at = |pointer: &str| {
-            let violation = Violation { pointer: pointer.to_owned(), keyword: "type", detail: String::new() };
+            let violation = Violation { pointer: pointer.to_owned(), keyword: "type", ..Violation::default() };
             Wrong::in_value(Part::Body, "", violation, &value).example.map_or_else(String::new, |example| example.to_string())
         };
         assert_eq!(at("/list/0/who"), "\"string\"");
@@ -294,15 +281,13 @@ mod tests {
     fn kinds_are_bounded_and_counted() {
         let report = Report::of(&Ledger::default(), &Tallies::default(), "route:/test");
         for number in 0..300 {
-            let pointer = format!("/items/{number}/price");
-            let violation = Violation { pointer, keyword: "type", detail: "must be of the type number".to_owned() };
-            report.note(&Wrong::new(Part::Body, "", violation), Some("acme"));
-            let other = Violation { pointer: format!("/x{number}"), keyword: "type", detail: String::new() };
-            report.note(&Wrong::new(Part::Body, "", other), None);
+            let place = |place: &str| Violation { place: place.to_owned(), keyword: "type", ..Violation::default() };
+            report.note(&Wrong::new(Part::Body, "", place("/items/*/price")), Some("acme"));
+            report.note(&Wrong::new(Part::Body, "", place(&format!("/x{number}"))), None);
         }
         let kinds = report.kinds.lock();
         assert_eq!(kinds.len(), MOST_KINDS);
-        let prices = kinds.iter().find(|kind| &*kind.pointer == "/items/*/price");
-        assert!(prices.is_none_or(|kind| kind.consumers.contains_key("acme")));
+        let prices = kinds.iter().find(|kind| &*kind.pointer == "/items/*/price").expect("what was seen often stays");
+        assert!(prices.count == 300 && prices.consumers.contains_key("acme"));
     }
 }

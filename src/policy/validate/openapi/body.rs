@@ -255,5 +255,7 @@ fn json_value(body: &[u8], limits: &grammar::Limits) -> Result<Value, Malformed>
 
 /// A [`Malformed`] as a violation.
 pub fn violation((pointer, keyword, detail): Malformed) -> Violation {
-    Violation { pointer, keyword, detail }
+    // A field that is to be JSON may have any name; all others that are told of are the document's.
+    let place = if keyword == "json" && !pointer.is_empty() { "/*".to_owned() } else { pointer.clone() };
+    Violation { pointer, place, keyword, detail }
 }
