@@ -484,10 +484,9 @@ fn extra_use(
 /// How the sender of this head wants to be answered. A call has a body, so most heads need not be searched.
 fn dialect(head: &RequestHead) -> Dialect {
     match (head.body, head.version) {
-        (BodyFraming::None, http::Version::HTTP_2) | (BodyFraming::Length(_) | BodyFraming::Streamed, _) => {
-            head.header("content-type").map_or(Dialect::Plain, Dialect::of)
-        }
-        (BodyFraming::None, _) => Dialect::Plain,
+        // A call is a POST, be there nothing in it.
+        (BodyFraming::None, version) if version != http::Version::HTTP_2 && head.method != Method::POST => Dialect::Plain,
+        _ => head.header("content-type").map_or(Dialect::Plain, Dialect::of),
     }
 }
 

@@ -231,6 +231,20 @@ fn a_contract_on_trial_refuses_nobody_and_tells_what_it_would() {
     assert_eq!(first["example"], "integer", "what was there, and not which");
     let keywords: Vec<_> = trial["broken"].as_array().unwrap().iter().map(|kind| kind["keyword"].as_str().unwrap()).collect();
     assert!(["json", "max_body", "content_type", "charset"].iter().all(|keyword| keywords.contains(keyword)), "{trial}");
+    // Names that a client makes up are one kind, and push nothing out that was counted.
+    for number in 0..12 {
+        let junk: Vec<String> = (0..15).map(|name| format!("\"n{number}_{name}\":1")).collect();
+        let body = format!("{{\"sku\":\"AB-1\",\"amount\":1,{}}}", junk.join(","));
+        assert_eq!(post("application/json", body.as_bytes()), 200);
+    }
+    let told: Value = serde_json::from_str(&gateway.admin_get("/contracts").1).unwrap();
+    let trial = told["contracts"].as_array().unwrap().iter().find(|one| one["scope"].as_str().unwrap().contains("/trial"));
+    let kinds = trial.unwrap()["broken"].as_array().unwrap();
+    let count = |keyword: &str| -> Vec<_> {
+        let of = kinds.iter().filter(|kind| kind["keyword"] == keyword);
+        of.map(|kind| (kind["pointer"].as_str().unwrap(), kind["count"].as_u64().unwrap())).collect()
+    };
+    assert_eq!((count("minimum"), count("additionalProperties")), (vec![("/amount", 3)], vec![("/*", 180)]));
 }
 
 #[test]
@@ -397,11 +411,59 @@ fn answers_are_held_to_theirs() {
             }
             assert_eq!(curl(&[version, "-I", &gateway.url("/secret")]).status, 200, "nothing of it is told");
         }
-        assert!(backend.requests().iter().all(|request| request.header("accept-encoding").is_none()));
+        // Whoever says nothing takes any coding.
+        assert!(backend.requests().iter().all(|request| request.header("accept-encoding") == Some("identity")));
         let line = gateway.wait_log(|line| line["path"] == "/secret" && line["status"] == 502);
         let decided = &line["decided_by"];
         assert_eq!((&line["answered_by"], decided), (&json!("answer_contract"), &json!("additionalProperties /secret")));
         gateway.wait_metric("portcullis_contract_broken_total{part=\"answer\",outcome=\"reported\"}", 2.0);
     };
     run(&Gateway::start(&yaml));
+}
+
+/// That a route is a stream makes none of what its service answers.
+#[test]
+fn a_route_of_streams_is_held_to_its_contract_too() {
+    let backend = Backend::answering(|request| {
+        let (kind, body) = match request.target.as_str() {
+            "/strip/events" | "/held/events" => ("text/event-stream", "data: {}\n\n"),
+            "/strip/two" | "/held/two" => ("text/event-stream\r\nContent-Type: application/json", r#"{"secret":"hunter2"}"#),
+            "/strip/plain" | "/held/plain" => ("application/json\r\nContent-Encoding: identity", r#"{"id":1}"#),
+            _ => ("application/json\r\nETag: \"a\"", r#"{"id":1,"secret":"hunter2"}"#),
+        };
+        format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    });
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 1 }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes:
+          - { path: /strip/*, service: a, stream: true, policies: { answer_contract: { mode: strip, schema: { properties: { id: {} } } } } }
+          - path: /held/*
+            service: a
+            stream: true
+            policies: { answer_contract: { schema: { properties: { id: {} }, additionalProperties: false } } }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    let gateway = Gateway::start(&yaml);
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let get = |path: &str| curl(&[version, &gateway.url(path)]);
+        let stripped = get("/strip/x");
+        assert_eq!((stripped.status, stripped.text().as_str(), stripped.header("etag")), (200, r#"{"id":1}"#, None));
+        for (path, status) in [
+            ("/held/x", 502),
+            ("/held/two", 502),
+            ("/strip/two", 502),
+            ("/held/plain", 200),
+            ("/strip/plain", 200),
+            ("/held/events", 200),
+            ("/strip/events", 200),
+        ] {
+            let got = get(path);
+            assert_eq!(got.status, status, "{path}");
+            assert!(!got.text().contains("hunter2"), "{path}");
+        }
+    }
 }

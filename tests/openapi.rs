@@ -437,6 +437,60 @@ fn answers_are_held_to_their_operation() {
     gateway.wait_log(|line| line["decided_by"] == "writeOnly /0/secret");
 }
 
+/// Neither by what a route, an answer or a path says does anything get out that was not agreed on.
+#[test]
+fn no_answer_gets_around_its_document() {
+    let backend = Backend::answering(|request| {
+        let answer = |status: &str, kind: &str, body: &str| {
+            format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+        };
+        let pets = r#"[{"id":1,"name":"rex"}]"#;
+        match request.header("x-case").unwrap_or_default() {
+            "good" => answer("200 OK", "application/json", pets),
+            "twice" => answer("200 OK", "application/json\r\nContent-Type: application/json", pets),
+            "plain" => answer("200 OK", "application/json\r\nContent-Encoding: identity", pets),
+            "events" => answer("200 OK", "text/event-stream", "data: secret\n\n"),
+            "two" => answer("200 OK", "text/event-stream\r\nContent-Type: application/json", "[{\"secret\":1}]"),
+            "listed" => answer("200 OK", "application/json, text/event-stream", "[{\"secret\":1}]"),
+            "gone" => answer("404 Not Found", "text/plain", "x"),
+            _ => answer("200 OK", "application/json", r#"[{"id":1,"name":"rex","secret":"abc"}]"#),
+        }
+    });
+    let files = Files::new();
+    files.write("petstore.yaml", PETSTORE);
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        server: { workers: 1 }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes:
+          - { path: /v1/*, service: a, policies: { openapi: { file: petstore.yaml, answers: enforce } } }
+          - { path: /cached/*, service: a, policies: { cache: { ttl: 60s }, openapi: { file: petstore.yaml, answers: enforce } } }
+          - { path: /stream/*, service: a, stream: true, policies: { openapi: { file: petstore.yaml, answers: enforce } } }
+          - { path: /off/*, service: a, policies: { openapi: { file: petstore.yaml, mode: off, answers: enforce } } }
+          - { path: /trial/*, service: a, policies: { openapi: { file: petstore.yaml, mode: report, answers: enforce } } }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    let gateway = Gateway::start_in(&files, &yaml);
+    let ask = |method: &str, path: &str, case: &str| request(gateway.port(), method, path, &[("X-Case", case)], b"").status;
+    for path in ["/v1/pets", "/cached/pets", "/stream/pets", "/off/pets", "/trial/pets"] {
+        for (case, status) in
+            [("good", 200), ("twice", 200), ("plain", 200), ("events", 502), ("two", 502), ("listed", 502), ("secret", 502)]
+        {
+            let path = format!("{path}?{case}");
+            assert_eq!(ask("GET", &path, case), status, "{path}");
+            assert_eq!(ask("GET", &path, case), status, "{path} again");
+        }
+    }
+    // What the service answers to who asks by what the document does not have was never agreed on, whatever it is.
+    for (method, path) in [("GET", "/off/pets/"), ("DELETE", "/off/pets"), ("GET", "/trial/none"), ("PUT", "/trial/pets")] {
+        assert_eq!((ask(method, path, "good"), ask(method, path, "gone")), (502, 404), "{method} {path}");
+    }
+    gateway.wait_log(|line| line["decided_by"] == "paths" && line["reason"] == "answer_breaks_contract");
+    assert!(backend.requests().iter().all(|request| request.header("accept-encoding") != Some("gzip")));
+}
+
 #[test]
 fn what_cannot_be_served_is_said_with_its_place() {
     let files = Files::new();
@@ -630,6 +684,10 @@ fn operations_are_closed_to_whoever_has_not_proved_what_they_need() {
     )
     .replace("$KEYS", &keys);
     let gateway = Gateway::start_in(&files, &yaml);
+    // A document on trial closes nothing, and whoever switches it on hears of it.
+    let checked = portcullis(gateway.dir(), &["check", &gateway.config_path().display().to_string()]);
+    let said = format!("{}{}", checked.stdout, checked.stderr);
+    assert!(said.contains("`mode: report` refuses nobody") && said.contains("can be asked for without credentials"), "{said}");
     let ask = |path: &str, key: &str| {
         let key = format!("{key}-key-0123456789");
         let fields: Vec<(&str, &str)> = if key.starts_with('-') { Vec::new() } else { vec![("X-Key", &key)] };
@@ -727,6 +785,8 @@ fn mocks_answer_from_the_document() {
     let first = ask("/v1/pets/7", &[("Origin", "https://app.test")]);
     assert_eq!((first.status, first.json()), (200, json!({ "name": "tom" })));
     assert_eq!(first.header("access-control-allow-origin"), Some("https://app.test"), "answers pass the route's policies");
+    assert!(first.all("vary").contains(&"Prefer, Accept"), "{first:?}");
+    assert_eq!(ask("/fixed/pets/7", &[]).header("vary"), Some("Accept"));
     for (prefer, status, body) in [
         ("example=dog", 200, json!({ "name": "rex" })),
         ("code=404", 404, json!({ "title": "gone" })),

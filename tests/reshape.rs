@@ -348,6 +348,7 @@ fn each_audience_gets_its_own_also_from_the_cache() {
                     assert_eq!((public.status, public.text().as_str()), (200, FILTERED), "{more:?}");
                     assert_eq!(public.header("cache-control"), Some("max-age=60, private"));
                     assert!(public.header("vary").is_some_and(|vary| vary.contains("authorization")));
+                    assert!(public.all("vary").iter().any(|vary| vary.contains("x-audience")), "{public:?}");
                 }
                 // Whoever does not say who he is gets less, not more.
                 assert_eq!(curl(&[version, &gateway.url("/p")]).text(), FILTERED);
@@ -617,5 +618,77 @@ fn clients_choose_between_json_and_xml() {
             .write("bad.yaml", yaml.replace("$PORT", "1").replace("{ response: accept, media_type: text/xml }", written));
         let refused = portcullis(gateway.dir(), &["check", "bad.yaml"]);
         assert!(refused.code != 0 && refused.stderr.contains(what), "{written}: {}", refused.stderr);
+    }
+}
+
+/// Where nothing of an answer has gone yet, its client is told that there is none.
+#[test]
+fn an_answer_that_is_none_from_its_first_byte_on_is_refused() {
+    let backend = Backend::answering(|request| match request.target.as_str() {
+        "/bom" => answer("", "\u{feff}{\"id\":1}"),
+        "/two" => answer("", "{\"id\":1} {\"id\":2}"),
+        _ => answer("", "{\"id\":1}"),
+    });
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 1 }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        routes: [ { path: /*, service: a, policies: { reshape: { response: [ { keep: /id } ] } } } ]
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    let gateway = Gateway::start(&yaml);
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        assert_eq!(curl(&[version, &gateway.url("/good")]).text(), "{\"id\":1}");
+        for path in ["/bom", "/two"] {
+            let refused = curl(&[version, &gateway.url(path)]);
+            assert_eq!((refused.status, &refused.json()["reason"]), (502, &json!("answer_malformed")), "{path} {version}");
+        }
+    }
+    let old = raw(gateway.port(), b"GET /two HTTP/1.0\r\nHost: a\r\n\r\n");
+    assert!(String::from_utf8_lossy(&old).contains(" 502 "), "{}", String::from_utf8_lossy(&old));
+    gateway.wait_log(|line| line["path"] == "/bom" && line["reason"] == "answer_malformed" && line["status"] == 502);
+}
+
+/// What is said of a body is said of the one that the client has, whether it follows or not.
+#[test]
+fn nothing_is_told_of_a_body_that_the_client_does_not_get() {
+    const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
+    let backend = Backend::answering(|request| {
+        let fields = "ETag: \"a\"\r\nLast-Modified: Sat, 28 Nov 2026 10:00:00 GMT\r\nContent-Digest: x\r\nRepr-Digest: x\r\nDigest: x\r\nContent-MD5: x\r\n";
+        let made = answer(fields, r#"{"id":1,"pin":"1234"}"#);
+        let head = find(&made, b"\r\n\r\n").unwrap() + 4;
+        if request.method == "HEAD" { made[..head].to_vec() } else { made }
+    });
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 1 }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        policies: { cache: { ttl: 60s } }
+        routes:
+          - { path: /strip, service: a, policies: { answer_contract: { mode: strip, schema: { properties: { id: {} } } } } }
+          - { path: /coded, service: a, policies: { compress: { min_size: 1, codings: [ gzip ] } } }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    let gateway = Gateway::start(&yaml);
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        for more in [&[][..], &["-H", "If-None-Match: *"], &["-H", "If-None-Match: \"a\""], &["-I"]] {
+            let got = curl(&[&[version, &gateway.url("/strip")], more].concat());
+            assert_eq!(got.status, 200, "{more:?}");
+            for name in DIGESTS.into_iter().chain(["etag", "last-modified"]) {
+                assert_eq!(got.header(name), None, "{more:?}");
+            }
+        }
+        for more in [&[][..], &["-H", "If-None-Match: W/\"a\""], &["-I"]] {
+            let coded = curl(&[&[version, "-H", "Accept-Encoding: gzip", &gateway.url("/coded")], more].concat());
+            assert_eq!(coded.status, if more.len() == 2 { 304 } else { 200 });
+            assert_eq!(coded.header("etag"), Some("W/\"a\""), "{more:?}");
+            assert!(DIGESTS.iter().all(|name| coded.header(name).is_none()), "{more:?} {coded:?}");
+        }
+        let plain = curl(&[version, "-H", "If-None-Match: \"a\"", &gateway.url("/coded")]);
+        assert_eq!((plain.status, plain.header("etag"), plain.header("digest")), (304, Some("\"a\""), Some("x")));
     }
 }

@@ -429,6 +429,9 @@ fn answers_by_itself(gateway: &Gateway) {
 
     let down = client.get("/down");
     down.assert_problem(503, "route", "maintenance");
+    // A call of gRPC-Web is one also if there is nothing in it.
+    let call = curl(&["-X", "POST", "-H", "Content-Type: application/grpc-web+proto", &gateway.url("/pkg.Svc/Call")]);
+    assert_eq!((call.status, call.header("grpc-status")), (200, Some("14")), "{call:?}");
     assert_eq!((down.header("retry-after"), down.json()["detail"].as_str()), (Some("60"), Some("Back at noon.")));
 
     // What browsers are told, on every kind of answer; what is written replaces the service's, what is not fills in.

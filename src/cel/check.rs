@@ -105,6 +105,7 @@ pub fn compile(source: &str, place: Place, problems: &mut Problems, kind: Kind, 
         networks: Vec::new(),
         by_path: false,
         by_request: false,
+        by_headers: 0,
         read: Vec::new(),
         asked: Vec::new(),
         misspelt: Vec::new(),
@@ -114,15 +115,25 @@ pub fn compile(source: &str, place: Place, problems: &mut Problems, kind: Kind, 
     if checker.sound {
         checker.result(&root, kind);
     }
-    let Checker { sound, patterns, networks, by_path, by_request, read, asked, misspelt, problems, named, .. } = checker;
+    let Checker { sound, patterns, networks, by_path, by_request, by_headers, read, asked, misspelt, problems, named, .. } =
+        checker;
     for (text, canonical) in misspelt.into_iter().filter(|_| by_path) {
         let problem = Problem::warning(place, format!("no request's path holds `{text}`: paths are compared in one spelling"));
         problems.push(problem.hint(format!("write `{canonical}`")));
     }
+    let named_headers = read.iter().chain(&asked).filter_map(|member| member.strip_prefix("request.headers."));
+    let mut headers: Vec<Box<str>> = named_headers.map(Into::into).collect();
+    if headers.len() < by_headers {
+        // As a whole, or by a name that is not known before.
+        headers.push("*".into());
+    }
+    headers.sort_unstable();
+    headers.dedup();
+    let headers = headers.into_boxed_slice();
     // What a route's path has is there.
     let unsure = |member: &String| !asked.contains(member) && !member.starts_with("route.params.");
     let unsure = read.into_iter().find(unsure).map(String::into_boxed_str);
-    sound.then_some(Expression { root, patterns, networks, by_path, by_request, parts: named, unsure })
+    sound.then_some(Expression { root, patterns, networks, by_path, by_request, parts: named, unsure, headers })
 }
 
 struct Checker<'a> {
@@ -139,6 +150,8 @@ struct Checker<'a> {
     networks: Vec<Network>,
     by_path: bool,
     by_request: bool,
+    /// How often it names `request.headers`.
+    by_headers: usize,
     /// The members of maps that it reads, and those of which it asks whether they are there.
     read: Vec<String>,
     asked: Vec<String>,
@@ -271,6 +284,7 @@ impl Checker<'_> {
 
     fn variable(&mut self, id: u64, name: &str) {
         self.by_request = true;
+        self.by_headers += usize::from(name == "request.headers");
         self.by_path |= matches!(name, "request.path" | "route.params" | "route.id");
         if VARIABLES.iter().any(|variable| variable.name == name) {
             return;

@@ -71,6 +71,8 @@ pub struct Expression {
     parts: Vec<String>,
     /// See [`Expression::unsure`].
     unsure: Option<Box<str>>,
+    /// See [`Expression::headers`].
+    headers: Box<[Box<str>]>,
 }
 
 /// What an expression may look at beside the request, by name: what the services of a composed answer have said so far.
@@ -152,6 +154,11 @@ impl Expression {
     /// Whether it looks at the path, or at what a route's parameters took of it.
     pub fn looks_at_path(&self) -> bool {
         self.by_path
+    }
+
+    /// The header fields of the request that it looks at, in lower case; one of them is `*` if they may be any.
+    pub fn headers(&self) -> &[Box<str>] {
+        &self.headers
     }
 
     /// A header, parameter or claim that it reads and nowhere asks whether it is there: where it is not, the expression may come to nothing.

@@ -8,7 +8,7 @@ use pingora_http::ResponseHeader;
 use super::Downstream;
 use crate::reply::Reply;
 use crate::wire::encode::is_bodiless;
-use crate::wire::stages::{Stages, describing, refused};
+use crate::wire::stages::{Stages, Validator, refused, untrue};
 
 /// What is worked on at once. Of a body that is there whole, other requests have their turn in between.
 const AT_ONCE: usize = 64 * 1024;
@@ -67,7 +67,7 @@ impl Downstream {
         }
         match fields {
             Some((mut fields, wants)) => {
-                for name in describing() {
+                for name in untrue(Validator::Drop) {
                     fields.remove(name);
                 }
                 self.put_body(rest, false).await?;

@@ -15,7 +15,7 @@ use crate::exchange::Exchange;
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::reply::Flow;
 use crate::wire::encode::is_bodiless;
-use crate::wire::stages::{BodyStage, Changed, Pieces, Stages, Validator, describing, weak};
+use crate::wire::stages::{BodyStage, Changed, Pieces, Stages, Validator, untrue, weak};
 use crate::wire::streams::is_stream;
 use crate::wire::view::AnswerView;
 
@@ -168,15 +168,31 @@ impl<'a> Outgoing<'a> {
 
     /// What follows the head.
     pub fn follows(&self) -> Follows {
+        match self.follows_as_said() {
+            Follows::Part | Follows::Body if self.streams => Follows::Stream,
+            follows => follows,
+        }
+    }
+
+    /// The same as the answer says it itself: that its route is a stream, or that its client claims to call by gRPC, makes no stream of a
+    /// document. For those whose word holds whatever a client or a route says.
+    pub fn follows_as_said(&self) -> Follows {
         if self.head.method == Method::HEAD || is_bodiless(self.status) {
             Follows::Nothing
-        } else if self.streams || self.all(&header::CONTENT_TYPE).iter().any(|kind| is_stream(kind)) {
+        } else if self.all(&header::CONTENT_TYPE).iter().any(|kind| is_stream(kind)) {
             Follows::Stream
         } else if self.status == StatusCode::PARTIAL_CONTENT || !self.all(&header::CONTENT_RANGE).is_empty() {
             Follows::Part
         } else {
             Follows::Body
         }
+    }
+
+    /// Whether it says two media types that are not the same, in two fields or in one: each reader may take another one.
+    pub fn is_of_several_types(&self) -> bool {
+        let all = self.all(&header::CONTENT_TYPE);
+        let lists = |value: &&[u8]| value.split(|&byte| byte == b',').skip(1).any(|more| more.contains(&b'/'));
+        all.iter().any(lists) || all.windows(2).any(|two| matches!(two, [one, other] if !one.eq_ignore_ascii_case(other)))
     }
 
     /// Makes the tag a weak one, where there is one.
@@ -208,16 +224,15 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// Takes away what would not be true of another body: for the answer to a HEAD that would have one.
+    /// Takes away what would not be true of another body: for the answer to a HEAD that would have one, and for a 304 that speaks of one.
     pub fn changes_body(&mut self, validator: Validator) {
-        for name in describing() {
+        for name in untrue(validator) {
             if !self.all(&name).is_empty() {
                 self.remove(name);
             }
         }
-        match validator {
-            Validator::Weaken => self.weaken_etag(),
-            Validator::Drop => self.remove(header::ETAG),
+        if validator == Validator::Weaken {
+            self.weaken_etag();
         }
     }
 
@@ -229,6 +244,13 @@ impl<'a> Outgoing<'a> {
             self.stages.push(stage());
         }
         works
+    }
+
+    /// The same of an answer that says itself that it is no stream ([`Outgoing::follows_as_said`]).
+    pub fn whole_as_said(&mut self, stage: impl FnOnce() -> BodyStage) {
+        if self.follows_as_said() == Follows::Body {
+            self.stages.push(stage());
+        }
     }
 }
 

@@ -42,6 +42,11 @@ pub trait Pieces: Send + Sync {
     fn held(&self) -> usize {
         0
     }
+
+    /// Whether the head waits: nothing of the body has come out yet, and it may be that nothing ever will but another answer.
+    fn holds_head(&self) -> bool {
+        false
+    }
 }
 
 /// Works on a body that is there whole. The head has not been sent.
@@ -125,7 +130,10 @@ impl Stages {
 
     /// The head, once no stage waits for the body any more. Once.
     pub fn take_head(&mut self) -> Option<Box<ResponseHeader>> {
-        let waits = |link: &Link| matches!(link, Link::Whole(gathering) if gathering.run.is_some());
+        let waits = |link: &Link| match link {
+            Link::Whole(gathering) => gathering.run.is_some(),
+            Link::Pieces(run) => run.holds_head(),
+        };
         if self.links.iter().any(waits) { None } else { self.head.take() }
     }
 
@@ -217,18 +225,26 @@ impl Gathering {
         let body = std::mem::take(&mut self.body).freeze();
         let tag = head.headers.get(header::ETAG).cloned();
         let Some(other) = run.whole(head, &body)? else { return Ok(body) };
-        for name in describing() {
+        // What the stage has given a tag of its own keeps it.
+        let is_tagged = head.headers.get(header::ETAG) != tag.as_ref();
+        for name in untrue(self.validator).filter(|name| !is_tagged || *name != header::ETAG) {
             head.remove_header(&name);
         }
-        if head.headers.get(header::ETAG) == tag.as_ref() {
-            head.remove_header(&header::ETAG);
-            if let Some(tag) = tag.filter(|_| self.validator == Validator::Weaken) {
-                // One field in place of another: it cannot fail in practice.
-                let _ = head.insert_header(header::ETAG, weak(&tag));
-            }
+        if !is_tagged
+            && self.validator == Validator::Weaken
+            && let Some(tag) = tag
+        {
+            // One field in place of another: it cannot fail in practice.
+            let _ = head.insert_header(header::ETAG, weak(&tag));
         }
         Ok(other)
     }
+}
+
+/// The fields that are not true any more of another body. The one list, whether the body follows, or is only spoken of (HEAD, 304).
+pub fn untrue(validator: Validator) -> impl Iterator<Item = HeaderName> {
+    let of_the_content = [header::ETAG, header::LAST_MODIFIED].into_iter().filter(move |_| validator == Validator::Drop);
+    describing().into_iter().chain(of_the_content)
 }
 
 /// What is said of the bytes of a body, and not true of others: how many there are, what they sum up to, that parts of them can be had.

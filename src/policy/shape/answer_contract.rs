@@ -1,7 +1,8 @@
 //! `answer_contract`: holds what a service answers to a JSON Schema, so that nothing leaves that clients were not promised.
 //!
-//! An answer is held back until it is whole and known to be good. The service is asked without `Accept-Encoding`: what it codes itself cannot be
-//! read here, and counts as broken.
+//! An answer is held back until it is whole and known to be good, but for the streams that say themselves that they are some. The service is
+//! asked for answers without a coding: what it codes itself cannot be read here, and counts as broken. Where something is taken out, nobody is asked
+//! for conditions either: the service's tags and dates are of answers that clients do not get.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::head::{HeaderEdit, RequestHead};
 use crate::jose::json;
 use crate::json::Tree;
 use crate::policy::validate::contract::{SchemaConfig, schema};
-use crate::policy::validate::media::MediaType;
+use crate::policy::validate::media::{MediaType, UNCODED, is_coded};
 use crate::policy::validate::report::{Outcome, Part, Report, Wrong};
 use crate::policy::{Compile, Follows, OnRequest, OnResponse, Outgoing, PlanBuilder, Policy, Stage};
 use crate::problem::Problem;
@@ -26,7 +27,6 @@ use crate::reply::{Flow, Reply};
 use crate::schema::{Schema, Violation};
 use crate::value::{Size, Spanned};
 use crate::wire::stages::{Beyond, BodyStage, Changed, Validator, Whole};
-use crate::wire::streams::is_stream;
 
 /// The longest answer that may be held back, in bytes, and the longest that is where nobody says otherwise.
 const MOST: u64 = 16 << 20;
@@ -142,8 +142,12 @@ impl Whole for Looking {
 }
 
 impl OnRequest for AnswerContract {
-    fn on_request(&self, _: &RequestHead, exchange: &mut Exchange) -> Flow {
-        exchange.to_upstream.push(HeaderEdit::Remove(header::ACCEPT_ENCODING));
+    fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow {
+        exchange.to_upstream.push(HeaderEdit::Set(header::ACCEPT_ENCODING, UNCODED));
+        if self.inner.mode == AnswerMode::Strip && (head.method == Method::GET || head.method == Method::HEAD) {
+            let conditions = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE];
+            exchange.to_upstream.extend(conditions.map(HeaderEdit::Remove));
+        }
         if self.inner.mode != AnswerMode::Report {
             // Of a part nobody can say whether it is of what was agreed on.
             let whole = [header::RANGE, header::IF_RANGE];
@@ -155,39 +159,48 @@ impl OnRequest for AnswerContract {
 
 impl OnResponse for AnswerContract {
     fn on_response(&self, answer: &mut Outgoing<'_>) -> Flow {
-        let follows = answer.follows();
+        let strips = self.inner.mode == AnswerMode::Strip;
+        if strips && answer.status() == StatusCode::NOT_MODIFIED {
+            // Nobody was asked for it, and what it speaks of is not what the client has.
+            answer.changes_body(Validator::Drop);
+        }
         if !answer.status().is_success() || self.inner.mode == AnswerMode::Off {
             return Flow::Continue(());
         }
-        let strips = self.inner.mode == AnswerMode::Strip;
+        let looks = self.inner.mode != AnswerMode::Report;
+        let judge = |one: Wrong<'_>| {
+            let consumer = answer.exchange.identity.as_ref().and_then(|identity| identity.consumer.as_deref());
+            self.inner.broken(&[one], consumer).map_or_else(Reply::refuse, Flow::Continue)
+        };
+        let follows = answer.follows_as_said();
+        let media = answer.first(&header::CONTENT_TYPE).and_then(MediaType::parse);
         let calls = || Dialect::of(answer.head.header("content-type").unwrap_or_default()).is_grpc();
-        let streams = || answer.first(&header::CONTENT_TYPE).is_some_and(is_stream);
         match follows {
+            // Two readers could take it for two things.
+            Follows::Stream | Follows::Part | Follows::Body if answer.is_of_several_types() => {
+                return judge(wrong("contentType", "must have one Content-Type"));
+            }
+            Follows::Stream => return Flow::Continue(()),
+            // On trial, what a route says is a stream goes on as it comes.
+            Follows::Body if !looks && answer.follows() == Follows::Stream => return Flow::Continue(()),
             // Whoever says that he calls by gRPC gets no other answer by that than others do.
-            Follows::Stream if self.inner.mode != AnswerMode::Report && calls() && !streams() => {
-                let one = wrong("json", "must not be a stream");
-                return self.inner.broken(&[one], None).map_or_else(Reply::refuse, Flow::Continue);
-            }
-            Follows::Part if self.inner.mode != AnswerMode::Report => {
-                let one = wrong("json", "must be whole");
-                let consumer = answer.exchange.identity.as_ref().and_then(|identity| identity.consumer.as_deref());
-                return self.inner.broken(&[one], consumer).map_or_else(Reply::refuse, Flow::Continue);
-            }
+            _ if looks && follows != Follows::Nothing && calls() => return judge(wrong("json", "must not be a stream")),
+            Follows::Part if looks => return judge(wrong("json", "must be whole")),
             Follows::Nothing if strips && answer.head.method == Method::HEAD => {
                 answer.changes_body(Validator::Drop);
                 return Flow::Continue(());
             }
             Follows::Body => {}
-            _ => return Flow::Continue(()),
+            Follows::Part | Follows::Nothing => return Flow::Continue(()),
         }
-        let is_json = answer.first(&header::CONTENT_TYPE).and_then(MediaType::parse).is_some_and(|media| media.is_json());
-        let json = is_json && answer.all(&header::CONTENT_ENCODING).is_empty();
+        let is_json = media.is_some_and(|media| media.is_json());
+        let json = is_json && !answer.all(&header::CONTENT_ENCODING).into_iter().any(is_coded);
         let consumer = answer.exchange.identity.as_ref().and_then(|identity| identity.consumer.clone());
         let beyond = if self.inner.mode == AnswerMode::Report { Beyond::Pass } else { Beyond::Refuse(Self::NAME) };
         let run = Box::new(Looking { inner: self.inner.clone(), consumer, json });
         // Where nothing is taken out, the body stays what it is, and nobody asks for the validator.
         let stage = BodyStage::Whole { bound: self.up_to, beyond, validator: Validator::Drop, run };
-        answer.whole(|| stage);
+        answer.whole_as_said(|| stage);
         Flow::Continue(())
     }
 }

@@ -3,7 +3,7 @@
 //! On each answer anew, a hit of the cache included: what is stored is stored as the service sent it, and serves clients of every coding.
 //! Pieces leave when the service's do, so that streams of events stay live.
 //!
-//! Deliberately not here: bodies of requests; what is coded already; parts of a body (206).
+//! Deliberately not here: bodies of requests; what is coded already; parts of a body (206); gRPC and gRPC-Web, whatever their messages are.
 
 mod accept;
 mod encoder;
@@ -14,6 +14,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::grpc::Dialect;
 use crate::policy::{Compile, Follows, OnResponse, Outgoing, PlanBuilder, Policy, Stage};
 use crate::problem::Problem;
 use crate::reply::Flow;
@@ -155,10 +156,14 @@ impl Compress {
 impl OnResponse for Compress {
     fn on_response(&self, answer: &mut Outgoing<'_>) -> Flow {
         let follows = answer.follows();
+        // A call's messages have a coding of their own, which is all that its client undoes.
+        if answer.first(&header::CONTENT_TYPE).is_some_and(|kind| Dialect::of(kind).is_grpc()) {
+            return Flow::Continue(());
+        }
         if answer.status() == StatusCode::NOT_MODIFIED {
-            // What the client has may be coded, and then has a weak tag.
+            // What the client has may be coded, and then has a weak tag, and what the service says of its bytes is not true of it.
             if self.chosen(answer).is_some() {
-                answer.weaken_etag();
+                answer.changes_body(Validator::Weaken);
             }
             answer.vary("Accept-Encoding");
             return Flow::Continue(());
@@ -260,6 +265,8 @@ mod tests {
             "Content-Type: text/html\r\nCache-Control: public, no-transform\r\n",
             "Content-Length: 2000\r\n",
             "Content-Type: application/grpc+json-not\r\n",
+            "Content-Type: application/grpc+json\r\n",
+            "Content-Type: application/grpc-web-text+json; charset=utf-8\r\n",
         ] {
             assert_eq!(changed("GET", "gzip", 200, fields), Vec::<String>::new(), "{fields}");
         }

@@ -15,10 +15,11 @@ use pingora_http::ResponseHeader;
 use super::config::{Format, Otherwise};
 use super::steps::{Settled, Way};
 use super::xml::Form;
-use super::{Inner, Outcome, Reshape, is_coded, is_json, is_xml};
+use super::{Inner, Outcome, Reshape, is_json, is_xml};
 use crate::exchange::Exchange;
 use crate::head::{HeaderEdit, RequestHead};
 use crate::json::{Fault, Filter, Program};
+use crate::policy::validate::media::{UNCODED, is_coded};
 use crate::policy::{Follows, OnRequest, OnResponse, Outgoing, Policy};
 use crate::reply::{Flow, Reply};
 use crate::wire::stages::{Beyond, BodyStage, Changed, Pieces, Validator, Whole};
@@ -28,8 +29,8 @@ pub struct Answers {
     inner: Arc<Inner>,
     /// Two clients that ask for the same may get different shapes.
     differs: bool,
-    /// The fields that tell clients apart.
-    credentials: Vec<HeaderValue>,
+    /// The fields that tell clients apart: those with credentials, and those that steps look at.
+    fields: Vec<HeaderValue>,
 }
 
 impl Answers {
@@ -39,11 +40,21 @@ impl Answers {
             names.push(HeaderValue::from_static("authorization"));
         }
         let differs = inner.response.differ();
-        Answers { inner, differs, credentials: names }
+        let looked_at = inner.response.fields();
+        match looked_at.contains(&"*") {
+            true => names = vec![HeaderValue::from_static("*")],
+            // Those that can be no field's name are nobody's.
+            false => names.extend(looked_at.iter().filter_map(|name| HeaderName::try_from(*name).ok()).map(HeaderValue::from)),
+        }
+        Answers { inner, differs, fields: names }
     }
 
     /// Tells caches what this answer is worth.
     fn tell(&self, answer: &mut Outgoing<'_>) {
+        if answer.status() == StatusCode::NOT_MODIFIED {
+            // Nobody was asked for it, and what it speaks of is not what the client has.
+            answer.changes_body(Validator::Drop);
+        }
         for name in [header::ETAG, header::LAST_MODIFIED] {
             if answer.first(&name).is_some() {
                 answer.remove(name);
@@ -66,7 +77,7 @@ impl Answers {
         if let Ok(private) = HeaderValue::try_from(private(&said)) {
             answer.set(header::CACHE_CONTROL, private);
         }
-        for name in &self.credentials {
+        for name in &self.fields {
             let known = name.to_str().is_ok_and(|name| answer.lists(&header::VARY, name));
             if !known && !answer.lists(&header::VARY, "*") {
                 answer.add(header::VARY, name.clone());
@@ -120,7 +131,7 @@ fn private(said: &[u8]) -> Vec<u8> {
 impl OnRequest for Answers {
     fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow {
         // Also of who asks for an upgrade: he may get an ordinary answer.
-        exchange.to_upstream.push(HeaderEdit::Set(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+        exchange.to_upstream.push(HeaderEdit::Set(header::ACCEPT_ENCODING, UNCODED));
         if head.method == Method::GET || head.method == Method::HEAD {
             let whole = [header::RANGE, header::IF_RANGE, header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE];
             exchange.to_upstream.extend(whole.map(HeaderEdit::Remove));
@@ -175,11 +186,12 @@ impl OnResponse for Answers {
             _ if inner.streams() => {
                 inner.counts.count(Way::Response, Outcome::Changed);
                 for program in inner.response.filters(&settled) {
-                    answer.pieces(Validator::Drop, Box::new(Filtering { filter: Filter::new(program), inner: inner.clone() }));
+                    answer.pieces(Validator::Drop, Box::new(Filtering::new(program, inner)));
                 }
                 if answer.head.version == Version::HTTP_10 {
                     // Its end is the connection's, whether it is whole or not.
-                    answer.pieces(Validator::Drop, Box::new(Holding { body: BytesMut::new(), inner: inner.clone() }));
+                    answer
+                        .pieces(Validator::Drop, Box::new(Holding { body: BytesMut::new(), inner: inner.clone(), ended: false }));
                 }
             }
             Follows::Stream => return self.cannot("The service's answer cannot be reshaped: its route is a stream."),
@@ -222,15 +234,35 @@ fn malformed(fault: Fault, inner: &Inner) -> Box<Reply> {
 struct Filtering {
     filter: Filter,
     inner: Arc<Inner>,
+    /// Something has come out of it, or its end.
+    began: bool,
+}
+
+impl Filtering {
+    fn new(program: Arc<Program>, inner: &Arc<Inner>) -> Self {
+        Filtering { filter: Filter::new(program), inner: inner.clone(), began: false }
+    }
+
+    fn gives(&mut self, filtered: Result<Vec<u8>, Fault>, ended: bool) -> Changed {
+        let given = filtered.map_err(|fault| malformed(fault, &self.inner))?;
+        self.began |= ended || !given.is_empty();
+        Ok(given.into())
+    }
 }
 
 impl Pieces for Filtering {
     fn piece(&mut self, data: Bytes) -> Changed {
-        self.filter.piece(&data).map(Bytes::from).map_err(|fault| malformed(fault, &self.inner))
+        let filtered = self.filter.piece(&data);
+        self.gives(filtered, false)
     }
 
     fn end(&mut self) -> Changed {
-        self.filter.end().map(Bytes::from).map_err(|fault| malformed(fault, &self.inner))
+        let filtered = self.filter.end();
+        self.gives(filtered, true)
+    }
+
+    fn holds_head(&self) -> bool {
+        !self.began
     }
 }
 
@@ -238,6 +270,7 @@ impl Pieces for Filtering {
 struct Holding {
     body: BytesMut,
     inner: Arc<Inner>,
+    ended: bool,
 }
 
 impl Pieces for Holding {
@@ -250,7 +283,12 @@ impl Pieces for Holding {
     }
 
     fn end(&mut self) -> Changed {
+        self.ended = true;
         Ok(std::mem::take(&mut self.body).freeze())
+    }
+
+    fn holds_head(&self) -> bool {
+        !self.ended
     }
 
     fn held(&self) -> usize {

@@ -134,12 +134,6 @@ fn is_xml(kind: &[u8]) -> bool {
     MediaType::parse(kind).is_some_and(|media| media.is_xml() && media.is_utf8())
 }
 
-/// Whether a body with this `Content-Encoding` is coded.
-fn is_coded(coding: &[u8]) -> bool {
-    let coding = coding.trim_ascii();
-    !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")
-}
-
 impl Policy for Reshape {
     const NAME: &'static str = "reshape";
     const STAGE: Stage = Stage::Shape;

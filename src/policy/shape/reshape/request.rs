@@ -7,13 +7,13 @@ use serde_json::{Map, Value};
 use super::config::Otherwise;
 use super::steps::{Beside, Settled, Way};
 use super::xml::Form;
-use super::{Inner, Outcome, Reshape, is_coded, is_json, is_xml};
+use super::{Inner, Outcome, Reshape, is_json, is_xml};
 use crate::carrier::{decode, strip_query_param};
 use crate::exchange::Exchange;
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::json::Fault;
 use crate::path;
-use crate::policy::validate::media::MediaType;
+use crate::policy::validate::media::{MediaType, UNCODED, is_coded};
 use crate::policy::{OnBody, OnRequest, Policy};
 use crate::reply::{Flow, Reply};
 use crate::wire::stages::describing;
@@ -81,6 +81,10 @@ impl Inner {
 }
 
 impl OnRequest for Requests {
+    fn asks_for_body(&self) -> bool {
+        true
+    }
+
     fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow {
         let inner = &self.0;
         // Whatever comes of the body, or without one: what the client sent under these names is not what the gateway says under them.
@@ -93,7 +97,7 @@ impl OnRequest for Requests {
                 let reply = Reply::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Reshape::NAME, "body_not_json", detail);
                 // RFC 9110, section 15.5.16.
                 let reply = reply.header(header::ACCEPT, inner.taken());
-                reply.header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")).refuse()
+                reply.header(header::ACCEPT_ENCODING, UNCODED).refuse()
             }
             Content::Json | Content::Form | Content::Xml if inner.is_beyond(head) && inner.beyond == Otherwise::Pass => {
                 inner.counts.count(Way::Request, Outcome::Passed);

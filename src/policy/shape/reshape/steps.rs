@@ -111,10 +111,22 @@ impl Steps {
         !self.conditions.is_empty() || self.sources.iter().any(Source::differs)
     }
 
-    pub fn looks_at_path(&self) -> bool {
+    fn expressions(&self) -> impl Iterator<Item = &Expression> {
         let conditions = self.conditions.iter().map(|condition| &condition.expression);
-        let values = self.sources.iter().filter_map(Source::expression);
-        conditions.chain(values).any(Expression::looks_at_path)
+        conditions.chain(self.sources.iter().filter_map(Source::expression))
+    }
+
+    pub fn looks_at_path(&self) -> bool {
+        self.expressions().any(Expression::looks_at_path)
+    }
+
+    /// The request's fields that they look at, in lower case; one of them is `*` if they may be any.
+    pub fn fields(&self) -> Vec<&str> {
+        let sources = self.sources.iter().filter_map(Source::field);
+        let mut fields: Vec<&str> = self.expressions().flat_map(Expression::headers).map(|name| &**name).chain(sources).collect();
+        fields.sort_unstable();
+        fields.dedup();
+        fields
     }
 
     pub fn looks_at_params(&self) -> bool {

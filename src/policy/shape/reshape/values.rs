@@ -78,6 +78,11 @@ impl Source {
         matches!(self, Source::Expression(_) | Source::Header(_))
     }
 
+    /// The request's field that it is.
+    pub fn field(&self) -> Option<&str> {
+        if let Source::Header(name) = self { Some(name.as_str()) } else { None }
+    }
+
     pub fn expression(&self) -> Option<&Expression> {
         if let Source::Expression(expression) = self { Some(expression) } else { None }
     }

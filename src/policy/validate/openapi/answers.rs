@@ -7,7 +7,7 @@ use http::{StatusCode, header};
 use pingora_http::ResponseHeader;
 
 use super::super::contract::{MOST_TOLD, Mode, steps};
-use super::super::media::MediaType;
+use super::super::media::{MediaType, is_coded};
 use super::super::report::{Outcome, Part, Wrong};
 use super::document::Operation;
 use super::{Contract, Openapi, body};
@@ -18,7 +18,6 @@ use crate::policy::{Follows, OnResponse, Outgoing, Policy};
 use crate::reply::{Flow, Reply};
 use crate::schema::{Direction, Violation};
 use crate::wire::stages::{Beyond, BodyStage, Changed, Validator, Whole};
-use crate::wire::streams::is_stream;
 
 /// The step that looks at answers.
 pub struct Answers(pub Arc<Contract>);
@@ -33,11 +32,14 @@ struct Looking {
 
 impl Contract {
     /// What is to be done with an answer that is not as the document says.
-    fn breaks(&self, number: u32, operation: &Operation, wrong: &[Wrong<'_>], consumer: Option<&str>) -> Result<(), Box<Reply>> {
-        wrong.iter().for_each(|one| self.report.note_of(&operation.id, one, consumer));
+    fn breaks(&self, of: Option<(u32, &Operation)>, wrong: &[Wrong<'_>], consumer: Option<&str>) -> Result<(), Box<Reply>> {
+        let id = of.map_or("", |(_, operation)| &*operation.id);
+        wrong.iter().for_each(|one| self.report.note_of(id, one, consumer));
         let outcome = if self.answers == Mode::Enforce { Outcome::Refused } else { Outcome::Reported };
         self.report.count(Part::Answer, outcome);
-        self.counts.broken(&operation.id, number, outcome);
+        if let Some((number, operation)) = of {
+            self.counts.broken(&operation.id, number, outcome);
+        }
         if outcome == Outcome::Reported {
             return Ok(());
         }
@@ -59,16 +61,24 @@ impl OnResponse for Answers {
     fn on_response(&self, answer: &mut Outgoing<'_>) -> Flow {
         let contract = &self.0;
         let exchange: &Exchange = answer.exchange;
-        let Some((number, operation)) = contract.operation(exchange) else { return Flow::Continue(()) };
+        let of = contract.operation(exchange);
         let consumer = exchange.identity.as_ref().and_then(|identity| identity.consumer.clone());
         let judge = |violation: Violation| {
             let wrong = [Wrong::new(Part::Answer, "", violation)];
-            match contract.breaks(number, operation, &wrong, consumer.as_deref()) {
+            match contract.breaks(of, &wrong, consumer.as_deref()) {
                 Ok(()) => Flow::Continue(()),
                 Err(reply) => reply.refuse(),
             }
         };
         let status = answer.status();
+        let Some((number, operation)) = of else {
+            // A request that no operation is for gets here where none is refused. Its answer was never agreed on.
+            return if status.is_success() {
+                judge(Violation::whole("paths", "is of no operation of the document"))
+            } else {
+                Flow::Continue(())
+            };
+        };
         let Some((_, content)) = operation.answers.iter().find(|(of, _)| of.takes(status.as_u16())) else {
             // What a service says of its own failures, or of a client's, few documents tell whole.
             return if status.is_success() {
@@ -80,19 +90,24 @@ impl OnResponse for Answers {
         if content.is_empty() {
             return Flow::Continue(());
         }
-        let enforces = contract.answers == Mode::Enforce && content.iter().any(body::Media::is_looked_into);
+        let follows = answer.follows_as_said();
+        let enforces = contract.answers == Mode::Enforce;
+        let looks_in = enforces && content.iter().any(body::Media::is_looked_into);
         let calls = || Dialect::of(answer.head.header("content-type").unwrap_or_default()).is_grpc();
-        let streams = || answer.first(&header::CONTENT_TYPE).is_some_and(is_stream);
-        match answer.follows() {
-            Follows::Body => {}
+        let media = answer.first(&header::CONTENT_TYPE).and_then(MediaType::parse);
+        match follows {
+            Follows::Nothing => return Flow::Continue(()),
+            // Two readers could take it for two things.
+            _ if answer.is_of_several_types() => return judge(Violation::whole("contentType", "must have one Content-Type")),
             // Whoever says that he calls by gRPC gets no other answer by that than others do.
-            Follows::Stream if enforces && calls() && !streams() => {
+            Follows::Body | Follows::Part if looks_in && calls() => {
                 return judge(Violation::whole("json", "must not be a stream"));
             }
-            Follows::Part if enforces => return judge(Violation::whole("json", "must be whole")),
-            _ => return Flow::Continue(()),
+            Follows::Part if looks_in => return judge(Violation::whole("json", "must be whole")),
+            // Several parts at once: the type is not that of the whole.
+            Follows::Part if media.is_some_and(|media| media.is("multipart", "byteranges")) => return Flow::Continue(()),
+            _ => {}
         }
-        let media = answer.first(&header::CONTENT_TYPE).and_then(MediaType::parse);
         let Some(one) = media.and_then(|media| content.iter().find(|one| one.pattern.matches(&media))) else {
             let is_empty = answer.length() == Some(0);
             return if is_empty {
@@ -101,16 +116,20 @@ impl OnResponse for Answers {
                 judge(Violation::whole("content", "has a Content-Type that is not in the document"))
             };
         };
-        if !media.is_some_and(|media| media.is_json()) || one.node.is_none() {
+        if follows != Follows::Body || !media.is_some_and(|media| media.is_json()) || one.node.is_none() {
             return Flow::Continue(());
         }
-        if !answer.all(&header::CONTENT_ENCODING).is_empty() {
+        if answer.all(&header::CONTENT_ENCODING).into_iter().any(is_coded) {
             return judge(Violation::whole("json", "must be without a coding"));
         }
-        let beyond = if contract.answers == Mode::Enforce { Beyond::Refuse(Openapi::NAME) } else { Beyond::Pass };
+        // On trial, what a route says is a stream goes on as it comes.
+        if !enforces && answer.follows() == Follows::Stream {
+            return Flow::Continue(());
+        }
+        let beyond = if enforces { Beyond::Refuse(Openapi::NAME) } else { Beyond::Pass };
         let run = Box::new(Looking { contract: contract.clone(), number, node: one.node, consumer });
         let stage = BodyStage::Whole { bound: contract.up_to, beyond, validator: Validator::Weaken, run };
-        answer.whole(|| stage);
+        answer.whole_as_said(|| stage);
         Flow::Continue(())
     }
 }
@@ -129,7 +148,7 @@ impl Whole for Looking {
             _ => Vec::new(),
         };
         if !wrong.is_empty() {
-            self.contract.breaks(self.number, operation, &wrong, self.consumer.as_deref())?;
+            self.contract.breaks(Some((self.number, operation)), &wrong, self.consumer.as_deref())?;
         }
         Ok(None)
     }

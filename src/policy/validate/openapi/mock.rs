@@ -239,6 +239,8 @@ impl Mock for Mocks {
             if !bodiless {
                 answer.insert_header(header::CONTENT_LENGTH, body.len())?;
             }
+            let by = if self.prefer { "Prefer, Accept" } else { "Accept" };
+            answer.insert_header(header::VARY, HeaderValue::from_static(by))?;
             if head.method != Method::GET && head.method != Method::HEAD {
                 answer.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
             }

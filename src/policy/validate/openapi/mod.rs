@@ -26,7 +26,7 @@ mod security;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use smallvec::SmallVec;
@@ -38,7 +38,7 @@ use self::params::{MOST_PAIRS, pairs};
 use self::security::{Needed, Proving, Schemes, Security};
 use super::contract::{MOST_TOLD, Mode, steps, told};
 use super::json::Limits;
-use super::media::MediaType;
+use super::media::{MediaType, UNCODED, is_coded};
 use super::report::{Outcome, Part, Report, Wrong};
 use super::request::LONGER;
 use crate::context::Context;
@@ -311,10 +311,10 @@ impl Contract {
         if !media.is_utf8() {
             return unsupported("charset_unsupported", "Text is taken in UTF-8 only.");
         }
-        if head.header_all("content-encoding").any(|coding| !coding.trim_ascii().eq_ignore_ascii_case(b"identity")) {
+        if head.header_all("content-encoding").any(is_coded) {
             let reply =
                 refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding_unsupported", "Bodies are taken without a coding.");
-            return Err(reply.header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+            return Err(reply.header(header::ACCEPT_ENCODING, UNCODED));
         }
         if self.lets_pass(head) {
             add(Violation::whole(LONGER.0, LONGER.1));
@@ -369,16 +369,16 @@ impl Contract {
     fn lets_pass(&self, head: &RequestHead) -> bool {
         self.passes_longer && matches!(head.body, BodyFraming::Length(length) if length > self.max_body as u64)
     }
-
-    fn is_coded(head: &RequestHead) -> bool {
-        head.header_all("content-encoding").any(|coding| !coding.trim_ascii().eq_ignore_ascii_case(b"identity"))
-    }
 }
 
 /// What the places of a path took, under each of its readings.
 type Places<'a> = SmallVec<[Taken<'a>; 1]>;
 
 impl OnRequest for Meeting {
+    fn asks_for_body(&self) -> bool {
+        self.0.mode == Mode::Enforce
+    }
+
     fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow {
         let contract = &*self.0;
         let (number, places) = match contract.find(head, exchange) {
@@ -402,7 +402,7 @@ impl OnRequest for Meeting {
             if contract.mode == Mode::Enforce { contract.judge(head, exchange, number, &places) } else { Flow::Continue(()) };
         drop(places);
         if contract.answers != Mode::Off {
-            exchange.to_upstream.push(HeaderEdit::Remove(header::ACCEPT_ENCODING));
+            exchange.to_upstream.push(HeaderEdit::Set(header::ACCEPT_ENCODING, UNCODED));
             let operation = contract.document.operations.get(number as usize);
             if contract.answers == Mode::Enforce && operation.is_some_and(answers::is_looked_into) {
                 // Of a part nobody can say whether it is of what was agreed on.
@@ -415,6 +415,10 @@ impl OnRequest for Meeting {
 }
 
 impl OnRequest for Late {
+    fn asks_for_body(&self) -> bool {
+        true
+    }
+
     fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow {
         let contract = &*self.0;
         match contract.find(head, exchange) {
@@ -432,7 +436,7 @@ impl OnBody for Body {
     fn wants(&self, head: &RequestHead) -> bool {
         let contract = &*self.0;
         let has_none = matches!(head.body, BodyFraming::None | BodyFraming::Length(0));
-        if has_none || Contract::is_coded(head) || contract.lets_pass(head) {
+        if has_none || head.header_all("content-encoding").any(is_coded) || contract.lets_pass(head) {
             return false;
         }
         match contract.meet(head, &head.path) {
@@ -552,6 +556,9 @@ impl Openapi {
     pub fn look_for_proof(&self, authn: Option<&Node>, problems: &mut Problems) {
         if let Some(needed) = &self.0.needed {
             needed.look(&self.0.document, authn, problems);
+            if self.0.mode == Mode::Report {
+                needed.look_at_trial(&self.0.document, authn, problems);
+            }
         }
     }
 }

@@ -125,6 +125,28 @@ impl Needed {
         }
     }
 
+    /// Says which operations that the document closes are open, for a document on trial refuses nobody.
+    pub fn look_at_trial(&self, document: &Document, authn: Option<&Node>, problems: &mut Problems) {
+        if authn.is_some_and(|authn| authn.get("optional").and_then(Node::as_str) != Some("true")) {
+            return;
+        }
+        let closes = |operation: &&Operation| {
+            operation.security.as_ref().is_some_and(|all| !all.is_empty() && all.iter().all(|needs| !needs.is_empty()))
+        };
+        let mut closed = document.operations.iter().filter(closes);
+        let Some(first) = closed.next() else { return };
+        let more = match closed.count() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let message = format!(
+            "`mode: report` refuses nobody: {}{more}, which the document closes (`security`), can be asked for without credentials",
+            first.id
+        );
+        let hint = "take `optional` out of `authn`, or let the service prove who asks; `security: off` says that it does";
+        problems.push(Problem::warning(self.place, message).hint(hint));
+    }
+
     /// Why somebody may not ask; `None` if he may.
     fn lacks<'n>(&self, alternatives: &'n [Needs], identity: Option<&Identity>) -> Option<Lack<'n>> {
         let mut scope = None;
