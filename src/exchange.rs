@@ -446,6 +446,8 @@ pub struct Exchange {
     pub fault: &'static str,
     /// The request's body, where a step keeps it for one that waits.
     pub body: Option<bytes::Bytes>,
+    /// Of the whole body that the service gets, where it is part of a cache's key.
+    pub body_digest: Option<Box<[u8; 32]>>,
     /// The body that goes on in place of the one that a step was shown.
     pub new_body: Option<bytes::Bytes>,
     /// What is given back when the request ends.
@@ -542,6 +544,7 @@ impl Exchange {
             priority: Priority::default(),
             fault: "",
             body: None,
+            body_digest: None,
             new_body: None,
             held: Default::default(),
         }

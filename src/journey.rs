@@ -285,13 +285,32 @@ impl Journey {
     pub fn cache_use(&self, policy: &CachePolicy) -> (cache::Use, cache::Wishes) {
         let Journey { view, head, exchange, .. } = self;
         let hides = || self.route().is_some_and(|route| !route.plan.options.forward_credentials);
-        match use_of(&view.snapshot.credentials, head, exchange, policy, hides) {
+        let own = || self.route().map_or(&[][..], |route| &route.plan.options.credential_headers);
+        let (used, for_all) = use_of(&view.snapshot.credentials, head, exchange, policy, own, hides);
+        match used {
             used @ cache::Use::Bypass(_) => (used, cache::Wishes::default()),
             used => match cache::Wishes::of(head, policy) {
                 wishes if wishes.no_store => (cache::Use::Bypass(cache::Bypass::Asked), wishes),
-                wishes => (used, wishes),
+                wishes => (used, cache::Wishes { for_all, ..wishes }),
             },
         }
+    }
+
+    /// What `Cache-Status` says of this outcome.
+    pub fn cache_field(&self, outcome: cache::Outcome) -> http::HeaderValue {
+        let policy = self.route().and_then(|route| route.plan.options.cache.as_ref());
+        match policy.and_then(|policy| policy.extra.as_deref()).filter(|extra| extra.shows_key) {
+            Some(_) => self.keyed_field(outcome),
+            None => outcome.field(),
+        }
+    }
+
+    #[cold]
+    fn keyed_field(&self, outcome: cache::Outcome) -> http::HeaderValue {
+        let Some(route) = self.route() else { return outcome.field() };
+        // A credential in the query is nobody's business, and where there is one it is not said which part of the query it is.
+        let query = self.head.query().filter(|_| self.view.snapshot.credentials.asked(&self.head).is_none());
+        outcome.field_with_key(&route.id, &self.head.host, &self.head.path, query)
     }
 
     /// The service that answers this request; for a split, chosen once, so that a retry stays with it, and so that asking which road
@@ -331,7 +350,11 @@ impl Journey {
 
     /// Forgets what the cache has of the target that this request has changed, if a backend's answer says that it has.
     pub fn changed<'a>(&self, status: StatusCode, fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
-        if self.head.method.is_safe() || !self.view.snapshot.caches || !(status.is_success() || status.is_redirection()) {
+        if self.head.method.is_safe()
+            || self.only_asks()
+            || !self.view.snapshot.caches
+            || !(status.is_success() || status.is_redirection())
+        {
             return;
         }
         let names = |name: &[u8]| name.eq_ignore_ascii_case(b"location") || name.eq_ignore_ascii_case(b"content-location");
@@ -344,6 +367,11 @@ impl Journey {
         // What a WebDAV request has put elsewhere is new there, too.
         let put = self.head.header_all("destination").filter(|_| matches!(self.head.method.as_str(), "COPY" | "MOVE"));
         self.view.cache.changed(&self.head, self.exchange.scheme(), named.iter().map(|value| &**value).chain(put));
+    }
+
+    /// The route says that requests of this method change nothing.
+    fn only_asks(&self) -> bool {
+        self.route().and_then(|route| route.plan.options.cache.as_ref()).is_some_and(|cache| cache.is_by_body(&self.head.method))
     }
 
     /// What an answer's tags say is for the gateway's cache, on a route that has one.
@@ -443,42 +471,57 @@ impl Journey {
     }
 }
 
-/// What a request may do with a cache. `hides`: whether its service is not shown the credentials that it brings in its query.
-pub fn use_of(
+/// What a request may do with a cache, and whether only what is for all is for it. `own`: the fields with credentials that its route has judged.
+/// `hides`: whether its service is not shown the credentials that it brings in its query.
+pub fn use_of<'a>(
     credentials: &cache::Credentials,
     head: &RequestHead,
     exchange: &Exchange,
     policy: &CachePolicy,
+    own: impl FnOnce() -> &'a [http::HeaderName],
     hides: impl FnOnce() -> bool,
-) -> cache::Use {
+) -> (cache::Use, bool) {
     let shown = |name: &_| !seen_upstream(head, exchange, name).is_empty();
     match &policy.extra {
-        Some(extra) => extra_use(extra, credentials, (head, exchange), policy, hides),
-        None => cache::rules::request(head, exchange.identity.is_some(), credentials, policy, shown),
+        Some(extra) => extra_use(extra, credentials, (head, exchange), policy, own, hides),
+        None => {
+            let form = cache::rules::form(head, policy, false);
+            (cache::rules::request(form, head, exchange.identity.is_some(), credentials, policy, shown), false)
+        }
     }
 }
 
 /// The same where the route asks more of its cache.
 #[cold]
-fn extra_use(
+fn extra_use<'a>(
     extra: &cache::Extra,
     credentials: &cache::Credentials,
     (head, exchange): (&RequestHead, &Exchange),
     policy: &CachePolicy,
+    own: impl FnOnce() -> &'a [http::HeaderName],
     hides: impl FnOnce() -> bool,
-) -> cache::Use {
+) -> (cache::Use, bool) {
     let shown = |name: &_| !seen_upstream(head, exchange, name).is_empty();
     let by_consumer = extra.per_consumer && exchange.identity.as_ref().is_some_and(|identity| identity.consumer.is_some());
+    let form = cache::rules::form(head, policy, exchange.body_digest.is_some());
+    let mut for_all = false;
     let used = match by_consumer {
-        true => cache::rules::consumers(head, credentials, hides() || policy.query == QueryKey::All, shown),
-        false => cache::rules::request(head, exchange.identity.is_some(), credentials, policy, shown),
+        true => cache::rules::consumers(form, head, credentials, hides() || policy.query == QueryKey::All, shown),
+        false => match cache::rules::request(form, head, exchange.identity.is_some(), credentials, policy, shown) {
+            cache::Use::Bypass(cache::Bypass::Credentials) if extra.shared_with_auth => {
+                for_all = true;
+                cache::rules::sharing(form, head, credentials, policy, own(), shown)
+            }
+            used => used,
+        },
     };
-    match used {
+    let used = match used {
         cache::Use::Bypass(_) => used,
         _ if extra.bypasses(head, exchange) => cache::Use::Bypass(cache::Bypass::Rule),
         _ if extra.stores_nothing(head, exchange) => cache::Use::ReadOnly,
         _ => used,
-    }
+    };
+    (used, for_all)
 }
 
 /// How the sender of this head wants to be answered. A call has a body, so most heads need not be searched.

@@ -78,6 +78,7 @@ mod retries;
 mod rooms;
 mod routing;
 mod shared_limits;
+mod sharing;
 mod signatures;
 mod single;
 mod sockets;

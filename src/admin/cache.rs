@@ -217,9 +217,11 @@ async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> respo
     let exchange = nobodys(&listener, route.as_ref().and_then(|route| route.rewrite.as_ref()?.host()));
     let told = tokio::task::spawn_blocking(move || {
         let policy = route.as_ref().and_then(|route| route.plan.options.cache.as_deref());
-        let identified = route.as_ref().is_some_and(|route| route.plan.options.identified);
+        let options = route.as_ref().map(|route| &route.plan.options);
+        let identified = options.is_some_and(|options| options.identified);
+        let own = options.map_or(&[][..], |options| &options.credential_headers);
         let (route, credentials) = (route.as_ref().map(|route| &*route.id), &snapshot.credentials);
-        let asking = Asking { head: &head, route, policy, credentials, identified, exchange: &exchange };
+        let asking = Asking { head: &head, route, policy, credentials, identified, own, exchange: &exchange };
         cache.explain(&purge, &asking)
     });
     Ok(told.await.map_or_else(|_| bad("the process is ending"), |told| Json(told).into_response()))

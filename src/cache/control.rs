@@ -24,6 +24,8 @@ pub struct Control<'a> {
     pub must_understand: bool,
     /// `must-revalidate` or `proxy-revalidate`: once it is stale it is no answer.
     pub revalidate: bool,
+    /// `must-revalidate`, which says besides that it may be stored for all.
+    pub must_revalidate: bool,
     pub max_age: Option<u64>,
     pub s_maxage: Option<u64>,
     pub stale_while_revalidate: Option<u64>,
@@ -63,7 +65,8 @@ impl<'a> Control<'a> {
             Word::Private => self.private = true,
             Word::Public => self.public = true,
             Word::MustUnderstand => self.must_understand = true,
-            Word::Revalidate => self.revalidate = true,
+            Word::MustRevalidate => (self.revalidate, self.must_revalidate) = (true, true),
+            Word::ProxyRevalidate => self.revalidate = true,
             Word::MaxAge | Word::SMaxage | Word::StaleWhileRevalidate | Word::StaleIfError => {}
         }
     }
@@ -122,7 +125,8 @@ enum Word {
     Private,
     Public,
     MustUnderstand,
-    Revalidate,
+    MustRevalidate,
+    ProxyRevalidate,
     MaxAge,
     SMaxage,
     StaleWhileRevalidate,
@@ -136,8 +140,8 @@ fn word(name: &[u8]) -> Option<Word> {
         7 => is("max-age", Word::MaxAge).or_else(|| is("private", Word::Private)),
         8 => is("no-store", Word::NoStore).or_else(|| is("no-cache", Word::NoCache)).or_else(|| is("s-maxage", Word::SMaxage)),
         14 => is("stale-if-error", Word::StaleIfError),
-        15 => is("must-revalidate", Word::Revalidate).or_else(|| is("must-understand", Word::MustUnderstand)),
-        16 => is("proxy-revalidate", Word::Revalidate),
+        15 => is("must-revalidate", Word::MustRevalidate).or_else(|| is("must-understand", Word::MustUnderstand)),
+        16 => is("proxy-revalidate", Word::ProxyRevalidate),
         22 => is("stale-while-revalidate", Word::StaleWhileRevalidate),
         _ => None,
     }

@@ -75,6 +75,9 @@ pub(super) enum Worth {
 impl Worth {
     #[inline]
     pub(super) fn of(entry: &Arc<Entry>, policy: &CachePolicy, wishes: &Wishes) -> Self {
+        if wishes.for_all && !rules::is_for_all(&Said::by_stored(&entry.meta.head)) {
+            return Worth::Nothing(Why::Nothing);
+        }
         let now = SystemTime::now();
         match Hit::fresh(entry, now) {
             Some(hit) if hit.suits(wishes) => Worth::Given(hit),
@@ -123,6 +126,8 @@ pub struct Fetch {
     streams: bool,
     /// What is stored is not to be validated.
     whole: bool,
+    /// Only what is for all is stored.
+    pub(super) for_all: bool,
 }
 
 /// How long, and how often, one request waits for others.
@@ -186,6 +191,7 @@ impl Cache {
         };
         match Worth::of(&entry, policy, wishes) {
             Worth::Given(hit) => Looked::Fresh(hit),
+            Worth::Nothing(Why::Nothing) => Looked::Missed(missed(None, Why::Nothing)),
             Worth::Meanwhile(hit) => Looked::Stale(Box::new((hit, missed(Some(entry), Why::Expired)))),
             Worth::Nothing(why) => Looked::Missed(missed(Some(entry), why)),
         }
@@ -231,25 +237,38 @@ impl Cache {
         if key::variance(policy, meta.head.vary(), seen) != meta.variance {
             return None;
         }
+        if wishes.for_all && !rules::is_for_all(&Said::by_stored(&meta.head)) {
+            return None;
+        }
         Hit::flowing(flowing, SystemTime::now(), wishes)
     }
 
     /// What is stored for a request, fresh or with this excuse, without a thought of fetching it.
-    pub fn kept<'v, V>(&self, policy: &CachePolicy, key: &Key, excuse: Excuse, seen: impl Fn(&HeaderName) -> V) -> Option<Hit>
+    pub fn kept<'v, V>(
+        &self,
+        policy: &CachePolicy,
+        key: &Key,
+        wishes: &Wishes,
+        excuse: Excuse,
+        seen: impl Fn(&HeaderName) -> V,
+    ) -> Option<Hit>
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
         let (entry, now) = (self.stored(policy, key, seen).1?, SystemTime::now());
+        if wishes.for_all && !rules::is_for_all(&Said::by_stored(&entry.meta.head)) {
+            return None;
+        }
         Hit::fresh(&entry, now).or_else(|| Hit::stale(&entry, now, excuse, policy))
     }
 
     /// Takes the turn to fetch what was missed. A request that may not store takes none, but waits for others.
-    pub fn turn(&'static self, missed: Missed, used: Use) -> Next {
+    pub fn turn(&'static self, missed: Missed, used: Use, wishes: &Wishes) -> Next {
         let Missed { key, index, stale, ended, why } = missed;
         let read_only = used != Use::Full;
         let fetch = |key, turn| {
-            let whole = false;
-            Next::Fetch(Fetch { key, index, stale, turn, why, predicted: false, read_only, streams: false, whole })
+            let (whole, for_all) = (false, wishes.for_all);
+            Next::Fetch(Fetch { key, index, stale, turn, why, predicted: false, read_only, streams: false, whole, for_all })
         };
         if matches!(why, Why::NeverFresh | Why::Asked) {
             return fetch(key, None);
@@ -288,13 +307,13 @@ impl Cache {
             }
             return Keeping::Nothing;
         }
-        let Fetch { key, mut index, stale, turn, predicted, streams, .. } = fetch;
+        let Fetch { key, mut index, stale, turn, predicted, streams, for_all, .. } = fetch;
         let (mut said, now) = (Said::by(answer), came.now);
         said.stream |= streams;
         let promised = answer.length.and_then(|length| usize::try_from(length).ok());
         let most = policy.max_body.min(self.storage.most());
         let place = key.place();
-        let judged = match self.judge_said(&said, place, policy, came) {
+        let judged = match self.judge_said(&said, place, for_all, policy, came) {
             Ok(_) if promised.is_some_and(|length| length > most) => Err(NoCacheReason::ResponseTooLarge),
             judged => judged,
         };
@@ -376,6 +395,7 @@ impl Cache {
         &self,
         said: &Said<'_>,
         place: Place,
+        for_all: bool,
         policy: &CachePolicy,
         came: rules::Came,
     ) -> Result<rules::Freshness, NoCacheReason> {
@@ -383,7 +403,8 @@ impl Cache {
             // It may be what there was before the change.
             return Err(NoCacheReason::Custom("changed"));
         }
-        rules::response(said, policy, came).map_err(reason)
+        let fresh = rules::response(said, policy, came).map_err(reason)?;
+        if for_all && !rules::is_for_all(said) { Err(reason(rules::Refusal::Credentials)) } else { Ok(fresh) }
     }
 
     /// What was found before, if it has not been taken out meanwhile.
@@ -402,6 +423,11 @@ impl Cache {
 }
 
 impl Missed {
+    /// Whether others may have what is fetched for this one without asking themselves.
+    pub fn is_for_others(&self) -> bool {
+        matches!(self.why, Why::Nothing | Why::Expired)
+    }
+
     /// What may be given in its place.
     pub fn excuse(&self, cache: &Cache, excuse: Excuse, policy: &CachePolicy) -> Option<Hit> {
         cache.stale(self.stale.as_ref()?, excuse, policy)
@@ -410,7 +436,7 @@ impl Missed {
 
 impl Fetch {
     /// One whose answer is stored only if it is not what is expected of its key.
-    pub fn predicted(key: Key, used: Use) -> Self {
+    pub fn predicted(key: Key, used: Use, wishes: &Wishes) -> Self {
         Fetch {
             index: Index::primary(&key),
             key,
@@ -421,12 +447,13 @@ impl Fetch {
             read_only: used != Use::Full,
             streams: false,
             whole: true,
+            for_all: wishes.for_all,
         }
     }
 
     /// One for its own client alone.
     pub fn alone(key: Key) -> Self {
-        Fetch { predicted: false, ..Fetch::predicted(key, Use::ReadOnly) }
+        Fetch { predicted: false, ..Fetch::predicted(key, Use::ReadOnly, &Wishes::default()) }
     }
 
     /// Whatever the answer says of itself, it is a stream.
@@ -447,6 +474,11 @@ impl Fetch {
     /// Whether there is something that the service may validate.
     pub fn validates(&self) -> bool {
         self.stale.is_some() && self.is_for_all() && !self.whole
+    }
+
+    /// What was missed, for who looks again.
+    pub fn key(&self) -> &Key {
+        &self.key
     }
 
     /// What is stored did not help: the whole is asked for.

@@ -3,7 +3,7 @@
 use std::hash::Hash;
 use std::sync::LazyLock;
 
-use http::header::HeaderName;
+use http::header::{self, HeaderName};
 use pingora_cache::key::HashBinary;
 use pingora_cache::{CacheKey, VarianceBuilder};
 
@@ -78,7 +78,7 @@ impl Key {
 /// All that the backend is told of where the client went is part of the key: the scheme, because a backend that answers plain HTTP with a
 /// redirect to HTTPS would otherwise redirect the HTTPS clients to themselves; the host and the port, behind a trusted proxy those that it
 /// names, because backends put them into absolute links, and any client may write any port into `Host`. The method is not: HEAD is
-/// answered from what GET stored. `seen` are the values of a field as the backend sees them.
+/// answered from what GET stored. Of methods that ask by their body, both are. `seen` are the values of a field as the backend sees them.
 pub fn key<'v, V>(
     head: &RequestHead,
     exchange: &Exchange,
@@ -119,6 +119,18 @@ where
     }
     if let Some(extra) = &policy.extra {
         bytes.extra(extra, head, exchange);
+    }
+    if let Some(digest) = &exchange.body_digest {
+        // What it asks for is in its body, and in how that is to be read.
+        bytes.put(head.method.as_str().as_bytes());
+        bytes.put(&digest[..]);
+        for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE] {
+            for value in seen(&name) {
+                bytes.flag(true);
+                bytes.put(value);
+            }
+            bytes.flag(false);
+        }
     }
     // What goes to the backend as it came may be told apart there: `/a//b` and `/a/b`, `%2f` and `%2F`.
     if let Some(sent) = head.spelling.as_ref().map(|spelling| spelling.sent(false)).filter(|sent| **sent != *head.path) {

@@ -48,7 +48,7 @@ pub(crate) fn seen<'a>(head: &'a RequestHead) -> impl Fn(&HeaderName) -> Vec<&'a
 }
 
 fn asked(policy: &CachePolicy, head: &RequestHead) -> Use {
-    rules::request(head, false, &Credentials::default(), policy, |_| false)
+    rules::request(rules::form(head, policy, false), head, false, &Credentials::default(), policy, |_| false)
 }
 
 /// What is found at once, for a request that may use the cache.
@@ -121,8 +121,8 @@ async fn own(
                 return (hit.body().to_vec(), hit.outcome());
             }
             Looked::Stale(..) => panic!("nothing says that it may be stale"),
-            Looked::Predicted(key) => break Fetch::predicted(key, used),
-            Looked::Missed(missed) => cache.turn(missed, used),
+            Looked::Predicted(key) => break Fetch::predicted(key, used, &Wishes::default()),
+            Looked::Missed(missed) => cache.turn(missed, used, &Wishes::default()),
         };
         let key = match next {
             Next::Fetch(fetch) => break fetch,
@@ -403,7 +403,7 @@ async fn validate(cache: &'static Cache, fields: &[(&str, &str)], answer: &Respo
     let looked =
         cache.look(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), &Wishes::default(), seen(&head));
     let Looked::Missed(missed) = looked else { panic!("it has expired") };
-    let Next::Fetch(fetch) = cache.turn(missed, Use::Full) else { panic!("nobody else asks") };
+    let Next::Fetch(fetch) = cache.turn(missed, Use::Full, &Wishes::default()) else { panic!("nobody else asks") };
     assert!(fetch.validates() && fetch.is_for_all());
     assert_eq!(fetch.validators().len(), 1);
     cache.validated(fetch, &head_of(answer), None, &policy).ok().unwrap()
@@ -569,7 +569,7 @@ async fn what_changed_while_it_was_fetched_is_not_stored() {
     let looked =
         cache.look(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), &Wishes::default(), seen(&head));
     let Looked::Missed(missed) = looked else { panic!("nothing is stored") };
-    let Next::Fetch(fetch) = cache.turn(missed, Use::Full) else { panic!("nobody else asks") };
+    let Next::Fetch(fetch) = cache.turn(missed, Use::Full, &Wishes::default()) else { panic!("nobody else asks") };
     let began = std::time::Instant::now();
     cache.changed(&RequestHead::build("POST", "/a", &[]), "http", std::iter::empty());
     let answer = head_of(&answer(&[("content-length", "1")]));

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, Method};
 
 use super::control::LONGEST;
 use super::credentials;
 use crate::cel::Expression;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
+use crate::value::StatusRange;
 
 /// What of the query string is part of the key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -62,6 +63,24 @@ pub struct Extra {
     pub no_store: Option<Expression>,
     /// What is asked for once is not stored.
     pub second_request: bool,
+    /// Requests with credentials share what the service says is for all.
+    pub shared_with_auth: bool,
+    /// Requests of other methods whose body is part of the key.
+    pub by_body: Option<ByBody>,
+    /// Who asks for a part of what is not stored has the whole fetched.
+    pub whole_ranges: bool,
+    /// How long answers of these statuses are fresh that do not say so.
+    pub by_status: Box<[(StatusRange, Duration)]>,
+    /// `Cache-Status` says what is asked for as the key has it.
+    pub shows_key: bool,
+}
+
+/// Methods that ask for something by their body.
+#[derive(Debug)]
+pub struct ByBody {
+    pub methods: Box<[Method]>,
+    /// The longest body that is part of a key, in bytes.
+    pub max: usize,
 }
 
 /// A route's compiled cache policy.
@@ -128,7 +147,27 @@ fn holds(rule: Option<&Expression>, head: &RequestHead, exchange: &Exchange) -> 
 
 impl CachePolicy {
     pub fn keeps_status(&self, status: u16) -> bool {
-        self.statuses.binary_search(&status).is_ok()
+        self.statuses.binary_search(&status).is_ok() || self.lifetime_of(status).is_some()
+    }
+
+    /// How long an answer of this status is fresh that does not say so, where the route says so of some.
+    pub fn lifetime_of(&self, status: u16) -> Option<Duration> {
+        let by_status = &self.extra.as_ref()?.by_status;
+        by_status.iter().find(|(range, _)| range.contains(status)).map(|(_, lifetime)| *lifetime)
+    }
+
+    /// Requests of this method only ask, and their body says for what.
+    pub fn is_by_body(&self, method: &Method) -> bool {
+        self.by_body().is_some_and(|by_body| by_body.methods.contains(method))
+    }
+
+    pub fn by_body(&self) -> Option<&ByBody> {
+        self.extra.as_ref()?.by_body.as_ref()
+    }
+
+    /// Who asks for a part of what is not stored has the whole fetched, if it may be stored.
+    pub fn fetches_whole(&self, head: &RequestHead, exchange: &Exchange) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.whole_ranges && !extra.stores_nothing(head, exchange))
     }
 
     /// What is asked for once is not stored.

@@ -2,8 +2,8 @@
 //!
 //! Pure functions over heads, a policy and a clock reading. Where the RFC leaves a choice, the careful one is taken:
 //!
-//! - Requests with credentials never use the cache, although section 3.5 would let a backend allow it; nor do those to which a policy
-//!   adds some. Other fields that a policy makes for each client are part of the key.
+//! - Requests with credentials never use the cache, although section 3.5 would let a backend allow it, unless the route says so; nor do
+//!   those to which a policy adds some. Other fields that a policy makes for each client are part of the key.
 //! - Of `no-cache` and `private` with a list of fields, those fields are not stored, and the rest is.
 //! - An answer that is stale when it arrives is stored only if it can be validated.
 //! - What the answer says of its own staleness counts beside `s-maxage`, which by itself forbids stale answers.
@@ -66,18 +66,18 @@ pub enum Use {
     Bypass(Bypass),
 }
 
-/// May this request use the cache? `identified`: it proved who it is, in whatever way, or is taken for somebody. `handed` says whether
-/// the backend sees a field of that name ([`CachePolicy::handed`]).
+/// May this request use the cache? `form`: as [`form`] says. `identified`: it proved who it is, in whatever way, or is taken for somebody.
+/// `handed` says whether the backend sees a field of that name ([`CachePolicy::handed`]).
 pub fn request(
+    form: Use,
     head: &RequestHead,
     identified: bool,
     credentials: &Credentials,
     policy: &CachePolicy,
     handed: impl Fn(&HeaderName) -> bool,
 ) -> Use {
-    let used = by_form(head);
-    if matches!(used, Use::Bypass(_)) {
-        return used;
+    if matches!(form, Use::Bypass(_)) {
+        return form;
     }
     if identified || policy.handed.iter().any(handed) {
         return Use::Bypass(Bypass::Credentials);
@@ -89,33 +89,74 @@ pub fn request(
             credentials.forbid_but(head, keyed).or_else(|| credentials.asked(head))
         }
     };
-    forbidden.map_or(used, Use::Bypass)
+    forbidden.map_or(form, Use::Bypass)
 }
 
 /// As [`request`], of one by a consumer on a route that keeps entries for each: all that the service is `shown` of him is part of the key.
 /// `query`: so is all of the query.
-pub fn consumers(head: &RequestHead, credentials: &Credentials, query: bool, shown: impl Fn(&HeaderName) -> bool) -> Use {
-    let used = by_form(head);
-    if matches!(used, Use::Bypass(_)) {
-        return used;
+pub fn consumers(
+    form: Use,
+    head: &RequestHead,
+    credentials: &Credentials,
+    query: bool,
+    shown: impl Fn(&HeaderName) -> bool,
+) -> Use {
+    if matches!(form, Use::Bypass(_)) {
+        return form;
     }
     let keyed = |name: &HeaderName| credentials::is_usual(name) || !shown(name);
     let forbidden = credentials.forbid_but(head, keyed).or_else(|| credentials.asked(head).filter(|_| !query));
-    forbidden.map_or(used, Use::Bypass)
+    forbidden.map_or(form, Use::Bypass)
 }
 
-/// By its method, and what it brings.
+/// As [`request`], of one that has credentials, on a route where such requests share what the service says is for all (RFC 9111, section
+/// 3.5). They may be those of `Authorization`, and those of the route's `own` fields, which it has judged itself.
+pub fn sharing(
+    form: Use,
+    head: &RequestHead,
+    credentials: &Credentials,
+    policy: &CachePolicy,
+    own: &[HeaderName],
+    handed: impl Fn(&HeaderName) -> bool,
+) -> Use {
+    if matches!(form, Use::Bypass(_)) {
+        return form;
+    }
+    if policy.handed.iter().any(|name| *name != header::AUTHORIZATION && handed(name)) {
+        return Use::Bypass(Bypass::Credentials);
+    }
+    let cookies = policy.extra.as_ref().is_some_and(|extra| knows_cookies(extra, head));
+    let keyed = |name: &HeaderName| match *name {
+        header::COOKIE => cookies,
+        header::AUTHORIZATION => true,
+        _ => own.contains(name) || policy.key_headers.contains(name),
+    };
+    credentials.forbid_but(head, keyed).or_else(|| credentials.asked(head)).map_or(form, Use::Bypass)
+}
+
+/// How a request may use the cache by its method, and by what it brings. `is_read`: its body is known, and part of the key.
 #[inline]
-fn by_form(head: &RequestHead) -> Use {
+pub fn form(head: &RequestHead, policy: &CachePolicy, is_read: bool) -> Use {
     let read_only = match head.method.as_str() {
         "GET" => head.header("range").is_some(),
         "HEAD" => true,
-        _ => return Use::Bypass(Bypass::Method),
+        _ => return by_body(head, policy, is_read),
     };
     if head.body != BodyFraming::None || head.upgrade {
         return Use::Bypass(Bypass::Content);
     }
     if read_only { Use::ReadOnly } else { Use::Full }
+}
+
+/// The same of a method that may ask by its body.
+fn by_body(head: &RequestHead, policy: &CachePolicy, is_read: bool) -> Use {
+    // What these say of other methods than GET is something else, or nothing.
+    const PARTIAL: [&str; 6] = ["range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since"];
+    match policy.is_by_body(&head.method) {
+        false => Use::Bypass(Bypass::Method),
+        true if !is_read || PARTIAL.iter().any(|name| head.header(name).is_some()) => Use::Bypass(Bypass::Content),
+        true => Use::Full,
+    }
 }
 
 /// Whether every cookie of a request is part of the key, or is not shown to the service.
@@ -136,6 +177,8 @@ pub struct Wishes {
     pub max_stale: Option<u32>,
     /// It wants no answer of a backend.
     pub only_if_cached: bool,
+    /// It has credentials: only what is for all is for it, and only if its answer is for all is that for others.
+    pub for_all: bool,
 }
 
 impl Wishes {
@@ -229,6 +272,8 @@ pub enum Refusal {
     Stale,
     /// It bears more tags, or longer ones, than are kept: a purge might miss it.
     Tags,
+    /// It was made for who has credentials, and does not say that it is for all.
+    Credentials,
 }
 
 impl Refusal {
@@ -244,6 +289,7 @@ impl Refusal {
             Refusal::Unnamed => "unnamed",
             Refusal::Stale => "stale",
             Refusal::Tags => "tags",
+            Refusal::Credentials => "credentials",
         }
     }
 }
@@ -343,14 +389,19 @@ fn freshness(
     came: Came,
 ) -> Result<Freshness, Refusal> {
     let reported = reported_age(said) + came.after;
+    let by_status = if explicit.is_none() { policy.lifetime_of(said.status.as_u16()) } else { None };
     let (lifetime, age) = match explicit {
         Some(lifetime) => (lifetime.max(policy.min_ttl), reported.max(apparent_age(said, came.now))),
         // The route's word counts from when the answer came, whatever the backend's clock says.
-        None => (heuristic(said, policy, came.now).unwrap_or(policy.default_ttl), reported_age(said)),
+        None => {
+            let own = by_status.or_else(|| heuristic(said, policy, came.now));
+            (own.unwrap_or(policy.default_ttl), reported_age(said))
+        }
     };
     let remaining = match control.no_cache {
         true => Duration::ZERO,
-        false => lifetime.saturating_sub(age).min(policy.max_ttl),
+        // What the route says of a status is as long as it says.
+        false => lifetime.saturating_sub(age).min(by_status.unwrap_or(policy.max_ttl)),
     };
     let window = |said: Option<u64>, own: Duration| {
         // Section 4.2.4: `s-maxage` forbids it, unless the answer names the exception beside it.
@@ -376,6 +427,12 @@ fn freshness(
 pub fn may_be_stale(said: &Said<'_>) -> bool {
     let control = Control::of(said);
     !control.no_cache && !control.revalidate && control.s_maxage.is_none()
+}
+
+/// Whether it says that it is for all, also where it was made for who has credentials (RFC 9111, section 3.5).
+pub fn is_for_all(said: &Said<'_>) -> bool {
+    let control = Control::of(said);
+    control.public || control.must_revalidate || control.s_maxage.is_some()
 }
 
 /// Whether it has to be validated each time that it is wanted.

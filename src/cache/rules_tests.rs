@@ -7,7 +7,7 @@ type Fields<'a> = &'a [(&'static str, &'a str)];
 const NOW: u64 = 784_111_777; // Sun, 06 Nov 1994 08:49:37 GMT
 
 fn asked(head: &RequestHead, identified: bool) -> Use {
-    request(head, identified, &super::Credentials::default(), &policy(), |_| false)
+    request(form(head, &policy(), false), head, identified, &super::Credentials::default(), &policy(), |_| false)
 }
 
 fn now() -> SystemTime {

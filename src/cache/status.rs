@@ -13,6 +13,9 @@ use super::rules::{Bypass, Use};
 
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
+/// The longest key that is shown.
+const LONGEST_KEY: usize = 1024;
+
 /// What the cache did with one request, for the field, the log and the counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -91,6 +94,21 @@ impl Outcome {
             Outcome::Miss { .. } => "miss",
             Outcome::Predicted { .. } | Outcome::Bypass(_) => "bypass",
         }
+    }
+
+    /// The same with what was asked for, as the key has it: on which route, of which host, and where. What else is part of the key, as who
+    /// asks or what some fields say, is not shown.
+    pub fn field_with_key(self, route: &str, host: &str, path: &str, query: Option<&str>) -> HeaderValue {
+        let mark = if query.is_some() { "?" } else { "" };
+        let key = format!("{route} {host}{path}{mark}{}", query.unwrap_or_default());
+        // RFC 9651, section 3.3.3.
+        if matches!(self, Outcome::Bypass(_)) || key.len() > LONGEST_KEY || !key.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return self.field();
+        }
+        let key = key.replace('\\', "\\\\").replace('"', "\\\"");
+        let plain = self.field();
+        let field = plain.to_str().map(|plain| format!("{plain}; key=\"{key}\""));
+        field.ok().and_then(|field| HeaderValue::try_from(field).ok()).unwrap_or(plain)
     }
 
     /// The field's value. A cache adds itself at the end of the list, so append it to what the backend sent.

@@ -68,8 +68,25 @@ impl Cache {
     }
 
     /// `response_cache_filter`: the metadata to store of an answer, or why it is not stored. `asked` is when it was asked for, `validation`
-    /// the 304 that stands for it.
+    /// the 304 that stands for it. `wishes`: of who has asked.
     pub fn judge(
+        &self,
+        answer: &ResponseHeader,
+        http: &HttpCache,
+        asked: Option<Instant>,
+        validation: Option<&Validation>,
+        (policy, wishes): (&CachePolicy, &Wishes),
+    ) -> RespCacheable {
+        match self.judge_alone(answer, http, asked, validation, policy) {
+            RespCacheable::Cacheable(meta) if wishes.for_all && !rules::is_for_all(&Said::by_header(meta.response_header())) => {
+                RespCacheable::Uncacheable(reason(rules::Refusal::Credentials))
+            }
+            judged => judged,
+        }
+    }
+
+    /// The same, whoever has asked.
+    fn judge_alone(
         &self,
         answer: &ResponseHeader,
         http: &HttpCache,
@@ -109,6 +126,9 @@ impl Cache {
 /// `cache_hit_filter`: what the client says of the answers that it takes. A request that may not store must not validate either, because
 /// pingora would turn it into a GET for the whole.
 pub fn on_hit(used: Use, wishes: &Wishes, meta: &CacheMeta, is_fresh: bool) -> Option<ForcedFreshness> {
+    if wishes.for_all && !rules::is_for_all(&Said::by_header(meta.response_header())) {
+        return Some(ForcedFreshness::ForceMiss);
+    }
     let now = SystemTime::now();
     let age = now.duration_since(meta.epoch()).unwrap_or_default();
     let (left, since) = (meta.fresh_until().duration_since(now), now.duration_since(meta.fresh_until()));

@@ -42,14 +42,14 @@ impl Cache {
             return Err(Box::new(fetch));
         };
         let was_asked = fetch.is_asked();
-        let Fetch { key, index, turn, .. } = fetch;
+        let Fetch { key, index, turn, for_all: only_for_all, .. } = fetch;
         let came = self.came(asked);
         let mut meta = updated(&stale, answer, policy);
         let judged = if is_forbidden(answer) {
             Err(reason(Refusal::Forbidden))
         } else if rules::are_alike(stale.meta.head.vary(), meta.head.vary()) {
             let said = Said { age: Said::by(answer).age, ..Said::by_stored(&meta.head) };
-            self.judge_said(&said, key.place(), policy, came)
+            self.judge_said(&said, key.place(), only_for_all, policy, came)
         } else {
             self.storage.forget(index);
             Err(NoCacheReason::Custom("another_vary"))
@@ -75,7 +75,7 @@ impl Cache {
 
     /// The head of what a GET would get: what is stored is updated by it, or, if it is another one, is gone.
     pub(super) fn headed(&self, fetch: Fetch, answer: &AnswerHead, came: Came, policy: &CachePolicy) {
-        let Fetch { key, index, stale: Some(stale), .. } = fetch else { return };
+        let Fetch { key, index, stale: Some(stale), for_all: only_for_all, .. } = fetch else { return };
         let is = |name: &header::HeaderName, field: &[u8]| field.eq_ignore_ascii_case(name.as_str().as_bytes());
         let said = |name: &header::HeaderName| answer.headers().find(|(field, _)| is(name, field)).map(|(_, value)| value);
         let same = |name| said(&name).is_none_or(|now| stale.meta.head.header(&name) == Some(now));
@@ -90,7 +90,8 @@ impl Cache {
         let alike = rules::are_alike(stale.meta.head.vary(), meta.head.vary());
         let judged = {
             let told = Said { age: Said::by(answer).age, ..Said::by_stored(&meta.head) };
-            rules::response(&told, policy, came).ok().filter(|_| alike && !is_forbidden(answer))
+            let is_kept = alike && !is_forbidden(answer) && !(only_for_all && !rules::is_for_all(&told));
+            rules::response(&told, policy, came).ok().filter(|_| is_kept)
         };
         match judged {
             Some(fresh) => {

@@ -29,6 +29,8 @@ pub struct Asking<'a> {
     pub credentials: &'a Credentials,
     /// Whoever the route lets pass has proved who he is, or is taken for somebody.
     pub identified: bool,
+    /// Fields with credentials that the route judges itself.
+    pub own: &'a [HeaderName],
     /// One that nobody is known of.
     pub exchange: &'a Exchange,
 }
@@ -146,7 +148,19 @@ impl Asking<'_> {
             return ("bypass", why);
         };
         let extra = policy.extra.as_deref();
-        let used = rules::request(self.head, self.identified, self.credentials, policy, |_| false);
+        if policy.is_by_body(&self.head.method) {
+            return ("depends", "its body is part of the key, and is not known here");
+        }
+        let form = rules::form(self.head, policy, false);
+        let mut used = rules::request(form, self.head, self.identified, self.credentials, policy, |_| false);
+        let mut wishes = Wishes::of(self.head, policy);
+        match used {
+            Use::Bypass(Bypass::Credentials) if extra.is_some_and(|extra| extra.shared_with_auth && !extra.per_consumer) => {
+                used = rules::sharing(form, self.head, self.credentials, policy, self.own, |_| false);
+                wishes.for_all = true;
+            }
+            _ => {}
+        }
         match used {
             Use::Bypass(Bypass::Credentials) if extra.is_some_and(|extra| extra.per_consumer) => {
                 return ("depends", "it is a consumer's who proves to be one, and each has entries of his own (`per: consumer`)");
@@ -158,7 +172,6 @@ impl Asking<'_> {
             return ("bypass", Bypass::Rule.reason());
         }
         let unkept = extra.is_some_and(|extra| extra.stores_nothing(self.head, self.exchange));
-        let wishes = Wishes::of(self.head, policy);
         if wishes.no_store {
             return ("bypass", Bypass::Asked.reason());
         }
@@ -174,6 +187,7 @@ impl Asking<'_> {
             Worth::Meanwhile(_) => (3, "stale", "it has expired, and is given while another one is fetched"),
             Worth::Nothing(Why::Asked) if wishes.reload => (2, "miss", "the client wants none that is stored"),
             Worth::Nothing(Why::Asked) => (2, "revalidate", "the client wants one that is fresher than what is stored"),
+            Worth::Nothing(Why::Nothing) => (0, "miss", "what is stored does not say that it is for requests with credentials"),
             Worth::Nothing(_) => (1, "revalidate", "what is stored has expired"),
         };
         let best = fitting.iter().map(|entry| told(Worth::of(entry, policy, &wishes))).max_by_key(|(rank, ..)| *rank);

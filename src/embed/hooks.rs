@@ -168,12 +168,13 @@ impl ProxyHttp for Gateway {
     }
 
     fn response_cache_filter(&self, session: &Session, answer: &ResponseHeader, ctx: &mut Self::CTX) -> Result<RespCacheable> {
+        let wishes = ctx.wishes;
         let journey = journey(ctx)?;
         let Some(policy) = journey.cache_policy() else {
             return Ok(RespCacheable::Uncacheable(NoCacheReason::Custom("no_policy")));
         };
         let (cache, asked) = (journey.view.cache, journey.tries.started);
-        Ok(cache.judge(answer, &session.cache, asked, journey.validation.as_deref(), &policy))
+        Ok(cache.judge(answer, &session.cache, asked, journey.validation.as_deref(), (&policy, &wishes)))
     }
 
     fn range_header_filter(&self, session: &mut Session, answer: &mut ResponseHeader, _ctx: &mut Self::CTX) -> RangeType {
@@ -497,7 +498,7 @@ impl ProxyHttp for Gateway {
             let outcome = cache::Outcome::of(&session.cache, used);
             journey.outcome.cache = outcome.word();
             journey.view.cache.count(outcome);
-            answer.append_header(cache::CACHE_STATUS, outcome.field())?;
+            answer.append_header(cache::CACHE_STATUS, journey.cache_field(outcome))?;
         }
         ctx.staged = staged;
         Ok(())

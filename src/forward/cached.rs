@@ -5,8 +5,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
 use http::header::{self, HeaderName};
+use http::{Method, StatusCode};
 
 use super::filling::Filling;
 use super::hit::Ask;
@@ -38,22 +38,38 @@ pub async fn run(
     service: &Service,
     Ask { policy, used, wishes, looked, chosen }: Ask,
 ) -> Result<(), Failed> {
+    // What it asks by, if it asks by its body, which is whole by now.
+    let asks_by_body = journey.exchange.body_digest.is_some();
+    let body = if asks_by_body { down.buffered().cloned() } else { None };
+    let refresh = |mut fetch: Fetch| {
+        if asks_by_body {
+            // Conditions are something else with other methods than GET.
+            fetch.ask_whole();
+        }
+        refresh::begin(caller, journey, service, &policy, fetch, body.clone().unwrap_or_default());
+    };
     let begun = {
         let Journey { view, head, exchange, .. } = &*journey;
-        look_on(looked, used, &wishes, &policy, &Asker { cache: view.cache, head, exchange }, pin!(down.gone())).await?
+        let asker = Asker { cache: view.cache, head, exchange };
+        look_on(looked, used, &wishes, &policy, &asker, pin!(down.gone()), refresh).await?
     };
     let mut fetch = match begun {
-        Begun::Fetch(fetch) => fetch,
+        Begun::Fetch(mut fetch) => {
+            if asks_by_body {
+                fetch.ask_whole();
+            }
+            fetch
+        }
         Begun::Stored(hit, behind) => {
             match behind {
-                Some(fetch) => refresh::begin(caller, journey, service, &policy, fetch),
+                Some(fetch) => refresh(fetch),
                 // Nobody is asked.
                 None => journey.outcome.service = chosen,
             }
             return parts::give(&hit, journey, down).await;
         }
     };
-    // Its body, if it has one, is not waited for: what is cached has none.
+    // Its body, if it has one, is here already.
     drop(mirror::begin(caller, journey, down, false));
     let (answer, fill) = loop {
         let fill = fetch.is_for_all().then(|| Fill { validators: fetch.validators() });
@@ -160,7 +176,7 @@ pub(super) struct Asker<'a> {
     pub exchange: &'a Exchange,
 }
 
-/// Takes the turn to fetch, or waits for who has it, unless the client is `gone`.
+/// Takes the turn to fetch, or waits for who has it, unless the client is `gone`. `behind` fetches what is not for this client alone.
 ///
 /// # Errors
 /// [`Failed::Answer`] for who wants nothing but what is stored; [`Failed::ClientGone`].
@@ -171,17 +187,23 @@ pub(super) async fn look_on(
     policy: &CachePolicy,
     asker: &Asker<'_>,
     mut gone: Pin<&mut impl Future<Output = ()>>,
+    behind: impl Fn(Fetch),
 ) -> Result<Begun, Failed> {
     let cache = asker.cache;
     let mut patience = Patience::default();
     let mut failed = false;
+    let mut wants_whole = used == Use::ReadOnly
+        && asker.head.method == Method::GET
+        && asker.head.header("range").is_some()
+        && policy.fetches_whole(asker.head, asker.exchange);
+    let look = |key| cache.look(policy, key, wishes, |name| seen_upstream(asker.head, asker.exchange, name));
     loop {
         let missed = match looked {
             Looked::Fresh(hit) => return Ok(Begun::Stored(hit, None)),
             Looked::Stale(both) if wishes.only_if_cached => return Ok(Begun::Stored(both.0, None)),
             Looked::Stale(both) => {
                 let (hit, missed) = *both;
-                let behind = match cache.turn(missed, Use::Full) {
+                let behind = match cache.turn(missed, Use::Full, wishes) {
                     Next::Fetch(fetch) => Some(fetch),
                     // Somebody does it already.
                     Next::Wait(..) | Next::Look(_) => None,
@@ -189,14 +211,26 @@ pub(super) async fn look_on(
                 return Ok(Begun::Stored(hit, behind));
             }
             Looked::Predicted(_) | Looked::Missed(_) if wishes.only_if_cached => return Err(Failed::Answer(not_cached())),
-            Looked::Predicted(key) => return Ok(Begun::Fetch(Fetch::predicted(key, used))),
+            Looked::Predicted(key) => return Ok(Begun::Fetch(Fetch::predicted(key, used, wishes))),
             Looked::Missed(missed) => missed,
         };
         // Whoever was waited for got none: so would this one, after as long.
         if let Some(hit) = missed.excuse(cache, Excuse::Error(None), policy).filter(|_| failed) {
             return Ok(Begun::Stored(hit, None));
         }
-        let key = match cache.turn(missed, used) {
+        if std::mem::take(&mut wants_whole) && missed.is_for_others() {
+            // Its part is cut from what comes of this, as it is for all who wait.
+            looked = match cache.turn(missed, Use::Full, wishes) {
+                Next::Fetch(fetch) => {
+                    let key = fetch.key().clone();
+                    behind(fetch);
+                    look(key)
+                }
+                Next::Wait(key, _) | Next::Look(key) => look(key),
+            };
+            continue;
+        }
+        let key = match cache.turn(missed, used, wishes) {
             Next::Fetch(fetch) => return Ok(Begun::Fetch(fetch)),
             Next::Look(key) => key,
             Next::Wait(key, mut waiting) => {
@@ -218,7 +252,7 @@ pub(super) async fn look_on(
                 key
             }
         };
-        looked = cache.look(policy, key, wishes, |name| seen_upstream(asker.head, asker.exchange, name));
+        looked = look(key);
     }
 }
 
@@ -263,6 +297,7 @@ fn tell(
         journey.exchange.to_client.push(HeaderEdit::Set(http::header::DATE, date));
     }
     let answered = journey.answered(AnswerView::from(answer))?;
-    journey.exchange.to_client.push(HeaderEdit::Add(CACHE_STATUS, outcome.field()));
+    let field = journey.cache_field(outcome);
+    journey.exchange.to_client.push(HeaderEdit::Add(CACHE_STATUS, field));
     Ok(answered)
 }

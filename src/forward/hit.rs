@@ -76,11 +76,12 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
     journey.view.cache.count(outcome);
     // What the cache itself says of the answer: the first two for the policies to change, the last one after them.
     journey.answer_begins();
+    let asks_by_get = journey.exchange.body_digest.is_none();
     let edits = &mut journey.exchange.to_client;
     if let Some(age) = hit.age() {
         edits.push(HeaderEdit::Set(header::AGE, HeaderValue::from(age)));
     }
-    if head.status == StatusCode::OK {
+    if head.status == StatusCode::OK && asks_by_get {
         edits.push(HeaderEdit::Set(header::ACCEPT_RANGES, HeaderValue::from_static("bytes")));
     }
     let answered = journey.answered(AnswerView::from(&answer)).map_err(Failed::Answer)?;
@@ -88,7 +89,8 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
         answer = answer.with_status(answered.status);
     }
     down.stage(answered.stages);
-    journey.exchange.to_client.push(HeaderEdit::Add(CACHE_STATUS, outcome.field()));
+    let field = journey.cache_field(outcome);
+    journey.exchange.to_client.push(HeaderEdit::Add(CACHE_STATUS, field));
     let bodiless = journey.head.method == Method::HEAD || is_bodiless(head.status) || hit.length() == 0;
     let exchange = &journey.exchange;
     let via = exchange.via(answer.version);

@@ -81,7 +81,7 @@ fn tell(answer: &mut ResponseHeader, hit: &Hit, journey: &mut Journey) -> Result
         let _ = answer.append_header(header::VIA, via.clone());
     }
     apply_to_response(answer, &exchange.request_id, &exchange.to_client);
-    let _ = answer.append_header(CACHE_STATUS, outcome.field());
+    let _ = answer.append_header(CACHE_STATUS, journey.cache_field(outcome));
     Ok(answered)
 }
 

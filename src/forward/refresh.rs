@@ -28,14 +28,19 @@ pub(super) struct Refresh {
     pub head: RequestHead,
     pub exchange: Exchange,
     pub target: Option<String>,
+    pub body: Bytes,
 }
 
 /// Begins one, on a task of this worker.
-pub fn begin(caller: &Arc<Caller>, journey: &Journey, service: &Service, policy: &Arc<CachePolicy>, fetch: Fetch) {
+///
+/// `body`: what it asks by, if it asks by its body.
+pub fn begin(caller: &Arc<Caller>, journey: &Journey, service: &Service, policy: &Arc<CachePolicy>, fetch: Fetch, body: Bytes) {
     let is_it = |known: &&Arc<Service>| std::ptr::eq(&***known, service);
     let Some(service) = journey.route().and_then(|route| route.answer.services().iter().find(is_it)).cloned() else { return };
     let mut head = RequestHead::clone(&journey.head);
-    head.method = Method::GET;
+    if head.method == Method::HEAD {
+        head.method = Method::GET;
+    }
     let refresh = Refresh {
         caller: caller.clone(),
         cache: journey.view.cache,
@@ -46,6 +51,7 @@ pub fn begin(caller: &Arc<Caller>, journey: &Journey, service: &Service, policy:
         head,
         exchange: journey.exchange.retold(),
         target: journey.upstream_target(),
+        body,
     };
     refresh.begin();
 }
@@ -68,11 +74,11 @@ impl Refresh {
     }
 
     async fn ask(self, tries: &mut Tries) {
-        let Refresh { caller, cache, policy, mut fetch, tls, service, head, exchange, target } = self;
+        let Refresh { caller, cache, policy, mut fetch, tls, service, head, exchange, target, body } = self;
         let answer = loop {
             let fill = Fill { validators: fetch.validators() };
             let call = Call { head: &head, exchange: &exchange, target: target.as_deref(), fill: Some(&fill), stands_for: None };
-            let Ok(answer) = caller.send(&service, &call, tries, &mut Own(Bytes::new()), &tls).await else { return };
+            let Ok(answer) = caller.send(&service, &call, tries, &mut Own(body.clone()), &tls).await else { return };
             if answer.head.status != StatusCode::NOT_MODIFIED || !fetch.validates() {
                 break answer;
             }

@@ -12,12 +12,13 @@ use crate::journey::Journey;
 pub fn last_good(journey: &Journey, within: Duration) -> Option<Hit> {
     let route = journey.route()?;
     let policy = route.plan.options.cache.as_ref()?;
-    if matches!(journey.cache_use(policy).0, Use::Bypass(_)) {
+    let (used, wishes) = journey.cache_use(policy);
+    if matches!(used, Use::Bypass(_)) {
         return None;
     }
     let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
     let key = cache::key(&journey.head, &journey.exchange, seen, &route.id, policy);
-    journey.view.cache.kept(policy, &key, Excuse::Fallback(within), seen)
+    journey.view.cache.kept(policy, &key, &wishes, Excuse::Fallback(within), seen)
 }
 
 /// The statuses in whose place a stale answer may be given (RFC 5861, section 4).

@@ -39,6 +39,16 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
         );
         problems.push(Problem::error(document.server.engine.place, message).hint("take it out, or `engine` out of `server`"));
     }
+    let extra = |route: &Arc<Route>| route.plan.options.cache.as_ref().and_then(|cache| cache.extra.clone());
+    for (key, has) in [
+        ("cache.methods", (|extra| extra.by_body.is_some()) as fn(&crate::cache::Extra) -> bool),
+        ("cache.ranges: whole", |extra| extra.whole_ranges),
+    ] {
+        if let Some(route) = routes.iter().find(|route| extra(route).is_some_and(|extra| has(&extra))) {
+            let message = format!("`{key}` cannot be had with `engine: pingora`, and the route `{}` has it", route.id);
+            problems.push(Problem::error(document.server.engine.place, message).hint("take it out, or `engine` out of `server`"));
+        }
+    }
     for route in &document.routes {
         if let Some(retries) = &route.retries {
             check_retries(retries, problems);

@@ -99,9 +99,11 @@ impl Asking<'_> {
         let head = self.head_of(part, road, request);
         let exchange = self.exchange_of(part, road, &head, request, due);
         let kept = self.kept(how, &head, &exchange);
-        let last_good = last_good.zip(kept.as_ref()).map(|(within, kept)| (within, kept.key.clone()));
-        let is_over =
-            |fault| last_good.as_ref().and_then(|(within, key)| self.last_good(how, &head, &exchange, key, *within, fault));
+        let last_good = last_good.zip(kept.as_ref()).map(|(within, kept)| (within, kept.key.clone(), kept.wishes));
+        let is_over = |fault| {
+            let (within, key, wishes) = last_good.as_ref()?;
+            self.last_good(how, &head, &exchange, (key, wishes), *within, fault)
+        };
         if due.is_some_and(|due| due <= began) {
             return is_over(Fault::Timeout).unwrap_or(Err(Fault::Timeout));
         }

@@ -24,8 +24,8 @@ use crate::upstream::call::{Answer, Call, CallError, Fill, Own, Tries};
 /// What a call's cache has for it.
 pub struct Kept {
     pub key: Key,
+    pub wishes: Wishes,
     used: Use,
-    wishes: Wishes,
     looked: Looked,
 }
 
@@ -37,8 +37,9 @@ impl Asking<'_> {
     pub fn kept(&self, how: &How<'_>, head: &RequestHead, exchange: &Exchange) -> Option<Kept> {
         let policy = how.road.cache.as_deref()?;
         // What is stored would be older than what the client takes; its part is looked after like the whole.
-        let wishes = Wishes::of(self.head, policy);
-        let used = match use_of(&self.view.snapshot.credentials, head, exchange, policy, || true) {
+        let (used, for_all) = use_of(&self.view.snapshot.credentials, head, exchange, policy, || &[], || true);
+        let wishes = Wishes { for_all, ..Wishes::of(self.head, policy) };
+        let used = match used {
             used @ Use::Bypass(_) => used,
             _ if wishes.no_store => Use::Bypass(cache::Bypass::Asked),
             used => used,
@@ -67,7 +68,7 @@ impl Asking<'_> {
         let Kept { used, wishes, looked, .. } = kept;
         let asker = Asker { cache, head, exchange };
         // With its client everything here ends.
-        let begun = look_on(looked, used, &wishes, policy, &asker, pin!(pending())).await;
+        let begun = look_on(looked, used, &wishes, policy, &asker, pin!(pending()), drop).await;
         let mut fetch = match begun.map_err(|_| Fault::Unavailable)? {
             Begun::Fetch(fetch) => fetch,
             Begun::Stored(hit, behind) => {
@@ -82,6 +83,7 @@ impl Asking<'_> {
                         head: head.clone(),
                         exchange: exchange.retold(),
                         target: Some(target.to_owned()),
+                        body: bytes::Bytes::new(),
                     };
                     refresh.begin();
                 }
@@ -161,7 +163,7 @@ impl Asking<'_> {
         how: &How<'_>,
         head: &RequestHead,
         exchange: &Exchange,
-        key: &Key,
+        (key, wishes): (&Key, &Wishes),
         within: Duration,
         fault: Fault,
     ) -> Option<Ended> {
@@ -170,7 +172,8 @@ impl Asking<'_> {
             return None;
         }
         let policy = how.road.cache.as_deref()?;
-        let hit = self.view.cache.kept(policy, key, Excuse::Fallback(within), |name| seen_upstream(head, exchange, name))?;
+        let hit =
+            self.view.cache.kept(policy, key, wishes, Excuse::Fallback(within), |name| seen_upstream(head, exchange, name))?;
         let (head, age) = (hit.head().to_answer(hit.length()), hit.age());
         if unwanted(head.status).or_else(|| unreadable(&head, hit.length() == 0, how.part)).is_some() || !self.pays(hit.length())
         {

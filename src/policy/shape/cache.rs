@@ -3,22 +3,25 @@
 //! Not in here: the decisions for one request or response and the store ([`crate::cache`]), which belongs to the process and not to
 //! a route.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderName, Method, StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::cache::policy::{Extra, Heuristic, Names, QueryKey, UNBOUNDED};
+use crate::cache::policy::{ByBody, Extra, Heuristic, Names, QueryKey, UNBOUNDED};
 use crate::cache::{CachePolicy, accept};
 use crate::cel::{Expression, Kind};
 use crate::exchange::Exchange;
-use crate::head::RequestHead;
-use crate::policy::{Compile, OnRequest, PlanBuilder, Policy, Stage};
+use crate::grpc::Dialect;
+use crate::head::{BodyFraming, RequestHead};
+use crate::policy::{Compile, OnBody, OnRequest, PlanBuilder, Policy, Stage};
 use crate::problem::{Place, Problem};
 use crate::reply::{Flow, Reply};
-use crate::value::{OneOrMany, Period, Size, Spanned, count_within, period_within};
+use crate::value::{OneOrMany, Period, Size, Spanned, StatusRange, count_within, period_within};
 
 /// A longer lifetime than this is a mistake more often than a wish; purging by hand is the only way out of it.
 const LONGEST_TTL: u64 = 30 * DAY;
@@ -28,6 +31,9 @@ const MOST_KEY_HEADERS: usize = 16;
 /// Names of query parameters, and of cookies that are not shown.
 const MOST_PARAMETERS: usize = 64;
 const DEFAULT_MAX_BODY: u64 = 1024 * 1024;
+/// Of requests whose body is part of the key.
+const DEFAULT_REQUEST_BODY: usize = 64 * 1024;
+const MOST_REQUEST_BODY: usize = 1024 * 1024;
 
 /// The statuses that RFC 9110, section 15.1, calls heuristically cacheable, without those that say something about this one request
 /// or about the backend's state rather than about the resource (405, 414, 501), and without 206, which is a part of an answer.
@@ -105,6 +111,34 @@ pub struct CacheConfig {
     /// remembered for some 100,000 keys. Default: `first_request`.
     #[serde(default)]
     pub store_on: StoreOn,
+    /// `true`: requests with credentials, those of `Authorization` or of this route's `authn`, use the cache for what the service says is for
+    /// all, by `public`, `s-maxage` or `must-revalidate` (RFC 9111, section 3.5): they are given nothing else that is stored, and only such
+    /// answers to them are. Who may ask is checked before, as ever. With `per: consumer` beside it, a consumer's entries are still his own.
+    /// Default: false.
+    #[serde(default)]
+    pub shared_with_auth: bool,
+    /// Methods whose answers are kept, beside those to GET and HEAD: `POST` and `QUERY`, for requests that change nothing and ask by their body
+    /// (GraphQL queries, searches). Method, body, media type and coding are part of the key, as the service would get them. Such a request
+    /// takes nothing out of the cache. An answer to what does change something has to say `no-store`. Default: GET, HEAD.
+    #[serde(default)]
+    pub methods: Vec<Spanned<String>>,
+    /// The longest request body that is part of a key; requests with longer ones pass the cache by. At least 1 byte, at most `1MiB`. Only with
+    /// `methods`. Default: `64KiB`.
+    #[serde(default)]
+    pub max_request_body: Option<Spanned<Size>>,
+    /// What becomes of a request for a part (`Range`) of what is not stored: `pass` passes it on as it came, and nothing is stored; `whole`
+    /// fetches the whole once for all who ask, if it may be stored, and cuts the part from it. Any client can then have the service send the
+    /// whole by asking for a byte. Default: `pass`.
+    #[serde(default)]
+    pub ranges: Ranges,
+    /// How long answers of these statuses are fresh that do not say so, whatever `default_ttl`, `max_ttl`, `heuristic` and `statuses` say:
+    /// `{ 404: 10s, 5xx: 1s }`. The first that fits counts, of those that name fewer statuses. At most `30d` each. Default: none.
+    #[serde(default)]
+    pub ttl_by_status: BTreeMap<String, Spanned<Period>>,
+    /// Whether `Cache-Status` says what was asked for as the key has it (`key`, RFC 9211): the route, the host, the path and the query, without
+    /// who asks and what his fields say. Default: false.
+    #[serde(default)]
+    pub show_key: bool,
     /// Whether clients see the fields by which a service tags its answers for purges (`Surrogate-Key`, `Cache-Tag`). Default: false.
     #[serde(default)]
     pub keep_tags: bool,
@@ -180,6 +214,17 @@ pub enum StoreOn {
     SecondRequest,
 }
 
+/// What becomes of requests for parts of what is not stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Ranges {
+    /// They go to the service as they came.
+    #[default]
+    Pass,
+    /// The whole is fetched, and stored.
+    Whole,
+}
+
 /// What clients' directives do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -243,6 +288,10 @@ impl Policy for CachePolicy {
         let extra = self.extra.clone();
         plan.options().cache = Some(self);
         let Some(extra) = extra else { return };
+        if extra.by_body.is_some() {
+            // After all that looks into bodies, and changes them.
+            plan.on_body(Arc::new(BodyKey(extra.clone())));
+        }
         plan.options().by_path |= [&extra.bypass, &extra.no_store].into_iter().flatten().any(Expression::looks_at_path);
         if extra.asks_otherwise() {
             plan.on_request(Arc::new(Asking(extra)));
@@ -258,6 +307,91 @@ impl OnRequest for Asking {
         accept::ask(&self.0, head, &mut exchange.to_upstream);
         Flow::Continue(())
     }
+}
+
+/// Makes the body a part of the key.
+struct BodyKey(Arc<Extra>);
+
+impl OnBody for BodyKey {
+    fn bound(&self) -> usize {
+        self.0.by_body.as_ref().map_or(0, |by_body| by_body.max)
+    }
+
+    fn wants(&self, head: &RequestHead) -> bool {
+        let Some(by_body) = &self.0.by_body else { return false };
+        let is_long = matches!(head.body, BodyFraming::Length(length) if length > by_body.max as u64);
+        // A call's messages may have no end.
+        let is_call = || head.header_all("content-type").any(|kind| Dialect::of(kind).is_grpc());
+        by_body.methods.contains(&head.method) && !is_long && !head.upgrade && !is_call()
+    }
+
+    fn on_body(&self, _: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow {
+        // It may have become longer since.
+        if body.len() <= self.bound() {
+            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body);
+            exchange.body_digest = digest.as_ref().try_into().ok().map(Box::new);
+        }
+        Flow::Continue(())
+    }
+
+    fn passes_longer(&self) -> bool {
+        true
+    }
+}
+
+/// The methods beside GET and HEAD. `None` of it where there are none.
+#[allow(clippy::option_option, reason = "the outer one is whether there was a problem")]
+fn check_by_body(config: &CacheConfig, cx: &mut Compile<'_>) -> Option<Option<ByBody>> {
+    let (mut methods, mut fine) = (Vec::new(), true);
+    for method in &config.methods {
+        match &*method.value {
+            "GET" | "HEAD" => {}
+            name @ ("POST" | "QUERY") => methods.extend(Method::from_bytes(name.as_bytes())),
+            other => {
+                let message = format!("answers to `{}` are not kept: it changes something", other.escape_debug());
+                cx.problems.push(Problem::error(method.place, message).hint("the methods are GET, HEAD, POST and QUERY"));
+                fine = false;
+            }
+        }
+    }
+    let max = match &config.max_request_body {
+        None => Some(DEFAULT_REQUEST_BODY),
+        Some(size) => {
+            let bytes = usize::try_from(size.value.0).ok().filter(|bytes| (1..=MOST_REQUEST_BODY).contains(bytes));
+            if bytes.is_none() {
+                let problem = Problem::error(size.place, "max_request_body is at least 1 byte, and at most 1MiB");
+                cx.problems.push(problem.hint("write a size such as 64KiB"));
+            } else if methods.is_empty() && fine {
+                let problem = Problem::error(size.place, "`max_request_body` counts for `POST` and `QUERY` alone");
+                cx.problems.push(problem.hint("write `methods: [ POST ]` as well, or leave it out"));
+                fine = false;
+            }
+            bytes
+        }
+    };
+    let max = max.filter(|_| fine)?;
+    methods.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    methods.dedup();
+    Some((!methods.is_empty()).then(|| ByBody { methods: methods.into(), max }))
+}
+
+/// Lifetimes by status, those of fewer statuses first.
+fn check_by_status(config: &CacheConfig, cx: &mut Compile<'_>) -> Option<Box<[(StatusRange, Duration)]>> {
+    let (mut found, mut fine) = (Vec::new(), true);
+    for (statuses, period) in &config.ttl_by_status {
+        let range = StatusRange::parse(statuses).filter(|range| range.first >= 200 && range.first != 206 && range.first != 304);
+        if range.is_none() {
+            let message = format!("`{}` are no statuses that are kept", statuses.escape_debug());
+            cx.problems.push(Problem::error(period.place, message).hint("write 404, 5xx or 500-504; 206 and 304 are not kept"));
+        }
+        let lifetime = period_within("ttl_by_status", period, 0, LONGEST_TTL, cx.problems);
+        match range.zip(lifetime) {
+            Some(pair) => found.push(pair),
+            None => fine = false,
+        }
+    }
+    found.sort_by_key(|(range, _)| range.last - range.first);
+    fine.then(|| found.into())
 }
 
 fn check_query(query: &QueryConfig, cx: &mut Compile<'_>) -> Option<QueryKey> {
@@ -292,6 +426,11 @@ fn check_extra(config: &CacheConfig, cx: &mut Compile<'_>) -> Option<Option<Arc<
     let before = cx.problems.error_count();
     let mut extra = Extra { per_consumer: config.per.is_some(), ..Extra::default() };
     extra.second_request = config.store_on == StoreOn::SecondRequest;
+    extra.shared_with_auth = config.shared_with_auth;
+    extra.by_body = check_by_body(config, cx).flatten();
+    extra.whole_ranges = config.ranges == Ranges::Whole;
+    extra.by_status = check_by_status(config, cx).unwrap_or_default();
+    extra.shows_key = config.show_key;
     if let Some(vary) = &config.vary {
         extra.accept_encoding = vary.accept_encoding.as_ref().and_then(|names| check_tokens(names, 8, "gzip", cx));
         extra.accept_language = vary.accept_language.as_ref().and_then(|names| check_tokens(names, 64, "de or pt-BR", cx));
@@ -317,7 +456,8 @@ fn check_extra(config: &CacheConfig, cx: &mut Compile<'_>) -> Option<Option<Arc<
     (extra.bypass, extra.no_store) = (expression("bypass", &config.bypass), expression("no_store", &config.no_store));
     let cookies = config.cookies.is_some();
     let asked = cookies || config.vary.is_some() || config.per.is_some() || config.bypass.is_some() || config.no_store.is_some();
-    let asked = asked || extra.second_request;
+    let asked = asked || extra.second_request || extra.shared_with_auth || extra.by_body.is_some() || extra.whole_ranges;
+    let asked = asked || !extra.by_status.is_empty() || extra.shows_key;
     unsure.into_iter().for_each(|problem| cx.problems.push(problem));
     (cx.problems.error_count() == before).then(|| asked.then(|| Arc::new(extra)))
 }

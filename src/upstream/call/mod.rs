@@ -192,7 +192,7 @@ impl Call<'_> {
 
     /// The method that the service sees.
     fn method(&self) -> &Method {
-        if self.fill.is_some() { &Method::GET } else { &self.head.method }
+        request::method(self.fill, &self.head.method)
     }
 
     /// Whether the service sees a call of gRPC's.

@@ -174,10 +174,14 @@ fn is_condition(name: &[u8]) -> bool {
     }
 }
 
+/// The method that the service sees: what is stored for who asks by HEAD is the answer to a GET.
+pub(super) fn method<'a>(fill: Option<&Fill>, asked: &'a Method) -> &'a Method {
+    if fill.is_some() && *asked == Method::HEAD { &Method::GET } else { asked }
+}
+
 impl Parts<'_> {
-    /// A HEAD request's answer is stored as that to a GET.
     fn method(&self) -> &Method {
-        if self.fill.is_some() { &Method::GET } else { &self.head.method }
+        method(self.fill, &self.head.method)
     }
 
     fn framing(&self) -> SentFraming {
