@@ -377,8 +377,7 @@ impl Journey {
     /// What an answer's tags say is for the gateway's cache, on a route that has one.
     pub fn hide_tags(&mut self, answer: &AnswerHead) {
         if self.hides_tags() && answer.headers().any(|(name, _)| cache::tags::is_one(name)) {
-            let fields = [cache::tags::SURROGATE_KEY, cache::tags::CACHE_TAG];
-            self.exchange.to_client.extend(fields.map(HeaderEdit::Remove));
+            self.exchange.to_client.extend(cache::tags::FIELDS.map(HeaderEdit::Remove));
         }
     }
 

@@ -76,21 +76,21 @@ impl Pace {
     }
 }
 
-/// Does the work, and adds the time it had to be waited for to `total`, even if it is dropped before it is done. Work that is done at
-/// once costs no look at the clock.
-pub fn counted<F: Future>(total: &mut Duration, work: F) -> Counted<'_, F> {
-    Counted { waiting: Waiting { since: None, total }, work }
+/// Does the work, and adds the time it had to be waited for to `total`, if there is one, even if it is dropped before it is done. Work that is
+/// done at once costs no look at the clock.
+pub fn counted<'a, F: Future>(total: impl Into<Option<&'a mut Duration>>, work: F) -> Counted<'a, F> {
+    Counted { waiting: Waiting { since: None, total: total.into() }, work }
 }
 
 struct Waiting<'a> {
     since: Option<Instant>,
-    total: &'a mut Duration,
+    total: Option<&'a mut Duration>,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if let Some(since) = self.since {
-            *self.total += since.elapsed();
+        if let (Some(since), Some(total)) = (self.since, &mut self.total) {
+            **total += since.elapsed();
         }
     }
 }
@@ -111,7 +111,7 @@ impl<F: Future> Future for Counted<'_, F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let polled = this.work.poll(cx);
-        if polled.is_pending() {
+        if polled.is_pending() && this.waiting.total.is_some() {
             this.waiting.since.get_or_insert_with(Instant::now);
         }
         polled

@@ -14,8 +14,8 @@ use super::key::{self, Key};
 
 /// See the module.
 pub struct Lent {
-    primary: Box<[u8]>,
-    variance: Option<HashBinary>,
+    /// Where it is stored, if it is: there, or as the first of its key.
+    index: Index,
     body: Body,
 }
 
@@ -26,16 +26,20 @@ enum Body {
 
 impl Lent {
     pub(super) fn whole(entry: &Entry) -> Self {
-        Lent { primary: entry.primary.clone(), variance: entry.meta.variance, body: Body::Whole(entry.body.clone()) }
+        Lent { index: index_of(entry), body: Body::Whole(entry.body.clone()) }
     }
 
     pub(super) fn of_entry(entry: &Entry, flow: Arc<Flow>) -> Self {
-        Lent { primary: entry.primary.clone(), variance: entry.meta.variance, body: Body::Flowing(flow) }
+        Lent { index: index_of(entry), body: Body::Flowing(flow) }
     }
 
     pub(super) fn flowing(key: &Key, variance: Option<HashBinary>, flow: Arc<Flow>) -> Self {
-        Lent { primary: (*key.primary).into(), variance, body: Body::Flowing(flow) }
+        Lent { index: Index { variance, ..Index::primary(key) }, body: Body::Flowing(flow) }
     }
+}
+
+fn index_of(entry: &Entry) -> Index {
+    Index { primary: key::hash(&entry.primary), variance: entry.meta.variance }
 }
 
 /// Memory that only the readers of a body still have, all of them together.
@@ -82,12 +86,9 @@ impl Cache {
     }
 
     fn if_gone(&self, lent: &Lent, body: &Bytes) -> usize {
-        let mut index = Index { primary: key::hash(&lent.primary), variance: None };
-        let mut is_stored = self.storage.has_body(&index, body);
-        if lent.variance.is_some() && !is_stored {
-            index.variance = lent.variance;
-            is_stored = self.storage.has_body(&index, body);
-        }
+        let first = Index { variance: None, ..lent.index };
+        let is_stored =
+            self.storage.has_body(&first, body) || lent.index.variance.is_some() && self.storage.has_body(&lent.index, body);
         if is_stored { 0 } else { body.len() }
     }
 }

@@ -181,12 +181,18 @@ impl MemoryTier {
         }
     }
 
+    /// What has become of an entry that somebody has, whether it is stored, was, or will be.
+    fn finding(&self, entry: &Entry) -> Finding {
+        match self.changes.since(entry.place, entry.meta.asked) {
+            true => Finding::Gone,
+            false if self.purges.concern(entry.checked.get()) => self.purges.look_at(entry).0,
+            false => Finding::Untouched,
+        }
+    }
+
     /// All that is stored and would be found, one shard after the other: for operators, who look now and then.
     pub(super) fn all(&self) -> impl Iterator<Item = Arc<Entry>> {
-        self.store.iter().map(|(_, entry)| entry).filter(|entry| {
-            let purged = || self.purges.concern(entry.checked.get()) && self.purges.look_at(entry).0 == Finding::Gone;
-            !self.changes.since(entry.place, entry.meta.asked) && !purged()
-        })
+        self.store.iter().map(|(_, entry)| entry).filter(|entry| self.finding(entry) != Finding::Gone)
     }
 
     /// What a request would find of it that is stored.
@@ -196,19 +202,17 @@ impl MemoryTier {
 
     /// Whether it was purged softly, and has not been found since.
     pub(super) fn is_aged(&self, entry: &Entry) -> bool {
-        self.purges.concern(entry.checked.get()) && self.purges.look_at(entry).0 == Finding::Stale
+        self.finding(entry) == Finding::Stale
     }
 
     /// Whether an answer that is not stored yet was purged since it was asked for.
     pub(super) fn is_purged(&self, entry: &Entry) -> bool {
-        let (since, checked) = (self.changes.since(entry.place, entry.meta.asked), entry.checked.get());
-        since || self.purges.concern(checked) && self.purges.look_at(entry).0 != Finding::Untouched
+        self.finding(entry) != Finding::Untouched
     }
 
     /// Whether nothing of an entry may be given any more, although somebody has found it before.
     pub(super) fn is_gone(&self, entry: &Entry) -> bool {
-        let (since, checked) = (self.changes.since(entry.place, entry.meta.asked), entry.checked.get());
-        since || self.purges.concern(checked) && self.purges.look_at(entry).0 == Finding::Gone
+        self.finding(entry) == Finding::Gone
     }
 
     /// Whether this very body is what is stored there.

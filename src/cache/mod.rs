@@ -117,8 +117,7 @@ impl Cache {
     pub fn new(bytes: usize) -> &'static Cache {
         // What depends on the moment is not remembered: a backend that answers 503 once should find its lock in place when it is back.
         fn forget(reason: &'static str) -> bool {
-            !["set_cookie", "forbidden", "vary", "tags", "unframed", "stream", "unnamed", "stale", "credentials"]
-                .contains(&reason)
+            !["set_cookie", "forbidden", "vary", "tags", "unframed", "stream", "unnamed", "stale"].contains(&reason)
         }
         Moment::begin();
         Box::leak(Box::new(Cache {

@@ -468,7 +468,8 @@ async fn what_a_304_says_to_one_client_is_not_kept_for_others() {
         assert_eq!(hit.head().header(&user), Some(&b"second"[..]), "its own client has all of it");
         let (policy, head) = (policy(), RequestHead::build("GET", "/a", &[]));
         let of_route = key(&head, &Exchange::for_tests(), seen(&head), "r", &policy);
-        let other = cache.kept(&policy, &of_route, Excuse::Fallback(Duration::from_secs(60)), seen(&head)).unwrap();
+        let other =
+            cache.kept(&policy, &of_route, &Wishes::default(), Excuse::Fallback(Duration::from_secs(60)), seen(&head)).unwrap();
         let field = |name| other.head().header(&HeaderName::from_static(name));
         assert_eq!((field("set-cookie"), field("x-user"), field("x-a")), (None, None, Some(&b"new"[..])), "{more:?}");
     }
@@ -501,7 +502,7 @@ async fn a_route_without_stale_answers_gives_none_whoever_wants_them() {
         let wishes = Wishes { max_stale: Some(u32::MAX), ..Wishes::default() };
         assert_eq!(matches!(cache.look(&policy, of_route(), &wishes, seen(&head)), Looked::Fresh(_)), given);
         let fallback = Excuse::Fallback(Duration::from_secs(3600));
-        assert_eq!(cache.kept(&policy, &of_route(), fallback, seen(&head)).is_some(), given);
+        assert_eq!(cache.kept(&policy, &of_route(), &Wishes::default(), fallback, seen(&head)).is_some(), given);
     }
 }
 

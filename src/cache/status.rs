@@ -183,6 +183,19 @@ mod tests {
     }
 
     #[test]
+    fn the_key_is_a_string_of_printable_letters() {
+        let hit = Outcome::Hit { ttl: 5 };
+        let shown = |path: &str, query| hit.field_with_key("shop", "h.example", path, query);
+        assert_eq!(shown("/a", None), "portcullis; hit; ttl=5; key=\"shop h.example/a\"");
+        assert_eq!(shown("/a", Some("x=\"\\")), "portcullis; hit; ttl=5; key=\"shop h.example/a?x=\\\"\\\\\"");
+        for long in ["/\u{e9}".to_owned(), "/\n".to_owned(), "x".repeat(LONGEST_KEY)] {
+            assert_eq!(shown(&long, None), hit.field());
+        }
+        let none = Outcome::Bypass(Bypass::Credentials);
+        assert_eq!(none.field_with_key("shop", "h", "/", None), none.field());
+    }
+
+    #[test]
     fn a_cache_that_was_never_enabled_is_what_the_rules_said() {
         let cache = HttpCache::new();
         assert_eq!(Outcome::of(&cache, Use::Bypass(Bypass::Method)), Outcome::Bypass(Bypass::Method));

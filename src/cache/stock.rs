@@ -182,8 +182,9 @@ pub fn store(answer: &ResponseHeader, policy: &CachePolicy, came: Came) -> RespC
             let mut header = answer.clone();
             rules::strip(&mut header);
             if !policy.keep_tags {
-                header.remove_header(&tags::SURROGATE_KEY);
-                header.remove_header(&tags::CACHE_TAG);
+                tags::FIELDS.iter().for_each(|name| {
+                    header.remove_header(name);
+                });
             }
             for listed in Control::of(&said).withheld() {
                 let listed = listed.to_ascii_lowercase();

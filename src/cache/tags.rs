@@ -10,8 +10,11 @@ use http::HeaderName;
 use super::control::list_of;
 use super::said::Said;
 
-pub const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
-pub const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
+const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
+const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
+
+/// The fields that hold tags.
+pub const FIELDS: [HeaderName; 2] = [SURROGATE_KEY, CACHE_TAG];
 
 /// The longest tag, and the most that all of an answer's may have, in bytes.
 pub const LONGEST: usize = 1024;
@@ -65,9 +68,9 @@ impl Tags {
     }
 }
 
-/// The names of the fields that hold tags.
+/// Their names.
 pub fn fields() -> [Box<[u8]>; 2] {
-    [SURROGATE_KEY, CACHE_TAG].map(|name| name.as_str().as_bytes().into())
+    FIELDS.map(|name| name.as_str().as_bytes().into())
 }
 
 /// Whether a field of an answer holds tags.

@@ -468,8 +468,9 @@ impl ProxyHttp for Gateway {
         }
         strip(answer);
         if journey.hides_tags() {
-            answer.remove_header(&cache::tags::SURROGATE_KEY);
-            answer.remove_header(&cache::tags::CACHE_TAG);
+            cache::tags::FIELDS.iter().for_each(|name| {
+                answer.remove_header(name);
+            });
         }
         if journey.head.version == Version::HTTP_10 && answer.headers.contains_key(header::TRANSFER_ENCODING) {
             // The client knows no chunks: its answer ends with the connection.

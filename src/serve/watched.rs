@@ -12,19 +12,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::seldom::{Seldom, and_more};
 use crate::snapshot::ActiveListener;
 use crate::wire::frames::Frames;
-use crate::wire::turn::Turn;
+use crate::wire::turn::InTurns;
 
 pub struct Watched {
-    stream: Stream,
+    stream: InTurns<Stream>,
     frames: Frames,
-    turn: Turn,
     door: Arc<ActiveListener>,
     client: SocketAddr,
 }
 
 impl Watched {
     pub fn new(stream: Stream, door: Arc<ActiveListener>, client: SocketAddr) -> Self {
-        Watched { stream, frames: Frames::default(), turn: Turn::default(), door, client }
+        Watched { stream: InTurns::new(stream), frames: Frames::default(), door, client }
     }
 
     fn wrote(&mut self, bytes: &[u8]) {
@@ -60,8 +59,7 @@ pub fn refused(door: &ActiveListener, client: SocketAddr, reason: &'static str) 
 
 impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        this.turn.poll_read(Pin::new(&mut this.stream), cx, buffer)
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
     }
 }
 

@@ -12,48 +12,33 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Read at a turn.
 const MOST: usize = 8 * 1024;
 
-/// How much of the present turn is over.
-#[derive(Debug, Default)]
-pub struct Turn(usize);
+/// A transport that is read in turns.
+pub struct InTurns<T> {
+    transport: T,
+    /// How much of the present turn is over.
+    read: usize,
+}
 
-impl Turn {
-    /// Reads, if it is not somebody else's turn.
+impl<T> InTurns<T> {
+    pub fn new(transport: T) -> Self {
+        InTurns { transport, read: 0 }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for InTurns<T> {
     #[inline]
-    pub fn poll_read(
-        &mut self,
-        from: Pin<&mut (impl AsyncRead + ?Sized)>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.0 >= MOST {
-            self.0 = 0;
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.read >= MOST {
+            this.read = 0;
             // Behind those who have been woken.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        let read = from.poll_read(cx, buffer);
-        self.0 = if read.is_ready() { self.0 + buffer.filled().len() - before } else { 0 };
+        let read = Pin::new(&mut this.transport).poll_read(cx, buffer);
+        this.read = if read.is_ready() { this.read + buffer.filled().len() - before } else { 0 };
         read
-    }
-}
-
-/// A transport that is read in turns.
-pub struct InTurns<T> {
-    transport: T,
-    turn: Turn,
-}
-
-impl<T> InTurns<T> {
-    pub fn new(transport: T) -> Self {
-        InTurns { transport, turn: Turn::default() }
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for InTurns<T> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        this.turn.poll_read(Pin::new(&mut this.transport), cx, buffer)
     }
 }
 

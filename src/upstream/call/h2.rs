@@ -342,8 +342,7 @@ impl Stream {
                 event = send(sending, client) => event.map(Ok),
             }
         };
-        let mut unrated = Duration::ZERO;
-        let waited = if pace.rate > 0 { &mut came.waited } else { &mut unrated };
+        let waited = (pace.rate > 0).then_some(&mut came.waited);
         let event = place.alarm.within(limit, counted(waited, first)).await.map_err(|_| late)?;
         let piece = match event {
             Ok(Ok(event)) => {
