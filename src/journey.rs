@@ -20,7 +20,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{Method, StatusCode, header};
+use http::{HeaderName, Method, StatusCode, header};
 
 use crate::cache::policy::QueryKey;
 use crate::cache::{self, CachePolicy};
@@ -38,7 +38,7 @@ use crate::policy::shape::mirror::Watch;
 use crate::reply::{Flow, Page, Reply};
 use crate::route::Found;
 use crate::snapshot::{ActiveListener, Route};
-use crate::upstream::call::Tries;
+use crate::upstream::call::{Tries, meant};
 use crate::upstream::{AttemptOutcome, Protocol, Service};
 use crate::wire::answer::AnswerHead;
 pub use answering::Answered;
@@ -411,8 +411,18 @@ impl Journey {
         self.outcome.upstream = self.tries.had(uploaded);
     }
 
-    /// Lets the service's sticky sessions know that the endpoint has answered. `set_cookies` are the answer's.
-    pub fn endpoint_answered<'a>(&mut self, service: &Service, status: StatusCode, set_cookies: impl Iterator<Item = &'a [u8]>) {
+    /// Lets the service's sticky sessions know that the endpoint has answered.
+    #[inline]
+    pub fn endpoint_answered(&mut self, service: &Service, answer: &AnswerHead) {
+        if service.sticky.is_some() {
+            let is = |known: &[u8], name: &HeaderName| known.eq_ignore_ascii_case(name.as_str().as_bytes());
+            let field = |name: &HeaderName| answer.headers().find(|(known, _)| is(known, name)).map(|(_, value)| value);
+            self.bind(service, meant(answer.status, field), answer.header_all("set-cookie"));
+        }
+    }
+
+    /// The same where the answer is another engine's. `status`: what it says of the endpoint.
+    pub fn bind<'a>(&mut self, service: &Service, status: StatusCode, set_cookies: impl Iterator<Item = &'a [u8]>) {
         if service.sticky.is_none() {
             return;
         }

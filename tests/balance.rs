@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Gateway, eventually, filled, get, request, served};
+use crate::harness::{Answer, Client, Gateway, H2Backend, curl, eventually, filled, get, request, served};
 use crate::peers::{Act, Asked, Origin, answer};
 
 const QUICK: Duration = Duration::from_millis(15);
@@ -334,4 +334,47 @@ fn with_every_endpoint_full_clients_are_told_so() {
         waiting.iter_mut().for_each(|client| assert_eq!(client.answer_to("GET").status, 200));
         eventually("there is room again", || get(gateway.port(), "/").status == 200);
     });
+}
+
+/// A call that fails at once says so in the head of an answer of 200.
+#[test]
+fn calls_that_fail_bind_nobody() {
+    let call = |code: &'static str| {
+        H2Backend::start(move |_, mut respond| async move {
+            let answer = http::Response::builder().header("content-type", "application/grpc").header("grpc-status", code);
+            let _ = respond.send_response(answer.body(()).unwrap(), true);
+        })
+    };
+    for failing in ["14", "4"] {
+        let (ill, well) = (call(failing), call("0"));
+        let yaml = "
+        listeners: [ { bind: '127.0.0.1:$PORT', h2c: true } ]
+        server: { workers: 1 }
+        services:
+          kept: { endpoints: [ '127.0.0.1:$ILL', '127.0.0.1:$WELL' ], protocol: grpc, sticky: { by: { header: X-S } } }
+          named: { endpoints: [ '127.0.0.1:$ILL', '127.0.0.1:$WELL' ], protocol: grpc, sticky: cookie }
+        routes:
+          - { path: /kept.Svc/*, service: kept }
+          - { path: /named.Svc/*, service: named }
+        ";
+        let gateway = Gateway::start(&filled(yaml, &[("$ILL", ill.port()), ("$WELL", well.port())]));
+        for kind in ["application/grpc", "application/grpc-web+proto"] {
+            let kind = format!("Content-Type: {kind}");
+            let call = |path: &str, session: &str| {
+                let fields = ["--http2-prior-knowledge", "-X", "POST", "-H", &kind, "-H", "TE: trailers", "-H", session];
+                curl(&[&fields[..], &["--data-binary", "", &gateway.url(path)]].concat())
+            };
+            let status = |answer: &Answer| answer.header("grpc-status").map(str::to_owned);
+            for session in 0..4 {
+                let session = format!("X-S: {session}{}", kind.len());
+                let all: Vec<_> = (0..16).map(|_| status(&call("/kept.Svc/A", &session)).unwrap()).collect();
+                let bound = all.iter().position(|code| code == "0").expect("it is asked elsewhere");
+                assert!(all[bound..].iter().all(|code| code == "0"), "{kind} {all:?}");
+            }
+            for _ in 0..4 {
+                let answer = call("/named.Svc/A", "X-S: a");
+                assert_eq!(answer.header("set-cookie").is_some(), status(&answer).unwrap() == "0", "{:?}", answer.headers);
+            }
+        }
+    }
 }

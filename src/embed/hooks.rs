@@ -32,6 +32,7 @@ use crate::head::BodyFraming;
 use crate::journey::{CLIENT_CLOSED, Journey};
 use crate::policy::shape::cache::not_cached;
 use crate::upstream::aim::Aim;
+use crate::upstream::call::meant;
 use crate::upstream::{AttemptOutcome, Protocol, check_names};
 use crate::wire::answer::BadAnswer;
 use crate::wire::view::AnswerView;
@@ -400,7 +401,8 @@ impl ProxyHttp for Gateway {
             let view = journey.view.clone();
             if let Some(service) = journey.choose_service(&view) {
                 let set = answer.headers.get_all(header::SET_COOKIE).iter().map(http::HeaderValue::as_bytes);
-                journey.endpoint_answered(service, answer.status, set);
+                let field = |name: &http::HeaderName| answer.headers.get(name).map(http::HeaderValue::as_bytes);
+                journey.bind(service, meant(answer.status, field), set);
             }
             journey.note_grpc_status(&answer.headers);
         }

@@ -94,7 +94,7 @@ pub async fn run(
             Err(error) => return Err(call_failed(error, journey, down)),
         };
         journey.answer_began(down.uploaded());
-        journey.endpoint_answered(service, answer.head.status, answer.head.header_all("set-cookie"));
+        journey.endpoint_answered(service, &answer.head);
         if stale::is_error(answer.head.status)
             && let Some(hit) = fetch.excuse(journey.view.cache, Excuse::Error(Some(answer.head.status.as_u16())), &policy)
         {

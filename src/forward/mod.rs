@@ -99,7 +99,7 @@ pub async fn run(
     // What has not been sent by now never will be.
     drop(copy);
     journey.answer_began(down.uploaded());
-    journey.endpoint_answered(service, answer.head.status, answer.head.header_all("set-cookie"));
+    journey.endpoint_answered(service, &answer.head);
     if let Some(reply) = fallback::replaces(journey, down, &answer.head) {
         return Err(let_go(caller, answer, service, reply));
     }

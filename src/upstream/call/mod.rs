@@ -39,7 +39,7 @@ pub use pool::SWEEP;
 pub use request::{Fill, passes};
 pub use transcoded::Transcoded;
 pub use transport::{Transport, is_cut_off};
-pub use tries::Tries;
+pub use tries::{Tries, meant};
 pub use warm::Warmer;
 
 use super::aim::Aim;

@@ -432,6 +432,13 @@ fn meant_by(code: &[u8], own_deadline: bool) -> Option<StatusCode> {
     match code {
         b"2" | b"13" | b"15" => Some(StatusCode::INTERNAL_SERVER_ERROR),
         b"4" if own_deadline => None,
+/// What the head of an answer says of its endpoint: of a gRPC call that has failed at once, what its own status means.
+pub fn meant<'a>(status: StatusCode, field: impl Fn(&HeaderName) -> Option<&'a [u8]>) -> StatusCode {
+    let is_call = || field(&CONTENT_TYPE).is_some_and(|kind| Dialect::of(kind).is_grpc());
+    let code = if status.is_success() { field(&GRPC_STATUS).filter(|_| is_call()) } else { None };
+    code.and_then(|code| meant_by(code, false)).unwrap_or(status)
+}
+
         b"4" => Some(StatusCode::GATEWAY_TIMEOUT),
         b"14" => Some(StatusCode::SERVICE_UNAVAILABLE),
         _ => Some(StatusCode::OK),
