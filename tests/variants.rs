@@ -1,6 +1,9 @@
 //! What shares an entry of the cache, and what has one of its own: by the query, cookies, what clients accept, and consumers; what uses
 //! the cache at all; and what operators see of it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::Value;
 
 use crate::harness::*;
@@ -372,4 +375,54 @@ fn operators_see_what_is_stored_and_why() {
     let route = "{route=\"/only/*\",state=\"hit\"}";
     gateway.wait_metric(&format!("portcullis_route_cache_requests_total{route}"), 1.0);
     assert!(gateway.metric("portcullis_route_cache_bytes_total{route=\"/only/*\"}") > 5.0);
+}
+
+fn one_that_cannot_be_stored_hides_no_other(server: &str) {
+    let fails = Arc::new(AtomicBool::new(false));
+    let failing = fails.clone();
+    let origin = Origin::start(move |asked| {
+        let control = if asked.header("x-v") == Some("evil") { "no-store" } else { "max-age=1000" };
+        Act::Send(match (asked.header("if-none-match"), failing.load(Ordering::SeqCst)) {
+            (_, true) => answer(500, &[], "failed"),
+            (Some("\"v\""), _) => answer(304, &[("Vary", "X-V"), ("ETag", "\"v\""), ("Cache-Control", control)], ""),
+            _ => answer(200, &[("Vary", "X-V"), ("ETag", "\"v\""), ("Cache-Control", control)], "fine"),
+        })
+    });
+    let gateway = Gateway::start(&format!(
+        "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ workers: 2 {server} }}\nservices: {{ a: {{ endpoints: [ 127.0.0.1:{} ] }} }}\n\
+         routes: [ {{ id: plain, path: /*, service: a, policies: {{ cache: {{ stale_if_error: 1h }} }} }} ]",
+        origin.port()
+    ));
+    let ask =
+        |variant: &str, more: &[(&str, &str)]| request(gateway.port(), "GET", "/c", &[&[("X-V", variant)], more].concat(), b"");
+    let said = |answer: &Answer| answer.header("cache-status").unwrap_or("-").to_owned();
+    assert!(!said(&ask("a", &[])).contains("hit"));
+    for _ in 0..3 {
+        assert!(said(&ask("evil", &[])).starts_with("portcullis; fwd="));
+        assert!(said(&ask("a", &[])).starts_with("portcullis; hit"));
+    }
+    if server.is_empty() {
+        assert_eq!(said(&ask("evil", &[])), "portcullis; fwd=bypass; detail=predicted");
+        // What its client says goes to the service, whose word it is then.
+        assert_eq!(ask("evil", &[("If-None-Match", "\"v\"")]).status, 304);
+        let explain = |variant: &str| {
+            let url = format!("url=http://127.0.0.1:{}/c&header=X-V:{variant}", gateway.port());
+            let (_, text) = gateway.admin_get(&format!("/cache/explain?{url}"));
+            serde_json::from_str::<Value>(&text).unwrap()["would"].as_str().unwrap().to_owned()
+        };
+        assert_eq!((explain("a"), explain("evil"), explain("b")), ("hit".into(), "bypass".into(), "miss".into()));
+    }
+    fails.store(true, Ordering::SeqCst);
+    assert_eq!(ask("evil", &[]).status, 500);
+    assert_eq!((ask("a", &[]).status, ask("a", &[("Cache-Control", "only-if-cached")]).status), (200, 200));
+}
+
+#[test]
+fn a_variant_that_cannot_be_stored_hides_no_other() {
+    one_that_cannot_be_stored_hides_no_other("");
+}
+
+#[test]
+fn nor_does_it_on_a_stock_server() {
+    one_that_cannot_be_stored_hides_no_other(", engine: pingora");
 }

@@ -24,7 +24,7 @@ static NUMBERS: AtomicU64 = AtomicU64::new(0);
 pub(super) const VARIANTS: u8 = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Index {
+pub struct Index {
     pub(super) primary: HashBinary,
     pub(super) variance: Option<HashBinary>,
 }
@@ -43,6 +43,14 @@ impl Index {
             variance.iter_mut().take(1).for_each(|first| *first = slot);
         }
         self
+    }
+
+    /// As Pingora's predictor has it, which looks at nothing but a primary key's hash: each variant has one of its own.
+    pub(super) fn hashed(&self) -> CacheKey {
+        let number = u128::from_le_bytes(self.primary) ^ self.variance.map_or(0, u128::from_le_bytes);
+        let mut key = CacheKey::new(Vec::new(), "");
+        key.set_primary_bin_override(number.to_le_bytes());
+        key
     }
 
     pub(super) fn of(key: &CacheKey) -> Self {

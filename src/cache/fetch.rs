@@ -22,12 +22,13 @@ use super::flow::{Flow, Flowing};
 use super::hit::{Excuse, Hit};
 use super::lent::Lent;
 use super::memory::Filling;
+use super::moment::Moment;
 use super::said::Said;
 use super::tags::{self, Tags};
 use super::turns::{self, Turn, Verdict, Waiting};
 use super::{Cache, CachePolicy, Key, LOCK_RETRIES, LOCK_WAIT, Outcome, StoredHead, Use, Wishes, key, reason, rules};
 use crate::wire::answer::AnswerHead;
-use crate::wire::encode;
+use crate::wire::encode::{self, is_bodiless};
 
 /// What is stored for a request.
 pub enum Looked {
@@ -37,8 +38,8 @@ pub enum Looked {
     Stale(Box<(Hit, Missed)>),
     /// Nothing that can be given as it is.
     Missed(Missed),
-    /// The key's earlier answers could not be stored, so it was not looked for.
-    Predicted(Key),
+    /// Nor that, and the answer before could not be stored: each asks for itself, and at once.
+    Predicted(Missed),
 }
 
 /// See [`Looked`].
@@ -114,6 +115,7 @@ pub enum Next {
 /// A request to the service, and what may become of its answer.
 pub struct Fetch {
     pub(super) key: Key,
+    /// Where it was looked for.
     pub(super) index: Index,
     pub(super) stale: Option<Arc<Entry>>,
     /// `None` if nobody waits for it.
@@ -142,7 +144,7 @@ pub enum Keeping {
     Nothing,
     Storing(Box<Storing>),
     /// It is only counted, by how many more bytes it may have: was it too long before, and is it short enough now?
-    Measuring(Key, usize),
+    Measuring(Index, usize),
 }
 
 /// An answer that is stored once its body is whole.
@@ -151,6 +153,8 @@ pub struct Storing {
     key: Key,
     place: Place,
     index: Index,
+    /// Where it was looked for.
+    sought: Index,
     variance: Option<HashBinary>,
     fresh_until: SystemTime,
     /// The next one may have it without asking.
@@ -181,20 +185,32 @@ impl Cache {
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
-        if !self.predictor.cacheable_prediction(&key.hashed()) {
-            return Looked::Predicted(key);
-        }
         let (index, entry, ended) = self.stored(policy, &key, seen);
         let missed = |stale, why| Missed { key, index, stale, ended, why };
-        let Some(entry) = entry else {
-            return Looked::Missed(missed(None, if wishes.reload { Why::Asked } else { Why::Nothing }));
+        let missed = match entry {
+            None => missed(None, if wishes.reload { Why::Asked } else { Why::Nothing }),
+            Some(entry) => match Worth::of(&entry, policy, wishes) {
+                Worth::Given(hit) => return Looked::Fresh(hit),
+                Worth::Meanwhile(hit) => return Looked::Stale(Box::new((hit, missed(Some(entry), Why::Expired)))),
+                Worth::Nothing(Why::Nothing) => missed(None, Why::Nothing),
+                Worth::Nothing(why) => missed(Some(entry), why),
+            },
         };
-        match Worth::of(&entry, policy, wishes) {
-            Worth::Given(hit) => Looked::Fresh(hit),
-            Worth::Nothing(Why::Nothing) => Looked::Missed(missed(None, Why::Nothing)),
-            Worth::Meanwhile(hit) => Looked::Stale(Box::new((hit, missed(Some(entry), Why::Expired)))),
-            Worth::Nothing(why) => Looked::Missed(missed(Some(entry), why)),
-        }
+        // Only now: of what is stored nothing is predicted.
+        if self.is_predicted(&index) { Looked::Predicted(missed) } else { Looked::Missed(missed) }
+    }
+
+    /// Whether the last answer that belonged there could not be stored.
+    fn is_predicted(&self, index: &Index) -> bool {
+        !self.predictor.cacheable_prediction(&index.hashed())
+    }
+
+    /// The same of the answer to a request.
+    pub(super) fn is_predicted_for<'v, V>(&self, policy: &CachePolicy, key: &Key, seen: impl Fn(&HeaderName) -> V) -> bool
+    where
+        V: IntoIterator<Item = &'v [u8]>,
+    {
+        self.is_predicted(&self.stored(policy, key, seen).0)
     }
 
     /// Where the answer to a request stands, or belongs; and how many fetches had ended before it was looked.
@@ -243,7 +259,7 @@ impl Cache {
         Hit::flowing(flowing, SystemTime::now(), wishes)
     }
 
-    /// What is stored for a request, fresh or with this excuse, without a thought of fetching it.
+    /// What is stored for a request and may be given with this excuse, without a thought of fetching it: as a fallback what is fresh, too.
     pub fn kept<'v, V>(
         &self,
         policy: &CachePolicy,
@@ -259,7 +275,8 @@ impl Cache {
         if wishes.for_all && !rules::is_for_all(&Said::by_stored(&entry.meta.head)) {
             return None;
         }
-        Hit::fresh(&entry, now).or_else(|| Hit::stale(&entry, now, excuse, policy))
+        let fresh = if matches!(excuse, Excuse::Fallback(_)) { Hit::fresh(&entry, now) } else { None };
+        fresh.or_else(|| Hit::stale(&entry, now, excuse, policy))
     }
 
     /// Takes the turn to fetch what was missed. A request that may not store takes none, but waits for others.
@@ -273,14 +290,16 @@ impl Cache {
         if matches!(why, Why::NeverFresh | Why::Asked) {
             return fetch(key, None);
         }
+        // What was asked for before a change is not waited for by who asks after it.
+        let outdated = |since| self.storage.was_touched(key.place(), &key.primary, Moment::of(since).get());
         if read_only {
             // It goes to the service as it came: what has expired is not validated by a HEAD or a part.
-            return match self.turns.others(&index) {
+            return match self.turns.others(&index, outdated) {
                 Some(waiting) => Next::Wait(key, waiting),
                 None => fetch(key, None),
             };
         }
-        match self.turns.take(index, ended) {
+        match self.turns.take(index, ended, outdated) {
             turns::Next::Fetch(turn) => fetch(key, Some(turn)),
             turns::Next::Wait(waiting) => Next::Wait(key, waiting),
             turns::Next::Look => Next::Look(key),
@@ -308,9 +327,14 @@ impl Cache {
             return Keeping::Nothing;
         }
         let Fetch { key, mut index, stale, turn, predicted, streams, for_all, .. } = fetch;
+        let sought = index;
         let (mut said, now) = (Said::by(answer), came.now);
         said.stream |= streams;
-        let promised = answer.length.and_then(|length| usize::try_from(length).ok());
+        let promised = match is_bodiless(answer.status) {
+            // Whatever it says.
+            true => Some(0),
+            false => answer.length.and_then(|length| usize::try_from(length).ok()),
+        };
         let most = policy.max_body.min(self.storage.most());
         let place = key.place();
         let judged = match self.judge_said(&said, place, for_all, policy, came) {
@@ -322,18 +346,18 @@ impl Cache {
             Err(why) => {
                 if let Some(turn) = turn {
                     // The next request need not wait for another one's answer.
-                    self.predictor.mark_uncacheable(&key.hashed(), why);
+                    self.predictor.mark_uncacheable(&sought.hashed(), why);
                     turn.end(Verdict::Unfit);
                 }
                 return Keeping::Nothing;
             }
         };
         if predicted {
-            let known = key.hashed();
+            let known = sought.hashed();
             let too_large = self.predictor.predicted_uncacheable_reason(&known);
             if promised.is_none() && too_large.is_none_or(|reason| reason == NoCacheReason::ResponseTooLarge) {
                 // Whether it has become shorter is known at its end.
-                return Keeping::Measuring(key, most);
+                return Keeping::Measuring(sought, most);
             }
             self.predictor.mark_cacheable(&known);
             if *method != Method::GET || answer.status != StatusCode::OK {
@@ -371,6 +395,7 @@ impl Cache {
             key,
             place,
             index,
+            sought,
             variance,
             fresh_until: now + fresh.remaining,
             lasts: !fresh.remaining.is_zero(),
@@ -413,12 +438,12 @@ impl Cache {
     }
 
     /// A body that was only counted was short enough.
-    fn became_short(&self, key: &Key) {
-        self.predictor.mark_cacheable(&key.hashed());
+    fn became_short(&self, sought: Index) {
+        self.predictor.mark_cacheable(&sought.hashed());
     }
 
-    fn became_long(&self, key: &Key) {
-        self.predictor.mark_uncacheable(&key.hashed(), NoCacheReason::ResponseTooLarge);
+    fn became_long(&self, sought: Index) {
+        self.predictor.mark_uncacheable(&sought.hashed(), NoCacheReason::ResponseTooLarge);
     }
 }
 
@@ -435,19 +460,26 @@ impl Missed {
 }
 
 impl Fetch {
-    /// One whose answer is stored only if it is not what is expected of its key.
-    pub fn predicted(key: Key, used: Use, wishes: &Wishes) -> Self {
+    /// One whose answer is stored only if it is not what is expected of it.
+    pub fn predicted(missed: Missed, used: Use, wishes: &Wishes) -> Self {
+        let (predicted, read_only, for_all) = (true, used != Use::Full, wishes.for_all);
+        let Missed { key, index, stale, why, .. } = missed;
+        Fetch { key, index, stale, turn: None, why, predicted, read_only, streams: false, whole: false, for_all }
+    }
+
+    /// One for its own client alone.
+    pub fn alone(key: Key) -> Self {
         Fetch {
             index: Index::primary(&key),
             key,
             stale: None,
             turn: None,
             why: Why::Nothing,
-            predicted: true,
-            read_only: used != Use::Full,
+            predicted: false,
+            read_only: true,
             streams: false,
-            whole: true,
-            for_all: wishes.for_all,
+            whole: false,
+            for_all: false,
         }
     }
 
@@ -570,7 +602,7 @@ impl Keeping {
                     }
                 }
                 None => {
-                    cache.became_long(&storing.key);
+                    cache.became_long(storing.sought);
                     self.give_up();
                 }
             },
@@ -608,7 +640,7 @@ impl Keeping {
     pub fn done(&mut self, cache: &Cache, answer: &AnswerHead) {
         match std::mem::replace(self, Keeping::Nothing) {
             Keeping::Nothing => {}
-            Keeping::Measuring(key, _) => cache.became_short(&key),
+            Keeping::Measuring(sought, _) => cache.became_short(sought),
             Keeping::Storing(storing) => storing.done(answer),
         }
     }

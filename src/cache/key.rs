@@ -64,13 +64,6 @@ impl Key {
         key.set_primary_bin_override(self.hash);
         key
     }
-
-    /// As Pingora's predictor has it, which looks at nothing else.
-    pub(super) fn hashed(&self) -> CacheKey {
-        let mut key = CacheKey::new(Vec::new(), "");
-        key.set_primary_bin_override(self.hash);
-        key
-    }
 }
 
 /// The key of a request on a route. The bytes are those that were matched and that go to the backend.
@@ -318,6 +311,7 @@ impl Framed {
 mod tests {
     use super::*;
     use crate::cache::control::list_of;
+    use crate::cache::entry::Index;
     use crate::cache::tests::{policy, seen};
     use crate::exchange::ForwardedHeaders;
     use http::header;
@@ -356,7 +350,10 @@ mod tests {
         assert_eq!(bytes(&a, &policy), bytes(&head, &policy));
         let key = |head| key(head, &Exchange::for_tests(), seen(head), "r", &policy);
         assert_eq!(key(&a).hash, key(&b).hash);
-        assert_eq!((key(&a).to_pingora().primary_bin(), key(&a).hashed().primary_bin()), (key(&b).hash, key(&b).hash));
+        assert_eq!(
+            (key(&a).to_pingora().primary_bin(), Index::primary(&key(&a)).hashed().primary_bin()),
+            (key(&b).hash, key(&b).hash)
+        );
     }
 
     #[test]

@@ -210,6 +210,11 @@ impl MemoryTier {
         self.finding(entry) != Finding::Untouched
     }
 
+    /// Whether what is kept under a key was changed or purged since. What tags its answer will have is not known.
+    pub(super) fn was_touched(&self, place: Place, primary: &[u8], since: u64) -> bool {
+        self.changes.since(place, since) || self.purges.concern(since) && self.purges.touch(primary, since)
+    }
+
     /// Whether nothing of an entry may be given any more, although somebody has found it before.
     pub(super) fn is_gone(&self, entry: &Entry) -> bool {
         self.finding(entry) == Finding::Gone

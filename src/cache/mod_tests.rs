@@ -121,7 +121,7 @@ async fn own(
                 return (hit.body().to_vec(), hit.outcome());
             }
             Looked::Stale(..) => panic!("nothing says that it may be stale"),
-            Looked::Predicted(key) => break Fetch::predicted(key, used, &Wishes::default()),
+            Looked::Predicted(missed) => break Fetch::predicted(missed, used, &Wishes::default()),
             Looked::Missed(missed) => cache.turn(missed, used, &Wishes::default()),
         };
         let key = match next {
@@ -356,9 +356,73 @@ async fn one_cannot_be_stored_among_variants() {
         let private = answer(&[("content-length", "2"), ("vary", "Accept-Language"), ("cache-control", "private")]);
         serve(way, cache, "GET", &[("accept-language", "de")], Some((&stored, b"de"))).await;
         serve(way, cache, "GET", &[("accept-language", "en")], Some((&private, b"en"))).await;
-        // The predictor remembers the key, not the variant, and both ways ask it first.
-        let (_, outcome) = serve(way, cache, "GET", &[("accept-language", "de")], Some((&stored, b"de"))).await;
-        assert_eq!(outcome, Outcome::Predicted { stored: true });
+        // What is stored is given, whatever became of another variant.
+        let (body, outcome) = serve(way, cache, "GET", &[("accept-language", "de")], None).await;
+        assert_eq!((body.as_slice(), matches!(outcome, Outcome::Hit { .. })), (&b"de"[..], true), "{way:?} {outcome:?}");
+        if way == Way::Own {
+            let (_, outcome) = serve(way, cache, "GET", &[("accept-language", "en")], Some((&private, b"en"))).await;
+            assert_eq!(outcome, Outcome::Predicted { stored: false }, "and that one is asked for by each for himself");
+            let (_, outcome) = serve(way, cache, "GET", &[("accept-language", "fr")], Some((&stored, b"fr"))).await;
+            assert_eq!(outcome, Outcome::Miss { stored: true }, "of a third one nothing is known");
+            let (_, outcome) = serve(way, cache, "GET", &[("accept-language", "en")], Some((&stored, b"en"))).await;
+            assert_eq!(outcome, Outcome::Predicted { stored: true });
+            // It has come beside the others.
+            for (language, body) in [("de", b"de"), ("fr", b"fr"), ("en", b"en")] {
+                assert_eq!(serve(way, cache, "GET", &[("accept-language", language)], None).await.0, body, "{language}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_has_expired_is_at_hand_for_who_asks_alone() {
+    let cache = Cache::new(1 << 20);
+    let stored = answer(&[("content-length", "3"), ("cache-control", "max-age=1, stale-if-error=60")]);
+    serve(Way::Own, cache, "GET", &[], Some((&stored, b"old"))).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let private = answer(&[("content-length", "1"), ("cache-control", "private")]);
+    serve(Way::Own, cache, "GET", &[], Some((&private, b"p"))).await;
+    let (policy, head) = (policy(), RequestHead::build("GET", "/a", &[]));
+    let of_route = || key(&head, &Exchange::for_tests(), seen(&head), "r", &policy);
+    let looked = cache.look(&policy, of_route(), &Wishes::default(), seen(&head));
+    let Looked::Predicted(missed) = looked else { panic!("it could not be stored") };
+    let fetch = Fetch::predicted(missed, Use::Full, &Wishes::default());
+    assert!(!fetch.validates() && !fetch.is_for_all() && !fetch.is_whole());
+    assert_eq!(fetch.excuse(cache, Excuse::Error(Some(500)), &policy).unwrap().body(), "old");
+    assert!(cache.kept(&policy, &of_route(), &Wishes::default(), Excuse::Error(None), seen(&head)).is_some());
+}
+
+#[tokio::test]
+async fn what_says_that_it_is_longer_than_it_can_be_is_stored() {
+    let cache = Cache::new(1 << 20);
+    let mut empty = answer(&[("content-length", "5")]);
+    empty.set_status(204).unwrap();
+    assert_eq!(serve(Way::Own, cache, "GET", &[], Some((&empty, b""))).await.1, Outcome::Miss { stored: true });
+    assert!(matches!(serve(Way::Own, cache, "GET", &[], None).await.1, Outcome::Hit { .. }));
+}
+
+#[tokio::test]
+async fn a_fetch_from_before_a_purge_is_not_waited_for() {
+    for soft in [false, true] {
+        let cache = Cache::new(1 << 20);
+        let (policy, head) = (policy(), RequestHead::build("GET", "/a", &[("host", "h")]));
+        let turn = |used| {
+            let of_route = key(&head, &Exchange::for_tests(), seen(&head), "r", &policy);
+            match cache.look(&policy, of_route, &Wishes::default(), seen(&head)) {
+                Looked::Missed(missed) => cache.turn(missed, used, &Wishes::default()),
+                _ => panic!("nothing is stored"),
+            }
+        };
+        let Next::Fetch(before) = turn(Use::Full) else { panic!("nobody else asks") };
+        assert!(matches!((turn(Use::Full), turn(Use::ReadOnly)), (Next::Wait(..), Next::Wait(..))));
+        cache.purge(&Purge::url("http://h/b").unwrap(), soft);
+        assert!(matches!(turn(Use::Full), Next::Wait(..)), "that was something else");
+        cache.purge(&Purge::url("http://h/a").unwrap(), soft);
+        assert!(matches!(turn(Use::ReadOnly), Next::Fetch(_)));
+        let Next::Fetch(after) = turn(Use::Full) else { panic!("the other one began before") };
+        drop(before);
+        assert!(matches!(turn(Use::Full), Next::Wait(..)));
+        drop(after);
     }
 }
 

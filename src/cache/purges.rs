@@ -250,20 +250,37 @@ impl Purges {
         if book.forgotten >= entry.meta.asked {
             return (Finding::Gone, now);
         }
+        let tags = entry.meta.tags.iter().flat_map(|tags| tags.iter());
+        let finding = match self.noted(&book, &entry.primary, tags, checked) {
+            Noted { hard, .. } if hard >= checked => Finding::Gone,
+            Noted { soft, .. } if soft >= checked => Finding::Stale,
+            _ => Finding::Untouched,
+        };
+        (finding, now)
+    }
+
+    /// Whether what is kept under a key was purged since, whatever its tags.
+    pub(super) fn touch(&self, primary: &[u8], since: u64) -> bool {
+        let book = self.book.read();
+        book.forgotten >= since || self.noted(&book, primary, std::iter::empty(), since).last() >= since
+    }
+
+    /// What there is of it that was noted since.
+    fn noted<'a>(&self, book: &Book, primary: &[u8], tags: impl Iterator<Item = &'a str>, since: u64) -> Noted {
         let mut noted = book.everything;
         let mut look = |kind, parts: &[&[u8]]| {
             if let Some(found) = book.noted.get(&self.number(kind, parts)) {
                 noted = noted.later(*found);
             }
         };
-        let Parts { target, host, path, route, .. } = key::read(&entry.primary);
+        let Parts { target, host, path, route, .. } = key::read(primary);
         look(Kind::Target, &[target]);
         look(Kind::Host, &[host]);
-        for (length, _) in book.lengths.range(..=path.len()).filter(|(_, last)| **last >= checked) {
+        for (length, _) in book.lengths.range(..=path.len()).filter(|(_, last)| **last >= since) {
             look(Kind::Prefix, &[host, path.get(..*length).unwrap_or_default()]);
         }
-        let [anywhere, on_host, on_route] = book.tags.map(|last| last >= checked);
-        for tag in entry.meta.tags.iter().flat_map(|tags| tags.iter()) {
+        let [anywhere, on_host, on_route] = book.tags.map(|last| last >= since);
+        for tag in tags {
             if anywhere {
                 look(Kind::Tag, &[tag.as_bytes()]);
             }
@@ -278,12 +295,7 @@ impl Purges {
                 }
             }
         }
-        let finding = match noted {
-            Noted { hard, .. } if hard >= checked => Finding::Gone,
-            Noted { soft, .. } if soft >= checked => Finding::Stale,
-            _ => Finding::Untouched,
-        };
-        (finding, now)
+        noted
     }
 }
 

@@ -21,6 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use pingora_cache::key::{CacheHashKey, HashBinary};
+use pingora_cache::predictor::CacheablePredictor;
 use pingora_cache::storage::{
     HandleHit, HandleMiss, HitHandler, MissFinishType, MissHandler, PurgeOutcome, PurgeTarget, PurgeType,
 };
@@ -33,7 +34,7 @@ use pingora_http::ResponseHeader;
 
 use super::changed::Place;
 use super::control::Control;
-use super::entry::{Index, Marks, Meta};
+use super::entry::{Entry, Index, Marks, Meta};
 use super::memory::{Filling, MemoryTier};
 use super::moment::Moment;
 use super::rules::Came;
@@ -50,7 +51,7 @@ impl Cache {
             let mut options = CacheOptionOverrides::default();
             options.wait_timeout = Some(LOCK_WAIT);
             options.max_lock_retries = Some(LOCK_RETRIES);
-            cache.enable(self.storage, self.eviction, Some(self.predictor), Some(self.lock), Some(options));
+            cache.enable(self.storage, self.eviction, Some(self), Some(self.lock), Some(options));
             cache.set_max_file_size_bytes(policy.max_body);
         }
         used
@@ -120,6 +121,30 @@ impl Cache {
     /// Forgets one entry.
     pub(super) fn forget(&self, key: &CacheKey) {
         self.storage.forget(Index::of(key));
+    }
+}
+
+/// Asked by Pingora before it looks for anything, and by no more than a primary key: what stands there is looked for all the same, for it
+/// may have variants that are fresh, whatever becomes of another one.
+impl CacheablePredictor for Cache {
+    fn cacheable_prediction(&self, key: &CacheKey) -> bool {
+        self.predicted_uncacheable_reason(key).is_none()
+    }
+
+    fn predicted_uncacheable_reason(&self, key: &CacheKey) -> Option<NoCacheReason> {
+        let reason = self.predictor.predicted_uncacheable_reason(key)?;
+        let primary = Index { primary: key.primary_bin(), variance: None };
+        let stands = self.storage.find(&primary, key.primary_key(), key.user_tag());
+        let counts = |entry: &Entry| entry.meta.variance.is_some() || entry.meta.fresh_until > SystemTime::now();
+        if stands.is_some_and(|entry| counts(&entry)) { None } else { Some(reason) }
+    }
+
+    fn mark_cacheable(&self, key: &CacheKey) -> bool {
+        self.predictor.mark_cacheable(key)
+    }
+
+    fn mark_uncacheable(&self, key: &CacheKey, reason: NoCacheReason) -> Option<bool> {
+        self.predictor.mark_uncacheable(key, reason)
     }
 }
 

@@ -93,12 +93,14 @@ impl Turns {
         self.shard(index).map_or(0, |shard| shard.ended.load(Ordering::Acquire))
     }
 
-    /// Takes the turn to fetch what belongs there, unless it is another's.
-    pub fn take(&'static self, index: Index, looked: u64) -> Next {
+    /// Takes the turn to fetch what belongs there, unless it is another's. One who has begun before something that makes what he gets
+    /// useless loses it.
+    pub fn take(&'static self, index: Index, looked: u64, outdated: impl Fn(Instant) -> bool) -> Next {
         let Some(shard) = self.shard(&index) else { return Next::Look };
         let mut fetching = shard.fetching.lock();
         let since = Instant::now();
-        if let Some(waiting) = fetching.get_mut(&index).and_then(|other| other.wait(since)) {
+        let other = fetching.get_mut(&index).filter(|other| !outdated(other.since));
+        if let Some(waiting) = other.and_then(|other| other.wait(since)) {
             return Next::Wait(waiting);
         }
         if shard.ended.load(Ordering::Relaxed) != looked {
@@ -110,10 +112,10 @@ impl Turns {
     }
 
     /// Waits for another's turn without wanting one.
-    pub fn others(&self, index: &Index) -> Option<Waiting> {
+    pub fn others(&self, index: &Index, outdated: impl Fn(Instant) -> bool) -> Option<Waiting> {
         let mut fetching = self.shard(index)?.fetching.lock();
         // Mostly there is none, and then it takes no clock.
-        fetching.get_mut(index)?.wait(Instant::now())
+        fetching.get_mut(index).filter(|other| !outdated(other.since))?.wait(Instant::now())
     }
 }
 
@@ -200,7 +202,7 @@ mod tests {
     }
 
     fn take(turns: &'static Turns, index: Index) -> Next {
-        turns.take(index, turns.ended(&index))
+        turns.take(index, turns.ended(&index), |_| false)
     }
 
     #[tokio::test]
@@ -209,7 +211,7 @@ mod tests {
         for verdict in [Verdict::Stored, Verdict::Unfit, Verdict::Failed] {
             let Next::Fetch(turn) = take(turns, index(1)) else { panic!("nobody else fetches") };
             let Next::Fetch(other) = take(turns, index(2)) else { panic!("another one") };
-            assert!(turns.others(&index(3)).is_none());
+            assert!(turns.others(&index(3), |_| false).is_none());
             let waiting: Vec<_> = (0..10)
                 .map(|_| match take(turns, index(1)) {
                     Next::Wait(mut waiting) => tokio::spawn(async move { waiting.verdict(Duration::from_secs(9)).await }),
@@ -231,8 +233,24 @@ mod tests {
         let looked = turns.ended(&index(1));
         let Next::Fetch(turn) = take(turns, index(1)) else { panic!("nobody else fetches") };
         turn.end(Verdict::Stored);
-        assert!(matches!(turns.take(index(1), looked), Next::Look));
+        assert!(matches!(turns.take(index(1), looked, |_| false), Next::Look));
         assert!(matches!(take(turns, index(1)), Next::Fetch(_)));
+    }
+
+    #[tokio::test]
+    async fn one_that_was_begun_too_soon_is_not_waited_for() {
+        let turns = turns();
+        let Next::Fetch(old) = take(turns, index(1)) else { panic!("nobody else fetches") };
+        let Next::Wait(mut before) = take(turns, index(1)) else { panic!("it is taken") };
+        let change = Instant::now();
+        let outdated = |since| since <= change;
+        assert!(turns.others(&index(1), outdated).is_none());
+        let Next::Fetch(new) = turns.take(index(1), turns.ended(&index(1)), outdated) else { panic!("that was before") };
+        let Next::Wait(mut after) = turns.take(index(1), turns.ended(&index(1)), outdated) else { panic!("this is after") };
+        assert_eq!(before.verdict(Duration::from_secs(9)).await, Some(Verdict::Failed), "who waited looks again");
+        old.end(Verdict::Stored);
+        new.end(Verdict::Stored);
+        assert_eq!(after.verdict(Duration::from_secs(9)).await, Some(Verdict::Stored));
     }
 
     #[tokio::test]

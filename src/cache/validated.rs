@@ -66,7 +66,7 @@ impl Cache {
                     // Not even in the place of an error, or as a fallback.
                     self.storage.forget(index);
                 }
-                self.predictor.mark_uncacheable(&key.hashed(), why);
+                self.predictor.mark_uncacheable(&index.hashed(), why);
                 turn.into_iter().for_each(|turn| turn.end(Verdict::Unfit));
             }
         }

@@ -20,6 +20,8 @@ use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 /// Of one URL.
 const MOST_STORED: usize = 200;
 
+const UNSTORABLE: &str = "nothing that fits is fresh, and the last answer could not be stored: each asks for itself";
+
 /// The request that is thought of.
 pub struct Asking<'a> {
     pub head: &'a RequestHead,
@@ -59,7 +61,12 @@ impl Cache {
             }
             stored.push(told);
         }
-        let (verdict, why) = asking.verdict(&fitting);
+        let predicted = asking.route.zip(asking.policy).is_some_and(|(route, policy)| {
+            let seen = seen(asking.head, &edits);
+            let key = key::key(asking.head, asking.exchange, &seen, route, policy);
+            self.is_predicted_for(policy, &key, &seen)
+        });
+        let (verdict, why) = asking.verdict(&fitting, predicted);
         json!({ "url": url_of(host, path, query.as_deref()), "route": asking.route, "would": verdict, "why": why, "stored": stored })
     }
 
@@ -141,8 +148,8 @@ impl Asking<'_> {
         of(&key.primary) == of(&entry.primary) && variance == entry.meta.variance
     }
 
-    /// What it would get of those that fit it.
-    fn verdict(&self, fitting: &[Arc<Entry>]) -> (&'static str, &'static str) {
+    /// What it would get of those that fit it. `predicted`: if it were fetched, the answer could not be stored.
+    fn verdict(&self, fitting: &[Arc<Entry>], predicted: bool) -> (&'static str, &'static str) {
         let Some(policy) = self.policy else {
             let why = if self.route.is_some() { "its route has no cache" } else { "it has no route" };
             return ("bypass", why);
@@ -177,6 +184,7 @@ impl Asking<'_> {
         }
         let none = match unkept {
             true => ("miss", "nothing that fits is stored, nor will be: `no_store`"),
+            false if predicted => ("bypass", UNSTORABLE),
             false => ("miss", "nothing that fits is stored"),
         };
         let told = |worth: Worth| match worth {
@@ -188,11 +196,12 @@ impl Asking<'_> {
             Worth::Nothing(Why::Asked) if wishes.reload => (2, "miss", "the client wants none that is stored"),
             Worth::Nothing(Why::Asked) => (2, "revalidate", "the client wants one that is fresher than what is stored"),
             Worth::Nothing(Why::Nothing) => (0, "miss", "what is stored does not say that it is for requests with credentials"),
+            Worth::Nothing(_) if predicted => (1, "bypass", UNSTORABLE),
             Worth::Nothing(_) => (1, "revalidate", "what is stored has expired"),
         };
         let best = fitting.iter().map(|entry| told(Worth::of(entry, policy, &wishes))).max_by_key(|(rank, ..)| *rank);
         let (would, why) = best.map_or(none, |(_, would, why)| (would, why));
-        match wishes.only_if_cached && matches!(would, "miss" | "revalidate") {
+        match wishes.only_if_cached && (matches!(would, "miss" | "revalidate") || why == UNSTORABLE) {
             true => ("refused", "nothing is stored that could be given, and the client wants nothing else"),
             false => (would, why),
         }

@@ -211,7 +211,7 @@ pub(super) async fn look_on(
                 return Ok(Begun::Stored(hit, behind));
             }
             Looked::Predicted(_) | Looked::Missed(_) if wishes.only_if_cached => return Err(Failed::Answer(not_cached())),
-            Looked::Predicted(key) => return Ok(Begun::Fetch(Fetch::predicted(key, used, wishes))),
+            Looked::Predicted(missed) => return Ok(Begun::Fetch(Fetch::predicted(missed, used, wishes))),
             Looked::Missed(missed) => missed,
         };
         // Whoever was waited for got none: so would this one, after as long.
