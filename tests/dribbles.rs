@@ -196,3 +196,54 @@ fn rates_that_cannot_hold_are_refused() {
         assert!(ran.code == 1 && told.contains(said), "{service}: {told}");
     }
 }
+
+/// What has begun well, and comes to nothing before its client has seen any of it, is an error of the service as any other.
+#[test]
+fn a_stale_answer_stands_for_one_that_is_given_up() {
+    let service = Backend::scripted(|mut stream| {
+        loop {
+            let mut read = Vec::new();
+            while find(&read, b"\r\n\r\n").is_none() {
+                let mut buffer = [0; 4096];
+                match stream.read(&mut buffer) {
+                    Ok(count) if count > 0 => read.extend_from_slice(&buffer[..count]),
+                    _ => return,
+                }
+            }
+            let asked = String::from_utf8_lossy(&read).to_ascii_lowercase();
+            let length = if asked.contains("x-good") { 4 } else { 1000 };
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nCache-Control: max-age=1\r\n\r\n");
+            let mut sent = stream.write_all(format!("{head}good").as_bytes());
+            if asked.contains("/breaks") && length > 4 {
+                return;
+            }
+            while sent.is_ok() && length > 4 {
+                std::thread::sleep(DRIP);
+                sent = stream.write_all(b"x");
+            }
+        }
+    });
+    let yaml = "
+        listeners: [ { bind: '127.0.0.1:$PORT', h2c: true } ]
+        server: { workers: 1 }
+        services:
+          it: { endpoints: [ '127.0.0.1:$AT' ], timeouts: { body_grace: 1s }, limits: { body_rate: 1KiB }, retries: { attempts: 0 } }
+        routes:
+          - path: /*
+            service: it
+            policies: { cache: { stale_if_error: 1h }, etag: { up_to: 64KiB }, response_headers: { add: { X-A: '1' } } }
+    ";
+    let gateway = Gateway::start(&filled(yaml, &[("$AT", service.port())]));
+    for path in ["/slow", "/breaks"] {
+        assert_eq!(request(gateway.port(), "GET", path, &[("X-Good", "1")], b"").text(), "good");
+        let fresh = || request(gateway.port(), "GET", path, &[("Cache-Control", "only-if-cached")], b"").status == 200;
+        eventually("it expires", || !fresh());
+        let stale = get(gateway.port(), path);
+        let said = stale.header("cache-status").unwrap_or_default();
+        assert_eq!((stale.status, stale.text()), (200, "good".to_owned()), "{path} {:?}", stale.headers);
+        assert!(said.starts_with("portcullis; fwd=stale; ttl=-") && said.ends_with("detail=stale-if-error"), "{said}");
+        assert_eq!(stale.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("x-a")).count(), 1, "{:?}", stale.headers);
+        let why = if path == "/slow" { "answer_too_slow" } else { "connection_lost" };
+        gateway.wait_log(|line| line["path"] == path && line["cache"] == "stale" && line["decided_by"] == why);
+    }
+}

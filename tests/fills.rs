@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Gateway, eventually, get, request};
+use crate::harness::{Client, Gateway, eventually, get, request, try_curl};
+use crate::peers::{Act, Origin, answer as whole};
 
 /// Longer than what sockets hold.
 const LONG: usize = 8 << 20;
@@ -255,4 +256,102 @@ fn a_thousand_on_a_cold_key_ask_once() {
     }
     assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+/// One whose client has a deadline, or a route with a limit, ends with that: not the fill, nor what others get of it.
+#[test]
+fn a_fill_goes_on_when_its_clients_time_is_over() {
+    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 10\r\n\r\n";
+    for (path, ends) in [("/plain", None), ("/held", Some(504))] {
+        let slow = Slow::start(head, vec![b"01234".to_vec(), b"56789".to_vec()]);
+        let gateway = Gateway::start(&format!(
+            "listeners: [ {{ bind: 127.0.0.1:$PORT, h2c: true, trusted_proxies: [ 127.0.0.0/8 ] }} ]\nserver: {{ workers: 1 }}\n\
+             services: {{ it: {{ endpoints: [ 127.0.0.1:{} ] }} }}\nroutes:\n\
+             - {{ path: /held, service: it, policies: {{ cache: {{}}, etag: {{ up_to: 64KiB }} }} }}\n\
+             - {{ path: /short, service: it, timeout: 700ms, policies: {{ cache: {{}} }} }}\n\
+             - {{ path: /*, service: it, policies: {{ cache: {{}} }} }}",
+            slow.port
+        ));
+        slow.let_through(1);
+        let mut first = Client::connect(gateway.port());
+        first.send_request("GET", path, &[("X-Request-Deadline", "700")], b"");
+        eventually("the backend is asked", || slow.asked.load(Ordering::SeqCst) == 1);
+        let mut others: Vec<Client> = (0..3).map(|_| ask(gateway.port(), path)).collect();
+        let url = gateway.url(path);
+        let over_h2 = std::thread::spawn(move || try_curl(&["--http2-prior-knowledge", &url]));
+        match ends {
+            None => {
+                let broken = first.rest();
+                assert!(broken.ends_with(b"01234"), "{}", String::from_utf8_lossy(&broken));
+            }
+            Some(status) => assert_eq!(first.answer_to("GET").status, status),
+        }
+        gateway.wait_log(|line| line["path"] == path && line["status"].as_u64() == Some(ends.unwrap_or(200).into()));
+        slow.let_through(2);
+        for other in &mut others {
+            assert_eq!(other.answer_to("GET").text(), "0123456789", "{path}");
+        }
+        assert_eq!(over_h2.join().unwrap().unwrap().text(), "0123456789");
+        assert!(get(gateway.port(), path).header("cache-status").unwrap().starts_with("portcullis; hit"));
+        assert_eq!(slow.asked.load(Ordering::SeqCst), 1, "{path}");
+        // So it is where nobody waits, and the limit is the route's.
+        slow.let_through(1);
+        let mut alone = ask(gateway.port(), "/short");
+        assert!(alone.rest().ends_with(b"01234"));
+        slow.let_through(2);
+        eventually("it is stored", || {
+            let again = request(gateway.port(), "GET", "/short", &[("Cache-Control", "only-if-cached")], b"");
+            again.status == 200 && again.text() == "0123456789"
+        });
+        assert_eq!(slow.asked.load(Ordering::SeqCst), 2);
+        eventually("nothing is under way", || gateway.metric("portcullis_in_flight") == 0.0);
+    }
+}
+
+/// Nobody waits for one after the other to fail.
+#[test]
+fn those_who_have_waited_for_a_failure_ask_at_once() {
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (busy, peak) = (now.clone(), most.clone());
+    let origin = Origin::start(move |asked| {
+        peak.fetch_max(busy.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(400));
+        busy.fetch_sub(1, Ordering::SeqCst);
+        match &*asked.target {
+            "/breaks" => {
+                Act::Last(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=9\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nha".to_vec())
+            }
+            "/closes" => Act::Last(Vec::new()),
+            _ => Act::Send(whole(500, &[], "failed")),
+        }
+    });
+    let gateway = Gateway::start(&format!(
+        "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ workers: 2 }}\n\
+         services: {{ it: {{ endpoints: [ 127.0.0.1:{} ], retries: {{ attempts: 0 }} }} }}\nroutes:\n\
+         - {{ path: /stands-in, service: it, fallback: {{ on: [ 5xx ], json: {{ a: 1 }} }}, policies: {{ cache: {{}} }} }}\n\
+         - {{ path: /*, service: it, policies: {{ cache: {{}} }} }}",
+        origin.port()
+    ));
+    for path in ["/stands-in", "/fails", "/closes", "/breaks"] {
+        most.store(0, Ordering::SeqCst);
+        let clients: Vec<Client> = (0..6).map(|_| ask(gateway.port(), path)).collect();
+        for mut client in clients {
+            match path {
+                "/breaks" => drop(client.rest()),
+                _ => {
+                    let status = client.answer_to("GET").status;
+                    assert_eq!(
+                        status,
+                        match path {
+                            "/stands-in" => 200,
+                            "/fails" => 500,
+                            _ => 502,
+                        },
+                        "{path}"
+                    );
+                }
+            }
+        }
+        assert!(most.load(Ordering::SeqCst) >= 3, "{path}: {most:?} at once");
+    }
 }

@@ -393,3 +393,22 @@ fn a_change_in_the_middle_of_a_fetch_is_after_it() {
     let next = get(gateway.port(), "/a");
     assert!(!next.header("cache-status").unwrap().contains("hit"), "{:?}", next.headers);
 }
+
+#[test]
+fn a_stale_answer_is_nobodys_who_is_asked_behind_it() {
+    let origin = Origin::start(|_| Act::Send(answer(200, &[("Cache-Control", "max-age=0, stale-while-revalidate=60")], "a")));
+    let gateway = Gateway::start(&format!(
+        "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ workers: 1 }}\n\
+         services: {{ a: {{ endpoints: [ 127.0.0.1:{0} ] }}, b: {{ endpoints: [ 127.0.0.1:{0} ] }} }}\n\
+         routes: [ {{ path: /*, split: [ {{ service: a, weight: 1 }}, {{ service: b, weight: 1 }} ], policies: {{ cache: {{}} }} }} ]",
+        origin.port()
+    ));
+    assert!(gateway_says(&gateway, "/a").starts_with("portcullis; fwd=miss"));
+    assert!(gateway_says(&gateway, "/a").contains("stale-while-revalidate"));
+    let line = gateway.wait_log(|line| line["cache"] == "stale");
+    assert!(line["service"].as_str().unwrap_or_default().is_empty(), "{line}");
+}
+
+fn gateway_says(gateway: &Gateway, path: &str) -> String {
+    get(gateway.port(), path).header("cache-status").unwrap_or("-").to_owned()
+}

@@ -483,9 +483,9 @@ impl Fetch {
         }
     }
 
-    /// One for its own client alone.
-    pub fn alone(key: Key) -> Self {
-        Fetch { predicted: false, ..Fetch::predicted(key, Use::ReadOnly, &Wishes::default()) }
+    /// The service has failed. So it would those who wait, one after the other: each asks for itself, and at once.
+    pub fn failed(self) {
+        self.turn.into_iter().for_each(|turn| turn.end(Verdict::Unfit));
     }
 
     /// Whatever the answer says of itself, it is a stream.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http::header::{self, HeaderName};
 use http::{Method, StatusCode};
 
-use super::filling::Filling;
+use super::filling::{Filling, UnderWay};
 use super::hit::Ask;
 use super::{Failed, broke_off, call_failed, fallback, let_go, mirror, parts, refresh, relay, stale};
 use crate::cache::stored::not_modified;
@@ -37,6 +37,7 @@ pub async fn run(
     down: &mut Downstream,
     service: &Service,
     Ask { policy, used, wishes, looked, chosen }: Ask,
+    under_way: &mut Option<UnderWay>,
 ) -> Result<(), Failed> {
     // What it asks by, if it asks by its body, which is whole by now.
     let asks_by_body = journey.exchange.body_digest.is_some();
@@ -61,11 +62,11 @@ pub async fn run(
             fetch
         }
         Begun::Stored(hit, behind) => {
-            match behind {
-                Some(fetch) => refresh(fetch),
-                // Nobody is asked.
-                None => journey.outcome.service = chosen,
+            if let Some(fetch) = behind {
+                refresh(fetch);
             }
+            // This request's answer is none of theirs.
+            journey.outcome.service = chosen;
             return parts::give(&hit, journey, down).await;
         }
     };
@@ -77,15 +78,18 @@ pub async fn run(
             let target = journey.upstream_target();
             let Journey { view, head, exchange, tries, .. } = &mut *journey;
             let call = Call { head, exchange, target: target.as_deref(), fill: fill.as_ref(), stands_for: None };
-            // If it fails, it is another's turn, as it is wherever this ends before its answer is whole.
+            // If the client leaves, it is another's turn.
             caller.send(service, &call, tries, down, &view.tls).await
         };
         let answer = match answer {
             Ok(answer) => answer,
-            Err(CallError::Service(reply)) if stale::is_error(reply.status) => {
-                let Some(hit) = fetch.excuse(journey.view.cache, Excuse::Error(None), &policy) else {
+            Err(CallError::Service(reply)) => {
+                let excused = if stale::is_error(reply.status) { excuse(&fetch, None, &policy, journey) } else { None };
+                let Some(hit) = excused else {
+                    fetch.failed();
                     return Err(call_failed(CallError::Service(reply), journey, down));
                 };
+                // Who waits gets it as well.
                 drop(fetch);
                 journey.answer_began(down.uploaded());
                 journey.outcome.decided_by = Some(reply.reason.into());
@@ -96,9 +100,10 @@ pub async fn run(
         journey.answer_began(down.uploaded());
         journey.endpoint_answered(service, &answer.head);
         if stale::is_error(answer.head.status)
-            && let Some(hit) = fetch.excuse(journey.view.cache, Excuse::Error(Some(answer.head.status.as_u16())), &policy)
+            && let Some(hit) = excuse(&fetch, Some(answer.head.status.as_u16()), &policy, journey)
         {
             drop(fetch);
+            journey.answer_dropped();
             let mut answer = answer;
             if relay::is_all_here(&mut answer) {
                 caller.keep(answer, service);
@@ -106,12 +111,12 @@ pub async fn run(
             return parts::give(&hit, journey, down).await;
         }
         if let Some(reply) = fallback::replaces(journey, down, &answer.head) {
-            // It is another's turn to ask.
-            drop(fetch);
+            fetch.failed();
             return Err(let_go(caller, answer, service, reply));
         }
         if answer.head.status == StatusCode::NOT_MODIFIED && fetch.is_whole() {
             // Of nothing that anybody could be given.
+            fetch.failed();
             return Err(Failed::Answer(BadAnswer::Malformed.reply()));
         }
         // One that nobody has asked for is the client's, as it would be without a cache.
@@ -132,7 +137,8 @@ pub async fn run(
     let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
     let (cache, asked) = (journey.view.cache, journey.tries.started);
     let keeping = cache.admit(fetch, &answer.head, &journey.head.method, asked, &policy, seen);
-    let mut filling = Filling::new(cache, keeping);
+    // Not in here: what is stored is for others as well, and goes on when the client's time is over.
+    let UnderWay { filling, answer } = under_way.insert(UnderWay { filling: Filling::new(cache, keeping), answer });
     let outcome = outcome(filling.keeping.is_storing());
     let (date, tagged) = (filling.keeping.date().cloned(), filling.keeping.may_be_tagged());
     if answer.head.body.is_done() {
@@ -159,7 +165,26 @@ pub async fn run(
         // What has come of it is stored all the same, for others.
         Err(reply) => Err(Failed::Answer(reply)),
     };
-    filling.pass_on(caller, journey, down, service, answer, bodiless, told).await
+    let ended = filling.pass_on(journey, down, service, answer, bodiless, told).await;
+    if let Some(fill) = under_way.take() {
+        fill.end(caller, service);
+    }
+    match ended {
+        Err(Failed::Answer(reply)) if !down.is_answered() && reply.policy == Service::NAME && stale::is_error(reply.status) => {
+            // It began well, and the client has seen nothing of it.
+            let Some(hit) = stale::instead(journey, Excuse::Error(None)) else { return Err(Failed::Answer(reply)) };
+            journey.answer_dropped();
+            journey.outcome.decided_by = Some(reply.reason.into());
+            parts::give(&hit, journey, down).await
+        }
+        ended => ended,
+    }
+}
+
+/// What may be given in the place of the service's error. Who asks alone, because nobody else's answer would do, has to look for it.
+fn excuse(fetch: &Fetch, status: Option<u16>, policy: &CachePolicy, journey: &Journey) -> Option<Hit> {
+    let excuse = Excuse::Error(status);
+    fetch.excuse(journey.view.cache, excuse, policy).or_else(|| stale::instead(journey, excuse))
 }
 
 /// What a request does that has found nothing that it could be given at once.

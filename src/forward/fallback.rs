@@ -179,7 +179,7 @@ async fn ask(caller: &Caller, journey: &mut Journey, down: &mut Downstream, serv
     };
     let mut answer = answer.map_err(|error| call_failed(error, journey, down))?;
     journey.answer_began(down.uploaded());
-    journey.endpoint_answered(service, answer.head.status, answer.head.header_all("set-cookie"));
+    journey.endpoint_answered(service, &answer.head);
     match relay::answer(&mut answer, journey, down, service).await {
         Ok(()) => {
             caller.keep(answer, service);

@@ -11,17 +11,88 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::paid::Reading;
-use super::{Failed, broke_off, client_failed};
+use super::{Failed, broke_off, client_failed, shared};
 use crate::cache::{Cache, Flow, Flown, Keeping};
 use crate::downstream::Downstream;
 use crate::journey::Journey;
 use crate::listen::share::Purse;
 use crate::upstream::Service;
-use crate::upstream::call::{Answer, Broken, Caller, Own, Piece};
+use crate::upstream::call::{Answer, Broken, Caller, Own, Piece, Tries};
 use crate::wire::answer::AnswerHead;
 use crate::wire::trailers;
 
 type Written = pingora_error::Result<()>;
+
+/// A fill, where it stays when the request ends that has begun it.
+pub struct UnderWay {
+    pub filling: Filling,
+    pub answer: Answer,
+}
+
+impl UnderWay {
+    /// The client's time is over. What others want of the answer, and what is to be stored, is for the service alone to end.
+    pub fn go_on(self, caller: &Arc<Caller>, journey: &mut Journey, service: &Service) {
+        let UnderWay { filling: Filling { cache, mut keeping, ended, broken, .. }, answer } = self;
+        if ended || !keeping.is_storing() {
+            return;
+        }
+        if broken.is_some() {
+            return keeping.give_up();
+        }
+        let Some(service) = shared(journey, service) else { return };
+        let (caller, mut tries) = (caller.clone(), journey.tries.leave());
+        tokio::spawn(async move {
+            store(cache, keeping, answer, &caller, &service, &mut tries).await;
+            tries.end();
+        });
+    }
+
+    /// It is over.
+    pub fn end(self, caller: &Caller, service: &Service) {
+        if self.filling.ended {
+            caller.keep(self.answer, service);
+        }
+    }
+}
+
+/// Stores an answer that no client waits for.
+pub async fn store(
+    cache: &'static Cache,
+    mut keeping: Keeping,
+    mut answer: Answer,
+    caller: &Caller,
+    service: &Service,
+    tries: &mut Tries,
+) {
+    let mut ended = answer.head.body.is_done();
+    while !ended {
+        if !keeping.is_storing() {
+            return;
+        }
+        let more = match answer.take() {
+            Ok(Some(Piece::Data(data, last))) => {
+                keeping.add(cache, &data);
+                ended = last;
+                Ok(())
+            }
+            Ok(Some(Piece::Trailers(_) | Piece::End)) => {
+                ended = true;
+                Ok(())
+            }
+            Ok(None) => {
+                keeping.flows(&answer.head);
+                answer.more(&mut Own(Bytes::new()), service, false).await
+            }
+            Err(broken) => Err(broken),
+        };
+        if let Err(broken) = more {
+            keeping.give_up();
+            return broken.outcome().into_iter().for_each(|outcome| tries.failed(service, outcome));
+        }
+    }
+    keeping.done(cache, &answer.head);
+    caller.keep(answer, service);
+}
 
 /// See the module.
 pub struct Filling {
@@ -57,11 +128,10 @@ impl Filling {
     #[allow(clippy::too_many_arguments, reason = "the ends of one pipe")]
     pub async fn pass_on(
         &mut self,
-        caller: &Caller,
         journey: &mut Journey,
         down: &mut Downstream,
         service: &Service,
-        mut answer: Answer,
+        answer: &mut Answer,
         bodiless: bool,
         mut told: Result<(), Failed>,
     ) -> Result<(), Failed> {
@@ -76,9 +146,12 @@ impl Filling {
             }
             let piece = match self.broken.take().map_or_else(|| answer.take(), Err) {
                 Ok(piece) => piece,
-                // The client has had all that it gets.
-                Err(broken) if bodiless || told.is_err() => return broke_alone(&broken, journey, told),
                 Err(broken) => {
+                    self.keeping.give_up();
+                    if bodiless || told.is_err() {
+                        // The client has had all that it gets.
+                        return broke_alone(&broken, journey, told);
+                    }
                     // What waits for its first piece is all that there will be.
                     let _ = down.flush().await;
                     return Err(broke_off(broken, journey, down));
@@ -103,12 +176,12 @@ impl Filling {
                         let mut writing = pin!(down.write_body(data, last));
                         match poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
                             Poll::Ready(written) => (written, None),
-                            Poll::Pending => Box::pin(self.lag(writing, &mut answer, service)).await,
+                            Poll::Pending => Box::pin(self.lag(writing, answer, service)).await,
                         }
                     };
                     told = written.map_err(|error| broke_off(Broken::Client(error), journey, down));
                     if let (Some(flow), Ok(())) = (flow, &told) {
-                        let caught_up = Box::pin(self.catch_up(&flow, &mut sent, down, &mut answer, service)).await;
+                        let caught_up = Box::pin(self.catch_up(&flow, &mut sent, down, answer, service)).await;
                         told = caught_up.map_err(|error| broke_off(Broken::Client(error), journey, down));
                     }
                 }
@@ -122,12 +195,12 @@ impl Filling {
                             let mut flushing = pin!(down.flush());
                             match poll_fn(|cx| Poll::Ready(flushing.as_mut().poll(cx))).await {
                                 Poll::Ready(flushed) => (flushed, None),
-                                Poll::Pending => Box::pin(self.lag(flushing, &mut answer, service)).await,
+                                Poll::Pending => Box::pin(self.lag(flushing, answer, service)).await,
                             }
                         };
                         told = flushed.map_err(|error| client_failed(&error));
                         if let (Some(flow), Ok(()), false) = (&flow, &told, bodiless) {
-                            let caught_up = Box::pin(self.catch_up(flow, &mut sent, down, &mut answer, service)).await;
+                            let caught_up = Box::pin(self.catch_up(flow, &mut sent, down, answer, service)).await;
                             told = caught_up.map_err(|error| broke_off(Broken::Client(error), journey, down));
                         }
                         if flow.is_some() {
@@ -148,18 +221,22 @@ impl Filling {
                     match more {
                         Ok(()) => {}
                         Err(Broken::Client(error)) if self.keeping.is_storing() => told = Err(client_failed(&error)),
-                        Err(broken) if bodiless || told.is_err() => return broke_alone(&broken, journey, told),
-                        Err(broken) => return Err(broke_off(broken, journey, down)),
+                        Err(broken) => {
+                            if !matches!(broken, Broken::Client(_)) {
+                                // So would it for those who wait, one after the other.
+                                self.keeping.give_up();
+                            }
+                            return match bodiless || told.is_err() {
+                                true => broke_alone(&broken, journey, told),
+                                false => Err(broke_off(broken, journey, down)),
+                            };
+                        }
                     }
                 }
             }
         }
         self.done(&answer.head);
-        if let Err(failed) = told {
-            // All of it has come.
-            caller.keep(answer, service);
-            return Err(failed);
-        }
+        told?;
         let finished = match self.fields.take() {
             Some(mut fields) if !bodiless => {
                 trailers::filter(&mut fields, &journey.exchange.to_client);
@@ -167,9 +244,7 @@ impl Filling {
             }
             _ => down.finish().await,
         };
-        finished.map_err(|error| broke_off(Broken::Client(error), journey, down))?;
-        caller.keep(answer, service);
-        Ok(())
+        finished.map_err(|error| broke_off(Broken::Client(error), journey, down))
     }
 
     /// The client takes its time: what it is behind by goes into a flow, if it is stored.

@@ -33,6 +33,7 @@ use crate::upstream::{AttemptOutcome, Protocol, Service};
 use crate::wait::pinned;
 use crate::wire::answer::BadAnswer;
 use crate::wire::stages::refusal;
+pub use filling::UnderWay;
 use hit::Missed;
 
 /// How far apart the service's clock and the gateway's may be when both look at the end of the same call.
@@ -59,13 +60,14 @@ pub enum Failed {
 ///
 /// # Errors
 /// See [`Failed`]. Cancel-safe in the sense that dropping the future ends the exchange with the service and leaves the client's
-/// connection as it is.
+/// connection as it is. What is being stored meanwhile is left in `under_way`, and can go on.
 pub async fn run(
     caller: &Arc<Caller>,
     journey: &mut Journey,
     down: &mut Downstream,
     service: &Service,
     missed: Option<Missed>,
+    under_way: &mut Option<UnderWay>,
 ) -> Result<(), Failed> {
     if service.protocol.plain() == Protocol::Http1 {
         down.look_ahead().await;
@@ -79,7 +81,7 @@ pub async fn run(
         None => {}
         Some(Missed::Bypass(why)) => journey.cache_use = Some(Use::Bypass(why)),
         // Boxed: it must not make the common one's future larger.
-        Some(Missed::Ask(ask)) => return pinned(|| cached::run(caller, journey, down, service, ask)).await,
+        Some(Missed::Ask(ask)) => return pinned(|| cached::run(caller, journey, down, service, ask, under_way)).await,
     }
     let mut copy = mirror::begin(caller, journey, down, true);
     let answer = {
@@ -126,6 +128,12 @@ pub async fn run(
             Err(failed)
         }
     }
+}
+
+/// One of a route's services, for what goes on without its request.
+fn shared(journey: &Journey, service: &Service) -> Option<Arc<Service>> {
+    let is_it = |known: &&Arc<Service>| std::ptr::eq(&***known, service);
+    journey.route()?.answer.services().iter().find(is_it).cloned()
 }
 
 /// Lets go of an answer that another one takes the place of.

@@ -6,13 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use super::stale;
+use super::{filling, shared, stale};
 use crate::cache::{Cache, CachePolicy, Fetch};
 use crate::downstream::seen_upstream;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::journey::Journey;
-use crate::upstream::call::{Call, Caller, Fill, Own, Piece, Tries};
+use crate::upstream::call::{Call, Caller, Fill, Own, Tries};
 use crate::upstream::{AttemptOutcome, Service, TlsConnector};
 
 /// The longest that one may take. Until then nobody else does it.
@@ -35,8 +35,7 @@ pub(super) struct Refresh {
 ///
 /// `body`: what it asks by, if it asks by its body.
 pub fn begin(caller: &Arc<Caller>, journey: &Journey, service: &Service, policy: &Arc<CachePolicy>, fetch: Fetch, body: Bytes) {
-    let is_it = |known: &&Arc<Service>| std::ptr::eq(&***known, service);
-    let Some(service) = journey.route().and_then(|route| route.answer.services().iter().find(is_it)).cloned() else { return };
+    let Some(service) = shared(journey, service) else { return };
     let mut head = RequestHead::clone(&journey.head);
     if head.method == Method::HEAD {
         head.method = Method::GET;
@@ -78,7 +77,9 @@ impl Refresh {
         let answer = loop {
             let fill = Fill { validators: fetch.validators() };
             let call = Call { head: &head, exchange: &exchange, target: target.as_deref(), fill: Some(&fill), stands_for: None };
-            let Ok(answer) = caller.send(&service, &call, tries, &mut Own(body.clone()), &tls).await else { return };
+            let Ok(answer) = caller.send(&service, &call, tries, &mut Own(body.clone()), &tls).await else {
+                return fetch.failed();
+            };
             if answer.head.status != StatusCode::NOT_MODIFIED || !fetch.validates() {
                 break answer;
             }
@@ -94,29 +95,7 @@ impl Refresh {
             return;
         }
         let seen = |name: &_| seen_upstream(&head, &exchange, name);
-        let mut keeping = cache.admit(fetch, &answer.head, &head.method, tries.started, &policy, seen);
-        let mut answer = answer;
-        let mut ended = answer.head.body.is_done();
-        while !ended {
-            if !keeping.is_storing() {
-                return;
-            }
-            match answer.take() {
-                Ok(Some(Piece::Data(data, last))) => {
-                    keeping.add(cache, &data);
-                    ended = last;
-                }
-                Ok(Some(Piece::Trailers(_) | Piece::End)) => ended = true,
-                Ok(None) => {
-                    keeping.flows(&answer.head);
-                    if answer.more(&mut Own(Bytes::new()), &service, false).await.is_err() {
-                        return tries.failed(&service, AttemptOutcome::Broken);
-                    }
-                }
-                Err(_) => return tries.failed(&service, AttemptOutcome::Broken),
-            }
-        }
-        keeping.done(cache, &answer.head);
-        caller.keep(answer, &service);
+        let keeping = cache.admit(fetch, &answer.head, &head.method, tries.started, &policy, seen);
+        filling::store(cache, keeping, answer, &caller, &service, tries).await;
     }
 }

@@ -10,6 +10,11 @@ use crate::journey::Journey;
 /// The last good answer to this request, fresh or expired for at most `within`, if its service has not forbidden that (`must-revalidate` and
 /// the like). `None` on a route without a cache, and for requests that do not use it.
 pub fn last_good(journey: &Journey, within: Duration) -> Option<Hit> {
+    instead(journey, Excuse::Fallback(within))
+}
+
+/// What is stored for this request and may be given in the place of the answer, for this reason.
+pub fn instead(journey: &Journey, excuse: Excuse) -> Option<Hit> {
     let route = journey.route()?;
     let policy = route.plan.options.cache.as_ref()?;
     let (used, wishes) = journey.cache_use(policy);
@@ -18,7 +23,7 @@ pub fn last_good(journey: &Journey, within: Duration) -> Option<Hit> {
     }
     let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
     let key = cache::key(&journey.head, &journey.exchange, seen, &route.id, policy);
-    journey.view.cache.kept(policy, &key, &wishes, Excuse::Fallback(within), seen)
+    journey.view.cache.kept(policy, &key, &wishes, excuse, seen)
 }
 
 /// The statuses in whose place a stale answer may be given (RFC 5861, section 4).

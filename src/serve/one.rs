@@ -132,15 +132,19 @@ async fn forward_request(
     if journey.tries.due.is_some() {
         journey.hand_deadline_on();
     }
+    let mut under_way = None;
     // What was waited for before may have taken all of it.
     let ended = if due.is_over() {
         None
     } else {
-        let road = pin!(forward::run(&worker.caller, journey, down, service, missed));
+        let road = pin!(forward::run(&worker.caller, journey, down, service, missed, &mut under_way));
         within_deadline(road, due, &control, alarm).await
     };
     if ended.is_none() {
         journey.ran_out_of_time(down.uploaded());
+        if let Some(fill) = under_way {
+            fill.go_on(&worker.caller, journey, service);
+        }
     }
     journey.tries.end();
     let ended = match forward::fallback::due(journey, down, ended.as_ref()) {

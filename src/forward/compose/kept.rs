@@ -98,7 +98,11 @@ impl Asking<'_> {
                 Err(error) => {
                     let excused = matches!(&error, CallError::Service(reply) if stale::is_error(reply.status));
                     let hit = if excused { fetch.excuse(cache, Excuse::Error(None), policy) } else { None };
-                    return hit.map(|hit| Err(Box::new(hit))).ok_or_else(|| unanswered(error));
+                    let Some(hit) = hit else {
+                        fetch.failed();
+                        return Err(unanswered(error));
+                    };
+                    return Ok(Err(Box::new(hit)));
                 }
             };
             let status = answer.head.status;

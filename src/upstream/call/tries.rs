@@ -409,6 +409,11 @@ impl Tries {
             && self.retries() - u32::from(self.replayed).min(self.retries()) < service.retries.attempts()
     }
 
+    /// What goes on when the request is over: its endpoint is not free before that is.
+    pub fn leave(&mut self) -> Tries {
+        Tries { attempts: self.attempts, endpoint: self.endpoint, flight: self.flight.take(), ..Tries::default() }
+    }
+
     /// The call is over: its endpoint is free again.
     pub fn end(&mut self) {
         self.flight = None;
@@ -427,11 +432,6 @@ pub(super) fn is_failed_call<'a>(field: impl Fn(&HeaderName) -> Option<&'a [u8]>
     field(&GRPC_STATUS).and_then(|code| meant_by(code, false)).is_some_and(|status| status.is_server_error())
 }
 
-/// The status of HTTP that says of an endpoint what this one of gRPC's does. `None` where it says nothing: the deadline was the client's.
-fn meant_by(code: &[u8], own_deadline: bool) -> Option<StatusCode> {
-    match code {
-        b"2" | b"13" | b"15" => Some(StatusCode::INTERNAL_SERVER_ERROR),
-        b"4" if own_deadline => None,
 /// What the head of an answer says of its endpoint: of a gRPC call that has failed at once, what its own status means.
 pub fn meant<'a>(status: StatusCode, field: impl Fn(&HeaderName) -> Option<&'a [u8]>) -> StatusCode {
     let is_call = || field(&CONTENT_TYPE).is_some_and(|kind| Dialect::of(kind).is_grpc());
@@ -439,6 +439,11 @@ pub fn meant<'a>(status: StatusCode, field: impl Fn(&HeaderName) -> Option<&'a [
     code.and_then(|code| meant_by(code, false)).unwrap_or(status)
 }
 
+/// The status of HTTP that says of an endpoint what this one of gRPC's does. `None` where it says nothing: the deadline was the client's.
+fn meant_by(code: &[u8], own_deadline: bool) -> Option<StatusCode> {
+    match code {
+        b"2" | b"13" | b"15" => Some(StatusCode::INTERNAL_SERVER_ERROR),
+        b"4" if own_deadline => None,
         b"4" => Some(StatusCode::GATEWAY_TIMEOUT),
         b"14" => Some(StatusCode::SERVICE_UNAVAILABLE),
         _ => Some(StatusCode::OK),
