@@ -90,7 +90,7 @@ impl Cache {
         let alike = rules::are_alike(stale.meta.head.vary(), meta.head.vary());
         let judged = {
             let told = Said { age: Said::by(answer).age, ..Said::by_stored(&meta.head) };
-            let is_kept = alike && !is_forbidden(answer) && !(only_for_all && !rules::is_for_all(&told));
+            let is_kept = alike && !is_forbidden(answer) && (!only_for_all || rules::is_for_all(&told));
             rules::response(&told, policy, came).ok().filter(|_| is_kept)
         };
         match judged {
