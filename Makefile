@@ -116,6 +116,10 @@ soak-hour: ## One hour of mixed load, with clients that misbehave; fails if memo
 	$(CARGO) build --locked --profile demo
 	loadtest/soak.py --binary $(TARGET)/demo/portcullis $(SOAK)
 
+kills: ## Kill a gateway fifty times while its cache on disk is written to; nothing wrong may be found afterwards.
+	@scripts/need.sh build test
+	$(CARGO) test --locked --test main -- --exact disk::nothing_wrong_is_found_after_fifty_kills --ignored
+
 attack: release ## Attack a gateway on loopback with all that one address can get; fails if a bound is passed.
 	loadtest/attack.py $(BINARY)
 

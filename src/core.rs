@@ -40,6 +40,11 @@ impl Core {
     /// Around the first generation, for so many workers.
     pub fn new(snapshot: Snapshot, around: &Surroundings, access_log: Arc<AccessLog>, workers: usize) -> Arc<Core> {
         let cache = Cache::new(snapshot.cache_memory);
+        if let Some(settings) = &snapshot.cache_disk
+            && let Err(error) = cache.add_disk((**settings).clone(), around.metrics.tallies())
+        {
+            log::error!("the cache is in memory alone: {error}");
+        }
         let tls = Arc::new(TlsConnector::default());
         let drain = Arc::new(Drain::default());
         let snapshot = Arc::new(snapshot);

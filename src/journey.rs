@@ -348,14 +348,19 @@ impl Journey {
         Some(query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")))
     }
 
-    /// Forgets what the cache has of the target that this request has changed, if a backend's answer says that it has.
-    pub fn changed<'a>(&self, status: StatusCode, fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
+    /// Forgets what the cache has of the target that this request has changed, if a backend's answer says that it has. What is given back
+    /// is to be waited for before the client hears of it.
+    pub fn changed<'a>(
+        &self,
+        status: StatusCode,
+        fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Option<cache::disk::Noted> {
         if self.head.method.is_safe()
             || self.only_asks()
             || !self.view.snapshot.caches
             || !(status.is_success() || status.is_redirection())
         {
-            return;
+            return None;
         }
         let names = |name: &[u8]| name.eq_ignore_ascii_case(b"location") || name.eq_ignore_ascii_case(b"content-location");
         let mending = LazyCell::new(|| self.mending());
@@ -366,7 +371,7 @@ impl Journey {
         let named: Vec<_> = named.collect();
         // What a WebDAV request has put elsewhere is new there, too.
         let put = self.head.header_all("destination").filter(|_| matches!(self.head.method.as_str(), "COPY" | "MOVE"));
-        self.view.cache.changed(&self.head, self.exchange.scheme(), named.iter().map(|value| &**value).chain(put));
+        self.view.cache.changed(&self.head, self.exchange.scheme(), named.iter().map(|value| &**value).chain(put))
     }
 
     /// The route says that requests of this method change nothing.

@@ -24,6 +24,7 @@ mod decisions;
 mod demo;
 mod differential;
 mod discovery;
+mod disk;
 mod docs;
 mod dribbles;
 mod dying;

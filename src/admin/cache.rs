@@ -128,10 +128,20 @@ async fn purge(State(admin): State<Admin>, Peer(by): Peer, body: Result<Bytes, B
     let snapshot = admin.core.snapshot.load_full();
     let order = wanted.order(&snapshot).map_err(|why| problem(StatusCode::UNPROCESSABLE_ENTITY, &why, json!({})))?;
     let cache = admin.core.cache;
-    order.purges.iter().for_each(|purge| cache.purge(purge, order.soft));
+    // They are written one after the other: the last one is there when all are.
+    let noted = order.purges.iter().map(|purge| cache.purge(purge, order.soft)).last().flatten();
     let how = if order.soft { "marked stale" } else { "purged" };
     log::info!("audit: {how} {} of the cache{by}", named(&order.purges));
     let mut answer = json!({ "purged": order.purges.len(), "soft": order.soft });
+    if let Some(noted) = noted {
+        let written = noted.written().await;
+        if !written {
+            log::error!("a purge is not on disk yet: what it concerns may be there again if this process is killed now");
+        }
+        if let Some(answer) = answer.as_object_mut() {
+            answer.insert("disk".to_owned(), if written { "written" } else { "not_written" }.into());
+        }
+    }
     let mut say = |others: &str, why: Option<String>| {
         if let Some(answer) = answer.as_object_mut() {
             answer.insert("others".to_owned(), others.into());

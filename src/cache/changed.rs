@@ -36,8 +36,12 @@ impl Changes {
     }
 
     pub(super) fn note(&self, place: Place, now: Moment) {
+        self.note_at(place, now.get());
+    }
+
+    pub(super) fn note_at(&self, place: Place, at: u64) {
         if let Some(noted) = self.0.get(place.0 as usize) {
-            noted.fetch_max(now.get(), Ordering::Relaxed);
+            noted.fetch_max(at, Ordering::Relaxed);
         }
     }
 
@@ -59,9 +63,16 @@ impl Changes {
     }
 
     /// Notes what a request has changed that was answered without an error: its target, and what the answer names of the same origin.
-    pub(super) fn by<'a>(&self, head: &RequestHead, scheme: &str, named: impl Iterator<Item = &'a [u8]>) {
+    /// `tell` hears of each target.
+    pub(super) fn by<'a>(
+        &self,
+        head: &RequestHead,
+        scheme: &str,
+        named: impl Iterator<Item = &'a [u8]>,
+        mut tell: impl FnMut(Moment, Vec<u8>),
+    ) {
         let now = Moment::now();
-        self.target(&head.host, &head.path, head.query(), now);
+        self.target(&head.host, &head.path, head.query(), now, &mut tell);
         let mut base = None;
         for reference in named {
             let Some(base) = base.get_or_insert_with(|| base_of(head, scheme)) else { return };
@@ -71,16 +82,17 @@ impl Changes {
             // Both without their schemes' own ports: behind somebody else's TLS a backend may write `http`.
             let same = url.host() == base.host() && url.port() == base.port() && matches!(url.scheme(), "http" | "https");
             if let (true, Ok(path)) = (same, path::normalise(url.path().as_bytes())) {
-                self.target(&head.host, &path, url.query(), now);
+                self.target(&head.host, &path, url.query(), now, &mut tell);
             }
         }
     }
 
-    fn target(&self, host: &str, path: &str, query: Option<&str>, now: Moment) {
-        self.note(Place::of(&key::target(host, path, query)), now);
-        if query.is_some() {
-            // As it is stored where the query is not part of the key.
-            self.note(Place::of(&key::target(host, path, None)), now);
+    fn target(&self, host: &str, path: &str, query: Option<&str>, now: Moment, tell: &mut impl FnMut(Moment, Vec<u8>)) {
+        // And as it is stored where the query is not part of the key.
+        for query in [query, None].into_iter().take(1 + usize::from(query.is_some())) {
+            let target = key::target(host, path, query);
+            self.note(Place::of(&target), now);
+            tell(now, target);
         }
     }
 }
@@ -100,7 +112,7 @@ mod tests {
         let head = RequestHead::build("POST", "/items/1?draft", &[("host", "shop.example:8080")]);
         let changed = |named: &[&str], path: &str, query: Option<&str>| {
             let (changes, before) = (Changes::new(), Moment::now().get());
-            changes.by(&head, "http", named.iter().map(|text| text.as_bytes()));
+            changes.by(&head, "http", named.iter().map(|text| text.as_bytes()), |_, _| {});
             changes.since(Place::of(&key::target("shop.example", path, query)), before)
         };
         assert!(changed(&[], "/items/1", Some("draft")) && changed(&[], "/items/1", None));

@@ -75,6 +75,8 @@ pub(super) struct Meta {
     /// When its service was asked for it: it is held against what was changed or purged since.
     pub(super) asked: u64,
     pub(super) tags: Option<Tags>,
+    /// It may be written to disk.
+    pub(super) on_disk: bool,
     pub(super) head: StoredHead,
 }
 
@@ -83,6 +85,7 @@ pub(super) struct Meta {
 pub(super) struct Marks {
     pub(super) asked: u64,
     pub(super) tags: Option<Tags>,
+    pub(super) on_disk: bool,
 }
 
 impl Meta {
@@ -91,6 +94,7 @@ impl Meta {
         Ok(Meta {
             asked: marks.map_or_else(|| Moment::now().get(), |marks| marks.asked),
             tags: marks.and_then(|marks| marks.tags.clone()),
+            on_disk: marks.is_some_and(|marks| marks.on_disk),
             fresh_until: meta.fresh_until(),
             created: if is_variant { meta.created() } else { meta.provenance() },
             epoch: meta.epoch(),
@@ -108,7 +112,7 @@ impl Meta {
         if let Some(variance) = self.variance {
             meta.set_variance(variance);
         }
-        meta.extensions_mut().insert(Marks { asked: self.asked, tags: self.tags.clone() });
+        meta.extensions_mut().insert(Marks { asked: self.asked, tags: self.tags.clone(), on_disk: self.on_disk });
         Ok(meta)
     }
 

@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 
 use super::changed::Place;
 use super::control::Control;
+use super::disk::Disk;
 use super::entry::{Entry, Index, Meta};
 use super::flow::{Flow, Flowing};
 use super::hit::{Excuse, Hit};
@@ -52,6 +53,22 @@ pub struct Missed {
     /// How many fetches had ended before it was looked.
     ended: u64,
     why: Why,
+}
+
+/// An answer that was found on disk.
+pub struct FromDisk(Arc<Entry>);
+
+/// What may be on disk.
+pub struct OnDisk<'m> {
+    disk: &'static Disk,
+    missed: &'m Missed,
+}
+
+impl OnDisk<'_> {
+    /// Finds it, if that does not take too long.
+    pub async fn load(self) -> Option<FromDisk> {
+        self.disk.load(self.missed.index, &self.missed.key.primary).await.map(FromDisk)
+    }
 }
 
 /// Why what is stored is not given.
@@ -167,6 +184,7 @@ pub struct Storing {
     tags: Option<Tags>,
     /// It has fields for them.
     tagged: bool,
+    on_disk: bool,
     /// Where the answer has none.
     date: Option<HeaderValue>,
     /// Fields that are not stored, in lower case.
@@ -185,12 +203,32 @@ impl Cache {
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
-        let (index, entry, ended) = self.stored(policy, &key, seen);
+        self.look_with(&[], policy, key, wishes, seen)
+    }
+
+    /// The same, with what was found on disk for this request: memory may not have room for it.
+    pub fn look_with<'v, V>(
+        &self,
+        from_disk: &[FromDisk],
+        policy: &CachePolicy,
+        key: Key,
+        wishes: &Wishes,
+        seen: impl Fn(&HeaderName) -> V,
+    ) -> Looked
+    where
+        V: IntoIterator<Item = &'v [u8]>,
+    {
+        let (index, entry, ended) = self.stored(from_disk, policy, &key, seen);
         let missed = |stale, why| Missed { key, index, stale, ended, why };
         let missed = match entry {
             None => missed(None, if wishes.reload { Why::Asked } else { Why::Nothing }),
             Some(entry) => match Worth::of(&entry, policy, wishes) {
-                Worth::Given(hit) => return Looked::Fresh(hit),
+                Worth::Given(mut hit) => {
+                    if from_disk.iter().any(|FromDisk(found)| found.number == entry.number) {
+                        hit.is_from_disk();
+                    }
+                    return Looked::Fresh(hit);
+                }
                 Worth::Meanwhile(hit) => return Looked::Stale(Box::new((hit, missed(Some(entry), Why::Expired)))),
                 Worth::Nothing(Why::Nothing) => missed(None, Why::Nothing),
                 Worth::Nothing(why) => missed(Some(entry), why),
@@ -210,17 +248,23 @@ impl Cache {
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
-        self.is_predicted(&self.stored(policy, key, seen).0)
+        self.is_predicted(&self.stored(&[], policy, key, seen).0)
     }
 
     /// Where the answer to a request stands, or belongs; and how many fetches had ended before it was looked.
-    fn stored<'v, V>(&self, policy: &CachePolicy, key: &Key, seen: impl Fn(&HeaderName) -> V) -> (Index, Option<Arc<Entry>>, u64)
+    fn stored<'v, V>(
+        &self,
+        from_disk: &[FromDisk],
+        policy: &CachePolicy,
+        key: &Key,
+        seen: impl Fn(&HeaderName) -> V,
+    ) -> (Index, Option<Arc<Entry>>, u64)
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
         let mut index = Index::primary(key);
         let mut ended = self.turns.ended(&index);
-        let Some(entry) = self.storage.find(&index, &key.primary, "") else { return (index, None, ended) };
+        let Some(entry) = self.find(from_disk, &index, key) else { return (index, None, ended) };
         if let Some(variance) = key::variance(policy, entry.meta.head.vary(), seen)
             && entry.meta.variance != Some(variance)
         {
@@ -229,9 +273,26 @@ impl Cache {
             // A purge takes the primary away alone: variants from before it was stored anew are gone with it.
             let counts =
                 |variant: &Arc<Entry>| variant.meta.created >= entry.meta.created && variant.meta.variance == Some(variance);
-            return (index, self.storage.find(&index, &key.primary, "").filter(counts), ended);
+            return (index, self.find(from_disk, &index, key).filter(counts), ended);
         }
         (index, Some(entry), ended)
+    }
+
+    fn find(&self, from_disk: &[FromDisk], index: &Index, key: &Key) -> Option<Arc<Entry>> {
+        let found = self.storage.find(index, &key.primary, "");
+        if found.is_some() || from_disk.is_empty() {
+            return found;
+        }
+        let mut known =
+            from_disk.iter().filter(|FromDisk(entry)| entry.meta.variance == index.variance || index.variance.is_none());
+        known.find_map(|FromDisk(entry)| self.storage.still(index, &key.primary, "", entry.clone()))
+    }
+
+    /// What there may be on disk of what was missed in memory.
+    pub fn on_disk<'m>(&self, missed: &'m Missed, policy: &CachePolicy) -> Option<OnDisk<'m>> {
+        let disk = self.disk()?;
+        let may = policy.on_disk && missed.stale.is_none() && disk.may_have(&missed.index);
+        may.then_some(OnDisk { disk, missed })
     }
 
     /// The answer that is on its way, if it is one for this request as well.
@@ -271,7 +332,7 @@ impl Cache {
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
-        let (entry, now) = (self.stored(policy, key, seen).1?, SystemTime::now());
+        let (entry, now) = (self.stored(&[], policy, key, seen).1?, SystemTime::now());
         if wishes.for_all && !rules::is_for_all(&Said::by_stored(&entry.meta.head)) {
             return None;
         }
@@ -409,6 +470,7 @@ impl Cache {
             // With too many of them it would not be stored.
             tags: Tags::of(&said).ok().flatten(),
             tagged,
+            on_disk: policy.on_disk,
             withheld,
             filling,
             told: false,
@@ -451,6 +513,11 @@ impl Missed {
     /// Whether others may have what is fetched for this one without asking themselves.
     pub fn is_for_others(&self) -> bool {
         matches!(self.why, Why::Nothing | Why::Expired)
+    }
+
+    /// What it was looked for under.
+    pub fn into_key(self) -> Key {
+        self.key
     }
 
     /// What may be given in its place.
@@ -658,6 +725,7 @@ impl Storing {
             stale_if_error: self.stale_if_error,
             asked: self.asked,
             tags: self.tags.clone(),
+            on_disk: self.on_disk,
             head: StoredHead::of_answer(answer, date, length, &self.withheld),
         }
     }

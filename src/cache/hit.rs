@@ -96,6 +96,13 @@ impl Hit {
         suits.then_some(Hit { age: Some(age), outcome: Outcome::Collapsed, entry, flowing: flow })
     }
 
+    /// It was in memory neither.
+    pub(super) fn is_from_disk(&mut self) {
+        if let Outcome::Hit { ttl } = self.outcome {
+            self.outcome = Outcome::Disk { ttl };
+        }
+    }
+
     /// Whether a client with these wishes has it, stale as it is.
     pub(super) fn suits_stale(&self, wishes: &Wishes) -> bool {
         let Outcome::Stale { since, .. } = self.outcome else { return false };
@@ -122,7 +129,7 @@ impl Hit {
 
     /// Whether a client with these wishes has it.
     pub(super) fn suits(&self, wishes: &Wishes) -> bool {
-        let Outcome::Hit { ttl } = self.outcome else { return true };
+        let (Outcome::Hit { ttl } | Outcome::Disk { ttl }) = self.outcome else { return true };
         wishes.take(Duration::from_secs(self.age.unwrap_or(0)), Duration::from_secs(ttl))
     }
 

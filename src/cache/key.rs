@@ -17,6 +17,10 @@ use crate::head::{HeaderEdit, RequestHead};
 /// Keyed anew by every process, so that nobody can choose keys that share a hash. Whoever finds something by it compares the whole key.
 static HASHERS: LazyLock<[ahash::RandomState; 2]> = LazyLock::new(Default::default);
 
+/// The same for every process of this program: what it makes is part of keys that are written to disk. Nobody but the operator has a part in
+/// what goes in.
+static MARKS: LazyLock<ahash::RandomState> = LazyLock::new(|| ahash::RandomState::with_seeds(1, 2, 3, 4));
+
 pub(super) fn hash(bytes: &[u8]) -> HashBinary {
     let [one, two] = &*HASHERS;
     ((u128::from(one.hash_one(bytes)) << 64) | u128::from(two.hash_one(bytes))).to_le_bytes()
@@ -178,6 +182,17 @@ pub(super) fn read(primary: &[u8]) -> Parts<'_> {
     all().unwrap_or_else(|| Parts { target: primary, ..Parts::default() })
 }
 
+/// The same key, asked for by another scheme.
+pub(super) fn of_scheme(primary: &[u8], scheme: &str) -> Option<Vec<u8>> {
+    let Parts { target, route, .. } = read(primary);
+    let at = target.len() + LENGTH + route.len();
+    let (_, rest) = part(primary, at)?;
+    let mut bytes = Framed(primary.get(..at)?.to_vec());
+    bytes.put(scheme.as_bytes());
+    bytes.0.extend_from_slice(primary.get(rest..)?);
+    Some(bytes.0)
+}
+
 /// The target that a key begins with, for those who want nothing else of it.
 pub(super) fn target_of(primary: &[u8]) -> &[u8] {
     let end = || {
@@ -235,8 +250,7 @@ impl Framed {
 
     /// The lists by which the rest is made: what was stored by others is not found by these.
     fn mark(&mut self, lists: &impl Hash) {
-        let [one, _] = &*HASHERS;
-        self.put(&one.hash_one(lists).to_le_bytes());
+        self.put(&MARKS.hash_one(lists).to_le_bytes());
     }
 
     /// Some of the query's parameters, by their names. Those of one name stay in their order, and each is taken as it is written.

@@ -16,17 +16,19 @@
 //! Pingora's own streaming of a body to the clients that wait for it is deliberately left out: a tier that does it kills the client's
 //! response when its write fails. The engine's is [`super::flow`].
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use quick_cache::sync::{EntryAction, EntryResult};
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
 use super::changed::{Changes, Place};
+use super::disk::Disk;
 use super::entry::{Entry, Index, Meta};
 use super::flow::Flow;
+use super::moment::Moment;
 use super::purges::{Finding, Purges};
 
 /// Only sizes the tables' memory of what was evicted.
@@ -65,6 +67,8 @@ pub struct MemoryTier {
     pub(super) changes: Changes,
     /// Nor is what was stored before somebody purged it.
     pub(super) purges: Purges,
+    /// The tier behind this one, if there is one.
+    pub(super) disk: OnceLock<&'static Disk>,
     /// The most that one entry may weigh.
     longest: usize,
     /// Bytes held by bodies that are still arriving, and their bound.
@@ -110,6 +114,7 @@ impl MemoryTier {
             store,
             changes: Changes::new(),
             purges: Purges::new(),
+            disk: OnceLock::new(),
             longest,
             filling: AtomicUsize::new(0),
             filling_bound,
@@ -132,22 +137,61 @@ impl MemoryTier {
     /// Forgets one entry.
     pub(super) fn forget(&self, index: Index) {
         self.store.remove(&index.slot());
+        if let Some(disk) = self.disk.get() {
+            disk.forget(index);
+        }
     }
 
     /// Forgets one entry, if it has this tag. Whether it was there.
     pub(super) fn remove(&self, index: Index, user_tag: &str) -> bool {
-        self.store.remove_if(&index.slot(), |entry| *entry.user_tag == *user_tag).is_some()
+        let removed = self.store.remove_if(&index.slot(), |entry| *entry.user_tag == *user_tag).is_some();
+        if let Some(disk) = self.disk.get() {
+            disk.forget(index);
+        }
+        removed
     }
 
     /// Forgets everything, and all that is still on its way.
     pub fn clear(&self) {
         self.changes.all();
         self.store.clear();
+        if let Some(disk) = self.disk.get() {
+            disk.clear(Moment::now().get());
+        }
+    }
+
+    /// What is on disk of a key, put in here.
+    pub(super) async fn load(&self, index: Index, primary: &[u8]) -> Option<Arc<Entry>> {
+        match self.disk.get() {
+            Some(disk) => disk.load(index, primary).await,
+            None => None,
+        }
+    }
+
+    /// Puts what was found on disk where it belongs, unless something else is there by now, or it is too long.
+    pub(super) fn promote(&self, index: Index, entry: &Arc<Entry>) {
+        if entry.weight <= self.longest
+            && let EntryResult::Vacant(place) =
+                self.store.entry(&index.slot(), Some(Duration::ZERO), |_, _| EntryAction::Retain(()))
+        {
+            // It goes if something has come meanwhile.
+            let _ = place.insert(entry.clone());
+        }
+    }
+
+    /// Takes out what was put in by [`MemoryTier::promote`].
+    pub(super) fn demote(&self, index: Index, entry: &Arc<Entry>) {
+        self.store.remove_if(&index.slot(), |known| known.number == entry.number);
     }
 
     /// The entry of this very key, variance included, fresh or not.
     pub(super) fn find(&self, index: &Index, primary: &[u8], user_tag: &str) -> Option<Arc<Entry>> {
-        let found = self.store.get(&index.slot())?;
+        self.still(index, primary, user_tag, self.store.get(&index.slot())?)
+    }
+
+    /// The same of an entry that was found there, or on disk.
+    #[inline]
+    pub(super) fn still(&self, index: &Index, primary: &[u8], user_tag: &str, found: Arc<Entry>) -> Option<Arc<Entry>> {
         let same = index.variance.is_none() || index.variance == found.meta.variance;
         if !found.is_for(primary, user_tag) || !same || self.changes.since(found.place, found.meta.asked) {
             return None;
@@ -228,17 +272,28 @@ impl MemoryTier {
     /// Replaces an entry's metadata once it was validated, which keeps `created` and `number`: they name the entry that was looked up.
     /// Pingora does not know the number; of two that were `created` at once, what it says is taken to be of either.
     pub(super) fn refresh(&self, index: Index, primary: &[u8], user_tag: &str, meta: Meta, number: Option<u64>) -> bool {
-        self.change(index, |entry| {
+        let (mut lost, writes) = (false, self.disk.get());
+        let done = self.change(index, |entry| {
             let same = entry.meta.created == meta.created && number.is_none_or(|number| entry.number == number);
             if !entry.is_for(primary, user_tag) || !same {
                 return None;
             }
             let mut meta = meta;
             meta.set_length(entry.body.len());
+            lost = writes.is_some() && !entry.meta.head.has_only_fields_of(&meta.head);
             meta.tags = meta.tags.or_else(|| entry.meta.tags.clone());
             let checked = meta.asked.into();
             Some(Entry { meta, checked, ..entry.clone() })
-        })
+        });
+        if let Some(disk) = writes {
+            match self.store.peek(&index.slot()) {
+                Some(entry) if done => disk.renew(index, &entry, lost),
+                Some(_) => {}
+                // What is on disk is not what it is now.
+                None => disk.forget(index),
+            }
+        }
+        done
     }
 
     /// The longest body that may come to be stored.
@@ -253,10 +308,14 @@ impl MemoryTier {
     }
 
     fn put(&self, index: Index, entry: Entry) -> usize {
-        let index = index.slot();
         let weight = entry.weight;
+        let (key, index) = (index, index.slot());
         let mut swept = Vec::new();
-        self.store.insert_with_lifecycle(index, Arc::new(entry), &mut swept);
+        let entry = Arc::new(entry);
+        if let Some(disk) = self.disk.get() {
+            disk.keep(key, &entry);
+        }
+        self.store.insert_with_lifecycle(index, entry, &mut swept);
         // What the new entry replaced is reported as evicted too.
         let evicted = swept.iter().filter(|(other, _)| *other != index).count();
         self.evicted.fetch_add(evicted as u64, Ordering::Relaxed);
@@ -269,7 +328,7 @@ impl MemoryTier {
     pub(super) fn change(&self, index: Index, change: impl FnOnce(&Entry) -> Option<Entry>) -> bool {
         let index = index.slot();
         let mut grown = None;
-        let found = self.store.entry(&index, Some(std::time::Duration::ZERO), |_, entry| {
+        let found = self.store.entry(&index, Some(Duration::ZERO), |_, entry| {
             let Some(fresh) = change(entry) else { return EntryAction::Retain(false) };
             let (fresh, grows) = (Arc::new(fresh.weighed()), entry.weight);
             if fresh.weight > grows {

@@ -6,13 +6,14 @@
 //! (`HttpCache`) wants every head as a header map, in its own form, and costs more than the whole rest of a request. It serves on a stock
 //! server ([`stock`]), over the same store and rules.
 //!
-//! Not in here: tiers on disk or in Redis, and who may purge.
+//! Behind the memory tier there may be one on [`disk`]. Not in here: a tier in Redis, and who may purge.
 
 pub mod accept;
 mod changed;
 mod control;
 pub mod credentials;
 mod date;
+pub mod disk;
 mod entry;
 mod fetch;
 mod flow;
@@ -46,10 +47,12 @@ use pingora_cache::lock::{CacheKeyLockImpl, CacheLock};
 use pingora_cache::predictor::Predictor;
 
 use crate::head::RequestHead;
+use crate::tally::Tallies;
 
 use changed::Place;
 pub use credentials::{Credentials, is_overriding};
-pub use fetch::{Fetch, Keeping, Looked, Next, Patience};
+use disk::{Disk, DiskStats, Noted};
+pub use fetch::{Fetch, FromDisk, Keeping, Looked, Next, Patience};
 pub use flow::{Flow, Piece as Flown};
 pub use hit::{Excuse, Hit, asked};
 pub use key::{Key, key};
@@ -110,6 +113,7 @@ pub struct Stats {
     /// Did not look up.
     pub bypassed: u64,
     pub memory: MemoryStats,
+    pub disk: Option<DiskStats>,
 }
 
 impl Cache {
@@ -136,10 +140,30 @@ impl Cache {
         }))
     }
 
+    /// Puts a tier on disk behind memory. To be called once, at boot.
+    ///
+    /// # Errors
+    /// There are no threads for it.
+    pub fn add_disk(&'static self, settings: disk::Settings, tallies: &Tallies) -> std::io::Result<()> {
+        let disk: &'static Disk = Box::leak(Box::new(Disk::new(settings, self.storage, tallies)));
+        if self.storage.disk.set(disk).is_ok() { disk.start() } else { Ok(()) }
+    }
+
+    /// Writes what waits to be written to disk, and lets the next process have it. Takes a while; for good.
+    pub fn close_disk(&self) {
+        if let Some(disk) = self.disk() {
+            disk.close();
+        }
+    }
+
+    fn disk(&self) -> Option<&'static Disk> {
+        self.storage.disk.get().copied()
+    }
+
     /// `logging`: counts what came of the request. For routes with a cache policy only.
     pub fn count(&self, outcome: Outcome) {
         let counter = match outcome {
-            Outcome::Hit { .. } | Outcome::Collapsed | Outcome::Stale { .. } => &self.hits,
+            Outcome::Hit { .. } | Outcome::Disk { .. } | Outcome::Collapsed | Outcome::Stale { .. } => &self.hits,
             Outcome::Revalidated { .. } => &self.revalidated,
             Outcome::Miss { .. } | Outcome::Expired { .. } | Outcome::Reloaded { .. } => &self.misses,
             Outcome::Predicted { .. } | Outcome::Bypass(_) => &self.bypassed,
@@ -154,19 +178,31 @@ impl Cache {
             revalidated: self.revalidated.load(Ordering::Relaxed),
             bypassed: self.bypassed.load(Ordering::Relaxed),
             memory: self.storage.stats(),
+            disk: self.disk().map(Disk::stats),
         }
     }
 
     /// A request that is not safe was answered without an error: forgets what it has changed. `named` are the answer's `Location` and
-    /// `Content-Location`.
-    pub fn changed<'a>(&self, head: &RequestHead, scheme: &str, named: impl Iterator<Item = &'a [u8]>) {
-        self.storage.changes.by(head, scheme, named);
+    /// `Content-Location`. Where there is something to be written before its client hears that it is done, gives that to wait for.
+    pub fn changed<'a>(&self, head: &RequestHead, scheme: &str, named: impl Iterator<Item = &'a [u8]>) -> Option<Noted> {
+        let Some(disk) = self.disk() else {
+            self.storage.changes.by(head, scheme, named, |_, _| {});
+            return None;
+        };
+        let (mut targets, mut at) = (Vec::new(), 0);
+        self.storage.changes.by(head, scheme, named, |now, target| {
+            at = now.get();
+            targets.push(target.into());
+        });
+        disk.changed(at, targets)
     }
 
     /// Takes out what an operator wants to have out; or marks it stale, so that it may be given only as what has expired may. At once, and
-    /// whatever is stored: what it concerns is found out when it is looked for ([`purges`]).
-    pub fn purge(&self, purge: &Purge, soft: bool) {
-        self.storage.purges.note(purge, soft);
+    /// whatever is stored: what it concerns is found out when it is looked for ([`purges`]). Where there is something to be written before
+    /// it is sure to outlast the process, gives that to wait for.
+    pub fn purge(&self, purge: &Purge, soft: bool) -> Option<Noted> {
+        let at = self.storage.purges.note(purge, soft);
+        self.disk()?.purged(at, purge, soft)
     }
 
     /// Whether what is kept under a key was changed since it was asked for: the answer may be from before the change.

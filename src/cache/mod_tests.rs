@@ -28,6 +28,7 @@ pub(crate) fn policy() -> CachePolicy {
         handed: Box::new([]),
         query: policy::QueryKey::All,
         extra: None,
+        on_disk: true,
         keep_tags: false,
         statuses: Box::new([200, 204, 404]),
     }
@@ -574,6 +575,7 @@ async fn a_route_without_stale_answers_gives_none_whoever_wants_them() {
 fn who_waits_is_held_to_what_he_wants() {
     let now = std::time::SystemTime::now();
     let meta = entry::Meta {
+        on_disk: true,
         fresh_until: now + Duration::from_secs(10),
         created: now,
         epoch: now - Duration::from_secs(20),

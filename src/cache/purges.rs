@@ -123,7 +123,8 @@ struct Noted {
 
 impl Noted {
     fn note(&mut self, soft: bool, at: u64) {
-        *(if soft { &mut self.soft } else { &mut self.hard }) = at;
+        let noted = if soft { &mut self.soft } else { &mut self.hard };
+        *noted = at.max(*noted);
     }
 
     fn last(self) -> u64 {
@@ -198,11 +199,28 @@ impl Purges {
         u128::from(one) << 64 | u128::from(two)
     }
 
-    /// Notes it, as of now.
-    pub(super) fn note(&self, purge: &Purge, soft: bool) {
+    /// Notes it, as of now, and says when that is.
+    pub(super) fn note(&self, purge: &Purge, soft: bool) -> u64 {
         let mut book = self.book.write();
         // Under the lock, and after whatever was noted before: the last moment is that of the last note.
         let at = Moment::now().get().max(self.newest.load(Ordering::Relaxed).saturating_add(1));
+        self.put(&mut book, purge, soft, at);
+        at
+    }
+
+    /// Notes what was ordered before this process was there.
+    pub(super) fn note_at(&self, purge: &Purge, soft: bool, at: u64) {
+        self.put(&mut self.book.write(), purge, soft, at);
+    }
+
+    /// Nobody knows any more what was purged up to then.
+    pub(super) fn forget_before(&self, at: u64) {
+        let mut book = self.book.write();
+        book.forgotten = book.forgotten.max(at);
+        self.newest.fetch_max(at, Ordering::Release);
+    }
+
+    fn put(&self, book: &mut Book, purge: &Purge, soft: bool, at: u64) {
         let mut put = |number| book.noted.entry(number).or_default().note(soft, at);
         match purge {
             Purge::Everything => book.everything.note(soft, at),
@@ -215,7 +233,8 @@ impl Purges {
             }
             Purge::Prefix { host, path } => {
                 put(self.number(Kind::Prefix, &[host.as_bytes(), path.as_bytes()]));
-                book.lengths.insert(path.len(), at);
+                let last = book.lengths.entry(path.len()).or_default();
+                *last = at.max(*last);
             }
             Purge::Host(host) => put(self.number(Kind::Host, &[host.as_bytes()])),
             Purge::Tag(tag, within) => {
@@ -227,14 +246,14 @@ impl Purges {
                 };
                 put(number);
                 if let Some(last) = book.tags.get_mut(place) {
-                    *last = at;
+                    *last = at.max(*last);
                 }
             }
         }
         if book.noted.len() > self.most {
             book.halve();
         }
-        self.newest.store(at, Ordering::Release);
+        self.newest.fetch_max(at, Ordering::Release);
     }
 
     /// Whether there is a purge that an entry was not held against yet.

@@ -20,6 +20,7 @@ fn entry(url: &str, route: &str, tags: &str) -> Entry {
     answer.append_header("surrogate-key", tags).unwrap();
     let now = std::time::SystemTime::now();
     let meta = Meta {
+        on_disk: true,
         fresh_until: now,
         created: now,
         epoch: now,

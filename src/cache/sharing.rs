@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::moment::Moment;
 use super::{Cache, Purge};
 use crate::redis::{Redis, Script, Unavailable, cmd};
 use crate::tally::{Counter, Gauge, Tallies};
@@ -284,6 +285,12 @@ impl Following {
     }
 
     async fn hear(&mut self) -> Result<(), Unavailable> {
+        if let Some(disk) = self.cache.disk()
+            && let Some(until) = disk.take_heard(&stream_of(&self.redis))
+        {
+            // What is on disk has heard no more than this.
+            self.seen = until.into();
+        }
         loop {
             // Wherever it breaks off, it goes on from there.
             let news = self.news().await?;
@@ -302,6 +309,12 @@ impl Following {
                 }
             }
             news.words.iter().flatten().for_each(|word| self.obey(word));
+            if self.seen != news.last
+                && let Some(disk) = self.cache.disk()
+            {
+                // Behind what it was that was heard.
+                disk.hear(Moment::now().get(), &stream_of(&self.redis), &news.last);
+            }
             self.seen = news.last;
             if news.how != "more" {
                 return Ok(());
@@ -312,7 +325,7 @@ impl Following {
     /// Nobody knows what has been purged; nor whether Redis, if it is another one now, has been told of what was purged here.
     fn missed(&self, soft: bool) {
         self.figures.missed.add(1);
-        self.cache.purge(&Purge::Everything, soft);
+        let _ = self.cache.purge(&Purge::Everything, soft);
         self.cache.sharing.waiting.lock().repeat();
     }
 
@@ -333,13 +346,15 @@ impl Following {
         match serde_json::from_str::<Order>(word) {
             Ok(order) => {
                 self.figures.heard.add(1);
-                order.purges.iter().for_each(|purge| self.cache.purge(purge, order.soft));
+                for purge in &order.purges {
+                    let _ = self.cache.purge(purge, order.soft);
+                }
             }
             // Another version of this program may say it otherwise.
             Err(_) => {
                 log::error!("another gateway's word on the cache cannot be read: all that is stored counts as stale");
                 self.figures.missed.add(1);
-                self.cache.purge(&Purge::Everything, true);
+                let _ = self.cache.purge(&Purge::Everything, true);
             }
         }
     }

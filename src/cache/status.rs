@@ -23,6 +23,10 @@ pub enum Outcome {
     Hit {
         ttl: u64,
     },
+    /// Answered from disk; fresh for so many more seconds.
+    Disk {
+        ttl: u64,
+    },
     /// Answered with what another request has asked for, while it came.
     Collapsed,
     /// A stored answer had expired, for so many seconds, and was given all the same.
@@ -86,7 +90,7 @@ impl Outcome {
     pub fn word(self) -> &'static str {
         match self {
             Outcome::Hit { .. } => "hit",
-            Outcome::Collapsed => "hit",
+            Outcome::Disk { .. } | Outcome::Collapsed => "hit",
             Outcome::Stale { .. } => "stale",
             Outcome::Revalidated { .. } => "revalidated",
             Outcome::Reloaded { .. } => "reloaded",
@@ -120,6 +124,11 @@ impl Outcome {
                 let mut value = String::with_capacity(32);
                 let _ = write!(value, "portcullis; hit; ttl={ttl}");
                 HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("portcullis; hit"))
+            }
+            Outcome::Disk { ttl } => {
+                let mut value = String::with_capacity(40);
+                let _ = write!(value, "portcullis; hit; ttl={ttl}; detail=disk");
+                HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("portcullis; hit; detail=disk"))
             }
             Outcome::Collapsed => HeaderValue::from_static("portcullis; fwd=miss; collapsed"),
             Outcome::Stale { since, excuse } => stale(since, excuse),
@@ -162,6 +171,7 @@ mod tests {
     fn fields() {
         for (outcome, expected) in [
             (Outcome::Hit { ttl: 27 }, "portcullis; hit; ttl=27"),
+            (Outcome::Disk { ttl: 27 }, "portcullis; hit; ttl=27; detail=disk"),
             (Outcome::Miss { stored: true }, "portcullis; fwd=miss; stored"),
             (Outcome::Miss { stored: false }, "portcullis; fwd=miss"),
             (Outcome::Expired { stored: true }, "portcullis; fwd=stale; stored"),

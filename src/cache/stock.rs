@@ -223,7 +223,11 @@ pub fn store(answer: &ResponseHeader, policy: &CachePolicy, came: Came) -> RespC
             let mut meta = CacheMeta::new(now + fresh.remaining, now, fresh.while_revalidate, fresh.if_error, header);
             // The `Age` of a hit counts from here.
             meta.set_epoch_override(now.checked_sub(fresh.age).unwrap_or(now));
-            meta.extensions_mut().insert(Marks { asked: came.asked, tags: Tags::of(&said).ok().flatten() });
+            meta.extensions_mut().insert(Marks {
+                asked: came.asked,
+                tags: Tags::of(&said).ok().flatten(),
+                on_disk: policy.on_disk,
+            });
             RespCacheable::Cacheable(meta)
         }
     }
@@ -232,7 +236,12 @@ pub fn store(answer: &ResponseHeader, policy: &CachePolicy, came: Came) -> RespC
 #[async_trait]
 impl Storage for MemoryTier {
     async fn lookup(&'static self, key: &CacheKey, _: &SpanHandle) -> Result<Option<(CacheMeta, HitHandler)>> {
-        let Some(entry) = self.find(&Index::of(key), key.primary_key(), key.user_tag()) else { return Ok(None) };
+        let (index, primary, tag) = (Index::of(key), key.primary_key(), key.user_tag());
+        let found = match self.find(&index, primary, tag) {
+            None => self.load(index, primary).await.and_then(|entry| self.still(&index, primary, tag, entry)),
+            found => found,
+        };
+        let Some(entry) = found else { return Ok(None) };
         let body = entry.body.clone();
         let hit: HitHandler = Box::new(Hit { unread: Some(body.clone()), body, weight: entry.weight });
         Ok(Some((entry.meta.to_meta()?, hit)))

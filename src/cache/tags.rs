@@ -58,6 +58,15 @@ impl Tags {
         Ok((!found.is_empty()).then(|| Tags(found.join("\n").into())))
     }
 
+    pub(super) fn as_text(&self) -> &str {
+        &self.0
+    }
+
+    /// Of what [`Tags::as_text`] said.
+    pub(super) fn of_text(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| Tags(text.into()))
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.split(BETWEEN)
     }

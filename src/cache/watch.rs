@@ -66,8 +66,24 @@ impl Cache {
             let key = key::key(asking.head, asking.exchange, &seen, route, policy);
             self.is_predicted_for(policy, &key, &seen)
         });
+        let on_disk = self.disk().map(|disk| {
+            let entries = asking.keys(&edits).into_iter().flat_map(|key| disk.all_of(&key));
+            let told = entries.map(|entry| {
+                let mut told = self.describe(&entry, now);
+                let fits = asking.fits(&entry, &edits);
+                if let Some(told) = told.as_object_mut() {
+                    told.insert("fits".to_owned(), fits.into());
+                }
+                if fits {
+                    fitting.push(Arc::new(entry));
+                }
+                told
+            });
+            told.collect::<Vec<_>>()
+        });
         let (verdict, why) = asking.verdict(&fitting, predicted);
-        json!({ "url": url_of(host, path, query.as_deref()), "route": asking.route, "would": verdict, "why": why, "stored": stored })
+        let url = url_of(host, path, query.as_deref());
+        json!({ "url": url, "route": asking.route, "would": verdict, "why": why, "stored": stored, "on_disk": on_disk })
     }
 
     /// The largest entries, without their queries, which may hold what is nobody's business; and what each route has stored.
@@ -93,11 +109,20 @@ impl Cache {
             .into_iter()
             .map(|(route, (entries, bytes))| json!({ "route": route, "entries": entries, "bytes": bytes }))
             .collect();
-        let stats = self.stats().memory;
+        let stats = self.stats();
+        let memory = stats.memory;
         let totals = json!({
-            "entries": stats.entries, "bytes": stats.bytes, "stored": stats.stored, "evicted": stats.evicted, "rejected": stats.rejected,
+            "entries": memory.entries, "bytes": memory.bytes, "stored": memory.stored, "evicted": memory.evicted,
+            "rejected": memory.rejected,
         });
-        json!({ "memory": totals, "routes": routes, "largest": entries })
+        let disk = stats.disk.map(|disk| {
+            json!({
+                "open": disk.is_open, "complete": disk.is_open && !disk.is_searching, "entries": disk.entries, "bytes": disk.bytes,
+                "max_bytes": disk.max_bytes, "hits": disk.hits, "stored": disk.stored, "dropped": disk.dropped, "evicted": disk.evicted,
+                "errors": disk.errors, "damaged": disk.damaged,
+            })
+        });
+        json!({ "memory": totals, "disk": disk, "routes": routes, "largest": entries })
     }
 
     /// Seconds that it is fresh for; fewer than 1 where it is not.
@@ -146,6 +171,13 @@ impl Asking<'_> {
             (target.to_vec(), route.to_vec(), rest.to_vec())
         };
         of(&key.primary) == of(&entry.primary) && variance == entry.meta.variance
+    }
+
+    /// The keys that it would have over either scheme, at its scheme's own port.
+    fn keys(&self, edits: &HeaderEdits) -> Vec<Vec<u8>> {
+        let (Some(policy), Some(route)) = (self.policy, self.route) else { return Vec::new() };
+        let key = key::key(self.head, self.exchange, seen(self.head, edits), route, policy);
+        ["http", "https"].into_iter().filter_map(|scheme| key::of_scheme(&key.primary, scheme)).collect()
     }
 
     /// What it would get of those that fit it. `predicted`: if it were fetched, the answer could not be stored.

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::cache::disk;
 use crate::consumers::ConsumerConfig;
 use crate::keys::KeyStoreConfig;
 use crate::listen::config::ListenerConfig;
@@ -187,6 +189,9 @@ pub struct ServerConfig {
     pub grace: Spanned<Period>,
     /// Memory for cached answers, in all. Default 64MiB. Changing it takes an upgrade.
     pub cache_memory: Size,
+    /// A folder on disk for cached answers, behind `cache_memory`: for more of them, and over restarts. Default: none. Changing it takes an
+    /// upgrade.
+    pub cache_disk: Option<Box<CacheDisk>>,
     /// Has no effect: every request goes the same way. It chose between two while there were two.
     pub fast_lane: Option<Spanned<bool>>,
     /// Allows the policy `fault` to delay and refuse requests on purpose. Default: false, and a file that has one is refused.
@@ -198,6 +203,27 @@ pub struct ServerConfig {
     /// The path of the socket over which an upgrade hands the listening sockets to the next process, for the moment of the
     /// upgrade. Default: in a new folder of mode 0700 in the temporary folder.
     pub upgrade_socket: Option<String>,
+}
+
+/// The cache's tier on disk.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheDisk {
+    /// The folder, as an absolute path. It is made with mode 0700 if it is not there, and is for nothing else. One process has it at a time;
+    /// another one that wants it has its cache in memory alone until it is free.
+    pub path: Spanned<String>,
+    /// What it may take in all, `64MiB` to `16TiB`.
+    pub max_size: Spanned<Size>,
+    /// The longest that a request waits for the disk before it goes to its service, `1ms` to `5s`. Default: `100ms`.
+    #[serde(default)]
+    pub deadline: Option<Spanned<Period>>,
+}
+
+impl CacheDisk {
+    pub fn settings(&self) -> disk::Settings {
+        let deadline = self.deadline.as_ref().map_or(Duration::from_millis(100), |deadline| deadline.value.0);
+        disk::Settings { path: self.path.value.as_str().into(), max_size: self.max_size.value.0, deadline }
+    }
 }
 
 impl ServerConfig {
@@ -232,6 +258,7 @@ impl Default for ServerConfig {
             buffered_bytes_per_address: None,
             grace: Spanned::nowhere(Period(std::time::Duration::from_secs(30))),
             cache_memory: Size(64 * 1024 * 1024),
+            cache_disk: None,
             fast_lane: None,
             fault_injection: false,
             quota_log: None,

@@ -256,6 +256,7 @@ async fn end_early(gateway: Gateway, mut phases: broadcast::Receiver<ExecutionPh
 
 fn finish(gateway: &Gateway) {
     gateway.flush(Duration::from_secs(5));
+    gateway.core().cache.close_disk();
     *gateway.0.pid_file.lock() = None;
 }
 

@@ -462,7 +462,11 @@ impl ProxyHttp for Gateway {
             session.set_read_timeout(None);
         }
         let journey = journey(ctx)?;
-        journey.changed(answer.status, answer.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())));
+        let noted = journey
+            .changed(answer.status, answer.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())));
+        if let Some(noted) = noted {
+            noted.written().await;
+        }
         if let (Some(validation), CachePhase::RevalidatedNoCache(_)) = (&journey.validation, session.cache.phase())
             && answer.status != StatusCode::NOT_MODIFIED
         {

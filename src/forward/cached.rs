@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderName};
 use http::{Method, StatusCode};
+use smallvec::SmallVec;
 
 use super::filling::{Filling, UnderWay};
 use super::hit::Ask;
 use super::{Failed, broke_off, call_failed, fallback, let_go, mirror, parts, refresh, relay, stale};
 use crate::cache::stored::not_modified;
 use crate::cache::{
-    CACHE_STATUS, Cache, CachePolicy, Excuse, Fetch, Heard, Hit, Looked, Next, Outcome, Patience, Use, Verdict, Waiting, Wishes,
+    CACHE_STATUS, Cache, CachePolicy, Excuse, Fetch, FromDisk, Heard, Hit, Looked, Next, Outcome, Patience, Use, Verdict, Waiting, Wishes,
 };
 use crate::downstream::{Downstream, seen_upstream};
 use crate::exchange::Exchange;
@@ -217,12 +218,24 @@ pub(super) async fn look_on(
     let cache = asker.cache;
     let mut patience = Patience::default();
     let mut failed = false;
+    // A first answer that another one varies from, and that one.
+    let mut from_disk: SmallVec<[FromDisk; 2]> = SmallVec::new();
     let mut wants_whole = used == Use::ReadOnly
         && asker.head.method == Method::GET
         && asker.head.header("range").is_some()
         && policy.fetches_whole(asker.head, asker.exchange);
     let look = |key| cache.look(policy, key, wishes, |name| seen_upstream(asker.head, asker.exchange, name));
     loop {
+        if let Looked::Missed(missed) | Looked::Predicted(missed) = &looked
+            && let Some(found) = cache.on_disk(missed, policy).filter(|_| from_disk.len() < 2)
+            && let Some(found) = Box::pin(found.load()).await
+        {
+            from_disk.push(found);
+            let (Looked::Missed(missed) | Looked::Predicted(missed)) = looked else { continue };
+            let seen = |name: &_| seen_upstream(asker.head, asker.exchange, name);
+            looked = cache.look_with(&from_disk, policy, missed.into_key(), wishes, seen);
+            continue;
+        }
         let missed = match looked {
             Looked::Fresh(hit) => return Ok(Begun::Stored(hit, None)),
             Looked::Stale(both) if wishes.only_if_cached => return Ok(Begun::Stored(both.0, None)),

@@ -18,7 +18,10 @@ use crate::wire::view::AnswerView;
 /// # Errors
 /// The client's side failed, or the service's in the middle of the answer.
 pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downstream, service: &Service) -> Result<(), Broken> {
-    journey.changed(answer.head.status, answer.head.headers());
+    if let Some(noted) = journey.changed(answer.head.status, answer.head.headers()) {
+        // Boxed: few routes have a cache on disk.
+        Box::pin(noted.written()).await;
+    }
     journey.note_call_status(&answer.head);
     if journey.web.is_some() {
         web::dress(answer, journey);

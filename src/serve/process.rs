@@ -15,6 +15,7 @@ use super::signals::{Order, Signals};
 use super::sockets::{Inherited, Sockets};
 use super::worker::{self, Command, Handle};
 use crate::admin::{self, Refused, ReloadRequest, Reloaded};
+use crate::cache::disk;
 use crate::config::Source;
 use crate::core::Core;
 use crate::ledger::Ledger;
@@ -93,11 +94,17 @@ struct Fixed {
     admin: Option<SocketAddr>,
     workers: Option<usize>,
     cache_memory: usize,
+    cache_disk: Option<Box<disk::Settings>>,
 }
 
 impl Fixed {
     fn of(snapshot: &Snapshot) -> Self {
-        Fixed { admin: snapshot.admin, workers: snapshot.workers, cache_memory: snapshot.cache_memory }
+        Fixed {
+            admin: snapshot.admin,
+            workers: snapshot.workers,
+            cache_memory: snapshot.cache_memory,
+            cache_disk: snapshot.cache_disk.clone(),
+        }
     }
 }
 
@@ -207,9 +214,17 @@ impl Process {
             // Not after a hand-over: systemd would take it for the end of the whole service, and end the successor too.
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         }
+        if matches!(end, End::HandedOver) {
+            // The successor waits for it.
+            let cache = self.core.cache;
+            tokio::task::spawn_blocking(move || cache.close_disk());
+        }
         if !matches!(end, End::Now) {
             self.drain(&mut signals).await;
         }
+        let cache = self.core.cache;
+        // What waits to be written is lost if this is not done, and nothing else.
+        let _ = tokio::task::spawn_blocking(move || cache.close_disk()).await;
         self.core.access_log.flush(Duration::from_secs(5));
         self.save_quotas().await;
     }
@@ -435,6 +450,7 @@ fn needs_upgrade(current: &Fixed, next: &Fixed) -> Vec<String> {
         (current.admin != next.admin, "admin.bind"),
         (current.workers != next.workers, "server.workers"),
         (current.cache_memory != next.cache_memory, "server.cache_memory"),
+        (current.cache_disk != next.cache_disk, "server.cache_disk"),
     ] {
         if changed {
             told.push(format!("`{what}` has changed; it takes effect at the next upgrade or restart"));

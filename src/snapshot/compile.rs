@@ -130,6 +130,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
         grace: server.grace.0,
         workers: server.workers.as_ref().map(|workers| usize::from(**workers)),
         cache_memory: usize::try_from(server.cache_memory.0).unwrap_or(usize::MAX),
+        cache_disk: server.cache_disk.as_ref().map(|disk| Box::new(disk.settings())),
         upgrade_socket: server.upgrade_socket.clone(),
         admin,
         admin_token,
@@ -503,6 +504,19 @@ impl<'a> Compiler<'a> {
         within(server.buffered_bytes.place, server.buffered_bytes.value.0 > 0, "`buffered_bytes` is at least 1 byte");
         if let Some(most) = &server.buffered_bytes_per_address {
             within(most.place, most.value.0 > 0, "`buffered_bytes_per_address` is at least 1 byte");
+        }
+        if let Some(disk) = &server.cache_disk {
+            let (path, size) = (&disk.path, &disk.max_size);
+            within(
+                path.place,
+                Path::new(&path.value).is_absolute(),
+                "`cache_disk.path` is an absolute path, as `/var/cache/portcullis`",
+            );
+            within(size.place, (64 << 20..=16 << 40).contains(&size.value.0), "`cache_disk.max_size` is from 64MiB to 16TiB");
+            if let Some(deadline) = &disk.deadline {
+                let good = (1..=5000).contains(&deadline.value.0.as_millis());
+                within(deadline.place, good, "`cache_disk.deadline` is from 1ms to 5s");
+            }
         }
         within(server.grace.place, server.grace.0.as_secs() <= 3600, "`grace` is at most 1h");
     }

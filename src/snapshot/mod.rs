@@ -221,6 +221,7 @@ pub struct Snapshot {
     pub grace: Duration,
     pub workers: Option<usize>,
     pub cache_memory: usize,
+    pub cache_disk: Option<Box<crate::cache::disk::Settings>>,
     pub upgrade_socket: Option<String>,
     pub admin: Option<SocketAddr>,
     /// The digest of the token that changing anything through the admin API takes.

@@ -139,6 +139,9 @@ pub struct CacheConfig {
     /// who asks and what his fields say. Default: false.
     #[serde(default)]
     pub show_key: bool,
+    /// Whether what is stored is also written to disk, and looked for there, where `server.cache_disk` has a folder for it. Default: true.
+    #[serde(default = "yes")]
+    pub disk: bool,
     /// Whether clients see the fields by which a service tags its answers for purges (`Surrogate-Key`, `Cache-Tag`). Default: false.
     #[serde(default)]
     pub keep_tags: bool,
@@ -242,6 +245,10 @@ pub fn not_cached() -> Box<Reply> {
     Reply::new(StatusCode::GATEWAY_TIMEOUT, CachePolicy::NAME, "not_cached", detail)
 }
 
+fn yes() -> bool {
+    true
+}
+
 fn default_max_body() -> Spanned<Size> {
     Spanned { value: Size(DEFAULT_MAX_BODY), place: Place::NOWHERE }
 }
@@ -278,6 +285,7 @@ impl Policy for CachePolicy {
             handed: Box::default(),
             query: query?,
             extra: extra?,
+            on_disk: config.disk,
             keep_tags: config.keep_tags,
             statuses: statuses?,
         })

@@ -1,0 +1,73 @@
+//! Numbers and strings in a row, as they stand in the files.
+
+/// What is written.
+#[derive(Default)]
+pub(super) struct Out(pub(super) Vec<u8>);
+
+impl Out {
+    pub(super) fn u16(&mut self, number: u16) {
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    pub(super) fn u32(&mut self, number: u32) {
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    pub(super) fn u64(&mut self, number: u64) {
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    /// With its length.
+    pub(super) fn text(&mut self, text: &[u8]) {
+        self.u32(u32::try_from(text.len()).unwrap_or(u32::MAX));
+        self.0.extend_from_slice(text);
+    }
+}
+
+/// What is left to read.
+pub(super) struct In<'a>(pub(super) &'a [u8]);
+
+impl<'a> In<'a> {
+    pub(super) fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (these, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(these)
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (these, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*these)
+    }
+
+    pub(super) fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(super) fn text(&mut self) -> Option<&'a [u8]> {
+        let length = self.u32()?;
+        self.bytes(length as usize)
+    }
+}
+
+/// The length of a code that nobody can make who has not the folder's key.
+pub(super) const CODE: usize = 16;
+
+/// The code of these bytes, one part after the other.
+pub(super) fn code(key: &[u8; 32], parts: &[&[u8]]) -> [u8; CODE] {
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    for part in parts {
+        hasher.update(part);
+    }
+    let mut code = [0; CODE];
+    hasher.finalize_xof().fill(&mut code);
+    code
+}

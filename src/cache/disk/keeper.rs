@@ -1,0 +1,343 @@
+//! The threads that do what may wait for the disk: one that opens the folder and writes the notes, one that writes answers, some that read
+//! them, and one that looks through what there is and ends.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{Builder, sleep};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::folder::Folder;
+use super::journal::{self, Journal, Note, Said};
+use super::state::{self, State};
+use super::store::{self, End, Store};
+use super::{Disk, Early, Order, Read, Write};
+use crate::cache::changed::Place as Target;
+use crate::cache::moment::Moment;
+
+const READERS: usize = 4;
+const TICK: Duration = Duration::from_millis(500);
+/// How often it is tried to get the folder that another process has.
+const AGAIN: Duration = Duration::from_millis(100);
+/// How long nothing is tried after a failure.
+const REST: Duration = Duration::from_secs(5);
+/// The longest that closing takes.
+pub(super) const CLOSING: Duration = Duration::from_secs(10);
+/// How far ahead the disk's clock may go before that is written down.
+const AHEAD: u64 = 3_600_000_000_000;
+
+/// The folder as it is while it is open.
+struct Open {
+    store: Arc<Store>,
+    journal: Journal,
+    state: State,
+    synced: Instant,
+    is_dirty: bool,
+}
+
+impl Disk {
+    /// Starts the threads, which live as long as the process.
+    pub(in crate::cache) fn start(&'static self) -> io::Result<()> {
+        let thread = |name: String, work: fn(&'static Disk)| Builder::new().name(name).spawn(move || work(self)).map(drop);
+        thread("cache-disk".to_owned(), Disk::keep_house)?;
+        thread("cache-disk-write".to_owned(), Disk::write_on)?;
+        (0..READERS).try_for_each(|number| thread(format!("cache-disk-read{number}"), Disk::read_on))
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    fn keep_house(&'static self) {
+        let (mut waits, mut fails) = (false, false);
+        while !self.is_closing() {
+            match self.open() {
+                Ok(Some(open)) => {
+                    (waits, fails) = (false, false);
+                    self.figures.open.set(1);
+                    let done = self.serve(open);
+                    self.figures.open.set(0);
+                    if let Err(error) = done {
+                        self.figures.errors.add(1);
+                        log::error!("the disk cache is given up for now, and begins anew: {error}");
+                        self.rest(REST);
+                    }
+                }
+                Ok(None) => {
+                    if !std::mem::replace(&mut waits, true) {
+                        log::warn!("{} is another process's: the cache is in memory alone until it has gone", self.path());
+                    }
+                    self.rest(AGAIN);
+                }
+                Err(error) => {
+                    self.figures.errors.add(1);
+                    if !std::mem::replace(&mut fails, true) {
+                        log::error!("the disk cache cannot be had in {}: {error}", self.path());
+                    }
+                    self.rest(REST);
+                }
+            }
+        }
+        *self.closed.0.lock() = true;
+        self.closed.1.notify_all();
+    }
+
+    fn path(&self) -> String {
+        self.settings.path.display().to_string()
+    }
+
+    fn rest(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until && !self.is_closing() {
+            sleep(AGAIN.min(until.saturating_duration_since(Instant::now())));
+        }
+    }
+
+    /// For the notes.
+    fn most_notes(&self) -> u64 {
+        (self.settings.max_size / 16).clamp(1 << 20, 64 << 20)
+    }
+
+    /// `None` if another process has the folder.
+    fn open(&'static self) -> io::Result<Option<Open>> {
+        let Some(folder) = Folder::open(&self.settings.path)? else { return Ok(None) };
+        let (secret, is_new) = folder.key()?;
+        let boot = state::boot();
+        let before = if is_new { None } else { State::read(&folder, &secret)? };
+        // What a machine has not written when its power went is not known.
+        let known = before.filter(|state| state.is_clean || state.boot == boot && boot != 0);
+        let journal = Journal::open(&folder, secret)?;
+        let early = std::mem::replace(&mut *self.early.lock(), Early::Few(Default::default()));
+        let is_whole = |state: &State, journal: &Journal| match state.is_clean {
+            true => journal.count == state.notes,
+            false => journal.count >= state.notes,
+        };
+        let (ceiling, journal, notes) = match (known, journal, &early) {
+            (Some(state), Some((journal, notes)), Early::Few(_)) if is_whole(&state, &journal) => (state.ceiling, journal, notes),
+            (known, ..) => {
+                if let Some(state) = before {
+                    let why = if known.is_none() { "the machine has stopped without a warning" } else { "its notes are damaged" };
+                    log::warn!("what is in {} does not count any more: {why}", self.path());
+                    // Its clock goes on: there may be a thing that cannot be removed.
+                    store::wipe(&folder)?;
+                    (state.ceiling, Journal::new(&folder, secret)?, Vec::new())
+                } else {
+                    store::wipe(&folder)?;
+                    (1, Journal::new(&folder, secret)?, Vec::new())
+                }
+            }
+        };
+        // All moments of those who had it before were before this process began.
+        let shift = i128::from(ceiling) - i128::from(Moment::FIRST);
+        let size = store::segment_size(self.settings.max_size);
+        let budget = self.settings.max_size.saturating_sub(self.most_notes()).max(u64::from(size));
+        let store = Arc::new(Store::open(folder, secret, shift, budget, size, journal.count)?);
+        let state = State { is_clean: false, boot, ceiling: store.to_disk(Moment::now().get()) + AHEAD, notes: journal.count };
+        state.write(&store.folder, &secret)?;
+        for (at, said) in &notes {
+            self.remember(store.from_disk(*at), said);
+        }
+        *self.heard.lock() = journal::heard(&notes);
+        if let Early::Few(slots) = early {
+            slots.into_iter().for_each(|slot| store.index.bar(slot));
+        }
+        self.store.store(Some(store.clone()));
+        // What came in between.
+        match std::mem::replace(&mut *self.early.lock(), Early::Few(Default::default())) {
+            Early::Few(slots) => slots.into_iter().for_each(|slot| self.forget_in(&store, slot)),
+            Early::Many => store.is_lost.store(true, Ordering::Relaxed),
+        }
+        let (searched, disk) = (store.clone(), self);
+        Builder::new().name("cache-disk-find".to_owned()).spawn(move || disk.search(&searched))?;
+        Ok(Some(Open { store, journal, state, synced: Instant::now(), is_dirty: false }))
+    }
+
+    /// What was noted by those who had the folder before is held against what is found there.
+    fn remember(&self, at: u64, said: &Said) {
+        match said {
+            Said::Changed(target) => self.tier.changes.note_at(Target::of(target), at),
+            Said::Purged { purge, soft } => self.tier.purges.note_at(purge, *soft, at),
+            Said::Forgotten => self.tier.purges.forget_before(at),
+            Said::Heard { .. } => {}
+        }
+    }
+
+    fn search(&self, store: &Store) {
+        let began = Instant::now();
+        store.search();
+        let (entries, took) = (store.index.len(), began.elapsed());
+        if entries > 0 {
+            log::info!("{entries} answers were found in {} in {:.1} s", self.path(), took.as_secs_f64());
+        }
+    }
+
+    /// Works until the folder is given to another process, or fails.
+    fn serve(&self, mut open: Open) -> io::Result<()> {
+        let mut closing = None;
+        let done = loop {
+            let orders = self.orders.take_all(if closing.is_some() { AGAIN } else { TICK });
+            if let Err(error) = self.obey(&mut open, orders) {
+                break Err(error);
+            }
+            let store = &open.store;
+            self.figures.entries.set(store.index.len() as u64);
+            self.figures.bytes.set(store.bytes() + open.journal.length());
+            if self.is_closing() {
+                let since = *closing.get_or_insert_with(Instant::now);
+                if self.writes.is_idle() && self.orders.is_idle() || since.elapsed() > CLOSING / 2 {
+                    break Ok(());
+                }
+            }
+        };
+        let Open { store, journal, state, .. } = open;
+        self.store.store(None);
+        let done = done.and_then(|()| {
+            journal.sync()?;
+            let ceiling = store.to_disk(Moment::now().get()).saturating_add(1);
+            State { is_clean: true, ceiling, notes: journal.count, ..state }.write(&store.folder, &store.secret)
+        });
+        if done.is_err() {
+            store.index.clear();
+            // Without it nothing that is there counts.
+            let _ = store.folder.remove(state::NAME);
+        }
+        store.folder.unlock();
+        done
+    }
+
+    fn obey(&self, open: &mut Open, orders: Vec<Order>) -> io::Result<()> {
+        if open.store.is_lost.load(Ordering::Relaxed) {
+            return Err(io::Error::other("notes are missing"));
+        }
+        let (mut notes, mut told, mut sync): (Vec<Note>, Vec<oneshot::Sender<()>>, bool) = (Vec::new(), Vec::new(), false);
+        if self.overflowed.swap(false, Ordering::AcqRel) {
+            open.store.index.clear();
+            notes.push((open.store.to_disk(Moment::now().get()), Said::Forgotten));
+        }
+        for order in orders {
+            match order {
+                Order::Kill(store, place) if Arc::ptr_eq(&store, &open.store) => store.kill(place)?,
+                Order::Kill(..) => {}
+                Order::Note { at, said, sync: now, done } => {
+                    notes.push((open.store.to_disk(at), said));
+                    told.extend(done);
+                    sync |= now;
+                }
+            }
+        }
+        let store = &open.store;
+        let ahead = store.to_disk(Moment::now().get());
+        if ahead + AHEAD / 2 > open.state.ceiling {
+            open.state.ceiling = ahead + AHEAD;
+            open.state.notes = open.journal.count;
+            open.state.write(&store.folder, &store.secret)?;
+        }
+        if !notes.is_empty() {
+            if open.journal.append(&notes).is_err() {
+                // There may be no room: it is worth more than answers.
+                store.yield_room()?;
+                open.journal.append(&notes)?;
+            }
+            store.notes.store(open.journal.count, Ordering::Release);
+            open.is_dirty = true;
+        }
+        if open.is_dirty && (sync || open.synced.elapsed() > Duration::from_secs(1)) {
+            open.journal.sync()?;
+            (open.is_dirty, open.synced) = (false, Instant::now());
+        }
+        told.into_iter().for_each(|done| {
+            let _ = done.send(());
+        });
+        if open.journal.length() > self.most_notes() {
+            open.journal.compact(&store.folder, self.most_notes())?;
+        }
+        Ok(())
+    }
+
+    fn write_on(&'static self) {
+        let mut current: Option<(Arc<Store>, End)> = None;
+        let (mut fails, mut rest_until) = (false, None::<Instant>);
+        loop {
+            let Some(Write { slot, ticket, kind, entry }) = self.writes.take(Duration::from_secs(3600)) else { continue };
+            let store = self.store.load_full();
+            if let Some(store) = &store
+                && !current.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, store))
+            {
+                // The bound may be another one than it was.
+                self.figures.evicted.add(store.shrink().unwrap_or(0));
+                current = Some((store.clone(), End::default()));
+            }
+            if store.is_none() {
+                current = None;
+            }
+            let resting = rest_until.is_some_and(|until| Instant::now() < until);
+            match &mut current {
+                Some((store, end)) if !resting => match store.append(end, kind, &entry) {
+                    Ok((place, written)) => {
+                        if std::mem::take(&mut fails) {
+                            log::info!("the disk cache can be written to again");
+                        }
+                        self.figures.stored.add(1);
+                        self.figures.written.add(written.bytes);
+                        self.figures.evicted.add(written.evicted);
+                        if !store.index.settle(slot, ticket, place) {
+                            self.kill(store, place);
+                        }
+                    }
+                    Err(error) => {
+                        store.index.abandon(slot, ticket);
+                        if error.kind() == io::ErrorKind::StorageFull {
+                            // It goes on in less room.
+                            let _ = store.yield_room();
+                        }
+                        self.figures.errors.add(1);
+                        self.figures.dropped.add(1);
+                        rest_until = Some(Instant::now() + REST);
+                        if !std::mem::replace(&mut fails, true) {
+                            log::error!("the disk cache cannot be written to: {error}");
+                        }
+                    }
+                },
+                Some((store, _)) => {
+                    store.index.abandon(slot, ticket);
+                    self.figures.dropped.add(1);
+                }
+                None => self.figures.dropped.add(1),
+            }
+            self.writes.done();
+        }
+    }
+
+    fn read_on(&'static self) {
+        let mut fails = false;
+        loop {
+            let Some(Read { store, index, place }) = self.reads.take(Duration::from_secs(3600)) else { continue };
+            let slot = super::Slot::of(&index);
+            let found = match store.read(place, false) {
+                Ok(bytes) => {
+                    fails = false;
+                    let found = bytes.and_then(|bytes| self.take_in(&store, index, place, &bytes));
+                    if found.is_none() {
+                        store.index.forget_place(slot, place);
+                    }
+                    found
+                }
+                Err(error) => {
+                    store.index.forget_place(slot, place);
+                    self.figures.errors.add(1);
+                    if !std::mem::replace(&mut fails, true) {
+                        log::error!("the disk cache cannot be read: {error}");
+                    }
+                    None
+                }
+            };
+            let waiting = self.loads.lock().remove(&slot).unwrap_or_default();
+            for tell in waiting {
+                let _ = tell.send(found.clone());
+            }
+            self.reads.done();
+        }
+    }
+}

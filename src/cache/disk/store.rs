@@ -1,0 +1,372 @@
+//! The folder while this process has it: segments that records are appended to, and read from.
+//!
+//! A segment is written from its beginning to its end, and never changed. When there is no more room the oldest one goes as a whole; what of
+//! it was asked for since it was written is written once more. A process goes on in a segment of its own, behind whatever the last one had
+//! written.
+//!
+//! Files are read and written through the system's page cache, on purpose: what is asked for often is read without the disk, by every core,
+//! in one copy that the system gives back when memory is wanted for something else. With `O_DIRECT` each hit would be a read of the device,
+//! and buffers would have to be aligned. What is written is not waited for (no `fsync`): after a power cut the codes tell what came to be
+//! on disk whole.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use rustix::io::ReadWriteFlags;
+
+use super::folder::Folder;
+use super::index::{Index, Slot};
+use super::record::{self, FIXED, Fixed, Kind, Place};
+use crate::cache::entry::{Entry, Index as Key};
+use crate::cache::key;
+
+/// What is written once more of a segment that goes, at most.
+const MOST_KEPT: usize = 8 << 20;
+/// How much is read at once when a segment is looked through.
+const WINDOW: usize = 256 << 10;
+
+/// See the module.
+pub(super) struct Store {
+    pub(super) folder: Folder,
+    pub(super) secret: [u8; 32],
+    pub(super) index: Index,
+    /// What the disk's clock is ahead of this process's by.
+    shift: i128,
+    pub(super) segment_size: u32,
+    /// For all segments.
+    budget: u64,
+    segments: Mutex<Segments>,
+    /// How many notes were written.
+    pub(super) notes: AtomicU64,
+    /// It is not known yet all that there is.
+    pub(super) searching: AtomicBool,
+    /// Nothing in it can be believed.
+    pub(super) is_lost: AtomicBool,
+}
+
+#[derive(Default)]
+struct Segments {
+    files: BTreeMap<u32, Arc<Segment>>,
+    bytes: u64,
+    next: u32,
+}
+
+struct Segment {
+    number: u32,
+    file: File,
+    length: AtomicU64,
+}
+
+/// Where the next record goes.
+#[derive(Default)]
+pub(super) struct End(Option<Arc<Segment>>);
+
+/// What came of writing.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Written {
+    pub(super) bytes: u64,
+    pub(super) evicted: u64,
+}
+
+fn name(segment: u32) -> String {
+    format!("{segment:08x}.seg")
+}
+
+fn number(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 8)?;
+    u32::from_str_radix(digits, 16).ok().filter(|number| *number > 0)
+}
+
+/// How long a segment of a store of this size is.
+pub(super) fn segment_size(max_size: u64) -> u32 {
+    u32::try_from((max_size / 32).clamp(1 << 20, 64 << 20)).unwrap_or(1 << 20)
+}
+
+/// Removes everything of ours but the key and the lock.
+pub(super) fn wipe(folder: &Folder) -> io::Result<()> {
+    // First what makes the rest count.
+    folder.remove(super::state::NAME)?;
+    folder.remove(super::journal::NAME)?;
+    for name in folder.names()? {
+        if number(&name).is_some() || name.ends_with(".new") {
+            folder.remove(&name)?;
+        }
+    }
+    Ok(())
+}
+
+impl Store {
+    pub(super) fn open(
+        folder: Folder,
+        secret: [u8; 32],
+        shift: i128,
+        budget: u64,
+        segment_size: u32,
+        notes: u64,
+    ) -> io::Result<Self> {
+        let mut segments = Segments { next: 1, ..Segments::default() };
+        for name in folder.names()? {
+            let Some(number) = number(&name) else { continue };
+            let file = folder.open_file(&name)?;
+            let length = file.metadata()?.len();
+            segments.bytes += length;
+            segments.next = segments.next.max(number.saturating_add(1));
+            segments.files.insert(number, Arc::new(Segment { number, file, length: AtomicU64::new(length) }));
+        }
+        Ok(Store {
+            folder,
+            secret,
+            index: Index::new(),
+            shift,
+            segment_size,
+            budget,
+            segments: Mutex::new(segments),
+            notes: AtomicU64::new(notes),
+            searching: AtomicBool::new(true),
+            is_lost: AtomicBool::new(false),
+        })
+    }
+
+    /// A moment of this process by the disk's clock.
+    pub(super) fn to_disk(&self, moment: u64) -> u64 {
+        u64::try_from((i128::from(moment) + self.shift).max(0)).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn from_disk(&self, moment: u64) -> u64 {
+        u64::try_from((i128::from(moment) - self.shift).max(1)).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn is_searching(&self) -> bool {
+        self.searching.load(Ordering::Acquire)
+    }
+
+    /// On disk, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.lock().bytes
+    }
+
+    fn segment(&self, number: u32) -> Option<Arc<Segment>> {
+        self.segments.lock().files.get(&number).cloned()
+    }
+
+    /// A record's bytes. `None` if they are not there any more, or, with `at_once`, if that would take more than a copy.
+    pub(super) fn read(&self, place: Place, at_once: bool) -> io::Result<Option<Vec<u8>>> {
+        let Some(segment) = self.segment(place.segment) else { return Ok(None) };
+        let mut bytes = vec![0; place.length as usize];
+        if !at_once {
+            segment.file.read_exact_at(&mut bytes, u64::from(place.offset))?;
+            return Ok(Some(bytes));
+        }
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        match rustix::io::preadv2(&segment.file, &mut parts, u64::from(place.offset), ReadWriteFlags::NOWAIT) {
+            Ok(read) if read == place.length as usize => Ok(Some(bytes)),
+            // Some of it is not in memory; or nobody can tell.
+            _ => Ok(None),
+        }
+    }
+
+    /// The answer that these bytes are.
+    pub(super) fn decode(&self, place: Place, bytes: &[u8]) -> Option<(Entry, Kind)> {
+        Fixed::read(bytes)?.entry(&self.secret, place, bytes, |moment| self.from_disk(moment))
+    }
+
+    /// Appends an answer.
+    pub(super) fn append(&self, end: &mut End, kind: Kind, entry: &Entry) -> io::Result<(Place, Written)> {
+        let mut written = Written::default();
+        let asked = self.to_disk(entry.meta.asked);
+        let notes = self.notes.load(Ordering::Acquire);
+        let mut at = self.end(end, FIXED, &mut written)?;
+        let mut record = record::encode(&self.secret, at, kind, entry, asked, notes);
+        if record.len() > self.segment_size as usize {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than a segment"));
+        }
+        if at.1 as usize + record.len() > self.segment_size as usize {
+            at = self.end(end, record.len(), &mut written)?;
+            record = record::moved(&self.secret, record, at).ok_or_else(|| io::Error::other("it is no record"))?;
+        }
+        let place = self.put(end, at, &record)?;
+        written.bytes += record.len() as u64;
+        Ok((place, written))
+    }
+
+    /// The number of the last segment and where it ends, with room for so many bytes more.
+    fn end(&self, end: &mut End, room: usize, written: &mut Written) -> io::Result<(u32, u32)> {
+        let has_room =
+            |segment: &Arc<Segment>| segment.length.load(Ordering::Relaxed) + room as u64 <= u64::from(self.segment_size);
+        if !end.0.as_ref().is_some_and(has_room) {
+            end.0 = None;
+            let kept = self.make_room(u64::from(self.segment_size), written)?;
+            let segment = self.begin()?;
+            end.0 = Some(segment);
+            for (slot, from, record) in kept {
+                let Some(at) = end.0.as_ref().map(|segment| (segment.number, segment.length.load(Ordering::Relaxed) as u32))
+                else {
+                    break;
+                };
+                let Some(record) = record::moved(&self.secret, record, at) else { continue };
+                if at.1 as usize + record.len() + room > self.segment_size as usize {
+                    self.index.forget_place(slot, from);
+                    continue;
+                }
+                let to = self.put(end, at, &record)?;
+                if !self.index.moved(slot, from, to) {
+                    // It was forgotten meanwhile.
+                    self.kill(to)?;
+                }
+                written.bytes += record.len() as u64;
+            }
+        }
+        let segment = end.0.as_ref().ok_or_else(|| io::Error::other("there is no segment"))?;
+        Ok((segment.number, segment.length.load(Ordering::Relaxed) as u32))
+    }
+
+    fn put(&self, end: &End, at: (u32, u32), record: &[u8]) -> io::Result<Place> {
+        let segment = end.0.as_ref().ok_or_else(|| io::Error::other("there is no segment"))?;
+        segment.file.write_all_at(record, u64::from(at.1))?;
+        let length = u32::try_from(record.len()).map_err(io::Error::other)?;
+        segment.length.store(u64::from(at.1) + u64::from(length), Ordering::Release);
+        self.segments.lock().bytes += u64::from(length);
+        Ok(Place { segment: at.0, offset: at.1, length })
+    }
+
+    fn begin(&self) -> io::Result<Arc<Segment>> {
+        let mut segments = self.segments.lock();
+        let number = segments.next;
+        let file = self.folder.create(&name(number))?;
+        segments.next = number.checked_add(1).ok_or_else(|| io::Error::other("there are no more numbers"))?;
+        let segment = Arc::new(Segment { number, file, length: AtomicU64::new(0) });
+        segments.files.insert(number, segment.clone());
+        Ok(segment)
+    }
+
+    /// Lets the oldest segments go until there is room for so many bytes more. What of them is to be kept.
+    fn make_room(&self, room: u64, written: &mut Written) -> io::Result<Vec<(Slot, Place, Vec<u8>)>> {
+        let (mut kept, mut bytes) = (Vec::new(), 0);
+        let most = MOST_KEPT.min(self.segment_size as usize / 2);
+        while self.bytes() + room > self.budget {
+            let Some(oldest) = self.segments.lock().files.values().next().cloned() else { break };
+            self.look_through(&oldest, |slot, fixed| {
+                match self.index.was_hit(slot, fixed.place) {
+                    Some(true) if bytes + fixed.place.length as usize <= most => {
+                        if let Ok(Some(record)) = self.read(fixed.place, false) {
+                            bytes += record.len();
+                            kept.push((slot, fixed.place, record));
+                            return;
+                        }
+                    }
+                    None => return,
+                    Some(_) => {}
+                }
+                if self.index.forget_place(slot, fixed.place) {
+                    written.evicted += 1;
+                }
+            });
+            self.drop_segment(&oldest)?;
+        }
+        Ok(kept)
+    }
+
+    fn drop_segment(&self, segment: &Segment) -> io::Result<()> {
+        self.folder.remove(&name(segment.number))?;
+        let mut segments = self.segments.lock();
+        if segments.files.remove(&segment.number).is_some() {
+            segments.bytes -= segment.length.load(Ordering::Acquire).min(segments.bytes);
+        }
+        Ok(())
+    }
+
+    /// Lets the oldest segments go until all that is there is within the bound.
+    pub(super) fn shrink(&self) -> io::Result<u64> {
+        let mut written = Written::default();
+        self.make_room(0, &mut written)?;
+        Ok(written.evicted)
+    }
+
+    /// Lets the oldest segment go, for want of room on the device.
+    pub(super) fn yield_room(&self) -> io::Result<()> {
+        // The last one may be written to.
+        let oldest = Some(self.segments.lock()).filter(|segments| segments.files.len() > 1);
+        match oldest.and_then(|segments| segments.files.values().next().cloned()) {
+            Some(oldest) => self.drop_segment(&oldest),
+            None => Ok(()),
+        }
+    }
+
+    /// All records of a segment up to the first that is none.
+    fn look_through(&self, segment: &Segment, mut found: impl FnMut(Slot, &Fixed)) {
+        let length = segment.length.load(Ordering::Acquire);
+        let mut window = Window { file: &segment.file, length, bytes: Vec::new(), from: 0 };
+        let mut at = 0;
+        while at < length {
+            let Some(fixed) = window.at(at, FIXED).and_then(Fixed::read) else { return };
+            let Ok(offset) = u32::try_from(at) else { return };
+            let end = at + u64::from(fixed.place.length);
+            let Some(head) = window.at(at, fixed.head()).filter(|_| end <= length) else { return };
+            let Some((primary, kind)) = fixed.key(&self.secret, (segment.number, offset), head) else { return };
+            found(Slot::of(&Key { primary: key::hash(primary), variance: kind.variance }), &fixed);
+            at = end;
+        }
+    }
+
+    /// That record does not count any more, now or after the next start.
+    pub(super) fn kill(&self, place: Place) -> io::Result<()> {
+        match self.segment(place.segment) {
+            Some(segment) => segment.file.write_all_at(&record::DEAD, u64::from(place.offset)),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks through all that was there before, the newest first.
+    pub(super) fn search(&self) {
+        let before: Vec<Arc<Segment>> = self.segments.lock().files.values().rev().cloned().collect();
+        for segment in before {
+            let end = Some(segment.number).filter(|number| self.segment(*number).is_some());
+            if end.is_none() || self.is_lost.load(Ordering::Relaxed) {
+                continue;
+            }
+            self.look_through(&segment, |slot, fixed| {
+                if fixed.notes > self.notes.load(Ordering::Acquire) {
+                    // Notes are missing that it was written after.
+                    self.is_lost.store(true, Ordering::Relaxed);
+                }
+                let overtaken = if fixed.is_dead { None } else { self.index.found(slot, fixed.place) };
+                if let Some(place) = overtaken {
+                    // If it cannot be, it is overtaken at the next start as well.
+                    let _ = self.kill(place);
+                }
+            });
+        }
+        self.index.is_complete();
+        self.searching.store(false, Ordering::Release);
+    }
+}
+
+/// A part of a file in memory.
+struct Window<'a> {
+    file: &'a File,
+    length: u64,
+    bytes: Vec<u8>,
+    from: u64,
+}
+
+impl Window<'_> {
+    fn at(&mut self, at: u64, count: usize) -> Option<&[u8]> {
+        let end = at.checked_add(count as u64).filter(|end| *end <= self.length)?;
+        if at < self.from || end > self.from + self.bytes.len() as u64 {
+            let size = usize::try_from((self.length - at).min(WINDOW.max(count) as u64)).ok()?;
+            self.bytes.resize(size, 0);
+            self.from = at;
+            if self.file.read_exact_at(&mut self.bytes, at).is_err() {
+                self.bytes.clear();
+                return None;
+            }
+        }
+        let start = usize::try_from(at - self.from).ok()?;
+        self.bytes.get(start..start + count)
+    }
+}

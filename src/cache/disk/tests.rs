@@ -1,0 +1,312 @@
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::time::Instant;
+
+use ::bytes::Bytes;
+use pingora_http::ResponseHeader;
+
+use super::*;
+use crate::cache::Cache;
+use crate::cache::entry::Meta;
+use crate::cache::key::Key;
+use crate::cache::moment::Moment;
+use crate::cache::stored::StoredHead;
+use crate::cache::tests::{policy, seen};
+use crate::exchange::Exchange;
+use crate::head::RequestHead;
+
+const SIZE: u64 = 64 << 20;
+
+/// A process that has the folder.
+fn process(path: &Path, max_size: u64) -> (&'static Cache, &'static Disk) {
+    let cache = Cache::new(8 << 20);
+    let settings = Settings { path: path.to_owned(), max_size, deadline: Duration::from_secs(2) };
+    cache.add_disk(settings, &Tallies::default()).unwrap();
+    let disk = cache.disk().unwrap();
+    (cache, disk)
+}
+
+#[track_caller]
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn opened(path: &Path, max_size: u64) -> (&'static Cache, &'static Disk) {
+    let (cache, disk) = process(path, max_size);
+    eventually("it is open", || disk.stats().is_open && !disk.stats().is_searching);
+    (cache, disk)
+}
+
+fn key_of(path: &str) -> Key {
+    let head = RequestHead::build("GET", path, &[("host", "shop.example")]);
+    key::key(&head, &Exchange::for_tests(), seen(&head), "r", &policy())
+}
+
+fn stored(path: &str, body: &[u8]) -> Arc<Entry> {
+    let mut answer = ResponseHeader::build(200, None).unwrap();
+    answer.append_header("content-type", "text/plain").unwrap();
+    answer.append_header("x-path", path).unwrap();
+    let now = SystemTime::now();
+    let meta = Meta {
+        fresh_until: now + Duration::from_secs(3600),
+        created: now,
+        epoch: now,
+        variance: None,
+        stale_while_revalidate: 7,
+        stale_if_error: 8,
+        asked: Moment::now().get(),
+        tags: tags::of_text("a\nb"),
+        on_disk: true,
+        head: StoredHead::of(&answer).unwrap(),
+    };
+    Arc::new(Entry::new(&key_of(path).primary, "", meta, Bytes::copy_from_slice(body)))
+}
+
+mod tags {
+    pub fn of_text(text: &str) -> Option<crate::cache::tags::Tags> {
+        crate::cache::tags::Tags::of_text(text)
+    }
+}
+
+fn index(path: &str) -> Index {
+    Index::primary(&key_of(path))
+}
+
+/// Writes them, and waits until they are there.
+fn write(disk: &Disk, names: impl IntoIterator<Item = String>, length: usize) {
+    for name in names {
+        let waiting = || disk.keep(index(&name), &stored(&name, &body(&name, length)));
+        waiting();
+        eventually("it is written", || disk.may_have(&index(&name)) || disk.writes.is_idle());
+    }
+    eventually("all is written", || disk.writes.is_idle());
+}
+
+fn body(name: &str, length: usize) -> Vec<u8> {
+    name.bytes().cycle().take(length).collect()
+}
+
+async fn find(disk: &'static Disk, name: &str) -> Option<Vec<u8>> {
+    let entry = disk.load(index(name), &key_of(name).primary).await?;
+    assert_eq!(entry.meta.head.header(&http::HeaderName::from_static("x-path")), Some(name.as_bytes()));
+    Some(entry.body.to_vec())
+}
+
+fn names(count: usize) -> impl Iterator<Item = String> + Clone {
+    (0..count).map(|number| format!("/item/{number}"))
+}
+
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("disk");
+    (place, path)
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_for_the_next_process() {
+    let (_place, path) = folder();
+    let (_, disk) = opened(&path, SIZE);
+    write(disk, names(50), 5_000);
+    assert_eq!(find(disk, "/item/7").await.unwrap(), body("/item/7", 5_000));
+    assert!(find(disk, "/other").await.is_none());
+    // One that is given up, and one that is another one now.
+    disk.forget(index("/item/8"));
+    write(disk, ["/item/9".to_owned()], 100);
+    disk.close();
+    assert!(find(disk, "/item/7").await.is_none(), "it is another's now");
+    let (_, disk) = opened(&path, SIZE);
+    assert_eq!(disk.stats().entries, 49);
+    for name in names(50) {
+        let length = if name == "/item/9" { 100 } else { 5_000 };
+        let expected = (name != "/item/8").then(|| body(&name, length));
+        assert_eq!(find(disk, &name).await, expected, "{name}");
+    }
+    let entry = disk.load(index("/item/1"), &key_of("/item/1").primary).await.unwrap();
+    let tags: Vec<&str> = entry.meta.tags.iter().flat_map(|tags| tags.iter()).collect();
+    assert_eq!((tags, entry.meta.stale_while_revalidate, entry.meta.stale_if_error), (vec!["a", "b"], 7, 8));
+    assert!(entry.meta.asked < Moment::FIRST);
+    let mode = |name: &str| std::fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("."), mode("key"), mode("notes"), mode("state"), mode("00000001.seg")), (0o700, 0o600, 0o600, 0o600, 0o600));
+    disk.close();
+}
+
+#[tokio::test]
+async fn what_was_purged_or_changed_stays_so_for_ever() {
+    let (_place, path) = folder();
+    let (cache, disk) = opened(&path, SIZE);
+    write(disk, names(8), 1_000);
+    let changed =
+        |path: &str| cache.changed(&RequestHead::build("POST", path, &[("host", "shop.example")]), "http", std::iter::empty());
+    assert!(cache.purge(&Purge::url("shop.example/item/1").unwrap(), false).unwrap().written().await);
+    assert!(cache.purge(&Purge::url("shop.example/item/2").unwrap(), true).unwrap().written().await);
+    assert!(changed("/item/3").unwrap().written().await);
+    // From after that.
+    write(disk, ["/item/4".to_owned()], 10);
+    for round in 0..3 {
+        // Without a word, as by `kill -9`, but for the lock.
+        disk.store.load_full().unwrap().folder.unlock();
+        let (_, next) = opened(&path, SIZE);
+        assert_eq!(find(next, "/item/1").await, None, "{round}");
+        assert_eq!(find(next, "/item/3").await, None, "{round}");
+        assert_eq!(find(next, "/item/0").await, Some(body("/item/0", 1_000)), "{round}");
+        assert_eq!(find(next, "/item/4").await, Some(body("/item/4", 10)));
+        let soft = next.load(index("/item/2"), &key_of("/item/2").primary).await.unwrap();
+        let soft = next.tier.still(&index("/item/2"), &key_of("/item/2").primary, "", soft).unwrap();
+        assert!(soft.meta.fresh_until <= SystemTime::now());
+        next.close();
+    }
+    let (cache, next) = opened(&path, SIZE);
+    assert!(cache.purge(&Purge::Everything, false).unwrap().written().await);
+    write(next, ["/new".to_owned()], 10);
+    next.close();
+    let (_, next) = opened(&path, SIZE);
+    assert_eq!(find(next, "/item/0").await, None);
+    assert_eq!(find(next, "/new").await, Some(body("/new", 10)));
+    next.close();
+}
+
+#[tokio::test]
+async fn nothing_that_is_damaged_is_given() {
+    let (place, path) = folder();
+    let (_, disk) = opened(&path, SIZE);
+    write(disk, names(4), 300);
+    disk.close();
+    let files = ["00000001.seg", "notes", "state", "key"];
+    let lengths = files.map(|name| std::fs::metadata(path.join(name)).unwrap().len() as usize);
+    let whole = place.path().join("whole");
+    std::fs::rename(&path, &whole).unwrap();
+    for (name, length) in files.into_iter().zip(lengths) {
+        for at in (0..length).step_by(37) {
+            for cut in [false, true] {
+                std::fs::create_dir(&path).unwrap();
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+                for file in files {
+                    std::fs::copy(whole.join(file), path.join(file)).unwrap();
+                }
+                let mut bytes = std::fs::read(path.join(name)).unwrap();
+                if cut {
+                    bytes.truncate(at)
+                } else {
+                    bytes[at] ^= 0x55
+                }
+                std::fs::write(path.join(name), bytes).unwrap();
+                let (_, disk) = opened(&path, SIZE);
+                let mut found = 0;
+                for item in names(4) {
+                    let body_there = find(disk, &item).await;
+                    found += usize::from(body_there.is_some());
+                    assert!(body_there.is_none_or(|there| there == body(&item, 300)), "{name} {at} {cut}");
+                }
+                assert!(found < 4, "{name} {at} {cut}");
+                disk.close();
+                std::fs::remove_dir_all(&path).unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_stays_within_its_bound_and_keeps_what_is_asked_for() {
+    let (_place, path) = folder();
+    let (_, disk) = opened(&path, SIZE);
+    let count = 2_400;
+    write(disk, names(3), 40_000);
+    for (number, name) in names(count).enumerate().skip(3) {
+        disk.keep(index(&name), &stored(&name, &body(&name, 40_000)));
+        if number % 100 == 0 {
+            eventually("it keeps up", || disk.writes.is_idle());
+            assert!(find(disk, "/item/1").await.is_some(), "{number}");
+            assert!(disk.stats().bytes <= SIZE);
+        }
+    }
+    eventually("it keeps up", || disk.writes.is_idle());
+    let stats = disk.stats();
+    assert!(stats.evicted > 500 && stats.bytes <= SIZE && stats.dropped == 0 && stats.errors == 0, "{stats:?}");
+    assert!(find(disk, "/item/2").await.is_none() && find(disk, &format!("/item/{}", count - 1)).await.is_some());
+    let size: u64 = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    assert!(size <= SIZE);
+    disk.close();
+    // A bound that is lower takes the oldest away.
+    let (_, disk) = opened(&path, SIZE);
+    let before = disk.stats().entries;
+    disk.close();
+    let (_, disk) = opened(&path, SIZE / 2);
+    write(disk, ["/last".to_owned()], 10);
+    eventually("it has shrunk", || disk.stats().bytes <= SIZE / 2 && disk.stats().entries < before);
+    assert!(find(disk, "/last").await.is_some());
+    disk.close();
+}
+
+#[tokio::test]
+async fn one_process_has_it_at_a_time() {
+    let (_place, path) = folder();
+    let (_, first) = opened(&path, SIZE);
+    write(first, names(3), 100);
+    let (cache, second) = process(&path, SIZE);
+    // What it is told meanwhile counts once it has it.
+    second.forget(index("/item/1"));
+    assert!(cache.purge(&Purge::url("shop.example/item/2").unwrap(), false).is_none());
+    second.keep(index("/item/0"), &stored("/item/0", b"newer"));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!second.stats().is_open && find(second, "/item/0").await.is_none());
+    first.close();
+    eventually("it is open", || second.stats().is_open && !second.stats().is_searching);
+    for name in names(3) {
+        assert!(find(second, &name).await.is_none(), "{name}");
+    }
+    second.close();
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_its_own_is_not_used() {
+    let (place, path) = folder();
+    std::fs::create_dir(&path).unwrap();
+    let refused = |path: &Path| {
+        let (_, disk) = process(path, SIZE);
+        eventually("it is refused", || disk.stats().errors == 1);
+        assert!(!disk.stats().is_open);
+        disk.close();
+    };
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    refused(&path);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    symlink(&path, place.path().join("link")).unwrap();
+    refused(&place.path().join("link"));
+    // Nor is anything written through a link in it.
+    let precious = place.path().join("precious");
+    std::fs::write(&precious, "precious").unwrap();
+    for name in ["notes", "state", "lock", "key"] {
+        let _ = std::fs::remove_file(path.join(name));
+        symlink(&precious, path.join(name)).unwrap();
+        refused(&path);
+        std::fs::remove_file(path.join(name)).unwrap();
+    }
+    // What is no state is no store, and what is in the way goes.
+    symlink(&precious, path.join("00000001.seg")).unwrap();
+    let (_, disk) = opened(&path, SIZE);
+    write(disk, ["/a".to_owned()], 10);
+    assert!(!std::fs::symlink_metadata(path.join("00000001.seg")).unwrap().is_symlink());
+    disk.close();
+    assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
+}
+
+#[tokio::test]
+async fn the_clock_may_be_set_back() {
+    let (_place, path) = folder();
+    let (_, disk) = opened(&path, SIZE);
+    let store = disk.store.load_full().unwrap();
+    let mut end = store::End::default();
+    let entry = stored("/a", b"a");
+    let (place, _) = store.append(&mut end, Kind { variance: None }, &entry).unwrap();
+    let bytes = store.read(place, false).unwrap().unwrap();
+    assert!(store.decode(place, &bytes).is_some());
+    let later = record::encode_at(&store.secret, (place.segment, place.offset), Kind { variance: None }, &entry, 1, 0, {
+        SystemTime::now() + Duration::from_secs(60)
+    });
+    assert!(store.decode(Place { length: later.len() as u32, ..place }, &later).is_none());
+    disk.close();
+}

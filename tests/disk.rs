@@ -1,0 +1,497 @@
+//! The cache's tier on disk: over restarts, upgrades and `kill -9`, and with a disk that fails.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::*;
+use crate::peers::{Act, Asked, Origin, Wrk, answer};
+
+const HOST: (&str, &str) = ("Host", "shop.example");
+
+const CONFIG: &str = "
+    listeners: [ { bind: 127.0.0.1:$PORT } ]
+    server: { workers: 2, cache_memory: 16MiB, cache_disk: { path: $DISK, max_size: 64MiB }, grace: 5s, engine: $ENGINE }
+    services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+    consumers:
+      - { name: ann, api_keys: [ { hash: 'sha256:$ANN' } ] }
+      - { name: bob, api_keys: [ { hash: 'sha256:$BOB' } ] }
+    routes:
+      - { id: all, path: /*, service: a, policies: { cache: { ttl: 1h, max_body: 4MiB, query: { ignore: [ 'utm_*' ] } } } }
+      - { id: mine, path: /mine/*, service: a, policies: { authn: { api_key: {} }, cache: { ttl: 1h, per: consumer } } }
+      - { id: memory, path: /memory/*, service: a, policies: { cache: { ttl: 1h, disk: false } } }
+      - { id: stale, path: /stale/*, service: a, policies: { cache: { ttl: 1s, stale_if_error: 1h } } }
+";
+
+fn digest(text: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+const ANN: &str = "annannannannannannannannannannannannannann";
+const BOB: &str = "bobbobbobbobbobbobbobbobbobbobbobbobbobbob";
+
+/// A body that is another one each time, and says so itself.
+fn body(path: &str, number: usize) -> Vec<u8> {
+    let length = path.split("size-").nth(1).map_or(2_000, |size| size.split(['/', '?']).next().unwrap().parse().unwrap());
+    format!("{path} {number} ").into_bytes().into_iter().cycle().take(length).collect()
+}
+
+fn origin() -> Origin {
+    let count = AtomicUsize::new(0);
+    Origin::start(move |asked: &Asked| {
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        let path = asked.target.split('?').next().unwrap();
+        if path.starts_with("/vary") {
+            let language = asked.header("accept-language").unwrap_or("-");
+            return Act::Send(answer(200, &[("Vary", "Accept-Language")], language));
+        }
+        if path.starts_with("/mine") {
+            return Act::Send(answer(200, &[], asked.header("x-consumer-name").unwrap_or("nobody's")));
+        }
+        let body = body(path, number);
+        let tag = path.rsplit('/').next().unwrap();
+        let fields = [("Digest", &*digest(&body)), ("ETag", &*format!("\"{number}\"")), ("Cache-Tag", tag)];
+        Act::Send(answer(200, &fields, &body))
+    })
+}
+
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn new() -> Disk {
+        Disk(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("cache")
+    }
+
+    fn yaml(&self, origin: &Origin, engine: &str) -> String {
+        let yaml = filled(CONFIG, &[("$BACKEND", origin.port())]).replace("$DISK", self.path().to_str().unwrap());
+        yaml.replace("$ANN", &digest(ANN.as_bytes())).replace("$BOB", &digest(BOB.as_bytes())).replace("$ENGINE", engine)
+    }
+
+    #[track_caller]
+    fn start(&self, origin: &Origin) -> Gateway {
+        self.start_on(origin, "portcullis")
+    }
+
+    #[track_caller]
+    fn start_on(&self, origin: &Origin, engine: &str) -> Gateway {
+        let gateway = Gateway::start(&self.yaml(origin, engine));
+        eventually("it has the folder", || is_open(&gateway));
+        gateway
+    }
+}
+
+fn is_open(gateway: &Gateway) -> bool {
+    gateway.metric("portcullis_cache_disk_open") == 1.0
+}
+
+fn ask(gateway: &Gateway, path: &str, fields: &[(&str, &str)]) -> Answer {
+    let fields: Vec<_> = [HOST].iter().chain(fields).copied().collect();
+    request(gateway.port(), "GET", path, &fields, b"")
+}
+
+fn status(answer: &Answer) -> &str {
+    answer.header("cache-status").unwrap_or("-")
+}
+
+#[track_caller]
+fn assert_disk(answer: &Answer) {
+    assert!(status(answer).contains("hit; ttl=") && status(answer).ends_with("; detail=disk"), "{:?}", answer.headers);
+}
+
+#[track_caller]
+fn assert_memory(answer: &Answer) {
+    assert!(status(answer).contains("hit; ttl=") && !status(answer).contains("detail"), "{:?}", answer.headers);
+}
+
+#[track_caller]
+fn assert_miss(answer: &Answer) {
+    assert!(status(answer).contains("fwd="), "{:?}", answer.headers);
+}
+
+#[track_caller]
+fn assert_whole(answer: &Answer) {
+    assert_eq!(answer.header("digest"), Some(&*digest(&answer.body)), "{:?}", answer.headers);
+}
+
+/// Stores these, and waits until they are written.
+#[track_caller]
+fn warm(gateway: &Gateway, paths: &[&str]) {
+    let before = gateway.metric("portcullis_cache_disk_stored_total");
+    for path in paths {
+        assert_miss(&ask(gateway, path, &[]));
+    }
+    let all = before + paths.len() as f64;
+    eventually("all is written", || gateway.metric("portcullis_cache_disk_stored_total") >= all);
+}
+
+fn stop(mut gateway: Gateway) {
+    gateway.signal("TERM");
+    assert_eq!(gateway.wait_exit(Duration::from_secs(20)).code(), Some(0), "{}", gateway.stderr());
+}
+
+fn kill(mut gateway: Gateway) {
+    gateway.signal("KILL");
+    gateway.wait_exit(Duration::from_secs(20));
+}
+
+/// Waits until what is on disk is known.
+#[track_caller]
+fn found(gateway: &Gateway, path: &str) -> Answer {
+    eventually("the disk was looked through", || gateway.metric("portcullis_cache_disk_entries") > 0.0);
+    ask(gateway, path, &[])
+}
+
+fn restart_on(engine: &str) {
+    let (disk, origin) = (Disk::new(), origin());
+    let gateway = disk.start_on(&origin, engine);
+    warm(&gateway, &["/a?utm_source=x", "/b/size-300000", "/gone", "/c"]);
+    let first = ask(&gateway, "/a", &[]);
+    assert_memory(&first);
+    assert_miss(&ask(&gateway, "/memory/a", &[]));
+    let etag = first.header("etag").unwrap().to_owned();
+    stop(gateway);
+    let asked = origin.asked().len();
+    let gateway = disk.start_on(&origin, engine);
+    let again = found(&gateway, "/a?utm_source=y");
+    assert_disk(&again);
+    assert_eq!((&again.body, again.header("etag")), (&first.body, Some(&*etag)));
+    assert_eq!(again.header("cache-tag"), None);
+    assert!(again.header("age").is_some());
+    assert_memory(&ask(&gateway, "/a", &[]));
+    // Parts of what is there, conditions, and heads.
+    let part = ask(&gateway, "/b/size-300000", &[("Range", "bytes=100000-100009")]);
+    assert_eq!((part.status, &*part.body), (206, &body("/b/size-300000", 1)[100_000..100_010]));
+    assert_whole(&ask(&gateway, "/b/size-300000", &[]));
+    assert_eq!(ask(&gateway, "/c", &[("If-None-Match", "*")]).status, 304);
+    assert_eq!(request(gateway.port(), "HEAD", "/gone", &[HOST], b"").status, 200);
+    assert_eq!(origin.asked().len(), asked, "nobody was asked");
+    assert_miss(&ask(&gateway, "/memory/a", &[]));
+    assert!(gateway.metric("portcullis_cache_disk_hits_total") >= 3.0);
+}
+
+#[test]
+fn what_is_stored_outlasts_a_restart() {
+    restart_on("portcullis");
+}
+
+#[test]
+fn what_is_stored_outlasts_a_restart_of_a_stock_server() {
+    let (disk, origin) = (Disk::new(), origin());
+    let gateway = disk.start_on(&origin, "pingora");
+    warm(&gateway, &["/a"]);
+    let first = ask(&gateway, "/a", &[]);
+    stop(gateway);
+    let gateway = disk.start_on(&origin, "pingora");
+    let again = found(&gateway, "/a");
+    assert!(status(&again).contains("hit; ttl="), "{:?}", again.headers);
+    assert_eq!((again.body, origin.count("/a")), (first.body, 1));
+}
+
+#[test]
+fn variants_and_consumers_are_told_apart_on_disk() {
+    let (disk, origin) = (Disk::new(), origin());
+    let gateway = disk.start(&origin);
+    let (languages, keys) = (["de", "en", "fr"], [ANN, BOB]);
+    let of = |gateway: &Gateway, language: &str| ask(gateway, "/vary", &[("Accept-Language", language)]);
+    let mine = |gateway: &Gateway, key: &str| ask(gateway, "/mine/a", &[("X-API-Key", key)]);
+    for language in languages {
+        assert_miss(&of(&gateway, language));
+    }
+    for key in keys {
+        assert_miss(&mine(&gateway, key));
+    }
+    stop(gateway);
+    let gateway = disk.start(&origin);
+    found(&gateway, "/nothing");
+    // Not in the order in which they came.
+    for language in ["fr", "de", "en"] {
+        let answer = of(&gateway, language);
+        assert_disk(&answer);
+        assert_eq!(answer.text(), language);
+    }
+    for key in [BOB, ANN] {
+        let (answer, other) = (mine(&gateway, key), if key == ANN { "bob" } else { "ann" });
+        assert_disk(&answer);
+        assert!(!answer.text().contains(other), "{}", answer.text());
+    }
+    assert_miss(&of(&gateway, "it"));
+    assert_eq!(ask(&gateway, "/mine/a", &[]).status, 401);
+}
+
+#[test]
+fn what_was_purged_or_changed_does_not_come_back_after_a_kill() {
+    let (disk, origin) = (Disk::new(), origin());
+    let gateway = disk.start(&origin);
+    let gone = ["/url", "/p/1", "/p/2", "/t/tag", "/changed", "/changed?a=b"];
+    warm(&gateway, &gone);
+    warm(&gateway, &["/kept", "/soft"]);
+    for order in [
+        r#"{"urls": ["http://shop.example/url"]}"#,
+        r#"{"prefixes": ["http://shop.example/p/"]}"#,
+        r#"{"tags": ["tag"], "everywhere": true}"#,
+        r#"{"urls": ["http://shop.example/soft"], "soft": true}"#,
+    ] {
+        let done = request(gateway.admin(), "POST", "/cache/purge", &[("Content-Type", "application/json")], order.as_bytes());
+        assert_eq!((done.status, done.json()["disk"].as_str()), (200, Some("written")), "{}", done.text());
+    }
+    for path in ["/changed", "/changed?a=b"] {
+        assert_eq!(request(gateway.port(), "POST", path, &[HOST], b"").status, 200);
+    }
+    kill(gateway);
+    for round in 0..2 {
+        let gateway = disk.start(&origin);
+        assert_disk(&found(&gateway, "/kept"));
+        if round == 0 {
+            // Stale, so it is asked about.
+            assert!(status(&ask(&gateway, "/soft", &[])).contains("fwd=stale"));
+            for path in gone {
+                assert_miss(&ask(&gateway, path, &[]));
+                assert_memory(&ask(&gateway, path, &[]));
+            }
+            eventually("all is written", || gateway.metric("portcullis_cache_disk_stored_total") >= 7.0);
+        } else {
+            for path in gone {
+                assert_disk(&ask(&gateway, path, &[]));
+            }
+        }
+        kill(gateway);
+    }
+    let gateway = disk.start(&origin);
+    found(&gateway, "/nothing");
+    let done = request(gateway.admin(), "POST", "/cache/purge", &[], br#"{"hosts": ["shop.example"]}"#);
+    assert_eq!(done.status, 200, "{}", done.text());
+    kill(gateway);
+    let gateway = disk.start(&origin);
+    std::thread::sleep(Duration::from_millis(300));
+    for path in ["/kept", "/url"] {
+        assert_miss(&ask(&gateway, path, &[]));
+    }
+}
+
+#[test]
+fn a_dead_service_is_answered_for_from_disk() {
+    let (disk, mut origin) = (Disk::new(), origin());
+    let gateway = disk.start(&origin);
+    warm(&gateway, &["/stale/a"]);
+    stop(gateway);
+    origin.stop();
+    let gateway = disk.start(&origin);
+    eventually("it is stale", || status(&found(&gateway, "/stale/a")).contains("detail=stale-if-error"));
+    assert_whole(&ask(&gateway, "/stale/a", &[]));
+}
+
+/// Kills it so often while it is written to; whatever is found afterwards is as it was answered.
+fn killed(rounds: usize) {
+    let (disk, origin) = (Disk::new(), origin());
+    let mut from_disk = 0;
+    let sizes = [10, 3_000, 70_000, 400_000];
+    for round in 0..rounds {
+        let gateway = disk.start(&origin);
+        let mut hits = 0;
+        for number in 0..200 {
+            for round in round.saturating_sub(2)..round {
+                let answer = ask(&gateway, &format!("/{round}/{number}/size-{}", sizes[number % 4]), &[]);
+                assert_whole(&answer);
+                hits += usize::from(status(&answer).ends_with("detail=disk"));
+            }
+        }
+        from_disk += hits;
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for client in 0..4 {
+                let (gateway, stop) = (&gateway, &stop);
+                scope.spawn(move || {
+                    let mut number = client;
+                    while !stop.load(Ordering::Relaxed) {
+                        let path = format!("/{round}/{}/size-{}", number % 200, sizes[number % 4]);
+                        // Some are purged by who changes them, so that they are written again and again.
+                        let method = if number % 7 == 3 { "DELETE" } else { "GET" };
+                        let sent = std::panic::catch_unwind(|| request(gateway.port(), method, &path, &[HOST], b""));
+                        match sent {
+                            Ok(answer) if answer.status == 200 && method == "GET" => assert_whole(&answer),
+                            _ => {}
+                        }
+                        number += 4;
+                    }
+                });
+            }
+            std::thread::sleep(Duration::from_millis(150 + 50 * (round as u64 % 7)));
+            gateway.signal("KILL");
+            stop.store(true, Ordering::Relaxed);
+        });
+        kill_and_wait(gateway);
+    }
+    assert!(from_disk > 50 * (rounds - 1), "{from_disk}");
+}
+
+fn kill_and_wait(mut gateway: Gateway) {
+    gateway.wait_exit(Duration::from_secs(20));
+}
+
+#[test]
+fn nothing_wrong_is_found_after_a_kill() {
+    killed(5);
+}
+
+/// The long form: `make kills`.
+#[test]
+#[ignore = "takes minutes; `make kills`"]
+fn nothing_wrong_is_found_after_fifty_kills() {
+    killed(50);
+}
+
+#[test]
+fn an_upgrade_hands_the_disk_over() {
+    let (disk, origin) = (Disk::new(), origin());
+    let gateway = disk.start(&origin);
+    warm(&gateway, &["/a", "/b"]);
+    let mut wrk = Wrk::start(gateway.port(), "/loaded", 4, 4);
+    let before = gateway.pid();
+    let ran = portcullis(gateway.dir(), &["upgrade", "--pid-file", "gateway.pid", "--timeout", "60"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_ne!(gateway.pid(), before);
+    eventually("the new one has the folder", || is_open(&gateway));
+    assert_disk(&found(&gateway, "/a"));
+    assert!(wrk.is_running());
+    let load = wrk.finish();
+    assert!(load.failures.is_empty(), "{:?}", load.failures);
+    assert_eq!(origin.count("/a"), 1);
+    // What it stores is there for the next one.
+    warm(&gateway, &["/c"]);
+    gateway.signal("KILL");
+    eventually("it is gone", || get_is_refused(gateway.admin()));
+    drop(gateway);
+    let gateway = disk.start(&origin);
+    assert_disk(&found(&gateway, "/b"));
+    assert_disk(&ask(&gateway, "/c", &[]));
+}
+
+fn get_is_refused(port: u16) -> bool {
+    std::net::TcpStream::connect(("127.0.0.1", port)).is_err()
+}
+
+#[test]
+fn of_two_gateways_with_one_folder_one_has_it() {
+    let (disk, origin) = (Disk::new(), origin());
+    let first = disk.start(&origin);
+    warm(&first, &["/a"]);
+    let second = Gateway::start(&disk.yaml(&origin, "portcullis"));
+    assert!(second.stderr().contains("another process's"), "{}", second.stderr());
+    assert_miss(&ask(&second, "/a", &[]));
+    assert_memory(&ask(&second, "/a", &[]));
+    assert_miss(&ask(&second, "/b", &[]));
+    assert!(!is_open(&second));
+    stop(first);
+    eventually("it has the folder", || is_open(&second));
+    warm(&second, &["/c"]);
+    stop(second);
+    let third = disk.start(&origin);
+    assert_disk(&found(&third, "/c"));
+}
+
+#[test]
+fn a_reload_leaves_it_alone() {
+    let (disk, origin) = (Disk::new(), origin());
+    let gateway = disk.start(&origin);
+    warm(&gateway, &["/a"]);
+    let yaml = disk.yaml(&origin, "portcullis");
+    gateway.rewrite(&yaml.replace("max_size: 64MiB", "max_size: 128MiB").replace("ttl: 1h, max_body", "ttl: 2h, max_body"));
+    let (status, told) = gateway.reload();
+    assert_eq!(status, 200, "{told}");
+    assert!(told.to_string().contains("`server.cache_disk` has changed"), "{told}");
+    assert!(is_open(&gateway));
+    warm(&gateway, &["/b"]);
+    stop(gateway);
+    let gateway = disk.start(&origin);
+    assert_disk(&found(&gateway, "/a"));
+    assert_disk(&ask(&gateway, "/b", &[]));
+}
+
+#[test]
+fn nothing_that_is_damaged_is_given() {
+    let (disk, origin) = (Disk::new(), origin());
+    let names: Vec<String> = (0..20).map(|number| format!("/{number}/size-{}", 1 + number * 7_000)).collect();
+    let paths: Vec<&str> = names.iter().map(String::as_str).collect();
+    let gateway = disk.start(&origin);
+    warm(&gateway, &paths);
+    stop(gateway);
+    let whole = disk.0.path().join("whole");
+    copy(&disk.path(), &whole);
+    let mut dice = 7_u64;
+    for round in 0..6 {
+        std::fs::remove_dir_all(disk.path()).unwrap();
+        copy(&whole, &disk.path());
+        for entry in std::fs::read_dir(disk.path()).unwrap() {
+            let path = entry.unwrap().path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            let is_segment = path.extension().is_some_and(|extension| extension == "seg");
+            if bytes.is_empty() || round % 2 == 1 && !is_segment {
+                continue;
+            }
+            for _ in 0..20 {
+                dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let at = (dice >> 20) as usize % bytes.len();
+                bytes[at] ^= 1 << (dice >> 60 & 7);
+            }
+            if round == 5 {
+                bytes.truncate(bytes.len() / 2);
+            }
+            std::fs::write(&path, bytes).unwrap();
+        }
+        let gateway = disk.start(&origin);
+        std::thread::sleep(Duration::from_millis(100));
+        for path in &paths {
+            let answer = ask(&gateway, path, &[]);
+            assert_eq!(answer.status, 200);
+            assert_whole(&answer);
+        }
+        stop(gateway);
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir(to).unwrap();
+    std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o700)).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn what_cannot_be_had_is_said_and_the_cache_is_in_memory() {
+    let (disk, origin) = (Disk::new(), origin());
+    std::fs::write(disk.path(), "a file").unwrap();
+    let gateway = Gateway::start(&disk.yaml(&origin, "portcullis"));
+    eventually("it is said", || gateway.stderr().contains("the disk cache cannot be had"));
+    assert_miss(&ask(&gateway, "/a", &[]));
+    assert_memory(&ask(&gateway, "/a", &[]));
+    assert_eq!(request(gateway.port(), "POST", "/a", &[HOST], b"").status, 200);
+    assert_miss(&ask(&gateway, "/a", &[]));
+    // Once it can be had, it is.
+    std::fs::remove_file(disk.path()).unwrap();
+    let began = Instant::now();
+    eventually("it has the folder", || is_open(&gateway));
+    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(gateway.metric("portcullis_cache_disk_errors_total") >= 1.0);
+}
+
+#[test]
+fn bad_settings_are_told_all_at_once() {
+    let files = Files::new();
+    let yaml = "listeners: [ { bind: 127.0.0.1:8080 } ]\nserver: { cache_disk: { path: cache, max_size: 1MiB, deadline: 1h } }\n\
+                routes: [ { path: /*, service: 127.0.0.1, port: 9, policies: { cache: { disk: 3 } } } ]\n";
+    files.write("gateway.yaml", yaml);
+    let ran = portcullis(files.dir(), &["check", "gateway.yaml"]);
+    assert_ne!(ran.code, 0);
+    let said = ran.stdout + &ran.stderr;
+    for part in ["`cache_disk.path` is an absolute path", "from 64MiB to 16TiB", "from 1ms to 5s", "disk"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
