@@ -211,7 +211,8 @@ fn variants_and_consumers_are_told_apart_on_disk() {
     // Not in the order in which they came.
     for language in ["fr", "de", "en"] {
         let answer = of(&gateway, language);
-        assert_disk(&answer);
+        // The first one comes with those that vary from it.
+        if language == "de" { assert_memory(&answer) } else { assert_disk(&answer) }
         assert_eq!(answer.text(), language);
     }
     for key in [BOB, ANN] {
@@ -267,9 +268,9 @@ fn what_was_purged_or_changed_does_not_come_back_after_a_kill() {
     assert_eq!(done.status, 200, "{}", done.text());
     kill(gateway);
     let gateway = disk.start(&origin);
-    std::thread::sleep(Duration::from_millis(300));
     for path in ["/kept", "/url"] {
-        assert_miss(&ask(&gateway, path, &[]));
+        assert_miss(&found(&gateway, path));
+        assert_memory(&ask(&gateway, path, &[]));
     }
 }
 
@@ -444,7 +445,6 @@ fn nothing_that_is_damaged_is_given() {
             std::fs::write(&path, bytes).unwrap();
         }
         let gateway = disk.start(&origin);
-        std::thread::sleep(Duration::from_millis(100));
         for path in &paths {
             let answer = ask(&gateway, path, &[]);
             assert_eq!(answer.status, 200);
