@@ -212,7 +212,11 @@ fn variants_and_consumers_are_told_apart_on_disk() {
     for language in ["fr", "de", "en"] {
         let answer = of(&gateway, language);
         // The first one comes with those that vary from it.
-        if language == "de" { assert_memory(&answer) } else { assert_disk(&answer) }
+        if language == "de" {
+            assert_memory(&answer)
+        } else {
+            assert_disk(&answer)
+        }
         assert_eq!(answer.text(), language);
     }
     for key in [BOB, ANN] {

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::bytes::{CODE, In, Out, code};
+use crate::cache::changed::Place as Target;
 use crate::cache::entry::{Entry, Meta};
+use crate::cache::key::target_of;
 use crate::cache::stored::StoredHead;
 use crate::cache::tags::Tags;
 use crate::head::{Field, Span};
@@ -114,7 +116,8 @@ impl Fixed {
             // The clock was set back: nobody knows how old it is.
             return None;
         }
-        Some((Entry::new(key, user_tag, meta, Bytes::copy_from_slice(body)), kind))
+        let target = Target::of(target_of(key));
+        Some((Entry::at(target, key, user_tag, meta, Bytes::copy_from_slice(body)), kind))
     }
 }
 
