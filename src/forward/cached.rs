@@ -14,7 +14,8 @@ use super::hit::Ask;
 use super::{Failed, broke_off, call_failed, fallback, let_go, mirror, parts, refresh, relay, stale};
 use crate::cache::stored::not_modified;
 use crate::cache::{
-    CACHE_STATUS, Cache, CachePolicy, Excuse, Fetch, FromDisk, Heard, Hit, Looked, Next, Outcome, Patience, Use, Verdict, Waiting, Wishes,
+    CACHE_STATUS, Cache, CachePolicy, Excuse, Fetch, FromDisk, Heard, Hit, Looked, Next, Outcome, Patience, Use, Verdict,
+    Waiting, Wishes,
 };
 use crate::downstream::{Downstream, seen_upstream};
 use crate::exchange::Exchange;
