@@ -486,6 +486,73 @@ fn what_cannot_be_had_is_said_and_the_cache_is_in_memory() {
     assert!(gateway.metric("portcullis_cache_disk_errors_total") >= 1.0);
 }
 
+/// A device that is full; `None` where this user may not mount one.
+struct Full(PathBuf);
+
+impl Full {
+    fn mount(path: PathBuf, size: &str) -> Option<Full> {
+        std::fs::create_dir(&path).unwrap();
+        let options = format!("size={size},mode=0700");
+        let done = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(&path).status();
+        done.is_ok_and(|status| status.success()).then_some(Full(path))
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_miss_and_requests_go_on() {
+    let (disk, origin) = (Disk::new(), origin());
+    let Some(_full) = Full::mount(disk.path(), "6m") else { return eprintln!("left out: it takes the right to mount a tmpfs") };
+    let gateway = disk.start(&origin);
+    for number in 0..60 {
+        let path = format!("/{number}/size-200000");
+        let answer = ask(&gateway, &path, &[]);
+        assert_eq!(answer.status, 200);
+        assert_whole(&answer);
+        assert_eq!(request(gateway.port(), "POST", "/changed", &[HOST], b"").status, 200);
+    }
+    eventually("it is counted", || gateway.metric("portcullis_cache_disk_errors_total") > 0.0);
+    assert!(gateway.metric("portcullis_cache_disk_dropped_total") > 0.0);
+    let said = gateway.stderr();
+    assert_eq!(said.matches("the disk cache cannot be written to").count(), 1, "{said}");
+    assert!(is_open(&gateway), "what is there is still read: {said}");
+    let asked = origin.asked().len();
+    assert_memory(&ask(&gateway, "/59/size-200000", &[]));
+    assert_eq!(origin.asked().len(), asked);
+    stop(gateway);
+    // Nothing that could not be written is found.
+    let gateway = disk.start(&origin);
+    for number in 0..60 {
+        assert_whole(&ask(&gateway, &format!("/{number}/size-200000"), &[]));
+    }
+}
+
+#[test]
+fn operators_see_what_is_on_disk() {
+    let (disk, origin) = (Disk::new(), origin());
+    let gateway = disk.start(&origin);
+    warm(&gateway, &["/a", "/b"]);
+    stop(gateway);
+    let gateway = disk.start(&origin);
+    eventually("both are known", || gateway.metric("portcullis_cache_disk_entries") == 2.0);
+    let told = |path: &str| -> serde_json::Value { serde_json::from_str(&gateway.admin_get(path).1).unwrap() };
+    let explained = told("/cache/explain?url=http://shop.example/a");
+    assert_eq!(explained["would"], "hit", "{explained}");
+    assert_eq!((explained["stored"].as_array().unwrap().len(), explained["on_disk"].as_array().unwrap().len()), (0, 1));
+    let top = told("/cache/top");
+    assert_eq!(
+        (&top["disk"]["entries"], &top["disk"]["open"], &top["disk"]["max_bytes"]),
+        (&2.into(), &true.into(), &(64 << 20).into())
+    );
+    let none = told("/cache/explain?url=http://shop.example/c");
+    assert_eq!((&none["would"], none["on_disk"].as_array().unwrap().len()), (&"miss".into(), 0));
+}
+
 #[test]
 fn bad_settings_are_told_all_at_once() {
     let files = Files::new();

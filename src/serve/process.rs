@@ -222,9 +222,11 @@ impl Process {
         if !matches!(end, End::Now) {
             self.drain(&mut signals).await;
         }
-        let cache = self.core.cache;
-        // What waits to be written is lost if this is not done, and nothing else.
-        let _ = tokio::task::spawn_blocking(move || cache.close_disk()).await;
+        if !matches!(end, End::Now) {
+            let cache = self.core.cache;
+            // What waits to be written is lost if this is not done, and nothing else.
+            let _ = tokio::task::spawn_blocking(move || cache.close_disk()).await;
+        }
         self.core.access_log.flush(Duration::from_secs(5));
         self.save_quotas().await;
     }

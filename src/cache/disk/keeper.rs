@@ -132,7 +132,8 @@ impl Disk {
         // All moments of those who had it before were before this process began.
         let shift = i128::from(ceiling) - i128::from(Moment::FIRST);
         let size = store::segment_size(self.settings.max_size);
-        let budget = self.settings.max_size.saturating_sub(self.most_notes()).max(u64::from(size));
+        // While the notes are written anew there are two of them.
+        let budget = self.settings.max_size.saturating_sub(2 * self.most_notes()).max(u64::from(size));
         let store = Arc::new(Store::open(folder, secret, shift, budget, size, journal.count)?);
         let state = State { is_clean: false, boot, ceiling: store.to_disk(Moment::now().get()) + AHEAD, notes: journal.count };
         state.write(&store.folder, &secret)?;
@@ -232,7 +233,10 @@ impl Disk {
         if ahead + AHEAD / 2 > open.state.ceiling {
             open.state.ceiling = ahead + AHEAD;
             open.state.notes = open.journal.count;
-            open.state.write(&store.folder, &store.secret)?;
+            if open.state.write(&store.folder, &store.secret).is_err() {
+                store.yield_room()?;
+                open.state.write(&store.folder, &store.secret)?;
+            }
         }
         if !notes.is_empty() {
             if open.journal.append(&notes).is_err() {
@@ -251,7 +255,11 @@ impl Disk {
             let _ = done.send(());
         });
         if open.journal.length() > self.most_notes() {
-            open.journal.compact(&store.folder, self.most_notes())?;
+            let most = self.most_notes();
+            if open.journal.compact(&store.folder, most).is_err() {
+                store.yield_room()?;
+                open.journal.compact(&store.folder, most)?;
+            }
         }
         Ok(())
     }

@@ -68,6 +68,8 @@ const NOTES: usize = 1 << 17;
 const READS: usize = 256;
 /// What is longer is read by a thread, even if it is in memory.
 const AT_ONCE: u32 = 64 << 10;
+/// What is longer is not written.
+const LONGEST: usize = 32 << 20;
 /// What is not good for so long is not written.
 const WORTH: Duration = Duration::from_secs(10);
 /// What was forgotten before the folder could be opened; beyond that nothing in it counts.
@@ -259,7 +261,7 @@ impl Disk {
     pub(super) fn keep(&self, index: Index, entry: &Arc<Entry>) {
         let slot = Slot::of(&index);
         let Some(store) = self.writable() else { return self.too_early(slot) };
-        let is_worth = entry.meta.on_disk && is_worth(entry) && entry.weight <= store.segment_size as usize / 2;
+        let is_worth = entry.meta.on_disk && is_worth(entry) && entry.weight <= (store.segment_size as usize / 2).min(LONGEST);
         if !is_worth {
             return self.forget_in(&store, slot);
         }

@@ -47,6 +47,9 @@ pub(super) struct Store {
     pub(super) searching: AtomicBool,
     /// Nothing in it can be believed.
     pub(super) is_lost: AtomicBool,
+    /// Whoever holds it is a disk that hangs.
+    #[cfg(test)]
+    pub(super) hangs: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -84,7 +87,9 @@ fn number(name: &str) -> Option<u32> {
 
 /// How long a segment of a store of this size is.
 pub(super) fn segment_size(max_size: u64) -> u32 {
-    u32::try_from((max_size / 32).clamp(1 << 20, 64 << 20)).unwrap_or(1 << 20)
+    // Of a large one there are some hundreds: each is an open file.
+    let size = (max_size / 32).clamp(1 << 20, 64 << 20).max((max_size / 512).min(2 << 30));
+    u32::try_from(size).unwrap_or(1 << 20)
 }
 
 /// Removes everything of ours but the key and the lock.
@@ -129,6 +134,8 @@ impl Store {
             notes: AtomicU64::new(notes),
             searching: AtomicBool::new(true),
             is_lost: AtomicBool::new(false),
+            #[cfg(test)]
+            hangs: Mutex::default(),
         })
     }
 
@@ -159,6 +166,8 @@ impl Store {
         let Some(segment) = self.segment(place.segment) else { return Ok(None) };
         let mut bytes = vec![0; place.length as usize];
         if !at_once {
+            #[cfg(test)]
+            drop(self.hangs.lock());
             segment.file.read_exact_at(&mut bytes, u64::from(place.offset))?;
             return Ok(Some(bytes));
         }
@@ -227,6 +236,8 @@ impl Store {
 
     fn put(&self, end: &End, at: (u32, u32), record: &[u8]) -> io::Result<Place> {
         let segment = end.0.as_ref().ok_or_else(|| io::Error::other("there is no segment"))?;
+        #[cfg(test)]
+        drop(self.hangs.lock());
         segment.file.write_all_at(record, u64::from(at.1))?;
         let length = u32::try_from(record.len()).map_err(io::Error::other)?;
         segment.length.store(u64::from(at.1) + u64::from(length), Ordering::Release);
@@ -237,6 +248,8 @@ impl Store {
     fn begin(&self) -> io::Result<Arc<Segment>> {
         let mut segments = self.segments.lock();
         let number = segments.next;
+        // A thread may have been behind when the store before this one was given up.
+        self.folder.remove(&name(number))?;
         let file = self.folder.create(&name(number))?;
         segments.next = number.checked_add(1).ok_or_else(|| io::Error::other("there are no more numbers"))?;
         let segment = Arc::new(Segment { number, file, length: AtomicU64::new(0) });

@@ -310,3 +310,39 @@ async fn the_clock_may_be_set_back() {
     assert!(store.decode(Place { length: later.len() as u32, ..place }, &later).is_none());
     disk.close();
 }
+
+#[tokio::test]
+async fn a_disk_that_hangs_is_waited_for_no_longer_than_the_deadline() {
+    let (_place, path) = folder();
+    let cache = Cache::new(8 << 20);
+    let deadline = Duration::from_millis(50);
+    cache.add_disk(Settings { path, max_size: SIZE, deadline }, &Tallies::default()).unwrap();
+    let disk = cache.disk().unwrap();
+    eventually("it is open", || disk.stats().is_open && !disk.stats().is_searching);
+    // Too long to be read at once.
+    write(disk, names(2), 100_000);
+    let store = disk.store.load_full().unwrap();
+    let hangs = store.hangs.lock();
+    let began = Instant::now();
+    let all = (0..100).map(|_| tokio::spawn(find(disk, "/item/0")));
+    for found in all.collect::<Vec<_>>() {
+        assert_eq!(found.await.unwrap(), None);
+    }
+    assert!(began.elapsed() < deadline * 20, "{:?}", began.elapsed());
+    assert_eq!(disk.figures.late.sum(), 100);
+    // What is to be written waits, up to a bound, and nobody waits for it.
+    let began = Instant::now();
+    for number in 0..1_000 {
+        let name = format!("/waits/{number}");
+        disk.keep(index(&name), &stored(&name, &body(&name, 50_000)));
+    }
+    assert!(disk.stats().dropped > 500, "{:?}", disk.stats());
+    assert!(began.elapsed() < Duration::from_secs(5));
+    drop(hangs);
+    eventually("it goes on", || disk.writes.is_idle() && disk.reads.is_idle());
+    // One read was enough for all of them, and what came late is in memory.
+    assert!(disk.tier.find(&index("/item/0"), &key_of("/item/0").primary, "").is_some());
+    assert_eq!(find(disk, "/waits/3").await, Some(body("/waits/3", 50_000)));
+    assert_eq!(find(disk, "/waits/999").await, None);
+    disk.close();
+}
