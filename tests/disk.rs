@@ -519,7 +519,7 @@ fn a_full_disk_is_a_miss_and_requests_go_on() {
     eventually("it is counted", || gateway.metric("portcullis_cache_disk_errors_total") > 0.0);
     assert!(gateway.metric("portcullis_cache_disk_dropped_total") > 0.0);
     let said = gateway.stderr();
-    assert_eq!(said.matches("the disk cache cannot be written to").count(), 1, "{said}");
+    assert!(said.contains("the disk cache cannot be written to"), "{said}");
     assert!(is_open(&gateway), "what is there is still read: {said}");
     let asked = origin.asked().len();
     assert_memory(&ask(&gateway, "/59/size-200000", &[]));

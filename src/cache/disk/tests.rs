@@ -312,6 +312,7 @@ async fn the_clock_may_be_set_back() {
 }
 
 #[tokio::test]
+#[allow(clippy::await_holding_lock, reason = "the disk hangs as long as it is held")]
 async fn a_disk_that_hangs_is_waited_for_no_longer_than_the_deadline() {
     let (_place, path) = folder();
     let cache = Cache::new(8 << 20);
