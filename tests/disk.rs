@@ -533,6 +533,34 @@ fn a_full_disk_is_a_miss_and_requests_go_on() {
 }
 
 #[test]
+fn what_others_purged_meanwhile_is_not_found_after_a_restart() {
+    let (disk, origin, redis) = (Disk::new(), origin(), Redis::start());
+    let yaml = format!("    redis: {{ nodes: '127.0.0.1:{}' }}\n{}", redis.port(), disk.yaml(&origin, "portcullis"));
+    let start = || {
+        let gateway = Gateway::start(&yaml);
+        eventually("it has the folder", || is_open(&gateway));
+        gateway
+    };
+    let purge = |gateway: &Gateway, path: &str| {
+        let order = format!(r#"{{"urls": ["http://shop.example{path}"]}}"#);
+        let done = request(gateway.admin(), "POST", "/cache/purge", &[], order.as_bytes());
+        assert_eq!((done.status, done.json()["others"].as_str()), (200, Some("told")), "{}", done.text());
+    };
+    let other = Gateway::start(&yaml.replace("/cache,", "/other,"));
+    let gateway = start();
+    warm(&gateway, &["/a", "/b", "/c"]);
+    purge(&other, "/c");
+    eventually("it was heard", || gateway.metric("portcullis_cache_purges_heard_total") >= 1.0);
+    stop(gateway);
+    purge(&other, "/a");
+    let gateway = start();
+    eventually("the others were heard", || gateway.metric("portcullis_cache_purges_heard_total") >= 1.0);
+    assert_disk(&found(&gateway, "/b"));
+    assert_miss(&ask(&gateway, "/a", &[]));
+    assert_miss(&ask(&gateway, "/c", &[]));
+}
+
+#[test]
 fn operators_see_what_is_on_disk() {
     let (disk, origin) = (Disk::new(), origin());
     let gateway = disk.start(&origin);

@@ -285,9 +285,10 @@ impl Following {
     }
 
     async fn hear(&mut self) -> Result<(), Unavailable> {
-        if let Some(disk) = self.cache.disk()
-            && let Some(until) = disk.take_heard(&stream_of(&self.redis))
-        {
+        let disk = self.cache.disk();
+        let rewound = disk.and_then(|disk| disk.take_heard(&stream_of(&self.redis)));
+        let is_rewound = rewound.is_some();
+        if let Some(until) = rewound {
             // What is on disk has heard no more than this.
             self.seen = until.into();
         }
@@ -310,13 +311,16 @@ impl Following {
             }
             news.words.iter().flatten().for_each(|word| self.obey(word));
             if self.seen != news.last
-                && let Some(disk) = self.cache.disk()
+                && let Some(disk) = disk
             {
                 // Behind what it was that was heard.
                 disk.hear(Moment::now().get(), &stream_of(&self.redis), &news.last);
             }
             self.seen = news.last;
             if news.how != "more" {
+                if let Some(disk) = disk.filter(|_| is_rewound) {
+                    disk.has_heard();
+                }
                 return Ok(());
             }
         }

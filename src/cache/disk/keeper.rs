@@ -140,7 +140,10 @@ impl Disk {
         for (at, said) in &notes {
             self.remember(store.from_disk(*at), said);
         }
-        *self.heard.lock() = journal::heard(&notes);
+        let heard = journal::heard(&notes);
+        let until = if heard.is_empty() { 0 } else { Moment::of(Instant::now() + super::UNHEARD).get() };
+        self.behind_until.store(until, Ordering::Relaxed);
+        *self.heard.lock() = heard;
         if let Early::Few(slots) = early {
             slots.into_iter().for_each(|slot| store.index.bar(slot));
         }

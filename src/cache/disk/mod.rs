@@ -53,6 +53,7 @@ use super::Purge;
 use super::entry::{Entry, Index};
 use super::key;
 use super::memory::MemoryTier;
+use super::moment::Moment;
 use crate::tally::{Counter, Gauge, Tallies};
 use index::Slot;
 use journal::Said;
@@ -74,6 +75,8 @@ const LONGEST: usize = 32 << 20;
 const WORTH: Duration = Duration::from_secs(10);
 /// What was forgotten before the folder could be opened; beyond that nothing in it counts.
 const EARLY: usize = 1 << 20;
+/// How long nothing that was there before is given, because other gateways may have purged it, if they are not heard.
+const UNHEARD: Duration = Duration::from_secs(2);
 /// How long an order to purge waits for its note to be on disk.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -103,6 +106,8 @@ pub struct Disk {
     early: Mutex<Early>,
     /// How far the other gateways' purges were heard.
     heard: Mutex<HashMap<Box<str>, Box<str>>>,
+    /// Until then it is waited for what they have purged since, before anything is given.
+    behind_until: AtomicU64,
     closing: AtomicBool,
     closed: (Mutex<bool>, Condvar),
     figures: Figures,
@@ -229,6 +234,7 @@ impl Disk {
             tickets: AtomicU64::new(1),
             early: Mutex::new(Early::Few(HashSet::default())),
             heard: Mutex::default(),
+            behind_until: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             closed: (Mutex::new(false), Condvar::new()),
             figures: Figures::new(tallies),
@@ -351,7 +357,17 @@ impl Disk {
 
     /// Whether there may be something on disk.
     pub(super) fn may_have(&self, index: &Index) -> bool {
-        self.store.load().as_ref().is_some_and(|store| store.index.peek(Slot::of(index)).is_some())
+        self.store.load().as_ref().is_some_and(|store| store.index.peek(Slot::of(index)).is_some()) && !self.is_behind()
+    }
+
+    fn is_behind(&self) -> bool {
+        let until = self.behind_until.load(Ordering::Relaxed);
+        until > 0 && until > Moment::now().get()
+    }
+
+    /// What the other gateways have purged was heard.
+    pub(super) fn has_heard(&self) {
+        self.behind_until.store(0, Ordering::Relaxed);
     }
 
     /// All that is on disk under a key, for a look now and then: it waits for the disk.
@@ -376,7 +392,7 @@ impl Disk {
     }
 
     async fn look_up(&'static self, index: Index, primary: &[u8]) -> Option<Arc<Entry>> {
-        let store = self.store.load_full()?;
+        let store = self.store.load_full().filter(|_| !self.is_behind())?;
         let slot = Slot::of(&index);
         let place = store.index.find(slot).filter(|_| !store.is_lost.load(Ordering::Relaxed))?;
         let is_it = |entry: &Arc<Entry>| *entry.primary == *primary;

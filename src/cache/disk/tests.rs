@@ -9,7 +9,6 @@ use super::*;
 use crate::cache::Cache;
 use crate::cache::entry::Meta;
 use crate::cache::key::Key;
-use crate::cache::moment::Moment;
 use crate::cache::stored::StoredHead;
 use crate::cache::tests::{policy, seen};
 use crate::exchange::Exchange;
