@@ -138,7 +138,7 @@ impl Disk {
         let state = State { is_clean: false, boot, ceiling: store.to_disk(Moment::now().get()) + AHEAD, notes: journal.count };
         state.write(&store.folder, &secret)?;
         for (at, said) in &notes {
-            self.remember(store.from_disk(*at), said);
+            self.remember(store.to_own(*at), said);
         }
         let heard = journal::heard(&notes);
         let until = if heard.is_empty() { 0 } else { Moment::of(Instant::now() + super::UNHEARD).get() };

@@ -95,7 +95,7 @@ pub struct Disk {
     tier: &'static MemoryTier,
     /// `None` while the folder is another process's, or cannot be used.
     store: ArcSwapOption<Store>,
-    loads: Mutex<HashMap<Slot, Vec<oneshot::Sender<Option<Arc<Entry>>>>>>,
+    loads: Mutex<HashMap<Slot, Askers>>,
     reads: Queue<Read>,
     writes: Queue<Write>,
     orders: Queue<Order>,
@@ -112,6 +112,9 @@ pub struct Disk {
     closed: (Mutex<bool>, Condvar),
     figures: Figures,
 }
+
+/// Those who wait for the same read.
+type Askers = Vec<oneshot::Sender<Option<Arc<Entry>>>>;
 
 enum Early {
     Few(HashSet<Slot, ahash::RandomState>),

@@ -48,6 +48,16 @@ pub(super) struct Fixed {
     pub(super) is_dead: bool,
 }
 
+/// A record up to its body.
+struct Parts<'a> {
+    /// Without what says whether it counts.
+    fixed: &'a [u8],
+    /// Its code, as it was written.
+    known: &'a [u8],
+    key: &'a [u8],
+    meta: &'a [u8],
+}
+
 impl Fixed {
     /// Of what may be a record, without a look at its codes.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
@@ -70,12 +80,12 @@ impl Fixed {
         FIXED + self.key as usize + self.meta as usize
     }
 
-    fn parts<'a>(&self, head: &'a [u8]) -> Option<(&'a [u8], &'a [u8], &'a [u8], &'a [u8])> {
+    fn parts<'a>(&self, head: &'a [u8]) -> Option<Parts<'a>> {
         let mut from = In(head);
         from.bytes(MAGIC.len())?;
         let fixed = from.bytes(FIXED - CODE - MAGIC.len())?;
         let known = from.bytes(CODE)?;
-        Some((fixed, known, from.bytes(self.key as usize)?, from.bytes(self.meta as usize)?))
+        Some(Parts { fixed, known, key: from.bytes(self.key as usize)?, meta: from.bytes(self.meta as usize)? })
     }
 
     /// The key, and which variant it is, of a record whose head is this. `None` if it is none, or one of another place.
@@ -83,7 +93,7 @@ impl Fixed {
         if (self.place.segment, self.place.offset) != place {
             return None;
         }
-        let (fixed, known, key, meta) = self.parts(head)?;
+        let Parts { fixed, known, key, meta } = self.parts(head)?;
         if code(secret, &[fixed, key, meta]) != known {
             return None;
         }
@@ -108,7 +118,7 @@ impl Fixed {
         if code(secret, &[body]) != self.body_code {
             return None;
         }
-        let (_, _, _, meta) = self.parts(head)?;
+        let Parts { meta, .. } = self.parts(head)?;
         let mut from = In(meta.get(17..)?);
         let user_tag = std::str::from_utf8(from.text()?).ok()?;
         let (meta, written) = read_meta(&mut from, moment(self.asked))?;
@@ -171,8 +181,8 @@ pub(super) fn moved(secret: &[u8; 32], mut record: Vec<u8>, (segment, offset): (
     record.get_mut(4..8)?.copy_from_slice(&segment.to_le_bytes());
     record.get_mut(8..12)?.copy_from_slice(&offset.to_le_bytes());
     let fixed = Fixed::read(&record)?;
-    let (before, _, key, meta) = fixed.parts(&record)?;
-    let code = code(secret, &[before, key, meta]);
+    let Parts { fixed, key, meta, .. } = fixed.parts(&record)?;
+    let code = code(secret, &[fixed, key, meta]);
     record.get_mut(FIXED - CODE..FIXED)?.copy_from_slice(&code);
     Some(record)
 }

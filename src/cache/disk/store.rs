@@ -144,7 +144,7 @@ impl Store {
         u64::try_from((i128::from(moment) + self.shift).max(0)).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn from_disk(&self, moment: u64) -> u64 {
+    pub(super) fn to_own(&self, moment: u64) -> u64 {
         u64::try_from((i128::from(moment) - self.shift).max(1)).unwrap_or(u64::MAX)
     }
 
@@ -181,7 +181,7 @@ impl Store {
 
     /// The answer that these bytes are.
     pub(super) fn decode(&self, place: Place, bytes: &[u8]) -> Option<(Entry, Kind)> {
-        Fixed::read(bytes)?.entry(&self.secret, place, bytes, |moment| self.from_disk(moment))
+        Fixed::read(bytes)?.entry(&self.secret, place, bytes, |moment| self.to_own(moment))
     }
 
     /// Appends an answer.
