@@ -85,6 +85,19 @@ pub struct Forms {
 /// A field's name, and where its value stands.
 pub type ToldField = (&'static HeaderName, Option<Range<usize>>);
 
+/// With its length, so that no two lists of parts have the same bytes.
+pub fn push_framed(out: &mut Vec<u8>, part: &[u8]) {
+    out.extend_from_slice(&(part.len() as u64).to_le_bytes());
+    out.extend_from_slice(part);
+}
+
+/// [`ForwardedHeaders::origin`] of a client that came straight to this host and port.
+pub fn origin_of(scheme: &str, host: &[u8], port: u16) -> Vec<u8> {
+    let mut origin = Vec::with_capacity(64);
+    [scheme.as_bytes(), host, &port.to_be_bytes()].into_iter().for_each(|part| push_framed(&mut origin, part));
+    origin
+}
+
 impl ForwardedHeaders {
     /// Of edits that are there already.
     pub fn new(edits: HeaderEdits) -> Self {

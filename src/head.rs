@@ -46,6 +46,9 @@ impl Field {
     }
 }
 
+/// Methods that have a body, whose absence is a mistake.
+pub const WITH_BODY: [Method; 3] = [Method::POST, Method::PUT, Method::PATCH];
+
 /// How the request's body is delimited (RFC 9112, section 6; for HTTP/2 the stream's end).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyFraming {

@@ -10,8 +10,9 @@ use pingora_cache::{CacheKey, VarianceBuilder};
 use super::changed::Place;
 use super::credentials;
 use super::policy::{CachePolicy, Extra, QueryKey};
+use crate::authority;
 use crate::carrier;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, origin_of};
 use crate::head::{HeaderEdit, RequestHead};
 
 /// Keyed anew by every process, so that nobody can choose keys that share a hash. Whoever finds something by it compares the whole key.
@@ -182,13 +183,16 @@ pub(super) fn read(primary: &[u8]) -> Parts<'_> {
     all().unwrap_or_else(|| Parts { target: primary, ..Parts::default() })
 }
 
-/// The same key, asked for by another scheme.
+/// The same key, asked for by this scheme, and by nobody's word but the client's own.
 pub(super) fn of_scheme(primary: &[u8], scheme: &str) -> Option<Vec<u8>> {
-    let Parts { target, route, .. } = read(primary);
+    let Parts { target, route, host, .. } = read(primary);
     let at = target.len() + LENGTH + route.len();
-    let (_, rest) = part(primary, at)?;
+    let (_, origin) = part(primary, at)?;
+    let (_, rest) = part(primary, origin)?;
+    let port = authority::number(authority::default_port(scheme).as_bytes())?;
     let mut bytes = Framed(primary.get(..at)?.to_vec());
     bytes.put(scheme.as_bytes());
+    bytes.put(&origin_of(scheme, host, port));
     bytes.0.extend_from_slice(primary.get(rest..)?);
     Some(bytes.0)
 }

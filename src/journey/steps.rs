@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use super::refusals::{BOUNDS, body_refusal, client_gone, no_route, too_large_for};
 use super::{Client, Journey};
 use crate::downstream::{BODY_TIMEOUT, BODY_TOO_LARGE};
-use crate::head::{BodyFraming, RequestHead};
-use crate::policy::Work;
+use crate::exchange::Stage;
+use crate::head::{BodyFraming, RequestHead, WITH_BODY};
+use crate::policy::{Step, Work};
 use crate::reply::{Flow, Reply};
 use crate::upstream::call::{Caller, Engine};
 
@@ -22,6 +23,11 @@ pub enum Pause {
     Body(usize),
 }
 
+/// Whether any of these steps looks for who it is, or whether he may.
+fn asks_who(steps: &[Step]) -> bool {
+    steps.iter().any(|step| matches!(step.stage, Stage::Authn | Stage::Authz))
+}
+
 impl Journey {
     /// Runs the route's steps from number `from` on, up to the first that cannot be done at once. `unsettled`: whether there is a body is not
     /// known yet.
@@ -32,6 +38,7 @@ impl Journey {
         let Some(mut stage) = steps.first().map(|step| step.stage) else { return Pause::Done(Flow::Continue(())) };
         let mut since = Instant::now();
         let mut pause = Pause::Done(Flow::Continue(()));
+        let steps_behind = |number| route.plan.steps.get(number..).unwrap_or_default();
         for (number, step) in (from..).zip(steps) {
             if let Some(service) = step.service {
                 let chosen = *outcome.service.get_or_insert_with(|| route.answer.choose(head, exchange.client));
@@ -45,7 +52,12 @@ impl Journey {
                 (stage, since) = (step.stage, now);
             }
             let flow = match &step.work {
-                Work::Head(run) if unsettled && run.asks_for_body() => {
+                // A body that is to be expected is waited for once it is known whose it is, as it is read then.
+                Work::Head(run)
+                    if unsettled
+                        && run.asks_for_body()
+                        && !(WITH_BODY.contains(&head.method) && asks_who(steps_behind(number))) =>
+                {
                     pause = Pause::Settle(number);
                     break;
                 }

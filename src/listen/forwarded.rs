@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use crate::authority::{self, canonical, without_default_port};
 use crate::cidr::CidrSet;
-use crate::exchange::{Connection, ForwardedHeaders, ForwardedUnder, is_gateways};
+use crate::exchange::{Connection, ForwardedHeaders, ForwardedUnder, is_gateways, origin_of, push_framed};
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 use crate::via::Via;
 
@@ -315,9 +315,7 @@ fn tell(head: &RequestHead, hop: &Hop<'_>) -> ForwardedHeaders {
             told.wire.extend_from_slice(part);
         }
     }
-    told.origin = Vec::with_capacity(64);
-    let port = port.to_be_bytes();
-    [hop.scheme.as_bytes(), host, &port].into_iter().for_each(|part| push_framed(&mut told.origin, part));
+    told.origin = origin_of(hop.scheme, host, port);
     if hop.proxies.is_some() {
         before.origin(head, &mut told.origin);
     }
@@ -439,12 +437,6 @@ impl<'a> Before<'a> {
 fn push_member(text: &mut Vec<u8>, member: &[u8]) {
     text.extend_from_slice(member);
     text.extend_from_slice(b", ");
-}
-
-/// With its length, so that no two lists of parts have the same bytes.
-fn push_framed(out: &mut Vec<u8>, part: &[u8]) {
-    out.extend_from_slice(&(part.len() as u64).to_le_bytes());
-    out.extend_from_slice(part);
 }
 
 /// IPv4 by hand: it is written several times for every connection, and the library's way costs ten times as much.

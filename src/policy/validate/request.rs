@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -21,7 +21,7 @@ use super::contract::{BodyConfig, Contract, Mode, SchemaConfig, Written};
 use super::json::{self, Fault, FaultKind, Limits};
 use super::media::{MediaType, Pattern, UNCODED, is_coded};
 use crate::exchange::Exchange;
-use crate::head::{BodyFraming, RequestHead};
+use crate::head::{BodyFraming, RequestHead, WITH_BODY};
 use crate::policy::{Compile, OnBody, OnRequest, PlanBuilder, Policy, Stage};
 use crate::problem::Problem;
 use crate::reply::{Flow, Reply};
@@ -107,9 +107,6 @@ struct JsonCheck {
     /// What is not even JSON is reported as what breaks the schema: nobody asked for more.
     reports: bool,
 }
-
-/// Methods that have a body, whose absence is a mistake.
-const WITH_BODY: [Method; 3] = [Method::POST, Method::PUT, Method::PATCH];
 
 fn refuse(status: StatusCode, reason: &'static str, detail: impl Into<std::borrow::Cow<'static, str>>) -> Box<Reply> {
     Reply::new(status, Validate::NAME, reason, detail)
