@@ -136,19 +136,19 @@ impl MemoryTier {
 
     /// Forgets one entry.
     pub(super) fn forget(&self, index: Index) {
-        self.store.remove(&index.slot());
+        // First there: what is read meanwhile is taken out of memory, by this or by whoever has put it there.
         if let Some(disk) = self.disk.get() {
             disk.forget(index);
         }
+        self.store.remove(&index.slot());
     }
 
     /// Forgets one entry, if it has this tag. Whether it was there.
     pub(super) fn remove(&self, index: Index, user_tag: &str) -> bool {
-        let removed = self.store.remove_if(&index.slot(), |entry| *entry.user_tag == *user_tag).is_some();
         if let Some(disk) = self.disk.get() {
             disk.forget(index);
         }
-        removed
+        self.store.remove_if(&index.slot(), |entry| *entry.user_tag == *user_tag).is_some()
     }
 
     /// Forgets everything, and all that is still on its way.
@@ -272,7 +272,6 @@ impl MemoryTier {
     /// Replaces an entry's metadata once it was validated, which keeps `created` and `number`: they name the entry that was looked up.
     /// Pingora does not know the number; of two that were `created` at once, what it says is taken to be of either.
     pub(super) fn refresh(&self, index: Index, primary: &[u8], user_tag: &str, meta: Meta, number: Option<u64>) -> bool {
-        let (mut lost, writes) = (false, self.disk.get());
         let done = self.change(index, |entry| {
             let same = entry.meta.created == meta.created && number.is_none_or(|number| entry.number == number);
             if !entry.is_for(primary, user_tag) || !same {
@@ -280,17 +279,17 @@ impl MemoryTier {
             }
             let mut meta = meta;
             meta.set_length(entry.body.len());
-            lost = writes.is_some() && !entry.meta.head.has_only_fields_of(&meta.head);
             meta.tags = meta.tags.or_else(|| entry.meta.tags.clone());
             let checked = meta.asked.into();
             Some(Entry { meta, checked, ..entry.clone() })
         });
-        if let Some(disk) = writes {
+        if let Some(disk) = self.disk.get() {
             match self.store.peek(&index.slot()) {
-                Some(entry) if done => disk.renew(index, &entry, lost),
+                // Its life may be shorter than it was.
+                Some(entry) if done => disk.keep(index, &entry),
                 Some(_) => {}
                 // What is on disk is not what it is now.
-                None => disk.forget(index),
+                None => self.forget(index),
             }
         }
         done

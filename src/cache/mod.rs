@@ -202,7 +202,7 @@ impl Cache {
     /// it is sure to outlast the process, gives that to wait for.
     pub fn purge(&self, purge: &Purge, soft: bool) -> Option<Noted> {
         let at = self.storage.purges.note(purge, soft);
-        self.disk()?.purged(at, purge, soft)
+        Some(self.disk()?.purged(at, purge, soft))
     }
 
     /// Whether what is kept under a key was changed since it was asked for: the answer may be from before the change.

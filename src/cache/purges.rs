@@ -43,6 +43,20 @@ pub enum Purge {
     Tag(String, Within),
 }
 
+impl Purge {
+    /// In bytes of memory, beside itself.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Purge::Everything => 0,
+            Purge::Target { host, path, query } => host.len() + path.len() + query.as_ref().map_or(0, String::len),
+            Purge::Prefix { host, path } => host.len() + path.len(),
+            Purge::Host(host) => host.len(),
+            Purge::Tag(tag, Within::Host(within) | Within::Route(within)) => tag.len() + within.len(),
+            Purge::Tag(tag, Within::Everywhere) => tag.len(),
+        }
+    }
+}
+
 /// How far a tag goes: a service that puts another one's tag on its answers has no part in that one's purges.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

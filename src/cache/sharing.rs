@@ -229,6 +229,12 @@ struct Following {
     answered: Instant,
     /// Something was asked for in vain since Redis answered last.
     fails: bool,
+    /// It goes on from what was heard when what is on disk was written, and has not heard all since.
+    is_rewound: bool,
+    /// So many have come since, where that was nothing.
+    since_nothing: Option<usize>,
+    /// The disk knows that it listens.
+    is_noted: bool,
     figures: Figures,
 }
 
@@ -257,7 +263,17 @@ impl Figures {
 impl Following {
     /// From the stream's beginning: what was purged while this process was on its way here concerns what it has stored meanwhile.
     fn new(cache: &'static Cache, redis: Arc<Redis>, figures: Figures) -> Self {
-        Following { cache, redis, seen: NOTHING.to_owned(), answered: Instant::now(), fails: false, figures }
+        Following {
+            cache,
+            redis,
+            seen: NOTHING.to_owned(),
+            answered: Instant::now(),
+            fails: false,
+            is_rewound: false,
+            since_nothing: None,
+            is_noted: false,
+            figures,
+        }
     }
 
     async fn step(&mut self) {
@@ -286,11 +302,11 @@ impl Following {
 
     async fn hear(&mut self) -> Result<(), Unavailable> {
         let disk = self.cache.disk();
-        let rewound = disk.and_then(|disk| disk.take_heard(&stream_of(&self.redis)));
-        let is_rewound = rewound.is_some();
-        if let Some(until) = rewound {
+        if let Some(until) = disk.and_then(|disk| disk.take_heard(&stream_of(&self.redis))) {
             // What is on disk has heard no more than this.
             self.seen = until.into();
+            self.is_rewound = true;
+            self.since_nothing = (self.seen == NOTHING).then_some(0);
         }
         loop {
             // Wherever it breaks off, it goes on from there.
@@ -310,15 +326,25 @@ impl Following {
                 }
             }
             news.words.iter().flatten().for_each(|word| self.obey(word));
-            if self.seen != news.last
+            if let Some(since) = &mut self.since_nothing {
+                *since += news.words.len();
+            }
+            if (self.seen != news.last || !self.is_noted)
                 && let Some(disk) = disk
             {
+                // Even if that is nothing: the next process is to wait for what came after it.
+                self.is_noted = true;
                 // Behind what it was that was heard.
                 disk.hear(Moment::now().get(), &stream_of(&self.redis), &news.last);
             }
             self.seen = news.last;
             if news.how != "more" {
-                if let Some(disk) = disk.filter(|_| is_rewound) {
+                if self.since_nothing.take().is_some_and(|since| since >= KEPT) {
+                    // There may have been others before the first of them, which nobody remembers.
+                    log::warn!("more of the cache was purged than Redis remembers: all that is stored is forgotten");
+                    self.missed(false);
+                }
+                if let Some(disk) = disk.filter(|_| std::mem::take(&mut self.is_rewound)) {
                     disk.has_heard();
                 }
                 return Ok(());

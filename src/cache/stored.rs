@@ -97,11 +97,6 @@ impl StoredHead {
         writer.done()
     }
 
-    /// Whether each of its fields is one that the other one has as well, by its name.
-    pub(super) fn has_only_fields_of(&self, other: &StoredHead) -> bool {
-        self.headers().all(|(name, _)| other.headers().any(|(known, _)| known.eq_ignore_ascii_case(name)))
-    }
-
     /// The first field of that name.
     pub(super) fn header(&self, name: &HeaderName) -> Option<&[u8]> {
         self.headers().find(|(known, _)| is(known, name.as_str())).map(|(_, value)| value)

@@ -221,6 +221,7 @@ pub(super) async fn look_on(
     let mut failed = false;
     // A first answer that another one varies from, and that one.
     let mut from_disk: SmallVec<[FromDisk; 2]> = SmallVec::new();
+    let mut asks_disk = true;
     let mut wants_whole = used == Use::ReadOnly
         && asker.head.method == Method::GET
         && asker.head.header("range").is_some()
@@ -228,9 +229,18 @@ pub(super) async fn look_on(
     let look = |key| cache.look(policy, key, wishes, |name| seen_upstream(asker.head, asker.exchange, name));
     loop {
         if let Looked::Missed(missed) | Looked::Predicted(missed) = &looked
-            && let Some(found) = cache.on_disk(missed, policy).filter(|_| from_disk.len() < 2)
-            && let Some(found) = Box::pin(found.load()).await
+            && let Some(found) = cache.on_disk(missed, policy).filter(|_| asks_disk && from_disk.len() < 2)
         {
+            let found = tokio::select! {
+                biased;
+                found = Box::pin(found.load()) => found,
+                () = &mut gone => return Err(Failed::ClientGone),
+            };
+            let Some(found) = found else {
+                // It is waited for once.
+                asks_disk = false;
+                continue;
+            };
             from_disk.push(found);
             let (Looked::Missed(missed) | Looked::Predicted(missed)) = looked else { continue };
             let seen = |name: &_| seen_upstream(asker.head, asker.exchange, name);

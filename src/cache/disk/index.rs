@@ -4,13 +4,15 @@
 //! whether it was asked for. It is a hint: the record has the key.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 use super::record::Place;
 use crate::cache::entry::{Index as Key, VARIANTS};
 
-const SHARDS: usize = 64;
+/// So many that none is locked for long, even where its table grows.
+const SHARDS: usize = 1024;
 /// Of nothing else.
 const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
 
@@ -55,16 +57,31 @@ struct Shard {
 }
 
 /// See the module.
-pub(super) struct Index(Box<[Mutex<Shard>]>);
+pub(super) struct Index {
+    shards: Box<[Mutex<Shard>]>,
+    /// Of all that is held.
+    count: AtomicUsize,
+}
 
 impl Index {
     pub(super) fn new() -> Self {
-        Index(std::iter::repeat_with(Mutex::default).take(SHARDS).collect())
+        Index { shards: std::iter::repeat_with(Mutex::default).take(SHARDS).collect(), count: AtomicUsize::new(0) }
     }
 
     fn with<T>(&self, slot: Slot, work: impl FnOnce(&mut Shard) -> T) -> Option<T> {
-        let shard = self.0.get((slot.0 >> 64) as usize % SHARDS)?;
-        Some(work(&mut shard.lock()))
+        let shard = self.shards.get((slot.0 >> 64) as usize % SHARDS)?;
+        Some(self.counted(shard, work))
+    }
+
+    fn counted<T>(&self, shard: &Mutex<Shard>, work: impl FnOnce(&mut Shard) -> T) -> T {
+        let mut shard = shard.lock();
+        let before = shard.held.len();
+        let done = work(&mut shard);
+        if shard.held.len() != before {
+            // It wraps where there are fewer now.
+            self.count.fetch_add(shard.held.len().wrapping_sub(before), Ordering::Relaxed);
+        }
+        done
     }
 
     pub(super) fn find(&self, slot: Slot) -> Option<Place> {
@@ -164,14 +181,9 @@ impl Index {
         .flatten()
     }
 
-    /// Whatever is found there does not count.
-    pub(super) fn bar(&self, slot: Slot) {
-        self.with(slot, |shard| shard.barred.insert(slot));
-    }
-
     /// All that there is on disk was found.
     pub(super) fn is_complete(&self) {
-        self.0.iter().for_each(|shard| shard.lock().barred = HashSet::default());
+        self.shards.iter().for_each(|shard| shard.lock().barred = HashSet::default());
     }
 
     /// Whether what is there was asked for since it was written; `None` if it is not there.
@@ -192,15 +204,26 @@ impl Index {
     }
 
     pub(super) fn clear(&self) {
-        for shard in &self.0 {
-            let mut shard = shard.lock();
-            shard.held.clear();
-            shard.pending.clear();
+        for shard in &self.shards {
+            self.counted(shard, |shard| {
+                shard.held.clear();
+                shard.pending.clear();
+            });
         }
     }
 
+    /// Forgets all that stands in segments before this one. How many that were.
+    pub(super) fn forget_before(&self, segment: u32) -> u64 {
+        let forget = |shard: &mut Shard| {
+            let before = shard.held.len();
+            shard.held.retain(|_, held| held.place.segment >= segment);
+            (before - shard.held.len()) as u64
+        };
+        self.shards.iter().map(|shard| self.counted(shard, forget)).sum()
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.0.iter().map(|shard| shard.lock().held.len()).sum()
+        self.count.load(Ordering::Relaxed)
     }
 }
 
@@ -233,6 +256,18 @@ mod tests {
         assert!(!index.settle(slot, 3, place(1, 200)) && index.settle(slot, 4, place(1, 300)));
         assert_eq!(index.find(slot), Some(place(1, 300)));
         assert!(!index.forget_place(slot, place(1, 0)) && index.forget_place(slot, place(1, 300)));
+        assert_eq!(index.len(), 0);
+    }
+
+    #[test]
+    fn what_stood_in_segments_that_have_gone_is_forgotten() {
+        let index = Index::new();
+        for number in 0..100 {
+            index.found(Slot(u128::from(number) << 64), place(number / 10, number));
+        }
+        assert_eq!((index.len(), index.forget_before(3), index.len()), (100, 30, 70));
+        assert_eq!(index.peek(Slot(30 << 64)), Some(place(3, 30)));
+        index.clear();
         assert_eq!(index.len(), 0);
     }
 

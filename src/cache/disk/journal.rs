@@ -10,6 +10,7 @@ use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use super::bytes::{CODE, In, Out, code};
 use super::folder::Folder;
@@ -18,7 +19,7 @@ use crate::cache::Purge;
 pub(super) const NAME: &str = "notes";
 /// Before what it says: how long that is, when it was, and the how manieth note it is.
 const FIXED: usize = 20;
-/// Longer than any target.
+/// What would be longer says that all was forgotten.
 const LONGEST: usize = 1 << 20;
 
 /// What a note says.
@@ -43,6 +44,16 @@ pub(super) enum Said {
 pub(super) type Note = (u64, Said);
 
 impl Said {
+    /// In bytes of memory, beside itself.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Said::Changed(target) => target.len(),
+            Said::Purged { purge, .. } => purge.weight(),
+            Said::Forgotten => 0,
+            Said::Heard { stream, until } => stream.len() + until.len(),
+        }
+    }
+
     fn write(&self, out: &mut Out) {
         match self {
             Said::Changed(target) => {
@@ -82,7 +93,7 @@ impl Said {
 
 /// See the module.
 pub(super) struct Journal {
-    file: File,
+    file: Arc<File>,
     length: u64,
     /// How many notes there are.
     pub(super) count: u64,
@@ -102,12 +113,12 @@ impl Journal {
         let Some((notes, count, length)) = read(&secret, &bytes) else { return Ok(None) };
         // What was not written to its end was not told to anybody.
         file.set_len(length)?;
-        Ok(Some((Journal { file, length, count, secret }, notes)))
+        Ok(Some((Journal { file: Arc::new(file), length, count, secret }, notes)))
     }
 
     pub(super) fn new(folder: &Folder, secret: [u8; 32]) -> io::Result<Self> {
         folder.remove(NAME)?;
-        Ok(Journal { file: folder.create(NAME)?, length: 0, count: 0, secret })
+        Ok(Journal { file: Arc::new(folder.create(NAME)?), length: 0, count: 0, secret })
     }
 
     pub(super) fn length(&self) -> u64 {
@@ -127,6 +138,11 @@ impl Journal {
         for (at, said) in notes {
             let mut payload = Out::default();
             said.write(&mut payload);
+            if payload.0.len() > LONGEST {
+                // It would be read as damage.
+                payload.0.clear();
+                Said::Forgotten.write(&mut payload);
+            }
             count += 1;
             let mut fixed = Out::default();
             fixed.u32(u32::try_from(payload.0.len()).unwrap_or(u32::MAX));
@@ -144,12 +160,18 @@ impl Journal {
         self.file.sync_data()
     }
 
-    /// Writes it anew, without what later notes make needless, in at most half of so many bytes.
-    pub(super) fn compact(&mut self, folder: &Folder, most: u64) -> io::Result<()> {
+    /// What is written so far, for whoever waits until it is on the device.
+    pub(super) fn file(&self) -> Arc<File> {
+        self.file.clone()
+    }
+
+    /// Writes it anew, without what later notes make needless, in at most half of so many bytes. Whether that was too little for all that
+    /// matters.
+    pub(super) fn compact(&mut self, folder: &Folder, most: u64) -> io::Result<bool> {
         let mut bytes = vec![0; usize::try_from(self.length).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut bytes, 0)?;
         let Some((notes, ..)) = read(&self.secret, &bytes) else { return Err(io::Error::other("the notes are damaged")) };
-        let mut notes = shorter(notes, usize::try_from(most / 2).unwrap_or(usize::MAX));
+        let (mut notes, is_less) = shorter(notes, usize::try_from(most / 2).unwrap_or(usize::MAX));
         if notes.is_empty() {
             // The last number has to stand somewhere; nothing was asked for before this.
             notes.push((0, Said::Forgotten));
@@ -158,9 +180,9 @@ impl Journal {
         let first = self.count.saturating_sub(notes.len() as u64);
         let (bytes, count) = self.encode(&notes, first);
         folder.replace(NAME, &bytes)?;
-        self.file = folder.open_file(NAME)?;
+        self.file = Arc::new(folder.open_file(NAME)?);
         (self.length, self.count) = (bytes.len() as u64, count);
-        Ok(())
+        Ok(is_less)
     }
 }
 
@@ -186,8 +208,8 @@ fn read(secret: &[u8; 32], bytes: &[u8]) -> Option<(Vec<Note>, u64, u64)> {
     Some((notes, last.unwrap_or(0), at as u64))
 }
 
-/// What is left of notes that has a meaning.
-fn shorter(notes: Vec<Note>, most: usize) -> Vec<Note> {
+/// What is left of notes that has a meaning, and whether some of them had to go for want of room.
+fn shorter(notes: Vec<Note>, most: usize) -> (Vec<Note>, bool) {
     let hashers = [RandomState::new(), RandomState::new()];
     let about = |said: &Said| {
         let mut out = Out::default();
@@ -223,7 +245,7 @@ fn shorter(notes: Vec<Note>, most: usize) -> Vec<Note> {
     }
     kept.extend(forgotten.map(|at| (at, Said::Forgotten)));
     kept.reverse();
-    kept
+    (kept, forgotten.is_some())
 }
 
 /// The last word of each stream.
@@ -275,6 +297,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_long_to_be_read_is_written_as_more() {
+        let (_place, folder) = folder();
+        let mut journal = Journal::new(&folder, SECRET).unwrap();
+        let long = Said::Changed(vec![b'x'; LONGEST + 1].into());
+        journal.append(&[(5, long), (6, Said::Changed(b"/a".as_slice().into()))]).unwrap();
+        let (_, read) = Journal::open(&folder, SECRET).unwrap().unwrap();
+        assert_eq!(read, [(5, Said::Forgotten), (6, Said::Changed(b"/a".as_slice().into()))]);
+    }
+
+    #[test]
     fn damage_is_known_wherever_it_is_and_a_torn_end_is_none() {
         let (_place, folder) = folder();
         let mut journal = Journal::new(&folder, SECRET).unwrap();
@@ -301,7 +333,7 @@ mod tests {
         let (_place, folder) = folder();
         let mut journal = Journal::new(&folder, SECRET).unwrap();
         journal.append(&notes()).unwrap();
-        journal.compact(&folder, 1 << 20).unwrap();
+        assert!(!journal.compact(&folder, 1 << 20).unwrap());
         let (mut journal, read) = Journal::open(&folder, SECRET).unwrap().unwrap();
         assert_eq!(read, notes()[4..]);
         assert_eq!(journal.count, 9);
@@ -310,7 +342,7 @@ mod tests {
         // Where there is no room, what they were about is forgotten.
         let many: Vec<Note> = (0..1000u64).map(|n| (20 + n, Said::Changed(n.to_le_bytes().as_slice().into()))).collect();
         journal.append(&many).unwrap();
-        journal.compact(&folder, 4000).unwrap();
+        assert!(journal.compact(&folder, 4000).unwrap());
         assert!(journal.length() < 2500);
         let (_, read) = Journal::open(&folder, SECRET).unwrap().unwrap();
         let forgotten: Vec<u64> =

@@ -1,5 +1,5 @@
-//! The threads that do what may wait for the disk: one that opens the folder and writes the notes, one that writes answers, some that read
-//! them, and one that looks through what there is and ends.
+//! The threads that do what may wait for the disk: one that opens the folder and writes the notes, one that waits until they are on the
+//! device, one that writes answers, some that read them, and one that looks through what there is and ends.
 
 use std::io;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 use super::folder::Folder;
 use super::journal::{self, Journal, Note, Said};
 use super::state::{self, State};
-use super::store::{self, End, Store};
-use super::{Disk, Early, Order, Read, Write};
+use super::store::{self, End, Store, Written};
+use super::{Disk, Early, Order, Read, Settings, Sync, Write};
 use crate::cache::changed::Place as Target;
 use crate::cache::moment::Moment;
 
@@ -33,8 +33,11 @@ struct Open {
     store: Arc<Store>,
     journal: Journal,
     state: State,
-    synced: Instant,
-    is_dirty: bool,
+}
+
+/// For the notes, in bytes.
+pub(super) fn most_notes(settings: &Settings) -> u64 {
+    (settings.max_size / 16).clamp(1 << 20, 64 << 20)
 }
 
 impl Disk {
@@ -42,6 +45,7 @@ impl Disk {
     pub(in crate::cache) fn start(&'static self) -> io::Result<()> {
         let thread = |name: String, work: fn(&'static Disk)| Builder::new().name(name).spawn(move || work(self)).map(drop);
         thread("cache-disk".to_owned(), Disk::keep_house)?;
+        thread("cache-disk-sync".to_owned(), Disk::sync_on)?;
         thread("cache-disk-write".to_owned(), Disk::write_on)?;
         (0..READERS).try_for_each(|number| thread(format!("cache-disk-read{number}"), Disk::read_on))
     }
@@ -95,11 +99,6 @@ impl Disk {
         }
     }
 
-    /// For the notes.
-    fn most_notes(&self) -> u64 {
-        (self.settings.max_size / 16).clamp(1 << 20, 64 << 20)
-    }
-
     /// `None` if another process has the folder.
     fn open(&'static self) -> io::Result<Option<Open>> {
         let Some(folder) = Folder::open(&self.settings.path)? else { return Ok(None) };
@@ -107,18 +106,24 @@ impl Disk {
         let boot = state::boot();
         let before = if is_new { None } else { State::read(&folder, &secret)? };
         // What a machine has not written when its power went is not known.
-        let known = before.filter(|state| state.is_clean || state.boot == boot && boot != 0);
+        let is_doubted = self.is_doubted.load(Ordering::Relaxed);
+        let known = before.filter(|state| !is_doubted && (state.is_clean || state.boot == boot && boot != 0));
         let journal = Journal::open(&folder, secret)?;
-        let early = std::mem::replace(&mut *self.early.lock(), Early::Few(Default::default()));
+        let too_many = matches!(&*self.early.lock(), Early::Many);
         let is_whole = |state: &State, journal: &Journal| match state.is_clean {
             true => journal.count == state.notes,
             false => journal.count >= state.notes,
         };
-        let (ceiling, journal, notes) = match (known, journal, &early) {
-            (Some(state), Some((journal, notes)), Early::Few(_)) if is_whole(&state, &journal) => (state.ceiling, journal, notes),
-            (known, ..) => {
+        let (ceiling, journal, notes) = match (known, journal) {
+            (Some(state), Some((journal, notes))) if !too_many && is_whole(&state, &journal) => (state.ceiling, journal, notes),
+            (known, _) => {
                 if let Some(state) = before {
-                    let why = if known.is_none() { "the machine has stopped without a warning" } else { "its notes are damaged" };
+                    let why = match known {
+                        _ if too_many => "too much was stored before it could be had",
+                        _ if is_doubted => "its notes could not be written",
+                        None => "the machine has stopped without a warning",
+                        Some(_) => "its notes are damaged",
+                    };
                     log::warn!("what is in {} does not count any more: {why}", self.path());
                     // Its clock goes on: there may be a thing that cannot be removed.
                     store::wipe(&folder)?;
@@ -133,10 +138,11 @@ impl Disk {
         let shift = i128::from(ceiling) - i128::from(Moment::FIRST);
         let size = store::segment_size(self.settings.max_size);
         // While the notes are written anew there are two of them.
-        let budget = self.settings.max_size.saturating_sub(2 * self.most_notes()).max(u64::from(size));
+        let budget = self.settings.max_size.saturating_sub(2 * most_notes(&self.settings)).max(u64::from(size));
         let store = Arc::new(Store::open(folder, secret, shift, budget, size, journal.count)?);
         let state = State { is_clean: false, boot, ceiling: store.to_disk(Moment::now().get()) + AHEAD, notes: journal.count };
         state.write(&store.folder, &secret)?;
+        self.is_doubted.store(false, Ordering::Relaxed);
         for (at, said) in &notes {
             self.remember(store.to_own(*at), said);
         }
@@ -144,18 +150,29 @@ impl Disk {
         let until = if heard.is_empty() { 0 } else { Moment::of(Instant::now() + super::UNHEARD).get() };
         self.behind_until.store(until, Ordering::Relaxed);
         *self.heard.lock() = heard;
-        if let Early::Few(slots) = early {
-            slots.into_iter().for_each(|slot| store.index.bar(slot));
+        let (searched, disk) = (store.clone(), self);
+        // The last thing that may fail: until here nobody has the store, and what was stored or forgotten early is still known.
+        Builder::new().name("cache-disk-find".to_owned()).spawn(move || disk.search(&searched))?;
+        if self.forget_early(&store) && !too_many {
+            store.is_lost.store(true, Ordering::Relaxed);
         }
         self.store.store(Some(store.clone()));
         // What came in between.
-        match std::mem::replace(&mut *self.early.lock(), Early::Few(Default::default())) {
-            Early::Few(slots) => slots.into_iter().for_each(|slot| self.forget_in(&store, slot)),
-            Early::Many => store.is_lost.store(true, Ordering::Relaxed),
+        if self.forget_early(&store) {
+            store.is_lost.store(true, Ordering::Relaxed);
         }
-        let (searched, disk) = (store.clone(), self);
-        Builder::new().name("cache-disk-find".to_owned()).spawn(move || disk.search(&searched))?;
-        Ok(Some(Open { store, journal, state, synced: Instant::now(), is_dirty: false }))
+        Ok(Some(Open { store, journal, state }))
+    }
+
+    /// What was stored or forgotten before there was a store does not count there. Whether it was too much to be known.
+    fn forget_early(&self, store: &Arc<Store>) -> bool {
+        match std::mem::replace(&mut *self.early.lock(), Early::Few(Default::default())) {
+            Early::Few(slots) => {
+                slots.into_iter().for_each(|slot| self.forget_in(store, slot));
+                false
+            }
+            Early::Many => true,
+        }
     }
 
     /// What was noted by those who had the folder before is held against what is found there.
@@ -205,8 +222,12 @@ impl Disk {
         if done.is_err() {
             store.index.clear();
             // Without it nothing that is there counts.
-            let _ = store.folder.remove(state::NAME);
+            if let Err(error) = store.folder.remove(state::NAME) {
+                self.is_doubted.store(true, Ordering::Relaxed);
+                log::error!("what is in {} counts for the next process, and must not: remove it ({error})", self.path());
+            }
         }
+        store.is_given.store(true, Ordering::Release);
         store.folder.unlock();
         done
     }
@@ -215,7 +236,8 @@ impl Disk {
         if open.store.is_lost.load(Ordering::Relaxed) {
             return Err(io::Error::other("notes are missing"));
         }
-        let (mut notes, mut told, mut sync): (Vec<Note>, Vec<oneshot::Sender<()>>, bool) = (Vec::new(), Vec::new(), false);
+        let (mut notes, mut sync): (Vec<Note>, bool) = (Vec::new(), false);
+        let (mut told, mut told_late): (Vec<oneshot::Sender<()>>, Vec<oneshot::Sender<()>>) = (Vec::new(), Vec::new());
         if self.overflowed.swap(false, Ordering::AcqRel) {
             open.store.index.clear();
             notes.push((open.store.to_disk(Moment::now().get()), Said::Forgotten));
@@ -226,7 +248,7 @@ impl Disk {
                 Order::Kill(..) => {}
                 Order::Note { at, said, sync: now, done } => {
                     notes.push((open.store.to_disk(at), said));
-                    told.extend(done);
+                    if now { &mut told_late } else { &mut told }.extend(done);
                     sync |= now;
                 }
             }
@@ -237,34 +259,71 @@ impl Disk {
             open.state.ceiling = ahead + AHEAD;
             open.state.notes = open.journal.count;
             if open.state.write(&store.folder, &store.secret).is_err() {
-                store.yield_room()?;
+                self.figures.evicted.add(store.yield_room()?);
                 open.state.write(&store.folder, &store.secret)?;
             }
         }
         if !notes.is_empty() {
             if open.journal.append(&notes).is_err() {
                 // There may be no room: it is worth more than answers.
-                store.yield_room()?;
+                self.figures.evicted.add(store.yield_room()?);
                 open.journal.append(&notes)?;
             }
             store.notes.store(open.journal.count, Ordering::Release);
-            open.is_dirty = true;
         }
-        if open.is_dirty && (sync || open.synced.elapsed() > Duration::from_secs(1)) {
-            open.journal.sync()?;
-            (open.is_dirty, open.synced) = (false, Instant::now());
-        }
+        // After a power cut nothing counts that is there, so that who has changed something need not wait for the device.
         told.into_iter().for_each(|done| {
             let _ = done.send(());
         });
-        if open.journal.length() > self.most_notes() {
-            let most = self.most_notes();
-            if open.journal.compact(&store.folder, most).is_err() {
-                store.yield_room()?;
-                open.journal.compact(&store.folder, most)?;
+        if sync {
+            // Nor who does meanwhile. Where there are too many already, they are told that it is not written.
+            self.syncs.push(Sync { store: store.clone(), file: open.journal.file(), told: told_late }, 1);
+        }
+        let most = most_notes(&self.settings);
+        if open.journal.length() > most {
+            let is_less = match open.journal.compact(&store.folder, most) {
+                Ok(is_less) => is_less,
+                Err(_) => {
+                    self.figures.evicted.add(store.yield_room()?);
+                    open.journal.compact(&store.folder, most)?
+                }
+            };
+            if is_less {
+                log::warn!(
+                    "more was purged or changed than the disk cache has room to write down: the older half of what is in {} does not \
+                     outlast this process",
+                    self.path()
+                );
             }
         }
         Ok(())
+    }
+
+    fn sync_on(&'static self) {
+        loop {
+            let mut last: Option<(Arc<std::fs::File>, bool)> = None;
+            // What was written later to the same file is on the device as well then.
+            for Sync { store, file, told } in self.syncs.take_all(Duration::from_secs(3600)) {
+                let is_done = match &last {
+                    Some((known, is_done)) if Arc::ptr_eq(known, &file) => *is_done,
+                    _ => match file.sync_data() {
+                        Ok(()) => true,
+                        Err(error) => {
+                            self.figures.errors.add(1);
+                            log::error!("the disk cache's notes cannot be written: {error}");
+                            store.is_lost.store(true, Ordering::Relaxed);
+                            false
+                        }
+                    },
+                };
+                if is_done {
+                    told.into_iter().for_each(|done| {
+                        let _ = done.send(());
+                    });
+                }
+                last = Some((file, is_done));
+            }
+        }
     }
 
     fn write_on(&'static self) {
@@ -277,31 +336,36 @@ impl Disk {
                 && !current.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, store))
             {
                 // The bound may be another one than it was.
-                self.figures.evicted.add(store.shrink().unwrap_or(0));
+                match store.shrink() {
+                    Ok(evicted) => self.figures.evicted.add(evicted),
+                    Err(error) => {
+                        self.figures.errors.add(1);
+                        log::error!("the disk cache cannot be made smaller: {error}");
+                    }
+                }
                 current = Some((store.clone(), End::default()));
             }
             if store.is_none() {
                 current = None;
             }
             let resting = rest_until.is_some_and(|until| Instant::now() < until);
+            let mut written = Written::default();
             match &mut current {
-                Some((store, end)) if !resting => match store.append(end, kind, &entry) {
-                    Ok((place, written)) => {
+                Some((store, end)) if !resting => match store.append(end, kind, &entry, &mut written) {
+                    Ok(place) => {
                         if std::mem::take(&mut fails) {
                             log::info!("the disk cache can be written to again");
                         }
                         self.figures.stored.add(1);
-                        self.figures.written.add(written.bytes);
-                        self.figures.evicted.add(written.evicted);
                         if !store.index.settle(slot, ticket, place) {
                             self.kill(store, place);
                         }
                     }
                     Err(error) => {
                         store.index.abandon(slot, ticket);
-                        if error.kind() == io::ErrorKind::StorageFull {
+                        if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
                             // It goes on in less room.
-                            let _ = store.yield_room();
+                            written.evicted += store.yield_room().unwrap_or(0);
                         }
                         self.figures.errors.add(1);
                         self.figures.dropped.add(1);
@@ -317,6 +381,8 @@ impl Disk {
                 }
                 None => self.figures.dropped.add(1),
             }
+            self.figures.written.add(written.bytes);
+            self.figures.evicted.add(written.evicted);
             self.writes.done();
         }
     }
@@ -329,11 +395,10 @@ impl Disk {
             let found = match store.read(place, false) {
                 Ok(bytes) => {
                     fails = false;
-                    let found = bytes.and_then(|bytes| self.take_in(&store, index, place, &bytes));
-                    if found.is_none() {
+                    if bytes.is_none() {
                         store.index.forget_place(slot, place);
                     }
-                    found
+                    bytes.and_then(|bytes| self.take_in(&store, index, place, &bytes))
                 }
                 Err(error) => {
                     store.index.forget_place(slot, place);

@@ -39,7 +39,9 @@ mod record;
 mod state;
 mod store;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::collections::hash_map::{self, HashMap};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -58,13 +60,17 @@ use crate::tally::{Counter, Gauge, Tallies};
 use index::Slot;
 use journal::Said;
 use queue::Queue;
-use record::{Kind, Place};
+use record::{Kind, Place, Unfit};
 use store::Store;
 
 /// What waits to be written, in bytes of memory.
 const WAITING: usize = 16 << 20;
-/// Notes that wait to be written; beyond that nothing on disk counts.
-const NOTES: usize = 1 << 17;
+/// Notes that wait to be written, in bytes of memory; beyond that nothing on disk counts.
+const NOTES: usize = 16 << 20;
+/// What one of them needs beside its text.
+const NOTE: usize = 64;
+/// Times that notes are waited for until they are on the device.
+const SYNCS: usize = 1024;
 /// Reads that wait for a thread; more of them are misses.
 const READS: usize = 256;
 /// What is longer is read by a thread, even if it is in memory.
@@ -99,8 +105,11 @@ pub struct Disk {
     reads: Queue<Read>,
     writes: Queue<Write>,
     orders: Queue<Order>,
+    syncs: Queue<Sync>,
     /// There was no room for a note.
     overflowed: AtomicBool,
+    /// What makes the folder count could not be taken out of it when it had to be.
+    is_doubted: AtomicBool,
     tickets: AtomicU64,
     /// What was stored or forgotten before the folder was opened: what is there of it does not count.
     early: Mutex<Early>,
@@ -146,6 +155,13 @@ enum Order {
         sync: bool,
         done: Option<oneshot::Sender<()>>,
     },
+}
+
+/// Notes that are written, and have to be on the device.
+struct Sync {
+    store: Arc<Store>,
+    file: Arc<File>,
+    told: Vec<oneshot::Sender<()>>,
 }
 
 struct Figures {
@@ -225,6 +241,8 @@ impl Noted {
 
 impl Disk {
     pub(super) fn new(settings: Settings, tier: &'static MemoryTier, tallies: &Tallies) -> Self {
+        // While they are written anew there are two of all notes, and what waits.
+        let notes = NOTES.min(usize::try_from(keeper::most_notes(&settings) / 2).unwrap_or(NOTES));
         Disk {
             settings,
             tier,
@@ -232,8 +250,10 @@ impl Disk {
             loads: Mutex::default(),
             reads: Queue::new(READS),
             writes: Queue::new(WAITING),
-            orders: Queue::new(NOTES),
+            orders: Queue::new(notes),
+            syncs: Queue::new(SYNCS),
             overflowed: AtomicBool::new(false),
+            is_doubted: AtomicBool::new(false),
             tickets: AtomicU64::new(1),
             early: Mutex::new(Early::Few(HashSet::default())),
             heard: Mutex::default(),
@@ -285,13 +305,6 @@ impl Disk {
         }
     }
 
-    /// A stored answer was validated: it is written anew where that makes a difference. `lost`: it has lost fields.
-    pub(super) fn renew(&self, index: Index, entry: &Arc<Entry>, lost: bool) {
-        if lost || is_worth(entry) {
-            self.keep(index, entry);
-        }
-    }
-
     pub(super) fn forget(&self, index: Index) {
         let slot = Slot::of(&index);
         match self.store.load_full() {
@@ -321,7 +334,11 @@ impl Disk {
     }
 
     fn order(&self, order: Order) {
-        if !self.orders.push(order, 1) && !self.overflowed.swap(true, Ordering::AcqRel) {
+        let text = match &order {
+            Order::Note { said, .. } => said.weight(),
+            Order::Kill(..) => 0,
+        };
+        if !self.orders.push(order, NOTE + text) && !self.overflowed.swap(true, Ordering::AcqRel) {
             if let Some(store) = self.store.load_full() {
                 store.index.clear();
             }
@@ -343,11 +360,12 @@ impl Disk {
     }
 
     /// This was purged at that moment.
-    pub(super) fn purged(&self, at: u64, purge: &Purge, soft: bool) -> Option<Noted> {
-        let waits = self.writable().is_some();
+    pub(super) fn purged(&self, at: u64, purge: &Purge, soft: bool) -> Noted {
+        // Nobody knows when the folder can be had.
+        let most = if self.writable().is_some() { PATIENCE } else { Duration::ZERO };
         let (done, written) = oneshot::channel();
         self.order(Order::Note { at, said: Said::Purged { purge: purge.clone(), soft }, sync: true, done: Some(done) });
-        waits.then(|| Noted { written, most: PATIENCE, late: self.figures.late.clone() })
+        Noted { written, most, late: self.figures.late.clone() }
     }
 
     /// Everything was forgotten.
@@ -380,7 +398,7 @@ impl Disk {
         let slots = std::iter::once(Slot::of(&key)).chain(Slot::variants(&key));
         let read = |slot| {
             let place = store.index.peek(slot)?;
-            let (entry, _) = store.decode(place, &store.read(place, false).ok()??)?;
+            let (entry, _) = store.decode(place, &store.read(place, false).ok()??).ok()?;
             (*entry.primary == *primary && !self.tier.is_gone(&entry)).then_some(entry)
         };
         slots.filter_map(read).collect()
@@ -407,11 +425,20 @@ impl Disk {
         let (tell, told) = oneshot::channel();
         {
             let mut loads = self.loads.lock();
-            let waiting = loads.entry(slot).or_default();
-            let is_first = waiting.is_empty();
-            waiting.push(tell);
-            if is_first && !self.reads.push(Read { store, index, place }, 1) {
-                loads.remove(&slot);
+            match loads.entry(slot) {
+                hash_map::Entry::Occupied(mut known) => {
+                    let waiting = known.get_mut();
+                    if waiting.len() == waiting.capacity() {
+                        // Those who have waited long enough make room, while the disk hangs.
+                        waiting.retain(|tell| !tell.is_closed());
+                    }
+                    waiting.push(tell);
+                }
+                hash_map::Entry::Vacant(first) => {
+                    if self.reads.push(Read { store, index, place }, 1) {
+                        first.insert(vec![tell]);
+                    }
+                }
             }
         }
         match tokio::time::timeout(self.settings.deadline, told).await {
@@ -427,12 +454,16 @@ impl Disk {
     fn take_in(&self, store: &Arc<Store>, index: Index, place: Place, bytes: &[u8]) -> Option<Arc<Entry>> {
         let slot = Slot::of(&index);
         self.figures.read.add(bytes.len() as u64);
-        let Some((entry, kind)) = store.decode(place, bytes) else {
-            if store.index.forget_place(slot, place) {
-                self.figures.damaged.add(1);
-                self.kill(store, place);
+        let (entry, kind) = match store.decode(place, bytes) {
+            Ok(found) => found,
+            Err(Unfit::Later) => return None,
+            Err(Unfit::Damaged) => {
+                if store.index.forget_place(slot, place) {
+                    self.figures.damaged.add(1);
+                    self.kill(store, place);
+                }
+                return None;
             }
-            return None;
         };
         let entry = Arc::new(entry);
         if self.tier.is_gone(&entry) {

@@ -27,7 +27,8 @@ impl<T> Queue<T> {
     /// Whether it was taken.
     pub(super) fn push(&self, item: T, weight: usize) -> bool {
         let mut waiting = self.waiting.lock();
-        if waiting.weight.saturating_add(weight) > self.most {
+        // What alone is more than that is taken by itself.
+        if waiting.weight > 0 && waiting.weight.saturating_add(weight) > self.most {
             return false;
         }
         waiting.weight += weight;
@@ -73,5 +74,20 @@ impl<T> Queue<T> {
     /// For whoever waits for work to look at what else there is.
     pub(super) fn wake(&self) {
         self.come.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_bounded_and_takes_by_itself_what_is_longer() {
+        let queue = Queue::new(10);
+        assert!(queue.push('a', 6) && queue.push('b', 4) && !queue.push('c', 1));
+        assert_eq!(queue.take_all(Duration::ZERO), ['a', 'b']);
+        assert!(queue.push('d', 20) && !queue.push('e', 1));
+        assert_eq!(queue.take(Duration::ZERO), Some('d'));
+        assert!(queue.push('e', 1) && !queue.push('d', 20) && !queue.is_idle());
     }
 }

@@ -109,7 +109,20 @@ impl Fixed {
         place: Place,
         record: &[u8],
         moment: impl Fn(u64) -> u64,
-    ) -> Option<(Entry, Kind)> {
+    ) -> Result<(Entry, Kind), Unfit> {
+        let (answer, written) = self.whole(secret, place, record, moment).ok_or(Unfit::Damaged)?;
+        // If the clock was set back, nobody knows how old it is.
+        if written > SystemTime::now() { Err(Unfit::Later) } else { Ok(answer) }
+    }
+
+    /// And when it was written.
+    fn whole(
+        &self,
+        secret: &[u8; 32],
+        place: Place,
+        record: &[u8],
+        moment: impl Fn(u64) -> u64,
+    ) -> Option<((Entry, Kind), SystemTime)> {
         let (head, body) = record.split_at_checked(self.head())?;
         if body.len() as u64 != self.body || self.place != place || self.is_dead {
             return None;
@@ -122,13 +135,18 @@ impl Fixed {
         let mut from = In(meta.get(17..)?);
         let user_tag = std::str::from_utf8(from.text()?).ok()?;
         let (meta, written) = read_meta(&mut from, moment(self.asked))?;
-        if written > SystemTime::now() {
-            // The clock was set back: nobody knows how old it is.
-            return None;
-        }
         let target = Target::of(target_of(key));
-        Some((Entry::at(target, key, user_tag, meta, Bytes::copy_from_slice(body)), kind))
+        Some(((Entry::at(target, key, user_tag, meta, Bytes::copy_from_slice(body)), kind), written))
     }
+}
+
+/// Why a record is not given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// It is not as it was written.
+    Damaged,
+    /// It was written later than it is now. It may be good once the clock is right.
+    Later,
 }
 
 /// Which place of its key it has.

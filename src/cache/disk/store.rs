@@ -21,14 +21,20 @@ use rustix::io::ReadWriteFlags;
 
 use super::folder::Folder;
 use super::index::{Index, Slot};
-use super::record::{self, FIXED, Fixed, Kind, Place};
+use super::record::{self, FIXED, Fixed, Kind, Place, Unfit};
 use crate::cache::entry::{Entry, Index as Key};
 use crate::cache::key;
+use crate::cache::moment::Moment;
 
 /// What is written once more of a segment that goes, at most.
 const MOST_KEPT: usize = 8 << 20;
 /// How much is read at once when a segment is looked through.
 const WINDOW: usize = 256 << 10;
+
+/// Of the bound in bytes, for each answer: where they are shorter than this, the index's memory is what bounds them.
+const ROOM: u64 = 4096;
+/// Of what processes before have left; each is an open file.
+const MOST_SEGMENTS: usize = 600;
 
 /// See the module.
 pub(super) struct Store {
@@ -47,6 +53,10 @@ pub(super) struct Store {
     pub(super) searching: AtomicBool,
     /// Nothing in it can be believed.
     pub(super) is_lost: AtomicBool,
+    /// It may be another process's by now.
+    pub(super) is_given: AtomicBool,
+    /// The first segment that is not from before.
+    first: u32,
     /// Whoever holds it is a disk that hangs.
     #[cfg(test)]
     pub(super) hangs: Mutex<()>,
@@ -114,13 +124,19 @@ impl Store {
         segment_size: u32,
         notes: u64,
     ) -> io::Result<Self> {
-        let mut segments = Segments { next: 1, ..Segments::default() };
-        for name in folder.names()? {
-            let Some(number) = number(&name) else { continue };
-            let file = folder.open_file(&name)?;
+        let mut numbers: Vec<u32> = folder.names()?.iter().filter_map(|name| number(name)).collect();
+        numbers.sort_unstable();
+        let first = numbers.last().map_or(1, |last| last.saturating_add(1));
+        let mut segments = Segments { next: first, ..Segments::default() };
+        let spare = numbers.len().saturating_sub(MOST_SEGMENTS);
+        for (at, number) in numbers.into_iter().enumerate() {
+            let file = folder.open_file(&name(number))?;
             let length = file.metadata()?.len();
+            if at < spare || length == 0 {
+                folder.remove(&name(number))?;
+                continue;
+            }
             segments.bytes += length;
-            segments.next = segments.next.max(number.saturating_add(1));
             segments.files.insert(number, Arc::new(Segment { number, file, length: AtomicU64::new(length) }));
         }
         Ok(Store {
@@ -134,6 +150,8 @@ impl Store {
             notes: AtomicU64::new(notes),
             searching: AtomicBool::new(true),
             is_lost: AtomicBool::new(false),
+            is_given: AtomicBool::new(false),
+            first,
             #[cfg(test)]
             hangs: Mutex::default(),
         })
@@ -157,6 +175,13 @@ impl Store {
         self.segments.lock().bytes
     }
 
+    /// Where a disk may hang.
+    fn touch(&self) {
+        #[cfg(test)]
+        drop(self.hangs.lock());
+    }
+
+    /// Taken by requests: nobody who has the lock waits for the disk.
     fn segment(&self, number: u32) -> Option<Arc<Segment>> {
         self.segments.lock().files.get(&number).cloned()
     }
@@ -166,8 +191,7 @@ impl Store {
         let Some(segment) = self.segment(place.segment) else { return Ok(None) };
         let mut bytes = vec![0; place.length as usize];
         if !at_once {
-            #[cfg(test)]
-            drop(self.hangs.lock());
+            self.touch();
             segment.file.read_exact_at(&mut bytes, u64::from(place.offset))?;
             return Ok(Some(bytes));
         }
@@ -180,64 +204,81 @@ impl Store {
     }
 
     /// The answer that these bytes are.
-    pub(super) fn decode(&self, place: Place, bytes: &[u8]) -> Option<(Entry, Kind)> {
-        Fixed::read(bytes)?.entry(&self.secret, place, bytes, |moment| self.to_own(moment))
+    pub(super) fn decode(&self, place: Place, bytes: &[u8]) -> Result<(Entry, Kind), Unfit> {
+        Fixed::read(bytes).ok_or(Unfit::Damaged)?.entry(&self.secret, place, bytes, |moment| self.to_own(moment))
     }
 
     /// Appends an answer.
-    pub(super) fn append(&self, end: &mut End, kind: Kind, entry: &Entry) -> io::Result<(Place, Written)> {
-        let mut written = Written::default();
+    pub(super) fn append(&self, end: &mut End, kind: Kind, entry: &Entry, written: &mut Written) -> io::Result<Place> {
         let asked = self.to_disk(entry.meta.asked);
         let notes = self.notes.load(Ordering::Acquire);
-        let mut at = self.end(end, FIXED, &mut written)?;
+        let mut at = self.end(end, FIXED, written)?;
         let mut record = record::encode(&self.secret, at, kind, entry, asked, notes);
         if record.len() > self.segment_size as usize {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than a segment"));
         }
         if at.1 as usize + record.len() > self.segment_size as usize {
-            at = self.end(end, record.len(), &mut written)?;
+            at = self.end(end, record.len(), written)?;
             record = record::moved(&self.secret, record, at).ok_or_else(|| io::Error::other("it is no record"))?;
         }
         let place = self.put(end, at, &record)?;
         written.bytes += record.len() as u64;
-        Ok((place, written))
+        Ok(place)
     }
 
     /// The number of the last segment and where it ends, with room for so many bytes more.
     fn end(&self, end: &mut End, room: usize, written: &mut Written) -> io::Result<(u32, u32)> {
         let has_room =
             |segment: &Arc<Segment>| segment.length.load(Ordering::Relaxed) + room as u64 <= u64::from(self.segment_size);
-        if !end.0.as_ref().is_some_and(has_room) {
+        if !end.0.as_ref().is_some_and(has_room) || self.is_crowded() {
             end.0 = None;
-            let kept = self.make_room(u64::from(self.segment_size), written)?;
-            let segment = self.begin()?;
-            end.0 = Some(segment);
-            for (slot, from, record) in kept {
-                let Some(at) = end.0.as_ref().map(|segment| (segment.number, segment.length.load(Ordering::Relaxed) as u32))
-                else {
-                    break;
-                };
-                let Some(record) = record::moved(&self.secret, record, at) else { continue };
-                if at.1 as usize + record.len() + room > self.segment_size as usize {
-                    self.index.forget_place(slot, from);
-                    continue;
-                }
-                let to = self.put(end, at, &record)?;
-                if !self.index.moved(slot, from, to) {
-                    // It was forgotten meanwhile.
-                    self.kill(to)?;
-                }
-                written.bytes += record.len() as u64;
-            }
+            let begun = self.go_on(end, room, written);
+            // Whatever of those that have gone could not be written once more.
+            written.evicted += self.sweep();
+            begun?;
         }
         let segment = end.0.as_ref().ok_or_else(|| io::Error::other("there is no segment"))?;
         Ok((segment.number, segment.length.load(Ordering::Relaxed) as u32))
     }
 
+    /// Goes on in a new segment.
+    fn go_on(&self, end: &mut End, room: usize, written: &mut Written) -> io::Result<()> {
+        let kept = self.make_room(u64::from(self.segment_size), written)?;
+        let segment = self.begin()?;
+        end.0 = Some(segment.clone());
+        for (slot, from, record) in kept {
+            let at = (segment.number, segment.length.load(Ordering::Relaxed) as u32);
+            let Some(record) = record::moved(&self.secret, record, at) else { continue };
+            if at.1 as usize + record.len() + room > self.segment_size as usize {
+                continue;
+            }
+            let to = self.put(end, at, &record)?;
+            if !self.index.moved(slot, from, to) {
+                // It was forgotten meanwhile.
+                self.kill(to)?;
+            }
+            written.bytes += record.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Whether the index has more entries than it may have.
+    fn is_crowded(&self) -> bool {
+        self.index.len() as u64 > self.budget / ROOM
+    }
+
+    /// Forgets what stood in segments that are not there any more, of which the oldest always goes first. How many that were.
+    fn sweep(&self) -> u64 {
+        let first = {
+            let segments = self.segments.lock();
+            segments.files.keys().next().copied().unwrap_or(segments.next)
+        };
+        self.index.forget_before(first)
+    }
+
     fn put(&self, end: &End, at: (u32, u32), record: &[u8]) -> io::Result<Place> {
         let segment = end.0.as_ref().ok_or_else(|| io::Error::other("there is no segment"))?;
-        #[cfg(test)]
-        drop(self.hangs.lock());
+        self.touch();
         segment.file.write_all_at(record, u64::from(at.1))?;
         let length = u32::try_from(record.len()).map_err(io::Error::other)?;
         segment.length.store(u64::from(at.1) + u64::from(length), Ordering::Release);
@@ -246,13 +287,19 @@ impl Store {
     }
 
     fn begin(&self) -> io::Result<Arc<Segment>> {
-        let mut segments = self.segments.lock();
-        let number = segments.next;
+        // One thread alone begins segments.
+        let number = self.segments.lock().next;
+        let next = number.checked_add(1).ok_or_else(|| io::Error::other("there are no more numbers"))?;
+        if self.is_given.load(Ordering::Acquire) {
+            return Err(io::Error::other("it is another process's"));
+        }
+        self.touch();
         // A thread may have been behind when the store before this one was given up.
         self.folder.remove(&name(number))?;
         let file = self.folder.create(&name(number))?;
-        segments.next = number.checked_add(1).ok_or_else(|| io::Error::other("there are no more numbers"))?;
         let segment = Arc::new(Segment { number, file, length: AtomicU64::new(0) });
+        let mut segments = self.segments.lock();
+        segments.next = next;
         segments.files.insert(number, segment.clone());
         Ok(segment)
     }
@@ -261,7 +308,7 @@ impl Store {
     fn make_room(&self, room: u64, written: &mut Written) -> io::Result<Vec<(Slot, Place, Vec<u8>)>> {
         let (mut kept, mut bytes) = (Vec::new(), 0);
         let most = MOST_KEPT.min(self.segment_size as usize / 2);
-        while self.bytes() + room > self.budget {
+        while self.bytes() + room > self.budget || self.is_crowded() {
             let Some(oldest) = self.segments.lock().files.values().next().cloned() else { break };
             self.look_through(&oldest, |slot, fixed| {
                 match self.index.was_hit(slot, fixed.place) {
@@ -285,6 +332,7 @@ impl Store {
     }
 
     fn drop_segment(&self, segment: &Segment) -> io::Result<()> {
+        self.touch();
         self.folder.remove(&name(segment.number))?;
         let mut segments = self.segments.lock();
         if segments.files.remove(&segment.number).is_some() {
@@ -296,17 +344,18 @@ impl Store {
     /// Lets the oldest segments go until all that is there is within the bound.
     pub(super) fn shrink(&self) -> io::Result<u64> {
         let mut written = Written::default();
-        self.make_room(0, &mut written)?;
-        Ok(written.evicted)
+        let done = self.make_room(0, &mut written);
+        written.evicted += self.sweep();
+        done.map(|_| written.evicted)
     }
 
-    /// Lets the oldest segment go, for want of room on the device.
-    pub(super) fn yield_room(&self) -> io::Result<()> {
+    /// Lets the oldest segment go, for want of room on the device. How many answers went with it.
+    pub(super) fn yield_room(&self) -> io::Result<u64> {
         // The last one may be written to.
         let oldest = Some(self.segments.lock()).filter(|segments| segments.files.len() > 1);
         match oldest.and_then(|segments| segments.files.values().next().cloned()) {
-            Some(oldest) => self.drop_segment(&oldest),
-            None => Ok(()),
+            Some(oldest) => self.drop_segment(&oldest).map(|()| self.sweep()),
+            None => Ok(0),
         }
     }
 
@@ -336,7 +385,10 @@ impl Store {
 
     /// Looks through all that was there before, the newest first.
     pub(super) fn search(&self) {
-        let before: Vec<Arc<Segment>> = self.segments.lock().files.values().rev().cloned().collect();
+        // What this process has written meanwhile is known.
+        let before: Vec<Arc<Segment>> =
+            self.segments.lock().files.range(..self.first).rev().map(|(_, segment)| segment.clone()).collect();
+        let began = self.to_disk(Moment::FIRST);
         for segment in before {
             let end = Some(segment.number).filter(|number| self.segment(*number).is_some());
             if end.is_none() || self.is_lost.load(Ordering::Relaxed) {
@@ -347,12 +399,18 @@ impl Store {
                     // Notes are missing that it was written after.
                     self.is_lost.store(true, Ordering::Relaxed);
                 }
-                let overtaken = if fixed.is_dead { None } else { self.index.found(slot, fixed.place) };
+                // One that was asked for since is of a process that did not know that it has not got the folder any more.
+                let is_none = fixed.is_dead || fixed.asked >= began;
+                let overtaken = if is_none { None } else { self.index.found(slot, fixed.place) };
                 if let Some(place) = overtaken {
                     // If it cannot be, it is overtaken at the next start as well.
                     let _ = self.kill(place);
                 }
             });
+            if self.segment(segment.number).is_none() {
+                // It went meanwhile.
+                self.sweep();
+            }
         }
         self.index.is_complete();
         self.searching.store(false, Ordering::Release);

@@ -248,7 +248,8 @@ async fn one_process_has_it_at_a_time() {
     let (cache, second) = process(&path, SIZE);
     // What it is told meanwhile counts once it has it.
     second.forget(index("/item/1"));
-    assert!(cache.purge(&Purge::url("shop.example/item/2").unwrap(), false).is_none());
+    let noted = cache.purge(&Purge::url("shop.example/item/2").unwrap(), false).unwrap();
+    assert!(!noted.written().await, "nobody knows when it will be");
     second.keep(index("/item/0"), &stored("/item/0", b"newer"));
     std::thread::sleep(Duration::from_millis(300));
     assert!(!second.stats().is_open && find(second, "/item/0").await.is_none());
@@ -300,13 +301,18 @@ async fn the_clock_may_be_set_back() {
     let store = disk.store.load_full().unwrap();
     let mut end = store::End::default();
     let entry = stored("/a", b"a");
-    let (place, _) = store.append(&mut end, Kind { variance: None }, &entry).unwrap();
+    let place = store.append(&mut end, Kind { variance: None }, &entry, &mut store::Written::default()).unwrap();
     let bytes = store.read(place, false).unwrap().unwrap();
-    assert!(store.decode(place, &bytes).is_some());
+    assert!(store.decode(place, &bytes).is_ok());
     let later = record::encode_at(&store.secret, (place.segment, place.offset), Kind { variance: None }, &entry, 1, 0, {
         SystemTime::now() + Duration::from_secs(60)
     });
-    assert!(store.decode(Place { length: later.len() as u32, ..place }, &later).is_none());
+    let place = Place { length: later.len() as u32, ..place };
+    assert_eq!(store.decode(place, &later).err(), Some(Unfit::Later));
+    // It is there for when the clock is right, and no damage.
+    store.index.found(Slot::of(&index("/a")), place);
+    assert!(disk.take_in(&store, index("/a"), place, &later).is_none());
+    assert!(disk.may_have(&index("/a")) && disk.stats().damaged == 0);
     disk.close();
 }
 
@@ -330,6 +336,13 @@ async fn a_disk_that_hangs_is_waited_for_no_longer_than_the_deadline() {
     }
     assert!(began.elapsed() < deadline * 20, "{:?}", began.elapsed());
     assert_eq!(disk.figures.late.sum(), 100);
+    // Nor do those who have gone pile up.
+    for _ in 0..4 {
+        for found in (0..100).map(|_| tokio::spawn(find(disk, "/item/0"))).collect::<Vec<_>>() {
+            assert_eq!(found.await.unwrap(), None);
+        }
+    }
+    assert!(disk.loads.lock().values().all(|waiting| waiting.len() <= 200));
     // What is to be written waits, up to a bound, and nobody waits for it.
     let began = Instant::now();
     for number in 0..1_000 {
@@ -345,4 +358,148 @@ async fn a_disk_that_hangs_is_waited_for_no_longer_than_the_deadline() {
     assert_eq!(find(disk, "/waits/3").await, Some(body("/waits/3", 50_000)));
     assert_eq!(find(disk, "/waits/999").await, None);
     disk.close();
+}
+
+#[tokio::test]
+#[allow(clippy::await_holding_lock, reason = "the disk hangs as long as it is held")]
+async fn nobody_waits_while_a_segment_is_begun() {
+    let (_place, path) = folder();
+    let (_, disk) = opened(&path, SIZE);
+    write(disk, names(2), 100);
+    let store = disk.store.load_full().unwrap();
+    let hangs = store.hangs.lock();
+    // More than the segment has room for.
+    let length = store.segment_size as usize / 2 - 4096;
+    (0..3).for_each(|number| disk.keep(index(&format!("/long/{number}")), &stored("/long", &body("x", length))));
+    let (tell, told) = std::sync::mpsc::channel();
+    for _ in 0..200 {
+        let tell = tell.clone();
+        std::thread::spawn(move || tell.send((disk.stats().bytes, store_has(disk))));
+        let (bytes, has) = told.recv_timeout(Duration::from_secs(10)).expect("nobody hangs");
+        assert!(bytes > 0 && has);
+    }
+    drop(hangs);
+    eventually("all is written", || disk.writes.is_idle());
+    disk.close();
+}
+
+fn store_has(disk: &Disk) -> bool {
+    let store = disk.store.load_full().unwrap();
+    let place = store.index.peek(Slot::of(&index("/item/0"))).unwrap();
+    store.read(place, true).unwrap().is_some()
+}
+
+#[tokio::test]
+async fn what_goes_for_want_of_room_is_forgotten() {
+    let (_place, path) = folder();
+    let (_, disk) = opened(&path, SIZE);
+    write(disk, names(100), 40_000);
+    let store = disk.store.load_full().unwrap();
+    let evicted = store.yield_room().unwrap();
+    assert!(evicted > 40 && disk.stats().entries == 100 - evicted, "{evicted} {:?}", disk.stats());
+    assert!(!disk.may_have(&index("/item/0")) && disk.may_have(&index("/item/99")));
+    assert_eq!(find(disk, "/item/99").await, Some(body("/item/99", 40_000)));
+    disk.close();
+}
+
+#[tokio::test]
+async fn of_short_answers_no_more_are_kept_than_the_index_may_have() {
+    let (_place, path) = folder();
+    let (_, disk) = opened(&path, SIZE);
+    let most = SIZE / 4096;
+    for (number, name) in names(2 * most as usize).enumerate() {
+        disk.keep(index(&name), &stored(&name, b""));
+        if number % 1000 == 0 {
+            eventually("it keeps up", || disk.writes.is_idle());
+            assert!(disk.stats().entries <= most);
+        }
+    }
+    eventually("it keeps up", || disk.writes.is_idle());
+    let stats = disk.stats();
+    assert!(stats.entries > most / 2 && stats.entries <= most && stats.evicted > 0 && stats.dropped == 0, "{stats:?}");
+    assert_eq!(stats.entries + stats.evicted, 2 * most);
+    assert_eq!(find(disk, &format!("/item/{}", 2 * most - 1)).await, Some(Vec::new()));
+    disk.close();
+}
+
+#[tokio::test]
+async fn notes_that_wait_are_bounded_in_bytes_and_beyond_that_all_is_forgotten() {
+    let (_place, path) = folder();
+    let (_, first) = opened(&path, SIZE);
+    write(first, names(2), 100);
+    let (_, second) = process(&path, SIZE);
+    // They are not written before the first one has gone.
+    for number in 0..200_u32 {
+        let target = [&number.to_le_bytes()[..], &[b'x'; 8192]].concat();
+        assert!(second.changed(Moment::now().get(), vec![target.into()]).is_none());
+    }
+    assert!(!second.overflowed.load(Ordering::Relaxed));
+    for number in 0..200_u32 {
+        second.changed(Moment::now().get(), vec![[&number.to_le_bytes()[..], &[b'y'; 8192]].concat().into()]);
+    }
+    assert!(second.overflowed.load(Ordering::Relaxed));
+    first.close();
+    eventually("it is open", || second.stats().is_open && !second.stats().is_searching && second.orders.is_idle());
+    eventually("all was forgotten", || second.stats().entries == 0);
+    second.close();
+    let (_, third) = opened(&path, SIZE);
+    assert_eq!(find(third, "/item/0").await, None);
+    third.close();
+}
+
+#[tokio::test]
+async fn a_validation_that_shortens_a_life_reaches_the_disk() {
+    let (_place, path) = folder();
+    let (cache, disk) = opened(&path, SIZE);
+    for (name, is_found) in [("/short", false), ("/long", true)] {
+        let (entry, key) = (stored(name, b"body"), key_of(name));
+        write(disk, [name.to_owned()], 10);
+        cache.storage.promote(index(name), &entry);
+        let mut meta = entry.meta.clone();
+        if !is_found {
+            (meta.fresh_until, meta.stale_while_revalidate, meta.stale_if_error) = (SystemTime::now(), 0, 0);
+        }
+        assert!(cache.storage.refresh(index(name), &key.primary, "", meta, Some(entry.number)));
+        eventually("it is written", || disk.writes.is_idle());
+        assert_eq!(disk.may_have(&index(name)), is_found, "{name}");
+    }
+    disk.close();
+    let (_, disk) = opened(&path, SIZE);
+    assert_eq!((find(disk, "/short").await, find(disk, "/long").await), (None, Some(b"body".to_vec())));
+    disk.close();
+}
+
+#[tokio::test]
+async fn what_was_stored_early_is_known_when_opening_fails_at_first() {
+    let (_place, path) = folder();
+    let (_, first) = opened(&path, SIZE);
+    write(first, names(2), 100);
+    first.close();
+    // A state cannot be written.
+    std::fs::create_dir(path.join("state.new")).unwrap();
+    let (_, second) = process(&path, SIZE);
+    second.keep(index("/item/0"), &stored("/item/0", b"newer"));
+    eventually("it fails", || second.stats().errors == 1);
+    second.forget(index("/item/7"));
+    std::fs::remove_dir(path.join("state.new")).unwrap();
+    eventually("it is open", || second.stats().is_open && !second.stats().is_searching);
+    assert_eq!((find(second, "/item/0").await, find(second, "/item/1").await), (None, Some(body("/item/1", 100))));
+    second.close();
+}
+
+#[tokio::test]
+async fn what_could_not_be_made_to_count_for_nothing_is_not_believed() {
+    let (_place, path) = folder();
+    let (_, first) = opened(&path, SIZE);
+    write(first, names(2), 100);
+    let (_, second) = process(&path, SIZE);
+    second.is_doubted.store(true, Ordering::Relaxed);
+    first.close();
+    eventually("it is open", || second.stats().is_open && !second.stats().is_searching);
+    assert_eq!((find(second, "/item/0").await, second.is_doubted.load(Ordering::Relaxed)), (None, false));
+    write(second, names(1), 100);
+    second.close();
+    let (_, third) = opened(&path, SIZE);
+    assert!(find(third, "/item/0").await.is_some());
+    third.close();
 }
