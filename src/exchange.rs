@@ -397,9 +397,16 @@ pub struct Deadline {
     pub at: Instant,
     /// In gRPC's own words.
     pub grpc: bool,
+    /// The caller's own, which is no sooner: the gateway may give the request less time.
+    pub asked: Option<Instant>,
 }
 
 impl Deadline {
+    /// Whether it is the one that the caller has set itself: that it is exceeded says nothing about the service.
+    pub fn is_callers(self) -> bool {
+        self.asked.is_some_and(|asked| asked <= self.at)
+    }
+
     pub fn name(self) -> &'static HeaderName {
         static NAMES: [HeaderName; 2] = [X_REQUEST_DEADLINE, GRPC_TIMEOUT];
         let [plain, grpc] = &NAMES;

@@ -30,6 +30,8 @@ pub struct Reply {
     pub headers: SmallVec<[(HeaderName, HeaderValue); 2]>,
     /// The connection cannot be used again: its framing is in doubt.
     pub close: bool,
+    /// The service is at fault, whoever noticed.
+    pub of_service: bool,
     /// More members of the problem document, each with its comma before it: `,"errors":[...]`.
     pub members: Option<Box<str>>,
     /// Which rule, limit, scope ... decided, in the configuration's words: for the log, never for the client.
@@ -69,6 +71,7 @@ impl Reply {
                 detail: detail.into(),
                 headers: SmallVec::new(),
                 close: false,
+                of_service: false,
                 members: None,
                 decided_by: None,
             },
@@ -89,6 +92,11 @@ impl Reply {
     /// Names what decided, for the log.
     pub fn decided_by(mut self: Box<Self>, what: impl Into<Box<str>>) -> Box<Self> {
         self.decided_by = Some(what.into());
+        self
+    }
+
+    pub fn of_service(mut self: Box<Self>) -> Box<Self> {
+        self.of_service = true;
         self
     }
 

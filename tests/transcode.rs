@@ -130,6 +130,10 @@ fn annotations_say_which_requests_mean_which_methods() {
     let keeps = shop_with("", "      - { path: '/*', service: shop, ambiguous_paths: keep }");
     let name = keeps.json("PATCH", "/v1/echo/parts/a%2Fb/c%20d:mend", "{}");
     assert_eq!(name, json!({ "inside": { "name": "parts/a%2Fb/c d" } }));
+    // However the client writes its escapes.
+    assert_eq!(keeps.json("PATCH", "/v1/echo/parts/a%2fb/c%20d:mend", "{}"), name);
+    let merges = shop_with("", "      - { path: '/*', service: shop, merge_slashes: false }");
+    assert_eq!(merges.json("GET", "//v1/products/a", "")["sku"], "a");
     // The body beside what the path says, which goes before.
     let body = r#"{"inside":{"name":"mine","number":"7"}}"#;
     assert_eq!(shop.json("PATCH", "/v1/echo/parts/a:mend", body), json!({ "inside": { "name": "parts/a", "number": "7" } }));

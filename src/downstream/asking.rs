@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
-use pingora_error::Result;
+use pingora_error::{Error, Result};
 
-use super::{Downstream, Wire};
+use super::{BODY_BUDGET, Downstream, Wire};
 use crate::upstream::call::Client;
 use crate::wire::answer::AnswerHead;
 
@@ -67,6 +67,14 @@ impl Client for Downstream {
 
     fn pays(&mut self, bytes: usize) -> Result<()> {
         self.charge(bytes)
+    }
+
+    fn pays_while<T>(&mut self, bytes: usize, work: impl FnOnce() -> T) -> Result<T> {
+        let mut beside = self.purse_beside();
+        if !beside.as_mut().is_none_or(|purse| purse.charge(bytes)) {
+            return Err(Error::new(BODY_BUDGET));
+        }
+        Ok(work())
     }
 
     async fn gone(&mut self) {

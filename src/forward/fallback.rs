@@ -51,13 +51,17 @@ impl Due {
 pub fn due(journey: &Journey, down: &Downstream, ended: Option<&Result<(), Failed>>) -> Option<Due> {
     let fallback = journey.route()?.fallback.as_ref()?;
     let (cause, reason) = match ended {
-        Some(Err(Failed::Answer(reply))) if reply.policy == Service::NAME => match (reply.reason, reply.status.as_u16()) {
-            (UNWANTED, _) => (Cause::Status, UNWANTED),
-            (reason @ "circuit_open", _) => (Cause::Open, reason),
-            (reason, 504) => (Cause::Timeout, reason),
-            (reason, 500..) => (Cause::Error, reason),
-            _ => return None,
-        },
+        Some(Err(Failed::Answer(reply))) if reply.policy == Service::NAME || reply.of_service => {
+            match (reply.reason, reply.status.as_u16()) {
+                (UNWANTED, _) => (Cause::Status, UNWANTED),
+                // Somebody in the service's place has answered with it.
+                (reason, _) if reply.of_service && fallback.replaces(reply.status) => (Cause::Status, reason),
+                (reason @ "circuit_open", _) => (Cause::Open, reason),
+                (reason, 504) => (Cause::Timeout, reason),
+                (reason, 500..) => (Cause::Error, reason),
+                _ => return None,
+            }
+        }
         // A client's own deadline is nobody's fault.
         None if !journey.is_late(Duration::ZERO) => (Cause::Timeout, "request_timeout"),
         _ => return None,

@@ -177,6 +177,7 @@ fn broke_off(broken: Broken, journey: &mut Journey, down: &mut Downstream) -> Fa
             Failed::BrokeOff
         }
         Broken::TooSlow => Failed::TooSlow,
+        Broken::Ended(_) => Failed::BrokeOff,
         _ => {
             journey.service_failed(AttemptOutcome::Broken);
             Failed::BrokeOff

@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use super::{Failed, client_failed, compose};
 use crate::downstream::Downstream;
 use crate::head::BodyFraming;
-use crate::jose::json::value;
+use crate::jose::json::{takes, value};
 use crate::journey::{CLIENT_CLOSED, Given, Journey, no_memory};
 use crate::listen::share::Purse;
 use crate::policy::validate::json::{self, Limits};
@@ -57,7 +57,7 @@ async fn composed(
         None => None,
         Some(text) => {
             // What it is once it is read is more than it was.
-            if !purse.as_mut().is_none_or(|purse| purse.charge(compose::takes(&text))) {
+            if !purse.as_mut().is_none_or(|purse| purse.charge(takes(&text))) {
                 return Err(Failed::Answer(no_memory()));
             }
             Some(value(&text).ok_or_else(malformed)?)

@@ -56,6 +56,10 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
         let piece = match answer.take() {
             Ok(piece) => piece,
             Err(broken) => {
+                if let Broken::Ended(fields) = &broken {
+                    journey.note_grpc_status(fields);
+                    journey.tries.ended_with(service, fields);
+                }
                 // The head may wait for a first piece that does not come. A client that is gone need not be told.
                 let _ = down.flush().await;
                 return Err(broken);

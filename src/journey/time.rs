@@ -79,10 +79,10 @@ impl Journey {
     /// outlive it as a stream, of the route's or the listener's. `None` where a policy has its own word on it.
     pub fn told_deadline(&self) -> Option<Deadline> {
         let deadline = match self.call_due {
-            Some(at) => Deadline { at, grpc: true },
+            Some(at) => Deadline { at, grpc: true, asked: Some(at) },
             None => {
                 let own = self.own_due().filter(|_| !self.asks_for_stream());
-                Deadline { at: own.into_iter().chain(self.asked_due).min()?, grpc: false }
+                Deadline { at: own.into_iter().chain(self.asked_due).min()?, grpc: false, asked: self.asked_due }
             }
         };
         let said = self.exchange.to_upstream.iter().any(|edit| edit.name() == deadline.name());

@@ -7,8 +7,9 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, Value};
 
 use super::config::Unknown;
 use super::field::{FieldPath, one_of_its_kind};
+use super::read::{Reader, Wrong};
 use super::table::Found;
-use super::{Body, Meant, Transcoder, framed, is_http_body, wkt};
+use super::{Body, Meant, Transcoder, encoding, framed, is_http_body, wkt};
 use crate::carrier::{decode, decode_escapes};
 use crate::jose::json;
 use crate::reply::{Reply, push_json};
@@ -21,6 +22,15 @@ const NAME: &str = "transcode";
 /// The request is at fault.
 fn refused(status: StatusCode, reason: &'static str, detail: &'static str) -> Box<Reply> {
     Reply::new(status, NAME, reason, detail)
+}
+
+fn too_large() -> Box<Reply> {
+    refused(StatusCode::PAYLOAD_TOO_LARGE, "message_too_large", "The message is larger than the service takes.")
+}
+
+/// The body cannot be read.
+fn unread(reader: &Reader, why: &Wrong) -> Box<Reply> {
+    if reader.is_over() { too_large() } else { wrong("body", "pointer", &why.at, &why.must) }
 }
 
 /// The same, and where.
@@ -41,6 +51,11 @@ fn wrong(part: &str, key: &str, at: &str, must: &str) -> Box<Reply> {
 }
 
 impl Transcoder {
+    /// The answer to a request that means no method.
+    pub fn no_rule() -> Box<Reply> {
+        refused(StatusCode::NOT_FOUND, "no_rule", "No method of the service is at this path.")
+    }
+
     /// Which method a request means. `path` is canonical.
     ///
     /// # Errors
@@ -59,11 +74,10 @@ impl Transcoder {
                 let allow = HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static(""));
                 return Err(reply.header(header::ALLOW, allow));
             }
-            Found::Nothing => return Err(refused(StatusCode::NOT_FOUND, "no_rule", "No method of the service is at this path.")),
+            Found::Nothing => return Err(Self::no_rule()),
         };
-        let missing = || refused(StatusCode::NOT_FOUND, "no_rule", "No method of the service is at this path.");
-        let rule = self.rules.get(number).ok_or_else(missing)?;
-        let method = self.methods.get(rule.method).ok_or_else(missing)?;
+        let rule = self.rules.get(number).ok_or_else(Self::no_rule)?;
+        let method = self.methods.get(rule.method).ok_or_else(Self::no_rule)?;
         if method.takes_stream {
             let detail = "This method takes a stream of messages, and can be called by clients of gRPC's only.";
             return Err(refused(StatusCode::NOT_IMPLEMENTED, "stream_needed", detail));
@@ -81,15 +95,34 @@ impl Meant<'_, '_> {
         let mut message = self.body(content_type, body)?;
         self.query(&mut message, query.unwrap_or_default())?;
         self.path(&mut message)?;
-        let frame = framed(&message);
-        if frame.len() - 5 > self.transcoder.max_message {
-            return Err(refused(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "message_too_large",
-                "The message is larger than the service takes.",
-            ));
+        framed(&message, self.transcoder.max_message).map_err(|encoding::TooLong| too_large())
+    }
+
+    /// About what it takes in memory to make the message of a request with this body.
+    ///
+    /// # Errors
+    /// The answer to one that would take too much.
+    pub fn takes(&self, body: &[u8]) -> Result<usize, Box<Reply>> {
+        let is_raw = match &self.rule.body {
+            Body::None => return Ok(0),
+            Body::Whole => is_http_body(&self.method.input),
+            Body::Field(field) => field.kind().as_message().is_some_and(is_http_body) && !field.is_list(),
+        };
+        if is_raw {
+            return Ok(body.len());
         }
-        Ok(frame)
+        let tree = json::takes(body);
+        let heaviest = encoding::heaviest(self.transcoder.max_message);
+        // Of numbers that are the shortest, the tree is the larger one.
+        if tree > heaviest.saturating_mul(4) {
+            return Err(too_large());
+        }
+        // No value becomes more than a message with an entry of a map, and nothing more than it may.
+        Ok(tree.saturating_add(tree.saturating_mul(6).min(heaviest)))
+    }
+
+    fn reader(&self) -> Reader {
+        Reader::new(self.transcoder.unknown_fields, encoding::heaviest(self.transcoder.max_message))
     }
 
     fn body(&self, content_type: Option<&[u8]>, body: &[u8]) -> Result<DynamicMessage, Box<Reply>> {
@@ -105,8 +138,9 @@ impl Meant<'_, '_> {
             Body::Whole if body.is_empty() => {}
             Body::Whole => {
                 let json = tree(content_type, body)?;
-                let read = self.transcoder.reader.message(input, &json);
-                message = read.map_err(|why| wrong("body", "pointer", &why.at, &why.must))?;
+                let reader = self.reader();
+                let read = reader.message(input, &json);
+                message = read.map_err(|why| unread(&reader, &why))?;
             }
             Body::Field(field) => {
                 let value = match field.kind().as_message() {
@@ -114,8 +148,9 @@ impl Meant<'_, '_> {
                     _ if body.is_empty() => None,
                     _ => {
                         let json = tree(content_type, body)?;
-                        let read = self.transcoder.reader.field(field, &json);
-                        read.map_err(|why| wrong("body", "pointer", &why.at, &why.must))?
+                        let reader = self.reader();
+                        let read = reader.field(field, &json);
+                        read.map_err(|why| unread(&reader, &why))?
                     }
                 };
                 if let Some(value) = value {

@@ -8,12 +8,11 @@ use prost_reflect::{FieldDescriptor, MethodDescriptor, ServiceDescriptor};
 use super::annotation::{self, HttpRule};
 use super::config::{RuleConfig, TranscodeConfig};
 use super::field::{self, FieldPath};
-use super::read::Reader;
 use super::source::Source;
 use super::table::{Table, Verb};
 use super::template::{Template, Variable};
 use super::write::Style;
-use super::{Body, Method, Rule, Transcoder, is_http_body};
+use super::{Body, Method, Rule, Transcoder, is_http_body, wkt};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::value::Spanned;
 
@@ -46,6 +45,10 @@ impl Transcoder {
             }
         };
         let source = Source::read(config, base, problems)?;
+        for message in source.pool.all_messages().filter(|message| !wkt::is_usual(message)) {
+            let why = format!("`{}` is declared there otherwise than everybody knows it", message.full_name());
+            problems.push(Problem::error(source.place, why).hint("leave it out: it is known without being given"));
+        }
         let mut compiling =
             Compiling { place: source.place, problems, table: Table::default(), rules: Vec::new(), methods: Vec::new() };
         let services = compiling.services(config, &source)?;
@@ -95,7 +98,7 @@ impl Transcoder {
             table,
             rules,
             methods,
-            reader: Reader { unknown: config.unknown_fields },
+            unknown_fields: config.unknown_fields,
             style: Style {
                 always_print: config.always_print,
                 proto_names: config.proto_names,
@@ -210,6 +213,10 @@ impl Compiling<'_> {
         let verb = match written.verb {
             "*" => Verb::Any,
             verb => match http::Method::from_bytes(verb.as_bytes()) {
+                // No request has it: the door refuses them.
+                Ok(verb) if verb.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) => {
+                    return self.wrong(written, number, format!("`{verb}` is to be in upper case, as methods of HTTP are"));
+                }
                 Ok(verb) if verb != http::Method::CONNECT => Verb::Is(verb),
                 _ => return self.wrong(written, number, format!("`{verb}` is no method of HTTP that can be bound")),
             },

@@ -6,6 +6,7 @@
 //! - [`template`], [`table`], [`annotation`], [`compile`]: the rules.
 //! - [`bind`], [`field`]: path, query and body into a message.
 //! - [`read`], [`write`], [`scalar`], [`wkt`]: JSON and messages.
+//! - [`encoding`]: messages as bytes, and how much they take.
 //! - [`frames`], [`status`]: what gRPC puts around messages, and how a call ends.
 //!
 //! Nothing here waits or talks to anybody: the calls are made where all calls are, in [`crate::upstream::call`].
@@ -14,6 +15,7 @@ mod annotation;
 mod bind;
 mod compile;
 pub mod config;
+mod encoding;
 mod field;
 pub mod frames;
 mod read;
@@ -27,17 +29,19 @@ pub mod write;
 
 use std::sync::Arc;
 
-use prost_reflect::prost::Message;
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor};
 
 use config::Unknown;
+use encoding::Unread;
 use field::FieldPath;
-use read::Reader;
 use table::Table;
 use template::Variable;
 use write::{Style, Unwritable, Writer};
 
 use crate::tally::{Counter, Tallies};
+
+/// How long the prefix of a message is.
+const PREFIX: usize = 5;
 
 /// How much longer than the longest message its JSON may be.
 const JSON_LONGER: usize = 4;
@@ -47,7 +51,7 @@ pub struct Transcoder {
     table: Table,
     rules: Vec<Rule>,
     methods: Vec<Method>,
-    reader: Reader,
+    unknown_fields: Unknown,
     style: Style,
     unknown_query: Unknown,
     /// The longest message, in bytes.
@@ -142,6 +146,7 @@ pub struct Answering {
     field: Option<FieldDescriptor>,
     style: Style,
     most: usize,
+    heaviest: usize,
 }
 
 /// What became of a message.
@@ -165,7 +170,8 @@ impl Meant<'_, '_> {
     /// For when the request is gone.
     pub fn answering(&self) -> Answering {
         let (output, field) = (self.method.output.clone(), self.rule.answer.clone());
-        Answering { output, field, style: self.transcoder.style, most: self.transcoder.max_json() }
+        let heaviest = encoding::heaviest(self.transcoder.max_message);
+        Answering { output, field, style: self.transcoder.style, most: self.transcoder.max_json(), heaviest }
     }
 }
 
@@ -178,11 +184,24 @@ impl Answering {
         }
     }
 
+    /// About what a message takes in memory while it is told.
+    ///
+    /// # Errors
+    /// See [`Unfit`].
+    pub fn takes(&self, message: &[u8]) -> Result<usize, Unfit> {
+        encoding::weigh(&self.output, message, self.heaviest).map_err(|unread| match unread {
+            Unread::Malformed => Unfit::Undecodable,
+            Unread::TooDeep => Unfit::Unwritable(Unwritable::TooDeep),
+            Unread::TooHeavy => Unfit::Unwritable(Unwritable::TooLarge),
+        })
+    }
+
     /// What a client is told of a message.
     ///
     /// # Errors
     /// See [`Unfit`].
     pub fn told(&self, message: &[u8]) -> Result<Told, Unfit> {
+        self.takes(message)?;
         let message = DynamicMessage::decode(self.output.clone(), message).map_err(|_| Unfit::Undecodable)?;
         if self.is_raw() {
             let raw = match &self.field {
@@ -222,14 +241,16 @@ fn type_name(url: &str) -> Option<&str> {
     url.rsplit_once('/').map(|(_, name)| name).filter(|name| !name.is_empty())
 }
 
-/// A message behind its prefix, as gRPC sends it.
-fn framed(message: &DynamicMessage) -> Vec<u8> {
-    let length = message.encoded_len();
-    let mut frame = Vec::with_capacity(5 + length);
-    frame.push(0);
-    // It is no longer than what it was made of, by an order.
-    frame.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
-    // There is always room in a vector.
-    let _ = message.encode(&mut frame);
-    frame
+/// A message of up to so many bytes behind its prefix, as gRPC sends it.
+fn framed(message: &DynamicMessage, most: usize) -> Result<Vec<u8>, encoding::TooLong> {
+    let mut frame = vec![0; PREFIX];
+    encoding::write(message, &mut frame, most.saturating_add(PREFIX))?;
+    let length = u32::try_from(frame.len() - PREFIX).map_err(|_| encoding::TooLong)?;
+    if let Some(prefix) = frame.get_mut(1..PREFIX) {
+        prefix.copy_from_slice(&length.to_be_bytes());
+    }
+    Ok(frame)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,13 @@
 //! Written here although the library has a reader: that one does not say where in a body it was stopped, takes the last of two spellings of
 //! one field, `inf` for a number and what is beyond an integer for its largest.
 
-use prost_reflect::prost::Message;
+use std::cell::Cell;
+
 use prost_reflect::{DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value};
 use serde_json::{Map, Value as Json};
 
 use super::config::Unknown;
+use super::encoding::{self, DEEPEST, MESSAGE, VALUE};
 use super::scalar::{self, Number};
 use super::wkt::{self, Known};
 use super::{field, type_name};
@@ -38,15 +40,45 @@ impl From<String> for Wrong {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Reader {
-    pub unknown: Unknown,
+    unknown: Unknown,
+    /// How much memory messages may take yet. `None`: they have taken more.
+    left: Cell<Option<usize>>,
+    depth: Cell<usize>,
 }
 
 impl Reader {
+    /// One for a message that takes so much memory at most.
+    pub fn new(unknown: Unknown, most: usize) -> Reader {
+        Reader { unknown, left: Cell::new(Some(most)), depth: Cell::new(0) }
+    }
+
+    /// Whether what was to be read is too much.
+    pub fn is_over(&self) -> bool {
+        self.left.get().is_none()
+    }
+
+    fn takes(&self, bytes: usize) -> Result<(), Wrong> {
+        self.left.set(self.left.get().and_then(|left| left.checked_sub(bytes)));
+        if self.is_over() { Err(Wrong::new("must not be so much")) } else { Ok(()) }
+    }
+
     /// # Errors
     /// It is not what the message wants.
-    pub fn message(self, descriptor: &MessageDescriptor, json: &Json) -> Result<DynamicMessage, Wrong> {
+    pub fn message(&self, descriptor: &MessageDescriptor, json: &Json) -> Result<DynamicMessage, Wrong> {
+        self.takes(MESSAGE)?;
+        let depth = self.depth.get();
+        if depth == DEEPEST {
+            return Err(Wrong::new("must not be so deep"));
+        }
+        self.depth.set(depth + 1);
+        let message = self.inside(descriptor, json);
+        self.depth.set(depth);
+        message
+    }
+
+    fn inside(&self, descriptor: &MessageDescriptor, json: &Json) -> Result<DynamicMessage, Wrong> {
         if let Some(known) = Known::of(descriptor) {
             return self.known(known, descriptor, json);
         }
@@ -57,7 +89,7 @@ impl Reader {
     }
 
     /// `but`: a member that is none of the message's.
-    fn members(self, message: &mut DynamicMessage, members: &Map<String, Json>, but: Option<&str>) -> Result<(), Wrong> {
+    fn members(&self, message: &mut DynamicMessage, members: &Map<String, Json>, but: Option<&str>) -> Result<(), Wrong> {
         let descriptor = prost_reflect::ReflectMessage::descriptor(message);
         // Which fields have come, in either spelling: those that are `null` among them.
         let mut seen: Vec<u32> = Vec::with_capacity(members.len().min(16));
@@ -89,7 +121,7 @@ impl Reader {
     ///
     /// # Errors
     /// It is not what the field wants.
-    pub fn field(self, field: &FieldDescriptor, json: &Json) -> Result<Option<Value>, Wrong> {
+    pub fn field(&self, field: &FieldDescriptor, json: &Json) -> Result<Option<Value>, Wrong> {
         let kind = field.kind();
         if json.is_null() && (field.is_list() || field.is_map() || !takes_null(&kind)) {
             return Ok(None);
@@ -108,8 +140,8 @@ impl Reader {
         Ok(Some(Value::List(list)))
     }
 
-    fn map(self, kind: &Kind, json: &Json) -> Result<Value, Wrong> {
-        let entry = kind.as_message().ok_or_else(|| Wrong::new("must be a map"))?;
+    fn map(&self, kind: &Kind, json: &Json) -> Result<Value, Wrong> {
+        let entry = kind.as_message().filter(|entry| entry.is_map_entry()).ok_or_else(|| Wrong::new("must be a map"))?;
         let (keys, values) = (entry.map_entry_key_field().kind(), entry.map_entry_value_field().kind());
         let members = json.as_object().ok_or_else(|| Wrong::new("must be an object"))?;
         let mut map = std::collections::HashMap::new();
@@ -125,7 +157,8 @@ impl Reader {
     }
 
     /// `None`: a name of an enumeration that nobody knows, where that is not minded.
-    fn value(self, kind: &Kind, json: &Json) -> Result<Option<Value>, Wrong> {
+    fn value(&self, kind: &Kind, json: &Json) -> Result<Option<Value>, Wrong> {
+        self.takes(VALUE)?;
         let wrong = || Wrong::new(scalar::must_be(kind));
         match kind {
             Kind::Message(descriptor) => self.message(descriptor, json).map(|message| Some(Value::Message(message))),
@@ -143,7 +176,7 @@ impl Reader {
         }
     }
 
-    fn enumeration(self, descriptor: &EnumDescriptor, json: &Json) -> Result<Option<Value>, Wrong> {
+    fn enumeration(&self, descriptor: &EnumDescriptor, json: &Json) -> Result<Option<Value>, Wrong> {
         let must = || Wrong::new(scalar::must_be(&Kind::Enum(descriptor.clone())));
         match json {
             Json::Null if descriptor.full_name() == "google.protobuf.NullValue" => Ok(Some(Value::EnumNumber(0))),
@@ -163,7 +196,7 @@ impl Reader {
         }
     }
 
-    fn known(self, known: Known, descriptor: &MessageDescriptor, json: &Json) -> Result<DynamicMessage, Wrong> {
+    fn known(&self, known: Known, descriptor: &MessageDescriptor, json: &Json) -> Result<DynamicMessage, Wrong> {
         match known {
             Known::Any => self.any(descriptor, json),
             Known::Timestamp | Known::Duration | Known::FieldMask => match json {
@@ -178,7 +211,8 @@ impl Reader {
             Known::Struct => {
                 let members = json.as_object().ok_or_else(|| Wrong::new("must be an object"))?;
                 let of = inner(descriptor, "fields")?;
-                let values = of.as_message().map(|entry| entry.map_entry_value_field().kind());
+                let entry = of.as_message().filter(|entry| entry.is_map_entry());
+                let values = entry.map(|entry| entry.map_entry_value_field().kind());
                 let values = values.ok_or_else(|| Wrong::new("must be an object"))?;
                 let mut map = std::collections::HashMap::new();
                 for (name, json) in members {
@@ -210,12 +244,12 @@ impl Reader {
         }
     }
 
-    fn of_value(self, descriptor: &MessageDescriptor, name: &str, json: &Json) -> Result<Value, Wrong> {
+    fn of_value(&self, descriptor: &MessageDescriptor, name: &str, json: &Json) -> Result<Value, Wrong> {
         let kind = inner(descriptor, name)?;
         self.value(&kind, json)?.ok_or_else(|| Wrong::new("must be a value"))
     }
 
-    fn any(self, descriptor: &MessageDescriptor, json: &Json) -> Result<DynamicMessage, Wrong> {
+    fn any(&self, descriptor: &MessageDescriptor, json: &Json) -> Result<DynamicMessage, Wrong> {
         let members = json.as_object().ok_or_else(|| Wrong::new("must be an object"))?;
         if members.is_empty() {
             return Ok(DynamicMessage::new(descriptor.clone()));
@@ -237,13 +271,17 @@ impl Reader {
             };
             self.message(&of, value).map_err(|wrong| wrong.below("value"))?
         } else {
+            self.takes(MESSAGE)?;
             let mut message = DynamicMessage::new(of);
             self.members(&mut message, members, Some("@type"))?;
             message
         };
         let mut any = DynamicMessage::new(descriptor.clone());
         wkt::set(&mut any, "type_url", Value::String(url.to_owned()))?;
-        wkt::set(&mut any, "value", Value::Bytes(message.encode_to_vec().into()))?;
+        let mut value = Vec::new();
+        // What it was made of was not too long, and it is looked at once more where it is sent.
+        let _ = encoding::write(&message, &mut value, usize::MAX);
+        wkt::set(&mut any, "value", Value::Bytes(value.into()))?;
         Ok(any)
     }
 }

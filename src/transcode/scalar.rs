@@ -10,6 +10,9 @@ const CONFIG: GeneralPurposeConfig =
 const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, CONFIG);
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, CONFIG);
 
+/// Up to here each whole number is a float of its own.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
 /// What a number is before it is known which one is wanted.
 #[derive(Debug, Clone, Copy)]
 pub enum Number {
@@ -36,9 +39,9 @@ impl Number {
     fn whole(self) -> Option<i128> {
         match self {
             Number::Whole(whole) => Some(whole),
-            // Beyond, it is none that anybody has.
+            // Beyond, several numbers are read as one float, and it cannot be told which was written.
             #[allow(clippy::cast_possible_truncation, reason = "it has no fraction, and is within")]
-            Number::Float(float) => (float.fract() == 0.0 && float.abs() < 1e30).then_some(float as i128),
+            Number::Float(float) => (float.fract() == 0.0 && float.abs() < EXACT).then_some(float as i128),
         }
     }
 

@@ -4,7 +4,7 @@ mod time;
 
 use std::fmt::Write as _;
 
-use prost_reflect::{DynamicMessage, Kind, MessageDescriptor, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
 
 use super::scalar;
 
@@ -40,6 +40,48 @@ impl Known {
             _ => return None,
         })
     }
+}
+
+/// Whether a message that is well known is declared as everybody knows it, so far as it has to be for its JSON.
+pub fn is_usual(message: &MessageDescriptor) -> bool {
+    let Some(known) = Known::of(message) else { return true };
+    let field = |name: &str| message.get_field_by_name(name);
+    let plain = |name: &str, is: fn(&Kind) -> bool| {
+        field(name).is_some_and(|field| !field.is_list() && !field.is_map() && !field.is_group() && is(&field.kind()))
+    };
+    let count = message.fields().len();
+    match known {
+        Known::Any => {
+            plain("type_url", |kind| *kind == Kind::String) && plain("value", |kind| *kind == Kind::Bytes) && count == 2
+        }
+        Known::Timestamp | Known::Duration => {
+            plain("seconds", |kind| *kind == Kind::Int64) && plain("nanos", |kind| *kind == Kind::Int32) && count == 2
+        }
+        Known::FieldMask => field("paths").is_some_and(|paths| paths.is_list() && paths.kind() == Kind::String) && count == 1,
+        Known::Struct => {
+            let entry = field("fields").filter(FieldDescriptor::is_map).map(|fields| fields.kind());
+            entry.as_ref().and_then(Kind::as_message).is_some_and(|entry| {
+                entry.map_entry_key_field().kind() == Kind::String && is_of(&entry.map_entry_value_field().kind(), Known::Value)
+            }) && count == 1
+        }
+        Known::ListValue => {
+            field("values").is_some_and(|values| values.is_list() && is_of(&values.kind(), Known::Value)) && count == 1
+        }
+        Known::Value => {
+            plain("null_value", |kind| kind.as_enum().is_some_and(|kind| kind.full_name() == "google.protobuf.NullValue"))
+                && plain("number_value", |kind| *kind == Kind::Double)
+                && plain("string_value", |kind| *kind == Kind::String)
+                && plain("bool_value", |kind| *kind == Kind::Bool)
+                && plain("struct_value", |kind| is_of(kind, Known::Struct))
+                && plain("list_value", |kind| is_of(kind, Known::ListValue))
+                && count == 6
+        }
+        Known::Wrapper => plain("value", |kind| kind.as_message().is_none() && kind.as_enum().is_none()) && count == 1,
+    }
+}
+
+fn is_of(kind: &Kind, known: Known) -> bool {
+    kind.as_message().is_some_and(|message| Known::of(message) == Some(known))
 }
 
 /// Whether a message can be written as one text, in a query for instance.

@@ -8,6 +8,7 @@ use prost_reflect::{DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKe
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::encoding::{self, Unread};
 use super::type_name;
 use super::wkt::{self, Known};
 use crate::reply::push_json;
@@ -51,13 +52,15 @@ pub struct Writer<'o> {
     /// How long it may become.
     most: usize,
     depth: usize,
+    /// How much memory what stands in `Any`s may take yet.
+    left: usize,
 }
 
 type Written = Result<(), Unwritable>;
 
 impl<'o> Writer<'o> {
     pub fn new(style: Style, out: &'o mut Vec<u8>, most: usize) -> Self {
-        Writer { style, out, most, depth: 0 }
+        Writer { style, out, most, depth: 0, left: encoding::heaviest(most) }
     }
 
     /// # Errors
@@ -150,7 +153,7 @@ impl<'o> Writer<'o> {
                 self.out.push(b']');
             }
             Value::Map(map) => {
-                let Kind::Message(entry) = kind else { return Err(Unwritable::Malformed) };
+                let entry = kind.as_message().filter(|entry| entry.is_map_entry()).ok_or(Unwritable::Malformed)?;
                 let values = entry.map_entry_value_field().kind();
                 let mut entries: Vec<(&MapKey, &Value)> = map.iter().collect();
                 entries.sort_unstable_by_key(|entry| entry.0);
@@ -254,6 +257,12 @@ impl<'o> Writer<'o> {
         let descriptor = type_name(url).and_then(|name| near.parent_pool().get_message_by_name(name));
         let descriptor = descriptor.ok_or(Unwritable::UnknownType)?;
         let is_whole = Known::of(&descriptor).is_some() || descriptor.full_name() == "google.protobuf.Empty";
+        let weight = encoding::weigh(&descriptor, value, self.left).map_err(|unread| match unread {
+            Unread::Malformed => Unwritable::Malformed,
+            Unread::TooDeep => Unwritable::TooDeep,
+            Unread::TooHeavy => Unwritable::TooLarge,
+        })?;
+        self.left -= weight;
         let message = DynamicMessage::decode(descriptor, value).map_err(|_| Unwritable::Malformed)?;
         self.put("{\"@type\":");
         push_json(self.out, url);

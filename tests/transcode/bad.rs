@@ -24,6 +24,11 @@ fn what_cannot_be_meant_is_told_with_its_place() {
     files.write("typo.proto", "syntax = \"proto3\";\nmessage A { strin a = 1; }\n");
     files.write("far.proto", "syntax = \"proto3\";\nimport \"no/such.proto\";\nservice S {}\n");
     std::fs::create_dir(files.dir().join("up")).unwrap();
+    files.write(
+        "strange.proto",
+        "syntax = \"proto3\";\npackage google.protobuf;\nmessage Struct { Struct fields = 1; }\n\
+        service S { rpc R(Struct) returns (Struct); }\n",
+    );
     files.write("up/up.proto", "syntax = \"proto3\";\nimport \"../typo.proto\";\nservice S {}\n");
     files.write(
         "bound.proto",
@@ -59,6 +64,8 @@ fn what_cannot_be_meant_is_told_with_its_place() {
         (rule("{ method: shop.v1.Catalog.Upload, post: '/a/{content_type}', body: '*' }"), "leaves no field"),
         (rule("{ method: shop.v1.Catalog.Collect, post: /a, body: '*' }"), "takes a stream"),
         (rule("{ method: shop.v1.Catalog.Echo, custom: { kind: 'A B', path: /a } }"), "no method of HTTP"),
+        (rule("{ method: shop.v1.Catalog.Echo, custom: { kind: get, path: /a } }"), "upper case"),
+        ("{ protos: strange.proto }".to_owned(), "`google.protobuf.Struct` is declared there otherwise"),
         (
             rule(
                 "{ method: shop.v1.Catalog.Echo, get: /v1/products/one }, { method: shop.v1.Catalog.Fail, get: /v1/products/one }",
@@ -141,7 +148,10 @@ fn odd() -> (H2Backend, Gateway) {
     server: {{ workers: 1 }}
     services:
       shop: {{ endpoints: ['127.0.0.1:{}'], protocol: grpc, retries: {{ attempts: 0 }}, transcode: {{ descriptors: shop.pb, services: [shop.v1.Catalog] }} }}
-    routes: [ {{ path: '/*', service: shop }} ]
+    routes:
+      - {{ path: '/*', service: shop }}
+      - {{ path: '/any/*', strip_prefix: /any, service: shop, fallback: {{ on: [error], body: instead }} }}
+      - {{ path: '/503/*', strip_prefix: /503, service: shop, fallback: {{ on: [503], body: instead }} }}
 ",
         backend.port()
     );
@@ -171,6 +181,14 @@ fn services_that_answer_otherwise_are_bad_gateways() {
         assert_eq!((answer.status, answer.header("location")), (status, None), "{how}: {}", answer.text());
         answer.assert_problem(status, "transcode", reason);
     }
+    // Whoever noticed, the service has failed.
+    for how in ["other_type", "truncated", "huge", "twice", "no_trailers", "html", "html_503"] {
+        assert_eq!(get(gateway.port(), &format!("/any/v1/products/{how}")).text(), "instead", "{how}");
+    }
+    assert_eq!(get(gateway.port(), "/503/v1/products/html_503").text(), "instead");
+    get(gateway.port(), "/503/v1/products/html").assert_problem(502, "transcode", "no_grpc");
+    // A request that means nothing is the client's fault.
+    get(gateway.port(), "/any/v1/nothing").assert_problem(404, "transcode", "no_rule");
     assert_eq!(get(gateway.port(), "/v1/products/reset").status, 502);
     assert_eq!(get(gateway.port(), "/v1/products/good").status, 200);
     eventually("nothing is in flight", || gateway.metric("portcullis_in_flight") == 0.0);

@@ -14,6 +14,18 @@ fn calls_of_grpcs_own_pass_as_they_are() {
 }
 
 #[test]
+fn calls_of_grpc_web_pass_to_services_of_http2() {
+    let shop = shop();
+    let yaml = std::fs::read_to_string(shop.gateway.config_path()).unwrap();
+    shop.gateway.rewrite(&yaml.replace("protocol: grpc", "protocol: http2"));
+    assert_eq!(shop.gateway.reload().0, 200);
+    let kind = [("Content-Type", "application/grpc-web+proto")];
+    let answer = request(shop.gateway.port(), "POST", "/shop.v1.Catalog/GetProduct", &kind, b"\0\0\0\0\0");
+    assert!(!answer.text().contains("json_needed"), "{}", answer.text());
+    assert_eq!(shop.json("GET", "/v1/products/a", "")["sku"], "a");
+}
+
+#[test]
 fn cached_answers_are_cached_and_validated() {
     let shop = shop_with("", "      - { path: '/*', service: shop, policies: { cache: {} } }");
     let first = shop.get("/v1/products/a");

@@ -75,6 +75,43 @@ fn a_call_that_fails_in_the_middle_is_no_whole_answer() {
 }
 
 #[test]
+fn an_array_that_ends_with_a_failure_is_the_calls_and_not_the_connections() {
+    let shop = shop();
+    let yaml = std::fs::read_to_string(shop.gateway.config_path()).unwrap();
+    let breaker = "protocol: grpc\n        circuit_breaker: { consecutive_failures: 3 }";
+    shop.gateway.rewrite(&yaml.replace("protocol: grpc", breaker));
+    assert_eq!(shop.gateway.reload().0, 200);
+    for _ in 0..6 {
+        let mut client = Client::connect(shop.gateway.port());
+        client.send("GET /v1/watch?count=1&fail_with=5 HTTP/1.1\r\nHost: x\r\n\r\n");
+        let rest = String::from_utf8(client.rest()).unwrap();
+        assert!(rest.contains(r#",{"error":{"#) && !rest.contains(r#"}]"#) && !rest.ends_with("0\r\n\r\n"), "{rest}");
+    }
+    assert_eq!(shop.json("GET", "/v1/products/a", "")["sku"], "a");
+    let line = shop.gateway.wait_log(|line| line["path"] == "/v1/watch");
+    assert_eq!(line["grpc_status"], 5, "{line}");
+}
+
+#[test]
+fn lines_are_not_ended_by_the_routes_time() {
+    let shop = shop_with("", "      - { path: '/*', service: shop, timeout: 700ms }");
+    let answer = accepting(&shop, "/v1/watch?count=2&pause_ms=1000", "application/x-ndjson");
+    assert_eq!(answer.text(), "{\"sku\":\"0\"}\n{\"sku\":\"1\"}\n");
+    let answer = accepting(&shop, "/v1/watch?count=1", "text/event-stream;q=0, application/json");
+    assert_eq!(answer.text(), r#"[{"sku":"0"}]"#);
+}
+
+#[test]
+fn a_download_that_fails_before_its_first_piece_is_an_answer() {
+    let shop = shop_with("", "      - { path: '/*', service: shop, fallback: { on: [403], body: instead } }");
+    assert_eq!(shop.get("/v1/download?count=0&fail_with=7").text(), "instead");
+    let answer = shop.get("/v1/download?count=0&fail_with=5");
+    answer.assert_problem(404, "transcode", "call_failed");
+    let line = shop.gateway.wait_log(|line| line["path"] == "/v1/download" && line["status"] == 404);
+    assert_eq!(line["grpc_status"], 5, "{line}");
+}
+
+#[test]
 fn raw_bodies_come_in_pieces() {
     let shop = shop();
     let answer = shop.get("/v1/download?count=3");

@@ -188,7 +188,8 @@ impl Asking<'_> {
         }));
         let said = edits.iter().any(|edit| self.deadline.is_some_and(|deadline| edit.name() == deadline.name()));
         let at = due.map(Instant::into_std).into_iter().chain(self.deadline.map(|deadline| deadline.at)).min();
-        exchange.deadline = at.filter(|_| !said).map(|at| Deadline { at, grpc: false });
+        exchange.deadline =
+            at.filter(|_| !said).map(|at| Deadline { at, grpc: false, asked: self.deadline.and_then(|deadline| deadline.asked) });
         exchange
     }
 

@@ -300,7 +300,7 @@ impl<'a> Gathering<'a> {
             return Ok(One { state: got.state, body: Body::Raw(got.body.clone()), value: None, got: Some(got) });
         }
         let times = 1 + usize::from(part.read && !plain) + usize::from(part.read);
-        if !self.asking.pays(takes(&got.body).saturating_mul(times)) {
+        if !self.asking.pays(json::takes(&got.body).saturating_mul(times)) {
             return Err(Fault::Memory);
         }
         let value = json::value(&got.body).ok_or(Fault::Malformed)?;
@@ -315,13 +315,6 @@ impl<'a> Gathering<'a> {
 
 fn failed(part: &Part, fault: Fault) -> One {
     One { state: State::Failed(fault), body: Body::NULL, value: part.read.then_some(Value::Null), got: None }
-}
-
-/// About what a JSON text takes once it is read: more than it has bytes, for `{"":0}` becomes a table.
-pub fn takes(text: &[u8]) -> usize {
-    let values = memchr::memchr_iter(b',', text).count().max(memchr::memchr_iter(b':', text).count());
-    let nested = memchr::memchr2_iter(b'{', b'[', text).count();
-    text.len() + 160 * values + 512 * nested
 }
 
 /// The answer's head and body. `by_body`: the request has one, which is nothing that a cache tells requests apart by.

@@ -65,6 +65,15 @@ pub trait Client: Send {
     /// There is none left.
     fn pays(&mut self, bytes: usize) -> Result<()>;
 
+    /// Does what takes so many bytes of that memory for as long as it is done.
+    ///
+    /// # Errors
+    /// There is none left. It is not done then.
+    fn pays_while<T>(&mut self, bytes: usize, work: impl FnOnce() -> T) -> Result<T> {
+        self.pays(bytes)?;
+        Ok(work())
+    }
+
     /// Waits until the client goes away.
     fn gone(&mut self) -> impl Future<Output = ()> + Send;
 
@@ -153,6 +162,10 @@ impl<C: Client, E: Ear> Client for Overheard<'_, C, E> {
 
     fn pays(&mut self, bytes: usize) -> Result<()> {
         self.client.pays(bytes)
+    }
+
+    fn pays_while<T>(&mut self, bytes: usize, work: impl FnOnce() -> T) -> Result<T> {
+        self.client.pays_while(bytes, work)
     }
 
     async fn gone(&mut self) {

@@ -93,13 +93,15 @@ pub enum Broken {
     Client(Box<Error>),
     /// The service's side failed in the middle of its answer.
     MidAnswer,
+    /// The service has said how its call ended, and the answer is to break off nevertheless: nobody may take what came for the whole.
+    Ended(Box<HeaderMap>),
 }
 
 impl Broken {
     /// What it says about the endpoint. `None` if the client is to blame, or the gateway: some answers are quiet, and their endpoints are well.
     pub fn outcome(&self) -> Option<AttemptOutcome> {
         match self {
-            Broken::Client(_) | Broken::Unfit | Broken::TooSlow => None,
+            Broken::Client(_) | Broken::Unfit | Broken::TooSlow | Broken::Ended(_) => None,
             Broken::TimedOut => Some(AttemptOutcome::TimedOut),
             _ => Some(AttemptOutcome::Broken),
         }
@@ -197,6 +199,11 @@ impl Call<'_> {
 
     /// Whether the service sees a call of gRPC's.
     fn is_grpc(&self) -> bool {
+        self.dialect() == Dialect::Grpc
+    }
+
+    /// What the service sees the request as.
+    fn dialect(&self) -> Dialect {
         let name = http::header::CONTENT_TYPE;
         let edited = self.exchange.to_upstream.iter().rev().find(|edit| *edit.name() == name);
         let kind = match edited {
@@ -204,7 +211,7 @@ impl Call<'_> {
             Some(HeaderEdit::Remove(_)) => None,
             None => self.head.header("content-type"),
         };
-        kind.is_some_and(|kind| Dialect::of(kind) == Dialect::Grpc)
+        kind.map_or(Dialect::Plain, Dialect::of)
     }
 
     fn may_switch(&self) -> bool {
@@ -333,7 +340,7 @@ impl Caller {
     ) -> Result<Answer, CallError> {
         tries.aim = Aim::of(service, call.head, call.exchange);
         if let Some(transcoder) = &service.transcoder
-            && !call.is_grpc()
+            && !call.dialect().is_grpc()
         {
             return Box::pin(transcoded::send(self, transcoder, service, call, (tries, client), tls)).await;
         }
@@ -775,7 +782,7 @@ fn reply(status: StatusCode, reason: &'static str, detail: &'static str) -> Box<
 pub fn call_error(broken: Broken, service: &Service) -> CallError {
     CallError::Service(match broken {
         Broken::Client(error) => return CallError::Client(error),
-        Broken::Stale | Broken::Lost | Broken::Failed | Broken::MidAnswer => {
+        Broken::Stale | Broken::Lost | Broken::Failed | Broken::MidAnswer | Broken::Ended(_) => {
             reply(StatusCode::BAD_GATEWAY, "connection_lost", "The connection to the backend was lost.")
         }
         Broken::TimedOut => reply(StatusCode::GATEWAY_TIMEOUT, "response_timeout", "The backend did not answer in time."),

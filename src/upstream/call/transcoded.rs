@@ -12,17 +12,18 @@ use std::task::Context;
 
 use super::client::Client;
 use super::{Answer, Broken, Call, CallError, Caller, Connection, Piece, call_error};
-use crate::exchange::RequestId;
+use crate::exchange::{Deadline, RequestId};
 use crate::grpc::{GRPC_MESSAGE, GRPC_RETRY_PUSHBACK, GRPC_STATUS};
 use crate::head::AnswerLimits;
+use crate::path;
 use crate::reply::Reply;
 use crate::transcode::frames::{Bad, Frames};
-use crate::transcode::{Answering, Transcoder, status};
+use crate::transcode::{Answering, Transcoder, Unfit, status};
 use crate::upstream::{AttemptOutcome, Service, TlsConnector};
 use crate::wire::answer::AnswerHead;
 use fields::{Metadata, head_of};
 use std::sync::Arc;
-use streaming::{Form, Streaming};
+use streaming::{First, Form, Streaming};
 
 const NAME: &str = "transcode";
 const DETAILS: &str = "grpc-status-details-bin";
@@ -65,17 +66,22 @@ pub async fn send<C: Client>(
 ) -> std::result::Result<Answer, CallError> {
     let target = call.target.map(|target| target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query))));
     let (path, query) = target.unwrap_or_else(|| (call.head.path.as_str(), call.head.query()));
-    let meant = transcoder.find(call.method(), path).map_err(CallError::Service)?;
+    // What the service would be sent may be spelled as the client has spelled it.
+    let path = path::normalise(path.as_bytes()).map_err(|_| CallError::Service(Transcoder::no_rule()))?;
+    let meant = transcoder.find(call.method(), &path).map_err(CallError::Service)?;
     let body = client.whole(transcoder.max_json()).await.map_err(CallError::Client)?;
     let content_type = fields::content_type(call);
-    let frame = meant.bind(query, content_type, &body).map_err(CallError::Service)?;
+    let takes = meant.takes(&body).map_err(CallError::Service)?;
+    let bound = client.pays_while(takes, || meant.bind(query, content_type, &body)).map_err(CallError::Client)?;
+    let frame = bound.map_err(CallError::Service)?;
     drop(body);
     client.pays(frame.len()).map_err(CallError::Client)?;
     let (answering, streams) = (meant.answering(), meant.method.streams);
     let method: Box<str> = meant.method.path.clone();
     let head = fields::request(call, &method, frame.len());
-    let exchange = fields::exchange(call.exchange);
     let form = Form::wanted(&answering, call.head);
+    let exchange = fields::exchange(call.exchange, streams && form.ends_well());
+    tries.callers_deadline = exchange.deadline.is_some_and(Deadline::is_callers);
     tries.transcoded = Some(Box::new(Transcoded { method, status: None }));
     let inner = Call { head: &head, exchange: &exchange, target: None, fill: None, stands_for: Some(call.method()) };
     let mut framed = Framed { client, frame: frame.into() };
@@ -111,7 +117,7 @@ impl Receiving<'_> {
     /// What is no gRPC, or is not what the method answers with.
     fn bad(&self, tries: &mut super::Tries, reason: &'static str, detail: &'static str) -> CallError {
         tries.failed(self.service, AttemptOutcome::Broken);
-        CallError::Service(Reply::new(StatusCode::BAD_GATEWAY, NAME, reason, detail))
+        CallError::Service(at_fault(StatusCode::BAD_GATEWAY, reason, detail))
     }
 
     /// Notes how the call ended.
@@ -139,7 +145,7 @@ impl Receiving<'_> {
             429 | 503 | 504 => status,
             _ => StatusCode::BAD_GATEWAY,
         };
-        Err(CallError::Service(Reply::new(shown, NAME, "no_grpc", detail)))
+        Err(CallError::Service(at_fault(shown, "no_grpc", detail)))
     }
 
     async fn unary<C: Client>(self, answer: Answer, tries: &mut super::Tries, client: &mut C) -> Answered {
@@ -204,14 +210,10 @@ impl Receiving<'_> {
         let Some(message) = message.filter(|_| !frames.is_cut()) else {
             return Err(self.bad(tries, "bad_answer", "The backend has answered without a whole message."));
         };
-        let told = match self.answering.told(&message) {
-            Ok(told) => told,
-            Err(unfit) => {
-                let detail = "The backend's message cannot be written as JSON.";
-                let reply = Reply::new(StatusCode::BAD_GATEWAY, NAME, "unfit_answer", detail).decided_by(unfit.why());
-                return Err(CallError::Service(reply));
-            }
-        };
+        let unfit = |unfit| CallError::Service(unfit_answer(unfit));
+        let takes = self.answering.takes(&message).map_err(unfit)?;
+        let told = client.pays_while(takes, || self.answering.told(&message)).map_err(CallError::Client)?;
+        let told = told.map_err(unfit)?;
         client.pays(told.body.len()).map_err(CallError::Client)?;
         let kind = match &told.content_type {
             None => HeaderValue::from_static("application/json"),
@@ -222,10 +224,8 @@ impl Receiving<'_> {
     }
 
     fn bad_frame(&self, tries: &mut super::Tries, bad: Bad) -> CallError {
-        match bad {
-            Bad::TooLarge => self.bad(tries, "answer_too_large", "The backend's message is larger than `max_message`."),
-            Bad::Compressed => self.bad(tries, "bad_answer", "The backend's message is compressed, which nobody has asked for."),
-        }
+        tries.failed(self.service, AttemptOutcome::Broken);
+        CallError::Service(bad_frame(bad))
     }
 
     /// An answer that is known as a whole.
@@ -261,7 +261,7 @@ impl Receiving<'_> {
         (tries, client): (&mut super::Tries, &mut Framed<'_, C>),
     ) -> Answered {
         let (answer, ended) = self.head(answer, tries).await?;
-        let metadata = Metadata::of(&answer.head);
+        let mut metadata = Metadata::of(&answer.head);
         if let Some(code) = ended {
             self.caller.keep(answer, self.service);
             self.note(tries, code);
@@ -278,7 +278,15 @@ impl Receiving<'_> {
         let is_raw = form == Form::Raw;
         if is_raw {
             // What it is, is known with the first of it.
-            kind = streaming.first(self.service, (tries, client)).await?;
+            kind = match streaming.first(self.service, (tries, client)).await? {
+                First::Kind(kind) => kind,
+                First::Failed(code, trailers) => {
+                    self.caller.keep(streaming.into_answer(), self.service);
+                    self.note(tries, code);
+                    metadata.add(&trailers);
+                    return self.failed(code, &metadata);
+                }
+            };
         }
         let mut fields = metadata.into_fields(kind, is_raw);
         fields.remove(header::CONTENT_LENGTH);
@@ -288,6 +296,23 @@ impl Receiving<'_> {
         }
         self.made(StatusCode::OK, fields, self.is_head, Made::Streaming(Box::new(streaming)))
     }
+}
+
+/// The service has answered as none should that speaks gRPC.
+fn at_fault(status: StatusCode, reason: &'static str, detail: &'static str) -> Box<Reply> {
+    Reply::new(status, NAME, reason, detail).of_service()
+}
+
+fn unfit_answer(unfit: Unfit) -> Box<Reply> {
+    at_fault(StatusCode::BAD_GATEWAY, "unfit_answer", "The backend's message cannot be written as JSON.").decided_by(unfit.why())
+}
+
+fn bad_frame(bad: Bad) -> Box<Reply> {
+    let (reason, detail) = match bad {
+        Bad::TooLarge => ("answer_too_large", "The backend's message is larger than `max_message`."),
+        Bad::Compressed => ("bad_answer", "The backend's message is compressed, which nobody has asked for."),
+    };
+    at_fault(StatusCode::BAD_GATEWAY, reason, detail)
 }
 
 /// What a client is told of a call that has failed.
@@ -409,5 +434,9 @@ impl<C: Client> Client for Framed<'_, C> {
 
     fn pays(&mut self, bytes: usize) -> Result<()> {
         self.client.pays(bytes)
+    }
+
+    fn pays_while<T>(&mut self, bytes: usize, work: impl FnOnce() -> T) -> Result<T> {
+        self.client.pays_while(bytes, work)
     }
 }

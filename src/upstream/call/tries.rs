@@ -55,6 +55,8 @@ pub struct Tries {
     waits_for_nobody: bool,
     /// What came of a second copy of the request, if one was sent: `won` or `lost`.
     pub hedge: &'static str,
+    /// The service was told of a deadline that the caller has set itself, and in another field than the request's.
+    pub callers_deadline: bool,
     /// The call that the request was made into, where it was.
     pub transcoded: Option<Box<Transcoded>>,
 }
@@ -173,8 +175,9 @@ impl Tries {
 
     /// What goes on beside this: it begins with `next`.
     fn branch(&self, next: Picked, failed: Vec<EndpointAddress>) -> Box<Tries> {
-        let (attempts, due, next) = (self.attempts, self.due, Some(next));
-        Box::new(Tries { attempts, due, next, failed, waits_for_nobody: true, ..Tries::default() })
+        let Tries { attempts, due, callers_deadline, .. } = *self;
+        let next = Some(next);
+        Box::new(Tries { attempts, due, callers_deadline, next, failed, waits_for_nobody: true, ..Tries::default() })
     }
 
     /// The second connection stands first, and is the one.
@@ -239,7 +242,7 @@ impl Tries {
         }
         let is_call = || field(&CONTENT_TYPE).is_some_and(|kind| Dialect::of(kind).is_grpc());
         if service.protocol.is_http2() && service.reads_calls() && is_call() {
-            let own_deadline = call.header("grpc-timeout").is_some();
+            let own_deadline = self.callers_deadline || call.header("grpc-timeout").is_some();
             let Some(code) = field(&GRPC_STATUS) else {
                 // Behind the body. The endpoint may have answered well so far, and still end with a failure.
                 self.call = Some(GrpcCall { own_deadline, took, answers: false });

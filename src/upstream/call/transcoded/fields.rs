@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, response
 use super::super::Call;
 use super::super::h2;
 use crate::exchange::{Deadline, Exchange};
-use crate::grpc::Dialect;
+use crate::grpc::{Dialect, GRPC_STATUS};
 use crate::head::{AnswerLimits, BodyFraming, HeaderEdit, HeaderEdits, RequestHead};
 use crate::wire::answer::{AnswerHead, BadAnswer};
 use crate::wire::encode::is_hop_by_hop;
@@ -39,19 +39,36 @@ pub fn request(call: &Call<'_>, method: &str, length: usize) -> RequestHead {
 }
 
 /// What the service is told beside the head.
-pub fn exchange(exchange: &Exchange) -> Exchange {
+///
+/// `endless`: the answer is a stream that may outlive the time that the gateway gives the request, and the service would end it there.
+pub fn exchange(exchange: &Exchange, endless: bool) -> Exchange {
     let mut call = exchange.retold();
     call.to_upstream = edits(&exchange.to_upstream);
-    call.deadline = exchange.deadline.map(|deadline| Deadline { grpc: true, ..deadline });
+    let told = |deadline: Deadline| {
+        let at = if endless { deadline.asked? } else { deadline.at };
+        Some(Deadline { at, grpc: true, asked: deadline.asked })
+    };
+    call.deadline = exchange.deadline.and_then(told);
     call
 }
 
 fn edits(policies: &HeaderEdits) -> HeaderEdits {
-    let goes = |edit: &&HeaderEdit| match edit {
-        HeaderEdit::Set(name, value) | HeaderEdit::Add(name, value) => goes(name.as_str().as_bytes(), value.as_bytes()),
-        HeaderEdit::Remove(name) => !is_about_the_message(name.as_str().as_bytes()),
+    let told = |edit: &HeaderEdit| {
+        let name = edit.name();
+        if is_about_the_message(name.as_str().as_bytes()) {
+            return None;
+        }
+        match edit {
+            HeaderEdit::Set(_, value) | HeaderEdit::Add(_, value) if goes(name.as_str().as_bytes(), value.as_bytes()) => {
+                Some(edit.clone())
+            }
+            // The client's own field of that name must not stand in its place.
+            HeaderEdit::Set(..) => Some(HeaderEdit::Remove(name.clone())),
+            HeaderEdit::Add(..) => None,
+            HeaderEdit::Remove(_) => Some(edit.clone()),
+        }
     };
-    let mut edits: HeaderEdits = policies.iter().filter(goes).cloned().collect();
+    let mut edits: HeaderEdits = policies.iter().filter_map(told).collect();
     edits.push(HeaderEdit::Set(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")));
     edits.push(HeaderEdit::Set(header::TE, HeaderValue::from_static("trailers")));
     edits.push(HeaderEdit::Set(ACCEPT_ENCODING, HeaderValue::from_static("identity")));
@@ -143,20 +160,74 @@ impl Metadata {
         let own = |name: &HeaderName| {
             let name = name.as_str().as_bytes();
             let coding = raw && (name == b"content-encoding" || name == b"content-language" || name == b"content-disposition");
-            is_hop_by_hop(name) || begins(name, b"grpc-") || begins(name, b"content-") && !coding
+            is_own(name) && !coding
         };
-        let names: Vec<HeaderName> = fields.keys().filter(|name| own(name)).cloned().collect();
-        for name in names {
-            fields.remove(name);
-        }
+        remove(&mut fields, own);
         fields.insert(header::CONTENT_TYPE, kind);
         fields
+    }
+}
+
+/// Leaves of what came behind a stream what clients are told: how the call ended, and metadata.
+pub fn filter_trailers(fields: &mut HeaderMap) {
+    remove(fields, |name| is_own(name.as_str().as_bytes()) && *name != GRPC_STATUS);
+}
+
+/// Whether a field is HTTP's or gRPC's own, and no metadata.
+fn is_own(name: &[u8]) -> bool {
+    is_hop_by_hop(name) || begins(name, b"grpc-") || begins(name, b"content-")
+}
+
+fn remove(fields: &mut HeaderMap, own: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = fields.keys().filter(|name| own(name)).cloned().collect();
+    for name in names {
+        fields.remove(name);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_metadata_cannot_hold_still_replaces_the_clients() {
+        let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).unwrap();
+        let (user, blob, many) =
+            (HeaderName::from_static("x-user"), HeaderName::from_static("x-blob-bin"), HeaderName::from_static("x-many"));
+        let policies: HeaderEdits = [
+            HeaderEdit::Set(user.clone(), value("Zo\u{eb}")),
+            HeaderEdit::Set(blob.clone(), value("a_b")),
+            HeaderEdit::Add(many.clone(), value("Zo\u{eb}")),
+            HeaderEdit::Set(header::ACCEPT, value("text/html")),
+        ]
+        .into_iter()
+        .collect();
+        let edits = edits(&policies);
+        let edited = crate::head::Edited::new(&edits);
+        for (name, replaced) in [("x-user", true), ("X-User", true), ("x-blob-bin", true), ("x-many", false)] {
+            assert_eq!(edited.replaces(name.as_bytes()), replaced, "{name}");
+        }
+        assert!(edited.added().all(|(name, _)| *name != user && *name != blob && *name != many && *name != header::ACCEPT));
+    }
+
+    #[test]
+    fn a_stream_without_end_is_told_the_callers_deadline_alone() {
+        let now = std::time::Instant::now();
+        let (soon, late) = (now + std::time::Duration::from_secs(1), now + std::time::Duration::from_secs(9));
+        let mut told = Exchange::for_tests();
+        for (asked, endless, at, is_callers) in [
+            (None, false, Some(soon), false),
+            (None, true, None, false),
+            (Some(late), false, Some(soon), false),
+            (Some(late), true, Some(late), true),
+            (Some(soon), false, Some(soon), true),
+        ] {
+            told.deadline = Some(Deadline { at: soon, grpc: false, asked });
+            let deadline = exchange(&told, endless).deadline;
+            assert_eq!(deadline.map(|deadline| deadline.at), at, "{asked:?} {endless}");
+            assert_eq!(deadline.is_some_and(Deadline::is_callers), is_callers, "{asked:?} {endless}");
+        }
+    }
 
     #[test]
     fn what_is_about_the_message_stays() {

@@ -5,12 +5,13 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use std::sync::Arc;
 
 use super::super::{Answer, Broken, CallError, Client, Piece, Tries, call_error};
-use super::{NAME, problem};
+use super::fields::filter_trailers;
+use super::{NAME, bad_frame, problem, unfit_answer};
 use crate::exchange::RequestId;
 use crate::grpc::GRPC_STATUS;
 use crate::head::RequestHead;
 use crate::reply::Reply;
-use crate::transcode::frames::{Bad, Frames};
+use crate::transcode::frames::Frames;
 use crate::transcode::{Answering, Transcoder};
 use crate::upstream::{AttemptOutcome, Service};
 
@@ -45,7 +46,7 @@ impl Form {
                 _ => None,
             }
         };
-        accepted.filter_map(form).next().unwrap_or(Form::Array)
+        accepted.filter(|range| !is_refused(range)).filter_map(form).next().unwrap_or(Form::Array)
     }
 
     pub fn kind(self) -> HeaderValue {
@@ -88,9 +89,27 @@ impl Form {
     }
 
     /// Whether a failure that was told ends the answer as it would end anyway.
-    fn ends_well(self) -> bool {
+    pub fn ends_well(self) -> bool {
         matches!(self, Form::Lines | Form::Events)
     }
+}
+
+/// Whether a media range is there to say that it is not wanted (`q=0`).
+fn is_refused(range: &[u8]) -> bool {
+    range.split(|&byte| byte == b';').skip(1).any(|parameter| {
+        let weight = parameter.trim_ascii();
+        let weight = weight.strip_prefix(b"q=").or_else(|| weight.strip_prefix(b"Q="));
+        let zero = |weight: &[u8]| weight.iter().all(|byte| matches!(byte, b'0' | b'.')) && !weight.is_empty();
+        weight.is_some_and(zero)
+    })
+}
+
+/// What is known with the first message of a raw answer.
+pub enum First {
+    /// Of what kind it is.
+    Kind(HeaderValue),
+    /// The call has failed before there was one.
+    Failed(u32, HeaderMap),
 }
 
 /// See the module.
@@ -105,6 +124,8 @@ pub struct Streaming {
     begun: bool,
     /// What is to be told next.
     ready: BytesMut,
+    /// How much the heaviest message took while it was told.
+    heaviest: usize,
     /// How much memory was paid for.
     paid: usize,
     end: End,
@@ -114,6 +135,8 @@ enum End {
     /// More comes.
     Open,
     Trailers(HeaderMap),
+    /// The call has failed, and the form has no other way to say that what came is not the whole.
+    Failed(Box<HeaderMap>),
     Broken,
     Over,
 }
@@ -130,6 +153,7 @@ impl Streaming {
             frames,
             begun: false,
             ready: BytesMut::new(),
+            heaviest: 0,
             paid: 0,
             end: End::Open,
         }
@@ -137,7 +161,7 @@ impl Streaming {
 
     /// How much more memory it has taken than was paid for.
     pub fn owes(&mut self) -> usize {
-        let held = self.frames.held() + self.ready.capacity();
+        let held = self.frames.held() + self.ready.capacity() + self.heaviest;
         let more = held.saturating_sub(self.paid);
         self.paid += more;
         more
@@ -157,41 +181,51 @@ impl Streaming {
         &mut self,
         service: &Service,
         (tries, client): (&mut Tries, &mut C),
-    ) -> Result<HeaderValue, CallError> {
-        let octets = HeaderValue::from_static("application/octet-stream");
+    ) -> Result<First, CallError> {
+        let octets = First::Kind(HeaderValue::from_static("application/octet-stream"));
         loop {
-            let message = match self.frames.message() {
-                Ok(message) => message,
-                Err(bad) => {
-                    tries.failed(service, AttemptOutcome::Broken);
-                    let (reason, detail) = bad_frame(bad);
-                    return Err(CallError::Service(Reply::new(StatusCode::BAD_GATEWAY, NAME, reason, detail)));
-                }
-            };
+            client.pays(self.owes()).map_err(CallError::Client)?;
+            let message = self.frames.message().map_err(|bad| {
+                tries.failed(service, AttemptOutcome::Broken);
+                CallError::Service(bad_frame(bad))
+            })?;
             if let Some(message) = message {
-                let Ok(told) = self.answering.told(&message) else { return Ok(octets) };
+                let unfit = |unfit| CallError::Service(unfit_answer(unfit));
+                let takes = self.answering.takes(&message).map_err(unfit)?;
+                let told = client.pays_while(takes, || self.answering.told(&message)).map_err(CallError::Client)?;
+                let told = told.map_err(unfit)?;
                 self.begun = true;
                 self.ready.extend_from_slice(&told.body);
-                return Ok(told.content_type.and_then(|kind| HeaderValue::try_from(kind).ok()).unwrap_or(octets));
+                return Ok(told.content_type.and_then(|kind| HeaderValue::try_from(kind).ok()).map_or(octets, First::Kind));
             }
             match self.answer.take() {
-                Ok(Some(Piece::Data(data, _))) => self.frames.add(&data),
+                Ok(Some(Piece::Data(data, _))) => {
+                    tries.body_came(service);
+                    self.frames.add(&data);
+                }
                 Ok(Some(Piece::Trailers(fields))) => {
                     tries.ended_with(service, &fields);
                     let code = fields.get(GRPC_STATUS).map_or(2, |code| super::code_of(code.as_bytes()));
-                    self.transcoder.count(code);
                     if code != 0 {
-                        return Err(CallError::Service(problem(&self.transcoder, code, &fields)));
+                        return Ok(First::Failed(code, fields));
                     }
-                    self.end = End::Trailers(fields);
+                    self.ends(fields);
                     return Ok(octets);
                 }
                 Ok(Some(Piece::End)) => {
                     self.end = End::Broken;
                     return Ok(octets);
                 }
-                Ok(None) => self.answer.more(client, service, true).await.map_err(|broken| call_error(broken, service))?,
-                Err(broken) => return Err(call_error(broken, service)),
+                Ok(None) => {
+                    if let Err(broken) = self.answer.more(client, service, true).await {
+                        broken.outcome().into_iter().for_each(|outcome| tries.failed(service, outcome));
+                        return Err(call_error(broken, service));
+                    }
+                }
+                Err(broken) => {
+                    tries.failed(service, AttemptOutcome::Broken);
+                    return Err(call_error(broken, service));
+                }
             }
         }
     }
@@ -205,6 +239,7 @@ impl Streaming {
             match std::mem::replace(&mut self.end, End::Over) {
                 End::Open => self.end = End::Open,
                 End::Trailers(fields) => return Ok(Some(Piece::Trailers(fields))),
+                End::Failed(fields) => return Err(Broken::Ended(fields)),
                 End::Broken => return Err(Broken::MidAnswer),
                 End::Over => return Ok(Some(Piece::End)),
             }
@@ -215,8 +250,7 @@ impl Streaming {
                 }
                 Ok(None) => {}
                 Err(bad) => {
-                    let (reason, detail) = bad_frame(bad);
-                    self.fails(&Reply::new(StatusCode::BAD_GATEWAY, NAME, reason, detail));
+                    self.fails(&bad_frame(bad));
                     continue;
                 }
             }
@@ -233,31 +267,31 @@ impl Streaming {
     }
 
     fn told(&mut self, message: &Bytes) {
+        self.heaviest = self.heaviest.max(self.answering.takes(message).unwrap_or(0));
         match self.answering.told(message) {
             Ok(told) => {
                 self.form.message(!self.begun, &told.body, &mut self.ready);
                 self.begun = true;
             }
-            Err(unfit) => {
-                let detail = "The backend's message cannot be written as JSON.";
-                self.fails(&Reply::new(StatusCode::BAD_GATEWAY, NAME, "unfit_answer", detail).decided_by(unfit.why()));
-            }
+            Err(unfit) => self.fails(&unfit_answer(unfit)),
         }
     }
 
-    fn ends(&mut self, fields: HeaderMap) {
+    fn ends(&mut self, mut fields: HeaderMap) {
         let code = fields.get(GRPC_STATUS).map_or(2, |code| super::code_of(code.as_bytes()));
         self.transcoder.count(code);
         if code != 0 {
             let problem = problem(&self.transcoder, code, &fields);
             self.failure(&problem);
+            filter_trailers(&mut fields);
             // The service has said it, and so does the end where it can.
-            self.end = if self.form.ends_well() { End::Trailers(fields) } else { End::Broken };
+            self.end = if self.form.ends_well() { End::Trailers(fields) } else { End::Failed(Box::new(fields)) };
             return;
         }
         if self.form == Form::Array {
             self.ready.extend_from_slice(if self.begun { b"]" } else { b"[]" });
         }
+        filter_trailers(&mut fields);
         self.end = End::Trailers(fields);
     }
 
@@ -272,9 +306,21 @@ impl Streaming {
     }
 }
 
-fn bad_frame(bad: Bad) -> (&'static str, &'static str) {
-    match bad {
-        Bad::TooLarge => ("answer_too_large", "The backend's message is larger than `max_message`."),
-        Bad::Compressed => ("bad_answer", "The backend's message is compressed, which nobody has asked for."),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_wanted_is_no_wish() {
+        for (range, refused) in [
+            ("text/event-stream", false),
+            (" text/event-stream;q=0.9", false),
+            ("text/event-stream; q=0", true),
+            ("text/event-stream;charset=utf-8;Q=0.000", true),
+            ("text/event-stream;q=", false),
+            ("text/event-stream;q=0.001", false),
+        ] {
+            assert_eq!(is_refused(range.as_bytes()), refused, "{range}");
+        }
     }
 }

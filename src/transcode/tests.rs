@@ -1,0 +1,104 @@
+use std::path::Path;
+
+use http::Method;
+use prost_reflect::prost::Message;
+use serde_json::json;
+
+use super::config::TranscodeConfig;
+use super::*;
+use crate::problem::Problems;
+use crate::value::Spanned;
+
+/// What the tests through sockets call, too.
+fn transcoder() -> Transcoder {
+    let config = json!({ "protos": ["shop/catalog.proto"], "imports": ["tests/transcode/protos"] });
+    let config: TranscodeConfig = serde_json::from_value(config).unwrap();
+    let mut problems = Problems::default();
+    let made = Transcoder::compile(&Spanned::nowhere(config), Path::new(env!("CARGO_MANIFEST_DIR")), &mut problems);
+    made.unwrap_or_else(|| panic!("{:?}", problems.iter().collect::<Vec<_>>()))
+}
+
+/// The message of `POST /v1/echo`, or why there is none.
+fn echo(transcoder: &Transcoder, body: &str) -> Result<Vec<u8>, &'static str> {
+    let meant = transcoder.find(&Method::POST, "/v1/echo").unwrap();
+    let bound = meant.takes(body.as_bytes()).and_then(|_| meant.bind(None, None, body.as_bytes()));
+    bound.map(|frame| frame[5..].to_vec()).map_err(|reply| reply.reason)
+}
+
+#[test]
+fn messages_are_written_as_the_library_would() {
+    let transcoder = transcoder();
+    let long = "x".repeat(300);
+    let all = json!({
+        "aDouble": 1.5, "aFloat": -0.5, "anInt32": -7, "anInt64": "-9007199254740993", "aUint32": 7, "aUint64": "18446744073709551615",
+        "aSint32": -2147483648i64, "aSint64": "-9223372036854775808", "aFixed32": 4294967295u32, "aFixed64": "1", "aSfixed32": -1,
+        "aSfixed64": "-1", "aBool": true, "text": long, "data": "AP8=", "colour": "GREEN", "maybe": 0, "chosenText": "",
+        "inside": { "name": long, "number": "1", "deeper": { "deeper": { "many": [{}, { "name": "n" }] } } },
+        "numbers": [1, -2, 3], "texts": ["a", ""], "colours": ["RED", "GREEN"], "doubles": [1, 2.5], "byName": { "k": "1" },
+        "byNumber": { "-5": { "name": "m" } }, "byTruth": { "true": long }, "structure": { "a": { "b": [null, 1, "x", false] } },
+        "any": { "@type": "type.googleapis.com/shop.v1.Inside", "name": "in" }, "wrappedBool": false, "wrappedMany": [1, 0],
+        "time": "2026-01-31T12:00:00.5Z", "mask": "a,b"
+    });
+    let ours = echo(&transcoder, &all.to_string()).unwrap();
+    let output = transcoder.find(&Method::POST, "/v1/echo").unwrap().method.output.clone();
+    let read = DynamicMessage::decode(output, &*ours).unwrap();
+    assert_eq!(read.encode_to_vec(), ours);
+    assert_eq!((read.fields().count(), read.encoded_len()), (all.as_object().unwrap().len(), ours.len()));
+    assert_eq!(echo(&transcoder, "{}"), Ok(Vec::new()));
+}
+
+#[test]
+fn what_is_nested_deeply_is_refused_before_it_is_made() {
+    let transcoder = transcoder();
+    let nested = |depth: usize| format!(r#"{{"value":{}1{}}}"#, "[".repeat(depth), "]".repeat(depth));
+    assert!(echo(&transcoder, &nested(48)).is_ok());
+    assert_eq!(echo(&transcoder, &nested(60)), Err("unfit_message"));
+    assert_eq!(echo(&transcoder, &nested(120)), Err("unfit_message"));
+}
+
+#[test]
+fn what_would_take_much_more_memory_than_it_has_bytes_is_refused() {
+    let transcoder = transcoder();
+    let many = |before: &str, count: usize| format!("{{{before}:[{}1]}}", "1,".repeat(count));
+    assert!(echo(&transcoder, &many(r#""numbers""#, 500_000)).is_ok());
+    assert!(echo(&transcoder, &many(r#""value""#, 50_000)).is_ok());
+    // Each is a message of its own; and of numbers even the tree is too large in the end.
+    assert_eq!(echo(&transcoder, &many(r#""value""#, 200_000)), Err("message_too_large"));
+    assert_eq!(echo(&transcoder, &many(r#""numbers""#, 2_000_000)), Err("message_too_large"));
+    let long = format!(r#"{{"text":"{}"}}"#, "x".repeat(4 << 20));
+    assert_eq!(echo(&transcoder, &long), Err("message_too_large"));
+    // The same for answers: the list of `values` is field 34, and each of them is four bytes.
+    let answering = transcoder.find(&Method::POST, "/v1/echo").unwrap().answering();
+    let list = |count: usize| {
+        let mut list = Vec::new();
+        let inner = b"\x0a\x02\x08\x00".repeat(count);
+        prost_reflect::prost::encoding::bytes::encode(34, &inner, &mut list);
+        list
+    };
+    assert!(answering.told(&list(10_000)).is_ok());
+    assert!(answering.takes(&list(10_000)).unwrap() > 10_000 * 700);
+    assert_eq!(answering.told(&list(1 << 20)).unwrap_err(), Unfit::Unwritable(Unwritable::TooLarge));
+    // Nor behind the name of a type.
+    let mut any = Vec::new();
+    prost_reflect::prost::encoding::string::encode(1, &"t/google.protobuf.ListValue".to_owned(), &mut any);
+    prost_reflect::prost::encoding::bytes::encode(2, &b"\x0a\x02\x08\x00".repeat(1 << 20), &mut any);
+    let mut message = Vec::new();
+    prost_reflect::prost::encoding::bytes::encode(35, &any, &mut message);
+    assert_eq!(answering.told(&message).unwrap_err(), Unfit::Unwritable(Unwritable::TooLarge));
+}
+
+#[test]
+fn integers_that_a_float_cannot_hold_are_not_guessed() {
+    let transcoder = transcoder();
+    for (number, taken) in [
+        ("9223372036854775807", true),
+        ("-9223372036854775808", true),
+        ("-9223372036854775809", false),
+        ("9223372036854775808", false),
+        ("9007199254740991.0", true),
+        ("9007199254740993.0", false),
+        ("1e15", true),
+    ] {
+        assert_eq!(echo(&transcoder, &format!(r#"{{"anInt64":{number}}}"#)).is_ok(), taken, "{number}");
+    }
+}
