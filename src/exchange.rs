@@ -291,6 +291,11 @@ pub trait OperationNames: Send + Sync {
     fn operation_cost(&self, _: u32) -> Option<u64> {
         None
     }
+
+    /// Whether it is known to be none that only asks, whatever the method says.
+    fn may_change(&self, _: u32) -> bool {
+        false
+    }
 }
 
 /// The operation that a request asks for: of a document of OpenAPI, or of one of GraphQL.

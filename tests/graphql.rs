@@ -104,6 +104,12 @@ fn nothing_hides_beside_what_was_looked_at() {
             "graphql",
             "malformed_request",
         );
+        send("POST", "/graphql", &[JSON], r#"{"query":"{ a }","Query":"{ a { b { c } } }"}"#).assert_problem(
+            400,
+            "graphql",
+            "malformed_request",
+        );
+        send("POST", &format!("/graphql?x=1;query={deep}"), &[JSON], good).assert_problem(400, "graphql", "query_in_url");
         send("POST", "/graphql", &[("Content-Type", "application/graphql")], "{ a { b { c } } }")
             .assert_problem(415, "graphql", "not_json");
         send("POST", "/graphql", &[("Content-Type", "multipart/form-data; boundary=x")], "--x--")
@@ -174,8 +180,8 @@ fn a_limit_counts_what_operations_cost() {
     assert_eq!((ask(&gateway, costly).status, ask(&gateway, costly).status), (200, 200));
     assert_eq!(ask(&gateway, costly).status, 429);
     assert_eq!(ask(&gateway, "{ users(first: 20) { a } }").status, 200);
-    // Nothing is left, and what costs nothing is free.
-    assert_eq!((ask(&gateway, "{ users { a } }").status, ask(&gateway, "{ a }").status), (429, 200));
+    // Nothing is left, and no request is free: a login may be one field without fields.
+    assert_eq!((ask(&gateway, "{ users { a } }").status, ask(&gateway, "mutation { login }").status), (429, 429));
 }
 
 #[test]
@@ -208,6 +214,7 @@ fn only_what_is_known_is_passed_on_and_by_its_hash() {
     assert_eq!(get(gateway.port(), &format!("/graphql?extensions={extensions}")).status, 200);
     let target = backend.last().target;
     assert!(target.starts_with(&format!("/graphql?extensions={extensions}&query=query%20Known")), "{target}");
+    get(gateway.port(), &format!("/graphql?query=&extensions={extensions}")).assert_problem(400, "graphql", "no_query");
     let change = extensions.replace(&sha256(known), &sha256("mutation Change { a }"));
     get(gateway.port(), &format!("/graphql?extensions={change}")).assert_problem(405, "graphql", "mutation_with_get");
     // Where others may be asked for, a hash that nobody knows is answered as Apollo's clients expect.
@@ -280,4 +287,21 @@ fn known_queries_are_kept_and_known_anew_after_a_reload() {
     files.write("operations.json", "{");
     assert_ne!(gateway.reload().0, 200, "a file that cannot be read leaves everything as it is");
     assert_eq!(get(gateway.port(), &by_hash("{ two }")).status, 200);
+}
+
+/// What is known to change something is done each time, though answers to POST are kept.
+#[test]
+fn only_queries_are_kept_by_their_body() {
+    let backend = service();
+    let gateway = Gateway::start(&yaml(&backend, "graphql: { batch: 2 }, cache: { ttl: 1h, methods: [ POST ] }"));
+    let asked = |body: &Value| {
+        let before = backend.requests().len();
+        assert_eq!((post(&gateway, body).status, post(&gateway, body).status), (200, 200));
+        backend.requests().len() - before
+    };
+    assert_eq!(asked(&json!({ "query": "{ a }" })), 1);
+    assert_eq!(asked(&json!({ "query": "mutation { add(id: 1) }" })), 2);
+    assert_eq!(asked(&json!({ "query": "query A { a } mutation B { add(id: 1) }", "operationName": "B" })), 2);
+    assert_eq!(asked(&json!([{ "query": "{ a }" }, { "query": "mutation { add(id: 1) }" }])), 2);
+    assert_eq!(asked(&json!([{ "query": "{ a }" }, { "query": "{ b }" }])), 1);
 }

@@ -180,9 +180,16 @@ impl CachePolicy {
     /// On a route whose policies make fields of these names for each client.
     pub fn beside(&self, per_client: &[HeaderName]) -> Self {
         let (handed, keyed): (Vec<HeaderName>, Vec<HeaderName>) = per_client.iter().cloned().partition(credentials::is_usual);
-        let mut key_headers = [&*self.key_headers, &keyed].concat();
+        // What was said of the service is still so where a route says more.
+        let handed = [&*self.handed, &handed].concat();
+        CachePolicy { handed: handed.into(), ..self.keyed_by(&keyed) }
+    }
+
+    /// With fields of these names in the key as well.
+    pub fn keyed_by(&self, names: &[HeaderName]) -> Self {
+        let mut key_headers = [&*self.key_headers, names].concat();
         key_headers.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         key_headers.dedup();
-        CachePolicy { key_headers: key_headers.into(), handed: handed.into(), ..self.clone() }
+        CachePolicy { key_headers: key_headers.into(), ..self.clone() }
     }
 }

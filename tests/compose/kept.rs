@@ -1,5 +1,6 @@
 //! What is done with each call: what its service's policies make of it, and what of its answers is kept.
 
+use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -319,4 +320,65 @@ fn a_part_is_kept_for_all_only_if_its_service_hears_of_nobody() {
         assert_eq!(seen[0].header(name), None, "{}", seen[0].head_text());
     }
     assert!(seen[0].header("x-forwarded-for").is_some() && seen[0].header("traceparent").is_some());
+}
+
+/// A service may answer by whatever a call says, and by whom that was made of.
+#[test]
+fn a_calls_own_fields_are_part_of_what_its_answer_is_kept_by() {
+    let session =
+        Backend::answering(|asked| json("", &format!("{{\"token\":\"{}\"}}", asked.header("cookie").unwrap_or("none"))));
+    let orders = Backend::answering(|asked| {
+        let said = ["authorization", "x-user", "x-view"].into_iter().find_map(|name| asked.header(name));
+        json("", &format!("\"{}\"", said.unwrap_or("nothing")))
+    });
+    let compose = "
+      calls:
+        session: { service: session, path: /session, cache: false }
+        bearer: { service: orders, path: /bearer, anonymous: true, headers: { Authorization: 'Bearer {parts.session.token}' } }
+        user: { service: orders, path: /user, client_headers: [], headers: { X-User: '{parts.session.token}' } }
+        small: { service: orders, path: /view, client_headers: [], headers: { X-View: small } }
+        big: { service: orders, path: /view, client_headers: [], headers: { X-View: big } }
+        own: { service: orders, path: /own, client_headers: [], headers: { Authorization: 'Basic b3duOm93bg==' } }
+    policies: { cache: { ttl: 1h } }";
+    let gateway = Gateway::start(&yaml(&[("session", &session), ("orders", &orders)], compose));
+    let ask = |cookie: &str| {
+        let answer = request(gateway.port(), "GET", "/api/dashboard", &[("Cookie", cookie)], b"");
+        let expected = json!({ "session": { "token": cookie }, "bearer": format!("Bearer {cookie}"), "user": cookie, "small": "small",
+            "big": "big", "own": "Basic b3duOm93bg==" });
+        assert_eq!(answer.json(), expected, "{}", answer.text());
+        answer
+    };
+    ask("a=1");
+    ask("a=2");
+    let third = ask("a=1");
+    let states: Vec<&str> = parts(&third).split(", ").map(|part| part.split(';').next().unwrap()).collect();
+    assert_eq!(states, ["session=ok", "bearer=ok", "user=hit", "small=hit", "big=hit", "own=hit"]);
+}
+
+/// Who waits for what another one has asked for does not go without because that one has no time left.
+#[test]
+fn a_part_that_was_waited_for_is_asked_for_once_more() {
+    let count = AtomicUsize::new(0);
+    let one = Backend::scripted(move |mut stream| {
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request);
+        let whole = ok("\"slowly\"");
+        if count.fetch_add(1, Ordering::Relaxed) == 0 {
+            let _ = stream.write_all(&whole[..whole.len() - 4]);
+            // Until the gateway has done with it.
+            let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
+            let _ = stream.read(&mut request);
+        } else {
+            let _ = stream.write_all(&whole);
+        }
+    });
+    let compose = "
+      calls:
+        hasty: { service: one, path: /, timeout: 500ms, optional: true }
+        calm: { service: one, path: / }
+    policies: { cache: { ttl: 1h } }";
+    let gateway = Gateway::start(&yaml(&[("one", &one)], compose));
+    let answer = dashboard(&gateway);
+    assert_eq!((answer.status, answer.json()), (200, json!({ "calm": "slowly" })), "{}", answer.text());
+    assert_eq!(parts(&answer), "hasty=timeout, calm=ok");
 }

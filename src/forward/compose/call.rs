@@ -203,11 +203,19 @@ impl Asking<'_> {
         kept: Option<Kept>,
     ) -> Ended {
         let How { part, service, .. } = *how;
-        let (mut answer, mut keeping) = match kept {
+        let asked = match kept {
             Some(kept) => match self.look(how, (head, exchange), &request.target, tries, kept).await? {
-                Ok(asked) => asked,
-                Err(hit) => return self.stored(part, &hit).await,
+                Ok(asked) => Some(asked),
+                Err(hit) => match self.stored(part, &hit).await {
+                    // Another client was to bring it, and has left or had no time for it: the service may be well, and is asked once more.
+                    Err(Fault::CutOff) => None,
+                    ended => return ended,
+                },
             },
+            None => None,
+        };
+        let (mut answer, mut keeping) = match asked {
+            Some(asked) => asked,
             None => {
                 let call = Call { head, exchange, target: Some(&request.target), fill: None, stands_for: None };
                 let mut client = Own(request.body.clone().unwrap_or_default());

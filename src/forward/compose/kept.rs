@@ -128,7 +128,7 @@ impl Asking<'_> {
         }
     }
 
-    /// A part that was stored, or that another one has asked for and that is coming.
+    /// A part that was stored, or that another one has asked for and that is coming. Only the latter can be cut off.
     pub async fn stored(&self, part: &Part, hit: &Hit) -> Ended {
         self.count(hit.outcome(), hit.length());
         let (head, age) = (hit.head().to_answer(hit.length()), hit.age());

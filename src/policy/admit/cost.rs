@@ -28,7 +28,7 @@ pub enum CostConfig {
     Fixed(u64),
     Header(HeaderCost),
     Cel(CelCost),
-    /// What the policy `graphql` has found that it costs.
+    /// What the policy `graphql` has found that it costs, and at least 1.
     Graphql,
 }
 
@@ -128,7 +128,8 @@ impl Cost {
             Cost::Fixed(cost) => *cost,
             Cost::Graphql => {
                 let operation = exchange.operation.as_ref();
-                operation.and_then(|operation| operation.names.operation_cost(operation.number)).unwrap_or(1).min(MOST)
+                // Fields without fields cost nothing beside others; a request of nothing else (a login) is still one.
+                operation.and_then(|operation| operation.names.operation_cost(operation.number)).unwrap_or(1).clamp(1, MOST)
             }
             Cost::Header { name, max, default } => match head.header(name.as_str()) {
                 None => *default,

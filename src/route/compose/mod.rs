@@ -12,7 +12,7 @@ pub mod text;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use serde_json::Value;
 
 use crate::cel::{Expression, Kind};
@@ -128,6 +128,8 @@ pub struct Wanted<'a> {
     pub retries: Option<&'a Spanned<RetriesConfig>>,
     /// The call's own word on what is kept of its answers, and its name.
     pub cache: Option<(&'a str, &'a Raw)>,
+    /// The fields that the call sets itself, and whether each is made of placeholders.
+    pub fields: Vec<(HeaderName, bool)>,
 }
 
 impl Composition {
@@ -216,8 +218,9 @@ impl<'a> Compiler<'_, 'a> {
         let service = self.wanted.len();
         let retries = config.retries.as_deref();
         let cache = config.cache.as_ref().map(|raw| (name, raw));
-        self.wanted.push(Wanted { service: &config.service, port: config.port, of: config.place, retries, cache });
         let request = Request::compile(config, &names, self.problems);
+        let fields = request.as_ref().map(Request::field_names).unwrap_or_default();
+        self.wanted.push(Wanted { service: &config.service, port: config.port, of: config.place, retries, cache, fields });
         let when = config
             .when
             .as_ref()
@@ -345,7 +348,8 @@ impl<'a> Compiler<'_, 'a> {
                     written.service.as_ref().map_or((&config.service, config.port), |named| (named, written.port));
                 let service = self.wanted.len();
                 let cache = config.cache.as_ref().map(|raw| (name, raw));
-                self.wanted.push(Wanted { service: named, port, of: written.place, retries: None, cache });
+                let fields = request.field_names();
+                self.wanted.push(Wanted { service: named, port, of: written.place, retries: None, cache, fields });
                 let request = match &written.path {
                     Some(path) => request.with_path(path, names, self.problems)?,
                     None => request.clone(),

@@ -94,6 +94,11 @@ impl Request {
         all
     }
 
+    /// The names of the fields that it sets, and whether they are made of anything of the request's or of other answers.
+    pub fn field_names(&self) -> Vec<(HeaderName, bool)> {
+        self.fields.iter().map(|(name, text)| (name.clone(), text.sources().next().is_some())).collect()
+    }
+
     /// What is sent. `None` where a value is missing that it cannot be without.
     pub fn render(&self, known: &Known<'_>) -> Option<Rendered> {
         let mut target = self.path.path(known)?;

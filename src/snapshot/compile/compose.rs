@@ -53,7 +53,7 @@ impl<'a> Compiler<'a> {
                 self.look_at_policies_of(config, wanted.service);
             }
             if let Some(service) = &service {
-                let (road, looks) = self.road(route, own, service, of_call, &options.per_client);
+                let (road, looks) = self.road(route, own, service, of_call, (&options.per_client, &wanted.fields));
                 roads.push(road);
                 by_params |= looks;
             }
@@ -90,7 +90,7 @@ impl<'a> Compiler<'a> {
         own: Option<&Table>,
         service: &Service,
         of_call: Option<(&str, &Table)>,
-        per_client: &[HeaderName],
+        (per_client, fields): (&[HeaderName], &[(HeaderName, bool)]),
     ) -> (Road, bool) {
         let mut table = self.global.clone();
         if let Some(of_service) = self.service_tables.get(&*service.key) {
@@ -105,7 +105,16 @@ impl<'a> Compiler<'a> {
         let id = format!("{route}#{}#{}", of_call.map(|(call, _)| call).unwrap_or_default(), service.key);
         let Plan { steps, options, .. } = table.only(&OF_CALLS).plan(&self.site(&[]));
         let steps = steps.into_iter().filter_map(|step| if let Work::Head(run) = step.work { Some(run) } else { None }).collect();
-        let cache = options.cache.map(|cache| if per_client.is_empty() { cache } else { Arc::new(cache.beside(per_client)) });
+        let cache = options.cache.map(|cache| match per_client.is_empty() && fields.is_empty() {
+            true => cache,
+            // The service may answer by whatever the call says: what is made of a request is as if a policy had made it for its client, and
+            // what the file says is the same for all of them, a credential included.
+            false => {
+                let (made, written): (Vec<_>, Vec<_>) = fields.iter().partition(|(_, made)| *made);
+                let names = |all: Vec<&(HeaderName, bool)>| all.into_iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+                Arc::new(cache.beside(per_client).beside(&names(made)).keyed_by(&names(written)))
+            }
+        });
         (Road { steps, cache, id: id.into() }, options.by_params)
     }
 

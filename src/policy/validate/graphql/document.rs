@@ -1,18 +1,20 @@
 //! What a document of GraphQL asks for, without a schema: how deep, how much, and what that costs. A fragment counts wherever it is spread.
 //!
-//! Each fragment is looked at once, however often it is spread, and every number is bounded by the document's tokens, or saturates: what a
+//! Each fragment is looked at twice at most, however often and in however many operations it is spread, and every number is bounded by the document's tokens, or saturates: what a
 //! client writes takes time and memory in the measure of its length.
 
 use std::collections::HashMap;
 
-use apollo_parser::Parser;
 use apollo_parser::cst::{
     CstNode, Definition, Document, Field, FragmentDefinition, OperationDefinition, Selection, SelectionSet, Value,
 };
+use apollo_parser::{Lexer, Parser, TokenKind};
 use serde_json::Map;
 
 /// How deep a document may be nested, fragments in fragments included, whatever the route allows: it takes stack.
 pub const DEEPEST: usize = 200;
+/// The longest token but a comment, in bytes: the parser copies the one at which it fails for every level that it comes up from.
+const LONGEST_TOKEN: usize = 16 * 1024;
 /// The longest name of an operation that is told, in bytes.
 const LONGEST_NAME: usize = 64;
 
@@ -56,7 +58,7 @@ pub struct Measured {
     pub kind: Kind,
     pub name: Option<String>,
     pub cost: u64,
-    /// The most of any operation in it.
+    /// The most of any operation in it, but for the cost, which is that of the one.
     pub sum: Sum,
 }
 
@@ -100,6 +102,16 @@ pub fn measure(
     variables: Option<&Map<String, serde_json::Value>>,
     weights: &Weights,
 ) -> Result<Measured, Wrong> {
+    for token in Lexer::new(text).with_limit(tokens) {
+        match token {
+            Ok(token) if token.data().len() <= LONGEST_TOKEN => {}
+            // The parser steps over these.
+            Ok(token) if matches!(token.kind(), TokenKind::Comment | TokenKind::Whitespace | TokenKind::Comma) => {}
+            Ok(_) => return Err(Wrong::TooManyTokens),
+            Err(error) if error.is_limit() => return Err(Wrong::TooManyTokens),
+            Err(_) => return Err(Wrong::Syntax),
+        }
+    }
     let tree = Parser::new(text).recursion_limit(DEEPEST).token_limit(tokens).parse();
     if let Some(error) = tree.errors().next() {
         let limit = tree.token_limit();
@@ -150,11 +162,18 @@ fn read(
     let asked = asked.unwrap_or(0);
     let mut measured = None;
     let mut most = Sum::default();
+    // What a fragment costs may be another for each operation's variables, and all else of it may not: what the one costs that is asked for
+    // is told, and whatever else is in the document is looked at together, so that each fragment is looked at twice at most.
+    let others = Known { fragments: &fragments, variables, defaults: HashMap::new(), weights };
+    let mut others = Counting { known: &others, done: HashMap::new(), level: 0 };
     for (number, operation) in operations.iter().enumerate() {
-        let known = Known { fragments: &fragments, variables, defaults: defaults_of(operation), weights };
-        let mut counting = Counting { known: &known, done: HashMap::new(), level: 0 };
         let set = operation.selection_set().ok_or(Wrong::Syntax)?;
-        let mut sum = counting.set(&set)?;
+        let mut sum = if number == asked {
+            let known = Known { fragments: &fragments, variables, defaults: defaults_of(operation), weights };
+            Counting { known: &known, done: HashMap::new(), level: 0 }.set(&set)?
+        } else {
+            others.set(&set)?
+        };
         sum.directives = sum.directives.saturating_add(directives(operation.directives()));
         let defined = operation.variable_definitions().into_iter().flat_map(|all| all.variable_definitions());
         sum.directives = defined.fold(sum.directives, |sum, one| sum.saturating_add(directives(one.directives())));
@@ -166,15 +185,13 @@ fn read(
             aliases: most.aliases.max(sum.aliases),
             fields: most.fields.max(sum.fields),
             directives: most.directives.max(sum.directives),
-            cost: most.cost.max(sum.cost),
+            cost: if number == asked { sum.cost } else { most.cost },
             introspects: most.introspects || sum.introspects,
         };
     }
     // What nobody spreads is read by the service all the same.
-    let known = Known { fragments: &fragments, variables, defaults: HashMap::new(), weights };
-    let mut counting = Counting { known: &known, done: HashMap::new(), level: 0 };
     for name in fragments.keys() {
-        counting.fragment(name)?;
+        others.fragment(name)?;
     }
     let (kind, mut name, cost) = measured.ok_or(Wrong::Operation)?;
     // Names are ASCII.
@@ -403,6 +420,16 @@ mod tests {
     }
 
     #[test]
+    fn an_operation_costs_what_its_own_variables_say() {
+        let text = "query A($n: Int = 3) { ...f } query B($n: Int = 50) { ...f } fragment f on Q { a(first: $n) { b } }";
+        let cost = |operation| of(text, Some(operation), serde_json::Value::Null).unwrap().cost;
+        assert_eq!((cost("A"), cost("B")), (3, 50));
+        // What the others do is counted all the same.
+        let deep = of("query A { a } query B { b { c { d } } }", Some("A"), serde_json::Value::Null).unwrap();
+        assert_eq!((deep.sum.depth, deep.cost), (3, 0));
+    }
+
+    #[test]
     fn what_nobody_should_read_is_refused() {
         for (text, wrong) in [
             ("", Wrong::Syntax),
@@ -462,6 +489,23 @@ mod tests {
         }
         assert!(began.elapsed() < std::time::Duration::from_secs(60), "{:?}", began.elapsed());
         assert_eq!(of(&format!("{{ {} }}", "a ".repeat(many)), None, serde_json::Value::Null), Err(Wrong::TooManyTokens));
+        // Every operation spreads the same long fragment.
+        let operations: String = (0..10_000).map(|number| format!("query A{number} {{ ...f }} ")).collect();
+        let shared = format!("{operations} fragment f on T {{ {} }}", "a ".repeat(20_000));
+        let began = std::time::Instant::now();
+        let all = measure(&shared, 200_000, Some("A7"), None, &weights()).unwrap();
+        assert_eq!((all.name.as_deref(), all.sum.fields), (Some("A7"), 20_000));
+        assert!(began.elapsed() < std::time::Duration::from_secs(30), "{:?}", began.elapsed());
+        // A long token is not copied for every level that is open.
+        let long = "x".repeat(900_000);
+        for text in [
+            format!("{}\"{long}\"", "{ a ".repeat(150)),
+            format!("{}{long}", "{ a ".repeat(150)),
+            format!("{{ a(x: \"{long}\") }}"),
+        ] {
+            assert_eq!(of(&text, None, serde_json::Value::Null), Err(Wrong::TooManyTokens));
+        }
+        assert!(of(&format!("#{long}\n{{ a }}"), None, serde_json::Value::Null).is_ok());
         let deep = "{ a ".repeat(300) + &"}".repeat(300);
         assert_eq!(of(&deep, None, serde_json::Value::Null), Err(Wrong::TooDeep));
         let chain: String = (0..300).map(|number| format!("fragment f{number} on T {{ ...f{} }} ", number + 1)).collect();

@@ -120,6 +120,7 @@ pub struct Graphql {
 struct Told {
     name: String,
     cost: u64,
+    only_queries: bool,
 }
 
 impl OperationNames for Told {
@@ -129,6 +130,10 @@ impl OperationNames for Told {
 
     fn operation_cost(&self, _: u32) -> Option<u64> {
         Some(self.cost)
+    }
+
+    fn may_change(&self, _: u32) -> bool {
+        !self.only_queries
     }
 }
 
@@ -213,10 +218,11 @@ impl Graphql {
     }
 
     fn look(&self, all: &[Asked], exchange: &mut Exchange) -> Result<Kind, Box<Reply>> {
-        let (mut cost, mut first) = (0_u64, None);
+        let (mut cost, mut first, mut only_queries) = (0_u64, None, true);
         for asked in all {
             let measured = self.measured(self.document(asked)?.0, asked)?;
             cost = cost.saturating_add(measured.cost);
+            only_queries &= measured.kind == Kind::Query;
             for (kind, count) in Kind::ALL.iter().zip(&self.counts) {
                 if *kind == measured.kind {
                     count.add(1);
@@ -237,7 +243,7 @@ impl Graphql {
         if all.len() > 1 {
             told = format!("{told} +{}", all.len() - 1);
         }
-        exchange.operation = Some(OperationName { names: Arc::new(Told { name: told, cost }), number: 0 });
+        exchange.operation = Some(OperationName { names: Arc::new(Told { name: told, cost, only_queries }), number: 0 });
         Ok(kind)
     }
 
@@ -248,6 +254,10 @@ impl Graphql {
         let query = head.query().unwrap_or_default();
         let Some(asked) = request::of_query(query) else { return Err(malformed()) };
         let added = match self.document(&asked)? {
+            (_, true) if request::names_document(query) => {
+                let detail = "A document is named by its hash, or is there, and is not left empty.";
+                return Err(refuse(StatusCode::BAD_REQUEST, "no_query", detail));
+            }
             (document, true) => Some(path::value(document.as_bytes())),
             (_, false) => None,
         };

@@ -43,17 +43,37 @@ pub fn of_body(body: &[u8]) -> Option<Body> {
 fn asked(value: Value) -> Option<Asked> {
     let Value::Object(mut members) = value else { return None };
     let mut take = |name: &str| members.remove(name).filter(|value| !value.is_null());
-    Some(Asked {
+    let asked = Asked {
         query: optional(take("query"), text)?,
         operation: optional(take("operationName"), text)?.filter(|name| !name.is_empty()),
         variables: optional(take("variables"), object)?,
         hash: optional(take("extensions"), object)?.map_or(Some(None), |extensions| hash(&extensions))?,
-    })
+    };
+    // There are those who know names of members in any case, and take the last one.
+    let hides = members.keys().any(|name| PARAMETERS.iter().any(|known| is_alike(name, known)));
+    (!hides).then_some(asked)
+}
+
+/// Whether some service might take one name for the other: in another case, also where Unicode folds a letter to one of ASCII's, or with
+/// blanks around it.
+fn is_alike(name: &str, known: &str) -> bool {
+    let folded = name.trim().chars().map(|letter| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        '\u{130}' | '\u{131}' => 'i',
+        letter => letter.to_ascii_lowercase(),
+    });
+    folded.eq(known.chars().map(|letter| letter.to_ascii_lowercase()))
 }
 
 /// Whether a query has anything of a request of GraphQL in it, under whatever spelling: services may read it beside a body.
 pub fn is_in_query(query: &str) -> bool {
     pairs(query).any(|(name, _)| known(&name).is_some())
+}
+
+/// Whether a query names a document, though it may say nothing of it.
+pub fn names_document(query: &str) -> bool {
+    pairs(query).any(|(name, _)| known(&name) == Some(Some(0)))
 }
 
 /// Reads a query. `None` if it is no request, or could be read in two ways.
@@ -95,7 +115,8 @@ pub fn of_query(query: &str) -> Option<Asked> {
 }
 
 fn pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
-    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    // There are those who separate by a semicolon.
+    let pairs = query.split(['&', ';']).filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
         .map(|(name, value)| (carrier::lossy(carrier::decode(name)), value))
@@ -109,7 +130,7 @@ fn known(name: &str) -> Option<Option<usize>> {
         return Some(Some(number));
     }
     let root = name.split(['[', '.', ' ']).next().unwrap_or_default();
-    PARAMETERS.iter().any(|known| known.eq_ignore_ascii_case(root)).then_some(None)
+    PARAMETERS.iter().any(|known| is_alike(root, known)).then_some(None)
 }
 
 /// What is there has to be of its kind.
@@ -131,7 +152,14 @@ fn object(value: Value) -> Option<Map<String, Value>> {
 
 #[allow(clippy::option_option, reason = "the outer one is whether it is what it should be")]
 fn hash(extensions: &Map<String, Value>) -> Option<Option<String>> {
+    let hides = |members: &Map<String, Value>, known: &str| members.keys().any(|name| name != known && is_alike(name, known));
+    if hides(extensions, "persistedQuery") {
+        return None;
+    }
     let Some(persisted) = extensions.get("persistedQuery").filter(|value| !value.is_null()) else { return Some(None) };
+    if persisted.as_object().is_some_and(|members| hides(members, "sha256Hash")) {
+        return None;
+    }
     let hash = persisted.get("sha256Hash")?.as_str()?;
     let is_one = hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_one.then(|| Some(hash.to_ascii_lowercase()))
@@ -165,6 +193,16 @@ mod tests {
             br#"{"query":"{ a }","operationName":1}"#,
             br#"{"extensions":{"persistedQuery":{"sha256Hash":"x"}}}"#,
             br#"{"extensions":{"persistedQuery":1}}"#,
+            br#"{"query":"{ a }","Query":"{ b }"}"#,
+            br#"{"query":"{ a }","QUERY":null}"#,
+            br#"{"query":"{ a }","query ":"{ b }"}"#,
+            br#"{"query":"{ a }","OperationName":"B"}"#,
+            br#"{"query":"{ a }","Variables":{"first":1000000}}"#,
+            br#"{"query":"{ a }","variable\u017f":{"first":1000000}}"#,
+            "{\"query\":\"{ a }\",\"exten\u{17f}ions\":{}}".as_bytes(),
+            br#"[{"query":"{ a }"},{"query":"{ a }","qUery":"{ b }"}]"#,
+            br#"{"query":"{ a }","extensions":{"PersistedQuery":{}}}"#,
+            br#"{"query":"{ a }","extensions":{"persistedQuery":{"sha256Hash":"abababababababababababababababababababababababababababababababab","SHA256Hash":"x"}}}"#,
             br#"[{"query":"{ a }"},1]"#,
             b"[[]]",
             b"\xff",
@@ -178,6 +216,8 @@ mod tests {
         let asked = of_query("query=%7B+a%20%7D&variables=%7B%22a%22:1%7D&operationName=A&x=1").unwrap();
         assert_eq!((asked.query.as_deref(), asked.operation.as_deref()), (Some("{ a }"), Some("A")));
         assert!(asked.variables.is_some() && is_in_query("x=1&%71uery=a") && !is_in_query("x=query&querying=1"));
+        assert!(is_in_query("x=1;query=a") && is_in_query("x=1;%71uery=a") && is_in_query("variable%C5%BF=a"));
+        assert!(names_document("x=1&query=") && names_document("query") && !names_document("extensions=query&queries=1"));
         for bad in [
             "query=a&query=b",
             "query=a&%71uery=b",
