@@ -61,7 +61,7 @@ fn code(text: &str) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// Where the item that begins at `from` ends: at its `;`, or with its braces. An element of a list ends at its `,`.
+/// Where the item that begins at `from` ends: at its `;`, or with its braces. An element of a list ends at its `,`, or with the list.
 fn item_end(code: &str, from: usize) -> usize {
     let first = code[from..].trim_start().split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
     let is_item =
@@ -71,6 +71,7 @@ fn item_end(code: &str, from: usize) -> usize {
     for (at, byte) in code.bytes().enumerate().skip(from) {
         match byte {
             b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' if depth == 0 => return at,
             b')' | b']' => depth -= 1,
             b'}' if depth == 1 => return at + 1,
             b'}' => depth -= 1,

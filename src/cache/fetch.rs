@@ -239,16 +239,8 @@ impl Cache {
     }
 
     /// Whether the last answer that belonged there could not be stored.
-    fn is_predicted(&self, index: &Index) -> bool {
+    pub(super) fn is_predicted(&self, index: &Index) -> bool {
         !self.predictor.cacheable_prediction(&index.hashed())
-    }
-
-    /// The same of the answer to a request.
-    pub(super) fn is_predicted_for<'v, V>(&self, policy: &CachePolicy, key: &Key, seen: impl Fn(&HeaderName) -> V) -> bool
-    where
-        V: IntoIterator<Item = &'v [u8]>,
-    {
-        self.is_predicted(&self.stored(&[], policy, key, seen).0)
     }
 
     /// Where the answer to a request stands, or belongs; and how many fetches had ended before it was looked.

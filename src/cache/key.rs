@@ -189,10 +189,13 @@ pub(super) fn of_scheme(primary: &[u8], scheme: &str) -> Option<Vec<u8>> {
     let at = target.len() + LENGTH + route.len();
     let (_, origin) = part(primary, at)?;
     let (_, rest) = part(primary, origin)?;
-    let port = authority::number(authority::default_port(scheme).as_bytes())?;
+    let (port, _) = part(primary, rest)?;
+    let authority = [host, port].concat();
+    let authority = authority::without_default_port(&authority, scheme);
+    let port = authority::port(authority).unwrap_or(authority::default_port(scheme).as_bytes());
     let mut bytes = Framed(primary.get(..at)?.to_vec());
     bytes.put(scheme.as_bytes());
-    bytes.put(&origin_of(scheme, host, port));
+    bytes.put(&origin_of(scheme, authority, authority::number(port)?));
     bytes.0.extend_from_slice(primary.get(rest..)?);
     Some(bytes.0)
 }

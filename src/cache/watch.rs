@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderName;
+use pingora_cache::key::HashBinary;
 use serde_json::{Value, json};
 
-use super::entry::Entry;
+use super::entry::{Entry, Index};
 use super::fetch::{Why, Worth};
 use super::key::{self, Parts};
 use super::rules::{self, Bypass, Use, Wishes};
@@ -50,9 +51,13 @@ impl Cache {
             accept::ask(extra, asking.head, &mut edits);
         }
         let of_url = |entry: &Entry| targets.iter().any(|target| target == key::read(&entry.primary).target);
+        // At a port that is not said: only what stands beside it tells of what could not be stored.
+        let mut predicted = false;
         for entry in self.storage.all().filter(|entry| of_url(entry)).take(MOST_STORED) {
             let mut told = self.describe(&entry, now);
-            let fits = asking.fits(&entry, &edits);
+            let variance = asking.variance(&entry, &edits);
+            let fits = variance == Some(entry.meta.variance);
+            predicted |= variance.is_some_and(|variance| self.is_predicted(&self.place_of(&entry, variance)));
             if let Some(told) = told.as_object_mut() {
                 told.insert("fits".to_owned(), fits.into());
             }
@@ -61,11 +66,6 @@ impl Cache {
             }
             stored.push(told);
         }
-        let predicted = asking.route.zip(asking.policy).is_some_and(|(route, policy)| {
-            let seen = seen(asking.head, &edits);
-            let key = key::key(asking.head, asking.exchange, &seen, route, policy);
-            self.is_predicted_for(policy, &key, &seen)
-        });
         let on_disk = self.disk().map(|disk| {
             let entries = asking.keys(&edits).into_iter().flat_map(|key| disk.all_of(&key));
             let told = entries.map(|entry| {
@@ -125,6 +125,16 @@ impl Cache {
         json!({ "memory": totals, "disk": disk, "routes": routes, "largest": entries })
     }
 
+    /// Where an answer of this variance belongs, beside this one or in its place.
+    fn place_of(&self, entry: &Entry, variance: Option<HashBinary>) -> Index {
+        let mut index = Index { primary: key::hash(&entry.primary), variance: None };
+        if variance.is_some() {
+            let first = self.storage.find(&index, &entry.primary, "");
+            index.variance = variance.filter(|_| first.is_none_or(|first| first.meta.variance != variance));
+        }
+        index
+    }
+
     /// Seconds that it is fresh for; fewer than 1 where it is not.
     fn left(&self, entry: &Entry, now: SystemTime) -> i64 {
         let until = entry.meta.fresh_until;
@@ -160,9 +170,14 @@ impl Cache {
 }
 
 impl Asking<'_> {
-    /// Whether an entry is one for this request: it has its key, whatever scheme and port it was asked for at, and varies as it does.
+    /// Whether an entry is one for this request: it has its key, and varies as it does.
     fn fits(&self, entry: &Entry, edits: &HeaderEdits) -> bool {
-        let (Some(policy), Some(route)) = (self.policy, self.route) else { return false };
+        self.variance(entry, edits) == Some(entry.meta.variance)
+    }
+
+    /// How this request varies by what an entry varies by, if the entry has its key, whatever scheme and port it was asked for at.
+    fn variance(&self, entry: &Entry, edits: &HeaderEdits) -> Option<Option<HashBinary>> {
+        let (policy, route) = (self.policy?, self.route?);
         let seen = seen(self.head, edits);
         let variance = key::variance(policy, entry.meta.head.vary(), &seen);
         let key = key::key(self.head, self.exchange, seen, route, policy);
@@ -170,7 +185,7 @@ impl Asking<'_> {
             let Parts { target, route, rest, .. } = key::read(primary);
             (target.to_vec(), route.to_vec(), rest.to_vec())
         };
-        of(&key.primary) == of(&entry.primary) && variance == entry.meta.variance
+        (of(&key.primary) == of(&entry.primary)).then_some(variance)
     }
 
     /// The keys that it would have over either scheme, at its scheme's own port.

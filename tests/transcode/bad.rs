@@ -47,7 +47,7 @@ fn what_cannot_be_meant_is_told_with_its_place() {
         ("{ protos: broken.proto }".to_owned(), "broken.proto"),
         ("{ protos: typo.proto }".to_owned(), "strin"),
         ("{ protos: far.proto }".to_owned(), "no/such.proto"),
-        ("{ protos: up.proto, imports: up }".to_owned(), "typo.proto"),
+        ("{ protos: up.proto, imports: up }".to_owned(), "up.proto:2:8"),
         ("{ protos: ../x.proto }".to_owned(), "x.proto"),
         ("{ protos: far.proto, imports: nowhere }".to_owned(), "`nowhere` is no folder"),
         ("{ protos: bound.proto }".to_owned(), "`/S/R` is annotated with `/x/{b}`"),

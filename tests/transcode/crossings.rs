@@ -95,7 +95,7 @@ fn retries_are_for_what_may_be_asked_twice() {
 fn policies_see_json() {
     let routes = "      - path: /v1/products/*
         service: shop
-        policies: { reshape: { response: [ { keep: [/sku, /unitPrice] } ] }, etag: {} }
+        policies: { reshape: { response: [ { keep: [/sku, /unitPrice] } ] }, etag: { up_to: 1MiB } }
       - path: /api/v1/echo
         service: shop
         strip_prefix: /api

@@ -188,6 +188,6 @@ fn messages_are_bounded_both_ways() {
     let rest = String::from_utf8(client.rest()).unwrap();
     assert!(rest.contains(r#"{"error":{"#) && rest.contains("answer_too_large"), "{rest}");
     // What is short as a message and long as JSON.
-    let numbers = format!(r#"{{"insides":[{}]}}"#, ["{}"; 500].join(","));
+    let numbers = format!(r#"{{"numbers":[{}]}}"#, ["1"; 900].join(","));
     assert_eq!(shop.send("POST", "/v1/echo", &numbers).status, 200);
 }
