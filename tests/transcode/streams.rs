@@ -78,7 +78,7 @@ fn a_call_that_fails_in_the_middle_is_no_whole_answer() {
 fn an_array_that_ends_with_a_failure_is_the_calls_and_not_the_connections() {
     let shop = shop();
     let yaml = std::fs::read_to_string(shop.gateway.config_path()).unwrap();
-    let breaker = "protocol: grpc\n        circuit_breaker: { consecutive_failures: 3 }";
+    let breaker = "protocol: grpc\n    circuit_breaker: { consecutive_failures: 3 }";
     shop.gateway.rewrite(&yaml.replace("protocol: grpc", breaker));
     assert_eq!(shop.gateway.reload().0, 200);
     for _ in 0..6 {

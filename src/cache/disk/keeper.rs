@@ -240,6 +240,8 @@ impl Disk {
         let (mut told, mut told_late): (Vec<oneshot::Sender<()>>, Vec<oneshot::Sender<()>>) = (Vec::new(), Vec::new());
         if self.overflowed.swap(false, Ordering::AcqRel) {
             open.store.index.clear();
+            // What a search that is still under way finds counts no more, either.
+            self.tier.purges.forget_before(Moment::now().get());
             notes.push((open.store.to_disk(Moment::now().get()), Said::Forgotten));
         }
         for order in orders {
