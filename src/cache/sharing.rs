@@ -142,7 +142,7 @@ impl Sharing {
         let mut add = cmd("XADD");
         add.arg(stream_of(redis)).arg("MAXLEN").arg("~").arg(KEPT).arg("*");
         add.arg("by").arg(&self.name).arg("what").arg(record);
-        redis.run_aside::<String>(PATIENCE, &add).await.map(drop)
+        redis.aside(PATIENCE).run::<String>(&add).await.map(drop)
     }
 }
 
@@ -363,7 +363,7 @@ impl Following {
     async fn news(&self) -> Result<News, Unavailable> {
         let (key, count, bytes) = (stream_of(&self.redis), (BATCH + 1).to_string(), BATCH_BYTES.to_string());
         let args = [self.seen.as_bytes(), count.as_bytes(), bytes.as_bytes()];
-        let answer: Vec<String> = self.redis.eval_aside(PATIENCE, &NEWS, &[key.as_bytes()], &args).await?;
+        let answer: Vec<String> = self.redis.aside(PATIENCE).eval(&NEWS, &[key.as_bytes()], &args).await?;
         let mut answer = answer.into_iter();
         let (Some(how), Some(last)) = (answer.next(), answer.next()) else { return Err(Unavailable::Nonsense) };
         let rest: Vec<String> = answer.collect();

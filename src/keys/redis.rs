@@ -84,7 +84,7 @@ impl RedisStore {
         loop {
             let mut scan = cmd("HSCAN");
             scan.arg(&self.records).arg(cursor).arg("COUNT").arg(BATCH);
-            let (next, batch): (u64, Vec<Vec<u8>>) = self.redis.run_within(PATIENCE, &scan).await.map_err(away)?;
+            let (next, batch): (u64, Vec<Vec<u8>>) = self.redis.within(PATIENCE).run(&scan).await.map_err(away)?;
             // The same entry may come twice.
             found.extend(entries(&batch));
             cursor = next;
@@ -125,7 +125,7 @@ impl Store for RedisStore {
             args.extend([change.id.as_bytes(), before, after]);
         }
         let keys = [self.records.as_bytes(), self.changes.as_bytes()];
-        let done: u8 = self.redis.eval_within(PATIENCE, &APPLY, &keys, &args).await.map_err(away)?;
+        let done: u8 = self.redis.within(PATIENCE).eval(&APPLY, &keys, &args).await.map_err(away)?;
         if done == 1 { Ok(()) } else { Err(StoreError::Conflict) }
     }
 
@@ -133,7 +133,7 @@ impl Store for RedisStore {
         let keys = [self.records.as_bytes(), self.changes.as_bytes()];
         let count = (BATCH + 1).to_string();
         let args = [since.0.as_bytes(), count.as_bytes()];
-        let answer: Vec<Vec<u8>> = self.redis.eval_within(PATIENCE, &NEWS, &keys, &args).await.map_err(away)?;
+        let answer: Vec<Vec<u8>> = self.redis.within(PATIENCE).eval(&NEWS, &keys, &args).await.map_err(away)?;
         let nonsense = || StoreError::Unavailable("Redis: an answer that the question does not allow".to_owned());
         let (kind, last) = answer.first().zip(answer.get(1)).ok_or_else(nonsense)?;
         let position = Position(String::from_utf8(last.clone()).map_err(|_| nonsense())?);

@@ -30,6 +30,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ::redis::Value;
 pub use ::redis::{Cmd, FromRedisValue, cmd};
 
 use self::breaker::Breaker;
@@ -141,76 +142,15 @@ impl Redis {
         self.link().open();
     }
 
-    /// Runs one command. In a Cluster its keys must share a slot.
-    ///
-    /// # Errors
-    /// There was no usable answer, after [`Redis::deadline`] at the latest. The command may have run all the same.
-    pub async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Unavailable> {
-        self.within(self.deadline, command, None).await
+    /// Asks with this deadline. The breaker is heard, and hears of it.
+    pub fn within(&self, deadline: Duration) -> Asking<'_> {
+        Asking { redis: self, deadline, aside: false }
     }
 
-    /// Runs one command past the breaker, neither held up by it nor counted in it: for work whose failure says nothing of what requests
-    /// would be answered.
-    ///
-    /// # Errors
-    /// As [`Redis::run`].
-    pub async fn run_aside<T: FromRedisValue>(&self, deadline: Duration, command: &Cmd) -> Result<T, Unavailable> {
-        self.aside(deadline, command, None).await
-    }
-
-    /// [`Redis::eval`] as [`Redis::run_aside`] runs a command.
-    ///
-    /// # Errors
-    /// As [`Redis::run`].
-    pub async fn eval_aside<T: FromRedisValue>(
-        &self,
-        deadline: Duration,
-        script: &Script,
-        keys: &[&[u8]],
-        args: &[&[u8]],
-    ) -> Result<T, Unavailable> {
-        self.aside(deadline, &script.by_digest(keys, args), Some(&|| script.by_text(keys, args))).await
-    }
-
-    async fn aside<T: FromRedisValue>(
-        &self,
-        deadline: Duration,
-        command: &Cmd,
-        text: Option<&(dyn Fn() -> Cmd + Send + Sync)>,
-    ) -> Result<T, Unavailable> {
-        let asked = crate::wait::within(deadline, self.link().ask(command, text)).await;
-        ::redis::from_redis_value(asked.unwrap_or(Err(Unavailable::Timeout))?).map_err(|_| Unavailable::Nonsense)
-    }
-
-    /// Runs one command with a deadline of its own, for work in the background that no request waits for.
-    ///
-    /// # Errors
-    /// As [`Redis::run`].
-    pub async fn run_within<T: FromRedisValue>(&self, deadline: Duration, command: &Cmd) -> Result<T, Unavailable> {
-        self.within(deadline, command, None).await
-    }
-
-    /// Runs a script: by its digest, and where Redis does not know it yet (a new server, or one that lost its scripts) with its text.
-    /// In a Cluster the keys must share a slot.
-    ///
-    /// # Errors
-    /// As [`Redis::run`].
-    pub async fn eval<T: FromRedisValue>(&self, script: &Script, keys: &[&[u8]], args: &[&[u8]]) -> Result<T, Unavailable> {
-        self.within(self.deadline, &script.by_digest(keys, args), Some(&|| script.by_text(keys, args))).await
-    }
-
-    /// [`Redis::eval`] with a deadline of its own, for work in the background that no request waits for.
-    ///
-    /// # Errors
-    /// As [`Redis::run`].
-    pub async fn eval_within<T: FromRedisValue>(
-        &self,
-        deadline: Duration,
-        script: &Script,
-        keys: &[&[u8]],
-        args: &[&[u8]],
-    ) -> Result<T, Unavailable> {
-        self.within(deadline, &script.by_digest(keys, args), Some(&|| script.by_text(keys, args))).await
+    /// Asks past the breaker, neither held up by it nor counted in it: for work whose failure says nothing of what requests would be
+    /// answered.
+    pub fn aside(&self, deadline: Duration) -> Asking<'_> {
+        Asking { redis: self, deadline, aside: true }
     }
 
     fn link(&self) -> &Arc<Link> {
@@ -226,21 +166,9 @@ impl Redis {
         &self.breakers[index.min(self.breakers.len() - 1)]
     }
 
-    async fn within<T: FromRedisValue>(
-        &self,
-        deadline: Duration,
-        command: &Cmd,
-        text: Option<&(dyn Fn() -> Cmd + Send + Sync)>,
-    ) -> Result<T, Unavailable> {
-        let started = Instant::now();
-        let breaker = self.breaker(command);
-        if !breaker.lets_pass(breaker::now(), deadline) {
-            self.counts.ended(Err(&Unavailable::Open));
-            return Err(Unavailable::Open);
-        }
-        let asked = crate::wait::within(deadline, self.link().ask(command, text)).await;
-        let outcome = asked.unwrap_or(Err(Unavailable::Timeout));
-        match &outcome {
+    /// Tells the breaker what came of a call.
+    fn ended(&self, breaker: &Breaker, outcome: &Result<Value, Unavailable>) {
+        match outcome {
             Err(error) if error.is_outage() => {
                 if breaker.failed(breaker::now()) {
                     self.counts.breaker_opened();
@@ -255,9 +183,53 @@ impl Redis {
                 }
             }
         }
-        self.counts.ended(outcome.as_ref().map(|_| started.elapsed()));
-        let value = outcome?;
-        ::redis::from_redis_value(value).map_err(|_| Unavailable::Nonsense)
+    }
+}
+
+/// How Redis is asked.
+pub struct Asking<'a> {
+    redis: &'a Redis,
+    deadline: Duration,
+    aside: bool,
+}
+
+impl Asking<'_> {
+    /// Runs one command. In a Cluster its keys must share a slot.
+    ///
+    /// # Errors
+    /// There was no usable answer, after the deadline at the latest. The command may have run all the same.
+    pub async fn run<T: FromRedisValue>(self, command: &Cmd) -> Result<T, Unavailable> {
+        self.ask(command, None).await
+    }
+
+    /// Runs a script: by its digest, and where Redis does not know it yet (a new server, or one that lost its scripts) with its text.
+    /// In a Cluster the keys must share a slot.
+    ///
+    /// # Errors
+    /// As [`Asking::run`].
+    pub async fn eval<T: FromRedisValue>(self, script: &Script, keys: &[&[u8]], args: &[&[u8]]) -> Result<T, Unavailable> {
+        self.ask(&script.by_digest(keys, args), Some(&|| script.by_text(keys, args))).await
+    }
+
+    async fn ask<T: FromRedisValue>(
+        self,
+        command: &Cmd,
+        text: Option<&(dyn Fn() -> Cmd + Send + Sync)>,
+    ) -> Result<T, Unavailable> {
+        let Asking { redis, deadline, aside } = self;
+        let started = Instant::now();
+        let breaker = (!aside).then(|| redis.breaker(command));
+        if breaker.is_some_and(|breaker| !breaker.lets_pass(breaker::now(), deadline)) {
+            redis.counts.ended(Err(&Unavailable::Open));
+            return Err(Unavailable::Open);
+        }
+        let asked = crate::wait::within(deadline, redis.link().ask(command, text)).await;
+        let outcome = asked.unwrap_or(Err(Unavailable::Timeout));
+        if let Some(breaker) = breaker {
+            redis.ended(breaker, &outcome);
+            redis.counts.ended(outcome.as_ref().map(|_| started.elapsed()));
+        }
+        ::redis::from_redis_value(outcome?).map_err(|_| Unavailable::Nonsense)
     }
 }
 

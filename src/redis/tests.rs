@@ -84,7 +84,7 @@ async fn nobody_listens() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let redis = compile(&format!("{{ nodes: \"127.0.0.1:{port}\" }}"), &tallies).unwrap();
     for _ in 0..20 {
-        let answer: Result<String, _> = redis.run(&cmd("PING")).await;
+        let answer: Result<String, _> = redis.within(redis.deadline()).run(&cmd("PING")).await;
         assert!(matches!(answer, Err(Unavailable::Connection | Unavailable::Open)), "{answer:?}");
     }
     assert!(redis.is_down());
@@ -101,14 +101,14 @@ async fn one_that_never_answers_costs_the_deadline_and_then_nothing() {
     let redis = compile(&format!("{{ nodes: \"{address}\", deadline: 20ms }}"), &tallies).unwrap();
     for round in 0..20 {
         let started = Instant::now();
-        let answer: Result<String, _> = redis.run(&cmd("PING")).await;
+        let answer: Result<String, _> = redis.within(redis.deadline()).run(&cmd("PING")).await;
         let took = started.elapsed();
         let expected = if round < 5 { Unavailable::Timeout } else { Unavailable::Open };
         assert_eq!(answer, Err(expected), "{round}");
         assert_eq!(took >= Duration::from_millis(20), round < 5, "{took:?}");
     }
     tokio::time::sleep(Duration::from_millis(80)).await;
-    let answer: Result<String, _> = redis.run(&cmd("PING")).await;
+    let answer: Result<String, _> = redis.within(redis.deadline()).run(&cmd("PING")).await;
     assert_eq!(answer, Err(Unavailable::Timeout), "one call finds out");
 }
 

@@ -102,7 +102,7 @@ pub async fn ask(redis: &Redis, within: Duration, asks: &[Ask<'_>]) -> Result<An
         .flat_map(|(ask, amounts)| ask.account.numbers.iter().chain(amounts))
         .map(|number| number.as_bytes())
         .collect();
-    let answer: Vec<u64> = redis.eval_within(within, &SCRIPT, &keys, &args).await?;
+    let answer: Vec<u64> = redis.within(within).eval(&SCRIPT, &keys, &args).await?;
     let Some((all, told)) = answer.split_first() else { return Err(Unavailable::Nonsense) };
     let told: SmallVec<[Told; 2]> = told
         .chunks_exact(4)
