@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -20,6 +20,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_core::Stream;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::time::{Interval, interval};
 
@@ -46,6 +48,15 @@ pub struct Backends {
     _stop: oneshot::Sender<()>,
 }
 
+/// A socket for this runtime, on a port that is free, and that port.
+pub(super) fn listening(runtime: &Runtime) -> io::Result<(TcpListener, u16)> {
+    let _inside = runtime.enter();
+    let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    socket.set_nonblocking(true)?;
+    let port = socket.local_addr()?.port();
+    Ok((TcpListener::from_std(socket)?, port))
+}
+
 impl Backends {
     /// Starts all of them.
     ///
@@ -57,12 +68,7 @@ impl Backends {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut ports = Vec::new();
         for (service, name) in INSTANCES {
-            let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-            let port = socket.local_addr()?.port();
-            socket.set_nonblocking(true)?;
-            let inside = runtime.enter();
-            let socket = tokio::net::TcpListener::from_std(socket)?;
-            drop(inside);
+            let (socket, port) = listening(&runtime)?;
             let instance = Arc::new(Instance { service, name, port, keys: keys.clone() });
             runtime.spawn(async move {
                 if let Err(error) = axum::serve(socket, router(instance)).await {

@@ -1,7 +1,6 @@
 //! The sample service that speaks gRPC: `catalogService` of [`PROTO`], whose one method knows one product. It knows nothing of REST.
 
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -10,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use prost_reflect::prost::Message;
 use tokio::runtime::Runtime;
 
+use super::backends::listening;
 use crate::grpc::{GRPC_MESSAGE, GRPC_STATUS};
 
 /// What it has to say for itself; the configuration reads it.
@@ -38,12 +38,7 @@ struct Product {
 /// # Errors
 /// The system gives no port.
 pub fn start(runtime: &Runtime) -> io::Result<u16> {
-    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let port = socket.local_addr()?.port();
-    socket.set_nonblocking(true)?;
-    let inside = runtime.enter();
-    let socket = tokio::net::TcpListener::from_std(socket)?;
-    drop(inside);
+    let (socket, port) = listening(runtime)?;
     runtime.spawn(async move {
         while let Ok((stream, _)) = socket.accept().await {
             tokio::spawn(async move {

@@ -267,16 +267,7 @@ impl Node<'_> {
             Node::Body(body) => body.write(out),
             Node::Value(value) => write_value(value, out),
             Node::Object(whole) => whole.write(out),
-            Node::List(items) => {
-                put(out, b"[");
-                for (number, item) in items.iter().enumerate() {
-                    if number > 0 {
-                        put(out, b",");
-                    }
-                    item.write(out);
-                }
-                put(out, b"]");
-            }
+            Node::List(items) => write_list(items, out, Node::write),
         }
     }
 }
@@ -288,18 +279,20 @@ impl Body {
         match self {
             Body::Raw(bytes) => put(out, bytes.trim_ascii()),
             Body::Value(value) => write_value(value, out),
-            Body::Many(bodies) => {
-                put(out, b"[");
-                for (number, body) in bodies.iter().enumerate() {
-                    if number > 0 {
-                        put(out, b",");
-                    }
-                    body.write(out);
-                }
-                put(out, b"]");
-            }
+            Body::Many(bodies) => write_list(bodies, out, Body::write),
         }
     }
+}
+
+fn write_list<T, W: Write>(items: &[T], out: &mut W, write: impl Fn(&T, &mut W)) {
+    put(out, b"[");
+    for (number, item) in items.iter().enumerate() {
+        if number > 0 {
+            put(out, b",");
+        }
+        write(item, out);
+    }
+    put(out, b"]");
 }
 
 /// Counts what is written, and keeps nothing of it.
