@@ -450,6 +450,8 @@ pub struct Exchange {
     pub route: Option<RouteName>,
     /// The operation, where the route knows of any.
     pub operation: Option<OperationName>,
+    /// Which operation of its document of OpenAPI the route has met, whatever other name there is for it.
+    pub documented: Option<u32>,
     pub params: Params,
     pub identity: Option<Arc<Identity>>,
     /// Policies' changes to the request on its way to the backend.
@@ -557,6 +559,7 @@ impl Exchange {
             deadline: None,
             route: None,
             operation: None,
+            documented: None,
             params: Default::default(),
             identity: None,
             to_upstream: HeaderEdits::new(),

@@ -31,14 +31,6 @@ fn shop(backend: &Backend) -> (Files, String) {
     (files, filled(SHOP, &[("$BACKEND", backend.port())]).replace("$HASH", &hash))
 }
 
-fn sha256(text: &str) -> String {
-    use std::io::Write;
-    use std::process::{Command, Stdio};
-    let mut run = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    run.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    String::from_utf8(run.wait_with_output().unwrap().stdout).unwrap()[..64].to_owned()
-}
-
 /// `query limit/0: type`
 fn errors(answer: &Answer) -> Vec<String> {
     let json = answer.json();
@@ -58,7 +50,7 @@ fn operations_are_all_that_there_is() {
     let (files, yaml) = shop(&backend);
     let gateway = Gateway::start_in(&files, &yaml);
     let ask = |method: &str, path: &str| request(gateway.port(), method, path, &[], b"");
-    for (method, path, operation) in [
+    let asked = [
         ("GET", "/v1/pets", "listPets"),
         ("HEAD", "/v1/pets", "listPets"),
         ("GET", "/v1/pets/mine", "myPets"),
@@ -66,14 +58,10 @@ fn operations_are_all_that_there_is() {
         ("GET", "/v1/pets/7.json", "petFile"),
         ("GET", "/v1/p%65ts/%37", "getPet"),
         ("DELETE", "/strict/x/pets/7", "deletePet"),
-    ] {
+    ];
+    for (number, (method, path, operation)) in asked.into_iter().enumerate() {
         assert_eq!(ask(method, path).status, 200, "{method} {path}");
-        let line = gateway.log().pop().unwrap_or_default();
-        let line = if line["operation"] == operation {
-            line
-        } else {
-            gateway.wait_log(|line| line["operation"] == operation && line["method"] == method)
-        };
+        let line = gateway.wait_lines(number + 1).pop().unwrap();
         assert_eq!(line["operation"], operation, "{method} {path}");
     }
     for (path, allow) in
@@ -631,6 +619,38 @@ fn what_was_skipped_is_closed() {
     let gateway = Gateway::start_in(&files, &yaml);
     assert_eq!(get(gateway.port(), "/a").status, 200);
     get(gateway.port(), "/b").assert_problem(501, "openapi", "operation_unsupported");
+}
+
+/// What the document says of an operation counts whatever another policy calls it.
+#[test]
+fn an_operation_stays_closed_beside_a_guard_that_has_a_name_for_it_too() {
+    let backend = Backend::http();
+    let files = Files::new();
+    files.write(
+        "api.yaml",
+        "openapi: 3.0.0\ninfo: { title: a, version: '1' }\ncomponents: { securitySchemes: { key: { type: apiKey, in: header, name: X-Key } } }\n\
+         paths:\n  /a: { get: { operationId: open, responses: {} } }\n  \
+         /graphql: { get: { operationId: closed, security: [ { key: [] } ], responses: {} } }\n",
+    );
+    let yaml = filled(
+        "
+    listeners: [ { bind: 127.0.0.1:$PORT } ]
+    services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+    consumers: [ { name: acme, api_keys: [ { hash: '$HASH' } ] } ]
+    routes:
+      - path: /*
+        service: a
+        policies: { authn: { api_key: { header: X-Key }, optional: true }, openapi: { file: api.yaml }, graphql: {} }
+",
+        &[("$BACKEND", backend.port())],
+    );
+    let key = "acme-key-0123456789";
+    let gateway = Gateway::start_in(&files, &yaml.replace("$HASH", &key_hash(key)));
+    let ask = |fields: &[(&str, &str)]| request(gateway.port(), "GET", "/graphql?query=%7Ba%7D", fields, b"");
+    ask(&[]).assert_problem(401, "openapi", "credentials_needed");
+    assert_eq!(backend.requests().len(), 0);
+    assert_eq!(ask(&[("X-Key", key)]).status, 200);
+    assert_eq!(gateway.wait_lines(2).pop().unwrap()["operation"], "query");
 }
 
 const SECURED: &str = "

@@ -176,6 +176,14 @@ impl Gateway {
         &self.files
     }
 
+    /// Resident memory of the process that serves now, in bytes.
+    #[track_caller]
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
+    }
+
     /// Of the process that serves now: after an upgrade, the successor's.
     pub fn pid(&self) -> u32 {
         let text = std::fs::read_to_string(self.files.dir().join("gateway.pid")).unwrap_or_default();

@@ -48,6 +48,17 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// In hexadecimal digits.
+pub fn sha256(bytes: impl AsRef<[u8]>) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes.as_ref());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a configuration has of an API key or a password that stands in it.
+pub fn key_hash(key: &str) -> String {
+    format!("sha256:{}", sha256(key))
+}
+
 /// `yaml` with each of these names replaced by its port: `filled(yaml, &[("$BACKEND", backend.port())])`.
 pub fn filled(yaml: &str, ports: &[(&str, u16)]) -> String {
     let mut yaml = yaml.to_owned();

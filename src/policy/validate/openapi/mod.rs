@@ -219,7 +219,7 @@ impl Contract {
     }
 
     fn operation(&self, exchange: &Exchange) -> Option<(u32, &Operation)> {
-        let number = exchange.operation.as_ref()?.number;
+        let number = exchange.documented?;
         Some((number, self.document.operations.get(number as usize)?))
     }
 
@@ -410,6 +410,7 @@ impl OnRequest for Meeting {
             }
         }
         exchange.operation = Some(name);
+        exchange.documented = Some(number);
         flow
     }
 }
@@ -422,7 +423,7 @@ impl OnRequest for Late {
     fn on_request(&self, head: &RequestHead, exchange: &mut Exchange) -> Flow {
         let contract = &*self.0;
         match contract.find(head, exchange) {
-            Ok((number, places)) if exchange.operation.is_some() => contract.judge(head, exchange, number, &places),
+            Ok((number, places)) if exchange.documented.is_some() => contract.judge(head, exchange, number, &places),
             _ => Flow::Continue(()),
         }
     }
