@@ -482,6 +482,11 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// The name of the consumer that the client has proved to be.
+    pub fn consumer(&self) -> Option<&Arc<str>> {
+        self.identity.as_ref()?.consumer.as_ref()
+    }
+
     pub fn param(&self, name: &str) -> Option<&str> {
         self.params.iter().find(|(known, _)| &**known == name).map(|(_, value)| &**value)
     }

@@ -46,6 +46,13 @@ impl Field {
     }
 }
 
+impl BodyFraming {
+    /// Whether a body is to come, as far as the head says.
+    pub fn is_some(self) -> bool {
+        !matches!(self, BodyFraming::None | BodyFraming::Length(0))
+    }
+}
+
 /// Methods that have a body, whose absence is a mistake.
 pub const WITH_BODY: [Method; 3] = [Method::POST, Method::PUT, Method::PATCH];
 

@@ -38,7 +38,7 @@ impl Drop for Journey {
         }
         let most = self.view.snapshot.counted_consumers;
         if most > 0
-            && let Some(consumer) = self.exchange.identity.as_ref().and_then(|identity| identity.consumer.as_ref())
+            && let Some(consumer) = self.exchange.consumer()
         {
             metrics.consumer(consumer, outcome.status, most);
         }

@@ -194,7 +194,7 @@ impl Journey {
         // Where nobody is asked, nobody needs it.
         let asks = self.route().is_some_and(|route| !route.answer.services().is_empty());
         let interactive = !asks || self.head.expects_continue || self.head.upgrade || self.is_call() || self.expects_stream();
-        !interactive && !matches!(self.head.body, BodyFraming::None | BodyFraming::Length(0))
+        !interactive && self.head.body.is_some()
     }
 
     /// Waits for the beginning of the body, for as long as the request's time lasts.

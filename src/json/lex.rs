@@ -79,15 +79,7 @@ impl Number {
 
 /// Whether this is a number and nothing else.
 pub fn is_number(text: &[u8]) -> bool {
-    let mut bytes = text.iter();
-    let Some(mut number) = bytes.next().and_then(|byte| Number::begin(*byte)) else { return false };
-    for byte in bytes {
-        match number.step(*byte) {
-            Some(next) => number = next,
-            None => return false,
-        }
-    }
-    number.is_whole()
+    number(text, 0) == Ok(text.len())
 }
 
 /// Where the text ends that begins with the quote at `start`: behind its other quote.

@@ -169,7 +169,7 @@ impl OnResponse for AnswerContract {
         }
         let looks = self.inner.mode != AnswerMode::Report;
         let judge = |one: Wrong<'_>| {
-            let consumer = answer.exchange.identity.as_ref().and_then(|identity| identity.consumer.as_deref());
+            let consumer = answer.exchange.consumer().map(|name| &**name);
             self.inner.broken(&[one], consumer).map_or_else(Reply::refuse, Flow::Continue)
         };
         let follows = answer.follows_as_said();
@@ -195,7 +195,7 @@ impl OnResponse for AnswerContract {
         }
         let is_json = media.is_some_and(|media| media.is_json());
         let json = is_json && !answer.all(&header::CONTENT_ENCODING).into_iter().any(is_coded);
-        let consumer = answer.exchange.identity.as_ref().and_then(|identity| identity.consumer.clone());
+        let consumer = answer.exchange.consumer().cloned();
         let beyond = if self.inner.mode == AnswerMode::Report { Beyond::Pass } else { Beyond::Refuse(Self::NAME) };
         let run = Box::new(Looking { inner: self.inner.clone(), consumer, json });
         // Where nothing is taken out, the body stays what it is, and nobody asks for the validator.

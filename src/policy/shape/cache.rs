@@ -39,10 +39,11 @@ const MOST_REQUEST_BODY: usize = 1024 * 1024;
 /// or about the backend's state rather than about the resource (405, 414, 501), and without 206, which is a part of an answer.
 const DEFAULT_STATUSES: [u16; 8] = [200, 203, 204, 300, 301, 308, 404, 410];
 
-/// Keeps answers to GET requests in memory and gives them to the next client that asks for the same, GET or HEAD. How long is the
+/// Keeps answers, to GET requests unless `methods` says more, in memory and where `server.cache_disk` says so on disk, and gives them to the
+/// next client that asks for the same, GET or HEAD. How long is the
 /// service's to say, by `Cache-Control` and `Expires` (RFC 9111), or in `Portcullis-Cache-Control` or `CDN-Cache-Control` (RFC 9213), which
 /// then take their place; `{}` keeps what it says, and nothing else. Requests with
-/// credentials never use the cache: with `Authorization`, `Cookie`, `Signature`, one of the usual fields for keys and tokens
+/// credentials do not use the cache, but for what `per`, `shared_with_auth` and `key_headers` say: with `Authorization`, `Cookie`, `Signature`, one of the usual fields for keys and tokens
 /// (`X-API-Key`, `Api-Key`, `X-Auth-Token` and the like), anything that an `authn` of this file reads, or a proved identity. Fields that
 /// `request_headers` or `external_auth` make for each client are part of the key.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

@@ -7,7 +7,7 @@ use super::media::MediaType;
 use super::request::Validate;
 use super::{form, multipart, xml};
 use crate::exchange::Exchange;
-use crate::head::{BodyFraming, RequestHead};
+use crate::head::RequestHead;
 use crate::policy::{OnBody, Policy};
 use crate::reply::{Flow, Reply};
 
@@ -50,7 +50,7 @@ impl OnBody for ContentCheck {
     }
 
     fn wants(&self, head: &RequestHead) -> bool {
-        !matches!(head.body, BodyFraming::None | BodyFraming::Length(0)) && self.media(head).is_some()
+        head.body.is_some() && self.media(head).is_some()
     }
 
     fn on_body(&self, head: &RequestHead, body: &Bytes, _: &mut Exchange) -> Flow {

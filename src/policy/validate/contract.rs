@@ -188,7 +188,7 @@ impl Contract {
             return Flow::Continue(());
         }
         let outcome = if self.mode == Mode::Report { Outcome::Reported } else { Outcome::Refused };
-        let consumer = exchange.identity.as_ref().and_then(|identity| identity.consumer.as_deref());
+        let consumer = exchange.consumer().map(|name| &**name);
         for one in &wrong {
             self.report.note(one, consumer);
         }

@@ -132,7 +132,7 @@ impl Validate {
             return refuse(StatusCode::BAD_REQUEST, "ambiguous_content_type", "There is more than one Content-Type.").refuse();
         }
         let media = first.and_then(MediaType::parse);
-        let has_body = !matches!(head.body, BodyFraming::None | BodyFraming::Length(0));
+        let has_body = head.body.is_some();
         // Nothing at all is held to the schema of a body too, or whoever leaves it out would get by.
         let contract = self.contract.as_ref().filter(|contract| contract.has_body());
         let lacking = contract.filter(|_| !has_body && WITH_BODY.contains(&head.method));

@@ -34,7 +34,7 @@ enum Content {
 
 impl Inner {
     fn content(&self, head: &RequestHead) -> Content {
-        if head.upgrade || matches!(head.body, BodyFraming::None | BodyFraming::Length(0)) {
+        if head.upgrade || !head.body.is_some() {
             return Content::None;
         }
         let mut kinds = head.header_all("content-type");
@@ -89,7 +89,11 @@ impl OnRequest for Requests {
         let inner = &self.0;
         // Whatever comes of the body, or without one: what the client sent under these names is not what the gateway says under them.
         tell(inner.request.without(), head, exchange);
-        let lacking = |exchange: &Exchange| inner.lacking(&inner.request.settle(head, exchange));
+        let lacking = |exchange: &Exchange| match inner.request.may_make_path() {
+            true => inner.lacking(&inner.request.settle(head, exchange)),
+            // Nothing has to be asked where no step makes one.
+            false => Flow::Continue(()),
+        };
         match inner.content(head) {
             Content::Other if inner.other_types == Otherwise::Refuse => {
                 inner.counts.count(Way::Request, Outcome::Refused);

@@ -19,9 +19,9 @@ use http::{HeaderValue, Method, StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::media::MediaType;
+use super::media::{MediaType, ranges};
 use crate::exchange::{Exchange, OperationName, OperationNames};
-use crate::head::{BodyFraming, RequestHead};
+use crate::head::RequestHead;
 use crate::path;
 use crate::policy::{Compile, OnBody, OnRequest, PlanBuilder, Policy, Stage};
 use crate::problem::Problem;
@@ -144,22 +144,18 @@ fn refuse(status: StatusCode, reason: &'static str, detail: &'static str) -> Box
 impl Graphql {
     /// What a refusal looks like to a client that prefers GraphQL's own form.
     pub fn page(&self, head: &RequestHead, status: StatusCode) -> Option<Arc<Page>> {
-        let named = |range: &[u8]| {
-            let kind = range.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
-            kind.eq_ignore_ascii_case(RESPONSE.as_bytes())
-        };
-        let accepts = head.header_all("accept").flat_map(|line| line.split(|&byte| byte == b',')).any(named);
+        let accepts = ranges(head).any(|(range, _)| range.eq_ignore_ascii_case(RESPONSE.as_bytes()));
         (accepts && (status.is_client_error() || status.is_server_error())).then(|| self.page.clone())
     }
 
-    /// The document that is asked for, and whether the service has to be told it.
-    fn document<'a>(&'a self, asked: &'a Asked) -> Result<(&'a str, bool), Box<Reply>> {
+    /// The document that is asked for. The service has to be told it where the request names it by its hash alone.
+    fn document<'a>(&'a self, asked: &'a Asked) -> Result<&'a str, Box<Reply>> {
         let known = |hash: &str| self.persisted.as_ref().and_then(|persisted| persisted.get(hash));
         match (&asked.query, &asked.hash) {
             (None, None) => Err(refuse(StatusCode::BAD_REQUEST, "no_query", "The request has no document.")),
             // Clients of Apollo's send the document along then.
             (None, Some(hash)) => match known(hash) {
-                Some(document) => Ok((document, true)),
+                Some(document) => Ok(document),
                 None if self.only_persisted => Err(Self::not_persisted()),
                 None => Err(refuse(StatusCode::BAD_REQUEST, "persisted_query_not_found", "PersistedQueryNotFound")),
             },
@@ -173,7 +169,7 @@ impl Graphql {
                 if self.only_persisted && known(&own).is_none() {
                     return Err(Self::not_persisted());
                 }
-                Ok((query, false))
+                Ok(query)
             }
         }
     }
@@ -220,7 +216,7 @@ impl Graphql {
     fn look(&self, all: &[Asked], exchange: &mut Exchange) -> Result<Kind, Box<Reply>> {
         let (mut cost, mut first, mut only_queries) = (0_u64, None, true);
         for asked in all {
-            let measured = self.measured(self.document(asked)?.0, asked)?;
+            let measured = self.measured(self.document(asked)?, asked)?;
             cost = cost.saturating_add(measured.cost);
             only_queries &= measured.kind == Kind::Query;
             for (kind, count) in Kind::ALL.iter().zip(&self.counts) {
@@ -248,18 +244,21 @@ impl Graphql {
     }
 
     fn of_get(&self, head: &RequestHead, exchange: &mut Exchange) -> Result<(), Box<Reply>> {
-        if !matches!(head.body, BodyFraming::None | BodyFraming::Length(0)) {
+        if head.body.is_some() {
             return Err(refuse(StatusCode::BAD_REQUEST, "body_with_get", "A query in the URL has no body."));
         }
         let query = head.query().unwrap_or_default();
         let Some(asked) = request::of_query(query) else { return Err(malformed()) };
-        let added = match self.document(&asked)? {
-            (_, true) if request::names_document(query) => {
-                let detail = "A document is named by its hash, or is there, and is not left empty.";
-                return Err(refuse(StatusCode::BAD_REQUEST, "no_query", detail));
+        let added = match &asked.query {
+            Some(_) => None,
+            None => {
+                let document = self.document(&asked)?;
+                if request::names_document(query) {
+                    let detail = "A document is named by its hash, or is there, and is not left empty.";
+                    return Err(refuse(StatusCode::BAD_REQUEST, "no_query", detail));
+                }
+                Some(path::value(document.as_bytes()))
             }
-            (document, true) => Some(path::value(document.as_bytes())),
-            (_, false) => None,
         };
         let asked = [asked];
         if self.look(&asked, exchange)? == Kind::Mutation {
@@ -283,8 +282,8 @@ impl Graphql {
             return Err(refuse(StatusCode::BAD_REQUEST, "batch_too_large", "So many operations cannot be asked for at once."));
         }
         self.look(&all, exchange)?;
-        for asked in &all {
-            let (document, true) = self.document(asked)? else { continue };
+        for asked in all.iter().filter(|asked| asked.query.is_none()) {
+            let document = self.document(asked)?;
             // It is an object with at least one member.
             let Some(at) = memchr::memchr(b'{', body).filter(|_| is_one && !says_query(body)) else {
                 let detail = "An operation of several has to come with its document.";
@@ -341,7 +340,7 @@ impl OnRequest for Before {
                     let reply = refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", detail);
                     return reply.header(header::ACCEPT, HeaderValue::from_static("application/json")).refuse();
                 }
-                if matches!(head.body, BodyFraming::None | BodyFraming::Length(0)) {
+                if !head.body.is_some() {
                     return refuse(StatusCode::BAD_REQUEST, "no_query", "The request has no document.").refuse();
                 }
                 Flow::Continue(())

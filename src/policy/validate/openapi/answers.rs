@@ -62,7 +62,7 @@ impl OnResponse for Answers {
         let contract = &self.0;
         let exchange: &Exchange = answer.exchange;
         let of = contract.operation(exchange);
-        let consumer = exchange.identity.as_ref().and_then(|identity| identity.consumer.clone());
+        let consumer = exchange.consumer().cloned();
         let judge = |violation: Violation| {
             let wrong = [Wrong::new(Part::Answer, "", violation)];
             match contract.breaks(of, &wrong, consumer.as_deref()) {

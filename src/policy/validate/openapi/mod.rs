@@ -278,7 +278,7 @@ impl Contract {
 
     /// What is wrong with a body before it is read. `Err` is a refusal of its own.
     fn body_head<'a>(&self, operation: &'a Operation, head: &RequestHead, wrong: &mut Vec<Wrong<'a>>) -> Result<(), Box<Reply>> {
-        let has_body = !matches!(head.body, BodyFraming::None | BodyFraming::Length(0));
+        let has_body = head.body.is_some();
         let mut add = |violation| wrong.push(Wrong::new(Part::Body, "", violation));
         let Some(body) = &operation.body else {
             if has_body {
@@ -343,7 +343,7 @@ impl Contract {
             return Flow::Continue(());
         }
         let outcome = if self.mode == Mode::Report { Outcome::Reported } else { Outcome::Refused };
-        let consumer = exchange.identity.as_ref().and_then(|identity| identity.consumer.as_deref());
+        let consumer = exchange.consumer().map(|name| &**name);
         for one in &wrong {
             self.report.note_of(&operation.id, one, consumer);
         }
@@ -384,7 +384,7 @@ impl OnRequest for Meeting {
         let (number, places) = match contract.find(head, exchange) {
             Ok(found) => found,
             Err(reply) if contract.mode == Mode::Report && reply.reason != "operation_unsupported" => {
-                let consumer = exchange.identity.as_ref().and_then(|identity| identity.consumer.as_deref());
+                let consumer = exchange.consumer().map(|name| &**name);
                 let (keyword, detail) = match reply.status {
                     StatusCode::METHOD_NOT_ALLOWED => ("method", "must be by a method that the path has"),
                     _ => ("paths", "must be one of the document's"),
@@ -436,7 +436,7 @@ impl OnBody for Body {
 
     fn wants(&self, head: &RequestHead) -> bool {
         let contract = &*self.0;
-        let has_none = matches!(head.body, BodyFraming::None | BodyFraming::Length(0));
+        let has_none = !head.body.is_some();
         if has_none || head.header_all("content-encoding").any(is_coded) || contract.lets_pass(head) {
             return false;
         }

@@ -13,7 +13,7 @@ use super::{Contract, refuse};
 use crate::exchange::{Exchange, Identity};
 use crate::head::RequestHead;
 use crate::node::Node;
-use crate::policy::OnRequest;
+use crate::policy::{OnRequest, authn};
 use crate::problem::{Place, Problem, Problems};
 use crate::reply::Flow;
 use crate::schema::Violation;
@@ -35,12 +35,12 @@ impl Method {
     /// Its key in `authn`, which is what an identity calls it.
     fn name(self) -> &'static str {
         match self {
-            Method::Jwt => "jwt",
-            Method::Introspection => "introspection",
-            Method::ApiKey => "api_key",
-            Method::Basic => "basic",
-            Method::Mtls => "mtls",
-            Method::Signature => "signature",
+            Method::Jwt => authn::jwt::METHOD,
+            Method::Introspection => authn::introspection::METHOD,
+            Method::ApiKey => authn::api_key::METHOD,
+            Method::Basic => authn::basic::METHOD,
+            Method::Mtls => authn::mtls::METHOD,
+            Method::Signature => authn::signature::METHOD,
         }
     }
 }
