@@ -52,9 +52,8 @@ pub(super) async fn exchange(
     };
     if let Some(route) = journey.route() {
         entry.took(&route.id);
-        let holds = route.plan.holds_answers || route.answer.composed().is_some();
-        if holds && journey.head.body == BodyFraming::None {
-            down.set_purse(purse());
+        if route.plan.holds_answers || route.answer.composed().is_some() {
+            down.set_purse_if_none(purse);
         }
     }
     match flow {

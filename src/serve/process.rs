@@ -221,8 +221,6 @@ impl Process {
         }
         if !matches!(end, End::Now) {
             self.drain(&mut signals).await;
-        }
-        if !matches!(end, End::Now) {
             let cache = self.core.cache;
             // What waits to be written is lost if this is not done, and nothing else.
             let _ = tokio::task::spawn_blocking(move || cache.close_disk()).await;

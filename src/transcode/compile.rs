@@ -206,7 +206,11 @@ impl Compiling<'_> {
     }
 
     fn add(&mut self, written: &Written<'_>, number: usize) {
-        let rule = match self.rule(written, number) {
+        let mut template = match Template::parse(written.template) {
+            Ok(template) => template,
+            Err(why) => return self.wrong(written, number, why),
+        };
+        let rule = match self.rule(written, number, std::mem::take(&mut template.variables)) {
             Ok(rule) => rule,
             Err(why) => return self.wrong(written, number, why),
         };
@@ -221,7 +225,6 @@ impl Compiling<'_> {
                 _ => return self.wrong(written, number, format!("`{verb}` is no method of HTTP that can be bound")),
             },
         };
-        let Ok(template) = Template::parse(written.template) else { return };
         if self.rules.len() == MOST_RULES {
             return self.wrong(written, number, format!("there are more than {MOST_RULES} rules"));
         }
@@ -236,12 +239,11 @@ impl Compiling<'_> {
         }
     }
 
-    fn rule(&self, written: &Written<'_>, number: usize) -> Result<Rule, String> {
-        let template = Template::parse(written.template)?;
+    fn rule(&self, written: &Written<'_>, number: usize, named: Vec<Variable>) -> Result<Rule, String> {
         let method = self.methods.get(number).ok_or("there is no such method")?;
         let input = &method.input;
         let mut variables: Vec<(FieldPath, Variable)> = Vec::new();
-        for variable in template.variables {
+        for variable in named {
             let lost = |lost: field::Lost| format!("`{}` in `{}` {}", variable.field, input.full_name(), lost.must());
             let path = FieldPath::find(input, &variable.field).map_err(lost)?;
             if path.is_list() {

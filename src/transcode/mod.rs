@@ -202,6 +202,14 @@ impl Answering {
     /// See [`Unfit`].
     pub fn told(&self, message: &[u8]) -> Result<Told, Unfit> {
         self.takes(message)?;
+        self.written(message)
+    }
+
+    /// The same of one that was weighed.
+    ///
+    /// # Errors
+    /// See [`Unfit`].
+    pub fn written(&self, message: &[u8]) -> Result<Told, Unfit> {
         let message = DynamicMessage::decode(self.output.clone(), message).map_err(|_| Unfit::Undecodable)?;
         if self.is_raw() {
             let raw = match &self.field {

@@ -132,12 +132,16 @@ impl Reader {
         if !field.is_list() {
             return self.value(&kind, json);
         }
+        self.list(&kind, json).map(Some)
+    }
+
+    fn list(&self, kind: &Kind, json: &Json) -> Result<Value, Wrong> {
         let elements = json.as_array().ok_or_else(|| Wrong::new("must be an array"))?;
         let mut list = Vec::new();
         for (number, element) in elements.iter().enumerate() {
-            list.extend(self.value(&kind, element).map_err(|wrong| wrong.below(number))?);
+            list.extend(self.value(kind, element).map_err(|wrong| wrong.below(number))?);
         }
-        Ok(Some(Value::List(list)))
+        Ok(Value::List(list))
     }
 
     fn map(&self, kind: &Kind, json: &Json) -> Result<Value, Wrong> {
@@ -221,15 +225,7 @@ impl Reader {
                 }
                 filled(descriptor, "fields", Value::Map(map))
             }
-            Known::ListValue => {
-                let elements = json.as_array().ok_or_else(|| Wrong::new("must be an array"))?;
-                let of = inner(descriptor, "values")?;
-                let mut list = Vec::new();
-                for (number, element) in elements.iter().enumerate() {
-                    list.extend(self.value(&of, element).map_err(|wrong| wrong.below(number))?);
-                }
-                filled(descriptor, "values", Value::List(list))
-            }
+            Known::ListValue => filled(descriptor, "values", self.list(&inner(descriptor, "values")?, json)?),
             Known::Value => {
                 let (name, value) = match json {
                     Json::Null => ("null_value", Value::EnumNumber(0)),

@@ -45,20 +45,12 @@ impl<'a> Compiler<'a> {
     /// The same services behind the route's own circuit breaker, if it has one.
     pub(super) fn guarded(&mut self, config: &RouteConfig, route: &str, answer: Answer) -> Option<Answer> {
         let Some(breaker) = &config.circuit_breaker else { return Some(answer) };
-        let mut guard = |service: &Arc<Service>| service.behind(route, breaker, self.problems, self.around.kept());
-        Some(match answer {
-            Answer::Service(service) => Answer::Service(guard(&service)?),
-            Answer::Split(split, services) => Answer::Split(split, services.iter().map(guard).collect::<Option<_>>()?),
-            Answer::Compose(mut composed) => {
-                composed.services = composed.services.iter().map(guard).collect::<Option<_>>()?;
-                Answer::Compose(composed)
-            }
-            Answer::Own(_) => {
-                let problem = Problem::error(breaker.place, "a circuit breaker has nothing to guard where no service is asked");
-                self.problems.push(problem.hint("leave it out"));
-                return None;
-            }
-        })
+        if matches!(answer, Answer::Own(_)) {
+            let problem = Problem::error(breaker.place, "a circuit breaker has nothing to guard where no service is asked");
+            self.problems.push(problem.hint("leave it out"));
+            return None;
+        }
+        with_services(answer, |service| service.behind(route, breaker, self.problems, self.around.kept()))
     }
 
     /// The same services with the route's own word on retries, if it has one.

@@ -87,22 +87,16 @@ impl<'a> Compiler<'a> {
     /// Whoever a document of OpenAPI wants proved, has to be proved by something.
     pub(super) fn look_for_proof(&mut self, config: &'a RouteConfig, answer: &Answer, plan: &Plan) {
         let Some(openapi) = &plan.options.openapi else { return };
-        let authn = match answer.services().first() {
-            Some(service) => self.written(config, service, "authn"),
-            None => {
-                let mut tables = [config.policies.as_ref(), self.document.policies.as_ref()].into_iter().flatten();
-                tables.find_map(|Raw(node)| node.get("authn")).filter(|node| node.as_str() != Some("false"))
-            }
-        };
-        openapi.look_for_proof(authn, self.problems);
+        let service = answer.services().first().map_or("", |service| &*service.key);
+        openapi.look_for_proof(self.written(config, service, "authn"), self.problems);
     }
 
-    /// What is written about this policy for a route with this service: by the route, the service, or for all. `None` if it is off.
-    fn written(&self, config: &'a RouteConfig, service: &Service, policy: &str) -> Option<&'a Node> {
+    /// What is written about this policy for a route with this service (none: ""): by the route, the service, or for all. `None` if it is off.
+    fn written(&self, config: &'a RouteConfig, service: &str, policy: &str) -> Option<&'a Node> {
         let own = config.policies.as_ref().and_then(|Raw(node)| node.get(policy));
         match own {
             Some(own) => Some(own).filter(|node| node.as_str() != Some("false")),
-            None => self.of_service(&service.key, policy),
+            None => self.of_service(service, policy),
         }
     }
 
@@ -123,7 +117,7 @@ impl<'a> Compiler<'a> {
 
     /// Conditions on who it is refuse everybody where nothing says who it is, and limits by who it is tell nobody apart.
     fn look_for_identity(&mut self, config: &'a RouteConfig, answer: &Answer) {
-        let Some(service) = answer.services().first() else { return };
+        let Some(service) = answer.services().first().map(|service| &*service.key) else { return };
         if self.written(config, service, "authn").is_some() {
             return;
         }
@@ -187,7 +181,7 @@ impl<'a> Compiler<'a> {
         let judging = REGISTRY.iter().filter(|entry| !registry::is_of_service(entry));
         let own = |name: &str| config.policies.as_ref().is_some_and(|Raw(node)| node.get(name).is_some());
         for entry in judging.filter(|entry| !own(entry.name)) {
-            let of = |service: &Service| self.written(config, service, entry.name);
+            let of = |service: &Service| self.written(config, &service.key, entry.name);
             let Some((first, others)) = services.split_first() else { continue };
             let same = |other: &Service| match (of(first), of(other)) {
                 (Some(one), Some(other)) => one.says_the_same(other),

@@ -178,7 +178,7 @@ impl Caller {
         let uploaded = watched.uploaded();
         match &first {
             Some(Ok(head)) => tries.answered(service, call.head, head.status, field_of(head), uploaded),
-            Some(Err(broken)) => broken.outcome().into_iter().for_each(|outcome| tries.failed(service, outcome)),
+            Some(Err(broken)) => tries.broke(service, &broken),
             None => tries.overtaken(service, waited),
         }
         hedging.observe(waited);
@@ -239,7 +239,7 @@ impl Caller {
                     fresh = true;
                     continue;
                 }
-                Err(broken) => broken.outcome().into_iter().for_each(|outcome| tries.failed(service, outcome)),
+                Err(broken) => tries.broke(service, &broken),
             }
             return Copied { tries, answer: None };
         }

@@ -202,16 +202,20 @@ impl Call<'_> {
         self.dialect() == Dialect::Grpc
     }
 
-    /// What the service sees the request as.
-    fn dialect(&self) -> Dialect {
+    /// The media type of the body that goes to the service.
+    fn content_type(&self) -> Option<&[u8]> {
         let name = http::header::CONTENT_TYPE;
         let edited = self.exchange.to_upstream.iter().rev().find(|edit| *edit.name() == name);
-        let kind = match edited {
+        match edited {
             Some(HeaderEdit::Set(_, value) | HeaderEdit::Add(_, value)) => Some(value.as_bytes()),
             Some(HeaderEdit::Remove(_)) => None,
             None => self.head.header("content-type"),
-        };
-        kind.map_or(Dialect::Plain, Dialect::of)
+        }
+    }
+
+    /// What the service sees the request as.
+    fn dialect(&self) -> Dialect {
+        self.content_type().map_or(Dialect::Plain, Dialect::of)
     }
 
     fn may_switch(&self) -> bool {
@@ -606,10 +610,8 @@ impl Caller {
             }
             (Connection::H2(stream), _) => stream.let_go(),
             (Connection::Made(made), _) => {
-                if let Made::Streaming(streaming) = *made
-                    && let Connection::H2(stream) = streaming.into_answer().connection
-                {
-                    stream.let_go();
+                if let Made::Streaming(streaming) = *made {
+                    self.keep(streaming.into_answer(), service);
                 }
             }
             (Connection::H1(_), None) => {}

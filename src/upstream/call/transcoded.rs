@@ -18,7 +18,7 @@ use crate::head::AnswerLimits;
 use crate::path;
 use crate::reply::Reply;
 use crate::transcode::frames::{Bad, Frames};
-use crate::transcode::{Answering, Transcoder, Unfit, status};
+use crate::transcode::{Answering, Told, Transcoder, Unfit, status};
 use crate::upstream::{AttemptOutcome, Service, TlsConnector};
 use crate::wire::answer::AnswerHead;
 use fields::{Metadata, head_of};
@@ -70,7 +70,7 @@ pub async fn send<C: Client>(
     let path = path::normalise(path.as_bytes()).map_err(|_| CallError::Service(Transcoder::no_rule()))?;
     let meant = transcoder.find(call.method(), &path).map_err(CallError::Service)?;
     let body = client.whole(transcoder.max_json()).await.map_err(CallError::Client)?;
-    let content_type = fields::content_type(call);
+    let content_type = call.content_type();
     let takes = meant.takes(&body).map_err(CallError::Service)?;
     let bound = client.pays_while(takes, || meant.bind(query, content_type, &body)).map_err(CallError::Client)?;
     let frame = bound.map_err(CallError::Service)?;
@@ -165,14 +165,9 @@ impl Receiving<'_> {
                         let held = frames.held();
                         client.pays(held.saturating_sub(paid)).map_err(CallError::Client)?;
                         paid = paid.max(held);
-                        loop {
-                            match frames.message() {
-                                Ok(None) => break,
-                                Ok(Some(one)) if message.is_none() => message = Some(one),
-                                Ok(Some(_)) => {
-                                    return Err(self.bad(tries, "bad_answer", "The backend has answered one call twice."));
-                                }
-                                Err(bad) => return Err(self.bad_frame(tries, bad)),
+                        while let Some(one) = frames.message().map_err(|bad| self.bad_frame(tries, bad))? {
+                            if message.replace(one).is_some() {
+                                return Err(self.bad(tries, "bad_answer", "The backend has answered one call twice."));
                             }
                         }
                         if last {
@@ -188,7 +183,7 @@ impl Receiving<'_> {
                     Ok(Some(Piece::End)) => break None,
                     Ok(None) => {
                         if let Err(broken) = answer.more(client, self.service, false).await {
-                            broken.outcome().into_iter().for_each(|outcome| tries.failed(self.service, outcome));
+                            tries.broke(self.service, &broken);
                             return Err(call_error(broken, self.service));
                         }
                     }
@@ -210,10 +205,7 @@ impl Receiving<'_> {
         let Some(message) = message.filter(|_| !frames.is_cut()) else {
             return Err(self.bad(tries, "bad_answer", "The backend has answered without a whole message."));
         };
-        let unfit = |unfit| CallError::Service(unfit_answer(unfit));
-        let takes = self.answering.takes(&message).map_err(unfit)?;
-        let told = client.pays_while(takes, || self.answering.told(&message)).map_err(CallError::Client)?;
-        let told = told.map_err(unfit)?;
+        let told = told(&self.answering, &message, client)?;
         client.pays(told.body.len()).map_err(CallError::Client)?;
         let kind = match &told.content_type {
             None => HeaderValue::from_static("application/json"),
@@ -301,6 +293,13 @@ impl Receiving<'_> {
 /// The service has answered as none should that speaks gRPC.
 fn at_fault(status: StatusCode, reason: &'static str, detail: &'static str) -> Box<Reply> {
     Reply::new(status, NAME, reason, detail).of_service()
+}
+
+/// What the client is told of a message, which it pays for while that is made.
+fn told<C: Client>(answering: &Answering, message: &[u8], client: &mut C) -> std::result::Result<Told, CallError> {
+    let unfit = |unfit| CallError::Service(unfit_answer(unfit));
+    let takes = answering.takes(message).map_err(unfit)?;
+    client.pays_while(takes, || answering.written(message)).map_err(CallError::Client)?.map_err(unfit)
 }
 
 fn unfit_answer(unfit: Unfit) -> Box<Reply> {

@@ -12,6 +12,7 @@ use crate::head::RequestHead;
 use crate::reply::Reply;
 use crate::retry::Why;
 use crate::upstream::aim::Aim;
+use crate::upstream::call::Broken;
 use crate::upstream::call::transcoded::Transcoded;
 use crate::upstream::gate::Place;
 use crate::upstream::{AttemptOutcome, InFlightGuard, Picked, Service};
@@ -293,6 +294,13 @@ impl Tries {
     pub fn failed(&mut self, service: &Service, outcome: AttemptOutcome) {
         if let Some(flight) = &mut self.flight {
             flight.note(service, outcome, None);
+        }
+    }
+
+    /// Notes what a call that broke says of its endpoint.
+    pub fn broke(&mut self, service: &Service, broken: &Broken) {
+        if let Some(outcome) = broken.outcome() {
+            self.failed(service, outcome);
         }
     }
 

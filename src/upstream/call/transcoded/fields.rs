@@ -15,16 +15,6 @@ use crate::wire::encode::is_hop_by_hop;
 
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
-/// The media type of the body that goes to the service.
-pub fn content_type<'a>(call: &'a Call<'_>) -> Option<&'a [u8]> {
-    let edited = call.exchange.to_upstream.iter().rev().find(|edit| *edit.name() == header::CONTENT_TYPE);
-    match edited {
-        Some(HeaderEdit::Set(_, value) | HeaderEdit::Add(_, value)) => Some(value.as_bytes()),
-        Some(HeaderEdit::Remove(_)) => None,
-        None => call.head.header("content-type"),
-    }
-}
-
 /// The head of the call.
 pub fn request(call: &Call<'_>, method: &str, length: usize) -> RequestHead {
     let mut head = call.head.clone();

@@ -190,10 +190,7 @@ impl Streaming {
                 CallError::Service(bad_frame(bad))
             })?;
             if let Some(message) = message {
-                let unfit = |unfit| CallError::Service(unfit_answer(unfit));
-                let takes = self.answering.takes(&message).map_err(unfit)?;
-                let told = client.pays_while(takes, || self.answering.told(&message)).map_err(CallError::Client)?;
-                let told = told.map_err(unfit)?;
+                let told = super::told(&self.answering, &message, client)?;
                 self.begun = true;
                 self.ready.extend_from_slice(&told.body);
                 return Ok(told.content_type.and_then(|kind| HeaderValue::try_from(kind).ok()).map_or(octets, First::Kind));
@@ -218,7 +215,7 @@ impl Streaming {
                 }
                 Ok(None) => {
                     if let Err(broken) = self.answer.more(client, service, true).await {
-                        broken.outcome().into_iter().for_each(|outcome| tries.failed(service, outcome));
+                        tries.broke(service, &broken);
                         return Err(call_error(broken, service));
                     }
                 }
@@ -267,8 +264,11 @@ impl Streaming {
     }
 
     fn told(&mut self, message: &Bytes) {
-        self.heaviest = self.heaviest.max(self.answering.takes(message).unwrap_or(0));
-        match self.answering.told(message) {
+        let told = self.answering.takes(message).and_then(|takes| {
+            self.heaviest = self.heaviest.max(takes);
+            self.answering.written(message)
+        });
+        match told {
             Ok(told) => {
                 self.form.message(!self.begun, &told.body, &mut self.ready);
                 self.begun = true;
