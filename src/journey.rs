@@ -277,8 +277,8 @@ impl Journey {
         }
     }
 
-    pub fn cache_policy(&self) -> Option<Arc<CachePolicy>> {
-        self.route()?.plan.options.cache.clone()
+    pub fn cache_policy(&self) -> Option<&Arc<CachePolicy>> {
+        self.route()?.plan.options.cache.as_ref()
     }
 
     /// What this request may do with its route's cache, and what it wants of it.
@@ -298,8 +298,7 @@ impl Journey {
 
     /// What `Cache-Status` says of this outcome.
     pub fn cache_field(&self, outcome: cache::Outcome) -> http::HeaderValue {
-        let policy = self.route().and_then(|route| route.plan.options.cache.as_ref());
-        match policy.and_then(|policy| policy.extra.as_deref()).filter(|extra| extra.shows_key) {
+        match self.cache_policy().and_then(|policy| policy.extra.as_deref()).filter(|extra| extra.shows_key) {
             Some(_) => self.keyed_field(outcome),
             None => outcome.field(),
         }
@@ -376,7 +375,7 @@ impl Journey {
 
     /// The route says that requests of this method change nothing.
     fn only_asks(&self) -> bool {
-        self.route().and_then(|route| route.plan.options.cache.as_ref()).is_some_and(|cache| cache.is_by_body(&self.head.method))
+        self.cache_policy().is_some_and(|cache| cache.is_by_body(&self.head.method))
     }
 
     /// What an answer's tags say is for the gateway's cache, on a route that has one.
@@ -388,7 +387,7 @@ impl Journey {
 
     /// Whether clients do not see the tags of answers.
     pub fn hides_tags(&self) -> bool {
-        self.route().and_then(|route| route.plan.options.cache.as_ref()).is_some_and(|cache| !cache.keep_tags)
+        self.cache_policy().is_some_and(|cache| !cache.keep_tags)
     }
 
     /// Notes that the service's endpoint failed.

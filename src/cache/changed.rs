@@ -45,14 +45,6 @@ impl Changes {
         }
     }
 
-    /// Everything was.
-    pub(super) fn all(&self) {
-        let now = Moment::now().get();
-        self.0.iter().for_each(|noted| {
-            noted.fetch_max(now, Ordering::Relaxed);
-        });
-    }
-
     fn noted(&self, place: Place) -> u64 {
         self.0.get(place.0 as usize).map_or(0, |noted| noted.load(Ordering::Relaxed))
     }

@@ -28,7 +28,6 @@ use super::changed::{Changes, Place};
 use super::disk::Disk;
 use super::entry::{Entry, Index, Meta};
 use super::flow::Flow;
-use super::moment::Moment;
 use super::purges::{Finding, Purges};
 
 /// Only sizes the tables' memory of what was evicted.
@@ -149,15 +148,6 @@ impl MemoryTier {
             disk.forget(index);
         }
         self.store.remove_if(&index.slot(), |entry| *entry.user_tag == *user_tag).is_some()
-    }
-
-    /// Forgets everything, and all that is still on its way.
-    pub fn clear(&self) {
-        self.changes.all();
-        self.store.clear();
-        if let Some(disk) = self.disk.get() {
-            disk.clear(Moment::now().get());
-        }
     }
 
     /// What is on disk of a key, put in here.

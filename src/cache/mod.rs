@@ -217,11 +217,6 @@ impl Cache {
         place.swap(mark | 1, Ordering::Relaxed) == mark | 1
     }
 
-    /// Forgets everything, what is being fetched included.
-    pub fn clear(&self) {
-        self.storage.clear();
-    }
-
     /// When an answer came that was asked for then; now, if nobody was asked.
     #[inline]
     fn came(&self, asked: Option<Instant>) -> rules::Came {

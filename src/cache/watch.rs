@@ -2,7 +2,7 @@
 //!
 //! It walks over all that is stored, off the event loops and one shard after the other: for a look now and then.
 
-use std::collections::{BTreeMap, BinaryHeap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -90,21 +90,18 @@ impl Cache {
     pub fn top(&self, limit: usize) -> Value {
         let now = SystemTime::now();
         let mut routes: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-        let mut largest = BinaryHeap::new();
+        let mut largest: BTreeMap<(usize, u64), Arc<Entry>> = BTreeMap::new();
         for entry in self.storage.all() {
             let route = String::from_utf8_lossy(key::read(&entry.primary).route).into_owned();
             let (entries, bytes) = routes.entry(route).or_default();
             *entries += 1;
             *bytes += entry.weight as u64;
-            largest.push(std::cmp::Reverse((entry.weight, entry.number)));
+            largest.insert((entry.weight, entry.number), entry);
             if largest.len() > limit {
-                largest.pop();
+                largest.pop_first();
             }
         }
-        let numbers: HashSet<u64> = largest.into_iter().map(|std::cmp::Reverse((_, number))| number).collect();
-        let mut entries: Vec<_> = self.storage.all().filter(|entry| numbers.contains(&entry.number)).collect();
-        entries.sort_by_key(|entry| std::cmp::Reverse(entry.weight));
-        let entries: Vec<Value> = entries.iter().map(|entry| self.describe(entry, now)).collect();
+        let entries: Vec<Value> = largest.values().rev().map(|entry| self.describe(entry, now)).collect();
         let routes: Vec<Value> = routes
             .into_iter()
             .map(|(route, (entries, bytes))| json!({ "route": route, "entries": entries, "bytes": bytes }))

@@ -9,14 +9,11 @@ use super::{BODY_BUDGET, BODY_MALFORMED, BODY_TIMEOUT, BODY_TOO_LARGE, CLIENT_GO
 use crate::grpc::Messages;
 use crate::grpc::web::TextReader;
 use crate::head::BodyFraming;
-use crate::listen::share::Purse;
+use crate::listen::share::{Purse, grown};
 use crate::wait::{counted, within};
 
 /// How long a stream that has said nothing about its body is waited for.
 const FIRST_FRAME: Duration = Duration::from_millis(100);
-
-/// What is allocated at first for a body that comes in pieces.
-const SMALLEST: usize = 1024;
 
 /// What is awaited of a body whose length is known, before a backend is connected to.
 const BEGINNING: u64 = 16 * 1024;
@@ -87,10 +84,8 @@ impl Downstream {
 
     /// Adds to a body that is gathered. What is charged is what is allocated.
     fn gather(&mut self, whole: &mut BytesMut, piece: &[u8], bound: usize) -> Result<()> {
-        let (needed, before) = (whole.len() + piece.len(), whole.capacity());
-        if needed > before {
-            let after = needed.max((2 * before).min(bound)).max(SMALLEST);
-            self.charge(after - before)?;
+        if let Some(after) = grown(whole, piece.len(), bound) {
+            self.charge(after - whole.capacity())?;
             whole.reserve(after - whole.len());
         }
         whole.extend_from_slice(piece);

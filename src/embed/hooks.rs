@@ -121,7 +121,7 @@ impl ProxyHttp for Gateway {
 
     fn request_cache_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
         let Ctx { journey: Some(journey), wishes, .. } = ctx else { return Err(Error::new(NO_JOURNEY)) };
-        if let Some(policy) = journey.cache_policy() {
+        if let Some(policy) = journey.cache_policy().cloned() {
             let (used, wanted) = journey.cache_use(&policy);
             *wishes = wanted;
             journey.cache_use = Some(journey.view.cache.enable(&mut session.cache, &policy, used));

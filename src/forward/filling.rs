@@ -87,7 +87,7 @@ pub async fn store(
         };
         if let Err(broken) = more {
             keeping.give_up();
-            return broken.outcome().into_iter().for_each(|outcome| tries.failed(service, outcome));
+            return tries.broke(service, &broken);
         }
     }
     keeping.done(cache, &answer.head);
@@ -172,13 +172,7 @@ impl Filling {
                         self.take_purse(down);
                     }
                     sent += data.len();
-                    let (written, flow) = {
-                        let mut writing = pin!(down.write_body(data, last));
-                        match poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
-                            Poll::Ready(written) => (written, None),
-                            Poll::Pending => Box::pin(self.lag(writing, answer, service)).await,
-                        }
-                    };
+                    let (written, flow) = self.give(pin!(down.write_body(data, last)), answer, service).await;
                     told = written.map_err(|error| broke_off(Broken::Client(error), journey, down));
                     if let (Some(flow), Ok(())) = (flow, &told) {
                         let caught_up = Box::pin(self.catch_up(&flow, &mut sent, down, answer, service)).await;
@@ -191,13 +185,7 @@ impl Filling {
                     self.keeping.flows(&answer.head);
                     if told.is_ok() {
                         self.take_purse(down);
-                        let (flushed, flow) = {
-                            let mut flushing = pin!(down.flush());
-                            match poll_fn(|cx| Poll::Ready(flushing.as_mut().poll(cx))).await {
-                                Poll::Ready(flushed) => (flushed, None),
-                                Poll::Pending => Box::pin(self.lag(flushing, answer, service)).await,
-                            }
-                        };
+                        let (flushed, flow) = self.give(pin!(down.flush()), answer, service).await;
                         told = flushed.map_err(|error| client_failed(&error));
                         if let (Some(flow), Ok(()), false) = (&flow, &told, bodiless) {
                             let caught_up = Box::pin(self.catch_up(flow, &mut sent, down, answer, service)).await;
@@ -245,6 +233,19 @@ impl Filling {
             _ => down.finish().await,
         };
         finished.map_err(|error| broke_off(Broken::Client(error), journey, down))
+    }
+
+    /// Gives something to the client; where that takes its time, it is behind from then on.
+    async fn give(
+        &mut self,
+        mut writing: Pin<&mut impl Future<Output = Written>>,
+        answer: &mut Answer,
+        service: &Service,
+    ) -> (Written, Option<Arc<Flow>>) {
+        match poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
+            Poll::Ready(written) => (written, None),
+            Poll::Pending => Box::pin(self.lag(writing, answer, service)).await,
+        }
     }
 
     /// The client takes its time: what it is behind by goes into a flow, if it is stored.

@@ -10,14 +10,12 @@ use crate::downstream::Downstream;
 use crate::exchange::Exchange;
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::journey::Journey;
-use crate::listen::share::Purse;
+use crate::listen::share::{Purse, grown};
 use crate::policy::shape::mirror::{Digest, MOST_COMPARED, Mirror, Place, Seen, Watch};
 use crate::upstream::call::client::Ear;
 use crate::upstream::call::{Call, Caller, Client, Own, Tries, drained};
 use crate::upstream::{AttemptOutcome, Service, TlsConnector};
 
-/// What is allocated at first for a body that comes in pieces.
-const SMALLEST: usize = 1024;
 const MARK: HeaderName = HeaderName::from_static("x-portcullis-mirror");
 
 /// A copy that waits for the request's body.
@@ -149,13 +147,10 @@ impl Copy {
     fn feed(&mut self, piece: &[u8]) {
         let Some(question) = &self.question else { return };
         let counts = &question.mirror.counts;
-        let (needed, before) = (self.body.len() + piece.len(), self.body.capacity());
-        let given_up = if needed > self.most {
+        let given_up = if self.body.len() + piece.len() > self.most {
             Some(&counts.too_large)
-        } else if needed > before {
-            // What is charged is what is allocated.
-            let after = needed.max((2 * before).min(self.most)).max(SMALLEST);
-            let paid = self.purse.as_mut().is_none_or(|purse| purse.charge(after - before));
+        } else if let Some(after) = grown(&self.body, piece.len(), self.most) {
+            let paid = self.purse.as_mut().is_none_or(|purse| purse.charge(after - self.body.capacity()));
             if paid {
                 self.body.reserve(after - self.body.len());
             }

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use bytes::BytesMut;
 use parking_lot::Mutex;
 
 use super::guard::take_one;
@@ -52,7 +53,7 @@ impl Default for Shares {
 impl Shares {
     /// For the life of the process. What is taken can be read in its metrics.
     pub fn new(tallies: &Tallies) -> &'static Self {
-        const BYTES: &str = "Bytes of request bodies that are held in memory.";
+        const BYTES: &str = "Bytes of bodies, of requests and answers, that are held in memory.";
         const LINGERING: &str = "Connections that are over but for their clients, which have not read their answer yet.";
         Box::leak(Box::new(Shares {
             bytes: tallies.gauge("portcullis_buffered_bytes", BYTES, &[]),
@@ -299,6 +300,16 @@ pub struct Purse {
     payer: Option<Payer>,
     bounds: BodyMemory,
     held: usize,
+}
+
+/// The least that is taken for a body that is gathered.
+const SMALLEST: usize = 1024;
+
+/// What a gathered body is to have room for once there is so much more in it, if that is more than it has. It doubles, up to `most`; what is
+/// charged is what is allocated.
+pub fn grown(gathered: &BytesMut, more: usize, most: usize) -> Option<usize> {
+    let (needed, before) = (gathered.len() + more, gathered.capacity());
+    (needed > before).then(|| needed.max((2 * before).min(most)).max(SMALLEST))
 }
 
 impl Purse {

@@ -119,7 +119,7 @@ async fn no_more_than_a_bound_wait() {
     let redis = compile(&yaml, &Tallies::default()).unwrap();
     let calls = (0..MOST_WAITING + 100).map(|_| {
         let redis = redis.clone();
-        tokio::spawn(async move { redis.run::<String>(&cmd("PING")).await })
+        tokio::spawn(async move { redis.within(redis.deadline()).run::<String>(&cmd("PING")).await })
     });
     let mut overloaded = 0;
     for call in calls.collect::<Vec<_>>() {

@@ -117,7 +117,7 @@ impl Disk {
         let (ceiling, journal, notes) = match (known, journal) {
             (Some(state), Some((journal, notes))) if !too_many && is_whole(&state, &journal) => (state.ceiling, journal, notes),
             (known, _) => {
-                if let Some(state) = before {
+                if before.is_some() {
                     let why = match known {
                         _ if too_many => "too much was stored before it could be had",
                         _ if is_doubted => "its notes could not be written",
@@ -125,13 +125,10 @@ impl Disk {
                         Some(_) => "its notes are damaged",
                     };
                     log::warn!("what is in {} does not count any more: {why}", self.path());
-                    // Its clock goes on: there may be a thing that cannot be removed.
-                    store::wipe(&folder)?;
-                    (state.ceiling, Journal::new(&folder, secret)?, Vec::new())
-                } else {
-                    store::wipe(&folder)?;
-                    (1, Journal::new(&folder, secret)?, Vec::new())
                 }
+                store::wipe(&folder)?;
+                // Its clock goes on: there may be a thing that cannot be removed.
+                (before.map_or(1, |state| state.ceiling), Journal::new(&folder, secret)?, Vec::new())
             }
         };
         // All moments of those who had it before were before this process began.
@@ -232,6 +229,14 @@ impl Disk {
         done
     }
 
+    /// Does it again with more room, if it fails: there may be none on the device, and it is worth more than answers.
+    fn with_room<T>(&self, store: &Store, mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        work().or_else(|_| {
+            self.figures.evicted.add(store.yield_room()?);
+            work()
+        })
+    }
+
     fn obey(&self, open: &mut Open, orders: Vec<Order>) -> io::Result<()> {
         if open.store.is_lost.load(Ordering::Relaxed) {
             return Err(io::Error::other("notes are missing"));
@@ -260,17 +265,10 @@ impl Disk {
         if ahead + AHEAD / 2 > open.state.ceiling {
             open.state.ceiling = ahead + AHEAD;
             open.state.notes = open.journal.count;
-            if open.state.write(&store.folder, &store.secret).is_err() {
-                self.figures.evicted.add(store.yield_room()?);
-                open.state.write(&store.folder, &store.secret)?;
-            }
+            self.with_room(store, || open.state.write(&store.folder, &store.secret))?;
         }
         if !notes.is_empty() {
-            if open.journal.append(&notes).is_err() {
-                // There may be no room: it is worth more than answers.
-                self.figures.evicted.add(store.yield_room()?);
-                open.journal.append(&notes)?;
-            }
+            self.with_room(store, || open.journal.append(&notes))?;
             store.notes.store(open.journal.count, Ordering::Release);
         }
         // After a power cut nothing counts that is there, so that who has changed something need not wait for the device.
@@ -283,13 +281,7 @@ impl Disk {
         }
         let most = most_notes(&self.settings);
         if open.journal.length() > most {
-            let is_less = match open.journal.compact(&store.folder, most) {
-                Ok(is_less) => is_less,
-                Err(_) => {
-                    self.figures.evicted.add(store.yield_room()?);
-                    open.journal.compact(&store.folder, most)?
-                }
-            };
+            let is_less = self.with_room(store, || open.journal.compact(&store.folder, most))?;
             if is_less {
                 log::warn!(
                     "more was purged or changed than the disk cache has room to write down: the older half of what is in {} does not \

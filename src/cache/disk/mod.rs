@@ -368,14 +368,6 @@ impl Disk {
         Noted { written, most, late: self.figures.late.clone() }
     }
 
-    /// Everything was forgotten.
-    pub(super) fn clear(&self, at: u64) {
-        if let Some(store) = self.store.load_full() {
-            store.index.clear();
-        }
-        self.order(Order::Note { at, said: Said::Forgotten, sync: true, done: None });
-    }
-
     /// Whether there may be something on disk.
     pub(super) fn may_have(&self, index: &Index) -> bool {
         self.store.load().as_ref().is_some_and(|store| store.index.peek(Slot::of(index)).is_some()) && !self.is_behind()

@@ -16,7 +16,7 @@ use crate::cache::{Keeping, credentials, is_overriding};
 use crate::core::WorkerState;
 use crate::exchange::{Deadline, Exchange, is_identity};
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
-use crate::listen::share::Purse;
+use crate::listen::share::{Purse, grown};
 use crate::observe::RouteMetrics;
 use crate::policy::validate::json::{self, FaultKind};
 use crate::route::compose::Part;
@@ -29,8 +29,6 @@ use crate::wire::answer::AnswerHead;
 
 /// How deep a part may be nested.
 const DEEPEST: usize = 64;
-/// What is allocated at first for a body that comes in pieces.
-const SMALLEST: usize = 1024;
 
 /// What one call has got.
 #[derive(Debug)]
@@ -303,14 +301,11 @@ pub struct Gathered<'a> {
 
 impl Gathered<'_> {
     pub fn add(&mut self, data: &[u8]) -> Result<(), Fault> {
-        let (needed, before) = (self.bytes.len() + data.len(), self.bytes.capacity());
-        if needed > self.most {
+        if self.bytes.len() + data.len() > self.most {
             return Err(Fault::TooLarge);
         }
-        if needed > before {
-            // What is charged is what is allocated.
-            let after = needed.max((2 * before).min(self.most)).max(SMALLEST);
-            if !self.asking.pays(after - before) {
+        if let Some(after) = grown(&self.bytes, data.len(), self.most) {
+            if !self.asking.pays(after - self.bytes.capacity()) {
                 return Err(Fault::Memory);
             }
             self.bytes.reserve(after - self.bytes.len());
