@@ -55,12 +55,12 @@ fn start(origin: &Origin, routes: &str) -> Gateway {
         "listeners:\n  - bind: 127.0.0.1:$PORT\nserver:\n  workers: 2\n  cache_memory: 1MiB\nservices:\n  origin:\n    endpoints: \
          [127.0.0.1:{}]\nconsumers:\n  - name: shop\n    api_keys:\n      - hash: {}\nroutes:\n{routes}",
         origin.port(),
-        hash()
+        key_hash()
     );
     Gateway::start(&yaml)
 }
 
-fn hash() -> String {
+fn key_hash() -> String {
     use aws_lc_rs::digest;
     let digest = digest::digest(&digest::SHA256, KEY.as_bytes());
     format!("sha256:{}", digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())

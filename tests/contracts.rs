@@ -335,11 +335,7 @@ fn reloads_leave_memory_where_it_was() {
         .collect();
     files.write("order.json", json!({ "type": "object", "properties": members }).to_string());
     let gateway = Gateway::start_in(&files, &yaml);
-    let resident = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap()
-    };
+    let resident = || gateway.resident() / 1024;
     let reload = |times: usize| {
         for number in 0..times {
             gateway.rewrite(&yaml.replace("max_json_members: 3", &format!("max_json_members: {}", number + 3)));

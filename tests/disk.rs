@@ -23,11 +23,6 @@ const CONFIG: &str = "
       - { id: stale, path: /stale/*, service: a, policies: { cache: { ttl: 1s, stale_if_error: 1h } } }
 ";
 
-fn digest(text: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 const ANN: &str = "annannannannannannannannannannannannannann";
 const BOB: &str = "bobbobbobbobbobbobbobbobbobbobbobbobbobbob";
 
@@ -51,7 +46,7 @@ fn origin() -> Origin {
         }
         let body = body(path, number);
         let tag = path.rsplit('/').next().unwrap();
-        let fields = [("Digest", &*digest(&body)), ("ETag", &*format!("\"{number}\"")), ("Cache-Tag", tag)];
+        let fields = [("Digest", &*sha256(&body)), ("ETag", &*format!("\"{number}\"")), ("Cache-Tag", tag)];
         Act::Send(answer(200, &fields, &body))
     })
 }
@@ -69,7 +64,7 @@ impl Disk {
 
     fn yaml(&self, origin: &Origin, engine: &str) -> String {
         let yaml = filled(CONFIG, &[("$BACKEND", origin.port())]).replace("$DISK", self.path().to_str().unwrap());
-        yaml.replace("$ANN", &digest(ANN.as_bytes())).replace("$BOB", &digest(BOB.as_bytes())).replace("$ENGINE", engine)
+        yaml.replace("$ANN", &sha256(ANN)).replace("$BOB", &sha256(BOB)).replace("$ENGINE", engine)
     }
 
     #[track_caller]
@@ -115,7 +110,7 @@ fn assert_miss(answer: &Answer) {
 
 #[track_caller]
 fn assert_whole(answer: &Answer) {
-    assert_eq!(answer.header("digest"), Some(&*digest(&answer.body)), "{:?}", answer.headers);
+    assert_eq!(answer.header("digest"), Some(&*sha256(&answer.body)), "{:?}", answer.headers);
 }
 
 /// Stores these, and waits until they are written.

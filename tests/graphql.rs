@@ -1,6 +1,5 @@
 //! What a route that carries GraphQL lets clients ask for, over real sockets.
 
-use aws_lc_rs::digest;
 use serde_json::{Value, json};
 
 use crate::harness::*;
@@ -32,11 +31,6 @@ fn post(gateway: &Gateway, body: &Value) -> Answer {
 
 fn ask(gateway: &Gateway, query: &str) -> Answer {
     post(gateway, &json!({ "query": query }))
-}
-
-fn sha256(text: &str) -> String {
-    let digest = digest::digest(&digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]

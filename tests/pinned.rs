@@ -17,9 +17,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 
 /// Resident memory, in MiB.
 fn resident(gateway: &Gateway) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+    gateway.resident() as f64 / MIB
 }
 
 fn runtime() -> Runtime {

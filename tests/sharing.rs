@@ -36,12 +36,6 @@ fn origin() -> Origin {
     })
 }
 
-fn hash(key: &str) -> String {
-    use aws_lc_rs::digest;
-    let digest = digest::digest(&digest::SHA256, key.as_bytes());
-    format!("sha256:{}", digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-}
-
 fn yaml(origin: &Origin, routes: &str) -> String {
     format!(
         "
@@ -55,8 +49,8 @@ routes:
 {routes}
 ",
         origin.port(),
-        hash(KEY_A),
-        hash(KEY_B)
+        key_hash(KEY_A),
+        key_hash(KEY_B)
     )
 }
 

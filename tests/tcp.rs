@@ -276,11 +276,7 @@ fn whoever_does_not_read_slows_the_other_down_and_nothing_piles_up() {
         }
     });
     let gateway = Gateway::start(&plain(&[back], "", ""));
-    let memory = || {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
-        let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
-    };
+    let memory = || gateway.resident() >> 20;
     let before = memory();
     let clients: Vec<_> = (0..50).map(|_| connect(gateway.port())).collect();
     let mut last = 0;

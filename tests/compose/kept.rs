@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use aws_lc_rs::digest;
 use serde_json::json;
 
 use super::{json, ok, yaml};
@@ -281,10 +280,6 @@ fn a_purge_reaches_parts_by_tag_and_by_url() {
 /// Nobody gets what was made for another, and what nobody is told of may be everybody's.
 #[test]
 fn a_part_is_kept_for_all_only_if_its_service_hears_of_nobody() {
-    let hash = |key: &str| {
-        let digest = digest::digest(&digest::SHA256, key.as_bytes());
-        format!("sha256:{}", digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-    };
     let echo = Backend::answering(|asked| {
         let who =
             asked.header("x-consumer-name").or(asked.header("authorization")).or(asked.header("cookie")).unwrap_or("nobody");
@@ -299,8 +294,8 @@ fn a_part_is_kept_for_all_only_if_its_service_hears_of_nobody() {
     let (north, south) = ("north-key-0123456789", "south-key-0123456789");
     let consumers = format!(
         "\nconsumers: [ {{ name: north, api_keys: [ {{ hash: {} }} ] }}, {{ name: south, api_keys: [ {{ hash: {} }} ] }} ]\n",
-        hash(north),
-        hash(south)
+        key_hash(north),
+        key_hash(south)
     );
     let gateway = Gateway::start(&(yaml(&[("one", &echo)], compose) + &consumers));
     let ask = |key: &str| request(gateway.port(), "GET", "/api/dashboard", &[("X-API-Key", key), ("Cookie", "c=1")], b"");

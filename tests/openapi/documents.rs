@@ -225,11 +225,7 @@ fn reloads_of_a_big_document_leave_memory_where_it_was() {
         &[("$BACKEND", backend.port())],
     );
     let gateway = Gateway::start_in(&files, &yaml);
-    let resident = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap()
-    };
+    let resident = || gateway.resident() / 1024;
     let reload = |from: usize, times: usize| {
         for number in from..from + times {
             files.write("big.json", text.replacen("\"openapi\"", &format!("\"x-number\":{number},\"openapi\""), 1));

@@ -237,11 +237,7 @@ fn what_is_sent_to_a_slow_service_waits_with_its_client() {
         }
     });
     let gateway = Gateway::start(&plain(&[back], "", ""));
-    let memory = || {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
-        let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
-    };
+    let memory = || gateway.resident() >> 20;
     let before = memory();
     let mut clients: Vec<_> = (0..50).map(|_| connect(gateway.port())).collect();
     let block = vec![b'u'; 1 << 20];

@@ -2,6 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
+use super::bounds::connect_from;
 use super::*;
 
 /// It ends with this value.
@@ -34,16 +35,6 @@ fn haproxy(files: &Files, port: u16, sections: &str) -> HaProxy {
     haproxy
 }
 
-/// A connection from another loopback address than everybody's.
-fn connect_from(address: [u8; 4], port: u16) -> TcpStream {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&std::net::SocketAddr::from((address, 0)).into()).unwrap();
-    socket.connect(&std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    stream
-}
-
 const ASK: &[u8] = b"GET /who HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
 fn asked(mut stream: TcpStream) -> String {
@@ -60,7 +51,7 @@ fn one_behind_is_told_who_the_client_is() {
         haproxy(&files, number, &format!("frontend f\n  mode http\n  bind 127.0.0.1:{number} accept-proxy\n  {answer}"));
     for version in ["v1", "v2"] {
         let gateway = Gateway::start(&plain(&[number], &format!(", send_proxy_protocol: {version}"), ""));
-        let client = connect_from([127, 0, 0, 5], gateway.port());
+        let client = connect_from(5, gateway.port());
         let local = client.local_addr().unwrap();
         let answer = asked(client);
         assert!(answer.ends_with(&format!("{local} at {}", gateway.port())), "{version} {local}: {answer}");
@@ -79,14 +70,15 @@ fn one_in_front_tells_who_the_client_is() {
         ",
         backend.port()
     ));
-    for version in ["send-proxy", "send-proxy-v2"] {
+    for (round, version) in ["send-proxy", "send-proxy-v2"].into_iter().enumerate() {
         let port = Port::lease();
         let number = port.number();
         let server = format!("server g 127.0.0.1:{} {version}", gateway.port());
         let _haproxy = haproxy(&files, number, &format!("listen l\n  bind 127.0.0.1:{number}\n  {server}"));
-        let answer = asked(connect_from([127, 0, 0, 6], number));
+        let answer = asked(connect_from(6, number));
         assert!(answer.starts_with("HTTP/1.1 200 "), "{version}: {answer}");
         assert_eq!(backend.last().header("x-forwarded-for"), Some("127.0.0.6"), "{version}");
-        gateway.wait_log(|line| line["client"] == "127.0.0.6" && line["path"] == "/who");
+        let line = gateway.wait_lines(round + 1).pop().unwrap();
+        assert_eq!((&line["client"], &line["path"]), (&json!("127.0.0.6"), &json!("/who")), "{version}");
     }
 }
