@@ -678,7 +678,7 @@ fn operations_are_closed_to_whoever_has_not_proved_what_they_need() {
             let scopes = if name == "writer" { "[ 'pets:write' ]" } else { "[ 'pets:read' ]" };
             format!(
                 "\n      - {{ name: {name}, scopes: {scopes}, api_keys: [ {{ hash: 'sha256:{}' }} ] }}",
-                sha256(&format!("{name}-key-0123456789"))
+                sha256(format!("{name}-key-0123456789"))
             )
         })
         .concat();

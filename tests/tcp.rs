@@ -300,7 +300,8 @@ fn whoever_does_not_read_slows_the_other_down_and_nothing_piles_up() {
 
 #[test]
 fn two_thousand_connections_at_once() {
-    let redis = Redis::start();
+    // As many may come before it takes any.
+    let redis = Redis::start_with(&Files::new(), &["--tcp-backlog", "4096"]);
     let gateway = Gateway::start(
         &plain(&[redis.port()], "", "").replace("protocol: tcp", "protocol: tcp, max_connections_per_address: 4000"),
     );

@@ -133,7 +133,7 @@ impl ProxyHttp for Gateway {
         let journey = journey(ctx)?;
         let (Some(route), Some(policy)) = (journey.route(), journey.cache_policy()) else { return Err(Error::new(NO_JOURNEY)) };
         let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
-        Ok(cache::key(&journey.head, &journey.exchange, seen, &route.id, &policy).to_pingora())
+        Ok(cache::key(&journey.head, &journey.exchange, seen, &route.id, policy).to_pingora())
     }
 
     async fn cache_hit_filter(
@@ -165,7 +165,7 @@ impl ProxyHttp for Gateway {
     fn cache_vary_filter(&self, meta: &CacheMeta, ctx: &mut Self::CTX, _request: &RequestHeader) -> Option<HashBinary> {
         let journey = ctx.journey.as_deref()?;
         let policy = journey.cache_policy()?;
-        cache::stock::vary(&policy, meta, |name| seen_upstream(&journey.head, &journey.exchange, name))
+        cache::stock::vary(policy, meta, |name| seen_upstream(&journey.head, &journey.exchange, name))
     }
 
     fn response_cache_filter(&self, session: &Session, answer: &ResponseHeader, ctx: &mut Self::CTX) -> Result<RespCacheable> {
@@ -175,7 +175,7 @@ impl ProxyHttp for Gateway {
             return Ok(RespCacheable::Uncacheable(NoCacheReason::Custom("no_policy")));
         };
         let (cache, asked) = (journey.view.cache, journey.tries.started);
-        Ok(cache.judge(answer, &session.cache, asked, journey.validation.as_deref(), (&policy, &wishes)))
+        Ok(cache.judge(answer, &session.cache, asked, journey.validation.as_deref(), (policy, &wishes)))
     }
 
     fn range_header_filter(&self, session: &mut Session, answer: &mut ResponseHeader, _ctx: &mut Self::CTX) -> RangeType {

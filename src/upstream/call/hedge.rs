@@ -178,7 +178,7 @@ impl Caller {
         let uploaded = watched.uploaded();
         match &first {
             Some(Ok(head)) => tries.answered(service, call.head, head.status, field_of(head), uploaded),
-            Some(Err(broken)) => tries.broke(service, &broken),
+            Some(Err(broken)) => tries.broke(service, broken),
             None => tries.overtaken(service, waited),
         }
         hedging.observe(waited);
