@@ -11,7 +11,7 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
 use crate::cache::Cache;
-use crate::cache::sharing::{self, Figures};
+use crate::cache::sharing;
 use crate::exchange::RouteNames;
 use crate::ledger::Ledger;
 use crate::listen::connections::ConnectionTable;
@@ -75,9 +75,10 @@ impl Core {
     pub async fn follow_purges(core: Arc<Core>) {
         let current = || {
             let snapshot = core.snapshot.load();
-            snapshot.redis.clone().filter(|_| snapshot.caches)
+            let redis = snapshot.redis.clone().filter(|_| snapshot.caches)?;
+            Some((redis, snapshot.cache_redis.as_deref().copied()))
         };
-        sharing::follow(core.cache, current, || Figures::new(core.metrics.tallies())).await;
+        sharing::follow(core.cache, current, core.metrics.tallies()).await;
     }
 }
 

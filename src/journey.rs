@@ -66,6 +66,8 @@ pub struct Outcome {
     /// Interim answers that the backend sent.
     pub interim: u32,
     pub cache: &'static str,
+    /// Where the answer was stored, if it came from there.
+    pub cache_tier: &'static str,
     /// What stood in for the service's answer, if something did.
     pub fallback: &'static str,
     /// The status of a gRPC call, whoever gave it.

@@ -77,6 +77,8 @@ pub(super) struct Meta {
     pub(super) tags: Option<Tags>,
     /// It may be written to disk.
     pub(super) on_disk: bool,
+    /// And to Redis.
+    pub(super) in_redis: bool,
     pub(super) head: StoredHead,
 }
 
@@ -86,6 +88,7 @@ pub(super) struct Marks {
     pub(super) asked: u64,
     pub(super) tags: Option<Tags>,
     pub(super) on_disk: bool,
+    pub(super) in_redis: bool,
 }
 
 impl Meta {
@@ -95,6 +98,7 @@ impl Meta {
             asked: marks.map_or_else(|| Moment::now().get(), |marks| marks.asked),
             tags: marks.and_then(|marks| marks.tags.clone()),
             on_disk: marks.is_some_and(|marks| marks.on_disk),
+            in_redis: marks.is_some_and(|marks| marks.in_redis),
             fresh_until: meta.fresh_until(),
             created: if is_variant { meta.created() } else { meta.provenance() },
             epoch: meta.epoch(),
@@ -112,7 +116,8 @@ impl Meta {
         if let Some(variance) = self.variance {
             meta.set_variance(variance);
         }
-        meta.extensions_mut().insert(Marks { asked: self.asked, tags: self.tags.clone(), on_disk: self.on_disk });
+        let (asked, tags, on_disk, in_redis) = (self.asked, self.tags.clone(), self.on_disk, self.in_redis);
+        meta.extensions_mut().insert(Marks { asked, tags, on_disk, in_redis });
         Ok(meta)
     }
 

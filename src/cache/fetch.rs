@@ -20,10 +20,11 @@ use super::control::Control;
 use super::disk::Disk;
 use super::entry::{Entry, Index, Meta};
 use super::flow::{Flow, Flowing};
-use super::hit::{Excuse, Hit};
+use super::hit::{Excuse, Hit, Tier};
 use super::lent::Lent;
 use super::memory::Filling;
 use super::moment::Moment;
+use super::redis::{RedisTier, Wanted};
 use super::said::Said;
 use super::tags::{self, Tags};
 use super::turns::{self, Turn, Verdict, Waiting};
@@ -55,20 +56,74 @@ pub struct Missed {
     why: Why,
 }
 
-/// An answer that was found on disk.
-pub struct FromDisk(Arc<Entry>);
-
-/// What may be on disk.
-pub struct OnDisk<'m> {
-    disk: &'static Disk,
-    missed: &'m Missed,
+/// An answer that was found behind memory.
+pub struct Found {
+    entry: Arc<Entry>,
+    /// Which one it was looked for as.
+    sought: Option<HashBinary>,
+    tier: Tier,
 }
 
-impl OnDisk<'_> {
+/// What one request has found behind memory, and where it has looked.
+#[derive(Default)]
+pub struct Behind {
+    /// A first answer that another one varies from, and that one; of disk, and of Redis.
+    found: SmallVec<[Found; 2]>,
+    last: Option<Tier>,
+    /// It is waited for once.
+    has_no_disk: bool,
+    /// What Redis was asked for, and by when it has to answer all of it.
+    asked: SmallVec<[Index; 2]>,
+    until: Option<Instant>,
+}
+
+/// A tier behind memory that may have what was missed.
+pub struct Lookup<'m> {
+    missed: &'m Missed,
+    on_disk: bool,
+    of: Of,
+}
+
+enum Of {
+    Disk(&'static Disk),
+    Redis(&'static RedisTier, Instant),
+}
+
+impl Lookup<'_> {
     /// Finds it, if that does not take too long.
-    pub async fn load(self) -> Option<FromDisk> {
-        self.disk.load(self.missed.index, &self.missed.key.primary).await.map(FromDisk)
+    pub async fn load(self) -> Option<Found> {
+        let (index, primary, on_disk) = (self.missed.index, &*self.missed.key.primary, self.on_disk);
+        let (entry, tier) = match self.of {
+            Of::Disk(disk) => (disk.load(index, primary).await?, Tier::Disk),
+            Of::Redis(redis, until) => (redis.load(Wanted { index, primary, on_disk }, until).await?, Tier::Redis),
+        };
+        Some(Found { entry, sought: index.variance, tier })
     }
+}
+
+impl Behind {
+    /// What came of a lookup. Whether that is worth a second look.
+    pub fn take(&mut self, found: Option<Found>) -> bool {
+        let has_found = found.is_some();
+        self.has_no_disk |= !has_found && self.last == Some(Tier::Disk);
+        self.found.extend(found);
+        has_found
+    }
+
+    /// For [`Cache::look_with`].
+    pub fn found(&self) -> &[Found] {
+        &self.found
+    }
+
+    fn has(&self, tier: Tier) -> usize {
+        self.found.iter().filter(|found| found.tier == tier).count()
+    }
+}
+
+/// Where this entry was found.
+#[inline]
+fn tier_of(found: &[Found], entry: &Entry) -> Tier {
+    found.iter().find(|found| found.entry.number == entry.number).map_or(Tier::Memory, |found| found.tier)
 }
 
 /// Why what is stored is not given.
@@ -185,6 +240,7 @@ pub struct Storing {
     /// It has fields for them.
     tagged: bool,
     on_disk: bool,
+    in_redis: bool,
     /// Where the answer has none.
     date: Option<HeaderValue>,
     /// Fields that are not stored, in lower case.
@@ -206,10 +262,10 @@ impl Cache {
         self.look_with(&[], policy, key, wishes, seen)
     }
 
-    /// The same, with what was found on disk for this request: memory may not have room for it.
+    /// The same, with what was found behind memory for this request: memory may not have room for it.
     pub fn look_with<'v, V>(
         &self,
-        from_disk: &[FromDisk],
+        behind: &[Found],
         policy: &CachePolicy,
         key: Key,
         wishes: &Wishes,
@@ -218,18 +274,16 @@ impl Cache {
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
-        let (index, entry, ended) = self.stored(from_disk, policy, &key, seen);
+        let (index, entry, ended) = self.stored(behind, policy, &key, seen);
         let missed = |stale, why| Missed { key, index, stale, ended, why };
         let missed = match entry {
             None => missed(None, if wishes.reload { Why::Asked } else { Why::Nothing }),
             Some(entry) => match Worth::of(&entry, policy, wishes) {
-                Worth::Given(mut hit) => {
-                    if from_disk.iter().any(|FromDisk(found)| found.number == entry.number) {
-                        hit.is_from_disk();
-                    }
-                    return Looked::Fresh(hit);
+                Worth::Given(hit) => return Looked::Fresh(hit.found_in(tier_of(behind, &entry))),
+                Worth::Meanwhile(hit) => {
+                    let hit = hit.found_in(tier_of(behind, &entry));
+                    return Looked::Stale(Box::new((hit, missed(Some(entry), Why::Expired))));
                 }
-                Worth::Meanwhile(hit) => return Looked::Stale(Box::new((hit, missed(Some(entry), Why::Expired)))),
                 Worth::Nothing(Why::Nothing) => missed(None, Why::Nothing),
                 Worth::Nothing(why) => missed(Some(entry), why),
             },
@@ -246,7 +300,7 @@ impl Cache {
     /// Where the answer to a request stands, or belongs; and how many fetches had ended before it was looked.
     fn stored<'v, V>(
         &self,
-        from_disk: &[FromDisk],
+        behind: &[Found],
         policy: &CachePolicy,
         key: &Key,
         seen: impl Fn(&HeaderName) -> V,
@@ -256,7 +310,7 @@ impl Cache {
     {
         let mut index = Index::primary(key);
         let mut ended = self.turns.ended(&index);
-        let Some(entry) = self.find(from_disk, &index, key) else { return (index, None, ended) };
+        let Some(entry) = self.find(behind, &index, key) else { return (index, None, ended) };
         if let Some(variance) = key::variance(policy, entry.meta.head.vary(), seen)
             && entry.meta.variance != Some(variance)
         {
@@ -265,26 +319,54 @@ impl Cache {
             // A purge takes the primary away alone: variants from before it was stored anew are gone with it.
             let counts =
                 |variant: &Arc<Entry>| variant.meta.created >= entry.meta.created && variant.meta.variance == Some(variance);
-            return (index, self.find(from_disk, &index, key).filter(counts), ended);
+            return (index, self.find(behind, &index, key).filter(counts), ended);
         }
         (index, Some(entry), ended)
     }
 
-    fn find(&self, from_disk: &[FromDisk], index: &Index, key: &Key) -> Option<Arc<Entry>> {
+    fn find(&self, behind: &[Found], index: &Index, key: &Key) -> Option<Arc<Entry>> {
         let found = self.storage.find(index, &key.primary, "");
-        if found.is_some() || from_disk.is_empty() {
+        if found.is_some() || behind.is_empty() {
             return found;
         }
-        let mut known =
-            from_disk.iter().filter(|FromDisk(entry)| entry.meta.variance == index.variance || index.variance.is_none());
-        known.find_map(|FromDisk(entry)| self.storage.still(index, &key.primary, "", entry.clone()))
+        // What Redis has is looked for last, and is younger.
+        let mut known = behind.iter().rev().filter(|found| found.sought == index.variance);
+        known.find_map(|found| self.storage.still(index, &key.primary, "", found.entry.clone()))
     }
 
-    /// What there may be on disk of what was missed in memory.
-    pub fn on_disk<'m>(&self, missed: &'m Missed, policy: &CachePolicy) -> Option<OnDisk<'m>> {
-        let disk = self.disk()?;
-        let may = policy.on_disk && missed.stale.is_none() && disk.may_have(&missed.index);
-        may.then_some(OnDisk { disk, missed })
+    /// The next tier that may have what was missed in memory, if there is one that this request has not asked yet. `predicted`: what was
+    /// last stored of it could not be.
+    pub fn behind<'m>(
+        &self,
+        missed: &'m Missed,
+        policy: &CachePolicy,
+        behind: &mut Behind,
+        predicted: bool,
+    ) -> Option<Lookup<'m>> {
+        let on_disk = policy.on_disk;
+        if let Some(disk) = self.disk()
+            && on_disk
+            && !behind.has_no_disk
+            && missed.stale.is_none()
+            && behind.has(Tier::Disk) < 2
+            && disk.may_have(&missed.index)
+        {
+            behind.last = Some(Tier::Disk);
+            return Some(Lookup { missed, on_disk, of: Of::Disk(disk) });
+        }
+        let redis = *self.storage.redis.get()?;
+        // Another gateway may have a younger one than what has expired here.
+        let may = policy.in_redis && !predicted && missed.is_for_others() && !behind.asked.contains(&missed.index);
+        if !may || behind.asked.len() >= 2 {
+            return None;
+        }
+        let until = match behind.until {
+            Some(until) => until,
+            None => *behind.until.insert(redis.until()?),
+        };
+        behind.last = Some(Tier::Redis);
+        behind.asked.push(missed.index);
+        Some(Lookup { missed, on_disk, of: Of::Redis(redis, until) })
     }
 
     /// The answer that is on its way, if it is one for this request as well.
@@ -463,6 +545,7 @@ impl Cache {
             tags: Tags::of(&said).ok().flatten(),
             tagged,
             on_disk: policy.on_disk,
+            in_redis: policy.in_redis,
             withheld,
             filling,
             told: false,
@@ -718,6 +801,7 @@ impl Storing {
             asked: self.asked,
             tags: self.tags.clone(),
             on_disk: self.on_disk,
+            in_redis: self.in_redis,
             head: StoredHead::of_answer(answer, date, length, &self.withheld),
         }
     }

@@ -25,6 +25,29 @@ pub struct Hit {
     outcome: Outcome,
     /// Its body is still on its way.
     flowing: Option<(Arc<Flow>, usize)>,
+    tier: Tier,
+}
+
+/// Where an answer was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Nowhere: it is still on its way.
+    None,
+    Memory,
+    Disk,
+    Redis,
+}
+
+impl Tier {
+    /// For the log.
+    pub fn word(self) -> &'static str {
+        match self {
+            Tier::None => "",
+            Tier::Memory => "memory",
+            Tier::Disk => "disk",
+            Tier::Redis => "redis",
+        }
+    }
 }
 
 /// Why a stale answer is given.
@@ -61,6 +84,7 @@ impl Hit {
             outcome: Outcome::Hit { ttl: left.as_secs() },
             entry: entry.clone(),
             flowing: None,
+            tier: Tier::Memory,
         })
     }
 
@@ -79,12 +103,14 @@ impl Hit {
             Excuse::Fallback(most) => since <= most && rules::may_be_stale(&Said::by_stored(&meta.head)),
         };
         let outcome = Outcome::Stale { since: since.as_secs(), excuse };
-        excused.then(|| Hit { age: Some(age.as_secs()), outcome, entry: entry.clone(), flowing: None })
+        let (age, tier) = (Some(age.as_secs()), Tier::Memory);
+        excused.then(|| Hit { age, outcome, entry: entry.clone(), flowing: None, tier })
     }
 
     /// `asked`: it was fresh, but its client would not have it so.
     pub(super) fn validated(entry: Entry, asked: bool) -> Self {
-        Hit { entry: Arc::new(entry), age: None, outcome: Outcome::Revalidated { asked }, flowing: None }
+        let outcome = Outcome::Revalidated { asked };
+        Hit { entry: Arc::new(entry), age: None, outcome, flowing: None, tier: Tier::Memory }
     }
 
     /// Somebody else has asked for it, and it is coming. `None` if a client with these wishes would not have it so.
@@ -93,14 +119,23 @@ impl Hit {
         let left = flowing.entry.meta.fresh_until.duration_since(now).unwrap_or_default().as_secs();
         let (entry, flow) = (flowing.entry.clone(), Some((flowing.flow.clone(), flowing.length)));
         let suits = wishes.take(Duration::from_secs(age), Duration::from_secs(left));
-        suits.then_some(Hit { age: Some(age), outcome: Outcome::Collapsed, entry, flowing: flow })
+        suits.then_some(Hit { age: Some(age), outcome: Outcome::Collapsed, entry, flowing: flow, tier: Tier::None })
     }
 
-    /// It was in memory neither.
-    pub(super) fn is_from_disk(&mut self) {
-        if let Outcome::Hit { ttl } = self.outcome {
-            self.outcome = Outcome::Disk { ttl };
-        }
+    /// It was found there for this request.
+    pub(super) fn found_in(mut self, tier: Tier) -> Self {
+        self.tier = tier;
+        self.outcome = match (self.outcome, tier) {
+            (Outcome::Hit { ttl }, Tier::Disk) => Outcome::Disk { ttl },
+            (Outcome::Hit { ttl }, Tier::Redis) => Outcome::Redis { ttl },
+            (outcome, _) => outcome,
+        };
+        self
+    }
+
+    /// Where it was found.
+    pub fn tier(&self) -> Tier {
+        self.tier
     }
 
     /// Whether a client with these wishes has it, stale as it is.
@@ -129,7 +164,7 @@ impl Hit {
 
     /// Whether a client with these wishes has it.
     pub(super) fn suits(&self, wishes: &Wishes) -> bool {
-        let (Outcome::Hit { ttl } | Outcome::Disk { ttl }) = self.outcome else { return true };
+        let (Outcome::Hit { ttl } | Outcome::Disk { ttl } | Outcome::Redis { ttl }) = self.outcome else { return true };
         wishes.take(Duration::from_secs(self.age.unwrap_or(0)), Duration::from_secs(ttl))
     }
 

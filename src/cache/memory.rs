@@ -29,6 +29,7 @@ use super::disk::Disk;
 use super::entry::{Entry, Index, Meta};
 use super::flow::Flow;
 use super::purges::{Finding, Purges};
+use super::redis::{RedisTier, Wanted};
 
 /// Only sizes the tables' memory of what was evicted.
 const TYPICAL_ENTRY: usize = 16 * 1024;
@@ -68,6 +69,8 @@ pub struct MemoryTier {
     pub(super) purges: Purges,
     /// The tier behind this one, if there is one.
     pub(super) disk: OnceLock<&'static Disk>,
+    /// The one that gateways share, if there ever was one.
+    pub(super) redis: OnceLock<&'static RedisTier>,
     /// The most that one entry may weigh.
     longest: usize,
     /// Bytes held by bodies that are still arriving, and their bound.
@@ -114,6 +117,7 @@ impl MemoryTier {
             changes: Changes::new(),
             purges: Purges::new(),
             disk: OnceLock::new(),
+            redis: OnceLock::new(),
             longest,
             filling: AtomicUsize::new(0),
             filling_bound,
@@ -134,10 +138,13 @@ impl MemoryTier {
     }
 
     /// Forgets one entry.
-    pub(super) fn forget(&self, index: Index) {
+    pub(super) fn forget(&self, index: Index, primary: &[u8]) {
         // First there: what is read meanwhile is taken out of memory, by this or by whoever has put it there.
         if let Some(disk) = self.disk.get() {
             disk.forget(index);
+        }
+        if let Some(redis) = self.redis.get() {
+            redis.forget(index, primary);
         }
         self.store.remove(&index.slot());
     }
@@ -150,11 +157,18 @@ impl MemoryTier {
         self.store.remove_if(&index.slot(), |entry| *entry.user_tag == *user_tag).is_some()
     }
 
-    /// What is on disk of a key, put in here.
+    /// What there is of a key on disk, or in Redis, put in here.
     pub(super) async fn load(&self, index: Index, primary: &[u8]) -> Option<Arc<Entry>> {
-        match self.disk.get() {
+        let on_disk = match self.disk.get() {
             Some(disk) => disk.load(index, primary).await,
             None => None,
+        };
+        match self.redis.get() {
+            Some(redis) if on_disk.is_none() => {
+                let wanted = Wanted { index, primary, on_disk: self.disk.get().is_some() };
+                redis.load(wanted, redis.until()?).await
+            }
+            _ => on_disk,
         }
     }
 
@@ -166,6 +180,25 @@ impl MemoryTier {
         {
             // It goes if something has come meanwhile.
             let _ = place.insert(entry.clone());
+        }
+    }
+
+    /// The same in the place of what was asked for earlier.
+    pub(super) fn promote_over(&self, index: Index, entry: &Arc<Entry>) {
+        let is_older = |known: &Entry| known.meta.variance == entry.meta.variance && known.meta.asked < entry.meta.asked;
+        let fits = entry.weight <= self.longest;
+        if !(fits && self.change(index, |known| is_older(known).then(|| Entry::clone(entry)))) {
+            self.promote(index, entry);
+        }
+    }
+
+    /// Writes an entry where answers are kept beside memory.
+    fn keep(&self, index: Index, entry: &Arc<Entry>) {
+        if let Some(disk) = self.disk.get() {
+            disk.keep(index, entry);
+        }
+        if let Some(redis) = self.redis.get() {
+            redis.keep(index, entry);
         }
     }
 
@@ -273,13 +306,13 @@ impl MemoryTier {
             let checked = meta.asked.into();
             Some(Entry { meta, checked, ..entry.clone() })
         });
-        if let Some(disk) = self.disk.get() {
+        if self.disk.get().is_some() || self.redis.get().is_some() {
             match self.store.peek(&index.slot()) {
                 // Its life may be shorter than it was.
-                Some(entry) if done => disk.keep(index, &entry),
+                Some(entry) if done => self.keep(index, &entry),
                 Some(_) => {}
-                // What is on disk is not what it is now.
-                None => self.forget(index),
+                // What is kept elsewhere is not what it is now.
+                None => self.forget(index, primary),
             }
         }
         done
@@ -301,9 +334,7 @@ impl MemoryTier {
         let (key, index) = (index, index.slot());
         let mut swept = Vec::new();
         let entry = Arc::new(entry);
-        if let Some(disk) = self.disk.get() {
-            disk.keep(key, &entry);
-        }
+        self.keep(key, &entry);
         self.store.insert_with_lifecycle(index, entry, &mut swept);
         // What the new entry replaced is reported as evicted too.
         let evicted = swept.iter().filter(|(other, _)| *other != index).count();
@@ -340,7 +371,7 @@ impl MemoryTier {
 }
 
 /// The same once it was purged softly.
-fn aged(entry: &Entry) -> Entry {
+pub(super) fn aged(entry: &Entry) -> Entry {
     let mut aged = Entry::clone(entry);
     aged.meta.fresh_until = aged.meta.fresh_until.min(SystemTime::now());
     aged

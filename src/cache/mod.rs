@@ -6,7 +6,7 @@
 //! (`HttpCache`) wants every head as a header map, in its own form, and costs more than the whole rest of a request. It serves on a stock
 //! server ([`stock`]), over the same store and rules.
 //!
-//! Behind the memory tier there may be one on [`disk`]. Not in here: a tier in Redis, and who may purge.
+//! Behind the memory tier there may be one on [`disk`], and one in [`redis`] that gateways share. Not in here: who may purge.
 
 pub mod accept;
 mod changed;
@@ -25,6 +25,7 @@ mod moment;
 pub mod policy;
 mod purges;
 mod range;
+pub mod redis;
 mod revalidate;
 pub mod rules;
 mod said;
@@ -52,9 +53,9 @@ use crate::tally::Tallies;
 use changed::Place;
 pub use credentials::{Credentials, is_overriding};
 use disk::{Disk, DiskStats, Noted};
-pub use fetch::{Fetch, FromDisk, Keeping, Looked, Next, Patience};
+pub use fetch::{Behind, Fetch, Found, Keeping, Looked, Next, Patience};
 pub use flow::{Flow, Piece as Flown};
-pub use hit::{Excuse, Hit, asked};
+pub use hit::{Excuse, Hit, Tier, asked};
 pub use key::{Key, key};
 pub use lent::{Lent, Paying};
 pub use memory::{MemoryStats, MemoryTier};
@@ -62,6 +63,7 @@ use moment::Moment;
 pub use policy::{CachePolicy, Extra};
 pub use purges::{Purge, Within, host};
 pub use range::range;
+use redis::RedisTier;
 pub use revalidate::Validation;
 pub use rules::{Bypass, Use, Wishes};
 use sharing::Sharing;
@@ -149,6 +151,17 @@ impl Cache {
         if self.storage.disk.set(disk).is_ok() { disk.start() } else { Ok(()) }
     }
 
+    /// The tier in Redis; from now on there is one, though it may be in none.
+    fn redis(&self, tallies: &Tallies) -> &'static RedisTier {
+        self.storage.redis.get_or_init(|| {
+            let tier: &'static RedisTier = Box::leak(Box::new(RedisTier::new(self.storage, tallies)));
+            if let Err(error) = tier.start() {
+                log::error!("nothing is written to the Redis of the cache: {error}");
+            }
+            tier
+        })
+    }
+
     /// Writes what waits to be written to disk, and lets the next process have it. Takes a while; for good.
     pub fn close_disk(&self) {
         if let Some(disk) = self.disk() {
@@ -163,7 +176,9 @@ impl Cache {
     /// `logging`: counts what came of the request. For routes with a cache policy only.
     pub fn count(&self, outcome: Outcome) {
         let counter = match outcome {
-            Outcome::Hit { .. } | Outcome::Disk { .. } | Outcome::Collapsed | Outcome::Stale { .. } => &self.hits,
+            Outcome::Hit { .. } | Outcome::Disk { .. } | Outcome::Redis { .. } | Outcome::Collapsed | Outcome::Stale { .. } => {
+                &self.hits
+            }
             Outcome::Revalidated { .. } => &self.revalidated,
             Outcome::Miss { .. } | Outcome::Expired { .. } | Outcome::Reloaded { .. } => &self.misses,
             Outcome::Predicted { .. } | Outcome::Bypass(_) => &self.bypassed,
@@ -185,22 +200,30 @@ impl Cache {
     /// A request that is not safe was answered without an error: forgets what it has changed. `named` are the answer's `Location` and
     /// `Content-Location`. Where there is something to be written before its client hears that it is done, gives that to wait for.
     pub fn changed<'a>(&self, head: &RequestHead, scheme: &str, named: impl Iterator<Item = &'a [u8]>) -> Option<Noted> {
-        let Some(disk) = self.disk() else {
+        let (disk, redis) = (self.disk(), self.storage.redis.get());
+        if disk.is_none() && redis.is_none() {
             self.storage.changes.by(head, scheme, named, |_, _| {});
             return None;
-        };
+        }
         let (mut targets, mut at) = (Vec::new(), 0);
         self.storage.changes.by(head, scheme, named, |now, target| {
             at = now.get();
-            targets.push(target.into());
+            targets.push(target.into_boxed_slice());
         });
-        disk.changed(at, targets)
+        if let Some(redis) = redis {
+            redis.changed(at, &targets);
+        }
+        disk?.changed(at, targets)
     }
 
     /// Takes out what an operator wants to have out; or marks it stale, so that it may be given only as what has expired may. At once, and
     /// whatever is stored: what it concerns is found out when it is looked for ([`purges`]). Where there is something to be written before
     /// it is sure to outlast the process, gives that to wait for.
     pub fn purge(&self, purge: &Purge, soft: bool) -> Option<Noted> {
+        // First there: what is found meanwhile is held against what is noted next.
+        if let Some(redis) = self.storage.redis.get() {
+            redis.purged(purge, soft);
+        }
         let at = self.storage.purges.note(purge, soft);
         Some(self.disk()?.purged(at, purge, soft))
     }

@@ -29,6 +29,7 @@ pub(crate) fn policy() -> CachePolicy {
         query: policy::QueryKey::All,
         extra: None,
         on_disk: true,
+        in_redis: true,
         keep_tags: false,
         statuses: Box::new([200, 204, 404]),
     }
@@ -576,6 +577,7 @@ fn who_waits_is_held_to_what_he_wants() {
     let now = std::time::SystemTime::now();
     let meta = entry::Meta {
         on_disk: true,
+        in_redis: true,
         fresh_until: now + Duration::from_secs(10),
         created: now,
         epoch: now - Duration::from_secs(20),

@@ -109,6 +109,8 @@ pub struct CachePolicy {
     pub extra: Option<Arc<Extra>>,
     /// What is stored is written to disk as well, where there is such a tier.
     pub on_disk: bool,
+    /// And to Redis.
+    pub in_redis: bool,
     /// Clients see the tags that answers bear.
     pub keep_tags: bool,
     /// Of answers that name no lifetime. Sorted.

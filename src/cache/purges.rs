@@ -145,6 +145,15 @@ impl Noted {
         self.hard.max(self.soft)
     }
 
+    /// What it makes of what was looked at then.
+    fn finding(self, then: u64) -> Finding {
+        match self {
+            Noted { hard, .. } if hard >= then => Finding::Gone,
+            Noted { soft, .. } if soft >= then => Finding::Stale,
+            _ => Finding::Untouched,
+        }
+    }
+
     fn later(self, other: Noted) -> Noted {
         Noted { hard: self.hard.max(other.hard), soft: self.soft.max(other.soft) }
     }
@@ -284,12 +293,19 @@ impl Purges {
             return (Finding::Gone, now);
         }
         let tags = entry.meta.tags.iter().flat_map(|tags| tags.iter());
-        let finding = match self.noted(&book, &entry.primary, tags, checked) {
-            Noted { hard, .. } if hard >= checked => Finding::Gone,
-            Noted { soft, .. } if soft >= checked => Finding::Stale,
-            _ => Finding::Untouched,
-        };
-        (finding, now)
+        (self.noted(&book, &entry.primary, tags, checked).finding(checked), now)
+    }
+
+    /// What the purges make of an answer that was asked for then, and has never been held against them.
+    pub(super) fn judge<'a>(&self, primary: &[u8], tags: impl Iterator<Item = &'a str>, asked: u64) -> Finding {
+        if !self.concern(asked) {
+            return Finding::Untouched;
+        }
+        let book = self.book.read();
+        match book.forgotten >= asked {
+            true => Finding::Gone,
+            false => self.noted(&book, primary, tags, asked).finding(asked),
+        }
     }
 
     /// Whether what is kept under a key was purged since, whatever its tags.

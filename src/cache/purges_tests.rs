@@ -21,6 +21,7 @@ fn entry(url: &str, route: &str, tags: &str) -> Entry {
     let now = std::time::SystemTime::now();
     let meta = Meta {
         on_disk: true,
+        in_redis: true,
         fresh_until: now,
         created: now,
         epoch: now,

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::moment::Moment;
+use super::redis::{Bound, Settings};
 use super::{Cache, Purge};
 use crate::redis::{Redis, Script, Unavailable, cmd};
 use crate::tally::{Counter, Gauge, Tallies};
@@ -37,25 +38,26 @@ const MOST_BYTES: usize = 4 << 20;
 /// For how long an order is told again if Redis turns out to have lost what it was told.
 const REPEATED: Duration = Duration::from_secs(60);
 
-/// `{ how, last, by, what, by, what ... }`: `lost` where what was seen is not there any more, nor anything after it, `trimmed` where there is
+/// `{ how, last, seconds, microseconds, id, by, what, id, by, what ... }`, the time by the clock that makes the ids: `lost` where what was seen is not there any more, nor anything after it, `trimmed` where there is
 /// but something after it, else `all`, or `more` where `last` is not the newest. Seen is `0-0` by who has seen nothing.
 static NEWS: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local seen = ARGV[1]
+        "local seen, time = ARGV[1], redis.call('TIME')
          local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
          local last = newest and newest[1] or '0-0'
-         if seen == last then return { 'all', last } end
+         if seen == last then return { 'all', last, time[1], time[2] } end
          local found = redis.call('XRANGE', KEYS[1], seen, '+', 'COUNT', ARGV[2])
          local from = 1
          if seen ~= '0-0' then
-           if not found[1] then return { 'lost', last } end
-           if found[1][1] ~= seen then return { 'trimmed', last } end
+           if not found[1] then return { 'lost', last, time[1], time[2] } end
+           if found[1][1] ~= seen then return { 'trimmed', last, time[1], time[2] } end
            from = 2
          end
-         local answer, bytes = { 'all', seen }, 0
+         local answer, bytes = { 'all', seen, time[1], time[2] }, 0
          for i = from, #found do
            local by, what = found[i][2][2] or '', found[i][2][4] or ''
            answer[2] = found[i][1]
+           answer[#answer + 1] = found[i][1]
            answer[#answer + 1] = by
            answer[#answer + 1] = what
            bytes = bytes + #what
@@ -127,7 +129,7 @@ impl Sharing {
         for record in order.records() {
             // Once it has failed nobody waits for the rest.
             if done.is_ok() {
-                done = self.write(redis, &record).await;
+                done = self.write(redis, &record).await.map(drop);
             }
             let mut waiting = self.waiting.lock();
             match done {
@@ -138,11 +140,12 @@ impl Sharing {
         done
     }
 
-    async fn write(&self, redis: &Redis, record: &str) -> Result<(), Unavailable> {
+    /// Under which id it stands there.
+    async fn write(&self, redis: &Redis, record: &str) -> Result<String, Unavailable> {
         let mut add = cmd("XADD");
         add.arg(stream_of(redis)).arg("MAXLEN").arg("~").arg(KEPT).arg("*");
         add.arg("by").arg(&self.name).arg("what").arg(record);
-        redis.aside(PATIENCE).run::<String>(&add).await.map(drop)
+        redis.aside(PATIENCE).run::<String>(&add).await
     }
 }
 
@@ -197,34 +200,55 @@ fn stream_of(redis: &Redis) -> String {
     format!("{}{{cache}}:purges", redis.prefix())
 }
 
-/// Does what the other gateways tell, and tells them what waits for that, for as long as the process lives. `current` is the Redis of the
-/// generation that serves, if it has one and a cache.
-pub async fn follow(
-    cache: &'static Cache,
-    current: impl Fn() -> Option<Arc<Redis>> + Send,
-    figures: impl Fn() -> Figures + Send,
-) {
+/// The Redis of the generation that serves, and how answers are kept there, if they are.
+pub type Current = (Arc<Redis>, Option<Settings>);
+
+/// Does what the other gateways tell, and tells them what waits for that, for as long as the process lives. Answers are looked for in Redis
+/// only as long as that goes well. `current` is there if the generation that serves has a Redis and a cache.
+pub async fn follow(cache: &'static Cache, current: impl Fn() -> Option<Current> + Send, tallies: &Tallies) {
     let mut following: Option<Following> = None;
     loop {
-        tokio::time::sleep(EVERY).await;
-        let redis = current();
-        let Some(redis) = redis else {
+        let Some((redis, settings)) = current() else {
             following = None;
+            if let Some(tier) = cache.storage.redis.get() {
+                tier.bind(None);
+                tier.set(None);
+            }
+            tokio::time::sleep(EVERY).await;
             continue;
         };
-        if following.as_ref().is_none_or(|known| !Arc::ptr_eq(&known.redis, &redis)) {
-            following = Some(Following::new(cache, redis, figures()));
+        let known = following.take().filter(|known| Arc::ptr_eq(&known.redis, &redis));
+        // A tier that is new has to hear of all that was purged before.
+        let known = known.filter(|known| known.bound.is_some() || settings.is_none());
+        let step = following.insert(known.unwrap_or_else(|| {
+            let bound = settings.map(|_| Arc::new(Bound::new(&redis)));
+            if let Some(tier) = cache.storage.redis.get().copied().or_else(|| settings.map(|_| cache.redis(tallies))) {
+                tier.bind(bound.clone());
+            }
+            Following::new(cache, redis, bound, Figures::new(tallies))
+        }));
+        step.step().await;
+        if let Some(tier) = cache.storage.redis.get() {
+            tier.set(settings);
         }
-        if let Some(following) = &mut following {
-            following.step().await;
-        }
+        tokio::time::sleep(EVERY).await;
     }
+}
+
+/// When a record was written, by the clock of its Redis in microseconds: at the latest.
+fn time_of(id: &str) -> u64 {
+    let millis = id.split('-').next().and_then(|millis| millis.parse::<u64>().ok());
+    millis.map_or(u64::MAX, |millis| millis.saturating_mul(1_000).saturating_add(999))
 }
 
 /// How far the stream of one Redis was followed.
 struct Following {
     cache: &'static Cache,
     redis: Arc<Redis>,
+    /// Where it has answers as well.
+    bound: Option<Arc<Bound>>,
+    /// All was heard that was purged before there was this.
+    is_primed: bool,
     seen: String,
     answered: Instant,
     /// Something was asked for in vain since Redis answered last.
@@ -262,10 +286,12 @@ impl Figures {
 
 impl Following {
     /// From the stream's beginning: what was purged while this process was on its way here concerns what it has stored meanwhile.
-    fn new(cache: &'static Cache, redis: Arc<Redis>, figures: Figures) -> Self {
+    fn new(cache: &'static Cache, redis: Arc<Redis>, bound: Option<Arc<Bound>>, figures: Figures) -> Self {
         Following {
             cache,
             redis,
+            bound,
+            is_primed: false,
             seen: NOTHING.to_owned(),
             answered: Instant::now(),
             fails: false,
@@ -277,13 +303,14 @@ impl Following {
     }
 
     async fn step(&mut self) {
-        let done = match self.hear().await {
-            Ok(()) => self.tell().await,
-            failed => failed,
-        };
+        let began = Moment::now().get();
+        let done = self.go_on().await;
         match done {
             Ok(()) => {
                 self.answered = Instant::now();
+                if let Some(bound) = &self.bound {
+                    bound.has_heard_all(began);
+                }
                 if std::mem::take(&mut self.fails) {
                     log::info!("the other gateways' purges are heard again");
                 }
@@ -300,6 +327,41 @@ impl Following {
         self.figures.behind.set(if self.fails { self.answered.elapsed().as_secs().max(1) } else { 0 });
     }
 
+    async fn go_on(&mut self) -> Result<(), Unavailable> {
+        self.prime().await?;
+        self.hear().await?;
+        self.tell().await
+    }
+
+    /// Hears of all that was purged before, for what is kept in Redis: that may be older than this process.
+    async fn prime(&mut self) -> Result<(), Unavailable> {
+        let Some(bound) = self.bound.as_ref().filter(|_| !self.is_primed) else { return Ok(()) };
+        let (mut seen, mut count, mut first) = (NOTHING.to_owned(), 0, None);
+        loop {
+            let news = self.news(&seen).await?;
+            if !matches!(&*news.how, "all" | "more") {
+                // It was lost, or went on, meanwhile.
+                (seen, count, first) = (NOTHING.to_owned(), 0, None);
+                continue;
+            }
+            for word in &news.words {
+                first.get_or_insert(time_of(&word.id));
+                count += 1;
+                note(bound, word);
+            }
+            seen = news.last;
+            if news.how == "all" {
+                break;
+            }
+        }
+        if let Some(first) = first.filter(|_| count >= KEPT) {
+            // There may have been others before, which nobody remembers.
+            bound.forget_before(first);
+        }
+        self.is_primed = true;
+        Ok(())
+    }
+
     async fn hear(&mut self) -> Result<(), Unavailable> {
         let disk = self.cache.disk();
         if let Some(until) = disk.and_then(|disk| disk.take_heard(&stream_of(&self.redis))) {
@@ -310,7 +372,7 @@ impl Following {
         }
         loop {
             // Wherever it breaks off, it goes on from there.
-            let news = self.news().await?;
+            let news = self.news(&self.seen).await?;
             match &*news.how {
                 "all" | "more" => {}
                 "lost" => {
@@ -325,7 +387,15 @@ impl Following {
                     self.missed(false);
                 }
             }
-            news.words.iter().flatten().for_each(|word| self.obey(word));
+            for word in &news.words {
+                // Its own as well: who has told of it may not have known Redis's time.
+                if let Some(bound) = &self.bound {
+                    note(bound, word);
+                }
+                if !word.is_own {
+                    self.obey(&word.what);
+                }
+            }
             if let Some(since) = &mut self.since_nothing {
                 *since += news.words.len();
             }
@@ -360,16 +430,24 @@ impl Following {
     }
 
     /// What there is beyond what was seen.
-    async fn news(&self) -> Result<News, Unavailable> {
+    async fn news(&self, seen: &str) -> Result<News, Unavailable> {
         let (key, count, bytes) = (stream_of(&self.redis), (BATCH + 1).to_string(), BATCH_BYTES.to_string());
-        let args = [self.seen.as_bytes(), count.as_bytes(), bytes.as_bytes()];
+        let args = [seen.as_bytes(), count.as_bytes(), bytes.as_bytes()];
+        let sent = Moment::now().get();
         let answer: Vec<String> = self.redis.aside(PATIENCE).eval(&NEWS, &[key.as_bytes()], &args).await?;
-        let mut answer = answer.into_iter();
-        let (Some(how), Some(last)) = (answer.next(), answer.next()) else { return Err(Unavailable::Nonsense) };
-        let rest: Vec<String> = answer.collect();
-        let (pairs, _) = rest.as_chunks::<2>();
-        let words = pairs.iter().map(|[by, what]| (*by != self.cache.sharing.name).then(|| what.clone())).collect();
-        Ok(News { how, last, words })
+        let received = Moment::now().get();
+        let Some(([how, last, seconds, micros], rest)) = answer.split_first_chunk::<4>() else {
+            return Err(Unavailable::Nonsense);
+        };
+        if let (Some(bound), Ok(seconds), Ok(micros)) = (&self.bound, seconds.parse::<u64>(), micros.parse::<u64>()) {
+            bound.look(seconds.saturating_mul(1_000_000).saturating_add(micros), sent, received);
+        }
+        let (words, _) = rest.as_chunks::<3>();
+        let word = |[id, by, what]: &[String; 3]| {
+            let is_own = *by == self.cache.sharing.name;
+            Word { id: id.clone(), is_own, what: what.clone() }
+        };
+        Ok(News { how: how.clone(), last: last.clone(), words: words.iter().map(word).collect() })
     }
 
     fn obey(&self, word: &str) {
@@ -394,7 +472,10 @@ impl Following {
         loop {
             let next = sharing.waiting.lock().untold.front().cloned();
             let Some((first, record)) = next else { return Ok(()) };
-            sharing.write(&self.redis, &record).await?;
+            let id = sharing.write(&self.redis, &record).await?;
+            if let Some(bound) = &self.bound {
+                note(bound, &Word { id, is_own: true, what: record.to_string() });
+            }
             let mut waiting = sharing.waiting.lock();
             // Unless too many have come meanwhile.
             if waiting.untold.front().is_some_and(|(_, known)| Arc::ptr_eq(known, &record)) {
@@ -408,8 +489,23 @@ impl Following {
 struct News {
     how: String,
     last: String,
-    /// `None` for what this gateway has said itself.
-    words: Vec<Option<String>>,
+    words: Vec<Word>,
+}
+
+struct Word {
+    id: String,
+    /// This gateway has said it.
+    is_own: bool,
+    what: String,
+}
+
+/// Holds what is in Redis against that.
+fn note(bound: &Bound, word: &Word) {
+    let at = time_of(&word.id);
+    match serde_json::from_str::<Order>(&word.what) {
+        Ok(order) => order.purges.iter().for_each(|purge| bound.purged(purge, order.soft, at)),
+        Err(_) => bound.purged(&Purge::Everything, true, at),
+    }
 }
 
 #[cfg(test)]

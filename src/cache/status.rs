@@ -27,6 +27,10 @@ pub enum Outcome {
     Disk {
         ttl: u64,
     },
+    /// Answered from Redis; fresh for so many more seconds.
+    Redis {
+        ttl: u64,
+    },
     /// Answered with what another request has asked for, while it came.
     Collapsed,
     /// A stored answer had expired, for so many seconds, and was given all the same.
@@ -90,7 +94,7 @@ impl Outcome {
     pub fn word(self) -> &'static str {
         match self {
             Outcome::Hit { .. } => "hit",
-            Outcome::Disk { .. } | Outcome::Collapsed => "hit",
+            Outcome::Disk { .. } | Outcome::Redis { .. } | Outcome::Collapsed => "hit",
             Outcome::Stale { .. } => "stale",
             Outcome::Revalidated { .. } => "revalidated",
             Outcome::Reloaded { .. } => "reloaded",
@@ -125,11 +129,8 @@ impl Outcome {
                 let _ = write!(value, "portcullis; hit; ttl={ttl}");
                 HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("portcullis; hit"))
             }
-            Outcome::Disk { ttl } => {
-                let mut value = String::with_capacity(40);
-                let _ = write!(value, "portcullis; hit; ttl={ttl}; detail=disk");
-                HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("portcullis; hit; detail=disk"))
-            }
+            Outcome::Disk { ttl } => behind(ttl, "disk"),
+            Outcome::Redis { ttl } => behind(ttl, "redis"),
             Outcome::Collapsed => HeaderValue::from_static("portcullis; fwd=miss; collapsed"),
             Outcome::Stale { since, excuse } => stale(since, excuse),
             Outcome::Revalidated { asked: false } => HeaderValue::from_static("portcullis; fwd=stale; fwd-status=304"),
@@ -149,6 +150,13 @@ impl Outcome {
             Outcome::Bypass(Bypass::Content) => HeaderValue::from_static("portcullis; fwd=bypass; detail=content"),
         }
     }
+}
+
+/// A hit of a tier behind memory.
+fn behind(ttl: u64, tier: &'static str) -> HeaderValue {
+    let mut value = String::with_capacity(40);
+    let _ = write!(value, "portcullis; hit; ttl={ttl}; detail={tier}");
+    HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("portcullis; hit"))
 }
 
 /// Whoever was asked in vain is said to have been.
@@ -172,6 +180,7 @@ mod tests {
         for (outcome, expected) in [
             (Outcome::Hit { ttl: 27 }, "portcullis; hit; ttl=27"),
             (Outcome::Disk { ttl: 27 }, "portcullis; hit; ttl=27; detail=disk"),
+            (Outcome::Redis { ttl: 27 }, "portcullis; hit; ttl=27; detail=redis"),
             (Outcome::Miss { stored: true }, "portcullis; fwd=miss; stored"),
             (Outcome::Miss { stored: false }, "portcullis; fwd=miss"),
             (Outcome::Expired { stored: true }, "portcullis; fwd=stale; stored"),

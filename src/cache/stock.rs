@@ -61,7 +61,11 @@ impl Cache {
     /// `true` if something was.
     pub async fn purge_key(&'static self, key: &CacheKey) -> bool {
         // Nor is what is being fetched now stored as if it were from after this.
-        self.storage.changes.note(Place::of(key::target_of(key.primary_key())), Moment::now());
+        let (target, now) = (key::target_of(key.primary_key()), Moment::now());
+        self.storage.changes.note(Place::of(target), now);
+        if let Some(redis) = self.storage.redis.get() {
+            redis.changed(now.get(), &[target.into()]);
+        }
         let mut key = key.to_compact();
         key.variance = None;
         let purged = self.storage.purge(PurgeTarget::Active(&key), PurgeType::Invalidation, &Span::inactive().handle()).await;
@@ -120,7 +124,7 @@ impl Cache {
 
     /// Forgets one entry.
     pub(super) fn forget(&self, key: &CacheKey) {
-        self.storage.forget(Index::of(key));
+        self.storage.forget(Index::of(key), key.primary_key());
     }
 }
 
@@ -227,6 +231,7 @@ pub fn store(answer: &ResponseHeader, policy: &CachePolicy, came: Came) -> RespC
                 asked: came.asked,
                 tags: Tags::of(&said).ok().flatten(),
                 on_disk: policy.on_disk,
+                in_redis: policy.in_redis,
             });
             RespCacheable::Cacheable(meta)
         }

@@ -37,7 +37,7 @@ impl Cache {
         policy: &CachePolicy,
     ) -> Result<Hit, Box<Fetch>> {
         let Some(stale) = fetch.stale.take_if(|stale| is_about(answer, stale)) else {
-            self.storage.forget(fetch.index);
+            self.storage.forget(fetch.index, &fetch.key.primary);
             fetch.ask_whole();
             return Err(Box::new(fetch));
         };
@@ -51,7 +51,7 @@ impl Cache {
             let said = Said { age: Said::by(answer).age, ..Said::by_stored(&meta.head) };
             self.judge_said(&said, key.place(), only_for_all, policy, came)
         } else {
-            self.storage.forget(index);
+            self.storage.forget(index, &key.primary);
             Err(NoCacheReason::Custom("another_vary"))
         };
         match judged {
@@ -64,7 +64,7 @@ impl Cache {
             Err(why) => {
                 if is_forbidden(answer) {
                     // Not even in the place of an error, or as a fallback.
-                    self.storage.forget(index);
+                    self.storage.forget(index, &key.primary);
                 }
                 self.predictor.mark_uncacheable(&index.hashed(), why);
                 turn.into_iter().for_each(|turn| turn.end(Verdict::Unfit));
@@ -80,7 +80,7 @@ impl Cache {
         let said = |name: &header::HeaderName| answer.headers().find(|(field, _)| is(name, field)).map(|(_, value)| value);
         let same = |name| said(&name).is_none_or(|now| stale.meta.head.header(&name) == Some(now));
         if !(same(header::ETAG) && same(header::LAST_MODIFIED) && same(header::CONTENT_LENGTH)) {
-            return self.storage.forget(index);
+            return self.storage.forget(index, &key.primary);
         }
         // It has to say which one it is about.
         if said(&header::ETAG).is_none() && said(&header::LAST_MODIFIED).is_none() {
@@ -98,7 +98,7 @@ impl Cache {
                 meta.renew(&fresh, came);
                 self.storage.refresh(index, &key.primary, "", for_all(&meta, answer), Some(stale.number));
             }
-            None => self.storage.forget(index),
+            None => self.storage.forget(index, &key.primary),
         }
     }
 }

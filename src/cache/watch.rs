@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use http::HeaderName;
 use pingora_cache::key::HashBinary;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
 use super::entry::{Entry, Index};
 use super::fetch::{Why, Worth};
@@ -66,24 +67,31 @@ impl Cache {
             }
             stored.push(told);
         }
+        let told = |entry: Entry, fitting: &mut Vec<Arc<Entry>>| {
+            let mut told = self.describe(&entry, now);
+            let fits = asking.fits(&entry, &edits);
+            if let Some(told) = told.as_object_mut() {
+                told.insert("fits".to_owned(), fits.into());
+            }
+            if fits {
+                fitting.push(Arc::new(entry));
+            }
+            told
+        };
         let on_disk = self.disk().map(|disk| {
             let entries = asking.keys(&edits).into_iter().flat_map(|key| disk.all_of(&key));
-            let told = entries.map(|entry| {
-                let mut told = self.describe(&entry, now);
-                let fits = asking.fits(&entry, &edits);
-                if let Some(told) = told.as_object_mut() {
-                    told.insert("fits".to_owned(), fits.into());
-                }
-                if fits {
-                    fitting.push(Arc::new(entry));
-                }
-                told
-            });
-            told.collect::<Vec<_>>()
+            entries.map(|entry| told(entry, &mut fitting)).collect::<Vec<_>>()
+        });
+        let in_redis = self.storage.redis.get().zip(Handle::try_current().ok()).and_then(|(redis, here)| {
+            let answers = asking.keys(&edits).into_iter().map(|key| here.block_on(redis.all_of(&key)));
+            let entries = answers.collect::<Option<Vec<_>>>()?;
+            Some(entries.into_iter().flatten().map(|entry| told(entry, &mut fitting)).collect::<Vec<_>>())
         });
         let (verdict, why) = asking.verdict(&fitting, predicted);
         let url = url_of(host, path, query.as_deref());
-        json!({ "url": url, "route": asking.route, "would": verdict, "why": why, "stored": stored, "on_disk": on_disk })
+        json!({
+            "url": url, "route": asking.route, "would": verdict, "why": why, "stored": stored, "on_disk": on_disk, "in_redis": in_redis,
+        })
     }
 
     /// The largest entries, without their queries, which may hold what is nobody's business; and what each route has stored.

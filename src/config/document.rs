@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::cache::disk;
+use crate::cache::{disk, redis};
 use crate::consumers::ConsumerConfig;
 use crate::keys::KeyStoreConfig;
 use crate::listen::config::ListenerConfig;
@@ -192,6 +192,9 @@ pub struct ServerConfig {
     /// A folder on disk for cached answers, behind `cache_memory`: for more of them, and over restarts. Default: none. Changing it takes an
     /// upgrade.
     pub cache_disk: Option<Box<CacheDisk>>,
+    /// Cached answers in the Redis of `redis:` as well, behind `cache_memory` and `cache_disk`: all gateways that share it find there what one
+    /// of them has stored. `{}` does. Default: they are not kept there.
+    pub cache_redis: Option<Spanned<Box<CacheRedis>>>,
     /// Has no effect: every request goes the same way. It chose between two while there were two.
     pub fast_lane: Option<Spanned<bool>>,
     /// Allows the policy `fault` to delay and refuse requests on purpose. Default: false, and a file that has one is refused.
@@ -217,6 +220,32 @@ pub struct CacheDisk {
     /// The longest that a request waits for the disk before it goes to its service, `1ms` to `5s`. Default: `100ms`.
     #[serde(default)]
     pub deadline: Option<Spanned<Period>>,
+}
+
+/// The cache's tier in Redis.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheRedis {
+    /// The longest that a request waits for Redis before it goes to its service, `1ms` to `1s`. Default: `10ms`.
+    #[serde(default)]
+    pub deadline: Option<Spanned<Period>>,
+    /// The longest body that is kept there, before it is compressed, `1KiB` to `32MiB`. Default: `1MiB`.
+    #[serde(default)]
+    pub max_body: Option<Spanned<Size>>,
+    /// Longer bodies are compressed (zstd), unless the service has coded them. Default: `4KiB`.
+    #[serde(default)]
+    pub compress_above: Option<Size>,
+}
+
+impl CacheRedis {
+    pub fn settings(&self) -> redis::Settings {
+        let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+        redis::Settings {
+            deadline: self.deadline.as_ref().map_or(Duration::from_millis(10), |deadline| deadline.value.0),
+            max_body: self.max_body.as_ref().map_or(1 << 20, |size| bytes(size.value.0)),
+            compress_above: self.compress_above.as_ref().map_or(4 << 10, |size| bytes(size.0)),
+        }
+    }
 }
 
 impl CacheDisk {
@@ -259,6 +288,7 @@ impl Default for ServerConfig {
             grace: Spanned::nowhere(Period(std::time::Duration::from_secs(30))),
             cache_memory: Size(64 * 1024 * 1024),
             cache_disk: None,
+            cache_redis: None,
             fast_lane: None,
             fault_injection: false,
             quota_log: None,

@@ -7,15 +7,14 @@ use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderName};
 use http::{Method, StatusCode};
-use smallvec::SmallVec;
 
 use super::filling::{Filling, UnderWay};
 use super::hit::Ask;
 use super::{Failed, broke_off, call_failed, fallback, let_go, mirror, parts, refresh, relay, stale};
 use crate::cache::stored::not_modified;
 use crate::cache::{
-    CACHE_STATUS, Cache, CachePolicy, Excuse, Fetch, FromDisk, Heard, Hit, Looked, Next, Outcome, Patience, Use, Verdict,
-    Waiting, Wishes,
+    Behind, CACHE_STATUS, Cache, CachePolicy, Excuse, Fetch, Heard, Hit, Looked, Next, Outcome, Patience, Use, Verdict, Waiting,
+    Wishes,
 };
 use crate::downstream::{Downstream, seen_upstream};
 use crate::exchange::Exchange;
@@ -219,32 +218,28 @@ pub(super) async fn look_on(
     let cache = asker.cache;
     let mut patience = Patience::default();
     let mut failed = false;
-    // A first answer that another one varies from, and that one.
-    let mut from_disk: SmallVec<[FromDisk; 2]> = SmallVec::new();
-    let mut asks_disk = true;
+    let mut tiers = Behind::default();
     let mut wants_whole = used == Use::ReadOnly
         && asker.head.method == Method::GET
         && asker.head.header("range").is_some()
         && policy.fetches_whole(asker.head, asker.exchange);
     let look = |key| cache.look(policy, key, wishes, |name| seen_upstream(asker.head, asker.exchange, name));
     loop {
+        let predicted = matches!(looked, Looked::Predicted(_));
         if let Looked::Missed(missed) | Looked::Predicted(missed) = &looked
-            && let Some(found) = cache.on_disk(missed, policy).filter(|_| asks_disk && from_disk.len() < 2)
+            && let Some(lookup) = cache.behind(missed, policy, &mut tiers, predicted)
         {
             let found = tokio::select! {
                 biased;
-                found = Box::pin(found.load()) => found,
+                found = Box::pin(lookup.load()) => found,
                 () = &mut gone => return Err(Failed::ClientGone),
             };
-            let Some(found) = found else {
-                // It is waited for once.
-                asks_disk = false;
+            if !tiers.take(found) {
                 continue;
-            };
-            from_disk.push(found);
+            }
             let (Looked::Missed(missed) | Looked::Predicted(missed)) = looked else { continue };
             let seen = |name: &_| seen_upstream(asker.head, asker.exchange, name);
-            looked = cache.look_with(&from_disk, policy, missed.into_key(), wishes, seen);
+            looked = cache.look_with(tiers.found(), policy, missed.into_key(), wishes, seen);
             continue;
         }
         let missed = match looked {

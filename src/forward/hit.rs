@@ -73,6 +73,7 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
     let mut answer = head.to_answer(hit.length());
     let outcome = hit.outcome();
     journey.outcome.cache = outcome.word();
+    journey.outcome.cache_tier = hit.tier().word();
     journey.view.cache.count(outcome);
     // What the cache itself says of the answer: the first two for the policies to change, the last one after them.
     journey.answer_begins();

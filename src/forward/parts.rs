@@ -71,6 +71,7 @@ pub async fn give(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Re
 fn tell(answer: &mut ResponseHeader, hit: &Hit, journey: &mut Journey) -> Result<Answered, Box<Reply>> {
     let outcome = hit.outcome();
     journey.outcome.cache = outcome.word();
+    journey.outcome.cache_tier = hit.tier().word();
     journey.view.cache.count(outcome);
     let answered = journey.answered(AnswerView::from(&*answer))?;
     // It is one that exists.

@@ -153,6 +153,7 @@ impl Journey {
             retried_for: &self.tries.why,
             hedge: self.tries.hedge,
             cache: outcome.cache,
+            cache_tier: outcome.cache_tier,
             fallback: outcome.fallback,
             parts: outcome.parts.as_deref().unwrap_or_default(),
             fault: exchange.fault,

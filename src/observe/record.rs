@@ -91,6 +91,8 @@ pub struct Record<'a> {
     pub hedge: &'static str,
     /// `hit`, `miss`, `stale` ...
     pub cache: &'static str,
+    /// `memory`, `disk` or `redis`, of what was stored.
+    pub cache_tier: &'static str,
     /// What stood in for the service's answer: `static` or `service`.
     pub fallback: &'static str,
     /// What became of the parts of a composed answer.
@@ -144,6 +146,7 @@ impl Default for Record<'_> {
             retried_for: "",
             hedge: "",
             cache: "",
+            cache_tier: "",
             fallback: "",
             parts: "",
             fault: "",
@@ -229,7 +232,10 @@ impl Record<'_> {
             line.flag(member!("client_closed"));
         }
         line.word(member!("hedge"), self.hedge);
-        line.word(member!("cache"), self.cache);
+        if !self.cache.is_empty() {
+            line.word(member!("cache"), self.cache);
+            line.word(member!("cache_tier"), self.cache_tier);
+        }
         line.word(member!("fallback"), self.fallback);
         line.text(member!("parts"), self.parts.as_bytes(), PARTS);
         line.word(member!("fault"), self.fault);

@@ -116,6 +116,18 @@ impl Redis {
         }
     }
 
+    /// The same for other work, with connections and breakers of its own: neither waits for the other, nor is judged by it.
+    pub fn apart(&self) -> Redis {
+        Redis {
+            target: self.target.clone(),
+            deadline: self.deadline,
+            prefix: self.prefix.clone(),
+            links: self.links.iter().map(|_| Arc::new(Link::new(self.target.clone(), self.counts.clone()))).collect(),
+            breakers: self.breakers.iter().map(|_| Breaker::default()).collect(),
+            counts: self.counts.clone(),
+        }
+    }
+
     /// What every key begins with.
     pub fn prefix(&self) -> &str {
         &self.prefix

@@ -131,6 +131,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
         workers: server.workers.as_ref().map(|workers| usize::from(**workers)),
         cache_memory: usize::try_from(server.cache_memory.0).unwrap_or(usize::MAX),
         cache_disk: server.cache_disk.as_ref().map(|disk| Box::new(disk.settings())),
+        cache_redis: server.cache_redis.as_ref().map(|redis| Box::new(redis.settings())),
         upgrade_socket: server.upgrade_socket.clone(),
         admin,
         admin_token,
@@ -518,7 +519,21 @@ impl<'a> Compiler<'a> {
                 within(deadline.place, good, "`cache_disk.deadline` is from 1ms to 5s");
             }
         }
+        if let Some(redis) = &server.cache_redis {
+            if let Some(deadline) = &redis.deadline {
+                let good = (1..=1000).contains(&deadline.value.0.as_millis());
+                within(deadline.place, good, "`cache_redis.deadline` is from 1ms to 1s");
+            }
+            if let Some(size) = &redis.max_body {
+                within(size.place, (1 << 10..=32 << 20).contains(&size.value.0), "`cache_redis.max_body` is from 1KiB to 32MiB");
+            }
+        }
         within(server.grace.place, server.grace.0.as_secs() <= 3600, "`grace` is at most 1h");
+        if let Some(redis) = server.cache_redis.as_ref().filter(|_| self.document.redis.is_none()) {
+            let problem =
+                Problem::error(redis.place, "`cache_redis` keeps answers in the Redis that gateways share, and there is none");
+            self.problems.push(problem.hint("write `redis: { nodes: 10.0.0.5:6379 }` at the top level"));
+        }
     }
 }
 

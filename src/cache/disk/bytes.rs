@@ -2,57 +2,57 @@
 
 /// What is written.
 #[derive(Default)]
-pub(super) struct Out(pub(super) Vec<u8>);
+pub(in crate::cache) struct Out(pub(in crate::cache) Vec<u8>);
 
 impl Out {
-    pub(super) fn u16(&mut self, number: u16) {
+    pub(in crate::cache) fn u16(&mut self, number: u16) {
         self.0.extend_from_slice(&number.to_le_bytes());
     }
 
-    pub(super) fn u32(&mut self, number: u32) {
+    pub(in crate::cache) fn u32(&mut self, number: u32) {
         self.0.extend_from_slice(&number.to_le_bytes());
     }
 
-    pub(super) fn u64(&mut self, number: u64) {
+    pub(in crate::cache) fn u64(&mut self, number: u64) {
         self.0.extend_from_slice(&number.to_le_bytes());
     }
 
     /// With its length.
-    pub(super) fn text(&mut self, text: &[u8]) {
+    pub(in crate::cache) fn text(&mut self, text: &[u8]) {
         self.u32(u32::try_from(text.len()).unwrap_or(u32::MAX));
         self.0.extend_from_slice(text);
     }
 }
 
 /// What is left to read.
-pub(super) struct In<'a>(pub(super) &'a [u8]);
+pub(in crate::cache) struct In<'a>(pub(in crate::cache) &'a [u8]);
 
 impl<'a> In<'a> {
-    pub(super) fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(in crate::cache) fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
         let (these, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(these)
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(in crate::cache) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (these, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
         Some(*these)
     }
 
-    pub(super) fn u16(&mut self) -> Option<u16> {
+    pub(in crate::cache) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
 
-    pub(super) fn u32(&mut self) -> Option<u32> {
+    pub(in crate::cache) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(super) fn u64(&mut self) -> Option<u64> {
+    pub(in crate::cache) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
-    pub(super) fn text(&mut self) -> Option<&'a [u8]> {
+    pub(in crate::cache) fn text(&mut self) -> Option<&'a [u8]> {
         let length = self.u32()?;
         self.bytes(length as usize)
     }

@@ -29,13 +29,13 @@
 //!   After a power cut, or with a damaged journal, nothing that is there counts.
 //! - *When*: the times in a record are those of the day. One that comes from the future is none.
 
-mod bytes;
+pub(in crate::cache) mod bytes;
 mod folder;
 mod index;
 mod journal;
 mod keeper;
 mod queue;
-mod record;
+pub(in crate::cache) mod record;
 mod state;
 mod store;
 

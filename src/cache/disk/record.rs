@@ -205,14 +205,15 @@ pub(super) fn moved(secret: &[u8; 32], mut record: Vec<u8>, (segment, offset): (
     Some(record)
 }
 
-fn write_meta(out: &mut Out, meta: &Meta, now: SystemTime) {
+/// What becomes of it has a version of its own in Redis as well ([`crate::cache::redis`]): one that is written otherwise is another one there.
+pub(in crate::cache) fn write_meta(out: &mut Out, meta: &Meta, now: SystemTime) {
     out.u64(nanos(now));
     for time in [meta.fresh_until, meta.created, meta.epoch] {
         out.u64(nanos(time));
     }
     out.u32(meta.stale_while_revalidate);
     out.u32(meta.stale_if_error);
-    out.0.push(u8::from(meta.variance.is_some()));
+    out.0.push(u8::from(meta.variance.is_some()) | u8::from(meta.in_redis) << 1);
     out.0.extend_from_slice(&meta.variance.unwrap_or_default());
     out.text(meta.tags.as_ref().map_or("", Tags::as_text).as_bytes());
     let head = &meta.head;
@@ -231,11 +232,12 @@ fn write_meta(out: &mut Out, meta: &Meta, now: SystemTime) {
 }
 
 /// And when it was written.
-fn read_meta(from: &mut In<'_>, asked: u64) -> Option<(Meta, SystemTime)> {
+pub(in crate::cache) fn read_meta(from: &mut In<'_>, asked: u64) -> Option<(Meta, SystemTime)> {
     let written = time(from.u64()?)?;
     let (fresh_until, created, epoch) = (time(from.u64()?)?, time(from.u64()?)?, time(from.u64()?)?);
     let (stale_while_revalidate, stale_if_error) = (from.u32()?, from.u32()?);
-    let (varies, variance) = (from.bytes(1)? == [1], from.array()?);
+    let ([flags], variance) = (from.array()?, from.array()?);
+    let (varies, in_redis) = (flags & 1 != 0, flags & 2 != 0);
     let tags = std::str::from_utf8(from.text()?).ok()?;
     let status = StatusCode::from_u16(from.u16()?).ok()?;
     let reason = span(from)?;
@@ -259,6 +261,7 @@ fn read_meta(from: &mut In<'_>, asked: u64) -> Option<(Meta, SystemTime)> {
         asked,
         tags: Tags::of_text(tags),
         on_disk: true,
+        in_redis,
         head: StoredHead { status, buffer, reason, fields: fields.into() },
     };
     Some((meta, written))

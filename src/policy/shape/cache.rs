@@ -39,9 +39,8 @@ const MOST_REQUEST_BODY: usize = 1024 * 1024;
 /// or about the backend's state rather than about the resource (405, 414, 501), and without 206, which is a part of an answer.
 const DEFAULT_STATUSES: [u16; 8] = [200, 203, 204, 300, 301, 308, 404, 410];
 
-/// Keeps answers, to GET requests unless `methods` says more, in memory and where `server.cache_disk` says so on disk, and gives them to the
-/// next client that asks for the same, GET or HEAD. How long is the
-/// service's to say, by `Cache-Control` and `Expires` (RFC 9111), or in `Portcullis-Cache-Control` or `CDN-Cache-Control` (RFC 9213), which
+/// Keeps answers, to GET requests unless `methods` says more, in memory and where `server.cache_disk` and `server.cache_redis` say so on
+/// disk and in Redis, and gives them to the next client that asks for the same, GET or HEAD. How long is the service's to say, by `Cache-Control` and `Expires` (RFC 9111), or in `Portcullis-Cache-Control` or `CDN-Cache-Control` (RFC 9213), which
 /// then take their place; `{}` keeps what it says, and nothing else. Requests with
 /// credentials do not use the cache, but for what `per`, `shared_with_auth` and `key_headers` say: with `Authorization`, `Cookie`, `Signature`, one of the usual fields for keys and tokens
 /// (`X-API-Key`, `Api-Key`, `X-Auth-Token` and the like), anything that an `authn` of this file reads, or a proved identity. Fields that
@@ -143,6 +142,9 @@ pub struct CacheConfig {
     /// Whether what is stored is also written to disk, and looked for there, where `server.cache_disk` has a folder for it. Default: true.
     #[serde(default = "yes")]
     pub disk: bool,
+    /// Whether what is stored is also written to Redis, and looked for there, where `server.cache_redis` says so. Default: true.
+    #[serde(default = "yes")]
+    pub redis: bool,
     /// Whether clients see the fields by which a service tags its answers for purges (`Surrogate-Key`, `Cache-Tag`). Default: false.
     #[serde(default)]
     pub keep_tags: bool,
@@ -287,6 +289,7 @@ impl Policy for CachePolicy {
             query: query?,
             extra: extra?,
             on_disk: config.disk,
+            in_redis: config.redis,
             keep_tags: config.keep_tags,
             statuses: statuses?,
         })
