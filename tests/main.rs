@@ -9,6 +9,7 @@ mod authority;
 mod authz;
 mod balance;
 mod browsers;
+mod cache_redis;
 mod cache_suite;
 mod caching;
 mod changes;

@@ -369,6 +369,20 @@ impl Cache {
         Some(Lookup { missed, on_disk, of: Of::Redis(redis, until) })
     }
 
+    /// Whether another gateway has fetched meanwhile what has expired here: then nobody need be asked.
+    pub async fn is_fetched(&self, fetch: &mut Fetch, policy: &CachePolicy) -> bool {
+        let may = policy.in_redis && fetch.turn.is_some() && fetch.stale.is_some() && !fetch.for_all;
+        let Some(redis) = self.storage.redis.get().filter(|_| may) else { return false };
+        let Some(until) = redis.until() else { return false };
+        let wanted = Wanted { index: fetch.index, primary: &fetch.key.primary, on_disk: policy.on_disk };
+        let found = redis.load(wanted, until).await;
+        let is_fresh = found.is_some_and(|entry| Hit::fresh(&entry, SystemTime::now()).is_some());
+        if is_fresh {
+            fetch.turn.take().into_iter().for_each(|turn| turn.end(Verdict::Stored));
+        }
+        is_fresh
+    }
+
     /// The answer that is on its way, if it is one for this request as well.
     pub fn flowing<'v, V>(
         &self,

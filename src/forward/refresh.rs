@@ -74,6 +74,9 @@ impl Refresh {
 
     async fn ask(self, tries: &mut Tries) {
         let Refresh { caller, cache, policy, mut fetch, tls, service, head, exchange, target, body } = self;
+        if cache.is_fetched(&mut fetch, &policy).await {
+            return;
+        }
         let answer = loop {
             let fill = Fill { validators: fetch.validators() };
             let call = Call { head: &head, exchange: &exchange, target: target.as_deref(), fill: Some(&fill), stands_for: None };

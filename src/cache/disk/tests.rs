@@ -60,6 +60,7 @@ fn stored(path: &str, body: &[u8]) -> Arc<Entry> {
         asked: Moment::now().get(),
         tags: tags::of_text("a\nb"),
         on_disk: true,
+        in_redis: true,
         head: StoredHead::of(&answer).unwrap(),
     };
     Arc::new(Entry::new(&key_of(path).primary, "", meta, Bytes::copy_from_slice(body)))

@@ -51,6 +51,8 @@ use writer::{Order, Writes};
 
 /// What was purged has to have been heard as lately as that.
 const UNHEARD: Duration = Duration::from_secs(2);
+/// Lookups under way; more of them are misses. Each may bring a whole answer.
+const LOOKUPS: usize = 256;
 /// What is longer is not read on an event loop.
 const AT_ONCE: usize = 128 << 10;
 /// What is not good for so long is not written.
@@ -114,7 +116,7 @@ impl Figures {
             ),
             skipped: counter(
                 "portcullis_cache_redis_skipped_total",
-                "Lookups that were not made: the breaker was open, or other gateways' purges were not heard.",
+                "Lookups that were not made: the breaker was open, purges were not heard, or too many were under way.",
             ),
             damaged: counter(
                 "portcullis_cache_redis_damaged_total",
@@ -194,10 +196,15 @@ impl RedisTier {
         let (tell, told) = oneshot::channel();
         let is_first = {
             let mut loads = self.loads.lock();
+            let is_full = loads.len() >= LOOKUPS;
             match loads.entry(index) {
                 hash_map::Entry::Occupied(mut known) => {
                     known.get_mut().push(tell);
                     false
+                }
+                hash_map::Entry::Vacant(_) if is_full => {
+                    self.figures.skipped.add(1);
+                    return None;
                 }
                 hash_map::Entry::Vacant(first) => {
                     first.insert(vec![tell]);

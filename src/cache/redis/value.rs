@@ -136,13 +136,31 @@ impl Value {
 
 #[cfg(test)]
 mod tests {
+    use pingora_http::ResponseHeader;
+
     use super::*;
-    use crate::cache::tests::meta;
+    use crate::cache::stored::StoredHead;
 
     const KEY: Digest = [7; 32];
 
     fn entry(body: Vec<u8>) -> Entry {
-        Entry::new(b"key", "", meta(), Bytes::from(body))
+        let mut answer = ResponseHeader::build(200, None).unwrap();
+        answer.append_header("content-type", "text/plain").unwrap();
+        let now = SystemTime::now();
+        let meta = Meta {
+            fresh_until: now + Duration::from_secs(60),
+            created: now,
+            epoch: now,
+            variance: None,
+            stale_while_revalidate: 0,
+            stale_if_error: 0,
+            asked: 1,
+            tags: None,
+            on_disk: true,
+            in_redis: true,
+            head: StoredHead::of(&answer).unwrap(),
+        };
+        Entry::new(b"key", "", meta, Bytes::from(body))
     }
 
     #[test]

@@ -35,6 +35,7 @@ static STORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local function text(value) if type(value) == 'string' then return value end return nil end
          local changed = text(redis.pcall('GET', KEYS[1]))
+         if changed and #changed ~= #ARGV[1] then changed = nil end
          if changed and changed >= ARGV[1] then return 0 end
          local known = text(redis.pcall('GETRANGE', KEYS[2], 0, #ARGV[3] + #ARGV[1] - 1)) or ''
          if string.sub(known, 1, #ARGV[3]) == ARGV[3] and string.sub(known, #ARGV[3] + 1) > ARGV[1] then return 0 end
@@ -49,7 +50,7 @@ static STORE: LazyLock<Script> = LazyLock::new(|| {
 static CHANGED: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local known = redis.pcall('GET', KEYS[1])
-         if type(known) == 'string' and known >= ARGV[1] then return 0 end
+         if type(known) == 'string' and #known == #ARGV[1] and known >= ARGV[1] then return 0 end
          local left = math.max(redis.call('PTTL', KEYS[1]), tonumber(ARGV[2]))
          redis.call('SET', KEYS[1], ARGV[1], 'PX', left)
          return 1",
