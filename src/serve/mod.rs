@@ -3,6 +3,7 @@
 //! The main thread serves no traffic. It alone publishes generations, so a reload, a second reload and an upgrade never overlap.
 
 mod carried;
+mod claim;
 mod connection;
 mod naming;
 mod one;

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
+use super::claim::Claimed;
 use super::pid_file::PidFile;
 use super::signals::{Order, Signals};
 use super::sockets::{Inherited, Sockets};
@@ -24,9 +25,6 @@ use crate::observe::AccessLog;
 use crate::snapshot::{self, Snapshot, Surroundings};
 use crate::successor;
 use crate::upstream::Watchers;
-
-/// How long a process that is about to end is waited for.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How a process is started.
 #[derive(Debug, Clone)]
@@ -55,7 +53,7 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-fn io_failure(what: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
+pub(super) fn io_failure(what: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
     let what = what.into();
     move |error| Failure::Io(what, error)
 }
@@ -131,32 +129,19 @@ impl Process {
         let mut handover = successor::Inheritance::receive().map_err(io_failure("cannot take over from the process before"))?;
         let mut inherited = Inherited::new(handover.take_sockets());
         let before = handover.before();
-        refuse_second(&snapshot, &inherited, options.pid_file.as_deref(), before).await?;
         let workers = snapshot.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let claimed = Claimed::alone(&snapshot, workers, &mut inherited, options.pid_file.as_deref(), before).await?;
+        let Claimed { sockets, to_listen, admin } = claimed;
         let access_log = AccessLog::start().map_err(io_failure("cannot start the access log"))?;
         access_log.apply(&snapshot.access_log).map_err(io_failure("cannot open the access log"))?;
         around.metrics.watch_access_log(access_log.stats());
-        let (admin, fixed) = (snapshot.admin, Fixed::of(&snapshot));
-        let binds: Vec<SocketAddr> = snapshot.doors.iter().map(|door| door.bind).collect();
+        let fixed = Fixed::of(&snapshot);
         let core = Core::new(snapshot, &around, access_log, workers);
-        let mut sockets = Sockets::default();
-        let mut to_listen = Vec::new();
-        for bind in binds {
-            let opened = sockets.open(bind, workers, &mut inherited).map_err(io_failure(format!("cannot listen on {bind}")))?;
-            to_listen.push((bind, opened));
-        }
         let (reload, reloads) = mpsc::channel(16);
-        let mut serving_admin = None;
-        let mut admin_socket = None;
-        if let Some(address) = admin {
-            let opened = sockets.open(address, 1, &mut inherited);
-            admin_socket = opened.map_err(io_failure(format!("cannot listen on {address} (admin)")))?.into_iter().next();
-        }
-        give_way(&sockets, before).await?;
-        if let Some(socket) = admin_socket {
+        let serving_admin = admin.map(|socket| {
             let serving = tokio::spawn(admin::serve(socket, admin::router(core.clone(), reload)));
-            serving_admin = Some(serving.abort_handle());
-        }
+            serving.abort_handle()
+        });
         tokio::spawn(Core::follow_purges(core.clone()));
         let handles = (0..workers).map(|number| worker::start(core.clone(), number)).collect::<io::Result<Vec<_>>>();
         let mut process = Process {
@@ -389,48 +374,8 @@ impl Process {
     }
 }
 
-fn second(error: io::Error) -> Failure {
+pub(super) fn second(error: io::Error) -> Failure {
     Failure::Io("another process is in the way".to_owned(), error)
-}
-
-/// Makes sure that no process but the one `before`, from which this one takes over, serves where this one shall. One that was told to
-/// stop lets go of its addresses within moments, and is waited for.
-async fn refuse_second(
-    snapshot: &Snapshot,
-    inherited: &Inherited,
-    pid_file: Option<&Path>,
-    before: Option<u32>,
-) -> Result<(), Failure> {
-    let until = Instant::now() + FAREWELL;
-    let none = Sockets::default();
-    let binds = || snapshot.doors.iter().map(|door| door.bind).chain(snapshot.admin);
-    loop {
-        let taken = binds().find_map(|bind| none.check_free(bind, inherited, before).err().map(|error| (bind, error)));
-        match taken {
-            None => break,
-            Some((bind, error)) if Instant::now() > until => {
-                return Err(Failure::Io(format!("cannot listen on {bind}"), error));
-            }
-            Some(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
-    match pid_file.map(|path| PidFile::check(path, before)) {
-        Some(Err(error)) if error.kind() == io::ErrorKind::AlreadyExists => Err(second(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Of two processes that start at once, the older one serves; the other one ends.
-async fn give_way(sockets: &Sockets, before: Option<u32>) -> Result<(), Failure> {
-    let until = Instant::now() + FAREWELL;
-    while let Some((address, rival, older)) = sockets.rival(before) {
-        if older || Instant::now() > until {
-            let error = io::Error::new(io::ErrorKind::AddrInUse, format!("the address is in use by {rival}"));
-            return Err(Failure::Io(format!("cannot listen on {address}"), error));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
 }
 
 /// Reads and compiles the file on a thread of its own: a large one takes a while, and the admin API answers meanwhile.

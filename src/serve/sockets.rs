@@ -87,14 +87,21 @@ impl Sockets {
     /// ones for the rest. A worker may get several.
     ///
     /// # Errors
-    /// The address cannot be bound; nothing is kept then.
+    /// The address cannot be bound; nothing is opened then.
     pub fn open(&mut self, address: SocketAddr, workers: usize, inherited: &mut Inherited) -> io::Result<Vec<TcpListener>> {
         let mut sockets = inherited.take(&address);
         for socket in &sockets {
             socket.set_nonblocking(true)?;
         }
         while sockets.len() < workers {
-            sockets.push(socket::bind(address).map_err(|error| io::Error::new(error.source.kind(), explain(&error)))?);
+            match socket::bind(address) {
+                Ok(socket) => sockets.push(socket),
+                Err(error) => {
+                    // What was inherited waits for the next try.
+                    inherited.by_address.insert(address, sockets.into());
+                    return Err(io::Error::new(error.source.kind(), explain(&error)));
+                }
+            }
         }
         let copies = sockets.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
         self.open.insert(address, sockets);
