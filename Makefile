@@ -15,7 +15,7 @@ PEERS ?=
 # What is passed on to loadtest/soak.py: make soak-hour SOAK='--seconds 90'
 SOAK ?=
 
-.PHONY: help run test lint lint-openssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-websockets bench-bulk bench-shared bench-faults reference \
+.PHONY: help run test test-stock kills lint lint-openssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-websockets bench-bulk bench-shared bench-faults reference \
     soak soak-hour attack fuzz install clean
 
 help: ## Print this list.

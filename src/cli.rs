@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Source};
 use crate::consumers::password;
@@ -33,6 +33,25 @@ struct Arguments {
     command: Command,
 }
 
+/// Either way, whatever the command.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The same.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// One of them is there: the command line is refused otherwise.
+    fn path(self) -> PathBuf {
+        self.file.or(self.config).unwrap_or_default()
+    }
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Serve a configuration.
@@ -40,9 +59,8 @@ enum Command {
     /// Signals: HUP loads the configuration and the certificates again and reopens the access log; QUIT starts the binary anew and
     /// hands it the listening sockets; TERM finishes what is under way, then ends; INT ends at once.
     Run {
-        /// The configuration file.
-        #[arg(short, long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        file: ConfigFile,
         /// Write the process id here once every listener accepts.
         #[arg(long, value_name = "FILE")]
         pid_file: Option<PathBuf>,
@@ -53,20 +71,9 @@ enum Command {
     /// Report everything that is wrong with a configuration, and exit 0 or 1.
     ///
     /// Certificates, keys and secrets are read as `run` would read them, so run it with the same user and environment.
-    Check {
-        /// The configuration file.
-        #[arg(value_name = "FILE", required_unless_present = "named")]
-        config: Option<PathBuf>,
-        /// The same, as `run` takes it.
-        #[arg(short = 'c', long = "config", value_name = "FILE", conflicts_with = "config", id = "named")]
-        named: Option<PathBuf>,
-    },
+    Check(ConfigFile),
     /// Print the routing table, one route a line, with its policies in the order of execution.
-    Routes {
-        /// The configuration file.
-        #[arg(short, long, value_name = "FILE")]
-        config: PathBuf,
-    },
+    Routes(ConfigFile),
     /// Print every policy there is, in the order of execution.
     Policies,
     /// Print the JSON Schema of the configuration file, for an editor's completion.
@@ -115,9 +122,9 @@ pub fn main() -> ExitCode {
     .format_target(false)
     .init();
     match Arguments::parse().command {
-        Command::Run { config, pid_file, take_over } => run(Options { config, pid_file }, take_over),
-        Command::Check { config, named } => check(&config.or(named).unwrap_or_default()),
-        Command::Routes { config } => routes(&config),
+        Command::Run { file, pid_file, take_over } => run(Options { config: file.path(), pid_file }, take_over),
+        Command::Check(file) => check(&file.path()),
+        Command::Routes(file) => routes(&file.path()),
         Command::Policies => policies(),
         Command::Schema => print(&format!("{:#}\n", config::schema::schema())),
         Command::Keys(command) => keys::run(&command),

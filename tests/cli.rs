@@ -70,9 +70,16 @@ fn policies_are_listed_in_the_order_of_execution() {
 fn routes_of_a_bad_file_are_its_problems() {
     let files = Files::new();
     files.write("bad.yaml", "listeners: [ { bind: ':8080' } ]\nroutes: [ { path: /a, service: nobody } ]\n");
-    let ran = portcullis(files.dir(), &["routes", "-c", "bad.yaml"]);
-    assert_eq!((ran.code, &*ran.stdout), (1, ""));
-    assert!(ran.stderr.contains("bad.yaml:2:32") && ran.stderr.contains("unknown service `nobody`"), "{}", ran.stderr);
+    for command in ["routes", "check", "run"] {
+        for named in [&[command, "-c", "bad.yaml"][..], &[command, "bad.yaml"], &[command, "--config", "bad.yaml"]] {
+            let ran = portcullis(files.dir(), named);
+            assert_eq!((ran.code, &*ran.stdout), (1, ""), "{named:?}");
+            assert!(ran.stderr.contains("bad.yaml:2:32") && ran.stderr.contains("unknown service `nobody`"), "{}", ran.stderr);
+        }
+        for none in [&[command][..], &[command, "bad.yaml", "-c", "bad.yaml"]] {
+            assert_eq!(portcullis(files.dir(), none).code, 2, "{none:?}");
+        }
+    }
 }
 
 #[test]

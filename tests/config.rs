@@ -28,11 +28,12 @@ routes:
     policies: { rate_limit: { limit: ten } }
   - path: /d
     service: catalog
+    timeout: 0s
 server: { workers: 0 }
 ";
 
 /// Line and column, and what is said of it.
-const FAULTS: [(&str, &str, &str); 12] = [
+const FAULTS: [(&str, &str, &str); 13] = [
     ("3:11", "listeners[1].bind", "two listeners have the same address"),
     ("4:11", "listeners[2].bind", "`nowhere` is no address to listen on"),
     ("6:47", "services.catalog.balanse", "unknown key `balanse`"),
@@ -44,7 +45,8 @@ const FAULTS: [(&str, &str, &str); 12] = [
     ("18:14", "routes[1].timeout", "`5 parsecs`"),
     ("21:38", "routes[2].policies.rate_limit.limit", "`ten`"),
     ("22:11", "routes[3].path", "never reached"),
-    ("24:20", "server.workers", "from 1 to 512"),
+    ("24:14", "routes[3].timeout", "more than 0"),
+    ("25:20", "server.workers", "from 1 to 512"),
 ];
 
 #[test]
@@ -77,6 +79,8 @@ fn check_reports_everything_at_once() {
     {
         assert!(ran.stderr.contains(hint), "{hint} in {}", ran.stderr);
     }
+    // Nor is a key without its secret told of twice.
+    assert!(!ran.stderr.contains("either a `secret`"), "{}", ran.stderr);
     assert!(ran.stderr.trim_end().lines().last().unwrap().contains("errors"), "{}", ran.stderr);
     // A start says the same, and does not start.
     let started = portcullis(files.dir(), &["run", "-c", "bad.yaml"]);

@@ -560,3 +560,21 @@ fn what_is_wrong_is_said_with_its_place() {
         assert!(ran.stderr.contains(what), "{what}: {}", ran.stderr);
     }
 }
+
+#[test]
+fn a_service_is_listed_by_the_name_that_a_drain_takes() {
+    let (one, two) = (Port::lease(), Port::lease());
+    let route = |path: &str, port: u16| format!("    - {{ path: {path}, service: 127.0.0.1, port: {port} }}\n");
+    let routes = format!("{}{}", route("/a", one.number()), route("/b", two.number()));
+    let gateway = Gateway::start(&format!("listeners:\n  - bind: 127.0.0.1:$PORT\nroutes:\n{routes}"));
+    let view: Value = serde_json::from_str(&gateway.admin_get("/upstreams").1).unwrap();
+    let mut names: Vec<&str> = view["services"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    let mut addresses = [one.number(), two.number()].map(|port| format!("127.0.0.1:{port}"));
+    addresses.sort();
+    assert_eq!(names, addresses);
+    for name in names {
+        let drained = request(gateway.admin(), "POST", &format!("/upstreams/{name}/endpoints/{name}/drain"), &[], b"");
+        assert_eq!(drained.status, 200, "{name}: {drained:?}");
+    }
+}

@@ -59,7 +59,7 @@ impl VerifyKey {
         config: &JwtKeyConfig,
         allowed: &[Algorithm],
         base: &Path,
-        fallback: Place,
+        whole: Place,
         problems: &mut Problems,
     ) -> Option<Self> {
         let named = match &config.algorithm {
@@ -69,8 +69,10 @@ impl VerifyKey {
         let (key, algorithm) = match (&config.secret, &config.public_key) {
             (Some(secret), None) => shared_secret(secret, named, allowed, base, problems)?,
             (None, Some(pem)) => public_key(pem, named, allowed, base, problems)?,
+            // What is wrong with the one that was written has been said.
+            (None, None) if problems.has_lost(whole, "secret") || problems.has_lost(whole, "public_key") => return None,
             (secret, _) => {
-                let place = secret.as_ref().map_or(fallback, |secret| secret.place);
+                let place = secret.as_ref().map_or(whole, |secret| secret.place);
                 problems.push(Problem::error(place, "a JWT key is either a `secret` or a `public_key`"));
                 return None;
             }

@@ -110,7 +110,7 @@ pub struct RouteConfig {
     pub merge_slashes: Option<bool>,
     /// The deadline of the whole exchange, from the request's head to the answer's end. Default: the listener's `timeouts.request`.
     #[serde(default)]
-    pub timeout: Option<Period>,
+    pub timeout: Option<Spanned<Period>>,
     /// `true`: every answer is a stream, whatever its media type: once begun it has no deadline, and may be silent for as long as the
     /// service's `timeouts.stream` says. Default: an answer is a stream if its media type is one (`text/event-stream`,
     /// `application/x-ndjson`, `application/grpc` and their like).

@@ -332,6 +332,11 @@ impl<'a> Compiler<'a> {
             let back = self.rewrite_back(config, answer.as_ref());
             let (Some(matcher), Some(answer), Some(fallback), Some(back)) = (matcher, answer, fallback, back) else { continue };
             self.ambiguous(config, &matcher);
+            let timeout = config.timeout.as_ref().map(|timeout| timeout.value.0);
+            if let Some(none) = config.timeout.as_ref().filter(|timeout| timeout.value.is_zero()) {
+                let problem = Problem::error(none.place, "`timeout` must be more than 0: no request would be answered");
+                self.problems.push(problem.hint("leave it out for the listener's `timeouts.request`"));
+            }
             let plan = self.plan(config, own, &answer);
             self.look_for_proof(config, &answer, &plan);
             self.look_at_stand_in(config, &answer);
@@ -357,7 +362,7 @@ impl<'a> Compiler<'a> {
                 rewrite,
                 back,
                 fallback,
-                timeout: config.timeout.as_ref().map(|timeout| timeout.0),
+                timeout,
                 stream: config.stream,
                 buffer_request: config.buffer_request,
                 names_listeners: matcher.names_listeners(),

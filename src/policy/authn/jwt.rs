@@ -42,7 +42,7 @@ pub struct JwtConfig {
     /// The algorithms that keys may have. Default: whatever the keys imply. A token never chooses.
     pub algorithms: Vec<Spanned<String>>,
     /// Keys that tokens may be signed with, beside those that are fetched.
-    pub keys: Vec<JwtKeyConfig>,
+    pub keys: Vec<Spanned<JwtKeyConfig>>,
     /// Where the issuer publishes its keys, as a JWK Set (RFC 7517): `https`, or `http` on this machine. Shared secrets in it are
     /// never used.
     pub jwks_url: Option<Spanned<String>>,
@@ -92,7 +92,7 @@ impl Issuer {
             config.algorithms.iter().map(|name| parse_algorithm(name, cx.problems)).collect();
         let known: Vec<Algorithm> = algorithms.iter().flatten().copied().collect();
         let keys: Vec<Option<VerifyKey>> =
-            config.keys.iter().map(|key| VerifyKey::compile(key, &known, cx.base, cx.place, cx.problems)).collect();
+            config.keys.iter().map(|key| VerifyKey::compile(&key.value, &known, cx.base, key.place, cx.problems)).collect();
         let jwks = JwksSource {
             jwks_url: config.jwks_url.as_ref(),
             discovery: config.discovery,

@@ -70,7 +70,7 @@ impl Service {
         let failing = self.cluster.names().filter(|(name, _)| name.is_failing());
         let unresolved = self.cluster.names().filter(|(name, _)| !name.is_resolved());
         ServiceView {
-            name: self.name.to_string(),
+            name: self.key.to_string(),
             balance: self.balance.as_str(),
             protocol: self.protocol.as_str(),
             tls: self.is_tls(),
