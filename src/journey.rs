@@ -4,6 +4,7 @@
 
 mod answering;
 mod back;
+mod content;
 mod ends;
 pub mod gauntlet;
 mod own;
@@ -43,6 +44,7 @@ use crate::upstream::{AttemptOutcome, Protocol, Service};
 use crate::wire::answer::AnswerHead;
 pub use answering::Answered;
 pub use back::Mending;
+use content::Content;
 pub use gauntlet::{Client, Places};
 pub use own::Given;
 pub use refusals::{ANSWER_BUDGET, CLIENT_CLOSED, CLIENT_STOPPED, body_refusal, no_memory, out_of_time, too_large};
@@ -132,6 +134,8 @@ pub struct Journey {
     pub validation: Option<Box<cache::Validation>>,
     /// How many changes to the answer there were before there was one. `None` without an answer, or where no policy works on it.
     edits_before: Option<u32>,
+    /// What was made of a coded body, or put in the place of any.
+    content: Option<Box<Content>>,
     /// The listener's bounds, where the route has none of its own.
     bounds: Bounds,
     wall: SystemTime,
@@ -185,6 +189,7 @@ impl Journey {
                 ended: false,
                 validation: None,
                 edits_before: None,
+                content: None,
                 bounds,
                 wall,
             },

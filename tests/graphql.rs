@@ -111,7 +111,11 @@ fn nothing_hides_beside_what_was_looked_at() {
         send("POST", "/graphql", &[("Content-Type", "application/json; charset=utf-16")], good)
             .assert_problem(415, "graphql", "not_json");
         send("POST", "/graphql", &[JSON, JSON], good).assert_problem(415, "graphql", "not_json");
-        send("POST", "/graphql", &[JSON, ("Content-Encoding", "gzip")], good).assert_problem(415, "graphql", "not_json");
+        send("POST", "/graphql", &[JSON, ("Content-Encoding", "gzip")], good).assert_problem(
+            400,
+            "graphql",
+            "content_encoding_malformed",
+        );
         send("POST", "/graphql", &[], "").assert_problem(415, "graphql", "not_json");
         send("POST", "/graphql", &[JSON], "").assert_problem(400, "graphql", "no_query");
         send("POST", "/graphql", &[JSON], "{}").assert_problem(400, "graphql", "no_query");

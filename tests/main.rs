@@ -15,6 +15,7 @@ mod caching;
 mod changes;
 mod cli;
 mod clients_own;
+mod coded;
 mod compose;
 mod config;
 mod connections;

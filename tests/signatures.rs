@@ -11,8 +11,10 @@ use crate::harness::*;
 
 /// Signs with Python's own library, and sends what it is told.
 const CLIENT: &str = r#"
-import base64, hashlib, hmac, http.client, json, sys, time
+import base64, gzip, hashlib, hmac, http.client, json, sys, time
 port, target, body, sent, nonce, key = int(sys.argv[1]), sys.argv[2], sys.argv[3].encode(), sys.argv[4].encode(), sys.argv[5], b"k" * 32
+coded = {"Content-Type": "application/json", "Content-Encoding": "gzip"} if "/coded" in target else {}
+if coded: body, sent = gzip.compress(body, mtime=0), gzip.compress(sent, mtime=0)
 digest = "sha-256=:%s:" % base64.b64encode(hashlib.sha256(body).digest()).decode()
 path, _, query = target.partition("?")
 covered = [("@method", "POST"), ("@authority", "127.0.0.1:%d" % port), ("@path", path), ("@query", "?" + query), ("content-digest", digest)]
@@ -20,7 +22,7 @@ params = "(%s);created=%d;keyid=\"k1\";alg=\"hmac-sha256\";nonce=\"%s\"" % (" ".
 base = "".join('"%s": %s\n' % pair for pair in covered) + '"@signature-params": ' + params
 signature = base64.b64encode(hmac.new(key, base.encode(), hashlib.sha256).digest()).decode()
 connection = http.client.HTTPConnection("127.0.0.1", port)
-connection.request("POST", target, sent, {"Content-Digest": digest, "Signature-Input": "sig=" + params, "Signature": "sig=:%s:" % signature})
+connection.request("POST", target, sent, {"Content-Digest": digest, "Signature-Input": "sig=" + params, "Signature": "sig=:%s:" % signature, **coded})
 answer = connection.getresponse()
 text = answer.read().decode()
 print(answer.status, json.loads(text)["reason"] if answer.status >= 400 else "")
@@ -42,7 +44,9 @@ fn a_signed_request_passes_once_and_unchanged() {
         consumers:
           - { name: acme, signing_keys: [ { id: k1, secret: '${KEY}' } ] }
         policies: { authn: { signature: { max_body: 64KiB } } }
-        routes: [ { path: /*, service: 127.0.0.1, port: $BACKEND } ]
+        routes:
+          - { path: /*, service: 127.0.0.1, port: $BACKEND }
+          - { path: /coded, service: 127.0.0.1, port: $BACKEND, policies: { validate: { json: true } } }
         ";
     let key = "k".repeat(32);
     let gateway = Gateway::start_with(&filled(yaml, &[("$BACKEND", backend.port())]), &[("KEY", &key)]);
@@ -55,7 +59,11 @@ fn a_signed_request_passes_once_and_unchanged() {
     let long = "x".repeat(70_000);
     assert_eq!(ask(&gateway, "/pay", &long, &long, "3"), "413 body_too_large");
     get(gateway.port(), "/pay").assert_problem(401, "authn", "missing_credentials");
-    assert_eq!(backend.requests().len(), 1);
+    // A digest is of the body as it comes, coding and all; a contract is about what is behind it.
+    assert_eq!(ask(&gateway, "/coded", "{}", "{}", "4"), "200");
+    assert_eq!(ask(&gateway, "/coded", "{}", "{ }", "5"), "401 content_digest_mismatch");
+    assert_eq!(ask(&gateway, "/coded", "{", "{", "6"), "400 json_malformed");
+    assert_eq!(backend.requests().len(), 2);
     assert!(!gateway.log_text().contains("kkkk") && !gateway.admin_get("/config").1.contains("kkkk"));
 }
 

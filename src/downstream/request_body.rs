@@ -77,7 +77,11 @@ impl Downstream {
         self.purse.as_ref().map(Purse::beside)
     }
 
-    pub(super) fn charge(&mut self, bytes: usize) -> Result<()> {
+    /// Takes so much of the memory for bodies, for as long as the request lasts.
+    ///
+    /// # Errors
+    /// [`BODY_BUDGET`]: there is no more.
+    pub fn charge(&mut self, bytes: usize) -> Result<()> {
         let paid = self.purse.as_mut().is_none_or(|purse| purse.charge(bytes));
         if paid { Ok(()) } else { Err(Error::new(BODY_BUDGET)) }
     }

@@ -83,9 +83,7 @@ impl Client for StockClient<'_> {
                 self.body.lacks_length = true;
                 return Err(Error::new(BODY_TOO_LARGE));
             }
-            if !self.body.purse.as_mut().is_none_or(|purse| purse.charge(piece.len())) {
-                return Err(Error::new(BODY_BUDGET));
-            }
+            self.charge(piece.len())?;
             whole.extend_from_slice(&piece);
         }
         if !whole.is_empty() && self.session.get_retry_buffer().is_none() {
@@ -107,12 +105,14 @@ impl Client for StockClient<'_> {
 
     fn replace_body(&mut self, body: Bytes) -> Result<()> {
         let before = self.body.whole.as_ref().map_or(0, Bytes::len);
-        let more = body.len().saturating_sub(before);
-        if !self.body.purse.as_mut().is_none_or(|purse| purse.charge(more)) {
-            return Err(Error::new(BODY_BUDGET));
-        }
+        self.charge(body.len().saturating_sub(before))?;
         self.body.whole = Some(body);
         Ok(())
+    }
+
+    fn charge(&mut self, bytes: usize) -> Result<()> {
+        let paid = self.body.purse.as_mut().is_none_or(|purse| purse.charge(bytes));
+        if paid { Ok(()) } else { Err(Error::new(BODY_BUDGET)) }
     }
 
     fn body_is_empty(&self) -> bool {

@@ -41,6 +41,12 @@ pub trait Client: Send {
     /// As [`Downstream::replace_body`].
     fn replace_body(&mut self, body: Bytes) -> Result<()>;
 
+    /// Takes so much of the memory for bodies, for as long as the request lasts.
+    ///
+    /// # Errors
+    /// As [`Downstream::charge`].
+    fn charge(&mut self, bytes: usize) -> Result<()>;
+
     /// Whether nothing of a body came or will come, as far as that is known.
     fn body_is_empty(&self) -> bool;
 
@@ -70,6 +76,10 @@ impl Client for Downstream {
 
     fn replace_body(&mut self, body: Bytes) -> Result<()> {
         Downstream::replace_body(self, body)
+    }
+
+    fn charge(&mut self, bytes: usize) -> Result<()> {
+        Downstream::charge(self, bytes)
     }
 
     fn body_is_empty(&self) -> bool {

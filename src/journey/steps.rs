@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use super::content::{self, Shown};
 use super::refusals::{BOUNDS, body_refusal, client_gone, no_route, too_large_for};
 use super::{Client, Journey};
 use crate::downstream::{BODY_TIMEOUT, BODY_TOO_LARGE};
@@ -138,19 +139,36 @@ impl Journey {
             Ok(Err(error)) => return body_refusal(&error.etype).map_or_else(client_gone, Reply::refuse),
             Err(_) => return body_refusal(&BODY_TIMEOUT).map_or_else(client_gone, Reply::refuse),
         };
-        let Journey { view, routed, head, exchange, .. } = self;
+        let whole = usize::try_from(self.max_body()).ok().filter(|_| !self.is_call()).unwrap_or(usize::MAX);
+        let Journey { view, routed, head, exchange, content, .. } = self;
         let step = view.route(*routed).and_then(|route| route.plan.steps.get(number));
-        let Some((Work::Body(run), stage)) = step.map(|step| (&step.work, step.stage)) else { return Flow::Continue(()) };
-        let flow = match &body {
-            Some(body) => run.on_body(head, body, exchange),
+        let Some(step) = step else { return Flow::Continue(()) };
+        let Work::Body(run) = &step.work else { return Flow::Continue(()) };
+        let shown = match &body {
+            None => None,
+            Some(body) if !run.reads_content() => Some(Shown { content: body.clone(), several: false }),
+            Some(body) => match content::behind(content, head, body, run.bound().min(whole), client) {
+                Ok(shown) => Some(shown),
+                Err(hidden) if hidden.is_longer() && run.passes_longer() => None,
+                Err(hidden) => {
+                    exchange.spent(step.stage, since.elapsed());
+                    let known = if hidden.is_longer() { None } else { run.on_unreadable(head, exchange) };
+                    return known.unwrap_or_else(|| hidden.reply(step.name).refuse());
+                }
+            },
+        };
+        let flow = match &shown {
+            Some(shown) => run.on_body(head, &shown.content, exchange),
             None => {
                 run.on_longer(exchange);
                 Flow::Continue(())
             }
         };
-        exchange.spent(stage, since.elapsed());
-        let Some(other) = exchange.new_body.take() else { return flow };
+        exchange.spent(step.stage, since.elapsed());
+        let in_parts = shown.filter(|shown| shown.several).map(|shown| shown.content);
+        let Some(other) = exchange.new_body.take().or(in_parts) else { return flow };
         drop(body);
+        content::replaced(content, head, exchange);
         head.body = BodyFraming::Length(other.len() as u64);
         match client.replace_body(other) {
             Ok(()) => flow,

@@ -168,6 +168,14 @@ pub trait OnBody: Send + Sync {
     }
     /// It does now.
     fn on_longer(&self, _exchange: &mut Exchange) {}
+    /// Whether it means what the body says, and not its bytes: it is shown what is behind the content codings, then.
+    fn reads_content(&self) -> bool {
+        false
+    }
+    /// Nobody can see what is behind them. `None`: that is refused.
+    fn on_unreadable(&self, _head: &RequestHead, _exchange: &mut Exchange) -> Option<Flow> {
+        None
+    }
 }
 
 /// What a step does.

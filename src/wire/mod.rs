@@ -8,6 +8,7 @@ pub mod answer;
 mod bad_head;
 pub mod body;
 mod chunk;
+pub mod coding;
 pub mod duplex;
 pub mod encode;
 pub mod frames;

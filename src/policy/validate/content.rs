@@ -53,6 +53,10 @@ impl OnBody for ContentCheck {
         head.body.is_some() && self.media(head).is_some()
     }
 
+    fn reads_content(&self) -> bool {
+        true
+    }
+
     fn on_body(&self, head: &RequestHead, body: &Bytes, _: &mut Exchange) -> Flow {
         let Some(media) = self.media(head) else { return Flow::Continue(()) };
         if media.is_xml() {

@@ -19,19 +19,22 @@ use serde::Deserialize;
 use super::content::ContentCheck;
 use super::contract::{BodyConfig, Contract, Mode, SchemaConfig, Written};
 use super::json::{self, Fault, FaultKind, Limits};
-use super::media::{MediaType, Pattern, UNCODED, is_coded};
+use super::media::{MediaType, Pattern};
 use crate::exchange::Exchange;
 use crate::head::{BodyFraming, RequestHead, WITH_BODY};
 use crate::policy::{Compile, OnBody, OnRequest, PlanBuilder, Policy, Stage};
 use crate::problem::Problem;
 use crate::reply::{Flow, Reply};
 use crate::value::{Size, Spanned};
+use crate::wire::coding;
 
 const DEFAULT_MAX_BODY: u64 = 1 << 20;
 const DEFAULT_MAX_DEPTH: u32 = 128;
 const MOST_MAX_DEPTH: u32 = 10_000;
 /// What is told of a body that is longer than what is looked at, where nobody is refused.
 pub const LONGER: (&str, &str) = ("max_body", "is longer than `max_body`, and was not looked at");
+/// What is told of a body whose coding nobody can undo, where nobody is refused.
+pub const UNREADABLE: (&str, &str) = ("contentEncoding", "must be in a coding that is known here");
 /// As deep as a body may be that becomes a tree, which takes stack.
 const MOST_TREE_DEPTH: u32 = 127;
 
@@ -156,16 +159,16 @@ impl Validate {
         {
             return self.unsupported("charset_unsupported", "Forms and XML are taken in UTF-8 only.");
         }
-        // What stands behind a coding would be looked at by whoever undoes it, and by nobody here.
-        let coded = has_body && head.header_all("content-encoding").any(is_coded);
+        // What stands behind such a coding would be looked at by whoever undoes it, and by nobody here.
+        let coded = has_body && coding::is_unknown(head);
         let looked_at = |media: &MediaType<'_>| {
             let json = self.json.as_ref().is_some_and(|check| !check.reports) && media.is_json();
             json || self.content.as_ref().is_some_and(|check| check.looks_at(media))
         };
         if coded && media.as_ref().is_some_and(looked_at) {
-            let detail = "Bodies are taken without a coding.";
+            let detail = "Bodies are taken in the codings that Accept-Encoding names.";
             let reply = refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding_unsupported", detail);
-            return reply.header(header::ACCEPT_ENCODING, UNCODED).refuse();
+            return reply.header(header::ACCEPT_ENCODING, coding::TAKEN).refuse();
         }
         if let (Some(check), Some(contract)) = (&self.json, contract)
             && check.reports
@@ -177,7 +180,7 @@ impl Validate {
                     Some(("content_type", "must be JSON"))
                 }
                 Some(media) if has_body && media.is_json() && !media.is_utf8() => Some(("charset", "must be in UTF-8")),
-                Some(media) if coded && media.is_json() => Some(("contentEncoding", "must be without a coding")),
+                Some(media) if coded && media.is_json() => Some(UNREADABLE),
                 Some(media) if media.is_json() && check.passes(head) => Some(LONGER),
                 _ => lacking.map(|_| ("json", "must be there")),
             };
@@ -261,7 +264,7 @@ impl OnBody for JsonCheck {
             && !(self.reports && head.body == BodyFraming::Length(0) && WITH_BODY.contains(&head.method))
             && !self.passes(head)
             // On trial, that was told with the head.
-            && !(self.reports && head.header_all("content-encoding").any(is_coded))
+            && !(self.reports && coding::is_unknown(head))
             && head.header("content-type").and_then(MediaType::parse).is_some_and(|media| {
                 // What is in another charset was told with the head.
                 media.is_json() && (!self.reports || media.is_utf8())
@@ -276,6 +279,16 @@ impl OnBody for JsonCheck {
         if let (Some(contract), (keyword, detail)) = (&self.contract, LONGER) {
             contract.note_body(keyword, detail, exchange);
         }
+    }
+
+    fn reads_content(&self) -> bool {
+        true
+    }
+
+    fn on_unreadable(&self, _: &RequestHead, exchange: &mut Exchange) -> Option<Flow> {
+        let contract = self.contract.as_ref().filter(|_| self.reports)?;
+        contract.note_body(UNREADABLE.0, UNREADABLE.1, exchange);
+        Some(Flow::Continue(()))
     }
 
     fn on_body(&self, _: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow {

@@ -65,7 +65,7 @@ pub struct ExternalAuthConfig {
     /// `closed`.
     #[serde(default)]
     pub fail: Fail,
-    /// Sends the request's body along, up to this size, at most 1MiB; a longer one is refused with 413. Default: not sent.
+    /// Sends the request's body along, without its content coding, up to this size, at most 1MiB; a longer one is refused with 413. Default: not sent.
     #[serde(default)]
     pub body: Option<Spanned<Size>>,
     /// Remembers answers. Default: every request asks.

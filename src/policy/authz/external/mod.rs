@@ -117,6 +117,11 @@ impl OnBody for ExternalAuth {
         head.body != BodyFraming::None
     }
 
+    /// The service is told nothing of a coding.
+    fn reads_content(&self) -> bool {
+        true
+    }
+
     fn on_body(&self, _: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow {
         exchange.body = Some(body.clone());
         Flow::Continue(())

@@ -13,10 +13,10 @@ use crate::exchange::Exchange;
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::json::Fault;
 use crate::path;
-use crate::policy::validate::media::{MediaType, UNCODED, is_coded};
+use crate::policy::validate::media::MediaType;
 use crate::policy::{OnBody, OnRequest, Policy};
 use crate::reply::{Flow, Reply};
-use crate::wire::stages::describing;
+use crate::wire::coding;
 
 /// See the module.
 pub struct Requests(pub std::sync::Arc<Inner>);
@@ -39,7 +39,7 @@ impl Inner {
         }
         let mut kinds = head.header_all("content-type");
         let (Some(kind), None) = (kinds.next(), kinds.next()) else { return Content::Other };
-        if head.header_all("content-encoding").any(is_coded) {
+        if coding::is_unknown(head) {
             return Content::Other;
         }
         let is_form = |media: MediaType<'_>| {
@@ -97,11 +97,11 @@ impl OnRequest for Requests {
         match inner.content(head) {
             Content::Other if inner.other_types == Otherwise::Refuse => {
                 inner.counts.count(Way::Request, Outcome::Refused);
-                let detail = "A body of this type, or one that is coded, is not taken here.";
+                let detail = "A body of this type, or in this coding, is not taken here.";
                 let reply = Reply::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Reshape::NAME, "body_not_json", detail);
                 // RFC 9110, section 15.5.16.
                 let reply = reply.header(header::ACCEPT, inner.taken());
-                reply.header(header::ACCEPT_ENCODING, UNCODED).refuse()
+                reply.header(header::ACCEPT_ENCODING, coding::TAKEN).refuse()
             }
             Content::Json | Content::Form | Content::Xml if inner.is_beyond(head) && inner.beyond == Otherwise::Pass => {
                 inner.counts.count(Way::Request, Outcome::Passed);
@@ -129,6 +129,20 @@ impl OnBody for Requests {
 
     fn on_longer(&self, _: &mut Exchange) {
         self.0.counts.count(Way::Request, Outcome::Passed);
+    }
+
+    fn reads_content(&self) -> bool {
+        true
+    }
+
+    fn on_unreadable(&self, head: &RequestHead, exchange: &mut Exchange) -> Option<Flow> {
+        let inner = &self.0;
+        if inner.on_unparsable == Otherwise::Refuse {
+            inner.counts.count(Way::Request, Outcome::Refused);
+            return None;
+        }
+        inner.counts.count(Way::Request, Outcome::Passed);
+        Some(inner.lacking(&inner.request.settle(head, exchange)))
     }
 
     fn on_body(&self, head: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow {
@@ -161,9 +175,6 @@ impl OnBody for Requests {
             }
         };
         inner.counts.count(Way::Request, Outcome::Changed);
-        let said_of_bytes =
-            describing().into_iter().filter(|name| *name != header::CONTENT_LENGTH && *name != header::ACCEPT_RANGES);
-        exchange.to_upstream.extend(said_of_bytes.map(HeaderEdit::Remove));
         if other_type {
             let kind = inner.xml.as_ref().map_or(HeaderValue::from_static("application/json"), |xml| xml.media_type(becomes));
             exchange.to_upstream.push(HeaderEdit::Set(header::CONTENT_TYPE, kind));

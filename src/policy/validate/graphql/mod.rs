@@ -28,6 +28,7 @@ use crate::problem::Problem;
 use crate::reply::{Flow, Page, Reply, push_json};
 use crate::tally::Counter;
 use crate::value::{Size, Spanned, count_within};
+use crate::wire::coding;
 use document::{Kind, Measured, Weights, Wrong};
 use persisted::Persisted;
 use request::{Asked, Body};
@@ -334,9 +335,13 @@ impl OnRequest for Before {
                 let media = types.next().and_then(MediaType::parse);
                 let fits =
                     media.is_some_and(|media| media.is("application", "json") && media.is_utf8()) && types.next().is_none();
-                let coded = head.header_all("content-encoding").any(|coding| !coding.eq_ignore_ascii_case(b"identity"));
-                if !fits || coded {
-                    let detail = "Requests of GraphQL are JSON (`application/json`), in UTF-8 and uncoded.";
+                if coding::is_unknown(head) {
+                    let detail = "Bodies are taken in the codings that Accept-Encoding names.";
+                    let reply = refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding_unsupported", detail);
+                    return reply.header(header::ACCEPT_ENCODING, coding::TAKEN).refuse();
+                }
+                if !fits {
+                    let detail = "Requests of GraphQL are JSON (`application/json`) in UTF-8.";
                     let reply = refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", detail);
                     return reply.header(header::ACCEPT, HeaderValue::from_static("application/json")).refuse();
                 }
@@ -360,6 +365,10 @@ impl OnBody for Graphql {
 
     fn wants(&self, head: &RequestHead) -> bool {
         head.method == Method::POST
+    }
+
+    fn reads_content(&self) -> bool {
+        true
     }
 
     fn on_body(&self, _: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow {

@@ -38,9 +38,9 @@ use self::params::{MOST_PAIRS, pairs};
 use self::security::{Needed, Proving, Schemes, Security};
 use super::contract::{MOST_TOLD, Mode, steps, told};
 use super::json::Limits;
-use super::media::{MediaType, UNCODED, is_coded};
+use super::media::{MediaType, UNCODED};
 use super::report::{Outcome, Part, Report, Wrong};
-use super::request::LONGER;
+use super::request::{LONGER, UNREADABLE};
 use crate::context::Context;
 use crate::exchange::{Exchange, OperationName};
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
@@ -51,6 +51,7 @@ use crate::reply::{Flow, Reply};
 use crate::route::templates::{Taken, Template};
 use crate::schema::{Direction, Violation};
 use crate::value::{Size, Spanned};
+use crate::wire::coding;
 
 /// The longest body that is looked at, and the longest answer, where nobody says otherwise.
 const DEFAULT_MAX_BODY: u64 = 1 << 20;
@@ -311,10 +312,10 @@ impl Contract {
         if !media.is_utf8() {
             return unsupported("charset_unsupported", "Text is taken in UTF-8 only.");
         }
-        if head.header_all("content-encoding").any(is_coded) {
-            let reply =
-                refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding_unsupported", "Bodies are taken without a coding.");
-            return Err(reply.header(header::ACCEPT_ENCODING, UNCODED));
+        if coding::is_unknown(head) {
+            let detail = "Bodies are taken in the codings that Accept-Encoding names.";
+            let reply = refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding_unsupported", detail);
+            return Err(reply.header(header::ACCEPT_ENCODING, coding::TAKEN));
         }
         if self.lets_pass(head) {
             add(Violation::whole(LONGER.0, LONGER.1));
@@ -356,6 +357,13 @@ impl Contract {
         let mut reply = refuse(StatusCode::BAD_REQUEST, "contract_broken", detail);
         reply.members = Some(told(&wrong, more || wrong.len() >= MOST_TOLD).into());
         reply.refuse()
+    }
+
+    /// Tells of a body that was not looked at, of a contract on trial: it refuses nobody.
+    fn note_body(&self, (keyword, detail): (&'static str, &'static str), exchange: &Exchange) {
+        let Some((number, operation)) = self.operation(exchange) else { return };
+        let wrong = vec![Wrong::new(Part::Body, "", Violation::whole(keyword, detail))];
+        let _ = self.verdict(wrong, false, exchange, number, operation);
     }
 
     /// The media type of a body that is looked at, and what it is.
@@ -437,7 +445,7 @@ impl OnBody for Body {
     fn wants(&self, head: &RequestHead) -> bool {
         let contract = &*self.0;
         let has_none = !head.body.is_some();
-        if has_none || head.header_all("content-encoding").any(is_coded) || contract.lets_pass(head) {
+        if has_none || coding::is_unknown(head) || contract.lets_pass(head) {
             return false;
         }
         match contract.meet(head, &head.path) {
@@ -454,11 +462,19 @@ impl OnBody for Body {
     }
 
     fn on_longer(&self, exchange: &mut Exchange) {
-        let contract = &*self.0;
-        let Some((number, operation)) = contract.operation(exchange) else { return };
-        let wrong = vec![Wrong::new(Part::Body, "", Violation::whole(LONGER.0, LONGER.1))];
-        // A contract on trial: it refuses nobody.
-        let _ = contract.verdict(wrong, false, exchange, number, operation);
+        self.0.note_body(LONGER, exchange);
+    }
+
+    fn reads_content(&self) -> bool {
+        true
+    }
+
+    fn on_unreadable(&self, _: &RequestHead, exchange: &mut Exchange) -> Option<Flow> {
+        let on_trial = self.0.mode == Mode::Report;
+        on_trial.then(|| {
+            self.0.note_body(UNREADABLE, exchange);
+            Flow::Continue(())
+        })
     }
 
     fn on_body(&self, head: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow {
