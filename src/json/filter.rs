@@ -5,8 +5,11 @@
 //! What is no JSON is a fault as soon as it is seen, and one that ends too early is one at its end: what came before must then not be taken
 //! for an answer.
 
+mod items;
+
 use std::sync::Arc;
 
+use super::letter::Letter;
 use super::lex::{self, Number};
 use super::program::{Fate, Program, States};
 use super::{DEEPEST, Fault, LONGEST_NAME};
@@ -48,10 +51,20 @@ struct Raw {
 /// An object or array that is looked into.
 struct Frame {
     states: States,
+    /// The one of them, where it is one.
+    state: Option<u32>,
     /// The number of the element.
     index: u64,
     /// Something of it was written.
     written: bool,
+}
+
+impl Frame {
+    #[inline]
+    fn new(states: States) -> Frame {
+        let state = if let [state] = states.as_slice() { Some(*state) } else { None };
+        Frame { states, state, index: 0, written: false }
+    }
 }
 
 /// See the module.
@@ -177,10 +190,11 @@ impl Filter {
                     }
                     at + 1
                 }
-                _ => match rest.first() {
-                    Some(byte) if lex::is_space(*byte) => at + 1,
-                    Some(byte) => self.mark(piece, at, *byte)?,
-                    None => at,
+                _ => match (self.items(piece, at), rest.first()) {
+                    (ahead, _) if ahead > at => ahead,
+                    (_, Some(byte)) if lex::is_space(*byte) => at + 1,
+                    (_, Some(byte)) => self.mark(piece, at, *byte)?,
+                    (_, None) => at,
                 },
             };
         }
@@ -391,7 +405,7 @@ impl Filter {
                 return Err(Fault::TooDeep);
             }
             self.levels.push(byte);
-            self.frames.extend(part.map(|states| Frame { states, index: 0, written: false }));
+            self.frames.extend(part.map(Frame::new));
         }
         Ok(at + 1)
     }
@@ -433,45 +447,5 @@ impl Filter {
             self.raw = None;
         }
         self.lex = if self.levels.is_empty() { Lex::Done } else { Lex::Next };
-    }
-}
-
-/// UTF-8 that comes in pieces: the beginning of a letter whose end is still to come.
-#[derive(Default)]
-struct Letter {
-    bytes: [u8; 4],
-    length: usize,
-}
-
-impl Letter {
-    fn is_whole(&self) -> bool {
-        self.length == 0
-    }
-
-    fn take(&mut self, mut piece: &[u8]) -> Result<(), Fault> {
-        while self.length > 0 {
-            let Some((byte, rest)) = piece.split_first() else { return Ok(()) };
-            piece = rest;
-            let slot = self.bytes.get_mut(self.length).ok_or(Fault::NotUtf8)?;
-            *slot = *byte;
-            self.length += 1;
-            match std::str::from_utf8(self.bytes.get(..self.length).unwrap_or_default()) {
-                Ok(_) => self.length = 0,
-                Err(error) if error.error_len().is_none() => {}
-                Err(_) => return Err(Fault::NotUtf8),
-            }
-        }
-        match std::str::from_utf8(piece) {
-            Ok(_) => Ok(()),
-            Err(error) if error.error_len().is_none() => {
-                let begun = piece.get(error.valid_up_to()..).unwrap_or_default();
-                self.length = begun.len().min(self.bytes.len());
-                for (slot, byte) in self.bytes.iter_mut().zip(begun) {
-                    *slot = *byte;
-                }
-                Ok(())
-            }
-            Err(_) => Err(Fault::NotUtf8),
-        }
     }
 }

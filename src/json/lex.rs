@@ -111,24 +111,128 @@ pub fn string(text: &[u8], start: usize) -> Result<usize, Fault> {
     }
 }
 
+/// The same of a text without escapes. `None` of any other.
+#[inline(always)]
+pub fn plain_string(text: &[u8], start: usize) -> Option<usize> {
+    if text.get(start) != Some(&b'"') {
+        return None;
+    }
+    let end = start + 1 + plain(text.get(start + 1..)?);
+    (text.get(end) == Some(&b'"')).then_some(end + 1)
+}
+
 /// Where the number ends that begins at `start`.
 ///
 /// # Errors
 /// It is none.
-#[inline]
+#[inline(always)]
 pub fn number(text: &[u8], start: usize) -> Result<usize, Fault> {
-    let first = text.get(start).ok_or(Fault::Truncated)?;
-    let mut number = Number::begin(*first).ok_or(Fault::Syntax)?;
-    let mut at = start + 1;
-    while let Some(next) = text.get(at).and_then(|byte| number.step(*byte)) {
-        number = next;
+    let digits = |from: usize| {
+        let rest = text.get(from..).unwrap_or_default();
+        match rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len()) {
+            0 if rest.is_empty() => Err(Fault::Truncated),
+            0 => Err(Fault::Syntax),
+            count => Ok(from + count),
+        }
+    };
+    let begin = start + usize::from(text.get(start) == Some(&b'-'));
+    let mut at = if text.get(begin) == Some(&b'0') { begin + 1 } else { digits(begin)? };
+    if text.get(at) == Some(&b'.') {
+        at = digits(at + 1)?;
+    }
+    if let Some(b'e' | b'E') = text.get(at) {
+        let signed = matches!(text.get(at + 1), Some(b'+' | b'-'));
+        at = digits(at + 1 + usize::from(signed))?;
+    }
+    Ok(at)
+}
+
+/// Where the text, number or word ends that begins at `start`, if it does.
+#[inline(always)]
+pub fn scalar(text: &[u8], start: usize) -> Option<usize> {
+    let first = *text.get(start)?;
+    match first {
+        b'"' => string(text, start).ok(),
+        // It might go on behind the last byte.
+        b'-' | b'0'..=b'9' => number(text, start).ok().filter(|&end| end < text.len()),
+        _ => {
+            let word = word(first)?;
+            text.get(start..)?.starts_with(word).then(|| start + word.len())
+        }
+    }
+}
+
+/// Where the object or array ends that begins at `start`, if it does, and is nested no deeper than so many levels.
+pub fn container(text: &[u8], start: usize, levels: usize) -> Option<usize> {
+    // What each level is, a bit for each: `DEEPEST` is 128.
+    let (mut objects, mut depth) = (0_u128, 0);
+    let mut at = start;
+    loop {
+        let opens = *text.get(at)?;
+        let mut ends = true;
+        if matches!(opens, b'{' | b'[') {
+            if depth >= levels {
+                return None;
+            }
+            depth += 1;
+            objects = objects << 1 | u128::from(opens == b'{');
+            at = space(text, at + 1);
+            ends = text.get(at) == Some(&ending(opens));
+            if !ends && opens == b'{' {
+                at = member(text, at)?;
+            }
+        } else {
+            at = scalar(text, at)?;
+        }
+        while ends {
+            let is_object = objects & 1 == 1;
+            at = space(text, at);
+            match *text.get(at)? {
+                b',' => {
+                    at = space(text, at + 1);
+                    if is_object {
+                        at = member(text, at)?;
+                    }
+                    ends = false;
+                }
+                byte if byte == ending(if is_object { b'{' } else { b'[' }) => {
+                    at += 1;
+                    depth -= 1;
+                    objects >>= 1;
+                    if depth == 0 {
+                        return Some(at);
+                    }
+                }
+                _ => return None,
+            }
+        }
+    }
+}
+
+/// What ends what this byte opens.
+#[inline]
+pub fn ending(opens: u8) -> u8 {
+    // `[` and `]`, `{` and `}`.
+    opens + 2
+}
+
+/// Where the value begins of the member that begins at `start`.
+#[inline(always)]
+pub fn member(text: &[u8], start: usize) -> Option<usize> {
+    if text.get(start) != Some(&b'"') {
+        return None;
+    }
+    let colon = space(text, string(text, start).ok()?);
+    (text.get(colon) == Some(&b':')).then(|| space(text, colon + 1))
+}
+
+/// Where what is no space begins.
+#[inline(always)]
+pub fn space(text: &[u8], mut at: usize) -> usize {
+    while text.get(at).is_some_and(|&byte| is_space(byte)) {
         at += 1;
     }
-    match number.is_whole() {
-        true => Ok(at),
-        false if at == text.len() => Err(Fault::Truncated),
-        false => Err(Fault::Syntax),
-    }
+    at
 }
 
 /// The word that begins with this letter.

@@ -10,6 +10,7 @@
 //! library: those that read in pieces give events and lose the spelling of numbers and texts, and serde_json's values lose digits.
 
 pub mod filter;
+mod letter;
 pub mod lex;
 pub mod pointer;
 pub mod program;
