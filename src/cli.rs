@@ -198,7 +198,7 @@ fn check(path: &Path) -> ExitCode {
                 path.display(),
                 snapshot.doors.len(),
                 snapshot.services.len(),
-                snapshot.routes.len(),
+                snapshot.routes.iter().filter(|route| route.view.is_none()).count(),
                 match snapshot.tcp_routes.len() {
                     0 => String::new(),
                     count => format!(", {count} TCP routes"),
@@ -247,12 +247,14 @@ fn line(route: &Route) -> String {
             format!("compose of {}", services.join(" + "))
         }
         Answer::Service(_) | Answer::Split(..) => services.join(" | "),
+        Answer::Views(_) => "views".to_owned(),
     };
+    let view = route.view.as_ref().map(|view| format!(" @{}", view.name)).unwrap_or_default();
     let back = match route.plan.response_names.as_slice() {
         [] => String::new(),
         names => format!("  back: [{}]", names.join(", ")),
     };
-    format!("{}  ->  {answers}  [{policies}]{back}", route.id)
+    format!("{}{view}  ->  {answers}  [{policies}]{back}", route.id)
 }
 
 fn policies() -> ExitCode {

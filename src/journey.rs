@@ -14,6 +14,7 @@ mod refusals;
 mod spelled;
 mod steps;
 mod time;
+mod viewed;
 
 use std::borrow::Cow;
 use std::cell::LazyCell;
@@ -316,7 +317,7 @@ impl Journey {
         let Some(route) = self.route() else { return outcome.field() };
         // A credential in the query is nobody's business, and where there is one it is not said which part of the query it is.
         let query = self.head.query().filter(|_| self.view.snapshot.credentials.asked(&self.head).is_none());
-        outcome.field_with_key(&route.id, &self.head.host, &self.head.path, query)
+        outcome.field_with_key(&route.kept_as, &self.head.host, &self.head.path, query)
     }
 
     /// The service that answers this request; for a split, chosen once, so that a retry stays with it, and so that asking which road

@@ -93,3 +93,4 @@ mod upgrade;
 mod upstreams;
 mod validation;
 mod variants;
+mod views;

@@ -205,7 +205,7 @@ async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> respo
         }
     }
     let url = url.ok_or_else(|| bad("the query names a `url`"))?;
-    let purge = Purge::url(&url).map_err(|why| bad(&format!("the URL `{}`: {why}", url.escape_debug())))?;
+    let mut purge = Purge::url(&url).map_err(|why| bad(&format!("the URL `{}`: {why}", url.escape_debug())))?;
     let Purge::Target { host, path, query } = &purge else { return Err(bad("that is no URL").into()) };
     let query = query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let mut head = format!("{method} {path}{query} HTTP/1.1\r\nHost: {host}\r\n");
@@ -223,6 +223,20 @@ async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> respo
         Found::Route { index, .. } => snapshot.routes.get(index as usize).cloned(),
         _ => None,
     };
+    // Whoever it is thought of as being: nobody, who has proved nothing.
+    let views = route.as_ref().and_then(|route| route.views.as_ref());
+    let (route, head) = match views.map(|views| (views, views.choose(&head, None))) {
+        None => (route, head),
+        Some((_, None)) => return Err(bad("there is no such view of that").into()),
+        Some((views, Some(chosen))) => {
+            let mut head = head;
+            if let Some(query) = head.query().and_then(|query| views.without_parameter(query)) {
+                head.set_query(Some(query.as_str()).filter(|query| !query.is_empty()));
+            }
+            purge = Purge::Target { host: host.clone(), path: path.clone(), query: head.query().map(Into::into) };
+            (snapshot.routes.get(chosen.view.route as usize).cloned(), head)
+        }
+    };
     let cache = admin.core.cache;
     let exchange = nobodys(&listener, route.as_ref().and_then(|route| route.rewrite.as_ref()?.host()));
     let told = tokio::task::spawn_blocking(move || {
@@ -230,7 +244,7 @@ async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> respo
         let options = route.as_ref().map(|route| &route.plan.options);
         let identified = options.is_some_and(|options| options.identified);
         let own = options.map_or(&[][..], |options| &options.credential_headers);
-        let (route, credentials) = (route.as_ref().map(|route| &*route.id), &snapshot.credentials);
+        let (route, credentials) = (route.as_ref().map(|route| &*route.kept_as), &snapshot.credentials);
         let asking = Asking { head: &head, route, policy, credentials, identified, own, exchange: &exchange };
         cache.explain(&purge, &asking)
     });

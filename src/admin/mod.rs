@@ -245,6 +245,9 @@ fn describe(route: &Route) -> Value {
     if let (Some(split), Some(described)) = (split, described.as_object_mut()) {
         described.insert("split".to_owned(), split.into());
     }
+    if let (Some(view), Some(described)) = (&route.view, described.as_object_mut()) {
+        described.insert("view".to_owned(), (*view.name).into());
+    }
     described
 }
 

@@ -475,6 +475,12 @@ fn answers(list: &mut List, w: &Words) {
         ],
     );
     list.add(
+        &[200, 200],
+        "phones, and TVs, get payloads of their own of one URL",
+        format!("{curl} -A 'Mozilla/5.0 (iPhone) Mobile' {http}/api/screen; echo; {curl} '{http}/api/screen?view=tv'"),
+        &["{\"service\":\"catalog-service\"}", "{\"posters\":{\"path\":\"/posters\"},\"trailers\":{\"path\":\"/trailers\"}}"],
+    );
+    list.add(
         &[200],
         "a copy goes to the next version, and its answer is compared",
         format!("{curl} {http}/mirrored; sleep 1; curl -s{direct} {admin}/metrics | grep ^portcullis_mirror"),

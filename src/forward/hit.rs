@@ -50,7 +50,7 @@ pub fn find(journey: &Journey) -> Option<Found> {
         use_of_it => use_of_it,
     };
     let seen = |name: &HeaderName| seen_upstream(head, exchange, name);
-    let key = cache::key(head, exchange, seen, &route.id, policy);
+    let key = cache::key(head, exchange, seen, &route.kept_as, policy);
     Some(match journey.view.cache.look(policy, key, &wishes, seen) {
         // A part is not what is stored as it is.
         Looked::Fresh(hit) if !may_see_upstream(head, exchange, &[header::RANGE]) || seen(&header::RANGE).is_empty() => {

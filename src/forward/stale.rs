@@ -22,7 +22,7 @@ pub fn instead(journey: &Journey, excuse: Excuse) -> Option<Hit> {
         return None;
     }
     let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
-    let key = cache::key(&journey.head, &journey.exchange, seen, &route.id, policy);
+    let key = cache::key(&journey.head, &journey.exchange, seen, &route.kept_as, policy);
     journey.view.cache.kept(policy, &key, &wishes, excuse, seen)
 }
 

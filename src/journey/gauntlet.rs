@@ -149,6 +149,7 @@ impl Journey {
                     place.give_back();
                     (number + 1, Box::pin(self.body(number, client)).await)
                 }
+                Pause::View => (0, self.choose_view()),
             };
             flow?;
             from = next;

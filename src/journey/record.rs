@@ -127,6 +127,7 @@ impl Journey {
             path: head.path.as_bytes(),
             query,
             route: self.route().map_or("", |route| &route.id),
+            view: self.route().and_then(|route| route.view.as_ref()).map_or("", |view| &view.name),
             service: self.service().map_or("", |service| &service.key),
             endpoint: self.tries.endpoint,
             consumer: identity.and_then(|identity| identity.consumer.as_deref()).unwrap_or_default(),

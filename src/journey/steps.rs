@@ -22,6 +22,8 @@ pub enum Pause {
     Settle(usize),
     /// The step of this number wants the body.
     Body(usize),
+    /// What follows is for one of the route's views to say.
+    View,
 }
 
 /// Whether any of these steps looks for who it is, or whether he may.
@@ -73,6 +75,10 @@ impl Journey {
                 Work::Body(run) if !run.wants(head) => continue,
                 Work::Body(_) => {
                     pause = Pause::Body(number);
+                    break;
+                }
+                Work::View => {
+                    pause = Pause::View;
                     break;
                 }
             };

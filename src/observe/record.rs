@@ -95,6 +95,8 @@ pub struct Record<'a> {
     pub cache_tier: &'static str,
     /// What stood in for the service's answer: `static` or `service`.
     pub fallback: &'static str,
+    /// Which view of the route.
+    pub view: &'a str,
     /// What became of the parts of a composed answer.
     pub parts: &'a str,
     /// `delay`, `abort`: what was injected on purpose.
@@ -148,6 +150,7 @@ impl Default for Record<'_> {
             cache: "",
             cache_tier: "",
             fallback: "",
+            view: "",
             parts: "",
             fault: "",
             tunnelled: None,
@@ -237,6 +240,7 @@ impl Record<'_> {
             line.word(member!("cache_tier"), self.cache_tier);
         }
         line.word(member!("fallback"), self.fallback);
+        line.text(member!("view"), self.view.as_bytes(), NAME);
         line.text(member!("parts"), self.parts.as_bytes(), PARTS);
         line.word(member!("fault"), self.fault);
         line.number(member!("bytes_in"), self.bytes_in);

@@ -183,6 +183,8 @@ pub enum Work {
     Head(Arc<dyn OnRequest>),
     Wait(Arc<dyn OnWait>),
     Body(Arc<dyn OnBody>),
+    /// Chooses one of the route's views, whose steps are all that follows.
+    View,
 }
 
 /// One installed step.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use super::back::RewriteBackConfig;
 use super::compose::ComposeConfig;
 use super::own::{MaintenanceConfig, MockConfig, RedirectConfig, RespondConfig};
+use super::views::{ViewParameterConfig, ViewsConfig};
 use super::{Device, FallbackConfig};
 use crate::breaker::config::BreakerConfig;
 use crate::path::AmbiguousPaths;
@@ -56,7 +57,7 @@ pub struct RouteConfig {
     #[serde(default)]
     pub device: Option<OneOrMany<Device>>,
     /// The service that answers: an entry of `services`, or with `port` a host name. Exactly one of `service`, `split`, `compose`, `respond`,
-    /// `redirect`, `maintenance` and `mock`.
+    /// `redirect`, `maintenance` and `mock`, unless each of `views` has a service or a `compose` of its own.
     #[serde(default)]
     pub service: Option<Spanned<String>>,
     /// The port of `service`, where that is a host name. 1 to 65535.
@@ -72,6 +73,15 @@ pub struct RouteConfig {
     /// One answer made of those of several services, which are asked at once. Policies hold as for any other route.
     #[serde(default)]
     pub compose: Option<Box<Spanned<ComposeConfig>>>,
+    /// Several answers of one route, each for its kind of client: by class of device, header fields, consumer, plan, group or scope, or as the
+    /// client asks (`view_parameter`). The first that holds is given, 1 to 32 of them, named `[a-z][a-z0-9_-]*`; the last is for everybody. A view
+    /// has a `compose` or a `service` of its own, or the route's, and policies of its own. Caches, and tags of answers, never mix them.
+    #[serde(default)]
+    pub views: Option<Box<Spanned<ViewsConfig>>>,
+    /// The parameter of the query by which clients choose one of `views`: `view` for `?view=tv`, or a table. It never opens a view to a client
+    /// that is not among those for whom the view is (`consumers`, `groups`, `plans`, `scopes`). Default: none, and clients do not choose.
+    #[serde(default)]
+    pub view_parameter: Option<Box<Spanned<ViewParameterConfig>>>,
     /// The answer, from this file: nobody is asked. Policies hold as for any other route.
     #[serde(default)]
     pub respond: Option<Box<Spanned<RespondConfig>>>,

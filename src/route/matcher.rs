@@ -1,13 +1,16 @@
 //! One route's hosts, path and conditions, checked and canonical.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method};
 
-use super::config::{RouteConfig, ValueMatch};
+use super::Device;
+use super::config::{RouteConfig, ValueMatch, VersionMatch};
 use super::pattern::{HostPattern, PathPattern};
 use super::predicate::{Conditions, DeviceSet, MethodSet, Predicate};
 use crate::problem::{Place, Problem, Problems};
+use crate::value::{OneOrMany, Spanned};
 
 const LONGEST_ID: usize = 512;
 
@@ -39,7 +42,10 @@ impl Matcher {
         }
         let hosts = hosts(config, problems);
         let methods = methods(config, problems);
-        let predicates = predicates(config, problems);
+        let RouteConfig { headers, query, version, device, .. } = config;
+        let asked =
+            Asked { headers, query: Some(query), version: version.as_ref(), device: device.as_ref(), place: config.path.place };
+        let predicates = predicates(&asked, problems);
         let id = config.id.as_ref().map(|id| check_id(id, id.place, problems).map(|()| Arc::<str>::from(&***id)));
         let listeners = listeners(config, problems);
         let (path, hosts, methods, (mut labels, predicates)) = (path.ok()?, hosts?, methods?, predicates?);
@@ -172,15 +178,24 @@ fn hint_method(name: &str) -> String {
     if Method::from_bytes(upper.as_bytes()).is_ok() { upper } else { "GET".to_owned() }
 }
 
+/// What is asked of a request's head, as it is written at `place`.
+pub(super) struct Asked<'a> {
+    pub headers: &'a BTreeMap<String, Spanned<ValueMatch>>,
+    pub query: Option<&'a BTreeMap<String, Spanned<ValueMatch>>>,
+    pub version: Option<&'a Spanned<VersionMatch>>,
+    pub device: Option<&'a OneOrMany<Device>>,
+    pub place: Place,
+}
+
 /// The predicates, sorted, and how an id writes each.
-fn predicates(config: &RouteConfig, problems: &mut Problems) -> Option<(Vec<String>, Vec<Predicate>)> {
+pub(super) fn predicates(asked: &Asked<'_>, problems: &mut Problems) -> Option<(Vec<String>, Vec<Predicate>)> {
     let before = problems.len();
     let mut list: Vec<(String, Predicate)> = Vec::new();
-    let version = config.version.as_ref().map(|version| {
+    let version = asked.version.map(|version| {
         let wanted = ValueMatch::Exact(version.is.clone());
         (&version.value.header, version.place, wanted, true)
     });
-    let headers = config.headers.iter().map(|(name, wanted)| (name, wanted.place, wanted.value.clone(), false));
+    let headers = asked.headers.iter().map(|(name, wanted)| (name, wanted.place, wanted.value.clone(), false));
     let mut spelled: Vec<(HeaderName, &str)> = Vec::new();
     for (name, place, wanted, open) in headers.chain(version) {
         let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
@@ -199,14 +214,14 @@ fn predicates(config: &RouteConfig, problems: &mut Problems) -> Option<(Vec<Stri
         let predicate = Predicate::Header(header, wanted);
         list.push((predicate.label(name, open), predicate));
     }
-    for (name, wanted) in &config.query {
+    for (name, wanted) in asked.query.into_iter().flatten() {
         check_value(wanted, false, wanted.place, problems);
         let predicate = Predicate::Query(name.as_str().into(), wanted.value.clone());
         list.push((predicate.label(name, false), predicate));
     }
-    if let Some(devices) = &config.device {
+    if let Some(devices) = asked.device {
         if devices.0.is_empty() {
-            problems.push(Problem::error(config.path.place, "this route's list of devices is empty: it would serve nobody"));
+            problems.push(Problem::error(asked.place, "this list of devices is empty: it would serve nobody"));
         }
         let mut set = DeviceSet::default();
         devices.0.iter().for_each(|device| set.insert(*device));

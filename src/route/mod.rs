@@ -21,6 +21,7 @@ mod config;
 mod device;
 mod fallback;
 mod matcher;
+pub mod ordered;
 mod own;
 mod pattern;
 mod predicate;
@@ -33,6 +34,7 @@ pub mod templates;
 mod tests;
 mod tie;
 mod trie;
+pub mod views;
 
 pub use config::{RouteConfig, SplitTarget, Sticky, ValueMatch, VersionMatch};
 pub use device::Device;

@@ -4,6 +4,7 @@ mod answers;
 mod compose;
 mod policies;
 mod tcp;
+mod views;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -69,7 +70,8 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     let base = source.base().to_owned();
     let mut problems = std::mem::take(&mut source.problems);
     let root = source.root.clone();
-    let mut compiler = Compiler::new(document, root.as_deref(), &base, around, &mut problems);
+    let written = views::written(document);
+    let mut compiler = Compiler::new(document, &written, root.as_deref(), &base, around, &mut problems);
     let mut doors = compiler.doors();
     compiler.services();
     let tcp_routes = compiler.tcp(&mut doors);
@@ -147,6 +149,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
 
 struct Compiler<'a> {
     document: &'a Document,
+    views: &'a views::Written,
     /// What was written, with what was refused of it.
     root: Option<&'a Node>,
     base: &'a Path,
@@ -169,6 +172,7 @@ struct Compiler<'a> {
 impl<'a> Compiler<'a> {
     fn new(
         document: &'a Document,
+        views: &'a views::Written,
         root: Option<&'a Node>,
         base: &'a Path,
         around: &'a Surroundings,
@@ -192,6 +196,7 @@ impl<'a> Compiler<'a> {
         let consumers = Arc::new(Consumers::compile(&document.consumers, METHODS, base, problems).with_issued(issued));
         let mut compiler = Compiler {
             document,
+            views,
             root,
             base,
             quota_log: quota_log(document.server.quota_log.as_deref(), base),
@@ -315,65 +320,90 @@ impl<'a> Compiler<'a> {
                 self.look_through("route:?", node);
             }
         }
-        for config in &self.document.routes {
+        for (number, config) in self.document.routes.iter().enumerate() {
             let matcher = Matcher::compile(config, self.problems);
             self.listeners(config);
             let id = matcher.as_ref().map_or_else(|| Arc::from(&*config.path.value), |matcher| matcher.id().clone());
             let own = config.policies.as_ref().map(|Raw(node)| self.table(&format!("route:{id}"), &config.path.value, node));
-            let answer = self.answer(config, &id, own.as_ref());
-            let answer = answer.and_then(|answer| self.guarded(config, &id, answer));
-            let answer = answer.and_then(|answer| self.retried(config, answer));
-            let answer = answer.and_then(|answer| self.hedged(config, &id, answer));
-            let fallback = match &config.fallback {
-                Some(fallback) => self.fallback(fallback, &id).map(Some),
-                None => Some(None),
+            let first = routes.len();
+            let compiled = match self.views.get(&number) {
+                None => self.route(config, (matcher.as_ref(), &id, None), own).map(|route| vec![route]),
+                Some(views) => self.viewed(config, views, (matcher.as_ref(), &id, first), own),
             };
-            let rewrite = matcher.as_ref().and_then(|matcher| Rewrite::compile(config, matcher, self.problems));
-            let back = self.rewrite_back(config, answer.as_ref());
-            let (Some(matcher), Some(answer), Some(fallback), Some(back)) = (matcher, answer, fallback, back) else { continue };
+            let (Some(matcher), Some(compiled)) = (matcher, compiled) else { continue };
             self.ambiguous(config, &matcher);
-            let timeout = config.timeout.as_ref().map(|timeout| timeout.value.0);
-            if let Some(none) = config.timeout.as_ref().filter(|timeout| timeout.value.is_zero()) {
-                let problem = Problem::error(none.place, "`timeout` must be more than 0: no request would be answered");
-                self.problems.push(problem.hint("leave it out for the listener's `timeouts.request`"));
-            }
-            let plan = self.plan(config, own, &answer);
-            self.look_for_proof(config, &answer, &plan);
-            self.look_at_stand_in(config, &answer);
-            self.warn_of_bounded_streams(config, &answer);
-            if let Some(cached) = config.fallback.as_ref().and_then(|fallback| fallback.cached.as_ref())
-                && plan.options.cache.is_none()
-            {
-                let problem =
-                    Problem::error(cached.place, "nothing was kept that this fallback could give: the route has no `cache`");
-                self.problems.push(problem.hint("add `cache` to the route's policies"));
-            }
-            if plan.holds_answers && self.document.server.engine.value == Engine::Pingora {
-                let message = "a policy of this route works on whole answers (`etag`, `answer_contract`, `reshape` with other steps than `keep` and `remove`), which cannot be had with `engine: pingora`";
-                self.problems
-                    .push(Problem::error(config.path.place, message).hint("turn it off here, or take `engine` out of `server`"));
-            }
-            routes.push(Arc::new(Route {
-                metrics: self.around.metrics.route(&id),
-                answers: answer.services().iter().map(|service| self.around.metrics.answers(&id, &service.key)).collect(),
-                id,
-                plan,
-                answer,
-                rewrite,
-                back,
-                fallback,
-                timeout,
-                stream: config.stream,
-                buffer_request: config.buffer_request,
-                names_listeners: matcher.names_listeners(),
-                ambiguous_paths: config.ambiguous_paths,
-                merge_slashes: config.merge_slashes,
-            }));
-            matchers.push((routes.len() - 1, matcher));
+            routes.extend(compiled.into_iter().map(Arc::new));
+            matchers.push((first, matcher));
         }
         doors::warn(doors, bound, &matchers, &routes, self.document, self.problems);
         let listeners: Vec<Arc<str>> = doors.iter().map(|door| door.name.clone()).collect();
         (RouteTables::build(matchers, &listeners, self.problems), routes)
+    }
+
+    /// One route, or one of its views. `None` if something is wrong, which was said.
+    fn route(
+        &mut self,
+        config: &'a Spanned<RouteConfig>,
+        (matcher, id, view): (Option<&Matcher>, &Arc<str>, Option<&str>),
+        own: Option<Table>,
+    ) -> Option<Route> {
+        let kept_as: Arc<str> = view.map_or_else(|| id.clone(), |view| format!("{id}#@{view}").into());
+        let answer = self.answer(config, (id, &kept_as), own.as_ref());
+        let answer = answer.and_then(|answer| self.guarded(config, id, answer));
+        let answer = answer.and_then(|answer| self.retried(config, answer));
+        let answer = answer.and_then(|answer| self.hedged(config, id, answer));
+        let fallback = match &config.fallback {
+            Some(fallback) => self.fallback(fallback, id).map(Some),
+            None => Some(None),
+        };
+        let rewrite = matcher.and_then(|matcher| Rewrite::compile(config, matcher, self.problems));
+        let back = self.rewrite_back(config, answer.as_ref());
+        let (matcher, answer, fallback, back) = (matcher?, answer?, fallback?, back?);
+        if let Some(none) = config.timeout.as_ref().filter(|timeout| timeout.value.is_zero()) {
+            let problem = Problem::error(none.place, "`timeout` must be more than 0: no request would be answered");
+            self.problems.push(problem.hint("leave it out for the listener's `timeouts.request`"));
+        }
+        let plan = self.plan(config, own, &answer);
+        self.look_for_proof(config, &answer, &plan);
+        self.look_at_stand_in(config, &answer);
+        self.warn_of_bounded_streams(config, &answer);
+        if let Some(cached) = config.fallback.as_ref().and_then(|fallback| fallback.cached.as_ref())
+            && plan.options.cache.is_none()
+        {
+            let problem =
+                Problem::error(cached.place, "nothing was kept that this fallback could give: the route has no `cache`");
+            self.problems.push(problem.hint("add `cache` to the route's policies"));
+        }
+        if plan.holds_answers && self.document.server.engine.value == Engine::Pingora {
+            let message = "a policy of this route works on whole answers (`etag`, `answer_contract`, `reshape` with other steps than `keep` and `remove`), which cannot be had with `engine: pingora`";
+            self.problems
+                .push(Problem::error(config.path.place, message).hint("turn it off here, or take `engine` out of `server`"));
+        }
+        let made = self.made(config, (matcher, id), (plan, answer));
+        Some(Route { kept_as, rewrite, back, fallback, ..made })
+    }
+
+    /// A route that has only been judged yet.
+    fn made(&self, config: &RouteConfig, (matcher, id): (&Matcher, &Arc<str>), (plan, answer): (Arc<Plan>, Answer)) -> Route {
+        Route {
+            metrics: self.around.metrics.route(id),
+            answers: answer.services().iter().map(|service| self.around.metrics.answers(id, &service.key)).collect(),
+            id: id.clone(),
+            kept_as: id.clone(),
+            views: None,
+            view: None,
+            plan,
+            answer,
+            rewrite: None,
+            back: None,
+            fallback: None,
+            timeout: config.timeout.as_ref().map(|timeout| timeout.value.0),
+            stream: config.stream,
+            buffer_request: config.buffer_request,
+            names_listeners: matcher.names_listeners(),
+            ambiguous_paths: config.ambiguous_paths,
+            merge_slashes: config.merge_slashes,
+        }
     }
 
     /// A route whose own path can be read in two ways serves nobody unless it says that it means what it says.

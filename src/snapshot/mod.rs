@@ -37,6 +37,7 @@ use crate::policy::{OnRequest, Plan};
 use crate::redis::Redis;
 use crate::route::back::Back;
 use crate::route::compose::{Composition, state};
+use crate::route::views::{Tags, Views};
 use crate::route::{OwnAnswer, Rewrite, RouteTables, Split};
 use crate::tally::{Counter, Tallies};
 use crate::upstream::Service;
@@ -78,6 +79,14 @@ pub enum Answer {
     Own(Box<OwnAnswer>),
     /// Several are, and their answers are made one.
     Compose(Box<Composed>),
+    /// One of the views does, each of which is a route of its own; these are the services of all of them.
+    Views(Vec<Arc<Service>>),
+}
+
+/// Of which view a route is the answer.
+pub struct OfView {
+    pub name: Arc<str>,
+    pub tags: Tags,
 }
 
 /// What an answer is made of, and the services that are asked for it.
@@ -128,7 +137,7 @@ impl Answer {
     /// The number of the service for this request. A sticky split needs no memory: the same client always hashes to the same place.
     pub fn choose(&self, head: &RequestHead, client: IpAddr) -> u32 {
         match self {
-            Answer::Service(_) | Answer::Own(_) | Answer::Compose(_) => 0,
+            Answer::Service(_) | Answer::Own(_) | Answer::Compose(_) | Answer::Views(_) => 0,
             Answer::Split(split, _) => split.pick(head, client, trace::random()) as u32,
         }
     }
@@ -148,7 +157,7 @@ impl Answer {
     pub fn services(&self) -> &[Arc<Service>] {
         match self {
             Answer::Service(service) => std::slice::from_ref(service),
-            Answer::Split(_, services) => services,
+            Answer::Split(_, services) | Answer::Views(services) => services,
             Answer::Own(_) | Answer::Compose(_) => &[],
         }
     }
@@ -171,6 +180,12 @@ impl Answer {
 /// One route, compiled.
 pub struct Route {
     pub id: Arc<str>,
+    /// Under which name its answers are kept: its id, and the view's.
+    pub kept_as: Arc<str>,
+    /// What requests are given in its place, once they have been judged.
+    pub views: Option<Box<Views>>,
+    /// It is one of those.
+    pub view: Option<Box<OfView>>,
     pub plan: Arc<Plan>,
     pub answer: Answer,
     pub rewrite: Option<Rewrite>,

@@ -3,7 +3,7 @@
 //! [`template`] compiles values with placeholders, [`headers`] is the policies `request_headers` and `response_headers`, [`cache`] what
 //! a route wants of the cache, [`mirror`] who else gets the request, [`security_headers`] what browsers are told, [`compress`] answers in
 //! fewer bytes, [`etag`] tags for answers that have none, [`answer_contract`] what answers have to be,
-//! [`error_pages`] what refusals look like, [`reshape`] bodies in other shapes.
+//! [`error_pages`] what refusals look like, [`reshape`] bodies in other shapes; [`view`] is what each of a route's views has.
 
 pub mod answer_contract;
 pub mod cache;
@@ -22,3 +22,4 @@ pub mod served_by;
 #[path = "../../../docs/develop/examples/shout.rs"]
 pub mod shout;
 pub mod template;
+pub mod view;

@@ -1,15 +1,13 @@
 //! `routes[].compose`, as it is written.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use crate::retry::config::RetriesConfig;
 use crate::route::fallback::JsonBody;
+use crate::route::ordered::InOrder;
 use crate::value::{Period, Raw, Size, Spanned};
 
 /// One answer made of those of several services.
@@ -25,8 +23,7 @@ pub struct ComposeConfig {
 }
 
 /// The calls in the order in which they are written, which is that of the answer's fields.
-#[derive(Debug, Clone)]
-pub struct Calls(pub Vec<(String, Spanned<CallConfig>)>);
+pub type Calls = InOrder<CallConfig>;
 
 /// One call, and where its answer stands. Texts may hold `{param.NAME}` (what the route's path took), `{query.NAME}`, `{header.NAME}`,
 /// `{claim.NAME}`, `{subject}`, `{consumer}`, `{client_address}`, `{host}`, `{request_id}`, `{body.FIELD}` of the request's JSON,
@@ -172,42 +169,4 @@ pub struct ComposedAnswerConfig {
     pub set_cookie: Vec<Spanned<String>>,
     /// The status where a required part fails, 400 to 599. Default: 504 for one that took too long, else 502.
     pub failed_status: Option<Spanned<u16>>,
-}
-
-impl<'de> Deserialize<'de> for Calls {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Calls;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("calls by name")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Calls, A::Error> {
-                let mut calls = Vec::new();
-                while let Some(call) = map.next_entry()? {
-                    calls.push(call);
-                }
-                Ok(Calls(calls))
-            }
-        }
-
-        deserializer.deserialize_map(InOrder)
-    }
-}
-
-impl JsonSchema for Calls {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "Calls".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        BTreeMap::<String, CallConfig>::json_schema(generator)
-    }
 }

@@ -14,10 +14,16 @@ use crate::upstream::Service;
 use crate::value::Spanned;
 
 impl<'a> Compiler<'a> {
-    pub(super) fn answer(&mut self, config: &Spanned<RouteConfig>, route: &str, policies: Option<&Table>) -> Option<Answer> {
+    /// `names`: the route's, and the one under which its answers are kept.
+    pub(super) fn answer(
+        &mut self,
+        config: &Spanned<RouteConfig>,
+        names: (&str, &str),
+        policies: Option<&Table>,
+    ) -> Option<Answer> {
         let own = [config.respond.is_some(), config.redirect.is_some(), config.maintenance.is_some(), config.mock.is_some()];
         if config.compose.is_some() || own.contains(&true) {
-            return self.own_answer(config, route, policies);
+            return self.own_answer(config, names, policies);
         }
         let lost = |key: &str| self.problems.has_lost(config.place, key);
         let own = ["compose", "respond", "redirect", "maintenance", "mock"].into_iter().any(lost);
@@ -83,7 +89,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// What the route answers by itself, if that is all it says.
-    fn own_answer(&mut self, config: &Spanned<RouteConfig>, route: &str, policies: Option<&Table>) -> Option<Answer> {
+    fn own_answer(&mut self, config: &Spanned<RouteConfig>, names: (&str, &str), policies: Option<&Table>) -> Option<Answer> {
         let said = [
             ("service", config.service.as_ref().map(|service| service.place)),
             ("split", config.split.as_ref().and_then(|targets| targets.first()).map(|target| target.place)),
@@ -105,7 +111,7 @@ impl<'a> Compiler<'a> {
             return Some(Answer::Own(Box::new(OwnAnswer::Mock(Box::new(mocks)))));
         }
         if let Some(compose) = &config.compose {
-            return self.composed(config, compose, route, policies);
+            return self.composed(config, compose, names, policies);
         }
         OwnAnswer::compile(config, self.base, self.problems).map(|own| Answer::Own(Box::new(own)))
     }
@@ -196,6 +202,6 @@ fn with_services(answer: Answer, mut other: impl FnMut(&Arc<Service>) -> Option<
             composed.services = composed.services.iter().map(other).collect::<Option<_>>()?;
             Answer::Compose(composed)
         }
-        own @ Answer::Own(_) => own,
+        own @ (Answer::Own(_) | Answer::Views(_)) => own,
     })
 }

@@ -14,6 +14,7 @@ use crate::policy::{Plan, Work};
 use crate::problem::Problem;
 use crate::route::RouteConfig;
 use crate::route::compose::{ComposeConfig, Composition, Wanted};
+use crate::route::views::OF_DEVICES;
 use crate::snapshot::{Answer, Composed, PartCounts, Road};
 use crate::upstream::Service;
 use crate::value::{Raw, Spanned};
@@ -27,7 +28,7 @@ impl<'a> Compiler<'a> {
         &mut self,
         config: &Spanned<RouteConfig>,
         written: &Spanned<ComposeConfig>,
-        route: &str,
+        (id, route): (&str, &str),
         own: Option<&Table>,
     ) -> Option<Answer> {
         self.refuse_what_calls_say(config);
@@ -66,7 +67,7 @@ impl<'a> Compiler<'a> {
         }
         let services = services.into_iter().collect::<Option<_>>()?;
         let tallies = self.around.metrics.tallies();
-        let counts = composition.parts.iter().map(|part| PartCounts::new(route, &part.name, tallies)).collect();
+        let counts = composition.parts.iter().map(|part| PartCounts::new(id, &part.name, tallies)).collect();
         for (part, call) in composition.parts.iter().zip(&written.calls.0) {
             let cached = call.1.fallback.as_ref().and_then(|fallback| fallback.cached.as_ref());
             let keeps = roads.get(part.service).is_some_and(|road| road.cache.is_some());
@@ -137,7 +138,7 @@ impl<'a> Compiler<'a> {
             names.extend(route.headers.keys().map(|name| name.to_ascii_lowercase().into()));
             names.extend(route.version.iter().map(|version| version.value.header.to_ascii_lowercase().into()));
             if route.device.is_some() {
-                names.extend(["sec-ch-ua-mobile", "sec-ch-ua-platform", "user-agent"].map(Box::from));
+                names.extend(OF_DEVICES.map(Box::from));
             }
         }
         names

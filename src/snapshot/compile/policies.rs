@@ -54,6 +54,9 @@ impl<'a> Compiler<'a> {
             return self.composed_plan(own, composed);
         }
         self.look_for_identity(config, answer);
+        if let Answer::Views(_) = answer {
+            return Arc::new(self.views_plan(config, own, answer));
+        }
         if let Answer::Split(_, services) = answer {
             let table = self.split_table(config, services);
             let table = match own {
@@ -177,7 +180,7 @@ impl<'a> Compiler<'a> {
 
     /// The policies of a split, but for the route's own. One table stands for all its services, so what judges a request must be the
     /// same for each: otherwise it would be chance, or the client's cookie, that decides which judgement a request meets.
-    fn split_table(&mut self, config: &'a RouteConfig, services: &[Arc<Service>]) -> Table {
+    pub(super) fn split_table(&mut self, config: &'a RouteConfig, services: &[Arc<Service>]) -> Table {
         let judging = REGISTRY.iter().filter(|entry| !registry::is_of_service(entry));
         let own = |name: &str| config.policies.as_ref().is_some_and(|Raw(node)| node.get(name).is_some());
         for entry in judging.filter(|entry| !own(entry.name)) {

@@ -106,7 +106,7 @@ impl Answers {
 }
 
 /// `Cache-Control` for answers that are for one client alone.
-fn private(said: &[u8]) -> Vec<u8> {
+pub fn private(said: &[u8]) -> Vec<u8> {
     let mut kept: Vec<&[u8]> = Vec::new();
     let (mut quoted, mut from) = (false, 0);
     for (at, byte) in said.iter().chain(b",").enumerate() {
