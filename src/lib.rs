@@ -19,6 +19,7 @@
 //! | [`retry`] | when a request is sent again, and how much that may cost |
 //! | [`limits`] | how many there may be: the arithmetic of limits and its memory |
 //! | [`consumers`] | who uses the APIs, and by which credentials they are known |
+//! | [`sigv4`] | signatures of AWS |
 //! | [`jose`], [`oidc`] | signed tokens and their keys; what identity providers are asked |
 //! | [`keys`] | API keys that are issued and revoked while the gateway runs |
 //! | [`cache`] | answers that were given before |
@@ -58,7 +59,7 @@
 //! - types that know nobody: [`address`], [`authority`], [`clock`], [`fingerprint`], [`grpc`], [`json`], [`ledger`], [`path`], [`plain`], [`problem`], [`stripe`], [`tally`], [`upgrade`], [`wait`]
 //! - [`head`], [`node`], [`reply`], [`successor`]
 //! - [`carrier`], [`report`], [`value`], [`via`]
-//! - [`cidr`], [`context`], [`exchange`]
+//! - [`cidr`], [`context`], [`exchange`], [`sigv4`]
 //! - [`cel`], [`jose`], [`redis`], [`schema`], [`wire`]
 //! - [`breaker`], [`consumers`], [`limits`], [`oidc`], [`retry`], [`transcode`]
 //! - [`by`]
@@ -121,6 +122,7 @@ pub mod retry;
 pub mod route;
 pub mod schema;
 pub mod serve;
+pub mod sigv4;
 pub mod snapshot;
 pub mod stripe;
 pub mod successor;
