@@ -29,7 +29,7 @@ fn balanced(endpoints: usize, weighted: bool, more: &str) -> Arc<Service> {
         })
         .collect();
     let config: ServiceConfig = serde_yaml::from_str(&format!("endpoints: [{}]\n{more}", list.join(", "))).expect("valid YAML");
-    let kept = Kept { ledger: &Ledger::default(), tallies: &Arc::default() };
+    let kept = Kept { ledger: &Ledger::default(), tallies: &Arc::default(), background: None };
     Service::compile("bench", Place::NOWHERE, &config, Path::new(""), &mut Problems::default(), kept).expect("a valid service")
 }
 

@@ -19,7 +19,7 @@
 //! | [`retry`] | when a request is sent again, and how much that may cost |
 //! | [`limits`] | how many there may be: the arithmetic of limits and its memory |
 //! | [`consumers`] | who uses the APIs, and by which credentials they are known |
-//! | [`sigv4`] | signatures of AWS |
+//! | [`credentials`], [`sigv4`] | what the gateway shows to services to say who it is; signatures of AWS |
 //! | [`jose`], [`oidc`] | signed tokens and their keys; what identity providers are asked |
 //! | [`keys`] | API keys that are issued and revoked while the gateway runs |
 //! | [`cache`] | answers that were given before |
@@ -34,6 +34,7 @@
 //! | [`demo`] | the product in one command |
 //! | [`cli`] | the commands |
 //! | [`transcode`] | gRPC methods for clients that speak REST and JSON |
+//! | [`function`] | functions of AWS Lambda for clients that speak HTTP |
 //! | [`json`] | JSON that is worked on as a text: filtered as it comes, or edited as a tree |
 //! | [`address`] | where an endpoint is: an IP address with a port, or a Unix socket |
 //! | [`authority`], [`via`] | a host's one spelling; the names of the gateways that a message has passed |
@@ -62,7 +63,8 @@
 //! - [`cidr`], [`context`], [`exchange`], [`sigv4`]
 //! - [`cel`], [`jose`], [`redis`], [`schema`], [`wire`]
 //! - [`breaker`], [`consumers`], [`limits`], [`oidc`], [`retry`], [`transcode`]
-//! - [`by`]
+//! - [`by`], [`credentials`]
+//! - [`function`]
 //! - rooms that do not know each other: [`cache`], [`keys`], [`listen`], [`observe`], [`route`], [`upstream`]
 //! - [`downstream`], [`policy`], [`tcp`]
 //! - [`config`]
@@ -92,12 +94,14 @@ pub mod config;
 pub mod consumers;
 pub mod context;
 pub mod core;
+pub mod credentials;
 pub mod demo;
 pub mod downstream;
 pub mod embed;
 pub mod exchange;
 pub mod fingerprint;
 pub mod forward;
+pub mod function;
 pub mod grpc;
 pub mod head;
 pub mod jose;

@@ -42,6 +42,7 @@ mod fills;
 mod floods;
 mod flow;
 mod freshness;
+mod functions;
 mod fuzz;
 mod graphql;
 mod harness;

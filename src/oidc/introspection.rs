@@ -129,11 +129,7 @@ impl Server {
         let print = *print.finalize().as_bytes();
         let (authorization, credentials) = match config.client_auth {
             // RFC 6749, section 2.3.1: both are encoded as in a form before they are joined.
-            ClientAuth::Basic => {
-                let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(format!("{id}:{secret}")))).ok()?;
-                value.set_sensitive(true);
-                (Some(value), String::new())
-            }
+            ClientAuth::Basic => (Some(basic(&id, &secret)?), String::new()),
             ClientAuth::Post => (None, format!("&client_id={id}&client_secret={secret}")),
         };
         let counts = Counts::new(url.as_str(), cx);
@@ -297,8 +293,15 @@ impl Counts {
     }
 }
 
+/// A whole `Authorization` field (RFC 7617), which nothing shows.
+pub fn basic(username: &str, password: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(format!("{username}:{password}")))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
 /// `application/x-www-form-urlencoded`, with every byte escaped that is not surely plain.
-fn form(text: &[u8]) -> String {
+pub fn form(text: &[u8]) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     for &byte in text {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'*') {

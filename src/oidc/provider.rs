@@ -171,6 +171,11 @@ impl Provider {
         self.send(request).await
     }
 
+    /// Asks in any other way, with fields that may be secret.
+    pub async fn ask(&self, method: http::Method, url: &Url, fields: http::HeaderMap) -> Result<Answer, Trouble> {
+        self.send(self.client.request(method, url.clone()).headers(fields)).await
+    }
+
     async fn send(&self, request: RequestBuilder) -> Result<Answer, Trouble> {
         let response = request.send().await.map_err(unreachable)?;
         if response.status() != StatusCode::OK {

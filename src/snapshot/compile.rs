@@ -56,7 +56,7 @@ pub struct Surroundings {
 impl Surroundings {
     /// For what services remember.
     pub fn kept(&self) -> Kept<'_> {
-        Kept { ledger: &self.ledger, tallies: self.metrics.tallies() }
+        Kept { ledger: &self.ledger, tallies: self.metrics.tallies(), background: self.background.as_ref() }
     }
 
     /// For a check that serves nothing.

@@ -100,6 +100,12 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
         if let Some(transcode) = &service.transcode {
             refuse(transcode.place, "`transcode`", problems);
         }
+        if let Some(lambda) = &service.lambda {
+            refuse(lambda.place, "`lambda`", problems);
+        }
+        if let Some(auth) = &service.upstream_auth {
+            refuse(auth.place, "`upstream_auth`", problems);
+        }
         if service.warm.value > 0 {
             refuse(service.warm.place, "`warm`", problems);
         }

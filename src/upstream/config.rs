@@ -18,6 +18,8 @@ use super::health_config::HealthCheckConfig;
 use super::outlier::config::OutlierChoice;
 use super::sticky::config::StickyConfig;
 use crate::breaker::config::BreakerConfig;
+use crate::credentials::config::UpstreamAuthConfig;
+use crate::function::config::LambdaConfig;
 use crate::head::AnswerLimits;
 use crate::problem::{Place, foreign};
 use crate::retry::config::RetriesConfig;
@@ -102,6 +104,10 @@ pub struct ServiceConfig {
     /// gRPC methods of the service for clients that speak REST and JSON, by the methods' `google.api.http` annotations or by rules. Default:
     /// none.
     pub transcode: Option<Spanned<TranscodeConfig>>,
+    /// A function of AWS Lambda that answers the requests, in place of `endpoints`. Default: none.
+    pub lambda: Option<Box<Spanned<LambdaConfig>>>,
+    /// What the gateway shows to the service to say who it is: a password, a token, a signature. Default: nothing.
+    pub upstream_auth: Option<Box<Spanned<UpstreamAuthConfig>>>,
     /// Policies for every route that leads to this service. A route may replace each one whole, or turn it off with `false`.
     pub policies: Option<Raw>,
 }
@@ -144,6 +150,8 @@ impl Default for ServiceConfig {
             dns_refresh: period(10_000),
             dns_family: unwritten(Family::Any),
             transcode: None,
+            lambda: None,
+            upstream_auth: None,
             policies: None,
         }
     }
@@ -157,6 +165,13 @@ pub struct EndpointConfig {
     pub priority: Spanned<u32>,
     pub zone: Option<Spanned<String>>,
     pub max_requests: Option<Spanned<u32>>,
+}
+
+impl EndpointConfig {
+    /// One with nothing said of it but where it is.
+    pub fn of(address: Spanned<String>) -> Self {
+        EndpointConfig { address, weight: weight_of_one(), priority: first_priority(), zone: None, max_requests: None }
+    }
 }
 
 /// One endpoint, written as a map.
@@ -198,13 +213,7 @@ impl<'de> Deserialize<'de> for EndpointConfig {
         // The place of the whole entry is taken first: a plain string has no inner place to take it from.
         let Spanned { value, place } = Spanned::<EndpointShape>::deserialize(deserializer)?;
         Ok(match value {
-            EndpointShape::Text(text) => EndpointConfig {
-                address: Spanned { value: text, place },
-                weight: weight_of_one(),
-                priority: first_priority(),
-                zone: None,
-                max_requests: None,
-            },
+            EndpointShape::Text(text) => EndpointConfig::of(Spanned { value: text, place }),
             EndpointShape::Map(EndpointMap { address, weight, priority, zone, max_requests }) => {
                 EndpointConfig { address, weight, priority, zone, max_requests }
             }

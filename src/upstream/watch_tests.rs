@@ -69,7 +69,7 @@ fn service(yaml: &str, ledger: &Ledger) -> Arc<Service> {
         &config,
         Path::new(""),
         &mut problems,
-        Kept { ledger, tallies: &Arc::default() },
+        Kept { ledger, tallies: &Arc::default(), background: None },
     );
     service.unwrap_or_else(|| panic!("{problems:?}"))
 }

@@ -4,10 +4,12 @@
 //!
 //! Not in here: what the client is told, which is for whoever called.
 
+mod authorised;
 pub mod client;
 mod h1;
 mod h2;
 mod hedge;
+mod invoked;
 mod lines;
 mod open;
 mod own;
@@ -45,6 +47,7 @@ pub use warm::Warmer;
 use super::aim::Aim;
 use super::endpoint::EndpointRef;
 use super::gate::{Entered, Gate, Place, Queue, Shut};
+use super::service::Converts;
 use super::{AttemptOutcome, Endpoint, Protocol, Service, TlsConnector, connect_failure};
 use crate::address::EndpointAddress;
 use crate::exchange::Exchange;
@@ -343,12 +346,46 @@ impl Caller {
         tls: &Arc<TlsConnector>,
     ) -> Result<Answer, CallError> {
         tries.aim = Aim::of(service, call.head, call.exchange);
-        if let Some(transcoder) = &service.transcoder
-            && !call.dialect().is_grpc()
-        {
-            return Box::pin(transcoded::send(self, transcoder, service, call, (tries, client), tls)).await;
+        if let Some(converts) = &service.converts {
+            return Box::pin(self.converted(converts, service, call, tries, client, tls)).await;
         }
         self.dispatch(service, call, tries, client, tls).await
+    }
+
+    /// The same where the service is not sent what requests are.
+    async fn converted<C: Client>(
+        &self,
+        converts: &Converts,
+        service: &Service,
+        call: &Call<'_>,
+        tries: &mut Tries,
+        client: &mut C,
+        tls: &Arc<TlsConnector>,
+    ) -> Result<Answer, CallError> {
+        if let Some(function) = &converts.function {
+            return invoked::send(self, function, service, call, (tries, client), tls).await;
+        }
+        match &converts.transcoder {
+            Some(transcoder) if !call.dialect().is_grpc() => {
+                transcoded::send(self, transcoder, service, call, (tries, client), tls).await
+            }
+            _ => self.authorised(service, call, tries, client, tls).await,
+        }
+    }
+
+    /// A call with what the service wants to be shown.
+    async fn authorised<C: Client>(
+        &self,
+        service: &Service,
+        call: &Call<'_>,
+        tries: &mut Tries,
+        client: &mut C,
+        tls: &Arc<TlsConnector>,
+    ) -> Result<Answer, CallError> {
+        match service.auth() {
+            Some(auth) => authorised::send(self, auth, service, call, (tries, client), tls).await,
+            None => self.dispatch(service, call, tries, client, tls).await,
+        }
     }
 
     /// The same, as it stands.
@@ -609,11 +646,11 @@ impl Caller {
                 }
             }
             (Connection::H2(stream), _) => stream.let_go(),
-            (Connection::Made(made), _) => {
-                if let Made::Streaming(streaming) = *made {
-                    self.keep(streaming.into_answer(), service);
-                }
-            }
+            (Connection::Made(made), _) => match *made {
+                Made::Whole(_) => {}
+                Made::Streaming(streaming) => self.keep(streaming.into_answer(), service),
+                Made::Streamed(streamed) => self.keep(streamed.into_answer(), service),
+            },
             (Connection::H1(_), None) => {}
         }
     }

@@ -194,7 +194,7 @@ impl Parts<'_> {
     }
 
     fn authority(&self) -> &[u8] {
-        self.exchange.upstream_host.as_deref().map_or_else(|| self.head.authority(), str::as_bytes)
+        authority(self.head, self.exchange)
     }
 
     /// For a header map's `:path`.
@@ -250,6 +250,36 @@ impl Parts<'_> {
         for (name, value) in edited.added() {
             sink.made(name, value);
         }
+    }
+}
+
+/// The fields one by one, for who does something else with them than to send them.
+#[derive(Default)]
+struct Listed(Vec<(Vec<u8>, Vec<u8>)>);
+
+impl Sink for Listed {
+    fn field(&mut self, name: &[u8], value: &[u8]) {
+        self.0.push((name.to_vec(), value.to_vec()));
+    }
+}
+
+/// All fields but `Host` as they would be sent, in order.
+pub fn listed(parts: &Parts<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut listed = Listed::default();
+    parts.fields(parts.framing(), &mut listed);
+    listed.0
+}
+
+/// What the service is told as the host.
+pub fn authority<'a>(head: &'a RequestHead, exchange: &'a Exchange) -> &'a [u8] {
+    exchange.upstream_host.as_deref().map_or_else(|| head.authority(), str::as_bytes)
+}
+
+/// The path and the query as they are sent, where no other target is asked for.
+pub fn target(head: &RequestHead) -> String {
+    match head.query() {
+        Some(query) => format!("{}?{query}", head.path),
+        None => head.path.clone(),
     }
 }
 

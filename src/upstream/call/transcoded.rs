@@ -11,6 +11,7 @@ use pingora_error::Result;
 use std::task::Context;
 
 use super::client::Client;
+use super::invoked::Streamed;
 use super::{Answer, Broken, Call, CallError, Caller, Connection, Piece, call_error};
 use crate::exchange::{Deadline, RequestId};
 use crate::grpc::{GRPC_MESSAGE, GRPC_RETRY_PUSHBACK, GRPC_STATUS};
@@ -44,12 +45,14 @@ pub enum Made {
     /// It is whole, and this is left of it.
     Whole(Bytes),
     Streaming(Box<Streaming>),
+    /// What a function writes.
+    Streamed(Box<Streamed>),
 }
 
-/// The client, with its request's message in place of its body.
+/// The client, with what is made of its request in place of its body.
 pub struct Framed<'a, C> {
-    client: &'a mut C,
-    frame: Bytes,
+    pub(super) client: &'a mut C,
+    pub(super) frame: Bytes,
 }
 
 /// Makes the call that a request means.
@@ -85,7 +88,7 @@ pub async fn send<C: Client>(
     tries.transcoded = Some(Box::new(Transcoded { method, status: None }));
     let inner = Call { head: &head, exchange: &exchange, target: None, fill: None, stands_for: Some(call.method()) };
     let mut framed = Framed { client, frame: frame.into() };
-    let answer = caller.dispatch(service, &inner, tries, &mut framed, tls).await?;
+    let answer = caller.authorised(service, &inner, tries, &mut framed, tls).await?;
     let answering = Receiving {
         caller,
         transcoder,
@@ -335,7 +338,7 @@ fn code_of(value: &[u8]) -> u32 {
 }
 
 /// A head as it would have come over HTTP/2.
-fn built(
+pub(super) fn built(
     status: StatusCode,
     fields: HeaderMap,
     end: bool,
@@ -352,6 +355,7 @@ impl Made {
             Made::Whole(body) if body.is_empty() => Ok(Some(Piece::End)),
             Made::Whole(body) => Ok(Some(Piece::Data(std::mem::take(body), true))),
             Made::Streaming(streaming) => streaming.take(),
+            Made::Streamed(streamed) => streamed.take(),
         }
     }
 
@@ -363,12 +367,15 @@ impl Made {
                 client.pays(streaming.owes()).map_err(Broken::Client)?;
                 streaming.answer().more(client, service, true).await
             }
+            Made::Streamed(streamed) => streamed.more(client, service).await,
         }
     }
 
     pub fn absorb(&mut self, cx: &mut Context<'_>) {
-        if let Made::Streaming(streaming) = self {
-            streaming.answer().absorb(cx);
+        match self {
+            Made::Whole(_) => {}
+            Made::Streaming(streaming) => streaming.answer().absorb(cx),
+            Made::Streamed(streamed) => streamed.absorb(cx),
         }
     }
 }

@@ -143,7 +143,7 @@ mod tests {
             silent.local_addr().unwrap()
         );
         let (config, ledger, mut problems) = (serde_yaml::from_str(&yaml).unwrap(), Ledger::default(), Problems::default());
-        let kept = Kept { ledger: &ledger, tallies: &Arc::default() };
+        let kept = Kept { ledger: &ledger, tallies: &Arc::default(), background: None };
         let service = Service::compile("it", Place::NOWHERE, &config, Path::new(""), &mut problems, kept);
         let services = [service.unwrap_or_else(|| panic!("{problems:?}"))];
         let began = Instant::now();

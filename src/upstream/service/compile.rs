@@ -1,13 +1,19 @@
 //! From what is written of a service to a service.
 
+mod function;
+
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Kept, Service, Site};
+use super::{Converts, Kept, Service, Site};
 use crate::breaker::config::{BreakerConfig, Scope};
 use crate::breaker::{self, Breaker};
+use crate::context::Context;
+use crate::credentials::UpstreamAuth;
+use crate::function::Function;
 use crate::head::{AnswerLimits, MAX_ANSWER_FIELDS};
 use crate::ledger::Ledger;
 use crate::problem::{Place, Problem, Problems};
@@ -72,8 +78,16 @@ impl Service {
         kept: Kept<'_>,
     ) -> Option<Arc<Self>> {
         let named = check_name(name, place, problems);
-        let addresses = read_addresses(name, place, config, problems);
-        let service = Self::build(site, name, name, addresses.as_deref().unwrap_or_default(), config, base, problems, kept);
+        let (config, function) = match &config.lambda {
+            None => (Cow::Borrowed(config), None),
+            Some(lambda) => {
+                let (config, function) = function::reached(name, lambda, config, base, problems, kept)?;
+                (Cow::Owned(config), Some(function))
+            }
+        };
+        let addresses = read_addresses(name, place, &config, problems);
+        let listed = addresses.as_deref().unwrap_or_default();
+        let service = Self::build(site, name, name, listed, &config, base, function, problems, kept);
         service.filter(|_| named && addresses.is_some())
     }
 
@@ -88,7 +102,7 @@ impl Service {
         };
         let key = address.to_string();
         let listed = [Listed { address, weight: 1, priority: 0, zone: None, most: None, place }];
-        Self::build(&Site::default(), host, &key, &listed, &ServiceConfig::default(), Path::new(""), problems, kept)
+        Self::build(&Site::default(), host, &key, &listed, &ServiceConfig::default(), Path::new(""), None, problems, kept)
     }
 
     #[allow(clippy::too_many_arguments, reason = "what `compile` and `implied` have in common")]
@@ -99,6 +113,7 @@ impl Service {
         listed: &[Listed],
         config: &ServiceConfig,
         base: &Path,
+        function: Option<Arc<Function>>,
         problems: &mut Problems,
         kept: Kept<'_>,
     ) -> Option<Arc<Self>> {
@@ -117,6 +132,10 @@ impl Service {
             .transcode
             .as_ref()
             .map(|transcode| compile_transcoder(transcode, config.protocol, (key, base), problems, kept));
+        let auth = config
+            .upstream_auth
+            .as_ref()
+            .map(|auth| UpstreamAuth::compile(auth, &mut context(key, auth.place, base, problems, kept)));
         let warm = count_within("warm", &config.warm, 0, MOST_WARM, problems);
         if let (Some(keep_alive), Some(warm)) = (keep_alive, warm)
             && warm > keep_alive
@@ -150,6 +169,9 @@ impl Service {
         let breaker = config.circuit_breaker.as_ref().map(|breaker| breaker.compile(problems).zip(Some(breaker.scope.value)));
         // An inner `None` is a problem that has been told.
         let transcoder = transcoder.map_or(Some(None), |one| one.map(Some))?;
+        let auth = auth.map_or(Some(None), |one| one.map(Some))?;
+        let converts = Converts { transcoder, function, auth };
+        let as_is = converts.transcoder.is_none() && converts.function.is_none() && converts.auth.is_none();
         let (panic, breaker) = (panic.map_or(Some(None), |one| one.map(Some)), breaker.map_or(Some(None), |one| one.map(Some)));
         let (tls, check) = (tls.map_or(Some(None), |tls| tls.map(Some))?, check.map_or(Some(None), |check| check.map(Some))?);
         let found = found.map_or(Some(None), |found| found.map(Some))?;
@@ -202,7 +224,7 @@ impl Service {
             hedging,
             queue,
             keep_alive: keep_alive? as usize,
-            transcoder,
+            converts: (!as_is).then(|| Arc::new(converts)),
             warm: warm? as usize,
             retry_after: retry_after?,
             dns_refresh: dns_refresh?,
@@ -249,7 +271,7 @@ impl Service {
             return None;
         }
         let mut service = self.clone();
-        let rules = compile_retries(config, (self.protocol, self.transcoder.is_some()), hedged, &self.key, problems, kept)?;
+        let rules = compile_retries(config, (self.protocol, self.transcodes()), hedged, &self.key, problems, kept)?;
         service.retries = Arc::new(rules.within(&self.retries));
         Some(Arc::new(service))
     }
@@ -262,10 +284,16 @@ impl Service {
         problems: &mut Problems,
         kept: Kept<'_>,
     ) -> Option<Arc<Self>> {
-        let about = ((self.protocol, self.transcoder.is_some()), &*self.retries, self.sticky.is_some());
+        let about = ((self.protocol, self.transcodes()), &*self.retries, self.sticky.is_some());
         let hedging = compile_hedging(config, (&self.key, Some(route)), &self.timeouts, about, problems, kept)?;
         Some(Arc::new(Service { hedging, ..self.clone() }))
     }
+}
+
+/// For what is compiled elsewhere, as part of a service.
+fn context<'a>(key: &'a str, place: Place, base: &'a Path, problems: &'a mut Problems, kept: Kept<'a>) -> Context<'a> {
+    let Kept { ledger, tallies, background } = kept;
+    Context { problems, place, scope: key, base, ledger, tallies, background }
 }
 
 fn looks_at_answers(breakers: &[Arc<Guard>], outliers: Option<&outlier::Rules>) -> bool {
@@ -563,7 +591,7 @@ fn form_cluster(
     (checked, panic): (Option<Initial>, Option<Panic>),
     most: Option<u32>,
     spread: Spread,
-    Kept { ledger, tallies }: Kept<'_>,
+    Kept { ledger, tallies, .. }: Kept<'_>,
 ) -> Arc<Cluster> {
     let members = listed.iter().map(|listed| {
         let authority = listed.address.to_string();

@@ -20,6 +20,8 @@ use super::outlier;
 use super::peer::{PeerTemplate, Timeouts, Trust};
 use super::sticky::Sticky;
 use crate::breaker;
+use crate::credentials::UpstreamAuth;
+use crate::function::Function;
 use crate::head::AnswerLimits;
 use crate::ledger::Ledger;
 use crate::retry;
@@ -39,6 +41,8 @@ pub use view::{FailingView, RouteBreakerView, ServiceView};
 pub struct Kept<'a> {
     pub ledger: &'a Ledger,
     pub tallies: &'a Arc<Tallies>,
+    /// Where state may run tasks of its own. `None` where nothing is served.
+    pub background: Option<&'a tokio::runtime::Handle>,
 }
 
 /// A service: what routes lead to.
@@ -64,8 +68,8 @@ pub struct Service {
     pub queue: Option<Queue>,
     /// How many idle connections each core keeps.
     pub keep_alive: usize,
-    /// What requests mean that are no calls of gRPC's, where the service takes nothing else.
-    pub transcoder: Option<Arc<Transcoder>>,
+    /// Where it is not sent what requests are. `None` for most.
+    pub converts: Option<Arc<Converts>>,
     /// How many connections to each endpoint each core makes ahead of requests.
     pub warm: usize,
     /// What clients are told while no endpoint is healthy.
@@ -91,6 +95,17 @@ pub struct Service {
     calls: Option<Arc<PeerTemplate>>,
 }
 
+/// What becomes of a request before it is sent.
+#[derive(Default)]
+pub struct Converts {
+    /// What requests mean that are no calls of gRPC's, where the service takes nothing else.
+    pub transcoder: Option<Arc<Transcoder>>,
+    /// The function that it is an event for.
+    pub function: Option<Arc<Function>>,
+    /// What it is shown to say who the gateway is.
+    pub auth: Option<Arc<UpstreamAuth>>,
+}
+
 /// What a gateway is told of itself.
 #[derive(Clone, Debug, Default)]
 pub struct Site {
@@ -103,6 +118,15 @@ pub struct Site {
 impl Service {
     /// The policy name in the answers that the gateway makes in a service's stead.
     pub const NAME: &'static str = "upstream";
+
+    pub fn auth(&self) -> Option<&Arc<UpstreamAuth>> {
+        self.converts.as_ref()?.auth.as_ref()
+    }
+
+    /// Whether requests are made into calls of gRPC's.
+    pub fn transcodes(&self) -> bool {
+        self.converts.as_ref().is_some_and(|converts| converts.transcoder.is_some())
+    }
 
     /// Closes connections that have been idle too long.
     pub fn sweep(&self) {

@@ -21,7 +21,7 @@ fn compile_with(yaml: &str, ledger: &Ledger) -> (Option<Arc<Service>>, Problems)
         &config,
         Path::new(""),
         &mut problems,
-        Kept { ledger, tallies: &Arc::default() },
+        Kept { ledger, tallies: &Arc::default(), background: None },
     );
     assert_eq!(service.is_none(), problems.has_errors(), "{yaml}: {problems:?}");
     (service, problems)
@@ -143,7 +143,7 @@ fn host_names_become_endpoints_when_they_resolve() {
 #[test]
 fn an_implied_service_is_told_apart_by_its_port() {
     let (ledger, tallies, mut problems) = (Ledger::default(), Arc::default(), Problems::default());
-    let kept = Kept { ledger: &ledger, tallies: &tallies };
+    let kept = Kept { ledger: &ledger, tallies: &tallies, background: None };
     let one = Service::implied("127.0.0.1", 9001, Place::NOWHERE, &mut problems, kept).unwrap();
     let two = Service::implied("127.0.0.1", 9002, Place::NOWHERE, &mut problems, kept).unwrap();
     assert_eq!((&*one.name, &*one.key, &*two.key), ("127.0.0.1", "127.0.0.1:9001", "127.0.0.1:9002"));
@@ -264,7 +264,7 @@ fn priorities_and_zones_come_first_while_they_are_well() {
     let site = Site { zone: Some("b".into()), number: None };
     let mut problems = Problems::default();
     let compile = |site: &Site, problems: &mut Problems| {
-        let kept = Kept { ledger: &ledger, tallies: &Arc::default() };
+        let kept = Kept { ledger: &ledger, tallies: &Arc::default(), background: None };
         Service::compile_at(site, "catalog", Place::NOWHERE, &config, Path::new(""), problems, kept).unwrap()
     };
     let local = compile(&site, &mut problems);
@@ -353,7 +353,7 @@ fn a_subset_wants_to_know_which_gateway_it_is() {
     let of = |number| {
         let site = Site { zone: None, number: Some(number) };
         let mut problems = Problems::default();
-        let kept = Kept { ledger: &ledger, tallies: &Arc::default() };
+        let kept = Kept { ledger: &ledger, tallies: &Arc::default(), background: None };
         let service = Service::compile_at(&site, "catalog", Place::NOWHERE, &config, Path::new(""), &mut problems, kept);
         counts(&service.unwrap(), 10).into_keys().collect::<HashSet<_>>()
     };
