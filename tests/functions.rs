@@ -5,6 +5,7 @@ mod bad;
 mod cloud;
 mod crossings;
 mod emulated;
+mod incoming;
 mod keys;
 mod shown;
 mod streams;

@@ -31,6 +31,9 @@ pub struct ConsumerConfig {
     /// The keys that it signs requests with (RFC 9421).
     #[serde(default)]
     pub signing_keys: Vec<SigningKeyConfig>,
+    /// The keys that it signs requests with as AWS has it (Signature Version 4).
+    #[serde(default)]
+    pub aws_keys: Vec<AwsKeyConfig>,
     /// What its API keys may do. A token brings its own scopes; these apply only to a token that has no scope claim at all.
     #[serde(default)]
     pub scopes: Vec<String>,
@@ -58,6 +61,17 @@ pub struct SigningKeyConfig {
     /// suits the key, for RSA `rsa-pss-sha512`.
     #[serde(default)]
     pub algorithm: Option<Spanned<String>>,
+}
+
+/// A key that a consumer signs its requests with, as AWS has it.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "AwsKey")]
+pub struct AwsKeyConfig {
+    /// The id, which stands in every request: 1 to 128 letters, digits, `.`, `_` and `-`. Unique among all consumers.
+    pub access_key_id: Spanned<String>,
+    /// The secret, at least 16 bytes. It has to be known here as it is, for signatures of this kind cannot be checked otherwise.
+    pub secret_access_key: Spanned<Secret>,
 }
 
 /// The names of RFC 9421, section 6.2, and what the same algorithms are called elsewhere.

@@ -18,7 +18,8 @@ use jsonwebtoken::Algorithm;
 use smallvec::SmallVec;
 
 pub use self::config::{
-    ApiKeyConfig, CertificateName, ConsumerConfig, PasswordConfig, SIGNING_ALGORITHMS, SigningKeyConfig, certificate_names,
+    ApiKeyConfig, AwsKeyConfig, CertificateName, ConsumerConfig, PasswordConfig, SIGNING_ALGORITHMS, SigningKeyConfig,
+    certificate_names,
 };
 pub use self::digest::KeyDigest;
 use self::identity::IdentityHeaders;
@@ -37,6 +38,19 @@ pub struct Login {
     pub proved: Arc<Proved>,
 }
 
+/// The secret of a key of AWS's kind, and whose it is.
+pub struct AwsKey {
+    pub secret: Vec<u8>,
+    pub proved: Arc<Proved>,
+}
+
+/// The secret is nobody's business.
+impl std::fmt::Debug for AwsKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AwsKey").field("proved", &self.proved).finish_non_exhaustive()
+    }
+}
+
 /// Why an API key proves nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyFault {
@@ -52,6 +66,7 @@ pub struct Methods {
     pub api_key: &'static str,
     pub password: &'static str,
     pub signing_key: &'static str,
+    pub aws_key: &'static str,
 }
 
 /// What is known of a consumer, whatever credential it came with.
@@ -80,6 +95,7 @@ pub struct Consumers {
     subjects: HashMap<Arc<str>, SubjectEntries, ahash::RandomState>,
     certificates: HashMap<CertificateName, usize, ahash::RandomState>,
     signing_keys: HashMap<Box<str>, (VerifyKey, Arc<Proved>), ahash::RandomState>,
+    aws_keys: HashMap<Box<str>, AwsKey, ahash::RandomState>,
     methods: Methods,
     number: Number,
 }
@@ -107,6 +123,7 @@ impl Consumers {
                 config.passwords.iter().for_each(|password| consumers.add_password(at, password, problems));
                 config.certificates.iter().for_each(|name| consumers.add_certificate(at, name, problems));
                 config.signing_keys.iter().for_each(|key| consumers.add_signing_key(at, key, base, problems));
+                config.aws_keys.iter().for_each(|key| consumers.add_aws_key(at, key, base, problems));
                 config.subjects.iter().for_each(|subject| consumers.add_subject(at, subject, config, problems));
             }
         }
@@ -296,6 +313,38 @@ impl Consumers {
 
     pub fn has_signing_keys(&self) -> bool {
         !self.signing_keys.is_empty()
+    }
+
+    fn add_aws_key(&mut self, at: usize, config: &AwsKeyConfig, base: &Path, problems: &mut Problems) {
+        let id = &config.access_key_id;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        if !(1..=128).contains(&id.value.len()) || !id.value.bytes().all(plain) {
+            problems.push(Problem::error(id.place, "an access key's id has 1 to 128 letters, digits, `.`, `_` and `-`"));
+            return;
+        }
+        let secret = match config.secret_access_key.value.read(base) {
+            Ok(secret) if secret.len() >= 16 => secret,
+            Ok(_) => {
+                let problem = Problem::error(config.secret_access_key.place, "a secret of less than 16 bytes can be guessed");
+                return problems.push(problem.hint("openssl rand -base64 30"));
+            }
+            Err(why) => return problems.push(Problem::error(config.secret_access_key.place, why)),
+        };
+        let Some(consumer) = self.list.get(at) else { return };
+        let proved = Arc::new(consumer.proved(id.value.as_str().into(), self.methods.aws_key));
+        if let Some(other) = self.aws_keys.insert(id.value.as_str().into(), AwsKey { secret, proved }) {
+            let other = other.proved.identity.consumer.as_deref().unwrap_or_default();
+            problems.push(Problem::error(id.place, format!("consumer `{other}` already has an access key of this id")));
+        }
+    }
+
+    /// The key of AWS's kind with this id.
+    pub fn by_aws_key(&self, id: &str) -> Option<&AwsKey> {
+        self.aws_keys.get(id)
+    }
+
+    pub fn has_aws_keys(&self) -> bool {
+        !self.aws_keys.is_empty()
     }
 
     /// Whom a client certificate of this name belongs to.

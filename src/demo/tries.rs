@@ -335,6 +335,12 @@ fn identity(list: &mut List, w: &Words) {
     );
     list.add(
         &[200],
+        "the same in the way of AWS, which curl knows",
+        format!("{curl} --aws-sigv4 aws:amz:demo:shop --user \"PARTNER1:$(cat {signing_secret})\" {http}/warehouse"),
+        &[r#""consumer": "partner""#],
+    );
+    list.add(
+        &[200],
         "a token whose key its issuer publishes",
         format!("{curl} {dora} {http}/lounge/"),
         &[r#""subject": "dora""#],

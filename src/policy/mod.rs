@@ -194,6 +194,8 @@ pub struct Step {
     pub work: Work,
     /// The number of the one service of a split that this step is for. `None`: whoever answers.
     pub service: Option<u32>,
+    /// It looks at a body before anybody has proved who he is, because that is what the proof is made of.
+    pub proves: bool,
 }
 
 /// What a route does with a request, in the order in which it does it. Holds only the work that this route asked for.
@@ -321,8 +323,14 @@ impl PlanBuilder {
         self.step(Work::Body(run));
     }
 
+    /// The same for a body that is part of the proof of who somebody is: it is read where it stands, and not late ([`read_late`]).
+    pub fn on_proving_body(&mut self, run: Arc<dyn OnBody>) {
+        self.step(Work::Body(run));
+        self.plan.steps.last_mut().into_iter().for_each(|step| step.proves = true);
+    }
+
     fn step(&mut self, work: Work) {
-        self.plan.steps.push(Step { stage: self.stage, name: self.name, work, service: self.service });
+        self.plan.steps.push(Step { stage: self.stage, name: self.name, work, service: self.service, proves: false });
     }
 
     /// Adds work on answers.
@@ -361,9 +369,10 @@ fn read_late(steps: &mut Vec<Step>) {
     if !steps.iter().any(|step| matches!(step.stage, Stage::Authn | Stage::Authz)) {
         return;
     }
-    let early = |step: &Step| matches!(step.work, Work::Body(_)) && step.stage < Stage::Authz;
+    let is_body = |step: &Step| matches!(step.work, Work::Body(_)) && !step.proves;
+    let early = |step: &Step| is_body(step) && step.stage < Stage::Authz;
     let (bodies, mut rest): (Vec<_>, Vec<_>) = std::mem::take(steps).into_iter().partition(early);
-    let later = |step: &Step| step.stage > Stage::Authz || matches!(step.work, Work::Body(_));
+    let later = |step: &Step| step.stage > Stage::Authz || is_body(step);
     let number = rest.iter().position(later).unwrap_or(rest.len());
     rest.splice(number..number, bodies);
     *steps = rest;

@@ -44,6 +44,14 @@ pub enum Failure {
     ReplayedSignature,
     /// It was made before anybody remembered which were used.
     SignatureBeforeStart,
+    /// The key's signature is for another region or service.
+    WrongSigningScope,
+    /// The body is not part of what is signed, and has to be.
+    UnsignedPayload,
+    /// The body is signed piece by piece.
+    StreamingSignature,
+    /// The signature is good, and covers another body.
+    PayloadMismatch,
     /// More signatures came than can be remembered: nobody knows whether one comes again.
     ReplayWindowFull,
     TokenTooLarge,
@@ -126,6 +134,14 @@ impl Failure {
             Failure::StaleSignature => ("stale_signature", "The signature is too old.", Other),
             Failure::BadRequestSignature => ("bad_request_signature", "The signature is not this request's.", Other),
             Failure::ContentDigestMismatch => ("content_digest_mismatch", "The body is not the one that was signed.", Other),
+            Failure::WrongSigningScope => {
+                ("wrong_signing_scope", "The signature is for another region or another service.", Other)
+            }
+            Failure::UnsignedPayload => ("unsigned_payload", "The body has to be part of what is signed.", Other),
+            Failure::StreamingSignature => {
+                ("streaming_signature", "A body that is signed piece by piece is not taken: sign it as a whole.", Other)
+            }
+            Failure::PayloadMismatch => ("payload_mismatch", "The body is not the one that was signed.", Other),
             Failure::SignatureBeforeStart => {
                 ("signature_before_start", "The signature was made before the gateway started: sign the request anew.", Other)
             }

@@ -87,6 +87,12 @@ pub trait Method: Send + Sync {
         None
     }
 
+    /// What keeps the body ([`Exchange::body`]) for a method whose proof is made of it. It has to want as few as can be: nobody has proved
+    /// anything yet.
+    fn proving_body(&self) -> Option<Arc<dyn OnBody>> {
+        None
+    }
+
     /// The fields that [`Proved::extra`] may set. A client's own fields of these names never go upstream.
     fn sets(&self) -> Vec<HeaderName> {
         Vec::new()

@@ -7,6 +7,7 @@
 //! have in common: whether one suffices, whether they agree, and what is told to whom.
 
 pub mod api_key;
+pub mod aws_sigv4;
 pub mod basic;
 pub mod bearer;
 mod challenge;
@@ -32,6 +33,7 @@ use serde::Deserialize;
 use smallvec::SmallVec;
 
 use self::api_key::{ApiKeyMethod, ApiKeyMethodConfig};
+use self::aws_sigv4::{SigV4Config, SigV4Method};
 use self::basic::{BasicConfig, BasicMethod};
 use self::bearer::BearerMethod;
 use self::challenge::Challenges;
@@ -60,7 +62,8 @@ const MAX_TOKENS: u32 = 1_000_000;
 pub const ANONYMOUS: &str = "anonymous";
 
 /// What it says of who came with one of a consumer's own credentials.
-pub const METHODS: Methods = Methods { api_key: api_key::METHOD, password: basic::METHOD, signing_key: signature::METHOD };
+pub const METHODS: Methods =
+    Methods { api_key: api_key::METHOD, password: basic::METHOD, signing_key: signature::METHOD, aws_key: aws_sigv4::METHOD };
 
 /// How clients prove who they are. At least one method, such as `jwt` or `api_key`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -79,6 +82,8 @@ pub struct AuthnConfig {
     pub mtls: Option<MtlsConfig>,
     /// Requests that a consumer's key has signed (HTTP Message Signatures, RFC 9421).
     pub signature: Option<SignatureConfig>,
+    /// Requests that a consumer's key has signed as AWS has it (Signature Version 4).
+    pub aws_sigv4: Option<SigV4Config>,
     /// `true` (the default): one method suffices. `false`: all of them are needed, such as a token and an API key. Either way whatever
     /// is presented must be right, and must not name two different consumers.
     pub any: bool,
@@ -106,6 +111,7 @@ impl Default for AuthnConfig {
             basic: None,
             mtls: None,
             signature: None,
+            aws_sigv4: None,
             any: true,
             optional: false,
             anonymous: None,
@@ -130,6 +136,7 @@ fn methods(config: &AuthnConfig, cx: &mut Compile<'_>) -> Option<Vec<Arc<dyn Met
         config.basic.as_ref().map(|basic| shared(BasicMethod::compile(basic, cx))),
         config.mtls.as_ref().map(|mtls| shared(MtlsMethod::compile(mtls, cx))),
         config.signature.as_ref().map(|signature| shared(SignatureMethod::compile(signature, cx))),
+        config.aws_sigv4.as_ref().map(|aws| shared(SigV4Method::compile(aws, cx))),
     ];
     tokens?;
     let bearers = bearers?.into_iter().map(|bearer| shared(Some(bearer)));
@@ -173,7 +180,7 @@ impl Policy for Authn {
         if methods.as_ref().is_some_and(Vec::is_empty) {
             cx.problems.push(
                 Problem::error(cx.place, "`authn` needs at least one method")
-                    .hint("jwt, introspection, api_key, basic, mtls or signature"),
+                    .hint("jwt, introspection, api_key, basic, mtls, signature or aws_sigv4"),
             );
             return None;
         }
@@ -207,6 +214,7 @@ impl Policy for Authn {
         plan.options().credential_queries.clone_from(&self.carriers.queries);
         plan.options().credential_headers.clone_from(&self.carriers.headers);
         plan.options().identity_fields.extend_from_slice(&self.set_by_methods);
+        self.methods.iter().filter_map(|method| method.proving_body()).for_each(|body| plan.on_proving_body(body));
         let bodies: Vec<_> = self.methods.iter().filter_map(|method| method.body()).collect();
         plan.on_wait(self);
         bodies.into_iter().for_each(|body| plan.on_body(body));
@@ -258,6 +266,7 @@ impl Authn {
                 return self.challenges.refuse(failure, decided);
             }
         };
+        exchange.body = None;
         let proved = match (proved, &self.unproved) {
             (Some(proved), _) => Some(proved),
             (None, Unproved::Nobody) => None,
