@@ -134,7 +134,8 @@ fn take<'a>(fields: &mut &'a [u8], length: usize) -> Result<&'a [u8], Malformed>
 
 /// CRC-32 as in zlib: the messages carry it.
 fn checksum(bytes: &[u8]) -> u32 {
-    #[allow(clippy::indexing_slicing, reason = "while the program is compiled")]
+    // While the program is compiled.
+    #[expect(clippy::indexing_slicing)]
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];
         let mut at = 0;

@@ -11,12 +11,13 @@ use super::root;
 pub type Told = BTreeMap<String, Known>;
 
 /// What refuses without being a policy, with the words for it.
-pub const OTHERS: [(&str, &str); 6] = [
+pub const OTHERS: [(&str, &str); 7] = [
     ("door", "the reading of requests, deadlines, overload"),
     ("route", "the choice of the route"),
     ("upstream", "the services"),
     ("compose", "answers made of those of several services"),
     ("transcode", "calls of gRPC's that are made of requests of REST's"),
+    ("lambda", "functions of AWS Lambda"),
     ("client", "the client itself; it is logged, never sent"),
 ];
 
@@ -37,9 +38,10 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// Who refuses in this file, where the place itself does not say.
 fn refuser(path: &str) -> &'static str {
-    const FILES: [(&str, &str); 31] = [
+    const FILES: [(&str, &str); 32] = [
         ("transcode", "transcode"),
         ("upstream/call/transcoded", "transcode"),
+        ("upstream/call/invoked", "lambda"),
         ("policy/shape/reshape", "reshape"),
         ("policy/shape/answer_contract", "answer_contract"),
         ("policy/edge/cors", "cors"),

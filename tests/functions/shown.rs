@@ -146,7 +146,7 @@ fn requests_are_signed_as_they_are_sent() {
         (asked.all("authorization").len(), asked.all("x-amz-date").len(), asked.header("x-amz-security-token")),
         (1, 1, None)
     );
-    request(gateway.port(), "POST", "/x/", &[], &vec![0; 70_000]).assert_problem(413, "door", "body_too_large");
+    request(gateway.port(), "POST", "/x/", &[], &vec![0; 70_000]).assert_problem(413, "bounds", "body_too_large");
     let unsigned = shows(&cloud, &Files::new(), "aws_sigv4: { service: s3, region: eu-west-1, payload: unsigned }", &ENV);
     let answer = curl(&["-H", "Transfer-Encoding: chunked", "-d", "streamed", &unsigned.url("/x/a%20b//c")]);
     assert_eq!((answer.status, &answer.json()["body"]), (200, &json!("streamed")), "{}", answer.text());

@@ -88,7 +88,7 @@ impl<'a> Compiler<'a> {
         judging.steps.retain(|step| is_before(step));
         let credentials = judging.options.credential_headers.clone();
         (judging.options.cache, judging.options.mirror) = (None, None);
-        judging.steps.push(Step { stage: Stage::Authz, name: "views", work: Work::View, service: None });
+        judging.steps.push(Step { stage: Stage::Authz, name: "views", work: Work::View, service: None, proves: false });
         let tallies = self.around.metrics.tallies();
         let help = "Requests of routes with views, by the view that they got.";
         let count = |name: &str| tallies.counter("portcullis_route_views_total", help, &[("route", id), ("view", name)]);
