@@ -15,7 +15,7 @@ PEERS ?=
 # What is passed on to loadtest/soak.py: make soak-hour SOAK='--seconds 90'
 SOAK ?=
 
-.PHONY: help run test test-stock kills lint lint-openssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-websockets bench-bulk bench-shared bench-faults reference \
+.PHONY: help run test test-stock kills lint lint-openssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-websockets bench-bulk bench-compose bench-shared bench-faults reference \
     soak soak-hour attack fuzz install clean
 
 help: ## Print this list.
@@ -96,6 +96,10 @@ bench-bulk: release ## Move 4 GiB up and down, over HTTP/1.1 and HTTP/2; fails i
 	@scripts/need.sh build test
 	PORTCULLIS_BINARY=$(abspath $(BINARY)) PORTCULLIS_BULK_MIB=4096 \
 	    $(CARGO) test --locked --test main -- --exact --nocapture memory::a_body_of_any_length_takes_constant_memory
+
+bench-compose: release ## Measure a dashboard of five services: 2 ms at most beside its slowest part, and the processor time of 7.5 plain requests.
+	@scripts/need.sh build test
+	PORTCULLIS_BINARY=$(abspath $(BINARY)) $(CARGO) test --locked --test main -- --nocapture --test-threads 1 compose::figures::a_dashboard
 
 bench-shared: ## Measure limits that gateways share in a Redis, and whether they hold, Redis paused for 10 s included.
 	@scripts/need.sh build test

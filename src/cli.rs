@@ -243,8 +243,13 @@ fn line(route: &Route) -> String {
     let answers = match &route.answer {
         Answer::Own(own) => own.name().to_owned(),
         Answer::Compose(composed) => {
-            let services: Vec<_> = composed.services.iter().map(|service| &*service.key).collect();
-            format!("compose of {}", services.join(" + "))
+            let mut services: Vec<_> = composed.services.iter().map(|service| &*service.key).collect();
+            if composed.graphql.is_some() {
+                services.sort_unstable();
+                services.dedup();
+            }
+            let what = if composed.graphql.is_some() { "graphql" } else { "compose" };
+            format!("{what} of {}", services.join(" + "))
         }
         Answer::Service(_) | Answer::Split(..) => services.join(" | "),
         Answer::Views(_) => "views".to_owned(),

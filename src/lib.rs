@@ -12,6 +12,7 @@
 //! | [`route`], [`path`] | which route a request takes |
 //! | [`policy`] | the gauntlet: one folder per stage, in the order of execution |
 //! | [`schema`] | JSON Schema: what a value may be |
+//! | [`graphql`] | GraphQL by a schema: documents, types, values |
 //! | [`cel`] | expressions over a request, for the policies that take them |
 //! | [`forward`] | a request's way to its service, through the engine in [`upstream`] or to what the cache has, and the answer back |
 //! | [`tcp`] | connections that are no HTTP, carried as they are: by port, or by the name that TLS asks for |
@@ -57,7 +58,7 @@
 //! A room may use the rooms on the lines above its own, and no others: neither one below nor one beside it. No exceptions; a test reads
 //! this list and holds every import against it. A new room needs its place here.
 //!
-//! - types that know nobody: [`address`], [`authority`], [`clock`], [`fingerprint`], [`grpc`], [`json`], [`ledger`], [`path`], [`plain`], [`problem`], [`stripe`], [`tally`], [`upgrade`], [`wait`]
+//! - types that know nobody: [`address`], [`authority`], [`clock`], [`fingerprint`], [`graphql`], [`grpc`], [`json`], [`ledger`], [`path`], [`plain`], [`problem`], [`stripe`], [`tally`], [`upgrade`], [`wait`]
 //! - [`head`], [`node`], [`reply`], [`successor`]
 //! - [`carrier`], [`report`], [`value`], [`via`]
 //! - [`cidr`], [`context`], [`exchange`], [`sigv4`]
@@ -102,6 +103,7 @@ pub mod exchange;
 pub mod fingerprint;
 pub mod forward;
 pub mod function;
+pub mod graphql;
 pub mod grpc;
 pub mod head;
 pub mod jose;

@@ -35,6 +35,7 @@ mod embed;
 #[allow(dead_code, reason = "its `main` is the example's own")]
 mod embedded;
 mod error_pages;
+mod facade;
 mod fallbacks;
 mod families;
 mod faults;

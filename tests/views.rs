@@ -89,7 +89,7 @@ fn mobile_web_and_tv_get_payloads_of_their_own() {
     gateway.wait_metric("portcullis_route_views_total{route=\"products\",view=\"mobile\"}", 2.0);
     let (_, routes) = gateway.admin_get("/routes");
     assert!(routes.contains("\"view\":\"tv\""), "{routes}");
-    let ran = portcullis(gateway.dir(), &["routes", gateway.config_path().to_str().unwrap()]).stdout;
+    let ran = portcullis(gateway.dir(), &["routes", "--config", gateway.config_path().to_str().unwrap()]).stdout;
     assert!(ran.contains("products  ->  views  [authn]") && ran.contains("products @tv  ->  compose of catalog"), "{ran}");
 }
 
@@ -213,7 +213,7 @@ fn bad_views_are_refused_where_they_stand() {
     for (from, to, said) in [
         ("      web: {}\n", "", "the last view is for everybody that no other is for"),
         ("only_asked: true, ", "", "so that no view behind it is for anybody"),
-        ("plans: [gold]", "plans: []", "`plans` is empty"),
+        ("plans: [gold]", "plans: []", "an empty list says nothing here"),
         ("plans: [gold]", "device: toaster", "toaster"),
         ("      web: {}", "      Web: {}", "`Web` is no name of a view"),
         ("      web: {}", "      web: { service: nothing }", "unknown service `nothing`"),

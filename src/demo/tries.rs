@@ -481,10 +481,18 @@ fn answers(list: &mut List, w: &Words) {
         ],
     );
     list.add(
+        &[200],
+        "GraphQL in front of services that speak REST",
+        format!(
+            "{curl} {json} -d '{{\"query\":\"{{ product(sku: 7) {{ path reviews {{ path query }} }} }}\"}}' {http}/shop/graphql"
+        ),
+        &["{\"data\":{\"product\":{\"path\":\"/products/7\",\"reviews\":{\"path\":\"/reviews/catalog-service\",\"query\":\"first=3\"}}}}"],
+    );
+    list.add(
         &[200, 200],
         "phones, and TVs, get payloads of their own of one URL",
         format!("{curl} -A 'Mozilla/5.0 (iPhone) Mobile' {http}/api/screen; echo; {curl} '{http}/api/screen?view=tv'"),
-        &["{\"service\":\"catalog-service\"}", "{\"posters\":{\"path\":\"/posters\"},\"trailers\":{\"path\":\"/trailers\"}}"],
+        &["catalog-service", "{\"posters\":{\"path\":\"/posters\"},\"trailers\":{\"path\":\"/trailers\"}}"],
     );
     list.add(
         &[200],

@@ -110,7 +110,10 @@ impl Journey {
         let Journey { view, routed, head, .. } = &*self;
         let plan = view.route(*routed).map_or(&view.snapshot.unrouted, |route| &route.plan);
         let chosen = plan.options.error_pages.as_ref().and_then(|pages| pages.choose(head, reply.status));
-        self.page = chosen.or_else(|| plan.options.graphql.as_ref()?.page(head, reply.status));
+        self.page = chosen.or_else(|| {
+            let always = view.route(*routed).is_some_and(|route| route.answer.composed().is_some_and(|of| of.graphql.is_some()));
+            plan.options.graphql.as_ref()?.page(head, reply.status, always)
+        });
         if reply.status.is_success() {
             // It was what the client wanted to know.
             self.outcome.own = Some(reply.policy);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::back::RewriteBackConfig;
 use super::compose::ComposeConfig;
+use super::compose::facade::FacadeConfig;
 use super::own::{MaintenanceConfig, MockConfig, RedirectConfig, RespondConfig};
 use super::views::{ViewParameterConfig, ViewsConfig};
 use super::{Device, FallbackConfig};
@@ -56,7 +57,7 @@ pub struct RouteConfig {
     /// The class or classes of device it serves, as far as the client's User-Agent and client hints tell. Default: any.
     #[serde(default)]
     pub device: Option<OneOrMany<Device>>,
-    /// The service that answers: an entry of `services`, or with `port` a host name. Exactly one of `service`, `split`, `compose`, `respond`,
+    /// The service that answers: an entry of `services`, or with `port` a host name. Exactly one of `service`, `split`, `compose`, `graphql`, `respond`,
     /// `redirect`, `maintenance` and `mock`, unless each of `views` has a service or a `compose` of its own.
     #[serde(default)]
     pub service: Option<Spanned<String>>,
@@ -73,6 +74,10 @@ pub struct RouteConfig {
     /// One answer made of those of several services, which are asked at once. Policies hold as for any other route.
     #[serde(default)]
     pub compose: Option<Box<Spanned<ComposeConfig>>>,
+    /// A schema of GraphQL whose fields are what services answer to calls. The policy `graphql` bounds what clients may ask, with its defaults if
+    /// it is not written.
+    #[serde(default)]
+    pub graphql: Option<Box<Spanned<FacadeConfig>>>,
     /// Several answers of one route, each for its kind of client: by class of device, header fields, consumer, plan, group or scope, or as the
     /// client asks (`view_parameter`). The first that holds is given, 1 to 32 of them, named `[a-z][a-z0-9_-]*`; the last is for everybody. A view
     /// has a `compose` or a `service` of its own, or the route's, and policies of its own. Caches, and tags of answers, never mix them.

@@ -347,6 +347,10 @@ impl<'a> Compiler<'a> {
         (matcher, id, view): (Option<&Matcher>, &Arc<str>, Option<&str>),
         own: Option<Table>,
     ) -> Option<Route> {
+        let own = match &config.graphql {
+            Some(graphql) => Some(self.with_guard(config, graphql.place, id, own)),
+            None => own,
+        };
         let kept_as: Arc<str> = view.map_or_else(|| id.clone(), |view| format!("{id}#@{view}").into());
         let answer = self.answer(config, (id, &kept_as), own.as_ref());
         let answer = answer.and_then(|answer| self.guarded(config, id, answer));

@@ -36,6 +36,7 @@ use crate::path::AmbiguousPaths;
 use crate::policy::{OnRequest, Plan};
 use crate::redis::Redis;
 use crate::route::back::Back;
+use crate::route::compose::facade::Facade;
 use crate::route::compose::{Composition, state};
 use crate::route::views::{Tags, Views};
 use crate::route::{OwnAnswer, Rewrite, RouteTables, Split};
@@ -92,6 +93,8 @@ pub struct OfView {
 /// What an answer is made of, and the services that are asked for it.
 pub struct Composed {
     pub composition: Composition,
+    /// The schema of GraphQL whose fields the calls are for.
+    pub graphql: Option<Box<Facade>>,
     /// In the order of the composition's numbers.
     pub services: Vec<Arc<Service>>,
     /// How each of them is asked, in the same order.

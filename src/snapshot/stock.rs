@@ -60,6 +60,9 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
     for compose in document.routes.iter().filter_map(|route| route.compose.as_ref()) {
         refuse(compose.place, "`compose`", problems);
     }
+    for graphql in document.routes.iter().filter_map(|route| route.graphql.as_ref()) {
+        refuse(graphql.place, "`graphql` of a route", problems);
+    }
     let views = document.routes.iter().filter_map(|route| route.views.as_ref()).flat_map(|views| &views.0);
     for compose in views.filter_map(|(_, view)| view.compose.as_ref()) {
         refuse(compose.place, "`compose`", problems);

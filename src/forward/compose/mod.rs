@@ -6,6 +6,7 @@
 mod call;
 mod crowd;
 mod fields;
+mod graphql;
 mod kept;
 
 use std::sync::Arc;
@@ -95,6 +96,14 @@ pub async fn gather(
         deadline: journey.told_deadline(),
         is_clients_own: journey.has_own_deadline(),
     };
+    if let Some(facade) = &composed.graphql {
+        let asked = Gathering { composed, asking: &asking, body: None };
+        let executed = graphql::answer(&asked, facade, journey, body).await?;
+        let mut purse = asking.purse.into_inner();
+        let (head, body, log) = executed.finish(composed, journey, &mut purse)?;
+        journey.outcome.parts = Some(log.into());
+        return journey.dress(head, body, "graphql").map(|given| (given, purse));
+    }
     let (dones, failed) = Gathering { composed, asking: &asking, body: body.as_ref() }.run().await;
     let mut purse = asking.purse.into_inner();
     let parts = &composed.composition.parts;
@@ -209,7 +218,7 @@ impl<'a> Gathering<'a> {
                 Err(_) => return Err(State::Failed(Fault::Condition)),
             }
         }
-        let known = Known { head, exchange, parts: values, body: self.body, item: None };
+        let known = Known { head, exchange, parts: values, body: self.body, item: None, field: None };
         let question = |known: &Known<'_>| {
             let request = part.request.render(known).ok_or(State::Failed(Fault::NoValue))?;
             let other = match &part.fallback {
@@ -326,7 +335,6 @@ fn answer(
     purse: &mut Option<Purse>,
 ) -> Result<(Box<ResponseHeader>, Bytes), Box<Reply>> {
     let composition = &composed.composition;
-    let partial = dones.iter().any(|done| !done.state.is_whole());
     let meta = composition.meta.then(|| meta(composed, dones));
     let mut whole = Whole::default();
     for (part, done) in composition.parts.iter().zip(dones) {
@@ -345,6 +353,23 @@ fn answer(
     }
     let mut body = Vec::with_capacity(length);
     whole.write(&mut body);
+    let given = Head { status: StatusCode::OK, kind: "application/json", length: body.len(), by_body };
+    Ok((head(composed, dones, journey, &given)?, body.into()))
+}
+
+/// What an answer's head says that is not its parts'.
+struct Head {
+    status: StatusCode,
+    kind: &'static str,
+    length: usize,
+    /// See [`answer`].
+    by_body: bool,
+}
+
+/// The head of an answer made of these parts.
+fn head(composed: &Composed, dones: &[Done], journey: &Journey, given: &Head) -> Result<Box<ResponseHeader>, Box<Reply>> {
+    let composition = &composed.composition;
+    let partial = dones.iter().any(|done| !done.state.is_whole());
     let credentials = &journey.view.snapshot.credentials;
     let proves = journey.exchange.identity.is_some() || credentials.forbid(&journey.head, &[]).is_some();
     let private = composition.private || proves;
@@ -355,16 +380,18 @@ fn answer(
         varies.extend(read.iter().map(HeaderName::as_str));
         varies.extend(read.is_empty().then_some("authorization"));
     }
+    // Which of two forms it has.
+    varies.extend(composed.graphql.is_some().then_some("accept"));
     let made = || {
-        let mut head = Box::new(ResponseHeader::build(StatusCode::OK, Some(8))?);
-        head.insert_header(header::CONTENT_TYPE, "application/json")?;
-        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+        let mut head = Box::new(ResponseHeader::build(given.status, Some(8))?);
+        head.insert_header(header::CONTENT_TYPE, given.kind)?;
+        head.insert_header(header::CONTENT_LENGTH, given.length)?;
         let all = dones.iter().flat_map(|done| done.got.iter().map(|got| &got.fields));
         let with_cookies = composition.set_cookie.iter().filter_map(|number| dones.get(*number));
         let cookies: Vec<HeaderValue> =
             with_cookies.flat_map(|done| &done.got).flat_map(|got: &Arc<Got>| got.fields.set_cookie.clone()).collect();
         if matches!(journey.head.method, Method::GET | Method::HEAD)
-            && let Some(said) = fields::cache_control(all.clone(), partial || by_body, private || !cookies.is_empty())
+            && let Some(said) = fields::cache_control(all.clone(), partial || given.by_body, private || !cookies.is_empty())
         {
             head.insert_header(header::CACHE_CONTROL, said)?;
         }
@@ -376,15 +403,21 @@ fn answer(
         }
         if !dones.iter().all(|done| done.state.is_plain()) {
             let states = composition.parts.iter().zip(dones).map(|(part, done)| (part, done.state, done.took));
-            head.insert_header(X_PORTCULLIS_PARTS, state::list(states, false))?;
+            // Of a schema there may be many more than a request asks for.
+            let states = states.filter(|(_, state, _)| composed.graphql.is_none() || *state != State::Skipped);
+            let mut list = state::list(states, false);
+            if composed.graphql.is_some() {
+                // No key of a dictionary has a capital letter.
+                list.make_ascii_lowercase();
+            }
+            head.insert_header(X_PORTCULLIS_PARTS, list)?;
         }
         Ok::<_, Box<pingora_error::Error>>(head)
     };
-    let head = made().map_err(|_| {
+    made().map_err(|_| {
         let detail = "The parts' header fields cannot stand in one answer.";
         Reply::new(StatusCode::BAD_GATEWAY, "compose", "unfit_fields", detail)
-    })?;
-    Ok((head, body.into()))
+    })
 }
 
 /// What the answer says of its parts.

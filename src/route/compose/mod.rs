@@ -4,6 +4,7 @@
 //! Deliberately not here: loops and functions in the texts (a call's condition is CEL), and calls that follow redirects.
 
 mod config;
+pub mod facade;
 pub mod merge;
 pub mod request;
 pub mod state;
@@ -26,6 +27,8 @@ use text::Source;
 
 /// The most calls of one answer.
 const MOST_CALLS: usize = 32;
+/// The most fields of a schema that calls are made for.
+const MOST_FIELDS: usize = 512;
 /// The longest name of one, in bytes.
 const LONGEST_NAME: usize = 32;
 /// How long a part may be unless its call says otherwise, and at most, in bytes.
@@ -42,6 +45,17 @@ pub struct Names<'a> {
     pub calls: &'a [&'a str],
     /// Whether there is an element to speak of.
     pub each: bool,
+    /// Of a field of GraphQL that the call is made for.
+    pub field: Option<FieldNames<'a>>,
+}
+
+/// What a call for a field of GraphQL may name.
+#[derive(Clone, Copy)]
+pub struct FieldNames<'a> {
+    pub arguments: &'a [&'a str],
+    /// It is the field of an object that another call has answered.
+    pub is_within: bool,
+    pub is_batch: bool,
 }
 
 /// A compiled composition.
@@ -133,26 +147,33 @@ pub struct Wanted<'a> {
 }
 
 impl Composition {
-    /// Compiles what a route says, whose path is `pattern`. `None` if something is wrong, which then is in `problems`.
+    /// Compiles what a route says, whose path is `pattern`. `fields`: each call is for a field of GraphQL, and may name what these have. `None` if something is wrong, which then is in `problems`.
     pub fn compile<'a>(
         config: &'a Spanned<ComposeConfig>,
         pattern: &str,
+        fields: Option<&[FieldNames<'_>]>,
         problems: &mut Problems,
     ) -> Option<(Composition, Vec<Wanted<'a>>)> {
         let before = problems.len();
         let calls = &config.calls.0;
-        if !(1..=MOST_CALLS).contains(&calls.len()) {
-            problems
-                .push(Problem::error(config.place, format!("`calls` has 1 to {MOST_CALLS} calls, and here are {}", calls.len())));
+        let most = if fields.is_some() { MOST_FIELDS } else { MOST_CALLS };
+        if !(1..=most).contains(&calls.len()) {
+            problems.push(Problem::error(config.place, format!("there are 1 to {most} calls, and here are {}", calls.len())));
             return None;
         }
-        for (name, call) in calls {
-            check_name(name, call.place, problems);
+        if fields.is_none() {
+            calls.iter().for_each(|(name, call)| check_name(name, call.place, problems));
         }
-        let names: Vec<&str> = calls.iter().map(|(name, _)| name.as_str()).collect();
+        let all: Vec<&str> = calls.iter().map(|(name, _)| name.as_str()).collect();
+        // Fields do not name each other.
+        let names: Vec<&str> = if fields.is_some() { Vec::new() } else { all };
         let mut wanted = Vec::new();
-        let mut compiler = Compiler { pattern, calls: &names, wanted: &mut wanted, problems };
-        let parts: Vec<Option<(Part, Needs)>> = calls.iter().map(|(name, call)| compiler.part(name, call)).collect();
+        let mut compiler = Compiler { pattern, calls: &names, field: None, wanted: &mut wanted, problems };
+        let compile = |(number, (name, call)): (usize, &'a (String, Spanned<CallConfig>))| {
+            compiler.field = fields.and_then(|fields| fields.get(number).copied());
+            compiler.part(name, call)
+        };
+        let parts: Vec<Option<(Part, Needs)>> = calls.iter().enumerate().map(compile).collect();
         let number = |name: &Spanned<String>, problems: &mut Problems| {
             let known = names.iter().position(|known| *known == name.value);
             if known.is_none() {
@@ -168,7 +189,9 @@ impl Composition {
         let set_cookie = answer.set_cookie.iter().filter_map(|name| number(name, problems)).collect();
         let failed = answer.failed_status.as_ref().and_then(|status| error_status(status, "failed_status", problems));
         let standings = parts.iter().zip(calls).filter_map(|(part, (_, call))| Some((&part.as_ref()?.0.standing, call.place)));
-        merge::check_standings(&standings.collect::<Vec<_>>(), problems);
+        if fields.is_none() {
+            merge::check_standings(&standings.collect::<Vec<_>>(), problems);
+        }
         if problems.len() > before {
             return None;
         }
@@ -206,6 +229,7 @@ impl Composition {
 struct Compiler<'c, 'a> {
     pattern: &'c str,
     calls: &'c [&'c str],
+    field: Option<FieldNames<'c>>,
     wanted: &'c mut Vec<Wanted<'a>>,
     problems: &'c mut Problems,
 }
@@ -214,7 +238,7 @@ impl<'a> Compiler<'_, 'a> {
     /// One call, and what it is made of.
     fn part(&mut self, name: &'a str, config: &'a Spanned<CallConfig>) -> Option<(Part, Needs)> {
         let before = self.problems.len();
-        let names = Names { pattern: self.pattern, calls: self.calls, each: config.for_each.is_some() };
+        let names = Names { pattern: self.pattern, calls: self.calls, each: config.for_each.is_some(), field: self.field };
         let service = self.wanted.len();
         let retries = config.retries.as_deref();
         let cache = config.cache.as_ref().map(|raw| (name, raw));
@@ -361,7 +385,7 @@ impl<'a> Compiler<'_, 'a> {
     }
 
     fn each(&mut self, config: &Spanned<ForEachConfig>) -> Option<Each> {
-        let names = Names { pattern: self.pattern, calls: self.calls, each: false };
+        let names = Names { pattern: self.pattern, calls: self.calls, each: false, field: None };
         let written = config.list.value.as_str();
         let bare = written.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(written);
         let list = match Source::parse(bare, &names) {

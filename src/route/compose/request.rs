@@ -147,6 +147,7 @@ impl Json {
                 Some(source) => match source.get(known) {
                     None => Value::Null,
                     Some(Found::Json(value)) => value.clone(),
+                    Some(Found::Keys(keys)) => Value::Array(keys.to_vec()),
                     Some(Found::Bytes(bytes)) => Value::String(lossy(bytes).into_owned()),
                 },
             },

@@ -38,6 +38,20 @@ pub enum Source {
     Part(Box<str>, Steps),
     /// The element that the call is made for.
     Item(Steps),
+    /// An argument of the field of GraphQL that the call is made for, or what is within it.
+    Argument(Steps),
+    /// What the object is that has the field.
+    Parent(Steps),
+    /// What all the objects are known by that the call is made for.
+    Keys,
+}
+
+/// What is known of a field of GraphQL.
+#[derive(Clone, Copy)]
+pub struct OfField<'a> {
+    pub arguments: &'a Value,
+    pub parent: &'a Value,
+    pub keys: &'a [Value],
 }
 
 /// What is known when a call is made.
@@ -48,12 +62,14 @@ pub struct Known<'a> {
     pub parts: &'a Map<String, Value>,
     pub body: Option<&'a Value>,
     pub item: Option<&'a Value>,
+    pub field: Option<OfField<'a>>,
 }
 
 /// What a placeholder stands for in this request.
 pub enum Found<'a> {
     Bytes(Cow<'a, [u8]>),
     Json(&'a Value),
+    Keys(&'a [Value]),
 }
 
 impl<'a> Found<'a> {
@@ -64,6 +80,8 @@ impl<'a> Found<'a> {
             Found::Json(Value::String(text)) => Some(Cow::Borrowed(text.as_bytes())),
             Found::Json(value @ (Value::Number(_) | Value::Bool(_))) => Some(Cow::Owned(value.to_string().into_bytes())),
             Found::Json(_) => None,
+            // As most services take them. None of them has a comma in it ([`key`]).
+            Found::Keys(keys) => Some(Cow::Owned(keys.iter().filter_map(key).collect::<Vec<_>>().join(",").into_bytes())),
         }
     }
 }
@@ -98,6 +116,23 @@ impl Source {
             ("body", _) => Source::Body(rest.map_or(Ok(Steps::default()), steps)?),
             ("item", _) if names.each => Source::Item(rest.map_or(Ok(Steps::default()), steps)?),
             ("item", _) => return Err("`{item}` has a meaning with `for_each` only".to_owned()),
+            ("arg", _) if names.field.is_some() => {
+                let argument = steps(member()?)?;
+                let known = names.field.into_iter().flat_map(|field| field.arguments).copied();
+                match argument.first().filter(|first| !known.clone().any(|known| *known == ***first)) {
+                    None => Source::Argument(argument),
+                    Some(first) => {
+                        let near = did_you_mean(first, known).map(|near| format!("; did you mean `arg.{near}`?"));
+                        return Err(format!("the field has no argument `{first}`{}", near.unwrap_or_default()));
+                    }
+                }
+            }
+            ("parent", _) if names.field.is_some_and(|field| field.is_within) => Source::Parent(steps(member()?)?),
+            ("keys", None) if names.field.is_some_and(|field| field.is_batch) => Source::Keys,
+            ("arg" | "parent" | "keys", _) => {
+                let meaning = "`{arg.NAME}` stands for a field's argument, `{parent.FIELD}` for the object that has the field, `{keys}` for those of a `batch`";
+                return Err(format!("`{{{name}}}` stands for nothing here: {meaning}"));
+            }
             ("parts", _) => {
                 let (call, field) = member()?.split_once('.').map_or((member()?, None), |(call, field)| (call, Some(field)));
                 if !names.calls.contains(&call) {
@@ -136,7 +171,19 @@ impl Source {
             Source::Body(steps) => Found::Json(within(known.body?, steps)?),
             Source::Part(call, steps) => Found::Json(within(known.parts.get(&**call)?, steps)?),
             Source::Item(steps) => Found::Json(within(known.item?, steps)?),
+            Source::Argument(steps) => Found::Json(within(known.field?.arguments, steps)?),
+            Source::Parent(steps) => Found::Json(within(known.field?.parent, steps)?),
+            Source::Keys => Found::Keys(known.field?.keys),
         })
+    }
+}
+
+/// What something is known by, as a text. `None` for what cannot stand in a list of them.
+pub fn key(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => (!text.is_empty() && !text.contains(',')).then(|| text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
     }
 }
 
@@ -240,8 +287,8 @@ mod tests {
         let identity = Identity { claims: Some(Arc::new(claims)), ..Identity::default() };
         let exchange = Exchange { identity: Some(Arc::new(identity)), ..Exchange::for_tests() };
         let (head, parts) = (RequestHead::build("GET", "/", &[]), Map::new());
-        let known = Known { head: &head, exchange: &exchange, parts: &parts, body: None, item: None };
-        let names = Names { pattern: "/", calls: &[], each: false };
+        let known = Known { head: &head, exchange: &exchange, parts: &parts, body: None, item: None, field: None };
+        let names = Names { pattern: "/", calls: &[], each: false, field: None };
         let said = |name: &str| {
             let text = Text::parse(&format!("{{claim.{name}}}"), &names).unwrap();
             text.bytes(&known).map(|bytes| String::from_utf8(bytes).unwrap())

@@ -110,17 +110,14 @@ impl Views {
             let asked =
                 Asked { headers: &view.headers, query: None, version: None, device: view.device.as_ref(), place: view.place };
             let Some((_, predicates)) = predicates(&asked, problems) else { continue };
-            let names = |key: &str, list: &Option<OneOrMany<Spanned<String>>>, problems: &mut Problems| {
-                if list.as_ref().is_some_and(|list| list.is_empty()) {
-                    problems.push(Problem::error(view.place, format!("`{key}` is empty: the view is for nobody")));
-                }
+            let names = |list: &Option<OneOrMany<Spanned<String>>>| {
                 list.iter().flat_map(|list| list.iter()).map(|name| name.value.as_str().into()).collect()
             };
             let who = Who {
-                consumers: names("consumers", &view.consumers, problems),
-                groups: names("groups", &view.groups, problems),
-                plans: names("plans", &view.plans, problems),
-                scopes: names("scopes", &view.scopes, problems),
+                consumers: names(&view.consumers),
+                groups: names(&view.groups),
+                plans: names(&view.plans),
+                scopes: names(&view.scopes),
             };
             let for_all = predicates.is_empty() && who.is_everybody() && !view.only_asked;
             let last = number + 1 == list.len();

@@ -7,6 +7,7 @@ use crate::policy::registry::Table;
 use crate::policy::validate::openapi::mock::Mocks;
 use crate::problem::{Place, Problem, did_you_mean};
 use crate::route::back::Back;
+use crate::route::compose::facade::Facade;
 use crate::route::{Answering, FallbackConfig, OwnAnswer, RouteConfig, Split};
 use crate::snapshot::Answer;
 use crate::snapshot::fallback::{self, Fallback, How};
@@ -22,11 +23,11 @@ impl<'a> Compiler<'a> {
         policies: Option<&Table>,
     ) -> Option<Answer> {
         let own = [config.respond.is_some(), config.redirect.is_some(), config.maintenance.is_some(), config.mock.is_some()];
-        if config.compose.is_some() || own.contains(&true) {
+        if config.compose.is_some() || config.graphql.is_some() || own.contains(&true) {
             return self.own_answer(config, names, policies);
         }
         let lost = |key: &str| self.problems.has_lost(config.place, key);
-        let own = ["compose", "respond", "redirect", "maintenance", "mock"].into_iter().any(lost);
+        let own = ["compose", "graphql", "respond", "redirect", "maintenance", "mock"].into_iter().any(lost);
         if (config.service.is_none() && lost("service")) || lost("split") || own {
             // What is missing was refused; what is left of a split can still be looked at.
             for target in config.split.iter().flatten() {
@@ -94,6 +95,7 @@ impl<'a> Compiler<'a> {
             ("service", config.service.as_ref().map(|service| service.place)),
             ("split", config.split.as_ref().and_then(|targets| targets.first()).map(|target| target.place)),
             ("compose", config.compose.as_ref().map(|compose| compose.place)),
+            ("graphql", config.graphql.as_ref().map(|graphql| graphql.place)),
             ("respond", config.respond.as_ref().map(|respond| respond.place)),
             ("redirect", config.redirect.as_ref().map(|redirect| redirect.place)),
             ("maintenance", config.maintenance.as_ref().map(|maintenance| maintenance.place)),
@@ -111,7 +113,11 @@ impl<'a> Compiler<'a> {
             return Some(Answer::Own(Box::new(OwnAnswer::Mock(Box::new(mocks)))));
         }
         if let Some(compose) = &config.compose {
-            return self.composed(config, compose, names, policies);
+            return self.composed(config, compose, names, policies, None);
+        }
+        if let Some(graphql) = &config.graphql {
+            let (facade, compose, named) = Facade::compile(graphql, self.base, self.problems)?;
+            return self.composed(config, &compose, names, policies, Some((facade, named)));
         }
         OwnAnswer::compile(config, self.base, self.problems).map(|own| Answer::Own(Box::new(own)))
     }

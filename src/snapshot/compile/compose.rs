@@ -13,6 +13,7 @@ use crate::policy::registry::Table;
 use crate::policy::{Plan, Work};
 use crate::problem::Problem;
 use crate::route::RouteConfig;
+use crate::route::compose::facade::{Facade, Named};
 use crate::route::compose::{ComposeConfig, Composition, Wanted};
 use crate::route::views::OF_DEVICES;
 use crate::snapshot::{Answer, Composed, PartCounts, Road};
@@ -30,9 +31,17 @@ impl<'a> Compiler<'a> {
         written: &Spanned<ComposeConfig>,
         (id, route): (&str, &str),
         own: Option<&Table>,
+        graphql: Option<(Facade, Vec<Named>)>,
     ) -> Option<Answer> {
         self.refuse_what_calls_say(config);
-        let (mut composition, wanted) = Composition::compile(written, &config.path.value, self.problems)?;
+        let arguments: Option<Vec<Vec<&str>>> = graphql.as_ref().map(|(_, named)| named.iter().map(Named::arguments).collect());
+        let fields = graphql.as_ref().zip(arguments.as_ref()).map(|((_, named), arguments)| {
+            named.iter().zip(arguments).map(|(named, arguments)| named.names(arguments)).collect::<Vec<_>>()
+        });
+        let path = &config.path.value;
+        let (mut composition, wanted) = Composition::compile(written, path, fields.as_deref(), self.problems)?;
+        // Which of them are made, and with what, the request says.
+        composition.reads_body |= graphql.is_some();
         let mut varies = self.chosen_by(&config.path.value);
         varies.extend(composition.varies);
         composition.varies = varies.into_iter().collect();
@@ -80,7 +89,8 @@ impl<'a> Compiler<'a> {
         }
         let identity = options.identity_fields.into_iter().chain(options.per_client).chain(options.credential_headers);
         let (identity, roads) = (identity.collect(), roads.into());
-        Some(Answer::Compose(Box::new(Composed { composition, services, roads, identity, by_params, counts })))
+        let graphql = graphql.map(|(facade, _)| Box::new(facade));
+        Some(Answer::Compose(Box::new(Composed { composition, graphql, services, roads, identity, by_params, counts })))
     }
 
     /// What is made of the calls to one service: what the route says of it, else the service, else all routes; of what is kept, the call goes

@@ -6,8 +6,9 @@ use super::Compiler;
 use crate::by;
 use crate::node::{Key, Kind, Node};
 use crate::policy::registry::{self, Entry, REGISTRY, Site, Table};
-use crate::policy::{Compile, Plan, Stage, authz};
-use crate::problem::Problem;
+use crate::policy::validate::graphql::Graphql;
+use crate::policy::{Compile, Plan, Policy as _, Stage, authz};
+use crate::problem::{Place, Problem};
 use crate::route::RouteConfig;
 use crate::snapshot::Answer;
 use crate::upstream::Service;
@@ -81,6 +82,22 @@ impl<'a> Compiler<'a> {
         let plan = Arc::new(table.plan(&self.site(answer.services())));
         self.shared_plans.insert(service, plan.clone());
         plan
+    }
+
+    /// What a route that answers GraphQL by itself has: a guard in any case.
+    pub(super) fn with_guard(&mut self, config: &RouteConfig, place: Place, id: &str, own: Option<Table>) -> Table {
+        let of_route = config.policies.as_ref().and_then(|Raw(node)| node.get(Graphql::NAME));
+        if of_route.is_some_and(|node| node.as_str() == Some("false")) {
+            let problem =
+                Problem::error(place, "what clients ask of a schema has bounds, and `graphql: false` would take them away");
+            self.problems.push(problem.hint("write `policies: { graphql: { ... } }`, or leave it out for its defaults"));
+        }
+        let own = own.unwrap_or_default();
+        if of_route.is_some() || self.of_service("", Graphql::NAME).is_some() {
+            return own;
+        }
+        let nothing = Arc::new(Node { place, kind: Kind::Map(Vec::new()) });
+        self.table_of(Graphql::NAME, &format!("route:{id}"), &nothing).overlaid(&own)
     }
 
     pub(super) fn site<'s>(&'s self, services: &'s [Arc<Service>]) -> Site<'s> {

@@ -31,7 +31,7 @@ fn as_route(route: &Spanned<RouteConfig>, view: &Spanned<ViewConfig>) -> Spanned
     let own = view.service.is_some() || view.compose.is_some() || view.port.is_some();
     if own {
         (config.service, config.port, config.compose) = (view.service.clone(), view.port, view.compose.clone());
-        (config.split, config.sticky) = (None, None);
+        (config.split, config.sticky, config.graphql) = (None, None, None);
     }
     if let Some(Raw(over)) = &view.policies {
         config.policies = Some(match &config.policies {

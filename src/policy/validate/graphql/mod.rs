@@ -9,7 +9,7 @@
 
 mod document;
 mod persisted;
-mod request;
+pub mod request;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +35,21 @@ use request::{Asked, Body};
 
 const DEFAULT_MAX_BODY: u64 = 1 << 20;
 /// What clients accept that want to be told of errors in GraphQL's own form.
-const RESPONSE: &str = "application/graphql-response+json";
+pub const RESPONSE: &str = "application/graphql-response+json";
+pub const JSON: &str = "application/json";
+
+/// Whether a client is told of GraphQL's errors by the status, too: whoever does not ask for plain JSON alone, or rather.
+pub fn prefers_response(head: &RequestHead) -> bool {
+    let weight = |kind: &str| {
+        let named = ranges(head).filter(|(range, _)| range.eq_ignore_ascii_case(kind.as_bytes())).map(|(_, weight)| weight);
+        named.reduce(|one, other| if other > one { other } else { one })
+    };
+    match (weight(RESPONSE), weight(JSON)) {
+        (Some(response), Some(json)) => response >= json,
+        (None, Some(_)) => false,
+        _ => true,
+    }
+}
 
 /// What they are told.
 const PAGE: &str = r#"{"errors":[{"message":"{{detail}}","extensions":{"code":"{{reason}}","policy":"{{policy}}","request_id":"{{request_id}}"}}]}"#;
@@ -114,6 +128,7 @@ pub struct Graphql {
     most_cost: u64,
     max_body: usize,
     page: Arc<Page>,
+    json_page: Arc<Page>,
     counts: [Arc<Counter>; 3],
 }
 
@@ -144,9 +159,20 @@ fn refuse(status: StatusCode, reason: &'static str, detail: &'static str) -> Box
 
 impl Graphql {
     /// What a refusal looks like to a client that prefers GraphQL's own form.
-    pub fn page(&self, head: &RequestHead, status: StatusCode) -> Option<Arc<Page>> {
+    /// `always`: the route answers GraphQL by itself, and nothing else is expected of it.
+    pub fn page(&self, head: &RequestHead, status: StatusCode, always: bool) -> Option<Arc<Page>> {
         let accepts = ranges(head).any(|(range, _)| range.eq_ignore_ascii_case(RESPONSE.as_bytes()));
-        (accepts && (status.is_client_error() || status.is_server_error())).then(|| self.page.clone())
+        let page = match accepts || always && prefers_response(head) {
+            true => &self.page,
+            false if always => &self.json_page,
+            false => return None,
+        };
+        (status.is_client_error() || status.is_server_error()).then(|| page.clone())
+    }
+
+    /// The most tokens of a document.
+    pub fn tokens(&self) -> usize {
+        self.tokens
     }
 
     /// The document that is asked for. The service has to be told it where the request names it by its hash alone.
@@ -407,7 +433,8 @@ impl Policy for Graphql {
             cx.problems.push(Problem::error(size.place, "`max_body` is from 1 byte to 64MiB"));
         }
         let persisted = config.persisted.as_ref().map(|persisted| known(persisted, tokens, &weights, cx));
-        let page = Page::parse(RESPONSE, PAGE).map_err(|why| cx.problems.push(Problem::error(cx.place, why))).ok();
+        let mut page = |media| Page::parse(media, PAGE).map_err(|why| cx.problems.push(Problem::error(cx.place, why))).ok();
+        let (page, json_page) = (page(RESPONSE), page(JSON));
         if cx.problems.len() > before {
             return None;
         }
@@ -433,6 +460,7 @@ impl Policy for Graphql {
             weights,
             max_body: usize::try_from(max_body).ok()?,
             page: Arc::new(page?),
+            json_page: Arc::new(json_page?),
             counts: Kind::ALL.map(count),
         })
     }

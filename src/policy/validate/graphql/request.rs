@@ -34,7 +34,12 @@ pub enum Body {
 /// Reads a body. `None` if it is none of these, or could be read in two ways.
 pub fn of_body(body: &[u8]) -> Option<Body> {
     json::check_within(body, &Limits { unique: true, ..Limits::deep(DEEPEST) }).ok()?;
-    match serde_json::from_slice(body).ok()? {
+    of_value(serde_json::from_slice(body).ok()?)
+}
+
+/// The same of a body that was read.
+pub fn of_value(body: Value) -> Option<Body> {
+    match body {
         Value::Array(all) => all.into_iter().map(asked).collect::<Option<_>>().map(Body::Many),
         one => asked(one).map(Body::One),
     }

@@ -1,0 +1,174 @@
+//! Requests of GraphQL that the gateway answers itself: its schema's fields are what services answer to calls.
+//!
+//! After the specification of September 2025, and GraphQL over HTTP. The guard (`policy::validate::graphql`) has looked at the request
+//! before: how deep, how wide and how costly it is, and that it is one. Clients are told which field could not be had, and how that came in
+//! one word, never what a service has said.
+
+mod run;
+mod tree;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use pingora_http::ResponseHeader;
+use serde_json::{Map, Value, json};
+
+use super::call::Got;
+use super::{Done, Gathering, Head, State, head, state};
+use crate::graphql::validate::validate;
+use crate::graphql::{Document, Wrong, ast, coerce, location};
+use crate::journey::{Journey, no_memory};
+use crate::listen::share::Purse;
+use crate::policy::validate::graphql::request::{self, Asked, Body};
+use crate::policy::validate::graphql::{JSON, RESPONSE, prefers_response};
+use crate::reply::Reply;
+use crate::route::compose::facade::Facade;
+use crate::snapshot::Composed;
+use run::Running;
+
+/// The most tokens of a document, where the guard does not say.
+const MOST_TOKENS: usize = 10_000;
+/// What a document takes of memory once it is read, for each of its bytes.
+const TIMES: usize = 16;
+
+/// What a request has come to.
+pub(super) struct Executed {
+    body: Vec<u8>,
+    dones: Vec<Done>,
+    /// It was not executed at all.
+    refused: bool,
+    by_body: bool,
+}
+
+impl Executed {
+    /// The answer, and what the log says of its parts.
+    pub(super) fn finish(
+        self,
+        composed: &Composed,
+        journey: &Journey,
+        purse: &mut Option<Purse>,
+    ) -> Result<(Box<ResponseHeader>, Bytes, String), Box<Reply>> {
+        let told = prefers_response(&journey.head);
+        let status = if self.refused && told { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+        let kind = if told { RESPONSE } else { JSON };
+        if !purse.as_mut().is_none_or(|purse| purse.charge(self.body.len())) {
+            return Err(no_memory());
+        }
+        let given = Head { status, kind, length: self.body.len(), by_body: self.by_body };
+        let mut head = head(composed, &self.dones, journey, &given)?;
+        if self.refused {
+            // No part has said anything of it, and it is about this schema.
+            let _ = head.insert_header(http::header::CACHE_CONTROL, "no-store");
+        }
+        let parts = composed.composition.parts.iter().zip(&self.dones);
+        for (counts, done) in composed.counts.iter().zip(&self.dones).filter(|(_, done)| done.state != State::Skipped) {
+            counts.note(done.state.word());
+        }
+        let asked = parts.filter(|(_, done)| done.state != State::Skipped).map(|(part, done)| (part, done.state, done.took));
+        Ok((head, self.body.into(), state::list(asked, true)))
+    }
+}
+
+fn refuse(status: StatusCode, reason: &'static str, detail: &'static str) -> Box<Reply> {
+    Reply::new(status, "graphql", reason, detail)
+}
+
+/// Executes a request. `body`: what a POST has brought.
+///
+/// # Errors
+/// The refusal to give instead: it is no request of GraphQL, or there is no memory for it.
+pub(super) async fn answer(
+    gathering: &Gathering<'_>,
+    facade: &Facade,
+    journey: &Journey,
+    body: Option<Value>,
+) -> Result<Executed, Box<Reply>> {
+    let by_body = body.is_some();
+    let asked = match body {
+        Some(body) => match request::of_value(body) {
+            Some(Body::One(asked)) => asked,
+            Some(Body::Many(_)) => {
+                let detail = "So many operations cannot be asked for at once.";
+                return Err(refuse(StatusCode::BAD_REQUEST, "batch_too_large", detail));
+            }
+            None => return Err(malformed()),
+        },
+        None => {
+            // The guard has put the document in that was named by its hash.
+            let target = journey.exchange.upstream_target.as_deref();
+            let query = target.and_then(|target| target.split_once('?')).map(|(_, query)| query).or(journey.head.query());
+            request::of_query(query.unwrap_or_default()).ok_or_else(malformed)?
+        }
+    };
+    let Asked { query, operation, variables, .. } = asked;
+    let text = query.ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "no_query", "The request has no document."))?;
+    if !gathering.asking.pays(text.len().saturating_mul(TIMES)) {
+        return Err(no_memory());
+    }
+    let refused = |wrong: &[Wrong]| {
+        let errors: Vec<Value> = wrong.iter().map(|wrong| told(&text, wrong)).collect();
+        Ok(Executed {
+            body: json!({ "errors": errors }).to_string().into_bytes(),
+            dones: nothing(gathering),
+            refused: true,
+            by_body,
+        })
+    };
+    let guard = journey.route().and_then(|route| route.plan.options.graphql.as_ref());
+    let document = match Document::parse(&text, guard.map_or(MOST_TOKENS, |guard| guard.tokens())) {
+        Ok(document) => document,
+        Err(wrong) => return refused(&[wrong]),
+    };
+    let wrong = validate(&facade.schema, &document);
+    if !wrong.is_empty() {
+        return refused(&wrong);
+    }
+    let operation = match document.operation(operation.as_deref()) {
+        Ok(operation) => operation,
+        Err(why) => return refused(&[Wrong { message: why.to_owned(), at: Vec::new() }]),
+    };
+    if operation.kind != ast::Kind::Query && journey.head.method != Method::POST {
+        let reply = refuse(StatusCode::METHOD_NOT_ALLOWED, "mutation_with_get", "What changes something is sent with POST.");
+        return Err(reply.header(http::header::ALLOW, http::HeaderValue::from_static("POST")));
+    }
+    let variables = match coerce::variables(&facade.schema, operation, variables.unwrap_or_default()) {
+        Ok(variables) => variables,
+        Err(wrong) => return refused(&[wrong]),
+    };
+    let mut running = Running::new(gathering, facade, &document, &variables, nothing(gathering));
+    running.execute(operation).await.map_err(|()| no_memory())?;
+    let (body, dones) = running.finish(&text).ok_or_else(no_memory)?;
+    Ok(Executed { body, dones, refused: false, by_body })
+}
+
+fn malformed() -> Box<Reply> {
+    refuse(StatusCode::BAD_REQUEST, "malformed_request", "This is no request of GraphQL over HTTP.")
+}
+
+/// Nothing was asked for yet.
+fn nothing(gathering: &Gathering<'_>) -> Vec<Done> {
+    gathering.composed.composition.parts.iter().map(|_| Done::without(State::Skipped)).collect()
+}
+
+fn told(text: &str, wrong: &Wrong) -> Value {
+    let mut error = Map::new();
+    error.insert("message".to_owned(), wrong.message.as_str().into());
+    if !wrong.at.is_empty() {
+        error.insert("locations".to_owned(), wrong.at.iter().map(|at| place(text, *at)).collect());
+    }
+    Value::Object(error)
+}
+
+fn place(text: &str, at: u32) -> Value {
+    let (line, column) = location(text, at);
+    json!({ "line": line, "column": column })
+}
+
+/// Notes how one call has ended.
+fn note(done: &mut Done, state: State, took: Duration, got: Option<Arc<Got>>) {
+    done.state = if done.state == State::Skipped { state } else { done.state.with(state) };
+    done.took = done.took.max(took);
+    done.got.extend(got);
+}

@@ -1,0 +1,517 @@
+//! The execution of one operation (section 6), level by level: all calls that one level needs are made at once, the same one once, and what
+//! a `batch` can ask for together is asked for together.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use super::super::{Body, Done, Gathering, One, Question, State, crowd};
+use super::note;
+use super::tree::{Key, NODE, Tree, What};
+use crate::exchange::Exchange;
+use crate::graphql::ast::{Directive, Field, Kind as OperationKind, Operation, Selection, Type};
+use crate::graphql::schema::{FieldDef, Kind};
+use crate::graphql::{Document, coerce, introspect, validate};
+use crate::head::RequestHead;
+use crate::jose::json;
+use crate::route::compose::facade::{Facade, FieldCall};
+use crate::route::compose::state::Fault;
+use crate::route::compose::text::{Known, OfField, key, within};
+use crate::route::compose::{Fallback, Part};
+
+/// For how many values memory is paid at once.
+const AT_ONCE: usize = 1024;
+
+/// A field that waits for a call.
+struct Pending<'a> {
+    node: u32,
+    def: &'a FieldDef,
+    fields: Vec<&'a Field>,
+    what: Waits,
+}
+
+enum Waits {
+    For(Question),
+    /// One of a batch, with the field's arguments.
+    Among(Value, Map<String, Value>),
+}
+
+/// One call, and who waits for it.
+struct Ask<'a> {
+    number: usize,
+    question: Question,
+    waiting: Vec<(Pending<'a>, Option<Value>)>,
+}
+
+/// What is under way.
+pub(super) struct Running<'a> {
+    gathering: &'a Gathering<'a>,
+    facade: &'a Facade,
+    document: &'a Document,
+    variables: &'a Map<String, Value>,
+    tree: Tree<'a>,
+    dones: Vec<Done>,
+    calls_left: usize,
+    /// How many values memory was paid for.
+    paid: usize,
+    out_of_memory: bool,
+}
+
+type Next<'a> = Vec<Pending<'a>>;
+
+impl<'a> Running<'a> {
+    pub(super) fn new(
+        gathering: &'a Gathering<'a>,
+        facade: &'a Facade,
+        document: &'a Document,
+        variables: &'a Map<String, Value>,
+        dones: Vec<Done>,
+    ) -> Self {
+        let calls_left = facade.max_calls;
+        Running { gathering, facade, document, variables, tree: Tree::new(), dones, calls_left, paid: 0, out_of_memory: false }
+    }
+
+    /// # Errors
+    /// There is no memory for it.
+    pub(super) async fn execute(&mut self, operation: &'a Operation) -> Result<(), ()> {
+        let facade = self.facade;
+        let Some(root) = validate::root_of(&facade.schema, operation.kind) else { return Ok(()) };
+        let mut next = Vec::new();
+        self.object(0, root, &[&operation.set], &Value::Null, &mut next);
+        if operation.kind == OperationKind::Mutation {
+            // One after the other, each with all that is asked for of it.
+            for one in next {
+                self.levels(vec![one]).await?;
+            }
+            return Ok(());
+        }
+        self.levels(next).await
+    }
+
+    /// The answer. `None` if there is no memory for it.
+    pub(super) fn finish(self, text: &str) -> Option<(Vec<u8>, Vec<Done>)> {
+        let mut body = Vec::new();
+        self.tree.write(text, &mut body);
+        Some((body, self.dones))
+    }
+
+    async fn levels(&mut self, mut pending: Next<'a>) -> Result<(), ()> {
+        while !pending.is_empty() {
+            let asks = self.asks(pending);
+            let (gathering, began) = (self.gathering, Instant::now());
+            let parts = &gathering.composed.composition.parts;
+            let asking = asks.iter().map(|ask| async move {
+                match parts.get(ask.number) {
+                    Some(part) => (ask.number, gathering.one(part, &ask.question).await, began.elapsed()),
+                    None => (ask.number, failed(Fault::Unavailable), began.elapsed()),
+                }
+            });
+            let ones = crowd::all(asking, self.facade.at_once, |_| false).await;
+            pending = Vec::new();
+            for (ask, one) in asks.into_iter().zip(ones) {
+                let Some((number, one, took)) = one else { continue };
+                self.taken(number, one, took, ask.waiting, &mut pending);
+            }
+            if self.out_of_memory {
+                return Err(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The calls that a level needs, each once.
+    fn asks(&mut self, pending: Next<'a>) -> Vec<Ask<'a>> {
+        let mut asks: Vec<Ask<'a>> = Vec::new();
+        let mut known: HashMap<Vec<u8>, usize, ahash::RandomState> = HashMap::default();
+        // By the call and the arguments.
+        let mut batches: Vec<(usize, Map<String, Value>, Vec<(Pending<'a>, Value)>)> = Vec::new();
+        for one in pending {
+            let Some(number) = one.def.call.filter(|_| self.tree.is_live(one.node)) else { continue };
+            match one.what {
+                Waits::Among(key, arguments) => {
+                    let one = Pending { what: Waits::Among(Value::Null, Map::new()), ..one };
+                    match batches.iter_mut().find(|(known, of, _)| *known == number && *of == arguments) {
+                        Some((_, _, all)) => all.push((one, key)),
+                        None => batches.push((number, arguments, vec![(one, key)])),
+                    }
+                }
+                Waits::For(question) => {
+                    let id = identity(number, &question);
+                    let one = Pending { what: Waits::Among(Value::Null, Map::new()), ..one };
+                    match id.as_ref().and_then(|id| known.get(id)).and_then(|at| asks.get_mut(*at)) {
+                        Some(ask) => ask.waiting.push((one, None)),
+                        None => {
+                            if let Some(ask) = self.ask(number, question, vec![(one, None)]) {
+                                known.extend(id.map(|id| (id, asks.len())));
+                                asks.push(ask);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        for (number, arguments, all) in batches {
+            let most = self.facade.calls.get(number).and_then(|call| call.batch.as_ref()).map_or(1, |batch| batch.most);
+            // In the order in which they came, each key once.
+            let (mut keys, mut seen): (Vec<Value>, BTreeSet<String>) = Default::default();
+            for (_, value) in &all {
+                if key(value).is_some_and(|text| seen.insert(text)) {
+                    keys.push(value.clone());
+                }
+            }
+            let mut all: Vec<_> = all.into_iter().map(Some).collect();
+            for chunk in keys.chunks(most) {
+                let these: BTreeSet<String> = chunk.iter().filter_map(key).collect();
+                let waiting = all
+                    .iter_mut()
+                    .filter(|slot| slot.as_ref().and_then(|(_, value)| key(value)).is_some_and(|text| these.contains(&text)));
+                let waiting: Vec<_> = waiting.filter_map(Option::take).map(|(one, value)| (one, Some(value))).collect();
+                let arguments = Value::Object(arguments.clone());
+                match self.question(number, &arguments, &Value::Null, chunk) {
+                    Ok(question) => asks.extend(self.ask(number, question, waiting)),
+                    Err(fault) => waiting.iter().for_each(|(one, _)| self.fail(one, fault)),
+                }
+            }
+        }
+        asks
+    }
+
+    /// One call more, if there may be one.
+    fn ask(&mut self, number: usize, question: Question, waiting: Vec<(Pending<'a>, Option<Value>)>) -> Option<Ask<'a>> {
+        match self.calls_left.checked_sub(1) {
+            Some(left) => {
+                self.calls_left = left;
+                Some(Ask { number, question, waiting })
+            }
+            None => {
+                for (one, _) in &waiting {
+                    self.say(one, "too_many_calls", "This request would take more calls than one may make.");
+                }
+                None
+            }
+        }
+    }
+
+    fn question(&self, number: usize, arguments: &Value, parent: &Value, keys: &[Value]) -> Result<Question, Fault> {
+        let asking = self.gathering.asking;
+        let (head, exchange): (&RequestHead, &Exchange) = (asking.head, asking.exchange);
+        let part = self.part(number).ok_or(Fault::Unavailable)?;
+        let none = Map::new();
+        let field = Some(OfField { arguments, parent, keys });
+        let known = Known { head, exchange, parts: &none, body: None, item: None, field };
+        let request = part.request.render(&known).ok_or(Fault::NoValue)?;
+        let other = match &part.fallback {
+            Some(Fallback::Call(other)) => other.request.render(&known),
+            _ => None,
+        };
+        let takes = |request: &super::super::Rendered| request.target.len() + 2 * request.body.as_ref().map_or(0, Bytes::len);
+        match asking.pays(takes(&request) + other.as_ref().map_or(0, takes)) {
+            true => Ok(Question { request, other }),
+            false => Err(Fault::Memory),
+        }
+    }
+
+    fn part(&self, number: usize) -> Option<&'a Part> {
+        self.gathering.composed.composition.parts.get(number)
+    }
+
+    fn call(&self, number: usize) -> Option<&'a FieldCall> {
+        self.facade.calls.get(number)
+    }
+
+    /// What a call has come to, for all who have waited for it.
+    fn taken(
+        &mut self,
+        number: usize,
+        one: One,
+        took: std::time::Duration,
+        waiting: Vec<(Pending<'a>, Option<Value>)>,
+        next: &mut Next<'a>,
+    ) {
+        let call = self.call(number);
+        let is_nothing = |status: u16| call.is_some_and(|call| call.nothing.iter().any(|known| known.as_u16() == status));
+        let state = match one.state {
+            State::Failed(Fault::Status(status)) if is_nothing(status) => State::Ok,
+            state => state,
+        };
+        if let Some(done) = self.dones.get_mut(number) {
+            note(done, state, took, one.got);
+        }
+        if let State::Failed(fault) = state {
+            self.out_of_memory |= fault == Fault::Memory;
+            return waiting.iter().for_each(|(one, _)| self.fail(one, fault));
+        }
+        let value = match one.body {
+            _ if matches!(one.state, State::Failed(_)) => Some(Value::Null),
+            Body::Value(value) => Some(value),
+            Body::Raw(bytes) => self.gathering.asking.pays(json::takes(&bytes)).then(|| json::value(&bytes)).flatten(),
+            Body::Many(_) => None,
+        };
+        let Some(value) = value else {
+            self.out_of_memory = true;
+            return;
+        };
+        let Some(batch) = call.and_then(|call| call.batch.as_ref()) else {
+            for (one, _) in waiting {
+                self.complete(one.node, &one.def.ty, &one.fields, &value, next);
+            }
+            return;
+        };
+        // Whose each is.
+        let is_list = matches!(waiting.first().map(|(one, _)| one.def.ty.nullable()), Some(Type::List(_)));
+        let mut found: HashMap<String, Vec<&Value>, ahash::RandomState> = HashMap::default();
+        match (&batch.by, &value) {
+            (Some(by), Value::Array(items)) => {
+                for item in items {
+                    if let Some(of) = within(item, by).and_then(key) {
+                        found.entry(of).or_default().push(item);
+                    }
+                }
+            }
+            (None, Value::Object(members)) => found.extend(members.iter().map(|(name, member)| (name.clone(), vec![member]))),
+            (_, Value::Null) => {}
+            _ => return waiting.iter().for_each(|(one, _)| self.fail(one, Fault::Malformed)),
+        }
+        let by = batch.by.is_some();
+        for (one, of) in waiting {
+            let mine = of.as_ref().and_then(key).and_then(|of| found.get(&of)).map(Vec::as_slice).unwrap_or_default();
+            if by && is_list {
+                self.list(one.node, &one.def.ty, &one.fields, mine, next);
+            } else {
+                self.complete(one.node, &one.def.ty, &one.fields, mine.first().copied().unwrap_or(&Value::Null), next);
+            }
+        }
+    }
+
+    fn fail(&mut self, one: &Pending<'a>, fault: Fault) {
+        let message = match fault {
+            Fault::NoValue => "What is needed to ask for it is not there.",
+            Fault::Timeout => "It took too long.",
+            _ => "It cannot be had.",
+        };
+        self.say(one, fault.word(), message);
+    }
+
+    fn say(&mut self, one: &Pending<'a>, code: &'static str, message: &str) {
+        self.tree.fail(one.node, one.fields.first().map_or(0, |field| field.at), code, message.to_owned());
+    }
+
+    /// The fields of an object, as it is asked for.
+    fn object(&mut self, node: u32, ty: &'a str, sets: &[&'a [Selection]], source: &Value, next: &mut Next<'a>) {
+        self.tree.set(node, What::Object(Vec::new()));
+        let mut groups = Groups::default();
+        let mut seen = BTreeSet::new();
+        sets.iter().for_each(|set| self.collect(ty, set, &mut groups, &mut seen));
+        let schema = &self.facade.schema;
+        // They stand in the order in which they were asked for, whenever they are had.
+        let mut all = Vec::with_capacity(groups.list.len());
+        for (name, fields) in groups.list {
+            let Some(def) = fields.first().and_then(|field| schema.field(ty, &field.name)) else { continue };
+            if !self.may_add() {
+                return;
+            }
+            all.push((self.tree.add(node, Key::Name(name), !def.ty.is_non_null()), def, fields));
+        }
+        for (child, def, fields) in all {
+            let Some(first) = fields.first().copied() else { continue };
+            if *first.name == *"__typename" {
+                self.tree.set(child, What::Leaf(ty.into()));
+                continue;
+            }
+            let arguments = match coerce::arguments(schema, &def.arguments, &first.arguments, self.variables, first.at) {
+                Ok(arguments) => arguments,
+                Err(wrong) => {
+                    self.tree.fail(child, wrong.at.first().copied().unwrap_or(first.at), "bad_argument", wrong.message);
+                    continue;
+                }
+            };
+            if def.name.starts_with("__") {
+                self.complete(child, &def.ty, &fields, &introspect::root(schema, &def.name, &arguments), next);
+            } else if ty.starts_with("__") {
+                let value = introspect::field(schema, ty, source, &def.name, &arguments);
+                self.complete(child, &def.ty, &fields, &value, next);
+            } else if let Some(number) = def.call {
+                let of_batch = self.call(number).and_then(|call| call.batch.as_ref());
+                let what = match of_batch {
+                    Some(batch) => match within(source, &batch.key) {
+                        // Who has no key has nothing.
+                        None | Some(Value::Null) => {
+                            self.complete(child, &def.ty, &fields, &Value::Null, next);
+                            continue;
+                        }
+                        Some(value) if key(value).is_some() => Ok(Waits::Among(value.clone(), arguments)),
+                        Some(_) => Err(Fault::NoValue),
+                    },
+                    None => self.question(number, &Value::Object(arguments), source, &[]).map(Waits::For),
+                };
+                match what {
+                    Ok(what) => next.push(Pending { node: child, def, fields, what }),
+                    Err(fault) => {
+                        self.out_of_memory |= fault == Fault::Memory;
+                        self.fail(&Pending { node: child, def, fields, what: Waits::Among(Value::Null, Map::new()) }, fault);
+                    }
+                }
+            } else {
+                let value = match def.from.is_empty() {
+                    true => source.get(&*def.name),
+                    false => within(source, &def.from),
+                };
+                self.complete(child, &def.ty, &fields, value.unwrap_or(&Value::Null), next);
+            }
+        }
+    }
+
+    /// A value of a service's, as it is of its type (section 6.4.3).
+    fn complete(&mut self, node: u32, ty: &'a Type, fields: &[&'a Field], value: &Value, next: &mut Next<'a>) {
+        let at = fields.first().map_or(0, |field| field.at);
+        match ty {
+            Type::NonNull(_) if value.is_null() => {
+                self.tree.fail(node, at, "null", "There is nothing, where there has to be something.".to_owned());
+            }
+            Type::NonNull(within) => self.complete(node, within, fields, value, next),
+            _ if value.is_null() => self.tree.set(node, What::Null),
+            Type::List(_) => match value {
+                Value::Array(items) => self.list(node, ty, fields, &items.iter().collect::<Vec<_>>(), next),
+                _ => self.unfit(node, at),
+            },
+            Type::Named(name) => self.named(node, name, fields, value, next),
+        }
+    }
+
+    fn unfit(&mut self, node: u32, at: u32) {
+        self.tree.fail(node, at, "unfit", "What was answered is not what the schema says.".to_owned());
+    }
+
+    fn list(&mut self, node: u32, ty: &'a Type, fields: &[&'a Field], items: &[&Value], next: &mut Next<'a>) {
+        let Type::List(within) = ty.nullable() else { return };
+        self.tree.set(node, What::List(Vec::with_capacity(items.len().min(self.facade.max_values))));
+        for (number, item) in (0..).zip(items) {
+            if !self.may_add() {
+                return;
+            }
+            let child = self.tree.add(node, Key::At(number), !within.is_non_null());
+            self.complete(child, within, fields, item, next);
+        }
+    }
+
+    fn named(&mut self, node: u32, name: &'a str, fields: &[&'a Field], value: &Value, next: &mut Next<'a>) {
+        let at = fields.first().map_or(0, |field| field.at);
+        let schema = &self.facade.schema;
+        let concrete = match schema.kind(name) {
+            Some(Kind::Object { .. }) => Some(name),
+            Some(Kind::Interface { .. } | Kind::Union { .. }) => {
+                let said = match self.facade.type_names.get(name) {
+                    Some(steps) => within(value, steps),
+                    None => value.get("__typename"),
+                };
+                let said = said.and_then(Value::as_str);
+                schema.possible(name).into_iter().find(|known| Some(*known) == said)
+            }
+            _ => {
+                return match coerce::output(schema, name, value) {
+                    Some(value) => self.tree.set(node, What::Leaf(value)),
+                    None => self.unfit(node, at),
+                };
+            }
+        };
+        // What describes the schema is named by texts.
+        let is_one = value.is_object() || name.starts_with("__");
+        match concrete.filter(|_| is_one) {
+            Some(concrete) => {
+                let sets: Vec<&'a [Selection]> = fields.iter().map(|field| field.set.as_slice()).collect();
+                self.object(node, concrete, &sets, value, next);
+            }
+            None => self.unfit(node, at),
+        }
+    }
+
+    /// Whether there may be one more value.
+    fn may_add(&mut self) -> bool {
+        let count = self.tree.len();
+        if count >= self.facade.max_values {
+            self.out_of_memory = true;
+            return false;
+        }
+        if count >= self.paid {
+            self.out_of_memory |= !self.gathering.asking.pays(AT_ONCE * NODE);
+            self.paid += AT_ONCE;
+        }
+        !self.out_of_memory
+    }
+
+    /// The fields of a set that are asked for of this type, in the order of their names in the answer (section 6.3.2).
+    fn collect(&self, ty: &str, set: &'a [Selection], groups: &mut Groups<'a>, seen: &mut BTreeSet<&'a str>) {
+        let applies = |on: &str| self.facade.schema.is_sub(ty, on);
+        for selection in set {
+            match selection {
+                Selection::Field(field) if self.is_wanted(&field.directives) => groups.add(field),
+                Selection::Inline { on, directives, set, .. }
+                    if self.is_wanted(directives) && on.as_deref().is_none_or(applies) =>
+                {
+                    self.collect(ty, set, groups, seen);
+                }
+                Selection::Spread { name, directives, .. } if self.is_wanted(directives) && seen.insert(name) => {
+                    if let Some(fragment) = self.document.fragments.get(name).filter(|fragment| applies(&fragment.on)) {
+                        self.collect(ty, &fragment.set, groups, seen);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn is_wanted(&self, directives: &[Directive]) -> bool {
+        let schema = &self.facade.schema;
+        let says = |name: &str| {
+            let directive = directives.iter().find(|directive| *directive.name == *name)?;
+            let defined = schema.directives.get(name)?;
+            let arguments =
+                coerce::arguments(schema, &defined.arguments, &directive.arguments, self.variables, directive.at).ok()?;
+            arguments.get("if")?.as_bool()
+        };
+        says("skip") != Some(true) && says("include") != Some(false)
+    }
+}
+
+/// Fields by the names that they have in the answer.
+#[derive(Default)]
+struct Groups<'a> {
+    list: Vec<(&'a str, Vec<&'a Field>)>,
+    places: HashMap<&'a str, usize, ahash::RandomState>,
+}
+
+impl<'a> Groups<'a> {
+    fn add(&mut self, field: &'a Field) {
+        let place = *self.places.entry(field.key()).or_insert_with(|| {
+            self.list.push((field.key(), Vec::new()));
+            self.list.len() - 1
+        });
+        if let Some((_, group)) = self.list.get_mut(place) {
+            group.push(field);
+        }
+    }
+}
+
+fn failed(fault: Fault) -> One {
+    One { state: State::Failed(fault), body: Body::NULL, value: None, got: None }
+}
+
+/// What tells calls apart that may be one. `None` for one that is made each time.
+fn identity(number: usize, question: &Question) -> Option<Vec<u8>> {
+    let request = &question.request;
+    if request.method != http::Method::GET {
+        return None;
+    }
+    let mut id = format!("{number}\n{}", request.target).into_bytes();
+    for (name, value) in &request.fields {
+        id.push(b'\n');
+        id.extend_from_slice(name.as_str().as_bytes());
+        if let Some(value) = value {
+            id.push(b':');
+            id.extend_from_slice(value.as_bytes());
+        }
+    }
+    Some(id)
+}

@@ -1,0 +1,251 @@
+//! What values become: those of clients on their way in, and those of services on their way out (sections 3.5, 6.1.2 and 6.4.1).
+
+use serde_json::{Map, Value as Json};
+
+use super::Wrong;
+use super::ast::{Argument, Operation, Type, Value};
+use super::schema::{InputValue, Kind, Schema};
+
+/// The longest value that is repeated to a client, in bytes.
+const LONGEST_TOLD: usize = 64;
+
+fn told(value: &impl std::fmt::Display) -> String {
+    let text = value.to_string();
+    if text.len() <= LONGEST_TOLD { text } else { "that value".to_owned() }
+}
+
+/// A value that is written in a document. `variables`: what they are; `None` where there cannot be any.
+///
+/// # Errors
+/// Why it is none of the type.
+pub fn literal(schema: &Schema, ty: &Type, value: &Value, variables: Option<&Map<String, Json>>) -> Result<Json, String> {
+    if let Value::Variable(name) = value {
+        let Some(variables) = variables else { return Err("no variable can stand there".to_owned()) };
+        return match variables.get(&**name) {
+            Some(Json::Null) | None if ty.is_non_null() => Err(format!("the variable \"${name}\" is null, and `{ty}` is needed")),
+            // It was coerced when the request began.
+            known => Ok(known.cloned().unwrap_or_default()),
+        };
+    }
+    match ty {
+        Type::NonNull(_) if *value == Value::Null => Err(format!("null is no `{ty}`")),
+        Type::NonNull(within) => literal(schema, within, value, variables),
+        _ if *value == Value::Null => Ok(Json::Null),
+        Type::List(within) => match value {
+            Value::List(items) => items.iter().map(|item| literal(schema, within, item, variables)).collect(),
+            one => Ok(Json::Array(vec![literal(schema, within, one, variables)?])),
+        },
+        Type::Named(name) => match (schema.kind(name), value) {
+            (Some(Kind::Enum { values }), Value::Enum(word)) if values.iter().any(|known| known.name == *word) => {
+                Ok((&**word).into())
+            }
+            (Some(Kind::Enum { .. }), _) => Err(format!("{} is no value of the enum `{name}`", told(value))),
+            (Some(Kind::Input { fields }), Value::Object(members)) => {
+                for (number, (member, _)) in members.iter().enumerate() {
+                    if !fields.iter().any(|field| field.name == *member) {
+                        return Err(format!("`{name}` has no field `{member}`"));
+                    }
+                    if members.iter().take(number).any(|(other, _)| other == member) {
+                        return Err(format!("`{member}` is there twice"));
+                    }
+                }
+                let mut object = Map::new();
+                for field in fields {
+                    let given = members.iter().find(|(member, _)| *member == field.name).map(|(_, value)| value);
+                    if let Some(value) =
+                        given_or_default(schema, field, given, variables).map_err(|why| format!("`{}`: {why}", field.name))?
+                    {
+                        object.insert(field.name.to_string(), value);
+                    }
+                }
+                Ok(Json::Object(object))
+            }
+            (Some(Kind::Input { .. }), _) => Err(format!("{} is no input object `{name}`", told(value))),
+            (Some(Kind::Scalar { .. }), value) => {
+                let bad = || format!("{} is no `{name}`", told(value));
+                if matches!(value, Value::Enum(_)) {
+                    return Err(bad());
+                }
+                let is = match (&**name, value) {
+                    ("Int", Value::Int(_)) | ("Float", Value::Int(_) | Value::Float(_)) => true,
+                    ("ID", Value::Int(digits)) => return Ok((&**digits).into()),
+                    ("ID" | "String", Value::String(_)) | ("Boolean", Value::Boolean(_)) => true,
+                    ("Int" | "Float" | "String" | "Boolean" | "ID", _) => false,
+                    _ => true,
+                };
+                let plain = plain(value, variables).ok_or_else(bad)?;
+                if is { scalar(name, plain).ok_or_else(bad) } else { Err(bad()) }
+            }
+            _ => Err(format!("there is no input type `{name}`")),
+        },
+    }
+}
+
+/// What is given for an argument or a field of an input object. `None`: nothing, and nothing stands in for it.
+fn given_or_default(
+    schema: &Schema,
+    input: &InputValue,
+    given: Option<&Value>,
+    variables: Option<&Map<String, Json>>,
+) -> Result<Option<Json>, String> {
+    let is_there = match given {
+        Some(Value::Variable(name)) => variables.is_none_or(|variables| variables.contains_key(&**name)),
+        given => given.is_some(),
+    };
+    match (given, &input.default) {
+        (Some(value), _) if is_there => literal(schema, &input.ty, value, variables).map(Some),
+        (_, Some(default)) => literal(schema, &input.ty, default, None).map(Some),
+        _ if input.ty.is_non_null() => Err(format!("`{}` is needed", input.ty)),
+        _ => Ok(None),
+    }
+}
+
+/// A value of a scalar that the schema has of its own: as it is.
+fn plain(value: &Value, variables: Option<&Map<String, Json>>) -> Option<Json> {
+    Some(match value {
+        Value::Variable(name) => variables?.get(&**name).cloned().unwrap_or_default(),
+        Value::Int(text) | Value::Float(text) => serde_json::from_str(text).ok().filter(Json::is_number)?,
+        Value::String(text) | Value::Enum(text) => (&**text).into(),
+        Value::Boolean(value) => (*value).into(),
+        Value::Null => Json::Null,
+        Value::List(items) => items.iter().map(|item| plain(item, variables)).collect::<Option<_>>()?,
+        Value::Object(members) => {
+            let member = |(name, member): &(Box<str>, Value)| Some((name.to_string(), plain(member, variables)?));
+            Json::Object(members.iter().map(member).collect::<Option<_>>()?)
+        }
+    })
+}
+
+/// A value of a scalar on its way in.
+fn scalar(name: &str, value: Json) -> Option<Json> {
+    match name {
+        "Int" => whole(&value).map(Json::from),
+        "Float" => value.as_f64().filter(|number| number.is_finite()).map(|_| value),
+        "String" => value.is_string().then_some(value),
+        "Boolean" => value.is_boolean().then_some(value),
+        "ID" if value.is_string() => Some(value),
+        "ID" => integral(&value).map(|id| id.to_string().into()),
+        _ => Some(value),
+    }
+}
+
+fn integral(value: &Json) -> Option<i64> {
+    value.as_i64().or_else(|| {
+        let number = value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0)?;
+        #[allow(clippy::cast_possible_truncation, reason = "it is whole, and short")]
+        Some(number as i64)
+    })
+}
+
+fn whole(value: &Json) -> Option<i32> {
+    i32::try_from(integral(value)?).ok()
+}
+
+/// A value that a variable is given.
+///
+/// # Errors
+/// Why it is none of the type.
+pub fn input(schema: &Schema, ty: &Type, value: Json) -> Result<Json, String> {
+    match ty {
+        Type::NonNull(_) if value.is_null() => Err(format!("null is no `{ty}`")),
+        Type::NonNull(within) => input(schema, within, value),
+        _ if value.is_null() => Ok(value),
+        Type::List(within) => match value {
+            Json::Array(items) => items.into_iter().map(|item| input(schema, within, item)).collect(),
+            one => Ok(Json::Array(vec![input(schema, within, one)?])),
+        },
+        Type::Named(name) => match (schema.kind(name), value) {
+            (Some(Kind::Enum { values }), Json::String(word)) if values.iter().any(|known| *known.name == *word) => {
+                Ok(word.into())
+            }
+            (Some(Kind::Enum { .. }), value) => Err(format!("{} is no value of the enum `{name}`", told(&value))),
+            (Some(Kind::Input { fields }), Json::Object(mut members)) => {
+                let mut object = Map::new();
+                for field in fields {
+                    let given = members.remove(&*field.name);
+                    let value = match (given, &field.default) {
+                        (Some(value), _) => input(schema, &field.ty, value).map(Some),
+                        (None, Some(default)) => literal(schema, &field.ty, default, None).map(Some),
+                        (None, None) if field.ty.is_non_null() => Err(format!("`{}` is needed", field.ty)),
+                        (None, None) => Ok(None),
+                    };
+                    if let Some(value) = value.map_err(|why| format!("`{}`: {why}", field.name))? {
+                        object.insert(field.name.to_string(), value);
+                    }
+                }
+                match members.keys().next() {
+                    Some(unknown) => Err(format!("`{name}` has no field `{}`", told(unknown))),
+                    None => Ok(Json::Object(object)),
+                }
+            }
+            (Some(Kind::Scalar { .. }), value) => {
+                let bad = format!("{} is no `{name}`", told(&value));
+                scalar(name, value).ok_or(bad)
+            }
+            (_, value) => Err(format!("{} is no `{name}`", told(&value))),
+        },
+    }
+}
+
+/// What an operation's variables are.
+///
+/// # Errors
+/// One has no value that it can have.
+pub fn variables(schema: &Schema, operation: &Operation, mut given: Map<String, Json>) -> Result<Map<String, Json>, Wrong> {
+    let mut all = Map::new();
+    for variable in &operation.variables {
+        let bad = |why: String| Wrong::new(format!("Variable \"${}\": {why}", variable.name), variable.at);
+        let value = match (given.remove(&*variable.name), &variable.default) {
+            (Some(value), _) => input(schema, &variable.ty, value).map_err(bad)?,
+            (None, Some(default)) => literal(schema, &variable.ty, default, None).map_err(bad)?,
+            (None, None) if variable.ty.is_non_null() => return Err(bad(format!("`{}` is needed", variable.ty))),
+            (None, None) => continue,
+        };
+        all.insert(variable.name.to_string(), value);
+    }
+    Ok(all)
+}
+
+/// What a field's or a directive's arguments are.
+///
+/// # Errors
+/// One has no value that it can have.
+pub fn arguments(
+    schema: &Schema,
+    defined: &[InputValue],
+    written: &[Argument],
+    variables: &Map<String, Json>,
+    at: u32,
+) -> Result<Map<String, Json>, Wrong> {
+    let mut all = Map::new();
+    for input in defined {
+        let given = written.iter().find(|argument| argument.name == input.name);
+        let value = given_or_default(schema, input, given.map(|argument| &argument.value), Some(variables));
+        let place = given.map_or(at, |argument| argument.at);
+        if let Some(value) = value.map_err(|why| Wrong::new(format!("Argument \"{}\": {why}", input.name), place))? {
+            all.insert(input.name.to_string(), value);
+        }
+    }
+    Ok(all)
+}
+
+/// A value of a service's as the answer has it. `None`: it is none of the type, which has no fields.
+pub fn output(schema: &Schema, name: &str, value: &Json) -> Option<Json> {
+    match (schema.kind(name)?, name) {
+        (Kind::Enum { values }, _) => {
+            let word = value.as_str()?;
+            values.iter().any(|known| *known.name == *word).then(|| value.clone())
+        }
+        (Kind::Scalar { .. }, "Int") => whole(value).map(Json::from),
+        (Kind::Scalar { .. }, "Float") => value.is_number().then(|| value.clone()),
+        (Kind::Scalar { .. }, "Boolean") => value.is_boolean().then(|| value.clone()),
+        (Kind::Scalar { .. }, "String" | "ID") => match value {
+            Json::String(_) => Some(value.clone()),
+            Json::Number(number) => Some(number.to_string().into()),
+            Json::Bool(value) if name == "String" => Some(value.to_string().into()),
+            _ => None,
+        },
+        (Kind::Scalar { .. }, _) => Some(value.clone()),
+        _ => None,
+    }
+}
