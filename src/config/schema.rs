@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn what_people_may_write_under_names_of_their_own_is_not_shown() {
         /// Names of fields and claims, places in bodies, and what a token's holder can read in it.
-        const SHOWN: [&str; 7] = ["claims_to_headers", "claims", "header", "move", "rename", "unwrap", "wrap"];
+        const SHOWN: [&str; 8] = ["claims_to_headers", "claims", "header", "move", "rename", "type_names", "unwrap", "wrap"];
         const CANARY: &str = "canary-4711";
         let schema = schema();
         let mut free = std::collections::BTreeMap::new();

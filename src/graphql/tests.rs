@@ -195,7 +195,8 @@ fn a_schema_tells_of_itself() {
 #[test]
 fn bad_schemas_are_told_why() {
     for (text, said) in [
-        ("", "no object type `Query`"),
+        ("", "Syntax error"),
+        ("type A { a: Int }", "no object type `Query`"),
         ("type Query { a: Nothing }", "`a` is of the type `Nothing`"),
         ("type Query { a(b: Query): Int }", "`b` is of the type `Query`"),
         ("type Query { a: Int a: Int }", "there twice"),

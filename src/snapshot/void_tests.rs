@@ -46,7 +46,8 @@ fn walk(root: &Value, schema: &Value, path: &mut Vec<Step>, found: &mut Vec<Foun
     for (key, property) in schema["properties"].as_object().into_iter().flatten() {
         path.push(Step::Key(key.clone()));
         // Policies are looked at once, where they stand for all.
-        let again = key == "policies" && path.len() > 1 || key == "cache" && path.iter().any(|step| step.is("calls"));
+        let of_calls = path.iter().any(|step| step.is("calls") || step.is("fields"));
+        let again = key == "policies" && path.len() > 1 || key == "cache" && of_calls;
         if !again {
             found.push(Found { path: path.clone(), list: is_list(root, property) });
             walk(root, property, path, found);
