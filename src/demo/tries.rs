@@ -484,7 +484,7 @@ fn answers(list: &mut List, w: &Words) {
         &[200],
         "GraphQL in front of services that speak REST",
         format!(
-            "{curl} {json} -d '{{\"query\":\"{{ product(sku: 7) {{ path reviews {{ path query }} }} }}\"}}' {http}/shop/graphql"
+            "{curl} -H 'Content-Type: application/json' -d '{{\"query\":\"{{ product(sku: 7) {{ path reviews {{ path query }} }} }}\"}}' {http}/shop/graphql"
         ),
         &["{\"data\":{\"product\":{\"path\":\"/products/7\",\"reviews\":{\"path\":\"/reviews/catalog-service\",\"query\":\"first=3\"}}}}"],
     );
