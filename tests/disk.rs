@@ -23,6 +23,10 @@ const CONFIG: &str = "
       - { id: stale, path: /stale/*, service: a, policies: { cache: { ttl: 1s, stale_if_error: 1h } } }
 ";
 
+/// What a stock server cannot do.
+const OWN: &str = "      - { id: good, path: /good/*, service: a, fallback: { cached: 1h }, policies: { cache: { ttl: 1s } } }
+";
+
 const ANN: &str = "annannannannannannannannannannannannannann";
 const BOB: &str = "bobbobbobbobbobbobbobbobbobbobbobbobbobbob";
 
@@ -63,7 +67,9 @@ impl Disk {
     }
 
     fn yaml(&self, origin: &Origin, engine: &str) -> String {
-        let yaml = filled(CONFIG, &[("$BACKEND", origin.port())]).replace("$DISK", self.path().to_str().unwrap());
+        let own = if engine == "pingora" { "" } else { OWN };
+        let yaml =
+            filled(&[CONFIG, own].concat(), &[("$BACKEND", origin.port())]).replace("$DISK", self.path().to_str().unwrap());
         yaml.replace("$ANN", &sha256(ANN)).replace("$BOB", &sha256(BOB)).replace("$ENGINE", engine)
     }
 
@@ -283,6 +289,37 @@ fn a_dead_service_is_answered_for_from_disk() {
     let gateway = disk.start(&origin);
     eventually("it is stale", || status(&found(&gateway, "/stale/a")).contains("detail=stale-if-error"));
     assert_whole(&ask(&gateway, "/stale/a", &[]));
+}
+
+#[test]
+fn what_stays_in_memory_is_not_looked_for_on_disk() {
+    for engine in ["portcullis", "pingora"] {
+        let (disk, origin) = (Disk::new(), origin());
+        let gateway = disk.start_on(&origin, engine);
+        warm(&gateway, &["/a", "/b"]);
+        stop(gateway);
+        let gateway = disk.start_on(&origin, engine);
+        assert_disk(&found(&gateway, "/b"));
+        // It was written before the route said so.
+        let yaml = disk.yaml(&origin, engine);
+        gateway.rewrite(&yaml.replace("ttl: 1h, max_body", "ttl: 1h, disk: false, max_body"));
+        assert_eq!(gateway.reload().0, 200);
+        assert_miss(&ask(&gateway, "/a", &[]));
+        assert_memory(&ask(&gateway, "/a", &[]));
+        assert_eq!(origin.count("/a"), 2, "{engine}");
+    }
+}
+
+#[test]
+fn the_last_good_answer_is_found_on_disk() {
+    let (disk, mut origin) = (Disk::new(), origin());
+    let gateway = disk.start(&origin);
+    warm(&gateway, &["/good/a"]);
+    stop(gateway);
+    origin.stop();
+    let gateway = disk.start(&origin);
+    eventually("it is its route's fallback", || ask(&gateway, "/good/a", &[]).header("x-portcullis-fallback") == Some("cached"));
+    assert_whole(&ask(&gateway, "/good/a", &[]));
 }
 
 /// Kills it so often while it is written to; whatever is found afterwards is as it was answered.

@@ -11,6 +11,7 @@ mod balance;
 mod browsers;
 mod cache_redis;
 mod cache_suite;
+mod cached_parts;
 mod caching;
 mod changes;
 mod cli;

@@ -13,6 +13,7 @@ use crate::harness::{Port, eventually};
 /// A request as a backend saw it.
 #[derive(Clone, Debug, Default)]
 pub struct Asked {
+    pub method: String,
     pub target: String,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
@@ -166,9 +167,8 @@ fn converse(stream: TcpStream, connection: u64, behaviour: &Behaviour, log: &Mut
 fn read_request(reader: &mut impl BufRead) -> Option<Asked> {
     let first = line(reader)?;
     let mut words = first.split(' ');
-    // The method is not looked at by any test.
-    words.next()?;
-    let mut asked = Asked { target: words.next()?.to_owned(), headers: fields(reader)?, ..Asked::default() };
+    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let mut asked = Asked { method, target, headers: fields(reader)?, ..Asked::default() };
     asked.body = if asked.header("transfer-encoding").is_some() {
         chunks(reader)?
     } else {

@@ -348,9 +348,11 @@ fn what_cannot_be_is_refused() {
         let told = format!("{}{}", ran.stdout, ran.stderr);
         assert!(ran.code == 1 && told.contains(said), "{policy}: {told}");
     }
-    for (policy, said) in
-        [("methods: [ POST ]", "`cache.methods` cannot be had"), ("ranges: whole", "`cache.ranges: whole` cannot be had")]
-    {
+    for (policy, said) in [
+        ("methods: [ POST ]", "`cache.methods` cannot be had"),
+        ("ranges: whole", "`cache.ranges: whole` cannot be had"),
+        ("ranges: parts", "`cache.ranges: parts` cannot be had"),
+    ] {
         let route = format!("{{ path: /a, service: h, port: 1, policies: {{ cache: {{ {policy} }} }} }}");
         let text = format!("server: {{ engine: pingora }}\nlisteners: [ {{ bind: 127.0.0.1:0 }} ]\nroutes: [ {route} ]\n");
         files.write("stock.yaml", text);

@@ -1,5 +1,6 @@
 //! One stored answer: its full key, its parsed metadata, its body, and what all of it weighs.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
@@ -11,6 +12,7 @@ use pingora_core::Result;
 use super::changed::Place;
 use super::key::Key;
 use super::moment::Moment;
+use super::pieces::Pieces;
 use super::rules::{Came, Freshness};
 use super::stored::StoredHead;
 use super::tags::Tags;
@@ -79,6 +81,8 @@ pub(super) struct Meta {
     pub(super) on_disk: bool,
     /// And to Redis.
     pub(super) in_redis: bool,
+    /// For how many seconds after its lifetime it may be its route's fallback, as the route says now.
+    pub(super) fallback: u32,
     pub(super) head: StoredHead,
 }
 
@@ -99,6 +103,8 @@ impl Meta {
             tags: marks.and_then(|marks| marks.tags.clone()),
             on_disk: marks.is_some_and(|marks| marks.on_disk),
             in_redis: marks.is_some_and(|marks| marks.in_redis),
+            // A stock server has none.
+            fallback: 0,
             fresh_until: meta.fresh_until(),
             created: if is_variant { meta.created() } else { meta.provenance() },
             epoch: meta.epoch(),
@@ -144,6 +150,8 @@ pub(super) struct Entry {
     pub(super) place: Place,
     pub(super) meta: Meta,
     pub(super) body: Bytes,
+    /// In place of a body: parts of it. Never where a whole answer stands.
+    pub(super) pieces: Option<Arc<Pieces>>,
     /// Of this body alone: one that replaces another inherits what that was `created`, so that the variants beside it still count.
     pub(super) number: u64,
     /// In bytes; kept, because the store asks for it under its locks.
@@ -186,15 +194,37 @@ impl Entry {
     pub(super) fn at(place: Place, primary: &[u8], user_tag: &str, meta: Meta, body: Bytes) -> Self {
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let checked = Checked::from(meta.asked);
-        let entry = Entry { primary: primary.into(), user_tag: user_tag.into(), place, meta, body, number, weight: 0, checked };
+        let entry = Entry {
+            primary: primary.into(),
+            user_tag: user_tag.into(),
+            place,
+            meta,
+            body,
+            pieces: None,
+            number,
+            weight: 0,
+            checked,
+        };
         entry.weighed()
     }
 
     pub(super) fn weighed(mut self) -> Self {
         let tags = self.meta.tags.as_ref().map_or(0, Tags::weight);
         let head = self.meta.head.weight();
-        self.weight = FIXED_WEIGHT + self.primary.len() + self.user_tag.len() + head + tags + self.body.len();
+        let body = self.pieces.as_ref().map_or(self.body.len(), |pieces| pieces.weight());
+        self.weight = FIXED_WEIGHT + self.primary.len() + self.user_tag.len() + head + tags + body;
         self
+    }
+
+    /// With another body.
+    pub(super) fn renumbered(mut self) -> Self {
+        self.number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        self
+    }
+
+    /// How long the whole of it is.
+    pub(super) fn length(&self) -> usize {
+        self.pieces.as_ref().map_or(self.body.len(), |pieces| pieces.total)
     }
 
     pub(super) fn is_for(&self, primary: &[u8], user_tag: &str) -> bool {

@@ -13,6 +13,8 @@ use http::{HeaderValue, Method, StatusCode};
 use pingora_cache::NoCacheReason;
 use pingora_cache::key::HashBinary;
 use pingora_cache::predictor::CacheablePredictor;
+use pingora_http::RequestHeader;
+use pingora_proxy::RangeType;
 use smallvec::SmallVec;
 
 use super::changed::Place;
@@ -25,6 +27,8 @@ use super::lent::Lent;
 use super::memory::Filling;
 use super::moment::Moment;
 use super::redis::{RedisTier, Wanted};
+use super::pieces::{self, Part};
+use super::range::range;
 use super::said::Said;
 use super::tags::{self, Tags};
 use super::turns::{self, Turn, Verdict, Waiting};
@@ -202,6 +206,10 @@ pub struct Fetch {
     whole: bool,
     /// Only what is for all is stored.
     pub(super) for_all: bool,
+    /// It may not store but parts, and what turns out to be no part.
+    parts: bool,
+    /// For how many seconds after its lifetime it may be its route's fallback.
+    pub(super) fallback: u32,
 }
 
 /// How long, and how often, one request waits for others.
@@ -241,11 +249,17 @@ pub struct Storing {
     tagged: bool,
     on_disk: bool,
     in_redis: bool,
+    fallback: u32,
     /// Where the answer has none.
     date: Option<HeaderValue>,
     /// Fields that are not stored, in lower case.
     withheld: SmallVec<[Box<[u8]>; 1]>,
     filling: Filling,
+    /// It is one, and belongs here. Where its route keeps parts.
+    part: Option<(Part, Index, SystemTime)>,
+    /// Where its parts are, which are of no use beside it.
+    parts: Option<Index>,
+    most: usize,
     /// Those who wait have been told that it comes.
     told: bool,
     /// Of the longest body that the route, and the memory, stores.
@@ -274,7 +288,7 @@ impl Cache {
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
-        let (index, entry, ended) = self.stored(behind, policy, &key, seen);
+        let (index, entry, ended) = self.stored(Index::primary(&key), "", behind, policy, &key, seen);
         let missed = |stale, why| Missed { key, index, stale, ended, why };
         let missed = match entry {
             None => missed(None, if wishes.reload { Why::Asked } else { Why::Nothing }),
@@ -297,9 +311,35 @@ impl Cache {
         !self.predictor.cacheable_prediction(&index.hashed())
     }
 
-    /// Where the answer to a request stands, or belongs; and how many fetches had ended before it was looked.
+    /// The parts of an answer that are stored, if they are what is `asked` for.
+    pub fn parts<'v, V>(
+        &self,
+        policy: &CachePolicy,
+        key: &Key,
+        wishes: &Wishes,
+        asked: &RequestHeader,
+        seen: impl Fn(&HeaderName) -> V,
+    ) -> Option<Hit>
+    where
+        V: IntoIterator<Item = &'v [u8]>,
+    {
+        let entry = self.stored(Index::parts(key), pieces::MARK, &[], policy, key, seen).1?;
+        let Worth::Given(hit) = Worth::of(&entry, policy, wishes) else { return None };
+        let is_there = match range(asked, &mut hit.head().to_header().ok()?, false) {
+            RangeType::Single(range) => hit.cut(range).is_some(),
+            RangeType::Multi(several) => several.ranges.into_iter().all(|range| hit.cut(range).is_some()),
+            // How long the whole is, is known.
+            RangeType::Invalid => true,
+            RangeType::None => false,
+        };
+        is_there.then_some(hit)
+    }
+
+    /// Where the answer to a request stands, or belongs, of those with that mark; and how many fetches had ended before it was looked.
     fn stored<'v, V>(
         &self,
+        primary: Index,
+        mark: &str,
         behind: &[Found],
         policy: &CachePolicy,
         key: &Key,
@@ -308,9 +348,9 @@ impl Cache {
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
-        let mut index = Index::primary(key);
+        let mut index = primary;
         let mut ended = self.turns.ended(&index);
-        let Some(entry) = self.find(behind, &index, key) else { return (index, None, ended) };
+        let Some(entry) = self.find(behind, &index, key, mark) else { return (index, None, ended) };
         if let Some(variance) = key::variance(policy, entry.meta.head.vary(), seen)
             && entry.meta.variance != Some(variance)
         {
@@ -319,13 +359,13 @@ impl Cache {
             // A purge takes the primary away alone: variants from before it was stored anew are gone with it.
             let counts =
                 |variant: &Arc<Entry>| variant.meta.created >= entry.meta.created && variant.meta.variance == Some(variance);
-            return (index, self.find(behind, &index, key).filter(counts), ended);
+            return (index, self.find(behind, &index, key, mark).filter(counts), ended);
         }
         (index, Some(entry), ended)
     }
 
-    fn find(&self, behind: &[Found], index: &Index, key: &Key) -> Option<Arc<Entry>> {
-        let found = self.storage.find(index, &key.primary, "");
+    fn find(&self, behind: &[Found], index: &Index, key: &Key, mark: &str) -> Option<Arc<Entry>> {
+        let found = self.storage.find(index, &key.primary, mark);
         if found.is_some() || behind.is_empty() {
             return found;
         }
@@ -420,7 +460,7 @@ impl Cache {
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
-        let (entry, now) = (self.stored(&[], policy, key, seen).1?, SystemTime::now());
+        let (entry, now) = (self.stored(Index::primary(key), "", &[], policy, key, seen).1?, SystemTime::now());
         if wishes.for_all && !rules::is_for_all(&Said::by_stored(&entry.meta.head)) {
             return None;
         }
@@ -434,7 +474,8 @@ impl Cache {
         let read_only = used != Use::Full;
         let fetch = |key, turn| {
             let (whole, for_all) = (false, wishes.for_all);
-            Next::Fetch(Fetch { key, index, stale, turn, why, predicted: false, read_only, streams: false, whole, for_all })
+            let (predicted, streams, parts) = (false, false, false);
+            Next::Fetch(Fetch { key, index, stale, turn, why, predicted, read_only, streams, whole, for_all, parts, fallback: 0 })
         };
         if matches!(why, Why::NeverFresh | Why::Asked) {
             return fetch(key, None);
@@ -469,20 +510,30 @@ impl Cache {
         V: IntoIterator<Item = &'v [u8]>,
     {
         let came = self.came(asked);
-        if fetch.read_only {
+        let is_part = answer.status == StatusCode::PARTIAL_CONTENT;
+        if fetch.read_only && !(fetch.parts && (is_part || answer.status == StatusCode::OK)) {
             if *method == Method::HEAD && answer.status == StatusCode::OK {
+                if policy.has_parts() {
+                    self.headed_parts(&fetch.key, answer, policy, seen);
+                }
                 self.headed(fetch, answer, came, policy);
             }
             return Keeping::Nothing;
         }
-        let Fetch { key, mut index, stale, turn, predicted, streams, for_all, .. } = fetch;
+        let Fetch { key, index, stale, turn, predicted, streams, for_all, parts, fallback, .. } = fetch;
         let sought = index;
         let (mut said, now) = (Said::by(answer), came.now);
         said.stream |= streams;
-        let promised = match is_bodiless(answer.status) {
+        let part = if is_part && parts { Part::of(answer) } else { None };
+        if part.is_some() {
+            // What is kept is of the whole.
+            said.status = StatusCode::OK;
+        }
+        let promised = match (is_bodiless(answer.status), part) {
             // Whatever it says.
-            true => Some(0),
-            false => answer.length.and_then(|length| usize::try_from(length).ok()),
+            (true, _) => Some(0),
+            (false, Some(part)) => Some(part.length),
+            (false, None) => answer.length.and_then(|length| usize::try_from(length).ok()),
         };
         let most = policy.max_body.min(self.storage.most());
         let place = key.place();
@@ -501,7 +552,7 @@ impl Cache {
                 return Keeping::Nothing;
             }
         };
-        if predicted {
+        if predicted && part.is_none() {
             let known = sought.hashed();
             let too_large = self.predictor.predicted_uncacheable_reason(&known);
             if promised.is_none() && too_large.is_none_or(|reason| reason == NoCacheReason::ResponseTooLarge) {
@@ -519,7 +570,7 @@ impl Cache {
             turn.into_iter().for_each(|turn| turn.end(Verdict::Failed));
             return Keeping::Nothing;
         }
-        let variance = key::variance(policy, rules::members(&said.vary), seen);
+        let variance = key::variance(policy, rules::members(&said.vary), &seen);
         let filling = Filling::new(self.storage, promised);
         if !filling.is_wanted() {
             // There is no room now: nobody need wait for what will not be there.
@@ -531,13 +582,16 @@ impl Cache {
         if tagged && !policy.keep_tags {
             withheld.extend(tags::fields());
         }
-        let mut created = now;
-        if index.variance.is_some() && index.variance != variance {
-            // It varies by something else now: it takes the primary place, and with it all variants go.
-            index.variance = None;
-        } else if let Some(stale) = stale.filter(|stale| index.variance.is_none() && stale.meta.variance == variance) {
-            // The variants beside it still count.
-            created = stale.meta.created;
+        let (mut index, mut created) = place_of(index, variance, stale.as_deref(), now);
+        let parts = policy.has_parts().then(|| self.stored(Index::parts(&key), pieces::MARK, &[], policy, &key, &seen));
+        let (mut whole, mut beside) = (None, None);
+        match (part, parts) {
+            (Some(part), Some((at, known, _))) => {
+                whole = Some((part, index, created));
+                (index, created) = place_of(at, variance, known.as_deref(), now);
+            }
+            (None, Some((at, Some(_), _))) => beside = Some(at),
+            _ => {}
         }
         Keeping::Storing(Box::new(Storing {
             turn,
@@ -560,11 +614,29 @@ impl Cache {
             tagged,
             on_disk: policy.on_disk,
             in_redis: policy.in_redis,
+            fallback,
             withheld,
             filling,
+            part: whole,
+            parts: beside,
+            most,
             told: false,
             left: most,
         }))
+    }
+
+    /// The head of what a GET would get: parts of another one are gone.
+    fn headed_parts<'v, V>(&self, key: &Key, answer: &AnswerHead, policy: &CachePolicy, seen: impl Fn(&HeaderName) -> V)
+    where
+        V: IntoIterator<Item = &'v [u8]>,
+    {
+        let (index, Some(entry), _) = self.stored(Index::parts(key), pieces::MARK, &[], policy, key, seen) else { return };
+        let known = entry.meta.head.header(&header::ETAG);
+        let same = answer.header_all("etag").all(|tag| known == Some(tag))
+            && answer.length.is_none_or(|length| length == entry.length() as u64);
+        if !same {
+            self.storage.forget_parts(index);
+        }
     }
 
     pub(super) fn judge_said(
@@ -598,10 +670,28 @@ impl Cache {
     }
 }
 
+/// Where an answer goes that was looked for there, and what it is `created`.
+fn place_of(mut index: Index, variance: Option<HashBinary>, stale: Option<&Entry>, now: SystemTime) -> (Index, SystemTime) {
+    let mut created = now;
+    if index.variance.is_some() && index.variance != variance {
+        // It varies by something else now: it takes the primary place, and with it all variants go.
+        index.variance = None;
+    } else if let Some(stale) = stale.filter(|stale| index.variance.is_none() && stale.meta.variance == variance) {
+        // The variants beside it still count.
+        created = stale.meta.created;
+    }
+    (index, created)
+}
+
 impl Missed {
     /// Whether others may have what is fetched for this one without asking themselves.
     pub fn is_for_others(&self) -> bool {
         matches!(self.why, Why::Nothing | Why::Expired)
+    }
+
+    /// The same, to look for something else.
+    pub fn key(&self) -> &Key {
+        &self.key
     }
 
     /// What it was looked for under.
@@ -620,7 +710,20 @@ impl Fetch {
     pub fn predicted(missed: Missed, used: Use, wishes: &Wishes) -> Self {
         let (predicted, read_only, for_all) = (true, used != Use::Full, wishes.for_all);
         let Missed { key, index, stale, why, .. } = missed;
-        Fetch { key, index, stale, turn: None, why, predicted, read_only, streams: false, whole: false, for_all }
+        Fetch {
+            key,
+            index,
+            stale,
+            turn: None,
+            why,
+            predicted,
+            read_only,
+            streams: false,
+            whole: false,
+            for_all,
+            parts: false,
+            fallback: 0,
+        }
     }
 
     /// One for its own client alone.
@@ -636,7 +739,19 @@ impl Fetch {
             streams: false,
             whole: false,
             for_all: false,
+            parts: false,
+            fallback: 0,
         }
+    }
+
+    /// For so long after its lifetime it may be its route's fallback.
+    pub fn keep_for(&mut self, within: Option<Duration>) {
+        self.fallback = within.map_or(0, |within| u32::try_from(within.as_secs()).unwrap_or(u32::MAX));
+    }
+
+    /// Its client asks for a part, and what comes of it may be kept.
+    pub fn keep_parts(&mut self) {
+        self.parts = self.read_only;
     }
 
     /// The service has failed. So it would those who wait, one after the other: each asks for itself, and at once.
@@ -816,7 +931,11 @@ impl Storing {
             tags: self.tags.clone(),
             on_disk: self.on_disk,
             in_redis: self.in_redis,
-            head: StoredHead::of_answer(answer, date, length, &self.withheld),
+            fallback: self.fallback,
+            head: match &self.part {
+                None => StoredHead::of_answer(answer, date, length, &self.withheld),
+                Some((part, ..)) => StoredHead::of_part(answer, date, part.total, &self.withheld),
+            },
         }
     }
 
@@ -830,7 +949,23 @@ impl Storing {
         turn.flows(Flowing { flow: self.filling.share(), length, entry });
     }
 
+    fn part_done(self, (part, whole, created): (Part, Index, SystemTime), answer: &AnswerHead) {
+        let meta = self.meta(answer, part.total);
+        let Storing { key, place, index, filling, most, .. } = self;
+        let tier = filling.tier();
+        if let Some(body) = filling.take(part.length) {
+            let entry = Entry::at(place, &key.primary, pieces::MARK, meta, Bytes::new());
+            tier.keep_part(index, entry, pieces::Arrived { part, body, whole: (whole, created), most });
+        }
+    }
+
     fn done(mut self, answer: &AnswerHead) {
+        if let Some(part) = self.part {
+            return self.part_done(part, answer);
+        }
+        if let Some(parts) = self.parts {
+            self.filling.tier().forget_parts(parts);
+        }
         let turn = self.turn.take();
         let length = self.filling.length();
         let meta = self.meta(answer, length);

@@ -1,5 +1,6 @@
 //! A stored answer that can be given as it is: fresh, validated for this request, or stale with an excuse.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,7 @@ use pingora_http::RequestHeader;
 use super::entry::Entry;
 use super::flow::{Flow, Flowing};
 use super::lent::Lent;
+use super::pieces::Chunks;
 use super::rules::{self, Wishes};
 use super::said::Said;
 use super::{CachePolicy, Outcome, StoredHead};
@@ -146,7 +148,7 @@ impl Hit {
 
     /// How long the body is, or will be.
     pub fn length(&self) -> usize {
-        self.flowing.as_ref().map_or(self.entry.body.len(), |(_, length)| *length)
+        self.flowing.as_ref().map_or_else(|| self.entry.length(), |(_, length)| *length)
     }
 
     /// The body that is still on its way.
@@ -159,6 +161,17 @@ impl Hit {
         match &self.flowing {
             Some((flow, _)) => Lent::of_entry(&self.entry, flow.clone()),
             None => Lent::whole(&self.entry),
+        }
+    }
+
+    /// These bytes of its body, if they are here.
+    pub fn cut(&self, range: Range<usize>) -> Option<Chunks> {
+        match &self.entry.pieces {
+            Some(pieces) => pieces.cut(range),
+            None => {
+                let whole = &self.entry.body;
+                Some(std::iter::once(whole.slice(range.start.min(whole.len())..range.end.min(whole.len()))).collect())
+            }
         }
     }
 

@@ -38,6 +38,9 @@ pub(super) fn number(target: &[u8]) -> u64 {
     one.hash_one(target)
 }
 
+/// In Pingora's form of a key: nothing of it is looked for on disk. The storage is told nothing else of a request's policy.
+pub(super) const IN_MEMORY: &str = "memory";
+
 /// A primary key.
 #[derive(Debug, Clone)]
 pub struct Key {
@@ -62,9 +65,9 @@ impl Key {
         halves(self.hash)
     }
 
-    /// As Pingora's state machine has it.
-    pub fn to_pingora(&self) -> CacheKey {
-        let mut key = CacheKey::new(&*self.primary, "");
+    /// As Pingora's state machine has it. `on_disk`: it may be there.
+    pub fn to_pingora(&self, on_disk: bool) -> CacheKey {
+        let mut key = CacheKey::new(&*self.primary, if on_disk { "" } else { IN_MEMORY });
         // Storage, lock and predictor all ask for this hash; without the override each of them would compute one.
         key.set_primary_bin_override(self.hash);
         key
@@ -372,7 +375,7 @@ mod tests {
         let key = |head| key(head, &Exchange::for_tests(), seen(head), "r", &policy);
         assert_eq!(key(&a).hash, key(&b).hash);
         assert_eq!(
-            (key(&a).to_pingora().primary_bin(), Index::primary(&key(&a)).hashed().primary_bin()),
+            (key(&a).to_pingora(true).primary_bin(), Index::primary(&key(&a)).hashed().primary_bin()),
             (key(&b).hash, key(&b).hash)
         );
     }

@@ -11,6 +11,7 @@ use super::Cache;
 use super::entry::{Entry, Index};
 use super::flow::{Flow, Left};
 use super::key::{self, Key};
+use super::pieces::Pieces;
 
 /// See the module.
 pub struct Lent {
@@ -21,12 +22,18 @@ pub struct Lent {
 
 enum Body {
     Whole(Bytes),
+    /// As long as somebody reads any of them.
+    Pieces(Arc<Pieces>),
     Flowing(Arc<Flow>),
 }
 
 impl Lent {
     pub(super) fn whole(entry: &Entry) -> Self {
-        Lent { index: index_of(entry), body: Body::Whole(entry.body.clone()) }
+        let (index, body) = match &entry.pieces {
+            Some(pieces) => (index_of(entry).of_parts(), Body::Pieces(pieces.clone())),
+            None => (index_of(entry), Body::Whole(entry.body.clone())),
+        };
+        Lent { index, body }
     }
 
     pub(super) fn of_entry(entry: &Entry, flow: Arc<Flow>) -> Self {
@@ -70,6 +77,11 @@ impl Cache {
     pub fn held_by_readers(&self, lent: &Lent) -> Option<Held> {
         let (bytes, place) = match &lent.body {
             Body::Whole(whole) => (self.if_gone(lent, whole), whole.as_ptr().addr()),
+            Body::Pieces(pieces) => {
+                let first = Index { variance: None, ..lent.index };
+                let beyond = |index| self.storage.beyond(&index, pieces);
+                (beyond(first).min(beyond(lent.index)), Arc::as_ptr(pieces).addr())
+            }
             Body::Flowing(flow) => match flow.left() {
                 Left::Growing => return None,
                 Left::Whole(whole) => (self.if_gone(lent, &whole), whole.as_ptr().addr()),

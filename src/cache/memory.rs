@@ -28,6 +28,7 @@ use super::changed::{Changes, Place};
 use super::disk::Disk;
 use super::entry::{Entry, Index, Meta};
 use super::flow::Flow;
+use super::pieces::Pieces;
 use super::purges::{Finding, Purges};
 use super::redis::{RedisTier, Wanted};
 
@@ -287,6 +288,11 @@ impl MemoryTier {
         self.finding(entry) == Finding::Gone
     }
 
+    /// How much of an answer's parts is not what is stored there.
+    pub(super) fn beyond(&self, index: &Index, pieces: &Pieces) -> usize {
+        pieces.beyond(self.store.peek(&index.slot()).as_ref().and_then(|entry| entry.pieces.as_deref()))
+    }
+
     /// Whether this very body is what is stored there.
     pub(super) fn has_body(&self, index: &Index, body: &Bytes) -> bool {
         self.store.peek(&index.slot()).is_some_and(|entry| entry.body.as_ptr() == body.as_ptr())
@@ -329,18 +335,41 @@ impl MemoryTier {
         self.filling.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
     }
 
-    fn put(&self, index: Index, entry: Entry) -> usize {
+    /// Whether an entry of this weight can be stored.
+    pub(super) fn fits(&self, weight: usize) -> bool {
+        weight <= self.longest
+    }
+
+    /// What stands there, whatever it is.
+    pub(super) fn peek(&self, index: &Index) -> Option<Arc<Entry>> {
+        self.store.peek(&index.slot())
+    }
+
+    pub(super) fn put(&self, index: Index, entry: Entry) -> usize {
         let weight = entry.weight;
-        let (key, index) = (index, index.slot());
-        let mut swept = Vec::new();
         let entry = Arc::new(entry);
-        self.keep(key, &entry);
+        self.keep(index, &entry);
+        self.insert(index, entry);
+        weight
+    }
+
+    /// Parts are in memory alone.
+    pub(super) fn put_parts(&self, index: Index, entry: Entry) {
+        self.insert(index, Arc::new(entry));
+    }
+
+    pub(super) fn forget_parts(&self, index: Index) {
+        self.store.remove(&index.slot());
+    }
+
+    fn insert(&self, index: Index, entry: Arc<Entry>) {
+        let index = index.slot();
+        let mut swept = Vec::new();
         self.store.insert_with_lifecycle(index, entry, &mut swept);
         // What the new entry replaced is reported as evicted too.
         let evicted = swept.iter().filter(|(other, _)| *other != index).count();
         self.evicted.fetch_add(evicted as u64, Ordering::Relaxed);
         self.stored.fetch_add(1, Ordering::Relaxed);
-        weight
     }
 
     /// Replaces an entry's metadata, but only in the very entry that was looked up: what was purged stays purged, and what was stored
@@ -447,6 +476,10 @@ impl Filling {
         self.release();
     }
 
+    pub(super) fn tier(&self) -> &'static MemoryTier {
+        self.tier
+    }
+
     /// `Content-Length`.
     pub(super) fn promised(&self) -> Option<usize> {
         self.promised
@@ -482,6 +515,23 @@ impl Filling {
         }
     }
 
+    /// The body, if all of it has come that was to come.
+    pub(super) fn take(mut self, length: usize) -> Option<Bytes> {
+        let whole = self.wanted && self.length() == length && self.promised.is_none_or(|promised| promised == length);
+        if !whole {
+            return None;
+        }
+        self.wanted = false;
+        Some(self.body())
+    }
+
+    fn body(&mut self) -> Bytes {
+        match std::mem::replace(&mut self.body, Arriving::Own(Vec::new())) {
+            Arriving::Own(body) => Bytes::from(body.into_boxed_slice()),
+            Arriving::Shared(flow) => flow.end(),
+        }
+    }
+
     /// The body is whole: it is stored, with what `meta` makes of its length. What the entry weighs; 0 if it is not stored after all.
     pub(super) fn finish(
         mut self,
@@ -493,11 +543,7 @@ impl Filling {
         let length = self.length();
         let whole = self.promised.is_none_or(|promised| promised == length);
         let Some(meta) = (self.wanted && whole).then(|| meta(length)).flatten() else { return 0 };
-        let body = match std::mem::replace(&mut self.body, Arriving::Own(Vec::new())) {
-            Arriving::Own(body) => Bytes::from(body.into_boxed_slice()),
-            Arriving::Shared(flow) => flow.end(),
-        };
-        let entry = Entry::at(place, primary, user_tag, meta, body);
+        let entry = Entry::at(place, primary, user_tag, meta, self.body());
         if entry.weight > self.tier.longest {
             return 0;
         }

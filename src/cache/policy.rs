@@ -69,6 +69,8 @@ pub struct Extra {
     pub by_body: Option<ByBody>,
     /// Who asks for a part of what is not stored has the whole fetched.
     pub whole_ranges: bool,
+    /// Parts that the service gives are kept, and put together.
+    pub keeps_parts: bool,
     /// How long answers of these statuses are fresh that do not say so.
     pub by_status: Box<[(StatusRange, Duration)]>,
     /// `Cache-Status` says what is asked for as the key has it.
@@ -172,6 +174,16 @@ impl CachePolicy {
     /// Who asks for a part of what is not stored has the whole fetched, if it may be stored.
     pub fn fetches_whole(&self, head: &RequestHead, exchange: &Exchange) -> bool {
         self.extra.as_ref().is_some_and(|extra| extra.whole_ranges && !extra.stores_nothing(head, exchange))
+    }
+
+    /// Parts that the service gives are kept, if they may be stored.
+    pub fn keeps_parts(&self, head: &RequestHead, exchange: &Exchange) -> bool {
+        self.has_parts() && self.extra.as_ref().is_some_and(|extra| !extra.stores_nothing(head, exchange))
+    }
+
+    /// There may be parts.
+    pub fn has_parts(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.keeps_parts)
     }
 
     /// What is asked for once is not stored.

@@ -20,6 +20,7 @@ fn entry(url: &str, route: &str, tags: &str) -> Entry {
     answer.append_header("surrogate-key", tags).unwrap();
     let now = std::time::SystemTime::now();
     let meta = Meta {
+        fallback: 0,
         on_disk: true,
         in_redis: true,
         fresh_until: now,

@@ -243,6 +243,7 @@ impl Storage for MemoryTier {
     async fn lookup(&'static self, key: &CacheKey, _: &SpanHandle) -> Result<Option<(CacheMeta, HitHandler)>> {
         let (index, primary, tag) = (Index::of(key), key.primary_key(), key.user_tag());
         let found = match self.find(&index, primary, tag) {
+            None if tag == key::IN_MEMORY => None,
             None => self.load(index, primary).await.and_then(|entry| self.still(&index, primary, tag, entry)),
             found => found,
         };

@@ -63,13 +63,25 @@ impl StoredHead {
     pub(super) fn of_answer(answer: &AnswerHead, date: Option<&[u8]>, length: usize, withheld: &[Box<[u8]>]) -> Self {
         // Nearly what it will have, for what is much too large is copied once more.
         let more = if date.is_some() { 34 } else { 0 } + if answer.length.is_some() { 0 } else { 34 };
-        let mut writer = Writer::with_capacity(answer.status, answer.fields.len() + 1, answer.buffer.len() + more);
-        let goes = |name: &[u8]| is(name, "age") || withheld.iter().any(|known| rules::is_withheld(name, known));
+        let writer = Writer::with_capacity(answer.status, answer.fields.len() + 1, answer.buffer.len() + more);
+        StoredHead::told(writer, answer, date, length, |name| {
+            is(name, "age") || withheld.iter().any(|known| rules::is_withheld(name, known))
+        })
+    }
+
+    /// That of the whole that an answer is a part of, so long in all.
+    pub(super) fn of_part(answer: &AnswerHead, date: Option<&[u8]>, total: usize, withheld: &[Box<[u8]>]) -> Self {
+        StoredHead::told(Writer::new(StatusCode::OK, answer.fields.len() + 1), answer, date, total, |name| {
+            is(name, "age") || is(name, "content-range") || withheld.iter().any(|known| rules::is_withheld(name, known))
+        })
+    }
+
+    fn told(mut writer: Writer, answer: &AnswerHead, date: Option<&[u8]>, length: usize, goes: impl Fn(&[u8]) -> bool) -> Self {
         kept(answer).filter(|(name, _)| !goes(name)).for_each(|(name, value)| writer.field(name, value));
         if let Some(date) = date {
             writer.field(b"Date", date);
         }
-        if answer.status != StatusCode::NO_CONTENT {
+        if writer.status != StatusCode::NO_CONTENT {
             writer.field(b"Content-Length", itoa::Buffer::new().format(length).as_bytes());
         }
         writer.done()

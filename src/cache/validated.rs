@@ -42,7 +42,7 @@ impl Cache {
             return Err(Box::new(fetch));
         };
         let was_asked = fetch.is_asked();
-        let Fetch { key, index, turn, for_all: only_for_all, .. } = fetch;
+        let Fetch { key, index, turn, for_all: only_for_all, fallback, .. } = fetch;
         let came = self.came(asked);
         let mut meta = updated(&stale, answer, policy);
         let judged = if is_forbidden(answer) {
@@ -57,6 +57,7 @@ impl Cache {
         match judged {
             Ok(fresh) => {
                 meta.renew(&fresh, came);
+                meta.fallback = fallback;
                 self.storage.refresh(index, &key.primary, "", for_all(&meta, answer), Some(stale.number));
                 let verdict = if fresh.remaining.is_zero() { Verdict::Unfit } else { Verdict::Stored };
                 turn.into_iter().for_each(|turn| turn.end(verdict));

@@ -62,7 +62,7 @@ impl Cache {
             if let Some(told) = told.as_object_mut() {
                 told.insert("fits".to_owned(), fits.into());
             }
-            if fits {
+            if fits && entry.pieces.is_none() {
                 fitting.push(self.storage.as_found(entry));
             }
             stored.push(told);
@@ -166,7 +166,8 @@ impl Cache {
             "ttl": self.left(entry, now),
             "stale_while_revalidate": meta.stale_while_revalidate,
             "stale_if_error": meta.stale_if_error,
-            "body": entry.body.len(),
+            "body": entry.length(),
+            "held": entry.pieces.as_ref().map_or(entry.body.len(), |pieces| pieces.held()),
             "bytes": entry.weight,
             "vary": meta.head.vary().map(text).collect::<Vec<_>>(),
             "tags": meta.tags.iter().flat_map(|tags| tags.iter()).collect::<Vec<_>>(),

@@ -40,10 +40,20 @@ pub async fn run(
     Ask { policy, used, wishes, looked, chosen }: Ask,
     under_way: &mut Option<UnderWay>,
 ) -> Result<(), Failed> {
+    // Only GET has parts (RFC 9110, section 14.2).
+    let wants_part = used == Use::ReadOnly && journey.head.method == Method::GET && policy.has_parts();
+    if wants_part
+        && let Looked::Missed(missed) | Looked::Predicted(missed) = &looked
+        && let Some(hit) = parts::find(missed, &policy, &wishes, journey)
+    {
+        journey.outcome.service = chosen;
+        return parts::give(&hit, journey, down).await;
+    }
     // What it asks by, if it asks by its body, which is whole by now.
     let asks_by_body = journey.exchange.body_digest.is_some();
     let body = if asks_by_body { down.buffered().cloned() } else { None };
     let refresh = |mut fetch: Fetch| {
+        fetch.keep_for(fallback::within(journey));
         if asks_by_body {
             // Conditions are something else with other methods than GET.
             fetch.ask_whole();
@@ -57,8 +67,12 @@ pub async fn run(
     };
     let mut fetch = match begun {
         Begun::Fetch(mut fetch) => {
+            fetch.keep_for(fallback::within(journey));
             if asks_by_body {
                 fetch.ask_whole();
+            }
+            if wants_part && policy.keeps_parts(&journey.head, &journey.exchange) {
+                fetch.keep_parts();
             }
             fetch
         }

@@ -25,6 +25,11 @@ const X_PORTCULLIS_FALLBACK: HeaderName = HeaderName::from_static("x-portcullis-
 /// The reason where there is an answer, and nobody is to see it.
 const UNWANTED: &str = "unwanted_answer";
 
+/// For how long after its lifetime the last good answer may be given.
+pub fn within(journey: &Journey) -> Option<Duration> {
+    journey.route()?.fallback.as_ref()?.cached
+}
+
 /// A fallback that can be given, and why it is.
 pub struct Due {
     fallback: Arc<Fallback>,

@@ -12,7 +12,7 @@ use pingora_proxy::{MultiRangeInfo, RangeType};
 
 use super::paid::Reading;
 use super::{Failed, client_failed, hit};
-use crate::cache::{self, CACHE_STATUS, Hit};
+use crate::cache::{self, CACHE_STATUS, CachePolicy, Chunks, Hit, Missed, Wishes};
 use crate::downstream::{BODY_BUDGET, Downstream, apply_to_response, may_see_upstream, seen_upstream};
 use crate::journey::{Answered, Journey, body_refusal};
 use crate::reply::Reply;
@@ -33,35 +33,43 @@ pub async fn give(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Re
         // It fits.
         let _ = head.insert_header(header::AGE, HeaderValue::from(age));
     }
-    let whole = hit.body();
     let unchanged = is_unchanged(journey, || Some(head.clone()));
     if unchanged {
         to_304(&mut head);
     }
-    let parts = cache::range(&asked, &mut head, whole.is_empty());
+    let parts = cache::range(&asked, &mut head, hit.length() == 0);
     let mut reading = Reading::new(journey.view.cache, hit.lent(), down.purse_beside());
-    let body = match &parts {
-        _ if unchanged || journey.head.method == Method::HEAD => Bytes::new(),
-        RangeType::Invalid => Bytes::new(),
-        RangeType::None => whole.clone(),
-        RangeType::Single(range) => whole.slice(range.start.min(whole.len())..range.end.min(whole.len())),
+    let mut body = match &parts {
+        _ if unchanged || journey.head.method == Method::HEAD => Chunks::new(),
+        RangeType::Invalid => Chunks::new(),
+        // Of parts alone nobody is given the whole: that was looked at before.
+        RangeType::None => hit.cut(0..hit.length()).ok_or(Failed::BrokeOff)?,
+        RangeType::Single(range) => hit.cut(range.clone()).ok_or(Failed::BrokeOff)?,
         // What is put together is this client's alone.
         RangeType::Multi(ranges) if !reading.pays(ranges.calculate_multipart_length()) => {
             return Err(body_refusal(&BODY_BUDGET).map_or(Failed::BrokeOff, Failed::Answer));
         }
-        RangeType::Multi(ranges) => assemble(ranges, whole),
+        RangeType::Multi(ranges) => std::iter::once(assemble(ranges, hit).ok_or(Failed::BrokeOff)?).collect(),
     };
     let answered = tell(&mut head, hit, journey).map_err(Failed::Answer)?;
     down.stage(answered.stages);
-    let end = body.is_empty();
+    body.retain(|chunk| !chunk.is_empty());
     let written = async {
-        down.write_head(Box::new(head), end).await?;
-        if !end {
-            reading.during(pin!(down.write_body(body, true))).await?;
+        down.write_head(Box::new(head), body.is_empty()).await?;
+        let last = body.len().saturating_sub(1);
+        for (number, chunk) in body.into_iter().enumerate() {
+            reading.during(pin!(down.write_body(chunk, number == last))).await?;
         }
         down.finish().await
     };
     written.await.map_err(|error| client_failed(&error))
+}
+
+/// The parts that are stored of what was missed, if they are what this request asks for.
+pub fn find(missed: &Missed, policy: &CachePolicy, wishes: &Wishes, journey: &Journey) -> Option<Hit> {
+    let asked = asked(journey, &[header::RANGE, header::IF_RANGE])?;
+    let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
+    journey.view.cache.parts(policy, missed.key(), wishes, &asked, seen)
 }
 
 /// The gateway's own word on an answer, and the policies'.
@@ -106,7 +114,7 @@ fn asked(journey: &Journey, names: &[HeaderName]) -> Option<RequestHeader> {
 }
 
 /// Several parts in one body (RFC 9110, section 14.6).
-fn assemble(ranges: &MultiRangeInfo, whole: &Bytes) -> Bytes {
+fn assemble(ranges: &MultiRangeInfo, hit: &Hit) -> Option<Bytes> {
     let mut body = Vec::with_capacity(ranges.calculate_multipart_length());
     for range in &ranges.ranges {
         body.extend_from_slice(format!("\r\n--{}\r\n", ranges.boundary).as_bytes());
@@ -114,9 +122,9 @@ fn assemble(ranges: &MultiRangeInfo, whole: &Bytes) -> Bytes {
             body.extend_from_slice(format!("Content-Type: {kind}\r\n").as_bytes());
         }
         let last = range.end.saturating_sub(1);
-        body.extend_from_slice(format!("Content-Range: bytes {}-{last}/{}\r\n\r\n", range.start, whole.len()).as_bytes());
-        body.extend_from_slice(whole.get(range.clone()).unwrap_or_default());
+        body.extend_from_slice(format!("Content-Range: bytes {}-{last}/{}\r\n\r\n", range.start, hit.length()).as_bytes());
+        hit.cut(range.clone())?.iter().for_each(|chunk| body.extend_from_slice(chunk));
     }
     body.extend_from_slice(format!("\r\n--{}--\r\n", ranges.boundary).as_bytes());
-    body.into()
+    Some(body.into())
 }

@@ -43,6 +43,7 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
     for (key, has) in [
         ("cache.methods", (|extra| extra.by_body.is_some()) as fn(&crate::cache::Extra) -> bool),
         ("cache.ranges: whole", |extra| extra.whole_ranges),
+        ("cache.ranges: parts", |extra| extra.keeps_parts),
     ] {
         if let Some(route) = routes.iter().find(|route| extra(route).is_some_and(|extra| has(&extra))) {
             let message = format!("`{key}` cannot be had with `engine: pingora`, and the route `{}` has it", route.id);

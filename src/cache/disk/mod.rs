@@ -499,7 +499,7 @@ impl Disk {
 /// Whether an answer is good for anything for long enough.
 fn is_worth(entry: &Entry) -> bool {
     let meta = &entry.meta;
-    let stale = Duration::from_secs(u64::from(meta.stale_while_revalidate.max(meta.stale_if_error)));
+    let stale = Duration::from_secs(u64::from(meta.stale_while_revalidate.max(meta.stale_if_error).max(meta.fallback)));
     meta.fresh_until
         .checked_add(stale)
         .is_none_or(|until| until.duration_since(SystemTime::now()).is_ok_and(|left| left >= WORTH))

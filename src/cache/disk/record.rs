@@ -262,6 +262,7 @@ pub(in crate::cache) fn read_meta(from: &mut In<'_>, asked: u64) -> Option<(Meta
         tags: Tags::of_text(tags),
         on_disk: true,
         in_redis,
+        fallback: 0,
         head: StoredHead { status, buffer, reason, fields: fields.into() },
     };
     Some((meta, written))

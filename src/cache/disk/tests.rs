@@ -59,6 +59,7 @@ fn stored(path: &str, body: &[u8]) -> Arc<Entry> {
         stale_if_error: 8,
         asked: Moment::now().get(),
         tags: tags::of_text("a\nb"),
+        fallback: 0,
         on_disk: true,
         in_redis: true,
         head: StoredHead::of(&answer).unwrap(),

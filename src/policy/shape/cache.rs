@@ -126,7 +126,8 @@ pub struct CacheConfig {
     /// `methods`. Default: `64KiB`.
     #[serde(default)]
     pub max_request_body: Option<Spanned<Size>>,
-    /// What becomes of a request for a part (`Range`) of what is not stored: `pass` passes it on as it came, and nothing is stored; `whole`
+    /// What becomes of a request for a part (`Range`) of what is not stored: `pass` passes it on as it came, and nothing is stored; `parts`
+    /// passes it on too, keeps the part that the service gives (206), and puts parts with the same strong `ETag` together; `whole`
     /// fetches the whole once for all who ask, if it may be stored, and cuts the part from it. Any client can then have the service send the
     /// whole by asking for a byte. Default: `pass`.
     #[serde(default)]
@@ -229,6 +230,8 @@ pub enum Ranges {
     Pass,
     /// The whole is fetched, and stored.
     Whole,
+    /// They go to the service as they came, and the parts that it gives are stored.
+    Parts,
 }
 
 /// What clients' directives do.
@@ -443,6 +446,7 @@ fn check_extra(config: &CacheConfig, cx: &mut Compile<'_>) -> Option<Option<Arc<
     extra.shared_with_auth = config.shared_with_auth;
     extra.by_body = check_by_body(config, cx).flatten();
     extra.whole_ranges = config.ranges == Ranges::Whole;
+    extra.keeps_parts = config.ranges == Ranges::Parts;
     extra.by_status = check_by_status(config, cx).unwrap_or_default();
     extra.shows_key = config.show_key;
     if let Some(vary) = &config.vary {

@@ -1,0 +1,264 @@
+#!/usr/bin/env python3
+"""What the cache costs: a hit on disk beside nginx's, a lookup among many answers, and the memory of each beside Varnish's.
+
+Each gateway has one worker, and the same nginx behind it, which gives one file for whatever it is asked. What is counted is the CPU time of the
+gateway's processes alone, from the kernel, and their resident memory. Portcullis and nginx take turns, and the median of the rounds counts.
+
+- *disk*: answers of 10 KiB, many more than memory has room for, asked for one after the other: no hit is in memory, and the page cache has them
+  all, for both.
+- *lookup*: hits of a small answer, at random among 1,000 and among `--entries` others.
+- *memory*: what each of so many small answers takes. Varnish is left out if it is not installed.
+
+    loadtest/cache.py target/release/portcullis [--entries 1000000] [--rounds 3] [--seconds 5]
+
+Fails if a hit on disk takes more than three times of nginx's CPU, or a lookup among many more than twice of one among few.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+TICKS = os.sysconf("SC_CLK_TCK")
+SMALL, LARGE = 100, 10 * 1024
+OBJECTS = 4000
+
+ORIGIN = """user root; daemon off; pid {dir}/origin.pid; worker_processes 1; error_log {dir}/origin.err;
+events {{ worker_connections 4096; }}
+http {{ access_log off; client_body_temp_path {dir}/ob; proxy_temp_path {dir}/op; fastcgi_temp_path {dir}/of; uwsgi_temp_path {dir}/ou;
+scgi_temp_path {dir}/os; keepalive_requests 100000000; keepalive_timeout 600s; open_file_cache max=10 inactive=600s;
+server {{ listen 127.0.0.1:{port} backlog=4096; root {dir}/files; add_header Cache-Control max-age=86400; etag off;
+location /small/ {{ try_files /small =404; }} location /large/ {{ try_files /large =404; }} }} }}"""
+
+NGINX = """user root; daemon off; pid {dir}/nginx.pid; worker_processes 1; error_log {dir}/nginx.err;
+events {{ worker_connections 4096; }}
+http {{ access_log off; client_body_temp_path {dir}/nb; proxy_temp_path {dir}/np; fastcgi_temp_path {dir}/nf; uwsgi_temp_path {dir}/nu;
+scgi_temp_path {dir}/ns; keepalive_requests 100000000; keepalive_timeout 600s; sendfile on; tcp_nopush on;
+proxy_cache_path {dir}/nginx-cache levels=1:2 keys_zone=all:64m max_size=4g inactive=1d;
+upstream origin {{ server 127.0.0.1:{origin}; keepalive 16; keepalive_requests 100000000; }}
+server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection "";
+proxy_cache all; }} }} }}"""
+
+OWN = """listeners: [ {{ bind: 127.0.0.1:{port} }} ]
+admin: {{ bind: 127.0.0.1:{admin} }}
+access_log: {{ output: false }}
+server: {{ workers: 1, cache_memory: {memory}{disk} }}
+services: {{ origin: {{ endpoints: [ 127.0.0.1:{origin} ] }} }}
+routes: [ {{ path: /*, service: origin, policies: {{ cache: {{}} }} }} ]
+"""
+
+# One after the other, or at random among so many.
+WALK = """local at = tonumber(os.getenv("FROM")); local most = tonumber(os.getenv("COUNT"))
+local random = os.getenv("RANDOM"); local path = os.getenv("TARGET"); local threads = 0
+function setup(thread) thread:set("begin", threads); threads = threads + 1 end
+function init() math.randomseed(os.time() + begin); at = at + begin * 7919 end
+function request()
+  at = random == "1" and math.random(most) or (at + 1) % most
+  return wrk.format("GET", path .. at)
+end
+function done(summary, latency, requests)
+  io.write(string.format("DONE %d %d\\n", summary.requests, summary.errors.status + summary.errors.read + summary.errors.timeout))
+end
+"""
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+class Process:
+    def __init__(self, name, command, port):
+        self.name, self.port = name, port
+        self.child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(200):
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        sys.exit(f"{name} did not come up")
+
+    def pids(self):
+        found, known = [], [self.child.pid]
+        while known:
+            pid = known.pop()
+            found.append(pid)
+            try:
+                children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            except OSError:
+                continue
+            known += [int(child) for child in children]
+        return found
+
+    def cpu(self):
+        """Seconds, of all its processes."""
+        total = 0
+        for pid in self.pids():
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            total += int(fields[11]) + int(fields[12])
+        return total / TICKS
+
+    def resident(self):
+        """Bytes that are its own: what it has mapped of files is not."""
+        total = 0
+        for pid in self.pids():
+            for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("RssAnon:"):
+                    total += int(line.split()[1]) * 1024
+        return total
+
+    def stop(self):
+        self.child.send_signal(signal.SIGTERM)
+        try:
+            self.child.wait(15)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+
+
+def load(port, script, target, count, seconds, random=False, start=0, connections=16):
+    env = dict(os.environ, TARGET=target, COUNT=str(count), RANDOM="1" if random else "0", FROM=str(start))
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script, f"http://127.0.0.1:{port}"]
+    told = subprocess.run(command, env=env, capture_output=True, text=True).stdout
+    done = [line.split()[1:] for line in told.splitlines() if line.startswith("DONE")]
+    if not done or int(done[0][1]):
+        sys.exit(f"the load failed: {told}")
+    return int(done[0][0])
+
+
+def fill(process, script, target, count):
+    """Asks for all of them at least once."""
+    asked = 0
+    while asked < count * 1.02:
+        asked += load(process.port, script, target, count, 5, start=asked, connections=32)
+
+
+def per_request(process, script, target, count, seconds, random):
+    before, begun = process.cpu(), time.monotonic()
+    requests = load(process.port, script, target, count, seconds, random=random)
+    spent = process.cpu() - before
+    return spent / requests * 1e6, requests / (time.monotonic() - begun)
+
+
+def own(options, folder, origin, memory, disk=""):
+    port, admin = free_port(), free_port()
+    path = folder / f"own-{port}.yaml"
+    path.write_text(OWN.format(port=port, admin=admin, origin=origin, memory=memory, disk=disk))
+    process = Process("portcullis", [str(options.binary), "run", "-c", str(path)], port)
+    process.admin = admin
+    return process
+
+
+def metric(process, name):
+    told = subprocess.run(["curl", "-s", f"http://127.0.0.1:{process.admin}/metrics"], capture_output=True, text=True).stdout
+    return sum(float(line.rsplit(" ", 1)[1]) for line in told.splitlines() if line.startswith(name))
+
+
+def on_disk(options, folder, script, origin):
+    """Medians of microseconds for each hit: ours and nginx's."""
+    disk = f", cache_disk: {{ path: {folder}/own-cache, max_size: 2GiB }}"
+    ours = own(options, folder, origin, "2MiB", disk)
+    port = free_port()
+    config = folder / "nginx.conf"
+    config.write_text(NGINX.format(dir=folder, port=port, origin=origin))
+    theirs = Process("nginx", ["nginx", "-p", str(folder), "-c", str(config)], port)
+    try:
+        fill(ours, script, "/large/", OBJECTS)
+        fill(theirs, script, "/large/", OBJECTS)
+        time.sleep(1)
+        hits, figures = metric(ours, "portcullis_cache_disk_hits_total"), ([], [])
+        asked = 0
+        for _ in range(options.rounds):
+            for number, process in enumerate((ours, theirs)):
+                spent, rate = per_request(process, script, "/large/", OBJECTS, options.seconds, False)
+                figures[number].append(spent)
+                asked += rate * options.seconds if process is ours else 0
+        share = (metric(ours, "portcullis_cache_disk_hits_total") - hits) / asked
+        mine, other = (statistics.median(each) for each in figures)
+        print(f"hit of 10 KiB on disk: {mine:.1f} us of CPU, nginx {other:.1f} us: {mine / other:.2f} times ({share:.0%} from disk)")
+        return mine / other, share
+    finally:
+        ours.stop()
+        theirs.stop()
+
+
+def lookups(options, folder, script, origin):
+    figures, resident = {}, {}
+    gateway = own(options, folder, origin, f"{max(64, options.entries * 2 // 1024)}MiB")
+    try:
+        fill(gateway, script, "/small/", 1000)
+        empty = gateway.resident()
+        few = [per_request(gateway, script, "/small/", 1000, options.seconds, True)[0] for _ in range(options.rounds)]
+        fill(gateway, script, "/small/", options.entries)
+        held, entries = gateway.resident() - empty, options.entries - 1000
+        many = [per_request(gateway, script, "/small/", options.entries, options.seconds, True)[0] for _ in range(options.rounds)]
+        few, many = statistics.median(few), statistics.median(many)
+        print(f"hit among 1,000: {few:.1f} us of CPU, among {options.entries:,}: {many:.1f} us: {many / few:.2f} times")
+        print(f"memory of an answer of {SMALL} bytes: {held / entries:.0f} bytes")
+        return many / few
+    finally:
+        gateway.stop()
+
+
+def varnish(options, folder, script, origin):
+    if not shutil.which("varnishd"):
+        return
+    port = free_port()
+    command = ["varnishd", "-F", "-n", str(folder / "varnish"), "-a", f"127.0.0.1:{port}", "-b", f"127.0.0.1:{origin}",
+               "-s", f"malloc,{max(64, options.entries * 4 // 1024)}m", "-j", "none"]
+    process = Process("varnish", command, port)
+    try:
+        fill(process, script, "/small/", 1000)
+        empty = process.resident()
+        fill(process, script, "/small/", options.entries)
+        print(f"memory of the same in Varnish: {(process.resident() - empty) / (options.entries - 1000):.0f} bytes")
+    finally:
+        process.stop()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("binary", type=pathlib.Path)
+    parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=5)
+    options = parser.parse_args()
+    options.binary = options.binary.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        (folder / "files").mkdir()
+        (folder / "files" / "small").write_bytes(b"s" * SMALL)
+        (folder / "files" / "large").write_bytes(os.urandom(LARGE))
+        script = folder / "walk.lua"
+        script.write_text(WALK)
+        port = free_port()
+        config = folder / "origin.conf"
+        config.write_text(ORIGIN.format(dir=folder, port=port))
+        origin = Process("the origin", ["nginx", "-p", str(folder), "-c", str(config)], port)
+        try:
+            ratio, share = on_disk(options, folder, str(script), port)
+            lookup = lookups(options, folder, str(script), port)
+            varnish(options, folder, str(script), port)
+        finally:
+            origin.stop()
+    wrong = []
+    if ratio > 3:
+        wrong.append("a hit on disk takes more than three times of nginx's CPU")
+    if share < 0.9:
+        wrong.append("most hits were not from disk")
+    if lookup > 2:
+        wrong.append("a lookup among many takes more than twice of one among few")
+    sys.exit("; ".join(wrong) or 0)
+
+
+if __name__ == "__main__":
+    main()
