@@ -255,6 +255,41 @@ fn the_body_of_a_key_is_the_one_that_the_service_gets() {
     assert!(origin.asked().iter().all(|asked| asked.target != path || asked.body == b"{\"s\":1}"));
 }
 
+/// What keeps requests with cookies, or in other words, from each other's answers, does so whatever the method.
+#[test]
+fn cookies_and_languages_are_the_same_matter_for_requests_that_ask_by_their_body() {
+    let origin = Origin::start(|asked: &Asked| {
+        let seen = ["cookie", "accept-language"].map(|name| asked.header(name).unwrap_or("-").to_owned());
+        Act::Send(answer(200, &[("Vary", "Accept-Language")], seen.join("|")))
+    });
+    let gateway = Gateway::start(&yaml(
+        &origin,
+        "
+  - path: /*
+    service: a
+    policies:
+      cache:
+        ttl: 60s
+        methods: [ POST ]
+        cookies: { key: [ kind ], drop: [ '_ga*', session ] }
+        vary: { accept_language: [ en, de ] }",
+    ));
+    let post = |path: &str, fields: &[(&str, &str)]| request(gateway.port(), "POST", path, fields, b"{}");
+    let first = post("/a", &[("Cookie", "session=alice; _ga=1"), ("Accept-Language", "de-AT, en;q=0.5")]);
+    assert_eq!((first.text().as_str(), is_hit(&first)), ("-|de", false), "the service is not shown it");
+    let second = post("/a", &[("Cookie", "session=bob"), ("Accept-Language", "de")]);
+    assert_eq!((second.text().as_str(), is_hit(&second)), ("-|de", true));
+    let other = post("/a", &[("Cookie", "kind=x; session=bob"), ("Accept-Language", "de")]);
+    assert_eq!((other.text().as_str(), is_hit(&other)), ("kind=x|de", false));
+    for _ in 0..2 {
+        let unknown = post("/a", &[("Cookie", "other=x")]);
+        assert!(unknown.text().starts_with("other=x|") && said(&unknown).contains("detail=credentials"), "{unknown:?}");
+        // A method that the cache is not for is what it was.
+        let put = request(gateway.port(), "PUT", "/b", &[("Cookie", "session=alice"), ("Accept-Language", "fr")], b"{}");
+        assert!(put.text() == "session=alice|fr" && said(&put).ends_with("fwd=method"), "{put:?}");
+    }
+}
+
 #[test]
 fn a_part_of_what_is_not_stored_is_passed_on_or_cut_from_the_whole() {
     let origin = origin();
@@ -270,6 +305,7 @@ fn a_part_of_what_is_not_stored_is_passed_on_or_cut_from_the_whole() {
         let answer = part("/large/a");
         assert_eq!((answer.status, answer.text().as_str(), is_hit(&answer)), (206, "23", false));
     }
+    let fetched = AtomicUsize::new(0);
     assert!(asked("/large/a").len() == 2 && asked("/large/a").iter().all(|asked| asked.header("range").is_some()));
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -277,9 +313,11 @@ fn a_part_of_what_is_not_stored_is_passed_on_or_cut_from_the_whole() {
                 let answer = part("/large/whole/a");
                 assert_eq!((answer.status, answer.text().as_str()), (206, "23"), "{answer:?}");
                 assert_eq!(answer.header("content-range"), Some("bytes 2-3/10"));
+                fetched.fetch_add(usize::from(said(&answer).ends_with("fwd=miss; stored")), Ordering::Relaxed);
             });
         }
     });
+    assert_eq!(fetched.into_inner(), 1, "who had it fetched is told so");
     let asked_whole = asked("/large/whole/a");
     assert!(asked_whole.len() == 1 && asked_whole[0].header("range").is_none(), "once, for all of it");
     let whole = request(gateway.port(), "GET", "/large/whole/a", &[], b"");

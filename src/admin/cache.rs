@@ -208,7 +208,10 @@ async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> respo
     let mut purge = Purge::url(&url).map_err(|why| bad(&format!("the URL `{}`: {why}", url.escape_debug())))?;
     let Purge::Target { host, path, query } = &purge else { return Err(bad("that is no URL").into()) };
     let query = query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
-    let mut head = format!("{method} {path}{query} HTTP/1.1\r\nHost: {host}\r\n");
+    // What is kept for one port is not for another.
+    let port = url.parse::<http::Uri>().ok().and_then(|url| url.port_u16());
+    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+    let mut head = format!("{method} {path}{query} HTTP/1.1\r\nHost: {host}{port}\r\n");
     for field in &fields {
         head.push_str(field);
         head.push_str("\r\n");

@@ -3,8 +3,8 @@
 //!
 //! The service is asked in these words as well, so what it answers is an answer to them, and to everybody whose words they are.
 
+use http::HeaderValue;
 use http::header::{self, HeaderName};
-use http::{HeaderValue, Method};
 
 use super::Extra;
 use super::control::list_of;
@@ -14,7 +14,7 @@ use crate::head::{HeaderEdit, HeaderEdits, RequestHead, weighed};
 /// How the service is asked instead of how the client asks: in words that many share, and without cookies that are nothing to it. What
 /// another policy says is left alone.
 pub fn ask(extra: &Extra, head: &RequestHead, edits: &mut HeaderEdits) {
-    if !matches!(head.method, Method::GET | Method::HEAD) {
+    if !extra.is_for(&head.method) {
         return;
     }
     let is_left = |edits: &HeaderEdits, name: &HeaderName| !edits.iter().any(|edit| edit.name() == name);

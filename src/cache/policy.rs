@@ -140,6 +140,15 @@ impl Extra {
         holds(self.no_store.as_ref(), head, exchange)
     }
 
+    /// Whether the cache is there for requests of this method at all. Whatever the route does for those that use it, it does for these.
+    pub fn is_for(&self, method: &Method) -> bool {
+        matches!(*method, Method::GET | Method::HEAD) || self.asks_by_body(method)
+    }
+
+    fn asks_by_body(&self, method: &Method) -> bool {
+        self.by_body.as_ref().is_some_and(|by_body| by_body.methods.contains(method))
+    }
+
     /// Whether the service is asked in other words than the client's.
     pub fn asks_otherwise(&self) -> bool {
         self.accept_encoding.is_some() || self.accept_language.is_some() || !self.drop_cookies.is_empty()
@@ -164,7 +173,7 @@ impl CachePolicy {
 
     /// Requests of this method only ask, and their body says for what.
     pub fn is_by_body(&self, method: &Method) -> bool {
-        self.by_body().is_some_and(|by_body| by_body.methods.contains(method))
+        self.extra.as_ref().is_some_and(|extra| extra.asks_by_body(method))
     }
 
     pub fn by_body(&self) -> Option<&ByBody> {

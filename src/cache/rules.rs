@@ -161,7 +161,9 @@ fn by_body(head: &RequestHead, policy: &CachePolicy, is_read: bool) -> Use {
 
 /// Whether every cookie of a request is part of the key, or is not shown to the service.
 fn knows_cookies(extra: &Extra, head: &RequestHead) -> bool {
-    carrier::cookies_of(head).all(|(name, _)| extra.key_cookies.have(name) || extra.drop_cookies.have(name))
+    // Of other methods none are kept from it.
+    let drops = extra.is_for(&head.method);
+    carrier::cookies_of(head).all(|(name, _)| extra.key_cookies.have(name) || drops && extra.drop_cookies.have(name))
 }
 
 /// What a request says of the answers that it takes (RFC 9111, section 5.2.1). In seconds.
