@@ -15,7 +15,7 @@ PEERS ?=
 # What is passed on to loadtest/soak.py: make soak-hour SOAK='--seconds 90'
 SOAK ?=
 
-.PHONY: help run test test-stock kills lint lint-openssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-websockets bench-bulk bench-compose bench-shared bench-faults reference \
+.PHONY: help run test test-stock kills lint lint-openssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-websockets bench-bulk bench-compose bench-shared bench-faults bench-cache reference \
     soak soak-hour attack fuzz install clean
 
 help: ## Print this list.
@@ -119,6 +119,10 @@ soak-hour: ## One hour of mixed load, with clients that misbehave; fails if memo
 	@scripts/need.sh build test
 	$(CARGO) build --locked --profile demo
 	loadtest/soak.py --binary $(TARGET)/demo/portcullis $(SOAK)
+
+bench-cache: release ## Measure a hit on disk beside nginx's, a lookup among a million answers, and the memory of each beside Varnish's.
+	@scripts/need.sh build test
+	loadtest/cache.py $(BINARY)
 
 kills: ## Kill a gateway fifty times while its cache on disk is written to; nothing wrong may be found afterwards.
 	@scripts/need.sh build test
