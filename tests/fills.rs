@@ -13,7 +13,7 @@ use crate::peers::{Act, Origin, answer as whole};
 const LONG: usize = 8 << 20;
 
 /// A backend that gives what it is told, piece by piece.
-struct Slow {
+pub struct Slow {
     port: u16,
     asked: Arc<AtomicUsize>,
     gate: Arc<(Mutex<usize>, Condvar)>,
@@ -21,7 +21,7 @@ struct Slow {
 
 impl Slow {
     /// `pieces` of a body, each after the gate has let one more through.
-    fn start(head: &'static str, pieces: Vec<Vec<u8>>) -> Slow {
+    pub fn start(head: &'static str, pieces: Vec<Vec<u8>>) -> Slow {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (asked, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new((Mutex::new(0), Condvar::new())));
@@ -35,7 +35,15 @@ impl Slow {
         Slow { port, asked, gate }
     }
 
-    fn let_through(&self, pieces: usize) {
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    pub fn let_through(&self, pieces: usize) {
         *self.gate.0.lock().unwrap() = pieces;
         self.gate.1.notify_all();
     }

@@ -57,6 +57,7 @@ mod keys;
 mod leaving;
 mod limits;
 mod listeners;
+mod long_bodies;
 mod memory;
 mod mended;
 mod mirrors;

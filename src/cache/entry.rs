@@ -10,6 +10,7 @@ use pingora_cache::{CacheKey, CacheMeta};
 use pingora_core::Result;
 
 use super::changed::Place;
+use super::disk::long::Long;
 use super::key::Key;
 use super::moment::Moment;
 use super::pieces::Pieces;
@@ -152,6 +153,8 @@ pub(super) struct Entry {
     pub(super) body: Bytes,
     /// In place of a body: parts of it. Never where a whole answer stands.
     pub(super) pieces: Option<Arc<Pieces>>,
+    /// In place of a body: where it is on disk.
+    pub(super) long: Option<Arc<Long>>,
     /// Of this body alone: one that replaces another inherits what that was `created`, so that the variants beside it still count.
     pub(super) number: u64,
     /// In bytes; kept, because the store asks for it under its locks.
@@ -201,6 +204,7 @@ impl Entry {
             meta,
             body,
             pieces: None,
+            long: None,
             number,
             weight: 0,
             checked,
@@ -224,7 +228,11 @@ impl Entry {
 
     /// How long the whole of it is.
     pub(super) fn length(&self) -> usize {
-        self.pieces.as_ref().map_or(self.body.len(), |pieces| pieces.total)
+        match (&self.pieces, &self.long) {
+            (Some(pieces), _) => pieces.total,
+            (None, Some(long)) => long.length(),
+            (None, None) => self.body.len(),
+        }
     }
 
     pub(super) fn is_for(&self, primary: &[u8], user_tag: &str) -> bool {

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, StatusCode};
 use pingora_cache::NoCacheReason;
@@ -20,19 +19,19 @@ use smallvec::SmallVec;
 use super::changed::Place;
 use super::control::Control;
 use super::disk::Disk;
-use super::entry::{Entry, Index, Meta};
-use super::flow::{Flow, Flowing};
+use super::entry::{Entry, Index};
+use super::flow::Flowing;
 use super::hit::{Excuse, Hit, Tier};
-use super::lent::Lent;
+use super::keeping::{Keeping, Storing};
 use super::memory::Filling;
 use super::moment::Moment;
-use super::redis::{RedisTier, Wanted};
 use super::pieces::{self, Part};
 use super::range::range;
+use super::redis::{RedisTier, Wanted};
 use super::said::Said;
 use super::tags::{self, Tags};
 use super::turns::{self, Turn, Verdict, Waiting};
-use super::{Cache, CachePolicy, Key, LOCK_RETRIES, LOCK_WAIT, Outcome, StoredHead, Use, Wishes, key, reason, rules};
+use super::{Cache, CachePolicy, Key, LOCK_RETRIES, LOCK_WAIT, Outcome, Use, Wishes, key, reason, rules};
 use crate::wire::answer::AnswerHead;
 use crate::wire::encode::{self, is_bodiless};
 
@@ -217,53 +216,6 @@ pub struct Fetch {
 pub struct Patience {
     times: usize,
     until: Option<Instant>,
-}
-
-/// What becomes of an answer on its way to the client.
-pub enum Keeping {
-    Nothing,
-    Storing(Box<Storing>),
-    /// It is only counted, by how many more bytes it may have: was it too long before, and is it short enough now?
-    Measuring(Index, usize),
-}
-
-/// An answer that is stored once its body is whole.
-pub struct Storing {
-    turn: Option<Turn>,
-    key: Key,
-    place: Place,
-    index: Index,
-    /// Where it was looked for.
-    sought: Index,
-    variance: Option<HashBinary>,
-    fresh_until: SystemTime,
-    /// The next one may have it without asking.
-    lasts: bool,
-    created: SystemTime,
-    epoch: SystemTime,
-    stale_while_revalidate: u32,
-    stale_if_error: u32,
-    asked: u64,
-    tags: Option<Tags>,
-    /// It has fields for them.
-    tagged: bool,
-    on_disk: bool,
-    in_redis: bool,
-    fallback: u32,
-    /// Where the answer has none.
-    date: Option<HeaderValue>,
-    /// Fields that are not stored, in lower case.
-    withheld: SmallVec<[Box<[u8]>; 1]>,
-    filling: Filling,
-    /// It is one, and belongs here. Where its route keeps parts.
-    part: Option<(Part, Index, SystemTime)>,
-    /// Where its parts are, which are of no use beside it.
-    parts: Option<Index>,
-    most: usize,
-    /// Those who wait have been told that it comes.
-    told: bool,
-    /// Of the longest body that the route, and the memory, stores.
-    left: usize,
 }
 
 impl Cache {
@@ -535,7 +487,8 @@ impl Cache {
             (false, Some(part)) => Some(part.length),
             (false, None) => answer.length.and_then(|length| usize::try_from(length).ok()),
         };
-        let most = policy.max_body.min(self.storage.most());
+        let spills = policy.on_disk && part.is_none();
+        let most = policy.max_body.min(if spills { self.storage.most_on_disk() } else { self.storage.most() });
         let place = key.place();
         let judged = match self.judge_said(&said, place, for_all, policy, came) {
             Ok(_) if promised.is_some_and(|length| length > most) => Err(NoCacheReason::ResponseTooLarge),
@@ -570,14 +523,16 @@ impl Cache {
             turn.into_iter().for_each(|turn| turn.end(Verdict::Failed));
             return Keeping::Nothing;
         }
-        let variance = key::variance(policy, rules::members(&said.vary), &seen);
-        let filling = Filling::new(self.storage, promised);
+        let variance = if said.vary.is_empty() { None } else { key::variance(policy, rules::members(&said.vary), &seen) };
+        let filling = Filling::new(self.storage, promised, spills);
         if !filling.is_wanted() {
             // There is no room now: nobody need wait for what will not be there.
             turn.into_iter().for_each(|turn| turn.end(Verdict::Unfit));
             return Keeping::Nothing;
         }
-        let mut withheld = Control::of(&said).withheld_names();
+        // Fields are named in quotes or not at all.
+        let names_fields = said.cache_control.iter().any(|line| memchr::memchr(b'"', line).is_some());
+        let mut withheld = if names_fields { Control::of(&said).withheld_names() } else { SmallVec::new() };
         let tagged = said.names_tags();
         if tagged && !policy.keep_tags {
             withheld.extend(tags::fields());
@@ -610,7 +565,7 @@ impl Cache {
             date: said.date.is_none().then(encode::date_field),
             asked: came.asked,
             // With too many of them it would not be stored.
-            tags: Tags::of(&said).ok().flatten(),
+            tags: if tagged { Tags::of(&said).ok().flatten() } else { None },
             tagged,
             on_disk: policy.on_disk,
             in_redis: policy.in_redis,
@@ -661,11 +616,11 @@ impl Cache {
     }
 
     /// A body that was only counted was short enough.
-    fn became_short(&self, sought: Index) {
+    pub(super) fn became_short(&self, sought: Index) {
         self.predictor.mark_cacheable(&sought.hashed());
     }
 
-    fn became_long(&self, sought: Index) {
+    pub(super) fn became_long(&self, sought: Index) {
         self.predictor.mark_uncacheable(&sought.hashed(), NoCacheReason::ResponseTooLarge);
     }
 }
@@ -832,152 +787,5 @@ impl Patience {
         self.times += 1;
         let left = until.saturating_duration_since(now);
         (self.times <= LOCK_RETRIES + 1 && !left.is_zero()).then_some(left)
-    }
-}
-
-impl Keeping {
-    pub fn is_storing(&self) -> bool {
-        matches!(self, Keeping::Storing(_))
-    }
-
-    /// Whether the answer may have fields for tags: of one that is stored it is known.
-    pub fn may_be_tagged(&self) -> bool {
-        match self {
-            Keeping::Storing(storing) => storing.tagged,
-            _ => true,
-        }
-    }
-
-    /// What the client is told of when the answer was made, where the service has not.
-    pub fn date(&self) -> Option<&HeaderValue> {
-        match self {
-            Keeping::Storing(storing) => storing.date.as_ref(),
-            _ => None,
-        }
-    }
-
-    /// A piece of the body.
-    pub fn add(&mut self, cache: &Cache, data: &[u8]) {
-        match self {
-            Keeping::Nothing => {}
-            Keeping::Measuring(_, left) => match left.checked_sub(data.len()) {
-                Some(less) => *left = less,
-                None => *self = Keeping::Nothing,
-            },
-            Keeping::Storing(storing) => match storing.left.checked_sub(data.len()) {
-                Some(less) => {
-                    storing.left = less;
-                    storing.filling.add(data);
-                    if !storing.filling.is_wanted() {
-                        self.give_up();
-                    }
-                }
-                None => {
-                    cache.became_long(storing.sought);
-                    self.give_up();
-                }
-            },
-        }
-    }
-
-    /// Its body is not all here yet: those who wait for it may have what comes, if they know how long it will be.
-    pub fn flows(&mut self, answer: &AnswerHead) {
-        if let Keeping::Storing(storing) = self
-            && !storing.told
-        {
-            storing.tell(answer);
-        }
-    }
-
-    /// The body as it comes, for its own client, who is slower.
-    pub fn share(&mut self) -> Option<(Arc<Flow>, Lent)> {
-        match self {
-            Keeping::Storing(storing) => {
-                let flow = storing.filling.share();
-                Some((flow.clone(), Lent::flowing(&storing.key, storing.variance, flow)))
-            }
-            _ => None,
-        }
-    }
-
-    /// It will not be stored: nobody need wait for its end.
-    pub fn give_up(&mut self) {
-        if let Keeping::Storing(storing) = std::mem::replace(self, Keeping::Nothing) {
-            storing.turn.into_iter().for_each(|turn| turn.end(Verdict::Unfit));
-        }
-    }
-
-    /// The body is whole.
-    pub fn done(&mut self, cache: &Cache, answer: &AnswerHead) {
-        match std::mem::replace(self, Keeping::Nothing) {
-            Keeping::Nothing => {}
-            Keeping::Measuring(sought, _) => cache.became_short(sought),
-            Keeping::Storing(storing) => storing.done(answer),
-        }
-    }
-}
-
-impl Storing {
-    fn meta(&self, answer: &AnswerHead, length: usize) -> Meta {
-        let date = self.date.as_ref().map(HeaderValue::as_bytes);
-        Meta {
-            fresh_until: self.fresh_until,
-            created: self.created,
-            epoch: self.epoch,
-            variance: self.variance,
-            stale_while_revalidate: self.stale_while_revalidate,
-            stale_if_error: self.stale_if_error,
-            asked: self.asked,
-            tags: self.tags.clone(),
-            on_disk: self.on_disk,
-            in_redis: self.in_redis,
-            fallback: self.fallback,
-            head: match &self.part {
-                None => StoredHead::of_answer(answer, date, length, &self.withheld),
-                Some((part, ..)) => StoredHead::of_part(answer, date, part.total, &self.withheld),
-            },
-        }
-    }
-
-    #[cold]
-    fn tell(&mut self, answer: &AnswerHead) {
-        self.told = true;
-        // Of one without a length it is not known whether it is short enough, and what has to be asked about is for nobody else.
-        let Some(length) = self.filling.promised().filter(|_| self.lasts) else { return };
-        let Some(turn) = &self.turn else { return };
-        let entry = Arc::new(Entry::at(self.place, &self.key.primary, "", self.meta(answer, length), Bytes::new()));
-        turn.flows(Flowing { flow: self.filling.share(), length, entry });
-    }
-
-    fn part_done(self, (part, whole, created): (Part, Index, SystemTime), answer: &AnswerHead) {
-        let meta = self.meta(answer, part.total);
-        let Storing { key, place, index, filling, most, .. } = self;
-        let tier = filling.tier();
-        if let Some(body) = filling.take(part.length) {
-            let entry = Entry::at(place, &key.primary, pieces::MARK, meta, Bytes::new());
-            tier.keep_part(index, entry, pieces::Arrived { part, body, whole: (whole, created), most });
-        }
-    }
-
-    fn done(mut self, answer: &AnswerHead) {
-        if let Some(part) = self.part {
-            return self.part_done(part, answer);
-        }
-        if let Some(parts) = self.parts {
-            self.filling.tier().forget_parts(parts);
-        }
-        let turn = self.turn.take();
-        let length = self.filling.length();
-        let meta = self.meta(answer, length);
-        let stored = self.filling.finish(self.index, self.place, (&self.key.primary, ""), |_| Some(meta)) > 0;
-        // What is not stored for want of room is another's turn: it may find some. What nobody else may have without asking is no news
-        // to them.
-        turn.into_iter().for_each(|turn| {
-            turn.end(match stored {
-                true if self.lasts => Verdict::Stored,
-                true => Verdict::Unfit,
-                false => Verdict::Failed,
-            });
-        });
     }
 }

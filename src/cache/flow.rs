@@ -1,12 +1,13 @@
 //! A body on its way in, for those who do not wait until all of it is there: whoever asked for it and reads more slowly than it comes,
 //! and, where its length is known, all who want the same.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::disk::long::{Long, Reader};
 use super::entry::Entry;
 
 /// A reader gets no more than this at once of what is still growing.
@@ -17,6 +18,8 @@ const PIECE: usize = 64 * 1024;
 pub struct Flow {
     body: Mutex<Arrived>,
     grown: Notify,
+    /// It has become too long for memory.
+    long: OnceLock<Reader>,
 }
 
 #[derive(Default)]
@@ -32,6 +35,8 @@ struct Arrived {
 pub enum Piece {
     /// And whether it is the last.
     Some(Bytes, bool),
+    /// Something that has to be waited for: see [`Flow::next`].
+    OnDisk,
     /// Nothing yet.
     NoneYet,
     /// Nor will there be.
@@ -48,7 +53,26 @@ pub(super) enum Left {
 
 impl Flow {
     pub(super) fn of(bytes: Vec<u8>) -> Arc<Self> {
-        Arc::new(Flow { body: Mutex::new(Arrived { bytes, ..Arrived::default() }), grown: Notify::new() })
+        Arc::new(Flow { body: Mutex::new(Arrived { bytes, ..Arrived::default() }), ..Flow::default() })
+    }
+
+    /// One that is on disk, or on its way there, for one reader.
+    pub(super) fn of_long(long: Arc<Long>) -> Arc<Self> {
+        let flow = Flow::default();
+        flow.goes_on(long);
+        Arc::new(flow)
+    }
+
+    /// All that has come of it, and what is to come, is there.
+    pub(super) fn goes_on(&self, long: Arc<Long>) {
+        let _ = self.long.set(Reader::new(long));
+        self.body.lock().bytes = Vec::new();
+        self.grown.notify_waiters();
+    }
+
+    /// What has come of it, to be put elsewhere.
+    pub(super) fn copied(&self) -> Vec<u8> {
+        self.body.lock().bytes.clone()
     }
 
     pub(super) fn with<T>(&self, work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
@@ -80,6 +104,9 @@ impl Flow {
 
     /// What there is of it while nobody but its readers has it: nothing while it grows, for then it is counted as what arrives.
     pub(super) fn left(&self) -> Left {
+        if self.long.get().is_some() {
+            return Left::Growing;
+        }
         let body = self.body.lock();
         match &body.whole {
             Some(whole) => Left::Whole(whole.clone()),
@@ -90,6 +117,9 @@ impl Flow {
 
     /// What there is from here on.
     pub fn at(&self, from: usize) -> Piece {
+        if let Some(reader) = self.long.get() {
+            return reader.long.at(from);
+        }
         let body = self.body.lock();
         if let Some(whole) = &body.whole {
             return Piece::Some(whole.slice(from.min(whole.len())..), true);
@@ -104,11 +134,15 @@ impl Flow {
     /// The same, once there is something.
     pub async fn next(&self, from: usize) -> Piece {
         loop {
+            if let Some(reader) = self.long.get() {
+                return reader.next(from).await;
+            }
             let mut grown = std::pin::pin!(self.grown.notified());
             // From here on no word is missed.
             grown.as_mut().enable();
             match self.at(from) {
                 Piece::NoneYet => grown.await,
+                Piece::OnDisk => {}
                 piece => return piece,
             }
         }

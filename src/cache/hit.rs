@@ -25,7 +25,7 @@ pub struct Hit {
     /// 5.1).
     age: Option<u64>,
     outcome: Outcome,
-    /// Its body is still on its way.
+    /// Its body is still on its way, or on disk.
     flowing: Option<(Arc<Flow>, usize)>,
     tier: Tier,
 }
@@ -41,6 +41,11 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// Where the body of what is in memory is.
+    fn of(entry: &Entry) -> Self {
+        if entry.long.is_some() { Tier::Disk } else { Tier::Memory }
+    }
+
     /// For the log.
     pub fn word(self) -> &'static str {
         match self {
@@ -81,13 +86,12 @@ impl Hit {
     /// `None` if it is not fresh any more.
     pub(super) fn fresh(entry: &Arc<Entry>, now: SystemTime) -> Option<Self> {
         let left = entry.meta.fresh_until.duration_since(now).ok().filter(|left| !left.is_zero())?;
-        Some(Hit {
-            age: Some(age(entry, now).as_secs()),
-            outcome: Outcome::Hit { ttl: left.as_secs() },
-            entry: entry.clone(),
-            flowing: None,
-            tier: Tier::Memory,
-        })
+        let ttl = left.as_secs();
+        let (outcome, flowing, tier) = match long(entry) {
+            None => (Outcome::Hit { ttl }, None, Tier::Memory),
+            flowing => (Outcome::Disk { ttl }, flowing, Tier::Disk),
+        };
+        Some(Hit { age: Some(age(entry, now).as_secs()), outcome, entry: entry.clone(), flowing, tier })
     }
 
     /// `None` if there is no such excuse for it, or the route has none at all. This is the one way to a stale answer.
@@ -105,14 +109,14 @@ impl Hit {
             Excuse::Fallback(most) => since <= most && rules::may_be_stale(&Said::by_stored(&meta.head)),
         };
         let outcome = Outcome::Stale { since: since.as_secs(), excuse };
-        let (age, tier) = (Some(age.as_secs()), Tier::Memory);
-        excused.then(|| Hit { age, outcome, entry: entry.clone(), flowing: None, tier })
+        let (age, tier) = (Some(age.as_secs()), Tier::of(entry));
+        excused.then(|| Hit { age, outcome, entry: entry.clone(), flowing: long(entry), tier })
     }
 
     /// `asked`: it was fresh, but its client would not have it so.
     pub(super) fn validated(entry: Entry, asked: bool) -> Self {
-        let outcome = Outcome::Revalidated { asked };
-        Hit { entry: Arc::new(entry), age: None, outcome, flowing: None, tier: Tier::Memory }
+        let (outcome, flowing, tier) = (Outcome::Revalidated { asked }, long(&entry), Tier::of(&entry));
+        Hit { entry: Arc::new(entry), age: None, outcome, flowing, tier }
     }
 
     /// Somebody else has asked for it, and it is coming. `None` if a client with these wishes would not have it so.
@@ -122,6 +126,13 @@ impl Hit {
         let (entry, flow) = (flowing.entry.clone(), Some((flowing.flow.clone(), flowing.length)));
         let suits = wishes.take(Duration::from_secs(age), Duration::from_secs(left));
         suits.then_some(Hit { age: Some(age), outcome: Outcome::Collapsed, entry, flowing: flow, tier: Tier::None })
+    }
+
+    /// This very request has had it fetched.
+    pub fn was_fetched(&mut self) {
+        if let Outcome::Hit { .. } | Outcome::Disk { .. } = self.outcome {
+            self.outcome = Outcome::Miss { stored: true };
+        }
     }
 
     /// It was found there for this request.
@@ -151,7 +162,7 @@ impl Hit {
         self.flowing.as_ref().map_or_else(|| self.entry.length(), |(_, length)| *length)
     }
 
-    /// The body that is still on its way.
+    /// The body that is still on its way, or on disk.
     pub fn flow(&self) -> Option<&Arc<Flow>> {
         self.flowing.as_ref().map(|(flow, _)| flow)
     }
@@ -203,6 +214,11 @@ impl Hit {
         // Few requests get here, so the judgement itself can be Pingora's.
         not_modified_filter(conditions, &self.head().to_header().ok()?).then(|| self.head().not_modified())
     }
+}
+
+/// The body of an entry that is on disk.
+fn long(entry: &Entry) -> Option<(Arc<Flow>, usize)> {
+    entry.long.as_ref().map(|long| (Flow::of_long(long.clone()), long.length()))
 }
 
 fn age(entry: &Entry, now: SystemTime) -> Duration {

@@ -26,6 +26,7 @@ use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
 use super::changed::{Changes, Place};
 use super::disk::Disk;
+use super::disk::long::{Long, MEMORY};
 use super::entry::{Entry, Index, Meta};
 use super::flow::Flow;
 use super::pieces::Pieces;
@@ -217,6 +218,9 @@ impl MemoryTier {
     #[inline]
     pub(super) fn still(&self, index: &Index, primary: &[u8], user_tag: &str, found: Arc<Entry>) -> Option<Arc<Entry>> {
         let same = index.variance.is_none() || index.variance == found.meta.variance;
+        if found.long.as_ref().is_some_and(|long| long.is_gone()) {
+            return None;
+        }
         if !found.is_for(primary, user_tag) || !same || self.changes.since(found.place, found.meta.asked) {
             return None;
         }
@@ -307,7 +311,7 @@ impl MemoryTier {
                 return None;
             }
             let mut meta = meta;
-            meta.set_length(entry.body.len());
+            meta.set_length(entry.length());
             meta.tags = meta.tags.or_else(|| entry.meta.tags.clone());
             let checked = meta.asked.into();
             Some(Entry { meta, checked, ..entry.clone() })
@@ -327,6 +331,11 @@ impl MemoryTier {
     /// The longest body that may come to be stored.
     pub(super) fn most(&self) -> usize {
         self.longest.min(self.filling_bound)
+    }
+
+    /// The same where it may be on disk alone.
+    pub(super) fn most_on_disk(&self) -> usize {
+        self.disk.get().map_or(0, |disk| disk.longest()).max(self.most())
     }
 
     /// Room for `bytes` more of arriving bodies.
@@ -414,6 +423,8 @@ pub(super) struct Filling {
     /// `Content-Length`.
     promised: Option<usize>,
     body: Arriving,
+    /// What is too long for memory goes to disk.
+    spills: bool,
     /// Of the tier's bound for arriving bodies; at least the buffer's capacity.
     reserved: usize,
 }
@@ -422,20 +433,25 @@ enum Arriving {
     Own(Vec<u8>),
     /// Others read it.
     Shared(Arc<Flow>),
+    /// It goes to disk as it comes.
+    Long(Arc<Long>),
 }
 
 impl Arriving {
-    fn with<T>(&mut self, work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    /// `None` of one that goes to disk.
+    fn with<T>(&mut self, work: impl FnOnce(&mut Vec<u8>) -> T) -> Option<T> {
         match self {
-            Arriving::Own(bytes) => work(bytes),
-            Arriving::Shared(flow) => flow.with(work),
+            Arriving::Own(bytes) => Some(work(bytes)),
+            Arriving::Shared(flow) => Some(flow.with(work)),
+            Arriving::Long(_) => None,
         }
     }
 }
 
 impl Filling {
-    pub(super) fn new(tier: &'static MemoryTier, promised: Option<usize>) -> Self {
-        let mut filling = Filling { tier, wanted: true, promised, body: Arriving::Own(Vec::new()), reserved: 0 };
+    pub(super) fn new(tier: &'static MemoryTier, promised: Option<usize>, spills: bool) -> Self {
+        let spills = spills && tier.disk.get().is_some();
+        let mut filling = Filling { tier, wanted: true, promised, body: Arriving::Own(Vec::new()), spills, reserved: 0 };
         if let Some(length) = promised {
             filling.make_room(length);
         }
@@ -444,7 +460,7 @@ impl Filling {
 
     /// Makes the buffer hold `length` bytes, or gives up.
     fn make_room(&mut self, length: usize) {
-        if !self.wanted || length <= self.reserved {
+        if !self.wanted || length <= self.reserved || matches!(self.body, Arriving::Long(_)) {
             return;
         }
         let most = self.tier.most();
@@ -452,11 +468,43 @@ impl Filling {
         let wanted = if self.promised == Some(length) { length } else { length.max(self.reserved * 2).min(most) };
         let more = wanted.saturating_sub(self.reserved);
         if length > most || !self.tier.reserve(more) {
-            return self.give_up();
+            if !self.spill() {
+                self.give_up();
+            }
+            return;
         }
         self.reserved += more;
-        if self.body.with(|body| body.try_reserve_exact(wanted.saturating_sub(body.len()))).is_err() {
+        if self.body.with(|body| body.try_reserve_exact(wanted.saturating_sub(body.len()))).is_some_and(|done| done.is_err()) {
             self.give_up();
+        }
+    }
+
+    /// It goes to disk from here on, if it may. Whether it does.
+    fn spill(&mut self) -> bool {
+        let Some(disk) = self.tier.disk.get().filter(|_| self.spills) else { return false };
+        // What is there of it is held until it is written.
+        let more = MEMORY.saturating_sub(self.reserved);
+        if self.promised.is_some_and(|length| length > disk.longest()) || !self.tier.reserve(more) {
+            return false;
+        }
+        self.reserved += more;
+        let Some(long) = disk.begin_long() else { return false };
+        match std::mem::replace(&mut self.body, Arriving::Long(long.clone())) {
+            Arriving::Own(bytes) => long.add(&bytes),
+            Arriving::Shared(flow) => {
+                long.add(&flow.copied());
+                flow.goes_on(long);
+            }
+            Arriving::Long(_) => {}
+        }
+        true
+    }
+
+    /// More waits to be written to disk than should.
+    pub(super) fn full(&self) -> Option<&Arc<Long>> {
+        match &self.body {
+            Arriving::Long(long) => Some(long).filter(|long| long.is_full()),
+            _ => None,
         }
     }
 
@@ -472,6 +520,7 @@ impl Filling {
         match std::mem::replace(&mut self.body, Arriving::Own(Vec::new())) {
             Arriving::Own(_) => {}
             Arriving::Shared(flow) => flow.give_up(),
+            Arriving::Long(long) => long.fail(),
         }
         self.release();
     }
@@ -487,7 +536,10 @@ impl Filling {
 
     /// How much of it has come.
     pub(super) fn length(&mut self) -> usize {
-        self.body.with(|body| body.len())
+        match &self.body {
+            Arriving::Long(long) => long.length(),
+            _ => self.body.with(|body| body.len()).unwrap_or_default(),
+        }
     }
 
     /// From now on others may read it while it comes.
@@ -495,6 +547,7 @@ impl Filling {
         let flow = match &mut self.body {
             Arriving::Own(bytes) => Flow::of(std::mem::take(bytes)),
             Arriving::Shared(flow) => return flow.clone(),
+            Arriving::Long(long) => return Flow::of_long(long.clone()),
         };
         self.body = Arriving::Shared(flow.clone());
         flow
@@ -510,8 +563,18 @@ impl Filling {
     pub(super) fn add(&mut self, data: &[u8]) {
         let length = self.length();
         self.make_room(length.saturating_add(data.len()));
-        if self.wanted {
-            self.body.with(|body| body.extend_from_slice(data));
+        if !self.wanted {
+            return;
+        }
+        match &self.body {
+            // Not this piece any more: whoever reads it has what came before.
+            Arriving::Long(long) if long.is_gone() || length.saturating_add(data.len()) > self.tier.most_on_disk() => {
+                self.give_up()
+            }
+            Arriving::Long(long) => long.add(data),
+            _ => {
+                self.body.with(|body| body.extend_from_slice(data));
+            }
         }
     }
 
@@ -529,6 +592,8 @@ impl Filling {
         match std::mem::replace(&mut self.body, Arriving::Own(Vec::new())) {
             Arriving::Own(body) => Bytes::from(body.into_boxed_slice()),
             Arriving::Shared(flow) => flow.end(),
+            // It is not a body that memory has.
+            Arriving::Long(_) => Bytes::new(),
         }
     }
 
@@ -543,6 +608,15 @@ impl Filling {
         let length = self.length();
         let whole = self.promised.is_none_or(|promised| promised == length);
         let Some(meta) = (self.wanted && whole).then(|| meta(length)).flatten() else { return 0 };
+        if let Arriving::Long(long) = &self.body {
+            if long.is_gone() {
+                return 0;
+            }
+            long.end();
+            let entry = Entry { long: Some(long.clone()), ..Entry::at(place, primary, user_tag, meta, Bytes::new()) };
+            self.wanted = false;
+            return self.tier.put(index, entry);
+        }
         let entry = Entry::at(place, primary, user_tag, meta, self.body());
         if entry.weight > self.tier.longest {
             return 0;
@@ -555,7 +629,10 @@ impl Filling {
 impl Drop for Filling {
     fn drop(&mut self) {
         // Still wanted here, it was aborted: the backend broke off, or the client left, or it was cut short.
-        self.give_up();
+        if self.wanted {
+            self.give_up();
+        }
+        self.release();
     }
 }
 

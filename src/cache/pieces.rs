@@ -219,7 +219,7 @@ impl MemoryTier {
             match known {
                 None => return self.put_parts(index, next),
                 Some(known) => {
-                    if self.change(index, |found| (found.number == known.number).then(|| next)) {
+                    if self.change(index, |found| (found.number == known.number).then_some(next)) {
                         return;
                     }
                 }

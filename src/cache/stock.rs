@@ -247,7 +247,8 @@ impl Storage for MemoryTier {
             None => self.load(index, primary).await.and_then(|entry| self.still(&index, primary, tag, entry)),
             found => found,
         };
-        let Some(entry) = found else { return Ok(None) };
+        // One that is on disk alone was stored by the engine's own way.
+        let Some(entry) = found.filter(|entry| entry.long.is_none()) else { return Ok(None) };
         let body = entry.body.clone();
         let hit: HitHandler = Box::new(Hit { unread: Some(body.clone()), body, weight: entry.weight });
         Ok(Some((entry.meta.to_meta()?, hit)))
@@ -257,7 +258,7 @@ impl Storage for MemoryTier {
         let index = Index::of(key);
         let promised = meta.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let meta = Meta::of(meta, index.variance.is_some()).ok();
-        Ok(Box::new(Miss { filling: Filling::new(self, promised), meta, key: key.clone(), index }))
+        Ok(Box::new(Miss { filling: Filling::new(self, promised, false), meta, key: key.clone(), index }))
     }
 
     async fn purge(&'static self, target: PurgeTarget<'_>, _: PurgeType, _: &SpanHandle) -> Result<PurgeOutcome> {

@@ -61,22 +61,21 @@ impl StoredHead {
     /// That of an answer whose body turned out to be so long: without what belonged to its connection (RFC 9111, section 3.1), and without
     /// the `Age` that it came with. `date` where it has none. Nor are the `withheld` fields for others.
     pub(super) fn of_answer(answer: &AnswerHead, date: Option<&[u8]>, length: usize, withheld: &[Box<[u8]>]) -> Self {
-        // Nearly what it will have, for what is much too large is copied once more.
-        let more = if date.is_some() { 34 } else { 0 } + if answer.length.is_some() { 0 } else { 34 };
-        let writer = Writer::with_capacity(answer.status, answer.fields.len() + 1, answer.buffer.len() + more);
-        StoredHead::told(writer, answer, date, length, |name| {
+        StoredHead::told(answer.status, answer, date, length, |name| {
             is(name, "age") || withheld.iter().any(|known| rules::is_withheld(name, known))
         })
     }
 
     /// That of the whole that an answer is a part of, so long in all.
     pub(super) fn of_part(answer: &AnswerHead, date: Option<&[u8]>, total: usize, withheld: &[Box<[u8]>]) -> Self {
-        StoredHead::told(Writer::new(StatusCode::OK, answer.fields.len() + 1), answer, date, total, |name| {
+        StoredHead::told(StatusCode::OK, answer, date, total, |name| {
             is(name, "age") || is(name, "content-range") || withheld.iter().any(|known| rules::is_withheld(name, known))
         })
     }
 
-    fn told(mut writer: Writer, answer: &AnswerHead, date: Option<&[u8]>, length: usize, goes: impl Fn(&[u8]) -> bool) -> Self {
+    #[inline]
+    fn told(status: StatusCode, answer: &AnswerHead, date: Option<&[u8]>, length: usize, goes: impl Fn(&[u8]) -> bool) -> Self {
+        let mut writer = Writer::with_capacity(status, answer.fields.len() + 1, answer.buffer.len());
         kept(answer).filter(|(name, _)| !goes(name)).for_each(|(name, value)| writer.field(name, value));
         if let Some(date) = date {
             writer.field(b"Date", date);
@@ -201,11 +200,12 @@ pub fn not_modified(answer: &AnswerHead) -> AnswerHead {
     AnswerHead { version: answer.version, ..writer.done().to_answer(0) }
 }
 
+/// Where it stands until its length is known: it is then copied once, into what is kept.
 struct Writer {
     status: StatusCode,
-    bytes: Vec<u8>,
+    bytes: SmallVec<[u8; 512]>,
     reason: Span,
-    fields: Vec<Field>,
+    fields: SmallVec<[Field; 16]>,
 }
 
 impl Writer {
@@ -214,8 +214,8 @@ impl Writer {
     }
 
     fn with_capacity(status: StatusCode, fields: usize, bytes: usize) -> Self {
-        let bytes = Vec::with_capacity(bytes);
-        let mut writer = Writer { status, bytes, reason: Span::default(), fields: Vec::with_capacity(fields) };
+        let (bytes, fields) = (SmallVec::with_capacity(bytes), SmallVec::with_capacity(fields));
+        let mut writer = Writer { status, bytes, reason: Span::default(), fields };
         writer.reason = writer.put(status.canonical_reason().unwrap_or_default().as_bytes());
         writer
     }
@@ -233,7 +233,7 @@ impl Writer {
 
     fn done(self) -> StoredHead {
         let Writer { status, bytes, reason, fields } = self;
-        StoredHead { status, buffer: bytes.into_boxed_slice().into(), reason, fields: fields.into_boxed_slice() }
+        StoredHead { status, buffer: Box::<[u8]>::from(&*bytes).into(), reason, fields: Box::from(&*fields) }
     }
 }
 

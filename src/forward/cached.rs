@@ -231,7 +231,7 @@ pub(super) async fn look_on(
 ) -> Result<Begun, Failed> {
     let cache = asker.cache;
     let mut patience = Patience::default();
-    let mut failed = false;
+    let (mut failed, mut fetched) = (false, false);
     let mut tiers = Behind::default();
     let mut wants_whole = used == Use::ReadOnly
         && asker.head.method == Method::GET
@@ -257,7 +257,12 @@ pub(super) async fn look_on(
             continue;
         }
         let missed = match looked {
-            Looked::Fresh(hit) => return Ok(Begun::Stored(hit, None)),
+            Looked::Fresh(mut hit) => {
+                if fetched {
+                    hit.was_fetched();
+                }
+                return Ok(Begun::Stored(hit, None));
+            }
             Looked::Stale(both) if wishes.only_if_cached => return Ok(Begun::Stored(both.0, None)),
             Looked::Stale(both) => {
                 let (hit, missed) = *both;
@@ -281,6 +286,7 @@ pub(super) async fn look_on(
             looked = match cache.turn(missed, Use::Full, wishes) {
                 Next::Fetch(fetch) => {
                     let key = fetch.key().clone();
+                    fetched = true;
                     behind(fetch);
                     look(key)
                 }

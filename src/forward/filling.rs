@@ -9,6 +9,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use pingora_error::{Error, ErrorType};
 
 use super::paid::Reading;
 use super::{Failed, broke_off, client_failed, shared};
@@ -72,6 +73,7 @@ pub async fn store(
         let more = match answer.take() {
             Ok(Some(Piece::Data(data, last))) => {
                 keeping.add(cache, &data);
+                keeping.room().await;
                 ended = last;
                 Ok(())
             }
@@ -161,6 +163,9 @@ impl Filling {
                 Some(Piece::Data(data, last)) => {
                     self.ended = last;
                     self.keeping.add(self.cache, &data);
+                    if self.keeping.is_full() {
+                        Box::pin(self.keeping.room()).await;
+                    }
                     if last {
                         // Before the client has all of it, and may ask again.
                         self.done(&answer.head);
@@ -270,7 +275,7 @@ impl Filling {
     ) -> Written {
         self.keeping.flows(&answer.head);
         loop {
-            while self.goes_on() {
+            while self.goes_on() && !self.keeping.is_full() {
                 match answer.take() {
                     Ok(Some(Piece::Data(data, last))) => {
                         self.ended = last;
@@ -293,6 +298,13 @@ impl Filling {
                     Some(reading) => answer.meanwhile(pin!(reading.during(writing))).await,
                     None => answer.meanwhile(writing).await,
                 };
+            }
+            if self.keeping.is_full() {
+                tokio::select! {
+                    biased;
+                    written = &mut writing => return written,
+                    () = self.keeping.room() => continue,
+                }
             }
             let mut nobody = Own(Bytes::new());
             tokio::select! {
@@ -320,7 +332,14 @@ impl Filling {
         service: &Service,
     ) -> Written {
         loop {
-            let piece = match flow.at(*sent) {
+            let mut next = flow.at(*sent);
+            if matches!(next, Flown::OnDisk) {
+                next = flow.next(*sent).await;
+                if matches!(next, Flown::Broken) {
+                    return Error::e_explain(ErrorType::FileReadError, "what the client is behind by cannot be read from disk");
+                }
+            }
+            let piece = match next {
                 Flown::Some(piece, _) if !piece.is_empty() => piece,
                 _ => match self.tail.pop_front() {
                     Some(piece) => piece,

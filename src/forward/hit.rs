@@ -2,6 +2,7 @@
 //!
 //! For every kind of client. What has to be fetched or validated is [`super::cached`]'s, and parts are [`super::parts`]'.
 
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -110,19 +111,29 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
         }
         Some(flow) => {
             let reading = Reading::new(journey.view.cache, hit.lent(), down.purse_beside());
-            Box::pin(follow(flow, reading, down)).await?;
+            Box::pin(follow(flow, reading, down, 0..hit.length())).await?;
         }
     }
     down.finish().await.map_err(|error| client_failed(&error))
 }
 
-/// A body as it comes.
-async fn follow(flow: &Flow, mut reading: Reading, down: &mut Downstream) -> Result<(), Failed> {
-    let mut sent = 0;
+/// A body, or a part of it, as it comes.
+pub(super) async fn follow(flow: &Flow, mut reading: Reading, down: &mut Downstream, range: Range<usize>) -> Result<(), Failed> {
+    let mut sent = range.start;
     loop {
-        match flow.at(sent) {
-            Flown::Some(piece, last) => {
+        let piece = match flow.at(sent) {
+            Flown::OnDisk => tokio::select! {
+                biased;
+                piece = flow.next(sent) => piece,
+                () = down.gone() => return Err(Failed::ClientGone),
+            },
+            piece => piece,
+        };
+        match piece {
+            Flown::Some(mut piece, last) => {
+                piece.truncate(range.end.saturating_sub(sent));
                 sent += piece.len();
+                let last = last || sent >= range.end;
                 reading.during(pin!(down.write_body(piece, last))).await.map_err(|error| client_failed(&error))?;
                 if last {
                     return Ok(());
@@ -132,7 +143,7 @@ async fn follow(flow: &Flow, mut reading: Reading, down: &mut Downstream) -> Res
                 let _ = down.flush().await;
                 return Err(Failed::BrokeOff);
             }
-            Flown::NoneYet => {
+            Flown::NoneYet | Flown::OnDisk => {
                 reading.during(pin!(down.flush())).await.map_err(|error| client_failed(&error))?;
                 tokio::select! {
                     biased;

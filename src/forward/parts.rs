@@ -37,7 +37,26 @@ pub async fn give(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Re
     if unchanged {
         to_304(&mut head);
     }
-    let parts = cache::range(&asked, &mut head, hit.length() == 0);
+    let mut parts = RangeType::None;
+    // Several parts of what is on disk would have to be put together in memory: it is given whole.
+    if hit.flow().is_none() || !wants_several(&asked) {
+        parts = cache::range(&asked, &mut head, hit.length() == 0);
+    }
+    if let Some(flow) = hit.flow().filter(|_| !unchanged && journey.head.method == Method::GET) {
+        let range = match &parts {
+            RangeType::Single(range) => range.clone(),
+            RangeType::Invalid => 0..0,
+            RangeType::None | RangeType::Multi(_) => 0..hit.length(),
+        };
+        let answered = tell(&mut head, hit, journey).map_err(Failed::Answer)?;
+        down.stage(answered.stages);
+        down.write_head(Box::new(head), range.is_empty()).await.map_err(|error| client_failed(&error))?;
+        if !range.is_empty() {
+            let reading = Reading::new(journey.view.cache, hit.lent(), down.purse_beside());
+            Box::pin(hit::follow(flow, reading, down, range)).await?;
+        }
+        return down.finish().await.map_err(|error| client_failed(&error));
+    }
     let mut reading = Reading::new(journey.view.cache, hit.lent(), down.purse_beside());
     let mut body = match &parts {
         _ if unchanged || journey.head.method == Method::HEAD => Chunks::new(),
@@ -111,6 +130,10 @@ fn asked(journey: &Journey, names: &[HeaderName]) -> Option<RequestHeader> {
         return None;
     }
     cache::asked(&head.method, names, |name| seen_upstream(head, exchange, name))
+}
+
+fn wants_several(asked: &RequestHeader) -> bool {
+    asked.headers.get_all(header::RANGE).iter().any(|range| range.as_bytes().contains(&b','))
 }
 
 /// Several parts in one body (RFC 9110, section 14.6).

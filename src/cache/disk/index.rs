@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use smallvec::{SmallVec, smallvec};
 
 use super::record::Place;
 use crate::cache::entry::{Index as Key, VARIANTS};
@@ -162,23 +163,30 @@ impl Index {
         .unwrap_or(false)
     }
 
-    /// Found on disk. The later one counts; gives back the one that does not.
-    pub(super) fn found(&self, slot: Slot, place: Place) -> Option<Place> {
-        self.with(slot, |shard| {
+    /// Found on disk. The later one counts; gives back what does not.
+    pub(super) fn found(&self, slot: Slot, place: Place) -> SmallVec<[Place; 2]> {
+        let found = self.with(slot, |shard| {
             if shard.barred.contains(&slot) || shard.pending.contains_key(&slot) {
-                return Some(place);
+                return smallvec![place];
             }
             match shard.held.get_mut(&slot) {
-                Some(held) if held.place == place => None,
-                Some(held) if held.place > place => Some(place),
-                Some(held) => Some(std::mem::replace(held, Held { place, was_hit: false }).place),
+                Some(held) if held.place == place => smallvec![],
+                Some(held) if held.place.is_long() != place.is_long() => {
+                    // Of a segment and a file of its own it cannot be told which was written to later.
+                    let known = held.place;
+                    shard.held.remove(&slot);
+                    shard.barred.insert(slot);
+                    smallvec![known, place]
+                }
+                Some(held) if held.place > place => smallvec![place],
+                Some(held) => smallvec![std::mem::replace(held, Held { place, was_hit: false }).place],
                 None => {
                     shard.held.insert(slot, Held { place, was_hit: false });
-                    None
+                    smallvec![]
                 }
             }
-        })
-        .flatten()
+        });
+        found.unwrap_or_default()
     }
 
     /// All that there is on disk was found.
@@ -216,7 +224,7 @@ impl Index {
     pub(super) fn forget_before(&self, segment: u32) -> u64 {
         let forget = |shard: &mut Shard| {
             let before = shard.held.len();
-            shard.held.retain(|_, held| held.place.segment >= segment);
+            shard.held.retain(|_, held| held.place.segment >= segment || held.place.is_long());
             (before - shard.held.len()) as u64
         };
         self.shards.iter().map(|shard| self.counted(shard, forget)).sum()
@@ -274,14 +282,20 @@ mod tests {
     #[test]
     fn of_what_is_found_the_last_counts_and_nothing_that_was_forgotten() {
         let (index, slot) = (Index::new(), Slot(7));
-        assert_eq!(index.found(slot, place(2, 50)), None);
-        assert_eq!(index.found(slot, place(2, 0)), Some(place(2, 0)));
-        assert_eq!(index.found(slot, place(3, 0)), Some(place(2, 50)));
+        let found = |at| index.found(slot, at).to_vec();
+        assert_eq!(found(place(2, 50)), []);
+        assert_eq!(found(place(2, 0)), [place(2, 0)]);
+        assert_eq!(found(place(3, 0)), [place(2, 50)]);
         index.forget(slot, true);
-        assert_eq!(index.found(slot, place(4, 0)), Some(place(4, 0)));
+        assert_eq!(found(place(4, 0)), [place(4, 0)]);
         assert_eq!(index.find(slot), None);
         index.is_complete();
-        assert_eq!(index.found(slot, place(4, 0)), None);
+        // Which of these was written last, nobody knows.
+        assert_eq!(found(place(7, Place::LONG)), []);
+        assert_eq!(found(place(6, 0)), [place(7, Place::LONG), place(6, 0)]);
+        assert_eq!(found(place(5, 0)), [place(5, 0)]);
+        index.is_complete();
+        assert_eq!(found(place(4, 0)), []);
         assert_eq!(index.was_hit(slot, place(4, 0)), Some(false));
         index.find(slot);
         assert_eq!(index.was_hit(slot, place(4, 0)), Some(true));

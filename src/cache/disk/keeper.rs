@@ -18,6 +18,8 @@ use crate::cache::changed::Place as Target;
 use crate::cache::moment::Moment;
 
 const READERS: usize = 4;
+/// For bodies that are read block by block.
+const LONG_READERS: usize = 2;
 const TICK: Duration = Duration::from_millis(500);
 /// How often it is tried to get the folder that another process has.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -47,6 +49,8 @@ impl Disk {
         thread("cache-disk".to_owned(), Disk::keep_house)?;
         thread("cache-disk-sync".to_owned(), Disk::sync_on)?;
         thread("cache-disk-write".to_owned(), Disk::write_on)?;
+        thread("cache-disk-long".to_owned(), Disk::write_long_on)?;
+        (0..LONG_READERS).try_for_each(|number| thread(format!("cache-disk-body{number}"), Disk::read_long_on))?;
         (0..READERS).try_for_each(|number| thread(format!("cache-disk-read{number}"), Disk::read_on))
     }
 
@@ -182,9 +186,9 @@ impl Disk {
         }
     }
 
-    fn search(&self, store: &Store) {
+    fn search(&'static self, store: &Arc<Store>) {
         let began = Instant::now();
-        store.search();
+        store.search(self);
         let (entries, took) = (store.index.len(), began.elapsed());
         if entries > 0 {
             log::info!("{entries} answers were found in {} in {:.1} s", self.path(), took.as_secs_f64());
@@ -204,7 +208,7 @@ impl Disk {
             self.figures.bytes.set(store.bytes() + open.journal.length());
             if self.is_closing() {
                 let since = *closing.get_or_insert_with(Instant::now);
-                if self.writes.is_idle() && self.orders.is_idle() || since.elapsed() > CLOSING / 2 {
+                if self.writes.is_idle() && self.long_writes.is_idle() && self.orders.is_idle() || since.elapsed() > CLOSING / 2 {
                     break Ok(());
                 }
             }
@@ -378,6 +382,42 @@ impl Disk {
             self.figures.written.add(written.bytes);
             self.figures.evicted.add(written.evicted);
             self.writes.done();
+        }
+    }
+
+    fn write_long_on(&'static self) {
+        let mut fails = false;
+        loop {
+            let Some(work) = self.long_writes.take(Duration::from_secs(3600)) else { continue };
+            match work.run(self) {
+                Ok(()) => fails = false,
+                Err(error) => {
+                    work.fail();
+                    self.figures.errors.add(1);
+                    self.figures.dropped.add(1);
+                    if !std::mem::replace(&mut fails, true) {
+                        log::error!("a long body cannot be written to the disk cache: {error}");
+                    }
+                }
+            }
+            self.long_writes.done();
+        }
+    }
+
+    fn read_long_on(&'static self) {
+        let mut fails = false;
+        loop {
+            let Some(read) = self.long_reads.take(Duration::from_secs(3600)) else { continue };
+            match read.run() {
+                Ok(()) => fails = false,
+                Err(error) => {
+                    self.figures.errors.add(1);
+                    if !std::mem::replace(&mut fails, true) {
+                        log::error!("a long body cannot be read from the disk cache: {error}");
+                    }
+                }
+            }
+            self.long_reads.done();
         }
     }
 

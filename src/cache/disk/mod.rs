@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`folder`] | the folder, and whose it is |
 //! | [`store`], [`record`] | segments of answers, appended to and read |
+//! | [`long`] | what is too long for memory, in files of their own |
 //! | [`index`] | where each of them is, in memory |
 //! | [`journal`] | what was purged or changed, for as long as it matters |
 //! | [`state`] | what the next process has to know |
@@ -34,6 +35,7 @@ mod folder;
 mod index;
 mod journal;
 mod keeper;
+pub(super) mod long;
 mod queue;
 pub(in crate::cache) mod record;
 mod state;
@@ -59,12 +61,15 @@ use super::moment::Moment;
 use crate::tally::{Counter, Gauge, Tallies};
 use index::Slot;
 use journal::Said;
+use long::{Long, LongRead, LongWrite};
 use queue::Queue;
 use record::{Kind, Place, Unfit};
 use store::Store;
 
 /// What waits to be written, in bytes of memory.
 const WAITING: usize = 16 << 20;
+/// The same of bodies that are too long for memory.
+const LONG_WAITING: usize = 128 << 20;
 /// Notes that wait to be written, in bytes of memory; beyond that nothing on disk counts.
 const NOTES: usize = 16 << 20;
 /// What one of them needs beside its text.
@@ -104,6 +109,8 @@ pub struct Disk {
     loads: Mutex<HashMap<Slot, Askers>>,
     reads: Queue<Read>,
     writes: Queue<Write>,
+    long_reads: Queue<LongRead>,
+    long_writes: Queue<LongWrite>,
     orders: Queue<Order>,
     syncs: Queue<Sync>,
     /// There was no room for a note.
@@ -250,6 +257,8 @@ impl Disk {
             loads: Mutex::default(),
             reads: Queue::new(READS),
             writes: Queue::new(WAITING),
+            long_reads: Queue::new(READS),
+            long_writes: Queue::new(LONG_WAITING),
             orders: Queue::new(notes),
             syncs: Queue::new(SYNCS),
             overflowed: AtomicBool::new(false),
@@ -290,6 +299,9 @@ impl Disk {
     pub(super) fn keep(&self, index: Index, entry: &Arc<Entry>) {
         let slot = Slot::of(&index);
         let Some(store) = self.writable() else { return self.too_early(slot) };
+        if let Some(long) = &entry.long {
+            return self.keep_long(&store, index, slot, long, entry);
+        }
         let is_worth = entry.meta.on_disk && is_worth(entry) && entry.weight <= (store.segment_size as usize / 2).min(LONGEST);
         if !is_worth {
             return self.forget_in(&store, slot);
@@ -302,6 +314,25 @@ impl Disk {
         if !self.writes.push(write, entry.weight) {
             self.figures.dropped.add(1);
             store.index.abandon(slot, ticket);
+        }
+    }
+
+    /// The same of one whose body is on disk already, or on its way there.
+    fn keep_long(&self, store: &Arc<Store>, index: Index, slot: Slot, long: &Arc<Long>, entry: &Arc<Entry>) {
+        if !is_worth(entry) || !long.is_of(store) || long.is_gone() {
+            long.fail();
+            return self.forget_in(store, slot);
+        }
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let before = store.index.expect(slot, ticket, store.is_searching());
+        if let Some(place) = before.filter(|place| !place.is_long() || place.segment != long.number) {
+            self.kill(store, place);
+        }
+        let write = Write { slot, ticket, kind: Kind { variance: index.variance }, entry: entry.clone() };
+        if !self.long_writes.push(LongWrite::Head(write), entry.weight) {
+            self.figures.dropped.add(1);
+            store.index.abandon(slot, ticket);
+            long.fail();
         }
     }
 

@@ -22,7 +22,7 @@ const MAGIC: [u8; 4] = *b"pca1";
 /// Written over it once the record does not count any more.
 pub(super) const DEAD: [u8; 4] = *b"dead";
 /// What is longer than this is none of ours.
-const LONGEST_HEAD: usize = 4 << 20;
+pub(super) const LONGEST_HEAD: usize = 4 << 20;
 
 /// Where a record is. Numbers of segments are never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +31,15 @@ pub(super) struct Place {
     pub(super) offset: u32,
     /// Of all of it.
     pub(super) length: u32,
+}
+
+impl Place {
+    /// In place of an offset: its body is in a file of its own, whose number is the segment's, and which it stands at the end of.
+    pub(super) const LONG: u32 = u32::MAX;
+
+    pub(super) fn is_long(&self) -> bool {
+        self.offset == Place::LONG
+    }
 }
 
 /// What stands before the key.
@@ -70,9 +79,15 @@ impl Fixed {
         let (key, meta, body) = (from.u32()?, from.u32()?, from.u64()?);
         let (asked, notes, body_code) = (from.u64()?, from.u64()?, from.array()?);
         let head = FIXED.checked_add(key as usize)?.checked_add(meta as usize)?;
-        let length = u32::try_from(u64::try_from(head).ok()?.checked_add(body)?).ok()?;
+        let beside = if offset == Place::LONG { 0 } else { body };
+        let length = u32::try_from(u64::try_from(head).ok()?.checked_add(beside)?).ok()?;
         let place = Place { segment, offset, length };
         (head <= LONGEST_HEAD).then_some(Fixed { place, key, meta, body, asked, notes, body_code, is_dead: magic == DEAD })
+    }
+
+    /// How long the body is that stands elsewhere.
+    pub(super) fn long_body(&self) -> Option<usize> {
+        usize::try_from(self.body).ok().filter(|_| self.place.is_long() && !self.is_dead)
     }
 
     /// Up to the body.
@@ -124,7 +139,8 @@ impl Fixed {
         moment: impl Fn(u64) -> u64,
     ) -> Option<((Entry, Kind), SystemTime)> {
         let (head, body) = record.split_at_checked(self.head())?;
-        if body.len() as u64 != self.body || self.place != place || self.is_dead {
+        let expected = if place.is_long() { 0 } else { self.body };
+        if body.len() as u64 != expected || self.place != place || self.is_dead {
             return None;
         }
         let (key, kind) = self.key(secret, (place.segment, place.offset), head)?;
@@ -163,11 +179,28 @@ pub(super) fn encode(secret: &[u8; 32], place: (u32, u32), kind: Kind, entry: &E
 
 pub(super) fn encode_at(
     secret: &[u8; 32],
-    (segment, offset): (u32, u32),
+    place: (u32, u32),
     kind: Kind,
     entry: &Entry,
     asked: u64,
     notes: u64,
+    now: SystemTime,
+) -> Vec<u8> {
+    encode_with(secret, place, kind, entry, (asked, notes), entry.body.len() as u64, now)
+}
+
+/// The record of a body that is in a file of its own.
+pub(super) fn encode_long(secret: &[u8; 32], number: u32, kind: Kind, entry: &Entry, since: (u64, u64), body: u64) -> Vec<u8> {
+    encode_with(secret, (number, Place::LONG), kind, entry, since, body, SystemTime::now())
+}
+
+fn encode_with(
+    secret: &[u8; 32],
+    (segment, offset): (u32, u32),
+    kind: Kind,
+    entry: &Entry,
+    (asked, notes): (u64, u64),
+    length: u64,
     now: SystemTime,
 ) -> Vec<u8> {
     let mut meta = Out::default();
@@ -182,7 +215,7 @@ pub(super) fn encode_at(
     out.u32(offset);
     out.u32(u32::try_from(entry.primary.len()).unwrap_or(u32::MAX));
     out.u32(u32::try_from(meta.len()).unwrap_or(u32::MAX));
-    out.u64(entry.body.len() as u64);
+    out.u64(length);
     out.u64(asked);
     out.u64(notes);
     out.0.extend_from_slice(&code(secret, &[&entry.body]));

@@ -19,8 +19,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rustix::io::ReadWriteFlags;
 
+use super::Disk;
 use super::folder::Folder;
 use super::index::{Index, Slot};
+use super::long::{self, Long};
 use super::record::{self, FIXED, Fixed, Kind, Place, Unfit};
 use crate::cache::entry::{Entry, Index as Key};
 use crate::cache::key;
@@ -65,8 +67,38 @@ pub(super) struct Store {
 #[derive(Default)]
 struct Segments {
     files: BTreeMap<u32, Arc<Segment>>,
+    /// Long bodies, each in a file of its own.
+    long: BTreeMap<u32, Held>,
     bytes: u64,
     next: u32,
+}
+
+/// A long body.
+struct Held {
+    /// Of its file.
+    bytes: u64,
+    /// `None` until it was looked at.
+    known: Option<(Slot, Place, Arc<Long>)>,
+}
+
+/// What is to go next.
+enum Oldest {
+    Segment(Arc<Segment>),
+    Long(u32),
+}
+
+impl Segments {
+    /// But for so many of the last segments.
+    fn oldest(&self, but: usize) -> Option<Oldest> {
+        let segment = self.files.values().next().filter(|_| self.files.len() > but);
+        let long = self.long.keys().next().copied();
+        match (segment, long) {
+            (Some(segment), Some(long)) if long > segment.number => Some(Oldest::Segment(segment.clone())),
+            (_, Some(long)) => Some(Oldest::Long(long)),
+            (Some(segment), None) => Some(Oldest::Segment(segment.clone())),
+            (None, None) => None,
+        }
+    }
 }
 
 struct Segment {
@@ -108,7 +140,7 @@ pub(super) fn wipe(folder: &Folder) -> io::Result<()> {
     folder.remove(super::state::NAME)?;
     folder.remove(super::journal::NAME)?;
     for name in folder.names()? {
-        if number(&name).is_some() || name.ends_with(".new") {
+        if number(&name).is_some() || long::number(&name).is_some() || name.ends_with(".new") {
             folder.remove(&name)?;
         }
     }
@@ -124,10 +156,18 @@ impl Store {
         segment_size: u32,
         notes: u64,
     ) -> io::Result<Self> {
-        let mut numbers: Vec<u32> = folder.names()?.iter().filter_map(|name| number(name)).collect();
+        let names = folder.names()?;
+        let mut numbers: Vec<u32> = names.iter().filter_map(|name| number(name)).collect();
         numbers.sort_unstable();
-        let first = numbers.last().map_or(1, |last| last.saturating_add(1));
+        let long: Vec<u32> = names.iter().filter_map(|name| long::number(name)).collect();
+        let first = numbers.last().max(long.iter().max()).map_or(1, |last| last.saturating_add(1));
         let mut segments = Segments { next: first, ..Segments::default() };
+        names.iter().filter(|name| long::is_unfinished(name)).try_for_each(|name| folder.remove(name))?;
+        for number in long {
+            let bytes = folder.open_file(&long::name(number))?.metadata()?.len();
+            segments.bytes += bytes;
+            segments.long.insert(number, Held { bytes, known: None });
+        }
         let spare = numbers.len().saturating_sub(MOST_SEGMENTS);
         for (at, number) in numbers.into_iter().enumerate() {
             let file = folder.open_file(&name(number))?;
@@ -176,7 +216,7 @@ impl Store {
     }
 
     /// Where a disk may hang.
-    fn touch(&self) {
+    pub(super) fn touch(&self) {
         #[cfg(test)]
         drop(self.hangs.lock());
     }
@@ -188,6 +228,9 @@ impl Store {
 
     /// A record's bytes. `None` if they are not there any more, or, with `at_once`, if that would take more than a copy.
     pub(super) fn read(&self, place: Place, at_once: bool) -> io::Result<Option<Vec<u8>>> {
+        if place.is_long() {
+            return if at_once { Ok(None) } else { self.read_long(place.segment) };
+        }
         let Some(segment) = self.segment(place.segment) else { return Ok(None) };
         let mut bytes = vec![0; place.length as usize];
         if !at_once {
@@ -205,7 +248,108 @@ impl Store {
 
     /// The answer that these bytes are.
     pub(super) fn decode(&self, place: Place, bytes: &[u8]) -> Result<(Entry, Kind), Unfit> {
-        Fixed::read(bytes).ok_or(Unfit::Damaged)?.entry(&self.secret, place, bytes, |moment| self.to_own(moment))
+        let (mut entry, kind) =
+            Fixed::read(bytes).ok_or(Unfit::Damaged)?.entry(&self.secret, place, bytes, |moment| self.to_own(moment))?;
+        if place.is_long() {
+            let segments = self.segments.lock();
+            let known = segments.long.get(&place.segment).and_then(|held| held.known.as_ref());
+            let (.., long) = known.filter(|(_, known, _)| *known == place).ok_or(Unfit::Later)?;
+            entry.long = Some(long.clone());
+        }
+        Ok((entry, kind))
+    }
+
+    /// The record of a long body. `None` if it is not there any more.
+    fn read_long(&self, number: u32) -> io::Result<Option<Vec<u8>>> {
+        self.touch();
+        match self.folder.open_file(&long::name(number)) {
+            Ok(file) => Ok(long::read_head(&file)?.map(|(head, _)| head)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The record of a long body that is whole.
+    pub(super) fn encode_long(&self, number: u32, kind: Kind, entry: &Entry, body: usize) -> Vec<u8> {
+        let notes = self.notes.load(Ordering::Acquire);
+        record::encode_long(&self.secret, number, kind, entry, (self.to_disk(entry.meta.asked), notes), body as u64)
+    }
+
+    pub(super) fn budget(&self) -> u64 {
+        self.budget
+    }
+
+    /// For a new file.
+    pub(super) fn next_number(&self) -> Option<u32> {
+        let mut segments = self.segments.lock();
+        let number = segments.next;
+        segments.next = number.checked_add(1)?;
+        Some(number)
+    }
+
+    pub(super) fn is_ours(&self) -> io::Result<()> {
+        match self.is_given.load(Ordering::Acquire) {
+            true => Err(io::Error::other("it is another process's")),
+            false => Ok(()),
+        }
+    }
+
+    /// Room for so many bytes more of long bodies; what is older goes for it. How many answers went.
+    pub(super) fn claim(&self, bytes: u64) -> io::Result<u64> {
+        let mut evicted = 0;
+        loop {
+            let oldest = {
+                let mut segments = self.segments.lock();
+                if segments.bytes + bytes <= self.budget {
+                    segments.bytes += bytes;
+                    return Ok(evicted);
+                }
+                // The last segment may be written to.
+                segments.oldest(1)
+            };
+            match oldest {
+                Some(Oldest::Segment(segment)) => {
+                    self.drop_segment(&segment)?;
+                    evicted += self.sweep();
+                }
+                Some(Oldest::Long(number)) => evicted += self.drop_long(number)?,
+                None => return Err(io::Error::new(io::ErrorKind::StorageFull, "there is no room for it")),
+            }
+        }
+    }
+
+    /// A file that nobody wants.
+    pub(super) fn release(&self, name: &str, claimed: u64) -> io::Result<()> {
+        let mut segments = self.segments.lock();
+        segments.bytes -= claimed.min(segments.bytes);
+        drop(segments);
+        self.folder.remove(name)
+    }
+
+    /// A long body is there, or has another record.
+    pub(super) fn hold_long(&self, slot: Slot, place: Place, bytes: u64, long: Arc<Long>) {
+        let mut segments = self.segments.lock();
+        let held = segments.long.entry(place.segment).or_insert(Held { bytes: 0, known: None });
+        held.bytes += bytes;
+        held.known = Some((slot, place, long));
+    }
+
+    /// Lets a long body go. How many answers went with it.
+    pub(super) fn drop_long(&self, number: u32) -> io::Result<u64> {
+        let held = {
+            let mut segments = self.segments.lock();
+            let Some(held) = segments.long.remove(&number) else { return Ok(0) };
+            segments.bytes -= held.bytes.min(segments.bytes);
+            held
+        };
+        let mut evicted = 0;
+        if let Some((slot, place, long)) = held.known {
+            long.fail();
+            evicted = u64::from(self.index.forget_place(slot, place));
+        }
+        self.touch();
+        self.folder.remove(&long::name(number))?;
+        Ok(evicted)
     }
 
     /// Appends an answer.
@@ -287,19 +431,14 @@ impl Store {
     }
 
     fn begin(&self) -> io::Result<Arc<Segment>> {
-        // One thread alone begins segments.
-        let number = self.segments.lock().next;
-        let next = number.checked_add(1).ok_or_else(|| io::Error::other("there are no more numbers"))?;
-        if self.is_given.load(Ordering::Acquire) {
-            return Err(io::Error::other("it is another process's"));
-        }
+        self.is_ours()?;
+        let number = self.next_number().ok_or_else(|| io::Error::other("there are no more numbers"))?;
         self.touch();
         // A thread may have been behind when the store before this one was given up.
         self.folder.remove(&name(number))?;
         let file = self.folder.create(&name(number))?;
         let segment = Arc::new(Segment { number, file, length: AtomicU64::new(0) });
         let mut segments = self.segments.lock();
-        segments.next = next;
         segments.files.insert(number, segment.clone());
         Ok(segment)
     }
@@ -309,7 +448,14 @@ impl Store {
         let (mut kept, mut bytes) = (Vec::new(), 0);
         let most = MOST_KEPT.min(self.segment_size as usize / 2);
         while self.bytes() + room > self.budget || self.is_crowded() {
-            let Some(oldest) = self.segments.lock().files.values().next().cloned() else { break };
+            let Some(oldest) = self.segments.lock().oldest(0) else { break };
+            let oldest = match oldest {
+                Oldest::Segment(oldest) => oldest,
+                Oldest::Long(number) => {
+                    written.evicted += self.drop_long(number)?;
+                    continue;
+                }
+            };
             self.look_through(&oldest, |slot, fixed| {
                 match self.index.was_hit(slot, fixed.place) {
                     Some(true) if bytes + fixed.place.length as usize <= most => {
@@ -352,9 +498,10 @@ impl Store {
     /// Lets the oldest segment go, for want of room on the device. How many answers went with it.
     pub(super) fn yield_room(&self) -> io::Result<u64> {
         // The last one may be written to.
-        let oldest = Some(self.segments.lock()).filter(|segments| segments.files.len() > 1);
-        match oldest.and_then(|segments| segments.files.values().next().cloned()) {
-            Some(oldest) => self.drop_segment(&oldest).map(|()| self.sweep()),
+        let oldest = self.segments.lock().oldest(1);
+        match oldest {
+            Some(Oldest::Segment(oldest)) => self.drop_segment(&oldest).map(|()| self.sweep()),
+            Some(Oldest::Long(number)) => self.drop_long(number),
             None => Ok(0),
         }
     }
@@ -377,6 +524,9 @@ impl Store {
 
     /// That record does not count any more, now or after the next start.
     pub(super) fn kill(&self, place: Place) -> io::Result<()> {
+        if place.is_long() {
+            return self.drop_long(place.segment).map(drop);
+        }
         match self.segment(place.segment) {
             Some(segment) => segment.file.write_all_at(&record::DEAD, u64::from(place.offset)),
             None => Ok(()),
@@ -384,7 +534,8 @@ impl Store {
     }
 
     /// Looks through all that was there before, the newest first.
-    pub(super) fn search(&self) {
+    pub(super) fn search(self: &Arc<Self>, disk: &'static Disk) {
+        self.search_long(disk);
         // What this process has written meanwhile is known.
         let before: Vec<Arc<Segment>> =
             self.segments.lock().files.range(..self.first).rev().map(|(_, segment)| segment.clone()).collect();
@@ -401,10 +552,8 @@ impl Store {
                 }
                 // One that was asked for since is of a process that did not know that it has not got the folder any more.
                 let is_none = fixed.is_dead || fixed.asked >= began;
-                let overtaken = if is_none { None } else { self.index.found(slot, fixed.place) };
-                if let Some(place) = overtaken {
-                    // If it cannot be, it is overtaken at the next start as well.
-                    let _ = self.kill(place);
+                if !is_none {
+                    self.found(slot, fixed.place);
                 }
             });
             if self.segment(segment.number).is_none() {
@@ -412,8 +561,43 @@ impl Store {
                 self.sweep();
             }
         }
+        // What could not be looked at is of no use.
+        let unknown: Vec<u32> = {
+            let segments = self.segments.lock();
+            segments.long.iter().filter(|(_, held)| held.known.is_none()).map(|(number, _)| *number).collect()
+        };
+        for number in unknown {
+            let _ = self.drop_long(number);
+        }
         self.index.is_complete();
         self.searching.store(false, Ordering::Release);
+    }
+}
+
+impl Store {
+    fn found(&self, slot: Slot, place: Place) {
+        for place in self.index.found(slot, place) {
+            // If it cannot be, it is overtaken at the next start as well.
+            let _ = self.kill(place);
+        }
+    }
+
+    /// All long bodies that were there before.
+    fn search_long(self: &Arc<Self>, disk: &'static Disk) {
+        let before: Vec<u32> = self.segments.lock().long.range(..self.first).rev().map(|(number, _)| *number).collect();
+        let began = self.to_disk(Moment::FIRST);
+        for number in before {
+            let Ok(Some(head)) = self.read_long(number) else { continue };
+            let Some(fixed) = Fixed::read(&head).filter(|fixed| fixed.place.is_long()) else { continue };
+            let Some((primary, kind)) = fixed.key(&self.secret, (number, Place::LONG), &head) else { continue };
+            if fixed.notes > self.notes.load(Ordering::Acquire) {
+                self.is_lost.store(true, Ordering::Relaxed);
+            }
+            let Some(body) = fixed.long_body().filter(|_| fixed.asked < began) else { continue };
+            let slot = Slot::of(&Key { primary: key::hash(primary), variance: kind.variance });
+            self.hold_long(slot, fixed.place, 0, Arc::new(Long::found(disk, self, number, body)));
+            self.found(slot, fixed.place);
+        }
     }
 }
 

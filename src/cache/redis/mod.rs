@@ -326,7 +326,8 @@ impl RedisTier {
     pub(super) fn keep(&self, index: Index, entry: &Arc<Entry>) {
         let settings = self.settings.load();
         let Some(settings) = settings.as_ref().filter(|_| entry.meta.in_redis) else { return };
-        let is_worth = entry.body.len() <= settings.max_body && life(entry) >= WORTH;
+        // One that is on disk alone is too long for Redis.
+        let is_worth = entry.long.is_none() && entry.body.len() <= settings.max_body && life(entry) >= WORTH;
         let order = match is_worth {
             true => Order::Store { variance: index.variance, entry: entry.clone() },
             false => Order::forget(index, &entry.primary),

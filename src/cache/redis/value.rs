@@ -158,6 +158,7 @@ mod tests {
             tags: None,
             on_disk: true,
             in_redis: true,
+            fallback: 0,
             head: StoredHead::of(&answer).unwrap(),
         };
         Entry::new(b"key", "", meta, Bytes::from(body))

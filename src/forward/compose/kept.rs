@@ -152,7 +152,7 @@ impl Asking<'_> {
                                 break body.bytes.freeze();
                             }
                         }
-                        Flown::NoneYet => {}
+                        Flown::NoneYet | Flown::OnDisk => {}
                         Flown::Broken => return Err(Fault::CutOff),
                     }
                 }
@@ -178,6 +178,10 @@ impl Asking<'_> {
         let policy = how.road.cache.as_deref()?;
         let hit =
             self.view.cache.kept(policy, key, wishes, Excuse::Fallback(within), |name| seen_upstream(head, exchange, name))?;
+        if hit.flow().is_some() {
+            // It is on disk, and longer than any part is.
+            return None;
+        }
         let (head, age) = (hit.head().to_answer(hit.length()), hit.age());
         if unwanted(head.status).or_else(|| unreadable(&head, hit.length() == 0, how.part)).is_some() || !self.pays(hit.length())
         {

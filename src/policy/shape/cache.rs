@@ -198,7 +198,7 @@ pub struct VaryConfig {
 pub struct CookiesConfig {
     /// Those whose values are part of the key. A `*` at the end of a name stands for anything. At most 16.
     pub key: Vec<Spanned<String>>,
-    /// Those that are not shown to the service with GET and HEAD, such as `_ga*`. At most 64.
+    /// Those that are not shown to the service with GET, HEAD and what `methods` lists, such as `_ga*`. At most 64.
     pub drop: Vec<Spanned<String>>,
 }
 
@@ -474,7 +474,12 @@ fn check_extra(config: &CacheConfig, cx: &mut Compile<'_>) -> Option<Option<Arc<
     (extra.bypass, extra.no_store) = (expression("bypass", &config.bypass), expression("no_store", &config.no_store));
     let cookies = config.cookies.is_some();
     let asked = cookies || config.vary.is_some() || config.per.is_some() || config.bypass.is_some() || config.no_store.is_some();
-    let asked = asked || extra.second_request || extra.shared_with_auth || extra.by_body.is_some() || extra.whole_ranges;
+    let asked = asked
+        || extra.second_request
+        || extra.shared_with_auth
+        || extra.by_body.is_some()
+        || extra.whole_ranges
+        || extra.keeps_parts;
     let asked = asked || !extra.by_status.is_empty() || extra.shows_key;
     unsure.into_iter().for_each(|problem| cx.problems.push(problem));
     (cx.problems.error_count() == before).then(|| asked.then(|| Arc::new(extra)))

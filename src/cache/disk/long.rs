@@ -1,0 +1,536 @@
+//! A body that is too long for memory: in a file of its own, written and read in blocks, each with its code.
+//!
+//! `NUMBER.new` is written from its beginning, and called `NUMBER.big` once its record stands behind the last block; the file's last bytes
+//! say how long that is. Where its head is another one later, because its service has validated it, that is appended in the same way. So what
+//! a process has left half-written is no file of ours, and goes when the folder is opened.
+//!
+//! Memory has no more of one than what waits to be written, and of one that is read no more than a block for each reader.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustix::io::ReadWriteFlags;
+use tokio::sync::{Notify, oneshot};
+
+use super::bytes::{CODE, code};
+use super::record::Place;
+use super::store::Store;
+use super::{Disk, Write};
+use crate::cache::flow::Piece;
+
+/// Of a body, without its code.
+const BLOCK: usize = 64 << 10;
+const STEP: u64 = (BLOCK + CODE) as u64;
+/// Blocks of one body that wait to be written: beyond that its service waits.
+const FLYING: usize = 8;
+/// What one of them needs of the memory for bodies that arrive.
+pub(in crate::cache) const MEMORY: usize = (FLYING + 2) * BLOCK;
+/// The longest that a fill waits for the disk, and a reader in the middle of a body.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a reader waits that finds no thread for it.
+const AGAIN: Duration = Duration::from_millis(20);
+/// Behind a record.
+const MARK: [u8; 4] = *b"pcl1";
+const END: u64 = 8;
+
+/// See the module.
+pub(in crate::cache) struct Long {
+    disk: &'static Disk,
+    store: Weak<Store>,
+    pub(super) number: u32,
+    state: Mutex<State>,
+    /// There is more of it, or more room for it, or there will be none.
+    changed: Notify,
+    /// Nobody may begin to read it.
+    gone: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    /// Of the body, in the file.
+    written: usize,
+    /// What waits to be written.
+    flying: VecDeque<Bytes>,
+    /// Less than a block.
+    tail: Vec<u8>,
+    /// Once all has come.
+    total: Option<usize>,
+    /// Until it has its name: where it goes, and its file.
+    growing: Option<Arc<Store>>,
+    file: Option<Arc<File>>,
+    /// Of the store's bound.
+    claimed: u64,
+}
+
+impl State {
+    fn added(&self) -> usize {
+        self.written + self.flying.iter().map(Bytes::len).sum::<usize>() + self.tail.len()
+    }
+}
+
+/// Work for the thread that writes them.
+pub(super) enum LongWrite {
+    /// The first of those that wait.
+    Block(Arc<Long>),
+    /// Behind its last block.
+    Head(Write),
+    /// Nobody wants it any more.
+    Drop(Weak<Store>, u32, u64),
+}
+
+/// A block to be read.
+pub(super) struct LongRead {
+    store: Arc<Store>,
+    number: u32,
+    file: Option<Arc<File>>,
+    offset: u64,
+    length: usize,
+    tell: oneshot::Sender<Option<(Arc<File>, Vec<u8>)>>,
+}
+
+impl LongRead {
+    pub(super) fn run(self) -> io::Result<()> {
+        let read = || {
+            let file = match self.file {
+                Some(file) => file,
+                None => Arc::new(self.store.folder.open_file(&name(self.number))?),
+            };
+            let mut bytes = vec![0; self.length];
+            self.store.touch();
+            file.read_exact_at(&mut bytes, self.offset)?;
+            Ok((file, bytes))
+        };
+        let done: io::Result<_> = read();
+        let (told, done) = match done {
+            Ok(found) => (Some(found), Ok(())),
+            // It was evicted.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (None, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let _ = self.tell.send(told);
+        done
+    }
+}
+
+pub(super) fn name(number: u32) -> String {
+    format!("{number:08x}.big")
+}
+
+fn new_name(number: u32) -> String {
+    format!("{number:08x}.new")
+}
+
+/// The number of the file of that name.
+pub(super) fn number(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(".big").filter(|digits| digits.len() == 8)?;
+    u32::from_str_radix(digits, 16).ok().filter(|number| *number > 0)
+}
+
+/// Whether a file is one that was being written.
+pub(super) fn is_unfinished(name: &str) -> bool {
+    name.strip_suffix(".new").is_some_and(|digits| digits.len() == 8 && u32::from_str_radix(digits, 16).is_ok())
+}
+
+/// Where the last block of a body of that length ends.
+fn end_of(body: usize) -> u64 {
+    body as u64 + (body.div_ceil(BLOCK) * CODE) as u64
+}
+
+/// The record at the end of a file, and how long the file is.
+pub(super) fn read_head(file: &File) -> io::Result<Option<(Vec<u8>, u64)>> {
+    let length = file.metadata()?.len();
+    let Some(at) = length.checked_sub(END) else { return Ok(None) };
+    let mut end = [0; END as usize];
+    file.read_exact_at(&mut end, at)?;
+    let Some(digits) = end.strip_prefix(&MARK).and_then(|digits| digits.first_chunk()) else { return Ok(None) };
+    let head = u32::from_le_bytes(*digits);
+    let Some(start) = at.checked_sub(u64::from(head)).filter(|_| head as usize <= super::record::LONGEST_HEAD) else {
+        return Ok(None);
+    };
+    let mut bytes = vec![0; head as usize];
+    file.read_exact_at(&mut bytes, start)?;
+    Ok(Some((bytes, length)))
+}
+
+impl Disk {
+    /// The longest body that is kept in a file of its own.
+    pub(in crate::cache) fn longest(&self) -> usize {
+        let budget = self.writable().map_or(0, |store| store.budget());
+        usize::try_from(budget / 4).unwrap_or(usize::MAX)
+    }
+
+    /// A body that begins to come. `None` if nothing can be written.
+    pub(in crate::cache) fn begin_long(&'static self) -> Option<Arc<Long>> {
+        let store = self.writable().filter(|store| !store.is_lost.load(Ordering::Relaxed))?;
+        let number = store.next_number()?;
+        let state = State { growing: Some(store.clone()), ..State::default() };
+        Some(Arc::new(Long::new(self, &store, number, state)))
+    }
+
+    /// All of it is there, and its head may be another one.
+    pub(super) fn write_head(&self, Write { slot, ticket, kind, entry }: &Write) -> io::Result<()> {
+        let Some((long, store)) = entry.long.as_ref().and_then(|long| Some((long, long.store.upgrade()?))) else { return Ok(()) };
+        if long.is_gone() {
+            store.index.abandon(*slot, *ticket);
+            return Ok(());
+        }
+        match long.write_head(&store, *slot, *kind, entry) {
+            Ok(place) => {
+                self.figures.stored.add(1);
+                if !store.index.settle(*slot, *ticket, place) {
+                    self.figures.evicted.add(store.drop_long(long.number)?);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                store.index.abandon(*slot, *ticket);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl LongWrite {
+    pub(super) fn run(&self, disk: &Disk) -> io::Result<()> {
+        match self {
+            LongWrite::Block(long) => long.write_block(),
+            LongWrite::Head(write) => disk.write_head(write),
+            LongWrite::Drop(store, number, claimed) => match store.upgrade() {
+                Some(store) => store.release(&new_name(*number), *claimed),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// It has failed.
+    pub(super) fn fail(&self) {
+        match self {
+            LongWrite::Block(long) => long.fail(),
+            LongWrite::Head(write) => write.entry.long.iter().for_each(|long| long.fail()),
+            LongWrite::Drop(..) => {}
+        }
+    }
+}
+
+impl Long {
+    fn new(disk: &'static Disk, store: &Arc<Store>, number: u32, state: State) -> Self {
+        let (state, changed, gone) = (Mutex::new(state), Notify::new(), AtomicBool::new(false));
+        Long { disk, store: Arc::downgrade(store), number, state, changed, gone }
+    }
+
+    /// One that was written before.
+    pub(super) fn found(disk: &'static Disk, store: &Arc<Store>, number: u32, body: usize) -> Self {
+        Long::new(disk, store, number, State { written: body, total: Some(body), ..State::default() })
+    }
+
+    /// Whether it is one of this store.
+    pub(super) fn is_of(&self, store: &Arc<Store>) -> bool {
+        std::ptr::eq(self.store.as_ptr(), Arc::as_ptr(store))
+    }
+
+    pub(in crate::cache) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire) || self.store.strong_count() == 0
+    }
+
+    /// How much of it has come.
+    pub(in crate::cache) fn length(&self) -> usize {
+        let state = self.state.lock();
+        state.total.unwrap_or_else(|| state.added())
+    }
+
+    /// Nobody may begin to read it; no more of it is written.
+    pub(in crate::cache) fn fail(&self) {
+        self.gone.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    /// A piece of it. Not after it has gone: of what was added before, all can still be read.
+    pub(in crate::cache) fn add(self: &Arc<Self>, data: &[u8]) {
+        let mut blocks = 0;
+        {
+            let mut state = self.state.lock();
+            state.tail.extend_from_slice(data);
+            while state.tail.len() >= BLOCK {
+                let rest = state.tail.split_off(BLOCK);
+                let block = std::mem::replace(&mut state.tail, rest);
+                state.flying.push_back(block.into());
+                blocks += 1;
+            }
+        }
+        (0..blocks).for_each(|_| self.send_block());
+        self.changed.notify_waiters();
+    }
+
+    fn send_block(self: &Arc<Self>) {
+        if !self.disk.long_writes.push(LongWrite::Block(self.clone()), BLOCK) {
+            self.disk.figures.dropped.add(1);
+            self.fail();
+        }
+    }
+
+    /// All has come.
+    pub(in crate::cache) fn end(self: &Arc<Self>) {
+        let has_more = {
+            let mut state = self.state.lock();
+            state.total = Some(state.added());
+            let rest = std::mem::take(&mut state.tail);
+            let has_more = !rest.is_empty();
+            if has_more {
+                state.flying.push_back(rest.into());
+            }
+            has_more
+        };
+        if has_more {
+            self.send_block();
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Whether so much waits to be written that no more should come.
+    pub(in crate::cache) fn is_full(&self) -> bool {
+        self.state.lock().flying.len() > FLYING && !self.is_gone()
+    }
+
+    /// Waits until there is room for more, but not for ever: one that the disk does not take is given up.
+    pub(in crate::cache) async fn room(&self) {
+        let waiting = async {
+            loop {
+                let mut changed = std::pin::pin!(self.changed.notified());
+                changed.as_mut().enable();
+                if !self.is_full() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+            self.disk.figures.late.add(1);
+            self.fail();
+        }
+    }
+
+    fn write_block(&self) -> io::Result<()> {
+        let Some(store) = self.store.upgrade().filter(|_| !self.is_gone()) else { return Ok(()) };
+        let (block, at, file) = {
+            let state = self.state.lock();
+            let Some(block) = state.flying.front().cloned() else { return Ok(()) };
+            (block, state.written, state.file.clone())
+        };
+        let file = match file {
+            Some(file) => file,
+            None => {
+                store.is_ours()?;
+                let file = Arc::new(store.folder.create(&new_name(self.number))?);
+                self.state.lock().file = Some(file.clone());
+                file
+            }
+        };
+        let (number, length) = ((at / BLOCK) as u64, (block.len() + CODE) as u64);
+        self.disk.figures.evicted.add(store.claim(length)?);
+        self.state.lock().claimed += length;
+        let code = self.code(&store, number, &block);
+        store.touch();
+        file.write_all_at(&block, number * STEP)?;
+        file.write_all_at(&code, number * STEP + block.len() as u64)?;
+        self.disk.figures.written.add(length);
+        {
+            let mut state = self.state.lock();
+            state.flying.pop_front();
+            state.written += block.len();
+        }
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    fn code(&self, store: &Store, number: u64, block: &[u8]) -> [u8; CODE] {
+        code(&store.secret, &[b"block", &self.number.to_le_bytes(), &number.to_le_bytes(), block])
+    }
+
+    fn write_head(
+        self: &Arc<Self>,
+        store: &Arc<Store>,
+        slot: super::Slot,
+        kind: super::Kind,
+        entry: &super::Entry,
+    ) -> io::Result<Place> {
+        store.is_ours()?;
+        let (body, file) = {
+            let state = self.state.lock();
+            let body = state.total.filter(|total| *total == state.written);
+            (body.ok_or_else(|| io::Error::other("it is not whole"))?, state.file.clone())
+        };
+        let is_first = file.is_some();
+        let (file, at) = match file {
+            Some(file) => (file, end_of(body)),
+            None => {
+                let file = Arc::new(store.folder.open_file(&name(self.number))?);
+                let at = file.metadata()?.len();
+                (file, at)
+            }
+        };
+        let mut record = store.encode_long(self.number, kind, entry, body);
+        let length = u32::try_from(record.len()).map_err(io::Error::other)?;
+        record.extend_from_slice(&MARK);
+        record.extend_from_slice(&length.to_le_bytes());
+        self.disk.figures.evicted.add(store.claim(record.len() as u64)?);
+        self.state.lock().claimed += record.len() as u64;
+        store.touch();
+        file.write_all_at(&record, at)?;
+        let place = Place { segment: self.number, offset: Place::LONG, length };
+        if is_first {
+            store.folder.rename(&new_name(self.number), &name(self.number))?;
+        }
+        let claimed = {
+            let mut state = self.state.lock();
+            (state.file, state.growing) = (None, None);
+            std::mem::take(&mut state.claimed)
+        };
+        store.hold_long(slot, place, claimed, self.clone());
+        Ok(place)
+    }
+
+    /// What there is from here on.
+    pub(in crate::cache) fn at(&self, from: usize) -> Piece {
+        let state = self.state.lock();
+        if from < state.written {
+            return Piece::OnDisk;
+        }
+        let last = |piece: &Bytes| state.total == Some(from + piece.len());
+        let mut start = state.written;
+        for block in &state.flying {
+            if from < start + block.len() {
+                let piece = block.slice(from - start..);
+                let last = last(&piece);
+                return Piece::Some(piece, last);
+            }
+            start += block.len();
+        }
+        match state.tail.get(from - start..).filter(|rest| !rest.is_empty()) {
+            Some(rest) => Piece::Some(Bytes::copy_from_slice(rest), false),
+            None if state.total == Some(from) => Piece::Some(Bytes::new(), true),
+            None if self.is_gone() => Piece::Broken,
+            None => Piece::NoneYet,
+        }
+    }
+}
+
+impl Drop for Long {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        if let Some(file) = state.file.take() {
+            // It has never got its name.
+            drop(file);
+            self.disk.long_writes.push(LongWrite::Drop(self.store.clone(), self.number, state.claimed), 1);
+        }
+    }
+}
+
+/// Whoever reads a long body.
+pub(in crate::cache) struct Reader {
+    pub(in crate::cache) long: Arc<Long>,
+    /// Kept, for the folder may be another process's before all of it is read.
+    store: Option<Arc<Store>>,
+    /// Once it was opened: what is removed can be read to its end.
+    file: Mutex<Option<Arc<File>>>,
+}
+
+impl Reader {
+    pub(in crate::cache) fn new(long: Arc<Long>) -> Self {
+        Reader { store: long.store.upgrade(), long, file: Mutex::default() }
+    }
+
+    /// What there is from here on, once there is something.
+    pub(in crate::cache) async fn next(&self, from: usize) -> Piece {
+        loop {
+            let mut changed = std::pin::pin!(self.long.changed.notified());
+            changed.as_mut().enable();
+            match self.long.at(from) {
+                Piece::NoneYet => changed.await,
+                Piece::OnDisk => {
+                    return self.read(from).await.map_or(Piece::Broken, |(piece, last)| Piece::Some(piece, last));
+                }
+                piece => return piece,
+            }
+        }
+    }
+
+    /// From here to the end of a block.
+    async fn read(&self, from: usize) -> Option<(Bytes, bool)> {
+        let long = &self.long;
+        let store = self.store.as_ref()?;
+        let number = from / BLOCK;
+        let (length, total, growing) = {
+            let state = long.state.lock();
+            (BLOCK.min(state.written.saturating_sub(number * BLOCK)), state.total, state.file.clone())
+        };
+        let (offset, whole) = (number as u64 * STEP, length + CODE);
+        let known = {
+            let mut file = self.file.lock();
+            if file.is_none() {
+                *file = growing;
+            }
+            file.clone()
+        };
+        let bytes = match known.as_ref().and_then(|file| read_now(file, offset, whole)) {
+            Some(bytes) => bytes,
+            None => {
+                let (file, bytes) = self.wait_for(store, known, offset, whole).await?;
+                *self.file.lock() = Some(file);
+                bytes
+            }
+        };
+        long.disk.figures.read.add(whole as u64);
+        let (block, known) = bytes.split_at_checked(length)?;
+        if long.code(store, number as u64, block) != *known {
+            long.disk.figures.damaged.add(1);
+            long.fail();
+            long.disk.kill(store, Place { segment: long.number, offset: Place::LONG, length: 0 });
+            return None;
+        }
+        let mut bytes = Bytes::from(bytes);
+        bytes.truncate(length);
+        let piece = bytes.slice(from - number * BLOCK..);
+        let last = total == Some(from + piece.len());
+        Some((piece, last))
+    }
+
+    async fn wait_for(
+        &self,
+        store: &Arc<Store>,
+        file: Option<Arc<File>>,
+        offset: u64,
+        length: usize,
+    ) -> Option<(Arc<File>, Vec<u8>)> {
+        let disk = self.long.disk;
+        let waiting = async {
+            loop {
+                let (tell, told) = oneshot::channel();
+                let read = LongRead { store: store.clone(), number: self.long.number, file: file.clone(), offset, length, tell };
+                if disk.long_reads.push(read, 1) {
+                    return told.await.ok().flatten();
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        let found = tokio::time::timeout(PATIENCE, waiting).await;
+        if found.is_err() {
+            disk.figures.late.add(1);
+        }
+        found.ok().flatten()
+    }
+}
+
+/// What the system has in memory.
+fn read_now(file: &File, offset: u64, length: usize) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let read = rustix::io::preadv2(file, &mut parts, offset, ReadWriteFlags::NOWAIT);
+    (read == Ok(length)).then_some(bytes)
+}

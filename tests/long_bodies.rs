@@ -1,0 +1,273 @@
+//! Bodies that are too long for memory: on disk as they come, and given from there.
+
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::fills::Slow;
+use crate::harness::*;
+use crate::peers::{Act, Asked, Origin, answer};
+
+/// Longer than what memory has for one, and no whole number of blocks.
+const LENGTH: usize = 6_000_001;
+
+fn body(path: &str) -> Vec<u8> {
+    let seed = path.bytes().fold(7_u32, |seed, byte| seed.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    (0..LENGTH as u32).map(|at| (at / 5).wrapping_mul(2_654_435_761).wrapping_add(seed).to_be_bytes()[at as usize % 4]).collect()
+}
+
+fn origin() -> Origin {
+    let count = AtomicUsize::new(0);
+    Origin::start(move |asked: &Asked| {
+        let path = asked.target.split('?').next().unwrap();
+        if path.starts_with("/tagged") && asked.header("if-none-match").is_some() {
+            return Act::Send(answer(304, &[("ETag", "\"a\""), ("X-Number", "again"), ("Cache-Control", "max-age=600")], ""));
+        }
+        if path.starts_with("/small") {
+            return Act::Send(answer(200, &[("Cache-Control", "max-age=600")], "small"));
+        }
+        let number = count.fetch_add(1, Ordering::Relaxed).to_string();
+        let control = if path.starts_with("/tagged") { "max-age=1, stale-if-error=600" } else { "max-age=600" };
+        let fields = [("Cache-Control", control), ("ETag", "\"a\""), ("X-Number", &number), ("Cache-Tag", "long")];
+        let body = body(path);
+        if path.starts_with("/chunked") {
+            let mut bytes =
+                format!("HTTP/1.1 200 OK\r\nCache-Control: {control}\r\nTransfer-Encoding: chunked\r\n\r\n").into_bytes();
+            for chunk in body.chunks(100_000) {
+                bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                bytes.extend_from_slice(chunk);
+                bytes.extend_from_slice(b"\r\n");
+            }
+            bytes.extend_from_slice(b"0\r\n\r\n");
+            return Act::Send(bytes);
+        }
+        let bytes = answer(200, &fields, &body);
+        if path.starts_with("/cut") { Act::Last(bytes[..bytes.len() / 2].to_vec()) } else { Act::Send(bytes) }
+    })
+}
+
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn new() -> Disk {
+        Disk(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("cache")
+    }
+
+    fn files(&self, end: &str) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(self.path()).unwrap().map(|file| file.unwrap().path());
+        files.filter(|path| path.to_str().unwrap().ends_with(end)).collect()
+    }
+
+    #[track_caller]
+    fn start(&self, port: u16) -> Gateway {
+        let gateway = Gateway::start(&format!(
+            "
+listeners: [ {{ bind: '127.0.0.1:$PORT', h2c: true }} ]
+server: {{ workers: 2, cache_memory: 16MiB, cache_disk: {{ path: {}, max_size: 64MiB }} }}
+services: {{ a: {{ endpoints: [ '127.0.0.1:{port}' ] }} }}
+routes:
+  - {{ path: /memory/*, service: a, policies: {{ cache: {{ max_body: 20MiB, disk: false }} }} }}
+  - {{ path: /*, service: a, policies: {{ cache: {{ max_body: 20MiB }} }} }}
+",
+            self.path().to_str().unwrap()
+        ));
+        eventually("it has looked through its folder", || {
+            let told: serde_json::Value = serde_json::from_str(&gateway.admin_get("/cache/top").1).unwrap();
+            told["disk"]["complete"] == true
+        });
+        gateway
+    }
+}
+
+fn said(answer: &Answer) -> &str {
+    answer.header("cache-status").unwrap_or("-")
+}
+
+#[track_caller]
+fn assert_disk(answer: &Answer, path: &str) {
+    assert!(said(answer).contains("hit; ttl=") && said(answer).ends_with("detail=disk"), "{:?}", answer.headers);
+    assert!(answer.status == 200 && answer.body == body(path), "{} bytes", answer.body.len());
+}
+
+#[track_caller]
+fn warm(gateway: &Gateway, path: &str) {
+    let before = gateway.metric("portcullis_cache_disk_stored_total");
+    let answer = get(gateway.port(), path);
+    assert!(said(&answer).contains("fwd=") && answer.body == body(path), "{:?}", answer.headers);
+    eventually("it is written", || gateway.metric("portcullis_cache_disk_stored_total") > before);
+}
+
+fn part(gateway: &Gateway, path: &str, range: &str, fields: &[(&str, &str)]) -> Answer {
+    let fields: Vec<_> = [("Range", range)].into_iter().chain(fields.iter().copied()).collect();
+    request(gateway.port(), "GET", path, &fields, b"")
+}
+
+fn restarted(mut gateway: Gateway, disk: &Disk, port: u16, signal: &str) -> Gateway {
+    gateway.signal(signal);
+    gateway.wait_exit(Duration::from_secs(20));
+    drop(gateway);
+    disk.start(port)
+}
+
+#[test]
+fn what_is_too_long_for_memory_is_given_from_disk() {
+    let (disk, origin) = (Disk::new(), origin());
+    let mut gateway = disk.start(origin.port());
+    for path in ["/a", "/chunked/b"] {
+        warm(&gateway, path);
+        for _ in 0..2 {
+            assert_disk(&get(gateway.port(), path), path);
+        }
+        // Parts of it, over the ends of blocks.
+        for (first, last) in [(0, 0), (65_535, 65_536), (65_536, 200_000), (LENGTH - 1, LENGTH - 1), (5_000_000, LENGTH - 1)] {
+            let answer = part(&gateway, path, &format!("bytes={first}-{last}"), &[]);
+            assert_eq!((answer.status, answer.header("content-range")), (206, Some(&*format!("bytes {first}-{last}/{LENGTH}"))));
+            assert!(answer.body == body(path)[first..=last], "{first}-{last}: {} bytes", answer.body.len());
+            assert!(said(&answer).contains("; hit"), "{:?}", answer.headers);
+        }
+        assert_eq!(part(&gateway, path, "bytes=6000001-", &[]).status, 416);
+        let several = part(&gateway, path, "bytes=0-1,5-6", &[]);
+        assert!(several.status == 200 && several.body == body(path), "{:?}", several.headers);
+        let head = request(gateway.port(), "HEAD", path, &[], b"");
+        assert_eq!((head.status, head.header("content-length"), head.body.len()), (200, Some("6000001"), 0));
+        assert_eq!(origin.count(path), 1);
+    }
+    let tagged = [("If-None-Match", "\"a\"")];
+    assert_eq!(request(gateway.port(), "GET", "/a", &tagged, b"").status, 304);
+    assert_eq!(part(&gateway, "/a", "bytes=0-1", &[("If-Range", "\"b\"")]).body.len(), LENGTH);
+    for signal in ["TERM", "KILL"] {
+        gateway = restarted(gateway, &disk, origin.port(), signal);
+        for path in ["/a", "/chunked/b"] {
+            eventually("it is found", || said(&get(gateway.port(), path)).ends_with("detail=disk"));
+            assert_disk(&get(gateway.port(), path), path);
+            assert_eq!(part(&gateway, path, "bytes=70000-70009", &[]).body, body(path)[70_000..70_010]);
+        }
+    }
+    assert_eq!(gateway.metric("portcullis_cache_disk_damaged_total"), 0.0);
+    // Who changes it takes it out, and what it took.
+    request(gateway.port(), "DELETE", "/a", &[], b"");
+    assert!(said(&get(gateway.port(), "/a")).contains("fwd="));
+    let order = br#"{"tags": ["long"], "everywhere": true}"#;
+    request(gateway.admin(), "POST", "/cache/purge", &[("Content-Type", "application/json")], order);
+    assert!(said(&get(gateway.port(), "/a")).contains("fwd="));
+    eventually("one is there", || disk.files(".big").len() == 2);
+    // Not where the route says no.
+    for _ in 0..2 {
+        assert!(said(&get(gateway.port(), "/memory/a")).contains("fwd="));
+    }
+}
+
+#[test]
+fn it_takes_no_more_memory_than_a_few_blocks() {
+    let (disk, origin) = (Disk::new(), origin());
+    let gateway = disk.start(origin.port());
+    warm(&gateway, "/first");
+    get(gateway.port(), "/first");
+    let before = gateway.resident();
+    for number in 0..30 {
+        let path = format!("/{number}");
+        warm(&gateway, &path);
+        assert_disk(&get(gateway.port(), &path), &path);
+    }
+    let after = gateway.resident();
+    assert!(after < before + (16 << 20), "{before} {after}");
+    // Nor more room than there is.
+    assert!(gateway.metric("portcullis_cache_disk_bytes") <= f64::from(64 << 20));
+    let held: u64 = disk.files("").iter().map(|file| file.metadata().unwrap().len()).sum();
+    assert!(held <= 64 << 20, "{held}");
+    assert!(gateway.metric("portcullis_cache_disk_evicted_total") > 10.0);
+    // The oldest have gone.
+    assert!(said(&get(gateway.port(), "/0")).contains("fwd="));
+    // What is short goes on being written.
+    get(gateway.port(), "/small/a");
+    assert!(said(&get(gateway.port(), "/small/a")).contains("; hit"));
+}
+
+#[test]
+fn what_is_damaged_or_half_written_is_never_given_for_whole() {
+    let (disk, origin) = (Disk::new(), origin());
+    let gateway = disk.start(origin.port());
+    warm(&gateway, "/a");
+    let mut file = std::fs::OpenOptions::new().read(true).write(true).open(&disk.files(".big")[0]).unwrap();
+    let mut byte = [0];
+    file.seek(SeekFrom::Start(3_000_000)).unwrap();
+    file.read_exact(&mut byte).unwrap();
+    file.seek(SeekFrom::Start(3_000_000)).unwrap();
+    file.write_all(&[!byte[0]]).unwrap();
+    let mut client = Client::connect(gateway.port());
+    client.send_request("GET", "/a", &[], b"");
+    assert!(client.try_answer_to("GET").is_err(), "it breaks off");
+    assert_eq!(gateway.metric("portcullis_cache_disk_damaged_total"), 1.0);
+    let answer = get(gateway.port(), "/a");
+    assert!(said(&answer).contains("fwd=") && answer.body == body("/a"), "{:?}", answer.headers);
+    eventually("it is written", || disk.files(".big").len() == 1);
+    // Its record, too.
+    let file = std::fs::OpenOptions::new().write(true).open(&disk.files(".big")[0]).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 3).unwrap();
+    let gateway = restarted(gateway, &disk, origin.port(), "KILL");
+    assert!(said(&get(gateway.port(), "/a")).contains("fwd="));
+    // A service that breaks off has given nothing that is kept.
+    let mut client = Client::connect(gateway.port());
+    client.send_request("GET", "/cut/a", &[], b"");
+    assert!(client.try_answer_to("GET").is_err());
+    eventually("nothing is left of it", || disk.files(".new").is_empty());
+    assert_eq!(disk.files(".big").len(), 1);
+}
+
+#[test]
+fn it_is_validated_and_stands_in_for_errors() {
+    let (disk, mut origin) = (Disk::new(), origin());
+    let gateway = disk.start(origin.port());
+    warm(&gateway, "/tagged/a");
+    eventually("it is validated", || {
+        let answer = get(gateway.port(), "/tagged/a");
+        assert!(answer.body == body("/tagged/a"));
+        answer.header("x-number") == Some("again")
+    });
+    eventually("it is written", || gateway.metric("portcullis_cache_disk_stored_total") == 2.0);
+    let gateway = restarted(gateway, &disk, origin.port(), "KILL");
+    eventually("it is found", || said(&get(gateway.port(), "/tagged/a")).ends_with("detail=disk"));
+    let again = get(gateway.port(), "/tagged/a");
+    assert_eq!(again.header("x-number"), Some("again"), "as it was validated");
+    assert!(again.body == body("/tagged/a"));
+    warm(&gateway, "/tagged/b");
+    origin.stop();
+    eventually("it is stale", || said(&get(gateway.port(), "/tagged/b")).contains("stale-if-error"));
+    assert!(get(gateway.port(), "/tagged/b").body == body("/tagged/b"));
+}
+
+#[test]
+fn those_who_wait_get_it_as_it_comes_and_nobody_waits_for_the_slow() {
+    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 6000001\r\n\r\n";
+    let body = body("/a");
+    let slow = Slow::start(head, vec![body[..3_000_000].to_vec(), body[3_000_000..].to_vec()]);
+    let disk = Disk::new();
+    let gateway = disk.start(slow.port());
+    let ask = || {
+        let mut client = Client::connect(gateway.port());
+        client.send_request("GET", "/a", &[], b"");
+        client
+    };
+    // It asks first, and does not read.
+    let mut idle = ask();
+    eventually("the backend is asked", || slow.asked() == 1);
+    slow.let_through(1);
+    let mut others: Vec<Client> = (0..4).map(|_| ask()).collect();
+    // The head, and most of what has come.
+    let begun: Vec<Vec<u8>> = others.iter_mut().map(|other| other.take(2_000_000)).collect();
+    slow.let_through(2);
+    let last = get(gateway.port(), "/a");
+    assert!(last.body == body, "{} bytes", last.body.len());
+    for (other, mut had) in others.iter_mut().zip(begun) {
+        let head = find(&had, b"\r\n\r\n").unwrap() + 4;
+        had.extend(other.take(4_000_001 + head));
+        assert!(had[head..] == body);
+    }
+    assert!(idle.answer_to("GET").body == body);
+    assert_eq!((idle.get("/a").body == body, slow.asked()), (true, 1));
+}
