@@ -125,7 +125,8 @@ fn warm(gateway: &Gateway, asked: &[(&str, &[(&str, &str)])]) {
 
 #[track_caller]
 fn warm_paths(gateway: &Gateway, paths: &[&str]) {
-    warm(gateway, &paths.iter().map(|path| (*path, &[][..])).collect::<Vec<_>>());
+    let none: &[(&str, &str)] = &[];
+    warm(gateway, &paths.iter().map(|path| (*path, none)).collect::<Vec<_>>());
 }
 
 #[track_caller]
@@ -544,8 +545,8 @@ fn a_user_who_may_do_little_will_do() {
     let rules = "+mget +del +eval +evalsha +get +set +getrange +pttl +pexpire +time +xadd +xrange +xrevrange";
     let (redis, files) = (Redis::start(), Files::new());
     let secret = files.write("secret", "secret").display().to_string();
-    let user =
-        [&["ACL", "SETUSER", "gateway", "on", ">secret", "~portcullis:*"][..], &rules.split(' ').collect::<Vec<_>>()].concat();
+    let user = [&["ACL", "SETUSER", "gateway", "on", ">secret", "~portcullis:*"][..], &rules.split(' ').collect::<Vec<_>>()[..]]
+        .concat();
     assert_eq!(redis.cli(&user), "OK");
     let login = format!("nodes: [ '127.0.0.1:{}' ], username: gateway, password: {{ file: '{secret}' }}", redis.port());
     let yaml = of(&redis, &origin).replace(&format!("nodes: [ '127.0.0.1:{}' ]", redis.port()), &login);

@@ -368,6 +368,12 @@ impl Cache {
         let Some(until) = redis.until() else { return false };
         let wanted = Wanted { index: fetch.index, primary: &fetch.key.primary, on_disk: policy.on_disk };
         let found = redis.load(wanted, until).await;
+        // It may be another variant's, or be from before.
+        let is_it = |entry: &Entry| {
+            let stale = fetch.stale.as_ref();
+            stale.is_some_and(|stale| entry.meta.variance == stale.meta.variance && entry.meta.asked > stale.meta.asked)
+        };
+        let found = found.filter(|entry| is_it(entry) && self.storage.has_body(&fetch.index, &entry.body));
         let is_fresh = found.is_some_and(|entry| Hit::fresh(&entry, SystemTime::now()).is_some());
         if is_fresh {
             fetch.turn.take().into_iter().for_each(|turn| turn.end(Verdict::Stored));

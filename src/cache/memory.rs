@@ -29,6 +29,8 @@ use super::disk::Disk;
 use super::disk::long::{Long, MEMORY};
 use super::entry::{Entry, Index, Meta};
 use super::flow::Flow;
+use super::key::target_of;
+use super::moment::Moment;
 use super::pieces::Pieces;
 use super::purges::{Finding, Purges};
 use super::redis::{RedisTier, Wanted};
@@ -146,7 +148,10 @@ impl MemoryTier {
             disk.forget(index);
         }
         if let Some(redis) = self.redis.get() {
-            redis.forget(index, primary);
+            // What is found there meanwhile is from before this, here as on other gateways.
+            let (target, now) = (target_of(primary), Moment::now());
+            self.changes.note(Place::of(target), now);
+            redis.changed(now.get(), &[target.into()]);
         }
         self.store.remove(&index.slot());
     }

@@ -228,6 +228,11 @@ impl Cache {
         if let Some(redis) = self.storage.redis.get() {
             redis.purged(purge, soft);
         }
+        self.purge_own(purge, soft)
+    }
+
+    /// The same of what this process alone has.
+    fn purge_own(&self, purge: &Purge, soft: bool) -> Option<Noted> {
         let at = self.storage.purges.note(purge, soft);
         Some(self.disk()?.purged(at, purge, soft))
     }

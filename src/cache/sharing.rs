@@ -5,7 +5,8 @@
 //! that it has stored for stale; one that was away for longer than purges are kept forgets all of it.
 //!
 //! Bounded in bytes on all its ways: a record, what one look brings, what waits to be told. Only operators write here: what requests change
-//! (RFC 9111, section 4.4) goes from the cache that they pass and from no other, for whoever may send a POST could write without end.
+//! (RFC 9111, section 4.4) goes from the cache that they pass, and from Redis where answers are kept there ([`super::redis`]), but is not told
+//! to others, for whoever may send a POST could write without end.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -155,8 +156,8 @@ fn is_full(records: &VecDeque<Told>, record: &str) -> bool {
 }
 
 /// What stands for more than can be remembered.
-fn everything() -> Option<Arc<str>> {
-    Order { soft: false, purges: vec![Purge::Everything] }.records().pop()
+fn everything(soft: bool) -> Option<Arc<str>> {
+    Order { soft, purges: vec![Purge::Everything] }.records().pop()
 }
 
 fn is_old((at, _): &Told) -> bool {
@@ -175,7 +176,7 @@ impl Outbox {
             return self.told.push_back(record);
         }
         self.told.clear();
-        self.told.extend(everything().map(|all| (Some(Instant::now()), all)));
+        self.told.extend(everything(false).map(|all| (Some(Instant::now()), all)));
     }
 
     fn put_off(&mut self, record: Told) {
@@ -183,7 +184,7 @@ impl Outbox {
             return self.untold.push_back(record);
         }
         self.untold.clear();
-        self.untold.extend(everything().map(|all| (None, all)));
+        self.untold.extend(everything(false).map(|all| (None, all)));
     }
 
     /// Redis has lost what it was told.
@@ -218,15 +219,17 @@ pub async fn follow(cache: &'static Cache, current: impl Fn() -> Option<Current>
             continue;
         };
         let known = following.take().filter(|known| Arc::ptr_eq(&known.redis, &redis));
-        // A tier that is new has to hear of all that was purged before.
-        let known = known.filter(|known| known.bound.is_some() || settings.is_none());
         let step = following.insert(known.unwrap_or_else(|| {
-            let bound = settings.map(|_| Arc::new(Bound::new(&redis)));
-            if let Some(tier) = cache.storage.redis.get().copied().or_else(|| settings.map(|_| cache.redis(tallies))) {
-                tier.bind(bound.clone());
+            if let Some(tier) = cache.storage.redis.get() {
+                tier.bind(None);
             }
-            Following::new(cache, redis, bound, Figures::new(tallies))
+            Following::new(cache, redis, Figures::new(tallies))
         }));
+        if settings.is_some() && step.bound.is_none() {
+            let bound = Arc::new(Bound::new(&step.redis));
+            cache.redis(tallies).bind(Some(bound.clone()));
+            step.bound = Some(bound);
+        }
         step.step().await;
         if let Some(tier) = cache.storage.redis.get() {
             tier.set(settings);
@@ -249,6 +252,8 @@ struct Following {
     bound: Option<Arc<Bound>>,
     /// All was heard that was purged before there was this.
     is_primed: bool,
+    /// Redis has lost what was purged, and those who start now do not know of it.
+    has_lost: bool,
     seen: String,
     answered: Instant,
     /// Something was asked for in vain since Redis answered last.
@@ -286,11 +291,12 @@ impl Figures {
 
 impl Following {
     /// From the stream's beginning: what was purged while this process was on its way here concerns what it has stored meanwhile.
-    fn new(cache: &'static Cache, redis: Arc<Redis>, bound: Option<Arc<Bound>>, figures: Figures) -> Self {
+    fn new(cache: &'static Cache, redis: Arc<Redis>, figures: Figures) -> Self {
         Following {
             cache,
             redis,
-            bound,
+            bound: None,
+            has_lost: false,
             is_primed: false,
             seen: NOTHING.to_owned(),
             answered: Instant::now(),
@@ -378,6 +384,7 @@ impl Following {
                 "lost" => {
                     log::warn!("Redis has lost purges of the cache: all that is stored counts as stale");
                     self.missed(true);
+                    self.has_lost = self.bound.is_some();
                     // What the others have told it since.
                     self.seen = NOTHING.to_owned();
                     continue;
@@ -392,6 +399,7 @@ impl Following {
                 if let Some(bound) = &self.bound {
                     note(bound, word);
                 }
+                self.has_lost &= !word.is_everything();
                 if !word.is_own {
                     self.obey(&word.what);
                 }
@@ -416,6 +424,12 @@ impl Following {
                 }
                 if let Some(disk) = disk.filter(|_| std::mem::take(&mut self.is_rewound)) {
                     disk.has_heard();
+                }
+                if std::mem::take(&mut self.has_lost)
+                    && let Some(all) = everything(true)
+                {
+                    // The first of the gateways says so to all who come later: what Redis has may be from before.
+                    self.cache.sharing.waiting.lock().put_off((None, all));
                 }
                 return Ok(());
             }
@@ -455,14 +469,14 @@ impl Following {
             Ok(order) => {
                 self.figures.heard.add(1);
                 for purge in &order.purges {
-                    let _ = self.cache.purge(purge, order.soft);
+                    let _ = self.cache.purge_own(purge, order.soft);
                 }
             }
             // Another version of this program may say it otherwise.
             Err(_) => {
                 log::error!("another gateway's word on the cache cannot be read: all that is stored counts as stale");
                 self.figures.missed.add(1);
-                let _ = self.cache.purge(&Purge::Everything, true);
+                let _ = self.cache.purge_own(&Purge::Everything, true);
             }
         }
     }
@@ -497,6 +511,12 @@ struct Word {
     /// This gateway has said it.
     is_own: bool,
     what: String,
+}
+
+impl Word {
+    fn is_everything(&self) -> bool {
+        serde_json::from_str::<Order>(&self.what).is_ok_and(|order| order.purges.contains(&Purge::Everything))
+    }
 }
 
 /// Holds what is in Redis against that.

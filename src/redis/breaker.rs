@@ -37,7 +37,12 @@ pub(super) fn of_slot(command: &Cmd) -> usize {
     let name = words.next().unwrap_or_default();
     // EVALSHA digest 1 key ...
     let key = if name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"EVAL")) { words.nth(2) } else { words.next() };
-    usize::from(slot(key.unwrap_or_default())) * CLUSTER / SLOTS
+    of_key(key.unwrap_or_default())
+}
+
+/// The breaker in charge of a key.
+pub(super) fn of_key(key: &[u8]) -> usize {
+    usize::from(slot(key)) * CLUSTER / SLOTS
 }
 
 const SLOTS: usize = 16_384;

@@ -38,7 +38,7 @@ pub use self::config::RedisConfig;
 use self::counts::Counts;
 use self::link::{Link, Target};
 pub use self::script::Script;
-use crate::tally::shard;
+use crate::tally::{Tallies, shard};
 
 /// Calls that may wait for an answer on one connection at a time.
 pub const MOST_WAITING: usize = 1024;
@@ -116,15 +116,17 @@ impl Redis {
         }
     }
 
-    /// The same for other work, with connections and breakers of its own: neither waits for the other, nor is judged by it.
+    /// The same for other work, with connections and breakers of its own: neither waits for the other, nor is judged by it, nor counted in
+    /// its figures.
     pub fn apart(&self) -> Redis {
+        let counts = Arc::new(Counts::new(&Tallies::default()));
         Redis {
             target: self.target.clone(),
             deadline: self.deadline,
             prefix: self.prefix.clone(),
-            links: self.links.iter().map(|_| Arc::new(Link::new(self.target.clone(), self.counts.clone()))).collect(),
+            links: self.links.iter().map(|_| Arc::new(Link::new(self.target.clone(), counts.clone()))).collect(),
             breakers: self.breakers.iter().map(|_| Breaker::default()).collect(),
-            counts: self.counts.clone(),
+            counts,
         }
     }
 
@@ -147,6 +149,12 @@ impl Redis {
     pub fn is_down(&self) -> bool {
         let now = breaker::now();
         self.breakers.iter().any(|breaker| breaker.is_open(now))
+    }
+
+    /// The same of who has this key.
+    pub fn is_down_at(&self, key: &[u8]) -> bool {
+        let index = if self.breakers.len() > 1 { breaker::of_key(key) } else { 0 };
+        self.breakers.get(index).is_some_and(|breaker| breaker.is_open(breaker::now()))
     }
 
     /// Opens this thread's connection ahead of the first call.

@@ -57,36 +57,44 @@ impl Look {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Clock(Mutex<Option<Look>>);
+pub(super) struct Clock(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    best: Option<Look>,
+    /// It was set then: of moments before it nobody knows what it said.
+    set: u64,
+}
 
 impl Clock {
     /// A look at it. If it was set back, up to when it had come before.
     pub(super) fn look(&self, says: u64, sent: u64, received: u64) -> Option<u64> {
         let look = Look { says, sent, received };
         let mut known = self.0.lock();
-        let before = known.map(|known| (known.before(sent), known.after(received)));
-        if let Some((earliest, latest)) = before
-            && says.saturating_add(STEADY) < earliest
-        {
-            *known = Some(look);
-            return Some(latest);
+        let before = known.best.map(|best| (best.before(sent), best.after(received)));
+        if let Some((earliest, latest)) = before {
+            let is_back = says.saturating_add(STEADY) < earliest;
+            if is_back || says > latest.saturating_add(STEADY) {
+                *known = Known { best: Some(look), set: sent };
+                return is_back.then_some(latest);
+            }
         }
-        let is_forward = before.is_some_and(|(_, latest)| says > latest.saturating_add(STEADY));
-        let is_better = known
-            .is_none_or(|known| look.took() <= known.took() || received.saturating_sub(known.received) > YOUNG || is_forward);
+        let is_better =
+            known.best.is_none_or(|best| look.took() <= best.took() || received.saturating_sub(best.received) > YOUNG);
         if is_better && look.took() <= LONGEST {
-            *known = Some(look);
+            known.best = Some(look);
         }
         None
     }
 
     fn known(&self, now: u64) -> Option<Look> {
-        self.0.lock().filter(|look| now.saturating_sub(look.received) <= OLDEST)
+        self.0.lock().best.filter(|look| now.saturating_sub(look.received) <= OLDEST)
     }
 
-    /// What it said at that moment at the earliest, in microseconds.
+    /// What it said at that moment at the earliest, in microseconds. `None` where nobody knows, as of what was before it was set.
     pub(super) fn before(&self, moment: u64, now: u64) -> Option<u64> {
-        Some(self.known(now)?.before(moment))
+        let is_known = moment >= self.0.lock().set;
+        Some(self.known(now).filter(|_| is_known)?.before(moment))
     }
 
     /// And at the latest.
@@ -137,5 +145,9 @@ mod tests {
         let later = base + 2_400 * MS;
         assert!(clock.look(1_000_000, later, later + MS).is_some_and(|until| until > 3_300_000), "it was set back");
         assert!(clock.before(later, later).unwrap() < 1_001_000);
+        assert_eq!(clock.before(at, later), None, "nobody knows what it would have said");
+        let last = later + 100 * MS;
+        assert_eq!(clock.look(9_000_000, last, last + MS), None, "it was set forward");
+        assert!(clock.before(later, last).is_none() && clock.before(last, last).is_some());
     }
 }

@@ -47,10 +47,10 @@ use crate::tally::{Counter, Gauge, Tallies};
 pub(super) use bound::Bound;
 use names::{Digest, Names};
 use value::Value;
-use writer::{Order, Writes};
+use writer::{AHEAD, Order, Writes};
 
 /// What was purged has to have been heard as lately as that.
-const UNHEARD: Duration = Duration::from_secs(2);
+const UNHEARD: Duration = Duration::from_secs(1);
 /// Lookups under way; more of them are misses. Each may bring a whole answer.
 const LOOKUPS: usize = 256;
 /// What is longer is not read on an event loop.
@@ -181,7 +181,7 @@ impl RedisTier {
     pub(super) fn until(&self) -> Option<Instant> {
         let settings = self.settings.load();
         let settings = settings.as_ref()?;
-        let heard = self.bound.load().as_ref().is_some_and(|bound| bound.has_heard(UNHEARD) && !bound.redis.is_down());
+        let heard = self.bound.load().as_ref().is_some_and(|bound| bound.has_heard(UNHEARD));
         if !heard {
             self.figures.skipped.add(1);
         }
@@ -264,10 +264,18 @@ impl RedisTier {
         let Ok([changed, Some(bytes)]) = <[_; 2]>::try_from(values) else { return None };
         self.figures.read.add(bytes.len() as u64);
         let longest = settings.max_body;
-        let read = match bytes.len() > AT_ONCE {
+        let read = match value::length(&bytes) > AT_ONCE {
             false => value::read(bytes, &digest, longest),
             true => tokio::task::spawn_blocking(move || value::read(bytes, &digest, longest)).await.ok()?,
         };
+        if let Some(at) = read.as_ref().map(|value| value.asked) {
+            let now = Moment::now().get();
+            if bound.clock.after(now, now).is_some_and(|latest| at > latest.saturating_add(AHEAD)) {
+                // From before the clock was set back: nobody can tell it from what was purged since.
+                self.order(Order::forget(wanted.index, wanted.primary, now));
+                return None;
+            }
+        }
         let Some(value) = read.filter(|value| value.variance.is_some() == wanted.index.variance.is_some()) else {
             self.figures.damaged.add(1);
             return None;
@@ -325,27 +333,22 @@ impl RedisTier {
     /// An answer was stored, or is another one now.
     pub(super) fn keep(&self, index: Index, entry: &Arc<Entry>) {
         let settings = self.settings.load();
-        let Some(settings) = settings.as_ref().filter(|_| entry.meta.in_redis) else { return };
+        let Some(settings) = settings.as_ref().filter(|_| entry.meta.in_redis && entry.user_tag.is_empty()) else { return };
         // One that is on disk alone is too long for Redis.
         let is_worth = entry.long.is_none() && entry.body.len() <= settings.max_body && life(entry) >= WORTH;
-        let order = match is_worth {
-            true => Order::Store { variance: index.variance, entry: entry.clone() },
-            false => Order::forget(index, &entry.primary),
-        };
-        self.order(order);
-    }
-
-    /// What is there of a key is none any more.
-    pub(super) fn forget(&self, index: Index, primary: &[u8]) {
-        if self.settings.load().is_some() {
-            self.order(Order::forget(index, primary));
+        let is_kept = is_worth && self.order(Order::Store { variance: index.variance, entry: entry.clone() });
+        if !is_kept {
+            // The one before it does not come back in its place.
+            self.order(Order::forget(index, &entry.primary, entry.meta.asked));
         }
     }
 
     /// Requests have changed these targets at that moment.
     pub(super) fn changed(&self, at: u64, targets: &[Box<[u8]>]) {
         if self.settings.load().is_some() {
-            targets.iter().for_each(|target| self.order(Order::Changed { target: target.clone(), at }));
+            targets.iter().for_each(|target| {
+                self.order(Order::Changed { target: target.clone(), at });
+            });
         }
     }
 
@@ -356,10 +359,12 @@ impl RedisTier {
         }
     }
 
-    fn order(&self, order: Order) {
-        if !self.writes.push(order) {
+    fn order(&self, order: Order) -> bool {
+        let is_taken = self.writes.push(order);
+        if !is_taken {
             self.figures.dropped.add(1);
         }
+        is_taken
     }
 
     /// What is in Redis under a key, with its variants, for a look now and then: it waits for Redis. `None` if that does not answer.
@@ -371,21 +376,29 @@ impl RedisTier {
             variance.iter_mut().take(1).for_each(|first| *first = slot);
             Some(variance)
         });
-        let mut ask = cmd("MGET");
-        ask.arg(names.changed());
-        std::iter::once(None).chain(slots).for_each(|variance| {
-            ask.arg(names.answer(variance));
-        });
-        let values = bound.redis.aside(PATIENCE).run::<Vec<Option<Vec<u8>>>>(&ask).await.ok()?;
-        let mut values = values.into_iter();
-        let changed = values.next().flatten();
-        let read = |bytes| {
+        let ask = async |variances: &mut dyn Iterator<Item = Option<HashBinary>>| {
+            let mut ask = cmd("MGET");
+            ask.arg(names.changed());
+            variances.for_each(|variance| {
+                ask.arg(names.answer(variance));
+            });
+            let values = bound.redis.aside(PATIENCE).run::<Vec<Option<Vec<u8>>>>(&ask).await.ok()?;
+            let mut values = values.into_iter();
+            Some((values.next().flatten(), values))
+        };
+        let read = |bytes, changed: Option<&[u8]>| {
             let value = value::read(bytes, &names.digest, settings.max_body)?;
             let index = Index { primary: super::key::hash(primary), variance: value.variance };
-            let counts = is_after(value.asked, changed.as_deref());
+            let counts = is_after(value.asked, changed);
             counts.then(|| self.entry(&bound, Wanted { index, primary, on_disk: false }, value)).flatten()
         };
-        Some(values.flatten().filter_map(read).collect())
+        let (changed, first) = ask(&mut std::iter::once(None)).await?;
+        let mut found: Vec<Entry> = first.flatten().filter_map(|bytes| read(bytes, changed.as_deref())).collect();
+        if found.iter().any(|first| first.meta.head.vary().next().is_some()) {
+            let (changed, others) = ask(&mut slots.into_iter()).await?;
+            found.extend(others.flatten().filter_map(|bytes| read(bytes, changed.as_deref())));
+        }
+        Some(found)
     }
 }
 

@@ -71,19 +71,25 @@ pub(super) fn write(
     out.0.extend_from_slice(digits(asked).as_bytes());
     let head = out.0.len();
     out.0.resize(head + CODE, 0);
+    out.u64(body.len() as u64);
+    out.0.push(u8::from(packed.is_some()));
     out.0.extend_from_slice(key);
     out.0.push(u8::from(variance.is_some()));
     out.0.extend_from_slice(&variance.unwrap_or_default());
     out.u64(now);
     out.text(&meta.0);
-    out.0.push(u8::from(packed.is_some()));
-    out.u64(body.len() as u64);
     out.0.extend_from_slice(packed.as_deref().unwrap_or(body));
     let (before, rest) = out.0.split_at_mut(head);
     if let Some((place, rest)) = rest.split_first_chunk_mut::<CODE>() {
         *place = code(before, rest);
     }
     out.0
+}
+
+/// How much work it is to read that: its length, or that of the body that it says it becomes.
+pub(super) fn length(bytes: &[u8]) -> usize {
+    let says = bytes.get(MAGIC.len() + DIGITS + CODE..).and_then(|rest| In(rest).u64());
+    says.and_then(|length| usize::try_from(length).ok()).unwrap_or_default().max(bytes.len())
 }
 
 /// The answer that these bytes are, if it is one of this key, and its body is no longer than that.
@@ -96,14 +102,14 @@ pub(super) fn read(bytes: Vec<u8>, key: &Digest, longest: usize) -> Option<Value
         return None;
     }
     let mut from = In(rest);
+    let (length, is_packed) = (usize::try_from(from.u64()?).ok()?, from.bytes(1)? == [1]);
     if from.array()? != *key {
         return None;
     }
     let (is_variant, variance) = (from.bytes(1)? == [1], from.array()?);
     let written = from.u64()?;
     let (meta, written_there) = record::read_meta(&mut In(from.text()?), 1)?;
-    let (is_packed, length) = (from.bytes(1)? == [1], usize::try_from(from.u64()?).ok()?);
-    if length > longest {
+    if length > longest || !is_packed && from.0.len() != length {
         return None;
     }
     let body = match is_packed {

@@ -14,10 +14,12 @@ use super::names::{Names, OfTarget};
 use super::{Bound, RedisTier, life, value};
 use crate::cache::entry::{Entry, Index};
 use crate::cache::moment::Moment;
-use crate::redis::{Script, Unavailable, cmd};
+use crate::redis::{Script, Unavailable};
 
-/// What waits to be written, in bytes of memory.
+/// What waits to be written, in bytes of memory, or one answer that is longer.
 const WAITING: usize = 16 << 20;
+/// And what has to be taken out, beyond that.
+const TAKEN: usize = 1 << 20;
 /// What one order needs beside what it is about.
 const ORDER: usize = 256;
 /// Under way at once.
@@ -26,19 +28,24 @@ const BATCH: usize = 32;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// What is fetched while something is changed has come after so long, or is not stored.
 const FETCHED: Duration = Duration::from_secs(60);
+/// What gateways' looks at the clock may differ by, in microseconds.
+pub(super) const AHEAD: u64 = 1_000_000;
 /// No answer is kept longer.
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
 /// Stores an answer, unless its target was changed since it was asked for, or a younger one is there. Where nothing is noted of the target,
-/// nothing counts that was asked for before.
+/// nothing counts that was asked for before, and what was asked for so long ago that a note may be gone is not stored. What is ahead of the
+/// clock was written before that was set back.
 static STORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local function text(value) if type(value) == 'string' then return value end return nil end
-         local changed = text(redis.pcall('GET', KEYS[1]))
-         if changed and #changed ~= #ARGV[1] then changed = nil end
-         if changed and changed >= ARGV[1] then return 0 end
-         local known = text(redis.pcall('GETRANGE', KEYS[2], 0, #ARGV[3] + #ARGV[1] - 1)) or ''
-         if string.sub(known, 1, #ARGV[3]) == ARGV[3] and string.sub(known, #ARGV[3] + 1) > ARGV[1] then return 0 end
+         local changed, asked, now, magic = text(redis.pcall('GET', KEYS[1])), ARGV[1], ARGV[6], ARGV[3]
+         if changed and (#changed ~= #asked or changed > now) then changed = nil end
+         if changed and changed >= asked then return 0 end
+         if not changed and asked < ARGV[7] then return 0 end
+         local known = text(redis.pcall('GETRANGE', KEYS[2], 0, #magic + #asked - 1)) or ''
+         local there = string.sub(known, #magic + 1)
+         if string.sub(known, 1, #magic) == magic and there > asked and there <= now then return 0 end
          if not changed then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[5])
          elseif redis.call('PTTL', KEYS[1]) < tonumber(ARGV[5]) then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
          redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[5])
@@ -57,14 +64,27 @@ static CHANGED: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// Takes an answer out that was asked for before then, or is ahead of the clock.
+static FORGET: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local known = redis.pcall('GETRANGE', KEYS[1], 0, #ARGV[2] + #ARGV[1] - 1)
+         if type(known) ~= 'string' then return 0 end
+         local there = string.sub(known, #ARGV[2] + 1)
+         if there >= ARGV[1] and there <= ARGV[3] then return 0 end
+         return redis.call('DEL', KEYS[1])",
+    )
+});
+
 pub(super) enum Order {
     Store {
         variance: Option<HashBinary>,
         entry: Arc<Entry>,
     },
+    /// What was asked for before that moment.
     Forget {
         variance: Option<HashBinary>,
         primary: Box<[u8]>,
+        before: u64,
     },
     Changed {
         target: Box<[u8]>,
@@ -74,8 +94,8 @@ pub(super) enum Order {
 }
 
 impl Order {
-    pub(super) fn forget(index: Index, primary: &[u8]) -> Self {
-        Order::Forget { variance: index.variance, primary: primary.into() }
+    pub(super) fn forget(index: Index, primary: &[u8], before: u64) -> Self {
+        Order::Forget { variance: index.variance, primary: primary.into(), before }
     }
 
     fn weight(&self) -> usize {
@@ -108,7 +128,8 @@ impl Writes {
     /// Whether there was room for it.
     pub(super) fn push(&self, order: Order) -> bool {
         let weight = order.weight();
-        let fits = |held: usize| held.checked_add(weight).filter(|sum| *sum <= WAITING);
+        let most = if matches!(order, Order::Store { .. }) { WAITING } else { WAITING + TAKEN };
+        let fits = |held: usize| held.checked_add(weight).filter(|sum| held == 0 || *sum <= most);
         if self.weight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_err() {
             return false;
         }
@@ -155,10 +176,7 @@ impl RedisTier {
     async fn obey(&'static self, order: Order) {
         let _room = Room(self.writes.weight.clone(), order.weight());
         let Some(bound) = self.bound.load_full() else { return self.figures.dropped.add(1) };
-        let done = match bound.redis.is_down() {
-            true => Err(Unwritten::Unheard),
-            false => self.write(&bound, order).await,
-        };
+        let done = self.write(&bound, order).await;
         if let Err(why) = done {
             self.figures.dropped.add(1);
             if let Unwritten::Failed(error) = why {
@@ -170,32 +188,55 @@ impl RedisTier {
 
     async fn write(&self, bound: &Bound, order: Order) -> Result<(), Unwritten> {
         let now = Moment::now().get();
+        // In a Cluster nodes fail one by one.
+        let is_down = |name: &str| if bound.redis.is_down_at(name.as_bytes()) { Err(Unwritten::Unheard) } else { Ok(()) };
         match order {
             Order::Store { variance, entry } => {
                 let Some(settings) = self.settings.load_full() else { return Ok(()) };
+                if self.tier.is_purged(&entry) {
+                    // By this process's own moments, which no clock touches.
+                    return Ok(());
+                }
                 let times = bound.clock.before(entry.meta.asked, now).zip(bound.clock.before(now, now));
                 let (asked, written) = times.ok_or(Unwritten::Unheard)?;
                 let names = Names::new(&bound.prefix, &entry.primary);
+                is_down(&names.changed())?;
                 let value = value::write(&entry, variance, &names.digest, asked, written, settings.compress_above);
                 let ttl = life(&entry).min(LONGEST).as_millis().max(1).to_string();
                 let (changed, answer) = (names.changed(), names.answer(variance));
                 let (at, before) = (value::digits(asked), value::digits(asked.saturating_sub(1)));
-                let args = [at.as_bytes(), before.as_bytes(), value::MAGIC.as_bytes(), &value, ttl.as_bytes()];
+                // A little ahead: what others have written just now is not from before the clock was set.
+                let ahead = value::digits(bound.clock.after(now, now).ok_or(Unwritten::Unheard)?.saturating_add(AHEAD));
+                let least = value::digits(written.saturating_sub(u64::try_from(FETCHED.as_micros()).unwrap_or(u64::MAX)));
+                let args = [
+                    at.as_bytes(),
+                    before.as_bytes(),
+                    value::MAGIC.as_bytes(),
+                    &value,
+                    ttl.as_bytes(),
+                    ahead.as_bytes(),
+                    least.as_bytes(),
+                ];
                 let asking = bound.redis.aside(PATIENCE);
                 if asking.eval::<i64>(&STORE, &[changed.as_bytes(), answer.as_bytes()], &args).await? == 1 {
                     self.figures.stored.add(1);
                     self.figures.written.add(value.len() as u64);
                 }
             }
-            Order::Forget { variance, primary } => {
-                let mut del = cmd("DEL");
-                del.arg(Names::new(&bound.prefix, &primary).answer(variance));
-                bound.redis.aside(PATIENCE).run::<i64>(&del).await?;
+            Order::Forget { variance, primary, before } => {
+                let name = Names::new(&bound.prefix, &primary).answer(variance);
+                is_down(&name)?;
+                let times = bound.clock.before(before, now).zip(bound.clock.after(now, now));
+                let (before, ahead) = times.ok_or(Unwritten::Unheard)?;
+                let (before, ahead) = (value::digits(before), value::digits(ahead.saturating_add(AHEAD)));
+                let args = [before.as_bytes(), value::MAGIC.as_bytes(), ahead.as_bytes()];
+                bound.redis.aside(PATIENCE).eval::<i64>(&FORGET, &[name.as_bytes()], &args).await?;
             }
             Order::Changed { target, at } => {
                 let at = value::digits(bound.clock.after(at, now).ok_or(Unwritten::Unheard)?);
                 let (name, least) = (OfTarget::new(&bound.prefix, &target).changed(), FETCHED.as_millis().to_string());
                 let args = [at.as_bytes(), least.as_bytes()];
+                is_down(&name)?;
                 bound.redis.aside(PATIENCE).eval::<i64>(&CHANGED, &[name.as_bytes()], &args).await?;
             }
         }
