@@ -103,6 +103,14 @@ fn nothing_hides_beside_what_was_looked_at() {
             "graphql",
             "malformed_request",
         );
+        for name in ["documentId", "doc_id", "id", "QueryId"] {
+            let beside = json!({ "query": "{ a }", name: "1" }).to_string();
+            send("POST", "/graphql", &[JSON], &beside).assert_problem(400, "graphql", "malformed_request");
+            let alone = json!({ name: "1" }).to_string();
+            send("POST", "/graphql", &[JSON], &alone).assert_problem(400, "graphql", "malformed_request");
+            send("POST", &format!("/graphql?{name}=1"), &[JSON], good).assert_problem(400, "graphql", "query_in_url");
+            send("GET", &format!("/graphql?query=%7Ba%7D&{name}=1"), &[], "").assert_problem(400, "graphql", "malformed_request");
+        }
         send("POST", &format!("/graphql?x=1;query={deep}"), &[JSON], good).assert_problem(400, "graphql", "query_in_url");
         send("POST", "/graphql", &[("Content-Type", "application/graphql")], "{ a { b { c } } }")
             .assert_problem(415, "graphql", "not_json");
@@ -177,6 +185,13 @@ fn a_limit_counts_what_operations_cost() {
     let costly = "{ users(first: 40) { a } }";
     assert_eq!((ask(&gateway, costly).status, ask(&gateway, costly).status), (200, 200));
     assert_eq!(ask(&gateway, costly).status, 429);
+    // Each of a batch is done, though a leaf costs nothing.
+    let yaml =
+        yaml(&backend, "graphql: { batch: 10, cost: { max: 50 } }, rate_limit: { by: route, limit: 25/hour, cost: graphql }");
+    let gateway = Gateway::start(&yaml);
+    let batch: Vec<Value> = (0..10).map(|_| json!({ "query": "mutation { login }" })).collect();
+    let statuses: Vec<u16> = (0..3).map(|_| post(&gateway, &json!(batch)).status).collect();
+    assert_eq!(statuses, [200, 200, 429]);
     assert_eq!(ask(&gateway, "{ users(first: 20) { a } }").status, 200);
     // Nothing is left, and no request is free: a login may be one field without fields.
     assert_eq!((ask(&gateway, "{ users { a } }").status, ask(&gateway, "mutation { login }").status), (429, 429));
@@ -302,4 +317,29 @@ fn only_queries_are_kept_by_their_body() {
     assert_eq!(asked(&json!({ "query": "query A { a } mutation B { add(id: 1) }", "operationName": "B" })), 2);
     assert_eq!(asked(&json!([{ "query": "{ a }" }, { "query": "mutation { add(id: 1) }" }])), 2);
     assert_eq!(asked(&json!([{ "query": "{ a }" }, { "query": "{ b }" }])), 1);
+}
+
+/// What browsers ask before they send a query, `cors` answers; what is no such question is no request of GraphQL's either.
+#[test]
+fn questions_of_browsers_are_for_cors() {
+    let backend = service();
+    let policies = "graphql: { max_depth: 3 }, cors: { origins: https://app.test, headers: [ Content-Type ] }";
+    served(&yaml(&backend, policies), |gateway| {
+        for version in ["--http1.1", "--http2-prior-knowledge"] {
+            let url = gateway.url("/graphql");
+            let asks = ["-X", "OPTIONS", "-H", "Origin: https://app.test", "-H", "Access-Control-Request-Headers: content-type"];
+            let preflight = |method: &str| {
+                let method = format!("Access-Control-Request-Method: {method}");
+                curl(&[&[version][..], &asks, &["-H", &method, &url]].concat())
+            };
+            for method in ["POST", "GET"] {
+                let answer = preflight(method);
+                assert_eq!(answer.status / 100, 2, "{version} {method}: {answer:?}");
+                assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.test"));
+            }
+            let plain = curl(&[version, "-X", "OPTIONS", "-H", "Origin: https://app.test", &url]);
+            assert_eq!((plain.status, plain.header("access-control-allow-origin")), (405, Some("https://app.test")));
+        }
+        assert!(backend.requests().is_empty());
+    });
 }

@@ -322,13 +322,12 @@ impl Known<'_> {
                 let name = name.text();
                 let name: &str = name.as_ref();
                 match self.variables.and_then(|all| all.get(name)) {
-                    Some(serde_json::Value::Null) => None,
+                    // Some give all there is for null.
                     Some(value) => Some(value.as_u64().unwrap_or(u64::MAX)),
                     // One that nobody gives is not there.
                     None => self.defaults.get(name).map(|default| default.unwrap_or(u64::MAX)),
                 }
             }
-            Value::NullValue(_) => None,
             value => Some(literal(value).unwrap_or(u64::MAX)),
         };
         said.filter_map(number).max().unwrap_or(1).min(self.weights.longest).max(1)
@@ -386,7 +385,7 @@ mod tests {
             ("query ($n: Int) { a(first: $n) { b } }", 7),
             ("query ($n: Int, $m: Int = 3) { a(first: $m) { b } }", 3),
             ("query ($m: Int) { a(first: $m) { b } }", 1),
-            ("query ($no: Int) { a(first: $no) { b } }", 1),
+            ("query ($no: Int) { a(first: $no) { b } }", 100),
             ("query ($big: Int) { a(last: $big) { b } }", 100),
             ("query ($bad: Int) { a(last: $bad) { b } }", 100),
             ("{ a(first: -1) { b } }", 100),

@@ -14,6 +14,9 @@ const DEEPEST: usize = 64;
 /// The parameters that a service reads.
 const PARAMETERS: [&str; 4] = ["query", "operationName", "variables", "extensions"];
 
+/// By which services know a document that is not there, each in its own way, and nobody here: beside one that is there it would be another.
+const NAMES: [&str; 8] = ["documentId", "document_id", "docId", "doc_id", "queryId", "query_id", "queryHash", "id"];
+
 /// One operation that is asked for.
 #[derive(Debug, Default, PartialEq)]
 pub struct Asked {
@@ -55,7 +58,7 @@ fn asked(value: Value) -> Option<Asked> {
         hash: optional(take("extensions"), object)?.map_or(Some(None), |extensions| hash(&extensions))?,
     };
     // There are those who know names of members in any case, and take the last one.
-    let hides = members.keys().any(|name| PARAMETERS.iter().any(|known| is_alike(name, known)));
+    let hides = members.keys().any(|name| PARAMETERS.iter().chain(&NAMES).any(|known| is_alike(name, known)));
     (!hides).then_some(asked)
 }
 
@@ -135,7 +138,7 @@ fn known(name: &str) -> Option<Option<usize>> {
         return Some(Some(number));
     }
     let root = name.split(['[', '.', ' ']).next().unwrap_or_default();
-    PARAMETERS.iter().any(|known| is_alike(root, known)).then_some(None)
+    PARAMETERS.iter().chain(&NAMES).any(|known| is_alike(root, known)).then_some(None)
 }
 
 /// What is there has to be of its kind.
