@@ -477,6 +477,8 @@ pub struct Exchange {
     pub body_digest: Option<Box<[u8; 32]>>,
     /// The body that goes on in place of the one that a step was shown.
     pub new_body: Option<bytes::Bytes>,
+    /// Its answer is one that the cache has given to somebody before.
+    pub shown_again: bool,
     /// What is given back when the request ends.
     pub held: smallvec::SmallVec<[Box<dyn OnEnd>; 1]>,
 }
@@ -579,6 +581,7 @@ impl Exchange {
             body: None,
             body_digest: None,
             new_body: None,
+            shown_again: false,
             held: Default::default(),
         }
     }

@@ -417,6 +417,79 @@ fn answers_are_held_to_theirs() {
     run(&Gateway::start(&yaml));
 }
 
+/// What broke its contract once is not what the next ones get for as long as it would have been fresh.
+#[test]
+fn what_breaks_its_contract_is_not_kept() {
+    let asked = std::sync::Arc::new(std::sync::Mutex::new(std::collections::HashMap::<String, usize>::new()));
+    let count = asked.clone();
+    let backend = Backend::answering(move |request| {
+        let mut all = count.lock().unwrap();
+        let times = all.entry(request.target.clone()).or_default();
+        *times += 1;
+        let (kind, body) = match (request.target.as_str(), *times) {
+            ("/body" | "/trial", 1) => ("application/json", r#"{"secret":1}"#),
+            ("/head", 1) => ("text/html", "<p>"),
+            ("/never", _) => ("application/json", r#"{"secret":1}"#),
+            (_, 1) => ("application/json", r#"{"name":"x","more":1}"#),
+            _ => ("application/json", r#"{"name":"y"}"#),
+        };
+        let length = body.len();
+        format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nCache-Control: max-age=60\r\nContent-Length: {length}\r\n\r\n{body}")
+            .into_bytes()
+    });
+    let times = |path: &str| asked.lock().unwrap().get(path).copied().unwrap_or_default();
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT, h2c: true } ]
+        server: { workers: 1 }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        policies:
+          cache: {}
+          answer_contract: { schema: { type: object, properties: { name: {}, more: {} }, additionalProperties: false } }
+        routes:
+          - { path: /*, service: a }
+          - { path: /trial, service: a, policies: { answer_contract: { schema: { type: object, required: [ name ] }, mode: report } } }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    let gateway = Gateway::start(&yaml);
+    for path in ["/body", "/head"] {
+        get(gateway.port(), path).assert_problem(502, "answer_contract", "answer_breaks_contract");
+        for _ in 0..3 {
+            assert_eq!(get(gateway.port(), path).text(), r#"{"name":"y"}"#, "{path}");
+        }
+        assert_eq!(times(path), 2, "{path}: the broken one is asked for anew, and the good one is kept");
+    }
+    for number in 1..4 {
+        get(gateway.port(), "/never").assert_problem(502, "answer_contract", "answer_breaks_contract");
+        assert_eq!(times("/never"), number, "once for each");
+    }
+    // On trial it is told when it comes, and when it is first given again.
+    for _ in 0..6 {
+        assert_eq!(get(gateway.port(), "/trial").text(), r#"{"secret":1}"#);
+    }
+    assert_eq!(times("/trial"), 1);
+    gateway.wait_metric("portcullis_contract_broken_total{scope=\"route:/trial\",part=\"answer\",outcome=\"reported\"}", 2.0);
+    // What was good under another contract is fetched anew where it is not any more, for the one who asks.
+    for (path, version) in [("/a", "--http1.1"), ("/b", "--http2-prior-knowledge")] {
+        for _ in 0..2 {
+            assert_eq!(curl(&[version, &gateway.url(path)]).text(), r#"{"name":"x","more":1}"#);
+        }
+        assert_eq!(times(path), 1);
+    }
+    gateway.rewrite(&yaml.replace(", more: {}", ""));
+    assert_eq!(gateway.reload().0, 200);
+    for (path, version) in [("/a", "--http1.1"), ("/b", "--http2-prior-knowledge")] {
+        for _ in 0..3 {
+            let answer = curl(&[version, &gateway.url(path)]);
+            assert_eq!((answer.status, answer.text().as_str()), (200, r#"{"name":"y"}"#), "{version}");
+        }
+        assert_eq!(times(path), 2, "once, and then kept");
+    }
+    let line = gateway.wait_log(|line| line["path"] == "/a" && line["cache"] == "miss" && line["bytes_out"].as_u64() < Some(15));
+    assert_eq!(line["status"], 200, "{line}");
+}
+
 /// That a route is a stream makes none of what its service answers.
 #[test]
 fn a_route_of_streams_is_held_to_its_contract_too() {
@@ -461,5 +534,31 @@ fn a_route_of_streams_is_held_to_its_contract_too() {
             assert_eq!(got.status, status, "{path}");
             assert!(!got.text().contains("hunter2"), "{path}");
         }
+    }
+}
+
+/// A name that the route's path does not have would be looked at never.
+#[test]
+fn parameters_that_a_path_does_not_have_are_problems() {
+    let files = Files::new();
+    let check = |policies: &str| {
+        let yaml = format!(
+            "listeners: [ {{ bind: 127.0.0.1:0 }} ]\nservices: {{ a: {{ endpoints: [ 127.0.0.1:9 ] }} }}\nroutes:\n  - {{ path: '/items/{{id}}', service: a, policies: {{ {policies} }} }}\n"
+        );
+        files.write("gateway.yaml", &yaml);
+        portcullis(files.dir(), &["check", "gateway.yaml"])
+    };
+    for policies in [
+        "validate: { path: { ID: { type: integer } } }",
+        "reshape: { request: [ { set: { /id: { param: idd } } } ] }",
+        "request_headers: { set: { X-Item: '{param.ids}' } }",
+        "response_headers: { set: { X-Item: '{param.ids}' } }",
+    ] {
+        let ran = check(policies);
+        let told = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(ran.code == 1 && told.contains("the route's path has no parameter {"), "{policies}: {told}");
+        let right = policies.replace("ID:", "id:").replace("idd", "id").replace("ids", "id");
+        let ran = check(&right);
+        assert_eq!(ran.code, 0, "{right}: {}{}", ran.stdout, ran.stderr);
     }
 }

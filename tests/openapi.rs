@@ -125,6 +125,11 @@ fn parameters_are_read_as_their_style_says() {
         ("flag=yes", vec!["query flag: type"]),
         ("flag=&flag=yes", vec!["query flag: type"]),
         ("limit=1&limit[$gt]=1", vec!["query limit: style"]),
+        ("limit[]=10", vec![]),
+        ("limit[]=1000", vec!["query limit: maximum"]),
+        ("limit%5B%5D=1&limit[]=2", vec!["query limit: type"]),
+        ("tags[]=a&tags[]=b", vec![]),
+        ("tags[]=a&tags[]=long", vec!["query tags/1: maxLength"]),
         ("filter[age]=1&filter=x", vec!["query filter: style"]),
         ("filter[age=x", vec!["query filter: style"]),
         ("filter[age]x=1", vec!["query filter: style"]),
@@ -893,4 +898,51 @@ fn bodies_are_what_they_claim_to_be_without_a_document_too() {
         let h2 = curl(&["--http2-prior-knowledge", "-H", "Content-Type: text/xml", "-d", "<a>", &gateway.url("/")]);
         h2.assert_problem(400, "validate", "xml_malformed");
     });
+}
+
+/// What clients get is what the document says, whatever the service has sent and `reshape` has made of it.
+#[test]
+fn answers_are_judged_as_clients_get_them() {
+    let backend = Backend::answering(|request| {
+        let body = match request.target.as_str() {
+            "/v1/pets?other" => r#"[{"ident":1,"name":"rex"}]"#,
+            _ => r#"[{"id":1,"name":"rex"}]"#,
+        };
+        let kind = if request.target.ends_with("html") { "text/html" } else { "application/json" };
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", body.len());
+        if request.method == "HEAD" { head.into_bytes() } else { format!("{head}{body}").into_bytes() }
+    });
+    let files = Files::new();
+    files.write("petstore.yaml", PETSTORE);
+    let yaml = filled(
+        "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        server: { workers: 1 }
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        policies:
+          openapi: { file: petstore.yaml, answers: enforce }
+          compress: { min_size: 1B }
+        routes:
+          - { path: /v1/*, service: a, policies: { reshape: { response: [ { rename: { '/*/ident': id } } ] } } }
+          - { path: /broken/*, service: a, policies: { reshape: { response: [ { set: { '/*/id': none } } ] } } }
+          - { path: /plain/*, service: a }
+        ",
+        &[("$BACKEND", backend.port())],
+    );
+    let gateway = Gateway::start_in(&files, &yaml);
+    assert_eq!(get(gateway.port(), "/v1/pets?other").text(), r#"[{"id":1,"name":"rex"}]"#);
+    let coded = request(gateway.port(), "GET", "/v1/pets?other", &[("Accept-Encoding", "gzip")], b"");
+    assert_eq!((coded.status, coded.header("content-encoding")), (200, Some("gzip")), "it is coded behind that");
+    get(gateway.port(), "/broken/pets").assert_problem(502, "openapi", "answer_breaks_contract");
+    for method in ["GET", "HEAD"] {
+        assert_eq!(request(gateway.port(), method, "/plain/pets?html", &[], b"").status, 502, "{method}");
+        assert_eq!(request(gateway.port(), method, "/plain/pets", &[], b"").status, 200, "{method}");
+    }
+    let printed = portcullis(gateway.dir(), &["routes", "-c", "gateway.yaml"]);
+    let back = printed.stdout.lines().find(|line| line.contains("reshape") && line.contains("openapi"));
+    assert!(
+        back.is_some_and(|line| line.rfind("reshape") < line.rfind("openapi") && line.rfind("openapi") < line.rfind("compress")),
+        "{}",
+        printed.stdout
+    );
 }

@@ -1,7 +1,7 @@
 //! One stored answer: its full key, its parsed metadata, its body, and what all of it weighs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -161,6 +161,24 @@ pub(super) struct Entry {
     pub(super) weight: usize,
     /// It was held against all that was purged before.
     pub(super) checked: Checked,
+    pub(super) shown: Shown,
+}
+
+/// Whether somebody was given it out of the cache.
+#[derive(Default)]
+pub(super) struct Shown(AtomicBool);
+
+impl Shown {
+    /// It is now. Whether it was before.
+    pub(super) fn again(&self) -> bool {
+        self.0.load(Ordering::Relaxed) || self.0.swap(true, Ordering::Relaxed)
+    }
+}
+
+impl Clone for Shown {
+    fn clone(&self) -> Self {
+        Shown(AtomicBool::new(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 pub(super) struct Checked(AtomicU64);
@@ -208,6 +226,7 @@ impl Entry {
             number,
             weight: 0,
             checked,
+            shown: Shown::default(),
         };
         entry.weighed()
     }

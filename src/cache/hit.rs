@@ -20,7 +20,7 @@ use super::{CachePolicy, Outcome, StoredHead};
 
 /// See the module.
 pub struct Hit {
-    entry: Arc<Entry>,
+    pub(super) entry: Arc<Entry>,
     /// How old it is, in seconds, from when its backend made it. `None` if that has validated it for this very request (RFC 9111, section
     /// 5.1).
     age: Option<u64>,
@@ -190,6 +190,12 @@ impl Hit {
     pub(super) fn suits(&self, wishes: &Wishes) -> bool {
         let (Outcome::Hit { ttl } | Outcome::Disk { ttl } | Outcome::Redis { ttl }) = self.outcome else { return true };
         wishes.take(Duration::from_secs(self.age.unwrap_or(0)), Duration::from_secs(ttl))
+    }
+
+    /// Whether somebody was given it out of the cache before, or is given it by whoever fetches it.
+    #[inline]
+    pub fn is_shown_again(&self) -> bool {
+        self.flowing.is_some() || self.entry.shown.again()
     }
 
     pub fn age(&self) -> Option<u64> {

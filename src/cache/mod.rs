@@ -55,6 +55,7 @@ use crate::tally::Tallies;
 use changed::Place;
 pub use credentials::{Credentials, is_overriding};
 use disk::{Disk, DiskStats, Noted};
+use entry::Index;
 pub use fetch::{Behind, Fetch, Found, Looked, Missed, Next, Patience};
 pub use flow::{Flow, Piece as Flown};
 pub use hit::{Excuse, Hit, Tier, asked};
@@ -235,6 +236,15 @@ impl Cache {
     fn purge_own(&self, purge: &Purge, soft: bool) -> Option<Noted> {
         let at = self.storage.purges.note(purge, soft);
         Some(self.disk()?.purged(at, purge, soft))
+    }
+
+    /// Forgets what was found under this key.
+    #[cold]
+    pub fn drop_hit(&self, key: &Key, hit: &Hit) {
+        let primary = Index::primary(key);
+        // It stands under its key alone where it was the first.
+        let variant = Index { variance: hit.entry.meta.variance, ..primary };
+        [primary, variant].into_iter().for_each(|index| self.storage.forget(index));
     }
 
     /// Whether what is kept under a key was changed since it was asked for: the answer may be from before the change.

@@ -21,6 +21,7 @@ use crate::exchange::Exchange;
 use crate::head::{HeaderEdit, RequestHead};
 use crate::journey::{Answered, Journey};
 use crate::policy::shape::cache::not_cached;
+use crate::policy::validate::report::BREAKS;
 use crate::reply::Reply;
 use crate::upstream::Service;
 use crate::upstream::call::{Broken, Call, CallError, Caller, Fill};
@@ -177,8 +178,13 @@ pub async fn run(
             let told = down.write_answer(head, &exchange.request_id, &exchange.to_client, via, bodiless).await;
             told.map_err(|error| broke_off(Broken::Client(error), journey, down))
         }
-        // What has come of it is stored all the same, for others.
-        Err(reply) => Err(Failed::Answer(reply)),
+        Err(reply) => {
+            // What has come of it is stored all the same, for others; but what breaks its contract is for nobody.
+            if reply.reason == BREAKS {
+                filling.keeping.give_up();
+            }
+            Err(Failed::Answer(reply))
+        }
     };
     let ended = filling.pass_on(journey, down, service, answer, bodiless, told).await;
     if let Some(fill) = under_way.take() {

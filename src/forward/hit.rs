@@ -15,6 +15,7 @@ use crate::cache::{self, Bypass, CACHE_STATUS, CachePolicy, Flow, Flown, Hit, Lo
 use crate::downstream::{Downstream, may_see_upstream, seen_upstream};
 use crate::head::HeaderEdit;
 use crate::journey::Journey;
+use crate::policy::validate::report::BREAKS;
 use crate::wire::encode::is_bodiless;
 use crate::wire::view::AnswerView;
 
@@ -64,6 +65,38 @@ pub fn find(journey: &Journey) -> Option<Found> {
     })
 }
 
+/// Whether what was to be given is not what was agreed on with clients, and can still be given otherwise.
+pub fn breaks_contract(failed: &Failed, down: &Downstream) -> bool {
+    !down.is_answered() && matches!(failed, Failed::Answer(reply) if reply.reason == BREAKS)
+}
+
+/// Forgets what is stored for this request, which nobody can be given: it broke its contract, or does since the file was loaded anew.
+#[cold]
+pub fn forget(journey: &Journey) {
+    let (Some(route), Some(policy)) = (journey.route(), journey.cache_policy()) else { return };
+    let Journey { head, exchange, view, .. } = journey;
+    let seen = |name: &HeaderName| seen_upstream(head, exchange, name);
+    let key = || cache::key(head, exchange, seen, &route.id, policy);
+    match view.cache.look(policy, key(), &Wishes::default(), seen) {
+        Looked::Fresh(hit) => view.cache.drop_hit(&key(), &hit),
+        Looked::Stale(stale) => view.cache.drop_hit(&key(), &stale.0),
+        Looked::Missed(_) | Looked::Predicted(_) => {}
+    }
+}
+
+/// What is asked of the service in the place of a stored answer that broke its contract.
+#[cold]
+pub fn anew(journey: &mut Journey) -> Missed {
+    forget(journey);
+    journey.answer_dropped();
+    journey.outcome.cache = "";
+    match find(journey) {
+        Some(Found::Missed(missed)) => missed,
+        // Somebody was quicker. This client asks for itself, once.
+        _ => Missed::Bypass(Bypass::Rule),
+    }
+}
+
 /// Gives a stored answer to the client.
 ///
 /// # Errors
@@ -78,6 +111,7 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
     journey.view.cache.count(outcome);
     // What the cache itself says of the answer: the first two for the policies to change, the last one after them.
     journey.answer_begins();
+    journey.exchange.shown_again = hit.is_shown_again();
     let asks_by_get = journey.exchange.body_digest.is_none();
     let edits = &mut journey.exchange.to_client;
     if let Some(age) = hit.age() {

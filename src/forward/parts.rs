@@ -70,6 +70,7 @@ pub async fn give(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Re
         }
         RangeType::Multi(ranges) => std::iter::once(assemble(ranges, hit).ok_or(Failed::BrokeOff)?).collect(),
     };
+    journey.exchange.shown_again = hit.is_shown_again();
     let answered = tell(&mut head, hit, journey).map_err(Failed::Answer)?;
     down.stage(answered.stages);
     body.retain(|chunk| !chunk.is_empty());

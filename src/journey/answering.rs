@@ -54,6 +54,7 @@ impl Journey {
         let streams = self.expects_stream() || self.dialect.is_grpc();
         let mut edits = std::mem::take(&mut self.exchange.to_client);
         let mut answer = Outgoing::new(&self.head, &self.exchange, came, streams, &mut edits);
+        answer = answer.made_of_call(self.tries.transcoded.is_some());
         // The gateway's own answers need no mending.
         if self.outcome.fallback != STATIC {
             self.mend(&mut answer);

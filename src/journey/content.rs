@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 
 use super::Client;
-use super::refusals::{BOUNDS, no_memory};
+use super::refusals::no_memory;
 use crate::exchange::Exchange;
 use crate::head::{HeaderEdit, RequestHead};
 use crate::reply::Reply;
@@ -44,28 +44,26 @@ impl Hidden {
 
     /// What is said of it in the name of this policy.
     pub fn reply(self, policy: &'static str) -> Box<Reply> {
-        let mut reply = match self {
+        match self {
             Hidden::Unknown => {
                 let detail = "Bodies are taken in the codings that Accept-Encoding names, and in no more than three of them.";
-                let reply = Reply::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, BOUNDS, "content_encoding_unsupported", detail);
+                let reply = Reply::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, policy, "content_encoding_unsupported", detail);
                 reply.header(header::ACCEPT_ENCODING, TAKEN)
             }
             Hidden::Because(Fault::Malformed) => {
                 let detail = "The body is not coded as its Content-Encoding says.";
-                Reply::new(StatusCode::BAD_REQUEST, BOUNDS, "content_encoding_malformed", detail)
+                Reply::new(StatusCode::BAD_REQUEST, policy, "content_encoding_malformed", detail)
             }
             Hidden::Because(Fault::TooLarge) => {
                 let detail = "The body is larger than what is looked into here, once its coding is undone.";
-                Reply::new(StatusCode::PAYLOAD_TOO_LARGE, BOUNDS, "decoded_body_too_large", detail)
+                Reply::new(StatusCode::PAYLOAD_TOO_LARGE, policy, "decoded_body_too_large", detail)
             }
             Hidden::Because(Fault::Ratio) => {
                 let detail = "The body becomes more than 200 times larger once its coding is undone.";
-                Reply::new(StatusCode::PAYLOAD_TOO_LARGE, BOUNDS, "compression_ratio", detail)
+                Reply::new(StatusCode::PAYLOAD_TOO_LARGE, policy, "compression_ratio", detail)
             }
-            Hidden::Because(Fault::NoMemory) => return no_memory(),
-        };
-        reply.policy = policy;
-        reply
+            Hidden::Because(Fault::NoMemory) => no_memory(),
+        }
     }
 }
 

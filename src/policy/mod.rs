@@ -122,6 +122,20 @@ impl Compile<'_> {
         known.cloned()
     }
 
+    /// Whether the route's path has the parameter that is written at `place`; elsewhere than at a route nobody knows.
+    pub fn param(&mut self, name: &str, place: Place) -> bool {
+        let known = self.prefix.split('{').skip(1).filter_map(|rest| rest.split('}').next());
+        if self.prefix.is_empty() || known.clone().any(|known| known == name) {
+            return true;
+        }
+        let problem = Problem::error(place, format!("the route's path has no parameter {{{name}}}"));
+        self.problems.push(match did_you_mean(name, known) {
+            Some(near) => problem.hint(format!("did you mean `{near}`?")),
+            None => problem.hint("name it there: `path: /items/{id}`"),
+        });
+        false
+    }
+
     /// The shared Redis, for what is written at `place` and needs it.
     pub fn shared_redis(&mut self, place: Place) -> Option<Arc<Redis>> {
         if self.redis.is_none() && !self.redis_written {
@@ -269,6 +283,8 @@ pub struct RouteOptions {
 /// Collects the steps of one route's plan.
 pub struct PlanBuilder {
     plan: Plan,
+    /// See [`PlanBuilder::on_response_as_seen`].
+    as_seen: Vec<(&'static str, Arc<dyn OnResponse>)>,
     stage: Stage,
     name: &'static str,
     service: Option<u32>,
@@ -276,7 +292,7 @@ pub struct PlanBuilder {
 
 impl PlanBuilder {
     pub fn new() -> Self {
-        PlanBuilder { plan: Plan::default(), stage: Stage::Edge, name: "", service: None }
+        PlanBuilder { plan: Plan::default(), as_seen: Vec::new(), stage: Stage::Edge, name: "", service: None }
     }
 
     /// Installs a policy under its own stage and name.
@@ -292,6 +308,9 @@ impl PlanBuilder {
     }
 
     fn name<P: Policy>(&mut self) {
+        if registry::is_behind_contracts(P::NAME) {
+            self.see();
+        }
         self.stage = P::STAGE;
         self.name = P::NAME;
         if self.plan.names.last() != Some(&(P::STAGE, P::NAME)) {
@@ -341,6 +360,18 @@ impl PlanBuilder {
         self.plan.response.push(run);
     }
 
+    /// Adds work on answers as clients see them: in the place of `answer_contract`, behind all that gives them another shape.
+    pub fn on_response_as_seen(&mut self, run: Arc<dyn OnResponse>) {
+        self.as_seen.push((self.name, run));
+    }
+
+    fn see(&mut self) {
+        for (name, run) in std::mem::take(&mut self.as_seen) {
+            self.plan.response_names.push(name);
+            self.plan.response.push(run);
+        }
+    }
+
     /// Says that a step takes whole bodies of answers into memory, which then counts as the client's.
     pub fn holds_answers(&mut self) {
         self.plan.holds_answers = true;
@@ -352,6 +383,7 @@ impl PlanBuilder {
 
     /// Sorts by stage; within a stage, the registry's order stands. Here, and nowhere else, the cache hears of what the others do.
     pub fn finish(mut self) -> Plan {
+        self.see();
         let options = &mut self.plan.options;
         if let Some(cache) = options.cache.as_mut().filter(|_| !options.per_client.is_empty()) {
             *cache = Arc::new(cache.beside(&options.per_client));

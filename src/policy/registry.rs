@@ -99,6 +99,12 @@ fn only_required<C: JsonSchema>(node: &Node) -> Option<String> {
     }
 }
 
+/// Whether a policy works on answers behind those that hold them to contracts.
+pub fn is_behind_contracts(name: &str) -> bool {
+    let place = |name: &str| REGISTRY.iter().position(|entry| entry.name == name);
+    place(name) > place(super::shape::answer_contract::AnswerContract::NAME)
+}
+
 /// The examples of docs/develop/add-a-policy.md, which are policies in this build alone.
 #[cfg(test)]
 pub const EXAMPLES: [&str; 3] = ["maintenance", "served_by", "shout"];

@@ -51,6 +51,8 @@ pub struct Outgoing<'a> {
     status: StatusCode,
     /// Whatever it says of itself, it is a stream.
     streams: bool,
+    /// See [`Outgoing::is_made`].
+    made: bool,
     edits: &'a mut HeaderEdits,
     stages: Stages,
 }
@@ -64,7 +66,18 @@ impl<'a> Outgoing<'a> {
         streams: bool,
         edits: &'a mut HeaderEdits,
     ) -> Self {
-        Outgoing { head, exchange, came, status: came.status, streams, edits, stages: Stages::default() }
+        Outgoing { head, exchange, came, status: came.status, streams, made: false, edits, stages: Stages::default() }
+    }
+
+    /// Says that the gateway has made it, of how a call of gRPC's ended, in the form that the client has asked for.
+    pub fn made_of_call(mut self, made: bool) -> Self {
+        self.made = made;
+        self
+    }
+
+    /// Whether it is that: a problem document is the gateway's own then, and a stream the client's choice.
+    pub fn is_made(&self) -> bool {
+        self.made
     }
 
     /// The status that the client will see, and what works on the body.

@@ -157,7 +157,11 @@ impl<'v> Compiler<'v> {
             return Err(self.faults);
         }
         self.nodes.shrink_to_fit();
-        Ok((Schema { nodes: self.nodes, root, dynamic: anchors, one_way: self.one_way }, self.left_out))
+        let objects = self.nodes.iter().filter_map(|node| node.objects.as_ref());
+        let names = objects.flat_map(|objects| objects.properties.keys().chain(&objects.required));
+        let mut names: ahash::AHashSet<Box<str>> = names.cloned().collect();
+        names.shrink_to_fit();
+        Ok((Schema { nodes: self.nodes, root, dynamic: anchors, one_way: self.one_way, names }, self.left_out))
     }
 
     fn fault(&mut self, pointer: &str, message: impl Into<String>) {

@@ -130,6 +130,8 @@ pub struct Schema {
     dynamic: Vec<(u32, Box<str>, u32)>,
     /// Some of it goes one way only.
     one_way: bool,
+    /// Of members, wherever.
+    names: ahash::AHashSet<Box<str>>,
 }
 
 impl Schema {
@@ -160,6 +162,11 @@ impl Schema {
     /// As [`Schema::broken`], for one of several schemas of a document.
     pub fn broken_at(&self, root: u32, value: &Value, steps: u64, most: usize, direction: Direction) -> Option<Broken> {
         check::Check::new(self, steps, most.max(1)).going(direction).run_at(root, value)
+    }
+
+    /// Whether it has a word for a member of this name, wherever.
+    pub fn names(&self, member: &str) -> bool {
+        self.names.contains(member)
     }
 
     /// How many schemas and subschemas there are.

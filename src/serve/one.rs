@@ -59,21 +59,24 @@ pub(super) async fn exchange(
     match flow {
         ControlFlow::Break(reply) => refuse(&mut journey, &mut down, &reply).await,
         ControlFlow::Continue(()) => {
-            let missed = match forward::hit::find(&journey) {
-                Some(Found::Fresh(hit)) => {
-                    if hit.length() > FREE {
-                        down.set_purse_if_none(purse);
-                    }
-                    from_memory(&mut journey, &mut down, &hit, alarm).await;
+            let mut found = forward::hit::find(&journey);
+            if let Some(Found::Fresh(hit)) = &found {
+                if hit.length() > FREE {
+                    down.set_purse_if_none(purse);
+                }
+                if from_memory(&mut journey, &mut down, hit, alarm).await {
                     return down.give_back();
                 }
+                found = Some(Found::Missed(forward::hit::anew(&mut journey)));
+            }
+            let missed = match found {
                 Some(Found::Missed(missed)) => {
                     if matches!(missed, Missed::Ask(_)) {
                         down.set_purse_if_none(purse);
                     }
                     Some(missed)
                 }
-                None => None,
+                _ => None,
             };
             // Only now, for a stored answer is nobody's turn.
             match journey.choose_service(&view) {
@@ -146,6 +149,11 @@ async fn forward_request(
         }
     }
     journey.tries.end();
+    if let Some(Err(failed)) = &ended
+        && forward::hit::breaks_contract(failed, down)
+    {
+        forward::hit::forget(journey);
+    }
     let ended = match forward::fallback::due(journey, down, ended.as_ref()) {
         // Boxed, as all that hardly any request does.
         Some(fallback) => Box::pin(fall_back(worker, journey, down, fallback, alarm)).await,
@@ -187,14 +195,20 @@ async fn fall_back(
     ended
 }
 
-/// A stored answer, under the request's total deadline.
-async fn from_memory(journey: &mut Journey, down: &mut Downstream, hit: &Hit, alarm: &mut Alarm) {
+/// A stored answer, under the request's total deadline. Whether the client has been told something: not of one that breaks its contract.
+async fn from_memory(journey: &mut Journey, down: &mut Downstream, hit: &Hit, alarm: &mut Alarm) -> bool {
     let (due, control) = (journey.due(), down.control());
     let ended = {
         let road = pin!(forward::hit::answer(hit, journey, down));
         within_deadline(road, due, &control, alarm).await
     };
+    if let Some(Err(failed)) = &ended
+        && forward::hit::breaks_contract(failed, down)
+    {
+        return false;
+    }
     forwarded(journey, down, ended).await;
+    true
 }
 
 /// What is left to do once it is over. `ended` is `None` if the request's time was over first.

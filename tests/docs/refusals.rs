@@ -65,6 +65,8 @@ fn refuser(path: &str) -> &'static str {
         ("policy/shape/cache", "cache"),
         ("policy/shape/compress", "compress"),
         ("route/own", "route"),
+        // In the name of whichever has to see a body.
+        ("journey/content", "validate"),
         ("wire/stages", "upstream"),
         ("upstream", "upstream"),
         ("forward", "upstream"),

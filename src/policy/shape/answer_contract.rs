@@ -85,17 +85,11 @@ struct Looking {
 
 impl Inner {
     fn broken(&self, wrong: &[Wrong<'_>], consumer: Option<&str>) -> Result<(), Box<Reply>> {
-        wrong.iter().for_each(|one| self.report.note(one, consumer));
-        if self.mode == AnswerMode::Report {
-            self.report.count(Part::Answer, Outcome::Reported);
-            return Ok(());
-        }
-        self.report.count(Part::Answer, Outcome::Refused);
+        let outcome = if self.mode == AnswerMode::Report { Outcome::Reported } else { Outcome::Refused };
+        let Some(decided) = self.report.judge_answer("", wrong, consumer, outcome) else { return Ok(()) };
         let detail = "The service's answer is not what was agreed on.";
         let reply = Reply::new(StatusCode::BAD_GATEWAY, AnswerContract::NAME, "answer_breaks_contract", detail);
-        // For the operator, not for the client: it is about the service.
-        let first = wrong.first().map_or_else(String::new, |one| format!("{} {}", one.violation.keyword, one.violation.pointer));
-        Err(reply.decided_by(first.trim_end()))
+        Err(reply.decided_by(decided))
     }
 }
 
@@ -134,7 +128,8 @@ impl Whole for Looking {
         }
         if let Some(broken) = self.inner.schema.broken(&value, steps, 20) {
             let each = broken.violations.into_iter();
-            let wrong: Vec<_> = each.map(|violation| Wrong::in_value(Part::Answer, "", violation, &value)).collect();
+            let wrong: Vec<_> =
+                each.map(|violation| Wrong::in_value(Part::Answer, "", violation, &value, &self.inner.schema)).collect();
             self.inner.broken(&wrong, consumer)?;
         }
         Ok(left)
@@ -168,6 +163,10 @@ impl OnResponse for AnswerContract {
             return Flow::Continue(());
         }
         let looks = self.inner.mode != AnswerMode::Report;
+        if !looks && answer.exchange.shown_again {
+            // That was told when it was first given.
+            return Flow::Continue(());
+        }
         let judge = |one: Wrong<'_>| {
             let consumer = answer.exchange.consumer().map(|name| &**name);
             self.inner.broken(&[one], consumer).map_or_else(Reply::refuse, Flow::Continue)
@@ -180,6 +179,8 @@ impl OnResponse for AnswerContract {
             Follows::Stream | Follows::Part | Follows::Body if answer.is_of_several_types() => {
                 return judge(wrong("contentType", "must have one Content-Type"));
             }
+            // What a client has chosen is no way around what was agreed on.
+            Follows::Stream if looks && answer.is_made() => return judge(wrong("json", "must not be a stream")),
             Follows::Stream => return Flow::Continue(()),
             // On trial, what a route says is a stream goes on as it comes.
             Follows::Body if !looks && answer.follows() == Follows::Stream => return Flow::Continue(()),

@@ -201,6 +201,10 @@ pub fn name(text: &str, place: Place, cx: &mut Compile<'_>) -> Option<HeaderName
 
 fn template(value: &Spanned<String>, request: bool, cx: &mut Compile<'_>) -> Option<Template> {
     let template = Template::parse(value).map_err(|error| cx.problems.push(Problem::error(value.place, error))).ok()?;
+    let params: Vec<String> = template.params().map(str::to_owned).collect();
+    if !params.iter().all(|name| cx.param(name, value.place)) {
+        return None;
+    }
     if !request && template.uses_host() {
         cx.problems.push(Problem::error(value.place, "`{host}` is only known in `request_headers`"));
         return None;

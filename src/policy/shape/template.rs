@@ -57,6 +57,12 @@ impl Template {
         matches!(self, Template::Pieces(pieces) if pieces.iter().any(|piece| matches!(piece, Piece::Param(_))))
     }
 
+    /// The parameters of the path that it takes.
+    pub fn params(&self) -> impl Iterator<Item = &str> {
+        let pieces = if let Template::Pieces(pieces) = self { pieces.as_slice() } else { &[] };
+        pieces.iter().filter_map(|piece| if let Piece::Param(name) = piece { Some(&**name) } else { None })
+    }
+
     pub fn uses_host(&self) -> bool {
         matches!(self, Template::Pieces(pieces) if pieces.contains(&Piece::Host))
     }

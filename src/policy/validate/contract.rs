@@ -119,6 +119,9 @@ impl Contract {
                     cx.problems.push(Problem::error(config.0.place, format!("`{name}` is not a header name")));
                     continue;
                 }
+                if part == Part::Path && !cx.param(name, config.0.place) {
+                    continue;
+                }
                 if let Some((schema, required)) = schema(&config.0, written.formats, cx) {
                     params.push(Param { part, name: name.as_str().into(), field: field.and_then(Result::ok), required, schema });
                 }
@@ -154,7 +157,7 @@ impl Contract {
             let length: usize = values.iter().map(|value| value.len()).sum();
             if let Some(broken) = param.schema.broken(&value, steps(length), MOST_TOLD - wrong.len()) {
                 let each = broken.violations.into_iter();
-                wrong.extend(each.map(|violation| Wrong::in_value(param.part, &param.name, violation, &value)));
+                wrong.extend(each.map(|violation| Wrong::in_value(param.part, &param.name, violation, &value, &param.schema)));
             }
             if wrong.len() >= MOST_TOLD {
                 break;
@@ -174,7 +177,7 @@ impl Contract {
         let Some(Broken { violations, more }) = schema.broken(&value, steps(body.len()), MOST_TOLD) else {
             return Flow::Continue(());
         };
-        let wrong = violations.into_iter().map(|violation| Wrong::in_value(Part::Body, "", violation, &value)).collect();
+        let wrong = violations.into_iter().map(|violation| Wrong::in_value(Part::Body, "", violation, &value, schema)).collect();
         self.verdict(wrong, more, exchange)
     }
 

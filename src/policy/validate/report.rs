@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 use crate::ledger::Ledger;
-use crate::schema::Violation;
+use crate::schema::{Schema, Violation};
 use crate::tally::{Counter, Tallies};
 
 /// Kinds of one place that are remembered, and consumers of one kind.
@@ -23,6 +23,9 @@ const MOST_CONSUMERS: usize = 20;
 const DEEPEST: usize = 3;
 const LARGEST: usize = 24;
 const LONGEST_NAME: usize = 32;
+
+/// Why an answer is refused that is not what was agreed on. The cache keeps none of those.
+pub const BREAKS: &str = "answer_breaks_contract";
 
 /// Where in a request or an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,6 +132,15 @@ impl Report {
         if outcome == Outcome::Refused { refused } else { reported }.add(1);
     }
 
+    /// Remembers what is wrong with an answer, and counts it. Where it is refused, what decided that: for the operator, and not for the client, for
+    /// it is about the service.
+    pub fn judge_answer(&self, operation: &str, wrong: &[Wrong<'_>], consumer: Option<&str>, outcome: Outcome) -> Option<String> {
+        wrong.iter().for_each(|one| self.note_of(operation, one, consumer));
+        self.count(Part::Answer, outcome);
+        let first = wrong.first().map(|one| format!("{} {}", one.violation.keyword, one.violation.pointer));
+        (outcome == Outcome::Refused).then(|| first.unwrap_or_default().trim_end().to_owned())
+    }
+
     /// Remembers one. Only what breaks a contract takes the lock.
     pub fn note(&self, wrong: &Wrong<'_>, consumer: Option<&str>) {
         self.note_of("", wrong, consumer);
@@ -202,14 +214,14 @@ impl<'a> Wrong<'a> {
     }
 
     /// With what is wrong in this value.
-    pub fn in_value(part: Part, name: &'a str, violation: Violation, value: &Value) -> Self {
-        let example = value.pointer(&violation.pointer).map(|there| shape(there, DEEPEST, &mut { LARGEST }));
+    pub fn in_value(part: Part, name: &'a str, violation: Violation, value: &Value, schema: &Schema) -> Self {
+        let example = value.pointer(&violation.pointer).map(|there| shape(there, schema, DEEPEST, &mut { LARGEST }));
         Wrong { part, name, violation, example }
     }
 }
 
 /// The names and types of a value, as far as there is room: `{"sku":"string","tags":["string"]}`.
-fn shape(value: &Value, depth: usize, left: &mut usize) -> Value {
+fn shape(value: &Value, schema: &Schema, depth: usize, left: &mut usize) -> Value {
     *left = left.saturating_sub(1);
     let (deeper, more) = (depth.saturating_sub(1), "...".to_owned());
     match value {
@@ -221,7 +233,7 @@ fn shape(value: &Value, depth: usize, left: &mut usize) -> Value {
         Value::Array(items) if depth > 0 => {
             let mut shapes: Vec<Value> = Vec::new();
             for item in items.iter().take(LARGEST) {
-                let of = shape(item, deeper, left);
+                let of = shape(item, schema, deeper, left);
                 if !shapes.contains(&of) {
                     shapes.push(of);
                 }
@@ -239,8 +251,8 @@ fn shape(value: &Value, depth: usize, left: &mut usize) -> Value {
                     shapes.insert(more, Value::Null);
                     break;
                 }
-                let name = if is_plain_name(name) { name.as_str() } else { "*" };
-                shapes.insert(name.to_owned(), shape(member, deeper, left));
+                let name = if is_plain_name(name) && schema.names(name) { name.as_str() } else { "*" };
+                shapes.insert(name.to_owned(), shape(member, schema, deeper, left));
             }
             shapes.into()
         }
@@ -262,15 +274,20 @@ mod tests {
     #[test]
     fn an_example_is_a_shape() {
         let value = serde_json::json!({
-            "list": [{ "pin": 4711, "who": "ada", "ada@x.test": true, "4929123456781234": null }, { "pin": 1.5, "deep": { "in": {} } }],
+            "list": [{ "notes_of_mine": 1, "pin": 4711, "who": "ada", "ada@x.test": true, "4929123456781234": null }, { "pin": 1.5, "deep": { "in": {} } }],
             "many": (0..100).collect::<Vec<_>>(),
         });
+        let known = ["list", "pin", "who", "deep", "in", "many", "ada@x.test"];
+        let known: Map<String, Value> = known.into_iter().map(|name| (name.to_owned(), true.into())).collect();
+        let schema = Schema::compile(&serde_json::json!({ "properties": known }), false).unwrap();
         let at = |pointer: &str| {
             let violation = Violation { pointer: pointer.to_owned(), keyword: "type", ..Violation::default() };
-            Wrong::in_value(Part::Body, "", violation, &value).example.map_or_else(String::new, |example| example.to_string())
+            Wrong::in_value(Part::Body, "", violation, &value, &schema)
+                .example
+                .map_or_else(String::new, |example| example.to_string())
         };
         assert_eq!(at("/list/0/who"), "\"string\"");
-        assert_eq!(at("/list/0"), r#"{"pin":"integer","who":"string","*":"null"}"#);
+        assert_eq!(at("/list/0"), r#"{"*":"null","pin":"integer","who":"string"}"#);
         assert_eq!(at("/list/1"), r#"{"pin":"number","deep":{"in":{}}}"#);
         assert_eq!(at("/many"), r#"["integer","..."]"#);
         assert_eq!(at("/none"), "");

@@ -155,6 +155,10 @@ impl OnResponse for Answers {
         }
         let settled = inner.response.settle(answer.head, answer.exchange);
         let kind = answer.first(&header::CONTENT_TYPE);
+        if answer.is_made() && kind.is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/problem+json")) {
+            // Nothing of the service's.
+            return Flow::Continue(());
+        }
         let forms = self.forms(answer, kind);
         let other_type = forms.filter(|(is, becomes)| is != becomes);
         if other_type.is_none() && !inner.response.work(&settled) {

@@ -59,6 +59,7 @@ pub fn compile(written: &Spanned<ValueConfig>, _way: Way, cx: &mut Compile<'_>) 
             Err(_) => return refuse(cx, format!("`{text}` is not a header name")),
         },
         "query" => Source::Query(text.into()),
+        "param" if !cx.param(text, place) => return None,
         "param" => Source::Param(text.into()),
         "json" => match Tree::parse(text.as_bytes(), 0) {
             Ok(_) => Source::Fixed(text.as_bytes().into()),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 use pingora_http::ResponseHeader;
 
 use super::super::contract::{MOST_TOLD, Mode, steps};
@@ -17,6 +17,7 @@ use crate::jose::json;
 use crate::policy::{Follows, OnResponse, Outgoing, Policy};
 use crate::reply::{Flow, Reply};
 use crate::schema::{Direction, Violation};
+use crate::wire::encode::is_bodiless;
 use crate::wire::stages::{Beyond, BodyStage, Changed, Validator, Whole};
 
 /// The step that looks at answers.
@@ -34,20 +35,14 @@ impl Contract {
     /// What is to be done with an answer that is not as the document says.
     fn breaks(&self, of: Option<(u32, &Operation)>, wrong: &[Wrong<'_>], consumer: Option<&str>) -> Result<(), Box<Reply>> {
         let id = of.map_or("", |(_, operation)| &*operation.id);
-        wrong.iter().for_each(|one| self.report.note_of(id, one, consumer));
         let outcome = if self.answers == Mode::Enforce { Outcome::Refused } else { Outcome::Reported };
-        self.report.count(Part::Answer, outcome);
         if let Some((number, operation)) = of {
             self.counts.broken(&operation.id, number, outcome);
         }
-        if outcome == Outcome::Reported {
-            return Ok(());
-        }
+        let Some(decided) = self.report.judge_answer(id, wrong, consumer, outcome) else { return Ok(()) };
         let detail = "The service's answer is not what was agreed on.";
         let reply = Reply::new(StatusCode::BAD_GATEWAY, Openapi::NAME, "answer_breaks_contract", detail);
-        // For the operator, not for the client: it is about the service.
-        let first = wrong.first().map_or_else(String::new, |one| format!("{} {}", one.violation.keyword, one.violation.pointer));
-        Err(reply.decided_by(first.trim_end()))
+        Err(reply.decided_by(decided))
     }
 }
 
@@ -61,6 +56,10 @@ impl OnResponse for Answers {
     fn on_response(&self, answer: &mut Outgoing<'_>) -> Flow {
         let contract = &self.0;
         let exchange: &Exchange = answer.exchange;
+        if contract.answers == Mode::Report && exchange.shown_again {
+            // That was told when it was first given.
+            return Flow::Continue(());
+        }
         let of = contract.operation(exchange);
         let consumer = exchange.consumer().cloned();
         let judge = |violation: Violation| {
@@ -96,7 +95,10 @@ impl OnResponse for Answers {
         let calls = || Dialect::of(answer.head.header("content-type").unwrap_or_default()).is_grpc();
         let media = answer.first(&header::CONTENT_TYPE).and_then(MediaType::parse);
         match follows {
-            Follows::Nothing => return Flow::Continue(()),
+            // Of a body that would be there, HEAD tells the type.
+            Follows::Nothing if answer.head.method != Method::HEAD || is_bodiless(status) || media.is_none() => {
+                return Flow::Continue(());
+            }
             // Two readers could take it for two things.
             _ if answer.is_of_several_types() => return judge(Violation::whole("contentType", "must have one Content-Type")),
             // Whoever says that he calls by gRPC gets no other answer by that than others do.
@@ -142,7 +144,7 @@ impl Whole for Looking {
             (Some(value), Some(node)) => {
                 let told = schema.broken_at(node, &value, steps(body.len()), MOST_TOLD, Direction::ToClient);
                 let each = told.map(|told| told.violations).unwrap_or_default().into_iter();
-                each.map(|violation| Wrong::in_value(Part::Answer, "", violation, &value)).collect()
+                each.map(|violation| Wrong::in_value(Part::Answer, "", violation, &value, schema)).collect()
             }
             (None, _) => vec![Wrong::new(Part::Answer, "", Violation::whole("json", "must be JSON"))],
             _ => Vec::new(),

@@ -144,13 +144,18 @@ impl Document {
 
     /// Compiles a document.
     pub fn compile(text: &str, yaml: bool, options: Options) -> Loaded {
+        Document::compile_and_keep(text, yaml, options).0
+    }
+
+    /// The same, and the document as it is written, where it can be read.
+    pub fn compile_and_keep(text: &str, yaml: bool, options: Options) -> (Loaded, Option<Value>) {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let value = match parse(text, yaml) {
             Ok(value) => value,
             Err((message, place)) => {
                 let mut fault = Fault::whole(message, None);
                 fault.place = place;
-                return Loaded { document: None, faults: vec![fault] };
+                return (Loaded { document: None, faults: vec![fault] }, None);
             }
         };
         let mut loaded = read::read(&value, options);
@@ -159,7 +164,7 @@ impl Document {
             let places = place::places(text, &pointers);
             loaded.faults.iter_mut().zip(places).for_each(|(fault, place)| fault.place = place);
         }
-        loaded
+        (loaded, Some(value))
     }
 
     /// The operation of a path, as it stands in the document. GET answers HEAD where nothing else does.

@@ -69,15 +69,13 @@ impl Mocks {
         let mut wrong = |message: String| problems.push(Problem::error(name.place, message));
         let text = document::text(&path).map_err(|why| wrong(format!("{} {why}", name.value))).ok()?;
         let yaml = document::is_yaml(&path);
-        let loaded = Document::compile(&text, yaml, Options { formats: false, answers: false });
-        let Some(document) = loaded.document else {
+        let (loaded, value) = Document::compile_and_keep(&text, yaml, Options { formats: false, answers: false });
+        let (Some(document), Some(value)) = (loaded.document, value) else {
             loaded.faults.iter().for_each(|fault| wrong(fault.said(&name.value)));
             return None;
         };
         let base = config.base.as_ref().map_or(prefix, |base| base.value.as_str());
         let base = Base::parse(base).map_err(|why| wrong(format!("`base`: {why}"))).ok()?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let value = document::parse(text, yaml).map_err(|(why, _)| wrong(why)).ok()?;
         let mut total = 0;
         let mut answers = Vec::with_capacity(document.operations.len());
         for operation in &document.operations {

@@ -262,7 +262,7 @@ impl Contract {
                 let told = found.first().and_then(|first| Some((first, check(first, MOST_TOLD)?)));
                 if let Some((value, told)) = told {
                     let each = told.violations.into_iter();
-                    wrong.extend(each.map(|violation| Wrong::in_value(param.part, &param.name, violation, value)));
+                    wrong.extend(each.map(|violation| Wrong::in_value(param.part, &param.name, violation, value, schema)));
                 }
             }
         }
@@ -501,7 +501,7 @@ impl OnBody for Body {
                 if let Some(told) = told {
                     more = told.more;
                     let each = told.violations.into_iter();
-                    wrong.extend(each.map(|violation| Wrong::in_value(Part::Body, "", violation, &value)));
+                    wrong.extend(each.map(|violation| Wrong::in_value(Part::Body, "", violation, &value, schema)));
                 }
             }
             Ok(None) => {}
@@ -639,7 +639,7 @@ impl Policy for Openapi {
         }
         if contract.answers != Mode::Off {
             plan.holds_answers();
-            plan.on_response(Arc::new(answers::Answers(contract.clone())));
+            plan.on_response_as_seen(Arc::new(answers::Answers(contract.clone())));
         }
     }
 }

@@ -160,6 +160,12 @@ impl Param {
         if !named.is_empty() && query.iter().any(with_brackets) {
             return Err(BOTH);
         }
+        // To many services `a[]` is `a`, or an element of it.
+        let is_listed = |key: &str| key.strip_prefix(&*self.name) == Some("[]") && !is_other(key);
+        if named.is_empty() && self.style == Style::Form && !self.json && query.iter().any(|(key, _)| is_listed(key)) {
+            let texts: Vec<&str> = query.iter().filter(|(key, _)| is_listed(key)).map(|(_, value)| *value).collect();
+            return self.several(schema, &texts, form);
+        }
         match self.style {
             Style::DeepObject => {
                 let tree = Tree::of(query, &self.name)?;
@@ -290,7 +296,8 @@ impl Param {
     pub fn takes_name(&self, schema: &Schema, name: &str) -> bool {
         let deep = self.style == Style::DeepObject && has_brackets(name, &self.name) && path(name, &self.name).is_some();
         let member = || self.takes_members() && self.node.is_some_and(|node| schema.member_at(node, name).is_some());
-        *name == *self.name || deep || member()
+        let listed = || self.style == Style::Form && name.strip_prefix(&*self.name) == Some("[]");
+        *name == *self.name || deep || listed() || member()
     }
 }
 
