@@ -56,7 +56,7 @@ const SHOP: &str = "
       - { path: /trial, service: a, policies: { validate: { body: { schema: { type: object, required: [ name ] } }, mode: report, max_body: 64KiB } } }
       - { path: /api/*, service: a, policies: { openapi: { file: pets.yaml } } }
       - { path: /reshaped, service: a, policies: { reshape: { request: [ { rename: { /name: title } } ] } } }
-      - { path: /lenient, service: a, policies: { reshape: { request: [ { rename: { /name: title } } ], on_unparsable: pass } } }
+      - { path: /lenient, service: a, policies: { reshape: { request: [ { rename: { /name: title } } ], on_unparsable: pass, other_types: pass } } }
       - { path: /graphql, service: a, policies: { graphql: { max_depth: 2 } } }
       - { path: /asked, service: a, policies: { external_auth: { service: judge, path: /check, body: 64KiB } } }
       - { path: /large, service: a, policies: { bounds: { max_body: 64MiB }, validate: { json: true, max_body: 64MiB } } }
@@ -66,6 +66,7 @@ const SHOP: &str = "
           validate: { body: { schema: { type: object, required: [ name ] } } }
           reshape: { request: [ { set: { /seen: true } } ] }
           external_auth: { service: judge, path: /check, body: 64KiB }
+      - { path: /composed, compose: { calls: { a: { service: a, method: POST, path: /x, body: { to: '{body.name}' } } } } }
       - { path: /plain, service: a }
 ";
 
@@ -119,6 +120,9 @@ fn what_is_behind_a_coding_is_looked_at_and_goes_on_as_it_came() {
         assert_eq!(post("/both", JSON.1, good).status, 200);
         assert_eq!(judge.last().body, good, "asked before it is reshaped");
         assert_eq!(backend.last().body, br#"{"name":"rex","query":"{ a }","seen":true}"#);
+        post("/composed", JSON.1, good);
+        assert_eq!(backend.last().body, br#"{"to":"rex"}"#, "{coding}");
+        post("/composed", JSON.1, b"{").assert_problem(400, "compose", "malformed_json");
         // Where nothing looks, nothing is undone.
         assert_eq!(post("/plain", JSON.1, b"{").status, 200);
         assert_eq!(backend.last().body, coded(known, b"{"));

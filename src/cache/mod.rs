@@ -244,7 +244,7 @@ impl Cache {
         let primary = Index::primary(key);
         // It stands under its key alone where it was the first.
         let variant = Index { variance: hit.entry.meta.variance, ..primary };
-        [primary, variant].into_iter().for_each(|index| self.storage.forget(index));
+        [primary, variant].into_iter().for_each(|index| self.storage.forget(index, &key.primary));
     }
 
     /// Whether what is kept under a key was changed since it was asked for: the answer may be from before the change.

@@ -76,7 +76,7 @@ pub fn forget(journey: &Journey) {
     let (Some(route), Some(policy)) = (journey.route(), journey.cache_policy()) else { return };
     let Journey { head, exchange, view, .. } = journey;
     let seen = |name: &HeaderName| seen_upstream(head, exchange, name);
-    let key = || cache::key(head, exchange, seen, &route.id, policy);
+    let key = || cache::key(head, exchange, seen, &route.kept_as, policy);
     match view.cache.look(policy, key(), &Wishes::default(), seen) {
         Looked::Fresh(hit) => view.cache.drop_hit(&key(), &hit),
         Looked::Stale(stale) => view.cache.drop_hit(&key(), &stale.0),

@@ -98,6 +98,8 @@ async fn body(journey: &mut Journey, down: &mut Downstream, reads_body: bool) ->
     if body.is_empty() {
         return Ok(None);
     }
+    let most = usize::try_from(bound).unwrap_or(usize::MAX);
+    let body = journey.content_of(&body, most, down, "compose").map_err(Failed::Answer)?;
     // A name that is there twice is one thing to whoever looked at the body before, and may be another here.
     let limits = Limits { unique: true, ..Limits::deep(DEEPEST_BODY) };
     json::check_within(&body, &limits).map(|()| Some(body)).map_err(|_| malformed())

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use http::{StatusCode, header};
 
-use super::Client;
 use super::refusals::no_memory;
+use super::{Client, Journey};
 use crate::exchange::Exchange;
 use crate::head::{HeaderEdit, RequestHead};
 use crate::reply::Reply;
@@ -37,9 +37,9 @@ pub enum Hidden {
 }
 
 impl Hidden {
-    /// Whether there is too much of it.
-    pub fn is_longer(self) -> bool {
-        matches!(self, Hidden::Because(Fault::TooLarge | Fault::Ratio))
+    /// Whether it is not coded in a way that can be undone; else there is too much of it, or no memory.
+    pub fn is_unreadable(self) -> bool {
+        matches!(self, Hidden::Unknown | Hidden::Because(Fault::Malformed))
     }
 
     /// What is said of it in the name of this policy.
@@ -93,6 +93,23 @@ pub fn behind(
     let content = Bytes::from(undone.content);
     *known = Some(Box::new(Content::Behind(content.clone())));
     Ok(Shown { content, several: undone.several })
+}
+
+impl Journey {
+    /// What is behind the codings of a body, for who is no step; it is refused in this name.
+    ///
+    /// # Errors
+    /// The answer to give instead.
+    pub fn content_of(
+        &mut self,
+        body: &Bytes,
+        most: usize,
+        client: &mut impl Client,
+        name: &'static str,
+    ) -> Result<Bytes, Box<Reply>> {
+        let shown = behind(&mut self.content, &self.head, body, most, client);
+        shown.map(|shown| shown.content).map_err(|hidden| hidden.reply(name))
+    }
 }
 
 /// Another body goes on: what is said of the one that came is not true of it.

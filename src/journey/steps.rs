@@ -155,10 +155,10 @@ impl Journey {
             Some(body) if !run.reads_content() => Some(Shown { content: body.clone(), several: false }),
             Some(body) => match content::behind(content, head, body, run.bound().min(whole), client) {
                 Ok(shown) => Some(shown),
-                Err(hidden) if hidden.is_longer() && run.passes_longer() => None,
+                Err(hidden) if !hidden.is_unreadable() && run.passes_longer() => None,
                 Err(hidden) => {
                     exchange.spent(step.stage, since.elapsed());
-                    let known = if hidden.is_longer() { None } else { run.on_unreadable(head, exchange) };
+                    let known = if hidden.is_unreadable() { run.on_unreadable(head, exchange) } else { None };
                     return known.unwrap_or_else(|| hidden.reply(step.name).refuse());
                 }
             },

@@ -403,7 +403,9 @@ fn read_late(steps: &mut Vec<Step>) {
     }
     let is_body = |step: &Step| matches!(step.work, Work::Body(_)) && !step.proves;
     let early = |step: &Step| is_body(step) && step.stage < Stage::Authz;
-    let (bodies, mut rest): (Vec<_>, Vec<_>) = std::mem::take(steps).into_iter().partition(early);
+    let (mut bodies, mut rest): (Vec<_>, Vec<_>) = std::mem::take(steps).into_iter().partition(early);
+    // A proof is of the bytes that came: it is looked at before anybody puts others in their place, or takes the trouble to read them.
+    bodies.sort_by_key(|step| step.stage != Stage::Authn);
     let later = |step: &Step| step.stage > Stage::Authz || is_body(step);
     let number = rest.iter().position(later).unwrap_or(rest.len());
     rest.splice(number..number, bodies);

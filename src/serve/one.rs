@@ -134,6 +134,8 @@ async fn forward_request(
     if journey.tries.due.is_some() {
         journey.hand_deadline_on();
     }
+    // Whoever goes by the cache says nothing of what is in it.
+    let asks = matches!(missed, Some(Missed::Ask(_)));
     let mut under_way = None;
     // What was waited for before may have taken all of it.
     let ended = if due.is_over() {
@@ -149,7 +151,8 @@ async fn forward_request(
         }
     }
     journey.tries.end();
-    if let Some(Err(failed)) = &ended
+    if asks
+        && let Some(Err(failed)) = &ended
         && forward::hit::breaks_contract(failed, down)
     {
         forward::hit::forget(journey);

@@ -21,10 +21,15 @@ pub const TAKEN: HeaderValue = HeaderValue::from_static("gzip, deflate, br, zstd
 
 /// As many codings one upon the other are undone.
 const MOST: usize = 3;
+/// Members and frames of all of them together: each takes a decoder, also where nothing is in it.
+const MOST_PARTS: usize = 64;
 /// So much may come of however little.
 const UNSUSPICIOUS: usize = 1 << 20;
 /// Beyond that, no more than so many times what came. Text is made some 10 times smaller, logs 50 times.
 const MOST_RATIO: usize = 200;
+/// What is coded does not become much smaller when it is coded again, unless it was made for that.
+const MOST_RATIO_OF_CODED: usize = 2;
+const UNSUSPICIOUS_OF_CODED: usize = 64 * 1024;
 /// 8 MiB, by its logarithm: what any reader of zstd has room for (RFC 9659).
 const ZSTD_WINDOW: u32 = 23;
 /// What is decoded at once.
@@ -69,8 +74,7 @@ pub struct Codings(SmallVec<[Coding; MOST]>);
 impl Coded {
     pub fn of(head: &RequestHead) -> Coded {
         let mut codings = SmallVec::new();
-        let names = head.header_all("content-encoding").flat_map(|line| line.split(|&byte| byte == b','));
-        for name in names.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity")) {
+        for name in head.header_all("content-encoding").flat_map(names) {
             match Coding::parse(name) {
                 Some(coding) if codings.len() < MOST => codings.push(coding),
                 _ => return Coded::Unknown,
@@ -78,6 +82,17 @@ impl Coded {
         }
         if codings.is_empty() { Coded::No } else { Coded::With(Codings(codings)) }
     }
+}
+
+/// The codings that a line of `Content-Encoding` names, but for the one that is none.
+fn names(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let names = line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+    names.filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity"))
+}
+
+/// Whether a body with this line of `Content-Encoding` is coded.
+pub fn is_coded(line: &[u8]) -> bool {
+    names(line).next().is_some()
 }
 
 /// Whether nobody here can see what this request's body is.
@@ -96,7 +111,7 @@ pub struct Undone {
 /// Why a coding was not undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It is not coded as it says, it is cut off, or there is something behind it.
+    /// It is not coded as it says, it is cut off, there is something behind it, or it is in too many parts.
     Malformed,
     /// There is more behind it than may be.
     TooLarge,
@@ -112,27 +127,32 @@ impl Codings {
     /// # Errors
     /// See [`Fault`].
     pub fn undo(&self, body: &[u8], bound: usize, mut pay: impl FnMut(usize) -> bool) -> Result<Undone, Fault> {
-        let most = body.len().saturating_mul(MOST_RATIO).max(UNSUSPICIOUS);
-        let mut undone = Undone { content: Vec::new(), several: false };
-        let mut from = body;
-        let mut last;
-        for coding in self.0.iter().rev() {
-            let mut out = Out { bytes: Vec::new(), bound, most, pay: &mut pay };
-            undone.several |= coding.undo(from, &mut out)?;
-            last = std::mem::replace(&mut undone.content, out.bytes);
-            drop(last);
-            from = &undone.content;
+        let most_content = body.len().saturating_mul(MOST_RATIO).max(UNSUSPICIOUS);
+        let (mut parts, mut several) = (MOST_PARTS, false);
+        let mut piece = [0; STEP];
+        let mut coded = Vec::new();
+        for (left, coding) in (0..self.0.len()).zip(&self.0).rev() {
+            let from = if left + 1 == self.0.len() { body } else { &coded };
+            let most = match left {
+                0 => most_content,
+                _ => from.len().saturating_mul(MOST_RATIO_OF_CODED).saturating_add(UNSUSPICIOUS_OF_CODED),
+            };
+            let mut out = Out { bytes: Vec::new(), piece: &mut piece, bound, most, pay: &mut pay };
+            let before = parts;
+            coding.undo(from, &mut out, &mut parts)?;
+            several |= before - parts > 1;
+            coded = out.bytes;
         }
-        Ok(undone)
+        Ok(Undone { content: coded, several })
     }
 }
 
 impl Coding {
-    /// Whether there were several members or frames.
-    fn undo(self, mut from: &[u8], out: &mut Out<'_>) -> Result<bool, Fault> {
+    /// `parts`: how many members and frames there may be yet.
+    fn undo(self, mut from: &[u8], out: &mut Out<'_>, parts: &mut usize) -> Result<(), Fault> {
         let malformed = |_: io::Error| Fault::Malformed;
-        let mut parts = 0;
         loop {
+            *parts = parts.checked_sub(1).ok_or(Fault::Malformed)?;
             from = match self {
                 Coding::Gzip => {
                     let mut run = GzDecoder::new(from);
@@ -156,9 +176,8 @@ impl Coding {
                     run.from
                 }
             };
-            parts += 1;
             match self {
-                _ if from.is_empty() => return Ok(parts > 1),
+                _ if from.is_empty() => return Ok(()),
                 Coding::Gzip | Coding::Zstd => {}
                 // There can be nothing behind the end of these.
                 Coding::Deflate | Coding::Br => return Err(Fault::Malformed),
@@ -170,6 +189,7 @@ impl Coding {
 /// What has come of it so far.
 struct Out<'a> {
     bytes: Vec<u8>,
+    piece: &'a mut [u8],
     bound: usize,
     most: usize,
     pay: &'a mut dyn FnMut(usize) -> bool,
@@ -178,10 +198,9 @@ struct Out<'a> {
 impl Out<'_> {
     /// All that this decoder gives.
     fn take(&mut self, run: &mut impl Read) -> Result<(), Fault> {
-        let mut piece = [0; STEP];
         loop {
-            let count = run.read(&mut piece).map_err(|_| Fault::Malformed)?;
-            let Some(piece) = piece.get(..count).filter(|piece| !piece.is_empty()) else { return Ok(()) };
+            let count = run.read(self.piece).map_err(|_| Fault::Malformed)?;
+            let Some(piece) = self.piece.get(..count).filter(|piece| !piece.is_empty()) else { return Ok(()) };
             let length = self.bytes.len() + piece.len();
             if length > self.bound {
                 return Err(Fault::TooLarge);
@@ -349,7 +368,30 @@ mod tests {
             // One in the other: what is in between is bounded too.
             let nested = coded(Coding::Gzip, &bomb);
             assert_eq!(undo(&[coding, Coding::Gzip], &nested, 1 << 20), Err(Fault::TooLarge), "{coding:?}");
+            // What is in between is coded, and no text.
+            let text = coded(Coding::Gzip, &coded(coding, &vec![b'x'; 900_000]));
+            assert!(undo(&[coding, Coding::Gzip], &text, 1 << 20).is_ok(), "{coding:?}");
+            let between = coded(coding, &vec![0; 900_000]);
+            assert_eq!(undo(&[Coding::Zstd, coding], &between, 1 << 20), Err(Fault::Ratio), "{coding:?}");
         }
+    }
+
+    /// A frame that has nothing in it takes a decoder all the same.
+    #[test]
+    fn parts_are_counted_over_all_codings() {
+        let skipped = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+        let empty = coded(Coding::Gzip, b"");
+        for (coding, part) in [(Coding::Zstd, &skipped[..]), (Coding::Gzip, &empty)] {
+            let body = |count: usize| [part.repeat(count - 1), coded(coding, b"{}")].concat();
+            assert_eq!(undo(&[coding], &body(64), 100).map(|undone| undone.content), Ok(b"{}".to_vec()), "{coding:?}");
+            assert_eq!(undo(&[coding], &body(65), 100), Err(Fault::Malformed), "{coding:?}");
+            let within = coded(Coding::Gzip, &body(64));
+            assert_eq!(undo(&[coding, Coding::Gzip], &within, 1 << 20), Err(Fault::Malformed), "{coding:?}");
+        }
+        // 1 MiB of frames out of 56 bytes.
+        let frames = coded(Coding::Deflate, &coded(Coding::Deflate, &skipped.repeat(1 << 17)));
+        assert!(frames.len() < 100, "{}", frames.len());
+        assert_eq!(undo(&[Coding::Zstd, Coding::Deflate, Coding::Deflate], &frames, 1 << 20), Err(Fault::Ratio));
     }
 
     /// Windows that take more memory than a reader has to have: of zstd beyond 8 MiB, of brotli beyond 16 MiB.

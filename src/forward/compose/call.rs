@@ -26,6 +26,7 @@ use crate::snapshot::{Composed, Road};
 use crate::upstream::call::{Answer, Call, CallError, Caller, Own, Piece, Tries};
 use crate::upstream::{AttemptOutcome, Service};
 use crate::wire::answer::AnswerHead;
+use crate::wire::coding::is_coded;
 
 /// How deep a part may be nested.
 const DEEPEST: usize = 64;
@@ -371,8 +372,7 @@ pub fn unreadable(head: &AnswerHead, empty: bool, part: &Part) -> Option<Fault> 
     if head.length.is_some_and(|length| length > part.max_body as u64) {
         return Some(Fault::TooLarge);
     }
-    let coded = |coding: &[u8]| !coding.trim_ascii().eq_ignore_ascii_case(b"identity");
-    if head.header_all("content-encoding").any(coded) {
+    if head.header_all("content-encoding").any(is_coded) {
         return Some(Fault::Coded);
     }
     let kind = head.header_all("content-type").next()?;

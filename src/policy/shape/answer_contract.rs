@@ -19,13 +19,14 @@ use crate::head::{HeaderEdit, RequestHead};
 use crate::jose::json;
 use crate::json::Tree;
 use crate::policy::validate::contract::{SchemaConfig, schema};
-use crate::policy::validate::media::{MediaType, UNCODED, is_coded};
+use crate::policy::validate::media::{MediaType, UNCODED};
 use crate::policy::validate::report::{Outcome, Part, Report, Wrong};
 use crate::policy::{Compile, Follows, OnRequest, OnResponse, Outgoing, PlanBuilder, Policy, Stage};
 use crate::problem::Problem;
 use crate::reply::{Flow, Reply};
 use crate::schema::{Schema, Violation};
 use crate::value::{Size, Spanned};
+use crate::wire::coding::is_coded;
 use crate::wire::stages::{Beyond, BodyStage, Changed, Validator, Whole};
 
 /// The longest answer that may be held back, in bytes, and the longest that is where nobody says otherwise.

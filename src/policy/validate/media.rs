@@ -7,12 +7,6 @@ use crate::head::{RequestHead, weighed};
 /// How one asks for an answer without a coding: whoever says nothing takes any (RFC 9110, section 12.5.3).
 pub const UNCODED: HeaderValue = HeaderValue::from_static("identity");
 
-/// Whether a body with this `Content-Encoding` is coded.
-pub fn is_coded(coding: &[u8]) -> bool {
-    let coding = coding.trim_ascii();
-    !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")
-}
-
 /// A `Content-Type` that was understood. Type and subtype are compared without regard to case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MediaType<'a> {

@@ -19,6 +19,7 @@ use crate::policy::{Compile, Follows, OnResponse, Outgoing, PlanBuilder, Policy,
 use crate::problem::Problem;
 use crate::reply::Flow;
 use crate::value::{OneOrMany, Size, Spanned};
+use crate::wire::coding::is_coded;
 use crate::wire::stages::Validator;
 use encoder::{Allowance, Encoder};
 
@@ -137,8 +138,7 @@ impl Compress {
     fn is_worth_it(&self, answer: &Outgoing<'_>) -> bool {
         let kind = answer.first(&header::CONTENT_TYPE).unwrap_or_default();
         let kind = kind.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
-        let coded =
-            answer.all(&header::CONTENT_ENCODING).iter().any(|coding| !coding.trim_ascii().eq_ignore_ascii_case(b"identity"));
+        let coded = answer.all(&header::CONTENT_ENCODING).into_iter().any(is_coded);
         let long = answer.length().is_none_or(|length| length >= self.min_size);
         long && !coded
             && self.types.iter().any(|known| known.takes(kind))

@@ -19,9 +19,10 @@ use super::{Inner, Outcome, Reshape, is_json, is_xml};
 use crate::exchange::Exchange;
 use crate::head::{HeaderEdit, RequestHead};
 use crate::json::{Fault, Filter, Program};
-use crate::policy::validate::media::{UNCODED, is_coded};
+use crate::policy::validate::media::UNCODED;
 use crate::policy::{Follows, OnRequest, OnResponse, Outgoing, Policy};
 use crate::reply::{Flow, Reply};
+use crate::wire::coding::is_coded;
 use crate::wire::stages::{Beyond, BodyStage, Changed, Pieces, Validator, Whole};
 
 /// See the module.

@@ -28,8 +28,8 @@ pub struct ReshapeConfig {
     /// What is done with a body that says it is JSON and cannot be read, or has an object with a name twice: a request gets 400, an answer becomes
     /// 502, or breaks off where it has begun (`refuse`); or it goes on as it is (`pass`). Default: `refuse`.
     pub on_unparsable: Otherwise,
-    /// What is done with a body of another type than JSON, or that is coded (gzip ...): a request gets 415, an answer of 2xx becomes 502, and others
-    /// go without their body (`refuse`); or it goes on as it is (`pass`), as pictures and pages do. Default: `refuse`.
+    /// What is done with a body of another type than JSON, or in a coding that cannot be undone (of answers: in any): a request gets 415, or 400 where it
+    /// is not coded as it says, an answer of 2xx becomes 502, and others go without their body (`refuse`); or it goes on as it is (`pass`), as pictures and pages do. Default: `refuse`.
     pub other_types: Otherwise,
     /// Whether a form (`application/x-www-form-urlencoded`) is taken for an object of texts, and goes to the service as JSON; a name that comes several
     /// times becomes an array. Default: false.

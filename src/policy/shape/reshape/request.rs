@@ -137,7 +137,8 @@ impl OnBody for Requests {
 
     fn on_unreadable(&self, head: &RequestHead, exchange: &mut Exchange) -> Option<Flow> {
         let inner = &self.0;
-        if inner.on_unparsable == Otherwise::Refuse {
+        // Nobody knows what it is.
+        if inner.other_types == Otherwise::Refuse {
             inner.counts.count(Way::Request, Outcome::Refused);
             return None;
         }

@@ -7,7 +7,7 @@ use http::{Method, StatusCode, header};
 use pingora_http::ResponseHeader;
 
 use super::super::contract::{MOST_TOLD, Mode, steps};
-use super::super::media::{MediaType, is_coded};
+use super::super::media::MediaType;
 use super::super::report::{Outcome, Part, Wrong};
 use super::document::Operation;
 use super::{Contract, Openapi, body};
@@ -17,6 +17,7 @@ use crate::jose::json;
 use crate::policy::{Follows, OnResponse, Outgoing, Policy};
 use crate::reply::{Flow, Reply};
 use crate::schema::{Direction, Violation};
+use crate::wire::coding::is_coded;
 use crate::wire::encode::is_bodiless;
 use crate::wire::stages::{Beyond, BodyStage, Changed, Validator, Whole};
 
