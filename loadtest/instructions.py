@@ -53,6 +53,20 @@ GAUNTLET = """policies:
 """
 ONE_ROUTE = "routes: [ { path: /*, service: backend } ]\n"
 CACHED = "policies: { cache: { ttl: 1h } }\n"
+# A unary call: nginx answers it with one message, which is a file, and trailers.
+PROTO = """syntax = "proto3";
+message Asked { int32 id = 1; string color = 2; }
+message Product { int32 id = 1; string name = 2; string description = 3; }
+service Shop { rpc Get(Asked) returns (Product); }
+"""
+MESSAGE = b"\x08\x01\x12\x0aportcullis\x1a\x40" + b"about one hundred bytes of JSON, more or less, to be sent"[:64].ljust(64, b".")
+GRPC = """root {dir}; error_page 405 =200 /message; try_files /message =404; default_type application/grpc;
+add_trailer grpc-status 0 always;"""
+TRANSCODED = BASE.replace(
+    "endpoints: [ 127.0.0.1:%(backend)d ] }",
+    """endpoints: [ 127.0.0.1:%(backend)d ], protocol: grpc,
+    transcode: { protos: shop.proto, rules: [ { method: Shop.Get, get: "/products/{id}" } ] } }""",
+)
 TO_H2 = BASE.replace("endpoints: [ 127.0.0.1:%(backend)d ] }", "endpoints: [ 127.0.0.1:%(backend)d ], protocol: http2 }")
 H2C = BASE.replace("%(port)d }", "%(port)d, h2c: true }")
 TLS = BASE.replace("%(port)d }", "%(port)d, tls: { certificates: [ { cert: cert.pem, key: key.pem } ] } }")
@@ -72,6 +86,7 @@ SCENARIOS = {
     # Each request asks for what nobody has asked for before: it is fetched and stored.
     "miss": (BASE + ONE_ROUTE + CACHED + SILENT + "server: { workers: 1 }\n", ["fresh"], 200),
     "to_http2": (TO_H2 + ONE_ROUTE + SILENT + "server: { workers: 1 }\n", ["to_h2"], 200),
+    "transcoded": (TRANSCODED + ONE_ROUTE + SILENT + "server: { workers: 1 }\n", ["to_h2", "grpc"], 200),
     # Each one with its connections, on both sides: opened, switched, and closed by the client.
     "websocket": (BASE + ONE_ROUTE + SILENT + "server: { workers: 1 }\n", ["websocket"], 101),
     "http2": (H2C + ONE_ROUTE + SILENT + "server: { workers: 1 }\n", ["h2"], 200),
@@ -197,7 +212,12 @@ def count(binary, name, requests, keep=None):
         # Where the backend is another one, nginx has a port of its own, and nothing to do.
         switching = switch_all(ports["backend"]) if "websocket" in extras else None
         listen = f"listen 127.0.0.1:{free_port() if switching else ports['backend']}{' http2' if 'to_h2' in extras else ''};"
-        pathlib.Path(folder, "nginx.conf").write_text(NGINX.format(dir=folder, body=BODY, listen=listen))
+        nginx = NGINX.replace("default_type application/json; return 200 '{body}';", GRPC) if "grpc" in extras else NGINX
+        pathlib.Path(folder, "nginx.conf").write_text(nginx.format(dir=folder, body=BODY, listen=listen))
+        # For nginx's worker, where it is another user.
+        os.chmod(folder, 0o755)
+        pathlib.Path(folder, "shop.proto").write_text(PROTO)
+        pathlib.Path(folder, "message").write_bytes(b"\0" + len(MESSAGE).to_bytes(4, "big") + MESSAGE)
         if "tls" in extras:
             certificate(folder)
         out = keep or os.path.join(folder, "callgrind.out")
