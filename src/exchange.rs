@@ -452,6 +452,8 @@ pub struct Exchange {
     pub operation: Option<OperationName>,
     /// Which operation of its document of OpenAPI the route has met, whatever other name there is for it.
     pub documented: Option<u32>,
+    /// The path ends in a value, whatever it looks like: a word behind a colon is a part of it.
+    pub ends_in_value: bool,
     pub params: Params,
     pub identity: Option<Arc<Identity>>,
     /// Policies' changes to the request on its way to the backend.
@@ -504,6 +506,7 @@ impl Exchange {
         copy.route.clone_from(&self.route);
         copy.to_upstream.clone_from(&self.to_upstream);
         copy.upstream_host.clone_from(&self.upstream_host);
+        copy.ends_in_value = self.ends_in_value;
         copy
     }
 
@@ -547,6 +550,20 @@ impl Exchange {
         Exchange::new(Arc::new(connection), "test-request".into())
     }
 
+    /// Of a request that the gateway makes of its own accord, about nobody's.
+    pub fn of_nobody(what: &str) -> Self {
+        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+        let connection = Connection {
+            peer: nobody,
+            local: nobody,
+            client: nobody,
+            listener: what.into(),
+            tls: None,
+            told: Default::default(),
+        };
+        Exchange::new(Arc::new(connection), what.into())
+    }
+
     pub fn new(connection: Arc<Connection>, request_id: RequestId) -> Self {
         Self::begun(connection, request_id, Instant::now())
     }
@@ -567,6 +584,7 @@ impl Exchange {
             route: None,
             operation: None,
             documented: None,
+            ends_in_value: false,
             params: Default::default(),
             identity: None,
             to_upstream: HeaderEdits::new(),

@@ -3,6 +3,7 @@
 //! After gRPC's [protocol over HTTP/2](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md), and gRPC-Web's
 //! [over any HTTP](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md). Nothing here looks into a message.
 
+pub mod metadata;
 pub mod web;
 
 use std::time::Duration;

@@ -6,7 +6,10 @@ mod crossings;
 mod ends;
 mod json_format;
 mod mapping;
+mod reflection;
 mod streams;
+mod strict;
+mod uploads;
 
 use std::path::{Path, PathBuf};
 
@@ -38,7 +41,11 @@ struct Shop {
 
 /// `transcode`: what the service says of itself beside where the descriptors are; `routes` with `service: shop`.
 fn shop_with(transcode: &str, routes: &str) -> Shop {
-    let files = Files::new();
+    shop_in(&Files::new(), transcode, routes)
+}
+
+/// The same with other files beside the configuration.
+fn shop_in(files: &Files, transcode: &str, routes: &str) -> Shop {
     let set = files.write("shop.pb", descriptors());
     let server = Peer::start("rest_grpc.py", &[set.to_str().unwrap()]);
     let yaml = format!(
@@ -49,13 +56,13 @@ fn shop_with(transcode: &str, routes: &str) -> Shop {
       shop:
         endpoints: ['127.0.0.1:{}']
         protocol: grpc
-        transcode: {{ descriptors: shop.pb, services: [shop.v1.Catalog]{transcode} }}
+        transcode: {{ descriptors: shop.pb, services: [shop.v1.Catalog], names: both{transcode} }}
     routes:
 {routes}
 ",
         server.port()
     );
-    Shop { gateway: Gateway::start_in(&files, &yaml), server }
+    Shop { gateway: Gateway::start_in(files, &yaml), server }
 }
 
 fn shop() -> Shop {

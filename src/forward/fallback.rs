@@ -120,7 +120,9 @@ fn unwanted(journey: &Journey, down: &Downstream, answer: &AnswerHead) -> Option
     let status = if fallback.replaces(answer.status) {
         answer.status
     } else {
-        let code = answer.header_all(GRPC_STATUS.as_str()).next().and_then(read_status);
+        // Of a call that was made of the request its answer has no such field.
+        let made = || u8::try_from(journey.tries.transcoded.as_ref()?.status?).ok();
+        let code = answer.header_all(GRPC_STATUS.as_str()).next().and_then(read_status).or_else(made);
         code.filter(|code| fallback.replaces_call(*code)).map(|_| StatusCode::BAD_GATEWAY)?
     };
     given(fallback, journey, down, true)?;

@@ -6,7 +6,7 @@ use http::{HeaderValue, Method as HttpMethod, StatusCode, header};
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, Value};
 
 use super::config::Unknown;
-use super::field::{FieldPath, one_of_its_kind};
+use super::field::{FieldPath, Lost, Spelling, one_of_its_kind};
 use super::read::{Reader, Wrong};
 use super::table::Found;
 use super::{Body, Meant, Transcoder, encoding, framed, is_http_body, wkt};
@@ -20,11 +20,11 @@ const MOST_PARAMETERS: usize = 1000;
 const NAME: &str = "transcode";
 
 /// The request is at fault.
-fn refused(status: StatusCode, reason: &'static str, detail: &'static str) -> Box<Reply> {
+pub fn refused(status: StatusCode, reason: &'static str, detail: &'static str) -> Box<Reply> {
     Reply::new(status, NAME, reason, detail)
 }
 
-fn too_large() -> Box<Reply> {
+pub fn too_large() -> Box<Reply> {
     refused(StatusCode::PAYLOAD_TOO_LARGE, "message_too_large", "The message is larger than the service takes.")
 }
 
@@ -56,12 +56,12 @@ impl Transcoder {
         refused(StatusCode::NOT_FOUND, "no_rule", "No method of the service is at this path.")
     }
 
-    /// Which method a request means. `path` is canonical.
+    /// Which method a request means. `path` is canonical; `verbs`: what stands behind its last colon may be a word of a rule.
     ///
     /// # Errors
     /// The answer to one that means none.
-    pub fn find<'t, 'p>(&'t self, method: &HttpMethod, path: &'p str) -> Result<Meant<'t, 'p>, Box<Reply>> {
-        let (number, segments) = match self.table.find(method, path) {
+    pub fn find<'t, 'p>(&'t self, method: &HttpMethod, path: &'p str, verbs: bool) -> Result<Meant<'t, 'p>, Box<Reply>> {
+        let (number, segments) = match self.table.find(method, path, verbs) {
             Found::Rule(number, segments) => (number, segments),
             Found::Others(methods) => {
                 let mut names: Vec<&str> = methods.iter().map(HttpMethod::as_str).collect();
@@ -76,13 +76,19 @@ impl Transcoder {
             }
             Found::Nothing => return Err(Self::no_rule()),
         };
-        let rule = self.rules.get(number).ok_or_else(Self::no_rule)?;
-        let method = self.methods.get(rule.method).ok_or_else(Self::no_rule)?;
-        if method.takes_stream {
-            let detail = "This method takes a stream of messages, and can be called by clients of gRPC's only.";
+        let meant = self.meant(number, segments)?;
+        if meant.method.takes_stream && matches!(meant.rule.body, Body::None) {
+            let detail = "This method takes a stream of messages, and no body says here what they are.";
             return Err(refused(StatusCode::NOT_IMPLEMENTED, "stream_needed", detail));
         }
-        Ok(Meant { transcoder: self, rule, method, segments })
+        Ok(meant)
+    }
+
+    /// What a rule means, with these segments.
+    pub(super) fn meant<'t, 'p>(&'t self, number: usize, segments: Vec<&'p str>) -> Result<Meant<'t, 'p>, Box<Reply>> {
+        let rule = self.rules.get(number).ok_or_else(Self::no_rule)?;
+        let method = self.methods.get(rule.method).ok_or_else(Self::no_rule)?;
+        Ok(Meant { transcoder: self, number, rule, method, segments })
     }
 }
 
@@ -122,7 +128,7 @@ impl Meant<'_, '_> {
     }
 
     fn reader(&self) -> Reader {
-        Reader::new(self.transcoder.unknown_fields, encoding::heaviest(self.transcoder.max_message))
+        Reader::new(self.transcoder.unknown_fields, self.transcoder.spelling, encoding::heaviest(self.transcoder.max_message))
     }
 
     fn body(&self, content_type: Option<&[u8]>, body: &[u8]) -> Result<DynamicMessage, Box<Reply>> {
@@ -171,8 +177,13 @@ impl Meant<'_, '_> {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = utf8(decode(name)).ok_or_else(|| wrong("query", "name", "", "must be UTF-8"))?;
             let wrong = |must: &str| wrong("query", "name", &name, must);
-            let path = match FieldPath::find(&self.method.input, &name) {
+            let (input, spelling) = (&self.method.input, self.transcoder.spelling);
+            let path = match FieldPath::find(input, &name, spelling) {
                 Ok(path) if self.leaves(&path) => path,
+                // One that is known by another name is not overlooked: whoever has written it means it.
+                Err(Lost::Unknown) if FieldPath::find(input, &name, Spelling::Both).is_ok() => {
+                    return Err(wrong("must name fields as answers do"));
+                }
                 _ if self.transcoder.unknown_query == Unknown::Ignore => continue,
                 Ok(_) if matches!(self.rule.body, Body::Whole) => return Err(wrong("must stand in the body")),
                 Ok(_) => return Err(wrong("must not stand in the query, for the body or the path says it")),
@@ -235,7 +246,7 @@ fn raw(kind: &MessageDescriptor, content_type: Option<&[u8]>, body: &[u8]) -> Re
 fn tree(content_type: Option<&[u8]>, body: &[u8]) -> Result<serde_json::Value, Box<Reply>> {
     let kind = content_type.unwrap_or_default();
     let essence = kind.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
-    let is_json = matches!(&*essence, b"" | b"application/json" | b"text/json") || essence.ends_with(b"+json");
+    let is_json = matches!(&*essence, b"application/json" | b"text/json") || essence.ends_with(b"+json");
     if !is_json {
         return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "json_needed", "The body has to be JSON here."));
     }

@@ -6,9 +6,10 @@ use std::path::Path;
 use prost_reflect::{FieldDescriptor, MethodDescriptor, ServiceDescriptor};
 
 use super::annotation::{self, HttpRule};
-use super::config::{RuleConfig, TranscodeConfig};
-use super::field::{self, FieldPath};
-use super::source::Source;
+use super::config::{Names, RuleConfig, TranscodeConfig};
+use super::field::{self, FieldPath, Spelling};
+use super::reflection::Learned;
+use super::source::{Named, Source};
 use super::table::{Table, Verb};
 use super::template::{Template, Variable};
 use super::write::Style;
@@ -35,23 +36,55 @@ struct Written<'a> {
 impl Transcoder {
     /// Compiles what a service says. Files are read relative to `base`. `None` only if there was a problem.
     pub fn compile(config: &Spanned<TranscodeConfig>, base: &Path, problems: &mut Problems) -> Option<Transcoder> {
-        let before = problems.error_count();
-        let max_message = match &config.max_message {
-            None => 4 * MIB,
-            Some(size) if (KIB..=64 * MIB).contains(&size.value.0) => size.value.0,
-            Some(size) => {
-                problems.push(Problem::error(size.place, "`max_message` is from 1KiB to 64MiB"));
-                return None;
-            }
-        };
+        max_message(config, problems)?;
         let source = Source::read(config, base, problems)?;
+        Self::of(config, &source, problems)
+    }
+
+    /// Compiles what a service says for what its server has said.
+    ///
+    /// # Errors
+    /// What does not fit, for people.
+    pub fn reflected(config: &Spanned<TranscodeConfig>, learned: &Learned) -> Result<Transcoder, String> {
+        let source = Source::of_server(&learned.set, &learned.services, config.place)?;
+        let mut problems = Problems::default();
+        let made = Self::of(config, &source, &mut problems);
+        made.ok_or_else(|| problems.iter().next().map_or_else(String::new, |problem| problem.message.clone()))
+    }
+
+    /// Looks at what can be known of a service before its server was asked. `None` only if there was a problem.
+    pub fn check(config: &Spanned<TranscodeConfig>, problems: &mut Problems) -> Option<()> {
+        let before = problems.error_count();
+        max_message(config, problems)?;
+        for (key, other) in [("descriptors", &config.descriptors), ("protos", &config.protos), ("imports", &config.imports)] {
+            if let Some(other) = other.first() {
+                problems
+                    .push(Problem::error(other.place, format!("`{key}` has no place beside `reflection`: the server is asked")));
+            }
+        }
+        for rule in &config.rules {
+            match bindings(rule).as_slice() {
+                [(_, path)] => {
+                    if let Err(why) = Template::parse(&path.value) {
+                        problems.push(Problem::error(path.place, format!("`{}`: {why}", path.value)));
+                    }
+                }
+                _ => problems.push(not_one(rule)),
+            }
+        }
+        (problems.error_count() == before).then_some(())
+    }
+
+    fn of(config: &Spanned<TranscodeConfig>, source: &Source, problems: &mut Problems) -> Option<Transcoder> {
+        let before = problems.error_count();
+        let max_message = max_message(config, problems)?;
         for message in source.pool.all_messages().filter(|message| !wkt::is_usual(message)) {
             let why = format!("`{}` is declared there otherwise than everybody knows it", message.full_name());
             problems.push(Problem::error(source.place, why).hint("leave it out: it is known without being given"));
         }
         let mut compiling =
             Compiling { place: source.place, problems, table: Table::default(), rules: Vec::new(), methods: Vec::new() };
-        let services = compiling.services(config, &source)?;
+        let services = compiling.services(config, source)?;
         let mut by_name = HashMap::new();
         for method in services.iter().flat_map(|service| service.methods().collect::<Vec<_>>()) {
             by_name.insert(method.full_name().to_owned(), compiling.methods.len());
@@ -99,6 +132,11 @@ impl Transcoder {
             rules,
             methods,
             unknown_fields: config.unknown_fields,
+            spelling: match (config.names, config.proto_names) {
+                (Names::Both, _) => Spelling::Both,
+                (Names::Written, false) => Spelling::Json,
+                (Names::Written, true) => Spelling::Proto,
+            },
             style: Style {
                 always_print: config.always_print,
                 proto_names: config.proto_names,
@@ -108,6 +146,30 @@ impl Transcoder {
             max_message: usize::try_from(max_message).unwrap_or(usize::MAX),
         })
     }
+}
+
+fn max_message(config: &TranscodeConfig, problems: &mut Problems) -> Option<u64> {
+    match &config.max_message {
+        None => Some(4 * MIB),
+        Some(size) if (KIB..=64 * MIB).contains(&size.value.0) => Some(size.value.0),
+        Some(size) => {
+            problems.push(Problem::error(size.place, "`max_message` is from 1KiB to 64MiB"));
+            None
+        }
+    }
+}
+
+/// The methods of HTTP that a rule of the file has a template for.
+fn bindings(rule: &RuleConfig) -> Vec<(&str, &Spanned<String>)> {
+    let custom = rule.custom.as_ref().map(|custom| (&*custom.kind.value, &custom.path));
+    let written =
+        [("GET", &rule.get), ("PUT", &rule.put), ("POST", &rule.post), ("DELETE", &rule.delete), ("PATCH", &rule.patch)];
+    written.into_iter().filter_map(|(verb, path)| Some((verb, path.as_ref()?))).chain(custom).collect()
+}
+
+fn not_one(rule: &Spanned<RuleConfig>) -> Problem {
+    let message = "a rule has one of `get`, `put`, `post`, `delete`, `patch` and `custom`";
+    Problem::error(rule.place, message).hint("write two rules for one method where it has two paths")
 }
 
 struct Compiling<'a> {
@@ -122,7 +184,10 @@ struct Compiling<'a> {
 impl Compiling<'_> {
     fn services(&mut self, config: &TranscodeConfig, source: &Source) -> Option<Vec<ServiceDescriptor>> {
         if config.services.is_empty() {
-            let own = |service: &ServiceDescriptor| source.named.contains(service.parent_file().name());
+            let own = |service: &ServiceDescriptor| match &source.named {
+                Named::Files(files) => files.contains(service.parent_file().name()),
+                Named::Services(services) => services.contains(service.full_name()),
+            };
             let services: Vec<_> = source.pool.services().filter(own).collect();
             if services.is_empty() {
                 self.problems.push(Problem::error(source.place, "no service is declared there"));
@@ -153,22 +218,11 @@ impl Compiling<'_> {
     }
 
     fn of_file(&mut self, rule: &Spanned<RuleConfig>, method: usize) {
-        let custom = rule.custom.as_ref().map(|custom| (&*custom.kind.value, &custom.path));
-        let written =
-            [("GET", &rule.get), ("PUT", &rule.put), ("POST", &rule.post), ("DELETE", &rule.delete), ("PATCH", &rule.patch)];
-        let written = written.into_iter().filter_map(|(verb, path)| Some((verb, path.as_ref()?))).chain(custom);
-        let written: Vec<_> = written.collect();
+        let written = bindings(rule);
         let [(verb, path)] = written.as_slice() else {
-            let message = "a rule has one of `get`, `put`, `post`, `delete`, `patch` and `custom`";
-            self.problems.push(Problem::error(rule.place, message).hint("write two rules for one method where it has two paths"));
+            self.problems.push(not_one(rule));
             return;
         };
-        if self.methods.get(method).is_some_and(|method| method.takes_stream) {
-            let message =
-                format!("`{}` takes a stream of messages, which no request of HTTP's can be made into here", rule.method.value);
-            self.problems.push(Problem::error(rule.method.place, message).hint("gRPC clients can call it as it is"));
-            return;
-        }
         let text = |field: &Option<Spanned<String>>| field.as_ref().map(|field| field.value.clone()).unwrap_or_default();
         let (body, answer) = (text(&rule.body), text(&rule.response_body));
         let place = path.place;
@@ -245,7 +299,7 @@ impl Compiling<'_> {
         let mut variables: Vec<(FieldPath, Variable)> = Vec::new();
         for variable in named {
             let lost = |lost: field::Lost| format!("`{}` in `{}` {}", variable.field, input.full_name(), lost.must());
-            let path = FieldPath::find(input, &variable.field).map_err(lost)?;
+            let path = FieldPath::find(input, &variable.field, Spelling::Both).map_err(lost)?;
             if path.is_list() {
                 return Err(format!("`{}` is a list, and a path has one value", variable.field));
             }
@@ -265,6 +319,9 @@ impl Compiling<'_> {
                 Body::Field(field)
             }
         };
+        if matches!(body, Body::None) && method.takes_stream && written.own {
+            return Err("the method takes a stream of messages, and `body` has to say what each of them is".to_owned());
+        }
         if !matches!(body, Body::None) && written.verb == "GET" {
             return Err("a GET request has no body".to_owned());
         }

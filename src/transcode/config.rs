@@ -1,9 +1,15 @@
 //! What people write under `services: NAME: transcode:`.
 
-use schemars::JsonSchema;
-use serde::Deserialize;
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
 
-use crate::value::{OneOrMany, Size, Spanned};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::value::{OneOrMany, Period, Size, Spanned};
 
 /// gRPC methods of this service for clients that speak REST and JSON. Calls of gRPC's own go to the service as they are. Needs
 /// `protocol: grpc`, `http2` or `auto`.
@@ -12,7 +18,7 @@ use crate::value::{OneOrMany, Size, Spanned};
 #[schemars(rename = "Transcode")]
 pub struct TranscodeConfig {
     /// A set of compiled descriptors (`protoc --include_imports --descriptor_set_out=FILE`, `buf build -o FILE`), or several, up to 32 MiB
-    /// together. A relative name counts from the configuration's folder. Either this or `protos`.
+    /// together. A relative name counts from the configuration's folder. Either this, `protos` or `reflection`.
     #[serde(default)]
     pub descriptors: OneOrMany<Spanned<String>>,
     /// `.proto` files, named as they would be imported, which are compiled when the configuration is loaded; up to 2,000 files and 32 MiB
@@ -24,7 +30,12 @@ pub struct TranscodeConfig {
     /// in any. Default: the configuration's folder.
     #[serde(default)]
     pub imports: OneOrMany<Spanned<String>>,
-    /// The services that can be called, such as `shop.v1.Catalog`. Default: all that `protos`, or `descriptors`, declare.
+    /// Asks the service itself, by gRPC's server reflection (`v1`, and where there is none `v1alpha`): up to 1,000 services, and 2,000 files and
+    /// 16 MiB of descriptors. `true`, or how. Default: false.
+    #[serde(default)]
+    pub reflection: ReflectionChoice,
+    /// The services that can be called, such as `shop.v1.Catalog`. Default: all that `protos`, or `descriptors`, declare, or that the
+    /// service says that it has, but for gRPC's own (`grpc.*`).
     #[serde(default)]
     pub services: OneOrMany<Spanned<String>>,
     /// Which requests mean which methods, beside what the methods' `google.api.http` annotations say. Rules for a method take the place of its
@@ -44,9 +55,13 @@ pub struct TranscodeConfig {
     /// Writes fields that have no presence also where they have their default: 0, `""`, `false`, `[]`. Default: false, they are left out.
     #[serde(default)]
     pub always_print: bool,
-    /// Names fields as the `.proto` file does (`unit_price`) and not in camel case (`unitPrice`). Both are understood. Default: false.
+    /// Names fields as the `.proto` file does (`unit_price`) and not in camel case (`unitPrice`). Default: false.
     #[serde(default)]
     pub proto_names: bool,
+    /// How fields may be named in bodies and queries: as answers name them (`written`), or in either spelling (`both`). Policies that look at
+    /// members and parameters by name know the one that they are told: with `both`, the other one passes them by. Default: `written`.
+    #[serde(default)]
+    pub names: Names,
     /// Writes enumerations as numbers, not names. Both are understood. Default: false.
     #[serde(default)]
     pub enum_numbers: bool,
@@ -55,8 +70,71 @@ pub struct TranscodeConfig {
     pub max_message: Option<Spanned<Size>>,
 }
 
+/// `false`, `true` or a map.
+#[derive(Debug, Clone, Default)]
+pub struct ReflectionChoice(pub Option<ReflectionConfig>);
+
+/// How a service is asked what its methods are.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "TranscodeReflection")]
+pub struct ReflectionConfig {
+    /// How often it is asked again, `1s` to `24h`. Until it has answered, and where what it answers cannot be used, what was known stays.
+    /// Default: `5m`.
+    pub refresh: Spanned<Period>,
+}
+
+impl Default for ReflectionConfig {
+    fn default() -> Self {
+        ReflectionConfig { refresh: Spanned::nowhere(Period(Duration::from_secs(300))) }
+    }
+}
+
+impl<'de> Deserialize<'de> for ReflectionChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shape;
+        impl<'de> Visitor<'de> for Shape {
+            type Value = ReflectionChoice;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`true`, `false` or `{ refresh: 5m }`")
+            }
+
+            fn visit_bool<E: Error>(self, on: bool) -> Result<ReflectionChoice, E> {
+                Ok(ReflectionChoice(on.then(ReflectionConfig::default)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ReflectionChoice, A::Error> {
+                ReflectionConfig::deserialize(MapAccessDeserializer::new(map)).map(|config| ReflectionChoice(Some(config)))
+            }
+        }
+        deserializer.deserialize_any(Shape)
+    }
+}
+
+impl JsonSchema for ReflectionChoice {
+    fn schema_name() -> Cow<'static, str> {
+        "TranscodeReflectionChoice".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<ReflectionConfig>();
+        json_schema!({ "anyOf": [{ "type": "boolean" }, map] })
+    }
+}
+
 fn on() -> bool {
     true
+}
+
+/// How fields may be named.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "TranscodeNames")]
+pub enum Names {
+    #[default]
+    Written,
+    Both,
 }
 
 /// What becomes of what nobody knows.

@@ -34,15 +34,41 @@ impl Lost {
     }
 }
 
-/// The field of that name, in either spelling.
-pub fn named(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
-    message.get_field_by_json_name(name).or_else(|| message.get_field_by_name(name))
+/// By which name fields are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spelling {
+    Json,
+    Proto,
+    Both,
+}
+
+impl Spelling {
+    /// The field of that name.
+    pub fn find(self, message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
+        let json = || message.get_field_by_json_name(name);
+        let proto = || message.get_field_by_name(name);
+        match self {
+            Spelling::Json => json(),
+            Spelling::Proto => proto(),
+            Spelling::Both => json().or_else(proto),
+        }
+    }
+
+    /// The name that is to be written, where a field has another one than that which was.
+    pub fn meant(self, message: &MessageDescriptor, name: &str) -> Option<String> {
+        let field = Spelling::Both.find(message, name)?;
+        match self {
+            Spelling::Json => Some(field.json_name().to_owned()),
+            Spelling::Proto => Some(field.name().to_owned()),
+            Spelling::Both => None,
+        }
+    }
 }
 
 impl FieldPath {
     /// # Errors
     /// There is no such field that can be written as a text.
-    pub fn find(message: &MessageDescriptor, path: &str) -> Result<FieldPath, Lost> {
+    pub fn find(message: &MessageDescriptor, path: &str, spelling: Spelling) -> Result<FieldPath, Lost> {
         let mut fields: Vec<FieldDescriptor> = Vec::new();
         let mut inside = Some(message.clone());
         for name in path.split('.') {
@@ -52,7 +78,7 @@ impl FieldPath {
             if fields.len() == DEEPEST {
                 return Err(Lost::TooDeep);
             }
-            let field = inside.as_ref().and_then(|message| named(message, name)).ok_or(Lost::Unknown)?;
+            let field = inside.as_ref().and_then(|message| spelling.find(message, name)).ok_or(Lost::Unknown)?;
             inside = match field.kind() {
                 Kind::Message(message) if !is_text(&message) => Some(message),
                 _ => None,

@@ -2,9 +2,10 @@
 //! answer is made into. After [`google.api.http`](https://github.com/googleapis/googleapis/blob/master/google/api/http.proto) and
 //! [proto3's JSON mapping](https://protobuf.dev/programming-guides/json/).
 //!
-//! - [`source`]: descriptors, from files.
+//! - [`source`], [`reflection`]: descriptors, from files and from the server itself.
 //! - [`template`], [`table`], [`annotation`], [`compile`]: the rules.
 //! - [`bind`], [`field`]: path, query and body into a message.
+//! - [`upload`], [`values`]: a body into many.
 //! - [`read`], [`write`], [`scalar`], [`wkt`]: JSON and messages.
 //! - [`encoding`]: messages as bytes, and how much they take.
 //! - [`frames`], [`status`]: what gRPC puts around messages, and how a call ends.
@@ -19,11 +20,14 @@ mod encoding;
 mod field;
 pub mod frames;
 mod read;
+pub mod reflection;
 mod scalar;
 mod source;
 pub mod status;
 mod table;
 mod template;
+pub mod upload;
+mod values;
 mod wkt;
 pub mod write;
 
@@ -33,7 +37,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor};
 
 use config::Unknown;
 use encoding::Unread;
-use field::FieldPath;
+use field::{FieldPath, Spelling};
 use table::Table;
 use template::Variable;
 use write::{Style, Unwritable, Writer};
@@ -52,6 +56,7 @@ pub struct Transcoder {
     rules: Vec<Rule>,
     methods: Vec<Method>,
     unknown_fields: Unknown,
+    spelling: Spelling,
     style: Style,
     unknown_query: Unknown,
     /// The longest message, in bytes.
@@ -78,7 +83,7 @@ pub struct Method {
     /// It answers with any number of messages.
     pub streams: bool,
     /// It takes any number of messages.
-    takes_stream: bool,
+    pub takes_stream: bool,
 }
 
 /// Requests that mean a method.
@@ -101,6 +106,7 @@ enum Body {
 /// The method that a request means, and what its path says.
 pub struct Meant<'t, 'p> {
     transcoder: &'t Transcoder,
+    number: usize,
     rule: &'t Rule,
     pub method: &'t Method,
     segments: Vec<&'p str>,
@@ -124,6 +130,11 @@ impl Transcoder {
         };
         self.counts = (0..=16).map(count).collect();
         self
+    }
+
+    /// How many methods can be called.
+    pub fn methods(&self) -> usize {
+        self.methods.len()
     }
 
     /// Notes how a call ended.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value as Json};
 
 use super::config::Unknown;
 use super::encoding::{self, DEEPEST, MESSAGE, VALUE};
+use super::field::Spelling;
 use super::scalar::{self, Number};
 use super::wkt::{self, Known};
 use super::{field, type_name};
@@ -43,6 +44,7 @@ impl From<String> for Wrong {
 #[derive(Debug)]
 pub struct Reader {
     unknown: Unknown,
+    spelling: Spelling,
     /// How much memory messages may take yet. `None`: they have taken more.
     left: Cell<Option<usize>>,
     depth: Cell<usize>,
@@ -50,8 +52,8 @@ pub struct Reader {
 
 impl Reader {
     /// One for a message that takes so much memory at most.
-    pub fn new(unknown: Unknown, most: usize) -> Reader {
-        Reader { unknown, left: Cell::new(Some(most)), depth: Cell::new(0) }
+    pub fn new(unknown: Unknown, spelling: Spelling, most: usize) -> Reader {
+        Reader { unknown, spelling, left: Cell::new(Some(most)), depth: Cell::new(0) }
     }
 
     /// Whether what was to be read is too much.
@@ -97,7 +99,11 @@ impl Reader {
             if but == Some(name) {
                 continue;
             }
-            let Some(field) = field::named(&descriptor, name) else {
+            let Some(field) = self.spelling.find(&descriptor, name) else {
+                // One that is known by another name is not overlooked: whoever has written it means it.
+                if let Some(meant) = self.spelling.meant(&descriptor, name) {
+                    return Err(Wrong::new(format!("must be named `{meant}`")).below(name));
+                }
                 if self.unknown == Unknown::Ignore {
                     continue;
                 }

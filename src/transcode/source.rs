@@ -2,14 +2,14 @@
 //! from nowhere else.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::LazyLock;
 
 use prost_reflect::DescriptorPool;
 use prost_reflect::prost::Message;
-use prost_reflect::prost_types::FileDescriptorSet;
+use prost_reflect::prost_types::{FileDescriptorProto, FileDescriptorSet};
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 
@@ -19,7 +19,9 @@ use crate::value::Spanned;
 
 /// The most bytes of all sources together.
 const MOST_BYTES: u64 = 32 * 1024 * 1024;
-const MOST_FILES: usize = 2000;
+pub const MOST_FILES: usize = 2000;
+/// The most ways from file to file over `import public`, which the library follows one by one.
+const MOST_WAYS: u64 = 1_000_000;
 
 /// What nearly all APIs import, and what errors are made of.
 const KNOWN: [(&str, &str); 7] = [
@@ -32,11 +34,18 @@ const KNOWN: [(&str, &str); 7] = [
     ("google/rpc/error_details.proto", include_str!("protos/google/rpc/error_details.proto")),
 ];
 
-/// Descriptors, and which files of theirs were asked for by name.
+/// Descriptors, and which services of theirs can be called where nobody names any.
 pub struct Source {
     pub pool: DescriptorPool,
-    pub named: HashSet<String>,
+    pub named: Named,
     pub place: Place,
+}
+
+pub enum Named {
+    /// All that these files declare.
+    Files(HashSet<String>),
+    /// These.
+    Services(HashSet<String>),
 }
 
 impl Source {
@@ -48,7 +57,7 @@ impl Source {
             (None, Some(first)) => (first.place, compiled(config, base)),
             (None, None) => {
                 let problem = Problem::error(config.place, "`transcode` needs to know the service's methods");
-                problems.push(problem.hint("descriptors: FILE, or protos: [ FILE ] with imports: [ FOLDER ]"));
+                problems.push(problem.hint("descriptors: FILE, protos: [ FILE ] with imports: [ FOLDER ], or reflection: true"));
                 return None;
             }
             (Some(_), Some(second)) => {
@@ -63,7 +72,7 @@ impl Source {
         match read {
             Ok((mut pool, named)) => {
                 complete(&mut pool);
-                Some(Source { pool, named, place })
+                Some(Source { pool, named: Named::Files(named), place })
             }
             Err(problem) => {
                 problems.push(*problem);
@@ -71,6 +80,84 @@ impl Source {
             }
         }
     }
+}
+
+impl Source {
+    /// Of what a server says.
+    ///
+    /// # Errors
+    /// It is no set that could be used.
+    pub fn of_server(set: &[u8], services: &[String], place: Place) -> Result<Source, String> {
+        let mut pool = DescriptorPool::new();
+        decode(&mut pool, set)?;
+        complete(&mut pool);
+        Ok(Source { pool, named: Named::Services(services.iter().cloned().collect()), place })
+    }
+}
+
+/// Puts the files of a set into the pool, with what they import and everybody knows. Says which they are.
+fn decode(pool: &mut DescriptorPool, set: &[u8]) -> Result<HashSet<String>, String> {
+    let files = FileDescriptorSet::decode(set).map_err(|_| "it is no set of descriptors".to_owned())?.file;
+    if files.len() > MOST_FILES {
+        return Err(format!("it has more than {MOST_FILES} files"));
+    }
+    check_imports(&files)?;
+    let own: HashSet<String> = files.iter().map(|file| file.name().to_owned()).collect();
+    for import in files.iter().flat_map(|file| &file.dependency) {
+        if !own.contains(import) {
+            add_known(pool, import);
+        }
+    }
+    pool.decode_file_descriptor_set(set).map_err(|error| error.to_string())?;
+    Ok(own)
+}
+
+/// What the library would go round and round in, or walk for hours.
+fn check_imports(files: &[FileDescriptorProto]) -> Result<(), String> {
+    let numbers: HashMap<&str, usize> = files.iter().enumerate().map(|(number, file)| (file.name(), number)).collect();
+    let imports = |file: &FileDescriptorProto| -> Vec<(usize, bool)> {
+        let is_public = |at: usize| file.public_dependency.iter().any(|public| usize::try_from(*public) == Ok(at));
+        let known = file.dependency.iter().enumerate();
+        known.filter_map(|(at, name)| Some((*numbers.get(name.as_str())?, is_public(at)))).collect()
+    };
+    let imports: Vec<_> = files.iter().map(imports).collect();
+    // How many of a file's imports are not done yet, and who waits for it.
+    let mut missing: Vec<usize> = imports.iter().map(Vec::len).collect();
+    let mut waiting: Vec<Vec<usize>> = vec![Vec::new(); files.len()];
+    for (number, imports) in imports.iter().enumerate() {
+        for (import, _) in imports {
+            waiting.get_mut(*import).into_iter().for_each(|waiting| waiting.push(number));
+        }
+    }
+    let mut ready: Vec<usize> =
+        missing.iter().enumerate().filter(|(_, missing)| **missing == 0).map(|(number, _)| number).collect();
+    let mut ways = vec![0u64; files.len()];
+    let (mut done, mut all) = (0, 0u64);
+    while let Some(number) = ready.pop() {
+        done += 1;
+        let of = |import: usize| ways.get(import).copied().unwrap_or_default();
+        let imports = imports.get(number).map(Vec::as_slice).unwrap_or_default();
+        let public = imports.iter().filter(|(_, public)| *public);
+        let own = public.fold(1u64, |sum, (import, _)| sum.saturating_add(of(*import)));
+        all = imports.iter().fold(all, |sum, (import, _)| sum.saturating_add(of(*import)));
+        if all > MOST_WAYS {
+            return Err("its files import each other in too many ways".to_owned());
+        }
+        ways.get_mut(number).into_iter().for_each(|ways| *ways = own);
+        for waiting in waiting.get(number).into_iter().flatten() {
+            if let Some(left) = missing.get_mut(*waiting) {
+                *left -= 1;
+                if *left == 0 {
+                    ready.push(*waiting);
+                }
+            }
+        }
+    }
+    if done < files.len() {
+        let round = files.iter().zip(&missing).find(|(_, missing)| **missing > 0).map_or("", |(file, _)| file.name());
+        return Err(format!("`{round}` imports itself, or what imports itself"));
+    }
+    Ok(())
 }
 
 type Sourced = Result<(DescriptorPool, HashSet<String>), Box<Problem>>;
@@ -87,21 +174,8 @@ fn sets_of(config: &TranscodeConfig, base: &Path) -> Sourced {
         let failed = |why: String| wrong(set.place, format!("`{}` cannot be used: {why}", set.value));
         let bytes = read(&base.join(&set.value), &mut left).map_err(&failed)?;
         let hint = "protoc --include_imports --descriptor_set_out=FILE ...";
-        let files = FileDescriptorSet::decode(&*bytes).map_err(|_| {
-            let problem = *failed("it is no set of descriptors".to_owned());
-            Box::new(problem.hint(hint))
-        })?;
-        if files.file.len() > MOST_FILES {
-            return Err(failed(format!("it has more than {MOST_FILES} files")));
-        }
-        let own: HashSet<String> = files.file.iter().map(|file| file.name().to_owned()).collect();
-        for import in files.file.iter().flat_map(|file| &file.dependency) {
-            if !own.contains(import) {
-                add_known(&mut pool, import);
-            }
-        }
-        pool.decode_file_descriptor_set(&*bytes).map_err(|error| {
-            let problem = *failed(error.to_string());
+        let own = decode(&mut pool, &bytes).map_err(|why| {
+            let problem = *failed(why);
             Box::new(problem.hint(hint))
         })?;
         named.extend(own);
@@ -158,22 +232,29 @@ fn complete(pool: &mut DescriptorPool) {
     }
 }
 
+/// The files that are known without being given.
+static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    let mut chain = ChainFileResolver::new();
+    chain.add(Known);
+    chain.add(GoogleFileResolver::new());
+    let mut compiler = Compiler::with_file_resolver(chain);
+    let names = KNOWN.iter().map(|(name, _)| *name);
+    let own = ["any", "api", "duration", "empty", "field_mask", "struct", "timestamp", "type", "wrappers"];
+    let own: Vec<String> = own.iter().map(|name| format!("google/protobuf/{name}.proto")).collect();
+    // They compile: a test looks.
+    for name in names.chain(own.iter().map(String::as_str)) {
+        let _ = compiler.open_file(name);
+    }
+    compiler.descriptor_pool()
+});
+
+/// Whether a file is known without being given.
+pub fn is_known(name: &str) -> bool {
+    POOL.get_file_by_name(name).is_some()
+}
+
 /// Adds a file that is known without being given, with what it imports.
 fn add_known(pool: &mut DescriptorPool, name: &str) {
-    static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-        let mut chain = ChainFileResolver::new();
-        chain.add(Known);
-        chain.add(GoogleFileResolver::new());
-        let mut compiler = Compiler::with_file_resolver(chain);
-        let names = KNOWN.iter().map(|(name, _)| *name);
-        let own = ["any", "api", "duration", "empty", "field_mask", "struct", "timestamp", "type", "wrappers"];
-        let own: Vec<String> = own.iter().map(|name| format!("google/protobuf/{name}.proto")).collect();
-        // They compile: a test looks.
-        for name in names.chain(own.iter().map(String::as_str)) {
-            let _ = compiler.open_file(name);
-        }
-        compiler.descriptor_pool()
-    });
     if pool.get_file_by_name(name).is_some() {
         return;
     }
@@ -251,5 +332,39 @@ mod tests {
         add_known(&mut pool, "google/protobuf/wrappers.proto");
         assert!(pool.get_message_by_name("google.protobuf.Int64Value").is_some());
         complete(&mut pool);
+    }
+
+    #[test]
+    fn imports_in_a_circle_are_refused_and_so_is_a_maze() {
+        let file = |name: String, public: bool, imports: &[String]| FileDescriptorProto {
+            name: Some(name),
+            dependency: imports.to_vec(),
+            public_dependency: if public { (0..imports.len() as i32).collect() } else { Vec::new() },
+            ..FileDescriptorProto::default()
+        };
+        let set = |file: Vec<FileDescriptorProto>| FileDescriptorSet { file }.encode_to_vec();
+        let (a, b, c) = ("a.proto".to_owned(), "b.proto".to_owned(), "c.proto".to_owned());
+        for public in [false, true] {
+            let circle = vec![
+                file(a.clone(), public, &[b.clone()]),
+                file(b.clone(), public, &[a.clone()]),
+                file(c.clone(), public, &[a.clone()]),
+            ];
+            assert!(decode(&mut DescriptorPool::new(), &set(circle)).unwrap_err().contains("imports itself"));
+            let own = vec![file(a.clone(), public, &[a.clone()])];
+            assert!(decode(&mut DescriptorPool::new(), &set(own)).unwrap_err().contains("imports itself"));
+        }
+        // Every file leads to the next ones in two ways.
+        let maze = |depth: usize, public: bool| {
+            let layer = |number: usize| [format!("{number}a.proto"), format!("{number}b.proto")];
+            let files = (0..depth).flat_map(|number| {
+                let next = if number + 1 == depth { Vec::new() } else { layer(number + 1).to_vec() };
+                layer(number).map(|name| file(name, public, &next))
+            });
+            set(files.collect())
+        };
+        assert!(decode(&mut DescriptorPool::new(), &maze(40, true)).unwrap_err().contains("too many ways"));
+        assert_eq!(decode(&mut DescriptorPool::new(), &maze(40, false)).unwrap().len(), 80);
+        assert_eq!(decode(&mut DescriptorPool::new(), &maze(8, true)).unwrap().len(), 16);
     }
 }

@@ -91,22 +91,23 @@ impl Table {
         None
     }
 
-    /// `path` is canonical. A HEAD request takes a rule for GET where there is none for HEAD.
-    pub fn find<'p>(&self, method: &Method, path: &'p str) -> Found<'p> {
-        let found = self.find_exactly(method, path);
+    /// `path` is canonical. A HEAD request takes a rule for GET where there is none for HEAD. `verbs`: what stands behind the last colon may be
+    /// one.
+    pub fn find<'p>(&self, method: &Method, path: &'p str, verbs: bool) -> Found<'p> {
+        let found = self.find_exactly(method, path, verbs);
         match &found {
             Found::Others(methods) if *method == Method::HEAD && methods.contains(&Method::GET) => {
-                self.find_exactly(&Method::GET, path)
+                self.find_exactly(&Method::GET, path, verbs)
             }
             _ => found,
         }
     }
 
-    fn find_exactly<'p>(&self, method: &Method, path: &'p str) -> Found<'p> {
+    fn find_exactly<'p>(&self, method: &Method, path: &'p str, verbs: bool) -> Found<'p> {
         let relative = path.strip_prefix('/').unwrap_or(path);
         let mut search = Search { table: self, method, others: Vec::new() };
         // With what stands behind the last colon as a verb, and then without.
-        if let Some((plain, verb)) = relative.rsplit_once(':').filter(|(_, verb)| !verb.contains('/')) {
+        if let Some((plain, verb)) = relative.rsplit_once(':').filter(|(_, verb)| verbs && !verb.contains('/')) {
             let segments = segments(plain);
             if let Some(rule) = search.below(0, &segments, Some(verb)) {
                 return Found::Rule(rule, segments);
@@ -179,7 +180,7 @@ mod tests {
     }
 
     fn rule(table: &Table, method: &str, path: &str) -> Option<usize> {
-        match table.find(&method.parse().unwrap(), path) {
+        match table.find(&method.parse().unwrap(), path, true) {
             Found::Rule(rule, _) => Some(rule),
             _ => None,
         }
@@ -216,13 +217,14 @@ mod tests {
         ] {
             assert_eq!(rule(&table, "GET", path), number, "{path}");
         }
+        assert_eq!(table.find(&Method::GET, "/v1/books/7:read", false), Found::Rule(0, vec!["v1", "books", "7:read"]));
         assert_eq!((rule(&table, "POST", "/v1/books/7:read"), rule(&table, "BREW", "/any")), (Some(4), Some(6)));
     }
 
     #[test]
     fn another_method_is_told_from_another_path() {
         let table = table(&[("GET", "/a/{b}"), ("PUT", "/a/{b}"), ("DELETE", "/a/c"), ("HEAD", "/h"), ("GET", "/h")]);
-        let others = |method: &str, path: &str| match table.find(&method.parse().unwrap(), path) {
+        let others = |method: &str, path: &str| match table.find(&method.parse().unwrap(), path, true) {
             Found::Others(mut methods) => {
                 methods.sort_by_key(ToString::to_string);
                 methods.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
@@ -259,7 +261,7 @@ mod tests {
         let table = table(&rules);
         let before = std::time::Instant::now();
         for _ in 0..100 {
-            assert_eq!(table.find(&Method::GET, &"/a".repeat(11)), Found::Nothing);
+            assert_eq!(table.find(&Method::GET, &"/a".repeat(11), true), Found::Nothing);
         }
         assert!(before.elapsed() < std::time::Duration::from_secs(2), "{:?}", before.elapsed());
     }

@@ -11,7 +11,7 @@ use crate::value::Spanned;
 
 /// What the tests through sockets call, too.
 fn transcoder() -> Transcoder {
-    let config = json!({ "protos": ["shop/catalog.proto"], "imports": ["tests/transcode/protos"] });
+    let config = json!({ "protos": ["shop/catalog.proto"], "imports": ["tests/transcode/protos"], "names": "both" });
     let config: TranscodeConfig = serde_json::from_value(config).unwrap();
     let mut problems = Problems::default();
     let made = Transcoder::compile(&Spanned::nowhere(config), Path::new(env!("CARGO_MANIFEST_DIR")), &mut problems);
@@ -20,8 +20,8 @@ fn transcoder() -> Transcoder {
 
 /// The message of `POST /v1/echo`, or why there is none.
 fn echo(transcoder: &Transcoder, body: &str) -> Result<Vec<u8>, &'static str> {
-    let meant = transcoder.find(&Method::POST, "/v1/echo").unwrap();
-    let bound = meant.takes(body.as_bytes()).and_then(|_| meant.bind(None, None, body.as_bytes()));
+    let meant = transcoder.find(&Method::POST, "/v1/echo", true).unwrap();
+    let bound = meant.takes(body.as_bytes()).and_then(|_| meant.bind(None, Some(b"application/json"), body.as_bytes()));
     bound.map(|frame| frame[5..].to_vec()).map_err(|reply| reply.reason)
 }
 
@@ -40,7 +40,7 @@ fn messages_are_written_as_the_library_would() {
         "time": "2026-01-31T12:00:00.5Z", "mask": "a,b"
     });
     let ours = echo(&transcoder, &all.to_string()).unwrap();
-    let output = transcoder.find(&Method::POST, "/v1/echo").unwrap().method.output.clone();
+    let output = transcoder.find(&Method::POST, "/v1/echo", true).unwrap().method.output.clone();
     let read = DynamicMessage::decode(output, &*ours).unwrap();
     assert_eq!(read.encode_to_vec(), ours);
     assert_eq!((read.fields().count(), read.encoded_len()), (all.as_object().unwrap().len(), ours.len()));
@@ -68,7 +68,7 @@ fn what_would_take_much_more_memory_than_it_has_bytes_is_refused() {
     let long = format!(r#"{{"text":"{}"}}"#, "x".repeat(4 << 20));
     assert_eq!(echo(&transcoder, &long), Err("message_too_large"));
     // The same for answers: the list of `values` is field 34, and each of them is four bytes.
-    let answering = transcoder.find(&Method::POST, "/v1/echo").unwrap().answering();
+    let answering = transcoder.find(&Method::POST, "/v1/echo", true).unwrap().answering();
     let list = |count: usize| {
         let mut list = Vec::new();
         let inner = b"\x0a\x02\x08\x00".repeat(count);

@@ -26,6 +26,7 @@ pub mod health_config;
 pub mod occurrences;
 pub mod outlier;
 pub mod peer;
+pub mod reflection;
 pub mod service;
 pub mod sticky;
 pub mod unix;

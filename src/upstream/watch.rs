@@ -16,12 +16,14 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::call::SWEEP;
 use super::cluster::{Board, Cluster, Standing};
 use super::dns::{Name, Resolved};
 use super::endpoint::Endpoint;
 use super::health::{Check, Prober};
 use super::health_config::Initial;
 use super::outlier::judge::{self, Judge};
+use super::reflection::{Asker, Reflecting};
 use super::service::Service;
 use crate::address::EndpointAddress;
 
@@ -67,6 +69,7 @@ struct Shared {
     checks: Semaphore,
     lookups: Semaphore,
     observer: Observer,
+    asker: Arc<Asker>,
 }
 
 impl Watchers {
@@ -97,7 +100,16 @@ impl Watchers {
             checks: Semaphore::new(MOST_CHECKS),
             lookups: Semaphore::new(MOST_LOOKUPS),
             observer,
+            asker: Arc::default(),
         };
+        let asker = Arc::downgrade(&shared.asker);
+        handle.spawn(async move {
+            loop {
+                sleep(SWEEP).await;
+                let Some(asker) = asker.upgrade() else { return };
+                asker.sweep();
+            }
+        });
         Ok(Watchers { runtime: handle, shared: Arc::new(shared), watched: Mutex::default(), _stop: stop })
     }
 
@@ -138,6 +150,7 @@ async fn watch_service(mut updates: watch::Receiver<Arc<Service>>, shared: Arc<S
     let mut checks = Checks::default();
     let mut judge = Judge::default();
     let mut lookups = Lookups::default();
+    let mut reflecting = Reflecting::default();
     let mut warmer = Instant::now();
     loop {
         let service = updates.borrow_and_update().clone();
@@ -145,7 +158,8 @@ async fn watch_service(mut updates: watch::Receiver<Arc<Service>>, shared: Arc<S
         let ask_again = lookups.turn(&service, &shared);
         let looked = Instant::now();
         let look_again = look(&service, &mut judge);
-        let turn_again = ask_again.into_iter().chain(look_again).min();
+        let reflect_again = reflecting.turn(&service, &shared.asker);
+        let turn_again = ask_again.into_iter().chain(look_again).chain(reflect_again).min();
         let board = service.cluster.board().clone();
         // Held while waiting, it would keep a removed generation's endpoints in the ledger.
         let (cluster, slow_start) = (Arc::downgrade(&service.cluster), service.slow_start);
@@ -160,6 +174,9 @@ async fn watch_service(mut updates: watch::Receiver<Arc<Service>>, shared: Arc<S
                 if lookups.ended(ended, &service) {
                     service.cluster.board().publish();
                 }
+            }
+            Some(ended) = reflecting.task.join_next(), if !reflecting.task.is_empty() => {
+                reflecting.ended(ended, &updates.borrow().clone(), |wait| varied(wait, 0.9, 1.1));
             }
             Some(Err(ended)) = checks.tasks.join_next(), if !checks.tasks.is_empty() => {
                 if ended.is_panic() {

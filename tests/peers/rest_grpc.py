@@ -1,6 +1,6 @@
 """A gRPC server for clients that speak REST: the services of tests/transcode/protos.
 
-Arguments: a set of descriptors. Prints its port, and ends with its standard input.
+Arguments: a set of descriptors; and if it is to say what its methods are, how (`reflecting.py`), and the folder of the packages for that. Prints its port, and ends with its standard input.
 """
 
 import sys
@@ -9,6 +9,8 @@ from concurrent import futures
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+import reflecting
 
 pool = descriptor_pool.DescriptorPool()
 with open(sys.argv[1], "rb") as file:
@@ -99,7 +101,29 @@ def download(request, context):
 
 
 def collect(requests, context):
-    return Product(name=",".join(one.sku for one in requests))
+    skus = []
+    for one in requests:
+        skus.append(one.sku)
+        if one.sku == "stop":
+            break
+        if one.sku == "flaky":
+            context.abort(grpc.StatusCode.UNAVAILABLE, "once")
+    return Product(name=",".join(skus), unit_price=len(skus))
+
+
+def converse(requests, context):
+    for one in requests:
+        if one.sku == "stop":
+            return
+        if one.sku == "fail":
+            context.abort(grpc.StatusCode.OUT_OF_RANGE, "enough")
+        yield Product(sku=one.sku.upper(), name=one.name, unit_price=one.unit_price)
+
+
+def store(requests, context):
+    pieces = list(requests)
+    kinds = {one.content_type for one in pieces}
+    return Product(sku=",".join(sorted(kinds)), name=b"".join(one.data for one in pieces).decode("latin-1")[:40])
 
 
 def seed(request, context):
@@ -115,6 +139,8 @@ ANSWERS = {
     "shop.v1.Catalog.Upload": upload,
     "shop.v1.Catalog.Download": download,
     "shop.v1.Catalog.Collect": collect,
+    "shop.v1.Catalog.Converse": converse,
+    "shop.v1.Catalog.Store": store,
     "catalogService.getProduct": seed,
 }
 
@@ -135,6 +161,8 @@ def main():
         by_name = {proto.name: proto for proto in protos.method}
         methods = {method.name: handler(method, by_name[method.name]) for method in service.methods}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+    if len(sys.argv) > 2:
+        reflecting.add(server, *sys.argv[2:4])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(port, flush=True)

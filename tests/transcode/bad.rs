@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue, Response};
 
 use super::*;
 
-fn checked(files: &Files, transcode: &str) -> String {
+pub fn checked(files: &Files, transcode: &str) -> String {
     let yaml = format!(
         "listeners: [ {{ bind: '127.0.0.1:8080' }} ]\nservices:\n  shop:\n    endpoints: ['127.0.0.1:1']\n    protocol: grpc\n    transcode: {transcode}\n\
          routes: [ {{ path: '/*', service: shop }} ]\n"
@@ -62,7 +62,7 @@ fn what_cannot_be_meant_is_told_with_its_place() {
         (rule("{ method: shop.v1.Catalog.Echo, post: '/a/{inside.name}', body: inside }"), "stands in the path as well"),
         (rule("{ method: shop.v1.Catalog.Echo, get: /a, response_body: nothing }"), "no such field"),
         (rule("{ method: shop.v1.Catalog.Upload, post: '/a/{content_type}', body: '*' }"), "leaves no field"),
-        (rule("{ method: shop.v1.Catalog.Collect, post: /a, body: '*' }"), "takes a stream"),
+        (rule("{ method: shop.v1.Catalog.Collect, post: /a }"), "takes a stream"),
         (rule("{ method: shop.v1.Catalog.Echo, custom: { kind: 'A B', path: /a } }"), "no method of HTTP"),
         (rule("{ method: shop.v1.Catalog.Echo, custom: { kind: get, path: /a } }"), "upper case"),
         ("{ protos: strange.proto }".to_owned(), "`google.protobuf.Struct` is declared there otherwise"),

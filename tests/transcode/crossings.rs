@@ -87,7 +87,13 @@ fn retries_are_for_what_may_be_asked_twice() {
     let line = gateway.wait_log(|line| line["path"] == "/v1/products/flaky1");
     assert_eq!((&line["retries"], &line["grpc_status"]), (&json!(1), &json!(0)), "{line}");
     // The same by POST.
-    let answer = request(gateway.port(), "POST", "/shop.v1.Catalog/GetProduct", &[], br#"{"sku":"flaky2"}"#);
+    let answer = request(
+        gateway.port(),
+        "POST",
+        "/shop.v1.Catalog/GetProduct",
+        &[("Content-Type", "application/json")],
+        br#"{"sku":"flaky2"}"#,
+    );
     assert_eq!(answer.status, 503, "{}", answer.text());
 }
 

@@ -12,7 +12,7 @@ const MESSAGES: usize = 3000;
 
 fn transcoder(files: &Files) -> Transcoder {
     let config: TranscodeConfig =
-        serde_json::from_value(json!({ "descriptors": ["shop.pb"], "services": ["shop.v1.Catalog"] })).unwrap();
+        serde_json::from_value(json!({ "descriptors": ["shop.pb"], "services": ["shop.v1.Catalog"], "names": "both" })).unwrap();
     let mut problems = Problems::default();
     let made = Transcoder::compile(&Spanned::nowhere(config), files.dir(), &mut problems);
     made.unwrap_or_else(|| panic!("{:?}", problems.iter().collect::<Vec<_>>()))
@@ -105,7 +105,7 @@ fn messages_are_the_same_json_as_pythons() {
     let args = [set.to_str().unwrap(), "20261128", &MESSAGES.to_string(), texts.to_str().unwrap()];
     let told = play("json_mapping.py", &args);
     let transcoder = transcoder(&files);
-    let meant = transcoder.find(&http::Method::POST, "/v1/echo").unwrap();
+    let meant = transcoder.find(&http::Method::POST, "/v1/echo", true).unwrap();
     let answering = meant.answering();
     let written = |message: &[u8]| answering.told(message).map(|told| String::from_utf8(told.body).unwrap());
     let made = told["made"].as_array().unwrap();
@@ -118,11 +118,12 @@ fn messages_are_the_same_json_as_pythons() {
         let (left, right): (Value, Value) = (serde_json::from_str(&ours).unwrap(), serde_json::from_str(theirs).unwrap());
         assert!(same(&left, &right), "ours\n{ours}\ntheirs\n{theirs}");
         // Theirs as a request, and back.
-        let frame = meant.bind(None, None, theirs.as_bytes()).unwrap_or_else(|reply| panic!("{reply:?}: {theirs}"));
+        let frame =
+            meant.bind(None, Some(b"application/json"), theirs.as_bytes()).unwrap_or_else(|reply| panic!("{reply:?}: {theirs}"));
         assert_eq!(written(&frame[5..]).unwrap(), ours, "{theirs}");
     }
     for ((text, why), theirs) in TEXTS.iter().zip(told["read"].as_array().unwrap()) {
-        let ours = meant.bind(None, None, text.as_bytes()).ok().map(|frame| written(&frame[5..]).unwrap());
+        let ours = meant.bind(None, Some(b"application/json"), text.as_bytes()).ok().map(|frame| written(&frame[5..]).unwrap());
         let ours: Option<Value> = ours.map(|ours| serde_json::from_str(&ours).unwrap());
         let theirs: Option<Value> = theirs.as_str().map(|theirs| serde_json::from_str(theirs).unwrap());
         let agree = match (&ours, &theirs) {

@@ -164,6 +164,7 @@ impl Asking<'_> {
     fn exchange_of(&self, part: &Part, road: &Road, head: &RequestHead, request: &Rendered, due: Option<Instant>) -> Exchange {
         let mut exchange = self.exchange.retold();
         exchange.params.clone_from(&self.exchange.params);
+        exchange.ends_in_value = request.ends_in_value;
         if part.anonymous {
             let says_who = |name: &HeaderName| {
                 credentials::is_usual(name) || is_identity(name.as_str().as_bytes()) || self.composed.identity.contains(name)

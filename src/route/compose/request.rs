@@ -30,6 +30,8 @@ pub struct Rendered {
     pub method: Method,
     /// The path, and the query if there is one.
     pub target: String,
+    /// The path ends in a value.
+    pub ends_in_value: bool,
     /// `None`: the service sees no field of that name, whoever has sent one.
     pub fields: Vec<(HeaderName, Option<HeaderValue>)>,
     pub body: Option<Bytes>,
@@ -124,7 +126,8 @@ impl Request {
         if body.is_some() && !fields.iter().any(|(name, value)| *name == header::CONTENT_TYPE && value.is_some()) {
             fields.push((header::CONTENT_TYPE, Some(HeaderValue::from_static("application/json"))));
         }
-        Some(Rendered { method: self.method.clone(), target, fields, body })
+        let ends_in_value = self.path.ends_in_value();
+        Some(Rendered { method: self.method.clone(), target, ends_in_value, fields, body })
     }
 }
 

@@ -233,6 +233,10 @@ impl Text {
         if let [Piece::Of(source)] = self.0.as_slice() { Some(source) } else { None }
     }
 
+    pub fn ends_in_value(&self) -> bool {
+        matches!(self.0.last(), Some(Piece::Of(_)))
+    }
+
     pub fn sources(&self) -> impl Iterator<Item = &Source> {
         self.0.iter().filter_map(|piece| if let Piece::Of(source) = piece { Some(source) } else { None })
     }

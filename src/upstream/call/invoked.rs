@@ -253,7 +253,7 @@ impl Invoked<'_> {
         let end = body.is_empty() || self.is_head;
         let body = if end { Bytes::new() } else { body.into() };
         let head = built(status, fields, end, &self.service.limits).map_err(|bad| CallError::Service(bad.reply()))?;
-        Ok(Answer { head, connection: Connection::Made(Box::new(Made::Whole(body))), key: None })
+        Ok(Answer { head, connection: Connection::Made(Box::new(Made::Whole(body, false))), key: None })
     }
 }
 

@@ -50,11 +50,12 @@ use super::gate::{Entered, Gate, Place, Queue, Shut};
 use super::service::Converts;
 use super::{AttemptOutcome, Endpoint, Protocol, Service, TlsConnector, connect_failure};
 use crate::address::EndpointAddress;
-use crate::exchange::Exchange;
-use crate::grpc::Dialect;
+use crate::exchange::{Exchange, is_gateways};
+use crate::grpc::{Dialect, GRPC_STATUS, metadata, read_status};
 use crate::head::{Edited, HeaderEdit, RequestHead};
 use crate::reply::Reply;
 use crate::retry::Why;
+use crate::transcode::status;
 use crate::wait::{Alarm, Pace, pinned};
 use crate::wire::answer::{AnswerHead, BadAnswer};
 use crate::wire::upgraded::Upgraded;
@@ -221,6 +222,12 @@ impl Call<'_> {
         self.content_type().map_or(Dialect::Plain, Dialect::of)
     }
 
+    /// Whether the client's fields that go along can all be metadata.
+    fn is_fit(&self) -> bool {
+        let goes = |name: &[u8]| passes(name, true) && !is_gateways(name);
+        self.head.headers().all(|(name, value)| !goes(name) || metadata::fits(name, value))
+    }
+
     fn may_switch(&self) -> bool {
         self.head.upgrade
     }
@@ -346,6 +353,9 @@ impl Caller {
         tls: &Arc<TlsConnector>,
     ) -> Result<Answer, CallError> {
         tries.aim = Aim::of(service, call.head, call.exchange);
+        if service.protocol.is_http2() && call.dialect().is_grpc() && !call.is_fit() {
+            return Err(CallError::Service(transcoded::unfit_metadata()));
+        }
         if let Some(converts) = &service.converts {
             return Box::pin(self.converted(converts, service, call, tries, client, tls)).await;
         }
@@ -367,7 +377,8 @@ impl Caller {
         }
         match &converts.transcoder {
             Some(transcoder) if !call.dialect().is_grpc() => {
-                transcoded::send(self, transcoder, service, call, (tries, client), tls).await
+                let transcoder = transcoder.now().ok_or_else(|| CallError::Service(transcoded::unknown(service)))?;
+                transcoded::send(self, &transcoder, service, call, (tries, client), tls).await
             }
             _ => self.authorised(service, call, tries, client, tls).await,
         }
@@ -647,7 +658,7 @@ impl Caller {
             }
             (Connection::H2(stream), _) => stream.let_go(),
             (Connection::Made(made), _) => match *made {
-                Made::Whole(_) => {}
+                Made::Whole(..) => {}
                 Made::Streaming(streaming) => self.keep(streaming.into_answer(), service),
                 Made::Streamed(streamed) => self.keep(streamed.into_answer(), service),
             },
@@ -668,7 +679,7 @@ impl Answer {
         match &self.connection {
             Connection::H1(line) => line.is_early(),
             Connection::H2(stream) => stream.is_early(),
-            Connection::Made(_) => false,
+            Connection::Made(made) => made.is_early(),
         }
     }
 
@@ -689,11 +700,19 @@ impl Answer {
     /// # Errors
     /// [`Broken::Client`], [`Broken::TimedOut`], [`Broken::TooSlow`], [`Broken::MidAnswer`] or [`Broken::Reset`].
     pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, endless: bool) -> Result<(), Broken> {
+        if let Connection::Made(made) = &mut self.connection {
+            return Box::pin(made.more(client, service)).await;
+        }
+        self.more_of_service(client, service, endless).await
+    }
+
+    /// The same of an answer that was not made of another one.
+    async fn more_of_service<C: Client>(&mut self, client: &mut C, service: &Service, endless: bool) -> Result<(), Broken> {
         let pace = service.pace(endless);
         let more = match &mut self.connection {
             Connection::H1(line) => line.more(client, service, pace).await,
             Connection::H2(stream) => pinned(|| stream.more(client, service, pace)).await,
-            Connection::Made(made) => Box::pin(made.more(client, service)).await,
+            Connection::Made(_) => Ok(()),
         };
         if matches!(more, Err(Broken::TooSlow)) {
             service.cluster.board().count_too_slow();
@@ -770,7 +789,12 @@ fn ask_again<C: Client>(
     tries: &mut Tries,
     client: &C,
 ) -> Option<Duration> {
-    let (why, asked) = service.retries.of_answer(head.status.as_u16(), field_of(head))?;
+    let (why, asked) = service.retries.of_answer(head.status.as_u16(), field_of(head)).or_else(|| {
+        // What its client would be told.
+        call.stands_for?;
+        let code = field_of(head)(&GRPC_STATUS).and_then(read_status).filter(|code| *code != 0)?;
+        service.retries.of_answer(status::http(code).as_u16(), field_of(head))
+    })?;
     let may = !call.head.upgrade && client.can_replay() && call.repeats(service);
     if may { tries.again_for(service, why, asked) } else { None }
 }

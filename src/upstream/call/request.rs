@@ -7,6 +7,7 @@ use http::uri::{self, Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
 use crate::exchange::{Exchange, ForwardedHeaders, X_REQUEST_ID, is_gateways, is_identity};
+use crate::grpc::metadata;
 use crate::head::{BodyFraming, Edited, HeaderEdit, RequestHead};
 use crate::wire::encode::{self, field};
 use crate::wire::websocket::handshake;
@@ -109,7 +110,11 @@ impl Map<'_> {
 impl Sink for Map<'_> {
     fn field(&mut self, name: &[u8], value: &[u8]) {
         match HeaderName::from_bytes(name).ok().zip(self.value(value)) {
-            Some((name, value)) => self.put(name, value),
+            Some((name, mut value)) => {
+                // A server may keep beside the name that this one's value is no good, for whoever comes next.
+                value.set_sensitive(metadata::is_binary(name.as_str().as_bytes()));
+                self.put(name, value);
+            }
             None => self.fine = false,
         }
     }

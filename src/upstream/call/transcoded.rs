@@ -4,9 +4,10 @@
 
 mod fields;
 mod streaming;
+mod uploading;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header, response};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, response};
 use pingora_error::Result;
 use std::task::Context;
 
@@ -15,16 +16,18 @@ use super::invoked::Streamed;
 use super::{Answer, Broken, Call, CallError, Caller, Connection, Piece, call_error};
 use crate::exchange::{Deadline, RequestId};
 use crate::grpc::{GRPC_MESSAGE, GRPC_RETRY_PUSHBACK, GRPC_STATUS};
-use crate::head::AnswerLimits;
+use crate::head::{AnswerLimits, RequestHead};
 use crate::path;
 use crate::reply::Reply;
 use crate::transcode::frames::{Bad, Frames};
+use crate::transcode::upload::Upload;
 use crate::transcode::{Answering, Told, Transcoder, Unfit, status};
 use crate::upstream::{AttemptOutcome, Service, TlsConnector};
 use crate::wire::answer::AnswerHead;
 use fields::{Metadata, head_of};
 use std::sync::Arc;
 use streaming::{First, Form, Streaming};
+use uploading::{Uploading, Uploads};
 
 const NAME: &str = "transcode";
 const DETAILS: &str = "grpc-status-details-bin";
@@ -42,8 +45,8 @@ pub struct Transcoded {
 
 /// The body of an answer that was made of a call's.
 pub enum Made {
-    /// It is whole, and this is left of it.
-    Whole(Bytes),
+    /// It is whole, and this is left of it; and whether it was there before the whole request was.
+    Whole(Bytes, bool),
     Streaming(Box<Streaming>),
     /// What a function writes.
     Streamed(Box<Streamed>),
@@ -69,39 +72,110 @@ pub async fn send<C: Client>(
 ) -> std::result::Result<Answer, CallError> {
     let target = call.target.map(|target| target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query))));
     let (path, query) = target.unwrap_or_else(|| (call.head.path.as_str(), call.head.query()));
+    if call.head.upgrade && call.head.version == Version::HTTP_2 {
+        // There is no answer to an extended CONNECT but that of who switches (RFC 8441).
+        let detail = "This service's methods are called by requests, and by no other protocol.";
+        return Err(CallError::Service(Reply::new(StatusCode::NOT_IMPLEMENTED, NAME, "no_upgrade", detail)));
+    }
+    if is_coded(call.head) && !client.body_is_empty() {
+        let detail = "The body has to be uncoded here: it is made into a message.";
+        return Err(CallError::Service(Reply::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            NAME,
+            "content_encoding_unsupported",
+            detail,
+        )));
+    }
     // What the service would be sent may be spelled as the client has spelled it.
     let path = path::normalise(path.as_bytes()).map_err(|_| CallError::Service(Transcoder::no_rule()))?;
-    let meant = transcoder.find(call.method(), &path).map_err(CallError::Service)?;
-    let body = client.whole(transcoder.max_json()).await.map_err(CallError::Client)?;
+    let meant = transcoder.find(call.method(), &path, may_have_verb(call)).map_err(CallError::Service)?;
     let content_type = call.content_type();
-    let takes = meant.takes(&body).map_err(CallError::Service)?;
-    let bound = client.pays_while(takes, || meant.bind(query, content_type, &body)).map_err(CallError::Client)?;
-    let frame = bound.map_err(CallError::Service)?;
-    drop(body);
-    client.pays(frame.len()).map_err(CallError::Client)?;
     let (answering, streams) = (meant.answering(), meant.method.streams);
     let method: Box<str> = meant.method.path.clone();
-    let head = fields::request(call, &method, frame.len());
-    let form = Form::wanted(&answering, call.head);
+    // Of many messages each is made when it is there, and of one all is known before anybody is asked.
+    let (mut uploads, frame) = match meant.method.takes_stream {
+        true => {
+            let upload = Upload::new(transcoder, &meant, query, content_type).map_err(CallError::Service)?;
+            (Some(Uploads::new(upload, client)), Bytes::new())
+        }
+        false => {
+            let body = client.whole(transcoder.max_json()).await.map_err(CallError::Client)?;
+            let takes = meant.takes(&body).map_err(CallError::Service)?;
+            let bound = client.pays_while(takes, || meant.bind(query, content_type, &body)).map_err(CallError::Client)?;
+            let frame = bound.map_err(CallError::Service)?;
+            drop(body);
+            client.pays(frame.len()).map_err(CallError::Client)?;
+            (None, frame.into())
+        }
+    };
+    let head = fields::request(call, &method, uploads.is_none().then_some(frame.len()));
+    let form = Form::wanted(&answering, call);
     let exchange = fields::exchange(call.exchange, streams && form.ends_well());
     tries.callers_deadline = exchange.deadline.is_some_and(Deadline::is_callers);
     tries.transcoded = Some(Box::new(Transcoded { method, status: None }));
     let inner = Call { head: &head, exchange: &exchange, target: None, fill: None, stands_for: Some(call.method()) };
-    let mut framed = Framed { client, frame: frame.into() };
-    let answer = caller.authorised(service, &inner, tries, &mut framed, tls).await?;
-    let answering = Receiving {
+    let receiving = Receiving {
         caller,
         transcoder,
         service,
         answering,
         request_id: &call.exchange.request_id,
         is_head: call.fill.is_none() && call.head.method == Method::HEAD,
+        uploads: uploads.is_some(),
     };
-    if streams {
-        answering.stream(answer, form, (tries, &mut framed)).await
-    } else {
-        answering.unary(answer, tries, &mut framed).await
+    let form = streams.then_some(form);
+    let Some(own) = &mut uploads else {
+        let mut framed = Framed { client, frame };
+        let answer = caller.authorised(service, &inner, tries, &mut framed, tls).await?;
+        return receiving.answer(answer, form, (tries, &mut framed)).await;
+    };
+    let mut uploading = Uploading { client, uploads: own };
+    let answered = async {
+        let answer = caller.authorised(service, &inner, tries, &mut uploading, tls).await?;
+        receiving.answer(answer, form, (tries, &mut uploading)).await
+    };
+    let mut answer = match (answered.await, own.refused.take()) {
+        (Err(CallError::Client(_)), Some(reply)) => return Err(CallError::Service(reply)),
+        (answered, _) => answered?,
+    };
+    if let Connection::Made(made) = &mut answer.connection {
+        match &mut **made {
+            Made::Whole(_, early) => *early = !own.is_over(),
+            Made::Streaming(streaming) => streaming.uploads = uploads.map(Box::new),
+            Made::Streamed(_) => {}
+        }
     }
+    Ok(answer)
+}
+
+/// Whether what stands behind the path's last colon may be a word of a rule. A value that came from somewhere must not choose the method, and a
+/// colon that its client has escaped is a letter like any other.
+fn may_have_verb(call: &Call<'_>) -> bool {
+    let escaped = |raw: &str| {
+        let last = raw.rsplit('/').next().unwrap_or_default();
+        !last.contains(':') && last.to_ascii_uppercase().contains("%3A")
+    };
+    !call.exchange.ends_in_value && !call.head.spelling.as_ref().is_some_and(|spelling| escaped(&spelling.raw))
+}
+
+/// Whether a body has a coding.
+fn is_coded(head: &RequestHead) -> bool {
+    let mut codings = head.header_all("content-encoding").flat_map(|field| field.split(|&byte| byte == b','));
+    codings.any(|coding| !matches!(coding.trim_ascii(), b"") && !coding.trim_ascii().eq_ignore_ascii_case(b"identity"))
+}
+
+/// The answer to a call whose fields cannot be metadata.
+#[cold]
+pub fn unfit_metadata() -> Box<Reply> {
+    let detail = "A field of the call cannot be metadata: its name, or what stands in one in `-bin` and is no base64.";
+    Reply::new(StatusCode::BAD_REQUEST, Service::NAME, "unfit_metadata", detail)
+}
+
+/// The answer as long as nothing is known of the service's methods.
+#[cold]
+pub fn unknown(service: &Service) -> Box<Reply> {
+    let detail = "The service has not said yet which methods it has.";
+    Reply::new(StatusCode::SERVICE_UNAVAILABLE, NAME, "methods_unknown", detail).retry_after(service.retry_after)
 }
 
 /// One call's answer on its way.
@@ -112,11 +186,26 @@ struct Receiving<'a> {
     answering: Answering,
     request_id: &'a RequestId,
     is_head: bool,
+    /// The request is a stream of messages, which may take as long as its client likes.
+    uploads: bool,
 }
 
 type Answered = std::result::Result<Answer, CallError>;
 
 impl Receiving<'_> {
+    /// `form`: how many messages are told, where there may be many.
+    async fn answer<C: Client>(
+        self,
+        answer: Answer,
+        form: Option<Form>,
+        (tries, client): (&mut super::Tries, &mut C),
+    ) -> Answered {
+        match form {
+            Some(form) => self.stream(answer, form, (tries, client)).await,
+            None => self.unary(answer, tries, client).await,
+        }
+    }
+
     /// What is no gRPC, or is not what the method answers with.
     fn bad(&self, tries: &mut super::Tries, reason: &'static str, detail: &'static str) -> CallError {
         tries.failed(self.service, AttemptOutcome::Broken);
@@ -185,7 +274,7 @@ impl Receiving<'_> {
                     }
                     Ok(Some(Piece::End)) => break None,
                     Ok(None) => {
-                        if let Err(broken) = answer.more(client, self.service, false).await {
+                        if let Err(broken) = answer.more(client, self.service, self.uploads).await {
                             tries.broke(self.service, &broken);
                             return Err(call_error(broken, self.service));
                         }
@@ -228,7 +317,7 @@ impl Receiving<'_> {
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         let end = body.is_empty() || self.is_head;
         let body = if end { Bytes::new() } else { body.into() };
-        self.made(status, fields, end, Made::Whole(body))
+        self.made(status, fields, end, Made::Whole(body, false))
     }
 
     fn made(&self, status: StatusCode, fields: HeaderMap, end: bool, told: Made) -> Answered {
@@ -245,16 +334,14 @@ impl Receiving<'_> {
         for (name, value) in &problem.headers {
             fields.insert(name.clone(), value.clone());
         }
-        fields.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        if problem.status == StatusCode::UNAUTHORIZED {
+            // There has to be one (RFC 9110, section 15.5.2), and the metadata may have none.
+            fields.entry(header::WWW_AUTHENTICATE).or_insert(HeaderValue::from_static("Bearer"));
+        }
         self.whole(problem.status, fields, body)
     }
 
-    async fn stream<C: Client>(
-        self,
-        answer: Answer,
-        form: Form,
-        (tries, client): (&mut super::Tries, &mut Framed<'_, C>),
-    ) -> Answered {
+    async fn stream<C: Client>(self, answer: Answer, form: Form, (tries, client): (&mut super::Tries, &mut C)) -> Answered {
         let (answer, ended) = self.head(answer, tries).await?;
         let mut metadata = Metadata::of(&answer.head);
         if let Some(code) = ended {
@@ -352,8 +439,8 @@ pub(super) fn built(
 impl Made {
     pub fn take(&mut self) -> std::result::Result<Option<Piece>, Broken> {
         match self {
-            Made::Whole(body) if body.is_empty() => Ok(Some(Piece::End)),
-            Made::Whole(body) => Ok(Some(Piece::Data(std::mem::take(body), true))),
+            Made::Whole(body, _) if body.is_empty() => Ok(Some(Piece::End)),
+            Made::Whole(body, _) => Ok(Some(Piece::Data(std::mem::take(body), true))),
             Made::Streaming(streaming) => streaming.take(),
             Made::Streamed(streamed) => streamed.take(),
         }
@@ -362,18 +449,27 @@ impl Made {
     /// Waits for more of the call's own answer. It may be silent for as long as a stream may.
     pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service) -> std::result::Result<(), Broken> {
         match self {
-            Made::Whole(_) => Ok(()),
+            Made::Whole(..) => Ok(()),
             Made::Streaming(streaming) => {
                 client.pays(streaming.owes()).map_err(Broken::Client)?;
-                streaming.answer().more(client, service, true).await
+                streaming.more(client, service).await
             }
             Made::Streamed(streamed) => streamed.more(client, service).await,
         }
     }
 
+    /// See [`Answer::is_early`].
+    pub fn is_early(&self) -> bool {
+        match self {
+            Made::Whole(_, early) => *early,
+            Made::Streaming(streaming) => streaming.is_early(),
+            Made::Streamed(_) => false,
+        }
+    }
+
     pub fn absorb(&mut self, cx: &mut Context<'_>) {
         match self {
-            Made::Whole(_) => {}
+            Made::Whole(..) => {}
             Made::Streaming(streaming) => streaming.answer().absorb(cx),
             Made::Streamed(streamed) => streamed.absorb(cx),
         }

@@ -21,7 +21,6 @@ use crate::retry::budget::Budget;
 use crate::retry::config::RetriesConfig;
 use crate::retry::hedge::{Hedging, HedgingConfig};
 use crate::retry::{self, Speaks};
-use crate::transcode::Transcoder;
 use crate::transcode::config::TranscodeConfig;
 use crate::upstream::address::Address;
 use crate::upstream::balance::subset::Subset;
@@ -37,6 +36,7 @@ use crate::upstream::health::Check;
 use crate::upstream::health_config::Initial;
 use crate::upstream::outlier;
 use crate::upstream::peer::{PeerTemplate, Timeouts, Tls};
+use crate::upstream::reflection::Transcoding;
 use crate::upstream::sticky::Sticky;
 use crate::value::{Spanned, count_within, period_within};
 use crate::wait::Pace;
@@ -529,14 +529,13 @@ fn compile_transcoder(
     (service, base): (&str, &Path),
     problems: &mut Problems,
     kept: Kept<'_>,
-) -> Option<Arc<Transcoder>> {
+) -> Option<Transcoding> {
     if !protocol.is_http2() {
         let problem = Problem::error(config.place, "`transcode` makes calls of gRPC's, and the service speaks HTTP/1.1");
         problems.push(problem.hint("protocol: grpc"));
         return None;
     }
-    let transcoder = Transcoder::compile(config, base, problems)?;
-    Some(Arc::new(transcoder.counted(service, kept.tallies)))
+    Transcoding::compile(config, (service, base), problems, kept)
 }
 
 fn compile_timeouts(config: &TimeoutsConfig, problems: &mut Problems) -> Option<Timeouts> {

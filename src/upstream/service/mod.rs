@@ -18,6 +18,7 @@ use super::guard::Guard;
 use super::health::Check;
 use super::outlier;
 use super::peer::{PeerTemplate, Timeouts, Trust};
+use super::reflection::Transcoding;
 use super::sticky::Sticky;
 use crate::breaker;
 use crate::credentials::UpstreamAuth;
@@ -27,7 +28,6 @@ use crate::ledger::Ledger;
 use crate::retry;
 use crate::retry::hedge::Hedging;
 use crate::tally::Tallies;
-use crate::transcode::Transcoder;
 use crate::value::Raw;
 use crate::wait::Pace;
 
@@ -99,7 +99,7 @@ pub struct Service {
 #[derive(Default)]
 pub struct Converts {
     /// What requests mean that are no calls of gRPC's, where the service takes nothing else.
-    pub transcoder: Option<Arc<Transcoder>>,
+    pub transcoder: Option<Transcoding>,
     /// The function that it is an event for.
     pub function: Option<Arc<Function>>,
     /// What it is shown to say who the gateway is.
@@ -126,6 +126,11 @@ impl Service {
     /// Whether requests are made into calls of gRPC's.
     pub fn transcodes(&self) -> bool {
         self.converts.as_ref().is_some_and(|converts| converts.transcoder.is_some())
+    }
+
+    /// What requests mean that are no calls of gRPC's.
+    pub fn transcoding(&self) -> Option<&Transcoding> {
+        self.converts.as_ref()?.transcoder.as_ref()
     }
 
     /// Closes connections that have been idle too long.
@@ -215,6 +220,7 @@ impl Service {
             || self.outliers.is_some()
             || self.has_breakers()
             || self.cluster.names().next().is_some()
+            || matches!(self.transcoding(), Some(Transcoding::Reflected(_)))
     }
 
     /// Whether each endpoint has a circuit breaker of its own.

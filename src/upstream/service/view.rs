@@ -6,6 +6,7 @@ use super::Service;
 use crate::breaker::BreakerView;
 use crate::upstream::call::{IdleConnections, idle_connections};
 use crate::upstream::endpoint::{Endpoint, EndpointView};
+use crate::upstream::reflection::{ReflectionView, Transcoding};
 use crate::upstream::sticky::Sticky;
 
 /// A service, for the admin API.
@@ -24,6 +25,9 @@ pub struct ServiceView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<BreakerView>,
     pub endpoints: Vec<EndpointView>,
+    /// What is known of its methods, where it is asked for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reflection: Option<ReflectionView>,
     /// How many sticky sessions are remembered, where they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sessions: Option<usize>,
@@ -81,6 +85,7 @@ impl Service {
             endpoints: self
                 .cluster
                 .views(|weight, endpoint| EndpointView { idle_connections: of(endpoint), ..self.view_of(weight, endpoint) }),
+            reflection: self.transcoding().and_then(Transcoding::view),
             sessions: self.sticky.as_deref().and_then(Sticky::sessions),
             unresolved: unresolved.map(|(name, _)| name.host().to_owned()).collect(),
             failing: failing

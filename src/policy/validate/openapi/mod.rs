@@ -417,6 +417,8 @@ impl OnRequest for Meeting {
                 exchange.to_upstream.extend([header::RANGE, header::IF_RANGE].map(HeaderEdit::Remove));
             }
         }
+        let path = contract.document.operations.get(number as usize).map_or("", |operation| &operation.path);
+        exchange.ends_in_value = path.ends_with('}');
         exchange.operation = Some(name);
         exchange.documented = Some(number);
         flow

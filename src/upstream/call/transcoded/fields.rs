@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, response
 use super::super::Call;
 use super::super::h2;
 use crate::exchange::{Deadline, Exchange};
-use crate::grpc::{Dialect, GRPC_STATUS};
+use crate::grpc::{Dialect, GRPC_STATUS, metadata};
 use crate::head::{AnswerLimits, BodyFraming, HeaderEdit, HeaderEdits, RequestHead};
 use crate::wire::answer::{AnswerHead, BadAnswer};
 use crate::wire::encode::is_hop_by_hop;
@@ -16,14 +16,16 @@ use crate::wire::encode::is_hop_by_hop;
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// The head of the call.
-pub fn request(call: &Call<'_>, method: &str, length: usize) -> RequestHead {
+///
+/// `length`: of its body, where it is known.
+pub fn request(call: &Call<'_>, method: &str, length: Option<usize>) -> RequestHead {
     let mut head = call.head.clone();
     let RequestHead { fields, buffer, .. } = &mut head;
     fields.retain(|field| goes(field.name.of(buffer), field.value.of(buffer)));
     method.clone_into(&mut head.path);
     (head.method, head.version) = (Method::POST, Version::HTTP_2);
     (head.query, head.spelling) = (None, None);
-    head.body = BodyFraming::Length(length as u64);
+    head.body = length.map_or(BodyFraming::Streamed, |length| BodyFraming::Length(length as u64));
     (head.expects_continue, head.upgrade) = (false, false);
     head
 }
@@ -67,15 +69,7 @@ fn edits(policies: &HeaderEdits) -> HeaderEdits {
 
 /// Whether a field can be metadata: printable ASCII, or base64 behind a name that says so.
 fn goes(name: &[u8], value: &[u8]) -> bool {
-    let fits = match ends_in_bin(name) {
-        true => value.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b',' | b' ')),
-        false => value.iter().all(|byte| matches!(byte, 0x20..=0x7e)),
-    };
-    fits && !is_about_the_message(name)
-}
-
-fn ends_in_bin(name: &[u8]) -> bool {
-    name.len() > 4 && name.get(name.len() - 4..).is_some_and(|end| end.eq_ignore_ascii_case(b"-bin"))
+    metadata::fits(name, value) && value.iter().all(|byte| matches!(byte, 0x20..=0x7e)) && !is_about_the_message(name)
 }
 
 fn begins(name: &[u8], start: &[u8]) -> bool {
@@ -232,6 +226,8 @@ mod tests {
             ("cache-control", "no-cache", false),
             ("x-blob-bin", "AAH/", true),
             ("x-blob-bin", "not base64!", false),
+            ("x-blob-bin", "zzz", false),
+            ("x!a", "1", false),
             ("x-name", "caf\u{e9}", false),
         ] {
             assert_eq!(goes(name.as_bytes(), value.as_bytes()), goes_on, "{name}: {value}");

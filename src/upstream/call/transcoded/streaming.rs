@@ -1,15 +1,16 @@
 //! The messages of a call as they come, each written as soon as it is there. One is held at a time, and what has come of the next.
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::sync::Arc;
 
-use super::super::{Answer, Broken, CallError, Client, Piece, Tries, call_error};
+use super::super::{Answer, Broken, Call, CallError, Client, Piece, Tries, call_error};
 use super::fields::filter_trailers;
+use super::uploading::{self, Uploading, Uploads};
 use super::{NAME, bad_frame, problem, unfit_answer};
 use crate::exchange::RequestId;
 use crate::grpc::GRPC_STATUS;
-use crate::head::RequestHead;
+use crate::head::Edited;
 use crate::reply::Reply;
 use crate::transcode::frames::Frames;
 use crate::transcode::{Answering, Transcoder};
@@ -29,12 +30,15 @@ pub enum Form {
 }
 
 impl Form {
-    /// What the client would rather have: the first that it names.
-    pub fn wanted(answering: &Answering, head: &RequestHead) -> Form {
+    /// What the client would rather have: the first that it names. A policy that says what is to be accepted says it for the client.
+    pub fn wanted(answering: &Answering, call: &Call<'_>) -> Form {
         if answering.is_raw() {
             return Form::Raw;
         }
-        let accepted = head.header_all("accept").flat_map(|accept| accept.split(|&byte| byte == b','));
+        let edited = Edited::new(&call.exchange.to_upstream);
+        let own = call.head.header_all("accept").filter(|_| !edited.replaces(b"accept"));
+        let said = edited.added().filter(|(name, _)| **name == header::ACCEPT).map(|(_, value)| value.as_bytes());
+        let accepted = own.chain(said).flat_map(|accept| accept.split(|&byte| byte == b','));
         let form = |range: &[u8]| {
             let essence = range.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
             match &*essence {
@@ -128,6 +132,8 @@ pub struct Streaming {
     heaviest: usize,
     /// How much memory was paid for.
     paid: usize,
+    /// What is left of a request that is a stream itself.
+    pub uploads: Option<Box<Uploads>>,
     end: End,
 }
 
@@ -155,6 +161,7 @@ impl Streaming {
             ready: BytesMut::new(),
             heaviest: 0,
             paid: 0,
+            uploads: None,
             end: End::Open,
         }
     }
@@ -174,6 +181,23 @@ impl Streaming {
 
     pub fn into_answer(self) -> Answer {
         self.answer
+    }
+
+    /// Waits for more of the call's answer, and sends what is left of the request meanwhile. It may be silent for as long as a stream may.
+    pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service) -> Result<(), Broken> {
+        let Some(uploads) = &mut self.uploads else { return self.answer.more_of_service(client, service, true).await };
+        let more = self.answer.more_of_service(&mut Uploading { client, uploads }, service, true).await;
+        let Some(reply) = uploads.refused.take() else { return more };
+        // The client has sent what cannot be made into a message. What was answered so far stands, and the call ends here.
+        self.failure(&reply);
+        let fields = uploading::trailers(&reply);
+        self.end = if self.form.ends_well() { End::Trailers(fields) } else { End::Failed(Box::new(fields)) };
+        Ok(())
+    }
+
+    /// Whether the service has answered, whole, before it had the whole request.
+    pub fn is_early(&self) -> bool {
+        self.answer.is_early()
     }
 
     /// Waits for the first message, and says what it is.
