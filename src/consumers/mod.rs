@@ -477,6 +477,7 @@ pub mod tests {
                     plan: None,
                     certificates: vec![],
                     signing_keys: vec![],
+                    aws_keys: vec![],
                 }
             })
             .collect();

@@ -154,7 +154,8 @@ impl<T: Send + Sync + 'static> Fresh<T> {
                 self.current.store(Some(Arc::new(Held { item, expires, since: Instant::now() })));
                 let left = expires.map(|at| at.saturating_sub(unix_seconds()));
                 // Never sooner than in a second, whatever a server says.
-                left.map_or_else(|| self.origin.again(), |left| Duration::from_secs((left - (left / 5).min(EARLY)).max(1)))
+                let next = |left: u64| Duration::from_secs(left.saturating_sub((left / 5).clamp(1, EARLY)).max(1));
+                left.map_or_else(|| self.origin.again(), next)
             }
             Err(why) => {
                 if state.failures == 0 {

@@ -173,7 +173,8 @@ fn address(config: &LambdaConfig, region: &str, cx: &mut Context<'_>) -> Option<
     let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
     let is_open = url.username().is_empty() && url.password().is_none();
     let (true, true, Some(host), Some(port)) = (is_bare, is_open, url.host_str(), url.port_or_known_default()) else {
-        return wrong(format!("`{}` is more than where the service is", endpoint.value));
+        // Not repeated: there may be a password in it.
+        return wrong("the endpoint is more than where the service is".to_owned());
     };
     let tls = match url.scheme() {
         "https" => true,

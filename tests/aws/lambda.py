@@ -22,6 +22,10 @@ class Pinned(SigV4Auth):
         canonical = self.canonical_request(request)
         return self.signature(self.string_to_sign(request, canonical), request)
 
+    def _normalize_url_path(self, path):
+        # S3 takes paths as they are sent.
+        return path if self._service_name == "s3" else super()._normalize_url_path(path)
+
     def payload(self, request):
         return request.headers.get("X-Amz-Content-SHA256") or super().payload(request)
 
