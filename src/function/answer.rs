@@ -56,6 +56,17 @@ pub fn read(format: EventFormat, payload: &[u8]) -> Result<Told, Bad> {
     }
 }
 
+/// Reads the head of an answer whose body follows: it has its `statusCode`, and is otherwise as in format 2.0.
+///
+/// # Errors
+/// See [`Bad`].
+pub fn read_head(head: &[u8]) -> Result<Told, Bad> {
+    match serde_json::from_slice(head).map_err(|_| Bad::Json)? {
+        Value::Object(mut members) if members.contains_key("statusCode") => whole(EventFormat::V2, &mut members),
+        _ => Err(Bad::NoStatus),
+    }
+}
+
 /// All of it is the body.
 fn inferred(value: &Value) -> Told {
     let body = match value {

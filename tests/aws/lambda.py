@@ -99,6 +99,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def handle_any(self):
         length = self.headers.get("Content-Length")
         body = self.rfile.read(int(length)) if length else b""
+        while "chunked" in self.headers.get("Transfer-Encoding", ""):
+            size = int(self.rfile.readline(), 16)
+            body += self.rfile.read(size)
+            self.rfile.readline()
+            if not size:
+                break
         path, _, query = self.path.partition("?")
         if path == "/seen":
             with LOCK:
