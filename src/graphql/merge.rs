@@ -121,9 +121,7 @@ impl<'a> Merging<'a> {
 }
 
 fn same_arguments(one: &Field, other: &Field) -> bool {
-    let has = |field: &Field, name: &str| {
-        field.arguments.iter().find(|argument| *argument.name == *name).map(|argument| argument.value.clone())
-    };
+    let has = |name: &str| other.arguments.iter().find(|argument| *argument.name == *name).map(|argument| &argument.value);
     one.arguments.len() == other.arguments.len()
-        && one.arguments.iter().all(|argument| has(other, &argument.name).as_ref() == Some(&argument.value))
+        && one.arguments.iter().all(|argument| has(&argument.name) == Some(&argument.value))
 }

@@ -13,6 +13,8 @@ pub mod schema;
 mod tests;
 pub mod validate;
 
+use std::collections::BTreeMap;
+
 pub use ast::Document;
 pub use schema::Schema;
 
@@ -29,10 +31,20 @@ impl Wrong {
     }
 }
 
-/// The line and the column of an offset, each from 1, as tools count them.
+/// The lines and the columns of offsets, each from 1, as tools count them. The text is gone through once, however many there are.
+pub fn locations(text: &str, offsets: impl IntoIterator<Item = u32>) -> BTreeMap<u32, (usize, usize)> {
+    let mut places: BTreeMap<u32, (usize, usize)> = offsets.into_iter().map(|at| (at, (1, 1))).collect();
+    let (mut line, mut column, mut letters) = (1, 1, text.char_indices().peekable());
+    for (at, place) in &mut places {
+        while let Some((_, letter)) = letters.next_if(|(here, _)| *here < *at as usize) {
+            (line, column) = if letter == '\n' { (line + 1, 1) } else { (line, column + 1) };
+        }
+        *place = (line, column);
+    }
+    places
+}
+
+/// The same of one.
 pub fn location(text: &str, at: u32) -> (usize, usize) {
-    let before = text.get(..at as usize).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    (line, column)
+    locations(text, [at]).get(&at).copied().unwrap_or((1, 1))
 }

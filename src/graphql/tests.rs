@@ -96,6 +96,8 @@ fn bad_documents_are_told_why() {
         assert!(told.iter().any(|wrong| wrong.contains(said)), "{text}: {told:?}");
     }
     assert_eq!(location("a\n  bc", 5), (2, 4));
+    let places = locations("\u{e9}\nx\n", [0, 3, 4, 99]);
+    assert_eq!(places.into_values().collect::<Vec<_>>(), [(1, 1), (2, 1), (2, 2), (3, 1)]);
     // Every way to it counts, and there are more of them than anybody can look at.
     let mut bomb = "{ product(sku: 1) { reviews { product { ...f0 } } } }".to_owned();
     for number in 0..40 {

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::call::Got;
 use super::{Done, Gathering, Head, State, head, state};
 use crate::graphql::validate::validate;
-use crate::graphql::{Document, Wrong, ast, coerce, location};
+use crate::graphql::{Document, Wrong, ast, coerce, locations};
 use crate::journey::{Journey, no_memory};
 use crate::listen::share::Purse;
 use crate::policy::validate::graphql::request::{self, Asked, Body};
@@ -26,12 +26,14 @@ use crate::policy::validate::graphql::{JSON, RESPONSE, prefers_response};
 use crate::reply::Reply;
 use crate::route::compose::facade::Facade;
 use crate::snapshot::Composed;
-use run::Running;
+use run::{Over, Running};
 
 /// The most tokens of a document, where the guard does not say.
 const MOST_TOKENS: usize = 10_000;
 /// What a document takes of memory once it is read, for each of its bytes.
 const TIMES: usize = 16;
+/// The longest message, in letters.
+const LONGEST_MESSAGE: usize = 400;
 
 /// What a request has come to.
 pub(super) struct Executed {
@@ -108,7 +110,8 @@ pub(super) async fn answer(
         return Err(no_memory());
     }
     let refused = |wrong: &[Wrong]| {
-        let errors: Vec<Value> = wrong.iter().map(|wrong| told(&text, wrong)).collect();
+        let places = locations(&text, wrong.iter().flat_map(|wrong| wrong.at.iter().copied()));
+        let errors: Vec<Value> = wrong.iter().map(|wrong| told(wrong, &places)).collect();
         Ok(Executed {
             body: json!({ "errors": errors }).to_string().into_bytes(),
             dones: nothing(gathering),
@@ -138,8 +141,14 @@ pub(super) async fn answer(
         Err(wrong) => return refused(&[wrong]),
     };
     let mut running = Running::new(gathering, facade, &document, &variables, nothing(gathering));
-    running.execute(operation).await.map_err(|()| no_memory())?;
-    let (body, dones) = running.finish(&text).ok_or_else(no_memory)?;
+    running.execute(operation).await.map_err(|over| match over {
+        Over::Memory => no_memory(),
+        Over::Values => {
+            let detail = "The answer would have more values than one may have.";
+            refuse(StatusCode::BAD_REQUEST, "too_many_values", detail)
+        }
+    })?;
+    let (body, dones) = running.finish(&text);
     Ok(Executed { body, dones, refused: false, by_body })
 }
 
@@ -152,17 +161,22 @@ fn nothing(gathering: &Gathering<'_>) -> Vec<Done> {
     gathering.composed.composition.parts.iter().map(|_| Done::without(State::Skipped)).collect()
 }
 
-fn told(text: &str, wrong: &Wrong) -> Value {
+fn told(wrong: &Wrong, places: &Places) -> Value {
     let mut error = Map::new();
-    error.insert("message".to_owned(), wrong.message.as_str().into());
+    // Names in it are the client's, and may be long.
+    let message: String = wrong.message.chars().take(LONGEST_MESSAGE).collect();
+    error.insert("message".to_owned(), message.into());
     if !wrong.at.is_empty() {
-        error.insert("locations".to_owned(), wrong.at.iter().map(|at| place(text, *at)).collect());
+        error.insert("locations".to_owned(), wrong.at.iter().map(|at| place(places, *at)).collect());
     }
     Value::Object(error)
 }
 
-fn place(text: &str, at: u32) -> Value {
-    let (line, column) = location(text, at);
+/// Lines and columns by offsets.
+type Places = std::collections::BTreeMap<u32, (usize, usize)>;
+
+fn place(places: &Places, at: u32) -> Value {
+    let (line, column) = places.get(&at).copied().unwrap_or((1, 1));
     json!({ "line": line, "column": column })
 }
 

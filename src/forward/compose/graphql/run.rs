@@ -2,6 +2,7 @@
 //! a `batch` can ask for together is asked for together.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -13,29 +14,59 @@ use super::tree::{Key, NODE, Tree, What};
 use crate::exchange::Exchange;
 use crate::graphql::ast::{Directive, Field, Kind as OperationKind, Operation, Selection, Type};
 use crate::graphql::schema::{FieldDef, Kind};
-use crate::graphql::{Document, coerce, introspect, validate};
+use crate::graphql::{Document, Wrong, coerce, introspect, validate};
 use crate::head::RequestHead;
 use crate::jose::json;
 use crate::route::compose::facade::{Facade, FieldCall};
 use crate::route::compose::state::Fault;
-use crate::route::compose::text::{Known, OfField, key, within};
+use crate::route::compose::text::{self, OfField, key, within};
 use crate::route::compose::{Fallback, Part};
 
 /// For how many values memory is paid at once.
 const AT_ONCE: usize = 1024;
 
+/// Why there is no answer.
+#[derive(Clone, Copy)]
+pub(super) enum Over {
+    Memory,
+    Values,
+}
+
+/// Fields that are one in the answer.
+type Group<'a> = Arc<[&'a Field]>;
+
+/// What is asked for of the objects of one type, whichever they are: found out once, for there may be very many of them.
+struct Asked<'a> {
+    key: &'a str,
+    def: &'a FieldDef,
+    fields: Group<'a>,
+    arguments: Result<Arc<Value>, Wrong>,
+}
+
+/// By a type's name and a group's, as long as the latter is there.
+type Known<'a> = HashMap<(usize, usize), (Group<'a>, Arc<[Asked<'a>]>), ahash::RandomState>;
+
 /// A field that waits for a call.
 struct Pending<'a> {
     node: u32,
     def: &'a FieldDef,
-    fields: Vec<&'a Field>,
+    fields: Group<'a>,
     what: Waits,
 }
 
 enum Waits {
     For(Question),
     /// One of a batch, with the field's arguments.
-    Among(Value, Map<String, Value>),
+    Among(Value, Arc<Value>),
+    /// It is known what for.
+    Asked,
+}
+
+/// All that one batch asks for.
+struct Batched<'a> {
+    number: usize,
+    arguments: Arc<Value>,
+    all: Vec<(Pending<'a>, Value)>,
 }
 
 /// One call, and who waits for it.
@@ -56,7 +87,8 @@ pub(super) struct Running<'a> {
     calls_left: usize,
     /// How many values memory was paid for.
     paid: usize,
-    out_of_memory: bool,
+    over: Option<Over>,
+    known: Known<'a>,
 }
 
 type Next<'a> = Vec<Pending<'a>>;
@@ -70,16 +102,29 @@ impl<'a> Running<'a> {
         dones: Vec<Done>,
     ) -> Self {
         let calls_left = facade.max_calls;
-        Running { gathering, facade, document, variables, tree: Tree::new(), dones, calls_left, paid: 0, out_of_memory: false }
+        Running {
+            gathering,
+            facade,
+            document,
+            variables,
+            tree: Tree::new(),
+            dones,
+            calls_left,
+            paid: 0,
+            over: None,
+            known: Known::default(),
+        }
     }
 
     /// # Errors
-    /// There is no memory for it.
-    pub(super) async fn execute(&mut self, operation: &'a Operation) -> Result<(), ()> {
+    /// There is no room for the answer.
+    pub(super) async fn execute(&mut self, operation: &'a Operation) -> Result<(), Over> {
         let facade = self.facade;
         let Some(root) = validate::root_of(&facade.schema, operation.kind) else { return Ok(()) };
         let mut next = Vec::new();
-        self.object(0, root, &[&operation.set], &Value::Null, &mut next);
+        let asked = self.asked(root, &[&operation.set]);
+        self.object(0, root, &asked, &Value::Null, &mut next);
+        self.over.map_or(Ok(()), Err)?;
         if operation.kind == OperationKind::Mutation {
             // One after the other, each with all that is asked for of it.
             for one in next {
@@ -90,14 +135,14 @@ impl<'a> Running<'a> {
         self.levels(next).await
     }
 
-    /// The answer. `None` if there is no memory for it.
-    pub(super) fn finish(self, text: &str) -> Option<(Vec<u8>, Vec<Done>)> {
+    /// The answer.
+    pub(super) fn finish(self, text: &str) -> (Vec<u8>, Vec<Done>) {
         let mut body = Vec::new();
         self.tree.write(text, &mut body);
-        Some((body, self.dones))
+        (body, self.dones)
     }
 
-    async fn levels(&mut self, mut pending: Next<'a>) -> Result<(), ()> {
+    async fn levels(&mut self, mut pending: Next<'a>) -> Result<(), Over> {
         while !pending.is_empty() {
             let asks = self.asks(pending);
             let (gathering, began) = (self.gathering, Instant::now());
@@ -114,9 +159,7 @@ impl<'a> Running<'a> {
                 let Some((number, one, took)) = one else { continue };
                 self.taken(number, one, took, ask.waiting, &mut pending);
             }
-            if self.out_of_memory {
-                return Err(());
-            }
+            self.over.map_or(Ok(()), Err)?;
         }
         Ok(())
     }
@@ -125,21 +168,28 @@ impl<'a> Running<'a> {
     fn asks(&mut self, pending: Next<'a>) -> Vec<Ask<'a>> {
         let mut asks: Vec<Ask<'a>> = Vec::new();
         let mut known: HashMap<Vec<u8>, usize, ahash::RandomState> = HashMap::default();
-        // By the call and the arguments.
-        let mut batches: Vec<(usize, Map<String, Value>, Vec<(Pending<'a>, Value)>)> = Vec::new();
+        // By the call and the arguments, which are one for all objects of a list.
+        let mut batches: Vec<Batched<'a>> = Vec::new();
+        let mut places: HashMap<(usize, usize), usize, ahash::RandomState> = HashMap::default();
         for one in pending {
             let Some(number) = one.def.call.filter(|_| self.tree.is_live(one.node)) else { continue };
-            match one.what {
+            let Pending { node, def, fields, what } = one;
+            let one = Pending { node, def, fields, what: Waits::Asked };
+            match what {
                 Waits::Among(key, arguments) => {
-                    let one = Pending { what: Waits::Among(Value::Null, Map::new()), ..one };
-                    match batches.iter_mut().find(|(known, of, _)| *known == number && *of == arguments) {
-                        Some((_, _, all)) => all.push((one, key)),
-                        None => batches.push((number, arguments, vec![(one, key)])),
+                    let place = *places.entry((number, Arc::as_ptr(&arguments).addr())).or_insert_with(|| {
+                        let same = |batch: &Batched<'_>| batch.number == number && batch.arguments == arguments;
+                        batches.iter().position(same).unwrap_or_else(|| {
+                            batches.push(Batched { number, arguments: arguments.clone(), all: Vec::new() });
+                            batches.len() - 1
+                        })
+                    });
+                    if let Some(batch) = batches.get_mut(place) {
+                        batch.all.push((one, key));
                     }
                 }
                 Waits::For(question) => {
                     let id = identity(number, &question);
-                    let one = Pending { what: Waits::Among(Value::Null, Map::new()), ..one };
                     match id.as_ref().and_then(|id| known.get(id)).and_then(|at| asks.get_mut(*at)) {
                         Some(ask) => ask.waiting.push((one, None)),
                         None => {
@@ -150,32 +200,51 @@ impl<'a> Running<'a> {
                         }
                     }
                 }
+                Waits::Asked => {}
             }
         }
-        for (number, arguments, all) in batches {
-            let most = self.facade.calls.get(number).and_then(|call| call.batch.as_ref()).map_or(1, |batch| batch.most);
-            // In the order in which they came, each key once.
-            let (mut keys, mut seen): (Vec<Value>, BTreeSet<String>) = Default::default();
-            for (_, value) in &all {
-                if key(value).is_some_and(|text| seen.insert(text)) {
-                    keys.push(value.clone());
-                }
-            }
-            let mut all: Vec<_> = all.into_iter().map(Some).collect();
-            for chunk in keys.chunks(most) {
-                let these: BTreeSet<String> = chunk.iter().filter_map(key).collect();
-                let waiting = all
-                    .iter_mut()
-                    .filter(|slot| slot.as_ref().and_then(|(_, value)| key(value)).is_some_and(|text| these.contains(&text)));
-                let waiting: Vec<_> = waiting.filter_map(Option::take).map(|(one, value)| (one, Some(value))).collect();
-                let arguments = Value::Object(arguments.clone());
-                match self.question(number, &arguments, &Value::Null, chunk) {
-                    Ok(question) => asks.extend(self.ask(number, question, waiting)),
-                    Err(fault) => waiting.iter().for_each(|(one, _)| self.fail(one, fault)),
-                }
-            }
+        for batch in batches {
+            self.batch(batch, &mut asks);
         }
         asks
+    }
+
+    /// The calls of a batch, each with so many keys at most.
+    fn batch(&mut self, batch: Batched<'a>, asks: &mut Vec<Ask<'a>>) {
+        let Batched { number, arguments, all } = batch;
+        let most = self.facade.calls.get(number).and_then(|call| call.batch.as_ref()).map_or(1, |batch| batch.most);
+        // In the order in which they came, each once.
+        let mut places: HashMap<String, usize, ahash::RandomState> = HashMap::default();
+        let mut chunks: Vec<(Vec<Value>, Vec<(Pending<'a>, Option<Value>)>)> = Vec::new();
+        for (one, value) in all {
+            let Some(text) = key(&value) else { continue };
+            let next = places.len();
+            let place = *places.entry(text).or_insert(next) / most;
+            if place == chunks.len() {
+                chunks.push(Default::default());
+            }
+            if let Some((keys, waiting)) = chunks.get_mut(place) {
+                if places.len() > next {
+                    keys.push(value.clone());
+                }
+                waiting.push((one, Some(value)));
+            }
+        }
+        for (keys, waiting) in chunks {
+            match self.question(number, &arguments, &Value::Null, &keys) {
+                Ok(question) => asks.extend(self.ask(number, question, waiting)),
+                Err(fault) => {
+                    self.note_fault(fault);
+                    waiting.iter().for_each(|(one, _)| self.fail(one, fault));
+                }
+            }
+        }
+    }
+
+    fn note_fault(&mut self, fault: Fault) {
+        if fault == Fault::Memory {
+            self.over = Some(Over::Memory);
+        }
     }
 
     /// One call more, if there may be one.
@@ -200,7 +269,7 @@ impl<'a> Running<'a> {
         let part = self.part(number).ok_or(Fault::Unavailable)?;
         let none = Map::new();
         let field = Some(OfField { arguments, parent, keys });
-        let known = Known { head, exchange, parts: &none, body: None, item: None, field };
+        let known = text::Known { head, exchange, parts: &none, body: None, item: None, field };
         let request = part.request.render(&known).ok_or(Fault::NoValue)?;
         let other = match &part.fallback {
             Some(Fallback::Call(other)) => other.request.render(&known),
@@ -240,7 +309,7 @@ impl<'a> Running<'a> {
             note(done, state, took, one.got);
         }
         if let State::Failed(fault) = state {
-            self.out_of_memory |= fault == Fault::Memory;
+            self.note_fault(fault);
             return waiting.iter().for_each(|(one, _)| self.fail(one, fault));
         }
         let value = match one.body {
@@ -250,7 +319,7 @@ impl<'a> Running<'a> {
             Body::Many(_) => None,
         };
         let Some(value) = value else {
-            self.out_of_memory = true;
+            self.over = Some(Over::Memory);
             return;
         };
         let Some(batch) = call.and_then(|call| call.batch.as_ref()) else {
@@ -298,73 +367,92 @@ impl<'a> Running<'a> {
         self.tree.fail(one.node, one.fields.first().map_or(0, |field| field.at), code, message.to_owned());
     }
 
-    /// The fields of an object, as it is asked for.
-    fn object(&mut self, node: u32, ty: &'a str, sets: &[&'a [Selection]], source: &Value, next: &mut Next<'a>) {
-        self.tree.set(node, What::Object(Vec::new()));
-        let mut groups = Groups::default();
-        let mut seen = BTreeSet::new();
+    /// What is asked for of objects of this type by these sets.
+    fn asked(&self, ty: &'a str, sets: &[&'a [Selection]]) -> Arc<[Asked<'a>]> {
+        let schema = &self.facade.schema;
+        let (mut groups, mut seen) = (Groups::default(), BTreeSet::new());
         sets.iter().for_each(|set| self.collect(ty, set, &mut groups, &mut seen));
+        let asked = groups.list.into_iter().filter_map(|(key, fields)| {
+            let first = *fields.first()?;
+            let def = schema.field(ty, &first.name)?;
+            let arguments = coerce::arguments(schema, &def.arguments, &first.arguments, self.variables, first.at);
+            Some(Asked { key, def, fields: fields.into(), arguments: arguments.map(|all| Arc::new(Value::Object(all))) })
+        });
+        asked.collect()
+    }
+
+    /// The fields of an object.
+    fn object(&mut self, node: u32, ty: &'a str, all: &[Asked<'a>], source: &Value, next: &mut Next<'a>) {
+        self.tree.set(node, What::Object(Vec::with_capacity(all.len())));
         let schema = &self.facade.schema;
         // They stand in the order in which they were asked for, whenever they are had.
-        let mut all = Vec::with_capacity(groups.list.len());
-        for (name, fields) in groups.list {
-            let Some(def) = fields.first().and_then(|field| schema.field(ty, &field.name)) else { continue };
+        let mut children = Vec::with_capacity(all.len());
+        for asked in all {
             if !self.may_add() {
                 return;
             }
-            all.push((self.tree.add(node, Key::Name(name), !def.ty.is_non_null()), def, fields));
+            children.push(self.tree.add(node, Key::Name(asked.key), !asked.def.ty.is_non_null()));
         }
-        for (child, def, fields) in all {
-            let Some(first) = fields.first().copied() else { continue };
-            if *first.name == *"__typename" {
+        for (child, Asked { def, fields, arguments, .. }) in children.into_iter().zip(all) {
+            if *def.name == *"__typename" {
                 self.tree.set(child, What::Leaf(ty.into()));
                 continue;
             }
-            let arguments = match coerce::arguments(schema, &def.arguments, &first.arguments, self.variables, first.at) {
+            let arguments = match arguments {
                 Ok(arguments) => arguments,
                 Err(wrong) => {
-                    self.tree.fail(child, wrong.at.first().copied().unwrap_or(first.at), "bad_argument", wrong.message);
+                    let at = wrong.at.first().copied().unwrap_or_default();
+                    self.tree.fail(child, at, "bad_argument", wrong.message.clone());
                     continue;
                 }
             };
-            if def.name.starts_with("__") {
-                self.complete(child, &def.ty, &fields, &introspect::root(schema, &def.name, &arguments), next);
-            } else if ty.starts_with("__") {
-                let value = introspect::field(schema, ty, source, &def.name, &arguments);
-                self.complete(child, &def.ty, &fields, &value, next);
-            } else if let Some(number) = def.call {
+            if let (Some(number), false) = (def.call, ty.starts_with("__")) {
                 let of_batch = self.call(number).and_then(|call| call.batch.as_ref());
                 let what = match of_batch {
                     Some(batch) => match within(source, &batch.key) {
                         // Who has no key has nothing.
                         None | Some(Value::Null) => {
-                            self.complete(child, &def.ty, &fields, &Value::Null, next);
+                            self.complete(child, &def.ty, fields, &Value::Null, next);
                             continue;
                         }
-                        Some(value) if key(value).is_some() => Ok(Waits::Among(value.clone(), arguments)),
+                        Some(value) if key(value).is_some() => Ok(Waits::Among(value.clone(), arguments.clone())),
                         Some(_) => Err(Fault::NoValue),
                     },
-                    None => self.question(number, &Value::Object(arguments), source, &[]).map(Waits::For),
+                    None => self.question(number, arguments, source, &[]).map(Waits::For),
                 };
-                match what {
-                    Ok(what) => next.push(Pending { node: child, def, fields, what }),
-                    Err(fault) => {
-                        self.out_of_memory |= fault == Fault::Memory;
-                        self.fail(&Pending { node: child, def, fields, what: Waits::Among(Value::Null, Map::new()) }, fault);
+                let (fault, what) = match what {
+                    Ok(what) => (None, what),
+                    Err(fault) => (Some(fault), Waits::Asked),
+                };
+                let one = Pending { node: child, def, fields: fields.clone(), what };
+                match fault {
+                    None => next.push(one),
+                    Some(fault) => {
+                        self.note_fault(fault);
+                        self.fail(&one, fault);
                     }
                 }
+                continue;
+            }
+            let none = Map::new();
+            let arguments = arguments.as_object().unwrap_or(&none);
+            if def.name.starts_with("__") {
+                self.complete(child, &def.ty, fields, &introspect::root(schema, &def.name, arguments), next);
+            } else if ty.starts_with("__") {
+                let value = introspect::field(schema, ty, source, &def.name, arguments);
+                self.complete(child, &def.ty, fields, &value, next);
             } else {
                 let value = match def.from.is_empty() {
                     true => source.get(&*def.name),
                     false => within(source, &def.from),
                 };
-                self.complete(child, &def.ty, &fields, value.unwrap_or(&Value::Null), next);
+                self.complete(child, &def.ty, fields, value.unwrap_or(&Value::Null), next);
             }
         }
     }
 
     /// A value of a service's, as it is of its type (section 6.4.3).
-    fn complete(&mut self, node: u32, ty: &'a Type, fields: &[&'a Field], value: &Value, next: &mut Next<'a>) {
+    fn complete(&mut self, node: u32, ty: &'a Type, fields: &Group<'a>, value: &Value, next: &mut Next<'a>) {
         let at = fields.first().map_or(0, |field| field.at);
         match ty {
             Type::NonNull(_) if value.is_null() => {
@@ -384,7 +472,7 @@ impl<'a> Running<'a> {
         self.tree.fail(node, at, "unfit", "What was answered is not what the schema says.".to_owned());
     }
 
-    fn list(&mut self, node: u32, ty: &'a Type, fields: &[&'a Field], items: &[&Value], next: &mut Next<'a>) {
+    fn list(&mut self, node: u32, ty: &'a Type, fields: &Group<'a>, items: &[&Value], next: &mut Next<'a>) {
         let Type::List(within) = ty.nullable() else { return };
         self.tree.set(node, What::List(Vec::with_capacity(items.len().min(self.facade.max_values))));
         for (number, item) in (0..).zip(items) {
@@ -396,7 +484,7 @@ impl<'a> Running<'a> {
         }
     }
 
-    fn named(&mut self, node: u32, name: &'a str, fields: &[&'a Field], value: &Value, next: &mut Next<'a>) {
+    fn named(&mut self, node: u32, name: &'a str, fields: &Group<'a>, value: &Value, next: &mut Next<'a>) {
         let at = fields.first().map_or(0, |field| field.at);
         let schema = &self.facade.schema;
         let concrete = match schema.kind(name) {
@@ -420,8 +508,18 @@ impl<'a> Running<'a> {
         let is_one = value.is_object() || name.starts_with("__");
         match concrete.filter(|_| is_one) {
             Some(concrete) => {
-                let sets: Vec<&'a [Selection]> = fields.iter().map(|field| field.set.as_slice()).collect();
-                self.object(node, concrete, &sets, value, next);
+                // A type's name is of the schema, a group is kept along: neither is ever another one's.
+                let id = (concrete.as_ptr().addr(), Arc::as_ptr(fields).cast::<()>().addr());
+                let asked = match self.known.get(&id) {
+                    Some((_, asked)) => asked.clone(),
+                    None => {
+                        let sets: Vec<&'a [Selection]> = fields.iter().map(|field| field.set.as_slice()).collect();
+                        let asked = self.asked(concrete, &sets);
+                        self.known.insert(id, (fields.clone(), asked.clone()));
+                        asked
+                    }
+                };
+                self.object(node, concrete, &asked, value, next);
             }
             None => self.unfit(node, at),
         }
@@ -431,14 +529,14 @@ impl<'a> Running<'a> {
     fn may_add(&mut self) -> bool {
         let count = self.tree.len();
         if count >= self.facade.max_values {
-            self.out_of_memory = true;
-            return false;
-        }
-        if count >= self.paid {
-            self.out_of_memory |= !self.gathering.asking.pays(AT_ONCE * NODE);
+            self.over.get_or_insert(Over::Values);
+        } else if count >= self.paid {
             self.paid += AT_ONCE;
+            if !self.gathering.asking.pays(AT_ONCE * NODE) {
+                self.over.get_or_insert(Over::Memory);
+            }
         }
-        !self.out_of_memory
+        self.over.is_none()
     }
 
     /// The fields of a set that are asked for of this type, in the order of their names in the answer (section 6.3.2).
@@ -488,7 +586,10 @@ impl<'a> Groups<'a> {
             self.list.push((field.key(), Vec::new()));
             self.list.len() - 1
         });
-        if let Some((_, group)) = self.list.get_mut(place) {
+        if let Some((_, group)) = self.list.get_mut(place)
+            // Of what has no fields one is enough.
+            && (group.is_empty() || !field.set.is_empty())
+        {
             group.push(field);
         }
     }

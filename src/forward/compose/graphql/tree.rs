@@ -5,6 +5,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use super::place;
+use crate::graphql::locations;
 
 /// What stands there.
 pub enum What {
@@ -125,9 +126,10 @@ impl<'a> Tree<'a> {
         // Writing to memory does not fail.
         let _ = out.write_all(b"{");
         if !self.errors.is_empty() {
+            let places = locations(text, self.errors.iter().map(|error| error.at));
             let told = |error: &Error| {
                 let (path, code) = (self.path(error.node), error.code);
-                json!({ "message": error.message, "locations": [place(text, error.at)], "path": path, "extensions": { "code": code } })
+                json!({ "message": error.message, "locations": [place(&places, error.at)], "path": path, "extensions": { "code": code } })
             };
             let errors: Vec<Value> = self.errors.iter().map(told).collect();
             let _ = write!(out, "\"errors\":{},", Value::from(errors));
