@@ -210,7 +210,8 @@ impl Facade {
             let Some(def) = def(&mut schema, parent, of) else { continue };
             def.call = Some(calls.len());
             let arguments = def.arguments.iter().map(|argument| argument.name.clone()).collect();
-            named.push(Named { arguments, is_within: !is_root, is_batch: batch.is_some() });
+            // A batch is made for several objects, none of which is the one.
+            named.push(Named { arguments, is_within: !is_root && batch.is_none(), is_batch: batch.is_some() });
             let nothing = match &field.null_statuses {
                 None => vec![StatusCode::NOT_FOUND],
                 Some(list) => list.iter().filter_map(|status| super::error_status(status, "null_statuses", problems)).collect(),
