@@ -175,10 +175,11 @@ impl Hit {
         }
     }
 
-    /// These bytes of its body, if they are here.
+    /// These bytes of its body, if they are in memory.
     pub fn cut(&self, range: Range<usize>) -> Option<Chunks> {
         match &self.entry.pieces {
             Some(pieces) => pieces.cut(range),
+            None if self.flowing.is_some() => None,
             None => {
                 let whole = &self.entry.body;
                 Some(std::iter::once(whole.slice(range.start.min(whole.len())..range.end.min(whole.len()))).collect())

@@ -50,6 +50,8 @@ pub(in crate::cache) struct Long {
     changed: Notify,
     /// Nobody may begin to read it.
     gone: AtomicBool,
+    /// One for all who read it.
+    open: Mutex<Weak<File>>,
 }
 
 #[derive(Default)]
@@ -88,7 +90,7 @@ pub(super) enum LongWrite {
 /// A block to be read.
 pub(super) struct LongRead {
     store: Arc<Store>,
-    number: u32,
+    long: Arc<Long>,
     file: Option<Arc<File>>,
     offset: u64,
     length: usize,
@@ -100,7 +102,7 @@ impl LongRead {
         let read = || {
             let file = match self.file {
                 Some(file) => file,
-                None => Arc::new(self.store.folder.open_file(&name(self.number))?),
+                None => self.long.open(&self.store)?,
             };
             let mut bytes = vec![0; self.length];
             self.store.touch();
@@ -222,12 +224,23 @@ impl LongWrite {
 impl Long {
     fn new(disk: &'static Disk, store: &Arc<Store>, number: u32, state: State) -> Self {
         let (state, changed, gone) = (Mutex::new(state), Notify::new(), AtomicBool::new(false));
-        Long { disk, store: Arc::downgrade(store), number, state, changed, gone }
+        Long { disk, store: Arc::downgrade(store), number, state, changed, gone, open: Mutex::default() }
     }
 
     /// One that was written before.
     pub(super) fn found(disk: &'static Disk, store: &Arc<Store>, number: u32, body: usize) -> Self {
         Long::new(disk, store, number, State { written: body, total: Some(body), ..State::default() })
+    }
+
+    /// By a thread: it may wait for the disk.
+    fn open(&self, store: &Store) -> io::Result<Arc<File>> {
+        let mut open = self.open.lock();
+        if let Some(file) = open.upgrade() {
+            return Ok(file);
+        }
+        let file = Arc::new(store.folder.open_file(&name(self.number))?);
+        *open = Arc::downgrade(&file);
+        Ok(file)
     }
 
     /// Whether it is one of this store.
@@ -512,7 +525,7 @@ impl Reader {
         let waiting = async {
             loop {
                 let (tell, told) = oneshot::channel();
-                let read = LongRead { store: store.clone(), number: self.long.number, file: file.clone(), offset, length, tell };
+                let read = LongRead { store: store.clone(), long: self.long.clone(), file: file.clone(), offset, length, tell };
                 if disk.long_reads.push(read, 1) {
                     return told.await.ok().flatten();
                 }
