@@ -7,6 +7,7 @@ mod ends;
 mod json_format;
 mod mapping;
 mod reflection;
+mod rest;
 mod streams;
 mod strict;
 mod uploads;

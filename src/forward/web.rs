@@ -10,6 +10,7 @@ use crate::head::{BodyFraming, HeaderEdit};
 use crate::journey::{Journey, body_refusal, too_large};
 use crate::reply::Reply;
 use crate::upstream::call::Answer;
+use crate::upstream::reflection::Transcoding;
 use crate::upstream::{Protocol, Service};
 
 /// Makes a call of gRPC of what a browser asks, where the service takes nothing else.
@@ -17,7 +18,7 @@ use crate::upstream::{Protocol, Service};
 /// # Errors
 /// The refusal of a body that is no base64, where the client said that it would be.
 pub fn begin(journey: &mut Journey, down: &mut Downstream, service: &Service) -> Result<(), Box<Reply>> {
-    if service.protocol != Protocol::Grpc {
+    if service.protocol != Protocol::Grpc && !service.transcoding().is_some_and(Transcoding::serves_grpc) {
         return Ok(());
     }
     let asked = journey.head.header("content-type").unwrap_or_default();

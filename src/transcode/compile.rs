@@ -6,9 +6,10 @@ use std::path::Path;
 use prost_reflect::{FieldDescriptor, MethodDescriptor, ServiceDescriptor};
 
 use super::annotation::{self, HttpRule};
-use super::config::{Names, RuleConfig, TranscodeConfig};
+use super::config::{Names, RuleConfig, Serve, TranscodeConfig};
 use super::field::{self, FieldPath, Spelling};
 use super::reflection::Learned;
+use super::rest::Backwards;
 use super::source::{Named, Source};
 use super::table::{Table, Verb};
 use super::template::{Template, Variable};
@@ -56,6 +57,10 @@ impl Transcoder {
     pub fn check(config: &Spanned<TranscodeConfig>, problems: &mut Problems) -> Option<()> {
         let before = problems.error_count();
         max_message(config, problems)?;
+        if config.serve == Serve::Grpc {
+            let problem = Problem::error(config.place, "`reflection` asks a service of gRPC's, and this one speaks REST");
+            problems.push(problem.hint("write `protos` or `descriptors`"));
+        }
         for (key, other) in [("descriptors", &config.descriptors), ("protos", &config.protos), ("imports", &config.imports)] {
             if let Some(other) = other.first() {
                 problems
@@ -82,8 +87,14 @@ impl Transcoder {
             let why = format!("`{}` is declared there otherwise than everybody knows it", message.full_name());
             problems.push(Problem::error(source.place, why).hint("leave it out: it is known without being given"));
         }
-        let mut compiling =
-            Compiling { place: source.place, problems, table: Table::default(), rules: Vec::new(), methods: Vec::new() };
+        let mut compiling = Compiling {
+            place: source.place,
+            problems,
+            table: Table::default(),
+            rules: Vec::new(),
+            methods: Vec::new(),
+            backwards: (config.serve == Serve::Grpc).then(Box::default),
+        };
         let services = compiling.services(config, source)?;
         let mut by_name = HashMap::new();
         for method in services.iter().flat_map(|service| service.methods().collect::<Vec<_>>()) {
@@ -124,12 +135,13 @@ impl Transcoder {
                 Problem::error(config.place, "no request means any method: there are no rules, and `default_paths` is off");
             compiling.problems.push(problem.hint("write `rules`, or annotate the methods with `google.api.http`"));
         }
-        let Compiling { table, rules, methods, problems, .. } = compiling;
+        let Compiling { table, rules, methods, problems, backwards, .. } = compiling;
         (problems.error_count() == before).then(|| Transcoder {
             counts: Vec::new(),
             near: source.pool.get_message_by_name("google.rpc.Status"),
             table,
             rules,
+            backwards,
             methods,
             unknown_fields: config.unknown_fields,
             spelling: match (config.names, config.proto_names) {
@@ -179,6 +191,7 @@ struct Compiling<'a> {
     table: Table,
     rules: Vec<Rule>,
     methods: Vec<Method>,
+    backwards: Option<Box<Backwards>>,
 }
 
 impl Compiling<'_> {
@@ -282,8 +295,11 @@ impl Compiling<'_> {
         if self.rules.len() == MOST_RULES {
             return self.wrong(written, number, format!("there are more than {MOST_RULES} rules"));
         }
-        match self.table.add(verb, &template, self.rules.len()) {
-            None => self.rules.push(rule),
+        match self.table.add(verb.clone(), &template, self.rules.len()) {
+            None => {
+                self.backwards(number, &verb, &template);
+                self.rules.push(rule);
+            }
             Some(known) => {
                 let other =
                     self.rules.get(known).and_then(|rule| self.methods.get(rule.method)).map_or("", |method| &*method.path);
@@ -332,11 +348,20 @@ impl Compiling<'_> {
         Ok(Rule { method: number, body, answer, variables })
     }
 
+    /// Notes the rule that is added next as the one that its method is called by, where that is wanted and it has none.
+    fn backwards(&mut self, number: usize, verb: &Verb, template: &Template) {
+        if let (Some(backwards), Some(method), Verb::Is(verb)) = (&mut self.backwards, self.methods.get(number), verb) {
+            backwards.add(&method.path, (number, self.rules.len()), verb.clone(), template);
+        }
+    }
+
     /// `POST /package.Service/Method`, where nothing else is said of that.
     fn defaults(&mut self) {
         for number in 0..self.methods.len() {
             let Some(template) = self.methods.get(number).and_then(|method| Template::parse(&method.path).ok()) else { continue };
-            if self.table.add(Verb::Is(http::Method::POST), &template, self.rules.len()).is_none() {
+            let verb = Verb::Is(http::Method::POST);
+            if self.table.add(verb.clone(), &template, self.rules.len()).is_none() {
+                self.backwards(number, &verb, &template);
                 self.rules.push(Rule { method: number, body: Body::Whole, answer: None, variables: Vec::new() });
             }
         }

@@ -12,11 +12,15 @@ use serde::{Deserialize, Deserializer};
 use crate::value::{OneOrMany, Period, Size, Spanned};
 
 /// gRPC methods of this service for clients that speak REST and JSON. Calls of gRPC's own go to the service as they are. Needs
-/// `protocol: grpc`, `http2` or `auto`.
+/// `protocol: grpc`, `http2` or `auto`, or `serve: grpc`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Transcode")]
 pub struct TranscodeConfig {
+    /// Which of the two the clients speak: `rest`, and the service gRPC; or `grpc`, and the service REST. Then unary calls of gRPC's and gRPC-Web's
+    /// become the requests that the first rule of their method says, and what is no call goes to the service as it is. Default: `rest`.
+    #[serde(default)]
+    pub serve: Serve,
     /// A set of compiled descriptors (`protoc --include_imports --descriptor_set_out=FILE`, `buf build -o FILE`), or several, up to 32 MiB
     /// together. A relative name counts from the configuration's folder. Either this, `protos` or `reflection`.
     #[serde(default)]
@@ -125,6 +129,16 @@ impl JsonSchema for ReflectionChoice {
 
 fn on() -> bool {
     true
+}
+
+/// What clients speak.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "TranscodeServe")]
+pub enum Serve {
+    #[default]
+    Rest,
+    Grpc,
 }
 
 /// How fields may be named.

@@ -96,6 +96,11 @@ impl FieldPath {
         self.0.last()
     }
 
+    /// The messages that it leads through, and the field.
+    pub fn steps(&self) -> &[FieldDescriptor] {
+        &self.0
+    }
+
     pub fn first(&self) -> Option<&FieldDescriptor> {
         self.0.first()
     }

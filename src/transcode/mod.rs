@@ -6,6 +6,7 @@
 //! - [`template`], [`table`], [`annotation`], [`compile`]: the rules.
 //! - [`bind`], [`field`]: path, query and body into a message.
 //! - [`upload`], [`values`]: a body into many.
+//! - [`rest`]: the other way, messages into requests.
 //! - [`read`], [`write`], [`scalar`], [`wkt`]: JSON and messages.
 //! - [`encoding`]: messages as bytes, and how much they take.
 //! - [`frames`], [`status`]: what gRPC puts around messages, and how a call ends.
@@ -21,6 +22,7 @@ mod field;
 pub mod frames;
 mod read;
 pub mod reflection;
+pub mod rest;
 mod scalar;
 mod source;
 pub mod status;
@@ -54,6 +56,8 @@ const JSON_LONGER: usize = 4;
 pub struct Transcoder {
     table: Table,
     rules: Vec<Rule>,
+    /// Where clients speak gRPC, and the service REST.
+    backwards: Option<Box<rest::Backwards>>,
     methods: Vec<Method>,
     unknown_fields: Unknown,
     spelling: Spelling,

@@ -83,11 +83,6 @@ impl Upload {
         self.values.held()
     }
 
-    /// How many messages were made.
-    pub fn made(&self) -> u64 {
-        self.made
-    }
-
     /// The next value, and about what it takes in memory to make its message.
     ///
     /// # Errors

@@ -376,9 +376,12 @@ impl Caller {
             return invoked::send(self, function, service, call, (tries, client), tls).await;
         }
         match &converts.transcoder {
-            Some(transcoder) if !call.dialect().is_grpc() => {
-                let transcoder = transcoder.now().ok_or_else(|| CallError::Service(transcoded::unknown(service)))?;
-                transcoded::send(self, &transcoder, service, call, (tries, client), tls).await
+            Some(transcoding) if transcoding.serves_grpc() == call.dialect().is_grpc() => {
+                let transcoder = transcoding.now().ok_or_else(|| CallError::Service(transcoded::unknown(service)))?;
+                match transcoder.serves_grpc() {
+                    false => transcoded::send(self, &transcoder, service, call, (tries, client), tls).await,
+                    true => transcoded::rest::send(self, &transcoder, service, call, (tries, client), tls).await,
+                }
             }
             _ => self.authorised(service, call, tries, client, tls).await,
         }
@@ -658,7 +661,7 @@ impl Caller {
             }
             (Connection::H2(stream), _) => stream.let_go(),
             (Connection::Made(made), _) => match *made {
-                Made::Whole(..) => {}
+                Made::Whole(..) | Made::Call(..) => {}
                 Made::Streaming(streaming) => self.keep(streaming.into_answer(), service),
                 Made::Streamed(streamed) => self.keep(streamed.into_answer(), service),
             },

@@ -3,6 +3,7 @@
 //! what it is for all.
 
 mod fields;
+pub mod rest;
 mod streaming;
 mod uploading;
 
@@ -50,6 +51,8 @@ pub enum Made {
     Streaming(Box<Streaming>),
     /// What a function writes.
     Streamed(Box<Streamed>),
+    /// What is left of a call's: its message, and how it ended.
+    Call(Option<Bytes>, Option<HeaderMap>),
 }
 
 /// The client, with what is made of its request in place of its body.
@@ -141,6 +144,7 @@ pub async fn send<C: Client>(
     if let Connection::Made(made) = &mut answer.connection {
         match &mut **made {
             Made::Whole(_, early) => *early = !own.is_over(),
+            Made::Call(..) => {}
             Made::Streaming(streaming) => streaming.uploads = uploads.map(Box::new),
             Made::Streamed(_) => {}
         }
@@ -443,13 +447,21 @@ impl Made {
             Made::Whole(body, _) => Ok(Some(Piece::Data(std::mem::take(body), true))),
             Made::Streaming(streaming) => streaming.take(),
             Made::Streamed(streamed) => streamed.take(),
+            Made::Call(message, trailers) => Ok(Some(match (message.take(), trailers.take()) {
+                (Some(message), left) => {
+                    *trailers = left;
+                    Piece::Data(message, false)
+                }
+                (None, Some(trailers)) => Piece::Trailers(trailers),
+                (None, None) => Piece::End,
+            })),
         }
     }
 
     /// Waits for more of the call's own answer. It may be silent for as long as a stream may.
     pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service) -> std::result::Result<(), Broken> {
         match self {
-            Made::Whole(..) => Ok(()),
+            Made::Whole(..) | Made::Call(..) => Ok(()),
             Made::Streaming(streaming) => {
                 client.pays(streaming.owes()).map_err(Broken::Client)?;
                 streaming.more(client, service).await
@@ -462,6 +474,7 @@ impl Made {
     pub fn is_early(&self) -> bool {
         match self {
             Made::Whole(_, early) => *early,
+            Made::Call(..) => false,
             Made::Streaming(streaming) => streaming.is_early(),
             Made::Streamed(_) => false,
         }
@@ -469,7 +482,7 @@ impl Made {
 
     pub fn absorb(&mut self, cx: &mut Context<'_>) {
         match self {
-            Made::Whole(..) => {}
+            Made::Whole(..) | Made::Call(..) => {}
             Made::Streaming(streaming) => streaming.answer().absorb(cx),
             Made::Streamed(streamed) => streamed.absorb(cx),
         }

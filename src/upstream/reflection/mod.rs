@@ -64,6 +64,11 @@ impl Transcoding {
         }
     }
 
+    /// Whether clients speak gRPC, and the service REST.
+    pub fn serves_grpc(&self) -> bool {
+        matches!(self, Transcoding::Fixed(transcoder) if transcoder.serves_grpc())
+    }
+
     /// How it stands, where that changes.
     pub fn view(&self) -> Option<ReflectionView> {
         match self {

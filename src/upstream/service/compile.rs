@@ -21,7 +21,7 @@ use crate::retry::budget::Budget;
 use crate::retry::config::RetriesConfig;
 use crate::retry::hedge::{Hedging, HedgingConfig};
 use crate::retry::{self, Speaks};
-use crate::transcode::config::TranscodeConfig;
+use crate::transcode::config::{Serve, TranscodeConfig};
 use crate::upstream::address::Address;
 use crate::upstream::balance::subset::Subset;
 use crate::upstream::cluster::{Board, Cluster, Member, Source, Spread};
@@ -530,9 +530,14 @@ fn compile_transcoder(
     problems: &mut Problems,
     kept: Kept<'_>,
 ) -> Option<Transcoding> {
-    if !protocol.is_http2() {
+    if config.serve == Serve::Grpc && protocol == Protocol::Grpc {
+        let problem = Problem::error(config.place, "`serve: grpc` is for a service of REST, and this one speaks gRPC");
+        problems.push(problem.hint("gRPC clients can call it as it is"));
+        return None;
+    }
+    if config.serve == Serve::Rest && !protocol.is_http2() {
         let problem = Problem::error(config.place, "`transcode` makes calls of gRPC's, and the service speaks HTTP/1.1");
-        problems.push(problem.hint("protocol: grpc"));
+        problems.push(problem.hint("protocol: grpc; or serve: grpc, where the clients speak gRPC and the service REST"));
         return None;
     }
     Transcoding::compile(config, (service, base), problems, kept)

@@ -77,7 +77,7 @@ fn begins(name: &[u8], start: &[u8]) -> bool {
 }
 
 /// About the request as HTTP has it, or gRPC's own.
-fn is_about_the_message(name: &[u8]) -> bool {
+pub fn is_about_the_message(name: &[u8]) -> bool {
     const ABOUT: [&str; 10] = [
         "accept",
         "accept-charset",
