@@ -919,13 +919,15 @@ fn answers_are_judged_as_clients_get_them() {
         listeners: [ { bind: 127.0.0.1:$PORT } ]
         server: { workers: 1 }
         services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
-        policies:
-          openapi: { file: petstore.yaml, answers: enforce }
-          compress: { min_size: 1B }
+        policies: { compress: { min_size: 1B } }
         routes:
-          - { path: /v1/*, service: a, policies: { reshape: { response: [ { rename: { '/*/ident': id } } ] } } }
-          - { path: /broken/*, service: a, policies: { reshape: { response: [ { set: { '/*/id': none } } ] } } }
-          - { path: /plain/*, service: a }
+          - path: /v1/*
+            service: a
+            policies: { openapi: { file: petstore.yaml, answers: enforce }, reshape: { response: [ { rename: { '/*/ident': id } } ] } }
+          - path: /broken/*
+            service: a
+            policies: { openapi: { file: petstore.yaml, answers: enforce }, reshape: { response: [ { rename: { '/*/id': ident } } ] } }
+          - { path: /plain/*, service: a, policies: { openapi: { file: petstore.yaml, answers: enforce } } }
         ",
         &[("$BACKEND", backend.port())],
     );
