@@ -96,6 +96,13 @@ pub fn behind(
 }
 
 impl Journey {
+    /// No step has to know any more what is behind the codings: the service's answer may take long.
+    pub(super) fn let_go_of_content(&mut self) {
+        if let Some(Content::Behind(_)) = self.content.as_deref() {
+            self.content = None;
+        }
+    }
+
     /// What is behind the codings of a body, for who is no step; it is refused in this name.
     ///
     /// # Errors

@@ -156,6 +156,7 @@ impl Journey {
         }
         self.check_last_hop()?;
         if self.head.body != BodyFraming::None {
+            self.let_go_of_content();
             client.limit_body(self.max_body());
             if self.buffers_request() {
                 place.give_back();
