@@ -196,7 +196,7 @@ impl Hit {
     /// Whether somebody was given it out of the cache before, or is given it by whoever fetches it.
     #[inline]
     pub fn is_shown_again(&self) -> bool {
-        self.flowing.is_some() || self.entry.shown.again()
+        self.tier == Tier::None || self.entry.shown.again()
     }
 
     pub fn age(&self) -> Option<u64> {
