@@ -38,7 +38,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// Who refuses in this file, where the place itself does not say.
 fn refuser(path: &str) -> &'static str {
-    const FILES: [(&str, &str); 32] = [
+    const FILES: [(&str, &str); 33] = [
         ("transcode", "transcode"),
         ("upstream/call/transcoded", "transcode"),
         ("upstream/call/invoked", "lambda"),
