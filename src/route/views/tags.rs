@@ -47,10 +47,14 @@ impl Tags {
                 .flat_map(tags)
                 .filter_map(|tag| self.bare(tag).or_else(|| (foreign_too || tag == b"*").then(|| tag.to_vec())))
                 .collect();
-            edits.push(match HeaderValue::from_bytes(&tags.join(&b", "[..])) {
-                Ok(value) if !tags.is_empty() => HeaderEdit::Set(name, value),
-                _ => HeaderEdit::Remove(name),
-            });
+            match HeaderValue::from_bytes(&tags.join(&b", "[..])) {
+                Ok(value) if !tags.is_empty() => edits.push(HeaderEdit::Set(name, value)),
+                _ => {
+                    // A date beside tags says nothing (RFC 9110, section 13.1.3), and must not begin to: it is of the other view's answer.
+                    let date = (name == header::IF_NONE_MATCH).then_some(header::IF_MODIFIED_SINCE);
+                    edits.extend([name].into_iter().chain(date).map(HeaderEdit::Remove));
+                }
+            }
         }
         if head.method == Method::GET
             && let Some(said) = head.header("if-range")
@@ -110,7 +114,8 @@ mod tests {
             edits.collect::<Vec<_>>().join("; ")
         };
         assert_eq!(seen("If-None-Match", "\"1~tv\", W/\"2,3~tv\", \"4~web\", \"5\""), "if-none-match: \"1\", W/\"2,3\"");
-        assert_eq!(seen("If-None-Match", "\"4~web\""), "-if-none-match");
+        assert_eq!(seen("If-None-Match", "\"4~web\""), "-if-none-match; -if-modified-since");
+        assert_eq!(seen("If-Modified-Since", "Sun, 06 Nov 1994 08:49:37 GMT"), "");
         assert_eq!(seen("If-None-Match", "*"), "if-none-match: *");
         assert_eq!(seen("If-Match", "\"1~tv\", \"4~web\""), "if-match: \"1\", \"4~web\"");
         assert_eq!(seen("If-Range", "\"1~tv\""), "if-range: \"1\"");
