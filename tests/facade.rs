@@ -137,6 +137,28 @@ fn a_level_is_asked_for_at_once_and_nothing_twice() {
 }
 
 #[test]
+fn the_guard_stays_where_views_answer() {
+    let shop = shop();
+    let views = "    views: { other: { headers: { X-Other: '1' }, policies: { response_headers: { set: { X-View: other } } } }, web: {} }\n";
+    let gateway = Gateway::start(&yaml(&shop, views));
+    let post = |query: &str, fields: &[(&str, &str)]| {
+        let fields = [&[("Content-Type", "application/json"), ("Accept", RESPONSE)][..], fields].concat();
+        request(gateway.port(), "POST", "/graphql", &fields, json!({ "query": query }).to_string().as_bytes())
+    };
+    let aliases: String = (0..40).map(|number| format!("a{number}: name ")).collect();
+    for fields in [&[][..], &[("X-Other", "1")]] {
+        let answer = post("{ product(sku: 1) { name } }", fields);
+        assert_eq!((answer.status, answer.header("x-view").is_some()), (200, !fields.is_empty()), "{}", answer.text());
+        assert_eq!(answer.json()["data"]["product"]["name"], "Product 1");
+        let before = shop.requests().len();
+        let refused = post(&format!("{{ product(sku: 1) {{ name {aliases} }} }}"), fields);
+        assert_eq!(refused.status, 400, "{}", refused.text());
+        assert!(refused.text().contains("alias"), "{}", refused.text());
+        assert_eq!(shop.requests().len(), before);
+    }
+}
+
+#[test]
 fn what_fails_is_null_with_an_error_and_so_is_what_needs_it() {
     let shop = shop();
     let gateway = Gateway::start(&yaml(&shop, ""));

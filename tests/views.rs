@@ -176,6 +176,78 @@ fn what_is_kept_of_one_view_is_given_on_no_other() {
     }
 }
 
+/// A date beside tags is not looked at, and is not either once those of other views are taken out.
+#[test]
+fn a_date_beside_tags_of_another_view_says_nothing() {
+    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    let catalog = Backend::answering(|asked| {
+        let (tag, date) = (asked.header("if-none-match"), asked.header("if-modified-since"));
+        let fields = format!("ETag: \"1\"\r\nLast-Modified: {DATE}\r\nContent-Type: application/json");
+        match tag.map_or(date.is_some(), |tag| tag == "\"1\"") {
+            true => format!("HTTP/1.1 304 Not Modified\r\n{fields}\r\n\r\n").into_bytes(),
+            false => format!("HTTP/1.1 200 OK\r\n{fields}\r\nContent-Length: 2\r\n\r\n{{}}").into_bytes(),
+        }
+    });
+    for more in ["", ", cache: { ttl: 1h }"] {
+        let gateway = Gateway::start(&yaml(&catalog, more));
+        let status = |view: &str, fields: &[(&str, &str)]| asked(&gateway, &format!("/api/products?view={view}"), fields).status;
+        let date = ("If-Modified-Since", DATE);
+        // Twice: of what is kept as well.
+        for _ in 0..2 {
+            assert_eq!((status("web", &[]), status("debug", &[])), (200, 200), "{more}");
+            for (view, tag, expected) in [
+                ("web", "\"1~web\"", 304),
+                ("web", "\"0~debug\", \"1~web\"", 304),
+                ("web", "\"1~debug\"", 200),
+                ("web", "\"1\"", 200),
+                ("debug", "\"1~web\"", 200),
+            ] {
+                assert_eq!(status(view, &[("If-None-Match", tag), date]), expected, "{view} {tag}{more}");
+            }
+            assert_eq!(status("web", &[date]), 304, "{more}");
+        }
+    }
+}
+
+#[test]
+fn what_a_view_looks_at_in_a_path_can_be_read_in_one_way_alone() {
+    let backend = Backend::http();
+    let gateway = Gateway::start(&format!(
+        "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ workers: 1 }}\n\
+         services: {{ a: {{ endpoints: [ '127.0.0.1:{}' ] }} }}\n\
+         routes:\n\
+         \x20 - {{ path: '/p/{{sku}}', service: a, views: {{ tv: {{ headers: {{ X-Client: tv }}, policies: {{ request_headers: {{ set: {{ X-Sku: '{{param.sku}}' }} }} }} }}, web: {{}} }} }}\n\
+         \x20 - {{ path: '/q/{{sku}}', service: a, views: {{ tv: {{ headers: {{ X-Client: tv }} }}, web: {{}} }} }}\n",
+        backend.port()
+    ));
+    assert_eq!(asked(&gateway, "/p/x", &[TV]).status, 200);
+    assert_eq!(backend.last().header("x-sku"), Some("x"));
+    for fields in [&[TV][..], &[]] {
+        asked(&gateway, "/p/x;y", fields).assert_problem(400, "route", "ambiguous_path");
+        assert_eq!(asked(&gateway, "/q/x;y", fields).status, 200);
+    }
+}
+
+#[test]
+fn views_that_nobody_gets_are_told() {
+    let catalog = catalog();
+    let good = yaml(&catalog, "").replace("$PORT", "1").replace("$ADMIN", "2");
+    let files = Files::new();
+    let check = |yaml: &str| {
+        files.write("portcullis.yaml", yaml);
+        let ran = portcullis(files.dir(), &["check", "portcullis.yaml"]);
+        (ran.code, format!("{}{}", ran.stdout, ran.stderr))
+    };
+    let (code, told) = check(&good);
+    assert!(code == 0 && !told.contains("nobody gets"), "{told}");
+    let (_, told) = check(&good.replace("    policies: { authn: { optional: true, api_key: {} } }\n", ""));
+    assert!(told.contains("nobody gets the view `partner`") && !told.contains("view `mobile`"), "{told}");
+    let (start, rest) = good.split_once("    views:\n").unwrap();
+    let (_, end) = rest.split_once("      web: {}\n").unwrap();
+    let (code, told) = check(&format!("{start}{end}"));
+    assert!(code == 1 && told.contains("`view_parameter` chooses among `views`"), "{told}");
+}
+
 #[test]
 fn views_go_to_services_of_their_own_through_a_reload() {
     let (one, other) = (Backend::named("one"), Backend::named("other"));

@@ -325,6 +325,15 @@ impl<'a> Compiler<'a> {
             self.listeners(config);
             let id = matcher.as_ref().map_or_else(|| Arc::from(&*config.path.value), |matcher| matcher.id().clone());
             let own = config.policies.as_ref().map(|Raw(node)| self.table(&format!("route:{id}"), &config.path.value, node));
+            // Before it is known which view a request gets: a view's own plan has nothing that judges.
+            let own = match &config.graphql {
+                Some(graphql) => Some(self.with_guard(config, graphql.place, &id, own)),
+                None => own,
+            };
+            if let Some(parameter) = config.view_parameter.as_ref().filter(|_| config.views.is_none()) {
+                let problem = Problem::error(parameter.place, "`view_parameter` chooses among `views`, and the route has none");
+                self.problems.push(problem.hint("write `views`, or take it out"));
+            }
             let first = routes.len();
             let compiled = match self.views.get(&number) {
                 None => self.route(config, (matcher.as_ref(), &id, None), own).map(|route| vec![route]),
@@ -347,10 +356,6 @@ impl<'a> Compiler<'a> {
         (matcher, id, view): (Option<&Matcher>, &Arc<str>, Option<&str>),
         own: Option<Table>,
     ) -> Option<Route> {
-        let own = match &config.graphql {
-            Some(graphql) => Some(self.with_guard(config, graphql.place, id, own)),
-            None => own,
-        };
         let kept_as: Arc<str> = view.map_or_else(|| id.clone(), |view| format!("{id}#@{view}").into());
         let answer = self.answer(config, (id, &kept_as), own.as_ref());
         let answer = answer.and_then(|answer| self.guarded(config, id, answer));

@@ -112,7 +112,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// What is written about this policy for a route with this service (none: ""): by the route, the service, or for all. `None` if it is off.
-    fn written(&self, config: &'a RouteConfig, service: &str, policy: &str) -> Option<&'a Node> {
+    pub(super) fn written(&self, config: &'a RouteConfig, service: &str, policy: &str) -> Option<&'a Node> {
         let own = config.policies.as_ref().and_then(|Raw(node)| node.get(policy));
         match own {
             Some(own) => Some(own).filter(|node| node.as_str() != Some("false")),

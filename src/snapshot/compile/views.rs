@@ -11,7 +11,7 @@ use crate::policy::registry::{REGISTRY, Table};
 use crate::policy::shape::view::OfView as Marks;
 use crate::policy::{Plan, Stage, Step, Work};
 use crate::problem::Problem;
-use crate::route::views::{Tags, ViewConfig, Views};
+use crate::route::views::{Tags, ViewConfig, Views, ViewsConfig};
 use crate::route::{Matcher, Rewrite, RouteConfig};
 use crate::snapshot::{Answer, OfView, Route};
 use crate::value::{Raw, Spanned};
@@ -83,9 +83,14 @@ impl<'a> Compiler<'a> {
             return None;
         }
         let answer = Answer::Views(services(&routes));
+        let service = answer.services().first().map_or("", |service| &*service.key);
+        self.look_for_who(config, service, views);
         let mut plan = self.plan(config, own, &answer);
         let judging = Arc::get_mut(&mut plan)?;
         judging.steps.retain(|step| is_before(step));
+        // Whether a path may be read otherwise is asked before it is known which view it is for.
+        judging.options.by_path |= routes.iter().any(|route| route.plan.options.by_path);
+        judging.options.by_params |= routes.iter().any(|route| route.plan.options.by_params);
         let credentials = judging.options.credential_headers.clone();
         (judging.options.cache, judging.options.mirror) = (None, None);
         judging.steps.push(Step { stage: Stage::Authz, name: "views", work: Work::View, service: None, proves: false });
@@ -119,6 +124,20 @@ impl<'a> Compiler<'a> {
         if name.value.is_empty() || name.value.len() > 64 || name.value.chars().any(char::is_control) {
             let place = if name.place.is_known() { name.place } else { parameter.place };
             self.problems.push(Problem::error(place, "the name of a parameter has 1 to 64 printable characters"));
+        }
+    }
+
+    /// A view for some is for nobody where nothing says who a client is.
+    fn look_for_who(&mut self, config: &'a RouteConfig, service: &str, views: &ViewsConfig) {
+        if self.written(config, service, "authn").is_some() {
+            return;
+        }
+        for (name, view) in &views.0 {
+            let lists = [&view.consumers, &view.groups, &view.plans, &view.scopes];
+            if let Some(first) = lists.into_iter().flatten().flat_map(|list| list.iter()).next() {
+                let message = format!("nobody gets the view `{name}`: there is no `authn` that would say who a client is");
+                self.problems.push(Problem::warning(first.place, message).hint("add `authn`, here or for all routes"));
+            }
         }
     }
 
