@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, header};
 
 use super::{Failed, client_failed, compose};
 use crate::downstream::Downstream;
-use crate::head::BodyFraming;
+use crate::head::{BodyFraming, RequestHead};
 use crate::jose::json::{takes, value};
 use crate::journey::{CLIENT_CLOSED, Given, Journey, no_memory};
 use crate::listen::share::Purse;
 use crate::policy::validate::json::{self, Limits};
+use crate::policy::validate::media::is_json_document;
 use crate::reply::{Flow, Reply};
 use crate::upstream::call::Caller;
 use crate::wire::encode::is_bodiless;
@@ -87,6 +88,12 @@ async fn body(journey: &mut Journey, down: &mut Downstream, reads_body: bool) ->
         let detail = "Nothing becomes of a body here: send the request without one.";
         return Err(Failed::Answer(Reply::new(StatusCode::BAD_REQUEST, "compose", "body_not_taken", detail)));
     }
+    if !says_json(&journey.head) {
+        let detail = "A body of this type is not taken here.";
+        let reply = Reply::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "compose", "body_not_json", detail);
+        // RFC 9110, section 15.5.16.
+        return Err(Failed::Answer(reply.header(header::ACCEPT, HeaderValue::from_static("application/json"))));
+    }
     let bound = journey.max_body().min(LONGEST_BODY);
     down.limit_body(bound);
     let reading = down.buffer_body(usize::try_from(bound).unwrap_or(usize::MAX));
@@ -103,6 +110,13 @@ async fn body(journey: &mut Journey, down: &mut Downstream, reads_body: bool) ->
     // A name that is there twice is one thing to whoever looked at the body before, and may be another here.
     let limits = Limits { unique: true, ..Limits::deep(DEEPEST_BODY) };
     json::check_within(&body, &limits).map(|()| Some(body)).map_err(|_| malformed())
+}
+
+/// What calls are made of is told services as `application/json`: a page of another site may send anything else without being asked for leave
+/// (a form, `text/plain`, no type at all), with its user's cookies.
+fn says_json(head: &RequestHead) -> bool {
+    let mut kinds = head.header_all("content-type");
+    matches!((kinds.next(), kinds.next()), (Some(kind), None) if is_json_document(kind))
 }
 
 fn malformed() -> Failed {

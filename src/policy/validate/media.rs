@@ -3,6 +3,7 @@
 use http::HeaderValue;
 
 use crate::head::{RequestHead, weighed};
+use crate::wire::streams::is_stream;
 
 /// How one asks for an answer without a coding: whoever says nothing takes any (RFC 9110, section 12.5.3).
 pub const UNCODED: HeaderValue = HeaderValue::from_static("identity");
@@ -13,6 +14,11 @@ pub struct MediaType<'a> {
     pub kind: &'a str,
     pub subtype: &'a str,
     parameters: &'a str,
+}
+
+/// Whether a body of this type is one document of JSON, in UTF-8.
+pub fn is_json_document(kind: &[u8]) -> bool {
+    !is_stream(kind) && MediaType::parse(kind).is_some_and(|media| media.is_json() && media.is_utf8())
 }
 
 impl<'a> MediaType<'a> {

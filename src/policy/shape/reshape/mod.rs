@@ -22,12 +22,11 @@ pub mod xml;
 use std::sync::Arc;
 
 use crate::json::Fault;
-use crate::policy::validate::media::MediaType;
+use crate::policy::validate::media::{MediaType, is_json_document as is_json};
 use crate::policy::{Compile, PlanBuilder, Policy, Stage};
 use crate::problem::Problem;
 use crate::tally::{Counter, Tallies};
 use crate::value::StatusRange;
-use crate::wire::streams::is_stream;
 use config::{Otherwise, ReshapeConfig};
 use steps::{Beside, Settled, Steps, Way};
 use xml::{Form, Xml};
@@ -122,11 +121,6 @@ impl Inner {
             |tree| if becomes == Form::Json { Ok(tree.write()) } else { xml.write(tree, most) },
         )
     }
-}
-
-/// Whether a body of this type is one document of JSON, in UTF-8.
-fn is_json(kind: &[u8]) -> bool {
-    !is_stream(kind) && MediaType::parse(kind).is_some_and(|media| media.is_json() && media.is_utf8())
 }
 
 /// Whether a body of this type is one document of XML, in UTF-8.
