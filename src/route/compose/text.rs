@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use super::Names;
 use crate::carrier::{decode_escapes, lossy, query_values};
@@ -74,11 +74,12 @@ pub enum Found<'a> {
 
 impl<'a> Found<'a> {
     /// As it is written where everything is text. Lists and objects are no text, and nothing is none.
-    fn bytes(self) -> Option<Cow<'a, [u8]>> {
+    pub fn bytes(self) -> Option<Cow<'a, [u8]>> {
         match self {
             Found::Bytes(bytes) => Some(bytes),
             Found::Json(Value::String(text)) => Some(Cow::Borrowed(text.as_bytes())),
-            Found::Json(value @ (Value::Number(_) | Value::Bool(_))) => Some(Cow::Owned(value.to_string().into_bytes())),
+            Found::Json(Value::Number(number)) => Some(Cow::Owned(digits(number)?.into_bytes())),
+            Found::Json(value @ Value::Bool(_)) => Some(Cow::Owned(value.to_string().into_bytes())),
             Found::Json(_) => None,
             // As most services take them. None of them has a comma in it ([`key`]).
             Found::Keys(keys) => Some(Cow::Owned(keys.iter().filter_map(key).collect::<Vec<_>>().join(",").into_bytes())),
@@ -182,9 +183,27 @@ impl Source {
 pub fn key(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => (!text.is_empty() && !text.contains(',')).then(|| text.clone()),
-        Value::Number(number) => Some(number.to_string()),
+        Value::Number(number) => digits(number),
         _ => None,
     }
+}
+
+/// A number as a text. `None` for one that is kept without all of its digits, as far as that can be known: an integer of more than 64 bits, or
+/// more digits than a float has. Whatever would be asked for by the others is something else.
+fn digits(number: &Number) -> Option<String> {
+    /// Up to here all integers are floats.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    /// So many digits come out of a float as they went in.
+    const MOST: usize = 15;
+    let said = number.to_string();
+    if number.is_f64() {
+        let mantissa = said.split(['e', 'E']).next().unwrap_or_default();
+        let written = mantissa.bytes().filter(u8::is_ascii_digit).skip_while(|&digit| digit == b'0').count();
+        if written > MOST || number.as_f64().is_none_or(|value| value.abs() >= EXACT) {
+            return None;
+        }
+    }
+    Some(said)
 }
 
 /// What stands there in a value.
@@ -284,6 +303,28 @@ mod tests {
 
     use super::*;
     use crate::exchange::Identity;
+
+    #[test]
+    fn a_number_is_a_text_as_it_was_written_or_none() {
+        for (written, text) in [
+            ("7", Some("7")),
+            ("-9223372036854775808", Some("-9223372036854775808")),
+            ("18446744073709551615", Some("18446744073709551615")),
+            ("0.5", Some("0.5")),
+            ("79.99", Some("79.99")),
+            ("-12.0", Some("-12.0")),
+            ("18446744073709551616", None),
+            ("12345678901234567890123", None),
+            ("100000000000000000000", None),
+            ("-1e300", None),
+            ("0.1234567890123456789", None),
+        ] {
+            let value = crate::jose::json::value(written.as_bytes()).unwrap();
+            assert_eq!(key(&value).as_deref(), text, "{written}");
+            let bytes = Found::Json(&value).bytes();
+            assert_eq!(bytes.as_deref(), text.map(str::as_bytes), "{written}");
+        }
+    }
 
     #[test]
     fn claims_are_found_by_their_whole_name_and_within_others() {
