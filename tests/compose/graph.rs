@@ -119,10 +119,89 @@ fn a_request_of_json_becomes_calls() {
     assert_eq!((seen.target.as_str(), seen.header("x-kind")), ("/orders/a%3Fb", Some("a?b")));
     assert_eq!((seen.header("content-type"), seen.all("content-length").len()), (Some("application/json"), 1));
     let port = gateway.port();
-    request(port, "POST", "/api/dashboard", &[], b"{").assert_problem(400, "compose", "malformed_json");
-    request(port, "GET", "/api/dashboard", &[], b"").assert_problem(502, "compose", "part_failed");
+    let json = ("Content-Type", "application/json");
+    request(port, "POST", "/api/dashboard", &[json], b"{").assert_problem(400, "compose", "malformed_json");
     let large = vec![b' '; 2 << 20];
-    assert_eq!(request(port, "POST", "/api/dashboard", &[], &large).status, 413);
+    assert_eq!(request(port, "POST", "/api/dashboard", &[json], &large).status, 413);
+    // What the client has left out is the client's to mend.
+    for (method, body) in [
+        ("GET", &b""[..]),
+        ("POST", b"{}"),
+        ("POST", br#"{"kind":"a"}"#),
+        ("POST", br#"{"kind":"a/b","name":"x"}"#),
+        ("POST", br#"{"kind":["a"],"name":"x"}"#),
+        ("POST", br#"{"kind":12345678901234567890123,"name":"x"}"#),
+    ] {
+        let answer = request(port, method, "/api/dashboard", &[json], body);
+        answer.assert_problem(400, "compose", "body_lacks_value");
+        assert_eq!((&answer.json()["part"], &answer.json()["why"]), (&"order".into(), &"no_value".into()));
+    }
+}
+
+/// A page of another site may send these without being asked for leave.
+#[test]
+fn calls_are_made_of_nothing_that_does_not_say_it_is_json() {
+    let shop = Backend::answering(|_| ok("{}"));
+    let compose = "\n      calls: { pay: { service: shop, method: POST, path: /pay, body: { to: '{body.to}' } } }";
+    let gateway = Gateway::start(&yaml(&[("shop", &shop)], compose));
+    let post = |kinds: &[&str]| {
+        let fields: Vec<_> = kinds.iter().map(|kind| ("Content-Type", *kind)).collect();
+        request(gateway.port(), "POST", "/api/dashboard", &fields, br#"{"to":"x"}"#)
+    };
+    for kinds in [
+        &[][..],
+        &["text/plain"],
+        &["application/x-www-form-urlencoded"],
+        &["multipart/form-data; boundary=x"],
+        &["text/plain; application/json"],
+        &["application/json; charset=utf-16"],
+        &["application/x-ndjson"],
+        &["application/json", "application/json"],
+        &["application/json", "text/plain"],
+    ] {
+        let refused = post(kinds);
+        refused.assert_problem(415, "compose", "body_not_json");
+        assert_eq!(refused.header("accept"), Some("application/json"), "{kinds:?}");
+    }
+    assert_eq!(shop.requests().len(), 0);
+    for kind in ["application/json", "application/json; charset=UTF-8", "application/merge-patch+json"] {
+        assert_eq!(post(&[kind]).status, 200, "{kind}");
+        assert_eq!(shop.last().body, br#"{"to":"x"}"#);
+    }
+    assert_eq!(request(gateway.port(), "POST", "/api/dashboard", &[("Content-Length", "0")], b"").status, 200);
+}
+
+#[test]
+fn nothing_else_is_asked_for_where_a_number_has_lost_digits() {
+    for (id, target) in [
+        ("18446744073709551615", Some("/orders/18446744073709551615")),
+        ("0.5", Some("/orders/0.5")),
+        ("18446744073709551616", None),
+        ("12345678901234567890123", None),
+    ] {
+        let shop = Backend::answering(move |request| match request.target.as_str() {
+            "/me" => ok(&format!("{{\"id\":{id}}}")),
+            _ => ok("[]"),
+        });
+        let compose = "
+      calls:
+        me: { service: shop, path: /me }
+        orders: { service: shop, path: '/orders/{parts.me.id}' }";
+        let gateway = Gateway::start(&yaml(&[("shop", &shop)], compose));
+        let answer = get(gateway.port(), "/api/dashboard");
+        match target {
+            Some(target) => {
+                // What nobody changes is as it came.
+                assert_eq!(answer.text(), format!("{{\"me\":{{\"id\":{id}}},\"orders\":[]}}"));
+                assert_eq!(shop.last().target, target);
+            }
+            None => {
+                answer.assert_problem(502, "compose", "part_failed");
+                assert_eq!((&answer.json()["part"], &answer.json()["why"]), (&"orders".into(), &"no_value".into()));
+                assert_eq!(shop.requests().len(), 1);
+            }
+        }
+    }
 }
 
 #[test]

@@ -116,18 +116,31 @@ pub async fn gather(
         && let (Some(part), Some(done)) = (parts.get(number), dones.get(number))
         && let State::Failed(fault) = done.state
     {
-        return Err(refusal(composed, part, fault));
+        let known = Known {
+            head: &journey.head,
+            exchange: &journey.exchange,
+            parts: &Map::new(),
+            body: body.as_ref(),
+            item: None,
+            field: None,
+        };
+        let lacks = fault == Fault::NoValue && part.request.lacks_of_body(&known);
+        return Err(refusal(composed, part, fault, lacks));
     }
     let (head, body) = answer(composed, &dones, journey, body.is_some(), &mut purse)?;
     journey.dress(head, body, "compose").map(|given| (given, purse))
 }
 
-/// What the client is told where a part failed that the answer cannot be without.
-fn refusal(composed: &Composed, part: &Part, fault: Fault) -> Box<Reply> {
+/// What the client is told where a part failed that the answer cannot be without. `lacks`: for want of something in the request's body.
+fn refusal(composed: &Composed, part: &Part, fault: Fault, lacks: bool) -> Box<Reply> {
     let passed = fault.status().and_then(|status| StatusCode::from_u16(status).ok()).filter(|status| part.pass.contains(status));
     let failed = composed.composition.failed;
     let mut reply = match (passed, fault) {
         (_, Fault::Memory) => no_memory(),
+        (None, _) if lacks => {
+            let detail = "A call needs a value that the body has not, or none that may stand there.";
+            Reply::new(StatusCode::BAD_REQUEST, "compose", "body_lacks_value", detail)
+        }
         (Some(status), _) => Reply::new(status, "compose", "part_refused", "A service that the answer needs has said so."),
         (None, Fault::Timeout) => {
             let detail = "A part that the answer needs took too long.";

@@ -1,5 +1,7 @@
 //! A call's request, compiled, and what it comes to in one client's request.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, header};
 use serde_json::{Map, Value};
@@ -101,6 +103,17 @@ impl Request {
         self.fields.iter().map(|(name, text)| (name.clone(), text.sources().next().is_some())).collect()
     }
 
+    /// Whether the request's body has not what this cannot be without, or none that may stand there.
+    pub fn lacks_of_body(&self, known: &Known<'_>) -> bool {
+        let of_body = |source: &&Source| matches!(source, Source::Body(_));
+        let stands = |source: &Source| source.get(known).and_then(Found::bytes).map(Cow::into_owned);
+        let in_path = |source: &Source| stands(source).and_then(|value| path::Made::default().value(&value)).is_some();
+        let mut texts = Vec::new();
+        self.body.iter().for_each(|body| body.texts(&mut texts));
+        !self.path.sources().filter(of_body).all(in_path)
+            || !texts.into_iter().flat_map(Text::sources).filter(of_body).all(|source| stands(source).is_some())
+    }
+
     /// What is sent. `None` where a value is missing that it cannot be without.
     pub fn render(&self, known: &Known<'_>) -> Option<Rendered> {
         let mut target = self.path.path(known)?;
@@ -138,6 +151,16 @@ impl Json {
             Json::Text(text) => all.extend(text.sources()),
             Json::List(items) => items.iter().for_each(|item| item.sources(all)),
             Json::Object(members) => members.iter().for_each(|(_, member)| member.sources(all)),
+        }
+    }
+
+    /// The texts with more than a placeholder in them: those that there have to be values for.
+    fn texts<'a>(&'a self, all: &mut Vec<&'a Text>) {
+        match self {
+            Json::Plain(_) => {}
+            Json::Text(text) => all.extend(text.alone().is_none().then_some(text)),
+            Json::List(items) => items.iter().for_each(|item| item.texts(all)),
+            Json::Object(members) => members.iter().for_each(|(_, member)| member.texts(all)),
         }
     }
 
