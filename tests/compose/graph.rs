@@ -202,6 +202,21 @@ fn nothing_else_is_asked_for_where_a_number_has_lost_digits() {
             }
         }
     }
+    // A parameter that is left out would ask for the orders of all.
+    let shop = Backend::answering(|request| match request.target.as_str() {
+        "/me" => ok("{\"id\":12345678901234567890123}"),
+        _ => ok("[]"),
+    });
+    for more in ["query: { user: '{parts.me.id}' }", "headers: { X-User: '{parts.me.id}' }"] {
+        let compose = format!(
+            "\n      calls: {{ me: {{ service: shop, path: /me }}, orders: {{ service: shop, path: /orders, optional: true, {more} }} }}"
+        );
+        let gateway = Gateway::start(&yaml(&[("shop", &shop)], &compose));
+        let answer = get(gateway.port(), "/api/dashboard");
+        assert_eq!(answer.text(), "{\"me\":{\"id\":12345678901234567890123}}", "{more}");
+        assert_eq!(answer.header("x-portcullis-parts"), Some("me=ok, orders=no_value"), "{more}");
+        assert_eq!(shop.last().target, "/me");
+    }
 }
 
 #[test]

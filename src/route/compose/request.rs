@@ -112,10 +112,20 @@ impl Request {
         self.body.iter().for_each(|body| body.texts(&mut texts));
         !self.path.sources().filter(of_body).all(in_path)
             || !texts.into_iter().flat_map(Text::sources).filter(of_body).all(|source| stands(source).is_some())
+            || self.beside().filter(of_body).any(|source| source.has_lost_digits(known))
+    }
+
+    /// What its query and its fields are made of.
+    fn beside(&self) -> impl Iterator<Item = &Source> {
+        self.query.iter().flat_map(|(_, text)| text.sources()).chain(self.fields.iter().flat_map(|(_, text)| text.sources()))
     }
 
     /// What is sent. `None` where a value is missing that it cannot be without.
     pub fn render(&self, known: &Known<'_>) -> Option<Rendered> {
+        // A parameter may be left out where there is nothing. Where there is something that cannot be said, all would be asked for.
+        if self.beside().any(|source| source.has_lost_digits(known)) {
+            return None;
+        }
         let mut target = self.path.path(known)?;
         let mut mark = '?';
         for (name, value) in &self.query {

@@ -179,6 +179,13 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Whether it stands for a number that is no text any more ([`digits`]), which is not the same as nothing.
+    pub fn has_lost_digits(&self, known: &Known<'_>) -> bool {
+        matches!(self.get(known), Some(Found::Json(Value::Number(number))) if digits(number).is_none())
+    }
+}
+
 /// What something is known by, as a text. `None` for what cannot stand in a list of them.
 pub fn key(value: &Value) -> Option<String> {
     match value {
