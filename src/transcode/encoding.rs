@@ -244,13 +244,13 @@ impl Scale {
     }
 }
 
-fn take<'b>(bytes: &mut &'b [u8], length: usize) -> Result<&'b [u8], Unread> {
+pub fn take<'b>(bytes: &mut &'b [u8], length: usize) -> Result<&'b [u8], Unread> {
     let (taken, left) = bytes.split_at_checked(length).ok_or(Unread::Malformed)?;
     *bytes = left;
     Ok(taken)
 }
 
-fn read_varint(bytes: &mut &[u8]) -> Result<u64, Unread> {
+pub fn read_varint(bytes: &mut &[u8]) -> Result<u64, Unread> {
     let mut value = 0;
     for at in 0..10 {
         let (&byte, left) = bytes.split_first().ok_or(Unread::Malformed)?;

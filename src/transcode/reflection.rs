@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use bytes::Bytes;
 use prost_reflect::prost::Message;
-use prost_reflect::prost_types::FileDescriptorProto;
 
+use super::encoding::{self, read_varint, take};
 use super::source::{self, MOST_FILES};
 
 /// The method's path, the newer one first.
@@ -21,6 +21,12 @@ pub const PATHS: [&str; 2] = [
 /// The most bytes of all files together.
 pub const MOST_BYTES: usize = 16 * 1024 * 1024;
 const MOST_SERVICES: usize = 1000;
+/// The most bytes that a server may say, files that are known already among them.
+const MOST_SAID: usize = 4 * MOST_BYTES;
+/// About the most memory that the files may take once they are read.
+const HEAVIEST: usize = 256 * 1024 * 1024;
+/// The most files and services of one answer.
+const MOST_ENTRIES: usize = 4000;
 
 #[derive(Clone, PartialEq, Message)]
 struct Request {
@@ -68,6 +74,13 @@ struct Failure {
     message: String,
 }
 
+/// What a file says of others.
+#[derive(Clone, PartialEq, Message)]
+struct Imports {
+    #[prost(string, repeated, tag = "3")]
+    dependency: Vec<String>,
+}
+
 /// A set of files, as bytes: decoded and encoded again they would lose their annotations.
 #[derive(Clone, PartialEq, Message)]
 struct Set {
@@ -101,6 +114,9 @@ pub struct Learning {
     waiting: VecDeque<Asked>,
     to_send: VecDeque<Bytes>,
     left: usize,
+    said: usize,
+    /// How much memory what is to come may take.
+    weight: usize,
 }
 
 impl Learning {
@@ -114,6 +130,8 @@ impl Learning {
             waiting: VecDeque::new(),
             to_send: VecDeque::new(),
             left: MOST_BYTES,
+            said: 0,
+            weight: HEAVIEST,
         };
         learning.ask(Asked::Services);
         learning
@@ -151,6 +169,16 @@ impl Learning {
     /// Why nothing can be made of it, for people.
     pub fn takes(&mut self, message: &[u8]) -> Result<(), String> {
         let asked = self.waiting.pop_front().ok_or("it says what it was not asked")?;
+        self.said = self.said.saturating_add(message.len());
+        if self.said > MOST_SAID {
+            return Err("it says too much".to_owned());
+        }
+        // A few bytes may be read into many entries.
+        match entries(message, true) {
+            Some(count) if count <= MOST_ENTRIES => {}
+            Some(_) => return Err(format!("it has more than {MOST_FILES} files, or {MOST_SERVICES} services")),
+            None => return Err("its answer is of another type".to_owned()),
+        }
         let response = Response::decode(message).map_err(|_| "its answer is of another type")?;
         match (&asked, response) {
             (Asked::Services, Response { services: Some(services), .. }) => self.takes_services(services)?,
@@ -205,16 +233,24 @@ impl Learning {
 
     fn takes_files(&mut self, said: Files) -> Result<(), String> {
         for bytes in said.files {
-            let file = FileDescriptorProto::decode(&*bytes).map_err(|_| "a file of its is no descriptor")?;
-            if self.files.contains_key(file.name()) {
+            let Named { name } = Named::decode(&*bytes).map_err(|_| "a file of its is no descriptor")?;
+            if self.files.contains_key(&name) {
                 continue;
             }
             self.left = self.left.checked_sub(bytes.len()).ok_or("there is more than 16 MiB of descriptors")?;
             if self.files.len() == MOST_FILES {
                 return Err(format!("there are more than {MOST_FILES} files"));
             }
-            self.imported.extend(file.dependency.iter().cloned());
-            self.files.insert(file.name().to_owned(), bytes);
+            let description = source::description().ok_or("no file can be described")?;
+            // Before it is read: what is nothing but empty messages takes hundreds of times its bytes.
+            let weight = encoding::weigh(&description, &bytes, self.weight).map_err(|unread| match unread {
+                encoding::Unread::TooHeavy => "its files take too much memory",
+                _ => "a file of its is no descriptor",
+            })?;
+            self.weight = self.weight.saturating_sub(weight);
+            let Imports { dependency } = Imports::decode(&*bytes).map_err(|_| "a file of its is no descriptor")?;
+            self.imported.extend(dependency);
+            self.files.insert(name, bytes);
         }
         Ok(())
     }
@@ -226,8 +262,33 @@ impl Learning {
     }
 }
 
+/// How many entries an answer has: its fields, and those of its lists. `None`: it is none.
+fn entries(mut bytes: &[u8], is_answer: bool) -> Option<usize> {
+    let mut count = 0;
+    while !bytes.is_empty() && count <= MOST_ENTRIES {
+        let key = read_varint(&mut bytes).ok()?;
+        count += 1;
+        match key & 7 {
+            0 => drop(read_varint(&mut bytes).ok()?),
+            1 => drop(take(&mut bytes, 8).ok()?),
+            5 => drop(take(&mut bytes, 4).ok()?),
+            2 => {
+                let length = usize::try_from(read_varint(&mut bytes).ok()?).ok()?;
+                let inside = take(&mut bytes, length).ok()?;
+                if is_answer && matches!(key >> 3, 4 | 6) {
+                    count += entries(inside, false)?;
+                }
+            }
+            _ => return None,
+        }
+    }
+    Some(count)
+}
+
 #[cfg(test)]
 mod tests {
+    use prost_reflect::prost_types::FileDescriptorProto;
+
     use super::*;
 
     fn file(name: &str, imports: &[&str]) -> Bytes {
@@ -307,6 +368,20 @@ mod tests {
         fails(&mut knows(), &files(&[file("a.proto", &imports)]), "more than 2000 files");
         let large = file(&"x".repeat(MOST_BYTES), &[]);
         fails(&mut knows(), &files(&[large]), "16 MiB");
+        // A few bytes that would be much.
+        let empty: Bytes = [&b"\x0a\x01a"[..], b"\x22\x00".repeat(1 << 20).as_slice()].concat().into();
+        fails(&mut knows(), &files(&[empty]), "too much memory");
+        let many: Bytes = [&b"\x0a\x01a"[..], b"\x1a\x00".repeat(7 << 20).as_slice()].concat().into();
+        fails(&mut knows(), &files(&[many]), "too much memory");
+        let lots = [&b"\x22"[..], &[0x80, 0x80, 0x40], b"\x0a\x00".repeat(1 << 19).as_slice()].concat();
+        fails(&mut knows(), &lots, "more than 2000 files");
+        // What is known already counts as what is said.
+        let mut learning = knows();
+        let same = files(&[file("a.proto", &["x".repeat(10 << 20).as_str()])]);
+        let asked = |learning: &mut Learning| learning.ask(Asked::Symbol("a.A".to_owned()));
+        (0..7).for_each(|_| asked(&mut learning));
+        let said: Result<Vec<()>, String> = (0..7).map(|_| learning.takes(&same)).collect();
+        assert_eq!(said, Err("it says too much".to_owned()));
         let mut learning = knows();
         learning.takes(&files(&[file("a.proto", &["mine.proto"])])).unwrap();
         fails(&mut learning, &error(), "mine.proto");

@@ -7,9 +7,9 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::LazyLock;
 
-use prost_reflect::DescriptorPool;
 use prost_reflect::prost::Message;
 use prost_reflect::prost_types::{FileDescriptorProto, FileDescriptorSet};
+use prost_reflect::{DescriptorPool, MessageDescriptor};
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 
@@ -247,6 +247,11 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     }
     compiler.descriptor_pool()
 });
+
+/// What files are described in.
+pub fn description() -> Option<MessageDescriptor> {
+    POOL.get_message_by_name("google.protobuf.FileDescriptorProto")
+}
 
 /// Whether a file is known without being given.
 pub fn is_known(name: &str) -> bool {

@@ -160,16 +160,19 @@ fn what_changes_is_picked_up_and_what_is_worse_is_not() {
     saying.says("shop.v1.Catalog", bound("/four/{sku}"));
     eventually("it is well again", || get(gateway.port(), "/four/a").status == 200);
     assert_eq!(standing(&gateway)["failing"], Value::Null);
-    // A rule that fits is in force at once; one that does not leaves what there was.
+    // A rule that fits is in force at once; one that does not is a problem of the file, and so is a service that there is not.
     gateway.rewrite(&yaml.replace("1s }", "1s }, rules: [ { method: shop.v1.Catalog.GetProduct, get: '/five/{sku}' } ]"));
     assert_eq!(gateway.reload().0, 200);
-    eventually("the rule is in force", || get(gateway.port(), "/five/a").status == 200);
-    gateway.rewrite(&yaml.replace("1s }", "1s }, rules: [ { method: shop.v1.Catalog.GetProducts, get: '/six/{sku}' } ]"));
-    assert_eq!(gateway.reload().0, 200);
-    eventually("it says why", || standing(&gateway)["failing"].as_str().unwrap_or_default().contains("GetProducts"));
     assert_eq!(get(gateway.port(), "/five/a").status, 200);
+    get(gateway.port(), "/four/a").assert_problem(404, "transcode", "no_rule");
+    for wrong in ["rules: [ { method: shop.v1.Catalog.GetProducts, get: '/six/{sku}' } ]", "services: shop.v1.Catalogue"] {
+        gateway.rewrite(&yaml.replace("1s }", &format!("1s }}, {wrong}")));
+        let (status, told) = gateway.reload();
+        assert!(status != 200 && told.to_string().contains("does not fit"), "{status} {told}");
+        assert_eq!(get(gateway.port(), "/five/a").status, 200);
+    }
     drop(server);
-    eventually("it says why", || standing(&gateway)["failing"].as_str().is_some_and(|why| !why.contains("GetProducts")));
+    eventually("it says why", || standing(&gateway)["failing"].is_string());
     assert_eq!(standing(&gateway)["known"], true);
 }
 

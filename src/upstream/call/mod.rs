@@ -224,7 +224,9 @@ impl Call<'_> {
 
     /// Whether the client's fields that go along can all be metadata.
     fn is_fit(&self) -> bool {
-        let goes = |name: &[u8]| passes(name, true) && !is_gateways(name);
+        let edited = Edited::new(&self.exchange.to_upstream);
+        // What a policy takes away or replaces does not go along.
+        let goes = |name: &[u8]| passes(name, true) && !is_gateways(name) && !edited.replaces(name);
         self.head.headers().all(|(name, value)| !goes(name) || metadata::fits(name, value))
     }
 

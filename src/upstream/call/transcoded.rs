@@ -156,8 +156,8 @@ pub async fn send<C: Client>(
 /// colon that its client has escaped is a letter like any other.
 fn may_have_verb(call: &Call<'_>) -> bool {
     let escaped = |raw: &str| {
-        let last = raw.rsplit('/').next().unwrap_or_default();
-        !last.contains(':') && last.to_ascii_uppercase().contains("%3A")
+        let last = raw.rsplit('/').next().unwrap_or_default().to_ascii_uppercase();
+        last.rfind("%3A") > last.rfind(':')
     };
     !call.exchange.ends_in_value && !call.head.spelling.as_ref().is_some_and(|spelling| escaped(&spelling.raw))
 }
@@ -278,7 +278,9 @@ impl Receiving<'_> {
                     }
                     Ok(Some(Piece::End)) => break None,
                     Ok(None) => {
-                        if let Err(broken) = answer.more(client, self.service, self.uploads).await {
+                        if let Err(broken) =
+                            answer.more(client, self.service, self.uploads && !answer.connection.has_all_of_the_request()).await
+                        {
                             tries.broke(self.service, &broken);
                             return Err(call_error(broken, self.service));
                         }

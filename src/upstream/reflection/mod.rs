@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::call::Caller;
 use super::{Kept, Service, TlsConnector};
-use crate::problem::Problems;
+use crate::problem::{Problem, Problems};
 use crate::tally::{Counter, Gauge, Tallies};
 use crate::transcode::Transcoder;
 use crate::transcode::config::{ReflectionConfig, TranscodeConfig};
@@ -60,7 +60,7 @@ impl Transcoding {
     pub fn now(&self) -> Option<Arc<Transcoder>> {
         match self {
             Transcoding::Fixed(transcoder) => Some(transcoder.clone()),
-            Transcoding::Reflected(reflection) => reflection.known.now.load_full(),
+            Transcoding::Reflected(reflection) => reflection.now.load_full(),
         }
     }
 
@@ -73,7 +73,7 @@ impl Transcoding {
     pub fn view(&self) -> Option<ReflectionView> {
         match self {
             Transcoding::Fixed(_) => None,
-            Transcoding::Reflected(reflection) => Some(reflection.known.view()),
+            Transcoding::Reflected(reflection) => Some(reflection.view()),
         }
     }
 }
@@ -86,7 +86,9 @@ pub struct Reflection {
     refresh: Duration,
     service: Box<str>,
     tallies: Arc<Tallies>,
-    /// It outlives generations: a reload asks anew only where it says something new, and what was known stays meanwhile.
+    /// By the rules of this generation, and by no others: what a reload closes is closed with it.
+    now: ArcSwapOption<Transcoder>,
+    /// It outlives generations: a reload asks anew only where it says something new.
     known: Arc<Known>,
 }
 
@@ -98,7 +100,6 @@ impl std::fmt::Debug for Reflection {
 
 /// What is known of a service's methods.
 struct Known {
-    now: ArcSwapOption<Transcoder>,
     /// Written by the service's watcher alone.
     state: Mutex<State>,
     learned: Arc<Counter>,
@@ -111,8 +112,8 @@ struct Known {
 struct State {
     /// What the service said the last time that it could be used.
     learned: Option<Arc<Learned>>,
-    /// For which configuration `now` was compiled.
-    print: Option<blake3::Hash>,
+    /// What that came to, and under which configuration.
+    made: Option<(blake3::Hash, Arc<Transcoder>)>,
     /// Why what it said last cannot be used, or why it has said nothing.
     why: Option<String>,
 }
@@ -136,22 +137,11 @@ impl Known {
             |outcome| tallies.counter("portcullis_reflections_total", help, &[("service", service), ("outcome", outcome)]);
         let help = "Methods that are known of a service that is asked for them by gRPC's reflection.";
         Known {
-            now: ArcSwapOption::empty(),
             state: Mutex::default(),
             learned: count("learned"),
             unchanged: count("unchanged"),
             failed: count("failed"),
             methods: tallies.gauge("portcullis_reflected_methods", help, &[("service", service)]),
-        }
-    }
-
-    fn view(&self) -> ReflectionView {
-        let (now, state) = (self.now.load(), self.state.lock());
-        ReflectionView {
-            known: now.is_some(),
-            methods: now.as_ref().map_or(0, |transcoder| transcoder.methods()),
-            services: state.learned.as_ref().map(|learned| learned.services.clone()).unwrap_or_default(),
-            failing: state.why.clone(),
         }
     }
 }
@@ -166,14 +156,53 @@ impl Reflection {
     ) -> Option<Reflection> {
         let refresh = period_within("refresh", &how.refresh, 1000, DAY, problems);
         Transcoder::check(config, problems)?;
+        let print = blake3::hash(format!("{config:?}").as_bytes());
+        let known = kept.ledger.keep(&format!("service:{service}:reflection"), || Known::new(service, kept.tallies));
+        let (made, learned) = {
+            let state = known.state.lock();
+            (state.made.clone(), state.learned.clone())
+        };
+        let now = match (made, learned) {
+            (Some((known, transcoder)), _) if known == print => Some(transcoder),
+            // Rules that do not fit what is known are a problem of the file, as those for files of descriptors.
+            (_, Some(learned)) => match Transcoder::reflected(config, &learned) {
+                Ok(transcoder) => Some(Arc::new(transcoder.counted(service, kept.tallies))),
+                Err(why) => {
+                    let problem =
+                        Problem::error(config.place, format!("what the service says of its methods does not fit: {why}"));
+                    problems.push(problem.hint("it is asked again after each `refresh`"));
+                    return None;
+                }
+            },
+            _ => None,
+        };
         Some(Reflection {
-            print: blake3::hash(format!("{config:?}").as_bytes()),
+            print,
             config: config.clone(),
             refresh: refresh?,
             service: service.into(),
             tallies: kept.tallies.clone(),
-            known: kept.ledger.keep(&format!("service:{service}:reflection"), || Known::new(service, kept.tallies)),
+            now: ArcSwapOption::new(now),
+            known,
         })
+    }
+
+    fn view(&self) -> ReflectionView {
+        let (now, state) = (self.now.load(), self.known.state.lock());
+        ReflectionView {
+            known: now.is_some(),
+            methods: now.as_ref().map_or(0, |transcoder| transcoder.methods()),
+            services: state.learned.as_ref().map(|learned| learned.services.clone()).unwrap_or_default(),
+            failing: state.why.clone(),
+        }
+    }
+
+    /// Takes what another generation of the same rules has learned meanwhile.
+    fn catch_up(&self) {
+        let made = self.known.state.lock().made.clone();
+        if let Some((_, transcoder)) = made.filter(|(print, _)| *print == self.print) {
+            self.now.store(Some(transcoder));
+        }
     }
 
     /// Compiles what the service has said, on a thread where that may take its time.
@@ -185,30 +214,23 @@ impl Reflection {
         });
         let (transcoder, learned) = made.await.map_err(|_| "it cannot be compiled".to_owned())??;
         let methods = transcoder.methods();
-        self.known.now.store(Some(transcoder));
+        self.now.store(Some(transcoder.clone()));
         self.known.methods.set(methods as u64);
         let mut state = self.known.state.lock();
-        (state.learned, state.print) = (Some(learned), Some(self.print));
+        (state.learned, state.made) = (Some(learned), Some((self.print, transcoder)));
         Ok(())
     }
 
     /// Asks the service, and uses what it says.
     async fn refresh(self: Arc<Self>, service: &Service, asker: &Asker) -> bool {
-        // What was known, under new rules. Where it does not fit them, the service may know better.
-        let before = {
-            let state = self.known.state.lock();
-            state.learned.clone().filter(|_| state.print != Some(self.print))
-        };
-        if let Some(learned) = before {
-            let _ = self.uses(learned).await;
-        }
         let said =
             ask::ask(service, &asker.caller, &asker.tls, self.config.services.iter().map(|name| name.value.clone()).collect());
         let outcome = match said.await {
             Ok(learned) => {
                 let same = {
                     let state = self.known.state.lock();
-                    state.print == Some(self.print) && state.learned.as_deref() == Some(&learned)
+                    let under = state.made.as_ref().map(|(print, _)| *print);
+                    under == Some(self.print) && state.learned.as_deref() == Some(&learned)
                 };
                 if same { Ok(false) } else { self.uses(Arc::new(learned)).await.map(|()| true) }
             }
@@ -234,7 +256,7 @@ impl Reflection {
                 info!("service `{name}`: its methods can be asked for again, and are as they were")
             }
             (_, Some(why)) if before.as_ref() != Some(&why) => {
-                let left = match known.now.load().is_some() {
+                let left = match self.now.load().is_some() {
                     true => "what was known stays",
                     false => "nothing is known of them yet, and requests of REST are answered 503",
                 };
@@ -288,6 +310,7 @@ impl Reflecting {
             }
             return None;
         };
+        reflection.catch_up();
         let now = Instant::now();
         if self.print != Some(reflection.print) {
             // Whoever is asked already is asked what nobody wants to know any more.

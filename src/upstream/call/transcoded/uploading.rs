@@ -17,6 +17,8 @@ pub struct Uploads {
     upload: Upload,
     /// How much memory was paid for.
     paid: usize,
+    /// Of the longest message.
+    longest: usize,
     /// Something of the body was taken: it cannot be had again.
     begun: bool,
     /// Why it went no further.
@@ -30,7 +32,7 @@ impl Uploads {
             upload.add(body);
             upload.end();
         }
-        Uploads { upload, paid: 0, begun: false, refused: None }
+        Uploads { upload, paid: 0, longest: 0, begun: false, refused: None }
     }
 
     /// Whether all of the body was taken in.
@@ -48,10 +50,18 @@ impl Uploads {
             Ok(Some((value, takes))) => client.pays_while(takes, || self.upload.frame(&value))?,
             Err(reply) => Err(reply),
         };
-        made.map(|frame| Some(frame.into())).map_err(|reply| {
-            self.refused = Some(reply.clone());
-            refused(reply)
-        })
+        match made {
+            Ok(frame) => {
+                // It is held for as long as the service does not take it; of them one at a time.
+                client.pays(frame.len().saturating_sub(self.longest))?;
+                self.longest = self.longest.max(frame.len());
+                Ok(Some(frame.into()))
+            }
+            Err(reply) => {
+                self.refused = Some(reply.clone());
+                Err(refused(reply))
+            }
+        }
     }
 }
 
