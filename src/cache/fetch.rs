@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 use super::changed::Place;
 use super::control::Control;
-use super::disk::Disk;
+use super::disk::{Disk, WORTH};
 use super::entry::{Entry, Index};
 use super::flow::Flowing;
 use super::hit::{Excuse, Hit, Tier};
@@ -207,6 +207,8 @@ pub struct Fetch {
     pub(super) for_all: bool,
     /// It may not store but parts, and what turns out to be no part.
     parts: bool,
+    /// What comes of it is for its client alone.
+    alone: bool,
     /// For how many seconds after its lifetime it may be its route's fallback.
     pub(super) fallback: u32,
 }
@@ -433,7 +435,21 @@ impl Cache {
         let fetch = |key, turn| {
             let (whole, for_all) = (false, wishes.for_all);
             let (predicted, streams, parts) = (false, false, false);
-            Next::Fetch(Fetch { key, index, stale, turn, why, predicted, read_only, streams, whole, for_all, parts, fallback: 0 })
+            Next::Fetch(Fetch {
+                key,
+                index,
+                stale,
+                turn,
+                why,
+                predicted,
+                read_only,
+                streams,
+                whole,
+                for_all,
+                parts,
+                alone: false,
+                fallback: 0,
+            })
         };
         if matches!(why, Why::NeverFresh | Why::Asked) {
             return fetch(key, None);
@@ -530,6 +546,9 @@ impl Cache {
             return Keeping::Nothing;
         }
         let variance = if said.vary.is_empty() { None } else { key::variance(policy, rules::members(&said.vary), &seen) };
+        // What is not good for so long is not written.
+        let stale = fresh.while_revalidate.max(fresh.if_error).max(fallback);
+        let spills = spills && fresh.remaining.saturating_add(Duration::from_secs(stale.into())) > WORTH;
         let filling = Filling::new(self.storage, promised, spills);
         if !filling.is_wanted() {
             // There is no room now: nobody need wait for what will not be there.
@@ -683,12 +702,13 @@ impl Fetch {
             whole: false,
             for_all,
             parts: false,
+            alone: false,
             fallback: 0,
         }
     }
 
     /// One for its own client alone.
-    pub fn alone(key: Key) -> Self {
+    pub fn alone(key: Key, wishes: &Wishes) -> Self {
         Fetch {
             index: Index::primary(&key),
             key,
@@ -699,8 +719,9 @@ impl Fetch {
             read_only: true,
             streams: false,
             whole: false,
-            for_all: false,
+            for_all: wishes.for_all,
             parts: false,
+            alone: true,
             fallback: 0,
         }
     }
@@ -712,7 +733,7 @@ impl Fetch {
 
     /// Its client asks for a part, and what comes of it may be kept.
     pub fn keep_parts(&mut self) {
-        self.parts = self.read_only;
+        self.parts = self.read_only && !self.alone;
     }
 
     /// The service has failed. So it would those who wait, one after the other: each asks for itself, and at once.

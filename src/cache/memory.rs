@@ -224,6 +224,7 @@ impl MemoryTier {
     pub(super) fn still(&self, index: &Index, primary: &[u8], user_tag: &str, found: Arc<Entry>) -> Option<Arc<Entry>> {
         let same = index.variance.is_none() || index.variance == found.meta.variance;
         if found.long.as_ref().is_some_and(|long| long.is_gone()) {
+            self.store.remove_if(&index.slot(), |entry| entry.number == found.number);
             return None;
         }
         if !found.is_for(primary, user_tag) || !same || self.changes.since(found.place, found.meta.asked) {
@@ -495,9 +496,9 @@ impl Filling {
         self.reserved += more;
         let Some(long) = disk.begin_long() else { return false };
         match std::mem::replace(&mut self.body, Arriving::Long(long.clone())) {
-            Arriving::Own(bytes) => long.add(&bytes),
+            Arriving::Own(bytes) => long.begin_with(bytes),
             Arriving::Shared(flow) => {
-                long.add(&flow.copied());
+                long.begin_with(flow.copied());
                 flow.goes_on(long);
             }
             Arriving::Long(_) => {}
@@ -576,7 +577,14 @@ impl Filling {
             Arriving::Long(long) if long.is_gone() || length.saturating_add(data.len()) > self.tier.most_on_disk() => {
                 self.give_up()
             }
-            Arriving::Long(long) => long.add(data),
+            Arriving::Long(long) => {
+                long.add(data);
+                if self.reserved > MEMORY && !long.is_full() {
+                    // The most of what memory had of it is written.
+                    self.tier.filling.fetch_sub(self.reserved - MEMORY, Ordering::Relaxed);
+                    self.reserved = MEMORY;
+                }
+            }
             _ => {
                 self.body.with(|body| body.extend_from_slice(data));
             }
@@ -620,7 +628,13 @@ impl Filling {
             long.end();
             let entry = Entry { long: Some(long.clone()), ..Entry::at(place, primary, user_tag, meta, Bytes::new()) };
             self.wanted = false;
-            return self.tier.put(index, entry);
+            let (weight, long, entry) = (entry.weight, long.clone(), Arc::new(entry));
+            self.tier.keep(index, &entry);
+            if long.is_gone() {
+                return 0;
+            }
+            self.tier.insert(index, entry);
+            return weight;
         }
         let entry = Entry::at(place, primary, user_tag, meta, self.body());
         if entry.weight > self.tier.longest {

@@ -231,7 +231,10 @@ impl MemoryTier {
     fn belong_together(&self, known: &Entry, new: &Entry, part: Part) -> bool {
         let tag = |head: &StoredHead| head.header(&header::ETAG).filter(|tag| !tag.starts_with(b"W/")).map(<[u8]>::to_vec);
         let same_tag = tag(&known.meta.head).is_some_and(|known| tag(&new.meta.head) == Some(known));
+        // What the whole is said to be is what each of its parts says.
+        let alike = |name| known.meta.head.header(&name) == new.meta.head.header(&name);
         same_tag
+            && [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE].into_iter().all(alike)
             && known.pieces.as_ref().is_some_and(|pieces| pieces.total == part.total)
             && known.meta.variance == new.meta.variance
             && rules::are_alike(known.meta.head.vary(), new.meta.head.vary())

@@ -72,7 +72,9 @@ pub async fn run(
             if asks_by_body {
                 fetch.ask_whole();
             }
-            if wants_part && policy.keeps_parts(&journey.head, &journey.exchange) {
+            // An answer to `If-Range` need not say what it is of: its client knows (RFC 9110, section 15.3.7).
+            let is_told = seen_upstream(&journey.head, &journey.exchange, &header::IF_RANGE).is_empty();
+            if wants_part && is_told && policy.keeps_parts(&journey.head, &journey.exchange) {
                 fetch.keep_parts();
             }
             fetch
@@ -304,7 +306,7 @@ pub(super) async fn look_on(
             Next::Fetch(fetch) => return Ok(Begun::Fetch(fetch)),
             Next::Look(key) => key,
             Next::Wait(key, mut waiting) => {
-                let Some(left) = patience.left() else { return Ok(Begun::Fetch(Fetch::alone(key))) };
+                let Some(left) = patience.left() else { return Ok(Begun::Fetch(Fetch::alone(key, wishes))) };
                 let heard = tokio::select! {
                     biased;
                     heard = hear(&mut waiting, left, policy, wishes, asker) => heard,
@@ -315,7 +317,7 @@ pub(super) async fn look_on(
                     Err(verdict) => verdict,
                 };
                 if verdict == Some(Verdict::Unfit) {
-                    return Ok(Begun::Fetch(Fetch::alone(key)));
+                    return Ok(Begun::Fetch(Fetch::alone(key, wishes)));
                 }
                 failed = verdict != Some(Verdict::Stored);
                 // There may be an answer now, or the next one may fetch it.

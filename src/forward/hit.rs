@@ -75,6 +75,10 @@ pub fn breaks_contract(failed: &Failed, down: &Downstream) -> bool {
 pub fn forget(journey: &Journey) {
     let (Some(route), Some(policy)) = (journey.route(), journey.cache_policy()) else { return };
     let Journey { head, exchange, view, .. } = journey;
+    if journey.dialect.is_grpc() || journey.dialect.is_web() || head.header("range").is_some() {
+        // What was judged may be what this client has made of it. It is everybody else's.
+        return;
+    }
     let seen = |name: &HeaderName| seen_upstream(head, exchange, name);
     let key = || cache::key(head, exchange, seen, &route.kept_as, policy);
     match view.cache.look(policy, key(), &Wishes::default(), seen) {

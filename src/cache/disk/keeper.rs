@@ -393,6 +393,12 @@ impl Disk {
                 Ok(()) => fails = false,
                 Err(error) => {
                     work.fail();
+                    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                        && let Some(store) = self.store.load_full()
+                    {
+                        self.figures.evicted.add(store.yield_room().unwrap_or(0));
+                    }
+                    self.long_rests_until.store(Moment::of(Instant::now() + REST).get(), Ordering::Relaxed);
                     self.figures.errors.add(1);
                     self.figures.dropped.add(1);
                     if !std::mem::replace(&mut fails, true) {

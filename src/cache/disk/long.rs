@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use super::record::Place;
 use super::store::Store;
 use super::{Disk, Write};
 use crate::cache::flow::Piece;
+use crate::cache::moment::Moment;
 
 /// Of a body, without its code.
 const BLOCK: usize = 64 << 10;
@@ -52,6 +53,9 @@ pub(in crate::cache) struct Long {
     gone: AtomicBool,
     /// One for all who read it.
     open: Mutex<Weak<File>>,
+    /// What has been removed, as long as somebody has begun to read it, or is about to.
+    removed: Mutex<Option<Arc<File>>>,
+    readers: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -135,9 +139,10 @@ pub(super) fn number(name: &str) -> Option<u32> {
     u32::from_str_radix(digits, 16).ok().filter(|number| *number > 0)
 }
 
-/// Whether a file is one that was being written.
-pub(super) fn is_unfinished(name: &str) -> bool {
-    name.strip_suffix(".new").is_some_and(|digits| digits.len() == 8 && u32::from_str_radix(digits, 16).is_ok())
+/// The number of a file that was being written.
+pub(super) fn unfinished(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(".new").filter(|digits| digits.len() == 8)?;
+    u32::from_str_radix(digits, 16).ok()
 }
 
 /// Where the last block of a body of that length ends.
@@ -170,7 +175,8 @@ impl Disk {
 
     /// A body that begins to come. `None` if nothing can be written.
     pub(in crate::cache) fn begin_long(&'static self) -> Option<Arc<Long>> {
-        let store = self.writable().filter(|store| !store.is_lost.load(Ordering::Relaxed))?;
+        let rests = self.long_rests_until.load(Ordering::Relaxed) > Moment::now().get();
+        let store = self.writable().filter(|store| !rests && !store.is_lost.load(Ordering::Relaxed))?;
         let number = store.next_number()?;
         let state = State { growing: Some(store.clone()), ..State::default() };
         Some(Arc::new(Long::new(self, &store, number, state)))
@@ -186,13 +192,14 @@ impl Disk {
         match long.write_head(&store, *slot, *kind, entry) {
             Ok(place) => {
                 self.figures.stored.add(1);
-                if !store.index.settle(*slot, *ticket, place) {
+                if !store.index.settle(*slot, *ticket, place) || long.is_gone() {
                     self.figures.evicted.add(store.drop_long(long.number)?);
                 }
                 Ok(())
             }
             Err(error) => {
                 store.index.abandon(*slot, *ticket);
+                let _ = store.drop_long(long.number);
                 Err(error)
             }
         }
@@ -224,7 +231,8 @@ impl LongWrite {
 impl Long {
     fn new(disk: &'static Disk, store: &Arc<Store>, number: u32, state: State) -> Self {
         let (state, changed, gone) = (Mutex::new(state), Notify::new(), AtomicBool::new(false));
-        Long { disk, store: Arc::downgrade(store), number, state, changed, gone, open: Mutex::default() }
+        let (open, removed, readers) = (Mutex::default(), Mutex::default(), AtomicUsize::new(0));
+        Long { disk, store: Arc::downgrade(store), number, state, changed, gone, open, removed, readers }
     }
 
     /// One that was written before.
@@ -241,6 +249,16 @@ impl Long {
         let file = Arc::new(store.folder.open_file(&name(self.number))?);
         *open = Arc::downgrade(&file);
         Ok(file)
+    }
+
+    /// Its file goes: those who are about to read it still can.
+    pub(super) fn leave(&self, store: &Store) {
+        self.fail();
+        if self.readers.load(Ordering::Acquire) > 0
+            && let Ok(file) = self.open(store)
+        {
+            self.leave_to_readers(file);
+        }
     }
 
     /// Whether it is one of this store.
@@ -261,24 +279,71 @@ impl Long {
     /// Nobody may begin to read it; no more of it is written.
     pub(in crate::cache) fn fail(&self) {
         self.gone.store(true, Ordering::Release);
+        let (file, claimed) = {
+            let mut state = self.state.lock();
+            state.growing = None;
+            (state.file.take(), std::mem::take(&mut state.claimed))
+        };
+        if let Some(file) = file {
+            // It will have no name. Who has begun to read it still can.
+            *self.open.lock() = Arc::downgrade(&file);
+            self.leave_to_readers(file);
+            self.disk.long_writes.push(LongWrite::Drop(self.store.clone(), self.number, claimed), 1);
+        }
         self.changed.notify_waiters();
+    }
+
+    fn leave_to_readers(&self, file: Arc<File>) {
+        if self.readers.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        *self.removed.lock() = Some(file);
+        if self.readers.load(Ordering::Acquire) == 0 {
+            self.removed.lock().take();
+        }
+    }
+
+    /// Whether all of it is in a file that has its name.
+    pub(super) fn is_named(&self) -> bool {
+        let state = self.state.lock();
+        state.file.is_none() && state.total == Some(state.written)
     }
 
     /// A piece of it. Not after it has gone: of what was added before, all can still be read.
     pub(in crate::cache) fn add(self: &Arc<Self>, data: &[u8]) {
         let mut blocks = 0;
         {
-            let mut state = self.state.lock();
-            state.tail.extend_from_slice(data);
-            while state.tail.len() >= BLOCK {
-                let rest = state.tail.split_off(BLOCK);
-                let block = std::mem::replace(&mut state.tail, rest);
-                state.flying.push_back(block.into());
-                blocks += 1;
+            let (mut state, mut data) = (self.state.lock(), data);
+            while !data.is_empty() {
+                let room = BLOCK - state.tail.len();
+                // A block holds what it is, and no more.
+                state.tail.reserve_exact(room);
+                let (now, rest) = data.split_at(room.min(data.len()));
+                state.tail.extend_from_slice(now);
+                data = rest;
+                if state.tail.len() == BLOCK {
+                    let block = std::mem::take(&mut state.tail);
+                    state.flying.push_back(block.into());
+                    blocks += 1;
+                }
             }
         }
         (0..blocks).for_each(|_| self.send_block());
         self.changed.notify_waiters();
+    }
+
+    /// What memory had of it until now, of one that has nothing yet. It is not copied.
+    pub(in crate::cache) fn begin_with(self: &Arc<Self>, data: Vec<u8>) {
+        let (mut data, mut blocks) = (Bytes::from(data), 0);
+        {
+            let mut state = self.state.lock();
+            while data.len() >= BLOCK {
+                state.flying.push_back(data.split_to(BLOCK));
+                blocks += 1;
+            }
+        }
+        (0..blocks).for_each(|_| self.send_block());
+        self.add(&data);
     }
 
     fn send_block(self: &Arc<Self>) {
@@ -347,7 +412,15 @@ impl Long {
         };
         let (number, length) = ((at / BLOCK) as u64, (block.len() + CODE) as u64);
         self.disk.figures.evicted.add(store.claim(length)?);
-        self.state.lock().claimed += length;
+        {
+            let mut state = self.state.lock();
+            if state.file.is_none() {
+                // It has failed meanwhile.
+                store.give_back(length);
+                return Ok(());
+            }
+            state.claimed += length;
+        }
         let code = self.code(&store, number, &block);
         store.touch();
         file.write_all_at(&block, number * STEP)?;
@@ -385,6 +458,10 @@ impl Long {
             None => {
                 let file = Arc::new(store.folder.open_file(&name(self.number))?);
                 let at = file.metadata()?.len();
+                if at > end_of(body) + body as u64 / 16 + (1 << 16) {
+                    // It has been validated so often that its records take room: it is fetched anew.
+                    return Err(io::Error::other("it has too many records"));
+                }
                 (file, at)
             }
         };
@@ -456,6 +533,7 @@ pub(in crate::cache) struct Reader {
 
 impl Reader {
     pub(in crate::cache) fn new(long: Arc<Long>) -> Self {
+        long.readers.fetch_add(1, Ordering::AcqRel);
         Reader { store: long.store.upgrade(), long, file: Mutex::default() }
     }
 
@@ -494,7 +572,12 @@ impl Reader {
         let bytes = match known.as_ref().and_then(|file| read_now(file, offset, whole)) {
             Some(bytes) => bytes,
             None => {
-                let (file, bytes) = self.wait_for(store, known, offset, whole).await?;
+                let Some((file, bytes)) = self.wait_for(store, known, offset, whole).await? else {
+                    // It cannot be read: it is a miss from now on.
+                    long.fail();
+                    long.disk.kill(store, Place { segment: long.number, offset: Place::LONG, length: 0 });
+                    return None;
+                };
                 *self.file.lock() = Some(file);
                 bytes
             }
@@ -514,13 +597,15 @@ impl Reader {
         Some((piece, last))
     }
 
+    /// `None` if it took too long; `None` of it if it cannot be read.
+    #[allow(clippy::option_option, reason = "that is said of both")]
     async fn wait_for(
         &self,
         store: &Arc<Store>,
         file: Option<Arc<File>>,
         offset: u64,
         length: usize,
-    ) -> Option<(Arc<File>, Vec<u8>)> {
+    ) -> Option<Option<(Arc<File>, Vec<u8>)>> {
         let disk = self.long.disk;
         let waiting = async {
             loop {
@@ -536,7 +621,15 @@ impl Reader {
         if found.is_err() {
             disk.figures.late.add(1);
         }
-        found.ok().flatten()
+        found.ok()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if self.long.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.long.removed.lock().take();
+        }
     }
 }
 

@@ -83,7 +83,7 @@ const AT_ONCE: u32 = 64 << 10;
 /// What is longer is not written.
 const LONGEST: usize = 32 << 20;
 /// What is not good for so long is not written.
-const WORTH: Duration = Duration::from_secs(10);
+pub(super) const WORTH: Duration = Duration::from_secs(10);
 /// What was forgotten before the folder could be opened; beyond that nothing in it counts.
 const EARLY: usize = 1 << 20;
 /// How long nothing that was there before is given, because other gateways may have purged it, if they are not heard.
@@ -111,6 +111,8 @@ pub struct Disk {
     writes: Queue<Write>,
     long_reads: Queue<LongRead>,
     long_writes: Queue<LongWrite>,
+    /// Nothing long is begun before.
+    long_rests_until: AtomicU64,
     orders: Queue<Order>,
     syncs: Queue<Sync>,
     /// There was no room for a note.
@@ -259,6 +261,7 @@ impl Disk {
             writes: Queue::new(WAITING),
             long_reads: Queue::new(READS),
             long_writes: Queue::new(LONG_WAITING),
+            long_rests_until: AtomicU64::new(0),
             orders: Queue::new(notes),
             syncs: Queue::new(SYNCS),
             overflowed: AtomicBool::new(false),
@@ -319,7 +322,8 @@ impl Disk {
 
     /// The same of one whose body is on disk already, or on its way there.
     fn keep_long(&self, store: &Arc<Store>, index: Index, slot: Slot, long: &Arc<Long>, entry: &Arc<Entry>) {
-        if !is_worth(entry) || !long.is_of(store) || long.is_gone() {
+        // What has a name is written again, however short its life is now: what is there says otherwise.
+        if !is_worth(entry) && !long.is_named() || !long.is_of(store) || long.is_gone() {
             long.fail();
             return self.forget_in(store, slot);
         }

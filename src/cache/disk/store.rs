@@ -160,9 +160,10 @@ impl Store {
         let mut numbers: Vec<u32> = names.iter().filter_map(|name| number(name)).collect();
         numbers.sort_unstable();
         let long: Vec<u32> = names.iter().filter_map(|name| long::number(name)).collect();
-        let first = numbers.last().max(long.iter().max()).map_or(1, |last| last.saturating_add(1));
+        let begun = names.iter().filter_map(|name| long::unfinished(name)).max();
+        let first = numbers.last().max(long.iter().max()).max(begun.as_ref()).map_or(1, |last| last.saturating_add(1));
         let mut segments = Segments { next: first, ..Segments::default() };
-        names.iter().filter(|name| long::is_unfinished(name)).try_for_each(|name| folder.remove(name))?;
+        names.iter().filter(|name| long::unfinished(name).is_some()).try_for_each(|name| folder.remove(name))?;
         for number in long {
             let bytes = folder.open_file(&long::name(number))?.metadata()?.len();
             segments.bytes += bytes;
@@ -296,6 +297,7 @@ impl Store {
 
     /// Room for so many bytes more of long bodies; what is older goes for it. How many answers went.
     pub(super) fn claim(&self, bytes: u64) -> io::Result<u64> {
+        self.is_ours()?;
         let mut evicted = 0;
         loop {
             let oldest = {
@@ -320,10 +322,15 @@ impl Store {
 
     /// A file that nobody wants.
     pub(super) fn release(&self, name: &str, claimed: u64) -> io::Result<()> {
+        self.give_back(claimed);
+        // Another process may have a file of that name.
+        self.is_ours()?;
+        self.folder.remove(name)
+    }
+
+    pub(super) fn give_back(&self, claimed: u64) {
         let mut segments = self.segments.lock();
         segments.bytes -= claimed.min(segments.bytes);
-        drop(segments);
-        self.folder.remove(name)
     }
 
     /// A long body is there, or has another record.
@@ -336,6 +343,7 @@ impl Store {
 
     /// Lets a long body go. How many answers went with it.
     pub(super) fn drop_long(&self, number: u32) -> io::Result<u64> {
+        self.is_ours()?;
         let held = {
             let mut segments = self.segments.lock();
             let Some(held) = segments.long.remove(&number) else { return Ok(0) };
@@ -344,7 +352,7 @@ impl Store {
         };
         let mut evicted = 0;
         if let Some((slot, place, long)) = held.known {
-            long.fail();
+            long.leave(self);
             evicted = u64::from(self.index.forget_place(slot, place));
         }
         self.touch();
@@ -478,6 +486,7 @@ impl Store {
     }
 
     fn drop_segment(&self, segment: &Segment) -> io::Result<()> {
+        self.is_ours()?;
         self.touch();
         self.folder.remove(&name(segment.number))?;
         let mut segments = self.segments.lock();
