@@ -162,7 +162,8 @@ fn behind(ttl: u64, tier: &'static str) -> HeaderValue {
 /// Whoever was asked in vain is said to have been.
 fn stale(since: u64, excuse: Excuse) -> HeaderValue {
     let mut value = String::with_capacity(80);
-    let ttl = -i64::try_from(since).unwrap_or(i64::MAX);
+    // What is stale is so by something.
+    let ttl = -i64::try_from(since.max(1)).unwrap_or(i64::MAX);
     let _ = match excuse {
         Excuse::Error(Some(status)) => write!(value, "portcullis; fwd=stale; fwd-status={status}; ttl={ttl}"),
         Excuse::Error(None) | Excuse::Fallback(_) => write!(value, "portcullis; fwd=stale; ttl={ttl}"),
@@ -189,7 +190,7 @@ mod tests {
             (Outcome::Revalidated { asked: true }, "portcullis; fwd=request; fwd-status=304"),
             (Outcome::Reloaded { stored: true }, "portcullis; fwd=request; stored"),
             (Outcome::Stale { since: 7, excuse: Excuse::Revalidating }, "portcullis; hit; ttl=-7; detail=stale-while-revalidate"),
-            (Outcome::Stale { since: 0, excuse: Excuse::Revalidating }, "portcullis; hit; ttl=0; detail=stale-while-revalidate"),
+            (Outcome::Stale { since: 0, excuse: Excuse::Revalidating }, "portcullis; hit; ttl=-1; detail=stale-while-revalidate"),
             (
                 Outcome::Stale { since: 7, excuse: Excuse::Error(Some(503)) },
                 "portcullis; fwd=stale; fwd-status=503; ttl=-7; detail=stale-if-error",
