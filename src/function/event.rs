@@ -65,6 +65,22 @@ fn or_null(object: Value) -> Value {
 }
 
 impl Asked<'_> {
+    /// How long the body will be in the event. What JSON escapes makes a text six times as long.
+    pub fn body_length(&self) -> usize {
+        let escaped = |byte: &u8| match byte {
+            b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
+            0..=0x1f | 0x7f => 6,
+            _ => 1,
+        };
+        let text = self.text().map(|text| text.bytes().map(|byte| escaped(&byte)).sum());
+        text.unwrap_or_else(|| self.body.len().div_ceil(3) * 4)
+    }
+
+    /// The body, where it is told as text.
+    fn text(&self) -> Option<&str> {
+        std::str::from_utf8(self.body).ok().filter(|_| self.is_text())
+    }
+
     /// The event, as JSON.
     pub fn event(&self, format: EventFormat, multi_value: bool) -> Vec<u8> {
         let head = match format {
@@ -72,22 +88,19 @@ impl Asked<'_> {
             EventFormat::V1 => self.v1(),
             EventFormat::Alb => self.alb(multi_value),
         };
-        let (is_text, text) = match std::str::from_utf8(self.body) {
-            Ok(text) if self.is_text() => (true, text),
-            _ => (false, ""),
-        };
+        let text = self.text();
         let mut out = serde_json::to_vec(&head).unwrap_or_default();
         out.pop();
-        out.reserve(self.body.len() * 3 / 2 + 64);
+        out.reserve(self.body_length() + 64);
         match (self.body.is_empty(), format) {
             (true, EventFormat::V2) => {}
             (true, EventFormat::V1) => out.extend_from_slice(b",\"body\":null"),
             (true, EventFormat::Alb) => out.extend_from_slice(b",\"body\":\"\""),
             (false, _) => {
                 out.extend_from_slice(b",\"body\":");
-                match is_text {
-                    true => push_json(&mut out, text),
-                    false => {
+                match text {
+                    Some(text) => push_json(&mut out, text),
+                    None => {
                         out.push(b'"');
                         out.extend_from_slice(STANDARD.encode(self.body).as_bytes());
                         out.push(b'"');
@@ -95,7 +108,7 @@ impl Asked<'_> {
                 }
             }
         }
-        let coded = !is_text && !self.body.is_empty();
+        let coded = text.is_none() && !self.body.is_empty();
         out.extend_from_slice(if coded { b",\"isBase64Encoded\":true}" } else { b",\"isBase64Encoded\":false}" });
         out
     }

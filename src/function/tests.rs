@@ -69,6 +69,35 @@ fn bodies_are_text_only_where_they_say_so() {
 }
 
 #[test]
+fn how_long_an_event_becomes_is_known_before_it_is_written() {
+    let params = Params::new();
+    for (kind, body) in [
+        ("text/plain", "plain".repeat(99)),
+        ("text/plain", "\"\\\n\r\t\u{1}\u{7f}\u{e9}".repeat(99)),
+        ("image/png", "a".repeat(100)),
+    ] {
+        let fields = [("content-type".to_owned(), kind.to_owned())];
+        let asked = |body| Asked {
+            method: "POST",
+            path: "/",
+            query: None,
+            host: "h",
+            fields: &fields,
+            body,
+            version: Version::HTTP_2,
+            client: [192, 0, 2, 7].into(),
+            request_id: "r",
+            route: "x",
+            params: &params,
+            at: 0,
+        };
+        let (with, short) = (asked(body.as_bytes()), asked(b"aaa"));
+        let grown = with.event(V1, false).len() - short.event(V1, false).len();
+        assert_eq!(grown, with.body_length() - short.body_length(), "{kind}");
+    }
+}
+
+#[test]
 fn the_older_formats_tell_one_value_or_all() {
     let fields = [("X-A", "1"), ("X-A", "2")];
     let old = event(V1, false, &fields, Some("q=a%20b&q=c"), b"");

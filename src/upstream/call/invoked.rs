@@ -50,14 +50,8 @@ pub async fn send<C: Client>(
 ) -> Result<Answer, CallError> {
     let most = function.most_event();
     let body = client.whole(most).await.map_err(CallError::Client)?;
-    // As text it is half as long again at most, unless it is mostly what JSON escapes.
-    client.pays(body.len().saturating_mul(2).saturating_add(16 << 10)).map_err(CallError::Client)?;
-    let event = event(function, call, &body);
+    let event = event(function, call, &body, client)?;
     drop(body);
-    if event.len() > most {
-        let detail = "The request is longer than an event can be.";
-        return Err(CallError::Service(Reply::new(StatusCode::PAYLOAD_TOO_LARGE, NAME, "event_too_large", detail)));
-    }
     let payload = sigv4::digest_of(&event);
     let mut own: Vec<(String, Vec<u8>)> = Vec::with_capacity(2);
     let kind = if function.invoke == Invoke::Async { "Event" } else { "RequestResponse" };
@@ -86,8 +80,8 @@ pub async fn send<C: Client>(
     Invoked { caller, function, service, is_head }.read(answer, (tries, &mut framed)).await
 }
 
-/// The request as it would have been sent, as an event.
-fn event(function: &Function, call: &Call<'_>, body: &Bytes) -> Vec<u8> {
+/// The request as it would have been sent, as an event. Its length is known, and paid for, before it is written.
+fn event<C: Client>(function: &Function, call: &Call<'_>, body: &Bytes, client: &mut C) -> Result<Vec<u8>, CallError> {
     let parts = Parts {
         head: call.head,
         target: call.target,
@@ -127,7 +121,17 @@ fn event(function: &Function, call: &Call<'_>, body: &Bytes) -> Vec<u8> {
         params: &call.exchange.params,
         at: unix_seconds(),
     };
-    asked.event(function.format, function.multi_value)
+    let too_large = || {
+        let detail = "The request is longer than an event can be.";
+        CallError::Service(Reply::new(StatusCode::PAYLOAD_TOO_LARGE, NAME, "event_too_large", detail))
+    };
+    let (most, length) = (function.most_event(), asked.body_length());
+    if length > most {
+        return Err(too_large());
+    }
+    client.pays(length.saturating_add(4 << 10)).map_err(CallError::Client)?;
+    let event = asked.event(function.format, function.multi_value);
+    if event.len() > most { Err(too_large()) } else { Ok(event) }
 }
 
 /// One invocation's answer on its way.
