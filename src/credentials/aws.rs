@@ -275,7 +275,9 @@ fn web_identity() -> Result<Place, String> {
         return Err("the environment has no AWS_WEB_IDENTITY_TOKEN_FILE with an AWS_ROLE_ARN".to_owned());
     };
     let region = variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"));
-    let usual = || region.map_or("https://sts.amazonaws.com".to_owned(), |region| format!("https://sts.{region}.amazonaws.com"));
+    let end = if region.as_ref().is_some_and(|region| region.starts_with("cn-")) { ".cn" } else { "" };
+    let usual =
+        || region.map_or("https://sts.amazonaws.com".to_owned(), |region| format!("https://sts.{region}.amazonaws.com{end}"));
     let address = url(&variable("AWS_ENDPOINT_URL_STS").unwrap_or_else(usual))?;
     let session = variable("AWS_ROLE_SESSION_NAME").unwrap_or_else(|| "portcullis".to_owned());
     Ok(Place::WebIdentity { file: file.into(), role, session, address })

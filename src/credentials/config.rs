@@ -98,6 +98,10 @@ pub struct UpstreamSigV4Config {
     /// The largest body that is read to be signed, `1KiB` to `64MiB`; more is 413. Default: `1MiB`.
     #[serde(default)]
     pub max_body: Option<Spanned<Size>>,
+    /// Which of the client's own `X-Amz-*` fields go to the service, and are signed in the gateway's name: names, or beginnings of names with
+    /// a `*` (`x-amz-meta-*`). Default: none of them. Those that policies set always go.
+    #[serde(default)]
+    pub client_fields: Vec<Spanned<String>>,
     /// Where the keys come from. Default: wherever AWS's own programs find them.
     #[serde(default)]
     pub credentials: Option<Spanned<AwsCredentialsConfig>>,

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A new one is fetched at least so long before the old one expires, if it was good for long enough.
 const EARLY: u64 = 300;
 /// Something younger than this is not doubted.
-const YOUNG: Duration = Duration::from_secs(10);
+const YOUNG: Duration = Duration::from_secs(60);
 
 /// What was fetched.
 pub struct Fetched<T> {
@@ -65,7 +65,6 @@ struct Held<T> {
 
 struct State {
     fetching: bool,
-    ended: Option<Instant>,
     failures: u32,
 }
 
@@ -87,7 +86,7 @@ impl<T: Send + Sync + 'static> Fresh<T> {
             origin,
             name: format!("the credentials for the service `{service}`"),
             current: ArcSwapOption::empty(),
-            state: Mutex::new(State { fetching: served, ended: None, failures: 0 }),
+            state: Mutex::new(State { fetching: served, failures: 0 }),
             attempts: watch::channel(0).0,
             wanted: Arc::default(),
             started: AtomicBool::new(false),
@@ -110,18 +109,13 @@ impl<T: Send + Sync + 'static> Fresh<T> {
         good.then(|| make(&held.item))
     }
 
-    /// Waits until the attempt that is under way has ended, and sees to it that there is one, unless one has just failed.
+    /// Waits until the attempt that is under way has ended. After one that has failed nobody waits, and nobody brings about the next: traffic must
+    /// not void its pause.
     pub async fn wait(&self) {
         let mut attempts = self.attempts.subscribe();
         {
-            let mut state = self.state.lock();
-            let soon = state.ended.is_some_and(|ended| ended.elapsed() < FIRST_RETRY);
-            if !state.fetching && soon {
+            if !self.state.lock().fetching {
                 return;
-            }
-            if !state.fetching {
-                state.fetching = true;
-                self.wanted.notify_one();
             }
         }
         let _ = tokio::time::timeout(PATIENCE, attempts.changed()).await;
@@ -166,7 +160,7 @@ impl<T: Send + Sync + 'static> Fresh<T> {
                 FIRST_RETRY.saturating_mul(1 << (state.failures - 1).min(5)).min(LONGEST_RETRY)
             }
         };
-        (state.fetching, state.ended) = (false, Some(Instant::now()));
+        state.fetching = false;
         drop(state);
         self.attempts.send_modify(|attempts| *attempts = attempts.wrapping_add(1));
         next

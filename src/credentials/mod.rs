@@ -43,6 +43,20 @@ pub struct Aws {
     pub signer: Signer,
     /// The largest body that is signed. `None`: none is.
     pub body: Option<usize>,
+    /// The client's own fields that go along, in lower case.
+    client_fields: Vec<Box<str>>,
+}
+
+impl Aws {
+    /// Whether a field of the client's is one of AWS's own, by which it could have done in the gateway's name what it may not.
+    pub fn drops(&self, name: &[u8]) -> bool {
+        let begins = |start: &str| name.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start.as_bytes()));
+        let goes = |field: &str| match field.strip_suffix('*') {
+            Some(start) => begins(start),
+            None => name.eq_ignore_ascii_case(field.as_bytes()),
+        };
+        begins("x-amz-") && !self.client_fields.iter().any(|field| goes(field))
+    }
 }
 
 impl UpstreamAuth {
@@ -188,9 +202,18 @@ fn signer(config: &Spanned<config::UpstreamSigV4Config>, cx: &mut Context<'_>) -
         }
         most => Some(most.as_ref().map_or(MOST_SIGNED, |most| usize::try_from(most.value.0).unwrap_or(MOST_SIGNED))),
     };
+    for field in &config.client_fields {
+        let name = field.value.strip_suffix('*').unwrap_or(&field.value).to_ascii_lowercase();
+        if !name.starts_with("x-amz-") || HeaderName::from_bytes(name.as_bytes()).is_err() {
+            let problem = Problem::error(field.place, format!("`{}` names no field of AWS's", field.value));
+            cx.problems.push(problem.hint("`x-amz-meta-*`; all other fields go along anyway"));
+            return None;
+        }
+    }
+    let client_fields = config.client_fields.iter().map(|field| field.value.to_ascii_lowercase().into()).collect();
     let region = aws::region(config.region.as_ref(), cx);
     let held: Option<Held> = aws::held(config.credentials.as_ref(), cx);
     let (most, region, held) = (most?, region?, held?);
     let signer = Signer { held, region, service: Some(name.value.as_str()).filter(|_| named)?.into() };
-    Some(Kind::Aws(Box::new(Aws { signer, body: (config.payload == Payload::Signed).then_some(most) })))
+    Some(Kind::Aws(Box::new(Aws { signer, body: (config.payload == Payload::Signed).then_some(most), client_fields })))
 }

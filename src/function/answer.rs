@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
 
 use super::config::EventFormat;
-use crate::head::TRAVEL_FIELDS;
+use crate::head::{MAX_ANSWER_FIELDS, TRAVEL_FIELDS};
+use crate::jose::json;
 
 /// An answer as the function wants it.
 #[derive(Debug)]
@@ -48,8 +49,7 @@ impl Bad {
 /// # Errors
 /// See [`Bad`].
 pub fn read(format: EventFormat, payload: &[u8]) -> Result<Told, Bad> {
-    let value: Value = serde_json::from_slice(payload).map_err(|_| Bad::Json)?;
-    match value {
+    match json::value(payload).ok_or(Bad::Json)? {
         Value::Object(mut members) if members.contains_key("statusCode") => whole(format, &mut members),
         other if format == EventFormat::V2 => Ok(inferred(&other)),
         _ => Err(Bad::NoStatus),
@@ -61,7 +61,7 @@ pub fn read(format: EventFormat, payload: &[u8]) -> Result<Told, Bad> {
 /// # Errors
 /// See [`Bad`].
 pub fn read_head(head: &[u8]) -> Result<Told, Bad> {
-    match serde_json::from_slice(head).map_err(|_| Bad::Json)? {
+    match json::value(head).ok_or(Bad::Json)? {
         Value::Object(mut members) if members.contains_key("statusCode") => whole(EventFormat::V2, &mut members),
         _ => Err(Bad::NoStatus),
     }
@@ -88,10 +88,10 @@ fn whole(format: EventFormat, members: &mut Map<String, Value>) -> Result<Told, 
             _ => return Err(Bad::Fields),
         }
     }
-    let several = fields.keys().cloned().collect::<Vec<_>>();
+    let several = fields.clone();
     for (name, value) in each(members.get("headers"))? {
         // Of a field that is in both, what the list says counts.
-        if !several.iter().any(|known| known.as_str().eq_ignore_ascii_case(name)) {
+        if !several.contains_key(name.as_str()) {
             put(&mut fields, name, value)?;
         }
     }
@@ -155,6 +155,9 @@ fn put(fields: &mut HeaderMap, name: &str, value: &Value) -> Result<(), Bad> {
     };
     let (name, value) = (HeaderName::from_bytes(name.as_bytes()).map_err(|_| Bad::Fields)?, value.map_err(|_| Bad::Fields)?);
     if !TRAVEL_FIELDS.contains(&name.as_str()) {
+        if fields.len() >= MAX_ANSWER_FIELDS {
+            return Err(Bad::Fields);
+        }
         fields.try_append(name, value).map_err(|_| Bad::Fields)?;
     }
     Ok(())

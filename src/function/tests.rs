@@ -141,6 +141,14 @@ fn answers_are_what_api_gateway_makes_of_them() {
     assert_eq!(all("set-cookie"), ["a=1", "b=2", "c=3"]);
     assert!(["x-null", "content-length", "connection"].into_iter().all(|name| all(name).is_empty()));
     for (format, payload, bad) in [
+        (
+            V2,
+            &format!(
+                "{{\"statusCode\":200,\"headers\":{{{}}}}}",
+                (0..24_576).map(|n| format!("\"h{n}\":1")).collect::<Vec<_>>().join(",")
+            ),
+            Bad::Fields,
+        ),
         (V2, "", Bad::Json),
         (V2, "{", Bad::Json),
         (V1, "{}", Bad::NoStatus),

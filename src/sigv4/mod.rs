@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 
 use aws_lc_rs::{digest, hmac};
 
-use crate::carrier::decode;
+use crate::carrier::{decode, decode_escapes};
 
 pub use claim::{Claim, Presigned, is_presigned};
 
@@ -41,8 +41,8 @@ impl Scope<'_> {
         format!("{}/{}/{}/{TERMINATOR}", self.day(), self.region, self.service)
     }
 
-    /// S3 takes paths as they are sent; all others have them encoded once more.
-    fn takes_paths_as_sent(&self) -> bool {
+    /// S3 has paths encoded once; all others have what is sent encoded once more.
+    pub fn encodes_once(&self) -> bool {
         matches!(self.service, "s3" | "s3-object-lambda" | "s3express" | "s3-outposts")
     }
 }
@@ -94,8 +94,8 @@ fn canonical(scope: &Scope<'_>, signed: &Signed<'_>) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     out.extend_from_slice(signed.method.as_bytes());
     out.push(b'\n');
-    match scope.takes_paths_as_sent() {
-        true => out.extend_from_slice(signed.path.as_bytes()),
+    match scope.encodes_once() {
+        true => out.extend_from_slice(object(signed.path).as_bytes()),
         false => out.extend_from_slice(path(signed.path).as_bytes()),
     }
     out.push(b'\n');
@@ -156,6 +156,18 @@ fn path(sent: &str) -> String {
     }
     if out.is_empty() || sent.ends_with('/') || sent.ends_with("/.") || sent.ends_with("/..") {
         out.push('/');
+    }
+    out
+}
+
+/// As S3 has it: every segment in the one spelling that there is, and none left out.
+fn object(sent: &str) -> String {
+    let mut out = String::with_capacity(sent.len() + 8);
+    for (number, segment) in sent.split('/').enumerate() {
+        if number > 0 {
+            out.push('/');
+        }
+        encode(&mut out, &decode_escapes(segment));
     }
     out
 }

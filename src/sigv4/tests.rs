@@ -39,6 +39,7 @@ fn there_is_one_spelling_of_what_is_signed() {
     let s3 = Scope { service: "s3", ..scope };
     let text = String::from_utf8(canonical(&s3, &signed("PUT", "/a//b/../c%20d/", None, &fields))).unwrap();
     assert!(text.starts_with("PUT\n/a//b/../c%20d/\n\n"), "{text}");
+    assert_eq!(object("/data/dt=2026-11-28/a(1)+b%20%7e//%2F"), "/data/dt%3D2026-11-28/a%281%29%2Bb%20~//%2F");
     for (sent, wanted) in
         [("/", "/"), ("", "/"), ("/.", "/"), ("/a/..", "/"), ("/a/.", "/a/"), ("/~a", "/~a"), ("/a%2Fb", "/a%252Fb")]
     {

@@ -141,14 +141,32 @@ fn requests_are_signed_as_they_are_sent() {
         let answer = request(gateway.port(), method, target, &fields, body);
         assert_eq!(answer.status, 200, "{method} {target}: {}", answer.text());
     }
+    let field = |name: &str| cloud.asked("/x/").pop().unwrap().header(name).map(str::to_owned);
+    assert_eq!(field("x-amz-meta"), None, "a client's own words are not signed in the gateway's name");
     let asked = cloud.asked("/x/").pop().unwrap();
     assert_eq!(
         (asked.all("authorization").len(), asked.all("x-amz-date").len(), asked.header("x-amz-security-token")),
         (1, 1, None)
     );
     request(gateway.port(), "POST", "/x/", &[], &vec![0; 70_000]).assert_problem(413, "bounds", "body_too_large");
-    let unsigned = shows(&cloud, &Files::new(), "aws_sigv4: { service: s3, region: eu-west-1, payload: unsigned }", &ENV);
-    let answer = curl(&["-H", "Transfer-Encoding: chunked", "-d", "streamed", &unsigned.url("/x/a%20b//c")]);
+    let unsigned = shows(
+        &cloud,
+        &Files::new(),
+        "aws_sigv4: { service: s3, region: eu-west-1, payload: unsigned, client_fields: [x-amz-meta-*] }",
+        &ENV,
+    );
+    let answer = curl(&[
+        "-H",
+        "Transfer-Encoding: chunked",
+        "-H",
+        "X-Amz-Meta-A:   a   b ",
+        "-H",
+        "X-Amz-Acl: public-read",
+        "-d",
+        "streamed",
+        &unsigned.url("/x/a%20b//c"),
+    ]);
     assert_eq!((answer.status, &answer.json()["body"]), (200, &json!("streamed")), "{}", answer.text());
-    assert_eq!(cloud.asked("/x/").pop().unwrap().header("x-amz-content-sha256"), Some("UNSIGNED-PAYLOAD"));
+    assert_eq!(field("x-amz-content-sha256").as_deref(), Some("UNSIGNED-PAYLOAD"));
+    assert_eq!((field("x-amz-meta-a").as_deref(), field("x-amz-acl")), (Some("a   b"), None));
 }

@@ -198,6 +198,10 @@ impl SigV4Method {
         // The canonical spelling of the path, and the client's own; where slashes go to the backend as they came, only what is sent there counts.
         let sent = exchange.sent_path(head);
         let canonical = if sent.contains("//") { sent } else { &head.path };
+        // Beside S3 signatures know no empty segments: one for another path would be good for this one.
+        if sent.contains("//") && !scope.encodes_once() {
+            return Err(Failure::BadRequestSignature);
+        }
         let own = head.spelling.as_ref().and_then(|spelling| spelling.without_dots());
         for path in std::iter::once(canonical).chain(own) {
             let signed =
@@ -284,7 +288,7 @@ impl Method for SigV4Method {
     }
 
     fn body(&self) -> Option<Arc<dyn OnBody>> {
-        Some(Arc::new(Announced { bound: self.max_body }))
+        Some(Arc::new(Announced { bound: self.max_body, presigned: self.presigned }))
     }
 }
 
@@ -310,6 +314,7 @@ impl OnBody for Kept {
 /// Compares the body of a signed request with the digest that it announces, which was signed.
 struct Announced {
     bound: usize,
+    presigned: bool,
 }
 
 impl OnBody for Announced {
@@ -321,7 +326,8 @@ impl OnBody for Announced {
     fn wants(&self, head: &RequestHead) -> bool {
         let is_ours = |field: &[u8]| field.starts_with(ALGORITHM.as_bytes());
         let announced = head.header(CONTENT).is_some_and(|said| said != UNSIGNED.as_bytes());
-        let signed = head.header_all("authorization").any(is_ours) || head.query().is_some_and(sigv4::is_presigned);
+        let signed =
+            head.header_all("authorization").any(is_ours) || self.presigned && head.query().is_some_and(sigv4::is_presigned);
         head.body != BodyFraming::None && announced && signed
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 
 use super::client::Client;
 use super::request::{self, Parts};
@@ -38,9 +38,18 @@ pub async fn send<C: Client>(
     let edits = auth.edits().await.ok_or_else(|| unavailable(service))?;
     let mut exchange = call.exchange.retold();
     exchange.deadline = call.exchange.deadline;
+    if let Kind::Aws(aws) = &auth.kind {
+        // Before what policies set, which stays.
+        let dropped = call.head.headers().filter(|(name, _)| aws.drops(name));
+        let dropped = dropped.filter_map(|(name, _)| HeaderName::from_bytes(name).ok()).map(HeaderEdit::Remove);
+        let told = std::mem::take(&mut exchange.to_upstream);
+        exchange.to_upstream = dropped.chain(told).collect();
+    }
     exchange.to_upstream.extend(edits);
     if let Kind::Aws(aws) = &auth.kind {
         let payload = match aws.body {
+            // What follows a handshake is no body.
+            Some(_) if call.head.upgrade => sigv4::digest_of(b""),
             Some(most) => sigv4::digest_of(&client.whole(most).await.map_err(CallError::Client)?),
             None => sigv4::UNSIGNED.to_owned(),
         };

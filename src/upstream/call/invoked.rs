@@ -22,6 +22,7 @@ use crate::function::config::Invoke;
 use crate::function::event::Asked;
 use crate::function::{Ended, Function, MOST_ANSWER, Report};
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
+use crate::jose::json;
 use crate::reply::Reply;
 use crate::sigv4;
 use crate::upstream::{AttemptOutcome, Service, TlsConnector};
@@ -48,6 +49,13 @@ pub async fn send<C: Client>(
     (tries, client): (&mut Tries, &mut C),
     tls: &Arc<TlsConnector>,
 ) -> Result<Answer, CallError> {
+    if call.head.upgrade {
+        let detail = "A function takes no WebSocket.";
+        return Err(CallError::Service(Reply::new(StatusCode::NOT_IMPLEMENTED, NAME, "no_websocket", detail)));
+    }
+    // A client's promise that a request may be repeated is no field of the invocation.
+    let by_method = service.retries.repeats(call.method(), |_| None);
+    let stands_for = if !by_method && call.repeats(service) { &Method::GET } else { call.method() };
     let most = function.most_event();
     let body = client.whole(most).await.map_err(CallError::Client)?;
     let event = event(function, call, &body, client)?;
@@ -73,7 +81,7 @@ pub async fn send<C: Client>(
     }
     let mut head = RequestHead::build("POST", &function.target, &[("Host", &function.host)]);
     head.body = BodyFraming::Length(event.len() as u64);
-    let inner = Call { head: &head, exchange: &exchange, target: None, fill: None, stands_for: Some(call.method()) };
+    let inner = Call { head: &head, exchange: &exchange, target: None, fill: None, stands_for: Some(stands_for) };
     let mut framed = Framed { client, frame: event.into() };
     let answer = caller.dispatch(service, &inner, tries, &mut framed, tls).await?;
     let is_head = call.fill.is_none() && call.head.method == Method::HEAD;
@@ -167,8 +175,8 @@ impl Invoked<'_> {
             let detail = "The function has failed.";
             return Err(at_fault(StatusCode::BAD_GATEWAY, "function_error", detail, failed));
         }
-        client.pays(payload.len()).map_err(CallError::Client)?;
-        match answer::read(self.function.format, &payload) {
+        let read = client.pays_while(json::takes(&payload), || answer::read(self.function.format, &payload));
+        match read.map_err(CallError::Client)? {
             Ok(told) => {
                 self.function.count(Ended::Well);
                 if told.status.is_server_error() {

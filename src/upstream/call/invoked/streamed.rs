@@ -13,6 +13,7 @@ use super::{Invoked, at_fault};
 use crate::function::answer::{self, Told};
 use crate::function::stream::{Begun, Event, Messages, begun};
 use crate::function::{Ended, Function, Report};
+use crate::jose::json;
 use crate::upstream::{AttemptOutcome, Service};
 
 /// See the module.
@@ -115,10 +116,16 @@ impl Invoked<'_> {
                     match begun(&so_far) {
                         Begun::No => written = BytesMut::from(&*so_far),
                         Begun::Head(Ok(told), body) => {
+                            if told.status.is_server_error() {
+                                tries.failed(self.service, AttemptOutcome::Status(told.status));
+                            }
                             streamed.ready = body;
                             return self.streaming(told.status, told.fields, streamed);
                         }
-                        Begun::Head(Err(bad), _) => return Err(self.unusable(tries, bad)),
+                        Begun::Head(Err(bad), _) => {
+                            self.function.count(Ended::Unusable);
+                            return Err(self.unusable(tries, bad));
+                        }
                         Begun::Raw => {
                             streamed.ready = so_far;
                             let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
@@ -132,8 +139,14 @@ impl Invoked<'_> {
                     if written.is_empty() {
                         return self.made(Told { status: StatusCode::OK, fields: HeaderMap::new(), body: Vec::new() });
                     }
-                    return match answer::read(self.function.format, &written) {
-                        Ok(told) => self.made(told),
+                    let read = client.pays_while(json::takes(&written), || answer::read(self.function.format, &written));
+                    return match read.map_err(CallError::Client)? {
+                        Ok(told) => {
+                            if told.status.is_server_error() {
+                                tries.failed(self.service, AttemptOutcome::Status(told.status));
+                            }
+                            self.made(told)
+                        }
                         Err(bad) => Err(self.unusable(tries, bad)),
                     };
                 }
