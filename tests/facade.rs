@@ -396,3 +396,96 @@ fn bad_facades_are_refused_where_they_stand() {
     let ran = portcullis(files.dir(), &["routes", "--config", "portcullis.yaml"]);
     assert!(ran.stdout.contains("/graphql  ->  graphql of shop  [graphql]"), "{}{}", ran.stdout, ran.stderr);
 }
+
+/// A route of GraphQL with a schema of its own.
+fn own(shop: &Backend, schema: &str, fields: &str, more: &str) -> String {
+    format!(
+        "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ workers: 1 }}\n\
+         services: {{ shop: {{ endpoints: [ '127.0.0.1:{port}' ] }}, other: {{ endpoints: [ '127.0.0.1:{port}' ] }} }}
+routes:
+  - path: /graphql
+    graphql:
+      schema: {schema}
+{more}      fields:
+{fields}",
+        port = shop.port(),
+        schema = json!(schema)
+    )
+}
+
+/// A variable that stands in very many places is as many copies of it: they are refused before they are made.
+#[test]
+fn a_short_document_cannot_have_a_long_variable_copied_at_will() {
+    let shop = Backend::answering(|_| answer(200, "[1]"));
+    let fields = "        Query.many: { service: shop, path: /many }\n";
+    let gateway = Gateway::start(&own(&shop, "type Query { many(skus: [ID!]): [Int] }", fields, ""));
+    let query = format!("query($v: ID!) {{ many(skus: [{}]) }}", "$v ".repeat(4000));
+    let refused = post(&gateway, &query, json!({ "v": "x".repeat(900_000) }));
+    assert_eq!(refused.status, 503, "{}", refused.text().chars().take(300).collect::<String>());
+    assert_eq!(shop.requests().len(), 0);
+    // What was taken for it is given back, and a short one may stand there as often.
+    for _ in 0..3 {
+        let answer = post(&gateway, &query, json!({ "v": "x" }));
+        assert_eq!((answer.status, &answer.json()["data"]["many"]), (200, &json!([1])), "{}", answer.text());
+    }
+}
+
+/// Two objects whose call is one and whose fallbacks are two have each their own.
+#[test]
+fn calls_are_one_only_if_their_fallbacks_are() {
+    let shop = Backend::answering(|asked| match asked.target.as_str() {
+        "/items" => answer(200, r#"[{"sku":"a"},{"sku":"b"},{"sku":"a"}]"#),
+        "/price" => answer(500, "{}"),
+        target => answer(200, &json!(target).to_string()),
+    });
+    let fields = "        Query.items: { service: shop, path: /items }
+        Item.price: { service: shop, path: /price, fallback: { service: other, path: '/prices/{parent.sku}' } }\n";
+    let gateway = Gateway::start(&own(&shop, "type Query { items: [Item] } type Item { sku: ID price: String }", fields, ""));
+    let whole = post(&gateway, "{ items { price } }", json!({})).json();
+    let prices = json!([{ "price": "/prices/a" }, { "price": "/prices/b" }, { "price": "/prices/a" }]);
+    assert_eq!((&whole["data"]["items"], whole.get("errors")), (&prices, None), "{whole}");
+    let mut asked = targets(&shop);
+    asked.sort();
+    assert_eq!(asked, ["/items", "/price", "/prices/a", "/prices/b"]);
+}
+
+/// Beyond what may be asked nothing is asked, whichever way it would be.
+#[test]
+fn calls_that_change_something_are_bounded_as_others_are() {
+    let shop = Backend::answering(|asked| match asked.target.as_str() {
+        "/items" => answer(200, &json!((0..10).map(|n| json!({ "sku": n })).collect::<Vec<_>>()).to_string()),
+        _ => answer(200, "7"),
+    });
+    let fields = "        Query.items: { service: shop, path: /items }
+        Item.price: { service: shop, method: POST, path: /price, body: { sku: '{parent.sku}' } }
+        Item.size: { service: shop, path: '/size/{parent.sku}' }\n";
+    let schema = "type Query { items: [Item] } type Item { sku: ID price: Int size: Int }";
+    let gateway = Gateway::start(&own(&shop, schema, fields, "      max_calls: 4\n"));
+    for field in ["price", "size"] {
+        let before = shop.requests().len();
+        let whole = post(&gateway, &format!("{{ items {{ it: {field} }} }}"), json!({})).json();
+        let had = whole["data"]["items"].as_array().unwrap().iter().filter(|item| item["it"] == 7).count();
+        let errors = whole["errors"].as_array().unwrap();
+        assert_eq!((had, errors.len(), shop.requests().len() - before), (3, 7, 4), "{whole}");
+        assert!(errors.iter().all(|error| error["extensions"]["code"] == "too_many_calls"), "{whole}");
+    }
+}
+
+/// What has been changed is told as that, though its answer is too long: who is refused asks again.
+#[test]
+fn a_change_whose_answer_is_too_long_is_no_refusal() {
+    let shop = Backend::answering(|_| answer(200, "[1,2,3,4,5,6,7,8,9,10]"));
+    let fields = "        Query.all: { service: shop, path: /all }
+        Mutation.change: { service: shop, method: POST, path: /change }\n";
+    let schema = "type Query { all: [Int] } type Mutation { change: [Int] }";
+    let gateway = Gateway::start(&own(&shop, schema, fields, "      max_values: 6\n"));
+    let refused = post(&gateway, "{ all }", json!({}));
+    assert_eq!((refused.status, &refused.json()["errors"][0]["extensions"]["code"]), (400, &"too_many_values".into()));
+    let changed = post(&gateway, "mutation Change { change }", json!({}));
+    assert_eq!((changed.status, &changed.json()["data"]), (200, &Value::Null), "{}", changed.text());
+    assert_eq!(changed.json()["errors"][0]["extensions"]["code"], "too_many_values");
+    assert!(changed.json().as_object().unwrap().contains_key("data"));
+    let line = gateway.wait_log(|line| line["operation"] == "mutation Change");
+    assert!(line["parts"].as_str().is_some_and(|parts| parts.contains("Mutation.change=ok")), "{line}");
+    assert_eq!(shop.requests().len(), 2);
+}

@@ -1,6 +1,6 @@
 //! What there is to ask for: the types of a schema, and those by which it is described.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use apollo_parser::cst;
 
@@ -9,6 +9,11 @@ use super::ast::{self, Directive, Type, Value, at, directives, string_of, text, 
 
 /// The most tokens of a schema.
 const MOST_TOKENS: usize = 1_000_000;
+
+/// How deep defaults may stand in each other: they are followed for whatever is left out, which takes stack.
+const DEEPEST: usize = 64;
+/// The most that one default takes, with those in it, in bytes: two in each of forty types are more than there is of memory.
+const LARGEST_DEFAULT: usize = 1 << 20;
 
 /// What every schema has.
 const BUILT_IN: &str = r#"
@@ -240,6 +245,8 @@ impl Schema {
                 return Err(Wrong::new(format!("there is no object type `{root}` for operations to begin with"), 0));
             }
         }
+        // Before any of them is followed.
+        self.check_defaults_end()?;
         for (name, def) in &self.types {
             let wrong = |why: String| Err(Wrong::new(format!("`{name}`: {why}"), def.at));
             match &def.kind {
@@ -299,9 +306,22 @@ impl Schema {
                 return Err(format!("`{}` is of the type `{}`, which no value has that is given", input.name, input.ty));
             }
             if let Some(default) = &input.default
-                && let Err(why) = super::coerce::literal(self, &input.ty, default, None)
+                && let Err(why) = super::coerce::constant(self, &input.ty, default, LARGEST_DEFAULT)
             {
                 return Err(format!("the default of `{}`: {why}", input.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// A default that has itself in it, by what stands in for fields that it leaves out, has no end (section 3.10).
+    fn check_defaults_end(&self) -> Result<(), Wrong> {
+        let mut defaults = Defaults { schema: self, known: HashMap::new() };
+        for (name, def) in &self.types {
+            let Kind::Input { fields } = &def.kind else { continue };
+            for field in fields {
+                let wrong = |why: &str| Wrong::new(format!("the default of `{name}.{}`: {why}", field.name), def.at);
+                defaults.of(field, 0).map_err(wrong)?;
             }
         }
         Ok(())
@@ -416,6 +436,61 @@ impl Schema {
             (Type::Named(own), Type::Named(needed)) => self.is_sub(own, needed),
             _ => false,
         }
+    }
+}
+
+const TOO_DEEP: &str = "defaults stand in each other too deeply";
+
+/// How deep the defaults of fields of input objects are.
+struct Defaults<'a> {
+    schema: &'a Schema,
+    /// By where they are. `None` as long as one is being followed.
+    known: HashMap<*const InputValue, Option<usize>>,
+}
+
+impl<'a> Defaults<'a> {
+    /// The default of a field that is left out, so deep in others.
+    fn of(&mut self, field: &'a InputValue, level: usize) -> Result<usize, &'static str> {
+        let Some(default) = &field.default else { return Ok(0) };
+        match self.known.insert(field, None) {
+            Some(None) => Err("it has itself in it, and no end"),
+            Some(Some(depth)) if level + depth > DEEPEST => Err(TOO_DEEP),
+            Some(Some(depth)) => {
+                self.known.insert(field, Some(depth));
+                Ok(depth)
+            }
+            None => {
+                let depth = self.within(field.ty.name(), default, level)?;
+                self.known.insert(field, Some(depth));
+                Ok(depth)
+            }
+        }
+    }
+
+    fn within(&mut self, ty: &'a str, value: &'a Value, level: usize) -> Result<usize, &'static str> {
+        if level > DEEPEST {
+            return Err(TOO_DEEP);
+        }
+        let (schema, mut deepest) = (self.schema, 0);
+        match (value, schema.kind(ty)) {
+            (Value::List(items), _) => {
+                for item in items {
+                    deepest = deepest.max(self.within(ty, item, level + 1)?);
+                }
+            }
+            (Value::Object(members), Some(Kind::Input { fields })) => {
+                for field in fields {
+                    let depth = match members.iter().find(|(name, _)| *name == field.name) {
+                        Some((_, given)) => self.within(field.ty.name(), given, level + 1)?,
+                        None => self.of(field, level + 1)?,
+                    };
+                    deepest = deepest.max(depth);
+                }
+            }
+            // What has no fields that could be left out is as deep as it is written.
+            _ => {}
+        }
+        Ok(deepest + 1)
     }
 }
 

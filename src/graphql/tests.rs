@@ -1,3 +1,5 @@
+use std::cell::Cell;
+
 use serde_json::{Map, json};
 
 use super::validate::validate;
@@ -115,7 +117,7 @@ fn bad_documents_are_told_why() {
 #[test]
 fn values_of_clients_are_coerced() {
     let schema = schema();
-    let given = |ty: &str, value| coerce::input(&schema, &ast::Type::parse(ty).unwrap(), value);
+    let given = |ty: &str, value| coerce::input(&schema, &ast::Type::parse(ty).unwrap(), value, &|_| true);
     for (ty, value, is) in [
         ("Int", json!(3), json!(3)),
         ("Int", json!(3.0), json!(3)),
@@ -148,17 +150,59 @@ fn values_of_clients_are_coerced() {
         assert!(given(ty, value.clone()).is_err(), "{ty} {value}");
     }
     let document = Document::parse("query($a: Int = 2, $b: ID!, $c: Int) { products(first: $c) { name } }", 1000).unwrap();
-    let variables =
-        |given: serde_json::Value| coerce::variables(&schema, &document.operations[0], given.as_object().unwrap().clone());
-    assert_eq!(variables(json!({ "b": 1, "other": 1 })).unwrap(), json!({ "a": 2, "b": "1" }).as_object().unwrap().clone());
+    let variables = |given: serde_json::Value| {
+        coerce::variables(&schema, &document.operations[0], given.as_object().unwrap().clone(), &|_| true)
+    };
+    let some = variables(json!({ "b": 1, "other": 1 })).unwrap();
+    assert_eq!(["a", "b", "c", "other"].map(|name| some.get(name).cloned()), [Some(json!(2)), Some(json!("1")), None, None]);
     assert!(variables(json!({})).is_err() && variables(json!({ "b": null })).is_err());
     // What is not given leaves what the schema says; what is given as null does not.
     let ast::Selection::Field(field) = &document.operations[0].set[0] else { panic!() };
     let defined = &schema.field("Root", "products").unwrap().arguments;
     let arguments = |given: serde_json::Value| {
-        coerce::arguments(&schema, defined, &field.arguments, given.as_object().unwrap(), 0).unwrap().get("first").cloned()
+        let variables = variables(given).unwrap();
+        coerce::arguments(&schema, defined, &field.arguments, &variables, 0, &|_| true).unwrap().get("first").cloned()
     };
-    assert_eq!((arguments(json!({})), arguments(json!({ "c": null }))), (Some(json!(10)), Some(json!(null))));
+    assert_eq!((arguments(json!({ "b": 1 })), arguments(json!({ "b": 1, "c": null }))), (Some(json!(10)), Some(json!(null))));
+}
+
+/// A variable that is named often is copied as often, and so is a default: whoever has the memory is asked before.
+#[test]
+fn copies_are_paid_for_before_they_are_made() {
+    let schema = schema();
+    let spends = |text: &str, given: serde_json::Value, most: usize| {
+        let document = Document::parse(text, 10_000).unwrap();
+        assert!(validate(&schema, &document).is_empty());
+        let (operation, spent) = (&document.operations[0], Cell::new(0));
+        let pays = |bytes: usize| {
+            let all = spent.get() + bytes;
+            if all <= most {
+                spent.set(all);
+            }
+            all <= most
+        };
+        let ast::Selection::Field(field) = &operation.set[0] else { panic!() };
+        let defined = &schema.field("Root", "products").unwrap().arguments;
+        let made = coerce::variables(&schema, operation, given.as_object().unwrap().clone(), &pays)
+            .and_then(|variables| coerce::arguments(&schema, defined, &field.arguments, &variables, 0, &pays));
+        (made.map_err(|wrong| wrong.message), spent.get())
+    };
+    let tags = format!("query($v: String!) {{ products(filter: {{ tags: [{}] }}) {{ name }} }}", "$v ".repeat(1000));
+    let long = json!({ "v": "x".repeat(10_000) });
+    let (made, spent) = spends(&tags, long.clone(), 1_000_000);
+    assert!(made.is_err_and(|why| why.contains("more memory")) && spent <= 1_000_000);
+    let (made, spent) = spends(&tags, long, 50_000_000);
+    assert_eq!(made.unwrap()["filter"]["tags"].as_array().unwrap().len(), 1000);
+    assert!((10_000_000..20_000_000).contains(&spent), "{spent}");
+    // `{}` is two letters, and what stands in for what is left out in it is many.
+    let nested = "query($v: Filter) { products(filter: $v) { name } }";
+    let mut filter = json!({});
+    for _ in 0..50 {
+        filter = json!({ "not": filter });
+    }
+    let (made, spent) = spends(nested, json!({ "v": filter }), 1_000_000);
+    assert!(made.is_ok() && spent > 50 * 64, "{spent}");
+    assert!(spends(nested, json!({ "v": { "not": {} } }), 100).0.is_err());
 }
 
 #[test]
@@ -209,6 +253,10 @@ fn bad_schemas_are_told_why() {
         ("type Query { a: U } union U = X", "no object type `X`"),
         ("type Query { a(b: I): Int } input I { c: I! }", "needs itself"),
         ("type Query { a(b: Int = \"x\"): Int }", "the default of `b`"),
+        ("type Query { a(b: I): Int } input I { c: I = {} }", "the default of `I.c`: it has itself in it"),
+        ("type Query { a(b: I): Int } input I { c: [I!] = [{ }] }", "the default of `I.c`: it has itself in it"),
+        ("type Query { a(b: I): Int } input I { c: J = { } } input J { d: I = { } }", "it has itself in it"),
+        ("type Query { a(b: I = { c: { } }): Int } input I { c: J } input J { d: I = { c: { } } }", "it has itself in it"),
         ("type Query { a: Int } extend type Query { b: Int }", "and nothing else"),
         ("schema { query: Query subscription: S } type Query { a: Int } type S { a: Int }", "subscriptions cannot be had"),
         ("type Query { a: Int ", "Syntax error"),
@@ -216,4 +264,27 @@ fn bad_schemas_are_told_why() {
         let wrong = Schema::parse(text).unwrap_err();
         assert!(wrong.message.contains(said), "{text}: {}", wrong.message);
     }
+}
+
+#[test]
+fn defaults_end_and_are_not_too_large() {
+    for good in [
+        "type Query { a(b: I = {}): Int } input I { c: I, d: Int = 1 }",
+        "type Query { a(b: I): Int } input I { c: I = { c: null } }",
+        "type Query { a(b: I): Int } input I { c: J = {} } input J { d: I, e: [I] = [] }",
+    ] {
+        Schema::parse(good).unwrap();
+    }
+    let chain = |fields: &str, count: usize| {
+        let mut text = "type Query { a(b: I0): Int }".to_owned();
+        for number in 0..count {
+            let next = number + 1;
+            text += &format!(" input I{number} {{ {} }}", fields.replace("NEXT", &format!("I{next}")));
+        }
+        Schema::parse(&format!("{text} input I{count} {{ z: Int = 1 }}"))
+    };
+    chain("x: NEXT = {}", 40).unwrap();
+    // As deep as it takes more stack than there is, and as wide as it takes more memory.
+    assert!(chain("x: NEXT = {}", 20_000).unwrap_err().message.contains("too deeply"));
+    assert!(chain("x: NEXT = {}, y: NEXT = {}", 40).unwrap_err().message.contains("more memory"));
 }

@@ -10,6 +10,9 @@ use super::{Wrong, coerce};
 /// The most that is said about one document.
 const MOST_TOLD: usize = 20;
 
+/// The most that one value of a document takes, with the defaults for what is left out in it, in bytes.
+const LARGEST: usize = 16 << 20;
+
 /// Says what is wrong with a document, every rule held against it, up to so many sentences.
 pub fn validate(schema: &Schema, document: &Document) -> Vec<Wrong> {
     let mut checking = Checking { schema, document, wrong: Vec::new() };
@@ -261,7 +264,7 @@ impl<'a> Checking<'a> {
         self.variables_in(Some(ty), has_default, value, at, uses);
         // What has variables in it is judged part by part.
         if uses.variables.len() == known
-            && let Err(why) = coerce::literal(self.schema, ty, value, None)
+            && let Err(why) = coerce::constant(self.schema, ty, value, LARGEST)
         {
             self.say(format!("{}{why}.", if why.starts_with('`') { "" } else { "Value: " }), at);
         }
@@ -316,7 +319,7 @@ impl<'a> Checking<'a> {
             if !self.schema.is_input(variable.ty.name()) {
                 self.say(format!("Variable \"${}\" cannot be of the type \"{}\".", variable.name, variable.ty), variable.at);
             } else if let Some(default) = &variable.default
-                && let Err(why) = coerce::literal(self.schema, &variable.ty, default, None)
+                && let Err(why) = coerce::constant(self.schema, &variable.ty, default, LARGEST)
             {
                 self.say(format!("Variable \"${}\": {why}.", variable.name), variable.at);
             }

@@ -99,8 +99,8 @@ pub async fn gather(
     if let Some(facade) = &composed.graphql {
         let asked = Gathering { composed, asking: &asking, body: None };
         let executed = graphql::answer(&asked, facade, journey, body).await?;
-        let mut purse = asking.purse.into_inner();
-        let (head, body, log) = executed.finish(composed, journey, &mut purse)?;
+        let purse = asking.purse.into_inner();
+        let (head, body, log) = executed.finish(composed, journey)?;
         journey.outcome.parts = Some(log.into());
         return journey.dress(head, body, "graphql").map(|given| (given, purse));
     }

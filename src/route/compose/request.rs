@@ -87,6 +87,10 @@ impl Request {
         Some(Request { path: path(written, names, problems)?, ..self.clone() })
     }
 
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
     /// All that it is made of.
     pub fn sources(&self) -> Vec<&Source> {
         let mut all: Vec<&Source> = self.path.sources().collect();

@@ -7,6 +7,7 @@
 mod run;
 mod tree;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,6 @@ use super::{Done, Gathering, Head, State, head, state};
 use crate::graphql::validate::validate;
 use crate::graphql::{Document, Wrong, ast, coerce, locations};
 use crate::journey::{Journey, no_memory};
-use crate::listen::share::Purse;
 use crate::policy::validate::graphql::request::{self, Asked, Body};
 use crate::policy::validate::graphql::{JSON, RESPONSE, prefers_response};
 use crate::reply::Reply;
@@ -37,6 +37,7 @@ const LONGEST_MESSAGE: usize = 400;
 
 /// What a request has come to.
 pub(super) struct Executed {
+    /// Paid for, if it is long.
     body: Vec<u8>,
     dones: Vec<Done>,
     /// It was not executed at all.
@@ -50,14 +51,10 @@ impl Executed {
         self,
         composed: &Composed,
         journey: &Journey,
-        purse: &mut Option<Purse>,
     ) -> Result<(Box<ResponseHeader>, Bytes, String), Box<Reply>> {
         let told = prefers_response(&journey.head);
         let status = if self.refused && told { StatusCode::BAD_REQUEST } else { StatusCode::OK };
         let kind = if told { RESPONSE } else { JSON };
-        if !purse.as_mut().is_none_or(|purse| purse.charge(self.body.len())) {
-            return Err(no_memory());
-        }
         let given = Head { status, kind, length: self.body.len(), by_body: self.by_body };
         let mut head = head(composed, &self.dones, journey, &given)?;
         if self.refused {
@@ -136,19 +133,49 @@ pub(super) async fn answer(
         let reply = refuse(StatusCode::METHOD_NOT_ALLOWED, "mutation_with_get", "What changes something is sent with POST.");
         return Err(reply.header(http::header::ALLOW, http::HeaderValue::from_static("POST")));
     }
-    let variables = match coerce::variables(&facade.schema, operation, variables.unwrap_or_default()) {
-        Ok(variables) => variables,
-        Err(wrong) => return refused(&[wrong]),
+    let variables = {
+        let none_left = Cell::new(false);
+        let pays = |bytes| {
+            none_left.set(none_left.get() || !gathering.asking.pays(bytes));
+            !none_left.get()
+        };
+        match coerce::variables(&facade.schema, operation, variables.unwrap_or_default(), &pays) {
+            Ok(variables) => variables,
+            Err(_) if none_left.get() => return Err(no_memory()),
+            Err(wrong) => return refused(&[wrong]),
+        }
     };
     let mut running = Running::new(gathering, facade, &document, &variables, nothing(gathering));
-    running.execute(operation).await.map_err(|over| match over {
-        Over::Memory => no_memory(),
-        Over::Values => {
-            let detail = "The answer would have more values than one may have.";
-            refuse(StatusCode::BAD_REQUEST, "too_many_values", detail)
+    let over = match running.execute(operation).await {
+        Ok(()) => {
+            let (body, dones) = running.finish(&text);
+            match body {
+                Some(body) => return Ok(Executed { body, dones, refused: false, by_body }),
+                None => return unanswered(Over::Memory, operation, dones, by_body),
+            }
         }
-    })?;
-    let (body, dones) = running.finish(&text);
+        Err(over) => over,
+    };
+    unanswered(over, operation, running.dones(), by_body)
+}
+
+/// What is told of a request whose answer there is no room for.
+fn unanswered(over: Over, operation: &ast::Operation, dones: Vec<Done>, by_body: bool) -> Result<Executed, Box<Reply>> {
+    let detail = "The answer would have more values than one may have.";
+    let was_asked = dones.iter().any(|done| done.state != State::Skipped);
+    if operation.kind != ast::Kind::Mutation || !was_asked {
+        return Err(match over {
+            Over::Memory => no_memory(),
+            Over::Values => refuse(StatusCode::BAD_REQUEST, "too_many_values", detail),
+        });
+    }
+    // What was changed is changed: nobody should take it for a request that was refused, and send it again.
+    let (code, message) = match over {
+        Over::Memory => ("body_budget", "It was done, and there is no memory left for its answer."),
+        Over::Values => ("too_many_values", detail),
+    };
+    let error = json!({ "message": message, "extensions": { "code": code } });
+    let body = json!({ "errors": [error], "data": null }).to_string().into_bytes();
     Ok(Executed { body, dones, refused: false, by_body })
 }
 

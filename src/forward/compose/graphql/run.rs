@@ -1,7 +1,9 @@
 //! The execution of one operation (section 6), level by level: all calls that one level needs are made at once, the same one once, and what
 //! a `batch` can ask for together is asked for together.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,6 +15,7 @@ use super::note;
 use super::tree::{Key, NODE, Tree, What};
 use crate::exchange::Exchange;
 use crate::graphql::ast::{Directive, Field, Kind as OperationKind, Operation, Selection, Type};
+use crate::graphql::coerce::Variables;
 use crate::graphql::schema::{FieldDef, Kind};
 use crate::graphql::{Document, Wrong, coerce, introspect, validate};
 use crate::head::RequestHead;
@@ -24,6 +27,11 @@ use crate::route::compose::{Fallback, Part};
 
 /// For how many values memory is paid at once.
 const AT_ONCE: usize = 1024;
+
+/// How many bytes of values memory is paid for at once, at the least.
+const PIECE: usize = 16 << 10;
+/// The most that the arguments of one request's fields take together, in bytes.
+const LARGEST_ARGUMENTS: usize = 64 << 20;
 
 /// Why there is no answer.
 #[derive(Clone, Copy)]
@@ -81,12 +89,18 @@ pub(super) struct Running<'a> {
     gathering: &'a Gathering<'a>,
     facade: &'a Facade,
     document: &'a Document,
-    variables: &'a Map<String, Value>,
+    variables: &'a Variables,
     tree: Tree<'a>,
     dones: Vec<Done>,
     calls_left: usize,
     /// How many values memory was paid for.
     paid: usize,
+    /// How many bytes of values it was paid for that are not there yet.
+    room: usize,
+    /// What the arguments of fields take.
+    arguments: Cell<usize>,
+    /// Calls that wait and cannot be one with any other: what changes something is asked for each time.
+    sure: usize,
     over: Option<Over>,
     known: Known<'a>,
 }
@@ -98,7 +112,7 @@ impl<'a> Running<'a> {
         gathering: &'a Gathering<'a>,
         facade: &'a Facade,
         document: &'a Document,
-        variables: &'a Map<String, Value>,
+        variables: &'a Variables,
         dones: Vec<Done>,
     ) -> Self {
         let calls_left = facade.max_calls;
@@ -111,6 +125,9 @@ impl<'a> Running<'a> {
             dones,
             calls_left,
             paid: 0,
+            room: 0,
+            arguments: Cell::new(0),
+            sure: 0,
             over: None,
             known: Known::default(),
         }
@@ -135,11 +152,22 @@ impl<'a> Running<'a> {
         self.levels(next).await
     }
 
-    /// The answer.
-    pub(super) fn finish(self, text: &str) -> (Vec<u8>, Vec<Done>) {
-        let mut body = Vec::new();
-        self.tree.write(text, &mut body);
+    /// The answer, for which memory was paid, and what has become of the calls. `None`: there is no memory for it.
+    pub(super) fn finish(self, text: &str) -> (Option<Vec<u8>>, Vec<Done>) {
+        let mut length = Length(0);
+        // Counting does not fail, nor does writing to memory.
+        let _ = self.tree.write(text, &mut length);
+        let body = self.gathering.asking.pays(length.0).then(|| {
+            let mut body = Vec::with_capacity(length.0);
+            let _ = self.tree.write(text, &mut body);
+            body
+        });
         (body, self.dones)
+    }
+
+    /// What has become of the calls, where there is no answer.
+    pub(super) fn dones(self) -> Vec<Done> {
+        self.dones
     }
 
     async fn levels(&mut self, mut pending: Next<'a>) -> Result<(), Over> {
@@ -166,6 +194,7 @@ impl<'a> Running<'a> {
 
     /// The calls that a level needs, each once.
     fn asks(&mut self, pending: Next<'a>) -> Vec<Ask<'a>> {
+        self.sure = 0;
         let mut asks: Vec<Ask<'a>> = Vec::new();
         let mut known: HashMap<Vec<u8>, usize, ahash::RandomState> = HashMap::default();
         // By the call and the arguments, which are one for all objects of a list.
@@ -231,6 +260,11 @@ impl<'a> Running<'a> {
             }
         }
         for (keys, waiting) in chunks {
+            if self.calls_left == 0 {
+                // Nothing is made of what nobody will be asked for.
+                waiting.iter().for_each(|(one, _)| self.say_beyond(one));
+                continue;
+            }
             match self.question(number, &arguments, &Value::Null, &keys) {
                 Ok(question) => asks.extend(self.ask(number, question, waiting)),
                 Err(fault) => {
@@ -255,12 +289,19 @@ impl<'a> Running<'a> {
                 Some(Ask { number, question, waiting })
             }
             None => {
-                for (one, _) in &waiting {
-                    self.say(one, "too_many_calls", "This request would take more calls than one may make.");
-                }
+                waiting.iter().for_each(|(one, _)| self.say_beyond(one));
                 None
             }
         }
+    }
+
+    fn say_beyond(&mut self, one: &Pending<'a>) {
+        self.say(one, "too_many_calls", "This request would take more calls than one may make.");
+    }
+
+    /// Whether there can be no call more for what waits, before anything is made of it.
+    fn is_beyond(&self, is_sure: bool) -> bool {
+        self.calls_left == 0 || is_sure && self.sure >= self.calls_left
     }
 
     fn question(&self, number: usize, arguments: &Value, parent: &Value, keys: &[Value]) -> Result<Question, Fault> {
@@ -280,6 +321,10 @@ impl<'a> Running<'a> {
             true => Ok(Question { request, other }),
             false => Err(Fault::Memory),
         }
+    }
+
+    fn call_changes(&self, number: usize) -> bool {
+        self.part(number).is_some_and(|part| *part.request.method() != http::Method::GET)
     }
 
     fn part(&self, number: usize) -> Option<&'a Part> {
@@ -368,17 +413,32 @@ impl<'a> Running<'a> {
     }
 
     /// What is asked for of objects of this type by these sets.
-    fn asked(&self, ty: &'a str, sets: &[&'a [Selection]]) -> Arc<[Asked<'a>]> {
+    fn asked(&mut self, ty: &'a str, sets: &[&'a [Selection]]) -> Arc<[Asked<'a>]> {
         let schema = &self.facade.schema;
+        let (none_left, taken) = (Cell::new(false), &self.arguments);
+        let pays = |bytes: usize| {
+            let all = taken.get().saturating_add(bytes);
+            let is_paid = !none_left.get() && all <= LARGEST_ARGUMENTS && self.gathering.asking.pays(bytes);
+            if is_paid {
+                taken.set(all);
+            } else {
+                none_left.set(true);
+            }
+            is_paid
+        };
         let (mut groups, mut seen) = (Groups::default(), BTreeSet::new());
         sets.iter().for_each(|set| self.collect(ty, set, &mut groups, &mut seen));
         let asked = groups.list.into_iter().filter_map(|(key, fields)| {
             let first = *fields.first()?;
             let def = schema.field(ty, &first.name)?;
-            let arguments = coerce::arguments(schema, &def.arguments, &first.arguments, self.variables, first.at);
+            let arguments = coerce::arguments(schema, &def.arguments, &first.arguments, self.variables, first.at, &pays);
             Some(Asked { key, def, fields: fields.into(), arguments: arguments.map(|all| Arc::new(Value::Object(all))) })
         });
-        asked.collect()
+        let asked: Arc<[Asked<'a>]> = asked.collect();
+        if none_left.get() {
+            self.over.get_or_insert(Over::Memory);
+        }
+        asked
     }
 
     /// The fields of an object.
@@ -418,7 +478,17 @@ impl<'a> Running<'a> {
                         Some(value) if key(value).is_some() => Ok(Waits::Among(value.clone(), arguments.clone())),
                         Some(_) => Err(Fault::NoValue),
                     },
-                    None => self.question(number, arguments, source, &[]).map(Waits::For),
+                    None => {
+                        let is_sure = self.call_changes(number);
+                        if self.is_beyond(is_sure) {
+                            let one = Pending { node: child, def, fields: fields.clone(), what: Waits::Asked };
+                            self.say_beyond(&one);
+                            continue;
+                        }
+                        let question = self.question(number, arguments, source, &[]);
+                        self.sure += usize::from(is_sure && question.is_ok());
+                        question.map(Waits::For)
+                    }
                 };
                 let (fault, what) = match what {
                     Ok(what) => (None, what),
@@ -494,10 +564,14 @@ impl<'a> Running<'a> {
                     Some(steps) => within(value, steps),
                     None => value.get("__typename"),
                 };
-                let said = said.and_then(Value::as_str);
-                schema.possible(name).into_iter().find(|known| Some(*known) == said)
+                let known = said.and_then(Value::as_str).and_then(|said| schema.types.get_key_value(said));
+                known.map(|(known, _)| &**known).filter(|known| schema.is_object(known) && schema.is_sub(known, name))
             }
             _ => {
+                // It is copied, and may stand in very many places.
+                if !self.has_room(coerce::takes(value) - size_of::<Value>()) {
+                    return;
+                }
                 return match coerce::output(schema, name, value) {
                     Some(value) => self.tree.set(node, What::Leaf(value)),
                     None => self.unfit(node, at),
@@ -523,6 +597,23 @@ impl<'a> Running<'a> {
             }
             None => self.unfit(node, at),
         }
+    }
+
+    /// Whether there is memory for so many bytes of values more.
+    fn has_room(&mut self, bytes: usize) -> bool {
+        if self.over.is_some() {
+            return false;
+        }
+        if self.room < bytes {
+            let more = bytes.max(PIECE);
+            if !self.gathering.asking.pays(more) {
+                self.over = Some(Over::Memory);
+                return false;
+            }
+            self.room += more;
+        }
+        self.room -= bytes;
+        true
     }
 
     /// Whether there may be one more value.
@@ -564,10 +655,11 @@ impl<'a> Running<'a> {
         let schema = &self.facade.schema;
         let says = |name: &str| {
             let directive = directives.iter().find(|directive| *directive.name == *name)?;
-            let defined = schema.directives.get(name)?;
-            let arguments =
-                coerce::arguments(schema, &defined.arguments, &directive.arguments, self.variables, directive.at).ok()?;
-            arguments.get("if")?.as_bool()
+            let defined = schema.directives.get(name)?.arguments.iter().find(|input| *input.name == *"if")?;
+            // (It is true or false: no copy of it takes any memory.)
+            let defined = std::slice::from_ref(defined);
+            let arguments = coerce::arguments(schema, defined, &directive.arguments, self.variables, directive.at, &|_| true);
+            arguments.ok()?.get("if")?.as_bool()
         };
         says("skip") != Some(true) && says("include") != Some(false)
     }
@@ -595,23 +687,41 @@ impl<'a> Groups<'a> {
     }
 }
 
+/// How long what is written would be.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn failed(fault: Fault) -> One {
     One { state: State::Failed(fault), body: Body::NULL, value: None, got: None }
 }
 
-/// What tells calls apart that may be one. `None` for one that is made each time.
+/// What tells calls apart that may be one, with what stands in for each. `None` for one that is made each time.
 fn identity(number: usize, question: &Question) -> Option<Vec<u8>> {
-    let request = &question.request;
-    if request.method != http::Method::GET {
-        return None;
-    }
-    let mut id = format!("{number}\n{}", request.target).into_bytes();
-    for (name, value) in &request.fields {
-        id.push(b'\n');
-        id.extend_from_slice(name.as_str().as_bytes());
-        if let Some(value) = value {
-            id.push(b':');
-            id.extend_from_slice(value.as_bytes());
+    let mut id = number.to_string().into_bytes();
+    for request in std::iter::once(&question.request).chain(&question.other) {
+        if request.method != http::Method::GET {
+            return None;
+        }
+        // (No target and no field has an empty line in it.)
+        id.extend_from_slice(b"\n\n");
+        id.extend_from_slice(request.target.as_bytes());
+        for (name, value) in &request.fields {
+            id.push(b'\n');
+            id.extend_from_slice(name.as_str().as_bytes());
+            if let Some(value) = value {
+                id.push(b':');
+                id.extend_from_slice(value.as_bytes());
+            }
         }
     }
     Some(id)

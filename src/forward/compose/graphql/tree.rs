@@ -1,6 +1,6 @@
 //! An answer that is being made: its values, which of them can be null, and what is wrong with them.
 
-use std::io::Write;
+use std::io::{Result, Write};
 
 use serde_json::{Value, json};
 
@@ -122,9 +122,11 @@ impl<'a> Tree<'a> {
     }
 
     /// Writes the whole, and the errors before it. `text`: the document.
-    pub fn write(&self, text: &str, out: &mut impl Write) {
-        // Writing to memory does not fail.
-        let _ = out.write_all(b"{");
+    ///
+    /// # Errors
+    /// `out` takes no more.
+    pub fn write(&self, text: &str, out: &mut impl Write) -> Result<()> {
+        out.write_all(b"{")?;
         if !self.errors.is_empty() {
             let places = locations(text, self.errors.iter().map(|error| error.at));
             let told = |error: &Error| {
@@ -132,38 +134,42 @@ impl<'a> Tree<'a> {
                 json!({ "message": error.message, "locations": [place(&places, error.at)], "path": path, "extensions": { "code": code } })
             };
             let errors: Vec<Value> = self.errors.iter().map(told).collect();
-            let _ = write!(out, "\"errors\":{},", Value::from(errors));
+            write!(out, "\"errors\":{},", Value::from(errors))?;
         }
-        let _ = out.write_all(b"\"data\":");
-        self.node(0, out);
-        let _ = out.write_all(b"}");
+        out.write_all(b"\"data\":")?;
+        self.node(0, out)?;
+        out.write_all(b"}")
     }
 
-    fn node(&self, number: u32, out: &mut impl Write) {
-        let comma = |out: &mut _, at: usize| if at > 0 { Write::write_all(out, b",") } else { Ok(()) };
+    fn node(&self, number: u32, out: &mut impl Write) -> Result<()> {
         match self.nodes.get(number as usize).map(|node| &node.what) {
-            None | Some(What::Null) => drop(out.write_all(b"null")),
-            Some(What::Leaf(value)) => drop(serde_json::to_writer(out, value)),
+            None | Some(What::Null) => out.write_all(b"null")?,
+            Some(What::Leaf(value)) => serde_json::to_writer(out, value)?,
             Some(What::List(within)) => {
-                let _ = out.write_all(b"[");
+                out.write_all(b"[")?;
                 for (at, number) in within.iter().enumerate() {
-                    let _ = comma(out, at);
-                    self.node(*number, out);
+                    if at > 0 {
+                        out.write_all(b",")?;
+                    }
+                    self.node(*number, out)?;
                 }
-                let _ = out.write_all(b"]");
+                out.write_all(b"]")?;
             }
             Some(What::Object(within)) => {
-                let _ = out.write_all(b"{");
+                out.write_all(b"{")?;
                 for (at, number) in within.iter().enumerate() {
-                    let _ = comma(out, at);
-                    if let Some(Key::Name(name)) = self.nodes.get(*number as usize).map(|node| node.key) {
-                        let _ = serde_json::to_writer(&mut *out, name);
-                        let _ = out.write_all(b":");
+                    if at > 0 {
+                        out.write_all(b",")?;
                     }
-                    self.node(*number, out);
+                    if let Some(Key::Name(name)) = self.nodes.get(*number as usize).map(|node| node.key) {
+                        serde_json::to_writer(&mut *out, name)?;
+                        out.write_all(b":")?;
+                    }
+                    self.node(*number, out)?;
                 }
-                let _ = out.write_all(b"}");
+                out.write_all(b"}")?;
             }
         }
+        Ok(())
     }
 }
