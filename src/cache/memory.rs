@@ -165,14 +165,15 @@ impl MemoryTier {
     }
 
     /// What there is of a key on disk, or in Redis, put in here.
-    pub(super) async fn load(&self, index: Index, primary: &[u8]) -> Option<Arc<Entry>> {
-        let on_disk = match self.disk.get() {
+    pub(super) async fn load(&self, index: Index, primary: &[u8], disk: bool) -> Option<Arc<Entry>> {
+        let disk = self.disk.get().filter(|_| disk);
+        let on_disk = match disk {
             Some(disk) => disk.load(index, primary).await,
             None => None,
         };
         match self.redis.get() {
             Some(redis) if on_disk.is_none() => {
-                let wanted = Wanted { index, primary, on_disk: self.disk.get().is_some() };
+                let wanted = Wanted { index, primary, on_disk: disk.is_some() };
                 redis.load(wanted, redis.until()?).await
             }
             _ => on_disk,

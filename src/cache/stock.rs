@@ -138,7 +138,7 @@ impl CacheablePredictor for Cache {
     fn predicted_uncacheable_reason(&self, key: &CacheKey) -> Option<NoCacheReason> {
         let reason = self.predictor.predicted_uncacheable_reason(key)?;
         let primary = Index { primary: key.primary_bin(), variance: None };
-        let stands = self.storage.find(&primary, key.primary_key(), key.user_tag());
+        let stands = self.storage.find(&primary, key.primary_key(), plain(key.user_tag()));
         let counts = |entry: &Entry| entry.meta.variance.is_some() || entry.meta.fresh_until > SystemTime::now();
         if stands.is_some_and(|entry| counts(&entry)) { None } else { Some(reason) }
     }
@@ -238,13 +238,20 @@ pub fn store(answer: &ResponseHeader, policy: &CachePolicy, came: Came) -> RespC
     }
 }
 
+/// A key's tag as it is stored: that nothing is looked for on disk is a matter of who asks.
+fn plain(tag: &str) -> &str {
+    if tag == key::IN_MEMORY { "" } else { tag }
+}
+
 #[async_trait]
 impl Storage for MemoryTier {
     async fn lookup(&'static self, key: &CacheKey, _: &SpanHandle) -> Result<Option<(CacheMeta, HitHandler)>> {
-        let (index, primary, tag) = (Index::of(key), key.primary_key(), key.user_tag());
+        let (index, primary, tag) = (Index::of(key), key.primary_key(), plain(key.user_tag()));
         let found = match self.find(&index, primary, tag) {
-            None if tag == key::IN_MEMORY => None,
-            None => self.load(index, primary).await.and_then(|entry| self.still(&index, primary, tag, entry)),
+            None => self
+                .load(index, primary, key.user_tag() != key::IN_MEMORY)
+                .await
+                .and_then(|entry| self.still(&index, primary, tag, entry)),
             found => found,
         };
         // One that is on disk alone was stored by the engine's own way.
@@ -265,7 +272,7 @@ impl Storage for MemoryTier {
         if matches!(target, PurgeTarget::Exact(CacheEntryKey::Identified { .. })) {
             return Ok(PurgeOutcome::NotFound); // This tier gives no ids.
         }
-        let removed = self.remove(Index::of_compact(target.key()), target.key().user_tag());
+        let removed = self.remove(Index::of_compact(target.key()), plain(target.key().user_tag()));
         Ok(if removed { PurgeOutcome::Purged(None) } else { PurgeOutcome::NotFound })
     }
 
@@ -285,7 +292,7 @@ impl Storage for MemoryTier {
 
     async fn update_meta(&'static self, key: &CacheKey, meta: &CacheMeta, _: &SpanHandle) -> Result<bool> {
         let index = Index::of(key);
-        Ok(self.refresh(index, key.primary_key(), key.user_tag(), Meta::of(meta, index.variance.is_some())?, None))
+        Ok(self.refresh(index, key.primary_key(), plain(key.user_tag()), Meta::of(meta, index.variance.is_some())?, None))
     }
 
     fn as_any(&self) -> &(dyn Any + Send + Sync + 'static) {
@@ -360,6 +367,6 @@ impl HandleMiss for Miss {
             meta.set_length(length);
             Some(meta)
         };
-        Ok(MissFinishType::Created(filling.finish(index, place, (key.primary_key(), key.user_tag()), sized)))
+        Ok(MissFinishType::Created(filling.finish(index, place, (key.primary_key(), plain(key.user_tag())), sized)))
     }
 }
