@@ -547,8 +547,8 @@ impl Cache {
         }
         let variance = if said.vary.is_empty() { None } else { key::variance(policy, rules::members(&said.vary), &seen) };
         // What is not good for so long is not written.
-        let stale = fresh.while_revalidate.max(fresh.if_error).max(fallback);
-        let spills = spills && fresh.remaining.saturating_add(Duration::from_secs(stale.into())) > WORTH;
+        let grace = fresh.while_revalidate.max(fresh.if_error).max(fallback);
+        let spills = spills && fresh.remaining.saturating_add(Duration::from_secs(grace.into())) > WORTH;
         let filling = Filling::new(self.storage, promised, spills);
         if !filling.is_wanted() {
             // There is no room now: nobody need wait for what will not be there.
