@@ -209,13 +209,13 @@ pub type Current = (Arc<Redis>, Option<Settings>);
 pub async fn follow(cache: &'static Cache, current: impl Fn() -> Option<Current> + Send, tallies: &Tallies) {
     let mut following: Option<Following> = None;
     loop {
+        tokio::time::sleep(EVERY).await;
         let Some((redis, settings)) = current() else {
             following = None;
             if let Some(tier) = cache.storage.redis.get() {
                 tier.bind(None);
                 tier.set(None);
             }
-            tokio::time::sleep(EVERY).await;
             continue;
         };
         let known = following.take().filter(|known| Arc::ptr_eq(&known.redis, &redis));
@@ -234,7 +234,6 @@ pub async fn follow(cache: &'static Cache, current: impl Fn() -> Option<Current>
         if let Some(tier) = cache.storage.redis.get() {
             tier.set(settings);
         }
-        tokio::time::sleep(EVERY).await;
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) const AHEAD: u64 = 1_000_000;
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
 /// Stores an answer, unless its target was changed since it was asked for, or a younger one is there. Where nothing is noted of the target,
-/// nothing counts that was asked for before, and what was asked for so long ago that a note may be gone is not stored. What is ahead of the
+/// nothing counts that was asked for a second before, and what was asked for so long ago that a note may be gone is not stored. What is ahead of the
 /// clock was written before that was set back.
 static STORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -204,7 +204,7 @@ impl RedisTier {
                 let value = value::write(&entry, variance, &names.digest, asked, written, settings.compress_above);
                 let ttl = life(&entry).min(LONGEST).as_millis().max(1).to_string();
                 let (changed, answer) = (names.changed(), names.answer(variance));
-                let (at, before) = (value::digits(asked), value::digits(asked.saturating_sub(1)));
+                let (at, before) = (value::digits(asked), value::digits(asked.saturating_sub(AHEAD)));
                 // A little ahead: what others have written just now is not from before the clock was set.
                 let ahead = value::digits(bound.clock.after(now, now).ok_or(Unwritten::Unheard)?.saturating_add(AHEAD));
                 let least = value::digits(written.saturating_sub(u64::try_from(FETCHED.as_micros()).unwrap_or(u64::MAX)));
