@@ -271,7 +271,7 @@ fn other_paths_are_404_and_other_methods_405() {
     assert_eq!(shop.send("OPTIONS", "/v1/products/a", "").header("allow"), Some("GET, HEAD"));
     let refused = shop.get("/shop.v1.Catalog/Echo");
     assert_eq!((refused.status, refused.header("allow")), (405, Some("POST")));
-    shop.send("POST", "/v1/collect", "{}").assert_problem(501, "transcode", "stream_needed");
+    shop.send("POST", "/v1/collect", "{}").assert_problem(400, "transcode", "malformed_json");
     shop.send("GET", "/v1/products/a", "{}").assert_problem(400, "transcode", "unexpected_body");
     // Without the defaults.
     let shop = shop_with(", default_paths: false", "      - { path: '/*', service: shop }");

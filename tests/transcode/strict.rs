@@ -35,14 +35,14 @@ fn what_cannot_be_metadata_reaches_no_service() {
         assert_eq!(call(field).header("grpc-status"), None, "{field:?}");
     }
     let line = shop.gateway.wait_log(|line| line["reason"] == "unfit_metadata");
-    assert_eq!((&line["attempts"], &line["grpc_status"]), (&json!(0), &json!(3)), "{line}");
+    assert_eq!((&line["endpoint"], &line["grpc_status"]), (&Value::Null, &json!(3)), "{line}");
 }
 
 #[test]
 fn no_client_opens_the_breaker_by_its_fields() {
     let shop = shop();
     let yaml = std::fs::read_to_string(shop.gateway.config_path()).unwrap();
-    let breaker = "protocol: grpc\n        circuit_breaker: { consecutive_failures: 3 }";
+    let breaker = "protocol: grpc\n    circuit_breaker: { consecutive_failures: 3 }";
     shop.gateway.rewrite(&yaml.replace("protocol: grpc", breaker));
     assert_eq!(shop.gateway.reload().0, 200);
     for _ in 0..10 {
