@@ -71,12 +71,12 @@ pub struct Found {
 #[derive(Default)]
 pub struct Behind {
     /// A first answer that another one varies from, and that one; of disk, and of Redis.
-    found: SmallVec<[Found; 2]>,
+    found: Vec<Found>,
     last: Option<Tier>,
     /// It is waited for once.
     has_no_disk: bool,
     /// What Redis was asked for, and by when it has to answer all of it.
-    asked: SmallVec<[Index; 2]>,
+    asked: Vec<Index>,
     until: Option<Instant>,
 }
 

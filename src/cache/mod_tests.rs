@@ -130,7 +130,7 @@ async fn own(
             Next::Fetch(fetch) => break fetch,
             Next::Look(key) => key,
             Next::Wait(key, mut waiting) => match waiting.verdict(patience.left().unwrap()).await {
-                Some(Verdict::Unfit) => break Fetch::alone(key),
+                Some(Verdict::Unfit) => break Fetch::alone(key, &Wishes::default()),
                 _ => key,
             },
         };
