@@ -292,7 +292,7 @@ impl Schema {
             }
         }
         for (name, directive) in &self.directives {
-            self.check_inputs(&directive.arguments).or_else(|why| Err(Wrong::new(format!("`@{name}`: {why}"), 0)))?;
+            self.check_inputs(&directive.arguments).map_err(|why| Wrong::new(format!("`@{name}`: {why}"), 0))?;
         }
         self.check_inputs_end()
     }

@@ -23,7 +23,7 @@ pub fn is_binary(name: &[u8]) -> bool {
 /// In the one way in which these bytes are written: not all readers take another. Several in one field, which the protocol has, they do
 /// not take either.
 fn is_base64(value: &[u8]) -> bool {
-    let is_padded_otherwise = value.ends_with(b"=") && value.len() % 4 != 0;
+    let is_padded_otherwise = value.ends_with(b"=") && !value.len().is_multiple_of(4);
     // A field is bounded by its head.
     !is_padded_otherwise && BASE64.decode(value).is_ok()
 }

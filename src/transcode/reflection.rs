@@ -138,7 +138,7 @@ impl Learning {
     }
 
     /// The next message for the server, behind its prefix.
-    pub fn next(&mut self) -> Option<Bytes> {
+    pub fn next_frame(&mut self) -> Option<Bytes> {
         self.to_send.pop_front()
     }
 
@@ -313,7 +313,7 @@ mod tests {
     /// What is asked next, without its prefix.
     fn asked(learning: &mut Learning) -> Vec<String> {
         let mut all = Vec::new();
-        while let Some(frame) = learning.next() {
+        while let Some(frame) = learning.next_frame() {
             let request = Request::decode(&frame[5..]).unwrap();
             all.extend(request.file_by_filename.or(request.file_containing_symbol).or(request.list_services));
         }

@@ -323,6 +323,8 @@ impl FileResolver for Folders {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
 
     #[test]
@@ -351,12 +353,12 @@ mod tests {
         let (a, b, c) = ("a.proto".to_owned(), "b.proto".to_owned(), "c.proto".to_owned());
         for public in [false, true] {
             let circle = vec![
-                file(a.clone(), public, &[b.clone()]),
-                file(b.clone(), public, &[a.clone()]),
-                file(c.clone(), public, &[a.clone()]),
+                file(a.clone(), public, slice::from_ref(&b)),
+                file(b.clone(), public, slice::from_ref(&a)),
+                file(c.clone(), public, slice::from_ref(&a)),
             ];
             assert!(decode(&mut DescriptorPool::new(), &set(circle)).unwrap_err().contains("imports itself"));
-            let own = vec![file(a.clone(), public, &[a.clone()])];
+            let own = vec![file(a.clone(), public, slice::from_ref(&a))];
             assert!(decode(&mut DescriptorPool::new(), &set(own)).unwrap_err().contains("imports itself"));
         }
         // Every file leads to the next ones in two ways.

@@ -87,7 +87,7 @@ impl Upload {
     ///
     /// # Errors
     /// The answer to a body that cannot be made into messages.
-    pub fn next(&mut self) -> Result<Option<(bytes::Bytes, usize)>, Box<Reply>> {
+    pub fn next_message(&mut self) -> Result<Option<(bytes::Bytes, usize)>, Box<Reply>> {
         let value = self.values.next().map_err(|bad| match bad {
             Bad::TooLarge => self.placed(super::bind::too_large()),
             Bad::NoArray => {

@@ -87,7 +87,7 @@ impl<'a> Compiler<'a> {
         self.look_for_who(config, service, views);
         let mut plan = self.plan(config, own, &answer);
         let judging = Arc::get_mut(&mut plan)?;
-        judging.steps.retain(|step| is_before(step));
+        judging.steps.retain(is_before);
         // Whether a path may be read otherwise is asked before it is known which view it is for.
         judging.options.by_path |= routes.iter().any(|route| route.plan.options.by_path);
         judging.options.by_params |= routes.iter().any(|route| route.plan.options.by_params);

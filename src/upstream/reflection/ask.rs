@@ -177,7 +177,7 @@ impl Client for Talk {
 
     async fn read_body(&mut self) -> Read<Option<Bytes>> {
         let Some(learning) = &mut self.learning else { return Ok(None) };
-        match learning.next() {
+        match learning.next_frame() {
             Some(frame) => {
                 if !self.heard {
                     self.sent.extend_from_slice(&frame);

@@ -107,6 +107,9 @@ pub(super) struct Running<'a> {
 
 type Next<'a> = Vec<Pending<'a>>;
 
+/// The keys of one call for many, and who waits for it.
+type Chunk<'a> = (Vec<Value>, Vec<(Pending<'a>, Option<Value>)>);
+
 impl<'a> Running<'a> {
     pub(super) fn new(
         gathering: &'a Gathering<'a>,
@@ -244,7 +247,7 @@ impl<'a> Running<'a> {
         let most = self.facade.calls.get(number).and_then(|call| call.batch.as_ref()).map_or(1, |batch| batch.most);
         // In the order in which they came, each once.
         let mut places: HashMap<String, usize, ahash::RandomState> = HashMap::default();
-        let mut chunks: Vec<(Vec<Value>, Vec<(Pending<'a>, Option<Value>)>)> = Vec::new();
+        let mut chunks: Vec<Chunk<'a>> = Vec::new();
         for (one, value) in all {
             let Some(text) = key(&value) else { continue };
             let next = places.len();

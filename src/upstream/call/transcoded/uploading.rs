@@ -45,7 +45,7 @@ impl Uploads {
         let more = self.upload.held().saturating_sub(self.paid);
         client.pays(more)?;
         self.paid += more;
-        let made = match self.upload.next() {
+        let made = match self.upload.next_message() {
             Ok(None) => return Ok(None),
             Ok(Some((value, takes))) => client.pays_while(takes, || self.upload.frame(&value))?,
             Err(reply) => Err(reply),
