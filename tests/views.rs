@@ -302,7 +302,7 @@ fn bad_views_are_refused_where_they_stand() {
         ("X-Client: tv", "'X Client': tv", "is no header name"),
     ] {
         assert!(good.contains(from), "{from}");
-        files.write("portcullis.yaml", &good.replacen(from, to, 1).replace("$PORT", "1").replace("$ADMIN", "2"));
+        files.write("portcullis.yaml", good.replacen(from, to, 1).replace("$PORT", "1").replace("$ADMIN", "2"));
         let ran = portcullis(files.dir(), &["check", "portcullis.yaml"]);
         assert!(ran.code == 1 && ran.stderr.contains(said), "{to}: {}{}", ran.stdout, ran.stderr);
     }

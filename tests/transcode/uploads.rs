@@ -11,14 +11,14 @@ fn sends(shop: &Shop, target: &str, kind: &str, body: &str) -> Answer {
 /// A request whose body is not there yet.
 fn begun(shop: &Shop, target: &str) -> Client {
     let mut client = Client::connect(shop.gateway.port());
-    client.send(&format!(
+    client.send(format!(
         "POST {target} HTTP/1.1\r\nHost: x\r\nContent-Type: {LINES}\r\nAccept: {LINES}\r\nTransfer-Encoding: chunked\r\n\r\n"
     ));
     client
 }
 
 fn says(client: &mut Client, text: &str) {
-    client.send(&format!("{:x}\r\n{text}\r\n", text.len()));
+    client.send(format!("{:x}\r\n{text}\r\n", text.len()));
 }
 
 /// Reads until this has come.
