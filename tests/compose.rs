@@ -211,7 +211,8 @@ fn no_cache_is_told_to_give_one_client_what_was_made_for_another() {
     let calls = "\n      calls: { one: { service: one, path: /, query: { x: '{header.x-who}' } }, two: { service: one, path: '/{body.id}', optional: true } }";
     let gateway = Gateway::start(&yaml(&[("one", &one)], calls));
     for (name, value) in [("Authorization", "Bearer x"), ("Cookie", "a=1"), ("X-Api-Key", "k")] {
-        let answer = request(gateway.port(), "GET", "/api/dashboard", &[(name, value)], br#"{"id":1}"#);
+        let fields = [(name, value), ("Content-Type", "application/json")];
+        let answer = request(gateway.port(), "GET", "/api/dashboard", &fields, br#"{"id":1}"#);
         assert_eq!((answer.header("cache-control"), answer.header("vary")), (Some("no-store"), Some("authorization, x-who")));
     }
     let gateway = Gateway::start(&yaml(&[("one", &one)], "\n      calls: { one: { service: one, path: / } }"));
