@@ -136,6 +136,8 @@ fn failures_have_codes_and_say_why() {
             }
             "named" => answer(&format!("{status} X"), "application/problem+json", r#"{"detail":"D","grpc_status":9}"#),
             "html" => answer(&format!("{status} X"), "text/html", "<h1>no</h1>"),
+            // A field more, behind the status line.
+            "retry" => answer(&format!("{status} X\r\nRetry-After: 7"), "text/plain", ""),
             "list" => json_of("[1]"),
             "huge" => json_of(&format!("{{\"sku\":\"{}\"}}", "x".repeat(20 << 20))),
             _ => answer(&format!("{status} X"), "text/plain", ""),
