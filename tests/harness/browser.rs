@@ -1,5 +1,6 @@
 //! A real browser: Chromium without a window.
 
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ impl Browser {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            // A script starts it, and it starts others: they end together.
+            .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("these tests need chromium-headless-shell: {error}"));
         Browser { process, _files: files }
@@ -31,7 +34,8 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        let group = rustix::process::Pid::from_child(&self.process);
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         let _ = self.process.wait();
     }
 }
