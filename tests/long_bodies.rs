@@ -343,18 +343,17 @@ fn what_cannot_be_read_from_its_beginning_is_a_miss() {
         ("/c", &|file| overwrite(file, 70_000), &part),
         ("/d", &|file| file.set_len(4_000_000).unwrap(), &part),
     ];
-    for (path, damage, fields) in damages {
+    for (number, (path, damage, fields)) in damages.into_iter().enumerate() {
         warm(&gateway, path);
-        damage(&mut File::options().write(true).open(&disk.files(".big")[0]).unwrap());
+        // Numbers go up.
+        damage(&mut File::options().write(true).open(disk.files(".big").iter().max().unwrap()).unwrap());
         let answer = ask(gateway.port(), "GET", path, fields);
         // The service knows of no parts.
         assert!(said(&answer).contains("fwd=") && answer.status == 200, "{path}: {:?}", answer.headers);
         assert!(answer.body == body(path), "{path}: {} bytes", answer.body.len());
         eventually("it is there again, and whole", || said(&get(gateway.port(), path)).ends_with("detail=disk"));
         assert_disk(&get(gateway.port(), path), path);
-        assert_eq!(ask(gateway.port(), "DELETE", path, &[]).status, 200);
-        assert!(said(&ask(gateway.port(), "GET", path, &[("Cache-Control", "only-if-cached")])).contains("fwd="), "{path}");
-        eventually("nothing is left", || disk.files(".big").is_empty() && disk.files(".new").is_empty());
+        eventually("the damaged one is gone", || disk.files(".big").len() == number + 1);
     }
 }
 
