@@ -24,6 +24,9 @@ const FIXED_WEIGHT: usize = std::mem::size_of::<Entry>() + 320;
 /// 0 is nobody's.
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
+/// Bodies up to this length, in bytes, stand behind their heads.
+const JOINED: usize = 4 << 10;
+
 /// The most variants of one answer, beside the first.
 pub(super) const VARIANTS: u8 = 64;
 
@@ -159,7 +162,7 @@ impl Meta {
 
 #[derive(Clone)]
 pub(super) struct Entry {
-    pub(super) primary: Box<[u8]>,
+    pub(super) primary: Bytes,
     pub(super) user_tag: Box<str>,
     /// Where it is noted when the target was changed.
     pub(super) place: Place,
@@ -230,7 +233,7 @@ impl Entry {
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let checked = Checked::from(meta.asked);
         let entry = Entry {
-            primary: primary.into(),
+            primary: Bytes::copy_from_slice(primary),
             user_tag: user_tag.into(),
             place,
             meta,
@@ -242,7 +245,27 @@ impl Entry {
             checked,
             shown: Shown::default(),
         };
-        entry.weighed()
+        entry.joined().weighed()
+    }
+
+    /// With its key, its head, and a body that is short, in one piece of memory. A hit among a million others finds none of them in the
+    /// processor's caches, nor where they are in its tables of pages: apart, each is waited for.
+    pub(super) fn joined(mut self) -> Self {
+        if self.body.len() <= JOINED {
+            let (key, head) = (self.primary.len(), self.meta.head.buffer.len());
+            let all = Bytes::from([&*self.primary, &self.meta.head.buffer, &self.body].concat().into_boxed_slice());
+            (self.primary, self.meta.head.buffer) = (all.slice(..key), all.slice(key..key + head));
+            self.body = all.slice(key + head..);
+        }
+        self
+    }
+
+    /// Has what a hit is made of fetched from memory at once, rather than one after the other as it is wanted.
+    #[inline]
+    pub(super) fn touch(&self) {
+        let fields = self.meta.head.fields.first().map_or(0, |field| field.name.start);
+        let first = |bytes: &[u8]| bytes.first().copied().map_or(0, u32::from);
+        std::hint::black_box(fields ^ first(&self.primary) ^ first(&self.meta.head.buffer) ^ first(&self.body));
     }
 
     pub(super) fn weighed(mut self) -> Self {

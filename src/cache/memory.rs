@@ -7,7 +7,7 @@
 //!   what is asked for often, which it would in an LRU.
 //! - The index key is a 128-bit hash, since that is all that a purge is told. The entry holds the full key as well, and a lookup
 //!   compares it: a collision is a miss, never somebody else's answer.
-//! - A body is copied once, into a buffer of exactly its length. That makes the accounting exact (what an upstream codec hands out may
+//! - A body is copied once, into a buffer of exactly its length, and a short one once more, behind its key and its head. That makes the accounting exact (what an upstream codec hands out may
 //!   be a corner of a large buffer) and a hit a reference count. A head is kept as it is written to clients: pingora's own form costs a
 //!   MessagePack, a zstd and an HTTP parse per hit, and a header map takes more room and a copy per hit.
 //! - All that its users need is [`find`](MemoryTier::find), [`Filling`], [`refresh`](MemoryTier::refresh) and
@@ -223,6 +223,7 @@ impl MemoryTier {
     /// The same of an entry that was found there, or on disk.
     #[inline]
     pub(super) fn still(&self, index: &Index, primary: &[u8], user_tag: &str, found: Arc<Entry>) -> Option<Arc<Entry>> {
+        found.touch();
         let same = index.variance.is_none() || index.variance == found.meta.variance;
         if found.long.as_ref().is_some_and(|long| long.is_gone()) {
             self.store.remove_if(&index.slot(), |entry| entry.number == found.number);
@@ -321,7 +322,8 @@ impl MemoryTier {
             meta.set_length(entry.length());
             meta.tags = meta.tags.or_else(|| entry.meta.tags.clone());
             let checked = meta.asked.into();
-            Some(Entry { meta, checked, ..entry.clone() })
+            // Nothing of the head before stays.
+            Some(Entry { meta, checked, ..entry.clone() }.joined())
         });
         self.kept_anew(index, primary, done);
         done
