@@ -106,13 +106,14 @@ CacheDefaultExpire 0
 CacheIgnoreNoLastMod On
 CacheStoreExpired On
 CacheHeader On
+CacheQuickHandler Off
 UseCanonicalName On
 """
 
 
 class Apache(Cache):
     key, name, binary, package = "apache", "Apache httpd", "apache2", "apache2"
-    settings = "`CacheEnable disk /`, `CacheStoreExpired On`, `CacheIgnoreNoLastMod On`, `CacheDefaultExpire 0`"
+    settings = "`CacheEnable disk /`, `CacheStoreExpired On`, `CacheIgnoreNoLastMod On`, `CacheDefaultExpire 0`, `CacheQuickHandler Off`"
     modules = "mpm_event authz_core cache cache_disk proxy proxy_http"
 
     def command(self, folder, port, origin):
@@ -159,7 +160,7 @@ class Nginx(Cache):
 
 
 SQUID = """http_port 127.0.0.1:{port} accel defaultsite=localhost no-vhost
-cache_peer 127.0.0.1 parent {origin} 0 no-query no-digest originserver default name=origin
+cache_peer 127.0.0.1 parent {origin} 0 no-query no-digest originserver default name=origin login=PASSTHRU
 cache_peer_access origin allow all
 never_direct allow all
 http_access allow all
@@ -179,7 +180,7 @@ visible_hostname squid
 
 class Squid(Cache):
     key, name, binary, package = "squid", "Squid", "squid", "squid"
-    settings = "`accel`, in memory, `refresh_pattern . 0 20% 4320` (its default), `minimum_expiry_time 0 seconds`"
+    settings = "`accel`, `login=PASSTHRU`, in memory, `refresh_pattern . 0 20% 4320` (its default), `minimum_expiry_time 0 seconds`"
     version_command, version_pattern = ["-v"], r"Version (\S+)"
 
     def command(self, folder, port, origin):
