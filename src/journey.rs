@@ -227,7 +227,9 @@ impl Journey {
             self.check_preflight()?;
         }
         let listener = &self.exchange.connection.listener;
-        let found = self.view.snapshot.tables.of(listener).find(&self.head);
+        let (table, told) = (self.view.snapshot.tables.of(listener), &mut self.exchange.to_client);
+        // Whatever the answer is, a refusal included: a cache on the way may keep that one, too.
+        let found = table.find_telling(&self.head, |names| told.push(HeaderEdit::Add(header::VARY, names.clone())));
         if let Some(bound) = &self.view.snapshot.bound_hosts
             && bound.misdirected(&self.head.host, listener)
             && !matches!(&found, Found::Route { index, .. } if self.view.route(Some(*index)).is_some_and(|route| route.names_listeners))
