@@ -21,7 +21,7 @@ fn transcoder() -> Transcoder {
 /// The message of `POST /v1/echo`, or why there is none.
 fn echo(transcoder: &Transcoder, body: &str) -> Result<Vec<u8>, &'static str> {
     let meant = transcoder.find(&Method::POST, "/v1/echo", true).unwrap();
-    let bound = meant.takes(body.as_bytes()).and_then(|_| meant.bind(None, Some(b"application/json"), body.as_bytes()));
+    let bound = meant.bind(None, Some(b"application/json"), body.as_bytes(), &mut |_| true);
     bound.map(|frame| frame[5..].to_vec()).map_err(|reply| reply.reason)
 }
 
@@ -100,5 +100,54 @@ fn integers_that_a_float_cannot_hold_are_not_guessed() {
         ("1e15", true),
     ] {
         assert_eq!(echo(&transcoder, &format!(r#"{{"anInt64":{number}}}"#)).is_ok(), taken, "{number}");
+    }
+}
+
+/// What the process has of memory now, and the most that it ever had, in bytes.
+fn resident() -> (usize, usize) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let of = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+    };
+    (of("VmRSS:"), of("VmHWM:"))
+}
+
+/// Where each test has a process of its own, nobody else takes memory meanwhile.
+#[test]
+fn what_is_paid_for_is_about_what_is_taken() {
+    if std::env::var_os("NEXTEST").is_none() {
+        return;
+    }
+    let transcoder = transcoder();
+    let meant = transcoder.find(&Method::POST, "/v1/echo", true).unwrap();
+    let many = |before: &str, one: &str, count: usize| format!("{{\"{before}\":[{}{one}]}}", format!("{one},").repeat(count - 1));
+    let entries = |count: usize| (0..count).map(|number| format!("\"{number}\":{{}}")).collect::<Vec<_>>().join(",");
+    for (what, body) in [
+        ("small messages", many("insides", r#"{"name":"a product","number":"7"}"#, 16_000)),
+        ("empty messages", many("insides", "{}", 40_000)),
+        ("nested messages", many("insides", r#"{"deeper":{"deeper":{"deeper":{}}}}"#, 8000)),
+        ("numbers", many("numbers", "1", 500_000)),
+        ("texts", many("texts", "\"a text\"", 200_000)),
+        ("long texts", many("texts", &format!("\"{}\"", "x".repeat(10_000)), 300)),
+        ("wrappers", many("wrappedMany", "1", 40_000)),
+        ("times", many("times", "\"2026-01-31T12:00:00Z\"", 30_000)),
+        ("values", many("values", "1", 40_000)),
+        ("a map", format!("{{\"byNumber\":{{{}}}}}", entries(30_000))),
+        ("a structure", format!("{{\"structure\":{{{}}}}}", entries(15_000))),
+    ] {
+        // What was freed before is given back, and the most is what there is now.
+        std::fs::write("/proc/self/clear_refs", "5").unwrap();
+        let (before, _) = resident();
+        let mut paid = 0;
+        let frame = meant.bind(None, Some(b"application/json"), body.as_bytes(), &mut |bytes| {
+            paid += bytes;
+            true
+        });
+        let frame = frame.unwrap_or_else(|reply| panic!("{what}: {reply:?}"));
+        let taken = resident().1 - before - frame.capacity().min(4 << 20);
+        eprintln!("{what}: a body of {} takes {taken}, and {paid} is paid for", body.len());
+        assert!(paid >= taken / 5 * 4, "{what}: {taken} is taken, and {paid} paid for");
+        assert!(paid <= taken * 4 + (1 << 20), "{what}: {taken} is taken, and {paid} paid for");
     }
 }

@@ -140,7 +140,7 @@ impl Invoked<'_> {
                         return self.made(Told { status: StatusCode::OK, fields: HeaderMap::new(), body: Vec::new() });
                     }
                     let read = client.pays_while(json::takes(&written), || answer::read(self.function.format, &written));
-                    return match read.map_err(CallError::Client)? {
+                    return match read.map_err(|none| CallError::Client(none.error))? {
                         Ok(told) => {
                             if told.status.is_server_error() {
                                 tries.failed(self.service, AttemptOutcome::Status(told.status));
@@ -171,7 +171,7 @@ impl Invoked<'_> {
     }
 
     fn streaming(&self, status: StatusCode, fields: HeaderMap, streamed: Streamed) -> Result<Answer, CallError> {
-        let head = built(status, fields, self.is_head, &self.service.limits);
+        let head = built(status, &fields, self.is_head, &self.service.limits);
         let head = head.map_err(|bad| CallError::Service(bad.reply()))?;
         Ok(Answer { head, connection: Connection::Made(Box::new(Made::Streamed(Box::new(streamed)))), key: None })
     }
