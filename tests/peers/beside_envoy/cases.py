@@ -30,7 +30,7 @@ SEGMENTS = {
 # What a segment of a path may be, as it is written.
 PIECES = ["a", "shelf-1", "a.b", "x~y_z", "%61", "%2F", "%2f", "a%2Fb", "%20", "+", "a+b", "%2B", "%25", "%252F", ":", "a:b", "%3A", "a%3Ab", "@",
           "!$&'()*,;=", "%C3%A9", "%c3%a9", "%F0%9F%A6%80", "%FF", "%C0%AF", "%00", "%", "%4", "%zz", "%5C", "%3F", "%23", "%2E", "%2e%2e", ".",
-          "..", "", "%7E", "%22", "~", "*", "**", "{a}", "a;b=c", "a=b", "%0A", "read", "a:read", "a:move"]  # fmt: skip
+          "..", "", "%7E", "%22", "~", "*", "**", "**", "{a}", "a;b=c", "a=b", "%0A", "read", "a:read", "a:move"]  # fmt: skip
 PLAIN = ["a", "shelf-1", "x~y_z", "7", "a.b"]
 
 
@@ -72,7 +72,7 @@ class Cases:
     def part(self):
         target = self.dice.choice(list(PARTS))
         text, tag = self.bodies.part(self.everything.fields_by_name[PARTS[target]], odd=not self.one_in(3))
-        if tag is None and self.one_in(6):
+        if tag is None and self.one_in(2):
             text, tag = torn(text, self.dice)
             tag = f"text: {tag}"
         return self.json(text, target=target, tag=tag)
@@ -173,6 +173,8 @@ class Cases:
             lambda: f"/e/n/first/{one()}", lambda: "/e/n/first", lambda: "/e/n", lambda: f"/{one()}", lambda: f"/e/{one()}/query", lambda: f"/e/query/{one()}",
             lambda: "/e//query", lambda: f"/e/w/shelves/{one()}:move", lambda: f"/e/w/files/{one()}/{one()}:mend", lambda: "/e/m/some/files",
         ])()  # fmt: skip
+        if self.one_in(40):
+            target = f"/e/n/**/{one()}"
         is_post = target.startswith(("/e/w/shelves", "/e/w/files"))
         method = self.dice.choice(["POST"] * 4 + ["GET"] if is_post else ["GET"] * 8 + ["POST", "DELETE", "HEAD", "OPTIONS", "PATCH", "PUT"])
         if method == "GET" and self.one_in(8):
