@@ -23,7 +23,7 @@ fn what_is_too_deep_for_the_service_does_not_get_there() {
                 _ => panic!("{depth}: {} {}", answer.status, answer.text()),
             }
         }
-        assert!(passed > 8, "{passed}");
+        assert!(passed > 5, "{passed}");
     }
 }
 
