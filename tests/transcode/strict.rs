@@ -4,6 +4,29 @@ use super::*;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
+#[test]
+fn what_is_too_deep_for_the_service_does_not_get_there() {
+    let shop = shop();
+    // An entry of a map is a message to those who read it.
+    let structure = |depth: usize| format!("{{\"structure\":{}1{}}}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
+    let list = |depth: usize| format!("{{\"value\":{}1{}}}", "[".repeat(depth), "]".repeat(depth));
+    let inside = |depth: usize| format!("{{\"inside\":{}{{}}{}}}", r#"{"deeper":"#.repeat(depth), "}".repeat(depth));
+    let entry = |depth: usize| format!("{{\"byNumber\":{{\"1\":{}{{}}{}}}}}", r#"{"deeper":"#.repeat(depth), "}".repeat(depth));
+    let bodies: [&dyn Fn(usize) -> String; 4] = [&structure, &list, &inside, &entry];
+    for body in bodies {
+        let mut passed = 0;
+        for depth in (10..=40).step_by(6).chain(30..=36).chain(46..=52).chain(94..=101) {
+            let answer = shop.send("POST", "/v1/echo", &body(depth));
+            match answer.status {
+                200 => passed += 1,
+                400 => answer.assert_problem(400, "transcode", "unfit_message"),
+                _ => panic!("{depth}: {} {}", answer.status, answer.text()),
+            }
+        }
+        assert!(passed > 5, "{passed}");
+    }
+}
+
 fn asked(shop: &Shop, field: (&str, &str)) -> u16 {
     request(shop.gateway.port(), "GET", "/v1/metadata", &[field], b"").status
 }

@@ -22,6 +22,7 @@ use crate::policy::{Compile, OnBody, OnRequest, PlanBuilder, Policy, Stage};
 use crate::problem::{Place, Problem};
 use crate::reply::{Flow, Reply};
 use crate::value::{OneOrMany, Period, Size, Spanned, StatusRange, count_within, period_within};
+use crate::wire::streams::is_stream;
 
 /// A longer lifetime than this is a mistake more often than a wish; purging by hand is the only way out of it.
 const LONGEST_TTL: u64 = 30 * DAY;
@@ -336,9 +337,10 @@ impl OnBody for BodyKey {
     fn wants(&self, head: &RequestHead) -> bool {
         let Some(by_body) = &self.0.by_body else { return false };
         let is_long = matches!(head.body, BodyFraming::Length(length) if length > by_body.max as u64);
-        // A call's messages may have no end.
-        let is_call = || head.header_all("content-type").any(|kind| Dialect::of(kind).is_grpc());
-        by_body.methods.contains(&head.method) && !is_long && !head.upgrade && !is_call()
+        let mut kinds = head.header_all("content-type");
+        // A call's messages may have no end, nor may lines whose length nobody has said.
+        let endless = |kind| Dialect::of(kind).is_grpc() || head.body == BodyFraming::Streamed && is_stream(kind);
+        by_body.methods.contains(&head.method) && !is_long && !head.upgrade && !kinds.any(endless)
     }
 
     fn on_body(&self, _: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow {
