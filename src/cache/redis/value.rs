@@ -14,6 +14,7 @@ use super::names::Digest;
 use crate::cache::disk::bytes::{In, Out};
 use crate::cache::disk::record;
 use crate::cache::entry::{Entry, Meta};
+use crate::wire::coding::is_coded;
 
 /// Another one with every change of what follows, or of how metadata is written.
 pub(super) const MAGIC: &str = "pcr2";
@@ -90,7 +91,7 @@ pub(super) fn body_code(head: &[u8]) -> &[u8] {
 /// And its body. One longer than `compress_above` is compressed, unless it is already, or becomes no shorter by that.
 pub(super) fn body(entry: &Entry, compress_above: usize) -> Vec<u8> {
     let body = &entry.body;
-    let is_coded = entry.meta.head.header(&header::CONTENT_ENCODING).is_some();
+    let is_coded = entry.meta.head.header(&header::CONTENT_ENCODING).is_some_and(is_coded);
     let packed = if body.len() > compress_above && !is_coded { zstd::bulk::compress(body, LEVEL).ok() } else { None };
     let packed = packed.filter(|packed| packed.len() <= body.len() / 8 * 7);
     let bytes = packed.as_deref().unwrap_or(body);
