@@ -659,7 +659,7 @@ impl Filling {
     ) -> Option<Kept> {
         let length = self.length();
         let whole = self.promised.is_none_or(|promised| promised == length);
-        let Some(meta) = (self.wanted && whole).then(|| meta(length)).flatten() else { return None };
+        let meta = (self.wanted && whole).then(|| meta(length)).flatten()?;
         if let Arriving::Long(long) = &self.body {
             if long.is_gone() {
                 return None;
