@@ -1,6 +1,7 @@
 //! gRPC methods for clients that speak REST and JSON, before a real server (grpcio).
 
 mod bad;
+mod beside_envoy;
 mod contracts;
 mod crossings;
 mod ends;
@@ -148,6 +149,13 @@ fn annotations_say_which_requests_mean_which_methods() {
     assert_eq!(shop.json("PATCH", "/v1/echo/parts/a:mend", body), json!({ "inside": { "name": "parts/a", "number": "7" } }));
     assert_eq!(shop.json("PUT", "/v1/echo/t?an_int32=7&aBool=true", r#"{"name":"n"}"#), json!({ "name": "n" }));
     assert_eq!(shop.json("PUT", "/v1/echo/t", ""), json!({}));
+    // What is inside the body may stand in the path, and goes before.
+    let rule = ", rules: [ { method: shop.v1.Catalog.Echo, patch: '/v1/insides/{inside.name=parts/*}', body: inside } ]";
+    let update = shop_with(rule, "      - { path: '/*', service: shop }");
+    for body in [r#"{"number":"7"}"#, r#"{"number":"7","name":"mine"}"#] {
+        let updated = update.json("PATCH", "/v1/insides/parts/a", body);
+        assert_eq!(updated, json!({ "inside": { "name": "parts/a", "number": "7" } }), "{body}");
+    }
     assert_eq!(shop.json("POST", "/v1/texts?text=x", r#"["a","b"]"#), json!(["a", "b"]));
     assert_eq!(shop.json("POST", "/v1/texts", ""), json!([]));
     assert_eq!(shop.json("REPORT", "/v1/echo", r#"{"text":"r"}"#), json!({ "text": "r" }));
@@ -214,6 +222,9 @@ fn what_a_query_cannot_say_is_refused_with_its_name() {
         ("a_bool=yes", "a_bool", "true or false"),
         ("colour=BLUE", "colour", "Colour"),
         ("data=@@", "data", "base64"),
+        ("data=AA%3D", "data", "base64"),
+        ("any.type_url=x", "any.type_url", "not a message"),
+        ("value.string_value=x", "value.string_value", "not a message"),
         ("time=yesterday", "time", "time"),
         ("span=1", "span", "duration"),
         ("a_double=inf", "a_double", "number"),

@@ -180,7 +180,7 @@ impl Invoked<'_> {
     /// The answer that was returned as a whole.
     fn returned<C: Client>(&self, payload: &[u8], (tries, client): (&mut Tries, &mut C)) -> Result<Answer, CallError> {
         let read = client.pays_while(json::takes(payload), || answer::read(self.function.format, payload));
-        match read.map_err(CallError::Client)? {
+        match read.map_err(|none| CallError::Client(none.error))? {
             Ok(told) => {
                 self.function.count(Ended::Well);
                 if told.status.is_server_error() {
@@ -272,7 +272,7 @@ impl Invoked<'_> {
         }
         let end = body.is_empty() || self.is_head;
         let body = if end { Bytes::new() } else { body.into() };
-        let head = built(status, fields, end, &self.service.limits).map_err(|bad| CallError::Service(bad.reply()))?;
+        let head = built(status, &fields, end, &self.service.limits).map_err(|bad| CallError::Service(bad.reply()))?;
         Ok(Answer { head, connection: Connection::Made(Box::new(Made::Whole(body, false))), key: None })
     }
 }

@@ -198,7 +198,7 @@ impl Invoked<'_> {
 
     fn streaming(&self, status: StatusCode, fields: HeaderMap, mut streamed: Streamed) -> Result<Answer, CallError> {
         streamed.is_answer = true;
-        let head = built(status, fields, self.is_head, &self.service.limits);
+        let head = built(status, &fields, self.is_head, &self.service.limits);
         let head = head.map_err(|bad| CallError::Service(bad.reply()))?;
         Ok(Answer { head, connection: Connection::Made(Box::new(Made::Streamed(Box::new(streamed)))), key: None })
     }
