@@ -161,7 +161,7 @@ fn a_secret_that_is_not_there_is_told_of_once() {
         );
         let lost = files.write("lost.yaml", yaml);
         let ran = portcullis(files.dir(), &["check", "lost.yaml"]);
-        let said = ran.stderr.matches("error").count();
+        let said = ran.stderr.matches("error: ").count();
         assert!(ran.code == 1 && ran.stderr.contains("NOT_SET"), "{part}: {}", ran.stderr);
         assert!(ran.stderr.contains("timeout"), "the other problem is hidden: {part}: {}", ran.stderr);
         assert_eq!(said, 2, "{part}: {}", ran.stderr);
@@ -173,7 +173,7 @@ fn a_secret_that_is_not_there_is_told_of_once() {
         let ran = portcullis(files.dir(), &["check", "lost.yaml"]);
         assert!(ran.code == 1 && ran.stderr.contains("a secret must not be written"), "{part}: {}", ran.stderr);
         assert!(!ran.stderr.contains("hunter2"), "{part}: {}", ran.stderr);
-        assert_eq!(ran.stderr.matches("error").count(), 2, "{part}: {}", ran.stderr);
+        assert_eq!(ran.stderr.matches("error: ").count(), 2, "{part}: {}", ran.stderr);
     }
 }
 

@@ -152,16 +152,15 @@ fn a_fallback_outlives_a_restart() {
     });
     let files = Files::new();
     let disk = files.dir().join("kept");
-    std::fs::create_dir(&disk).unwrap();
     let compose = "\n      calls: { kept: { service: one, path: /, cache: {}, fallback: { cached: 1h } } }";
     let server = format!("server: {{ workers: 1, cache_disk: {{ path: '{}', max_size: 64MiB }} }}", disk.display());
     let config = yaml(&[("one", &one)], compose).replace("server: { workers: 1 }", &server);
-    let mut gateway = Gateway::start_in(&files, &config);
+    let mut gateway = Gateway::start(&config);
     assert_eq!(dashboard(&gateway).json(), json!({ "kept": "good" }));
     gateway.signal("TERM");
     gateway.wait_exit(Duration::from_secs(10));
     down.store(true, Ordering::Relaxed);
-    let again = Gateway::start_in(&files, &config);
+    let again = Gateway::start(&config);
     eventually("it has expired", || parts(&dashboard(&again)).starts_with("kept=stale;age="));
     assert_eq!(dashboard(&again).json(), json!({ "kept": "good" }));
 }

@@ -370,7 +370,8 @@ impl<'a> Gathering<'a> {
         if plain && !part.read {
             return Ok(One { state: got.state, body: Body::Raw(got.body.clone()), value: None, got: Some(got) });
         }
-        let times = 1 + usize::from(part.read && !plain) + usize::from(part.judged);
+        // What a condition looks at is there once more as it reckons with it, and once while it does.
+        let times = 1 + usize::from(part.read && !plain) + 2 * usize::from(part.judged);
         if !self.asking.pays(json::takes(&got.body).saturating_mul(times)) {
             return Err(Fault::Memory);
         }
