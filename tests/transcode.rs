@@ -29,7 +29,7 @@ fn descriptors() -> Vec<u8> {
     let known = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/transcode/protos");
     let mut compiler = protox::Compiler::new([protos(), known]).unwrap();
     compiler.include_imports(true);
-    for file in ["shop/catalog.proto", "seed.proto", "google/rpc/status.proto", "google/rpc/error_details.proto"] {
+    for file in ["shop/catalog.proto", "catalog_service.proto", "google/rpc/status.proto", "google/rpc/error_details.proto"] {
         compiler.open_file(file).unwrap();
     }
     compiler.encode_file_descriptor_set()
@@ -90,13 +90,13 @@ impl Shop {
     }
 }
 
-/// The seed of all this, word for word: `GET /products/SKU-789` -> `catalogService.getProduct({sku})`.
+/// The simplest of all: `GET /products/SKU-789` -> `catalogService.getProduct({sku})`.
 #[test]
 fn a_product_is_got_by_rest_from_a_service_that_knows_no_rest() {
     let files = Files::new();
     let set = files.write("all.pb", descriptors());
     let server = Peer::start("rest_grpc.py", &[set.to_str().unwrap()]);
-    std::fs::copy(protos().join("seed.proto"), files.dir().join("catalog.proto")).unwrap();
+    std::fs::copy(protos().join("catalog_service.proto"), files.dir().join("catalog.proto")).unwrap();
     let yaml = format!(
         "
     listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]

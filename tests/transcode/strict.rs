@@ -131,10 +131,13 @@ fn a_failed_call_has_two_names_for_fallbacks_and_retries() {
 #[test]
 fn a_value_does_not_choose_the_method() {
     let rules = ", rules: [ { method: shop.v1.Catalog.GetProduct, get: '/v1/products/{sku}' },
-        { method: shop.v1.Catalog.Echo, get: '/v1/products/{text}:export' } ]";
+        { method: shop.v1.Catalog.Echo, get: '/v1/products/{text}:export' },
+        { method: shop.v1.Catalog.GetProduct, post: '/v1/made/{sku}', body: '*' },
+        { method: shop.v1.Catalog.Echo, post: '/v1/made/{text}:export', body: '*' } ]";
     let routes = "      - { path: '/v1/*', service: shop }
       - path: '/of/{sku}'
         compose: { calls: { one: { service: shop, path: '/v1/products/{param.sku}' } } }
+      - { path: /made, service: shop, policies: { reshape: { request: [ { path: '/v1/made/{/id}' }, { remove: /id } ] } } }
       - { path: '/doc/v1/*', service: shop, strip_prefix: /doc, policies: { openapi: { file: api.yaml, base: /doc } } }";
     let files = Files::new();
     let document = "openapi: 3.1.0\ninfo: { title: t, version: '1' }\npaths:\n  /v1/products/{sku}:\n    get: { operationId: getProduct, parameters: \
@@ -146,6 +149,8 @@ fn a_value_does_not_choose_the_method() {
         let answer = shop.get(path);
         assert_eq!((answer.status, &answer.text().contains(r#""sku":"a:export""#)), (200, &true), "{path}: {}", answer.text());
     }
+    let made = request(shop.gateway.port(), "POST", "/made", &[JSON], b"{\"id\":\"a:export\"}");
+    assert_eq!((made.status, &made.text().contains(r#""sku":"a:export""#)), (200, &true), "{}", made.text());
 }
 
 #[test]

@@ -60,8 +60,8 @@ pub struct CacheConfig {
     pub min_ttl: Option<Spanned<Period>>,
     /// Lifetimes that answers name are cut to this. More than 0. Default: none.
     pub max_ttl: Option<Spanned<Period>>,
-    /// Guesses the lifetime of answers that name none, by how long ago their `Last-Modified` was, before `default_ttl` counts. Default: it
-    /// does not.
+    /// Guesses the lifetime of answers that name none, by how long ago their `Last-Modified` was, before `default_ttl` counts. Where
+    /// `statuses` is not written, also of 405, 414 and 501, and of any status whose answer says `public`. Default: it does not.
     pub heuristic: Option<HeuristicConfig>,
     /// For how long after its lifetime an answer may be given while a new one is fetched behind it, where it does not say so itself
     /// (`stale-while-revalidate`) and does not forbid it (`must-revalidate`, `proxy-revalidate`, `no-cache`, `s-maxage`). At most `30d`.
@@ -268,7 +268,8 @@ impl Policy for CachePolicy {
 
     fn compile(config: &Self::Config, cx: &mut Compile<'_>) -> Option<Self> {
         let lifetimes = check_lifetimes(config, cx);
-        let heuristic = config.heuristic.as_ref().map(|heuristic| check_heuristic(heuristic, cx));
+        let unlisted = config.statuses.is_none();
+        let heuristic = config.heuristic.as_ref().map(|heuristic| check_heuristic(heuristic, unlisted, cx));
         let stale = check_stale(config, cx);
         let max_body = check_max_body(&config.max_body, cx);
         let key_headers = check_key_headers(&config.key_headers, cx);
@@ -544,7 +545,7 @@ fn check_ttl(ttl: &Spanned<Period>, cx: &mut Compile<'_>) -> Option<Duration> {
     period_within("ttl", ttl, 1, LONGEST_TTL, cx.problems)
 }
 
-fn check_heuristic(config: &HeuristicConfig, cx: &mut Compile<'_>) -> Option<Heuristic> {
+fn check_heuristic(config: &HeuristicConfig, unlisted: bool, cx: &mut Compile<'_>) -> Option<Heuristic> {
     let percent = match &config.percent {
         Some(percent) => count_within("percent", percent, 1, 100, cx.problems),
         None => Some(10),
@@ -553,7 +554,7 @@ fn check_heuristic(config: &HeuristicConfig, cx: &mut Compile<'_>) -> Option<Heu
         Some(max) => period_within("max", max, 1000, LONGEST_TTL, cx.problems),
         None => Some(Duration::from_millis(DAY)),
     };
-    Some(Heuristic { percent: percent?, max: max? })
+    Some(Heuristic { percent: percent?, max: max?, unlisted })
 }
 
 /// While a new one is fetched, in the place of an error, and the most of both.
@@ -697,7 +698,8 @@ mod tests {
         }
         let policy = compile("{stale_if_error: 3d, heuristic: {}}").0.unwrap();
         assert_eq!(policy.max_stale, Duration::from_millis(3 * DAY));
-        assert_eq!(policy.heuristic, Some(Heuristic { percent: 10, max: Duration::from_millis(DAY) }));
+        assert_eq!(policy.heuristic, Some(Heuristic { percent: 10, max: Duration::from_millis(DAY), unlisted: true }));
+        assert!(!compile("{heuristic: {}, statuses: [200]}").0.unwrap().heuristic.unwrap().unlisted);
         assert_eq!(compile("max_stale: 0s").0.unwrap().max_stale, Duration::ZERO);
     }
 

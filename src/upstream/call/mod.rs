@@ -60,6 +60,7 @@ use crate::wait::{Alarm, Pace, pinned};
 use crate::wire::answer::{AnswerHead, BadAnswer};
 use crate::wire::coding::is_coded;
 use crate::wire::upgraded::Upgraded;
+use authorised::Signing;
 use lines::Lines;
 use pool::Pool;
 use race::Dialling;
@@ -414,18 +415,38 @@ impl Caller {
     }
 
     /// The same, as it stands.
-    async fn dispatch<C: Client>(
+    fn dispatch<'c, C: Client>(
+        &'c self,
+        service: &'c Service,
+        call: &'c Call<'_>,
+        tries: &'c mut Tries,
+        client: &'c mut C,
+        tls: &'c Arc<TlsConnector>,
+    ) -> impl Future<Output = Result<Answer, CallError>> + 'c {
+        self.dispatch_signed(service, call, tries, client, tls, None)
+    }
+
+    /// The same. `signing`: what the call is signed by, for a try that comes later than its signature.
+    async fn dispatch_signed<C: Client>(
         &self,
         service: &Service,
         call: &Call<'_>,
         tries: &mut Tries,
         client: &mut C,
         tls: &Arc<TlsConnector>,
+        signing: Option<&Signing<'_>>,
     ) -> Result<Answer, CallError> {
-        let mut fresh = false;
+        let (mut fresh, mut renewed) = (false, None);
         let spoken = service.protocol.spoken(|| call.is_grpc());
         loop {
             let (mut connection, mut key) = self.connect(service, spoken, tries, client, tls, fresh).await?;
+            if let Some(signing) = signing
+                && let Some(exchange) = Box::pin(signing.renewed(call, service)).await?
+            {
+                renewed = Some(exchange);
+            }
+            let again = renewed.as_deref().map(|exchange| Call { exchange, ..*call });
+            let call = again.as_ref().unwrap_or(call);
             tries.sends();
             let attempt = tries.attempts;
             let asked = if let Some(hedging) = &service.hedging
