@@ -164,5 +164,7 @@ fn what_is_paid_for_is_about_what_is_taken() {
     let taken = resident().1.saturating_sub(before + frame.len());
     eprintln!("{what}: a body of {} takes {taken}, and {paid} is paid for", body.len());
     assert!(paid >= taken / 5 * 4, "{what}");
-    assert!(paid <= taken * 4 + (1 << 20), "{what}");
+    // What is empty takes next to nothing, and is paid for as if it were not.
+    let most = if body.contains("{}") { 16 } else { 3 };
+    assert!(paid <= taken * most, "{what}");
 }
