@@ -12,6 +12,8 @@ mod streams;
 mod strict;
 mod uploads;
 
+pub use bad::odd;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -24,7 +26,7 @@ fn protos() -> PathBuf {
 }
 
 /// All that the tests call, as a set of descriptors.
-fn descriptors() -> Vec<u8> {
+pub fn descriptors() -> Vec<u8> {
     let known = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/transcode/protos");
     let mut compiler = protox::Compiler::new([protos(), known]).unwrap();
     compiler.include_imports(true);

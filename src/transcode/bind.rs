@@ -84,6 +84,10 @@ impl Transcoder {
         Ok(meant)
     }
 
+    fn reader(&self) -> Reader {
+        Reader::new(self.unknown_fields, self.spelling, encoding::heaviest(self.max_message))
+    }
+
     /// What a rule means, with these segments.
     pub(super) fn meant<'t, 'p>(&'t self, number: usize, segments: Vec<&'p str>) -> Result<Meant<'t, 'p>, Box<Reply>> {
         let rule = self.rules.get(number).ok_or_else(Self::no_rule)?;
@@ -117,18 +121,7 @@ impl Meant<'_, '_> {
         if is_raw {
             return Ok(body.len());
         }
-        let tree = json::takes(body);
-        let heaviest = encoding::heaviest(self.transcoder.max_message);
-        // Of numbers that are the shortest, the tree is the larger one.
-        if tree > heaviest.saturating_mul(4) {
-            return Err(too_large());
-        }
-        // No value becomes more than a message with an entry of a map, and nothing more than it may.
-        Ok(tree.saturating_add(tree.saturating_mul(6).min(heaviest)))
-    }
-
-    fn reader(&self) -> Reader {
-        Reader::new(self.transcoder.unknown_fields, self.transcoder.spelling, encoding::heaviest(self.transcoder.max_message))
+        json_takes(body, self.transcoder.max_message)
     }
 
     fn body(&self, content_type: Option<&[u8]>, body: &[u8]) -> Result<DynamicMessage, Box<Reply>> {
@@ -142,19 +135,14 @@ impl Meant<'_, '_> {
             }
             Body::Whole if is_http_body(input) => message = raw(input, content_type, body)?,
             Body::Whole if body.is_empty() => {}
-            Body::Whole => {
-                let json = tree(content_type, body)?;
-                let reader = self.reader();
-                let read = reader.message(input, &json);
-                message = read.map_err(|why| unread(&reader, &why))?;
-            }
+            Body::Whole => message = read_whole(self.transcoder, input, content_type, body)?,
             Body::Field(field) => {
                 let value = match field.kind().as_message() {
                     Some(kind) if is_http_body(kind) && !field.is_list() => Some(Value::Message(raw(kind, content_type, body)?)),
                     _ if body.is_empty() => None,
                     _ => {
                         let json = tree(content_type, body)?;
-                        let reader = self.reader();
+                        let reader = self.transcoder.reader();
                         let read = reader.field(field, &json);
                         read.map_err(|why| unread(&reader, &why))?
                     }
@@ -225,6 +213,31 @@ impl Meant<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// About what it takes in memory to make a message of this JSON.
+pub(super) fn json_takes(body: &[u8], max_message: usize) -> Result<usize, Box<Reply>> {
+    let tree = json::takes(body);
+    let heaviest = encoding::heaviest(max_message);
+    // Of numbers that are the shortest, the tree is the larger one.
+    if tree > heaviest.saturating_mul(4) {
+        return Err(too_large());
+    }
+    // No value becomes more than a message with an entry of a map, and nothing more than it may.
+    Ok(tree.saturating_add(tree.saturating_mul(6).min(heaviest)))
+}
+
+/// The message that a body is as a whole.
+pub(super) fn read_whole(
+    transcoder: &Transcoder,
+    input: &MessageDescriptor,
+    content_type: Option<&[u8]>,
+    body: &[u8],
+) -> Result<DynamicMessage, Box<Reply>> {
+    let json = tree(content_type, body)?;
+    let reader = transcoder.reader();
+    let read = reader.message(input, &json);
+    read.map_err(|why| unread(&reader, &why))
 }
 
 fn set(message: &mut DynamicMessage, field: &FieldDescriptor, value: Value) -> Result<(), String> {

@@ -72,7 +72,7 @@ fn goes(name: &[u8], value: &[u8]) -> bool {
     metadata::fits(name, value) && value.iter().all(|byte| matches!(byte, 0x20..=0x7e)) && !is_about_the_message(name)
 }
 
-fn begins(name: &[u8], start: &[u8]) -> bool {
+pub fn begins(name: &[u8], start: &[u8]) -> bool {
     name.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start))
 }
 
@@ -158,7 +158,7 @@ pub fn filter_trailers(fields: &mut HeaderMap) {
 }
 
 /// Whether a field is HTTP's or gRPC's own, and no metadata.
-fn is_own(name: &[u8]) -> bool {
+pub fn is_own(name: &[u8]) -> bool {
     is_hop_by_hop(name) || begins(name, b"grpc-") || begins(name, b"content-")
 }
 
