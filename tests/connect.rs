@@ -179,7 +179,10 @@ fn a_call_is_a_plain_request_of_http() {
     // Without its version, JSON is REST's, as ever.
     let answer = shop.call(&format!("/shop{GET_PRODUCT}"), &[JSON], r#"{"sku":"none"}"#);
     answer.assert_problem(404, "transcode", "call_failed");
-    // A raw body is a message like any other.
+    // So is a raw body, whatever its type is.
+    let answer = shop.call("/shop/v1/raw", &[PROTO], "ab");
+    assert_eq!((answer.status, answer.text()), (200, "ba".to_owned()), "{answer:?}");
+    // To Connect it is a message like any other.
     let answer = shop.call("/shop/shop.v1.Catalog/Upload", &[JSON, VERSION], r#"{"contentType":"text/x","data":"YWI="}"#);
     assert_eq!(answer.json(), json!({ "contentType": "TEXT/X", "data": "YmE=" }), "{answer:?}");
 }

@@ -37,7 +37,8 @@ fn the_gateways_refusals_are_connects_errors() {
         let answer = shop.call(&format!("{below}{GET_PRODUCT}"), &[PROTO], body);
         let (was, told, text) = error(&answer);
         assert_eq!((was, &*told), (status, code), "{below} {text}");
-        assert!(text.contains(&by[..by.find(':').unwrap()]), "{below}: {text}");
+        // Whoever was first: the service is told how long it has.
+        assert!(below == "/hurried" || text.contains(by), "{below}: {text}");
         if status == 429 || status == 401 {
             let field = if status == 429 { "retry-after" } else { "www-authenticate" };
             assert!(answer.header(field).is_some(), "{below}: {answer:?}");
@@ -279,4 +280,42 @@ fn a_service_of_rest_is_called_as_well() {
     // All else is the service's own.
     assert_eq!(request(gateway.port(), "POST", "/orders", &[JSON, VERSION], b"{}").status, 200);
     assert_eq!(backend.last().target, "/orders");
+}
+
+#[test]
+fn who_leaves_or_runs_out_of_time_has_the_call_cancelled() {
+    let yaml = "
+    listeners: [ { bind: '127.0.0.1:$PORT', h2c: true } ]
+    server: { workers: 1 }
+    services: { it: { endpoints: ['127.0.0.1:$BACKEND'], protocol: grpc } }
+    routes: [ { path: '/*', service: it }, { path: '/hurried/*', strip_prefix: /hurried, service: it, timeout: 300ms } ]
+";
+    let slow = "/portcullis.test.Echo/Slow";
+    for how in ["leaves", "late", "hurried"] {
+        // Another server each time, which has cancelled nothing yet.
+        let server = Peer::start("grpc_server.py", &[]);
+        let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", server.port())]));
+        let mut client = Client::connect(gateway.port());
+        let began = std::time::Instant::now();
+        match how {
+            "leaves" => {
+                client.send_request("POST", slow, &[PROTO], b"");
+                gateway.wait_metric("portcullis_upstream_in_flight{service=\"it\"}", 1.0);
+                drop(client);
+            }
+            "late" => {
+                let answer = client.request("POST", slow, &[PROTO, ("Connect-Timeout-Ms", "300")], b"");
+                assert_eq!((error(&answer).0, error(&answer).1), (504, "deadline_exceeded".to_owned()), "{answer:?}");
+            }
+            _ => {
+                // The shorter time is the one that holds.
+                let fields = [PROTO, ("Connect-Timeout-Ms", "60000")];
+                let answer = client.request("POST", &format!("/hurried{slow}"), &fields, b"");
+                assert_eq!((error(&answer).0, error(&answer).1), (504, "deadline_exceeded".to_owned()), "{answer:?}");
+            }
+        }
+        let cancelled = request(gateway.port(), "POST", "/portcullis.test.Echo/WasCancelled", &[PROTO], b"");
+        assert_eq!(cancelled.text(), "yes", "{how}");
+        assert!(began.elapsed() < std::time::Duration::from_secs(20), "{how}: {:?}", began.elapsed());
+    }
 }

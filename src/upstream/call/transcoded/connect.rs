@@ -39,10 +39,10 @@ pub fn meant<'s>(service: &'s Service, call: &Call<'_>) -> Option<&'s Arc<Connec
     if !connect::is_call(call.method(), call.content_type(), says_version, query) {
         return None;
     }
-    match service.transcoding().filter(|transcoding| transcoding.serves_grpc()).and_then(Transcoding::now) {
-        // A service of REST's gets all else as it came.
-        Some(transcoder) => transcoder.called(path).map(|_| calls),
-        None => Some(calls),
+    // Where requests mean something by their paths, a type alone says less: it may be that of a raw body.
+    match service.transcoding().and_then(Transcoding::now) {
+        Some(transcoder) if transcoder.serves_grpc() || !says_version() => transcoder.called(path).map(|_| calls),
+        _ => Some(calls),
     }
 }
 
@@ -69,6 +69,9 @@ pub async fn send<C: Client>(
         return Err(refuse(streams()));
     }
     if asked.is_get() && !calls.may_get(path, known) {
+        if known.is_none() && service.transcodes() {
+            return Err(refuse(unknown(service)));
+        }
         let detail = "This method may change something, and is called by POST.";
         let reply = Reply::new(StatusCode::METHOD_NOT_ALLOWED, NAME, "get_not_allowed", detail);
         return Err(refuse(reply.header(header::ALLOW, HeaderValue::from_static("POST"))));
