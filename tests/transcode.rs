@@ -1,6 +1,7 @@
 //! gRPC methods for clients that speak REST and JSON, before a real server (grpcio).
 
 mod bad;
+mod beside;
 mod contracts;
 mod crossings;
 mod ends;
