@@ -164,6 +164,8 @@ fn broke_off(broken: Broken, journey: &mut Journey, down: &mut Downstream) -> Fa
         _ if journey.is_late(CLOCKS) => Failed::Answer(out_of_time(true)),
         // The head waited for a body that does not come.
         broken if !down.is_answered() => service_failed(broken, journey),
+        // A page sees no reset.
+        broken @ Broken::Reset(_) if journey.dialect.is_web() => service_failed(broken, journey),
         Broken::Reset(reason) => {
             journey.service_failed(AttemptOutcome::Broken);
             down.pass_reset(reason);

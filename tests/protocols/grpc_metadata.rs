@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, Response};
 use serde_json::json;
 
 use super::peer::{Peer, play, play_npm};
-use crate::harness::{Files, Gateway, H2Backend, eventually, filled, request};
+use crate::harness::{Answer, Files, Gateway, H2Backend, eventually, filled, request};
 
 /// Answers as `x-how` says, or else the path: `/portcullis.test.Echo/trailers-100000` with so many bytes behind its message, `head-` with as many
 /// before it.
@@ -20,12 +20,21 @@ fn generous() -> H2Backend {
         }
         let Ok(mut stream) = respond.send_response(head.body(()).unwrap(), false) else { return };
         let _ = stream.send_data(Bytes::from_static(b"\0\0\0\0\0"), false);
+        if how == "reset" {
+            return stream.send_reset(h2::Reason::INTERNAL_ERROR);
+        }
         let mut trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))]);
         if how == "trailers" {
             trailers.insert("x-large", large);
         }
         let _ = stream.send_trailers(trailers);
     })
+}
+
+/// How a call of gRPC-Web ended, as its head says or its last message.
+fn ended(web: &Answer) -> String {
+    let body = || String::from_utf8_lossy(&web.body).into_owned();
+    web.header("grpc-status").map_or_else(body, |code| format!("grpc-status: {code}"))
 }
 
 #[test]
@@ -96,17 +105,16 @@ fn a_service_that_sends_a_mebibyte_of_it_has_failed() {
         let line = gateway.wait_log(|line| line["path"] == path);
         assert_eq!(line["grpc_status"], 14, "{line}");
         let [web, connect] = kinds.map(|kind| request(gateway.port(), "POST", &path, &[("Content-Type", kind)], b""));
-        // In the head, or as the last message.
-        let told = web
-            .header("grpc-status")
-            .map_or_else(|| String::from_utf8_lossy(&web.body).into_owned(), |code| format!("grpc-status: {code}"));
-        assert!(told.contains("grpc-status: 14"), "{how}: {web:?}");
+        assert!(ended(&web).contains("grpc-status: 14"), "{how}: {web:?}");
         assert_eq!((connect.status, &connect.json()["code"]), (502, &json!("unavailable")), "{how}: {connect:?}");
         let rest = request(gateway.port(), "GET", "/v1/products/a", &[("X-How", how)], b"");
         rest.assert_problem(502, "upstream", reason);
         // Nobody else hears of it.
         assert_eq!(call("trailers-10")["code"], "OK", "{how}");
     }
+    // A page is told of a reset as well.
+    let web = request(gateway.port(), "POST", "/portcullis.test.Echo/reset-0", &[("Content-Type", "application/grpc-web")], b"");
+    assert!(ended(&web).contains("grpc-status: 14"), "{web:?}");
     let good = play("grpc_client.py", &["/good/portcullis.test.Echo/Unary", &target]);
     assert_eq!(good["code"], "OK", "{good}");
     eventually("nothing is in flight", || gateway.metric("portcullis_in_flight") == 0.0);

@@ -151,7 +151,7 @@ fn a_split_is_of_calls_and_of_requests() {
     for line in &lines {
         let is_call = line["service"] == "shop";
         assert_eq!(
-            (&line["grpc_status"] == &json!(0), line["grpc_method"] == "/shop.v1.Catalog/GetProduct"),
+            (line["grpc_status"] == json!(0), line["grpc_method"] == "/shop.v1.Catalog/GetProduct"),
             (is_call, is_call),
             "{line}"
         );
