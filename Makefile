@@ -15,7 +15,10 @@ PEERS ?=
 # What is passed on to loadtest/soak.py: make soak-hour SOAK='--seconds 90'
 SOAK ?=
 
-.PHONY: help run test test-stock kills lint lint-openssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-websockets bench-bulk bench-compose bench-shared bench-faults bench-cache reference \
+# What is passed on to loadtest/cache_suite.py: make bench-cache-suite CACHES='--caches squid --rounds 1'
+CACHES ?=
+
+.PHONY: help run test test-stock kills lint lint-openssl release release-pgo bare-pingora bench bench-instructions bench-growth bench-peers bench-websockets bench-bulk bench-compose bench-shared bench-faults bench-cache bench-cache-suite reference \
     soak soak-hour attack fuzz install clean
 
 help: ## Print this list.
@@ -123,6 +126,14 @@ soak-hour: ## One hour of mixed load, with clients that misbehave; fails if memo
 bench-cache: release ## Measure a hit on disk beside nginx's, a lookup among a million answers, and the memory of each beside Varnish's.
 	@scripts/need.sh build test
 	loadtest/cache.py $(BINARY)
+
+# Without root, what is missing is named and left out, and what was recorded of it before stays.
+bench-cache-suite: ## Run the public tests of HTTP caches against Portcullis, Apache, nginx, Squid, Traffic Server and Varnish; writes docs/develop/cache-tests.*.
+	@scripts/need.sh build test
+	@scripts/need.sh caches || echo "going on with what is there" >&2
+	$(CARGO) build --locked --profile demo
+	loadtest/cache_suite.py $(TARGET)/demo/portcullis --out docs/develop/cache-tests.json $(CACHES)
+	UPDATE_REFERENCE=1 $(CARGO) test --locked --test main -- --exact cache_suite::what_comes_of_the_public_tests_is_listed_and_explained
 
 kills: ## Kill a gateway fifty times while its cache on disk is written to; nothing wrong may be found afterwards.
 	@scripts/need.sh build test

@@ -6,6 +6,7 @@
 #   scripts/need.sh openssl        what a build with OpenSSL instead of BoringSSL needs as well
 #   scripts/need.sh peers          what `make bench-peers` takes from the distribution
 #   scripts/need.sh pgo            what `make release-pgo` needs beside that
+#   scripts/need.sh caches         what `make bench-cache-suite` compares with
 #   scripts/need.sh instructions   what `make bench-instructions` needs
 #
 # A tool counts as present if it can be used, wherever it came from. What is missing is installed with apt, if this is Debian (or
@@ -84,6 +85,16 @@ instructions_needs() {
     need python3 'has python3'
 }
 
+caches_needs() {
+    need apache2 'has apache2'
+    need nginx-light 'has nginx'
+    need squid 'has squid'
+    need trafficserver 'has traffic_server'
+    need varnish 'has varnishd'
+    need util-linux 'has taskset'
+    need python3 'has python3'
+}
+
 missing=()
 
 need() {
@@ -117,7 +128,9 @@ install_packages() {
     for package in "$@"; do
         case $package in
         nginx-light) systemctl --quiet disable nginx.service >/dev/null 2>&1 || true ;;
-        haproxy | h2o | redis-server | postgresql | mosquitto) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
+        haproxy | h2o | redis-server | postgresql | mosquitto | squid | trafficserver) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
+        apache2) systemctl --quiet disable apache2.service apache-htcacheclean.service >/dev/null 2>&1 || true ;;
+        varnish) systemctl --quiet disable varnish.service varnishncsa.service >/dev/null 2>&1 || true ;;
         esac
     done
 }
@@ -129,8 +142,9 @@ for group in "$@"; do
     openssl) openssl_needs ;;
     peers) peers_needs ;;
     pgo) pgo_needs ;;
+    caches) caches_needs ;;
     instructions) instructions_needs ;;
-    *) echo "need.sh: unknown group \`$group\`; known: build, test, openssl, peers, pgo, instructions" >&2 && exit 2 ;;
+    *) echo "need.sh: unknown group \`$group\`; known: build, test, openssl, peers, pgo, caches, instructions" >&2 && exit 2 ;;
     esac
 done
 if [ ${#missing[@]} -gt 0 ]; then

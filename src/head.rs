@@ -167,6 +167,14 @@ impl RequestHead {
         }
     }
 
+    /// Takes fields away, as if they had never come.
+    pub fn remove_fields(&mut self, unwanted: impl Fn(&[u8]) -> bool) {
+        if self.headers().any(|(name, _)| unwanted(name)) {
+            let buffer = self.buffer.clone();
+            self.fields.retain(|field| !unwanted(field.name.of(&buffer)));
+        }
+    }
+
     /// The first field of that name, whatever its case. `name` is lower case.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         self.fields.iter().find(|field| field.is_named(name, &self.buffer)).map(|field| field.value.of(&self.buffer))

@@ -29,7 +29,7 @@ use crate::cache::{self, CachePolicy};
 use crate::carrier::strip_query_param;
 use crate::core::WorkerState;
 use crate::downstream::{ExchangeControl, seen_upstream};
-use crate::exchange::{Connection, Exchange, RouteName, Verdict};
+use crate::exchange::{Connection, Exchange, RouteName, Verdict, is_identity};
 use crate::grpc::web::Web;
 use crate::grpc::{Dialect, GRPC_STATUS, connect};
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
@@ -119,6 +119,8 @@ pub struct Journey {
     pub compared: Option<Box<Watch>>,
     /// What this request may do with the cache, on a route that has one.
     pub cache_use: Option<crate::cache::Use>,
+    /// Which stored answer it was given, or was made of what it was given; 0: none.
+    pub stored: u64,
     /// When the deadline of a gRPC call passes.
     call_due: Option<Instant>,
     /// When that of any other request passes, where a trusted proxy has set one.
@@ -185,6 +187,7 @@ impl Journey {
                 control: None,
                 compared: None,
                 cache_use: None,
+                stored: 0,
                 call_due: None,
                 asked_due: None,
                 ended: false,
@@ -203,6 +206,11 @@ impl Journey {
         let scheme = forwarded::scheme(peer, secure, head, proxies);
         head.drop_default_port(scheme);
         let reserved = if exchange.trusted_identity { &[][..] } else { &view.snapshot.reserved_fields };
+        if !exchange.trusted_identity {
+            // Who a client says that it is counts nowhere: no route, rule or placeholder looks at what no service gets.
+            let is_reserved = |name: &[u8]| reserved.iter().any(|known| name.eq_ignore_ascii_case(known.as_str().as_bytes()));
+            head.remove_fields(|name| is_identity(name) || is_reserved(name));
+        }
         let (client, local, via) = (exchange.client, connection.local, door.via.as_ref());
         let hop = Hop { peer, client, local, secure, scheme, proxies, reserved, via };
         exchange.told = Some(forwarded::told(connection, head, &hop, &mut exchange.to_upstream));
@@ -219,7 +227,9 @@ impl Journey {
             self.check_preflight()?;
         }
         let listener = &self.exchange.connection.listener;
-        let found = self.view.snapshot.tables.of(listener).find(&self.head);
+        let (table, told) = (self.view.snapshot.tables.of(listener), &mut self.exchange.to_client);
+        // Whatever the answer is, a refusal included: a cache on the way may keep that one, too.
+        let found = table.find_telling(&self.head, |names| told.push(HeaderEdit::Add(header::VARY, names.clone())));
         if let Some(bound) = &self.view.snapshot.bound_hosts
             && bound.misdirected(&self.head.host, listener)
             && !matches!(&found, Found::Route { index, .. } if self.view.route(Some(*index)).is_some_and(|route| route.names_listeners))

@@ -8,7 +8,9 @@
 //! | [`listen`] | the door's parts: listeners, TLS, PROXY protocol, connection caps, whom to believe |
 //! | [`wire`] | HTTP on the wire: strict heads and bodies in, answers out |
 //! | [`downstream`] | the client's side of an exchange, the same for both protocols |
+//! | [`head`], [`exchange`] | a request's head as every room sees it; what one request remembers, from its first byte to its log line |
 //! | [`journey`] | one request's steps, and the log line it leaves whatever happens |
+//! | [`reply`] | the answers of the gateway's own: refusals and errors (RFC 9457) |
 //! | [`route`], [`path`] | which route a request takes |
 //! | [`policy`] | the gauntlet: one folder per stage, in the order of execution |
 //! | [`schema`] | JSON Schema: what a value may be |
@@ -27,7 +29,8 @@
 //! | [`upstream`] | services, endpoints, balance, health |
 //! | [`redis`] | the Redis that several gateways share |
 //! | [`observe`], [`tally`] | access log and metrics; what rooms count for themselves |
-//! | [`config`], [`node`], [`value`], [`report`] | what people write, and what they are told about it |
+//! | [`config`], [`node`], [`value`] | what people write |
+//! | [`problem`], [`report`] | what is wrong with it, and where; how that is shown |
 //! | [`snapshot`], [`ledger`] | one generation of the configuration; the state that outlives it |
 //! | [`admin`] | the operator's API |
 //! | [`embed`] | the same gateway on a stock Pingora server, ours or somebody else's |
@@ -36,7 +39,7 @@
 //! | [`cli`] | the commands |
 //! | [`transcode`] | gRPC methods for clients that speak REST and JSON |
 //! | [`function`] | functions of AWS Lambda for clients that speak HTTP |
-//! | [`json`] | JSON that is worked on as a text: filtered as it comes, or edited as a tree |
+//! | [`json`] | JSON as it is written, to the digit: filtered as it comes, edited as a tree, taken apart |
 //! | [`address`] | where an endpoint is: an IP address with a port, or a Unix socket |
 //! | [`authority`], [`via`] | a host's one spelling; the names of the gateways that a message has passed |
 //! | [`carrier`], [`by`] | query parameters and cookies; what requests are told apart by |
@@ -58,8 +61,8 @@
 //! A room may use the rooms on the lines above its own, and no others: neither one below nor one beside it. No exceptions; a test reads
 //! this list and holds every import against it. A new room needs its place here.
 //!
-//! - types that know nobody: [`address`], [`authority`], [`clock`], [`fingerprint`], [`graphql`], [`grpc`], [`json`], [`ledger`], [`path`], [`plain`], [`problem`], [`stripe`], [`tally`], [`upgrade`], [`wait`]
-//! - [`head`], [`node`], [`reply`], [`successor`]
+//! - types that know nobody: [`address`], [`authority`], [`clock`], [`fingerprint`], [`grpc`], [`json`], [`ledger`], [`path`], [`plain`], [`problem`], [`stripe`], [`tally`], [`upgrade`], [`wait`]
+//! - [`graphql`], [`head`], [`node`], [`reply`], [`successor`]
 //! - [`carrier`], [`report`], [`value`], [`via`]
 //! - [`cidr`], [`context`], [`exchange`], [`sigv4`]
 //! - [`cel`], [`jose`], [`redis`], [`schema`], [`wire`]

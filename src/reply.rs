@@ -174,7 +174,7 @@ impl Reply {
     }
 
     /// The RFC 9457 body. `type` is left out, which means `about:blank`: the status says what kind of problem it is, `policy` and
-    /// `reason` say which.
+    /// `reason` say which. `request_id` is empty in an answer that others may get, too.
     pub fn body(&self, request_id: &str) -> Vec<u8> {
         if self.status == StatusCode::NO_CONTENT {
             return Vec::new();
@@ -193,8 +193,11 @@ impl Reply {
         body.extend_from_slice(self.policy.as_bytes());
         body.extend_from_slice(b"\",\"reason\":\"");
         body.extend_from_slice(self.reason.as_bytes());
-        body.extend_from_slice(b"\",\"request_id\":");
-        push_json(&mut body, request_id);
+        body.push(b'"');
+        if !request_id.is_empty() {
+            body.extend_from_slice(b",\"request_id\":");
+            push_json(&mut body, request_id);
+        }
         body.extend_from_slice(self.members.as_deref().unwrap_or_default().as_bytes());
         body.extend_from_slice(b"}\n");
         body

@@ -402,7 +402,9 @@ mod external {
             ] {
                 assert_eq!(asked.header(name), Some(value), "{name}");
             }
-            assert_eq!(asked.header("x-request-id"), answer.header("x-request-id"));
+            // What everybody is sent is there once.
+            assert_eq!(asked.all("x-request-id"), answer.all("x-request-id"));
+            assert_eq!((asked.all("traceparent").len(), asked.all("host").len()), (1, 1), "{}", asked.head_text());
             assert!(asked.header("x-own").is_none() && asked.header("x-user").is_none());
             let refused = ask("Bearer bad");
             refused.assert_problem(401, "external_auth", "external_auth_denied");

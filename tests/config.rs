@@ -144,6 +144,39 @@ policies: { authn: { jwt: { audience: a, keys: [ { secret: '${TEST_SECRET}' }, {
     assert!(!ran.stderr.contains("4711"), "{}", ran.stderr);
 }
 
+/// What lacks a value only because a variable is not set has been said, and what else is wrong is said beside it.
+#[test]
+fn a_secret_that_is_not_there_is_told_of_once() {
+    let files = Files::new();
+    for part in [
+        "services: { a: { endpoints: [ '${NOT_SET}' ] } }",
+        "services: { a: { endpoints: [ '127.0.0.1:1' ], upstream_auth: { basic: { username: u, password: '${NOT_SET}' } } } }",
+        "services: { a: { endpoints: [ '127.0.0.1:1' ], upstream_auth: { bearer: '${NOT_SET}' } } }",
+        "services: { a: { lambda: { function: f, region: eu-west-1, credentials: { access_key_id: A, secret_access_key: '${NOT_SET}' } } } }",
+        "services: { a: { endpoints: [ '127.0.0.1:1' ] } }\nconsumers: [ { name: c, api_keys: [ { hash: '${NOT_SET}' } ] } ]",
+        "services: { a: { endpoints: [ '127.0.0.1:1' ] } }\npolicies: { authn: { jwt: { audience: a, keys: [ { secret: '${NOT_SET}' } ] } } }",
+    ] {
+        let yaml = format!(
+            "listeners: [ {{ bind: 127.0.0.1:8080 }} ]\n{part}\nroutes: [ {{ path: /x, service: a, timeout: never }} ]\n"
+        );
+        let lost = files.write("lost.yaml", yaml);
+        let ran = portcullis(files.dir(), &["check", "lost.yaml"]);
+        let said = ran.stderr.matches("error").count();
+        assert!(ran.code == 1 && ran.stderr.contains("NOT_SET"), "{part}: {}", ran.stderr);
+        assert!(ran.stderr.contains("timeout"), "the other problem is hidden: {part}: {}", ran.stderr);
+        assert_eq!(said, 2, "{part}: {}", ran.stderr);
+        if !["password", "bearer", "secret"].iter().any(|key| part.contains(key)) {
+            continue;
+        }
+        // Nor is a secret that is written in the file told of twice.
+        files.write("lost.yaml", std::fs::read_to_string(&lost).unwrap().replace("${NOT_SET}", "hunter2"));
+        let ran = portcullis(files.dir(), &["check", "lost.yaml"]);
+        assert!(ran.code == 1 && ran.stderr.contains("a secret must not be written"), "{part}: {}", ran.stderr);
+        assert!(!ran.stderr.contains("hunter2"), "{part}: {}", ran.stderr);
+        assert_eq!(ran.stderr.matches("error").count(), 2, "{part}: {}", ran.stderr);
+    }
+}
+
 const GOOD: &str = "
     listeners: [ { bind: 127.0.0.1:$PORT } ]
     services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }

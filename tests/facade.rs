@@ -375,7 +375,14 @@ fn bad_facades_are_refused_where_they_stand() {
         ("service: shop, path: /found", "service: shp, path: /found", "unknown service `shp`"),
         ("type_names: { Found: kind }", "type_names: { Product: kind }", "no interface or union `Product`"),
         ("Product.name: { from: title }", "Query.found: { from: title }", ""),
-        ("Product.name: { from: title }", "Product.name: { from: title, service: shop }", "or has a call"),
+        ("Product.name: { from: title }", "Product.name: { from: title, service: shop }", "`service` is about a call"),
+        ("Product.name: { from: title }", "Product.name: { from: title, timeout: 1s }", "`timeout` is about a call"),
+        ("Product.name: { from: title }", "Product.name: { from: title, cache: { ttl: 1s } }", "`cache` is about a call"),
+        (
+            "Product.name: { from: title }",
+            "Product.name: { from: title, headers: { a: b }, target: x }",
+            "`target` is about a call",
+        ),
         ("Product.name: { from: title }", "Product.name: { service: shop }", "which needs a `service` and a `path`"),
         ("        Query.found:", "        Vendor.name:", "nobody answers `Query.found`"),
         ("schema_file: ", "schema_file: /nowhere", "cannot be read"),
@@ -481,6 +488,10 @@ fn a_change_whose_answer_is_too_long_is_no_refusal() {
     let gateway = Gateway::start(&own(&shop, schema, fields, "      max_values: 6\n"));
     let refused = post(&gateway, "{ all }", json!({}));
     assert_eq!((refused.status, &refused.json()["errors"][0]["extensions"]["code"]), (400, &"too_many_values".into()));
+    // The calls were made nevertheless, and are told of.
+    let line = gateway.wait_log(|line| line["status"] == 400);
+    assert!(line["parts"].as_str().is_some_and(|parts| parts.contains("Query.all=ok")), "{line}");
+    gateway.wait_metric("portcullis_composed_parts_total{route=\"/graphql\",part=\"Query.all\",outcome=\"ok\"}", 1.0);
     let changed = post(&gateway, "mutation Change { change }", json!({}));
     assert_eq!((changed.status, &changed.json()["data"]), (200, &Value::Null), "{}", changed.text());
     assert_eq!(changed.json()["errors"][0]["extensions"]["code"], "too_many_values");
@@ -488,4 +499,53 @@ fn a_change_whose_answer_is_too_long_is_no_refusal() {
     let line = gateway.wait_log(|line| line["operation"] == "mutation Change");
     assert!(line["parts"].as_str().is_some_and(|parts| parts.contains("Mutation.change=ok")), "{line}");
     assert_eq!(shop.requests().len(), 2);
+}
+
+/// What a service says that cannot be read, or is not what the schema says, is the failure of that field. There is memory, and all else is there.
+#[test]
+fn an_answer_that_cannot_be_read_is_one_fields() {
+    let shop = Backend::answering(|asked| match asked.target.as_str() {
+        "/cut" => answer(200, r#""\ud83d""#),
+        "/beyond" => answer(200, "1e400"),
+        "/rename" => answer(200, r#"{"sku":"\ud83d"}"#),
+        "/items" => answer(200, r#"[{"id":12345678901234567890123,"amount":1.10,"raw":{"n":1e400}}]"#),
+        target => answer(200, &json!(target).to_string()),
+    });
+    let fields = "        Query.cut: { service: shop, path: /cut }
+        Query.beyond: { service: shop, path: /beyond }
+        Query.sure: { service: shop, path: /beyond }
+        Query.fine: { service: shop, path: /fine }
+        Query.items: { service: shop, path: /items }
+        Item.of: { service: shop, path: '/of/{parent.id}' }
+        Mutation.rename: { service: shop, method: POST, path: /rename }\n";
+    let schema = "type Query { cut: String beyond: Float sure: Float! fine: String items: [Item] } scalar Raw
+        type Item { id: ID amount: Float raw: Raw of: String } type Mutation { rename: Item }";
+    let gateway = Gateway::start(&own(&shop, schema, fields, ""));
+    let told = |query: &str| {
+        let answer = post(&gateway, query, json!({}));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let whole = answer.json();
+        let errors = whole.get("errors").and_then(Value::as_array).cloned().unwrap_or_default();
+        let errors: Vec<_> = errors.iter().map(|error| json!([error["path"], error["extensions"]["code"]])).collect();
+        (whole["data"].clone(), errors)
+    };
+    assert_eq!(
+        told("{ cut beyond fine }"),
+        (
+            json!({ "cut": null, "beyond": null, "fine": "/fine" }),
+            vec![json!([["cut"], "malformed"]), json!([["beyond"], "unfit"])]
+        )
+    );
+    assert_eq!(
+        told("{ fine sure }"),
+        (Value::Null, vec![json!([["sure"], "unfit"])]),
+        "what is never null takes along what it is in"
+    );
+    assert_eq!(told("mutation { rename { id } }"), (json!({ "rename": null }), vec![json!([["rename"], "malformed"])]));
+    let line = gateway.wait_log(|line| line["parts"].as_str().is_some_and(|parts| parts.contains("Query.cut")));
+    assert!(line["parts"].as_str().unwrap().contains("Query.cut=malformed"), "{line}");
+    // Numbers are as the service wrote them.
+    let whole = post(&gateway, "{ items { id amount raw of } }", json!({})).text();
+    let item = r#"{"id":"12345678901234567890123","amount":1.10,"raw":{"n":1e400},"of":"/of/12345678901234567890123"}"#;
+    assert_eq!(whole, format!("{{\"data\":{{\"items\":[{item}]}}}}"));
 }

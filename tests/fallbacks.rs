@@ -420,6 +420,9 @@ fn a_services_own_policies_hold_where_it_stands_in() {
         ("", "", "rate_limit: { by: route, limit: 1/s }", ""),
         ("", "", keep, ""),
         ("", "", "answer_contract: { schema: { type: object } }", ""),
+        ("", "", "request_headers: { remove: [ X-Internal ] }", ""),
+        ("", "request_headers: { set: { X-Key: a } }", "request_headers: { set: { X-Key: b } }", ""),
+        ("", "", "response_headers: { remove: [ X-Internal ] }", ""),
     ] {
         let (code, said) = check(global, first, second, route);
         assert!(code == 1 && said.contains("stands in here for another service"), "{first} {second}: {said}");
@@ -433,9 +436,14 @@ fn a_services_own_policies_hold_where_it_stands_in() {
         ("", "", deny, "ip_restriction: false"),
         ("", "", keep, "reshape: false"),
         (deny, "", "ip_restriction: false", ""),
-        ("", "", "compress: {}, response_headers: { set: { A: b } }", ""),
+        ("", "", "compress: {}", ""),
+        ("", "", "response_headers: { set: { A: b } }", "response_headers: { set: { A: b } }"),
+        ("request_headers: { set: { A: b } }", "", "", ""),
     ] {
         let (code, said) = check(global, first, second, route);
         assert_eq!(code, 0, "{first} {second} {route}: {said}");
     }
+    // What the first one is asked with is nobody else's.
+    let (code, said) = check("", "request_headers: { set: { X-Secret: of-a } }", "", "");
+    assert!(code == 1 && said.contains("`a` has a `request_headers` that is not that of `b`"), "{said}");
 }

@@ -146,6 +146,35 @@ fn what_is_no_answer_is_told_apart() {
     assert_eq!(answer.status, 413);
 }
 
+/// A signature says when it was made, and AWS takes it for some minutes: one that has waited is made anew.
+#[test]
+fn each_try_is_signed_when_it_is_made() {
+    let cloud = Cloud::start();
+    let port = cloud.port();
+    let yaml = format!(
+        "listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]
+services:
+  later:
+    lambda: {{ function: later, endpoint: 'http://127.0.0.1:{port}' }}
+    retries: {{ on: [503], max_retry_after: 5s }}
+  again:
+    endpoints: ['127.0.0.1:{port}']
+    upstream_auth: {{ aws_sigv4: {{ service: execute-api }} }}
+    retries: {{ on: [503], max_retry_after: 5s }}
+routes: [ {{ path: '/later/*', service: later }}, {{ path: '/again/*', service: again }} ]"
+    );
+    let gateway = Gateway::start_with(&yaml, &ENV);
+    for (path, asked) in [("/later/", "/2015-03-31/functions/later"), ("/again/x", "/again/x")] {
+        let answer = get(gateway.port(), path);
+        assert_eq!(answer.status, 200, "the cloud checks each signature: {}", answer.text());
+        let tries = cloud.asked(asked);
+        let dates: Vec<_> = tries.iter().map(|seen| seen.all("x-amz-date")).collect();
+        let signatures: Vec<_> = tries.iter().map(|seen| seen.all("authorization")).collect();
+        assert!(dates.iter().chain(&signatures).all(|fields| fields.len() == 1), "{tries:?}");
+        assert!(dates.len() == 2 && dates[0] < dates[1] && signatures[0] != signatures[1], "{dates:?}");
+    }
+}
+
 #[test]
 fn an_event_that_is_left_with_the_service_is_202() {
     let cloud = Cloud::start();

@@ -863,6 +863,40 @@ fn mocks_answer_from_the_document() {
     assert_eq!(ask("/v1/pets/7", &[]).json(), json!({ "name": "kitty" }));
 }
 
+/// A document need not say more of an answer than its media type.
+#[test]
+fn a_mock_without_an_example_says_what_it_is() {
+    let files = Files::new();
+    files.write(
+        "bare.yaml",
+        r##"
+openapi: 3.1.0
+info: { title: t, version: "1" }
+paths:
+  /events: { get: { responses: { "200": { description: d, content: { text/event-stream: {} } } } } }
+  /made: { get: { responses: { "200": { description: d, content: { text/event-stream: { schema: { type: object, required: [id], properties: { id: { const: 7 } } } } } } } } }
+  /written: { get: { responses: { "200": { description: d, content: { text/event-stream: { example: "event: a\ndata: 1\n\n" } } } } } }
+  /text: { get: { responses: { "200": { description: d, content: { text/csv: {} } } } } }
+  /json: { get: { responses: { "200": { description: d, content: { application/json: {} } } } } }
+"##,
+    );
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        routes: [ { path: /*, mock: { openapi: bare.yaml } } ]
+    ";
+    let gateway = Gateway::start_in(&files, yaml);
+    for (path, kind, body) in [
+        ("/events", "text/event-stream", ""),
+        ("/made", "text/event-stream", "data: {\"id\":7}\n\n"),
+        ("/written", "text/event-stream", "event: a\ndata: 1\n\n"),
+        ("/text", "text/csv", ""),
+        ("/json", "application/json", "null"),
+    ] {
+        let answer = get(gateway.port(), path);
+        assert_eq!((answer.status, answer.header("content-type"), answer.text().as_str()), (200, Some(kind), body), "{path}");
+    }
+}
+
 #[test]
 fn bodies_are_what_they_claim_to_be_without_a_document_too() {
     let backend = Backend::http();

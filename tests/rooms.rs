@@ -20,6 +20,18 @@ fn order(lib: &str) -> BTreeMap<String, usize> {
     order
 }
 
+/// The rooms in the first column of the map's table. Each has one row.
+fn on_the_map(lib: &str) -> BTreeSet<&str> {
+    let mut rooms = BTreeSet::new();
+    for row in lib.lines().filter_map(|line| line.strip_prefix("//! | [`")) {
+        let named = row.split(" | ").next().unwrap_or_default();
+        for room in named.split(", ").map(|room| room.trim_start_matches("[`").trim_end_matches("`]")) {
+            assert!(rooms.insert(room), "`{room}` is on the map twice");
+        }
+    }
+    rooms
+}
+
 /// The text with blanks for what is no code: comments, strings, characters. Every byte stays where it is.
 fn code(text: &str) -> String {
     let bytes = text.as_bytes();
@@ -176,6 +188,7 @@ fn rooms_use_only_those_above_them() {
     let order = order(&lib);
     let modules: BTreeSet<&str> = lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     assert_eq!(modules, order.keys().map(String::as_str).collect(), "the modules, and the list of them in src/lib.rs");
+    assert_eq!(modules, on_the_map(&lib), "the modules, and the map in src/lib.rs");
 
     let mut all = Vec::new();
     files(&root, &mut all);
@@ -238,6 +251,13 @@ fn a_wrong_import_is_found() {
     assert_eq!(check("low", "use crate::middle;"), 1);
     assert_eq!(check("high", "use crate::middle; use crate::low;"), 0);
     assert_eq!(check("unlisted", "use crate::low;"), 1, "a room that is not listed may use none");
+}
+
+#[test]
+fn the_map_is_read() {
+    let lib =
+        "//! | module | what it is for |\n//! |---|---|\n//! | [`a`] | see [`x`] |\n//! | [`b`], [`c`] | more |\n//! - [`d`]\n";
+    assert_eq!(on_the_map(lib), BTreeSet::from(["a", "b", "c"]));
 }
 
 #[test]

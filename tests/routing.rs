@@ -235,6 +235,49 @@ fn devices() {
     assert_eq!(curl(&["-A", iphone, &named.gateway.url("/")]).json()["name"], "mobile");
 }
 
+/// Whoever keeps answers on the way has nothing but the URL and what `Vary` names: where fields choose the route, all that may come of it says so.
+#[test]
+fn caches_on_the_way_are_told_the_fields_that_choose_a_route() {
+    let named = Named::start(
+        &["web", "tv", "beta", "rest"],
+        "  - { id: web, path: /home, service: web }
+  - { id: tv, path: /home, headers: { X-Client: tv }, service: tv, policies: { cache: { ttl: 1m } } }
+  - { id: phone, path: /home, device: [mobile], respond: { status: 200, json: { name: phone } } }
+  - { id: beta, path: /only/beta, methods: [GET], version: { header: X-Api-Version, is: '2' }, service: beta }
+  - { id: gone, path: /moved, headers: { Cookie: { present: true } }, redirect: { to: /home, status: 308 } }
+  - { id: rest, path: /only/*, service: rest }
+  - { id: by_query, path: /query, query: { view: tv }, service: tv }
+  - { id: by_query_else, path: /query, methods: [GET], service: web }
+  - { id: plain, path: /plain, service: web }",
+    );
+    let devices = "sec-ch-ua-mobile, sec-ch-ua-platform, user-agent, x-client";
+    let cases: &[(&str, &[(&str, &str)], u16, &[&str])] = &[
+        ("GET /home", &[], 200, &[devices]),
+        ("GET /home", &[("X-Client", "tv")], 200, &[devices]),
+        // From the gateway's own cache as well, which keeps the routes apart.
+        ("GET /home", &[("X-Client", "tv")], 200, &[devices]),
+        ("GET /home", &[("Sec-CH-UA-Mobile", "?1")], 200, &[devices]),
+        ("GET /only/beta", &[("X-Api-Version", "2")], 200, &["x-api-version"]),
+        ("GET /only/beta", &[], 200, &["x-api-version"]),
+        ("POST /only/beta", &[], 200, &["x-api-version"]),
+        ("GET /only/other", &[("X-Api-Version", "2")], 200, &[]),
+        ("GET /moved", &[("Cookie", "a=1")], 308, &["cookie"]),
+        ("GET /moved", &[], 404, &["cookie"]),
+        ("GET /query?view=tv", &[], 200, &[]),
+        ("POST /query", &[], 405, &[]),
+        ("GET /plain", &[("X-Client", "tv")], 200, &[]),
+        ("GET /nowhere", &[], 404, &[]),
+    ];
+    for (asked, fields, status, varies) in cases {
+        let (method, target) = asked.split_once(' ').unwrap();
+        let answer = request(named.gateway.port(), method, target, fields, b"");
+        assert_eq!((answer.status, answer.all("vary")), (*status, varies.to_vec()), "{asked} {fields:?}");
+    }
+    assert_eq!(named.asks("GET", "/home", &[("X-Client", "tv")]), "tv");
+    assert_eq!(named.asks("GET", "/home", &[]), "web");
+    assert_eq!(named.backends[1].requests().len(), 2, "one of them for /query: what was kept is given again");
+}
+
 #[test]
 fn wrong_path_and_wrong_method_are_told_apart() {
     let named = Named::start(

@@ -255,6 +255,52 @@ fn the_body_of_a_key_is_the_one_that_the_service_gets() {
     assert!(origin.asked().iter().all(|asked| asked.target != path || asked.body == b"{\"s\":1}"));
 }
 
+/// A body's values may have become the path, the query or a field, and be gone from it.
+#[test]
+fn what_steps_make_of_a_body_is_part_of_its_key() {
+    let origin = Origin::start(|asked: &Asked| {
+        let key = asked.header("x-h").unwrap_or("-");
+        Act::Send(answer(200, &[], format!("{} {key} {}", asked.target, String::from_utf8_lossy(&asked.body))))
+    });
+    let routes = "
+  - path: /made
+    service: a
+    policies:
+      reshape:
+        request: [ { path: '/of/{/id}' }, { query: { q: /q, r: /r } }, { header: { X-H: /h } }, { remove: [ /id, /q, /r, /h, /nonce ] } ]
+      cache: { ttl: 600s, methods: [ POST ] }
+";
+    let gateway = Gateway::start(&yaml(&origin, routes));
+    let ask = |body: &Value| request(gateway.port(), "POST", "/made", &[JSON], body.to_string().as_bytes());
+    let bodies = [
+        json!({ "id": "alice", "q": "1" }),
+        json!({ "id": "bob", "q": "1" }),
+        json!({ "id": "bob", "q": "2" }),
+        json!({ "id": "bob", "r": "2" }),
+        json!({ "id": "bob", "q": "1", "h": "a" }),
+        json!({ "id": "bob", "q": "1", "h": "b" }),
+        json!({ "id": "bob", "q": "1", "rest": 1 }),
+        json!({ "id": "bob", "q": "\u{0}=1" }),
+        json!({ "id": "bob", "q": "%00=1" }),
+    ];
+    let first: Vec<Answer> = bodies.iter().map(ask).collect();
+    for (body, first) in bodies.iter().zip(&first) {
+        assert!(first.status == 200 && !is_hit(first), "{body}: {first:?}");
+        let mut other = body.clone();
+        other["nonce"] = json!(1);
+        for body in [body, &other] {
+            let again = ask(body);
+            assert!(is_hit(&again) && again.text() == first.text(), "{body}: {again:?}");
+        }
+    }
+    assert_eq!(first[0].text(), "/of/alice?q=1 - {}");
+    // A credential that is made of a body is one.
+    let routes = routes.replace("X-H", "X-API-Key");
+    gateway.rewrite(&yaml(&origin, &routes));
+    assert_eq!(gateway.reload().0, 200);
+    assert!((0..2).all(|_| said(&ask(&bodies[4])).contains("fwd=bypass")));
+}
+
 /// What keeps requests with cookies, or in other words, from each other's answers, does so whatever the method.
 #[test]
 fn cookies_and_languages_are_the_same_matter_for_requests_that_ask_by_their_body() {

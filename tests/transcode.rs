@@ -2,6 +2,7 @@
 
 mod bad;
 mod beside;
+mod beside_envoy;
 mod contracts;
 mod crossings;
 mod ends;
@@ -31,7 +32,7 @@ pub fn descriptors() -> Vec<u8> {
     let known = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/transcode/protos");
     let mut compiler = protox::Compiler::new([protos(), known]).unwrap();
     compiler.include_imports(true);
-    for file in ["shop/catalog.proto", "seed.proto", "google/rpc/status.proto", "google/rpc/error_details.proto"] {
+    for file in ["shop/catalog.proto", "catalog_service.proto", "google/rpc/status.proto", "google/rpc/error_details.proto"] {
         compiler.open_file(file).unwrap();
     }
     compiler.encode_file_descriptor_set()
@@ -92,13 +93,13 @@ impl Shop {
     }
 }
 
-/// The seed of all this, word for word: `GET /products/SKU-789` -> `catalogService.getProduct({sku})`.
+/// The simplest of all: `GET /products/SKU-789` -> `catalogService.getProduct({sku})`.
 #[test]
 fn a_product_is_got_by_rest_from_a_service_that_knows_no_rest() {
     let files = Files::new();
     let set = files.write("all.pb", descriptors());
     let server = Peer::start("rest_grpc.py", &[set.to_str().unwrap()]);
-    std::fs::copy(protos().join("seed.proto"), files.dir().join("catalog.proto")).unwrap();
+    std::fs::copy(protos().join("catalog_service.proto"), files.dir().join("catalog.proto")).unwrap();
     let yaml = format!(
         "
     listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]
@@ -151,6 +152,13 @@ fn annotations_say_which_requests_mean_which_methods() {
     assert_eq!(shop.json("PATCH", "/v1/echo/parts/a:mend", body), json!({ "inside": { "name": "parts/a", "number": "7" } }));
     assert_eq!(shop.json("PUT", "/v1/echo/t?an_int32=7&aBool=true", r#"{"name":"n"}"#), json!({ "name": "n" }));
     assert_eq!(shop.json("PUT", "/v1/echo/t", ""), json!({}));
+    // What is inside the body may stand in the path, and goes before.
+    let rule = ", rules: [ { method: shop.v1.Catalog.Echo, patch: '/v1/insides/{inside.name=parts/*}', body: inside } ]";
+    let update = shop_with(rule, "      - { path: '/*', service: shop }");
+    for body in [r#"{"number":"7"}"#, r#"{"number":"7","name":"mine"}"#] {
+        let updated = update.json("PATCH", "/v1/insides/parts/a", body);
+        assert_eq!(updated, json!({ "inside": { "name": "parts/a", "number": "7" } }), "{body}");
+    }
     assert_eq!(shop.json("POST", "/v1/texts?text=x", r#"["a","b"]"#), json!(["a", "b"]));
     assert_eq!(shop.json("POST", "/v1/texts", ""), json!([]));
     assert_eq!(shop.json("REPORT", "/v1/echo", r#"{"text":"r"}"#), json!({ "text": "r" }));
@@ -217,6 +225,9 @@ fn what_a_query_cannot_say_is_refused_with_its_name() {
         ("a_bool=yes", "a_bool", "true or false"),
         ("colour=BLUE", "colour", "Colour"),
         ("data=@@", "data", "base64"),
+        ("data=AA%3D", "data", "base64"),
+        ("any.type_url=x", "any.type_url", "not a message"),
+        ("value.string_value=x", "value.string_value", "not a message"),
         ("time=yesterday", "time", "time"),
         ("span=1", "span", "duration"),
         ("a_double=inf", "a_double", "number"),

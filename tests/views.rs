@@ -27,7 +27,7 @@ fn catalog() -> Backend {
     })
 }
 
-/// The seed: mobile, web and TV get payloads of their own.
+/// Mobile, web and TV get payloads of their own.
 fn yaml(catalog: &Backend, more: &str) -> String {
     let hash = key_hash("k-gold");
     format!(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use pingora_cache::key::{CacheHashKey, CompactCacheKey, HashBinary};
@@ -21,7 +21,11 @@ use super::tags::Tags;
 /// What an entry costs besides its bytes: itself, the reference counts, and about two slots in the tables.
 const FIXED_WEIGHT: usize = std::mem::size_of::<Entry>() + 320;
 
-static NUMBERS: AtomicU64 = AtomicU64::new(0);
+/// 0 is nobody's.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
+/// Bodies up to this length, in bytes, stand behind their heads.
+const JOINED: usize = 4 << 10;
 
 /// The most variants of one answer, beside the first.
 pub(super) const VARIANTS: u8 = 64;
@@ -137,6 +141,19 @@ impl Meta {
         (self.stale_while_revalidate, self.stale_if_error) = (fresh.while_revalidate, fresh.if_error);
     }
 
+    /// For how long after its lifetime it may be given, with whatever excuse.
+    pub(super) fn grace(&self) -> Duration {
+        Duration::from_secs(u64::from(self.stale_while_revalidate.max(self.stale_if_error).max(self.fallback)))
+    }
+
+    /// For how long it is good for anything from now on.
+    pub(super) fn life(&self) -> Duration {
+        match self.fresh_until.duration_since(SystemTime::now()) {
+            Ok(left) => left.saturating_add(self.grace()),
+            Err(since) => self.grace().saturating_sub(since.duration()),
+        }
+    }
+
     /// The whole body is known now.
     pub(super) fn set_length(&mut self, length: usize) {
         self.head = self.head.with_length(length);
@@ -145,7 +162,7 @@ impl Meta {
 
 #[derive(Clone)]
 pub(super) struct Entry {
-    pub(super) primary: Box<[u8]>,
+    pub(super) primary: Bytes,
     pub(super) user_tag: Box<str>,
     /// Where it is noted when the target was changed.
     pub(super) place: Place,
@@ -216,7 +233,7 @@ impl Entry {
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let checked = Checked::from(meta.asked);
         let entry = Entry {
-            primary: primary.into(),
+            primary: Bytes::copy_from_slice(primary),
             user_tag: user_tag.into(),
             place,
             meta,
@@ -228,7 +245,27 @@ impl Entry {
             checked,
             shown: Shown::default(),
         };
-        entry.weighed()
+        entry.joined().weighed()
+    }
+
+    /// With its key, its head, and a body that is short, in one piece of memory. A hit among a million others finds none of them in the
+    /// processor's caches, nor where they are in its tables of pages: apart, each is waited for.
+    pub(super) fn joined(mut self) -> Self {
+        if self.body.len() <= JOINED {
+            let (key, head) = (self.primary.len(), self.meta.head.buffer.len());
+            let all = Bytes::from([&*self.primary, &self.meta.head.buffer, &self.body].concat().into_boxed_slice());
+            (self.primary, self.meta.head.buffer) = (all.slice(..key), all.slice(key..key + head));
+            self.body = all.slice(key + head..);
+        }
+        self
+    }
+
+    /// Has what a hit is made of fetched from memory at once, rather than one after the other as it is wanted.
+    #[inline]
+    pub(super) fn touch(&self) {
+        let fields = self.meta.head.fields.first().map_or(0, |field| field.name.start);
+        let first = |bytes: &[u8]| bytes.first().copied().map_or(0, u32::from);
+        std::hint::black_box(fields ^ first(&self.primary) ^ first(&self.meta.head.buffer) ^ first(&self.body));
     }
 
     pub(super) fn weighed(mut self) -> Self {

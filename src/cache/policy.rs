@@ -124,6 +124,8 @@ pub struct CachePolicy {
 pub struct Heuristic {
     pub percent: u32,
     pub max: Duration,
+    /// Also of statuses that are not listed, where an answer may be kept by what it says itself.
+    pub unlisted: bool,
 }
 
 /// As long as a lifetime can be.

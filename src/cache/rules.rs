@@ -327,8 +327,7 @@ pub fn response(said: &Said<'_>, policy: &CachePolicy, came: Came) -> Result<Fre
     }
     let expires = if control.targeted { None } else { expires(said, came.now) };
     let explicit = control.lifetime().map(Duration::from_secs).or(expires);
-    let listed = policy.keeps_status(said.status.as_u16());
-    if explicit.is_none() && !listed {
+    if explicit.is_none() && !policy.keeps_status(said.status.as_u16()) && !is_guessed(said, &control, policy, came.now) {
         return Err(Refusal::Status);
     }
     if said.set_cookie && !control.withheld().iter().any(|name| is(name, "set-cookie")) {
@@ -358,6 +357,14 @@ pub fn response(said: &Said<'_>, policy: &CachePolicy, came: Came) -> Result<Fre
         None => {}
     }
     freshness(said, &control, explicit, policy, came)
+}
+
+/// Whether a lifetime is guessed for a status that is not listed: RFC 9110, section 15.1, has three more for which it may be, and RFC 9111,
+/// section 4.2.2, any that says `public`. The route's own lifetimes are not for them, nor is this where it has a list of its own.
+fn is_guessed(said: &Said<'_>, control: &Control<'_>, policy: &CachePolicy, now: SystemTime) -> bool {
+    policy.heuristic.is_some_and(|heuristic| heuristic.unlisted)
+        && (control.public || matches!(said.status.as_u16(), 405 | 414 | 501))
+        && heuristic(said, policy, now).is_some_and(|lifetime| !lifetime.is_zero())
 }
 
 /// Those of RFC 9110 that a whole answer can have.

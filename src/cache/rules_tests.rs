@@ -312,7 +312,8 @@ fn the_route_bounds_what_the_origin_says() {
     }
     assert_eq!(decide(&bounded, &[("cache-control", "max-age=5, no-store")]), Err(Refusal::Forbidden));
     assert_eq!(decide(&bounded, &[("cache-control", "max-age=5, no-cache"), ("etag", "\"v\"")]), Ok(0));
-    let guessing = CachePolicy { heuristic: Some(Heuristic { percent: 10, max: s(60) }), ..origins_word() };
+    let heuristic = Heuristic { percent: 10, max: s(60), unlisted: true };
+    let guessing = CachePolicy { heuristic: Some(heuristic), ..origins_word() };
     for (modified, expected) in [
         ("Sun, 06 Nov 1994 08:48:37 GMT", 6),
         ("Sun, 06 Nov 1994 07:49:37 GMT", 60),
@@ -321,6 +322,38 @@ fn the_route_bounds_what_the_origin_says() {
     ] {
         assert_eq!(decide(&guessing, &[("last-modified", modified)]), Ok(expected), "{modified}");
     }
+}
+
+#[test]
+fn what_is_guessed_of_statuses_that_are_not_listed() {
+    const MODIFIED: (&str, &str) = ("last-modified", "Sun, 06 Nov 1994 08:48:37 GMT");
+    let s = Duration::from_secs;
+    let decide = |policy: &CachePolicy, status: u16, headers: &[(&'static str, &str)]| {
+        response(&Said::by_header(&sized(status, headers)), policy, came()).map(|fresh| fresh.remaining.as_secs())
+    };
+    let heuristic = |unlisted| Some(Heuristic { percent: 10, max: s(60), unlisted });
+    // The route's own lifetime is for what is listed alone.
+    let guessing = CachePolicy { heuristic: heuristic(true), default_ttl: s(20), ..origins_word() };
+    for status in [405, 414, 501] {
+        assert_eq!(decide(&guessing, status, &[MODIFIED]), Ok(6), "{status}");
+        assert_eq!(decide(&guessing, status, &[]), Err(Refusal::Status), "{status}");
+    }
+    for status in [302, 403, 500, 599] {
+        assert_eq!(decide(&guessing, status, &[MODIFIED]), Err(Refusal::Status), "{status}");
+        assert_eq!(decide(&guessing, status, &[MODIFIED, ("cache-control", "public")]), Ok(6), "{status}");
+        assert_eq!(
+            decide(&guessing, status, &[("etag", "\"v\""), ("cache-control", "public")]),
+            Err(Refusal::Status),
+            "{status}"
+        );
+        assert_eq!(decide(&guessing, status, &[MODIFIED, ("cache-control", "public, no-store")]), Err(Refusal::Forbidden));
+    }
+    assert_eq!(decide(&guessing, 206, &[MODIFIED, ("cache-control", "public")]), Err(Refusal::Status));
+    // A list of one's own is one.
+    let listing = CachePolicy { heuristic: heuristic(false), ..guessing };
+    assert_eq!(decide(&listing, 405, &[MODIFIED]), Err(Refusal::Status));
+    assert_eq!(decide(&listing, 599, &[MODIFIED, ("cache-control", "public")]), Err(Refusal::Status));
+    assert_eq!(decide(&origins_word(), 405, &[MODIFIED]), Err(Refusal::Status));
 }
 
 #[test]

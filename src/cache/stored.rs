@@ -209,10 +209,13 @@ struct Writer {
 }
 
 impl Writer {
+    #[inline(always)]
     fn new(status: StatusCode, fields: usize) -> Self {
         Writer::with_capacity(status, fields, 256)
     }
 
+    /// Inlined, so that it is made where it stands: it is most of a kilobyte, which would be copied from call to call with each miss.
+    #[inline(always)]
     fn with_capacity(status: StatusCode, fields: usize, bytes: usize) -> Self {
         let (bytes, fields) = (SmallVec::with_capacity(bytes), SmallVec::with_capacity(fields));
         let mut writer = Writer { status, bytes, reason: Span::default(), fields };
@@ -231,6 +234,7 @@ impl Writer {
         self.fields.push(Field { name, value });
     }
 
+    #[inline(always)]
     fn done(self) -> StoredHead {
         let Writer { status, bytes, reason, fields } = self;
         StoredHead { status, buffer: Box::<[u8]>::from(&*bytes).into(), reason, fields: Box::from(&*fields) }

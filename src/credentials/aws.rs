@@ -153,6 +153,11 @@ pub fn held(config: Option<&Spanned<AwsCredentialsConfig>>, cx: &mut Context<'_>
     let nothing = AwsCredentialsConfig::default();
     let place = config.map_or(cx.place, |config| config.place);
     let config = config.map_or(&nothing, |config| &config.value);
+    let lost = ["access_key_id", "secret_access_key", "session_token"].into_iter().any(|key| cx.problems.has_lost(place, key));
+    if lost {
+        // It has been told of.
+        return None;
+    }
     if config.access_key_id.is_some() || config.secret_access_key.is_some() || config.session_token.is_some() {
         return written(config, place, cx);
     }

@@ -64,13 +64,19 @@ impl UpstreamAuth {
     pub fn compile(config: &Spanned<UpstreamAuthConfig>, cx: &mut Context<'_>) -> Option<Arc<Self>> {
         let UpstreamAuthConfig { basic, bearer, oauth2_client_credentials, google_id_token, aws_sigv4, .. } = &config.value;
         let given = [
-            basic.is_some(),
-            bearer.is_some(),
-            oauth2_client_credentials.is_some(),
-            google_id_token.is_some(),
-            aws_sigv4.is_some(),
+            ("basic", basic.is_some()),
+            ("bearer", bearer.is_some()),
+            ("oauth2_client_credentials", oauth2_client_credentials.is_some()),
+            ("google_id_token", google_id_token.is_some()),
+            ("aws_sigv4", aws_sigv4.is_some()),
         ];
-        if given.iter().filter(|given| **given).count() != 1 {
+        let read = given.iter().filter(|(_, given)| *given).count();
+        // One that is written and could not be read has been told of.
+        let lost = given.iter().filter(|(kind, given)| !given && cx.problems.has_lost(config.place, kind)).count();
+        if read == 0 && lost == 1 {
+            return None;
+        }
+        if read + lost != 1 {
             let problem = Problem::error(config.place, "`upstream_auth` is exactly one of its kinds");
             let hint = "basic, bearer, oauth2_client_credentials, google_id_token or aws_sigv4";
             cx.problems.push(problem.hint(hint));

@@ -5,7 +5,8 @@ use http::HeaderMap;
 use pingora_error::{Error, Result};
 
 use super::{BODY_BUDGET, Downstream, Wire};
-use crate::upstream::call::Client;
+use crate::transcode::Pay;
+use crate::upstream::call::{Client, NoMemory};
 use crate::wire::answer::AnswerHead;
 
 impl Client for Downstream {
@@ -69,12 +70,22 @@ impl Client for Downstream {
         self.charge(bytes)
     }
 
-    fn pays_while<T>(&mut self, bytes: usize, work: impl FnOnce() -> T) -> Result<T> {
+    fn most_memory(&self) -> usize {
+        Downstream::most_memory(self)
+    }
+
+    fn pays_meanwhile<T>(&mut self, work: impl FnOnce(&mut Pay<'_>) -> T) -> std::result::Result<T, NoMemory> {
         let mut beside = self.purse_beside();
-        if !beside.as_mut().is_none_or(|purse| purse.charge(bytes)) {
-            return Err(Error::new(BODY_BUDGET));
+        let (mut asked, mut is_short) = (0, false);
+        let done = work(&mut |bytes| {
+            asked += bytes;
+            is_short = is_short || !beside.as_mut().is_none_or(|purse| purse.charge(bytes));
+            !is_short
+        });
+        match is_short {
+            false => Ok(done),
+            true => Err(NoMemory { error: Error::new(BODY_BUDGET), ever: asked > Downstream::most_memory(self) }),
         }
-        Ok(work())
     }
 
     async fn gone(&mut self) {

@@ -77,6 +77,11 @@ impl Downstream {
         self.purse.as_ref().map(Purse::beside)
     }
 
+    /// How much of the memory for bodies there may be for this request beside what it holds, were nobody else there.
+    pub fn most_memory(&self) -> usize {
+        self.purse.as_ref().map_or(usize::MAX, |purse| purse.most().saturating_sub(purse.held()))
+    }
+
     /// Takes so much of the memory for bodies, for as long as the request lasts.
     ///
     /// # Errors

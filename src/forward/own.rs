@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use super::{Failed, client_failed, compose};
 use crate::downstream::Downstream;
 use crate::head::{BodyFraming, RequestHead};
-use crate::jose::json::{takes, value};
+use crate::jose::json::takes;
 use crate::journey::{CLIENT_CLOSED, Given, Journey, no_memory};
 use crate::listen::share::Purse;
 use crate::policy::validate::json::{self, Limits};
@@ -61,7 +61,7 @@ async fn composed(
             if !purse.as_mut().is_none_or(|purse| purse.charge(takes(&text))) {
                 return Err(Failed::Answer(no_memory()));
             }
-            Some(value(&text).ok_or_else(malformed)?)
+            Some(text)
         }
     };
     tokio::select! {
@@ -109,7 +109,7 @@ async fn body(journey: &mut Journey, down: &mut Downstream, reads_body: bool) ->
     let body = journey.content_of(&body, most, down, "compose").map_err(Failed::Answer)?;
     // A name that is there twice is one thing to whoever looked at the body before, and may be another here.
     let limits = Limits { unique: true, ..Limits::deep(DEEPEST_BODY) };
-    json::check_within(&body, &limits).map(|()| Some(body)).map_err(|_| malformed())
+    json::check_within(&body, &limits).map(|()| Some(body)).map_err(|_| Failed::Answer(compose::malformed()))
 }
 
 /// What calls are made of is told services as `application/json`: a page of another site may send anything else without being asked for leave
@@ -117,9 +117,4 @@ async fn body(journey: &mut Journey, down: &mut Downstream, reads_body: bool) ->
 fn says_json(head: &RequestHead) -> bool {
     let mut kinds = head.header_all("content-type");
     matches!((kinds.next(), kinds.next()), (Some(kind), None) if is_json_document(kind))
-}
-
-fn malformed() -> Failed {
-    let detail = "The body is not JSON, nested too deeply, or has an object with a name twice.";
-    Failed::Answer(Reply::new(StatusCode::BAD_REQUEST, "compose", "malformed_json", detail))
 }

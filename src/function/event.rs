@@ -14,6 +14,8 @@ use super::config::EventFormat;
 use crate::carrier;
 use crate::exchange::Params;
 use crate::reply::push_json;
+use crate::wire::coding::is_coded;
+use crate::wire::media::is_lines;
 
 /// A request, as it would have been sent to any service.
 pub struct Asked<'a> {
@@ -119,7 +121,8 @@ impl Asked<'_> {
 
     /// Whether the body is text by its media type, and in no coding.
     fn is_text(&self) -> bool {
-        if self.field("content-encoding").is_some() {
+        let mut codings = self.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-encoding"));
+        if codings.any(|(_, line)| is_coded(line.as_bytes())) {
             return false;
         }
         let Some(kind) = self.field("content-type") else { return false };
@@ -130,9 +133,12 @@ impl Asked<'_> {
             "application/javascript",
             "application/x-www-form-urlencoded",
             "application/graphql",
-            "application/x-ndjson",
         ];
-        kind.starts_with("text/") || kind.ends_with("+json") || kind.ends_with("+xml") || known.contains(&&*kind)
+        is_lines(kind.as_bytes())
+            || kind.starts_with("text/")
+            || kind.ends_with("+json")
+            || kind.ends_with("+xml")
+            || known.contains(&&*kind)
     }
 
     /// The fields in lower case, `Host` among them.

@@ -57,6 +57,8 @@ pub enum Ended {
     Failed,
     /// What it returned is no answer.
     Unusable,
+    /// What it returned broke off before its end.
+    Broken,
     /// There are too many of them.
     Throttled,
     /// The service has not invoked it.
@@ -64,7 +66,7 @@ pub enum Ended {
 }
 
 struct Counts {
-    ended: [Arc<Counter>; 5],
+    ended: [Arc<Counter>; 6],
     cold: Arc<Counter>,
     start: Arc<Counter>,
     billed: Arc<Counter>,
@@ -194,7 +196,7 @@ impl Counts {
         };
         let one = |name, help| cx.tallies.counter(name, help, &[("service", service)]);
         Counts {
-            ended: ["ok", "failed", "unusable", "throttled", "refused"].map(ended),
+            ended: ["ok", "failed", "unusable", "broken", "throttled", "refused"].map(ended),
             cold: one("portcullis_function_cold_starts_total", "Invocations of functions that had to be started first."),
             start: one("portcullis_function_start_milliseconds_total", "How long functions took to be started."),
             billed: one("portcullis_function_billed_milliseconds_total", "How long functions ran, as they are billed."),

@@ -222,7 +222,7 @@ impl Document {
                     let (name, fragment) = fragment(&definition).ok_or_else(|| gap(&definition))?;
                     let fragment = fragment?;
                     if document.fragments.contains_key(&name) {
-                        return Err(Wrong::new(format!("There can be only one fragment named \"{name}\"."), place));
+                        return Err(Wrong::new(format!("Several fragments are named \"{name}\"."), place));
                     }
                     document.fragments.insert(name, fragment);
                 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value as Json};
 use super::Wrong;
 use super::ast::{Argument, Operation, Type, Value};
 use super::schema::{InputValue, Kind, Schema};
+use crate::json::Exact;
 
 /// The longest value that is repeated to a client, in bytes.
 const LONGEST_TOLD: usize = 64;
@@ -25,7 +26,7 @@ const MEMBER: usize = 64;
 const TABLE: usize = 256;
 
 /// About what a value takes in memory.
-pub fn takes(value: &Json) -> usize {
+fn takes(value: &Json) -> usize {
     let within = match value {
         Json::String(text) => text.len(),
         Json::Array(items) => items.iter().map(takes).sum(),
@@ -33,6 +34,18 @@ pub fn takes(value: &Json) -> usize {
         Json::Null | Json::Bool(_) | Json::Number(_) => 0,
     };
     size_of::<Json>() + within
+}
+
+/// About what one of a service's takes in memory, beside itself.
+pub fn takes_beside(value: &Exact) -> usize {
+    let whole = |value| size_of::<Exact>() + takes_beside(value);
+    match value {
+        Exact::Text(text) => text.len(),
+        Exact::Number(text) => text.len(),
+        Exact::List(items) => items.iter().map(whole).sum(),
+        Exact::Object(members) => TABLE + members.iter().map(|(name, member)| MEMBER + name.len() + whole(member)).sum::<usize>(),
+        Exact::Null | Exact::Bool(_) => 0,
+    }
 }
 
 /// Whether there is memory for so many bytes more.
@@ -324,20 +337,22 @@ pub fn arguments(
     Ok(all)
 }
 
-/// A value of a service's as the answer has it. `None`: it is none of the type, which has no fields.
-pub fn output(schema: &Schema, name: &str, value: &Json) -> Option<Json> {
+/// A value of a service's as the answer has it: numbers as they were written, but for `Int`. `None`: it is none of the type, which has no fields.
+pub fn output(schema: &Schema, name: &str, value: &Exact) -> Option<Exact> {
+    let number = || if let Exact::Number(_) = value { value.rounded() } else { Json::Null };
     match (schema.kind(name)?, name) {
         (Kind::Enum { values }, _) => {
             let word = value.as_str()?;
             values.iter().any(|known| *known.name == *word).then(|| value.clone())
         }
-        (Kind::Scalar { .. }, "Int") => whole(value).map(Json::from),
-        (Kind::Scalar { .. }, "Float") => value.is_number().then(|| value.clone()),
-        (Kind::Scalar { .. }, "Boolean") => value.is_boolean().then(|| value.clone()),
+        (Kind::Scalar { .. }, "Int") => whole(&number()).map(Json::from).map(Exact::from),
+        // One that is beyond floating point is none of its.
+        (Kind::Scalar { .. }, "Float") => number().is_number().then(|| value.clone()),
+        (Kind::Scalar { .. }, "Boolean") => matches!(value, Exact::Bool(_)).then(|| value.clone()),
         (Kind::Scalar { .. }, "String" | "ID") => match value {
-            Json::String(_) => Some(value.clone()),
-            Json::Number(number) => Some(number.to_string().into()),
-            Json::Bool(value) if name == "String" => Some(value.to_string().into()),
+            Exact::Text(_) => Some(value.clone()),
+            Exact::Number(text) => Some((&**text).into()),
+            Exact::Bool(value) if name == "String" => Some(value.to_string().as_str().into()),
             _ => None,
         },
         (Kind::Scalar { .. }, _) => Some(value.clone()),

@@ -58,7 +58,7 @@ impl<'a> Merging<'a> {
                     && (other.name != field.name || !same_arguments(other, field))
                 {
                     let message = format!(
-                        "Fields \"{key}\" conflict: they are not the same field with the same arguments. Use different aliases."
+                        "Two values would be called \"{key}\": they are not the same field with the same arguments. Give one of them an alias."
                     );
                     return Err(Wrong { message, at: vec![other.at, field.at] });
                 }
@@ -67,8 +67,9 @@ impl<'a> Merging<'a> {
                     if let (Some(one), Some(other_ty)) = (ty(parent, field), ty(other_parent, other))
                         && !self.same_shape(one, other_ty)
                     {
-                        let message =
-                            format!("Fields \"{key}\" conflict: one is `{one}`, the other `{other_ty}`. Use different aliases.");
+                        let message = format!(
+                            "Two values would be called \"{key}\": one is `{one}`, the other `{other_ty}`. Give one of them an alias."
+                        );
                         return Err(Wrong { message, at: vec![other.at, field.at] });
                     }
                 }

@@ -4,6 +4,7 @@ use serde_json::{Map, json};
 
 use super::validate::validate;
 use super::*;
+use crate::json::Exact;
 
 const SCHEMA: &str = r#"
 "A shop."
@@ -59,36 +60,36 @@ fn good_documents_pass() {
 #[test]
 fn bad_documents_are_told_why() {
     for (text, said) in [
-        ("{ nothing }", "Cannot query field \"nothing\" on type \"Root\"."),
-        ("{ product(sku: 1) }", "must have a selection"),
-        ("{ product(sku: 1) { name { x } } }", "must not have a selection"),
-        ("{ product { name } }", "is required on field \"product\""),
-        ("{ product(sku: 1, x: 2) { name } }", "Unknown argument \"x\""),
-        ("{ product(sku: 1, sku: 1) { name } }", "only one argument named"),
+        ("{ nothing }", "The type \"Root\" has no field \"nothing\"."),
+        ("{ product(sku: 1) }", "say which of its fields are wanted"),
+        ("{ product(sku: 1) { name { x } } }", "has no fields to choose from"),
+        ("{ product { name } }", "The field \"product\" needs the argument \"sku\" of type"),
+        ("{ product(sku: 1, x: 2) { name } }", "The field \"product\" takes no argument \"x\"."),
+        ("{ product(sku: 1, sku: 1) { name } }", "The argument \"sku\" is given more than once."),
         ("{ product(sku: 1.5) { name } }", "1.5 is no `ID`"),
         ("{ products(first: 3000000000) { name } }", "3000000000 is no `Int`"),
         ("{ products(order: [NAM]) { name } }", "NAM is no value of the enum `Order`"),
         ("{ products(filter: { x: 1 }) { name } }", "`Filter` has no field `x`"),
         ("{ product(sku: null) { name } }", "null is no `ID!`"),
-        ("query($a: Int) { product(sku: 1) { name } }", "Variable \"$a\" is never used."),
-        ("{ product(sku: $a) { name } }", "Variable \"$a\" is not defined."),
-        ("query($a: String!) { product(sku: $a) { name } }", "of type \"String!\" is used where \"ID!\" is expected"),
-        ("query($a: ID) { product(sku: $a) { name } }", "of type \"ID\" is used where"),
+        ("query($a: Int) { product(sku: 1) { name } }", "Nothing uses the variable \"$a\"."),
+        ("{ product(sku: $a) { name } }", "The variable \"$a\" is not declared."),
+        ("query($a: String!) { product(sku: $a) { name } }", "is of type \"String!\", and stands where \"ID!\" is needed"),
+        ("query($a: ID) { product(sku: $a) { name } }", "is of type \"ID\", and stands where"),
         ("query($a: Product) { product(sku: $a) { name } }", "cannot be of the type \"Product\""),
         ("query($a: Int = \"x\") { products(first: $a) { name } }", "\"x\" is no `Int`"),
         ("{ ...f }", "There is no fragment \"f\"."),
-        ("{ product(sku: 1) { name } } fragment f on Product { name }", "Fragment \"f\" is never used."),
+        ("{ product(sku: 1) { name } } fragment f on Product { name }", "Nothing uses the fragment \"f\"."),
         ("{ product(sku: 1) { ...f } } fragment f on Nothing { name }", "which has no fields"),
         ("{ product(sku: 1) { ...f } } fragment f on Product { ...g } fragment g on Product { ...f }", "spreads itself"),
         ("{ product(sku: 1) { ... on Review { text } } }", "can ever be of \"Review\""),
-        ("{ product(sku: 1) { name @nothing } }", "Unknown directive \"@nothing\"."),
+        ("{ product(sku: 1) { name @nothing } }", "There is no directive \"@nothing\"."),
         ("query @skip(if: true) { product(sku: 1) { name } }", "cannot stand there"),
-        ("{ product(sku: 1) { name @skip(if: true) @skip(if: false) } }", "only once"),
-        ("{ product(sku: 1) { name @skip } }", "is required on directive"),
-        ("query A { product(sku: 1) { name } } query A { product(sku: 1) { name } }", "only one operation named"),
+        ("{ product(sku: 1) { name @skip(if: true) @skip(if: false) } }", "may stand there once"),
+        ("{ product(sku: 1) { name @skip } }", "The directive \"@skip\" needs the argument \"if\" of type"),
+        ("query A { product(sku: 1) { name } } query A { product(sku: 1) { name } }", "Several operations are named \"A\"."),
         ("query A { product(sku: 1) { name } } { product(sku: 1) { name } }", "has to be the only one"),
-        ("{ a: product(sku: 1) { name } a: product(sku: 2) { name } }", "\"a\" conflict"),
-        ("{ product(sku: 1) { a: name a: id } }", "\"a\" conflict"),
+        ("{ a: product(sku: 1) { name } a: product(sku: 2) { name } }", "would be called \"a\""),
+        ("{ product(sku: 1) { a: name a: id } }", "would be called \"a\""),
         ("{ search(text: \"a\") { ... on Product { a: price } ... on Review { a: text } } }", "one is `String`"),
         ("subscription { product(sku: 1) { name } }", "Subscriptions cannot be had"),
         ("{ product(sku: \"\\uD800\") { name } }", "Syntax error."),
@@ -208,7 +209,7 @@ fn copies_are_paid_for_before_they_are_made() {
 #[test]
 fn values_of_services_are_what_the_schema_says_or_none() {
     let schema = schema();
-    let out = |ty: &str, value: serde_json::Value| coerce::output(&schema, ty, &value);
+    let out = |ty: &str, value: serde_json::Value| coerce::output(&schema, ty, &Exact::from(value)).map(|value| value.rounded());
     assert_eq!(out("ID", json!(7)), Some(json!("7")));
     assert_eq!(out("String", json!(7.5)), Some(json!("7.5")));
     assert_eq!(out("Int", json!(7.0)), Some(json!(7)));
@@ -217,6 +218,21 @@ fn values_of_services_are_what_the_schema_says_or_none() {
         [("Int", json!(1e10)), ("Int", json!("7")), ("Boolean", json!(1)), ("Order", json!("X")), ("String", json!({}))]
     {
         assert_eq!(out(ty, value), None, "{ty}");
+    }
+    let told = |ty: &str, text: &str| {
+        let value = coerce::output(&schema, ty, &Exact::read(text.as_bytes()).unwrap())?;
+        Some(String::from_utf8(value.to_vec()).unwrap())
+    };
+    for (ty, text, said) in [
+        ("ID", "12345678901234567890123", Some("\"12345678901234567890123\"")),
+        ("String", "1.10", Some("\"1.10\"")),
+        ("Float", "1.10", Some("1.10")),
+        ("Float", "1e400", None),
+        ("Int", "1e400", None),
+        ("Int", "7.0", Some("7")),
+        ("Date", "{\"a\":[1e400]}", Some("{\"a\":[1e400]}")),
+    ] {
+        assert_eq!(told(ty, text).as_deref(), said, "{ty} {text}");
     }
 }
 

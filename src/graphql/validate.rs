@@ -71,7 +71,7 @@ impl<'a> Checking<'a> {
         for operation in &document.operations {
             match &operation.name {
                 Some(name) if !names.insert(name) => {
-                    self.say(format!("There can be only one operation named \"{name}\"."), operation.at);
+                    self.say(format!("Several operations are named \"{name}\"."), operation.at);
                 }
                 None if document.operations.len() > 1 => {
                     self.say("An operation without a name has to be the only one.", operation.at);
@@ -109,7 +109,7 @@ impl<'a> Checking<'a> {
         }
         for (name, fragment) in &document.fragments {
             if !spread.contains(&**name) {
-                self.say(format!("Fragment \"{name}\" is never used."), fragment.at);
+                self.say(format!("Nothing uses the fragment \"{name}\"."), fragment.at);
             }
         }
     }
@@ -199,19 +199,18 @@ impl<'a> Checking<'a> {
     fn field(&mut self, parent: &'a str, field: &'a Field, uses: &mut Uses<'a>) {
         self.directives(&field.directives, "FIELD", uses);
         let Some(def) = self.schema.field(parent, &field.name) else {
-            self.say(format!("Cannot query field \"{}\" on type \"{parent}\".", field.name), field.at);
+            self.say(format!("The type \"{parent}\" has no field \"{}\".", field.name), field.at);
             return;
         };
         self.arguments(&def.arguments, &field.arguments, &format!("field \"{}\"", field.name), field.at, uses);
         let within = def.ty.name();
         match (self.schema.is_composite(within), field.set.is_empty()) {
             (true, true) => {
-                let message = format!("Field \"{}\" of type \"{}\" must have a selection of subfields.", field.name, def.ty);
+                let message = format!("\"{}\" is of type \"{}\": say which of its fields are wanted.", field.name, def.ty);
                 self.say(message, field.at);
             }
             (false, false) => {
-                let message =
-                    format!("Field \"{}\" must not have a selection since type \"{}\" has no subfields.", field.name, def.ty);
+                let message = format!("\"{}\" is of type \"{}\", which has no fields to choose from.", field.name, def.ty);
                 self.say(message, field.at);
             }
             (true, false) => self.set(within, &field.set, uses),
@@ -222,14 +221,14 @@ impl<'a> Checking<'a> {
     fn directives(&mut self, all: &'a [Directive], location: &str, uses: &mut Uses<'a>) {
         for (number, directive) in all.iter().enumerate() {
             let Some(def) = self.schema.directives.get(&directive.name) else {
-                self.say(format!("Unknown directive \"@{}\".", directive.name), directive.at);
+                self.say(format!("There is no directive \"@{}\".", directive.name), directive.at);
                 continue;
             };
             if !def.locations.iter().any(|known| **known == *location) {
                 self.say(format!("Directive \"@{}\" cannot stand there.", directive.name), directive.at);
             }
             if !def.repeatable && all.iter().take(number).any(|other| other.name == directive.name) {
-                self.say(format!("Directive \"@{}\" can be there only once.", directive.name), directive.at);
+                self.say(format!("The directive \"@{}\" may stand there once.", directive.name), directive.at);
             }
             self.arguments(
                 &def.arguments,
@@ -244,16 +243,16 @@ impl<'a> Checking<'a> {
     fn arguments(&mut self, defined: &'a [InputValue], written: &'a [Argument], of: &str, at: u32, uses: &mut Uses<'a>) {
         for (number, argument) in written.iter().enumerate() {
             if written.iter().take(number).any(|other| other.name == argument.name) {
-                self.say(format!("There can be only one argument named \"{}\".", argument.name), argument.at);
+                self.say(format!("The argument \"{}\" is given more than once.", argument.name), argument.at);
             }
             match defined.iter().find(|input| input.name == argument.name) {
-                None => self.say(format!("Unknown argument \"{}\" on {of}.", argument.name), argument.at),
+                None => self.say(format!("The {of} takes no argument \"{}\".", argument.name), argument.at),
                 Some(input) => self.value(&input.ty, input.default.is_some(), &argument.value, argument.at, uses),
             }
         }
         for input in defined.iter().filter(|input| input.is_required()) {
             if !written.iter().any(|argument| argument.name == input.name) {
-                self.say(format!("Argument \"{}\" of type \"{}\" is required on {of}.", input.name, input.ty), at);
+                self.say(format!("The {of} needs the argument \"{}\" of type \"{}\".", input.name, input.ty), at);
             }
         }
     }
@@ -312,7 +311,7 @@ impl<'a> Checking<'a> {
         let mut defined: BTreeMap<&str, &Variable> = BTreeMap::new();
         for variable in &operation.variables {
             if defined.insert(&variable.name, variable).is_some() {
-                self.say(format!("There can be only one variable named \"${}\".", variable.name), variable.at);
+                self.say(format!("The variable \"${}\" is declared more than once.", variable.name), variable.at);
             }
             let mut uses = Uses::default();
             self.directives(&variable.directives, "VARIABLE_DEFINITION", &mut uses);
@@ -324,20 +323,22 @@ impl<'a> Checking<'a> {
                 self.say(format!("Variable \"${}\": {why}.", variable.name), variable.at);
             }
             if !used.iter().any(|used| *used.name == *variable.name) {
-                self.say(format!("Variable \"${}\" is never used.", variable.name), variable.at);
+                self.say(format!("Nothing uses the variable \"${}\".", variable.name), variable.at);
             }
         }
         for used in used {
             let Some(variable) = defined.get(used.name) else {
-                self.say(format!("Variable \"${}\" is not defined.", used.name), used.at);
+                self.say(format!("The variable \"${}\" is not declared.", used.name), used.at);
                 continue;
             };
             let Some(ty) = used.ty else { continue };
             let has_default = variable.default.as_ref().is_some_and(|default| *default != Value::Null) || used.has_default;
             let wanted = if has_default && !variable.ty.is_non_null() { ty.nullable() } else { ty };
             if !fits(&variable.ty, wanted) {
-                let message =
-                    format!("Variable \"${}\" of type \"{}\" is used where \"{ty}\" is expected.", used.name, variable.ty);
+                let message = format!(
+                    "The variable \"${}\" is of type \"{}\", and stands where \"{ty}\" is needed.",
+                    used.name, variable.ty
+                );
                 self.say(message, used.at);
             }
         }

@@ -4,11 +4,13 @@
 //! - [`program`]: many pointers at once: what is kept and what is dropped, asked member by member.
 //! - [`filter`]: a document as it comes, in pieces of any size, without what is to be dropped. Its memory is bounded by the depth.
 //! - [`tree`]: a whole document that can be edited.
+//! - [`exact`]: a whole document as values, for who takes some out of it.
 //! - [`lex`]: the grammar's small parts.
 //!
-//! Both readers are strict (RFC 8259): UTF-8 without a byte order mark, one value, at most [`DEEPEST`] levels. Written here and not taken from a
+//! The readers are strict (RFC 8259): UTF-8 without a byte order mark, one value, at most [`DEEPEST`] levels. Written here and not taken from a
 //! library: those that read in pieces give events and lose the spelling of numbers and texts, and serde_json's values lose digits.
 
+pub mod exact;
 pub mod filter;
 mod letter;
 pub mod lex;
@@ -16,6 +18,7 @@ pub mod pointer;
 pub mod program;
 pub mod tree;
 
+pub use exact::{Exact, Members};
 pub use filter::Filter;
 pub use pointer::{Pointer, Token};
 pub use program::{Mode, Program};

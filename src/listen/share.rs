@@ -326,6 +326,19 @@ impl Purse {
         Purse { payer: self.payer.as_ref().map(|payer| Payer::Account(address(payer))), held: 0, ..*self }
     }
 
+    /// The most that it may ever hold, were nobody else there.
+    pub fn most(&self) -> usize {
+        match self.payer {
+            Some(_) => self.bounds.all.min(self.bounds.per_address),
+            None => self.bounds.all,
+        }
+    }
+
+    /// How much it holds.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
     /// Takes so many bytes more, if there are as many for all and for this address.
     pub fn charge(&mut self, bytes: usize) -> bool {
         if !self.shares.bytes.add_within(bytes as u64, self.bounds.all as u64) {

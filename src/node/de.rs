@@ -35,7 +35,8 @@ pub fn decode<T: DeserializeOwned>(node: &Node, problems: &mut Problems) -> Opti
     let cx = Cx::default();
     let value = passes(node, &cx);
     let mut state = cx.state.into_inner();
-    if !state.problems.is_empty() {
+    // What was refused while the file was parsed (a variable that is not set) is lost as well, though nothing new is said of it here.
+    if !state.problems.is_empty() || !problems.is_empty() {
         state.note_losses(node, problems);
     }
     if state.full {

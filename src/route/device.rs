@@ -25,6 +25,9 @@ pub enum Device {
     Bot,
 }
 
+/// The fields that it is told by.
+pub(super) const FIELDS: [&str; 3] = ["sec-ch-ua-mobile", "sec-ch-ua-platform", "user-agent"];
+
 /// How much of a User-Agent is looked at, in bytes. Real ones say what they are within 300.
 const LONGEST_AGENT: usize = 512;
 

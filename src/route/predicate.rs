@@ -1,11 +1,12 @@
 //! What a route asks of a request beyond host and path.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method};
 
 use super::config::ValueMatch;
-use super::device::Device;
+use super::device::{self, Device};
 use crate::head::RequestHead;
 use crate::node::redact::{is_harmless_field, name_veils};
 use crate::path::hex_value;
@@ -168,6 +169,16 @@ impl Predicate {
         }
     }
 
+    /// The request's fields that it looks at, in lower case.
+    pub(super) fn fields(&self) -> impl Iterator<Item = &str> {
+        let (own, of_devices) = match self {
+            Predicate::Header(name, _) => (Some(name.as_str()), &[][..]),
+            Predicate::Query(..) => (None, &[][..]),
+            Predicate::Device(_) => (None, &device::FIELDS[..]),
+        };
+        own.into_iter().chain(of_devices.iter().copied())
+    }
+
     /// As a route's id has it. `name` is the header's or parameter's name as it was written.
     /// How an id writes it. Ids stand in logs and metrics: of a field whose value may be a secret between the gateway and whoever is in
     /// front of it, they have a digest.
@@ -279,6 +290,19 @@ impl Conditions {
         };
         methods_meet && !self.predicates.iter().any(|one| other.predicates.iter().any(|other| one.excludes(other)))
     }
+}
+
+/// Fields of requests as `Vary` lists them: each once, in the order of the alphabet. `None` for none.
+pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<HeaderValue> {
+    let names: BTreeSet<&str> = names.into_iter().collect();
+    let list = names.into_iter().collect::<Vec<_>>().join(", ");
+    // Names of fields are what a field can have.
+    (!list.is_empty()).then(|| HeaderValue::try_from(list).ok()).flatten()
+}
+
+/// The fields by which a request that meets one of these is told from one that meets another, or none of them.
+pub(super) fn varies<'a>(all: impl Iterator<Item = &'a Conditions>) -> Option<HeaderValue> {
+    listed(all.flat_map(|conditions| &conditions.predicates).flat_map(Predicate::fields))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::matcher::Matcher;
 use super::pattern::{HostPattern, LONGEST_HOST};
-use super::predicate::{Conditions, Facts, MethodSet};
+use super::predicate::{self, Conditions, Facts, MethodSet};
 use super::tie;
 use super::trie::{Captured, Leaf, Trie, TrieBuilder};
 use crate::head::RequestHead;
@@ -90,9 +90,13 @@ impl RouteTable {
             }
             hosts.push(draft.finish());
         }
-        for leaf in hosts.iter().flat_map(HostRoutes::leaves).filter(|leaf| leaf.len() > 1) {
-            let rivals: Vec<&Matcher> = leaf.iter().filter_map(|at| routes.get(*at as usize)).map(|(_, rival)| rival).collect();
-            tie::check(&rivals, problems);
+        for leaf in hosts.iter_mut().flat_map(HostRoutes::leaves) {
+            let candidates = leaf.candidates.iter().filter_map(|at| routes.get(*at as usize));
+            let rivals: Vec<&Matcher> = candidates.map(|(_, rival)| rival).collect();
+            leaf.varies = predicate::varies(rivals.iter().map(|rival| &rival.conditions)).map(Box::new);
+            if rivals.len() > 1 {
+                tie::check(&rivals, problems);
+            }
         }
         table.hosts = hosts.into();
         table.entries = routes.into_iter().map(Entry::from).collect();
@@ -104,24 +108,33 @@ impl RouteTable {
         self.find_as(head, &head.path)
     }
 
+    /// The same. `varies` is told the fields that this was found out by, as `Vary` lists them (RFC 9110, section 12.5.5), once for each pattern
+    /// that was tried: whatever the outcome, a request of the same URL with others of them may have another one.
+    pub fn find_telling<'a>(&'a self, head: &'a RequestHead, varies: impl FnMut(&HeaderValue)) -> Found<'a> {
+        self.find_by(&Facts::new(head), &head.path, varies)
+    }
+
     /// The route that would answer it if its path were another one.
     pub fn find_as<'a>(&'a self, head: &'a RequestHead, path: &'a str) -> Found<'a> {
-        self.find_by(&Facts::new(head), path)
+        self.find_by(&Facts::new(head), path, |_| ())
     }
 
     /// The route of a request that a browser asks about beforehand: with this method, and with fields of which these lists have the names.
     pub fn find_announced<'a>(&'a self, head: &'a RequestHead, method: &Method, fields: &[&[u8]]) -> Found<'a> {
-        self.find_by(&Facts::announced(head, method, fields), &head.path)
+        self.find_by(&Facts::announced(head, method, fields), &head.path, |_| ())
     }
 
     #[inline]
-    fn find_by<'a>(&'a self, facts: &Facts<'_>, path: &'a str) -> Found<'a> {
+    fn find_by<'a>(&'a self, facts: &Facts<'_>, path: &'a str, mut varies: impl FnMut(&HeaderValue)) -> Found<'a> {
         let Some(routes) = self.host(&facts.head.host) else { return Found::NotFound };
         let mut method_failed = false;
         let mut found = Found::NotFound;
         // The outcome is written here rather than broken with: it would be copied at every level of the tree.
         let walked = routes.walk(path, &mut |leaf, captured, rest| {
-            for entry in leaf.iter().filter_map(|at| self.entries.get(*at as usize)) {
+            if let Some(names) = &leaf.varies {
+                varies(names);
+            }
+            for entry in leaf.candidates.iter().filter_map(|at| self.entries.get(*at as usize)) {
                 if !entry.conditions.method_passes(facts.method) {
                     method_failed = true;
                 } else if entry.conditions.predicates_hold(facts) {
@@ -142,7 +155,7 @@ impl RouteTable {
     fn refused_method<'a>(&'a self, routes: &'a HostRoutes, facts: &Facts<'_>, path: &'a str) -> Found<'a> {
         let mut allowed: Option<MethodSet> = None;
         let _ = routes.walk(path, &mut |leaf, _, _| {
-            for entry in leaf.iter().filter_map(|at| self.entries.get(*at as usize)) {
+            for entry in leaf.candidates.iter().filter_map(|at| self.entries.get(*at as usize)) {
                 if let Some(methods) = &entry.conditions.methods
                     && entry.conditions.predicates_hold(facts)
                 {
@@ -162,7 +175,7 @@ impl RouteTable {
         let facts = Facts::new(head);
         let mut allowed = MethodSet::default();
         let walked = self.host(&head.host)?.walk(&head.path, &mut |leaf, _, _| {
-            let entries = leaf.iter().filter_map(|at| self.entries.get(*at as usize));
+            let entries = leaf.candidates.iter().filter_map(|at| self.entries.get(*at as usize));
             for entry in entries.filter(|entry| entry.conditions.predicates_hold(&facts)) {
                 match &entry.conditions.methods {
                     Some(methods) => allowed.merge(methods),
@@ -210,8 +223,8 @@ impl HostRoutes {
         self.trie.walk(path, visit)
     }
 
-    fn leaves(&self) -> impl Iterator<Item = &Leaf> {
-        self.exact.values().chain(self.trie.leaves())
+    fn leaves(&mut self) -> impl Iterator<Item = &mut Leaf> {
+        self.exact.values_mut().chain(self.trie.leaves())
     }
 }
 
@@ -236,7 +249,7 @@ impl Default for Draft<'_> {
 impl<'p> Draft<'p> {
     fn insert(&mut self, matcher: &'p Matcher, candidate: u32) {
         match matcher.path.exact() {
-            Some(path) => self.exact.entry(path.into()).or_default().push(candidate),
+            Some(path) => self.exact.entry(path.into()).or_default().candidates.push(candidate),
             None => self.trie.insert(&matcher.path, candidate),
         }
     }

@@ -183,7 +183,7 @@ impl Templates {
     pub fn find<'a, T>(&'a self, path: &'a str, mut visit: impl FnMut(u32, Taken<'a>) -> Option<T>) -> Option<T> {
         let mut found = None;
         let _ = self.trie.walk(path, &mut |leaf, captured, _| {
-            for number in leaf {
+            for number in &leaf.candidates {
                 let taken = self.templates.get(*number as usize).and_then(|template| template.taken(captured));
                 found = taken.and_then(|taken| visit(*number, taken));
                 if found.is_some() {

@@ -6,12 +6,19 @@
 use std::ops::ControlFlow;
 
 use ahash::AHashMap;
+use http::HeaderValue;
 use smallvec::SmallVec;
 
 use super::pattern::{PathPattern, Segment};
 
-/// Candidates under one pattern, in the order in which they are tried.
-pub(super) type Leaf = SmallVec<[u32; 2]>;
+/// What there is under one pattern.
+#[derive(Default)]
+pub(super) struct Leaf {
+    /// In the order in which they are tried.
+    pub candidates: SmallVec<[u32; 2]>,
+    /// The request's fields by which one of them is chosen, or none, as `Vary` lists them. Boxed, for few have any.
+    pub varies: Option<Box<HeaderValue>>,
+}
 
 /// What the parameters took, from left to right.
 pub(super) type Captured<'a> = SmallVec<[&'a str; 4]>;
@@ -72,7 +79,7 @@ impl Trie {
     ) -> ControlFlow<()> {
         let Some(node) = self.nodes.get(node as usize) else { return ControlFlow::Continue(()) };
         match rest.strip_prefix('/') {
-            None if node.here.is_empty() => {}
+            None if node.here.candidates.is_empty() => {}
             None => visit(&node.here, captured, "")?,
             Some(text) => {
                 let end = memchr::memchr(b'/', text.as_bytes()).unwrap_or(text.len());
@@ -89,12 +96,11 @@ impl Trie {
                 }
             }
         }
-        if node.prefix.is_empty() { ControlFlow::Continue(()) } else { visit(&node.prefix, captured, rest) }
+        if node.prefix.candidates.is_empty() { ControlFlow::Continue(()) } else { visit(&node.prefix, captured, rest) }
     }
 
-    /// Every list of candidates.
-    pub(super) fn leaves(&self) -> impl Iterator<Item = &Leaf> {
-        self.nodes.iter().flat_map(|node| [&node.here, &node.prefix])
+    pub(super) fn leaves(&mut self) -> impl Iterator<Item = &mut Leaf> {
+        self.nodes.iter_mut().flat_map(|node| [&mut node.here, &mut node.prefix])
     }
 }
 
@@ -125,7 +131,7 @@ impl<'p> TrieBuilder<'p> {
         }
         if let Some(draft) = self.drafts.get_mut(at as usize) {
             let leaf = if pattern.prefix { &mut draft.prefix } else { &mut draft.here };
-            leaf.push(candidate);
+            leaf.candidates.push(candidate);
         }
     }
 

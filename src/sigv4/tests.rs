@@ -1,6 +1,6 @@
 use super::*;
 
-/// The key of AWS's own examples.
+/// The key of the test vectors.
 const SECRET: &[u8] = b"wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 const AT: &str = "20150830T123600Z";
 const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -9,9 +9,10 @@ fn signed<'a>(method: &'a str, path: &'a str, query: Option<&'a str>, fields: &'
     Signed { method, path, query, fields, payload: NOTHING }
 }
 
-/// What AWS publishes of its own signatures (`get-vanilla` and its like): facts that were computed elsewhere.
+/// Test vectors of the "AWS Signature Version 4 test suite" (`get-vanilla`, `post-vanilla`, `get-vanilla-query-order-key-case`), key included:
+/// the signatures were computed elsewhere.
 #[test]
-fn signs_as_the_published_examples_do() {
+fn signs_as_the_test_vectors_do() {
     let scope = Scope { at: AT, region: "us-east-1", service: "service" };
     let fields: [(&str, &[u8]); 2] = [("host", b"example.amazonaws.com"), ("x-amz-date", AT.as_bytes())];
     for (method, path, query, wanted) in [

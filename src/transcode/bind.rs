@@ -5,14 +5,16 @@ use std::borrow::Cow;
 use http::{HeaderValue, Method as HttpMethod, StatusCode, header};
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, Value};
 
+use super::bill::Bill;
 use super::config::Unknown;
 use super::field::{FieldPath, Lost, Spelling, one_of_its_kind};
 use super::read::{Reader, Wrong};
 use super::table::Found;
-use super::{Body, Meant, Transcoder, encoding, framed, is_http_body, wkt};
+use super::{Body, Meant, Pay, Transcoder, encoding, framed, is_http_body, wkt};
 use crate::carrier::{decode, decode_escapes};
 use crate::jose::json;
 use crate::reply::{Reply, push_json};
+use crate::wire::media::is_json;
 
 /// The most parameters of a query that are looked at.
 const MOST_PARAMETERS: usize = 1000;
@@ -84,8 +86,8 @@ impl Transcoder {
         Ok(meant)
     }
 
-    fn reader(&self) -> Reader {
-        Reader::new(self.unknown_fields, self.spelling, encoding::heaviest(self.max_message))
+    fn reader<'p>(&self, bill: Bill<'p>) -> Reader<'p> {
+        Reader::new(self.unknown_fields, self.spelling, bill)
     }
 
     /// What a rule means, with these segments.
@@ -101,30 +103,22 @@ impl Meant<'_, '_> {
     ///
     /// # Errors
     /// The answer to a request that cannot be made into one.
-    pub fn bind(&self, query: Option<&str>, content_type: Option<&[u8]>, body: &[u8]) -> Result<Vec<u8>, Box<Reply>> {
-        let mut message = self.body(content_type, body)?;
+    ///
+    /// `pay`: for the memory that it takes. Where nobody does, the answer says nothing.
+    pub fn bind<'p>(
+        &self,
+        query: Option<&str>,
+        content_type: Option<&[u8]>,
+        body: &[u8],
+        pay: &'p mut Pay<'p>,
+    ) -> Result<Vec<u8>, Box<Reply>> {
+        let mut message = self.body(content_type, body, Bill::new(self.transcoder.max_message, pay))?;
         self.query(&mut message, query.unwrap_or_default())?;
         self.path(&mut message)?;
         framed(&message, self.transcoder.max_message).map_err(|encoding::TooLong| too_large())
     }
 
-    /// About what it takes in memory to make the message of a request with this body.
-    ///
-    /// # Errors
-    /// The answer to one that would take too much.
-    pub fn takes(&self, body: &[u8]) -> Result<usize, Box<Reply>> {
-        let is_raw = match &self.rule.body {
-            Body::None => return Ok(0),
-            Body::Whole => is_http_body(&self.method.input),
-            Body::Field(field) => field.kind().as_message().is_some_and(is_http_body) && !field.is_list(),
-        };
-        if is_raw {
-            return Ok(body.len());
-        }
-        json_takes(body, self.transcoder.max_message)
-    }
-
-    fn body(&self, content_type: Option<&[u8]>, body: &[u8]) -> Result<DynamicMessage, Box<Reply>> {
+    fn body(&self, content_type: Option<&[u8]>, body: &[u8], bill: Bill<'_>) -> Result<DynamicMessage, Box<Reply>> {
         let input = &self.method.input;
         let mut message = DynamicMessage::new(input.clone());
         match &self.rule.body {
@@ -133,18 +127,19 @@ impl Meant<'_, '_> {
                 let detail = "This method takes no body: what it wants to know stands in the path and the query.";
                 return Err(refused(StatusCode::BAD_REQUEST, "unexpected_body", detail));
             }
-            Body::Whole if is_http_body(input) => message = raw(input, content_type, body)?,
+            Body::Whole if is_http_body(input) => message = raw(input, content_type, body, &bill)?,
             Body::Whole if body.is_empty() => {}
-            Body::Whole => message = read_whole(self.transcoder, input, content_type, body)?,
+            Body::Whole => message = read_whole(self.transcoder, input, content_type, body, bill)?,
             Body::Field(field) => {
                 let value = match field.kind().as_message() {
-                    Some(kind) if is_http_body(kind) && !field.is_list() => Some(Value::Message(raw(kind, content_type, body)?)),
+                    Some(kind) if is_http_body(kind) && !field.is_list() => {
+                        Some(Value::Message(raw(kind, content_type, body, &bill)?))
+                    }
                     _ if body.is_empty() => None,
                     _ => {
-                        let json = tree(content_type, body)?;
-                        let reader = self.transcoder.reader();
-                        let read = reader.field(field, &json);
-                        read.map_err(|why| unread(&reader, &why))?
+                        let json = tree(content_type, body, &bill)?;
+                        let reader = self.transcoder.reader(bill);
+                        reader.whole(|reader| reader.field(field, &json)).map_err(|why| unread(&reader, &why))?
                     }
                 };
                 if let Some(value) = value {
@@ -215,29 +210,17 @@ impl Meant<'_, '_> {
     }
 }
 
-/// About what it takes in memory to make a message of this JSON.
-pub(super) fn json_takes(body: &[u8], max_message: usize) -> Result<usize, Box<Reply>> {
-    let tree = json::takes(body);
-    let heaviest = encoding::heaviest(max_message);
-    // Of numbers that are the shortest, the tree is the larger one.
-    if tree > heaviest.saturating_mul(4) {
-        return Err(too_large());
-    }
-    // No value becomes more than a message with an entry of a map, and nothing more than it may.
-    Ok(tree.saturating_add(tree.saturating_mul(6).min(heaviest)))
-}
-
 /// The message that a body is as a whole.
 pub(super) fn read_whole(
     transcoder: &Transcoder,
     input: &MessageDescriptor,
     content_type: Option<&[u8]>,
     body: &[u8],
+    bill: Bill<'_>,
 ) -> Result<DynamicMessage, Box<Reply>> {
-    let json = tree(content_type, body)?;
-    let reader = transcoder.reader();
-    let read = reader.message(input, &json);
-    read.map_err(|why| unread(&reader, &why))
+    let json = tree(content_type, body, &bill)?;
+    let reader = transcoder.reader(bill);
+    reader.whole(|reader| reader.message(input, &json)).map_err(|why| unread(&reader, &why))
 }
 
 fn set(message: &mut DynamicMessage, field: &FieldDescriptor, value: Value) -> Result<(), String> {
@@ -246,7 +229,16 @@ fn set(message: &mut DynamicMessage, field: &FieldDescriptor, value: Value) -> R
 }
 
 /// A body that is passed on as it is.
-fn raw(kind: &MessageDescriptor, content_type: Option<&[u8]>, body: &[u8]) -> Result<DynamicMessage, Box<Reply>> {
+fn raw(
+    kind: &MessageDescriptor,
+    content_type: Option<&[u8]>,
+    body: &[u8],
+    bill: &Bill<'_>,
+) -> Result<DynamicMessage, Box<Reply>> {
+    if !bill.takes(body.len()) {
+        return Err(too_large());
+    }
+    bill.settle();
     let content_type = content_type.map(String::from_utf8_lossy).unwrap_or_default().into_owned();
     let mut message = DynamicMessage::new(kind.clone());
     let filled = wkt::set(&mut message, "content_type", Value::String(content_type));
@@ -256,12 +248,12 @@ fn raw(kind: &MessageDescriptor, content_type: Option<&[u8]>, body: &[u8]) -> Re
 }
 
 /// The JSON that a body is.
-fn tree(content_type: Option<&[u8]>, body: &[u8]) -> Result<serde_json::Value, Box<Reply>> {
-    let kind = content_type.unwrap_or_default();
-    let essence = kind.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
-    let is_json = matches!(&*essence, b"application/json" | b"text/json") || essence.ends_with(b"+json");
-    if !is_json {
+fn tree(content_type: Option<&[u8]>, body: &[u8], bill: &Bill<'_>) -> Result<serde_json::Value, Box<Reply>> {
+    if !content_type.is_some_and(is_json) {
         return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "json_needed", "The body has to be JSON here."));
+    }
+    if !bill.takes_tree(body) {
+        return Err(too_large());
     }
     let read = json::unique(body).map(|mut json| {
         exact(&mut json, &mut numbers(body));

@@ -3,8 +3,9 @@
 
 use http::StatusCode;
 
-use super::bind::{json_takes, read_whole, refused, too_large};
-use super::{Answering, Method, Transcoder, encoding, framed};
+use super::bill::Bill;
+use super::bind::{read_whole, refused, too_large};
+use super::{Answering, Method, Pay, Transcoder, encoding, framed};
 use crate::reply::Reply;
 
 /// See the module.
@@ -33,20 +34,15 @@ impl Transcoder {
 }
 
 impl Called<'_> {
-    /// About what it takes in memory to make the message of this JSON.
-    ///
-    /// # Errors
-    /// The answer to one that would take too much.
-    pub fn takes(&self, json: &[u8]) -> Result<usize, Box<Reply>> {
-        json_takes(json, self.transcoder.max_message)
-    }
-
     /// The message as gRPC sends it, behind its prefix.
     ///
     /// # Errors
     /// The answer to what cannot be made into one.
-    pub fn frame(&self, json: &[u8]) -> Result<Vec<u8>, Box<Reply>> {
-        let message = read_whole(self.transcoder, &self.method.input, Some(b"application/json"), json)?;
+    ///
+    /// `pay`: for the memory that it takes. Where nobody does, the answer says nothing.
+    pub fn frame<'p>(&self, json: &[u8], pay: &'p mut Pay<'p>) -> Result<Vec<u8>, Box<Reply>> {
+        let bill = Bill::new(self.transcoder.max_message, pay);
+        let message = read_whole(self.transcoder, &self.method.input, Some(b"application/json"), json, bill)?;
         framed(&message, self.transcoder.max_message).map_err(|encoding::TooLong| too_large())
     }
 

@@ -337,7 +337,8 @@ impl Compiling<'_> {
             "*" => Body::Whole,
             name => {
                 let field = top(input.get_field_by_name(name), name, input.full_name(), "body")?;
-                if variables.iter().any(|(path, _)| path.first() == Some(&field)) {
+                // What is inside the body may stand in the path (`/v1/{book.name=books/*}` with `body: book`): the path's goes before.
+                if variables.iter().any(|(path, _)| path.steps() == std::slice::from_ref(&field)) {
                     return Err(format!("`{name}` is the body, and stands in the path as well"));
                 }
                 Body::Field(field)

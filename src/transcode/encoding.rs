@@ -11,6 +11,8 @@ pub const DEEPEST: usize = 100;
 /// About what a message takes, and one value in it.
 pub const MESSAGE: usize = 768;
 pub const VALUE: usize = 64;
+/// About what an entry of a map takes beside its value.
+pub const ENTRY: usize = 64;
 
 /// What a message may take in memory that has at most so many bytes.
 pub const fn heaviest(bytes: usize) -> usize {

@@ -80,7 +80,9 @@ impl FieldPath {
             }
             let field = inside.as_ref().and_then(|message| spelling.find(message, name)).ok_or(Lost::Unknown)?;
             inside = match field.kind() {
-                Kind::Message(message) if !is_text(&message) => Some(message),
+                // What has a form of its own in JSON has no fields there.
+                Kind::Message(message) if Known::of(&message).is_none() => Some(message),
+                Kind::Message(message) if !is_text(&message) => return Err(Lost::NoText),
                 _ => None,
             };
             fields.push(field);

@@ -10,11 +10,13 @@
 //! - [`rest`]: the other way, messages into requests.
 //! - [`read`], [`write`], [`scalar`], [`wkt`]: JSON and messages.
 //! - [`encoding`]: messages as bytes, and how much they take.
+//! - [`bill`]: who pays for that while they are made.
 //! - [`frames`], [`status`]: what gRPC puts around messages, and how a call ends.
 //!
 //! Nothing here waits or talks to anybody: the calls are made where all calls are, in [`crate::upstream::call`].
 
 mod annotation;
+mod bill;
 mod bind;
 mod called;
 mod compile;
@@ -40,6 +42,7 @@ use std::sync::Arc;
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor};
 
+pub use bind::too_large;
 use config::Unknown;
 use encoding::Unread;
 use field::{FieldPath, Spelling};
@@ -167,6 +170,9 @@ impl Transcoder {
         self.max_message.saturating_mul(JSON_LONGER)
     }
 }
+
+/// Who makes a message asks whoever it is for for so many bytes of memory more, before it takes them, and stops where there are none.
+pub type Pay<'p> = dyn FnMut(usize) -> bool + 'p;
 
 /// How one answer of a method is written.
 #[derive(Clone)]

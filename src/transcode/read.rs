@@ -8,8 +8,9 @@ use std::cell::Cell;
 use prost_reflect::{DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value};
 use serde_json::{Map, Value as Json};
 
+use super::bill::Bill;
 use super::config::Unknown;
-use super::encoding::{self, DEEPEST, MESSAGE, VALUE};
+use super::encoding::{self, DEEPEST, ENTRY, MESSAGE, VALUE};
 use super::field::Spelling;
 use super::scalar::{self, Number};
 use super::wkt::{self, Known};
@@ -41,43 +42,55 @@ impl From<String> for Wrong {
     }
 }
 
-#[derive(Debug)]
-pub struct Reader {
+pub struct Reader<'p> {
     unknown: Unknown,
     spelling: Spelling,
-    /// How much memory messages may take yet. `None`: they have taken more.
-    left: Cell<Option<usize>>,
+    bill: Bill<'p>,
     depth: Cell<usize>,
 }
 
-impl Reader {
-    /// One for a message that takes so much memory at most.
-    pub fn new(unknown: Unknown, spelling: Spelling, most: usize) -> Reader {
-        Reader { unknown, spelling, left: Cell::new(Some(most)), depth: Cell::new(0) }
+impl<'p> Reader<'p> {
+    pub fn new(unknown: Unknown, spelling: Spelling, bill: Bill<'p>) -> Reader<'p> {
+        Reader { unknown, spelling, bill, depth: Cell::new(0) }
     }
 
     /// Whether what was to be read is too much.
     pub fn is_over(&self) -> bool {
-        self.left.get().is_none()
+        self.bill.is_over()
+    }
+
+    /// What is read, once all of it is paid for.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn whole<T>(&self, read: impl FnOnce(&Self) -> Result<T, Wrong>) -> Result<T, Wrong> {
+        let whole = read(self)?;
+        self.bill.settle();
+        self.takes(0)?;
+        Ok(whole)
     }
 
     fn takes(&self, bytes: usize) -> Result<(), Wrong> {
-        self.left.set(self.left.get().and_then(|left| left.checked_sub(bytes)));
-        if self.is_over() { Err(Wrong::new("must not be so much")) } else { Ok(()) }
+        if self.bill.takes(bytes) { Ok(()) } else { Err(Wrong::new("must not be so much")) }
     }
 
     /// # Errors
     /// It is not what the message wants.
     pub fn message(&self, descriptor: &MessageDescriptor, json: &Json) -> Result<DynamicMessage, Wrong> {
         self.takes(MESSAGE)?;
+        self.deeper(|| self.inside(descriptor, json))
+    }
+
+    /// One level below: a message, or an entry of a map, which is one to those who read it.
+    fn deeper<T>(&self, read: impl FnOnce() -> Result<T, Wrong>) -> Result<T, Wrong> {
         let depth = self.depth.get();
         if depth == DEEPEST {
             return Err(Wrong::new("must not be so deep"));
         }
         self.depth.set(depth + 1);
-        let message = self.inside(descriptor, json);
+        let read = read();
         self.depth.set(depth);
-        message
+        read
     }
 
     fn inside(&self, descriptor: &MessageDescriptor, json: &Json) -> Result<DynamicMessage, Wrong> {
@@ -143,7 +156,7 @@ impl Reader {
 
     fn list(&self, kind: &Kind, json: &Json) -> Result<Value, Wrong> {
         let elements = json.as_array().ok_or_else(|| Wrong::new("must be an array"))?;
-        let mut list = Vec::new();
+        let mut list = Vec::with_capacity(elements.len());
         for (number, element) in elements.iter().enumerate() {
             list.extend(self.value(kind, element).map_err(|wrong| wrong.below(number))?);
         }
@@ -154,10 +167,11 @@ impl Reader {
         let entry = kind.as_message().filter(|entry| entry.is_map_entry()).ok_or_else(|| Wrong::new("must be a map"))?;
         let (keys, values) = (entry.map_entry_key_field().kind(), entry.map_entry_value_field().kind());
         let members = json.as_object().ok_or_else(|| Wrong::new("must be an object"))?;
-        let mut map = std::collections::HashMap::new();
+        let mut map = std::collections::HashMap::with_capacity(members.len());
         for (name, json) in members {
+            self.takes(ENTRY + name.len())?;
             let key = key(&keys, name).map_err(|must| Wrong::new(must).below(name))?;
-            if let Some(value) = self.value(&values, json).map_err(|wrong| wrong.below(name))?
+            if let Some(value) = self.deeper(|| self.value(&values, json)).map_err(|wrong| wrong.below(name))?
                 && map.insert(key, value).is_some()
             {
                 return Err(Wrong::new("must not be there twice").below(name));
@@ -176,6 +190,7 @@ impl Reader {
             Kind::Bool => json.as_bool().map(|value| Some(Value::Bool(value))).ok_or_else(wrong),
             Kind::String | Kind::Bytes => {
                 let text = json.as_str().ok_or_else(wrong)?;
+                self.takes(text.len())?;
                 Ok(Some(scalar::of_text(kind, text)?))
             }
             _ => match json {
@@ -224,9 +239,10 @@ impl Reader {
                 let entry = of.as_message().filter(|entry| entry.is_map_entry());
                 let values = entry.map(|entry| entry.map_entry_value_field().kind());
                 let values = values.ok_or_else(|| Wrong::new("must be an object"))?;
-                let mut map = std::collections::HashMap::new();
+                let mut map = std::collections::HashMap::with_capacity(members.len());
                 for (name, json) in members {
-                    let value = self.value(&values, json).map_err(|wrong| wrong.below(name))?;
+                    self.takes(ENTRY + name.len())?;
+                    let value = self.deeper(|| self.value(&values, json)).map_err(|wrong| wrong.below(name))?;
                     map.extend(value.map(|value| (MapKey::String(name.clone()), value)));
                 }
                 filled(descriptor, "fields", Value::Map(map))
@@ -237,7 +253,10 @@ impl Reader {
                     Json::Null => ("null_value", Value::EnumNumber(0)),
                     Json::Bool(value) => ("bool_value", Value::Bool(*value)),
                     Json::Number(number) => ("number_value", Value::F64(number.as_f64().unwrap_or_default())),
-                    Json::String(text) => ("string_value", Value::String(text.clone())),
+                    Json::String(text) => {
+                        self.takes(text.len())?;
+                        ("string_value", Value::String(text.clone()))
+                    }
                     Json::Array(_) => ("list_value", self.of_value(descriptor, "list_value", json)?),
                     Json::Object(_) => ("struct_value", self.of_value(descriptor, "struct_value", json)?),
                 };
@@ -283,6 +302,7 @@ impl Reader {
         let mut value = Vec::new();
         // What it was made of was not too long, and it is looked at once more where it is sent.
         let _ = encoding::write(&message, &mut value, usize::MAX);
+        self.takes(value.capacity())?;
         wkt::set(&mut any, "value", Value::Bytes(value.into()))?;
         Ok(any)
     }

@@ -7,6 +7,7 @@ use http::{Method as Verb, StatusCode};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, Value};
 use serde_json::{Map, Value as Json};
 
+use super::bill::Bill;
 use super::bind::{refused, too_large};
 use super::config::Unknown;
 use super::encoding::Unread;
@@ -14,11 +15,15 @@ use super::field::{FieldPath, Spelling};
 use super::read::Reader;
 use super::template::{Segment, Template};
 use super::write::Writer;
-use super::{Body, Method, Rule, Told, Transcoder, encoding, framed, is_http_body, raw_body, wkt};
+use super::{Body, Method, Pay, Rule, Told, Transcoder, encoding, framed, is_http_body, raw_body, wkt};
 use crate::carrier::decode_escapes;
 use crate::jose::json;
 use crate::path::{Made, push_value};
 use crate::reply::Reply;
+use crate::wire::media::is_json;
+
+/// Why an answer is not made into a message, however often it is asked for.
+pub const TOO_MUCH: &str = "it takes too much memory";
 
 /// The most bytes of a target.
 const LONGEST: usize = 8 * 1024;
@@ -145,12 +150,6 @@ impl Rest<'_> {
         })
     }
 
-    /// The same for the message of an answer.
-    pub fn answer_takes(&self, body: &[u8]) -> usize {
-        let (tree, heaviest) = (json::takes(body), encoding::heaviest(self.transcoder.max_message));
-        tree.min(heaviest.saturating_mul(4)).saturating_add(tree.saturating_mul(6).min(heaviest))
-    }
-
     fn name<'f>(&self, field: &'f FieldDescriptor) -> &'f str {
         if self.transcoder.style.proto_names { field.name() } else { field.json_name() }
     }
@@ -222,16 +221,21 @@ impl Rest<'_> {
         }
     }
 
-    /// The call's message, behind its prefix, of the body of an answer.
+    /// The call's message, behind its prefix, of the body of an answer. `pay`: for the memory that it takes.
     ///
     /// # Errors
     /// Why it is none, for people.
-    pub fn answer(&self, content_type: Option<&[u8]>, body: &[u8]) -> Result<Vec<u8>, &'static str> {
+    pub fn answer<'p>(&self, content_type: Option<&[u8]>, body: &[u8], pay: &'p mut Pay<'p>) -> Result<Vec<u8>, &'static str> {
         let output = &self.method.output;
         let most = self.transcoder.max_message;
         let whole = |message: &DynamicMessage| framed(message, most).map_err(|_| "it is larger than `max_message`");
         let mut message = DynamicMessage::new(output.clone());
+        let bill = Bill::new(most, pay);
         if is_http_body(output) && self.rule.answer.is_none() {
+            if !bill.takes(body.len()) {
+                return Err(TOO_MUCH);
+            }
+            bill.settle();
             let kind = content_type.map(String::from_utf8_lossy).unwrap_or_default().into_owned();
             let set = wkt::set(&mut message, "content_type", Value::String(kind))
                 .and_then(|()| wkt::set(&mut message, "data", Value::Bytes(body.to_vec().into())));
@@ -243,16 +247,16 @@ impl Rest<'_> {
         if !content_type.is_some_and(is_json) {
             return Err("it is no JSON");
         }
-        let heaviest = encoding::heaviest(most);
-        if json::takes(body) > heaviest.saturating_mul(4) {
-            return Err("it takes too much memory");
+        if !bill.takes_tree(body) {
+            return Err(TOO_MUCH);
         }
         let tree = json::unique(body).ok_or("it is no JSON that has one meaning")?;
-        let reader = Reader::new(Unknown::Ignore, Spelling::Both, heaviest);
+        let reader = Reader::new(Unknown::Ignore, Spelling::Both, bill);
+        let unread = |_| if reader.is_over() { TOO_MUCH } else { "its JSON is of another type" };
         match &self.rule.answer {
-            None => message = reader.message(output, &tree).map_err(|_| "its JSON is of another type")?,
+            None => message = reader.whole(|reader| reader.message(output, &tree)).map_err(unread)?,
             Some(field) => {
-                let value = reader.field(field, &tree).map_err(|_| "its JSON is of another type")?;
+                let value = reader.whole(|reader| reader.field(field, &tree)).map_err(unread)?;
                 if let Some(value) = value {
                     message.try_set_field(field, value).map_err(|_| "its JSON is of another type")?;
                 }
@@ -260,12 +264,6 @@ impl Rest<'_> {
         }
         whole(&message)
     }
-}
-
-/// Whether a media type is JSON's.
-pub fn is_json(kind: &[u8]) -> bool {
-    let essence = kind.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
-    matches!(&*essence, b"application/json" | b"text/json") || essence.ends_with(b"+json")
 }
 
 /// A value as it stands in a path or a query.

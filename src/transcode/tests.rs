@@ -21,7 +21,7 @@ fn transcoder() -> Transcoder {
 /// The message of `POST /v1/echo`, or why there is none.
 fn echo(transcoder: &Transcoder, body: &str) -> Result<Vec<u8>, &'static str> {
     let meant = transcoder.find(&Method::POST, "/v1/echo", true).unwrap();
-    let bound = meant.takes(body.as_bytes()).and_then(|_| meant.bind(None, Some(b"application/json"), body.as_bytes()));
+    let bound = meant.bind(None, Some(b"application/json"), body.as_bytes(), &mut |_| true);
     bound.map(|frame| frame[5..].to_vec()).map_err(|reply| reply.reason)
 }
 
@@ -101,4 +101,68 @@ fn integers_that_a_float_cannot_hold_are_not_guessed() {
     ] {
         assert_eq!(echo(&transcoder, &format!(r#"{{"anInt64":{number}}}"#)).is_ok(), taken, "{number}");
     }
+}
+
+/// What the process has of memory now, and the most that it ever had, in bytes.
+fn resident() -> (usize, usize) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let of = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+    };
+    (of("VmRSS:"), of("VmHWM:"))
+}
+
+/// Bodies of which a message takes much memory: what they are for, and the body.
+fn heavy() -> Vec<(&'static str, String)> {
+    let many = |before: &str, one: &str, count: usize| format!("{{\"{before}\":[{}{one}]}}", format!("{one},").repeat(count - 1));
+    let entries = |count: usize| (0..count).map(|number| format!("\"{number}\":{{}}")).collect::<Vec<_>>().join(",");
+    vec![
+        ("small messages", many("insides", r#"{"name":"a product","number":"7"}"#, 16_000)),
+        ("empty messages", many("insides", "{}", 40_000)),
+        ("nested messages", many("insides", r#"{"deeper":{"deeper":{"deeper":{}}}}"#, 8000)),
+        ("numbers", many("numbers", "1", 500_000)),
+        ("texts", many("texts", "\"a text\"", 200_000)),
+        ("long texts", many("texts", &format!("\"{}\"", "x".repeat(10_000)), 300)),
+        ("wrappers", many("wrappedMany", "1", 40_000)),
+        ("times", many("times", "\"2026-01-31T12:00:00Z\"", 30_000)),
+        ("values", many("values", "1", 40_000)),
+        ("a map", format!("{{\"byNumber\":{{{}}}}}", entries(30_000))),
+        ("a structure", format!("{{\"structure\":{{{}}}}}", entries(15_000))),
+    ]
+}
+
+/// Each in a process of its own, for what one leaves behind the next one takes again.
+#[test]
+fn what_is_paid_for_is_about_what_is_taken() {
+    const WHICH: &str = "PORTCULLIS_HEAVY";
+    let Some(which) = std::env::var(WHICH).ok().and_then(|which| which.parse::<usize>().ok()) else {
+        let own = std::env::current_exe().unwrap();
+        let name = "transcode::tests::what_is_paid_for_is_about_what_is_taken";
+        for which in 0..heavy().len() {
+            let mut command = std::process::Command::new(&own);
+            let done = command.args([name, "--exact", "--nocapture"]).env(WHICH, which.to_string()).output().unwrap();
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert!(done.status.success() && said.contains("is paid for"), "{said}{}", String::from_utf8_lossy(&done.stdout));
+            eprint!("{said}");
+        }
+        return;
+    };
+    let transcoder = transcoder();
+    let meant = transcoder.find(&Method::POST, "/v1/echo", true).unwrap();
+    let (what, body) = heavy().swap_remove(which);
+    // The most that there was is now what there is.
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let (before, _) = resident();
+    let mut paid = 0;
+    let frame = meant.bind(None, Some(b"application/json"), body.as_bytes(), &mut |bytes| {
+        paid += bytes;
+        true
+    });
+    let frame = frame.unwrap_or_else(|reply| panic!("{what}: {reply:?}"));
+    // What is sent is paid for where it is sent.
+    let taken = resident().1.saturating_sub(before + frame.len());
+    eprintln!("{what}: a body of {} takes {taken}, and {paid} is paid for", body.len());
+    assert!(paid >= taken / 5 * 4, "{what}");
+    assert!(paid <= taken * 4 + (1 << 20), "{what}");
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::values::{Bad, Form, Values};
-use super::{Body, Meant, Transcoder, is_http_body};
+use super::{Body, Meant, Pay, Transcoder, is_http_body};
 use crate::reply::Reply;
 
 /// See the module. It goes on when the request itself is not at hand any more.
@@ -83,31 +83,28 @@ impl Upload {
         self.values.held()
     }
 
-    /// The next value, and about what it takes in memory to make its message.
+    /// The next value.
     ///
     /// # Errors
     /// The answer to a body that cannot be made into messages.
-    pub fn next_message(&mut self) -> Result<Option<(bytes::Bytes, usize)>, Box<Reply>> {
+    pub fn next_message(&mut self) -> Result<Option<bytes::Bytes>, Box<Reply>> {
         let value = self.values.next().map_err(|bad| match bad {
-            Bad::TooLarge => self.placed(super::bind::too_large()),
+            Bad::TooLarge => self.too_large(),
             Bad::NoArray => {
                 let detail = "The body is no array of JSON. Lines of JSON are sent as application/x-ndjson.";
                 super::bind::refused(StatusCode::BAD_REQUEST, "malformed_json", detail)
             }
         })?;
         // What the path and the query say is said, be the body empty.
-        let value = value.or_else(|| (self.raw && self.ended && self.made == 0).then(bytes::Bytes::new));
-        let Some(value) = value else { return Ok(None) };
-        let takes = self.meant().and_then(|meant| meant.takes(&value)).map_err(|reply| self.placed(reply))?;
-        Ok(Some((value, takes)))
+        Ok(value.or_else(|| (self.raw && self.ended && self.made == 0).then(bytes::Bytes::new)))
     }
 
-    /// Its message, behind its prefix.
+    /// Its message, behind its prefix. `pay`: for the memory that it takes.
     ///
     /// # Errors
     /// The answer to one that cannot be made.
-    pub fn frame(&mut self, value: &[u8]) -> Result<Vec<u8>, Box<Reply>> {
-        let bound = self.meant().and_then(|meant| meant.bind(self.query.as_deref(), self.content_type(), value));
+    pub fn frame<'p>(&mut self, value: &[u8], pay: &'p mut Pay<'p>) -> Result<Vec<u8>, Box<Reply>> {
+        let bound = self.meant().and_then(|meant| meant.bind(self.query.as_deref(), self.content_type(), value, pay));
         let frame = bound.map_err(|reply| self.placed(reply))?;
         self.made += 1;
         Ok(frame)
@@ -121,6 +118,11 @@ impl Upload {
     fn meant(&self) -> Result<Meant<'_, '_>, Box<Reply>> {
         let segments = self.segments.iter().map(|segment| &**segment).collect();
         self.transcoder.meant(self.rule, segments)
+    }
+
+    /// The answer where there is not that much memory, ever.
+    pub fn too_large(&self) -> Box<Reply> {
+        self.placed(super::bind::too_large())
     }
 
     /// Says which message is meant.

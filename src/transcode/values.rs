@@ -3,6 +3,8 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::wire::media::{is_json, is_lines};
+
 /// How they are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -17,14 +19,9 @@ pub enum Form {
 impl Form {
     /// `None`: it is of another type.
     pub fn of(content_type: Option<&[u8]>) -> Option<Form> {
-        let kind = content_type.unwrap_or_default();
-        let essence = kind.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
-        match &*essence {
-            b"application/x-ndjson" | b"application/ndjson" | b"application/jsonl" | b"application/x-jsonlines" => {
-                Some(Form::Lines)
-            }
-            b"application/json" | b"text/json" => Some(Form::Array),
-            other if other.ends_with(b"+json") => Some(Form::Array),
+        match content_type.unwrap_or_default() {
+            kind if is_lines(kind) => Some(Form::Lines),
+            kind if is_json(kind) => Some(Form::Array),
             _ => None,
         }
     }

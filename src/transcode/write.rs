@@ -256,7 +256,8 @@ impl<'o> Writer<'o> {
     pub fn typed(&mut self, near: &MessageDescriptor, url: &str, value: &[u8]) -> Written {
         let descriptor = type_name(url).and_then(|name| near.parent_pool().get_message_by_name(name));
         let descriptor = descriptor.ok_or(Unwritable::UnknownType)?;
-        let is_whole = Known::of(&descriptor).is_some() || descriptor.full_name() == "google.protobuf.Empty";
+        // `google.protobuf.Empty` has no form of its own, and so no `value`.
+        let is_whole = Known::of(&descriptor).is_some();
         let weight = encoding::weigh(&descriptor, value, self.left).map_err(|unread| match unread {
             Unread::Malformed => Unwritable::Malformed,
             Unread::TooDeep => Unwritable::TooDeep,

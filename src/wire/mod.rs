@@ -15,6 +15,7 @@ pub mod frames;
 pub mod h2;
 pub mod head;
 pub mod line;
+pub mod media;
 mod nominated;
 mod scan;
 pub mod scratch;

@@ -147,6 +147,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return self.answer(403)
             audience = dict(urllib.parse.parse_qsl(query))["audience"]
             return self.answer(200, token({"exp": int(time.time()) + 3600, "aud": audience}).encode())
+        if kind == "again":
+            with LOCK:
+                COUNTS[kind] = COUNTS.get(kind, 0) + 1
+            if COUNTS[kind] == 1:
+                return self.answer(503, b"", Retry_After="2")
         signed = is_signed(self, body)
         return self.answer(200 if signed else 403, {"signed": signed, "body": body.decode("latin-1")})
 
@@ -175,6 +180,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if COUNTS[name] % 2:
                 return self.answer(503, b"", x_amzn_ErrorType="ServiceException")
             return self.answer(200, {"statusCode": 200, "body": "at last"})
+        if name == "later":
+            with LOCK:
+                COUNTS[name] = COUNTS.get(name, 0) + 1
+            if COUNTS[name] == 1:
+                return self.answer(503, b"", x_amzn_ErrorType="ServiceException", Retry_After="2")
+            return self.answer(200, {"statusCode": 200, "body": "in time"})
         if name == "cut":
             self.send_response(200)
             self.send_header("Content-Length", "100")
@@ -209,6 +220,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "dies": [head + b"\0" * 8 + b"data: 1\n\n", {"ErrorCode": "Unhandled", "ErrorDetails": "secret detail"}],
             "fails": [{"ErrorCode": "Unhandled", "ErrorDetails": "secret detail"}],
             "bad": [b'{"statusCode":"x"}' + b"\0" * 8, {}],
+            "unlike": [b'{"statusCode":"x"}', {}],
             "cut": [head + b"\0" * 8 + b"data: 1\n\n"],
         }[name]
         self.send_response(200)

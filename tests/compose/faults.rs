@@ -191,6 +191,44 @@ fn memory_is_bounded_and_given_back() {
     }
 }
 
+/// Two hundred clients at once take no more than one may have who is alone: what there is no memory for is told, and never taken.
+#[test]
+fn two_hundred_clients_take_no_more_than_there_is() {
+    const BOUND: f64 = 4.0 * 1024.0 * 1024.0;
+    let big = Backend::answering(|_| ok(&format!("[\"{}\"]", "x".repeat(100_000))));
+    let compose = "
+      calls:
+        one: { service: big, path: /1, optional: true }
+        two: { service: big, path: /2, optional: true, keep: [a] }
+        three: { service: big, path: '/3/{parts.two.9}', optional: true, fallback: { path: /4 } }";
+    let bounds = "workers: 2, buffered_bytes: 4MiB, buffered_bytes_per_address: 4MiB";
+    let gateway = Gateway::start(&yaml(&[("big", &big)], compose).replace("workers: 1", bounds));
+    let port = gateway.port();
+    let most = std::thread::scope(|scope| {
+        let ask = || {
+            let answer = get(port, "/api/dashboard");
+            match answer.status {
+                200 => answer.body.len() > 2,
+                _ => {
+                    answer.assert_problem(503, "door", "body_budget");
+                    false
+                }
+            }
+        };
+        let clients: Vec<_> = (0..200).map(|_| scope.spawn(ask)).collect();
+        let mut most = 0.0_f64;
+        while !clients.iter().all(|client| client.is_finished()) {
+            most = most.max(gateway.metric("portcullis_buffered_bytes"));
+        }
+        let served = clients.into_iter().map(|client| client.join().unwrap()).filter(|served| *served).count();
+        assert!(served > 0, "nobody was served");
+        most
+    });
+    assert!(most > 0.0 && most <= BOUND, "{most}");
+    gateway.wait_metric("portcullis_buffered_bytes", 0.0);
+    assert!(get(port, "/api/dashboard").body.len() > 200_000, "the next one has all of it again");
+}
+
 /// One small answer, over and over: what it comes to is paid before it is there.
 #[test]
 fn an_answer_that_repeats_a_part_is_paid_before_it_is_made() {

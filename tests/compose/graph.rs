@@ -130,7 +130,6 @@ fn a_request_of_json_becomes_calls() {
         ("POST", br#"{"kind":"a"}"#),
         ("POST", br#"{"kind":"a/b","name":"x"}"#),
         ("POST", br#"{"kind":["a"],"name":"x"}"#),
-        ("POST", br#"{"kind":12345678901234567890123,"name":"x"}"#),
     ] {
         let answer = request(port, method, "/api/dashboard", &[json], body);
         answer.assert_problem(400, "compose", "body_lacks_value");
@@ -171,52 +170,102 @@ fn calls_are_made_of_nothing_that_does_not_say_it_is_json() {
     assert_eq!(request(gateway.port(), "POST", "/api/dashboard", &[("Content-Length", "0")], b"").status, 200);
 }
 
+/// Numbers are what was written, wherever they go: a long id is no other one, and an amount keeps its zeros.
 #[test]
-fn nothing_else_is_asked_for_where_a_number_has_lost_digits() {
-    for (id, target) in [
-        ("18446744073709551615", Some("/orders/18446744073709551615")),
-        ("0.5", Some("/orders/0.5")),
-        ("18446744073709551616", None),
-        ("12345678901234567890123", None),
-    ] {
+fn numbers_come_through_as_they_are_written() {
+    for id in
+        ["7", "-0", "0.5", "1.10", "18446744073709551616", "12345678901234567890123", "0.1234567890123456789012345", "1e400"]
+    {
         let shop = Backend::answering(move |request| match request.target.as_str() {
-            "/me" => ok(&format!("{{\"id\":{id}}}")),
+            "/me" => ok(&format!("{{ \"id\" : {id}, \"more\": [{{\"id\":{id},\"x\":1}}] }}")),
             _ => ok("[]"),
         });
         let compose = "
       calls:
-        me: { service: shop, path: /me }
-        orders: { service: shop, path: '/orders/{parts.me.id}' }";
+        me: { service: shop, path: /me, group: . }
+        kept: { service: shop, path: /me, keep: [id], rename: { id: number } }
+        more: { service: shop, path: /me, target: more, keep: [id] }
+        list: { service: shop, path: /me, target: more.0.id, group: list, append: true }
+        orders: { service: shop, path: '/orders/{parts.kept.id}', query: { user: '{parts.kept.id}' }, headers: { X-User: '{parts.kept.id}' }, group: none.a }
+        each: { service: shop, path: '/each/{item.id}', for_each: { in: parts.kept.more }, group: none.b }
+        sent: { service: shop, path: /sent, method: POST, body: { id: '{parts.kept.id}', all: '{parts.kept}', said: 'no. {body.id}', own: '{body}' }, group: none.c }";
         let gateway = Gateway::start(&yaml(&[("shop", &shop)], compose));
-        let answer = get(gateway.port(), "/api/dashboard");
-        match target {
-            Some(target) => {
-                // What nobody changes is as it came.
-                assert_eq!(answer.text(), format!("{{\"me\":{{\"id\":{id}}},\"orders\":[]}}"));
-                assert_eq!(shop.last().target, target);
-            }
-            None => {
-                answer.assert_problem(502, "compose", "part_failed");
-                assert_eq!((&answer.json()["part"], &answer.json()["why"]), (&"orders".into(), &"no_value".into()));
-                assert_eq!(shop.requests().len(), 1);
-            }
-        }
+        let body = format!("{{\"id\":{id}}}");
+        let answer = request(gateway.port(), "POST", "/api/dashboard", &[("Content-Type", "application/json")], body.as_bytes());
+        assert_eq!(
+            answer.text(),
+            format!(
+                "{{\"id\":{id},\"more\":[{{\"id\":{id}}}],\"kept\":{{\"number\":{id}}},\"list\":[{id}],\"none\":{{\"a\":[],\"b\":[[]],\"c\":[]}}}}"
+            )
+        );
+        let asked = shop.requests();
+        let orders = asked.iter().find(|asked| asked.target.starts_with("/orders/")).unwrap();
+        assert_eq!((orders.target.clone(), orders.header("x-user")), (format!("/orders/{id}?user={id}"), Some(id)));
+        assert!(asked.iter().any(|asked| asked.target == format!("/each/{id}")));
+        let sent = asked.iter().find(|asked| asked.method == "POST").unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&sent.body),
+            format!(
+                "{{\"id\":{id},\"all\":{{\"id\":{id},\"more\":[{{\"id\":{id},\"x\":1}}]}},\"said\":\"no. {id}\",\"own\":{{\"id\":{id}}}}}"
+            )
+        );
     }
-    // A parameter that is left out would ask for the orders of all.
+    // A condition reckons with what 64 bits have.
     let shop = Backend::answering(|request| match request.target.as_str() {
-        "/me" => ok("{\"id\":12345678901234567890123}"),
+        "/me" => ok("{\"id\":12345678901234567890123,\"beyond\":1e400}"),
         _ => ok("[]"),
     });
-    for more in ["query: { user: '{parts.me.id}' }", "headers: { X-User: '{parts.me.id}' }"] {
+    let compose = "
+      calls:
+        me: { service: shop, path: /me, keep: [id] }
+        near: { service: shop, path: /1, when: 'parts.me.id > 1e22' }
+        none: { service: shop, path: /2, when: 'parts.me.beyond == null' }";
+    let gateway = Gateway::start(&yaml(&[("shop", &shop)], compose));
+    let answer = get(gateway.port(), "/api/dashboard");
+    assert_eq!(answer.text(), "{\"me\":{\"id\":12345678901234567890123},\"near\":[],\"none\":[]}");
+}
+
+/// An element for which there is no question is like one that was not answered.
+#[test]
+fn an_element_without_a_value_is_that_element_alone() {
+    let shop = Backend::answering(|request| match request.target.as_str() {
+        "/list" => ok(r#"[{"id":1},{"id":"a/b"},{},{"id":4}]"#),
+        target => ok(&serde_json::json!(target).to_string()),
+    });
+    let ask = |more: &str| {
         let compose = format!(
-            "\n      calls: {{ me: {{ service: shop, path: /me }}, orders: {{ service: shop, path: /orders, optional: true, {more} }} }}"
+            "
+      calls:
+        list: {{ service: shop, path: /list, group: none }}
+        each: {{ service: shop, path: '/u/{{item.id}}', for_each: {{ in: parts.list }}{more} }}"
         );
-        let gateway = Gateway::start(&yaml(&[("shop", &shop)], &compose));
-        let answer = get(gateway.port(), "/api/dashboard");
-        assert_eq!(answer.text(), "{\"me\":{\"id\":12345678901234567890123}}", "{more}");
-        assert_eq!(answer.header("x-portcullis-parts"), Some("me=ok, orders=no_value"), "{more}");
-        assert_eq!(shop.last().target, "/me");
-    }
+        let before = shop.requests().len();
+        let answer = get(Gateway::start(&yaml(&[("shop", &shop)], &compose)).port(), "/api/dashboard");
+        (answer, shop.requests().len() - before)
+    };
+    let (answer, asked) = ask(", optional: true");
+    assert_eq!((&answer.json()["each"], asked), (&serde_json::json!(["/u/1", null, null, "/u/4"]), 3));
+    assert_eq!(answer.header("x-portcullis-parts"), Some("list=ok, each=no_value"));
+    let (answer, asked) = ask(", fallback: { json: none }");
+    assert_eq!((&answer.json()["each"], asked), (&serde_json::json!(["/u/1", "none", "none", "/u/4"]), 3));
+    assert_eq!(answer.header("x-portcullis-parts"), Some("list=ok, each=fallback"));
+    let (answer, asked) = ask(", fallback: { path: /anybody }");
+    assert_eq!((&answer.json()["each"], asked), (&serde_json::json!(["/u/1", "/anybody", "/anybody", "/u/4"]), 4));
+    // The answer cannot be given: nobody is asked.
+    let (answer, asked) = ask("");
+    answer.assert_problem(502, "compose", "part_failed");
+    assert_eq!((&answer.json()["part"], &answer.json()["why"], asked), (&"each".into(), &"no_value".into(), 1));
+}
+
+/// What bounds targets and fields bounds no text in a body.
+#[test]
+fn a_text_in_a_body_may_be_long() {
+    let shop = Backend::answering(|request| ok(&request.body.len().to_string()));
+    let compose = "\n      calls: { one: { service: shop, path: /, method: POST, body: { text: 'pre {body.text}' } } }";
+    let gateway = Gateway::start(&yaml(&[("shop", &shop)], compose));
+    let body = serde_json::json!({ "text": "x".repeat(100_000) }).to_string();
+    let answer = request(gateway.port(), "POST", "/api/dashboard", &[("Content-Type", "application/json")], body.as_bytes());
+    assert_eq!(answer.text(), format!("{{\"one\":{}}}", body.len() + 4));
 }
 
 #[test]

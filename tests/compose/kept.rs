@@ -119,6 +119,53 @@ fn the_routes_cache_is_that_of_its_calls_and_a_call_knows_better() {
     assert!(!parts(&ask("GET")).contains("read=hit"), "it was changed");
 }
 
+/// The same question is asked once for one request, whatever its calls say of a cache, if they say the same.
+#[test]
+fn calls_that_keep_alike_are_made_once() {
+    let one = counting("Cache-Control: max-age=60\r\n");
+    let compose = "
+      calls:
+        a: { service: one, path: /1, cache: { ttl: 1m, statuses: [200] } }
+        b: { service: one, path: /1, cache: { statuses: [200], ttl: 1m }, group: x.b }
+        c: { service: one, path: /1, cache: { ttl: 2m } }
+        d: { service: one, path: /1, cache: false }
+        e: { service: one, path: /1, cache: false }";
+    let gateway = Gateway::start(&yaml(&[("one", &one)], compose));
+    let first = dashboard(&gateway).json();
+    assert_eq!((&first["a"], &first["d"]), (&first["x"]["b"], &first["e"]));
+    assert_eq!(one.requests().len(), 3, "one for each word: {first}");
+    let second = dashboard(&gateway);
+    let said = parts(&second);
+    assert_eq!(said.matches("=hit").count(), 3, "{said}");
+    assert_eq!(one.requests().len(), 4, "what is not kept is asked for again, once: {said}");
+    assert_eq!(second.json()["a"], first["a"]);
+}
+
+/// Where it was stored only for the sake of its fallback it is stored for as long as that holds, on disk as well.
+#[test]
+fn a_fallback_outlives_a_restart() {
+    let down = Arc::new(AtomicBool::new(false));
+    let is_down = down.clone();
+    let one = Backend::answering(move |_| match is_down.load(Ordering::Relaxed) {
+        true => b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n".to_vec(),
+        false => json("Cache-Control: max-age=1\r\n", "\"good\""),
+    });
+    let files = Files::new();
+    let disk = files.dir().join("kept");
+    std::fs::create_dir(&disk).unwrap();
+    let compose = "\n      calls: { kept: { service: one, path: /, cache: {}, fallback: { cached: 1h } } }";
+    let server = format!("server: {{ workers: 1, cache_disk: {{ path: '{}', max_size: 64MiB }} }}", disk.display());
+    let config = yaml(&[("one", &one)], compose).replace("server: { workers: 1 }", &server);
+    let mut gateway = Gateway::start_in(&files, &config);
+    assert_eq!(dashboard(&gateway).json(), json!({ "kept": "good" }));
+    gateway.signal("TERM");
+    gateway.wait_exit(Duration::from_secs(10));
+    down.store(true, Ordering::Relaxed);
+    let again = Gateway::start_in(&files, &config);
+    eventually("it has expired", || parts(&dashboard(&again)).starts_with("kept=stale;age="));
+    assert_eq!(dashboard(&again).json(), json!({ "kept": "good" }));
+}
+
 #[test]
 fn a_stale_part_stands_in_and_says_how_old_it_is() {
     let down = Arc::new(AtomicBool::new(false));

@@ -102,7 +102,7 @@ fn metadata_that_is_too_large_is_refused_in_connects_words() {
     for version in ["--http1.1", "--http2-prior-knowledge"] {
         let large = format!("x-large: {value}");
         let fields =
-            [version, "-H", "content-type: application/proto", "-H", "connect-protocol-version: 1", "-H", &large, "-d", "x"];
+            [version, "-H", "content-type: application/proto", "-H", "connect-protocol-version: 1", "-H", &large, "-X", "POST"];
         let answer = curl(&[&fields[..], &[&shop.gateway.url(&target)]].concat());
         assert_eq!(answer.status, 431, "{version}: {answer:?}");
         if version != "--http1.1" {
@@ -301,6 +301,9 @@ fn who_leaves_or_runs_out_of_time_has_the_call_cancelled() {
             "leaves" => {
                 client.send_request("POST", slow, &[PROTO], b"");
                 gateway.wait_metric("portcullis_upstream_in_flight{service=\"it\"}", 1.0);
+                // Behind it on the same connection: the server has begun with the one before.
+                let behind = request(gateway.port(), "POST", "/portcullis.test.Echo/Unary", &[PROTO], b"x");
+                assert_eq!(behind.text(), "x");
                 drop(client);
             }
             "late" => {

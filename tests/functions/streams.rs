@@ -42,7 +42,7 @@ fn what_a_function_writes_is_passed_on_as_it_comes() {
 #[test]
 fn one_that_fails_in_the_middle_is_not_taken_for_the_whole() {
     let cloud = Cloud::start();
-    let functions = ["dies", "fails", "bad", "cut"].map(|name| (name, ", invoke: stream")).to_vec();
+    let functions = ["dies", "fails", "bad", "unlike", "cut"].map(|name| (name, ", invoke: stream")).to_vec();
     let gateway = lab(&cloud, &functions);
     for name in ["dies", "cut"] {
         let mut client = Client::connect(gateway.port());
@@ -51,7 +51,17 @@ fn one_that_fails_in_the_middle_is_not_taken_for_the_whole() {
         assert!(told.is_err(), "{name}: {told:?}");
     }
     get(gateway.port(), "/fails/").assert_problem(502, "lambda", "function_error");
-    get(gateway.port(), "/bad/").assert_problem(502, "lambda", "bad_function_answer");
-    gateway.wait_metric("portcullis_function_invocations_total{service=\"dies\",result=\"failed\"}", 1.0);
+    for name in ["bad", "unlike"] {
+        get(gateway.port(), &format!("/{name}/")).assert_problem(502, "lambda", "bad_function_answer");
+    }
+    // Each is counted once, as what it was.
+    let results = ["ok", "failed", "unusable", "broken", "throttled", "refused"];
+    for (name, how) in [("dies", "failed"), ("fails", "failed"), ("bad", "unusable"), ("unlike", "unusable"), ("cut", "broken")] {
+        let counter = |result: &str| format!("portcullis_function_invocations_total{{service=\"{name}\",result=\"{result}\"}}");
+        gateway.wait_metric(&counter(how), 1.0);
+        let others: f64 =
+            results.into_iter().filter(|result| *result != how).map(|result| gateway.metric(&counter(result))).sum();
+        assert_eq!(others, 0.0, "{name}");
+    }
     assert!(!gateway.log_text().contains("secret detail"));
 }

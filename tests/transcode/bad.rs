@@ -59,7 +59,7 @@ fn what_cannot_be_meant_is_told_with_its_place() {
         (rule("{ method: shop.v1.Catalog.Echo, get: /a, body: '*' }"), "a GET request has no body"),
         (rule("{ method: shop.v1.Catalog.Echo, post: /a, body: nothing }"), "no such field"),
         (rule("{ method: shop.v1.Catalog.Echo, post: /a, body: inside.name }"), "field of the message itself"),
-        (rule("{ method: shop.v1.Catalog.Echo, post: '/a/{inside.name}', body: inside }"), "stands in the path as well"),
+        (rule("{ method: shop.v1.Catalog.Echo, post: '/a/{text}', body: text }"), "stands in the path as well"),
         (rule("{ method: shop.v1.Catalog.Echo, get: /a, response_body: nothing }"), "no such field"),
         (rule("{ method: shop.v1.Catalog.Upload, post: '/a/{content_type}', body: '*' }"), "leaves no field"),
         (rule("{ method: shop.v1.Catalog.Collect, post: /a }"), "takes a stream"),
@@ -164,6 +164,45 @@ pub fn odd() -> (H2Backend, Gateway) {
     );
     let gateway = Gateway::start_in(&files, &yaml);
     (backend, gateway)
+}
+
+#[test]
+fn what_there_is_memory_for_on_an_idle_gateway_is_served() {
+    let shop = shop();
+    let many = |name: &str, one: &str, count: usize| format!("{{\"{name}\":[{}{one}]}}", format!("{one},").repeat(count - 1));
+    for (name, one, most) in [
+        ("insides", r#"{"name":"a product of ours","number":"7"}"#, 128_000),
+        ("value", "1", 256_000),
+        ("numbers", "1", 2_048_000),
+        ("texts", r#""a text""#, 512_000),
+    ] {
+        let mut count = 16_000;
+        let mut refused = false;
+        while count <= most {
+            let answer = shop.send("POST", "/v1/echo", &many(name, one, count));
+            // The larger one is never served where the smaller one is not; and never does it say that there might be memory later.
+            match answer.status {
+                200 => assert!(!refused, "{count} {name}"),
+                413 => refused = true,
+                // It was called, and the answer takes more than the request did.
+                502 => answer.assert_problem(502, "transcode", "unfit_answer"),
+                _ => panic!("{count} {name}: {}", answer.text()),
+            }
+            assert!(count > 16_000 || answer.status == 200, "{name}: {}", answer.text());
+            count *= 2;
+        }
+        assert!(refused, "{name}");
+    }
+    // Nothing of it is still held.
+    eventually("all is given back", || shop.gateway.metric("portcullis_buffered_bytes") == 0.0);
+    // Where there is less, less is served, and never are clients told to try again.
+    let yaml = std::fs::read_to_string(shop.gateway.config_path()).unwrap();
+    shop.gateway.rewrite(&yaml.replace("workers: 1", "workers: 1, buffered_bytes: 4MiB"));
+    assert_eq!(shop.gateway.reload().0, 200);
+    for (count, status) in [(100, 200), (20_000, 413)] {
+        let answer = shop.send("POST", "/v1/echo", &many("insides", "{}", count));
+        assert_eq!(answer.status, status, "{count}: {}", answer.text());
+    }
 }
 
 #[test]

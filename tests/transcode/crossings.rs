@@ -131,6 +131,36 @@ fn composed_answers_are_made_of_calls() {
 }
 
 #[test]
+fn a_failure_that_is_kept_names_no_request() {
+    let shop = shop_with("", "      - { path: '/*', service: shop, policies: { cache: { ttl: 1m } } }");
+    let (first, second) = (shop.get("/v1/fail/5"), shop.get("/v1/fail/5"));
+    assert!(second.header("cache-status").unwrap().contains("hit"), "{second:?}");
+    for answer in [first, second] {
+        assert_eq!((answer.status, &answer.json()["reason"]), (404, &json!("call_failed")));
+        assert_eq!(answer.json()["request_id"], Value::Null, "{}", answer.text());
+    }
+}
+
+#[test]
+fn a_coding_that_a_policy_has_undone_is_none() {
+    use std::io::Write;
+    let coded = |body: &str| {
+        let mut run = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        run.write_all(body.as_bytes()).unwrap();
+        run.finish().unwrap()
+    };
+    let routes = "
+      - { path: '/made/*', strip_prefix: /made, service: shop, policies: { reshape: { request: [ { set: { /anInt32: 5 } } ] } } }
+      - { path: '/*', service: shop }";
+    let shop = shop_with("", routes);
+    let fields = [("Content-Type", "application/json"), ("Content-Encoding", "gzip")];
+    let send = |target: &str| request(shop.gateway.port(), "POST", target, &fields, &coded(r#"{"text":"t"}"#));
+    let answer = send("/made/v1/echo");
+    assert_eq!((answer.status, answer.text()), (200, r#"{"anInt32":5,"text":"t"}"#.to_owned()));
+    send("/v1/echo").assert_problem(415, "transcode", "content_encoding_unsupported");
+}
+
+#[test]
 fn http2_clients_get_the_same() {
     let shop = shop();
     let answer = curl(&["--http2-prior-knowledge", &shop.gateway.url("/v1/products/a?shelf=s")]);

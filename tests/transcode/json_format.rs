@@ -118,12 +118,16 @@ fn messages_are_the_same_json_as_pythons() {
         let (left, right): (Value, Value) = (serde_json::from_str(&ours).unwrap(), serde_json::from_str(theirs).unwrap());
         assert!(same(&left, &right), "ours\n{ours}\ntheirs\n{theirs}");
         // Theirs as a request, and back.
-        let frame =
-            meant.bind(None, Some(b"application/json"), theirs.as_bytes()).unwrap_or_else(|reply| panic!("{reply:?}: {theirs}"));
+        let frame = meant
+            .bind(None, Some(b"application/json"), theirs.as_bytes(), &mut |_| true)
+            .unwrap_or_else(|reply| panic!("{reply:?}: {theirs}"));
         assert_eq!(written(&frame[5..]).unwrap(), ours, "{theirs}");
     }
     for ((text, why), theirs) in TEXTS.iter().zip(told["read"].as_array().unwrap()) {
-        let ours = meant.bind(None, Some(b"application/json"), text.as_bytes()).ok().map(|frame| written(&frame[5..]).unwrap());
+        let ours = meant
+            .bind(None, Some(b"application/json"), text.as_bytes(), &mut |_| true)
+            .ok()
+            .map(|frame| written(&frame[5..]).unwrap());
         let ours: Option<Value> = ours.map(|ours| serde_json::from_str(&ours).unwrap());
         let theirs: Option<Value> = theirs.as_str().map(|theirs| serde_json::from_str(theirs).unwrap());
         let agree = match (&ours, &theirs) {

@@ -52,6 +52,41 @@ impl Setup {
 }
 
 #[test]
+fn fields_that_cannot_be_metadata_are_left_out() {
+    let setup = setup("", "", |_| {
+        let body = r#"{"sku":"a"}"#;
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-B-Bin: not base64!\r\nX-Good-Bin: YWJj\r\nX!a: 1\r\nX-Caf: caf\u{e9}\r\nX-Seen: yes";
+        format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    });
+    let said = setup.call("GetProduct", json!({ "sku": "a" }));
+    assert_eq!((&said["code"], &said["initial"]["x-seen"]), (&json!("OK"), &json!("yes")), "{said}");
+    for absent in ["x-b-bin", "x!a", "x-caf"] {
+        assert_eq!(said["initial"][absent], Value::Null, "{absent}: {said}");
+    }
+    assert_ne!(said["initial"]["x-good-bin"], Value::Null, "{said}");
+}
+
+#[test]
+fn identity_is_no_coding() {
+    let said_to_be = |coding: &'static str| {
+        let setup = setup("", "", move |_| {
+            let body = r#"{"sku":"a"}"#;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+            format!("{head}Content-Encoding: {coding}\r\n\r\n{body}")
+        });
+        setup.call("GetProduct", json!({ "sku": "a" }))
+    };
+    for none in ["identity", "Identity, ", ""] {
+        let said = said_to_be(none);
+        assert_eq!((&said["code"], &said["message"]), (&json!("OK"), &json!({ "sku": "a" })), "{none}: {said}");
+    }
+    for coding in ["gzip", "identity, br", "x"] {
+        let said = said_to_be(coding);
+        assert_eq!(said["code"], "INTERNAL", "{coding}: {said}");
+    }
+}
+
+#[test]
 fn a_call_becomes_a_request_and_its_answer_a_message() {
     let setup = setup("", "", |request| match request.target.as_str() {
         target if target.starts_with("/v1/products/") => {

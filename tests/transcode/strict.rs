@@ -4,6 +4,29 @@ use super::*;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
+#[test]
+fn what_is_too_deep_for_the_service_does_not_get_there() {
+    let shop = shop();
+    // An entry of a map is a message to those who read it.
+    let structure = |depth: usize| format!("{{\"structure\":{}1{}}}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
+    let list = |depth: usize| format!("{{\"value\":{}1{}}}", "[".repeat(depth), "]".repeat(depth));
+    let inside = |depth: usize| format!("{{\"inside\":{}{{}}{}}}", r#"{"deeper":"#.repeat(depth), "}".repeat(depth));
+    let entry = |depth: usize| format!("{{\"byNumber\":{{\"1\":{}{{}}{}}}}}", r#"{"deeper":"#.repeat(depth), "}".repeat(depth));
+    let bodies: [&dyn Fn(usize) -> String; 4] = [&structure, &list, &inside, &entry];
+    for body in bodies {
+        let mut passed = 0;
+        for depth in (10..=40).step_by(6).chain(30..=36).chain(46..=52).chain(94..=101) {
+            let answer = shop.send("POST", "/v1/echo", &body(depth));
+            match answer.status {
+                200 => passed += 1,
+                400 => answer.assert_problem(400, "transcode", "unfit_message"),
+                _ => panic!("{depth}: {} {}", answer.status, answer.text()),
+            }
+        }
+        assert!(passed > 5, "{passed}");
+    }
+}
+
 fn asked(shop: &Shop, field: (&str, &str)) -> u16 {
     request(shop.gateway.port(), "GET", "/v1/metadata", &[field], b"").status
 }
@@ -108,10 +131,13 @@ fn a_failed_call_has_two_names_for_fallbacks_and_retries() {
 #[test]
 fn a_value_does_not_choose_the_method() {
     let rules = ", rules: [ { method: shop.v1.Catalog.GetProduct, get: '/v1/products/{sku}' },
-        { method: shop.v1.Catalog.Echo, get: '/v1/products/{text}:export' } ]";
+        { method: shop.v1.Catalog.Echo, get: '/v1/products/{text}:export' },
+        { method: shop.v1.Catalog.GetProduct, post: '/v1/made/{sku}', body: '*' },
+        { method: shop.v1.Catalog.Echo, post: '/v1/made/{text}:export', body: '*' } ]";
     let routes = "      - { path: '/v1/*', service: shop }
       - path: '/of/{sku}'
         compose: { calls: { one: { service: shop, path: '/v1/products/{param.sku}' } } }
+      - { path: /made, service: shop, policies: { reshape: { request: [ { path: '/v1/made/{/id}' }, { remove: /id } ] } } }
       - { path: '/doc/v1/*', service: shop, strip_prefix: /doc, policies: { openapi: { file: api.yaml, base: /doc } } }";
     let files = Files::new();
     let document = "openapi: 3.1.0\ninfo: { title: t, version: '1' }\npaths:\n  /v1/products/{sku}:\n    get: { operationId: getProduct, parameters: \
@@ -123,6 +149,8 @@ fn a_value_does_not_choose_the_method() {
         let answer = shop.get(path);
         assert_eq!((answer.status, &answer.text().contains(r#""sku":"a:export""#)), (200, &true), "{path}: {}", answer.text());
     }
+    let made = request(shop.gateway.port(), "POST", "/made", &[JSON], b"{\"id\":\"a:export\"}");
+    assert_eq!((made.status, &made.text().contains(r#""sku":"a:export""#)), (200, &true), "{}", made.text());
 }
 
 #[test]

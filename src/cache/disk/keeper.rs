@@ -27,6 +27,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 const REST: Duration = Duration::from_secs(5);
 /// The longest that closing takes.
 pub(super) const CLOSING: Duration = Duration::from_secs(10);
+/// After so long it is worth a warning that another process still has it: one that an upgrade has replaced lets go sooner, but for its last clients.
+const LONG: Duration = Duration::from_secs(60);
 /// How far ahead the disk's clock may go before that is written down.
 const AHEAD: u64 = 3_600_000_000_000;
 
@@ -59,11 +61,11 @@ impl Disk {
     }
 
     fn keep_house(&'static self) {
-        let (mut waits, mut fails) = (false, false);
+        let (mut waits, mut warned, mut fails) = (None, false, false);
         while !self.is_closing() {
             match self.open() {
                 Ok(Some(open)) => {
-                    (waits, fails) = (false, false);
+                    (waits, warned, fails) = (None, false, false);
                     self.figures.open.set(1);
                     let done = self.serve(open);
                     self.figures.open.set(0);
@@ -74,8 +76,11 @@ impl Disk {
                     }
                 }
                 Ok(None) => {
-                    if !std::mem::replace(&mut waits, true) {
-                        log::warn!("{} is another process's: the cache is in memory alone until it has gone", self.path());
+                    if waits.is_none() {
+                        log::info!("{} is another process's: the cache is in memory alone until that has let it go", self.path());
+                    }
+                    if waits.get_or_insert_with(Instant::now).elapsed() > LONG && !std::mem::replace(&mut warned, true) {
+                        log::warn!("{} is still another process's: the cache is in memory alone", self.path());
                     }
                     self.rest(AGAIN);
                 }

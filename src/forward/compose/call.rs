@@ -27,6 +27,7 @@ use crate::upstream::call::{Answer, Call, CallError, Caller, Own, Piece, Tries};
 use crate::upstream::{AttemptOutcome, Service};
 use crate::wire::answer::AnswerHead;
 use crate::wire::coding::is_coded;
+use crate::wire::media::is_json;
 
 /// How deep a part may be nested.
 const DEEPEST: usize = 64;
@@ -263,7 +264,9 @@ impl Asking<'_> {
         };
         let read = part_of(status, State::Ok, body, fields);
         match &read {
-            Ok(_) => keeping.done(self.view.cache, &answer.head),
+            Ok(_) => {
+                keeping.done(self.view.cache, &answer.head);
+            }
             // Nobody is served by what nobody can read.
             Err(_) => keeping.give_up(),
         }
@@ -377,9 +380,7 @@ pub fn unreadable(head: &AnswerHead, empty: bool, part: &Part) -> Option<Fault> 
         return Some(Fault::Coded);
     }
     let kind = head.header_all("content-type").next()?;
-    let essence = kind.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
-    let is_json = essence == b"application/json" || essence == b"text/json" || essence.ends_with(b"+json");
-    (!is_json).then_some(Fault::NotJson)
+    (!is_json(kind)).then_some(Fault::NotJson)
 }
 
 /// Fields of the client's that are about its own message, or about the answer as the client would have it; and those by which a service

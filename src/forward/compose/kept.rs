@@ -72,7 +72,8 @@ impl Asking<'_> {
         let mut fetch = match begun.map_err(|_| Fault::Unavailable)? {
             Begun::Fetch(fetch) => fetch,
             Begun::Stored(hit, behind) => {
-                if let Some(fetch) = behind {
+                if let Some(mut fetch) = behind {
+                    fetch.keep_for(how.last_good);
                     let refresh = Refresh {
                         caller: self.caller.clone(),
                         cache,
@@ -90,6 +91,7 @@ impl Asking<'_> {
                 return Ok(Err(Box::new(hit)));
             }
         };
+        fetch.keep_for(how.last_good);
         loop {
             let fill = fetch.is_for_all().then(|| Fill { validators: fetch.validators() });
             let call = Call { head, exchange, target: Some(target), fill: fill.as_ref(), stands_for: None };

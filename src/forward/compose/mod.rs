@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use crate::cel;
 use crate::jose::json;
 use crate::journey::{Given, Journey, no_memory};
+use crate::json::{Exact, Members};
 use crate::listen::share::Purse;
 use crate::reply::{Reply, push_json};
 use crate::route::compose::merge::{Body, Whole};
@@ -42,21 +43,42 @@ struct Done {
     /// What stands in the answer.
     body: Option<Body>,
     /// What others may look at.
-    value: Option<Value>,
+    value: Option<Exact>,
     got: Vec<Arc<Got>>,
 }
 
 /// One question, and what else may be asked instead.
 struct Question {
-    request: Rendered,
+    /// `None`: a value is missing that it cannot be without.
+    request: Option<Rendered>,
     other: Option<Rendered>,
+}
+
+impl Question {
+    /// What a part is asked for. `None` if a value is missing and nothing stands in for the part.
+    fn of(part: &Part, known: &Known<'_>) -> Option<Question> {
+        let request = part.request.render(known);
+        let (other, stands_in) = match &part.fallback {
+            Some(Fallback::Call(other)) => (other.request.render(known), false),
+            Some(Fallback::Json(_)) => (None, true),
+            None => (None, false),
+        };
+        let can_be_had = request.is_some() || other.is_some() || stands_in;
+        can_be_had.then_some(Question { request, other })
+    }
+
+    /// What it takes of memory.
+    fn takes(&self) -> usize {
+        let takes = |request: &Rendered| request.target.len() + 2 * request.body.as_ref().map_or(0, Bytes::len);
+        self.request.iter().chain(&self.other).map(takes).sum()
+    }
 }
 
 /// What one question has come to.
 struct One {
     state: State,
     body: Body,
-    value: Option<Value>,
+    value: Option<Exact>,
     got: Option<Arc<Got>>,
 }
 
@@ -66,7 +88,8 @@ impl Done {
     }
 }
 
-/// Makes the calls of a composed answer, and the answer of what they come to. `body` is the request's, if any call has something of it.
+/// Makes the calls of a composed answer, and the answer of what they come to. `body` is the request's, if any call has something of it: JSON, for
+/// which memory was paid once it is read.
 ///
 /// What was charged to `purse` is for as long as the answer is; it is given back with it.
 ///
@@ -76,7 +99,7 @@ pub async fn gather(
     caller: &Arc<Caller>,
     journey: &mut Journey,
     purse: Option<Purse>,
-    body: Option<Value>,
+    body: Option<Bytes>,
 ) -> Result<(Given, Option<Purse>), Box<Reply>> {
     let view = journey.view.clone();
     let route = view.route(journey.routed);
@@ -98,12 +121,15 @@ pub async fn gather(
     };
     if let Some(facade) = &composed.graphql {
         let asked = Gathering { composed, asking: &asking, body: None };
+        let body = body.map(|body| json::value(&body).ok_or_else(malformed)).transpose()?;
         let executed = graphql::answer(&asked, facade, journey, body).await?;
         let purse = asking.purse.into_inner();
-        let (head, body, log) = executed.finish(composed, journey)?;
+        let (told, log) = executed.finish(composed, journey);
         journey.outcome.parts = Some(log.into());
+        let (head, body) = told?;
         return journey.dress(head, body, "graphql").map(|given| (given, purse));
     }
+    let body = body.map(|body| Exact::read(&body).map_err(|_| malformed())).transpose()?;
     let (dones, failed) = Gathering { composed, asking: &asking, body: body.as_ref() }.run().await;
     let mut purse = asking.purse.into_inner();
     let parts = &composed.composition.parts;
@@ -119,7 +145,7 @@ pub async fn gather(
         let known = Known {
             head: &journey.head,
             exchange: &journey.exchange,
-            parts: &Map::new(),
+            parts: &Members::default(),
             body: body.as_ref(),
             item: None,
             field: None,
@@ -129,6 +155,11 @@ pub async fn gather(
     }
     let (head, body) = answer(composed, &dones, journey, body.is_some(), &mut purse)?;
     journey.dress(head, body, "compose").map(|given| (given, purse))
+}
+
+pub fn malformed() -> Box<Reply> {
+    let detail = "The body is not JSON, nested too deeply, or has an object with a name twice.";
+    Reply::new(StatusCode::BAD_REQUEST, "compose", "malformed_json", detail)
 }
 
 /// What the client is told where a part failed that the answer cannot be without. `lacks`: for want of something in the request's body.
@@ -161,7 +192,17 @@ fn refusal(composed: &Composed, part: &Part, fault: Fault, lacks: bool) -> Box<R
 struct Gathering<'a> {
     composed: &'a Composed,
     asking: &'a Asking<'a>,
-    body: Option<&'a Value>,
+    body: Option<&'a Exact>,
+}
+
+/// What calls were answered that others look at.
+#[derive(Default)]
+struct Seen {
+    values: Members,
+    /// The same for conditions, which reckon with numbers.
+    rounded: Map<String, Value>,
+    /// What those take, in bytes.
+    weight: usize,
 }
 
 impl<'a> Gathering<'a> {
@@ -170,8 +211,7 @@ impl<'a> Gathering<'a> {
         let parts = &self.composed.composition.parts;
         let mut dones: Vec<Option<Done>> = parts.iter().map(|_| None).collect();
         let mut begun = vec![false; parts.len()];
-        // What calls were answered that others look at, and what that takes.
-        let (mut values, mut weight) = (Map::new(), 0);
+        let mut seen = Seen::default();
         let mut under_way = Crowd::default();
         let mut failed = None;
         'gathering: loop {
@@ -182,7 +222,7 @@ impl<'a> Gathering<'a> {
                     continue;
                 }
                 begun.get_mut(number).into_iter().for_each(|begun| *begun = true);
-                match self.questions(part, &values, weight) {
+                match self.questions(part, &seen) {
                     Ok(questions) => under_way.add(number, self.part(part, questions)),
                     Err(state) => settled.push((number, self.instead(part, state))),
                 }
@@ -194,8 +234,11 @@ impl<'a> Gathering<'a> {
             for (number, mut done) in settled {
                 let Some(part) = parts.get(number) else { break };
                 if let Some(value) = done.value.take() {
-                    weight += done.got.iter().map(|got| got.body.len()).sum::<usize>();
-                    values.insert(part.name.to_string(), value);
+                    if part.judged {
+                        seen.weight += done.got.iter().map(|got| got.body.len()).sum::<usize>();
+                        seen.rounded.insert(part.name.to_string(), value.rounded());
+                    }
+                    seen.values.insert(part.name.to_string(), value);
                 }
                 let is_over = matches!(done.state, State::Failed(_)) && !part.optional;
                 if let Some(slot) = dones.get_mut(number) {
@@ -221,31 +264,30 @@ impl<'a> Gathering<'a> {
         }
     }
 
-    /// The questions to ask for a part: one, or one for each element.
-    fn questions(&self, part: &Part, values: &Map<String, Value>, weight: usize) -> Result<Vec<Question>, State> {
+    /// The questions to ask for a part: one, or one for each element; `None` of an element for which there is no question.
+    fn questions(&self, part: &Part, seen: &Seen) -> Result<Vec<Option<Question>>, State> {
         let Asking { head, exchange, .. } = *self.asking;
         if let Some(when) = &part.when {
-            match when.bool_among(head, exchange, cel::Parts { values, weight }) {
+            match when.bool_among(head, exchange, cel::Parts { values: &seen.rounded, weight: seen.weight }) {
                 Ok(true) => {}
                 Ok(false) => return Err(State::Skipped),
                 Err(_) => return Err(State::Failed(Fault::Condition)),
             }
         }
-        let known = Known { head, exchange, parts: values, body: self.body, item: None, field: None };
+        let known = Known { head, exchange, parts: &seen.values, body: self.body, item: None, field: None };
         let question = |known: &Known<'_>| {
-            let request = part.request.render(known).ok_or(State::Failed(Fault::NoValue))?;
-            let other = match &part.fallback {
-                Some(Fallback::Call(other)) => other.request.render(known),
-                _ => None,
-            };
-            let takes = |request: &Rendered| request.target.len() + 2 * request.body.as_ref().map_or(0, Bytes::len);
-            let paid = self.asking.pays(takes(&request) + other.as_ref().map_or(0, takes));
-            if paid { Ok(Question { request, other }) } else { Err(State::Failed(Fault::Memory)) }
+            let question = Question::of(part, known);
+            // The answer is not given without it, and nobody is asked for nothing.
+            if question.is_none() && !(part.optional && part.each.is_some()) {
+                return Err(State::Failed(Fault::NoValue));
+            }
+            let paid = self.asking.pays(question.as_ref().map_or(0, Question::takes));
+            if paid { Ok(question) } else { Err(State::Failed(Fault::Memory)) }
         };
         let Some(each) = &part.each else { return Ok(vec![question(&known)?]) };
         let items = match each.list.get(&known) {
-            None | Some(Found::Json(Value::Null)) => &[][..],
-            Some(Found::Json(Value::Array(items))) => items,
+            None | Some(Found::Exact(Exact::Null)) => &[][..],
+            Some(Found::Exact(Exact::List(items))) => items,
             Some(_) => return Err(State::Failed(Fault::NoValue)),
         };
         if items.len() > each.most {
@@ -254,16 +296,22 @@ impl<'a> Gathering<'a> {
         items.iter().map(|item| question(&Known { item: Some(item), ..known })).collect()
     }
 
-    async fn part(&self, part: &'a Part, questions: Vec<Question>) -> Done {
+    async fn part(&self, part: &'a Part, questions: Vec<Option<Question>>) -> Done {
         let began = Instant::now();
         let Some(each) = &part.each else {
-            let Some(question) = questions.first() else { return Done::without(State::Failed(Fault::NoValue)) };
+            let Some(Some(question)) = questions.first() else { return Done::without(State::Failed(Fault::NoValue)) };
             let One { state, body, value, got } = self.one(part, question).await;
             let body = (!matches!(state, State::Failed(_))).then_some(body);
             return Done { state, took: began.elapsed(), body, value, got: got.into_iter().collect() };
         };
         let is_over = |one: &One| matches!(one.state, State::Failed(_)) && !part.optional;
-        let ones = crowd::all(questions.iter().map(|question| self.one(part, question)), each.at_once, is_over).await;
+        let asking = questions.iter().map(|question| async move {
+            match question {
+                Some(question) => self.one(part, question).await,
+                None => failed(part, Fault::NoValue),
+            }
+        });
+        let ones = crowd::all(asking, each.at_once, is_over).await;
         let state = ones.iter().flatten().map(|one| one.state).reduce(State::with).unwrap_or(State::Ok);
         let mut done = Done { took: began.elapsed(), ..Done::without(state) };
         let (mut bodies, mut values) = (Vec::new(), Vec::new());
@@ -272,7 +320,7 @@ impl<'a> Gathering<'a> {
             values.extend(one.value);
             done.got.extend(one.got);
         }
-        done.value = part.read.then_some(Value::Array(values));
+        done.value = part.read.then_some(Exact::List(values));
         done.body = Some(Body::Many(bodies));
         done
     }
@@ -282,9 +330,10 @@ impl<'a> Gathering<'a> {
             let (known, road) = (self.composed.services.get(service)?, self.composed.roads.get(service)?);
             Some(How { part, service: known, road, timeout, last_good })
         };
-        let asked: Ended = match how(part.service, part.timeout, part.last_good) {
-            Some(how) => self.asking.ask(&how, &question.request).await,
-            None => Err(Fault::Unavailable),
+        let asked: Ended = match (how(part.service, part.timeout, part.last_good), &question.request) {
+            (Some(how), Some(request)) => self.asking.ask(&how, request).await,
+            (None, _) => Err(Fault::Unavailable),
+            (_, None) => Err(Fault::NoValue),
         };
         let fault = match asked.and_then(|got| self.taken(part, got)) {
             Ok(one) => return one,
@@ -307,7 +356,7 @@ impl<'a> Gathering<'a> {
     }
 
     /// What stands in the file for a part.
-    fn stand_in(&self, part: &Part, value: &Value) -> One {
+    fn stand_in(&self, part: &Part, value: &Exact) -> One {
         let body = Body::Value(part.standing.shape(value.clone()));
         One { state: State::Fallback, body, value: part.read.then(|| value.clone()), got: None }
     }
@@ -316,16 +365,16 @@ impl<'a> Gathering<'a> {
     fn taken(&self, part: &Part, got: Arc<Got>) -> Result<One, Fault> {
         let plain = part.standing.is_plain();
         if got.body.is_empty() {
-            return Ok(One { state: got.state, body: Body::NULL, value: part.read.then_some(Value::Null), got: Some(got) });
+            return Ok(One { state: got.state, body: Body::NULL, value: part.read.then_some(Exact::Null), got: Some(got) });
         }
         if plain && !part.read {
             return Ok(One { state: got.state, body: Body::Raw(got.body.clone()), value: None, got: Some(got) });
         }
-        let times = 1 + usize::from(part.read && !plain) + usize::from(part.read);
+        let times = 1 + usize::from(part.read && !plain) + usize::from(part.judged);
         if !self.asking.pays(json::takes(&got.body).saturating_mul(times)) {
             return Err(Fault::Memory);
         }
-        let value = json::value(&got.body).ok_or(Fault::Malformed)?;
+        let value = Exact::read(&got.body).map_err(|_| Fault::Malformed)?;
         let (body, value) = match (plain, part.read) {
             (true, _) => (Body::Raw(got.body.clone()), Some(value)),
             (false, true) => (Body::Value(part.standing.shape(value.clone())), Some(value)),
@@ -336,7 +385,7 @@ impl<'a> Gathering<'a> {
 }
 
 fn failed(part: &Part, fault: Fault) -> One {
-    One { state: State::Failed(fault), body: Body::NULL, value: part.read.then_some(Value::Null), got: None }
+    One { state: State::Failed(fault), body: Body::NULL, value: part.read.then_some(Exact::Null), got: None }
 }
 
 /// The answer's head and body. `by_body`: the request has one, which is nothing that a cache tells requests apart by.
@@ -434,7 +483,7 @@ fn head(composed: &Composed, dones: &[Done], journey: &Journey, given: &Head) ->
 }
 
 /// What the answer says of its parts.
-fn meta(composed: &Composed, dones: &[Done]) -> Value {
+fn meta(composed: &Composed, dones: &[Done]) -> Exact {
     let of = |(part, done): (&Part, &Done)| {
         let source = match done.state {
             State::Ok => "live",
@@ -454,5 +503,5 @@ fn meta(composed: &Composed, dones: &[Done]) -> Value {
         }
         (part.name.to_string(), told)
     };
-    Value::Object(composed.composition.parts.iter().zip(dones).map(of).collect())
+    Value::Object(composed.composition.parts.iter().zip(dones).map(of).collect()).into()
 }

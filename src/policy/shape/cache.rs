@@ -22,6 +22,7 @@ use crate::policy::{Compile, OnBody, OnRequest, PlanBuilder, Policy, Stage};
 use crate::problem::{Place, Problem};
 use crate::reply::{Flow, Reply};
 use crate::value::{OneOrMany, Period, Size, Spanned, StatusRange, count_within, period_within};
+use crate::wire::streams::is_stream;
 
 /// A longer lifetime than this is a mistake more often than a wish; purging by hand is the only way out of it.
 const LONGEST_TTL: u64 = 30 * DAY;
@@ -59,8 +60,8 @@ pub struct CacheConfig {
     pub min_ttl: Option<Spanned<Period>>,
     /// Lifetimes that answers name are cut to this. More than 0. Default: none.
     pub max_ttl: Option<Spanned<Period>>,
-    /// Guesses the lifetime of answers that name none, by how long ago their `Last-Modified` was, before `default_ttl` counts. Default: it
-    /// does not.
+    /// Guesses the lifetime of answers that name none, by how long ago their `Last-Modified` was, before `default_ttl` counts. Where
+    /// `statuses` is not written, also of 405, 414 and 501, and of any status whose answer says `public`. Default: it does not.
     pub heuristic: Option<HeuristicConfig>,
     /// For how long after its lifetime an answer may be given while a new one is fetched behind it, where it does not say so itself
     /// (`stale-while-revalidate`) and does not forbid it (`must-revalidate`, `proxy-revalidate`, `no-cache`, `s-maxage`). At most `30d`.
@@ -267,7 +268,8 @@ impl Policy for CachePolicy {
 
     fn compile(config: &Self::Config, cx: &mut Compile<'_>) -> Option<Self> {
         let lifetimes = check_lifetimes(config, cx);
-        let heuristic = config.heuristic.as_ref().map(|heuristic| check_heuristic(heuristic, cx));
+        let unlisted = config.statuses.is_none();
+        let heuristic = config.heuristic.as_ref().map(|heuristic| check_heuristic(heuristic, unlisted, cx));
         let stale = check_stale(config, cx);
         let max_body = check_max_body(&config.max_body, cx);
         let key_headers = check_key_headers(&config.key_headers, cx);
@@ -335,9 +337,10 @@ impl OnBody for BodyKey {
     fn wants(&self, head: &RequestHead) -> bool {
         let Some(by_body) = &self.0.by_body else { return false };
         let is_long = matches!(head.body, BodyFraming::Length(length) if length > by_body.max as u64);
-        // A call's messages may have no end.
-        let is_call = || head.header_all("content-type").any(|kind| Dialect::of(kind).is_grpc());
-        by_body.methods.contains(&head.method) && !is_long && !head.upgrade && !is_call()
+        let mut kinds = head.header_all("content-type");
+        // A call's messages may have no end, nor may lines whose length nobody has said.
+        let endless = |kind| Dialect::of(kind).is_grpc() || head.body == BodyFraming::Streamed && is_stream(kind);
+        by_body.methods.contains(&head.method) && !is_long && !head.upgrade && !kinds.any(endless)
     }
 
     fn on_body(&self, _: &RequestHead, body: &Bytes, exchange: &mut Exchange) -> Flow {
@@ -542,7 +545,7 @@ fn check_ttl(ttl: &Spanned<Period>, cx: &mut Compile<'_>) -> Option<Duration> {
     period_within("ttl", ttl, 1, LONGEST_TTL, cx.problems)
 }
 
-fn check_heuristic(config: &HeuristicConfig, cx: &mut Compile<'_>) -> Option<Heuristic> {
+fn check_heuristic(config: &HeuristicConfig, unlisted: bool, cx: &mut Compile<'_>) -> Option<Heuristic> {
     let percent = match &config.percent {
         Some(percent) => count_within("percent", percent, 1, 100, cx.problems),
         None => Some(10),
@@ -551,7 +554,7 @@ fn check_heuristic(config: &HeuristicConfig, cx: &mut Compile<'_>) -> Option<Heu
         Some(max) => period_within("max", max, 1000, LONGEST_TTL, cx.problems),
         None => Some(Duration::from_millis(DAY)),
     };
-    Some(Heuristic { percent: percent?, max: max? })
+    Some(Heuristic { percent: percent?, max: max?, unlisted })
 }
 
 /// While a new one is fetched, in the place of an error, and the most of both.
@@ -695,7 +698,8 @@ mod tests {
         }
         let policy = compile("{stale_if_error: 3d, heuristic: {}}").0.unwrap();
         assert_eq!(policy.max_stale, Duration::from_millis(3 * DAY));
-        assert_eq!(policy.heuristic, Some(Heuristic { percent: 10, max: Duration::from_millis(DAY) }));
+        assert_eq!(policy.heuristic, Some(Heuristic { percent: 10, max: Duration::from_millis(DAY), unlisted: true }));
+        assert!(!compile("{heuristic: {}, statuses: [200]}").0.unwrap().heuristic.unwrap().unlisted);
         assert_eq!(compile("max_stale: 0s").0.unwrap().max_stale, Duration::ZERO);
     }
 

@@ -110,6 +110,35 @@ pub struct FieldConfig {
     pub batch: Option<Spanned<BatchConfig>>,
 }
 
+impl FieldConfig {
+    /// The keys that are written and are about a call.
+    fn keys_of_calls(&self) -> impl Iterator<Item = &'static str> {
+        let FieldConfig { from: _, service, port, method, path, query, headers, client_headers, body, timeout, retries, .. } =
+            self;
+        let FieldConfig { max_body, cache, anonymous, fallback, target, null_statuses, batch, .. } = self;
+        let written = [
+            ("service", service.is_some()),
+            ("port", port.is_some()),
+            ("method", method.is_some()),
+            ("path", path.is_some()),
+            ("query", !query.is_empty()),
+            ("headers", !headers.is_empty()),
+            ("client_headers", client_headers.is_some()),
+            ("body", body.is_some()),
+            ("timeout", timeout.is_some()),
+            ("retries", retries.is_some()),
+            ("max_body", max_body.is_some()),
+            ("cache", cache.is_some()),
+            ("anonymous", *anonymous),
+            ("fallback", fallback.is_some()),
+            ("target", target.is_some()),
+            ("null_statuses", null_statuses.is_some()),
+            ("batch", batch.is_some()),
+        ];
+        written.into_iter().filter_map(|(key, is_written)| is_written.then_some(key))
+    }
+}
+
 /// How the objects of one level are asked for at once.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -193,9 +222,15 @@ impl Facade {
             }
             let call = match &field.from {
                 Some(from) => {
-                    if field.service.is_some() || field.path.is_some() || is_root {
-                        let message = "a field is `from` an object's field, or has a call; the fields of operations have calls";
-                        problems.push(Problem::error(from.place, message));
+                    if is_root {
+                        problems.push(Problem::error(from.place, "the fields of operations have calls, and are `from` nothing"));
+                    }
+                    for key in field.keys_of_calls() {
+                        let problem = Problem::error(
+                            field.place,
+                            format!("`{key}` is about a call, and a field that is `from` another has none"),
+                        );
+                        problems.push(problem.hint("leave out `from`, or all the others"));
                     }
                     let read = steps(&from.value).map_err(|why| problems.push(Problem::error(from.place, why))).ok();
                     if let Some(def) = def(&mut schema, parent, of) {

@@ -1,15 +1,15 @@
 //! Where the parts of a composed answer stand in it, and what is left of each.
 //!
-//! A part that nobody looks into goes into the answer byte for byte as its service wrote it: no number changes its digits.
+//! A part that nothing is taken out of goes into the answer byte for byte as its service wrote it. Of the others no number changes its digits.
 
 use std::io::Write;
 
 use ahash::AHashMap;
 use bytes::Bytes;
-use serde_json::{Map, Value};
 
 use super::config::CallConfig;
 use super::text::{Steps, steps, within};
+use crate::json::{Exact, Members};
 use crate::problem::{Place, Problem, Problems};
 
 /// Where one part stands, and what is left of it.
@@ -28,7 +28,7 @@ pub struct Standing {
 pub enum Body {
     /// JSON as it came.
     Raw(Bytes),
-    Value(Value),
+    Value(Exact),
     /// One for each element that its call was made for.
     Many(Vec<Body>),
 }
@@ -71,7 +71,7 @@ impl Standing {
     }
 
     /// What is left of a value.
-    pub fn shape(&self, mut value: Value) -> Value {
+    pub fn shape(&self, mut value: Exact) -> Exact {
         if let Some(target) = &self.target {
             value = target.iter().fold(value, |mut value, step| take(&mut value, step));
         }
@@ -82,39 +82,39 @@ impl Standing {
             return value;
         }
         each(value, &|value| match value {
-            Value::Object(members) => {
+            Exact::Object(members) => {
                 let new =
                     |name: String| self.rename.iter().find(|(old, _)| **old == *name).map_or(name, |(_, new)| new.to_string());
-                Value::Object(members.into_iter().map(|(name, member)| (new(name), member)).collect())
+                Exact::Object(Box::new(members.into_iter().map(|(name, member)| (new(name), member)).collect()))
             }
             other => other,
         })
     }
 
-    fn kept(&self, value: &Value) -> Value {
+    fn kept(&self, value: &Exact) -> Exact {
         if !value.is_object() {
             return value.clone();
         }
-        let mut kept = Map::new();
+        let mut kept = Members::default();
         for steps in &self.keep {
             let Some(found) = within(value, steps) else { continue };
             insert(&mut kept, steps, found.clone());
         }
-        Value::Object(kept)
+        Exact::Object(Box::new(kept))
     }
 }
 
 /// Puts a value in its place, and the objects around it where there are none.
-fn insert(members: &mut Map<String, Value>, steps: &[Box<str>], value: Value) {
+fn insert(members: &mut Members, steps: &[Box<str>], value: Exact) {
     match steps {
         [] => {}
         [last] => drop(members.insert(last.to_string(), value)),
         [step, rest @ ..] => {
-            let next = members.entry(&**step).or_insert(Value::Null);
+            let next = members.entry(step.to_string()).or_default();
             if !next.is_object() {
-                *next = Value::Object(Map::new());
+                *next = Exact::Object(Box::default());
             }
-            if let Value::Object(within) = next {
+            if let Exact::Object(within) = next {
                 insert(within, rest, value);
             }
         }
@@ -122,19 +122,19 @@ fn insert(members: &mut Map<String, Value>, steps: &[Box<str>], value: Value) {
 }
 
 /// Takes a member out.
-fn take(value: &mut Value, step: &str) -> Value {
+fn take(value: &mut Exact, step: &str) -> Exact {
     let found = match value {
-        Value::Object(members) => members.get_mut(step),
-        Value::Array(items) => step.parse::<usize>().ok().and_then(|at| items.get_mut(at)),
+        Exact::Object(members) => members.get_mut(step),
+        Exact::List(items) => step.parse::<usize>().ok().and_then(|at| items.get_mut(at)),
         _ => None,
     };
-    found.map(Value::take).unwrap_or_default()
+    found.map(Exact::take).unwrap_or_default()
 }
 
 /// Of a list, each element.
-fn each(value: Value, work: &dyn Fn(Value) -> Value) -> Value {
+fn each(value: Exact, work: &dyn Fn(Exact) -> Exact) -> Exact {
     match value {
-        Value::Array(items) => Value::Array(items.into_iter().map(work).collect()),
+        Exact::List(items) => Exact::List(items.into_iter().map(work).collect()),
         value => work(value),
     }
 }
@@ -166,7 +166,7 @@ pub struct Whole<'a> {
 
 enum Node<'a> {
     Body(&'a Body),
-    Value(&'a Value),
+    Value(&'a Exact),
     List(Vec<Node<'a>>),
     Object(Whole<'a>),
 }
@@ -176,7 +176,7 @@ impl<'a> Whole<'a> {
     pub fn put(&mut self, standing: &'a Standing, body: &'a Body) {
         let Some((last, way)) = standing.group.split_last() else {
             // What has no fields adds none.
-            if let Body::Value(Value::Object(members)) = body {
+            if let Body::Value(Exact::Object(members)) = body {
                 members.iter().for_each(|(name, member)| self.set(name, Node::Value(member)));
             }
             return;
@@ -205,7 +205,7 @@ impl<'a> Whole<'a> {
     }
 
     /// Adds a member of the gateway's own.
-    pub fn add(&mut self, name: &'static str, value: &'a Value) {
+    pub fn add(&mut self, name: &'static str, value: &'a Exact) {
         self.set(name, Node::Value(value));
     }
 
@@ -255,8 +255,8 @@ impl<'a> Whole<'a> {
 
 fn elements(body: &Body) -> Vec<Node<'_>> {
     match body {
-        Body::Value(Value::Array(items)) => items.iter().map(Node::Value).collect(),
-        Body::Value(Value::Null) => Vec::new(),
+        Body::Value(Exact::List(items)) => items.iter().map(Node::Value).collect(),
+        Body::Value(Exact::Null) => Vec::new(),
         body => vec![Node::Body(body)],
     }
 }
@@ -273,7 +273,7 @@ impl Node<'_> {
 }
 
 impl Body {
-    pub const NULL: Body = Body::Value(Value::Null);
+    pub const NULL: Body = Body::Value(Exact::Null);
 
     fn write(&self, out: &mut impl Write) {
         match self {
@@ -314,7 +314,7 @@ fn put(out: &mut impl Write, bytes: &[u8]) {
     let _ = out.write_all(bytes);
 }
 
-fn write_value(value: &Value, out: &mut impl Write) {
-    // Writing to memory does not fail, and a value's names are texts.
-    let _ = serde_json::to_writer(out, value);
+fn write_value(value: &Exact, out: &mut impl Write) {
+    // Writing to memory does not fail.
+    let _ = value.write(out);
 }

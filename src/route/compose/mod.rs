@@ -14,9 +14,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
-use serde_json::Value;
 
 use crate::cel::{Expression, Kind};
+use crate::json::Exact;
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::retry::config::RetriesConfig;
 use crate::value::{Raw, Spanned, count_within, period_within};
@@ -99,13 +99,15 @@ pub struct Part {
     pub pass: Box<[StatusCode]>,
     /// Another call, or its condition, looks into the answer.
     pub read: bool,
+    /// Another call's condition does.
+    pub judged: bool,
     pub standing: Standing,
 }
 
 /// What stands in for a part.
 #[derive(Debug)]
 pub enum Fallback {
-    Json(Value),
+    Json(Exact),
     Call(Box<OtherCall>),
 }
 
@@ -217,6 +219,11 @@ impl Composition {
             );
             return None;
         }
+        let conditions = parts.iter().filter_map(|(part, _)| part.when.as_ref()).flat_map(|when| when.parts());
+        let judged: BTreeSet<String> = conditions.cloned().collect();
+        for (part, _) in &mut parts {
+            part.judged = judged.contains(&*part.name);
+        }
         let reads_body = parts.iter().any(|(_, needs)| needs.body);
         let private = parts.iter().any(|(_, needs)| needs.client);
         let varies: BTreeSet<&str> = parts.iter().flat_map(|(_, needs)| needs.fields.iter().map(|name| &**name)).collect();
@@ -327,6 +334,7 @@ impl<'a> Compiler<'_, 'a> {
             each,
             pass,
             read: false,
+            judged: false,
             standing: standing?,
             request,
         };
@@ -353,7 +361,7 @@ impl<'a> Compiler<'_, 'a> {
         ];
         let first = call.into_iter().find_map(|(key, place)| Some((key, place?)));
         match (&written.json, first) {
-            (Some(json), None) => Some(Fallback::Json(json.value.0.clone())),
+            (Some(json), None) => Some(Fallback::Json(json.value.0.clone().into())),
             (Some(_), Some((key, place))) => {
                 self.problems
                     .push(Problem::error(place, format!("a fallback is `json` or another call: `{key}` is of the other kind")));

@@ -4,13 +4,14 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, header};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::Names;
 use super::config::CallConfig;
 use super::text::{Found, Known, LONGEST, Source, Text};
 use crate::carrier::lossy;
 use crate::head::TRAVEL_FIELDS;
+use crate::json::{Exact, Members};
 use crate::path;
 use crate::problem::{Place, Problem, Problems};
 use crate::value::Spanned;
@@ -41,7 +42,7 @@ pub struct Rendered {
 
 #[derive(Debug, Clone)]
 enum Json {
-    Plain(Value),
+    Plain(Exact),
     Text(Text),
     List(Vec<Json>),
     Object(Vec<(String, Json)>),
@@ -148,7 +149,7 @@ impl Request {
         let mut fields: Vec<_> = self.fields.iter().map(|(name, text)| (name.clone(), value(text))).collect();
         let body = match &self.body {
             None => None,
-            Some(body) => Some(Bytes::from(body.value(known)?.to_string())),
+            Some(body) => Some(Bytes::from(body.value(known)?.to_vec())),
         };
         if body.is_some() && !fields.iter().any(|(name, value)| *name == header::CONTENT_TYPE && value.is_some()) {
             fields.push((header::CONTENT_TYPE, Some(HeaderValue::from_static("application/json"))));
@@ -179,22 +180,23 @@ impl Json {
     }
 
     /// `None` where a text is made of a value that is missing.
-    fn value(&self, known: &Known<'_>) -> Option<Value> {
+    fn value(&self, known: &Known<'_>) -> Option<Exact> {
         Some(match self {
             Json::Plain(value) => value.clone(),
             Json::Text(text) => match text.alone() {
-                None => Value::String(text.json(known)?),
+                None => Exact::Text(text.json(known)?),
                 Some(source) => match source.get(known) {
-                    None => Value::Null,
-                    Some(Found::Json(value)) => value.clone(),
-                    Some(Found::Keys(keys)) => Value::Array(keys.to_vec()),
-                    Some(Found::Bytes(bytes)) => Value::String(lossy(bytes).into_owned()),
+                    None => Exact::Null,
+                    Some(Found::Json(value)) => value.clone().into(),
+                    Some(Found::Exact(value)) => value.clone(),
+                    Some(Found::Keys(keys)) => Exact::List(keys.to_vec()),
+                    Some(Found::Bytes(bytes)) => Exact::Text(lossy(bytes).into_owned()),
                 },
             },
-            Json::List(items) => items.iter().map(|item| item.value(known)).collect::<Option<_>>()?,
+            Json::List(items) => Exact::List(items.iter().map(|item| item.value(known)).collect::<Option<_>>()?),
             Json::Object(members) => {
                 let member = |(name, member): &(String, Json)| Some((name.clone(), member.value(known)?));
-                Value::Object(members.iter().map(member).collect::<Option<Map<_, _>>>()?)
+                Exact::Object(Box::new(members.iter().map(member).collect::<Option<Members>>()?))
             }
         })
     }
@@ -208,7 +210,7 @@ fn json(value: &Value, names: &Names<'_>) -> Result<Json, String> {
             let member = |(name, member): (&String, &Value)| Ok((name.clone(), json(member, names)?));
             Json::Object(members.iter().map(member).collect::<Result<_, String>>()?)
         }
-        plain => Json::Plain(plain.clone()),
+        plain => Json::Plain(plain.clone().into()),
     })
 }
 

@@ -3,12 +3,13 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Map, Number, Value};
+use serde_json::{Number, Value};
 
 use super::Names;
 use crate::carrier::{decode_escapes, lossy, query_values};
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
+use crate::json::{Exact, Members};
 use crate::path;
 use crate::problem::did_you_mean;
 use crate::value::braces::{self, Part};
@@ -50,8 +51,8 @@ pub enum Source {
 #[derive(Clone, Copy)]
 pub struct OfField<'a> {
     pub arguments: &'a Value,
-    pub parent: &'a Value,
-    pub keys: &'a [Value],
+    pub parent: &'a Exact,
+    pub keys: &'a [Exact],
 }
 
 /// What is known when a call is made.
@@ -59,17 +60,20 @@ pub struct OfField<'a> {
 pub struct Known<'a> {
     pub head: &'a RequestHead,
     pub exchange: &'a Exchange,
-    pub parts: &'a Map<String, Value>,
-    pub body: Option<&'a Value>,
-    pub item: Option<&'a Value>,
+    pub parts: &'a Members,
+    pub body: Option<&'a Exact>,
+    pub item: Option<&'a Exact>,
     pub field: Option<OfField<'a>>,
 }
 
 /// What a placeholder stands for in this request.
 pub enum Found<'a> {
     Bytes(Cow<'a, [u8]>),
+    /// Of the gateway's own: a claim, an argument.
     Json(&'a Value),
-    Keys(&'a [Value]),
+    /// Of a document that a client or a service has written.
+    Exact(&'a Exact),
+    Keys(&'a [Exact]),
 }
 
 impl<'a> Found<'a> {
@@ -81,6 +85,10 @@ impl<'a> Found<'a> {
             Found::Json(Value::Number(number)) => Some(Cow::Owned(digits(number)?.into_bytes())),
             Found::Json(value @ Value::Bool(_)) => Some(Cow::Owned(value.to_string().into_bytes())),
             Found::Json(_) => None,
+            Found::Exact(Exact::Text(text)) => Some(Cow::Borrowed(text.as_bytes())),
+            Found::Exact(Exact::Number(text)) => Some(Cow::Borrowed(text.as_bytes())),
+            Found::Exact(Exact::Bool(value)) => Some(Cow::Borrowed(if *value { b"true" } else { b"false" })),
+            Found::Exact(_) => None,
             // As most services take them. None of them has a comma in it ([`key`]).
             Found::Keys(keys) => Some(Cow::Owned(keys.iter().filter_map(key).collect::<Vec<_>>().join(",").into_bytes())),
         }
@@ -169,28 +177,29 @@ impl Source {
             Source::ClientAddress => Found::Bytes(Cow::Owned(exchange.client.to_canonical().to_string().into_bytes())),
             Source::RequestId => text(&exchange.request_id),
             Source::Host => text(&head.host),
-            Source::Body(steps) => Found::Json(within(known.body?, steps)?),
-            Source::Part(call, steps) => Found::Json(within(known.parts.get(&**call)?, steps)?),
-            Source::Item(steps) => Found::Json(within(known.item?, steps)?),
+            Source::Body(steps) => Found::Exact(within(known.body?, steps)?),
+            Source::Part(call, steps) => Found::Exact(within(known.parts.get(&**call)?, steps)?),
+            Source::Item(steps) => Found::Exact(within(known.item?, steps)?),
             Source::Argument(steps) => Found::Json(within(known.field?.arguments, steps)?),
-            Source::Parent(steps) => Found::Json(within(known.field?.parent, steps)?),
+            Source::Parent(steps) => Found::Exact(within(known.field?.parent, steps)?),
             Source::Keys => Found::Keys(known.field?.keys),
         })
     }
 }
 
 impl Source {
-    /// Whether it stands for a number that is no text any more ([`digits`]), which is not the same as nothing.
+    /// Whether it stands for a number that is no text any more ([`digits`]), which is not the same as nothing: claims and arguments are read by
+    /// others, who keep 64 bits.
     pub fn has_lost_digits(&self, known: &Known<'_>) -> bool {
         matches!(self.get(known), Some(Found::Json(Value::Number(number))) if digits(number).is_none())
     }
 }
 
 /// What something is known by, as a text. `None` for what cannot stand in a list of them.
-pub fn key(value: &Value) -> Option<String> {
+pub fn key(value: &Exact) -> Option<String> {
     match value {
-        Value::String(text) => (!text.is_empty() && !text.contains(',')).then(|| text.clone()),
-        Value::Number(number) => digits(number),
+        Exact::Text(text) => (!text.is_empty() && !text.contains(',')).then(|| text.clone()),
+        Exact::Number(text) => Some(text.to_string()),
         _ => None,
     }
 }
@@ -204,13 +213,35 @@ fn digits(number: &Number) -> Option<String> {
     whole.then(|| number.to_string())
 }
 
+/// What others stand in.
+pub trait Around: Sized {
+    /// The member of that name, or the element of that number.
+    fn step(&self, step: &str) -> Option<&Self>;
+}
+
+impl Around for Value {
+    fn step(&self, step: &str) -> Option<&Self> {
+        match self {
+            Value::Object(members) => members.get(step),
+            Value::Array(items) => items.get(step.parse::<usize>().ok()?),
+            _ => None,
+        }
+    }
+}
+
+impl Around for Exact {
+    fn step(&self, step: &str) -> Option<&Self> {
+        match self {
+            Exact::Object(members) => members.get(step),
+            Exact::List(items) => items.get(step.parse::<usize>().ok()?),
+            _ => None,
+        }
+    }
+}
+
 /// What stands there in a value.
-pub fn within<'a>(value: &'a Value, steps: &[Box<str>]) -> Option<&'a Value> {
-    steps.iter().try_fold(value, |value, step| match value {
-        Value::Object(members) => members.get(&**step),
-        Value::Array(items) => items.get(step.parse::<usize>().ok()?),
-        _ => None,
-    })
+pub fn within<'a, T: Around>(value: &'a T, steps: &[Box<str>]) -> Option<&'a T> {
+    steps.iter().try_fold(value, |value, step| value.step(step))
 }
 
 /// `a.b.0`, as in a configuration.
@@ -263,8 +294,12 @@ impl Text {
         self.0.iter().map(|piece| if let Piece::Text(text) = piece { text } else { "x" }).collect()
     }
 
-    /// As bytes. `None` where a value is missing.
+    /// As bytes of a target or a field. `None` where a value is missing, or all of it is longer than those may be.
     pub fn bytes(&self, known: &Known<'_>) -> Option<Vec<u8>> {
+        self.all(known).filter(|all| all.len() <= LONGEST)
+    }
+
+    fn all(&self, known: &Known<'_>) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         for piece in &self.0 {
             match piece {
@@ -272,7 +307,7 @@ impl Text {
                 Piece::Of(source) => out.extend_from_slice(&source.get(known)?.bytes()?),
             }
         }
-        (out.len() <= LONGEST).then_some(out)
+        Some(out)
     }
 
     /// As a path in its one spelling. `None` where a value is missing, or none that a path can have ([`path::Made`]).
@@ -287,9 +322,9 @@ impl Text {
         made.path()
     }
 
-    /// As text in JSON. `None` where a value is missing.
+    /// As text in JSON, of any length. `None` where a value is missing.
     pub fn json(&self, known: &Known<'_>) -> Option<String> {
-        self.bytes(known).map(|bytes| lossy(Cow::Owned(bytes)).into_owned())
+        self.all(known).map(|bytes| lossy(Cow::Owned(bytes)).into_owned())
     }
 }
 
@@ -317,10 +352,12 @@ mod tests {
             ("-1e300", None),
             ("52.5200066", Some("52.5200066")),
         ] {
+            // Of a token only what is kept; of a document all.
             let value = crate::jose::json::value(written.as_bytes()).unwrap();
-            assert_eq!(key(&value).as_deref(), text, "{written}");
-            let bytes = Found::Json(&value).bytes();
-            assert_eq!(bytes.as_deref(), text.map(str::as_bytes), "{written}");
+            assert_eq!(Found::Json(&value).bytes().as_deref(), text.map(str::as_bytes), "{written}");
+            let value = Exact::read(written.as_bytes()).unwrap();
+            assert_eq!(key(&value).as_deref(), Some(written));
+            assert_eq!(Found::Exact(&value).bytes().as_deref(), Some(written.as_bytes()));
         }
     }
 
@@ -329,7 +366,7 @@ mod tests {
         let claims = json!({ "https://a.test/tenant": "acme", "org": { "id": 7, "teams": ["x"] }, "org.id": "whole" });
         let identity = Identity { claims: Some(Arc::new(claims)), ..Identity::default() };
         let exchange = Exchange { identity: Some(Arc::new(identity)), ..Exchange::for_tests() };
-        let (head, parts) = (RequestHead::build("GET", "/", &[]), Map::new());
+        let (head, parts) = (RequestHead::build("GET", "/", &[]), Members::default());
         let known = Known { head: &head, exchange: &exchange, parts: &parts, body: None, item: None, field: None };
         let names = Names { pattern: "/", calls: &[], each: false, field: None };
         let said = |name: &str| {

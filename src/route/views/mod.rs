@@ -14,7 +14,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 
 use super::matcher::{Asked, predicates};
-use super::predicate::{Conditions, Facts, Predicate};
+use super::predicate::{Conditions, Facts, Predicate, listed};
 use crate::carrier::{query_values, strip_query_param};
 use crate::exchange::Identity;
 use crate::head::RequestHead;
@@ -26,9 +26,6 @@ pub use tags::Tags;
 
 const MOST: usize = 32;
 const LONGEST_NAME: usize = 32;
-
-/// The fields by which devices tell what they are.
-pub const OF_DEVICES: [&str; 3] = ["sec-ch-ua-mobile", "sec-ch-ua-platform", "user-agent"];
 
 /// A route's views, compiled.
 pub struct Views {
@@ -149,21 +146,9 @@ impl Views {
             asked.extend(credentials.iter().map(HeaderName::as_str));
             asked.extend(credentials.is_empty().then_some("authorization"));
         }
-        let mut all = asked.clone();
-        for predicate in sketches.iter().flat_map(|sketch| &sketch.conditions.predicates) {
-            match predicate {
-                Predicate::Header(name, _) => all.push(name.as_str()),
-                Predicate::Device(_) => all.extend(OF_DEVICES),
-                Predicate::Query(..) => {}
-            }
-        }
-        let value = |names: &mut Vec<&str>| {
-            names.sort_unstable();
-            names.dedup();
-            // Names of fields are what a field can have.
-            (!names.is_empty()).then(|| HeaderValue::try_from(names.join(", ")).ok()).flatten()
-        };
-        let (varies, varies_asked) = (value(&mut all), value(&mut asked));
+        let chosen_by = sketches.iter().flat_map(|sketch| &sketch.conditions.predicates).flat_map(Predicate::fields);
+        let varies = listed(chosen_by.chain(asked.iter().copied()));
+        let varies_asked = listed(asked);
         let list = sketches.into_iter().zip(routes).map(|(sketch, (route, count))| {
             let Sketch { name, conditions, who, only_asked } = sketch;
             View { name, conditions, who, only_asked, route, count }

@@ -1,6 +1,6 @@
 //! Routes whose answers are made of those of several services.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::HeaderName;
@@ -15,7 +15,6 @@ use crate::problem::Problem;
 use crate::route::RouteConfig;
 use crate::route::compose::facade::{Facade, Named};
 use crate::route::compose::{ComposeConfig, Composition, Wanted};
-use crate::route::views::OF_DEVICES;
 use crate::snapshot::{Answer, Composed, PartCounts, Road};
 use crate::upstream::Service;
 use crate::value::{Raw, Spanned};
@@ -42,9 +41,6 @@ impl<'a> Compiler<'a> {
         let (mut composition, wanted) = Composition::compile(written, path, fields.as_deref(), self.problems)?;
         // Which of them are made, and with what, the request says.
         composition.reads_body |= graphql.is_some();
-        let mut varies = self.chosen_by(&config.path.value);
-        varies.extend(composition.varies);
-        composition.varies = varies.into_iter().collect();
         let whole = match own {
             Some(own) => self.global.overlaid(own),
             None => self.global.clone(),
@@ -54,10 +50,16 @@ impl<'a> Compiler<'a> {
         let (mut services, mut roads, mut by_params) = (Vec::new(), Vec::new(), false);
         let mut tables = BTreeMap::new();
         for wanted in wanted {
-            if let Some((call, Raw(node))) = wanted.cache {
+            // Calls that say the same of it share what is kept, as those do that say nothing: one that is made twice is kept, and asked for, once.
+            let alike = |Raw(node): &Raw| {
+                let mut said = written.calls.0.iter().filter_map(|(name, call)| Some((name.as_str(), call.cache.as_ref()?)));
+                said.find_map(|(name, Raw(other))| node.is_like(other).then_some(name))
+            };
+            let said = wanted.cache.map(|(call, raw)| (alike(raw).unwrap_or(call), raw));
+            if let Some((call, Raw(node))) = said {
                 tables.entry(call).or_insert_with(|| self.table_of("cache", &format!("route:{route}#{call}"), node));
             }
-            let of_call = wanted.cache.and_then(|(call, _)| Some((call, tables.get(call)?)));
+            let of_call = said.and_then(|(call, _)| Some((call, tables.get(call)?)));
             let service = self.service(wanted.service, wanted.port, wanted.of);
             if service.is_some() {
                 self.look_at_policies_of(config, wanted.service);
@@ -139,19 +141,6 @@ impl<'a> Compiler<'a> {
             self.problems
                 .push(Problem::error(call.of, message).hint("take it out of `client_headers`, or `anonymous` out of the call"));
         }
-    }
-
-    /// The client's fields by which a route of this path is chosen among others: to a cache before the gateway they have the same URL.
-    fn chosen_by(&self, path: &str) -> BTreeSet<Box<str>> {
-        let mut names = BTreeSet::new();
-        for route in self.document.routes.iter().filter(|route| route.path.value == path) {
-            names.extend(route.headers.keys().map(|name| name.to_ascii_lowercase().into()));
-            names.extend(route.version.iter().map(|version| version.value.header.to_ascii_lowercase().into()));
-            if route.device.is_some() {
-                names.extend(OF_DEVICES.map(Box::from));
-            }
-        }
-        names
     }
 
     /// What is done with the client's request of such a route: the rest is done with each call.

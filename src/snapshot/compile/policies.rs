@@ -17,6 +17,9 @@ use crate::value::Raw;
 /// Policies that change bodies on the way to a service, or keep something of its answers back.
 pub(super) const SHAPING: [&str; 2] = ["answer_contract", "reshape"];
 
+/// Policies that change the fields of what a service is asked, and of what it answers.
+const FIELDS: [&str; 2] = ["request_headers", "response_headers"];
+
 impl<'a> Compiler<'a> {
     pub(super) fn policies(&mut self, scope: &str, raw: Option<&Raw>) -> Table {
         raw.map(|Raw(node)| self.table(scope, "", node)).unwrap_or_default()
@@ -180,16 +183,33 @@ impl<'a> Compiler<'a> {
         missed.map(|entry| entry.name).collect()
     }
 
+    /// Those that change fields and are not the same for both services, where the route does not name them: a stand-in is asked in the fields
+    /// that were made for the first service, which may be credentials, and answers in those of the first one's answers.
+    fn other_fields(&self, config: &RouteConfig, first: &str, stand_in: &str) -> impl Iterator<Item = &'static str> {
+        let own = |name: &str| config.policies.as_ref().is_some_and(|Raw(node)| node.get(name).is_some());
+        FIELDS.into_iter().filter(move |name| {
+            !own(name)
+                && match (self.of_service(first, name), self.of_service(stand_in, name)) {
+                    (Some(one), Some(other)) => !one.says_the_same(other),
+                    (one, other) => one.is_some() || other.is_some(),
+                }
+        })
+    }
+
     /// Nobody comes to a service as another one's stand-in who would not come to it by itself, nor to what of its answers is kept from
     /// clients: a client can bring about many a failure of the first one.
     pub(super) fn look_at_stand_in(&mut self, config: &RouteConfig, answer: &Answer) {
         let Some(stand_in) = config.fallback.as_ref().and_then(|fallback| fallback.service.as_ref()) else { return };
         let first = answer.services().first().map(|service| service.key.clone());
-        let missed =
-            self.missed(config, &stand_in.value, |entry| self.of_service(first.as_deref().unwrap_or_default(), entry.name));
-        for name in missed {
-            let message =
-                format!("`{}` has a `{name}` that is not this route's, and stands in here for another service", stand_in.value);
+        let first = first.as_deref().unwrap_or_default();
+        let other: Vec<_> = self.other_fields(config, first, &stand_in.value).collect();
+        let missed = self.missed(config, &stand_in.value, |entry| self.of_service(first, entry.name));
+        for name in missed.into_iter().chain(other) {
+            let whose = if self.of_service(&stand_in.value, name).is_some() { &*stand_in.value } else { first };
+            let message = match whose == first {
+                true => format!("`{first}` has a `{name}` that is not that of `{}`, which stands in here for it", stand_in.value),
+                false => format!("`{whose}` has a `{name}` that is not this route's, and stands in here for another service"),
+            };
             let hint = format!("write `{name}` under this route's `policies`, the same or another, or `{name}: false`");
             self.problems.push(Problem::error(stand_in.place, message).hint(hint));
         }

@@ -2,14 +2,16 @@
 //! token or a signature in place of what the client has shown.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 
 use super::client::Client;
 use super::request::{self, Parts};
 use super::{Answer, Call, CallError, Caller, Tries};
-use crate::credentials::aws::Outgoing;
-use crate::credentials::{Aws, Kind, UpstreamAuth};
+use crate::clock::unix_seconds;
+use crate::credentials::aws::{Outgoing, Signer};
+use crate::credentials::{Kind, UpstreamAuth};
 use crate::exchange::Exchange;
 use crate::head::HeaderEdit;
 use crate::reply::Reply;
@@ -21,6 +23,51 @@ pub(super) fn unavailable(service: &Service) -> CallError {
     let detail = "The gateway has no credentials for the backend at the moment.";
     let reply = Reply::new(StatusCode::SERVICE_UNAVAILABLE, Service::NAME, "credentials_unavailable", detail);
     CallError::Service(reply.retry_after(service.retry_after))
+}
+
+/// What signs one call, as often as it is sent: a signature says when it was made, and is taken for some minutes only.
+pub(super) struct Signing<'a> {
+    signer: &'a Signer,
+    method: &'a Method,
+    target: &'a str,
+    host: &'a [u8],
+    /// See [`Outgoing::fields`].
+    fields: Vec<(String, Vec<u8>)>,
+    payload: String,
+    /// When it was last signed, in seconds of Unix time.
+    signed: AtomicU64,
+}
+
+impl<'a> Signing<'a> {
+    pub(super) fn new(signer: &'a Signer, method: &'a Method, target: &'a str, host: &'a [u8]) -> Self {
+        Signing { signer, method, target, host, fields: Vec::new(), payload: String::new(), signed: AtomicU64::new(0) }
+    }
+
+    pub(super) fn over(self, fields: Vec<(String, Vec<u8>)>, payload: String) -> Self {
+        Signing { fields, payload, ..self }
+    }
+
+    /// The fields that sign the call as it is sent now. `None` if there are no keys.
+    pub(super) async fn sign(&self) -> Option<Vec<HeaderEdit>> {
+        let Signing { signer, method, target, host, fields, payload, signed } = self;
+        signed.store(unix_seconds(), Ordering::Relaxed);
+        signer.sign(&Outgoing { method, target, host, fields, payload }).await
+    }
+
+    /// The exchange of the call with another signature than it has. `Ok(None)` if it would be the same.
+    ///
+    /// # Errors
+    /// There are no keys any more.
+    pub(super) async fn renewed(&self, call: &Call<'_>, service: &Service) -> Result<Option<Box<Exchange>>, CallError> {
+        if self.signed.load(Ordering::Relaxed) == unix_seconds() {
+            return Ok(None);
+        }
+        let edits = self.sign().await.ok_or_else(|| unavailable(service))?;
+        let mut exchange = Box::new(call.exchange.retold());
+        exchange.deadline = call.exchange.deadline;
+        exchange.to_upstream.extend(edits);
+        Ok(Some(exchange))
+    }
 }
 
 /// Sends the call with what is shown.
@@ -46,6 +93,8 @@ pub async fn send<C: Client>(
         exchange.to_upstream = dropped.chain(told).collect();
     }
     exchange.to_upstream.extend(edits);
+    let own;
+    let mut signing = None;
     if let Kind::Aws(aws) = &auth.kind {
         let payload = match aws.body {
             // What follows a handshake is no body.
@@ -53,19 +102,28 @@ pub async fn send<C: Client>(
             Some(most) => sigv4::digest_of(&client.whole(most).await.map_err(CallError::Client)?),
             None => sigv4::UNSIGNED.to_owned(),
         };
-        let edits = signed(aws, call, &exchange, &payload).await.ok_or_else(|| unavailable(service))?;
-        exchange.to_upstream.extend(edits);
+        let target = match call.target {
+            Some(target) => target,
+            None => {
+                own = request::target(call.head);
+                &own
+            }
+        };
+        let host = request::authority(call.head, call.exchange);
+        let made = Signing::new(&aws.signer, call.method(), target, host).over(signed_fields(call, &exchange), payload);
+        exchange.to_upstream.extend(made.sign().await.ok_or_else(|| unavailable(service))?);
+        signing = Some(made);
     }
     let inner = Call { head: call.head, exchange: &exchange, target: call.target, fill: call.fill, stands_for: call.stands_for };
-    let answer = caller.dispatch(service, &inner, tries, client, tls).await?;
+    let answer = caller.dispatch_signed(service, &inner, tries, client, tls, signing.as_ref()).await?;
     if matches!(answer.head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         auth.doubt();
     }
     Ok(answer)
 }
 
-/// The fields that sign the call as it will be sent.
-async fn signed(aws: &Aws, call: &Call<'_>, exchange: &Exchange, payload: &str) -> Option<Vec<HeaderEdit>> {
+/// The fields of AWS's own that the call has, in lower case: all of them have to be signed.
+fn signed_fields(call: &Call<'_>, exchange: &Exchange) -> Vec<(String, Vec<u8>)> {
     let parts = Parts {
         head: call.head,
         target: call.target,
@@ -76,20 +134,9 @@ async fn signed(aws: &Aws, call: &Call<'_>, exchange: &Exchange, payload: &str) 
         attempt: 1,
         fill: call.fill,
     };
-    // All of AWS's own have to be signed that are sent.
     let fields = request::listed(&parts).into_iter().filter_map(|(name, value)| {
         let name = String::from_utf8(name).ok()?.to_ascii_lowercase();
         name.starts_with("x-amz-").then_some((name, value))
     });
-    let fields: Vec<_> = fields.collect();
-    let own;
-    let target = match call.target {
-        Some(target) => target,
-        None => {
-            own = request::target(call.head);
-            &own
-        }
-    };
-    let host = request::authority(call.head, exchange);
-    aws.signer.sign(&Outgoing { method: call.method(), target, host, fields: &fields, payload }).await
+    fields.collect()
 }

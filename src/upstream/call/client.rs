@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
-use pingora_error::Result;
+use pingora_error::{Error, ErrorType, Result};
 
+use crate::transcode::Pay;
 use crate::wire::answer::AnswerHead;
 
 /// See the module. All that waits is cancel-safe.
@@ -65,13 +66,38 @@ pub trait Client: Send {
     /// There is none left.
     fn pays(&mut self, bytes: usize) -> Result<()>;
 
-    /// Does what takes so many bytes of that memory for as long as it is done.
+    /// How much of that memory there may be for this request beside what it holds, were nobody else there.
+    fn most_memory(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Does what takes of that memory for as long as it is done. `work` asks for so many bytes more before it takes them, and stops where it
+    /// is told that there are none left.
     ///
     /// # Errors
-    /// There is none left. It is not done then.
-    fn pays_while<T>(&mut self, bytes: usize, work: impl FnOnce() -> T) -> Result<T> {
-        self.pays(bytes)?;
-        Ok(work())
+    /// There are none left; what `work` has come to by then is dropped.
+    fn pays_meanwhile<T>(&mut self, work: impl FnOnce(&mut Pay<'_>) -> T) -> std::result::Result<T, NoMemory> {
+        let mut failed = None;
+        let done = work(&mut |bytes| match self.pays(bytes) {
+            Ok(()) => failed.is_none(),
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        });
+        match failed {
+            None => Ok(done),
+            Some(error) => Err(NoMemory { error, ever: false }),
+        }
+    }
+
+    /// The same for what is known to take so many bytes. It is not done where there are none left.
+    ///
+    /// # Errors
+    /// There are none left.
+    fn pays_while<T>(&mut self, bytes: usize, work: impl FnOnce() -> T) -> std::result::Result<T, NoMemory> {
+        let done = self.pays_meanwhile(|pay| pay(bytes).then(work))?;
+        done.ok_or_else(|| NoMemory { error: Error::new(ErrorType::InternalError), ever: false })
     }
 
     /// Waits until the client goes away.
@@ -79,6 +105,14 @@ pub trait Client: Send {
 
     /// Waits until the client goes away, and takes nothing in meanwhile.
     fn reset(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// There is no memory left for what was to be done.
+#[derive(Debug)]
+pub struct NoMemory {
+    pub error: Box<Error>,
+    /// Nor would there be any, were nobody else there.
+    pub ever: bool,
 }
 
 /// Who hears what passes between a client and the engine.
@@ -164,8 +198,12 @@ impl<C: Client, E: Ear> Client for Overheard<'_, C, E> {
         self.client.pays(bytes)
     }
 
-    fn pays_while<T>(&mut self, bytes: usize, work: impl FnOnce() -> T) -> Result<T> {
-        self.client.pays_while(bytes, work)
+    fn most_memory(&self) -> usize {
+        self.client.most_memory()
+    }
+
+    fn pays_meanwhile<T>(&mut self, work: impl FnOnce(&mut Pay<'_>) -> T) -> std::result::Result<T, NoMemory> {
+        self.client.pays_meanwhile(work)
     }
 
     async fn gone(&mut self) {

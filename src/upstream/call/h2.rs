@@ -501,9 +501,24 @@ pub(super) fn head_of(
     method: &Method,
     limits: &AnswerLimits,
 ) -> Result<Box<AnswerHead>, BadAnswer> {
-    let reason = parts.status.canonical_reason().unwrap_or_default();
-    let size = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
-    if "HTTP/1.1 200 \r\n\r\n".len() + reason.len() + size > limits.head || parts.headers.len() > limits.fields {
+    assembled(parts.status, || of_map(&parts.headers), end || *method == Method::HEAD, limits)
+}
+
+pub(super) fn of_map(fields: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    fields.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
+}
+
+/// A head of these fields, whose names are in lower case, as it would have come over HTTP/2.
+pub(super) fn assembled<'f, I: Iterator<Item = (&'f [u8], &'f [u8])>>(
+    status: StatusCode,
+    all: impl Fn() -> I,
+    end: bool,
+    limits: &AnswerLimits,
+) -> Result<Box<AnswerHead>, BadAnswer> {
+    let reason = status.canonical_reason().unwrap_or_default();
+    let measured = all().map(|(name, value)| name.len() + value.len() + 4);
+    let (count, size) = measured.fold((0, 0), |(count, size), length| (count + 1, size + length));
+    if "HTTP/1.1 200 \r\n\r\n".len() + reason.len() + size > limits.head || count > limits.fields {
         return Err(BadAnswer::TooLarge);
     }
     let mut buffer = Vec::with_capacity(size + reason.len());
@@ -515,22 +530,20 @@ pub(super) fn head_of(
     let reason = put(reason.as_bytes());
     let mut fields: SmallVec<[Field; 16]> = SmallVec::new();
     let mut length = None;
-    for (name, value) in &parts.headers {
-        fields.push(Field { name: put(name.as_str().as_bytes()), value: put(value.as_bytes()) });
-        if name != CONTENT_LENGTH {
+    for (name, value) in all() {
+        fields.push(Field { name: put(name), value: put(value) });
+        if name != CONTENT_LENGTH.as_str().as_bytes() {
             continue;
         }
-        let digits = value.to_str().ok().filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let digits = std::str::from_utf8(value).ok().filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
         let told: u64 = digits.and_then(|digits| digits.parse().ok()).ok_or(BadAnswer::Malformed)?;
         // It may be told once.
         if length.replace(told).is_some() {
             return Err(BadAnswer::Malformed);
         }
     }
-    let bodiless = end || *method == Method::HEAD || is_bodiless(parts.status);
     // What marks an open end: the stream itself says where it is.
-    let body = if bodiless { BodyDecoder::Done } else { BodyDecoder::UntilClose };
-    let status = parts.status;
+    let body = if end || is_bodiless(status) { BodyDecoder::Done } else { BodyDecoder::UntilClose };
     let version = Version::HTTP_2;
     Ok(Box::new(AnswerHead { buffer: buffer.into(), status, reason, fields, body, length, keep_alive: true, version }))
 }

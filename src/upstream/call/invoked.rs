@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::authorised::unavailable;
+use super::authorised::{Signing, unavailable};
 use super::client::Client;
 use super::request::{self, Parts};
 use super::transcoded::{Framed, Made, built};
 use super::{Answer, Call, CallError, Caller, Connection, Piece, Tries, call_error};
 use crate::clock::unix_seconds;
-use crate::credentials::aws::Outgoing;
 use crate::exchange::Exchange;
 use crate::function::answer::{self, Bad, Told};
 use crate::function::config::Invoke;
@@ -68,8 +67,8 @@ pub async fn send<C: Client>(
         own.push((LOG_TYPE.as_str().to_owned(), b"Tail".to_vec()));
     }
     let host = function.host.as_bytes();
-    let outgoing = Outgoing { method: &Method::POST, target: &function.target, host, fields: &own, payload: &payload };
-    let edits = function.signer.sign(&outgoing).await.ok_or_else(|| unavailable(service))?;
+    let signing = Signing::new(&function.signer, &Method::POST, &function.target, host).over(own, payload);
+    let edits = signing.sign().await.ok_or_else(|| unavailable(service))?;
     let mut exchange = Exchange::begun(call.exchange.connection.clone(), call.exchange.request_id.clone(), Instant::now());
     exchange.traceparent = call.exchange.traceparent;
     exchange.upstream_host = Some(function.host.clone());
@@ -83,7 +82,7 @@ pub async fn send<C: Client>(
     head.body = BodyFraming::Length(event.len() as u64);
     let inner = Call { head: &head, exchange: &exchange, target: None, fill: None, stands_for: Some(stands_for) };
     let mut framed = Framed { client, frame: event.into() };
-    let answer = caller.dispatch(service, &inner, tries, &mut framed, tls).await?;
+    let answer = caller.dispatch_signed(service, &inner, tries, &mut framed, tls, Some(&signing)).await?;
     let is_head = call.fill.is_none() && call.head.method == Method::HEAD;
     Invoked { caller, function, service, is_head }.read(answer, (tries, &mut framed)).await
 }
@@ -175,8 +174,13 @@ impl Invoked<'_> {
             let detail = "The function has failed.";
             return Err(at_fault(StatusCode::BAD_GATEWAY, "function_error", detail, failed));
         }
-        let read = client.pays_while(json::takes(&payload), || answer::read(self.function.format, &payload));
-        match read.map_err(CallError::Client)? {
+        self.returned(&payload, (tries, client))
+    }
+
+    /// The answer that was returned as a whole.
+    fn returned<C: Client>(&self, payload: &[u8], (tries, client): (&mut Tries, &mut C)) -> Result<Answer, CallError> {
+        let read = client.pays_while(json::takes(payload), || answer::read(self.function.format, payload));
+        match read.map_err(|none| CallError::Client(none.error))? {
             Ok(told) => {
                 self.function.count(Ended::Well);
                 if told.status.is_server_error() {
@@ -239,11 +243,15 @@ impl Invoked<'_> {
                     Ok(Some(Piece::End | Piece::Trailers(_))) => break,
                     Ok(None) => {
                         if let Err(broken) = answer.more(client, self.service, false).await {
+                            if broken.outcome().is_some() {
+                                self.function.count(Ended::Broken);
+                            }
                             tries.broke(self.service, &broken);
                             return Err(call_error(broken, self.service));
                         }
                     }
                     Err(broken) => {
+                        self.function.count(Ended::Broken);
                         tries.failed(self.service, AttemptOutcome::Broken);
                         return Err(call_error(broken, self.service));
                     }
@@ -264,7 +272,7 @@ impl Invoked<'_> {
         }
         let end = body.is_empty() || self.is_head;
         let body = if end { Bytes::new() } else { body.into() };
-        let head = built(status, fields, end, &self.service.limits).map_err(|bad| CallError::Service(bad.reply()))?;
+        let head = built(status, &fields, end, &self.service.limits).map_err(|bad| CallError::Service(bad.reply()))?;
         Ok(Answer { head, connection: Connection::Made(Box::new(Made::Whole(body, false))), key: None })
     }
 }

@@ -33,7 +33,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use parking_lot::Mutex;
 use pingora_error::{Error, ErrorType};
 
-pub use client::{Client, Own};
+pub use client::{Client, NoMemory, Own};
 pub(super) use h1::Line;
 pub use own::{Engine, Question, Told, drained};
 pub(super) use pool::Key;
@@ -58,7 +58,9 @@ use crate::retry::Why;
 use crate::transcode::status;
 use crate::wait::{Alarm, Pace, pinned};
 use crate::wire::answer::{AnswerHead, BadAnswer};
+use crate::wire::coding::is_coded;
 use crate::wire::upgraded::Upgraded;
+use authorised::Signing;
 use lines::Lines;
 use pool::Pool;
 use race::Dialling;
@@ -223,6 +225,14 @@ impl Call<'_> {
             Some(HeaderEdit::Remove(_)) => None,
             None => self.head.header("content-type"),
         }
+    }
+
+    /// Whether the body that goes to the service has a coding: a policy may have undone the client's.
+    fn is_coded(&self) -> bool {
+        let edited = Edited::new(&self.exchange.to_upstream);
+        let own = self.head.header_all("content-encoding").filter(|_| !edited.replaces(b"content-encoding"));
+        let made = edited.added().filter(|(name, _)| **name == http::header::CONTENT_ENCODING);
+        own.chain(made.map(|(_, value)| value.as_bytes())).any(is_coded)
     }
 
     /// What the service sees the request as.
@@ -419,18 +429,38 @@ impl Caller {
     }
 
     /// The same, as it stands.
-    async fn dispatch<C: Client>(
+    fn dispatch<'c, C: Client>(
+        &'c self,
+        service: &'c Service,
+        call: &'c Call<'_>,
+        tries: &'c mut Tries,
+        client: &'c mut C,
+        tls: &'c Arc<TlsConnector>,
+    ) -> impl Future<Output = Result<Answer, CallError>> + 'c {
+        self.dispatch_signed(service, call, tries, client, tls, None)
+    }
+
+    /// The same. `signing`: what the call is signed by, for a try that comes later than its signature.
+    async fn dispatch_signed<C: Client>(
         &self,
         service: &Service,
         call: &Call<'_>,
         tries: &mut Tries,
         client: &mut C,
         tls: &Arc<TlsConnector>,
+        signing: Option<&Signing<'_>>,
     ) -> Result<Answer, CallError> {
-        let mut fresh = false;
+        let (mut fresh, mut renewed) = (false, None);
         let spoken = service.protocol.spoken(|| call.is_grpc());
         loop {
             let (mut connection, mut key) = self.connect(service, spoken, tries, client, tls, fresh).await?;
+            if let Some(signing) = signing
+                && let Some(exchange) = Box::pin(signing.renewed(call, service)).await?
+            {
+                renewed = Some(exchange);
+            }
+            let again = renewed.as_deref().map(|exchange| Call { exchange, ..*call });
+            let call = again.as_ref().unwrap_or(call);
             tries.sends();
             let attempt = tries.attempts;
             let asked = if let Some(hedging) = &service.hedging
@@ -864,6 +894,14 @@ fn reply(status: StatusCode, reason: &'static str, detail: &'static str) -> Box<
 pub fn call_error(broken: Broken, service: &Service) -> CallError {
     CallError::Service(match broken {
         Broken::Client(error) => return CallError::Client(error),
+        Broken::Refused => said(&broken).retry_after(service.retry_after),
+        broken => said(&broken),
+    })
+}
+
+/// What is said of a call that broke, where it was not the client's side that failed.
+fn said(broken: &Broken) -> Box<Reply> {
+    match broken {
         Broken::Stale | Broken::Lost | Broken::Failed | Broken::MidAnswer | Broken::Ended(_) => {
             reply(StatusCode::BAD_GATEWAY, "connection_lost", "The connection to the backend was lost.")
         }
@@ -871,10 +909,12 @@ pub fn call_error(broken: Broken, service: &Service) -> CallError {
         Broken::TooSlow => reply(StatusCode::GATEWAY_TIMEOUT, "answer_too_slow", "The backend's answer came too slowly."),
         Broken::Refused => {
             let detail = "The backend refused the request before it did anything about it.";
-            reply(StatusCode::SERVICE_UNAVAILABLE, "upstream_refused", detail).retry_after(service.retry_after)
+            reply(StatusCode::SERVICE_UNAVAILABLE, "upstream_refused", detail)
         }
         Broken::Reset(_) => reply(StatusCode::BAD_GATEWAY, "upstream_reset", "The backend broke the request off."),
         Broken::Bad(bad) => bad.reply(),
-        Broken::Unfit => reply(StatusCode::BAD_GATEWAY, "upstream_error", "The request cannot be told over HTTP/2."),
-    })
+        Broken::Unfit | Broken::Client(_) => {
+            reply(StatusCode::BAD_GATEWAY, "upstream_error", "The request cannot be told over HTTP/2.")
+        }
+    }
 }

@@ -55,8 +55,13 @@ impl Engine<'_> {
         exchange.traceparent = about.traceparent;
         let mut last: Option<HeaderName> = None;
         for (name, value) in fields {
+            // Set, so that it takes the place of what every request is given (the id, the trace).
+            let first = name.is_some();
             last = name.or(last);
-            exchange.to_upstream.extend(last.clone().map(|name| HeaderEdit::Add(name, value)));
+            exchange.to_upstream.extend(last.clone().map(|name| match first {
+                true => HeaderEdit::Set(name, value),
+                false => HeaderEdit::Add(name, value),
+            }));
         }
         let call = Call { head: &head, exchange: &exchange, target: None, fill: None, stands_for: None };
         let (mut tries, mut client) = (Tries::default(), Own(body.unwrap_or_default()));

@@ -10,25 +10,27 @@ mod streaming;
 mod uploading;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, response};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use pingora_error::Result;
 use std::task::Context;
 
-use super::client::Client;
+use super::client::{Client, NoMemory};
+use super::h2;
 use super::invoked::Streamed;
 use super::{Answer, Broken, Call, CallError, Caller, Connection, Piece};
 use crate::exchange::{Deadline, RequestId};
 use crate::grpc::{GRPC_MESSAGE, GRPC_RETRY_PUSHBACK};
-use crate::head::{AnswerLimits, RequestHead};
+use crate::head::AnswerLimits;
 use crate::path;
 use crate::reply::Reply;
 use crate::transcode::frames::Bad;
 use crate::transcode::upload::Upload;
-use crate::transcode::{Answering, Told, Transcoder, Unfit, status};
+use crate::transcode::write::Unwritable;
+use crate::transcode::{Answering, Pay, Told, Transcoder, Unfit, status, too_large};
 use crate::upstream::{Service, TlsConnector};
 use crate::wire::answer::AnswerHead;
 use collect::{Collected, Collecting};
-use fields::{Metadata, head_of};
+use fields::Metadata;
 use std::sync::Arc;
 use streaming::{First, Form, Streaming};
 use uploading::{Uploading, Uploads};
@@ -82,7 +84,7 @@ pub async fn send<C: Client>(
         let detail = "This service's methods are called by requests, and by no other protocol.";
         return Err(CallError::Service(Reply::new(StatusCode::NOT_IMPLEMENTED, NAME, "no_upgrade", detail)));
     }
-    if is_coded(call.head) && !client.body_is_empty() {
+    if call.is_coded() && !client.body_is_empty() {
         let detail = "The body has to be uncoded here: it is made into a message.";
         return Err(CallError::Service(Reply::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -104,9 +106,9 @@ pub async fn send<C: Client>(
             (Some(Uploads::new(upload, client)), Bytes::new())
         }
         false => {
-            let body = client.whole(transcoder.max_json()).await.map_err(CallError::Client)?;
-            let takes = meant.takes(&body).map_err(CallError::Service)?;
-            let bound = client.pays_while(takes, || meant.bind(query, content_type, &body)).map_err(CallError::Client)?;
+            let most = transcoder.max_json().min(client.most_memory());
+            let body = client.whole(most).await.map_err(CallError::Client)?;
+            let bound = client.pays_meanwhile(|pay| meant.bind(query, content_type, &body, pay)).map_err(unpaid)?;
             let frame = bound.map_err(CallError::Service)?;
             drop(body);
             client.pays(frame.len()).map_err(CallError::Client)?;
@@ -126,6 +128,7 @@ pub async fn send<C: Client>(
         answering,
         request_id: &call.exchange.request_id,
         is_head: call.fill.is_none() && call.head.method == Method::HEAD,
+        is_fill: call.fill.is_some(),
         uploads: uploads.is_some(),
     };
     let form = streams.then_some(form);
@@ -164,12 +167,6 @@ fn may_have_verb(call: &Call<'_>) -> bool {
     !call.exchange.ends_in_value && !call.head.spelling.as_ref().is_some_and(|spelling| escaped(&spelling.raw))
 }
 
-/// Whether a body has a coding.
-fn is_coded(head: &RequestHead) -> bool {
-    let mut codings = head.header_all("content-encoding").flat_map(|field| field.split(|&byte| byte == b','));
-    codings.any(|coding| !matches!(coding.trim_ascii(), b"") && !coding.trim_ascii().eq_ignore_ascii_case(b"identity"))
-}
-
 /// The answer to a call whose fields cannot be metadata.
 #[cold]
 pub fn unfit_metadata() -> Box<Reply> {
@@ -192,6 +189,8 @@ struct Receiving<'a> {
     answering: Answering,
     request_id: &'a RequestId,
     is_head: bool,
+    /// The cache may keep the answer for others.
+    is_fill: bool,
     /// The request is a stream of messages, which may take as long as its client likes.
     uploads: bool,
 }
@@ -229,7 +228,7 @@ impl Receiving<'_> {
         let Collected { leading: mut metadata, trailing, code, message } =
             self.collecting().collect(answer, tries, client).await?;
         // All of it is known before anything is told.
-        metadata.add(&trailing);
+        metadata.add(trailing);
         self.note(tries, code);
         if code != 0 {
             return self.failed(code, &metadata);
@@ -238,11 +237,16 @@ impl Receiving<'_> {
         let told = told(&self.answering, &message, client)?;
         client.pays(told.body.len()).map_err(CallError::Client)?;
         let kind = match &told.content_type {
-            None => HeaderValue::from_static("application/json"),
-            Some(kind) => HeaderValue::try_from(kind).unwrap_or(HeaderValue::from_static("application/octet-stream")),
+            None => "application/json",
+            Some(kind) if HeaderValue::try_from(kind).is_ok() => kind,
+            Some(_) => "application/octet-stream",
         };
-        let fields = metadata.into_fields(kind, told.content_type.is_some());
-        self.whole(StatusCode::OK, fields, told.body)
+        let end = told.body.is_empty() || self.is_head;
+        let kind = (kind.as_bytes(), told.content_type.is_some());
+        let head = metadata.head(kind, told.body.len(), end, &self.service.limits);
+        let head = head.map_err(|bad| CallError::Service(bad.reply()))?;
+        let body = if end { Bytes::new() } else { told.body.into() };
+        Ok(Answer { head, connection: Connection::Made(Box::new(Made::Whole(body, false))), key: None })
     }
 
     /// An answer that is known as a whole.
@@ -256,8 +260,8 @@ impl Receiving<'_> {
 
     /// A call that has failed, as a problem document.
     fn failed(&self, code: u32, metadata: &Metadata) -> Answered {
-        let problem = problem(self.transcoder, code, metadata.fields());
-        let body = problem.body(self.request_id);
+        let problem = problem(self.transcoder, code, &metadata.fields());
+        let body = problem.body(if self.is_fill { "" } else { self.request_id });
         let mut fields = metadata.clone().into_fields(HeaderValue::from_static(PROBLEM), false);
         for (name, value) in &problem.headers {
             fields.insert(name.clone(), value.clone());
@@ -290,7 +294,7 @@ impl Receiving<'_> {
                 First::Failed(code, trailers) => {
                     self.caller.keep(streaming.into_answer(), self.service);
                     self.note(tries, code);
-                    metadata.add(&trailers);
+                    metadata.add(trailers);
                     return self.failed(code, &metadata);
                 }
             };
@@ -313,7 +317,7 @@ fn whole(status: StatusCode, mut fields: HeaderMap, body: Bytes, is_head: bool, 
 }
 
 fn made(status: StatusCode, fields: HeaderMap, end: bool, told: Made, service: &Service) -> Answered {
-    let head = built(status, fields, end, &service.limits);
+    let head = built(status, &fields, end, &service.limits);
     let head = head.map_err(|bad| CallError::Service(bad.reply()))?;
     Ok(Answer { head, connection: Connection::Made(Box::new(told)), key: None })
 }
@@ -346,7 +350,16 @@ fn at_fault(status: StatusCode, reason: &'static str, detail: &'static str) -> B
 fn told<C: Client>(answering: &Answering, message: &[u8], client: &mut C) -> std::result::Result<Told, CallError> {
     let unfit = |unfit| CallError::Service(unfit_answer(unfit));
     let takes = answering.takes(message).map_err(unfit)?;
-    client.pays_while(takes, || answering.written(message)).map_err(CallError::Client)?.map_err(unfit)
+    let written = client.pays_while(takes, || answering.written(message)).map_err(|none| match none.ever {
+        true => unfit(Unfit::Unwritable(Unwritable::TooLarge)),
+        false => CallError::Client(none.error),
+    });
+    written?.map_err(unfit)
+}
+
+/// Why a request is not made into a call: it takes more memory than there ever is, or than there is now.
+fn unpaid(none: NoMemory) -> CallError {
+    if none.ever { CallError::Service(too_large()) } else { CallError::Client(none.error) }
 }
 
 fn unfit_answer(unfit: Unfit) -> Box<Reply> {
@@ -382,13 +395,11 @@ fn code_of(value: &[u8]) -> u32 {
 /// A head as it would have come over HTTP/2.
 pub(super) fn built(
     status: StatusCode,
-    fields: HeaderMap,
+    fields: &HeaderMap,
     end: bool,
     limits: &AnswerLimits,
 ) -> std::result::Result<Box<AnswerHead>, crate::wire::answer::BadAnswer> {
-    let (mut parts, ()): (response::Parts, ()) = http::Response::new(()).into_parts();
-    (parts.status, parts.headers) = (status, fields);
-    head_of(&parts, end, limits)
+    h2::assembled(status, || h2::of_map(fields), end, limits)
 }
 
 impl Made {
@@ -502,7 +513,11 @@ impl<C: Client> Client for Framed<'_, C> {
         self.client.pays(bytes)
     }
 
-    fn pays_while<T>(&mut self, bytes: usize, work: impl FnOnce() -> T) -> Result<T> {
-        self.client.pays_while(bytes, work)
+    fn most_memory(&self) -> usize {
+        self.client.most_memory()
+    }
+
+    fn pays_meanwhile<T>(&mut self, work: impl FnOnce(&mut Pay<'_>) -> T) -> std::result::Result<T, NoMemory> {
+        self.client.pays_meanwhile(work)
     }
 }

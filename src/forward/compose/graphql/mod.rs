@@ -37,8 +37,8 @@ const LONGEST_MESSAGE: usize = 400;
 
 /// What a request has come to.
 pub(super) struct Executed {
-    /// Paid for, if it is long.
-    body: Vec<u8>,
+    /// Paid for, if it is long. Or the refusal to give instead.
+    body: Result<Vec<u8>, Box<Reply>>,
     dones: Vec<Done>,
     /// It was not executed at all.
     refused: bool,
@@ -46,27 +46,32 @@ pub(super) struct Executed {
 }
 
 impl Executed {
-    /// The answer, and what the log says of its parts.
+    /// The answer, or the refusal to give instead, and what the log says of the parts. Whichever it is, the calls were made and are counted.
     pub(super) fn finish(
         self,
         composed: &Composed,
         journey: &Journey,
-    ) -> Result<(Box<ResponseHeader>, Bytes, String), Box<Reply>> {
+    ) -> (Result<(Box<ResponseHeader>, Bytes), Box<Reply>>, String) {
+        let parts = || composed.composition.parts.iter().zip(&self.dones).filter(|(_, done)| done.state != State::Skipped);
+        for (counts, done) in composed.counts.iter().zip(&self.dones).filter(|(_, done)| done.state != State::Skipped) {
+            counts.note(done.state.word());
+        }
+        let log = state::list(parts().map(|(part, done)| (part, done.state, done.took)), true);
+        (self.given(composed, journey), log)
+    }
+
+    fn given(self, composed: &Composed, journey: &Journey) -> Result<(Box<ResponseHeader>, Bytes), Box<Reply>> {
+        let body = self.body?;
         let told = prefers_response(&journey.head);
         let status = if self.refused && told { StatusCode::BAD_REQUEST } else { StatusCode::OK };
         let kind = if told { RESPONSE } else { JSON };
-        let given = Head { status, kind, length: self.body.len(), by_body: self.by_body };
+        let given = Head { status, kind, length: body.len(), by_body: self.by_body };
         let mut head = head(composed, &self.dones, journey, &given)?;
         if self.refused {
             // No part has said anything of it, and it is about this schema.
             let _ = head.insert_header(http::header::CACHE_CONTROL, "no-store");
         }
-        let parts = composed.composition.parts.iter().zip(&self.dones);
-        for (counts, done) in composed.counts.iter().zip(&self.dones).filter(|(_, done)| done.state != State::Skipped) {
-            counts.note(done.state.word());
-        }
-        let asked = parts.filter(|(_, done)| done.state != State::Skipped).map(|(part, done)| (part, done.state, done.took));
-        Ok((head, self.body.into(), state::list(asked, true)))
+        Ok((head, body.into()))
     }
 }
 
@@ -110,7 +115,7 @@ pub(super) async fn answer(
         let places = locations(&text, wrong.iter().flat_map(|wrong| wrong.at.iter().copied()));
         let errors: Vec<Value> = wrong.iter().map(|wrong| told(wrong, &places)).collect();
         Ok(Executed {
-            body: json!({ "errors": errors }).to_string().into_bytes(),
+            body: Ok(json!({ "errors": errors }).to_string().into_bytes()),
             dones: nothing(gathering),
             refused: true,
             by_body,
@@ -150,24 +155,25 @@ pub(super) async fn answer(
         Ok(()) => {
             let (body, dones) = running.finish(&text);
             match body {
-                Some(body) => return Ok(Executed { body, dones, refused: false, by_body }),
-                None => return unanswered(Over::Memory, operation, dones, by_body),
+                Some(body) => return Ok(Executed { body: Ok(body), dones, refused: false, by_body }),
+                None => return Ok(unanswered(Over::Memory, operation, dones, by_body)),
             }
         }
         Err(over) => over,
     };
-    unanswered(over, operation, running.dones(), by_body)
+    Ok(unanswered(over, operation, running.dones(), by_body))
 }
 
 /// What is told of a request whose answer there is no room for.
-fn unanswered(over: Over, operation: &ast::Operation, dones: Vec<Done>, by_body: bool) -> Result<Executed, Box<Reply>> {
+fn unanswered(over: Over, operation: &ast::Operation, dones: Vec<Done>, by_body: bool) -> Executed {
     let detail = "The answer would have more values than one may have.";
     let was_asked = dones.iter().any(|done| done.state != State::Skipped);
     if operation.kind != ast::Kind::Mutation || !was_asked {
-        return Err(match over {
+        let refusal = match over {
             Over::Memory => no_memory(),
             Over::Values => refuse(StatusCode::BAD_REQUEST, "too_many_values", detail),
-        });
+        };
+        return Executed { body: Err(refusal), dones, refused: false, by_body };
     }
     // What was changed is changed: nobody should take it for a request that was refused, and send it again.
     let (code, message) = match over {
@@ -176,7 +182,7 @@ fn unanswered(over: Over, operation: &ast::Operation, dones: Vec<Done>, by_body:
     };
     let error = json!({ "message": message, "extensions": { "code": code } });
     let body = json!({ "errors": [error], "data": null }).to_string().into_bytes();
-    Ok(Executed { body, dones, refused: false, by_body })
+    Executed { body: Ok(body), dones, refused: false, by_body }
 }
 
 fn malformed() -> Box<Reply> {

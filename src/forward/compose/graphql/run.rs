@@ -20,10 +20,11 @@ use crate::graphql::schema::{FieldDef, Kind};
 use crate::graphql::{Document, Wrong, coerce, introspect, validate};
 use crate::head::RequestHead;
 use crate::jose::json;
+use crate::json::{Exact, Members};
+use crate::route::compose::Part;
 use crate::route::compose::facade::{Facade, FieldCall};
 use crate::route::compose::state::Fault;
 use crate::route::compose::text::{self, OfField, key, within};
-use crate::route::compose::{Fallback, Part};
 
 /// For how many values memory is paid at once.
 const AT_ONCE: usize = 1024;
@@ -65,7 +66,7 @@ struct Pending<'a> {
 enum Waits {
     For(Question),
     /// One of a batch, with the field's arguments.
-    Among(Value, Arc<Value>),
+    Among(Exact, Arc<Value>),
     /// It is known what for.
     Asked,
 }
@@ -74,14 +75,14 @@ enum Waits {
 struct Batched<'a> {
     number: usize,
     arguments: Arc<Value>,
-    all: Vec<(Pending<'a>, Value)>,
+    all: Vec<(Pending<'a>, Exact)>,
 }
 
 /// One call, and who waits for it.
 struct Ask<'a> {
     number: usize,
     question: Question,
-    waiting: Vec<(Pending<'a>, Option<Value>)>,
+    waiting: Vec<(Pending<'a>, Option<Exact>)>,
 }
 
 /// What is under way.
@@ -108,7 +109,7 @@ pub(super) struct Running<'a> {
 type Next<'a> = Vec<Pending<'a>>;
 
 /// The keys of one call for many, and who waits for it.
-type Chunk<'a> = (Vec<Value>, Vec<(Pending<'a>, Option<Value>)>);
+type Chunk<'a> = (Vec<Exact>, Vec<(Pending<'a>, Option<Exact>)>);
 
 impl<'a> Running<'a> {
     pub(super) fn new(
@@ -143,7 +144,7 @@ impl<'a> Running<'a> {
         let Some(root) = validate::root_of(&facade.schema, operation.kind) else { return Ok(()) };
         let mut next = Vec::new();
         let asked = self.asked(root, &[&operation.set]);
-        self.object(0, root, &asked, &Value::Null, &mut next);
+        self.object(0, root, &asked, &Exact::Null, &mut next);
         self.over.map_or(Ok(()), Err)?;
         if operation.kind == OperationKind::Mutation {
             // One after the other, each with all that is asked for of it.
@@ -268,7 +269,7 @@ impl<'a> Running<'a> {
                 waiting.iter().for_each(|(one, _)| self.say_beyond(one));
                 continue;
             }
-            match self.question(number, &arguments, &Value::Null, &keys) {
+            match self.question(number, &arguments, &Exact::Null, &keys) {
                 Ok(question) => asks.extend(self.ask(number, question, waiting)),
                 Err(fault) => {
                     self.note_fault(fault);
@@ -285,7 +286,7 @@ impl<'a> Running<'a> {
     }
 
     /// One call more, if there may be one.
-    fn ask(&mut self, number: usize, question: Question, waiting: Vec<(Pending<'a>, Option<Value>)>) -> Option<Ask<'a>> {
+    fn ask(&mut self, number: usize, question: Question, waiting: Vec<(Pending<'a>, Option<Exact>)>) -> Option<Ask<'a>> {
         match self.calls_left.checked_sub(1) {
             Some(left) => {
                 self.calls_left = left;
@@ -307,23 +308,15 @@ impl<'a> Running<'a> {
         self.calls_left == 0 || is_sure && self.sure >= self.calls_left
     }
 
-    fn question(&self, number: usize, arguments: &Value, parent: &Value, keys: &[Value]) -> Result<Question, Fault> {
+    fn question(&self, number: usize, arguments: &Value, parent: &Exact, keys: &[Exact]) -> Result<Question, Fault> {
         let asking = self.gathering.asking;
         let (head, exchange): (&RequestHead, &Exchange) = (asking.head, asking.exchange);
         let part = self.part(number).ok_or(Fault::Unavailable)?;
-        let none = Map::new();
+        let none = Members::default();
         let field = Some(OfField { arguments, parent, keys });
         let known = text::Known { head, exchange, parts: &none, body: None, item: None, field };
-        let request = part.request.render(&known).ok_or(Fault::NoValue)?;
-        let other = match &part.fallback {
-            Some(Fallback::Call(other)) => other.request.render(&known),
-            _ => None,
-        };
-        let takes = |request: &super::super::Rendered| request.target.len() + 2 * request.body.as_ref().map_or(0, Bytes::len);
-        match asking.pays(takes(&request) + other.as_ref().map_or(0, takes)) {
-            true => Ok(Question { request, other }),
-            false => Err(Fault::Memory),
-        }
+        let question = Question::of(part, &known).ok_or(Fault::NoValue)?;
+        if asking.pays(question.takes()) { Ok(question) } else { Err(Fault::Memory) }
     }
 
     fn call_changes(&self, number: usize) -> bool {
@@ -344,31 +337,32 @@ impl<'a> Running<'a> {
         number: usize,
         one: One,
         took: std::time::Duration,
-        waiting: Vec<(Pending<'a>, Option<Value>)>,
+        waiting: Vec<(Pending<'a>, Option<Exact>)>,
         next: &mut Next<'a>,
     ) {
-        let call = self.call(number);
+        let (call, pays) = (self.call(number), |bytes: &Bytes| self.gathering.asking.pays(json::takes(bytes)));
         let is_nothing = |status: u16| call.is_some_and(|call| call.nothing.iter().any(|known| known.as_u16() == status));
         let state = match one.state {
             State::Failed(Fault::Status(status)) if is_nothing(status) => State::Ok,
             state => state,
         };
-        if let Some(done) = self.dones.get_mut(number) {
-            note(done, state, took, one.got);
-        }
-        if let State::Failed(fault) = state {
-            self.note_fault(fault);
-            return waiting.iter().for_each(|(one, _)| self.fail(one, fault));
-        }
-        let value = match one.body {
-            _ if matches!(one.state, State::Failed(_)) => Some(Value::Null),
-            Body::Value(value) => Some(value),
-            Body::Raw(bytes) => self.gathering.asking.pays(json::takes(&bytes)).then(|| json::value(&bytes)).flatten(),
-            Body::Many(_) => None,
+        let value = match (state, one.body) {
+            (State::Failed(fault), _) => Err(fault),
+            _ if matches!(one.state, State::Failed(_)) => Ok(Exact::Null),
+            (_, Body::Value(value)) => Ok(value),
+            (_, Body::Raw(bytes)) if pays(&bytes) => Exact::read(&bytes).map_err(|_| Fault::Malformed),
+            (_, Body::Raw(_)) => Err(Fault::Memory),
+            (_, Body::Many(_)) => Err(Fault::Malformed),
         };
-        let Some(value) = value else {
-            self.over = Some(Over::Memory);
-            return;
+        if let Some(done) = self.dones.get_mut(number) {
+            note(done, value.as_ref().map_or_else(|fault| State::Failed(*fault), |_| state), took, one.got);
+        }
+        let value = match value {
+            Ok(value) => value,
+            Err(fault) => {
+                self.note_fault(fault);
+                return waiting.iter().for_each(|(one, _)| self.fail(one, fault));
+            }
         };
         let Some(batch) = call.and_then(|call| call.batch.as_ref()) else {
             for (one, _) in waiting {
@@ -378,18 +372,23 @@ impl<'a> Running<'a> {
         };
         // Whose each is.
         let is_list = matches!(waiting.first().map(|(one, _)| one.def.ty.nullable()), Some(Type::List(_)));
-        let mut found: HashMap<String, Vec<&Value>, ahash::RandomState> = HashMap::default();
+        let mut found: HashMap<String, Vec<&Exact>, ahash::RandomState> = HashMap::default();
         match (&batch.by, &value) {
-            (Some(by), Value::Array(items)) => {
+            (Some(by), Exact::List(items)) => {
                 for item in items {
                     if let Some(of) = within(item, by).and_then(key) {
                         found.entry(of).or_default().push(item);
                     }
                 }
             }
-            (None, Value::Object(members)) => found.extend(members.iter().map(|(name, member)| (name.clone(), vec![member]))),
-            (_, Value::Null) => {}
-            _ => return waiting.iter().for_each(|(one, _)| self.fail(one, Fault::Malformed)),
+            (None, Exact::Object(members)) => found.extend(members.iter().map(|(name, member)| (name.clone(), vec![member]))),
+            (_, Exact::Null) => {}
+            _ => {
+                if let Some(done) = self.dones.get_mut(number) {
+                    note(done, State::Failed(Fault::Malformed), took, None);
+                }
+                return waiting.iter().for_each(|(one, _)| self.fail(one, Fault::Malformed));
+            }
         }
         let by = batch.by.is_some();
         for (one, of) in waiting {
@@ -397,7 +396,7 @@ impl<'a> Running<'a> {
             if by && is_list {
                 self.list(one.node, &one.def.ty, &one.fields, mine, next);
             } else {
-                self.complete(one.node, &one.def.ty, &one.fields, mine.first().copied().unwrap_or(&Value::Null), next);
+                self.complete(one.node, &one.def.ty, &one.fields, mine.first().copied().unwrap_or(&Exact::Null), next);
             }
         }
     }
@@ -445,7 +444,7 @@ impl<'a> Running<'a> {
     }
 
     /// The fields of an object.
-    fn object(&mut self, node: u32, ty: &'a str, all: &[Asked<'a>], source: &Value, next: &mut Next<'a>) {
+    fn object(&mut self, node: u32, ty: &'a str, all: &[Asked<'a>], source: &Exact, next: &mut Next<'a>) {
         self.tree.set(node, What::Object(Vec::with_capacity(all.len())));
         let schema = &self.facade.schema;
         // They stand in the order in which they were asked for, whenever they are had.
@@ -474,8 +473,8 @@ impl<'a> Running<'a> {
                 let what = match of_batch {
                     Some(batch) => match within(source, &batch.key) {
                         // Who has no key has nothing.
-                        None | Some(Value::Null) => {
-                            self.complete(child, &def.ty, fields, &Value::Null, next);
+                        None | Some(Exact::Null) => {
+                            self.complete(child, &def.ty, fields, &Exact::Null, next);
                             continue;
                         }
                         Some(value) if key(value).is_some() => Ok(Waits::Among(value.clone(), arguments.clone())),
@@ -510,22 +509,24 @@ impl<'a> Running<'a> {
             let none = Map::new();
             let arguments = arguments.as_object().unwrap_or(&none);
             if def.name.starts_with("__") {
-                self.complete(child, &def.ty, fields, &introspect::root(schema, &def.name, arguments), next);
+                let value = introspect::root(schema, &def.name, arguments);
+                self.complete(child, &def.ty, fields, &value.into(), next);
             } else if ty.starts_with("__") {
-                let value = introspect::field(schema, ty, source, &def.name, arguments);
-                self.complete(child, &def.ty, fields, &value, next);
+                // What stands for a part of the schema has no numbers.
+                let value = introspect::field(schema, ty, &source.rounded(), &def.name, arguments);
+                self.complete(child, &def.ty, fields, &value.into(), next);
             } else {
                 let value = match def.from.is_empty() {
                     true => source.get(&*def.name),
                     false => within(source, &def.from),
                 };
-                self.complete(child, &def.ty, fields, value.unwrap_or(&Value::Null), next);
+                self.complete(child, &def.ty, fields, value.unwrap_or(&Exact::Null), next);
             }
         }
     }
 
     /// A value of a service's, as it is of its type (section 6.4.3).
-    fn complete(&mut self, node: u32, ty: &'a Type, fields: &Group<'a>, value: &Value, next: &mut Next<'a>) {
+    fn complete(&mut self, node: u32, ty: &'a Type, fields: &Group<'a>, value: &Exact, next: &mut Next<'a>) {
         let at = fields.first().map_or(0, |field| field.at);
         match ty {
             Type::NonNull(_) if value.is_null() => {
@@ -534,7 +535,7 @@ impl<'a> Running<'a> {
             Type::NonNull(within) => self.complete(node, within, fields, value, next),
             _ if value.is_null() => self.tree.set(node, What::Null),
             Type::List(_) => match value {
-                Value::Array(items) => self.list(node, ty, fields, &items.iter().collect::<Vec<_>>(), next),
+                Exact::List(items) => self.list(node, ty, fields, &items.iter().collect::<Vec<_>>(), next),
                 _ => self.unfit(node, at),
             },
             Type::Named(name) => self.named(node, name, fields, value, next),
@@ -545,7 +546,7 @@ impl<'a> Running<'a> {
         self.tree.fail(node, at, "unfit", "What was answered is not what the schema says.".to_owned());
     }
 
-    fn list(&mut self, node: u32, ty: &'a Type, fields: &Group<'a>, items: &[&Value], next: &mut Next<'a>) {
+    fn list(&mut self, node: u32, ty: &'a Type, fields: &Group<'a>, items: &[&Exact], next: &mut Next<'a>) {
         let Type::List(within) = ty.nullable() else { return };
         self.tree.set(node, What::List(Vec::with_capacity(items.len().min(self.facade.max_values))));
         for (number, item) in (0..).zip(items) {
@@ -557,7 +558,7 @@ impl<'a> Running<'a> {
         }
     }
 
-    fn named(&mut self, node: u32, name: &'a str, fields: &Group<'a>, value: &Value, next: &mut Next<'a>) {
+    fn named(&mut self, node: u32, name: &'a str, fields: &Group<'a>, value: &Exact, next: &mut Next<'a>) {
         let at = fields.first().map_or(0, |field| field.at);
         let schema = &self.facade.schema;
         let concrete = match schema.kind(name) {
@@ -567,12 +568,12 @@ impl<'a> Running<'a> {
                     Some(steps) => within(value, steps),
                     None => value.get("__typename"),
                 };
-                let known = said.and_then(Value::as_str).and_then(|said| schema.types.get_key_value(said));
+                let known = said.and_then(Exact::as_str).and_then(|said| schema.types.get_key_value(said));
                 known.map(|(known, _)| &**known).filter(|known| schema.is_object(known) && schema.is_sub(known, name))
             }
             _ => {
                 // It is copied, and may stand in very many places.
-                if !self.has_room(coerce::takes(value) - size_of::<Value>()) {
+                if !self.has_room(coerce::takes_beside(value)) {
                     return;
                 }
                 return match coerce::output(schema, name, value) {
@@ -711,12 +712,13 @@ fn failed(fault: Fault) -> One {
 /// What tells calls apart that may be one, with what stands in for each. `None` for one that is made each time.
 fn identity(number: usize, question: &Question) -> Option<Vec<u8>> {
     let mut id = number.to_string().into_bytes();
-    for request in std::iter::once(&question.request).chain(&question.other) {
+    for request in [&question.request, &question.other] {
+        // (No target and no field has an empty line in it.)
+        id.extend_from_slice(b"\n\n");
+        let Some(request) = request else { continue };
         if request.method != http::Method::GET {
             return None;
         }
-        // (No target and no field has an empty line in it.)
-        id.extend_from_slice(b"\n\n");
         id.extend_from_slice(request.target.as_bytes());
         for (name, value) in &request.fields {
             id.push(b'\n');

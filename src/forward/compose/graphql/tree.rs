@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 
 use super::place;
 use crate::graphql::locations;
+use crate::json::Exact;
 
 /// What stands there.
 pub enum What {
     Null,
-    Leaf(Value),
+    Leaf(Exact),
     List(Vec<u32>),
     Object(Vec<u32>),
 }
@@ -144,7 +145,7 @@ impl<'a> Tree<'a> {
     fn node(&self, number: u32, out: &mut impl Write) -> Result<()> {
         match self.nodes.get(number as usize).map(|node| &node.what) {
             None | Some(What::Null) => out.write_all(b"null")?,
-            Some(What::Leaf(value)) => serde_json::to_writer(out, value)?,
+            Some(What::Leaf(value)) => value.write(out)?,
             Some(What::List(within)) => {
                 out.write_all(b"[")?;
                 for (at, number) in within.iter().enumerate() {

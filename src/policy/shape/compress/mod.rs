@@ -20,6 +20,7 @@ use crate::problem::Problem;
 use crate::reply::Flow;
 use crate::value::{OneOrMany, Size, Spanned};
 use crate::wire::coding::is_coded;
+use crate::wire::media::LINES;
 use crate::wire::stages::Validator;
 use encoder::{Allowance, Encoder};
 
@@ -68,25 +69,23 @@ pub struct CompressConfig {
 
 impl Default for CompressConfig {
     fn default() -> Self {
-        let types = TYPES.map(|kind| Spanned::nowhere(kind.to_owned()));
+        let types = TYPES.into_iter().chain(LINES).map(|kind| Spanned::nowhere(kind.to_owned()));
         CompressConfig {
             codings: Spanned::nowhere(OneOrMany(Coding::ALL.to_vec())),
-            types: Spanned::nowhere(OneOrMany(types.to_vec())),
+            types: Spanned::nowhere(OneOrMany(types.collect())),
             min_size: Size(1024),
         }
     }
 }
 
-const TYPES: [&str; 12] = [
+/// Beside lines of JSON.
+const TYPES: [&str; 9] = [
     "text/*",
     "*+json",
     "*+xml",
     "application/json",
     "application/javascript",
     "application/xml",
-    "application/x-ndjson",
-    "application/ndjson",
-    "application/jsonl",
     "application/yaml",
     "application/wasm",
     "font/ttf",

@@ -175,6 +175,7 @@ impl Policy for Reshape {
         let options = plan.options();
         options.by_path |= request.looks_at_path() || response.looks_at_path();
         options.by_params |= request.looks_at_params() || response.looks_at_params();
+        options.per_client.extend(request.made_fields());
         if !response.is_empty() || self.inner.answer_form().is_some() {
             let told = options.credential_headers.clone();
             let answers = Arc::new(answer::Answers::new(self.inner.clone(), told));

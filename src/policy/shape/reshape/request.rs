@@ -208,6 +208,8 @@ fn tell(beside: Beside, head: &RequestHead, exchange: &mut Exchange) {
     if beside.query.is_empty() && beside.path.is_none() {
         return;
     }
+    exchange.ends_in_value |= beside.ends_in_value;
+    exchange.made_of_body.get_or_insert_default().push(said(beside.path.as_deref(), &beside.query));
     let target = exchange.upstream_target.take();
     let (path, query) = match &target {
         Some(target) => target.split_once('?').unwrap_or((target, "")),
@@ -226,6 +228,21 @@ fn tell(beside: Beside, head: &RequestHead, exchange: &mut Exchange) {
         path::push_value(value.as_bytes(), &mut query);
     }
     exchange.upstream_target = Some(if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") });
+}
+
+/// What was made beside the body, no two of which are written alike: no value has a NUL in it unescaped.
+fn said(path: Option<&str>, query: &[(Box<str>, Option<String>)]) -> Box<str> {
+    let mut said = path.unwrap_or_default().to_owned();
+    for (name, value) in query {
+        said.push('\0');
+        path::push_value(name.as_bytes(), &mut said);
+        if let Some(value) = value {
+            said.push('\0');
+            said.push('=');
+            path::push_value(value.as_bytes(), &mut said);
+        }
+    }
+    said.into()
 }
 
 /// A form as an object of texts, in its order.

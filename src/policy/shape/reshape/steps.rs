@@ -86,6 +86,8 @@ pub struct Beside {
     pub headers: Vec<(HeaderName, Option<HeaderValue>)>,
     pub query: Vec<(Box<str>, Option<String>)>,
     pub path: Option<String>,
+    /// The path ends in a place.
+    pub ends_in_value: bool,
 }
 
 impl Steps {
@@ -118,6 +120,13 @@ impl Steps {
 
     pub fn looks_at_path(&self) -> bool {
         self.expressions().any(Expression::looks_at_path)
+    }
+
+    /// The fields that are made of what is in the body.
+    pub fn made_fields(&self) -> Vec<HeaderName> {
+        let mut beside = Beside::default();
+        self.steps.iter().for_each(|step| step.work.unsaid(&mut beside));
+        beside.headers.into_iter().map(|(name, _)| name).collect()
     }
 
     /// The request's fields that they look at, in lower case; one of them is `*` if they may be any.
@@ -400,6 +409,7 @@ impl Work {
                 }
                 made.text(rest);
                 beside.path = Some(made.path().ok_or(Fault::Absent)?);
+                beside.ends_in_value = rest.is_empty() && !pieces.is_empty();
             }
         }
         Ok(())

@@ -183,9 +183,12 @@ fn given<'v>(sampler: &Sampler<'v>, operation: &'v Value) -> Vec<Given> {
             let Some(kind) = MediaType::parse(media.as_bytes()) else { continue };
             let (is_json, kind) = (kind.is_json(), format!("{}/{}", kind.kind, kind.subtype));
             let Ok(name) = HeaderValue::try_from(media) else { continue };
+            let is_events = kind == "text/event-stream";
             let mut add = |example: &str, value: &Value| {
                 let text = match value {
                     Value::String(text) if !is_json => text.clone(),
+                    // One event (WHATWG HTML, section 9.2.6), for that is what the stream's schema is about.
+                    other if is_events => format!("data: {other}\n\n"),
                     other => other.to_string(),
                 };
                 if text.len() <= LONGEST {
@@ -205,6 +208,11 @@ fn given<'v>(sampler: &Sampler<'v>, operation: &'v Value) -> Vec<Given> {
                     let said = sampler.followed(schema).get("example");
                     add("", &said.cloned().unwrap_or_else(|| sampler.value(schema)));
                 }
+                // Nothing is known of it but what it is: a text without a letter, a stream without an event, any JSON.
+                (None, None) if examples.is_none_or(serde_json::Map::is_empty) => match is_json {
+                    true => add("", &Value::Null),
+                    false => add("", &Value::String(String::new())),
+                },
                 _ => {}
             }
         }

@@ -10,10 +10,9 @@ use super::super::client::Client;
 use super::super::transcoded::{Made, built};
 use super::super::{Answer, Broken, CallError, Connection, Piece, Tries, call_error};
 use super::{Invoked, at_fault};
-use crate::function::answer::{self, Told};
+use crate::function::answer::Told;
 use crate::function::stream::{Begun, Event, Messages, begun};
 use crate::function::{Ended, Function, Report};
-use crate::jose::json;
 use crate::upstream::{AttemptOutcome, Service};
 
 /// See the module.
@@ -25,6 +24,10 @@ pub struct Streamed {
     ready: Bytes,
     /// The function has ended.
     over: bool,
+    /// What it wrote is an answer, or the beginning of one.
+    is_answer: bool,
+    /// How it ended was counted.
+    counted: bool,
     /// How much memory was paid for.
     paid: usize,
 }
@@ -65,31 +68,60 @@ impl Streamed {
                         }
                         continue;
                     }
-                    Ok(Some(Event::Exception(_))) | Err(_) => {
-                        self.function.count(Ended::Refused);
+                    Ok(Some(Event::Exception(_))) => {
+                        self.count(Ended::Refused);
+                        return Err(Broken::MidAnswer);
+                    }
+                    Err(_) => {
+                        self.count(Ended::Broken);
                         return Err(Broken::MidAnswer);
                     }
                     Ok(None) => {}
                 }
             }
-            match self.answer.take()? {
+            match self.answer.take().inspect_err(|_| self.count(Ended::Broken))? {
                 None => return Ok(None),
                 Some(Piece::Data(data, _)) if !self.over => self.messages.add(&data),
                 Some(Piece::Data(..)) => {}
                 Some(Piece::End | Piece::Trailers(_)) if self.over => return Ok(Some(Piece::End)),
-                Some(Piece::End | Piece::Trailers(_)) => return Err(Broken::MidAnswer),
+                Some(Piece::End | Piece::Trailers(_)) => {
+                    self.count(Ended::Broken);
+                    return Err(Broken::MidAnswer);
+                }
             }
         }
     }
 
     pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service) -> Result<(), Broken> {
         client.pays(self.owes()).map_err(Broken::Client)?;
-        self.answer.more(client, service, true).await
+        let more = self.answer.more(client, service, true).await;
+        if let Err(broken) = &more {
+            self.broke(broken);
+        }
+        more
+    }
+
+    /// Counts how it ended, once.
+    fn count(&mut self, ended: Ended) {
+        if !std::mem::replace(&mut self.counted, true) {
+            self.function.count(ended);
+        }
+    }
+
+    /// The client's leaving is no end of the function's.
+    fn broke(&mut self, broken: &Broken) {
+        if broken.outcome().is_some() {
+            self.count(Ended::Broken);
+        }
     }
 
     fn ended(&mut self, failed: bool, log: Option<&str>) {
         self.over = true;
-        self.function.count(if failed { Ended::Failed } else { Ended::Well });
+        if failed {
+            self.count(Ended::Failed);
+        } else if self.is_answer {
+            self.count(Ended::Well);
+        }
         if let Some(report) = log.and_then(|log| Report::read(log.as_bytes())) {
             self.function.count_report(&report);
         }
@@ -104,8 +136,9 @@ impl Invoked<'_> {
         (tries, client): (&mut Tries, &mut C),
     ) -> Result<Answer, CallError> {
         let function = self.function.clone();
-        let mut streamed =
-            Streamed { answer, messages: Messages::default(), function, ready: Bytes::new(), over: false, paid: 0 };
+        let (messages, ready) = (Messages::default(), Bytes::new());
+        let (over, is_answer, counted) = (false, false, false);
+        let mut streamed = Streamed { answer, messages, function, ready, over, is_answer, counted, paid: 0 };
         let mut written = BytesMut::new();
         loop {
             match streamed.take() {
@@ -123,7 +156,7 @@ impl Invoked<'_> {
                             return self.streaming(told.status, told.fields, streamed);
                         }
                         Begun::Head(Err(bad), _) => {
-                            self.function.count(Ended::Unusable);
+                            streamed.count(Ended::Unusable);
                             return Err(self.unusable(tries, bad));
                         }
                         Begun::Raw => {
@@ -137,22 +170,15 @@ impl Invoked<'_> {
                     // It was no stream, and is told as what it returned.
                     self.caller.keep(streamed.into_answer(), self.service);
                     if written.is_empty() {
+                        self.function.count(Ended::Well);
                         return self.made(Told { status: StatusCode::OK, fields: HeaderMap::new(), body: Vec::new() });
                     }
-                    let read = client.pays_while(json::takes(&written), || answer::read(self.function.format, &written));
-                    return match read.map_err(CallError::Client)? {
-                        Ok(told) => {
-                            if told.status.is_server_error() {
-                                tries.failed(self.service, AttemptOutcome::Status(told.status));
-                            }
-                            self.made(told)
-                        }
-                        Err(bad) => Err(self.unusable(tries, bad)),
-                    };
+                    return self.returned(&written, (tries, client));
                 }
                 Ok(None) => {
                     client.pays(streamed.owes()).map_err(CallError::Client)?;
                     if let Err(broken) = streamed.answer.more(client, self.service, false).await {
+                        streamed.broke(&broken);
                         tries.broke(self.service, &broken);
                         return Err(call_error(broken, self.service));
                     }
@@ -170,8 +196,9 @@ impl Invoked<'_> {
         }
     }
 
-    fn streaming(&self, status: StatusCode, fields: HeaderMap, streamed: Streamed) -> Result<Answer, CallError> {
-        let head = built(status, fields, self.is_head, &self.service.limits);
+    fn streaming(&self, status: StatusCode, fields: HeaderMap, mut streamed: Streamed) -> Result<Answer, CallError> {
+        streamed.is_answer = true;
+        let head = built(status, &fields, self.is_head, &self.service.limits);
         let head = head.map_err(|bad| CallError::Service(bad.reply()))?;
         Ok(Answer { head, connection: Connection::Made(Box::new(Made::Streamed(Box::new(streamed)))), key: None })
     }

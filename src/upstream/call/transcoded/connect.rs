@@ -13,7 +13,8 @@ use super::super::client::Client;
 use super::super::{Call, CallError, Caller, Tries};
 use super::collect::{Collected, Collecting};
 use super::{
-    Answered, DETAILS, Framed, Transcoded, failure_fields, fields, pushback, rest, said, told, unfit_metadata, unknown, whole,
+    Answered, DETAILS, Framed, Transcoded, failure_fields, fields, pushback, rest, said, told, unfit_metadata, unknown, unpaid,
+    whole,
 };
 use crate::exchange::Deadline;
 use crate::grpc::connect::{self, Codec};
@@ -83,7 +84,7 @@ pub async fn send<C: Client>(
     }
     let translated = asked.codec == Codec::Json && !calls.json;
     let longest = match (translated, known) {
-        (true, Some(known)) => known.max_json(),
+        (true, Some(known)) => known.max_json().min(client.most_memory()),
         _ => most,
     };
     // What cannot be translated need not be read.
@@ -97,8 +98,8 @@ pub async fn send<C: Client>(
     let message = asked.message(call, longest, client).await?;
     let frame: Bytes = match &called {
         Some(called) => {
-            let takes = called.takes(&message).map_err(refuse)?;
-            client.pays_while(takes, || called.frame(&message)).map_err(CallError::Client)?.map_err(refuse)?.into()
+            let framed = client.pays_meanwhile(|pay| called.frame(&message, pay)).map_err(unpaid)?;
+            framed.map_err(refuse)?.into()
         }
         None => framed(&message),
     };
@@ -152,12 +153,11 @@ fn json<C: Client>(answering: &Answering, message: &[u8], client: &mut C) -> Res
 /// A call that has failed, as Connect's error.
 fn failed(code: u8, collected: Collected, is_head: bool, service: &Service) -> Answered {
     let Collected { leading, trailing, .. } = collected;
-    let body = {
-        let end = if trailing.is_empty() { leading.fields() } else { &trailing };
-        let details = end.get(DETAILS).map(|details| status::details(details.as_bytes())).unwrap_or_default();
-        connect_error(code, &said(end).unwrap_or_default(), &details)
-    };
-    let wait = pushback(if trailing.is_empty() { leading.fields() } else { &trailing });
+    let head = leading.fields();
+    let end = if trailing.is_empty() { &head } else { &trailing };
+    let details = end.get(DETAILS).map(|details| status::details(details.as_bytes())).unwrap_or_default();
+    let body = connect_error(code, &said(end).unwrap_or_default(), &details);
+    let wait = pushback(end);
     let status = status::http(code);
     let mut fields = leading.into_fields(HeaderValue::from_static(Codec::Json.media_type()), false);
     add_trailing(&mut fields, trailing);

@@ -3,13 +3,15 @@
 //! Fields go as they are, by their names, as far as they would go to any service. What is about the message as it was (its type, its
 //! length, its coding, conditions) does not, nor does anything whose name is gRPC's own, nor what metadata cannot hold.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use smallvec::SmallVec;
 
 use super::super::Call;
 use super::super::h2;
 use crate::exchange::{Deadline, Exchange};
 use crate::grpc::{Dialect, GRPC_STATUS, metadata};
-use crate::head::{AnswerLimits, BodyFraming, HeaderEdit, HeaderEdits, RequestHead};
+use crate::head::{AnswerLimits, BodyFraming, Field, HeaderEdit, HeaderEdits, RequestHead};
 use crate::wire::answer::{AnswerHead, BadAnswer};
 use crate::wire::encode::is_hop_by_hop;
 
@@ -69,7 +71,11 @@ fn edits(policies: &HeaderEdits) -> HeaderEdits {
 
 /// Whether a field can be metadata: printable ASCII, or base64 behind a name that says so.
 fn goes(name: &[u8], value: &[u8]) -> bool {
-    metadata::fits(name, value) && value.iter().all(|byte| matches!(byte, 0x20..=0x7e)) && !is_about_the_message(name)
+    fits(name, value) && !is_about_the_message(name)
+}
+
+fn fits(name: &[u8], value: &[u8]) -> bool {
+    metadata::fits(name, value) && value.iter().all(|byte| matches!(byte, 0x20..=0x7e))
 }
 
 pub fn begins(name: &[u8], start: &[u8]) -> bool {
@@ -106,50 +112,75 @@ pub fn first<'a>(head: &'a AnswerHead, name: &'a str) -> Option<&'a [u8]> {
     head.header_all(name).next()
 }
 
-/// See [`h2::head_of`].
-pub fn head_of(parts: &response::Parts, end: bool, limits: &AnswerLimits) -> Result<Box<AnswerHead>, BadAnswer> {
-    h2::head_of(parts, end, &Method::GET, limits)
-}
-
 /// What came with a call's answer beside its messages: before them, and behind them.
 #[derive(Debug, Clone)]
-pub struct Metadata(HeaderMap);
+pub struct Metadata {
+    buffer: Bytes,
+    before: SmallVec<[Field; 16]>,
+    behind: HeaderMap,
+}
 
 impl Metadata {
     pub fn of(head: &AnswerHead) -> Metadata {
-        let mut fields = HeaderMap::with_capacity(head.fields.len() + 4);
-        for (name, value) in head.headers() {
-            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
-                fields.append(name, value);
-            }
-        }
-        Metadata(fields)
+        Metadata { buffer: head.buffer.clone(), before: head.fields.clone(), behind: HeaderMap::new() }
     }
 
     /// What came behind the messages is told with the rest, for it is known before anything is told.
-    pub fn add(&mut self, trailers: &HeaderMap) {
-        for (name, value) in trailers {
-            // Only an absurd number of fields could be too many.
-            let _ = self.0.try_append(name.clone(), value.clone());
-        }
+    pub fn add(&mut self, trailers: HeaderMap) {
+        self.behind = trailers;
     }
 
-    pub fn fields(&self) -> &HeaderMap {
-        &self.0
+    fn all(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let before = self.before.iter().map(|field| (field.name.of(&self.buffer), field.value.of(&self.buffer)));
+        before.chain(h2::of_map(&self.behind))
+    }
+
+    /// All of it, whoever it is about.
+    pub fn fields(&self) -> HeaderMap {
+        let mut fields = HeaderMap::with_capacity(self.before.len() + self.behind.len());
+        for (name, value) in self.all() {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+                // Only an absurd number of fields could be too many.
+                let _ = fields.try_append(name, value);
+            }
+        }
+        fields
+    }
+
+    /// Leaves out what metadata cannot hold.
+    pub fn fitting(mut self) -> Metadata {
+        let buffer = &self.buffer;
+        self.before.retain(|field| fits(field.name.of(buffer), field.value.of(buffer)));
+        self
     }
 
     /// The fields of an answer of this media type. `raw`: its body is as the service has made it.
     pub fn into_fields(self, kind: HeaderValue, raw: bool) -> HeaderMap {
-        let mut fields = self.0;
-        let own = |name: &HeaderName| {
-            let name = name.as_str().as_bytes();
-            let coding = raw && (name == b"content-encoding" || name == b"content-language" || name == b"content-disposition");
-            is_own(name) && !coding
-        };
-        remove(&mut fields, own);
+        let mut fields = self.fields();
+        remove(&mut fields, |name| !is_told(name.as_str().as_bytes(), raw));
         fields.insert(header::CONTENT_TYPE, kind);
         fields
     }
+
+    /// The head of an answer with a body of this media type and length, which does not come if it is at its `end` with its head.
+    pub fn head(
+        &self,
+        (kind, raw): (&[u8], bool),
+        length: usize,
+        end: bool,
+        limits: &AnswerLimits,
+    ) -> Result<Box<AnswerHead>, BadAnswer> {
+        let mut digits = itoa::Buffer::new();
+        let about: [(&[u8], &[u8]); 2] = [(b"content-type", kind), (b"content-length", digits.format(length).as_bytes())];
+        let all = || self.all().filter(|(name, _)| is_told(name, raw)).chain(about);
+        h2::assembled(StatusCode::OK, all, end, limits)
+    }
+}
+
+/// Whether a client is told this field of a call's.
+fn is_told(name: &[u8], raw: bool) -> bool {
+    let coding = raw && matches!(name, b"content-encoding" | b"content-language" | b"content-disposition");
+    !is_own(name) || coding
 }
 
 /// Leaves of what came behind a stream what clients are told: how the call ended, and metadata.

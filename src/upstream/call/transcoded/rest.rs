@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use super::super::client::Client;
 use super::super::{Answer, Broken, Call, CallError, Caller, Connection, Piece, Tries, call_error};
 use super::fields::Metadata;
-use super::{Framed, Made, NAME, Transcoded, fields};
+use super::{Framed, Made, NAME, Transcoded, fields, unpaid};
 use crate::exchange::{Deadline, Exchange};
 use crate::grpc::{self, Dialect, GRPC_MESSAGE, GRPC_RETRY_PUSHBACK, GRPC_STATUS};
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
@@ -18,6 +18,8 @@ use crate::transcode::frames::{Bad, Frames};
 use crate::transcode::rest::{self, Rest};
 use crate::transcode::{Told, Transcoder};
 use crate::upstream::{Service, TlsConnector};
+use crate::wire::coding::is_coded;
+use crate::wire::media::is_json;
 
 /// The most of a failed answer that is read for what it says.
 const MOST_SAID: usize = 64 * 1024;
@@ -57,7 +59,7 @@ pub async fn ask<C: Client>(
     let rest = transcoder.rest(call.target().0).map_err(CallError::Service)?;
     let message = only(&body, transcoder.max_message).map_err(CallError::Service)?;
     let takes = rest.takes(&message).map_err(CallError::Service)?;
-    let asked = client.pays_while(takes, || rest.request(&message)).map_err(CallError::Client)?.map_err(CallError::Service)?;
+    let asked = client.pays_while(takes, || rest.request(&message)).map_err(unpaid)?.map_err(CallError::Service)?;
     drop((body, message));
     let (kind, body) = match asked.body {
         None => (None, Bytes::new()),
@@ -83,7 +85,7 @@ pub async fn ask<C: Client>(
     if body.is_some() {
         caller.keep(answer, service);
     }
-    let head = metadata.fields();
+    let head = &metadata.fields();
     let told = match (status.is_success(), body) {
         (false, body) => Err(failure(status, head, &body.unwrap_or_default())),
         (true, None) => Err((INTERNAL, "The service's answer is larger than it may be.".to_owned())),
@@ -183,11 +185,14 @@ type Ended = Result<Bytes, (u8, String)>;
 
 fn message_of<C: Client>(rest: &Rest<'_>, fields: &HeaderMap, body: &[u8], client: &mut C) -> Result<Ended, CallError> {
     let kind = fields.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    if fields.contains_key(header::CONTENT_ENCODING) {
+    if fields.get_all(header::CONTENT_ENCODING).iter().any(|line| is_coded(line.as_bytes())) {
         return Ok(Err((INTERNAL, "The service's answer has a coding, which nobody has asked for.".to_owned())));
     }
-    let takes = rest.answer_takes(body);
-    let made = client.pays_while(takes, || rest.answer(kind, body)).map_err(CallError::Client)?;
+    let made = match client.pays_meanwhile(|pay| rest.answer(kind, body, pay)) {
+        Ok(made) => made,
+        Err(none) if none.ever => Err(rest::TOO_MUCH),
+        Err(none) => return Err(CallError::Client(none.error)),
+    };
     Ok(match made {
         Ok(frame) => {
             client.pays(frame.len()).map_err(CallError::Client)?;
@@ -198,7 +203,7 @@ fn message_of<C: Client>(rest: &Rest<'_>, fields: &HeaderMap, body: &[u8], clien
 }
 
 fn failure(status: StatusCode, fields: &HeaderMap, body: &[u8]) -> (u8, String) {
-    let json = fields.get(header::CONTENT_TYPE).is_some_and(|kind| rest::is_json(kind.as_bytes()));
+    let json = fields.get(header::CONTENT_TYPE).is_some_and(|kind| is_json(kind.as_bytes()));
     let named = if json { rest::named(body) } else { None };
     let said = if json { rest::said(body) } else { None };
     (named.unwrap_or_else(|| rest::code(status)), said.unwrap_or_else(|| format!("The service answers {status}.")))
@@ -206,8 +211,9 @@ fn failure(status: StatusCode, fields: &HeaderMap, body: &[u8]) -> (u8, String) 
 
 /// What the client gets.
 fn made(ended: Ended, from: Metadata, service: &Service) -> Result<Answer, CallError> {
-    let pushback = from.fields().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let mut fields = from.into_fields(HeaderValue::from_static(Dialect::Grpc.media_type()), false);
+    let fields = from.fields();
+    let pushback = fields.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let mut fields = from.fitting().into_fields(HeaderValue::from_static(Dialect::Grpc.media_type()), false);
     for name in [header::CONTENT_LENGTH, header::WWW_AUTHENTICATE, header::TRAILER] {
         fields.remove(name);
     }
@@ -229,7 +235,7 @@ fn made(ended: Ended, from: Metadata, service: &Service) -> Result<Answer, CallE
         }
     };
     let end = matches!(told, Made::Call(None, None));
-    let head = super::built(StatusCode::OK, fields, end, &service.limits);
+    let head = super::built(StatusCode::OK, &fields, end, &service.limits);
     let head = head.map_err(|bad| CallError::Service(bad.reply()))?;
     Ok(Answer { head, connection: Connection::Made(Box::new(told)), key: None })
 }

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::sync::Arc;
 
-use super::super::{Answer, Broken, Call, CallError, Client, Piece, Tries, call_error};
+use super::super::{Answer, Broken, Call, CallError, Client, Piece, Tries, call_error, said};
 use super::fields::filter_trailers;
 use super::uploading::{self, Uploading, Uploads};
 use super::{NAME, bad_frame, problem, unfit_answer};
@@ -15,6 +15,7 @@ use crate::reply::Reply;
 use crate::transcode::frames::Frames;
 use crate::transcode::{Answering, Transcoder};
 use crate::upstream::{AttemptOutcome, Service};
+use crate::wire::media::{essence, is_lines};
 
 /// How messages are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,16 +40,10 @@ impl Form {
         let own = call.head.header_all("accept").filter(|_| !edited.replaces(b"accept"));
         let said = edited.added().filter(|(name, _)| **name == header::ACCEPT).map(|(_, value)| value.as_bytes());
         let accepted = own.chain(said).flat_map(|accept| accept.split(|&byte| byte == b','));
-        let form = |range: &[u8]| {
-            let essence = range.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
-            match &*essence {
-                b"application/json" => Some(Form::Array),
-                b"text/event-stream" => Some(Form::Events),
-                b"application/x-ndjson" | b"application/ndjson" | b"application/jsonl" | b"application/x-jsonlines" => {
-                    Some(Form::Lines)
-                }
-                _ => None,
-            }
+        let form = |range: &[u8]| match &*essence(range) {
+            b"application/json" => Some(Form::Array),
+            b"text/event-stream" => Some(Form::Events),
+            _ => is_lines(range).then_some(Form::Lines),
         };
         accepted.filter(|range| !is_refused(range)).filter_map(form).next().unwrap_or(Form::Array)
     }
@@ -141,9 +136,8 @@ enum End {
     /// More comes.
     Open,
     Trailers(HeaderMap),
-    /// The call has failed, and the form has no other way to say that what came is not the whole.
-    Failed(Box<HeaderMap>),
-    Broken,
+    /// It has failed, and the form has no other way to say that what came is not the whole.
+    Broken(Broken),
     Over,
 }
 
@@ -185,13 +179,23 @@ impl Streaming {
 
     /// Waits for more of the call's answer, and sends what is left of the request meanwhile. It may be silent for as long as a stream may.
     pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service) -> Result<(), Broken> {
-        let Some(uploads) = &mut self.uploads else { return self.answer.more_of_service(client, service, true).await };
+        let Some(uploads) = &mut self.uploads else {
+            let more = self.answer.more_of_service(client, service, true).await;
+            return self.came(more);
+        };
         let more = self.answer.more_of_service(&mut Uploading { client, uploads }, service, true).await;
-        let Some(reply) = uploads.refused.take() else { return more };
+        let Some(reply) = uploads.refused.take() else { return self.came(more) };
         // The client has sent what cannot be made into a message. What was answered so far stands, and the call ends here.
-        self.failure(&reply);
-        let fields = uploading::trailers(&reply);
-        self.end = if self.form.ends_well() { End::Trailers(fields) } else { End::Failed(Box::new(fields)) };
+        self.fails(&reply, Broken::Ended(Box::new(uploading::trailers(&reply))));
+        Ok(())
+    }
+
+    /// Where the service's side has failed in the middle, the client is told so.
+    fn came(&mut self, more: Result<(), Broken>) -> Result<(), Broken> {
+        match more {
+            Err(broken) if !matches!(broken, Broken::Client(_)) => self.fails(&said(&broken), broken),
+            more => return more,
+        }
         Ok(())
     }
 
@@ -234,7 +238,7 @@ impl Streaming {
                     return Ok(octets);
                 }
                 Ok(Some(Piece::End)) => {
-                    self.end = End::Broken;
+                    self.end = End::Broken(Broken::MidAnswer);
                     return Ok(octets);
                 }
                 Ok(None) => {
@@ -260,8 +264,7 @@ impl Streaming {
             match std::mem::replace(&mut self.end, End::Over) {
                 End::Open => self.end = End::Open,
                 End::Trailers(fields) => return Ok(Some(Piece::Trailers(fields))),
-                End::Failed(fields) => return Err(Broken::Ended(fields)),
-                End::Broken => return Err(Broken::MidAnswer),
+                End::Broken(broken) => return Err(broken),
                 End::Over => return Ok(Some(Piece::End)),
             }
             match self.frames.message() {
@@ -271,18 +274,19 @@ impl Streaming {
                 }
                 Ok(None) => {}
                 Err(bad) => {
-                    self.fails(&bad_frame(bad));
+                    self.fails(&bad_frame(bad), Broken::MidAnswer);
                     continue;
                 }
             }
-            match self.answer.take()? {
-                None => return Ok(None),
-                Some(Piece::Data(data, _)) => self.frames.add(&data),
-                Some(Piece::Trailers(fields)) => self.ends(fields),
-                Some(Piece::End) => {
+            match self.answer.take() {
+                Ok(None) => return Ok(None),
+                Ok(Some(Piece::Data(data, _))) => self.frames.add(&data),
+                Ok(Some(Piece::Trailers(fields))) => self.ends(fields),
+                Ok(Some(Piece::End)) => {
                     let detail = "The backend has broken off before it said how the call ended.";
-                    self.fails(&Reply::new(StatusCode::BAD_GATEWAY, NAME, "no_grpc_status", detail));
+                    self.fails(&Reply::new(StatusCode::BAD_GATEWAY, NAME, "no_grpc_status", detail), Broken::MidAnswer);
                 }
+                Err(broken) => self.came(Err(broken))?,
             }
         }
     }
@@ -297,7 +301,7 @@ impl Streaming {
                 self.form.message(!self.begun, &told.body, &mut self.ready);
                 self.begun = true;
             }
-            Err(unfit) => self.fails(&unfit_answer(unfit)),
+            Err(unfit) => self.fails(&unfit_answer(unfit), Broken::MidAnswer),
         }
     }
 
@@ -309,7 +313,8 @@ impl Streaming {
             self.failure(&problem);
             filter_trailers(&mut fields);
             // The service has said it, and so does the end where it can.
-            self.end = if self.form.ends_well() { End::Trailers(fields) } else { End::Failed(Box::new(fields)) };
+            let ends_well = self.form.ends_well();
+            self.end = if ends_well { End::Trailers(fields) } else { End::Broken(Broken::Ended(Box::new(fields))) };
             return;
         }
         if self.form == Form::Array {
@@ -319,10 +324,13 @@ impl Streaming {
         self.end = End::Trailers(fields);
     }
 
-    /// The answer ends here, for it cannot go on.
-    fn fails(&mut self, reply: &Reply) {
+    /// The answer ends here, for it cannot go on. A form that can say so ends as it would anyway: over HTTP/2, what stands before a broken
+    /// end is lost with it.
+    fn fails(&mut self, reply: &Reply, broken: Broken) {
         self.failure(reply);
-        self.end = End::Broken;
+        let fields = uploading::trailers(reply);
+        self.transcoder.count(fields.get(GRPC_STATUS).map_or(2, |code| super::code_of(code.as_bytes())));
+        self.end = if self.form.ends_well() { End::Trailers(fields) } else { End::Broken(broken) };
     }
 
     fn failure(&mut self, reply: &Reply) {

@@ -4,10 +4,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use pingora_error::Result;
 
-use super::super::client::Client;
+use super::super::client::{Client, NoMemory};
 use super::NAME;
 use crate::grpc::{self, GRPC_MESSAGE, GRPC_STATUS};
 use crate::reply::Reply;
+use crate::transcode::Pay;
 use crate::transcode::upload::Upload;
 use crate::wire::answer::AnswerHead;
 use crate::wire::stages::refused;
@@ -47,7 +48,11 @@ impl Uploads {
         self.paid += more;
         let made = match self.upload.next_message() {
             Ok(None) => return Ok(None),
-            Ok(Some((value, takes))) => client.pays_while(takes, || self.upload.frame(&value))?,
+            Ok(Some(value)) => match client.pays_meanwhile(|pay| self.upload.frame(&value, pay)) {
+                Ok(made) => made,
+                Err(none) if none.ever => Err(self.upload.too_large()),
+                Err(none) => return Err(none.error),
+            },
             Err(reply) => Err(reply),
         };
         match made {
@@ -167,7 +172,11 @@ impl<C: Client> Client for Uploading<'_, C> {
         self.client.pays(bytes)
     }
 
-    fn pays_while<T>(&mut self, bytes: usize, work: impl FnOnce() -> T) -> Result<T> {
-        self.client.pays_while(bytes, work)
+    fn most_memory(&self) -> usize {
+        self.client.most_memory()
+    }
+
+    fn pays_meanwhile<T>(&mut self, work: impl FnOnce(&mut Pay<'_>) -> T) -> std::result::Result<T, NoMemory> {
+        self.client.pays_meanwhile(work)
     }
 }
