@@ -3,6 +3,7 @@
 //! After gRPC's [protocol over HTTP/2](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md), and gRPC-Web's
 //! [over any HTTP](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md). Nothing here looks into a message.
 
+pub mod connect;
 pub mod metadata;
 pub mod web;
 
@@ -29,6 +30,8 @@ pub enum Dialect {
     Web,
     /// The same in base64.
     WebText,
+    /// A request of HTTP that is a call ([`connect`]), and is answered as one.
+    Connect,
 }
 
 impl Dialect {
@@ -49,7 +52,13 @@ impl Dialect {
         }
     }
 
+    /// In messages behind prefixes, with a status of their own.
     pub fn is_grpc(self) -> bool {
+        matches!(self, Dialect::Grpc | Dialect::Web | Dialect::WebText)
+    }
+
+    /// Whether a code of gRPC's is what its client wants to know.
+    pub fn has_code(self) -> bool {
         self != Dialect::Plain
     }
 
@@ -64,6 +73,7 @@ impl Dialect {
             Dialect::Grpc => "application/grpc",
             Dialect::Web => "application/grpc-web",
             Dialect::WebText => "application/grpc-web-text",
+            Dialect::Connect => connect::Codec::Json.media_type(),
         }
     }
 }

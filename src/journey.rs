@@ -31,7 +31,7 @@ use crate::core::WorkerState;
 use crate::downstream::{ExchangeControl, seen_upstream};
 use crate::exchange::{Connection, Exchange, RouteName, Verdict, is_identity};
 use crate::grpc::web::Web;
-use crate::grpc::{Dialect, GRPC_STATUS};
+use crate::grpc::{Dialect, GRPC_STATUS, connect};
 use crate::head::{BodyFraming, HeaderEdit, RequestHead};
 use crate::listen::forwarded::{self, Hop};
 use crate::listen::trace::{self, Trace};
@@ -557,11 +557,21 @@ fn extra_use<'a>(
 
 /// How the sender of this head wants to be answered. A call has a body, so most heads need not be searched.
 fn dialect(head: &RequestHead) -> Dialect {
-    match (head.body, head.version) {
+    let kind = match (head.body, head.version) {
         // A call is a POST, be there nothing in it.
-        (BodyFraming::None, version) if version != http::Version::HTTP_2 && head.method != Method::POST => Dialect::Plain,
-        _ => head.header("content-type").map_or(Dialect::Plain, Dialect::of),
+        (BodyFraming::None, version) if version != http::Version::HTTP_2 && head.method != Method::POST => None,
+        _ => head.header("content-type"),
+    };
+    match kind.map_or(Dialect::Plain, Dialect::of) {
+        Dialect::Plain if !head.upgrade && connect::is_call(&head.method, kind, || says_version(head), head.query()) => {
+            Dialect::Connect
+        }
+        dialect => dialect,
     }
+}
+
+fn says_version(head: &RequestHead) -> bool {
+    head.header(connect::VERSION).is_some()
 }
 
 /// `query` without the parameters of these names.

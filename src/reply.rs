@@ -1,6 +1,7 @@
 //! The answers that the gateway makes itself: every refusal and every error, as `application/problem+json` (RFC 9457), or as the
-//! status of a gRPC call.
+//! status of a gRPC call, or as Connect's error.
 
+mod connect;
 mod page;
 
 use std::borrow::Cow;
@@ -11,6 +12,7 @@ use smallvec::SmallVec;
 
 use crate::grpc::{self, Dialect, GRPC_MESSAGE, GRPC_RETRY_PUSHBACK, GRPC_STATUS};
 use crate::plain::all_plain;
+pub use connect::{Detail, connect_error};
 pub use page::Page;
 
 /// Ok to go on, or the answer that ends the request here. Works with `?`.
@@ -124,9 +126,14 @@ impl Reply {
         if dialect.is_grpc() {
             return self.worded_as_grpc(dialect);
         }
+        if dialect == Dialect::Connect && self.status.as_u16() >= 400 {
+            // The status says the same to all who are in between.
+            let body = connect_error(grpc::status(self.status), &self.said(), &[]);
+            return Worded { status: self.status, media_type: dialect.media_type(), body, fields: Vec::new() };
+        }
         let (media_type, body) = match page {
             Some(page) => (page.media_type(), page.filled(self, request_id)),
-            None => (dialect.media_type(), self.body(request_id)),
+            None => (Dialect::Plain.media_type(), self.body(request_id)),
         };
         Worded { status: self.status, media_type, body, fields: Vec::new() }
     }
@@ -136,9 +143,14 @@ impl Reply {
         self.grpc_fields().into_iter().collect()
     }
 
+    /// All that it says, in one text.
+    fn said(&self) -> String {
+        format!("{} ({}: {})", self.detail, self.policy, self.reason)
+    }
+
     fn grpc_fields(&self) -> Vec<(HeaderName, HeaderValue)> {
         let mut fields = vec![(GRPC_STATUS, HeaderValue::from(u16::from(grpc::status(self.status))))];
-        let message = grpc::message(&format!("{} ({}: {})", self.detail, self.policy, self.reason));
+        let message = grpc::message(&self.said());
         // Nothing is left in it that a field cannot carry.
         fields.extend(HeaderValue::try_from(message).map(|message| (GRPC_MESSAGE, message)));
         fields
@@ -245,6 +257,9 @@ mod tests {
             [("grpc-status", "8"), ("grpc-message", "50 %25 %C3%A9 (rate_limit: limited)"), ("grpc-retry-pushback-ms", "3000")];
         assert_eq!((worded.status, worded.media_type, fields.as_slice()), (StatusCode::OK, "application/grpc", &wanted[..]));
         assert!(worded.body.is_empty());
+        let worded = reply.worded(Wording { dialect: Dialect::Connect, page: None }, "r-1");
+        let told = "{\"code\":\"resource_exhausted\",\"message\":\"50 % \u{e9} (rate_limit: limited)\"}\n";
+        assert_eq!((worded.status.as_u16(), worded.media_type, &*worded.body), (429, "application/json", told.as_bytes()));
         let worded = reply.worded(Wording::default(), "r-1");
         assert_eq!((worded.status.as_u16(), worded.media_type), (429, "application/problem+json"));
         assert!(worded.fields.is_empty() && !worded.body.is_empty());

@@ -19,6 +19,7 @@ mod clients_own;
 mod coded;
 mod compose;
 mod config;
+mod connect;
 mod connections;
 mod contracts;
 mod crossings;

@@ -5,6 +5,7 @@ mod events;
 mod frames;
 mod grpc;
 mod grpc_clients;
+mod grpc_metadata;
 mod grpc_refusals;
 mod grpc_web;
 mod h2_services;

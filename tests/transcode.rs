@@ -1,6 +1,7 @@
 //! gRPC methods for clients that speak REST and JSON, before a real server (grpcio).
 
 mod bad;
+mod beside;
 mod beside_envoy;
 mod contracts;
 mod crossings;
@@ -12,6 +13,8 @@ mod rest;
 mod streams;
 mod strict;
 mod uploads;
+
+pub use bad::odd;
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +28,7 @@ fn protos() -> PathBuf {
 }
 
 /// All that the tests call, as a set of descriptors.
-fn descriptors() -> Vec<u8> {
+pub fn descriptors() -> Vec<u8> {
     let known = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/transcode/protos");
     let mut compiler = protox::Compiler::new([protos(), known]).unwrap();
     compiler.include_imports(true);

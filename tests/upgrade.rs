@@ -1,5 +1,7 @@
 //! Replacing the process, and ending it.
 
+mod calls;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 

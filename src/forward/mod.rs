@@ -177,14 +177,9 @@ fn broke_off(broken: Broken, journey: &mut Journey, down: &mut Downstream) -> Fa
         // It was told what is left of the call's time, and looks at a clock of its own.
         _ if journey.is_late(CLOCKS) => Failed::Answer(out_of_time(true)),
         // The head waited for a body that does not come.
-        broken if !down.is_answered() => {
-            broken.outcome().into_iter().for_each(|outcome| journey.service_failed(outcome));
-            match journey.service().map(|service| call_error(broken, service)) {
-                Some(CallError::Service(reply)) => Failed::Answer(reply),
-                Some(CallError::Client(error)) => client_failed(&error),
-                None => Failed::BrokeOff,
-            }
-        }
+        broken if !down.is_answered() => service_failed(broken, journey),
+        // A page sees no reset.
+        broken @ Broken::Reset(_) if journey.dialect.is_web() => service_failed(broken, journey),
         Broken::Reset(reason) => {
             journey.service_failed(AttemptOutcome::Broken);
             down.pass_reset(reason);
@@ -192,10 +187,22 @@ fn broke_off(broken: Broken, journey: &mut Journey, down: &mut Downstream) -> Fa
         }
         Broken::TooSlow => Failed::TooSlow,
         Broken::Ended(_) => Failed::BrokeOff,
+        // A call can be told how it ended also behind what came of its answer: a reset would say that somebody has cancelled it.
+        broken if journey.dialect.is_grpc() => service_failed(broken, journey),
         _ => {
             journey.service_failed(AttemptOutcome::Broken);
             Failed::BrokeOff
         }
+    }
+}
+
+/// The service's side is over; this is what is said of that.
+fn service_failed(broken: Broken, journey: &mut Journey) -> Failed {
+    broken.outcome().into_iter().for_each(|outcome| journey.service_failed(outcome));
+    match journey.service().map(|service| call_error(broken, service)) {
+        Some(CallError::Service(reply)) => Failed::Answer(reply),
+        Some(CallError::Client(error)) => client_failed(&error),
+        None => Failed::BrokeOff,
     }
 }
 

@@ -25,7 +25,7 @@ impl Web {
         let own = match asked {
             Dialect::Web => Web::Binary,
             Dialect::WebText => Web::Text,
-            Dialect::Plain | Dialect::Grpc => return None,
+            Dialect::Plain | Dialect::Grpc | Dialect::Connect => return None,
         };
         let mut kinds = accept.unwrap_or_default().split(|byte| *byte == b',').map(|kind| Dialect::of(kind.trim_ascii()));
         Some(
@@ -33,7 +33,7 @@ impl Web {
                 .find_map(|kind| match kind {
                     Dialect::Web => Some(Web::Binary),
                     Dialect::WebText => Some(Web::Text),
-                    Dialect::Plain | Dialect::Grpc => None,
+                    Dialect::Plain | Dialect::Grpc | Dialect::Connect => None,
                 })
                 .unwrap_or(own),
         )
@@ -84,7 +84,7 @@ pub fn as_grpc(kind: &[u8]) -> Option<HeaderValue> {
     let skip = match Dialect::of(kind) {
         Dialect::Web => "-web".len(),
         Dialect::WebText => "-web-text".len(),
-        Dialect::Plain | Dialect::Grpc => return None,
+        Dialect::Plain | Dialect::Grpc | Dialect::Connect => return None,
     };
     let rest = kind.get(KIND.len() + skip..)?;
     HeaderValue::from_bytes(&[KIND, rest].concat()).ok()

@@ -122,7 +122,7 @@ impl Journey {
         self.outcome.status = reply.status.as_u16();
         self.outcome.verdict = Some(Verdict { policy: reply.policy, reason: reply.reason });
         self.outcome.decided_by.clone_from(&reply.decided_by);
-        if self.dialect.is_grpc() {
+        if self.dialect.has_code() {
             self.outcome.grpc_status = Some(grpc::status(reply.status).into());
         }
     }

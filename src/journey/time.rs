@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::Journey;
 use super::refusals::out_of_time;
 use crate::exchange::Deadline;
-use crate::grpc::{self, GRPC_TIMEOUT};
+use crate::grpc::{self, Dialect, GRPC_TIMEOUT, connect};
 use crate::head::HeaderEdit;
 use crate::reply::{Flow, Reply};
 
@@ -37,11 +37,14 @@ impl TimeLimit {
 }
 
 impl Journey {
-    /// Takes the deadline that the caller sends along: `grpc-timeout` of whoever makes a gRPC call, and `X-Request-Deadline` of a trusted
-    /// proxy. It counts from the head's arrival, for the caller cannot know more.
+    /// Takes the deadline that the caller sends along: `grpc-timeout` of whoever makes a gRPC call, `Connect-Timeout-Ms` of whoever makes one
+    /// of Connect's, and `X-Request-Deadline` of a trusted proxy. It counts from the head's arrival, for the caller cannot know more.
     pub fn take_deadline(&mut self) -> Flow {
         if self.exchange.trusted {
             self.take_plain_deadline()?;
+        }
+        if self.dialect == Dialect::Connect {
+            return self.take_connects_deadline();
         }
         if !self.dialect.is_grpc() {
             return ControlFlow::Continue(());
@@ -56,6 +59,20 @@ impl Journey {
         let due = self.exchange.started.checked_add(timeout);
         self.call_due = due.into_iter().chain(self.call_due).min();
         if timeout.is_zero() { self.out_of_time().refuse() } else { ControlFlow::Continue(()) }
+    }
+
+    /// One of Connect's is answered whole, and so within the time of any request.
+    #[cold]
+    fn take_connects_deadline(&mut self) -> Flow {
+        let mut said = self.head.header_all(connect::TIMEOUT);
+        let Some(timeout) = said.next() else { return ControlFlow::Continue(()) };
+        let Some(timeout) = connect::read_timeout(timeout).filter(|_| said.next().is_none()) else {
+            let detail = "The field Connect-Timeout-Ms is malformed: it is a number of milliseconds of at most 10 digits.";
+            return Reply::new(StatusCode::BAD_REQUEST, "door", "malformed_connect_timeout", detail).refuse();
+        };
+        let due = self.exchange.started.checked_add(timeout);
+        self.asked_due = due.into_iter().chain(self.asked_due).min();
+        if timeout.is_zero() { out_of_time(true).refuse() } else { ControlFlow::Continue(()) }
     }
 
     fn take_plain_deadline(&mut self) -> Flow {

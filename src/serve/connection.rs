@@ -17,7 +17,7 @@ use crate::downstream::h1::{Farewell, H1, NextHead};
 use crate::downstream::stream::H2;
 use crate::downstream::{Downstream, Returned, UNREAD, Wire};
 use crate::exchange::Connection;
-use crate::grpc::Dialect;
+use crate::grpc::{Dialect, connect};
 use crate::journey::Journey;
 use crate::listen::connections::{Entry, Speaks};
 use crate::listen::share::Seat;
@@ -274,8 +274,14 @@ async fn serve_stream(
             let Refused { bad, head } = *refused;
             let method = head.method.clone();
             let mut journey = Journey::begin(worker.view.load_full(), door, connection, Box::new(head));
-            let kind = stream.request().headers.get(http::header::CONTENT_TYPE);
-            journey.dialect = kind.map_or(Dialect::Plain, |kind| Dialect::of(kind.as_bytes()));
+            let fields = &stream.request().headers;
+            let kind = fields.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+            journey.dialect = match kind.map_or(Dialect::Plain, Dialect::of) {
+                Dialect::Plain if connect::is_call(&method, kind, || fields.contains_key(connect::VERSION), None) => {
+                    Dialect::Connect
+                }
+                dialect => dialect,
+            };
             let mut down = Downstream::new(Wire::H2(stream), method).timeouts(door.body_pace(), door.timeouts.write);
             refuse(&mut journey, &mut down, &bad.reply()).await;
         }

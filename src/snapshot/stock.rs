@@ -8,6 +8,7 @@ use crate::listen::config::ListenerConfig;
 use crate::problem::{Place, Problem, Problems};
 use crate::retry::config::RetriesConfig;
 use crate::upstream::Protocol;
+use crate::upstream::connect_calls::ConnectChoice;
 
 /// Refuses what `server.engine: pingora` cannot do.
 pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems) {
@@ -103,6 +104,9 @@ pub fn check(document: &Document, routes: &[Arc<Route>], problems: &mut Problems
         }
         if let Some(transcode) = &service.transcode {
             refuse(transcode.place, "`transcode`", problems);
+        }
+        if let Some(connect) = service.connect.as_ref().filter(|connect| matches!(connect.value, ConnectChoice::On(_))) {
+            refuse(connect.place, "`connect`", problems);
         }
         if let Some(lambda) = &service.lambda {
             refuse(lambda.place, "`lambda`", problems);

@@ -86,6 +86,10 @@ impl Transcoder {
         Ok(meant)
     }
 
+    fn reader<'p>(&self, bill: Bill<'p>) -> Reader<'p> {
+        Reader::new(self.unknown_fields, self.spelling, bill)
+    }
+
     /// What a rule means, with these segments.
     pub(super) fn meant<'t, 'p>(&'t self, number: usize, segments: Vec<&'p str>) -> Result<Meant<'t, 'p>, Box<Reply>> {
         let rule = self.rules.get(number).ok_or_else(Self::no_rule)?;
@@ -114,10 +118,6 @@ impl Meant<'_, '_> {
         framed(&message, self.transcoder.max_message).map_err(|encoding::TooLong| too_large())
     }
 
-    fn reader<'p>(&self, bill: Bill<'p>) -> Reader<'p> {
-        Reader::new(self.transcoder.unknown_fields, self.transcoder.spelling, bill)
-    }
-
     fn body(&self, content_type: Option<&[u8]>, body: &[u8], bill: Bill<'_>) -> Result<DynamicMessage, Box<Reply>> {
         let input = &self.method.input;
         let mut message = DynamicMessage::new(input.clone());
@@ -129,11 +129,7 @@ impl Meant<'_, '_> {
             }
             Body::Whole if is_http_body(input) => message = raw(input, content_type, body, &bill)?,
             Body::Whole if body.is_empty() => {}
-            Body::Whole => {
-                let json = tree(content_type, body, &bill)?;
-                let reader = self.reader(bill);
-                message = reader.whole(|reader| reader.message(input, &json)).map_err(|why| unread(&reader, &why))?;
-            }
+            Body::Whole => message = read_whole(self.transcoder, input, content_type, body, bill)?,
             Body::Field(field) => {
                 let value = match field.kind().as_message() {
                     Some(kind) if is_http_body(kind) && !field.is_list() => {
@@ -142,7 +138,7 @@ impl Meant<'_, '_> {
                     _ if body.is_empty() => None,
                     _ => {
                         let json = tree(content_type, body, &bill)?;
-                        let reader = self.reader(bill);
+                        let reader = self.transcoder.reader(bill);
                         reader.whole(|reader| reader.field(field, &json)).map_err(|why| unread(&reader, &why))?
                     }
                 };
@@ -212,6 +208,19 @@ impl Meant<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// The message that a body is as a whole.
+pub(super) fn read_whole(
+    transcoder: &Transcoder,
+    input: &MessageDescriptor,
+    content_type: Option<&[u8]>,
+    body: &[u8],
+    bill: Bill<'_>,
+) -> Result<DynamicMessage, Box<Reply>> {
+    let json = tree(content_type, body, &bill)?;
+    let reader = transcoder.reader(bill);
+    reader.whole(|reader| reader.message(input, &json)).map_err(|why| unread(&reader, &why))
 }
 
 fn set(message: &mut DynamicMessage, field: &FieldDescriptor, value: Value) -> Result<(), String> {

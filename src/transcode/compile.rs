@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use prost_reflect::prost_types::method_options::IdempotencyLevel;
 use prost_reflect::{FieldDescriptor, MethodDescriptor, ServiceDescriptor};
 
 use super::annotation::{self, HttpRule};
@@ -105,6 +106,7 @@ impl Transcoder {
                 output: method.output(),
                 streams: method.is_server_streaming(),
                 takes_stream: method.is_client_streaming(),
+                is_safe: is_safe(&method),
             });
             if compiling.methods.len() > MOST_METHODS {
                 let problem = Problem::error(source.place, format!("there are more than {MOST_METHODS} methods"));
@@ -142,6 +144,7 @@ impl Transcoder {
             table,
             rules,
             backwards,
+            by_path: methods.iter().enumerate().map(|(number, method)| (method.path.clone(), number)).collect(),
             methods,
             unknown_fields: config.unknown_fields,
             spelling: match (config.names, config.proto_names) {
@@ -158,6 +161,11 @@ impl Transcoder {
             max_message: usize::try_from(max_message).unwrap_or(usize::MAX),
         })
     }
+}
+
+fn is_safe(method: &MethodDescriptor) -> bool {
+    let options = method.method_descriptor_proto().options.as_ref();
+    options.is_some_and(|options| options.idempotency_level() == IdempotencyLevel::NoSideEffects)
 }
 
 fn max_message(config: &TranscodeConfig, problems: &mut Problems) -> Option<u64> {

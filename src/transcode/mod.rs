@@ -5,6 +5,7 @@
 //! - [`source`], [`reflection`]: descriptors, from files and from the server itself.
 //! - [`template`], [`table`], [`annotation`], [`compile`]: the rules.
 //! - [`bind`], [`field`]: path, query and body into a message.
+//! - [`called`]: a body into the message of a method that is called by its own name.
 //! - [`upload`], [`values`]: a body into many.
 //! - [`rest`]: the other way, messages into requests.
 //! - [`read`], [`write`], [`scalar`], [`wkt`]: JSON and messages.
@@ -17,6 +18,7 @@
 mod annotation;
 mod bill;
 mod bind;
+mod called;
 mod compile;
 pub mod config;
 mod encoding;
@@ -35,6 +37,7 @@ mod values;
 mod wkt;
 pub mod write;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor};
@@ -62,6 +65,8 @@ pub struct Transcoder {
     /// Where clients speak gRPC, and the service REST.
     backwards: Option<Box<rest::Backwards>>,
     methods: Vec<Method>,
+    /// Their numbers by their paths.
+    by_path: HashMap<Box<str>, usize, ahash::RandomState>,
     unknown_fields: Unknown,
     spelling: Spelling,
     style: Style,
@@ -91,6 +96,8 @@ pub struct Method {
     pub streams: bool,
     /// It takes any number of messages.
     pub takes_stream: bool,
+    /// It says of itself that it changes nothing (`idempotency_level = NO_SIDE_EFFECTS`).
+    pub is_safe: bool,
 }
 
 /// Requests that mean a method.
@@ -151,6 +158,13 @@ impl Transcoder {
         }
     }
 
+    /// How answers of a method are written, or one field of theirs.
+    fn answering(&self, method: &Method, field: Option<FieldDescriptor>) -> Answering {
+        let heaviest = encoding::heaviest(self.max_message);
+        let (output, most) = (method.output.clone(), self.max_json());
+        Answering { output, field, style: self.style, most, heaviest, json_only: false }
+    }
+
     /// How long the JSON of a message may be.
     pub fn max_json(&self) -> usize {
         self.max_message.saturating_mul(JSON_LONGER)
@@ -168,6 +182,8 @@ pub struct Answering {
     style: Style,
     most: usize,
     heaviest: usize,
+    /// Nothing is a raw body.
+    json_only: bool,
 }
 
 /// What became of a message.
@@ -190,9 +206,7 @@ impl Unfit {
 impl Meant<'_, '_> {
     /// For when the request is gone.
     pub fn answering(&self) -> Answering {
-        let (output, field) = (self.method.output.clone(), self.rule.answer.clone());
-        let heaviest = encoding::heaviest(self.transcoder.max_message);
-        Answering { output, field, style: self.transcoder.style, most: self.transcoder.max_json(), heaviest }
+        self.transcoder.answering(self.method, self.rule.answer.clone())
     }
 }
 
@@ -200,6 +214,7 @@ impl Answering {
     /// Whether answers are raw bodies, and not JSON.
     pub fn is_raw(&self) -> bool {
         match &self.field {
+            _ if self.json_only => false,
             Some(field) => !field.is_list() && field.kind().as_message().is_some_and(is_http_body),
             None => is_http_body(&self.output),
         }

@@ -9,7 +9,7 @@ use prost_reflect::prost::Message;
 use super::Transcoder;
 use super::write::{Style, Writer};
 use crate::grpc::CODES;
-use crate::reply::push_json;
+use crate::reply::{Detail, push_json};
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -70,12 +70,27 @@ pub fn message(value: &[u8]) -> String {
     String::from_utf8_lossy(&crate::carrier::decode_escapes(&text)).into_owned()
 }
 
+/// What a `google.rpc.Status` came with, in base64.
+fn read(value: &[u8]) -> Option<RpcStatus> {
+    RpcStatus::decode(&*BASE64.decode(value).ok()?).ok()
+}
+
+/// The details that came along (`grpc-status-details-bin`), as they are.
+pub fn details(value: &[u8]) -> Vec<Detail> {
+    let all = read(value).map(|status| status.details).unwrap_or_default();
+    let named = |any: Any| {
+        let kind = any.type_url.rsplit('/').next().unwrap_or_default().to_owned();
+        Detail { kind, value: any.value }
+    };
+    all.into_iter().take(MOST_DETAILS).map(named).collect()
+}
+
 impl Transcoder {
     /// Members of the problem document, each with its comma before it: the code, and the details that came along. Of those of a type that is
     /// not known only its name is told.
     pub fn members(&self, code: u8, details: Option<&[u8]>) -> String {
         let mut out = format!(",\"grpc_status\":{code},\"grpc_code\":\"{}\"", name(code)).into_bytes();
-        let status = details.and_then(|value| BASE64.decode(value).ok()).and_then(|bytes| RpcStatus::decode(&*bytes).ok());
+        let status = details.and_then(read);
         if let (Some(status), Some(near)) = (status.filter(|status| !status.details.is_empty()), &self.near) {
             out.extend_from_slice(b",\"details\":[");
             let start = out.len();

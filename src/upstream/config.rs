@@ -11,6 +11,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::balance::Balance;
+use super::connect_calls::ConnectChoice;
 use super::discover::config::DiscoverConfig;
 use super::discover::family::Family;
 use super::eligible::PanicConfig;
@@ -104,6 +105,9 @@ pub struct ServiceConfig {
     /// gRPC methods of the service for clients that speak REST and JSON, by the methods' `google.api.http` annotations or by rules. Default:
     /// none.
     pub transcode: Option<Spanned<TranscodeConfig>>,
+    /// Unary calls of the [Connect protocol](https://connectrpc.com/docs/protocol), which become calls of gRPC's: `true`, `false`, or a map. Default:
+    /// `true` with `protocol: grpc` and with `transcode`; other services get such calls as they came.
+    pub connect: Option<Box<Spanned<ConnectChoice>>>,
     /// A function of AWS Lambda that answers the requests, in place of `endpoints`. Default: none.
     pub lambda: Option<Box<Spanned<LambdaConfig>>>,
     /// What the gateway shows to the service to say who it is: a password, a token, a signature. Default: nothing.
@@ -150,6 +154,7 @@ impl Default for ServiceConfig {
             dns_refresh: period(10_000),
             dns_family: unwritten(Family::Any),
             transcode: None,
+            connect: None,
             lambda: None,
             upstream_auth: None,
             policies: None,

@@ -15,6 +15,7 @@ pub mod call;
 pub mod cluster;
 pub mod config;
 pub mod connect;
+pub mod connect_calls;
 pub mod discover;
 pub mod dns;
 mod eligible;

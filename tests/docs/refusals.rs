@@ -11,12 +11,13 @@ use super::root;
 pub type Told = BTreeMap<String, Known>;
 
 /// What refuses without being a policy, with the words for it.
-pub const OTHERS: [(&str, &str); 7] = [
+pub const OTHERS: [(&str, &str); 8] = [
     ("door", "the reading of requests, deadlines, overload"),
     ("route", "the choice of the route"),
     ("upstream", "the services"),
     ("compose", "answers made of those of several services"),
     ("transcode", "calls of gRPC's that are made of requests of REST's"),
+    ("connect_rpc", "unary calls of the Connect protocol to services of gRPC's"),
     ("lambda", "functions of AWS Lambda"),
     ("client", "the client itself; it is logged, never sent"),
 ];
@@ -38,8 +39,9 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// Who refuses in this file, where the place itself does not say.
 fn refuser(path: &str) -> &'static str {
-    const FILES: [(&str, &str); 33] = [
+    const FILES: [(&str, &str); 34] = [
         ("transcode", "transcode"),
+        ("upstream/call/transcoded/connect", "connect_rpc"),
         ("upstream/call/transcoded", "transcode"),
         ("upstream/call/invoked", "lambda"),
         ("policy/shape/reshape", "reshape"),
@@ -79,7 +81,8 @@ fn refuser(path: &str) -> &'static str {
 
 /// The status of reasons in this file that stand beside none.
 fn status(path: &str, reason: &str) -> Option<u16> {
-    const FILES: [(&str, u16); 7] = [
+    const FILES: [(&str, u16); 8] = [
+        ("upstream/call/transcoded/connect", 400),
         ("upstream/call/transcoded", 502),
         ("policy/admit/fault", 0),
         ("policy/authn", 401),

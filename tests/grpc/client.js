@@ -62,6 +62,13 @@ const scenes = {
     metadata.set('x-large', 'm'.repeat(40000));
     return unary(SERVICE + 'Unary', 'x', 20, metadata);
   },
+  // A mebibyte of it, and a call afterwards.
+  async huge_metadata() {
+    const metadata = new grpc.Metadata();
+    metadata.set('x-huge', 'm'.repeat(1 << 20));
+    const facts = await unary(SERVICE + 'Unary', 'x', 20, metadata);
+    return { ...facts, after: (await unary(SERVICE + 'Unary', 'after')).answer };
+  },
   // The client leaves while the server is blocked on a call that has no answer yet.
   async cancelled() {
     const call = client.makeUnaryRequest(SERVICE + 'Slow', raw, raw, Buffer.from(''), new grpc.Metadata(), soon(), () => {});

@@ -73,6 +73,35 @@ def at(channel, path):
         return facts
 
 
+def large_metadata(channel):
+    return beside_metadata(channel, 50_000)
+
+
+def huge_metadata(channel):
+    return beside_metadata(channel, 1 << 20)
+
+
+def beside_metadata(channel, size):
+    """A call with so many bytes of it, beside a stream that is under way on the same connection, and a call afterwards."""
+    outgoing = queue.Queue()
+    beside = channel.stream_stream(SERVICE + "Echo")(iter(outgoing.get, None), timeout=DEADLINE)
+    outgoing.put(b"before")
+    facts = {"before": next(beside).decode()}
+    try:
+        channel.unary_unary(SERVICE + "Unary")(b"x", metadata=(("x-huge", "m" * size),), timeout=DEADLINE)
+    except grpc.RpcError as failure:
+        facts.update(error(failure))
+    try:
+        outgoing.put(b"beside")
+        facts["beside"] = next(beside).decode()
+    except grpc.RpcError as failure:
+        facts["beside"] = failure.code().name
+    outgoing.put(None)
+    # On another connection, where that one was given up.
+    facts["after"] = channel.unary_unary(SERVICE + "Unary")(b"after", timeout=DEADLINE, wait_for_ready=True).decode()
+    return facts
+
+
 def was_cancelled(channel):
     return {"answer": channel.unary_unary(SERVICE + "WasCancelled")(b"", timeout=DEADLINE).decode()}
 

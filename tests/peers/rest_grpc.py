@@ -132,6 +132,7 @@ def seed(request, context):
 
 ANSWERS = {
     "shop.v1.Catalog.GetProduct": get_product,
+    "shop.v1.Catalog.Find": get_product,
     "shop.v1.Catalog.Echo": lambda request, context: request,
     "shop.v1.Catalog.Metadata": metadata,
     "shop.v1.Catalog.Fail": fail,

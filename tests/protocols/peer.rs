@@ -1,8 +1,8 @@
 //! Peers written in Python, on Debian's own interpreter and packages (`python3-grpcio`, `python3-websockets`), and in JavaScript, on Node.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use crate::harness::installed;
 
@@ -42,6 +42,45 @@ impl Peer {
 }
 
 impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A client that is spoken to while it runs. It ends with this value.
+pub struct Conversation {
+    process: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Conversation {
+    #[track_caller]
+    pub fn start(name: &str, args: &[&str]) -> Conversation {
+        let mut process = script(name)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("these tests need {PYTHON} and node: {error}"));
+        let said = BufReader::new(process.stdout.take().unwrap());
+        Conversation { process, said }
+    }
+
+    /// The next line that it says.
+    #[track_caller]
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.said.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    pub fn say(&mut self, line: &str) {
+        writeln!(self.process.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+}
+
+impl Drop for Conversation {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();

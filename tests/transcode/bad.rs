@@ -93,7 +93,7 @@ fn what_cannot_be_meant_is_told_with_its_place() {
 }
 
 /// A service that answers `/v1/...` in the way that the path says.
-fn odd() -> (H2Backend, Gateway) {
+pub fn odd() -> (H2Backend, Gateway) {
     let backend = H2Backend::start(|request, mut respond| async move {
         let mut body = request.into_body();
         let mut message = Vec::new();
@@ -121,6 +121,13 @@ fn odd() -> (H2Backend, Gateway) {
             "compressed" => answer(b"\x01\0\0\0\x03abc", Some(trailers("0"))),
             "twice" => answer(&[&product[..], &product[..]].concat(), Some(trailers("0"))),
             "none" => answer(b"", Some(trailers("0"))),
+            "trailers" => {
+                let mut fields = trailers("0");
+                for (name, value) in [("set-cookie", "a=b"), ("connect-x", "1"), ("location", "/elsewhere")] {
+                    fields.insert(http::HeaderName::from_static(name), HeaderValue::from_static(value));
+                }
+                answer(product, Some(fields));
+            }
             "no_trailers" => answer(product, None),
             "odd_status" => answer(product, Some(trailers("many"))),
             "no_status" => answer(product, Some(HeaderMap::new())),

@@ -321,7 +321,8 @@ impl Stream {
     /// something to send it may be the client who is waited for, so that only silence counts.
     ///
     /// # Errors
-    /// [`Broken::Client`], [`Broken::TimedOut`], [`Broken::TooSlow`], [`Broken::MidAnswer`] or [`Broken::Reset`].
+    /// [`Broken::Client`], [`Broken::TimedOut`], [`Broken::TooSlow`], [`Broken::MidAnswer`], [`Broken::Reset`], or [`Broken::Bad`] for trailers that
+    /// are too large.
     pub async fn more<C: Client>(&mut self, client: &mut C, service: &Service, pace: Pace) -> Result<(), Broken> {
         let pace = if self.sending.is_some() { Pace { rate: 0, ..pace } } else { pace };
         let (limit, late) = self.came.left(pace);
@@ -378,7 +379,9 @@ impl Stream {
                     self.end();
                 }
             }
-            Piece::Trailers(fields) if trailers::size(fields) > service.limits.head => return Err(Broken::MidAnswer),
+            Piece::Trailers(fields) if trailers::size(fields) > service.limits.head => {
+                return Err(Broken::Bad(BadAnswer::TooLarge));
+            }
             Piece::Trailers(_) | Piece::End => self.end(),
         }
         self.piece = Some(piece);

@@ -203,6 +203,14 @@ impl Call<'_> {
         request::method(self.fill, &self.head.method)
     }
 
+    /// The path and the query that are asked for.
+    fn target(&self) -> (&str, Option<&str>) {
+        match self.target {
+            Some(target) => target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query))),
+            None => (&self.head.path, self.head.query()),
+        }
+    }
+
     /// Whether the service sees a call of gRPC's.
     fn is_grpc(&self) -> bool {
         self.dialect() == Dialect::Grpc
@@ -365,8 +373,14 @@ impl Caller {
         tls: &Arc<TlsConnector>,
     ) -> Result<Answer, CallError> {
         tries.aim = Aim::of(service, call.head, call.exchange);
-        if service.protocol.is_http2() && call.dialect().is_grpc() && !call.is_fit() {
-            return Err(CallError::Service(transcoded::unfit_metadata()));
+        if service.protocol.is_http2() || service.connect.is_some() {
+            if call.dialect().is_grpc() {
+                if service.protocol.is_http2() && !call.is_fit() {
+                    return Err(CallError::Service(transcoded::unfit_metadata()));
+                }
+            } else if let Some(calls) = transcoded::connect::meant(service, call) {
+                return Box::pin(transcoded::connect::send(self, calls, service, call, (tries, client), tls)).await;
+            }
         }
         if let Some(converts) = &service.converts {
             return Box::pin(self.converted(converts, service, call, tries, client, tls)).await;

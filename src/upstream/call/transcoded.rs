@@ -2,6 +2,8 @@
 //! one as any service of HTTP's would have given, so that nobody else has to know. What a call is refused, retried and counted for is
 //! what it is for all.
 
+mod collect;
+pub mod connect;
 mod fields;
 pub mod rest;
 mod streaming;
@@ -15,18 +17,19 @@ use std::task::Context;
 use super::client::{Client, NoMemory};
 use super::h2;
 use super::invoked::Streamed;
-use super::{Answer, Broken, Call, CallError, Caller, Connection, Piece, call_error};
+use super::{Answer, Broken, Call, CallError, Caller, Connection, Piece};
 use crate::exchange::{Deadline, RequestId};
-use crate::grpc::{GRPC_MESSAGE, GRPC_RETRY_PUSHBACK, GRPC_STATUS};
+use crate::grpc::{GRPC_MESSAGE, GRPC_RETRY_PUSHBACK};
 use crate::head::AnswerLimits;
 use crate::path;
 use crate::reply::Reply;
-use crate::transcode::frames::{Bad, Frames};
+use crate::transcode::frames::Bad;
 use crate::transcode::upload::Upload;
 use crate::transcode::write::Unwritable;
 use crate::transcode::{Answering, Pay, Told, Transcoder, Unfit, status, too_large};
-use crate::upstream::{AttemptOutcome, Service, TlsConnector};
+use crate::upstream::{Service, TlsConnector};
 use crate::wire::answer::AnswerHead;
+use collect::{Collected, Collecting};
 use fields::Metadata;
 use std::sync::Arc;
 use streaming::{First, Form, Streaming};
@@ -75,8 +78,7 @@ pub async fn send<C: Client>(
     (tries, client): (&mut super::Tries, &mut C),
     tls: &Arc<TlsConnector>,
 ) -> std::result::Result<Answer, CallError> {
-    let target = call.target.map(|target| target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query))));
-    let (path, query) = target.unwrap_or_else(|| (call.head.path.as_str(), call.head.query()));
+    let (path, query) = call.target();
     if call.head.upgrade && call.head.version == Version::HTTP_2 {
         // There is no answer to an extended CONNECT but that of who switches (RFC 8441).
         let detail = "This service's methods are called by requests, and by no other protocol.";
@@ -209,12 +211,6 @@ impl Receiving<'_> {
         }
     }
 
-    /// What is no gRPC, or is not what the method answers with.
-    fn bad(&self, tries: &mut super::Tries, reason: &'static str, detail: &'static str) -> CallError {
-        tries.failed(self.service, AttemptOutcome::Broken);
-        CallError::Service(at_fault(StatusCode::BAD_GATEWAY, reason, detail))
-    }
-
     /// Notes how the call ended.
     fn note(&self, tries: &mut super::Tries, code: u32) {
         self.transcoder.count(code);
@@ -223,85 +219,21 @@ impl Receiving<'_> {
         }
     }
 
-    /// Looks at the head. Something: the call has ended with it.
-    async fn head(&self, answer: Answer, tries: &mut super::Tries) -> std::result::Result<(Answer, Option<u32>), CallError> {
-        if fields::is_grpc(&answer.head) {
-            let code = fields::first(&answer.head, GRPC_STATUS.as_str()).map(code_of);
-            return Ok((answer, code));
-        }
-        let status = answer.head.status;
-        self.caller.put_away(answer, self.service).await;
-        if status.is_success() {
-            return Err(self.bad(tries, "no_grpc", "The backend has answered with something else than gRPC."));
-        }
-        // Somebody before it has answered, and was counted as its answer.
-        let detail = "The backend's place was taken by somebody who does not speak gRPC.";
-        let shown = match status.as_u16() {
-            429 | 503 | 504 => status,
-            _ => StatusCode::BAD_GATEWAY,
-        };
-        Err(CallError::Service(at_fault(shown, "no_grpc", detail)))
+    fn collecting(&self) -> Collecting<'_> {
+        let Receiving { caller, service, uploads, .. } = *self;
+        Collecting { caller, service, most: self.transcoder.max_message, uploads, streams: None }
     }
 
     async fn unary<C: Client>(self, answer: Answer, tries: &mut super::Tries, client: &mut C) -> Answered {
-        let (mut answer, ended) = self.head(answer, tries).await?;
-        let mut metadata = Metadata::of(&answer.head);
-        let mut frames = Frames::new(self.transcoder.max_message);
-        let mut message = None;
-        let mut paid = 0;
-        let code = match ended {
-            Some(code) => Some(code),
-            None if answer.head.body.is_done() => None,
-            None => loop {
-                match answer.take() {
-                    Ok(Some(Piece::Data(data, last))) => {
-                        tries.body_came(self.service);
-                        frames.add(&data);
-                        let held = frames.held();
-                        client.pays(held.saturating_sub(paid)).map_err(CallError::Client)?;
-                        paid = paid.max(held);
-                        while let Some(one) = frames.message().map_err(|bad| self.bad_frame(tries, bad))? {
-                            if message.replace(one).is_some() {
-                                return Err(self.bad(tries, "bad_answer", "The backend has answered one call twice."));
-                            }
-                        }
-                        if last {
-                            break None;
-                        }
-                    }
-                    Ok(Some(Piece::Trailers(fields))) => {
-                        tries.ended_with(self.service, &fields);
-                        let code = fields.get(GRPC_STATUS).map(|code| code_of(code.as_bytes()));
-                        metadata.add(fields);
-                        break code;
-                    }
-                    Ok(Some(Piece::End)) => break None,
-                    Ok(None) => {
-                        if let Err(broken) =
-                            answer.more(client, self.service, self.uploads && !answer.connection.has_all_of_the_request()).await
-                        {
-                            tries.broke(self.service, &broken);
-                            return Err(call_error(broken, self.service));
-                        }
-                    }
-                    Err(broken) => {
-                        tries.failed(self.service, AttemptOutcome::Broken);
-                        return Err(call_error(broken, self.service));
-                    }
-                }
-            },
-        };
-        self.caller.keep(answer, self.service);
-        let Some(code) = code else {
-            return Err(self.bad(tries, "no_grpc_status", "The backend has broken off before it said how the call ended."));
-        };
+        let Collected { leading: mut metadata, trailing, code, message } =
+            self.collecting().collect(answer, tries, client).await?;
+        // All of it is known before anything is told.
+        metadata.add(trailing);
         self.note(tries, code);
         if code != 0 {
             return self.failed(code, &metadata);
         }
-        let Some(message) = message.filter(|_| !frames.is_cut()) else {
-            return Err(self.bad(tries, "bad_answer", "The backend has answered without a whole message."));
-        };
+        let message = self.collecting().message(message, tries)?;
         let told = told(&self.answering, &message, client)?;
         client.pays(told.body.len()).map_err(CallError::Client)?;
         let kind = match &told.content_type {
@@ -317,23 +249,13 @@ impl Receiving<'_> {
         Ok(Answer { head, connection: Connection::Made(Box::new(Made::Whole(body, false))), key: None })
     }
 
-    fn bad_frame(&self, tries: &mut super::Tries, bad: Bad) -> CallError {
-        tries.failed(self.service, AttemptOutcome::Broken);
-        CallError::Service(bad_frame(bad))
-    }
-
     /// An answer that is known as a whole.
-    fn whole(&self, status: StatusCode, mut fields: HeaderMap, body: Vec<u8>) -> Answered {
-        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        let end = body.is_empty() || self.is_head;
-        let body = if end { Bytes::new() } else { body.into() };
-        self.made(status, fields, end, Made::Whole(body, false))
+    fn whole(&self, status: StatusCode, fields: HeaderMap, body: Vec<u8>) -> Answered {
+        whole(status, fields, body.into(), self.is_head, self.service)
     }
 
     fn made(&self, status: StatusCode, fields: HeaderMap, end: bool, told: Made) -> Answered {
-        let head = built(status, &fields, end, &self.service.limits);
-        let head = head.map_err(|bad| CallError::Service(bad.reply()))?;
-        Ok(Answer { head, connection: Connection::Made(Box::new(told)), key: None })
+        made(status, fields, end, told, self.service)
     }
 
     /// A call that has failed, as a problem document.
@@ -344,15 +266,12 @@ impl Receiving<'_> {
         for (name, value) in &problem.headers {
             fields.insert(name.clone(), value.clone());
         }
-        if problem.status == StatusCode::UNAUTHORIZED {
-            // There has to be one (RFC 9110, section 15.5.2), and the metadata may have none.
-            fields.entry(header::WWW_AUTHENTICATE).or_insert(HeaderValue::from_static("Bearer"));
-        }
+        failure_fields(problem.status, &mut fields);
         self.whole(problem.status, fields, body)
     }
 
     async fn stream<C: Client>(self, answer: Answer, form: Form, (tries, client): (&mut super::Tries, &mut C)) -> Answered {
-        let (answer, ended) = self.head(answer, tries).await?;
+        let (answer, ended) = self.collecting().head(answer, tries).await?;
         let mut metadata = Metadata::of(&answer.head);
         if let Some(code) = ended {
             self.caller.keep(answer, self.service);
@@ -388,6 +307,38 @@ impl Receiving<'_> {
         }
         self.made(StatusCode::OK, fields, self.is_head, Made::Streaming(Box::new(streaming)))
     }
+}
+
+/// An answer that is known as a whole.
+fn whole(status: StatusCode, mut fields: HeaderMap, body: Bytes, is_head: bool, service: &Service) -> Answered {
+    fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    let end = body.is_empty() || is_head;
+    made(status, fields, end, Made::Whole(if end { Bytes::new() } else { body }, false), service)
+}
+
+fn made(status: StatusCode, fields: HeaderMap, end: bool, told: Made, service: &Service) -> Answered {
+    let head = built(status, &fields, end, &service.limits);
+    let head = head.map_err(|bad| CallError::Service(bad.reply()))?;
+    Ok(Answer { head, connection: Connection::Made(Box::new(told)), key: None })
+}
+
+/// What a failed call's answer says beside its body.
+fn failure_fields(status: StatusCode, fields: &mut HeaderMap) {
+    if status == StatusCode::UNAUTHORIZED {
+        // There has to be one (RFC 9110, section 15.5.2), and the metadata may have none.
+        fields.entry(header::WWW_AUTHENTICATE).or_insert(HeaderValue::from_static("Bearer"));
+    }
+}
+
+/// How long a client is to wait before it tries again.
+fn pushback(fields: &HeaderMap) -> Option<std::time::Duration> {
+    let millis = fields.get(GRPC_RETRY_PUSHBACK).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    millis.map(std::time::Duration::from_millis)
+}
+
+/// What the service has said of a failed call.
+fn said(fields: &HeaderMap) -> Option<String> {
+    fields.get(GRPC_MESSAGE).map(|message| status::message(message.as_bytes())).filter(|said| !said.is_empty())
 }
 
 /// The service has answered as none should that speaks gRPC.
@@ -426,14 +377,12 @@ fn bad_frame(bad: Bad) -> Box<Reply> {
 /// What a client is told of a call that has failed.
 pub(super) fn problem(transcoder: &Transcoder, code: u32, fields: &HeaderMap) -> Box<Reply> {
     let code = u8::try_from(code).unwrap_or(2);
-    let said = fields.get(GRPC_MESSAGE).map(|message| status::message(message.as_bytes())).filter(|said| !said.is_empty());
-    let detail = said.unwrap_or_else(|| "The service has failed the call, and does not say why.".to_owned());
+    let detail = said(fields).unwrap_or_else(|| "The service has failed the call, and does not say why.".to_owned());
     let mut reply = Reply::new(status::http(code), NAME, "call_failed", detail);
     let members = transcoder.members(code, fields.get(DETAILS).map(HeaderValue::as_bytes));
     reply.members = Some(members.into());
-    let pushback = fields.get(GRPC_RETRY_PUSHBACK).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    match pushback {
-        Some(millis) => reply.retry_after(std::time::Duration::from_millis(millis)),
+    match pushback(fields) {
+        Some(wait) => reply.retry_after(wait),
         None => reply,
     }
 }

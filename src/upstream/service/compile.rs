@@ -26,6 +26,7 @@ use crate::upstream::address::Address;
 use crate::upstream::balance::subset::Subset;
 use crate::upstream::cluster::{Board, Cluster, Member, Source, Spread};
 use crate::upstream::config::{AnswerLimitsConfig, EndpointConfig, Protocol, ServiceConfig, TimeoutsConfig, UpstreamTlsConfig};
+use crate::upstream::connect_calls::ConnectCalls;
 use crate::upstream::discover::config::{Compiled as Found, DiscoverConfig};
 use crate::upstream::dns::Name;
 use crate::upstream::eligible::Panic;
@@ -169,6 +170,8 @@ impl Service {
         let breaker = config.circuit_breaker.as_ref().map(|breaker| breaker.compile(problems).zip(Some(breaker.scope.value)));
         // An inner `None` is a problem that has been told.
         let transcoder = transcoder.map_or(Some(None), |one| one.map(Some))?;
+        let (protocol, known) = (config.protocol, transcoder.as_ref());
+        let connect = ConnectCalls::compile(config.connect.as_deref(), key, protocol, known, kept.tallies, problems)?;
         let auth = auth.map_or(Some(None), |one| one.map(Some))?;
         let converts = Converts { transcoder, function, auth };
         let as_is = converts.transcoder.is_none() && converts.function.is_none() && converts.auth.is_none();
@@ -225,6 +228,7 @@ impl Service {
             queue,
             keep_alive: keep_alive? as usize,
             converts: (!as_is).then(|| Arc::new(converts)),
+            connect,
             warm: warm? as usize,
             retry_after: retry_after?,
             dns_refresh: dns_refresh?,

@@ -12,6 +12,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use super::balance::Balance;
 use super::cluster::Cluster;
 use super::config::Protocol;
+use super::connect_calls::ConnectCalls;
 use super::endpoint::Endpoint;
 use super::gate::Queue;
 use super::guard::Guard;
@@ -70,6 +71,8 @@ pub struct Service {
     pub keep_alive: usize,
     /// Where it is not sent what requests are. `None` for most.
     pub converts: Option<Arc<Converts>>,
+    /// What it takes of calls of the Connect protocol, which become gRPC's. `None`: it gets them as they came.
+    pub connect: Option<Arc<ConnectCalls>>,
     /// How many connections to each endpoint each core makes ahead of requests.
     pub warm: usize,
     /// What clients are told while no endpoint is healthy.

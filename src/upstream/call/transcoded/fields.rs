@@ -78,7 +78,7 @@ fn fits(name: &[u8], value: &[u8]) -> bool {
     metadata::fits(name, value) && value.iter().all(|byte| matches!(byte, 0x20..=0x7e))
 }
 
-fn begins(name: &[u8], start: &[u8]) -> bool {
+pub fn begins(name: &[u8], start: &[u8]) -> bool {
     name.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start))
 }
 
@@ -189,7 +189,7 @@ pub fn filter_trailers(fields: &mut HeaderMap) {
 }
 
 /// Whether a field is HTTP's or gRPC's own, and no metadata.
-fn is_own(name: &[u8]) -> bool {
+pub fn is_own(name: &[u8]) -> bool {
     is_hop_by_hop(name) || begins(name, b"grpc-") || begins(name, b"content-")
 }
 

@@ -37,10 +37,26 @@ pub async fn send<C: Client>(
     (tries, client): (&mut Tries, &mut C),
     tls: &Arc<TlsConnector>,
 ) -> Result<Answer, CallError> {
-    let path = call.target.unwrap_or(&call.head.path);
-    let path = path.split_once('?').map_or(path, |(path, _)| path);
-    let rest = transcoder.rest(path).map_err(CallError::Service)?;
+    // A call that means no request need not be read.
+    transcoder.rest(call.target().0).map_err(CallError::Service)?;
     let body = client.whole(transcoder.max_message.saturating_add(5)).await.map_err(CallError::Client)?;
+    ask(caller, transcoder, service, call, body, (tries, client), tls).await
+}
+
+/// The same with the call's body at hand.
+///
+/// # Errors
+/// As [`send`].
+pub async fn ask<C: Client>(
+    caller: &Caller,
+    transcoder: &Arc<Transcoder>,
+    service: &Service,
+    call: &Call<'_>,
+    body: Bytes,
+    (tries, client): (&mut Tries, &mut C),
+    tls: &Arc<TlsConnector>,
+) -> Result<Answer, CallError> {
+    let rest = transcoder.rest(call.target().0).map_err(CallError::Service)?;
     let message = only(&body, transcoder.max_message).map_err(CallError::Service)?;
     let takes = rest.takes(&message).map_err(CallError::Service)?;
     let asked = client.pays_while(takes, || rest.request(&message)).map_err(unpaid)?.map_err(CallError::Service)?;

@@ -25,6 +25,7 @@ pub fn reached(
         ("endpoints", place(!config.endpoints.is_empty(), config.endpoints.place)),
         ("discover", config.discover.as_ref().map(|one| one.place)),
         ("transcode", config.transcode.as_ref().map(|one| one.place)),
+        ("connect", config.connect.as_ref().map(|one| one.place)),
         ("upstream_auth", config.upstream_auth.as_ref().map(|one| one.place)),
         ("health_check", config.health_check.as_ref().map(|one| one.place)),
         ("protocol", place(config.protocol != Protocol::Http1, lambda.place)),
