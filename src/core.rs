@@ -76,7 +76,9 @@ impl Core {
         let current = || {
             let snapshot = core.snapshot.load();
             let redis = snapshot.redis.clone().filter(|_| snapshot.caches)?;
-            Some((redis, snapshot.cache_redis.as_deref().copied()))
+            let answers =
+                snapshot.cache_redis.as_ref().map(|(own, settings)| (own.as_ref().unwrap_or(&redis).clone(), **settings));
+            Some((redis, answers))
         };
         sharing::follow(core.cache, current, core.metrics.tallies()).await;
     }

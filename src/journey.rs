@@ -119,6 +119,8 @@ pub struct Journey {
     pub compared: Option<Box<Watch>>,
     /// What this request may do with the cache, on a route that has one.
     pub cache_use: Option<crate::cache::Use>,
+    /// Which stored answer it was given, or was made of what it was given; 0: none.
+    pub stored: u64,
     /// When the deadline of a gRPC call passes.
     call_due: Option<Instant>,
     /// When that of any other request passes, where a trusted proxy has set one.
@@ -185,6 +187,7 @@ impl Journey {
                 control: None,
                 compared: None,
                 cache_use: None,
+                stored: 0,
                 call_due: None,
                 asked_due: None,
                 ended: false,

@@ -1,6 +1,7 @@
 //! The cache's tier in Redis: shared by gateways and over their restarts, held against purges and changes, and done without where Redis
 //! fails.
 
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -517,6 +518,189 @@ fn a_stock_server_shares_it_as_well() {
     eventually("it is heard", || two.metric("portcullis_cache_purges_heard_total") >= 1.0);
     assert_miss(&ask(&two, "/b", &[]));
     assert_eq!((origin.count("/a"), origin.count("/b")), (1, 2));
+}
+
+#[test]
+fn what_is_not_to_be_in_redis_is_not_looked_for_there() {
+    for engine in ["engine: portcullis", "engine: pingora"] {
+        let (redis, origin) = (Redis::start(), origin());
+        let yaml = of(&redis, &origin).replace("engine: portcullis", engine);
+        let yaml: String = yaml.lines().filter(|line| !line.contains("id: behind")).map(|line| format!("{line}\n")).collect();
+        let [one, two] = [start(&yaml), start(&yaml)];
+        warm_paths(&one, &["/a", "/b"]);
+        assert!(status(&ask(&two, "/b", &[])).contains("hit; ttl="), "{engine}");
+        two.rewrite(&yaml.replace("ttl: 1h, max_body", "ttl: 1h, redis: false, max_body"));
+        assert_eq!(two.reload().0, 200);
+        assert_miss(&ask(&two, "/a", &[]));
+        assert_memory(&ask(&two, "/a", &[]));
+        assert_eq!(origin.count("/a"), 2, "{engine}");
+    }
+}
+
+/// What is good as a route's fallback is kept for as long.
+#[test]
+fn the_last_good_answer_is_found_in_redis() {
+    let (redis, mut origin) = (Redis::start(), origin());
+    let good = "      - { id: good, path: /good/*, service: a, fallback: { cached: 1h }, policies: { cache: { ttl: 1s } } }\n";
+    let yaml = format!("{}{good}", of(&redis, &origin).trim_end_matches(' '));
+    let one = start(&yaml);
+    warm_paths(&one, &["/good/a"]);
+    for key in redis.cli(&["KEYS", "portcullis:cache:*"]).lines() {
+        let left: i64 = redis.cli(&["PTTL", key]).parse().unwrap();
+        assert!((3_000_000..=3_601_000).contains(&left), "{key}: {left}");
+    }
+    drop(one);
+    origin.stop();
+    let two = start(&yaml);
+    eventually("it is its route's fallback", || ask(&two, "/good/a", &[]).header("x-portcullis-fallback") == Some("cached"));
+    assert_whole(&ask(&two, "/good/a", &[]));
+}
+
+/// Answers in a Redis of their own; purges go on by the one that gateways share.
+#[test]
+fn answers_may_have_a_redis_of_their_own() {
+    let (shared, own, origin) = (Redis::start(), Redis::start(), origin());
+    let plain = of(&shared, &origin);
+    let to = format!("cache_redis: {{ redis: {{ nodes: '127.0.0.1:{}' }}, deadline: 500ms }}", own.port());
+    let yaml = plain.replace("cache_redis: { deadline: 500ms }", &to);
+    let [one, two] = [start(&yaml), start(&yaml)];
+    warm_paths(&one, &["/a", "/b", "/c"]);
+    let keys = |redis: &Redis| redis.cli(&["KEYS", "*"]);
+    assert!(keys(&shared).is_empty() && keys(&own).contains("cache:"), "{} {}", keys(&shared), keys(&own));
+    assert_redis(&ask(&two, "/a", &[]));
+    purge(&one, &json!({ "urls": ["http://shop.example/b"] }));
+    eventually("it is heard", || two.metric("portcullis_cache_purges_heard_total") >= 1.0);
+    assert_miss(&ask(&two, "/b", &[]));
+    // One that starts hears of it as well, and finds what was not purged.
+    purge(&two, &json!({ "urls": ["http://shop.example/a"] }));
+    let three = start(&yaml);
+    assert_miss(&ask(&three, "/a", &[]));
+    assert_redis(&ask(&three, "/c", &[]));
+    assert!(keys(&shared).contains("purges") && !keys(&own).contains("purges"), "{} {}", keys(&shared), keys(&own));
+    // A reload goes to another Redis, and back.
+    let (four, five) = (start(&yaml), start(&plain));
+    for (yaml, by, path) in [(&plain, &five, "/d"), (&yaml, &one, "/e")] {
+        warm_paths(by, &[path]);
+        four.rewrite(yaml);
+        assert_eq!(four.reload().0, 200);
+        let finds = |path: &str| status(&ask(&four, path, &[("Cache-Control", "only-if-cached")])).ends_with("detail=redis");
+        eventually("it looks there", || finds(path));
+    }
+    // While it is down nothing is found there, and purges are told.
+    drop(own);
+    purge(&one, &json!({ "urls": ["http://shop.example/c"] }));
+    assert_miss(&ask(&one, "/c", &[]));
+    assert_memory(&ask(&one, "/c", &[]));
+}
+
+/// A 304 sends no body to Redis, but where that is not there any more.
+#[test]
+fn what_is_validated_is_renewed_without_its_body() {
+    let redis = Redis::start();
+    let noise: Vec<u8> = (0..300_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let whole = noise.clone();
+    let origin = Origin::start(move |asked: &Asked| match asked.header("if-none-match") {
+        Some(_) => Act::Send(answer(304, &[("ETag", "\"a\""), ("X-Number", "two"), ("Cache-Control", "max-age=600")], "")),
+        None => {
+            let fields = [("ETag", "\"a\""), ("X-Number", "one"), ("Cache-Control", "max-age=1, stale-if-error=600")];
+            Act::Send(answer(200, &fields, &noise))
+        }
+    });
+    let yaml = of(&redis, &origin);
+    let one = start(&yaml);
+    let written = || one.metric("portcullis_cache_redis_written_bytes_total");
+    for (path, evicted) in [("/a", false), ("/b", true)] {
+        warm_paths(&one, &[path]);
+        if evicted {
+            let keys = redis.cli(&["KEYS", "portcullis:cache:*"]);
+            keys.lines().for_each(|key| assert_eq!(redis.cli(&["DEL", key]), "1"));
+        }
+        let (before, had) = (stored(&one), written());
+        eventually("it is validated", || ask(&one, path, &[]).header("x-number") == Some("two"));
+        eventually("it is written", || stored(&one) > before);
+        let took = written() - had;
+        assert!(if evicted { took > 290_000.0 } else { took < 3_000.0 }, "{path}: {took}");
+        let two = start(&yaml);
+        let found = ask(&two, path, &[]);
+        assert_redis(&found);
+        assert!(found.header("x-number") == Some("two") && found.body == whole, "{path}: {:?}", found.headers);
+        assert_eq!(two.metric("portcullis_cache_redis_damaged_total"), 0.0);
+    }
+    assert_eq!(one.metric("portcullis_cache_redis_errors_total"), 0.0);
+}
+
+/// A way to Redis on which every connection takes its time before anything passes.
+fn far(port: u16, time: Duration) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let far = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for near in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                std::thread::sleep(time);
+                let there = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                let (mut from, mut to) = (near.try_clone().unwrap(), there.try_clone().unwrap());
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to).map(|_| to.shutdown(Shutdown::Both)));
+                let _ = std::io::copy(&mut &there, &mut &near);
+                let _ = near.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    far
+}
+
+#[test]
+fn a_connection_that_is_opened_for_the_first_time_is_no_failure() {
+    let (redis, origin) = (Redis::start(), origin());
+    let one = start(&of(&redis, &origin));
+    let paths: Vec<String> = (0..12).map(|number| format!("/{number}")).collect();
+    warm_paths(&one, &paths.iter().map(String::as_str).collect::<Vec<_>>());
+    let far = far(redis.port(), Duration::from_millis(400));
+    let two = start(&yaml(&format!("'127.0.0.1:{far}'"), &origin).replace("deadline: 500ms", "deadline: 200ms"));
+    // Each on a connection of its own, and so on either of the workers.
+    for path in &paths {
+        assert_whole(&ask(&two, path, &[]));
+    }
+    let metric = |name: &str| two.metric(&format!("portcullis_cache_redis_{name}_total"));
+    assert_eq!(metric("late") + metric("errors"), 0.0);
+    // And then it is open on both, though nobody asked on either.
+    let mut number = 0;
+    eventually("it is found there", || {
+        number += 1;
+        let path = format!("/later/{number}");
+        warm_paths(&one, &[&path]);
+        status(&ask(&two, &path, &[])).ends_with("detail=redis")
+    });
+}
+
+#[test]
+fn answers_go_over_tls_to_a_redis_that_is_trusted() {
+    let (files, origin) = (Files::new(), origin());
+    let (cert, key, _) = files.certificate(&["127.0.0.1"]);
+    let (other, ..) = Files::new().certificate(&["127.0.0.1"]);
+    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    let tls =
+        ["--port", "0", "--tls-port", "$PORT", "--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &cert];
+    let redis = Redis::start_with(&files, &[&tls[..], &["--tls-auth-clients", "no"]].concat());
+    let nodes = format!("nodes: [ '127.0.0.1:{}' ]", redis.port());
+    let over = |ca: &str| of(&redis, &origin).replace(&nodes, &format!("{nodes}, tls: {{ ca: '{ca}' }}, connect_timeout: 5s"));
+    let [one, two] = [start(&over(&cert)), start(&over(&cert))];
+    warm_paths(&one, &["/a", "/b/size-300000"]);
+    eventually("it is found there", || {
+        two.metric("portcullis_cache_redis_hits_total") > 0.0 || {
+            ask(&two, "/a", &[("Cache-Control", "only-if-cached")]).status == 200
+        }
+    });
+    assert_redis(&ask(&two, "/b/size-300000", &[]));
+    assert_whole(&ask(&two, "/b/size-300000", &[]));
+    let metric = |name: &str| two.metric(&format!("portcullis_cache_redis_{name}_total"));
+    assert_eq!(metric("late") + metric("errors") + metric("damaged"), 0.0);
+    // Nor is anything said to one that is not trusted.
+    let ca = other.display().to_string();
+    let three = Gateway::start(&over(&ca));
+    eventually("it says why", || three.stderr().contains("certificate"));
+    assert_miss(&ask(&three, "/a", &[]));
+    assert_memory(&ask(&three, "/a", &[]));
+    assert_eq!(three.metric("portcullis_cache_redis_open"), 0.0);
 }
 
 #[test]

@@ -490,6 +490,37 @@ fn what_breaks_its_contract_is_not_kept() {
     assert_eq!(line["status"], 200, "{line}");
 }
 
+/// What breaks its contract, and was not stored, takes nothing from those who are given what was.
+#[test]
+fn what_one_client_has_asked_for_anew_takes_nothing_from_others() {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let backend = Backend::answering(move |_| {
+        let (control, body) = match count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0 => ("max-age=60", r#"{"name":"x"}"#),
+            _ => ("no-store", r#"{"secret":1}"#),
+        };
+        let length = body.len();
+        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: {control}\r\nContent-Length: {length}\r\n\r\n{body}")
+            .into_bytes()
+    });
+    let yaml = "
+        listeners: [ { bind: 127.0.0.1:$PORT } ]
+        services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
+        policies:
+          cache: {}
+          answer_contract: { schema: { type: object, required: [ name ] } }
+        routes: [ { path: /*, service: a } ]
+        ";
+    let gateway = Gateway::start(&filled(yaml, &[("$BACKEND", backend.port())]));
+    for _ in 0..2 {
+        assert_eq!(get(gateway.port(), "/a").text(), r#"{"name":"x"}"#);
+        let anew = request(gateway.port(), "GET", "/a", &[("Cache-Control", "no-cache")], b"");
+        anew.assert_problem(502, "answer_contract", "answer_breaks_contract");
+    }
+    assert_eq!(get(gateway.port(), "/a").text(), r#"{"name":"x"}"#);
+    assert_eq!(backend.requests().len(), 3);
+}
+
 /// That a route is a stream makes none of what its service answers.
 #[test]
 fn a_route_of_streams_is_held_to_its_contract_too() {

@@ -519,10 +519,10 @@ fn what_cannot_be_had_is_said_and_the_cache_is_in_memory() {
 }
 
 /// A device that is full; `None` where this user may not mount one.
-struct Full(PathBuf);
+pub struct Full(PathBuf);
 
 impl Full {
-    fn mount(path: PathBuf, size: &str) -> Option<Full> {
+    pub fn mount(path: PathBuf, size: &str) -> Option<Full> {
         std::fs::create_dir(&path).unwrap();
         let options = format!("size={size},mode=0700");
         let done = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(&path).status();

@@ -317,6 +317,44 @@ fn a_fill_goes_on_when_its_clients_time_is_over() {
 }
 
 /// Nobody waits for one after the other to fail.
+/// What is fetched for one client alone is stored for nobody, whatever it says.
+#[test]
+fn those_who_have_waited_for_what_is_not_stored_ask_for_themselves_alone() {
+    let number = AtomicUsize::new(0);
+    let origin = Origin::start(move |_| {
+        let number = number.fetch_add(1, Ordering::SeqCst);
+        if number == 0 {
+            // The others come to wait for it.
+            std::thread::sleep(Duration::from_millis(600));
+        }
+        let control = if number == 0 { "no-store" } else { "max-age=60" };
+        Act::Send(whole(200, &[("Cache-Control", control)], number.to_string()))
+    });
+    let gateway = Gateway::start(&format!(
+        "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ workers: 2 }}\n\
+         routes: [ {{ path: /*, service: 127.0.0.1, port: {}, policies: {{ cache: {{}} }} }} ]",
+        origin.port()
+    ));
+    let mut first = ask(gateway.port(), "/a");
+    eventually("it is asked for", || origin.asked().len() == 1);
+    let waiting: Vec<Client> = (0..4).map(|_| ask(gateway.port(), "/a")).collect();
+    assert_eq!(first.answer_to("GET").text(), "0");
+    let mut bodies: Vec<String> = Vec::new();
+    for mut client in waiting {
+        let answer = client.answer_to("GET");
+        let said = answer.header("cache-status").unwrap();
+        assert!(said.contains("fwd=") && !said.contains("stored"), "{said}");
+        bodies.push(answer.text());
+    }
+    bodies.sort();
+    assert_eq!(bodies, ["1", "2", "3", "4"], "each has its own");
+    // The next one has it stored.
+    for (state, body) in [("fwd=bypass", "5"), ("hit; ttl=", "5")] {
+        let answer = get(gateway.port(), "/a");
+        assert!(answer.header("cache-status").unwrap().contains(state) && answer.text() == body, "{:?}", answer.headers);
+    }
+}
+
 #[test]
 fn those_who_have_waited_for_a_failure_ask_at_once() {
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

@@ -365,6 +365,74 @@ fn a_head_tells_what_is_stored() {
     says(&played.get("/a", &[]), "portcullis; fwd=miss; stored", "4");
 }
 
+/// RFC 9111, section 4.3.2.
+#[test]
+fn without_a_date_of_its_last_change_an_answer_is_as_old_as_its_date() {
+    let played = Played::start("{ default_ttl: 60s }");
+    const DATE: &str = "Fri, 26 Mar 2010 00:05:00 GMT";
+    const LATER: &str = "Fri, 26 Mar 2010 00:05:10 GMT";
+    const BEFORE: &str = "Fri, 26 Mar 2010 00:04:59 GMT";
+    const SINCE: &str = "If-Modified-Since";
+    played.script.set("/a", 200, &[("Date", DATE), ("ETag", "\"a\"")]);
+    played.script.set("/b", 200, &[("Date", BEFORE), ("Last-Modified", DATE)]);
+    played.script.set("/c", 404, &[("Date", DATE), ("Cache-Control", "max-age=999999999")]);
+    for path in ["/a", "/b", "/c"] {
+        assert!(played.state(path, &[]).contains("stored"), "{path}");
+    }
+    let range = ("Range", "bytes=0-0");
+    for (path, fields, status) in [
+        ("/a", &[(SINCE, DATE)][..], 304),
+        ("/a", &[(SINCE, LATER)], 304),
+        ("/a", &[(SINCE, DATE), range], 304),
+        ("/a", &[(SINCE, BEFORE)], 200),
+        ("/a", &[(SINCE, BEFORE), range], 206),
+        ("/a", &[(SINCE, "never")], 200),
+        ("/a", &[(SINCE, DATE), (SINCE, LATER)], 200),
+        ("/a", &[(SINCE, LATER), ("If-None-Match", "\"b\"")], 200),
+        ("/b", &[(SINCE, BEFORE)], 200),
+        ("/b", &[(SINCE, DATE)], 304),
+        ("/c", &[(SINCE, LATER)], 404),
+    ] {
+        // A HEAD has no parts.
+        for method in if status == 206 { &["GET"][..] } else { &["GET", "HEAD"] } {
+            let answer = request(played.gateway.port(), method, path, fields, b"");
+            assert!(answer.header("cache-status").unwrap().contains("; hit"), "{path} {fields:?}: {:?}", answer.headers);
+            assert_eq!(answer.status, status, "{method} {path} {fields:?}");
+        }
+    }
+    // Of what it has just said the service is the judge.
+    played.script.set("/d", 200, &[("Date", DATE)]);
+    assert_eq!(played.get("/d", &[(SINCE, LATER)]).status, 200);
+    assert_eq!(played.get("/d", &[(SINCE, LATER)]).status, 304);
+}
+
+/// RFC 9111, section 4.3.5: what a HEAD says is another one is stale, and not gone.
+#[test]
+fn what_a_head_has_found_to_be_old_still_stands_in_for_errors() {
+    let played = Played::start("{ stale_if_error: 1h, stale_while_revalidate: 1h }");
+    let head = |headers: &[(&str, &str)]| request(played.gateway.port(), "HEAD", "/a", headers, b"");
+    let fields = |tag: &'static str| [("Cache-Control", "max-age=60"), ("ETag", tag)];
+    played.script.set("/a", 200, &fields("\"v1\""));
+    says(&played.get("/a", &[]), "portcullis; fwd=miss; stored", "1");
+    played.script.set("/a", 200, &fields("\"v2\""));
+    assert_eq!(head(&[("Cache-Control", "no-cache")]).header("etag"), Some("\"v2\""));
+    played.script.set("/a", 503, &[]);
+    let stale = played.get("/a", &[]);
+    assert!(stale.header("cache-status").unwrap().contains("fwd=stale; fwd-status=503"), "{:?}", stale.headers);
+    assert_eq!((stale.status, stale.text().as_str()), (200, "1"));
+    // It is not given while another one is fetched.
+    played.script.set("/a", 200, &fields("\"v2\""));
+    let anew = played.get("/a", &[]);
+    assert!(anew.header("cache-status").unwrap().contains("fwd=stale") && anew.text() != "1", "{:?}", anew.headers);
+    assert_eq!(anew.header("etag"), Some("\"v2\""));
+    // What it says must not be kept is not.
+    head(&[("Cache-Control", "no-cache")]);
+    played.script.set("/a", 200, &[("Cache-Control", "no-store"), ("ETag", "\"v2\"")]);
+    head(&[("Cache-Control", "no-cache")]);
+    played.script.set("/a", 503, &[]);
+    assert_eq!(played.get("/a", &[]).status, 503);
+}
+
 /// What has been stored for everybody is forgotten by whoever changes it, while somebody fetches it.
 #[test]
 fn a_change_in_the_middle_of_a_fetch_is_after_it() {

@@ -1,10 +1,13 @@
 //! Bodies that are too long for memory: on disk as they come, and given from there.
 
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::disk::Full;
 use crate::fills::Slow;
 use crate::harness::*;
 use crate::peers::{Act, Asked, Origin, answer};
@@ -119,6 +122,26 @@ fn part(gateway: &Gateway, path: &str, range: &str, fields: &[(&str, &str)]) -> 
     ask(gateway.port(), "GET", path, &fields)
 }
 
+/// Several parts in one body (RFC 9110, section 14.6).
+#[track_caller]
+fn assert_parts(answer: &Answer, path: &str, parts: &[std::ops::Range<usize>]) {
+    let boundary = answer.header("content-type").and_then(|kind| kind.strip_prefix("multipart/byteranges; boundary="));
+    let (boundary, whole) = (boundary.unwrap_or_else(|| panic!("{} {:?}", answer.status, answer.headers)), body(path));
+    assert_eq!((answer.status, answer.header("content-length")), (206, Some(&*answer.body.len().to_string())));
+    let mut rest = &answer.body[..];
+    for part in parts {
+        let begins = format!("\r\n--{boundary}\r\n");
+        rest = rest.strip_prefix(begins.as_bytes()).expect("a part begins");
+        let head = find(rest, b"\r\n\r\n").unwrap() + 4;
+        let said = std::str::from_utf8(&rest[..head]).unwrap();
+        assert!(said.ends_with(&format!("Content-Range: bytes {}-{}/{LENGTH}\r\n\r\n", part.start, part.end - 1)), "{said}");
+        let (bytes, left) = rest[head..].split_at(part.len());
+        assert!(bytes == &whole[part.clone()], "{part:?}");
+        rest = left;
+    }
+    assert_eq!(rest, format!("\r\n--{boundary}--\r\n").as_bytes());
+}
+
 fn restarted(mut gateway: Gateway, disk: &Disk, port: u16, signal: &str) -> Gateway {
     gateway.signal(signal);
     gateway.wait_exit(Duration::from_secs(20));
@@ -142,15 +165,33 @@ fn what_is_too_long_for_memory_is_given_from_disk() {
             assert!(answer.body == body(path)[first..=last], "{first}-{last}: {} bytes", answer.body.len());
             assert!(said(&answer).contains("; hit"), "{:?}", answer.headers);
         }
-        assert_eq!(part(&gateway, path, "bytes=6000001-", &[]).status, 416);
-        let several = part(&gateway, path, "bytes=0-1,5-6", &[]);
-        assert!(several.status == 200 && several.body == body(path), "{:?}", several.headers);
+        for none in ["bytes=6000001-", "bytes=18446744073709551616-", "bytes=18446744073709551616-5"] {
+            assert_eq!(part(&gateway, path, none, &[]).status, 416, "{none}");
+        }
+        // Numbers that are longer than any body are as good as its length.
+        for all in ["bytes=-18446744073709551616", "bytes=0-99999999999999999999999"] {
+            let answer = part(&gateway, path, all, &[]);
+            assert_eq!((answer.status, answer.header("content-range")), (206, Some("bytes 0-6000000/6000001")), "{all}");
+            assert!(answer.body == body(path), "{all}: {} bytes", answer.body.len());
+        }
+        let several = part(&gateway, path, "bytes=0-1,65530-200000,-3", &[]);
+        assert_parts(&several, path, &[0..2, 65_530..200_001, LENGTH - 3..LENGTH]);
+        // Of parts that overlap, or are out of order, the whole is given.
+        for odd in ["bytes=0-9,5-20", "bytes=100-200,0-9"] {
+            let answer = part(&gateway, path, odd, &[]);
+            assert!(answer.status == 200 && answer.body == body(path), "{odd}: {:?}", answer.headers);
+        }
         let head = ask(gateway.port(), "HEAD", path, &[]);
         assert_eq!((head.status, head.header("content-length"), head.body.len()), (200, Some("6000001"), 0));
         assert_eq!(origin.count(path), 1);
     }
     let tagged = [("If-None-Match", "\"a\"")];
     assert_eq!(ask(gateway.port(), "GET", "/a", &tagged).status, 304);
+    assert_eq!(part(&gateway, "/a", "bytes=0-1,5-6", &tagged).status, 304);
+    gateway.wait_log(|line| line["path"] == "/a" && line["cache"] == "hit" && line["status"] == 304);
+    for line in gateway.log().iter().filter(|line| line["path"] == "/a" && line["cache"] == "hit") {
+        assert_eq!(line["cache_tier"], "disk", "{line}");
+    }
     assert_eq!(part(&gateway, "/a", "bytes=0-1", &[("If-Range", "\"b\"")]).body.len(), LENGTH);
     for signal in ["TERM", "KILL"] {
         gateway = restarted(gateway, &disk, origin.port(), signal);
@@ -284,4 +325,100 @@ fn those_who_wait_get_it_as_it_comes_and_nobody_waits_for_the_slow() {
     }
     assert!(idle.answer_to("GET").body == body);
     assert_eq!((idle.request("GET", "/a", &[HOST], b"").body == body, slow.asked()), (true, 1));
+}
+
+/// What can be told of a file before it is given is a miss, and not an answer that breaks off.
+#[test]
+fn what_cannot_be_read_from_its_beginning_is_a_miss() {
+    let (disk, origin) = (Disk::new(), origin());
+    let gateway = disk.start(origin.port());
+    let overwrite = |file: &mut File, at: u64| {
+        file.seek(SeekFrom::Start(at)).unwrap();
+        file.write_all(b"something else").unwrap();
+    };
+    let part = [("Range", "bytes=70000-70009,-5")];
+    let damages: [(&str, &dyn Fn(&mut File), &[(&str, &str)]); 4] = [
+        ("/a", &|file| overwrite(file, 0), &[]),
+        ("/b", &|file| file.set_len(4_000_000).unwrap(), &[]),
+        ("/c", &|file| overwrite(file, 70_000), &part),
+        ("/d", &|file| file.set_len(4_000_000).unwrap(), &part),
+    ];
+    for (path, damage, fields) in damages {
+        warm(&gateway, path);
+        damage(&mut File::options().write(true).open(&disk.files(".big")[0]).unwrap());
+        let answer = ask(gateway.port(), "GET", path, fields);
+        // The service knows of no parts.
+        assert!(said(&answer).contains("fwd=") && answer.status == 200, "{path}: {:?}", answer.headers);
+        assert!(answer.body == body(path), "{path}: {} bytes", answer.body.len());
+        eventually("it is there again, and whole", || said(&get(gateway.port(), path)).ends_with("detail=disk"));
+        assert_disk(&get(gateway.port(), path), path);
+        assert_eq!(ask(gateway.port(), "DELETE", path, &[]).status, 200);
+        assert!(said(&ask(gateway.port(), "GET", path, &[("Cache-Control", "only-if-cached")])).contains("fwd="), "{path}");
+        eventually("nothing is left", || disk.files(".big").is_empty() && disk.files(".new").is_empty());
+    }
+}
+
+/// Bytes on the device of files that have no name any more, but are open.
+fn held(gateway: &Gateway) -> u64 {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap();
+    let is_removed =
+        |path: &PathBuf| std::fs::read_link(path).is_ok_and(|name| name.to_string_lossy().ends_with(".big (deleted)"));
+    let sizes = open.filter_map(|file| Some(file.ok()?.path())).filter(is_removed).filter_map(|path| path.metadata().ok());
+    sizes.map(|file| (file.ino(), file.blocks() * 512)).collect::<std::collections::HashMap<_, _>>().values().sum()
+}
+
+/// Clients that do not read what they have asked for keep no more room than a quarter of what there is.
+#[test]
+fn slow_clients_hold_no_more_of_what_has_gone_than_they_may() {
+    let (disk, origin) = (Disk::new(), origin());
+    let gateway = disk.start(origin.port());
+    let mut slow: Vec<(String, Client)> = Vec::new();
+    for number in 0..6 {
+        let path = format!("/slow/{number}");
+        warm(&gateway, &path);
+        let mut client = Client::narrow(gateway.port());
+        client.send_request("GET", &path, &[HOST], b"");
+        // It has begun.
+        client.stream().peek(&mut [0]).unwrap();
+        slow.push((path, client));
+    }
+    let removed = || gateway.metric("portcullis_cache_disk_removed_bytes");
+    assert_eq!((removed(), held(&gateway)), (0.0, 0));
+    for number in 0..12 {
+        warm(&gateway, &format!("/more/{number}"));
+    }
+    const MOST: u32 = (64 << 20) / 4;
+    assert!(removed() > 0.0 && removed() <= f64::from(MOST), "{}", removed());
+    eventually("no more is held", || held(&gateway) <= u64::from(MOST));
+    assert!(held(&gateway) > 0);
+    let answers = slow.into_iter().map(|(path, mut client)| (body(&path), client.try_answer_to("GET")));
+    let (mut whole, mut cut) = (0, 0);
+    for (body, answer) in answers {
+        match answer {
+            Ok(answer) if answer.body == body => whole += 1,
+            Ok(answer) => panic!("{} bytes", answer.body.len()),
+            Err(_) => cut += 1,
+        }
+    }
+    assert!(whole >= 2 && cut >= 2, "{whole} {cut}");
+    eventually("nothing is held any more", || removed() == 0.0 && held(&gateway) == 0);
+}
+
+#[test]
+fn a_full_device_takes_no_long_body_and_holds_up_nobody() {
+    let (disk, origin) = (Disk::new(), origin());
+    let Some(_full) = Full::mount(disk.path(), "8m") else { return eprintln!("left out: it takes the right to mount a tmpfs") };
+    let gateway = disk.start(origin.port());
+    for number in 0..4 {
+        let path = format!("/chunked/{number}");
+        let answer = get(gateway.port(), &path);
+        assert!(answer.status == 200 && answer.body == body(&path), "{path}: {:?}", answer.headers);
+    }
+    eventually("it is counted", || gateway.metric("portcullis_cache_disk_errors_total") > 0.0);
+    let told = gateway.stderr();
+    assert!(told.contains("a long body cannot be written to the disk cache"), "{told}");
+    eventually("nothing is left half-written", || disk.files(".new").is_empty());
+    // What is short is still kept, in memory at the least.
+    get(gateway.port(), "/small/a");
+    assert!(said(&get(gateway.port(), "/small/a")).contains("; hit"));
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use pingora_cache::key::{CacheHashKey, CompactCacheKey, HashBinary};
@@ -21,7 +21,8 @@ use super::tags::Tags;
 /// What an entry costs besides its bytes: itself, the reference counts, and about two slots in the tables.
 const FIXED_WEIGHT: usize = std::mem::size_of::<Entry>() + 320;
 
-static NUMBERS: AtomicU64 = AtomicU64::new(0);
+/// 0 is nobody's.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
 /// The most variants of one answer, beside the first.
 pub(super) const VARIANTS: u8 = 64;
@@ -135,6 +136,19 @@ impl Meta {
         self.fresh_until = now + fresh.remaining;
         self.epoch = now.checked_sub(fresh.age).unwrap_or(now);
         (self.stale_while_revalidate, self.stale_if_error) = (fresh.while_revalidate, fresh.if_error);
+    }
+
+    /// For how long after its lifetime it may be given, with whatever excuse.
+    pub(super) fn grace(&self) -> Duration {
+        Duration::from_secs(u64::from(self.stale_while_revalidate.max(self.stale_if_error).max(self.fallback)))
+    }
+
+    /// For how long it is good for anything from now on.
+    pub(super) fn life(&self) -> Duration {
+        match self.fresh_until.duration_since(SystemTime::now()) {
+            Ok(left) => left.saturating_add(self.grace()),
+            Err(since) => self.grace().saturating_sub(since.duration()),
+        }
     }
 
     /// The whole body is known now.

@@ -123,10 +123,10 @@ impl Behind {
     }
 }
 
-/// Where this entry was found.
+/// Where this entry was found behind memory, if it was.
 #[inline]
-fn tier_of(found: &[Found], entry: &Entry) -> Tier {
-    found.iter().find(|found| found.entry.number == entry.number).map_or(Tier::Memory, |found| found.tier)
+fn tier_of(found: &[Found], entry: &Entry) -> Option<Tier> {
+    found.iter().find(|found| found.entry.number == entry.number).map(|found| found.tier)
 }
 
 /// Why what is stored is not given.
@@ -428,29 +428,24 @@ impl Cache {
         fresh.or_else(|| Hit::stale(&entry, now, excuse, policy))
     }
 
+    /// Forgets the stored answer of that number, if it is what stands there for this request, or nothing does in memory: where it may be
+    /// besides. Not what somebody has stored in its place.
+    #[cold]
+    pub fn forget_number<'v, V>(&self, policy: &CachePolicy, key: &Key, number: u64, seen: impl Fn(&HeaderName) -> V)
+    where
+        V: IntoIterator<Item = &'v [u8]>,
+    {
+        let (index, found, _) = self.stored(Index::primary(key), "", &[], policy, key, seen);
+        if found.is_none_or(|entry| entry.number == number) {
+            self.storage.forget(index, &key.primary);
+        }
+    }
+
     /// Takes the turn to fetch what was missed. A request that may not store takes none, but waits for others.
     pub fn turn(&'static self, missed: Missed, used: Use, wishes: &Wishes) -> Next {
         let Missed { key, index, stale, ended, why } = missed;
         let read_only = used != Use::Full;
-        let fetch = |key, turn| {
-            let (whole, for_all) = (false, wishes.for_all);
-            let (predicted, streams, parts) = (false, false, false);
-            Next::Fetch(Fetch {
-                key,
-                index,
-                stale,
-                turn,
-                why,
-                predicted,
-                read_only,
-                streams,
-                whole,
-                for_all,
-                parts,
-                alone: false,
-                fallback: 0,
-            })
-        };
+        let fetch = |key, turn| Next::Fetch(Fetch { stale, turn, why, read_only, ..Fetch::of(key, index, wishes) });
         if matches!(why, Why::NeverFresh | Why::Asked) {
             return fetch(key, None);
         }
@@ -686,44 +681,34 @@ impl Missed {
 }
 
 impl Fetch {
-    /// One whose answer is stored only if it is not what is expected of it.
-    pub fn predicted(missed: Missed, used: Use, wishes: &Wishes) -> Self {
-        let (predicted, read_only, for_all) = (true, used != Use::Full, wishes.for_all);
-        let Missed { key, index, stale, why, .. } = missed;
+    fn of(key: Key, index: Index, wishes: &Wishes) -> Self {
         Fetch {
             key,
             index,
-            stale,
+            stale: None,
             turn: None,
-            why,
-            predicted,
-            read_only,
+            why: Why::Nothing,
+            predicted: false,
+            read_only: false,
             streams: false,
             whole: false,
-            for_all,
+            for_all: wishes.for_all,
             parts: false,
             alone: false,
             fallback: 0,
         }
     }
 
+    /// One whose answer is stored only if it is not what is expected of it.
+    pub fn predicted(missed: Missed, used: Use, wishes: &Wishes) -> Self {
+        let Missed { key, index, stale, why, .. } = missed;
+        Fetch { stale, why, predicted: true, read_only: used != Use::Full, ..Fetch::of(key, index, wishes) }
+    }
+
     /// One for its own client alone.
     pub fn alone(key: Key, wishes: &Wishes) -> Self {
-        Fetch {
-            index: Index::primary(&key),
-            key,
-            stale: None,
-            turn: None,
-            why: Why::Nothing,
-            predicted: false,
-            read_only: true,
-            streams: false,
-            whole: false,
-            for_all: wishes.for_all,
-            parts: false,
-            alone: true,
-            fallback: 0,
-        }
+        let index = Index::primary(&key);
+        Fetch { read_only: true, alone: true, ..Fetch::of(key, index, wishes) }
     }
 
     /// For so long after its lifetime it may be its route's fallback.

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::disk::long::{Long, Reader};
+use super::disk::long::Long;
+use super::disk::reader::Reader;
 use super::entry::Entry;
 
 /// A reader gets no more than this at once of what is still growing.
@@ -128,6 +129,14 @@ impl Flow {
             Some(rest) => Piece::Some(Bytes::copy_from_slice(rest.get(..PIECE).unwrap_or(rest)), false),
             None if body.broken => Piece::Broken,
             None => Piece::NoneYet,
+        }
+    }
+
+    /// What there is from here on of one that is whole, and on disk, before anything else is read of it: not waited for for long.
+    pub async fn first(&self, from: usize) -> Piece {
+        match self.long.get() {
+            Some(reader) => reader.first(from).await,
+            None => self.at(from),
         }
     }
 

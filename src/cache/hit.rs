@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::Method;
-use http::header::HeaderName;
+use http::header::{self, HeaderName};
+use http::{HeaderMap, Method, StatusCode};
 use pingora_core::protocols::http::conditional_filter::not_modified_filter;
-use pingora_http::RequestHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 
+use super::date;
 use super::entry::Entry;
 use super::flow::{Flow, Flowing};
 use super::lent::Lent;
@@ -135,8 +136,17 @@ impl Hit {
         }
     }
 
-    /// It was found there for this request.
-    pub(super) fn found_in(mut self, tier: Tier) -> Self {
+    /// It was found there for this request, behind memory.
+    #[inline]
+    pub(super) fn found_in(self, tier: Option<Tier>) -> Self {
+        match tier {
+            Some(tier) => self.found_behind(tier),
+            None => self,
+        }
+    }
+
+    #[cold]
+    fn found_behind(mut self, tier: Tier) -> Self {
         self.tier = tier;
         self.outcome = match (self.outcome, tier) {
             (Outcome::Hit { ttl }, Tier::Disk) => Outcome::Disk { ttl },
@@ -160,6 +170,11 @@ impl Hit {
     /// How long the body is, or will be.
     pub fn length(&self) -> usize {
         self.flowing.as_ref().map_or_else(|| self.entry.length(), |(_, length)| *length)
+    }
+
+    /// Whether all of its body is there, on disk alone.
+    pub fn is_long(&self) -> bool {
+        self.entry.long.is_some()
     }
 
     /// The body that is still on its way, or on disk.
@@ -199,6 +214,11 @@ impl Hit {
         self.tier == Tier::None || self.entry.shown.again()
     }
 
+    /// Which one of all that were stored it is. Never 0.
+    pub fn number(&self) -> u64 {
+        self.entry.number
+    }
+
     pub fn age(&self) -> Option<u64> {
         self.age
     }
@@ -215,12 +235,34 @@ impl Hit {
         self.outcome
     }
 
-    /// The answer for a client that has this one already, if the conditions of its request say so: `If-None-Match`, or else
-    /// `If-Modified-Since` (RFC 9110, section 13.2.2).
-    pub fn not_modified(&self, conditions: &RequestHeader) -> Option<StoredHead> {
+    /// Whether a client has this answer already, if the conditions of its request say so: `If-None-Match`, or else `If-Modified-Since` (RFC
+    /// 9110, section 13.2.2).
+    pub fn is_unchanged(&self, conditions: &RequestHeader) -> bool {
         // Few requests get here, so the judgement itself can be Pingora's.
-        not_modified_filter(conditions, &self.head().to_header().ok()?).then(|| self.head().not_modified())
+        let head = self.head().to_header();
+        head.is_ok_and(|head| not_modified_filter(conditions, &head) || is_unchanged_since(conditions, &head))
     }
+
+    /// The answer for a client that has this one already.
+    pub fn not_modified(&self, conditions: &RequestHeader) -> Option<StoredHead> {
+        self.is_unchanged(conditions).then(|| self.head().not_modified())
+    }
+}
+
+/// `If-Modified-Since` where the stored answer has no `Last-Modified`: it is held against its `Date` (RFC 9111, section 4.3.2). A date that
+/// is none, or two of them, say nothing (RFC 9110, section 13.1.3).
+fn is_unchanged_since(conditions: &RequestHeader, stored: &ResponseHeader) -> bool {
+    let date = |headers: &HeaderMap, name| {
+        let mut said = headers.get_all(name).iter();
+        let (first, None) = (said.next()?, said.next()) else { return None };
+        date::parse(first.as_bytes(), SystemTime::now())
+    };
+    let is_said = stored.status == StatusCode::OK
+        && matches!(conditions.method, Method::GET | Method::HEAD)
+        && !conditions.headers.contains_key(header::IF_NONE_MATCH)
+        && !stored.headers.contains_key(header::LAST_MODIFIED);
+    let since = || date(&conditions.headers, header::IF_MODIFIED_SINCE).zip(date(&stored.headers, header::DATE));
+    is_said && since().is_some_and(|(asked, made)| made <= asked)
 }
 
 /// The body of an entry that is on disk.

@@ -152,11 +152,14 @@ impl Keeping {
         }
     }
 
-    /// The body is whole.
-    pub fn done(&mut self, cache: &Cache, answer: &AnswerHead) {
+    /// The body is whole. The number of what is stored of it, if anything is that others may be given.
+    pub fn done(&mut self, cache: &Cache, answer: &AnswerHead) -> Option<u64> {
         match std::mem::replace(self, Keeping::Nothing) {
-            Keeping::Nothing => {}
-            Keeping::Measuring(sought, _) => cache.became_short(sought),
+            Keeping::Nothing => None,
+            Keeping::Measuring(sought, _) => {
+                cache.became_short(sought);
+                None
+            }
             Keeping::Storing(storing) => storing.done(answer),
         }
     }
@@ -204,9 +207,10 @@ impl Storing {
         }
     }
 
-    fn done(mut self, answer: &AnswerHead) {
+    fn done(mut self, answer: &AnswerHead) -> Option<u64> {
         if let Some(part) = self.part {
-            return self.part_done(part, answer);
+            self.part_done(part, answer);
+            return None;
         }
         if let Some(parts) = self.parts {
             self.filling.tier().forget_parts(parts);
@@ -214,15 +218,16 @@ impl Storing {
         let turn = self.turn.take();
         let length = self.filling.length();
         let meta = self.meta(answer, length);
-        let stored = self.filling.finish(self.index, self.place, (&self.key.primary, ""), |_| Some(meta)) > 0;
+        let stored = self.filling.finish(self.index, self.place, (&self.key.primary, ""), |_| Some(meta));
         // What is not stored for want of room is another's turn: it may find some. What nobody else may have without asking is no news
         // to them.
         turn.into_iter().for_each(|turn| {
             turn.end(match stored {
-                true if self.lasts => Verdict::Stored,
-                true => Verdict::Unfit,
-                false => Verdict::Failed,
+                Some(_) if self.lasts => Verdict::Stored,
+                Some(_) => Verdict::Unfit,
+                None => Verdict::Failed,
             });
         });
+        stored.map(|kept| kept.number)
     }
 }

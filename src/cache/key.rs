@@ -38,8 +38,30 @@ pub(super) fn number(target: &[u8]) -> u64 {
     one.hash_one(target)
 }
 
-/// In Pingora's form of a key: nothing of it is looked for on disk. The storage is told nothing else of a request's policy.
-pub(super) const IN_MEMORY: &str = "memory";
+/// Where an answer may be besides memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Beside {
+    pub(super) disk: bool,
+    pub(super) redis: bool,
+}
+
+impl Beside {
+    /// As Pingora's form of a key says it. The storage is told nothing else of a request's policy.
+    fn tag(self) -> &'static str {
+        match (self.disk, self.redis) {
+            (true, true) => "",
+            (true, false) => "disk",
+            (false, true) => "redis",
+            (false, false) => "memory",
+        }
+    }
+
+    /// What such a tag says. `None` of another one.
+    pub(super) fn of(tag: &str) -> Option<Self> {
+        let all = [(true, true), (true, false), (false, true), (false, false)].map(|(disk, redis)| Beside { disk, redis });
+        all.into_iter().find(|beside| beside.tag() == tag)
+    }
+}
 
 /// A primary key.
 #[derive(Debug, Clone)]
@@ -65,9 +87,10 @@ impl Key {
         halves(self.hash)
     }
 
-    /// As Pingora's state machine has it. `on_disk`: it may be there.
-    pub fn to_pingora(&self, on_disk: bool) -> CacheKey {
-        let mut key = CacheKey::new(&*self.primary, if on_disk { "" } else { IN_MEMORY });
+    /// As Pingora's state machine has it, for a request on a route with this policy.
+    pub fn to_pingora(&self, policy: &CachePolicy) -> CacheKey {
+        let beside = Beside { disk: policy.on_disk, redis: policy.in_redis };
+        let mut key = CacheKey::new(&*self.primary, beside.tag());
         // Storage, lock and predictor all ask for this hash; without the override each of them would compute one.
         key.set_primary_bin_override(self.hash);
         key
@@ -375,7 +398,7 @@ mod tests {
         let key = |head| key(head, &Exchange::for_tests(), seen(head), "r", &policy);
         assert_eq!(key(&a).hash, key(&b).hash);
         assert_eq!(
-            (key(&a).to_pingora(true).primary_bin(), Index::primary(&key(&a)).hashed().primary_bin()),
+            (key(&a).to_pingora(&policy).primary_bin(), Index::primary(&key(&a)).hashed().primary_bin()),
             (key(&b).hash, key(&b).hash)
         );
     }

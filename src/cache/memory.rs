@@ -29,7 +29,7 @@ use super::disk::Disk;
 use super::disk::long::{Long, MEMORY};
 use super::entry::{Entry, Index, Meta};
 use super::flow::Flow;
-use super::key::target_of;
+use super::key::{Beside, target_of};
 use super::moment::Moment;
 use super::pieces::Pieces;
 use super::purges::{Finding, Purges};
@@ -165,13 +165,13 @@ impl MemoryTier {
     }
 
     /// What there is of a key on disk, or in Redis, put in here.
-    pub(super) async fn load(&self, index: Index, primary: &[u8], disk: bool) -> Option<Arc<Entry>> {
-        let disk = self.disk.get().filter(|_| disk);
+    pub(super) async fn load(&self, index: Index, primary: &[u8], beside: Beside) -> Option<Arc<Entry>> {
+        let disk = self.disk.get().filter(|_| beside.disk);
         let on_disk = match disk {
             Some(disk) => disk.load(index, primary).await,
             None => None,
         };
-        match self.redis.get() {
+        match self.redis.get().filter(|_| beside.redis) {
             Some(redis) if on_disk.is_none() => {
                 let wanted = Wanted { index, primary, on_disk: disk.is_some() };
                 redis.load(wanted, redis.until()?).await
@@ -200,13 +200,13 @@ impl MemoryTier {
         }
     }
 
-    /// Writes an entry where answers are kept beside memory.
-    fn keep(&self, index: Index, entry: &Arc<Entry>) {
+    /// Writes an entry where answers are kept beside memory. `renewed`: its body is the same as before.
+    fn keep(&self, index: Index, entry: &Arc<Entry>, renewed: bool) {
         if let Some(disk) = self.disk.get() {
             disk.keep(index, entry);
         }
         if let Some(redis) = self.redis.get() {
-            redis.keep(index, entry);
+            redis.keep(index, entry, renewed);
         }
     }
 
@@ -323,16 +323,40 @@ impl MemoryTier {
             let checked = meta.asked.into();
             Some(Entry { meta, checked, ..entry.clone() })
         });
+        self.kept_anew(index, primary, done);
+        done
+    }
+
+    /// It is another one than what the service has: it counts as stale from now on, and is given in the place of an error alone, as which
+    /// it may be kept for `fallback` seconds. Nothing is left of one that may not be. `asked` is when its service was asked that.
+    pub(super) fn outdate(&self, index: Index, primary: &[u8], number: u64, (asked, fallback): (u64, u32)) {
+        let is_it = |entry: &Entry| entry.number == number && entry.meta.stale_if_error.max(fallback) > 0 && !self.is_gone(entry);
+        let done = self.change(index, |entry| {
+            let mut entry = is_it(entry).then(|| aged(entry))?;
+            let meta = &mut entry.meta;
+            (meta.stale_while_revalidate, meta.fallback, meta.asked) = (0, fallback, asked);
+            entry.checked = asked.into();
+            Some(entry)
+        });
+        match self.peek(&index) {
+            // Somebody has stored another one meanwhile.
+            Some(entry) if !done && entry.number != number => {}
+            Some(_) if done => self.kept_anew(index, primary, true),
+            _ => self.forget(index, primary),
+        }
+    }
+
+    /// What is kept of an entry beside memory follows what it is now; if it was not `done`, what is there is another one.
+    fn kept_anew(&self, index: Index, primary: &[u8], done: bool) {
         if self.disk.get().is_some() || self.redis.get().is_some() {
-            match self.store.peek(&index.slot()) {
+            match self.peek(&index) {
                 // Its life may be shorter than it was.
-                Some(entry) if done => self.keep(index, &entry),
+                Some(entry) if done => self.keep(index, &entry, true),
                 Some(_) => {}
                 // What is kept elsewhere is not what it is now.
                 None => self.forget(index, primary),
             }
         }
-        done
     }
 
     /// The longest body that may come to be stored.
@@ -361,12 +385,11 @@ impl MemoryTier {
         self.store.peek(&index.slot())
     }
 
-    pub(super) fn put(&self, index: Index, entry: Entry) -> usize {
-        let weight = entry.weight;
-        let entry = Arc::new(entry);
-        self.keep(index, &entry);
+    pub(super) fn put(&self, index: Index, entry: Entry) -> Kept {
+        let (kept, entry) = (Kept::of(&entry), Arc::new(entry));
+        self.keep(index, &entry, false);
         self.insert(index, entry);
-        weight
+        kept
     }
 
     /// Parts are in memory alone.
@@ -420,6 +443,19 @@ pub(super) fn aged(entry: &Entry) -> Entry {
     let mut aged = Entry::clone(entry);
     aged.meta.fresh_until = aged.meta.fresh_until.min(SystemTime::now());
     aged
+}
+
+/// What was stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept {
+    pub(super) number: u64,
+    pub(super) weight: usize,
+}
+
+impl Kept {
+    fn of(entry: &Entry) -> Self {
+        Kept { number: entry.number, weight: entry.weight }
+    }
 }
 
 /// A body on its way in. Whatever goes wrong with it is the cache's loss alone: no error ever reaches the client's response.
@@ -611,38 +647,38 @@ impl Filling {
         }
     }
 
-    /// The body is whole: it is stored, with what `meta` makes of its length. What the entry weighs; 0 if it is not stored after all.
+    /// The body is whole: it is stored, with what `meta` makes of its length. `None` if it is not stored after all.
     pub(super) fn finish(
         mut self,
         index: Index,
         place: Place,
         (primary, user_tag): (&[u8], &str),
         meta: impl FnOnce(usize) -> Option<Meta>,
-    ) -> usize {
+    ) -> Option<Kept> {
         let length = self.length();
         let whole = self.promised.is_none_or(|promised| promised == length);
-        let Some(meta) = (self.wanted && whole).then(|| meta(length)).flatten() else { return 0 };
+        let Some(meta) = (self.wanted && whole).then(|| meta(length)).flatten() else { return None };
         if let Arriving::Long(long) = &self.body {
             if long.is_gone() {
-                return 0;
+                return None;
             }
             long.end();
             let entry = Entry { long: Some(long.clone()), ..Entry::at(place, primary, user_tag, meta, Bytes::new()) };
             self.wanted = false;
-            let (weight, long, entry) = (entry.weight, long.clone(), Arc::new(entry));
-            self.tier.keep(index, &entry);
+            let (kept, long, entry) = (Kept::of(&entry), long.clone(), Arc::new(entry));
+            self.tier.keep(index, &entry, false);
             if long.is_gone() {
-                return 0;
+                return None;
             }
             self.tier.insert(index, entry);
-            return weight;
+            return Some(kept);
         }
         let entry = Entry::at(place, primary, user_tag, meta, self.body());
         if entry.weight > self.tier.longest {
-            return 0;
+            return None;
         }
         self.wanted = false;
-        self.tier.put(index, entry)
+        Some(self.tier.put(index, entry))
     }
 }
 

@@ -48,6 +48,7 @@ use pingora_cache::NoCacheReason;
 use pingora_cache::eviction::EvictionManager;
 use pingora_cache::lock::{CacheKeyLockImpl, CacheLock};
 use pingora_cache::predictor::Predictor;
+use tokio::sync::watch::Sender;
 
 use crate::head::RequestHead;
 use crate::tally::Tallies;
@@ -55,7 +56,6 @@ use crate::tally::Tallies;
 use changed::Place;
 pub use credentials::{Credentials, is_overriding};
 use disk::{Disk, DiskStats, Noted};
-use entry::Index;
 pub use fetch::{Behind, Fetch, Found, Looked, Missed, Next, Patience};
 pub use flow::{Flow, Piece as Flown};
 pub use hit::{Excuse, Hit, Tier, asked};
@@ -100,6 +100,8 @@ pub struct Cache {
     payers: lent::Payers,
     /// What the other gateways are told.
     pub sharing: Sharing,
+    /// Answers are kept in another Redis than before.
+    redis_bound: Sender<()>,
     predictor: &'static Predictor<PREDICTOR_SHARDS>,
     /// What was asked for before, for routes that store nothing at the first time.
     asked: OnceLock<Box<[AtomicU64]>>,
@@ -138,6 +140,7 @@ impl Cache {
             turns: Turns::new(),
             payers: lent::Payers::default(),
             sharing: Sharing::new(),
+            redis_bound: Sender::new(()),
             predictor: Box::leak(Box::new(Predictor::new(PREDICTED, Some(forget)))),
             asked: OnceLock::new(),
             hits: AtomicU64::new(0),
@@ -165,6 +168,19 @@ impl Cache {
             }
             tier
         })
+    }
+
+    /// Opens this thread's connection to the Redis that answers are kept in, ahead of its first lookup, and again where that is another Redis.
+    /// Does not end.
+    pub async fn keep_warm(&'static self) {
+        let mut bound = self.redis_bound.subscribe();
+        loop {
+            bound.borrow_and_update();
+            self.storage.redis.get().iter().for_each(|redis| redis.warm());
+            if bound.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Writes what waits to be written to disk, and lets the next process have it. Takes a while; for good.
@@ -236,15 +252,6 @@ impl Cache {
     fn purge_own(&self, purge: &Purge, soft: bool) -> Option<Noted> {
         let at = self.storage.purges.note(purge, soft);
         Some(self.disk()?.purged(at, purge, soft))
-    }
-
-    /// Forgets what was found under this key.
-    #[cold]
-    pub fn drop_hit(&self, key: &Key, hit: &Hit) {
-        let primary = Index::primary(key);
-        // It stands under its key alone where it was the first.
-        let variant = Index { variance: hit.entry.meta.variance, ..primary };
-        [primary, variant].into_iter().for_each(|index| self.storage.forget(index, &key.primary));
     }
 
     /// Whether what is kept under a key was changed since it was asked for: the answer may be from before the change.

@@ -159,7 +159,7 @@ async fn stock(
     let mut http = HttpCache::new();
     let used = cache.enable(&mut http, &policy, asked(&policy, &head));
     if http.enabled() {
-        http.set_cache_key(key(&head, &Exchange::for_tests(), seen(&head), "r", &policy).to_pingora(true));
+        http.set_cache_key(key(&head, &Exchange::for_tests(), seen(&head), "r", &policy).to_pingora(&policy));
         if !http.cacheable_prediction() {
             http.bypass();
         }
@@ -252,7 +252,8 @@ async fn a_miss_then_hits_for_get_and_head() {
         assert_eq!(bypass, (b"mine".to_vec(), Outcome::Bypass(Bypass::Credentials)));
         let stats = cache.stats();
         assert_eq!((stats.hits, stats.misses, stats.bypassed, stats.memory.stored), (2, 2, 1, 1));
-        let the_key = key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], "r", &policy()).to_pingora(true);
+        let the_key =
+            key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], "r", &policy()).to_pingora(&policy());
         assert!(cache.purge_key(&the_key).await && !cache.purge_key(&the_key).await);
         assert_eq!(serve(way, cache, "GET", &[], Some((&origin, b"again"))).await.1, Outcome::Miss { stored: true });
     }
@@ -341,7 +342,8 @@ async fn variants_from_before_a_purge_are_gone() {
         for (fields, body) in [(de, b"de"), (en, b"en")] {
             serve(way, cache, "GET", &fields, Some((&origin, body))).await;
         }
-        let the_key = key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], "r", &policy()).to_pingora(true);
+        let the_key =
+            key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], "r", &policy()).to_pingora(&policy());
         assert!(cache.purge_key(&the_key).await);
         // The primary is stored anew; the old variant is still in the store, but it is not this primary's.
         assert_eq!(serve(way, cache, "GET", &de, Some((&origin, b"DE"))).await.0, b"DE");

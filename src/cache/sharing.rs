@@ -201,8 +201,8 @@ fn stream_of(redis: &Redis) -> String {
     format!("{}{{cache}}:purges", redis.prefix())
 }
 
-/// The Redis of the generation that serves, and how answers are kept there, if they are.
-pub type Current = (Arc<Redis>, Option<Settings>);
+/// The Redis of the generation that serves; and in which answers are kept, and how, if they are.
+pub type Current = (Arc<Redis>, Option<(Arc<Redis>, Settings)>);
 
 /// Does what the other gateways tell, and tells them what waits for that, for as long as the process lives. Answers are looked for in Redis
 /// only as long as that goes well. `current` is there if the generation that serves has a Redis and a cache.
@@ -210,7 +210,7 @@ pub async fn follow(cache: &'static Cache, current: impl Fn() -> Option<Current>
     let mut following: Option<Following> = None;
     loop {
         tokio::time::sleep(EVERY).await;
-        let Some((redis, settings)) = current() else {
+        let Some((redis, answers)) = current() else {
             following = None;
             if let Some(tier) = cache.storage.redis.get() {
                 tier.bind(None);
@@ -225,14 +225,18 @@ pub async fn follow(cache: &'static Cache, current: impl Fn() -> Option<Current>
             }
             Following::new(cache, redis, Figures::new(tallies))
         }));
-        if settings.is_some() && step.bound.is_none() {
-            let bound = Arc::new(Bound::new(&step.redis));
+        if let Some((answers, _)) = &answers
+            && !step.bound.as_ref().is_some_and(|bound| bound.is_of(answers))
+        {
+            let bound = Arc::new(Bound::new(answers));
             cache.redis(tallies).bind(Some(bound.clone()));
-            step.bound = Some(bound);
+            cache.redis_bound.send_replace(());
+            // It has to hear all that was purged before it is looked into.
+            (step.bound, step.is_primed) = (Some(bound), false);
         }
         step.step().await;
         if let Some(tier) = cache.storage.redis.get() {
-            tier.set(settings);
+            tier.set(answers.map(|(_, settings)| settings));
         }
     }
 }

@@ -35,6 +35,7 @@ use pingora_http::ResponseHeader;
 use super::changed::Place;
 use super::control::Control;
 use super::entry::{Entry, Index, Marks, Meta};
+use super::key::Beside;
 use super::memory::{Filling, MemoryTier};
 use super::moment::Moment;
 use super::rules::Came;
@@ -238,9 +239,9 @@ pub fn store(answer: &ResponseHeader, policy: &CachePolicy, came: Came) -> RespC
     }
 }
 
-/// A key's tag as it is stored: that nothing is looked for on disk is a matter of who asks.
+/// A key's tag as it is stored: where it is looked for is a matter of who asks.
 fn plain(tag: &str) -> &str {
-    if tag == key::IN_MEMORY { "" } else { tag }
+    if Beside::of(tag).is_some() { "" } else { tag }
 }
 
 #[async_trait]
@@ -248,10 +249,11 @@ impl Storage for MemoryTier {
     async fn lookup(&'static self, key: &CacheKey, _: &SpanHandle) -> Result<Option<(CacheMeta, HitHandler)>> {
         let (index, primary, tag) = (Index::of(key), key.primary_key(), plain(key.user_tag()));
         let found = match self.find(&index, primary, tag) {
-            None => self
-                .load(index, primary, key.user_tag() != key::IN_MEMORY)
-                .await
-                .and_then(|entry| self.still(&index, primary, tag, entry)),
+            None => {
+                let beside = Beside::of(key.user_tag()).unwrap_or(Beside { disk: true, redis: true });
+                let loaded = self.load(index, primary, beside).await;
+                loaded.and_then(|entry| self.still(&index, primary, tag, entry))
+            }
             found => found,
         };
         // One that is on disk alone was stored by the engine's own way.
@@ -367,6 +369,7 @@ impl HandleMiss for Miss {
             meta.set_length(length);
             Some(meta)
         };
-        Ok(MissFinishType::Created(filling.finish(index, place, (key.primary_key(), plain(key.user_tag())), sized)))
+        let kept = filling.finish(index, place, (key.primary_key(), plain(key.user_tag())), sized);
+        Ok(MissFinishType::Created(kept.map_or(0, |kept| kept.weight)))
     }
 }

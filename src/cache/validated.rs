@@ -74,14 +74,18 @@ impl Cache {
         Ok(Hit::validated(Entry { meta, ..Entry::clone(&stale) }, was_asked))
     }
 
-    /// The head of what a GET would get: what is stored is updated by it, or, if it is another one, is gone.
+    /// The head of what a GET would get: what is stored is updated by it, or, if it is another one, counts as stale (RFC 9111, section
+    /// 4.3.5): it may still stand in for an error.
     pub(super) fn headed(&self, fetch: Fetch, answer: &AnswerHead, came: Came, policy: &CachePolicy) {
-        let Fetch { key, index, stale: Some(stale), for_all: only_for_all, .. } = fetch else { return };
+        let Fetch { key, index, stale: Some(stale), for_all: only_for_all, fallback, .. } = fetch else { return };
+        if is_forbidden(answer) {
+            return self.storage.forget(index, &key.primary);
+        }
         let is = |name: &header::HeaderName, field: &[u8]| field.eq_ignore_ascii_case(name.as_str().as_bytes());
         let said = |name: &header::HeaderName| answer.headers().find(|(field, _)| is(name, field)).map(|(_, value)| value);
         let same = |name| said(&name).is_none_or(|now| stale.meta.head.header(&name) == Some(now));
         if !(same(header::ETAG) && same(header::LAST_MODIFIED) && same(header::CONTENT_LENGTH)) {
-            return self.storage.forget(index, &key.primary);
+            return self.storage.outdate(index, &key.primary, stale.number, (came.asked, fallback));
         }
         // It has to say which one it is about.
         if said(&header::ETAG).is_none() && said(&header::LAST_MODIFIED).is_none() {
@@ -91,12 +95,13 @@ impl Cache {
         let alike = rules::are_alike(stale.meta.head.vary(), meta.head.vary());
         let judged = {
             let told = Said { age: Said::by(answer).age, ..Said::by_stored(&meta.head) };
-            let is_kept = alike && !is_forbidden(answer) && (!only_for_all || rules::is_for_all(&told));
+            let is_kept = alike && (!only_for_all || rules::is_for_all(&told));
             rules::response(&told, policy, came).ok().filter(|_| is_kept)
         };
         match judged {
             Some(fresh) => {
                 meta.renew(&fresh, came);
+                meta.fallback = fallback;
                 self.storage.refresh(index, &key.primary, "", for_all(&meta, answer), Some(stale.number));
             }
             None => self.storage.forget(index, &key.primary),

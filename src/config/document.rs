@@ -235,6 +235,10 @@ pub struct CacheRedis {
     /// Longer bodies are compressed (zstd), unless the service has coded them. Default: `4KiB`.
     #[serde(default)]
     pub compress_above: Option<Size>,
+    /// The Redis that answers are kept in, where that is another one than `redis:` at the top level, which goes on carrying purges. Of its
+    /// keys `deadline` has no meaning here. Default: that one.
+    #[serde(default)]
+    pub redis: Option<Spanned<RedisConfig>>,
 }
 
 impl CacheRedis {

@@ -133,7 +133,7 @@ impl ProxyHttp for Gateway {
         let journey = journey(ctx)?;
         let (Some(route), Some(policy)) = (journey.route(), journey.cache_policy()) else { return Err(Error::new(NO_JOURNEY)) };
         let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
-        Ok(cache::key(&journey.head, &journey.exchange, seen, &route.kept_as, policy).to_pingora(policy.on_disk))
+        Ok(cache::key(&journey.head, &journey.exchange, seen, &route.kept_as, policy).to_pingora(policy))
     }
 
     async fn cache_hit_filter(

@@ -189,6 +189,7 @@ pub async fn run(
         }
     };
     let ended = filling.pass_on(journey, down, service, answer, bodiless, told).await;
+    journey.stored = filling.stored.unwrap_or_default();
     if let Some(fill) = under_way.take() {
         fill.end(caller, service);
     }
@@ -361,9 +362,11 @@ fn tell(
     outcome: Outcome,
     journey: &mut Journey,
 ) -> Result<Answered, Box<Reply>> {
-    journey.outcome.cache = outcome.word();
+    (journey.outcome.cache, journey.outcome.cache_tier) = (outcome.word(), "");
     journey.view.cache.count(outcome);
     journey.answer_begins();
+    // It may follow on a stored one that could not be given.
+    journey.exchange.shown_again = false;
     if let Some(date) = date {
         // Whoever gets it later is told the same. The policies may have another word on it.
         journey.exchange.to_client.push(HeaderEdit::Set(http::header::DATE, date));

@@ -102,6 +102,8 @@ pub struct Filling {
     pub keeping: Keeping,
     /// All of the body has come.
     ended: bool,
+    /// What is stored of it, by its number.
+    pub stored: Option<u64>,
     /// What came behind it.
     fields: Option<HeaderMap>,
     /// The service broke off.
@@ -116,7 +118,7 @@ pub struct Filling {
 impl Filling {
     pub fn new(cache: &'static Cache, keeping: Keeping) -> Self {
         let tail = VecDeque::new();
-        Filling { cache, keeping, ended: false, fields: None, broken: None, tail, purse: None, reading: None }
+        Filling { cache, keeping, ended: false, stored: None, fields: None, broken: None, tail, purse: None, reading: None }
     }
 
     /// Before something that the client may take its time with while more comes: of a body that is here nobody has more than is stored.
@@ -354,7 +356,7 @@ impl Filling {
 
     /// The body is whole.
     pub fn done(&mut self, answer: &AnswerHead) {
-        self.keeping.done(self.cache, answer);
+        self.stored = self.keeping.done(self.cache, answer).or(self.stored);
     }
 }
 

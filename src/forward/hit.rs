@@ -6,12 +6,13 @@ use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, StatusCode};
 
 use super::paid::{FREE, Reading};
 use super::{Failed, client_failed, paid, parts};
-use crate::cache::{self, Bypass, CACHE_STATUS, CachePolicy, Flow, Flown, Hit, Looked, Use, Wishes};
+use crate::cache::{self, Bypass, CACHE_STATUS, CachePolicy, Flow, Flown, Hit, Looked, Outcome, Use, Wishes};
 use crate::downstream::{Downstream, may_see_upstream, seen_upstream};
 use crate::head::HeaderEdit;
 use crate::journey::Journey;
@@ -70,52 +71,52 @@ pub fn breaks_contract(failed: &Failed, down: &Downstream) -> bool {
     !down.is_answered() && matches!(failed, Failed::Answer(reply) if reply.reason == BREAKS)
 }
 
-/// Forgets what is stored for this request, which nobody can be given: it broke its contract, or does since the file was loaded anew.
+/// Forgets the stored answer that was last given to this request, or made of its own, which nobody can be given: it broke its contract, or does since the file was loaded anew.
 #[cold]
 pub fn forget(journey: &Journey) {
     let (Some(route), Some(policy)) = (journey.route(), journey.cache_policy()) else { return };
     let Journey { head, exchange, view, .. } = journey;
-    if journey.dialect.is_grpc() || journey.dialect.is_web() || head.header("range").is_some() {
+    if journey.stored == 0 || journey.dialect.is_grpc() || journey.dialect.is_web() || head.header("range").is_some() {
         // What was judged may be what this client has made of it. It is everybody else's.
         return;
     }
     let seen = |name: &HeaderName| seen_upstream(head, exchange, name);
-    let key = || cache::key(head, exchange, seen, &route.kept_as, policy);
-    match view.cache.look(policy, key(), &Wishes::default(), seen) {
-        Looked::Fresh(hit) => view.cache.drop_hit(&key(), &hit),
-        Looked::Stale(stale) => view.cache.drop_hit(&key(), &stale.0),
-        Looked::Missed(_) | Looked::Predicted(_) => {}
-    }
+    let key = cache::key(head, exchange, seen, &route.kept_as, policy);
+    view.cache.forget_number(policy, &key, journey.stored, seen);
 }
 
-/// What is asked of the service in the place of a stored answer that broke its contract.
+/// What is asked of the service in the place of a stored answer that broke its contract, or cannot be read.
 #[cold]
 pub fn anew(journey: &mut Journey) -> Missed {
     forget(journey);
     journey.answer_dropped();
-    journey.outcome.cache = "";
+    (journey.outcome.cache, journey.outcome.cache_tier) = ("", "");
     match find(journey) {
+        // Somebody was quicker, or it is only that the disk takes its time. This client asks for itself, once.
+        Some(Found::Fresh(_) | Found::Missed(Missed::Ask(Ask { looked: Looked::Fresh(_) | Looked::Stale(_), .. }))) | None => {
+            Missed::Bypass(Bypass::Rule)
+        }
         Some(Found::Missed(missed)) => missed,
-        // Somebody was quicker. This client asks for itself, once.
-        _ => Missed::Bypass(Bypass::Rule),
     }
 }
 
 /// Gives a stored answer to the client.
 ///
 /// # Errors
-/// [`Failed::ClientGone`] or [`Failed::ClientStopped`].
+/// [`Failed::ClientGone`] or [`Failed::ClientStopped`]; [`Failed::Unreadable`] before the client has been told anything.
 pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Result<(), Failed> {
     let unchanged = parts::conditions(journey).and_then(|conditions| hit.not_modified(&conditions));
     let head = unchanged.as_ref().unwrap_or_else(|| hit.head());
+    let bodiless = journey.head.method == Method::HEAD || is_bodiless(head.status) || hit.length() == 0;
+    let first = match hit.flow() {
+        // Boxed: few are so long.
+        Some(flow) if !bodiless && hit.is_long() => Some(Box::pin(first(flow, 0)).await?),
+        _ => None,
+    };
     let mut answer = head.to_answer(hit.length());
-    let outcome = hit.outcome();
-    journey.outcome.cache = outcome.word();
-    journey.outcome.cache_tier = hit.tier().word();
-    journey.view.cache.count(outcome);
+    let outcome = noted(hit, journey);
     // What the cache itself says of the answer: the first two for the policies to change, the last one after them.
     journey.answer_begins();
-    journey.exchange.shown_again = hit.is_shown_again();
     let asks_by_get = journey.exchange.body_digest.is_none();
     let edits = &mut journey.exchange.to_client;
     if let Some(age) = hit.age() {
@@ -131,7 +132,6 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
     down.stage(answered.stages);
     let field = journey.cache_field(outcome);
     journey.exchange.to_client.push(HeaderEdit::Add(CACHE_STATUS, field));
-    let bodiless = journey.head.method == Method::HEAD || is_bodiless(head.status) || hit.length() == 0;
     let exchange = &journey.exchange;
     let via = exchange.via(answer.version);
     down.write_answer(&answer, &exchange.request_id, &exchange.to_client, via, bodiless)
@@ -148,18 +148,46 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
             written.map_err(|error| client_failed(&error))?;
         }
         Some(flow) => {
-            let reading = Reading::new(journey.view.cache, hit.lent(), down.purse_beside());
-            Box::pin(follow(flow, reading, down, 0..hit.length())).await?;
+            let mut reading = Reading::new(journey.view.cache, hit.lent(), down.purse_beside());
+            Box::pin(follow(flow, first, &mut reading, down, 0..hit.length(), true)).await?;
         }
     }
     down.finish().await.map_err(|error| client_failed(&error))
 }
 
-/// A body, or a part of it, as it comes.
-pub(super) async fn follow(flow: &Flow, mut reading: Reading, down: &mut Downstream, range: Range<usize>) -> Result<(), Failed> {
+/// Notes what is given, and where it was found, for the log, the metrics, and the policies that look at answers once.
+pub(super) fn noted(hit: &Hit, journey: &mut Journey) -> Outcome {
+    let outcome = hit.outcome();
+    journey.outcome.cache = outcome.word();
+    journey.outcome.cache_tier = hit.tier().word();
+    journey.view.cache.count(outcome);
+    (journey.exchange.shown_again, journey.stored) = (hit.is_shown_again(), hit.number());
+    outcome
+}
+
+/// The first that there is from here on of a body that is on disk, before the client is told that there is one.
+///
+/// # Errors
+/// [`Failed::Unreadable`].
+pub(super) async fn first(flow: &Flow, from: usize) -> Result<Bytes, Failed> {
+    match flow.first(from).await {
+        Flown::Some(piece, _) => Ok(piece),
+        _ => Err(Failed::Unreadable),
+    }
+}
+
+/// A body, or a part of it, as it comes, after its `first` piece if that is here already. `ends`: nothing comes behind it.
+pub(super) async fn follow(
+    flow: &Flow,
+    mut first: Option<Bytes>,
+    reading: &mut Reading,
+    down: &mut Downstream,
+    range: Range<usize>,
+    ends: bool,
+) -> Result<(), Failed> {
     let mut sent = range.start;
     loop {
-        let piece = match flow.at(sent) {
+        let piece = match first.take().map_or_else(|| flow.at(sent), |first| Flown::Some(first, false)) {
             Flown::OnDisk => tokio::select! {
                 biased;
                 piece = flow.next(sent) => piece,
@@ -172,7 +200,7 @@ pub(super) async fn follow(flow: &Flow, mut reading: Reading, down: &mut Downstr
                 piece.truncate(range.end.saturating_sub(sent));
                 sent += piece.len();
                 let last = last || sent >= range.end;
-                reading.during(pin!(down.write_body(piece, last))).await.map_err(|error| client_failed(&error))?;
+                reading.during(pin!(down.write_body(piece, last && ends))).await.map_err(|error| client_failed(&error))?;
                 if last {
                     return Ok(());
                 }

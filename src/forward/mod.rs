@@ -22,7 +22,7 @@ use std::time::Duration;
 use http::StatusCode;
 use pingora_error::{Error, ErrorType};
 
-use crate::cache::Use;
+use crate::cache::{Bypass, Use};
 use crate::downstream::{CLIENT_STALLED, Downstream, UNPAID};
 use crate::exchange::Verdict;
 use crate::journey::{ANSWER_BUDGET, Journey, body_refusal, out_of_time};
@@ -50,6 +50,8 @@ pub enum Failed {
     ClientStopped,
     /// The service broke off in the middle of its answer.
     BrokeOff,
+    /// Nothing of a stored answer can be read: it is as if it were not there.
+    Unreadable,
     /// The gateway broke it off, for it came too slowly.
     TooSlow,
     /// The gateway has closed a WebSocket, or broken off an answer to a client that is too slow, for this reason.
@@ -81,7 +83,19 @@ pub async fn run(
         None => {}
         Some(Missed::Bypass(why)) => journey.cache_use = Some(Use::Bypass(why)),
         // Boxed: it must not make the common one's future larger.
-        Some(Missed::Ask(ask)) => return pinned(|| cached::run(caller, journey, down, service, ask, under_way)).await,
+        Some(Missed::Ask(ask)) => match pinned(|| cached::run(caller, journey, down, service, ask, under_way)).await {
+            Err(Failed::Unreadable) => {
+                if let Missed::Ask(ask) = hit::anew(journey) {
+                    match pinned(|| cached::run(caller, journey, down, service, ask, under_way)).await {
+                        Err(Failed::Unreadable) => drop(journey.answer_dropped()),
+                        ended => return ended,
+                    }
+                }
+                // Without the cache.
+                journey.cache_use = Some(Use::Bypass(Bypass::Rule));
+            }
+            ended => return ended,
+        },
     }
     let mut copy = mirror::begin(caller, journey, down, true);
     let answer = {

@@ -1,6 +1,7 @@
 //! Stored answers, or the parts of them that are asked for (RFC 9110, section 14), given to who has waited for them, validated them, or
 //! wants no more than a part.
 
+use std::ops::Range;
 use std::pin::pin;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use pingora_proxy::{MultiRangeInfo, RangeType};
 
 use super::paid::Reading;
 use super::{Failed, client_failed, hit};
-use crate::cache::{self, CACHE_STATUS, CachePolicy, Chunks, Hit, Missed, Wishes};
+use crate::cache::{self, CACHE_STATUS, CachePolicy, Chunks, Flow, Hit, Missed, Wishes};
 use crate::downstream::{BODY_BUDGET, Downstream, apply_to_response, may_see_upstream, seen_upstream};
 use crate::journey::{Answered, Journey, body_refusal};
 use crate::reply::Reply;
@@ -21,7 +22,7 @@ use crate::wire::view::AnswerView;
 /// Gives what is stored, or the part of it that is asked for.
 ///
 /// # Errors
-/// [`Failed::ClientGone`] or [`Failed::ClientStopped`].
+/// As [`hit::answer`].
 pub async fn give(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Result<(), Failed> {
     let Some(asked) =
         asked(journey, &[header::RANGE, header::IF_RANGE]).filter(|asked| asked.headers.contains_key(header::RANGE))
@@ -33,29 +34,19 @@ pub async fn give(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Re
         // It fits.
         let _ = head.insert_header(header::AGE, HeaderValue::from(age));
     }
-    let unchanged = is_unchanged(journey, || Some(head.clone()));
+    let unchanged = conditions(journey).is_some_and(|conditions| hit.is_unchanged(&conditions));
     if unchanged {
         to_304(&mut head);
     }
-    let mut parts = RangeType::None;
-    // Several parts of what is on disk would have to be put together in memory: it is given whole.
-    if hit.flow().is_none() || !wants_several(&asked) {
-        parts = cache::range(&asked, &mut head, hit.length() == 0);
-    }
+    let parts = cache::range(&asked, &mut head, hit.length() == 0);
     if let Some(flow) = hit.flow().filter(|_| !unchanged && journey.head.method == Method::GET) {
-        let range = match &parts {
-            RangeType::Single(range) => range.clone(),
-            RangeType::Invalid => 0..0,
-            RangeType::None | RangeType::Multi(_) => 0..hit.length(),
+        let parts = match parts {
+            RangeType::Single(range) => Parts::One(range),
+            RangeType::Invalid => Parts::One(0..0),
+            RangeType::None => Parts::One(0..hit.length()),
+            RangeType::Multi(several) => Parts::Several(several),
         };
-        let answered = tell(&mut head, hit, journey).map_err(Failed::Answer)?;
-        down.stage(answered.stages);
-        down.write_head(Box::new(head), range.is_empty()).await.map_err(|error| client_failed(&error))?;
-        if !range.is_empty() {
-            let reading = Reading::new(journey.view.cache, hit.lent(), down.purse_beside());
-            Box::pin(hit::follow(flow, reading, down, range)).await?;
-        }
-        return down.finish().await.map_err(|error| client_failed(&error));
+        return Box::pin(read(&parts, flow, hit, head, journey, down)).await;
     }
     let mut reading = Reading::new(journey.view.cache, hit.lent(), down.purse_beside());
     let mut body = match &parts {
@@ -70,7 +61,6 @@ pub async fn give(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Re
         }
         RangeType::Multi(ranges) => std::iter::once(assemble(ranges, hit).ok_or(Failed::BrokeOff)?).collect(),
     };
-    journey.exchange.shown_again = hit.is_shown_again();
     let answered = tell(&mut head, hit, journey).map_err(Failed::Answer)?;
     down.stage(answered.stages);
     body.retain(|chunk| !chunk.is_empty());
@@ -97,10 +87,7 @@ pub fn find(missed: &Missed, policy: &CachePolicy, wishes: &Wishes, journey: &Jo
 /// # Errors
 /// The answer that a policy gives instead.
 fn tell(answer: &mut ResponseHeader, hit: &Hit, journey: &mut Journey) -> Result<Answered, Box<Reply>> {
-    let outcome = hit.outcome();
-    journey.outcome.cache = outcome.word();
-    journey.outcome.cache_tier = hit.tier().word();
-    journey.view.cache.count(outcome);
+    let outcome = hit::noted(hit, journey);
     let answered = journey.answered(AnswerView::from(&*answer))?;
     // It is one that exists.
     let _ = answer.set_status(answered.status);
@@ -114,7 +101,7 @@ fn tell(answer: &mut ResponseHeader, hit: &Hit, journey: &mut Journey) -> Result
     Ok(answered)
 }
 
-/// Whether the client has this answer already (RFC 9110, section 13.2.2).
+/// Whether the client has this answer, which has just come, already (RFC 9110, section 13.2.2).
 pub fn is_unchanged(journey: &Journey, answer: impl FnOnce() -> Option<ResponseHeader>) -> bool {
     conditions(journey).is_some_and(|conditions| answer().is_some_and(|answer| not_modified_filter(&conditions, &answer)))
 }
@@ -133,22 +120,66 @@ fn asked(journey: &Journey, names: &[HeaderName]) -> Option<RequestHeader> {
     cache::asked(&head.method, names, |name| seen_upstream(head, exchange, name))
 }
 
-fn wants_several(asked: &RequestHeader) -> bool {
-    asked.headers.get_all(header::RANGE).iter().any(|range| range.as_bytes().contains(&b','))
+/// What is read of a body that is not in memory.
+enum Parts {
+    One(Range<usize>),
+    Several(MultiRangeInfo),
 }
 
-/// Several parts in one body (RFC 9110, section 14.6).
-fn assemble(ranges: &MultiRangeInfo, hit: &Hit) -> Option<Bytes> {
-    let mut body = Vec::with_capacity(ranges.calculate_multipart_length());
-    for range in &ranges.ranges {
-        body.extend_from_slice(format!("\r\n--{}\r\n", ranges.boundary).as_bytes());
-        if let Some(kind) = &ranges.content_type {
-            body.extend_from_slice(format!("Content-Type: {kind}\r\n").as_bytes());
+/// Gives parts of a body that is not in memory, as they are read.
+async fn read(
+    parts: &Parts,
+    flow: &Flow,
+    hit: &Hit,
+    mut head: ResponseHeader,
+    journey: &mut Journey,
+    down: &mut Downstream,
+) -> Result<(), Failed> {
+    let start = match parts {
+        Parts::One(range) => range.start,
+        Parts::Several(several) => several.ranges.first().map_or(0, |range| range.start),
+    };
+    let is_empty = matches!(parts, Parts::One(range) if range.is_empty());
+    let mut first = if !is_empty && hit.is_long() { Some(hit::first(flow, start).await?) } else { None };
+    let answered = tell(&mut head, hit, journey).map_err(Failed::Answer)?;
+    down.stage(answered.stages);
+    down.write_head(Box::new(head), is_empty).await.map_err(|error| client_failed(&error))?;
+    let mut reading = Reading::new(journey.view.cache, hit.lent(), down.purse_beside());
+    match parts {
+        _ if is_empty => {}
+        Parts::One(range) => hit::follow(flow, first, &mut reading, down, range.clone(), true).await?,
+        Parts::Several(several) => {
+            for range in &several.ranges {
+                let before = before(several, range, hit.length()).into();
+                reading.during(pin!(down.write_body(before, false))).await.map_err(|error| client_failed(&error))?;
+                hit::follow(flow, first.take(), &mut reading, down, range.clone(), false).await?;
+            }
+            let behind = behind(several).into();
+            reading.during(pin!(down.write_body(behind, true))).await.map_err(|error| client_failed(&error))?;
         }
-        let last = range.end.saturating_sub(1);
-        body.extend_from_slice(format!("Content-Range: bytes {}-{last}/{}\r\n\r\n", range.start, hit.length()).as_bytes());
+    }
+    down.finish().await.map_err(|error| client_failed(&error))
+}
+
+/// What stands before one of several parts (RFC 9110, section 14.6). As long as Pingora says in `Content-Length`.
+fn before(several: &MultiRangeInfo, range: &Range<usize>, total: usize) -> String {
+    let (boundary, last) = (&several.boundary, range.end.saturating_sub(1));
+    let kind = several.content_type.as_ref().map_or_else(String::new, |kind| format!("Content-Type: {kind}\r\n"));
+    format!("\r\n--{boundary}\r\n{kind}Content-Range: bytes {}-{last}/{total}\r\n\r\n", range.start)
+}
+
+/// And behind the last.
+fn behind(several: &MultiRangeInfo) -> String {
+    format!("\r\n--{}--\r\n", several.boundary)
+}
+
+/// Several parts in one body.
+fn assemble(several: &MultiRangeInfo, hit: &Hit) -> Option<Bytes> {
+    let mut body = Vec::with_capacity(several.calculate_multipart_length());
+    for range in &several.ranges {
+        body.extend_from_slice(before(several, range, hit.length()).as_bytes());
         hit.cut(range.clone())?.iter().for_each(|chunk| body.extend_from_slice(chunk));
     }
-    body.extend_from_slice(format!("\r\n--{}--\r\n", ranges.boundary).as_bytes());
+    body.extend_from_slice(behind(several).as_bytes());
     Some(body.into())
 }

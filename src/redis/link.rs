@@ -146,11 +146,21 @@ impl Link {
         self.opening();
     }
 
-    async fn connection(self: &Arc<Self>) -> Result<(u64, Connection), Unavailable> {
+    /// Whether an attempt to open it has ended.
+    pub fn was_tried(&self) -> bool {
+        self.opened.load(Ordering::Relaxed) > 0 || self.failed.load(Ordering::Relaxed) > 0
+    }
+
+    /// Waits until it is open, or the attempt to open it is over.
+    pub async fn connected(self: &Arc<Self>) {
         if let Some(mut opening) = self.opening() {
             // Ends with an error once the attempt is over: nothing is ever sent.
             let _ = opening.changed().await;
         }
+    }
+
+    async fn connection(self: &Arc<Self>) -> Result<(u64, Connection), Unavailable> {
+        self.connected().await;
         match &*self.state.lock() {
             State::Open { number, connection } => Ok((*number, connection.clone())),
             _ => Err(Unavailable::Connection),

@@ -173,6 +173,17 @@ impl Redis {
         Asking { redis: self, deadline, aside: true }
     }
 
+    /// Whether this thread's connection has been opened, or tried in vain. Before that a call that takes long says nothing of Redis.
+    pub fn was_tried(&self) -> bool {
+        self.link().was_tried()
+    }
+
+    /// Opens this thread's connection, if it is not open, and waits until it is, or cannot be, but no longer than that.
+    pub async fn connect(&self, most: Duration) {
+        // Whoever asks then finds out.
+        let _ = crate::wait::within(most, self.link().connected()).await;
+    }
+
     fn link(&self) -> &Arc<Link> {
         let index = shard::slot().unwrap_or(usize::MAX).min(self.links.len() - 1);
         // There is always a last one.

@@ -159,7 +159,10 @@ async fn forward_request(
     }
     let ended = match forward::fallback::due(journey, down, ended.as_ref()) {
         // Boxed, as all that hardly any request does.
-        Some(fallback) => Box::pin(fall_back(worker, journey, down, fallback, alarm)).await,
+        Some(fallback) => match Box::pin(fall_back(worker, journey, down, fallback, alarm)).await {
+            Some(Err(Failed::Unreadable)) => ended,
+            fallen => fallen,
+        },
         None => ended,
     };
     forwarded(journey, down, ended).await;
@@ -198,7 +201,8 @@ async fn fall_back(
     ended
 }
 
-/// A stored answer, under the request's total deadline. Whether the client has been told something: not of one that breaks its contract.
+/// A stored answer, under the request's total deadline. Whether the client has been told something: not of one that breaks its contract, or
+/// that cannot be read.
 async fn from_memory(journey: &mut Journey, down: &mut Downstream, hit: &Hit, alarm: &mut Alarm) -> bool {
     let (due, control) = (journey.due(), down.control());
     let ended = {
@@ -206,7 +210,7 @@ async fn from_memory(journey: &mut Journey, down: &mut Downstream, hit: &Hit, al
         within_deadline(road, due, &control, alarm).await
     };
     if let Some(Err(failed)) = &ended
-        && forward::hit::breaks_contract(failed, down)
+        && (forward::hit::breaks_contract(failed, down) || matches!(failed, Failed::Unreadable))
     {
         return false;
     }
@@ -243,7 +247,7 @@ async fn broke(journey: &mut Journey, down: &mut Downstream, failed: Failed) {
             }
             Verdict { policy: reply.policy, reason: "answer_broke_off" }
         }
-        Failed::BrokeOff => Verdict { policy: "upstream", reason: "answer_broke_off" },
+        Failed::BrokeOff | Failed::Unreadable => Verdict { policy: "upstream", reason: "answer_broke_off" },
         Failed::TooSlow => Verdict { policy: "upstream", reason: "answer_too_slow" },
         Failed::Closed(verdict) => verdict,
         Failed::ClientStopped => CLIENT_STOPPED,

@@ -92,7 +92,8 @@ async fn run(
             ahead.core.tls.warm().await;
         }
     });
-    let warming = tokio::spawn(keep_warm(worker.clone()));
+    let cache = worker.core.cache;
+    let warming = [tokio::spawn(keep_warm(worker.clone())), tokio::spawn(cache.keep_warm())];
     let mut loops: HashMap<SocketAddr, Vec<oneshot::Sender<oneshot::Sender<()>>>> = HashMap::new();
     loop {
         tokio::select! {
@@ -122,7 +123,7 @@ async fn run(
             () = worker.core.drain.begins() => break,
         }
     }
-    warming.abort();
+    warming.iter().for_each(|task| task.abort());
     for stop in loops.into_values().flatten() {
         let (closed, wait) = oneshot::channel();
         if stop.send(closed).is_ok() {

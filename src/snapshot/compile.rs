@@ -89,7 +89,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     compiler.body_memory(&doors, &routes);
     let access_log = document.access_log.compile(&base, compiler.problems);
     let admin_token = compiler.admin_token();
-    let (services, redis) = (compiler.services, compiler.redis);
+    let (services, redis, answers) = (compiler.services, compiler.redis, compiler.answers);
     let (keys, consumers) = (compiler.keys, compiler.consumers);
     problems.sort();
     let refused = problems.has_errors();
@@ -133,7 +133,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
         workers: server.workers.as_ref().map(|workers| usize::from(**workers)),
         cache_memory: usize::try_from(server.cache_memory.0).unwrap_or(usize::MAX),
         cache_disk: server.cache_disk.as_ref().map(|disk| Box::new(disk.settings())),
-        cache_redis: server.cache_redis.as_ref().map(|redis| Box::new(redis.settings())),
+        cache_redis: server.cache_redis.as_ref().map(|redis| (answers, Box::new(redis.settings()))),
         upgrade_socket: server.upgrade_socket.clone(),
         admin,
         admin_token,
@@ -159,6 +159,8 @@ struct Compiler<'a> {
     keys: Option<Arc<KeyStore>>,
     consumers: Arc<Consumers>,
     redis: Option<Arc<Redis>>,
+    /// The Redis of the cache's own.
+    answers: Option<Arc<Redis>>,
     services: BTreeMap<Arc<str>, Arc<Service>>,
     /// Everything under `services:`, what could not be had of it as well.
     service_names: Vec<Arc<str>>,
@@ -180,6 +182,8 @@ impl<'a> Compiler<'a> {
     ) -> Self {
         let redis = document.redis.as_ref();
         let redis = redis.and_then(|redis| redis.compile(base, problems, &around.ledger, around.metrics.tallies()));
+        let answers = document.server.cache_redis.as_ref().and_then(|cache| cache.redis.as_ref());
+        let answers = answers.and_then(|redis| redis.compile(base, problems, &around.ledger, around.metrics.tallies()));
         let keys = document.key_store.as_ref().and_then(|store| {
             store.compile(keys::Setting {
                 problems,
@@ -205,6 +209,7 @@ impl<'a> Compiler<'a> {
             keys,
             consumers,
             redis,
+            answers,
             services: BTreeMap::new(),
             service_names: service_names(document, root),
             global: Table::default(),

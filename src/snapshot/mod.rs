@@ -240,7 +240,8 @@ pub struct Snapshot {
     pub workers: Option<usize>,
     pub cache_memory: usize,
     pub cache_disk: Option<Box<crate::cache::disk::Settings>>,
-    pub cache_redis: Option<Box<crate::cache::redis::Settings>>,
+    /// In which Redis answers are kept, if not in `redis`; and how.
+    pub cache_redis: Option<(Option<Arc<Redis>>, Box<crate::cache::redis::Settings>)>,
     pub upgrade_socket: Option<String>,
     pub admin: Option<SocketAddr>,
     /// The digest of the token that changing anything through the admin API takes.

@@ -98,6 +98,19 @@ impl Client {
     #[track_caller]
     pub fn connect(port: u16) -> Client {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap_or_else(|error| panic!("cannot connect to {port}: {error}"));
+        Client::over(stream, port)
+    }
+
+    /// One whose socket holds next to nothing that it has not read.
+    #[track_caller]
+    pub fn narrow(port: u16) -> Client {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+        Client::over(socket.into(), port)
+    }
+
+    fn over(stream: TcpStream, port: u16) -> Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();

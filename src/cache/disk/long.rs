@@ -4,11 +4,11 @@
 //! say how long that is. Where its head is another one later, because its service has validated it, that is appended in the same way. So what
 //! a process has left half-written is no file of ours, and goes when the folder is opened.
 //!
-//! Memory has no more of one than what waits to be written, and of one that is read no more than a block for each reader.
+//! Memory has no more of one than what waits to be written. How one is read, and by whom after it has gone, is [`super::reader`]'s.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::io::ReadWriteFlags;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use super::bytes::{CODE, code};
+use super::reader::Removed;
 use super::record::Place;
 use super::store::Store;
 use super::{Disk, Write};
@@ -27,50 +27,50 @@ use crate::cache::flow::Piece;
 use crate::cache::moment::Moment;
 
 /// Of a body, without its code.
-const BLOCK: usize = 64 << 10;
-const STEP: u64 = (BLOCK + CODE) as u64;
+pub(super) const BLOCK: usize = 64 << 10;
+pub(super) const STEP: u64 = (BLOCK + CODE) as u64;
 /// Blocks of one body that wait to be written: beyond that its service waits.
 const FLYING: usize = 8;
 /// What one of them needs of the memory for bodies that arrive.
 pub(in crate::cache) const MEMORY: usize = (FLYING + 2) * BLOCK;
 /// The longest that a fill waits for the disk, and a reader in the middle of a body.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a reader waits that finds no thread for it.
-const AGAIN: Duration = Duration::from_millis(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Behind a record.
 const MARK: [u8; 4] = *b"pcl1";
 const END: u64 = 8;
 
 /// See the module.
 pub(in crate::cache) struct Long {
-    disk: &'static Disk,
-    store: Weak<Store>,
+    pub(super) disk: &'static Disk,
+    pub(super) store: Weak<Store>,
     pub(super) number: u32,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// There is more of it, or more room for it, or there will be none.
-    changed: Notify,
+    pub(super) changed: Notify,
     /// Nobody may begin to read it.
     gone: AtomicBool,
     /// One for all who read it.
     open: Mutex<Weak<File>>,
     /// What has been removed, as long as somebody has begun to read it, or is about to.
-    removed: Mutex<Option<Arc<File>>>,
-    readers: AtomicUsize,
+    pub(super) removed: Mutex<Option<Removed>>,
+    pub(super) readers: AtomicUsize,
+    /// What was removed has been taken from its readers as well.
+    cut: AtomicBool,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// Of the body, in the file.
-    written: usize,
+    pub(super) written: usize,
     /// What waits to be written.
     flying: VecDeque<Bytes>,
     /// Less than a block.
     tail: Vec<u8>,
     /// Once all has come.
-    total: Option<usize>,
+    pub(super) total: Option<usize>,
     /// Until it has its name: where it goes, and its file.
     growing: Option<Arc<Store>>,
-    file: Option<Arc<File>>,
+    pub(super) file: Option<Arc<File>>,
     /// Of the store's bound.
     claimed: u64,
 }
@@ -87,42 +87,10 @@ pub(super) enum LongWrite {
     Block(Arc<Long>),
     /// Behind its last block.
     Head(Write),
-    /// Nobody wants it any more.
-    Drop(Weak<Store>, u32, u64),
-}
-
-/// A block to be read.
-pub(super) struct LongRead {
-    store: Arc<Store>,
-    long: Arc<Long>,
-    file: Option<Arc<File>>,
-    offset: u64,
-    length: usize,
-    tell: oneshot::Sender<Option<(Arc<File>, Vec<u8>)>>,
-}
-
-impl LongRead {
-    pub(super) fn run(self) -> io::Result<()> {
-        let read = || {
-            let file = match self.file {
-                Some(file) => file,
-                None => self.long.open(&self.store)?,
-            };
-            let mut bytes = vec![0; self.length];
-            self.store.touch();
-            file.read_exact_at(&mut bytes, self.offset)?;
-            Ok((file, bytes))
-        };
-        let done: io::Result<_> = read();
-        let (told, done) = match done {
-            Ok(found) => (Some(found), Ok(())),
-            // It was evicted.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (None, Ok(())),
-            Err(error) => (None, Err(error)),
-        };
-        let _ = self.tell.send(told);
-        done
-    }
+    /// Nobody wants it any more, but for those who read what there is of it, if they may.
+    Drop(Arc<Long>, Arc<File>, u64),
+    /// Nobody at all.
+    Forget(Weak<Store>, u32, u64),
 }
 
 pub(super) fn name(number: u32) -> String {
@@ -211,10 +179,11 @@ impl LongWrite {
         match self {
             LongWrite::Block(long) => long.write_block(),
             LongWrite::Head(write) => disk.write_head(write),
-            LongWrite::Drop(store, number, claimed) => match store.upgrade() {
-                Some(store) => store.release(&new_name(*number), *claimed),
-                None => Ok(()),
-            },
+            LongWrite::Drop(long, file, claimed) => {
+                long.leave_to_readers(file, *claimed)?;
+                release(&long.store, long.number, *claimed)
+            }
+            LongWrite::Forget(store, number, claimed) => release(store, *number, *claimed),
         }
     }
 
@@ -223,16 +192,21 @@ impl LongWrite {
         match self {
             LongWrite::Block(long) => long.fail(),
             LongWrite::Head(write) => write.entry.long.iter().for_each(|long| long.fail()),
-            LongWrite::Drop(..) => {}
+            LongWrite::Drop(..) | LongWrite::Forget(..) => {}
         }
     }
+}
+
+/// Removes what has never got its name.
+fn release(store: &Weak<Store>, number: u32, claimed: u64) -> io::Result<()> {
+    store.upgrade().map_or(Ok(()), |store| store.release(&new_name(number), claimed))
 }
 
 impl Long {
     fn new(disk: &'static Disk, store: &Arc<Store>, number: u32, state: State) -> Self {
         let (state, changed, gone) = (Mutex::new(state), Notify::new(), AtomicBool::new(false));
-        let (open, removed, readers) = (Mutex::default(), Mutex::default(), AtomicUsize::new(0));
-        Long { disk, store: Arc::downgrade(store), number, state, changed, gone, open, removed, readers }
+        let (open, removed, readers, cut) = (Mutex::default(), Mutex::default(), AtomicUsize::new(0), AtomicBool::new(false));
+        Long { disk, store: Arc::downgrade(store), number, state, changed, gone, open, removed, readers, cut }
     }
 
     /// One that was written before.
@@ -240,24 +214,30 @@ impl Long {
         Long::new(disk, store, number, State { written: body, total: Some(body), ..State::default() })
     }
 
-    /// By a thread: it may wait for the disk.
-    fn open(&self, store: &Store) -> io::Result<Arc<File>> {
+    /// By a thread: it may wait for the disk. One that is shorter than it has to be is none.
+    pub(super) fn open(&self, store: &Store) -> io::Result<Arc<File>> {
         let mut open = self.open.lock();
         if let Some(file) = open.upgrade() {
             return Ok(file);
         }
         let file = Arc::new(store.folder.open_file(&name(self.number))?);
+        if file.metadata()?.len() < end_of(self.length()) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         *open = Arc::downgrade(&file);
         Ok(file)
     }
 
-    /// Its file goes: those who are about to read it still can.
-    pub(super) fn leave(&self, store: &Store) {
+    /// Its file, of so many bytes, goes: those who are about to read it still can, if there is room for that.
+    pub(super) fn leave(self: &Arc<Self>, store: &Store, bytes: u64) -> io::Result<()> {
         self.fail();
-        if self.readers.load(Ordering::Acquire) > 0
-            && let Ok(file) = self.open(store)
-        {
-            self.leave_to_readers(file);
+        if self.readers.load(Ordering::Acquire) == 0 {
+            return Ok(());
+        }
+        match self.open(store) {
+            Ok(file) => self.leave_to_readers(&file, bytes),
+            // They will be told.
+            Err(_) => Ok(()),
         }
     }
 
@@ -276,8 +256,13 @@ impl Long {
         state.total.unwrap_or_else(|| state.added())
     }
 
+    /// Whether not even those can go on who have begun to read it.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+
     /// Nobody may begin to read it; no more of it is written.
-    pub(in crate::cache) fn fail(&self) {
+    pub(in crate::cache) fn fail(self: &Arc<Self>) {
         self.gone.store(true, Ordering::Release);
         let (file, claimed) = {
             let mut state = self.state.lock();
@@ -285,22 +270,30 @@ impl Long {
             (state.file.take(), std::mem::take(&mut state.claimed))
         };
         if let Some(file) = file {
-            // It will have no name. Who has begun to read it still can.
+            // It will have no name. Who has begun to read it still can, for now.
             *self.open.lock() = Arc::downgrade(&file);
-            self.leave_to_readers(file);
-            self.disk.long_writes.push(LongWrite::Drop(self.store.clone(), self.number, claimed), 1);
+            self.disk.long_writes.push(LongWrite::Drop(self.clone(), file, claimed), 1);
         }
         self.changed.notify_waiters();
     }
 
-    fn leave_to_readers(&self, file: Arc<File>) {
+    /// By a thread: it may wait for the disk.
+    fn leave_to_readers(&self, file: &Arc<File>, bytes: u64) -> io::Result<()> {
         if self.readers.load(Ordering::Acquire) == 0 {
-            return;
+            return Ok(());
         }
-        *self.removed.lock() = Some(file);
+        match Removed::take(self.disk, file, bytes) {
+            removed @ Some(_) => *self.removed.lock() = removed,
+            None => {
+                // A file that is open keeps its room for as long as some client likes.
+                self.cut.store(true, Ordering::Release);
+                file.set_len(0)?;
+            }
+        }
         if self.readers.load(Ordering::Acquire) == 0 {
             self.removed.lock().take();
         }
+        Ok(())
     }
 
     /// Whether all of it is in a file that has its name.
@@ -377,7 +370,7 @@ impl Long {
     }
 
     /// Waits until there is room for more, but not for ever: one that the disk does not take is given up.
-    pub(in crate::cache) async fn room(&self) {
+    pub(in crate::cache) async fn room(self: &Arc<Self>) {
         let waiting = async {
             loop {
                 let mut changed = std::pin::pin!(self.changed.notified());
@@ -394,7 +387,7 @@ impl Long {
         }
     }
 
-    fn write_block(&self) -> io::Result<()> {
+    fn write_block(self: &Arc<Self>) -> io::Result<()> {
         let Some(store) = self.store.upgrade().filter(|_| !self.is_gone()) else { return Ok(()) };
         let (block, at, file) = {
             let state = self.state.lock();
@@ -435,7 +428,7 @@ impl Long {
         Ok(())
     }
 
-    fn code(&self, store: &Store, number: u64, block: &[u8]) -> [u8; CODE] {
+    pub(super) fn code(&self, store: &Store, number: u64, block: &[u8]) -> [u8; CODE] {
         code(&store.secret, &[b"block", &self.number.to_le_bytes(), &number.to_le_bytes(), block])
     }
 
@@ -517,126 +510,7 @@ impl Drop for Long {
         if let Some(file) = state.file.take() {
             // It has never got its name.
             drop(file);
-            self.disk.long_writes.push(LongWrite::Drop(self.store.clone(), self.number, state.claimed), 1);
+            self.disk.long_writes.push(LongWrite::Forget(self.store.clone(), self.number, state.claimed), 1);
         }
     }
-}
-
-/// Whoever reads a long body.
-pub(in crate::cache) struct Reader {
-    pub(in crate::cache) long: Arc<Long>,
-    /// Kept, for the folder may be another process's before all of it is read.
-    store: Option<Arc<Store>>,
-    /// Once it was opened: what is removed can be read to its end.
-    file: Mutex<Option<Arc<File>>>,
-}
-
-impl Reader {
-    pub(in crate::cache) fn new(long: Arc<Long>) -> Self {
-        long.readers.fetch_add(1, Ordering::AcqRel);
-        Reader { store: long.store.upgrade(), long, file: Mutex::default() }
-    }
-
-    /// What there is from here on, once there is something.
-    pub(in crate::cache) async fn next(&self, from: usize) -> Piece {
-        loop {
-            let mut changed = std::pin::pin!(self.long.changed.notified());
-            changed.as_mut().enable();
-            match self.long.at(from) {
-                Piece::NoneYet => changed.await,
-                Piece::OnDisk => {
-                    return self.read(from).await.map_or(Piece::Broken, |(piece, last)| Piece::Some(piece, last));
-                }
-                piece => return piece,
-            }
-        }
-    }
-
-    /// From here to the end of a block.
-    async fn read(&self, from: usize) -> Option<(Bytes, bool)> {
-        let long = &self.long;
-        let store = self.store.as_ref()?;
-        let number = from / BLOCK;
-        let (length, total, growing) = {
-            let state = long.state.lock();
-            (BLOCK.min(state.written.saturating_sub(number * BLOCK)), state.total, state.file.clone())
-        };
-        let (offset, whole) = (number as u64 * STEP, length + CODE);
-        let known = {
-            let mut file = self.file.lock();
-            if file.is_none() {
-                *file = growing;
-            }
-            file.clone()
-        };
-        let bytes = match known.as_ref().and_then(|file| read_now(file, offset, whole)) {
-            Some(bytes) => bytes,
-            None => {
-                let Some((file, bytes)) = self.wait_for(store, known, offset, whole).await? else {
-                    // It cannot be read: it is a miss from now on.
-                    long.fail();
-                    long.disk.kill(store, Place { segment: long.number, offset: Place::LONG, length: 0 });
-                    return None;
-                };
-                *self.file.lock() = Some(file);
-                bytes
-            }
-        };
-        long.disk.figures.read.add(whole as u64);
-        let (block, known) = bytes.split_at_checked(length)?;
-        if long.code(store, number as u64, block) != *known {
-            long.disk.figures.damaged.add(1);
-            long.fail();
-            long.disk.kill(store, Place { segment: long.number, offset: Place::LONG, length: 0 });
-            return None;
-        }
-        let mut bytes = Bytes::from(bytes);
-        bytes.truncate(length);
-        let piece = bytes.slice(from - number * BLOCK..);
-        let last = total == Some(from + piece.len());
-        Some((piece, last))
-    }
-
-    /// `None` if it took too long; `None` of it if it cannot be read.
-    #[allow(clippy::option_option, reason = "that is said of both")]
-    async fn wait_for(
-        &self,
-        store: &Arc<Store>,
-        file: Option<Arc<File>>,
-        offset: u64,
-        length: usize,
-    ) -> Option<Option<(Arc<File>, Vec<u8>)>> {
-        let disk = self.long.disk;
-        let waiting = async {
-            loop {
-                let (tell, told) = oneshot::channel();
-                let read = LongRead { store: store.clone(), long: self.long.clone(), file: file.clone(), offset, length, tell };
-                if disk.long_reads.push(read, 1) {
-                    return told.await.ok().flatten();
-                }
-                tokio::time::sleep(AGAIN).await;
-            }
-        };
-        let found = tokio::time::timeout(PATIENCE, waiting).await;
-        if found.is_err() {
-            disk.figures.late.add(1);
-        }
-        found.ok()
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        if self.long.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.long.removed.lock().take();
-        }
-    }
-}
-
-/// What the system has in memory.
-fn read_now(file: &File, offset: u64, length: usize) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; length];
-    let mut parts = [IoSliceMut::new(&mut bytes)];
-    let read = rustix::io::preadv2(file, &mut parts, offset, ReadWriteFlags::NOWAIT);
-    (read == Ok(length)).then_some(bytes)
 }

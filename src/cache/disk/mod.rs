@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`folder`] | the folder, and whose it is |
 //! | [`store`], [`record`] | segments of answers, appended to and read |
-//! | [`long`] | what is too long for memory, in files of their own |
+//! | [`long`], [`reader`] | what is too long for memory, in files of their own; and how it is read |
 //! | [`index`] | where each of them is, in memory |
 //! | [`journal`] | what was purged or changed, for as long as it matters |
 //! | [`state`] | what the next process has to know |
@@ -37,6 +37,7 @@ mod journal;
 mod keeper;
 pub(super) mod long;
 mod queue;
+pub(super) mod reader;
 pub(in crate::cache) mod record;
 mod state;
 mod store;
@@ -47,7 +48,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::{Condvar, Mutex};
@@ -61,8 +62,9 @@ use super::moment::Moment;
 use crate::tally::{Counter, Gauge, Tallies};
 use index::Slot;
 use journal::Said;
-use long::{Long, LongRead, LongWrite};
+use long::{Long, LongWrite};
 use queue::Queue;
+use reader::LongRead;
 use record::{Kind, Place, Unfit};
 use store::Store;
 
@@ -111,6 +113,8 @@ pub struct Disk {
     writes: Queue<Write>,
     long_reads: Queue<LongRead>,
     long_writes: Queue<LongWrite>,
+    /// Bytes of files that were removed, and are still read.
+    removed: AtomicU64,
     /// Nothing long is begun before.
     long_rests_until: AtomicU64,
     orders: Queue<Order>,
@@ -186,6 +190,7 @@ struct Figures {
     damaged: Arc<Counter>,
     entries: Arc<Gauge>,
     bytes: Arc<Gauge>,
+    removed: Arc<Gauge>,
     open: Arc<Gauge>,
 }
 
@@ -209,6 +214,10 @@ impl Figures {
             damaged: counter("portcullis_cache_disk_damaged_total", "Records on disk that were not as they were written."),
             entries: gauge("portcullis_cache_disk_entries", "Answers on disk."),
             bytes: gauge("portcullis_cache_disk_bytes", "Size of the disk cache in bytes."),
+            removed: gauge(
+                "portcullis_cache_disk_removed_bytes",
+                "Bytes of files of the disk cache that were removed, and that clients still read.",
+            ),
             open: gauge("portcullis_cache_disk_open", "1 while this process has the disk cache's folder."),
         }
     }
@@ -261,6 +270,7 @@ impl Disk {
             writes: Queue::new(WAITING),
             long_reads: Queue::new(READS),
             long_writes: Queue::new(LONG_WAITING),
+            removed: AtomicU64::new(0),
             long_rests_until: AtomicU64::new(0),
             orders: Queue::new(notes),
             syncs: Queue::new(SYNCS),
@@ -533,11 +543,7 @@ impl Disk {
 
 /// Whether an answer is good for anything for long enough.
 fn is_worth(entry: &Entry) -> bool {
-    let meta = &entry.meta;
-    let stale = Duration::from_secs(u64::from(meta.stale_while_revalidate.max(meta.stale_if_error).max(meta.fallback)));
-    meta.fresh_until
-        .checked_add(stale)
-        .is_none_or(|until| until.duration_since(SystemTime::now()).is_ok_and(|left| left >= WORTH))
+    entry.meta.life() >= WORTH
 }
 
 #[cfg(test)]

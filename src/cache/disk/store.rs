@@ -350,14 +350,14 @@ impl Store {
             segments.bytes -= held.bytes.min(segments.bytes);
             held
         };
-        let mut evicted = 0;
+        let (mut evicted, mut left) = (0, Ok(()));
         if let Some((slot, place, long)) = held.known {
-            long.leave(self);
+            left = long.leave(self, held.bytes);
             evicted = u64::from(self.index.forget_place(slot, place));
         }
         self.touch();
         self.folder.remove(&long::name(number))?;
-        Ok(evicted)
+        left.map(|()| evicted)
     }
 
     /// Appends an answer.

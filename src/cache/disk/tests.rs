@@ -1,6 +1,6 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use ::bytes::Bytes;
 use pingora_http::ResponseHeader;

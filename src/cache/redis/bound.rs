@@ -1,5 +1,7 @@
-//! One Redis that answers are kept in: its clock, what was purged by that, and whether all of it was heard.
+//! One Redis that answers are kept in: the clock of the one that has the purges (the same, unless the cache has a Redis of its own), what was
+//! purged by that, and whether all of it was heard.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use crate::redis::Redis;
 const EARLY: usize = 1_000;
 
 pub(in crate::cache) struct Bound {
+    of: Arc<Redis>,
     /// With connections and a breaker of its own.
     pub(super) redis: Redis,
     pub(super) prefix: Box<str>,
@@ -27,8 +30,9 @@ pub(in crate::cache) struct Bound {
 }
 
 impl Bound {
-    pub(in crate::cache) fn new(redis: &Redis) -> Self {
+    pub(in crate::cache) fn new(redis: &Arc<Redis>) -> Self {
         Bound {
+            of: redis.clone(),
             redis: redis.apart(),
             prefix: redis.prefix().into(),
             clock: Clock::default(),
@@ -36,6 +40,11 @@ impl Bound {
             heard: AtomicU64::new(0),
             early: Mutex::default(),
         }
+    }
+
+    /// Whether it is that one.
+    pub(in crate::cache) fn is_of(&self, redis: &Arc<Redis>) -> bool {
+        Arc::ptr_eq(&self.of, redis)
     }
 
     /// Redis said what time it is, between these moments.

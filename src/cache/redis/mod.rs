@@ -29,7 +29,7 @@ mod writer;
 use std::collections::hash_map::{self, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -116,7 +116,8 @@ impl Figures {
             ),
             skipped: counter(
                 "portcullis_cache_redis_skipped_total",
-                "Lookups that were not made: the breaker was open, purges were not heard, or too many were under way.",
+                "Lookups that were not made: the breaker was open, purges were not heard, a thread's first connection was not open in time, or too many \
+                 were under way.",
             ),
             damaged: counter(
                 "portcullis_cache_redis_damaged_total",
@@ -188,6 +189,13 @@ impl RedisTier {
         heard.then(|| Instant::now() + settings.deadline)
     }
 
+    /// Opens this thread's connection ahead of its first lookup.
+    pub(super) fn warm(&self) {
+        if let Some(bound) = self.bound.load().as_ref() {
+            bound.redis.warm();
+        }
+    }
+
     /// What is in Redis under a key, put into memory. It is waited for until then.
     pub(super) async fn load(&'static self, wanted: Wanted<'_>, until: Instant) -> Option<Arc<Entry>> {
         let (settings, bound) = self.open()?;
@@ -237,10 +245,21 @@ impl RedisTier {
         let mut ask = cmd("MGET");
         ask.arg(names.changed()).arg(names.answer(wanted.index.variance));
         let began = Instant::now();
-        let answer = bound.redis.within(deadline).run::<Vec<Option<Vec<u8>>>>(&ask).await;
+        let is_cold = !bound.redis.was_tried();
+        if is_cold {
+            bound.redis.connect(deadline).await;
+        }
+        let left = deadline.saturating_sub(began.elapsed());
+        // What waits for a thread's first connection is no failure of Redis.
+        let asking = if is_cold { bound.redis.aside(left) } else { bound.redis.within(left) };
+        let answer = asking.run::<Vec<Option<Vec<u8>>>>(&ask).await;
         self.figures.microseconds.add(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         let values = match answer {
             Ok(values) => values,
+            Err(_) if is_cold => {
+                self.figures.skipped.add(1);
+                return None;
+            }
             Err(error) => {
                 self.failed(&error);
                 return None;
@@ -265,8 +284,8 @@ impl RedisTier {
         self.figures.read.add(bytes.len() as u64);
         let longest = settings.max_body;
         let read = match value::length(&bytes) > AT_ONCE {
-            false => value::read(bytes, &digest, longest),
-            true => tokio::task::spawn_blocking(move || value::read(bytes, &digest, longest)).await.ok()?,
+            false => value::read(&bytes, &digest, longest),
+            true => tokio::task::spawn_blocking(move || value::read(&bytes, &digest, longest)).await.ok()?,
         };
         if let Some(at) = read.as_ref().map(|value| value.asked) {
             let now = Moment::now().get();
@@ -330,13 +349,13 @@ impl RedisTier {
         }
     }
 
-    /// An answer was stored, or is another one now.
-    pub(super) fn keep(&self, index: Index, entry: &Arc<Entry>) {
+    /// An answer was stored, or, if it is `renewed`, its head is another one.
+    pub(super) fn keep(&self, index: Index, entry: &Arc<Entry>, renewed: bool) {
         let settings = self.settings.load();
         let Some(settings) = settings.as_ref().filter(|_| entry.meta.in_redis && entry.user_tag.is_empty()) else { return };
         // One that is on disk alone is too long for Redis.
-        let is_worth = entry.long.is_none() && entry.body.len() <= settings.max_body && life(entry) >= WORTH;
-        let is_kept = is_worth && self.order(Order::Store { variance: index.variance, entry: entry.clone() });
+        let is_worth = entry.long.is_none() && entry.body.len() <= settings.max_body && entry.meta.life() >= WORTH;
+        let is_kept = is_worth && self.order(Order::Store { variance: index.variance, entry: entry.clone(), renewed });
         if !is_kept {
             // The one before it does not come back in its place.
             self.order(Order::forget(index, &entry.primary, entry.meta.asked));
@@ -386,8 +405,8 @@ impl RedisTier {
             let mut values = values.into_iter();
             Some((values.next().flatten(), values))
         };
-        let read = |bytes, changed: Option<&[u8]>| {
-            let value = value::read(bytes, &names.digest, settings.max_body)?;
+        let read = |bytes: Vec<u8>, changed: Option<&[u8]>| {
+            let value = value::read(&bytes, &names.digest, settings.max_body)?;
             let index = Index { primary: super::key::hash(primary), variance: value.variance };
             let counts = is_after(value.asked, changed);
             counts.then(|| self.entry(&bound, Wanted { index, primary, on_disk: false }, value)).flatten()
@@ -405,16 +424,6 @@ impl RedisTier {
 /// Whether what was asked for then counts, where that is noted of its target.
 fn is_after(asked: u64, changed: Option<&[u8]>) -> bool {
     changed.and_then(value::time_of).is_some_and(|changed| asked > changed)
-}
-
-/// How long an answer is good for anything.
-fn life(entry: &Entry) -> Duration {
-    let meta = &entry.meta;
-    let stale = Duration::from_secs(u64::from(meta.stale_while_revalidate.max(meta.stale_if_error)));
-    match meta.fresh_until.duration_since(SystemTime::now()) {
-        Ok(left) => left.saturating_add(stale),
-        Err(since) => stale.saturating_sub(since.duration()),
-    }
 }
 
 /// Tells those who wait, whatever comes of it.

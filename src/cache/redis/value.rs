@@ -1,7 +1,8 @@
-//! One answer as it stands in Redis: when it was asked for, whose it is, its metadata and its body, with a digest over all of it.
+//! One answer as it stands in Redis: a head that says when it was asked for, whose it is, and its metadata, and its body behind that.
 //!
-//! What is torn, foreign, or of another version of this program is no answer. When it was asked for stands before all else and in digits,
-//! as the scripts compare it.
+//! The head has a code over all of itself, and the digest of the body, so that another head can be put before the same body without the
+//! body being sent again. What is torn, foreign, or of another version of this program is no answer. When it was asked for, and where the
+//! body begins, stand before all else and in digits, as the scripts read them.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,10 +16,14 @@ use crate::cache::disk::record;
 use crate::cache::entry::{Entry, Meta};
 
 /// Another one with every change of what follows, or of how metadata is written.
-pub(super) const MAGIC: &str = "pcr1";
+pub(super) const MAGIC: &str = "pcr2";
 /// Of a time in digits: microseconds up to the year 2286.
 pub(super) const DIGITS: usize = 16;
+/// Of the place where the body begins.
+const START: usize = 8;
 const CODE: usize = 32;
+/// Of a head, before its code.
+const FIXED: usize = MAGIC.len() + DIGITS + START + CODE;
 const LEVEL: i32 = 3;
 
 /// An answer that was read.
@@ -46,79 +51,95 @@ pub(super) fn time_of(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-fn code(head: &[u8], rest: &[u8]) -> [u8; CODE] {
-    *blake3::Hasher::new().update(head).update(rest).finalize().as_bytes()
+fn code(parts: [&[u8]; 2]) -> [u8; CODE] {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    *hasher.finalize().as_bytes()
 }
 
-/// An answer as it is written. `asked` and `now` are by the clock of Redis. Bodies longer than `compress_above` are compressed, unless they
-/// are already, or become no shorter by that.
-pub(super) fn write(
-    entry: &Entry,
-    variance: Option<HashBinary>,
-    key: &Digest,
-    asked: u64,
-    now: u64,
-    compress_above: usize,
-) -> Vec<u8> {
-    let body = &entry.body;
-    let is_coded = entry.meta.head.header(&header::CONTENT_ENCODING).is_some();
-    let packed = if body.len() > compress_above && !is_coded { zstd::bulk::compress(body, LEVEL).ok() } else { None };
-    let packed = packed.filter(|packed| packed.len() <= body.len() / 8 * 7);
+/// An answer's head as it is written. `asked` and `now` are by the clock of Redis.
+pub(super) fn head(entry: &Entry, variance: Option<HashBinary>, key: &Digest, asked: u64, now: u64) -> Vec<u8> {
     let mut meta = Out::default();
     record::write_meta(&mut meta, &entry.meta, SystemTime::now());
-    let mut out = Out(Vec::with_capacity(256 + meta.0.len() + packed.as_ref().map_or(body.len(), Vec::len)));
+    let mut out = Out(Vec::with_capacity(256 + meta.0.len()));
+    let length = FIXED + CODE + key.len() + 1 + variance.unwrap_or_default().len() + 8 + 4 + meta.0.len();
     out.0.extend_from_slice(MAGIC.as_bytes());
     out.0.extend_from_slice(digits(asked).as_bytes());
-    let head = out.0.len();
-    out.0.resize(head + CODE, 0);
-    out.u64(body.len() as u64);
-    out.0.push(u8::from(packed.is_some()));
+    out.0.extend_from_slice(format!("{length:0START$}").as_bytes());
+    out.0.extend_from_slice(&code([&entry.body, &[]]));
+    out.0.resize(FIXED + CODE, 0);
     out.0.extend_from_slice(key);
     out.0.push(u8::from(variance.is_some()));
     out.0.extend_from_slice(&variance.unwrap_or_default());
     out.u64(now);
     out.text(&meta.0);
-    out.0.extend_from_slice(packed.as_deref().unwrap_or(body));
-    let (before, rest) = out.0.split_at_mut(head);
+    let (before, rest) = out.0.split_at_mut(FIXED);
     if let Some((place, rest)) = rest.split_first_chunk_mut::<CODE>() {
-        *place = code(before, rest);
+        *place = code([before, rest]);
     }
     out.0
 }
 
+/// What a head says its body is, for the script that compares it.
+pub(super) fn body_code(head: &[u8]) -> &[u8] {
+    head.get(FIXED - CODE..FIXED).unwrap_or_default()
+}
+
+/// And its body. One longer than `compress_above` is compressed, unless it is already, or becomes no shorter by that.
+pub(super) fn body(entry: &Entry, compress_above: usize) -> Vec<u8> {
+    let body = &entry.body;
+    let is_coded = entry.meta.head.header(&header::CONTENT_ENCODING).is_some();
+    let packed = if body.len() > compress_above && !is_coded { zstd::bulk::compress(body, LEVEL).ok() } else { None };
+    let packed = packed.filter(|packed| packed.len() <= body.len() / 8 * 7);
+    let bytes = packed.as_deref().unwrap_or(body);
+    let mut out = Out(Vec::with_capacity(16 + bytes.len()));
+    out.u64(body.len() as u64);
+    out.0.push(u8::from(packed.is_some()));
+    out.0.extend_from_slice(bytes);
+    out.0
+}
+
+/// Where a body begins, by its head.
+fn start(bytes: &[u8]) -> Option<usize> {
+    let text = bytes.get(MAGIC.len() + DIGITS..)?.first_chunk::<START>()?;
+    std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
+}
+
 /// How much work it is to read that: its length, or that of the body that it says it becomes.
 pub(super) fn length(bytes: &[u8]) -> usize {
-    let says = bytes.get(MAGIC.len() + DIGITS + CODE..).and_then(|rest| In(rest).u64());
+    let says = start(bytes).and_then(|start| In(bytes.get(start..)?).u64());
     says.and_then(|length| usize::try_from(length).ok()).unwrap_or_default().max(bytes.len())
 }
 
 /// The answer that these bytes are, if it is one of this key, and its body is no longer than that.
-pub(super) fn read(bytes: Vec<u8>, key: &Digest, longest: usize) -> Option<Value> {
-    let bytes = Bytes::from(bytes);
-    let (head, rest) = bytes.split_at_checked(MAGIC.len() + DIGITS)?;
-    let asked = time_of(head.strip_prefix(MAGIC.as_bytes())?)?;
+pub(super) fn read(bytes: &[u8], key: &Digest, longest: usize) -> Option<Value> {
+    let (head, body) = bytes.split_at_checked(start(bytes)?)?;
+    let (before, rest) = head.split_at_checked(FIXED)?;
+    let asked = time_of(before.strip_prefix(MAGIC.as_bytes())?)?;
     let (known, rest) = rest.split_first_chunk::<CODE>()?;
-    if code(head, rest) != *known {
+    if code([before, rest]) != *known {
         return None;
     }
     let mut from = In(rest);
-    let (length, is_packed) = (usize::try_from(from.u64()?).ok()?, from.bytes(1)? == [1]);
     if from.array()? != *key {
         return None;
     }
     let (is_variant, variance) = (from.bytes(1)? == [1], from.array()?);
     let written = from.u64()?;
     let (meta, written_there) = record::read_meta(&mut In(from.text()?), 1)?;
-    if length > longest || !is_packed && from.0.len() != length {
-        return None;
-    }
-    let body = match is_packed {
+    let mut body = In(body);
+    let length = usize::try_from(body.u64()?).ok().filter(|length| *length <= longest)?;
+    let body = match body.array()? {
         // In memory of its own: what it is counted as.
-        false => Bytes::copy_from_slice(from.0),
-        true => Bytes::from(zstd::bulk::decompress(from.0, length).ok()?.into_boxed_slice()),
+        [0] => Bytes::copy_from_slice(body.0),
+        [1] => Bytes::from(zstd::bulk::decompress(body.0, length).ok()?.into_boxed_slice()),
+        _ => return None,
     };
     let variance = is_variant.then_some(variance);
-    (body.len() == length).then_some(Value { asked, variance, meta, body, written, written_there })
+    let is_whole = body.len() == length && code([&body, &[]]) == body_code(before);
+    is_whole.then_some(Value { asked, variance, meta, body, written, written_there })
 }
 
 impl Value {
@@ -149,6 +170,11 @@ mod tests {
 
     const KEY: Digest = [7; 32];
 
+    /// All of it, one behind the other.
+    fn write(entry: &Entry, variance: Option<HashBinary>, key: &Digest, asked: u64, now: u64, compress_above: usize) -> Vec<u8> {
+        [head(entry, variance, key, asked, now), body(entry, compress_above)].concat()
+    }
+
     fn entry(body: Vec<u8>) -> Entry {
         let mut answer = ResponseHeader::build(200, None).unwrap();
         answer.append_header("content-type", "text/plain").unwrap();
@@ -176,12 +202,12 @@ mod tests {
             let entry = entry(b"abc ".iter().copied().cycle().take(length).collect());
             let bytes = write(&entry, Some([3; 16]), &KEY, 1_700_000_000_000_000, 1_700_000_000_100_000, above);
             assert_eq!(bytes.len() < 50_000, above < length || length < 50_000, "{length} {above}");
-            let value = read(bytes.clone(), &KEY, 100_000).unwrap();
+            let value = read(&bytes, &KEY, 100_000).unwrap();
             assert_eq!((value.asked, value.variance, &value.body), (1_700_000_000_000_000, Some([3; 16]), &entry.body));
             assert_eq!(value.meta.fresh_until, entry.meta.fresh_until);
             assert!(value.meta.head.headers().eq(entry.meta.head.headers()));
-            assert!(read(bytes.clone(), &[8; 32], 100_000).is_none(), "another one's key");
-            assert!(length == 0 || read(bytes, &KEY, length - 1).is_none(), "longer than is wanted");
+            assert!(read(&bytes, &[8; 32], 100_000).is_none(), "another one's key");
+            assert!(length == 0 || read(&bytes, &KEY, length - 1).is_none(), "longer than is wanted");
         }
     }
 
@@ -191,11 +217,28 @@ mod tests {
         for at in 0..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;
-            assert!(read(bytes, &KEY, 1_000).is_none(), "{at}");
-            assert!(read(whole[..at].to_vec(), &KEY, 1_000).is_none(), "{at}");
+            assert!(read(&bytes, &KEY, 1_000).is_none(), "{at}");
+            assert!(read(&whole[..at], &KEY, 1_000).is_none(), "{at}");
         }
-        assert!(read([&whole[..], b"x"].concat(), &KEY, 1_000).is_none());
-        assert!(read(b"foreign".to_vec(), &KEY, 1_000).is_none());
+        assert!(read(&[&whole[..], b"x"].concat(), &KEY, 1_000).is_none());
+        assert!(read(b"foreign", &KEY, 1_000).is_none());
+    }
+
+    #[test]
+    fn another_head_goes_before_the_same_body() {
+        let mut entry = entry(vec![b'x'; 9_000]);
+        let first = write(&entry, None, &KEY, 1_700_000_000_000_000, 1_700_000_000_100_000, 100);
+        entry.meta.fresh_until += Duration::from_secs(60);
+        let renewed = head(&entry, None, &KEY, 1_700_000_001_000_000, 1_700_000_001_100_000);
+        assert_eq!(body_code(&renewed), body_code(&first));
+        let value = read(&[&renewed, &first[start(&first).unwrap()..]].concat(), &KEY, 10_000).unwrap();
+        assert_eq!(
+            (value.asked, value.meta.fresh_until, value.body.len()),
+            (1_700_000_001_000_000, entry.meta.fresh_until, 9_000)
+        );
+        // Not before another one.
+        entry.body = Bytes::from(vec![b'y'; 9_000]);
+        assert!(read(&[renewed, body(&entry, 100)].concat(), &KEY, 10_000).is_none());
     }
 
     #[test]
@@ -205,7 +248,7 @@ mod tests {
         for there in [now + hour, now - hour, now] {
             entry.meta.fresh_until = there + Duration::from_secs(60);
             let bytes = write(&entry, None, &KEY, 1_700_000_000_000_000, 1_700_000_000_000_000, 100);
-            let mut value = read(bytes, &KEY, 1_000).unwrap();
+            let mut value = read(&bytes, &KEY, 1_000).unwrap();
             value.written_there = there;
             value.by_own_clock(|_| Some(Duration::from_secs(20))).unwrap();
             let left = value.meta.fresh_until.duration_since(now).unwrap();

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
 use super::names::{Names, OfTarget};
-use super::{Bound, RedisTier, life, value};
+use super::{Bound, RedisTier, value};
 use crate::cache::entry::{Entry, Index};
 use crate::cache::moment::Moment;
 use crate::redis::{Script, Unavailable};
@@ -35,7 +35,8 @@ const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
 /// Stores an answer, unless its target was changed since it was asked for, or a younger one is there. Where nothing is noted of the target,
 /// nothing counts that was asked for a second before, and what was asked for so long ago that a note may be gone is not stored. What is ahead of the
-/// clock was written before that was set back.
+/// clock was written before that was set back. Where it is told what body is to be there, it puts the head before that one, and says 2 if it is
+/// not there.
 static STORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local function text(value) if type(value) == 'string' then return value end return nil end
@@ -46,9 +47,17 @@ static STORE: LazyLock<Script> = LazyLock::new(|| {
          local known = text(redis.pcall('GETRANGE', KEYS[2], 0, #magic + #asked - 1)) or ''
          local there = string.sub(known, #magic + 1)
          if string.sub(known, 1, #magic) == magic and there > asked and there <= now then return 0 end
+         local value = ARGV[4]
+         if ARGV[8] ~= '' then
+           local whole = text(redis.pcall('GET', KEYS[2])) or ''
+           local at = #magic + #asked
+           local start = tonumber(string.sub(whole, at + 1, at + 8))
+           if string.sub(whole, 1, #magic) ~= magic or string.sub(whole, at + 9, at + 40) ~= ARGV[8] or not start then return 2 end
+           value = value .. string.sub(whole, start + 1)
+         end
          if not changed then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[5])
          elseif redis.call('PTTL', KEYS[1]) < tonumber(ARGV[5]) then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
-         redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[5])
+         redis.call('SET', KEYS[2], value, 'PX', ARGV[5])
          return 1",
     )
 });
@@ -79,13 +88,11 @@ pub(super) enum Order {
     Store {
         variance: Option<HashBinary>,
         entry: Arc<Entry>,
+        /// Its body is there already, for all that is known.
+        renewed: bool,
     },
     /// What was asked for before that moment.
-    Forget {
-        variance: Option<HashBinary>,
-        primary: Box<[u8]>,
-        before: u64,
-    },
+    Forget { variance: Option<HashBinary>, primary: Box<[u8]>, before: u64 },
     Changed {
         target: Box<[u8]>,
         /// When, as a moment.
@@ -191,7 +198,7 @@ impl RedisTier {
         // In a Cluster nodes fail one by one.
         let is_down = |name: &str| if bound.redis.is_down_at(name.as_bytes()) { Err(Unwritten::Unheard) } else { Ok(()) };
         match order {
-            Order::Store { variance, entry } => {
+            Order::Store { variance, entry, renewed } => {
                 let Some(settings) = self.settings.load_full() else { return Ok(()) };
                 if self.tier.is_purged(&entry) {
                     // By this process's own moments, which no clock touches.
@@ -201,26 +208,35 @@ impl RedisTier {
                 let (asked, written) = times.ok_or(Unwritten::Unheard)?;
                 let names = Names::new(&bound.prefix, &entry.primary);
                 is_down(&names.changed())?;
-                let value = value::write(&entry, variance, &names.digest, asked, written, settings.compress_above);
-                let ttl = life(&entry).min(LONGEST).as_millis().max(1).to_string();
+                let head = value::head(&entry, variance, &names.digest, asked, written);
+                let ttl = entry.meta.life().min(LONGEST).as_millis().max(1).to_string();
                 let (changed, answer) = (names.changed(), names.answer(variance));
                 let (at, before) = (value::digits(asked), value::digits(asked.saturating_sub(AHEAD)));
                 // A little ahead: what others have written just now is not from before the clock was set.
                 let ahead = value::digits(bound.clock.after(now, now).ok_or(Unwritten::Unheard)?.saturating_add(AHEAD));
                 let least = value::digits(written.saturating_sub(u64::try_from(FETCHED.as_micros()).unwrap_or(u64::MAX)));
-                let args = [
-                    at.as_bytes(),
-                    before.as_bytes(),
-                    value::MAGIC.as_bytes(),
-                    &value,
-                    ttl.as_bytes(),
-                    ahead.as_bytes(),
-                    least.as_bytes(),
-                ];
-                let asking = bound.redis.aside(PATIENCE);
-                if asking.eval::<i64>(&STORE, &[changed.as_bytes(), answer.as_bytes()], &args).await? == 1 {
-                    self.figures.stored.add(1);
-                    self.figures.written.add(value.len() as u64);
+                let write = async |value: &[u8], body: &[u8]| {
+                    let args = [
+                        at.as_bytes(),
+                        before.as_bytes(),
+                        value::MAGIC.as_bytes(),
+                        value,
+                        ttl.as_bytes(),
+                        ahead.as_bytes(),
+                        least.as_bytes(),
+                        body,
+                    ];
+                    let done =
+                        bound.redis.aside(PATIENCE).eval::<i64>(&STORE, &[changed.as_bytes(), answer.as_bytes()], &args).await;
+                    if done == Ok(1) {
+                        self.figures.stored.add(1);
+                        self.figures.written.add(value.len() as u64);
+                    }
+                    done
+                };
+                // What is not there any more, or is another one there, is sent whole.
+                if !renewed || write(&head, value::body_code(&head)).await? == 2 {
+                    write(&[head, value::body(&entry, settings.compress_above)].concat(), b"").await?;
                 }
             }
             Order::Forget { variance, primary, before } => {

@@ -263,7 +263,9 @@ impl Asking<'_> {
         };
         let read = part_of(status, State::Ok, body, fields);
         match &read {
-            Ok(_) => keeping.done(self.view.cache, &answer.head),
+            Ok(_) => {
+                keeping.done(self.view.cache, &answer.head);
+            }
             // Nobody is served by what nobody can read.
             Err(_) => keeping.give_up(),
         }

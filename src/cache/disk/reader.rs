@@ -1,0 +1,225 @@
+//! Reading of long bodies ([`super::long`]), block by block, by as many as like, each with no more than a block in memory.
+//!
+//! What is removed while somebody reads it stays on the device until he has read it. That is beyond the store's bound, and has one of its own:
+//! a quarter of `max_size`. What is removed beyond that is gone for its readers as well, whose answers break off.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustix::io::ReadWriteFlags;
+use tokio::sync::oneshot;
+
+use super::Disk;
+use super::bytes::CODE;
+use super::long::{BLOCK, Long, PATIENCE, STEP};
+use super::record::Place;
+use super::store::Store;
+use crate::cache::flow::Piece;
+
+/// How long a reader waits that finds no thread for it.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// A block to be read.
+pub(super) struct LongRead {
+    store: Arc<Store>,
+    long: Arc<Long>,
+    file: Option<Arc<File>>,
+    offset: u64,
+    length: usize,
+    tell: oneshot::Sender<Option<(Arc<File>, Vec<u8>)>>,
+}
+
+impl LongRead {
+    pub(super) fn run(self) -> io::Result<()> {
+        let read = || {
+            let file = match self.file {
+                Some(file) => file,
+                None => self.long.open(&self.store)?,
+            };
+            let mut bytes = vec![0; self.length];
+            self.store.touch();
+            file.read_exact_at(&mut bytes, self.offset)?;
+            Ok((file, bytes))
+        };
+        let done: io::Result<_> = read();
+        let (told, done) = match done {
+            Ok(found) => (Some(found), Ok(())),
+            // It was evicted.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || self.long.is_cut() => (None, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let _ = self.tell.send(told);
+        done
+    }
+}
+
+/// A removed file that somebody reads, and the room that it takes all the same.
+pub(super) struct Removed {
+    _file: Arc<File>,
+    bytes: u64,
+    disk: &'static Disk,
+}
+
+impl Removed {
+    /// `None` if there is no room for it.
+    pub(super) fn take(disk: &'static Disk, file: &Arc<File>, bytes: u64) -> Option<Self> {
+        let most = disk.settings.max_size / 4;
+        let fits = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= most);
+        disk.removed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+        let removed = Removed { _file: file.clone(), bytes, disk };
+        removed.tell();
+        Some(removed)
+    }
+
+    fn tell(&self) {
+        self.disk.figures.removed.set(self.disk.removed.load(Ordering::Relaxed));
+    }
+}
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        self.disk.removed.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.tell();
+    }
+}
+
+/// Whoever reads a long body.
+pub(in crate::cache) struct Reader {
+    pub(in crate::cache) long: Arc<Long>,
+    /// Kept, for the folder may be another process's before all of it is read.
+    store: Option<Arc<Store>>,
+    /// Once it was opened: what is removed can be read to its end.
+    file: Mutex<Option<Arc<File>>>,
+}
+
+impl Reader {
+    pub(in crate::cache) fn new(long: Arc<Long>) -> Self {
+        long.readers.fetch_add(1, Ordering::AcqRel);
+        Reader { store: long.store.upgrade(), long, file: Mutex::default() }
+    }
+
+    /// What there is from here on, once there is something.
+    pub(in crate::cache) async fn next(&self, from: usize) -> Piece {
+        self.next_within(from, PATIENCE).await
+    }
+
+    /// The same, before anything else is read: for no longer than requests wait for the disk.
+    pub(in crate::cache) async fn first(&self, from: usize) -> Piece {
+        self.next_within(from, self.long.disk.settings.deadline).await
+    }
+
+    async fn next_within(&self, from: usize, patience: Duration) -> Piece {
+        loop {
+            let mut changed = std::pin::pin!(self.long.changed.notified());
+            changed.as_mut().enable();
+            match self.long.at(from) {
+                Piece::NoneYet => changed.await,
+                Piece::OnDisk => {
+                    let read = self.read(from, patience).await;
+                    return read.map_or(Piece::Broken, |(piece, last)| Piece::Some(piece, last));
+                }
+                piece => return piece,
+            }
+        }
+    }
+
+    /// From here to the end of a block.
+    async fn read(&self, from: usize, patience: Duration) -> Option<(Bytes, bool)> {
+        let long = &self.long;
+        let store = self.store.as_ref().filter(|_| !long.is_cut())?;
+        let number = from / BLOCK;
+        let (length, total, growing) = {
+            let state = long.state.lock();
+            (BLOCK.min(state.written.saturating_sub(number * BLOCK)), state.total, state.file.clone())
+        };
+        let (offset, whole) = (number as u64 * STEP, length + CODE);
+        let known = {
+            let mut file = self.file.lock();
+            if file.is_none() {
+                *file = growing;
+            }
+            file.clone()
+        };
+        let bytes = match known.as_ref().and_then(|file| read_now(file, offset, whole)) {
+            Some(bytes) => bytes,
+            None => {
+                let Some((file, bytes)) = self.wait_for(store, known, offset, whole, patience).await? else {
+                    self.is_none(store);
+                    return None;
+                };
+                *self.file.lock() = Some(file);
+                bytes
+            }
+        };
+        long.disk.figures.read.add(whole as u64);
+        let (block, known) = bytes.split_at_checked(length)?;
+        if long.code(store, number as u64, block) != *known {
+            if !long.is_cut() {
+                long.disk.figures.damaged.add(1);
+            }
+            self.is_none(store);
+            return None;
+        }
+        let mut bytes = Bytes::from(bytes);
+        bytes.truncate(length);
+        let piece = bytes.slice(from - number * BLOCK..);
+        let last = total == Some(from + piece.len());
+        Some((piece, last))
+    }
+
+    /// It cannot be read: it is a miss from now on.
+    fn is_none(&self, store: &Arc<Store>) {
+        self.long.fail();
+        self.long.disk.kill(store, Place { segment: self.long.number, offset: Place::LONG, length: 0 });
+    }
+
+    /// `None` if it took too long; `None` of it if it cannot be read.
+    #[allow(clippy::option_option, reason = "that is said of both")]
+    async fn wait_for(
+        &self,
+        store: &Arc<Store>,
+        file: Option<Arc<File>>,
+        offset: u64,
+        length: usize,
+        patience: Duration,
+    ) -> Option<Option<(Arc<File>, Vec<u8>)>> {
+        let disk = self.long.disk;
+        let waiting = async {
+            loop {
+                let (tell, told) = oneshot::channel();
+                let read = LongRead { store: store.clone(), long: self.long.clone(), file: file.clone(), offset, length, tell };
+                if disk.long_reads.push(read, 1) {
+                    return told.await.ok().flatten();
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        let found = tokio::time::timeout(patience, waiting).await;
+        if found.is_err() {
+            disk.figures.late.add(1);
+        }
+        found.ok()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if self.long.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.long.removed.lock().take();
+        }
+    }
+}
+
+/// What the system has in memory.
+fn read_now(file: &File, offset: u64, length: usize) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let read = rustix::io::preadv2(file, &mut parts, offset, ReadWriteFlags::NOWAIT);
+    (read == Ok(length)).then_some(bytes)
+}
