@@ -98,3 +98,4 @@ mod upstreams;
 mod validation;
 mod variants;
 mod views;
+mod withheld;
