@@ -117,6 +117,8 @@ pub struct Journey {
     pub control: Option<Arc<ExchangeControl>>,
     /// Looks at the answer, where a copy's answer is compared with it.
     pub compared: Option<Box<Watch>>,
+    /// Of a split, the number of the service that the request is for, once that is drawn: whether or not it is asked.
+    pub share: Option<u32>,
     /// What this request may do with the cache, on a route that has one.
     pub cache_use: Option<crate::cache::Use>,
     /// Which stored answer it was given, or was made of what it was given; 0: none.
@@ -186,6 +188,7 @@ impl Journey {
                 stand_in: None,
                 control: None,
                 compared: None,
+                share: None,
                 cache_use: None,
                 stored: 0,
                 call_due: None,
@@ -326,16 +329,40 @@ impl Journey {
     fn keyed_field(&self, outcome: cache::Outcome) -> http::HeaderValue {
         let Some(route) = self.route() else { return outcome.field() };
         // A credential in the query is nobody's business, and where there is one it is not said which part of the query it is.
-        let query = self.head.query().filter(|_| self.view.snapshot.credentials.asked(&self.head).is_none());
-        outcome.field_with_key(&route.kept_as, &self.head.host, &self.head.path, query)
+        let shown = self.view.snapshot.credentials.asked(&self.head).is_none();
+        let query = self.cache_policy().filter(|_| shown).and_then(|policy| cache::key::query(&self.head, policy));
+        let name = match route.answer.is_split() {
+            true => Cow::Owned(format!("{}@{}", route.kept_as, route.answer.name(self.share))),
+            false => Cow::Borrowed(&*route.kept_as),
+        };
+        outcome.field_with_key(&name, &self.head.host, &self.head.path, query.as_deref())
+    }
+
+    /// The key of what is stored for this request. Each service's answers are its own, so that of a split is drawn before.
+    pub fn cache_key(&self, route: &Route, policy: &CachePolicy) -> cache::Key {
+        let Journey { head, exchange, share, .. } = self;
+        let kept_as = (&*route.kept_as, route.answer.name(*share));
+        cache::key(head, exchange, |name| seen_upstream(head, exchange, name), kept_as, policy)
+    }
+
+    /// Draws, once, which of a split's services the request is for.
+    #[inline]
+    pub fn draw(&mut self) {
+        let Journey { view, routed, head, exchange, share, .. } = self;
+        if let Some(route) = view.route(*routed)
+            && share.is_none()
+            && route.answer.is_split()
+        {
+            *share = Some(route.answer.choose(head, exchange.client));
+        }
     }
 
     /// The service that answers this request; for a split, chosen once, so that a retry stays with it, and so that asking which road
     /// to take does not draw lots a second time.
     pub fn choose_service<'a>(&mut self, view: &'a WorkerState) -> Option<&'a Service> {
         let answer = &view.route(self.routed)?.answer;
-        let number = *self.outcome.service.get_or_insert_with(|| answer.choose(&self.head, self.exchange.client));
-        answer.service(number)
+        self.draw();
+        answer.service(*self.outcome.service.get_or_insert(self.share.unwrap_or_default()))
     }
 
     /// The route that was chosen.
@@ -549,7 +576,7 @@ fn extra_use<'a>(
     let used = match used {
         cache::Use::Bypass(_) => used,
         _ if extra.bypasses(head, exchange) => cache::Use::Bypass(cache::Bypass::Rule),
-        _ if extra.stores_nothing(head, exchange) => cache::Use::ReadOnly,
+        _ if extra.stores_nothing(head, exchange) => cache::Use::LookOnly,
         _ => used,
     };
     (used, for_all)

@@ -315,3 +315,80 @@ fn a_part_is_kept_although_its_client_has_left() {
     assert_eq!(gateway.reload().0, 200);
     assert_part(&part(&gateway, "/late/a", "5-9", &[]), true, 5..10, 0);
 }
+
+/// As its query says, with a digest of what it sends, and one of the whole.
+fn digesting(asked: &Asked) -> Vec<u8> {
+    let part = range_of(asked).filter(|_| asked.method == "GET");
+    let of_part = part.map(|(first, last)| format!("sha-256=:{first}-{last}:"));
+    let sent = of_part.unwrap_or_else(|| "sha-256=:whole:".to_owned());
+    let about = part.map(|(first, last)| format!("bytes {first}-{last}/{LENGTH}"));
+    let mut fields = vec![("Cache-Control", "max-age=600"), ("ETag", "\"1\""), ("Repr-Digest", "sha-256=:whole:")];
+    fields.extend([("Content-Digest", sent.as_str()), ("Content-MD5", "bWQ1")]);
+    fields.extend(about.as_deref().map(|about| ("Content-Range", about)));
+    let (first, last) = part.unwrap_or((0, LENGTH - 1));
+    answer(if part.is_some() { 206 } else { 200 }, &fields, &whole(0)[first..=last])
+}
+
+fn digests(answer: &Answer) -> (u16, Option<&str>, bool, Option<&str>) {
+    let of_content = answer.header("content-digest");
+    (answer.status, of_content, answer.header("content-md5").is_some(), answer.header("repr-digest"))
+}
+
+#[test]
+fn a_digest_is_of_what_is_sent_with_it() {
+    let whole = Some("sha-256=:whole:");
+    for engine in ["workers: 1", "engine: pingora"] {
+        let origin = Origin::start(|asked| Act::Send(digesting(asked)));
+        let gateway = Gateway::start(&format!(
+            "listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]\nserver: {{ {engine} }}\nservices: {{ a: {{ endpoints: [ '127.0.0.1:{}' ] }} }}\n\
+             routes: [ {{ path: /*, service: a, policies: {{ cache: {{}} }} }} ]",
+            origin.port()
+        ));
+        let part = |range: &str| request(gateway.port(), "GET", "/a", &[("Range", range)], b"");
+        // The service's own word of what it sends is passed on.
+        assert_eq!(digests(&part("bytes=0-3")), (206, Some("sha-256=:0-3:"), true, whole), "{engine}");
+        assert_eq!(digests(&get(gateway.port(), "/a")), (200, whole, true, whole));
+        assert_eq!(digests(&get(gateway.port(), "/a")), (200, whole, true, whole));
+        for (range, status) in [("bytes=0-3", 206), ("bytes=0-3,6-8", 206), ("bytes=5000-", 416)] {
+            let answer = part(range);
+            assert_eq!((answer.status, digests(&answer).1, digests(&answer).2), (status, None, false), "{engine} {range}");
+        }
+        assert_eq!(digests(&part("bytes=0-3")).3, whole);
+        // Of what is no range at all the whole is sent.
+        assert_eq!(digests(&part("lines=1-2")), (200, whole, true, whole));
+        assert_eq!(origin.asked().len(), 2, "{engine}");
+    }
+    // And of a whole that is put together of parts nobody has said any.
+    let origin = Origin::start(|asked| Act::Send(digesting(asked)));
+    let gateway = Gateway::start(&format!(
+        "listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]\nservices: {{ a: {{ endpoints: [ '127.0.0.1:{}' ] }} }}\n\
+         routes: [ {{ path: /*, service: a, policies: {{ cache: {{ ranges: parts }} }} }} ]",
+        origin.port()
+    ));
+    for range in ["bytes=0-499", "bytes=500-999"] {
+        request(gateway.port(), "GET", "/a", &[("Range", range)], b"");
+    }
+    assert_eq!(digests(&get(gateway.port(), "/a")), (200, None, false, whole));
+    assert_eq!(digests(&request(gateway.port(), "GET", "/a", &[("Range", "bytes=0-1")], b"")), (206, None, false, whole));
+    assert_eq!(origin.asked().len(), 2);
+}
+
+#[test]
+fn a_head_has_no_parts() {
+    for engine in ["workers: 1", "engine: pingora"] {
+        let origin = Origin::start(|asked| Act::Send(behave(asked)));
+        let gateway = Gateway::start(&format!(
+            "listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]\nserver: {{ {engine} }}\nservices: {{ a: {{ endpoints: [ '127.0.0.1:{}' ] }} }}\n\
+             routes: [ {{ path: /*, service: a, policies: {{ cache: {{}} }} }} ]",
+            origin.port()
+        ));
+        get(gateway.port(), "/v/a");
+        for range in ["bytes=0-1", "bytes=0-1,4-5", "bytes=5000-"] {
+            let answer = request(gateway.port(), "HEAD", "/v/a", &[("Range", range)], b"");
+            let told = (answer.status, answer.header("content-length"), answer.header("content-range"));
+            assert_eq!(told, (200, Some("1000"), None), "{engine} {range}");
+            assert!(answer.header("cache-status").unwrap().contains("; hit"), "{answer:?}");
+        }
+        assert_eq!(origin.asked().len(), 1);
+    }
+}

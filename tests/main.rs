@@ -99,3 +99,4 @@ mod upstreams;
 mod validation;
 mod variants;
 mod views;
+mod withheld;

@@ -387,6 +387,9 @@ fn lifetimes_go_by_status_and_keys_are_shown() {
   - path: /by/*
     service: a
     policies: { cache: { ttl: 30s, ttl_by_status: { 404: 10m, 410: 0s, 5xx: 5m, 503: 0s }, show_key: true } }
+  - { path: /only/*, service: a, policies: { cache: { query: { only: [ q, page ] }, show_key: true } } }
+  - { path: /ignore/*, service: a, policies: { cache: { query: { ignore: [ 'utm_*' ] }, show_key: true } } }
+  - { path: /none/*, service: a, policies: { cache: { query: none, show_key: true } } }
   - { path: /*, service: a, policies: { authn: { api_key: { query: key } }, cache: { per: consumer, show_key: true, default_ttl: 1m } } }",
     ));
     let ttl = |path: &str| {
@@ -403,6 +406,16 @@ fn lifetimes_go_by_status_and_keys_are_shown() {
     assert!(ttl("/by/200").is_some_and(|ttl| ttl <= 30));
     let answer = request(gateway.port(), "GET", "/by/a?x=1", &[], b"");
     assert!(said(&answer).contains("; key=\"") && said(&answer).ends_with(" 127.0.0.1/by/a?x=1\""), "{answer:?}");
+    for (path, shown) in [
+        ("/only/a?z=1&page=2&q=1&page=1", "/only/a?page=2&page=1&q=1"),
+        ("/only/a?z=1", "/only/a"),
+        ("/ignore/a?z=2&utm_x=1&a=1", "/ignore/a?a=1&z=2"),
+        ("/none/a?x=1", "/none/a"),
+        ("/by/a?", "/by/a?"),
+    ] {
+        let answer = get(gateway.port(), path);
+        assert!(said(&answer).ends_with(&format!(" 127.0.0.1{shown}\"")), "{path} {answer:?}");
+    }
     assert!(said(&request(gateway.port(), "POST", "/by/a", &[], b"")).ends_with("fwd=method"));
     // Neither who asks nor his credential.
     for _ in 0..2 {

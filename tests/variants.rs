@@ -420,3 +420,69 @@ fn a_variant_that_cannot_be_stored_hides_no_other() {
 fn nor_does_it_on_a_stock_server() {
     one_that_cannot_be_stored_hides_no_other(", engine: pingora");
 }
+
+#[test]
+fn each_service_of_a_split_has_answers_of_its_own() {
+    for engine in ["workers: 2", "engine: pingora"] {
+        let named =
+            |name: &'static str| Origin::start(move |_| Act::Send(answer(200, &[("Cache-Control", "max-age=600")], name)));
+        let (one, other) = (named("one"), named("other"));
+        let yaml = |weights: [u32; 2]| {
+            format!(
+                "
+listeners: [ {{ bind: 127.0.0.1:$PORT }} ]
+server: {{ {engine} }}
+services: {{ one: {{ endpoints: [ '127.0.0.1:{}' ] }}, other: {{ endpoints: [ '127.0.0.1:{}' ] }} }}
+routes:
+  - id: sticky
+    path: /sticky/*
+    split: [ {{ service: one, weight: {} }}, {{ service: other, weight: {} }} ]
+    sticky: {{ header: X-User }}
+    policies: {{ cache: {{ show_key: true }} }}
+  - {{ path: /drawn/*, split: [ {{ service: one, weight: 1 }}, {{ service: other, weight: 1 }} ], policies: {{ cache: {{}} }} }}
+",
+                one.port(),
+                other.port(),
+                weights[0],
+                weights[1]
+            )
+        };
+        let gateway = Gateway::start(&yaml([1, 1]));
+        let ask = |user: &str, path: &str| request(gateway.port(), "GET", path, &[("X-User", user)], b"");
+        let users: Vec<String> = (0..16).map(|number| format!("u{number}")).collect();
+        // Where a client belongs is told by what it is given of what nobody else has asked for.
+        let own: Vec<String> = users.iter().map(|user| ask(user, &format!("/sticky/{user}")).text()).collect();
+        assert!(own.iter().any(|text| text == "one") && own.iter().any(|text| text == "other"), "{own:?}");
+        for _ in 0..2 {
+            for (user, own) in users.iter().zip(&own) {
+                let answer = ask(user, "/sticky/same");
+                assert_eq!(&answer.text(), own, "{engine} {user} {answer:?}");
+                let key = format!("; key=\"sticky@{own} 127.0.0.1/sticky/same\"");
+                assert!(answer.header("cache-status").unwrap().ends_with(&key), "{answer:?}");
+            }
+        }
+        let asked = |path: &str| one.count(path) + other.count(path);
+        assert_eq!(asked("/sticky/same"), 2, "each service once");
+        // By chance both are seen, and each is asked once.
+        let mut seen = std::collections::BTreeSet::new();
+        eventually("both are drawn", || {
+            seen.insert(get(gateway.port(), "/drawn/a").text());
+            seen.len() == 2
+        });
+        assert_eq!(asked("/drawn/a"), 2);
+        // What is stored of both is told.
+        let (status, told) = gateway.admin_get(&format!("/cache/explain?url=http://127.0.0.1:{}/sticky/same", gateway.port()));
+        let told: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!(
+            (status, told["would"].as_str(), told["stored"].as_array().map(Vec::len)),
+            (200, Some("depends"), Some(2)),
+            "{told}"
+        );
+        assert!(told["stored"].as_array().unwrap().iter().all(|stored| stored["fits"] == true), "{told}");
+        // Another weight leaves what is stored with the service that it is from.
+        gateway.rewrite(&yaml([0, 1]));
+        assert_eq!(gateway.reload().0, 200);
+        assert!(users.iter().all(|user| ask(user, "/sticky/same").text() == "other"));
+        assert_eq!(asked("/sticky/same"), 2);
+    }
+}

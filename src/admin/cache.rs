@@ -247,8 +247,11 @@ async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> respo
         let options = route.as_ref().map(|route| &route.plan.options);
         let identified = options.is_some_and(|options| options.identified);
         let own = options.map_or(&[][..], |options| &options.credential_headers);
+        let services = route.as_ref().map_or(&[][..], |route| route.answer.services());
+        let services: Vec<&str> = services.iter().map(|service| &*service.key).collect();
         let (route, credentials) = (route.as_ref().map(|route| &*route.kept_as), &snapshot.credentials);
-        let asking = Asking { head: &head, route, policy, credentials, identified, own, exchange: &exchange };
+        let asking =
+            Asking { head: &head, route, services: &services, policy, credentials, identified, own, exchange: &exchange };
         cache.explain(&purge, &asking)
     });
     Ok(told.await.map_or_else(|_| bad("the process is ending"), |told| Json(told).into_response()))

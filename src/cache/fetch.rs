@@ -151,7 +151,7 @@ pub(super) enum Worth {
 impl Worth {
     #[inline]
     pub(super) fn of(entry: &Arc<Entry>, policy: &CachePolicy, wishes: &Wishes) -> Self {
-        if wishes.for_all && !rules::is_for_all(&Said::by_stored(&entry.meta.head)) {
+        if wishes.for_all && !rules::is_for_all(&Said::by_stored(&entry.meta.head)) || policy.refuses(entry.meta.head.status) {
             return Worth::Nothing(Why::Nothing);
         }
         let now = SystemTime::now();
@@ -424,7 +424,8 @@ impl Cache {
         if wishes.for_all && !rules::is_for_all(&Said::by_stored(&entry.meta.head)) {
             return None;
         }
-        let fresh = if matches!(excuse, Excuse::Fallback(_)) { Hit::fresh(&entry, now) } else { None };
+        let is_good = matches!(excuse, Excuse::Fallback(_)) && Hit::is_good(&entry);
+        let fresh = if is_good { Hit::fresh(&entry, now) } else { None };
         fresh.or_else(|| Hit::stale(&entry, now, excuse, policy))
     }
 
@@ -509,6 +510,9 @@ impl Cache {
         let place = key.place();
         let judged = match self.judge_said(&said, place, for_all, policy, came) {
             Ok(_) if promised.is_some_and(|length| length > most) => Err(NoCacheReason::ResponseTooLarge),
+            Ok(_) if rules::is_trouble(said.status) && self.has_better(&key, stale.as_ref(), fallback, policy) => {
+                Err(NoCacheReason::Custom("trouble"))
+            }
             judged => judged,
         };
         let fresh = match judged {
@@ -635,6 +639,15 @@ impl Cache {
         Hit::stale(entry, SystemTime::now(), excuse, policy).filter(|_| !self.storage.is_gone(entry))
     }
 
+    /// Whether there is a good answer that may still be the route's fallback, for so many seconds after its lifetime. An error would take
+    /// its place, or, without the same `Vary`, that of all variants.
+    #[cold]
+    fn has_better(&self, key: &Key, stale: Option<&Arc<Entry>>, fallback: u32, policy: &CachePolicy) -> bool {
+        let excuse = Excuse::Fallback(Duration::from_secs(fallback.into()));
+        let first = self.storage.find(&Index::primary(key), &key.primary, "");
+        fallback > 0 && stale.into_iter().chain(&first).any(|entry| self.stale(entry, excuse, policy).is_some())
+    }
+
     /// A body that was only counted was short enough.
     pub(super) fn became_short(&self, sought: Index) {
         self.predictor.mark_cacheable(&sought.hashed());
@@ -756,9 +769,9 @@ impl Fetch {
         self.whole = true;
     }
 
-    /// Whether anything is stored that has expired.
-    pub fn has_stale(&self) -> bool {
-        self.stale.is_some()
+    /// Whether anything is stored that has expired, and is better than an error.
+    pub fn has_better(&self) -> bool {
+        self.stale.as_ref().is_some_and(|stale| !rules::is_error(stale.meta.head.status))
     }
 
     /// What may be given in the place of an error.

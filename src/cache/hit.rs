@@ -95,6 +95,11 @@ impl Hit {
         Some(Hit { age: Some(age(entry, now).as_secs()), outcome, entry: entry.clone(), flowing, tier })
     }
 
+    /// Whether it is one that a fallback may give: an error, of whatever kind, is none.
+    pub(super) fn is_good(entry: &Entry) -> bool {
+        entry.meta.head.status.as_u16() < 400
+    }
+
     /// `None` if there is no such excuse for it, or the route has none at all. This is the one way to a stale answer.
     pub(super) fn stale(entry: &Arc<Entry>, now: SystemTime, excuse: Excuse, policy: &CachePolicy) -> Option<Self> {
         if policy.max_stale.is_zero() {
@@ -105,10 +110,12 @@ impl Hit {
         let within = |seconds: u32| since < Duration::from_secs(u64::from(seconds));
         let excused = match excuse {
             Excuse::Revalidating => within(meta.stale_while_revalidate),
-            Excuse::Error(_) => within(meta.stale_if_error),
+            // One error in the place of another helps nobody.
+            Excuse::Error(_) => within(meta.stale_if_error) && !rules::is_error(meta.head.status),
             Excuse::Asked => rules::may_be_stale(&Said::by_stored(&meta.head)),
-            Excuse::Fallback(most) => since <= most && rules::may_be_stale(&Said::by_stored(&meta.head)),
+            Excuse::Fallback(most) => Hit::is_good(entry) && since <= most && rules::may_be_stale(&Said::by_stored(&meta.head)),
         };
+        let excused = excused && !policy.refuses(meta.head.status);
         let outcome = Outcome::Stale { since: since.as_secs(), excuse };
         let (age, tier) = (Some(age.as_secs()), Tier::of(entry));
         excused.then(|| Hit { age, outcome, entry: entry.clone(), flowing: long(entry), tier })

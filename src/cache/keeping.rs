@@ -145,6 +145,14 @@ impl Keeping {
         }
     }
 
+    /// Whether a whole body is `fit` to be stored. What is on disk alone, for want of room, nobody has looked at.
+    pub fn is_fit(&mut self, fit: impl FnOnce(&[u8]) -> bool) -> bool {
+        match self {
+            Keeping::Storing(storing) => storing.filling.look(fit).unwrap_or(false),
+            Keeping::Nothing | Keeping::Measuring(..) => true,
+        }
+    }
+
     /// It will not be stored: nobody need wait for its end.
     pub fn give_up(&mut self) {
         if let Keeping::Storing(storing) = std::mem::replace(self, Keeping::Nothing) {

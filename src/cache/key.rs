@@ -1,5 +1,6 @@
 //! What makes two requests the same for the cache: the primary key, and the variance that a backend's `Vary` asks for.
 
+use std::borrow::Cow;
 use std::hash::Hash;
 use std::sync::LazyLock;
 
@@ -103,28 +104,31 @@ impl Key {
 /// redirect to HTTPS would otherwise redirect the HTTPS clients to themselves; the host and the port, behind a trusted proxy those that it
 /// names, because backends put them into absolute links, and any client may write any port into `Host`. The method is not: HEAD is
 /// answered from what GET stored. Of methods that ask by their body, both are. `seen` are the values of a field as the backend sees them.
+/// `route` is under which name the route's answers are kept, and `service` whose they are: a canary's are not the other share's, and a
+/// reload may give the route to another service.
 pub fn key<'v, V>(
     head: &RequestHead,
     exchange: &Exchange,
     seen: impl Fn(&HeaderName) -> V,
-    route_id: &str,
+    (route, service): (&str, &str),
     policy: &CachePolicy,
 ) -> Key
 where
     V: IntoIterator<Item = &'v [u8]>,
 {
     let origin = exchange.told.as_ref().map_or(&[][..], |told| &told.origin);
-    let mut bytes = Framed(Vec::with_capacity(128 + route_id.len() + origin.len() + 2 * head.host.len() + head.path.len()));
+    let mut bytes = Framed(Vec::with_capacity(128 + route.len() + origin.len() + 2 * head.host.len() + head.path.len()));
     // First, so that it can be told from the rest: `target_of`.
     bytes.target(&head.host, &head.path, head.query_bytes().filter(|_| policy.query == QueryKey::All));
     let end = bytes.0.len();
-    bytes.put(route_id.as_bytes());
+    bytes.put(route.as_bytes());
     bytes.put(exchange.scheme().as_bytes());
     bytes.put(origin);
     // Host and port; the host is there already.
     let authority = head.authority();
     bytes.put(authority.strip_prefix(head.host.as_bytes()).unwrap_or(authority));
     bytes.put(exchange.upstream_host.as_deref().unwrap_or_default().as_bytes());
+    bytes.put(service.as_bytes());
     for name in &policy.key_headers {
         bytes.put(name.as_str().as_bytes());
         for value in seen(name) {
@@ -166,6 +170,28 @@ where
         bytes.put(sent.as_bytes());
     }
     Key::new(bytes.0, end)
+}
+
+/// What of a request's query is part of its key: as it is written, or parameters in the order of their names.
+pub fn query<'h>(head: &'h RequestHead, policy: &CachePolicy) -> Option<Cow<'h, str>> {
+    let joined = |kept: Vec<&str>| Some(kept.join("&")).filter(|kept| !kept.is_empty()).map(Cow::Owned);
+    match &policy.query {
+        QueryKey::All => head.query().map(Cow::Borrowed),
+        QueryKey::None => None,
+        QueryKey::Only(names) => joined(parameters(head, |name| names.have(name)).collect()),
+        QueryKey::Ignore(names) => joined(parameters(head, |name| !names.have(name)).collect()),
+    }
+}
+
+/// Some of the query's parameters, by their names. Those of one name stay in their order, and each is taken as it is written.
+fn parameters(head: &RequestHead, wanted: impl Fn(&[u8]) -> bool) -> impl Iterator<Item = &str> {
+    let pairs = head.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty());
+    let name = |pair: &str| carrier::decode(pair.split_once('=').map_or(pair, |(name, _)| name)).into_owned();
+    // Where a semicolon separates as well, another parameter stands behind it.
+    let mut pairs: Vec<_> =
+        pairs.map(|pair| (name(pair), pair)).filter(|(name, pair)| wanted(name) || pair.contains(';')).collect();
+    pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
+    pairs.into_iter().map(|(_, pair)| pair)
 }
 
 /// What is asked for, as keys begin with it.
@@ -291,15 +317,8 @@ impl Framed {
         self.put(&MARKS.hash_one(lists).to_le_bytes());
     }
 
-    /// Some of the query's parameters, by their names. Those of one name stay in their order, and each is taken as it is written.
     fn parameters(&mut self, head: &RequestHead, wanted: impl Fn(&[u8]) -> bool) {
-        let pairs = head.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty());
-        let name = |pair: &str| carrier::decode(pair.split_once('=').map_or(pair, |(name, _)| name)).into_owned();
-        // Where a semicolon separates as well, another parameter stands behind it.
-        let mut pairs: Vec<_> =
-            pairs.map(|pair| (name(pair), pair)).filter(|(name, pair)| wanted(name) || pair.contains(';')).collect();
-        pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
-        for (_, pair) in pairs {
+        for pair in parameters(head, wanted) {
             self.flag(true);
             self.put(pair.as_bytes());
         }
@@ -375,7 +394,7 @@ mod tests {
     }
 
     fn bytes(head: &RequestHead, policy: &CachePolicy) -> Vec<u8> {
-        key(head, &Exchange::for_tests(), seen(head), "r", policy).primary
+        key(head, &Exchange::for_tests(), seen(head), ("r", "s"), policy).primary
     }
 
     #[test]
@@ -400,7 +419,7 @@ mod tests {
         assert_eq!(bytes(&a, &policy), bytes(&b, &policy));
         let head = RequestHead::build("HEAD", "/a?x=1", &[("Host", "h")]);
         assert_eq!(bytes(&a, &policy), bytes(&head, &policy));
-        let key = |head| key(head, &Exchange::for_tests(), seen(head), "r", &policy);
+        let key = |head| key(head, &Exchange::for_tests(), seen(head), ("r", "s"), &policy);
         assert_eq!(key(&a).hash, key(&b).hash);
         assert_eq!(
             (key(&a).to_pingora(&policy).primary_bin(), Index::primary(&key(&a)).hashed().primary_bin()),
@@ -429,13 +448,13 @@ mod tests {
         ];
         let mut keys: Vec<_> = heads.iter().map(|head| bytes(head, &policy)).collect();
         let mut exchange = Exchange::for_tests();
-        keys.push(key(&heads[0], &exchange, seen(&heads[0]), "s", &policy).primary);
+        keys.push(key(&heads[0], &exchange, seen(&heads[0]), ("s", "s"), &policy).primary);
         exchange.upstream_host = Some("inner".to_owned());
-        keys.push(key(&heads[0], &exchange, seen(&heads[0]), "r", &policy).primary);
+        keys.push(key(&heads[0], &exchange, seen(&heads[0]), ("r", "s"), &policy).primary);
         for (scheme, origin) in [("https", &b""[..]), ("http", b"a"), ("http", b"b")] {
             let told = ForwardedHeaders { scheme, origin: origin.to_vec(), ..ForwardedHeaders::new(Vec::new()) };
             let exchange = Exchange { told: Some(Arc::new(told)), ..Exchange::for_tests() };
-            keys.push(key(&heads[0], &exchange, seen(&heads[0]), "r", &policy).primary);
+            keys.push(key(&heads[0], &exchange, seen(&heads[0]), ("r", "s"), &policy).primary);
         }
         let count = keys.len();
         keys.sort();

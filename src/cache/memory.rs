@@ -579,6 +579,11 @@ impl Filling {
         self.promised
     }
 
+    /// What has come of it. `None` of one that goes to disk.
+    pub(super) fn look<T>(&mut self, at: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        self.body.with(|body| at(body))
+    }
+
     /// How much of it has come.
     pub(super) fn length(&mut self) -> usize {
         match &self.body {

@@ -32,6 +32,7 @@ pub(crate) fn policy() -> CachePolicy {
         in_redis: true,
         keep_tags: false,
         statuses: Box::new([200, 204, 404]),
+        refused: Box::default(),
     }
 }
 
@@ -63,7 +64,7 @@ fn at_once(cache: &'static Cache, policy: &CachePolicy, head: &RequestHead) -> O
 }
 
 fn found(cache: &'static Cache, policy: &CachePolicy, head: &RequestHead) -> Option<Hit> {
-    match cache.look(policy, key(head, &Exchange::for_tests(), seen(head), "r", policy), &Wishes::default(), seen(head)) {
+    match cache.look(policy, key(head, &Exchange::for_tests(), seen(head), ("r", "s"), policy), &Wishes::default(), seen(head)) {
         Looked::Fresh(hit) => Some(hit),
         _ => None,
     }
@@ -114,8 +115,12 @@ async fn own(
         return (origin.unwrap().1.to_vec(), outcome);
     }
     let mut patience = Patience::default();
-    let mut looked =
-        cache.look(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), &Wishes::default(), seen(&head));
+    let mut looked = cache.look(
+        &policy,
+        key(&head, &Exchange::for_tests(), seen(&head), ("r", "s"), &policy),
+        &Wishes::default(),
+        seen(&head),
+    );
     let fetch = loop {
         let next = match looked {
             Looked::Fresh(hit) => {
@@ -159,7 +164,7 @@ async fn stock(
     let mut http = HttpCache::new();
     let used = cache.enable(&mut http, &policy, asked(&policy, &head));
     if http.enabled() {
-        http.set_cache_key(key(&head, &Exchange::for_tests(), seen(&head), "r", &policy).to_pingora(&policy));
+        http.set_cache_key(key(&head, &Exchange::for_tests(), seen(&head), ("r", "s"), &policy).to_pingora(&policy));
         if !http.cacheable_prediction() {
             http.bypass();
         }
@@ -252,8 +257,8 @@ async fn a_miss_then_hits_for_get_and_head() {
         assert_eq!(bypass, (b"mine".to_vec(), Outcome::Bypass(Bypass::Credentials)));
         let stats = cache.stats();
         assert_eq!((stats.hits, stats.misses, stats.bypassed, stats.memory.stored), (2, 2, 1, 1));
-        let the_key =
-            key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], "r", &policy()).to_pingora(&policy());
+        let the_key = key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], ("r", "s"), &policy())
+            .to_pingora(&policy());
         assert!(cache.purge_key(&the_key).await && !cache.purge_key(&the_key).await);
         assert_eq!(serve(way, cache, "GET", &[], Some((&origin, b"again"))).await.1, Outcome::Miss { stored: true });
     }
@@ -342,8 +347,8 @@ async fn variants_from_before_a_purge_are_gone() {
         for (fields, body) in [(de, b"de"), (en, b"en")] {
             serve(way, cache, "GET", &fields, Some((&origin, body))).await;
         }
-        let the_key =
-            key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], "r", &policy()).to_pingora(&policy());
+        let the_key = key(&RequestHead::build("GET", "/a", &[]), &Exchange::for_tests(), |_| [], ("r", "s"), &policy())
+            .to_pingora(&policy());
         assert!(cache.purge_key(&the_key).await);
         // The primary is stored anew; the old variant is still in the store, but it is not this primary's.
         assert_eq!(serve(way, cache, "GET", &de, Some((&origin, b"DE"))).await.0, b"DE");
@@ -387,7 +392,7 @@ async fn what_has_expired_is_at_hand_for_who_asks_alone() {
     let private = answer(&[("content-length", "1"), ("cache-control", "private")]);
     serve(Way::Own, cache, "GET", &[], Some((&private, b"p"))).await;
     let (policy, head) = (policy(), RequestHead::build("GET", "/a", &[]));
-    let of_route = || key(&head, &Exchange::for_tests(), seen(&head), "r", &policy);
+    let of_route = || key(&head, &Exchange::for_tests(), seen(&head), ("r", "s"), &policy);
     let looked = cache.look(&policy, of_route(), &Wishes::default(), seen(&head));
     let Looked::Predicted(missed) = looked else { panic!("it could not be stored") };
     let fetch = Fetch::predicted(missed, Use::Full, &Wishes::default());
@@ -411,7 +416,7 @@ async fn a_fetch_from_before_a_purge_is_not_waited_for() {
         let cache = Cache::new(1 << 20);
         let (policy, head) = (policy(), RequestHead::build("GET", "/a", &[("host", "h")]));
         let turn = |used| {
-            let of_route = key(&head, &Exchange::for_tests(), seen(&head), "r", &policy);
+            let of_route = key(&head, &Exchange::for_tests(), seen(&head), ("r", "s"), &policy);
             match cache.look(&policy, of_route, &Wishes::default(), seen(&head)) {
                 Looked::Missed(missed) => cache.turn(missed, used, &Wishes::default()),
                 _ => panic!("nothing is stored"),
@@ -468,8 +473,12 @@ async fn a_client_that_has_it_gets_304() {
 /// The head of a 304, and what the client gets.
 async fn validate(cache: &'static Cache, fields: &[(&str, &str)], answer: &ResponseHeader) -> Hit {
     let (policy, head) = (policy(), RequestHead::build("GET", "/a", fields));
-    let looked =
-        cache.look(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), &Wishes::default(), seen(&head));
+    let looked = cache.look(
+        &policy,
+        key(&head, &Exchange::for_tests(), seen(&head), ("r", "s"), &policy),
+        &Wishes::default(),
+        seen(&head),
+    );
     let Looked::Missed(missed) = looked else { panic!("it has expired") };
     let Next::Fetch(fetch) = cache.turn(missed, Use::Full, &Wishes::default()) else { panic!("nobody else asks") };
     assert!(fetch.validates() && fetch.is_for_all());
@@ -535,7 +544,7 @@ async fn what_a_304_says_to_one_client_is_not_kept_for_others() {
         let user = HeaderName::from_static("x-user");
         assert_eq!(hit.head().header(&user), Some(&b"second"[..]), "its own client has all of it");
         let (policy, head) = (policy(), RequestHead::build("GET", "/a", &[]));
-        let of_route = key(&head, &Exchange::for_tests(), seen(&head), "r", &policy);
+        let of_route = key(&head, &Exchange::for_tests(), seen(&head), ("r", "s"), &policy);
         let other =
             cache.kept(&policy, &of_route, &Wishes::default(), Excuse::Fallback(Duration::from_secs(60)), seen(&head)).unwrap();
         let field = |name| other.head().header(&HeaderName::from_static(name));
@@ -566,7 +575,7 @@ async fn a_route_without_stale_answers_gives_none_whoever_wants_them() {
     let head = RequestHead::build("GET", "/a", &[]);
     for (most, given) in [(Duration::from_secs(3600), true), (Duration::ZERO, false)] {
         let policy = CachePolicy { max_stale: most, ..policy() };
-        let of_route = || key(&head, &Exchange::for_tests(), seen(&head), "r", &policy);
+        let of_route = || key(&head, &Exchange::for_tests(), seen(&head), ("r", "s"), &policy);
         let wishes = Wishes { max_stale: Some(u32::MAX), ..Wishes::default() };
         assert_eq!(matches!(cache.look(&policy, of_route(), &wishes, seen(&head)), Looked::Fresh(_)), given);
         let fallback = Excuse::Fallback(Duration::from_secs(3600));
@@ -638,8 +647,12 @@ async fn what_there_is_no_room_for_is_not_said_to_be_stored_and_is_remembered() 
 async fn what_changed_while_it_was_fetched_is_not_stored() {
     let cache = Cache::new(1 << 20);
     let (policy, head) = (policy(), RequestHead::build("GET", "/a", &[]));
-    let looked =
-        cache.look(&policy, key(&head, &Exchange::for_tests(), seen(&head), "r", &policy), &Wishes::default(), seen(&head));
+    let looked = cache.look(
+        &policy,
+        key(&head, &Exchange::for_tests(), seen(&head), ("r", "s"), &policy),
+        &Wishes::default(),
+        seen(&head),
+    );
     let Looked::Missed(missed) = looked else { panic!("nothing is stored") };
     let Next::Fetch(fetch) = cache.turn(missed, Use::Full, &Wishes::default()) else { panic!("nobody else asks") };
     let began = std::time::Instant::now();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, Method};
+use http::{HeaderName, Method, StatusCode};
 
 use super::control::LONGEST;
 use super::credentials;
@@ -117,6 +117,8 @@ pub struct CachePolicy {
     pub keep_tags: bool,
     /// Of answers that name no lifetime. Sorted.
     pub statuses: Box<[u16]>,
+    /// From 400 on: what clients get something else in the place of is neither stored nor given.
+    pub refused: Box<[StatusRange]>,
 }
 
 /// A lifetime guessed by how long ago the answer was last changed.
@@ -182,17 +184,23 @@ impl CachePolicy {
         self.extra.as_ref()?.by_body.as_ref()
     }
 
-    /// Who asks for a part of what is not stored has the whole fetched, if it may be stored.
-    pub fn fetches_whole(&self, head: &RequestHead, exchange: &Exchange) -> bool {
-        self.extra.as_ref().is_some_and(|extra| extra.whole_ranges && !extra.stores_nothing(head, exchange))
+    /// Whether answers of this status are for nobody.
+    #[inline]
+    pub fn refuses(&self, status: StatusCode) -> bool {
+        status.as_u16() >= 400 && self.refused.iter().any(|range| range.contains(status.as_u16()))
     }
 
-    /// Parts that the service gives are kept, if they may be stored.
-    pub fn keeps_parts(&self, head: &RequestHead, exchange: &Exchange) -> bool {
-        self.has_parts() && self.extra.as_ref().is_some_and(|extra| !extra.stores_nothing(head, exchange))
+    /// On a route that has something else for its clients in the place of answers of these statuses.
+    pub fn refusing(&self, statuses: &[StatusRange]) -> Self {
+        CachePolicy { refused: statuses.into(), ..self.clone() }
     }
 
-    /// There may be parts.
+    /// Who asks for a part of what is not stored has the whole fetched.
+    pub fn fetches_whole(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.whole_ranges)
+    }
+
+    /// There may be parts: those that the service gives are kept.
     pub fn has_parts(&self) -> bool {
         self.extra.as_ref().is_some_and(|extra| extra.keeps_parts)
     }

@@ -15,7 +15,7 @@ use crate::head::RequestHead;
 /// Stored at this moment, on this route.
 fn entry(url: &str, route: &str, tags: &str) -> Entry {
     let head = RequestHead::build("GET", url, &[("host", "shop.example")]);
-    let key = key::key(&head, &Exchange::for_tests(), seen(&head), route, &policy());
+    let key = key::key(&head, &Exchange::for_tests(), seen(&head), (route, "s"), &policy());
     let mut answer = ResponseHeader::build(200, None).unwrap();
     answer.append_header("surrogate-key", tags).unwrap();
     let now = std::time::SystemTime::now();

@@ -1,10 +1,11 @@
 //! Parts of a stored answer (RFC 9110, section 14).
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{RangeType, range_header_filter};
 
 use super::rules::asks_for_no_bytes;
+use super::stored::OF_CONTENT;
 
 /// A request for this many parts of a stored answer gets the whole: Pingora's own default, which has no name.
 const MOST_RANGES: usize = 200;
@@ -35,6 +36,20 @@ fn bounded(range: &[u8]) -> Option<Vec<u8>> {
 
 /// The parts that a request asks for, and the answer's head that says so. `empty`: the stored body is.
 pub fn range(asked: &RequestHeader, answer: &mut ResponseHeader, empty: bool) -> RangeType {
+    if asked.method != Method::GET {
+        // No other method has parts (RFC 9110, section 14.2).
+        return RangeType::None;
+    }
+    let parts = parts(asked, answer, empty);
+    if !matches!(parts, RangeType::None) {
+        OF_CONTENT.iter().for_each(|name| {
+            answer.remove_header(*name);
+        });
+    }
+    parts
+}
+
+fn parts(asked: &RequestHeader, answer: &mut ResponseHeader, empty: bool) -> RangeType {
     let range = asked.headers.get(header::RANGE).map(|range| range.as_bytes());
     let of_nothing = range.is_some_and(|range| empty || asks_for_no_bytes(range));
     if of_nothing && answer.status == StatusCode::OK && answer.insert_header(header::ACCEPT_RANGES, "bytes").is_ok() {

@@ -63,6 +63,8 @@ pub enum Use {
     /// Look up, but store nothing on a miss: HEAD, whose answer has no body, and ranges, for which fetching the whole might cost far
     /// more than was asked for. Both then go to the backend as they came.
     ReadOnly,
+    /// Look up, and nothing else: whatever the backend answers says nothing to others, for a rule of the route keeps it from them.
+    LookOnly,
     Bypass(Bypass),
 }
 
@@ -322,7 +324,7 @@ pub struct Came {
 /// May this answer to a GET be stored, and how long is it fresh?
 pub fn response(said: &Said<'_>, policy: &CachePolicy, came: Came) -> Result<Freshness, Refusal> {
     let control = Control::of(said);
-    if said.status.is_informational() || matches!(said.status.as_u16(), 206 | 304) {
+    if said.status.is_informational() || matches!(said.status.as_u16(), 206 | 304) || policy.refuses(said.status) {
         return Err(Refusal::Status);
     }
     let expires = if control.targeted { None } else { expires(said, came.now) };
@@ -365,6 +367,16 @@ fn is_guessed(said: &Said<'_>, control: &Control<'_>, policy: &CachePolicy, now:
     policy.heuristic.is_some_and(|heuristic| heuristic.unlisted)
         && (control.public || matches!(said.status.as_u16(), 405 | 414 | 501))
         && heuristic(said, policy, now).is_some_and(|lifetime| !lifetime.is_zero())
+}
+
+/// The statuses in whose place a stale answer may be given (RFC 5861, section 4).
+pub fn is_error(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}
+
+/// Statuses that tell of trouble, and nothing of what was asked for: whatever was answered before is as true as ever.
+pub fn is_trouble(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status.as_u16(), 408 | 429)
 }
 
 /// Those of RFC 9110 that a whole answer can have.

@@ -171,7 +171,7 @@ pub fn on_hit(used: Use, wishes: &Wishes, meta: &CacheMeta, is_fresh: bool) -> O
         return Some(ForcedFreshness::ForceFresh);
     }
     match used {
-        Use::ReadOnly => Some(ForcedFreshness::ForceMiss),
+        Use::ReadOnly | Use::LookOnly => Some(ForcedFreshness::ForceMiss),
         _ => is_fresh.then_some(ForcedFreshness::ForceExpired),
     }
 }

@@ -19,8 +19,17 @@ use crate::wire::encode;
 /// What the buffer and the list of fields cost as allocations of their own.
 const ALLOCATIONS: usize = 64;
 
+/// Digests of the very content of a message (RFC 9530, section 2; RFC 2616, section 14.15): that of a part is not the whole's, nor the other
+/// way round. `Repr-Digest` is of what both are of.
+pub(super) const OF_CONTENT: [&str; 2] = ["content-digest", "content-md5"];
+
 /// What describes a body (RFC 9110, section 15.4.5).
 const DESCRIBING: [&str; 5] = ["content-length", "content-type", "transfer-encoding", "content-encoding", "accept-ranges"];
+
+/// Whether a 304 leaves it out.
+fn describes(name: &[u8]) -> bool {
+    is_one_of(name, &DESCRIBING) || is_one_of(name, &OF_CONTENT)
+}
 
 fn is_one_of(name: &[u8], names: &[&str]) -> bool {
     names.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
@@ -69,7 +78,10 @@ impl StoredHead {
     /// That of the whole that an answer is a part of, so long in all.
     pub(super) fn of_part(answer: &AnswerHead, date: Option<&[u8]>, total: usize, withheld: &[Box<[u8]>]) -> Self {
         StoredHead::told(StatusCode::OK, answer, date, total, |name| {
-            is(name, "age") || is(name, "content-range") || withheld.iter().any(|known| rules::is_withheld(name, known))
+            is(name, "age")
+                || is(name, "content-range")
+                || is_one_of(name, &OF_CONTENT)
+                || withheld.iter().any(|known| rules::is_withheld(name, known))
         })
     }
 
@@ -155,7 +167,7 @@ impl StoredHead {
     /// The answer to a client that has this one already: 304, without what describes a body (RFC 9110, section 15.4.5).
     pub(super) fn not_modified(&self) -> Self {
         let mut writer = Writer::new(StatusCode::NOT_MODIFIED, self.fields.len());
-        let left = self.headers().filter(|(name, _)| !is_one_of(name, &DESCRIBING));
+        let left = self.headers().filter(|(name, _)| !describes(name));
         left.for_each(|(name, value)| writer.field(name, value));
         writer.done()
     }
@@ -195,7 +207,7 @@ fn kept(answer: &AnswerHead) -> impl Iterator<Item = (&[u8], &[u8])> {
 /// The answer to a client that has this one already; see [`StoredHead::not_modified`].
 pub fn not_modified(answer: &AnswerHead) -> AnswerHead {
     let mut writer = Writer::new(StatusCode::NOT_MODIFIED, answer.fields.len());
-    let left = encode::end_to_end(answer).filter(|(name, _)| !is_one_of(name, &DESCRIBING));
+    let left = encode::end_to_end(answer).filter(|(name, _)| !describes(name));
     left.for_each(|(name, value)| writer.field(name, value));
     AnswerHead { version: answer.version, ..writer.done().to_answer(0) }
 }

@@ -29,6 +29,8 @@ pub struct Asking<'a> {
     pub head: &'a RequestHead,
     /// The route that it would take.
     pub route: Option<&'a str>,
+    /// The services of which one would answer it.
+    pub services: &'a [&'a str],
     pub policy: Option<&'a CachePolicy>,
     pub credentials: &'a Credentials,
     /// Whoever the route lets pass has proved who he is, or is taken for somebody.
@@ -186,19 +188,22 @@ impl Asking<'_> {
         let (policy, route) = (self.policy?, self.route?);
         let seen = seen(self.head, edits);
         let variance = key::variance(policy, entry.meta.head.vary(), &seen);
-        let key = key::key(self.head, self.exchange, seen, route, policy);
-        let of = |primary| {
-            let Parts { target, route, rest, .. } = key::read(primary);
-            (target.to_vec(), route.to_vec(), rest.to_vec())
+        let is_its_key = |service: &&str| {
+            let key = key::key(self.head, self.exchange, &seen, (route, *service), policy);
+            let (asked, stored) = (key::read(&key.primary), key::read(&entry.primary));
+            (asked.target, asked.route, asked.rest) == (stored.target, stored.route, stored.rest)
         };
-        (of(&key.primary) == of(&entry.primary)).then_some(variance)
+        self.services.iter().any(|service| is_its_key(service)).then_some(variance)
     }
 
     /// The keys that it would have over either scheme, at its scheme's own port.
     fn keys(&self, edits: &HeaderEdits) -> Vec<Vec<u8>> {
         let (Some(policy), Some(route)) = (self.policy, self.route) else { return Vec::new() };
-        let key = key::key(self.head, self.exchange, seen(self.head, edits), route, policy);
-        ["http", "https"].into_iter().filter_map(|scheme| key::of_scheme(&key.primary, scheme)).collect()
+        let keys = self.services.iter().map(|service| {
+            let key = key::key(self.head, self.exchange, seen(self.head, edits), (route, *service), policy);
+            ["http", "https"].into_iter().filter_map(move |scheme| key::of_scheme(&key.primary, scheme))
+        });
+        keys.flatten().collect()
     }
 
     /// What it would get of those that fit it. `predicted`: if it were fetched, the answer could not be stored.
@@ -226,7 +231,7 @@ impl Asking<'_> {
                 return ("depends", "it is a consumer's who proves to be one, and each has entries of his own (`per: consumer`)");
             }
             Use::Bypass(why) => return ("bypass", why.reason()),
-            Use::Full | Use::ReadOnly => {}
+            Use::Full | Use::ReadOnly | Use::LookOnly => {}
         }
         if extra.is_some_and(|extra| extra.bypasses(self.head, self.exchange)) {
             return ("bypass", Bypass::Rule.reason());
@@ -248,10 +253,20 @@ impl Asking<'_> {
             Worth::Meanwhile(_) => (3, "stale", "it has expired, and is given while another one is fetched"),
             Worth::Nothing(Why::Asked) if wishes.reload => (2, "miss", "the client wants none that is stored"),
             Worth::Nothing(Why::Asked) => (2, "revalidate", "the client wants one that is fresher than what is stored"),
-            Worth::Nothing(Why::Nothing) => (0, "miss", "what is stored does not say that it is for requests with credentials"),
+            Worth::Nothing(Why::Nothing) => (
+                0,
+                "miss",
+                "what is stored is an error that the route's fallback takes the place of, or does not say that it is for requests with credentials",
+            ),
             Worth::Nothing(_) if predicted => (1, "bypass", UNSTORABLE),
             Worth::Nothing(_) => (1, "revalidate", "what is stored has expired"),
         };
+        if self.services.len() > 1 {
+            return (
+                "depends",
+                "each service of the route's `split` has answers of its own, and which one is drawn is not known here",
+            );
+        }
         let best = fitting.iter().map(|entry| told(Worth::of(entry, policy, &wishes))).max_by_key(|(rank, ..)| *rank);
         let (would, why) = best.map_or(none, |(_, would, why)| (would, why));
         match wishes.only_if_cached && (matches!(would, "miss" | "revalidate") || why == UNSTORABLE) {

@@ -132,8 +132,7 @@ impl ProxyHttp for Gateway {
     fn cache_key_callback(&self, _session: &Session, ctx: &mut Self::CTX) -> Result<CacheKey> {
         let journey = journey(ctx)?;
         let (Some(route), Some(policy)) = (journey.route(), journey.cache_policy()) else { return Err(Error::new(NO_JOURNEY)) };
-        let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
-        Ok(cache::key(&journey.head, &journey.exchange, seen, &route.kept_as, policy).to_pingora(policy))
+        Ok(journey.cache_key(route, policy).to_pingora(policy))
     }
 
     async fn cache_hit_filter(

@@ -10,11 +10,12 @@ use http::{Method, StatusCode};
 
 use super::filling::{Filling, UnderWay};
 use super::hit::Ask;
+use super::judge::Judge;
 use super::{Failed, broke_off, call_failed, fallback, let_go, mirror, parts, refresh, relay, stale};
 use crate::cache::stored::not_modified;
 use crate::cache::{
-    Behind, CACHE_STATUS, Cache, CachePolicy, Excuse, Fetch, Heard, Hit, Looked, Next, Outcome, Patience, Use, Verdict, Waiting,
-    Wishes,
+    Behind, CACHE_STATUS, Cache, CachePolicy, Excuse, Fetch, Heard, Hit, Keeping, Looked, Next, Outcome, Patience, Use, Verdict,
+    Waiting, Wishes,
 };
 use crate::downstream::{Downstream, seen_upstream};
 use crate::exchange::Exchange;
@@ -42,7 +43,7 @@ pub async fn run(
     under_way: &mut Option<UnderWay>,
 ) -> Result<(), Failed> {
     // Only GET has parts (RFC 9110, section 14.2).
-    let wants_part = used == Use::ReadOnly && journey.head.method == Method::GET && policy.has_parts();
+    let wants_part = used != Use::Full && journey.head.method == Method::GET && policy.has_parts();
     if wants_part
         && let Looked::Missed(missed) | Looked::Predicted(missed) = &looked
         && let Some(hit) = parts::find(missed, &policy, &wishes, journey)
@@ -74,7 +75,7 @@ pub async fn run(
             }
             // An answer to `If-Range` need not say what it is of: its client knows (RFC 9110, section 15.3.7).
             let is_told = seen_upstream(&journey.head, &journey.exchange, &header::IF_RANGE).is_empty();
-            if wants_part && is_told && policy.keeps_parts(&journey.head, &journey.exchange) {
+            if wants_part && is_told && used == Use::ReadOnly {
                 fetch.keep_parts();
             }
             fetch
@@ -154,7 +155,13 @@ pub async fn run(
     let outcome = fetch.outcome();
     let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
     let (cache, asked) = (journey.view.cache, journey.tries.started);
-    let keeping = cache.admit(fetch, &answer.head, &journey.head.method, asked, &policy, seen);
+    let keeping = match used != Use::LookOnly && Judge::of(journey).admits(&answer.head, &journey.tries) {
+        true => cache.admit(fetch, &answer.head, &journey.head.method, asked, &policy, seen),
+        false => {
+            fetch.failed();
+            Keeping::Nothing
+        }
+    };
     // Not in here: what is stored is for others as well, and goes on when the client's time is over.
     let UnderWay { filling, answer } = under_way.insert(UnderWay { filling: Filling::new(cache, keeping), answer });
     let outcome = outcome(filling.keeping.is_storing());
@@ -245,7 +252,7 @@ pub(super) async fn look_on(
     let mut wants_whole = used == Use::ReadOnly
         && asker.head.method == Method::GET
         && asker.head.header("range").is_some()
-        && policy.fetches_whole(asker.head, asker.exchange);
+        && policy.fetches_whole();
     let look = |key| cache.look(policy, key, wishes, |name| seen_upstream(asker.head, asker.exchange, name));
     loop {
         let predicted = matches!(looked, Looked::Predicted(_));
@@ -275,10 +282,14 @@ pub(super) async fn look_on(
             Looked::Stale(both) if wishes.only_if_cached => return Ok(Begun::Stored(both.0, None)),
             Looked::Stale(both) => {
                 let (hit, missed) = *both;
-                let behind = match cache.turn(missed, Use::Full, wishes) {
-                    Next::Fetch(fetch) => Some(fetch),
-                    // Somebody does it already.
-                    Next::Wait(..) | Next::Look(_) => None,
+                let behind = match used {
+                    // What it is answered is for nobody else.
+                    Use::LookOnly => None,
+                    _ => match cache.turn(missed, Use::Full, wishes) {
+                        Next::Fetch(fetch) => Some(fetch),
+                        // Somebody does it already.
+                        Next::Wait(..) | Next::Look(_) => None,
+                    },
                 };
                 return Ok(Begun::Stored(hit, behind));
             }

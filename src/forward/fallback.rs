@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
+use super::judge::code_of;
 use super::{Failed, broke_off, call_failed, client_failed, parts, relay, stale};
 use crate::cache::Hit;
 use crate::downstream::Downstream;
-use crate::grpc::{GRPC_STATUS, read_status};
 use crate::head::HeaderEdit;
 use crate::journey::Journey;
 use crate::reply::Reply;
@@ -120,9 +120,7 @@ fn unwanted(journey: &Journey, down: &Downstream, answer: &AnswerHead) -> Option
     let status = if fallback.replaces(answer.status) {
         answer.status
     } else {
-        // Of a call that was made of the request its answer has no such field.
-        let made = || u8::try_from(journey.tries.transcoded.as_ref()?.status?).ok();
-        let code = answer.header_all(GRPC_STATUS.as_str()).next().and_then(read_status).or_else(made);
+        let code = code_of(answer, &journey.tries);
         code.filter(|code| fallback.replaces_call(*code)).map(|_| StatusCode::BAD_GATEWAY)?
     };
     given(fallback, journey, down, true)?;

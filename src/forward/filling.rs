@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use pingora_error::{Error, ErrorType};
 
+use super::judge::Judge;
 use super::paid::Reading;
 use super::{Failed, broke_off, client_failed, shared};
 use crate::cache::{Cache, Flow, Flown, Keeping};
@@ -43,7 +44,7 @@ impl UnderWay {
         let Some(service) = shared(journey, service) else { return };
         let (caller, mut tries) = (caller.clone(), journey.tries.leave());
         tokio::spawn(async move {
-            store(cache, keeping, answer, &caller, &service, &mut tries).await;
+            store(cache, (keeping, &Judge::Route(None)), answer, &caller, &service, &mut tries).await;
             tries.end();
         });
     }
@@ -56,10 +57,10 @@ impl UnderWay {
     }
 }
 
-/// Stores an answer that no client waits for.
+/// Stores an answer that no client waits for, if it turns out to be one to keep.
 pub async fn store(
     cache: &'static Cache,
-    mut keeping: Keeping,
+    (mut keeping, judge): (Keeping, &Judge),
     mut answer: Answer,
     caller: &Caller,
     service: &Service,
@@ -92,7 +93,11 @@ pub async fn store(
             return tries.broke(service, &broken);
         }
     }
-    keeping.done(cache, &answer.head);
+    if judge.keeps(&answer.head, &mut keeping) {
+        keeping.done(cache, &answer.head);
+    } else {
+        keeping.give_up();
+    }
     caller.keep(answer, service);
 }
 

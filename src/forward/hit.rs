@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, StatusCode};
 
 use super::paid::{FREE, Reading};
 use super::{Failed, client_failed, paid, parts};
-use crate::cache::{self, Bypass, CACHE_STATUS, CachePolicy, Flow, Flown, Hit, Looked, Outcome, Use, Wishes};
+use crate::cache::{Bypass, CACHE_STATUS, CachePolicy, Flow, Flown, Hit, Looked, Outcome, Use, Wishes};
 use crate::downstream::{Downstream, may_see_upstream, seen_upstream};
 use crate::head::HeaderEdit;
 use crate::journey::Journey;
@@ -44,7 +44,9 @@ pub struct Ask {
 }
 
 /// What is stored for this request. `None` on a route without a cache.
-pub fn find(journey: &Journey) -> Option<Found> {
+pub fn find(journey: &mut Journey) -> Option<Found> {
+    journey.draw();
+    let journey = &*journey;
     let route = journey.route()?;
     let policy = route.plan.options.cache.as_ref()?;
     let Journey { head, exchange, .. } = journey;
@@ -53,7 +55,7 @@ pub fn find(journey: &Journey) -> Option<Found> {
         use_of_it => use_of_it,
     };
     let seen = |name: &HeaderName| seen_upstream(head, exchange, name);
-    let key = cache::key(head, exchange, seen, &route.kept_as, policy);
+    let key = journey.cache_key(route, policy);
     Some(match journey.view.cache.look(policy, key, &wishes, seen) {
         // A part is not what is stored as it is.
         Looked::Fresh(hit) if !may_see_upstream(head, exchange, &[header::RANGE]) || seen(&header::RANGE).is_empty() => {
@@ -81,7 +83,7 @@ pub fn forget(journey: &Journey) {
         return;
     }
     let seen = |name: &HeaderName| seen_upstream(head, exchange, name);
-    let key = cache::key(head, exchange, seen, &route.kept_as, policy);
+    let key = journey.cache_key(route, policy);
     view.cache.forget_number(policy, &key, journey.stored, seen);
 }
 

@@ -6,6 +6,7 @@ pub mod compose;
 pub mod fallback;
 mod filling;
 pub mod hit;
+mod judge;
 mod mirror;
 pub mod own;
 pub mod paid;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
+use super::judge::Judge;
 use super::{filling, shared, stale};
 use crate::cache::{Cache, CachePolicy, Fetch};
 use crate::downstream::seen_upstream;
@@ -22,6 +23,7 @@ pub(super) struct Refresh {
     pub caller: Arc<Caller>,
     pub cache: &'static Cache,
     pub policy: Arc<CachePolicy>,
+    pub judge: Judge,
     pub fetch: Fetch,
     pub tls: Arc<TlsConnector>,
     pub service: Arc<Service>,
@@ -44,6 +46,7 @@ pub fn begin(caller: &Arc<Caller>, journey: &Journey, service: &Service, policy:
         caller: caller.clone(),
         cache: journey.view.cache,
         policy: policy.clone(),
+        judge: Judge::of(journey),
         fetch,
         tls: journey.view.tls.clone(),
         service,
@@ -73,7 +76,7 @@ impl Refresh {
     }
 
     async fn ask(self, tries: &mut Tries) {
-        let Refresh { caller, cache, policy, mut fetch, tls, service, head, exchange, target, body } = self;
+        let Refresh { caller, cache, policy, judge, mut fetch, tls, service, head, exchange, target, body } = self;
         if cache.is_fetched(&mut fetch, &policy).await {
             return;
         }
@@ -93,12 +96,14 @@ impl Refresh {
                 Err(anew) => fetch = *anew,
             }
         };
-        if stale::is_error(answer.head.status) && fetch.has_stale() {
-            // What there is, is better.
+        if stale::is_error(answer.head.status) && fetch.has_better() {
             return;
+        }
+        if !judge.admits(&answer.head, tries) {
+            return fetch.failed();
         }
         let seen = |name: &_| seen_upstream(&head, &exchange, name);
         let keeping = cache.admit(fetch, &answer.head, &head.method, tries.started, &policy, seen);
-        filling::store(cache, keeping, answer, &caller, &service, tries).await;
+        filling::store(cache, (keeping, &judge), answer, &caller, &service, tries).await;
     }
 }

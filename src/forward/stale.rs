@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use crate::cache::{self, Excuse, Hit, Use};
+pub use crate::cache::rules::is_error;
+use crate::cache::{Excuse, Hit, Use};
 use crate::downstream::seen_upstream;
 use crate::journey::Journey;
 
@@ -22,11 +23,5 @@ pub fn instead(journey: &Journey, excuse: Excuse) -> Option<Hit> {
         return None;
     }
     let seen = |name: &_| seen_upstream(&journey.head, &journey.exchange, name);
-    let key = cache::key(&journey.head, &journey.exchange, seen, &route.kept_as, policy);
-    journey.view.cache.kept(policy, &key, &wishes, excuse, seen)
-}
-
-/// The statuses in whose place a stale answer may be given (RFC 5861, section 4).
-pub fn is_error(status: http::StatusCode) -> bool {
-    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+    journey.view.cache.kept(policy, &journey.cache_key(route, policy), &wishes, excuse, seen)
 }

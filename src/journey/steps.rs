@@ -35,7 +35,7 @@ impl Journey {
     /// Runs the route's steps from number `from` on, up to the first that cannot be done at once. `unsettled`: whether there is a body is not
     /// known yet.
     pub fn run(&mut self, from: usize, unsettled: bool) -> Pause {
-        let Journey { view, routed, head, exchange, outcome, .. } = self;
+        let Journey { view, routed, head, exchange, outcome, share, .. } = self;
         let Some(route) = view.route(*routed) else { return Pause::Done(Flow::Continue(())) };
         let steps = route.plan.steps.get(from..).unwrap_or_default();
         let Some(mut stage) = steps.first().map(|step| step.stage) else { return Pause::Done(Flow::Continue(())) };
@@ -44,7 +44,8 @@ impl Journey {
         let steps_behind = |number| route.plan.steps.get(number..).unwrap_or_default();
         for (number, step) in (from..).zip(steps) {
             if let Some(service) = step.service {
-                let chosen = *outcome.service.get_or_insert_with(|| route.answer.choose(head, exchange.client));
+                let chosen = *share.get_or_insert_with(|| route.answer.choose(head, exchange.client));
+                outcome.service = Some(chosen);
                 if chosen != service {
                     continue;
                 }

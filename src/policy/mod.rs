@@ -193,6 +193,7 @@ pub trait OnBody: Send + Sync {
 }
 
 /// What a step does.
+#[derive(Clone)]
 pub enum Work {
     Head(Arc<dyn OnRequest>),
     Wait(Arc<dyn OnWait>),
@@ -202,6 +203,7 @@ pub enum Work {
 }
 
 /// One installed step.
+#[derive(Clone)]
 pub struct Step {
     pub stage: Stage,
     pub name: &'static str,
@@ -213,7 +215,7 @@ pub struct Step {
 }
 
 /// What a route does with a request, in the order in which it does it. Holds only the work that this route asked for.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Plan {
     /// In the order of the stages; within a stage, in the registry's.
     pub steps: Vec<Step>,

@@ -59,7 +59,7 @@ pub(super) async fn exchange(
     match flow {
         ControlFlow::Break(reply) => refuse(&mut journey, &mut down, &reply).await,
         ControlFlow::Continue(()) => {
-            let mut found = forward::hit::find(&journey);
+            let mut found = forward::hit::find(&mut journey);
             if let Some(Found::Fresh(hit)) = &found {
                 if hit.length() > FREE {
                     down.set_purse_if_none(purse);

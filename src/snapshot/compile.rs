@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::fallback::Fallback;
 use super::{ActiveListener, Answer, Route, Snapshot, doors, stock};
 use crate::cache::Credentials;
 use crate::config::{Document, Engine, Source};
@@ -31,7 +32,7 @@ use crate::observe::Metrics;
 use crate::path::{self, AmbiguousPaths};
 use crate::policy::authn::METHODS;
 use crate::policy::registry::Table;
-use crate::policy::{Plan, Work};
+use crate::policy::{Plan, RouteOptions, Work};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::redis::Redis;
 use crate::route::{Matcher, Rewrite, RouteConfig, RouteTables};
@@ -377,7 +378,7 @@ impl<'a> Compiler<'a> {
             let problem = Problem::error(none.place, "`timeout` must be more than 0: no request would be answered");
             self.problems.push(problem.hint("leave it out for the listener's `timeouts.request`"));
         }
-        let plan = self.plan(config, own, &answer);
+        let plan = refusing(self.plan(config, own, &answer), fallback.as_deref());
         self.look_for_proof(config, &answer, &plan);
         self.look_at_stand_in(config, &answer);
         self.warn_of_bounded_streams(config, &answer);
@@ -587,6 +588,17 @@ impl<'a> Compiler<'a> {
 }
 
 /// Every name under `services:`, also of what was refused: who names it there is not wrong.
+/// What a route's fallback takes the place of is not kept for its clients either.
+fn refusing(plan: Arc<Plan>, fallback: Option<&Fallback>) -> Arc<Plan> {
+    match (&plan.options.cache, fallback.map(Fallback::statuses)) {
+        (Some(cache), Some(statuses)) if !statuses.is_empty() => {
+            let cache = Some(Arc::new(cache.refusing(statuses)));
+            Arc::new(Plan { options: RouteOptions { cache, ..plan.options.clone() }, ..Plan::clone(&plan) })
+        }
+        _ => plan,
+    }
+}
+
 fn service_names(document: &Document, root: Option<&Node>) -> Vec<Arc<str>> {
     let refused = root.and_then(|root| root.get("services")).map(Node::entries).unwrap_or_default();
     let known = document.services.keys().map(String::as_str).chain(refused.iter().map(|(key, _)| &*key.text));

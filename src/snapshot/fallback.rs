@@ -82,6 +82,11 @@ impl Fallback {
         self.on.contains(&cause)
     }
 
+    /// Those of the answers that are replaced.
+    pub fn statuses(&self) -> &[StatusRange] {
+        &self.statuses
+    }
+
     /// Whether an answer of that status is replaced.
     pub fn replaces(&self, status: StatusCode) -> bool {
         self.statuses.iter().any(|range| range.contains(status.as_u16()))

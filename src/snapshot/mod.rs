@@ -145,6 +145,25 @@ impl Answer {
         }
     }
 
+    /// Whether one of several services is drawn for each request.
+    #[inline]
+    pub fn is_split(&self) -> bool {
+        matches!(self, Answer::Split(..))
+    }
+
+    /// The name of the service whose answer a request gets that has drawn this number. Empty where it is not one service's.
+    #[inline]
+    pub fn name(&self, number: Option<u32>) -> &str {
+        match self {
+            Answer::Service(service) => &service.key,
+            Answer::Split(_, services) => {
+                let drawn = number.and_then(|number| services.get(number as usize));
+                drawn.map_or("", |service| &*service.key)
+            }
+            Answer::Own(_) | Answer::Compose(_) | Answer::Views(_) => "",
+        }
+    }
+
     pub fn service(&self, number: u32) -> Option<&Service> {
         self.services().get(number as usize).map(|service| &**service)
     }

@@ -1,8 +1,8 @@
 //! What is done with each call: what its service's policies make of it, and what of its answers is kept.
 
 use std::io::{Read as _, Write as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
@@ -422,4 +422,79 @@ fn a_part_that_was_waited_for_is_asked_for_once_more() {
     let answer = dashboard(&gateway);
     assert_eq!((answer.status, answer.json()), (200, json!({ "calm": "slowly" })), "{}", answer.text());
     assert_eq!(parts(&answer), "hasty=timeout, calm=ok");
+}
+
+/// A service that answers as it was told last: status, type, fields and body.
+fn told() -> (Backend, Arc<Mutex<[&'static str; 4]>>) {
+    let told = Arc::new(Mutex::new(["200", "application/json", "max-age=1", "\"good\""]));
+    let known = told.clone();
+    let backend = Backend::answering(move |_| {
+        let [status, kind, control, body] = *known.lock().unwrap();
+        format!(
+            "HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nCache-Control: {control}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes()
+    });
+    (backend, told)
+}
+
+#[test]
+fn what_is_fetched_behind_a_client_is_judged_as_what_is_fetched_for_it() {
+    let deep = format!("{}{}", "[".repeat(65), "]".repeat(65)).leak();
+    for (kind, body, state) in [
+        ("text/html", "<html>", "not_json"),
+        ("application/json", "{\"a\":", "malformed"),
+        ("application/json", deep, "too_deep"),
+        ("application/json", "\"much longer than a part may be, and that by far\"", "too_large"),
+    ] {
+        let (service, said) = told();
+        let compose = "
+      calls: { one: { service: one, path: /, optional: true, max_body: 131B, cache: { stale_while_revalidate: 60s }, fallback: { cached: 1h } } }";
+        let compose = if state == "too_large" { compose.replace("131B", "40B") } else { compose.to_owned() };
+        let gateway = Gateway::start(&yaml(&[("one", &service)], &compose));
+        let stale = || parts(&dashboard(&gateway)).starts_with("one=stale");
+        assert_eq!(dashboard(&gateway).json(), json!({ "one": "good" }));
+        *said.lock().unwrap() = ["200", kind, "max-age=60", body];
+        eventually("it has expired", stale);
+        eventually("it is asked again", || service.requests().len() > 1);
+        // Nothing of it is kept: it is asked again, and again.
+        let asked = service.requests().len();
+        eventually("it is asked once more", || {
+            assert_eq!(dashboard(&gateway).json(), json!({ "one": "good" }), "{state}");
+            service.requests().len() > asked
+        });
+        *said.lock().unwrap() = ["200", "application/json", "max-age=60", "\"new\""];
+        eventually("it is well again", || dashboard(&gateway).json() == json!({ "one": "new" }));
+    }
+}
+
+#[test]
+fn an_error_does_not_take_the_place_of_the_last_good_answer() {
+    for (status, control, cache) in [
+        ("503", "max-age=60", "{}"),
+        ("429", "max-age=60", "{}"),
+        ("500", "no-cache", "{}"),
+        ("503", "", "{ ttl_by_status: { 5xx: 1m } }"),
+    ] {
+        let (service, said) = told();
+        let compose = format!(
+            "\n      calls: {{ one: {{ service: one, path: /, optional: true, cache: {cache}, fallback: {{ cached: 1h }} }} }}"
+        );
+        let gateway = Gateway::start(&yaml(&[("one", &service)], &compose));
+        assert_eq!(dashboard(&gateway).json(), json!({ "one": "good" }));
+        *said.lock().unwrap() = [status, "application/json", control, "{}"];
+        eventually("it has expired", || parts(&dashboard(&gateway)).starts_with("one=stale"));
+        let asked = service.requests().len();
+        for _ in 0..2 {
+            let answer = dashboard(&gateway);
+            assert_eq!((answer.json(), parts(&answer).starts_with("one=stale")), (json!({ "one": "good" }), true), "{status}");
+        }
+        assert_eq!(service.requests().len(), asked + 2, "it is asked each time");
+        // What it refuses is refused from then on.
+        *said.lock().unwrap() = ["404", "application/json", "max-age=60", "{}"];
+        for _ in 0..2 {
+            assert_eq!(parts(&dashboard(&gateway)), "one=status;code=404");
+        }
+    }
 }

@@ -42,7 +42,7 @@ fn opened(path: &Path, max_size: u64) -> (&'static Cache, &'static Disk) {
 
 fn key_of(path: &str) -> Key {
     let head = RequestHead::build("GET", path, &[("host", "shop.example")]);
-    key::key(&head, &Exchange::for_tests(), seen(&head), "r", &policy())
+    key::key(&head, &Exchange::for_tests(), seen(&head), ("r", "s"), &policy())
 }
 
 fn stored(path: &str, body: &[u8]) -> Arc<Entry> {

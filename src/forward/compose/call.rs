@@ -247,7 +247,7 @@ impl Asking<'_> {
             let set_cookies = answer.head.header_all("set-cookie");
             fields.set_cookie.extend(sticky.answered(&aim.session, flight.endpoint().address(), status, set_cookies, secure));
         }
-        if let Some(fault) = unreadable(&answer.head, answer.head.body.is_done(), part) {
+        if let Some(fault) = unreadable(&answer.head, answer.head.body.is_done(), part.max_body) {
             keeping.give_up();
             self.caller.put_away(answer, service).await;
             return Err(fault);
@@ -339,13 +339,26 @@ pub fn unwanted(status: StatusCode) -> Option<Fault> {
 
 /// An answer, if its body is one value of JSON, or nothing.
 pub fn part_of(status: StatusCode, state: State, body: Bytes, fields: Fields) -> Ended {
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Ok(Arc::new(Got { status, state, body: Bytes::new(), fields }));
+    if let Some(fault) = unsound(&body) {
+        return Err(fault);
     }
-    match json::check(&body, DEEPEST) {
-        Ok(()) => Ok(Arc::new(Got { status, state, body, fields })),
-        Err(fault) if fault.kind == FaultKind::TooDeep => Err(Fault::TooDeep),
-        Err(_) => Err(Fault::Malformed),
+    let body = if is_nothing(&body) { Bytes::new() } else { body };
+    Ok(Arc::new(Got { status, state, body, fields }))
+}
+
+fn is_nothing(body: &[u8]) -> bool {
+    body.iter().all(u8::is_ascii_whitespace)
+}
+
+/// Why a body is neither one value of JSON nor nothing.
+fn unsound(body: &[u8]) -> Option<Fault> {
+    if is_nothing(body) {
+        return None;
+    }
+    match json::check(body, DEEPEST) {
+        Ok(()) => None,
+        Err(fault) if fault.kind == FaultKind::TooDeep => Some(Fault::TooDeep),
+        Err(_) => Some(Fault::Malformed),
     }
 }
 
@@ -368,12 +381,22 @@ fn key(how: &How<'_>, request: &Rendered) -> Vec<u8> {
     key
 }
 
-/// Why the body behind a head cannot be a part, if that can be told. `empty`: there is none.
-pub fn unreadable(head: &AnswerHead, empty: bool, part: &Part) -> Option<Fault> {
+/// Whether an answer is one to keep, by its head: a part, or one whose status says that there is none.
+pub fn may_be_part(head: &AnswerHead, most: usize) -> bool {
+    unwanted(head.status).is_some() || unreadable(head, head.body.is_done(), most).is_none()
+}
+
+/// The same of its whole body.
+pub fn is_part(status: StatusCode, body: &[u8]) -> bool {
+    unwanted(status).is_some() || unsound(body).is_none()
+}
+
+/// Why the body behind a head cannot be a part, if that can be told. `empty`: there is none. `most`: the bytes of the longest part.
+pub fn unreadable(head: &AnswerHead, empty: bool, most: usize) -> Option<Fault> {
     if empty {
         return None;
     }
-    if head.length.is_some_and(|length| length > part.max_body as u64) {
+    if head.length.is_some_and(|length| length > most as u64) {
         return Some(Fault::TooLarge);
     }
     if head.header_all("content-encoding").any(is_coded) {

@@ -13,6 +13,7 @@ use crate::cache::{self, Excuse, Flown, Hit, Keeping, Key, Looked, Outcome, Use,
 use crate::downstream::seen_upstream;
 use crate::exchange::Exchange;
 use crate::forward::cached::{Asker, Begun, look_on};
+use crate::forward::judge::Judge;
 use crate::forward::refresh::Refresh;
 use crate::forward::stale;
 use crate::head::RequestHead;
@@ -49,7 +50,7 @@ impl Asking<'_> {
             return None;
         }
         let seen = |name: &_| seen_upstream(head, exchange, name);
-        let key = cache::key(head, exchange, seen, &how.road.id, policy);
+        let key = cache::key(head, exchange, seen, (&how.road.id, ""), policy);
         let looked = self.view.cache.look(policy, key.clone(), &wishes, seen);
         Some(Kept { key, used, wishes, looked })
     }
@@ -70,7 +71,10 @@ impl Asking<'_> {
         // With its client everything here ends.
         let begun = look_on(looked, used, &wishes, policy, &asker, pin!(pending()), drop).await;
         let mut fetch = match begun.map_err(|_| Fault::Unavailable)? {
-            Begun::Fetch(fetch) => fetch,
+            Begun::Fetch(mut fetch) => {
+                fetch.keep_for(how.last_good);
+                fetch
+            }
             Begun::Stored(hit, behind) => {
                 if let Some(mut fetch) = behind {
                     fetch.keep_for(how.last_good);
@@ -78,6 +82,7 @@ impl Asking<'_> {
                         caller: self.caller.clone(),
                         cache,
                         policy: policy.clone(),
+                        judge: Judge::Part(how.part.max_body),
                         fetch,
                         tls: self.view.tls.clone(),
                         service: service.clone(),
@@ -138,7 +143,7 @@ impl Asking<'_> {
             Outcome::Stale { .. } => State::Stale(age.unwrap_or_default()),
             _ => State::Hit(age.unwrap_or_default()),
         };
-        if let Some(fault) = unwanted(head.status).or_else(|| unreadable(&head, hit.length() == 0, part)) {
+        if let Some(fault) = unwanted(head.status).or_else(|| unreadable(&head, hit.length() == 0, part.max_body)) {
             return Err(fault);
         }
         let body = match hit.flow() {
@@ -185,7 +190,8 @@ impl Asking<'_> {
             return None;
         }
         let (head, age) = (hit.head().to_answer(hit.length()), hit.age());
-        if unwanted(head.status).or_else(|| unreadable(&head, hit.length() == 0, how.part)).is_some() || !self.pays(hit.length())
+        if unwanted(head.status).or_else(|| unreadable(&head, hit.length() == 0, how.part.max_body)).is_some()
+            || !self.pays(hit.length())
         {
             return None;
         }

@@ -32,6 +32,7 @@ use crate::route::compose::{Fallback, Part};
 use crate::snapshot::Composed;
 use crate::upstream::call::Caller;
 use call::{Asking, Ended, Got, How};
+pub(super) use call::{is_part, may_be_part};
 use crowd::Crowd;
 
 const X_PORTCULLIS_PARTS: HeaderName = HeaderName::from_static("x-portcullis-parts");

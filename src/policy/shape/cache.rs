@@ -297,6 +297,7 @@ impl Policy for CachePolicy {
             in_redis: config.redis,
             keep_tags: config.keep_tags,
             statuses: statuses?,
+            refused: Box::default(),
         })
     }
 
