@@ -210,9 +210,9 @@ impl Journey {
         head.drop_default_port(scheme);
         let reserved = if exchange.trusted_identity { &[][..] } else { &view.snapshot.reserved_fields };
         if !exchange.trusted_identity {
-            // Who a client says that it is counts nowhere: no route, rule or placeholder looks at what no service gets.
-            let is_reserved = |name: &[u8]| reserved.iter().any(|known| name.eq_ignore_ascii_case(known.as_str().as_bytes()));
-            head.remove_fields(|name| is_identity(name) || is_reserved(name));
+            // Who a client says that it is counts nowhere: no route, rule or placeholder looks at it. The reserved ones are only kept from the
+            // services: one of them may be where a client's own credential is looked for.
+            head.remove_fields(is_identity);
         }
         let (client, local, via) = (exchange.client, connection.local, door.via.as_ref());
         let hop = Hop { peer, client, local, secure, scheme, proxies, reserved, via };

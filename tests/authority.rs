@@ -272,7 +272,6 @@ fn a_trusted_address_is_no_trusted_identity() {
                 jwt: { issuer: https://id.example.com, audience: a, keys: [ { secret: '${SECRET}' } ], claims_to_headers: { X-Auth-Roles: roles } }
           - { path: /asked, service: a, policies: { external_auth: { url: 'http://127.0.0.1:1/', upstream_headers: [ X-Auth-Account, X-Plan ], fail: open } } }
           - { path: /named, headers: { X-Consumer-Name: root }, respond: { status: 204 } }
-          - { path: /named, headers: { X-Auth-Roles: admin }, respond: { status: 204 } }
           - { path: /ruled, respond: { status: 204 }, policies: { authz: { rules: [ { deny: \"'x-consumer-name' in request.headers\" } ] } } }
         ";
     let secret = "s".repeat(32);
@@ -299,9 +298,7 @@ fn a_trusted_address_is_no_trusted_identity() {
         assert_eq!(seen(&answer, "x-request-id").as_deref() == Some("r-1"), port == gateway.port(), "an id is no identity");
         assert_eq!(seen(&answer, "x-plan").as_deref(), Some("gold"), "on this route it is nobody's");
         // Routes and rules look at what services would get, and at nothing else.
-        for claim in [claims[0], claims[6]] {
-            assert_eq!(request(port, "GET", "/named", &[claim], b"").status, if passes { 204 } else { 200 }, "{claim:?}");
-        }
+        assert_eq!(request(port, "GET", "/named", &claims[..1], b"").status, if passes { 204 } else { 200 });
         assert_eq!(request(port, "GET", "/ruled", &claims[..1], b"").status, if passes { 403 } else { 204 });
     }
     // Where a policy says it itself, nobody else does.
