@@ -639,13 +639,16 @@ impl Cache {
         Hit::stale(entry, SystemTime::now(), excuse, policy).filter(|_| !self.storage.is_gone(entry))
     }
 
-    /// Whether there is a good answer that may still be the route's fallback, for so many seconds after its lifetime. An error would take
-    /// its place, or, without the same `Vary`, that of all variants.
+    /// Whether there is a good answer that may still be the route's fallback, for so many seconds after its lifetime, or for as long as
+    /// another one who shares it wants it. An error would take its place, or, without the same `Vary`, that of all variants.
     #[cold]
     fn has_better(&self, key: &Key, stale: Option<&Arc<Entry>>, fallback: u32, policy: &CachePolicy) -> bool {
-        let excuse = Excuse::Fallback(Duration::from_secs(fallback.into()));
         let first = self.storage.find(&Index::primary(key), &key.primary, "");
-        fallback > 0 && stale.into_iter().chain(&first).any(|entry| self.stale(entry, excuse, policy).is_some())
+        stale.into_iter().chain(&first).any(|entry| {
+            let within = fallback.max(entry.meta.fallback);
+            let excuse = Excuse::Fallback(Duration::from_secs(within.into()));
+            within > 0 && self.stale(entry, excuse, policy).is_some()
+        })
     }
 
     /// A body that was only counted was short enough.

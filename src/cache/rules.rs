@@ -427,7 +427,9 @@ fn freshness(
     let window = |said: Option<u64>, own: Duration| {
         // Section 4.2.4: `s-maxage` forbids it, unless the answer names the exception beside it.
         let said = said.map(Duration::from_secs).or_else(|| control.s_maxage.is_none().then_some(own)).unwrap_or_default();
-        let seconds = said.min(policy.max_stale).as_secs();
+        let said = said.min(policy.max_stale);
+        // They are whole ones from here on: what is written as less than one is not nothing.
+        let seconds = said.as_secs() + u64::from(said.subsec_nanos() > 0);
         if control.no_cache || control.revalidate { 0 } else { u32::try_from(seconds).unwrap_or(u32::MAX) }
     };
     let while_revalidate = window(control.stale_while_revalidate, policy.stale_while_revalidate);

@@ -378,6 +378,9 @@ fn stale_answers() {
     assert_eq!(decide(&generous, "s-maxage=1"), (0, 0));
     // Nothing of its lifetime is left, but it may be given while another one is fetched.
     assert_eq!(decide(&silent, "max-age=0, stale-while-revalidate=5"), (5, 0));
+    let part = Duration::from_millis(900);
+    let short = CachePolicy { stale_while_revalidate: part, stale_if_error: s(1) + part, ..origins_word() };
+    assert_eq!(decide(&short, "max-age=1"), (1, 2));
     let none = CachePolicy { max_stale: Duration::ZERO, ..generous };
     assert_eq!(decide(&none, "max-age=1, stale-if-error=9"), (0, 0));
 }

@@ -71,10 +71,7 @@ impl Asking<'_> {
         // With its client everything here ends.
         let begun = look_on(looked, used, &wishes, policy, &asker, pin!(pending()), drop).await;
         let mut fetch = match begun.map_err(|_| Fault::Unavailable)? {
-            Begun::Fetch(mut fetch) => {
-                fetch.keep_for(how.last_good);
-                fetch
-            }
+            Begun::Fetch(fetch) => fetch,
             Begun::Stored(hit, behind) => {
                 if let Some(mut fetch) = behind {
                     fetch.keep_for(how.last_good);
