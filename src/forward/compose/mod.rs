@@ -390,6 +390,9 @@ fn failed(part: &Part, fault: Fault) -> One {
     One { state: State::Failed(fault), body: Body::NULL, value: part.read.then_some(Exact::Null), got: None }
 }
 
+/// An answer's head and body, or the refusal to give instead.
+type Made = Result<(Box<ResponseHeader>, Bytes), Box<Reply>>;
+
 /// The answer's head and body. `by_body`: the request has one, which is nothing that a cache tells requests apart by.
 fn answer(
     composed: &Composed,
@@ -397,7 +400,7 @@ fn answer(
     journey: &Journey,
     by_body: bool,
     purse: &mut Option<Purse>,
-) -> Result<(Box<ResponseHeader>, Bytes), Box<Reply>> {
+) -> Made {
     let composition = &composed.composition;
     let meta = composition.meta.then(|| meta(composed, dones));
     let mut whole = Whole::default();

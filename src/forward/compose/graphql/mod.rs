@@ -17,7 +17,7 @@ use pingora_http::ResponseHeader;
 use serde_json::{Map, Value, json};
 
 use super::call::Got;
-use super::{Done, Gathering, Head, State, head, state};
+use super::{Done, Gathering, Head, Made, State, head, state};
 use crate::graphql::validate::validate;
 use crate::graphql::{Document, Wrong, ast, coerce, locations};
 use crate::journey::{Journey, no_memory};
@@ -51,7 +51,7 @@ impl Executed {
         self,
         composed: &Composed,
         journey: &Journey,
-    ) -> (Result<(Box<ResponseHeader>, Bytes), Box<Reply>>, String) {
+    ) -> (Made, String) {
         let parts = || composed.composition.parts.iter().zip(&self.dones).filter(|(_, done)| done.state != State::Skipped);
         for (counts, done) in composed.counts.iter().zip(&self.dones).filter(|(_, done)| done.state != State::Skipped) {
             counts.note(done.state.word());
@@ -60,7 +60,7 @@ impl Executed {
         (self.given(composed, journey), log)
     }
 
-    fn given(self, composed: &Composed, journey: &Journey) -> Result<(Box<ResponseHeader>, Bytes), Box<Reply>> {
+    fn given(self, composed: &Composed, journey: &Journey) -> Made {
         let body = self.body?;
         let told = prefers_response(&journey.head);
         let status = if self.refused && told { StatusCode::BAD_REQUEST } else { StatusCode::OK };

@@ -517,7 +517,7 @@ impl<'a> Running<'a> {
                 self.complete(child, &def.ty, fields, &value.into(), next);
             } else {
                 let value = match def.from.is_empty() {
-                    true => source.get(&*def.name),
+                    true => source.get(&def.name),
                     false => within(source, &def.from),
                 };
                 self.complete(child, &def.ty, fields, value.unwrap_or(&Exact::Null), next);
