@@ -394,13 +394,7 @@ fn failed(part: &Part, fault: Fault) -> One {
 type Made = Result<(Box<ResponseHeader>, Bytes), Box<Reply>>;
 
 /// The answer's head and body. `by_body`: the request has one, which is nothing that a cache tells requests apart by.
-fn answer(
-    composed: &Composed,
-    dones: &[Done],
-    journey: &Journey,
-    by_body: bool,
-    purse: &mut Option<Purse>,
-) -> Made {
+fn answer(composed: &Composed, dones: &[Done], journey: &Journey, by_body: bool, purse: &mut Option<Purse>) -> Made {
     let composition = &composed.composition;
     let meta = composition.meta.then(|| meta(composed, dones));
     let mut whole = Whole::default();

@@ -47,11 +47,7 @@ pub(super) struct Executed {
 
 impl Executed {
     /// The answer, or the refusal to give instead, and what the log says of the parts. Whichever it is, the calls were made and are counted.
-    pub(super) fn finish(
-        self,
-        composed: &Composed,
-        journey: &Journey,
-    ) -> (Made, String) {
+    pub(super) fn finish(self, composed: &Composed, journey: &Journey) -> (Made, String) {
         let parts = || composed.composition.parts.iter().zip(&self.dones).filter(|(_, done)| done.state != State::Skipped);
         for (counts, done) in composed.counts.iter().zip(&self.dones).filter(|(_, done)| done.state != State::Skipped) {
             counts.note(done.state.word());
