@@ -549,3 +549,32 @@ fn an_answer_that_cannot_be_read_is_one_fields() {
     let item = r#"{"id":"12345678901234567890123","amount":1.10,"raw":{"n":1e400},"of":"/of/12345678901234567890123"}"#;
     assert_eq!(whole, format!("{{\"data\":{{\"items\":[{item}]}}}}"));
 }
+
+/// As in `compose`: neither an argument, nor a field of the object, nor keys are left out that cannot be said.
+#[test]
+fn no_call_is_made_without_what_it_is_about() {
+    let shop = Backend::answering(|asked| match asked.target.as_str() {
+        "/items" => answer(
+            200,
+            &json!((0..300).map(|n| json!({ "id": format!("{n:040}"), "of": { "a": 1 } })).collect::<Vec<_>>()).to_string(),
+        ),
+        _ => answer(200, "[]"),
+    });
+    let fields = "        Query.owned: { service: shop, path: /owned, query: { owner: '{arg.owner}' } }
+        Query.items: { service: shop, path: /items }
+        Item.parts: { service: shop, path: /parts, query: { of: '{parent.of}' } }
+        Item.prices: { service: shop, path: /prices, query: { ids: '{keys}' }, batch: { key: id, by: id, max: 500 } }\n";
+    let schema = "type Query { owned(owner: String): [Int] items: [Item] } type Item { id: ID parts: [Int] prices: [Int] }";
+    let gateway = Gateway::start(&own(&shop, schema, fields, "      max_calls: 1000\n"));
+    for (query, variables) in [
+        ("query($o: String) { owned(owner: $o) }", json!({ "o": "x".repeat(9000) })),
+        ("{ items { parts } }", json!({})),
+        ("{ items { prices } }", json!({})),
+    ] {
+        let whole = post(&gateway, query, variables).json();
+        assert_eq!(whole["errors"][0]["extensions"]["code"], "no_value", "{query}");
+    }
+    assert!(targets(&shop).iter().all(|target| target == "/items"), "{:?}", targets(&shop));
+    assert_eq!(post(&gateway, "{ owned }", json!({})).json().get("errors"), None);
+    assert_eq!(targets(&shop).last().unwrap(), "/owned");
+}

@@ -8,23 +8,6 @@ use super::{Key, Kind, Node, Scalar};
 use crate::problem::Place;
 
 impl Node {
-    /// Whether it says the same, wherever it stands and in whatever order its keys come.
-    pub fn is_like(&self, other: &Node) -> bool {
-        match (&self.kind, &other.kind) {
-            (Kind::Null, Kind::Null) => true,
-            (Kind::Scalar(one), Kind::Scalar(other)) => one.text == other.text && one.style == other.style,
-            (Kind::Seq(one), Kind::Seq(other)) => {
-                one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.is_like(other))
-            }
-            (Kind::Map(one), Kind::Map(other)) => {
-                let has =
-                    |key: &Key, value: &Node| other.iter().any(|(known, theirs)| known.text == key.text && value.is_like(theirs));
-                one.len() == other.len() && one.iter().all(|(key, value)| has(key, value))
-            }
-            _ => false,
-        }
-    }
-
     pub fn place(&self) -> Place {
         self.place
     }

@@ -257,6 +257,33 @@ fn an_element_without_a_value_is_that_element_alone() {
     assert_eq!((&answer.json()["part"], &answer.json()["why"], asked), (&"each".into(), &"no_value".into(), 1));
 }
 
+/// Without what is there and cannot be said, something else would be asked for: the owner's orders, or those of all.
+#[test]
+fn what_cannot_stand_in_a_query_or_a_field_is_not_left_out() {
+    let shop = Backend::answering(|_| ok("[]"));
+    for (place, breaks) in [("query: { owner: '{body.owner}' }", false), ("headers: { X-Owner: 'of {body.owner}' }", true)] {
+        let compose = format!("\n      calls: {{ one: {{ service: shop, path: /orders, {place} }} }}");
+        let gateway = Gateway::start(&yaml(&[("shop", &shop)], &compose));
+        let ask = |owner: &str| {
+            let body = format!("{{\"owner\":{owner}}}");
+            request(gateway.port(), "POST", "/api/dashboard", &[("Content-Type", "application/json")], body.as_bytes())
+        };
+        let (long, digits) = (format!("\"{}\"", "x".repeat(9000)), "7".repeat(9000));
+        let before = shop.requests().len();
+        for owner in [long.as_str(), &digits, "{}", "[]", "[1]", "{\"a\":1}"] {
+            ask(owner).assert_problem(400, "compose", "body_lacks_value");
+        }
+        if breaks {
+            ask("\"a\\nb\"").assert_problem(400, "compose", "body_lacks_value");
+        }
+        assert_eq!(shop.requests().len(), before, "{place}");
+        for owner in ["null", "\"me\"", "7", "true"] {
+            assert_eq!(ask(owner).status, 200, "{owner}");
+        }
+        assert_eq!(shop.requests().len(), before + 4, "{place}");
+    }
+}
+
 /// What bounds targets and fields bounds no text in a body.
 #[test]
 fn a_text_in_a_body_may_be_long() {

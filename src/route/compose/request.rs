@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Names;
 use super::config::CallConfig;
-use super::text::{Found, Known, LONGEST, Source, Text};
+use super::text::{Found, Known, LONGEST, Source, Text, Unsayable};
 use crate::carrier::lossy;
 use crate::head::TRAVEL_FIELDS;
 use crate::json::{Exact, Members};
@@ -117,24 +117,20 @@ impl Request {
         self.body.iter().for_each(|body| body.texts(&mut texts));
         !self.path.sources().filter(of_body).all(in_path)
             || !texts.into_iter().flat_map(Text::sources).filter(of_body).all(|source| stands(source).is_some())
-            || self.beside().filter(of_body).any(|source| source.has_lost_digits(known))
+            || self.query.iter().any(|(_, text)| text.sources().any(|source| of_body(&source)) && text.said(known).is_err())
+            || self
+                .fields
+                .iter()
+                .any(|(_, text)| text.sources().any(|source| of_body(&source)) && field_value(text, known).is_err())
     }
 
-    /// What its query and its fields are made of.
-    fn beside(&self) -> impl Iterator<Item = &Source> {
-        self.query.iter().flat_map(|(_, text)| text.sources()).chain(self.fields.iter().flat_map(|(_, text)| text.sources()))
-    }
-
-    /// What is sent. `None` where a value is missing that it cannot be without.
+    /// What is sent. `None` where a value is missing that it cannot be without, or cannot stand where it is to.
     pub fn render(&self, known: &Known<'_>) -> Option<Rendered> {
-        // A parameter may be left out where there is nothing. Where there is something that cannot be said, all would be asked for.
-        if self.beside().any(|source| source.has_lost_digits(known)) {
-            return None;
-        }
         let mut target = self.path.path(known)?;
         let mut mark = '?';
         for (name, value) in &self.query {
-            let Some(value) = value.bytes(known) else { continue };
+            // It may be left out where there is nothing. Where there is something that cannot be said, all would be asked for.
+            let Some(value) = value.said(known).ok()? else { continue };
             target.push(mark);
             target.push_str(name);
             target.push('=');
@@ -145,8 +141,8 @@ impl Request {
             return None;
         }
         // What stands in the file is the gateway's to say: where it has nothing to say, the client does not say it instead.
-        let value = |text: &Text| HeaderValue::from_bytes(&text.bytes(known)?).ok();
-        let mut fields: Vec<_> = self.fields.iter().map(|(name, text)| (name.clone(), value(text))).collect();
+        let value = |(name, text): &(HeaderName, Text)| Some((name.clone(), field_value(text, known).ok()?));
+        let mut fields = self.fields.iter().map(value).collect::<Option<Vec<_>>>()?;
         let body = match &self.body {
             None => None,
             Some(body) => Some(Bytes::from(body.value(known)?.to_vec())),
@@ -200,6 +196,14 @@ impl Json {
             }
         })
     }
+}
+
+/// A field's value. `None` where there is none.
+///
+/// # Errors
+/// It is one that no field can have.
+fn field_value(text: &Text, known: &Known<'_>) -> Result<Option<HeaderValue>, Unsayable> {
+    text.said(known)?.map(|bytes| HeaderValue::from_bytes(&bytes).map_err(|_| Unsayable)).transpose()
 }
 
 fn json(value: &Value, names: &Names<'_>) -> Result<Json, String> {

@@ -77,6 +77,10 @@ pub enum Found<'a> {
 }
 
 impl<'a> Found<'a> {
+    fn is_null(&self) -> bool {
+        matches!(self, Found::Json(Value::Null) | Found::Exact(Exact::Null))
+    }
+
     /// As it is written where everything is text. Lists and objects are no text, and nothing is none.
     pub fn bytes(self) -> Option<Cow<'a, [u8]>> {
         match self {
@@ -187,13 +191,10 @@ impl Source {
     }
 }
 
-impl Source {
-    /// Whether it stands for a number that is no text any more ([`digits`]), which is not the same as nothing: claims and arguments are read by
-    /// others, who keep 64 bits.
-    pub fn has_lost_digits(&self, known: &Known<'_>) -> bool {
-        matches!(self.get(known), Some(Found::Json(Value::Number(number))) if digits(number).is_none())
-    }
-}
+/// A value that is there, and cannot stand in a target or a field: a list or an object, a number of a token's without all of its digits
+/// ([`digits`]), or more than [`LONGEST`] bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unsayable;
 
 /// What something is known by, as a text. `None` for what cannot stand in a list of them.
 pub fn key(value: &Exact) -> Option<String> {
@@ -294,20 +295,22 @@ impl Text {
         self.0.iter().map(|piece| if let Piece::Text(text) = piece { text } else { "x" }).collect()
     }
 
-    /// As bytes of a target or a field. `None` where a value is missing, or all of it is longer than those may be.
-    pub fn bytes(&self, known: &Known<'_>) -> Option<Vec<u8>> {
-        self.all(known).filter(|all| all.len() <= LONGEST)
-    }
-
-    fn all(&self, known: &Known<'_>) -> Option<Vec<u8>> {
-        let mut out = Vec::new();
+    /// As bytes of a target or a field. `None` where a value is missing.
+    ///
+    /// # Errors
+    /// [`Unsayable`], which is not the same as nothing: without what is there something else would be asked for.
+    pub fn said(&self, known: &Known<'_>) -> Result<Option<Vec<u8>>, Unsayable> {
+        let (mut out, mut missing) = (Vec::new(), false);
         for piece in &self.0 {
             match piece {
                 Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
-                Piece::Of(source) => out.extend_from_slice(&source.get(known)?.bytes()?),
+                Piece::Of(source) => match source.get(known).filter(|found| !found.is_null()) {
+                    Some(found) => out.extend_from_slice(&found.bytes().ok_or(Unsayable)?),
+                    None => missing = true,
+                },
             }
         }
-        Some(out)
+        if out.len() > LONGEST { Err(Unsayable) } else { Ok((!missing).then_some(out)) }
     }
 
     /// As a path in its one spelling. `None` where a value is missing, or none that a path can have ([`path::Made`]).
@@ -322,9 +325,16 @@ impl Text {
         made.path()
     }
 
-    /// As text in JSON, of any length. `None` where a value is missing.
+    /// As text in JSON, of any length. `None` where a value is missing, or is no text.
     pub fn json(&self, known: &Known<'_>) -> Option<String> {
-        self.all(known).map(|bytes| lossy(Cow::Owned(bytes)).into_owned())
+        let mut out = Vec::new();
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
+                Piece::Of(source) => out.extend_from_slice(&source.get(known)?.bytes()?),
+            }
+        }
+        Some(lossy(Cow::Owned(out)).into_owned())
     }
 }
 
@@ -371,7 +381,7 @@ mod tests {
         let names = Names { pattern: "/", calls: &[], each: false, field: None };
         let said = |name: &str| {
             let text = Text::parse(&format!("{{claim.{name}}}"), &names).unwrap();
-            text.bytes(&known).map(|bytes| String::from_utf8(bytes).unwrap())
+            text.said(&known).unwrap().map(|bytes| String::from_utf8(bytes).unwrap())
         };
         for (name, value) in [
             ("https://a.test/tenant", Some("acme")),

@@ -53,7 +53,7 @@ impl<'a> Compiler<'a> {
             // Calls that say the same of it share what is kept, as those do that say nothing: one that is made twice is kept, and asked for, once.
             let alike = |Raw(node): &Raw| {
                 let mut said = written.calls.0.iter().filter_map(|(name, call)| Some((name.as_str(), call.cache.as_ref()?)));
-                said.find_map(|(name, Raw(other))| node.is_like(other).then_some(name))
+                said.find_map(|(name, Raw(other))| node.says_the_same(other).then_some(name))
             };
             let said = wanted.cache.map(|(call, raw)| (alike(raw).unwrap_or(call), raw));
             if let Some((call, Raw(node))) = said {
