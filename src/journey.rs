@@ -117,6 +117,8 @@ pub struct Journey {
     pub control: Option<Arc<ExchangeControl>>,
     /// Looks at the answer, where a copy's answer is compared with it.
     pub compared: Option<Box<Watch>>,
+    /// There is a copy of it, or there will be.
+    pub mirrored: bool,
     /// Of a split, the number of the service that the request is for, once that is drawn: whether or not it is asked.
     pub share: Option<u32>,
     /// What this request may do with the cache, on a route that has one.
@@ -188,6 +190,7 @@ impl Journey {
                 stand_in: None,
                 control: None,
                 compared: None,
+                mirrored: false,
                 share: None,
                 cache_use: None,
                 stored: 0,

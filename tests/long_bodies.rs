@@ -78,6 +78,7 @@ server: {{ workers: 2, cache_memory: 16MiB, cache_disk: {{ path: {}, max_size: 6
 services: {{ a: {{ endpoints: [ '127.0.0.1:{port}' ] }} }}
 routes:
   - {{ path: /memory/*, service: a, policies: {{ cache: {{ max_body: 20MiB, disk: false }} }} }}
+  - {{ path: /fallen/*, service: a, fallback: {{ cached: 1h, json: {{ items: [] }} }}, policies: {{ cache: {{ max_body: 20MiB }} }} }}
   - {{ path: /*, service: a, policies: {{ cache: {{ max_body: 20MiB }} }} }}
 ",
             self.path().to_str().unwrap()
@@ -355,6 +356,24 @@ fn what_cannot_be_read_from_its_beginning_is_a_miss() {
         assert_disk(&get(gateway.port(), path), path);
         eventually("the damaged one is gone", || disk.files(".big").len() == number + 1);
     }
+}
+
+#[test]
+fn a_fallback_that_cannot_be_read_is_none() {
+    let (disk, mut origin) = (Disk::new(), origin());
+    let gateway = disk.start(origin.port());
+    ["/fallen/a", "/fallen/b"].into_iter().for_each(|path| warm(&gateway, path));
+    let newest = disk.files(".big").into_iter().max().unwrap();
+    File::options().write(true).open(newest).unwrap().write_all(b"something else").unwrap();
+    origin.stop();
+    for (path, kind) in [("/fallen/a", "cached"), ("/fallen/b", "static")] {
+        let answer = ask(gateway.port(), "GET", path, &[("Cache-Control", "no-cache")]);
+        assert_eq!((answer.status, answer.header("x-portcullis-fallback")), (200, Some(kind)), "{path}");
+        assert!(answer.body == if kind == "cached" { body(path) } else { b"{\"items\":[]}".to_vec() }, "{path}");
+        let line = gateway.wait_log(|line| line["path"] == path && line["fallback"] == kind);
+        assert_eq!(line["status"], 200, "{line}");
+    }
+    assert_eq!(gateway.metric("portcullis_fallbacks_total{cause=\"error\",kind=\"cached\"}"), 1.0);
 }
 
 /// Bytes on the device of files that have no name any more, but are open.

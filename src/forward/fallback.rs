@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::judge::code_of;
-use super::{Failed, broke_off, call_failed, client_failed, parts, relay, stale};
+use super::{Failed, broke_off, call_failed, client_failed, hit, parts, relay, stale};
 use crate::cache::Hit;
 use crate::downstream::Downstream;
 use crate::head::HeaderEdit;
@@ -34,6 +34,8 @@ pub fn within(journey: &Journey) -> Option<Duration> {
 pub struct Due {
     fallback: Arc<Fallback>,
     given: Given,
+    /// So can what stands behind a stored answer.
+    has_more: bool,
     cause: Cause,
     reason: &'static str,
 }
@@ -48,6 +50,17 @@ impl Due {
     /// Whether it asks somebody, who may take his time.
     pub fn asks(&self) -> bool {
         matches!(self.given, Given::How) && matches!(self.fallback.how, Some(How::Service(_)))
+    }
+
+    /// What of it can be given indeed: a stored answer that cannot be read is as if it were not there. `None` if nothing can be.
+    pub async fn settled(mut self) -> Option<Self> {
+        if let Given::Cached(hit) = &self.given
+            && !hit::is_readable(hit).await
+        {
+            self.given = Given::How;
+            return Some(self).filter(|due| due.has_more);
+        }
+        Some(self)
     }
 }
 
@@ -74,8 +87,10 @@ pub fn due(journey: &Journey, down: &Downstream, ended: Option<&Result<(), Faile
     if cause != Cause::Status && !fallback.is_for(cause) {
         return None;
     }
-    let given = given(fallback, journey, down, ended.is_some())?;
-    Some(Due { fallback: fallback.clone(), given, cause, reason })
+    let in_time = ended.is_some();
+    let given = given(fallback, journey, down, in_time)?;
+    let has_more = matches!(given, Given::Cached(_)) && can_be_given(fallback, journey, down, in_time);
+    Some(Due { fallback: fallback.clone(), given, has_more, cause, reason })
 }
 
 fn given(fallback: &Fallback, journey: &Journey, down: &Downstream, in_time: bool) -> Option<Given> {
@@ -85,18 +100,23 @@ fn given(fallback: &Fallback, journey: &Journey, down: &Downstream, in_time: boo
     if let Some(hit) = fallback.cached.and_then(|within| stale::last_good(journey, within)) {
         return Some(Given::Cached(Box::new(hit)));
     }
-    let can_be_given = match fallback.how.as_ref()? {
-        How::Own { .. } => !journey.dialect.is_grpc(),
+    can_be_given(fallback, journey, down, in_time).then_some(Given::How)
+}
+
+/// Whether there is something to give where the cache has nothing.
+fn can_be_given(fallback: &Fallback, journey: &Journey, down: &Downstream, in_time: bool) -> bool {
+    match &fallback.how {
+        None => false,
+        Some(How::Own { .. }) => !journey.dialect.is_grpc(),
         // There has to be time left, and all of the request: nothing of it was sent, or what was is still at hand, and nothing was done about it
         // or it may be sent twice.
-        How::Service(_) => {
+        Some(How::Service(_)) => {
             let unsent = journey.tries.started.is_none();
             in_time
                 && !journey.head.upgrade
                 && (unsent || down.can_replay() && (journey.tries.undone || may_be_sent_twice(journey)))
         }
-    };
-    can_be_given.then_some(Given::How)
+    }
 }
 
 /// Whether the request may be sent to another service once the route's has had it, which may have done what it says: as for its retries.
@@ -133,12 +153,14 @@ fn unwanted(journey: &Journey, down: &Downstream, answer: &AnswerHead) -> Option
 /// # Errors
 /// See [`Failed`].
 pub async fn give(caller: &Caller, journey: &mut Journey, down: &mut Downstream, due: Due) -> Result<(), Failed> {
-    let Due { fallback, given, cause, reason } = due;
+    let Due { fallback, given, cause, reason, .. } = due;
     let kind = match (&given, &fallback.how) {
         (Given::How, Some(how)) => how.as_str(),
         _ => CACHED,
     };
-    fallback.count(cause, kind == CACHED);
+    if kind != CACHED {
+        fallback.count(cause, false);
+    }
     journey.outcome.fallback = kind;
     journey.outcome.decided_by = Some(reason.into());
     // An answer may have come, and been dropped: nothing that was made of it is the fallback's.
@@ -149,7 +171,15 @@ pub async fn give(caller: &Caller, journey: &mut Journey, down: &mut Downstream,
     journey.compared = None;
     if let Given::Cached(hit) = given {
         down.give_up_body();
-        return parts::give(&hit, journey, down).await;
+        let ended = parts::give(&hit, journey, down).await;
+        if matches!(ended, Err(Failed::Unreadable)) {
+            // Only now it is known that it is not given.
+            journey.exchange.to_client.pop();
+            journey.outcome.fallback = "";
+        } else {
+            fallback.count(cause, true);
+        }
+        return ended;
     }
     match &fallback.how {
         Some(How::Own { head, body }) => {

@@ -16,6 +16,7 @@ use crate::cache::{Bypass, CACHE_STATUS, CachePolicy, Flow, Flown, Hit, Looked, 
 use crate::downstream::{Downstream, may_see_upstream, seen_upstream};
 use crate::head::HeaderEdit;
 use crate::journey::Journey;
+use crate::policy::shape::cache::not_cached;
 use crate::policy::validate::report::BREAKS;
 use crate::wire::encode::is_bodiless;
 use crate::wire::view::AnswerView;
@@ -30,6 +31,8 @@ pub enum Found {
 pub enum Missed {
     /// The request does not use the cache.
     Bypass(Bypass),
+    /// It does, but what it has cannot be given in time: the client asks for itself, once.
+    Alone,
     Ask(Ask),
 }
 
@@ -94,12 +97,28 @@ pub fn anew(journey: &mut Journey) -> Missed {
     journey.answer_dropped();
     (journey.outcome.cache, journey.outcome.cache_tier) = ("", "");
     match find(journey) {
-        // Somebody was quicker, or it is only that the disk takes its time. This client asks for itself, once.
+        // Somebody was quicker, or it is only that the disk takes its time.
         Some(Found::Fresh(_) | Found::Missed(Missed::Ask(Ask { looked: Looked::Fresh(_) | Looked::Stale(_), .. }))) | None => {
-            Missed::Bypass(Bypass::Rule)
+            Missed::Alone
         }
         Some(Found::Missed(missed)) => missed,
     }
+}
+
+/// Has a request go on to its service without the cache.
+///
+/// # Errors
+/// [`Failed::Answer`] for who wants nothing but what is stored.
+#[cold]
+pub(super) fn go_alone(journey: &mut Journey) -> Result<(), Failed> {
+    if journey.cache_policy().is_some_and(|policy| Wishes::of(&journey.head, policy).only_if_cached) {
+        return Err(Failed::Answer(not_cached()));
+    }
+    journey.cache_use = Some(Use::Bypass(Bypass::Rule));
+    // What was to be given was nobody's who is asked.
+    let view = journey.view.clone();
+    journey.choose_service(&view);
+    Ok(())
 }
 
 /// Gives a stored answer to the client.
@@ -175,6 +194,14 @@ pub(super) async fn first(flow: &Flow, from: usize) -> Result<Bytes, Failed> {
     match flow.first(from).await {
         Flown::Some(piece, _) => Ok(piece),
         _ => Err(Failed::Unreadable),
+    }
+}
+
+/// Whether an answer can be given, as far as its first block shows. For what stands in for another one, which is dropped then.
+pub(super) async fn is_readable(hit: &Hit) -> bool {
+    match hit.flow() {
+        Some(flow) if hit.is_long() && hit.length() > 0 => matches!(flow.next(0).await, Flown::Some(..)),
+        _ => true,
     }
 }
 

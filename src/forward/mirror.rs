@@ -45,7 +45,7 @@ struct Question {
 pub fn begin(caller: &Arc<Caller>, journey: &mut Journey, down: &Downstream, compares: bool) -> Option<Copy> {
     let mirror = journey.route()?.plan.options.mirror.clone()?;
     let streams = journey.head.upgrade || journey.dialect.is_grpc() || journey.asks_for_stream();
-    if streams || !mirror.wants(&journey.head, &journey.exchange) {
+    if streams || journey.mirrored || !mirror.wants(&journey.head, &journey.exchange) {
         return None;
     }
     let known = down.buffered();
@@ -86,6 +86,8 @@ pub fn begin(caller: &Arc<Caller>, journey: &mut Journey, down: &Downstream, com
         seen,
         mirror,
     };
+    // Whatever way the request takes from here on.
+    journey.mirrored = true;
     journey.compared = watch.map(Box::new);
     match (body, place) {
         (Some(body), Some(place)) => {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use http::StatusCode;
 use pingora_error::{Error, ErrorType};
 
-use crate::cache::{Bypass, Use};
+use crate::cache::Use;
 use crate::downstream::{CLIENT_STALLED, Downstream, UNPAID};
 use crate::exchange::Verdict;
 use crate::journey::{ANSWER_BUDGET, Journey, body_refusal, out_of_time};
@@ -83,6 +83,7 @@ pub async fn run(
     match missed {
         None => {}
         Some(Missed::Bypass(why)) => journey.cache_use = Some(Use::Bypass(why)),
+        Some(Missed::Alone) => hit::go_alone(journey)?,
         // Boxed: it must not make the common one's future larger.
         Some(Missed::Ask(ask)) => match pinned(|| cached::run(caller, journey, down, service, ask, under_way)).await {
             Err(Failed::Unreadable) => {
@@ -92,8 +93,7 @@ pub async fn run(
                         ended => return ended,
                     }
                 }
-                // Without the cache.
-                journey.cache_use = Some(Use::Bypass(Bypass::Rule));
+                hit::go_alone(journey)?;
             }
             ended => return ended,
         },

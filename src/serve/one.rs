@@ -188,6 +188,7 @@ async fn fall_back(
     fallback: forward::fallback::Due,
     alarm: &mut Alarm,
 ) -> Option<Result<(), Failed>> {
+    let Some(fallback) = fallback.settled().await else { return Some(Err(Failed::Unreadable)) };
     let (due, control) = (journey.due(), down.control());
     let asks = fallback.asks();
     let ended = if asks && due.is_over() {
