@@ -50,15 +50,11 @@ const EXPLAINED: [(&str, &str); 11] = [
 ];
 
 /// Tests of what makes a good cache that this one does not do, and why.
-const LEFT: [(&str, &str); 19] = [
+const LEFT: [(&str, &str); 15] = [
     (
         "conditional-lm-fresh-no-lm",
         "It asks by a date before the stored `Date`: by RFC 9111, section 4.3.2, that is changed since, and 200.",
     ),
-    ("heuristic-405-cached", "It is kept where `statuses` names it: the answer speaks of the request."),
-    ("heuristic-414-cached", "As with 405."),
-    ("heuristic-501-cached", "As with 405."),
-    ("heuristic-599-cached", "What names no lifetime is kept by its status; `public` adds none."),
     ("method-POST", "A POST is answered from the cache only where `methods` names it, and never a GET by it."),
     ("other-cookie", "A `Cookie` is a credential, unless `cookies` says which ones are not."),
     ("other-set-cookie", "An answer that sets a cookie is for one client. Some keep it without the field."),

@@ -156,11 +156,14 @@ fn a_fallback_outlives_a_restart() {
     let server = format!("server: {{ workers: 1, cache_disk: {{ path: '{}', max_size: 64MiB }} }}", disk.display());
     let config = yaml(&[("one", &one)], compose).replace("server: { workers: 1 }", &server);
     let mut gateway = Gateway::start(&config);
+    eventually("it has the disk", || gateway.metric("portcullis_cache_disk_open") == 1.0);
     assert_eq!(dashboard(&gateway).json(), json!({ "kept": "good" }));
+    eventually("it is written", || gateway.metric("portcullis_cache_disk_stored_total") >= 1.0);
     gateway.signal("TERM");
     gateway.wait_exit(Duration::from_secs(10));
     down.store(true, Ordering::Relaxed);
     let again = Gateway::start(&config);
+    eventually("it has the disk", || again.metric("portcullis_cache_disk_open") == 1.0);
     eventually("it has expired", || parts(&dashboard(&again)).starts_with("kept=stale;age="));
     assert_eq!(dashboard(&again).json(), json!({ "kept": "good" }));
 }
