@@ -2,6 +2,7 @@
 //! fails.
 
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -566,7 +567,7 @@ fn answers_may_have_a_redis_of_their_own() {
     let [one, two] = [start(&yaml), start(&yaml)];
     warm_paths(&one, &["/a", "/b", "/c"]);
     let keys = |redis: &Redis| redis.cli(&["KEYS", "*"]);
-    assert!(keys(&shared).is_empty() && keys(&own).contains("cache:"), "{} {}", keys(&shared), keys(&own));
+    assert!(!keys(&shared).contains("cache:") && keys(&own).contains("cache:"), "{} {}", keys(&shared), keys(&own));
     assert_redis(&ask(&two, "/a", &[]));
     purge(&one, &json!({ "urls": ["http://shop.example/b"] }));
     eventually("it is heard", || two.metric("portcullis_cache_purges_heard_total") >= 1.0);
@@ -577,20 +578,86 @@ fn answers_may_have_a_redis_of_their_own() {
     assert_miss(&ask(&three, "/a", &[]));
     assert_redis(&ask(&three, "/c", &[]));
     assert!(keys(&shared).contains("purges") && !keys(&own).contains("purges"), "{} {}", keys(&shared), keys(&own));
-    // A reload goes to another Redis, and back.
+    // A reload goes to another Redis, and back. What was there before does not count: who knows what was changed meanwhile.
     let (four, five) = (start(&yaml), start(&plain));
-    for (yaml, by, path) in [(&plain, &five, "/d"), (&yaml, &one, "/e")] {
-        warm_paths(by, &[path]);
+    for (yaml, by, before) in [(&plain, &five, "/d"), (&yaml, &one, "/e")] {
+        warm_paths(by, &[before]);
         four.rewrite(yaml);
         assert_eq!(four.reload().0, 200);
         let finds = |path: &str| status(&ask(&four, path, &[("Cache-Control", "only-if-cached")])).ends_with("detail=redis");
-        eventually("it looks there", || finds(path));
+        let mut number = 0;
+        eventually("it looks there", || {
+            number += 1;
+            let path = format!("{before}/{number}");
+            warm_paths(by, &[path.as_str()]);
+            finds(&path)
+        });
+        assert!(!finds(before), "{before}");
     }
+    // One that starts there counts it.
+    assert_redis(&ask(&start(&yaml), "/e", &[]));
     // While it is down nothing is found there, and purges are told.
     drop(own);
     purge(&one, &json!({ "urls": ["http://shop.example/c"] }));
     assert_miss(&ask(&one, "/c", &[]));
     assert_memory(&ask(&one, "/c", &[]));
+}
+
+/// Answers that outlive the list of what was purged.
+#[test]
+fn what_was_purged_stays_purged_where_the_list_is_lost_and_answers_are_not() {
+    let (shared, own, origin) = (Redis::start(), Redis::start(), origin());
+    let to = format!("cache_redis: {{ redis: {{ nodes: '127.0.0.1:{}' }}, deadline: 500ms }}", own.port());
+    let yaml = of(&shared, &origin).replace("cache_redis: { deadline: 500ms }", &to);
+    let one = start(&yaml);
+    warm_paths(&one, &["/a", "/b"]);
+    purge(&one, &json!({ "urls": ["http://shop.example/a"] }));
+    drop(one);
+    shared.cli(&["FLUSHALL"]);
+    let two = start(&yaml);
+    assert_miss(&ask(&two, "/a", &[]));
+    assert_miss(&ask(&two, "/b", &[]));
+    // And what comes after that is shared.
+    warm_paths(&two, &["/c"]);
+    assert_redis(&ask(&start(&yaml), "/c", &[]));
+}
+
+/// RFC 9111, section 4.3.5: what a HEAD says is not what its service has is not the youngest by that, here as on other gateways.
+#[test]
+fn what_a_head_has_found_to_be_old_takes_nothing_elses_place() {
+    let redis = Redis::start();
+    let version = Arc::new(AtomicUsize::new(1));
+    let now = version.clone();
+    let origin = Origin::start(move |asked: &Asked| {
+        let version = now.load(Ordering::Relaxed).to_string();
+        let fields = [("ETag", &*format!("\"{version}\"")), ("Cache-Control", "max-age=600, stale-if-error=600")];
+        // A HEAD has the length of its GET, and no body.
+        let all = answer(200, &fields, &version);
+        Act::Send(if asked.method == "HEAD" { all[..all.len() - version.len()].to_vec() } else { all })
+    });
+    let yaml = of(&redis, &origin);
+    let [one, two] = [start(&yaml), start(&yaml)];
+    let head = |gateway: &Gateway, path: &str| {
+        let head = request(gateway.port(), "HEAD", path, &[HOST, ("Cache-Control", "no-cache")], b"");
+        assert_eq!(head.header("etag"), Some("\"2\""));
+    };
+    warm_paths(&one, &["/a", "/b"]);
+    version.store(2, Ordering::Relaxed);
+    let before = stored(&two);
+    assert_eq!(ask(&two, "/a", &[("Cache-Control", "no-cache")]).text(), "2");
+    eventually("the new one is written", || stored(&two) > before);
+    let before = stored(&one);
+    head(&one, "/a");
+    // Orders are obeyed one after the other: the second one's has come when the third is written.
+    head(&one, "/b");
+    eventually("what it says of the other one is written", || stored(&one) > before);
+    warm_paths(&one, &["/c"]);
+    let three = start(&yaml);
+    let found = ask(&three, "/a", &[]);
+    assert_redis(&found);
+    assert_eq!(found.text(), "2");
+    // Of the old one Redis knows that it is.
+    assert_eq!(ask(&three, "/b", &[]).text(), "2");
 }
 
 /// A 304 sends no body to Redis, but where that is not there any more.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -374,6 +375,29 @@ fn a_fallback_that_cannot_be_read_is_none() {
         assert_eq!(line["status"], 200, "{line}");
     }
     assert_eq!(gateway.metric("portcullis_fallbacks_total{cause=\"error\",kind=\"cached\"}"), 1.0);
+}
+
+/// Nothing stands in for an error that cannot be read: the error is the answer, and the service is not asked once more for that.
+#[test]
+fn what_cannot_be_read_is_no_excuse() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let origin = Origin::start(move |_: &Asked| {
+        Act::Send(match count.fetch_add(1, Ordering::Relaxed) {
+            0 => answer(200, &[("Cache-Control", "max-age=1, stale-if-error=600")], body("/a")),
+            _ => answer(503, &[("X-Number", "failed")], "down"),
+        })
+    });
+    let disk = Disk::new();
+    let gateway = disk.start(origin.port());
+    warm(&gateway, "/a");
+    eventually("it is stale", || said(&get(gateway.port(), "/a")).contains("stale-if-error"));
+    let damaged = disk.files(".big").pop().unwrap();
+    File::options().write(true).open(damaged).unwrap().write_all(b"something else").unwrap();
+    let before = asked.load(Ordering::Relaxed);
+    let failed = get(gateway.port(), "/a");
+    assert_eq!((failed.status, failed.header("x-number"), failed.text().as_str()), (503, Some("failed"), "down"));
+    assert_eq!(asked.load(Ordering::Relaxed) - before, 1);
 }
 
 /// Bytes on the device of files that have no name any more, but are open.

@@ -132,14 +132,6 @@ impl Flow {
         }
     }
 
-    /// What there is from here on of one that is whole, and on disk, before anything else is read of it: not waited for for long.
-    pub async fn first(&self, from: usize) -> Piece {
-        match self.long.get() {
-            Some(reader) => reader.first(from).await,
-            None => self.at(from),
-        }
-    }
-
     /// The same, once there is something.
     pub async fn next(&self, from: usize) -> Piece {
         loop {

@@ -200,13 +200,13 @@ impl MemoryTier {
         }
     }
 
-    /// Writes an entry where answers are kept beside memory. `renewed`: its body is the same as before.
-    fn keep(&self, index: Index, entry: &Arc<Entry>, renewed: bool) {
+    /// Writes an entry where answers are kept beside memory.
+    fn keep(&self, index: Index, entry: &Arc<Entry>, body: Body) {
         if let Some(disk) = self.disk.get() {
             disk.keep(index, entry);
         }
         if let Some(redis) = self.redis.get() {
-            redis.keep(index, entry, renewed);
+            redis.keep(index, entry, body);
         }
     }
 
@@ -325,35 +325,35 @@ impl MemoryTier {
             // Nothing of the head before stays.
             Some(Entry { meta, checked, ..entry.clone() }.joined())
         });
-        self.kept_anew(index, primary, done);
+        self.kept_anew(index, primary, done, Body::Same);
         done
     }
 
-    /// It is another one than what the service has: it counts as stale from now on, and is given in the place of an error alone, as which
-    /// it may be kept for `fallback` seconds. Nothing is left of one that may not be. `asked` is when its service was asked that.
-    pub(super) fn outdate(&self, index: Index, primary: &[u8], number: u64, (asked, fallback): (u64, u32)) {
+    /// It is another one than what the service has: it counts as stale from now on, and is given in the place of an error, as which
+    /// it may be kept for `fallback` seconds. Nothing is left of one that may not be. It stays as old as it is: its service has said that it has
+    /// another one, so it must not take the place of that, nor outlive what was purged or changed since it was asked for.
+    pub(super) fn outdate(&self, index: Index, primary: &[u8], number: u64, fallback: u32) {
         let is_it = |entry: &Entry| entry.number == number && entry.meta.stale_if_error.max(fallback) > 0 && !self.is_gone(entry);
         let done = self.change(index, |entry| {
             let mut entry = is_it(entry).then(|| aged(entry))?;
             let meta = &mut entry.meta;
-            (meta.stale_while_revalidate, meta.fallback, meta.asked) = (0, fallback, asked);
-            entry.checked = asked.into();
+            (meta.stale_while_revalidate, meta.fallback) = (0, fallback);
             Some(entry)
         });
         match self.peek(&index) {
             // Somebody has stored another one meanwhile.
             Some(entry) if !done && entry.number != number => {}
-            Some(_) if done => self.kept_anew(index, primary, true),
+            Some(_) if done => self.kept_anew(index, primary, done, Body::Outdated),
             _ => self.forget(index, primary),
         }
     }
 
     /// What is kept of an entry beside memory follows what it is now; if it was not `done`, what is there is another one.
-    fn kept_anew(&self, index: Index, primary: &[u8], done: bool) {
+    fn kept_anew(&self, index: Index, primary: &[u8], done: bool, body: Body) {
         if self.disk.get().is_some() || self.redis.get().is_some() {
             match self.peek(&index) {
                 // Its life may be shorter than it was.
-                Some(entry) if done => self.keep(index, &entry, true),
+                Some(entry) if done => self.keep(index, &entry, body),
                 Some(_) => {}
                 // What is kept elsewhere is not what it is now.
                 None => self.forget(index, primary),
@@ -389,7 +389,7 @@ impl MemoryTier {
 
     pub(super) fn put(&self, index: Index, entry: Entry) -> Kept {
         let (kept, entry) = (Kept::of(&entry), Arc::new(entry));
-        self.keep(index, &entry, false);
+        self.keep(index, &entry, Body::New);
         self.insert(index, entry);
         kept
     }
@@ -438,6 +438,16 @@ impl MemoryTier {
         }
         done
     }
+}
+
+/// What an entry that is written anew has for a body, for those who have it already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Body {
+    New,
+    /// The one before: its head alone is another one.
+    Same,
+    /// The one before, whose service has said that it has another one. Whoever has that one keeps it.
+    Outdated,
 }
 
 /// The same once it was purged softly.
@@ -673,7 +683,7 @@ impl Filling {
             let entry = Entry { long: Some(long.clone()), ..Entry::at(place, primary, user_tag, meta, Bytes::new()) };
             self.wanted = false;
             let (kept, long, entry) = (Kept::of(&entry), long.clone(), Arc::new(entry));
-            self.tier.keep(index, &entry, false);
+            self.tier.keep(index, &entry, Body::New);
             if long.is_gone() {
                 return None;
             }

@@ -207,7 +207,7 @@ pub type Current = (Arc<Redis>, Option<(Arc<Redis>, Settings)>);
 /// Does what the other gateways tell, and tells them what waits for that, for as long as the process lives. Answers are looked for in Redis
 /// only as long as that goes well. `current` is there if the generation that serves has a Redis and a cache.
 pub async fn follow(cache: &'static Cache, current: impl Fn() -> Option<Current> + Send, tallies: &Tallies) {
-    let mut following: Option<Following> = None;
+    let (mut following, mut was_bound): (Option<Following>, bool) = (None, false);
     loop {
         tokio::time::sleep(EVERY).await;
         let Some((redis, answers)) = current() else {
@@ -228,11 +228,12 @@ pub async fn follow(cache: &'static Cache, current: impl Fn() -> Option<Current>
         if let Some((answers, _)) = &answers
             && !step.bound.as_ref().is_some_and(|bound| bound.is_of(answers))
         {
-            let bound = Arc::new(Bound::new(answers));
+            let bound = Arc::new(Bound::new(answers, std::mem::replace(&mut was_bound, true)));
             cache.redis(tallies).bind(Some(bound.clone()));
             cache.redis_bound.send_replace(());
             // It has to hear all that was purged before it is looked into.
             (step.bound, step.is_primed) = (Some(bound), false);
+            step.is_apart = !Arc::ptr_eq(answers, &step.redis);
         }
         step.step().await;
         if let Some(tier) = cache.storage.redis.get() {
@@ -253,6 +254,8 @@ struct Following {
     redis: Arc<Redis>,
     /// Where it has answers as well.
     bound: Option<Arc<Bound>>,
+    /// They are kept in another one than the purges, and may outlive those.
+    is_apart: bool,
     /// All was heard that was purged before there was this.
     is_primed: bool,
     /// Redis has lost what was purged, and those who start now do not know of it.
@@ -300,6 +303,7 @@ impl Following {
             redis,
             bound: None,
             has_lost: false,
+            is_apart: false,
             is_primed: false,
             seen: NOTHING.to_owned(),
             answered: Instant::now(),
@@ -367,8 +371,19 @@ impl Following {
             // There may have been others before, which nobody remembers.
             bound.forget_before(first);
         }
+        if count == 0 && self.is_apart {
+            self.begin();
+        }
         self.is_primed = true;
         Ok(())
+    }
+
+    /// The list of purges is empty, and answers are kept elsewhere: whether it was lost nobody can tell. It is given a beginning, and what was
+    /// stored before that counts as purged.
+    fn begin(&self) {
+        if let Ok(record) = serde_json::to_string(&Order { soft: false, purges: Vec::new() }) {
+            self.cache.sharing.waiting.lock().put_off((None, record.into()));
+        }
     }
 
     async fn hear(&mut self) -> Result<(), Unavailable> {
@@ -433,6 +448,9 @@ impl Following {
                 {
                     // The first of the gateways says so to all who come later: what Redis has may be from before.
                     self.cache.sharing.waiting.lock().put_off((None, all));
+                    if self.is_apart {
+                        self.begin();
+                    }
                 }
                 return Ok(());
             }
@@ -470,7 +488,7 @@ impl Following {
     fn obey(&self, word: &str) {
         match serde_json::from_str::<Order>(word) {
             Ok(order) => {
-                self.figures.heard.add(1);
+                self.figures.heard.add(u64::from(!order.purges.is_empty()));
                 for purge in &order.purges {
                     let _ = self.cache.purge_own(purge, order.soft);
                 }
@@ -526,6 +544,8 @@ impl Word {
 fn note(bound: &Bound, word: &Word) {
     let at = time_of(&word.id);
     match serde_json::from_str::<Order>(&word.what) {
+        // The list's beginning.
+        Ok(order) if order.purges.is_empty() => bound.forget_before(at),
         Ok(order) => order.purges.iter().for_each(|purge| bound.purged(purge, order.soft, at)),
         Err(_) => bound.purged(&Purge::Everything, true, at),
     }

@@ -85,7 +85,7 @@ impl Cache {
         let said = |name: &header::HeaderName| answer.headers().find(|(field, _)| is(name, field)).map(|(_, value)| value);
         let same = |name| said(&name).is_none_or(|now| stale.meta.head.header(&name) == Some(now));
         if !(same(header::ETAG) && same(header::LAST_MODIFIED) && same(header::CONTENT_LENGTH)) {
-            return self.storage.outdate(index, &key.primary, stale.number, (came.asked, fallback));
+            return self.storage.outdate(index, &key.primary, stale.number, fallback);
         }
         // It has to say which one it is about.
         if said(&header::ETAG).is_none() && said(&header::LAST_MODIFIED).is_none() {

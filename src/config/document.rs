@@ -215,7 +215,7 @@ pub struct CacheDisk {
     /// The folder, as an absolute path. It is made with mode 0700 if it is not there, and is for nothing else. One process has it at a time;
     /// another one that wants it has its cache in memory alone until it is free.
     pub path: Spanned<String>,
-    /// What it may take in all, `64MiB` to `16TiB`. Beyond it there may be a quarter of it that is removed already, but still read by clients.
+    /// What it may take in all, `64MiB` to `16TiB`. Beyond it there may be a quarter of it, in each process (two in an upgrade), that is removed already, but still read by clients.
     pub max_size: Spanned<Size>,
     /// The longest that a request waits for the disk before it goes to its service, `1ms` to `5s`. Default: `100ms`.
     #[serde(default)]

@@ -11,7 +11,7 @@ use http::{Method, StatusCode};
 use super::filling::{Filling, UnderWay};
 use super::hit::Ask;
 use super::judge::Judge;
-use super::{Failed, broke_off, call_failed, fallback, let_go, mirror, parts, refresh, relay, stale};
+use super::{Failed, broke_off, call_failed, fallback, hit, let_go, mirror, parts, refresh, relay, stale};
 use crate::cache::stored::not_modified;
 use crate::cache::{
     Behind, CACHE_STATUS, Cache, CachePolicy, Excuse, Fetch, Heard, Hit, Keeping, Looked, Next, Outcome, Patience, Use, Verdict,
@@ -103,7 +103,10 @@ pub async fn run(
         let answer = match answer {
             Ok(answer) => answer,
             Err(CallError::Service(reply)) => {
-                let excused = if stale::is_error(reply.status) { excuse(&fetch, None, &policy, journey) } else { None };
+                let excused = match stale::is_error(reply.status) {
+                    true => excuse(&fetch, None, &policy, journey, down).await,
+                    false => None,
+                };
                 let Some(hit) = excused else {
                     fetch.failed();
                     return Err(call_failed(CallError::Service(reply), journey, down));
@@ -119,7 +122,7 @@ pub async fn run(
         journey.answer_began(down.uploaded());
         journey.endpoint_answered(service, &answer.head);
         if stale::is_error(answer.head.status)
-            && let Some(hit) = excuse(&fetch, Some(answer.head.status.as_u16()), &policy, journey)
+            && let Some(hit) = excuse(&fetch, Some(answer.head.status.as_u16()), &policy, journey, down).await
         {
             drop(fetch);
             journey.answer_dropped();
@@ -203,7 +206,9 @@ pub async fn run(
     match ended {
         Err(Failed::Answer(reply)) if !down.is_answered() && reply.policy == Service::NAME && stale::is_error(reply.status) => {
             // It began well, and the client has seen nothing of it.
-            let Some(hit) = stale::instead(journey, Excuse::Error(None)) else { return Err(Failed::Answer(reply)) };
+            let Some(hit) = readable(stale::instead(journey, Excuse::Error(None)), down).await else {
+                return Err(Failed::Answer(reply));
+            };
             journey.answer_dropped();
             journey.outcome.decided_by = Some(reply.reason.into());
             parts::give(&hit, journey, down).await
@@ -213,9 +218,29 @@ pub async fn run(
 }
 
 /// What may be given in the place of the service's error. Who asks alone, because nobody else's answer would do, has to look for it.
-fn excuse(fetch: &Fetch, status: Option<u16>, policy: &CachePolicy, journey: &Journey) -> Option<Hit> {
+async fn excuse(
+    fetch: &Fetch,
+    status: Option<u16>,
+    policy: &CachePolicy,
+    journey: &Journey,
+    down: &mut Downstream,
+) -> Option<Hit> {
     let excuse = Excuse::Error(status);
-    fetch.excuse(journey.view.cache, excuse, policy).or_else(|| stale::instead(journey, excuse))
+    readable(fetch.excuse(journey.view.cache, excuse, policy).or_else(|| stale::instead(journey, excuse)), down).await
+}
+
+/// What stands in for an error, if it can be read: else the error is the answer, and the service is not asked once more. Who has gone is given
+/// nothing.
+async fn readable(hit: Option<Hit>, down: &mut Downstream) -> Option<Hit> {
+    let hit = hit?;
+    // Boxed: few are on disk alone.
+    let is_readable = !hit.is_long()
+        || tokio::select! {
+            biased;
+            is_readable = Box::pin(hit::is_readable(&hit)) => is_readable,
+            () = down.gone() => false,
+        };
+    is_readable.then_some(hit)
 }
 
 /// What a request does that has found nothing that it could be given at once.

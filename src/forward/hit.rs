@@ -97,7 +97,7 @@ pub fn anew(journey: &mut Journey) -> Missed {
     journey.answer_dropped();
     (journey.outcome.cache, journey.outcome.cache_tier) = ("", "");
     match find(journey) {
-        // Somebody was quicker, or it is only that the disk takes its time.
+        // Somebody was quicker, or the disk takes too much time.
         Some(Found::Fresh(_) | Found::Missed(Missed::Ask(Ask { looked: Looked::Fresh(_) | Looked::Stale(_), .. }))) | None => {
             Missed::Alone
         }
@@ -131,7 +131,7 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
     let bodiless = journey.head.method == Method::HEAD || is_bodiless(head.status) || hit.length() == 0;
     let first = match hit.flow() {
         // Boxed: few are so long.
-        Some(flow) if !bodiless && hit.is_long() => Some(Box::pin(first(flow, 0)).await?),
+        Some(flow) if !bodiless && hit.is_long() => Some(Box::pin(first(flow, 0, down)).await?),
         _ => None,
     };
     let mut answer = head.to_answer(hit.length());
@@ -186,14 +186,19 @@ pub(super) fn noted(hit: &Hit, journey: &mut Journey) -> Outcome {
     outcome
 }
 
-/// The first that there is from here on of a body that is on disk, before the client is told that there is one.
+/// The first that there is from here on of a body that is on disk, before the client is told that there is one. A disk that is slow is waited
+/// for: that is no damage.
 ///
 /// # Errors
-/// [`Failed::Unreadable`].
-pub(super) async fn first(flow: &Flow, from: usize) -> Result<Bytes, Failed> {
-    match flow.first(from).await {
-        Flown::Some(piece, _) => Ok(piece),
-        _ => Err(Failed::Unreadable),
+/// [`Failed::Unreadable`], or [`Failed::ClientGone`].
+pub(super) async fn first(flow: &Flow, from: usize, down: &mut Downstream) -> Result<Bytes, Failed> {
+    tokio::select! {
+        biased;
+        piece = flow.next(from) => match piece {
+            Flown::Some(piece, _) => Ok(piece),
+            _ => Err(Failed::Unreadable),
+        },
+        () = down.gone() => Err(Failed::ClientGone),
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) const STEP: u64 = (BLOCK + CODE) as u64;
 const FLYING: usize = 8;
 /// What one of them needs of the memory for bodies that arrive.
 pub(in crate::cache) const MEMORY: usize = (FLYING + 2) * BLOCK;
-/// The longest that a fill waits for the disk, and a reader in the middle of a body.
+/// The longest that a fill waits for the disk, and a reader for a block.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Behind a record.
 const MARK: [u8; 4] = *b"pcl1";
@@ -180,8 +180,10 @@ impl LongWrite {
             LongWrite::Block(long) => long.write_block(),
             LongWrite::Head(write) => disk.write_head(write),
             LongWrite::Drop(long, file, claimed) => {
-                long.leave_to_readers(file, *claimed)?;
-                release(&long.store, long.number, *claimed)
+                let left = long.leave_to_readers(file, *claimed);
+                // Whatever comes of that: else its room would be taken until the restart.
+                release(&long.store, long.number, *claimed)?;
+                left
             }
             LongWrite::Forget(store, number, claimed) => release(store, *number, *claimed),
         }
@@ -226,6 +228,11 @@ impl Long {
         }
         *open = Arc::downgrade(&file);
         Ok(file)
+    }
+
+    /// Its file, if some reader has it open. Waits for nothing.
+    pub(super) fn opened(&self) -> Option<Arc<File>> {
+        self.open.try_lock()?.upgrade()
     }
 
     /// Its file, of so many bytes, goes: those who are about to read it still can, if there is room for that.

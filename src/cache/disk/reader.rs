@@ -1,7 +1,7 @@
 //! Reading of long bodies ([`super::long`]), block by block, by as many as like, each with no more than a block in memory.
 //!
 //! What is removed while somebody reads it stays on the device until he has read it. That is beyond the store's bound, and has one of its own:
-//! a quarter of `max_size`. What is removed beyond that is gone for its readers as well, whose answers break off.
+//! a quarter of `max_size` in each process (in an upgrade there are two). What is removed beyond that is gone for its readers as well, whose answers break off.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -96,32 +96,25 @@ pub(in crate::cache) struct Reader {
     store: Option<Arc<Store>>,
     /// Once it was opened: what is removed can be read to its end.
     file: Mutex<Option<Arc<File>>>,
+    /// The block that was read last, and which one: small parts are often of the same.
+    last: Mutex<Option<(usize, Bytes)>>,
 }
 
 impl Reader {
     pub(in crate::cache) fn new(long: Arc<Long>) -> Self {
         long.readers.fetch_add(1, Ordering::AcqRel);
-        Reader { store: long.store.upgrade(), long, file: Mutex::default() }
+        Reader { store: long.store.upgrade(), long, file: Mutex::default(), last: Mutex::default() }
     }
 
-    /// What there is from here on, once there is something.
+    /// What there is from here on, once there is something. Not for ever: after [`PATIENCE`] there is none.
     pub(in crate::cache) async fn next(&self, from: usize) -> Piece {
-        self.next_within(from, PATIENCE).await
-    }
-
-    /// The same, before anything else is read: for no longer than requests wait for the disk.
-    pub(in crate::cache) async fn first(&self, from: usize) -> Piece {
-        self.next_within(from, self.long.disk.settings.deadline).await
-    }
-
-    async fn next_within(&self, from: usize, patience: Duration) -> Piece {
         loop {
             let mut changed = std::pin::pin!(self.long.changed.notified());
             changed.as_mut().enable();
             match self.long.at(from) {
                 Piece::NoneYet => changed.await,
                 Piece::OnDisk => {
-                    let read = self.read(from, patience).await;
+                    let read = self.read(from).await;
                     return read.map_or(Piece::Broken, |(piece, last)| Piece::Some(piece, last));
                 }
                 piece => return piece,
@@ -130,7 +123,7 @@ impl Reader {
     }
 
     /// From here to the end of a block.
-    async fn read(&self, from: usize, patience: Duration) -> Option<(Bytes, bool)> {
+    async fn read(&self, from: usize) -> Option<(Bytes, bool)> {
         let long = &self.long;
         let store = self.store.as_ref().filter(|_| !long.is_cut())?;
         let number = from / BLOCK;
@@ -138,18 +131,34 @@ impl Reader {
             let state = long.state.lock();
             (BLOCK.min(state.written.saturating_sub(number * BLOCK)), state.total, state.file.clone())
         };
+        // What is not it goes before another one is read: there is one at a time.
+        let known = self.last.lock().take().filter(|(which, block)| *which == number && block.len() == length);
+        let block = match known {
+            Some((_, block)) => block,
+            None => self.read_block(store, number, length, growing).await?,
+        };
+        *self.last.lock() = Some((number, block.clone()));
+        let piece = block.slice(from - number * BLOCK..);
+        let last = total == Some(from + piece.len());
+        Some((piece, last))
+    }
+
+    /// One block, held against its code.
+    async fn read_block(&self, store: &Arc<Store>, number: usize, length: usize, growing: Option<Arc<File>>) -> Option<Bytes> {
+        let long = &self.long;
         let (offset, whole) = (number as u64 * STEP, length + CODE);
         let known = {
             let mut file = self.file.lock();
             if file.is_none() {
-                *file = growing;
+                // What somebody else has open need not be opened.
+                *file = growing.or_else(|| long.opened());
             }
             file.clone()
         };
         let bytes = match known.as_ref().and_then(|file| read_now(file, offset, whole)) {
             Some(bytes) => bytes,
             None => {
-                let Some((file, bytes)) = self.wait_for(store, known, offset, whole, patience).await? else {
+                let Some((file, bytes)) = self.wait_for(store, known, offset, whole).await? else {
                     self.is_none(store);
                     return None;
                 };
@@ -168,9 +177,7 @@ impl Reader {
         }
         let mut bytes = Bytes::from(bytes);
         bytes.truncate(length);
-        let piece = bytes.slice(from - number * BLOCK..);
-        let last = total == Some(from + piece.len());
-        Some((piece, last))
+        Some(bytes)
     }
 
     /// It cannot be read: it is a miss from now on.
@@ -187,7 +194,6 @@ impl Reader {
         file: Option<Arc<File>>,
         offset: u64,
         length: usize,
-        patience: Duration,
     ) -> Option<Option<(Arc<File>, Vec<u8>)>> {
         let disk = self.long.disk;
         let waiting = async {
@@ -200,7 +206,7 @@ impl Reader {
                 tokio::time::sleep(AGAIN).await;
             }
         };
-        let found = tokio::time::timeout(patience, waiting).await;
+        let found = tokio::time::timeout(PATIENCE, waiting).await;
         if found.is_err() {
             disk.figures.late.add(1);
         }

@@ -2,7 +2,7 @@
 //! purged by that, and whether all of it was heard.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -27,10 +27,13 @@ pub(in crate::cache) struct Bound {
     /// When all was heard that there was to hear; 0 for never.
     heard: AtomicU64,
     early: Mutex<Vec<(Purge, bool)>>,
+    /// What was written before it was first looked at does not count: not all was heard, or noted there, that was purged or changed.
+    is_late: AtomicBool,
 }
 
 impl Bound {
-    pub(in crate::cache) fn new(redis: &Arc<Redis>) -> Self {
+    /// `late`: this process has had answers in another one before, or by another one's purges.
+    pub(in crate::cache) fn new(redis: &Arc<Redis>, late: bool) -> Self {
         Bound {
             of: redis.clone(),
             redis: redis.apart(),
@@ -39,6 +42,7 @@ impl Bound {
             book: Purges::new(),
             heard: AtomicU64::new(0),
             early: Mutex::default(),
+            is_late: AtomicBool::new(late),
         }
     }
 
@@ -53,6 +57,12 @@ impl Bound {
             log::warn!("the clock of Redis was set back: what was stored there counts as purged");
             self.book.forget_before(until);
         }
+        if self.is_late.load(Ordering::Relaxed)
+            && let Some(until) = self.clock.after(received, received)
+        {
+            self.book.forget_before(until);
+            self.is_late.store(false, Ordering::Relaxed);
+        }
         let early = std::mem::take(&mut *self.early.lock());
         early.iter().for_each(|(purge, soft)| self.purged_here(purge, *soft));
     }
@@ -60,7 +70,7 @@ impl Bound {
     /// All was heard that others have purged, as of that moment.
     pub(in crate::cache) fn has_heard_all(&self, sent: u64) {
         // What was purged before Redis was heard of counts first.
-        if self.early.lock().is_empty() {
+        if self.early.lock().is_empty() && !self.is_late.load(Ordering::Relaxed) {
             self.heard.store(sent, Ordering::Release);
         }
     }

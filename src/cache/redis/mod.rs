@@ -39,7 +39,7 @@ use tokio::sync::oneshot;
 use super::changed::Place;
 use super::entry::{Checked, Entry, Index, VARIANTS};
 use super::key::target_of;
-use super::memory::{MemoryTier, aged};
+use super::memory::{Body, MemoryTier, aged};
 use super::moment::Moment;
 use super::purges::Finding;
 use crate::redis::{Unavailable, cmd};
@@ -349,16 +349,21 @@ impl RedisTier {
         }
     }
 
-    /// An answer was stored, or, if it is `renewed`, its head is another one.
-    pub(super) fn keep(&self, index: Index, entry: &Arc<Entry>, renewed: bool) {
+    /// An answer was stored, or its head is another one.
+    pub(super) fn keep(&self, index: Index, entry: &Arc<Entry>, body: Body) {
         let settings = self.settings.load();
         let Some(settings) = settings.as_ref().filter(|_| entry.meta.in_redis && entry.user_tag.is_empty()) else { return };
         // One that is on disk alone is too long for Redis.
         let is_worth = entry.long.is_none() && entry.body.len() <= settings.max_body && entry.meta.life() >= WORTH;
-        let is_kept = is_worth && self.order(Order::Store { variance: index.variance, entry: entry.clone(), renewed });
+        let is_kept = is_worth && self.order(Order::Store { variance: index.variance, entry: entry.clone(), body });
         if !is_kept {
             // The one before it does not come back in its place.
-            self.order(Order::forget(index, &entry.primary, entry.meta.asked));
+            let before = match body {
+                Body::New | Body::Same => entry.meta.asked,
+                // It may be there itself.
+                Body::Outdated => Moment::now().get(),
+            };
+            self.order(Order::forget(index, &entry.primary, before));
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::names::{Names, OfTarget};
 use super::{Bound, RedisTier, value};
 use crate::cache::entry::{Entry, Index};
+use crate::cache::memory::Body;
 use crate::cache::moment::Moment;
 use crate::redis::{Script, Unavailable};
 
@@ -35,8 +36,8 @@ const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
 /// Stores an answer, unless its target was changed since it was asked for, or a younger one is there. Where nothing is noted of the target,
 /// nothing counts that was asked for a second before, and what was asked for so long ago that a note may be gone is not stored. What is ahead of the
-/// clock was written before that was set back. Where it is told what body is to be there, it puts the head before that one, and says 2 if it is
-/// not there.
+/// clock was written before that was set back: how young one may be that is there, it is told. Where it is told what body is to be there, it
+/// puts the head before that one, and says 2 if it is not there.
 static STORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local function text(value) if type(value) == 'string' then return value end return nil end
@@ -46,7 +47,7 @@ static STORE: LazyLock<Script> = LazyLock::new(|| {
          if not changed and asked < ARGV[7] then return 0 end
          local known = text(redis.pcall('GETRANGE', KEYS[2], 0, #magic + #asked - 1)) or ''
          local there = string.sub(known, #magic + 1)
-         if string.sub(known, 1, #magic) == magic and there > asked and there <= now then return 0 end
+         if string.sub(known, 1, #magic) == magic and there > ARGV[9] and there <= now then return 0 end
          local value = ARGV[4]
          if ARGV[8] ~= '' then
            local whole = text(redis.pcall('GET', KEYS[2])) or ''
@@ -88,11 +89,14 @@ pub(super) enum Order {
     Store {
         variance: Option<HashBinary>,
         entry: Arc<Entry>,
-        /// Its body is there already, for all that is known.
-        renewed: bool,
+        body: Body,
     },
     /// What was asked for before that moment.
-    Forget { variance: Option<HashBinary>, primary: Box<[u8]>, before: u64 },
+    Forget {
+        variance: Option<HashBinary>,
+        primary: Box<[u8]>,
+        before: u64,
+    },
     Changed {
         target: Box<[u8]>,
         /// When, as a moment.
@@ -198,7 +202,7 @@ impl RedisTier {
         // In a Cluster nodes fail one by one.
         let is_down = |name: &str| if bound.redis.is_down_at(name.as_bytes()) { Err(Unwritten::Unheard) } else { Ok(()) };
         match order {
-            Order::Store { variance, entry, renewed } => {
+            Order::Store { variance, entry, body: is } => {
                 let Some(settings) = self.settings.load_full() else { return Ok(()) };
                 if self.tier.is_purged(&entry) {
                     // By this process's own moments, which no clock touches.
@@ -215,6 +219,13 @@ impl RedisTier {
                 // A little ahead: what others have written just now is not from before the clock was set.
                 let ahead = value::digits(bound.clock.after(now, now).ok_or(Unwritten::Unheard)?.saturating_add(AHEAD));
                 let least = value::digits(written.saturating_sub(u64::try_from(FETCHED.as_micros()).unwrap_or(u64::MAX)));
+                let youngest = match is {
+                    Body::New | Body::Same => at.clone(),
+                    // It may be there by another look at the clock.
+                    Body::Outdated => {
+                        value::digits(bound.clock.after(entry.meta.asked, now).ok_or(Unwritten::Unheard)?.saturating_add(AHEAD))
+                    }
+                };
                 let write = async |value: &[u8], body: &[u8]| {
                     let args = [
                         at.as_bytes(),
@@ -225,6 +236,7 @@ impl RedisTier {
                         ahead.as_bytes(),
                         least.as_bytes(),
                         body,
+                        youngest.as_bytes(),
                     ];
                     let done =
                         bound.redis.aside(PATIENCE).eval::<i64>(&STORE, &[changed.as_bytes(), answer.as_bytes()], &args).await;
@@ -234,8 +246,9 @@ impl RedisTier {
                     }
                     done
                 };
-                // What is not there any more, or is another one there, is sent whole.
-                if !renewed || write(&head, value::body_code(&head)).await? == 2 {
+                let is_there = is != Body::New && write(&head, value::body_code(&head)).await? != 2;
+                // What is not there any more, or is another one there, is sent whole; but not in the place of what its service has now.
+                if !is_there && is != Body::Outdated {
                     write(&[head, value::body(&entry, settings.compress_above)].concat(), b"").await?;
                 }
             }
