@@ -210,14 +210,6 @@ pub(super) async fn is_readable(hit: &Hit) -> bool {
     }
 }
 
-/// Whether an answer can be given, as far as its first block shows. For what stands in for another one, which is dropped then.
-pub(super) async fn is_readable(hit: &Hit) -> bool {
-    match hit.flow() {
-        Some(flow) if hit.is_long() && hit.length() > 0 => matches!(flow.next(0).await, Flown::Some(..)),
-        _ => true,
-    }
-}
-
 /// A body, or a part of it, as it comes, after its `first` piece if that is here already. `ends`: nothing comes behind it.
 pub(super) async fn follow(
     flow: &Flow,
