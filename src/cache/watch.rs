@@ -193,7 +193,7 @@ impl Asking<'_> {
             let (asked, stored) = (key::read(&key.primary), key::read(&entry.primary));
             (asked.target, asked.route, asked.rest) == (stored.target, stored.route, stored.rest)
         };
-        self.services.iter().any(|service| is_its_key(service)).then_some(variance)
+        self.services.iter().any(is_its_key).then_some(variance)
     }
 
     /// The keys that it would have over either scheme, at its scheme's own port.

@@ -155,6 +155,8 @@ fn a_fallback_outlives_a_restart() {
     let compose = "\n      calls: { kept: { service: one, path: /, cache: {}, fallback: { cached: 1h } } }";
     let server = format!("server: {{ workers: 1, cache_disk: {{ path: '{}', max_size: 64MiB }} }}", disk.display());
     let config = yaml(&[("one", &one)], compose).replace("server: { workers: 1 }", &server);
+    // The other process has other ports, and what a service is told of where its clients went is part of a key.
+    let dashboard = |gateway: &Gateway| request(gateway.port(), "GET", "/api/dashboard", &[("Host", "shop.example")], b"");
     let mut gateway = Gateway::start(&config);
     eventually("it has the disk", || gateway.metric("portcullis_cache_disk_open") == 1.0);
     assert_eq!(dashboard(&gateway).json(), json!({ "kept": "good" }));

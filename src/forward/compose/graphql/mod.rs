@@ -11,9 +11,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Method, StatusCode};
-use pingora_http::ResponseHeader;
 use serde_json::{Map, Value, json};
 
 use super::call::Got;
