@@ -339,7 +339,8 @@ fn what_cannot_be_read_from_its_beginning_is_a_miss() {
         file.write_all(b"something else").unwrap();
     };
     let part = [("Range", "bytes=70000-70009,-5")];
-    let damages: [(&str, &dyn Fn(&mut File), &[(&str, &str)]); 4] = [
+    type Damage<'d> = (&'d str, &'d dyn Fn(&mut File), &'d [(&'d str, &'d str)]);
+    let damages: [Damage<'_>; 4] = [
         ("/a", &|file| overwrite(file, 0), &[]),
         ("/b", &|file| file.set_len(4_000_000).unwrap(), &[]),
         ("/c", &|file| overwrite(file, 70_000), &part),

@@ -250,13 +250,14 @@ fn caches_on_the_way_are_told_the_fields_that_choose_a_route() {
   - { id: by_query_else, path: /query, methods: [GET], service: web }
   - { id: plain, path: /plain, service: web }",
     );
-    let devices = "sec-ch-ua-mobile, sec-ch-ua-platform, user-agent, x-client";
-    let cases: &[(&str, &[(&str, &str)], u16, &[&str])] = &[
-        ("GET /home", &[], 200, &[devices]),
-        ("GET /home", &[("X-Client", "tv")], 200, &[devices]),
+    const DEVICES: &str = "sec-ch-ua-mobile, sec-ch-ua-platform, user-agent, x-client";
+    type Case = (&'static str, &'static [(&'static str, &'static str)], u16, &'static [&'static str]);
+    let cases: &[Case] = &[
+        ("GET /home", &[], 200, &[DEVICES]),
+        ("GET /home", &[("X-Client", "tv")], 200, &[DEVICES]),
         // From the gateway's own cache as well, which keeps the routes apart.
-        ("GET /home", &[("X-Client", "tv")], 200, &[devices]),
-        ("GET /home", &[("Sec-CH-UA-Mobile", "?1")], 200, &[devices]),
+        ("GET /home", &[("X-Client", "tv")], 200, &[DEVICES]),
+        ("GET /home", &[("Sec-CH-UA-Mobile", "?1")], 200, &[DEVICES]),
         ("GET /only/beta", &[("X-Api-Version", "2")], 200, &["x-api-version"]),
         ("GET /only/beta", &[], 200, &["x-api-version"]),
         ("POST /only/beta", &[], 200, &["x-api-version"]),
