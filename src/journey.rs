@@ -593,7 +593,7 @@ fn dialect(head: &RequestHead) -> Dialect {
         _ => head.header("content-type"),
     };
     match kind.map_or(Dialect::Plain, Dialect::of) {
-        Dialect::Plain if !head.upgrade && connect::is_call(&head.method, kind, || says_version(head), head.query()) => {
+        Dialect::Plain if !head.upgrade && connect::is_call(&head.method, kind, || says_version(head), head.query_bytes()) => {
             Dialect::Connect
         }
         dialect => dialect,

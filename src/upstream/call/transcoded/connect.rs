@@ -37,7 +37,7 @@ pub fn meant<'s>(service: &'s Service, call: &Call<'_>) -> Option<&'s Arc<Connec
     }
     let (path, query) = call.target();
     let says_version = || call.head.header(connect::VERSION).is_some();
-    if !connect::is_call(call.method(), call.content_type(), says_version, query) {
+    if !connect::is_call(call.method(), call.content_type(), says_version, query.map(str::as_bytes)) {
         return None;
     }
     // Where requests mean something by their paths, a type alone says less: it may be that of a raw body.
