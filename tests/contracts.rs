@@ -505,6 +505,7 @@ fn what_one_client_has_asked_for_anew_takes_nothing_from_others() {
     });
     let yaml = "
         listeners: [ { bind: 127.0.0.1:$PORT } ]
+        server: { workers: 2 }
         services: { a: { endpoints: [ '127.0.0.1:$BACKEND' ] } }
         policies:
           cache: {}
