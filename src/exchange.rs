@@ -511,6 +511,9 @@ impl Exchange {
         copy.to_upstream.clone_from(&self.to_upstream);
         copy.upstream_host.clone_from(&self.upstream_host);
         copy.ends_in_value = self.ends_in_value;
+        // By these an endpoint may be chosen, and functions are told them.
+        copy.params.clone_from(&self.params);
+        copy.identity.clone_from(&self.identity);
         copy
     }
 

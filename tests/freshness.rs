@@ -478,6 +478,32 @@ fn a_stale_answer_is_nobodys_who_is_asked_behind_it() {
     assert!(line["service"].as_str().unwrap_or_default().is_empty(), "{line}");
 }
 
+/// An endpoint that keeps something for each tenant is asked for that tenant, whoever asks.
+#[test]
+fn what_is_fetched_behind_a_client_is_asked_for_where_the_client_would_be() {
+    let origin = |number: usize| {
+        let fields = [("Cache-Control", "max-age=1, stale-while-revalidate=60")];
+        Origin::start(move |_| Act::Send(answer(200, &fields, number.to_string())))
+    };
+    let origins: Vec<Origin> = (0..5).map(origin).collect();
+    let endpoints: Vec<String> = origins.iter().map(|origin| format!("127.0.0.1:{}", origin.port())).collect();
+    let gateway = Gateway::start(&format!(
+        "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ workers: 1 }}\n\
+         services: {{ a: {{ endpoints: [ {} ], balance: {{ consistent_hash: {{ key: {{ param: tenant }} }} }} }} }}\n\
+         routes: [ {{ path: '/of/{{tenant}}', service: a, policies: {{ cache: {{}} }} }} ]",
+        endpoints.join(", ")
+    ));
+    let paths: Vec<String> = (0..6).map(|number| format!("/of/t{number}")).collect();
+    let first: Vec<String> = paths.iter().map(|path| get(gateway.port(), path).text()).collect();
+    let asked = |path: &str| origins.iter().flat_map(Origin::asked).filter(|asked| asked.target == path).count();
+    for (path, first) in paths.iter().zip(first) {
+        eventually("it is given stale", || gateway_says(&gateway, path).contains("stale-while-revalidate"));
+        eventually("another one was fetched", || asked(path) >= 2);
+        eventually("and is given", || !gateway_says(&gateway, path).contains("detail"));
+        assert_eq!(get(gateway.port(), path).text(), first, "{path}");
+    }
+}
+
 fn gateway_says(gateway: &Gateway, path: &str) -> String {
     get(gateway.port(), path).header("cache-status").unwrap_or("-").to_owned()
 }

@@ -164,17 +164,15 @@ impl Asking<'_> {
 
     fn exchange_of(&self, part: &Part, road: &Road, head: &RequestHead, request: &Rendered, due: Option<Instant>) -> Exchange {
         let mut exchange = self.exchange.retold();
-        exchange.params.clone_from(&self.exchange.params);
         exchange.ends_in_value = request.ends_in_value;
         if part.anonymous {
+            exchange.identity = None;
             let says_who = |name: &HeaderName| {
                 credentials::is_usual(name) || is_identity(name.as_str().as_bytes()) || self.composed.identity.contains(name)
             };
             for edit in exchange.to_upstream.iter_mut().filter(|edit| says_who(edit.name())) {
                 *edit = HeaderEdit::Remove(edit.name().clone());
             }
-        } else {
-            exchange.identity.clone_from(&self.exchange.identity);
         }
         for step in &road.steps {
             // They are those that change fields, and refuse nobody.
