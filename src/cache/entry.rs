@@ -229,11 +229,12 @@ impl Entry {
     }
 
     /// `place` is that of the key's target.
-    pub(super) fn at(place: Place, primary: &[u8], user_tag: &str, meta: Meta, body: Bytes) -> Self {
+    pub(super) fn at(place: Place, primary: &[u8], user_tag: &str, mut meta: Meta, body: Bytes) -> Self {
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let checked = Checked::from(meta.asked);
+        let (primary, body) = joined(primary, &mut meta.head.buffer, body);
         let entry = Entry {
-            primary: Bytes::copy_from_slice(primary),
+            primary,
             user_tag: user_tag.into(),
             place,
             meta,
@@ -245,19 +246,14 @@ impl Entry {
             checked,
             shown: Shown::default(),
         };
-        entry.joined().weighed()
+        entry.weighed()
     }
 
-    /// With its key, its head, and a body that is short, in one piece of memory. A hit among a million others finds none of them in the
-    /// processor's caches, nor where they are in its tables of pages: apart, each is waited for.
-    pub(super) fn joined(mut self) -> Self {
-        if self.body.len() <= JOINED {
-            let (key, head) = (self.primary.len(), self.meta.head.buffer.len());
-            let all = Bytes::from([&*self.primary, &self.meta.head.buffer, &self.body].concat().into_boxed_slice());
-            (self.primary, self.meta.head.buffer) = (all.slice(..key), all.slice(key..key + head));
-            self.body = all.slice(key + head..);
-        }
-        self
+    /// The same, with what its service says of it now. Nothing of the head before stays.
+    pub(super) fn renewed(&self, mut meta: Meta) -> Self {
+        let checked = Checked::from(meta.asked);
+        let (primary, body) = joined(&self.primary, &mut meta.head.buffer, self.body.clone());
+        Entry { primary, meta, body, checked, ..self.clone() }
     }
 
     /// Has what a hit is made of fetched from memory at once, rather than one after the other as it is wanted.
@@ -294,4 +290,16 @@ impl Entry {
     pub(super) fn is_for(&self, primary: &[u8], user_tag: &str) -> bool {
         *self.primary == *primary && *self.user_tag == *user_tag
     }
+}
+
+/// A key, a head, and a body that is short, in one piece of memory. A hit among a million others finds none of them in the processor's
+/// caches, nor where they are in its tables of pages: apart, each is waited for.
+fn joined(primary: &[u8], head: &mut Bytes, body: Bytes) -> (Bytes, Bytes) {
+    if body.len() > JOINED {
+        return (Bytes::copy_from_slice(primary), body);
+    }
+    let mut all = Bytes::from([primary, head, &body].concat().into_boxed_slice());
+    let primary = all.split_to(primary.len());
+    *head = all.split_to(head.len());
+    (primary, all)
 }

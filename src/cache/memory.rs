@@ -321,9 +321,7 @@ impl MemoryTier {
             let mut meta = meta;
             meta.set_length(entry.length());
             meta.tags = meta.tags.or_else(|| entry.meta.tags.clone());
-            let checked = meta.asked.into();
-            // Nothing of the head before stays.
-            Some(Entry { meta, checked, ..entry.clone() }.joined())
+            Some(entry.renewed(meta))
         });
         self.kept_anew(index, primary, done, Body::Same);
         done
@@ -340,11 +338,11 @@ impl MemoryTier {
             (meta.stale_while_revalidate, meta.fallback) = (0, fallback);
             Some(entry)
         });
-        match self.peek(&index) {
-            // Somebody has stored another one meanwhile.
-            Some(entry) if !done && entry.number != number => {}
-            Some(_) if done => self.kept_anew(index, primary, done, Body::Outdated),
-            _ => self.forget(index, primary),
+        if done {
+            self.kept_anew(index, primary, done, Body::Outdated);
+        } else if self.peek(&index).is_none_or(|entry| entry.number == number) {
+            // Nobody has stored another one meanwhile.
+            self.forget(index, primary);
         }
     }
 
