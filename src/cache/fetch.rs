@@ -1,39 +1,25 @@
-//! What is looked for and not found: who fetches it, whether the answer is stored, and where.
-//!
-//! A key's first answer stands in the primary place, whatever it varies by; those that its `Vary` tells apart stand beside it, each under
-//! its variance. They count only as long as the primary stands that they were found by: `created` of the primary is the oldest that a
-//! variant may be, so that whatever takes the primary away (a purge, another `Vary`) takes all of them.
+//! What is looked for: whether it is there, and who fetches it if it is not. Where what is not in memory may be is [`super::behind`]'s to
+//! say, and what becomes of the answer that is fetched [`super::admit`]'s.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use http::HeaderValue;
 use http::header::{self, HeaderName};
-use http::{HeaderValue, Method, StatusCode};
-use pingora_cache::NoCacheReason;
-use pingora_cache::key::HashBinary;
 use pingora_cache::predictor::CacheablePredictor;
 use pingora_http::RequestHeader;
 use pingora_proxy::RangeType;
-use smallvec::SmallVec;
 
-use super::changed::Place;
-use super::control::Control;
-use super::disk::{Disk, WORTH};
+use super::behind::{Found, tier_of};
 use super::entry::{Entry, Index};
 use super::flow::Flowing;
-use super::hit::{Excuse, Hit, Tier};
-use super::keeping::{Keeping, Storing};
-use super::memory::Filling;
+use super::hit::{Excuse, Hit};
 use super::moment::Moment;
-use super::pieces::{self, Part};
+use super::pieces;
 use super::range::range;
-use super::redis::{RedisTier, Wanted};
 use super::said::Said;
-use super::tags::{self, Tags};
 use super::turns::{self, Turn, Verdict, Waiting};
-use super::{Cache, CachePolicy, Key, LOCK_RETRIES, LOCK_WAIT, Outcome, Use, Wishes, key, reason, rules};
-use crate::wire::answer::AnswerHead;
-use crate::wire::encode::{self, is_bodiless};
+use super::{Cache, CachePolicy, Key, LOCK_RETRIES, LOCK_WAIT, Outcome, Use, Wishes, key, rules};
 
 /// What is stored for a request.
 pub enum Looked {
@@ -49,84 +35,14 @@ pub enum Looked {
 
 /// See [`Looked`].
 pub struct Missed {
-    key: Key,
+    pub(super) key: Key,
     /// Where its answer belongs.
-    index: Index,
+    pub(super) index: Index,
     /// What stands there and has expired, or is not what the client wants.
-    stale: Option<Arc<Entry>>,
+    pub(super) stale: Option<Arc<Entry>>,
     /// How many fetches had ended before it was looked.
     ended: u64,
     why: Why,
-}
-
-/// An answer that was found behind memory.
-pub struct Found {
-    entry: Arc<Entry>,
-    /// Which one it was looked for as.
-    sought: Option<HashBinary>,
-    tier: Tier,
-}
-
-/// What one request has found behind memory, and where it has looked.
-#[derive(Default)]
-pub struct Behind {
-    /// A first answer that another one varies from, and that one; of disk, and of Redis.
-    found: Vec<Found>,
-    last: Option<Tier>,
-    /// It is waited for once.
-    has_no_disk: bool,
-    /// What Redis was asked for, and by when it has to answer all of it.
-    asked: Vec<Index>,
-    until: Option<Instant>,
-}
-
-/// A tier behind memory that may have what was missed.
-pub struct Lookup<'m> {
-    missed: &'m Missed,
-    on_disk: bool,
-    of: Of,
-}
-
-enum Of {
-    Disk(&'static Disk),
-    Redis(&'static RedisTier, Instant),
-}
-
-impl Lookup<'_> {
-    /// Finds it, if that does not take too long.
-    pub async fn load(self) -> Option<Found> {
-        let (index, primary, on_disk) = (self.missed.index, &*self.missed.key.primary, self.on_disk);
-        let (entry, tier) = match self.of {
-            Of::Disk(disk) => (disk.load(index, primary).await?, Tier::Disk),
-            Of::Redis(redis, until) => (redis.load(Wanted { index, primary, on_disk }, until).await?, Tier::Redis),
-        };
-        Some(Found { entry, sought: index.variance, tier })
-    }
-}
-
-impl Behind {
-    /// What came of a lookup. Whether that is worth a second look.
-    pub fn take(&mut self, found: Option<Found>) -> bool {
-        let has_found = found.is_some();
-        self.has_no_disk |= !has_found && self.last == Some(Tier::Disk);
-        self.found.extend(found);
-        has_found
-    }
-
-    /// For [`Cache::look_with`].
-    pub fn found(&self) -> &[Found] {
-        &self.found
-    }
-
-    fn has(&self, tier: Tier) -> usize {
-        self.found.iter().filter(|found| found.tier == tier).count()
-    }
-}
-
-/// Where this entry was found behind memory, if it was.
-#[inline]
-fn tier_of(found: &[Found], entry: &Entry) -> Option<Tier> {
-    found.iter().find(|found| found.entry.number == entry.number).map(|found| found.tier)
 }
 
 /// Why what is stored is not given.
@@ -196,17 +112,17 @@ pub struct Fetch {
     /// `None` if nobody waits for it.
     pub(super) turn: Option<Turn>,
     why: Why,
-    predicted: bool,
+    pub(super) predicted: bool,
     /// It may not store.
-    read_only: bool,
+    pub(super) read_only: bool,
     /// Whatever its answer says of itself, it is a stream.
-    streams: bool,
+    pub(super) streams: bool,
     /// What is stored is not to be validated.
     whole: bool,
     /// Only what is for all is stored.
     pub(super) for_all: bool,
     /// It may not store but parts, and what turns out to be no part.
-    parts: bool,
+    pub(super) parts: bool,
     /// What comes of it is for its client alone.
     alone: bool,
     /// For how many seconds after its lifetime it may be its route's fallback.
@@ -290,7 +206,7 @@ impl Cache {
     }
 
     /// Where the answer to a request stands, or belongs, of those with that mark; and how many fetches had ended before it was looked.
-    fn stored<'v, V>(
+    pub(super) fn stored<'v, V>(
         &self,
         primary: Index,
         mark: &str,
@@ -326,61 +242,6 @@ impl Cache {
         // What Redis has is looked for last, and is younger.
         let mut known = behind.iter().rev().filter(|found| found.sought == index.variance);
         known.find_map(|found| self.storage.still(index, &key.primary, "", found.entry.clone()))
-    }
-
-    /// The next tier that may have what was missed in memory, if there is one that this request has not asked yet. `predicted`: what was
-    /// last stored of it could not be.
-    pub fn behind<'m>(
-        &self,
-        missed: &'m Missed,
-        policy: &CachePolicy,
-        behind: &mut Behind,
-        predicted: bool,
-    ) -> Option<Lookup<'m>> {
-        let on_disk = policy.on_disk;
-        if let Some(disk) = self.disk()
-            && on_disk
-            && !behind.has_no_disk
-            && missed.stale.is_none()
-            && behind.has(Tier::Disk) < 2
-            && disk.may_have(&missed.index)
-        {
-            behind.last = Some(Tier::Disk);
-            return Some(Lookup { missed, on_disk, of: Of::Disk(disk) });
-        }
-        let redis = *self.storage.redis.get()?;
-        // Another gateway may have a younger one than what has expired here.
-        let may = policy.in_redis && !predicted && missed.is_for_others() && !behind.asked.contains(&missed.index);
-        if !may || behind.asked.len() >= 2 {
-            return None;
-        }
-        let until = match behind.until {
-            Some(until) => until,
-            None => *behind.until.insert(redis.until()?),
-        };
-        behind.last = Some(Tier::Redis);
-        behind.asked.push(missed.index);
-        Some(Lookup { missed, on_disk, of: Of::Redis(redis, until) })
-    }
-
-    /// Whether another gateway has fetched meanwhile what has expired here: then nobody need be asked.
-    pub async fn is_fetched(&self, fetch: &mut Fetch, policy: &CachePolicy) -> bool {
-        let may = policy.in_redis && fetch.turn.is_some() && fetch.stale.is_some() && !fetch.for_all;
-        let Some(redis) = self.storage.redis.get().filter(|_| may) else { return false };
-        let Some(until) = redis.until() else { return false };
-        let wanted = Wanted { index: fetch.index, primary: &fetch.key.primary, on_disk: policy.on_disk };
-        let found = redis.load(wanted, until).await;
-        // It may be another variant's, or be from before.
-        let is_it = |entry: &Entry| {
-            let stale = fetch.stale.as_ref();
-            stale.is_some_and(|stale| entry.meta.variance == stale.meta.variance && entry.meta.asked > stale.meta.asked)
-        };
-        let found = found.filter(|entry| is_it(entry) && self.storage.has_body(&fetch.index, &entry.body));
-        let is_fresh = found.is_some_and(|entry| Hit::fresh(&entry, SystemTime::now()).is_some());
-        if is_fresh {
-            fetch.turn.take().into_iter().for_each(|turn| turn.end(Verdict::Stored));
-        }
-        is_fresh
     }
 
     /// The answer that is on its way, if it is one for this request as well.
@@ -466,212 +327,10 @@ impl Cache {
         }
     }
 
-    /// Decides whether an answer is stored, and gets ready for its body. `asked` is when it was asked for.
-    pub fn admit<'v, V>(
-        &'static self,
-        fetch: Fetch,
-        answer: &AnswerHead,
-        method: &Method,
-        asked: Option<Instant>,
-        policy: &CachePolicy,
-        seen: impl Fn(&HeaderName) -> V,
-    ) -> Keeping
-    where
-        V: IntoIterator<Item = &'v [u8]>,
-    {
-        let came = self.came(asked);
-        let is_part = answer.status == StatusCode::PARTIAL_CONTENT;
-        if fetch.read_only && !(fetch.parts && (is_part || answer.status == StatusCode::OK)) {
-            if *method == Method::HEAD && answer.status == StatusCode::OK {
-                if policy.has_parts() {
-                    self.headed_parts(&fetch.key, answer, policy, seen);
-                }
-                self.headed(fetch, answer, came, policy);
-            }
-            return Keeping::Nothing;
-        }
-        let Fetch { key, index, stale, turn, predicted, streams, for_all, parts, fallback, .. } = fetch;
-        let sought = index;
-        let (mut said, now) = (Said::by(answer), came.now);
-        said.stream |= streams;
-        let part = if is_part && parts { Part::of(answer) } else { None };
-        if part.is_some() {
-            // What is kept is of the whole.
-            said.status = StatusCode::OK;
-        }
-        let promised = match (is_bodiless(answer.status), part) {
-            // Whatever it says.
-            (true, _) => Some(0),
-            (false, Some(part)) => Some(part.length),
-            (false, None) => answer.length.and_then(|length| usize::try_from(length).ok()),
-        };
-        let spills = policy.on_disk && part.is_none();
-        let most = policy.max_body.min(if spills { self.storage.most_on_disk() } else { self.storage.most() });
-        let place = key.place();
-        let judged = match self.judge_said(&said, place, for_all, policy, came) {
-            Ok(_) if promised.is_some_and(|length| length > most) => Err(NoCacheReason::ResponseTooLarge),
-            Ok(_) if rules::is_trouble(said.status) && self.has_better(&key, stale.as_ref(), fallback, policy) => {
-                Err(NoCacheReason::Custom("trouble"))
-            }
-            judged => judged,
-        };
-        let fresh = match judged {
-            Ok(fresh) => fresh,
-            Err(why) => {
-                if let Some(turn) = turn {
-                    // The next request need not wait for another one's answer.
-                    self.predictor.mark_uncacheable(&sought.hashed(), why);
-                    turn.end(Verdict::Unfit);
-                }
-                return Keeping::Nothing;
-            }
-        };
-        if predicted && part.is_none() {
-            let known = sought.hashed();
-            let too_large = self.predictor.predicted_uncacheable_reason(&known);
-            if promised.is_none() && too_large.is_none_or(|reason| reason == NoCacheReason::ResponseTooLarge) {
-                // Whether it has become shorter is known at its end.
-                return Keeping::Measuring(sought, most);
-            }
-            self.predictor.mark_cacheable(&known);
-            if *method != Method::GET || answer.status != StatusCode::OK {
-                // It may be an answer to a condition of its client's.
-                return Keeping::Nothing;
-            }
-        }
-        if stale.is_none() && policy.asks_twice() && !self.was_asked(key.halves()) {
-            // Others who want it now are asking for the second time.
-            turn.into_iter().for_each(|turn| turn.end(Verdict::Failed));
-            return Keeping::Nothing;
-        }
-        let variance = if said.vary.is_empty() { None } else { key::variance(policy, rules::members(&said.vary), &seen) };
-        // What is not good for so long is not written.
-        let grace = fresh.while_revalidate.max(fresh.if_error).max(fallback);
-        let spills = spills && fresh.remaining.saturating_add(Duration::from_secs(grace.into())) > WORTH;
-        let filling = Filling::new(self.storage, promised, spills);
-        if !filling.is_wanted() {
-            // There is no room now: nobody need wait for what will not be there.
-            turn.into_iter().for_each(|turn| turn.end(Verdict::Unfit));
-            return Keeping::Nothing;
-        }
-        // Fields are named in quotes or not at all.
-        let names_fields = said.cache_control.iter().any(|line| memchr::memchr(b'"', line).is_some());
-        let mut withheld = if names_fields { Control::of(&said).withheld_names() } else { SmallVec::new() };
-        let tagged = said.names_tags();
-        if tagged && !policy.keep_tags {
-            withheld.extend(tags::fields());
-        }
-        let (mut index, mut created) = place_of(index, variance, stale.as_deref(), now);
-        let parts = policy.has_parts().then(|| self.stored(Index::parts(&key), pieces::MARK, &[], policy, &key, &seen));
-        let (mut whole, mut beside) = (None, None);
-        match (part, parts) {
-            (Some(part), Some((at, known, _))) => {
-                whole = Some((part, index, created));
-                (index, created) = place_of(at, variance, known.as_deref(), now);
-            }
-            (None, Some((at, Some(_), _))) => beside = Some(at),
-            _ => {}
-        }
-        Keeping::Storing(Box::new(Storing {
-            turn,
-            key,
-            place,
-            index,
-            sought,
-            variance,
-            fresh_until: now + fresh.remaining,
-            lasts: !fresh.remaining.is_zero(),
-            created,
-            // The `Age` of a hit counts from here.
-            epoch: now.checked_sub(fresh.age).unwrap_or(now),
-            stale_while_revalidate: fresh.while_revalidate,
-            stale_if_error: fresh.if_error,
-            date: said.date.is_none().then(encode::date_field),
-            asked: came.asked,
-            // With too many of them it would not be stored.
-            tags: if tagged { Tags::of(&said).ok().flatten() } else { None },
-            tagged,
-            on_disk: policy.on_disk,
-            in_redis: policy.in_redis,
-            fallback,
-            withheld,
-            filling,
-            part: whole,
-            parts: beside,
-            most,
-            told: false,
-            left: most,
-        }))
-    }
-
-    /// The head of what a GET would get: parts of another one are gone.
-    fn headed_parts<'v, V>(&self, key: &Key, answer: &AnswerHead, policy: &CachePolicy, seen: impl Fn(&HeaderName) -> V)
-    where
-        V: IntoIterator<Item = &'v [u8]>,
-    {
-        let (index, Some(entry), _) = self.stored(Index::parts(key), pieces::MARK, &[], policy, key, seen) else { return };
-        let known = entry.meta.head.header(&header::ETAG);
-        let same = answer.header_all("etag").all(|tag| known == Some(tag))
-            && answer.length.is_none_or(|length| length == entry.length() as u64);
-        if !same {
-            self.storage.forget_parts(index);
-        }
-    }
-
-    pub(super) fn judge_said(
-        &self,
-        said: &Said<'_>,
-        place: Place,
-        for_all: bool,
-        policy: &CachePolicy,
-        came: rules::Came,
-    ) -> Result<rules::Freshness, NoCacheReason> {
-        if self.was_changed(place, came) {
-            // It may be what there was before the change.
-            return Err(NoCacheReason::Custom("changed"));
-        }
-        let fresh = rules::response(said, policy, came).map_err(reason)?;
-        if for_all && !rules::is_for_all(said) { Err(reason(rules::Refusal::Credentials)) } else { Ok(fresh) }
-    }
-
     /// What was found before, if it has not been taken out meanwhile.
-    fn stale(&self, entry: &Arc<Entry>, excuse: Excuse, policy: &CachePolicy) -> Option<Hit> {
+    pub(super) fn stale(&self, entry: &Arc<Entry>, excuse: Excuse, policy: &CachePolicy) -> Option<Hit> {
         Hit::stale(entry, SystemTime::now(), excuse, policy).filter(|_| !self.storage.is_gone(entry))
     }
-
-    /// Whether there is a good answer that may still be the route's fallback, for so many seconds after its lifetime, or for as long as
-    /// another one who shares it wants it. An error would take its place, or, without the same `Vary`, that of all variants.
-    #[cold]
-    fn has_better(&self, key: &Key, stale: Option<&Arc<Entry>>, fallback: u32, policy: &CachePolicy) -> bool {
-        let first = self.storage.find(&Index::primary(key), &key.primary, "");
-        stale.into_iter().chain(&first).any(|entry| {
-            let within = fallback.max(entry.meta.fallback);
-            let excuse = Excuse::Fallback(Duration::from_secs(within.into()));
-            within > 0 && self.stale(entry, excuse, policy).is_some()
-        })
-    }
-
-    /// A body that was only counted was short enough.
-    pub(super) fn became_short(&self, sought: Index) {
-        self.predictor.mark_cacheable(&sought.hashed());
-    }
-
-    pub(super) fn became_long(&self, sought: Index) {
-        self.predictor.mark_uncacheable(&sought.hashed(), NoCacheReason::ResponseTooLarge);
-    }
-}
-
-/// Where an answer goes that was looked for there, and what it is `created`.
-fn place_of(mut index: Index, variance: Option<HashBinary>, stale: Option<&Entry>, now: SystemTime) -> (Index, SystemTime) {
-    let mut created = now;
-    if index.variance.is_some() && index.variance != variance {
-        // It varies by something else now: it takes the primary place, and with it all variants go.
-        index.variance = None;
-    } else if let Some(stale) = stale.filter(|stale| index.variance.is_none() && stale.meta.variance == variance) {
-        // The variants beside it still count.
-        created = stale.meta.created;
-    }
-    (index, created)
 }
 
 impl Missed {

@@ -9,6 +9,8 @@
 //! Behind the memory tier there may be one on [`disk`], and one in [`redis`] that gateways share. Not in here: who may purge.
 
 pub mod accept;
+mod admit;
+mod behind;
 mod changed;
 mod control;
 pub mod credentials;
@@ -53,10 +55,11 @@ use tokio::sync::watch::Sender;
 use crate::head::RequestHead;
 use crate::tally::Tallies;
 
+pub use behind::{Behind, Found};
 use changed::Place;
 pub use credentials::{Credentials, is_overriding};
 use disk::{Disk, DiskStats, Noted};
-pub use fetch::{Behind, Fetch, Found, Looked, Missed, Next, Patience};
+pub use fetch::{Fetch, Looked, Missed, Next, Patience};
 pub use flow::{Flow, Piece as Flown};
 pub use hit::{Excuse, Hit, Tier, asked};
 pub use keeping::Keeping;
