@@ -179,9 +179,9 @@ impl Hit {
         self.flowing.as_ref().map_or_else(|| self.entry.length(), |(_, length)| *length)
     }
 
-    /// Whether all of its body is there, on disk alone.
-    pub fn is_long(&self) -> bool {
-        self.entry.long.is_some()
+    /// Its body, if there is one, and all of it is there, on disk alone.
+    pub fn on_disk(&self) -> Option<&Arc<Flow>> {
+        self.flow().filter(|_| self.entry.long.is_some() && self.length() > 0)
     }
 
     /// The body that is still on its way, or on disk.

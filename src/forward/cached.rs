@@ -233,14 +233,11 @@ async fn excuse(
 /// nothing.
 async fn readable(hit: Option<Hit>, down: &mut Downstream) -> Option<Hit> {
     let hit = hit?;
-    // Boxed: few are on disk alone.
-    let is_readable = !hit.is_long()
-        || tokio::select! {
-            biased;
-            is_readable = Box::pin(hit::is_readable(&hit)) => is_readable,
-            () = down.gone() => false,
-        };
-    is_readable.then_some(hit)
+    if let Some(flow) = hit.on_disk() {
+        // Boxed: few are so long.
+        Box::pin(hit::first(flow, 0, down)).await.ok()?;
+    }
+    Some(hit)
 }
 
 /// What a request does that has found nothing that it could be given at once.

@@ -129,9 +129,9 @@ pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> 
     let unchanged = parts::conditions(journey).and_then(|conditions| hit.not_modified(&conditions));
     let head = unchanged.as_ref().unwrap_or_else(|| hit.head());
     let bodiless = journey.head.method == Method::HEAD || is_bodiless(head.status) || hit.length() == 0;
-    let first = match hit.flow() {
+    let first = match hit.on_disk() {
         // Boxed: few are so long.
-        Some(flow) if !bodiless && hit.is_long() => Some(Box::pin(first(flow, 0, down)).await?),
+        Some(flow) if !bodiless => Some(Box::pin(first(flow, 0, down)).await?),
         _ => None,
     };
     let mut answer = head.to_answer(hit.length());
@@ -204,9 +204,9 @@ pub(super) async fn first(flow: &Flow, from: usize, down: &mut Downstream) -> Re
 
 /// Whether an answer can be given, as far as its first block shows. For what stands in for another one, which is dropped then.
 pub(super) async fn is_readable(hit: &Hit) -> bool {
-    match hit.flow() {
-        Some(flow) if hit.is_long() && hit.length() > 0 => matches!(flow.next(0).await, Flown::Some(..)),
-        _ => true,
+    match hit.on_disk() {
+        Some(flow) => matches!(flow.next(0).await, Flown::Some(..)),
+        None => true,
     }
 }
 
