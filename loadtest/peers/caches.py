@@ -9,11 +9,10 @@ import os
 import pathlib
 import re
 import shutil
-import socket
-import subprocess
 import time
 
-from .machine import EndedAtOnce, Failed, Process
+from .load import ask
+from .machine import EndedAtOnce, Failed, Process, text_of
 
 SBIN = ":/usr/sbin:/sbin"
 CORES = f"0-{(os.cpu_count() or 1) - 1}"
@@ -31,8 +30,7 @@ class Cache:
         return shutil.which(self.binary, path=os.environ.get("PATH", "") + SBIN)
 
     def version(self):
-        done = subprocess.run([self.path(), *self.version_command], capture_output=True, text=True, check=False)
-        found = re.search(self.version_pattern, done.stdout + done.stderr)
+        found = re.search(self.version_pattern, text_of(self.path(), *self.version_command))
         return found.group(1) if found else "?"
 
     def command(self, folder, port, origin):
@@ -60,9 +58,7 @@ class Cache:
 def answers(port):
     """Whether the origin's page comes through."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2) as sock:
-            sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n")
-            return sock.recv(64).startswith(b"HTTP/1.1 200")
+        return ask(port, "/", {"Host": "localhost", "Cache-Control": "no-store"}, timeout=2).status == 200
     except OSError:
         return False
 
