@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::*;
 use crate::peers::{Act, Asked, Origin, answer};
-
-const HOST: (&str, &str) = ("Host", "shop.example");
+use crate::tiers::*;
 
 const CONFIG: &str = "
     redis: { nodes: [ $NODES ] }
@@ -29,40 +28,8 @@ const CONFIG: &str = "
       - { id: behind, path: /behind/*, service: a, policies: { cache: { ttl: 1s, stale_while_revalidate: 1h } } }
 ";
 
-const ANN: &str = "annannannannannannannannannannannannannann";
-const BOB: &str = "bobbobbobbobbobbobbobbobbobbobbobbobbobbob";
-
-/// A body that is another one each time, and says so itself.
-fn body(path: &str, number: usize) -> Vec<u8> {
-    let length = path.split("size-").nth(1).map_or(2_000, |size| size.split(['/', '?']).next().unwrap().parse().unwrap());
-    format!("{path} {number} ").into_bytes().into_iter().cycle().take(length).collect()
-}
-
-fn origin() -> Origin {
-    let count = AtomicUsize::new(0);
-    Origin::start(move |asked: &Asked| {
-        let number = count.fetch_add(1, Ordering::Relaxed);
-        let path = asked.target.split('?').next().unwrap();
-        if path.starts_with("/slow") {
-            std::thread::sleep(Duration::from_millis(1_500));
-        }
-        if path.starts_with("/vary") {
-            let language = asked.header("accept-language").unwrap_or("-");
-            return Act::Send(answer(200, &[("Vary", "Accept-Language")], language));
-        }
-        if path.starts_with("/mine") {
-            return Act::Send(answer(200, &[], asked.header("x-consumer-name").unwrap_or("nobody's")));
-        }
-        let body = body(path, number);
-        let tag = path.rsplit('/').next().unwrap();
-        let fields = [("Digest", &*sha256(&body)), ("ETag", &*format!("\"{number}\"")), ("Cache-Tag", tag)];
-        Act::Send(answer(200, &fields, &body))
-    })
-}
-
 fn yaml(nodes: &str, origin: &Origin) -> String {
-    let yaml = filled(CONFIG, &[("$BACKEND", origin.port())]).replace("$NODES", nodes);
-    yaml.replace("$ANN", &sha256(ANN)).replace("$BOB", &sha256(BOB))
+    keyed(CONFIG, origin).replace("$NODES", nodes)
 }
 
 fn of(redis: &Redis, origin: &Origin) -> String {
@@ -79,35 +46,6 @@ fn start(yaml: &str) -> Gateway {
 #[track_caller]
 fn wait_open(gateway: &Gateway) {
     eventually("it looks into Redis", || gateway.metric("portcullis_cache_redis_open") == 1.0);
-}
-
-fn ask(gateway: &Gateway, path: &str, fields: &[(&str, &str)]) -> Answer {
-    let fields: Vec<_> = [HOST].iter().chain(fields).copied().collect();
-    request(gateway.port(), "GET", path, &fields, b"")
-}
-
-fn status(answer: &Answer) -> &str {
-    answer.header("cache-status").unwrap_or("-")
-}
-
-#[track_caller]
-fn assert_redis(answer: &Answer) {
-    assert!(status(answer).contains("hit; ttl=") && status(answer).ends_with("; detail=redis"), "{:?}", answer.headers);
-}
-
-#[track_caller]
-fn assert_memory(answer: &Answer) {
-    assert!(status(answer).contains("hit; ttl=") && !status(answer).contains("detail"), "{:?}", answer.headers);
-}
-
-#[track_caller]
-fn assert_miss(answer: &Answer) {
-    assert!(status(answer).contains("fwd="), "{:?}", answer.headers);
-}
-
-#[track_caller]
-fn assert_whole(answer: &Answer) {
-    assert_eq!(answer.header("digest"), Some(&*sha256(&answer.body)), "{:?}", answer.headers);
 }
 
 fn stored(gateway: &Gateway) -> f64 {
@@ -244,7 +182,7 @@ fn what_is_purged_on_one_gateway_is_given_by_none() {
     }
     // Stale: it is asked about.
     let soft = ask(&two, "/soft", &[]);
-    assert!(status(&soft).contains("fwd=stale"), "{:?}", soft.headers);
+    assert!(soft.cache_status().contains("fwd=stale"), "{:?}", soft.headers);
     assert_redis(&ask(&two, "/kept", &[]));
     // One that was not there then hears of all of it before it looks, and has what was stored since.
     eventually("all is written", || stored(&two) >= 5.0);
@@ -294,7 +232,7 @@ fn what_a_request_has_changed_is_not_in_redis_any_more() {
     // And others that did not hear of it, once it is written: the client does not wait for that.
     eventually("it is noted", || {
         let four = start(&yaml);
-        status(&ask(&four, "/b", &[])).contains("fwd=")
+        ask(&four, "/b", &[]).cache_status().contains("fwd=")
     });
 }
 
@@ -308,12 +246,12 @@ fn stale_answers_are_given_from_redis_where_they_may_be() {
     std::thread::sleep(Duration::from_millis(1_100));
     // Given at once, and fetched behind its back.
     let stale = ask(&two, "/behind/a", &[]);
-    assert!(status(&stale).ends_with("detail=stale-while-revalidate"), "{:?}", stale.headers);
+    assert!(stale.cache_status().ends_with("detail=stale-while-revalidate"), "{:?}", stale.headers);
     two.wait_log(|line| line["path"] == "/behind/a" && line["cache"] == "stale" && line["cache_tier"] == "redis");
     eventually("another one was fetched", || origin.count("/behind/a") == 2);
     origin.stop();
     let dead = ask(&two, "/short/a", &[]);
-    assert!(status(&dead).ends_with("detail=stale-if-error"), "{:?}", dead.headers);
+    assert!(dead.cache_status().ends_with("detail=stale-if-error"), "{:?}", dead.headers);
     assert_whole(&dead);
 }
 
@@ -325,7 +263,7 @@ fn what_expired_here_is_found_where_another_one_has_fetched_it_anew() {
     warm_paths(&one, &["/short/a"]);
     assert_redis(&ask(&two, "/short/a", &[]));
     let before = stored(&one);
-    eventually("it has expired", || status(&ask(&one, "/short/a", &[])).contains("fwd=stale"));
+    eventually("it has expired", || ask(&one, "/short/a", &[]).cache_status().contains("fwd=stale"));
     eventually("it is written", || stored(&one) > before);
     assert_redis(&ask(&two, "/short/a", &[]));
     assert_memory(&ask(&two, "/short/a", &[]));
@@ -340,7 +278,7 @@ fn what_is_fetched_behind_a_clients_back_is_fetched_by_one_gateway() {
     warm_paths(&one, &["/behind/a"]);
     assert_redis(&ask(&two, "/behind/a", &[]));
     let before = stored(&one);
-    eventually("it is stale", || status(&ask(&one, "/behind/a", &[])).contains("stale-while-revalidate"));
+    eventually("it is stale", || ask(&one, "/behind/a", &[]).cache_status().contains("stale-while-revalidate"));
     eventually("another one was fetched and written", || stored(&one) > before);
     let fetched = ask(&one, "/behind/a", &[]);
     eventually("it is found behind the other one's client", || ask(&two, "/behind/a", &[]).body == fetched.body);
@@ -513,7 +451,7 @@ fn a_stock_server_shares_it_as_well() {
     let [one, two] = [start(&yaml), start(&yaml)];
     warm_paths(&one, &["/a", "/b"]);
     let again = ask(&two, "/a", &[]);
-    assert!(status(&again).contains("hit; ttl="), "{:?}", again.headers);
+    assert!(again.cache_status().contains("hit; ttl="), "{:?}", again.headers);
     assert_whole(&again);
     purge(&one, &json!({ "urls": ["http://shop.example/b"] }));
     eventually("it is heard", || two.metric("portcullis_cache_purges_heard_total") >= 1.0);
@@ -529,11 +467,8 @@ fn what_is_not_to_be_in_redis_is_not_looked_for_there() {
         let yaml: String = yaml.lines().filter(|line| !line.contains("id: behind")).map(|line| format!("{line}\n")).collect();
         let [one, two] = [start(&yaml), start(&yaml)];
         warm_paths(&one, &["/a", "/b"]);
-        assert!(status(&ask(&two, "/b", &[])).contains("hit; ttl="), "{engine}");
-        two.rewrite(&yaml.replace("ttl: 1h, max_body", "ttl: 1h, redis: false, max_body"));
-        assert_eq!(two.reload().0, 200);
-        assert_miss(&ask(&two, "/a", &[]));
-        assert_memory(&ask(&two, "/a", &[]));
+        assert!(ask(&two, "/b", &[]).cache_status().contains("hit; ttl="), "{engine}");
+        does_without(&two, &yaml, "redis");
         assert_eq!(origin.count("/a"), 2, "{engine}");
     }
 }
@@ -584,7 +519,8 @@ fn answers_may_have_a_redis_of_their_own() {
         warm_paths(by, &[before]);
         four.rewrite(yaml);
         assert_eq!(four.reload().0, 200);
-        let finds = |path: &str| status(&ask(&four, path, &[("Cache-Control", "only-if-cached")])).ends_with("detail=redis");
+        let finds =
+            |path: &str| ask(&four, path, &[("Cache-Control", "only-if-cached")]).cache_status().ends_with("detail=redis");
         let mut number = 0;
         eventually("it looks there", || {
             number += 1;
@@ -741,7 +677,7 @@ fn a_connection_that_is_opened_for_the_first_time_is_no_failure() {
         number += 1;
         let path = format!("/later/{number}");
         warm_paths(&one, &[&path]);
-        status(&ask(&two, &path, &[])).ends_with("detail=redis")
+        ask(&two, &path, &[]).cache_status().ends_with("detail=redis")
     });
 }
 

@@ -68,19 +68,15 @@ fn key_hash() -> String {
 
 const SIMPLE: &str = "  - path: /*\n    service: origin\n    policies:\n      cache: { ttl: 60s, max_body: 64KiB }\n";
 
-fn status(answer: &Answer) -> &str {
-    answer.header("cache-status").unwrap_or("-")
-}
-
 #[track_caller]
 fn assert_miss(answer: &Answer) {
-    assert!(status(answer).contains("fwd=miss"), "{:?}", answer.headers);
+    assert!(answer.cache_status().contains("fwd=miss"), "{:?}", answer.headers);
     assert_eq!(answer.header("age"), None);
 }
 
 #[track_caller]
 fn assert_hit(answer: &Answer) {
-    assert!(status(answer).starts_with("portcullis; hit; ttl="), "{:?}", answer.headers);
+    assert!(answer.cache_status().starts_with("portcullis; hit; ttl="), "{:?}", answer.headers);
     let age = answer.header("age").expect("an answer from the cache has an Age");
     assert!(age.parse::<u64>().is_ok(), "{age}");
 }
@@ -91,7 +87,11 @@ fn assert_never_stored(gateway: &Gateway, origin: &Origin, path: &str, headers: 
     let before = origin.count(path);
     for _ in 0..2 {
         let answer = request(gateway.port(), "GET", path, headers, b"");
-        assert!(!status(&answer).contains("hit") && !status(&answer).contains("stored"), "{path}: {:?}", answer.headers);
+        assert!(
+            !answer.cache_status().contains("hit") && !answer.cache_status().contains("stored"),
+            "{path}: {:?}",
+            answer.headers
+        );
         assert_eq!(answer.header("age"), None, "{path}");
     }
     assert_eq!(origin.count(path), before + 2, "{path} {headers:?}");
@@ -104,7 +104,7 @@ fn the_second_is_answered_from_memory() {
     let first = get(gateway.port(), "/a");
     assert_eq!(first.status, 200);
     assert_miss(&first);
-    assert!(status(&first).contains("stored"), "{:?}", first.headers);
+    assert!(first.cache_status().contains("stored"), "{:?}", first.headers);
     let second = get(gateway.port(), "/a");
     assert_hit(&second);
     assert_eq!(second.status, 200);
@@ -135,13 +135,13 @@ fn what_is_stored_expires_and_is_asked_for_again() {
         last = Some(get(gateway.port(), "/a"));
         origin.count("/a") == 2
     });
-    assert!(status(&last.unwrap()).contains("fwd=stale"));
+    assert!(last.unwrap().cache_status().contains("fwd=stale"));
 
     get(gateway.port(), "/tagged");
     eventually("the stored answer is validated", || {
         let answer = get(gateway.port(), "/tagged");
         assert_eq!((answer.status, &*answer.body), (200, &b"0123456789"[..]));
-        status(&answer).contains("fwd-status=304")
+        answer.cache_status().contains("fwd-status=304")
     });
     let asked = origin.asked();
     let validation = asked.iter().rfind(|asked| asked.target == "/tagged").unwrap();
@@ -196,7 +196,7 @@ fn what_is_one_clients_is_never_stored() {
     assert_never_stored(&gateway, &origin, "/b", &[("Cache-Control", "no-store")]);
     for method in ["POST", "PUT", "DELETE"] {
         let answer = request(gateway.port(), method, "/b", &[], b"x");
-        assert_eq!(status(&answer), "portcullis; fwd=method");
+        assert_eq!(answer.cache_status(), "portcullis; fwd=method");
     }
     assert_miss(&get(gateway.port(), "/b"));
     get(gateway.port(), "/missing");
@@ -263,7 +263,7 @@ fn conditions_and_ranges_are_answered_from_memory() {
     let unchanged = ask(&[("If-None-Match", "\"v1\"")]);
     assert_eq!((unchanged.status, unchanged.body.len()), (304, 0), "{:?}", unchanged.headers);
     assert_eq!(unchanged.header("etag"), Some("\"v1\""));
-    assert!(status(&unchanged).contains("hit"), "{:?}", unchanged.headers);
+    assert!(unchanged.cache_status().contains("hit"), "{:?}", unchanged.headers);
     assert_eq!(gateway.wait_log(|line| line["status"] == 304)["cache"], "hit");
     let changed = ask(&[("If-None-Match", "\"v0\"")]);
     assert_eq!((changed.status, &*changed.body), (200, &b"0123456789"[..]));
@@ -298,7 +298,7 @@ fn long_bodies_pass_whole_and_unstored() {
             let answer = get(gateway.port(), path);
             assert_eq!(answer.status, 200);
             assert!(answer.body.len() == 100_000 && answer.body.iter().all(|byte| *byte == b'x'), "{path}");
-            assert!(!status(&answer).contains("hit"), "{path}");
+            assert!(!answer.cache_status().contains("hit"), "{path}");
         }
         assert_eq!(origin.count(path), 2, "{path}");
     }
@@ -314,7 +314,7 @@ fn memory_is_bounded() {
     }
     let kept = (0..100).filter(|number| {
         // Only looked up: what a HEAD misses is not stored, and so evicts nothing.
-        status(&request(gateway.port(), "HEAD", &path(*number), &[], b"")).contains("hit")
+        request(gateway.port(), "HEAD", &path(*number), &[], b"").cache_status().contains("hit")
     });
     let kept = kept.count();
     assert!((1..=20).contains(&kept), "{kept} blocks of 50 kB are held in 1 MiB");
@@ -344,7 +344,7 @@ fn policies_judge_what_comes_from_memory_as_well() {
     assert_hit(&get(port, "/open/a"));
     assert_eq!(request(port, "GET", "/open/a", &[("X-API-Key", "wrong")], b"").status, 401);
     let known = request(port, "GET", "/open/a", &[("X-API-Key", KEY)], b"");
-    assert_eq!((known.status, status(&known)), (200, "portcullis; fwd=bypass; detail=credentials"));
+    assert_eq!((known.status, known.cache_status()), (200, "portcullis; fwd=bypass; detail=credentials"));
 
     assert_eq!(request(port, "GET", "/closed/a", &[("X-API-Key", KEY)], b"").status, 200);
     assert_eq!(get(port, "/closed/a").status, 401);

@@ -21,7 +21,7 @@ fn start(origin: &Origin) -> Gateway {
 }
 
 fn state(answer: &Answer) -> &str {
-    let status = answer.header("cache-status").unwrap_or("-");
+    let status = answer.cache_status();
     if status.contains("hit") { "hit" } else { status.trim_start_matches("portcullis; ") }
 }
 

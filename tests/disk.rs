@@ -1,13 +1,12 @@
 //! The cache's tier on disk: over restarts, upgrades and `kill -9`, and with a disk that fails.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::*;
-use crate::peers::{Act, Asked, Origin, Wrk, answer};
-
-const HOST: (&str, &str) = ("Host", "shop.example");
+use crate::peers::{Origin, Wrk};
+use crate::tiers::*;
 
 const CONFIG: &str = "
     listeners: [ { bind: 127.0.0.1:$PORT } ]
@@ -27,34 +26,6 @@ const CONFIG: &str = "
 const OWN: &str = "      - { id: good, path: /good/*, service: a, fallback: { cached: 1h }, policies: { cache: { ttl: 1s } } }
 ";
 
-const ANN: &str = "annannannannannannannannannannannannannann";
-const BOB: &str = "bobbobbobbobbobbobbobbobbobbobbobbobbobbob";
-
-/// A body that is another one each time, and says so itself.
-fn body(path: &str, number: usize) -> Vec<u8> {
-    let length = path.split("size-").nth(1).map_or(2_000, |size| size.split(['/', '?']).next().unwrap().parse().unwrap());
-    format!("{path} {number} ").into_bytes().into_iter().cycle().take(length).collect()
-}
-
-fn origin() -> Origin {
-    let count = AtomicUsize::new(0);
-    Origin::start(move |asked: &Asked| {
-        let number = count.fetch_add(1, Ordering::Relaxed);
-        let path = asked.target.split('?').next().unwrap();
-        if path.starts_with("/vary") {
-            let language = asked.header("accept-language").unwrap_or("-");
-            return Act::Send(answer(200, &[("Vary", "Accept-Language")], language));
-        }
-        if path.starts_with("/mine") {
-            return Act::Send(answer(200, &[], asked.header("x-consumer-name").unwrap_or("nobody's")));
-        }
-        let body = body(path, number);
-        let tag = path.rsplit('/').next().unwrap();
-        let fields = [("Digest", &*sha256(&body)), ("ETag", &*format!("\"{number}\"")), ("Cache-Tag", tag)];
-        Act::Send(answer(200, &fields, &body))
-    })
-}
-
 struct Disk(tempfile::TempDir);
 
 impl Disk {
@@ -68,9 +39,8 @@ impl Disk {
 
     fn yaml(&self, origin: &Origin, engine: &str) -> String {
         let own = if engine == "pingora" { "" } else { OWN };
-        let yaml =
-            filled(&[CONFIG, own].concat(), &[("$BACKEND", origin.port())]).replace("$DISK", self.path().to_str().unwrap());
-        yaml.replace("$ANN", &sha256(ANN)).replace("$BOB", &sha256(BOB)).replace("$ENGINE", engine)
+        let yaml = keyed(&[CONFIG, own].concat(), origin);
+        yaml.replace("$DISK", self.path().to_str().unwrap()).replace("$ENGINE", engine)
     }
 
     #[track_caller]
@@ -88,35 +58,6 @@ impl Disk {
 
 fn is_open(gateway: &Gateway) -> bool {
     gateway.metric("portcullis_cache_disk_open") == 1.0
-}
-
-fn ask(gateway: &Gateway, path: &str, fields: &[(&str, &str)]) -> Answer {
-    let fields: Vec<_> = [HOST].iter().chain(fields).copied().collect();
-    request(gateway.port(), "GET", path, &fields, b"")
-}
-
-fn status(answer: &Answer) -> &str {
-    answer.header("cache-status").unwrap_or("-")
-}
-
-#[track_caller]
-fn assert_disk(answer: &Answer) {
-    assert!(status(answer).contains("hit; ttl=") && status(answer).ends_with("; detail=disk"), "{:?}", answer.headers);
-}
-
-#[track_caller]
-fn assert_memory(answer: &Answer) {
-    assert!(status(answer).contains("hit; ttl=") && !status(answer).contains("detail"), "{:?}", answer.headers);
-}
-
-#[track_caller]
-fn assert_miss(answer: &Answer) {
-    assert!(status(answer).contains("fwd="), "{:?}", answer.headers);
-}
-
-#[track_caller]
-fn assert_whole(answer: &Answer) {
-    assert_eq!(answer.header("digest"), Some(&*sha256(&answer.body)), "{:?}", answer.headers);
 }
 
 /// Stores these, and waits until they are written.
@@ -189,7 +130,7 @@ fn what_is_stored_outlasts_a_restart_of_a_stock_server() {
     stop(gateway);
     let gateway = disk.start_on(&origin, "pingora");
     let again = found(&gateway, "/a");
-    assert!(status(&again).contains("hit; ttl="), "{:?}", again.headers);
+    assert!(again.cache_status().contains("hit; ttl="), "{:?}", again.headers);
     assert_eq!((again.body, origin.count("/a")), (first.body, 1));
 }
 
@@ -254,7 +195,7 @@ fn what_was_purged_or_changed_does_not_come_back_after_a_kill() {
         assert_disk(&found(&gateway, "/kept"));
         if round == 0 {
             // Stale, so it is asked about.
-            assert!(status(&ask(&gateway, "/soft", &[])).contains("fwd=stale"));
+            assert!(ask(&gateway, "/soft", &[]).cache_status().contains("fwd=stale"));
             for path in gone {
                 assert_miss(&ask(&gateway, path, &[]));
                 assert_memory(&ask(&gateway, path, &[]));
@@ -287,7 +228,7 @@ fn a_dead_service_is_answered_for_from_disk() {
     stop(gateway);
     origin.stop();
     let gateway = disk.start(&origin);
-    eventually("it is stale", || status(&found(&gateway, "/stale/a")).contains("detail=stale-if-error"));
+    eventually("it is stale", || found(&gateway, "/stale/a").cache_status().contains("detail=stale-if-error"));
     assert_whole(&ask(&gateway, "/stale/a", &[]));
 }
 
@@ -299,13 +240,9 @@ fn what_stays_in_memory_is_not_looked_for_on_disk() {
         warm(&gateway, &["/a", "/b"]);
         stop(gateway);
         let gateway = disk.start_on(&origin, engine);
-        assert!(status(&found(&gateway, "/b")).contains("hit; ttl="));
+        assert!(found(&gateway, "/b").cache_status().contains("hit; ttl="));
         // It was written before the route said so.
-        let yaml = disk.yaml(&origin, engine);
-        gateway.rewrite(&yaml.replace("ttl: 1h, max_body", "ttl: 1h, disk: false, max_body"));
-        assert_eq!(gateway.reload().0, 200);
-        assert_miss(&ask(&gateway, "/a", &[]));
-        assert_memory(&ask(&gateway, "/a", &[]));
+        does_without(&gateway, &disk.yaml(&origin, engine), "disk");
         assert_eq!(origin.count("/a"), 2, "{engine}");
     }
 }
@@ -334,7 +271,7 @@ fn killed(rounds: usize) {
             for round in round.saturating_sub(2)..round {
                 let answer = ask(&gateway, &format!("/{round}/{number}/size-{}", sizes[number % 4]), &[]);
                 assert_whole(&answer);
-                hits += usize::from(status(&answer).ends_with("detail=disk"));
+                hits += usize::from(answer.cache_status().ends_with("detail=disk"));
             }
         }
         from_disk += hits;

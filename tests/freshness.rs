@@ -69,7 +69,7 @@ impl Played {
     }
 
     fn state(&self, path: &str, headers: &[(&str, &str)]) -> String {
-        self.get(path, headers).header("cache-status").unwrap_or("-").to_owned()
+        self.get(path, headers).cache_status().to_owned()
     }
 
     /// Until what is stored has expired.
@@ -80,7 +80,7 @@ impl Played {
 
 #[track_caller]
 fn says(answer: &Answer, state: &str, body: &str) {
-    assert!(answer.header("cache-status").unwrap_or("-").starts_with(state), "{state}: {:?}", answer.headers);
+    assert!(answer.cache_status().starts_with(state), "{state}: {:?}", answer.headers);
     assert_eq!(answer.text(), body, "{:?}", answer.headers);
 }
 
@@ -505,5 +505,5 @@ fn what_is_fetched_behind_a_client_is_asked_for_where_the_client_would_be() {
 }
 
 fn gateway_says(gateway: &Gateway, path: &str) -> String {
-    get(gateway.port(), path).header("cache-status").unwrap_or("-").to_owned()
+    get(gateway.port(), path).cache_status().to_owned()
 }

@@ -12,9 +12,7 @@ use crate::disk::Full;
 use crate::fills::Slow;
 use crate::harness::*;
 use crate::peers::{Act, Asked, Origin, answer};
-
-/// The same whatever port a gateway has.
-const HOST: (&str, &str) = ("Host", "shop.example");
+use crate::tiers::{self, HOST};
 
 /// Longer than what memory has for one, and no whole number of blocks.
 const LENGTH: usize = 6_000_001;
@@ -101,13 +99,9 @@ fn get(port: u16, path: &str) -> Answer {
     ask(port, "GET", path, &[])
 }
 
-fn said(answer: &Answer) -> &str {
-    answer.header("cache-status").unwrap_or("-")
-}
-
 #[track_caller]
 fn assert_disk(answer: &Answer, path: &str) {
-    assert!(said(answer).contains("hit; ttl=") && said(answer).ends_with("detail=disk"), "{:?}", answer.headers);
+    tiers::assert_disk(answer);
     assert!(answer.status == 200 && answer.body == body(path), "{} bytes", answer.body.len());
 }
 
@@ -115,7 +109,7 @@ fn assert_disk(answer: &Answer, path: &str) {
 fn warm(gateway: &Gateway, path: &str) {
     let before = gateway.metric("portcullis_cache_disk_stored_total");
     let answer = get(gateway.port(), path);
-    assert!(said(&answer).contains("fwd=") && answer.body == body(path), "{:?}", answer.headers);
+    assert!(answer.cache_status().contains("fwd=") && answer.body == body(path), "{:?}", answer.headers);
     eventually("it is written", || gateway.metric("portcullis_cache_disk_stored_total") > before);
 }
 
@@ -165,7 +159,7 @@ fn what_is_too_long_for_memory_is_given_from_disk() {
             let answer = part(&gateway, path, &format!("bytes={first}-{last}"), &[]);
             assert_eq!((answer.status, answer.header("content-range")), (206, Some(&*format!("bytes {first}-{last}/{LENGTH}"))));
             assert!(answer.body == body(path)[first..=last], "{first}-{last}: {} bytes", answer.body.len());
-            assert!(said(&answer).contains("; hit"), "{:?}", answer.headers);
+            assert!(answer.cache_status().contains("; hit"), "{:?}", answer.headers);
         }
         for none in ["bytes=6000001-", "bytes=18446744073709551616-", "bytes=18446744073709551616-5"] {
             assert_eq!(part(&gateway, path, none, &[]).status, 416, "{none}");
@@ -198,7 +192,7 @@ fn what_is_too_long_for_memory_is_given_from_disk() {
     for signal in ["TERM", "KILL"] {
         gateway = restarted(gateway, &disk, origin.port(), signal);
         for path in ["/a", "/chunked/b"] {
-            eventually("it is found", || said(&get(gateway.port(), path)).ends_with("detail=disk"));
+            eventually("it is found", || get(gateway.port(), path).cache_status().ends_with("detail=disk"));
             assert_disk(&get(gateway.port(), path), path);
             assert_eq!(part(&gateway, path, "bytes=70000-70009", &[]).body, body(path)[70_000..70_010]);
         }
@@ -207,14 +201,14 @@ fn what_is_too_long_for_memory_is_given_from_disk() {
     assert_eq!(gateway.metric("portcullis_cache_disk_damaged_total"), 0.0);
     // Who changes it takes it out, and what it took.
     ask(gateway.port(), "DELETE", "/a", &[]);
-    assert!(said(&get(gateway.port(), "/a")).contains("fwd="));
+    assert!(get(gateway.port(), "/a").cache_status().contains("fwd="));
     let order = br#"{"tags": ["long"], "everywhere": true}"#;
     request(gateway.admin(), "POST", "/cache/purge", &[("Content-Type", "application/json")], order);
-    assert!(said(&get(gateway.port(), "/a")).contains("fwd="));
+    assert!(get(gateway.port(), "/a").cache_status().contains("fwd="));
     eventually("one is there", || disk.files(".big").len() == 2);
     // Not where the route says no.
     for _ in 0..2 {
-        assert!(said(&get(gateway.port(), "/memory/a")).contains("fwd="));
+        assert!(get(gateway.port(), "/memory/a").cache_status().contains("fwd="));
     }
 }
 
@@ -239,10 +233,10 @@ fn it_takes_no_more_memory_than_a_few_blocks() {
     assert!(held <= 64 << 20, "{held}");
     assert!(gateway.metric("portcullis_cache_disk_evicted_total") > 10.0);
     // The oldest have gone.
-    assert!(said(&get(gateway.port(), "/0")).contains("fwd="));
+    assert!(get(gateway.port(), "/0").cache_status().contains("fwd="));
     // What is short goes on being written.
     get(gateway.port(), "/small/a");
-    assert!(said(&get(gateway.port(), "/small/a")).contains("; hit"));
+    assert!(get(gateway.port(), "/small/a").cache_status().contains("; hit"));
 }
 
 #[test]
@@ -261,13 +255,13 @@ fn what_is_damaged_or_half_written_is_never_given_for_whole() {
     assert!(client.try_answer_to("GET").is_err(), "it breaks off");
     assert_eq!(gateway.metric("portcullis_cache_disk_damaged_total"), 1.0);
     let answer = get(gateway.port(), "/a");
-    assert!(said(&answer).contains("fwd=") && answer.body == body("/a"), "{:?}", answer.headers);
+    assert!(answer.cache_status().contains("fwd=") && answer.body == body("/a"), "{:?}", answer.headers);
     eventually("it is written", || disk.files(".big").len() == 1);
     // Its record, too.
     let file = std::fs::OpenOptions::new().write(true).open(&disk.files(".big")[0]).unwrap();
     file.set_len(file.metadata().unwrap().len() - 3).unwrap();
     let gateway = restarted(gateway, &disk, origin.port(), "KILL");
-    assert!(said(&get(gateway.port(), "/a")).contains("fwd="));
+    assert!(get(gateway.port(), "/a").cache_status().contains("fwd="));
     // A service that breaks off has given nothing that is kept.
     let mut client = Client::connect(gateway.port());
     client.send_request("GET", "/cut/a", &[HOST], b"");
@@ -288,13 +282,13 @@ fn it_is_validated_and_stands_in_for_errors() {
     });
     eventually("it is written", || gateway.metric("portcullis_cache_disk_stored_total") == 2.0);
     let gateway = restarted(gateway, &disk, origin.port(), "KILL");
-    eventually("it is found", || said(&get(gateway.port(), "/tagged/a")).ends_with("detail=disk"));
+    eventually("it is found", || get(gateway.port(), "/tagged/a").cache_status().ends_with("detail=disk"));
     let again = get(gateway.port(), "/tagged/a");
     assert_eq!(again.header("x-number"), Some("again"), "as it was validated");
     assert!(again.body == body("/tagged/a"));
     warm(&gateway, "/tagged/b");
     origin.stop();
-    eventually("it is stale", || said(&get(gateway.port(), "/tagged/b")).contains("stale-if-error"));
+    eventually("it is stale", || get(gateway.port(), "/tagged/b").cache_status().contains("stale-if-error"));
     assert!(get(gateway.port(), "/tagged/b").body == body("/tagged/b"));
 }
 
@@ -352,9 +346,9 @@ fn what_cannot_be_read_from_its_beginning_is_a_miss() {
         damage(&mut File::options().write(true).open(disk.files(".big").iter().max().unwrap()).unwrap());
         let answer = ask(gateway.port(), "GET", path, fields);
         // The service knows of no parts.
-        assert!(said(&answer).contains("fwd=") && answer.status == 200, "{path}: {:?}", answer.headers);
+        assert!(answer.cache_status().contains("fwd=") && answer.status == 200, "{path}: {:?}", answer.headers);
         assert!(answer.body == body(path), "{path}: {} bytes", answer.body.len());
-        eventually("it is there again, and whole", || said(&get(gateway.port(), path)).ends_with("detail=disk"));
+        eventually("it is there again, and whole", || get(gateway.port(), path).cache_status().ends_with("detail=disk"));
         assert_disk(&get(gateway.port(), path), path);
         eventually("the damaged one is gone", || disk.files(".big").len() == number + 1);
     }
@@ -392,7 +386,7 @@ fn what_cannot_be_read_is_no_excuse() {
     let disk = Disk::new();
     let gateway = disk.start(origin.port());
     warm(&gateway, "/a");
-    eventually("it is stale", || said(&get(gateway.port(), "/a")).contains("stale-if-error"));
+    eventually("it is stale", || get(gateway.port(), "/a").cache_status().contains("stale-if-error"));
     let damaged = disk.files(".big").pop().unwrap();
     File::options().write(true).open(damaged).unwrap().write_all(b"something else").unwrap();
     let before = asked.load(Ordering::Relaxed);
@@ -463,5 +457,5 @@ fn a_full_device_takes_no_long_body_and_holds_up_nobody() {
     eventually("nothing is left half-written", || disk.files(".new").is_empty());
     // What is short is still kept, in memory at the least.
     get(gateway.port(), "/small/a");
-    assert!(said(&get(gateway.port(), "/small/a")).contains("; hit"));
+    assert!(get(gateway.port(), "/small/a").cache_status().contains("; hit"));
 }

@@ -92,6 +92,7 @@ mod single;
 mod sockets;
 mod stop;
 mod tcp;
+mod tiers;
 mod trailers;
 mod transcode;
 mod upgrade;

@@ -1,7 +1,7 @@
 //! Nobody gets what was made for somebody else: not by fields that the key does not know, not by tricks with paths, not by requests that a
 //! service reads in another way.
 
-use crate::harness::{Answer, Gateway, raw, request};
+use crate::harness::{Gateway, raw, request};
 use crate::peers::{Act, Asked, Origin, answer};
 
 /// Says what it was asked, with every field that services are known to build links, hosts, paths or methods from.
@@ -64,10 +64,6 @@ fn start(origin: &Origin) -> Gateway {
     ))
 }
 
-fn state(answer: &Answer) -> &str {
-    answer.header("cache-status").unwrap_or("-")
-}
-
 #[test]
 fn fields_that_no_key_knows_reach_nobody_else() {
     let origin = origin();
@@ -81,11 +77,11 @@ fn fields_that_no_key_knows_reach_nobody_else() {
             assert!(!plain.text().to_lowercase().contains("evil"), "{name}: {}", plain.text());
         }
         let again = request(gateway.port(), "GET", &path, &[], b"");
-        assert!(state(&again).starts_with("portcullis; hit"), "{name}: {:?}", again.headers);
+        assert!(again.cache_status().starts_with("portcullis; hit"), "{name}: {:?}", again.headers);
         // Nor is what everybody gets given to who asks for something else.
         let other = request(gateway.port(), "GET", &path, &[(name, "evil.example")], b"");
         let overrides = other.text().contains("evil");
-        assert_eq!(overrides, state(&other) == "portcullis; fwd=bypass; detail=overriding", "{name}: {:?}", other.headers);
+        assert_eq!(overrides, other.cache_status() == "portcullis; fwd=bypass; detail=overriding", "{name}: {:?}", other.headers);
     }
 }
 
@@ -96,7 +92,7 @@ fn a_request_that_a_service_refuses_for_its_size_takes_nothing_away() {
     let long = "x".repeat(7000);
     let refused = request(gateway.port(), "GET", "/a", &[("X-Long", &long)], b"");
     assert_eq!(refused.status, 400);
-    assert!(!state(&refused).contains("stored"), "{:?}", refused.headers);
+    assert!(!refused.cache_status().contains("stored"), "{:?}", refused.headers);
     assert_eq!(request(gateway.port(), "GET", "/a", &[], b"").status, 200);
 }
 
@@ -106,7 +102,7 @@ fn a_get_with_a_body_is_for_its_client_alone() {
     let gateway = start(&origin);
     for _ in 0..2 {
         let fat = request(gateway.port(), "GET", "/a", &[], b"evil");
-        assert!(!state(&fat).contains("stored") && fat.text().contains("evil"), "{:?}", fat.headers);
+        assert!(!fat.cache_status().contains("stored") && fat.text().contains("evil"), "{:?}", fat.headers);
         assert!(!request(gateway.port(), "GET", "/a", &[], b"").text().contains("evil"));
     }
     for body in ["Content-Length: 4\r\n\r\nevil", "Transfer-Encoding: chunked\r\n\r\n4\r\nevil\r\n0\r\n\r\n"] {

@@ -54,12 +54,8 @@ routes:
     )
 }
 
-fn said(answer: &Answer) -> &str {
-    answer.header("cache-status").unwrap_or("none")
-}
-
 fn is_hit(answer: &Answer) -> bool {
-    said(answer).contains("; hit")
+    answer.cache_status().contains("; hit")
 }
 
 const SHARED: &str = "
@@ -104,10 +100,10 @@ fn what_is_for_all_is_shared_with_those_who_have_credentials() {
         // Other credentials than those, and other routes.
         for fields in [("Cookie", "a=1"), ("X-API-Key", "x"), ("X-Original-URL", "/b")] {
             let answer = get("/shared/a?public", &[BASIC, fields]);
-            assert!(said(&answer).contains("fwd=bypass"), "{answer:?}");
+            assert!(answer.cache_status().contains("fwd=bypass"), "{answer:?}");
         }
         for _ in 0..2 {
-            assert!(said(&get("/a?public", &[BASIC])).contains("detail=credentials"));
+            assert!(get("/a?public", &[BASIC]).cache_status().contains("detail=credentials"));
         }
     }
 }
@@ -205,17 +201,17 @@ fn what_is_asked_for_by_a_body_is_kept_for_that_body() {
     ] {
         for _ in 0..2 {
             let answer = ask("POST", "/graphql", fields, body);
-            assert!(answer.status == 200 && said(&answer).contains("fwd=bypass"), "{fields:?}: {answer:?}");
+            assert!(answer.status == 200 && answer.cache_status().contains("fwd=bypass"), "{fields:?}: {answer:?}");
             assert!(answer.body.ends_with(body), "{fields:?}");
         }
     }
     let chunked = ["-H", "Transfer-Encoding: chunked", "-d", &"y".repeat(3000)];
     let answer = curl(&[&chunked[..], &[&gateway.url("/graphql")]].concat());
-    assert!(said(&answer).contains("fwd=bypass") && answer.text().ends_with(&"y".repeat(3000)), "{answer:?}");
+    assert!(answer.cache_status().contains("fwd=bypass") && answer.text().ends_with(&"y".repeat(3000)), "{answer:?}");
     assert!(is_hit(&ask("GET", "/graphql", &[], b"")));
     // Where a route does not say so, a POST is what it always is.
     assert!(!is_hit(&ask("GET", "/b", &[], b"")) && is_hit(&ask("GET", "/b", &[], b"")));
-    assert!(said(&ask("POST", "/b", &[JSON], one)).contains("fwd=method"));
+    assert!(ask("POST", "/b", &[JSON], one).cache_status().contains("fwd=method"));
     assert!(!is_hit(&ask("GET", "/b", &[], b"")));
     // Those who want the same at once ask once.
     std::thread::scope(|scope| {
@@ -248,7 +244,7 @@ fn the_body_of_a_key_is_the_one_that_the_service_gets() {
     // What is fetched behind a client's back is asked for by the same method and body.
     let path = "/stale?max-age=1";
     assert!(!is_hit(&ask(path, &[JSON], "{\"s\":1}")));
-    eventually("it is given stale", || said(&ask(path, &[JSON], "{\"s\":1}")).contains("stale-while-revalidate"));
+    eventually("it is given stale", || ask(path, &[JSON], "{\"s\":1}").cache_status().contains("stale-while-revalidate"));
     eventually("it was fetched anew", || {
         origin.asked().iter().filter(|asked| asked.target == path && asked.body == b"{\"s\":1}").count() >= 2
     });
@@ -298,7 +294,7 @@ fn what_steps_make_of_a_body_is_part_of_its_key() {
     let routes = routes.replace("X-H", "X-API-Key");
     gateway.rewrite(&yaml(&origin, &routes));
     assert_eq!(gateway.reload().0, 200);
-    assert!((0..2).all(|_| said(&ask(&bodies[4])).contains("fwd=bypass")));
+    assert!((0..2).all(|_| ask(&bodies[4]).cache_status().contains("fwd=bypass")));
 }
 
 /// What keeps requests with cookies, or in other words, from each other's answers, does so whatever the method.
@@ -329,10 +325,10 @@ fn cookies_and_languages_are_the_same_matter_for_requests_that_ask_by_their_body
     assert_eq!((other.text().as_str(), is_hit(&other)), ("kind=x|de", false));
     for _ in 0..2 {
         let unknown = post("/a", &[("Cookie", "other=x")]);
-        assert!(unknown.text().starts_with("other=x|") && said(&unknown).contains("detail=credentials"), "{unknown:?}");
+        assert!(unknown.text().starts_with("other=x|") && unknown.cache_status().contains("detail=credentials"), "{unknown:?}");
         // A method that the cache is not for is what it was.
         let put = request(gateway.port(), "PUT", "/b", &[("Cookie", "session=alice"), ("Accept-Language", "fr")], b"{}");
-        assert!(put.text() == "session=alice|fr" && said(&put).ends_with("fwd=method"), "{put:?}");
+        assert!(put.text() == "session=alice|fr" && put.cache_status().ends_with("fwd=method"), "{put:?}");
     }
 }
 
@@ -359,7 +355,7 @@ fn a_part_of_what_is_not_stored_is_passed_on_or_cut_from_the_whole() {
                 let answer = part("/large/whole/a");
                 assert_eq!((answer.status, answer.text().as_str()), (206, "23"), "{answer:?}");
                 assert_eq!(answer.header("content-range"), Some("bytes 2-3/10"));
-                fetched.fetch_add(usize::from(said(&answer).ends_with("fwd=miss; stored")), Ordering::Relaxed);
+                fetched.fetch_add(usize::from(answer.cache_status().ends_with("fwd=miss; stored")), Ordering::Relaxed);
             });
         }
     });
@@ -396,7 +392,7 @@ fn lifetimes_go_by_status_and_keys_are_shown() {
         let get = || request(gateway.port(), "GET", path, &[], b"");
         get();
         let answer = get();
-        let ttl = said(&answer).split("ttl=").nth(1).and_then(|rest| rest.split(';').next().unwrap().parse::<u64>().ok());
+        let ttl = answer.cache_status().split("ttl=").nth(1).and_then(|rest| rest.split(';').next().unwrap().parse::<u64>().ok());
         ttl.filter(|_| is_hit(&answer))
     };
     assert!(ttl("/by/404").is_some_and(|ttl| ttl > 500), "longer than what the service may say");
@@ -405,7 +401,7 @@ fn lifetimes_go_by_status_and_keys_are_shown() {
     assert_eq!((ttl("/by/410"), ttl("/by/503"), ttl("/by/403")), (None, None, None));
     assert!(ttl("/by/200").is_some_and(|ttl| ttl <= 30));
     let answer = request(gateway.port(), "GET", "/by/a?x=1", &[], b"");
-    assert!(said(&answer).contains("; key=\"") && said(&answer).ends_with(" 127.0.0.1/by/a?x=1\""), "{answer:?}");
+    assert!(answer.cache_status().contains("; key=\"") && answer.cache_status().ends_with(" 127.0.0.1/by/a?x=1\""), "{answer:?}");
     for (path, shown) in [
         ("/only/a?z=1&page=2&q=1&page=1", "/only/a?page=2&page=1&q=1"),
         ("/only/a?z=1", "/only/a"),
@@ -414,14 +410,14 @@ fn lifetimes_go_by_status_and_keys_are_shown() {
         ("/by/a?", "/by/a?"),
     ] {
         let answer = get(gateway.port(), path);
-        assert!(said(&answer).ends_with(&format!(" 127.0.0.1{shown}\"")), "{path} {answer:?}");
+        assert!(answer.cache_status().ends_with(&format!(" 127.0.0.1{shown}\"")), "{path} {answer:?}");
     }
-    assert!(said(&request(gateway.port(), "POST", "/by/a", &[], b"")).ends_with("fwd=method"));
+    assert!(request(gateway.port(), "POST", "/by/a", &[], b"").cache_status().ends_with("fwd=method"));
     // Neither who asks nor his credential.
     for _ in 0..2 {
         let answer = request(gateway.port(), "GET", &format!("/q?a=1&key={KEY_A}"), &[], b"");
-        assert!(answer.status == 200 && said(&answer).contains("key=\""), "{answer:?}");
-        assert!(!said(&answer).contains("aaaa") && !said(&answer).contains("north"), "{answer:?}");
+        assert!(answer.status == 200 && answer.cache_status().contains("key=\""), "{answer:?}");
+        assert!(!answer.cache_status().contains("aaaa") && !answer.cache_status().contains("north"), "{answer:?}");
     }
 }
 

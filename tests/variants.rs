@@ -389,7 +389,7 @@ fn one_that_cannot_be_stored_hides_no_other(server: &str) {
     ));
     let ask =
         |variant: &str, more: &[(&str, &str)]| request(gateway.port(), "GET", "/c", &[&[("X-V", variant)], more].concat(), b"");
-    let said = |answer: &Answer| answer.header("cache-status").unwrap_or("-").to_owned();
+    let said = |answer: &Answer| answer.cache_status().to_owned();
     assert!(!said(&ask("a", &[])).contains("hit"));
     for _ in 0..3 {
         assert!(said(&ask("evil", &[])).starts_with("portcullis; fwd="));

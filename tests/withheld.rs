@@ -50,15 +50,11 @@ const MINUTE: (&str, &str) = ("Cache-Control", "max-age=60");
 const PREVIEW: (&str, &str) = ("X-Preview", "secret");
 const STORED_ALONE: (&str, &str) = ("Cache-Control", "only-if-cached");
 
-fn said(answer: &Answer) -> String {
-    answer.header("cache-status").unwrap_or("-").to_owned()
-}
-
 /// Until what is stored is no longer fresh, for those who ask in English where that makes a difference.
 fn expired(gateway: &Gateway, path: &str) {
     eventually("it expires", || {
-        let said = said(&request(gateway.port(), "GET", path, &[STORED_ALONE, ("Accept-Language", "en")], b""));
-        !said.contains("; hit") || said.contains("ttl=-")
+        let answer = request(gateway.port(), "GET", path, &[STORED_ALONE, ("Accept-Language", "en")], b"");
+        !answer.cache_status().contains("; hit") || answer.cache_status().contains("ttl=-")
     });
 }
 
@@ -84,21 +80,21 @@ fn what_a_rule_keeps_from_the_cache_is_not_fetched_for_it_either() {
     teller.says(200, &[MINUTE], "new");
     for fields in [&[PREVIEW][..], &[PREVIEW, ("Range", "bytes=0-0")]] {
         let stale = ask("GET", "/swr/a", fields);
-        assert!(said(&stale).contains("stale-while-revalidate"), "{stale:?}");
+        assert!(stale.cache_status().contains("stale-while-revalidate"), "{stale:?}");
     }
-    assert!(said(&ask("HEAD", "/swr/a", &[PREVIEW])).contains("stale-while-revalidate"));
+    assert!(ask("HEAD", "/swr/a", &[PREVIEW]).cache_status().contains("stale-while-revalidate"));
     eventually("another one has it fetched", || ask("GET", "/swr/a", &[]).text() == "new");
     assert_eq!(ask("GET", "/swr/a", &[]).header("x-for"), Some("all"));
     assert_eq!(previews("/swr/a"), 0);
     // It is answered from what is there.
-    assert!(said(&ask("GET", "/swr/a", &[PREVIEW])).contains("; hit"));
+    assert!(ask("GET", "/swr/a", &[PREVIEW]).cache_status().contains("; hit"));
     // A part of what is not stored is its own, and so is the head of what is.
     teller.says(200, &[MINUTE, ("ETag", "\"1\"")], "0123456789");
     for path in ["/whole/a", "/parts/a", "/head/b"] {
         for fields in [&[PREVIEW, ("Range", "bytes=0-1")][..], &[PREVIEW]] {
             assert_eq!(ask("GET", path, fields).header("x-for"), Some("secret"), "{path}");
         }
-        assert_eq!(said(&ask("GET", path, &[])), "portcullis; fwd=miss; stored", "{path}");
+        assert_eq!(ask("GET", path, &[]).cache_status(), "portcullis; fwd=miss; stored", "{path}");
         assert_eq!(ask("GET", path, &[]).header("x-for"), Some("all"), "{path}");
     }
     teller.says(200, &[SECOND, ("ETag", "\"1\"")], "a");
@@ -109,12 +105,12 @@ fn what_a_rule_keeps_from_the_cache_is_not_fetched_for_it_either() {
     assert_eq!(ask("GET", "/head/a", &[STORED_ALONE]).status, 504, "it is as stale as before");
     // Another one's renews it.
     ask("HEAD", "/head/a", &[]);
-    assert!(said(&ask("GET", "/head/a", &[])).contains("; hit"));
+    assert!(ask("GET", "/head/a", &[]).cache_status().contains("; hit"));
     // The head of another version takes out nothing.
     teller.says(200, &[MINUTE, ("ETag", "\"2\"")], "a");
     let anew = ask("HEAD", "/head/a", &[PREVIEW, ("Cache-Control", "no-cache")]);
     assert_eq!(anew.header("etag"), Some("\"2\""));
-    assert!(said(&ask("GET", "/head/a", &[])).contains("; hit"));
+    assert!(ask("GET", "/head/a", &[]).cache_status().contains("; hit"));
 }
 
 const FALLBACK: &str = "fallback: { on: [ 404, 429, 5xx ], json: { items: [] } }";
@@ -151,7 +147,7 @@ fn what_a_fallback_takes_the_place_of_is_not_kept() {
     // Where the fallback has nothing, it is passed on, and not kept: next time it may have something.
     for _ in 0..2 {
         let answer = ask("/none/a", &[]);
-        assert_eq!((answer.status, said(&answer).as_str()), (404, "portcullis; fwd=miss"));
+        assert_eq!((answer.status, answer.cache_status()), (404, "portcullis; fwd=miss"));
     }
 }
 
@@ -162,7 +158,7 @@ fn a_reload_keeps_from_clients_what_was_stored_before() {
     let gateway = Gateway::start(&route(""));
     teller.says(404, &[MINUTE], "internal");
     get(gateway.port(), "/a");
-    assert!(said(&get(gateway.port(), "/a")).contains("; hit"));
+    assert!(get(gateway.port(), "/a").cache_status().contains("; hit"));
     gateway.rewrite(&route(&format!("{FALLBACK},")));
     assert_eq!(gateway.reload().0, 200);
     let answer = get(gateway.port(), "/a");
@@ -182,7 +178,7 @@ fn an_error_is_no_last_good_answer_and_takes_the_place_of_none() {
     // One that was never good: 404 as well.
     for (path, status) in [("/last/503", 503), ("/last/404", 404), ("/last/429", 429)] {
         teller.says(status, &[SECOND], "busy");
-        assert_eq!(said(&ask(path, "en")), "portcullis; fwd=miss; stored");
+        assert_eq!(ask(path, "en").cache_status(), "portcullis; fwd=miss; stored");
         expired(&gateway, path);
     }
     // One that was good, until there was trouble.
@@ -194,7 +190,7 @@ fn an_error_is_no_last_good_answer_and_takes_the_place_of_none() {
         teller.says(status, &[MINUTE], "busy");
         for language in ["en", "de"] {
             let answer = ask(path, language);
-            assert_eq!((answer.status, said(&answer).contains("stored")), (status, false), "{answer:?}");
+            assert_eq!((answer.status, answer.cache_status().contains("stored")), (status, false), "{answer:?}");
         }
     }
     // What is gone is gone.
@@ -202,7 +198,7 @@ fn an_error_is_no_last_good_answer_and_takes_the_place_of_none() {
     ask("/last/gone", "en");
     expired(&gateway, "/last/gone");
     teller.says(404, &[SECOND], "gone");
-    assert!(said(&ask("/last/gone", "en")).contains("stored"));
+    assert!(ask("/last/gone", "en").cache_status().contains("stored"));
     expired(&gateway, "/last/gone");
     // An error stands for no other one.
     teller.says(503, &[SECOND], "one");
@@ -210,7 +206,7 @@ fn an_error_is_no_last_good_answer_and_takes_the_place_of_none() {
     expired(&gateway, "/excused/a");
     teller.says(503, &[SECOND], "two");
     let answer = ask("/excused/a", "en");
-    assert_eq!((answer.text().as_str(), said(&answer).as_str()), ("two", "portcullis; fwd=stale; stored"));
+    assert_eq!((answer.text().as_str(), answer.cache_status()), ("two", "portcullis; fwd=stale; stored"));
     teller.origin.stop();
     for (path, given) in [
         ("/last/503", "{\"items\":[]}"),

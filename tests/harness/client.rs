@@ -31,6 +31,11 @@ impl Answer {
         self.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| &**value).collect()
     }
 
+    /// What the cache says of it (RFC 9211); `-` if nothing.
+    pub fn cache_status(&self) -> &str {
+        self.header("cache-status").unwrap_or("-")
+    }
+
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
