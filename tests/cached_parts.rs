@@ -316,6 +316,14 @@ fn a_part_is_kept_although_its_client_has_left() {
     assert_part(&part(&gateway, "/late/a", "5-9", &[]), true, 5..10, 0);
 }
 
+fn start_on(server: &str, origin: &Origin, cache: &str) -> Gateway {
+    Gateway::start(&format!(
+        "listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]\nserver: {{ {server} }}\nservices: {{ a: {{ endpoints: [ '127.0.0.1:{}' ] }} }}\n\
+         routes: [ {{ path: /*, service: a, policies: {{ cache: {cache} }} }} ]",
+        origin.port()
+    ))
+}
+
 /// As its query says, with a digest of what it sends, and one of the whole.
 fn digesting(asked: &Asked) -> Vec<u8> {
     let part = range_of(asked).filter(|_| asked.method == "GET");
@@ -339,11 +347,7 @@ fn a_digest_is_of_what_is_sent_with_it() {
     let whole = Some("sha-256=:whole:");
     for engine in ["workers: 1", "engine: pingora"] {
         let origin = Origin::start(|asked| Act::Send(digesting(asked)));
-        let gateway = Gateway::start(&format!(
-            "listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]\nserver: {{ {engine} }}\nservices: {{ a: {{ endpoints: [ '127.0.0.1:{}' ] }} }}\n\
-             routes: [ {{ path: /*, service: a, policies: {{ cache: {{}} }} }} ]",
-            origin.port()
-        ));
+        let gateway = start_on(engine, &origin, "{}");
         let part = |range: &str| request(gateway.port(), "GET", "/a", &[("Range", range)], b"");
         // The service's own word of what it sends is passed on.
         assert_eq!(digests(&part("bytes=0-3")), (206, Some("sha-256=:0-3:"), true, whole), "{engine}");
@@ -360,11 +364,7 @@ fn a_digest_is_of_what_is_sent_with_it() {
     }
     // And of a whole that is put together of parts nobody has said any.
     let origin = Origin::start(|asked| Act::Send(digesting(asked)));
-    let gateway = Gateway::start(&format!(
-        "listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]\nservices: {{ a: {{ endpoints: [ '127.0.0.1:{}' ] }} }}\n\
-         routes: [ {{ path: /*, service: a, policies: {{ cache: {{ ranges: parts }} }} }} ]",
-        origin.port()
-    ));
+    let gateway = start_on("workers: 2", &origin, "{ ranges: parts }");
     for range in ["bytes=0-499", "bytes=500-999"] {
         request(gateway.port(), "GET", "/a", &[("Range", range)], b"");
     }
@@ -377,11 +377,7 @@ fn a_digest_is_of_what_is_sent_with_it() {
 fn a_head_has_no_parts() {
     for engine in ["workers: 1", "engine: pingora"] {
         let origin = Origin::start(|asked| Act::Send(behave(asked)));
-        let gateway = Gateway::start(&format!(
-            "listeners: [ {{ bind: '127.0.0.1:$PORT' }} ]\nserver: {{ {engine} }}\nservices: {{ a: {{ endpoints: [ '127.0.0.1:{}' ] }} }}\n\
-             routes: [ {{ path: /*, service: a, policies: {{ cache: {{}} }} }} ]",
-            origin.port()
-        ));
+        let gateway = start_on(engine, &origin, "{}");
         get(gateway.port(), "/v/a");
         for range in ["bytes=0-1", "bytes=0-1,4-5", "bytes=5000-"] {
             let answer = request(gateway.port(), "HEAD", "/v/a", &[("Range", range)], b"");

@@ -139,11 +139,11 @@ where
     }
     if matches!(policy.query, QueryKey::Only(_) | QueryKey::Ignore(_)) {
         bytes.mark(&policy.query);
-    }
-    match &policy.query {
-        QueryKey::All | QueryKey::None => {}
-        QueryKey::Only(names) => bytes.parameters(head, |name| names.have(name)),
-        QueryKey::Ignore(names) => bytes.parameters(head, |name| !names.have(name)),
+        for pair in parameters(head, &policy.query) {
+            bytes.flag(true);
+            bytes.put(pair.as_bytes());
+        }
+        bytes.flag(false);
     }
     if let Some(extra) = &policy.extra {
         bytes.extra(extra, head, exchange);
@@ -174,22 +174,21 @@ where
 
 /// What of a request's query is part of its key: as it is written, or parameters in the order of their names.
 pub fn query<'h>(head: &'h RequestHead, policy: &CachePolicy) -> Option<Cow<'h, str>> {
-    let joined = |kept: Vec<&str>| Some(kept.join("&")).filter(|kept| !kept.is_empty()).map(Cow::Owned);
-    match &policy.query {
-        QueryKey::All => head.query().map(Cow::Borrowed),
-        QueryKey::None => None,
-        QueryKey::Only(names) => joined(parameters(head, |name| names.have(name)).collect()),
-        QueryKey::Ignore(names) => joined(parameters(head, |name| !names.have(name)).collect()),
-    }
+    let kept: Vec<&str> = match &policy.query {
+        QueryKey::All => return head.query().map(Cow::Borrowed),
+        QueryKey::None => return None,
+        some => parameters(head, some).collect(),
+    };
+    (!kept.is_empty()).then(|| Cow::Owned(kept.join("&")))
 }
 
 /// Some of the query's parameters, by their names. Those of one name stay in their order, and each is taken as it is written.
-fn parameters(head: &RequestHead, wanted: impl Fn(&[u8]) -> bool) -> impl Iterator<Item = &str> {
+fn parameters<'h>(head: &'h RequestHead, wanted: &QueryKey) -> impl Iterator<Item = &'h str> + use<'h> {
     let pairs = head.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty());
     let name = |pair: &str| carrier::decode(pair.split_once('=').map_or(pair, |(name, _)| name)).into_owned();
     // Where a semicolon separates as well, another parameter stands behind it.
     let mut pairs: Vec<_> =
-        pairs.map(|pair| (name(pair), pair)).filter(|(name, pair)| wanted(name) || pair.contains(';')).collect();
+        pairs.map(|pair| (name(pair), pair)).filter(|(name, pair)| wanted.has(name) || pair.contains(';')).collect();
     pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
     pairs.into_iter().map(|(_, pair)| pair)
 }
@@ -315,14 +314,6 @@ impl Framed {
     /// The lists by which the rest is made: what was stored by others is not found by these.
     fn mark(&mut self, lists: &impl Hash) {
         self.put(&MARKS.hash_one(lists).to_le_bytes());
-    }
-
-    fn parameters(&mut self, head: &RequestHead, wanted: impl Fn(&[u8]) -> bool) {
-        for pair in parameters(head, wanted) {
-            self.flag(true);
-            self.put(pair.as_bytes());
-        }
-        self.flag(false);
     }
 
     fn extra(&mut self, extra: &Extra, head: &RequestHead, exchange: &Exchange) {

@@ -26,6 +26,18 @@ pub enum QueryKey {
     Ignore(Names),
 }
 
+impl QueryKey {
+    /// Whether a parameter of this name is.
+    pub(super) fn has(&self, name: &[u8]) -> bool {
+        match self {
+            QueryKey::All => true,
+            QueryKey::None => false,
+            QueryKey::Only(names) => names.have(name),
+            QueryKey::Ignore(names) => !names.have(name),
+        }
+    }
+}
+
 /// Names of parameters or cookies. One with a `*` at its end is the beginning of many.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Names(Box<[Box<str>]>);

@@ -109,7 +109,6 @@ impl Gateway {
         let workers = threads(&snapshot);
         let core: &'static Arc<Core> = Box::leak(Box::new(Core::new(snapshot, &around, access_log, workers)));
         background.spawn(Core::follow_purges(core.clone()));
-        background.spawn(core.cache.keep_warm());
         let caller = Arc::new(Caller::default());
         let swept = Arc::downgrade(&caller);
         background.spawn(async move {

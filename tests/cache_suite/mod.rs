@@ -189,28 +189,29 @@ fn page(results: &Results, others: &Others) -> String {
     others.tell(results, &mut out);
     out.push_str("\n## What it must do and does not\n\n| test | why | passed by |\n|---|---|---|\n");
     for (id, ..) in results.missing("required") {
-        let _ = writeln!(out, "| `{id}` | {} | {} |", reason(&EXPLAINED, id), others.passing(id));
+        let why = said_of(&EXPLAINED, id).unwrap_or("?");
+        let _ = writeln!(out, "| `{id}` | {why} | {} |", others.passing(id));
     }
     out.push_str("\n## What it could do and does not\n\n| test | what it asks for | why not | passed by |\n|---|---|---|---|\n");
     for (id, test, _) in results.missing("optimal") {
         let name = test["name"].as_str().unwrap().trim_end().replace('|', "\\|");
-        let _ = writeln!(out, "| `{id}` | {name} | {} | {} |", reason(&LEFT, id), others.passing(id));
+        let why = said_of(&LEFT, id).unwrap_or("?");
+        let _ = writeln!(out, "| `{id}` | {name} | {why} | {} |", others.passing(id));
     }
     out
 }
 
-fn reason<'a>(reasons: &[(&str, &'a str)], id: &str) -> &'a str {
-    reasons.iter().find(|(known, _)| *known == id).map_or("?", |(_, why)| why)
+/// What a list says of a test, or of a cache.
+fn said_of<'a>(list: &[(&str, &'a str)], name: &str) -> Option<&'a str> {
+    list.iter().find(|(known, _)| *known == name).map(|(_, said)| *said)
 }
 
 /// Whether each that does not pass is explained, and each that is explained does not pass.
 fn explained(results: &Results) -> Result<(), String> {
     let mut wrong = Vec::new();
     for (kind, reasons) in [("required", &EXPLAINED[..]), ("optimal", &LEFT[..])] {
-        let is_known = |id: &str| reasons.iter().any(|(known, _)| *known == id);
-        wrong.extend(
-            results.missing(kind).filter(|(id, ..)| !is_known(id)).map(|(id, test, _)| format!("{id}: {}", test["result"])),
-        );
+        let strange = results.missing(kind).filter(|(id, ..)| said_of(reasons, id).is_none());
+        wrong.extend(strange.map(|(id, test, _)| format!("{id}: {}", test["result"])));
         let needless = reasons.iter().filter(|(id, _)| matches!(results.verdict(id), Verdict::Passes | Verdict::NotRun));
         wrong.extend(needless.map(|(id, _)| format!("{id} passes")));
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::{Results, Verdict, folder};
+use super::{Results, Verdict, folder, said_of};
 
 /// Of which version the package's record is, by its own list (results/index.mjs).
 const RECORDED: [(&str, &str); 5] =
@@ -77,7 +77,7 @@ impl Others {
                 "| {} | {} | {now} | {} | {then} |",
                 other.name(),
                 other.word("version"),
-                of(&RECORDED, &other.key)
+                said_of(&RECORDED, &other.key).unwrap_or_default()
             );
         }
         out.push_str("\nHow they are set up:\n\n");
@@ -115,7 +115,7 @@ impl Other {
         let counting = || self.results.0.iter().filter(|(_, test)| counts(test)).map(|(id, _)| id.as_str());
         let gained: Vec<&str> = counting().filter(|id| passes(&self.results, id) && !passes(&self.recorded, id)).collect();
         let lost: Vec<&str> = counting().filter(|id| !passes(&self.results, id) && passes(&self.recorded, id)).collect();
-        let why = Some(of(&FAR, &self.key)).filter(|why| !why.is_empty()).map(|why| format!("; {why}")).unwrap_or_default();
+        let why = said_of(&FAR, &self.key).map(|why| format!("; {why}")).unwrap_or_default();
         match (gained.is_empty(), lost.is_empty()) {
             (true, true) => "nowhere".to_owned(),
             (false, true) => format!("passes {} now{why}", named(&gained)),
@@ -123,10 +123,6 @@ impl Other {
             (false, false) => format!("passes {} now, and {} no longer{why}", named(&gained), named(&lost)),
         }
     }
-}
-
-fn of<'a>(said: &[(&str, &'a str)], key: &str) -> &'a str {
-    said.iter().find(|(known, _)| *known == key).map_or("", |(_, word)| word)
 }
 
 /// A test of what a cache must do, or should.
