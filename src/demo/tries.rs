@@ -159,6 +159,19 @@ fn routing(list: &mut List, w: &Words) {
         format!("{curl} -H 'Host: rest.example.com' {http}/products/SKU-0"),
         &[r#""grpc_code":"NOT_FOUND""#],
     );
+    let called = format!("-H 'Host: rest.example.com' {http}/catalogService/getProduct");
+    list.add(
+        &[200],
+        "the same service called by Connect: by GET, for the method says that it changes nothing",
+        format!(r#"{curl} -G -d connect=v1 -d encoding=json --data-urlencode 'message={{"sku":"SKU-789"}}' {called}"#),
+        &[r#"{"sku":"SKU-789","name":"Wireless Headphones","price":79.99}"#],
+    );
+    list.add(
+        &[404],
+        "by POST, and Connect's error",
+        format!(r#"{curl} -H 'Content-Type: application/json' -H 'Connect-Protocol-Version: 1' -d '{{"sku":"SKU-0"}}' {called}"#),
+        &[r#""code":"not_found""#],
+    );
     list.add(&[200], "version 2 of the API, by header", format!("{curl} -H 'API-Version: 2' {http}/items/7"), CANARY);
     list.add(&[200], "version 2 of the API, by path", format!("{curl} {http}/v2/items/7"), CANARY);
     list.add(&[200], "by a header's presence", format!("{curl} -H 'X-Beta: yes' {http}/search"), CANARY);
