@@ -48,24 +48,24 @@ struct Done {
     got: Vec<Arc<Got>>,
 }
 
-/// One question, and what else may be asked instead.
+/// One question, and what else may be asked instead. `None` of either: a value is missing that it cannot be without.
 struct Question {
-    /// `None`: a value is missing that it cannot be without.
     request: Option<Rendered>,
     other: Option<Rendered>,
 }
 
 impl Question {
-    /// What a part is asked for. `None` if a value is missing and nothing stands in for the part.
-    fn of(part: &Part, known: &Known<'_>) -> Option<Question> {
-        let request = part.request.render(known);
-        let (other, stands_in) = match &part.fallback {
-            Some(Fallback::Call(other)) => (other.request.render(known), false),
-            Some(Fallback::Json(_)) => (None, true),
-            None => (None, false),
+    fn of(part: &Part, known: &Known<'_>) -> Question {
+        let other = match &part.fallback {
+            Some(Fallback::Call(other)) => other.request.render(known),
+            _ => None,
         };
-        let can_be_had = request.is_some() || other.is_some() || stands_in;
-        can_be_had.then_some(Question { request, other })
+        Question { request: part.request.render(known), other }
+    }
+
+    /// Whether there is something to ask, or something that stands in for the part without being asked for.
+    fn has_answer(&self, part: &Part) -> bool {
+        self.request.is_some() || self.other.is_some() || matches!(part.fallback, Some(Fallback::Json(_)))
     }
 
     /// What it takes of memory.
@@ -265,8 +265,8 @@ impl<'a> Gathering<'a> {
         }
     }
 
-    /// The questions to ask for a part: one, or one for each element; `None` of an element for which there is no question.
-    fn questions(&self, part: &Part, seen: &Seen) -> Result<Vec<Option<Question>>, State> {
+    /// The questions to ask for a part: one, or one for each element.
+    fn questions(&self, part: &Part, seen: &Seen) -> Result<Vec<Question>, State> {
         let Asking { head, exchange, .. } = *self.asking;
         if let Some(when) = &part.when {
             match when.bool_among(head, exchange, cel::Parts { values: &seen.rounded, weight: seen.weight }) {
@@ -279,11 +279,10 @@ impl<'a> Gathering<'a> {
         let question = |known: &Known<'_>| {
             let question = Question::of(part, known);
             // The answer is not given without it, and nobody is asked for nothing.
-            if question.is_none() && !(part.optional && part.each.is_some()) {
+            if !question.has_answer(part) && !(part.optional && part.each.is_some()) {
                 return Err(State::Failed(Fault::NoValue));
             }
-            let paid = self.asking.pays(question.as_ref().map_or(0, Question::takes));
-            if paid { Ok(question) } else { Err(State::Failed(Fault::Memory)) }
+            if self.asking.pays(question.takes()) { Ok(question) } else { Err(State::Failed(Fault::Memory)) }
         };
         let Some(each) = &part.each else { return Ok(vec![question(&known)?]) };
         let items = match each.list.get(&known) {
@@ -297,22 +296,16 @@ impl<'a> Gathering<'a> {
         items.iter().map(|item| question(&Known { item: Some(item), ..known })).collect()
     }
 
-    async fn part(&self, part: &'a Part, questions: Vec<Option<Question>>) -> Done {
+    async fn part(&self, part: &'a Part, questions: Vec<Question>) -> Done {
         let began = Instant::now();
         let Some(each) = &part.each else {
-            let Some(Some(question)) = questions.first() else { return Done::without(State::Failed(Fault::NoValue)) };
+            let Some(question) = questions.first() else { return Done::without(State::Failed(Fault::NoValue)) };
             let One { state, body, value, got } = self.one(part, question).await;
             let body = (!matches!(state, State::Failed(_))).then_some(body);
             return Done { state, took: began.elapsed(), body, value, got: got.into_iter().collect() };
         };
         let is_over = |one: &One| matches!(one.state, State::Failed(_)) && !part.optional;
-        let asking = questions.iter().map(|question| async move {
-            match question {
-                Some(question) => self.one(part, question).await,
-                None => failed(part, Fault::NoValue),
-            }
-        });
-        let ones = crowd::all(asking, each.at_once, is_over).await;
+        let ones = crowd::all(questions.iter().map(|question| self.one(part, question)), each.at_once, is_over).await;
         let state = ones.iter().flatten().map(|one| one.state).reduce(State::with).unwrap_or(State::Ok);
         let mut done = Done { took: began.elapsed(), ..Done::without(state) };
         let (mut bodies, mut values) = (Vec::new(), Vec::new());

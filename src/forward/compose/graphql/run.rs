@@ -315,7 +315,10 @@ impl<'a> Running<'a> {
         let none = Members::default();
         let field = Some(OfField { arguments, parent, keys });
         let known = text::Known { head, exchange, parts: &none, body: None, item: None, field };
-        let question = Question::of(part, &known).ok_or(Fault::NoValue)?;
+        let question = Question::of(part, &known);
+        if !question.has_answer(part) {
+            return Err(Fault::NoValue);
+        }
         if asking.pays(question.takes()) { Ok(question) } else { Err(Fault::Memory) }
     }
 
