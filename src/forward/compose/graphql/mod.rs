@@ -46,11 +46,11 @@ pub(super) struct Executed {
 impl Executed {
     /// The answer, or the refusal to give instead, and what the log says of the parts. Whichever it is, the calls were made and are counted.
     pub(super) fn finish(self, composed: &Composed, journey: &Journey) -> (Made, String) {
-        let parts = || composed.composition.parts.iter().zip(&self.dones).filter(|(_, done)| done.state != State::Skipped);
         for (counts, done) in composed.counts.iter().zip(&self.dones).filter(|(_, done)| done.state != State::Skipped) {
             counts.note(done.state.word());
         }
-        let log = state::list(parts().map(|(part, done)| (part, done.state, done.took)), true);
+        let parts = composed.composition.parts.iter().zip(&self.dones).filter(|(_, done)| done.state != State::Skipped);
+        let log = state::list(parts.map(|(part, done)| (part, done.state, done.took)), true);
         (self.given(composed, journey), log)
     }
 

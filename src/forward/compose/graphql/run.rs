@@ -22,7 +22,7 @@ use crate::head::RequestHead;
 use crate::jose::json;
 use crate::json::{Exact, Members};
 use crate::route::compose::Part;
-use crate::route::compose::facade::{Facade, FieldCall};
+use crate::route::compose::facade::{Batch, Facade, FieldCall};
 use crate::route::compose::state::Fault;
 use crate::route::compose::text::{self, OfField, key, within};
 
@@ -344,6 +344,7 @@ impl<'a> Running<'a> {
         next: &mut Next<'a>,
     ) {
         let (call, pays) = (self.call(number), |bytes: &Bytes| self.gathering.asking.pays(json::takes(bytes)));
+        let batch = call.and_then(|call| call.batch.as_ref());
         let is_nothing = |status: u16| call.is_some_and(|call| call.nothing.iter().any(|known| known.as_u16() == status));
         let state = match one.state {
             State::Failed(Fault::Status(status)) if is_nothing(status) => State::Ok,
@@ -357,6 +358,13 @@ impl<'a> Running<'a> {
             (_, Body::Raw(_)) => Err(Fault::Memory),
             (_, Body::Many(_)) => Err(Fault::Malformed),
         };
+        let value = value.and_then(|value| match (batch, &value) {
+            (None, _)
+            | (Some(_), Exact::Null)
+            | (Some(Batch { by: Some(_), .. }), Exact::List(_))
+            | (Some(Batch { by: None, .. }), Exact::Object(_)) => Ok(value),
+            _ => Err(Fault::Malformed),
+        });
         if let Some(done) = self.dones.get_mut(number) {
             note(done, value.as_ref().map_or_else(|fault| State::Failed(*fault), |_| state), took, one.got);
         }
@@ -367,7 +375,7 @@ impl<'a> Running<'a> {
                 return waiting.iter().for_each(|(one, _)| self.fail(one, fault));
             }
         };
-        let Some(batch) = call.and_then(|call| call.batch.as_ref()) else {
+        let Some(batch) = batch else {
             for (one, _) in waiting {
                 self.complete(one.node, &one.def.ty, &one.fields, &value, next);
             }
@@ -385,13 +393,7 @@ impl<'a> Running<'a> {
                 }
             }
             (None, Exact::Object(members)) => found.extend(members.iter().map(|(name, member)| (name.clone(), vec![member]))),
-            (_, Exact::Null) => {}
-            _ => {
-                if let Some(done) = self.dones.get_mut(number) {
-                    note(done, State::Failed(Fault::Malformed), took, None);
-                }
-                return waiting.iter().for_each(|(one, _)| self.fail(one, Fault::Malformed));
-            }
+            _ => {}
         }
         let by = batch.by.is_some();
         for (one, of) in waiting {
