@@ -172,13 +172,10 @@ impl<'a> Compiler<'a> {
         service: &str,
         here: impl Fn(&Entry) -> Option<&'a Node>,
     ) -> Vec<&'static str> {
-        let own = |name: &str| config.policies.as_ref().is_some_and(|Raw(node)| node.get(name).is_some());
         let meant = REGISTRY.iter().filter(|entry| entry.stage != Stage::Shape || SHAPING.contains(&entry.name));
         let missed = meant.filter(|entry| {
-            !own(entry.name)
-                && self
-                    .of_service(service, entry.name)
-                    .is_some_and(|there| !here(entry).is_some_and(|here| here.says_the_same(there)))
+            let there = self.of_service(service, entry.name);
+            there.is_some() && !names(config, entry.name) && !are_the_same(here(entry), there)
         });
         missed.map(|entry| entry.name).collect()
     }
@@ -186,13 +183,8 @@ impl<'a> Compiler<'a> {
     /// Those that change fields and are not the same for both services, where the route does not name them: a stand-in is asked in the fields
     /// that were made for the first service, which may be credentials, and answers in those of the first one's answers.
     fn other_fields(&self, config: &RouteConfig, first: &str, stand_in: &str) -> impl Iterator<Item = &'static str> {
-        let own = |name: &str| config.policies.as_ref().is_some_and(|Raw(node)| node.get(name).is_some());
         FIELDS.into_iter().filter(move |name| {
-            !own(name)
-                && match (self.of_service(first, name), self.of_service(stand_in, name)) {
-                    (Some(one), Some(other)) => !one.says_the_same(other),
-                    (one, other) => one.is_some() || other.is_some(),
-                }
+            !names(config, name) && !are_the_same(self.of_service(first, name), self.of_service(stand_in, name))
         })
     }
 
@@ -200,8 +192,7 @@ impl<'a> Compiler<'a> {
     /// clients: a client can bring about many a failure of the first one.
     pub(super) fn look_at_stand_in(&mut self, config: &RouteConfig, answer: &Answer) {
         let Some(stand_in) = config.fallback.as_ref().and_then(|fallback| fallback.service.as_ref()) else { return };
-        let first = answer.services().first().map(|service| service.key.clone());
-        let first = first.as_deref().unwrap_or_default();
+        let first = answer.services().first().map_or("", |service| &*service.key);
         let other: Vec<_> = self.other_fields(config, first, &stand_in.value).collect();
         let missed = self.missed(config, &stand_in.value, |entry| self.of_service(first, entry.name));
         for name in missed.into_iter().chain(other) {
@@ -219,15 +210,10 @@ impl<'a> Compiler<'a> {
     /// same for each: otherwise it would be chance, or the client's cookie, that decides which judgement a request meets.
     pub(super) fn split_table(&mut self, config: &'a RouteConfig, services: &[Arc<Service>]) -> Table {
         let judging = REGISTRY.iter().filter(|entry| !registry::is_of_service(entry));
-        let own = |name: &str| config.policies.as_ref().is_some_and(|Raw(node)| node.get(name).is_some());
-        for entry in judging.filter(|entry| !own(entry.name)) {
+        for entry in judging.filter(|entry| !names(config, entry.name)) {
             let of = |service: &Service| self.written(config, &service.key, entry.name);
             let Some((first, others)) = services.split_first() else { continue };
-            let same = |other: &Service| match (of(first), of(other)) {
-                (Some(one), Some(other)) => one.says_the_same(other),
-                (one, other) => one.is_none() && other.is_none(),
-            };
-            let Some(differs) = others.iter().position(|other| !same(other)) else { continue };
+            let Some(differs) = others.iter().position(|other| !are_the_same(of(first), of(other))) else { continue };
             let place = config.split.iter().flatten().nth(differs + 1).map_or(config.path.place, |target| target.service.place);
             let other = others.get(differs).map_or("", |other| &*other.key);
             let message = format!("`{}` and `{other}` share this route, but not their `{}`", first.key, entry.name);
@@ -238,5 +224,18 @@ impl<'a> Compiler<'a> {
         let tables: Vec<&Table> =
             services.iter().map(|service| self.service_tables.get(&*service.key).unwrap_or(&none)).collect();
         self.global.split(&tables)
+    }
+}
+
+/// Whether the route itself names a policy.
+fn names(config: &RouteConfig, policy: &str) -> bool {
+    config.policies.as_ref().is_some_and(|Raw(node)| node.get(policy).is_some())
+}
+
+/// Whether two services say the same of a policy; be it nothing.
+fn are_the_same(one: Option<&Node>, other: Option<&Node>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.says_the_same(other),
+        (one, other) => one.is_none() && other.is_none(),
     }
 }
