@@ -179,9 +179,8 @@ impl Predicate {
         own.into_iter().chain(of_devices.iter().copied())
     }
 
-    /// As a route's id has it. `name` is the header's or parameter's name as it was written.
-    /// How an id writes it. Ids stand in logs and metrics: of a field whose value may be a secret between the gateway and whoever is in
-    /// front of it, they have a digest.
+    /// As a route's id has it. `name` is the header's or parameter's name as it was written. Ids stand in logs and metrics: of a field whose value
+    /// may be a secret between the gateway and whoever is in front of it, they have a digest.
     pub(super) fn label(&self, name: &str, open: bool) -> String {
         let (mark, wanted) = match self {
             Predicate::Header(_, wanted) => ("", wanted),

@@ -32,7 +32,7 @@ use crate::observe::Metrics;
 use crate::path::{self, AmbiguousPaths};
 use crate::policy::authn::METHODS;
 use crate::policy::registry::Table;
-use crate::policy::{Plan, RouteOptions, Work};
+use crate::policy::{Plan, Work};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
 use crate::redis::Redis;
 use crate::route::{Matcher, Rewrite, RouteConfig, RouteTables};
@@ -587,18 +587,20 @@ impl<'a> Compiler<'a> {
     }
 }
 
-/// Every name under `services:`, also of what was refused: who names it there is not wrong.
 /// What a route's fallback takes the place of is not kept for its clients either.
 fn refusing(plan: Arc<Plan>, fallback: Option<&Fallback>) -> Arc<Plan> {
     match (&plan.options.cache, fallback.map(Fallback::statuses)) {
         (Some(cache), Some(statuses)) if !statuses.is_empty() => {
             let cache = Some(Arc::new(cache.refusing(statuses)));
-            Arc::new(Plan { options: RouteOptions { cache, ..plan.options.clone() }, ..Plan::clone(&plan) })
+            let mut plan = Arc::unwrap_or_clone(plan);
+            plan.options.cache = cache;
+            Arc::new(plan)
         }
         _ => plan,
     }
 }
 
+/// Every name under `services:`, also of what was refused: who names it there is not wrong.
 fn service_names(document: &Document, root: Option<&Node>) -> Vec<Arc<str>> {
     let refused = root.and_then(|root| root.get("services")).map(Node::entries).unwrap_or_default();
     let known = document.services.keys().map(String::as_str).chain(refused.iter().map(|(key, _)| &*key.text));
