@@ -113,27 +113,24 @@ pub struct FieldConfig {
 impl FieldConfig {
     /// The keys that are written and are about a call.
     fn keys_of_calls(&self) -> impl Iterator<Item = &'static str> {
-        let FieldConfig { from: _, service, port, method, path, query, headers, client_headers, body, timeout, retries, .. } =
-            self;
-        let FieldConfig { max_body, cache, anonymous, fallback, target, null_statuses, batch, .. } = self;
         let written = [
-            ("service", service.is_some()),
-            ("port", port.is_some()),
-            ("method", method.is_some()),
-            ("path", path.is_some()),
-            ("query", !query.is_empty()),
-            ("headers", !headers.is_empty()),
-            ("client_headers", client_headers.is_some()),
-            ("body", body.is_some()),
-            ("timeout", timeout.is_some()),
-            ("retries", retries.is_some()),
-            ("max_body", max_body.is_some()),
-            ("cache", cache.is_some()),
-            ("anonymous", *anonymous),
-            ("fallback", fallback.is_some()),
-            ("target", target.is_some()),
-            ("null_statuses", null_statuses.is_some()),
-            ("batch", batch.is_some()),
+            ("service", self.service.is_some()),
+            ("port", self.port.is_some()),
+            ("method", self.method.is_some()),
+            ("path", self.path.is_some()),
+            ("query", !self.query.is_empty()),
+            ("headers", !self.headers.is_empty()),
+            ("client_headers", self.client_headers.is_some()),
+            ("body", self.body.is_some()),
+            ("timeout", self.timeout.is_some()),
+            ("retries", self.retries.is_some()),
+            ("max_body", self.max_body.is_some()),
+            ("cache", self.cache.is_some()),
+            ("anonymous", self.anonymous),
+            ("fallback", self.fallback.is_some()),
+            ("target", self.target.is_some()),
+            ("null_statuses", self.null_statuses.is_some()),
+            ("batch", self.batch.is_some()),
         ];
         written.into_iter().filter_map(|(key, is_written)| is_written.then_some(key))
     }
