@@ -15,7 +15,7 @@ use crate::carrier;
 use crate::exchange::Params;
 use crate::reply::push_json;
 use crate::wire::coding::is_coded;
-use crate::wire::media::is_lines;
+use crate::wire::media::{essence, is_json, is_lines};
 
 /// A request, as it would have been sent to any service.
 pub struct Asked<'a> {
@@ -126,19 +126,10 @@ impl Asked<'_> {
             return false;
         }
         let Some(kind) = self.field("content-type") else { return false };
-        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        let known = [
-            "application/json",
-            "application/xml",
-            "application/javascript",
-            "application/x-www-form-urlencoded",
-            "application/graphql",
-        ];
-        is_lines(kind.as_bytes())
-            || kind.starts_with("text/")
-            || kind.ends_with("+json")
-            || kind.ends_with("+xml")
-            || known.contains(&&*kind)
+        let kind = essence(kind.as_bytes());
+        let known: [&[u8]; 4] =
+            [b"application/xml", b"application/javascript", b"application/x-www-form-urlencoded", b"application/graphql"];
+        is_json(&kind) || is_lines(&kind) || kind.starts_with(b"text/") || kind.ends_with(b"+xml") || known.contains(&&*kind)
     }
 
     /// The fields in lower case, `Host` among them.
