@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::{ok, yaml};
 use crate::harness::*;
 
@@ -282,6 +284,44 @@ fn what_cannot_stand_in_a_query_or_a_field_is_not_left_out() {
         }
         assert_eq!(shop.requests().len(), before + 4, "{place}");
     }
+}
+
+/// What a body alone makes of a target is the client's to mend: no service has failed.
+#[test]
+fn a_target_that_a_body_spoils_is_no_services_failure() {
+    let shop = Backend::answering(|_| ok("{}"));
+    let compose = "
+      calls:
+        first: { service: shop, path: /first }
+        path: { service: shop, path: '/orders/{body.id}', optional: true }
+        both: { service: shop, path: '/of/{header.x-of}/{body.id}', query: { a: '{body.a}', b: '{body.b}', c: c, d: '{parts.first.none}' } }";
+    let gateway = Gateway::start(&yaml(&[("shop", &shop)], compose));
+    let ask = |of: &str, body: Value| {
+        let fields = [("Content-Type", "application/json"), ("X-Of", of)];
+        request(gateway.port(), "POST", "/api/dashboard", &fields, body.to_string().as_bytes())
+    };
+    let (long, half, signs) = ("x".repeat(9000), "x".repeat(5000), "\u{e9}".repeat(2000));
+    for body in [
+        json!({ "id": ".." }),
+        json!({ "id": "." }),
+        json!({ "id": "a/b" }),
+        json!({ "id": "" }),
+        json!({ "id": long }),
+        json!({ "id": signs }),
+        json!({ "id": half, "a": half }),
+        json!({ "id": 1, "a": half, "b": half }),
+        json!({ "id": 1, "a": signs }),
+    ] {
+        let answer = ask("me", body);
+        answer.assert_problem(400, "compose", "body_lacks_value");
+        assert_eq!(answer.json()["part"], "both");
+    }
+    assert!(shop.requests().iter().all(|request| !request.target.starts_with("/of/")));
+    assert_eq!(ask("me", json!({ "id": half, "a": 1 })).status, 200);
+    assert!(shop.requests().iter().any(|request| request.target.ends_with("?a=1&c=c")));
+    // What the others make of it is not the body's.
+    ask("..", json!({ "id": 1 })).assert_problem(502, "compose", "part_failed");
+    ask(&half, json!({ "id": half })).assert_problem(502, "compose", "part_failed");
 }
 
 /// What bounds targets and fields bounds no text in a body.

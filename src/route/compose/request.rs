@@ -1,7 +1,5 @@
 //! A call's request, compiled, and what it comes to in one client's request.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, header};
 use serde_json::Value;
@@ -110,25 +108,23 @@ impl Request {
 
     /// Whether the request's body has not what this cannot be without, or none that may stand there.
     pub fn lacks_of_body(&self, known: &Known<'_>) -> bool {
-        let of_body = |source: &&Source| matches!(source, Source::Body(_));
-        let stands = |source: &Source| source.get(known).and_then(Found::bytes).map(Cow::into_owned);
-        let in_path = |source: &Source| stands(source).and_then(|value| path::Made::default().value(&value)).is_some();
+        let of_body = |source: &Source| matches!(source, Source::Body(_));
+        let stands = |source: &Source| source.get(known).and_then(Found::bytes).is_some();
+        let fits = |(_, text): &(HeaderName, Text)| !text.sources().any(of_body) || field_value(text, known).is_ok();
         let mut texts = Vec::new();
         self.body.iter().for_each(|body| body.texts(&mut texts));
-        !self.path.sources().filter(of_body).all(in_path)
-            || !texts.into_iter().flat_map(Text::sources).filter(of_body).all(|source| stands(source).is_some())
-            || self.query.iter().any(|(_, text)| text.sources().any(|source| of_body(&source)) && text.said(known).is_err())
-            || self
-                .fields
-                .iter()
-                .any(|(_, text)| text.sources().any(|source| of_body(&source)) && field_value(text, known).is_err())
+        self.target(known, of_body).is_none()
+            || !texts.into_iter().flat_map(Text::sources).filter(|source| of_body(source)).all(stands)
+            || !self.fields.iter().all(fits)
     }
 
-    /// What is sent. `None` where a value is missing that it cannot be without, or cannot stand where it is to.
-    pub fn render(&self, known: &Known<'_>) -> Option<Rendered> {
-        let mut target = self.path.path(known)?;
+    /// What is asked for, as far as it is made of these sources, or of none. `None` where a value is missing that it cannot be without, or cannot
+    /// stand there.
+    fn target(&self, known: &Known<'_>, these: impl Fn(&Source) -> bool) -> Option<String> {
+        let is_meant = |text: &Text| text.sources().next().is_none() || text.sources().any(&these);
+        let mut target = self.path.path(known, &these)?;
         let mut mark = '?';
-        for (name, value) in &self.query {
+        for (name, value) in self.query.iter().filter(|(_, value)| is_meant(value)) {
             // It may be left out where there is nothing. Where there is something that cannot be said, all would be asked for.
             let Some(value) = value.said(known).ok()? else { continue };
             target.push(mark);
@@ -137,9 +133,12 @@ impl Request {
             path::push_value(&value, &mut target);
             mark = '&';
         }
-        if target.len() > LONGEST {
-            return None;
-        }
+        (target.len() <= LONGEST).then_some(target)
+    }
+
+    /// What is sent. `None` where a value is missing that it cannot be without, or cannot stand where it is to.
+    pub fn render(&self, known: &Known<'_>) -> Option<Rendered> {
+        let target = self.target(known, |_| true)?;
         // What stands in the file is the gateway's to say: where it has nothing to say, the client does not say it instead.
         let value = |(name, text): &(HeaderName, Text)| Some((name.clone(), field_value(text, known).ok()?));
         let mut fields = self.fields.iter().map(value).collect::<Option<Vec<_>>>()?;

@@ -313,13 +313,15 @@ impl Text {
         if out.len() > LONGEST { Err(Unsayable) } else { Ok((!missing).then_some(out)) }
     }
 
-    /// As a path in its one spelling. `None` where a value is missing, or none that a path can have ([`path::Made`]).
-    pub fn path(&self, known: &Known<'_>) -> Option<String> {
+    /// As a path in its one spelling, with a letter for what is of none of these sources. `None` where a value is missing, or none that a path can
+    /// have ([`path::Made`]).
+    pub fn path(&self, known: &Known<'_>, these: impl Fn(&Source) -> bool) -> Option<String> {
         let mut made = path::Made::default();
         for piece in &self.0 {
             match piece {
                 Piece::Text(text) => made.text(text),
-                Piece::Of(source) => made.value(&source.get(known)?.bytes()?)?,
+                Piece::Of(source) if these(source) => made.value(&source.get(known)?.bytes()?)?,
+                Piece::Of(_) => made.value(b"x")?,
             }
         }
         made.path()
