@@ -156,10 +156,7 @@ impl Answer {
     pub fn name(&self, number: Option<u32>) -> &str {
         match self {
             Answer::Service(service) => &service.key,
-            Answer::Split(_, services) => {
-                let drawn = number.and_then(|number| services.get(number as usize));
-                drawn.map_or("", |service| &*service.key)
-            }
+            Answer::Split(..) => number.and_then(|number| self.service(number)).map_or("", |service| &*service.key),
             Answer::Own(_) | Answer::Compose(_) | Answer::Views(_) => "",
         }
     }

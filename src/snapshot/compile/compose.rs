@@ -55,11 +55,11 @@ impl<'a> Compiler<'a> {
                 let mut said = written.calls.0.iter().filter_map(|(name, call)| Some((name.as_str(), call.cache.as_ref()?)));
                 said.find_map(|(name, Raw(other))| node.says_the_same(other).then_some(name))
             };
-            let said = wanted.cache.map(|(call, raw)| (alike(raw).unwrap_or(call), raw));
-            if let Some((call, Raw(node))) = said {
-                tables.entry(call).or_insert_with(|| self.table_of("cache", &format!("route:{route}#{call}"), node));
-            }
-            let of_call = said.and_then(|(call, _)| Some((call, tables.get(call)?)));
+            let of_call = wanted.cache.map(|(call, raw)| {
+                let call = alike(raw).unwrap_or(call);
+                let made = || self.table_of("cache", &format!("route:{route}#{call}"), &raw.0);
+                (call, &*tables.entry(call).or_insert_with(made))
+            });
             let service = self.service(wanted.service, wanted.port, wanted.of);
             if service.is_some() {
                 self.look_at_policies_of(config, wanted.service);
