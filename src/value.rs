@@ -7,6 +7,7 @@ mod bounds;
 pub mod braces;
 mod secret;
 mod statuses;
+mod switch;
 mod units;
 
 use std::borrow::Cow;
@@ -22,6 +23,7 @@ use serde::ser::{Serialize, Serializer};
 pub use self::bounds::{count_within, period_within, share_within, up_to_an_hour};
 pub use self::secret::Secret;
 pub use self::statuses::StatusRange;
+pub use self::switch::{switched, switched_schema};
 pub use self::units::{Period, Rate, Share, Size};
 use crate::node::{self, Node, magic};
 use crate::problem::Place;

@@ -1,13 +1,10 @@
 //! The whole file.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::marker::PhantomData;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, Error, MapAccess, Visitor};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
 use crate::cache::{disk, redis};
@@ -20,7 +17,7 @@ use crate::redis::RedisConfig;
 use crate::route::RouteConfig;
 use crate::tcp::TcpRouteConfig;
 use crate::upstream::ServiceConfig;
-use crate::value::{Period, Raw, Secret, Size, Spanned};
+use crate::value::{Period, Raw, Secret, Size, Spanned, switched};
 
 /// A Portcullis configuration file.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -102,25 +99,7 @@ impl Switched for AccessLogConfig {
 }
 
 fn or_false<'de, D: Deserializer<'de>, S: Switched>(deserializer: D) -> Result<S, D::Error> {
-    struct OrFalse<S>(PhantomData<S>);
-
-    impl<'de, S: Switched> Visitor<'de> for OrFalse<S> {
-        type Value = S;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a map or `false`")
-        }
-
-        fn visit_bool<E: Error>(self, on: bool) -> Result<S, E> {
-            Ok(if on { S::default() } else { S::off() })
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<S, A::Error> {
-            S::deserialize(MapAccessDeserializer::new(map))
-        }
-    }
-
-    deserializer.deserialize_any(OrFalse(PhantomData))
+    switched(deserializer, "a map or `false`").map(|section| section.unwrap_or_else(S::off))
 }
 
 fn or_false_schema<S: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {

@@ -17,12 +17,14 @@ use super::template::{Template, Variable};
 use super::write::Style;
 use super::{Body, Method, Rule, Transcoder, is_http_body, wkt};
 use crate::problem::{Place, Problem, Problems, did_you_mean};
-use crate::value::Spanned;
+use crate::value::{Size, Spanned};
 
 const MOST_METHODS: usize = 10_000;
 const MOST_RULES: usize = 30_000;
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
+/// The longest message where nobody has written another, in bytes.
+pub const USUAL_MESSAGE: usize = 4 << 20;
 
 /// One rule as it is written, in an annotation or in the file.
 struct Written<'a> {
@@ -158,7 +160,7 @@ impl Transcoder {
                 enum_numbers: config.enum_numbers,
             },
             unknown_query: config.unknown_query,
-            max_message: usize::try_from(max_message).unwrap_or(usize::MAX),
+            max_message,
         })
     }
 }
@@ -168,15 +170,17 @@ fn is_safe(method: &MethodDescriptor) -> bool {
     options.is_some_and(|options| options.idempotency_level() == IdempotencyLevel::NoSideEffects)
 }
 
-fn max_message(config: &TranscodeConfig, problems: &mut Problems) -> Option<u64> {
-    match &config.max_message {
-        None => Some(4 * MIB),
-        Some(size) if (KIB..=64 * MIB).contains(&size.value.0) => Some(size.value.0),
-        Some(size) => {
-            problems.push(Problem::error(size.place, "`max_message` is from 1KiB to 64MiB"));
-            None
-        }
+fn max_message(config: &TranscodeConfig, problems: &mut Problems) -> Option<usize> {
+    config.max_message.as_ref().map_or(Some(USUAL_MESSAGE), |size| message_size(size, problems))
+}
+
+/// What somebody has written as the longest message, in bytes.
+pub fn message_size(size: &Spanned<Size>, problems: &mut Problems) -> Option<usize> {
+    if (KIB..=64 * MIB).contains(&size.value.0) {
+        return usize::try_from(size.value.0).ok();
     }
+    problems.push(Problem::error(size.place, "`max_message` is from 1KiB to 64MiB"));
+    None
 }
 
 /// The methods of HTTP that a rule of the file has a template for.

@@ -1,15 +1,12 @@
 //! What people write under `services: NAME: transcode:`.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::time::Duration;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, MapAccess, Visitor};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer};
 
-use crate::value::{OneOrMany, Period, Size, Spanned};
+use crate::value::{OneOrMany, Period, Size, Spanned, switched, switched_schema};
 
 /// gRPC methods of this service for clients that speak REST and JSON. Calls of gRPC's own go to the service as they are. Needs
 /// `protocol: grpc`, `http2` or `auto`, or `serve: grpc`.
@@ -96,23 +93,7 @@ impl Default for ReflectionConfig {
 
 impl<'de> Deserialize<'de> for ReflectionChoice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Shape;
-        impl<'de> Visitor<'de> for Shape {
-            type Value = ReflectionChoice;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`true`, `false` or `{ refresh: 5m }`")
-            }
-
-            fn visit_bool<E: Error>(self, on: bool) -> Result<ReflectionChoice, E> {
-                Ok(ReflectionChoice(on.then(ReflectionConfig::default)))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ReflectionChoice, A::Error> {
-                ReflectionConfig::deserialize(MapAccessDeserializer::new(map)).map(|config| ReflectionChoice(Some(config)))
-            }
-        }
-        deserializer.deserialize_any(Shape)
+        switched(deserializer, "`true`, `false` or `{ refresh: 5m }`").map(ReflectionChoice)
     }
 }
 
@@ -122,8 +103,7 @@ impl JsonSchema for ReflectionChoice {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let map = generator.subschema_for::<ReflectionConfig>();
-        json_schema!({ "anyOf": [{ "type": "boolean" }, map] })
+        switched_schema::<ReflectionConfig>(generator)
     }
 }
 

@@ -40,9 +40,10 @@ pub mod write;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor};
+use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, Value};
 
 pub use bind::too_large;
+pub use compile::{USUAL_MESSAGE, message_size};
 use config::Unknown;
 use encoding::Unread;
 use field::{FieldPath, Spelling};
@@ -271,6 +272,14 @@ impl Answering {
 /// A body that is passed on as it is.
 fn is_http_body(message: &MessageDescriptor) -> bool {
     message.full_name() == "google.api.HttpBody"
+}
+
+fn http_body(kind: &MessageDescriptor, content_type: Option<&[u8]>, body: &[u8]) -> Result<DynamicMessage, String> {
+    let content_type = content_type.map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+    let mut message = DynamicMessage::new(kind.clone());
+    wkt::set(&mut message, "content_type", Value::String(content_type))?;
+    wkt::set(&mut message, "data", Value::Bytes(body.to_vec().into()))?;
+    Ok(message)
 }
 
 fn raw_body(body: DynamicMessage) -> Told {

@@ -26,7 +26,7 @@ use crate::problem::{Place, foreign};
 use crate::retry::config::RetriesConfig;
 use crate::retry::hedge::HedgingConfig;
 use crate::transcode::config::TranscodeConfig;
-use crate::value::{Period, Raw, Size, Spanned};
+use crate::value::{Period, Raw, Size, Spanned, switched, switched_schema};
 
 /// A service: a group of endpoints that answer the same requests, and how to talk to them.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -364,23 +364,7 @@ impl<'de> Deserialize<'de> for TlsChoice {
 
 impl<'de> Deserialize<'de> for TlsShape {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Shape;
-        impl<'de> Visitor<'de> for Shape {
-            type Value = TlsShape;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`true`, `false` or `{ verify: true, ca: FILE, server_name: NAME }`")
-            }
-
-            fn visit_bool<E: Error>(self, on: bool) -> Result<TlsShape, E> {
-                Ok(TlsShape(on.then(UpstreamTlsConfig::default)))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TlsShape, A::Error> {
-                UpstreamTlsConfig::deserialize(MapAccessDeserializer::new(map)).map(|tls| TlsShape(Some(tls)))
-            }
-        }
-        deserializer.deserialize_any(Shape)
+        switched(deserializer, "`true`, `false` or `{ verify: true, ca: FILE, server_name: NAME }`").map(TlsShape)
     }
 }
 
@@ -390,8 +374,7 @@ impl JsonSchema for TlsChoice {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let map = generator.subschema_for::<UpstreamTlsConfig>();
-        json_schema!({ "anyOf": [{ "type": "boolean" }, map] })
+        switched_schema::<UpstreamTlsConfig>(generator)
     }
 }
 

@@ -6,21 +6,15 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, MapAccess, Visitor};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer};
 
 use super::Protocol;
 use super::reflection::Transcoding;
 use crate::problem::{Problem, Problems, did_you_mean};
 use crate::tally::{Counter, Tallies};
-use crate::transcode::{Transcoder, status};
-use crate::value::{OneOrMany, Size, Spanned};
-
-const KIB: u64 = 1024;
-const MIB: u64 = 1024 * KIB;
-const USUAL_MESSAGE: u64 = 4 * MIB;
+use crate::transcode::{Method, Transcoder, USUAL_MESSAGE, message_size, status};
+use crate::value::{OneOrMany, Size, Spanned, switched, switched_schema};
 
 /// `false`, `true` or a map.
 #[derive(Debug, Clone)]
@@ -47,23 +41,8 @@ pub struct ConnectConfig {
 
 impl<'de> Deserialize<'de> for ConnectChoice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Shape;
-        impl<'de> Visitor<'de> for Shape {
-            type Value = ConnectChoice;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`true`, `false` or `{ get: [ shop.v1.Catalog.GetProduct ] }`")
-            }
-
-            fn visit_bool<E: Error>(self, on: bool) -> Result<ConnectChoice, E> {
-                Ok(if on { ConnectChoice::On(ConnectConfig::default()) } else { ConnectChoice::Off })
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ConnectChoice, A::Error> {
-                ConnectConfig::deserialize(MapAccessDeserializer::new(map)).map(ConnectChoice::On)
-            }
-        }
-        deserializer.deserialize_any(Shape)
+        let config = switched(deserializer, "`true`, `false` or `{ get: [ shop.v1.Catalog.GetProduct ] }`")?;
+        Ok(config.map_or(ConnectChoice::Off, ConnectChoice::On))
     }
 }
 
@@ -73,8 +52,7 @@ impl JsonSchema for ConnectChoice {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let map = generator.subschema_for::<ConnectConfig>();
-        json_schema!({ "anyOf": [{ "type": "boolean" }, map] })
+        switched_schema::<ConnectConfig>(generator)
     }
 }
 
@@ -128,13 +106,7 @@ impl ConnectCalls {
             _ => None,
         };
         let get = config.get.iter().filter_map(|name| path_of(name, known, problems)).collect();
-        let max_message = match &config.max_message {
-            Some(size) if !(KIB..=64 * MIB).contains(&size.value.0) => {
-                problems.push(Problem::error(size.place, "`max_message` is from 1KiB to 64MiB"));
-                None
-            }
-            size => size.as_ref().map(|size| usize::try_from(size.value.0).unwrap_or(usize::MAX)),
-        };
+        let max_message = config.max_message.as_ref().and_then(|size| message_size(size, problems));
         (problems.error_count() == before).then(|| {
             let counts = [const { OnceLock::new() }; 17];
             let (service, tallies) = (service.into(), tallies.clone());
@@ -142,15 +114,14 @@ impl ConnectCalls {
         })
     }
 
-    /// Whether a method may be called with GET.
-    pub fn may_get(&self, path: &str, transcoder: Option<&Transcoder>) -> bool {
-        self.get.contains(path) || transcoder.and_then(|known| known.called(path)).is_some_and(|called| called.method.is_safe)
+    /// Whether the method of this path may be called with GET. `method`: what is known of it.
+    pub fn may_get(&self, path: &str, method: Option<&Method>) -> bool {
+        self.get.contains(path) || method.is_some_and(|method| method.is_safe)
     }
 
     /// The largest message, in bytes.
     pub fn max_message(&self, transcoder: Option<&Transcoder>) -> usize {
-        let usual = || transcoder.map_or(usize::try_from(USUAL_MESSAGE).unwrap_or(usize::MAX), |known| known.max_message);
-        self.max_message.unwrap_or_else(usual)
+        self.max_message.or(transcoder.map(|known| known.max_message)).unwrap_or(USUAL_MESSAGE)
     }
 
     /// Notes how a call ended.

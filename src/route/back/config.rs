@@ -1,16 +1,13 @@
 //! The YAML of `rewrite_back`.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::authority;
 use crate::problem::{Problem, Problems};
-use crate::value::Spanned;
+use crate::value::{Spanned, switched};
 
 /// Whether what the service says of its own addresses is mapped to those that clients see: in `Location`, `Content-Location`, `Refresh`, `Link`
 /// and the `Path` and `Domain` of cookies, and the other way round in the `Destination` and `If` of WebDAV requests. `true`, or a map.
@@ -38,25 +35,8 @@ impl Default for Written {
 
 impl<'de> Deserialize<'de> for RewriteBackConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = RewriteBackConfig;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("true, false, or a map such as { origins: [ \"https://app.internal\" ] }")
-            }
-
-            fn visit_bool<E: Error>(self, on: bool) -> Result<RewriteBackConfig, E> {
-                Ok(RewriteBackConfig { on, written: Written::default() })
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RewriteBackConfig, A::Error> {
-                Written::deserialize(MapAccessDeserializer::new(map)).map(|written| RewriteBackConfig { on: true, written })
-            }
-        }
-
-        deserializer.deserialize_any(Either)
+        let written = switched(deserializer, "true, false, or a map such as { origins: [ \"https://app.internal\" ] }")?;
+        Ok(RewriteBackConfig { on: written.is_some(), written: written.unwrap_or_default() })
     }
 }
 

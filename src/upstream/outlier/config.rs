@@ -1,16 +1,13 @@
 //! `services: NAME: outlier_detection`.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, MapAccess, Visitor};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer};
 
 use super::{FailurePercentage, Latency, Rules, SuccessRate};
 use crate::problem::{Problem, Problems};
-use crate::value::{Period, Share, Spanned, count_within, period_within, share_within};
+use crate::value::{Period, Share, Spanned, count_within, period_within, share_within, switched, switched_schema};
 
 /// The most of anything that is counted.
 const MOST: u32 = 1_000_000;
@@ -225,23 +222,8 @@ fn within(what: &str, number: &Spanned<f64>, least: f64, most: f64, problems: &m
 
 impl<'de> Deserialize<'de> for OutlierChoice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Shape;
-        impl<'de> Visitor<'de> for Shape {
-            type Value = OutlierChoice;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`true`, `false` or a map such as `{ consecutive_5xx: 5 }`")
-            }
-
-            fn visit_bool<E: Error>(self, on: bool) -> Result<OutlierChoice, E> {
-                Ok(if on { OutlierChoice::On(Box::default()) } else { OutlierChoice::Off })
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OutlierChoice, A::Error> {
-                OutlierConfig::deserialize(MapAccessDeserializer::new(map)).map(|config| OutlierChoice::On(Box::new(config)))
-            }
-        }
-        deserializer.deserialize_any(Shape)
+        let config = switched(deserializer, "`true`, `false` or a map such as `{ consecutive_5xx: 5 }`")?;
+        Ok(config.map_or(OutlierChoice::Off, |config| OutlierChoice::On(Box::new(config))))
     }
 }
 
@@ -251,7 +233,6 @@ impl JsonSchema for OutlierChoice {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let map = generator.subschema_for::<OutlierConfig>();
-        json_schema!({ "anyOf": [{ "type": "boolean" }, map] })
+        switched_schema::<OutlierConfig>(generator)
     }
 }
