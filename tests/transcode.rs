@@ -51,6 +51,11 @@ fn shop_with(transcode: &str, routes: &str) -> Shop {
 
 /// The same with other files beside the configuration.
 fn shop_in(files: &Files, transcode: &str, routes: &str) -> Shop {
+    shop_beside(files, transcode, "", routes)
+}
+
+/// `beside`: more keys of the service, and other services.
+fn shop_beside(files: &Files, transcode: &str, beside: &str, routes: &str) -> Shop {
     let set = files.write("shop.pb", descriptors());
     let server = Peer::start("rest_grpc.py", &[set.to_str().unwrap()]);
     let yaml = format!(
@@ -62,6 +67,7 @@ fn shop_in(files: &Files, transcode: &str, routes: &str) -> Shop {
         endpoints: ['127.0.0.1:{}']
         protocol: grpc
         transcode: {{ descriptors: shop.pb, services: [shop.v1.Catalog], names: both{transcode} }}
+{beside}
     routes:
 {routes}
 ",

@@ -49,12 +49,19 @@ fn what_is_no_unary_call_is_refused_clearly() {
 
 #[test]
 fn codings_are_undone_within_bounds() {
-    let shop = shop(BOTH);
+    let told = "      - { path: '/told/*', strip_prefix: /told, service: shop, policies: { request_headers: { set: { Content-Encoding: gzip } } } }\n";
+    let shop = shop(&format!("{BOTH}{told}"));
     let target = format!("/shop{GET_PRODUCT}");
     let coded = |coding: &str, body: &[u8]| shop.call(&target, &[JSON, VERSION, ("Content-Encoding", coding)], body);
     let text = br#"{"sku":"a"}"#;
     assert_eq!(coded("gzip", &gzip(text)).json()["sku"], "a");
     assert_eq!(coded("identity", text).json()["sku"], "a");
+    // What a policy says of the body holds, whatever the client says.
+    for said in ["identity", "gzip"] {
+        let fields = [JSON, VERSION, ("Content-Encoding", said)];
+        let answer = shop.call(&format!("/told{GET_PRODUCT}"), &fields, gzip(text));
+        assert_eq!(answer.json()["sku"], "a", "{said}: {answer:?}");
+    }
     let zero = [PROTO, ("Content-Encoding", "gzip")];
     assert_eq!(shop.call(&format!("/plain{GET_PRODUCT}"), &zero, "").status, 200, "nothing is not undone");
     let answer = coded("compress", text);

@@ -6,6 +6,7 @@ const { createFileRegistry, fromBinary, fromJson, toJson } = require('@bufbuild/
 const { FileDescriptorSetSchema } = require('@bufbuild/protobuf/wkt');
 const { createClient, Code, ConnectError } = require('@connectrpc/connect');
 const { createConnectTransport, compressionGzip } = require('@connectrpc/connect-node');
+const each = require('./each.js');
 
 const [baseUrl, set, name, text] = process.argv.slice(2);
 const files = createFileRegistry(fromBinary(FileDescriptorSetSchema, fs.readFileSync(set)));
@@ -22,14 +23,7 @@ const call = async ({ method, message = {}, http = '1.1', json = false, get = fa
   try {
     const options = { headers, timeoutMs, onHeader: fields => { facts.header = plain(fields); }, onTrailer: fields => { facts.trailer = plain(fields); } };
     const asked = fromJson(input, message, { registry: files });
-    const stream = service.methods.find(one => one.name === method).methodKind !== 'unary';
-    const answer = createClient(service, transport)[localName](asked, options);
-    if (stream) {
-      facts.messages = [];
-      for await (const one of answer) facts.messages.push(toJson(output, one));
-    } else {
-      facts.answer = toJson(output, await answer, { registry: files });
-    }
+    facts.answer = toJson(output, await createClient(service, transport)[localName](asked, options), { registry: files });
   } catch (failure) {
     const error = ConnectError.from(failure);
     Object.assign(facts, { code: Code[error.code], text: error.rawMessage, metadata: plain(error.metadata) });
@@ -40,10 +34,4 @@ const call = async ({ method, message = {}, http = '1.1', json = false, get = fa
   }
   return facts;
 };
-(async () => {
-  const all = [];
-  for (const wanted of JSON.parse(text)) all.push(await call(wanted));
-  console.log(JSON.stringify(all));
-  process.exit(0);
-})();
-setTimeout(() => { console.error('no end'); process.exit(1); }, 25000);
+each(call, text);

@@ -3,6 +3,7 @@
 'use strict';
 global.XMLHttpRequest = require('./xhr.js');
 const { GrpcWebClientBase, MethodDescriptor, MethodType } = require('grpc-web');
+const each = require('./each.js');
 
 const [url, format, text] = process.argv.slice(2);
 const raw = bytes => bytes;
@@ -25,10 +26,4 @@ const call = ({ path, message = '', metadata = {}, stream }) => new Promise(reso
   under.on('error', failure => { Object.assign(facts, { code: failure.code, details: failure.message }); resolve(facts); });
   under.on('end', () => setTimeout(() => resolve(facts), 50));
 });
-(async () => {
-  const all = [];
-  for (const wanted of JSON.parse(text)) all.push(await call(wanted));
-  console.log(JSON.stringify(all));
-  process.exit(0);
-})();
-setTimeout(() => { console.error('no end'); process.exit(1); }, 25000);
+each(call, text);

@@ -13,6 +13,8 @@ from concurrent import futures
 
 import grpc
 
+from serving import serve
+
 SERVICE = "portcullis.test.Echo"
 # Set when a call ends before its handler did, whoever ended it.
 cancelled = threading.Event()
@@ -136,16 +138,11 @@ def main():
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, METHODS),))
     check_handler = {"Check": grpc.unary_unary_rpc_method_handler(check)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", check_handler),))
+    credentials = None
     if len(sys.argv) == 3:
         with open(sys.argv[1], "rb") as cert, open(sys.argv[2], "rb") as key:
             credentials = grpc.ssl_server_credentials([(key.read(), cert.read())])
-        port = server.add_secure_port("127.0.0.1:0", credentials)
-    else:
-        port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    print(port, flush=True)
-    sys.stdin.read()
-    server.stop(0)
+    serve(server, credentials)
 
 
 main()

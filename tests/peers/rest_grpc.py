@@ -8,14 +8,13 @@ import time
 from concurrent import futures
 
 import grpc
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import message_factory
 
 import reflecting
+from messages import pool_of
+from serving import add, serve
 
-pool = descriptor_pool.DescriptorPool()
-with open(sys.argv[1], "rb") as file:
-    for one in descriptor_pb2.FileDescriptorSet.FromString(file.read()).file:
-        pool.Add(one)
+pool = pool_of(sys.argv[1])
 factory = message_factory.MessageFactory(pool)
 
 
@@ -156,19 +155,10 @@ def handler(method, proto):
 def main():
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=32), options=[("grpc.so_reuseport", 0)])
     for name in ("shop.v1.Catalog", "catalogService"):
-        service = pool.FindServiceByName(name)
-        protos = descriptor_pb2.ServiceDescriptorProto()
-        service.CopyToProto(protos)
-        by_name = {proto.name: proto for proto in protos.method}
-        methods = {method.name: handler(method, by_name[method.name]) for method in service.methods}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+        add(server, pool.FindServiceByName(name), handler)
     if len(sys.argv) > 2:
         reflecting.add(server, *sys.argv[2:4])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    print(port, flush=True)
-    sys.stdin.read()
-    server.stop(0)
+    serve(server)
 
 
 main()

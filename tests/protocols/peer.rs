@@ -17,23 +17,16 @@ fn script(name: &str) -> Command {
 
 /// A server that runs until this value is dropped. It also ends by itself when this process does, for its standard input closes.
 pub struct Peer {
-    process: Child,
+    _running: Conversation,
     port: u16,
 }
 
 impl Peer {
     #[track_caller]
     pub fn start(name: &str, args: &[&str]) -> Peer {
-        let mut process = script(name)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("these tests need {PYTHON} and node: {error}"));
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let port = line.trim().parse().unwrap_or_else(|_| panic!("{name} did not start (are its packages installed?)"));
-        Peer { process, port }
+        let mut running = Conversation::start(name, args);
+        let port = running.line().parse().unwrap_or_else(|_| panic!("{name} did not start (are its packages installed?)"));
+        Peer { _running: running, port }
     }
 
     pub fn port(&self) -> u16 {
@@ -41,14 +34,7 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// A client that is spoken to while it runs. It ends with this value.
+/// A script that is spoken to while it runs. It ends with this value.
 pub struct Conversation {
     process: Child,
     said: BufReader<ChildStdout>,

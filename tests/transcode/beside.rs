@@ -6,27 +6,8 @@ const PRODUCT: &str = "/v1/products/a?shelf=s";
 
 /// The same with a service of plain HTTP beside it.
 fn beside(service: &str, routes: &str, other: &Backend) -> Shop {
-    let files = Files::new();
-    let set = files.write("shop.pb", descriptors());
-    let server = Peer::start("rest_grpc.py", &[set.to_str().unwrap()]);
-    let yaml = format!(
-        "
-    listeners: [ {{ bind: '127.0.0.1:$PORT', h2c: true }} ]
-    server: {{ workers: 1 }}
-    services:
-      shop:
-        endpoints: ['127.0.0.1:{}']
-        protocol: grpc
-        transcode: {{ descriptors: shop.pb, services: [shop.v1.Catalog] }}
-        {service}
-      other: {{ endpoints: ['127.0.0.1:{}'] }}
-    routes:
-{routes}
-",
-        server.port(),
-        other.port()
-    );
-    Shop { gateway: Gateway::start_in(&files, &yaml), server }
+    let others = format!("        {service}\n      other: {{ endpoints: ['127.0.0.1:{}'] }}", other.port());
+    shop_beside(&Files::new(), "", &others, routes)
 }
 
 fn of_type(kind: &'static str, body: &'static str) -> Backend {

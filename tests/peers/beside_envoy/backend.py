@@ -10,10 +10,10 @@ import threading
 from concurrent import futures
 
 import grpc
-from google.protobuf import descriptor_pb2
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from messages import Messages, is_map, pool_of  # noqa: E402
+from serving import add, serve  # noqa: E402
 
 SERVICES = ["every.v1.Every", "every.v1.Cuts", "google.iam.v1.IAMPolicy", "google.longrunning.Operations", "google.cloud.location.Locations"]
 
@@ -84,17 +84,8 @@ def main():
     options = [("grpc.so_reuseport", 0), ("grpc.max_metadata_size", 1 << 16)]
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=8), options=options)
     for name in SERVICES:
-        service = pool.FindServiceByName(name)
-        protos = descriptor_pb2.ServiceDescriptorProto()
-        service.CopyToProto(protos)
-        by_name = {proto.name: proto for proto in protos.method}
-        methods = {method.name: handler(method, by_name[method.name]) for method in service.methods}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    print(port, flush=True)
-    sys.stdin.read()
-    server.stop(0)
+        add(server, pool.FindServiceByName(name), handler)
+    serve(server)
 
 
 main()

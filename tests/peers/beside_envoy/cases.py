@@ -4,7 +4,6 @@ import urllib.parse
 
 from google.protobuf.descriptor import FieldDescriptor as F
 
-import bodies
 from bodies import Bodies, torn
 from messages import Messages, is_map
 from values import kind_of, odd_texts, texts
@@ -303,4 +302,3 @@ ODD_ANSWERS = {
     "another wire type": b"\x1d\x01\x00\x00\x00",
     "field number zero": b"\x02\x01x",
 }
-__all__ = ["Cases", "bodies"]

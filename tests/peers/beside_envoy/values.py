@@ -2,7 +2,6 @@
 
 from google.protobuf.descriptor import FieldDescriptor as F
 
-SIGNED, UNSIGNED = "signed", "unsigned"
 RANGES = {
     "int32": (-(2**31), 2**31 - 1),
     "int64": (-(2**63), 2**63 - 1),
