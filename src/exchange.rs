@@ -477,10 +477,9 @@ pub struct Exchange {
     pub body: Option<bytes::Bytes>,
     /// Of the whole body that the service gets, where it is part of a cache's key.
     pub body_digest: Option<Box<[u8; 32]>>,
-    /// What steps have made of a body for the path and the query, each in a spelling of its own: a cache's key has it beside the body, which need
-    /// not have it any more.
-    #[allow(clippy::box_collection, reason = "nearly no request has any")]
-    pub made_of_body: Option<Box<Vec<Box<str>>>>,
+    /// What steps have made of a body for the path and the query, in one spelling: a cache's key has it beside the body, which need not have it
+    /// any more.
+    pub made_of_body: Option<Box<str>>,
     /// The body that goes on in place of the one that a step was shown.
     pub new_body: Option<bytes::Bytes>,
     /// Its answer is one that the cache has given to somebody before.

@@ -9,6 +9,7 @@ pub mod web;
 
 use std::time::Duration;
 
+use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderName, StatusCode};
 
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -97,6 +98,16 @@ pub const CODES: [(&str, u8); 16] = [
     ("data_loss", 15),
     ("unauthenticated", 16),
 ];
+
+/// A message behind its prefix. `flags`: what is said of it, 0 of most.
+pub fn framed(flags: u8, message: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(5 + message.len());
+    frame.put_u8(flags);
+    // Messages are bounded by far less.
+    frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    frame.extend_from_slice(message);
+    frame.freeze()
+}
 
 /// Reads a `grpc-status`. Those that nobody has given a meaning are of no use here.
 pub fn read_status(value: &[u8]) -> Option<u8> {

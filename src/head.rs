@@ -169,10 +169,8 @@ impl RequestHead {
 
     /// Takes fields away, as if they had never come.
     pub fn remove_fields(&mut self, unwanted: impl Fn(&[u8]) -> bool) {
-        if self.headers().any(|(name, _)| unwanted(name)) {
-            let buffer = self.buffer.clone();
-            self.fields.retain(|field| !unwanted(field.name.of(&buffer)));
-        }
+        let RequestHead { fields, buffer, .. } = self;
+        fields.retain(|field| !unwanted(field.name.of(buffer)));
     }
 
     /// The first field of that name, whatever its case. `name` is lower case.

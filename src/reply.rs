@@ -87,8 +87,7 @@ impl Reply {
 
     /// `Retry-After` in whole seconds, at least 1 (RFC 9110, section 10.2.3).
     pub fn retry_after(self: Box<Self>, after: std::time::Duration) -> Box<Self> {
-        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-        self.header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+        self.header(header::RETRY_AFTER, in_seconds(after))
     }
 
     /// Names what decided, for the log.
@@ -204,6 +203,12 @@ impl Reply {
     }
 }
 
+/// A wait as `Retry-After` has it: in whole seconds, and at least one.
+pub fn in_seconds(wait: std::time::Duration) -> HeaderValue {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    HeaderValue::from(seconds.max(1))
+}
+
 /// Appends `text` as a JSON string.
 pub fn push_json(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
@@ -270,5 +275,6 @@ mod tests {
         let reply = Reply::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit", "limited", "")
             .retry_after(std::time::Duration::from_millis(1001));
         assert_eq!(reply.headers[0].1, "2");
+        assert_eq!(in_seconds(std::time::Duration::ZERO), "1", "at once is no wait");
     }
 }

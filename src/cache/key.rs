@@ -152,11 +152,7 @@ where
         // What it asks for is in its body, and in how that is to be read.
         bytes.put(head.method.as_str().as_bytes());
         bytes.put(&digest[..]);
-        for made in exchange.made_of_body.iter().flat_map(|made| made.iter()) {
-            bytes.flag(true);
-            bytes.put(made.as_bytes());
-        }
-        bytes.flag(false);
+        bytes.put(exchange.made_of_body.as_deref().unwrap_or_default().as_bytes());
         for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE] {
             for value in seen(&name) {
                 bytes.flag(true);

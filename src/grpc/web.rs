@@ -3,10 +3,10 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue};
 
-use super::Dialect;
+use super::{Dialect, framed};
 
 /// The flag of the message that holds the trailers.
 const TRAILERS: u8 = 0x80;
@@ -62,12 +62,7 @@ impl Web {
                 text.extend_from_slice(part);
             }
         }
-        let mut message = BytesMut::with_capacity(5 + text.len());
-        message.put_u8(TRAILERS);
-        // Trailers are bounded by what a head may be.
-        message.put_u32(u32::try_from(text.len()).unwrap_or_default());
-        message.extend_from_slice(&text);
-        self.encode(message.freeze())
+        self.encode(framed(TRAILERS, &text))
     }
 
     /// What an answer of this media type becomes. `None` if it is no gRPC.

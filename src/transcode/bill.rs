@@ -60,11 +60,12 @@ impl<'p> Bill<'p> {
         }
     }
 
-    /// Pays for what was taken so far.
-    pub fn settle(&self) {
+    /// Pays for what was taken so far. Whether all of it could be.
+    pub fn settle(&self) -> bool {
         let owed = self.owed.take();
         if owed > 0 && !self.is_over() && !(self.pay.borrow_mut())(owed) {
             self.left.set(None);
         }
+        !self.is_over()
     }
 }

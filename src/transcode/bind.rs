@@ -10,7 +10,7 @@ use super::config::Unknown;
 use super::field::{FieldPath, Lost, Spelling, one_of_its_kind};
 use super::read::{Reader, Wrong};
 use super::table::Found;
-use super::{Body, Meant, Pay, Transcoder, encoding, framed, is_http_body, wkt};
+use super::{Body, Meant, Pay, Transcoder, encoding, framed, http_body, is_http_body};
 use crate::carrier::{decode, decode_escapes};
 use crate::jose::json;
 use crate::reply::{Reply, push_json};
@@ -235,16 +235,10 @@ fn raw(
     body: &[u8],
     bill: &Bill<'_>,
 ) -> Result<DynamicMessage, Box<Reply>> {
-    if !bill.takes(body.len()) {
+    if !(bill.takes(body.len()) && bill.settle()) {
         return Err(too_large());
     }
-    bill.settle();
-    let content_type = content_type.map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-    let mut message = DynamicMessage::new(kind.clone());
-    let filled = wkt::set(&mut message, "content_type", Value::String(content_type));
-    let filled = filled.and_then(|()| wkt::set(&mut message, "data", Value::Bytes(body.to_vec().into())));
-    filled.map_err(|must| wrong("body", "pointer", "", &must))?;
-    Ok(message)
+    http_body(kind, content_type, body).map_err(|must| wrong("body", "pointer", "", &must))
 }
 
 /// The JSON that a body is.

@@ -36,6 +36,10 @@ impl Wrong {
     }
 }
 
+fn too_much() -> Wrong {
+    Wrong::new("must not be so much")
+}
+
 impl From<String> for Wrong {
     fn from(must: String) -> Wrong {
         Wrong::new(must)
@@ -65,13 +69,11 @@ impl<'p> Reader<'p> {
     /// Those of `read`.
     pub fn whole<T>(&self, read: impl FnOnce(&Self) -> Result<T, Wrong>) -> Result<T, Wrong> {
         let whole = read(self)?;
-        self.bill.settle();
-        self.takes(0)?;
-        Ok(whole)
+        if self.bill.settle() { Ok(whole) } else { Err(too_much()) }
     }
 
     fn takes(&self, bytes: usize) -> Result<(), Wrong> {
-        if self.bill.takes(bytes) { Ok(()) } else { Err(Wrong::new("must not be so much")) }
+        if self.bill.takes(bytes) { Ok(()) } else { Err(too_much()) }
     }
 
     /// # Errors

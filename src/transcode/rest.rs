@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use http::{Method as Verb, StatusCode};
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind};
 use serde_json::{Map, Value as Json};
 
 use super::bill::Bill;
@@ -15,7 +15,7 @@ use super::field::{FieldPath, Spelling};
 use super::read::Reader;
 use super::template::{Segment, Template};
 use super::write::Writer;
-use super::{Body, Method, Pay, Rule, Told, Transcoder, encoding, framed, is_http_body, raw_body, wkt};
+use super::{Body, Method, Pay, Rule, Told, Transcoder, encoding, framed, http_body, is_http_body, raw_body};
 use crate::carrier::decode_escapes;
 use crate::jose::json;
 use crate::path::{Made, push_value};
@@ -55,7 +55,7 @@ impl Backwards {
 /// A method, and the request that it means.
 #[derive(Clone, Copy)]
 pub struct Rest<'t> {
-    transcoder: &'t Transcoder,
+    pub transcoder: &'t Transcoder,
     pub method: &'t Method,
     rule: &'t Rule,
     back: &'t Backward,
@@ -232,14 +232,10 @@ impl Rest<'_> {
         let mut message = DynamicMessage::new(output.clone());
         let bill = Bill::new(most, pay);
         if is_http_body(output) && self.rule.answer.is_none() {
-            if !bill.takes(body.len()) {
+            if !(bill.takes(body.len()) && bill.settle()) {
                 return Err(TOO_MUCH);
             }
-            bill.settle();
-            let kind = content_type.map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-            let set = wkt::set(&mut message, "content_type", Value::String(kind))
-                .and_then(|()| wkt::set(&mut message, "data", Value::Bytes(body.to_vec().into())));
-            return set.map_err(|_| "it is no body").and_then(|()| whole(&message));
+            return http_body(output, content_type, body).map_err(|_| "it is no body").and_then(|message| whole(&message));
         }
         if body.is_empty() {
             return whole(&message);

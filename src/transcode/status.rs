@@ -1,20 +1,15 @@
 //! How a call ends, as HTTP has it: the status, and what stands in the problem document.
 
 use base64::Engine;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::StatusCode;
 use prost_reflect::prost::Message;
 
 use super::Transcoder;
 use super::write::{Style, Writer};
 use crate::grpc::CODES;
+use crate::grpc::metadata::BASE64;
 use crate::reply::{Detail, push_json};
 
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 /// The most details that are told.
 const MOST_DETAILS: usize = 32;
 /// The longest that all of them may be, in JSON.

@@ -76,14 +76,10 @@ impl Coded {
         Self::by(head.header_all("content-encoding"))
     }
 
-    /// As a line of `Content-Encoding` would name them.
-    pub fn named(line: &[u8]) -> Coded {
-        Self::by(std::iter::once(line))
-    }
-
-    fn by<'l>(lines: impl Iterator<Item = &'l [u8]>) -> Coded {
+    /// As these lines of `Content-Encoding` name them.
+    pub fn by<'l>(lines: impl IntoIterator<Item = &'l [u8]>) -> Coded {
         let mut codings = SmallVec::new();
-        for name in lines.flat_map(names) {
+        for name in lines.into_iter().flat_map(names) {
             match Coding::parse(name) {
                 Some(coding) if codings.len() < MOST => codings.push(coding),
                 _ => return Coded::Unknown,

@@ -32,6 +32,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use parking_lot::Mutex;
 use pingora_error::{Error, ErrorType};
+use smallvec::SmallVec;
 
 pub use client::{Client, NoMemory, Own};
 pub(super) use h1::Line;
@@ -58,7 +59,6 @@ use crate::retry::Why;
 use crate::transcode::status;
 use crate::wait::{Alarm, Pace, pinned};
 use crate::wire::answer::{AnswerHead, BadAnswer};
-use crate::wire::coding::is_coded;
 use crate::wire::upgraded::Upgraded;
 use authorised::Signing;
 use lines::Lines;
@@ -227,12 +227,12 @@ impl Call<'_> {
         }
     }
 
-    /// Whether the body that goes to the service has a coding: a policy may have undone the client's.
-    fn is_coded(&self) -> bool {
+    /// The lines of a field as policies have left them: the client's, where they still stand, and those of policies. `name` is lower case.
+    fn lines<'l>(&'l self, name: &'l str) -> SmallVec<[&'l [u8]; 2]> {
         let edited = Edited::new(&self.exchange.to_upstream);
-        let own = self.head.header_all("content-encoding").filter(|_| !edited.replaces(b"content-encoding"));
-        let made = edited.added().filter(|(name, _)| **name == http::header::CONTENT_ENCODING);
-        own.chain(made.map(|(_, value)| value.as_bytes())).any(is_coded)
+        let own = self.head.header_all(name).filter(|_| !edited.replaces(name.as_bytes()));
+        let made = edited.added().filter(|(added, _)| added.as_str() == name).map(|(_, value)| value.as_bytes());
+        own.chain(made).collect()
     }
 
     /// What the service sees the request as.

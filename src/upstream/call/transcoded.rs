@@ -29,6 +29,7 @@ use crate::transcode::write::Unwritable;
 use crate::transcode::{Answering, Pay, Told, Transcoder, Unfit, status, too_large};
 use crate::upstream::{Service, TlsConnector};
 use crate::wire::answer::AnswerHead;
+use crate::wire::coding::is_coded;
 use collect::{Collected, Collecting};
 use fields::Metadata;
 use std::sync::Arc;
@@ -84,7 +85,7 @@ pub async fn send<C: Client>(
         let detail = "This service's methods are called by requests, and by no other protocol.";
         return Err(CallError::Service(Reply::new(StatusCode::NOT_IMPLEMENTED, NAME, "no_upgrade", detail)));
     }
-    if call.is_coded() && !client.body_is_empty() {
+    if call.lines("content-encoding").into_iter().any(is_coded) && !client.body_is_empty() {
         let detail = "The body has to be uncoded here: it is made into a message.";
         return Err(CallError::Service(Reply::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::grpc::framed;
+
 /// As much of an answer as is read: its frame's head, and a message with a number.
 pub const LONGEST: usize = 64;
 const SERVING: u64 = 1;
@@ -16,10 +18,7 @@ pub fn question(service: &str) -> Bytes {
         message.extend([0x0A, length]);
         message.extend_from_slice(service.as_bytes());
     }
-    let mut framed = vec![0];
-    framed.extend_from_slice(&u32::try_from(message.len()).unwrap_or_default().to_be_bytes());
-    framed.extend_from_slice(&message);
-    framed.into()
+    framed(0, &message)
 }
 
 /// Whether this answer says that it serves.

@@ -209,7 +209,8 @@ fn tell(beside: Beside, head: &RequestHead, exchange: &mut Exchange) {
         return;
     }
     exchange.ends_in_value |= beside.ends_in_value;
-    exchange.made_of_body.get_or_insert_default().push(said(beside.path.as_deref(), &beside.query));
+    let said = say(exchange.made_of_body.take(), beside.path.as_deref(), &beside.query);
+    exchange.made_of_body = Some(said);
     let target = exchange.upstream_target.take();
     let (path, query) = match &target {
         Some(target) => target.split_once('?').unwrap_or((target, "")),
@@ -230,15 +231,19 @@ fn tell(beside: Beside, head: &RequestHead, exchange: &mut Exchange) {
     exchange.upstream_target = Some(if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") });
 }
 
-/// What was made beside the body, no two of which are written alike: no value has a NUL in it unescaped.
-fn said(path: Option<&str>, query: &[(Box<str>, Option<String>)]) -> Box<str> {
-    let mut said = path.unwrap_or_default().to_owned();
+/// What was made beside the body, behind what was said before. No two are written alike: nothing has a NUL in it unescaped, and each part begins
+/// with one and a letter that says what it is.
+fn say(before: Option<Box<str>>, path: Option<&str>, query: &[(Box<str>, Option<String>)]) -> Box<str> {
+    let mut said = before.map(String::from).unwrap_or_default();
+    if let Some(path) = path {
+        said.push_str("\0p");
+        said.push_str(path);
+    }
     for (name, value) in query {
-        said.push('\0');
+        said.push_str("\0n");
         path::push_value(name.as_bytes(), &mut said);
         if let Some(value) = value {
-            said.push('\0');
-            said.push('=');
+            said.push_str("\0v");
             path::push_value(value.as_bytes(), &mut said);
         }
     }

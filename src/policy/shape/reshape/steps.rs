@@ -124,9 +124,7 @@ impl Steps {
 
     /// The fields that are made of what is in the body.
     pub fn made_fields(&self) -> Vec<HeaderName> {
-        let mut beside = Beside::default();
-        self.steps.iter().for_each(|step| step.work.unsaid(&mut beside));
-        beside.headers.into_iter().map(|(name, _)| name).collect()
+        self.without().headers.into_iter().map(|(name, _)| name).collect()
     }
 
     /// The request's fields that they look at, in lower case; one of them is `*` if they may be any.

@@ -6,7 +6,7 @@ mod asked;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::super::client::Client;
@@ -18,9 +18,9 @@ use super::{
 };
 use crate::exchange::Deadline;
 use crate::grpc::connect::{self, Codec};
-use crate::grpc::metadata;
-use crate::head::{Edited, Field, HeaderEdit, RequestHead, Span};
-use crate::reply::{Reply, connect_error};
+use crate::grpc::{self, metadata};
+use crate::head::{Field, HeaderEdit, RequestHead, Span};
+use crate::reply::{Reply, connect_error, in_seconds};
 use crate::transcode::{Answering, Transcoder, status};
 use crate::upstream::connect_calls::ConnectCalls;
 use crate::upstream::reflection::Transcoding;
@@ -69,7 +69,7 @@ pub async fn send<C: Client>(
     if called.is_some_and(|called| called.method.streams || called.method.takes_stream) {
         return Err(refuse(streams()));
     }
-    if asked.is_get() && !calls.may_get(path, known) {
+    if asked.is_get() && !calls.may_get(path, called.map(|called| called.method)) {
         if known.is_none() && service.transcodes() {
             return Err(refuse(unknown(service)));
         }
@@ -78,7 +78,7 @@ pub async fn send<C: Client>(
         return Err(refuse(reply.header(header::ALLOW, HeaderValue::from_static("POST"))));
     }
     let own = binary_apart(call.head);
-    let call = &Call { head: &own, exchange: call.exchange, target: call.target, fill: call.fill, stands_for: call.stands_for };
+    let call = &Call { head: &own, ..*call };
     if !call.is_fit() {
         return Err(refuse(unfit_metadata()));
     }
@@ -101,13 +101,12 @@ pub async fn send<C: Client>(
             let framed = client.pays_meanwhile(|pay| called.frame(&message, pay)).map_err(unpaid)?;
             framed.map_err(refuse)?.into()
         }
-        None => framed(&message),
+        None => grpc::framed(0, &message),
     };
     drop(message);
     client.pays(frame.len()).map_err(CallError::Client)?;
     let mut head = fields::request(call, path, Some(frame.len()));
-    let RequestHead { fields, buffer, .. } = &mut head;
-    fields.retain(|field| !is_reserved(field.name.of(buffer)));
+    head.remove_fields(is_reserved);
     let mut exchange = fields::exchange(call.exchange, false);
     if asked.codec == Codec::Json && !translated {
         exchange.to_upstream.push(HeaderEdit::Set(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc+json")));
@@ -117,7 +116,8 @@ pub async fn send<C: Client>(
     let inner = Call { head: &head, exchange: &exchange, target: None, fill: None, stands_for: Some(call.method()) };
     let answer = match &transcoder {
         Some(transcoder) if transcoder.serves_grpc() => {
-            rest::ask(caller, transcoder, service, &inner, frame.clone(), (tries, client), tls).await?
+            let rest = transcoder.rest(path).map_err(refuse)?;
+            rest::ask(caller, rest, service, &inner, frame.clone(), (tries, client), tls).await?
         }
         _ => caller.authorised(service, &inner, tries, &mut Framed { client, frame: frame.clone() }, tls).await?,
     };
@@ -162,7 +162,7 @@ fn failed(code: u8, collected: Collected, is_head: bool, service: &Service) -> A
     let mut fields = leading.into_fields(HeaderValue::from_static(Codec::Json.media_type()), false);
     add_trailing(&mut fields, trailing);
     if let Some(wait) = wait {
-        fields.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
+        fields.insert(header::RETRY_AFTER, in_seconds(wait));
     }
     failure_fields(status, &mut fields);
     whole(status, fields, body.into(), is_head, service)
@@ -170,8 +170,7 @@ fn failed(code: u8, collected: Collected, is_head: bool, service: &Service) -> A
 
 /// What came behind the message, by names that say so.
 fn add_trailing(fields: &mut HeaderMap, trailing: HeaderMap) {
-    let own: Vec<HeaderName> = fields.keys().filter(|name| is_reserved(name.as_str().as_bytes())).cloned().collect();
-    own.iter().for_each(|name| drop(fields.remove(name)));
+    fields::remove(fields, |name| is_reserved(name.as_str().as_bytes()));
     for (name, value) in &trailing {
         let is_metadata = !fields::is_own(name.as_str().as_bytes()) && !is_reserved(name.as_str().as_bytes());
         let prefixed = HeaderName::try_from(format!("{}{name}", connect::TRAILER));
@@ -187,16 +186,6 @@ fn add_trailing(fields: &mut HeaderMap, trailing: HeaderMap) {
 /// Whether a field is for Connect alone.
 fn is_reserved(name: &[u8]) -> bool {
     fields::begins(name, connect::RESERVED.as_bytes())
-}
-
-/// A message behind its prefix.
-fn framed(message: &[u8]) -> Bytes {
-    let mut frame = BytesMut::with_capacity(message.len() + 5);
-    frame.put_u8(0);
-    // It is bounded by less.
-    frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    frame.extend_from_slice(message);
-    frame.freeze()
 }
 
 /// The head with each binary value in a field of its own: clients join those of one name with commas, and many a server of gRPC's takes no list.
@@ -237,9 +226,4 @@ fn no_json() -> Box<Reply> {
 fn streams() -> Box<Reply> {
     let detail = "This method is a stream of messages, and is called by gRPC, or by gRPC-Web.";
     Reply::new(StatusCode::NOT_IMPLEMENTED, NAME, "streaming_method", detail)
-}
-
-/// Whether what the client says of itself still stands, and was not taken away or replaced.
-fn stands(call: &Call<'_>, name: &HeaderName) -> bool {
-    !Edited::new(&call.exchange.to_upstream).replaces(name.as_str().as_bytes())
 }

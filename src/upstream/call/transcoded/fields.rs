@@ -37,7 +37,7 @@ pub fn request(call: &Call<'_>, method: &str, length: Option<usize>) -> RequestH
 /// `endless`: the answer is a stream that may outlive the time that the gateway gives the request, and the service would end it there.
 pub fn exchange(exchange: &Exchange, endless: bool) -> Exchange {
     let mut call = exchange.retold();
-    call.to_upstream = edits(&exchange.to_upstream);
+    call.to_upstream = edits(call.to_upstream);
     let told = |deadline: Deadline| {
         let at = if endless { deadline.asked? } else { deadline.at };
         Some(Deadline { at, grpc: true, asked: deadline.asked })
@@ -46,23 +46,19 @@ pub fn exchange(exchange: &Exchange, endless: bool) -> Exchange {
     call
 }
 
-fn edits(policies: &HeaderEdits) -> HeaderEdits {
-    let told = |edit: &HeaderEdit| {
-        let name = edit.name();
-        if is_about_the_message(name.as_str().as_bytes()) {
-            return None;
-        }
-        match edit {
-            HeaderEdit::Set(_, value) | HeaderEdit::Add(_, value) if goes(name.as_str().as_bytes(), value.as_bytes()) => {
-                Some(edit.clone())
-            }
+fn edits(policies: HeaderEdits) -> HeaderEdits {
+    let told = |edit: HeaderEdit| {
+        let name = edit.name().as_str().as_bytes();
+        match &edit {
+            _ if is_about_the_message(name) => None,
+            HeaderEdit::Set(_, value) | HeaderEdit::Add(_, value) if fits(name, value.as_bytes()) => Some(edit),
             // The client's own field of that name must not stand in its place.
-            HeaderEdit::Set(..) => Some(HeaderEdit::Remove(name.clone())),
+            HeaderEdit::Set(name, _) => Some(HeaderEdit::Remove(name.clone())),
             HeaderEdit::Add(..) => None,
-            HeaderEdit::Remove(_) => Some(edit.clone()),
+            HeaderEdit::Remove(_) => Some(edit),
         }
     };
-    let mut edits: HeaderEdits = policies.iter().filter_map(told).collect();
+    let mut edits: HeaderEdits = policies.into_iter().filter_map(told).collect();
     edits.push(HeaderEdit::Set(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")));
     edits.push(HeaderEdit::Set(header::TE, HeaderValue::from_static("trailers")));
     edits.push(HeaderEdit::Set(ACCEPT_ENCODING, HeaderValue::from_static("identity")));
@@ -193,7 +189,7 @@ pub fn is_own(name: &[u8]) -> bool {
     is_hop_by_hop(name) || begins(name, b"grpc-") || begins(name, b"content-")
 }
 
-fn remove(fields: &mut HeaderMap, own: impl Fn(&HeaderName) -> bool) {
+pub fn remove(fields: &mut HeaderMap, own: impl Fn(&HeaderName) -> bool) {
     let names: Vec<HeaderName> = fields.keys().filter(|name| own(name)).cloned().collect();
     for name in names {
         fields.remove(name);
@@ -217,7 +213,7 @@ mod tests {
         ]
         .into_iter()
         .collect();
-        let edits = edits(&policies);
+        let edits = edits(policies);
         let edited = crate::head::Edited::new(&edits);
         for (name, replaced) in [("x-user", true), ("X-User", true), ("x-blob-bin", true), ("x-many", false)] {
             assert_eq!(edited.replaces(name.as_bytes()), replaced, "{name}");

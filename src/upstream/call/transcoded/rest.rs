@@ -38,25 +38,25 @@ pub async fn send<C: Client>(
     tls: &Arc<TlsConnector>,
 ) -> Result<Answer, CallError> {
     // A call that means no request need not be read.
-    transcoder.rest(call.target().0).map_err(CallError::Service)?;
+    let rest = transcoder.rest(call.target().0).map_err(CallError::Service)?;
     let body = client.whole(transcoder.max_message.saturating_add(5)).await.map_err(CallError::Client)?;
-    ask(caller, transcoder, service, call, body, (tries, client), tls).await
+    ask(caller, rest, service, call, body, (tries, client), tls).await
 }
 
-/// The same with the call's body at hand.
+/// The same with the call's body at hand, and what it means.
 ///
 /// # Errors
 /// As [`send`].
 pub async fn ask<C: Client>(
     caller: &Caller,
-    transcoder: &Arc<Transcoder>,
+    rest: Rest<'_>,
     service: &Service,
     call: &Call<'_>,
     body: Bytes,
     (tries, client): (&mut Tries, &mut C),
     tls: &Arc<TlsConnector>,
 ) -> Result<Answer, CallError> {
-    let rest = transcoder.rest(call.target().0).map_err(CallError::Service)?;
+    let transcoder = rest.transcoder;
     let message = only(&body, transcoder.max_message).map_err(CallError::Service)?;
     let takes = rest.takes(&message).map_err(CallError::Service)?;
     let asked = client.pays_while(takes, || rest.request(&message)).map_err(unpaid)?.map_err(CallError::Service)?;
@@ -96,7 +96,8 @@ pub async fn ask<C: Client>(
     if let Some(transcoded) = &mut tries.transcoded {
         transcoded.status = Some(code.into());
     }
-    made(told, metadata, service)
+    let pushback = head.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    made(told, pushback, metadata, service)
 }
 
 /// The one message of a call that is none of streams.
@@ -120,8 +121,7 @@ fn only(body: &[u8], most: usize) -> Result<Bytes, Box<Reply>> {
 /// The head of the request.
 fn request(call: &Call<'_>, verb: &Method, target: &str, length: Option<usize>) -> RequestHead {
     let mut head = call.head.clone();
-    let RequestHead { fields, buffer, .. } = &mut head;
-    fields.retain(|field| !fields::is_about_the_message(field.name.of(buffer)));
+    head.remove_fields(fields::is_about_the_message);
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
     path.clone_into(&mut head.path);
     (head.method, head.query, head.spelling) = (verb.clone(), None, None);
@@ -209,10 +209,8 @@ fn failure(status: StatusCode, fields: &HeaderMap, body: &[u8]) -> (u8, String) 
     (named.unwrap_or_else(|| rest::code(status)), said.unwrap_or_else(|| format!("The service answers {status}.")))
 }
 
-/// What the client gets.
-fn made(ended: Ended, from: Metadata, service: &Service) -> Result<Answer, CallError> {
-    let fields = from.fields();
-    let pushback = fields.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+/// What the client gets. `pushback`: in how many seconds it may come again.
+fn made(ended: Ended, pushback: Option<u64>, from: Metadata, service: &Service) -> Result<Answer, CallError> {
     let mut fields = from.fitting().into_fields(HeaderValue::from_static(Dialect::Grpc.media_type()), false);
     for name in [header::CONTENT_LENGTH, header::WWW_AUTHENTICATE, header::TRAILER] {
         fields.remove(name);

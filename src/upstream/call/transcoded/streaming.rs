@@ -1,7 +1,7 @@
 //! The messages of a call as they come, each written as soon as it is there. One is held at a time, and what has come of the next.
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use std::sync::Arc;
 
 use super::super::{Answer, Broken, Call, CallError, Client, Piece, Tries, call_error, said};
@@ -10,7 +10,6 @@ use super::uploading::{self, Uploading, Uploads};
 use super::{NAME, bad_frame, problem, unfit_answer};
 use crate::exchange::RequestId;
 use crate::grpc::GRPC_STATUS;
-use crate::head::Edited;
 use crate::reply::Reply;
 use crate::transcode::frames::Frames;
 use crate::transcode::{Answering, Transcoder};
@@ -36,10 +35,7 @@ impl Form {
         if answering.is_raw() {
             return Form::Raw;
         }
-        let edited = Edited::new(&call.exchange.to_upstream);
-        let own = call.head.header_all("accept").filter(|_| !edited.replaces(b"accept"));
-        let said = edited.added().filter(|(name, _)| **name == header::ACCEPT).map(|(_, value)| value.as_bytes());
-        let accepted = own.chain(said).flat_map(|accept| accept.split(|&byte| byte == b','));
+        let accepted = call.lines("accept").into_iter().flat_map(|accept| accept.split(|&byte| byte == b','));
         let form = |range: &[u8]| match &*essence(range) {
             b"application/json" => Some(Form::Array),
             b"text/event-stream" => Some(Form::Events),

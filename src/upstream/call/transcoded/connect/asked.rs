@@ -6,7 +6,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 
-use super::{Call, CallError, Client, NAME, stands};
+use super::{Call, CallError, Client, NAME};
 use crate::carrier::decode;
 use crate::grpc::connect::{Codec, Kind, VERSION};
 use crate::reply::Reply;
@@ -82,9 +82,7 @@ impl<'q> Asked<'q> {
     pub async fn message<C: Client>(&self, call: &Call<'_>, most: usize, client: &mut C) -> Result<Bytes, CallError> {
         let body = client.whole(most).await.map_err(CallError::Client)?;
         let (coded, body) = match &self.query {
-            None if stands(call, &header::CONTENT_ENCODING) => (Coded::of(call.head), body),
-            // It was undone, and something else was put in its place.
-            None => (Coded::No, body),
+            None => (Coded::by(call.lines("content-encoding")), body),
             Some(_) if !body.is_empty() => {
                 let detail = "The message of a GET stands in its query, and it has no body.";
                 return Err(CallError::Service(refused("unexpected_body", detail)));
@@ -92,7 +90,7 @@ impl<'q> Asked<'q> {
             Some(query) => {
                 let message = query.read().map_err(CallError::Service)?;
                 client.pays(message.len()).map_err(CallError::Client)?;
-                (query.compression.map_or(Coded::No, |name| Coded::named(name.as_bytes())), message)
+                (query.compression.map_or(Coded::No, |name| Coded::by([name.as_bytes()])), message)
             }
         };
         let message = undone(&coded, body, most, client)?;
