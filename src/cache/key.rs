@@ -14,6 +14,7 @@ use super::policy::{CachePolicy, Extra, QueryKey};
 use crate::authority;
 use crate::carrier;
 use crate::exchange::{Exchange, origin_of};
+use crate::grpc::connect;
 use crate::head::{HeaderEdit, RequestHead};
 
 /// Keyed anew by every process, so that nobody can choose keys that share a hash. Whoever finds something by it compares the whole key.
@@ -160,6 +161,9 @@ where
             }
             bytes.flag(false);
         }
+        // By this alone a call of Connect's is told from a request with the same body: its answers have another form. What policies do to the
+        // field does not count, for it is looked for in what the client has sent.
+        bytes.flag(head.header(connect::VERSION).is_some());
     }
     // What goes to the backend as it came may be told apart there: `/a//b` and `/a/b`, `%2f` and `%2F`.
     if let Some(sent) = head.spelling.as_ref().map(|spelling| spelling.sent(false)).filter(|sent| **sent != *head.path) {
