@@ -279,7 +279,7 @@ impl<'a> Gathering<'a> {
         let question = |known: &Known<'_>| {
             let question = Question::of(part, known);
             // The answer is not given without it, and nobody is asked for nothing.
-            if !question.has_answer(part) && !(part.optional && part.each.is_some()) {
+            if !(question.has_answer(part) || (part.optional && part.each.is_some())) {
                 return Err(State::Failed(Fault::NoValue));
             }
             if self.asking.pays(question.takes()) { Ok(question) } else { Err(State::Failed(Fault::Memory)) }
