@@ -191,13 +191,6 @@ fn an_idle_websocket_holds_little() {
     }
 }
 
-/// The most that was ever resident since the last time that this was asked to forget it.
-fn peak(gateway: &Gateway) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() * KIB
-}
-
 /// `make bench-bulk` moves 4 GiB each way.
 #[test]
 fn a_body_of_any_length_takes_constant_memory() {
@@ -270,7 +263,7 @@ fn a_body_of_any_length_takes_constant_memory() {
         let before = resident(&gateway);
         for up in [true, false] {
             moves(version, pieces * PIECE, up);
-            let grown = (peak(&gateway) - before) / KIB / KIB;
+            let grown = (gateway.most_resident() as f64 - before) / KIB / KIB;
             eprintln!("{grown:.1} MiB more at the peak of {pieces} MiB, {version}, up: {up}");
             assert!(grown < 32.0, "{grown:.1} MiB more, {version}, up: {up}");
         }

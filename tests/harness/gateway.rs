@@ -182,7 +182,7 @@ impl Gateway {
         self.memory("VmRSS:")
     }
 
-    /// The most that it ever was.
+    /// The most that it ever was, since the kernel was last asked to forget it.
     #[track_caller]
     pub fn most_resident(&self) -> u64 {
         self.memory("VmHWM:")
