@@ -273,6 +273,11 @@ fn parts_vary_expire_and_are_purged() {
         (&told["would"], &told["stored"][0]["held"], &told["stored"][0]["body"]),
         (&"miss".into(), &10.into(), &1000.into())
     );
+    for (range, would) in [("0-9", "hit"), ("5-19", "miss")] {
+        let asked = format!("/cache/explain?url=http://127.0.0.1:{}/b&header=Range:%20bytes={range}", gateway.port());
+        let told: serde_json::Value = serde_json::from_str(&gateway.admin_get(&asked).1).unwrap();
+        assert_eq!(told["would"], would, "{told}");
+    }
 }
 
 #[test]

@@ -463,6 +463,107 @@ fn a_change_in_the_middle_of_a_fetch_is_after_it() {
 }
 
 #[test]
+fn only_a_strong_validator_makes_a_part_and_a_star_is_met_by_all_that_is_stored() {
+    let played = Played::start("{}");
+    let (then, later) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Mon, 07 Nov 1994 08:49:37 GMT");
+    let lasting = ("Cache-Control", "max-age=9999999999");
+    played.script.set("/strong", 200, &[lasting, ("ETag", "\"v\"")]);
+    played.script.set("/weak", 200, &[lasting, ("ETag", "W/\"v\"")]);
+    played.script.set("/dated", 200, &[lasting, ("Last-Modified", then), ("Date", later)]);
+    played.script.set("/just-changed", 200, &[lasting, ("Last-Modified", then), ("Date", then)]);
+    played.script.set("/plain", 200, &[lasting]);
+    for (path, validator, status) in [
+        ("/strong", "\"v\"", 206),
+        ("/strong", "\"w\"", 200),
+        ("/weak", "W/\"v\"", 200),
+        ("/dated", then, 206),
+        ("/just-changed", then, 200),
+        ("/plain", "\"v\"", 200),
+    ] {
+        played.get(path, &[]);
+        let answer = played.get(path, &[("Range", "bytes=0-0"), ("If-Range", validator)]);
+        assert_eq!(answer.status, status, "{path} {validator} {:?}", answer.headers);
+        assert!(answer.cache_status().starts_with("portcullis; hit"), "{path} {:?}", answer.headers);
+        assert_eq!(played.get(path, &[("If-None-Match", "*")]).status, 304, "{path}");
+    }
+    // Which of two dates is meant, nobody knows.
+    assert_eq!(played.get("/dated", &[("If-Modified-Since", later)]).status, 304);
+    assert_eq!(played.get("/dated", &[("If-Modified-Since", later), ("If-Modified-Since", later)]).status, 200);
+}
+
+#[test]
+fn a_fetch_that_began_earlier_and_ends_later_is_not_the_latest() {
+    let (begun, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (seen, wait) = (begun.clone(), go.clone());
+    let origin = Origin::start(move |asked| {
+        let number = seen.fetch_add(1, Ordering::SeqCst) + 1;
+        if number == 1 {
+            let until = Instant::now() + Duration::from_secs(20);
+            while wait.load(Ordering::SeqCst) == 0 && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        assert_eq!(asked.target, "/a");
+        Act::Send(answer(200, &[("Cache-Control", "max-age=60")], number.to_string()))
+    });
+    let gateway = Gateway::start(&format!(
+        "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ workers: 2 }}\n\
+         routes: [ {{ path: /*, service: 127.0.0.1, port: {}, policies: {{ cache: {{}} }} }} ]",
+        origin.port()
+    ));
+    let mut client = Client::connect(gateway.port());
+    client.send_request("GET", "/a", &[], b"");
+    eventually("the origin is asked", || begun.load(Ordering::SeqCst) == 1);
+    assert_eq!(request(gateway.port(), "GET", "/a", &[("Cache-Control", "no-cache")], b"").text(), "2");
+    assert_eq!(get(gateway.port(), "/a").text(), "2");
+    go.store(1, Ordering::SeqCst);
+    assert_eq!(client.answer_to("GET").text(), "1");
+    let next = get(gateway.port(), "/a");
+    assert_eq!((next.text(), next.cache_status().starts_with("portcullis; hit")), ("2".to_owned(), true), "{:?}", next.headers);
+}
+
+#[test]
+fn what_is_given_meanwhile_ends_with_an_answer_that_cannot_be_stored() {
+    let played = Played::with("{ stale_while_revalidate: 1h, stale_if_error: 1h }", "server: { workers: 2 }");
+    let changed: [(u16, &[(&str, &str)]); 3] =
+        [(200, &[("Cache-Control", "private")]), (200, &[("Cache-Control", "no-store")]), (404, &[])];
+    // Without what this is about, an hour of the old answer would pass.
+    for (number, (status, fields)) in changed.into_iter().enumerate() {
+        let path = format!("/{number}");
+        played.script.set(&path, 200, &[("Cache-Control", "max-age=1")]);
+        let first = played.get(&path, &[]).text().to_owned();
+        played.script.set(&path, status, fields);
+        // While it is fetched, the old one is given.
+        eventually("what the service has now is given", || {
+            let answer = played.get(&path, &[]);
+            answer.status == status && answer.text() != first
+        });
+        // In the place of an error, but not what the service has taken back.
+        played.script.set(&path, 500, &[("Cache-Control", "no-store")]);
+        assert_eq!(played.get(&path, &[]).status, if status == 404 { 200 } else { 500 });
+    }
+}
+
+#[test]
+fn what_a_reload_finds_to_be_another_one_is_stored_no_more() {
+    let played = Played::start("{ max_body: 1KiB }");
+    let asked = [("Cache-Control", "no-cache")];
+    for (path, tag, becomes, left) in [
+        ("/other", "\"1\"", "\"2\"", "fwd=miss"),
+        // One client's answer says nothing of everybody's.
+        ("/same", "\"1\"", "\"1\"", "hit"),
+    ] {
+        played.script.set(path, 200, &[("Cache-Control", "max-age=60"), ("ETag", tag)]);
+        played.get(path, &[]);
+        assert!(played.state(path, &[]).starts_with("portcullis; hit"));
+        played.script.set(path, 200, &[("Cache-Control", "max-age=60"), ("Set-Cookie", "a=b"), ("ETag", becomes)]);
+        assert_eq!(played.get(path, &asked).header("etag"), Some(becomes));
+        let state = played.state(path, &[]);
+        assert!(state.contains(left), "{path}: {state}");
+    }
+}
+
+#[test]
 fn a_stale_answer_is_nobodys_who_is_asked_behind_it() {
     let origin = Origin::start(|_| Act::Send(answer(200, &[("Cache-Control", "max-age=0, stale-while-revalidate=60")], "a")));
     let gateway = Gateway::start(&format!(

@@ -75,7 +75,9 @@ pub fn language<'a, 'k>(lines: impl IntoIterator<Item = &'a [u8]>, known: &'k [B
     let mut asked: Vec<(&[u8], u16)> = lines.into_iter().flat_map(list_of).map(weighed).collect();
     asked.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
     let refused = |name: &str| asked.iter().any(|(range, weight)| *weight == 0 && range.eq_ignore_ascii_case(name.as_bytes()));
-    let able = || known.iter().map(|name| &**name).filter(|name| !refused(name));
+    // Once: a client may ask for thousands.
+    let able: Vec<&str> = known.iter().map(|name| &**name).filter(|name| !refused(name)).collect();
+    let able = || able.iter().copied();
     asked.iter().filter(|(_, weight)| *weight > 0).find_map(|(range, _)| {
         if *range == b"*" {
             return able().next();

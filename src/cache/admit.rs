@@ -26,7 +26,7 @@ use super::pieces::{self, Part};
 use super::said::Said;
 use super::tags::{self, Tags};
 use super::turns::Verdict;
-use super::{Cache, CachePolicy, Key, key, reason, rules};
+use super::{Cache, CachePolicy, Key, key, reason, rules, validated};
 use crate::wire::answer::AnswerHead;
 use crate::wire::encode::{self, is_bodiless};
 
@@ -55,6 +55,8 @@ impl Cache {
             }
             return Keeping::Nothing;
         }
+        // What one client has asked for anew may be for him alone.
+        let is_asked = fetch.is_asked();
         let Fetch { key, index, stale, turn, predicted, streams, for_all, parts, fallback, .. } = fetch;
         let sought = index;
         let (mut said, now) = (Said::by(answer), came.now);
@@ -83,6 +85,11 @@ impl Cache {
         let fresh = match judged {
             Ok(fresh) => fresh,
             Err(why) => {
+                let is_another = |stale: &Arc<Entry>| !is_asked || validated::is_another(answer, &stale.meta.head);
+                let tells = part.is_none() && !for_all && !rules::is_trouble(said.status);
+                if let Some(stale) = stale.filter(|stale| tells && is_another(stale)) {
+                    self.superseded(&key, index, &stale, &said, fallback);
+                }
                 if let Some(turn) = turn {
                     // The next request need not wait for another one's answer.
                     self.predictor.mark_uncacheable(&sought.hashed(), why);
@@ -167,6 +174,19 @@ impl Cache {
             told: false,
             left: most,
         }))
+    }
+
+    /// The service has another answer than what is stored, and that cannot be stored: what is stored is for nobody any more but in the place of
+    /// an error, and not even so if the service says that it is not for this cache.
+    #[cold]
+    fn superseded(&self, key: &Key, index: Index, stale: &Arc<Entry>, said: &Said<'_>, fallback: u32) {
+        if self.storage.is_gone(stale) {
+            return;
+        }
+        match validated::is_forbidden(said) {
+            true => self.storage.forget(index, &key.primary),
+            false => self.storage.outdate(index, &key.primary, stale.number, fallback),
+        }
     }
 
     /// The head of what a GET would get: parts of another one are gone.

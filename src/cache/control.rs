@@ -184,10 +184,10 @@ pub fn seconds(argument: Option<&[u8]>) -> Option<u64> {
 
 /// The directives of one `Cache-Control` line: names, and arguments with their quotes. A comma inside quotes does not separate.
 pub fn directives(line: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-    let mut rest = line;
+    let (mut rest, mut quotes) = (line, true);
     std::iter::from_fn(move || {
         while !rest.is_empty() {
-            let (member, after) = split_member(rest);
+            let (member, after) = split_member(rest, &mut quotes);
             rest = after;
             let member = member.trim_ascii();
             if member.is_empty() {
@@ -203,14 +203,15 @@ pub fn directives(line: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
 }
 
 /// Up to the first comma outside quotes, and what follows it. A quote that is never closed takes the rest only if nothing is lost
-/// by it: the line is then split at plain commas, so that no `no-store` can hide behind a stray quote.
-fn split_member(line: &[u8]) -> (&[u8], &[u8]) {
+/// by it: the line is then split at plain commas, so that no `no-store` can hide behind a stray quote; all of what is left of it, or a
+/// line of nothing but such quotes would be read to its end for each of them.
+fn split_member<'l>(line: &'l [u8], quotes: &mut bool) -> (&'l [u8], &'l [u8]) {
     let (mut quoted, mut escaped, mut end) = (false, false, None);
     for (at, &byte) in line.iter().enumerate() {
         match byte {
             _ if escaped => escaped = false,
             b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
+            b'"' if *quotes => quoted = !quoted,
             b',' if !quoted => {
                 end = Some(at);
                 break;
@@ -219,6 +220,7 @@ fn split_member(line: &[u8]) -> (&[u8], &[u8]) {
         }
     }
     if quoted {
+        *quotes = false;
         end = memchr::memchr(b',', line);
     }
     match end.and_then(|at| line.split_at_checked(at)) {

@@ -1,5 +1,6 @@
 //! One stored answer: its full key, its parsed metadata, its body, and what all of it weighs.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -11,7 +12,8 @@ use pingora_core::Result;
 
 use super::changed::Place;
 use super::disk::long::Long;
-use super::key::Key;
+use super::key::{Key, halves};
+use super::layout;
 use super::moment::Moment;
 use super::pieces::Pieces;
 use super::rules::{Came, Freshness};
@@ -24,16 +26,21 @@ const FIXED_WEIGHT: usize = std::mem::size_of::<Entry>() + 320;
 /// 0 is nobody's.
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
-/// Bodies up to this length, in bytes, stand behind their heads.
-const JOINED: usize = 4 << 10;
-
 /// The most variants of one answer, beside the first.
 pub(super) const VARIANTS: u8 = 64;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Index {
     pub(super) primary: HashBinary,
     pub(super) variance: Option<HashBinary>,
+}
+
+impl Hash for Index {
+    /// A half of each is enough, for both are hashes already: the one by a secret of the process, so that nobody can choose what meets in a table.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let half = |hash: HashBinary| halves(hash).1;
+        state.write_u64(half(self.primary) ^ self.variance.map_or(0, |variance| half(variance).wrapping_add(1)));
+    }
 }
 
 impl Index {
@@ -230,9 +237,15 @@ impl Entry {
 
     /// `place` is that of the key's target.
     pub(super) fn at(place: Place, primary: &[u8], user_tag: &str, mut meta: Meta, body: Bytes) -> Self {
+        let (primary, body) = joined(primary, &mut meta.head.buffer, body);
+        Entry::laid(place, (primary, user_tag), meta, body)
+    }
+
+    /// The same of what lies together already.
+    #[inline]
+    pub(super) fn laid(place: Place, (primary, user_tag): (Bytes, &str), meta: Meta, body: Bytes) -> Self {
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let checked = Checked::from(meta.asked);
-        let (primary, body) = joined(primary, &mut meta.head.buffer, body);
         let entry = Entry {
             primary,
             user_tag: user_tag.into(),
@@ -287,19 +300,20 @@ impl Entry {
         }
     }
 
+    /// Whether it stays where it stands in the store, at `index`, because it was asked for later than another one that belongs there. A key's
+    /// first answer stands for all of its variants.
+    pub(super) fn overtakes(&self, asked: u64, index: &Index, variance: Option<HashBinary>) -> bool {
+        self.meta.asked > asked && (index.variance.is_none() || self.meta.variance == variance)
+    }
+
     pub(super) fn is_for(&self, primary: &[u8], user_tag: &str) -> bool {
         *self.primary == *primary && *self.user_tag == *user_tag
     }
 }
 
-/// A key, a head, and a body that is short, in one piece of memory. A hit among a million others finds none of them in the processor's
-/// caches, nor where they are in its tables of pages: apart, each is waited for.
+/// The same, laid anew.
 fn joined(primary: &[u8], head: &mut Bytes, body: Bytes) -> (Bytes, Bytes) {
-    if body.len() > JOINED {
-        return (Bytes::copy_from_slice(primary), body);
-    }
-    let mut all = Bytes::from([primary, head, &body].concat().into_boxed_slice());
-    let primary = all.split_to(primary.len());
-    *head = all.split_to(head.len());
-    (primary, all)
+    let (primary, laid, body) = layout::lay(primary, head.len(), body, |bytes| bytes.extend_from_slice(head));
+    *head = laid;
+    (primary, body)
 }

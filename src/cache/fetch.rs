@@ -8,7 +8,6 @@ use http::HeaderValue;
 use http::header::{self, HeaderName};
 use pingora_cache::predictor::CacheablePredictor;
 use pingora_http::RequestHeader;
-use pingora_proxy::RangeType;
 
 use super::behind::{Found, tier_of};
 use super::entry::{Entry, Index};
@@ -16,7 +15,6 @@ use super::flow::Flowing;
 use super::hit::{Excuse, Hit};
 use super::moment::Moment;
 use super::pieces;
-use super::range::range;
 use super::said::Said;
 use super::turns::{self, Turn, Verdict, Waiting};
 use super::{Cache, CachePolicy, Key, LOCK_RETRIES, LOCK_WAIT, Outcome, Use, Wishes, key, rules};
@@ -195,14 +193,7 @@ impl Cache {
     {
         let entry = self.stored(Index::parts(key), pieces::MARK, &[], policy, key, seen).1?;
         let Worth::Given(hit) = Worth::of(&entry, policy, wishes) else { return None };
-        let is_there = match range(asked, &mut hit.head().to_header().ok()?, false) {
-            RangeType::Single(range) => hit.cut(range).is_some(),
-            RangeType::Multi(several) => several.ranges.into_iter().all(|range| hit.cut(range).is_some()),
-            // How long the whole is, is known.
-            RangeType::Invalid => true,
-            RangeType::None => false,
-        };
-        is_there.then_some(hit)
+        hit.has(asked).then_some(hit)
     }
 
     /// Where the answer to a request stands, or belongs, of those with that mark; and how many fetches had ended before it was looked.
@@ -311,8 +302,11 @@ impl Cache {
         if matches!(why, Why::NeverFresh | Why::Asked) {
             return fetch(key, None);
         }
-        // What was asked for before a change is not waited for by who asks after it.
-        let outdated = |since| self.storage.was_touched(key.place(), &key.primary, Moment::of(since).get());
+        // What was asked for before a change is not waited for by who asks after it. Which tags it has is known once it is on its way.
+        let outdated = |since, flowing: Option<&Flowing>| {
+            self.storage.was_touched(key.place(), &key.primary, Moment::of(since).get())
+                || flowing.is_some_and(|flowing| self.storage.is_purged(&flowing.entry))
+        };
         if read_only {
             // It goes to the service as it came: what has expired is not validated by a HEAD or a part.
             return match self.turns.others(&index, outdated) {

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{self, HeaderName};
-use http::{HeaderMap, Method, StatusCode};
-use pingora_core::protocols::http::conditional_filter::not_modified_filter;
-use pingora_http::{RequestHeader, ResponseHeader};
+use http::Method;
+use http::header::HeaderName;
+use pingora_http::RequestHeader;
+use pingora_proxy::RangeType;
 
-use super::date;
+use super::conditions::is_unchanged;
 use super::entry::Entry;
 use super::flow::{Flow, Flowing};
 use super::lent::Lent;
 use super::pieces::Chunks;
+use super::range::range;
 use super::rules::{self, Wishes};
 use super::said::Said;
 use super::{CachePolicy, Outcome, StoredHead};
@@ -242,34 +243,27 @@ impl Hit {
         self.outcome
     }
 
-    /// Whether a client has this answer already, if the conditions of its request say so: `If-None-Match`, or else `If-Modified-Since` (RFC
-    /// 9110, section 13.2.2).
+    /// Whether a client has this answer already, if the conditions of its request say so.
     pub fn is_unchanged(&self, conditions: &RequestHeader) -> bool {
-        // Few requests get here, so the judgement itself can be Pingora's.
-        let head = self.head().to_header();
-        head.is_ok_and(|head| not_modified_filter(conditions, &head) || is_unchanged_since(conditions, &head))
+        self.head().to_header().is_ok_and(|head| is_unchanged(conditions, &head))
+    }
+
+    /// Whether the parts that a request asks for are all here.
+    pub(super) fn has(&self, asked: &RequestHeader) -> bool {
+        let Ok(mut head) = self.head().to_header() else { return false };
+        match range(asked, &mut head, false) {
+            RangeType::Single(range) => self.cut(range).is_some(),
+            RangeType::Multi(several) => several.ranges.into_iter().all(|range| self.cut(range).is_some()),
+            // How long the whole is, is known.
+            RangeType::Invalid => true,
+            RangeType::None => false,
+        }
     }
 
     /// The answer for a client that has this one already.
     pub fn not_modified(&self, conditions: &RequestHeader) -> Option<StoredHead> {
         self.is_unchanged(conditions).then(|| self.head().not_modified())
     }
-}
-
-/// `If-Modified-Since` where the stored answer has no `Last-Modified`: it is held against its `Date` (RFC 9111, section 4.3.2). A date that
-/// is none, or two of them, say nothing (RFC 9110, section 13.1.3).
-fn is_unchanged_since(conditions: &RequestHeader, stored: &ResponseHeader) -> bool {
-    let date = |headers: &HeaderMap, name| {
-        let mut said = headers.get_all(name).iter();
-        let (first, None) = (said.next()?, said.next()) else { return None };
-        date::parse(first.as_bytes(), SystemTime::now())
-    };
-    let is_said = stored.status == StatusCode::OK
-        && matches!(conditions.method, Method::GET | Method::HEAD)
-        && !conditions.headers.contains_key(header::IF_NONE_MATCH)
-        && !stored.headers.contains_key(header::LAST_MODIFIED);
-    let since = || date(&conditions.headers, header::IF_MODIFIED_SINCE).zip(date(&stored.headers, header::DATE));
-    is_said && since().is_some_and(|(asked, made)| made <= asked)
 }
 
 /// The body of an entry that is on disk.

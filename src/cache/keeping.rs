@@ -14,6 +14,7 @@ use super::flow::{Flow, Flowing};
 use super::lent::Lent;
 use super::memory::Filling;
 use super::pieces::{self, Part};
+use super::stored::{Laid, Told};
 use super::tags::Tags;
 use super::turns::{Turn, Verdict};
 use super::{Cache, Key, StoredHead};
@@ -174,9 +175,16 @@ impl Keeping {
 }
 
 impl Storing {
-    fn meta(&self, answer: &AnswerHead, length: usize) -> Meta {
+    /// What is stored of it, with a body so long in all, of which so much stands here.
+    #[inline]
+    fn entry(&self, answer: &AnswerHead, length: usize, mark: &str, body: Bytes) -> Entry {
         let date = self.date.as_ref().map(HeaderValue::as_bytes);
-        Meta {
+        let told = Told { date, length, withheld: &self.withheld };
+        let Laid { key, head, body } = match self.part {
+            None => StoredHead::of_answer(answer, told, (&self.key.primary, body)),
+            Some(_) => StoredHead::of_part(answer, told, (&self.key.primary, body)),
+        };
+        let meta = Meta {
             fresh_until: self.fresh_until,
             created: self.created,
             epoch: self.epoch,
@@ -188,11 +196,9 @@ impl Storing {
             on_disk: self.on_disk,
             in_redis: self.in_redis,
             fallback: self.fallback,
-            head: match &self.part {
-                None => StoredHead::of_answer(answer, date, length, &self.withheld),
-                Some((part, ..)) => StoredHead::of_part(answer, date, part.total, &self.withheld),
-            },
-        }
+            head,
+        };
+        Entry::laid(self.place, (key, mark), meta, body)
     }
 
     #[cold]
@@ -201,21 +207,20 @@ impl Storing {
         // Of one without a length it is not known whether it is short enough, and what has to be asked about is for nobody else.
         let Some(length) = self.filling.promised().filter(|_| self.lasts) else { return };
         let Some(turn) = &self.turn else { return };
-        let entry = Arc::new(Entry::at(self.place, &self.key.primary, "", self.meta(answer, length), Bytes::new()));
+        let entry = Arc::new(self.entry(answer, length, "", Bytes::new()));
         turn.flows(Flowing { flow: self.filling.share(), length, entry });
     }
 
     fn part_done(self, (part, whole, created): (Part, Index, SystemTime), answer: &AnswerHead) {
-        let meta = self.meta(answer, part.total);
-        let Storing { key, place, index, filling, most, .. } = self;
+        let entry = self.entry(answer, part.total, pieces::MARK, Bytes::new());
+        let Storing { index, filling, most, .. } = self;
         let tier = filling.tier();
         if let Some(body) = filling.take(part.length) {
-            let entry = Entry::at(place, &key.primary, pieces::MARK, meta, Bytes::new());
             tier.keep_part(index, entry, pieces::Arrived { part, body, whole: (whole, created), most });
         }
     }
 
-    fn done(mut self, answer: &AnswerHead) -> Option<u64> {
+    fn done(mut self: Box<Self>, answer: &AnswerHead) -> Option<u64> {
         if let Some(part) = self.part {
             self.part_done(part, answer);
             return None;
@@ -223,15 +228,19 @@ impl Storing {
         if let Some(parts) = self.parts {
             self.filling.tier().forget_parts(parts);
         }
-        let turn = self.turn.take();
         let length = self.filling.length();
-        let meta = self.meta(answer, length);
-        let stored = self.filling.finish(self.index, self.place, (&self.key.primary, ""), |_| Some(meta));
+        let stored = self.filling.whole().and_then(|body| {
+            let entry = self.entry(answer, length, "", body);
+            self.filling.store(self.index, entry)
+        });
+        let (turn, lasts) = (self.turn.take(), self.lasts);
+        // What it has taken of memory is free by the time that somebody hears of it.
+        drop(self);
         // What is not stored for want of room is another's turn: it may find some. What nobody else may have without asking is no news
         // to them.
         turn.into_iter().for_each(|turn| {
             turn.end(match stored {
-                Some(_) if self.lasts => Verdict::Stored,
+                Some(_) if lasts => Verdict::Stored,
                 Some(_) => Verdict::Unfit,
                 None => Verdict::Failed,
             });

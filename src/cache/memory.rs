@@ -385,11 +385,21 @@ impl MemoryTier {
         self.store.peek(&index.slot())
     }
 
-    pub(super) fn put(&self, index: Index, entry: Entry) -> Kept {
+    /// Stores an answer in the place of what was asked for earlier. `None` if what stands there was asked for later.
+    pub(super) fn put(&self, index: Index, entry: Entry) -> Option<Kept> {
         let (kept, entry) = (Kept::of(&entry), Arc::new(entry));
-        self.keep(index, &entry, Body::New);
-        self.insert(index, entry);
-        kept
+        if self.disk.get().is_some() || self.redis.get().is_some() {
+            if self.is_overtaken(&index, &entry) {
+                return None;
+            }
+            self.keep(index, &entry, Body::New);
+        }
+        self.insert(index, entry).then_some(kept)
+    }
+
+    /// Whether what stands there was asked for later.
+    fn is_overtaken(&self, index: &Index, entry: &Entry) -> bool {
+        self.peek(index).is_some_and(|known| known.overtakes(entry.meta.asked, &index.slot(), entry.meta.variance))
     }
 
     /// Parts are in memory alone.
@@ -401,14 +411,28 @@ impl MemoryTier {
         self.store.remove(&index.slot());
     }
 
-    fn insert(&self, index: Index, entry: Arc<Entry>) {
-        let index = index.slot();
-        let mut swept = Vec::new();
-        self.store.insert_with_lifecycle(index, entry, &mut swept);
-        // What the new entry replaced is reported as evicted too.
-        let evicted = swept.iter().filter(|(other, _)| *other != index).count();
-        self.evicted.fetch_add(evicted as u64, Ordering::Relaxed);
+    /// Whether it is the latest there. A fetch that began earlier may end later: the store says what an entry has replaced, and what was asked
+    /// for later is put back.
+    fn insert(&self, index: Index, mut entry: Arc<Entry>) -> bool {
+        let (index, mut is_latest) = (index.slot(), true);
         self.stored.fetch_add(1, Ordering::Relaxed);
+        loop {
+            let (asked, variance) = (entry.meta.asked, entry.meta.variance);
+            let mut swept = Vec::new();
+            self.store.insert_with_lifecycle(index, entry, &mut swept);
+            match self.swept(&index, swept).filter(|known| known.overtakes(asked, &index, variance)) {
+                None => return is_latest,
+                Some(later) => (entry, is_latest) = (later, false),
+            }
+        }
+    }
+
+    /// Counts what made room for an entry. What that has replaced is among them.
+    fn swept(&self, index: &Index, swept: Vec<(Index, Arc<Entry>)>) -> Option<Arc<Entry>> {
+        let all = swept.len();
+        let replaced = swept.into_iter().find(|(other, _)| other == index).map(|(_, entry)| entry);
+        self.evicted.fetch_add((all - usize::from(replaced.is_some())) as u64, Ordering::Relaxed);
+        replaced
     }
 
     /// Replaces an entry's metadata, but only in the very entry that was looked up: what was purged stays purged, and what was stored
@@ -430,9 +454,12 @@ impl MemoryTier {
         drop(found);
         if let Some(entry) = grown {
             // In-place growth does not evict; putting the same entry once more does.
+            let (asked, variance) = (entry.meta.asked, entry.meta.variance);
             let mut swept = Vec::new();
             let _ = self.store.replace_with_lifecycle(index, entry, true, &mut swept);
-            self.evicted.fetch_add(swept.iter().filter(|(other, _)| *other != index).count() as u64, Ordering::Relaxed);
+            if let Some(later) = self.swept(&index, swept).filter(|known| known.overtakes(asked, &index, variance)) {
+                self.insert(index, later);
+            }
         }
         done
     }
@@ -662,38 +689,38 @@ impl Filling {
         }
     }
 
-    /// The body is whole: it is stored, with what `meta` makes of its length. `None` if it is not stored after all.
-    pub(super) fn finish(
-        mut self,
-        index: Index,
-        place: Place,
-        (primary, user_tag): (&[u8], &str),
-        meta: impl FnOnce(usize) -> Option<Meta>,
-    ) -> Option<Kept> {
+    /// The body, if it is whole and may be stored: nothing, of one that goes to disk.
+    pub(super) fn whole(&mut self) -> Option<Bytes> {
         let length = self.length();
         let whole = self.promised.is_none_or(|promised| promised == length);
-        let meta = (self.wanted && whole).then(|| meta(length)).flatten()?;
+        match &self.body {
+            _ if !self.wanted || !whole => None,
+            Arriving::Long(long) => (!long.is_gone()).then(Bytes::new),
+            Arriving::Own(_) | Arriving::Shared(_) => Some(self.body()),
+        }
+    }
+
+    /// Stores what was made of the [`whole`](Filling::whole). `None` if it is not stored after all.
+    pub(super) fn store(&mut self, index: Index, entry: Entry) -> Option<Kept> {
         if let Arriving::Long(long) = &self.body {
-            if long.is_gone() {
+            if self.tier.is_overtaken(&index, &entry) {
                 return None;
             }
             long.end();
-            let entry = Entry { long: Some(long.clone()), ..Entry::at(place, primary, user_tag, meta, Bytes::new()) };
+            let entry = Entry { long: Some(long.clone()), ..entry };
             self.wanted = false;
-            let (kept, long, entry) = (Kept::of(&entry), long.clone(), Arc::new(entry));
+            let (kept, entry) = (Kept::of(&entry), Arc::new(entry));
             self.tier.keep(index, &entry, Body::New);
             if long.is_gone() {
                 return None;
             }
-            self.tier.insert(index, entry);
-            return Some(kept);
+            return self.tier.insert(index, entry).then_some(kept);
         }
-        let entry = Entry::at(place, primary, user_tag, meta, self.body());
         if entry.weight > self.tier.longest {
             return None;
         }
         self.wanted = false;
-        Some(self.tier.put(index, entry))
+        self.tier.put(index, entry)
     }
 }
 

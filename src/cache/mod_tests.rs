@@ -389,8 +389,8 @@ async fn what_has_expired_is_at_hand_for_who_asks_alone() {
     let stored = answer(&[("content-length", "3"), ("cache-control", "max-age=1, stale-if-error=60")]);
     serve(Way::Own, cache, "GET", &[], Some((&stored, b"old"))).await;
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    let private = answer(&[("content-length", "1"), ("cache-control", "private")]);
-    serve(Way::Own, cache, "GET", &[], Some((&private, b"p"))).await;
+    let long = answer(&[("content-length", "2000")]);
+    serve(Way::Own, cache, "GET", &[], Some((&long, &[b'l'; 2000]))).await;
     let (policy, head) = (policy(), RequestHead::build("GET", "/a", &[]));
     let of_route = || key(&head, &Exchange::for_tests(), seen(&head), ("r", "s"), &policy);
     let looked = cache.look(&policy, of_route(), &Wishes::default(), seen(&head));

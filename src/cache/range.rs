@@ -4,6 +4,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{RangeType, range_header_filter};
 
+use super::conditions::may_be_part;
 use super::rules::asks_for_no_bytes;
 use super::stored::OF_CONTENT;
 
@@ -55,6 +56,10 @@ fn parts(asked: &RequestHeader, answer: &mut ResponseHeader, empty: bool) -> Ran
     if of_nothing && answer.status == StatusCode::OK && answer.insert_header(header::ACCEPT_RANGES, "bytes").is_ok() {
         // Pingora takes no bytes for a part like another, looks for it behind the stored body's end, and closes the connection without an
         // answer. To ignore the field is every server's choice (RFC 9110, section 14.2).
+        return RangeType::None;
+    }
+    if range.is_some() && !may_be_part(asked, answer) {
+        // Pingora takes a weak tag for as good as a strong one.
         return RangeType::None;
     }
     match range.and_then(bounded).and_then(|range| HeaderValue::from_bytes(&range).ok()) {

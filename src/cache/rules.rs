@@ -419,7 +419,8 @@ fn freshness(
             (own.unwrap_or(policy.default_ttl), reported_age(said))
         }
     };
-    let remaining = match control.no_cache {
+    // Of two dates nobody knows which one is its own.
+    let remaining = match control.no_cache || said.dates_differ {
         true => Duration::ZERO,
         // What the route says of a status is as long as it says.
         false => lifetime.saturating_sub(age).min(by_status.unwrap_or(policy.max_ttl)),

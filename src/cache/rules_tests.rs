@@ -59,6 +59,7 @@ fn wishes() {
         (&[("cache-control", "foo=\"a, b\",no-store")], no_store),
         (&[("cache-control", "foo=\"no-store, no-cache\"")], none),
         (&[("cache-control", "foo=\"no-store, no-cache")], reload),
+        (&[("cache-control", "foo=\"a\", b=\"c, d=\"e\", no-store")], no_store),
         (&[("cache-control", "foo=\"\\\"\", no-store")], no_store),
         (&[("cache-control", "max-age=0")], Wishes { max_age: Some(0), ..reload }),
         (&[("cache-control", "max-age=\"0\"")], Wishes { max_age: Some(0), ..reload }),
@@ -163,6 +164,22 @@ fn answers() {
         (&[("set-cookie", "a=b"), ("cache-control", "private=\"Set-Cookie\"")], Ok(30)),
         (&[("set-cookie", "a=b"), ("cache-control", "private=\"x\"")], Err(SetCookie)),
         (&[("cache-control", "max-age=60"), ("cache-control", "x, no-store")], Err(Forbidden)),
+        (
+            &[
+                ("cache-control", "max-age=7"),
+                ("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+                ("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+            ],
+            Ok(7),
+        ),
+        (
+            &[
+                ("cache-control", "max-age=7"),
+                ("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+                ("date", "Sun, 06 Nov 1994 08:49:36 GMT"),
+            ],
+            Err(Stale),
+        ),
         (&[("cache-control", "ext=\"no-store, private\", max-age=7")], Ok(7)),
         (&[("cache-control", "ext=\"oops, private")], Err(Forbidden)),
         (&[("set-cookie", "a=b"), ("cache-control", "public, max-age=9")], Err(SetCookie)),
@@ -397,4 +414,13 @@ fn tags() {
     ] {
         assert_eq!(is_same_tag(tag.as_bytes(), known.as_bytes()), same, "{tag} {known}");
     }
+}
+
+#[test]
+fn quotes_that_are_never_closed_are_read_once() {
+    // By a reader that looks for the end of each anew it takes minutes.
+    let line = "\\\",".repeat(100_000) + "no-store";
+    let begun = std::time::Instant::now();
+    assert!(Wishes::of(&RequestHead::build("GET", "/", &[("cache-control", &line)]), &policy()).no_store);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }

@@ -23,6 +23,8 @@ pub struct Said<'a> {
     /// The first of each.
     pub content_length: Option<&'a [u8]>,
     pub date: Option<&'a [u8]>,
+    /// Another one says something else.
+    pub dates_differ: bool,
     pub last_modified: Option<&'a [u8]>,
     /// It can be validated.
     pub etag: bool,
@@ -48,6 +50,7 @@ impl<'a> Said<'a> {
             stream: false,
             content_length: None,
             date: None,
+            dates_differ: false,
             last_modified: None,
             etag: false,
             age: Lines::new(),
@@ -88,9 +91,7 @@ impl<'a> Said<'a> {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         match name.len() {
             3 if is("age") => self.age.push(value),
-            4 if is("date") => {
-                self.date.get_or_insert(value);
-            }
+            4 if is("date") => self.dates_differ |= *self.date.get_or_insert(value) != value,
             4 if is("etag") => self.etag = true,
             4 if is("vary") => self.vary.push(value),
             7 if is("expires") => self.expires.push(value),

@@ -362,14 +362,14 @@ impl HandleMiss for Miss {
     }
 
     async fn finish(self: Box<Self>) -> Result<MissFinishType> {
-        let Miss { filling, meta, key, index } = *self;
+        let Miss { mut filling, meta, key, index } = *self;
         let place = Place::of(key::target_of(key.primary_key()));
-        let sized = |length| {
-            let mut meta = meta?;
+        let length = filling.length();
+        let kept = filling.whole().zip(meta).and_then(|(body, mut meta)| {
             meta.set_length(length);
-            Some(meta)
-        };
-        let kept = filling.finish(index, place, (key.primary_key(), plain(key.user_tag())), sized);
+            let entry = Entry::at(place, key.primary_key(), plain(key.user_tag()), meta, body);
+            filling.store(index, entry)
+        });
         Ok(MissFinishType::Created(kept.map_or(0, |kept| kept.weight)))
     }
 }

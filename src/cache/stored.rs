@@ -10,7 +10,7 @@ use pingora_http::{HeaderNameVariant, ResponseHeader};
 use smallvec::SmallVec;
 
 use super::control::list_of;
-use super::rules;
+use super::{layout, rules};
 use crate::head::{Field, Span};
 use crate::wire::answer::AnswerHead;
 use crate::wire::body::BodyDecoder;
@@ -46,6 +46,23 @@ pub struct StoredHead {
     pub fields: Box<[Field]>,
 }
 
+/// What is told of an answer besides what it says itself.
+pub(super) struct Told<'a> {
+    /// Where it has none.
+    pub(super) date: Option<&'a [u8]>,
+    /// Of its body, in bytes.
+    pub(super) length: usize,
+    /// Fields that are not for others.
+    pub(super) withheld: &'a [Box<[u8]>],
+}
+
+/// An answer as it lies in memory; see [`layout`].
+pub(super) struct Laid {
+    pub(super) key: Bytes,
+    pub(super) head: StoredHead,
+    pub(super) body: Bytes,
+}
+
 impl StoredHead {
     /// A copy in memory of its own. As an upstream codec made them, fields are corners of its read buffer, which would stay for as long
     /// as the entry.
@@ -55,69 +72,95 @@ impl StoredHead {
         for (name, value) in &header.headers {
             plain.append_header(name, value.clone())?;
         }
-        let mut writer = Writer::new(header.status, plain.headers.len());
-        plain.map(|name, value| {
-            let name = match name {
-                HeaderNameVariant::Case(name) => name.as_slice(),
-                HeaderNameVariant::Titled(name) => name.as_bytes(),
-            };
-            writer.field(name, value.as_bytes());
+        let mut names = Vec::with_capacity(plain.headers.len());
+        plain.map(|name, _| {
+            names.push(match name {
+                HeaderNameVariant::Case(name) => name.as_slice().to_vec(),
+                HeaderNameVariant::Titled(name) => name.as_bytes().to_vec(),
+            });
             Ok(())
         })?;
-        Ok(writer.done())
+        let values = plain.headers.values().map(HeaderValue::as_bytes);
+        Ok(StoredHead::written(header.status, names.iter().map(Vec::as_slice).zip(values)))
     }
 
     /// That of an answer whose body turned out to be so long: without what belonged to its connection (RFC 9111, section 3.1), and without
     /// the `Age` that it came with. `date` where it has none. Nor are the `withheld` fields for others.
-    pub(super) fn of_answer(answer: &AnswerHead, date: Option<&[u8]>, length: usize, withheld: &[Box<[u8]>]) -> Self {
-        StoredHead::told(answer.status, answer, date, length, |name| {
-            is(name, "age") || withheld.iter().any(|known| rules::is_withheld(name, known))
-        })
+    #[inline]
+    pub(super) fn of_answer(answer: &AnswerHead, Told { date, length, withheld }: Told<'_>, (key, body): (&[u8], Bytes)) -> Laid {
+        let goes = |name: &[u8]| is(name, "age") || withheld.iter().any(|known| rules::is_withheld(name, known));
+        StoredHead::told(answer.status, answer, date, length, goes, (key, body))
     }
 
     /// That of the whole that an answer is a part of, so long in all.
-    pub(super) fn of_part(answer: &AnswerHead, date: Option<&[u8]>, total: usize, withheld: &[Box<[u8]>]) -> Self {
-        StoredHead::told(StatusCode::OK, answer, date, total, |name| {
+    pub(super) fn of_part(answer: &AnswerHead, Told { date, length, withheld }: Told<'_>, (key, body): (&[u8], Bytes)) -> Laid {
+        let goes = |name: &[u8]| {
             is(name, "age")
                 || is(name, "content-range")
                 || is_one_of(name, &OF_CONTENT)
                 || withheld.iter().any(|known| rules::is_withheld(name, known))
-        })
+        };
+        StoredHead::told(StatusCode::OK, answer, date, length, goes, (key, body))
     }
 
     #[inline]
-    fn told(status: StatusCode, answer: &AnswerHead, date: Option<&[u8]>, length: usize, goes: impl Fn(&[u8]) -> bool) -> Self {
-        let mut writer = Writer::with_capacity(status, answer.fields.len() + 1, answer.buffer.len());
-        kept(answer).filter(|(name, _)| !goes(name)).for_each(|(name, value)| writer.field(name, value));
-        if let Some(date) = date {
-            writer.field(b"Date", date);
-        }
-        if writer.status != StatusCode::NO_CONTENT {
-            writer.field(b"Content-Length", itoa::Buffer::new().format(length).as_bytes());
-        }
-        writer.done()
+    fn told(
+        status: StatusCode,
+        answer: &AnswerHead,
+        date: Option<&[u8]>,
+        length: usize,
+        goes: impl Fn(&[u8]) -> bool,
+        (key, body): (&[u8], Bytes),
+    ) -> Laid {
+        let mut digits = itoa::Buffer::new();
+        let length = (status != StatusCode::NO_CONTENT).then(|| (&b"Content-Length"[..], digits.format(length).as_bytes()));
+        let date = date.map(|date| (&b"Date"[..], date));
+        let fields = kept(answer).filter(|(name, _)| !goes(name));
+        StoredHead::laid(status, fields.chain(date).chain(length), key, body)
     }
 
     /// With what a 304 says in place of what it said before (RFC 9111, sections 3.2 and 4.3.4). `date` where that has none.
     pub(super) fn updated(&self, by: &AnswerHead, date: Option<&[u8]>) -> Self {
         let says = |name: &[u8]| kept(by).any(|(said, _)| said.eq_ignore_ascii_case(name) && !rules::is_kept(name));
         let goes = |name: &[u8]| says(name) || date.is_some() && is(name, "date");
-        let mut writer = Writer::new(self.status, self.fields.len() + by.fields.len() + 1);
-        self.headers().filter(|(name, _)| !goes(name)).for_each(|(name, value)| writer.field(name, value));
         let new = kept(by).filter(|(name, _)| !is(name, "age") && !rules::is_kept(name));
-        new.for_each(|(name, value)| writer.field(name, value));
-        if let Some(date) = date {
-            writer.field(b"Date", date);
-        }
-        writer.done()
+        let date = date.map(|date| (&b"Date"[..], date));
+        StoredHead::written(self.status, self.headers().filter(|(name, _)| !goes(name)).chain(new).chain(date))
     }
 
     /// Without the fields that are for others.
     pub(super) fn without(&self, withheld: &[Box<[u8]>]) -> Self {
         let goes = |name: &[u8]| withheld.iter().any(|known| rules::is_withheld(name, known));
-        let mut writer = Writer::new(self.status, self.fields.len());
-        self.headers().filter(|(name, _)| !goes(name)).for_each(|(name, value)| writer.field(name, value));
-        writer.done()
+        StoredHead::written(self.status, self.headers().filter(|(name, _)| !goes(name)))
+    }
+
+    fn written<'f>(status: StatusCode, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>) -> Self {
+        StoredHead::laid(status, fields, b"", Bytes::new()).head
+    }
+
+    /// One with these fields, in one piece of memory with the key before it and, if it is short, the body behind it. All that is written is
+    /// looked for first, so that it is copied once, into what is kept.
+    #[inline]
+    fn laid<'f>(status: StatusCode, fields: impl Iterator<Item = (&'f [u8], &'f [u8])>, key: &[u8], body: Bytes) -> Laid {
+        let phrase = status.canonical_reason().unwrap_or_default().as_bytes();
+        let (mut found, mut length) = (SmallVec::<[(&[u8], &[u8]); 16]>::new(), phrase.len());
+        fields.for_each(|(name, value)| {
+            length += name.len() + value.len();
+            found.push((name, value));
+        });
+        let mut reason = Span::default();
+        let mut fields = Vec::with_capacity(found.len());
+        let (key, buffer, body) = layout::lay(key, length, body, |bytes| {
+            let base = bytes.len();
+            let mut put = |text: &[u8]| {
+                let start = (bytes.len() - base) as u32;
+                bytes.extend_from_slice(text);
+                Span { start, end: (bytes.len() - base) as u32 }
+            };
+            reason = put(phrase);
+            fields.extend(found.iter().map(|(name, value)| Field { name: put(name), value: put(value) }));
+        });
+        Laid { key, head: StoredHead { status, buffer, reason, fields: fields.into_boxed_slice() }, body }
     }
 
     /// The first field of that name.
@@ -154,22 +197,14 @@ impl StoredHead {
     pub(super) fn with_length(&self, length: usize) -> Self {
         let sized = self.status != StatusCode::NO_CONTENT;
         let replaced = |name: &[u8]| is(name, "transfer-encoding") || sized && is(name, "content-length");
-        let mut writer = Writer::new(self.status, self.fields.len() + 1);
-        for (name, value) in self.headers().filter(|(name, _)| !replaced(name)) {
-            writer.field(name, value);
-        }
-        if sized {
-            writer.field(b"Content-Length", itoa::Buffer::new().format(length).as_bytes());
-        }
-        writer.done()
+        let mut digits = itoa::Buffer::new();
+        let length = sized.then(|| (&b"Content-Length"[..], digits.format(length).as_bytes()));
+        StoredHead::written(self.status, self.headers().filter(|(name, _)| !replaced(name)).chain(length))
     }
 
     /// The answer to a client that has this one already: 304, without what describes a body (RFC 9110, section 15.4.5).
     pub(super) fn not_modified(&self) -> Self {
-        let mut writer = Writer::new(StatusCode::NOT_MODIFIED, self.fields.len());
-        let left = self.headers().filter(|(name, _)| !describes(name));
-        left.for_each(|(name, value)| writer.field(name, value));
-        writer.done()
+        StoredHead::written(StatusCode::NOT_MODIFIED, self.headers().filter(|(name, _)| !describes(name)))
     }
 
     /// The same as a header map.
@@ -206,51 +241,8 @@ fn kept(answer: &AnswerHead) -> impl Iterator<Item = (&[u8], &[u8])> {
 
 /// The answer to a client that has this one already; see [`StoredHead::not_modified`].
 pub fn not_modified(answer: &AnswerHead) -> AnswerHead {
-    let mut writer = Writer::new(StatusCode::NOT_MODIFIED, answer.fields.len());
     let left = encode::end_to_end(answer).filter(|(name, _)| !describes(name));
-    left.for_each(|(name, value)| writer.field(name, value));
-    AnswerHead { version: answer.version, ..writer.done().to_answer(0) }
-}
-
-/// Where it stands until its length is known: it is then copied once, into what is kept.
-struct Writer {
-    status: StatusCode,
-    bytes: SmallVec<[u8; 512]>,
-    reason: Span,
-    fields: SmallVec<[Field; 16]>,
-}
-
-impl Writer {
-    #[inline(always)]
-    fn new(status: StatusCode, fields: usize) -> Self {
-        Writer::with_capacity(status, fields, 256)
-    }
-
-    /// Inlined, so that it is made where it stands: it is most of a kilobyte, which would be copied from call to call with each miss.
-    #[inline(always)]
-    fn with_capacity(status: StatusCode, fields: usize, bytes: usize) -> Self {
-        let (bytes, fields) = (SmallVec::with_capacity(bytes), SmallVec::with_capacity(fields));
-        let mut writer = Writer { status, bytes, reason: Span::default(), fields };
-        writer.reason = writer.put(status.canonical_reason().unwrap_or_default().as_bytes());
-        writer
-    }
-
-    fn put(&mut self, text: &[u8]) -> Span {
-        let start = self.bytes.len() as u32;
-        self.bytes.extend_from_slice(text);
-        Span { start, end: self.bytes.len() as u32 }
-    }
-
-    fn field(&mut self, name: &[u8], value: &[u8]) {
-        let (name, value) = (self.put(name), self.put(value));
-        self.fields.push(Field { name, value });
-    }
-
-    #[inline(always)]
-    fn done(self) -> StoredHead {
-        let Writer { status, bytes, reason, fields } = self;
-        StoredHead { status, buffer: Box::<[u8]>::from(&*bytes).into(), reason, fields: Box::from(&*fields) }
-    }
+    AnswerHead { version: answer.version, ..StoredHead::written(StatusCode::NOT_MODIFIED, left).to_answer(0) }
 }
 
 #[cfg(test)]

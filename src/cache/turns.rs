@@ -3,6 +3,7 @@
 //! A fetch for which nobody waits, as nearly all are, costs a short lock to begin and one to end, and no memory of its own.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -95,31 +96,39 @@ impl Turns {
 
     /// Takes the turn to fetch what belongs there, unless it is another's. One who has begun before something that makes what he gets
     /// useless loses it.
-    pub fn take(&'static self, index: Index, looked: u64, outdated: impl Fn(Instant) -> bool) -> Next {
+    pub fn take(&'static self, index: Index, looked: u64, outdated: impl Fn(Instant, Option<&Flowing>) -> bool) -> Next {
         let Some(shard) = self.shard(&index) else { return Next::Look };
         let mut fetching = shard.fetching.lock();
         let since = Instant::now();
-        let other = fetching.get_mut(&index).filter(|other| !outdated(other.since));
-        if let Some(waiting) = other.and_then(|other| other.wait(since)) {
+        let mut place = fetching.entry(index);
+        if let Entry::Occupied(other) = &mut place
+            && !other.get().is(&outdated)
+            && let Some(waiting) = other.get_mut().wait(since)
+        {
             return Next::Wait(waiting);
         }
         if shard.ended.load(Ordering::Relaxed) != looked {
             return Next::Look;
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        fetching.insert(index, Fetching { number, since, told: None, flowing: None });
+        place.insert_entry(Fetching { number, since, told: None, flowing: None });
         Next::Fetch(Turn { turns: self, index, number, verdict: Verdict::Failed })
     }
 
     /// Waits for another's turn without wanting one.
-    pub fn others(&self, index: &Index, outdated: impl Fn(Instant) -> bool) -> Option<Waiting> {
+    pub fn others(&self, index: &Index, outdated: impl Fn(Instant, Option<&Flowing>) -> bool) -> Option<Waiting> {
         let mut fetching = self.shard(index)?.fetching.lock();
         // Mostly there is none, and then it takes no clock.
-        fetching.get_mut(index).filter(|other| !outdated(other.since))?.wait(Instant::now())
+        fetching.get_mut(index).filter(|other| !other.is(&outdated))?.wait(Instant::now())
     }
 }
 
 impl Fetching {
+    /// Whether it is `outdated`: by when it began, and by what is on its way, if anything is known of that.
+    fn is(&self, outdated: impl Fn(Instant, Option<&Flowing>) -> bool) -> bool {
+        outdated(self.since, self.flowing.as_ref())
+    }
+
     /// `None` if it has taken too long.
     fn wait(&mut self, now: Instant) -> Option<Waiting> {
         let left = OLDEST.checked_sub(now.saturating_duration_since(self.since)).filter(|left| !left.is_zero())?;
@@ -153,8 +162,8 @@ impl Drop for Turn {
         let Some(shard) = self.turns.shard(&self.index) else { return };
         let mut fetching = shard.fetching.lock();
         // It may have taken so long that another one has begun.
-        let ended = match fetching.get(&self.index) {
-            Some(own) if own.number == self.number => fetching.remove(&self.index),
+        let ended = match fetching.entry(self.index) {
+            Entry::Occupied(own) if own.get().number == self.number => Some(own.remove()),
             _ => None,
         };
         shard.ended.fetch_add(1, Ordering::Release);
@@ -202,7 +211,7 @@ mod tests {
     }
 
     fn take(turns: &'static Turns, index: Index) -> Next {
-        turns.take(index, turns.ended(&index), |_| false)
+        turns.take(index, turns.ended(&index), |_, _| false)
     }
 
     #[tokio::test]
@@ -211,7 +220,7 @@ mod tests {
         for verdict in [Verdict::Stored, Verdict::Unfit, Verdict::Failed] {
             let Next::Fetch(turn) = take(turns, index(1)) else { panic!("nobody else fetches") };
             let Next::Fetch(other) = take(turns, index(2)) else { panic!("another one") };
-            assert!(turns.others(&index(3), |_| false).is_none());
+            assert!(turns.others(&index(3), |_, _| false).is_none());
             let waiting: Vec<_> = (0..10)
                 .map(|_| match take(turns, index(1)) {
                     Next::Wait(mut waiting) => tokio::spawn(async move { waiting.verdict(Duration::from_secs(9)).await }),
@@ -233,7 +242,7 @@ mod tests {
         let looked = turns.ended(&index(1));
         let Next::Fetch(turn) = take(turns, index(1)) else { panic!("nobody else fetches") };
         turn.end(Verdict::Stored);
-        assert!(matches!(turns.take(index(1), looked, |_| false), Next::Look));
+        assert!(matches!(turns.take(index(1), looked, |_, _| false), Next::Look));
         assert!(matches!(take(turns, index(1)), Next::Fetch(_)));
     }
 
@@ -243,7 +252,7 @@ mod tests {
         let Next::Fetch(old) = take(turns, index(1)) else { panic!("nobody else fetches") };
         let Next::Wait(mut before) = take(turns, index(1)) else { panic!("it is taken") };
         let change = Instant::now();
-        let outdated = |since| since <= change;
+        let outdated = |since, _: Option<&Flowing>| since <= change;
         assert!(turns.others(&index(1), outdated).is_none());
         let Next::Fetch(new) = turns.take(index(1), turns.ended(&index(1)), outdated) else { panic!("that was before") };
         let Next::Wait(mut after) = turns.take(index(1), turns.ended(&index(1)), outdated) else { panic!("this is after") };

@@ -17,7 +17,7 @@ use super::rules::{self, Came, Refusal};
 use super::said::Said;
 use super::tags::{self, Tags};
 use super::turns::Verdict;
-use super::{Cache, CachePolicy, reason};
+use super::{Cache, CachePolicy, StoredHead, reason};
 use crate::wire::answer::AnswerHead;
 use crate::wire::encode;
 
@@ -45,7 +45,7 @@ impl Cache {
         let Fetch { key, index, turn, for_all: only_for_all, fallback, .. } = fetch;
         let came = self.came(asked);
         let mut meta = updated(&stale, answer, policy);
-        let judged = if is_forbidden(answer) {
+        let judged = if is_forbidden(&Said::by(answer)) {
             Err(reason(Refusal::Forbidden))
         } else if rules::are_alike(stale.meta.head.vary(), meta.head.vary()) {
             let said = Said { age: Said::by(answer).age, ..Said::by_stored(&meta.head) };
@@ -63,7 +63,7 @@ impl Cache {
                 turn.into_iter().for_each(|turn| turn.end(verdict));
             }
             Err(why) => {
-                if is_forbidden(answer) {
+                if is_forbidden(&Said::by(answer)) {
                     // Not even in the place of an error, or as a fallback.
                     self.storage.forget(index, &key.primary);
                 }
@@ -78,13 +78,13 @@ impl Cache {
     /// 4.3.5): it may still stand in for an error.
     pub(super) fn headed(&self, fetch: Fetch, answer: &AnswerHead, came: Came, policy: &CachePolicy) {
         let Fetch { key, index, stale: Some(stale), for_all: only_for_all, fallback, .. } = fetch else { return };
-        if is_forbidden(answer) {
+        if is_forbidden(&Said::by(answer)) {
             return self.storage.forget(index, &key.primary);
         }
-        let is = |name: &header::HeaderName, field: &[u8]| field.eq_ignore_ascii_case(name.as_str().as_bytes());
-        let said = |name: &header::HeaderName| answer.headers().find(|(field, _)| is(name, field)).map(|(_, value)| value);
-        let same = |name| said(&name).is_none_or(|now| stale.meta.head.header(&name) == Some(now));
-        if !(same(header::ETAG) && same(header::LAST_MODIFIED) && same(header::CONTENT_LENGTH)) {
+        let said = |name: &header::HeaderName| field_of(answer, name);
+        let is_as_long =
+            said(&header::CONTENT_LENGTH).is_none_or(|now| stale.meta.head.header(&header::CONTENT_LENGTH) == Some(now));
+        if !is_as_long || is_another(answer, &stale.meta.head) {
             return self.storage.outdate(index, &key.primary, stale.number, fallback);
         }
         // It has to say which one it is about.
@@ -136,11 +136,21 @@ fn for_all(meta: &Meta, by: &AnswerHead) -> Meta {
     meta
 }
 
+fn field_of<'a>(answer: &'a AnswerHead, name: &header::HeaderName) -> Option<&'a [u8]> {
+    answer.headers().find(|(field, _)| field.eq_ignore_ascii_case(name.as_str().as_bytes())).map(|(_, value)| value)
+}
+
+/// Whether an answer's validators are those of another one than what is stored.
+pub(super) fn is_another(answer: &AnswerHead, stored: &StoredHead) -> bool {
+    [header::ETAG, header::LAST_MODIFIED]
+        .iter()
+        .any(|name| field_of(answer, name).is_some_and(|now| stored.header(name) != Some(now)))
+}
+
 /// Whether it says of itself that it is not for this cache, whatever was said before.
-fn is_forbidden(answer: &AnswerHead) -> bool {
-    let said = Said::by(answer);
-    let control = Control::of(&said);
-    Tags::of(&said).is_err() || control.private || control.no_store && !control.must_understand
+pub(super) fn is_forbidden(said: &Said<'_>) -> bool {
+    let control = Control::of(said);
+    Tags::of(said).is_err() || control.private || control.no_store && !control.must_understand
 }
 
 /// Whether a 304 is about what is stored: it names no tag, or the same one (RFC 9111, section 4.3.4).

@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::HeaderName;
+use http::header::{self, HeaderName};
 use pingora_cache::key::HashBinary;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use super::entry::{Entry, Index};
 use super::fetch::{Why, Worth};
+use super::hit::{self, Hit};
 use super::key::{self, Parts};
 use super::rules::{self, Bypass, Use, Wishes};
 use super::{Cache, CachePolicy, Credentials, Outcome, Purge, accept};
@@ -64,7 +65,7 @@ impl Cache {
             if let Some(told) = told.as_object_mut() {
                 told.insert("fits".to_owned(), fits.into());
             }
-            if fits && entry.pieces.is_none() {
+            if fits && asking.is_whole_in(&entry, &edits) {
                 fitting.push(self.storage.as_found(entry));
             }
             stored.push(told);
@@ -89,6 +90,8 @@ impl Cache {
             let entries = answers.collect::<Option<Vec<_>>>()?;
             Some(entries.into_iter().flatten().map(|entry| told(entry, &mut fitting)).collect::<Vec<_>>())
         });
+        // Nor is anything known of it at another port than its scheme's own, if nothing is stored.
+        predicted |= asking.keys(&edits).iter().any(|key| self.is_predicted(&Index { primary: key::hash(key), variance: None }));
         let (verdict, why) = asking.verdict(&fitting, predicted);
         let url = url_of(host, path, query.as_deref());
         json!({
@@ -194,6 +197,13 @@ impl Asking<'_> {
             (asked.target, asked.route, asked.rest) == (stored.target, stored.route, stored.rest)
         };
         self.services.iter().any(is_its_key).then_some(variance)
+    }
+
+    /// Whether what it asks for, if that is a part, is among the parts that are stored.
+    fn is_whole_in(&self, entry: &Arc<Entry>, edits: &HeaderEdits) -> bool {
+        let asked = || hit::asked(&self.head.method, &[header::RANGE, header::IF_RANGE], seen(self.head, edits));
+        entry.pieces.is_none()
+            || Hit::fresh(entry, SystemTime::now()).is_some_and(|hit| asked().is_some_and(|asked| hit.has(&asked)))
     }
 
     /// The keys that it would have over either scheme, at its scheme's own port.

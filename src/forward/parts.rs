@@ -7,7 +7,7 @@ use std::pin::pin;
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Method};
-use pingora_core::protocols::http::conditional_filter::{not_modified_filter, to_304};
+use pingora_core::protocols::http::conditional_filter::to_304;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{MultiRangeInfo, RangeType};
 
@@ -103,7 +103,7 @@ fn tell(answer: &mut ResponseHeader, hit: &Hit, journey: &mut Journey) -> Result
 
 /// Whether the client has this answer, which has just come, already (RFC 9110, section 13.2.2).
 pub fn is_unchanged(journey: &Journey, answer: impl FnOnce() -> Option<ResponseHeader>) -> bool {
-    conditions(journey).is_some_and(|conditions| answer().is_some_and(|answer| not_modified_filter(&conditions, &answer)))
+    conditions(journey).is_some_and(|conditions| answer().is_some_and(|answer| cache::is_unchanged_anew(&conditions, &answer)))
 }
 
 /// What a request says of an answer that its client has, as the service would see it. `None` if it says nothing.

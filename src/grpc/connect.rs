@@ -82,12 +82,17 @@ pub fn is_call(method: &Method, kind: Option<&[u8]>, says_version: impl FnOnce()
     }
 }
 
-/// Nearly no query has these letters: that is looked at first, with each request.
+/// Whether a query has the parameter by which Connect's calls are told: looked for with each request, by the one letter in it that is rare.
 #[inline]
 fn asks(query: &[u8]) -> bool {
-    query.len() >= ASKS.len()
-        && memchr::memmem::find(query, ASKS.as_bytes()).is_some()
-        && query.split(|&byte| byte == b'&').any(|pair| pair == ASKS.as_bytes())
+    const BEFORE: usize = ASKS.len() - 2;
+    let long_enough = query.len() >= ASKS.len();
+    long_enough
+        && memchr::memchr_iter(b'v', query).filter_map(|at| at.checked_sub(BEFORE)).any(|from| {
+            let end = from + ASKS.len();
+            let is_whole = (from == 0 || query.get(from - 1) == Some(&b'&')) && matches!(query.get(end), None | Some(b'&'));
+            is_whole && query.get(from..end) == Some(ASKS.as_bytes())
+        })
 }
 
 /// Reads a `Connect-Timeout-Ms`.
