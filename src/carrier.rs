@@ -88,9 +88,14 @@ fn cookie_pair(cookie: &[u8]) -> (&[u8], &[u8]) {
     (name.trim_ascii(), value.strip_prefix(b"=").unwrap_or_default().trim_ascii())
 }
 
-/// Every cookie of the request, as names and values.
+/// Every cookie of the request: its name, and all of it as it is written, but for the one space that stands behind a semicolon. A reader that
+/// takes other spaces for a part of names or values is told something else by `a =1` than by `a=1`.
 pub fn cookies_of(head: &RequestHead) -> impl Iterator<Item = (&[u8], &[u8])> {
-    cookies(head).filter(|cookie| !cookie.is_empty()).map(cookie_pair)
+    let written = head.header_all("cookie").flat_map(|line| {
+        let first = line.split(|&byte| byte == b';').take(1);
+        first.chain(line.split(|&byte| byte == b';').skip(1).map(|cookie| cookie.strip_prefix(b" ").unwrap_or(cookie)))
+    });
+    written.filter(|cookie| !cookie.trim_ascii().is_empty()).map(|cookie| (cookie_pair(cookie).0, cookie))
 }
 
 /// The cookies of a field's value, without those whose names are `dropped`.

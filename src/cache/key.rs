@@ -318,10 +318,9 @@ impl Framed {
 
     fn extra(&mut self, extra: &Extra, head: &RequestHead, exchange: &Exchange) {
         self.mark(&(&extra.accept_encoding, &extra.accept_language, &extra.key_cookies, &extra.drop_cookies));
-        for (name, value) in carrier::cookies_of(head).filter(|(name, _)| extra.key_cookies.have(name)) {
+        for (_, cookie) in carrier::cookies_of(head).filter(|(name, _)| extra.key_cookies.have(name)) {
             self.flag(true);
-            self.put(name);
-            self.put(value);
+            self.put(cookie);
         }
         self.flag(false);
         let identity = exchange.identity.as_ref().filter(|_| extra.per_consumer);
