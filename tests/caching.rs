@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 use std::time::Duration;
 
-use crate::harness::{Answer, Backend, Gateway, eventually, get, request};
+use crate::harness::{Answer, Backend, Files, Gateway, eventually, get, portcullis, request};
 use crate::peers::{Act, Asked, Origin, answer};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -43,6 +43,9 @@ fn behave(asked: &Asked) -> Vec<u8> {
         }
         "/tagged" if asked.header("if-none-match") == Some("\"v1\"") => answer(304, &[("ETag", "\"v1\"")], ""),
         "/tagged" => answer(200, &[("ETag", "\"v1\""), ("Content-Type", "text/plain")], "0123456789"),
+        "/empty" => answer(200, &[], ""),
+        // With its key and its head it is longer than anything that a memory of 256 MiB keeps; without them it is not.
+        "/longest" => answer(200, &[], vec![b'x'; 224 / 16 * 3 / 4 * (1 << 20) + (1 << 19) - 300]),
         "/error" => answer(500, &[], "broken"),
         "/missing" => answer(404, &[], "not here"),
         _ if path.starts_with("/block/") => answer(200, &[], vec![b'y'; 50_000]),
@@ -384,4 +387,38 @@ fn a_fetch_that_runs_out_of_time_holds_up_nobody() {
     assert_eq!(get(gateway.port(), "/a").text(), "ok");
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert!(!gateway.stderr().contains("panicked"), "{}", gateway.stderr());
+}
+
+#[test]
+fn what_is_said_to_be_stored_is() {
+    let origin = origin();
+    for (memory, path) in [("0", "/empty"), ("0", "/a"), ("256MiB", "/longest")] {
+        let gateway = Gateway::start(&format!(
+            "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ cache_memory: {memory} }}\n\
+             routes: [ {{ path: /*, service: 127.0.0.1, port: {}, policies: {{ cache: {{ ttl: 60s, max_body: 32MiB }} }} }} ]\n",
+            origin.port()
+        ));
+        assert_never_stored(&gateway, &origin, path, &[]);
+    }
+}
+
+#[test]
+fn too_little_memory_is_refused() {
+    let files = Files::new();
+    let route = "routes: [ { path: /*, service: a, port: 1, policies: { cache: {} } } ]";
+    let disk = "cache_disk: { path: /var/cache/p, max_size: 64MiB }";
+    for (server, code, said) in [
+        ("cache_memory: 4KiB", 1, "`cache_memory` is at least 1MiB"),
+        ("cache_memory: 1023KiB", 1, "write 1MiB or more, `0` for no cache at all"),
+        ("cache_memory: 1MiB", 0, "ok"),
+        ("cache_memory: 0", 0, "ok"),
+        (&format!("cache_memory: 0, {disk}"), 1, "`cache_disk` stays empty"),
+        (&format!("cache_memory: 2MiB, {disk}"), 0, "nothing gets to disk that is too long for memory"),
+        (&format!("cache_memory: 8MiB, {disk}"), 0, "ok"),
+    ] {
+        files.write("a.yaml", format!("listeners: [ {{ bind: 127.0.0.1:0 }} ]\nserver: {{ {server} }}\n{route}\n"));
+        let ran = portcullis(files.dir(), &["check", "a.yaml"]);
+        let told = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(ran.code == code && told.contains(said), "{server}: {told}");
+    }
 }

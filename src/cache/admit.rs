@@ -26,7 +26,7 @@ use super::pieces::{self, Part};
 use super::said::Said;
 use super::tags::{self, Tags};
 use super::turns::Verdict;
-use super::{Cache, CachePolicy, Key, key, reason, rules, validated};
+use super::{Cache, CachePolicy, Key, StoredHead, key, reason, rules, validated};
 use crate::wire::answer::AnswerHead;
 use crate::wire::encode::{self, is_bodiless};
 
@@ -73,7 +73,11 @@ impl Cache {
             (false, None) => answer.length.and_then(|length| usize::try_from(length).ok()),
         };
         let spills = policy.on_disk && part.is_none();
-        let most = policy.max_body.min(if spills { self.storage.most_on_disk() } else { self.storage.most() });
+        let tagged = said.names_tags();
+        // With too many of them it would not be stored.
+        let tags = if tagged { Tags::of(&said).ok().flatten() } else { None };
+        let beside = Entry::beside(&key.primary, tags.as_ref(), StoredHead::most_of(answer));
+        let most = policy.max_body.min(if spills { self.storage.most_on_disk(beside) } else { self.storage.most(beside) });
         let place = key.place();
         let judged = match self.judge_said(&said, place, for_all, policy, came) {
             Ok(_) if promised.is_some_and(|length| length > most) => Err(NoCacheReason::ResponseTooLarge),
@@ -120,7 +124,7 @@ impl Cache {
         // What is not good for so long is not written.
         let grace = fresh.while_revalidate.max(fresh.if_error).max(fallback);
         let spills = spills && fresh.remaining.saturating_add(Duration::from_secs(grace.into())) > WORTH;
-        let filling = Filling::new(self.storage, promised, spills);
+        let filling = Filling::new(self.storage, promised, beside, spills);
         if !filling.is_wanted() {
             // There is no room now: nobody need wait for what will not be there.
             turn.into_iter().for_each(|turn| turn.end(Verdict::Unfit));
@@ -129,7 +133,6 @@ impl Cache {
         // Fields are named in quotes or not at all.
         let names_fields = said.cache_control.iter().any(|line| memchr::memchr(b'"', line).is_some());
         let mut withheld = if names_fields { Control::of(&said).withheld_names() } else { SmallVec::new() };
-        let tagged = said.names_tags();
         if tagged && !policy.keep_tags {
             withheld.extend(tags::fields());
         }
@@ -160,8 +163,7 @@ impl Cache {
             stale_if_error: fresh.if_error,
             date: said.date.is_none().then(encode::date_field),
             asked: came.asked,
-            // With too many of them it would not be stored.
-            tags: if tagged { Tags::of(&said).ok().flatten() } else { None },
+            tags,
             tagged,
             on_disk: policy.on_disk,
             in_redis: policy.in_redis,

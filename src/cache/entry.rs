@@ -277,11 +277,16 @@ impl Entry {
         std::hint::black_box(fields ^ first(&self.primary) ^ first(&self.meta.head.buffer) ^ first(&self.body));
     }
 
+    /// What one weighs beside its body, with a head of at most this weight.
+    pub(super) fn beside(primary: &[u8], tags: Option<&Tags>, head: usize) -> usize {
+        FIXED_WEIGHT + primary.len() + head + tags.map_or(0, Tags::weight)
+    }
+
     pub(super) fn weighed(mut self) -> Self {
-        let tags = self.meta.tags.as_ref().map_or(0, Tags::weight);
+        let tags = self.meta.tags.as_ref();
         let head = self.meta.head.weight();
         let body = self.pieces.as_ref().map_or(self.body.len(), |pieces| pieces.weight());
-        self.weight = FIXED_WEIGHT + self.primary.len() + self.user_tag.len() + head + tags + body;
+        self.weight = Entry::beside(&self.primary, tags, head) + self.user_tag.len() + body;
         self
     }
 

@@ -359,14 +359,14 @@ impl MemoryTier {
         }
     }
 
-    /// The longest body that may come to be stored.
-    pub(super) fn most(&self) -> usize {
-        self.longest.min(self.filling_bound)
+    /// The longest body that may come to be stored, where its entry weighs so much `beside` it.
+    pub(super) fn most(&self, beside: usize) -> usize {
+        self.longest.saturating_sub(beside).min(self.filling_bound)
     }
 
     /// The same where it may be on disk alone.
-    pub(super) fn most_on_disk(&self) -> usize {
-        self.disk.get().map_or(0, |disk| disk.longest()).max(self.most())
+    pub(super) fn most_on_disk(&self, beside: usize) -> usize {
+        self.disk.get().map_or(0, |disk| disk.longest()).max(self.most(beside))
     }
 
     /// Room for `bytes` more of arriving bodies.
@@ -502,6 +502,8 @@ pub(super) struct Filling {
     wanted: bool,
     /// `Content-Length`.
     promised: Option<usize>,
+    /// What its entry weighs beside the body, at most.
+    beside: usize,
     body: Arriving,
     /// What is too long for memory goes to disk.
     spills: bool,
@@ -529,10 +531,15 @@ impl Arriving {
 }
 
 impl Filling {
-    pub(super) fn new(tier: &'static MemoryTier, promised: Option<usize>, spills: bool) -> Self {
+    /// `beside`: what its entry weighs beside the body, at most.
+    pub(super) fn new(tier: &'static MemoryTier, promised: Option<usize>, beside: usize, spills: bool) -> Self {
         let spills = spills && tier.disk.get().is_some();
-        let mut filling = Filling { tier, wanted: true, promised, body: Arriving::Own(Vec::new()), spills, reserved: 0 };
-        if let Some(length) = promised {
+        let body = Arriving::Own(Vec::new());
+        let mut filling = Filling { tier, wanted: true, promised, beside, body, spills, reserved: 0 };
+        if !tier.fits(beside) {
+            // Of what is on disk alone, all but the body is in memory.
+            filling.give_up();
+        } else if let Some(length) = promised {
             filling.make_room(length);
         }
         filling
@@ -543,7 +550,7 @@ impl Filling {
         if !self.wanted || length <= self.reserved || matches!(self.body, Arriving::Long(_)) {
             return;
         }
-        let most = self.tier.most();
+        let most = self.tier.most(self.beside);
         // Doubling keeps copying linear; a promised length is reserved as it stands.
         let wanted = if self.promised == Some(length) { length } else { length.max(self.reserved * 2).min(most) };
         let more = wanted.saturating_sub(self.reserved);
@@ -653,7 +660,7 @@ impl Filling {
         }
         match &self.body {
             // Not this piece any more: whoever reads it has what came before.
-            Arriving::Long(long) if long.is_gone() || length.saturating_add(data.len()) > self.tier.most_on_disk() => {
+            Arriving::Long(long) if long.is_gone() || length.saturating_add(data.len()) > self.tier.most_on_disk(self.beside) => {
                 self.give_up()
             }
             Arriving::Long(long) => {

@@ -271,9 +271,9 @@ async fn readers_during_eviction_see_whole_bodies() {
 
 #[tokio::test]
 async fn how_long_an_answer_may_be_grows_with_the_store() {
-    assert_eq!(MemoryTier::new(64 << 20).most(), 8 << 20);
+    assert_eq!(MemoryTier::new(64 << 20).most(0), 8 << 20);
     let tier = MemoryTier::new(1 << 30);
-    assert!(tier.most() >= 40 << 20, "{}", tier.most());
+    assert!(tier.most(0) >= 40 << 20, "{}", tier.most(0));
     let body = vec![b'x'; 40 << 20];
     assert!(write(tier, &key("large"), &meta(&[]), &[&body]).await > body.len());
     assert_eq!(read(tier, &key("large")).await.unwrap().1.len(), body.len());

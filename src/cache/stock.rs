@@ -120,7 +120,7 @@ impl Cache {
     /// An announced length for which there is never room.
     fn is_beyond(&self, length: Option<&[u8]>) -> bool {
         let length = length.and_then(|length| std::str::from_utf8(length).ok()?.parse::<usize>().ok());
-        length.is_some_and(|length| length > self.storage.most())
+        length.is_some_and(|length| length > self.storage.most(0))
     }
 
     /// Forgets one entry.
@@ -267,7 +267,10 @@ impl Storage for MemoryTier {
         let index = Index::of(key);
         let promised = meta.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let meta = Meta::of(meta, index.variance.is_some()).ok();
-        Ok(Box::new(Miss { filling: Filling::new(self, promised, false), meta, key: key.clone(), index }))
+        let tags = meta.as_ref().and_then(|meta| meta.tags.as_ref());
+        let beside = Entry::beside(key.primary_key(), tags, meta.as_ref().map_or(0, |meta| meta.head.weight()));
+        let filling = Filling::new(self, promised, beside, false);
+        Ok(Box::new(Miss { filling, meta, key: key.clone(), index }))
     }
 
     async fn purge(&'static self, target: PurgeTarget<'_>, _: PurgeType, _: &SpanHandle) -> Result<PurgeOutcome> {

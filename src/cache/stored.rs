@@ -222,6 +222,12 @@ impl StoredHead {
         Ok(header)
     }
 
+    /// The most that one of this answer can weigh. It gets two fields at most that the answer has not, of less than 64 bytes each.
+    pub(super) fn most_of(answer: &AnswerHead) -> usize {
+        let fields = answer.fields.iter().map(|field| field.name.len() + field.value.len());
+        fields.sum::<usize>() + 2 * 64 + (answer.fields.len() + 2) * std::mem::size_of::<Field>() + ALLOCATIONS
+    }
+
     /// In bytes.
     pub(super) fn weight(&self) -> usize {
         self.buffer.len() + std::mem::size_of_val(&*self.fields) + ALLOCATIONS

@@ -166,8 +166,9 @@ pub struct ServerConfig {
     pub buffered_bytes_per_address: Option<Spanned<Size>>,
     /// How long requests under way may take to finish when the process stops or hands over. Default 30s, at most 1h.
     pub grace: Spanned<Period>,
-    /// Memory for cached answers, in all. Default 64MiB. Changing it takes an upgrade.
-    pub cache_memory: Size,
+    /// Memory for cached answers, in all. At least 1MiB; what goes to disk and to Redis passes through it. With `0` nothing is cached.
+    /// Default 64MiB. Changing it takes an upgrade.
+    pub cache_memory: Spanned<Size>,
     /// A folder on disk for cached answers, behind `cache_memory`: for more of them, and over restarts. Default: none. Changing it takes an
     /// upgrade.
     pub cache_disk: Option<Box<CacheDisk>>,
@@ -269,7 +270,7 @@ impl Default for ServerConfig {
             buffered_bytes: Spanned::nowhere(Size(256 * 1024 * 1024)),
             buffered_bytes_per_address: None,
             grace: Spanned::nowhere(Period(std::time::Duration::from_secs(30))),
-            cache_memory: Size(64 * 1024 * 1024),
+            cache_memory: Spanned::nowhere(Size(64 * 1024 * 1024)),
             cache_disk: None,
             cache_redis: None,
             fast_lane: None,

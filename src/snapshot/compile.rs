@@ -42,6 +42,10 @@ use crate::wire::head::HeadLimits;
 
 /// How long all host names together may take to resolve. The rest is left to the background.
 const RESOLVE: Duration = Duration::from_secs(5);
+/// The least memory that a cache is worth having with: an eighth of it is for bodies on their way in.
+const LEAST_CACHE: u64 = 1 << 20;
+/// The least with which what is too long for memory gets to disk, one answer at a time.
+const LEAST_BEFORE_DISK: u64 = 8 << 20;
 /// The shortest admin token that is taken, in bytes: a shorter one could be guessed.
 const SHORTEST_TOKEN: usize = 16;
 
@@ -132,7 +136,7 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
         counted_consumers: document.metrics.consumers.as_ref().map_or(0, |count| count.value as usize),
         grace: server.grace.0,
         workers: server.workers.as_ref().map(|workers| usize::from(**workers)),
-        cache_memory: usize::try_from(server.cache_memory.0).unwrap_or(usize::MAX),
+        cache_memory: usize::try_from(server.cache_memory.value.0).unwrap_or(usize::MAX),
         cache_disk: server.cache_disk.as_ref().map(|disk| Box::new(disk.settings())),
         cache_redis: server.cache_redis.as_ref().map(|redis| (answers, Box::new(redis.settings()))),
         upgrade_socket: server.upgrade_socket.clone(),
@@ -531,6 +535,32 @@ impl<'a> Compiler<'a> {
         }
     }
 
+    fn cache_memory(&mut self) {
+        let server = &self.document.server;
+        let (place, size) = (server.cache_memory.place, server.cache_memory.value.0);
+        let behind = server.cache_disk.as_ref().map(|_| "cache_disk");
+        let behind = behind.or(server.cache_redis.as_ref().map(|_| "cache_redis"));
+        let problem = match (size, behind) {
+            (0, Some(behind)) => {
+                let message = format!("with `cache_memory: 0` nothing is cached, and `{behind}` stays empty");
+                Some(
+                    Problem::error(place, message)
+                        .hint("what goes there passes through memory: write at least 1MiB, or leave it out"),
+                )
+            }
+            (1..LEAST_CACHE, _) => {
+                let problem = Problem::error(place, "`cache_memory` is at least 1MiB: with less next to nothing can be kept");
+                Some(problem.hint("write 1MiB or more, `0` for no cache at all, or leave it out for 64MiB"))
+            }
+            (LEAST_CACHE..LEAST_BEFORE_DISK, _) if server.cache_disk.is_some() => {
+                let message = "with a `cache_memory` of less than 8MiB nothing gets to disk that is too long for memory";
+                Some(Problem::warning(place, message).hint("write at least 8MiB"))
+            }
+            _ => None,
+        };
+        problem.into_iter().for_each(|problem| self.problems.push(problem));
+    }
+
     fn bounds(&mut self) {
         let server = &self.document.server;
         if let Some(written) = &server.fast_lane {
@@ -579,6 +609,7 @@ impl<'a> Compiler<'a> {
             }
         }
         within(server.grace.place, server.grace.0.as_secs() <= 3600, "`grace` is at most 1h");
+        self.cache_memory();
         if let Some(redis) = server.cache_redis.as_ref().filter(|_| self.document.redis.is_none()) {
             let problem =
                 Problem::error(redis.place, "`cache_redis` keeps answers in the Redis that gateways share, and there is none");
