@@ -339,6 +339,7 @@ fn a_part_of_what_is_not_stored_is_passed_on_or_cut_from_the_whole() {
         &origin,
         "
   - { path: '/large/whole/*', service: a, policies: { cache: { ranges: whole } } }
+  - { path: '/large/second/*', service: a, policies: { cache: { ranges: whole, store_on: second_request } } }
   - { path: /*, service: a, policies: { cache: {} } }",
     ));
     let part = |path: &str| request(gateway.port(), "GET", path, &[("Range", "bytes=2-3")], b"");
@@ -372,6 +373,13 @@ fn a_part_of_what_is_not_stored_is_passed_on_or_cut_from_the_whole() {
     let headed = request(gateway.port(), "HEAD", "/large/whole/c", &[("Range", "bytes=2-3")], b"");
     assert!(headed.body.is_empty());
     assert_eq!(asked("/large/whole/c").len(), 1, "nothing is fetched for a HEAD");
+    // What is not stored the first time is not fetched as a whole for nothing.
+    for (hit, ranges) in [(false, &[true][..]), (false, &[true, false]), (true, &[true, false])] {
+        let answer = part("/large/second/d");
+        assert_eq!((answer.status, answer.text().as_str(), is_hit(&answer)), (206, "23", hit), "{answer:?}");
+        let asked: Vec<bool> = asked("/large/second/d").iter().map(|asked| asked.header("range").is_some()).collect();
+        assert_eq!(asked, ranges, "one request is one request");
+    }
 }
 
 #[test]

@@ -321,6 +321,11 @@ impl Cache {
         }
     }
 
+    /// Whether the answer would be stored, as far as that goes by how often it was asked for. It counts as asked for by that.
+    pub fn is_asked_again(&self, missed: &Missed, policy: &CachePolicy) -> bool {
+        missed.stale.is_some() || !policy.asks_twice() || self.was_asked(missed.key.halves())
+    }
+
     /// What was found before, if it has not been taken out meanwhile.
     pub(super) fn stale(&self, entry: &Arc<Entry>, excuse: Excuse, policy: &CachePolicy) -> Option<Hit> {
         Hit::stale(entry, SystemTime::now(), excuse, policy).filter(|_| !self.storage.is_gone(entry))

@@ -323,7 +323,8 @@ pub(super) async fn look_on(
         if let Some(hit) = missed.excuse(cache, Excuse::Error(None), policy).filter(|_| failed) {
             return Ok(Begun::Stored(hit, None));
         }
-        if std::mem::take(&mut wants_whole) && missed.is_for_others() {
+        // What is not stored the first time is asked for as it came, not as the whole beside it.
+        if std::mem::take(&mut wants_whole) && missed.is_for_others() && cache.is_asked_again(&missed, policy) {
             // Its part is cut from what comes of this, as it is for all who wait.
             looked = match cache.turn(missed, Use::Full, wishes) {
                 Next::Fetch(fetch) => {
