@@ -138,7 +138,7 @@ where
         }
         bytes.flag(false);
     }
-    if matches!(policy.query, QueryKey::Only(_) | QueryKey::Ignore(_)) {
+    if policy.query != QueryKey::All && (policy.query != QueryKey::None || is_call(head)) {
         bytes.mark(&policy.query);
         for pair in parameters(head, &policy.query) {
             bytes.flag(true);
@@ -176,19 +176,25 @@ where
 pub fn query<'h>(head: &'h RequestHead, policy: &CachePolicy) -> Option<Cow<'h, str>> {
     let kept: Vec<&str> = match &policy.query {
         QueryKey::All => return head.query().map(Cow::Borrowed),
-        QueryKey::None => return None,
+        QueryKey::None if !is_call(head) => return None,
         some => parameters(head, some).collect(),
     };
     (!kept.is_empty()).then(|| Cow::Owned(kept.join("&")))
+}
+
+/// Whether it is a call of Connect's that stands in its query: its parameters are what is asked for, whatever a route says of queries.
+fn is_call(head: &RequestHead) -> bool {
+    connect::is_got(&head.method, head.query_bytes())
 }
 
 /// Some of the query's parameters, by their names. Those of one name stay in their order, and each is taken as it is written.
 fn parameters<'h>(head: &'h RequestHead, wanted: &QueryKey) -> impl Iterator<Item = &'h str> + use<'h> {
     let pairs = head.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty());
     let name = |pair: &str| carrier::decode(pair.split_once('=').map_or(pair, |(name, _)| name)).into_owned();
+    let is_call = is_call(head);
     // Where a semicolon separates as well, another parameter stands behind it.
-    let mut pairs: Vec<_> =
-        pairs.map(|pair| (name(pair), pair)).filter(|(name, pair)| wanted.has(name) || pair.contains(';')).collect();
+    let counts = |name: &[u8], pair: &str| wanted.has(name) || pair.contains(';') || is_call && connect::is_parameter(name);
+    let mut pairs: Vec<_> = pairs.map(|pair| (name(pair), pair)).filter(|(name, pair)| counts(name, pair)).collect();
     pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
     pairs.into_iter().map(|(_, pair)| pair)
 }

@@ -20,6 +20,8 @@ pub const TRAILER: &str = "trailer-";
 const MOST_DIGITS: usize = 10;
 /// By this alone a GET is known.
 const ASKS: &str = "connect=v1";
+/// What a GET says of its call in its query.
+const PARAMETERS: [&[u8]; 5] = [b"connect", b"encoding", b"message", b"base64", b"compression"];
 const APPLICATION: &[u8] = b"application/";
 
 /// How messages are written.
@@ -80,6 +82,16 @@ pub fn is_call(method: &Method, kind: Option<&[u8]>, says_version: impl FnOnce()
         Method::GET | Method::HEAD => query.is_some_and(asks),
         _ => false,
     }
+}
+
+/// Whether a request without a body is a call, which stands in its query then.
+pub fn is_got(method: &Method, query: Option<&[u8]>) -> bool {
+    is_call(method, None, || false, query)
+}
+
+/// Whether a parameter of this name is a part of such a call.
+pub fn is_parameter(name: &[u8]) -> bool {
+    PARAMETERS.contains(&name)
 }
 
 /// Whether a query has the parameter by which Connect's calls are told: looked for with each request, by the one letter in it that is rare.

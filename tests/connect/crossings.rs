@@ -175,6 +175,26 @@ fn what_is_got_is_cached_and_what_is_posted_is_not() {
 }
 
 #[test]
+fn what_a_call_asks_for_in_its_query_is_always_part_of_the_key() {
+    for query in ["none", "{ only: [page] }", "{ ignore: [message, encoding, 'b*'] }"] {
+        let shop = shop(&format!("      - {{ path: '/*', service: shop, policies: {{ cache: {{ query: {query} }} }} }}\n"));
+        let hit = |answer: &Answer| answer.header("cache-status").unwrap_or_default().contains("hit");
+        let of = |sku: &str| FIND_A.replace("%22a%22", &format!("%22{sku}%22"));
+        let (a, b) = (shop.get(FIND_A), shop.get(&of("b")));
+        assert_eq!((a.status, b.status, hit(&b)), (200, 200, false), "{query}: {b:?}");
+        assert_ne!(a.text(), b.text(), "{query}");
+        let (a_again, b_again) = (shop.get(FIND_A), shop.get(&of("b")));
+        assert_eq!((a_again.text(), b_again.text(), hit(&a_again)), (a.text(), b.text(), true), "{query}");
+        let proto =
+            format!("/shop.v1.Catalog/Find?connect=v1&encoding=proto&base64=1&message={}", URL_SAFE_NO_PAD.encode(of_sku("a")));
+        assert_eq!(shop.get(&proto).header("content-type"), Some("application/proto"), "{query}");
+        // What is none of the call's is as the route says.
+        let beside = shop.get(&format!("{FIND_A}&baker=1"));
+        assert_eq!((beside.text(), hit(&beside)), (a.text(), true), "{query}: {beside:?}");
+    }
+}
+
+#[test]
 fn a_call_and_a_request_with_its_body_are_two_things_to_the_cache() {
     let routes = |keeps: &str| format!("      - {{ path: '/*', service: shop, policies: {{ {keeps} }} }}\n");
     let cache = "cache: { methods: [POST], default_ttl: 1h, statuses: [200, 404] }";
