@@ -434,7 +434,7 @@ fn what_cannot_be_is_refused() {
     let files = Files::new();
     for (policy, said) in [
         ("methods: [ PUT ]", "answers to `PUT` are not kept"),
-        ("methods: [ post ]", "answers to `post` are not kept"),
+        ("methods: [ post ]", "answers to `post` are not kept: case counts"),
         ("max_request_body: 1KiB", "`max_request_body` counts for `POST` and `QUERY` alone"),
         ("methods: [ POST ], max_request_body: 2MiB", "max_request_body is at least 1 byte, and at most 1MiB"),
         ("methods: [ POST ], max_request_body: 0", "max_request_body is at least 1 byte, and at most 1MiB"),
@@ -442,6 +442,11 @@ fn what_cannot_be_is_refused() {
         ("ttl_by_status: { often: 1s }", "`often` are no statuses that are kept"),
         ("ttl_by_status: { 404: 31d }", "ttl_by_status"),
         ("ranges: some", "ranges"),
+        ("query: { only: [] }", "write `query: none`"),
+        ("query: { ignore: [] }", "write `query: all`"),
+        ("cookies: { key: [ a ], drop: [ 'a*' ] }", "`a` is part of the key, and `drop: a*` keeps it from the service"),
+        ("ttl_by_status: { 400-409: 1s, 405-414: 2s }", "`ttl_by_status` says of 405 twice"),
+        ("ttl_by_status: { 404: 1s, 404-404: 2s }", "`ttl_by_status` says of 404 twice"),
     ] {
         let route = format!("{{ path: /a, service: h, port: 1, policies: {{ cache: {{ {policy} }} }} }}");
         files.write("bad.yaml", format!("listeners: [ {{ bind: 127.0.0.1:0 }} ]\nroutes: [ {route} ]\n"));

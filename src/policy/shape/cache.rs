@@ -369,7 +369,9 @@ fn check_by_body(config: &CacheConfig, cx: &mut Compile<'_>) -> Option<Option<By
             "GET" | "HEAD" => {}
             name @ ("POST" | "QUERY") => methods.extend(Method::from_bytes(name.as_bytes())),
             other => {
-                let message = format!("answers to `{}` are not kept: it changes something", other.escape_debug());
+                let is_small = ["GET", "HEAD", "POST", "QUERY"].iter().any(|name| name.eq_ignore_ascii_case(other));
+                let why = if is_small { "case counts" } else { "it changes something" };
+                let message = format!("answers to `{}` are not kept: {why}", other.escape_debug());
                 cx.problems.push(Problem::error(method.place, message).hint("the methods are GET, HEAD, POST and QUERY"));
                 fine = false;
             }
@@ -411,7 +413,22 @@ fn check_by_status(config: &CacheConfig, cx: &mut Compile<'_>) -> Option<Box<[(S
             None => fine = false,
         }
     }
-    found.sort_by_key(|(range, _)| range.last - range.first);
+    let length = |range: &StatusRange| range.last - range.first;
+    found.sort_by_key(|(range, _)| length(range));
+    for (at, (range, _)) in found.iter().enumerate() {
+        // Of those that say it for as many, none is the narrower one.
+        let both = |(other, _): &&(StatusRange, Duration)| {
+            length(other) == length(range) && other.first <= range.last && range.first <= other.last
+        };
+        if let Some((other, _)) = found.iter().skip(at + 1).find(both) {
+            let message = format!(
+                "`ttl_by_status` says of {} twice how long it is fresh, and neither names fewer statuses",
+                range.first.max(other.first)
+            );
+            cx.problems.push(Problem::error(cx.place, message).hint("write each status once, or in ranges of different lengths"));
+            fine = false;
+        }
+    }
     fine.then(|| found.into())
 }
 
@@ -419,9 +436,19 @@ fn check_query(query: &QueryConfig, cx: &mut Compile<'_>) -> Option<QueryKey> {
     Some(match query {
         QueryConfig::All => QueryKey::All,
         QueryConfig::None => QueryKey::None,
-        QueryConfig::Only(names) => QueryKey::Only(check_names("parameters", names, MOST_PARAMETERS, cx)?),
-        QueryConfig::Ignore(names) => QueryKey::Ignore(check_names("parameters", names, MOST_PARAMETERS, cx)?),
+        QueryConfig::Only(names) => QueryKey::Only(check_parameters(names, "none", cx)?),
+        QueryConfig::Ignore(names) => QueryKey::Ignore(check_parameters(names, "all", cx)?),
     })
+}
+
+/// An empty list is what the word `same` says: one thing is written in one way.
+fn check_parameters(names: &[Spanned<String>], same: &str, cx: &mut Compile<'_>) -> Option<Names> {
+    if names.is_empty() {
+        let problem = Problem::error(cx.place, "an empty list of parameters under `query`");
+        cx.problems.push(problem.hint(format!("write `query: {same}`, if that is meant, or the parameters' names")));
+        return None;
+    }
+    check_names("parameters", names, MOST_PARAMETERS, cx)
 }
 
 fn check_names(what: &str, names: &[Spanned<String>], most: usize, cx: &mut Compile<'_>) -> Option<Names> {
@@ -439,6 +466,14 @@ fn check_names(what: &str, names: &[Spanned<String>], most: usize, cx: &mut Comp
         ok = false;
     }
     ok.then(|| Names::new(names.iter().map(|name| name.value.as_str().into())))
+}
+
+/// Whether a name, or the beginning of names, is one of those that a pattern is the beginning of.
+fn covers(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => pattern == name,
+    }
 }
 
 /// `None` of it where the route asks for nothing of all this.
@@ -460,6 +495,15 @@ fn check_extra(config: &CacheConfig, cx: &mut Compile<'_>) -> Option<Option<Arc<
     if let Some(cookies) = &config.cookies {
         extra.key_cookies = check_names("cookies", &cookies.key, MOST_KEY_HEADERS, cx).unwrap_or_default();
         extra.drop_cookies = check_names("cookies", &cookies.drop, MOST_PARAMETERS, cx).unwrap_or_default();
+        for name in &cookies.key {
+            let both = cookies.drop.iter().find(|other| covers(&other.value, &name.value) || covers(&name.value, &other.value));
+            if let Some(other) = both {
+                let (key, drop) = (name.value.escape_debug(), other.value.escape_debug());
+                let message = format!("`{key}` is part of the key, and `drop: {drop}` keeps it from the service");
+                cx.problems
+                    .push(Problem::error(name.place, message).hint("write a cookie under `key` or under `drop`, not under both"));
+            }
+        }
     }
     let mut unsure = Vec::new();
     let mut expression = |what: &str, text: &Option<Spanned<String>>| {
@@ -731,6 +775,12 @@ mod tests {
             "query: !only ['']",
             "query: !ignore 'a*b'",
             "query: !ignore ['a=b']",
+            "query: !only []",
+            "query: !ignore []",
+            "cookies: {key: [a], drop: ['*']}",
+            "cookies: {key: ['_g*'], drop: [_ga]}",
+            "ttl_by_status: {404: 1s, 404-404: 2s}",
+            "ttl_by_status: {400-409: 1s, 405-414: 2s}",
             "vary: {accept_encoding: 'gz ip'}",
             "vary: {accept_language: ['*']}",
             "cookies: {key: ['a;b']}",
