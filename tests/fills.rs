@@ -299,6 +299,8 @@ fn a_fill_goes_on_when_its_clients_time_is_over() {
         for other in &mut others {
             assert_eq!(other.answer_to("GET").text(), "0123456789", "{path}");
         }
+        // No line of the log says so.
+        gateway.wait_metric("portcullis_route_cache_background_total{outcome=\"stored\"}", 1.0);
         assert_eq!(over_h2.join().unwrap().unwrap().text(), "0123456789");
         assert!(get(gateway.port(), path).header("cache-status").unwrap().starts_with("portcullis; hit"));
         assert_eq!(slow.asked.load(Ordering::SeqCst), 1, "{path}");

@@ -307,6 +307,43 @@ fn the_last_good_answer_stands_for_an_error() {
 }
 
 #[test]
+fn what_is_fetched_while_no_client_waits_is_counted_and_failures_are_said() {
+    let mut played = Played::with("{ stale_while_revalidate: 1h }", "server: { workers: 1 }");
+    let stale = [("Cache-Control", "max-age=0, stale-while-revalidate=60"), ("ETag", "\"v\"")];
+    played.script.set("/a", 200, &stale);
+    played.get("/a", &[]);
+    let count = |played: &Played, outcome: &str| {
+        played.gateway.metric(&format!("portcullis_route_cache_background_total{{route=\"/*\",outcome=\"{outcome}\"}}"))
+    };
+    let comes = |played: &Played, outcome: &str, more: u64| {
+        let before = count(played, outcome);
+        for done in 1..=more {
+            played.get("/a", &[]);
+            eventually(outcome, || count(played, outcome) >= before + done as f64);
+        }
+    };
+    comes(&played, "validated", 2);
+    played.script.set("/a", 200, &stale[..1]);
+    comes(&played, "stored", 1);
+    // What stays in its place is good still.
+    played.script.set("/a", 503, &[]);
+    comes(&played, "failed", 2);
+    played.origin.stop();
+    comes(&played, "failed", 1);
+    let said = |text: &str| text.matches("behind its clients' backs failed").count();
+    eventually("it is said", || said(&played.gateway.stderr()) > 0);
+    let text = played.gateway.stderr();
+    assert_eq!(said(&text), 1, "once a minute: {text}");
+    assert!(
+        text.contains("route `/*`: what was fetched from `origin` behind its clients' backs failed: it answered 503"),
+        "{text}"
+    );
+    played.origin.back();
+    played.script.set("/a", 200, &[("Cache-Control", "private")]);
+    comes(&played, "not_stored", 1);
+}
+
+#[test]
 fn a_stale_answer_is_given_while_another_one_is_fetched() {
     // Pingora's own engine does not do this.
     let played = Played::with("{ stale_while_revalidate: 1h }", "server: { workers: 2 }");

@@ -18,6 +18,7 @@ use crate::cache::{Cache, Flow, Flown, Keeping};
 use crate::downstream::Downstream;
 use crate::journey::Journey;
 use crate::listen::share::Purse;
+use crate::observe::Fetched;
 use crate::upstream::Service;
 use crate::upstream::call::{Answer, Broken, Caller, Own, Piece, Tries};
 use crate::wire::answer::AnswerHead;
@@ -41,11 +42,13 @@ impl UnderWay {
         if broken.is_some() {
             return keeping.give_up();
         }
-        let Some(service) = shared(journey, service) else { return };
+        let (Some(service), Some(route)) = (shared(journey, service), journey.route()) else { return };
+        let metrics = route.metrics.clone();
         let (caller, mut tries) = (caller.clone(), journey.tries.leave());
         tokio::spawn(async move {
-            store(cache, (keeping, &Judge::Route(None)), answer, &caller, &service, &mut tries).await;
+            let fetched = store(cache, (keeping, &Judge::Route(None)), answer, &caller, &service, &mut tries).await;
             tries.end();
+            metrics.fetched(&service.key, &fetched);
         });
     }
 
@@ -65,11 +68,11 @@ pub async fn store(
     caller: &Caller,
     service: &Service,
     tries: &mut Tries,
-) {
+) -> Fetched {
     let mut ended = answer.head.body.is_done();
     while !ended {
         if !keeping.is_storing() {
-            return;
+            return Fetched::NotStored;
         }
         let more = match answer.take() {
             Ok(Some(Piece::Data(data, last))) => {
@@ -90,15 +93,18 @@ pub async fn store(
         };
         if let Err(broken) = more {
             keeping.give_up();
-            return tries.broke(service, &broken);
+            tries.broke(service, &broken);
+            return Fetched::Failed("its answer broke off".into());
         }
     }
-    if judge.keeps(&answer.head, &mut keeping) {
-        keeping.done(cache, &answer.head);
+    let stored = if judge.keeps(&answer.head, &mut keeping) {
+        keeping.done(cache, &answer.head)
     } else {
         keeping.give_up();
-    }
+        None
+    };
     caller.keep(answer, service);
+    if stored.is_some() { Fetched::Stored } else { Fetched::NotStored }
 }
 
 /// See the module.

@@ -13,7 +13,8 @@ use crate::downstream::seen_upstream;
 use crate::exchange::Exchange;
 use crate::head::RequestHead;
 use crate::journey::Journey;
-use crate::upstream::call::{Call, Caller, Fill, Own, Tries};
+use crate::observe::{Fetched, RouteMetrics};
+use crate::upstream::call::{Call, CallError, Caller, Fill, Own, Tries};
 use crate::upstream::{AttemptOutcome, Service, TlsConnector};
 
 /// The longest that one may take. Until then nobody else does it.
@@ -24,6 +25,7 @@ pub(super) struct Refresh {
     pub cache: &'static Cache,
     pub policy: Arc<CachePolicy>,
     pub judge: Judge,
+    pub metrics: Arc<RouteMetrics>,
     pub fetch: Fetch,
     pub tls: Arc<TlsConnector>,
     pub service: Arc<Service>,
@@ -37,7 +39,7 @@ pub(super) struct Refresh {
 ///
 /// `body`: what it asks by, if it asks by its body.
 pub fn begin(caller: &Arc<Caller>, journey: &Journey, service: &Service, policy: &Arc<CachePolicy>, fetch: Fetch, body: Bytes) {
-    let Some(service) = shared(journey, service) else { return };
+    let (Some(service), Some(route)) = (shared(journey, service), journey.route()) else { return };
     let mut head = RequestHead::clone(&journey.head);
     if head.method == Method::HEAD {
         head.method = Method::GET;
@@ -47,6 +49,7 @@ pub fn begin(caller: &Arc<Caller>, journey: &Journey, service: &Service, policy:
         cache: journey.view.cache,
         policy: policy.clone(),
         judge: Judge::of(journey),
+        metrics: route.metrics.clone(),
         fetch,
         tls: journey.view.tls.clone(),
         service,
@@ -65,26 +68,35 @@ impl Refresh {
     }
 
     async fn run(self) {
-        let service = self.service.clone();
+        let (service, metrics) = (self.service.clone(), self.metrics.clone());
         let mut tries = Tries::default();
         // Whatever goes wrong with it, the turn is given up when the fetch is dropped.
-        let done = tokio::time::timeout(LONGEST, self.ask(&mut tries)).await;
-        if done.is_err() {
+        let fetched = tokio::time::timeout(LONGEST, self.ask(&mut tries)).await.unwrap_or_else(|_| {
             tries.failed(&service, AttemptOutcome::TimedOut);
-        }
+            Fetched::Failed(format!("it took more than {} s", LONGEST.as_secs()).into())
+        });
         tries.end();
+        metrics.fetched(&service.key, &fetched);
     }
 
-    async fn ask(self, tries: &mut Tries) {
-        let Refresh { caller, cache, policy, judge, mut fetch, tls, service, head, exchange, target, body } = self;
+    async fn ask(self, tries: &mut Tries) -> Fetched {
+        let Refresh { caller, cache, policy, judge, mut fetch, tls, service, head, exchange, target, body, .. } = self;
         if cache.is_fetched(&mut fetch, &policy).await {
-            return;
+            return Fetched::Found;
         }
         let answer = loop {
             let fill = Fill { validators: fetch.validators() };
             let call = Call { head: &head, exchange: &exchange, target: target.as_deref(), fill: Some(&fill), stands_for: None };
-            let Ok(answer) = caller.send(&service, &call, tries, &mut Own(body.clone()), &tls).await else {
-                return fetch.failed();
+            let answer = match caller.send(&service, &call, tries, &mut Own(body.clone()), &tls).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    fetch.failed();
+                    let reason = match error {
+                        CallError::Service(reply) => reply.reason,
+                        CallError::Client(_) => "its body cannot be sent",
+                    };
+                    return Fetched::Failed(reason.into());
+                }
             };
             if answer.head.status != StatusCode::NOT_MODIFIED || !fetch.validates() {
                 break answer;
@@ -92,18 +104,24 @@ impl Refresh {
             let validated = cache.validated(fetch, &answer.head, tries.started, &policy);
             caller.keep(answer, &service);
             match validated {
-                Ok(_) => return,
+                Ok(_) => return Fetched::Validated,
                 Err(anew) => fetch = *anew,
             }
         };
-        if stale::is_error(answer.head.status) && fetch.has_better() {
-            return;
+        let status = answer.head.status;
+        let refused = || Fetched::Failed(format!("it answered {}", status.as_u16()).into());
+        if stale::is_error(status) && fetch.has_better() {
+            return refused();
         }
         if !judge.admits(&answer.head, tries) {
-            return fetch.failed();
+            fetch.failed();
+            return Fetched::Failed("its answer is not for clients".into());
         }
         let seen = |name: &_| seen_upstream(&head, &exchange, name);
         let keeping = cache.admit(fetch, &answer.head, &head.method, tries.started, &policy, seen);
-        filling::store(cache, (keeping, &judge), answer, &caller, &service, tries).await;
+        match filling::store(cache, (keeping, &judge), answer, &caller, &service, tries).await {
+            Fetched::NotStored if stale::is_error(status) => refused(),
+            fetched => fetched,
+        }
     }
 }

@@ -64,6 +64,11 @@ const ROUTE_SAVED: Family = family(
     MetricType::COUNTER,
     "Body bytes that clients got from a route's cache, and its service did not send.",
 );
+const ROUTE_BACKGROUND: Family = family(
+    "portcullis_route_cache_background_total",
+    MetricType::COUNTER,
+    "Answers fetched for a route's cache while no client waited, by what came of it: `validated`, `stored`, `not_stored`, `found`, `failed`.",
+);
 const CACHE: Family = family("portcullis_cache_requests_total", MetricType::COUNTER, "Requests by what the cache did.");
 const CONNECTIONS: Family = family("portcullis_connections", MetricType::GAUGE, "Open client connections.");
 const REFUSED: Family = family(
@@ -119,7 +124,7 @@ impl Scrape {
 
     fn routes(&self) -> Vec<MetricFamily> {
         let (mut requests, mut durations, mut received, mut sent) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut refusals, mut cached, mut saved) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut refusals, mut cached, mut saved, mut fetched) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut add = |route: &RouteMetrics| {
             let totals = route.totals();
             if totals.requests() == 0 {
@@ -134,6 +139,8 @@ impl Scrape {
                 cached.extend(states.into_iter().map(|(state, count)| counter(count, &[label, ("state", state)])));
                 saved.push(counter(bytes, &[label]));
             }
+            let counts = route.background().into_iter();
+            fetched.extend(counts.map(|(outcome, count)| counter(count, &[label, ("outcome", outcome)])));
             let counts = route.refusals().into_iter();
             refusals
                 .extend(counts.map(|((policy, reason), count)| counter(count, &[label, ("policy", policy), ("reason", reason)])));
@@ -151,6 +158,7 @@ impl Scrape {
             of(REQUESTS, requests),
             of(ROUTE_CACHE, cached),
             of(ROUTE_SAVED, saved),
+            of(ROUTE_BACKGROUND, fetched),
             of(ANSWERS, answers),
             of(DURATION, durations),
             of(RECEIVED, received),

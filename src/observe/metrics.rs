@@ -18,6 +18,7 @@ use prometheus::{Registry, TextEncoder};
 
 use super::access_log::Stats;
 use super::answers::AnswerMetrics;
+use super::background::{Background, Fetched};
 use super::collect::Scrape;
 use super::consumers::Consumers;
 use super::histogram::{Histogram, Totals};
@@ -103,6 +104,8 @@ pub struct RouteMetrics {
     refusals: OnceLock<Words>,
     /// Made with the first request to a cache.
     cached: OnceLock<Box<CacheMetrics>>,
+    /// Made with the first fetch that no client waits for.
+    background: OnceLock<Box<Background>>,
     /// Made with the first WebSocket.
     websockets: OnceLock<Box<WebSocketMetrics>>,
 }
@@ -137,6 +140,7 @@ impl RouteMetrics {
             shards: Sharded::default(),
             refusals: OnceLock::new(),
             cached: OnceLock::new(),
+            background: OnceLock::new(),
             websockets: OnceLock::new(),
         }
     }
@@ -159,6 +163,16 @@ impl RouteMetrics {
     pub(super) fn cache(&self) -> Option<(Vec<(&'static str, u64)>, u64)> {
         let cached = self.cached.get()?;
         Some((cached.states.counts(), cached.saved.sum()))
+    }
+
+    /// Counts what came of a fetch that no client has waited for, and says what failed.
+    pub fn fetched(&self, service: &str, fetched: &Fetched) {
+        self.background.get_or_init(Box::default).count(&self.route, service, fetched);
+    }
+
+    /// Such fetches by what came of them.
+    pub(super) fn background(&self) -> Vec<(&'static str, u64)> {
+        self.background.get().map(|background| background.counts()).unwrap_or_default()
     }
 
     /// Counts a refusal on this route.

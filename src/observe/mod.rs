@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod answers;
+pub mod background;
 pub mod carried;
 pub mod histogram;
 mod json;
@@ -20,6 +21,7 @@ mod writer;
 
 pub use access_log::{AccessLog, AccessLogConfig, Output, Settings, Target};
 pub use answers::AnswerMetrics;
+pub use background::Fetched;
 pub use carried::CarriedRecord;
 pub use metrics::{EndpointMetrics, ListenerMetrics, Metrics, RouteMetrics, ServiceMetrics};
 pub use record::Record;

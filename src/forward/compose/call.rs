@@ -50,7 +50,7 @@ pub struct Asking<'a> {
     pub caller: &'a Arc<Caller>,
     pub view: &'a WorkerState,
     pub composed: &'a Composed,
-    pub metrics: &'a RouteMetrics,
+    pub metrics: &'a Arc<RouteMetrics>,
     pub head: &'a RequestHead,
     pub exchange: &'a Exchange,
     /// What they take of the memory for bodies.

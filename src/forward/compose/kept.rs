@@ -80,6 +80,7 @@ impl Asking<'_> {
                         cache,
                         policy: policy.clone(),
                         judge: Judge::Part(how.part.max_body),
+                        metrics: self.metrics.clone(),
                         fetch,
                         tls: self.view.tls.clone(),
                         service: service.clone(),
