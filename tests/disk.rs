@@ -455,6 +455,41 @@ fn what_cannot_be_had_is_said_and_the_cache_is_in_memory() {
     assert!(gateway.metric("portcullis_cache_disk_errors_total") >= 1.0);
 }
 
+#[test]
+fn a_folder_that_is_removed_is_noticed_and_begins_anew() {
+    let removals: [fn(&Path); 3] = [
+        |path| std::fs::remove_dir_all(path).unwrap(),
+        |path| std::fs::rename(path, path.with_extension("old")).unwrap(),
+        |path| {
+            for entry in std::fs::read_dir(path).unwrap() {
+                std::fs::remove_file(entry.unwrap().path()).unwrap();
+            }
+        },
+    ];
+    let origin = origin();
+    std::thread::scope(|scope| {
+        for remove in removals {
+            let origin = &origin;
+            scope.spawn(move || {
+                let disk = Disk::new();
+                let gateway = disk.start(origin);
+                warm(&gateway, &["/a"]);
+                remove(&disk.path());
+                eventually("it is noticed", || gateway.metric("portcullis_cache_disk_errors_total") >= 1.0);
+                // What is in memory stays there.
+                assert_memory(&ask(&gateway, "/a", &[]));
+                eventually("it has a folder again", || is_open(&gateway) && disk.path().join("lock").exists());
+                let said = gateway.stderr();
+                assert_eq!(said.matches("somebody has removed").count(), 1, "{said}");
+                warm(&gateway, &["/b"]);
+                stop(gateway);
+                let gateway = disk.start(origin);
+                assert_disk(&found(&gateway, "/b"));
+            });
+        }
+    });
+}
+
 /// A device that is full; `None` where this user may not mount one.
 pub struct Full(PathBuf);
 

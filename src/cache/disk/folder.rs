@@ -52,6 +52,15 @@ impl Folder {
         let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
     }
 
+    /// Whether it is what stands at its path. If that cannot be told, it is.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        let Ok(own) = rustix::fs::fstat(&self.folder) else { return true };
+        match rustix::fs::lstat(path) {
+            Ok(found) => (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino),
+            Err(error) => !matches!(error, rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR),
+        }
+    }
+
     /// A new file.
     pub(super) fn create(&self, name: &str) -> io::Result<File> {
         open_in(&self.folder, name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)

@@ -202,11 +202,18 @@ impl Disk {
 
     /// Works until the folder is given to another process, or fails.
     fn serve(&self, mut open: Open) -> io::Result<()> {
-        let mut closing = None;
+        let (mut closing, mut looked) = (None, Instant::now());
         let done = loop {
             let orders = self.orders.take_all(if closing.is_some() { AGAIN } else { TICK });
             if let Err(error) = self.obey(&mut open, orders) {
                 break Err(error);
+            }
+            if looked.elapsed() >= TICK {
+                // All that is open goes on as if nothing had happened, and nobody ever finds what is written to it.
+                if !open.store.folder.is_at(&self.settings.path) || open.journal.is_removed() {
+                    break Err(io::Error::other(format!("somebody has removed {}, or what was in it", self.path())));
+                }
+                looked = Instant::now();
             }
             let store = &open.store;
             self.figures.entries.set(store.index.len() as u64);
