@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::harness::{Answer, Backend, Files, Gateway, eventually, get, portcullis, request};
 use crate::peers::{Act, Asked, Origin, answer};
 
+/// For what both have to do alike.
+const ENGINES: [&str; 2] = ["portcullis", "pingora"];
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 /// The origin says in the path what it does.
@@ -46,6 +48,10 @@ fn behave(asked: &Asked) -> Vec<u8> {
         "/empty" => answer(200, &[], ""),
         // With its key and its head it is longer than anything that a memory of 256 MiB keeps; without them it is not.
         "/longest" => answer(200, &[], vec![b'x'; 224 / 16 * 3 / 4 * (1 << 20) + (1 << 19) - 300]),
+        "/trouble" => {
+            let status = asked.target.split('?').nth(1).and_then(|status| status.parse().ok()).unwrap_or(200);
+            answer(status, &[("Cache-Control", "max-age=1, stale-if-error=600")], status.to_string())
+        }
         "/error" => answer(500, &[], "broken"),
         "/missing" => answer(404, &[], "not here"),
         _ if path.starts_with("/block/") => answer(200, &[], vec![b'y'; 50_000]),
@@ -392,13 +398,48 @@ fn a_fetch_that_runs_out_of_time_holds_up_nobody() {
 #[test]
 fn what_is_said_to_be_stored_is() {
     let origin = origin();
-    for (memory, path) in [("0", "/empty"), ("0", "/a"), ("256MiB", "/longest")] {
+    let all = [("0", "/empty"), ("0", "/a"), ("256MiB", "/longest")];
+    for (engine, (memory, path)) in ENGINES.into_iter().flat_map(|engine| all.map(|case| (engine, case))) {
         let gateway = Gateway::start(&format!(
-            "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ cache_memory: {memory} }}\n\
+            "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ engine: {engine}, cache_memory: {memory} }}\n\
              routes: [ {{ path: /*, service: 127.0.0.1, port: {}, policies: {{ cache: {{ ttl: 60s, max_body: 32MiB }} }} }} ]\n",
             origin.port()
         ));
         assert_never_stored(&gateway, &origin, path, &[]);
+    }
+}
+
+#[test]
+fn what_is_stale_is_given_by_the_same_rule_on_each_engine() {
+    for engine in ENGINES {
+        let origin = origin();
+        let gateway = Gateway::start(&format!(
+            "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ engine: {engine} }}\n\
+             services: {{ origin: {{ endpoints: [ 127.0.0.1:{} ] }} }}\nroutes:\n\
+             - {{ path: /a, service: origin, policies: {{ cache: {{ ttl: 1s, max_stale: 0s }} }} }}\n\
+             - {{ path: /trouble, service: origin, policies: {{ cache: {{ query: none }} }} }}\n",
+            origin.port()
+        ));
+        assert_miss(&get(gateway.port(), "/a"));
+        eventually("nobody is given what has expired", || {
+            request(gateway.port(), "GET", "/a", &[("Cache-Control", "max-stale=100")], b"");
+            origin.count("/a") == 2
+        });
+        // An error in the place of another one helps nobody.
+        assert_eq!(get(gateway.port(), "/trouble?503").status, 503);
+        let mut statuses = Vec::new();
+        eventually("the error is what the service says now", || {
+            statuses.push(get(gateway.port(), "/trouble?500").status);
+            statuses.last() == Some(&500)
+        });
+        assert_eq!(statuses.first(), Some(&503), "{engine}: the first one was stored");
+        // What is good does.
+        eventually("it is stored", || get(gateway.port(), "/trouble?200").status == 200);
+        eventually("it has expired", || {
+            let stale = get(gateway.port(), "/trouble?500");
+            assert_eq!(stale.status, 200, "{engine}: {stale:?}");
+            stale.cache_status().contains("fwd=stale")
+        });
     }
 }
 

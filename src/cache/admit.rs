@@ -76,7 +76,8 @@ impl Cache {
         let tagged = said.names_tags();
         // With too many of them it would not be stored.
         let tags = if tagged { Tags::of(&said).ok().flatten() } else { None };
-        let beside = Entry::beside(&key.primary, tags.as_ref(), StoredHead::most_of(answer));
+        let fields = answer.fields.iter().map(|field| field.name.len() + field.value.len());
+        let beside = Entry::beside(&key.primary, tags.as_ref(), StoredHead::most_of(fields));
         let most = policy.max_body.min(if spills { self.storage.most_on_disk(beside) } else { self.storage.most(beside) });
         let place = key.place();
         let judged = match self.judge_said(&said, place, for_all, policy, came) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::Method;
+use http::{Method, StatusCode};
 use http::header::HeaderName;
 use pingora_http::RequestHeader;
 use pingora_proxy::RangeType;
@@ -84,6 +84,37 @@ impl Excuse {
     }
 }
 
+/// A stored answer whose lifetime is over.
+pub(super) struct Stale {
+    /// For how long.
+    pub(super) since: Duration,
+    pub(super) status: StatusCode,
+    /// For how many seconds it may be given.
+    pub(super) while_revalidate: u32,
+    pub(super) if_error: u32,
+}
+
+impl Stale {
+    /// Whether it may be given, on whichever engine. `said`: what it says of caches.
+    pub(super) fn is_excused<'s>(&self, excuse: Excuse, policy: &CachePolicy, said: impl FnOnce() -> Said<'s>) -> bool {
+        let within = |seconds: u32| self.since < Duration::from_secs(u64::from(seconds));
+        let excused = match excuse {
+            // The route has no excuse at all.
+            _ if policy.max_stale.is_zero() => false,
+            Excuse::Revalidating => within(self.while_revalidate),
+            // One error in the place of another helps nobody.
+            Excuse::Error(_) => within(self.if_error) && !rules::is_error(self.status),
+            Excuse::Asked => rules::may_be_stale(&said()),
+            Excuse::Fallback(most) => is_good(self.status) && self.since <= most && rules::may_be_stale(&said()),
+        };
+        excused && !policy.refuses(self.status)
+    }
+}
+
+fn is_good(status: StatusCode) -> bool {
+    status.as_u16() < 400
+}
+
 impl Hit {
     /// `None` if it is not fresh any more.
     pub(super) fn fresh(entry: &Arc<Entry>, now: SystemTime) -> Option<Self> {
@@ -98,25 +129,21 @@ impl Hit {
 
     /// Whether it is one that a fallback may give: an error, of whatever kind, is none.
     pub(super) fn is_good(entry: &Entry) -> bool {
-        entry.meta.head.status.as_u16() < 400
+        is_good(entry.meta.head.status)
     }
 
-    /// `None` if there is no such excuse for it, or the route has none at all. This is the one way to a stale answer.
+    /// `None` if there is no such excuse for it. This is the one way to a stale answer.
     pub(super) fn stale(entry: &Arc<Entry>, now: SystemTime, excuse: Excuse, policy: &CachePolicy) -> Option<Self> {
-        if policy.max_stale.is_zero() {
-            return None;
-        }
         let (meta, age) = (&entry.meta, age(entry, now));
         let since = now.duration_since(meta.fresh_until).unwrap_or_default();
-        let within = |seconds: u32| since < Duration::from_secs(u64::from(seconds));
-        let excused = match excuse {
-            Excuse::Revalidating => within(meta.stale_while_revalidate),
-            // One error in the place of another helps nobody.
-            Excuse::Error(_) => within(meta.stale_if_error) && !rules::is_error(meta.head.status),
-            Excuse::Asked => rules::may_be_stale(&Said::by_stored(&meta.head)),
-            Excuse::Fallback(most) => Hit::is_good(entry) && since <= most && rules::may_be_stale(&Said::by_stored(&meta.head)),
-        };
-        let excused = excused && !policy.refuses(meta.head.status);
+        let said = || Said::by_stored(&meta.head);
+        let excused = Stale {
+            since,
+            status: meta.head.status,
+            while_revalidate: meta.stale_while_revalidate,
+            if_error: meta.stale_if_error,
+        }
+        .is_excused(excuse, policy, said);
         let outcome = Outcome::Stale { since: since.as_secs(), excuse };
         let (age, tier) = (Some(age.as_secs()), Tier::of(entry));
         excused.then(|| Hit { age, outcome, entry: entry.clone(), flowing: long(entry), tier })

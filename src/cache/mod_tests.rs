@@ -185,7 +185,7 @@ async fn stock(
             continue;
         }
         let fresh = meta.is_fresh(SystemTime::now());
-        let status = match on_hit(used, &Wishes::default(), &meta, fresh) {
+        let status = match on_hit(used, &Wishes::default(), &policy, &meta, fresh) {
             Some(_) => HitStatus::ForceMiss,
             None if fresh => HitStatus::Fresh,
             None => HitStatus::Expired,

@@ -35,13 +35,14 @@ use pingora_http::ResponseHeader;
 use super::changed::Place;
 use super::control::Control;
 use super::entry::{Entry, Index, Marks, Meta};
+use super::hit::{Excuse, Stale};
 use super::key::Beside;
 use super::memory::{Filling, MemoryTier};
 use super::moment::Moment;
 use super::rules::Came;
 use super::said::Said;
 use super::tags::{self, Tags};
-use super::{Cache, CachePolicy, LOCK_RETRIES, LOCK_WAIT, Use, Validation, Wishes, key, reason, rules};
+use super::{Cache, CachePolicy, LOCK_RETRIES, LOCK_WAIT, StoredHead, Use, Validation, Wishes, key, reason, rules};
 
 impl Cache {
     /// `request_cache_filter`: turns the cache on for this request, if it may use it ([`rules::request`]).
@@ -107,9 +108,7 @@ impl Cache {
         }
         match (validation, http.maybe_cache_meta()) {
             (Some(validation), Some(meta)) => validation.store(answer, meta, key, self, policy, came),
-            _ if self.is_beyond(Said::by_header(answer).content_length) => {
-                RespCacheable::Uncacheable(NoCacheReason::ResponseTooLarge)
-            }
+            _ if self.is_beyond(answer, key) => RespCacheable::Uncacheable(NoCacheReason::ResponseTooLarge),
             _ if policy.asks_twice() && !key.is_some_and(|key| self.was_asked(key::halves(key.primary_bin()))) => {
                 RespCacheable::Uncacheable(NoCacheReason::Custom("first_request"))
             }
@@ -117,10 +116,13 @@ impl Cache {
         }
     }
 
-    /// An announced length for which there is never room.
-    fn is_beyond(&self, length: Option<&[u8]>) -> bool {
+    /// One for which there is never room, or not for a body so long as it says.
+    fn is_beyond(&self, answer: &ResponseHeader, key: Option<&CacheKey>) -> bool {
+        let length = Said::by_header(answer).content_length;
         let length = length.and_then(|length| std::str::from_utf8(length).ok()?.parse::<usize>().ok());
-        length.is_some_and(|length| length > self.storage.most(0))
+        let fields = answer.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+        let beside = Entry::beside(key.map_or(&[], |key| key.primary_key()), None, StoredHead::most_of(fields));
+        !self.storage.fits(beside) || length.is_some_and(|length| length > self.storage.most(beside))
     }
 
     /// Forgets one entry.
@@ -155,8 +157,9 @@ impl CacheablePredictor for Cache {
 
 /// `cache_hit_filter`: what the client says of the answers that it takes. A request that may not store must not validate either, because
 /// pingora would turn it into a GET for the whole.
-pub fn on_hit(used: Use, wishes: &Wishes, meta: &CacheMeta, is_fresh: bool) -> Option<ForcedFreshness> {
-    if wishes.for_all && !rules::is_for_all(&Said::by_header(meta.response_header())) {
+pub fn on_hit(used: Use, wishes: &Wishes, policy: &CachePolicy, meta: &CacheMeta, is_fresh: bool) -> Option<ForcedFreshness> {
+    let for_others = wishes.for_all && !rules::is_for_all(&Said::by_header(meta.response_header()));
+    if for_others || policy.refuses(meta.response_header().status) {
         return Some(ForcedFreshness::ForceMiss);
     }
     let now = SystemTime::now();
@@ -167,7 +170,7 @@ pub fn on_hit(used: Use, wishes: &Wishes, meta: &CacheMeta, is_fresh: bool) -> O
         return None;
     }
     let takes = wishes.take_stale(age, since.unwrap_or_default());
-    if !is_fresh && takes && rules::may_be_stale(&Said::by_header(meta.response_header())) {
+    if !is_fresh && takes && may_be_given(meta, policy, Excuse::Asked) {
         return Some(ForcedFreshness::ForceFresh);
     }
     match used {
@@ -176,13 +179,26 @@ pub fn on_hit(used: Use, wishes: &Wishes, meta: &CacheMeta, is_fresh: bool) -> O
     }
 }
 
+/// What has expired, by the rule of both engines.
+fn may_be_given(meta: &CacheMeta, policy: &CachePolicy, excuse: Excuse) -> bool {
+    let header = meta.response_header();
+    let stale = Stale {
+        since: SystemTime::now().duration_since(meta.fresh_until()).unwrap_or_default(),
+        status: header.status,
+        while_revalidate: meta.stale_while_revalidate_sec(),
+        if_error: meta.stale_if_error_sec(),
+    };
+    stale.is_excused(excuse, policy, || Said::by_header(header))
+}
+
 /// `should_serve_stale`: in the place of an error. While another one is fetched, nobody gets a stale answer here: Pingora would send the
 /// whole request through all policies once more.
-pub fn is_excused(error: Option<&Error>) -> bool {
-    error.is_some_and(|error| match error.etype {
+pub fn is_excused(error: Option<&Error>, meta: Option<&CacheMeta>, policy: &CachePolicy) -> bool {
+    let failed = error.is_some_and(|error| match error.etype {
         ErrorType::HTTPStatus(status) => matches!(status, 500 | 502 | 503 | 504),
         _ => *error.esource() == ErrorSource::Upstream,
-    })
+    });
+    failed && meta.is_some_and(|meta| may_be_given(meta, policy, Excuse::Error(None)))
 }
 
 /// `cache_miss`: goes on to the backend, as a request that stores its answer or as one that does not.

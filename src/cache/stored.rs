@@ -222,10 +222,10 @@ impl StoredHead {
         Ok(header)
     }
 
-    /// The most that one of this answer can weigh. It gets two fields at most that the answer has not, of less than 64 bytes each.
-    pub(super) fn most_of(answer: &AnswerHead) -> usize {
-        let fields = answer.fields.iter().map(|field| field.name.len() + field.value.len());
-        fields.sum::<usize>() + 2 * 64 + (answer.fields.len() + 2) * std::mem::size_of::<Field>() + ALLOCATIONS
+    /// The most that one with fields of these lengths can weigh. It gets two at most that its answer has not, of less than 64 bytes each.
+    pub(super) fn most_of(fields: impl Iterator<Item = usize>) -> usize {
+        const FIELD: usize = std::mem::size_of::<Field>();
+        fields.map(|length| length + FIELD).sum::<usize>() + 2 * (64 + FIELD) + ALLOCATIONS
     }
 
     /// In bytes.

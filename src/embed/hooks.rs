@@ -144,11 +144,15 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
     ) -> Result<Option<ForcedFreshness>> {
         let wishes = ctx.wishes;
-        Ok(journey(ctx)?.cache_use.and_then(|used| cache::stock::on_hit(used, &wishes, meta, is_fresh)))
+        let journey = journey(ctx)?;
+        let (Some(used), Some(policy)) = (journey.cache_use, journey.cache_policy()) else { return Ok(None) };
+        Ok(cache::stock::on_hit(used, &wishes, policy, meta, is_fresh))
     }
 
-    fn should_serve_stale(&self, _session: &mut Session, ctx: &mut Self::CTX, error: Option<&Error>) -> bool {
-        let excused = cache::stock::is_excused(error);
+    fn should_serve_stale(&self, session: &mut Session, ctx: &mut Self::CTX, error: Option<&Error>) -> bool {
+        let (journey, stored) = (ctx.journey.as_deref(), session.cache.maybe_cache_meta());
+        let policy = journey.and_then(|journey| journey.cache_policy());
+        let excused = policy.is_some_and(|policy| cache::stock::is_excused(error, stored, policy));
         if let Some(journey) = ctx.journey.as_deref_mut().filter(|_| excused) {
             journey.refusal = None;
         }
