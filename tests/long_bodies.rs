@@ -19,21 +19,22 @@ const LENGTH: usize = 6_000_001;
 
 fn body(path: &str) -> Vec<u8> {
     let seed = path.bytes().fold(7_u32, |seed, byte| seed.wrapping_mul(31).wrapping_add(u32::from(byte)));
-    (0..LENGTH as u32).map(|at| (at / 5).wrapping_mul(2_654_435_761).wrapping_add(seed).to_be_bytes()[at as usize % 4]).collect()
+    let length = path.split("size-").nth(1).map_or(LENGTH, |size| size.parse().unwrap());
+    (0..length as u32).map(|at| (at / 5).wrapping_mul(2_654_435_761).wrapping_add(seed).to_be_bytes()[at as usize % 4]).collect()
 }
 
 fn origin() -> Origin {
     let count = AtomicUsize::new(0);
     Origin::start(move |asked: &Asked| {
         let path = asked.target.split('?').next().unwrap();
-        if path.starts_with("/tagged") && asked.header("if-none-match").is_some() {
+        if path.contains("/tagged") && asked.header("if-none-match").is_some() {
             return Act::Send(answer(304, &[("ETag", "\"a\""), ("X-Number", "again"), ("Cache-Control", "max-age=600")], ""));
         }
         if path.starts_with("/small") {
             return Act::Send(answer(200, &[("Cache-Control", "max-age=600")], "small"));
         }
         let number = count.fetch_add(1, Ordering::Relaxed).to_string();
-        let control = if path.starts_with("/tagged") { "max-age=1, stale-if-error=600" } else { "max-age=600" };
+        let control = if path.contains("/tagged") { "max-age=1, stale-if-error=600" } else { "max-age=600" };
         let fields = [("Cache-Control", control), ("ETag", "\"a\""), ("X-Number", &number), ("Cache-Tag", "long")];
         let body = body(path);
         if path.starts_with("/chunked") {
@@ -70,13 +71,19 @@ impl Disk {
 
     #[track_caller]
     fn start(&self, port: u16) -> Gateway {
+        self.start_beside(port, port)
+    }
+
+    #[track_caller]
+    fn start_beside(&self, port: u16, shadow: u16) -> Gateway {
         let gateway = Gateway::start(&format!(
             "
 listeners: [ {{ bind: '127.0.0.1:$PORT', h2c: true }} ]
 server: {{ workers: 2, cache_memory: 16MiB, cache_disk: {{ path: {}, max_size: 64MiB }} }}
-services: {{ a: {{ endpoints: [ '127.0.0.1:{port}' ] }} }}
+services: {{ a: {{ endpoints: [ '127.0.0.1:{port}' ] }}, shadow: {{ endpoints: [ '127.0.0.1:{shadow}' ] }} }}
 routes:
   - {{ path: /memory/*, service: a, policies: {{ cache: {{ max_body: 20MiB, disk: false }} }} }}
+  - {{ path: /copied/*, service: a, policies: {{ cache: {{ max_body: 20MiB }}, mirror: {{ service: shadow }} }} }}
   - {{ path: /fallen/*, service: a, fallback: {{ cached: 1h, json: {{ items: [] }} }}, policies: {{ cache: {{ max_body: 20MiB }} }} }}
   - {{ path: /*, service: a, policies: {{ cache: {{ max_body: 20MiB }} }} }}
 ",
@@ -111,6 +118,12 @@ fn warm(gateway: &Gateway, path: &str) {
     let answer = get(gateway.port(), path);
     assert!(answer.cache_status().contains("fwd=") && answer.body == body(path), "{:?}", answer.headers);
     eventually("it is written", || gateway.metric("portcullis_cache_disk_stored_total") > before);
+}
+
+/// The file of the body that was written last.
+fn newest(disk: &Disk) -> PathBuf {
+    // Numbers go up.
+    disk.files(".big").into_iter().max().unwrap()
 }
 
 fn part(gateway: &Gateway, path: &str, range: &str, fields: &[(&str, &str)]) -> Answer {
@@ -342,8 +355,7 @@ fn what_cannot_be_read_from_its_beginning_is_a_miss() {
     ];
     for (number, (path, damage, fields)) in damages.into_iter().enumerate() {
         warm(&gateway, path);
-        // Numbers go up.
-        damage(&mut File::options().write(true).open(disk.files(".big").iter().max().unwrap()).unwrap());
+        damage(&mut File::options().write(true).open(newest(&disk)).unwrap());
         let answer = ask(gateway.port(), "GET", path, fields);
         // The service knows of no parts.
         assert!(answer.cache_status().contains("fwd=") && answer.status == 200, "{path}: {:?}", answer.headers);
@@ -359,8 +371,7 @@ fn a_fallback_that_cannot_be_read_is_none() {
     let (disk, mut origin) = (Disk::new(), origin());
     let gateway = disk.start(origin.port());
     ["/fallen/a", "/fallen/b"].into_iter().for_each(|path| warm(&gateway, path));
-    let newest = disk.files(".big").into_iter().max().unwrap();
-    File::options().write(true).open(newest).unwrap().write_all(b"something else").unwrap();
+    File::options().write(true).open(newest(&disk)).unwrap().write_all(b"something else").unwrap();
     origin.stop();
     for (path, kind) in [("/fallen/a", "cached"), ("/fallen/b", "static")] {
         let answer = ask(gateway.port(), "GET", path, &[("Cache-Control", "no-cache")]);
@@ -458,4 +469,82 @@ fn a_full_device_takes_no_long_body_and_holds_up_nobody() {
     // What is short is still kept, in memory at the least.
     get(gateway.port(), "/small/a");
     assert!(get(gateway.port(), "/small/a").cache_status().contains("; hit"));
+}
+
+/// Where the body ends with a block, a byte before or a byte behind it.
+#[test]
+fn its_last_block_is_given_whole_and_in_parts() {
+    const BLOCK: usize = 64 << 10;
+    let (disk, origin) = (Disk::new(), origin());
+    let mut gateway = disk.start(origin.port());
+    let lengths = [40 * BLOCK - 1, 40 * BLOCK, 40 * BLOCK + 1];
+    let paths = lengths.map(|length| [format!("/size-{length}"), format!("/chunked/size-{length}")]);
+    for _ in 0..2 {
+        for (length, path) in lengths.iter().zip(&paths).flat_map(|(length, two)| two.iter().map(|path| (*length, path))) {
+            if origin.count(path) == 0 {
+                warm(&gateway, path);
+            }
+            assert_disk(&get(gateway.port(), path), path);
+            let whole = body(path);
+            for first in [39 * BLOCK - 1, 39 * BLOCK, 39 * BLOCK + 1, 40 * BLOCK - 2, 40 * BLOCK - 1, 40 * BLOCK, length - 1] {
+                for (range, end) in [(format!("{first}-"), length), (format!("{first}-{}", length - 1), length)] {
+                    let answer = part(&gateway, path, &format!("bytes={range}"), &[]);
+                    if first >= end {
+                        // Behind its end, or backwards, which is no range.
+                        assert_ne!(answer.status, 206, "{path} {range}");
+                        continue;
+                    }
+                    let said = format!("bytes {first}-{}/{length}", length - 1);
+                    assert_eq!((answer.status, answer.header("content-range")), (206, Some(&*said)), "{path} {range}");
+                    assert!(answer.body == whole[first..end], "{path} {range}: {} bytes", answer.body.len());
+                }
+            }
+            let last = part(&gateway, path, "bytes=-1", &[]);
+            assert_eq!((last.status, &*last.body), (206, &whole[length - 1..]), "{path}");
+            let over = part(&gateway, path, &format!("bytes={}-{},-1", 39 * BLOCK - 1, 39 * BLOCK), &[]);
+            assert_eq!(over.status, 206, "{path}");
+            assert!(find(&over.body, &whole[39 * BLOCK - 1..=39 * BLOCK]).is_some(), "{path}");
+            assert_eq!(part(&gateway, path, &format!("bytes={length}-"), &[]).status, 416, "{path}");
+            assert_eq!(origin.count(path), 1);
+        }
+        // And so it is for the next process.
+        gateway = restarted(gateway, &disk, origin.port(), "KILL");
+    }
+    // Small parts of one block are cut from one read of it.
+    let (path, read) = (&paths[1][0], || gateway.metric("portcullis_cache_disk_read_bytes_total"));
+    assert_disk(&get(gateway.port(), path), path);
+    let before = read();
+    let parts: Vec<String> = (0..20).map(|number| format!("{0}-{0}", 39 * BLOCK + 2 * number)).collect();
+    assert_eq!(part(&gateway, path, &format!("bytes={}", parts.join(",")), &[]).status, 206);
+    assert_eq!(read() - before, (BLOCK + 16) as f64);
+}
+
+/// A gateway, with what is on a device that hangs, of one path.
+fn hanging(path: &str, shadow: u16, origin: &Origin) -> Option<(Disk, Gateway, SlowFile)> {
+    let disk = Disk::new();
+    let gateway = disk.start_beside(origin.port(), shadow);
+    warm(&gateway, path);
+    let Some(slow) = SlowFile::over(&newest(&disk)) else {
+        eprintln!("left out: it takes the right to mount a file system");
+        return None;
+    };
+    Some((disk, gateway, slow))
+}
+
+#[test]
+fn what_is_late_is_copied_to_a_mirror_once() {
+    let (origin, shadow) = (origin(), Backend::http());
+    let path = "/copied/tagged/a";
+    let Some((_disk, gateway, _slow)) = hanging(path, shadow.port(), &origin) else { return };
+    eventually("the first was copied", || shadow.requests().len() == 1);
+    // It is validated, and copied meanwhile; then what is stored does not come, and the service is asked for the whole.
+    let answer = ask(gateway.port(), "GET", path, &[("Cache-Control", "no-cache"), ("X-Own", "late")]);
+    assert!(answer.cache_status().contains("fwd=bypass") && answer.body == body(path), "{:?}", answer.headers);
+    let copies = || gateway.metric("portcullis_mirrored_requests_total{outcome=\"answered\"}");
+    eventually("it was copied", || copies() == 2.0);
+    // One more, so that a second copy of the last one would have come by now.
+    ask(gateway.port(), "GET", path, &[("X-Own", "after")]);
+    eventually("the next one was copied", || copies() >= 3.0);
+    let copied: Vec<_> = shadow.requests().iter().map(|copy| copy.header("x-own").unwrap_or("").to_owned()).collect();
+    assert_eq!(copied, ["", "late", "after"]);
 }

@@ -20,6 +20,7 @@ mod nginx;
 mod port;
 mod postgres;
 mod redis;
+mod slow_file;
 
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,7 @@ pub use nginx::Nginx;
 pub use port::Port;
 pub use postgres::{Postgres, psql, psql_version};
 pub use redis::{Cluster, Redis};
+pub use slow_file::SlowFile;
 
 /// Polls until the condition holds, for at most 10 seconds.
 #[track_caller]

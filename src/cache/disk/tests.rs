@@ -505,3 +505,37 @@ async fn what_could_not_be_made_to_count_for_nothing_is_not_believed() {
     assert!(find(third, "/item/0").await.is_some());
     third.close();
 }
+
+/// One that is written to, and read by somebody; what its files claim of the bound.
+async fn growing(disk: &'static Disk, blocks: usize) -> (Arc<Long>, reader::Reader) {
+    let long = disk.begin_long().unwrap();
+    let reader = reader::Reader::new(long.clone());
+    long.add(&vec![7; blocks * long::BLOCK]);
+    eventually("it is written", || long.state.lock().written == blocks * long::BLOCK);
+    (long, reader)
+}
+
+#[tokio::test]
+async fn what_cannot_be_cut_off_gives_its_room_back_all_the_same() {
+    let (_place, path) = folder();
+    let (_, disk) = opened(&path, SIZE);
+    let store = disk.store.load_full().unwrap();
+    let (long, reader) = growing(disk, 3).await;
+    let name = std::fs::read_dir(&path)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .find(|file| file.extension().is_some_and(|end| end == "new"));
+    let name = name.unwrap();
+    assert_eq!(store.bytes(), 3 * long::STEP);
+    // There is no room for what is removed and read, so that it has to be cut; and that fails: by this handle nobody may write.
+    disk.removed.store(disk.settings.max_size / 4, Ordering::Relaxed);
+    let only_read = Arc::new(File::open(&name).unwrap());
+    assert!(only_read.set_len(0).is_err());
+    long.state.lock().file = Some(only_read);
+    long.fail();
+    eventually("its room is given back", || store.bytes() == 0);
+    eventually("it is gone", || !name.exists());
+    assert_eq!(disk.figures.errors.sum(), 1);
+    assert!(matches!(reader.next(0).await, super::super::flow::Piece::Broken), "nobody is given the rest of it");
+    disk.close();
+}
