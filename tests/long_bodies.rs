@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::disk::Full;
 use crate::fills::Slow;
@@ -531,6 +531,36 @@ fn hanging(path: &str, shadow: u16, origin: &Origin) -> Option<(Disk, Gateway, S
     Some((disk, gateway, slow))
 }
 
+/// The longest that a block in the middle of a body is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[test]
+fn a_disk_that_hangs_is_waited_for_no_longer_than_for_what_is_short() {
+    let origin = origin();
+    let Some((_disk, gateway, slow)) = hanging("/a", origin.port(), &origin) else { return };
+    let late = || gateway.metric("portcullis_cache_disk_late_total");
+    let asked = origin.count("/a");
+    for (number, fields) in [&[][..], &[("Range", "bytes=70000-70009")], &[("Range", "bytes=0-1,5-6")]].into_iter().enumerate() {
+        let begun = Instant::now();
+        let answer = ask(gateway.port(), "GET", "/a", fields);
+        assert!(answer.status == 200 && answer.body == body("/a"), "{} {:?}", answer.status, answer.headers);
+        assert!(answer.cache_status().contains("fwd=bypass"), "{:?}", answer.headers);
+        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+        assert_eq!((late(), origin.count("/a")), ((number + 1) as f64, asked + number + 1));
+    }
+    assert!(slow.is_awaited());
+    // Who wants nothing but what is stored is sent to no service, and what takes no body waits for none.
+    let none = ask(gateway.port(), "GET", "/a", &[("Cache-Control", "only-if-cached")]);
+    assert_eq!((none.status, none.header("content-type")), (504, Some("application/problem+json")));
+    assert_eq!(ask(gateway.port(), "HEAD", "/a", &[]).cache_status().split(';').nth(1), Some(" hit"));
+    assert_eq!(origin.count("/a"), asked + 3);
+    // That was no damage.
+    slow.go_on();
+    eventually("it is given again", || ask(gateway.port(), "GET", "/a", &[("Range", "bytes=0-0")]).status == 206);
+    assert_disk(&get(gateway.port(), "/a"), "/a");
+    assert_eq!(gateway.metric("portcullis_cache_disk_damaged_total"), 0.0);
+}
+
 #[test]
 fn what_is_late_is_copied_to_a_mirror_once() {
     let (origin, shadow) = (origin(), Backend::http());
@@ -547,4 +577,32 @@ fn what_is_late_is_copied_to_a_mirror_once() {
     eventually("the next one was copied", || copies() >= 3.0);
     let copied: Vec<_> = shadow.requests().iter().map(|copy| copy.header("x-own").unwrap_or("").to_owned()).collect();
     assert_eq!(copied, ["", "late", "after"]);
+}
+
+/// There is nothing better than what stands in for an error.
+#[test]
+fn a_slow_disk_is_waited_for_where_its_service_fails() {
+    let mut origin = origin();
+    for fields in [&[][..], &[("Range", "bytes=70000-70009")]] {
+        let Some((_disk, gateway, slow)) = hanging("/tagged/a", origin.port(), &origin) else { return };
+        let only = [("Cache-Control", "only-if-cached")];
+        eventually("it has expired", || ask(gateway.port(), "HEAD", "/tagged/a", &only).status == 504);
+        origin.stop();
+        let late = gateway.metric("portcullis_cache_disk_late_total");
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| ask(gateway.port(), "GET", "/tagged/a", fields));
+            eventually("it waits for the disk", || slow.is_awaited());
+            // Longer than other requests would.
+            let waits = Instant::now();
+            eventually("the deadline has passed", || waits.elapsed() > Duration::from_millis(300));
+            slow.go_on();
+            let answer = asked.join().unwrap();
+            assert!(answer.cache_status().contains("detail=stale-if-error"), "{} {:?}", answer.status, answer.headers);
+            let (status, wanted) =
+                if fields.is_empty() { (200, body("/tagged/a")) } else { (206, body("/tagged/a")[70_000..70_010].to_vec()) };
+            assert!(answer.status == status && answer.body == wanted, "{} bytes", answer.body.len());
+        });
+        assert_eq!(gateway.metric("portcullis_cache_disk_late_total"), late);
+        origin.back();
+    }
 }

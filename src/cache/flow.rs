@@ -132,6 +132,14 @@ impl Flow {
         }
     }
 
+    /// The same for who can have it elsewhere, if the disk takes too long. `None` if it does.
+    pub async fn first(&self, from: usize) -> Option<Piece> {
+        match self.long.get() {
+            Some(reader) => reader.first(from).await,
+            None => Some(self.next(from).await),
+        }
+    }
+
     /// The same, once there is something.
     pub async fn next(&self, from: usize) -> Piece {
         loop {

@@ -233,11 +233,15 @@ async fn excuse(
 /// nothing.
 async fn readable(hit: Option<Hit>, down: &mut Downstream) -> Option<Hit> {
     let hit = hit?;
-    if let Some(flow) = hit.on_disk() {
-        // Boxed: few are so long.
-        Box::pin(hit::first(flow, 0, down)).await.ok()?;
+    if hit.on_disk().is_none() {
+        return Some(hit);
     }
-    Some(hit)
+    tokio::select! {
+        biased;
+        // Boxed: few are so long.
+        is_readable = Box::pin(hit::is_readable(&hit)) => is_readable.then_some(hit),
+        () = down.gone() => None,
+    }
 }
 
 /// What a request does that has found nothing that it could be given at once.

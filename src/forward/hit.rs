@@ -186,23 +186,24 @@ pub(super) fn noted(hit: &Hit, journey: &mut Journey) -> Outcome {
     outcome
 }
 
-/// The first that there is from here on of a body that is on disk, before the client is told that there is one. A disk that is slow is waited
-/// for: that is no damage.
+/// The first that there is from here on of a body that is on disk, before the client is told that there is one. What comes too late is no
+/// damage, but its service is asked in the meantime.
 ///
 /// # Errors
 /// [`Failed::Unreadable`], or [`Failed::ClientGone`].
 pub(super) async fn first(flow: &Flow, from: usize, down: &mut Downstream) -> Result<Bytes, Failed> {
     tokio::select! {
         biased;
-        piece = flow.next(from) => match piece {
-            Flown::Some(piece, _) => Ok(piece),
+        piece = flow.first(from) => match piece {
+            Some(Flown::Some(piece, _)) => Ok(piece),
             _ => Err(Failed::Unreadable),
         },
         () = down.gone() => Err(Failed::ClientGone),
     }
 }
 
-/// Whether an answer can be given, as far as its first block shows. For what stands in for another one, which is dropped then.
+/// Whether an answer can be given, as far as its first block shows. For what stands in for another one, which is dropped then: there is
+/// nothing better, so that a slow disk is waited for.
 pub(super) async fn is_readable(hit: &Hit) -> bool {
     match hit.on_disk() {
         Some(flow) => matches!(flow.next(0).await, Flown::Some(..)),

@@ -108,6 +108,11 @@ impl Disk {
         }
     }
 
+    /// Nothing long is begun for a while.
+    pub(super) fn rest_from_long(&self) {
+        self.long_rests_until.store(Moment::of(Instant::now() + REST).get(), Ordering::Relaxed);
+    }
+
     /// `None` if another process has the folder.
     fn open(&'static self) -> io::Result<Option<Open>> {
         let Some(folder) = Folder::open(&self.settings.path)? else { return Ok(None) };
@@ -410,7 +415,7 @@ impl Disk {
                     {
                         self.figures.evicted.add(store.yield_room().unwrap_or(0));
                     }
-                    self.long_rests_until.store(Moment::of(Instant::now() + REST).get(), Ordering::Relaxed);
+                    self.rest_from_long();
                     self.figures.errors.add(1);
                     self.figures.dropped.add(1);
                     if !std::mem::replace(&mut fails, true) {

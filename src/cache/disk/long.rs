@@ -33,7 +33,7 @@ pub(super) const STEP: u64 = (BLOCK + CODE) as u64;
 const FLYING: usize = 8;
 /// What one of them needs of the memory for bodies that arrive.
 pub(in crate::cache) const MEMORY: usize = (FLYING + 2) * BLOCK;
-/// The longest that a fill waits for the disk, and a reader for a block.
+/// The longest that a fill waits for the disk, and a reader for a block behind his first.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Behind a record.
 const MARK: [u8; 4] = *b"pcl1";
@@ -390,6 +390,8 @@ impl Long {
         };
         if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
             self.disk.figures.late.add(1);
+            // Nor would it take the next one, whose client would wait as long.
+            self.disk.rest_from_long();
             self.fail();
         }
     }

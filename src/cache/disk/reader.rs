@@ -37,6 +37,10 @@ pub(super) struct LongRead {
 
 impl LongRead {
     pub(super) fn run(self) -> io::Result<()> {
+        if self.tell.is_closed() {
+            // Whoever wanted it has not waited until its turn came.
+            return Ok(());
+        }
         let read = || {
             let file = match self.file {
                 Some(file) => file,
@@ -120,6 +124,20 @@ impl Reader {
                 piece => return piece,
             }
         }
+    }
+
+    /// The same for who can have it elsewhere: until something of it was read, no longer than anything on disk is waited for. `None` if that
+    /// is over, which is no damage.
+    pub(in crate::cache) async fn first(&self, from: usize) -> Option<Piece> {
+        if self.last.lock().is_some() {
+            return Some(self.next(from).await);
+        }
+        let disk = self.long.disk;
+        let found = tokio::time::timeout(disk.settings.deadline, self.next(from)).await;
+        if found.is_err() {
+            disk.figures.late.add(1);
+        }
+        found.ok()
     }
 
     /// From here to the end of a block.

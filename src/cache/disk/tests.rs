@@ -539,3 +539,20 @@ async fn what_cannot_be_cut_off_gives_its_room_back_all_the_same() {
     assert!(matches!(reader.next(0).await, super::super::flow::Piece::Broken), "nobody is given the rest of it");
     disk.close();
 }
+
+#[tokio::test]
+#[allow(clippy::await_holding_lock, reason = "the disk hangs as long as it is held")]
+async fn a_disk_that_takes_nothing_is_offered_nothing_long_for_a_while() {
+    let (_place, path) = folder();
+    let (_, disk) = opened(&path, SIZE);
+    let (long, _reader) = growing(disk, 1).await;
+    let store = disk.store.load_full().unwrap();
+    let hangs = store.hangs.lock();
+    long.add(&vec![7; 20 * long::BLOCK]);
+    assert!(long.is_full() && disk.begin_long().is_some());
+    tokio::time::pause();
+    long.room().await;
+    assert!(long.is_gone() && disk.begin_long().is_none());
+    drop(hangs);
+    disk.close();
+}
