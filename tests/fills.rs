@@ -249,23 +249,6 @@ fn a_fill_that_breaks_off_is_not_stored_and_looks_whole_to_nobody() {
     assert!(!gateway.stderr().contains("panicked"), "{}", gateway.stderr());
 }
 
-#[test]
-fn a_thousand_on_a_cold_key_ask_once() {
-    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\n";
-    let slow = Slow::start(head, vec![b"ok".to_vec()]);
-    let gateway = slow.gateway("{}");
-    let mut clients: Vec<Client> = (0..1000).map(|_| ask(gateway.port(), "/cold")).collect();
-    eventually("the backend is asked", || slow.asked.load(Ordering::SeqCst) >= 1);
-    let begun = Instant::now();
-    slow.let_through(1);
-    for client in &mut clients {
-        let answer = client.answer_to("GET");
-        assert_eq!((answer.status, answer.text()), (200, "ok".to_owned()));
-    }
-    assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-}
-
 /// One whose client has a deadline, or a route with a limit, ends with that: not the fill, nor what others get of it.
 #[test]
 fn a_fill_goes_on_when_its_clients_time_is_over() {

@@ -23,6 +23,7 @@ mod connect;
 mod connections;
 mod contracts;
 mod crossings;
+mod crowds;
 mod deadlines;
 mod decisions;
 mod demo;

@@ -400,6 +400,13 @@ impl Fetch {
         self.turn.into_iter().for_each(|turn| turn.end(Verdict::Unfit));
     }
 
+    /// Waits until nobody waits for what comes of it.
+    pub async fn unwanted(&self) {
+        if let Some(turn) = &self.turn {
+            turn.unwanted().await;
+        }
+    }
+
     /// Whatever the answer says of itself, it is a stream.
     pub fn expect_stream(&mut self) {
         self.streams = true;

@@ -151,6 +151,18 @@ impl Turn {
         }
     }
 
+    /// Waits until nobody waits for what comes of it.
+    pub async fn unwanted(&self) {
+        let told = {
+            let Some(shard) = self.turns.shard(&self.index) else { return };
+            let fetching = shard.fetching.lock();
+            fetching.get(&self.index).filter(|own| own.number == self.number).and_then(|own| own.told.clone())
+        };
+        if let Some(told) = told {
+            told.closed().await;
+        }
+    }
+
     /// It has ended so.
     pub fn end(mut self, verdict: Verdict) {
         self.verdict = verdict;

@@ -5,6 +5,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{Method, StatusCode};
 
@@ -25,7 +26,8 @@ use crate::policy::shape::cache::not_cached;
 use crate::policy::validate::report::BREAKS;
 use crate::reply::Reply;
 use crate::upstream::Service;
-use crate::upstream::call::{Broken, Call, CallError, Caller, Fill};
+use crate::upstream::call::client::{Ear, Overheard};
+use crate::upstream::call::{Broken, Call, CallError, Caller, Client, Fill};
 use crate::wire::answer::{AnswerHead, BadAnswer};
 use crate::wire::encode::is_bodiless;
 use crate::wire::view::AnswerView;
@@ -97,8 +99,9 @@ pub async fn run(
             let target = journey.upstream_target();
             let Journey { view, head, exchange, tries, .. } = &mut *journey;
             let call = Call { head, exchange, target: target.as_deref(), fill: fill.as_ref(), stands_for: None };
-            // If the client leaves, it is another's turn.
-            caller.send(service, &call, tries, down, &view.tls).await
+            // If the client leaves, it goes on as long as others wait for it: they would have to wait for another one from the beginning.
+            let mut client = Overheard { client: &mut *down, by: Others(&fetch) };
+            caller.send(service, &call, tries, &mut client, &view.tls).await
         };
         let answer = match answer {
             Ok(answer) => answer,
@@ -214,6 +217,17 @@ pub async fn run(
             parts::give(&hit, journey, down).await
         }
         ended => ended,
+    }
+}
+
+/// Those who wait for what is fetched for somebody else.
+struct Others<'f>(&'f Fetch);
+
+impl Ear for Others<'_> {
+    fn piece(&mut self, _client: &impl Client, _piece: Option<&Bytes>) {}
+
+    async fn unwanted(&mut self) {
+        self.0.unwanted().await;
     }
 }
 

@@ -122,6 +122,11 @@ pub trait Ear: Send {
 
     /// The client is about to be told something of an answer.
     fn interim(&mut self) {}
+
+    /// The client has gone. Waits until nobody else wants what comes of the call.
+    fn unwanted(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// A client to whom somebody listens.
@@ -208,10 +213,12 @@ impl<C: Client, E: Ear> Client for Overheard<'_, C, E> {
 
     async fn gone(&mut self) {
         self.client.gone().await;
+        self.by.unwanted().await;
     }
 
     async fn reset(&mut self) {
         self.client.reset().await;
+        self.by.unwanted().await;
     }
 }
 
