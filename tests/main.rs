@@ -73,6 +73,7 @@ mod paths;
 mod peers;
 mod pinned;
 mod poisoning;
+mod policy_changes;
 mod privileges;
 mod protocols;
 mod purging;

@@ -138,8 +138,11 @@ where
         }
         bytes.flag(false);
     }
-    if policy.query != QueryKey::All && (policy.query != QueryKey::None || is_call(head)) {
+    if policy.query != QueryKey::All {
+        // Also where none counts: what was asked for with one is no answer without, once the route says that it does.
         bytes.mark(&policy.query);
+    }
+    if policy.query != QueryKey::All && (policy.query != QueryKey::None || is_call(head)) {
         for pair in parameters(head, &policy.query) {
             bytes.flag(true);
             bytes.put(pair.as_bytes());
