@@ -75,7 +75,7 @@ impl Core {
     pub async fn follow_purges(core: Arc<Core>) {
         let current = || {
             let snapshot = core.snapshot.load();
-            let redis = snapshot.redis.clone().filter(|_| snapshot.caches)?;
+            let redis = snapshot.redis.clone().filter(|_| snapshot.caches())?;
             let answers =
                 snapshot.cache_redis.as_ref().map(|(own, settings)| (own.as_ref().unwrap_or(&redis).clone(), **settings));
             Some((redis, answers))

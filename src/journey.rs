@@ -404,7 +404,7 @@ impl Journey {
     ) -> Option<cache::disk::Noted> {
         if self.head.method.is_safe()
             || self.only_asks()
-            || !self.view.snapshot.caches
+            || !self.view.snapshot.caches()
             || !(status.is_success() || status.is_redirection())
         {
             return None;

@@ -148,7 +148,7 @@ async fn purge(State(admin): State<Admin>, Peer(by): Peer, body: Result<Bytes, B
             answer.extend(why.map(|why| ("detail".to_owned(), why.into())));
         }
     };
-    let status = match snapshot.redis.as_ref().filter(|_| snapshot.caches) {
+    let status = match snapshot.redis.as_ref().filter(|_| snapshot.caches()) {
         None => {
             say("none", None);
             StatusCode::OK

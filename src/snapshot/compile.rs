@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::HeaderName;
@@ -116,9 +117,18 @@ pub fn compile(document: &Document, source: &mut Source, around: &Surroundings, 
     let mut reserved_fields: Vec<HeaderName> = reserved.cloned().collect();
     reserved_fields.sort_by(|one, other| one.as_str().cmp(other.as_str()));
     reserved_fields.dedup();
+    let has_cached = around.ledger.keep("caches", AtomicBool::default);
+    if options().any(|options| options.cache.is_some())
+        || routes.iter().any(|route| route.answer.keeps_parts())
+        // What processes before, and other gateways, have left there.
+        || server.cache_disk.is_some()
+        || server.cache_redis.is_some()
+    {
+        has_cached.store(true, Ordering::Relaxed);
+    }
     Some(Snapshot {
         reserved_fields,
-        caches: options().any(|options| options.cache.is_some()) || routes.iter().any(|route| route.answer.keeps_parts()),
+        has_cached,
         credentials: Credentials::new(credential_headers, credential_queries.iter().cloned()),
         credential_queries: credential_queries.into_iter().collect(),
         generation,

@@ -13,6 +13,7 @@ mod void_tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -268,8 +269,8 @@ pub struct Snapshot {
     pub access_log: crate::observe::Settings,
     /// The query parameters in which any route takes a credential: they are never logged.
     pub credential_queries: Vec<Arc<str>>,
-    /// Whether any route has a cache.
-    pub caches: bool,
+    /// See [`Snapshot::caches`].
+    has_cached: Arc<AtomicBool>,
     /// Where requests may carry credentials: one that does never uses the cache.
     pub credentials: crate::cache::Credentials,
     /// Fields under which some route's backends hear who the client is: `X-Auth-*` and `X-Consumer-*`, as far as any policy sets them. No
@@ -283,6 +284,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether anything may be stored: some route has a cache, or had one in a generation before, or there is a tier that outlasts the
+    /// process. What changes or is purged meanwhile counts when a route has a cache again.
+    pub fn caches(&self) -> bool {
+        self.has_cached.load(Ordering::Relaxed)
+    }
+
     pub fn door(&self, bind: &SocketAddr) -> Option<&Arc<ActiveListener>> {
         self.doors.get(*self.by_bind.get(bind)?)
     }

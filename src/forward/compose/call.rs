@@ -223,7 +223,7 @@ impl Asking<'_> {
             }
         };
         let status = answer.head.status;
-        if !request.method.is_safe() && self.view.snapshot.caches && (status.is_success() || status.is_redirection()) {
+        if !request.method.is_safe() && self.view.snapshot.caches() && (status.is_success() || status.is_redirection()) {
             let named = ["location", "content-location"].into_iter().flat_map(|name| answer.head.header_all(name));
             self.view.cache.changed(head, exchange.scheme(), named);
         }
