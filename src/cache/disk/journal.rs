@@ -5,7 +5,7 @@
 //! counts. The file is bounded: of what is about the same the last counts, and where that is not enough the older half goes, and with it
 //! whatever was asked for before.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::hash_map::{Entry, HashMap};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -225,11 +225,20 @@ fn shorter(notes: Vec<Note>, most: usize) -> (Vec<Note>, bool) {
         }
         hashers.each_ref().map(|hasher| hasher.hash_one(&out.0))
     };
-    let mut seen: HashSet<[u64; 2]> = HashSet::new();
+    let mut seen: HashMap<[u64; 2], usize> = HashMap::new();
     let mut left: Vec<Note> = Vec::new();
     for (at, said) in notes.into_iter().rev() {
-        if seen.insert(about(&said)) {
-            left.push((at, said));
+        match seen.entry(about(&said)) {
+            Entry::Vacant(first) => {
+                first.insert(left.len());
+                left.push((at, said));
+            }
+            // They are written in the order in which they came here, which need not be that of their moments.
+            Entry::Occupied(known) => {
+                if let Some((last, _)) = left.get_mut(*known.get()) {
+                    *last = at.max(*last);
+                }
+            }
         }
     }
     // The newest come first here.
@@ -330,6 +339,14 @@ mod tests {
             damaged[at] ^= 0x10;
             // Where it makes a note seem to be longer than the file, the count tells.
             assert!(read(&SECRET, &damaged).is_none_or(|(_, count, _)| count < 9), "{at}");
+        }
+    }
+
+    #[test]
+    fn of_what_was_noted_out_of_order_the_last_moment_stays() {
+        let changed = |at| (at, Said::Changed(b"/a".as_slice().into()));
+        for notes in [vec![changed(5), changed(9)], vec![changed(9), changed(5)], vec![changed(5), changed(9), changed(7)]] {
+            assert_eq!(shorter(notes, 1000), (vec![changed(9)], false));
         }
     }
 

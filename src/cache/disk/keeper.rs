@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::folder::Folder;
 use super::journal::{self, Journal, Note, Said};
+use super::long;
 use super::state::{self, State};
 use super::store::{self, End, Store, Written};
 use super::{Disk, Early, Order, Read, Settings, Sync, Write};
@@ -111,6 +112,13 @@ impl Disk {
     /// Nothing long is begun for a while.
     pub(super) fn rest_from_long(&self) {
         self.long_rests_until.store(Moment::of(Instant::now() + REST).get(), Ordering::Relaxed);
+    }
+
+    /// Whether nothing long is to be begun: it has failed a moment ago, or the disk hangs, for as long as it does.
+    pub(super) fn rests_from_long(&self) -> bool {
+        let (until, since) = (self.long_rests_until.load(Ordering::Relaxed), self.long_busy_since.load(Ordering::Relaxed));
+        let now = Moment::now().get();
+        until > now || since > 0 && u128::from(now.saturating_sub(since)) > long::PATIENCE.as_nanos()
     }
 
     /// `None` if another process has the folder.
@@ -272,7 +280,8 @@ impl Disk {
         }
         for order in orders {
             match order {
-                Order::Kill(store, place) if Arc::ptr_eq(&store, &open.store) => store.kill(place)?,
+                // Where each write takes room of its own, a full device has none for it either.
+                Order::Kill(store, place) if Arc::ptr_eq(&store, &open.store) => self.with_room(&store, || store.kill(place))?,
                 Order::Kill(..) => {}
                 Order::Note { at, said, sync: now, done } => {
                     notes.push((open.store.to_disk(at), said));
@@ -406,7 +415,10 @@ impl Disk {
         let mut fails = false;
         loop {
             let Some(work) = self.long_writes.take(Duration::from_secs(3600)) else { continue };
-            match work.run(self) {
+            self.long_busy_since.store(Moment::now().get(), Ordering::Relaxed);
+            let done = work.run(self);
+            self.long_busy_since.store(0, Ordering::Relaxed);
+            match done {
                 Ok(()) => fails = false,
                 Err(error) => {
                     work.fail();

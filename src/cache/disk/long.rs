@@ -24,7 +24,6 @@ use super::record::Place;
 use super::store::Store;
 use super::{Disk, Write};
 use crate::cache::flow::Piece;
-use crate::cache::moment::Moment;
 
 /// Of a body, without its code.
 pub(super) const BLOCK: usize = 64 << 10;
@@ -63,7 +62,7 @@ pub(super) struct State {
     /// Of the body, in the file.
     pub(super) written: usize,
     /// What waits to be written.
-    flying: VecDeque<Bytes>,
+    pub(super) flying: VecDeque<Bytes>,
     /// Less than a block.
     tail: Vec<u8>,
     /// Once all has come.
@@ -143,8 +142,7 @@ impl Disk {
 
     /// A body that begins to come. `None` if nothing can be written.
     pub(in crate::cache) fn begin_long(&'static self) -> Option<Arc<Long>> {
-        let rests = self.long_rests_until.load(Ordering::Relaxed) > Moment::now().get();
-        let store = self.writable().filter(|store| !rests && !store.is_lost.load(Ordering::Relaxed))?;
+        let store = self.writable().filter(|store| !self.rests_from_long() && !store.is_lost.load(Ordering::Relaxed))?;
         let number = store.next_number()?;
         let state = State { growing: Some(store.clone()), ..State::default() };
         Some(Arc::new(Long::new(self, &store, number, state)))
@@ -279,7 +277,11 @@ impl Long {
         if let Some(file) = file {
             // It will have no name. Who has begun to read it still can, for now.
             *self.open.lock() = Arc::downgrade(&file);
-            self.disk.long_writes.push(LongWrite::Drop(self.clone(), file, claimed), 1);
+            // It weighs nothing, for it gives room back: however much waits, it must not be refused.
+            self.disk.long_writes.push(LongWrite::Drop(self.clone(), file, claimed), 0);
+        } else if let Some(store) = self.store.upgrade().filter(|_| claimed > 0) {
+            // Another record of one that has its name, which was not written.
+            store.give_back(claimed);
         }
         self.changed.notify_waiters();
     }
@@ -376,23 +378,22 @@ impl Long {
         self.state.lock().flying.len() > FLYING && !self.is_gone()
     }
 
-    /// Waits until there is room for more, but not for ever: one that the disk does not take is given up.
+    /// Waits until there is room for more, but not for ever: one of which the disk takes nothing for so long is given up. A slow one may take
+    /// its time.
     pub(in crate::cache) async fn room(self: &Arc<Self>) {
-        let waiting = async {
-            loop {
-                let mut changed = std::pin::pin!(self.changed.notified());
-                changed.as_mut().enable();
-                if !self.is_full() {
-                    return;
-                }
-                changed.await;
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if !self.is_full() {
+                return;
             }
-        };
-        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
-            self.disk.figures.late.add(1);
-            // Nor would it take the next one, whose client would wait as long.
-            self.disk.rest_from_long();
-            self.fail();
+            // With each block that is written, and with nothing else while its fill waits.
+            if tokio::time::timeout(PATIENCE, changed).await.is_err() {
+                self.disk.figures.late.add(1);
+                // Nor would it take the next one, whose client would wait as long.
+                self.disk.rest_from_long();
+                return self.fail();
+            }
         }
     }
 
@@ -519,7 +520,7 @@ impl Drop for Long {
         if let Some(file) = state.file.take() {
             // It has never got its name.
             drop(file);
-            self.disk.long_writes.push(LongWrite::Forget(self.store.clone(), self.number, state.claimed), 1);
+            self.disk.long_writes.push(LongWrite::Forget(self.store.clone(), self.number, state.claimed), 0);
         }
     }
 }

@@ -117,6 +117,8 @@ pub struct Disk {
     removed: AtomicU64,
     /// Nothing long is begun before.
     long_rests_until: AtomicU64,
+    /// Since when the thread that writes long bodies has been at the same piece of work; 0 while it is at none.
+    long_busy_since: AtomicU64,
     orders: Queue<Order>,
     syncs: Queue<Sync>,
     /// There was no room for a note.
@@ -272,6 +274,7 @@ impl Disk {
             long_writes: Queue::new(LONG_WAITING),
             removed: AtomicU64::new(0),
             long_rests_until: AtomicU64::new(0),
+            long_busy_since: AtomicU64::new(0),
             orders: Queue::new(notes),
             syncs: Queue::new(SYNCS),
             overflowed: AtomicBool::new(false),
@@ -472,9 +475,11 @@ impl Disk {
                     waiting.push(tell);
                 }
                 hash_map::Entry::Vacant(first) => {
-                    if self.reads.push(Read { store, index, place }, 1) {
-                        first.insert(vec![tell]);
+                    if !self.reads.push(Read { store, index, place }, 1) {
+                        // Nobody would answer.
+                        return None;
                     }
+                    first.insert(vec![tell]);
                 }
             }
         }

@@ -553,6 +553,89 @@ async fn a_disk_that_takes_nothing_is_offered_nothing_long_for_a_while() {
     tokio::time::pause();
     long.room().await;
     assert!(long.is_gone() && disk.begin_long().is_none());
+    // Nor for as long as it is at the same piece of work.
+    disk.long_rests_until.store(0, Ordering::Relaxed);
+    assert!(disk.begin_long().is_some());
+    disk.long_busy_since.fetch_sub(6_000_000_000, Ordering::Relaxed);
+    assert!(disk.begin_long().is_none());
     drop(hangs);
+    eventually("it goes on", || disk.begin_long().is_some());
+    disk.close();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_disk_may_take_its_time_for_a_long_body() {
+    let (_place, path) = folder();
+    let (_, disk) = opened(&path, SIZE);
+    let store = disk.store.load_full().unwrap();
+    let hangs = store.hangs.lock();
+    let long = disk.begin_long().unwrap();
+    long.add(&vec![7; 20 * long::BLOCK]);
+    let slow = async {
+        // A block every four seconds, until there is room.
+        while long.is_full() {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            long.state.lock().flying.pop_front();
+            long.changed.notify_waiters();
+        }
+    };
+    tokio::join!(long.room(), slow);
+    assert!(!long.is_gone());
+    drop(hangs);
+    disk.close();
+}
+
+#[tokio::test]
+#[allow(clippy::await_holding_lock, reason = "the disk hangs as long as it is held")]
+async fn who_finds_no_reader_does_not_wait() {
+    let (_place, path) = folder();
+    let cache = Cache::new(8 << 20);
+    cache.add_disk(Settings { path, max_size: SIZE, deadline: Duration::from_secs(3600) }, &Tallies::default()).unwrap();
+    let disk = cache.disk().unwrap();
+    eventually("it is open", || disk.stats().is_open && !disk.stats().is_searching);
+    // Too long to be read at once, and more than readers and queue take.
+    let all = READS + 40;
+    write(disk, names(all), AT_ONCE as usize);
+    let store = disk.store.load_full().unwrap();
+    let hangs = store.hangs.lock();
+    let mut asking = Vec::new();
+    for name in names(all) {
+        asking.push(tokio::spawn(async move { find(disk, &name).await }));
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let turned_away = asking.iter().filter(|asking| asking.is_finished()).count();
+    assert!((1..=40).contains(&turned_away), "{turned_away}");
+    drop(hangs);
+    for asked in asking {
+        asked.await.unwrap();
+    }
+    disk.close();
+}
+
+#[tokio::test]
+#[allow(clippy::await_holding_lock, reason = "the disk hangs as long as it is held")]
+async fn what_is_given_up_gives_its_room_back_however_much_waits() {
+    let (_place, path) = folder();
+    let (_, disk) = opened(&path, SIZE);
+    let store = disk.store.load_full().unwrap();
+    let (long, reader) = growing(disk, 3).await;
+    drop(reader);
+    let hangs = store.hangs.lock();
+    // One is taken, and hangs; the others fill the queue to the last byte.
+    let other = disk.begin_long().unwrap();
+    other.add(&vec![7; long::BLOCK]);
+    eventually("it is taken", || disk.long_busy_since.load(Ordering::Relaxed) > 0);
+    while disk.long_writes.push(LongWrite::Block(other.clone()), long::BLOCK) {}
+    long.fail();
+    drop((hangs, long));
+    other.fail();
+    drop(other);
+    eventually("all is given back", || disk.long_writes.is_idle() && store.bytes() == 0);
+    let left = std::fs::read_dir(&path)
+        .unwrap()
+        .filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|end| end == "new"));
+    assert_eq!(left.count(), 0);
     disk.close();
 }

@@ -225,7 +225,10 @@ impl Asking<'_> {
         let status = answer.head.status;
         if !request.method.is_safe() && self.view.snapshot.caches() && (status.is_success() || status.is_redirection()) {
             let named = ["location", "content-location"].into_iter().flat_map(|name| answer.head.header_all(name));
-            self.view.cache.changed(head, exchange.scheme(), named);
+            if let Some(noted) = self.view.cache.changed(head, exchange.scheme(), named) {
+                // Before the client hears of it. Boxed: few have a cache on disk.
+                Box::pin(noted.written()).await;
+            }
         }
         if let Some(fault) = unwanted(status) {
             // It is kept as it is for any other route: there may be nothing there for a while.
@@ -281,6 +284,10 @@ impl Asking<'_> {
                 Ok(Some(Piece::Data(data, last))) => {
                     ended = last;
                     keeping.add(self.view.cache, &data);
+                    if keeping.is_full() {
+                        // Boxed: few are so long.
+                        Box::pin(keeping.room()).await;
+                    }
                     body.add(&data)?;
                 }
                 Ok(Some(Piece::Trailers(_) | Piece::End)) => break,

@@ -114,6 +114,8 @@ impl Asking<'_> {
             if stale::is_error(status)
                 && let Some(hit) = fetch.excuse(cache, Excuse::Error(Some(status.as_u16())), policy)
             {
+                // Who waits need not wait for what is left of the answer as well.
+                drop(fetch);
                 self.caller.put_away(answer, service).await;
                 return Ok(Err(Box::new(hit)));
             }
