@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the cache costs: a hit on disk beside nginx's, a lookup among many answers, and the memory of each beside Varnish's.
+"""What the cache costs: a hit on disk beside nginx's, a lookup among many answers, the memory of each beside Varnish's, and a purge of them.
 
 Each gateway has one worker, and the same nginx behind it, which gives one file for whatever it is asked. What is counted is the CPU time of the
 gateway's processes alone, from the kernel, and their resident memory. Portcullis and nginx take turns, and the median of the rounds counts.
@@ -9,12 +9,17 @@ gateway's processes alone, from the kernel, and their resident memory. Portculli
 - *lookup*: hits of a small answer, at random among 1,000 and among `--entries` others.
 - *memory*: what each of so many small answers takes. Varnish is left out if it is not installed.
 
-    loadtest/cache.py target/release/portcullis [--entries 1000000] [--rounds 3] [--seconds 5]
+- *purge*: hits on another host, before and while `--entries` answers are purged again and again, by prefix, tag and host, and then URL by URL,
+  more of them than are remembered one by one. The answers are in memory, on disk and in a Redis, if that is installed.
 
-Fails if a hit on disk takes more than three times of nginx's CPU, or a lookup among many more than twice of one among few.
+    loadtest/cache.py target/release/portcullis [--entries 1000000] [--rounds 3] [--seconds 5] [--only purge]
+
+Fails if a hit on disk takes more than three times of nginx's CPU, a lookup among many more than twice of one among few, or a hundredth of the hits
+during a purge more than three times as long as before.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import shutil
@@ -24,7 +29,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 
 TICKS = os.sysconf("SC_CLK_TCK")
 SMALL, LARGE = 100, 10 * 1024
@@ -34,7 +41,7 @@ ORIGIN = """user root; daemon off; pid {dir}/origin.pid; worker_processes 1; err
 events {{ worker_connections 4096; }}
 http {{ access_log off; client_body_temp_path {dir}/ob; proxy_temp_path {dir}/op; fastcgi_temp_path {dir}/of; uwsgi_temp_path {dir}/ou;
 scgi_temp_path {dir}/os; keepalive_requests 100000000; keepalive_timeout 600s; open_file_cache max=10 inactive=600s;
-server {{ listen 127.0.0.1:{port} backlog=4096; root {dir}/files; add_header Cache-Control max-age=86400; etag off;
+server {{ listen 127.0.0.1:{port} backlog=4096; root {dir}/files; add_header Cache-Control max-age=86400; add_header Cache-Tag all; etag off;
 location /small/ {{ try_files /small =404; }} location /large/ {{ try_files /large =404; }} }} }}"""
 
 NGINX = """user root; daemon off; pid {dir}/nginx.pid; worker_processes 1; error_log {dir}/nginx.err;
@@ -50,6 +57,7 @@ OWN = """listeners: [ {{ bind: 127.0.0.1:{port} }} ]
 admin: {{ bind: 127.0.0.1:{admin} }}
 access_log: {{ output: false }}
 server: {{ workers: 1, cache_memory: {memory}{disk} }}
+{more}
 services: {{ origin: {{ endpoints: [ 127.0.0.1:{origin} ] }} }}
 routes: [ {{ path: /*, service: origin, policies: {{ cache: {{}} }} }} ]
 """
@@ -61,10 +69,11 @@ function setup(thread) thread:set("begin", threads); threads = threads + 1 end
 function init() math.randomseed(os.time() + begin); at = at + begin * 7919 end
 function request()
   at = random == "1" and math.random(most) or (at + 1) % most
-  return wrk.format("GET", path .. at)
+  return wrk.format("GET", path .. at, {["Host"] = os.getenv("HOST_FIELD")})
 end
 function done(summary, latency, requests)
-  io.write(string.format("DONE %d %d\\n", summary.requests, summary.errors.status + summary.errors.read + summary.errors.timeout))
+  local errors = summary.errors.status + summary.errors.read + summary.errors.timeout
+  io.write(string.format("DONE %d %d %d %d\\n", summary.requests, errors, latency:percentile(99), latency.max))
 end
 """
 
@@ -126,13 +135,18 @@ class Process:
 
 
 def load(port, script, target, count, seconds, random=False, start=0, connections=16):
-    env = dict(os.environ, TARGET=target, COUNT=str(count), RANDOM="1" if random else "0", FROM=str(start))
+    return loaded(port, script, target, count, seconds, random, start, connections)[0]
+
+
+def loaded(port, script, target, count, seconds, random=False, start=0, connections=16, host="many.example"):
+    """How many requests there were, and the microseconds that the slowest hundredth of them, and the slowest, took."""
+    env = dict(os.environ, TARGET=target, COUNT=str(count), RANDOM="1" if random else "0", FROM=str(start), HOST_FIELD=host)
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script, f"http://127.0.0.1:{port}"]
     told = subprocess.run(command, env=env, capture_output=True, text=True).stdout
     done = [line.split()[1:] for line in told.splitlines() if line.startswith("DONE")]
     if not done or int(done[0][1]):
         sys.exit(f"the load failed: {told}")
-    return int(done[0][0])
+    return int(done[0][0]), int(done[0][2]), int(done[0][3])
 
 
 def fill(process, script, target, count):
@@ -149,10 +163,10 @@ def per_request(process, script, target, count, seconds, random):
     return spent / requests * 1e6, requests / (time.monotonic() - begun)
 
 
-def own(options, folder, origin, memory, disk=""):
+def own(options, folder, origin, memory, disk="", more=""):
     port, admin = free_port(), free_port()
     path = folder / f"own-{port}.yaml"
-    path.write_text(OWN.format(port=port, admin=admin, origin=origin, memory=memory, disk=disk))
+    path.write_text(OWN.format(port=port, admin=admin, origin=origin, memory=memory, disk=disk, more=more))
     process = Process("portcullis", [str(options.binary), "run", "-c", str(path)], port)
     process.admin = admin
     return process
@@ -211,6 +225,68 @@ def lookups(options, folder, script, origin):
         gateway.stop()
 
 
+def purges(options, folder, script, origin):
+    """How many times as long the slowest hundredth of the hits takes during each kind of purge."""
+    disk, more, redis = f", cache_disk: {{ path: {folder}/purged-cache, max_size: 8GiB }}", "", None
+    if shutil.which("redis-server"):
+        port = free_port()
+        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        redis = Process("Redis", command, port)
+        disk, more = disk + ", cache_redis: {}", f"redis: {{ nodes: '127.0.0.1:{port}' }}"
+    gateway = own(options, folder, origin, f"{max(64, options.entries * 2 // 1024)}MiB", disk, more)
+
+    def order(what):
+        url, body = f"http://127.0.0.1:{gateway.admin}/cache/purge", json.dumps(what).encode()
+        with urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"})) as answer:
+            answer.read()
+
+    def again(what):
+        while True:
+            yield what
+
+    def each():
+        """More than are remembered, a thousand at a time."""
+        for start in range(0, 400_000, 1000):
+            yield {"urls": [f"http://many.example/small/{number}" for number in range(start, start + 1000)]}
+
+    kinds = {
+        "prefix": again({"prefixes": ["http://many.example/small/"]}),
+        "tag": again({"tags": ["all"], "host": "many.example"}),
+        "host": again({"hosts": ["many.example"]}),
+        "URL by URL": each(),
+    }
+    worst = 0
+    try:
+        for kind, orders in kinds.items():
+            fill(gateway, script, "/small/", options.entries)
+            # Twice: the first time none of them is a hit.
+            [(_, before, slowest)] = [loaded(gateway.port, script, "/large/", 500, options.seconds, True, host="few.example")
+                                      for _ in range(2)][1:]
+            ends, made = threading.Event(), []
+
+            def purge():
+                for what in orders:
+                    if ends.is_set():
+                        return
+                    begun = time.monotonic()
+                    order(what)
+                    made.append(time.monotonic() - begun)
+
+            purging = threading.Thread(target=purge)
+            purging.start()
+            _, during, most = loaded(gateway.port, script, "/large/", 500, options.seconds, True, host="few.example")
+            ends.set()
+            purging.join()
+            worst = max(worst, during / before)
+            print(f"{len(made)} purges of {options.entries:,} by {kind}, {statistics.median(made) * 1000:.1f} ms each: a hundredth of the hits "
+                  f"takes {during / 1000:.1f} ms, the slowest {most / 1000:.1f} ms; before {before / 1000:.1f} and {slowest / 1000:.1f} ms")
+        return worst
+    finally:
+        gateway.stop()
+        if redis:
+            redis.stop()
+
+
 def varnish(options, folder, script, origin):
     if not shutil.which("varnishd"):
         return
@@ -234,6 +310,7 @@ def main():
     parser.add_argument("--entries", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--only", choices=["disk", "lookup", "purge"])
     options = parser.parse_args()
     options.binary = options.binary.resolve()
     with tempfile.TemporaryDirectory() as folder:
@@ -248,9 +325,14 @@ def main():
         config.write_text(ORIGIN.format(dir=folder, port=port))
         origin = Process("the origin", ["nginx", "-p", str(folder), "-c", str(config)], port)
         try:
-            ratio, share = on_disk(options, folder, str(script), port)
-            lookup = lookups(options, folder, str(script), port)
-            varnish(options, folder, str(script), port)
+            ratio, share, lookup, purged = 0, 1, 0, 0
+            if options.only in (None, "disk"):
+                ratio, share = on_disk(options, folder, str(script), port)
+            if options.only in (None, "lookup"):
+                lookup = lookups(options, folder, str(script), port)
+                varnish(options, folder, str(script), port)
+            if options.only in (None, "purge"):
+                purged = purges(options, folder, str(script), port)
         finally:
             origin.stop()
     wrong = []
@@ -260,6 +342,8 @@ def main():
         wrong.append("most hits were not from disk")
     if lookup > 2:
         wrong.append("a lookup among many takes more than twice of one among few")
+    if purged > 3:
+        wrong.append("a hundredth of the hits takes more than three times as long during a purge")
     sys.exit("; ".join(wrong) or 0)
 
 
