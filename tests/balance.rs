@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::harness::{Answer, Client, Gateway, H2Backend, curl, eventually, filled, get, request, served};
 use crate::peers::{Act, Asked, Origin, answer};
@@ -20,31 +20,20 @@ fn after(name: &'static str, delay: Duration) -> Origin {
     })
 }
 
-/// How long each of so many requests takes, from `CLIENTS` clients at once, in order.
-fn load(gateway: &Gateway, requests: usize) -> Vec<Duration> {
-    let took = Mutex::new(Vec::with_capacity(requests));
+/// So many requests, from `CLIENTS` clients at once.
+fn load(gateway: &Gateway, requests: usize) {
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
                 let mut client = Client::connect(gateway.port());
-                for _ in 0..requests / CLIENTS {
-                    let began = Instant::now();
-                    assert_eq!(client.get("/").status, 200);
-                    took.lock().unwrap().push(began.elapsed());
-                }
+                (0..requests / CLIENTS).for_each(|_| assert_eq!(client.get("/").status, 200));
             });
         }
     });
-    let mut took = took.into_inner().unwrap();
-    took.sort_unstable();
-    took
 }
 
-fn percentile(sorted: &[Duration], hundredths: usize) -> Duration {
-    sorted[(sorted.len() * hundredths / 100).min(sorted.len() - 1)]
-}
-
-/// One endpoint of three is 20 times as slow as the others. Ratios are compared, not times: the healthy ones' are measured right before.
+/// One endpoint of three is 20 times as slow as the others. Who is slowed down is who is sent there: so those are counted, and nothing is
+/// timed, which a machine that does other things too would do for all of them.
 #[test]
 fn a_slow_endpoint_does_not_slow_everybody() {
     let origins = [after("a", QUICK), after("b", QUICK), after("slow", SLOW)];
@@ -57,25 +46,25 @@ fn a_slow_endpoint_does_not_slow_everybody() {
             endpoints.join(", ")
         )
     };
-    let run = |balance: &str, endpoints: &[u16], requests| {
-        let gateway = Gateway::start(&yaml(balance, endpoints));
+    let share = |balance: &str, requests: usize| {
+        let gateway = Gateway::start(&yaml(balance, &[a, b, slow]));
         // The first ones find out who is who.
         load(&gateway, 5 * CLIENTS);
-        load(&gateway, requests)
+        let before = origins[2].asked().len();
+        load(&gateway, requests);
+        let share = (origins[2].asked().len() - before) as f64 / requests as f64;
+        println!("{balance}: {share:.4}");
+        share
     };
-    let healthy = run("peak_ewma", &[a, b], 1200);
-    let by_latency = run("peak_ewma", &[a, b, slow], 1200);
-    let before = origins[2].asked().len();
-    let by_requests = run("least_requests", &[a, b, slow], 1200);
-    let share = (origins[2].asked().len() - before) as f64 / 1260.0;
-    let in_turn = run("round_robin", &[a, b, slow], 240);
-    let limit = 2 * percentile(&healthy, 99);
-    assert!(percentile(&by_latency, 99) <= limit, "{:?} of {limit:?}", percentile(&by_latency, 99));
+    // The slowest hundredth is that of the healthy ones.
+    let by_latency = share("peak_ewma", 1200);
+    assert!(by_latency <= 0.01, "{by_latency}");
     // Its share of the requests is what it can answer of them, one in 41, which is more than one in a hundred: a count of requests under way
     // knows no more, in whatever order ties are broken (see `least_requests.rs`).
-    assert!(percentile(&by_requests, 95) <= 2 * percentile(&healthy, 95).max(QUICK), "{:?}", percentile(&by_requests, 95));
-    assert!(share < 0.06, "{share}");
-    assert!(percentile(&in_turn, 95) > limit.min(SLOW), "{:?} of {limit:?}", percentile(&in_turn, 95));
+    let by_requests = share("least_requests", 1200);
+    assert!(by_requests < 0.06, "{by_requests}");
+    let in_turn = share("round_robin", 240);
+    assert!(in_turn > 0.3, "{in_turn}");
 }
 
 fn who(gateway: &Gateway, fields: &[(&str, &str)]) -> String {

@@ -235,9 +235,13 @@ fn reloads_of_a_big_document_leave_memory_where_it_was() {
     reload(0, 15);
     let before = resident();
     reload(15, 100);
-    let after = resident();
-    println!("{before} kB became {after} kB");
-    assert!(after < before + before / 4 + 8 * 1024, "{before} kB became {after} kB");
+    // What was compiled before goes once nobody has it any more, which may be a moment after the next one is there.
+    let after = || {
+        let after = resident();
+        println!("{before} kB became {after} kB");
+        after
+    };
+    eventually("memory is where it was", || after() < before + before / 4 + 8 * 1024);
     // What has not changed is not compiled again.
     assert_eq!(gateway.reload().0, 200);
     assert_eq!(get(gateway.port(), "/v2/account").status, 200);
