@@ -123,7 +123,7 @@ soak-hour: ## One hour of mixed load, with clients that misbehave; fails if memo
 	$(CARGO) build --locked --profile demo
 	loadtest/soak.py --binary $(TARGET)/demo/portcullis $(SOAK)
 
-bench-cache: release ## Measure a hit on disk beside nginx's, a lookup among a million answers, and the memory of each beside Varnish's.
+bench-cache: release ## Measure a hit on disk beside nginx's, a lookup among a million answers, the memory of each beside Varnish's, and hits while they are purged.
 	@scripts/need.sh build test
 	loadtest/cache.py $(BINARY)
 

@@ -413,3 +413,77 @@ fn what_a_failover_has_lost_is_told_again() {
         [&one, &two].iter().all(|gateway| gateway.metric("portcullis_cache_purges_missed_total") >= 1.0)
     });
 }
+
+/// What all threads of a gateway have worked so far.
+fn worked(gateway: &Gateway) -> Duration {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap();
+    let nanos = threads.filter_map(|thread| {
+        let text = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanos.sum())
+}
+
+/// Nothing is walked, so that nobody waits for it: an order costs the gateway the same work among many as among few. `make bench-cache` purges a
+/// million, with a disk and a Redis, and looks at how long hits take meanwhile.
+#[test]
+fn a_purge_is_no_more_work_among_many_than_among_few() {
+    const MANY: usize = 10_000;
+    let origin = Backend::answering(|_| {
+        b"HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nCache-Tag: all\r\nContent-Length: 2\r\n\r\nok".to_vec()
+    });
+    let files = Files::new();
+    let gateway = Gateway::start_in(
+        &files,
+        &filled(
+            &format!(
+                "
+                listeners: [ {{ bind: 127.0.0.1:$PORT }} ]
+                server: {{ workers: 1, cache_disk: {{ path: {}, max_size: 64MiB }} }}
+                access_log: {{ output: false }}
+                routes: [ {{ path: /*, service: 127.0.0.1, port: $BACKEND, policies: {{ cache: {{}} }} }} ]
+                ",
+                files.dir().join("cache").display()
+            ),
+            &[("$BACKEND", origin.port())],
+        ),
+    );
+    let orders = [
+        json!({ "prefixes": ["http://shop.example/a/"] }),
+        json!({ "tags": ["all"], "everywhere": true }),
+        json!({ "hosts": ["shop.example"] }),
+        json!({ "everything": true, "soft": true }),
+    ];
+    let fill = |paths: std::ops::Range<usize>| {
+        std::thread::scope(|scope| {
+            for client in 0..4 {
+                let (gateway, paths) = (&gateway, paths.clone());
+                scope.spawn(move || {
+                    let mut connection = Client::connect(gateway.port());
+                    for number in paths.skip(client).step_by(4) {
+                        connection.request("GET", &format!("/a/{number}"), &[("Host", SHOP)], b"");
+                    }
+                });
+            }
+        });
+    };
+    // The least of some rounds: the threads have other things to do as well.
+    let work = |order: &Value| {
+        let rounds = (0..3).map(|_| {
+            let before = worked(&gateway);
+            (0..100).for_each(|_| drop(purge(&gateway, order)));
+            worked(&gateway) - before
+        });
+        rounds.min().unwrap()
+    };
+    fill(0..100);
+    let few: Vec<Duration> = orders.iter().map(work).collect();
+    fill(0..MANY);
+    // On disk as well, as far as the disk has kept up.
+    eventually("all are stored", || gateway.metric("portcullis_cache_disk_entries") > 0.9 * MANY as f64);
+    for (order, few) in orders.iter().zip(few) {
+        let many = work(order);
+        println!("{order}: {few:?} of work among few, {many:?} among many");
+        assert!(many < few * 2, "{order}: {many:?} among many, {few:?} among few");
+    }
+}
