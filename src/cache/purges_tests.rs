@@ -119,6 +119,20 @@ fn notes_are_bounded_and_what_is_forgotten_counts_as_purged() {
     assert_eq!(purges.look_at(&last.unwrap()).0, Finding::Untouched);
 }
 
+/// What has to go goes part by part, of nearly the same age each.
+#[test]
+fn so_many_are_remembered_as_there_is_room_for() {
+    const MOST: usize = 8 * PART;
+    let purges = Purges::of_most(MOST);
+    let note = |number: usize| purges.note(&Purge::Tag(number.to_string(), Within::Everywhere), false);
+    let times: Vec<u64> = (0..3 * MOST).map(note).collect();
+    let book = purges.book.read();
+    assert!((MOST * 2 / 5..=MOST).contains(&book.noted.len()), "{}", book.noted.len());
+    assert!(book.noted.parts.iter().all(|part| part.len() <= PART));
+    let known = times.iter().filter(|at| **at > book.forgotten).count();
+    assert!((MOST * 2 / 5..=MOST).contains(&known), "{known}");
+}
+
 /// A million entries and a hundred thousand purges: neither waits for the other.
 #[test]
 fn what_a_purge_costs_does_not_depend_on_what_is_stored() {
