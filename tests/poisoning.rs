@@ -174,3 +174,157 @@ fn keys_are_normalised_as_routes_are() {
         assert!(get(other).contains("fwd=miss; stored"), "{other}");
     }
 }
+
+/// What a service makes of a client's escapes: a careless one ends its own head by them, and says another answer behind it.
+fn careless(asked: &Asked) -> Vec<u8> {
+    let decoded =
+        |text: &str| text.replace("%0d", "\r").replace("%0D", "\r").replace("%0a", "\n").replace("%0A", "\n").replace('+', " ");
+    let query = asked.target.split_once('?').map_or("", |(_, query)| query);
+    if !asked.target.starts_with("/to") {
+        return answer(200, &[("Cache-Control", "max-age=60")], &asked.target);
+    }
+    let told = [query, asked.header("x-reflected").unwrap_or("")].map(decoded).concat();
+    answer(302, &[("Location", &format!("/{told}"))], "")
+}
+
+#[test]
+fn an_answer_that_is_split_is_nobodys_next_one() {
+    let origin = Origin::start(|asked| Act::Send(careless(asked)));
+    let gateway = start(&origin);
+    let ends = ["%0d%0a", "%0D%0A", "%0a"];
+    for (number, end) in ends.into_iter().enumerate() {
+        let second = ["HTTP/1.1+200+OK", "Cache-Control:+max-age=600", "Content-Length:+4", "", "evil"].join(end);
+        let split = ["x", "Content-Length:+0", "", &second].join(end);
+        let by_query = format!("/to/{number}?{split}");
+        let by_field = format!("/to/{number}");
+        for attack in [(&*by_query, None), (&*by_field, Some(("X-Reflected", &*split)))] {
+            for round in 0..4 {
+                let fields: Vec<_> = attack.1.into_iter().collect();
+                let seen = request(gateway.port(), "GET", attack.0, &fields, b"");
+                assert!(seen.status != 200 && !seen.text().contains("evil"), "{end}: {seen:?}");
+                // Whoever asks next, and whoever asks for the same.
+                for path in [format!("/plain/{number}/{round}"), format!("/plain/{number}")] {
+                    for _ in 0..2 {
+                        let plain = request(gateway.port(), "GET", &path, &[], b"");
+                        assert_eq!((plain.status, plain.text()), (200, path.clone()), "{end}");
+                    }
+                    assert!(request(gateway.port(), "GET", &path, &[], b"").cache_status().starts_with("portcullis; hit"));
+                }
+            }
+        }
+        // What carries line ends into a path does not get as far as any service.
+        let refused = raw(gateway.port(), format!("GET /to{end}/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes());
+        let told = String::from_utf8_lossy(&refused).to_lowercase();
+        assert!(told.starts_with("http/1.1 400") || !told.contains("; hit") && !told.contains("stored"), "{end}: {told}");
+    }
+}
+
+#[test]
+fn line_ends_in_a_request_get_to_no_service_and_into_no_answer() {
+    let origin = origin();
+    let gateway = start(&origin);
+    for (number, value) in ["b\rX-Forwarded-Host: evil", "b\nX-Forwarded-Host: evil", "b\0evil", "b\r\n X-Forwarded-Host: evil"]
+        .into_iter()
+        .enumerate()
+    {
+        let path = format!("/{number}");
+        let asked = format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-A: {value}\r\nConnection: close\r\n\r\n");
+        let told = String::from_utf8_lossy(&raw(gateway.port(), asked.as_bytes())).into_owned();
+        assert!(told.starts_with("HTTP/1.1 400 "), "{value:?}: {told}");
+        assert_eq!(origin.count(&path), 0, "{value:?}");
+        let plain = request(gateway.port(), "GET", &path, &[], b"");
+        assert_eq!((plain.status, plain.cache_status()), (200, "portcullis; fwd=miss; stored"), "{value:?}");
+    }
+}
+
+/// What some read as the end of a line, and some do not, is given to nobody. (A line feed by itself ends one; RFC 9112, section 2.2.)
+#[test]
+fn an_answer_with_a_bare_carriage_return_or_a_nul_is_not_stored() {
+    let bad: [&[u8]; 5] = [b"X-A: b\rX-Evil: c\r\n", b"X-A: b\0X-Evil: c\r\n", b"X-A\r: b\r\n", b"X-A\0: b\r\n", b"X-A: b\r\r\n"];
+    let origin = Origin::start(move |asked| {
+        let well = [("Cache-Control", "max-age=60"), ("X-Well", "yes")];
+        let number = asked.target.rsplit('/').next().and_then(|last| last.parse::<usize>().ok());
+        let field = number.and_then(|number| bad.get(number)).copied();
+        Act::Send(match field.filter(|_| asked.header("x-now") == Some("bad")) {
+            None => answer(200, &well, "well"),
+            Some(field) => {
+                [b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n", field, b"Content-Length: 4\r\n\r\nevil"].concat()
+            }
+        })
+    });
+    let gateway = start(&origin);
+    for (number, field) in bad.into_iter().enumerate() {
+        let (path, field) = (format!("/{number}"), String::from_utf8_lossy(field).into_owned());
+        for _ in 0..2 {
+            let told = request(gateway.port(), "GET", &path, &[("X-Now", "bad")], b"");
+            assert_eq!(told.status, 502, "{field:?}: {told:?}");
+            assert!(told.header("x-evil").is_none() && !told.cache_status().contains("stored"), "{field:?}: {told:?}");
+        }
+        let well = request(gateway.port(), "GET", &path, &[], b"");
+        assert_eq!((&*well.text(), well.cache_status()), ("well", "portcullis; fwd=miss; stored"), "{field:?}");
+        // Nor does it take what is there.
+        let given = request(gateway.port(), "GET", &path, &[("X-Now", "bad")], b"");
+        assert!(given.text() == "well" && given.cache_status().starts_with("portcullis; hit"), "{field:?}: {given:?}");
+    }
+}
+
+/// What the gateway itself refuses, as no service would see it.
+#[test]
+fn a_request_that_is_refused_for_its_size_leaves_nothing() {
+    let origin = origin();
+    let gateway = start(&origin);
+    let long = "x".repeat(64 << 10);
+    let refused = || {
+        let asked = format!("GET /a HTTP/1.1\r\nHost: a\r\nX-Long: {long}\r\nConnection: close\r\n\r\n");
+        String::from_utf8_lossy(&raw(gateway.port(), asked.as_bytes())).into_owned()
+    };
+    for _ in 0..2 {
+        let told = refused();
+        assert!(told.starts_with("HTTP/1.1 431 ") && !told.contains("stored"), "{told}");
+    }
+    assert_eq!(origin.count("/a"), 0);
+    let get = || request(gateway.port(), "GET", "/a", &[("Host", "a")], b"");
+    assert_eq!((get().status, get().cache_status().contains("; hit")), (200, true));
+    assert!(refused().starts_with("HTTP/1.1 431 "));
+    assert!(get().cache_status().contains("; hit"));
+}
+
+/// One that answers for another target, or with another method, because a field says so: its other clients see nothing of that.
+#[test]
+fn a_service_that_obeys_fields_is_asked_by_each_client() {
+    let origin = Origin::start(|asked| {
+        let said = |names: [&str; 3]| names.into_iter().find_map(|name| asked.header(name)).map(str::to_owned);
+        let target = said(["x-original-url", "x-rewrite-url", "x-override-url"]).unwrap_or_else(|| asked.target.clone());
+        let method =
+            said(["x-http-method-override", "x-http-method", "x-method-override"]).unwrap_or_else(|| asked.method.clone());
+        Act::Send(answer(200, &[("Cache-Control", "max-age=60")], format!("{method} {target}")))
+    });
+    let gateway = start(&origin);
+    let get = |path: &str, fields: &[(&str, &str)]| request(gateway.port(), "GET", path, fields, b"");
+    let overrides = [
+        ("X-Original-URL", "/other", "GET /other"),
+        ("X-Rewrite-URL", "/other", "GET /other"),
+        ("X-HTTP-Method-Override", "DELETE", "DELETE"),
+        ("X-HTTP-Method", "PURGE", "PURGE"),
+        ("X-Method-Override", "HEAD", "HEAD"),
+    ];
+    for (number, (name, value, wanted)) in overrides.into_iter().enumerate() {
+        for warm in [false, true] {
+            let path = format!("/{number}/{warm}");
+            let own = format!("GET {path}");
+            if warm {
+                assert_eq!(get(&path, &[]).text(), own, "{name}");
+            }
+            for _ in 0..2 {
+                let told = get(&path, &[(name, value)]);
+                assert!(told.text().starts_with(wanted), "{name}: {}", told.text());
+                assert_eq!(told.cache_status(), "portcullis; fwd=bypass; detail=overriding", "{name}");
+            }
+            for _ in 0..2 {
+                assert_eq!(get(&path, &[]).text(), own, "{name}");
+            }
+            assert!(get(&path, &[]).cache_status().starts_with("portcullis; hit"), "{name}");
+        }
+        assert_eq!(get("/other", &[]).text(), "GET /other", "{name}");
+    }
+}
