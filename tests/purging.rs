@@ -374,6 +374,28 @@ fn gateways_that_share_a_redis_purge_together() {
     within_a_second("they hear each other again", || !is_hit(&two, path));
 }
 
+/// Whoever has ordered it may leave before the others are told.
+#[test]
+fn an_order_goes_to_all_though_its_client_does_not_wait() {
+    let (redis, origin) = (Redis::start(), origin());
+    let [one, two] = shared(&redis, &origin);
+    let path = "/a/red";
+    [&one, &two].into_iter().for_each(|gateway| warm(gateway, &[(SHOP, path)]));
+    // In several records: Redis obeys what it has been sent, and the last of them has not been.
+    let mut tags = (0..100).map(|number| format!("{number:01000}")).collect::<Vec<_>>();
+    tags.push("red".to_owned());
+    let body = json!({ "tags": tags, "everywhere": true }).to_string();
+    redis.pause();
+    let mut client = Client::connect(one.admin());
+    client.send_request("POST", "/cache/purge", &[("Content-Type", "application/json")], body.as_bytes());
+    eventually("it is purged there", || !is_hit(&one, path));
+    client.reset();
+    // It has heard of that.
+    assert_eq!(one.admin_get("/readyz").0, 200);
+    redis.resume();
+    eventually("the other one hears of it", || !is_hit(&two, path));
+}
+
 #[test]
 fn a_gateway_that_was_away_for_too_long_forgets_everything() {
     let (redis, origin) = (Redis::start(), origin());

@@ -130,6 +130,9 @@ async fn purge(State(admin): State<Admin>, Peer(by): Peer, body: Result<Bytes, B
     let cache = admin.core.cache;
     // They are written one after the other: the last one is there when all are.
     let noted = order.purges.iter().map(|purge| cache.purge(purge, order.soft)).last().flatten();
+    // A client that leaves takes along what waits below, but not what the others have to be told.
+    let redis = snapshot.redis.as_ref().filter(|_| snapshot.caches());
+    let telling = redis.map(|redis| (redis, cache.sharing.telling(&order)));
     let how = if order.soft { "marked stale" } else { "purged" };
     log::info!("audit: {how} {} of the cache{by}", named(&order.purges));
     let mut answer = json!({ "purged": order.purges.len(), "soft": order.soft });
@@ -148,12 +151,12 @@ async fn purge(State(admin): State<Admin>, Peer(by): Peer, body: Result<Bytes, B
             answer.extend(why.map(|why| ("detail".to_owned(), why.into())));
         }
     };
-    let status = match snapshot.redis.as_ref().filter(|_| snapshot.caches()) {
+    let status = match telling {
         None => {
             say("none", None);
             StatusCode::OK
         }
-        Some(redis) => match cache.sharing.tell(redis, &order).await {
+        Some((redis, telling)) => match telling.told(redis).await {
             Ok(()) => {
                 say("told", None);
                 StatusCode::OK

@@ -121,24 +121,10 @@ impl Sharing {
         Sharing { name: format!("{:016x}{:016x}", half(0), half(1)), waiting: Mutex::default() }
     }
 
-    /// Tells the other gateways of what was purged here.
-    ///
-    /// # Errors
-    /// They have not been told, or not of all. They will be, once Redis is back.
-    pub async fn tell(&self, redis: &Redis, order: &Order) -> Result<(), Unavailable> {
-        let mut done = Ok(());
-        for record in order.records() {
-            // Once it has failed nobody waits for the rest.
-            if done.is_ok() {
-                done = self.write(redis, &record).await.map(drop);
-            }
-            let mut waiting = self.waiting.lock();
-            match done {
-                Ok(()) => waiting.remember(None, record),
-                Err(_) => waiting.put_off((None, record)),
-            }
-        }
-        done
+    /// Takes on to tell the other gateways of what was purged here. To be called before anything is waited for: from now on they will be told,
+    /// whatever becomes of whoever has ordered it.
+    pub fn telling(&self, order: &Order) -> Telling<'_> {
+        Telling { sharing: self, records: order.records().into() }
     }
 
     /// Under which id it stands there.
@@ -147,6 +133,36 @@ impl Sharing {
         add.arg(stream_of(redis)).arg("MAXLEN").arg("~").arg(KEPT).arg("*");
         add.arg("by").arg(&self.name).arg("what").arg(record);
         redis.aside(PATIENCE).run::<String>(&add).await
+    }
+}
+
+/// An order that the others have not been told of yet, or not of all of it. What is left of it when nobody goes on with it waits for Redis.
+pub struct Telling<'a> {
+    sharing: &'a Sharing,
+    records: VecDeque<Arc<str>>,
+}
+
+impl Telling<'_> {
+    /// Tells them.
+    ///
+    /// # Errors
+    /// They have not been told, or not of all. They will be, once Redis is back.
+    pub async fn told(mut self, redis: &Redis) -> Result<(), Unavailable> {
+        // Once it has failed nobody waits for the rest.
+        while let Some(record) = self.records.front() {
+            self.sharing.write(redis, record).await?;
+            if let Some(record) = self.records.pop_front() {
+                self.sharing.waiting.lock().remember(None, record);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.sharing.waiting.lock();
+        self.records.drain(..).for_each(|record| waiting.put_off((None, record)));
     }
 }
 
