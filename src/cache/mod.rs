@@ -111,22 +111,11 @@ pub struct Cache {
     predictor: &'static Predictor<PREDICTOR_SHARDS>,
     /// What was asked for before, for routes that store nothing at the first time.
     asked: OnceLock<Box<[AtomicU64]>>,
-    hits: AtomicU64,
-    misses: AtomicU64,
-    revalidated: AtomicU64,
-    bypassed: AtomicU64,
 }
 
-/// Counted since the process started; see [`MemoryStats`] for the tier's own.
+/// What the tiers count of themselves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    pub hits: u64,
-    /// Asked the backend: nothing stored, or what was stored had expired.
-    pub misses: u64,
-    /// Asked the backend, which said that the stored answer still holds.
-    pub revalidated: u64,
-    /// Did not look up.
-    pub bypassed: u64,
     pub memory: MemoryStats,
     pub disk: Option<DiskStats>,
 }
@@ -149,10 +138,6 @@ impl Cache {
             redis_bound: Sender::new(()),
             predictor: Box::leak(Box::new(Predictor::new(PREDICTED, Some(forget)))),
             asked: OnceLock::new(),
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
-            revalidated: AtomicU64::new(0),
-            bypassed: AtomicU64::new(0),
         }))
     }
 
@@ -200,28 +185,8 @@ impl Cache {
         self.storage.disk.get().copied()
     }
 
-    /// `logging`: counts what came of the request. For routes with a cache policy only.
-    pub fn count(&self, outcome: Outcome) {
-        let counter = match outcome {
-            Outcome::Hit { .. } | Outcome::Disk { .. } | Outcome::Redis { .. } | Outcome::Collapsed | Outcome::Stale { .. } => {
-                &self.hits
-            }
-            Outcome::Revalidated { .. } => &self.revalidated,
-            Outcome::Miss { .. } | Outcome::Expired { .. } | Outcome::Reloaded { .. } => &self.misses,
-            Outcome::Predicted { .. } | Outcome::Bypass(_) => &self.bypassed,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
     pub fn stats(&self) -> Stats {
-        Stats {
-            hits: self.hits.load(Ordering::Relaxed),
-            misses: self.misses.load(Ordering::Relaxed),
-            revalidated: self.revalidated.load(Ordering::Relaxed),
-            bypassed: self.bypassed.load(Ordering::Relaxed),
-            memory: self.storage.stats(),
-            disk: self.disk().map(Disk::stats),
-        }
+        Stats { memory: self.storage.stats(), disk: self.disk().map(Disk::stats) }
     }
 
     /// A request that is not safe was answered without an error: forgets what it has changed. `named` are the answer's `Location` and

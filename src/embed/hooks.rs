@@ -507,7 +507,6 @@ impl ProxyHttp for Gateway {
         if let Some(used) = journey.cache_use {
             let outcome = cache::Outcome::of(&session.cache, used);
             journey.outcome.cache = outcome.word();
-            journey.view.cache.count(outcome);
             answer.append_header(cache::CACHE_STATUS, journey.cache_field(outcome))?;
         }
         ctx.staged = staged;

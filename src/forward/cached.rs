@@ -415,7 +415,6 @@ fn tell(
     journey: &mut Journey,
 ) -> Result<Answered, Box<Reply>> {
     (journey.outcome.cache, journey.outcome.cache_tier) = (outcome.word(), "");
-    journey.view.cache.count(outcome);
     journey.answer_begins();
     // It may follow on a stored one that could not be given.
     journey.exchange.shown_again = false;

@@ -181,7 +181,6 @@ pub(super) fn noted(hit: &Hit, journey: &mut Journey) -> Outcome {
     let outcome = hit.outcome();
     journey.outcome.cache = outcome.word();
     journey.outcome.cache_tier = hit.tier().word();
-    journey.view.cache.count(outcome);
     (journey.exchange.shown_again, journey.stored) = (hit.is_shown_again(), hit.number());
     outcome
 }

@@ -37,7 +37,6 @@ pub async fn answer(answer: &mut Answer, journey: &mut Journey, down: &mut Downs
     if let Some(Use::Bypass(why)) = journey.cache_use {
         let outcome = Outcome::Bypass(why);
         journey.outcome.cache = outcome.word();
-        journey.view.cache.count(outcome);
         // What the cache says of an answer comes after the policies' word.
         journey.exchange.to_client.push(HeaderEdit::Add(CACHE_STATUS, outcome.field()));
     }

@@ -203,7 +203,6 @@ impl Asking<'_> {
 
     /// Counts what the cache has done for a part, and how much of it came from there.
     fn count(&self, outcome: Outcome, length: usize) {
-        self.view.cache.count(outcome);
         self.view.metrics.cache(outcome.word());
         self.metrics.cached(outcome.word(), length as u64);
     }
