@@ -564,6 +564,7 @@ async fn a_disk_that_takes_nothing_is_offered_nothing_long_for_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
+#[allow(clippy::await_holding_lock, reason = "the disk hangs as long as it is held")]
 async fn a_slow_disk_may_take_its_time_for_a_long_body() {
     let (_place, path) = folder();
     let (_, disk) = opened(&path, SIZE);
