@@ -606,3 +606,43 @@ fn a_slow_disk_is_waited_for_where_its_service_fails() {
         origin.back();
     }
 }
+
+/// Who waits for a long body is not cut off when another process takes the folder over in the middle of it.
+#[test]
+fn an_upgrade_cuts_off_nobody_who_waits_for_one_that_still_comes() {
+    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 6000001\r\n\r\n";
+    let body = body("/a");
+    // Of the one the most is there by then, of the other not a block.
+    for first in [3_000_000, 10_000] {
+        let slow = Slow::start(head, vec![body[..first].to_vec(), body[first..].to_vec()]);
+        let disk = Disk::new();
+        let gateway = disk.start(slow.port());
+        let ask = || {
+            let mut client = Client::connect(gateway.port());
+            client.send_request("GET", "/a", &[HOST], b"");
+            client
+        };
+        let mut fills = ask();
+        eventually("the backend is asked", || slow.asked() == 1);
+        slow.let_through(1);
+        let begins = fills.take(5_000);
+        let mut waits: Vec<Client> = (0..3).map(|_| ask()).collect();
+        let mut begun: Vec<Vec<u8>> = waits.iter_mut().map(|client| client.take(first / 2)).collect();
+        let before = gateway.pid();
+        let ran = portcullis(gateway.dir(), &["upgrade", "--pid-file", "gateway.pid", "--timeout", "60"]);
+        assert!(ran.code == 0 && gateway.pid() != before, "{ran:?}");
+        eventually("the new one has the folder", || gateway.metric("portcullis_cache_disk_open") == 1.0);
+        slow.let_through(2);
+        waits.push(fills);
+        begun.push(begins);
+        for (client, mut had) in waits.iter_mut().zip(begun) {
+            let head = find(&had, b"\r\n\r\n").unwrap() + 4;
+            had.extend(client.take(LENGTH + head - had.len()));
+            assert!(had[head..] == body, "{first}");
+        }
+        assert_eq!(slow.asked(), 1);
+        // It is none of the folder's.
+        eventually("nothing is left of it", || disk.files(".new").is_empty());
+        assert_eq!(disk.files(".big").len(), 0);
+    }
+}

@@ -660,9 +660,7 @@ impl Filling {
         }
         match &self.body {
             // Not this piece any more: whoever reads it has what came before.
-            Arriving::Long(long) if long.is_gone() || length.saturating_add(data.len()) > self.tier.most_on_disk(self.beside) => {
-                self.give_up()
-            }
+            Arriving::Long(long) if long.is_gone() || length.saturating_add(data.len()) > long.longest() => self.give_up(),
             Arriving::Long(long) => {
                 long.add(data);
                 if self.reserved > MEMORY && !long.is_full() {

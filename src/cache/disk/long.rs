@@ -5,6 +5,9 @@
 //! a process has left half-written is no file of ours, and goes when the folder is opened.
 //!
 //! Memory has no more of one than what waits to be written. How one is read, and by whom after it has gone, is [`super::reader`]'s.
+//!
+//! One that still comes when the folder is given to another process is written on all the same, for those who read it: its file is open, and the
+//! other process takes away its name. So it becomes none of the folder's, and goes with its last reader.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -72,6 +75,8 @@ pub(super) struct State {
     pub(super) file: Option<Arc<File>>,
     /// Of the store's bound.
     claimed: u64,
+    /// The same once the folder is another process's.
+    left: Option<Removed>,
 }
 
 impl State {
@@ -82,6 +87,8 @@ impl State {
 
 /// Work for the thread that writes them.
 pub(super) enum LongWrite {
+    /// Nothing of it is there yet.
+    Begin(Arc<Long>),
     /// The first of those that wait.
     Block(Arc<Long>),
     /// Behind its last block.
@@ -112,6 +119,10 @@ pub(super) fn unfinished(name: &str) -> Option<u32> {
     u32::from_str_radix(digits, 16).ok()
 }
 
+fn longest(store: &Store) -> usize {
+    usize::try_from(store.budget() / 4).unwrap_or(usize::MAX)
+}
+
 /// Where the last block of a body of that length ends.
 fn end_of(body: usize) -> u64 {
     body as u64 + (body.div_ceil(BLOCK) * CODE) as u64
@@ -136,8 +147,7 @@ pub(super) fn read_head(file: &File) -> io::Result<Option<(Vec<u8>, u64)>> {
 impl Disk {
     /// The longest body that is kept in a file of its own.
     pub(in crate::cache) fn longest(&self) -> usize {
-        let budget = self.writable().map_or(0, |store| store.budget());
-        usize::try_from(budget / 4).unwrap_or(usize::MAX)
+        self.writable().map_or(0, |store| longest(&store))
     }
 
     /// A body that begins to come. `None` if nothing can be written.
@@ -145,13 +155,16 @@ impl Disk {
         let store = self.writable().filter(|store| !self.rests_from_long() && !store.is_lost.load(Ordering::Relaxed))?;
         let number = store.next_number()?;
         let state = State { growing: Some(store.clone()), ..State::default() };
-        Some(Arc::new(Long::new(self, &store, number, state)))
+        let long = Arc::new(Long::new(self, &store, number, state));
+        // Its file is made before there is a block of it: a process that gives the folder away has to have it by then.
+        self.long_writes.push(LongWrite::Begin(long.clone()), 1).then_some(long)
     }
 
     /// All of it is there, and its head may be another one.
     pub(super) fn write_head(&self, Write { slot, ticket, kind, entry }: &Write) -> io::Result<()> {
         let Some((long, store)) = entry.long.as_ref().and_then(|long| Some((long, long.store.upgrade()?))) else { return Ok(()) };
-        if long.is_gone() {
+        if long.is_gone() || store.is_ours().is_err() {
+            // Or it is none of the folder's: those who read it need no head.
             store.index.abandon(*slot, *ticket);
             return Ok(());
         }
@@ -175,6 +188,7 @@ impl Disk {
 impl LongWrite {
     pub(super) fn run(&self, disk: &Disk) -> io::Result<()> {
         match self {
+            LongWrite::Begin(long) => long.begin(),
             LongWrite::Block(long) => long.write_block(),
             LongWrite::Head(write) => disk.write_head(write),
             LongWrite::Drop(long, file, claimed) => {
@@ -190,16 +204,16 @@ impl LongWrite {
     /// It has failed.
     pub(super) fn fail(&self) {
         match self {
-            LongWrite::Block(long) => long.fail(),
+            LongWrite::Begin(long) | LongWrite::Block(long) => long.fail(),
             LongWrite::Head(write) => write.entry.long.iter().for_each(|long| long.fail()),
             LongWrite::Drop(..) | LongWrite::Forget(..) => {}
         }
     }
 }
 
-/// Removes what has never got its name.
+/// Removes what has never got its name. What is another process's by now, that process removes.
 fn release(store: &Weak<Store>, number: u32, claimed: u64) -> io::Result<()> {
-    store.upgrade().map_or(Ok(()), |store| store.release(&new_name(number), claimed))
+    store.upgrade().filter(|store| store.is_ours().is_ok()).map_or(Ok(()), |store| store.release(&new_name(number), claimed))
 }
 
 impl Long {
@@ -255,6 +269,11 @@ impl Long {
         self.gone.load(Ordering::Acquire) || self.store.strong_count() == 0
     }
 
+    /// How much of it may come: also where nothing else is begun any more.
+    pub(in crate::cache) fn longest(&self) -> usize {
+        self.store.upgrade().map_or(0, |store| longest(&store))
+    }
+
     /// How much of it has come.
     pub(in crate::cache) fn length(&self) -> usize {
         let state = self.state.lock();
@@ -288,10 +307,11 @@ impl Long {
 
     /// By a thread: it may wait for the disk.
     fn leave_to_readers(&self, file: &Arc<File>, bytes: u64) -> io::Result<()> {
+        let left = self.state.lock().left.take();
         if self.readers.load(Ordering::Acquire) == 0 {
             return Ok(());
         }
-        match Removed::take(self.disk, file, bytes) {
+        match left.or_else(|| Removed::take(self.disk, file, bytes)) {
             removed @ Some(_) => *self.removed.lock() = removed,
             None => {
                 // A file that is open keeps its room for as long as some client likes.
@@ -397,6 +417,29 @@ impl Long {
         }
     }
 
+    fn begin(&self) -> io::Result<()> {
+        let Some(store) = self.store.upgrade().filter(|_| !self.is_gone()) else { return Ok(()) };
+        store.is_ours()?;
+        store.touch();
+        let file = Arc::new(store.folder.create(&new_name(self.number))?);
+        self.state.lock().file = Some(file);
+        Ok(())
+    }
+
+    /// Room for so many bytes more, of what there is for files that have no name any more.
+    fn claim_left(&self, file: &Arc<File>, bytes: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let claimed = state.claimed;
+        let has_room = match &mut state.left {
+            Some(left) => left.grow(bytes),
+            left => {
+                *left = Removed::take(self.disk, file, claimed + bytes);
+                left.is_some()
+            }
+        };
+        has_room.then_some(()).ok_or_else(|| io::Error::new(io::ErrorKind::StorageFull, "the folder is another process's"))
+    }
+
     fn write_block(self: &Arc<Self>) -> io::Result<()> {
         let Some(store) = self.store.upgrade().filter(|_| !self.is_gone()) else { return Ok(()) };
         let (block, at, file) = {
@@ -404,17 +447,13 @@ impl Long {
             let Some(block) = state.flying.front().cloned() else { return Ok(()) };
             (block, state.written, state.file.clone())
         };
-        let file = match file {
-            Some(file) => file,
-            None => {
-                store.is_ours()?;
-                let file = Arc::new(store.folder.create(&new_name(self.number))?);
-                self.state.lock().file = Some(file.clone());
-                file
-            }
-        };
+        let file = file.ok_or_else(|| io::Error::other("it has no file"))?;
         let (number, length) = ((at / BLOCK) as u64, (block.len() + CODE) as u64);
-        self.disk.figures.evicted.add(store.claim(length)?);
+        match store.claim(length) {
+            Ok(evicted) => self.disk.figures.evicted.add(evicted),
+            Err(_) if store.is_ours().is_err() => self.claim_left(&file, length)?,
+            Err(error) => return Err(error),
+        }
         {
             let mut state = self.state.lock();
             if state.file.is_none() {

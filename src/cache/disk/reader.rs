@@ -2,6 +2,7 @@
 //!
 //! What is removed while somebody reads it stays on the device until he has read it. That is beyond the store's bound, and has one of its own:
 //! a quarter of `max_size` in each process (in an upgrade there are two). What is removed beyond that is gone for its readers as well, whose answers break off.
+//! What a process goes on writing after it has given the folder away is of the same.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -73,12 +74,20 @@ pub(super) struct Removed {
 impl Removed {
     /// `None` if there is no room for it.
     pub(super) fn take(disk: &'static Disk, file: &Arc<File>, bytes: u64) -> Option<Self> {
-        let most = disk.settings.max_size / 4;
+        let mut removed = Removed { _file: file.clone(), bytes: 0, disk };
+        removed.grow(bytes).then_some(removed)
+    }
+
+    /// Whether there is room for so many bytes more of it.
+    pub(super) fn grow(&mut self, bytes: u64) -> bool {
+        let most = self.disk.settings.max_size / 4;
         let fits = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= most);
-        disk.removed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
-        let removed = Removed { _file: file.clone(), bytes, disk };
-        removed.tell();
-        Some(removed)
+        let has_room = self.disk.removed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok();
+        if has_room {
+            self.bytes += bytes;
+            self.tell();
+        }
+        has_room
     }
 
     fn tell(&self) {
