@@ -646,3 +646,32 @@ fn an_upgrade_cuts_off_nobody_who_waits_for_one_that_still_comes() {
         assert_eq!(disk.files(".big").len(), 0);
     }
 }
+
+/// Before somebody who waits for one that still comes is told anything, its first block is read.
+#[test]
+fn one_that_still_comes_and_cannot_be_read_is_asked_for_once_more() {
+    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 6000001\r\n\r\n";
+    let body = body("/a");
+    let slow = Slow::start(head, vec![body[..3_000_000].to_vec(), body[3_000_000..].to_vec()]);
+    let disk = Disk::new();
+    let gateway = disk.start(slow.port());
+    let ask = || {
+        let mut client = Client::connect(gateway.port());
+        client.send_request("GET", "/a", &[HOST], b"");
+        client
+    };
+    let mut fills = ask();
+    eventually("the backend is asked", || slow.asked() == 1);
+    slow.let_through(1);
+    eventually("its first blocks are written", || {
+        disk.files(".new").first().is_some_and(|file| file.metadata().is_ok_and(|file| file.len() > 1_000_000))
+    });
+    let file = disk.files(".new").pop().unwrap();
+    File::options().write(true).open(file).unwrap().write_all(b"something else").unwrap();
+    let mut waits = ask();
+    eventually("the backend is asked for it", || slow.asked() == 2);
+    slow.let_through(2);
+    let answer = waits.answer_to("GET");
+    assert!(answer.cache_status().ends_with("fwd=bypass; detail=unusable") && answer.body == body, "{:?}", answer.headers);
+    assert!(fills.answer_to("GET").body == body);
+}

@@ -40,6 +40,8 @@ pub enum Bypass {
     Asked,
     /// The route says so.
     Rule,
+    /// What is stored cannot be given: it is not read in time, or breaks what was agreed on with clients.
+    Unusable,
 }
 
 impl Bypass {
@@ -51,6 +53,7 @@ impl Bypass {
             Bypass::Overriding => "overriding",
             Bypass::Asked => "asked",
             Bypass::Rule => "rule",
+            Bypass::Unusable => "unusable",
         }
     }
 }

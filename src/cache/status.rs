@@ -147,6 +147,7 @@ impl Outcome {
             Outcome::Bypass(Bypass::Credentials) => HeaderValue::from_static("portcullis; fwd=bypass; detail=credentials"),
             Outcome::Bypass(Bypass::Overriding) => HeaderValue::from_static("portcullis; fwd=bypass; detail=overriding"),
             Outcome::Bypass(Bypass::Rule) => HeaderValue::from_static("portcullis; fwd=bypass; detail=rule"),
+            Outcome::Bypass(Bypass::Unusable) => HeaderValue::from_static("portcullis; fwd=bypass; detail=unusable"),
             Outcome::Bypass(Bypass::Content) => HeaderValue::from_static("portcullis; fwd=bypass; detail=content"),
         }
     }

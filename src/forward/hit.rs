@@ -114,7 +114,7 @@ pub(super) fn go_alone(journey: &mut Journey) -> Result<(), Failed> {
     if journey.cache_policy().is_some_and(|policy| Wishes::of(&journey.head, policy).only_if_cached) {
         return Err(Failed::Answer(not_cached()));
     }
-    journey.cache_use = Some(Use::Bypass(Bypass::Rule));
+    journey.cache_use = Some(Use::Bypass(Bypass::Unusable));
     // What was to be given was nobody's who is asked.
     let view = journey.view.clone();
     journey.choose_service(&view);
@@ -124,14 +124,15 @@ pub(super) fn go_alone(journey: &mut Journey) -> Result<(), Failed> {
 /// Gives a stored answer to the client.
 ///
 /// # Errors
-/// [`Failed::ClientGone`] or [`Failed::ClientStopped`]; [`Failed::Unreadable`] before the client has been told anything.
+/// [`Failed::ClientGone`] or [`Failed::ClientStopped`]; [`Failed::Unreadable`] or [`Failed::Unreached`] before the client has been told
+/// anything.
 pub async fn answer(hit: &Hit, journey: &mut Journey, down: &mut Downstream) -> Result<(), Failed> {
     let unchanged = parts::conditions(journey).and_then(|conditions| hit.not_modified(&conditions));
     let head = unchanged.as_ref().unwrap_or_else(|| hit.head());
     let bodiless = journey.head.method == Method::HEAD || is_bodiless(head.status) || hit.length() == 0;
-    let first = match hit.on_disk() {
+    let first = match hit.flow() {
         // Boxed: few are so long.
-        Some(flow) if !bodiless => Some(Box::pin(first(flow, 0, down)).await?),
+        Some(flow) if !bodiless => Box::pin(begun(hit, flow, 0, down)).await?,
         _ => None,
     };
     let mut answer = head.to_answer(hit.length());
@@ -199,6 +200,23 @@ pub(super) async fn first(flow: &Flow, from: usize, down: &mut Downstream) -> Re
         },
         () = down.gone() => Err(Failed::ClientGone),
     }
+}
+
+/// The same of a body that may still be on its way: `None` if nothing of it has come yet from there on.
+///
+/// # Errors
+/// As [`first`]; [`Failed::Unreached`] of what is on its way.
+pub(super) async fn begun(hit: &Hit, flow: &Flow, from: usize, down: &mut Downstream) -> Result<Option<Bytes>, Failed> {
+    let begun = match flow.at(from) {
+        Flown::Some(piece, _) => return Ok(Some(piece).filter(|piece| !piece.is_empty())),
+        Flown::NoneYet => return Ok(None),
+        Flown::OnDisk => first(flow, from, down).await.map(Some),
+        Flown::Broken => Err(Failed::Unreadable),
+    };
+    begun.map_err(|failed| match failed {
+        Failed::Unreadable if hit.outcome() == Outcome::Collapsed => Failed::Unreached,
+        failed => failed,
+    })
 }
 
 /// Whether an answer can be given, as far as its first block shows. For what stands in for another one, which is dropped then: there is

@@ -53,6 +53,8 @@ pub enum Failed {
     BrokeOff,
     /// Nothing of a stored answer can be read: it is as if it were not there.
     Unreadable,
+    /// Nor of one that somebody else fetches, by way of the disk. It is not waited for once more.
+    Unreached,
     /// The gateway broke it off, for it came too slowly.
     TooSlow,
     /// The gateway has closed a WebSocket, or broken off an answer to a client that is too slow, for this reason.
@@ -89,10 +91,14 @@ pub async fn run(
             Err(Failed::Unreadable) => {
                 if let Missed::Ask(ask) = hit::anew(journey) {
                     match pinned(|| cached::run(caller, journey, down, service, ask, under_way)).await {
-                        Err(Failed::Unreadable) => drop(journey.answer_dropped()),
+                        Err(Failed::Unreadable | Failed::Unreached) => drop(journey.answer_dropped()),
                         ended => return ended,
                     }
                 }
+                hit::go_alone(journey)?;
+            }
+            Err(Failed::Unreached) => {
+                journey.answer_dropped();
                 hit::go_alone(journey)?;
             }
             ended => return ended,

@@ -140,7 +140,7 @@ async fn read(
         Parts::Several(several) => several.ranges.first().map_or(0, |range| range.start),
     };
     let is_empty = matches!(parts, Parts::One(range) if range.is_empty());
-    let mut first = if !is_empty && hit.on_disk().is_some() { Some(hit::first(flow, start, down).await?) } else { None };
+    let mut first = if is_empty { None } else { hit::begun(hit, flow, start, down).await? };
     let answered = tell(&mut head, hit, journey).map_err(Failed::Answer)?;
     down.stage(answered.stages);
     down.write_head(Box::new(head), is_empty).await.map_err(|error| client_failed(&error))?;

@@ -248,7 +248,7 @@ async fn broke(journey: &mut Journey, down: &mut Downstream, failed: Failed) {
             }
             Verdict { policy: reply.policy, reason: "answer_broke_off" }
         }
-        Failed::BrokeOff | Failed::Unreadable => Verdict { policy: "upstream", reason: "answer_broke_off" },
+        Failed::BrokeOff | Failed::Unreadable | Failed::Unreached => Verdict { policy: "upstream", reason: "answer_broke_off" },
         Failed::TooSlow => Verdict { policy: "upstream", reason: "answer_too_slow" },
         Failed::Closed(verdict) => verdict,
         Failed::ClientStopped => CLIENT_STOPPED,
