@@ -647,6 +647,74 @@ fn an_upgrade_cuts_off_nobody_who_waits_for_one_that_still_comes() {
     }
 }
 
+/// The process gets no more descriptors, or as many as before.
+fn starve(gateway: &Gateway, starves: bool) {
+    let most = if starves { "--nofile=1:" } else { "--nofile=1000:" };
+    let done = std::process::Command::new("prlimit").args(["--pid", &gateway.pid().to_string(), most]).status().unwrap();
+    assert!(done.success());
+}
+
+/// Long once, and then short and soon stale.
+fn shrinking() -> Origin {
+    let count = AtomicUsize::new(0);
+    Origin::start(move |asked: &Asked| {
+        if asked.target == "/small" {
+            return Act::Send(answer(200, &[("Cache-Control", "no-store")], "small"));
+        }
+        Act::Send(match count.fetch_add(1, Ordering::Relaxed) {
+            0 => answer(200, &[("Cache-Control", "max-age=600")], body("/a")),
+            _ => answer(200, &[("Cache-Control", "max-age=2")], "short"),
+        })
+    })
+}
+
+/// What the process has run out of for a moment says nothing of what is stored.
+#[test]
+fn what_cannot_be_opened_for_now_is_a_miss_for_now() {
+    let (disk, origin) = (Disk::new(), origin());
+    let gateway = disk.start(origin.port());
+    warm(&gateway, "/a");
+    let gateway = restarted(gateway, &disk, origin.port(), "TERM");
+    let mut client = Client::connect(gateway.port());
+    // It has a connection to the service.
+    client.request("GET", "/memory/a", &[HOST], b"");
+    starve(&gateway, true);
+    let missed = client.request("GET", "/a", &[HOST], b"");
+    assert!(missed.cache_status().contains("fwd=") && missed.body == body("/a"), "{:?}", missed.headers);
+    starve(&gateway, false);
+    assert!(gateway.metric("portcullis_cache_disk_errors_total") >= 1.0);
+    assert_eq!(gateway.metric("portcullis_cache_disk_entries"), 1.0);
+    let kept = get(gateway.port(), "/a");
+    assert_eq!(kept.header("x-number"), Some("0"), "{:?}", kept.headers);
+    assert_disk(&kept, "/a");
+    // The head is in memory by now, and the body cannot be opened.
+    starve(&gateway, true);
+    let missed = client.request("GET", "/a", &[HOST], b"");
+    assert!(missed.cache_status().contains("detail=unusable") && missed.body == body("/a"), "{:?}", missed.headers);
+    starve(&gateway, false);
+    assert_disk(&get(gateway.port(), "/a"), "/a");
+    assert_eq!(gateway.metric("portcullis_cache_disk_damaged_total"), 0.0);
+}
+
+/// What could not be read, and was replaced by what stays in memory, is not there after the next start.
+#[test]
+fn what_was_replaced_after_it_could_not_be_read_does_not_come_back() {
+    let (disk, origin) = (Disk::new(), shrinking());
+    let gateway = disk.start(origin.port());
+    warm(&gateway, "/a");
+    let gateway = restarted(gateway, &disk, origin.port(), "TERM");
+    let mut client = Client::connect(gateway.port());
+    client.request("GET", "/small", &[HOST], b"");
+    starve(&gateway, true);
+    let newer = client.request("GET", "/a", &[HOST], b"");
+    assert!(newer.cache_status().contains("fwd=miss; stored") && newer.text() == "short", "{:?}", newer.headers);
+    starve(&gateway, false);
+    eventually("the one before is gone", || disk.files(".big").is_empty());
+    let gateway = restarted(gateway, &disk, origin.port(), "TERM");
+    let stored = ask(gateway.port(), "GET", "/a", &[("Cache-Control", "only-if-cached")]);
+    assert_eq!((stored.status, stored.body.len() == LENGTH), (504, false), "{:?}", stored.headers);
+}
+
 /// Before somebody who waits for one that still comes is told anything, its first block is read.
 #[test]
 fn one_that_still_comes_and_cannot_be_read_is_asked_for_once_more() {

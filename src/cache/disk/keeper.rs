@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::folder::Folder;
 use super::journal::{self, Journal, Note, Said};
 use super::long;
+use super::reader::passes;
 use super::state::{self, State};
 use super::store::{self, End, Store, Written};
 use super::{Disk, Early, Order, Read, Settings, Sync, Write};
@@ -465,12 +466,14 @@ impl Disk {
                 Ok(bytes) => {
                     fails = false;
                     if bytes.is_none() {
-                        store.index.forget_place(slot, place);
+                        self.forget_place(&store, slot, place);
                     }
                     bytes.and_then(|bytes| self.take_in(&store, index, place, &bytes))
                 }
                 Err(error) => {
-                    store.index.forget_place(slot, place);
+                    if !passes(&error) {
+                        self.forget_place(&store, slot, place);
+                    }
                     self.figures.errors.add(1);
                     if !std::mem::replace(&mut fails, true) {
                         log::error!("the disk cache cannot be read: {error}");

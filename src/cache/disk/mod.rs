@@ -367,6 +367,15 @@ impl Disk {
         }
     }
 
+    /// Forgets what is there if it is this, so that no process finds it once more when something else has been there since. Whether it was.
+    fn forget_place(&self, store: &Arc<Store>, slot: Slot, place: Place) -> bool {
+        let is_there = store.index.forget_place(slot, place);
+        if is_there {
+            self.kill(store, place);
+        }
+        is_there
+    }
+
     fn too_early(&self, slot: Slot) {
         let mut early = self.early.lock();
         if let Early::Few(slots) = &mut *early {
@@ -500,18 +509,15 @@ impl Disk {
             Ok(found) => found,
             Err(Unfit::Later) => return None,
             Err(Unfit::Damaged) => {
-                if store.index.forget_place(slot, place) {
+                if self.forget_place(store, slot, place) {
                     self.figures.damaged.add(1);
-                    self.kill(store, place);
                 }
                 return None;
             }
         };
         let entry = Arc::new(entry);
         if self.tier.is_gone(&entry) {
-            if store.index.forget_place(slot, place) {
-                self.kill(store, place);
-            }
+            self.forget_place(store, slot, place);
             return None;
         }
         let index = Index { variance: kind.variance, ..index };

@@ -33,7 +33,16 @@ pub(super) struct LongRead {
     file: Option<Arc<File>>,
     offset: u64,
     length: usize,
-    tell: oneshot::Sender<Option<(Arc<File>, Vec<u8>)>>,
+    tell: oneshot::Sender<Told>,
+}
+
+/// What came of it.
+enum Told {
+    Read(Arc<File>, Vec<u8>),
+    /// There is nothing that could be read.
+    None,
+    /// Not now: that says nothing of what is there.
+    Later,
 }
 
 impl LongRead {
@@ -54,10 +63,11 @@ impl LongRead {
         };
         let done: io::Result<_> = read();
         let (told, done) = match done {
-            Ok(found) => (Some(found), Ok(())),
+            Ok((file, bytes)) => (Told::Read(file, bytes), Ok(())),
             // It was evicted.
-            Err(error) if error.kind() == io::ErrorKind::NotFound || self.long.is_cut() => (None, Ok(())),
-            Err(error) => (None, Err(error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound || self.long.is_cut() => (Told::None, Ok(())),
+            Err(error) if passes(&error) => (Told::Later, Err(error)),
+            Err(error) => (Told::None, Err(error)),
         };
         let _ = self.tell.send(told);
         done
@@ -184,14 +194,17 @@ impl Reader {
         };
         let bytes = match known.as_ref().and_then(|file| read_now(file, offset, whole)) {
             Some(bytes) => bytes,
-            None => {
-                let Some((file, bytes)) = self.wait_for(store, known, offset, whole).await? else {
+            None => match self.wait_for(store, known, offset, whole).await {
+                Told::Read(file, bytes) => {
+                    *self.file.lock() = Some(file);
+                    bytes
+                }
+                Told::None => {
                     self.is_none(store);
                     return None;
-                };
-                *self.file.lock() = Some(file);
-                bytes
-            }
+                }
+                Told::Later => return None,
+            },
         };
         long.disk.figures.read.add(whole as u64);
         let (block, known) = bytes.split_at_checked(length)?;
@@ -213,31 +226,23 @@ impl Reader {
         self.long.disk.kill(store, Place { segment: self.long.number, offset: Place::LONG, length: 0 });
     }
 
-    /// `None` if it took too long; `None` of it if it cannot be read.
-    #[allow(clippy::option_option, reason = "that is said of both")]
-    async fn wait_for(
-        &self,
-        store: &Arc<Store>,
-        file: Option<Arc<File>>,
-        offset: u64,
-        length: usize,
-    ) -> Option<Option<(Arc<File>, Vec<u8>)>> {
+    /// What a thread reads; but not for ever.
+    async fn wait_for(&self, store: &Arc<Store>, file: Option<Arc<File>>, offset: u64, length: usize) -> Told {
         let disk = self.long.disk;
         let waiting = async {
             loop {
                 let (tell, told) = oneshot::channel();
                 let read = LongRead { store: store.clone(), long: self.long.clone(), file: file.clone(), offset, length, tell };
                 if disk.long_reads.push(read, 1) {
-                    return told.await.ok().flatten();
+                    return told.await.unwrap_or(Told::Later);
                 }
                 tokio::time::sleep(AGAIN).await;
             }
         };
-        let found = tokio::time::timeout(PATIENCE, waiting).await;
-        if found.is_err() {
+        tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| {
             disk.figures.late.add(1);
-        }
-        found.ok()
+            Told::Later
+        })
     }
 }
 
@@ -247,6 +252,13 @@ impl Drop for Reader {
             self.long.removed.lock().take();
         }
     }
+}
+
+/// Whether an error is of this moment, and says nothing of what was to be read: the process, or the machine, has run out of something.
+pub(super) fn passes(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::INTR, Errno::AGAIN];
+    Errno::from_io_error(error).is_some_and(|error| passing.contains(&error))
 }
 
 /// What the system has in memory.
