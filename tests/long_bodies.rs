@@ -76,10 +76,15 @@ impl Disk {
 
     #[track_caller]
     fn start_beside(&self, port: u16, shadow: u16) -> Gateway {
+        self.start_of("64MiB", port, shadow)
+    }
+
+    #[track_caller]
+    fn start_of(&self, size: &str, port: u16, shadow: u16) -> Gateway {
         let gateway = Gateway::start(&format!(
             "
 listeners: [ {{ bind: '127.0.0.1:$PORT', h2c: true }} ]
-server: {{ workers: 2, cache_memory: 16MiB, cache_disk: {{ path: {}, max_size: 64MiB }} }}
+server: {{ workers: 2, cache_memory: 16MiB, cache_disk: {{ path: {}, max_size: {size} }} }}
 services: {{ a: {{ endpoints: [ '127.0.0.1:{port}' ] }}, shadow: {{ endpoints: [ '127.0.0.1:{shadow}' ] }} }}
 routes:
   - {{ path: /memory/*, service: a, policies: {{ cache: {{ max_body: 20MiB, disk: false }} }} }}
@@ -742,4 +747,21 @@ fn one_that_still_comes_and_cannot_be_read_is_asked_for_once_more() {
     let answer = waits.answer_to("GET");
     assert!(answer.cache_status().ends_with("fwd=bypass; detail=unusable") && answer.body == body, "{:?}", answer.headers);
     assert!(fills.answer_to("GET").body == body);
+}
+
+/// A folder that was larger is made smaller when it is opened, whether anything is written or not.
+#[test]
+fn a_smaller_folder_is_made_smaller_at_the_start() {
+    let (disk, origin) = (Disk::new(), origin());
+    let mut gateway = disk.start_of("128MiB", origin.port(), origin.port());
+    (0..13).for_each(|number| warm(&gateway, &format!("/{number}")));
+    gateway.signal("TERM");
+    gateway.wait_exit(Duration::from_secs(20));
+    let held = || disk.files("").iter().map(|file| file.metadata().map_or(0, |file| file.len())).sum::<u64>();
+    assert!(held() > 64 << 20);
+    let gateway = disk.start(origin.port());
+    eventually("it is smaller", || held() <= 64 << 20);
+    eventually("it is known", || gateway.metric("portcullis_cache_disk_bytes") <= f64::from(64 << 20));
+    assert_disk(&get(gateway.port(), "/12"), "/12");
+    assert_eq!(origin.count("/12"), 1);
 }

@@ -207,6 +207,14 @@ impl Disk {
 
     fn search(&'static self, store: &Arc<Store>) {
         let began = Instant::now();
+        // The bound may be another one than it was, and there may never be anything to write. What goes need not be looked through.
+        match store.shrink() {
+            Ok(evicted) => self.figures.evicted.add(evicted),
+            Err(error) => {
+                self.figures.errors.add(1);
+                log::error!("the disk cache cannot be made smaller: {error}");
+            }
+        }
         store.search(self);
         let (entries, took) = (store.index.len(), began.elapsed());
         if entries > 0 {
@@ -360,14 +368,6 @@ impl Disk {
             if let Some(store) = &store
                 && !current.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, store))
             {
-                // The bound may be another one than it was.
-                match store.shrink() {
-                    Ok(evicted) => self.figures.evicted.add(evicted),
-                    Err(error) => {
-                        self.figures.errors.add(1);
-                        log::error!("the disk cache cannot be made smaller: {error}");
-                    }
-                }
                 current = Some((store.clone(), End::default()));
             }
             if store.is_none() {
