@@ -172,6 +172,8 @@ fn what_is_too_long_for_memory_is_given_from_disk() {
         for _ in 0..2 {
             assert_disk(&get(gateway.port(), path), path);
         }
+        // Each of them is a hit of the disk's, whose head memory has by now.
+        assert!(gateway.metric("portcullis_cache_disk_hits_total") >= 2.0);
         // Parts of it, over the ends of blocks.
         for (first, last) in [(0, 0), (65_535, 65_536), (65_536, 200_000), (LENGTH - 1, LENGTH - 1), (5_000_000, LENGTH - 1)] {
             let answer = part(&gateway, path, &format!("bytes={first}-{last}"), &[]);

@@ -209,7 +209,12 @@ impl Hit {
 
     /// Its body, if there is one, and all of it is there, on disk alone.
     pub fn on_disk(&self) -> Option<&Arc<Flow>> {
-        self.flow().filter(|_| self.entry.long.is_some() && self.length() > 0)
+        self.flow().filter(|_| self.is_long() && self.length() > 0)
+    }
+
+    /// Whether its body is in a file of its own.
+    pub(super) fn is_long(&self) -> bool {
+        self.entry.long.is_some()
     }
 
     /// The body that is still on its way, or on disk.

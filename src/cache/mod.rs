@@ -185,6 +185,13 @@ impl Cache {
         self.storage.disk.get().copied()
     }
 
+    /// `hit` is given: where its body is read from disk each time, that is the disk's as well.
+    pub fn count_given(&self, hit: &Hit) {
+        if let Some(disk) = self.disk().filter(|_| hit.is_long()) {
+            disk.gives_long();
+        }
+    }
+
     pub fn stats(&self) -> Stats {
         Stats { memory: self.storage.stats(), disk: self.disk().map(Disk::stats) }
     }

@@ -182,6 +182,7 @@ pub(super) fn noted(hit: &Hit, journey: &mut Journey) -> Outcome {
     let outcome = hit.outcome();
     journey.outcome.cache = outcome.word();
     journey.outcome.cache_tier = hit.tier().word();
+    journey.view.cache.count_given(hit);
     (journey.exchange.shown_again, journey.stored) = (hit.is_shown_again(), hit.number());
     outcome
 }

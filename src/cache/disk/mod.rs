@@ -201,7 +201,10 @@ impl Figures {
         let counter = |name, help| tallies.counter(name, help, &[]);
         let gauge = |name, help| tallies.gauge(name, help, &[]);
         Figures {
-            hits: counter("portcullis_cache_disk_hits_total", "Stored answers that were found on disk, and put into memory."),
+            hits: counter(
+                "portcullis_cache_disk_hits_total",
+                "Stored answers that were found on disk and put into memory, or given from there.",
+            ),
             misses: counter("portcullis_cache_disk_misses_total", "Lookups on disk that found nothing."),
             late: counter("portcullis_cache_disk_late_total", "Lookups and notes on disk that took longer than the deadline."),
             read: counter("portcullis_cache_disk_read_bytes_total", "Bytes of stored answers read from disk."),
@@ -456,9 +459,18 @@ impl Disk {
     /// What is on disk under a key, put into memory.
     pub(super) async fn load(&'static self, index: Index, primary: &[u8]) -> Option<Arc<Entry>> {
         let found = self.look_up(index, primary).await;
-        let figures = &self.figures;
-        if found.is_some() { &figures.hits } else { &figures.misses }.add(1);
+        match &found {
+            None => self.figures.misses.add(1),
+            Some(entry) if entry.long.is_none() => self.figures.hits.add(1),
+            // It is counted whenever it is given: memory has its head alone.
+            Some(_) => {}
+        }
         found
+    }
+
+    /// An answer is given whose body is read here.
+    pub(in crate::cache) fn gives_long(&self) {
+        self.figures.hits.add(1);
     }
 
     async fn look_up(&'static self, index: Index, primary: &[u8]) -> Option<Arc<Entry>> {
