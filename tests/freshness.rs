@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Answer, Client, Gateway, eventually, get, request};
+use crate::harness::{Answer, Client, Clock, Gateway, eventually, get, request};
 use crate::peers::{Act, Asked, Origin, answer};
 
 /// What the origin answers to each path, and how often it has answered at all: the body is its number.
@@ -651,4 +651,62 @@ fn what_is_fetched_behind_a_client_is_asked_for_where_the_client_would_be() {
 
 fn gateway_says(gateway: &Gateway, path: &str) -> String {
     get(gateway.port(), path).cache_status().to_owned()
+}
+
+/// Somebody sets the time of day back: what is stored becomes no younger by that.
+#[test]
+fn a_clock_that_is_set_back_makes_nothing_younger() {
+    for engine in ["portcullis", "pingora"] {
+        let clock = Clock::start();
+        let origin = Origin::start(|asked| {
+            let vary = ("Vary", "Accept-Language");
+            Act::Send(match asked.target.as_str() {
+                "/short" => answer(200, &[("Cache-Control", "max-age=3, stale-if-error=0")], ""),
+                "/vary" => answer(200, &[("Cache-Control", "max-age=600"), vary], asked.header("accept-language").unwrap_or("-")),
+                _ => answer(200, &[("Cache-Control", "max-age=600")], ""),
+            })
+        });
+        let yaml = format!(
+            "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ workers: 2, engine: {engine} }}\nservices: {{ origin: {{ endpoints: [ \
+             127.0.0.1:{} ] }} }}\nroutes:\n  - {{ path: /*, service: origin, policies: {{ cache: {{}} }} }}",
+            origin.port()
+        );
+        let gateway = Gateway::start_with(&yaml, &clock.env());
+        let is_hit = |answer: &Answer| answer.cache_status().starts_with("portcullis; hit");
+        let warm = |path: &str, fields: &[(&str, &str)]| {
+            eventually("it is stored", || is_hit(&request(gateway.port(), "GET", path, fields, b"")));
+        };
+        let age = || {
+            let told = get(gateway.port(), "/long");
+            assert!(is_hit(&told), "{engine}: {:?}", told.headers);
+            told.header("age").and_then(|age| age.parse::<u64>().ok()).unwrap()
+        };
+        let speaks = |language: &'static str| [("Accept-Language", language)];
+        warm("/long", &[]);
+        warm("/vary", &speaks("en"));
+        warm("/vary", &speaks("de"));
+        warm("/short", &[]);
+        clock.set(-3600);
+        // Nobody is told that it is fresh for an hour, and it does not stay.
+        let told = get(gateway.port(), "/short");
+        let ttl = told.cache_status().split("ttl=").nth(1).and_then(|ttl| ttl.parse::<u64>().ok());
+        assert!(ttl.is_none_or(|ttl| ttl <= 3), "{engine}: {:?}", told.headers);
+        eventually("it is not fresh any more", || !is_hit(&get(gateway.port(), "/short")));
+        // Pingora says an age of its own.
+        assert!(age() >= 2 || engine == "pingora", "{engine}");
+        // What is stored from now on is kept as ever, the variants of what was stored before as well.
+        warm("/short", &[]);
+        warm("/new", &[]);
+        for language in ["en", "de", "fr"] {
+            warm("/vary", &speaks(language));
+            assert_eq!(request(gateway.port(), "GET", "/vary", &speaks(language), b"").text(), language, "{engine}");
+        }
+        assert_eq!(origin.count("/vary"), 3, "{engine}: what was stored before is still there");
+        // Set right again, it has the old one fetched anew at worst.
+        clock.set(0);
+        for path in ["/long", "/short", "/new"] {
+            warm(path, &[]);
+        }
+        assert!(age() < 600, "{engine}");
+    }
 }

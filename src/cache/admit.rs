@@ -26,7 +26,7 @@ use super::pieces::{self, Part};
 use super::said::Said;
 use super::tags::{self, Tags};
 use super::turns::Verdict;
-use super::{Cache, CachePolicy, Key, StoredHead, key, reason, rules, validated};
+use super::{Cache, CachePolicy, Key, StoredHead, key, reason, rules, setback, validated};
 use crate::wire::answer::AnswerHead;
 use crate::wire::encode::{self, is_bodiless};
 
@@ -137,13 +137,14 @@ impl Cache {
         if tagged && !policy.keep_tags {
             withheld.extend(tags::fields());
         }
-        let (mut index, mut created) = place_of(index, variance, stale.as_deref(), now);
+        let new = setback::onward();
+        let (mut index, mut created) = place_of(index, variance, stale.as_deref(), new);
         let parts = policy.has_parts().then(|| self.stored(Index::parts(&key), pieces::MARK, &[], policy, &key, &seen));
         let (mut whole, mut beside) = (None, None);
         match (part, parts) {
             (Some(part), Some((at, known, _))) => {
                 whole = Some((part, index, created));
-                (index, created) = place_of(at, variance, known.as_deref(), now);
+                (index, created) = place_of(at, variance, known.as_deref(), new);
             }
             (None, Some((at, Some(_), _))) => beside = Some(at),
             _ => {}
@@ -245,8 +246,8 @@ impl Cache {
 }
 
 /// Where an answer goes that was looked for there, and what it is `created`.
-fn place_of(mut index: Index, variance: Option<HashBinary>, stale: Option<&Entry>, now: SystemTime) -> (Index, SystemTime) {
-    let mut created = now;
+fn place_of(mut index: Index, variance: Option<HashBinary>, stale: Option<&Entry>, new: SystemTime) -> (Index, SystemTime) {
+    let mut created = new;
     if index.variance.is_some() && index.variance != variance {
         // It varies by something else now: it takes the primary place, and with it all variants go.
         index.variance = None;

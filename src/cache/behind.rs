@@ -1,7 +1,7 @@
 //! The tiers behind memory: which of them a request that has missed looks into, and what it has found there.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use pingora_cache::key::HashBinary;
 
@@ -11,7 +11,7 @@ use super::fetch::{Fetch, Missed};
 use super::hit::{Hit, Tier};
 use super::redis::{RedisTier, Wanted};
 use super::turns::Verdict;
-use super::{Cache, CachePolicy};
+use super::{Cache, CachePolicy, setback};
 
 /// An answer that was found behind memory.
 pub struct Found {
@@ -132,7 +132,7 @@ impl Cache {
             stale.is_some_and(|stale| entry.meta.variance == stale.meta.variance && entry.meta.asked > stale.meta.asked)
         };
         let found = found.filter(|entry| is_it(entry) && self.storage.has_body(&fetch.index, &entry.body));
-        let is_fresh = found.is_some_and(|entry| Hit::fresh(&entry, SystemTime::now()).is_some());
+        let is_fresh = found.is_some_and(|entry| Hit::fresh(&entry, setback::now_for(entry.meta.asked)).is_some());
         if is_fresh {
             fetch.turn.take().into_iter().for_each(|turn| turn.end(Verdict::Stored));
         }

@@ -17,7 +17,7 @@ use super::moment::Moment;
 use super::pieces;
 use super::said::Said;
 use super::turns::{self, Turn, Verdict, Waiting};
-use super::{Cache, CachePolicy, Key, LOCK_RETRIES, LOCK_WAIT, Outcome, Use, Wishes, key, rules};
+use super::{Cache, CachePolicy, Key, LOCK_RETRIES, LOCK_WAIT, Outcome, Use, Wishes, key, rules, setback};
 
 /// What is stored for a request.
 pub enum Looked {
@@ -68,7 +68,7 @@ impl Worth {
         if wishes.for_all && !rules::is_for_all(&Said::by_stored(&entry.meta.head)) || policy.refuses(entry.meta.head.status) {
             return Worth::Nothing(Why::Nothing);
         }
-        let now = SystemTime::now();
+        let now = setback::now_for(entry.meta.asked);
         match Hit::fresh(entry, now) {
             Some(hit) if hit.suits(wishes) => Worth::Given(hit),
             Some(_) => Worth::Nothing(Why::Asked),
@@ -257,7 +257,7 @@ impl Cache {
         if wishes.for_all && !rules::is_for_all(&Said::by_stored(&meta.head)) {
             return None;
         }
-        Hit::flowing(flowing, SystemTime::now(), wishes)
+        Hit::flowing(flowing, setback::now_for(meta.asked), wishes)
     }
 
     /// What is stored for a request and may be given with this excuse, without a thought of fetching it: as a fallback what is fresh, too.
@@ -272,7 +272,8 @@ impl Cache {
     where
         V: IntoIterator<Item = &'v [u8]>,
     {
-        let (entry, now) = (self.stored(Index::primary(key), "", &[], policy, key, seen).1?, SystemTime::now());
+        let entry = self.stored(Index::primary(key), "", &[], policy, key, seen).1?;
+        let now = setback::now_for(entry.meta.asked);
         if wishes.for_all && !rules::is_for_all(&Said::by_stored(&entry.meta.head)) {
             return None;
         }
@@ -328,7 +329,7 @@ impl Cache {
 
     /// What was found before, if it has not been taken out meanwhile.
     pub(super) fn stale(&self, entry: &Arc<Entry>, excuse: Excuse, policy: &CachePolicy) -> Option<Hit> {
-        Hit::stale(entry, SystemTime::now(), excuse, policy).filter(|_| !self.storage.is_gone(entry))
+        Hit::stale(entry, setback::now_for(entry.meta.asked), excuse, policy).filter(|_| !self.storage.is_gone(entry))
     }
 }
 

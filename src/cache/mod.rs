@@ -35,6 +35,7 @@ pub mod redis;
 mod revalidate;
 pub mod rules;
 mod said;
+mod setback;
 pub mod sharing;
 pub mod status;
 pub mod stock;

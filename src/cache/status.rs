@@ -10,6 +10,7 @@ use pingora_cache::{CachePhase, HttpCache, NoCacheReason};
 
 use super::hit::Excuse;
 use super::rules::{Bypass, Use};
+use super::stock;
 
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
@@ -68,8 +69,10 @@ impl Outcome {
         if let Use::Bypass(why) = used {
             return Outcome::Bypass(why);
         }
-        let has_meta = cache.maybe_cache_meta().is_some();
-        let (now, until) = (SystemTime::now(), cache.maybe_cache_meta().map(|meta| meta.fresh_until()));
+        let meta = cache.maybe_cache_meta();
+        let has_meta = meta.is_some();
+        let now = meta.map_or_else(SystemTime::now, stock::now_for);
+        let until = meta.map(|meta| meta.fresh_until());
         let since = || until.and_then(|until| now.duration_since(until).ok()).unwrap_or_default().as_secs();
         match cache.phase() {
             CachePhase::Hit => {

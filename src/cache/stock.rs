@@ -42,7 +42,7 @@ use super::moment::Moment;
 use super::rules::Came;
 use super::said::Said;
 use super::tags::{self, Tags};
-use super::{Cache, CachePolicy, LOCK_RETRIES, LOCK_WAIT, StoredHead, Use, Validation, Wishes, key, reason, rules};
+use super::{Cache, CachePolicy, LOCK_RETRIES, LOCK_WAIT, StoredHead, Use, Validation, Wishes, key, reason, rules, setback};
 
 impl Cache {
     /// `request_cache_filter`: turns the cache on for this request, if it may use it ([`rules::request`]).
@@ -155,6 +155,11 @@ impl CacheablePredictor for Cache {
     }
 }
 
+/// What time it is for what is stored; see [`setback`].
+pub(super) fn now_for(meta: &CacheMeta) -> SystemTime {
+    setback::now_for(meta.extensions().get::<Marks>().map_or(u64::MAX, |marks| marks.asked))
+}
+
 /// `cache_hit_filter`: what the client says of the answers that it takes. A request that may not store must not validate either, because
 /// pingora would turn it into a GET for the whole.
 pub fn on_hit(used: Use, wishes: &Wishes, policy: &CachePolicy, meta: &CacheMeta, is_fresh: bool) -> Option<ForcedFreshness> {
@@ -162,10 +167,10 @@ pub fn on_hit(used: Use, wishes: &Wishes, policy: &CachePolicy, meta: &CacheMeta
     if for_others || policy.refuses(meta.response_header().status) {
         return Some(ForcedFreshness::ForceMiss);
     }
-    let now = SystemTime::now();
+    let now = now_for(meta);
     let age = now.duration_since(meta.epoch()).unwrap_or_default();
     let (left, since) = (meta.fresh_until().duration_since(now), now.duration_since(meta.fresh_until()));
-    let suits = is_fresh && wishes.take(age, left.unwrap_or_default());
+    let suits = is_fresh && meta.is_fresh(now) && wishes.take(age, left.unwrap_or_default());
     if suits {
         return None;
     }
@@ -241,7 +246,8 @@ pub fn store(answer: &ResponseHeader, policy: &CachePolicy, came: Came) -> RespC
                 });
             }
             let now = came.now;
-            let mut meta = CacheMeta::new(now + fresh.remaining, now, fresh.while_revalidate, fresh.if_error, header);
+            let mut meta =
+                CacheMeta::new(now + fresh.remaining, setback::onward(), fresh.while_revalidate, fresh.if_error, header);
             // The `Age` of a hit counts from here.
             meta.set_epoch_override(now.checked_sub(fresh.age).unwrap_or(now));
             meta.extensions_mut().insert(Marks {

@@ -16,7 +16,7 @@ use super::fetch::{Why, Worth};
 use super::hit::{self, Hit};
 use super::key::{self, Parts};
 use super::rules::{self, Bypass, Use, Wishes};
-use super::{Cache, CachePolicy, Credentials, Outcome, Purge, accept};
+use super::{Cache, CachePolicy, Credentials, Outcome, Purge, accept, setback};
 use crate::exchange::Exchange;
 use crate::head::{HeaderEdit, HeaderEdits, RequestHead};
 
@@ -49,7 +49,7 @@ impl Cache {
         let Purge::Target { host, path, query } = url else { return Value::Null };
         // As it is stored, and as it is stored where the query is no part of the key, or only some of it.
         let targets = [key::target(host, path, query.as_deref()), key::target(host, path, None)];
-        let (now, mut stored, mut fitting) = (SystemTime::now(), Vec::new(), Vec::new());
+        let (mut stored, mut fitting) = (Vec::new(), Vec::new());
         let mut edits = HeaderEdits::new();
         if let Some(extra) = asking.policy.and_then(|policy| policy.extra.as_deref()) {
             accept::ask(extra, asking.head, &mut edits);
@@ -58,7 +58,7 @@ impl Cache {
         // At a port that is not said: only what stands beside it tells of what could not be stored.
         let mut predicted = false;
         for entry in self.storage.all().filter(|entry| of_url(entry)).take(MOST_STORED) {
-            let mut told = self.describe(&entry, now);
+            let mut told = self.describe(&entry);
             let variance = asking.variance(&entry, &edits);
             let fits = variance == Some(entry.meta.variance);
             predicted |= variance.is_some_and(|variance| self.is_predicted(&self.place_of(&entry, variance)));
@@ -71,7 +71,7 @@ impl Cache {
             stored.push(told);
         }
         let told = |entry: Entry, fitting: &mut Vec<Arc<Entry>>| {
-            let mut told = self.describe(&entry, now);
+            let mut told = self.describe(&entry);
             let fits = asking.fits(&entry, &edits);
             if let Some(told) = told.as_object_mut() {
                 told.insert("fits".to_owned(), fits.into());
@@ -101,7 +101,6 @@ impl Cache {
 
     /// The largest entries, without their queries, which may hold what is nobody's business; and what each route has stored.
     pub fn top(&self, limit: usize) -> Value {
-        let now = SystemTime::now();
         let mut routes: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         let mut largest: BTreeMap<(usize, u64), Arc<Entry>> = BTreeMap::new();
         for entry in self.storage.all() {
@@ -114,7 +113,7 @@ impl Cache {
                 largest.pop_first();
             }
         }
-        let entries: Vec<Value> = largest.values().rev().map(|entry| self.describe(entry, now)).collect();
+        let entries: Vec<Value> = largest.values().rev().map(|entry| self.describe(entry)).collect();
         let routes: Vec<Value> = routes
             .into_iter()
             .map(|(route, (entries, bytes))| json!({ "route": route, "entries": entries, "bytes": bytes }))
@@ -156,10 +155,11 @@ impl Cache {
         }
     }
 
-    fn describe(&self, entry: &Entry, now: SystemTime) -> Value {
+    fn describe(&self, entry: &Entry) -> Value {
         let Parts { host, path, query, route, scheme, .. } = key::read(&entry.primary);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let meta = &entry.meta;
+        let now = setback::now_for(meta.asked);
         json!({
             "host": text(host),
             "path": text(path),

@@ -8,6 +8,7 @@
 mod backend;
 mod browser;
 mod client;
+mod clock;
 mod curl;
 mod dice;
 mod dns;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 pub use backend::{Backend, RecordedRequest};
 pub use browser::in_browser;
 pub use client::{Answer, Client, find, get, passes, raw, request};
+pub use clock::Clock;
 pub use curl::{curl, try_curl};
 pub use dice::Dice;
 pub use dns::Dns;
