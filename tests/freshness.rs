@@ -589,6 +589,65 @@ fn what_is_given_meanwhile_ends_with_an_answer_that_cannot_be_stored() {
 }
 
 #[test]
+fn a_refusal_of_one_client_takes_nothing_from_the_others() {
+    let mut origin = Origin::start(|asked| {
+        let (lasts, status) = match (asked.header("accept-language"), asked.header("x-bad").is_some()) {
+            (Some("de"), _) => ("max-age=600", 200),
+            (_, true) => ("no-store", 403),
+            _ => ("max-age=1, stale-while-revalidate=600, stale-if-error=600", 200),
+        };
+        Act::Send(answer(status, &[("Cache-Control", lasts), ("Vary", "Accept-Language"), ("ETag", "\"v\"")], status.to_string()))
+    });
+    let gateway = Gateway::start(&format!(
+        "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ workers: 2 }}\n\
+         routes: [ {{ path: /*, service: 127.0.0.1, port: {}, policies: {{ cache: {{}} }} }} ]",
+        origin.port()
+    ));
+    let ask = |fields: &[(&str, &str)]| request(gateway.port(), "GET", "/a", fields, b"");
+    let is_hit = |fields: &[(&str, &str)]| ask(fields).cache_status().starts_with("portcullis; hit");
+    let (english, german) = (("Accept-Language", "en"), ("Accept-Language", "de"));
+    ask(&[english]);
+    ask(&[german]);
+    assert!(is_hit(&[english]) && is_hit(&[german]));
+    // Fresh: who wants it anew is refused alone.
+    let reload = ("Cache-Control", "no-cache");
+    assert_eq!(ask(&[english, reload, ("X-Bad", "1")]).status, 403);
+    assert!(is_hit(&[english]) && is_hit(&[german]));
+    eventually("it expires", || ask(&[english, ("Cache-Control", "only-if-cached")]).cache_status().contains("stale-while"));
+    let asked = origin.count("/a");
+    assert_eq!(ask(&[english, ("X-Bad", "1")]).status, 200);
+    eventually("it is asked for behind his back", || origin.count("/a") > asked);
+    origin.stop();
+    assert_eq!(ask(&[english]).text(), "200", "the last good answer is there");
+    assert!(is_hit(&[german]), "and so is the other variant");
+}
+
+#[test]
+fn an_unstorable_answer_to_one_variant_leaves_the_others() {
+    let origin = Origin::start(|asked| {
+        let lasts = match (asked.header("accept-language"), asked.header("x-now").is_some()) {
+            (Some("de"), _) => "max-age=600",
+            (_, true) => "no-store",
+            _ => "max-age=1",
+        };
+        Act::Send(answer(200, &[("Cache-Control", lasts), ("Vary", "Accept-Language")], lasts))
+    });
+    let gateway = Gateway::start(&format!(
+        "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ workers: 2 }}\n\
+         routes: [ {{ path: /*, service: 127.0.0.1, port: {}, policies: {{ cache: {{}} }} }} ]",
+        origin.port()
+    ));
+    let ask = |fields: &[(&str, &str)]| request(gateway.port(), "GET", "/a", fields, b"");
+    let (english, german) = (("Accept-Language", "en"), ("Accept-Language", "de"));
+    ask(&[english]);
+    ask(&[german]);
+    eventually("it expires", || ask(&[english, ("Cache-Control", "only-if-cached")]).status == 504);
+    assert_eq!(ask(&[english, ("X-Now", "1")]).text(), "no-store");
+    assert!(ask(&[german]).cache_status().starts_with("portcullis; hit"));
+    assert!(ask(&[english, ("X-Now", "1")]).cache_status().contains("fwd"), "nothing of it is given");
+}
+
+#[test]
 fn what_a_reload_finds_to_be_another_one_is_stored_no_more() {
     let played = Played::start("{ max_body: 1KiB }");
     let asked = [("Cache-Control", "no-cache")];

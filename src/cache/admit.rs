@@ -21,7 +21,7 @@ use super::entry::{Entry, Index};
 use super::fetch::Fetch;
 use super::hit::Excuse;
 use super::keeping::{Keeping, Storing};
-use super::memory::Filling;
+use super::memory::{Excused, Filling};
 use super::pieces::{self, Part};
 use super::said::Said;
 use super::tags::{self, Tags};
@@ -90,10 +90,11 @@ impl Cache {
         let fresh = match judged {
             Ok(fresh) => fresh,
             Err(why) => {
-                let is_another = |stale: &Arc<Entry>| !is_asked || validated::is_another(answer, &stale.meta.head);
-                let tells = part.is_none() && !for_all && !rules::is_trouble(said.status);
+                let is_another =
+                    |stale: &Arc<Entry>| !is_asked || said.status.is_success() && validated::is_another(answer, &stale.meta.head);
+                let tells = part.is_none() && !for_all && !predicted && rules::is_of_target(said.status);
                 if let Some(stale) = stale.filter(|stale| tells && is_another(stale)) {
-                    self.superseded(&key, index, &stale, &said, fallback);
+                    self.supersede(&key, index, &stale, &said, fallback);
                 }
                 if let Some(turn) = turn {
                     // The next request need not wait for another one's answer.
@@ -180,16 +181,13 @@ impl Cache {
         }))
     }
 
-    /// The service has another answer than what is stored, and that cannot be stored: what is stored is for nobody any more but in the place of
-    /// an error, and not even so if the service says that it is not for this cache.
+    /// The service has another answer than what is stored, and that cannot be stored: what is stored counts as stale, and is not even given in
+    /// the place of an error if the service says that it is not for this cache.
     #[cold]
-    fn superseded(&self, key: &Key, index: Index, stale: &Arc<Entry>, said: &Said<'_>, fallback: u32) {
-        if self.storage.is_gone(stale) {
-            return;
-        }
-        match validated::is_forbidden(said) {
-            true => self.storage.forget(index, &key.primary),
-            false => self.storage.outdate(index, &key.primary, stale.number, fallback),
+    fn supersede(&self, key: &Key, index: Index, stale: &Arc<Entry>, said: &Said<'_>, fallback: u32) {
+        if !self.storage.is_gone(stale) {
+            let excuse = if validated::is_forbidden(said) { Excused::Never } else { Excused::ForErrors(fallback) };
+            self.storage.outdate(index, &key.primary, stale.number, excuse);
         }
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
 use http::header::HeaderName;
+use http::{Method, StatusCode};
 use pingora_http::RequestHeader;
 use pingora_proxy::RangeType;
 

@@ -94,7 +94,7 @@ pub struct MemoryStats {
     pub stored: u64,
     /// Made room for others.
     pub evicted: u64,
-    /// Arrived, but not stored: too long, cut short, or no room to receive them.
+    /// Arrived, but not stored: too long, cut short, no room to receive them, or another one was asked for later.
     pub rejected: u64,
 }
 
@@ -327,16 +327,20 @@ impl MemoryTier {
         done
     }
 
-    /// It is another one than what the service has: it counts as stale from now on, and is given in the place of an error, as which
-    /// it may be kept for `fallback` seconds. Nothing is left of one that may not be. It stays as old as it is: its service has said that it has
-    /// another one, so it must not take the place of that, nor outlive what was purged or changed since it was asked for.
-    pub(super) fn outdate(&self, index: Index, primary: &[u8], number: u64, fallback: u32) {
-        let is_it = |entry: &Entry| entry.number == number && entry.meta.stale_if_error.max(fallback) > 0 && !self.is_gone(entry);
+    /// It is another one than what the service has: it counts as stale from now on, and is given as it is `excused`. Nothing is left of one that is
+    /// never to be given, unless other variants are found by it. It stays as old as it is: its service has said that it has another one, so it must
+    /// not take the place of that, nor outlive what was purged or changed since it was asked for.
+    pub(super) fn outdate(&self, index: Index, primary: &[u8], number: u64, excused: Excused) {
         let done = self.change(index, |entry| {
-            let mut entry = is_it(entry).then(|| aged(entry))?;
+            let mut entry = (entry.number == number && !self.is_gone(entry)).then(|| aged(entry))?;
+            let leads = index.variance.is_none() && entry.meta.variance.is_some();
             let meta = &mut entry.meta;
-            (meta.stale_while_revalidate, meta.fallback) = (0, fallback);
-            Some(entry)
+            meta.stale_while_revalidate = 0;
+            (meta.stale_if_error, meta.fallback) = match excused {
+                Excused::ForErrors(fallback) => (meta.stale_if_error, fallback),
+                Excused::Never => (0, 0),
+            };
+            (leads || meta.stale_if_error.max(meta.fallback) > 0).then_some(entry)
         });
         if done {
             self.kept_anew(index, primary, done, Body::Outdated);
@@ -388,13 +392,23 @@ impl MemoryTier {
     /// Stores an answer in the place of what was asked for earlier. `None` if what stands there was asked for later.
     pub(super) fn put(&self, index: Index, entry: Entry) -> Option<Kept> {
         let (kept, entry) = (Kept::of(&entry), Arc::new(entry));
-        if self.disk.get().is_some() || self.redis.get().is_some() {
+        let is_beside = self.disk.get().is_some() || self.redis.get().is_some();
+        if is_beside {
             if self.is_overtaken(&index, &entry) {
+                self.rejected.fetch_add(1, Ordering::Relaxed);
                 return None;
             }
             self.keep(index, &entry, Body::New);
         }
-        self.insert(index, entry).then_some(kept)
+        let is_latest = self.insert(index, entry);
+        if is_beside
+            && !is_latest
+            && let Some(later) = self.peek(&index)
+        {
+            // What stands beside memory is as late.
+            self.keep(index, &later, Body::New);
+        }
+        is_latest.then_some(kept)
     }
 
     /// Whether what stands there was asked for later.
@@ -412,19 +426,22 @@ impl MemoryTier {
     }
 
     /// Whether it is the latest there. A fetch that began earlier may end later: the store says what an entry has replaced, and what was asked
-    /// for later is put back.
-    fn insert(&self, index: Index, mut entry: Arc<Entry>) -> bool {
-        let (index, mut is_latest) = (index.slot(), true);
-        self.stored.fetch_add(1, Ordering::Relaxed);
-        loop {
-            let (asked, variance) = (entry.meta.asked, entry.meta.variance);
-            let mut swept = Vec::new();
-            self.store.insert_with_lifecycle(index, entry, &mut swept);
-            match self.swept(&index, swept).filter(|known| known.overtakes(asked, &index, variance)) {
-                None => return is_latest,
-                Some(later) => (entry, is_latest) = (later, false),
-            }
+    /// for later is put back, unless all of it was forgotten meanwhile.
+    fn insert(&self, index: Index, entry: Arc<Entry>) -> bool {
+        let index = index.slot();
+        let (mut asked, mut variance) = (entry.meta.asked, entry.meta.variance);
+        let mut swept = Vec::new();
+        self.store.insert_with_lifecycle(index, entry, &mut swept);
+        let mut is_latest = true;
+        while let Some(later) = self.swept(&index, swept).filter(|known| known.overtakes(asked, &index, variance)) {
+            is_latest = false;
+            (asked, variance) = (later.meta.asked, later.meta.variance);
+            swept = Vec::new();
+            let _ = self.store.replace_with_lifecycle(index, later, true, &mut swept);
         }
+        let counted = if is_latest { &self.stored } else { &self.rejected };
+        counted.fetch_add(1, Ordering::Relaxed);
+        is_latest
     }
 
     /// Counts what made room for an entry. What that has replaced is among them.
@@ -473,6 +490,14 @@ pub(super) enum Body {
     Same,
     /// The one before, whose service has said that it has another one. Whoever has that one keeps it.
     Outdated,
+}
+
+/// As what may be given what is another answer than the service's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Excused {
+    /// In the place of an error, as the answer itself says; and as its route's fallback, for so many seconds.
+    ForErrors(u32),
+    Never,
 }
 
 /// The same once it was purged softly.
@@ -708,10 +733,11 @@ impl Filling {
     /// Stores what was made of the [`whole`](Filling::whole). `None` if it is not stored after all.
     pub(super) fn store(&mut self, index: Index, entry: Entry) -> Option<Kept> {
         if let Arriving::Long(long) = &self.body {
+            // It is all here for who reads it, whatever becomes of it.
+            long.end();
             if self.tier.is_overtaken(&index, &entry) {
                 return None;
             }
-            long.end();
             let entry = Entry { long: Some(long.clone()), ..entry };
             self.wanted = false;
             let (kept, entry) = (Kept::of(&entry), Arc::new(entry));

@@ -194,6 +194,12 @@ impl MemoryTier {
         for _ in 0..4 {
             let known = self.peek(&index).filter(|known| known.is_for(&entry.primary, MARK));
             let joined = known.as_ref().filter(|known| self.belong_together(known, &entry, part));
+            if joined.is_none()
+                && known.as_ref().is_some_and(|known| known.meta.asked > entry.meta.asked && !self.is_purged(known))
+            {
+                // They are of an answer that was asked for later.
+                return;
+            }
             let pieces = match joined.and_then(|known| known.pieces.as_ref()) {
                 Some(pieces) => pieces.with(part.start, &body, most),
                 None => Pieces::of(part, body.clone()),

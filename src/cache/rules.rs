@@ -382,6 +382,11 @@ pub fn is_trouble(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status.as_u16(), 408 | 429)
 }
 
+/// Statuses that speak of what was asked for, and not of who asks or how: what there is, that it is gone, or where it is for good.
+pub fn is_of_target(status: StatusCode) -> bool {
+    status.is_success() || matches!(status.as_u16(), 300 | 301 | 308 | 404 | 410)
+}
+
 /// Those of RFC 9110 that a whole answer can have.
 fn is_understood(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200..=205 | 300..=303 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 451 | 500..=505)

@@ -102,13 +102,19 @@ impl Turns {
         let since = Instant::now();
         let mut place = fetching.entry(index);
         if let Entry::Occupied(other) = &mut place
-            && !other.get().is(&outdated)
+            && !other.get().is_outdated(&outdated)
             && let Some(waiting) = other.get_mut().wait(since)
         {
             return Next::Wait(waiting);
         }
         if shard.ended.load(Ordering::Relaxed) != looked {
             return Next::Look;
+        }
+        if let Entry::Occupied(other) = &place
+            && let Some(told) = &other.get().told
+        {
+            // Who has waited for it looks again.
+            told.send_replace(Heard::Over(Verdict::Failed));
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         place.insert_entry(Fetching { number, since, told: None, flowing: None });
@@ -119,13 +125,13 @@ impl Turns {
     pub fn others(&self, index: &Index, outdated: impl Fn(Instant, Option<&Flowing>) -> bool) -> Option<Waiting> {
         let mut fetching = self.shard(index)?.fetching.lock();
         // Mostly there is none, and then it takes no clock.
-        fetching.get_mut(index).filter(|other| !other.is(&outdated))?.wait(Instant::now())
+        fetching.get_mut(index).filter(|other| !other.is_outdated(&outdated))?.wait(Instant::now())
     }
 }
 
 impl Fetching {
     /// Whether it is `outdated`: by when it began, and by what is on its way, if anything is known of that.
-    fn is(&self, outdated: impl Fn(Instant, Option<&Flowing>) -> bool) -> bool {
+    fn is_outdated(&self, outdated: impl Fn(Instant, Option<&Flowing>) -> bool) -> bool {
         outdated(self.since, self.flowing.as_ref())
     }
 
@@ -266,6 +272,8 @@ mod tests {
         let change = Instant::now();
         let outdated = |since, _: Option<&Flowing>| since <= change;
         assert!(turns.others(&index(1), outdated).is_none());
+        // As its own fetch does, whose client has left, and which goes on for those who wait.
+        let _told = turns.shard(&index(1)).unwrap().fetching.lock().get(&index(1)).unwrap().told.clone().unwrap();
         let Next::Fetch(new) = turns.take(index(1), turns.ended(&index(1)), outdated) else { panic!("that was before") };
         let Next::Wait(mut after) = turns.take(index(1), turns.ended(&index(1)), outdated) else { panic!("this is after") };
         assert_eq!(before.verdict(Duration::from_secs(9)).await, Some(Verdict::Failed), "who waited looks again");

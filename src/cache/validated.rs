@@ -13,6 +13,7 @@ use super::control::Control;
 use super::entry::{Entry, Meta};
 use super::fetch::Fetch;
 use super::hit::Hit;
+use super::memory::Excused;
 use super::rules::{self, Came, Refusal};
 use super::said::Said;
 use super::tags::{self, Tags};
@@ -85,7 +86,7 @@ impl Cache {
         let is_as_long =
             said(&header::CONTENT_LENGTH).is_none_or(|now| stale.meta.head.header(&header::CONTENT_LENGTH) == Some(now));
         if !is_as_long || is_another(answer, &stale.meta.head) {
-            return self.storage.outdate(index, &key.primary, stale.number, fallback);
+            return self.storage.outdate(index, &key.primary, stale.number, Excused::ForErrors(fallback));
         }
         // It has to say which one it is about.
         if said(&header::ETAG).is_none() && said(&header::LAST_MODIFIED).is_none() {

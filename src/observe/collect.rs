@@ -67,7 +67,7 @@ const ROUTE_SAVED: Family = family(
 const ROUTE_BACKGROUND: Family = family(
     "portcullis_route_cache_background_total",
     MetricType::COUNTER,
-    "Answers fetched for a route's cache while no client waited, by what came of it: `validated`, `stored`, `not_stored`, `found`, `failed`.",
+    "Fetches for a route's cache that no client waited for, by what came of them: `validated`, `stored`, `not_stored`, `found`, `failed`.",
 );
 const CACHE: Family = family("portcullis_cache_requests_total", MetricType::COUNTER, "Requests by what the cache did.");
 const CONNECTIONS: Family = family("portcullis_connections", MetricType::GAUGE, "Open client connections.");

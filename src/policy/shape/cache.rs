@@ -134,7 +134,7 @@ pub struct CacheConfig {
     #[serde(default)]
     pub ranges: Ranges,
     /// How long answers of these statuses are fresh that do not say so, whatever `default_ttl`, `max_ttl`, `heuristic` and `statuses` say:
-    /// `{ 404: 10s, 5xx: 1s }`. The first that fits counts, of those that name fewer statuses. At most `30d` each. Default: none.
+    /// `{ 404: 10s, 5xx: 1s }`. Of two that fit, the one that names fewer statuses counts. At most `30d` each. Default: none.
     #[serde(default)]
     pub ttl_by_status: BTreeMap<String, Spanned<Period>>,
     /// Whether `Cache-Status` says what was asked for as the key has it (`key`, RFC 9211): the route, the host, the path and the query, without
