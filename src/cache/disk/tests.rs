@@ -547,8 +547,9 @@ async fn a_disk_that_takes_nothing_is_offered_nothing_long_for_a_while() {
     let (_, disk) = opened(&path, SIZE);
     let (long, _reader) = growing(disk, 1).await;
     let store = disk.store.load_full().unwrap();
-    let hangs = store.hangs.lock();
+    let (hangs, before) = (store.hangs.lock(), Moment::now().get());
     long.add(&vec![7; 20 * long::BLOCK]);
+    eventually("it hangs", || disk.long_busy_since.load(Ordering::Relaxed) >= before);
     assert!(long.is_full() && disk.begin_long().is_some());
     tokio::time::pause();
     long.room().await;
