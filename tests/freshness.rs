@@ -507,6 +507,36 @@ fn a_change_in_the_middle_of_a_fetch_is_after_it() {
 }
 
 #[test]
+fn nor_is_a_part_that_was_asked_for_earlier_and_comes_later() {
+    let (begun, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (seen, wait) = (begun.clone(), go.clone());
+    let origin = Origin::start(move |_| {
+        let is_first = seen.fetch_add(1, Ordering::SeqCst) == 0;
+        let until = Instant::now() + Duration::from_secs(20);
+        while is_first && wait.load(Ordering::SeqCst) == 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let tag = if is_first { "\"old\"" } else { "\"new\"" };
+        Act::Send(answer(206, &[("Cache-Control", "max-age=60"), ("ETag", tag), ("Content-Range", "bytes 0-4/10")], "01234"))
+    });
+    let gateway = Gateway::start(&format!(
+        "listeners: [ {{ bind: 127.0.0.1:$PORT }} ]\nserver: {{ workers: 2 }}\n\
+         routes: [ {{ path: /*, service: 127.0.0.1, port: {}, policies: {{ cache: {{ ranges: parts }} }} }} ]",
+        origin.port()
+    ));
+    let range = [("Range", "bytes=0-4")];
+    let ask = || request(gateway.port(), "GET", "/a", &range, b"");
+    let mut client = Client::connect(gateway.port());
+    client.send_request("GET", "/a", &range, b"");
+    eventually("the origin is asked", || begun.load(Ordering::SeqCst) == 1);
+    assert_eq!(ask().header("etag"), Some("\"new\""));
+    assert!(ask().cache_status().starts_with("portcullis; hit"));
+    go.store(1, Ordering::SeqCst);
+    assert_eq!(client.answer_to("GET").header("etag"), Some("\"old\""));
+    assert_eq!(ask().header("etag"), Some("\"new\""));
+}
+
+#[test]
 fn only_a_strong_validator_makes_a_part_and_a_star_is_met_by_all_that_is_stored() {
     let played = Played::start("{}");
     let (then, later) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Mon, 07 Nov 1994 08:49:37 GMT");

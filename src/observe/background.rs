@@ -1,5 +1,5 @@
 //! What is fetched while no client waits for it: behind the backs of clients that were given what is stored, and what goes on when its
-//! client has left. It is in no line of the access log; so it is counted by what came of it, and what failed is said now and then.
+//! request's time is over. It is in no line of the access log; so it is counted by what came of it, and what failed is said now and then.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
