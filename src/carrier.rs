@@ -92,8 +92,8 @@ fn cookie_pair(cookie: &[u8]) -> (&[u8], &[u8]) {
 /// takes other spaces for a part of names or values is told something else by `a =1` than by `a=1`.
 pub fn cookies_of(head: &RequestHead) -> impl Iterator<Item = (&[u8], &[u8])> {
     let written = head.header_all("cookie").flat_map(|line| {
-        let first = line.split(|&byte| byte == b';').take(1);
-        first.chain(line.split(|&byte| byte == b';').skip(1).map(|cookie| cookie.strip_prefix(b" ").unwrap_or(cookie)))
+        let cookies = line.split(|&byte| byte == b';').enumerate();
+        cookies.map(|(at, cookie)| cookie.strip_prefix(b" ").filter(|_| at > 0).unwrap_or(cookie))
     });
     written.filter(|cookie| !cookie.trim_ascii().is_empty()).map(|cookie| (cookie_pair(cookie).0, cookie))
 }

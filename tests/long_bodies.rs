@@ -312,18 +312,26 @@ fn it_is_validated_and_stands_in_for_errors() {
     assert!(get(gateway.port(), "/tagged/b").body == body("/tagged/b"));
 }
 
-#[test]
-fn those_who_wait_get_it_as_it_comes_and_nobody_waits_for_the_slow() {
+/// A body that comes in two pieces, whose service gives them one by one, and a folder for it.
+fn in_two() -> (Vec<u8>, Slow, Disk) {
     let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 6000001\r\n\r\n";
     let body = body("/a");
     let slow = Slow::start(head, vec![body[..3_000_000].to_vec(), body[3_000_000..].to_vec()]);
-    let disk = Disk::new();
+    (body, slow, Disk::new())
+}
+
+/// Who has asked for it, and has read nothing yet.
+fn asks(gateway: &Gateway) -> Client {
+    let mut client = Client::connect(gateway.port());
+    client.send_request("GET", "/a", &[HOST], b"");
+    client
+}
+
+#[test]
+fn those_who_wait_get_it_as_it_comes_and_nobody_waits_for_the_slow() {
+    let (body, slow, disk) = in_two();
     let gateway = disk.start(slow.port());
-    let ask = || {
-        let mut client = Client::connect(gateway.port());
-        client.send_request("GET", "/a", &[HOST], b"");
-        client
-    };
+    let ask = || asks(&gateway);
     // It asks first, and does not read.
     let mut idle = ask();
     eventually("the backend is asked", || slow.asked() == 1);
@@ -727,16 +735,9 @@ fn what_was_replaced_after_it_could_not_be_read_does_not_come_back() {
 /// Before somebody who waits for one that still comes is told anything, its first block is read.
 #[test]
 fn one_that_still_comes_and_cannot_be_read_is_asked_for_once_more() {
-    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 6000001\r\n\r\n";
-    let body = body("/a");
-    let slow = Slow::start(head, vec![body[..3_000_000].to_vec(), body[3_000_000..].to_vec()]);
-    let disk = Disk::new();
+    let (body, slow, disk) = in_two();
     let gateway = disk.start(slow.port());
-    let ask = || {
-        let mut client = Client::connect(gateway.port());
-        client.send_request("GET", "/a", &[HOST], b"");
-        client
-    };
+    let ask = || asks(&gateway);
     let mut fills = ask();
     eventually("the backend is asked", || slow.asked() == 1);
     slow.let_through(1);

@@ -77,8 +77,8 @@ impl Cache {
         // With too many of them it would not be stored.
         let tags = if tagged { Tags::of(&said).ok().flatten() } else { None };
         let fields = answer.fields.iter().map(|field| field.name.len() + field.value.len());
-        let beside = Entry::beside(&key.primary, tags.as_ref(), StoredHead::most_of(fields));
-        let most = policy.max_body.min(if spills { self.storage.most_on_disk(beside) } else { self.storage.most(beside) });
+        let overhead = Entry::beside(&key.primary, tags.as_ref(), StoredHead::most_of(fields));
+        let most = policy.max_body.min(if spills { self.storage.most_on_disk(overhead) } else { self.storage.most(overhead) });
         let place = key.place();
         let judged = match self.judge_said(&said, place, for_all, policy, came) {
             Ok(_) if promised.is_some_and(|length| length > most) => Err(NoCacheReason::ResponseTooLarge),
@@ -126,7 +126,7 @@ impl Cache {
         // What is not good for so long is not written.
         let grace = fresh.while_revalidate.max(fresh.if_error).max(fallback);
         let spills = spills && fresh.remaining.saturating_add(Duration::from_secs(grace.into())) > WORTH;
-        let filling = Filling::new(self.storage, promised, beside, spills);
+        let filling = Filling::new(self.storage, promised, overhead, spills);
         if !filling.is_wanted() {
             // There is no room now: nobody need wait for what will not be there.
             turn.into_iter().for_each(|turn| turn.end(Verdict::Unfit));

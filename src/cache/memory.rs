@@ -413,7 +413,7 @@ impl MemoryTier {
 
     /// Whether what stands there was asked for later.
     fn is_overtaken(&self, index: &Index, entry: &Entry) -> bool {
-        self.peek(index).is_some_and(|known| known.overtakes(entry.meta.asked, &index.slot(), entry.meta.variance))
+        self.peek(index).is_some_and(|known| known.overtakes(entry.meta.asked, index, entry.meta.variance))
     }
 
     /// Parts are in memory alone.

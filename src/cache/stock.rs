@@ -188,7 +188,7 @@ pub fn on_hit(used: Use, wishes: &Wishes, policy: &CachePolicy, meta: &CacheMeta
 fn may_be_given(meta: &CacheMeta, policy: &CachePolicy, excuse: Excuse) -> bool {
     let header = meta.response_header();
     let stale = Stale {
-        since: SystemTime::now().duration_since(meta.fresh_until()).unwrap_or_default(),
+        since: now_for(meta).duration_since(meta.fresh_until()).unwrap_or_default(),
         status: header.status,
         while_revalidate: meta.stale_while_revalidate_sec(),
         if_error: meta.stale_if_error_sec(),

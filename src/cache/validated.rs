@@ -82,14 +82,15 @@ impl Cache {
         if is_forbidden(&Said::by(answer)) {
             return self.storage.forget(index, &key.primary);
         }
-        let said = |name: &header::HeaderName| field_of(answer, name);
-        let is_as_long =
-            said(&header::CONTENT_LENGTH).is_none_or(|now| stale.meta.head.header(&header::CONTENT_LENGTH) == Some(now));
+        let is_as_long = answer
+            .header_all(header::CONTENT_LENGTH.as_str())
+            .next()
+            .is_none_or(|now| stale.meta.head.header(&header::CONTENT_LENGTH) == Some(now));
         if !is_as_long || is_another(answer, &stale.meta.head) {
             return self.storage.outdate(index, &key.primary, stale.number, Excused::ForErrors(fallback));
         }
         // It has to say which one it is about.
-        if said(&header::ETAG).is_none() && said(&header::LAST_MODIFIED).is_none() {
+        if [header::ETAG, header::LAST_MODIFIED].iter().all(|name| answer.header_all(name.as_str()).next().is_none()) {
             return;
         }
         let mut meta = updated(&stale, answer, policy);
@@ -137,15 +138,11 @@ fn for_all(meta: &Meta, by: &AnswerHead) -> Meta {
     meta
 }
 
-fn field_of<'a>(answer: &'a AnswerHead, name: &header::HeaderName) -> Option<&'a [u8]> {
-    answer.headers().find(|(field, _)| field.eq_ignore_ascii_case(name.as_str().as_bytes())).map(|(_, value)| value)
-}
-
 /// Whether an answer's validators are those of another one than what is stored.
 pub(super) fn is_another(answer: &AnswerHead, stored: &StoredHead) -> bool {
     [header::ETAG, header::LAST_MODIFIED]
         .iter()
-        .any(|name| field_of(answer, name).is_some_and(|now| stored.header(name) != Some(now)))
+        .any(|name| answer.header_all(name.as_str()).next().is_some_and(|now| stored.header(name) != Some(now)))
 }
 
 /// Whether it says of itself that it is not for this cache, whatever was said before.

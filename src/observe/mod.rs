@@ -12,6 +12,7 @@ pub mod histogram;
 mod json;
 pub mod metrics;
 pub mod record;
+pub mod seldom;
 
 mod collect;
 mod consumers;

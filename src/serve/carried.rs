@@ -12,12 +12,12 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 
-use super::seldom::{Seldom, and_more};
 use super::worker::Worker;
 use crate::exchange::{Connection, Exchange};
 use crate::head::RequestHead;
 use crate::listen::connections::{Entry, Speaks};
 use crate::listen::trace;
+use crate::observe::seldom::{Seldom, and_more};
 use crate::observe::{AccessLog, CarriedRecord};
 use crate::policy::{Plan, Work};
 use crate::snapshot::ActiveListener;
@@ -239,7 +239,7 @@ fn admitted(plan: &Plan, head: &RequestHead, exchange: &mut Exchange) -> Result<
 }
 
 fn note_failure(door: &ActiveListener, service: &Service, reason: &'static str) {
-    static LINES: Seldom = Seldom::new();
+    static LINES: Seldom = Seldom::every(1);
     if let Some(held_back) = LINES.allow() {
         let (door, service) = (&door.name, &service.name);
         log::warn!("listener {door}: no connection to service `{service}`: {reason}{}", and_more(held_back));

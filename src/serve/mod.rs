@@ -10,7 +10,6 @@ mod one;
 mod opening;
 mod pid_file;
 mod process;
-mod seldom;
 mod signals;
 mod sockets;
 mod watched;

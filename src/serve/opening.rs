@@ -13,7 +13,6 @@ use tokio::time::Instant;
 
 use super::carried::Arrival;
 use super::naming::{self, Chosen, Ends};
-use super::seldom::{Seldom, and_more};
 use super::worker::Worker;
 use crate::downstream::h1::{H1, Io};
 use crate::exchange::{Connection, TlsFacts};
@@ -22,6 +21,7 @@ use crate::listen::listener::Opening;
 use crate::listen::proxy_protocol::{self, Received};
 use crate::listen::socket::canonical;
 use crate::listen::tls::{Protocol, Secured};
+use crate::observe::seldom::{Seldom, and_more};
 use crate::snapshot::ActiveListener;
 use crate::wire::head::{BARE_LF, HTTP_ON_TLS, MALFORMED_LINE, Refused, TLS_HELLO};
 use crate::wire::line;
@@ -169,7 +169,7 @@ async fn greeting(socket: &TcpStream, read: &[u8], deadline: Instant) -> Greetin
 }
 
 pub(super) fn handshake_failed(worker: &Worker, door: &ActiveListener, client: SocketAddr, reason: &'static str) {
-    static LINES: Seldom = Seldom::new();
+    static LINES: Seldom = Seldom::every(1);
     worker.core.metrics.tls_handshake_failed();
     door.metrics.refused(reason);
     if let Some(held_back) = LINES.allow() {
@@ -179,7 +179,7 @@ pub(super) fn handshake_failed(worker: &Worker, door: &ActiveListener, client: S
 
 /// One more new connection than its address may bring so soon.
 pub(super) fn too_quick(door: &ActiveListener, client: SocketAddr) {
-    static LINES: Seldom = Seldom::new();
+    static LINES: Seldom = Seldom::every(1);
     const REASON: &str = "max_new_connections_per_address";
     door.metrics.refused(REASON);
     if let Some(held_back) = LINES.allow() {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::seldom::{Seldom, and_more};
+use crate::observe::seldom::{Seldom, and_more};
 use crate::snapshot::ActiveListener;
 use crate::wire::frames::Frames;
 use crate::wire::turn::InTurns;
@@ -50,7 +50,7 @@ fn refusal(code: u32) -> Option<&'static str> {
 
 /// Counts what the HTTP/2 layer refused before there was a request, and tells of it.
 pub fn refused(door: &ActiveListener, client: SocketAddr, reason: &'static str) {
-    static LINES: Seldom = Seldom::new();
+    static LINES: Seldom = Seldom::every(1);
     door.metrics.refused(reason);
     if let Some(held_back) = LINES.allow() {
         log::warn!("listener {}: HTTP/2 of {client} refused: {reason}{}", door.name, and_more(held_back));
